@@ -1,0 +1,129 @@
+"""Tiny random models, one per family, and random prompt pairs for them.
+
+The weights are drawn large, so that effects are not tiny and softmaxes, activations and soft caps saturate.
+In float64 the models compute in float64 throughout: transformers' RMSNorm and eager softmax cast to float32, which
+would hide errors below 1e-7, so those casts are switched off inside the norms and attention modules of float64 models.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from types import MethodType
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from transformers import AutoConfig, AutoModelForCausalLM
+
+VOCAB = 60
+_BASE = {
+    "vocab_size": VOCAB, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "max_position_embeddings": 64, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None,
+}
+_GQA = _BASE | {"num_key_value_heads": 2, "head_dim": 8}
+_NEOX = _BASE | {"hidden_size": 32, "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}
+_GEMMA = _GQA | {
+    "sliding_window": 4, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    "query_pre_attn_scalar": 12,
+}
+
+# name: (model type of transformers, settings)
+_SETTINGS: dict[str, tuple[str, dict]] = {
+    "gpt2": ("gpt2", {
+        "vocab_size": VOCAB, "n_embd": 24, "n_inner": 40, "n_layer": 3, "n_head": 4, "n_positions": 64,
+        "bos_token_id": 0, "eos_token_id": 0,
+    }),
+    "gpt_neox": ("gpt_neox", _NEOX | {"use_parallel_residual": True}),
+    "gpt_neox-sequential": ("gpt_neox", _NEOX | {"use_parallel_residual": False}),
+    "llama": ("llama", _GQA),
+    "mistral": ("mistral", _GQA | {"sliding_window": 4}),
+    "qwen2": ("qwen2", _GQA),
+    "qwen3": ("qwen3", _GQA),
+    "smollm3": ("smollm3", _GQA | {"no_rope_layers": [1, 0, 1], "attention_bias": True, "mlp_bias": True}),
+    "gemma2": ("gemma2", _GEMMA | {
+        "attn_logit_softcapping": 3.0, "final_logit_softcapping": 10.0,
+        "attn_implementation": "eager",  # sdpa has no soft caps
+    }),
+    "gemma3": ("gemma3_text", _GEMMA),
+}
+FAMILIES: list[str] = list(_SETTINGS)
+
+
+def make(family: str, seed: int = 0, dtype: torch.dtype = torch.float64, **over):
+    """A model of `family` with random weights, in eval mode; `over`: settings of its config, or attn_implementation."""
+    kind, settings = _SETTINGS[family]
+    settings = {key: (dict(value) if isinstance(value, dict) else value) for key, value in (settings | over).items()}
+    attention = settings.pop("attn_implementation", "sdpa")
+    with torch.random.fork_rng(devices=[]):
+        config = AutoConfig.for_model(kind, **settings)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            noise = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
+            if "norm" in name or ".ln_" in name:
+                weight += 0.3 * noise  # from 1, or from Gemma's 0
+            elif "embed" in name or ".wte" in name or ".wpe" in name:
+                weight.copy_(0.6 * noise)
+            else:
+                weight.copy_(0.35 * noise)
+    if dtype == torch.float64:
+        for module in model.modules():
+            if type(module).__name__.endswith(("RMSNorm", "Attention")):
+                module.forward = MethodType(_forward_in_float64, module)
+    return model
+
+
+def _forward_in_float64(self, *args, **kwargs):
+    with _KeepFloat64():
+        return type(self).forward(self, *args, **kwargs)
+
+
+class _KeepFloat64(TorchFunctionMode):
+    """Turns casts of float64 tensors to float32 into no-ops."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if args and isinstance(args[0], torch.Tensor) and args[0].dtype == torch.float64:
+            if func is torch.Tensor.float:
+                return args[0]
+            if func is torch.Tensor.to and torch.float32 in (*args[1:], kwargs.get("dtype")):
+                return args[0]
+            if func in (functional.softmax, torch.softmax) and kwargs.get("dtype") == torch.float32:
+                kwargs["dtype"] = torch.float64
+        return func(*args, **kwargs)
+
+
+class Pair(NamedTuple):
+    """A clean and a corrupted prompt of the same length, and the answer tokens."""
+
+    clean: list[int]
+    corrupted: list[int]
+    correct: int
+    incorrect: int
+
+
+def pairs(vocab: int | str, n: int, lengths: int | Sequence[int], seed: int = 0) -> list[Pair]:
+    """`n` random pairs, their lengths taken in turn from `lengths` (each ≥ 2).
+
+    A pair shares a prefix of random length ≥ 1 and differs in one to three positions from there on, at least one of
+    them among the last five, so that it is in reach of the small sliding windows. `vocab`: a size, or a family's name.
+    """
+    vocab = VOCAB if isinstance(vocab, str) else vocab
+    lengths = [lengths] if isinstance(lengths, int) else list(lengths)
+    rng = random.Random(seed)
+    made = []
+    for i in range(n):
+        length = lengths[i % len(lengths)]
+        first = rng.randrange(1, length)
+        late = rng.randrange(max(first, length - 5), length)
+        others = rng.sample(range(first, length), min(rng.randrange(2), length - first))
+        clean = [rng.randrange(vocab) for _ in range(length)]
+        corrupted = list(clean)
+        for position in {first, late, *others}:
+            corrupted[position] = (clean[position] + rng.randrange(1, vocab)) % vocab
+        correct, incorrect = rng.sample(range(vocab), 2)
+        made.append(Pair(clean, corrupted, correct, incorrect))
+    return made
