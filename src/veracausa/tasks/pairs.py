@@ -1,0 +1,144 @@
+"""From texts to a validated `Task`: every builder and every file goes through here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from veracausa.errors import AnswerError, PromptError, TaskError
+from veracausa.tasks.task import Task
+from veracausa.tasks.tokens import encode_answer, encode_prompt, strings
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One example as text: two prompts, the answers (leading spaces matter), and what it was made from."""
+
+    clean: str
+    corrupted: str
+    correct: Sequence[str]
+    incorrect: Sequence[str] = ()
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A `Pair` with its token ids."""
+
+    pair: Pair
+    clean: tuple[int, ...]
+    corrupted: tuple[int, ...]
+    correct: tuple[int, ...]
+    incorrect: tuple[int, ...]
+
+
+def encode_pair(tokenizer: Any, pair: Pair, where: str) -> Encoded:
+    """Token ids of one pair.
+
+    PromptError if the prompts are empty, equal, or of different lengths (with both token lists); AnswerError if an
+    answer is missing or not a single token, or is both correct and incorrect.
+    """
+    clean = encode_prompt(tokenizer, pair.clean, f"{where}, clean prompt")
+    corrupted = encode_prompt(tokenizer, pair.corrupted, f"{where}, corrupted prompt")
+    if clean == corrupted:
+        raise PromptError(f"{where}: the clean and the corrupted prompt are the same: {pair.clean!r}")
+    if len(clean) != len(corrupted):
+        raise PromptError(
+            f"{where}: the clean prompt is {len(clean)} tokens and the corrupted one {len(corrupted)}, so their "
+            f"positions do not correspond\n  clean:     {strings(tokenizer, clean)}\n"
+            f"  corrupted: {strings(tokenizer, corrupted)}\nChoose words that tokenise to equally many tokens."
+        )
+    if not pair.correct:
+        raise AnswerError(f"{where} has no correct answer; give at least one")
+    ids = {
+        kind: tuple(encode_answer(tokenizer, pair.clean, clean, a, f"{where}, {kind}") for a in answers)
+        for kind, answers in (("correct", pair.correct), ("incorrect", pair.incorrect))
+    }
+    if both := set(ids["correct"]) & set(ids["incorrect"]):
+        raise AnswerError(
+            f"{where}: {strings(tokenizer, sorted(both))} are both correct and incorrect answers; a token can be only "
+            "one of them"
+        )
+    return Encoded(pair, clean, corrupted, ids["correct"], ids["incorrect"])
+
+
+def assemble(
+    tokenizer: Any,
+    name: str,
+    encoded: Sequence[Encoded],
+    *,
+    metric: str,
+    options: Mapping[str, Any] | None = None,
+) -> Task:
+    """A `Task` from encoded pairs; TaskError if there are none."""
+    if not encoded:
+        raise TaskError(f"task {name!r} has no examples; a task needs at least one pair")
+    seen: set[int] = set()
+    for e in encoded:
+        seen.update(e.clean, e.corrupted, e.correct, e.incorrect)
+    used = sorted(seen)
+    return Task(
+        name=name,
+        clean=tuple(e.clean for e in encoded),
+        corrupted=tuple(e.corrupted for e in encoded),
+        correct=tuple(e.correct for e in encoded),
+        incorrect=tuple(e.incorrect for e in encoded),
+        metric=metric,
+        clean_text=tuple(e.pair.clean for e in encoded),
+        corrupted_text=tuple(e.pair.corrupted for e in encoded),
+        info=tuple(dict(e.pair.info) for e in encoded),
+        options=dict(options or {}),
+        vocabulary=dict(zip(used, strings(tokenizer, used), strict=True)),
+    )
+
+
+def collect(
+    tokenizer: Any,
+    name: str,
+    candidates: Iterable[Pair | None],
+    *,
+    n: int,
+    seed: int,
+    metric: str,
+    most: int | None = None,
+    why: str = "",
+    options: Mapping[str, Any] | None = None,
+) -> Task:
+    """The first n distinct usable pairs of a stream of candidates; unusable ones (None, or unequal) are passed over.
+
+    `most`: an upper bound known beforehand, so that an impossible n fails at once. `why`: what limits the number,
+    for the message. TaskError says how many pairs there are.
+    """
+    n = checked_count(n)
+    limit = f"; {why}" if why else ""
+    if most is not None and n > most:
+        raise TaskError(f"{name}: {n} pairs are asked for, but at most {most} can be made for this tokenizer{limit}")
+    kept: list[Encoded] = []
+    seen: set[tuple[tuple[int, ...], tuple[int, ...]]] = set()
+    failure = ""
+    for pair in candidates:
+        if pair is None:
+            continue
+        try:
+            encoded = encode_pair(tokenizer, pair, f"a pair of {name}")
+        except (PromptError, AnswerError) as error:
+            failure = failure or str(error)
+            continue
+        key = (encoded.clean, encoded.corrupted)
+        if key in seen:
+            continue
+        seen.add(key)
+        kept.append(encoded)
+        if len(kept) == n:
+            return assemble(tokenizer, name, kept, metric=metric, options={"seed": seed, **(options or {})})
+    first = f"\nThe first pair passed over: {failure}" if failure else ""
+    can = f"only {len(kept)}" if kept else "none"
+    raise TaskError(f"{name}: {n} pairs are asked for, but {can} can be made for this tokenizer{limit}{first}")
+
+
+def checked_count(n: int) -> int:
+    """A number of pairs; TaskError if it is not a whole number of at least one."""
+    if isinstance(n, bool) or not hasattr(n, "__index__") or n < 1:
+        raise TaskError(f"the number of pairs, n, is a whole number of at least 1, but it is {n!r}")
+    return int(n)

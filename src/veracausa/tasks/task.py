@@ -1,0 +1,200 @@
+"""A `Task`: pairs of clean and corrupted prompts, their answers, and the metric that reads them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import operator
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from veracausa.errors import AnswerError, PromptError, TaskError
+from veracausa.tasks.metrics import Answers, metric
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Ids = tuple[tuple[int, ...], ...]
+_PER_EXAMPLE = ("clean", "corrupted", "correct", "incorrect", "clean_text", "corrupted_text", "info")
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Clean/corrupted token pairs, answers and a metric: everything a method needs to know of a behaviour.
+
+    `clean`, `corrupted`: token ids, never padded, equally long within a pair, the start token included where the
+    tokenizer adds one. The metric is read at the last position. `correct` (one or more) and `incorrect` (none only for
+    metrics that don't need it): answer token ids per example. `info`: one dict per example (template, names, …);
+    `options`: what the whole set was made with (seed, corruption, …); `vocabulary`: token id → text, for showing.
+
+    Raises PromptError (lengths differ, equal or empty prompts), AnswerError (no correct answer, overlap, the metric
+    lacks incorrect ones), MethodError (unknown metric) and TaskError (no example).
+
+    >>> task = vc.tasks.ioi(lm, n=8)
+    >>> len(task[:4]), task.with_metric("prob").metric
+    (4, 'prob')
+    """
+
+    name: str
+    clean: Ids
+    corrupted: Ids
+    correct: Ids
+    incorrect: Ids
+    metric: str = "logit_diff"
+    clean_text: tuple[str, ...] = ()
+    corrupted_text: tuple[str, ...] = ()
+    info: tuple[dict[str, Any], ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    vocabulary: Mapping[int, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("clean", "corrupted", "correct", "incorrect"):
+            rows = tuple(tuple(operator.index(t) for t in row) for row in getattr(self, name))
+            object.__setattr__(self, name, rows)
+        n = len(self.clean)
+        if n == 0:
+            raise TaskError(f"task {self.name!r} has no examples; a task needs at least one pair")
+        blank: dict[str, tuple[Any, ...]] = {
+            "clean_text": ("",) * n,
+            "corrupted_text": ("",) * n,
+            "info": tuple({} for _ in range(n)),
+            "incorrect": ((),) * n,
+        }
+        for name in _PER_EXAMPLE:
+            values = tuple(getattr(self, name)) or blank.get(name, ())
+            object.__setattr__(self, name, values)
+            if len(values) != n:
+                raise TaskError(f"task {self.name!r}: {n} clean prompts but {len(values)} of {name!r}; give one each")
+        needs_incorrect = metric(self.metric).needs_incorrect
+        for i in range(n):
+            self._check(i, needs_incorrect)
+
+    def _check(self, i: int, needs_incorrect: bool) -> None:
+        clean, corrupted = self.clean[i], self.corrupted[i]
+        where = f"pair {i} of task {self.name!r}"
+        if not clean or not corrupted:
+            raise PromptError(f"{where}: the {'corrupted' if clean else 'clean'} prompt has no tokens")
+        if len(clean) != len(corrupted):
+            shown = [[self._string(t) for t in ids] for ids in (clean, corrupted)]
+            raise PromptError(
+                f"{where}: the clean prompt is {len(clean)} tokens and the corrupted one {len(corrupted)}, so their "
+                f"positions do not correspond\n  clean:     {shown[0]}\n  corrupted: {shown[1]}\n"
+                "Choose words that tokenise to equally many tokens."
+            )
+        if clean == corrupted:
+            raise PromptError(
+                f"{where}: the clean and the corrupted prompt are the same tokens, so there is nothing to trace: "
+                f"{[self._string(t) for t in clean]}"
+            )
+        correct, incorrect = self.correct[i], self.incorrect[i]
+        if not correct:
+            raise AnswerError(f"{where} has no correct answer; give at least one")
+        if both := set(correct) & set(incorrect):
+            shown_both = sorted(self._string(t) for t in both)
+            raise AnswerError(f"{where}: {shown_both} are both correct and incorrect answers; a token can be only one")
+        for kind, ids in (("correct", correct), ("incorrect", incorrect)):
+            if len(set(ids)) < len(ids):
+                shown_all = [self._string(t) for t in ids]
+                raise AnswerError(f"{where}: a {kind} answer is given twice (as tokens): {shown_all}")
+        if needs_incorrect and not incorrect:
+            raise AnswerError(
+                f"{where}: the metric {self.metric!r} compares correct with incorrect answers, but there are no "
+                "incorrect ones; give some, or use metric='logprob' or 'prob'"
+            )
+
+    def _string(self, token: int) -> str:
+        return self.vocabulary.get(token, f"#{token}")
+
+    def __len__(self) -> int:
+        return len(self.clean)
+
+    def __repr__(self) -> str:
+        return f"<Task {self.describe()}>"
+
+    def __getitem__(self, which: int | slice | Iterable[int]) -> Task:
+        """A task of some of the examples: one index, a slice, or a list of indices (repeats allowed)."""
+        if isinstance(which, slice):
+            rows: Sequence[int] = range(len(self))[which]
+        elif isinstance(which, Iterable):
+            rows = [operator.index(i) for i in which]
+        else:
+            rows = [operator.index(which)]
+        for i in rows:
+            if not -len(self) <= i < len(self):
+                raise IndexError(f"task {self.name!r} has {len(self)} examples, so there is no example {i}")
+        if not rows:
+            raise TaskError(f"no example of task {self.name!r} is selected by {which!r}; it has {len(self)}")
+        return dataclasses.replace(self, **{k: tuple(getattr(self, k)[i] for i in rows) for k in _PER_EXAMPLE})
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens per pair (the clean and the corrupted prompt are equally long)."""
+        return tuple(len(ids) for ids in self.clean)
+
+    @property
+    def first_difference(self) -> tuple[int, ...]:
+        """Per pair, the index of the first token in which clean and corrupted differ; all before it is shared."""
+        return tuple(
+            next(k for k, (a, b) in enumerate(zip(c, d, strict=True)) if a != b)
+            for c, d in zip(self.clean, self.corrupted, strict=True)
+        )
+
+    def tokens(self, i: int) -> tuple[list[str], list[str]]:
+        """Token strings of pair i, clean and corrupted, for showing: ([' Mary', …], [' John', …])."""
+        clean, corrupted = self.clean[i], self.corrupted[i]
+        return [self._string(t) for t in clean], [self._string(t) for t in corrupted]
+
+    def answer_strings(self, i: int) -> tuple[list[str], list[str]]:
+        """The correct and the incorrect answers of pair i as text."""
+        return [self._string(t) for t in self.correct[i]], [self._string(t) for t in self.incorrect[i]]
+
+    def answers(self, examples: Sequence[int] | None = None) -> Answers:
+        """The padded answer table of the given examples (all of them by default), one row each."""
+        rows = range(len(self)) if examples is None else [operator.index(i) for i in examples]
+        return Answers.of([self.correct[i] for i in rows], [self.incorrect[i] for i in rows])
+
+    def with_metric(self, name: str) -> Task:
+        """The same pairs under another metric; MethodError or AnswerError if that cannot be."""
+        return dataclasses.replace(self, metric=name)
+
+    def split(self, fraction: float, seed: int = 0) -> tuple[Task, Task]:
+        """Two disjoint tasks, the first with `fraction` of the examples (rounded), both in the original order.
+
+        >>> train, test = task.split(0.75, seed=0)
+        """
+        if not 0 < fraction < 1:
+            raise TaskError(f"the fraction of a split lies between 0 and 1, but it is {fraction}")
+        size = round(fraction * len(self))
+        if not 0 < size < len(self):
+            raise TaskError(f"{len(self)} examples cannot be split {fraction:g} to {1 - fraction:g}: one part is empty")
+        order = sorted(range(len(self)), key=lambda i: hashlib.sha256(f"split {seed} {i}".encode()).digest())
+        return self[sorted(order[:size])], self[sorted(order[size:])]
+
+    def digest(self) -> str:
+        """SHA-256 (hex) over tokens, answers and metric: equal for two tasks that give the same numbers."""
+        content = [self.clean, self.corrupted, self.correct, self.incorrect, self.metric]
+        return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
+
+    def describe(self) -> str:
+        """One sentence: name, size, how it was made, lengths, metric."""
+        made = ", ".join(f"{k} {v}" for k, v in self.options.items())
+        short, long = min(self.lengths), max(self.lengths)
+        span = f"{short}" if short == long else f"{short} to {long}"
+        pairs = "1 pair" if len(self) == 1 else f"{len(self)} pairs"
+        return f"{self.name}: {pairs}{f' ({made})' if made else ''} of {span} tokens, metric {self.metric}."
+
+    def save(self, path: str | Path) -> Path:
+        """Write the task as JSON, whole or not at all; returns the path."""
+        from veracausa.tasks.store import save_task
+
+        return save_task(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Task:
+        """Read a task that `save` wrote; FileError if the file is missing, damaged or something else."""
+        from veracausa.tasks.store import load_task
+
+        return load_task(path)

@@ -1,0 +1,108 @@
+"""From text to token ids and back: the one place in `tasks/` that calls a tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from veracausa.errors import AnswerError, PromptError, TaskError
+
+
+def tokenizer_of(lm: Any) -> Any:
+    """The tokenizer of a model, or the tokenizer itself; TaskError if there is none."""
+    tokenizer = getattr(lm, "tokenizer", lm)
+    if tokenizer is None:
+        name = getattr(lm, "name", None) or type(lm).__name__
+        raise TaskError(f"{name} has no tokenizer, so no text can be made into tokens; load it with one (tokenizer=…)")
+    if not callable(tokenizer) or not hasattr(tokenizer, "convert_ids_to_tokens"):
+        raise TaskError(
+            f"a task needs a model with a tokenizer, or a Hugging Face tokenizer, but got {type(lm).__name__}"
+        )
+    return tokenizer
+
+
+def encode(tokenizer: Any, text: str) -> tuple[int, ...]:
+    """Token ids of a prompt, with the start token if this tokenizer adds one, and nothing after the text.
+
+    A token that the tokenizer appends (end of text) is dropped: the metric reads the position after the last word.
+    """
+    ids = _call(tokenizer, text, special=True)
+    plain = _call(tokenizer, text, special=False)
+    if ids == plain or not plain:
+        return plain
+    for start in range(len(ids) - len(plain) + 1):
+        if ids[start : start + len(plain)] == plain:
+            return ids[: start + len(plain)]
+    return ids
+
+
+def encode_prompt(tokenizer: Any, text: str, where: str) -> tuple[int, ...]:
+    """`encode`, with PromptError for a prompt that is not text or has no tokens of its own."""
+    if not isinstance(text, str):
+        raise PromptError(f"{where}: a prompt is text, but this is {type(text).__name__}: {text!r}")
+    if not text.strip():
+        raise PromptError(f"{where} is empty")
+    ids = encode(tokenizer, text)
+    if not ids:
+        raise PromptError(f"{where}: the tokenizer makes no token of {text!r}")
+    return ids
+
+
+def encode_answer(tokenizer: Any, prompt: str, prompt_ids: tuple[int, ...], answer: str, where: str) -> int:
+    """Token id of an answer: the one token that follows the prompt in `prompt + answer`.
+
+    Where the text joins the prompt's last token (no boundary), the answer's own encoding counts. AnswerError with the
+    pieces if it is not exactly one token.
+    """
+    if not isinstance(answer, str):
+        raise AnswerError(f"{where}: an answer is text, but this is {type(answer).__name__}: {answer!r}")
+    if not answer.strip():
+        raise AnswerError(f"{where}: an answer is empty")
+    joined = encode(tokenizer, prompt + answer)
+    if joined[: len(prompt_ids)] == prompt_ids and len(joined) > len(prompt_ids):
+        pieces = joined[len(prompt_ids) :]
+    else:
+        pieces = _call(tokenizer, answer, special=False)
+    if len(pieces) != 1:
+        shown = strings(tokenizer, pieces)
+        raise AnswerError(
+            f"{where}: the answer {answer!r} is {len(pieces)} tokens for this tokenizer: {shown}; metrics compare "
+            "single next tokens, so choose a word that is one token, or its first token"
+        )
+    if pieces[0] == getattr(tokenizer, "unk_token_id", None):
+        raise AnswerError(f"{where}: the answer {answer!r} is not in this tokenizer's vocabulary (unknown token)")
+    return pieces[0]
+
+
+def single(tokenizer: Any, word: str, *, before: str = "The") -> bool:
+    """Whether a word is one known token inside a sentence, with its leading space if it has one.
+
+    >>> single(tokenizer, " Mary")
+    True
+    """
+    head = encode(tokenizer, before)
+    try:
+        encode_answer(tokenizer, before, head, word, "")
+    except AnswerError:
+        return False
+    return True
+
+
+def strings(tokenizer: Any, ids: Iterable[int]) -> list[str]:
+    """Each token as a reader sees it, with its leading space: [' Mary', ' gave']."""
+    return [string(tokenizer, i) for i in ids]
+
+
+def string(tokenizer: Any, token: int) -> str:
+    """One token as a reader sees it; a token that is part of a character keeps its raw name."""
+    raw = str(tokenizer.convert_ids_to_tokens(int(token)))
+    text = str(tokenizer.decode([int(token)], clean_up_tokenization_spaces=False))
+    if "\ufffd" in text or not text:
+        return raw
+    # SentencePiece decoders drop the space of a first piece, which is the one thing to see here
+    return " " + text if raw[0] in "▁Ġ" and not text[0].isspace() else text
+
+
+def _call(tokenizer: Any, text: str, *, special: bool) -> tuple[int, ...]:
+    ids = tokenizer(text, add_special_tokens=special, padding=False, truncation=False)["input_ids"]
+    return tuple(int(i) for i in ids)
