@@ -4,9 +4,33 @@
 >>> task = vc.task(lm, clean=[...], corrupted=[...], correct=[...], incorrect=[...])
 """
 
+from veracausa.tasks.capital_country import capital_country
 from veracausa.tasks.custom import published_pair, task
+from veracausa.tasks.files import from_file
+from veracausa.tasks.gendered_pronoun import gendered_pronoun
+from veracausa.tasks.greater_than import greater_than
+from veracausa.tasks.hypernymy import hypernymy
 from veracausa.tasks.ioi import ioi
 from veracausa.tasks.metrics import METRICS, Answers, Metric, metric
+from veracausa.tasks.registry import BUILTIN, build
+from veracausa.tasks.subject_verb import subject_verb
 from veracausa.tasks.task import Task
 
-__all__ = ["METRICS", "Answers", "Metric", "Task", "ioi", "metric", "published_pair", "task"]
+__all__ = [
+    "BUILTIN",
+    "METRICS",
+    "Answers",
+    "Metric",
+    "Task",
+    "build",
+    "capital_country",
+    "from_file",
+    "gendered_pronoun",
+    "greater_than",
+    "hypernymy",
+    "ioi",
+    "metric",
+    "published_pair",
+    "subject_verb",
+    "task",
+]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from veracausa.errors import TaskError
@@ -17,17 +17,18 @@ def task(
     *,
     clean: Sequence[str] | str,
     corrupted: Sequence[str] | str,
-    correct: Sequence[str | Sequence[str]] | str,
-    incorrect: Sequence[str | Sequence[str]] | str | None = None,
+    correct: Sequence[str | int | Sequence[str | int]] | str,
+    incorrect: Sequence[str | int | Sequence[str | int]] | str | None = None,
     metric: str = "logit_diff",
     name: str = "custom",
 ) -> Task:
     """A task from your own pairs: prompts as text, answers as text with their leading space.
 
     Each argument has one entry per example (one string alone is one example); an entry of `correct` and `incorrect`
-    is one answer or a list of answers. Every answer must be one token after its prompt. Raises PromptError for a
-    pair whose prompts are of different lengths (showing both token lists), equal or empty; AnswerError for an answer
-    of several tokens or on both sides; MethodError for an unknown metric; TaskError for lists of different lengths.
+    is one answer or a list of answers. Every answer must be one token after its prompt (or is a token id itself).
+    Raises PromptError for a pair whose prompts are of different lengths (showing both token lists), equal or empty;
+    AnswerError for an answer of several tokens or on both sides; MethodError for an unknown metric; TaskError for
+    lists of different lengths.
 
     >>> vc.task(lm, clean="The keys to the cabinet", corrupted="The key to the cabinet",
     ...         correct=" are", incorrect=" is")
@@ -78,4 +79,4 @@ def _entries(values: Any) -> list[Any]:
 
 
 def _answers(entry: Any) -> tuple[Any, ...]:
-    return (entry,) if isinstance(entry, str) else tuple(entry)
+    return tuple(entry) if isinstance(entry, Iterable) and not isinstance(entry, str) else (entry,)

@@ -49,7 +49,7 @@ def ioi(lm: Any, n: int = 64, *, seed: int = 0, corruption: str = "swap", metric
 
     def pair(choice: tuple[Any, ...]) -> Pair:
         t, order, place, thing, indirect, other = choice
-        # the second slot has one name fewer: whoever is first there stands in for the name already taken
+        # this slot lacks the last name, which stands in where it would name the same person twice
         subject = names[-1] if other == indirect else other
         template = TEMPLATES[t]
         first, second = (indirect, subject) if order == "ABBA" else (subject, indirect)

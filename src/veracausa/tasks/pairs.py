@@ -13,12 +13,12 @@ from veracausa.tasks.tokens import encode_answer, encode_prompt, strings
 
 @dataclass(frozen=True)
 class Pair:
-    """One example as text: two prompts, the answers (leading spaces matter), and what it was made from."""
+    """One example as text: two prompts, the answers (leading spaces matter; or token ids), what it was made from."""
 
     clean: str
     corrupted: str
-    correct: Sequence[str]
-    incorrect: Sequence[str] = ()
+    correct: Sequence[str | int]
+    incorrect: Sequence[str | int] = ()
     info: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -127,7 +127,8 @@ class Task:
                 raise IndexError(f"task {self.name!r} has {len(self)} examples, so there is no example {i}")
         if not rows:
             raise TaskError(f"no example of task {self.name!r} is selected by {which!r}; it has {len(self)}")
-        return dataclasses.replace(self, **{k: tuple(getattr(self, k)[i] for i in rows) for k in _PER_EXAMPLE})
+        chosen: dict[str, Any] = {k: tuple(getattr(self, k)[i] for i in rows) for k in _PER_EXAMPLE}
+        return dataclasses.replace(self, **chosen)
 
     @property
     def lengths(self) -> tuple[int, ...]:

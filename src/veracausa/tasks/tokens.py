@@ -48,21 +48,32 @@ def encode_prompt(tokenizer: Any, text: str, where: str) -> tuple[int, ...]:
     return ids
 
 
-def encode_answer(tokenizer: Any, prompt: str, prompt_ids: tuple[int, ...], answer: str, where: str) -> int:
+def continuation(
+    tokenizer: Any, prompt: str, text: str, prompt_ids: tuple[int, ...] | None = None
+) -> tuple[int, ...] | None:
+    """Token ids of a text where it follows a prompt; None if it joins the prompt's last token."""
+    head = encode(tokenizer, prompt) if prompt_ids is None else prompt_ids
+    joined = encode(tokenizer, prompt + text)
+    return joined[len(head) :] if joined[: len(head)] == head and len(joined) > len(head) else None
+
+
+def encode_answer(tokenizer: Any, prompt: str, prompt_ids: tuple[int, ...], answer: str | int, where: str) -> int:
     """Token id of an answer: the one token that follows the prompt in `prompt + answer`.
 
-    Where the text joins the prompt's last token (no boundary), the answer's own encoding counts. AnswerError with the
-    pieces if it is not exactly one token.
+    Where the text joins the prompt's last token (no boundary), the answer's own encoding counts. A token id stands
+    for itself. AnswerError with the pieces if the answer is not exactly one token.
     """
+    if isinstance(answer, int) and not isinstance(answer, bool):
+        if not 0 <= answer < len(tokenizer):
+            raise AnswerError(f"{where}: {answer} is not a token id; this tokenizer has 0 to {len(tokenizer) - 1}")
+        return answer
     if not isinstance(answer, str):
-        raise AnswerError(f"{where}: an answer is text, but this is {type(answer).__name__}: {answer!r}")
+        raise AnswerError(
+            f"{where}: an answer is text (or a token id), but this is {type(answer).__name__}: {answer!r}"
+        )
     if not answer.strip():
         raise AnswerError(f"{where}: an answer is empty")
-    joined = encode(tokenizer, prompt + answer)
-    if joined[: len(prompt_ids)] == prompt_ids and len(joined) > len(prompt_ids):
-        pieces = joined[len(prompt_ids) :]
-    else:
-        pieces = _call(tokenizer, answer, special=False)
+    pieces = continuation(tokenizer, prompt, answer, prompt_ids) or _call(tokenizer, answer, special=False)
     if len(pieces) != 1:
         shown = strings(tokenizer, pieces)
         raise AnswerError(
@@ -80,9 +91,8 @@ def single(tokenizer: Any, word: str, *, before: str = "The") -> bool:
     >>> single(tokenizer, " Mary")
     True
     """
-    head = encode(tokenizer, before)
     try:
-        encode_answer(tokenizer, before, head, word, "")
+        encode_answer(tokenizer, before, encode(tokenizer, before), word, "")
     except AnswerError:
         return False
     return True
@@ -106,3 +116,8 @@ def string(tokenizer: Any, token: int) -> str:
 def _call(tokenizer: Any, text: str, *, special: bool) -> tuple[int, ...]:
     ids = tokenizer(text, add_special_tokens=special, padding=False, truncation=False)["input_ids"]
     return tuple(int(i) for i in ids)
+
+
+def width(tokenizer: Any, word: str, *, before: str = "The") -> int:
+    """Tokens that a word adds inside a sentence (with its leading space), the first sieve for pairs of equal length."""
+    return len(encode(tokenizer, f"{before} {word}")) - len(encode(tokenizer, before))

@@ -3,6 +3,8 @@
 {A} and {B} are introduced in this order, {S} is the one who acts, the sentence ends where the other one is named.
 """
 
+from veracausa.tasks.data import words
+
 TEMPLATES = (
     "After {A} and {B} went to the {place}, {S} gave {object} to",
     "When {A} and {B} arrived at the {place}, {S} handed {object} to",
@@ -11,19 +13,19 @@ TEMPLATES = (
     "Yesterday {A} and {B} met at the {place}, and afterwards {S} offered {object} to",
     "The day before, {A} and {B} walked to the {place}, where {S} showed {object} to",
     "Because {A} and {B} were late for dinner at the {place}, {S} decided to give {object} to",
-    "Friends for years, {A} and {B} often sat in the {place}, and one day {S} gave {object} to",
+    "Friends for years, {A} and {B} often met at the {place}, and one day {S} gave {object} to",
     "At the {place}, {A} and {B} waited for an hour. Finally, {S} gave {object} to",
     "Last week {A} and {B} were seen at the {place}. Before leaving, {S} sold {object} to",
     "As soon as {A} and {B} got back from the {place}, {S} brought {object} to",
     "During a trip to the {place}, {A} and {B} became friends, so {S} sent {object} to",
     "Once {A} and {B} had finished cleaning the {place}, {S} threw {object} to",
     "It was raining when {A} and {B} left the {place}, so {S} lent {object} to",
-    "In the morning, {A} and {B} drove to the {place}, and {S} bought {object} for",
-    "Since {A} and {B} were alone in the {place}, {S} quietly slid {object} over to",
+    "In the morning, {A} and {B} drove to the {place}, and {S} returned {object} to",
+    "Since {A} and {B} were alone at the {place}, {S} quietly slid {object} over to",
 )
-PLACES = tuple(
-    "store school office garden station library market museum hospital restaurant kitchen park beach theater farm "
-    "hotel airport church harbor bakery".split()
+PLACES = words(
+    "store school office garden station library market museum hospital restaurant park beach theater farm "
+    "hotel airport church harbor bakery"
 )
 OBJECTS = (
     "a bottle of milk",

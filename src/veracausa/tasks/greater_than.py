@@ -1,0 +1,110 @@
+"""Greater-Than: "The war lasted from the year 1732 to the year 17" → a year that is later than 32.
+
+How it is read depends on how the tokenizer splits 1732:
+
+* 17|32 (GPT-2): the next token is the rest of the year. Correct: all YY' > YY; incorrect: all YY' ≤ YY.
+* 1|7|3|2 (SmolLM2, Gemma): the next token is the next digit. Correct: the digits above the tens digit of YY;
+  incorrect: those below; the equal digit counts for neither side, since both outcomes begin with it.
+
+Any other split (one token a year, 173|2) gives no token to compare: TaskError.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from veracausa.errors import TaskError
+from veracausa.tasks.data.greater_than import CENTURIES, NOUNS, TEMPLATES
+from veracausa.tasks.draw import draw, size
+from veracausa.tasks.pairs import Pair, collect
+from veracausa.tasks.task import Task
+from veracausa.tasks.tokens import continuation, encode, strings, tokenizer_of
+
+_BEFORE = "The war lasted from the year "
+_DIGITS = tuple("0123456789")
+_YEARS = tuple(f"{y:02d}" for y in range(100))
+
+
+def greater_than(lm: Any, n: int = 64, *, seed: int = 0, metric: str = "prob_diff") -> Task:
+    """A first year, and the beginning of a last one, which must be later; the corrupted first year ends in 01.
+
+    The metric is the probability of later minus that of earlier (see the module for what "later" reads). Raises
+    TaskError if this tokenizer splits years in neither way or n is more than can be made, MethodError for a metric
+    that does not exist.
+
+    >>> task = vc.tasks.greater_than(lm, n=32)
+    >>> task.options["compares"]
+    'next digits'
+    """
+    tokenizer = tokenizer_of(lm)
+    split, starts = _years(tokenizer)
+    strata = [((t,), NOUNS, tuple(starts)) for t in TEMPLATES]
+
+    def pair(choice: tuple[Any, ...]) -> Pair:
+        template, noun, (century, year) = choice
+        if split == "next digits":
+            tens = int(year[0])
+            later, earlier = starts[century, year][tens + 1 :], starts[century, year][:tens]
+        else:
+            later, earlier = starts[century, year][int(year) + 1 :], starts[century, year][: int(year) + 1]
+        text = template.format(noun=noun, century=century, start="{start}")
+        return Pair(
+            clean=text.format(start=century + year),
+            corrupted=text.format(start=century + "01"),
+            correct=later,
+            incorrect=earlier,
+            info={"template": TEMPLATES.index(template), "noun": noun, "century": century, "year": year},
+        )
+
+    return collect(
+        tokenizer,
+        "greater-than",
+        (pair(choice) for choice in draw(strata, "greater-than", seed)),
+        n=n,
+        seed=seed,
+        metric=metric,
+        most=sum(size(slots) for slots in strata),
+        why=f"{len(starts)} first years tokenise as the task needs",
+        options={"compares": split},
+    )
+
+
+def _years(tokenizer: Any) -> tuple[str, dict[tuple[str, str], list[int]]]:
+    """How years are compared, and the usable (century, year) with the token ids that year tokens are compared over."""
+    # tens digits 1 … 8 and years 02 … 98 leave answers on both sides
+    if usable := _usable(tokenizer, _YEARS, [(year, (year,)) for year in _YEARS[2:99]], ("01",)):
+        return "two-digit years", usable
+    if usable := _usable(tokenizer, _DIGITS, [(year, tuple(year)) for year in _YEARS[10:90]], ("0", "1")):
+        return "next digits", usable
+    shown = strings(tokenizer, encode(tokenizer, "in 1732"))[1:]
+    raise TaskError(
+        "greater-than compares the token after the century, so it needs years that split into 17|32 or into single "
+        f"digits, but this tokenizer makes {shown} of ' 1732'; choose another task, or write your own pairs with "
+        "veracausa.task"
+    )
+
+
+def _usable(
+    tokenizer: Any, parts: tuple[str, ...], years: list[tuple[str, tuple[str, ...]]], first: tuple[str, ...]
+) -> dict[tuple[str, str], list[int]]:
+    """The (century, year) that split into these parts, as the corrupted year (`first`) of that century does.
+
+    Empty if a part is not a single token. A year that is a word of its own (such as 1800) is left out as a first
+    year, but its last digits are still a token that can follow the century.
+    """
+    usable: dict[tuple[str, str], list[int]] = {}
+    for century in CENTURIES:
+        head = _BEFORE + century
+        token: dict[str, int] = {}
+        for part in parts:
+            ids = continuation(tokenizer, head, part) or encode(tokenizer, part)
+            if len(ids) != 1:
+                return {}
+            token[part] = ids[0]
+        if len(set(token.values())) < len(parts):
+            continue
+        if continuation(tokenizer, head, "01") == tuple(token[p] for p in first):
+            for year, pieces in years:
+                if continuation(tokenizer, head, year) == tuple(token[p] for p in pieces):
+                    usable[century, year] = list(token.values())
+    return usable

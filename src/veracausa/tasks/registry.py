@@ -1,0 +1,42 @@
+"""The built-in tasks by the names that the command line uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from veracausa.errors import TaskError
+from veracausa.tasks.capital_country import capital_country
+from veracausa.tasks.gendered_pronoun import gendered_pronoun
+from veracausa.tasks.greater_than import greater_than
+from veracausa.tasks.hypernymy import hypernymy
+from veracausa.tasks.ioi import ioi
+from veracausa.tasks.subject_verb import subject_verb
+from veracausa.tasks.task import Task
+
+BUILTIN: dict[str, Callable[..., Task]] = {
+    "ioi": ioi,
+    "greater-than": greater_than,
+    "subject-verb": subject_verb,
+    "gendered-pronoun": gendered_pronoun,
+    "capital-country": capital_country,
+    "hypernymy": hypernymy,
+}
+
+
+def build(name: str, lm: Any, **options: Any) -> Task:
+    """A built-in task by its name ("greater-than", "greater_than"); options go to its builder.
+
+    TaskError lists the names if there is none, or the builder's options if it does not take one.
+
+    >>> vc.tasks.build("greater-than", lm, n=16, seed=1)
+    """
+    import inspect
+
+    builder = BUILTIN.get(str(name).strip().lower().replace("_", "-"))
+    if builder is None:
+        raise TaskError(f"there is no task {name!r}; the built-in ones are {', '.join(BUILTIN)}")
+    known = [p for p in inspect.signature(builder).parameters if p != "lm"]
+    if unknown := [option for option in options if option not in known]:
+        raise TaskError(f"task {name!r} has no option {', '.join(unknown)}; its options are {', '.join(known)}")
+    return builder(lm, **options)
