@@ -125,7 +125,7 @@ def _jsonl(path: Path, required: tuple[str, ...]) -> Iterator[Row]:
                 raise FileError(f"{path}, line {number}: not readable as JSON: {error}") from error
             if not isinstance(row, dict):
                 raise FileError(
-                    f"{path}, line {number}: a row is a JSON object with columns, but this is {line[:60]!r}"
+                    f"{path}, line {number}: a row is a JSON object with columns, but this is {line.strip()[:60]!r}"
                 )
             _check_columns(path, list(row), required, f"line {number}")
             yield f"line {number}", row

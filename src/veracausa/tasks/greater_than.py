@@ -42,11 +42,11 @@ def greater_than(lm: Any, n: int = 64, *, seed: int = 0, metric: str = "prob_dif
 
     def pair(choice: tuple[Any, ...]) -> Pair:
         template, noun, (century, year) = choice
-        if split == "next digits":
-            tens = int(year[0])
-            later, earlier = starts[century, year][tens + 1 :], starts[century, year][:tens]
-        else:
-            later, earlier = starts[century, year][int(year) + 1 :], starts[century, year][: int(year) + 1]
+        following = starts[century, year]
+        first = int(year[0]) if split == "next digits" else int(year)
+        # the equal digit can lead to a later or an earlier year; the equal year is not later
+        earlier = following[: first if split == "next digits" else first + 1]
+        later = following[first + 1 :]
         text = template.format(noun=noun, century=century, start="{start}")
         return Pair(
             clean=text.format(start=century + year),
@@ -76,7 +76,7 @@ def _years(tokenizer: Any) -> tuple[str, dict[tuple[str, str], list[int]]]:
         return "two-digit years", usable
     if usable := _usable(tokenizer, _DIGITS, [(year, tuple(year)) for year in _YEARS[10:90]], ("0", "1")):
         return "next digits", usable
-    shown = strings(tokenizer, encode(tokenizer, "in 1732"))[1:]
+    shown = strings(tokenizer, encode(tokenizer, " 1732", start=False))
     raise TaskError(
         "greater-than compares the token after the century, so it needs years that split into 17|32 or into single "
         f"digits, but this tokenizer makes {shown} of ' 1732'; choose another task, or write your own pairs with "
@@ -95,16 +95,17 @@ def _usable(
     usable: dict[tuple[str, str], list[int]] = {}
     for century in CENTURIES:
         head = _BEFORE + century
+        before = encode(tokenizer, head)
         token: dict[str, int] = {}
         for part in parts:
-            ids = continuation(tokenizer, head, part) or encode(tokenizer, part)
+            ids = continuation(tokenizer, head, part, before) or encode(tokenizer, part, start=False)
             if len(ids) != 1:
                 return {}
             token[part] = ids[0]
         if len(set(token.values())) < len(parts):
             continue
-        if continuation(tokenizer, head, "01") == tuple(token[p] for p in first):
+        if continuation(tokenizer, head, "01", before) == tuple(token[p] for p in first):
             for year, pieces in years:
-                if continuation(tokenizer, head, year) == tuple(token[p] for p in pieces):
+                if continuation(tokenizer, head, year, before) == tuple(token[p] for p in pieces):
                     usable[century, year] = list(token.values())
     return usable

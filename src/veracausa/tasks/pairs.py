@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from veracausa.errors import AnswerError, PromptError, TaskError
+from veracausa.tasks.metrics import metric as metric_of
 from veracausa.tasks.task import Task
 from veracausa.tasks.tokens import encode_answer, encode_prompt, strings
 
@@ -110,7 +111,8 @@ def collect(
     `most`: an upper bound known beforehand, so that an impossible n fails at once. `why`: what limits the number,
     for the message. TaskError says how many pairs there are.
     """
-    n = checked_count(n)
+    n, seed = _whole(n, "the number of pairs, n,", 1), _whole(seed, "the seed", None)
+    metric_of(metric)
     limit = f"; {why}" if why else ""
     if most is not None and n > most:
         raise TaskError(f"{name}: {n} pairs are asked for, but at most {most} can be made for this tokenizer{limit}")
@@ -137,8 +139,8 @@ def collect(
     raise TaskError(f"{name}: {n} pairs are asked for, but {can} can be made for this tokenizer{limit}{first}")
 
 
-def checked_count(n: int) -> int:
-    """A number of pairs; TaskError if it is not a whole number of at least one."""
-    if isinstance(n, bool) or not hasattr(n, "__index__") or n < 1:
-        raise TaskError(f"the number of pairs, n, is a whole number of at least 1, but it is {n!r}")
-    return int(n)
+def _whole(value: Any, what: str, least: int | None) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__") or (least is not None and value < least):
+        at_least = "" if least is None else f" of at least {least}"
+        raise TaskError(f"{what} is a whole number{at_least}, but it is {value!r}")
+    return int(value)

@@ -21,18 +21,21 @@ def tokenizer_of(lm: Any) -> Any:
     return tokenizer
 
 
-def encode(tokenizer: Any, text: str) -> tuple[int, ...]:
+def encode(tokenizer: Any, text: str, *, start: bool = True) -> tuple[int, ...]:
     """Token ids of a prompt, with the start token if this tokenizer adds one, and nothing after the text.
 
     A token that the tokenizer appends (end of text) is dropped: the metric reads the position after the last word.
+    `start=False`: the text's own tokens alone.
     """
+    if not start:
+        return _call(tokenizer, text, special=False)
     ids = _call(tokenizer, text, special=True)
     plain = _call(tokenizer, text, special=False)
     if ids == plain or not plain:
         return plain
-    for start in range(len(ids) - len(plain) + 1):
-        if ids[start : start + len(plain)] == plain:
-            return ids[: start + len(plain)]
+    for end in range(len(plain), len(ids) + 1):
+        if ids[end - len(plain) : end] == plain:
+            return ids[:end]
     return ids
 
 
@@ -73,7 +76,7 @@ def encode_answer(tokenizer: Any, prompt: str, prompt_ids: tuple[int, ...], answ
         )
     if not answer.strip():
         raise AnswerError(f"{where}: an answer is empty")
-    pieces = continuation(tokenizer, prompt, answer, prompt_ids) or _call(tokenizer, answer, special=False)
+    pieces = continuation(tokenizer, prompt, answer, prompt_ids) or encode(tokenizer, answer, start=False)
     if len(pieces) != 1:
         shown = strings(tokenizer, pieces)
         raise AnswerError(

@@ -1,0 +1,61 @@
+import json
+
+import pytest
+
+from veracausa.errors import FileError
+from veracausa.tasks import Task, greater_than, ioi
+
+
+def test_round_trip(tmp_path, real):
+    for task in (ioi(real, n=6, seed=2), greater_than(real, n=3).with_metric("logit_diff_lse")):
+        path = task.save(tmp_path / "new" / "task.json")
+        again = Task.load(path)
+        for name in Task.__dataclass_fields__:
+            assert getattr(again, name) == getattr(task, name), name
+        assert again.digest() == task.digest() and again.describe() == task.describe()
+        assert (
+            again.tokens(1) == task.tokens(1)
+            and again[1].answers().tokens.tolist() == task[1].answers().tokens.tolist()
+        )
+    assert [p.name for p in path.parent.iterdir()] == ["task.json"], "no partial files are left"
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, real):
+    import dataclasses
+
+    task = ioi(real, n=2)
+    path = task.save(tmp_path / "task.json")
+    with pytest.raises(TypeError):
+        dataclasses.replace(task, options={"bad": object()}).save(path)
+    assert Task.load(path).digest() == task.digest()
+    assert [p.name for p in tmp_path.iterdir()] == ["task.json"]
+
+
+def test_bad_files(tmp_path, real):
+    path = ioi(real, n=2).save(tmp_path / "task.json")
+    text = path.read_text(encoding="utf-8")
+    content = json.loads(text)
+    with pytest.raises(FileError, match=r"there is no task file .*none.json"):
+        Task.load(tmp_path / "none.json")
+    with pytest.raises(FileError, match="cannot be read"):
+        Task.load(tmp_path)
+    changed = {**content, "correct": content["incorrect"], "incorrect": content["correct"]}
+    for bad, message in (
+        (text[: len(text) // 2], "is not a task file, or it is cut short"),
+        ("", "is not a task file"),
+        ("\x00\x01", "is not a task file"),
+        ("[1]", "not a task that veracausa saved"),
+        ('{"format": "other"}', "not a task that veracausa saved; prompts of your own are read by tasks.from_file"),
+        (json.dumps({**content, "version": 9}), "version 9 of the task format; this library reads 1"),
+        (json.dumps({k: v for k, v in content.items() if k != "clean"}), "is damaged: KeyError: 'clean'"),
+        (json.dumps({**content, "clean": content["clean"][:1]}), "is damaged: TaskError"),
+        (json.dumps({**content, "clean": 3}), "is damaged: TypeError"),
+        (json.dumps({**content, "metric": "x"}), "is damaged: MethodError"),
+        (json.dumps(changed), "its digest does not fit its content"),
+    ):
+        path.write_text(bad, encoding="utf-8")
+        with pytest.raises(FileError, match=message):
+            Task.load(path)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(FileError, match="is not a task file"):
+        Task.load(path)
