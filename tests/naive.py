@@ -294,3 +294,63 @@ def ig_unit(model, family, clean_ids, corrupted_ids, metric, units, nodes=16,
             total += weight * slope(model, family, ids, metric, kind, layer, value)
         gradients.append(total)
     return _contract(model, own, new, units, gradients)
+
+
+# ---- the published pair on a real model ---------------------------------------------------------------------------
+
+CLEAN = "After John and Mary went to the store, Mary gave a bottle of milk to"
+CORRUPTED = "After John and Mary went to the store, John gave a bottle of milk to"
+
+
+def published_pair(model, tokenizer, family="llama", fine_layers=(), progress=print) -> dict:
+    """Noising effects and estimates on the published pair, all divided by the gap M(x) − M(x').
+
+    Per head [layer][head], MLP and attention layer [layer]; of neurons, ten spread evenly and the ten with the
+    largest |atp|. `fine_layers` get their heads' IG on 50 nodes too. Give it a model that computes in float64.
+    """
+    clean, corrupted = tokenizer(CLEAN).input_ids, tokenizer(CORRUPTED).input_ids
+    correct, incorrect = (tokenizer(name, add_special_tokens=False).input_ids[0] for name in (" John", " Mary"))
+    metric = logit_difference(correct, incorrect)
+    m_clean, m_corrupted = (metric(run_patched(model, family, ids, [])[-1]).item() for ids in (clean, corrupted))
+    n_layers, n_heads = _n_layers(model, family), model.config.num_attention_heads
+    layers = range(n_layers)
+
+    def effects(function, units, **options):
+        progress(f"{function.__name__} {len(units)} {units[0][0]} {options}")
+        found = function(model, family, clean, corrupted, metric, units, **options) / (m_clean - m_corrupted)
+        return [float(f"{e:.6g}") for e in found.tolist()]
+
+    heads = [("heads", layer, head, None) for layer in layers for head in range(n_heads)]
+    fine = [unit for unit in heads if unit[1] in fine_layers]
+
+    def by_layer(values):
+        return [values[i : i + n_heads] for i in range(0, len(values), n_heads)]
+
+    attn = [("attn", layer, None, None) for layer in layers]
+    mlps = [("mlps", layer, None, None) for layer in layers]
+    width = activations(model, family, clean[:1])["neurons"][0].shape[1]
+    neurons = [("neurons", layer, index, None) for layer in layers for index in range(width)]
+    slopes = dict(zip(neurons, effects(atp, neurons), strict=True))
+    chosen = [("neurons", i * n_layers // 10, 157 * i % width, None) for i in range(10)]
+    chosen += sorted(neurons, key=lambda unit: -abs(slopes[unit]))[:10]
+    return {
+        "clean": CLEAN, "corrupted": CORRUPTED, "correct": " John", "incorrect": " Mary",
+        "clean_ids": clean, "corrupted_ids": corrupted, "correct_id": correct, "incorrect_id": incorrect,
+        "m_clean": m_clean, "m_corrupted": m_corrupted, "gap": m_clean - m_corrupted,
+        "heads": {
+            "exact": by_layer(effects(exact, heads)), "atp": by_layer(effects(atp, heads)),
+            "ig_corrupted_16": by_layer(effects(ig_layer, heads)),
+            "ig_zero_16": by_layer(effects(ig_layer, heads, ablation="zero")),
+        },
+        "heads_50_nodes": {
+            "layers": list(fine_layers),
+            "ig_corrupted_50": by_layer(effects(ig_layer, fine, nodes=50)) if fine else [],
+            "ig_zero_50": by_layer(effects(ig_layer, fine, nodes=50, ablation="zero")) if fine else [],
+        },
+        "attn": {"exact": effects(exact, attn), "exact_zero": effects(exact, attn, ablation="zero")},
+        "mlps": {"exact": effects(exact, mlps), "atp": effects(atp, mlps)},
+        "neurons": {
+            f"m{layer}.n{index}": {"exact": effect, "atp": slopes[kind, layer, index, position]}
+            for (kind, layer, index, position), effect in zip(chosen, effects(exact, chosen), strict=True)
+        },
+    }  # fmt: skip

@@ -69,10 +69,14 @@ def make(family: str, seed: int = 0, dtype: torch.dtype = torch.float64, **over)
                 weight.copy_(0.6 * noise)
             else:
                 weight.copy_(0.35 * noise)
-    if dtype == torch.float64:
-        for module in model.modules():
-            if type(module).__name__.endswith(("RMSNorm", "Attention")):
-                module.forward = MethodType(_forward_in_float64, module)
+    return compute_in_float64(model) if dtype == torch.float64 else model
+
+
+def compute_in_float64(model):
+    """The model in float64, with the casts to float32 inside its norms and attention modules switched off."""
+    for module in model.to(torch.float64).modules():
+        if type(module).__name__.endswith(("RMSNorm", "Attention")):
+            module.forward = MethodType(_forward_in_float64, module)
     return model
 
 
