@@ -1,0 +1,73 @@
+"""Which part of this language model causes this, and how sure are we?
+
+>>> import veracausa as vc
+>>> lm = vc.load("smollm2-135m")
+>>> task = vc.tasks.ioi(lm, n=16)
+>>> exact = vc.exact(lm, task, units="heads")
+>>> estimate = vc.attribute(lm, task, units="heads", method="atp")
+>>> vc.agreement(estimate, exact)
+
+Names are imported on first use, so that `import veracausa` itself takes no time.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+#: Public name → where it lives.
+_PUBLIC = {
+    "Model": "veracausa.model",
+    "Scores": "veracausa.attribution.scores",
+    "Task": "veracausa.tasks.task",
+    "Units": "veracausa.attribution.units",
+    "VeracausaError": "veracausa.errors",
+    "exact": "veracausa.attribution.exact",
+    "load": "veracausa.model",
+    "load_scores": "veracausa.attribution.files",
+    "task": "veracausa.tasks",
+}
+_MODULES = ("errors", "tasks")
+
+if TYPE_CHECKING:
+    from veracausa import errors, tasks
+    from veracausa.attribution.exact import exact
+    from veracausa.attribution.files import load_scores
+    from veracausa.attribution.scores import Scores
+    from veracausa.attribution.units import Units
+    from veracausa.errors import VeracausaError
+    from veracausa.model import Model, load
+    from veracausa.tasks import task
+    from veracausa.tasks.task import Task
+
+__all__ = [
+    "Model",
+    "Scores",
+    "Task",
+    "Units",
+    "VeracausaError",
+    "__version__",
+    "errors",
+    "exact",
+    "load",
+    "load_scores",
+    "task",
+    "tasks",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        value = getattr(importlib.import_module(_PUBLIC[name]), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f"veracausa.{name}")
+    else:
+        raise AttributeError(f"module 'veracausa' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

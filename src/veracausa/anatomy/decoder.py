@@ -1,0 +1,217 @@
+"""A Hugging Face decoder seen as a residual stream that blocks write to.
+
+`Decoder` and `Block` hold references to the model's own modules and say how they are glued together
+(pre-norms, post-norms, parallel blocks). Nothing of a module's forward code is re-implemented here: attention and
+MLP modules are called as they are, and the contracts (`lm.check()`) compare the glue with the bare model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from veracausa.anatomy.families import FAMILIES, WRAPPERS, Anatomy
+from veracausa.errors import ArchitectureError
+
+
+def _weight_in_out(module: nn.Module) -> Float[Tensor, "in out"]:
+    """The weight of a linear map as [in, out]; GPT-2's Conv1D already stores it so, nn.Linear its transpose."""
+    weight: Tensor = module.weight  # type: ignore[assignment]
+    return weight if type(module).__name__ == "Conv1D" else weight.T
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """One block: the modules of layer `layer` and the order in which they read and write the residual stream."""
+
+    layer: int
+    attention: nn.Module
+    attention_out: nn.Module
+    attention_norm: nn.Module
+    attention_post_norm: nn.Module | None
+    mlp: nn.Module
+    mlp_out: nn.Module
+    mlp_norm: nn.Module
+    mlp_post_norm: nn.Module | None
+    parallel: bool
+
+    @property
+    def head_weights(self) -> Float[Tensor, "heads_x_dim width"]:
+        """W_O as [heads · head_dim, width]: rows h·d … (h+1)·d map head h's value z to its write."""
+        return _weight_in_out(self.attention_out)
+
+    @property
+    def neuron_weights(self) -> Float[Tensor, "neurons width"]:
+        """The down projection as [neurons, width]: row n is what neuron n adds to the MLP's output."""
+        return _weight_in_out(self.mlp_out)
+
+    def attention_write(self, attention_output: Tensor) -> Tensor:
+        """What the attention adds to the stream, given the output of its output projection."""
+        return attention_output if self.attention_post_norm is None else self.attention_post_norm(attention_output)
+
+    def mlp_write(self, mlp_output: Tensor) -> Tensor:
+        """What the MLP adds to the stream, given the output of the MLP module."""
+        return mlp_output if self.mlp_post_norm is None else self.mlp_post_norm(mlp_output)
+
+    def attend(self, residual: Float[Tensor, "rows positions width"], call: dict[str, Any]) -> Tensor:
+        """The attention's write for a block input, `call` being the module's keyword arguments at these positions."""
+        return self.attention_write(self.attention(self.attention_norm(residual), **call)[0])
+
+    def feed_forward(self, residual: Float[Tensor, "rows positions width"]) -> Tensor:
+        """The MLP's write for the residual that it reads."""
+        return self.mlp_write(self.mlp(self.mlp_norm(residual)))
+
+
+@dataclass(frozen=True, eq=False)
+class Decoder:
+    """A whole decoder: blocks, the ends of the stream, and its sizes."""
+
+    anatomy: Anatomy
+    hf: Any
+    backbone: Any
+    blocks: tuple[Block, ...]
+    embeddings: nn.Module
+    final_norm: nn.Module
+    unembedding: nn.Module
+    heads: int
+    kv_heads: int
+    head_dim: int
+    width: int
+    neurons: int
+    logit_softcap: float | None
+
+    @property
+    def layers(self) -> int:
+        """Number of blocks."""
+        return len(self.blocks)
+
+    def logits(
+        self, residual: Float[Tensor, "rows width"], tokens: Int[Tensor, "rows answers"] | None = None
+    ) -> Float[Tensor, "rows logits"]:
+        """Logits of a final residual: all of the vocabulary, or only `tokens` of each row ("only what is read").
+
+        Computed in float32 at least, also for a bf16 model, because effects are small differences of logits.
+        """
+        hidden = self.final_norm(residual)
+        weight: Tensor = self.unembedding.weight  # type: ignore[assignment]
+        bias: Tensor | None = getattr(self.unembedding, "bias", None)
+        exact = torch.promote_types(hidden.dtype, torch.float32)
+        hidden = hidden.to(exact)
+        if tokens is None:
+            logits = nn.functional.linear(hidden, weight.to(exact), None if bias is None else bias.to(exact))
+        else:
+            logits = torch.einsum("rw,raw->ra", hidden, weight[tokens].to(exact))
+            if bias is not None:
+                logits = logits + bias[tokens].to(exact)
+        if self.logit_softcap is not None:
+            logits = torch.tanh(logits / self.logit_softcap) * self.logit_softcap
+        return logits
+
+
+def _get(root: Any, path: str) -> Any:
+    for name in path.split("."):
+        root = getattr(root, name, None)
+        if root is None:
+            return None
+    return root
+
+
+def _missing_parts(hf: Any, anatomy: Anatomy) -> list[str]:
+    backbone = _get(hf, anatomy.backbone)
+    ends = {"backbone": backbone, "unembedding": _get(hf, anatomy.unembedding)}
+    if backbone is not None:
+        ends |= {role: _get(backbone, getattr(anatomy, role)) for role in ("blocks", "final_norm", "embeddings")}
+    missing = [f"{role} (`{getattr(anatomy, role)}`)" for role, module in ends.items() if module is None]
+    if ends.get("blocks"):
+        block = ends["blocks"][0]
+        missing += [f"{role} (`{path}`)" for role, path in anatomy.block_parts().items() if _get(block, path) is None]
+    return missing
+
+
+def _anatomy_for(hf: Any, family: str | None) -> Anatomy:
+    model_type = getattr(getattr(hf, "config", None), "model_type", None)
+    known = ", ".join(FAMILIES)
+    if family is not None:
+        if family not in FAMILIES:
+            raise ArchitectureError(f"anatomy={family!r} is not a known family. Known: {known}.")
+        return FAMILIES[family]
+    if model_type in WRAPPERS:
+        raise ArchitectureError(
+            f"{type(hf).__name__} ({model_type}) is a multimodal wrapper; veracausa needs {WRAPPERS[model_type]}."
+        )
+    if model_type not in FAMILIES:
+        lacks = _missing_parts(hf, FAMILIES["llama"])
+        hint = (
+            f"Seen as a Llama-like decoder it lacks {', '.join(lacks)}."
+            if lacks
+            else "It has the parts of a Llama-like decoder: try load(…, anatomy='llama') and let lm.check() judge."
+        )
+        raise ArchitectureError(
+            f"The architecture {model_type!r} ({type(hf).__name__}) is not among the families that veracausa knows "
+            f"({known}). {hint}"
+        )
+    return FAMILIES[model_type]
+
+
+def decoder_of(hf: Any, family: str | None = None) -> Decoder:
+    """Bind the anatomy of a Hugging Face causal LM.
+
+    `family` overrides the lookup by `config.model_type` (for models that share a known layout under another name).
+
+    Raises:
+        ArchitectureError: an unknown family, a missing part (named), cross-attention, a bidirectional decoder.
+    """
+    anatomy = _anatomy_for(hf, family)
+    missing = _missing_parts(hf, anatomy)
+    if missing:
+        raise ArchitectureError(
+            f"{type(hf).__name__} is not a complete {anatomy.family} causal LM: it lacks {', '.join(missing)}. "
+            "Pass the …ForCausalLM model, not its backbone, and unmodified."
+        )
+    config = hf.config
+    for flag, what in (("add_cross_attention", "cross-attention"), ("use_bidirectional_attention", "bidirectional")):
+        if getattr(config, flag, False):
+            raise ArchitectureError(f"{type(hf).__name__} has {flag}=True; veracausa knows no {what} decoders.")
+    backbone = _get(hf, anatomy.backbone)
+    modules = _get(backbone, anatomy.blocks)
+    parallel = bool(anatomy.parallel and getattr(config, anatomy.parallel))
+
+    def optional(block: nn.Module, path: str | None) -> nn.Module | None:
+        return None if path is None else _get(block, path)
+
+    blocks = tuple(
+        Block(
+            layer=layer,
+            attention=_get(block, anatomy.attention),
+            attention_out=_get(block, anatomy.attention_out),
+            attention_norm=_get(block, anatomy.attention_norm),
+            attention_post_norm=optional(block, anatomy.attention_post_norm),
+            mlp=_get(block, anatomy.mlp),
+            mlp_out=_get(block, anatomy.mlp_out),
+            mlp_norm=_get(block, anatomy.mlp_norm),
+            mlp_post_norm=optional(block, anatomy.mlp_post_norm),
+            parallel=parallel,
+        )
+        for layer, block in enumerate(modules)
+    )
+    heads = config.num_attention_heads
+    inner, width = blocks[0].head_weights.shape
+    return Decoder(
+        anatomy=anatomy,
+        hf=hf,
+        backbone=backbone,
+        blocks=blocks,
+        embeddings=_get(backbone, anatomy.embeddings),
+        final_norm=_get(backbone, anatomy.final_norm),
+        unembedding=_get(hf, anatomy.unembedding),
+        heads=heads,
+        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        head_dim=inner // heads,
+        width=width,
+        neurons=blocks[0].neuron_weights.shape[0],
+        logit_softcap=getattr(config, anatomy.logit_softcap, None) if anatomy.logit_softcap else None,
+    )

@@ -1,0 +1,1 @@
+"""Exact effects, estimates of them, and the scores that hold both."""

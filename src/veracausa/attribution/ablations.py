@@ -1,0 +1,200 @@
+"""What a patched unit is replaced by: the four replacements of a noising run.
+
+* counterfactual: its activation in the corrupted run of the same pair;
+* zero: 0;
+* mean: its mean over a reference set of prompts, position by position where all prompts of set and task have one
+  length, else over all positions of all prompts;
+* resample: its activation in another prompt of the set, of the same length, drawn anew for every (seed, example,
+  unit), so that a number does not depend on which other units were asked for.
+
+The reference set is, unless another task is given, the task's own clean and corrupted prompts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from veracausa.engine.cost import Cost
+from veracausa.engine.patches import Place, activation, sites_for
+from veracausa.engine.tape import State, Tape, record
+from veracausa.errors import MethodError
+
+if TYPE_CHECKING:
+    from veracausa.model import Model
+    from veracausa.tasks.task import Task
+
+Ablation = Literal["counterfactual", "zero", "mean", "resample"]
+ABLATIONS: tuple[str, ...] = ("counterfactual", "zero", "mean", "resample")
+
+#: Donor prompts per length that `resample` draws from; bounds memory, and is fixed so that no number depends on it.
+DONORS = 64
+
+
+class Replacement(Protocol):
+    """Values that patched units take, for rows of one bucket at one layer."""
+
+    def rows(
+        self, tape: Tape, place: Place, layer: int, example: Int[Tensor, " rows"], unit: Int[Tensor, " rows"]
+    ) -> Float[Tensor, "rows positions site"]:
+        """The whole site's replacement values of each row, at the tape's positions.
+
+        `example[r]` indexes the tape's examples, `unit[r]` the table of units (for draws keyed by the unit).
+        """
+        ...
+
+
+class Counterfactual:
+    """The other run's activations: corrupted when the clean run is patched, clean when the corrupted one is."""
+
+    def __init__(self, noising: bool) -> None:
+        self.noising = noising
+
+    def rows(self, tape: Tape, place: Place, layer: int, example: Tensor, unit: Tensor) -> Tensor:
+        """See `Replacement.rows`."""
+        return activation(self.state(tape), place, layer)[example]
+
+    def state(self, tape: Tape) -> State:
+        """The run that replacements are taken from."""
+        return tape.corrupted if self.noising else tape.clean
+
+
+class Zero:
+    """Zeros."""
+
+    def rows(self, tape: Tape, place: Place, layer: int, example: Tensor, unit: Tensor) -> Tensor:
+        """See `Replacement.rows`."""
+        like = activation(tape.clean, place, layer)
+        return like.new_zeros(len(example), *like.shape[1:])
+
+
+class Mean:
+    """Means over a reference set; `means[layer]`: [n, site] per position, or [1, site] over positions."""
+
+    def __init__(self, lm: Model, prompts: Sequence[tuple[int, ...]], place: Place, aligned: bool, cost: Cost) -> None:
+        self.means: list[Tensor] = []
+        count = 0
+        for _, state in _recorded(lm, prompts, place, cost):
+            for layer in range(lm.layers + (place == "residual")):
+                values = activation(state, place, layer).to(torch.promote_types(lm.dtype, torch.float32))
+                total = values.sum(0) if aligned else values.sum((0, 1))[None]
+                if len(self.means) <= layer:
+                    self.means.append(total)
+                else:
+                    self.means[layer] = self.means[layer] + total
+            count += values.shape[0] * (1 if aligned else values.shape[1])
+        self.means = [(total / count).to(lm.dtype) for total in self.means]
+
+    def rows(self, tape: Tape, place: Place, layer: int, example: Tensor, unit: Tensor) -> Tensor:
+        """See `Replacement.rows`."""
+        mean = self.means[layer]
+        positions = mean[tape.start : tape.length] if mean.shape[0] > 1 else mean
+        return positions.expand(len(example), tape.length - tape.start, -1)
+
+
+class Resample:
+    """Activations of another prompt of the same length, keyed by (seed, example, unit)."""
+
+    def __init__(
+        self, lm: Model, prompts: Sequence[tuple[int, ...]], task: Task, place: Place, seed: int, cost: Cost
+    ) -> None:
+        self.task, self.seed = task, seed
+        by_length: dict[int, list[tuple[int, ...]]] = {}
+        for prompt in dict.fromkeys(prompts):
+            by_length.setdefault(len(prompt), []).append(prompt)
+        for donors in by_length.values():
+            donors.sort(key=lambda prompt: _key(seed, prompt))
+            del donors[DONORS:]
+        self.donors = by_length
+        for i, (x, y) in enumerate(zip(task.clean, task.corrupted, strict=True)):
+            if all(donor in (x, y) for donor in by_length.get(len(x), [])):
+                raise MethodError(
+                    f"ablation='resample' needs another prompt of the same length for every example, but there is none "
+                    f"of {len(x)} tokens for pair {i} of {task.name!r}. Add pairs, pass reference=another task, or use "
+                    "ablation='mean'."
+                )
+        self.activations: dict[int, list[Tensor]] = {}
+        for length, donors in by_length.items():
+            if length in set(task.lengths):
+                states = [state for _, state in _recorded(lm, donors, place, cost)]
+                self.activations[length] = [
+                    torch.cat([activation(state, place, layer) for state in states])
+                    for layer in range(lm.layers + (place == "residual"))
+                ]
+
+    def donor(self, example: int, unit: int) -> int:
+        """Index of the donor of (example, unit) among those of the example's length; never a prompt of the pair."""
+        donors = self.donors[len(self.task.clean[example])]
+        own = (self.task.clean[example], self.task.corrupted[example])
+        allowed = [index for index, prompt in enumerate(donors) if prompt not in own]
+        draw = np.random.default_rng([self.seed, example, unit]).integers(len(allowed))
+        return allowed[int(draw)]
+
+    def rows(self, tape: Tape, place: Place, layer: int, example: Tensor, unit: Tensor) -> Tensor:
+        """See `Replacement.rows`."""
+        chosen = [
+            self.donor(tape.examples[e], u) for e, u in zip(example.tolist(), unit.tolist(), strict=True)
+        ]
+        return self.activations[tape.length][layer][torch.tensor(chosen, device=example.device), tape.start :]
+
+
+def replacement(
+    lm: Model,
+    task: Task,
+    place: Place,
+    ablation: str,
+    direction: str,
+    reference: Task | None,
+    seed: int,
+    cost: Cost,
+) -> Replacement:
+    """The `Replacement` that a call asks for.
+
+    Raises:
+        MethodError: an unknown ablation; denoising with anything but the counterfactual; no donor for resampling.
+    """
+    if ablation not in ABLATIONS:
+        raise MethodError(f"ablation={ablation!r} is not known. Known: {', '.join(ABLATIONS)}.")
+    if direction not in ("noising", "denoising"):
+        raise MethodError(f"direction={direction!r} is not known. Known: noising, denoising.")
+    if direction == "denoising" and ablation != "counterfactual":
+        raise MethodError(
+            f"direction='denoising' restores a unit's clean value in the corrupted run; there is nothing that "
+            f"ablation={ablation!r} could replace. Use direction='noising', or ablation='counterfactual'."
+        )
+    if ablation == "counterfactual":
+        return Counterfactual(direction == "noising")
+    if ablation == "zero":
+        return Zero()
+    source = task if reference is None else reference
+    prompts = [*source.clean, *source.corrupted]
+    if ablation == "mean":
+        aligned = len({*source.lengths, *task.lengths}) == 1
+        return Mean(lm, prompts, place, aligned, cost)
+    return Resample(lm, prompts, task, place, seed, cost)
+
+
+def _recorded(
+    lm: Model, prompts: Sequence[tuple[int, ...]], place: Place, cost: Cost
+) -> Iterator[tuple[list[int], State]]:
+    """Record prompts in batches of equal length, whole prompts from position 0: (indices, state) of each batch."""
+    by_length: dict[int, list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        by_length.setdefault(len(prompt), []).append(index)
+    for length, members in by_length.items():
+        most = max(1, 2048 // length)
+        for first in range(0, len(members), most):
+            batch = members[first : first + most]
+            ids = torch.tensor([prompts[i] for i in batch], device=lm.device)
+            yield batch, record(lm.decoder, ids, sites=sites_for(place), cost=cost)[0]
+
+
+def _key(seed: int, prompt: tuple[int, ...]) -> bytes:
+    return hashlib.sha256(f"{seed}:{prompt}".encode()).digest()
+

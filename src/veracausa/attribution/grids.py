@@ -1,0 +1,52 @@
+"""Quadrature grids on [0, 1]: where a path is sampled, and with which weights.
+
+    ∫₀¹ g(α) dα ≈ Σ_k w_k g(α_k)
+
+Gauss–Legendre is the default of layer and unit paths: with m nodes it is exact for polynomials of degree 2m − 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from veracausa.errors import MethodError
+
+Grid = tuple[np.ndarray, np.ndarray]
+
+
+def _gauss(m: int) -> Grid:
+    nodes, weights = np.polynomial.legendre.leggauss(m)
+    return (nodes + 1) / 2, weights / 2
+
+
+def _trapezoid(m: int) -> Grid:
+    if m < 2:
+        raise MethodError("grid='trapezoid' needs at least 2 nodes, one at each end.")
+    weights = np.full(m, 1 / (m - 1))
+    weights[[0, -1]] /= 2
+    return np.linspace(0, 1, m), weights
+
+
+#: Name → function of the number of nodes, giving (α, weights).
+GRIDS: dict[str, Callable[[int], Grid]] = {
+    "gauss": _gauss,
+    "trapezoid": _trapezoid,
+    "midpoint": lambda m: ((np.arange(m) + 0.5) / m, np.full(m, 1 / m)),
+    "left": lambda m: (np.arange(m) / m, np.full(m, 1 / m)),
+    "right": lambda m: ((np.arange(m) + 1) / m, np.full(m, 1 / m)),
+}
+
+
+def grid(name: str, nodes: int) -> Grid:
+    """Nodes α_k and weights w_k of a named grid.
+
+    Raises:
+        MethodError: an unknown grid, or fewer nodes than it needs.
+    """
+    if name not in GRIDS:
+        raise MethodError(f"grid={name!r} is not known. Known: {', '.join(GRIDS)}.")
+    if nodes < 1:
+        raise MethodError(f"nodes={nodes}: a path needs at least one node.")
+    return GRIDS[name](nodes)

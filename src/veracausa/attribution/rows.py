@@ -1,0 +1,222 @@
+"""Rows (example, unit): how many patched runs become a few sweeps.
+
+Rows of a bucket are sorted by the block at which they join and cut into chunks; a chunk is one `engine.suffix.sweep`.
+A row's result is M of its patched run minus M of the same engine's unpatched run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from veracausa.attribution.ablations import Replacement
+from veracausa.attribution.units import Units
+from veracausa.engine.attention import SUFFIX
+from veracausa.engine.budget import examples_per_batch, rows_per_chunk, shrinking
+from veracausa.engine.cost import Cost
+from veracausa.engine.guard import attention_function
+from veracausa.engine.measure import Readout, pair_ids, readout
+from veracausa.engine.patches import (
+    Where,
+    activation,
+    join,
+    neuron_change,
+    output_change,
+    site_width,
+    sites_for,
+    where,
+)
+from veracausa.engine.suffix import Join, sweep
+from veracausa.engine.tape import State, Tape, buckets, record_pairs
+from veracausa.errors import ContractError, NumericsError
+from veracausa.progress import Tick
+
+if TYPE_CHECKING:
+    from veracausa.model import Model
+    from veracausa.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Rows:
+    """All rows (example, unit) of one call, and how a bucket of them is run.
+
+    `source`: what units are replaced by. `noising`: patch the clean run, else the corrupted one. `rows`: rows per
+    chunk, or None for as many as the budget allows. `alpha[u]`: the share of the way from a unit's own value to its
+    replacement that its row goes (None: all the way).
+    """
+
+    lm: Model
+    task: Task
+    units: Units
+    source: Replacement
+    noising: bool
+    rows: int | None
+    cost: Cost
+    alpha: np.ndarray | None = None
+
+    def buckets(self, share: bool) -> list[tuple[int, tuple[int, ...]]]:
+        """Groups of pairs that share a tape: (start, examples)."""
+        kept = site_width(self.lm.decoder, self.units.place) + self.lm.width
+        most = examples_per_batch(self.lm, self.task, kept)
+        return buckets(self.task.clean, self.task.corrupted, share, most)
+
+    def starts(self, start: int, length: int) -> np.ndarray:
+        """First position that each unit's row must run; `length` where there is nothing to run."""
+        position = self.units.position
+        within = (position >= start) & (position < length)
+        return np.where(position < 0, start, np.where(within, position, length))
+
+    def weight(self, starts: np.ndarray, length: int) -> np.ndarray:
+        """Token-layers of each unit's row."""
+        return (self.lm.layers - self.joined) * (length - starts)
+
+    @property
+    def joined(self) -> np.ndarray:
+        """The block at which each unit's row joins the stream."""
+        return np.array([self._where(layer).join[0] for layer in range(self.lm.layers + 1)])[self.units.layer]
+
+    def _where(self, layer: int) -> Where:
+        return where(self.lm.decoder, self.units.place, min(layer, self.lm.layers - (self.units.kind != "residual")))
+
+    def total(self, share: bool) -> float:
+        """Token-layers of the whole call (each row's own blocks and positions)."""
+        sizes = [(start, len(self.task.clean[members[0]]), len(members)) for start, members in self.buckets(share)]
+        return float(sum(self.weight(self.starts(s, n), n).sum() * count for s, n, count in sizes)) or 1.0
+
+    def run(
+        self, start: int, examples: tuple[int, ...], done: Tensor, tick: Tick
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Run a bucket; yields (example, unit, effect) of each finished chunk, indices into the whole table."""
+        lm = self.lm
+        needed = sites_for(self.units.place)
+        clean, corrupted = pair_ids(lm, self.task, examples)
+        with torch.no_grad():
+            tape = record_pairs(
+                lm.decoder, clean, corrupted, start, examples=examples, sites=needed, cost=self.cost
+            )
+            read = readout(lm, self.task, examples, tape.clean)
+            base = tape.clean if self.noising else tape.corrupted
+            index = torch.tensor(examples)
+            with attention_function(lm.decoder, SUFFIX):
+                unpatched = unpatched_metric(lm, tape, base, read, self.cost).to("cpu", lm.score_dtype)
+                todo = ~done[index]
+                starts = self.starts(start, tape.length)
+                if self.units.positional:
+                    yield from self._free(starts, start, tape.length, index, todo)
+                for first in np.unique(starts[starts < tape.length]):
+                    order = self._order(np.flatnonzero(starts == first), todo)
+                    size = self.rows or rows_per_chunk(lm, tape.length - int(first), tape.length)
+                    while len(order):
+                        (effects, size) = shrinking(
+                            size,
+                            lambda most, rows=order, at=int(first): self._chunk(tape, base, read, rows[:most], at),
+                            f"{tape.length - int(first)} tokens",
+                        )
+                        part, order = order[: len(effects)], order[len(effects) :]
+                        if not torch.isfinite(effects).all():
+                            bad = self.units.names[int(part[int((~torch.isfinite(effects)).nonzero()[0]), 1])]
+                            raise NumericsError(
+                                f"NaN or infinity after patching {bad} in pair {examples[int(part[0, 0])]} of "
+                                f"{self.task.name!r}. Run the model in float32."
+                            )
+                        local = torch.as_tensor(part[:, 0])
+                        tick(float(self.weight(starts, tape.length)[part[:, 1]].sum()))
+                        yield index[local], torch.as_tensor(part[:, 1]), effects - unpatched[local]
+
+    def _order(self, chosen: np.ndarray, todo: Tensor) -> np.ndarray:
+        """Unfinished rows (example in the bucket, unit) of the chosen units, in the order in which they join."""
+        chosen = chosen[np.argsort(self.units.layer[chosen], kind="stable")]
+        rows = np.stack(np.meshgrid(np.arange(len(todo)), chosen, indexing="ij"), -1)
+        # unit by layer first, then example: rows of one layer stay together
+        rows = rows.transpose(1, 0, 2).reshape(-1, 2)
+        return rows[todo.numpy()[rows[:, 0], rows[:, 1]]]
+
+    def _free(
+        self, starts: np.ndarray, start: int, length: int, index: Tensor, todo: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Units at positions that cannot change (effect 0) or do not exist (NaN)."""
+        position = self.units.position
+        for chosen, value in ((position >= length, float("nan")), ((position < start) & (position >= 0), 0.0)):
+            for local in range(len(index)):
+                free = torch.as_tensor(np.flatnonzero(chosen & todo[local].numpy()))
+                if len(free):
+                    yield index[local].expand(len(free)), free, torch.full((len(free),), value, dtype=self.lm.score_dtype)
+
+    def _chunk(self, tape: Tape, base: State, read: Readout, rows: np.ndarray, start: int) -> Tensor:
+        """M of patched rows (example in the bucket, unit), which are sorted by layer."""
+        device = self.lm.device
+        layers = self.units.layer[rows[:, 1]]
+        borders = [0, *(np.flatnonzero(np.diff(layers)) + 1).tolist(), len(rows)]
+        joins = []
+        for a, b in zip(borders, borders[1:], strict=False):
+            example = torch.as_tensor(rows[a:b, 0], device=device)
+            joins.append(self._join(tape, base, int(layers[a]), example, rows[a:b, 1], start))
+        last = sweep(self.lm.decoder, tape, base, joins, start=start, cost=self.cost)
+        return read(last, torch.as_tensor(rows[:, 0], device=device)).to("cpu", self.lm.score_dtype)
+
+    def _join(
+        self, tape: Tape, base: State, layer: int, example: Tensor, units: np.ndarray, start: int
+    ) -> Join:
+        decoder, kind = self.lm.decoder, self.units.kind
+        at = where(decoder, self.units.place, layer)
+        offset = start - tape.start
+        index = torch.as_tensor(self.units.index[units], device=example.device)
+        row = torch.arange(len(units), device=example.device)
+
+        def change() -> Tensor:
+            new = self.source.rows(tape, at.place, layer, example, torch.as_tensor(units))[:, offset:]
+            old = activation(base, at.place, layer)
+            block = decoder.blocks[min(layer, decoder.layers - 1)]
+            if kind == "neurons":
+                delta = self._scaled(new[row, :, index] - old[example, offset:, index], units)
+                return neuron_change(block, index, self._at_position(delta))
+            delta = self._scaled(new - old[example, offset:], units)
+            if kind == "heads":
+                split = delta.unflatten(-1, (decoder.heads, decoder.head_dim))
+                one = torch.zeros_like(split)
+                one[row, :, index] = split[row, :, index]
+                delta = one.flatten(-2)
+            return output_change(block, at.place, self._at_position(delta))
+
+        return join(decoder, base, at, example, offset, change)
+
+    def _scaled(self, delta: Tensor, units: np.ndarray) -> Tensor:
+        if self.alpha is None:
+            return delta
+        alpha = torch.as_tensor(self.alpha[units], device=delta.device, dtype=delta.dtype)
+        return delta * alpha.reshape(-1, *[1] * (delta.ndim - 1))
+
+    def _at_position(self, delta: Tensor) -> Tensor:
+        """A positional unit changes only the first position of its row, which starts there."""
+        if not self.units.positional:
+            return delta
+        one = torch.zeros_like(delta)
+        one[:, 0] = delta[:, 0]
+        return one
+
+
+def unpatched_metric(lm: Model, tape: Tape, base: State, read: Readout, cost: Cost) -> Tensor:
+    """M of the engine's run without a patch, checked against the bare model's; effects are differences from it.
+
+    Raises:
+        ContractError: they differ by more than rounding, so the engine misreads this model.
+    """
+    example = torch.arange(len(tape.examples), device=lm.device)
+    whole = Join(0, False, example, lambda: base.residual[0])
+    ours = read(sweep(lm.decoder, tape, base, [whole], start=tape.start, cost=cost), example)
+    bare = read.of_state(base)
+    # Rounding grows with depth and with the size of the logits; half types keep 3 significant digits at best.
+    factor = 1e3 if torch.finfo(lm.dtype).bits >= 32 else 4
+    scale = 1 + float(lm.decoder.logits(base.last, read.answers.tokens).abs().max())
+    worst = float((ours - bare).abs().max())
+    if not worst <= factor * torch.finfo(lm.dtype).eps * scale:
+        raise ContractError(
+            f"The engine's unpatched run of {lm.name} gives a metric that differs from the bare model's by {worst:.3g}: "
+            "its effects would be wrong, so nothing is returned. Run lm.check() and report what it prints."
+        )
+    return ours

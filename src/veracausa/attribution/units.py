@@ -1,0 +1,187 @@
+"""Units: the parts of a model that effects and scores are about, their names and their table.
+
+Names are those of the field's exchange format: `a9.h6` (head 6 of layer 9), `m3` (an MLP), `m3.n1200` (a neuron);
+beside them `a9` (a whole attention layer) and `r9` (the residual stream that enters block 9; `r30` of a model with
+30 blocks is the final one). `@7` after a name means position 7 only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, cast
+
+import numpy as np
+
+from veracausa.errors import UnitError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from veracausa.engine.patches import Place
+    from veracausa.model import Model
+
+Kind = Literal["heads", "mlps", "attention", "neurons", "residual"]
+
+#: Kind → (place where its activation is, singular, meaning).
+KINDS: dict[str, tuple[str, str, str]] = {
+    "heads": ("z", "head", "attention heads (their value z, the input of the output projection)"),
+    "mlps": ("mlp", "MLP", "MLPs (their output)"),
+    "attention": ("z", "attention layer", "whole attention layers (all heads of a layer)"),
+    "neurons": ("neurons", "neuron", "MLP neurons (post-activation: the input of the down projection)"),
+    "residual": ("residual", "residual stream", "the residual stream at a layer (the input of a block)"),
+}
+
+_PATTERNS: dict[str, re.Pattern[str]] = {
+    "heads": re.compile(r"a(\d+)\.h(\d+)"),
+    "attention": re.compile(r"a(\d+)"),
+    "neurons": re.compile(r"m(\d+)\.n(\d+)"),
+    "mlps": re.compile(r"m(\d+)"),
+    "residual": re.compile(r"r(\d+)"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Units:
+    """A table of units of one kind.
+
+    `layer`, `index` (head or neuron; −1 where there is none) and `position` (−1: all positions) are integer arrays
+    of one length. Positions count from the start of each prompt.
+    """
+
+    kind: Kind
+    layer: np.ndarray
+    index: np.ndarray
+    position: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.layer)
+
+    def __getitem__(self, chosen: np.ndarray | slice | Sequence[int]) -> Units:
+        return Units(self.kind, self.layer[chosen], self.index[chosen], self.position[chosen])
+
+    def __repr__(self) -> str:
+        per = " per position" if self.positional else ""
+        return f"Units({len(self)} {self.kind}{per}: {', '.join(self.names[:3])}{', …' if len(self) > 3 else ''})"
+
+    @property
+    def place(self) -> Place:
+        """Where in a block these units' activations are."""
+        return cast("Place", KINDS[self.kind][0])
+
+    @property
+    def positional(self) -> bool:
+        """Whether units are single positions (else a unit is patched at all positions)."""
+        return bool(len(self)) and bool((self.position >= 0).any())
+
+    @property
+    def names(self) -> list[str]:
+        """The units' names, in order."""
+        return [_name(self.kind, *row) for row in zip(self.layer, self.index, self.position, strict=True)]
+
+    def table(self) -> pd.DataFrame:
+        """One row per unit: name, layer, head or neuron, position (the columns that apply)."""
+        import pandas as pd
+
+        columns: dict[str, object] = {"name": self.names, "layer": self.layer}
+        if self.kind in ("heads", "neurons"):
+            columns[KINDS[self.kind][1]] = self.index
+        if self.positional:
+            columns["position"] = self.position
+        return pd.DataFrame(columns)
+
+    def find(self, name: str) -> int:
+        """Index of the unit called `name`."""
+        try:
+            return self.names.index(name)
+        except ValueError:
+            raise UnitError(f"{name!r} is not among these {len(self)} {self.kind}, e.g. {self.names[:3]}.") from None
+
+    def digest(self) -> str:
+        """A hash of the table, for files that must belong together."""
+        parts = hashlib.sha256(self.kind.encode())
+        for column in (self.layer, self.index, self.position):
+            parts.update(np.ascontiguousarray(column, dtype=np.int64).tobytes())
+        return parts.hexdigest()[:16]
+
+
+def _name(kind: str, layer: int, index: int, position: int) -> str:
+    stem = {
+        "heads": f"a{layer}.h{index}",
+        "mlps": f"m{layer}",
+        "attention": f"a{layer}",
+        "neurons": f"m{layer}.n{index}",
+        "residual": f"r{layer}",
+    }[kind]
+    return stem if position < 0 else f"{stem}@{position}"
+
+
+def all_units(lm: Model, kind: Kind, positions: int = 0) -> Units:
+    """Every unit of a kind, layer by layer; with `positions` > 0 one unit per position, position fastest."""
+    layers = lm.layers + (kind == "residual")
+    per_layer = {"heads": lm.heads, "neurons": lm.neurons}.get(kind, 0)
+    layer = np.repeat(np.arange(layers), max(per_layer, 1))
+    index = np.tile(np.arange(per_layer), layers) if per_layer else np.full(layers, -1)
+    if not positions:
+        return Units(kind, layer, index, np.full(len(layer), -1))
+    position = np.tile(np.arange(positions), len(layer))
+    return Units(kind, np.repeat(layer, positions), np.repeat(index, positions), position)
+
+
+def parse_names(lm: Model, names: Sequence[str]) -> Units:
+    """Units by name, all of one kind; names that this model does not have are errors that say its sizes."""
+    if not names:
+        raise UnitError("The list of units is empty. Name at least one, e.g. ['a0.h0'].")
+    rows = [_parse(lm, name) for name in names]
+    kinds = sorted({kind for kind, *_ in rows})
+    if len(kinds) > 1:
+        raise UnitError(f"The list mixes kinds of units ({', '.join(kinds)}). Make one call per kind.")
+    if len({position < 0 for *_, position in rows}) > 1:
+        raise UnitError("The list mixes units at one position (with @) and at all positions. Make two calls.")
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if list(names).count(name) > 1})
+        raise UnitError(f"Units are listed twice: {', '.join(twice[:5])}.")
+    columns = np.array([row[1:] for row in rows], dtype=np.int64)
+    return Units(cast("Kind", kinds[0]), columns[:, 0], columns[:, 1], columns[:, 2])
+
+
+def _parse(lm: Model, name: str) -> tuple[str, int, int, int]:
+    stem, at, where = name.partition("@")
+    for kind, pattern in _PATTERNS.items():
+        match = pattern.fullmatch(stem)
+        if match and (not at or where.isdigit()):
+            layer, index = int(match[1]), int(match[2]) if match.lastindex == 2 else -1
+            last = lm.layers - (kind != "residual")
+            sizes = {"heads": lm.heads, "neurons": lm.neurons}
+            if layer > last or (kind in sizes and index >= sizes[kind]):
+                size = f", each with {sizes[kind]} {kind}" if kind in sizes else ""
+                raise UnitError(f"{name!r} is not in {lm.name}: its layers are 0 … {last}{size}.")
+            return kind, layer, index, int(where) if at else -1
+    raise UnitError(
+        f"{name!r} is not the name of a unit. Names look like a9.h6 (head), m3 (MLP), m3.n1200 (neuron), "
+        "a9 (attention layer), r9 (residual stream), each with @7 for one position."
+    )
+
+
+def resolve_units(lm: Model, units: str | Sequence[str] | Units, longest: int) -> Units:
+    """What a public call's `units` means: a kind ("heads"), a kind per position ("heads@positions"), names, a table.
+
+    `longest`: number of positions of the task's longest prompt.
+    """
+    if isinstance(units, Units):
+        return units
+    if not isinstance(units, str):
+        return parse_names(lm, list(units))
+    kind, at, what = units.partition("@")
+    kind = {"attn": "attention", "resid": "residual", "attentions": "attention"}.get(kind, kind)
+    if kind in KINDS and (not at or what == "positions"):
+        return all_units(lm, cast("Kind", kind), longest if at else 0)
+    if any(pattern.fullmatch(kind) for pattern in _PATTERNS.values()):
+        return parse_names(lm, [units])
+    known = ", ".join(KINDS)
+    raise UnitError(
+        f"units={units!r} is not known. Kinds: {known}, each also as 'heads@positions'; or a list of names such as "
+        "['a20.h0', 'm3.n1200']."
+    )

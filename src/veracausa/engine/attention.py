@@ -1,0 +1,97 @@
+"""The attention function of suffix runs: queries of the late positions, keys and values of all positions.
+
+Every family's attention module hands its queries, keys and values (rotated, normed, scaled as that family does) to
+a function chosen by name. `SUFFIX` is ours: it puts the stored keys and values of the earlier positions before the
+module's own and applies the causal (and sliding-window) mask itself. So a block can be run on positions
+p … n − 1 alone. The same function serves runs with gradients, because it is made of ordinary tensor operations.
+
+    scores = softcap(q kᵀ · scaling) + mask,   pattern = softmax(scores),   output = pattern v
+
+Query heads of one key/value group are folded into the rows of one product, so keys and values are never repeated.
+A run in bfloat16 or float16 takes its softmax in float32, as Hugging Face's own implementations do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+#: The name under which transformers knows our attention function.
+SUFFIX = "veracausa_suffix"
+
+
+@dataclass(frozen=True)
+class Past:
+    """Keys and values of the positions before a suffix run, for one layer.
+
+    `keys`, `values`: [examples, kv_heads, past, head_dim]. `example[r]` is the example whose past row r uses;
+    None when there is one example only (then its past is shared by all rows without a copy).
+    """
+
+    keys: Float[Tensor, "examples kv_heads past head_dim"]
+    values: Float[Tensor, "examples kv_heads past head_dim"]
+    example: Int[Tensor, " rows"] | None = None
+
+    def before(self, own: Tensor, which: str) -> Tensor:
+        """The stored keys or values, put before a module's own ([rows, kv_heads, positions, head_dim])."""
+        past: Tensor = getattr(self, which)
+        if past.shape[2] == 0:
+            return own
+        past = past.expand(own.shape[0], -1, -1, -1) if self.example is None else past[self.example]
+        return torch.cat([past, own], dim=2)
+
+
+def causal_mask(queries: int, keys: int, window: int | None, like: Tensor) -> Float[Tensor, "queries keys"]:
+    """0 where the query (the last `queries` of `keys` positions) may look, −inf elsewhere."""
+    query = torch.arange(keys - queries, keys, device=like.device)[:, None]
+    key = torch.arange(keys, device=like.device)[None, :]
+    hidden = key > query
+    if window is not None:
+        hidden |= key <= query - window
+    return torch.zeros(queries, keys, dtype=like.dtype, device=like.device).masked_fill_(hidden, float("-inf"))
+
+
+def suffix_attention(
+    module: Any,
+    query: Float[Tensor, "rows heads positions head_dim"],
+    key: Float[Tensor, "rows kv_heads positions head_dim"],
+    value: Float[Tensor, "rows kv_heads positions head_dim"],
+    attention_mask: Tensor | None,
+    *,
+    past: Past,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    sliding_window: int | None = None,
+    **_: Any,
+) -> tuple[Float[Tensor, "rows positions heads head_dim"], None]:
+    """Attention of a suffix, in the form that transformers expects of an attention function.
+
+    `attention_mask` is ignored: suffix runs hold no padding, and the mask follows from the positions.
+    """
+    rows, heads, positions, dim = query.shape
+    key, value = past.before(key, "keys"), past.before(value, "values")
+    groups, length = key.shape[1], key.shape[2]
+    share = heads // groups
+    folded = query.reshape(rows * groups, share * positions, dim)
+    keys = key.reshape(rows * groups, length, dim)
+    work = torch.promote_types(query.dtype, torch.float32)
+    mask = causal_mask(positions, length, sliding_window, query.new_empty(0, dtype=work)).repeat(share, 1)
+    scale = dim**-0.5 if scaling is None else scaling
+    if softcap is None and work == query.dtype:
+        scores = torch.baddbmm(mask, folded, keys.transpose(1, 2), alpha=scale)
+    else:
+        scores = torch.bmm(folded, keys.transpose(1, 2)).to(work) * scale
+        if softcap is not None:
+            scores = torch.tanh(scores / softcap) * softcap
+        scores = scores + mask
+    pattern = torch.softmax(scores, dim=-1).to(query.dtype)
+    output = torch.bmm(pattern, value.reshape(rows * groups, length, dim))
+    return output.view(rows, heads, positions, dim).transpose(1, 2), None
+
+
+ALL_ATTENTION_FUNCTIONS.register(SUFFIX, suffix_attention)

@@ -1,0 +1,98 @@
+"""How many rows run at once: as many as keep the processor busy, within a share of the free memory.
+
+On a CPU a chunk of about a thousand tokens is best: matrix products are at full rate from a few hundred rows on,
+and a chunk's activations still fit the last-level cache (measured in benchmarks/neurons.py). On a GPU larger chunks
+are better and memory decides. Chunk sizes never change a number beyond rounding (contract 8).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+
+from veracausa.errors import OutOfMemoryError
+
+if TYPE_CHECKING:
+    from veracausa.model import Model
+    from veracausa.tasks.task import Task
+
+_CPU_TOKENS = 1024
+_GPU_TOKENS = 65_536
+#: Share of the free memory that one chunk may take; the rest is for the tape, the allocator and other programs.
+_SHARE = 0.25
+
+T = TypeVar("T")
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can be had now on a device."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    try:
+        with open("/proc/meminfo") as lines:
+            for line in lines:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    except (ValueError, OSError):
+        return 4 << 30
+
+
+def _token_bytes(lm: Model, positions: int, backward: bool) -> int:
+    """Peak bytes of one token of a row in one block; with a graph, in all blocks."""
+    decoder = lm.decoder
+    floats = 8 * decoder.width + 4 * decoder.neurons + 4 * decoder.heads * (decoder.head_dim + positions)
+    return floats * lm.dtype.itemsize * (decoder.layers if backward else 1)
+
+
+def rows_per_chunk(lm: Model, positions: int, length: int, backward: bool = False) -> int:
+    """Rows of `positions` tokens (out of prompts of `length`) that a chunk should hold; at least 1."""
+    tokens = _CPU_TOKENS if lm.device.type == "cpu" else _GPU_TOKENS
+    fits = _SHARE * free_memory(lm.device) / (_token_bytes(lm, length, backward) * positions)
+    return max(1, int(min(tokens / positions, fits)))
+
+
+def examples_per_batch(lm: Model, task: Task, sites: int = 0) -> int:
+    """Pairs that one tape should hold; `sites` = floats a token that it keeps of each layer beside the stream."""
+    decoder = lm.decoder
+    longest = max(task.lengths)
+    kept = 2 * longest * decoder.layers * (3 * decoder.width + sites) * lm.dtype.itemsize
+    tokens = 2048 if lm.device.type == "cpu" else 32_768
+    return max(1, int(min(tokens / longest, _SHARE * free_memory(lm.device) / kept)))
+
+
+def shrinking(rows: int, attempt: Callable[[int], T], what: str) -> tuple[T, int]:
+    """Call `attempt(rows)`, halving `rows` as long as memory runs out; returns the result and the rows that fitted.
+
+    Raises:
+        OutOfMemoryError: one row does not fit.
+    """
+    while True:
+        try:
+            return attempt(rows), rows
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not _is_memory(error):
+                raise
+            message = str(error).splitlines()[0]
+        if rows == 1:
+            raise OutOfMemoryError(
+                f"Not enough memory for one row of {what}: {message}. Use shorter prompts, a smaller dtype "
+                "(dtype=torch.bfloat16) or a device with more memory."
+            )
+        rows = max(1, rows // 2)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _is_memory(error: BaseException) -> bool:
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error).lower()
+    return "not enough memory" in text or "out of memory" in text or "can't allocate memory" in text

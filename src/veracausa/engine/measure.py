@@ -1,0 +1,108 @@
+"""Read the metric: off a final residual, and for whole tasks off the bare model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from veracausa.engine.budget import examples_per_batch
+from veracausa.engine.cost import Cost
+from veracausa.engine.guard import borrowed
+from veracausa.engine.tape import State, buckets, record_pairs
+from veracausa.errors import GapError
+from veracausa.tasks.metrics import Answers, Metric, metric
+
+if TYPE_CHECKING:
+    from veracausa.model import Model
+    from veracausa.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Readout:
+    """The metric of rows, given their final residual at the last position.
+
+    `answers` are those of a bucket's examples; `reference` their clean log-probabilities where the metric is a KL.
+    """
+
+    lm: Model
+    metric: Metric
+    answers: Answers
+    reference: Float[Tensor, "examples vocabulary"] | None
+
+    def __call__(
+        self, last: Float[Tensor, "rows width"], example: Int[Tensor, " rows"]
+    ) -> Float[Tensor, " rows"]:
+        """M of every row; `example[r]` is row r's example in the bucket."""
+        answers = self.answers[example]
+        logits = self.lm.decoder.logits(last, None if self.metric.vocabulary else answers.tokens)
+        return self.metric(logits, answers, None if self.reference is None else self.reference[example])
+
+    def of_state(self, state: State) -> Float[Tensor, " examples"]:
+        """M of every example of a recorded run."""
+        return self(state.last, torch.arange(len(self.answers), device=state.last.device))
+
+
+def readout(lm: Model, task: Task, examples: tuple[int, ...], clean: State) -> Readout:
+    """The readout of a bucket: its answers, and its clean log-probabilities if the metric compares with them."""
+    kind = metric(task.metric)
+    reference = None
+    if kind.name == "neg_kl":
+        reference = lm.decoder.logits(clean.last.detach()).log_softmax(-1)
+    return Readout(lm, kind, task.answers(examples).to(lm.device), reference)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The metric of every example: `clean`, `corrupted`, and their difference `gap`, each [examples]."""
+
+    clean: Float[Tensor, " examples"]
+    corrupted: Float[Tensor, " examples"]
+
+    @property
+    def gap(self) -> Float[Tensor, " examples"]:
+        """M(x) − M(x′), example by example."""
+        return self.clean - self.corrupted
+
+    @property
+    def weak(self) -> list[int]:
+        """Examples that the model hardly separates: |gap| under a tenth of the mean |gap|."""
+        size = self.gap.abs()
+        return torch.nonzero(size < 0.1 * size.mean()).flatten().tolist()
+
+    def require_gap(self, task: Task) -> None:
+        """Raise GapError unless the mean gap differs from zero by more than rounding."""
+        scale = torch.cat([self.clean, self.corrupted]).abs().max().clamp_min(1e-12)
+        if abs(float(self.gap.mean())) <= 1e-5 * float(scale):
+            raise GapError(
+                f"The model does not separate clean from corrupted on {task.name!r}: mean metric "
+                f"{float(self.clean.mean()):+.4g} clean, {float(self.corrupted.mean()):+.4g} corrupted "
+                f"({task.metric}, {len(task)} pairs). Effects cannot be compared with a gap of zero: check the answers, "
+                "or choose a corruption that changes the behaviour."
+            )
+
+
+def measure(lm: Model, task: Task) -> Measurement:
+    """M(x) and M(x′) of every pair of a task, by the bare model (public as `lm.measure`)."""
+    clean, corrupted = torch.empty(2, len(task), dtype=lm.score_dtype)
+    with borrowed(lm.decoder):
+        for start, examples in buckets(task.clean, task.corrupted, True, examples_per_batch(lm, task)):
+            tape = record_pairs(lm.decoder, *pair_ids(lm, task, examples), start, examples=examples, cost=Cost())
+            read = readout(lm, task, examples, tape.clean)
+            with torch.no_grad():
+                clean[list(examples)] = read.of_state(tape.clean).to("cpu", lm.score_dtype)
+                corrupted[list(examples)] = read.of_state(tape.corrupted).to("cpu", lm.score_dtype)
+    return Measurement(clean, corrupted)
+
+
+def pair_ids(
+    lm: Model, task: Task, examples: tuple[int, ...]
+) -> tuple[Int[Tensor, "examples positions"], Int[Tensor, "examples positions"]]:
+    """Clean and corrupted token ids of a bucket, on the model's device."""
+    return (
+        torch.tensor([task.clean[i] for i in examples], device=lm.device),
+        torch.tensor([task.corrupted[i] for i in examples], device=lm.device),
+    )

@@ -1,0 +1,122 @@
+"""How a changed activation enters the residual stream.
+
+Each kind of unit lives at one *site* of a block. A patch is a change `delta` of that site's activations,
+[rows, S, site width]; the output projection turns it into a change of the attention's or the MLP's output, the
+post-norm (Gemma) is taken anew, and the row joins the stream right behind that write. Blocks are linear there, so
+nothing before the patch is run again and a patch of zero changes nothing, bit for bit, where there is no post-norm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from veracausa.anatomy import Block, Decoder
+from veracausa.engine.suffix import Join
+from veracausa.engine.tape import State
+
+#: Where a unit's activation is: a recorded site, or the residual stream before a block.
+Place = Literal["z", "neurons", "mlp", "residual"]
+
+
+@dataclass(frozen=True)
+class Where:
+    """A place in one layer: what is patched there, and where its rows join the stream.
+
+    `join`: (layer, middle) as in `suffix.Join`.
+    """
+
+    place: Place
+    layer: int
+    join: tuple[int, bool]
+
+
+def where(decoder: Decoder, place: Place, layer: int) -> Where:
+    """Where rows with a patch at `place` of `layer` join the stream."""
+    if place == "residual":
+        return Where(place, layer, (layer, False))
+    if place == "z" and not decoder.blocks[layer].parallel:
+        return Where(place, layer, (layer, True))
+    return Where(place, layer, (layer + 1, False))
+
+
+def activation(state: State, place: Place, layer: int) -> Float[Tensor, "examples positions site"]:
+    """A run's activations at a place, [B, S, site width]."""
+    return state.residual[layer] if place == "residual" else state.sites[place][layer]
+
+
+def sites_for(place: Place) -> tuple[str, ...]:
+    """What a tape must hold so that `place` can be patched (see `tape.Site`)."""
+    return {"z": ("z", "attention"), "neurons": ("neurons", "mlp"), "mlp": ("mlp",), "residual": ()}[place]
+
+
+def site_width(decoder: Decoder, place: Place) -> int:
+    """Size of a place's activations at one position."""
+    return {
+        "z": decoder.heads * decoder.head_dim,
+        "neurons": decoder.neurons,
+        "mlp": decoder.width,
+        "residual": decoder.width,
+    }[place]
+
+
+def output_change(block: Block, place: Place, delta: Float[Tensor, "rows positions site"]) -> Tensor:
+    """Change of the attention's or MLP's output for a change at its site: W_O or W_down, or the change itself."""
+    if place == "z":
+        return delta @ block.head_weights
+    if place == "neurons":
+        return delta @ block.neuron_weights
+    return delta
+
+
+def enter(
+    decoder: Decoder,
+    base: State,
+    at: Where,
+    example: Int[Tensor, " rows"],
+    offset: int,
+    change: Float[Tensor, "rows positions width"],
+) -> Float[Tensor, "rows positions width"]:
+    """The residual stream of rows whose write at `at` changes by `change` (see `output_change`).
+
+    `offset`: first position of the rows, counted from the tape's start.
+    """
+    block = decoder.blocks[at.layer] if at.layer < decoder.layers else None
+    joined, middle = at.join
+    after = (base.middle[joined] if middle else base.residual[joined])[example, offset:]
+    if at.place == "residual" or block is None:
+        return after + change
+    attention = at.place == "z"
+    write = block.attention_write if attention else block.mlp_write
+    if (block.attention_post_norm if attention else block.mlp_post_norm) is None:
+        return after + change
+    output = base.sites["attention" if attention else "mlp"][at.layer][example, offset:]
+    return after + (write(output + change) - write(output))
+
+
+def join(
+    decoder: Decoder,
+    base: State,
+    at: Where,
+    example: Int[Tensor, " rows"],
+    offset: int,
+    change: Callable[[], Float[Tensor, "rows positions width"]],
+) -> Join:
+    """A `suffix.Join` of rows with one kind of patch; `change` is computed when the sweep gets there."""
+
+    def entered() -> Tensor:
+        return enter(decoder, base, at, example, offset, change())
+
+    return Join(at.join[0], at.join[1], example, entered)
+
+
+def neuron_change(
+    block: Block, neuron: Int[Tensor, " rows"], delta: Float[Tensor, "rows positions"]
+) -> Float[Tensor, "rows positions width"]:
+    """`output_change` of one neuron a row: a multiple of that neuron's row of W_down, at a fraction of the cost."""
+    return torch.einsum("rs,rw->rsw", delta, block.neuron_weights[neuron])

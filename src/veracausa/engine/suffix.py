@@ -1,0 +1,127 @@
+"""Run many patched rows through the later blocks and the later positions only.
+
+A row is one example with one patch. It joins the batch where its patch acts: before block l ("in"), or between
+that block's attention and its MLP ("middle"). Rows of different layers travel together, so that a batch of all
+heads of one prompt is one sweep through the model. Rows that joined later have simply run fewer blocks.
+
+Work of a row that joins at block l: (L − l) · S token-layers, S = positions from the patch to the end. The last
+block's MLP is run at the last position alone, where the metric is read. Bound by matrix products: each block is
+2 · (parameters of a block) operations a token against weights that are read once per chunk.
+
+Everything is made of ordinary operations, so a sweep carries gradients when its joining rows do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from veracausa.anatomy import Decoder
+from veracausa.engine.attention import Past
+from veracausa.engine.cost import Cost
+from veracausa.engine.tape import State, Tape, slice_call
+
+
+@dataclass(frozen=True)
+class Join:
+    """Rows that enter the stream at one place, all at once.
+
+    `layer`, `middle`: before block `layer`, or between its attention and its MLP. `layer` = L: at the end.
+    `example`: each row's example, as an index into the tape. `enter(rows)` gives their residual stream there,
+    [rows, S, width]; it is called when the sweep gets there, so that waiting rows take no memory.
+    """
+
+    layer: int
+    middle: bool
+    example: Int[Tensor, " rows"]
+    enter: Callable[[], Float[Tensor, "rows positions width"]]
+
+    @property
+    def order(self) -> tuple[int, bool]:
+        """Sorts joins along the forward pass."""
+        return self.layer, self.middle
+
+
+def sweep(
+    decoder: Decoder,
+    tape: Tape,
+    base: State,
+    joins: list[Join],
+    *,
+    start: int,
+    backward: bool = False,
+    cost: Cost | None = None,
+) -> Float[Tensor, "rows width"]:
+    """Final residual at the last position of every row, in the order of `joins` along the forward pass.
+
+    Args:
+        decoder: the model's anatomy; its attention function must be `attention.SUFFIX` (see `guard`).
+        tape: the bucket that the rows come from.
+        base: the run that is patched, `tape.clean` or `tape.corrupted`: its keys and values are the past.
+        joins: sorted by `Join.order`.
+        start: first position that the rows hold, at least `tape.start`.
+        backward: count the cost of a backward pass, too.
+        cost: where to count.
+    """
+    offset, positions = start - tape.start, tape.length - start
+    several = len(tape.examples) > 1
+    waiting = list(joins)
+    rows: Tensor | None = None
+    example: Tensor | None = None
+
+    def join(layer: int, middle: bool) -> None:
+        nonlocal rows, example
+        while waiting and waiting[0].order == (layer, middle):
+            new = waiting.pop(0)
+            entered = new.enter()
+            rows = entered if rows is None else torch.cat([rows, entered])
+            example = new.example if example is None else torch.cat([example, new.example])
+
+    first = joins[0].layer
+    for block in decoder.blocks[first:]:
+        layer = block.layer
+        join(layer, False)
+        last_block = layer == decoder.layers - 1
+        attended: Tensor | None = None
+        if rows is not None:
+            past = Past(base.keys[layer][:, :, :start], base.values[layer][:, :, :start], example if several else None)
+            attended = block.attend(rows, slice_call(tape.calls[layer], offset) | _no_cache(past))
+        if block.parallel:
+            if rows is not None:
+                rows = _at(last_block, rows) + _at(last_block, _require(attended)) + block.feed_forward(
+                    _at(last_block, rows)
+                )
+        else:
+            if rows is not None:
+                rows = rows + attended
+            join(layer, True)
+            if rows is not None:
+                rows = _at(last_block, rows)
+                rows = rows + block.feed_forward(rows)
+        if rows is not None and cost is not None:
+            cost.add(rows.shape[0], positions, backward)
+    if rows is not None:
+        rows = rows[:, -1:]
+    if waiting:  # rows whose patch acts after the last block
+        ends = [new.enter()[:, -1:] for new in waiting]
+        rows = torch.cat(ends if rows is None else [rows, *ends])
+    return _require(rows)[:, -1]
+
+
+def _no_cache(past: Past) -> dict[str, object]:
+    return {"attention_mask": None, "past": past}
+
+
+def _at(last_block: bool, rows: Tensor) -> Tensor:
+    """After the last block's attention only the last position is read."""
+    return rows[:, -1:] if last_block else rows
+
+
+def _require(rows: Tensor | None) -> Tensor:
+    if rows is None:
+        raise ValueError("a sweep needs at least one join")
+    return rows

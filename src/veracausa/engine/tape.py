@@ -1,0 +1,214 @@
+"""The tape: what the clean and the corrupted run did, for pairs that can share one batch.
+
+Pairs are batched only with pairs of the same length and the same first differing position, so no run of veracausa
+ever holds a padding token. The prefix that both prompts share is run once; the clean and the corrupted run continue
+from its keys and values ("only what can change", exact by causality). Both are the model's own forward, with the
+user's attention implementation, watched by hooks.
+
+A `State` holds one run at positions start … n − 1. Its tensors carry gradients if it was recorded with `grad=True`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import DynamicCache
+
+from veracausa.anatomy import Decoder
+from veracausa.engine.cost import Cost
+from veracausa.engine.guard import hooks
+from veracausa.errors import NumericsError, OutOfMemoryError
+
+#: What a tape can hold of each layer beside the residual stream and the keys and values.
+#: z: input of the output projection (heads' values); neurons: input of the down projection;
+#: attention, mlp: outputs of the attention's output projection and of the MLP module, before any post-norm.
+Site = Literal["z", "neurons", "attention", "mlp"]
+
+#: Names under which the families' attention modules take their cache; suffix runs bring their own past.
+_CACHES = ("past_key_values", "layer_past", "past_key_value", "use_cache", "cache_position")
+
+
+@dataclass
+class State:
+    """Activations of one run at positions start … n − 1 of B examples.
+
+    `residual[l]`: input of block l, and of the final norm for l = L, each [B, S, width].
+    `middle[l]`: what block l's MLP norm reads. `sites[site][l]`: [B, S, …]. `keys[l]`, `values[l]`: [B, kv_heads, n,
+    head_dim], prefix included.
+    """
+
+    residual: list[Tensor] = field(default_factory=list)
+    middle: list[Tensor] = field(default_factory=list)
+    sites: dict[str, list[Tensor]] = field(default_factory=dict)
+    keys: list[Tensor] = field(default_factory=list)
+    values: list[Tensor] = field(default_factory=list)
+
+    @property
+    def last(self) -> Float[Tensor, "examples width"]:
+        """The final residual at the last position, where the metric is read."""
+        return self.residual[-1][:, -1]
+
+
+@dataclass
+class Tape:
+    """Clean and corrupted run of B pairs of one length n that first differ at `start`.
+
+    `examples`: their indices in the task. `calls[l]`: keyword arguments of layer l's attention module for the
+    positions start … n − 1.
+    """
+
+    examples: tuple[int, ...]
+    start: int
+    length: int
+    clean: State
+    corrupted: State
+    calls: list[dict[str, Any]]
+
+
+def record(
+    decoder: Decoder,
+    ids: Int[Tensor, "examples positions"],
+    *,
+    prefix: State | None = None,
+    sites: Collection[str] = (),
+    grad: bool = False,
+    cost: Cost | None = None,
+) -> tuple[State, list[dict[str, Any]]]:
+    """Run the model's own backbone over `ids`, continuing from `prefix`, and write down what it does.
+
+    Args:
+        decoder: the model's anatomy.
+        ids: tokens of the positions to run.
+        prefix: a recorded run of all earlier positions (its keys and values are used), or None.
+        sites: which of the `Site`s to keep, beside the residual stream.
+        grad: keep the graph, so that `torch.autograd.grad` reaches every recorded tensor.
+        cost: where to count the token-layers.
+
+    Raises:
+        NumericsError: NaN or infinity; names the first layer where it appears.
+        OutOfMemoryError: this batch does not fit.
+    """
+    state = State(sites={site: [] for site in sites})
+    calls: list[dict[str, Any]] = []
+    cache = DynamicCache()
+    if prefix is not None:
+        for layer, (keys, values) in enumerate(zip(prefix.keys, prefix.values, strict=True)):
+            cache.update(keys, values, layer)
+    embeddings = decoder.embeddings(ids).requires_grad_(grad) if grad else None
+    with hooks(*_watch(decoder, state, calls)), torch.set_grad_enabled(grad):
+        try:
+            decoder.backbone(
+                **({"input_ids": ids} if embeddings is None else {"inputs_embeds": embeddings}),
+                past_key_values=cache,
+                use_cache=True,
+            )
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemoryError(f"Recording {ids.shape[0]} prompts of {ids.shape[1]} tokens: {error}") from error
+    state.keys = [layer.keys for layer in cache.layers]
+    state.values = [layer.values for layer in cache.layers]
+    if cost is not None:
+        cost.add(ids.shape[0], ids.shape[1] * decoder.layers)
+    _require_finite(state)
+    return state, calls
+
+
+def _watch(decoder: Decoder, state: State, calls: list[dict[str, Any]]) -> list[Any]:
+    """Hooks that fill `state` and `calls`, in the order in which the modules run."""
+
+    def keep_input(into: list[Tensor]) -> Any:
+        return lambda _, args: into.append(args[0])
+
+    def keep_output(into: list[Tensor]) -> Any:
+        return lambda _, __, output: into.append(output)
+
+    def keep_call(_: Any, __: Any, kwargs: dict[str, Any]) -> None:
+        dropped = (*_CACHES, "hidden_states", "attention_mask")
+        calls.append({name: value for name, value in kwargs.items() if name not in dropped})
+
+    handles: list[Any] = []
+    for block in decoder.blocks:
+        handles.append(block.attention_norm.register_forward_pre_hook(keep_input(state.residual)))
+        handles.append(block.attention.register_forward_pre_hook(keep_call, with_kwargs=True))
+        handles.append(block.mlp_norm.register_forward_pre_hook(keep_input(state.middle)))
+        for site, into in state.sites.items():
+            if site == "z":
+                handles.append(block.attention_out.register_forward_pre_hook(keep_input(into)))
+            elif site == "neurons":
+                handles.append(block.mlp_out.register_forward_pre_hook(keep_input(into)))
+            elif site == "attention":
+                handles.append(block.attention_out.register_forward_hook(keep_output(into)))
+            elif site == "mlp":
+                handles.append(block.mlp.register_forward_hook(keep_output(into)))
+    handles.append(decoder.final_norm.register_forward_pre_hook(keep_input(state.residual)))
+    return handles
+
+
+def _require_finite(state: State) -> None:
+    for layer, residual in enumerate(state.residual):
+        if not torch.isfinite(residual).all():
+            where = "the embeddings" if layer == 0 else f"block {layer - 1}"
+            raise NumericsError(
+                f"NaN or infinity in the residual stream after {where}. Check the weights of that part, or run in "
+                "float32 (bfloat16 and float16 overflow on some models)."
+            )
+
+
+def slice_call(call: dict[str, Any], start: int) -> dict[str, Any]:
+    """A recorded attention call for its positions from `start` on (dimension 1 of every position-wise tensor)."""
+
+    def cut(value: Any) -> Any:
+        if isinstance(value, Tensor) and value.ndim >= 2:
+            return value[:, start:]
+        if isinstance(value, tuple):
+            return tuple(cut(part) for part in value)
+        return value
+
+    return call if start == 0 else {name: cut(value) for name, value in call.items()}
+
+
+def buckets(
+    clean: Sequence[Sequence[int]], corrupted: Sequence[Sequence[int]], share_prefix: bool, most: int
+) -> list[tuple[int, tuple[int, ...]]]:
+    """Group pairs that can run in one batch: (start, indices), at most `most` pairs each.
+
+    Pairs of a group have the same length and the same first differing position (0 if `share_prefix` is False).
+    Order is that of the task within a group, and of first appearance between groups.
+    """
+    groups: dict[tuple[int, int], list[int]] = {}
+    for index, (x, y) in enumerate(zip(clean, corrupted, strict=True)):
+        start = next((t for t, (a, b) in enumerate(zip(x, y, strict=True)) if a != b), len(x) - 1)
+        groups.setdefault((start if share_prefix else 0, len(x)), []).append(index)
+    return [
+        (start, tuple(members[first : first + most]))
+        for (start, _), members in groups.items()
+        for first in range(0, len(members), most)
+    ]
+
+
+def record_pairs(
+    decoder: Decoder,
+    clean: Int[Tensor, "examples positions"],
+    corrupted: Int[Tensor, "examples positions"],
+    start: int,
+    *,
+    examples: tuple[int, ...],
+    sites: Collection[str] = (),
+    grad: Literal["clean", "corrupted"] | None = None,
+    cost: Cost | None = None,
+) -> Tape:
+    """Record both runs of a bucket, sharing the prefix of `start` positions.
+
+    `grad` names the run that keeps its graph, if any.
+    """
+    prefix = record(decoder, clean[:, :start], cost=cost)[0] if start else None
+    states: dict[str, State] = {}
+    calls: list[dict[str, Any]] = []
+    for name, ids in (("clean", clean), ("corrupted", corrupted)):
+        state, calls = record(decoder, ids[:, start:], prefix=prefix, sites=sites, grad=grad == name, cost=cost)
+        states[name] = state
+    return Tape(examples, start, clean.shape[1], states["clean"], states["corrupted"], calls)

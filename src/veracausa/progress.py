@@ -1,0 +1,80 @@
+"""One progress bar for long work: what it does, how far it is, how long it will still take.
+
+Progress is counted in token-layers, not in rows, because a row that enters late is cheap: so the time left is honest.
+In a terminal or notebook it is a bar; elsewhere a line now and then, on standard error.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+#: Seconds between two lines where there is no terminal.
+_LINE_EVERY = 20.0
+
+
+class Tick(Protocol):
+    """Report that `amount` token-layers are done."""
+
+    def __call__(self, amount: float) -> None:
+        """Advance by `amount`."""
+        ...
+
+
+def left(done: float, total: float, seconds: float) -> str:
+    """Time left in words, from what is done so far: '3 min 20 s'."""
+    if done <= 0:
+        return "…"
+    rest = seconds * (total - done) / done
+    return f"{rest:.0f} s" if rest < 60 else f"{rest // 60:.0f} min {rest % 60:.0f} s"
+
+
+@contextmanager
+def progress(label: str, total: float, show: bool, done: float = 0.0) -> Iterator[Tick]:
+    """A progress bar for `total` token-layers of work of which `done` were finished earlier (a resumed run).
+
+    >>> with progress("exact effects", total=1000, show=True) as tick:
+    ...     tick(10)
+    """
+    if not show or total <= done:
+        yield lambda amount: None
+    elif sys.stderr.isatty():
+        yield from _bar(label, total, done)
+    else:
+        yield _lines(label, total, done)
+
+
+def _bar(label: str, total: float, done: float) -> Iterator[Tick]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=total, completed=done)
+        yield lambda amount: bar.advance(task, amount)
+
+
+def _lines(label: str, total: float, done: float) -> Tick:
+    began = said = time.monotonic()
+    reached = 0.0
+
+    def tick(amount: float) -> None:
+        nonlocal said, reached
+        reached += amount
+        now = time.monotonic()
+        if now - said >= _LINE_EVERY:
+            said = now
+            share = (done + reached) / total
+            print(f"{label}: {share:.0%}, {left(reached, total - done, now - began)} left", file=sys.stderr, flush=True)
+
+    return tick
