@@ -1,0 +1,119 @@
+"""What a study holds: numbers only. `report` draws them; `study.run` computes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from veracausa.attribution.scores import Scores
+from veracausa.engine.measure import Measurement
+from veracausa.study.agreement import Agreement, agreement, label
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from veracausa.tasks.task import Task
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """One kind of unit: exact effects, estimates of them, and how well they agree.
+
+    `exact` may hold fewer units than the estimates (neurons: the strongest by one estimate, and a random sample).
+    `sampled`: how many of `exact`'s units, the last ones, were drawn at random among the rest; 0 if all were computed.
+    """
+
+    kind: str
+    exact: Scores
+    estimates: tuple[Scores, ...]
+    sampled: int = 0
+
+    @property
+    def agreements(self) -> list[Agreement]:
+        """Agreement of every estimate with the exact effects, over the units that both have."""
+        return [agreement(estimate, self.exact) for estimate in self.estimates]
+
+    @property
+    def random_agreements(self) -> list[Agreement]:
+        """The same over the randomly drawn units alone, which is free of selection; empty if nothing was sampled."""
+        if not self.sampled:
+            return []
+        return [agreement(estimate, self._tail(self.exact)) for estimate in self.estimates]
+
+    def _tail(self, scores: Scores) -> Scores:
+        from dataclasses import replace
+
+        chosen = slice(len(scores) - self.sampled, None)
+        return replace(scores, values=scores.values[:, chosen], units=scores.units[chosen])
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the estimates, in order."""
+        return [label(estimate) for estimate in self.estimates]
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """M along one unit's own path: `effect[k]` = mean over examples of M(a + α_k Δ) − M, as a share of the gap.
+
+    At α = 0 it is 0, at α = 1 the exact effect; `estimates` are what each method predicts for α = 1 (AtP: the slope
+    at α = 0). `peak`, `trough`: α of the largest and smallest value inside the range, None if that is at an end.
+    """
+
+    unit: str
+    alphas: np.ndarray
+    effect: np.ndarray
+    exact: float
+    estimates: dict[str, float]
+    why: str = ""
+
+    @property
+    def peak(self) -> float | None:
+        """α of the maximum, if it lies inside the range."""
+        return self._inner(int(self.effect.argmax()))
+
+    @property
+    def trough(self) -> float | None:
+        """α of the minimum, if it lies inside the range."""
+        return self._inner(int(self.effect.argmin()))
+
+    def _inner(self, k: int) -> float | None:
+        return float(self.alphas[k]) if 0 < k < len(self.alphas) - 1 else None
+
+
+@dataclass(frozen=True, eq=False)
+class Section:
+    """One task of a study: the published pair, say, or a generated set."""
+
+    title: str
+    task: Task
+    measured: Measurement
+    panels: tuple[Panel, ...]
+    curves: tuple[Curve, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """A whole comparison: `summary` in plain words, then one section per task."""
+
+    title: str
+    model: dict[str, str]
+    sections: tuple[Section, ...]
+    summary: tuple[str, ...]
+    versions: dict[str, str]
+    machine: str
+    date: str
+    command: str
+    seconds: float
+    notes: tuple[str, ...] = field(default=())
+
+    def save(self, out: str | Path) -> Path:
+        """Write report.html, PNGs, tables (CSV) and all scores into a folder; returns the path of report.html."""
+        from veracausa.report.page import save_study
+
+        return save_study(self, out)
+
+    def __repr__(self) -> str:
+        return "\n".join([self.title, *(f"  {sentence}" for sentence in self.summary)])
