@@ -75,8 +75,8 @@ def test_bad_input(words, change, error, message):
 
 def test_real_bad_input(real):
     parts = {"correct": " Paris", "incorrect": " Rome", "corrupted": "The capital of Italy is"}
-    with pytest.raises(errors.PromptError, match=r"' Liechtenstein'|' Lie") as caught:
-        task(real, clean="The capital of Liechtenstein is", **parts)
+    with pytest.raises(errors.PromptError, match="and the corrupted one 6|and the corrupted one 5") as caught:
+        task(real, clean="The capital of Antigua and Barbuda is", **parts)
     assert "' Italy', ' is']" in str(caught.value), "both token lists are shown"
     with pytest.raises(errors.AnswerError, match=r"' Vaduz Castle' is \d tokens for this tokenizer: \["):
         task(real, clean="The capital of France is", **(parts | {"correct": " Vaduz Castle"}))
