@@ -49,7 +49,14 @@ def progress(label: str, total: float, show: bool, done: float = 0.0) -> Iterato
 
 def _bar(label: str, total: float, done: float) -> Iterator[Tick]:
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn("{task.description}"),
@@ -60,7 +67,7 @@ def _bar(label: str, total: float, done: float) -> Iterator[Tick]:
         TimeRemainingColumn(compact=True),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(label, total=total, completed=done)
+        task = bar.add_task(label, total=total, completed=int(done))
         yield lambda amount: bar.advance(task, amount)
 
 

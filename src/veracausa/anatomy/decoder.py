@@ -29,6 +29,7 @@ class Block:
     """One block: the modules of layer `layer` and the order in which they read and write the residual stream."""
 
     layer: int
+    module: nn.Module
     attention: nn.Module
     attention_out: nn.Module
     attention_norm: nn.Module
@@ -186,6 +187,7 @@ def decoder_of(hf: Any, family: str | None = None) -> Decoder:
     blocks = tuple(
         Block(
             layer=layer,
+            module=block,
             attention=_get(block, anatomy.attention),
             attention_out=_get(block, anatomy.attention_out),
             attention_norm=_get(block, anatomy.attention_norm),

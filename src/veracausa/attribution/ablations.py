@@ -138,9 +138,7 @@ class Resample:
 
     def rows(self, tape: Tape, place: Place, layer: int, example: Tensor, unit: Tensor) -> Tensor:
         """See `Replacement.rows`."""
-        chosen = [
-            self.donor(tape.examples[e], u) for e, u in zip(example.tolist(), unit.tolist(), strict=True)
-        ]
+        chosen = [self.donor(tape.examples[e], u) for e, u in zip(example.tolist(), unit.tolist(), strict=True)]
         return self.activations[tape.length][layer][torch.tensor(chosen, device=example.device), tape.start :]
 
 
@@ -197,4 +195,3 @@ def _recorded(
 
 def _key(seed: int, prompt: tuple[int, ...]) -> bytes:
     return hashlib.sha256(f"{seed}:{prompt}".encode()).digest()
-

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from veracausa.attribution.ablations import replacement
+from veracausa.attribution.ablations import Replacement, replacement
 from veracausa.attribution.methods import BASELINES, Method, resolve_method
 from veracausa.attribution.paths import Bucket, layer_gradients, point_gradients
 from veracausa.attribution.rows import unpatched_metric
@@ -28,10 +29,10 @@ from veracausa.engine.attention import SUFFIX
 from veracausa.engine.budget import examples_per_batch
 from veracausa.engine.cost import Cost
 from veracausa.engine.guard import attention_function, borrowed
-from veracausa.engine.measure import pair_ids, readout
+from veracausa.engine.measure import Measurement, pair_ids, readout
 from veracausa.engine.patches import site_width, sites_for
 from veracausa.engine.tape import buckets, record_pairs
-from veracausa.progress import progress
+from veracausa.progress import Tick, progress
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -80,50 +81,100 @@ def attribute(
     began = time.monotonic()
     name, parts = resolve_method(method, task.metric, direction, baseline=baseline, nodes=nodes, grid=grid)
     table = resolve_units(lm, units, max(task.lengths))
-    layers = sorted(set(table.layer.tolist()))
+    ablation = BASELINES[parts.baseline]
     cost = Cost(full=sum(task.lengths) * lm.layers)
-    values = torch.full((len(task), len(table)), float("nan"), dtype=lm.score_dtype)
-    claimed, true = torch.zeros(2, len(layers), len(task), dtype=lm.score_dtype)
-    noising, point = direction == "noising", parts.path == "point"
+    sums = _Sums.empty(lm, task, table)
     with borrowed(lm.decoder):
-        measured = lm.measure(task)
-        ablation = BASELINES[parts.baseline]
-        if ablation == "counterfactual":
-            measured.require_gap(task)
         source = replacement(lm, task, table.place, ablation, direction, reference, 0, cost)
         kept = site_width(lm.decoder, table.place) + lm.width
-        groups = buckets(
-            task.clean, task.corrupted, ablation == "counterfactual", examples_per_batch(lm, task, kept)
-        )
-        with progress(f"{name} of {len(table):,} {table.kind}", _total(lm, task, groups, parts, layers), show_progress) as tick:
+        groups = buckets(task.clean, task.corrupted, ablation == "counterfactual", examples_per_batch(lm, task, kept))
+        label, total = f"{name} of {len(table):,} {table.kind}", _total(lm, task, groups, parts, sums.layers)
+        with progress(label, total, show_progress) as tick:
             for start, examples in groups:
-                graph = ("clean" if noising else "corrupted") if point else None
-                ids = pair_ids(lm, task, examples)
-                with torch.no_grad():
-                    tape = record_pairs(
-                        lm.decoder, *ids, start, examples=examples, sites=sites_for(table.place), grad=graph, cost=cost
-                    )
-                base = tape.clean if noising else tape.corrupted
-                bucket = Bucket(lm, tape, base, readout(lm, task, examples, tape.clean), table.place, source, cost)
-                index = list(examples)
-                ends: dict[int, Tensor] = {}
-                walk = point_gradients(bucket, layers, tick) if point else layer_gradients(bucket, layers, tick, parts, ends)
-                for layer, gradient in walk:
-                    products = (bucket.difference(layer) * gradient).to(lm.score_dtype)
-                    chosen = np.flatnonzero(table.layer == layer)
-                    values[np.ix_(index, chosen)] = _contract(lm, table[chosen], products, start, tape.length).cpu()
-                    claimed[layers.index(layer), index] = products.sum((1, 2)).cpu()
-                if not point:
-                    with torch.no_grad(), attention_function(lm.decoder, SUFFIX):
-                        before = unpatched_metric(lm, tape, base, bucket.read, cost)
-                    for layer, end in ends.items():
-                        true[layers.index(layer), index] = (end - before).to("cpu", lm.score_dtype)
+                _add_bucket(lm, task, source, parts, direction == "noising", start, examples, sums, cost, tick)
+    measured = Measurement(sums.clean, sums.corrupted)
+    if ablation == "counterfactual":
+        measured.require_gap(task)
     cost.seconds = time.monotonic() - began
-    settings = {"direction": direction, **parts.settings()}
     return assemble(
-        lm, task, values, table, measured, method=name, settings=settings, cost=cost,
-        completeness=None if point else Completeness(claimed, true),
-    )  # fmt: skip
+        lm,
+        task,
+        sums.values,
+        table,
+        measured,
+        method=name,
+        settings={"direction": direction, **parts.settings()},
+        cost=cost,
+        completeness=None if parts.path == "point" else Completeness(sums.claimed, sums.true),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Sums:
+    """What buckets fill in: scores [examples, units], M of both runs, and both sides of the completeness equation."""
+
+    units: Units
+    layers: list[int]
+    values: Tensor
+    clean: Tensor
+    corrupted: Tensor
+    claimed: Tensor
+    true: Tensor
+
+    @classmethod
+    def empty(cls, lm: Model, task: Task, units: Units) -> _Sums:
+        layers = sorted(set(units.layer.tolist()))
+        values = torch.full((len(task), len(units)), float("nan"), dtype=lm.score_dtype)
+        ends = torch.zeros(2, len(task), dtype=lm.score_dtype)
+        return cls(units, layers, values, *ends, *torch.zeros(2, len(layers), len(task), dtype=lm.score_dtype))
+
+
+def _add_bucket(
+    lm: Model,
+    task: Task,
+    source: Replacement,
+    parts: Method,
+    noising: bool,
+    start: int,
+    examples: tuple[int, ...],
+    sums: _Sums,
+    cost: Cost,
+    tick: Tick,
+) -> None:
+    """Record one bucket, walk its path, contract the gradients with the differences."""
+    place, index, point = sums.units.place, list(examples), parts.path == "point"
+    graph: Literal["clean", "corrupted"] = "clean" if noising else "corrupted"
+    with torch.no_grad():
+        tape = record_pairs(
+            lm.decoder,
+            *pair_ids(lm, task, examples),
+            start,
+            examples=examples,
+            sites=sites_for(place),
+            grad=graph if point else None,
+            cost=cost,
+        )
+    base = tape.clean if noising else tape.corrupted
+    read = readout(lm, task, examples, tape.clean)
+    with torch.no_grad():
+        sums.clean[index] = read.of_state(tape.clean).to("cpu", lm.score_dtype)
+        sums.corrupted[index] = read.of_state(tape.corrupted).to("cpu", lm.score_dtype)
+    bucket = Bucket(lm, tape, base, read, place, source, cost)
+    ends: dict[int, Tensor] = {}
+    walk = (
+        point_gradients(bucket, sums.layers, tick) if point else layer_gradients(bucket, sums.layers, tick, parts, ends)
+    )
+    for layer, gradient in walk:
+        products = (bucket.difference(layer) * gradient).to(lm.score_dtype)
+        chosen = np.flatnonzero(sums.units.layer == layer)
+        scores = _contract(lm, sums.units[chosen], products, start, tape.length)
+        sums.values[torch.tensor(index)[:, None], torch.as_tensor(chosen)] = scores.cpu()
+        sums.claimed[sums.layers.index(layer), index] = products.sum((1, 2)).cpu()
+    if ends:
+        with torch.no_grad(), attention_function(lm.decoder, SUFFIX):
+            before = unpatched_metric(lm, tape, base, read, cost)
+        for layer, end in ends.items():
+            sums.true[sums.layers.index(layer), index] = (end - before).to("cpu", lm.score_dtype)
 
 
 def _contract(lm: Model, units: Units, products: Tensor, start: int, length: int) -> Tensor:

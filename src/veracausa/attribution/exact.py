@@ -24,6 +24,7 @@ from veracausa.attribution.scores import Scores, assemble, task_header
 from veracausa.attribution.units import Units, resolve_units
 from veracausa.engine.cost import Cost
 from veracausa.engine.guard import borrowed
+from veracausa.engine.measure import measure
 from veracausa.progress import progress
 
 if TYPE_CHECKING:
@@ -85,12 +86,14 @@ def exact(
     }
     share = share_prefix and ablation == "counterfactual"
     with borrowed(lm.decoder):
-        measured = lm.measure(task)
+        measured = measure(lm, task, cost)
         if ablation == "counterfactual":
             measured.require_gap(task)
         source = replacement(lm, task, table.place, ablation, direction, reference, seed, cost)
         checkpoint = _checkpoint(lm, task, table, settings, reference, out)
-        values = checkpoint.values if checkpoint else torch.full((len(task), len(table)), float("nan"), dtype=lm.score_dtype)
+        values = (
+            checkpoint.values if checkpoint else torch.full((len(task), len(table)), float("nan"), dtype=lm.score_dtype)
+        )
         done = checkpoint.done if checkpoint else torch.zeros(values.shape, dtype=torch.bool)
         work = Rows(lm, task, table, source, direction == "noising", rows, cost)
         total = work.total(share)

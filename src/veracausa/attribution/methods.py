@@ -70,8 +70,8 @@ class _Refusal:
 REFUSALS: tuple[_Refusal, ...] = (
     _Refusal(
         lambda method, metric, direction: metric == "neg_kl" and method.path == "point" and direction == "noising",
-        "the gradient of a KL divergence at the clean run is zero, so a point path would score every unit 0. Use a path "
-        "(method='ig')",
+        "the gradient of a KL divergence at the clean run is zero, so a point path would score every unit 0. "
+        "Use a path (method='ig')",
     ),
     _Refusal(
         lambda method, metric, direction: direction == "denoising" and method.baseline != "corrupted",

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -73,16 +72,16 @@ def layer_gradients(
     a gradient, gives the effect of patching the whole site, which the scores must sum to: `ends[layer]` = M there.
     """
     alphas, weights = grid(method.grid, method.nodes)
-    count, positions = len(bucket.tape.examples), bucket.tape.length - bucket.tape.start
-    examples = np.arange(count)
+    count = len(bucket.tape.examples)
+    examples = range(count)
     with attention_function(bucket.lm.decoder, SUFFIX):
         with torch.no_grad():
-            for layer, values in _walk(bucket, [(layer, e, 1.0) for layer in layers for e in examples], None, tick):
+            for layer, values in _walk(bucket, [(layer, e, 1.0) for layer in layers for e in examples], False, tick):
                 ends[layer] = torch.cat([ends[layer], values]) if layer in ends else values
-        rows = [(layer, e, a) for layer in layers for e in examples for a in alphas]
+        rows = [(layer, e, float(a)) for layer in layers for e in examples for a in alphas]
         found: dict[int, list[Tensor]] = {}
         node_weights = torch.as_tensor(weights, device=bucket.lm.device)
-        for layer, gradient in _walk(bucket, rows, positions, tick):
+        for layer, gradient in _walk(bucket, rows, True, tick):
             found.setdefault(layer, []).append(gradient)
             if sum(len(part) for part in found[layer]) == count * len(alphas):
                 every = torch.cat(found.pop(layer)).unflatten(0, (count, len(alphas)))
@@ -90,18 +89,20 @@ def layer_gradients(
 
 
 def _walk(
-    bucket: Bucket, rows: list[tuple[int, int, float]], backward: int | None, tick: Tick
+    bucket: Bucket, rows: list[tuple[int, int, float]], backward: bool, tick: Tick
 ) -> Iterator[tuple[int, Tensor]]:
     """Run rows (layer, example, α), sorted by layer; yields per layer M ([rows]) or, with `backward`, the gradients."""
     positions = bucket.tape.length - bucket.tape.start
-    size = rows_per_chunk(bucket.lm, positions, bucket.tape.length, backward is not None)
+    size = rows_per_chunk(bucket.lm, positions, bucket.tape.length, backward)
     while rows:
-        results, size = shrinking(
-            size, lambda most, waiting=rows: _chunk(bucket, waiting[:most], backward is not None), f"{positions} tokens"
-        )
+
+        def attempt(most: int, waiting: list[tuple[int, int, float]] = rows) -> list[tuple[int, Tensor]]:
+            return _chunk(bucket, waiting[:most], backward)
+
+        results, size = shrinking(size, attempt, f"{positions} tokens")
         part, rows = rows[:size], rows[size:]
         layers = bucket.lm.layers
-        tick(sum((layers - layer) * positions * (1 + (backward is not None)) for layer, _, _ in part))
+        tick(sum((layers - layer) * positions * (1 + backward) for layer, _, _ in part))
         yield from results
 
 
@@ -114,10 +115,10 @@ def _chunk(bucket: Bucket, rows: list[tuple[int, int, float]], backward: bool) -
     leaves: dict[int, Tensor] = {}
     joins: list[Join] = []
     for layer, members in by_layer.items():
-        example = torch.tensor([e for e, _ in members], device=device)
-        alpha = torch.tensor([a for _, a in members], device=device, dtype=lm.dtype)[:, None, None]
-        leaves[layer] = (alpha * bucket.difference(layer)[example]).requires_grad_(backward)
-        joins.append(_join(bucket, layer, example, leaves[layer]))
+        index = torch.tensor([example for example, _ in members], device=device)
+        share = torch.tensor([alpha for _, alpha in members], device=device, dtype=lm.dtype)[:, None, None]
+        leaves[layer] = (share * bucket.difference(layer)[index]).requires_grad_(backward)
+        joins.append(_join(bucket, layer, index, leaves[layer]))
     with torch.set_grad_enabled(backward):
         last = sweep(lm.decoder, bucket.tape, bucket.base, joins, start=bucket.tape.start, backward=backward,
                      cost=bucket.cost)  # fmt: skip

@@ -35,7 +35,9 @@ class Checkpoint:
     written: float = field(default_factory=time.monotonic)
 
     @classmethod
-    def open(cls, folder: Path, name: str, header: dict[str, Any], shape: tuple[int, int], dtype: torch.dtype) -> Checkpoint:
+    def open(
+        cls, folder: Path, name: str, header: dict[str, Any], shape: tuple[int, int], dtype: torch.dtype
+    ) -> Checkpoint:
         """The pieces of the computation that `header` describes, in `folder`; new ones if there are none yet.
 
         Raises:

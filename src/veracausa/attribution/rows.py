@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -96,9 +97,7 @@ class Rows:
         needed = sites_for(self.units.place)
         clean, corrupted = pair_ids(lm, self.task, examples)
         with torch.no_grad():
-            tape = record_pairs(
-                lm.decoder, clean, corrupted, start, examples=examples, sites=needed, cost=self.cost
-            )
+            tape = record_pairs(lm.decoder, clean, corrupted, start, examples=examples, sites=needed, cost=self.cost)
             read = readout(lm, self.task, examples, tape.clean)
             base = tape.clean if self.noising else tape.corrupted
             index = torch.tensor(examples)
@@ -112,11 +111,11 @@ class Rows:
                     order = self._order(np.flatnonzero(starts == first), todo)
                     size = self.rows or rows_per_chunk(lm, tape.length - int(first), tape.length)
                     while len(order):
-                        (effects, size) = shrinking(
-                            size,
-                            lambda most, rows=order, at=int(first): self._chunk(tape, base, read, rows[:most], at),
-                            f"{tape.length - int(first)} tokens",
-                        )
+
+                        def attempt(most: int, rows: np.ndarray = order, at: int = int(first)) -> Tensor:
+                            return self._chunk(tape, base, read, rows[:most], at)
+
+                        effects, size = shrinking(size, attempt, f"{tape.length - int(first)} tokens")
                         part, order = order[: len(effects)], order[len(effects) :]
                         if not torch.isfinite(effects).all():
                             bad = self.units.names[int(part[int((~torch.isfinite(effects)).nonzero()[0]), 1])]
@@ -145,7 +144,11 @@ class Rows:
             for local in range(len(index)):
                 free = torch.as_tensor(np.flatnonzero(chosen & todo[local].numpy()))
                 if len(free):
-                    yield index[local].expand(len(free)), free, torch.full((len(free),), value, dtype=self.lm.score_dtype)
+                    yield (
+                        index[local].expand(len(free)),
+                        free,
+                        torch.full((len(free),), value, dtype=self.lm.score_dtype),
+                    )
 
     def _chunk(self, tape: Tape, base: State, read: Readout, rows: np.ndarray, start: int) -> Tensor:
         """M of patched rows (example in the bucket, unit), which are sorted by layer."""
@@ -153,15 +156,13 @@ class Rows:
         layers = self.units.layer[rows[:, 1]]
         borders = [0, *(np.flatnonzero(np.diff(layers)) + 1).tolist(), len(rows)]
         joins = []
-        for a, b in zip(borders, borders[1:], strict=False):
+        for a, b in pairwise(borders):
             example = torch.as_tensor(rows[a:b, 0], device=device)
             joins.append(self._join(tape, base, int(layers[a]), example, rows[a:b, 1], start))
         last = sweep(self.lm.decoder, tape, base, joins, start=start, cost=self.cost)
         return read(last, torch.as_tensor(rows[:, 0], device=device)).to("cpu", self.lm.score_dtype)
 
-    def _join(
-        self, tape: Tape, base: State, layer: int, example: Tensor, units: np.ndarray, start: int
-    ) -> Join:
+    def _join(self, tape: Tape, base: State, layer: int, example: Tensor, units: np.ndarray, start: int) -> Join:
         decoder, kind = self.lm.decoder, self.units.kind
         at = where(decoder, self.units.place, layer)
         offset = start - tape.start
@@ -216,7 +217,8 @@ def unpatched_metric(lm: Model, tape: Tape, base: State, read: Readout, cost: Co
     worst = float((ours - bare).abs().max())
     if not worst <= factor * torch.finfo(lm.dtype).eps * scale:
         raise ContractError(
-            f"The engine's unpatched run of {lm.name} gives a metric that differs from the bare model's by {worst:.3g}: "
-            "its effects would be wrong, so nothing is returned. Run lm.check() and report what it prints."
+            f"The engine's unpatched run of {lm.name} gives a metric that differs from the bare model's by "
+            f"{worst:.3g}: its effects would be wrong, so nothing is returned. Run lm.check() and report what it "
+            "prints."
         )
     return ours

@@ -50,10 +50,11 @@ class Completeness:
 class Scores:
     """Effects or estimates of effects, example by example.
 
-    `values`: float32 (float64 for a float64 model) [examples, units], in units of the metric; the sign is that of METHODS 1 (noising: negative
-    means that the unit supported the behaviour; denoising: positive does). NaN: the example has no such position.
-    `clean`, `corrupted`: M(x), M(x′) of every example. `settings`: direction, ablation or baseline, nodes, seed.
-    `verified`: "exact", the words "not verified", or what was compared.
+    `values`: float32 (float64 for a float64 model) [examples, units], in units of the metric; noising:
+    negative means that the unit supported the behaviour; denoising: positive does. NaN: the example has no such
+    position. `clean`, `corrupted`: M(x), M(x′) of every example. `settings`: direction, ablation or baseline, nodes,
+    seed.
+    `verified`: "exact effects", the words "not verified", or what was compared.
 
     >>> exact = vc.exact(lm, task, units="heads")
     >>> exact.top(5)
@@ -180,7 +181,8 @@ class Scores:
             f"model   {self.model['source']}",
             f"task    {self.task['description']}",
             f"sign    {sign}" if self.signed else "sign    magnitudes only",
-            f"n       {self.n} pair{plural}; metric {self.clean.mean():+.3f} clean, {self.corrupted.mean():+.3f} corrupted",
+            f"n       {self.n} pair{plural}; metric {self.clean.mean():+.3f} clean, "
+            f"{self.corrupted.mean():+.3f} corrupted",
             f"cost    {self.cost.token_layers:,} token-layers = {self.cost.forward_equivalents:,.1f} forward passes, "
             f"{self.cost.seconds:.1f} s",
             f"trust   {self.verified}",

@@ -33,9 +33,7 @@ class Readout:
     answers: Answers
     reference: Float[Tensor, "examples vocabulary"] | None
 
-    def __call__(
-        self, last: Float[Tensor, "rows width"], example: Int[Tensor, " rows"]
-    ) -> Float[Tensor, " rows"]:
+    def __call__(self, last: Float[Tensor, "rows width"], example: Int[Tensor, " rows"]) -> Float[Tensor, " rows"]:
         """M of every row; `example[r]` is row r's example in the bucket."""
         answers = self.answers[example]
         logits = self.lm.decoder.logits(last, None if self.metric.vocabulary else answers.tokens)
@@ -80,17 +78,17 @@ class Measurement:
             raise GapError(
                 f"The model does not separate clean from corrupted on {task.name!r}: mean metric "
                 f"{float(self.clean.mean()):+.4g} clean, {float(self.corrupted.mean()):+.4g} corrupted "
-                f"({task.metric}, {len(task)} pairs). Effects cannot be compared with a gap of zero: check the answers, "
-                "or choose a corruption that changes the behaviour."
+                f"({task.metric}, {len(task)} pairs). Effects cannot be compared with a gap of zero: check the "
+                "answers, or choose a corruption that changes the behaviour."
             )
 
 
-def measure(lm: Model, task: Task) -> Measurement:
+def measure(lm: Model, task: Task, cost: Cost | None = None) -> Measurement:
     """M(x) and M(x′) of every pair of a task, by the bare model (public as `lm.measure`)."""
     clean, corrupted = torch.empty(2, len(task), dtype=lm.score_dtype)
     with borrowed(lm.decoder):
         for start, examples in buckets(task.clean, task.corrupted, True, examples_per_batch(lm, task)):
-            tape = record_pairs(lm.decoder, *pair_ids(lm, task, examples), start, examples=examples, cost=Cost())
+            tape = record_pairs(lm.decoder, *pair_ids(lm, task, examples), start, examples=examples, cost=cost)
             read = readout(lm, task, examples, tape.clean)
             with torch.no_grad():
                 clean[list(examples)] = read.of_state(tape.clean).to("cpu", lm.score_dtype)

@@ -92,12 +92,14 @@ def sweep(
             attended = block.attend(rows, slice_call(tape.calls[layer], offset) | _no_cache(past))
         if block.parallel:
             if rows is not None:
-                rows = _at(last_block, rows) + _at(last_block, _require(attended)) + block.feed_forward(
+                rows = (
                     _at(last_block, rows)
+                    + _at(last_block, _require(attended))
+                    + block.feed_forward(_at(last_block, rows))
                 )
         else:
             if rows is not None:
-                rows = rows + attended
+                rows = rows + _require(attended)
             join(layer, True)
             if rows is not None:
                 rows = _at(last_block, rows)

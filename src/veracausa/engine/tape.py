@@ -100,7 +100,7 @@ def record(
         for layer, (keys, values) in enumerate(zip(prefix.keys, prefix.values, strict=True)):
             cache.update(keys, values, layer)
     embeddings = decoder.embeddings(ids).requires_grad_(grad) if grad else None
-    with hooks(*_watch(decoder, state, calls)), torch.set_grad_enabled(grad):
+    with hooks(*watch(decoder, state, calls)), torch.set_grad_enabled(grad):
         try:
             decoder.backbone(
                 **({"input_ids": ids} if embeddings is None else {"inputs_embeds": embeddings}),
@@ -109,15 +109,16 @@ def record(
             )
         except torch.OutOfMemoryError as error:
             raise OutOfMemoryError(f"Recording {ids.shape[0]} prompts of {ids.shape[1]} tokens: {error}") from error
-    state.keys = [layer.keys for layer in cache.layers]
-    state.values = [layer.values for layer in cache.layers]
+    layers: list[Any] = cache.layers
+    state.keys = [layer.keys for layer in layers]
+    state.values = [layer.values for layer in layers]
     if cost is not None:
         cost.add(ids.shape[0], ids.shape[1] * decoder.layers)
     _require_finite(state)
     return state, calls
 
 
-def _watch(decoder: Decoder, state: State, calls: list[dict[str, Any]]) -> list[Any]:
+def watch(decoder: Decoder, state: State, calls: list[dict[str, Any]]) -> list[Any]:
     """Hooks that fill `state` and `calls`, in the order in which the modules run."""
 
     def keep_input(into: list[Tensor]) -> Any:

@@ -1,0 +1,56 @@
+"""M(α): the metric along a unit's own path, from its own activation (α = 0) through its replacement (α = 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from veracausa.attribution.ablations import replacement
+from veracausa.attribution.rows import Rows
+from veracausa.attribution.units import Units, resolve_units
+from veracausa.engine.cost import Cost
+from veracausa.engine.guard import borrowed
+from veracausa.progress import progress
+
+if TYPE_CHECKING:
+    from veracausa.model import Model
+    from veracausa.tasks.task import Task
+
+
+def curves(
+    lm: Model,
+    task: Task,
+    *,
+    units: Sequence[str] | Units,
+    alphas: Sequence[float] | np.ndarray,
+    ablation: str = "counterfactual",
+    direction: str = "noising",
+    show_progress: bool = True,
+) -> Float[Tensor, "examples units alphas"]:
+    """M(run with unit u at a_u + α Δ_u) − M(run), in units of the metric, for every example, unit and α.
+
+    0 at α = 0, the exact effect at α = 1; α may lie outside [0, 1]. The slope at 0 is what attribution patching
+    reports, the value at 1 what exact patching does: where the curve bends, they differ.
+
+    >>> vc.curves(lm, task, units=["a20.h0"], alphas=np.linspace(-0.5, 1.5, 21))
+    """
+    table = resolve_units(lm, units, max(task.lengths))
+    points = np.asarray(alphas, dtype=float)
+    repeated = table[np.repeat(np.arange(len(table)), len(points))]
+    cost = Cost()
+    values = torch.full((len(task), len(repeated)), float("nan"), dtype=lm.score_dtype)
+    with borrowed(lm.decoder):
+        source = replacement(lm, task, table.place, ablation, direction, None, 0, cost)
+        rows = Rows(lm, task, repeated, source, direction == "noising", None, cost, np.tile(points, len(table)))
+        share = ablation == "counterfactual"
+        nothing = torch.zeros(values.shape, dtype=torch.bool)
+        with progress(f"curves of {len(table)} {table.kind}", rows.total(share), show_progress) as tick:
+            for start, examples in rows.buckets(share):
+                for example, unit, effects in rows.run(start, examples, nothing, tick):
+                    values[example, unit] = effects
+    return values.unflatten(1, (len(table), len(points)))

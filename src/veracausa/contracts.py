@@ -1,0 +1,286 @@
+"""The contracts: what must hold on a model before its numbers can be believed (`lm.check()`, `veracausa check`).
+
+Each contract is tested on the very model, on a prompt pair that it can read (the published indirect-object pair, or
+random tokens), by running the engine and the bare Hugging Face model side by side. Errors are given in units of the
+gap M(x) − M(x′). Tolerances: float64 1e-9 and float32 1e-4 of the gap; half types keep two to three digits in every
+logit, so there 0.1 of the gap, which catches wrong wiring and nothing finer.
+
+1. Hooked logits equal bare logits, bit for bit.
+2. Embeddings + all heads' and MLPs' writes + output biases = the final residual.
+3. A run of the suffix equals the full run, for any block and first position, with a patch.
+5. Integrated gradients of a layer sum to the effect of patching the whole layer.
+7. Sets of prompts of mixed length give what each prompt gives alone.
+8. The same numbers for any chunk size and for eager and sdpa attention.
+9. Exact effects equal those of whole-model forwards with one plain hook.
+10. The model comes back as it was: hooks, gradients, training mode, attention implementation.
+
+(4 and 6 of the design are about edges.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from veracausa.attribution.estimate import attribute
+from veracausa.attribution.exact import exact
+from veracausa.engine.attention import SUFFIX
+from veracausa.engine.guard import attention_function, borrowed, hooks
+from veracausa.engine.measure import pair_ids, readout
+from veracausa.engine.suffix import Join, sweep
+from veracausa.engine.tape import record, record_pairs, watch
+from veracausa.errors import ContractError, VeracausaError
+from veracausa.tasks.task import Task
+
+if TYPE_CHECKING:
+    from veracausa.model import Model
+
+
+@dataclass(frozen=True)
+class Check:
+    """One contract's outcome: its largest `error` and the `tolerance`, both in units of the gap."""
+
+    number: int
+    claim: str
+    error: float
+    tolerance: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether the contract holds."""
+        return self.error <= self.tolerance
+
+    def __repr__(self) -> str:
+        verdict = "holds" if self.ok else "FAILS"
+        return f"{verdict}  {self.number:>2}  {self.claim}: error {self.error:.2g}, tolerance {self.tolerance:.2g}"
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """What rounding may do to an effect, as a share of the gap."""
+    return {torch.float64: 1e-9, torch.float32: 1e-4}.get(dtype, 0.1)
+
+
+def check(lm: Model, *, strict: bool = True, pair: Task | None = None) -> list[Check]:
+    """Test every contract on this very model (public as `lm.check()`).
+
+    Args:
+        lm: the model.
+        strict: raise at the first contract that fails; else return all outcomes.
+        pair: prompts to test on (default: the published indirect-object pair where the tokenizer can read it, else
+            random tokens).
+
+    Raises:
+        ContractError: a contract fails; names it and its error.
+
+    >>> for outcome in vc.load("smollm2-135m").check():
+    ...     print(outcome)
+    """
+    task = pair or _pair(lm)
+    gap = max(float(lm.measure(task).gap.abs().mean()), 1e-6)
+    before = _state(lm)
+    outcomes = []
+    for number, claim, test, bits in _CONTRACTS:
+        error = test(lm, task)
+        outcome = Check(number, claim, error if bits else error / gap, 0.0 if bits else tolerance(lm.dtype))
+        outcomes.append(outcome)
+        if strict and not outcome.ok:
+            raise ContractError(f"Contract {number} fails on {lm.name}: {claim}. {outcome}")
+    changed = [what for what, was in before.items() if _state(lm)[what] != was]
+    outcomes.append(Check(10, "The model comes back as it was", float(len(changed)), 0.0))
+    if strict and changed:
+        raise ContractError(f"Contract 10 fails on {lm.name}: these changed: {', '.join(changed)}.")
+    return outcomes
+
+
+def _pair(lm: Model) -> Task:
+    """The published pair if this tokenizer reads it, else random tokens with the same shape."""
+    if lm.tokenizer is not None:
+        from veracausa.tasks import published_pair
+
+        try:
+            return published_pair(lm)
+        except VeracausaError:
+            pass
+    vocabulary = int(lm.hf.config.vocab_size)
+    drawn = torch.randperm(vocabulary, generator=torch.Generator().manual_seed(0))[:15].tolist()
+    clean, other, answers = drawn[:12], drawn[12], drawn[13:]
+    corrupted = [*clean[:6], other, *clean[7:]]
+    return Task("random-tokens", (tuple(clean),), (tuple(corrupted),), ((answers[0],),), ((answers[1],),))
+
+
+def _state(lm: Model) -> dict[str, Any]:
+    modules = list(lm.hf.modules())
+    return {
+        "hooks": sum(len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in modules),
+        "training modes": [m.training for m in modules],
+        "requires_grad": [p.requires_grad for p in lm.hf.parameters()],
+        "gradients": [p.grad is None for p in lm.hf.parameters()],
+        "attention implementation": lm.decoder.blocks[0].attention.config._attn_implementation,  # type: ignore
+    }
+
+
+def _hooked_equals_bare(lm: Model, task: Task) -> float:
+    ids = pair_ids(lm, task, (0,))[0]
+    from veracausa.engine.tape import State
+
+    state = State(sites={"z": [], "neurons": [], "attention": [], "mlp": []})
+    with borrowed(lm.decoder), torch.no_grad():
+        bare = lm.hf(ids).logits
+        with hooks(*watch(lm.decoder, state, [])):
+            hooked = lm.hf(ids).logits
+    return float((bare.double() - hooked.double()).abs().max())
+
+
+def _writes_sum_to_residual(lm: Model, task: Task) -> float:
+    """Largest error of the decomposed final residual, as an error of the metric it would cause."""
+    ids = pair_ids(lm, task, (0,))[0]
+    with borrowed(lm.decoder), torch.no_grad():
+        state, _ = record(lm.decoder, ids, sites=("z", "neurons", "attention", "mlp"))
+        read = readout(lm, task, (0,), state)
+        total = state.residual[0].clone()
+        for block in lm.decoder.blocks:
+            z, neurons = state.sites["z"][block.layer], state.sites["neurons"][block.layer]
+            heads = torch.einsum(
+                "bshd,hdw->bsw",
+                z.unflatten(-1, (lm.heads, -1)),
+                block.head_weights.reshape(lm.heads, -1, lm.width),
+            )
+            total = total + block.attention_write(heads + _bias(block.attention_out))
+            total = total + block.mlp_write(neurons @ block.neuron_weights + _bias(block.mlp_out))
+        example = torch.zeros(1, dtype=torch.long, device=lm.device)
+        return float((read(total[:, -1], example) - read(state.last, example)).abs().max())
+
+
+def _bias(module: Any) -> Tensor | float:
+    bias = getattr(module, "bias", None)
+    return 0.0 if bias is None else bias
+
+
+def _suffix_equals_full(lm: Model, task: Task) -> float:
+    """Patch the residual stream before a block from a position on: our suffix run against the whole model."""
+    decoder = lm.decoder
+    clean, corrupted = pair_ids(lm, task, (0,))
+    worst = 0.0
+    with borrowed(decoder), torch.no_grad():
+        tape = record_pairs(decoder, clean, corrupted, 0, examples=(0,))
+        read = readout(lm, task, (0,), tape.clean)
+        example = torch.zeros(1, dtype=torch.long, device=lm.device)
+        for layer in sorted({0, decoder.layers // 2, decoder.layers - 1}):
+            for start in sorted({0, tape.length // 2, tape.length - 1}):
+                patched = tape.clean.residual[layer].clone()
+                patched[:, start:] = tape.corrupted.residual[layer][:, start:].flip(-1)
+                with attention_function(decoder, SUFFIX):
+                    join = Join(layer, False, example, lambda rows=patched[:, start:]: rows)  # type: ignore[misc]
+                    ours = read(sweep(decoder, tape, tape.clean, [join], start=start), example)
+                with _block_input(lm, layer, patched):
+                    state, _ = record(decoder, clean)
+                worst = max(worst, float((ours - read(state.last, example)).abs().max()))
+    return worst
+
+
+@contextmanager
+def _block_input(lm: Model, layer: int, value: Tensor) -> Iterator[None]:
+    """Let a block of the bare model read `value` instead of its input."""
+
+    def replace(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        if args:
+            return (value, *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": value}
+
+    with hooks(lm.decoder.blocks[layer].module.register_forward_pre_hook(replace, with_kwargs=True)):
+        yield
+
+
+def _layer_is_complete(lm: Model, task: Task) -> float:
+    middle = [f"a{lm.layers // 2}.h{head}" for head in range(lm.heads)]
+    scores = attribute(lm, task, units=middle, method="ig", nodes=32, show_progress=False)
+    assert scores.completeness is not None
+    return float(scores.completeness.residual.abs().max())
+
+
+def _some_heads(lm: Model) -> list[str]:
+    layers = sorted({0, lm.layers // 3, lm.layers - 1})
+    return [f"a{layer}.h{head}" for layer in layers for head in sorted({0, lm.heads - 1})]
+
+
+def _effects(lm: Model, task: Task, **options: Any) -> Tensor:
+    return exact(lm, task, units=_some_heads(lm), show_progress=False, **options).values
+
+
+def _mixed_lengths(lm: Model, task: Task) -> float:
+    """The pair, and the pair without its first token, together and one by one."""
+    mixed = Task(
+        "mixed",
+        (task.clean[0], task.clean[0][1:]),
+        (task.corrupted[0], task.corrupted[0][1:]),
+        (task.correct[0],) * 2,
+        (task.incorrect[0],) * 2,
+        task.metric,
+    )
+    together = _effects(lm, mixed)
+    return max(float((_effects(lm, mixed[i])[0] - together[i]).abs().max()) for i in range(2))
+
+
+def _chunks_and_attention(lm: Model, task: Task) -> float:
+    reference = _effects(lm, task)
+    worst = float((_effects(lm, task, rows=1) - reference).abs().max())
+    worst = max(worst, float((_effects(lm, task, share_prefix=False) - reference).abs().max()))
+    for name in ("eager", "sdpa"):
+        try:
+            with attention_function(lm.decoder, name):
+                worst = max(worst, float((_effects(lm, task) - reference).abs().max()))
+        except ValueError as error:  # sdpa refuses models with soft-capped scores, in so many words
+            if "softcap" not in str(error):
+                raise
+    return worst
+
+
+def _naive(lm: Model, task: Task) -> float:
+    """Exact effects of some heads and neurons by whole-model forwards with one hook each."""
+    decoder = lm.decoder
+    clean, corrupted = pair_ids(lm, task, (0,))
+    heads = _some_heads(lm)
+    neurons = [f"m{layer}.n{lm.neurons // 2}" for layer in sorted({0, lm.layers - 1})]
+    worst = 0.0
+    with borrowed(decoder), torch.no_grad():
+        other, _ = record(decoder, corrupted, sites=("z", "neurons"))
+        state, _ = record(decoder, clean)
+        read = readout(lm, task, (0,), state)
+        for names, site in ((heads, "z"), (neurons, "neurons")):
+            ours = exact(lm, task, units=names, show_progress=False)
+            for unit, effect in enumerate(ours.values[0].tolist()):
+                layer, index = int(ours.units.layer[unit]), int(ours.units.index[unit])
+                block = decoder.blocks[layer]
+                size = decoder.head_dim if site == "z" else 1
+                part = slice(index * size, (index + 1) * size)
+                module = block.attention_out if site == "z" else block.mlp_out
+                with hooks(module.register_forward_pre_hook(_replacing(part, other.sites[site][layer]))):
+                    patched, _ = record(decoder, clean)
+                worst = max(worst, abs(float(read.of_state(patched) - read.of_state(state)) - effect))
+    return worst
+
+
+def _replacing(part: slice, new: Tensor) -> Callable[[Any, tuple[Tensor, ...]], tuple[Tensor, ...]]:
+    def replace(_: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        value = args[0].clone()
+        value[..., part] = new[..., part]
+        return (value, *args[1:])
+
+    return replace
+
+
+#: (number, claim, test, whether it must hold bit for bit).
+_CONTRACTS: tuple[tuple[int, str, Callable[[Model, Task], float], bool], ...] = (
+    (1, "Hooked logits equal bare logits bit for bit", _hooked_equals_bare, True),
+    (2, "Embeddings, writes and biases sum to the final residual", _writes_sum_to_residual, False),
+    (3, "A suffix run equals the full run", _suffix_equals_full, False),
+    (5, "A layer's integrated gradients sum to the effect of patching it", _layer_is_complete, False),
+    (7, "Mixed lengths give what each prompt gives alone", _mixed_lengths, False),
+    (8, "Any chunk size and attention implementation give the same", _chunks_and_attention, False),
+    (9, "Exact effects equal whole-model forwards with a hook", _naive, False),
+)
