@@ -1,0 +1,249 @@
+"""The command line: one command = one public call.
+
+veracausa study ioi --model smollm2-135m --out out/
+veracausa check --model gpt2
+veracausa task ioi --model smollm2-135m --show 5
+veracausa exact ioi --units neurons --out out/
+veracausa attribute ioi --method ig --units heads --out out/
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from veracausa import __version__
+
+if TYPE_CHECKING:
+    from veracausa.attribution.scores import Scores
+    from veracausa.model import Model
+    from veracausa.tasks.task import Task
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Which part of this language model causes this, and how sure are we?",
+)
+
+ModelName = Annotated[
+    str, typer.Option("--model", "-m", help="smollm2-135m, gemma3-270m, a hub id, a folder or a .gguf file.")
+]
+TaskName = Annotated[
+    str,
+    typer.Argument(
+        metavar="TASK",
+        help="ioi, ioi-published, greater-than, subject-verb, gendered-pronoun, capital-country, hypernymy; or a .csv, "
+        ".jsonl or .parquet file with columns clean, corrupted, correct, incorrect.",
+    ),
+]
+Pairs = Annotated[int, typer.Option("--n", help="How many prompt pairs to generate.", min=1)]
+Seed = Annotated[int, typer.Option(help="Seed for the prompts and samples.")]
+Metric = Annotated[str | None, typer.Option(help="logit_diff, logit_diff_lse, logprob, prob, prob_diff or neg_kl.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, … (default: a GPU if there is one).")]
+Dtype = Annotated[str | None, typer.Option(help="float32 (default), bfloat16, float64, …")]
+Out = Annotated[Path | None, typer.Option(help="Folder for results; a killed run continues from it.")]
+
+
+@app.command()
+def study(
+    task: TaskName,
+    model: ModelName = "smollm2-135m",
+    out: Annotated[Path, typer.Option(help="Folder for the report; a killed run continues from it.")] = Path("out"),
+    n: Pairs = 16,
+    seed: Seed = 0,
+    full: Annotated[bool, typer.Option("--full", help="Exact effects of all neurons of the published pair.")] = False,
+    metric: Metric = None,
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """Exact effects against gradient estimates: the whole comparison, as one offline page with figures and tables."""
+    from veracausa.study.run import study as run
+
+    lm = _load(model, device, dtype)
+    tasks = [_task(lm, task, n, seed, metric)]
+    if task == "ioi":
+        tasks.insert(0, _task(lm, "ioi-published", 1, seed, metric))
+    for one in tasks:
+        _say(f"task   {one.describe()}")
+    page = run(lm, tasks, neurons=None if full else 500, seed=seed, out=out)
+    path = page.save(out)
+    for sentence in page.summary:
+        print(f"• {sentence}")
+    print(f"\n{page.seconds:.0f} s. Report: {path.resolve()}")
+
+
+@app.command()
+def check(
+    model: ModelName = "smollm2-135m",
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """Test the contracts on this very model, and print each with its error."""
+    lm = _load(model, device, dtype)
+    outcomes = lm.check(strict=False)
+    for outcome in outcomes:
+        print(outcome)
+    failed = [outcome for outcome in outcomes if not outcome.ok]
+    if failed:
+        print(f"\n{len(failed)} of {len(outcomes)} contracts fail: do not trust effects on this model.")
+        raise typer.Exit(1)
+    print(f"\nAll {len(outcomes)} contracts hold. Errors are shares of the gap M(clean) − M(corrupted).")
+
+
+@app.command(name="task")
+def show_task(
+    task: TaskName,
+    model: ModelName = "smollm2-135m",
+    show: Annotated[int, typer.Option(help="How many pairs to print.", min=0)] = 5,
+    n: Pairs = 64,
+    seed: Seed = 0,
+    metric: Metric = None,
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """Print prompt pairs with their tokens and answers, and how well the model does on them."""
+    lm = _load(model, device, dtype)
+    built = _task(lm, task, n, seed, metric)
+    measured = lm.measure(built)
+    print(built.describe())
+    for i in range(min(show, len(built))):
+        clean, corrupted = built.tokens(i)
+        correct, incorrect = built.answer_strings(i)
+        print(f"\n{i}  clean      {'|'.join(clean)}")
+        print(f"   corrupted  {'|'.join(b if a != b else '·' * len(b) for a, b in zip(clean, corrupted, strict=True))}")
+        print(f"   correct    {'|'.join(correct)}    incorrect  {'|'.join(incorrect) or '(none)'}")
+        print(f"   metric     {measured.clean[i]:+.3f} clean, {measured.corrupted[i]:+.3f} corrupted")
+    share = (measured.clean > 0).double().mean()
+    print(
+        f"\nmean {built.metric}: {measured.clean.mean():+.3f} clean, {measured.corrupted.mean():+.3f} corrupted, "
+        f"gap {measured.gap.mean():.3f}"
+    )
+    print(f"positive on {share:.0%} of the clean prompts; hardly separated (under a tenth of the mean gap): "
+          f"{len(measured.weak)} of {len(built)} pairs")  # fmt: skip
+
+
+@app.command(name="exact")
+def exact_effects(
+    task: TaskName,
+    model: ModelName = "smollm2-135m",
+    units: Annotated[
+        str, typer.Option(help="heads, mlps, attention, neurons, residual; or names: a20.h0,a17.h4")
+    ] = "heads",
+    ablation: Annotated[str, typer.Option(help="counterfactual, zero, mean or resample.")] = "counterfactual",
+    direction: Annotated[str, typer.Option(help="noising or denoising.")] = "noising",
+    n: Pairs = 16,
+    seed: Seed = 0,
+    metric: Metric = None,
+    out: Out = None,
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """Exact causal effects of units."""
+    from veracausa.attribution.exact import exact
+
+    lm = _load(model, device, dtype)
+    built = _task(lm, task, n, seed, metric)
+    wanted = _units(units)
+    scores = exact(lm, built, units=wanted, ablation=ablation, direction=direction, seed=seed, out=out)
+    _finish(scores, out, f"exact-{scores.units.kind}")
+
+
+@app.command()
+def attribute(
+    task: TaskName,
+    model: ModelName = "smollm2-135m",
+    method: Annotated[str, typer.Option(help="atp or ig.")] = "atp",
+    units: Annotated[
+        str, typer.Option(help="heads, mlps, attention, neurons, residual; or names: a20.h0,a17.h4")
+    ] = "heads",
+    baseline: Annotated[str | None, typer.Option(help="corrupted, zero or mean.")] = None,
+    direction: Annotated[str, typer.Option(help="noising or denoising.")] = "noising",
+    nodes: Annotated[int | None, typer.Option(help="Points on the path.")] = None,
+    n: Pairs = 16,
+    seed: Seed = 0,
+    metric: Metric = None,
+    out: Out = None,
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """Estimates of effects from gradients."""
+    from veracausa.attribution.estimate import attribute as estimate
+
+    lm = _load(model, device, dtype)
+    built = _task(lm, task, n, seed, metric)
+    scores = estimate(
+        lm, built, units=_units(units), method=method, baseline=baseline, direction=direction, nodes=nodes
+    )
+    _finish(scores, out, f"{method}-{scores.units.kind}")
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+def _units(text: str) -> str | list[str]:
+    return text.split(",") if "," in text else text
+
+
+def _load(model: str, device: str | None, dtype: str | None) -> Model:
+    from veracausa.model import load
+
+    if dtype is not None:
+        import torch
+
+        found = getattr(torch, dtype, None)
+        if not isinstance(found, torch.dtype):
+            raise typer.BadParameter(f"{dtype!r} is no precision that torch knows; try float32 or bfloat16")
+        lm = load(model, device=device, dtype=found)
+    else:
+        lm = load(model, device=device)
+    _say(f"model  {lm.source}\n       {lm}")
+    return lm
+
+
+def _task(lm: Model, name: str, n: int, seed: int, metric: str | None) -> Task:
+    from veracausa import tasks
+
+    path = Path(name)
+    if path.suffix in (".csv", ".jsonl", ".parquet", ".json"):
+        options: dict[str, Any] = {} if metric is None else {"metric": metric}
+        return tasks.from_file(lm, path, **options)
+    built = tasks.published_pair(lm) if name == "ioi-published" else tasks.build(name, lm, n=n, seed=seed)
+    return built if metric is None else built.with_metric(metric)
+
+
+def _finish(scores: Scores, out: Path | None, name: str) -> None:
+    print(scores)
+    if out is not None:
+        path = scores.save(out / f"{name}.safetensors")
+        scores.to_pandas().to_csv(path.with_suffix(".csv"), index=False)
+        print(f"\nSaved {path} and {path.with_suffix('.csv').name}")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def main() -> None:
+    """Run the command line; errors of ours are one paragraph, not a traceback."""
+    from veracausa.errors import VeracausaError
+
+    try:
+        app()
+    except VeracausaError as error:
+        _say(f"{type(error).__name__}: {error}")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        _say("Interrupted. With --out, finished pieces are kept: run the same command again to continue.")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

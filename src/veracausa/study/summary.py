@@ -1,0 +1,95 @@
+"""Plain words, written from a study's numbers: what agrees, what fails, and how a curve shows why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from veracausa.study.agreement import Agreement
+from veracausa.study.results import Curve, Panel, Section
+
+if TYPE_CHECKING:
+    from veracausa.model import Model
+
+
+def summarise(lm: Model, sections: Sequence[Section]) -> tuple[str, ...]:
+    """The sentences at the top of the report."""
+    sentences = []
+    for section in sections:
+        clean, corrupted = float(section.measured.clean.mean()), float(section.measured.corrupted.mean())
+        pairs = "the published pair" if len(section.task) == 1 else f"{len(section.task)} generated pairs"
+        sentences.append(
+            f"On {pairs}, {lm.name} has a mean {_words(section.task.metric)} of {clean:+.2f} clean and "
+            f"{corrupted:+.2f} corrupted, a gap of {clean - corrupted:.2f}."
+        )
+        sentences += [_panel(panel) for panel in section.panels]
+    sentences.append(_verdict(sections))
+    return tuple(sentences)
+
+
+def _words(metric: str) -> str:
+    return {"logit_diff": "logit difference", "prob_diff": "probability difference"}.get(metric, metric)
+
+
+def _panel(panel: Panel) -> str:
+    strongest = panel.exact.to_pandas().iloc[panel.exact.ranking()[0]]
+    parts = [f"{agreement.method} r = {agreement.r:.3f}{_signs(agreement)}" for agreement in panel.agreements]
+    what = {"heads": "Heads", "mlps": "MLPs", "neurons": "Neurons"}.get(panel.kind, panel.kind.capitalize())
+    sample = ""
+    if panel.sampled:
+        random = ", ".join(f"{one.method} {one.r:.3f}" for one in panel.random_agreements)
+        chosen = len(panel.exact) - panel.sampled
+        sample = (
+            f" ({chosen} strongest by {panel.labels[0]} and {panel.sampled} at random; "
+            f"on the random ones alone {random})"
+        )
+    return (
+        f"{what}: {strongest['name']} matters most (exact effect {strongest['share']:+.3f} of the gap). Agreement with "
+        f"exact effects: {', '.join(parts)}{sample}."
+    )
+
+
+def _signs(agreement: Agreement) -> str:
+    if not agreement.strong:
+        return ""
+    return f" with {agreement.sign_errors} wrong signs among {agreement.strong} units over 1% of the gap"
+
+
+def _verdict(sections: Sequence[Section]) -> str:
+    """What to take, from the heads of the last (largest) section."""
+    panel = sections[-1].panels[0]
+    best = max(panel.agreements, key=lambda one: one.r)
+    scores = dict(zip(panel.labels, panel.estimates, strict=True))[best.method]
+    ratio = scores.cost.token_layers / max(panel.exact.cost.token_layers, 1)
+    price = (
+        f"at {ratio:.1f} times the cost of computing all heads exactly: exact effects are the better buy"
+        if ratio >= 1
+        else f"at {ratio:.0%} of the cost of computing all heads exactly"
+    )
+    worst = panel.agreements[0]
+    names = ", ".join(worst.outliers[:4]) or "none"
+    return (
+        f"For heads, {best.method} comes closest (r = {best.r:.3f}), {price}. Where {worst.method} is used for its "
+        f"price, check its outliers exactly: {names}."
+    )
+
+
+def cause(curve: Curve) -> str:
+    """What the shape of M(α) says about a unit whose slope at 0 misses the effect at 1.
+
+    Slope and secant are compared: same direction but steeper or flatter (saturation or take-off), or opposite signs
+    (the metric turns round between α = 0 and α = 1).
+    """
+    slope = curve.estimates.get("atp")
+    if slope is None:
+        return ""
+    inner = curve.effect[(curve.alphas >= 0) & (curve.alphas <= 1)]
+    if slope * curve.exact < 0:
+        return f"turns round on the way: the slope at α = 0 is {slope:+.3f}, the effect at α = 1 is {curve.exact:+.3f}"
+    if abs(slope) < abs(curve.exact):
+        return (
+            f"flat at first, steep later: the slope at α = 0 promises {slope:+.3f}, the effect is {curve.exact:+.3f} "
+            "(a saturated response that gives way)"
+        )
+    reached = "overshoots and comes back" if abs(inner).max() > 1.1 * abs(curve.exact) else "levels off"
+    return f"steep at first, then {reached}: the slope at α = 0 promises {slope:+.3f}, the effect is {curve.exact:+.3f}"
