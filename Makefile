@@ -1,0 +1,38 @@
+# Every line here is one that you could type yourself.
+PYTHON ?= python3
+.PHONY: study test test-all lint types bench clean
+
+# The environment: made once, and again when the requirements change.
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --upgrade pip
+	.venv/bin/pip install --quiet torch==2.13.0
+	.venv/bin/pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch .venv/ready
+
+# The comparison study on a small real model: prints the path of the page.
+study: .venv/ready
+	.venv/bin/veracausa study ioi --model smollm2-135m --out out/ioi
+
+# The whole test suite, but for the slow extras.
+test: .venv/ready
+	.venv/bin/pytest -n 2 -m "not slow" tests
+
+test-all: .venv/ready
+	.venv/bin/pytest -n 2 tests
+
+lint: .venv/ready
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check src
+
+types: .venv/ready
+	.venv/bin/mypy
+
+# The benchmarks behind benchmarks/RESULTS.md (about ten minutes).
+bench: .venv/ready
+	.venv/bin/python benchmarks/neurons.py
+	.venv/bin/python benchmarks/estimates.py
+	.venv/bin/python benchmarks/loading.py
+
+clean:
+	rm -rf .venv out
