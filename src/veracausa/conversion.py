@@ -11,6 +11,7 @@ each other on a lock file; where a file system has no locks both convert, and th
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -19,12 +20,14 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from veracausa.errors import ArchitectureError, FileError
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 MANIFEST = "veracausa.json"
@@ -64,10 +67,11 @@ def sha256_of(path: Path) -> str:
 def weights_digest(model: nn.Module) -> str:
     """A short hash of all parameters and saved buffers: names, shapes, types and every bit of every value.
 
-    Each tensor's bytes are read as 64-bit words w and cut into pieces of 4,096; a piece contributes
-    Σᵢ aᵢ·wᵢ mod 2⁶⁴ with fixed odd weights aᵢ (a multilinear hash), and SHA-256 runs over the sums.
-    Integer arithmetic makes it exact, so it does not depend on the device, the number of threads
-    or the order of summation; changing any single value, or swapping two, changes it.
+    Each tensor's bytes are read as 64-bit words w and cut into pieces of 4,096; a piece contributes Σᵢ aᵢ·wᵢ and
+    Σᵢ aᵢ·⌊wᵢ/2³²⌋ mod 2⁶⁴ with fixed odd weights aᵢ (multilinear hashes; the second one because products mod 2⁶⁴ are
+    weak in the high bits, where the signs are), and SHA-256 runs over the sums. Integer arithmetic makes it exact: it
+    does not depend on the device, the number of threads or the order of summation.
+    It takes a fraction of a second a gigabyte, where SHA-256 over the bytes themselves takes a second or more.
 
     Example:
         >>> weights_digest(torch.nn.Linear(2, 2)) == weights_digest(torch.nn.Linear(2, 2))
@@ -75,11 +79,6 @@ def weights_digest(model: nn.Module) -> str:
     """
     import torch
 
-    piece = 4096
-    chunk = 1 << 21  # words at a time: 16 MiB, so that the product does not need a second copy of the weights
-    # Fixed odd 64-bit weights (the golden-ratio sequence of splitmix64), the same on every platform.
-    weights = torch.arange(1, piece + 1, dtype=torch.int64) * -7046029254386353131
-    weights = (weights ^ (weights >> 29)) | 1
     digest = hashlib.sha256()
     seen: dict[tuple[Any, ...], bytes] = {}
     with torch.no_grad():
@@ -89,24 +88,35 @@ def weights_digest(model: nn.Module) -> str:
             # Tied tensors (embedding and unembedding) are read once.
             place = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
             if place not in seen:
-                data = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-                words = data[: data.numel() // 8 * 8]
-                # A slice of a larger storage may start off the 8-byte grid, and then cannot be viewed as words.
-                if words.data_ptr() % 8 or words.storage_offset() % 8:
-                    words = words.clone()
-                words = words.view(torch.int64)
-                local = weights.to(tensor.device)
-                sums = []
-                for part in words.split(chunk):
-                    whole = part.numel() // piece * piece
-                    sums.append((part[:whole].view(-1, piece) * local).sum(-1))
-                    sums.append((part[whole:] * local[: part.numel() - whole]).sum().reshape(1))
-                value = hashlib.sha256(torch.cat(sums).cpu().numpy().tobytes() if sums else b"")
-                value.update(data[words.numel() * 8 :].cpu().numpy().tobytes())
-                seen[place] = value.digest()
+                seen[place] = _tensor_digest(tensor.detach())
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
             digest.update(seen[place])
     return digest.hexdigest()[:16]
+
+
+def _tensor_digest(tensor: torch.Tensor) -> bytes:
+    """SHA-256 over the multilinear hashes of a tensor's pieces and its odd last bytes."""
+    import torch
+
+    piece = 4096
+    # Multiples of the golden ratio's 64-bit fraction, mixed and made odd: well spread, the same on every platform.
+    weights = torch.arange(1, piece + 1, dtype=torch.int64) * -7046029254386353131
+    weights = (weights ^ (weights >> 29)) | 1
+    data = tensor.contiguous().reshape(-1).view(torch.uint8)
+    whole = data.numel() // (8 * piece) * (8 * piece)
+    digest = hashlib.sha256(data[whole:].cpu().numpy().tobytes())
+    if data.data_ptr() % 8:  # a slice of a larger storage may start off the grid of words
+        data = data.clone()
+    on_cpu = tensor.device.type == "cpu"
+    weights = weights.to(tensor.device)
+    for chunk in data[:whole].view(torch.int64).view(-1, piece).split(512):  # 16 MiB at a time
+        if on_cpu:  # numpy, because waking torch's threads costs more than the sums of a small tensor
+            words, by = chunk.numpy(), weights.numpy()
+            digest.update((words @ by).tobytes() + ((words >> 32) @ by).tobytes())
+        else:  # there are no integer matrix products on other devices
+            for words in (chunk, chunk >> 32):
+                digest.update((words * weights).sum(-1).cpu().numpy().tobytes())
+    return digest.digest()
 
 
 @contextmanager
@@ -129,6 +139,22 @@ def quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
         if not hub_bars:
             disable_progress_bars()
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """Pause Python's garbage collector, and give it back as it was.
+
+    Vocabularies are read as millions of small objects, none of them garbage; searching all of them again and again
+    for garbage more than doubles the time that a large tokenizer takes to load.
+    """
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
@@ -175,9 +201,12 @@ def converted(
         return final, manifest
     try:
         models.mkdir(parents=True, exist_ok=True)
-        with _locked(models / f".{key}.lock"), _status(announce):
+        with _status(announce), _locked(models / f".{key}.lock") as alone:
             manifest = read_manifest(final)  # another process may have finished it while this one waited
             if manifest is None:
+                if alone:  # then nobody is at work on it, and scratch folders are what killed conversions left
+                    for left in models.glob(f".{key}.tmp-*"):
+                        shutil.rmtree(left, ignore_errors=True)
                 manifest = _make(key, models, final, make_gguf, title, keep, facts or {})
     except OSError as error:
         raise FileError(
@@ -197,7 +226,6 @@ def _make(
     facts: dict[str, Any],
 ) -> dict[str, Any]:
     """Convert into a scratch folder and rename it to `final`."""
-    _sweep(models, key)
     with tempfile.TemporaryDirectory(prefix=f".{key}.tmp-", dir=models, ignore_cleanup_errors=True) as name:
         scratch, made = Path(name) / "fetched", Path(name) / "made"
         scratch.mkdir()
@@ -207,6 +235,7 @@ def _make(
         if keep is not None:
             keep(scratch, made)
         manifest = {"format": FORMAT, **facts, "weights": digest, "dtype": "float32"}
+        manifest["transformers"] = version("transformers")
         manifest["files"] = {path.name: path.stat().st_size for path in sorted(made.iterdir())}
         (made / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         for path in made.iterdir():
@@ -234,7 +263,7 @@ def _convert(gguf: Path, folder: Path, title: str) -> str:
     with gguf.open("rb") as file:
         if file.read(4) != b"GGUF":
             raise FileError(f"{title} is not a GGUF file (it does not begin with 'GGUF'), or it is damaged.")
-    with quiet_transformers(), _no_bars():
+    with quiet_transformers(), without_collector(), _no_bars():
         try:
             where: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True}
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **where)
@@ -291,25 +320,19 @@ def _check_same(folder: Path, model: Any, tokenizer: Any, title: str) -> str:
     return digest
 
 
-def _sweep(models: Path, key: str) -> None:
-    """Remove what killed conversions of this model left; the lock says that nobody is at work on it."""
-    for left in models.glob(f".{key}.tmp-*"):
-        shutil.rmtree(left, ignore_errors=True)
-
-
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock that the system releases when the process dies; where there are no locks, go on without."""
+def _locked(path: Path) -> Iterator[bool]:
+    """Hold a lock that the system releases when the process dies; False where the file system has no locks."""
     from filelock import FileLock
 
     lock = FileLock(path)
     try:
         lock.acquire()
     except (OSError, NotImplementedError):
-        yield  # slower, not wrong: the rename at the end decides
+        yield False  # slower, not wrong: the rename at the end decides
         return
     try:
-        yield
+        yield True
     finally:
         lock.release()
 

@@ -7,15 +7,19 @@ other id one request with a limit of two seconds tells whether the hub can be re
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import threading
 from pathlib import Path
+from typing import Any
 
+from veracausa.checkpoint import check_folder, lacking_weights
 from veracausa.errors import DownloadError, FileError
+from veracausa.packaged import PACKAGED
 
 PATIENCE = 2.0  # seconds until the hub counts as out of reach
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tokenizer_config.json")
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
@@ -25,40 +29,43 @@ def is_hub_id(name: str) -> bool:
     return _HUB_ID.fullmatch(name) is not None and ".." not in name
 
 
-def cached_snapshot(repo: str, cache_dir: str | os.PathLike[str] | None = None) -> Path | None:
-    """The folder of `repo` in the local Hugging Face cache, if its config and all its safetensors are there."""
+def cached_snapshot(
+    repo: str, cache_dir: str | os.PathLike[str] | None = None, *, weights: bool = True
+) -> Path | None:
+    """The folder of `repo` in the local Hugging Face cache, if its config and all its safetensors are there.
+
+    With `weights=False` it is enough that there is a tokenizer.
+    """
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(repo, "config.json", cache_dir=None if cache_dir is None else Path(cache_dir))
-    if not isinstance(found, str):
-        return None
-    folder = Path(found).parent
-    return folder if not lacking_weights(folder) else None
+    where = None if cache_dir is None else Path(cache_dir)
+    for name in ("config.json",) if weights else TOKENIZER_FILES:
+        try:
+            found = try_to_load_from_cache(repo, name, cache_dir=where)
+        except ValueError as error:
+            raise FileError(f"There is no folder {repo!r}, and it cannot be a hub id either: {error}") from error
+        if isinstance(found, str):
+            folder = Path(found).parent
+            return None if weights and lacking_weights(folder) else folder
+    return None
 
 
-def lacking_weights(folder: Path) -> str:
-    """What is missing of the safetensors weights in `folder`; an empty string if nothing is."""
-    index = folder / "model.safetensors.index.json"
-    if (folder / "model.safetensors").exists():
-        return ""
-    if not index.exists():
-        return "model.safetensors"
-    return ", ".join(name for name in shards(index) if not (folder / name).exists())
-
-
-def shards(index: Path) -> list[str]:
-    """The weight files that an index names.
+def hub_options(repo: str, cache_dir: str | os.PathLike[str] | None, *, weights: bool) -> dict[str, Any]:
+    """How transformers is to load `repo`: from the local cache if it lies there whole, else from a hub that answers.
 
     Raises:
-        FileError: the index is not valid JSON or has no `weight_map`.
+        DownloadError: as `require_reachable`.
+        FileError: a weights file in the cache is damaged.
     """
-    try:
-        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise FileError(f"The weight index {index} is damaged ({error}). Fetch the model again.") from error
+    snapshot = cached_snapshot(repo, cache_dir, weights=weights)
+    if snapshot is None:
+        require_reachable(repo)
+    elif weights:
+        check_folder(snapshot)
+    return {"local_files_only": snapshot is not None, "cache_dir": cache_dir}
 
 
-def require_reachable(repo: str, packaged: tuple[str, ...]) -> None:
+def require_reachable(repo: str) -> None:
     """Return if the hub answers for `repo` within two seconds.
 
     Honours HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN and the proxy settings, as huggingface_hub does.
@@ -70,8 +77,8 @@ def require_reachable(repo: str, packaged: tuple[str, ...]) -> None:
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
     what_to_do = (
-        f"It is not in the local Hugging Face cache ({constants.HF_HUB_CACHE}) either. Without a network, use a "
-        f"packaged model ({', '.join(packaged)}), a local folder or a .gguf file, or point HF_HOME to a cache with it."
+        f"No folder has this name, and the local Hugging Face cache ({constants.HF_HUB_CACHE}) lacks it. Offline, use "
+        f"a packaged model ({', '.join(PACKAGED)}), a local folder or .gguf file, or point HF_HOME to a cache with it."
     )
     outcome: list[BaseException | None] = []
 
@@ -105,7 +112,7 @@ def require_reachable(repo: str, packaged: tuple[str, ...]) -> None:
     if isinstance(error, RepositoryNotFoundError):
         raise DownloadError(
             f"The Hugging Face hub has no model {repo!r}, or it is private: check the spelling, or log in "
-            f"(`hf auth login`). Packaged models: {', '.join(packaged)}."
+            f"(`hf auth login`). There is no folder of that name. Packaged models: {', '.join(PACKAGED)}."
         ) from error
     if isinstance(error, HfHubHTTPError):
         return  # it answered: transformers will find out the rest

@@ -9,12 +9,23 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from veracausa.conversion import FORMAT, cache_root, converted, quiet_transformers, sha256_of, weights_digest
+from veracausa.checkpoint import check_folder
+from veracausa.conversion import (
+    FORMAT,
+    cache_root,
+    converted,
+    quiet_transformers,
+    sha256_of,
+    weights_digest,
+    without_collector,
+)
 from veracausa.errors import ArchitectureError, DeviceError, DownloadError, FileError, MethodError, VeracausaError
-from veracausa.hub import cached_snapshot, is_hub_id, lacking_weights, require_reachable, shards
+from veracausa.hub import hub_options, is_hub_id
+from veracausa.load_tokenizer import LOCAL, first_line, given_tokenizer, read_tokenizer
 from veracausa.packaged import PACKAGED, packaged_folder
 
 if TYPE_CHECKING:
@@ -84,16 +95,17 @@ def resolve(
     options = _options(dtype, attn_implementation, trust_remote_code)
     where = _device(device)
     name = os.fspath(model)
+    path = Path(name).expanduser()
     if isinstance(model, str) and name in PACKAGED:
         folder, manifest = packaged_folder(name, cache_dir)
-        return _from_converted(folder, manifest, name, tokenizer, options, where)
-    path = Path(name).expanduser()
+        return _from_converted(folder, manifest, name, PACKAGED[name].source, tokenizer, options, where)
     if path.suffix.lower() == ".gguf":
         folder, manifest = _gguf_folder(path, cache_dir)
-        return _from_converted(folder, manifest, name, tokenizer, options, where)
+        source = f"{path.name} (SHA-256 {manifest['gguf_sha256'][:12]}…), dequantised to float32"
+        return _from_converted(folder, manifest, name, source, tokenizer, options, where)
     if path.is_dir():
         check_folder(path)
-        hf, tok = _read(str(path), tokenizer, options, where, f"the folder {path}", {"local_files_only": True})
+        hf, tok = _read(str(path), tokenizer, options, where, f"the folder {path}", LOCAL)
         source = f"{type(hf).__name__} from the local folder {path}, {_dtype_name(hf)}"
         return Loaded(hf, tok, name, source, weights_digest(hf))
     if path.exists():
@@ -107,16 +119,24 @@ def resolve(
 
 
 def _from_converted(
-    folder: Path, manifest: dict[str, Any], name: str, tokenizer: Any, options: dict[str, Any], where: torch.device
+    folder: Path,
+    manifest: dict[str, Any],
+    name: str,
+    source: str,
+    tokenizer: Any,
+    options: dict[str, Any],
+    where: torch.device,
 ) -> Loaded:
-    """Load a folder of our own cache; its identity is known unless another type was asked for."""
+    """Load a folder of our own cache and compare its weights with what was written."""
     check_folder(folder)
-    hf, tok = _read(str(folder), tokenizer, options, where, f"the converted weights in {folder}")
-    kind = _dtype_name(hf)
-    source = manifest["source"]
-    if kind == manifest["dtype"]:
-        return Loaded(hf, tok, name, source, manifest["weights"])
-    return Loaded(hf, tok, name, f"{source}, then rounded to {kind}", weights_digest(hf))
+    hf, tok = _read(str(folder), tokenizer, options, where, f"the converted weights in {folder}", LOCAL)
+    kind, identity = _dtype_name(hf), weights_digest(hf)
+    if kind != manifest["dtype"]:
+        source += f", then rounded to {kind}"
+    # Another version of transformers may name the parameters otherwise, which the digest would notice.
+    elif identity != manifest["weights"] and manifest["transformers"] == version("transformers"):
+        raise FileError(f"The converted weights in {folder} are damaged. Delete that folder: it is made again.")
+    return Loaded(hf, tok, name, source, identity)
 
 
 def _gguf_folder(path: Path, cache_dir: str | os.PathLike[str] | None) -> tuple[Path, dict[str, Any]]:
@@ -132,9 +152,9 @@ def _gguf_folder(path: Path, cache_dir: str | os.PathLike[str] | None) -> tuple[
         f"gguf-{digest[:16]}-v{FORMAT}",
         cache_root(cache_dir),
         stage,
-        announce=f"veracausa: converting {path.name}. This happens once, and takes a minute or more.",
+        announce=f"veracausa: converting {path.name}. This happens once, and can take a minute or more.",
         title=str(path),
-        facts={"source": f"{path.name} (SHA-256 {digest[:12]}…), dequantised to float32", "gguf_sha256": digest},
+        facts={"gguf_sha256": digest},
     )
 
 
@@ -145,64 +165,27 @@ def _from_hub(
     where: torch.device,
     cache_dir: str | os.PathLike[str] | None,
 ) -> Loaded:
-    snapshot = cached_snapshot(repo, cache_dir)
-    if snapshot is not None:
-        check_folder(snapshot)
-    else:
-        require_reachable(repo, tuple(PACKAGED))
-    hub = {"local_files_only": snapshot is not None, "cache_dir": cache_dir}
-    hf, tok = _read(repo, tokenizer, options, where, f"the hub model {repo}", hub)
+    hub = hub_options(repo, cache_dir, weights=True)
+    # Naming the tokenizer lets it be fetched where only the weights are in the cache.
+    hf, tok = _read(repo, repo if tokenizer is None else tokenizer, options, where, f"the hub model {repo}", hub)
     commit = getattr(hf.config, "_commit_hash", None)
     source = f"{repo} from the Hugging Face hub{f', commit {commit[:12]}' if commit else ''}, {_dtype_name(hf)}"
     return Loaded(hf, tok, repo, source, weights_digest(hf))
 
 
-def check_folder(folder: Path) -> None:
-    """Check that a model folder has its config and whole safetensors files, before anything is loaded from it.
-
-    Raises:
-        FileError: naming the file that is missing, cut short or damaged, or how to convert a pickled one.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    if not (folder / "config.json").is_file():
-        raise FileError(
-            f"{folder} is not a model folder: it has no config.json. Pass a folder written by `save_pretrained`."
-        )
-    lacking = lacking_weights(folder)
-    if lacking:
-        pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
-        if pickled:
-            raise FileError(
-                f"{folder} has no safetensors weights, only {pickled[0]}, which is a pickle and may run any code when "
-                "it is read. If you trust it, convert it once: AutoModelForCausalLM.from_pretrained(folder, "
-                "use_safetensors=False).save_pretrained(new_folder), then copy the tokenizer's files."
-            )
-        raise FileError(f"{folder} lacks weights: there is no {lacking}. Copy or fetch the folder again.")
-    single = folder / "model.safetensors"
-    for file in [single] if single.exists() else [folder / n for n in shards(folder / "model.safetensors.index.json")]:
-        try:
-            with safe_open(file, framework="numpy"):  # reads the header and compares it with the file's length
-                pass
-        except (SafetensorError, OSError) as error:
-            raise FileError(f"The weights file {file} is damaged or cut short ({error}). Fetch it again.") from error
-
-
 def _read(
-    place: str,
-    tokenizer: Any,
-    options: dict[str, Any],
-    where: torch.device,
-    title: str,
-    hub: dict[str, Any] | None = None,
+    place: str, tokenizer: Any, options: dict[str, Any], where: torch.device, title: str, hub: dict[str, Any]
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load model and tokenizer with transformers, and turn its errors into ours."""
-    from transformers import AutoModelForCausalLM
+    with without_collector(), quiet_transformers():
+        from transformers import AutoModelForCausalLM
 
-    hub = hub or {"local_files_only": True}
-    with quiet_transformers():
         # The tokenizer first: a folder without one should not cost the time of loading the weights.
-        tok = _tokenizer(place if tokenizer is None else tokenizer, title, options["trust_remote_code"], hub)
+        trust = options["trust_remote_code"]
+        if tokenizer is None:
+            tok = read_tokenizer(place, title, trust, hub)
+        else:
+            tok = given_tokenizer(tokenizer, title, trust, hub.get("cache_dir"))
         try:
             pair: Any = AutoModelForCausalLM.from_pretrained(
                 place, use_safetensors=True, output_loading_info=True, **options, **hub
@@ -223,32 +206,6 @@ def _read(
         raise DeviceError(f"{title} could not be moved to {where}: {error}") from error
 
 
-def _tokenizer(given: Any, title: str, trust_remote_code: bool, hub: dict[str, Any]) -> PreTrainedTokenizerBase:
-    """The tokenizer `given` is, or the one it names."""
-    from transformers import AutoTokenizer, PreTrainedTokenizerBase
-
-    if isinstance(given, PreTrainedTokenizerBase):
-        return given
-    inner = getattr(given, "tokenizer", None)  # the processor of a multimodal model
-    if isinstance(inner, PreTrainedTokenizerBase):
-        return inner
-    if not isinstance(given, str | os.PathLike):
-        raise MethodError(
-            f"The tokenizer is a {type(given).__name__}; pass a transformers tokenizer, or the folder or hub id of one."
-        )
-    place = str(Path(given).expanduser()) if Path(given).expanduser().is_dir() else os.fspath(given)
-    try:
-        tok = AutoTokenizer.from_pretrained(place, trust_remote_code=trust_remote_code, **hub)
-    except Exception as error:
-        raise FileError(
-            f"No tokenizer could be read for {title} from {place!r} ({_first_line(error)}). "
-            "Pass one: tokenizer=AutoTokenizer.from_pretrained(…), or the name of a folder that has one."
-        ) from error
-    if not isinstance(tok, PreTrainedTokenizerBase) or len(tok) == 0:
-        raise FileError(f"{place} has no tokenizer files. Pass tokenizer=…, or a folder that has them.")
-    return tok
-
-
 def _explained(error: Exception, title: str, options: dict[str, Any]) -> VeracausaError:
     """Our error for one that transformers raised while loading."""
     text = str(error)
@@ -259,22 +216,17 @@ def _explained(error: Exception, title: str, options: dict[str, Any]) -> Veracau
         )
     chosen = options.get("attn_implementation")
     if chosen is not None and (chosen in text or "attn_implementation" in text or "attention" in text.lower()):
-        return MethodError(f"attn_implementation={chosen!r} cannot be used with {title}: {_first_line(error)}")
+        return MethodError(f"attn_implementation={chosen!r} cannot be used with {title}: {first_line(error)}")
     if "does not appear to have a file named" in text and "safetensors" in text:
         return FileError(
             f"{title} has no safetensors weights, and pickled ones are never read. "
             "Use a model that has them, or convert it in a folder of your own with save_pretrained."
         )
     if isinstance(error, ValueError | KeyError) and ("Unrecognized" in text or "model type" in text):
-        return ArchitectureError(f"{title} is no causal language model that transformers knows: {_first_line(error)}")
+        return ArchitectureError(f"{title} is no causal language model that transformers knows: {first_line(error)}")
     if "timed out" in text or "connect" in text.lower() or "offline" in text.lower():
-        return DownloadError(f"{title} could not be fetched: {_first_line(error)}. Check the network and try again.")
-    return FileError(f"{title} could not be loaded: {type(error).__name__}: {_first_line(error)}")
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:300].rstrip(".")
+        return DownloadError(f"{title} could not be fetched: {first_line(error)}. Check the network and try again.")
+    return FileError(f"{title} could not be loaded: {type(error).__name__}: {first_line(error)}")
 
 
 def _adopt(
@@ -312,15 +264,14 @@ def _adopt(
     _require_one_device(model)
     _require_as_it_is(model, dtype, device, attn_implementation)
     known = str(getattr(model, "name_or_path", "") or "")
-    if tokenizer is None:
-        if not known:
+    with without_collector(), quiet_transformers():
+        if tokenizer is not None:
+            tok = given_tokenizer(tokenizer, "the model passed", trust_remote_code, cache_dir)
+        elif known:
+            local = {**LOCAL, "cache_dir": cache_dir}
+            tok = read_tokenizer(known, f"the model passed ({known})", trust_remote_code, local)
+        else:
             raise FileError("A loaded model needs its tokenizer: pass it as the second argument.")
-        title = f"the model passed ({known})"
-        with quiet_transformers():
-            tok = _tokenizer(known, title, trust_remote_code, {"local_files_only": True, "cache_dir": cache_dir})
-    else:
-        with quiet_transformers():
-            tok = _tokenizer(tokenizer, "the model passed", trust_remote_code, {"local_files_only": True})
     called = f" (name_or_path {known!r})" if known else ""
     source = f"{type(model).__name__}{called} {origin}, {_dtype_name(model)}"
     return Loaded(model, tok, known or type(model).__name__, source, weights_digest(model))
@@ -353,13 +304,11 @@ def _require_one_device(hf: Any) -> None:
 
 def _require_as_it_is(hf: Any, dtype: Any, device: Any, attn_implementation: str | None) -> None:
     """A passed model is never converted: an option may only state what is already so."""
-    import torch
-
     asked: list[str] = []
     if dtype is not None and dtype != "auto" and _dtype(dtype) != hf.dtype:
         asked.append(f"dtype={dtype}")
     if device is not None:
-        wanted = torch.device(device)
+        wanted = _device(device)
         if wanted.type != hf.device.type or wanted.index not in (None, hf.device.index):
             asked.append(f"device={device}")
     if attn_implementation is not None and attn_implementation != getattr(hf.config, "_attn_implementation", None):
@@ -401,7 +350,7 @@ def _device(device: Any) -> torch.device:
         found = torch.device(device)
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError, TypeError) as error:
-        raise DeviceError(f"device={device!r} cannot be used here: {_first_line(error)}.") from error
+        raise DeviceError(f"device={device!r} cannot be used here: {first_line(error)}.") from error
     if found.type == "meta":
         raise DeviceError("device='meta' holds no values: choose 'cpu' or 'cuda'.")
     return found

