@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from veracausa.errors import MethodError, TaskError
-from veracausa.tasks import BUILTIN, build, metric
+from veracausa.tasks import BUILTIN, build
 from veracausa.tasks.tokens import encode
 
 
@@ -43,7 +43,7 @@ def test_reproducible(name, real):
     task = build(name, real, n=24, seed=5)
     assert build(name, real, n=24, seed=5).digest() == task.digest()
     assert build(name, real, n=7, seed=5).digest() == task[:7].digest(), "example i is the same for any n"
-    assert build(name, real, n=24, seed=6).digest() != task.digest()
+    assert build(name, real, n=24, seed=6, metric="prob").clean != task.clean
 
 
 def test_bad_options(name, real):
@@ -56,10 +56,6 @@ def test_bad_options(name, real):
         build(name, real, n=2, seed="0")
     with pytest.raises(MethodError, match="there is no metric 'loss'"):
         build(name, real, n=2, metric="loss")
-
-
-def test_another_metric(name, real):
-    assert metric(build(name, real, n=2, metric="prob").metric).vocabulary
 
 
 def test_a_tokenizer_without_the_words_says_so(name, words):

@@ -75,7 +75,7 @@ def test_bad_input(words, change, error, message):
 
 def test_real_bad_input(real):
     parts = {"correct": " Paris", "incorrect": " Rome", "corrupted": "The capital of Italy is"}
-    with pytest.raises(errors.PromptError, match="and the corrupted one 6|and the corrupted one 5") as caught:
+    with pytest.raises(errors.PromptError, match=r"\d tokens and the corrupted one [56], so") as caught:
         task(real, clean="The capital of Antigua and Barbuda is", **parts)
     assert "' Italy', ' is']" in str(caught.value), "both token lists are shown"
     with pytest.raises(errors.AnswerError, match=r"' Vaduz Castle' is \d tokens for this tokenizer: \["):

@@ -7,7 +7,7 @@ from veracausa.tasks.data.greater_than import NOUNS, TEMPLATES
 
 
 def test_next_digits(real):
-    task = greater_than(real, n=200)
+    task = greater_than(real, n=100)
     assert task.options["compares"] == "next digits"
     for i, info in enumerate(task.info):
         tens = int(info["year"][0])
@@ -21,7 +21,7 @@ def test_next_digits(real):
 
 def test_two_digit_years():
     tokenizer = digit_pair_tokenizer()
-    task = greater_than(tokenizer, n=150)
+    task = greater_than(tokenizer, n=80)
     assert task.options["compares"] == "two-digit years"
     for i, info in enumerate(task.info):
         year = int(info["year"])

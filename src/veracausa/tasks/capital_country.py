@@ -6,7 +6,7 @@ from typing import Any
 
 from veracausa.tasks.data.capital_country import CAPITALS, TEMPLATES
 from veracausa.tasks.draw import draw, size
-from veracausa.tasks.pairs import Pair, collect
+from veracausa.tasks.pairs import Pair, checked, collect
 from veracausa.tasks.task import Task
 from veracausa.tasks.tokens import single, tokenizer_of, width
 
@@ -20,6 +20,7 @@ def capital_country(lm: Any, n: int = 64, *, seed: int = 0, metric: str = "logit
 
     >>> task = vc.tasks.capital_country(lm, n=32)
     """
+    n, seed = checked(n, seed, metric)
     tokenizer = tokenizer_of(lm)
     known = {country: city for country, city in CAPITALS.items() if single(tokenizer, f" {city}")}
     widths = {country: width(tokenizer, country) for country in known}

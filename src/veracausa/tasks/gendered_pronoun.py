@@ -7,7 +7,7 @@ from typing import Any
 from veracausa.tasks.data.gendered_pronoun import TEMPLATES
 from veracausa.tasks.data.names import FEMALE, MALE
 from veracausa.tasks.draw import draw, size
-from veracausa.tasks.pairs import Pair, collect
+from veracausa.tasks.pairs import Pair, checked, collect
 from veracausa.tasks.task import Task
 from veracausa.tasks.tokens import tokenizer_of, width
 
@@ -20,6 +20,7 @@ def gendered_pronoun(lm: Any, n: int = 64, *, seed: int = 0, metric: str = "logi
 
     >>> task = vc.tasks.gendered_pronoun(lm, n=32)
     """
+    n, seed = checked(n, seed, metric)
     tokenizer = tokenizer_of(lm)
     by_width: dict[int, tuple[list[str], list[str]]] = {}
     for side, names in enumerate((FEMALE, MALE)):

@@ -11,12 +11,13 @@ Any other split (one token a year, 173|2) gives no token to compare: TaskError.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from veracausa.errors import TaskError
 from veracausa.tasks.data.greater_than import CENTURIES, NOUNS, TEMPLATES
 from veracausa.tasks.draw import draw, size
-from veracausa.tasks.pairs import Pair, collect
+from veracausa.tasks.pairs import Pair, checked, collect
 from veracausa.tasks.task import Task
 from veracausa.tasks.tokens import continuation, encode, strings, tokenizer_of
 
@@ -36,6 +37,7 @@ def greater_than(lm: Any, n: int = 64, *, seed: int = 0, metric: str = "prob_dif
     >>> task.options["compares"]
     'next digits'
     """
+    n, seed = checked(n, seed, metric)
     tokenizer = tokenizer_of(lm)
     split, starts = _years(tokenizer)
     strata = [((t,), NOUNS, tuple(starts)) for t in TEMPLATES]
@@ -95,17 +97,16 @@ def _usable(
     usable: dict[tuple[str, str], list[int]] = {}
     for century in CENTURIES:
         head = _BEFORE + century
-        before = encode(tokenizer, head)
+        # the start token changes nothing here, and leaving it out halves the work
+        follow = partial(continuation, tokenizer, head, prompt_ids=encode(tokenizer, head, start=False), start=False)
         token: dict[str, int] = {}
         for part in parts:
-            ids = continuation(tokenizer, head, part, before) or encode(tokenizer, part, start=False)
+            ids = follow(part) or encode(tokenizer, part, start=False)
             if len(ids) != 1:
                 return {}
             token[part] = ids[0]
-        if len(set(token.values())) < len(parts):
-            continue
-        if continuation(tokenizer, head, "01", before) == tuple(token[p] for p in first):
+        if len(set(token.values())) == len(parts) and follow("01") == tuple(token[p] for p in first):
             for year, pieces in years:
-                if continuation(tokenizer, head, year, before) == tuple(token[p] for p in pieces):
+                if follow(year) == tuple(token[p] for p in pieces):
                     usable[century, year] = list(token.values())
     return usable

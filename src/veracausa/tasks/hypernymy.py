@@ -6,7 +6,7 @@ from typing import Any
 
 from veracausa.tasks.data.hypernymy import CLASSES, OVERLAPS, TEMPLATES
 from veracausa.tasks.draw import draw, size
-from veracausa.tasks.pairs import Pair, collect
+from veracausa.tasks.pairs import Pair, checked, collect
 from veracausa.tasks.task import Task
 from veracausa.tasks.tokens import single, tokenizer_of, width
 
@@ -20,6 +20,7 @@ def hypernymy(lm: Any, n: int = 64, *, seed: int = 0, metric: str = "logit_diff"
 
     >>> task = vc.tasks.hypernymy(lm, n=32)
     """
+    n, seed = checked(n, seed, metric)
     tokenizer = tokenizer_of(lm)
     classes = [name for name in CLASSES if single(tokenizer, f" {name}")]
     # (article, token count) must agree, so that the prompts differ in the word alone

@@ -12,7 +12,7 @@ from veracausa.errors import TaskError
 from veracausa.tasks.data.ioi import OBJECTS, PLACES, TEMPLATES
 from veracausa.tasks.data.names import FEMALE, MALE
 from veracausa.tasks.draw import draw, number, size
-from veracausa.tasks.pairs import Pair, collect
+from veracausa.tasks.pairs import Pair, checked, collect
 from veracausa.tasks.task import Task
 from veracausa.tasks.tokens import single, tokenizer_of
 
@@ -34,6 +34,7 @@ def ioi(lm: Any, n: int = 64, *, seed: int = 0, corruption: str = "swap", metric
     """
     if corruption not in CORRUPTIONS:
         raise TaskError(f"ioi has no corruption {corruption!r}; choose one of {', '.join(CORRUPTIONS)}")
+    n, seed = checked(n, seed, metric)
     tokenizer = tokenizer_of(lm)
     names = [name for name in (*FEMALE, *MALE) if single(tokenizer, f" {name}")]
     least = 2 if corruption == "swap" else 5

@@ -111,8 +111,6 @@ def collect(
     `most`: an upper bound known beforehand, so that an impossible n fails at once. `why`: what limits the number,
     for the message. TaskError says how many pairs there are.
     """
-    n, seed = _whole(n, "the number of pairs, n,", 1), _whole(seed, "the seed", None)
-    metric_of(metric)
     limit = f"; {why}" if why else ""
     if most is not None and n > most:
         raise TaskError(f"{name}: {n} pairs are asked for, but at most {most} can be made for this tokenizer{limit}")
@@ -137,6 +135,12 @@ def collect(
     first = f"\nThe first pair passed over: {failure}" if failure else ""
     can = f"only {len(kept)}" if kept else "none"
     raise TaskError(f"{name}: {n} pairs are asked for, but {can} can be made for this tokenizer{limit}{first}")
+
+
+def checked(n: Any, seed: Any, metric: str) -> tuple[int, int]:
+    """What every builder checks first: n and seed as whole numbers (else TaskError), the metric (else MethodError)."""
+    metric_of(metric)
+    return _whole(n, "the number of pairs, n,", 1), _whole(seed, "the seed", None)
 
 
 def _whole(value: Any, what: str, least: int | None) -> int:

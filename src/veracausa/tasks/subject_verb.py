@@ -6,7 +6,7 @@ from typing import Any
 
 from veracausa.tasks.data.subject_verb import DISTRACTORS, NOUNS, OPENINGS, PHRASES, VERBS
 from veracausa.tasks.draw import draw, size
-from veracausa.tasks.pairs import Pair, collect
+from veracausa.tasks.pairs import Pair, checked, collect
 from veracausa.tasks.task import Task
 from veracausa.tasks.tokens import single, tokenizer_of, width
 
@@ -21,6 +21,7 @@ def subject_verb(lm: Any, n: int = 64, *, seed: int = 0, metric: str = "logit_di
 
     >>> task = vc.tasks.subject_verb(lm, n=32)
     """
+    n, seed = checked(n, seed, metric)
     tokenizer = tokenizer_of(lm)
     nouns = [forms for forms in NOUNS if width(tokenizer, forms[0]) == width(tokenizer, forms[1])]
     verbs = [forms for forms in VERBS if all(single(tokenizer, form) for form in forms)]

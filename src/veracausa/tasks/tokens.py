@@ -52,11 +52,14 @@ def encode_prompt(tokenizer: Any, text: str, where: str) -> tuple[int, ...]:
 
 
 def continuation(
-    tokenizer: Any, prompt: str, text: str, prompt_ids: tuple[int, ...] | None = None
+    tokenizer: Any, prompt: str, text: str, prompt_ids: tuple[int, ...] | None = None, *, start: bool = True
 ) -> tuple[int, ...] | None:
-    """Token ids of a text where it follows a prompt; None if it joins the prompt's last token."""
-    head = encode(tokenizer, prompt) if prompt_ids is None else prompt_ids
-    joined = encode(tokenizer, prompt + text)
+    """Token ids of a text where it follows a prompt; None if it joins the prompt's last token.
+
+    `prompt_ids`: the prompt's encoding where it is known; `start` as in `encode`, the same for both.
+    """
+    head = encode(tokenizer, prompt, start=start) if prompt_ids is None else prompt_ids
+    joined = encode(tokenizer, prompt + text, start=start)
     return joined[len(head) :] if joined[: len(head)] == head and len(joined) > len(head) else None
 
 
