@@ -277,8 +277,8 @@ def _convert(gguf: Path, folder: Path, title: str) -> str:
             if "not supported" in str(error):
                 raise ArchitectureError(f"transformers cannot read {title}: {error}") from error
             raise FileError(
-                f"{title} is damaged or cut short: reading it failed with {type(error).__name__}: {error}. "
-                "Fetch or export it again."
+                f"{title} is damaged or cut short, or holds something that transformers cannot read: "
+                f"{type(error).__name__}: {error}. Fetch it again, or pass the model as a folder with safetensors."
             ) from error
         if info["missing_keys"]:
             lacking = ", ".join(sorted(info["missing_keys"])[:3])
@@ -311,7 +311,7 @@ def _check_same(folder: Path, model: Any, tokenizer: Any, title: str) -> str:
     digest = weights_digest(again)
     ids = torch.arange(8)[None] % model.config.get_text_config().vocab_size
     with torch.no_grad():
-        same = torch.equal(again(ids).logits, model(ids).logits)
+        same = torch.allclose(again(ids).logits, model(ids).logits, rtol=0.0, atol=0.0, equal_nan=True)
     if digest != weights_digest(model) or not same:
         raise FileError(f"Converting {title} changed its weights; this is a fault of veracausa or transformers.")
     for text in _TEXTS:

@@ -19,7 +19,10 @@ from veracausa.packaged import PACKAGED
 
 PATIENCE = 2.0  # seconds until the hub counts as out of reach
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tokenizer_config.json")
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model"),
+    "tokenizer_config.json",  # the last resort: it alone says little
+)
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 

@@ -24,7 +24,7 @@ from veracausa.conversion import (
     without_collector,
 )
 from veracausa.errors import ArchitectureError, DeviceError, DownloadError, FileError, MethodError, VeracausaError
-from veracausa.hub import hub_options, is_hub_id
+from veracausa.hub import cached_snapshot, hub_options, is_hub_id
 from veracausa.load_tokenizer import LOCAL, first_line, given_tokenizer, read_tokenizer
 from veracausa.packaged import PACKAGED, packaged_folder
 
@@ -98,7 +98,10 @@ def resolve(
     path = Path(name).expanduser()
     if isinstance(model, str) and name in PACKAGED:
         folder, manifest = packaged_folder(name, cache_dir)
-        return _from_converted(folder, manifest, name, PACKAGED[name].source, tokenizer, options, where)
+        loaded = _from_converted(folder, manifest, name, PACKAGED[name].source, tokenizer, options, where)
+        # Its name, not the place of the user's cache, is what outputs should show if the model is passed on.
+        loaded.hf.name_or_path = loaded.hf.config.name_or_path = name
+        return loaded
     if path.suffix.lower() == ".gguf":
         folder, manifest = _gguf_folder(path, cache_dir)
         source = f"{path.name} (SHA-256 {manifest['gguf_sha256'][:12]}…), dequantised to float32"
@@ -168,8 +171,9 @@ def _from_hub(
     hub = hub_options(repo, cache_dir, weights=True)
     # Naming the tokenizer lets it be fetched where only the weights are in the cache.
     hf, tok = _read(repo, repo if tokenizer is None else tokenizer, options, where, f"the hub model {repo}", hub)
-    commit = getattr(hf.config, "_commit_hash", None)
-    source = f"{repo} from the Hugging Face hub{f', commit {commit[:12]}' if commit else ''}, {_dtype_name(hf)}"
+    snapshot = cached_snapshot(repo, cache_dir)  # its folder is named by the commit
+    commit = f", commit {snapshot.name[:12]}" if snapshot is not None else ""
+    source = f"{repo} from the Hugging Face hub{commit}, {_dtype_name(hf)}"
     return Loaded(hf, tok, repo, source, weights_digest(hf))
 
 
@@ -250,8 +254,9 @@ def _adopt(
         )
     if "nnsight" in packages:
         origin = f"taken out of an nnsight {type(model).__name__}"
-        tokenizer = tokenizer if tokenizer is not None else getattr(model, "tokenizer", None)
-        model = getattr(model, "_model", None)
+        parts = vars(model)  # not getattr, which nnsight answers with envoys of submodules
+        tokenizer = parts.get("tokenizer") if tokenizer is None else tokenizer
+        model = parts.get("_model", parts.get("_module"))  # older and newer nnsight
     if not isinstance(model, PreTrainedModel):
         hint = ""
         if "peft" in packages:
@@ -267,6 +272,8 @@ def _adopt(
     with without_collector(), quiet_transformers():
         if tokenizer is not None:
             tok = given_tokenizer(tokenizer, "the model passed", trust_remote_code, cache_dir)
+        elif known in PACKAGED:
+            tok = given_tokenizer(known, known, trust_remote_code, cache_dir)
         elif known:
             local = {**LOCAL, "cache_dir": cache_dir}
             tok = read_tokenizer(known, f"the model passed ({known})", trust_remote_code, local)

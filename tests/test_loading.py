@@ -1,0 +1,482 @@
+"""`resolve`: every way to name a model, and every way in which it can go wrong."""
+
+from __future__ import annotations
+
+import gc
+import http.server
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    GPT2Config,
+    LlamaConfig,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+from transformers.utils import logging
+
+from veracausa.conversion import weights_digest
+from veracausa.errors import ArchitectureError, DeviceError, DownloadError, FileError, MethodError
+from veracausa.loading import resolve
+
+WORDS = ["<unk>", "John", "Mary", "gave", "milk", "to"]
+
+
+def tiny_model(**over) -> torch.nn.Module:
+    settings = {"vocab_size": len(WORDS), "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+    settings |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 32}
+    settings |= {"bos_token_id": 0, "eos_token_id": 0}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(LlamaConfig(**(settings | over))).eval()
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>")
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved") / "tiny"
+    tiny_model().save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    """A copy of the saved model that a test may damage."""
+    return shutil.copytree(saved, tmp_path / "tiny")
+
+
+@pytest.fixture
+def no_hub(monkeypatch):
+    """A hub address where nothing listens."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+
+
+# ---------------------------------------------------------------- folders
+
+
+def test_folder(saved):
+    loaded = resolve(str(saved))
+    assert loaded.name == str(saved)
+    assert loaded.source == f"LlamaForCausalLM from the local folder {saved}, float32"
+    assert loaded.hf.dtype == torch.float32 and not loaded.hf.training
+    assert loaded.tokenizer("Mary gave milk")["input_ids"] == [2, 3, 4]
+    ids = torch.tensor([[1, 2, 3]])
+    assert torch.equal(loaded.hf.cpu()(ids).logits, tiny_model()(ids).logits)
+
+
+def test_folder_as_path_and_other_tokenizer(saved):
+    tokenizer = tiny_tokenizer()
+    loaded = resolve(saved, tokenizer, device="cpu")
+    assert loaded.tokenizer is tokenizer and loaded.hf.device.type == "cpu"
+    assert resolve(saved, str(saved)).tokenizer("milk")["input_ids"] == [4]
+
+
+def test_dtype(folder):
+    tiny_model().to(torch.bfloat16).save_pretrained(folder)
+    assert resolve(folder).hf.dtype == torch.float32
+    loaded = resolve(folder, dtype="auto")
+    assert loaded.hf.dtype == torch.bfloat16 and loaded.source.endswith("bfloat16")
+    assert resolve(folder, dtype="bfloat16").identity == loaded.identity
+    assert resolve(folder, dtype=torch.float64).hf.dtype == torch.float64
+    assert resolve(folder).identity != loaded.identity
+    for wrong in ("int8", torch.int64, "no_such_type", 32):
+        with pytest.raises(MethodError, match="floating-point"):
+            resolve(folder, dtype=wrong)
+
+
+def test_attention_implementation(saved):
+    assert resolve(saved, attn_implementation="eager").hf.config._attn_implementation == "eager"
+    with pytest.raises(MethodError, match="no_such_attention"):
+        resolve(saved, attn_implementation="no_such_attention")
+
+
+def test_sharded_folder(saved, folder):
+    (folder / "model.safetensors").unlink()
+    tiny_model().save_pretrained(folder, max_shard_size="4KB")
+    assert len(list(folder.glob("model-*.safetensors"))) > 1
+    assert resolve(folder).identity == resolve(saved).identity
+    gone = sorted(folder.glob("model-*.safetensors"))[1]
+    gone.unlink()
+    with pytest.raises(FileError, match=gone.name):
+        resolve(folder)
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": [')
+    with pytest.raises(FileError, match=r"index\.json is damaged"):
+        resolve(folder)
+
+
+def test_tied_embeddings_are_not_missing(folder):
+    tiny_model(tie_word_embeddings=True).save_pretrained(folder)
+    assert resolve(folder).hf.config.tie_word_embeddings
+
+
+@pytest.mark.parametrize("keep", [-100, 100, 5])
+def test_cut_short_weights(folder, keep):
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:keep])
+    with pytest.raises(FileError, match=r"model\.safetensors is damaged or cut short"):
+        resolve(folder)
+
+
+def test_lacking_weights_are_an_error_not_random_numbers(folder):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(FileError, match=r"model\.layers\.1\.mlp\.up_proj\.weight"):
+        resolve(folder)
+
+
+def test_pickled_weights_are_refused(folder):
+    (folder / "model.safetensors").unlink()
+    torch.save(tiny_model().state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises(FileError, match=r"pytorch_model\.bin, which is a pickle.*save_pretrained"):
+        resolve(folder)
+    (folder / "pytorch_model.bin").unlink()
+    with pytest.raises(FileError, match=r"there is no model\.safetensors"):
+        resolve(folder)
+
+
+def test_folder_that_is_no_model(tmp_path, folder):
+    with pytest.raises(FileError, match=r"no config\.json"):
+        resolve(tmp_path)
+    (folder / "config.json").write_text("{ not json")
+    with pytest.raises(FileError):
+        resolve(folder)
+    with pytest.raises(FileError, match="neither a .gguf file nor a model folder"):
+        resolve(folder / "model.safetensors")
+
+
+def test_folder_without_a_tokenizer(folder):
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(FileError, match=r"No tokenizer could be read .*tokenizer=AutoTokenizer"):
+        resolve(folder)
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(FileError, match="No tokenizer could be read"):
+        resolve(folder)
+    assert resolve(folder, tiny_tokenizer()).tokenizer is not None
+    with pytest.raises(MethodError, match="int"):
+        resolve(folder, 3)
+    with pytest.raises(FileError, match="no folder"):
+        resolve(folder, "./nowhere")
+
+
+def config_with(folder, **entries):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+
+
+def test_unknown_model_type(folder):
+    config_with(folder, model_type="no_such_family")
+    with pytest.raises(ArchitectureError, match="no_such_family"):
+        resolve(folder, tiny_tokenizer())
+
+
+def test_encoder_decoder_folder(folder):
+    T5ForConditionalGeneration(
+        T5Config(vocab_size=6, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+    ).save_pretrained(folder)
+    with pytest.raises(ArchitectureError, match="causal language model"):
+        resolve(folder, tiny_tokenizer())
+
+
+def test_code_of_a_repository_is_not_run(folder):
+    ran = folder / "ran"
+    (folder / "modeling_own.py").write_text(f"open({str(ran)!r}, 'w').close()\nclass OwnConfig: pass\nclass Own: pass\n")
+    auto_map = {"AutoConfig": "modeling_own.OwnConfig", "AutoModelForCausalLM": "modeling_own.Own"}
+    config_with(folder, model_type="own", auto_map=auto_map)
+    with pytest.raises(ArchitectureError, match="trust_remote_code=True"):
+        resolve(folder, tiny_tokenizer())
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "warp", "meta"])
+def test_bad_device(saved, device):
+    with pytest.raises(DeviceError, match=device):
+        resolve(saved, device=device)
+
+
+# ---------------------------------------------------------------- loaded models
+
+
+def test_passed_model_is_never_changed(saved):
+    hf = tiny_model().train()
+    next(hf.parameters()).requires_grad_(False)
+    before = {name: (id(p), p.requires_grad, p.dtype, p.clone()) for name, p in hf.named_parameters()}
+    loaded = resolve(hf, tiny_tokenizer())
+    assert loaded.hf is hf and hf.training
+    assert loaded.source == "LlamaForCausalLM passed by the caller, float32"
+    for name, p in hf.named_parameters():
+        old = before[name]
+        assert (id(p), p.requires_grad, p.dtype) == old[:3] and torch.equal(p, old[3])
+    assert loaded.identity == resolve(saved).identity
+
+
+def test_tokenizer_of_a_passed_model(saved):
+    with pytest.raises(FileError, match="needs its tokenizer"):
+        resolve(tiny_model())
+    loaded = resolve(AutoModelForCausalLM.from_pretrained(saved))
+    assert loaded.tokenizer("to")["input_ids"] == [5]
+    assert loaded.name == str(saved)
+    hf = tiny_model()
+    hf.name_or_path = "someone/not-in-the-cache"
+    start = time.monotonic()
+    with pytest.raises(FileError, match="tokenizer="):
+        resolve(hf)
+    assert time.monotonic() - start < 2
+
+
+def test_options_that_contradict_a_passed_model():
+    hf, tokenizer = tiny_model(), tiny_tokenizer()
+    resolve(hf, tokenizer, dtype="float32", device="cpu", attn_implementation=hf.config._attn_implementation)
+    with pytest.raises(MethodError, match="dtype=bfloat16.*already loaded"):
+        resolve(hf, tokenizer, dtype="bfloat16")
+    with pytest.raises(MethodError, match="attn_implementation=flex_attention"):
+        resolve(hf, tokenizer, attn_implementation="flex_attention")
+    assert hf.dtype == torch.float32
+
+
+def test_models_that_are_not_decoders_with_a_head():
+    tokenizer = tiny_tokenizer()
+    with pytest.raises(ArchitectureError, match="no language-model head"):
+        resolve(AutoModel.from_config(GPT2Config(n_embd=8, n_layer=1, n_head=2, vocab_size=6)), tokenizer)
+    with pytest.raises(ArchitectureError, match="encoder-decoder"):
+        config = T5Config(vocab_size=6, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+        resolve(T5ForConditionalGeneration(config), tokenizer)
+    for other in (torch.nn.Linear(2, 2), None, 3):
+        with pytest.raises(ArchitectureError, match="not a Hugging Face model"):
+            resolve(other, tokenizer)
+
+
+def test_weights_on_no_device_or_on_several():
+    hf = tiny_model()
+    hf.model.layers[1].to("meta")
+    with pytest.raises(DeviceError, match="meta"):
+        resolve(hf, tiny_tokenizer())
+    if torch.cuda.is_available():
+        hf = tiny_model()
+        hf.model.layers[1].cuda()
+        with pytest.raises(DeviceError, match="several devices"):
+            resolve(hf, tiny_tokenizer())
+
+
+def wrapper(package: str, **parts) -> object:
+    """An object as `package` makes it: a class of a module of that package, holding the real model."""
+    kind = type("LanguageModel", (), {"__module__": f"{package}.modeling.language"})
+    made = kind()
+    vars(made).update(parts)
+    return made
+
+
+@pytest.mark.parametrize("attribute", ["_model", "_module"])
+def test_nnsight_model_is_unwrapped(attribute):
+    hf, tokenizer = tiny_model(), tiny_tokenizer()
+    loaded = resolve(wrapper("nnsight", tokenizer=tokenizer, **{attribute: hf}))
+    assert loaded.hf is hf and loaded.tokenizer is tokenizer
+    assert "nnsight LanguageModel" in loaded.source
+
+
+def test_real_nnsight(saved):
+    nnsight = pytest.importorskip("nnsight")
+    hf = tiny_model()
+    assert resolve(nnsight.LanguageModel(hf, tokenizer=tiny_tokenizer())).hf is hf
+
+
+def test_transformer_lens_is_refused():
+    with pytest.raises(ArchitectureError, match="load the original Hugging Face model"):
+        resolve(wrapper("transformer_lens", model=tiny_model()))
+
+
+# ---------------------------------------------------------------- identity
+
+
+def test_identity_notices_every_change():
+    hf = tiny_model()
+    weight = hf.model.layers[1].mlp.up_proj.weight.data
+    digests = {weights_digest(hf)}
+
+    def changed(change) -> None:
+        old = weight.clone()
+        change()
+        digests.add(weights_digest(hf))
+        weight.copy_(old)
+
+    changed(lambda: weight[3, 5].mul_(1 + 1e-6))
+    changed(lambda: weight[:2, 0].neg_())
+    changed(lambda: weight[2].neg_())
+    changed(lambda: weight.copy_(weight.roll(1, 0)))
+    changed(lambda: weight[0, :2].copy_(weight[0, :2].flip(0)))
+    assert len(digests) == 6
+    assert weights_digest(hf) in digests  # everything was put back
+    assert weights_digest(hf.double()) not in digests
+
+
+def test_identity_of_large_tensors_notices_signs_and_swaps():
+    layer = torch.nn.Linear(300, 301, bias=True)  # more than one piece, with odd bytes left over
+    digests = {weights_digest(layer)}
+    with torch.no_grad():
+        layer.weight[7:9, 1].neg_()
+        digests.add(weights_digest(layer))
+        layer.weight[11].neg_()
+        digests.add(weights_digest(layer))
+        layer.weight.copy_(layer.weight.roll(2, 1))
+        digests.add(weights_digest(layer))
+    assert len(digests) == 4
+
+
+def test_identity_does_not_depend_on_memory_layout():
+    layer = torch.nn.Linear(64, 200)
+    digest = weights_digest(layer)
+    layer.weight = torch.nn.Parameter(layer.weight.detach().t().contiguous().t())
+    assert not layer.weight.is_contiguous()
+    assert weights_digest(layer) == digest
+    buffer = torch.empty(64 * 200 + 1)
+    buffer[1:] = layer.weight.detach().reshape(-1)  # off the grid of 64-bit words
+    layer.weight = torch.nn.Parameter(buffer[1:].view(200, 64))
+    assert weights_digest(layer) == digest
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_identity_does_not_depend_on_the_device(dtype):
+    layer = torch.nn.Linear(3000, 3001, dtype=dtype)
+    assert weights_digest(layer) == weights_digest(layer.cuda())
+
+
+# ---------------------------------------------------------------- hub ids
+
+
+def hub_cache(saved, root, repo="someone/tiny", leave_out=()):
+    """A Hugging Face cache that holds `repo`."""
+    place = root / f"models--{repo.replace('/', '--')}"
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    shutil.copytree(saved, place / "snapshots" / commit, ignore=lambda *_: leave_out)
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text(commit)
+    return root
+
+
+def test_cached_hub_id_works_offline(saved, tmp_path, no_hub):
+    start = time.monotonic()
+    loaded = resolve("someone/tiny", cache_dir=hub_cache(saved, tmp_path))
+    assert time.monotonic() - start < 2
+    assert loaded.identity == resolve(saved).identity
+    assert loaded.source == "someone/tiny from the Hugging Face hub, commit 0123456789ab, float32"
+    hf = AutoModelForCausalLM.from_pretrained("someone/tiny", cache_dir=tmp_path, local_files_only=True)
+    assert resolve(hf, cache_dir=tmp_path).name == "someone/tiny"  # its tokenizer is in the cache, too
+
+
+def test_half_cached_hub_id_is_not_taken_for_whole(saved, tmp_path, no_hub):
+    with pytest.raises(DownloadError, match="offline"):
+        resolve("someone/tiny", cache_dir=hub_cache(saved, tmp_path / "a", leave_out=["model.safetensors"]))
+    with pytest.raises(DownloadError, match="offline"):
+        tokens = ["tokenizer.json", "tokenizer_config.json"]
+        resolve("someone/tiny", cache_dir=hub_cache(saved, tmp_path / "b", leave_out=tokens))
+
+
+def test_damaged_hub_cache(saved, tmp_path, no_hub):
+    cache = hub_cache(saved, tmp_path)
+    (weights,) = cache.rglob("model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-8])
+    with pytest.raises(FileError, match="cut short"):
+        resolve("someone/tiny", cache_dir=cache)
+
+
+def test_no_network(tmp_path, no_hub):
+    start = time.monotonic()
+    with pytest.raises(DownloadError, match=r"offline.*'gpt2'.*smollm2-135m.*folder.*HF_HOME"):
+        resolve("gpt2", cache_dir=tmp_path)
+    assert time.monotonic() - start < 3
+
+
+def test_hub_that_never_answers(tmp_path, monkeypatch):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        start = time.monotonic()
+        with pytest.raises(DownloadError, match=r"offline"):
+            resolve("gpt2", cache_dir=tmp_path)
+        assert 1.5 < time.monotonic() - start < 3
+
+
+def test_offline_mode(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(DownloadError, match="HF_HUB_OFFLINE"):
+        resolve("gpt2", cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "said"), [(404, "RepoNotFound", "has no model"), (403, "GatedRepo", "gated")]
+)
+def test_hub_that_refuses(tmp_path, monkeypatch, status, code, said):
+    class Hub(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(status)
+            self.send_header("X-Error-Code", code)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        with pytest.raises(DownloadError, match=said):
+            resolve("someone/misspelt", cache_dir=tmp_path)
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/no/such/folder", "a/b/c", "two words", "someone/..", "a--b/c"])
+def test_names_that_mean_nothing(name, no_hub):
+    with pytest.raises(FileError):
+        resolve(name)
+
+
+# ---------------------------------------------------------------- manners
+
+
+def test_state_of_transformers_is_given_back(saved, folder, capfd):
+    (folder / "tokenizer.json").write_text("{}")
+    old = logging.get_verbosity()
+    try:
+        logging.set_verbosity_info()
+        for bars in (True, False):
+            (logging.enable_progress_bar if bars else logging.disable_progress_bar)()
+            capfd.readouterr()
+            resolve(saved)
+            with pytest.raises(FileError):
+                resolve(folder)
+            assert capfd.readouterr() == ("", "")
+            assert logging.get_verbosity() == logging.INFO and logging.is_progress_bar_enabled() is bars
+            assert gc.isenabled()
+    finally:
+        logging.enable_progress_bar()
+        logging.set_verbosity(old)
+
+
+def test_import_is_cheap():
+    code = "import sys, veracausa.loading; print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
