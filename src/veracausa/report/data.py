@@ -1,0 +1,107 @@
+"""From scores to rows of a chart: plain records with names, places and numbers, and which units to draw."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import altair as alt
+import numpy as np
+
+from veracausa.attribution.scores import Scores
+from veracausa.attribution.units import KINDS, Units
+from veracausa.errors import GapError
+
+Row = dict[str, Any]
+
+#: Scatter charts draw at most this many points; beyond, the weak middle is thinned.
+MOST_POINTS = 2500
+
+
+def number(value: float) -> float | None:
+    """A number as charts store it: six significant digits, None where there is none."""
+    value = float(value)
+    return float(f"{value:.6g}") if np.isfinite(value) else None
+
+
+def effects(scores: Scores) -> tuple[np.ndarray, str]:
+    """What a chart draws of scores, and its axis title: shares of the gap, or plain effects where the gap is zero."""
+    try:
+        return scores.normalised().double().numpy(), "effect, share of the gap"
+    except GapError:
+        return scores.mean().double().numpy(), f"effect on {scores.task['metric']}"
+
+
+def errors(scores: Scores) -> np.ndarray:
+    """Standard errors of `effects`; NaN for a single example."""
+    try:
+        return scores.normalised_stderr().double().numpy()
+    except GapError:
+        return scores.stderr().double().numpy()
+
+
+def keys(units: Units) -> list[tuple[int, int, int]]:
+    """(layer, index, position) of every unit."""
+    return list(zip(units.layer.tolist(), units.index.tolist(), units.position.tolist(), strict=True))
+
+
+def unit_rows(units: Units, columns: Mapping[str, np.ndarray], chosen: Iterable[int] | None = None) -> list[Row]:
+    """One record per unit: name, layer, index, position and the given numbers."""
+    chosen = range(len(units)) if chosen is None else list(chosen)
+    places = keys(units)
+    names = units.names
+    return [
+        {"name": names[i], "layer": places[i][0], "index": places[i][1], "position": places[i][2]}
+        | {column: number(values[i]) for column, values in columns.items()}
+        for i in chosen
+    ]
+
+
+def match(scores: Scores, units: Units) -> np.ndarray:
+    """The effects of `units` by `scores`, NaN where it has none."""
+    values, _ = effects(scores)
+    own = dict(zip(keys(scores.units), values.tolist(), strict=True))
+    return np.array([own.get(key, float("nan")) for key in keys(units)])
+
+
+def source(name: str, rows: Sequence[Row]) -> alt.InlineData:
+    """Records as a named data set, so that the live page can be asked for it: `view.data(name)`."""
+    return alt.InlineData(values=list(rows), name=identifier(name))
+
+
+def identifier(text: str) -> str:
+    """Letters, digits and hyphens of a text, for file names and anchors."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "x"
+
+
+def heading(kind: str, positional: bool) -> str:
+    """A kind of unit as a heading: "Attention heads", "MLP neurons per position"."""
+    words = {"heads": "Attention heads", "neurons": "MLP neurons", "residual": "Residual stream", "mlps": "MLPs"}
+    words["attention"] = "Attention layers"
+    return words.get(kind, kind.capitalize()) + (" per position" if positional else "")
+
+
+def plural(kind: str) -> str:
+    """A kind of unit within a sentence: "heads", "MLPs", "neurons"."""
+    word = KINDS[kind][1]
+    return word + "s"
+
+
+def thin(x: np.ndarray, y: np.ndarray, most: int = MOST_POINTS, keep: Sequence[int] = ()) -> list[int]:
+    """Which of many points to draw: the extreme ones and an even, reproducible choice of the weak middle.
+
+    Half of the places go to the points with the largest |x|, |y| or |y − x|; the other half to every n-th of the
+    rest in the order of |x| + |y|. All points where there are no more than `most`.
+    """
+    count = len(x)
+    if count <= most:
+        return list(range(count))
+    sixth = most // 6
+    chosen = set(keep)
+    measures: list[Callable[[], np.ndarray]] = [lambda: np.abs(x), lambda: np.abs(y), lambda: np.abs(y - x)]
+    for measure in measures:
+        chosen.update(np.argsort(-measure(), kind="stable")[:sixth].tolist())
+    rest = [i for i in np.argsort(np.abs(x) + np.abs(y), kind="stable").tolist() if i not in chosen]
+    places = np.linspace(0, len(rest) - 1, max(0, most - len(chosen))).round().astype(int)
+    return sorted(chosen | {rest[i] for i in places.tolist()})

@@ -1,0 +1,245 @@
+"""The figures and tables of one panel (a kind of unit) and of one section (a task)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from veracausa.attribution.scores import Scores
+from veracausa.report.data import MOST_POINTS, Row, effects, heading, identifier, match, number, plural
+from veracausa.report.figures import Figure, Part
+from veracausa.report.lines import cost_view, curve_view, jaccard_view, slope_of
+from veracausa.report.maps import STRONGEST, limit_of, place_view, ranking_view, shape
+from veracausa.report.scatters import against_exact, mean_difference, padded
+from veracausa.report.tables import Table, agreement_table, curves_table, pairs_table, units_table
+from veracausa.report.words import (
+    chosen_sentence,
+    cost_sentence,
+    curves_sentence,
+    difference_sentence,
+    jaccard_sentence,
+    joined,
+    map_sentence,
+    plain,
+    scatter_sentence,
+    signed,
+)
+from veracausa.study.agreement import Agreement
+from veracausa.study.results import Panel, Section
+
+#: Fewest units that a random draw needs to be rated on its own.
+FEWEST = 3
+
+
+@dataclass(frozen=True, eq=False)
+class PanelView:
+    """One kind of unit, drawn. `name` is its anchor and the start of its files' names."""
+
+    panel: Panel
+    name: str
+
+    @property
+    def title(self) -> str:
+        """The heading."""
+        return heading(self.panel.kind, self.panel.exact.units.positional)
+
+    @cached_property
+    def agreements(self) -> list[Agreement]:
+        """Agreement of every estimate, over all compared units."""
+        return self.panel.agreements
+
+    @cached_property
+    def drawn(self) -> list[Agreement]:
+        """The same over the random draw alone."""
+        return self.panel.random_agreements if self.panel.sampled >= FEWEST else []
+
+    @property
+    def lead(self) -> str:
+        """How the compared units were chosen, and how each method does."""
+        marks = [f"{a.method} {plain(a.r)}" for a in self.agreements]
+        text = f"{chosen_sentence(self.panel)} Correlation with them: {joined(marks)}."
+        if self.drawn:
+            text += f" Over the random draw alone: {joined([f'{a.method} {plain(a.r)}' for a in self.drawn])}."
+        return text
+
+    @cached_property
+    def tables(self) -> list[Table]:
+        """Agreement figures; strongest units."""
+        return [
+            agreement_table(self.panel, self.agreements, self.drawn, self.name),
+            units_table(self.panel, self.name),
+        ]
+
+    @cached_property
+    def figures(self) -> list[Figure]:
+        """Where, method against exact, mean–difference, Jaccard@k."""
+        return [self._where(), self._scatter(), self._difference(), self._jaccard()]
+
+    def _where(self) -> Figure:
+        panel = self.panel
+        exact, title = effects(panel.exact)
+        units, kind = panel.exact.units, plural(panel.kind)
+        estimates = {label: match(s, units) for s, label in zip(panel.estimates, panel.labels, strict=True)}
+        limit = limit_of(exact)
+        sentence = map_sentence(panel.kind, units.names, exact, estimates, limit)
+        name = f"{self.name}-map"
+        if shape(units) == "ranking":
+            view = ranking_view(units, exact, estimates, name, title)
+            count = min(STRONGEST, len(units))
+            part = Part("", view, f"Bar chart of the {count} strongest {kind} by exact effect, estimates as points")
+            lead = sentence.split(" The scale ends")[0]
+            return Figure(
+                name, f"The {count} strongest {kind}", (part,), f"Bars are exact effects, points estimates. {lead}",
+                least=320, width=560,
+            )  # fmt: skip
+        columns = {"exact": exact, **estimates}
+        domain = padded(list(columns.values()))
+        parts = []
+        for label, values in columns.items():
+            view = place_view(units, columns, label, f"{name}-{label}", title, limit, domain=domain)
+            best = int(np.argmax(np.abs(np.nan_to_num(values))))
+            what = f"{label}: {title} of {len(units)} {kind} by place; largest {units.names[best]}, {signed(values[best])}"
+            parts.append(Part(label, view, what))
+        bars = shape(units) == "bars"
+        return Figure(
+            name, f"Where: exact effects and estimates of {kind}", tuple(parts), sentence if not bars else sentence.split(" The scale ends")[0],
+            scale=None if bars else limit, least=200, width=190,
+        )  # fmt: skip
+
+    def _scatter(self) -> Figure:
+        rated = self.agreements
+        name = f"{self.name}-scatter"
+        exact = padded([a.exact for a in rated])
+        shared = padded([v for a in rated for v in (a.exact, a.estimate)])
+        apart = shared[1] - shared[0] > 2.5 * (exact[1] - exact[0])
+        parts = []
+        for a in rated:
+            span = padded([a.exact, a.estimate]) if apart else shared
+            view = against_exact(a, self.panel.sampled, f"{name}-{a.method}", span)
+            text = f"Scatter of {a.method} against exact effects, {len(a.names)} points, r {plain(a.r)}"
+            parts.append(Part(a.method, view, text, f"r {plain(a.r)}, Spearman {plain(a.spearman)}"))
+        sentence = scatter_sentence(self.panel.kind, rated, min(MOST_POINTS, len(rated[0].names)))
+        sentence += " Each chart has its own range." if apart and len(rated) > 1 else ""
+        return Figure(name, "Method against exact", tuple(parts), sentence, least=270, width=280)
+
+    def _difference(self) -> Figure:
+        rated = self.agreements
+        name = f"{self.name}-difference"
+        parts = []
+        for a in rated:
+            low, high = a.limits
+            middle, difference = (a.exact + a.estimate) / 2, a.estimate - a.exact
+            view = mean_difference(
+                a, self.panel.sampled, f"{name}-{a.method}", padded([middle]), padded([difference, np.array([low, high])])
+            )
+            text = f"Mean–difference plot of {a.method}: bias {signed(a.bias, 4)}, limits {signed(low)} to {signed(high)}"
+            parts.append(Part(a.method, view, text, f"bias {signed(a.bias, 4)}, ± {plain(1.96 * a.sd, 4)}"))
+        sentence = difference_sentence(rated) + " The dashed line is the trend of the difference with size."
+        return Figure(name, "Mean–difference", tuple(parts), sentence, least=270, width=280)
+
+    def _jaccard(self) -> Figure:
+        name = f"{self.name}-jaccard"
+        sentence = jaccard_sentence(self.panel.kind, self.agreements)
+        part = Part("", jaccard_view(self.agreements, name), f"Line chart. {sentence}")
+        return Figure(name, "Do they name the same strongest units?", (part,), sentence, least=320, width=560)
+
+
+@dataclass(frozen=True, eq=False)
+class SectionView:
+    """One task, drawn."""
+
+    section: Section
+    name: str
+
+    @cached_property
+    def panels(self) -> list[PanelView]:
+        """One view per kind of unit."""
+        seen: dict[str, int] = {}
+        views = []
+        for panel in self.section.panels:
+            stem = identifier(heading(panel.kind, panel.exact.units.positional))
+            seen[stem] = seen.get(stem, 0) + 1
+            views.append(PanelView(panel, f"{self.name}-{stem}" + (f"-{seen[stem]}" if seen[stem] > 1 else "")))
+        return views
+
+    @property
+    def methods(self) -> list[str]:
+        """Labels of all methods of the section, in order."""
+        return list(dict.fromkeys(label for panel in self.section.panels for label in panel.labels))
+
+    @cached_property
+    def figures(self) -> list[Figure]:
+        """Curves of the outliers, and cost against truth."""
+        figures = []
+        if self.section.curves:
+            figures.append(self._curves())
+        if any(panel.estimates for panel in self.section.panels):
+            figures.append(self._cost())
+        return figures
+
+    @cached_property
+    def tables(self) -> list[Table]:
+        """Tables that exist as CSV only: pairs, and curves if there are any."""
+        pairs = pairs_table(self.section, self.name)
+        return [pairs, curves_table(self.section, self.name)] if self.section.curves else [pairs]
+
+    def scores(self) -> list[tuple[str, Scores]]:
+        """All scores, each under the name of its file."""
+        named = []
+        for view in self.panels:
+            named.append((f"{view.name}-exact", view.panel.exact))
+            for label, scores in zip(view.panel.labels, view.panel.estimates, strict=True):
+                named.append((f"{view.name}-{identifier(label)}", scores))
+        return named
+
+    def _curves(self) -> Figure:
+        name = f"{self.name}-curves"
+        parts = []
+        for curve in self.section.curves:
+            straight = slope_of(curve)
+            slope = f", slope at 0: {signed(straight[1])}" if straight else ""
+            view = curve_view(curve, self.methods, f"{name}-{curve.unit}")
+            says = joined([f"{m} {signed(v)}" for m, v in curve.estimates.items()])
+            text = f"Metric along the path of {curve.unit}: exact effect {signed(curve.exact)}; {says}"
+            parts.append(Part(curve.unit, view, text, curve.why or f"exact {signed(curve.exact)}{slope}"))
+        sentence = curves_sentence(self.section.curves)
+        sentence += " Points at α = 1: the exact effect (square) and what each method says."
+        return Figure(name, "Why outliers are outliers: the metric along their paths", tuple(parts), sentence, least=250, width=250, columns=3)
+
+    def _cost(self) -> Figure:
+        name = f"{self.name}-cost"
+        groups: list[tuple[PanelView, list[Row]]] = []
+        for view in self.panels:
+            if view.panel.estimates:
+                groups.append((view, _cost_rows(view)))
+        rows = [row for _, own in groups for row in own]
+        lowest = min([0.0, *(row["r"] for row in rows if row["r"] is not None)])
+        lowest = lowest - 0.08 if lowest < 0 else 0.0
+        parts = [
+            Part(
+                view.title,
+                cost_view(own, self.methods, f"{name}-{view.name}", lowest),
+                f"Cost against agreement for {plural(view.panel.kind)}",
+                f"exact: {len(view.panel.exact):,} units",
+            )
+            for view, own in groups
+        ]
+        sentence = f"To the left cheap, to the top true. {cost_sentence(rows)}"
+        return Figure(name, "What truth costs", tuple(parts), sentence, least=260, width=260, columns=3)
+
+
+def _cost_rows(view: PanelView) -> list[Row]:
+    panel = view.panel
+
+    def row(method: str, scores: Scores, r: float) -> Row:
+        cost = scores.cost
+        return {
+            "kind": panel.kind, "method": method, "cost": max(1, cost.token_layers), "seconds": number(cost.seconds),
+            "r": number(r), "units": len(scores),
+        }  # fmt: skip
+
+    own = [row(a.method, scores, a.r) for scores, a in zip(panel.estimates, view.agreements, strict=True)]
+    return [*own, row("exact", panel.exact, 1.0)]
+

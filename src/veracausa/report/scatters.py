@@ -1,0 +1,138 @@
+"""Method against exact, and mean–difference plots: every compared unit is a point, outliers carry their names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import altair as alt
+import numpy as np
+
+from veracausa.report import theme
+from veracausa.report.data import Row, number, source, thin
+from veracausa.report.figures import View
+from veracausa.report.labels import place_labels
+from veracausa.report.maps import SIGNED, zero_line
+from veracausa.study.agreement import Agreement
+
+#: Outliers that are named in a chart.
+NAMED = 8
+STRONGEST, RANDOM, ALL = "strongest", "drawn at random", "all"
+
+
+def against_exact(agreement: Agreement, sampled: int, name: str, span: tuple[float, float]) -> View:
+    """Estimate (y) against exact effect (x) of every unit, with the diagonal. `span`: both axes, for all methods."""
+    x, y = agreement.exact, agreement.estimate
+    low, high = span
+    points = _points(agreement, sampled, x, y, name, span, span)
+    diagonal = (
+        alt.Chart(alt.InlineData(values=[{}]))
+        .mark_rule(style=theme.DIAGONAL, clip=True)
+        .encode(x=alt.datum(low), y=alt.datum(low), x2=alt.datum(high), y2=alt.datum(high))
+    )
+    return _plane(points, [zero_line(x=True), zero_line(x=False), diagonal], span, span, "exact", agreement.method)
+
+
+def mean_difference(
+    agreement: Agreement, sampled: int, name: str, across: tuple[float, float], up: tuple[float, float]
+) -> View:
+    """Estimate − exact (y) against their mean (x), with bias, bias ± 1.96 SD and the line of proportional bias."""
+    middle, difference = (agreement.exact + agreement.estimate) / 2, agreement.estimate - agreement.exact
+    points = _points(agreement, sampled, middle, difference, name, across, up)
+    low, high = agreement.limits
+    guides: list[alt.Chart] = []
+    marks = (
+        ("bias", agreement.bias, "bias", [1, 0]),
+        ("low", low, "−1.96 SD", [5, 3]),
+        ("high", high, "+1.96 SD", [5, 3]),
+    )
+    for key, value, text, dash in marks:
+        base = alt.Chart(source(f"{name}-{key}", [{"level": number(value), "text": text}]))
+        guides.append(base.mark_rule(style=theme.GUIDE, strokeDash=dash).encode(y="level:Q"))
+        label = base.mark_text(style=theme.NAME, align="right", baseline="bottom", dx=-2, dy=-2, opacity=0.8)
+        guides.append(label.encode(x=alt.value("width"), y="level:Q", text="text:N"))
+    slope = agreement.proportional_bias
+    if np.isfinite(slope):
+        ends = [{"x": end, "y": agreement.bias + slope * (end - float(middle.mean()))} for end in across]
+        line = alt.Chart(source(f"{name}-trend", ends)).mark_line(style=theme.DIAGONAL, clip=True)
+        guides.append(line.encode(x="x:Q", y="y:Q"))
+    return _plane(points, guides, across, up, f"mean of exact and {agreement.method}", f"{agreement.method} − exact")
+
+
+def padded(values: Sequence[np.ndarray], zero: bool = True) -> tuple[float, float]:
+    """A range that holds all values with a little room, and zero."""
+    joined = np.concatenate([v[np.isfinite(v)] for v in values])
+    low, high = float(joined.min(initial=0.0)), float(joined.max(initial=0.0))
+    room = 0.08 * (high - low) or 1.0
+    return low - room, high + room
+
+
+def _points(
+    agreement: Agreement,
+    sampled: int,
+    x: np.ndarray,
+    y: np.ndarray,
+    name: str,
+    across: tuple[float, float],
+    up: tuple[float, float],
+) -> list[alt.Chart]:
+    count = len(agreement.names)
+    where = {unit: i for i, unit in enumerate(agreement.names)}
+    outliers = [where[unit] for unit in agreement.outliers]
+    named = outliers[:NAMED]
+    beyond = set(outliers)
+    rows: list[Row] = [
+        {
+            "name": agreement.names[i],
+            "x": number(x[i]),
+            "y": number(y[i]),
+            "exact": number(agreement.exact[i]),
+            "estimate": number(agreement.estimate[i]),
+            "group": ALL if not sampled else (RANDOM if i >= count - sampled else STRONGEST),
+            "outlier": i in beyond,
+        }
+        for i in thin(x, y, keep=outliers[:100])
+    ]
+    tips = [
+        alt.Tooltip("name:N", title="unit"),
+        alt.Tooltip("exact:Q", format="+.5f"),
+        alt.Tooltip("estimate:Q", title=agreement.method, format="+.5f"),
+    ]
+    groups = [STRONGEST, RANDOM] if sampled else [ALL]
+    legend = alt.Legend(title=None) if sampled else None
+    base = alt.Chart(source(name, rows))
+    dots = base.mark_point(filled=True, size=28, opacity=0.55).encode(
+        x="x:Q",
+        y="y:Q",
+        color=alt.Color("group:N", scale=alt.Scale(domain=groups), legend=legend),
+        shape=alt.Shape("group:N", scale=alt.Scale(domain=groups), legend=legend),
+        tooltip=tips,
+    )
+    rings = base.mark_point(style=theme.EXACT, size=48, filled=False, strokeWidth=1.1).transform_filter("datum.outlier")
+    places = place_labels([agreement.names[i] for i in named], x[named], y[named], across, up)
+    labels = [
+        {"name": agreement.names[i], "x": number(x[i]), "y": number(y[i]), "dx": dx, "dy": dy}
+        for i, (dx, dy) in zip(named, places, strict=True)
+    ]
+    texts = [
+        alt.Chart(source(f"{name}-labels-{k}", [label]))
+        .mark_text(style=theme.NAME, align="center", baseline="middle", dx=label["dx"], dy=label["dy"])
+        .encode(x="x:Q", y="y:Q", text="name:N")
+        for k, label in enumerate(labels)
+    ]
+    return [dots, rings.encode(x="x:Q", y="y:Q", tooltip=tips), *texts]
+
+
+def _plane(
+    points: list[alt.Chart],
+    guides: list[alt.Chart],
+    across: tuple[float, float],
+    up: tuple[float, float],
+    x_title: str,
+    y_title: str,
+) -> View:
+    ends = [alt.Scale(domain=list(span), nice=False, zero=False) for span in (across, up)]
+    axis = alt.Axis(tickCount=5, labelExpr=SIGNED, grid=False)
+    frame = points[0].encode(
+        x=alt.X("x:Q", title=x_title, scale=ends[0], axis=axis), y=alt.Y("y:Q", title=y_title, scale=ends[1], axis=axis)
+    )
+    return alt.layer(*guides, frame, *points[1:]).properties(height=280)

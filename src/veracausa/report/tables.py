@@ -1,0 +1,197 @@
+"""Tables of the page, and the same as CSV with all digits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from veracausa.report.data import effects, errors, match, plural
+from veracausa.report.words import plain, signed, whole
+from veracausa.study.agreement import Agreement
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from veracausa.study.results import Panel, Section
+
+#: Units in a table on the page; the CSV has all.
+SHOWN = 50
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: key in the rows, heading, and how to write its values: "text", "signed", "plain", "whole", "percent"."""
+
+    key: str
+    title: str
+    form: str = "text"
+    digits: int = 3
+    help: str = ""
+
+    @property
+    def numeric(self) -> bool:
+        """Whether it holds numbers."""
+        return self.form != "text"
+
+    def show(self, value: Any) -> str:
+        """A value as the page writes it."""
+        if value is None or (isinstance(value, float) and not math.isfinite(value)):
+            return "–"
+        if self.form == "whole":
+            return whole(value)
+        if self.form == "percent":
+            return f"{100 * value:.{self.digits}f} %"
+        if self.form in ("signed", "plain"):
+            return (signed if self.form == "signed" else plain)(value, self.digits)
+        return str(value)
+
+    def key_of(self, value: Any) -> str:
+        """What the page sorts by."""
+        if value is None or (isinstance(value, float) and not math.isfinite(value)):
+            return ""
+        return repr(float(value)) if self.numeric else str(value)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under columns; `name`: of its file and anchor; `shown`: how many of the rows the page has."""
+
+    name: str
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[dict[str, Any], ...]
+    note: str = ""
+    shown: int | None = None
+
+    @property
+    def page_rows(self) -> Sequence[dict[str, Any]]:
+        """The rows that the page shows."""
+        return self.rows[: self.shown]
+
+    def frame(self) -> pd.DataFrame:
+        """All rows, as numbers."""
+        import pandas as pd
+
+        return pd.DataFrame([{c.key: row.get(c.key) for c in self.columns} for row in self.rows])
+
+    def csv(self) -> str:
+        """All rows as CSV, numbers in full."""
+        return str(self.frame().to_csv(index=False, lineterminator="\n"))
+
+
+def agreement_table(panel: Panel, agreements: Sequence[Agreement], drawn: Sequence[Agreement], name: str) -> Table:
+    """The agreement figures of every method; separately over the random draw, if there was one."""
+    rows = []
+    for which, rated in (("all compared", agreements), ("random draw only", drawn)):
+        for scores, one in zip(panel.estimates, rated, strict=False):
+            row = dict(one.row())
+            k = next(key for key in row if key.startswith("jaccard@"))
+            row |= {"over": which, "jaccard": row.pop(k), "residual": one.residual, "p": one.proportional_p}
+            row |= {"cost": scores.cost.token_layers, "seconds": scores.cost.seconds}
+            if not one.signed:
+                row["sign errors"] = None
+            rows.append(row)
+    k = min(10, len(agreements[0].names))
+    columns = [
+        Column("method", "method"),
+        *([Column("over", "compared over")] if drawn else []),
+        Column("units", plural(panel.kind), "whole"),
+        Column("r", "r", "plain"),
+        Column("spearman", "Spearman", "plain"),
+        Column("slope", "slope", "plain", 2),
+        Column("jaccard", f"Jaccard@{k}", "plain", 2),
+        Column("sign errors", "sign errors", "whole"),
+        Column("of strong", "of strong", "whole", help="units with an exact effect over 1 % of the gap"),
+        Column("median |error|", "median |error|", "plain", 5),
+        Column("bias", "bias", "signed", 4),
+        Column("limits ±", "± 1.96 SD", "plain", 4),
+        Column("proportional bias", "prop. bias", "signed", 2),
+        Column("p", "p", "plain", 4, help="of the proportional bias"),
+        Column("outliers", "outliers", "whole"),
+        Column("residual", "residual", "percent", 2, help="completeness residual, share of the gap"),
+        Column("cost", "token-layers", "whole"),
+        Column("seconds", "seconds", "plain", 1),
+    ]
+    return Table(f"{name}-agreement", "How well the methods agree with the exact effects", tuple(columns), tuple(rows))
+
+
+def units_table(panel: Panel, name: str) -> Table:
+    """Every unit with its exact effect and every estimate, the strongest first."""
+    exact, title = effects(panel.exact)
+    units = panel.exact.units
+    table = units.table()
+    several = panel.exact.n > 1
+    spread = errors(panel.exact) if several else np.full(len(units), np.nan)
+    estimates = {label: match(s, units) for s, label in zip(panel.estimates, panel.labels, strict=True)}
+    place = [c for c in table.columns if c != "name"]
+    count = len(units)
+    rows = []
+    for i in np.argsort(-np.abs(np.nan_to_num(exact)), kind="stable").tolist():
+        row: dict[str, Any] = {"name": table["name"][i], **{c: int(table[c][i]) for c in place}}
+        row |= {"exact": float(exact[i]), "stderr": float(spread[i])}
+        row |= {f"estimate: {label}": float(values[i]) for label, values in estimates.items()}
+        row["chosen"] = "at random" if i >= count - panel.sampled else "strong"
+        rows.append(row)
+    columns = [
+        Column("name", "unit"),
+        *(Column(c, c, "whole") for c in place),
+        Column("exact", "exact", "signed", 4),
+        *([Column("stderr", "± SE", "plain", 4)] if several else []),
+        *(Column(f"estimate: {label}", label, "signed", 4) for label in estimates),
+        *([Column("chosen", "chosen")] if panel.sampled else []),
+    ]
+    shown = min(SHOWN, count)
+    heading = f"The {shown} strongest {plural(panel.kind)}" if shown < count else f"All {count} {plural(panel.kind)}"
+    note = f"{title[0].upper()}{title[1:]}; sorted by |exact|." + (
+        f" tables/{name}-units.csv holds all {count:,}." if shown < count else ""
+    )
+    return Table(f"{name}-units", heading, tuple(columns), tuple(rows), note, shown)
+
+
+def pairs_table(section: Section, name: str) -> Table:
+    """Every pair of prompts with its answers and its metric."""
+    task, measured = section.task, section.measured
+    weak = set(measured.weak)
+    rows = []
+    for i in range(len(task)):
+        correct, incorrect = task.answer_strings(i)
+        rows.append(
+            {
+                "pair": i,
+                "clean": task.clean_text[i] or "".join(task.tokens(i)[0]),
+                "corrupted": task.corrupted_text[i] or "".join(task.tokens(i)[1]),
+                "correct": " | ".join(correct),
+                "incorrect": " | ".join(incorrect),
+                "metric clean": float(measured.clean[i]),
+                "metric corrupted": float(measured.corrupted[i]),
+                "gap": float(measured.gap[i]),
+                "weak": "weak" if i in weak else "",
+            }
+        )
+    columns = (
+        Column("pair", "pair", "whole"),
+        Column("clean", "clean"),
+        Column("corrupted", "corrupted"),
+        Column("correct", "correct"),
+        Column("incorrect", "incorrect"),
+        Column("metric clean", "clean", "signed"),
+        Column("metric corrupted", "corrupted", "signed"),
+        Column("gap", "gap", "signed"),
+        Column("weak", "weak"),
+    )
+    return Table(f"{name}-pairs", "Pairs", columns, tuple(rows))
+
+
+def curves_table(section: Section, name: str) -> Table:
+    """All points of all curves, for the CSV."""
+    rows = [
+        {"unit": curve.unit, "alpha": float(a), "effect": float(e)}
+        for curve in section.curves
+        for a, e in zip(curve.alphas, curve.effect, strict=True)
+    ]
+    columns = (Column("unit", "unit"), Column("alpha", "α", "plain", 2), Column("effect", "effect", "signed"))
+    return Table(f"{name}-curves", "Curves", columns, tuple(rows))

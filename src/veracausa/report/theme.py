@@ -1,0 +1,90 @@
+"""Colours and fonts of every chart, for light and dark pages. Blue–orange and Okabe–Ito tell apart without red–green.
+
+Charts name roles (mark styles, the ranges "diverging" and "category"); a theme says what a role looks like, so that
+one specification serves the light page, the dark page and the PNG.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+
+#: Mark styles that charts use: exact values, guides behind the data, names beside points, emphasised points.
+EXACT, GUIDE, NAME, DIAGONAL = "exact", "guide", "name", "diagonal"
+#: … and bars of either sign.
+NEGATIVE, POSITIVE = "negative", "positive"
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours by role; `diverging` runs from negative over zero to positive, `category` is one colour per method."""
+
+    ink: str
+    muted: str
+    line: str
+    surface: str
+    diverging: tuple[str, ...]
+    category: tuple[str, ...]
+
+    def config(self, background: str | None = None) -> dict[str, Any]:
+        """The theme as a Vega-Lite configuration; no background colour means transparent."""
+        text = {"fill": self.ink, "font": FONT, "fontSize": 11}
+        return {
+            "background": background or "transparent",
+            "font": FONT,
+            "view": {"stroke": None},
+            "axis": {
+                "labelColor": self.muted,
+                "titleColor": self.muted,
+                "titleFontWeight": 500,
+                "titleFontSize": 11,
+                "labelFontSize": 11,
+                "titlePadding": 7,
+                "gridColor": self.line,
+                "domainColor": self.line,
+                "tickColor": self.line,
+                "tickSize": 4,
+                "labelOverlap": "greedy",
+            },
+            "legend": {
+                "orient": "top",
+                "title": None,
+                "labelColor": self.ink,
+                "labelFontSize": 12,
+                "symbolSize": 70,
+                "symbolStrokeWidth": 2,
+                "offset": 8,
+            },
+            "title": {"color": self.ink, "subtitleColor": self.muted, "fontSize": 13, "fontWeight": 600, "anchor": "start", "offset": 8},
+            "text": text,
+            "range": {"diverging": list(self.diverging), "category": list(self.category)},
+            "style": {
+                EXACT: {"color": self.ink, "fill": self.ink},
+                GUIDE: {"stroke": self.muted, "strokeWidth": 1, "opacity": 0.8},
+                DIAGONAL: {"stroke": self.muted, "strokeWidth": 1, "strokeDash": [4, 4]},
+                NEGATIVE: {"color": self.diverging[1], "fill": self.diverging[1]},
+                POSITIVE: {"color": self.diverging[-2], "fill": self.diverging[-2]},
+                NAME: {**text, "fontSize": 10.5},
+            },
+            "rule": {"color": self.muted},
+        }
+
+
+LIGHT = Theme(
+    ink="#1b2127",
+    muted="#59636e",
+    line="#dde2e7",
+    surface="#ffffff",
+    diverging=("#08467f", "#2b7bba", "#8fc1e3", "#f0f0ed", "#f5b877", "#d9731a", "#8a3d05"),
+    category=("#0072b2", "#d55e00", "#00866a", "#b0558f", "#8a6d00", "#5b5fc7"),
+)
+DARK = Theme(
+    ink="#e8eaed",
+    muted="#a2abb5",
+    line="#343b43",
+    surface="#1a1e23",
+    diverging=("#9fd2ff", "#4a9be0", "#2b5f8f", "#2c3238", "#8a5321", "#e08a33", "#ffcf96"),
+    category=("#5cb8f0", "#ff9152", "#35c79c", "#e79cc9", "#d8b640", "#a3a6ff"),
+)

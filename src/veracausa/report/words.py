@@ -1,0 +1,166 @@
+"""Numbers as text, and the sentence under every figure, made from the figure's numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from veracausa.report.data import Row, plural
+from veracausa.study.agreement import Agreement
+from veracausa.study.results import Curve, Panel
+
+MINUS = "−"
+
+
+def signed(value: float, digits: int = 3) -> str:
+    """−0.257; an en dash where there is no number."""
+    if not math.isfinite(value):
+        return "–"
+    text = f"{value:+.{digits}f}".replace("-", MINUS)
+    return text if float(f"{value:.{digits}f}") else text[1:]
+
+
+def plain(value: float, digits: int = 3) -> str:
+    """0.955 or −0.044: a sign only where it is negative."""
+    return signed(value, digits).removeprefix("+")
+
+
+def whole(value: float) -> str:
+    """12,345."""
+    return f"{round(value):,}" if math.isfinite(value) else "–"
+
+
+def p_value(p: float) -> str:
+    """P = 0.03, p < 0.001."""
+    if not math.isfinite(p):
+        return "no p value"
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def joined(parts: Sequence[str]) -> str:
+    """a, b and c."""
+    parts = list(parts)
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}" if parts else "none"
+
+
+def map_sentence(kind: str, names: Sequence[str], exact: np.ndarray, estimates: dict[str, np.ndarray], limit: float) -> str:
+    """The strongest unit, what the methods make of it, and whether colours are cut off."""
+    best = int(np.argmax(np.abs(np.nan_to_num(exact))))
+    says = joined([f"{label} gives it {signed(float(values[best]))}" for label, values in estimates.items()])
+    text = f"Replacing {names[best]} changes the metric most, by {signed(float(exact[best]))} of the gap; {says}."
+    over = [
+        f"{label} ({whole(int((np.abs(values) > limit * 1.0001).sum()))})"
+        for label, values in estimates.items()
+        if (np.abs(values) > limit * 1.0001).any()
+    ]
+    if over:
+        text += f" The scale ends at the largest exact effect; {plural(kind)} beyond it take the end colour: {joined(over)}."
+    return text
+
+
+def scatter_sentence(kind: str, agreements: Sequence[Agreement], drawn: int) -> str:
+    """Which method is nearest to the diagonal, and which units are farthest from it."""
+    ranked = sorted(agreements, key=lambda a: -math.inf if math.isnan(a.r) else a.r, reverse=True)
+    figures = [f"{a.method} r {plain(a.r)}" + (f", slope {plain(a.slope, 2)}" if a.signed else "") for a in ranked]
+    text = f"On the dashed diagonal a method would be right: {'; '.join(figures)}. "
+    worst = ranked[-1]
+    if worst.outliers:
+        text += (
+            f"Ringed {plural(kind)} lie outside bias ± 1.96 SD; for {worst.method} farthest off are "
+            f"{joined(worst.outliers[:3])}."
+        )
+    count = len(ranked[0].names)
+    if drawn < count:
+        text += f" Of {whole(count)} {plural(kind)} {whole(drawn)} are drawn: all extreme ones, the weak middle thinned evenly."
+    return text
+
+
+def difference_sentence(agreements: Sequence[Agreement]) -> str:
+    """Bias, limits and proportional bias of every method."""
+    parts = []
+    for a in agreements:
+        low, high = a.limits
+        if math.isnan(a.proportional_bias):
+            trend = "no trend with size"
+        elif a.proportional_p < 0.05:
+            trend = f"proportional bias {signed(a.proportional_bias, 2)} ({p_value(a.proportional_p)})"
+        else:
+            trend = f"no proportional bias ({p_value(a.proportional_p)})"
+        off = len(a.outliers)
+        parts.append(
+            f"{a.method}: bias {signed(a.bias, 4)}, limits {signed(low)} to {signed(high)}, {off} of {whole(len(a.names))} "
+            f"outside, {trend}"
+        )
+    return "; ".join(parts) + "."
+
+
+def jaccard_sentence(kind: str, agreements: Sequence[Agreement]) -> str:
+    """The overlap at ten units, and what the end of the curve means."""
+    count = len(agreements[0].names)
+    k = min(10, count)
+    says = joined([f"{a.method} {a.jaccard(k):.2f}" for a in agreements])
+    return (
+        f"Overlap of the {k} strongest {plural(kind)} by each method with the {k} strongest by exact effect: {says} "
+        f"(1 = the same {plural(kind)}). At k = {whole(count)} all are chosen and every method reaches 1."
+    )
+
+
+def curves_sentence(curves: Sequence[Curve]) -> str:
+    """How many of the curves bend back, and where the straight line misses most."""
+    turning = [c.unit for c in curves if c.peak is not None or c.trough is not None]
+    inside = f"{joined(turning)} {'turns' if len(turning) == 1 else 'turn'} within the range" if turning else "none turns"
+    text = f"Change of the metric while one unit moves from its own value (α = 0) to its replacement (α = 1): {inside}. "
+    lines = [(abs(v - c.exact), c, v) for c in curves for m, v in c.estimates.items() if m.startswith("atp")]
+    if lines:
+        _, curve, value = max(lines, key=lambda line: line[0])
+        text += (
+            f"The dashed line is the slope at α = 0, which is what AtP reports; it misses most for {curve.unit}, "
+            f"{signed(value)} where the truth is {signed(curve.exact)}."
+        )
+    return text
+
+
+def cost_sentence(rows: Sequence[Row]) -> str:
+    """For every kind of unit, what the cheapest and the best estimate cost against exact effects."""
+    parts = []
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        own = [row for row in rows if row["kind"] == kind]
+        exact = next(row for row in own if row["method"] == "exact")
+        rated = [row for row in own if row["method"] != "exact" and row["r"] is not None]
+        if not rated:
+            continue
+        best = max(rated, key=lambda row: row["r"])
+        times = exact["cost"] / best["cost"] if best["cost"] else math.inf
+        ratio = f"{times:,.0f} times less" if times >= 1.5 else f"{1 / times:,.1f} times as much"
+        parts.append(
+            f"{plural(kind)}: {best['method']} comes closest (r {plain(best['r'])}) at {whole(best['cost'])} token-layers, "
+            f"{ratio if times >= 1.5 or times < 0.7 else 'about as much'} {'than' if times >= 1.5 else 'as'} "
+            f"the exact effects of {whole(exact['units'])}"
+        )
+    return "; ".join(parts) + "." if parts else "No method could be rated."
+
+
+def chosen_sentence(panel: Panel) -> str:
+    """How the compared units were chosen."""
+    count, kind = len(panel.exact), plural(panel.kind)
+    if not panel.sampled:
+        return f"Exact effects of all {whole(count)} {kind}." if panel.exact.units.index is not None else ""
+    top = count - panel.sampled
+    by = _chosen_by(panel, top)
+    return (
+        f"Exact effects of {whole(count)} {kind}: the {whole(top)} strongest by {by}, and {whole(panel.sampled)} drawn at "
+        f"random from the others. The strongest were picked by an estimate, so agreement over all of them says little "
+        f"about the rest; the random draw does."
+    )
+
+
+def _chosen_by(panel: Panel, top: int) -> str:
+    """The estimate whose strongest units were computed exactly, if one of them it is."""
+    wanted = set(panel.exact.units[:top].names)
+    for scores, label in zip(panel.estimates, panel.labels, strict=True):
+        best = scores.ranking()[:top]
+        if set(scores.units[best].names) == wanted:
+            return label
+    return "an estimate"
