@@ -160,7 +160,7 @@ def test_folder_that_is_no_model(tmp_path, folder):
     (folder / "config.json").write_text("{ not json")
     with pytest.raises(FileError):
         resolve(folder)
-    with pytest.raises(FileError, match="neither a .gguf file nor a model folder"):
+    with pytest.raises(FileError, match=r"neither a \.gguf file nor a model folder"):
         resolve(folder / "model.safetensors")
 
 
@@ -200,7 +200,8 @@ def test_encoder_decoder_folder(folder):
 
 def test_code_of_a_repository_is_not_run(folder):
     ran = folder / "ran"
-    (folder / "modeling_own.py").write_text(f"open({str(ran)!r}, 'w').close()\nclass OwnConfig: pass\nclass Own: pass\n")
+    code = f"open({str(ran)!r}, 'w').close()\nclass OwnConfig: pass\nclass Own: pass\n"
+    (folder / "modeling_own.py").write_text(code)
     auto_map = {"AutoConfig": "modeling_own.OwnConfig", "AutoModelForCausalLM": "modeling_own.Own"}
     config_with(folder, model_type="own", auto_map=auto_map)
     with pytest.raises(ArchitectureError, match="trust_remote_code=True"):
@@ -247,7 +248,7 @@ def test_tokenizer_of_a_passed_model(saved):
 def test_options_that_contradict_a_passed_model():
     hf, tokenizer = tiny_model(), tiny_tokenizer()
     resolve(hf, tokenizer, dtype="float32", device="cpu", attn_implementation=hf.config._attn_implementation)
-    with pytest.raises(MethodError, match="dtype=bfloat16.*already loaded"):
+    with pytest.raises(MethodError, match=r"dtype=bfloat16.*already loaded"):
         resolve(hf, tokenizer, dtype="bfloat16")
     with pytest.raises(MethodError, match="attn_implementation=flex_attention"):
         resolve(hf, tokenizer, attn_implementation="flex_attention")
