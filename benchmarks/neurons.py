@@ -88,13 +88,15 @@ def main() -> None:
         )
     )
     mean = sum(float(r[1]) for r in rows) / sum(float(r[2]) for r in rows)
-    print(f"\nOver the five blocks together {mean:.1f}×; peak memory {peak_gib() - loaded:.2f} GiB above the loaded model.")
+    peak = peak_gib() - loaded
+    print(f"\nOver the five blocks together {mean:.1f}×; peak memory {peak:.2f} GiB above the loaded model.")
     if "--all" in sys.argv:
         began = time.perf_counter()
         scores = vc.exact(lm, task, units="neurons", show_progress=True)
         took = time.perf_counter() - began
         flop = scores.cost.token_layers * BLOCK_FLOP
-        print(f"\nAll {len(scores):,} neurons: {took:.0f} s, {flop / took / 1e9:.0f} GFLOP/s, {scores.cost.token_layers:,} token-layers.")
+        work = f"{flop / took / 1e9:.0f} GFLOP/s, {scores.cost.token_layers:,} token-layers"
+        print(f"\nAll {len(scores):,} neurons: {took:.0f} s, {work}.")
 
 
 if __name__ == "__main__":
