@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 
+#: A completeness residual over this share of the gap is worth a note.
+COARSE = 0.01
+
 
 def attribute(
     lm: Model,
@@ -96,6 +99,7 @@ def attribute(
     if ablation == "counterfactual":
         measured.require_gap(task)
     cost.seconds = time.monotonic() - began
+    completeness = None if parts.path == "point" else Completeness(sums.claimed, sums.true)
     return assemble(
         lm,
         task,
@@ -105,7 +109,8 @@ def attribute(
         method=name,
         settings={"direction": direction, **parts.settings()},
         cost=cost,
-        completeness=None if parts.path == "point" else Completeness(sums.claimed, sums.true),
+        completeness=completeness,
+        notes=_unconverged(completeness, sums, parts),
     )
 
 
@@ -175,6 +180,21 @@ def _add_bucket(
             before = unpatched_metric(lm, tape, base, read, cost)
         for layer, end in ends.items():
             sums.true[sums.layers.index(layer), index] = (end - before).to("cpu", lm.score_dtype)
+
+
+def _unconverged(completeness: Completeness | None, sums: _Sums, parts: Method) -> tuple[str, ...]:
+    """A note that names the layers whose scores do not sum to what they should: there the grid is too coarse."""
+    if completeness is None:
+        return ()
+    gap = (sums.clean - sums.corrupted).mean().abs().clamp_min(1e-12)
+    share = (completeness.residual / gap).abs()
+    coarse = [f"{layer} ({share[i]:.0%})" for i, layer in enumerate(sums.layers) if share[i] > COARSE]
+    if not coarse:
+        return ()
+    return (
+        f"not converged with {parts.nodes} nodes in layers {', '.join(coarse)}: scores there miss the site's effect by "
+        "that share of the gap. A coarse grid is another estimate than the converged path: raise nodes=",
+    )
 
 
 def _contract(lm: Model, units: Units, products: Tensor, start: int, length: int) -> Tensor:

@@ -80,7 +80,7 @@ def layer_gradients(
                 ends[layer] = torch.cat([ends[layer], values]) if layer in ends else values
         rows = [(layer, e, float(a)) for layer in layers for e in examples for a in alphas]
         found: dict[int, list[Tensor]] = {}
-        node_weights = torch.as_tensor(weights, device=bucket.lm.device)
+        node_weights = torch.as_tensor(weights)
         for layer, gradient in _walk(bucket, rows, True, tick):
             found.setdefault(layer, []).append(gradient)
             if sum(len(part) for part in found[layer]) == count * len(alphas):

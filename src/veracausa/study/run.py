@@ -59,8 +59,7 @@ def study(
         neurons: exact effects of this many neurons, the strongest by `atp`; None: of all neurons of tasks with a
             single pair.
         sample: exact effects of this many more neurons, drawn at random among the rest.
-        nodes: points on the paths of integrated gradients (three times as many towards zero, where a norm bends the
-            path's end).
+        nodes: points on the paths of integrated gradients towards the corrupted values (16 towards zero).
         seed: for the random sample.
         out: keep finished pieces here, so that an interrupted study continues; `Study.save(out)` writes the report.
         show_progress: show progress bars.
@@ -107,7 +106,7 @@ def _section(
     def estimated(kind: str, *, zero: bool) -> tuple[Scores, ...]:
         wanted: list[tuple[str, dict[str, Any]]] = [("atp", {}), ("ig", {"nodes": nodes})]
         if zero:
-            wanted.append(("ig", {"nodes": 3 * nodes, "baseline": "zero"}))
+            wanted.append(("ig", {"nodes": 16, "baseline": "zero"}))
         return tuple(_kept(lm, task, kind, method, parts, pieces, show) for method, parts in wanted)
 
     heads = Panel("heads", tested("heads"), estimated("heads", zero=single))
