@@ -19,6 +19,16 @@ class Token:
     text: str
     differs: bool
 
+    @property
+    def lead(self) -> str:
+        """Spaces before the word, which are shown outside its highlight; none if the token is nothing else."""
+        return self.text[: len(self.text) - len(self.text.lstrip(" "))] if self.text.strip(" ") else ""
+
+    @property
+    def body(self) -> str:
+        """The rest of the token."""
+        return self.text[len(self.lead) :]
+
 
 @dataclass(frozen=True)
 class Prompts:

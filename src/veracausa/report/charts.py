@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from veracausa.attribution.scores import Scores
-from veracausa.report.data import effects, errors
+from veracausa.report.data import Datasets, effects, errors
 from veracausa.report.maps import limit_of, place_view
 from veracausa.report.theme import LIGHT
 
@@ -23,7 +23,8 @@ def scores_chart(scores: Scores) -> Any:
     spread = errors(scores) if scores.n > 1 else None
     pairs = "1 pair" if scores.n == 1 else f"{scores.n} pairs"
     view = place_view(
-        scores.units, {"effect": values}, "effect", "scores", title, limit_of(values), stderr=spread, palette=LIGHT.diverging
-    )
-    heading = {"text": f"{scores.method}: {len(scores):,} {scores.units.kind}", "subtitle": f"{scores.model['name']}, {pairs}"}
-    return view.properties(title=heading, width=360)
+        Datasets(inline=True), scores.units, {"effect": values}, "effect", "scores", title, limit_of(values),
+        stderr=spread, palette=LIGHT.diverging,
+    )  # fmt: skip
+    heading = f"{scores.method}: {len(scores):,} {scores.units.kind}"
+    return view.properties(title={"text": heading, "subtitle": f"{scores.model['name']}, {pairs}"}, width=360)

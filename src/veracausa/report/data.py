@@ -65,9 +65,24 @@ def match(scores: Scores, units: Units) -> np.ndarray:
     return np.array([own.get(key, float("nan")) for key in keys(units)])
 
 
-def source(name: str, rows: Sequence[Row]) -> alt.InlineData:
-    """Records as a named data set, so that the live page can be asked for it: `view.data(name)`."""
-    return alt.InlineData(values=list(rows), name=identifier(name))
+class Datasets(dict[str, list[Row]]):
+    """The named records of a chart, kept beside it: altair wraps and checks every number of data inside a chart.
+
+    The live page can be asked for them: `view.data(name)`. `inline`: put them inside the chart after all, so that it
+    stands alone (for notebooks).
+    """
+
+    def __init__(self, inline: bool = False) -> None:
+        super().__init__()
+        self.inline = inline
+
+    def add(self, name: str, rows: Sequence[Row]) -> alt.NamedData | alt.InlineData:
+        """Keep records under a name; returns what `alt.Chart` takes."""
+        name = identifier(name)
+        if self.inline:
+            return alt.InlineData(values=list(rows), name=name)
+        self[name] = list(rows)
+        return alt.NamedData(name=name)
 
 
 def identifier(text: str) -> str:

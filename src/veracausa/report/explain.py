@@ -31,8 +31,8 @@ READING = (
     ),
     (
         "r, Spearman, slope",
-        "Pearson's correlation of the estimates with the exact effects, the same for ranks, and the least-squares slope "
-        "(1: right size; 0.5: half the size).",
+        "Pearson's correlation of the estimates with the exact effects, the same for ranks, and the least-squares "
+        "slope (1: right size; 0.5: half the size).",
     ),
     ("Jaccard@k", "Of the k strongest units by either list: how many both have, divided by how many either has."),
     (

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import altair as alt
 import vl_convert
 
+from veracausa.report.data import Datasets
 from veracausa.report.theme import LIGHT
 
+#: Charts take the width of their place and the height that they need.
+FLUID = {"type": "fit-x", "contains": "padding"}
+
 #: A single view; side by side they make a figure.
-View = alt.Chart | alt.LayerChart
+View = alt.TopLevelMixin
 
 
 @dataclass(frozen=True)
 class Part:
-    """One chart of a figure: its title, a line beneath it, and a text for those who do not see it."""
+    """One chart of a figure: its title, its data, a line beneath it, and a text for those who do not see it."""
 
     title: str
     view: View
+    data: Datasets
     alt: str
     subtitle: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Figure:
     """Charts that belong together.
 
@@ -42,42 +47,64 @@ class Figure:
     least: int = 300
     width: int = 300
     columns: int = 4
-    notes: tuple[str, ...] = field(default=())
+
+    @cached_property
+    def _drawn(self) -> list[dict[str, Any]]:
+        return [spec_of(part.view) for part in self.parts]
 
     def specs(self) -> list[dict[str, Any]]:
         """One Vega-Lite specification per part for the page: as wide as its container, no colours of its own."""
-        return [_fluid(part.view, hide_legend=self.scale is not None) for part in self.parts]
+        fluid = {"width": "container", "autosize": FLUID}
+        drawn = [without_legend(spec) for spec in self._drawn] if self.scale is not None else self._drawn
+        return [spec | fluid | {"datasets": _data(spec, part)} for spec, part in zip(drawn, self.parts, strict=True)]
 
-    def chart(self) -> Any:
-        """The whole figure as one Altair chart, of fixed width, as in the PNG."""
+    def spec(self) -> dict[str, Any]:
+        """The whole figure as one specification of fixed width, as in the PNG."""
         views = [
-            part.view.properties(width=self.width, title=alt.Title(part.title, subtitle=part.subtitle or alt.Undefined))
-            for part in self.parts
+            _without(spec, "datasets") | {"width": self.width, "title": {"text": part.title, "subtitle": part.subtitle}}
+            for spec, part in zip(self._drawn, self.parts, strict=True)
         ]
-        rows = [alt.hconcat(*views[i : i + self.columns]) for i in range(0, len(views), self.columns)]
-        whole = rows[0] if len(rows) == 1 else alt.vconcat(*rows)
-        return whole.resolve_scale(color="shared", shape="shared") if self.scale is not None else whole
+        whole: dict[str, Any] = {"columns": self.columns, "concat": views} if len(views) > 1 else views[0]
+        if self.scale is not None and len(views) > 1:
+            whole["resolve"] = {"scale": {"color": "shared"}}
+        data: dict[str, Any] = {}
+        for spec, part in zip(self._drawn, self.parts, strict=True):
+            data |= _data(spec, part)
+        return whole | {"datasets": data}
 
     def png(self) -> bytes:
         """The figure as PNG, drawn without a browser, twice as fine as on screen."""
-        return png(self.chart())
+        return png(self.spec())
 
 
-def png(chart: Any) -> bytes:
-    """A chart as PNG on white, in the light theme."""
-    spec = chart.to_dict()
-    config = {**LIGHT.config(background=LIGHT.surface), "padding": 16}
-    spec["config"] = config
-    return vl_convert.vegalite_to_png(spec, vl_version=vegalite_version(), scale=2)
+def spec_of(view: View) -> dict[str, Any]:
+    """A chart as a Vega-Lite specification without a configuration."""
+    return _without(view.to_dict(validate=False), "$schema", "config")
+
+
+def _data(spec: dict[str, Any], part: Part) -> dict[str, Any]:
+    return {**spec.get("datasets", {}), **part.data}
+
+
+def _without(spec: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in spec.items() if key not in keys}
+
+
+def without_legend(spec: Any) -> Any:
+    """The specification with every legend switched off."""
+    if isinstance(spec, list):
+        return [without_legend(item) for item in spec]
+    if not isinstance(spec, dict):
+        return spec
+    return {key: None if key == "legend" else without_legend(value) for key, value in spec.items()}
+
+
+def png(spec: dict[str, Any]) -> bytes:
+    """A specification as PNG on white, in the light theme."""
+    config = LIGHT.config(background=LIGHT.surface) | {"padding": 16}
+    return vl_convert.vegalite_to_png({**spec, "config": config}, vl_version=vegalite_version(), scale=2)
 
 
 def vegalite_version() -> str:
     """The Vega-Lite version that altair writes for, as vl-convert names it."""
     return ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
-
-
-def _fluid(view: View, hide_legend: bool) -> dict[str, Any]:
-    spec = copy.deepcopy(view.properties(width="container").to_dict())
-    spec.pop("$schema", None)
-    spec["config"] = {"legend": {"disable": True}} if hide_legend else {}
-    return spec

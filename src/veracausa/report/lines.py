@@ -8,8 +8,9 @@ import altair as alt
 import numpy as np
 
 from veracausa.report import theme
-from veracausa.report.data import Row, number, source
+from veracausa.report.data import Datasets, Row, number
 from veracausa.report.figures import View
+from veracausa.report.labels import place_labels
 from veracausa.report.maps import SIGNED, zero_line
 from veracausa.study.agreement import Agreement
 from veracausa.study.results import Curve
@@ -20,7 +21,7 @@ def ladder(count: int, steps: int = 40) -> list[int]:
     return sorted({round(k) for k in np.geomspace(1, count, steps).tolist()})
 
 
-def jaccard_view(agreements: Sequence[Agreement], name: str) -> View:
+def jaccard_view(data: Datasets, agreements: Sequence[Agreement], name: str) -> View:
     """Overlap of the k strongest units by method and by exact effect, for every k, on a log axis."""
     labels = [agreement.method for agreement in agreements]
     rows: list[Row] = []
@@ -28,15 +29,22 @@ def jaccard_view(agreements: Sequence[Agreement], name: str) -> View:
         overlaps = agreement.jaccard(ladder(len(agreement.names)))
         assert isinstance(overlaps, dict)
         rows += [{"method": agreement.method, "k": k, "jaccard": number(value)} for k, value in overlaps.items()]
-    color = alt.Color("method:N", sort=labels, title=None)
-    base = alt.Chart(source(name, rows)).encode(
-        x=alt.X("k:Q", title="k strongest units", scale=alt.Scale(type="log", nice=False), axis=alt.Axis(grid=False, format="~s")),
+    most = max(len(agreement.names) for agreement in agreements)
+    ticks = [m * 10**e for e in range(8) for m in (1, 2, 5) if m * 10**e <= most]
+    scale = alt.Scale(domain=labels)
+    color = alt.Color("method:N", scale=scale, title=None)
+    base = alt.Chart(data.add(name, rows)).encode(
+        x=alt.X(
+            "k:Q", title="k strongest units",
+            scale=alt.Scale(type="log", nice=False),
+            axis=alt.Axis(grid=False, format="~s", values=ticks),
+        ),
         y=alt.Y("jaccard:Q", title="Jaccard@k", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=5)),
         color=color,
-    )
+    )  # fmt: skip
     line = base.mark_line(strokeWidth=2, interpolate="linear")
     dots = base.mark_point(filled=True, size=26).encode(
-        shape=alt.Shape("method:N", sort=labels, title=None),
+        shape=alt.Shape("method:N", scale=scale, title=None),
         tooltip=[alt.Tooltip("method:N"), alt.Tooltip("k:Q"), alt.Tooltip("jaccard:Q", title="Jaccard", format=".3f")],
     )
     return alt.layer(line, dots).properties(height=230)
@@ -47,13 +55,13 @@ def slope_of(curve: Curve) -> tuple[str, float] | None:
     return next(((label, value) for label, value in curve.estimates.items() if label.startswith("atp")), None)
 
 
-def curve_view(curve: Curve, methods: Sequence[str], name: str) -> View:
+def curve_view(data: Datasets, curve: Curve, methods: Sequence[str], name: str) -> View:
     """M(α) of one unit, with its turns, the straight line of AtP, and at α = 1 what each method says."""
     alphas, effect = curve.alphas, curve.effect
     line_rows = [{"alpha": number(a), "effect": number(e)} for a, e in zip(alphas, effect, strict=True)]
     x_title, y_title = "α (0 = as it is, 1 = replaced)", "change of the metric, share of the gap"
     ends = alt.Scale(domain=[float(alphas.min()), float(alphas.max())], nice=False)
-    base = alt.Chart(source(name, line_rows)).encode(
+    base = alt.Chart(data.add(name, line_rows)).encode(
         x=alt.X("alpha:Q", title=x_title, scale=ends, axis=alt.Axis(grid=False, tickCount=5)),
         y=alt.Y("effect:Q", title=y_title, axis=alt.Axis(tickCount=5, labelExpr=SIGNED)),
     )
@@ -63,9 +71,10 @@ def curve_view(curve: Curve, methods: Sequence[str], name: str) -> View:
     straight = slope_of(curve)
     if straight is not None:
         ends_of_line = [{"alpha": a, "effect": straight[1] * a} for a in (float(alphas.min()), float(alphas.max()))]
-        line = alt.Chart(source(f"{name}-slope", ends_of_line)).mark_line(style=theme.DIAGONAL, strokeWidth=1.5, clip=True)
+        line = alt.Chart(data.add(f"{name}-slope", ends_of_line))
+        line = line.mark_line(style=theme.DIAGONAL, strokeWidth=1.5, clip=True)
         layers.append(line.encode(x="alpha:Q", y="effect:Q"))
-    layers.append(base.mark_line(style=theme.EXACT, strokeWidth=2, filled=False).encode(tooltip=tips))
+    layers.append(base.mark_line(style=theme.TRUTH).encode(tooltip=tips))
     turns = [
         {"alpha": number(a), "effect": number(float(effect[int(np.abs(alphas - a).argmin())])), "turn": turn}
         for turn, a in (("peak", curve.peak), ("trough", curve.trough))
@@ -73,34 +82,36 @@ def curve_view(curve: Curve, methods: Sequence[str], name: str) -> View:
     ]
     for turn in turns:
         up = turn["turn"] == "peak"
-        mark = alt.Chart(source(f"{name}-{turn['turn']}", [turn])).mark_text(
+        mark = alt.Chart(data.add(f"{name}-{turn['turn']}", [turn])).mark_text(
             style=theme.NAME, text=f"{turn['turn']} {turn['alpha']:.2f}", dy=-9 if up else 11
         )
         layers.append(mark.encode(x="alpha:Q", y="effect:Q"))
-        dot = alt.Chart(source(f"{name}-{turn['turn']}-dot", [turn])).mark_point(
+        dot = alt.Chart(data.add(f"{name}-{turn['turn']}-dot", [turn])).mark_point(
             style=theme.EXACT, shape="triangle-up" if up else "triangle-down", size=45, filled=True
         )
         layers.append(dot.encode(x="alpha:Q", y="effect:Q"))
     guesses = [{"alpha": 1, "effect": number(v), "method": m} for m, v in curve.estimates.items()]
-    dots = alt.Chart(source(f"{name}-estimates", guesses)).mark_point(filled=True, size=60).encode(
+    dots = alt.Chart(data.add(f"{name}-estimates", guesses)).mark_point(filled=True, size=60).encode(
         x="alpha:Q",
         y="effect:Q",
         color=alt.Color("method:N", sort=list(methods), scale=alt.Scale(domain=list(methods)), legend=None),
         shape=alt.Shape("method:N", sort=list(methods), scale=alt.Scale(domain=list(methods)), legend=None),
         tooltip=[alt.Tooltip("method:N"), alt.Tooltip("effect:Q", title="at α = 1", format="+.4f")],
     )  # fmt: skip
-    here = alt.Chart(source(f"{name}-exact", [{"alpha": 1, "effect": number(curve.exact)}])).mark_point(
+    here = alt.Chart(data.add(f"{name}-exact", [{"alpha": 1, "effect": number(curve.exact)}])).mark_point(
         style=theme.EXACT, filled=True, size=60, shape="square"
     )
     return alt.layer(*layers, dots, here.encode(x="alpha:Q", y="effect:Q")).properties(height=210)
 
 
-def cost_view(rows: Sequence[Row], methods: Sequence[str], name: str, lowest: float) -> View:
+def cost_view(data: Datasets, rows: Sequence[Row], methods: Sequence[str], name: str, lowest: float) -> View:
     """Agreement r against cost in token-layers (log axis); `rows`: method, cost, seconds, r. Exact effects: r = 1."""
-    shown = alt.Color("method:N", sort=list(methods), scale=alt.Scale(domain=list(methods)), legend=None)
+    scale = alt.Scale(domain=list(methods))
+    shown = alt.Color("method:N", scale=scale, legend=None)
+    form = alt.Shape("method:N", scale=scale, legend=None)
     costs = [row["cost"] for row in rows]
     ends = [min(costs) / 3, max(costs) * 3]
-    base = alt.Chart(source(name, rows)).encode(
+    base = alt.Chart(data.add(name, rows)).encode(
         x=alt.X(
             "cost:Q", title="cost, token-layers",
             scale=alt.Scale(type="log", domain=ends, nice=False), axis=alt.Axis(grid=False, format="~s", tickCount=4),
@@ -119,7 +130,13 @@ def cost_view(rows: Sequence[Row], methods: Sequence[str], name: str, lowest: fl
     layers: list[alt.Chart] = []
     estimates = base.transform_filter("datum.method != 'exact'")
     truth = base.transform_filter("datum.method == 'exact'")
-    layers.append(estimates.mark_point(filled=True, size=90).encode(color=shown, shape=alt.Shape("method:N", sort=list(methods), scale=alt.Scale(domain=list(methods)), legend=None), tooltip=tips))
+    layers.append(estimates.mark_point(filled=True, size=90).encode(color=shown, shape=form, tooltip=tips))
     layers.append(truth.mark_point(style=theme.EXACT, filled=True, size=90, shape="square").encode(tooltip=tips))
-    layers.append(base.mark_text(style=theme.NAME, dy=14, baseline="middle").encode(text="method:N"))
+    low, high = np.log10(ends)
+    across, up = np.log10(costs), np.array([row["r"] if row["r"] is not None else lowest for row in rows])
+    places = place_labels([row["method"] for row in rows], across, up, (low, high), (lowest, 1.08))
+    for k, (row, (dx, dy)) in enumerate(zip(rows, places, strict=True)):
+        text = alt.Chart(data.add(f"{name}-label-{k}", [row]))
+        text = text.mark_text(style=theme.NAME, baseline="middle", align="center", dx=dx, dy=dy)
+        layers.append(text.encode(x="cost:Q", y="r:Q", text="method:N"))
     return alt.layer(*layers).properties(height=210)

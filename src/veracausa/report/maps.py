@@ -9,7 +9,7 @@ import numpy as np
 
 from veracausa.attribution.units import KINDS, Units
 from veracausa.report import theme
-from veracausa.report.data import Row, identifier, source, unit_rows
+from veracausa.report.data import Datasets, Row, identifier, unit_rows
 from veracausa.report.figures import View
 
 #: Axis labels with a sign, except at zero (a Vega expression).
@@ -48,6 +48,7 @@ def colour(limit: float, title: str, palette: Sequence[str] | None) -> alt.Color
 
 
 def place_view(
+    data: Datasets,
     units: Units,
     columns: Mapping[str, np.ndarray],
     drawn: str,
@@ -61,26 +62,30 @@ def place_view(
 ) -> View:
     """One column of numbers of all units, in the shape that suits them; the others are in the tooltips.
 
-    `limit`: end of the colour scale. `stderr`: whiskers of bars. `domain`: x axis of bars, to share among charts. `palette`: colours in place of
-    the theme's.
+    `limit`: end of the colour scale. `stderr`: whiskers of bars. `domain`: x axis of bars, to share among charts.
+    `palette`: colours in place of the theme's.
     """
     form = shape(units)
     chosen = _strongest(columns[drawn]) if form == "ranking" else None
     fields = {f"by_{identifier(label).replace('-', '_')}": values for label, values in columns.items()}
     spread = {"stderr": stderr} if stderr is not None else {}
     rows = unit_rows(units, {"value": columns[drawn], **spread, **fields}, chosen)
-    base = alt.Chart(source(name, rows))
+    base = alt.Chart(data.add(name, rows))
     tips = [alt.Tooltip("name:N", title=KINDS[units.kind][1]), alt.Tooltip("layer:O")]
     tips += [alt.Tooltip(f"{f}:Q", title=label, format="+.5f") for f, label in zip(fields, columns, strict=True)]
     if form in ("map", "positions"):
         across, label = ("index", "head") if form == "map" else ("position", "position")
-        many = len(set(units.layer.tolist())) > 40
-        return base.mark_rect(stroke=None).encode(
-            x=alt.X(f"{across}:O", title=label, axis=alt.Axis(labelAngle=0, domain=False, ticks=False)),
-            y=alt.Y("layer:O", title="layer", axis=alt.Axis(domain=False, ticks=False)),
-            color=colour(limit, title, palette),
-            tooltip=tips,
-        ).properties(height=alt.Step(7 if many else 12))
+        layers_count = len(set(units.layer.tolist()))
+        return (
+            base.mark_rect(stroke=None)
+            .encode(
+                x=alt.X(f"{across}:O", title=label, axis=alt.Axis(labelAngle=0, domain=False, ticks=False)),
+                y=alt.Y("layer:O", title="layer", axis=alt.Axis(domain=False, ticks=False)),
+                color=colour(limit, title, palette),
+                tooltip=tips,
+            )
+            .properties(height=layers_count * (7 if layers_count > 40 else 12))
+        )
     y = (
         alt.Y("layer:O", title="layer", axis=alt.Axis(domain=False, ticks=False))
         if form == "bars"
@@ -90,8 +95,12 @@ def place_view(
     x = alt.X("value:Q", title=title, scale=scale, axis=alt.Axis(tickCount=5, labelExpr=SIGNED))
     layers: list[alt.Chart] = []
     for style, test, tone in ((theme.NEGATIVE, "< 0", 1), (theme.POSITIVE, ">= 0", -2)):
-        paint = {"color": palette[tone]} if palette else {"style": style}
-        bars = base.mark_bar(cornerRadius=1, **paint).transform_filter(f"datum.value {test}")
+        paint = (
+            base.mark_bar(cornerRadius=1, color=palette[tone])
+            if palette
+            else base.mark_bar(cornerRadius=1, style=style)
+        )
+        bars = paint.transform_filter(f"datum.value {test}")
         layers.append(bars.encode(x=x, y=y, tooltip=tips))
     layers.append(zero_line(x=True))
     if stderr is not None and np.isfinite(stderr).any():
@@ -99,10 +108,12 @@ def place_view(
             low="datum.value - datum.stderr", high="datum.value + datum.stderr"
         )
         layers.append(whisker.encode(x="low:Q", x2="high:Q", y=y))
-    return alt.layer(*layers).properties(height=alt.Step(12 if form == "bars" else 16))
+    return alt.layer(*layers).properties(height=max(40, len(rows) * (12 if form == "bars" else 16)))
 
 
-def ranking_view(units: Units, exact: np.ndarray, estimates: Mapping[str, np.ndarray], name: str, title: str) -> View:
+def ranking_view(
+    data: Datasets, units: Units, exact: np.ndarray, estimates: Mapping[str, np.ndarray], name: str, title: str
+) -> View:
     """The strongest units by exact effect: bars for the exact effects, a point for every estimate."""
     chosen = _strongest(exact)
     names = units.names
@@ -115,8 +126,9 @@ def ranking_view(units: Units, exact: np.ndarray, estimates: Mapping[str, np.nda
     ]
     order = [names[i] for i in chosen]
     y = alt.Y("name:N", title=None, sort=order, axis=NAMES)
+    scale = alt.Scale(domain=list(estimates))
     bars = (
-        alt.Chart(source(f"{name}-exact", rows))
+        alt.Chart(data.add(f"{name}-exact", rows))
         .mark_bar(style=theme.EXACT, opacity=0.22, cornerRadius=1)
         .encode(
             x=alt.X("exact:Q", title=title, axis=alt.Axis(tickCount=5, labelExpr=SIGNED)),
@@ -125,13 +137,13 @@ def ranking_view(units: Units, exact: np.ndarray, estimates: Mapping[str, np.nda
         )
     )
     dots = (
-        alt.Chart(source(f"{name}-estimates", points))
+        alt.Chart(data.add(f"{name}-estimates", points))
         .mark_point(filled=True, size=55, opacity=0.9)
         .encode(
             x="estimate:Q",
             y=y,
-            color=alt.Color("method:N", sort=list(estimates), title=None),
-            shape=alt.Shape("method:N", sort=list(estimates), title=None),
+            color=alt.Color("method:N", scale=scale, title=None),
+            shape=alt.Shape("method:N", scale=scale, title=None),
             tooltip=[
                 alt.Tooltip("name:N", title="unit"),
                 alt.Tooltip("method:N"),
@@ -139,16 +151,15 @@ def ranking_view(units: Units, exact: np.ndarray, estimates: Mapping[str, np.nda
             ],
         )
     )
-    return alt.layer(bars, zero_line(x=True), dots).properties(height=alt.Step(17))
+    return alt.layer(bars, zero_line(x=True), dots).properties(height=max(40, 17 * len(rows)))
 
 
 def zero_line(*, x: bool) -> alt.Chart:
     """A thin line at zero of the x axis, or of the y axis."""
-    rule = alt.Chart(alt.InlineData(values=[{}])).mark_rule(style=theme.GUIDE)
+    rule = alt.Chart(alt.InlineData(values=[{}])).mark_rule(style=theme.ZERO)
     return rule.encode(x=alt.datum(0)) if x else rule.encode(y=alt.datum(0))
 
 
 def _strongest(values: np.ndarray) -> list[int]:
     order = np.argsort(-np.abs(np.nan_to_num(values)), kind="stable")
     return order[:STRONGEST].tolist()
-

@@ -74,7 +74,7 @@ def page(study: Study, views: list[SectionView] | None = None) -> str:
         dark=_variables(DARK),
         style=Markup(_asset("page.css")),
         script=Markup(_asset("page.js")),
-        vega=Markup(_inside_script(vl_convert.javascript_bundle(vl_version=vegalite_version()))),
+        vega=Markup(_inside_script(_vega())),
         data=Markup(embed({"specs": specs, "themes": {"light": LIGHT.config(), "dark": DARK.config()}})),
     )
 
@@ -105,6 +105,11 @@ def _variables(theme: Any) -> Markup:
         f"--ink:{theme.ink};--muted:{theme.muted};--line:{theme.line};--surface:{theme.surface};"
         f"--accent:{theme.category[0]};--scale:linear-gradient(to right, {gradient});--font:{FONT}"
     )
+
+
+def _vega() -> str:
+    """The libraries that draw charts, as one script."""
+    return vl_convert.javascript_bundle(vl_version=vegalite_version())  # type: ignore[call-arg]
 
 
 def _asset(name: str) -> str:

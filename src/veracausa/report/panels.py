@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from veracausa.attribution.scores import Scores
-from veracausa.report.data import MOST_POINTS, Row, effects, heading, identifier, match, number, plural
+from veracausa.report.data import MOST_POINTS, Datasets, Row, effects, heading, identifier, match, number, plural
 from veracausa.report.figures import Figure, Part
 from veracausa.report.lines import cost_view, curve_view, jaccard_view, slope_of
 from veracausa.report.maps import STRONGEST, limit_of, place_view, ranking_view, shape
@@ -55,6 +55,12 @@ class PanelView:
         """The same over the random draw alone."""
         return self.panel.random_agreements if self.panel.sampled >= FEWEST else []
 
+    @cached_property
+    def random(self) -> frozenset[str]:
+        """Names of the units that were drawn at random."""
+        units = self.panel.exact.units
+        return frozenset(units[len(units) - self.panel.sampled :].names)
+
     @property
     def lead(self) -> str:
         """How the compared units were chosen, and how each method does."""
@@ -86,9 +92,10 @@ class PanelView:
         sentence = map_sentence(panel.kind, units.names, exact, estimates, limit)
         name = f"{self.name}-map"
         if shape(units) == "ranking":
-            view = ranking_view(units, exact, estimates, name, title)
+            data = Datasets()
+            view = ranking_view(data, units, exact, estimates, name, title)
             count = min(STRONGEST, len(units))
-            part = Part("", view, f"Bar chart of the {count} strongest {kind} by exact effect, estimates as points")
+            part = Part("", view, data, f"Bars: the {count} strongest {kind} by exact effect; points: estimates")
             lead = sentence.split(" The scale ends")[0]
             return Figure(
                 name, f"The {count} strongest {kind}", (part,), f"Bars are exact effects, points estimates. {lead}",
@@ -98,14 +105,18 @@ class PanelView:
         domain = padded(list(columns.values()))
         parts = []
         for label, values in columns.items():
-            view = place_view(units, columns, label, f"{name}-{label}", title, limit, domain=domain)
+            data = Datasets()
+            view = place_view(data, units, columns, label, f"{name}-{label}", title, limit, domain=domain)
             best = int(np.argmax(np.abs(np.nan_to_num(values))))
-            what = f"{label}: {title} of {len(units)} {kind} by place; largest {units.names[best]}, {signed(values[best])}"
-            parts.append(Part(label, view, what))
+            largest = f"largest {units.names[best]}, {signed(values[best])}"
+            what = f"{label}: {title} of {len(units)} {kind} by place; {largest}"
+            parts.append(Part(label, view, data, what))
         bars = shape(units) == "bars"
+        across = len(set((units.position if units.positional else units.index).tolist()))
         return Figure(
-            name, f"Where: exact effects and estimates of {kind}", tuple(parts), sentence if not bars else sentence.split(" The scale ends")[0],
-            scale=None if bars else limit, least=200, width=190,
+            name, f"Where: exact effects and estimates of {kind}", tuple(parts),
+            sentence.split(" The scale ends")[0] if bars else sentence,
+            scale=None if bars else limit, least=min(340, max(150, 10 * across + 40)), width=190,
         )  # fmt: skip
 
     def _scatter(self) -> Figure:
@@ -113,13 +124,14 @@ class PanelView:
         name = f"{self.name}-scatter"
         exact = padded([a.exact for a in rated])
         shared = padded([v for a in rated for v in (a.exact, a.estimate)])
-        apart = shared[1] - shared[0] > 2.5 * (exact[1] - exact[0])
+        apart = shared[1] - shared[0] > 1.5 * (exact[1] - exact[0])
         parts = []
         for a in rated:
             span = padded([a.exact, a.estimate]) if apart else shared
-            view = against_exact(a, self.panel.sampled, f"{name}-{a.method}", span)
+            data = Datasets()
+            view = against_exact(data, a, self.random, f"{name}-{a.method}", span)
             text = f"Scatter of {a.method} against exact effects, {len(a.names)} points, r {plain(a.r)}"
-            parts.append(Part(a.method, view, text, f"r {plain(a.r)}, Spearman {plain(a.spearman)}"))
+            parts.append(Part(a.method, view, data, text, f"r {plain(a.r)}, Spearman {plain(a.spearman)}"))
         sentence = scatter_sentence(self.panel.kind, rated, min(MOST_POINTS, len(rated[0].names)))
         sentence += " Each chart has its own range." if apart and len(rated) > 1 else ""
         return Figure(name, "Method against exact", tuple(parts), sentence, least=270, width=280)
@@ -131,18 +143,19 @@ class PanelView:
         for a in rated:
             low, high = a.limits
             middle, difference = (a.exact + a.estimate) / 2, a.estimate - a.exact
-            view = mean_difference(
-                a, self.panel.sampled, f"{name}-{a.method}", padded([middle]), padded([difference, np.array([low, high])])
-            )
-            text = f"Mean–difference plot of {a.method}: bias {signed(a.bias, 4)}, limits {signed(low)} to {signed(high)}"
-            parts.append(Part(a.method, view, text, f"bias {signed(a.bias, 4)}, ± {plain(1.96 * a.sd, 4)}"))
-        sentence = difference_sentence(rated) + " The dashed line is the trend of the difference with size."
+            data = Datasets()
+            spans = padded([middle]), padded([difference, np.array([low, high])])
+            view = mean_difference(data, a, self.random, f"{name}-{a.method}", *spans)
+            text = f"Mean–difference plot of {a.method}: bias {signed(a.bias, 4)}, {signed(low)} to {signed(high)}"
+            parts.append(Part(a.method, view, data, text, f"bias {signed(a.bias, 4)}, ± {plain(1.96 * a.sd, 4)}"))
+        sentence = difference_sentence(self.panel.kind, rated)
         return Figure(name, "Mean–difference", tuple(parts), sentence, least=270, width=280)
 
     def _jaccard(self) -> Figure:
         name = f"{self.name}-jaccard"
         sentence = jaccard_sentence(self.panel.kind, self.agreements)
-        part = Part("", jaccard_view(self.agreements, name), f"Line chart. {sentence}")
+        data = Datasets()
+        part = Part("", jaccard_view(data, self.agreements, name), data, f"Line chart. {sentence}")
         return Figure(name, "Do they name the same strongest units?", (part,), sentence, least=320, width=560)
 
 
@@ -200,13 +213,15 @@ class SectionView:
         for curve in self.section.curves:
             straight = slope_of(curve)
             slope = f", slope at 0: {signed(straight[1])}" if straight else ""
-            view = curve_view(curve, self.methods, f"{name}-{curve.unit}")
+            data = Datasets()
+            view = curve_view(data, curve, self.methods, f"{name}-{curve.unit}")
             says = joined([f"{m} {signed(v)}" for m, v in curve.estimates.items()])
             text = f"Metric along the path of {curve.unit}: exact effect {signed(curve.exact)}; {says}"
-            parts.append(Part(curve.unit, view, text, curve.why or f"exact {signed(curve.exact)}{slope}"))
+            parts.append(Part(curve.unit, view, data, text, curve.why or f"exact {signed(curve.exact)}{slope}"))
         sentence = curves_sentence(self.section.curves)
         sentence += " Points at α = 1: the exact effect (square) and what each method says."
-        return Figure(name, "Why outliers are outliers: the metric along their paths", tuple(parts), sentence, least=250, width=250, columns=3)
+        title = "Why outliers are outliers: the metric along their paths"
+        return Figure(name, title, tuple(parts), sentence, least=250, width=250, columns=3)
 
     def _cost(self) -> Figure:
         name = f"{self.name}-cost"
@@ -217,15 +232,12 @@ class SectionView:
         rows = [row for _, own in groups for row in own]
         lowest = min([0.0, *(row["r"] for row in rows if row["r"] is not None)])
         lowest = lowest - 0.08 if lowest < 0 else 0.0
-        parts = [
-            Part(
-                view.title,
-                cost_view(own, self.methods, f"{name}-{view.name}", lowest),
-                f"Cost against agreement for {plural(view.panel.kind)}",
-                f"exact: {len(view.panel.exact):,} units",
-            )
-            for view, own in groups
-        ]
+        parts = []
+        for view, own in groups:
+            data = Datasets()
+            chart = cost_view(data, own, self.methods, f"{name}-{view.name}", lowest)
+            text = f"Cost against agreement for {plural(view.panel.kind)}"
+            parts.append(Part(view.title, chart, data, text, f"exact: {len(view.panel.exact):,} units"))
         sentence = f"To the left cheap, to the top true. {cost_sentence(rows)}"
         return Figure(name, "What truth costs", tuple(parts), sentence, least=260, width=260, columns=3)
 
@@ -242,4 +254,3 @@ def _cost_rows(view: PanelView) -> list[Row]:
 
     own = [row(a.method, scores, a.r) for scores, a in zip(panel.estimates, view.agreements, strict=True)]
     return [*own, row("exact", panel.exact, 1.0)]
-

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import altair as alt
 import numpy as np
 
 from veracausa.report import theme
-from veracausa.report.data import Row, number, source, thin
+from veracausa.report.data import Datasets, Row, number, thin
 from veracausa.report.figures import View
 from veracausa.report.labels import place_labels
 from veracausa.report.maps import SIGNED, zero_line
 from veracausa.study.agreement import Agreement
 
 #: Outliers that are named in a chart.
-NAMED = 8
+NAMED = 7
 STRONGEST, RANDOM, ALL = "strongest", "drawn at random", "all"
 
 
-def against_exact(agreement: Agreement, sampled: int, name: str, span: tuple[float, float]) -> View:
-    """Estimate (y) against exact effect (x) of every unit, with the diagonal. `span`: both axes, for all methods."""
+def against_exact(
+    data: Datasets, agreement: Agreement, drawn: frozenset[str], name: str, span: tuple[float, float]
+) -> View:
+    """Estimate (y) against exact effect (x) of every unit, with the diagonal.
+
+    `drawn`: names of units that were drawn at random. `span`: range of both axes.
+    """
     x, y = agreement.exact, agreement.estimate
     low, high = span
-    points = _points(agreement, sampled, x, y, name, span, span)
+    points = _points(data, agreement, drawn, x, y, name, span, span)
     diagonal = (
         alt.Chart(alt.InlineData(values=[{}]))
         .mark_rule(style=theme.DIAGONAL, clip=True)
@@ -33,27 +39,34 @@ def against_exact(agreement: Agreement, sampled: int, name: str, span: tuple[flo
 
 
 def mean_difference(
-    agreement: Agreement, sampled: int, name: str, across: tuple[float, float], up: tuple[float, float]
+    data: Datasets,
+    agreement: Agreement,
+    drawn: frozenset[str],
+    name: str,
+    across: tuple[float, float],
+    up: tuple[float, float],
 ) -> View:
     """Estimate − exact (y) against their mean (x), with bias, bias ± 1.96 SD and the line of proportional bias."""
     middle, difference = (agreement.exact + agreement.estimate) / 2, agreement.estimate - agreement.exact
-    points = _points(agreement, sampled, middle, difference, name, across, up)
+    points = _points(data, agreement, drawn, middle, difference, name, across, up)
     low, high = agreement.limits
     guides: list[alt.Chart] = []
-    marks = (
-        ("bias", agreement.bias, "bias", [1, 0]),
-        ("low", low, "−1.96 SD", [5, 3]),
-        ("high", high, "+1.96 SD", [5, 3]),
+    marks: tuple[tuple[str, float, str, list[int], Literal["top", "bottom"]], ...] = (
+        ("bias", agreement.bias, "", [1, 0], "bottom"),
+        ("low", low, "−1.96 SD", [5, 3], "top"),
+        ("high", high, "+1.96 SD", [5, 3], "bottom"),
     )
-    for key, value, text, dash in marks:
-        base = alt.Chart(source(f"{name}-{key}", [{"level": number(value), "text": text}]))
+    for key, value, text, dash, side in marks:
+        base = alt.Chart(data.add(f"{name}-{key}", [{"level": number(value), "text": text}]))
         guides.append(base.mark_rule(style=theme.GUIDE, strokeDash=dash).encode(y="level:Q"))
-        label = base.mark_text(style=theme.NAME, align="right", baseline="bottom", dx=-2, dy=-2, opacity=0.8)
+        away = 3 if side == "top" else -3
+        label = base.mark_text(style=theme.NAME, align="right", baseline=side, dx=-2, dy=away, opacity=0.8)
         guides.append(label.encode(x=alt.value("width"), y="level:Q", text="text:N"))
     slope = agreement.proportional_bias
     if np.isfinite(slope):
         ends = [{"x": end, "y": agreement.bias + slope * (end - float(middle.mean()))} for end in across]
-        line = alt.Chart(source(f"{name}-trend", ends)).mark_line(style=theme.DIAGONAL, clip=True)
+        line = alt.Chart(data.add(f"{name}-trend", ends))
+        line = line.mark_line(style=theme.GUIDE, strokeDash=[1, 3], strokeWidth=1.5, clip=True)
         guides.append(line.encode(x="x:Q", y="y:Q"))
     return _plane(points, guides, across, up, f"mean of exact and {agreement.method}", f"{agreement.method} − exact")
 
@@ -67,15 +80,15 @@ def padded(values: Sequence[np.ndarray], zero: bool = True) -> tuple[float, floa
 
 
 def _points(
+    data: Datasets,
     agreement: Agreement,
-    sampled: int,
+    drawn: frozenset[str],
     x: np.ndarray,
     y: np.ndarray,
     name: str,
     across: tuple[float, float],
     up: tuple[float, float],
 ) -> list[alt.Chart]:
-    count = len(agreement.names)
     where = {unit: i for i, unit in enumerate(agreement.names)}
     outliers = [where[unit] for unit in agreement.outliers]
     named = outliers[:NAMED]
@@ -87,7 +100,7 @@ def _points(
             "y": number(y[i]),
             "exact": number(agreement.exact[i]),
             "estimate": number(agreement.estimate[i]),
-            "group": ALL if not sampled else (RANDOM if i >= count - sampled else STRONGEST),
+            "group": ALL if not drawn else (RANDOM if agreement.names[i] in drawn else STRONGEST),
             "outlier": i in beyond,
         }
         for i in thin(x, y, keep=outliers[:100])
@@ -97,9 +110,9 @@ def _points(
         alt.Tooltip("exact:Q", format="+.5f"),
         alt.Tooltip("estimate:Q", title=agreement.method, format="+.5f"),
     ]
-    groups = [STRONGEST, RANDOM] if sampled else [ALL]
-    legend = alt.Legend(title=None) if sampled else None
-    base = alt.Chart(source(name, rows))
+    groups = [STRONGEST, RANDOM] if drawn else [ALL]
+    legend = alt.Legend(title=None) if drawn else None
+    base = alt.Chart(data.add(name, rows))
     dots = base.mark_point(filled=True, size=28, opacity=0.55).encode(
         x="x:Q",
         y="y:Q",
@@ -109,16 +122,12 @@ def _points(
     )
     rings = base.mark_point(style=theme.EXACT, size=48, filled=False, strokeWidth=1.1).transform_filter("datum.outlier")
     places = place_labels([agreement.names[i] for i in named], x[named], y[named], across, up)
-    labels = [
-        {"name": agreement.names[i], "x": number(x[i]), "y": number(y[i]), "dx": dx, "dy": dy}
-        for i, (dx, dy) in zip(named, places, strict=True)
-    ]
-    texts = [
-        alt.Chart(source(f"{name}-labels-{k}", [label]))
-        .mark_text(style=theme.NAME, align="center", baseline="middle", dx=label["dx"], dy=label["dy"])
-        .encode(x="x:Q", y="y:Q", text="name:N")
-        for k, label in enumerate(labels)
-    ]
+    texts = []
+    for i, (dx, dy) in zip(named, places, strict=True):
+        label = {"name": agreement.names[i], "x": number(x[i]), "y": number(y[i])}
+        text = alt.Chart(data.add(f"{name}-label-{agreement.names[i]}", [label]))
+        text = text.mark_text(style=theme.NAME, align="center", baseline="middle", dx=dx, dy=dy)
+        texts.append(text.encode(x="x:Q", y="y:Q", text="name:N"))
     return [dots, rings.encode(x="x:Q", y="y:Q", tooltip=tips), *texts]
 
 

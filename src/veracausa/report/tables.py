@@ -24,13 +24,15 @@ SHOWN = 50
 
 @dataclass(frozen=True)
 class Column:
-    """A column: key in the rows, heading, and how to write its values: "text", "signed", "plain", "whole", "percent"."""
+    """A column: key in the rows, heading, and how to write its values: "text", "signed", "plain", "whole",
+    "index" (no thousands), "percent", "p". `csv_only`: not on the page."""
 
     key: str
     title: str
     form: str = "text"
     digits: int = 3
     help: str = ""
+    csv_only: bool = False
 
     @property
     def numeric(self) -> bool:
@@ -41,10 +43,14 @@ class Column:
         """A value as the page writes it."""
         if value is None or (isinstance(value, float) and not math.isfinite(value)):
             return "–"
+        if self.form == "index":
+            return str(int(value))
         if self.form == "whole":
             return whole(value)
         if self.form == "percent":
             return f"{100 * value:.{self.digits}f} %"
+        if self.form == "p":
+            return "< 0.001" if value < 0.001 else plain(value)
         if self.form in ("signed", "plain"):
             return (signed if self.form == "signed" else plain)(value, self.digits)
         return str(value)
@@ -72,6 +78,11 @@ class Table:
         """The rows that the page shows."""
         return self.rows[: self.shown]
 
+    @property
+    def page_columns(self) -> list[Column]:
+        """The columns that the page shows."""
+        return [column for column in self.columns if not column.csv_only]
+
     def frame(self) -> pd.DataFrame:
         """All rows, as numbers."""
         import pandas as pd
@@ -95,22 +106,22 @@ def agreement_table(panel: Panel, agreements: Sequence[Agreement], drawn: Sequen
             if not one.signed:
                 row["sign errors"] = None
             rows.append(row)
-    k = min(10, len(agreements[0].names))
+    top = min(10, len(agreements[0].names))
     columns = [
         Column("method", "method"),
         *([Column("over", "compared over")] if drawn else []),
-        Column("units", plural(panel.kind), "whole"),
+        Column("units", plural(panel.kind), "whole", csv_only=not drawn),
         Column("r", "r", "plain"),
         Column("spearman", "Spearman", "plain"),
         Column("slope", "slope", "plain", 2),
-        Column("jaccard", f"Jaccard@{k}", "plain", 2),
-        Column("sign errors", "sign errors", "whole"),
-        Column("of strong", "of strong", "whole", help="units with an exact effect over 1 % of the gap"),
+        Column("jaccard", f"Jaccard@{top}", "plain", 2),
+        Column("sign errors", "wrong signs", "whole", help="among strong units: exact effect over 1 % of the gap"),
+        Column("of strong", "of", "whole", help="strong units: exact effect over 1 % of the gap"),
         Column("median |error|", "median |error|", "plain", 5),
-        Column("bias", "bias", "signed", 4),
-        Column("limits ±", "± 1.96 SD", "plain", 4),
+        Column("bias", "bias", "signed", 5),
+        Column("limits ±", "±\u00a01.96\u00a0SD", "plain", 4),
         Column("proportional bias", "prop. bias", "signed", 2),
-        Column("p", "p", "plain", 4, help="of the proportional bias"),
+        Column("p", "p", "p", help="of the proportional bias"),
         Column("outliers", "outliers", "whole"),
         Column("residual", "residual", "percent", 2, help="completeness residual, share of the gap"),
         Column("cost", "token-layers", "whole"),
@@ -138,7 +149,7 @@ def units_table(panel: Panel, name: str) -> Table:
         rows.append(row)
     columns = [
         Column("name", "unit"),
-        *(Column(c, c, "whole") for c in place),
+        *(Column(c, c, "index") for c in place),
         Column("exact", "exact", "signed", 4),
         *([Column("stderr", "± SE", "plain", 4)] if several else []),
         *(Column(f"estimate: {label}", label, "signed", 4) for label in estimates),
@@ -173,7 +184,7 @@ def pairs_table(section: Section, name: str) -> Table:
             }
         )
     columns = (
-        Column("pair", "pair", "whole"),
+        Column("pair", "pair", "index"),
         Column("clean", "clean"),
         Column("corrupted", "corrupted"),
         Column("correct", "correct"),

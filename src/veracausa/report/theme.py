@@ -11,8 +11,8 @@ from typing import Any
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
-#: Mark styles that charts use: exact values, guides behind the data, names beside points, emphasised points.
-EXACT, GUIDE, NAME, DIAGONAL = "exact", "guide", "name", "diagonal"
+#: Mark styles: exact values, lines through them, guides and zero lines behind the data, names beside points, diagonals.
+EXACT, TRUTH, GUIDE, ZERO, NAME, DIAGONAL = "exact", "truth", "guide", "zero", "name", "diagonal"
 #: … and bars of either sign.
 NEGATIVE, POSITIVE = "negative", "positive"
 
@@ -57,13 +57,22 @@ class Theme:
                 "symbolStrokeWidth": 2,
                 "offset": 8,
             },
-            "title": {"color": self.ink, "subtitleColor": self.muted, "fontSize": 13, "fontWeight": 600, "anchor": "start", "offset": 8},
+            "title": {
+                "color": self.ink,
+                "subtitleColor": self.muted,
+                "fontSize": 13,
+                "fontWeight": 600,
+                "anchor": "start",
+                "offset": 8,
+            },
             "text": text,
             "range": {"diverging": list(self.diverging), "category": list(self.category)},
             "style": {
                 EXACT: {"color": self.ink, "fill": self.ink},
-                GUIDE: {"stroke": self.muted, "strokeWidth": 1, "opacity": 0.8},
-                DIAGONAL: {"stroke": self.muted, "strokeWidth": 1, "strokeDash": [4, 4]},
+                TRUTH: {"color": self.ink, "stroke": self.ink, "strokeWidth": 2},
+                GUIDE: {"color": self.muted, "stroke": self.muted, "strokeWidth": 1, "opacity": 0.8},
+                ZERO: {"color": self.muted, "stroke": self.muted, "strokeWidth": 1, "opacity": 0.45},
+                DIAGONAL: {"color": self.muted, "stroke": self.muted, "strokeWidth": 1, "strokeDash": [4, 4]},
                 NEGATIVE: {"color": self.diverging[1], "fill": self.diverging[1]},
                 POSITIVE: {"color": self.diverging[-2], "fill": self.diverging[-2]},
                 NAME: {**text, "fontSize": 10.5},

@@ -33,7 +33,7 @@ def whole(value: float) -> str:
 
 
 def p_value(p: float) -> str:
-    """P = 0.03, p < 0.001."""
+    """How a p value is written: p = 0.030, p < 0.001."""
     if not math.isfinite(p):
         return "no p value"
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
@@ -45,7 +45,9 @@ def joined(parts: Sequence[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}" if parts else "none"
 
 
-def map_sentence(kind: str, names: Sequence[str], exact: np.ndarray, estimates: dict[str, np.ndarray], limit: float) -> str:
+def map_sentence(
+    kind: str, names: Sequence[str], exact: np.ndarray, estimates: dict[str, np.ndarray], limit: float
+) -> str:
     """The strongest unit, what the methods make of it, and whether colours are cut off."""
     best = int(np.argmax(np.abs(np.nan_to_num(exact))))
     says = joined([f"{label} gives it {signed(float(values[best]))}" for label, values in estimates.items()])
@@ -56,7 +58,8 @@ def map_sentence(kind: str, names: Sequence[str], exact: np.ndarray, estimates: 
         if (np.abs(values) > limit * 1.0001).any()
     ]
     if over:
-        text += f" The scale ends at the largest exact effect; {plural(kind)} beyond it take the end colour: {joined(over)}."
+        text += f" The scale ends at the largest exact effect; {plural(kind)} beyond it have the end colour: "
+        text += f"{joined(over)}."
     return text
 
 
@@ -73,27 +76,32 @@ def scatter_sentence(kind: str, agreements: Sequence[Agreement], drawn: int) -> 
         )
     count = len(ranked[0].names)
     if drawn < count:
-        text += f" Of {whole(count)} {plural(kind)} {whole(drawn)} are drawn: all extreme ones, the weak middle thinned evenly."
+        text += (
+            f" Of {whole(count)} {plural(kind)} {whole(drawn)} are drawn: all extreme ones; the weak middle is thinned."
+        )
     return text
 
 
-def difference_sentence(agreements: Sequence[Agreement]) -> str:
-    """Bias, limits and proportional bias of every method."""
-    parts = []
+def difference_sentence(kind: str, agreements: Sequence[Agreement]) -> str:
+    """How many units lie outside the limits, and whether the difference grows with the effect."""
+    count = len(agreements[0].names)
+    outside = [
+        f"{a.method} {whole(len(a.outliers))} ({signed(a.limits[0])} to {signed(a.limits[1])})" for a in agreements
+    ]
+    trend, none = [], []
     for a in agreements:
-        low, high = a.limits
-        if math.isnan(a.proportional_bias):
-            trend = "no trend with size"
-        elif a.proportional_p < 0.05:
-            trend = f"proportional bias {signed(a.proportional_bias, 2)} ({p_value(a.proportional_p)})"
+        if math.isfinite(a.proportional_bias) and a.proportional_p < 0.05:
+            slope = signed(a.proportional_bias, 2)
+            trend.append(f"{a.method} ({slope} per unit of effect, {p_value(a.proportional_p)})")
         else:
-            trend = f"no proportional bias ({p_value(a.proportional_p)})"
-        off = len(a.outliers)
-        parts.append(
-            f"{a.method}: bias {signed(a.bias, 4)}, limits {signed(low)} to {signed(high)}, {off} of {whole(len(a.names))} "
-            f"outside, {trend}"
-        )
-    return "; ".join(parts) + "."
+            none.append(f"{a.method} ({p_value(a.proportional_p)})")
+    text = f"Outside bias ± 1.96 SD, of {whole(count)} {plural(kind)}: {joined(outside)}. "
+    if trend:
+        text += f"The difference depends on the size of the effect (dotted line): {joined(trend)}"
+        text += f"; not for {joined(none)}." if none else "."
+    else:
+        text += f"For no method does it depend on the size of the effect: {joined(none)}."
+    return text
 
 
 def jaccard_sentence(kind: str, agreements: Sequence[Agreement]) -> str:
@@ -110,8 +118,9 @@ def jaccard_sentence(kind: str, agreements: Sequence[Agreement]) -> str:
 def curves_sentence(curves: Sequence[Curve]) -> str:
     """How many of the curves bend back, and where the straight line misses most."""
     turning = [c.unit for c in curves if c.peak is not None or c.trough is not None]
-    inside = f"{joined(turning)} {'turns' if len(turning) == 1 else 'turn'} within the range" if turning else "none turns"
-    text = f"Change of the metric while one unit moves from its own value (α = 0) to its replacement (α = 1): {inside}. "
+    turns = "turns" if len(turning) == 1 else "turn"
+    inside = f"{joined(turning)} {turns} within the range" if turning else "none turns"
+    text = f"The metric while one unit moves from its own value (α = 0) to its replacement (α = 1): {inside}. "
     lines = [(abs(v - c.exact), c, v) for c in curves for m, v in c.estimates.items() if m.startswith("atp")]
     if lines:
         _, curve, value = max(lines, key=lambda line: line[0])
@@ -132,12 +141,16 @@ def cost_sentence(rows: Sequence[Row]) -> str:
         if not rated:
             continue
         best = max(rated, key=lambda row: row["r"])
-        times = exact["cost"] / best["cost"] if best["cost"] else math.inf
-        ratio = f"{times:,.0f} times less" if times >= 1.5 else f"{1 / times:,.1f} times as much"
+        times = exact["cost"] / best["cost"]
+        if times >= 1.5:
+            ratio = f"{times:,.0f} times less than"
+        elif times > 0.7:
+            ratio = "about as much as"
+        else:
+            ratio = f"{1 / times:,.1f} times as much as"
         parts.append(
-            f"{plural(kind)}: {best['method']} comes closest (r {plain(best['r'])}) at {whole(best['cost'])} token-layers, "
-            f"{ratio if times >= 1.5 or times < 0.7 else 'about as much'} {'than' if times >= 1.5 else 'as'} "
-            f"the exact effects of {whole(exact['units'])}"
+            f"{plural(kind)}: {best['method']} comes closest (r {plain(best['r'])}) at {whole(best['cost'])} "
+            f"token-layers, {ratio} the exact effects of {whole(exact['units'])}"
         )
     return "; ".join(parts) + "." if parts else "No method could be rated."
 
@@ -146,13 +159,12 @@ def chosen_sentence(panel: Panel) -> str:
     """How the compared units were chosen."""
     count, kind = len(panel.exact), plural(panel.kind)
     if not panel.sampled:
-        return f"Exact effects of all {whole(count)} {kind}." if panel.exact.units.index is not None else ""
+        return f"Exact effects of all {whole(count)} {kind}."
     top = count - panel.sampled
-    by = _chosen_by(panel, top)
     return (
-        f"Exact effects of {whole(count)} {kind}: the {whole(top)} strongest by {by}, and {whole(panel.sampled)} drawn at "
-        f"random from the others. The strongest were picked by an estimate, so agreement over all of them says little "
-        f"about the rest; the random draw does."
+        f"Exact effects of {whole(count)} {kind}: the {whole(top)} strongest by {_chosen_by(panel, top)}, and "
+        f"{whole(panel.sampled)} drawn at random from the others. The strongest were picked by an estimate, so "
+        f"agreement over all of them says little about the rest; the random draw does."
     )
 
 

@@ -27,6 +27,7 @@
       tooltip: { theme: dark.matches ? "dark" : "light" },
       actions: { export: { png: true, svg: true }, source: false, compiled: false, editor: false },
       scaleFactor: 2,
+      logLevel: 1, // errors only
     });
     views[id] = result.view;
     place.dataset.drawn = scheme;
