@@ -1,0 +1,138 @@
+"""Fixtures of all tests: tiny models of every family, the two real models, and the naive reference over whole tasks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import cache
+
+import naive
+import pytest
+import tiny_models
+import torch
+from torch import Tensor
+
+import veracausa as vc
+from veracausa.anatomy import decoder_of
+from veracausa.model import Model
+from veracausa.tasks.task import Task
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores already
+    torch.set_num_threads(1)
+
+#: Tests in float64 compare at 1e-9 of the gap. Rounding leaves 1e-13; wrong wiring changes the third digit or earlier.
+EXACT = 1e-9
+
+
+def as_model(hf, name: str = "tiny", tokenizer=None, identity: str = "id") -> Model:
+    return Model(hf, tokenizer, name, f"{name}, random weights", identity, decoder_of(hf))
+
+
+@cache
+def _shared(family: str, dtype: torch.dtype) -> Model:
+    return as_model(tiny_models.make(family, seed=1, dtype=dtype), family)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Callable[..., Model]:
+    """`tiny(family)`: a shared model that must stay as it is; with `fresh=True` or other settings, one of your own."""
+
+    def build(family: str, *, fresh: bool = False, dtype: torch.dtype = torch.float64, **over) -> Model:
+        if fresh or over:
+            return as_model(tiny_models.make(family, seed=1, dtype=dtype, **over), family)
+        return _shared(family, dtype)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def task_of() -> Callable[..., Task]:
+    """`task_of(lengths, n, seed)`: random pairs for the tiny models as a Task."""
+
+    def build(
+        lengths: int | Sequence[int] = 7, n: int = 1, seed: int = 2, metric: str = "logit_diff", name: str = "tiny"
+    ) -> Task:
+        made = tiny_models.pairs(tiny_models.VOCAB, n, lengths, seed)
+        return Task(
+            name,
+            tuple(tuple(pair.clean) for pair in made),
+            tuple(tuple(pair.corrupted) for pair in made),
+            tuple((pair.correct,) for pair in made),
+            tuple((pair.incorrect,) for pair in made),
+            metric,
+        )
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Model:
+    return vc.load("smollm2-135m", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def gemma3() -> Model:
+    return vc.load("gemma3-270m", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def published(smollm2) -> Task:
+    return vc.tasks.published_pair(smollm2)
+
+
+KIND = {"heads": "heads", "mlps": "mlps", "attention": "attn", "neurons": "neurons", "residual": "resid"}
+
+
+def naive_units(units) -> list[tuple]:
+    """A table of `Units` as the reference's (kind, layer, index, position)."""
+    rows = zip(units.layer.tolist(), units.index.tolist(), units.position.tolist(), strict=True)
+    return [(KIND[units.kind], layer, None if i < 0 else i, None if p < 0 else p) for layer, i, p in rows]
+
+
+def naive_metric(lm: Model, task: Task, example: int) -> naive.Metric:
+    """The task's metric, written anew: logits [V] at the last position → number."""
+    correct, incorrect = list(task.correct[example]), list(task.incorrect[example])
+    with torch.no_grad():
+        clean = lm.hf(torch.tensor([task.clean[example]])).logits[0, -1].softmax(-1)
+    return {
+        "logit_diff": lambda logits: logits[correct].mean() - logits[incorrect].mean(),
+        "prob": lambda logits: logits.softmax(-1)[correct].sum(),
+        "logprob": lambda logits: logits.softmax(-1)[correct].sum().log(),
+        "prob_diff": lambda logits: logits.softmax(-1)[correct].sum() - logits.softmax(-1)[incorrect].sum(),
+        "neg_kl": lambda logits: -(clean * (clean.log() - logits.log_softmax(-1))).sum(),
+    }[task.metric]
+
+
+@pytest.fixture(scope="session")
+def reference() -> Callable[..., Tensor]:
+    """`reference(naive.exact, lm, task, units, **options)`: the naive numbers [examples, units] of a whole task.
+
+    NaN where an example has no such position.
+    """
+
+    def compute(function, lm: Model, task: Task, units, **options) -> Tensor:
+        table = naive_units(units)
+        values = torch.full((len(task), len(table)), float("nan"), dtype=torch.float64)
+        for i in range(len(task)):
+            here = [u for u, (*_, position) in enumerate(table) if position is None or position < task.lengths[i]]
+            values[i, here] = function(
+                lm.hf, lm.name, task.clean[i], task.corrupted[i], naive_metric(lm, task, i),
+                [table[u] for u in here], **options,
+            ).detach()  # fmt: skip
+        return values
+
+    return compute
+
+
+@pytest.fixture(scope="session")
+def agree() -> Callable[..., None]:
+    """`agree(ours, theirs, task_gap)`: equal within a share of the mean gap, NaN where NaN."""
+
+    def check(ours: Tensor, theirs: Tensor, gap: Tensor | float, tolerance: float = EXACT) -> None:
+        scale = float(torch.as_tensor(gap).abs().mean())
+        assert scale > 0.05, "a gap this small makes the comparison meaningless: choose another seed"
+        torch.testing.assert_close(
+            ours.double(), theirs.double(), rtol=0, atol=tolerance * scale, equal_nan=True, check_device=False
+        )
+
+    return check
