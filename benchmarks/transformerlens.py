@@ -1,7 +1,7 @@
 """Exact effects of neurons of a GPT-2 small (random weights): vc.exact against TransformerLens's activation patching.
 
-TransformerLens's `patching.generic_activation_patch` runs one whole hooked forward per unit. Both sides: 12 layers, width 768,
-prompts of 16 tokens that first differ at position 9, float32, the same machine and threads, one after the other.
+TransformerLens's `patching.generic_activation_patch` runs one whole hooked forward per unit. Both sides: 12 layers,
+width 768, prompts of 16 tokens that first differ at position 9, float32, the same machine and threads, in turn.
 TransformerLens needs an environment of its own:
 
     python -m venv peer && peer/bin/pip install torch==2.13.0 transformer-lens

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 
-ALPHAS = np.linspace(-0.5, 1.5, 41)
+ALPHAS = np.linspace(-0.5, 1.5, 21)
 
 
 def study(
@@ -103,15 +103,18 @@ def _section(
     def tested(units: str | Units) -> Scores:
         return exact(lm, task, units=units, out=pieces, show_progress=show)
 
-    def estimated(kind: str, *, zero: bool) -> tuple[Scores, ...]:
-        wanted: list[tuple[str, dict[str, Any]]] = [("atp", {}), ("ig", {"nodes": nodes})]
-        if zero:
+    def estimated(kind: str, *, ig: bool = True) -> tuple[Scores, ...]:
+        wanted: list[tuple[str, dict[str, Any]]] = [("atp", {})]
+        if ig:
+            wanted.append(("ig", {"nodes": nodes}))
+        if ig and single:
             wanted.append(("ig", {"nodes": 16, "baseline": "zero"}))
         return tuple(_kept(lm, task, kind, method, parts, pieces, show) for method, parts in wanted)
 
-    heads = Panel("heads", tested("heads"), estimated("heads", zero=single))
-    mlps = Panel("mlps", tested("mlps"), estimated("mlps", zero=False))
-    guesses = estimated("neurons", zero=single)
+    heads = Panel("heads", tested("heads"), estimated("heads"))
+    # An MLP is its layer's whole site, so its integrated gradients are its exact effect: shown once, not paid again.
+    mlps = Panel("mlps", tested("mlps"), estimated("mlps", ig=single))
+    guesses = estimated("neurons")
     strongest = 500 if neurons is None and not single else neurons
     chosen, drawn = choose_neurons(lm, guesses[0], strongest, sample, seed)
     panels = (heads, mlps, Panel("neurons", tested(chosen), guesses, sampled=drawn))
