@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from veracausa.errors import FileError
@@ -18,7 +19,8 @@ def write_bytes(path: Path, content: bytes) -> Path:
     except OSError as error:
         raise FileError(f"{path} cannot be written: {error.strerror or error}. Choose another folder.") from error
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
     return path
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import altair as alt
 import numpy as np
+
+from veracausa.report.data import Datasets, Row
+from veracausa.report.theme import NAME
 
 #: Width and height of a chart for which names are placed, in pixels: about the narrowest that is drawn. On wider
 #: charts points lie farther apart, so names that are free here are free there.
 PLANE = (230, 240)
-_CHARACTER, _LINE = 6.0, 12.0
+_CHARACTER, _LINE = 6.3, 12.0
 
 Box = tuple[float, float, float, float]
 
@@ -20,16 +24,21 @@ def place_labels(
     y: np.ndarray,
     across: tuple[float, float],
     up: tuple[float, float],
+    edges: Sequence[float] = (),
 ) -> list[tuple[float, float]]:
     """Offsets (dx, dy) in pixels of each name's middle from its point, in the order of importance.
 
     Each name takes the first of sixteen places around its point (right, left, above, below, then farther out) that is
     inside the chart and overlaps neither a name placed before nor another named point; the least bad one if none is.
+    `edges`: values of y at which the right edge of the chart is written on already.
     """
     columns = (np.asarray(x) - across[0]) / (across[1] - across[0]) * PLANE[0]
     rows = (up[1] - np.asarray(y)) / (up[1] - up[0]) * PLANE[1]
     dots: list[Box] = [(c - 4, r - 4, c + 4, r + 4) for c, r in zip(columns.tolist(), rows.tolist(), strict=True)]
     taken: list[Box] = []
+    for edge in edges:
+        height = (up[1] - edge) / (up[1] - up[0]) * PLANE[1]
+        taken.append((PLANE[0] - 52, height - 14, PLANE[0], height + 14))
     places = []
     for k, (column, row) in enumerate(zip(columns.tolist(), rows.tolist(), strict=True)):
         half = len(names[k]) * _CHARACTER / 2
@@ -48,8 +57,14 @@ def place_labels(
     return places
 
 
+def named_points(data: Datasets, name: str, rows: Sequence[Row]) -> alt.Chart:
+    """Names at the offsets `dx`, `dy` that every row has; the caller encodes x, y and text."""
+    dx, dy = alt.expr("datum.dx"), alt.expr("datum.dy")
+    return alt.Chart(data.add(name, rows)).mark_text(style=NAME, align="center", baseline="middle", dx=dx, dy=dy)
+
+
 def _around(half: float) -> list[tuple[float, float]]:
-    side = half + 7
+    side = half + 8
     near = [(side, 0.0), (-side, 0.0), (0.0, -11.0), (0.0, 11.0)]
     corners = [(side, -9.0), (-side, -9.0), (side, 9.0), (-side, 9.0)]
     far = [(0.0, -22.0), (0.0, 22.0), (side, -20.0), (-side, -20.0), (side, 20.0), (-side, 20.0)]

@@ -10,7 +10,7 @@ import numpy as np
 from veracausa.report import theme
 from veracausa.report.data import Datasets, Row, number
 from veracausa.report.figures import View
-from veracausa.report.labels import place_labels
+from veracausa.report.labels import named_points, place_labels
 from veracausa.report.maps import SIGNED, zero_line
 from veracausa.study.agreement import Agreement
 from veracausa.study.results import Curve
@@ -135,8 +135,6 @@ def cost_view(data: Datasets, rows: Sequence[Row], methods: Sequence[str], name:
     low, high = np.log10(ends)
     across, up = np.log10(costs), np.array([row["r"] if row["r"] is not None else lowest for row in rows])
     places = place_labels([row["method"] for row in rows], across, up, (low, high), (lowest, 1.08))
-    for k, (row, (dx, dy)) in enumerate(zip(rows, places, strict=True)):
-        text = alt.Chart(data.add(f"{name}-label-{k}", [row]))
-        text = text.mark_text(style=theme.NAME, baseline="middle", align="center", dx=dx, dy=dy)
-        layers.append(text.encode(x="cost:Q", y="r:Q", text="method:N"))
+    labels = [{**row, "dx": dx, "dy": dy} for row, (dx, dy) in zip(rows, places, strict=True)]
+    layers.append(named_points(data, f"{name}-labels", labels).encode(x="cost:Q", y="r:Q", text="method:N"))
     return alt.layer(*layers).properties(height=210)

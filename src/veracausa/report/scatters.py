@@ -11,7 +11,7 @@ import numpy as np
 from veracausa.report import theme
 from veracausa.report.data import Datasets, Row, number, thin
 from veracausa.report.figures import View
-from veracausa.report.labels import place_labels
+from veracausa.report.labels import named_points, place_labels
 from veracausa.report.maps import SIGNED, zero_line
 from veracausa.study.agreement import Agreement
 
@@ -48,8 +48,8 @@ def mean_difference(
 ) -> View:
     """Estimate − exact (y) against their mean (x), with bias, bias ± 1.96 SD and the line of proportional bias."""
     middle, difference = (agreement.exact + agreement.estimate) / 2, agreement.estimate - agreement.exact
-    points = _points(data, agreement, drawn, middle, difference, name, across, up)
     low, high = agreement.limits
+    points = _points(data, agreement, drawn, middle, difference, name, across, up, (low, high))
     guides: list[alt.Chart] = []
     marks: tuple[tuple[str, float, str, list[int], Literal["top", "bottom"]], ...] = (
         ("bias", agreement.bias, "", [1, 0], "bottom"),
@@ -88,6 +88,7 @@ def _points(
     name: str,
     across: tuple[float, float],
     up: tuple[float, float],
+    edges: tuple[float, ...] = (),
 ) -> list[alt.Chart]:
     where = {unit: i for i, unit in enumerate(agreement.names)}
     outliers = [where[unit] for unit in agreement.outliers]
@@ -121,14 +122,13 @@ def _points(
         tooltip=tips,
     )
     rings = base.mark_point(style=theme.EXACT, size=48, filled=False, strokeWidth=1.1).transform_filter("datum.outlier")
-    places = place_labels([agreement.names[i] for i in named], x[named], y[named], across, up)
-    texts = []
-    for i, (dx, dy) in zip(named, places, strict=True):
-        label = {"name": agreement.names[i], "x": number(x[i]), "y": number(y[i])}
-        text = alt.Chart(data.add(f"{name}-label-{agreement.names[i]}", [label]))
-        text = text.mark_text(style=theme.NAME, align="center", baseline="middle", dx=dx, dy=dy)
-        texts.append(text.encode(x="x:Q", y="y:Q", text="name:N"))
-    return [dots, rings.encode(x="x:Q", y="y:Q", tooltip=tips), *texts]
+    places = place_labels([agreement.names[i] for i in named], x[named], y[named], across, up, edges)
+    labels = [
+        {"name": agreement.names[i], "x": number(x[i]), "y": number(y[i]), "dx": dx, "dy": dy}
+        for i, (dx, dy) in zip(named, places, strict=True)
+    ]
+    texts = named_points(data, f"{name}-labels", labels).encode(x="x:Q", y="y:Q", text="name:N")
+    return [dots, rings.encode(x="x:Q", y="y:Q", tooltip=tips), texts]
 
 
 def _plane(

@@ -1,0 +1,109 @@
+"""A small real study of a tiny random model, saved once, and a browser if there is one."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import veracausa as vc
+from veracausa.attribution.curves import curves
+from veracausa.attribution.estimate import attribute
+from veracausa.attribution.units import all_units
+from veracausa.report.page import section_views
+from veracausa.report.panels import SectionView
+from veracausa.study.agreement import label
+from veracausa.study.results import Curve, Panel, Section, Study
+
+#: What a prompt may hold: markup, the end of a script element, quotes, a line separator.
+HOSTILE = [
+    "</script><script>alert(1)</script>",
+    "<img src=x onerror=alert(2)>",
+    "\"'&amp;{{ 7 * 7 }}",
+    "<!-- \u2028 \\ -->",
+]
+
+
+def hostile(task):
+    """The task with token texts that would break a page that did not escape them."""
+    used = dict.fromkeys(t for ids in (*task.clean, *task.corrupted, *task.correct, *task.incorrect) for t in ids)
+    words = {t: HOSTILE[i % len(HOSTILE)] + str(t) for i, t in enumerate(used)}
+    return dataclasses.replace(task, vocabulary=words, clean_text=("".join(HOSTILE),) * len(task))
+
+
+def panel(lm, task, units="heads", *, zero: bool = False, sampled: int = 0) -> Panel:
+    """Exact effects and estimates of some units."""
+    exact = vc.exact(lm, task, units=units, show_progress=False)
+    kind = exact.units.kind
+    whole = units if isinstance(units, str) else kind
+    wanted = [("atp", {}), ("ig", {"nodes": 3})] + ([("ig", {"nodes": 3, "baseline": "zero"})] if zero else [])
+    estimates = tuple(attribute(lm, task, units=whole, method=m, show_progress=False, **parts) for m, parts in wanted)
+    return Panel(kind, exact, estimates, sampled)
+
+
+def curve(lm, task, heads: Panel, name: str) -> Curve:
+    """The curve of one head."""
+    alphas = np.linspace(-0.5, 1.5, 21)
+    walked = curves(lm, task, units=[name], alphas=alphas, show_progress=False).mean(0)[0] / heads.exact.gap.mean()
+    i = heads.exact.units.find(name)
+    claims = {label(estimate): float(estimate.normalised()[i]) for estimate in heads.estimates}
+    return Curve(name, alphas, walked.double().numpy(), float(heads.exact.normalised()[i]), claims)
+
+
+@pytest.fixture(scope="session")
+def study(tiny, task_of) -> Study:
+    lm = tiny("gpt2")
+    pair, several = hostile(task_of(7, n=1, name="<b>pair</b>")), task_of([6, 8], n=4, name="several")
+    heads = panel(lm, pair, zero=True)
+    ranking = attribute(lm, pair, units="neurons", show_progress=False).ranking()
+    neurons = panel(lm, pair, all_units(lm, "neurons")[np.array(ranking[:40] + sorted(ranking[40:60]))], sampled=20)
+    first = Section(
+        "The <published> pair", pair, lm.measure(pair), (heads, panel(lm, pair, "mlps"), neurons),
+        tuple(curve(lm, pair, heads, name) for name in ("a0.h1", "a2.h0")),
+    )  # fmt: skip
+    second = Section(
+        "Several pairs", several, lm.measure(several), (panel(lm, several), panel(lm, several, "residual@positions")),
+    )  # fmt: skip
+    return Study(
+        title="A tiny study of <script>alert(3)</script>",
+        model={"name": lm.name, "source": lm.source, "identity": lm.identity},
+        sections=(first, second),
+        summary=("First finding.", "Second finding & more."),
+        versions={"veracausa": vc.__version__},
+        machine="a machine",
+        date="2025-01-01",
+        command="veracausa study tiny --note '<x>'",
+        seconds=1.5,
+    )
+
+
+@pytest.fixture(scope="session")
+def views(study) -> list[SectionView]:
+    """The study's sections, drawn once."""
+    return section_views(study)
+
+
+@pytest.fixture(scope="session")
+def saved(study, tmp_path_factory) -> Path:
+    """The folder that the study was saved in."""
+    return study.save(tmp_path_factory.mktemp("report")).parent
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A headless Chromium, driven by playwright; skips where either is missing."""
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        pytest.skip("no Chromium on this machine: the report page was not opened in a browser")
+    sync_api = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed: the report page was not opened in a browser"
+    )
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=found, args=["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-sync"]
+        )
+        yield browser
+        browser.close()

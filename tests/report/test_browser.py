@@ -1,0 +1,93 @@
+"""The page in a real browser: it draws, it asks nobody for anything, it sorts, it fits a phone."""
+
+from __future__ import annotations
+
+import pytest
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def opened(chromium, saved):
+    """The page with all its charts drawn, and what it said and asked for."""
+    page = chromium.new_page(viewport={"width": 1400, "height": 900}, color_scheme="light")
+    log: list[str] = []
+    asked: list[str] = []
+    page.on("console", lambda message: log.append(f"{message.type}: {message.text}"))
+    page.on("pageerror", lambda error: log.append(str(error)))
+    page.on("dialog", lambda dialog: (log.append(f"dialog {dialog.message}"), dialog.dismiss()))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto((saved / "report.html").as_uri())
+    drawn = page.evaluate("veracausa.drawAll()")
+    yield page, log, asked, drawn
+    page.close()
+
+
+def test_draws_everything_quietly_and_asks_nobody(opened, saved):
+    page, log, asked, drawn = opened
+    assert drawn == page.locator("[data-view]").count() > 20
+    assert page.locator("[data-view] canvas").count() == drawn
+    assert log == []
+    assert asked == [(saved / "report.html").as_uri()]
+
+
+def test_a_value_in_a_live_chart_is_the_scores_value(opened, study):
+    page, *_ = opened
+    name = "1-the-published-pair-attention-heads-map"
+    rows = page.evaluate(f"veracausa.views['{name}-0'].data('{name}-exact')")
+    exact = study.sections[0].panels[0].exact
+    shares = exact.normalised()
+    assert len(rows) == len(exact) == 12
+    for row in rows:
+        assert row["value"] == pytest.approx(float(shares[exact.units.find(row["name"])]), rel=1e-5)
+
+
+def test_hostile_texts_are_shown_as_they_are(opened):
+    page, log, *_ = opened
+    assert "</script><script>alert(1)</script>" in page.inner_text("#\\31 -the-published-pair-asked")
+    assert page.title() == "A tiny study of <script>alert(3)</script>"
+    assert not any("dialog" in line for line in log)
+
+
+def test_tables_sort_by_click_and_by_key(opened, study):
+    page, *_ = opened
+    table = page.locator("#\\31 -the-published-pair-attention-heads-units table")
+    exact = next(i for i, text in enumerate(table.locator("th").all_inner_texts()) if text == "exact")
+    head = table.locator("th").nth(exact)
+
+    def column() -> list[float]:
+        texts = table.locator(f"tbody td:nth-child({exact + 1})").all_inner_texts()
+        return [float(text.replace("−", "-")) for text in texts]
+
+    head.locator("button").click()
+    assert head.get_attribute("aria-sort") == "descending"
+    assert column() == sorted(column(), reverse=True)
+    head.locator("button").focus()
+    page.keyboard.press("Enter")
+    assert head.get_attribute("aria-sort") == "ascending"
+    assert column() == sorted(column())
+    names = table.locator("th button").first
+    names.click()
+    first = table.locator("tbody td:first-child").all_inner_texts()
+    assert first == sorted(first)
+
+
+def test_follows_the_colour_scheme(opened):
+    page, log, *_ = opened
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_function("[...document.querySelectorAll('[data-view]')].every((e) => e.dataset.drawn === 'dark')")
+    page.emulate_media(color_scheme="light")
+    page.wait_for_function("[...document.querySelectorAll('[data-view]')].every((e) => e.dataset.drawn === 'light')")
+    assert log == []
+
+
+def test_fits_a_phone(chromium, saved):
+    page = chromium.new_page(viewport={"width": 390, "height": 800}, color_scheme="dark")
+    page.goto((saved / "report.html").as_uri())
+    page.evaluate("veracausa.drawAll()")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    too_wide = page.evaluate(
+        "[...document.querySelectorAll('.view canvas')].filter((c) => c.getBoundingClientRect().right > 390).length"
+    )
+    assert too_wide == 0
+    page.close()
