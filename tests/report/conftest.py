@@ -107,3 +107,12 @@ def chromium():
         )
         yield browser
         browser.close()
+
+
+def pytest_terminal_summary(terminalreporter):
+    """One visible line if the page was not opened in a browser."""
+    for report in terminalreporter.stats.get("skipped", []):
+        if "was not opened in a browser" in str(report.longrepr):
+            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+            terminalreporter.write_line(reason.removeprefix("Skipped: "))
+            return

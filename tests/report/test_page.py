@@ -155,3 +155,16 @@ def test_a_file_in_place_of_the_folder_is_an_error(tmp_path):
     (tmp_path / "out").write_text("a file")
     with pytest.raises(vc.errors.FileError, match="cannot be written"):
         write_bytes(tmp_path / "out" / "x.png", b"")
+
+
+def test_a_panel_without_estimates_is_a_map_and_a_table(study):
+    section = study.sections[0]
+    alone = dataclasses.replace(section.panels[0], estimates=())
+    html = page_module.page(
+        dataclasses.replace(study, sections=(dataclasses.replace(section, panels=(alone,), curves=()),))
+    )
+    assert html.count("data-view=") == 1
+    assert (
+        "All 12 heads" in html
+        and "none" not in html[: html.index('<script type="application/json"')].split("<body>")[1]
+    )

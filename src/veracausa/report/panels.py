@@ -64,6 +64,8 @@ class PanelView:
     @property
     def lead(self) -> str:
         """How the compared units were chosen, and how each method does."""
+        if not self.agreements:
+            return chosen_sentence(self.panel)
         marks = [f"{a.method} {plain(a.r)}" for a in self.agreements]
         text = f"{chosen_sentence(self.panel)} Correlation with them: {joined(marks)}."
         if self.drawn:
@@ -73,14 +75,16 @@ class PanelView:
     @cached_property
     def tables(self) -> list[Table]:
         """Agreement figures; strongest units."""
-        return [
-            agreement_table(self.panel, self.agreements, self.drawn, self.name),
-            units_table(self.panel, self.name),
-        ]
+        units = units_table(self.panel, self.name)
+        if not self.agreements:
+            return [units]
+        return [agreement_table(self.panel, self.agreements, self.drawn, self.name), units]
 
     @cached_property
     def figures(self) -> list[Figure]:
-        """Where, method against exact, mean–difference, Jaccard@k."""
+        """Where, method against exact, mean–difference, Jaccard@k; where alone if nothing was estimated."""
+        if not self.agreements:
+            return [self._where()]
         return [self._where(), self._scatter(), self._difference(), self._jaccard()]
 
     def _where(self) -> Figure:

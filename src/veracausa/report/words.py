@@ -51,7 +51,8 @@ def map_sentence(
     """The strongest unit, what the methods make of it, and whether colours are cut off."""
     best = int(np.argmax(np.abs(np.nan_to_num(exact))))
     says = joined([f"{label} gives it {signed(float(values[best]))}" for label, values in estimates.items()])
-    text = f"Replacing {names[best]} changes the metric most, by {signed(float(exact[best]))} of the gap; {says}."
+    text = f"Replacing {names[best]} changes the metric most, by {signed(float(exact[best]))} of the gap"
+    text += f"; {says}." if estimates else "."
     over = [
         f"{label} ({whole(int((np.abs(values) > limit * 1.0001).sum()))})"
         for label, values in estimates.items()
