@@ -75,7 +75,7 @@ def asked(section: Section) -> Asked:
         (f"Gap{of}", signed(float(gap.mean()))),
     ]
     if n > 1:
-        facts.append(("Right way round", f"{whole(int((gap > 0).sum()))} of {whole(n)} pairs"))
+        facts.append(("Gap above zero", f"{whole(int((gap > 0).sum()))} of {whole(n)} pairs"))
     listed = ", ".join(f"#{i} ({signed(float(gap[i]))})" for i in weak)
     return Asked(
         description=task.describe(),

@@ -17,6 +17,8 @@ from veracausa.study.agreement import Agreement
 
 #: Outliers that are named in a chart.
 NAMED = 7
+#: Outliers that get a ring, the farthest ones: more of them would hide everything else.
+RINGED = 60
 STRONGEST, RANDOM, ALL = "strongest", "drawn at random", "all"
 
 
@@ -93,7 +95,7 @@ def _points(
     where = {unit: i for i, unit in enumerate(agreement.names)}
     outliers = [where[unit] for unit in agreement.outliers]
     named = outliers[:NAMED]
-    beyond = set(outliers)
+    ringed = set(outliers[:RINGED])
     rows: list[Row] = [
         {
             "name": agreement.names[i],
@@ -102,9 +104,9 @@ def _points(
             "exact": number(agreement.exact[i]),
             "estimate": number(agreement.estimate[i]),
             "group": ALL if not drawn else (RANDOM if agreement.names[i] in drawn else STRONGEST),
-            "outlier": i in beyond,
+            "ringed": i in ringed,
         }
-        for i in thin(x, y, keep=outliers[:100])
+        for i in thin(x, y, keep=outliers[:RINGED])
     ]
     tips = [
         alt.Tooltip("name:N", title="unit"),
@@ -121,7 +123,7 @@ def _points(
         shape=alt.Shape("group:N", scale=alt.Scale(domain=groups), legend=legend),
         tooltip=tips,
     )
-    rings = base.mark_point(style=theme.EXACT, size=48, filled=False, strokeWidth=1.1).transform_filter("datum.outlier")
+    rings = base.mark_point(style=theme.EXACT, size=48, filled=False, strokeWidth=1.1).transform_filter("datum.ringed")
     places = place_labels([agreement.names[i] for i in named], x[named], y[named], across, up, edges)
     labels = [
         {"name": agreement.names[i], "x": number(x[i]), "y": number(y[i]), "dx": dx, "dy": dy}

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from veracausa.report.data import Row, plural
+from veracausa.report.scatters import RINGED
 from veracausa.study.agreement import Agreement
 from veracausa.study.results import Curve, Panel
 
@@ -71,9 +72,10 @@ def scatter_sentence(kind: str, agreements: Sequence[Agreement], drawn: int) -> 
     text = f"On the dashed diagonal a method would be right: {'; '.join(figures)}. "
     worst = ranked[-1]
     if worst.outliers:
+        many = max(len(a.outliers) for a in ranked) > RINGED
         text += (
-            f"Ringed {plural(kind)} lie outside bias ± 1.96 SD; for {worst.method} farthest off are "
-            f"{joined(worst.outliers[:3])}."
+            f"Ringed {plural(kind)} lie outside bias ± 1.96 SD{f' (the {RINGED} farthest)' if many else ''}; for "
+            f"{worst.method} farthest off are {joined(worst.outliers[:3])}."
         )
     count = len(ranked[0].names)
     if drawn < count:
@@ -150,10 +152,11 @@ def cost_sentence(rows: Sequence[Row]) -> str:
         else:
             ratio = f"{1 / times:,.1f} times as much as"
         parts.append(
-            f"{plural(kind)}: {best['method']} comes closest (r {plain(best['r'])}) at {whole(best['cost'])} "
+            f"for {plural(kind)} {best['method']} comes closest (r {plain(best['r'])}) at {whole(best['cost'])} "
             f"token-layers, {ratio} the exact effects of {whole(exact['units'])}"
         )
-    return "; ".join(parts) + "." if parts else "No method could be rated."
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}." if parts else "No method could be rated."
 
 
 def chosen_sentence(panel: Panel) -> str:
