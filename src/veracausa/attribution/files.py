@@ -31,6 +31,10 @@ def write_tensors(path: Path, kind: str, header: Mapping[str, Any], tensors: Map
             beside,
             metadata={"format": kind, "veracausa": json.dumps(header)},
         )
+        # safetensors writes files that only their owner can read; give them the usual permissions.
+        mask = os.umask(0)
+        os.umask(mask)
+        beside.chmod(0o666 & ~mask)
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)

@@ -127,7 +127,7 @@ def agreement(estimate: Scores, exact: Scores) -> Agreement:
     Units that only one of the two has are left out; both are averaged over examples first.
 
     Raises:
-        MethodError: other models, tasks or directions; fewer than three common units.
+        MethodError: other models, tasks or directions; no common unit.
         UnitError: different kinds of units.
 
     >>> vc.agreement(vc.attribute(lm, task, method="atp"), vc.exact(lm, task)).r
@@ -138,8 +138,8 @@ def agreement(estimate: Scores, exact: Scores) -> Agreement:
     x = exact.normalised().double().numpy()[[i for i, _ in pairs]]
     y = estimate.normalised().double().numpy()[[i for _, i in pairs]]
     kept = np.isfinite(x) & np.isfinite(y)
-    if kept.sum() < 3:
-        raise MethodError(f"Only {int(kept.sum())} units are in both scores; agreement needs at least 3.")
+    if not kept.any():
+        raise MethodError("No unit is in both scores, so there is nothing to compare.")
     names = [name for name, keep in zip(exact.units[[i for i, _ in pairs]].names, kept, strict=True) if keep]
     signed = estimate.signed
     x, y = (x[kept], y[kept]) if signed else (np.abs(x[kept]), np.abs(y[kept]))
@@ -159,7 +159,7 @@ def agreement(estimate: Scores, exact: Scores) -> Agreement:
         sign_errors=int(_sign_errors(x, y).sum()) if signed else 0,
         median_error=float(np.median(np.abs(difference))),
         bias=float(difference.mean()),
-        sd=float(difference.std(ddof=1)),
+        sd=float(difference.std(ddof=1)) if len(difference) > 1 else float("nan"),
         proportional_bias=proportional[0],
         proportional_p=proportional[1],
         residual=residual,
