@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from veracausa import __version__
 from veracausa.attribution.ablations import replacement
 from veracausa.attribution.rows import Rows
 from veracausa.attribution.scores import Scores, assemble, task_header
@@ -77,7 +78,6 @@ def exact(
     """
     began = time.monotonic()
     table = resolve_units(lm, units, max(task.lengths))
-    cost = Cost(full=sum(task.lengths) * lm.layers)
     settings = {
         "direction": direction,
         "ablation": ablation,
@@ -85,15 +85,17 @@ def exact(
         "reference": reference.describe() if reference is not None else None,
     }
     share = share_prefix and ablation == "counterfactual"
+    checkpoint = _checkpoint(lm, task, table, settings, reference, out)
+    cost = checkpoint.cost if checkpoint else Cost()  # what an interrupted run spent counts, too
+    cost.full = sum(task.lengths) * lm.layers
+    before = cost.seconds
     with borrowed(lm.decoder):
-        measured = measure(lm, task, cost)
+        measured = measure(lm, task, None if cost.forward else cost)
         if ablation == "counterfactual":
             measured.require_gap(task)
         source = replacement(lm, task, table.place, ablation, direction, reference, seed, cost)
-        checkpoint = _checkpoint(lm, task, table, settings, reference, out)
-        values = (
-            checkpoint.values if checkpoint else torch.full((len(task), len(table)), float("nan"), dtype=lm.score_dtype)
-        )
+        empty = torch.full((len(task), len(table)), float("nan"), dtype=lm.score_dtype)
+        values = checkpoint.values if checkpoint else empty
         done = checkpoint.done if checkpoint else torch.zeros(values.shape, dtype=torch.bool)
         work = Rows(lm, task, table, source, direction == "noising", rows, cost)
         total = work.total(share)
@@ -106,12 +108,13 @@ def exact(
                         for example, unit, effects in work.run(start, examples, done, tick):
                             values[example, unit] = effects
                             done[example, unit] = True
+                            cost.seconds = before + time.monotonic() - began
                             if checkpoint:
                                 checkpoint.keep()
             finally:
+                cost.seconds = before + time.monotonic() - began
                 if checkpoint:
                     checkpoint.keep(force=True)
-    cost.seconds = time.monotonic() - began
     return assemble(
         lm, task, values, table, measured, method="exact", settings=settings, cost=cost, verified="exact effects"
     )
@@ -125,6 +128,7 @@ def _checkpoint(
     from veracausa.attribution.resume import Checkpoint
 
     header = {
+        "version": __version__,
         "model": lm.identity,
         "task": task_header(task)["digest"],
         "units": table.digest(),

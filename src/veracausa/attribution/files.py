@@ -105,7 +105,7 @@ def load_scores(path: str | Path) -> Scores:
             raise FileError(f"{path} holds scores of {header['kind']!r}, which this version does not know.")
         units = Units(header["kind"], *(tensors[name].numpy() for name in ("layer", "index", "position")))
         completeness = Completeness(tensors["claimed"], tensors["true"]) if "claimed" in tensors else None
-        cost = Cost(**{key: header["cost"][key] for key in ("forward", "backward", "full", "seconds")})
+        cost = Cost.from_dict(header["cost"])
         return Scores(
             values=tensors["values"],
             units=units,

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from veracausa.attribution.files import read_tensors, write_tensors
+from veracausa.engine.cost import Cost
 from veracausa.errors import FileError
 
 #: Seconds between two writes.
@@ -26,12 +27,13 @@ _FORMAT = "veracausa-pieces-1"
 
 @dataclass
 class Checkpoint:
-    """Values [examples, units] and which of them are `done`, backed by one file."""
+    """Values [examples, units], which of them are `done`, and what they have cost, backed by one file."""
 
     path: Path
     header: dict[str, Any]
     values: Tensor
     done: Tensor
+    cost: Cost = field(default_factory=Cost)
     written: float = field(default_factory=time.monotonic)
 
     @classmethod
@@ -53,12 +55,15 @@ class Checkpoint:
         values, done = tensors.get("values"), tensors.get("done")
         if found.get("header") != header or values is None or done is None or values.shape != shape:
             raise FileError(f"{path} holds pieces of another computation. Delete it, or choose another folder.")
-        return cls(path, header, values, done.bool())
+        return cls(path, header, values, done.bool(), Cost.from_dict(found["cost"]))
 
     def keep(self, *, force: bool = False) -> None:
         """Write what is done, if the last write was a while ago (or `force`)."""
         if force or time.monotonic() - self.written > _KEEP_EVERY:
             write_tensors(
-                self.path, _FORMAT, {"header": self.header}, {"values": self.values, "done": self.done.to(torch.uint8)}
+                self.path,
+                _FORMAT,
+                {"header": self.header, "cost": self.cost.to_dict()},
+                {"values": self.values, "done": self.done.to(torch.uint8)},
             )
             self.written = time.monotonic()

@@ -42,6 +42,12 @@ class Cost:
             self.seconds + other.seconds,
         )
 
+    @classmethod
+    def from_dict(cls, counts: dict[str, float]) -> Cost:
+        """What `to_dict` wrote."""
+        whole = {name: int(counts[name]) for name in ("forward", "backward", "full")}
+        return cls(**whole, seconds=float(counts["seconds"]))
+
     def to_dict(self) -> dict[str, float]:
         """Plain numbers for headers and tables."""
         return {

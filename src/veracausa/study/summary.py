@@ -18,8 +18,9 @@ def summarise(lm: Model, sections: Sequence[Section]) -> tuple[str, ...]:
     for section in sections:
         clean, corrupted = float(section.measured.clean.mean()), float(section.measured.corrupted.mean())
         pairs = "the published pair" if len(section.task) == 1 else f"{len(section.task)} generated pairs"
+        mean = "" if len(section.task) == 1 else "mean "
         sentences.append(
-            f"On {pairs}, {lm.name} has a mean {_words(section.task.metric)} of {clean:+.2f} clean and "
+            f"On {pairs}, {lm.name} has a {mean}{_words(section.task.metric)} of {clean:+.2f} clean and "
             f"{corrupted:+.2f} corrupted, a gap of {clean - corrupted:.2f}."
         )
         sentences += [_panel(panel) for panel in section.panels]
@@ -32,27 +33,34 @@ def _words(metric: str) -> str:
 
 
 def _panel(panel: Panel) -> str:
+    """Which unit matters most, and what each estimate makes of these units."""
     strongest = panel.exact.to_pandas().iloc[panel.exact.ranking()[0]]
-    parts = [f"{agreement.method} r = {agreement.r:.3f}{_signs(agreement)}" for agreement in panel.agreements]
     what = {"heads": "Heads", "mlps": "MLPs", "neurons": "Neurons"}.get(panel.kind, panel.kind.capitalize())
-    sample = ""
-    if panel.sampled:
-        random = ", ".join(f"{one.method} {one.r:.3f}" for one in panel.random_agreements)
-        chosen = len(panel.exact) - panel.sampled
-        sample = (
-            f" ({chosen} strongest by {panel.labels[0]} and {panel.sampled} at random; "
-            f"on the random ones alone {random})"
-        )
-    return (
-        f"{what}: {strongest['name']} matters most (exact effect {strongest['share']:+.3f} of the gap). Agreement with "
-        f"exact effects: {', '.join(parts)}{sample}."
+    strong = panel.agreements[0].strong
+    said = "; ".join(_estimate(agreement) for agreement in panel.agreements)
+    text = (
+        f"{what}: {strongest['name']} matters most ({strongest['share']:+.3f} of the gap), and {strong:,} of "
+        f"{len(panel.exact):,} carry more than 1%. {said}."
     )
+    if panel.sampled:
+        chosen = len(panel.exact) - panel.sampled
+        text += f" (Compared: {chosen:,} chosen by {panel.labels[0]}, {panel.sampled:,} drawn at random.)"
+    return text
 
 
-def _signs(agreement: Agreement) -> str:
-    if not agreement.strong:
-        return ""
-    return f" with {agreement.sign_errors} wrong signs among {agreement.strong} units over 1% of the gap"
+def _estimate(agreement: Agreement) -> str:
+    """r, wrong signs by name, and the unit that is missed by most."""
+    parts = [f"{agreement.method} agrees with r = {agreement.r:.3f}"]
+    if agreement.signed and agreement.strong:
+        wrong = agreement.wrong_signs
+        named = f" ({', '.join(wrong)})" if 0 < len(wrong) <= 3 else ""
+        parts.append(f"{agreement.sign_errors or 'no'} wrong sign{'' if agreement.sign_errors == 1 else 's'}{named}")
+    if agreement.outliers:
+        i = agreement.names.index(agreement.outliers[0])
+        parts.append(
+            f"farthest off on {agreement.names[i]}: {agreement.estimate[i]:+.3f} for {agreement.exact[i]:+.3f}"
+        )
+    return ", ".join(parts)
 
 
 def _verdict(sections: Sequence[Section]) -> str:
