@@ -19,20 +19,20 @@ __version__ = "0.1.0"
 
 #: Public name → where it lives.
 _PUBLIC = {
-    "Agreement": "veracausa.study.agreement",
+    "Agreement": "veracausa.comparison.agreement",
     "Method": "veracausa.attribution.methods",
     "Model": "veracausa.model",
     "Scores": "veracausa.attribution.scores",
     "Task": "veracausa.tasks.task",
     "Units": "veracausa.attribution.units",
     "VeracausaError": "veracausa.errors",
-    "agreement": "veracausa.study.agreement",
+    "agreement": "veracausa.comparison.agreement",
     "attribute": "veracausa.attribution.estimate",
     "curves": "veracausa.attribution.curves",
     "exact": "veracausa.attribution.exact",
     "load": "veracausa.model",
     "load_scores": "veracausa.attribution.files",
-    "study": "veracausa.study.run",
+    "study": "veracausa.comparison.run",
     "task": "veracausa.tasks",
 }
 _MODULES = ("errors", "tasks")

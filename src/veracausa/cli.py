@@ -61,7 +61,7 @@ def study(
     dtype: Dtype = None,
 ) -> None:
     """Exact effects against gradient estimates: the whole comparison, as one offline page with figures and tables."""
-    from veracausa.study.run import study as run
+    from veracausa.comparison.run import study as run
 
     lm = _load(model, device, dtype)
     tasks = [_task(lm, task, n, seed, metric)]

@@ -34,7 +34,7 @@ MANIFEST = "veracausa.json"
 FORMAT = 1  # raise it when folders of an older layout must be converted again
 
 _TEXTS = (  # on these the converted tokenizer must give the same tokens as the GGUF file's own
-    "In 1984, Mary's café cost $12.50;\n  John said: \"no\"!",
+    'In 1984, Mary\'s café cost $12.50;\n  John said: "no"!',
     " John",
     "naïve Ünïcödé 日本語 🙂",
     "def f(x):\n\treturn x",

@@ -32,9 +32,7 @@ def is_hub_id(name: str) -> bool:
     return _HUB_ID.fullmatch(name) is not None and ".." not in name
 
 
-def cached_snapshot(
-    repo: str, cache_dir: str | os.PathLike[str] | None = None, *, weights: bool = True
-) -> Path | None:
+def cached_snapshot(repo: str, cache_dir: str | os.PathLike[str] | None = None, *, weights: bool = True) -> Path | None:
     """The folder of `repo` in the local Hugging Face cache, if its config and all its safetensors are there.
 
     With `weights=False` it is enough that there is a tokenizer.

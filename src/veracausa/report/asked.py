@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from veracausa.comparison.results import Section
 from veracausa.report.explain import METRICS, sign_of
 from veracausa.report.words import signed, whole
-from veracausa.study.results import Section
 
 #: Pairs that are shown at once, and at most, behind a click.
 FIRST, MOST = 2, 40

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from veracausa.attribution.scores import Scores
-from veracausa.study.agreement import label
+from veracausa.comparison.agreement import label
 
 METRICS = {
     "logit_diff": "logit difference: mean logit of the correct answers minus mean logit of the incorrect ones",

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import altair as alt
 import numpy as np
 
+from veracausa.comparison.agreement import Agreement
+from veracausa.comparison.results import Curve
 from veracausa.report import theme
 from veracausa.report.data import Datasets, Row, number
 from veracausa.report.figures import View
 from veracausa.report.labels import named_points, place_labels
 from veracausa.report.maps import SIGNED, zero_line
-from veracausa.study.agreement import Agreement
-from veracausa.study.results import Curve
 
 
 def ladder(count: int, steps: int = 40) -> list[int]:

@@ -12,6 +12,7 @@ import vl_convert
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
+from veracausa.comparison.results import Study
 from veracausa.report.asked import Asked, asked
 from veracausa.report.data import identifier
 from veracausa.report.explain import READING, method_of
@@ -20,7 +21,6 @@ from veracausa.report.files import write_bytes, write_text
 from veracausa.report.panels import SectionView
 from veracausa.report.theme import DARK, FONT, LIGHT
 from veracausa.report.words import plain, signed, whole
-from veracausa.study.results import Study
 
 
 def save_study(study: Study, out: str | Path) -> Path:

@@ -8,6 +8,8 @@ from functools import cached_property
 import numpy as np
 
 from veracausa.attribution.scores import Scores
+from veracausa.comparison.agreement import Agreement
+from veracausa.comparison.results import Panel, Section
 from veracausa.report.data import MOST_POINTS, Datasets, Row, effects, heading, identifier, match, number, plural
 from veracausa.report.figures import Figure, Part
 from veracausa.report.lines import cost_view, curve_view, jaccard_view, slope_of
@@ -26,8 +28,6 @@ from veracausa.report.words import (
     scatter_sentence,
     signed,
 )
-from veracausa.study.agreement import Agreement
-from veracausa.study.results import Panel, Section
 
 #: Fewest units that a random draw needs to be rated on its own.
 FEWEST = 3

@@ -8,12 +8,12 @@ from typing import Literal
 import altair as alt
 import numpy as np
 
+from veracausa.comparison.agreement import Agreement
 from veracausa.report import theme
 from veracausa.report.data import Datasets, Row, number, thin
 from veracausa.report.figures import View
 from veracausa.report.labels import named_points, place_labels
 from veracausa.report.maps import SIGNED, zero_line
-from veracausa.study.agreement import Agreement
 
 #: Outliers that are named in a chart.
 NAMED = 7

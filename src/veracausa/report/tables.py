@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from veracausa.comparison.agreement import Agreement
 from veracausa.report.data import effects, errors, match, plural
 from veracausa.report.words import plain, signed, whole
-from veracausa.study.agreement import Agreement
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from veracausa.study.results import Panel, Section
+    from veracausa.comparison.results import Panel, Section
 
 #: Units in a table on the page; the CSV has all.
 SHOWN = 50

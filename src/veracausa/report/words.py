@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from veracausa.comparison.agreement import Agreement
+from veracausa.comparison.results import Curve, Panel
 from veracausa.report.data import Row, plural
 from veracausa.report.scatters import RINGED
-from veracausa.study.agreement import Agreement
-from veracausa.study.results import Curve, Panel
 
 MINUS = "−"
 

@@ -28,10 +28,10 @@ from veracausa.attribution.exact import exact
 from veracausa.attribution.files import load_scores
 from veracausa.attribution.scores import Scores
 from veracausa.attribution.units import Units, all_units
+from veracausa.comparison.agreement import label
+from veracausa.comparison.results import Curve, Panel, Section, Study
+from veracausa.comparison.summary import cause, summarise
 from veracausa.engine.guard import borrowed
-from veracausa.study.agreement import label
-from veracausa.study.results import Curve, Panel, Section, Study
-from veracausa.study.summary import cause, summarise
 
 if TYPE_CHECKING:
     from veracausa.model import Model

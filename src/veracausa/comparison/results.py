@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from veracausa.attribution.scores import Scores
+from veracausa.comparison.agreement import Agreement, agreement, label
 from veracausa.engine.measure import Measurement
-from veracausa.study.agreement import Agreement, agreement, label
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from veracausa.study.agreement import Agreement
-from veracausa.study.results import Curve, Panel, Section
+from veracausa.comparison.agreement import Agreement
+from veracausa.comparison.results import Curve, Panel, Section
 
 if TYPE_CHECKING:
     from veracausa.model import Model
 
+#: A hyphen that stands for a minus sign, as number formatting leaves it.
+_MINUS = re.compile(r"(?<=[ (])-(?=\d)")
+
 
 def summarise(lm: Model, sections: Sequence[Section]) -> tuple[str, ...]:
     """The sentences at the top of the report."""
-    sentences = []
+    sentences = [_verdict(sections)]
     for section in sections:
         clean, corrupted = float(section.measured.clean.mean()), float(section.measured.corrupted.mean())
         pairs = "the published pair" if len(section.task) == 1 else f"{len(section.task)} generated pairs"
@@ -24,8 +28,7 @@ def summarise(lm: Model, sections: Sequence[Section]) -> tuple[str, ...]:
             f"{corrupted:+.2f} corrupted, a gap of {clean - corrupted:.2f}."
         )
         sentences += [_panel(panel) for panel in section.panels]
-    sentences.append(_verdict(sections))
-    return tuple(sentences)
+    return tuple(_MINUS.sub("−", sentence) for sentence in sentences)
 
 
 def _words(metric: str) -> str:
@@ -66,19 +69,21 @@ def _estimate(agreement: Agreement) -> str:
 def _verdict(sections: Sequence[Section]) -> str:
     """What to take, from the heads of the last (largest) section."""
     panel = sections[-1].panels[0]
-    best = max(panel.agreements, key=lambda one: one.r)
+    first, best = panel.agreements[0], max(panel.agreements, key=lambda one: one.r)
     scores = dict(zip(panel.labels, panel.estimates, strict=True))[best.method]
     ratio = scores.cost.token_layers / max(panel.exact.cost.token_layers, 1)
+    names = ", ".join(first.outliers[:4])
+    check = f" If you use {first.method} for its price, check these exactly: {names}." if names else ""
+    if best.method == first.method:
+        return f"For heads, {best.method} comes closest to the exact effects (r = {best.r:.3f}).{check}"
     price = (
-        f"at {ratio:.1f} times the cost of computing all heads exactly: exact effects are the better buy"
+        f"but it costs {ratio:.1f} times as much as computing every head exactly, so take the exact effects"
         if ratio >= 1
-        else f"at {ratio:.0%} of the cost of computing all heads exactly"
+        else f"for {ratio:.0%} of what computing every head exactly costs"
     )
-    worst = panel.agreements[0]
-    names = ", ".join(worst.outliers[:4]) or "none"
     return (
-        f"For heads, {best.method} comes closest (r = {best.r:.3f}), {price}. Where {worst.method} is used for its "
-        f"price, check its outliers exactly: {names}."
+        f"For heads, {first.method} agrees with the exact effects at r = {first.r:.3f} and {best.method} at "
+        f"r = {best.r:.3f}, {price}.{check}"
     )
 
 
@@ -91,6 +96,10 @@ def cause(curve: Curve) -> str:
     slope = curve.estimates.get("atp")
     if slope is None:
         return ""
+    return _MINUS.sub("−", _shape(curve, slope))
+
+
+def _shape(curve: Curve, slope: float) -> str:
     inner = curve.effect[(curve.alphas >= 0) & (curve.alphas <= 1)]
     if slope * curve.exact < 0:
         return f"turns round on the way: the slope at α = 0 is {slope:+.3f}, the effect at α = 1 is {curve.exact:+.3f}"

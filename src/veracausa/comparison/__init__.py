@@ -1,0 +1,1 @@
+"""Compare estimates with exact effects: agreement figures, and the study that puts everything together."""
