@@ -1,4 +1,4 @@
-"""What a study holds: numbers only. `report` draws them; `study.run` computes them."""
+"""What a study holds: numbers only. `report` draws them; `comparison.run` computes them."""
 
 from __future__ import annotations
 
