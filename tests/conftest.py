@@ -6,14 +6,13 @@ import os
 from collections.abc import Callable, Sequence
 from functools import cache
 
-import naive
 import pytest
 import tiny_models
 import torch
+from bridges import as_model, naive_metric, naive_units
 from torch import Tensor
 
 import veracausa as vc
-from veracausa.anatomy import decoder_of
 from veracausa.model import Model
 from veracausa.tasks.task import Task
 
@@ -22,10 +21,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores already
 
 #: Tests in float64 compare at 1e-9 of the gap. Rounding leaves 1e-13; wrong wiring changes the third digit or earlier.
 EXACT = 1e-9
-
-
-def as_model(hf, name: str = "tiny", tokenizer=None, identity: str = "id") -> Model:
-    return Model(hf, tokenizer, name, f"{name}, random weights", identity, decoder_of(hf))
 
 
 @cache
@@ -78,29 +73,6 @@ def gemma3() -> Model:
 @pytest.fixture(scope="session")
 def published(smollm2) -> Task:
     return vc.tasks.published_pair(smollm2)
-
-
-KIND = {"heads": "heads", "mlps": "mlps", "attention": "attn", "neurons": "neurons", "residual": "resid"}
-
-
-def naive_units(units) -> list[tuple]:
-    """A table of `Units` as the reference's (kind, layer, index, position)."""
-    rows = zip(units.layer.tolist(), units.index.tolist(), units.position.tolist(), strict=True)
-    return [(KIND[units.kind], layer, None if i < 0 else i, None if p < 0 else p) for layer, i, p in rows]
-
-
-def naive_metric(lm: Model, task: Task, example: int) -> naive.Metric:
-    """The task's metric, written anew: logits [V] at the last position → number."""
-    correct, incorrect = list(task.correct[example]), list(task.incorrect[example])
-    with torch.no_grad():
-        clean = lm.hf(torch.tensor([task.clean[example]])).logits[0, -1].softmax(-1)
-    return {
-        "logit_diff": lambda logits: logits[correct].mean() - logits[incorrect].mean(),
-        "prob": lambda logits: logits.softmax(-1)[correct].sum(),
-        "logprob": lambda logits: logits.softmax(-1)[correct].sum().log(),
-        "prob_diff": lambda logits: logits.softmax(-1)[correct].sum() - logits.softmax(-1)[incorrect].sum(),
-        "neg_kl": lambda logits: -(clean * (clean.log() - logits.log_softmax(-1))).sum(),
-    }[task.metric]
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import tiny_models
 import torch
-from conftest import as_model
+from bridges import as_model
 from torch import nn
 
 import veracausa as vc

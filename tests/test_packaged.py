@@ -149,8 +149,9 @@ def test_gguf_file(tiny, cache, tmp_path, capfd):
     assert torch.equal(loaded.hf.cpu()(ids).logits, direct(ids).logits)
     assert "quantization_config" not in loaded.hf.config.to_dict()
     text = "abba cab"
-    assert loaded.tokenizer(text)["input_ids"] == (
-        AutoTokenizer.from_pretrained(tiny.parent, gguf_file=tiny.name)(text)["input_ids"]
+    assert (
+        loaded.tokenizer(text)["input_ids"]
+        == (AutoTokenizer.from_pretrained(tiny.parent, gguf_file=tiny.name)(text)["input_ids"])
     )
 
     half = resolve(tiny, loaded.tokenizer, dtype="bfloat16")

@@ -166,7 +166,8 @@ def test_the_completeness_residual_falls_with_nodes(tiny, task_of, family):
         attribute(lm, task, "heads", method="ig", nodes=nodes).completeness.residual.abs().max().item()
         for nodes in (2, 32, 96)
     ]
-    assert residuals[0] > 100 * residuals[1] > 1000 * residuals[2]
+    floor = 1e-12  # rounding of float64 sums; gemma2's saturated paths differ in how soon they get there
+    assert residuals[1] < max(residuals[0] / 100, floor) and residuals[2] < max(residuals[1] / 10, floor)
 
 
 def test_completeness_is_about_the_whole_layer_even_for_some_of_its_units(tiny, task_of):

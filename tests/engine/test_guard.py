@@ -4,7 +4,7 @@ import naive
 import pytest
 import tiny_models
 import torch
-from conftest import as_model
+from bridges import as_model
 
 import veracausa as vc
 from veracausa.engine.guard import attention_function, borrowed

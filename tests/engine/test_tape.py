@@ -3,7 +3,7 @@
 import pytest
 import tiny_models
 import torch
-from conftest import as_model
+from bridges import as_model
 
 import veracausa as vc
 from veracausa.engine.tape import buckets, record

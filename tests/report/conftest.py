@@ -13,10 +13,10 @@ import veracausa as vc
 from veracausa.attribution.curves import curves
 from veracausa.attribution.estimate import attribute
 from veracausa.attribution.units import all_units
+from veracausa.comparison.agreement import label
+from veracausa.comparison.results import Curve, Panel, Section, Study
 from veracausa.report.page import section_views
 from veracausa.report.panels import SectionView
-from veracausa.study.agreement import label
-from veracausa.study.results import Curve, Panel, Section, Study
 
 #: What a prompt may hold: markup, the end of a script element, quotes, a line separator.
 HOSTILE = [

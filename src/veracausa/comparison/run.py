@@ -107,7 +107,7 @@ def _section(
         wanted: list[tuple[str, dict[str, Any]]] = [("atp", {})]
         if ig:
             wanted.append(("ig", {"nodes": nodes}))
-        if ig and single:
+        if single and kind != "mlps":  # towards zero, an MLP and its neurons take one path: shown once
             wanted.append(("ig", {"nodes": 16, "baseline": "zero"}))
         return tuple(_kept(lm, task, kind, method, parts, pieces, show) for method, parts in wanted)
 

@@ -1,0 +1,129 @@
+"""Score files come back as they were; damaged, foreign and half-written ones are refused."""
+
+import json
+import struct
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import veracausa as vc
+from veracausa.errors import FileError
+
+
+def equal(a, b):
+    torch.testing.assert_close(a.values, b.values, rtol=0, atol=0, equal_nan=True)
+    for name in ("clean", "corrupted"):
+        assert torch.equal(getattr(a, name), getattr(b, name))
+    assert a.units.names == b.units.names and a.units.kind == b.units.kind
+    for name in ("method", "settings", "model", "task", "signed", "verified", "notes", "cost"):
+        assert getattr(a, name) == getattr(b, name), name
+    if a.completeness is None:
+        assert b.completeness is None
+    else:
+        assert torch.equal(a.completeness.claimed, b.completeness.claimed)
+        assert torch.equal(a.completeness.true, b.completeness.true)
+
+
+@pytest.fixture(scope="module")
+def several(tiny, task_of):
+    lm, task = tiny("llama"), task_of((5, 6), n=3)
+    return {
+        "exact": vc.exact(lm, task, units="heads@positions", show_progress=False),
+        "resample": vc.exact(lm, task_of(5, n=3), units="mlps", ablation="resample", seed=4, show_progress=False),
+        "atp": vc.attribute(tiny("gpt2", dtype=torch.float32), task, units="neurons", show_progress=False),
+        "ig": vc.attribute(lm, task, units="residual", method="ig", nodes=2, baseline="zero", show_progress=False),
+    }
+
+
+@pytest.mark.parametrize("which", ["exact", "resample", "atp", "ig"])
+def test_round_trip(several, tmp_path, which):
+    scores = several[which]
+    path = scores.save(tmp_path / "deep" / "er" / "scores.safetensors")
+    again = vc.load_scores(path)
+    equal(scores, again)
+    assert again.values.dtype == scores.values.dtype
+    assert repr(again) == repr(scores)
+    assert [p.name for p in path.parent.iterdir()] == ["scores.safetensors"]  # no temporary files left
+    equal(scores, vc.load_scores(str(again.save(path))))  # overwritten by itself
+
+
+def test_the_header_is_json_that_says_what_it_is(several, tmp_path):
+    raw = several["atp"].save(tmp_path / "s.safetensors").read_bytes()
+    size = struct.unpack("<Q", raw[:8])[0]
+    header = json.loads(json.loads(raw[8 : 8 + size])["__metadata__"]["veracausa"])
+    assert header["version"] == vc.__version__ and header["method"] == "atp" and header["kind"] == "neurons"
+    assert header["verified"] == "not verified" and header["model"]["identity"] == "id"
+    assert header["cost"]["token_layers"] == several["atp"].cost.token_layers
+
+
+@pytest.fixture
+def good(several, tmp_path):
+    return several["ig"].save(tmp_path / "scores.safetensors")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.99])
+def test_cut_short(good, share):
+    raw = good.read_bytes()
+    good.write_bytes(raw[: int(len(raw) * share)])
+    with pytest.raises(FileError, match=r"damaged or cut short.*Delete"):
+        vc.load_scores(good)
+
+
+@pytest.mark.parametrize("content", [b"name,effect\na0.h0,1\n", b"\x80\x04\x95pickle", b"{}", b"\x00" * 64])
+def test_foreign_bytes(tmp_path, content):
+    path = tmp_path / "scores.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(FileError, match=str(path.name)):
+        vc.load_scores(path)
+
+
+def test_somebody_elses_safetensors(tmp_path):
+    save_file({"weight": torch.zeros(3)}, tmp_path / "model.safetensors")
+    with pytest.raises(FileError, match=r"not a veracausa-scores.*another program"):
+        vc.load_scores(tmp_path / "model.safetensors")
+
+
+def test_missing(tmp_path):
+    with pytest.raises(FileError, match=r"no file .*none\.safetensors"):
+        vc.load_scores(tmp_path / "none.safetensors")
+    with pytest.raises(FileError, match="no file"):
+        vc.load_scores(tmp_path)
+
+
+def rewritten(path, header=None, **tensors):
+    """The same file with parts of its header or tensors replaced; None leaves one out."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        old = json.loads(file.metadata()["veracausa"])
+        kept = {name: file.get_tensor(name) for name in file.keys()} | tensors  # noqa: SIM118
+        metadata = {"format": file.metadata()["format"], "veracausa": json.dumps(old | (header or {}))}
+    save_file({name: value for name, value in kept.items() if value is not None}, path, metadata=metadata)
+    return path
+
+
+@pytest.mark.parametrize("name", ["values", "clean", "layer", "position", "true"])
+def test_a_tensor_is_missing(good, name):
+    with pytest.raises(FileError, match=name):
+        vc.load_scores(rewritten(good, **{name: None}))
+
+
+def test_a_kind_of_a_later_version(good):
+    with pytest.raises(FileError, match="'edges'"):
+        vc.load_scores(rewritten(good, header={"kind": "edges"}))
+
+
+@pytest.mark.xfail(strict=True, reason="shapes are not checked against each other")
+@pytest.mark.parametrize("name", ["values", "clean", "layer"])
+def test_tensors_that_do_not_fit_together(good, name):
+    """The right names with the wrong sizes: an error on loading, not when they are used."""
+    with pytest.raises(FileError):
+        vc.load_scores(rewritten(good, **{name: torch.zeros(1, 2)[0] if name != "values" else torch.zeros(1, 2)}))
+
+
+@pytest.mark.xfail(strict=True, reason="TypeError instead of FileError")
+@pytest.mark.parametrize("header", [{"cost": 3}, {"notes": None}])
+def test_a_header_of_other_types(good, header):
+    with pytest.raises(FileError):
+        vc.load_scores(rewritten(good, header=header))

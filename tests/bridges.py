@@ -1,0 +1,37 @@
+"""From the tests' own models and naive units to the library's objects and back."""
+
+from __future__ import annotations
+
+import naive
+import torch
+
+from veracausa.anatomy import decoder_of
+from veracausa.model import Model
+from veracausa.tasks.task import Task
+
+
+def as_model(hf, name: str = "tiny", tokenizer=None, identity: str = "id") -> Model:
+    return Model(hf, tokenizer, name, f"{name}, random weights", identity, decoder_of(hf))
+
+
+KIND = {"heads": "heads", "mlps": "mlps", "attention": "attn", "neurons": "neurons", "residual": "resid"}
+
+
+def naive_units(units) -> list[tuple]:
+    """A table of `Units` as the reference's (kind, layer, index, position)."""
+    rows = zip(units.layer.tolist(), units.index.tolist(), units.position.tolist(), strict=True)
+    return [(KIND[units.kind], layer, None if i < 0 else i, None if p < 0 else p) for layer, i, p in rows]
+
+
+def naive_metric(lm: Model, task: Task, example: int) -> naive.Metric:
+    """The task's metric, written anew: logits [V] at the last position → number."""
+    correct, incorrect = list(task.correct[example]), list(task.incorrect[example])
+    with torch.no_grad():
+        clean = lm.hf(torch.tensor([task.clean[example]])).logits[0, -1].softmax(-1)
+    return {
+        "logit_diff": lambda logits: logits[correct].mean() - logits[incorrect].mean(),
+        "prob": lambda logits: logits.softmax(-1)[correct].sum(),
+        "logprob": lambda logits: logits.softmax(-1)[correct].sum().log(),
+        "prob_diff": lambda logits: logits.softmax(-1)[correct].sum() - logits.softmax(-1)[incorrect].sum(),
+        "neg_kl": lambda logits: -(clean * (clean.log() - logits.log_softmax(-1))).sum(),
+    }[task.metric]

@@ -1,0 +1,245 @@
+"""The command line on a tiny model in a folder: every command, its files, and its errors in one paragraph."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny_models
+import torch
+from typer.testing import CliRunner
+from word_tokenizer import word_tokenizer
+
+import veracausa as vc
+from veracausa.cli import app, main
+from veracausa.errors import FileError, UnitError, VeracausaError
+
+TEXT = "After John and Mary Anna Tom went to the store , gave a bottle of milk key keys are is cabinet near"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny Llama with a word tokenizer, saved as a model folder."""
+    path = tmp_path_factory.mktemp("model") / "tiny-llama"
+    tokenizer = word_tokenizer(TEXT.split())
+    hf = tiny_models.make("llama", seed=1, dtype=torch.float32, vocab_size=len(tokenizer))
+    hf.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "agreement.csv"
+    rows = [
+        ("After the keys near the cabinet", "After the key near the cabinet", " are", " is"),
+        ("the keys near the store", "the key near the store", " are", " is"),
+    ]
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["clean", "corrupted", "correct", "incorrect"])
+        writer.writerows(rows)
+    return path
+
+
+@pytest.fixture
+def call(folder):
+    def run(*words):
+        return CliRunner().invoke(app, [str(word) for word in words] + ["--model", str(folder), "--device", "cpu"])
+
+    return run
+
+
+def test_help_and_version():
+    run = CliRunner()
+    text = run.invoke(app, ["--help"]).output
+    assert all(command in text for command in ("study", "check", "task", "exact", "attribute"))
+    assert run.invoke(app, ["--version"]).output.strip() == vc.__version__
+    for command in ("study", "check", "task", "exact", "attribute"):
+        result = run.invoke(app, [command, "--help"])
+        assert result.exit_code == 0 and "--model" in result.output and "smollm2-135m" in result.output
+
+
+def test_check(call):
+    result = call("check")
+    assert result.exit_code == 0, result.output
+    lines = [line for line in result.output.splitlines() if line.startswith("holds")]
+    assert len(lines) == 8 and all("error" in line and "tolerance 0" in line for line in lines)
+    assert "All 8 contracts hold" in result.output
+
+
+def test_task(call, pairs, folder):
+    result = call("task", pairs, "--show", 1)
+    assert result.exit_code == 0, result.output
+    measured = vc.load(folder).measure(vc.tasks.from_file(vc.load(folder), pairs))
+    assert "After| the| keys| near| the| cabinet" in result.output
+    assert f"gap {measured.gap.mean():.3f}" in result.output
+    assert f"{measured.clean[0]:+.3f} clean, {measured.corrupted[0]:+.3f} corrupted" in result.output
+    assert f"positive on {(measured.clean > 0).double().mean():.0%} of the clean prompts" in result.output
+    assert "\n1  clean" not in result.output  # --show 1
+
+
+def test_the_published_pair(call):
+    result = call("task", "ioi-published")
+    assert result.exit_code == 0, result.output
+    assert "| Mary| gave" in result.output and "| John" in result.output
+
+
+def test_exact_writes_scores_and_a_table(call, pairs, folder, tmp_path):
+    result = call("exact", pairs, "--units", "heads", "--out", tmp_path / "deep" / "out")
+    assert result.exit_code == 0, result.output
+    scores = vc.load_scores(tmp_path / "deep" / "out" / "exact-heads.safetensors")
+    lm = vc.load(folder)
+    direct = vc.exact(lm, vc.tasks.from_file(lm, pairs), show_progress=False)
+    assert torch.equal(scores.values, direct.values)
+    with (tmp_path / "deep" / "out" / "exact-heads.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == direct.units.names
+    assert float(rows[5]["effect"]) == pytest.approx(float(direct.mean()[5]), abs=1e-6)
+    assert scores.top(1)["name"][0] in result.output and "not verified" not in result.output
+
+
+def test_exact_options(call, pairs, folder):
+    lm = vc.load(folder)
+    task = vc.tasks.from_file(lm, pairs, metric="prob")
+    result = call("exact", pairs, "--units", "a1.h0,a2.h3", "--direction", "denoising", "--metric", "prob")
+    assert result.exit_code == 0, result.output
+    direct = vc.exact(lm, task, units=["a1.h0", "a2.h3"], direction="denoising", show_progress=False)
+    assert str(direct.top(10).to_string(index=False, float_format=lambda x: f"{x:+.4f}")) in result.output
+    result = call("exact", pairs, "--units", "m1", "--ablation", "mean")
+    assert result.exit_code == 0 and "ablation mean" in result.output
+
+
+def test_attribute(call, pairs, folder, tmp_path):
+    result = call("attribute", pairs, "--method", "ig", "--baseline", "zero", "--nodes", 3, "--units", "mlps",
+                  "--out", tmp_path)  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "not verified" in result.output and "completeness residual" in result.output
+    lm = vc.load(folder)
+    direct = vc.attribute(lm, vc.tasks.from_file(lm, pairs), units="mlps", method="ig", baseline="zero", nodes=3,
+                          show_progress=False)  # fmt: skip
+    assert torch.equal(vc.load_scores(next(tmp_path.glob("*.safetensors"))).values, direct.values)
+
+
+@pytest.mark.xfail(strict=True, reason="two estimates of one folder are saved under one name")
+def test_two_baselines_do_not_overwrite_each_other(call, pairs, tmp_path):
+    for baseline in ("corrupted", "zero"):
+        call("attribute", pairs, "--method", "ig", "--nodes", 2, "--baseline", baseline, "--out", tmp_path)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2
+
+
+def test_study(call, tmp_path):
+    result = call("study", "ioi-published", "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    report = tmp_path / "out" / "report.html"
+    assert str(report.resolve()) in result.output.replace("\n", "")
+    assert report.stat().st_size > 10_000
+    assert "• " in result.output
+
+
+# ---- errors ---------------------------------------------------------------------------------------------------------
+
+
+def test_errors_are_veracausas_own(call, pairs, tmp_path):
+    for words, kind in (
+        (("exact", pairs, "--units", "a9.h9"), UnitError),
+        (("exact", tmp_path / "none.csv"), FileError),
+        (("task", "no-such-task"), VeracausaError),
+        (("exact", pairs, "--metric", "no-such-metric"), VeracausaError),
+        (("exact", pairs, "--direction", "up"), VeracausaError),
+        (("attribute", pairs, "--method", "eap"), VeracausaError),
+    ):
+        result = call(*words)
+        assert isinstance(result.exception, kind), (words, result.output, result.exception)
+
+
+@pytest.mark.parametrize(
+    "words", [["exact", "x.csv", "--n", "0"], ["task"], ["nonsense"], ["exact", "x.csv", "--bogus"]]
+)
+def test_usage_errors_exit_with_2(words):
+    assert CliRunner().invoke(app, words).exit_code == 2
+
+
+def test_an_unknown_precision_or_device(folder):
+    run = CliRunner()
+    words = ["check", "--model", str(folder)]
+    result = run.invoke(app, [*words, "--dtype", "float99"])
+    assert result.exit_code == 2 and "float99" in result.output
+    for option, value in (("--device", "toaster"), ("--dtype", "int8")):
+        result = run.invoke(app, [*words, option, value])
+        assert isinstance(result.exception, VeracausaError) and value in str(result.exception)
+
+
+def shell(*words, **more):
+    """The installed command line as its own process; no network."""
+    return subprocess.run(
+        [sys.executable, "-m", "veracausa.cli", *map(str, words)], capture_output=True, text=True, timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}, **more,
+    )  # fmt: skip
+
+
+def test_as_a_process(folder, pairs, tmp_path):
+    done = shell("exact", pairs, "--model", folder, "--device", "cpu", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "exact · 12 heads" in done.stdout and (tmp_path / "exact-heads.csv").exists()
+    assert "Traceback" not in done.stderr
+
+
+def test_an_error_is_one_paragraph_and_exit_code_2(folder, pairs):
+    done = shell("exact", pairs, "--units", "heads@5", "--model", folder)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    paragraph = done.stderr.strip().splitlines()[-1]
+    assert paragraph.startswith("UnitError: units='heads@5' is not known")
+    assert not done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["exact", "none.csv", "--model", "FOLDER"], ["FileError", "none.csv"]),
+        (["check", "--model", "no/where/at/all"], ["FileError", "no/where/at/all"]),
+        (["task", "nonsense", "--model", "FOLDER"], ["TaskError", "nonsense", "greater-than"]),
+    ],
+)
+def test_errors_of_the_main_function(folder, tmp_path, monkeypatch, capsys, words, said):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["veracausa", *(str(folder) if word == "FOLDER" else word for word in words)])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    told = capsys.readouterr()
+    assert all(word in told.err.strip().splitlines()[-1] for word in said) and not told.out
+
+
+def test_interrupted(monkeypatch, capsys):
+    def stop():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("veracausa.cli.app", stop)
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 130 and "--out" in capsys.readouterr().err
+
+
+def test_pairs_as_jsonl_and_bad_files(call, tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    row = {"clean": "the keys near", "corrupted": "the key near", "correct": [" are"], "incorrect": [" is"]}
+    path.write_text(json.dumps(row) + "\n")
+    assert call("task", path).exit_code == 0
+    for text, words in (
+        (json.dumps(row | {"clean": "After the keys near"}), ["After", "tokens"]),
+        (json.dumps(row | {"clean": "the key near"}), ["are the same"]),
+        (json.dumps({"clean": "the keys"}), ["corrupted"]),
+        ("", ["no examples"]),
+    ):
+        path.write_text(text)
+        result = call("task", path)
+        assert isinstance(result.exception, VeracausaError)
+        assert all(word in str(result.exception) for word in words), result.exception
+
+
+def test_readable_names(folder):
+    assert Path(folder).name == "tiny-llama" and vc.load(folder).name == str(folder)
