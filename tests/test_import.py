@@ -50,7 +50,6 @@ def test_public_names(name):
     assert getattr(vc, name) is not None
 
 
-@pytest.mark.xfail(strict=True, reason="__all__ and dir() lack half of the public names")
 def test_public_names_are_listed():
     assert set(PUBLIC) <= set(dir(vc)) and set(PUBLIC) <= set(vc.__all__)
 

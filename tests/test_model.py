@@ -108,7 +108,6 @@ def test_tokens_and_text_meet(task_of):
     assert all(one.ok for one in lm.check())
 
 
-@pytest.mark.xfail(strict=True, reason="raised by torch as an IndexError")
 @pytest.mark.parametrize("token", [60, 10_000, -1])
 def test_tokens_that_the_model_does_not_have(tiny, token):
     """A task built with another tokenizer."""
@@ -117,7 +116,6 @@ def test_tokens_that_the_model_does_not_have(tiny, token):
         vc.exact(tiny("llama"), task, show_progress=False)
 
 
-@pytest.mark.xfail(strict=True, reason="raised by torch as an IndexError")
 def test_prompts_longer_than_the_model_reads(tiny, task_of):
     with pytest.raises(vc.VeracausaError, match="64"):
         tiny("gpt2").measure(task_of(70))

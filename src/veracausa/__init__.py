@@ -39,26 +39,37 @@ _MODULES = ("errors", "tasks")
 
 if TYPE_CHECKING:
     from veracausa import errors, tasks
+    from veracausa.attribution.curves import curves
+    from veracausa.attribution.estimate import attribute
     from veracausa.attribution.exact import exact
     from veracausa.attribution.files import load_scores
+    from veracausa.attribution.methods import Method
     from veracausa.attribution.scores import Scores
     from veracausa.attribution.units import Units
+    from veracausa.comparison.agreement import Agreement, agreement
+    from veracausa.comparison.run import study
     from veracausa.errors import VeracausaError
     from veracausa.model import Model, load
     from veracausa.tasks import task
     from veracausa.tasks.task import Task
 
 __all__ = [
+    "Agreement",
+    "Method",
     "Model",
     "Scores",
     "Task",
     "Units",
     "VeracausaError",
     "__version__",
+    "agreement",
+    "attribute",
+    "curves",
     "errors",
     "exact",
     "load",
     "load_scores",
+    "study",
     "task",
     "tasks",
 ]

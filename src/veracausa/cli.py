@@ -149,7 +149,8 @@ def exact_effects(
     built = _task(lm, task, n, seed, metric)
     wanted = _units(units)
     scores = exact(lm, built, units=wanted, ablation=ablation, direction=direction, seed=seed, out=out)
-    _finish(scores, out, f"exact-{scores.units.kind}")
+    how = [ablation] * (ablation != "counterfactual") + [direction] * (direction != "noising")
+    _finish(scores, out, "-".join(["exact", scores.units.kind, *how]))
 
 
 @app.command()
@@ -178,7 +179,8 @@ def attribute(
     scores = estimate(
         lm, built, units=_units(units), method=method, baseline=baseline, direction=direction, nodes=nodes
     )
-    _finish(scores, out, f"{method}-{scores.units.kind}")
+    how = [baseline] * (baseline not in (None, "corrupted")) + [direction] * (direction != "noising")
+    _finish(scores, out, "-".join([method, scores.units.kind, *(part for part in how if part)]))
 
 
 @app.callback(invoke_without_command=True)

@@ -217,7 +217,6 @@ def test_eager_and_sdpa(tiny, task_of, agree, method):
     agree(eager.values, sdpa.values, eager.gap)
 
 
-@pytest.mark.xfail(strict=True, reason="paths.py: `metric.sum()` is taken in the caller's gradient mode")
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode], ids=["no_grad", "inference_mode"])
 @pytest.mark.parametrize("method", ["atp", "ig"])
 def test_inside_no_grad(tiny, task_of, agree, method, context):

@@ -167,7 +167,6 @@ def test_a_pieces_file_is_not_a_score_file(tiny, task_of, tmp_path):
         vc.load_scores(path)
 
 
-@pytest.mark.xfail(strict=True, raises=FileExistsError, reason="mkdir's own error")
 def test_out_that_is_a_file_is_a_clear_error(tiny, task_of, tmp_path):
     (tmp_path / "out").write_text("not a folder")
     with pytest.raises(vc.VeracausaError, match="out"):

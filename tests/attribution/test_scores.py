@@ -121,7 +121,6 @@ def test_a_unit_that_no_example_has_ranks_last():
     assert none.ranking("mean_abs")[-1] == 1
 
 
-@pytest.mark.xfail(strict=True, reason="NaN counts as importance 0, ahead of units that work against the behaviour")
 def test_a_unit_that_no_example_has_ranks_last_by_importance():
     none = scores([[1.0, NAN, -2.0, 0.5]], [1.0], [0.0])
     assert none.ranking("importance")[-1] == 1

@@ -101,7 +101,6 @@ def test_kinds_that_are_wrong(tiny, units):
         resolve_units(tiny("llama"), units, 4)
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="'²'.isdigit() is true, int('²') is not")
 def test_a_superscript_is_no_position(tiny):
     with pytest.raises(UnitError):
         parse_names(tiny("llama"), ["a0.h0@²"])

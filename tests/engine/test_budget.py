@@ -1,4 +1,4 @@
-"""Chunks shrink when memory runs out, down to one row, and then say so; costs are counted exactly."""
+"""How large chunks are, and costs in token-layers, counted by hand."""
 
 import pytest
 import torch
@@ -6,113 +6,6 @@ import torch
 import veracausa as vc
 from veracausa.engine import budget
 from veracausa.engine.cost import Cost
-from veracausa.errors import OutOfMemoryError
-
-
-def out_of_memory_above(limit, error):
-    asked = []
-
-    def attempt(rows):
-        asked.append(rows)
-        if rows > limit:
-            raise error
-        return rows * 10
-
-    return attempt, asked
-
-
-ERRORS = [
-    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
-    MemoryError("no"),
-    RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried"),
-    RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 2147483648 bytes."),
-]
-
-
-@pytest.mark.parametrize("error", ERRORS, ids=lambda e: type(e).__name__)
-def test_rows_are_halved_until_they_fit(error):
-    attempt, asked = out_of_memory_above(6, error)
-    assert budget.shrinking(50, attempt, "16 tokens") == (60, 6)
-    assert asked == [50, 25, 12, 6]
-
-
-@pytest.mark.parametrize("error", ERRORS, ids=lambda e: type(e).__name__)
-def test_one_row_that_does_not_fit_is_a_clear_error(error):
-    attempt, asked = out_of_memory_above(0, error)
-    with pytest.raises(OutOfMemoryError) as caught:
-        budget.shrinking(5, attempt, "16 tokens")
-    assert asked == [5, 2, 1]
-    for words in ("one row of 16 tokens", "shorter prompts", "bfloat16"):
-        assert words in str(caught.value)
-
-
-def test_other_errors_are_not_swallowed():
-    attempt, asked = out_of_memory_above(0, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
-    with pytest.raises(RuntimeError, match="mat1 and mat2"):
-        budget.shrinking(8, attempt, "16 tokens")
-    assert asked == [8]
-
-
-@pytest.mark.parametrize("method", ["exact", "ig"])
-def test_a_run_that_meets_the_limit_gives_the_same_numbers(tiny, task_of, agree, method):
-    """A real run on a model that refuses more than two rows at once."""
-    lm, task = tiny("llama", fresh=True), task_of(6)
-
-    def run():
-        if method == "exact":
-            return vc.exact(lm, task, units="heads", show_progress=False)
-        return vc.attribute(lm, task, units="heads", method="ig", nodes=4, show_progress=False)
-
-    scores, sizes = run(), []
-
-    def refuse(module, args):
-        sizes.append(args[0].shape[0])
-        if args[0].shape[0] > 2:
-            raise torch.OutOfMemoryError("out of memory")
-
-    lm.hf.model.layers[0].mlp.register_forward_pre_hook(refuse)
-    # rows of layer 0's attention pass here
-    agree(run().values, scores.values, scores.gap)
-    assert max(sizes) > 2
-
-
-@pytest.mark.xfail(strict=True, raises=torch.OutOfMemoryError, reason="the unpatched run is not guarded")
-def test_a_run_that_cannot_do_one_row_says_so(tiny, task_of):
-    lm = tiny("llama", fresh=True)
-
-    def refuse(module, args):
-        if lm.hf.config._attn_implementation == "veracausa_suffix":
-            raise torch.OutOfMemoryError("CUDA out of memory")
-
-    lm.hf.model.layers[1].mlp.register_forward_pre_hook(refuse)
-    with pytest.raises(OutOfMemoryError, match="memory"):
-        vc.exact(lm, task_of(6), show_progress=False)
-    assert lm.hf.config._attn_implementation == "sdpa"
-
-
-@pytest.mark.xfail(strict=True, raises=OutOfMemoryError, reason="a bucket that is too large is not split")
-def test_a_recording_that_does_not_fit_is_split(tiny, task_of, agree):
-    """Smaller batches of pairs first, then the error."""
-    lm, task = tiny("llama", fresh=True), task_of(6, n=1)[[0, 0, 0, 0]]
-    scores = vc.exact(lm, task, show_progress=False)
-
-    def refuse(module, args):
-        if args[0].shape[0] > 2 and lm.hf.config._attn_implementation != "veracausa_suffix":
-            raise torch.OutOfMemoryError("CUDA out of memory")
-
-    lm.hf.model.layers[1].mlp.register_forward_pre_hook(refuse)
-    agree(vc.exact(lm, task, show_progress=False).values, scores.values, scores.gap)
-
-
-def test_a_recording_that_does_not_fit_says_so(tiny, task_of):
-    lm = tiny("llama", fresh=True)
-
-    def refuse(module, args):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    lm.hf.model.layers[1].mlp.register_forward_pre_hook(refuse)
-    with pytest.raises(OutOfMemoryError, match=r"Recording 1 prompts? of 1 token"):
-        vc.exact(lm, task_of(6), show_progress=False)
 
 
 def test_chunks_are_at_least_one_row_and_shrink_with_memory(tiny, monkeypatch):

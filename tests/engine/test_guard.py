@@ -125,9 +125,6 @@ def test_restored_when_interrupted_between_two_chunks(task_of, tmp_path, monkeyp
     same(before, after)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="estimate.py: the local `walk` keeps the suspended generator, and its guard, alive"
-)
 def test_restored_when_interrupted_between_two_layers(task_of, monkeypatch):
     def fail(*args):
         raise KeyboardInterrupt
@@ -231,7 +228,6 @@ def test_other_hooks_are_honoured_or_refused(task_of, reference, part):
     _honoured_or_refused(hf, task_of(6), reference)
 
 
-@pytest.mark.xfail(strict=True, reason="hooks of the unembedding, and factors behind a unit's site, are not seen")
 @pytest.mark.parametrize("part", ["lm_head", "model.layers.1.self_attn.o_proj", "model.layers.2.self_attn"])
 def test_scaling_hooks_are_honoured_or_refused(task_of, reference, part):
     hf = tiny_models.make("llama", seed=1)

@@ -86,6 +86,12 @@ class Decoder:
     logit_softcap: float | None
 
     @property
+    def positions(self) -> int | None:
+        """Positions that the model has learned embeddings for; None if it encodes them otherwise (rotary)."""
+        table = getattr(self.backbone, "wpe", None)
+        return None if table is None else int(table.weight.shape[0])
+
+    @property
     def layers(self) -> int:
         """Number of blocks."""
         return len(self.blocks)

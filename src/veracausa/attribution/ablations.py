@@ -21,9 +21,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from veracausa.attribution.units import Units
 from veracausa.engine.cost import Cost
 from veracausa.engine.patches import Place, activation, sites_for
 from veracausa.engine.tape import State, Tape, record
+from veracausa.engine.validate import require_readable
 from veracausa.errors import MethodError
 
 if TYPE_CHECKING:
@@ -45,7 +47,8 @@ class Replacement(Protocol):
     ) -> Float[Tensor, "rows positions site"]:
         """The whole site's replacement values of each row, at the tape's positions.
 
-        `example[r]` indexes the tape's examples, `unit[r]` the table of units (for draws keyed by the unit).
+        `example[r]` indexes the tape's examples, `unit[r]` the table of units of the call (for draws keyed by what the
+        unit is: its layer, index and position).
         """
         ...
 
@@ -102,9 +105,10 @@ class Resample:
     """Activations of another prompt of the same length, keyed by (seed, example, unit)."""
 
     def __init__(
-        self, lm: Model, prompts: Sequence[tuple[int, ...]], task: Task, place: Place, seed: int, cost: Cost
+        self, lm: Model, prompts: Sequence[tuple[int, ...]], task: Task, units: Units, seed: int, cost: Cost
     ) -> None:
-        self.task, self.seed = task, seed
+        self.task, self.seed, place = task, seed, units.place
+        self.keys = np.stack([units.layer, units.index, units.position], 1) + 1  # −1 stands for "none", keys are ≥ 0
         by_length: dict[int, list[tuple[int, ...]]] = {}
         for prompt in dict.fromkeys(prompts):
             by_length.setdefault(len(prompt), []).append(prompt)
@@ -133,7 +137,7 @@ class Resample:
         donors = self.donors[len(self.task.clean[example])]
         own = (self.task.clean[example], self.task.corrupted[example])
         allowed = [index for index, prompt in enumerate(donors) if prompt not in own]
-        draw = np.random.default_rng([self.seed, example, unit]).integers(len(allowed))
+        draw = np.random.default_rng([self.seed, example, *self.keys[unit].tolist()]).integers(len(allowed))
         return allowed[int(draw)]
 
     def rows(self, tape: Tape, place: Place, layer: int, example: Tensor, unit: Tensor) -> Tensor:
@@ -145,7 +149,7 @@ class Resample:
 def replacement(
     lm: Model,
     task: Task,
-    place: Place,
+    units: Units,
     ablation: str,
     direction: str,
     reference: Task | None,
@@ -174,8 +178,8 @@ def replacement(
     prompts = [*source.clean, *source.corrupted]
     if ablation == "mean":
         aligned = len({*source.lengths, *task.lengths}) == 1
-        return Mean(lm, prompts, place, aligned, cost)
-    return Resample(lm, prompts, task, place, seed, cost)
+        return Mean(lm, prompts, units.place, aligned, cost)
+    return Resample(lm, prompts, task, units, seed, cost)
 
 
 def _recorded(
@@ -189,6 +193,7 @@ def _recorded(
         most = max(1, 2048 // length)
         for first in range(0, len(members), most):
             batch = members[first : first + most]
+            require_readable(lm, [prompts[i] for i in batch])
             ids = torch.tensor([prompts[i] for i in batch], device=lm.device)
             yield batch, record(lm.decoder, ids, sites=sites_for(place), cost=cost)[0]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,7 @@ from veracausa.attribution.rows import Rows
 from veracausa.attribution.units import Units, resolve_units
 from veracausa.engine.cost import Cost
 from veracausa.engine.guard import borrowed
+from veracausa.engine.memory import halving
 from veracausa.progress import progress
 
 if TYPE_CHECKING:
@@ -45,12 +47,16 @@ def curves(
     cost = Cost()
     values = torch.full((len(task), len(repeated)), float("nan"), dtype=lm.score_dtype)
     with borrowed(lm.decoder):
-        source = replacement(lm, task, table.place, ablation, direction, None, 0, cost)
+        source = replacement(lm, task, table, ablation, direction, None, 0, cost)
         rows = Rows(lm, task, repeated, source, direction == "noising", None, cost, np.tile(points, len(table)))
         share = ablation == "counterfactual"
         nothing = torch.zeros(values.shape, dtype=torch.bool)
         with progress(f"curves of {len(table)} {table.kind}", rows.total(share), show_progress) as tick:
-            for start, examples in rows.buckets(share):
-                for example, unit, effects in rows.run(start, examples, nothing, tick):
-                    values[example, unit] = effects
+
+            def run(start: int, examples: tuple[int, ...]) -> None:
+                with closing(rows.run(start, examples, nothing, tick)) as chunks:
+                    for example, unit, effects in chunks:
+                        values[example, unit] = effects
+
+            halving(rows.buckets(share), run)
     return values.unflatten(1, (len(table), len(points)))

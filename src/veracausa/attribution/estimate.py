@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -30,8 +31,10 @@ from veracausa.engine.budget import examples_per_batch
 from veracausa.engine.cost import Cost
 from veracausa.engine.guard import attention_function, borrowed
 from veracausa.engine.measure import Measurement, pair_ids, readout
+from veracausa.engine.memory import halving
 from veracausa.engine.patches import site_width, sites_for
 from veracausa.engine.tape import buckets, record_pairs
+from veracausa.engine.validate import require_sites
 from veracausa.progress import Tick, progress
 
 if TYPE_CHECKING:
@@ -86,15 +89,18 @@ def attribute(
     table = resolve_units(lm, units, max(task.lengths))
     ablation = BASELINES[parts.baseline]
     cost = Cost(full=sum(task.lengths) * lm.layers)
-    sums = _Sums.empty(lm, task, table)
     with borrowed(lm.decoder):
-        source = replacement(lm, task, table.place, ablation, direction, reference, 0, cost)
+        sums = _Sums.empty(lm, task, table)
+        source = replacement(lm, task, table, ablation, direction, reference, 0, cost)
         kept = site_width(lm.decoder, table.place) + lm.width
         groups = buckets(task.clean, task.corrupted, ablation == "counterfactual", examples_per_batch(lm, task, kept))
         label, total = f"{name} of {len(table):,} {table.kind}", _total(lm, task, groups, parts, sums.layers)
         with progress(label, total, show_progress) as tick:
-            for start, examples in groups:
+
+            def run(start: int, examples: tuple[int, ...]) -> None:
                 _add_bucket(lm, task, source, parts, direction == "noising", start, examples, sums, cost, tick)
+
+            halving(groups, run)
     measured = Measurement(sums.clean, sums.corrupted)
     if ablation == "counterfactual":
         measured.require_gap(task)
@@ -160,6 +166,7 @@ def _add_bucket(
             cost=cost,
         )
     base = tape.clean if noising else tape.corrupted
+    require_sites(lm, tape, place)
     read = readout(lm, task, examples, tape.clean)
     with torch.no_grad():
         sums.clean[index] = read.of_state(tape.clean).to("cpu", lm.score_dtype)
@@ -169,12 +176,13 @@ def _add_bucket(
     walk = (
         point_gradients(bucket, sums.layers, tick) if point else layer_gradients(bucket, sums.layers, tick, parts, ends)
     )
-    for layer, gradient in walk:
-        products = (bucket.difference(layer) * gradient).to(lm.score_dtype)
-        chosen = np.flatnonzero(sums.units.layer == layer)
-        scores = _contract(lm, sums.units[chosen], products, start, tape.length)
-        sums.values[torch.tensor(index)[:, None], torch.as_tensor(chosen)] = scores.cpu()
-        sums.claimed[sums.layers.index(layer), index] = products.sum((1, 2)).cpu()
+    with closing(walk):
+        for layer, gradient in walk:
+            products = (bucket.difference(layer) * gradient).to(lm.score_dtype)
+            chosen = np.flatnonzero(sums.units.layer == layer)
+            scores = _contract(lm, sums.units[chosen], products, start, tape.length)
+            sums.values[torch.tensor(index)[:, None], torch.as_tensor(chosen)] = scores.cpu()
+            sums.claimed[sums.layers.index(layer), index] = products.sum((1, 2)).cpu()
     if ends:
         with torch.no_grad(), attention_function(lm.decoder, SUFFIX):
             before = unpatched_metric(lm, tape, base, read, cost)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,8 @@ from veracausa.attribution.units import Units, resolve_units
 from veracausa.engine.cost import Cost
 from veracausa.engine.guard import borrowed
 from veracausa.engine.measure import measure
+from veracausa.engine.memory import halving
+from veracausa.errors import MethodError
 from veracausa.progress import progress
 
 if TYPE_CHECKING:
@@ -77,6 +80,8 @@ def exact(
     >>> exact.top(5)
     """
     began = time.monotonic()
+    if rows is not None and rows < 1:
+        raise MethodError(f"rows={rows}: a chunk holds at least one row. Leave rows out to let the free memory decide.")
     table = resolve_units(lm, units, max(task.lengths))
     settings = {
         "direction": direction,
@@ -93,7 +98,7 @@ def exact(
         measured = measure(lm, task, None if cost.forward else cost)
         if ablation == "counterfactual":
             measured.require_gap(task)
-        source = replacement(lm, task, table.place, ablation, direction, reference, seed, cost)
+        source = replacement(lm, task, table, ablation, direction, reference, seed, cost)
         empty = torch.full((len(task), len(table)), float("nan"), dtype=lm.score_dtype)
         values = checkpoint.values if checkpoint else empty
         done = checkpoint.done if checkpoint else torch.zeros(values.shape, dtype=torch.bool)
@@ -102,15 +107,20 @@ def exact(
         label = f"exact effects of {len(table):,} {table.kind}"
         finished = float(done.double().mean()) * total
         with progress(label, total, show_progress, finished) as tick:
+
+            def run(start: int, examples: tuple[int, ...]) -> None:
+                if done[list(examples)].all():
+                    return
+                with closing(work.run(start, examples, done, tick)) as finished_chunks:
+                    for example, unit, effects in finished_chunks:
+                        values[example, unit] = effects
+                        done[example, unit] = True
+                        cost.seconds = before + time.monotonic() - began
+                        if checkpoint:
+                            checkpoint.keep()
+
             try:
-                for start, examples in work.buckets(share):
-                    if not done[list(examples)].all():
-                        for example, unit, effects in work.run(start, examples, done, tick):
-                            values[example, unit] = effects
-                            done[example, unit] = True
-                            cost.seconds = before + time.monotonic() - began
-                            if checkpoint:
-                                checkpoint.keep()
+                halving(work.buckets(share), run)
             finally:
                 cost.seconds = before + time.monotonic() - began
                 if checkpoint:

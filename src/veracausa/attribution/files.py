@@ -21,9 +21,21 @@ from veracausa.errors import FileError
 _FORMAT = "veracausa-scores-1"
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder for results, with its parents.
+
+    Raises:
+        FileError: there is a file of that name, or it cannot be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"{folder} cannot be a folder for results ({error.strerror}). Choose another one.") from error
+
+
 def write_tensors(path: Path, kind: str, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Path:
     """Write tensors and a JSON header to a file beside `path`, then rename it: never half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         save_file(
@@ -106,6 +118,7 @@ def load_scores(path: str | Path) -> Scores:
         units = Units(header["kind"], *(tensors[name].numpy() for name in ("layer", "index", "position")))
         completeness = Completeness(tensors["claimed"], tensors["true"]) if "claimed" in tensors else None
         cost = Cost.from_dict(header["cost"])
+        _require_fitting(tensors, completeness)
         return Scores(
             values=tensors["values"],
             units=units,
@@ -123,3 +136,18 @@ def load_scores(path: str | Path) -> Scores:
         )
     except KeyError as error:
         raise FileError(f"{path} lacks {error}: it was not written by this version of veracausa.") from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise FileError(f"{path} does not hold together ({error}): it was not written by veracausa.") from error
+
+
+def _require_fitting(tensors: dict[str, Tensor], completeness: Completeness | None) -> None:
+    """Raise ValueError unless the tensors' sizes belong to one table of scores."""
+    examples, units = tensors["values"].shape
+    wanted = {"clean": (examples,), "corrupted": (examples,), **dict.fromkeys(("layer", "index", "position"), (units,))}
+    for name, shape in wanted.items():
+        if tensors[name].shape != shape:
+            raise ValueError(f"{name} is {list(tensors[name].shape)}, but values are {examples} × {units}")
+    if completeness is not None and (
+        completeness.claimed.shape != completeness.true.shape or completeness.true.shape[1:] != (examples,)
+    ):
+        raise ValueError(f"completeness is {list(completeness.true.shape)}, but there are {examples} examples")

@@ -9,7 +9,7 @@ where the weights sum to 1. The integrator (`estimate`) contracts ḡ with the d
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,10 +19,11 @@ from veracausa.attribution.ablations import Replacement
 from veracausa.attribution.grids import grid
 from veracausa.attribution.methods import Method
 from veracausa.engine.attention import SUFFIX
-from veracausa.engine.budget import rows_per_chunk, shrinking
+from veracausa.engine.budget import rows_per_chunk
 from veracausa.engine.cost import Cost
 from veracausa.engine.guard import attention_function
 from veracausa.engine.measure import Readout
+from veracausa.engine.memory import memory_errors, shrinking
 from veracausa.engine.patches import Place, activation, join, output_change, where
 from veracausa.engine.suffix import Join, sweep
 from veracausa.engine.tape import State, Tape
@@ -52,12 +53,13 @@ class Bucket:
         return self.source.rows(self.tape, self.place, layer, every, every).detach() - self.own(layer)
 
 
-def point_gradients(bucket: Bucket, layers: Sequence[int], tick: Tick) -> Iterator[tuple[int, Tensor]]:
+def point_gradients(bucket: Bucket, layers: Sequence[int], tick: Tick) -> Generator[tuple[int, Tensor], None, None]:
     """The point path: one backward pass through the patched run, which was recorded with its graph."""
     positions = bucket.tape.length - bucket.tape.start
-    metric = bucket.read.of_state(bucket.base).sum()
     wanted = [activation(bucket.base, bucket.place, layer) for layer in layers]
-    gradients = torch.autograd.grad(metric, wanted, allow_unused=True, materialize_grads=True)
+    with torch.enable_grad(), memory_errors(f"The backward pass of {len(bucket.tape.examples)} prompts"):
+        metric = bucket.read.of_state(bucket.base).sum()
+        gradients = torch.autograd.grad(metric, wanted, allow_unused=True, materialize_grads=True)
     bucket.cost.backward += len(bucket.tape.examples) * positions * bucket.lm.layers
     tick(len(bucket.tape.examples) * positions * bucket.lm.layers)
     yield from zip(layers, gradients, strict=True)
@@ -65,7 +67,7 @@ def point_gradients(bucket: Bucket, layers: Sequence[int], tick: Tick) -> Iterat
 
 def layer_gradients(
     bucket: Bucket, layers: Sequence[int], tick: Tick, method: Method, ends: dict[int, Tensor]
-) -> Iterator[tuple[int, Tensor]]:
+) -> Generator[tuple[int, Tensor], None, None]:
     """The layer path: all units of a layer's site at a + α(a′ − a), for every node α of the grid.
 
     Rows (layer, example, node) of all layers share sweeps. One more row per layer and example, at α = 1 and without

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from veracausa.attribution.files import read_tensors, write_tensors
+from veracausa.attribution.files import make_folder, read_tensors, write_tensors
 from veracausa.engine.cost import Cost
 from veracausa.errors import FileError
 
@@ -45,7 +45,7 @@ class Checkpoint:
         Raises:
             FileError: the file is there but damaged.
         """
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         key = hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()[:12]
         path = folder / f"{name}-{key}.pieces.safetensors"
         fresh = cls(path, header, torch.full(shape, float("nan"), dtype=dtype), torch.zeros(shape, dtype=torch.bool))

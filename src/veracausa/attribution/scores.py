@@ -140,7 +140,8 @@ class Scores:
         }
         if by not in keys:
             raise MethodError(f"by={by!r} is not a ranking. Known: {', '.join(keys)}.")
-        return torch.argsort(keys[by].nan_to_num(), descending=True, stable=True).tolist()
+        last = keys[by].nan_to_num(nan=-torch.inf)  # units that no example has
+        return torch.argsort(last, descending=True, stable=True).tolist()
 
     def top(self, k: int = 10, *, by: str = "abs_mean") -> pd.DataFrame:
         """The k strongest units as a table."""

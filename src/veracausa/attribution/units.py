@@ -34,12 +34,13 @@ KINDS: dict[str, tuple[str, str, str]] = {
     "residual": ("residual", "residual stream", "the residual stream at a layer (the input of a block)"),
 }
 
+_NUMBER = re.compile(r"[0-9]+")
 _PATTERNS: dict[str, re.Pattern[str]] = {
-    "heads": re.compile(r"a(\d+)\.h(\d+)"),
-    "attention": re.compile(r"a(\d+)"),
-    "neurons": re.compile(r"m(\d+)\.n(\d+)"),
-    "mlps": re.compile(r"m(\d+)"),
-    "residual": re.compile(r"r(\d+)"),
+    "heads": re.compile(r"a([0-9]+)\.h([0-9]+)"),
+    "attention": re.compile(r"a([0-9]+)"),
+    "neurons": re.compile(r"m([0-9]+)\.n([0-9]+)"),
+    "mlps": re.compile(r"m([0-9]+)"),
+    "residual": re.compile(r"r([0-9]+)"),
 }
 
 
@@ -151,13 +152,11 @@ def _parse(lm: Model, name: str) -> tuple[str, int, int, int]:
     stem, at, where = name.partition("@")
     for kind, pattern in _PATTERNS.items():
         match = pattern.fullmatch(stem)
-        if match and (not at or where.isdigit()):
+        if match and (not at or _NUMBER.fullmatch(where)):
             layer, index = int(match[1]), int(match[2]) if match.lastindex == 2 else -1
-            last = lm.layers - (kind != "residual")
             sizes = {"heads": lm.heads, "neurons": lm.neurons}
-            if layer > last or (kind in sizes and index >= sizes[kind]):
-                size = f", each with {sizes[kind]} {kind}" if kind in sizes else ""
-                raise UnitError(f"{name!r} is not in {lm.name}: its layers are 0 … {last}{size}.")
+            if layer >= lm.layers + (kind == "residual") or (kind in sizes and index >= sizes[kind]):
+                raise UnitError(f"{name!r} is not in {lm.name}: {_sizes(lm, kind)}.")
             return kind, layer, index, int(where) if at else -1
     raise UnitError(
         f"{name!r} is not the name of a unit. Names look like a9.h6 (head), m3 (MLP), m3.n1200 (neuron), "
@@ -171,17 +170,42 @@ def resolve_units(lm: Model, units: str | Sequence[str] | Units, longest: int) -
     `longest`: number of positions of the task's longest prompt.
     """
     if isinstance(units, Units):
-        return units
+        return _checked(lm, units, longest)
     if not isinstance(units, str):
-        return parse_names(lm, list(units))
+        return _checked(lm, parse_names(lm, list(units)), longest)
     kind, at, what = units.partition("@")
     kind = {"attn": "attention", "resid": "residual", "attentions": "attention"}.get(kind, kind)
     if kind in KINDS and (not at or what == "positions"):
         return all_units(lm, cast("Kind", kind), longest if at else 0)
     if any(pattern.fullmatch(kind) for pattern in _PATTERNS.values()):
-        return parse_names(lm, [units])
+        return _checked(lm, parse_names(lm, [units]), longest)
     known = ", ".join(KINDS)
     raise UnitError(
         f"units={units!r} is not known. Kinds: {known}, each also as 'heads@positions'; or a list of names such as "
         "['a20.h0', 'm3.n1200']."
     )
+
+
+def _checked(lm: Model, units: Units, longest: int) -> Units:
+    """The table, if the model has every unit of it and some prompt every position; names the first that is not."""
+    if not len(units):
+        raise UnitError("The table of units is empty. Name at least one, e.g. ['a0.h0'].")
+    sizes = {"heads": lm.heads, "neurons": lm.neurons}.get(units.kind, 0)
+    layers = lm.layers + (units.kind == "residual")
+    bad = (units.layer >= layers) | (units.layer < 0) | (units.index >= sizes if sizes else False)
+    if bad.any():
+        name = units[np.flatnonzero(bad)[:1]].names[0]
+        raise UnitError(f"{name!r} is not in {lm.name}: {_sizes(lm, units.kind)}.")
+    if (units.position >= longest).any():
+        name = units[np.flatnonzero(units.position >= longest)[:1]].names[0]
+        raise UnitError(
+            f"{name!r}: no prompt of this task has such a position; the longest has {longest} tokens, counted from 0."
+        )
+    return units
+
+
+def _sizes(lm: Model, kind: str) -> str:
+    """ "its layers are 0 … 29, each with 9 heads", for messages."""
+    sizes = {"heads": lm.heads, "neurons": lm.neurons}
+    size = f", each with {sizes[kind]} {kind}" if kind in sizes else ""
+    return f"its layers are 0 … {lm.layers - (kind != 'residual')}{size}"

@@ -12,7 +12,7 @@ All figures are about normalised scores (share of the gap), so that tasks can be
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,8 +79,8 @@ class Agreement:
         Raises:
             MethodError: k is not between 1 and the number of units.
         """
-        if not isinstance(k, int):
-            return {one: self.jaccard(one) for one in k}  # type: ignore[misc]
+        if isinstance(k, Iterable):
+            return {int(one): self.jaccard(int(one)) for one in k}  # type: ignore[misc]
         if not 1 <= k <= len(self.names):
             raise MethodError(f"jaccard(k={k}): k lies between 1 and the number of compared units, {len(self.names)}.")
         tops = [set(np.argsort(-np.abs(x), kind="stable")[:k].tolist()) for x in (self.exact, self.estimate)]

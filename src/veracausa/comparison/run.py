@@ -30,8 +30,9 @@ from veracausa.attribution.scores import Scores
 from veracausa.attribution.units import Units, all_units
 from veracausa.comparison.agreement import label
 from veracausa.comparison.results import Curve, Panel, Section, Study
-from veracausa.comparison.summary import cause, summarise
+from veracausa.comparison.summary import called, cause, summarise
 from veracausa.engine.guard import borrowed
+from veracausa.errors import TaskError
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -68,6 +69,8 @@ def study(
     """
     began = time.monotonic()
     tasks = list(task) if isinstance(task, Sequence) else [task]
+    if not tasks:
+        raise TaskError("The study has no task. Give at least one, e.g. vc.tasks.ioi(lm).")
     pieces = None if out is None else Path(out) / "pieces"
     with borrowed(lm.decoder):
         sections = tuple(
@@ -119,7 +122,7 @@ def _section(
     chosen, drawn = choose_neurons(lm, guesses[0], strongest, sample, seed)
     panels = (heads, mlps, Panel("neurons", tested(chosen), guesses, sampled=drawn))
     return Section(
-        title="The published pair" if task.name.endswith("-published") else f"{len(task)} generated pairs",
+        title=called(task)[0].upper() + called(task)[1:],
         task=task,
         measured=lm.measure(task),
         panels=panels,

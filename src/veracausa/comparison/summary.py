@@ -11,6 +11,7 @@ from veracausa.comparison.results import Curve, Panel, Section
 
 if TYPE_CHECKING:
     from veracausa.model import Model
+    from veracausa.tasks.task import Task
 
 #: A hyphen that stands for a minus sign, as number formatting leaves it.
 _MINUS = re.compile(r"(?<=[ (])-(?=\d)")
@@ -21,14 +22,20 @@ def summarise(lm: Model, sections: Sequence[Section]) -> tuple[str, ...]:
     sentences = [_verdict(sections)]
     for section in sections:
         clean, corrupted = float(section.measured.clean.mean()), float(section.measured.corrupted.mean())
-        pairs = "the published pair" if len(section.task) == 1 else f"{len(section.task)} generated pairs"
         mean = "" if len(section.task) == 1 else "mean "
         sentences.append(
-            f"On {pairs}, {lm.name} has a {mean}{_words(section.task.metric)} of {clean:+.2f} clean and "
+            f"On {called(section.task)}, {lm.name} has a {mean}{_words(section.task.metric)} of {clean:+.2f} clean and "
             f"{corrupted:+.2f} corrupted, a gap of {clean - corrupted:.2f}."
         )
         sentences += [_panel(panel) for panel in section.panels]
     return tuple(_MINUS.sub("−", sentence) for sentence in sentences)
+
+
+def called(task: Task) -> str:
+    """What to call a task's pairs in a sentence: "the published pair", "16 pairs of ioi"."""
+    if task.name == "ioi-published":
+        return "the published pair"
+    return f"{len(task):,} pair{'' if len(task) == 1 else 's'} of {task.name}"
 
 
 def _words(metric: str) -> str:

@@ -8,12 +8,10 @@ are better and memory decides. Chunk sizes never change a number beyond rounding
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
-
-from veracausa.errors import OutOfMemoryError
+from torch import Tensor
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -23,8 +21,6 @@ _CPU_TOKENS = 1024
 _GPU_TOKENS = 65_536
 #: Share of the free memory that one chunk may take; the rest is for the tape, the allocator and other programs.
 _SHARE = 0.25
-
-T = TypeVar("T")
 
 
 def free_memory(device: torch.device) -> int:
@@ -63,36 +59,7 @@ def examples_per_batch(lm: Model, task: Task, sites: int = 0) -> int:
     """Pairs that one tape should hold; `sites` = floats a token that it keeps of each layer beside the stream."""
     decoder = lm.decoder
     longest = max(task.lengths)
-    kept = 2 * longest * decoder.layers * (3 * decoder.width + sites) * lm.dtype.itemsize
+    logits: Tensor = decoder.unembedding.weight  # type: ignore[assignment]
+    kept = (2 * longest * decoder.layers * (3 * decoder.width + sites) + len(logits)) * lm.dtype.itemsize
     tokens = 2048 if lm.device.type == "cpu" else 32_768
     return max(1, int(min(tokens / longest, _SHARE * free_memory(lm.device) / kept)))
-
-
-def shrinking(rows: int, attempt: Callable[[int], T], what: str) -> tuple[T, int]:
-    """Call `attempt(rows)`, halving `rows` as long as memory runs out; returns the result and the rows that fitted.
-
-    Raises:
-        OutOfMemoryError: one row does not fit.
-    """
-    while True:
-        try:
-            return attempt(rows), rows
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not _is_memory(error):
-                raise
-            message = str(error).splitlines()[0]
-        if rows == 1:
-            raise OutOfMemoryError(
-                f"Not enough memory for one row of {what}: {message}. Use shorter prompts, a smaller dtype "
-                "(dtype=torch.bfloat16) or a device with more memory."
-            )
-        rows = max(1, rows // 2)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
-
-def _is_memory(error: BaseException) -> bool:
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    text = str(error).lower()
-    return "not enough memory" in text or "out of memory" in text or "can't allocate memory" in text

@@ -17,7 +17,8 @@ def borrowed(decoder: Decoder) -> Iterator[None]:
     """Evaluation mode and frozen parameters inside; training modes and `requires_grad` restored after.
 
     Parameters are frozen so that gradients flow to activations only (half the cost of a usual backward pass).
-    Autocast is switched off: a run's precision is the model's own.
+    Autocast is switched off: a run's precision is the model's own. The caller's inference mode is left, since gradients
+    are impossible in it.
     """
     hf: nn.Module = decoder.hf
     training = {module for module in hf.modules() if module.training}
@@ -27,7 +28,7 @@ def borrowed(decoder: Decoder) -> Iterator[None]:
         hf.eval()
         for parameter in trainable:
             parameter.requires_grad_(False)
-        with torch.autocast(device, enabled=False):
+        with torch.autocast(device, enabled=False), torch.inference_mode(False):
             yield
     finally:
         for parameter in trainable:

@@ -12,7 +12,9 @@ from torch import Tensor
 from veracausa.engine.budget import examples_per_batch
 from veracausa.engine.cost import Cost
 from veracausa.engine.guard import borrowed
+from veracausa.engine.memory import halving
 from veracausa.engine.tape import State, buckets, record_pairs
+from veracausa.engine.validate import require_logits, require_readable
 from veracausa.errors import GapError
 from veracausa.tasks.metrics import Answers, Metric, metric
 
@@ -45,12 +47,17 @@ class Readout:
 
 
 def readout(lm: Model, task: Task, examples: tuple[int, ...], clean: State) -> Readout:
-    """The readout of a bucket: its answers, and its clean log-probabilities if the metric compares with them."""
-    kind = metric(task.metric)
+    """The readout of a bucket: its answers, and its clean log-probabilities if the metric compares with them.
+
+    Raises:
+        NumericsError, ContractError: see `validate.require_logits`.
+    """
+    kind, answers = metric(task.metric), task.answers(examples).to(lm.device)
+    require_logits(lm, clean, answers.tokens)
     reference = None
     if kind.name == "neg_kl":
         reference = lm.decoder.logits(clean.last.detach()).log_softmax(-1)
-    return Readout(lm, kind, task.answers(examples).to(lm.device), reference)
+    return Readout(lm, kind, answers, reference)
 
 
 @dataclass(frozen=True)
@@ -85,14 +92,16 @@ class Measurement:
 
 def measure(lm: Model, task: Task, cost: Cost | None = None) -> Measurement:
     """M(x) and M(x′) of every pair of a task, by the bare model (public as `lm.measure`)."""
-    clean, corrupted = torch.empty(2, len(task), dtype=lm.score_dtype)
-    with borrowed(lm.decoder):
-        for start, examples in buckets(task.clean, task.corrupted, True, examples_per_batch(lm, task)):
-            tape = record_pairs(lm.decoder, *pair_ids(lm, task, examples), start, examples=examples, cost=cost)
-            read = readout(lm, task, examples, tape.clean)
-            with torch.no_grad():
-                clean[list(examples)] = read.of_state(tape.clean).to("cpu", lm.score_dtype)
-                corrupted[list(examples)] = read.of_state(tape.corrupted).to("cpu", lm.score_dtype)
+
+    def run(start: int, examples: tuple[int, ...]) -> None:
+        tape = record_pairs(lm.decoder, *pair_ids(lm, task, examples), start, examples=examples, cost=cost)
+        read = readout(lm, task, examples, tape.clean)
+        clean[list(examples)] = read.of_state(tape.clean).to("cpu", lm.score_dtype)
+        corrupted[list(examples)] = read.of_state(tape.corrupted).to("cpu", lm.score_dtype)
+
+    with borrowed(lm.decoder), torch.no_grad():
+        clean, corrupted = torch.empty(2, len(task), dtype=lm.score_dtype)
+        halving(buckets(task.clean, task.corrupted, True, examples_per_batch(lm, task)), run)
     return Measurement(clean, corrupted)
 
 
@@ -100,7 +109,8 @@ def pair_ids(
     lm: Model, task: Task, examples: tuple[int, ...]
 ) -> tuple[Int[Tensor, "examples positions"], Int[Tensor, "examples positions"]]:
     """Clean and corrupted token ids of a bucket, on the model's device."""
-    return (
-        torch.tensor([task.clean[i] for i in examples], device=lm.device),
-        torch.tensor([task.corrupted[i] for i in examples], device=lm.device),
-    )
+    both = [[prompts[i] for i in examples] for prompts in (task.clean, task.corrupted)]
+    for prompts in both:
+        require_readable(lm, prompts)
+    clean, corrupted = (torch.tensor(prompts, device=lm.device) for prompts in both)
+    return clean, corrupted

@@ -22,7 +22,8 @@ from transformers import DynamicCache
 from veracausa.anatomy import Decoder
 from veracausa.engine.cost import Cost
 from veracausa.engine.guard import hooks
-from veracausa.errors import NumericsError, OutOfMemoryError
+from veracausa.engine.memory import memory_errors
+from veracausa.errors import NumericsError
 
 #: What a tape can hold of each layer beside the residual stream and the keys and values.
 #: z: input of the output projection (heads' values); neurons: input of the down projection;
@@ -37,9 +38,9 @@ _CACHES = ("past_key_values", "layer_past", "past_key_value", "use_cache", "cach
 class State:
     """Activations of one run at positions start … n − 1 of B examples.
 
-    `residual[l]`: input of block l, and of the final norm for l = L, each [B, S, width].
-    `middle[l]`: what block l's MLP norm reads. `sites[site][l]`: [B, S, …]. `keys[l]`, `values[l]`: [B, kv_heads, n,
-    head_dim], prefix included.
+    `residual[l]`: input of block l, and of the final norm for l = L, each [B, S, width]. `middle[l]`: what block l's
+    MLP norm reads. `sites[site][l]`: [B, S, …]. `keys[l]`, `values[l]`: [B, kv_heads, n, head_dim], prefix included.
+    `logits`: the bare model's own at the last position, [B, vocabulary], if they were asked for.
     """
 
     residual: list[Tensor] = field(default_factory=list)
@@ -47,6 +48,7 @@ class State:
     sites: dict[str, list[Tensor]] = field(default_factory=dict)
     keys: list[Tensor] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
+    logits: Tensor | None = None
 
     @property
     def last(self) -> Float[Tensor, "examples width"]:
@@ -77,6 +79,7 @@ def record(
     prefix: State | None = None,
     sites: Collection[str] = (),
     grad: bool = False,
+    logits: bool = False,
     cost: Cost | None = None,
 ) -> tuple[State, list[dict[str, Any]]]:
     """Run the model's own backbone over `ids`, continuing from `prefix`, and write down what it does.
@@ -87,6 +90,7 @@ def record(
         prefix: a recorded run of all earlier positions (its keys and values are used), or None.
         sites: which of the `Site`s to keep, beside the residual stream.
         grad: keep the graph, so that `torch.autograd.grad` reaches every recorded tensor.
+        logits: keep the bare model's logits at the last position, too.
         cost: where to count the token-layers.
 
     Raises:
@@ -100,15 +104,14 @@ def record(
         for layer, (keys, values) in enumerate(zip(prefix.keys, prefix.values, strict=True)):
             cache.update(keys, values, layer)
     embeddings = decoder.embeddings(ids).requires_grad_(grad) if grad else None
-    with hooks(*watch(decoder, state, calls)), torch.set_grad_enabled(grad):
-        try:
-            decoder.backbone(
-                **({"input_ids": ids} if embeddings is None else {"inputs_embeds": embeddings}),
-                past_key_values=cache,
-                use_cache=True,
-            )
-        except torch.OutOfMemoryError as error:
-            raise OutOfMemoryError(f"Recording {ids.shape[0]} prompts of {ids.shape[1]} tokens: {error}") from error
+    inputs = {"input_ids": ids} if embeddings is None else {"inputs_embeds": embeddings}
+    watched, what = hooks(*watch(decoder, state, calls)), f"Recording {ids.shape[0]} prompts of {ids.shape[1]} tokens"
+    with watched, torch.set_grad_enabled(grad), memory_errors(what):
+        if logits:
+            output = decoder.hf(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            state.logits = output.logits[:, -1].detach()
+        else:
+            decoder.backbone(**inputs, past_key_values=cache, use_cache=True)
     layers: list[Any] = cache.layers
     state.keys = [layer.keys for layer in layers]
     state.values = [layer.values for layer in layers]
@@ -204,12 +207,14 @@ def record_pairs(
 ) -> Tape:
     """Record both runs of a bucket, sharing the prefix of `start` positions.
 
-    `grad` names the run that keeps its graph, if any.
+    `grad` names the run that keeps its graph, if any. The clean run keeps the bare model's logits, for `validate`.
     """
     prefix = record(decoder, clean[:, :start], cost=cost)[0] if start else None
     states: dict[str, State] = {}
     calls: list[dict[str, Any]] = []
     for name, ids in (("clean", clean), ("corrupted", corrupted)):
-        state, calls = record(decoder, ids[:, start:], prefix=prefix, sites=sites, grad=grad == name, cost=cost)
+        state, calls = record(
+            decoder, ids[:, start:], prefix=prefix, sites=sites, grad=grad == name, logits=name == "clean", cost=cost
+        )
         states[name] = state
     return Tape(examples, start, clean.shape[1], states["clean"], states["corrupted"], calls)

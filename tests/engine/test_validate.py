@@ -1,0 +1,56 @@
+"""What the engine cannot carry through is an error, what is a constant part of the model is not."""
+
+import pytest
+import tiny_models
+import torch
+from bridges import as_model
+
+import veracausa as vc
+from veracausa.errors import ContractError
+
+CALLS = {
+    "exact": lambda lm, task, units: vc.exact(lm, task, units=units, show_progress=False),
+    "atp": lambda lm, task, units: vc.attribute(lm, task, units=units, show_progress=False),
+}
+
+
+def adapt(linear: torch.nn.Linear) -> None:
+    """A low-rank update beside the weight, as an unmerged adapter has it."""
+    generator = torch.Generator().manual_seed(0)
+    down, up = (0.3 * torch.randn(*shape, generator=generator, dtype=torch.float64)
+                for shape in ((linear.in_features, 2), (2, linear.out_features)))  # fmt: skip
+    linear.register_forward_hook(lambda module, args, output: output + args[0] @ down @ up)
+
+
+@pytest.mark.parametrize("call", ["exact", "atp"])
+@pytest.mark.parametrize(
+    ("units", "part", "words"),
+    [
+        ("heads", "model.layers.1.self_attn.o_proj", "attention output projection of block 1"),
+        ("neurons", "model.layers.2.mlp.down_proj", "down projection of block 2"),
+    ],
+)
+def test_an_unmerged_adapter_behind_the_units_is_refused(task_of, call, units, part, words):
+    hf = tiny_models.make("llama", seed=1)
+    adapt(hf.get_submodule(part))
+    with pytest.raises(ContractError, match=f"{words}.*merge_and_unload"):
+        CALLS[call](as_model(hf, "llama"), task_of(6), units)
+
+
+def test_an_adapter_elsewhere_is_part_of_the_model(task_of, reference, agree):
+    """The reference runs the model with its adapter; only projections behind the units are read off their weights."""
+    import naive
+
+    hf, task = tiny_models.make("llama", seed=1), task_of(6)
+    adapt(hf.model.layers[1].self_attn.q_proj)
+    lm = as_model(hf, "llama")
+    scores = vc.exact(lm, task, show_progress=False)
+    agree(scores.values, reference(naive.exact, lm, task, scores.units), scores.gap)
+
+
+def test_a_logit_scale_is_refused(task_of):
+    hf = tiny_models.make("llama", seed=1)
+    hf.lm_head.register_forward_hook(lambda module, args, output: output / 3)
+    for call in ("exact", "atp"):
+        with pytest.raises(ContractError, match="logits that veracausa reads off llama differ"):
+            CALLS[call](as_model(hf, "llama"), task_of(6), "heads")
