@@ -9,8 +9,8 @@ import pytest
 import veracausa as vc
 
 PUBLIC = [
-    "Agreement", "Method", "Model", "Scores", "Task", "Units", "VeracausaError", "agreement", "attribute", "curves",
-    "errors", "exact", "load", "load_scores", "study", "task", "tasks",
+    "Agreement", "Method", "Model", "Scores", "Stability", "Task", "Units", "VeracausaError", "agreement",
+    "attribute", "curves", "errors", "exact", "load", "load_scores", "stability", "study", "task", "tasks",
 ]  # fmt: skip
 
 

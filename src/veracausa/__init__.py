@@ -23,6 +23,7 @@ _PUBLIC = {
     "Method": "veracausa.attribution.methods",
     "Model": "veracausa.model",
     "Scores": "veracausa.attribution.scores",
+    "Stability": "veracausa.comparison.stability",
     "Task": "veracausa.tasks.task",
     "Units": "veracausa.attribution.units",
     "VeracausaError": "veracausa.errors",
@@ -32,6 +33,7 @@ _PUBLIC = {
     "exact": "veracausa.attribution.exact",
     "load": "veracausa.model",
     "load_scores": "veracausa.attribution.files",
+    "stability": "veracausa.comparison.stability",
     "study": "veracausa.comparison.run",
     "task": "veracausa.tasks",
 }
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from veracausa.attribution.units import Units
     from veracausa.comparison.agreement import Agreement, agreement
     from veracausa.comparison.run import study
+    from veracausa.comparison.stability import Stability, stability
     from veracausa.errors import VeracausaError
     from veracausa.model import Model, load
     from veracausa.tasks import task
@@ -58,6 +61,7 @@ __all__ = [
     "Method",
     "Model",
     "Scores",
+    "Stability",
     "Task",
     "Units",
     "VeracausaError",
@@ -69,6 +73,7 @@ __all__ = [
     "exact",
     "load",
     "load_scores",
+    "stability",
     "study",
     "task",
     "tasks",

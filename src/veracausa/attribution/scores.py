@@ -103,7 +103,12 @@ class Scores:
         return (squares / (count - 1).clamp_min(0)).sqrt() / count.sqrt()
 
     def importance(self) -> Float[Tensor, " units"]:
-        """Mean effect, signed so that positive supports the behaviour: −E for noising, +E for denoising."""
+        """Mean effect, signed so that positive supports the behaviour: −E for noising, +E for denoising.
+
+        Scores that are magnitudes only are their own importance.
+        """
+        if not self.signed:
+            return self.mean()
         return -self.mean() if self.direction == "noising" else self.mean()
 
     def normalised(self) -> Float[Tensor, " units"]:
