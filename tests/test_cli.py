@@ -124,6 +124,33 @@ def test_attribute(call, pairs, folder, tmp_path):
     assert torch.equal(vc.load_scores(next(tmp_path.glob("*.safetensors"))).values, direct.values)
 
 
+def test_attribute_with_a_receipt(call, pairs, folder, tmp_path):
+    result = call("attribute", pairs, "--verify", "--top", 3, "--sample", 4, "--tau", 0.02, "--seed", 5,
+                  "--out", tmp_path)  # fmt: skip
+    assert result.exit_code == 0, result.output
+    lm = vc.load(folder)
+    task = vc.tasks.from_file(lm, pairs)
+    direct = vc.verify(lm, task, vc.attribute(lm, task, show_progress=False), top=3, sample=4, tau=0.02, seed=5,
+                       show_progress=False)  # fmt: skip
+    receipt = vc.Receipt.load(tmp_path / "atp-heads-receipt.safetensors")
+    assert torch.equal(receipt.exact.values, direct.exact.values) and receipt.missed == direct.missed
+    assert vc.load_scores(tmp_path / "atp-heads.safetensors").verified == direct.sentence
+    assert "7 of 12 units exactly" in result.output and "not verified" not in result.output
+    assert result.output.index("trust   7 of 12") < result.output.index("receipt atp")
+    assert (tmp_path / "atp-heads-receipt.txt").read_text().splitlines()[:6] == repr(direct).splitlines()[:6]
+
+
+def test_verify_until(call, pairs):
+    result = call("attribute", pairs, "--verify", "--top", 2, "--sample", 2, "--until-missed", 0)
+    assert result.exit_code == 0 and "12 of 12 units exactly" in result.output, result.output
+    assert "at most 0 missed is certified" in result.output
+    result = call("attribute", pairs, "--verify", "--top", 2, "--sample", 2, "--until-missed", 0, "--budget", 0.9)
+    assert result.exit_code == 0 and "the budget of 90% ended before" in result.output, result.output
+    for options in (("--until-missed", 0), ("--budget", 0.5)):
+        result = call("attribute", pairs, *options)
+        assert result.exit_code == 2 and "add --verify" in result.output
+
+
 def test_two_baselines_do_not_overwrite_each_other(call, pairs, tmp_path):
     for baseline in ("corrupted", "zero"):
         call("attribute", pairs, "--method", "ig", "--nodes", 2, "--baseline", baseline, "--out", tmp_path)

@@ -9,8 +9,9 @@ import pytest
 import veracausa as vc
 
 PUBLIC = [
-    "Agreement", "Method", "Model", "Scores", "Stability", "Task", "Units", "VeracausaError", "agreement",
-    "attribute", "curves", "errors", "exact", "load", "load_scores", "stability", "study", "task", "tasks",
+    "Agreement", "Method", "Model", "Receipt", "Scores", "Stability", "Task", "Units", "Until", "VeracausaError",
+    "agreement", "attribute", "curves", "errors", "exact", "load", "load_scores", "stability", "study", "task",
+    "tasks", "verify",
 ]  # fmt: skip
 
 

@@ -6,6 +6,7 @@
 >>> exact = vc.exact(lm, task, units="heads")
 >>> estimate = vc.attribute(lm, task, units="heads", method="atp")
 >>> vc.agreement(estimate, exact)
+>>> vc.verify(lm, task, estimate)
 
 Names are imported on first use, so that `import veracausa` itself takes no time.
 """
@@ -22,10 +23,12 @@ _PUBLIC = {
     "Agreement": "veracausa.comparison.agreement",
     "Method": "veracausa.attribution.methods",
     "Model": "veracausa.model",
+    "Receipt": "veracausa.attribution.receipts",
     "Scores": "veracausa.attribution.scores",
     "Stability": "veracausa.comparison.stability",
     "Task": "veracausa.tasks.task",
     "Units": "veracausa.attribution.units",
+    "Until": "veracausa.attribution.stages",
     "VeracausaError": "veracausa.errors",
     "agreement": "veracausa.comparison.agreement",
     "attribute": "veracausa.attribution.estimate",
@@ -36,6 +39,7 @@ _PUBLIC = {
     "stability": "veracausa.comparison.stability",
     "study": "veracausa.comparison.run",
     "task": "veracausa.tasks",
+    "verify": "veracausa.attribution.verify",
 }
 _MODULES = ("errors", "tasks")
 
@@ -46,8 +50,11 @@ if TYPE_CHECKING:
     from veracausa.attribution.exact import exact
     from veracausa.attribution.files import load_scores
     from veracausa.attribution.methods import Method
+    from veracausa.attribution.receipts import Receipt
     from veracausa.attribution.scores import Scores
+    from veracausa.attribution.stages import Until
     from veracausa.attribution.units import Units
+    from veracausa.attribution.verify import verify
     from veracausa.comparison.agreement import Agreement, agreement
     from veracausa.comparison.run import study
     from veracausa.comparison.stability import Stability, stability
@@ -60,10 +67,12 @@ __all__ = [
     "Agreement",
     "Method",
     "Model",
+    "Receipt",
     "Scores",
     "Stability",
     "Task",
     "Units",
+    "Until",
     "VeracausaError",
     "__version__",
     "agreement",
@@ -77,6 +86,7 @@ __all__ = [
     "study",
     "task",
     "tasks",
+    "verify",
 ]
 
 

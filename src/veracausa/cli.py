@@ -5,6 +5,7 @@ veracausa check --model gpt2
 veracausa task ioi --model smollm2-135m --show 5
 veracausa exact ioi --units neurons --out out/
 veracausa attribute ioi --method ig --units heads --out out/
+veracausa attribute ioi --units neurons --verify --until-missed 50 --budget 0.1
 """
 
 from __future__ import annotations
@@ -164,6 +165,16 @@ def attribute(
     baseline: Annotated[str | None, typer.Option(help="corrupted, zero or mean.")] = None,
     direction: Annotated[str, typer.Option(help="noising or denoising.")] = "noising",
     nodes: Annotated[int | None, typer.Option(help="Points on the path.")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Check it against exact effects; print a receipt.")] = False,
+    top: Annotated[int, typer.Option(help="How many of the strongest units to verify.")] = 50,
+    sample: Annotated[int, typer.Option(help="How many of the others, drawn at random, to verify.")] = 300,
+    tau: Annotated[float, typer.Option(help="A unit is strong above this share of the gap.")] = 0.01,
+    until_missed: Annotated[
+        int | None, typer.Option(help="Go on verifying until at most so many strong units can be missed.")
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option(help="Largest share of the cost of exact effects of all units to spend.")
+    ] = None,
     n: Pairs = 16,
     seed: Seed = 0,
     metric: Metric = None,
@@ -171,16 +182,34 @@ def attribute(
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
-    """Estimates of effects from gradients."""
+    """Estimates of effects from gradients; with --verify, how far they can be trusted."""
     from veracausa.attribution.estimate import attribute as estimate
 
+    if not verify and (until_missed is not None or budget is not None):
+        raise typer.BadParameter("add --verify: --until-missed and --budget say how far it goes")
     lm = _load(model, device, dtype)
     built = _task(lm, task, n, seed, metric)
     scores = estimate(
         lm, built, units=_units(units), method=method, baseline=baseline, direction=direction, nodes=nodes
     )
     how = [baseline] * (baseline not in (None, "corrupted")) + [direction] * (direction != "noising")
-    _finish(scores, out, "-".join([method, scores.units.kind, *(part for part in how if part)]))
+    name = "-".join([method, scores.units.kind, *(part for part in how if part)])
+    if not verify:
+        _finish(scores, out, name)
+        return
+    from veracausa.attribution.stages import Until
+    from veracausa.attribution.verify import verify as check_estimate
+
+    until = None if until_missed is None else Until(missed=until_missed, tau=tau)
+    receipt = check_estimate(
+        lm, built, scores, top=top, sample=sample, tau=tau, seed=seed, until=until, budget=budget, out=out
+    )
+    _finish(receipt.scores, out, name)
+    print(f"\n{receipt}")
+    if out is not None:
+        path = receipt.save(out / f"{name}-receipt.safetensors")
+        path.with_suffix(".txt").write_text(f"{receipt}\n")
+        print(f"\nSaved {path} and {path.with_suffix('.txt').name}")
 
 
 @app.callback(invoke_without_command=True)

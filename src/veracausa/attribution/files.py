@@ -76,6 +76,22 @@ def read_tensors(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tenso
 
 def save_scores(scores: Scores, path: str | Path) -> Path:
     """See `Scores.save`."""
+    return write_tensors(Path(path), _FORMAT, *pack_scores(scores))
+
+
+def load_scores(path: str | Path) -> Scores:
+    """Read scores that `Scores.save` wrote.
+
+    Raises:
+        FileError: no such file, damaged, cut short, or not a score file.
+
+    >>> vc.load_scores("heads.safetensors").top(5)
+    """
+    return unpack_scores(*read_tensors(Path(path), _FORMAT), Path(path))
+
+
+def pack_scores(scores: Scores) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Scores as the header and the tensors of a file."""
     from veracausa import __version__
 
     header = {
@@ -100,18 +116,15 @@ def save_scores(scores: Scores, path: str | Path) -> Path:
     }
     if scores.completeness is not None:
         tensors |= {"claimed": scores.completeness.claimed, "true": scores.completeness.true}
-    return write_tensors(Path(path), _FORMAT, header, tensors)
+    return header, tensors
 
 
-def load_scores(path: str | Path) -> Scores:
-    """Read scores that `Scores.save` wrote.
+def unpack_scores(header: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> Scores:
+    """What `pack_scores` packed; `path` is for messages.
 
     Raises:
-        FileError: no such file, damaged, cut short, or not a score file.
-
-    >>> vc.load_scores("heads.safetensors").top(5)
+        FileError: something is missing, or does not fit together.
     """
-    header, tensors = read_tensors(Path(path), _FORMAT)
     try:
         if header["kind"] not in KINDS:
             raise FileError(f"{path} holds scores of {header['kind']!r}, which this version does not know.")

@@ -86,10 +86,14 @@ class Rows:
     def _where(self, layer: int) -> Where:
         return where(self.lm.decoder, self.units.place, min(layer, self.lm.layers - (self.units.kind != "residual")))
 
-    def total(self, share: bool) -> float:
-        """Token-layers of the whole call (each row's own blocks and positions)."""
+    def costs(self, share: bool) -> np.ndarray:
+        """Token-layers that each unit takes in the whole call (each row's own blocks and positions)."""
         sizes = [(start, len(self.task.clean[members[0]]), len(members)) for start, members in self.buckets(share)]
-        return float(sum(self.weight(self.starts(s, n), n).sum() * count for s, n, count in sizes)) or 1.0
+        return sum((self.weight(self.starts(s, n), n) * count for s, n, count in sizes), np.zeros(len(self.units)))
+
+    def total(self, share: bool) -> float:
+        """Token-layers of the whole call."""
+        return float(self.costs(share).sum()) or 1.0
 
     def run(
         self, start: int, examples: tuple[int, ...], done: Tensor, tick: Tick
