@@ -305,10 +305,19 @@ def test_estimates_of_something_else(case, tiny, task_of):
         verify(lm, task.with_metric("prob"), estimate)
     with pytest.raises(MethodError, match="of another model"):
         verify(lm, task, replace(estimate, model=estimate.model | {"identity": "another"}))
-    with pytest.raises(MethodError, match=r"\(exact\) name no baseline, so they estimate no exact effect but are one"):
+    with pytest.raises(MethodError, match="exact effects already"):
         verify(lm, task, truth)
-    with pytest.raises(MethodError, match="baseline 'median' has no exact effect here"):
-        verify(lm, task, replace(estimate, settings=estimate.settings | {"baseline": "median"}))
+    for settings in ({"baseline": "median"}, {"baseline": None, "ablation": "resample"}, {"baseline": None}):
+        with pytest.raises(MethodError, match="for which there is no exact effect to compare with"):
+            verify(lm, task, replace(estimate, settings=estimate.settings | settings))
+
+
+def test_scores_that_name_an_ablation_instead_of_a_baseline(tiny, task_of):
+    lm, task = tiny("llama"), task_of(6)
+    estimate = attribute(lm, task, "heads")
+    estimate = replace(estimate, method="mask", settings={"direction": "noising", "ablation": "zero"}, signed=False)
+    receipt = verify(lm, task, estimate, top=3, sample=4)
+    same_numbers(receipt, exact(lm, task, "heads", ablation="zero"))
 
 
 # ---- words and files ------------------------------------------------------------------------------------------------

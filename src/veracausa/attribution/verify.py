@@ -157,16 +157,17 @@ def _ablation(lm: Model, task: Task, estimate: Scores) -> str:
             f"The estimate is of another task: of {estimate.task['description']!r}, not of {task.describe()!r}. Verify "
             "it with the prompts, answers and metric that it was made with."
         )
-    if "baseline" not in estimate.settings:
-        raise MethodError(
-            f"These scores ({estimate.method}) name no baseline, so they estimate no exact effect"
-            f"{' but are one' if estimate.method == 'exact' else ''}. Verify scores of vc.attribute."
-        )
-    baseline = str(estimate.settings["baseline"])
-    if baseline not in BASELINES:
-        known = ", ".join(BASELINES)
-        raise MethodError(f"The estimate's baseline {baseline!r} has no exact effect here. Known: {known}.")
-    return BASELINES[baseline]
+    if estimate.method == "exact":
+        raise MethodError("These scores are exact effects already. Verify an estimate, such as vc.attribute's.")
+    baseline, ablation = (estimate.settings.get(name) for name in ("baseline", "ablation"))
+    if baseline in BASELINES:
+        return BASELINES[str(baseline)]
+    if baseline is None and ablation in BASELINES.values():
+        return str(ablation)
+    raise MethodError(
+        f"{estimate.method} has baseline {baseline!r} and ablation {ablation!r}, for which there is no exact effect to "
+        f"compare with. Known baselines: {', '.join(BASELINES)}."
+    )
 
 
 def _threshold(tau: float | None, until: Until | None) -> float:
