@@ -247,9 +247,10 @@ def test_a_composed_method_is_the_preset_it_names(tiny, task_of):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"method": "eap"}, ["eap", "atp", "ig", "vc.Method"]),
+        ({"method": "slopes"}, ["slopes", "atp", "ig", "vc.Method"]),
+        ({"method": "eap"}, ["edges", "atp"]),
         ({"method": vc.Method(path="scenic")}, ["path", "scenic", "point", "layer"]),
-        ({"method": vc.Method(rule="gim")}, ["rule", "gim", "plain"]),
+        ({"method": vc.Method(rule="smooth")}, ["rule", "smooth", "plain", "gim"]),
         ({"method": vc.Method(combine="max")}, ["combine", "max", "mean", "increments"]),
         ({"baseline": "blurred"}, ["baseline", "blurred", "corrupted", "zero", "mean"]),
         ({"direction": "up"}, ["direction", "up", "noising", "denoising"]),

@@ -129,7 +129,7 @@ def test_restored_when_interrupted_between_two_layers(task_of, monkeypatch):
     def fail(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("veracausa.attribution.estimate._contract", fail)
+    monkeypatch.setattr("veracausa.attribution.paths.bucket.Bucket.contract", fail)
     hf = unusual()
     before = state_of(hf)
     try:

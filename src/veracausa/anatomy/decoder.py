@@ -36,8 +36,11 @@ class Block:
     attention_post_norm: nn.Module | None
     mlp: nn.Module
     mlp_out: nn.Module
+    activation: nn.Module
+    up: nn.Module | None
     mlp_norm: nn.Module
     mlp_post_norm: nn.Module | None
+    qk_norms: tuple[nn.Module, ...]
     parallel: bool
 
     @property
@@ -95,6 +98,20 @@ class Decoder:
     def layers(self) -> int:
         """Number of blocks."""
         return len(self.blocks)
+
+    @property
+    def norms(self) -> list[nn.Module]:
+        """Every norm of the model: before and behind attention and MLP, of queries and keys, and the final one."""
+        found = [
+            norm
+            for block in self.blocks
+            for norm in (
+                *(block.attention_norm, block.attention_post_norm, block.mlp_norm, block.mlp_post_norm),
+                *block.qk_norms,
+            )
+            if norm is not None
+        ]
+        return [*dict.fromkeys([*found, self.final_norm])]
 
     def logits(
         self, residual: Float[Tensor, "rows width"], tokens: Int[Tensor, "rows answers"] | None = None
@@ -200,8 +217,11 @@ def decoder_of(hf: Any, family: str | None = None) -> Decoder:
             attention_post_norm=optional(block, anatomy.attention_post_norm),
             mlp=_get(block, anatomy.mlp),
             mlp_out=_get(block, anatomy.mlp_out),
+            activation=_get(block, anatomy.activation),
+            up=optional(block, anatomy.up),
             mlp_norm=_get(block, anatomy.mlp_norm),
             mlp_post_norm=optional(block, anatomy.mlp_post_norm),
+            qk_norms=tuple(norm for path in anatomy.qk_norms if (norm := _get(block, path)) is not None),
             parallel=parallel,
         )
         for layer, block in enumerate(modules)

@@ -17,9 +17,11 @@ class Anatomy:
     """Module names of one family, as dotted paths.
 
     `backbone`, `unembedding`: from the causal-LM object. `blocks`, `final_norm`, `embeddings`: from the backbone.
-    The rest: from one block. `parallel` names the config attribute that says whether attention and MLP read the
-    same residual (None: never). `qkv` says how query, key and value projections are stored:
-    "separate" modules, one module with "fused-thirds" (all q, all k, all v) or "fused-per-head" (q, k, v of head 0, …).
+    The rest: from one block. `up`: the branch that a gated MLP multiplies its activation with (None: no gate).
+    `qk_norms`: norms of queries and keys, where a model has them. `parallel` names the config attribute that says
+    whether attention and MLP read the same residual (None: never). `qkv` says how query, key and value projections are
+    stored: "separate" modules, one module with "fused-thirds" (all q, all k, all v) or "fused-per-head" (q, k, v of
+    head 0, …).
     """
 
     family: str
@@ -36,8 +38,11 @@ class Anatomy:
     qkv: Layout = "separate"
     mlp: str = "mlp"
     mlp_out: str = "mlp.down_proj"
+    activation: str = "mlp.act_fn"
+    up: str | None = "mlp.up_proj"
     attention_norm: str = "input_layernorm"
     mlp_norm: str = "post_attention_layernorm"
+    qk_norms: tuple[str, ...] = ("self_attn.q_norm", "self_attn.k_norm")
     attention_post_norm: str | None = None
     mlp_post_norm: str | None = None
     parallel: str | None = None
@@ -45,8 +50,11 @@ class Anatomy:
 
     def block_parts(self) -> dict[str, str]:
         """Role → dotted path, for every part that a block of this family must have."""
-        roles = ("attention", "attention_out", "q", "k", "v", "mlp", "mlp_out", "attention_norm", "mlp_norm")
-        optional = ("attention_post_norm", "mlp_post_norm")
+        roles = (
+            *("attention", "attention_out", "q", "k", "v", "mlp", "mlp_out", "activation"),
+            *("attention_norm", "mlp_norm"),
+        )
+        optional = ("up", "attention_post_norm", "mlp_post_norm")
         parts = {role: getattr(self, role) for role in roles}
         return parts | {role: getattr(self, role) for role in optional if getattr(self, role)}
 
@@ -76,6 +84,8 @@ FAMILIES: dict[str, Anatomy] = {
         v="attn.c_attn",
         qkv="fused-thirds",
         mlp_out="mlp.c_proj",
+        activation="mlp.act",
+        up=None,
         attention_norm="ln_1",
         mlp_norm="ln_2",
     ),
@@ -91,6 +101,8 @@ FAMILIES: dict[str, Anatomy] = {
         v="attention.query_key_value",
         qkv="fused-per-head",
         mlp_out="mlp.dense_4h_to_h",
+        activation="mlp.act",
+        up=None,
         parallel="use_parallel_residual",
     ),
     **{name: replace(_LLAMA, family=name) for name in ("llama", "mistral", "qwen2", "qwen3", "smollm3")},

@@ -1,40 +1,39 @@
-"""Estimates of effects from gradients: the one integrator of every path × rule × combination.
+"""Estimates of effects from gradients: one call for every path × rule × combination.
 
     Ê_u = Σ_positions Δ_u · ḡ_u,   Δ_u = replacement − own value,   ḡ = the path's weighted mean gradient
 
-With the point path this is attribution patching (2310.10348); with the layer path integrated gradients, whose scores
-sum over a layer's site to the effect of patching the whole site (Aumann–Shapley). Cost, in token-layers of the
-positions that differ: atp = one forward and one backward pass of the patched run, beside both recorded runs; ig with
-m nodes = Σ_l (L − l) · (2m + 1).
+or, with increments, Σ_k (change of a_u from point to point) · gradient. With the point path this is attribution
+patching (2310.10348); with the layer path integrated gradients, whose scores sum over a layer's site to the effect of
+patching the whole site (Aumann–Shapley). The paths are in `paths`, the names and what cannot be combined in `methods`.
+Beside the two recorded runs, each path costs what `paths.PATHS` says.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from veracausa.attribution.ablations import Replacement, replacement
 from veracausa.attribution.methods import BASELINES, Method, resolve_method
-from veracausa.attribution.paths import Bucket, layer_gradients, point_gradients
-from veracausa.attribution.rows import unpatched_metric
+from veracausa.attribution.paths import PATHS
+from veracausa.attribution.paths.bucket import Bucket, Sums
 from veracausa.attribution.scores import Completeness, Scores, assemble
 from veracausa.attribution.units import Units, resolve_units
-from veracausa.engine.attention import SUFFIX
 from veracausa.engine.budget import examples_per_batch
 from veracausa.engine.cost import Cost
-from veracausa.engine.guard import attention_function, borrowed
+from veracausa.engine.guard import borrowed
 from veracausa.engine.measure import Measurement, pair_ids, readout
 from veracausa.engine.memory import halving
 from veracausa.engine.patches import site_width, sites_for
+from veracausa.engine.rules import PLAIN, applied
 from veracausa.engine.tape import buckets, record_pairs
 from veracausa.engine.validate import require_sites
+from veracausa.errors import MethodError
 from veracausa.progress import Tick, progress
 
 if TYPE_CHECKING:
@@ -55,6 +54,8 @@ def attribute(
     baseline: str | None = None,
     nodes: int | None = None,
     grid: str | None = None,
+    steps: int | None = None,
+    seed: int | None = None,
     reference: Task | None = None,
     show_progress: bool = True,
 ) -> Scores:
@@ -64,18 +65,22 @@ def attribute(
         lm: the model.
         task: the prompt pairs and the metric.
         units: as for `vc.exact`.
-        method: "atp" (attribution patching: the slope at the patched run), "ig" (integrated gradients along each
-            layer's own path), or a composed `vc.Method`.
+        method: a preset ("atp", "atp-star", "ig", "eap-ig", "conductance", "ceap", "eap-gp", "gradpath-complete",
+            "expected-gradients", "geodesic-ig", "gim", "relp"), or a composed `vc.Method(path=…, rule=…, combine=…)`.
         direction: "noising" or "denoising", as for `vc.exact`.
         baseline: what units move towards: "corrupted" (estimates the counterfactual effect), "zero", "mean".
-        nodes: points on the path (ig: 16).
-        grid: "gauss", "trapezoid", "midpoint", "left", "right".
+        nodes: points on the path (ig: 16); `steps` is another word for it.
+        grid: "gauss", "trapezoid", "midpoint", "left", "right", "published" (EAP-IG's).
+        steps: see `nodes`.
+        seed: of random draws, which are keyed by (seed, example).
         reference: prompts for the mean baseline (default: the task's own).
         show_progress: show a progress bar.
 
     Returns:
-        `Scores`, marked "not verified": compare them with `vc.exact` before you believe them. A layer path also
-        reports its completeness residual.
+        `Scores`, marked "not verified": verify them (`vc.verify`), or compare them with `vc.exact`, before you believe
+        them. With the plain rule and increments they report their completeness residual: a layer's scores sum to the
+        effect of patching its whole site, a unit path's to the unit's effect, and on a path over the input the same
+        increments of the residual stream sum to M(x′) − M(x) at any layer. Other combinations promise no completeness.
 
     Raises:
         MethodError: the combination means nothing; says why.
@@ -85,59 +90,45 @@ def attribute(
     >>> vc.agreement(estimate, vc.exact(lm, task, units="heads"))
     """
     began = time.monotonic()
-    name, parts = resolve_method(method, task.metric, direction, baseline=baseline, nodes=nodes, grid=grid)
+    if nodes is not None and steps is not None:
+        raise MethodError("nodes= and steps= are the same number; give one of them.")
+    over = {"baseline": baseline, "nodes": steps if nodes is None else nodes, "grid": grid, "seed": seed}
+    name, parts = resolve_method(method, task.metric, direction, **over)
     table = resolve_units(lm, units, max(task.lengths))
     ablation = BASELINES[parts.baseline]
     cost = Cost(full=sum(task.lengths) * lm.layers)
     with borrowed(lm.decoder):
-        sums = _Sums.empty(lm, task, table)
+        found = _Found.empty(lm, task, table)
         source = replacement(lm, task, table, ablation, direction, reference, 0, cost)
         kept = site_width(lm.decoder, table.place) + lm.width
-        groups = buckets(task.clean, task.corrupted, ablation == "counterfactual", examples_per_batch(lm, task, kept))
-        label, total = f"{name} of {len(table):,} {table.kind}", _total(lm, task, groups, parts, sums.layers)
+        share = ablation == "counterfactual" and PATHS[parts.path].shares_prefix
+        groups = buckets(task.clean, task.corrupted, share, examples_per_batch(lm, task, kept))
+        label, total = f"{name} of {len(table):,} {table.kind}", _total(lm, groups, task, parts, table)
         with progress(label, total, show_progress) as tick:
 
             def run(start: int, examples: tuple[int, ...]) -> None:
-                _add_bucket(lm, task, source, parts, direction == "noising", start, examples, sums, cost, tick)
+                _add_bucket(lm, task, source, parts, direction == "noising", start, examples, found, cost, tick)
 
             halving(groups, run)
-    measured = Measurement(sums.clean, sums.corrupted)
+    measured = Measurement(found.clean, found.corrupted)
     if ablation == "counterfactual":
         measured.require_gap(task)
     cost.seconds = time.monotonic() - began
-    completeness = None if parts.path == "point" else Completeness(sums.claimed, sums.true)
+    completeness = Completeness(found.claimed, found.true) if found.complete else None
     return assemble(
         lm,
         task,
-        sums.values,
+        found.values,
         table,
         measured,
         method=name,
         settings={"direction": direction, **parts.settings()},
         cost=cost,
         completeness=completeness,
-        notes=_unconverged(completeness, sums, parts),
+        signed=parts.signed,
+        draw_stderr=found.spread if parts.path == "draws" and parts.nodes > 1 and parts.combine == "mean" else None,
+        notes=(*_rule_notes(parts, table), *_unconverged(completeness, found, parts)),
     )
-
-
-@dataclass(frozen=True, eq=False)
-class _Sums:
-    """What buckets fill in: scores [examples, units], M of both runs, and both sides of the completeness equation."""
-
-    units: Units
-    layers: list[int]
-    values: Tensor
-    clean: Tensor
-    corrupted: Tensor
-    claimed: Tensor
-    true: Tensor
-
-    @classmethod
-    def empty(cls, lm: Model, task: Task, units: Units) -> _Sums:
-        layers = sorted(set(units.layer.tolist()))
-        values = torch.full((len(task), len(units)), float("nan"), dtype=lm.score_dtype)
-        ends = torch.zeros(2, len(task), dtype=lm.score_dtype)
-        return cls(units, layers, values, *ends, *torch.zeros(2, len(layers), len(task), dtype=lm.score_dtype))
 
 
 def _add_bucket(
@@ -148,55 +139,79 @@ def _add_bucket(
     noising: bool,
     start: int,
     examples: tuple[int, ...],
-    sums: _Sums,
+    found: _Found,
     cost: Cost,
     tick: Tick,
 ) -> None:
-    """Record one bucket, walk its path, contract the gradients with the differences."""
-    place, index, point = sums.units.place, list(examples), parts.path == "point"
+    """Record one bucket and walk its path."""
+    units, index = found.units, list(examples)
     graph: Literal["clean", "corrupted"] = "clean" if noising else "corrupted"
-    with torch.no_grad():
-        tape = record_pairs(
-            lm.decoder,
-            *pair_ids(lm, task, examples),
-            start,
-            examples=examples,
-            sites=sites_for(place),
-            grad=graph if point else None,
-            cost=cost,
-        )
-    base = tape.clean if noising else tape.corrupted
-    require_sites(lm, tape, place)
+    point = parts.path == "point"
+    qk_exact = "qk-exact" in parts.rule and units.kind in ("queries", "keys")
+    sites = sites_for(units.place)
+    with torch.no_grad(), applied(lm.decoder, parts.backward if point else PLAIN):
+        ids = pair_ids(lm, task, examples)
+        grad = graph if point else None
+        tape = record_pairs(lm.decoder, *ids, start, examples=examples, sites=sites, grad=grad, cost=cost)
+    require_sites(lm, tape, units.place)
     read = readout(lm, task, examples, tape.clean)
     with torch.no_grad():
-        sums.clean[index] = read.of_state(tape.clean).to("cpu", lm.score_dtype)
-        sums.corrupted[index] = read.of_state(tape.corrupted).to("cpu", lm.score_dtype)
-    bucket = Bucket(lm, tape, base, read, place, source, cost)
-    ends: dict[int, Tensor] = {}
-    walk = (
-        point_gradients(bucket, sums.layers, tick) if point else layer_gradients(bucket, sums.layers, tick, parts, ends)
+        found.clean[index] = read.of_state(tape.clean).to("cpu", lm.score_dtype)
+        found.corrupted[index] = read.of_state(tape.corrupted).to("cpu", lm.score_dtype)
+    base, other = (tape.clean, tape.corrupted) if noising else (tape.corrupted, tape.clean)
+    bucket = Bucket(
+        lm, tape, base, other, read, units, source, cost, parts, parts.backward, qk_exact, not parts.signed, noising
     )
-    with closing(walk):
-        for layer, gradient in walk:
-            products = (bucket.difference(layer) * gradient).to(lm.score_dtype)
-            chosen = np.flatnonzero(sums.units.layer == layer)
-            scores = _contract(lm, sums.units[chosen], products, start, tape.length)
-            sums.values[torch.tensor(index)[:, None], torch.as_tensor(chosen)] = scores.cpu()
-            sums.claimed[sums.layers.index(layer), index] = products.sum((1, 2)).cpu()
-    if ends:
-        with torch.no_grad(), attention_function(lm.decoder, SUFFIX):
-            before = unpatched_metric(lm, tape, base, read, cost)
-        for layer, end in ends.items():
-            sums.true[sums.layers.index(layer), index] = (end - before).to("cpu", lm.score_dtype)
+    sums = Sums.empty(bucket)
+    PATHS[parts.path].walk(bucket, sums, tick)
+    sums.values[:, units.position >= tape.length] = float("nan")
+    found.values[index] = sums.values.cpu()
+    found.claimed[:, index], found.true[:, index] = sums.claimed.cpu(), sums.true.cpu()
+    found.complete = sums.complete
+    if sums.squares is not None:
+        count = parts.nodes
+        variance = (sums.squares / count - sums.values.square()).clamp_min(0) * count / (count - 1)
+        found.spread[index] = (variance / count).sqrt().cpu()
 
 
-def _unconverged(completeness: Completeness | None, sums: _Sums, parts: Method) -> tuple[str, ...]:
+@dataclass(eq=False)
+class _Found:
+    """What buckets fill in: scores and their draws' standard errors [examples, units], M of both runs, completeness."""
+
+    units: Units
+    layers: list[int]
+    values: Tensor
+    spread: Tensor
+    clean: Tensor
+    corrupted: Tensor
+    claimed: Tensor
+    true: Tensor
+    complete: bool = False
+
+    @classmethod
+    def empty(cls, lm: Model, task: Task, units: Units) -> _Found:
+        layers = sorted(set(units.layer.tolist()))
+        values, spread = torch.full((2, len(task), len(units)), float("nan"), dtype=lm.score_dtype)
+        ends = torch.zeros(2, len(task), dtype=lm.score_dtype)
+        return cls(units, layers, values, spread, *ends, *torch.zeros(2, len(layers), len(task), dtype=lm.score_dtype))
+
+
+def _rule_notes(parts: Method, units: Units) -> tuple[str, ...]:
+    notes = []
+    if "qk-exact" in parts.rule and units.kind not in ("queries", "keys"):
+        notes.append(f"{units.kind} have no queries or keys, so rule qk-exact is plain here")
+    if parts.combine == "mean" or not parts.backward.plain:
+        notes.append("no completeness promised by this rule and combination")
+    return tuple(notes)
+
+
+def _unconverged(completeness: Completeness | None, found: _Found, parts: Method) -> tuple[str, ...]:
     """A note that names the layers whose scores do not sum to what they should: there the grid is too coarse."""
     if completeness is None:
         return ()
-    gap = (sums.clean - sums.corrupted).mean().abs().clamp_min(1e-12)
+    gap = (found.clean - found.corrupted).mean().abs().clamp_min(1e-12)
     share = (completeness.residual / gap).abs()
-    coarse = [f"{layer} ({share[i]:.0%})" for i, layer in enumerate(sums.layers) if share[i] > COARSE]
+    coarse = [f"{layer} ({share[i]:.0%})" for i, layer in enumerate(found.layers) if share[i] > COARSE]
     if not coarse:
         return ()
     return (
@@ -205,26 +220,14 @@ def _unconverged(completeness: Completeness | None, sums: _Sums, parts: Method) 
     )
 
 
-def _contract(lm: Model, units: Units, products: Tensor, start: int, length: int) -> Tensor:
-    """Scores [B, units] of one layer from Δ · ḡ, [B, S, site]: sum over each unit's part of the site and positions."""
-    if units.kind == "heads":
-        per_position = products.unflatten(-1, (lm.heads, lm.decoder.head_dim)).sum(-1)[..., units.index]
-    elif units.kind == "neurons":
-        per_position = products[..., units.index]
-    else:
-        per_position = products.sum(-1, keepdim=True).expand(-1, -1, len(units))
-    if not units.positional:
-        return per_position.sum(1)
-    scores = products.new_zeros(len(products), len(units))
-    here = (units.position >= start) & (units.position < length)
-    scores[:, here] = per_position[:, units.position[here] - start, np.flatnonzero(here)]
-    scores[:, units.position >= length] = float("nan")
-    return scores
-
-
-def _total(lm: Model, task: Task, groups: list[tuple[int, tuple[int, ...]]], parts: Method, layers: list[int]) -> float:
+def _total(lm: Model, groups: list[tuple[int, tuple[int, ...]]], task: Task, parts: Method, units: Units) -> float:
     """Token-layers that the walk along the path will take, for the progress bar."""
     tokens = sum((len(task.clean[members[0]]) - start) * len(members) for start, members in groups)
-    if parts.path == "point":
-        return tokens * lm.layers
-    return tokens * sum(lm.layers - layer for layer in layers) * (2 * parts.nodes + 1) or 1
+    path = PATHS[parts.path]
+    depth = {
+        "nothing": lm.layers,
+        "input": lm.layers,
+        "site": sum(lm.layers - layer for layer in set(units.layer.tolist())),
+        "unit": float((lm.layers - units.layer).sum()),
+    }[path.moves]
+    return tokens * depth * 2 * path.passes(parts) or 1

@@ -116,6 +116,8 @@ def pack_scores(scores: Scores) -> tuple[dict[str, Any], dict[str, Tensor]]:
     }
     if scores.completeness is not None:
         tensors |= {"claimed": scores.completeness.claimed, "true": scores.completeness.true}
+    if scores.draw_stderr is not None:
+        tensors["draw_stderr"] = scores.draw_stderr
     return header, tensors
 
 
@@ -144,6 +146,7 @@ def unpack_scores(header: dict[str, Any], tensors: dict[str, Tensor], path: Path
             cost=cost,
             completeness=completeness,
             signed=header["signed"],
+            draw_stderr=tensors.get("draw_stderr"),
             verified=header["verified"],
             notes=tuple(header["notes"]),
         )

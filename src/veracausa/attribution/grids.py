@@ -29,6 +29,9 @@ def _trapezoid(m: int) -> Grid:
     return np.linspace(0, 1, m), weights
 
 
+#: Grids with a node at both ends, between which increments add up to the whole change.
+BOTH_ENDS = ("trapezoid",)
+
 #: Name → function of the number of nodes, giving (α, weights).
 GRIDS: dict[str, Callable[[int], Grid]] = {
     "gauss": _gauss,
@@ -36,11 +39,15 @@ GRIDS: dict[str, Callable[[int], Grid]] = {
     "midpoint": lambda m: ((np.arange(m) + 0.5) / m, np.full(m, 1 / m)),
     "left": lambda m: (np.arange(m) / m, np.full(m, 1 / m)),
     "right": lambda m: ((np.arange(m) + 1) / m, np.full(m, 1 / m)),
+    # k/m, k = 0 … m − 1, from the corrupted end, as EAP-IG publishes it; `grid` turns it round where α = 1 is corrupted
+    "published": lambda m: (np.arange(m) / m, np.full(m, 1 / m)),
 }
 
 
-def grid(name: str, nodes: int) -> Grid:
-    """Nodes α_k and weights w_k of a named grid.
+def grid(name: str, nodes: int, *, corrupted_at_one: bool = True) -> Grid:
+    """Nodes α_k and weights w_k of a named grid, α = 0 at the patched run.
+
+    `corrupted_at_one`: α = 1 is the corrupted end (noising); only the published grid depends on it.
 
     Raises:
         MethodError: an unknown grid, or fewer nodes than it needs.
@@ -49,4 +56,7 @@ def grid(name: str, nodes: int) -> Grid:
         raise MethodError(f"grid={name!r} is not known. Known: {', '.join(GRIDS)}.")
     if nodes < 1:
         raise MethodError(f"nodes={nodes}: a path needs at least one node.")
-    return GRIDS[name](nodes)
+    alphas, weights = GRIDS[name](nodes)
+    if name == "published" and corrupted_at_one:
+        return 1 - alphas[::-1], weights
+    return alphas, weights

@@ -1,8 +1,8 @@
 """Methods by name, and what a method is made of: path × backward rule × combination.
 
-A gradient estimate walks a path of model states from the patched run's own activations to their replacements, takes
-gradients along it by some backward rule, and combines them with activation differences. `Method` names the parts;
-`PRESETS` names published combinations. What a combination cannot mean is refused here, and nowhere else.
+A gradient estimate walks a path of model states from the patched run to the other one, takes gradients along it by some
+backward rule, and combines them with activation differences. `Method` names the parts; `PRESETS` names published
+combinations. What a combination cannot mean is refused here, and nowhere else.
 """
 
 from __future__ import annotations
@@ -10,18 +10,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from veracausa.attribution.grids import grid
+from veracausa.attribution.grids import BOTH_ENDS, grid
+from veracausa.attribution.paths import PATHS
+from veracausa.engine import rules
 from veracausa.errors import MethodError
 
 BASELINES = {"corrupted": "counterfactual", "zero": "zero", "mean": "mean"}
-PATHS = {
-    "point": "the patched run alone: one slope, at its own activations",
-    "layer": "the activations of all units of one layer's site move together, straight, the rest computed from them",
+RULES = {
+    "plain": "the model's own backward pass",
+    "gim": "norms frozen, softmax at temperature 2, q and k × 0.25, v × 0.5, gated product × 0.5 (2505.17630)",
+    "relp": "norm denominators frozen, activations linear in their input, gated product halved (2508.21258)",
+    "qk-exact": "queries and keys: attention pattern recomputed exactly (AtP*, 2403.00745); elsewhere plain",
+    "graddrop": "mean magnitude over passes that each drop one other layer's gradient (AtP*); unsigned",
+    "qk-exact+graddrop": "both parts of AtP*; unsigned",
 }
-RULES = {"plain": "the model's own backward pass"}
 COMBINATIONS = {
     "mean": "Δ_u · Σ_k w_k g_k",
-    "increments": "Σ_k (a_u(α_{k+1}) − a_u(α_k)) · ½(g_k + g_{k+1}), or Σ_k w_k (da_u/dα) · g_k on Gauss nodes",
+    "increments": "Σ_k (a_u^{k+1} − a_u^k) · ½(g_k + g_{k+1}), or Σ_k w_k (da_u/dα) · g_k on Gauss nodes and draws",
+    "left-increments": "Σ_k (a_u^{k+1} − a_u^k) · g_k",
 }
 
 
@@ -29,11 +35,12 @@ COMBINATIONS = {
 class Method:
     """A gradient estimate, composed of parts.
 
-    `path`: "point" or "layer". `rule`: "plain". `combine`: "mean" or "increments" (on a straight path of the
-    activations themselves the two are the same sum, since a_u moves by Δ_u · dα). `baseline`: what units move
-    towards: "corrupted" (their value in the other run), "zero", "mean". `nodes`, `grid`: how the path is sampled.
+    `path`: see `PATHS`. `rule`: see `RULES`. `combine`: see `COMBINATIONS` (on a straight path of the activations
+    themselves all are the same sum, since a_u moves by Δ_u · dα). `baseline`: what units move towards: "corrupted"
+    (their value in the other run), "zero", "mean". `nodes`, `grid`: how the path is sampled (nodes: points of a grid or
+    draws, steps of gradpath, segments of a geodesic). `seed`: of draws. `descent`: steps that bend a geodesic.
 
-    >>> vc.attribute(lm, task, method=vc.Method(path="layer", combine="increments", nodes=32))
+    >>> vc.attribute(lm, task, method=vc.Method(path="inputs", combine="increments", grid="gauss", nodes=8))
     """
 
     path: str = "point"
@@ -42,42 +49,110 @@ class Method:
     baseline: str = "corrupted"
     nodes: int = 16
     grid: str = "gauss"
+    seed: int = 0
+    descent: int = 10
+
+    @property
+    def signed(self) -> bool:
+        """Whether scores have a sign (else they are magnitudes)."""
+        return "graddrop" not in self.rule
+
+    @property
+    def backward(self) -> rules.Rule:
+        """The rule of the backward passes themselves; AtP*'s parts are combined outside them."""
+        return rules.RULES.get(self.rule, rules.PLAIN)
 
     def settings(self) -> dict[str, object]:
-        """The parts, for headers; nodes and grid only where the path has them."""
+        """The parts, for headers; only those that the path has."""
         parts: dict[str, object] = {"path": self.path, "rule": self.rule, "baseline": self.baseline}
         if self.path != "point":
-            parts |= {"combine": self.combine, "nodes": self.nodes, "grid": self.grid}
+            parts |= {"combine": self.combine, "nodes": self.nodes}
+        if self.path in ("inputs", "layer", "unit"):
+            parts["grid"] = self.grid
+        if self.path == "draws":
+            parts["seed"] = self.seed
+        if self.path == "geodesic":
+            parts["descent"] = self.descent
         return parts
 
 
-#: Published methods by name.
+#: Published methods by name, on nodes.
 PRESETS: dict[str, Method] = {
-    "atp": Method(path="point", rule="plain", combine="mean"),
-    "ig": Method(path="layer", rule="plain", combine="increments"),
+    "atp": Method(path="point"),
+    "atp-star": Method(path="point", rule="qk-exact+graddrop"),
+    "ig": Method(path="layer", combine="increments"),
+    "eap-ig": Method(path="inputs", grid="published", nodes=5),
+    "conductance": Method(path="inputs", combine="increments", grid="trapezoid", nodes=6),
+    "ceap": Method(path="inputs", combine="left-increments", grid="trapezoid", nodes=6),
+    "eap-gp": Method(path="gradpath", nodes=5),
+    "gradpath-complete": Method(path="gradpath-complete", combine="increments", nodes=5),
+    "expected-gradients": Method(path="draws", nodes=5),
+    "geodesic-ig": Method(path="geodesic", combine="increments", nodes=5),
+    "gim": Method(path="point", rule="gim"),
+    "relp": Method(path="point", rule="relp"),
 }
+
+#: Presets that score edges only → what to take for nodes.
+_EDGES_ONLY = {"eap": "atp", "eap-ig-activations": "ig"}
 
 
 @dataclass(frozen=True)
 class _Refusal:
-    """A combination that means nothing, and why."""
+    """A combination that means nothing, and why; `applies(method, metric, direction)`."""
 
     applies: Callable[[Method, str, str], bool]
     because: str
 
 
-#: (method, metric, direction) → refused because. The one place for it.
+#: The one place for what cannot be combined.
 REFUSALS: tuple[_Refusal, ...] = (
     _Refusal(
-        lambda method, metric, direction: metric == "neg_kl" and method.path == "point" and direction == "noising",
+        lambda m, metric, direction: metric == "neg_kl" and m.path == "point" and direction == "noising",
         "the gradient of a KL divergence at the clean run is zero, so a point path would score every unit 0. "
         "Use a path (method='ig')",
     ),
     _Refusal(
-        lambda method, metric, direction: direction == "denoising" and method.baseline != "corrupted",
+        lambda m, metric, direction: direction == "denoising" and m.baseline != "corrupted",
         "denoising restores clean values; there is no baseline to move towards. Use baseline='corrupted'",
     ),
-)
+    _Refusal(
+        lambda m, metric, direction: m.baseline != "corrupted" and PATHS[m.path].moves == "input",
+        "a path over the input ends at the other prompt, so activations move towards their corrupted values, not to "
+        "zero or a mean. Use path='layer', 'unit' or 'point'",
+    ),
+    _Refusal(
+        lambda m, metric, direction: m.path == "point" and m.combine != "mean",
+        "a single point has no increments. Use combine='mean', or another path",
+    ),
+    _Refusal(
+        lambda m, metric, direction: m.path == "gradpath" and m.combine != "mean",
+        "the published GradPath does not end at the other prompt, so increments along it add up to nothing in "
+        "particular. Use path='gradpath-complete'",
+    ),
+    _Refusal(
+        lambda m, metric, direction: m.path == "inputs" and m.combine == "increments"
+        and m.grid not in (*BOTH_ENDS, "gauss"),
+        "increments need a grid with both ends (trapezoid), or Gauss nodes with derivatives",
+    ),
+    _Refusal(
+        lambda m, metric, direction: m.combine == "left-increments"
+        and (m.path == "draws" or (m.path == "inputs" and m.grid not in BOTH_ENDS)),
+        "the left rule takes steps from one point of a grid with both ends to the next. Use grid='trapezoid'",
+    ),
+    _Refusal(
+        lambda m, metric, direction: "qk-exact" in m.rule and (m.combine != "mean" or PATHS[m.path].moves
+                                                               in ("site", "unit")),
+        "qk-exact replaces the increment of the pattern by its exact change; along increments, or along a path of the "
+        "queries themselves, the pattern's change is followed already. Use combine='mean' on path='point' or a path "
+        "over the input",
+    ),
+    _Refusal(
+        lambda m, metric, direction: "graddrop" in m.rule and (m.combine != "mean" or PATHS[m.path].moves
+                                                               in ("site", "unit")),
+        "graddrop averages magnitudes of whole passes that each drop a layer; increments of magnitudes add up to "
+        "nothing. Use combine='mean' on path='point' or a path over the input",
+    ),
+)  # fmt: skip
 
 
 def resolve_method(method: str | Method, metric: str, direction: str, **over: object) -> tuple[str, Method]:
@@ -87,6 +162,8 @@ def resolve_method(method: str | Method, metric: str, direction: str, **over: ob
         MethodError: an unknown name or part, or a combination that means nothing (says why).
     """
     if isinstance(method, str):
+        if method in _EDGES_ONLY:
+            raise MethodError(f"method={method!r} scores edges. For nodes take {_EDGES_ONLY[method]!r}.")
         if method not in PRESETS:
             raise MethodError(
                 f"method={method!r} is not known. Presets: {', '.join(PRESETS)}; or compose one with vc.Method(…)."
@@ -104,7 +181,10 @@ def resolve_method(method: str | Method, metric: str, direction: str, **over: ob
     ):
         if value not in known:
             raise MethodError(f"{what}={value!r} is not known. Known: {', '.join(known)}.")
-    grid(parts.grid, parts.nodes)
+    if parts.path in ("inputs", "layer", "unit"):
+        grid(parts.grid, parts.nodes)
+    elif parts.nodes < 1 or parts.descent < 0:
+        raise MethodError(f"nodes={parts.nodes}, descent={parts.descent}: a path needs at least one node.")
     for refusal in REFUSALS:
         if refusal.applies(parts, metric, direction):
             raise MethodError(f"This combination means nothing: {refusal.because}.")

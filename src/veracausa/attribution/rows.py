@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from veracausa.attribution.ablations import Replacement
-from veracausa.attribution.units import Units
+from veracausa.attribution.units import Units, per_layer
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.budget import examples_per_batch, rows_per_chunk
 from veracausa.engine.cost import Cost
@@ -179,17 +179,16 @@ class Rows:
         def change() -> Tensor:
             new = self.source.rows(tape, at.place, layer, example, torch.as_tensor(units))[:, offset:]
             old = activation(base, at.place, layer)
-            block = decoder.blocks[min(layer, decoder.layers - 1)]
             if kind == "neurons":
                 delta = self._scaled(new[row, :, index] - old[example, offset:, index], units)
-                return neuron_change(block, index, self._at_position(delta))
+                return neuron_change(decoder.blocks[layer], index, self._at_position(delta))
             delta = self._scaled(new - old[example, offset:], units)
-            if kind == "heads":
-                split = delta.unflatten(-1, (decoder.heads, decoder.head_dim))
+            if parts := per_layer(self.lm, kind):
+                split = delta.unflatten(-1, (parts, -1))
                 one = torch.zeros_like(split)
                 one[row, :, index] = split[row, :, index]
                 delta = one.flatten(-2)
-            return output_change(block, at.place, self._at_position(delta))
+            return output_change(decoder, base, at, example, offset, self._at_position(delta))
 
         return join(decoder, base, at, example, offset, change)
 

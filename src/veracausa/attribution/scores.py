@@ -50,11 +50,11 @@ class Completeness:
 class Scores:
     """Effects or estimates of effects, example by example.
 
-    `values`: float32 (float64 for a float64 model) [examples, units], in units of the metric; noising:
-    negative means that the unit supported the behaviour; denoising: positive does. NaN: the example has no such
-    position. `clean`, `corrupted`: M(x), M(x′) of every example. `settings`: direction, ablation or baseline, nodes,
-    seed.
-    `verified`: "exact effects", the words "not verified", or what was compared.
+    `values`: float32 (float64 for a float64 model) [examples, units], in units of the metric; noising: negative means
+    that the unit supported the behaviour; denoising: positive does. NaN: the example has no such position. `clean`,
+    `corrupted`: M(x), M(x′) of every example. `draw_stderr`: for methods with random draws, each value's standard error
+    over its draws (`stderr()` is over examples, and holds the draws' spread, too). `settings`: direction, ablation or
+    baseline, nodes, seed. `verified`: "exact effects", the words "not verified", or what was compared.
 
     >>> exact = vc.exact(lm, task, units="heads")
     >>> exact.top(5)
@@ -71,6 +71,7 @@ class Scores:
     cost: Cost
     completeness: Completeness | None = None
     signed: bool = True
+    draw_stderr: Float[Tensor, "examples units"] | None = None
     verified: str = NOT_VERIFIED
     notes: tuple[str, ...] = field(default=())
 

@@ -1,7 +1,8 @@
 """Units: the parts of a model that effects and scores are about, their names and their table.
 
 Names are those of the field's exchange format: `a9.h6` (head 6 of layer 9), `m3` (an MLP), `m3.n1200` (a neuron);
-beside them `a9` (a whole attention layer) and `r9` (the residual stream that enters block 9; `r30` of a model with
+beside them `a9` (a whole attention layer), `a9.h6<q>`, `a9.kv2<k>`, `a9.kv2<v>` (a head's queries; keys and values, one
+per key/value head) and `r9` (the residual stream that enters block 9; `r30` of a model with
 30 blocks is the final one). `@7` after a name means position 7 only.
 """
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from veracausa.engine.patches import Place
     from veracausa.model import Model
 
-Kind = Literal["heads", "mlps", "attention", "neurons", "residual"]
+Kind = Literal["heads", "mlps", "attention", "neurons", "residual", "queries", "keys", "values"]
 
 #: Kind → (place where its activation is, singular, meaning).
 KINDS: dict[str, tuple[str, str, str]] = {
@@ -32,6 +33,9 @@ KINDS: dict[str, tuple[str, str, str]] = {
     "attention": ("z", "attention layer", "whole attention layers (all heads of a layer)"),
     "neurons": ("neurons", "neuron", "MLP neurons (post-activation: the input of the down projection)"),
     "residual": ("residual", "residual stream", "the residual stream at a layer (the input of a block)"),
+    "queries": ("queries", "head", "queries of heads"),
+    "keys": ("keys", "kv", "keys of key/value heads (a key changes all query heads of its group)"),
+    "values": ("values", "kv", "values of key/value heads (before the attention pattern)"),
 }
 
 _NUMBER = re.compile(r"[0-9]+")
@@ -41,7 +45,20 @@ _PATTERNS: dict[str, re.Pattern[str]] = {
     "neurons": re.compile(r"m([0-9]+)\.n([0-9]+)"),
     "mlps": re.compile(r"m([0-9]+)"),
     "residual": re.compile(r"r([0-9]+)"),
+    "queries": re.compile(r"a([0-9]+)\.h([0-9]+)<q>"),
+    "keys": re.compile(r"a([0-9]+)\.kv([0-9]+)<k>"),
+    "values": re.compile(r"a([0-9]+)\.kv([0-9]+)<v>"),
 }
+
+
+#: Kinds with several units a layer.
+INDEXED = ("heads", "neurons", "queries", "keys", "values")
+
+
+def per_layer(lm: Model, kind: str) -> int:
+    """Units of an indexed kind in one layer, side by side in its site; 0 for kinds with one unit a layer."""
+    return {"heads": lm.heads, "queries": lm.heads, "keys": lm.kv_heads, "values": lm.kv_heads,
+            "neurons": lm.neurons}.get(kind, 0)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +104,7 @@ class Units:
         import pandas as pd
 
         columns: dict[str, object] = {"name": self.names, "layer": self.layer}
-        if self.kind in ("heads", "neurons"):
+        if self.kind in INDEXED:
             columns[KINDS[self.kind][1]] = self.index
         if self.positional:
             columns["position"] = self.position
@@ -115,6 +132,9 @@ def _name(kind: str, layer: int, index: int, position: int) -> str:
         "attention": f"a{layer}",
         "neurons": f"m{layer}.n{index}",
         "residual": f"r{layer}",
+        "queries": f"a{layer}.h{index}<q>",
+        "keys": f"a{layer}.kv{index}<k>",
+        "values": f"a{layer}.kv{index}<v>",
     }[kind]
     return stem if position < 0 else f"{stem}@{position}"
 
@@ -122,9 +142,9 @@ def _name(kind: str, layer: int, index: int, position: int) -> str:
 def all_units(lm: Model, kind: Kind, positions: int = 0) -> Units:
     """Every unit of a kind, layer by layer; with `positions` > 0 one unit per position, position fastest."""
     layers = lm.layers + (kind == "residual")
-    per_layer = {"heads": lm.heads, "neurons": lm.neurons}.get(kind, 0)
-    layer = np.repeat(np.arange(layers), max(per_layer, 1))
-    index = np.tile(np.arange(per_layer), layers) if per_layer else np.full(layers, -1)
+    count = per_layer(lm, kind)
+    layer = np.repeat(np.arange(layers), max(count, 1))
+    index = np.tile(np.arange(count), layers) if count else np.full(layers, -1)
     if not positions:
         return Units(kind, layer, index, np.full(len(layer), -1))
     position = np.tile(np.arange(positions), len(layer))
@@ -154,13 +174,12 @@ def _parse(lm: Model, name: str) -> tuple[str, int, int, int]:
         match = pattern.fullmatch(stem)
         if match and (not at or _NUMBER.fullmatch(where)):
             layer, index = int(match[1]), int(match[2]) if match.lastindex == 2 else -1
-            sizes = {"heads": lm.heads, "neurons": lm.neurons}
-            if layer >= lm.layers + (kind == "residual") or (kind in sizes and index >= sizes[kind]):
+            if layer >= lm.layers + (kind == "residual") or (kind in INDEXED and index >= per_layer(lm, kind)):
                 raise UnitError(f"{name!r} is not in {lm.name}: {_sizes(lm, kind)}.")
             return kind, layer, index, int(where) if at else -1
     raise UnitError(
         f"{name!r} is not the name of a unit. Names look like a9.h6 (head), m3 (MLP), m3.n1200 (neuron), "
-        "a9 (attention layer), r9 (residual stream), each with @7 for one position."
+        "a9 (attention layer), a9.h6<q>, a9.kv2<k>, a9.kv2<v>, r9 (residual stream), each with @7 for one position."
     )
 
 
@@ -174,7 +193,7 @@ def resolve_units(lm: Model, units: str | Sequence[str] | Units, longest: int) -
     if not isinstance(units, str):
         return _checked(lm, parse_names(lm, list(units)), longest)
     kind, at, what = units.partition("@")
-    kind = {"attn": "attention", "resid": "residual", "attentions": "attention"}.get(kind, kind)
+    kind = {"attn": "attention", "resid": "residual", "q": "queries", "k": "keys", "v": "values"}.get(kind, kind)
     if kind in KINDS and (not at or what == "positions"):
         return all_units(lm, cast("Kind", kind), longest if at else 0)
     if any(pattern.fullmatch(kind) for pattern in _PATTERNS.values()):
@@ -190,7 +209,7 @@ def _checked(lm: Model, units: Units, longest: int) -> Units:
     """The table, if the model has every unit of it and some prompt every position; names the first that is not."""
     if not len(units):
         raise UnitError("The table of units is empty. Name at least one, e.g. ['a0.h0'].")
-    sizes = {"heads": lm.heads, "neurons": lm.neurons}.get(units.kind, 0)
+    sizes = per_layer(lm, units.kind)
     layers = lm.layers + (units.kind == "residual")
     bad = (units.layer >= layers) | (units.layer < 0) | (units.index >= sizes if sizes else False)
     if bad.any():
@@ -206,6 +225,5 @@ def _checked(lm: Model, units: Units, longest: int) -> Units:
 
 def _sizes(lm: Model, kind: str) -> str:
     """ "its layers are 0 … 29, each with 9 heads", for messages."""
-    sizes = {"heads": lm.heads, "neurons": lm.neurons}
-    size = f", each with {sizes[kind]} {kind}" if kind in sizes else ""
+    size = f", each with {per_layer(lm, kind)} {kind}" if kind in INDEXED else ""
     return f"its layers are 0 … {lm.layers - (kind != 'residual')}{size}"

@@ -13,13 +13,17 @@ A run in bfloat16 or float16 takes its softmax in float32, as Hugging Face's own
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+if TYPE_CHECKING:
+    from veracausa.engine.rules import AttentionRule
 
 #: The name under which transformers knows our attention function.
 SUFFIX = "veracausa_suffix"
@@ -63,7 +67,9 @@ def suffix_attention(
     value: Float[Tensor, "rows kv_heads positions head_dim"],
     attention_mask: Tensor | None,
     *,
-    past: Past,
+    past: Past | None = None,
+    rule: AttentionRule | None = None,
+    keep: Callable[..., None] | None = None,
     scaling: float | None = None,
     softcap: float | None = None,
     sliding_window: int | None = None,
@@ -71,10 +77,17 @@ def suffix_attention(
 ) -> tuple[Float[Tensor, "rows positions heads head_dim"], None]:
     """Attention of a suffix, in the form that transformers expects of an attention function.
 
-    `attention_mask` is ignored: suffix runs hold no padding, and the mask follows from the positions.
+    `attention_mask` is ignored: suffix runs hold no padding, and the mask follows from the positions. `past`: keys and
+    values that the module's own do not hold yet. `rule`: another backward pass. `keep` is called with what came in, so
+    that queries, keys and values can be recorded with their graph.
     """
     rows, heads, positions, dim = query.shape
-    key, value = past.before(key, "keys"), past.before(value, "values")
+    if keep is not None:
+        keep(query, key, value, scaling=scaling, softcap=softcap, sliding_window=sliding_window)
+    if rule is not None:
+        query, key, value = rule.query_key(query), rule.query_key(key), rule.value(value)
+    if past is not None:
+        key, value = past.before(key, "keys"), past.before(value, "values")
     groups, length = key.shape[1], key.shape[2]
     share = heads // groups
     folded = query.reshape(rows * groups, share * positions, dim)
@@ -89,7 +102,7 @@ def suffix_attention(
         if softcap is not None:
             scores = torch.tanh(scores / softcap) * softcap
         scores = scores + mask
-    pattern = torch.softmax(scores, dim=-1).to(query.dtype)
+    pattern = (torch.softmax(scores, dim=-1) if rule is None else rule.softmax(scores)).to(query.dtype)
     output = torch.bmm(pattern, value.reshape(rows * groups, length, dim))
     return output.view(rows, heads, positions, dim).transpose(1, 2), None
 

@@ -4,6 +4,7 @@ Each kind of unit lives at one *site* of a block. A patch is a change `delta` of
 [rows, S, site width]; the output projection turns it into a change of the attention's or the MLP's output, the
 post-norm (Gemma) is taken anew, and the row joins the stream right behind that write. Blocks are linear there, so
 nothing before the patch is run again and a patch of zero changes nothing, bit for bit, where there is no post-norm.
+A change of queries, keys or values is first carried through that one layer's attention to a change of z.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from veracausa.anatomy import Block, Decoder
+from veracausa.engine.attention import suffix_attention
 from veracausa.engine.suffix import Join
-from veracausa.engine.tape import State
+from veracausa.engine.tape import IN_ATTENTION, State
 
 #: Where a unit's activation is: a recorded site, or the residual stream before a block.
-Place = Literal["z", "neurons", "mlp", "residual"]
+Place = Literal["z", "neurons", "mlp", "residual", "queries", "keys", "values"]
 
 
 @dataclass(frozen=True)
@@ -40,18 +42,35 @@ def where(decoder: Decoder, place: Place, layer: int) -> Where:
     """Where rows with a patch at `place` of `layer` join the stream."""
     if place == "residual":
         return Where(place, layer, (layer, False))
-    if place == "z" and not decoder.blocks[layer].parallel:
+    if in_attention(place) and not decoder.blocks[layer].parallel:
         return Where(place, layer, (layer, True))
     return Where(place, layer, (layer + 1, False))
 
 
+def in_attention(place: Place) -> bool:
+    """Whether a place is a part of the attention (else of the MLP, or the stream itself)."""
+    return place == "z" or place in IN_ATTENTION
+
+
+def recorded(state: State, place: Place, layer: int) -> Tensor:
+    """The tensor of a run's graph that holds the activations at a place (see `as_site` for its shape)."""
+    return state.residual[layer] if place == "residual" else state.sites[place][layer]
+
+
+def as_site(values: Tensor, place: Place, positions: int) -> Float[Tensor, "examples positions site"]:
+    """What `recorded` holds, or a gradient of it, as [B, S, site width]: heads side by side, own positions only."""
+    return values[:, :, -positions:].transpose(1, 2).flatten(2) if place in IN_ATTENTION else values
+
+
 def activation(state: State, place: Place, layer: int) -> Float[Tensor, "examples positions site"]:
     """A run's activations at a place, [B, S, site width]."""
-    return state.residual[layer] if place == "residual" else state.sites[place][layer]
+    return as_site(recorded(state, place, layer), place, state.residual[0].shape[1])
 
 
 def sites_for(place: Place) -> tuple[str, ...]:
     """What a tape must hold so that `place` can be patched (see `tape.Site`)."""
+    if place in IN_ATTENTION:
+        return ("z", "attention", *IN_ATTENTION)
     return {"z": ("z", "attention"), "neurons": ("neurons", "mlp"), "mlp": ("mlp",), "residual": ()}[place]
 
 
@@ -62,16 +81,46 @@ def site_width(decoder: Decoder, place: Place) -> int:
         "neurons": decoder.neurons,
         "mlp": decoder.width,
         "residual": decoder.width,
+        "queries": decoder.heads * decoder.head_dim,
+        "keys": decoder.kv_heads * decoder.head_dim,
+        "values": decoder.kv_heads * decoder.head_dim,
     }[place]
 
 
-def output_change(block: Block, place: Place, delta: Float[Tensor, "rows positions site"]) -> Tensor:
+def output_change(
+    decoder: Decoder,
+    base: State,
+    at: Where,
+    example: Int[Tensor, " rows"],
+    offset: int,
+    delta: Float[Tensor, "rows positions site"],
+) -> Float[Tensor, "rows positions width"]:
     """Change of the attention's or MLP's output for a change at its site: W_O or W_down, or the change itself."""
-    if place == "z":
+    place, block = at.place, decoder.blocks[min(at.layer, decoder.layers - 1)]
+    if place in IN_ATTENTION:
+        delta = value_change(base, at, example, offset, delta)
+    if in_attention(place):
         return delta @ block.head_weights
     if place == "neurons":
         return delta @ block.neuron_weights
     return delta
+
+
+def value_change(
+    base: State, at: Where, example: Int[Tensor, " rows"], offset: int, delta: Float[Tensor, "rows positions site"]
+) -> Float[Tensor, "rows positions values"]:
+    """Change of the heads' values z for a change of the layer's queries, keys or values: attention, run again.
+
+    Positions before `offset` keep what they have; a key or value changes all query heads of its group.
+    """
+    parts = {site: base.sites[site][at.layer][example] for site in IN_ATTENTION}
+    changed = parts[at.place]
+    heads = delta.unflatten(-1, (changed.shape[1], changed.shape[3])).transpose(1, 2)
+    kept = changed.shape[2] - heads.shape[2]
+    parts[at.place] = torch.cat([changed[:, :, :kept], changed[:, :, kept:] + heads], 2)
+    query = parts["queries"][:, :, offset:]
+    new, _ = suffix_attention(None, query, parts["keys"], parts["values"], None, **base.attention[at.layer])
+    return new.flatten(2) - base.sites["z"][at.layer][example, offset:]
 
 
 def enter(
@@ -91,7 +140,7 @@ def enter(
     after = (base.middle[joined] if middle else base.residual[joined])[example, offset:]
     if at.place == "residual" or block is None:
         return after + change
-    attention = at.place == "z"
+    attention = in_attention(at.place)
     write = block.attention_write if attention else block.mlp_write
     if (block.attention_post_norm if attention else block.mlp_post_norm) is None:
         return after + change

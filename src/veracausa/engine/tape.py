@@ -11,6 +11,7 @@ A `State` holds one run at positions start … n − 1. Its tensors carry gradie
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -20,15 +21,20 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from veracausa.anatomy import Decoder
+from veracausa.engine.attention import SUFFIX
 from veracausa.engine.cost import Cost
-from veracausa.engine.guard import hooks
+from veracausa.engine.guard import attention_function, hooks
 from veracausa.engine.memory import memory_errors
 from veracausa.errors import NumericsError
 
 #: What a tape can hold of each layer beside the residual stream and the keys and values.
 #: z: input of the output projection (heads' values); neurons: input of the down projection;
 #: attention, mlp: outputs of the attention's output projection and of the MLP module, before any post-norm.
-Site = Literal["z", "neurons", "attention", "mlp"]
+#: queries, keys, values: what the attention function is given, [B, heads, …, head_dim], behind rotation and norms;
+#: keys and values with the prefix. Recorded by our own attention function (see `attention.suffix_attention`).
+Site = Literal["z", "neurons", "attention", "mlp", "queries", "keys", "values"]
+
+IN_ATTENTION = ("queries", "keys", "values")
 
 #: Names under which the families' attention modules take their cache; suffix runs bring their own past.
 _CACHES = ("past_key_values", "layer_past", "past_key_value", "use_cache", "cache_position")
@@ -40,7 +46,8 @@ class State:
 
     `residual[l]`: input of block l, and of the final norm for l = L, each [B, S, width]. `middle[l]`: what block l's
     MLP norm reads. `sites[site][l]`: [B, S, …]. `keys[l]`, `values[l]`: [B, kv_heads, n, head_dim], prefix included.
-    `logits`: the bare model's own at the last position, [B, vocabulary], if they were asked for.
+    `attention[l]`: settings of the attention function (scaling, …), kept with queries, keys and values. `logits`: the
+    bare model's own at the last position, [B, vocabulary], if they were asked for.
     """
 
     residual: list[Tensor] = field(default_factory=list)
@@ -48,6 +55,7 @@ class State:
     sites: dict[str, list[Tensor]] = field(default_factory=dict)
     keys: list[Tensor] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
+    attention: list[dict[str, Any]] = field(default_factory=list)
     logits: Tensor | None = None
 
     @property
@@ -60,11 +68,12 @@ class State:
 class Tape:
     """Clean and corrupted run of B pairs of one length n that first differ at `start`.
 
-    `examples`: their indices in the task. `calls[l]`: keyword arguments of layer l's attention module for the
-    positions start … n − 1.
+    `examples`: their indices in the task. `tokens`: clean and corrupted ids, [B, n] each. `calls[l]`: keyword arguments
+    of layer l's attention module for the positions start … n − 1.
     """
 
     examples: tuple[int, ...]
+    tokens: tuple[Tensor, Tensor]
     start: int
     length: int
     clean: State
@@ -74,8 +83,9 @@ class Tape:
 
 def record(
     decoder: Decoder,
-    ids: Int[Tensor, "examples positions"],
+    ids: Int[Tensor, "examples positions"] | None,
     *,
+    embeddings: Float[Tensor, "examples positions width"] | None = None,
     prefix: State | None = None,
     sites: Collection[str] = (),
     grad: bool = False,
@@ -86,7 +96,8 @@ def record(
 
     Args:
         decoder: the model's anatomy.
-        ids: tokens of the positions to run.
+        ids: tokens of the positions to run, or None if `embeddings` are given.
+        embeddings: run these instead of tokens' embeddings.
         prefix: a recorded run of all earlier positions (its keys and values are used), or None.
         sites: which of the `Site`s to keep, beside the residual stream.
         grad: keep the graph, so that `torch.autograd.grad` reaches every recorded tensor.
@@ -103,10 +114,13 @@ def record(
     if prefix is not None:
         for layer, (keys, values) in enumerate(zip(prefix.keys, prefix.values, strict=True)):
             cache.update(keys, values, layer)
-    embeddings = decoder.embeddings(ids).requires_grad_(grad) if grad else None
+    if embeddings is None:
+        embeddings = decoder.embeddings(ids).requires_grad_(grad) if grad else None
+    rows, positions = (embeddings if ids is None else ids).shape[:2]  # type: ignore[union-attr]
     inputs = {"input_ids": ids} if embeddings is None else {"inputs_embeds": embeddings}
-    watched, what = hooks(*watch(decoder, state, calls)), f"Recording {ids.shape[0]} prompts of {ids.shape[1]} tokens"
-    with watched, torch.set_grad_enabled(grad), memory_errors(what):
+    watched, what = hooks(*watch(decoder, state, calls)), f"Recording {rows} prompts of {positions} tokens"
+    inside = attention_function(decoder, SUFFIX) if set(IN_ATTENTION) & set(sites) else nullcontext()
+    with inside, watched, torch.set_grad_enabled(grad), memory_errors(what):
         if logits:
             output = decoder.hf(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
             state.logits = output.logits[:, -1].detach()
@@ -116,7 +130,7 @@ def record(
     state.keys = [layer.keys for layer in layers]
     state.values = [layer.values for layer in layers]
     if cost is not None:
-        cost.add(ids.shape[0], ids.shape[1] * decoder.layers)
+        cost.add(rows, positions * decoder.layers)
     _require_finite(state)
     return state, calls
 
@@ -131,7 +145,7 @@ def watch(decoder: Decoder, state: State, calls: list[dict[str, Any]]) -> list[A
         return lambda _, __, output: into.append(output)
 
     def keep_call(_: Any, __: Any, kwargs: dict[str, Any]) -> None:
-        dropped = (*_CACHES, "hidden_states", "attention_mask")
+        dropped = (*_CACHES, "hidden_states", "attention_mask", "rule", "keep")
         calls.append({name: value for name, value in kwargs.items() if name not in dropped})
 
     handles: list[Any] = []
@@ -148,8 +162,22 @@ def watch(decoder: Decoder, state: State, calls: list[dict[str, Any]]) -> list[A
                 handles.append(block.attention_out.register_forward_hook(keep_output(into)))
             elif site == "mlp":
                 handles.append(block.mlp.register_forward_hook(keep_output(into)))
+        if any(site in state.sites for site in IN_ATTENTION):
+            handles.append(block.attention.register_forward_pre_hook(_keeping(state), with_kwargs=True))
     handles.append(decoder.final_norm.register_forward_pre_hook(keep_input(state.residual)))
     return handles
+
+
+def _keeping(state: State) -> Any:
+    """A hook that lets our attention function record the queries, keys and values of the positions that it runs."""
+
+    def keep(query: Tensor, key: Tensor, value: Tensor, **settings: Any) -> None:
+        for site, heads in (("queries", query), ("keys", key), ("values", value)):
+            if site in state.sites:
+                state.sites[site].append(heads)
+        state.attention.append(settings)
+
+    return lambda _, args, kwargs: (args, {**kwargs, "keep": keep})
 
 
 def _require_finite(state: State) -> None:
@@ -217,4 +245,4 @@ def record_pairs(
             decoder, ids[:, start:], prefix=prefix, sites=sites, grad=grad == name, logits=name == "clean", cost=cost
         )
         states[name] = state
-    return Tape(examples, start, clean.shape[1], states["clean"], states["corrupted"], calls)
+    return Tape(examples, (clean, corrupted), start, clean.shape[1], states["clean"], states["corrupted"], calls)

@@ -118,10 +118,10 @@ def require_sites(lm: Model, tape: Tape, place: Place) -> None:
 
 def _misread(decoder: Decoder, block: Block, tape: Tape, place: Place) -> tuple[str, float, float]:
     """(part, largest error, size of the numbers) of one block's writes, as differences between the two runs."""
-    layer, attention = block.layer, place == "z"
+    layer, attention = block.layer, place not in ("neurons", "mlp")
     output = _ends(tape, lambda state: state.sites["attention" if attention else "mlp"][layer])
     if place != "mlp":
-        site = _ends(tape, lambda state: state.sites[place][layer])
+        site = _ends(tape, lambda state: state.sites["z" if attention else "neurons"][layer])
         by_weights = (site[0] - site[1]) @ (block.head_weights if attention else block.neuron_weights)
         error, scale = _difference(by_weights, output)
         if not error <= rounding(output.dtype, scale):

@@ -1,0 +1,225 @@
+"""Backward rules: another backward pass under the model's own forward values.
+
+A rule says, part by part, what gradients become on their way back; no forward value changes, bit for bit. `applied`
+puts it on a model by hooks on the modules that the anatomy names, and takes it off again:
+
+* norms: the denominator is a constant (y = γ · (x [− mean]) / s, s detached), in every norm of the model, those of
+  queries and keys and post-norms included;
+* softmax of the attention: p ⊙ (g − ⟨p, g⟩) with p = softmax(s / T); at T = 1 the usual one;
+* gradients into queries and keys, and into values, times a factor;
+* a gated MLP's product: each branch's gradient times a factor; families without a gate have no such product;
+* activations: f(x) = x · c with c = f(x)/x held constant, c = f′(0) at 0.
+
+GIM (2505.17630) and RelP (2508.21258) are settings of these. A new rule of such parts is one line in `RULES`.
+The soft caps of Gemma-2's scores and logits keep their own derivative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from veracausa.anatomy import Decoder
+from veracausa.engine.attention import SUFFIX
+from veracausa.engine.guard import attention_function, hooks
+from veracausa.errors import ArchitectureError
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a backward pass does otherwise; the defaults change nothing.
+
+    `temperature`: of the softmax in the backward pass. `query_key`, `value`, `product`: factors of gradients into
+    queries and keys, values, and both branches of a gated MLP. `freeze_norms`, `linear_activations`: see the module.
+    """
+
+    temperature: float = 1.0
+    query_key: float = 1.0
+    value: float = 1.0
+    product: float = 1.0
+    freeze_norms: bool = False
+    linear_activations: bool = False
+
+    @property
+    def plain(self) -> bool:
+        """Whether the model's own backward pass is meant."""
+        return all(getattr(self, part.name) == part.default for part in fields(self))
+
+
+PLAIN = Rule()
+RULES: dict[str, Rule] = {
+    "plain": PLAIN,
+    "gim": Rule(temperature=2.0, query_key=0.25, value=0.5, product=0.5, freeze_norms=True),
+    "relp": Rule(product=0.5, freeze_norms=True, linear_activations=True),
+}
+
+
+@contextmanager
+def applied(decoder: Decoder, rule: Rule) -> Iterator[None]:
+    """Gradients of every forward inside follow `rule`; nothing else of the model changes.
+
+    Attention runs through `attention.SUFFIX` inside, whatever the user chose, because fused kernels have no softmax
+    that a rule could reach.
+    """
+    if rule.plain:
+        yield
+        return
+    forward: list[tuple[nn.Module, Any]] = []  # all made before the first is put on, so that none is left on an error
+    for block in decoder.blocks:
+        if rule.linear_activations:
+            forward.append((block.activation, _as_ratio()))
+        if rule.product != 1 and block.up is not None:
+            forward += [(block.activation, _scaling(rule.product)), (block.up, _scaling(rule.product))]
+    if rule.freeze_norms:
+        forward += [(norm, _frozen(norm)) for norm in decoder.norms]
+    inner = _with_rule(rule)
+    handles = [block.attention.register_forward_pre_hook(inner, with_kwargs=True) for block in decoder.blocks]
+    handles += [module.register_forward_hook(hook) for module, hook in forward]
+    with attention_function(decoder, SUFFIX), hooks(*handles):
+        yield
+
+
+class _Surrogate(torch.autograd.Function):
+    """The first argument forward, the second one's gradient backward."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, proxy: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
+        return None, gradient
+
+
+class _Scaled(torch.autograd.Function):
+    """The identity, whose gradient is multiplied by a factor."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient * ctx.factor, None
+
+
+class _Softmax(torch.autograd.Function):
+    """softmax(s) forward; backward p ⊙ (g − ⟨p, g⟩) with p = softmax(s / T), without a further 1/T, as published."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, temperature: float) -> Tensor:
+        ctx.save_for_backward(scores)
+        ctx.temperature = temperature
+        return torch.softmax(scores, dim=-1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (scores,) = ctx.saved_tensors
+        pattern = torch.softmax(scores / ctx.temperature, dim=-1)
+        return pattern * (gradient - (pattern * gradient).sum(-1, keepdim=True)), None
+
+
+@dataclass(frozen=True)
+class AttentionRule:
+    """The part of a rule that acts inside the attention function (see `attention.suffix_attention`)."""
+
+    rule: Rule
+
+    def query_key(self, value: Tensor) -> Tensor:
+        """Queries or keys, their gradient scaled."""
+        return value if self.rule.query_key == 1 else _Scaled.apply(value, self.rule.query_key)
+
+    def value(self, value: Tensor) -> Tensor:
+        """Values, their gradient scaled."""
+        return value if self.rule.value == 1 else _Scaled.apply(value, self.rule.value)
+
+    def softmax(self, scores: Tensor) -> Tensor:
+        """The pattern; its backward at the rule's temperature."""
+        if self.rule.temperature == 1:
+            return torch.softmax(scores, dim=-1)
+        return _Softmax.apply(scores, self.rule.temperature)
+
+
+def _with_rule(rule: Rule) -> Callable[..., tuple[Any, dict[str, Any]]]:
+    inner = AttentionRule(rule)
+
+    def add(_: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return args, {**kwargs, "rule": inner}
+
+    return add
+
+
+def _scaling(factor: float) -> Callable[[Any, Any, Tensor], Tensor]:
+    return lambda _, __, output: _Scaled.apply(output, factor)
+
+
+def _as_ratio() -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    """f(x) = x · (f(x)/x held constant); near 0 the ratio is the slope there, by a central difference."""
+
+    def linear(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        (x,) = args
+        with torch.no_grad():
+            small = x.abs() < 1e-6
+            step = torch.full((), 1e-4, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
+            slope = ((module.forward(step) - module.forward(-step)) / (2 * step)).to(x.dtype)
+            ratio = torch.where(small, slope, output / torch.where(small, torch.ones_like(x), x))
+        return _Surrogate.apply(output, x * ratio)
+
+    return linear
+
+
+def _frozen(norm: nn.Module) -> Callable[[Any, tuple[Tensor, ...], Tensor], Tensor]:
+    """The norm with its denominator held constant."""
+    proxy = detached(norm)
+    return lambda _, args, output: _Surrogate.apply(output, proxy(args[0], output))
+
+
+def detached(norm: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+    """(x, norm(x)) → the same output as a linear function of x: its denominator is a constant of the graph.
+
+    LayerNorm is told by its type. For any RMS norm, γ is read off the norm's output for a large constant vector (there
+    ε has no weight), and the denominator off the output itself, so that no variant's ε or 1 + γ need be known.
+
+    Raises:
+        ArchitectureError: the module is neither.
+    """
+    weight: Tensor = norm.weight  # type: ignore[assignment]
+    if isinstance(norm, nn.LayerNorm):
+        gain, bias, centred = weight.detach(), norm.bias, True
+    else:
+        with torch.no_grad():
+            gain, bias, centred = norm.forward(torch.full_like(weight, 1e4)), None, False
+
+    def proxy(x: Tensor, output: Tensor) -> Tensor:
+        spread = (x - x.mean(-1, keepdim=True) if centred else x) * gain
+        with torch.no_grad():
+            written = (output if bias is None else output - bias).to(torch.promote_types(x.dtype, torch.float32))
+            inner = spread.detach().to(written)
+            size = inner.square().sum(-1, keepdim=True)
+            inverse = ((written * inner).sum(-1, keepdim=True) / size.clamp_min(torch.finfo(size.dtype).tiny)).to(
+                x.dtype
+            )
+        linear = spread * inverse
+        return linear if bias is None else linear + bias
+
+    _require_linear(norm, proxy, weight)
+    return proxy
+
+
+def _require_linear(norm: nn.Module, proxy: Callable[[Tensor, Tensor], Tensor], weight: Tensor) -> None:
+    with torch.no_grad():
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(weight.shape, generator=generator).to(weight)
+        output = norm.forward(x)
+        error = float((proxy(x, output) - output).abs().max() / output.abs().max().clamp_min(1e-6))
+    if not error <= 50 * torch.finfo(weight.dtype).eps ** 0.75:
+        raise ArchitectureError(
+            f"A backward rule holds the denominators of norms constant, but {type(norm).__name__} is neither a "
+            f"LayerNorm nor an RMS norm (off by {error:.2g}). Use rule='plain'."
+        )
