@@ -32,6 +32,7 @@ _PUBLIC = {
     "VeracausaError": "veracausa.errors",
     "agreement": "veracausa.comparison.agreement",
     "attribute": "veracausa.attribution.estimate",
+    "compare": "veracausa.comparison.compare",
     "curves": "veracausa.attribution.curves",
     "exact": "veracausa.attribution.exact",
     "load": "veracausa.model",
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from veracausa.attribution.units import Units
     from veracausa.attribution.verify import verify
     from veracausa.comparison.agreement import Agreement, agreement
+    from veracausa.comparison.compare import compare
     from veracausa.comparison.run import study
     from veracausa.comparison.stability import Stability, stability
     from veracausa.errors import VeracausaError
@@ -77,6 +79,7 @@ __all__ = [
     "__version__",
     "agreement",
     "attribute",
+    "compare",
     "curves",
     "errors",
     "exact",

@@ -1,6 +1,7 @@
 """The command line: one command = one public call.
 
 veracausa study ioi --model smollm2-135m --out out/
+veracausa compare ioi --units heads,neurons --budget 20 --out out/
 veracausa check --model gpt2
 veracausa task ioi --model smollm2-135m --show 5
 veracausa exact ioi --units neurons --out out/
@@ -75,6 +76,41 @@ def study(
     for sentence in page.summary:
         print(f"• {sentence}")
     print(f"\n{page.seconds:.0f} s. Report: {path.resolve()}")
+
+
+@app.command()
+def compare(
+    task: TaskName,
+    model: ModelName = "smollm2-135m",
+    units: Annotated[str, typer.Option(help="Kinds of units, e.g. heads,neurons.")] = "heads,neurons",
+    methods: Annotated[str, typer.Option(help="all, or names: atp,relp,eap-ig.")] = "all",
+    budget: Annotated[float | None, typer.Option(help="Minutes; what does not fit is listed as left out.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the page; a killed run continues from it.")] = Path("out"),
+    n: Pairs = 32,
+    seed: Seed = 0,
+    metric: Metric = None,
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """Which method to take: all estimates against exact effects, with cost and stability, as a table and a page."""
+    import pandas as pd
+
+    from veracausa.comparison.compare import compare as run
+    from veracausa.comparison.compare import table
+
+    lm = _load(model, device, dtype)
+    built = _task(lm, task, n, seed, metric)
+    _say(f"task   {built.describe()}")
+    chosen: str | list[str] = "all" if methods == "all" else methods.split(",")
+    page = run(lm, built, units=units.split(","), methods=chosen, budget=budget, seed=seed, out=out)
+    path = page.save(out)
+    for section in page.sections:
+        for panel in section.panels:
+            print(f"\n{panel.kind} of {section.task.describe()}")
+            print(pd.DataFrame(table(panel)).round(4).to_string(index=False, na_rep=""))
+    for line in (*page.summary, *page.notes):
+        print(f"• {line}")
+    print(f"\n{page.seconds:.0f} s. Page: {path.resolve()}")
 
 
 @app.command()
@@ -158,7 +194,13 @@ def exact_effects(
 def attribute(
     task: TaskName,
     model: ModelName = "smollm2-135m",
-    method: Annotated[str, typer.Option(help="atp or ig.")] = "atp",
+    method: Annotated[
+        str,
+        typer.Option(
+            help="atp, atp-star, ig, eap-ig, conductance, ceap, eap-gp, gradpath-complete, expected-gradients, "
+            "geodesic-ig, gim or relp."
+        ),
+    ] = "atp",
     units: Annotated[
         str, typer.Option(help="heads, mlps, attention, neurons, residual; or names: a20.h0,a17.h4")
     ] = "heads",

@@ -131,6 +131,19 @@ def attribute(
     )
 
 
+def planned(
+    lm: Model, task: Task, *, units: str | Sequence[str] | Units, method: str | Method, **over: object
+) -> float:
+    """Token-layers that `attribute` will take along the path, without both recorded runs; a MethodError as there."""
+    _, parts = resolve_method(method, task.metric, "noising", **over)
+    table = resolve_units(lm, units, max(task.lengths))
+    share = BASELINES[parts.baseline] == "counterfactual" and PATHS[parts.path].shares_prefix
+    kept = site_width(lm.decoder, table.place) + lm.width
+    return _total(
+        lm, buckets(task.clean, task.corrupted, share, examples_per_batch(lm, task, kept)), task, parts, table
+    )
+
+
 def _add_bucket(
     lm: Model,
     task: Task,

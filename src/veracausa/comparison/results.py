@@ -42,6 +42,17 @@ class Panel:
             return []
         return [agreement(estimate, self._tail(self.exact)) for estimate in self.estimates]
 
+    @property
+    def stabilities(self) -> list[float]:
+        """Mean Jaccard of the 10 strongest units over bootstrap draws of the examples; NaN for a single pair."""
+        from veracausa.comparison.stability import stability
+
+        top = min(10, len(self.exact))
+        return [
+            stability(estimate, top=top, draws=200).jaccard if estimate.n > 1 else float("nan")
+            for estimate in self.estimates
+        ]
+
     def _tail(self, scores: Scores) -> Scores:
         from dataclasses import replace
 

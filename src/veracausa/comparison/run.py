@@ -112,7 +112,7 @@ def _section(
             wanted.append(("ig", {"nodes": nodes}))
         if single and kind != "mlps":  # towards zero, an MLP and its neurons take one path: shown once
             wanted.append(("ig", {"nodes": 16, "baseline": "zero"}))
-        return tuple(_kept(lm, task, kind, method, parts, pieces, show) for method, parts in wanted)
+        return tuple(kept(lm, task, kind, method, parts, pieces, show) for method, parts in wanted)
 
     heads = Panel("heads", tested("heads"), estimated("heads"))
     # An MLP is its layer's whole site, so its integrated gradients are its exact effect: shown once, not paid again.
@@ -130,7 +130,7 @@ def _section(
     )
 
 
-def _kept(
+def kept(
     lm: Model, task: Task, kind: str, method: str, parts: dict[str, Any], pieces: Path | None, show: bool
 ) -> Scores:
     """An estimate, read from `pieces` if an earlier run of the same study finished it there."""

@@ -56,6 +56,27 @@ _PATHS = {
     "patching): as if the metric were a straight line in every activation",
     "layer": "integrated gradients along a straight path on which all units of a layer move together to their "
     "replacement; the scores of a layer add up to the effect of replacing the whole layer",
+    "unit": "integrated gradients along each unit's own path, while all others stay; with many points the exact effect",
+    "inputs": "gradients at points on the straight way between both prompts' embeddings",
+    "draws": "gradients at random points on the straight way between both prompts' embeddings (expected gradients)",
+    "gradpath": "gradients at points that follow the model's own gradient from one prompt's embeddings towards the "
+    "other's output, in steps of fixed length (EAP-GP as published)",
+    "gradpath-complete": "gradients at points that follow the model's own gradient and are pulled to the other "
+    "prompt's embeddings, so that the path ends there",
+    "geodesic": "gradients along a path between both prompts' embeddings that is bent away from steep regions",
+}
+_RULES = {
+    "gim": "GIM's backward rule (frozen norms, softer softmax, gradients into queries, keys, values and gates scaled "
+    "down)",
+    "relp": "RelP's backward rule (frozen norm denominators, activations taken as linear in their input, gates halved)",
+    "qk-exact": "attention patterns recomputed exactly for queries and keys",
+    "graddrop": "mean magnitude over passes that each drop one other layer",
+    "qk-exact+graddrop": "AtP*: attention patterns recomputed exactly for queries and keys, and mean magnitude over "
+    "passes that each drop one other layer",
+}
+_COMBINATIONS = {
+    "increments": "each step's change of activation times the gradient there (conductance)",
+    "left-increments": "each step's change of activation times the gradient at its start",
 }
 _BASELINES = {
     "corrupted": "units move to their value in the corrupted run, as in the exact effects",
@@ -79,11 +100,14 @@ def method_of(scores: Scores) -> tuple[str, str]:
         return "exact", f"{READING[0][1]} Units are replaced by: {ablation}."
     parts = [_PATHS.get(str(settings.get("path")), f"path {settings.get('path', 'unknown')}")]
     if settings.get("nodes"):
-        parts.append(f"{settings['nodes']} points on the path ({settings.get('grid', 'unknown')} grid)")
+        grid = f" ({settings['grid']} grid)" if settings.get("grid") else ""
+        parts.append(f"{settings['nodes']} points on the path{grid}")
+    if settings.get("combine") in _COMBINATIONS and settings.get("path") != "layer":
+        parts.append(_COMBINATIONS[str(settings["combine"])])
     if baseline := settings.get("baseline"):
         parts.append(_BASELINES.get(str(baseline), f"baseline {baseline}"))
     if settings.get("rule") not in (None, "plain"):
-        parts.append(f"backward rule {settings['rule']}")
+        parts.append(_RULES.get(str(settings["rule"]), f"backward rule {settings['rule']}"))
     if not scores.signed:
         parts.append("it gives magnitudes only, no signs, and is compared with |exact|")
     if scores.completeness is not None:

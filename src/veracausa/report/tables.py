@@ -97,9 +97,10 @@ class Table:
 def agreement_table(panel: Panel, agreements: Sequence[Agreement], drawn: Sequence[Agreement], name: str) -> Table:
     """The agreement figures of every method; separately over the random draw, if there was one."""
     rows = []
+    stabilities = panel.stabilities
     for which, rated in (("all compared", agreements), ("random draw only", drawn)):
-        for scores, one in zip(panel.estimates, rated, strict=False):
-            row = dict(one.row())
+        for scores, one, stable in zip(panel.estimates, rated, stabilities, strict=False):
+            row = dict(one.row()) | {"stability": stable}
             k = next(key for key in row if key.startswith("jaccard@"))
             row |= {"over": which, "jaccard": row.pop(k), "residual": one.residual, "p": one.proportional_p}
             row |= {"cost": scores.cost.token_layers, "seconds": scores.cost.seconds}
@@ -123,6 +124,19 @@ def agreement_table(panel: Panel, agreements: Sequence[Agreement], drawn: Sequen
         Column("proportional bias", "prop. bias", "signed", 2),
         Column("p", "p", "p", help="of the proportional bias"),
         Column("outliers", "outliers", "whole"),
+        *(
+            [
+                Column(
+                    "stability",
+                    "stability",
+                    "plain",
+                    2,
+                    help="mean Jaccard of the top 10 over bootstrap draws of pairs",
+                )
+            ]
+            if panel.exact.n > 1
+            else []
+        ),
         Column("residual", "residual", "percent", 2, help="completeness residual, share of the gap"),
         Column("cost", "token-layers", "whole"),
         Column("seconds", "seconds", "plain", 1),
