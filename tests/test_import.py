@@ -10,8 +10,8 @@ import veracausa as vc
 
 PUBLIC = [
     "Agreement", "Method", "Model", "Receipt", "Scores", "Stability", "Task", "Units", "Until", "VeracausaError",
-    "agreement", "attribute", "curves", "errors", "exact", "load", "load_scores", "stability", "study", "task",
-    "tasks", "verify",
+    "agreement", "attribute", "curves", "errors", "exact", "learn_mask", "load", "load_scores", "stability", "study",
+    "task", "tasks", "verify",
 ]  # fmt: skip
 
 

@@ -35,6 +35,7 @@ _PUBLIC = {
     "compare": "veracausa.comparison.compare",
     "curves": "veracausa.attribution.curves",
     "exact": "veracausa.attribution.exact",
+    "learn_mask": "veracausa.attribution.masks",
     "load": "veracausa.model",
     "load_scores": "veracausa.attribution.files",
     "stability": "veracausa.comparison.stability",
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from veracausa.attribution.estimate import attribute
     from veracausa.attribution.exact import exact
     from veracausa.attribution.files import load_scores
+    from veracausa.attribution.masks import learn_mask
     from veracausa.attribution.methods import Method
     from veracausa.attribution.receipts import Receipt
     from veracausa.attribution.scores import Scores
@@ -83,6 +85,7 @@ __all__ = [
     "curves",
     "errors",
     "exact",
+    "learn_mask",
     "load",
     "load_scores",
     "stability",
