@@ -29,7 +29,7 @@ def walk_geodesic(bucket: Bucket, sums: Sums, tick: Tick) -> None:
     """The bent path's points, one example at a time (their graphs with second derivatives are large)."""
     points = torch.cat([bend(bucket, i, tick)[0] for i in range(len(bucket.tape.examples))])
     count = points.shape[1]
-    weights = torch.full((count,), 1 / (count - 1), device=points.device)
+    weights = torch.full((count,), 1 / (count - 1), device=points.device, dtype=torch.float64)
     weights[[0, -1]] /= 2
     walk_points(bucket, Points(points, weights), sums, tick)
 

@@ -6,9 +6,10 @@ As published: γ_{j+1} = γ_j − d_j / ‖d_j‖₂, steps of length 1 whatever
 embeddings; the score is the mean gradient at γ_1 … γ_k times the total difference. The path need not come near e′, and
 most of it may lie on the prefix that both prompts share, so that prefix is run, too.
 
-Completed (ours): only positions that differ or come later move; step j has the length ‖e′ − γ_j‖ / (k − j) and the
-direction (1 − β)·(−d_j/‖d_j‖) + β·(e′ − γ_j)/‖e′ − γ_j‖ with β = 1 / (k − j). The pull β grows to 1, so γ_k = e′, and
-increments along the path are complete.
+Completed (ours): only positions that differ or come later move; step j = 0 … k − 1 has the length ‖e′ − γ_j‖ / (k − j)
+and the direction of (1 − β)·(−d_j/‖d_j‖) + β·(e′ − γ_j)/‖e′ − γ_j‖ with β = (j + 1) / k. The pull β grows to 1 evenly,
+so γ_k = e′ and every step shrinks as 1/k: increments along the path are complete in the limit. (A pull that came only
+with the last steps, such as 1 / (k − j), would leave most of the way to them however many there are.)
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ FLOOR = 1e-12
 def walk_published(bucket: Bucket, sums: Sums, tick: Tick) -> None:
     """γ_1 … γ_k with equal weights."""
     points = published(bucket, tick)
-    weights = torch.full((points.shape[1],), 1 / points.shape[1], device=points.device)
+    weights = torch.full((points.shape[1],), 1 / points.shape[1], device=points.device, dtype=torch.float64)
     walk_points(bucket, Points(points, weights), sums, tick)
 
 
@@ -38,7 +39,7 @@ def walk_completed(bucket: Bucket, sums: Sums, tick: Tick) -> None:
     """γ_0 … γ_k, from e to e′."""
     points = completed(bucket, tick)
     count = points.shape[1]
-    weights = torch.full((count,), 1 / (count - 1), device=points.device)
+    weights = torch.full((count,), 1 / (count - 1), device=points.device, dtype=torch.float64)
     weights[[0, -1]] /= 2
     walk_points(bucket, Points(points, weights), sums, tick)
 
@@ -61,9 +62,10 @@ def completed(bucket: Bucket, tick: Tick) -> Float[Tensor, "examples points posi
     target, steps = _outputs(bucket, end), bucket.method.nodes
     points = [point]
     for step in range(steps - 1):
-        direction, rest, pull = _descent(bucket, point, target, tick), end - point, 1 / (steps - step)
+        field, rest, pull = _descent(bucket, point, target, tick), end - point, (step + 1) / steps
         distance = _norm(rest)
-        point = point + distance * pull * (-(1 - pull) * direction / _norm(direction) + pull * rest / distance)
+        direction = pull * rest / distance - (1 - pull) * field / _norm(field)
+        point = point + distance / (steps - step) * direction / _norm(direction)
         points.append(point)
     return torch.stack([*points, end], 1)
 
