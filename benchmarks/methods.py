@@ -13,14 +13,26 @@ from __future__ import annotations
 
 import torch
 from common import header, seconds, table
-from estimates import pairs
 
 import veracausa as vc
 from veracausa.attribution.methods import PRESETS
 from veracausa.tasks.task import Task
 
+PAIRS = 32
+
 #: Not here: the geodesic path, whose second derivatives have no pass of the bare model to compare with.
 NAMES = [name for name in PRESETS if name != "geodesic-ig"]
+
+
+def late_pairs(lm: vc.Model) -> Task:
+    """IOI pairs of 18 tokens that first differ at position 13, where the second name is repeated."""
+    task = vc.tasks.ioi(lm, n=256, seed=0)
+    late = [
+        i
+        for i, (x, y) in enumerate(zip(task.clean, task.corrupted, strict=True))
+        if len(x) == 18 and x[:13] == y[:13] and x[13] != y[13]
+    ]
+    return task[late[:PAIRS]]
 
 
 def metric(logits: torch.Tensor, task: Task) -> torch.Tensor:
@@ -73,8 +85,8 @@ def main() -> None:
     for parameter in lm.hf.parameters():
         parameter.requires_grad_(False)
     print(header("python benchmarks/methods.py"))
-    print("\n16 pairs of 16 tokens that first differ at position 9, heads, SmolLM2-135M, float32.\n")
-    task = pairs(lm, 9)
+    task = late_pairs(lm)
+    print(f"\n{len(task)} IOI pairs of 18 tokens that first differ at position 13, heads, SmolLM2-135M, float32.\n")
     bare = seconds(lambda: one_pass(lm, task))
     layers = 2 * sum(task.lengths) * lm.layers
     rows = []
