@@ -9,7 +9,7 @@ import torch
 from bridges import as_model
 
 import veracausa as vc
-from veracausa.attribution.masks import _schedule, hard_concrete, open_probability
+from veracausa.attribution.masks import _schedule, hard_concrete, open_probability, planned_mask
 from veracausa.engine.gates import GatedPairs
 from veracausa.errors import GapError, MethodError, NumericsError, OutOfMemoryError, UnitError
 
@@ -214,3 +214,13 @@ def test_nan_names_the_layer(task_of):
     hf.get_submodule("model.layers.1.mlp.down_proj").weight.data.fill_(float("nan"))
     with pytest.raises(NumericsError, match="block 1"):
         learn(as_model(hf, "llama"), task_of(6))
+
+
+def test_the_plan_is_what_it_costs(tiny, task_of):
+    """Beside recording both runs, the run that checks the gates, and the last one that applies the mask."""
+    lm, task = tiny("llama"), task_of((5, 6), n=4)
+    one, two = (learn(lm, task, steps=steps, batch=2).cost.token_layers for steps in (1, 4))
+    plans = [planned_mask(lm, task, "heads", steps=steps, batch=2) for steps in (1, 4)]
+    assert two - one == plans[1] - plans[0] > 0
+    with pytest.raises(MethodError, match="single positions"):
+        planned_mask(lm, task, "heads@positions")

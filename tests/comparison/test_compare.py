@@ -6,8 +6,7 @@ import pytest
 import torch
 
 import veracausa as vc
-from veracausa.attribution.methods import PRESETS
-from veracausa.comparison.compare import compare, table
+from veracausa.comparison.compare import COMPARED, compare, table
 from veracausa.comparison.frontier import frontier
 from veracausa.engine.cost import Cost
 from veracausa.errors import MethodError, TaskError, UnitError
@@ -111,13 +110,22 @@ def test_all_methods_and_several_tasks(lm, task_of, tmp_path):
     page = compare(lm, tasks, units=["heads"], out=tmp_path, show_progress=False)
     assert [len(section.task) for section in page.sections] == [1, 2]
     for section in page.sections:
-        assert section.panels[0].labels == list(PRESETS)
+        assert section.panels[0].labels == list(COMPARED)
     again = compare(lm, tasks, units=["heads"], out=tmp_path, show_progress=False)
     for one, other in zip(page.sections, again.sections, strict=True):
         pairs = zip(one.panels[0].estimates, other.panels[0].estimates, strict=True)
         assert all(torch.equal(a.values, b.values) for a, b in pairs)
     saved = page.save(tmp_path / "page")
     assert saved.exists() and "Which method to take" in saved.read_text()
+
+
+def test_the_learned_mask_is_a_row_like_the_others(lm, task_of):
+    page = compare(lm, task_of((5, 6), n=4), units=["heads", "residual"], methods=["atp", "mask"], show_progress=False)
+    heads, residual = page.sections[0].panels
+    assert heads.labels == ["atp", "mask"] and residual.labels == ["atp"]
+    mask = table(heads)[1]
+    assert mask["wrong signs"] == "unsigned" and mask["stability"] != mask["stability"]  # one mask for all examples
+    assert any("mask" in note and "residual" in note for note in page.notes)
 
 
 def test_wrong_input(lm, task_of):

@@ -150,6 +150,17 @@ def learn_mask(
     )
 
 
+def planned_mask(
+    lm: Model, task: Task, units: str | Units, *, steps: int = 300, batch: int = 4, seed: int = 0
+) -> float:
+    """Token-layers that `learn_mask` will take beside recording both runs; a MethodError where it would raise one."""
+    _require(resolve_units(lm, units, max(task.lengths)), 0.5, steps, 1.0, "kl", batch)
+    groups = buckets(task.clean, task.corrupted, True, batch)
+    tokens = [(task.lengths[examples[0]] - start) * len(examples) for start, examples in groups]
+    schedule = _schedule([len(examples) for _, examples in groups], steps, batch, seed)
+    return float(sum(tokens[group] for chosen in schedule for group in chosen) * lm.layers * 2)
+
+
 def hard_concrete(log_alpha: Float[Tensor, " units"], uniform: Float[Tensor, "*rows units"]) -> Tensor:
     """Gates in [0, 1] for noise in (0, 1); see the module's docstring."""
     stretched = torch.sigmoid((uniform.log() - (-uniform).log1p() + log_alpha) / TEMPERATURE) * (HIGH - LOW) + LOW

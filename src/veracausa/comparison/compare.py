@@ -18,6 +18,7 @@ import numpy as np
 
 from veracausa.attribution.estimate import planned
 from veracausa.attribution.exact import exact
+from veracausa.attribution.masks import planned_mask
 from veracausa.attribution.methods import PRESETS
 from veracausa.attribution.scores import Scores
 from veracausa.attribution.units import KINDS
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 
 #: Points on the layer path here: enough for a residual far below a percent, a third of the preset's price.
 _NODES = {"ig": 5}
+
+#: What is compared: every preset, and the learned mask.
+COMPARED = (*PRESETS, "mask")
 
 
 def compare(
@@ -55,7 +59,7 @@ def compare(
         lm: the model.
         task: one task, or several: each becomes a section of the report.
         units: kinds of units ("heads", "neurons", "mlps", "attention", "residual", "queries", "keys", "values").
-        methods: "all" presets, or names of them.
+        methods: "all" (every preset and the learned "mask"), or names of them.
         budget: minutes; a method whose time would exceed what is left is left out and listed (None: no limit). Exact
             effects and the first method are always computed.
         neurons: exact effects of this many neurons, the strongest by `atp`.
@@ -105,11 +109,11 @@ def compare(
 
 def _names(methods: str | Sequence[str]) -> list[str]:
     if methods == "all":
-        return list(PRESETS)
+        return list(COMPARED)
     names = [methods] if isinstance(methods, str) else list(methods)
-    unknown = [name for name in names if name not in PRESETS]
+    unknown = [name for name in names if name not in COMPARED]
     if unknown or not names:
-        raise MethodError(f"methods={unknown or names!r} are not known. Presets: {', '.join(PRESETS)}; or 'all'.")
+        raise MethodError(f"methods={unknown or names!r} are not known. Known: {', '.join(COMPARED)}; or 'all'.")
     return names
 
 
@@ -155,8 +159,8 @@ def _panel(
     left_out: list[str] = []
 
     def estimate(name: str) -> None:
-        parts = {"nodes": _NODES[name]} if name in _NODES else {}
-        if PRESETS[name].path == "draws":
+        parts = _steps(name)
+        if name == "mask" or PRESETS[name].path == "draws":
             parts["seed"] = seed
         if name not in estimates:
             estimates[name] = kept(lm, task, kind, name, parts, pieces, show)
@@ -172,7 +176,10 @@ def _panel(
     work: dict[str, float] = {}
     for name in names:
         try:
-            work[name] = planned(lm, task, units=kind, method=name, **_steps(name))
+            if name == "mask":
+                work[name] = planned_mask(lm, task, kind)
+            else:
+                work[name] = planned(lm, task, units=kind, method=name, **_steps(name))
         except MethodError as error:
             left_out.append(f"{name}: {error}")
     for name in sorted(work, key=lambda one: work[one]):

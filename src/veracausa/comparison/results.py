@@ -44,12 +44,17 @@ class Panel:
 
     @property
     def stabilities(self) -> list[float]:
-        """Mean Jaccard of the 10 strongest units over bootstrap draws of the examples; NaN for a single pair."""
+        """Mean Jaccard of the 10 strongest units over bootstrap draws of the examples.
+
+        NaN for a single pair, and for scores that are one for all examples (a learned mask).
+        """
         from veracausa.comparison.stability import stability
 
         top = min(10, len(self.exact))
         return [
-            stability(estimate, top=top, draws=200).jaccard if estimate.n > 1 else float("nan")
+            stability(estimate, top=top, draws=200).jaccard
+            if estimate.n > 1 and estimate.settings.get("per_example", True)
+            else float("nan")
             for estimate in self.estimates
         ]
 

@@ -26,6 +26,7 @@ from veracausa.attribution.curves import curves
 from veracausa.attribution.estimate import attribute
 from veracausa.attribution.exact import exact
 from veracausa.attribution.files import load_scores
+from veracausa.attribution.masks import learn_mask
 from veracausa.attribution.scores import Scores
 from veracausa.attribution.units import Units, all_units
 from veracausa.comparison.agreement import label
@@ -136,6 +137,8 @@ def kept(
     """An estimate, read from `pieces` if an earlier run of the same study finished it there."""
 
     def compute() -> Scores:
+        if method == "mask":
+            return learn_mask(lm, task, units=kind, show_progress=show, **parts)
         return attribute(lm, task, units=kind, method=method, show_progress=show, **parts)
 
     if pieces is None:
