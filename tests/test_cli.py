@@ -56,9 +56,9 @@ def call(folder):
 def test_help_and_version():
     run = CliRunner()
     text = run.invoke(app, ["--help"]).output
-    assert all(command in text for command in ("study", "check", "task", "exact", "attribute"))
+    assert all(command in text for command in ("study", "compare", "check", "task", "exact", "attribute"))
     assert run.invoke(app, ["--version"]).output.strip() == vc.__version__
-    for command in ("study", "check", "task", "exact", "attribute"):
+    for command in ("study", "compare", "check", "task", "exact", "attribute"):
         result = run.invoke(app, [command, "--help"])
         assert result.exit_code == 0 and "--model" in result.output and "smollm2-135m" in result.output
 
@@ -164,6 +164,39 @@ def test_study(call, tmp_path):
     assert str(report.resolve()) in result.output.replace("\n", "")
     assert report.stat().st_size > 10_000
     assert "• " in result.output
+
+
+def test_compare(call, pairs, tmp_path):
+    result = call("compare", "--task", pairs, "--methods", "atp,eap-ig,gradpath-complete", "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    page = tmp_path / "report.html"
+    assert str(page.resolve()) in result.output.replace("\n", "") and "Which method to take" in page.read_text()
+    for word in ("heads of", "neurons of", "Spearman", "wrong signs", "stability", "residual", "passes", "• Heads"):
+        assert word in result.output, word
+    short = call("compare", pairs, "--units", "heads", "--budget", 1e-9, "--out", tmp_path / "short")
+    assert short.exit_code == 0 and "left out on heads" in short.output and "mask: needs about" in short.output
+    wrong = call("compare", pairs, "--methods", "atq", "--out", tmp_path / "wrong")
+    assert type(wrong.exception).__name__ == "MethodError" and not (tmp_path / "wrong").exists()
+
+
+@pytest.mark.parametrize("words", [["--task", "{}"], ["--task={}"], ["--n", "2", "--task", "{}"], ["{}"]])
+def test_the_task_by_position_or_by_name(call, pairs, words):
+    result = call("task", *(word.format(pairs) for word in words))
+    assert result.exit_code == 0, result.output
+
+
+def test_the_task_given_twice_or_not_at_all(call, pairs):
+    for words in ((pairs, "--task", pairs), ("--task",), ()):
+        assert call("task", *words).exit_code == 2
+
+
+def test_a_learned_mask(call, pairs, folder, tmp_path):
+    result = call("attribute", pairs, "--method", "mask", "--seed", 3, "--out", tmp_path)
+    assert result.exit_code == 0 and "gate is open" in result.output, result.output
+    lm = vc.load(folder)
+    direct = vc.learn_mask(lm, vc.tasks.from_file(lm, pairs), seed=3, show_progress=False)
+    assert torch.equal(vc.load_scores(tmp_path / "mask-heads.safetensors").values, direct.values)
+    assert call("attribute", pairs, "--method", "mask", "--nodes", 3).exit_code == 2
 
 
 # ---- errors ---------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import typer.core
 
 from veracausa import __version__
 
@@ -23,6 +24,20 @@ if TYPE_CHECKING:
     from veracausa.attribution.scores import Scores
     from veracausa.model import Model
     from veracausa.tasks.task import Task
+
+
+class _TaskCommand(typer.core.TyperCommand):
+    """A command whose task may be given by position or behind --task."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        for i, word in enumerate(args):
+            name, equals, value = word.partition("=")
+            if name == "--task" and (equals or i + 1 < len(args)):
+                chosen, rest = (value, args[i + 1 :]) if equals else (args[i + 1], args[i + 2 :])
+                args = [chosen, *args[:i], *rest]
+                break
+        return super().parse_args(ctx, args)
+
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -39,7 +54,7 @@ TaskName = Annotated[
     typer.Argument(
         metavar="TASK",
         help="ioi, ioi-published, greater-than, subject-verb, gendered-pronoun, capital-country, hypernymy; or a .csv, "
-        ".jsonl or .parquet file with columns clean, corrupted, correct, incorrect.",
+        ".jsonl or .parquet file with columns clean, corrupted, correct, incorrect. Also: --task TASK.",
     ),
 ]
 Pairs = Annotated[int, typer.Option("--n", help="How many prompt pairs to generate.", min=1)]
@@ -50,7 +65,7 @@ Dtype = Annotated[str | None, typer.Option(help="float32 (default), bfloat16, fl
 Out = Annotated[Path | None, typer.Option(help="Folder for results; a killed run continues from it.")]
 
 
-@app.command()
+@app.command(cls=_TaskCommand)
 def study(
     task: TaskName,
     model: ModelName = "smollm2-135m",
@@ -78,7 +93,7 @@ def study(
     print(f"\n{page.seconds:.0f} s. Report: {path.resolve()}")
 
 
-@app.command()
+@app.command(cls=_TaskCommand)
 def compare(
     task: TaskName,
     model: ModelName = "smollm2-135m",
@@ -131,7 +146,7 @@ def check(
     print(f"\nAll {len(outcomes)} contracts hold. Errors are shares of the gap M(clean) − M(corrupted).")
 
 
-@app.command(name="task")
+@app.command(name="task", cls=_TaskCommand)
 def show_task(
     task: TaskName,
     model: ModelName = "smollm2-135m",
@@ -163,7 +178,7 @@ def show_task(
           f"{len(measured.weak)} of {len(built)} pairs")  # fmt: skip
 
 
-@app.command(name="exact")
+@app.command(name="exact", cls=_TaskCommand)
 def exact_effects(
     task: TaskName,
     model: ModelName = "smollm2-135m",
@@ -190,7 +205,7 @@ def exact_effects(
     _finish(scores, out, "-".join(["exact", scores.units.kind, *how]))
 
 
-@app.command()
+@app.command(cls=_TaskCommand)
 def attribute(
     task: TaskName,
     model: ModelName = "smollm2-135m",
@@ -198,7 +213,7 @@ def attribute(
         str,
         typer.Option(
             help="atp, atp-star, ig, eap-ig, conductance, ceap, eap-gp, gradpath-complete, expected-gradients, "
-            "geodesic-ig, gim or relp."
+            "geodesic-ig, gim, relp, or mask (learned)."
         ),
     ] = "atp",
     units: Annotated[
@@ -224,16 +239,22 @@ def attribute(
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
-    """Estimates of effects from gradients; with --verify, how far they can be trusted."""
+    """Estimates of effects from gradients, or a learned mask; with --verify, how far they can be trusted."""
     from veracausa.attribution.estimate import attribute as estimate
+    from veracausa.attribution.masks import learn_mask
 
+    if method == "mask" and (baseline, direction, nodes) != (None, "noising", None):
+        raise typer.BadParameter("a mask replaces units by corrupted values in the clean run, and has no nodes")
     if not verify and (until_missed is not None or budget is not None):
         raise typer.BadParameter("add --verify: --until-missed and --budget say how far it goes")
     lm = _load(model, device, dtype)
     built = _task(lm, task, n, seed, metric)
-    scores = estimate(
-        lm, built, units=_units(units), method=method, baseline=baseline, direction=direction, nodes=nodes
-    )
+    if method == "mask":
+        scores = learn_mask(lm, built, units=_units(units), seed=seed)
+    else:
+        scores = estimate(
+            lm, built, units=_units(units), method=method, baseline=baseline, direction=direction, nodes=nodes
+        )
     how = [baseline] * (baseline not in (None, "corrupted")) + [direction] * (direction != "noising")
     name = "-".join([method, scores.units.kind, *(part for part in how if part)])
     if not verify:
