@@ -11,6 +11,7 @@ from veracausa.anatomy import Decoder, decoder_of
 from veracausa.errors import DeviceError
 
 if TYPE_CHECKING:
+    from veracausa.anatomy.graph import Graph
     from veracausa.contracts import Check
     from veracausa.engine.measure import Measurement
     from veracausa.tasks.task import Task
@@ -21,7 +22,8 @@ class Model:
     """What every public function takes: made by `vc.load`.
 
     `hf` is the user's own, unmodified model; after every call it is as it was. `source` says in one sentence which
-    weights these are, `identity` is a short hash of them.
+    weights these are, `identity` is a short hash of them. `probe`: a prompt pair for `check`, for a model that reads no
+    text.
     """
 
     hf: Any
@@ -30,6 +32,7 @@ class Model:
     source: str
     identity: str
     decoder: Decoder
+    probe: Task | None = None
 
     def __repr__(self) -> str:
         d = self.decoder
@@ -58,6 +61,11 @@ class Model:
     def neurons(self) -> int:
         """MLP neurons per layer."""
         return self.decoder.neurons
+
+    @property
+    def graph(self) -> Graph:
+        """Writers, readers and edges of the residual stream; see `anatomy.graph`."""
+        return self.decoder.graph
 
     @property
     def width(self) -> int:

@@ -110,8 +110,8 @@ def test_a_tensor_is_missing(good, name):
 
 
 def test_a_kind_of_a_later_version(good):
-    with pytest.raises(FileError, match="'edges'"):
-        vc.load_scores(rewritten(good, header={"kind": "edges"}))
+    with pytest.raises(FileError, match="'wheels'"):
+        vc.load_scores(rewritten(good, header={"kind": "wheels"}))
 
 
 @pytest.mark.parametrize("name", ["values", "clean", "layer"])

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from veracausa.anatomy.families import FAMILIES, WRAPPERS, Anatomy
+from veracausa.anatomy.graph import Graph, graph_of
 from veracausa.errors import ArchitectureError
 
 
@@ -98,6 +99,11 @@ class Decoder:
     def layers(self) -> int:
         """Number of blocks."""
         return len(self.blocks)
+
+    @property
+    def graph(self) -> Graph:
+        """Its writers, readers and edges."""
+        return graph_of(self.layers, self.heads, self.kv_heads, self.blocks[0].parallel)
 
     @property
     def norms(self) -> list[nn.Module]:

@@ -21,6 +21,8 @@ import torch
 
 from veracausa import __version__
 from veracausa.attribution.ablations import replacement
+from veracausa.attribution.edge_rows import EdgeRows
+from veracausa.attribution.edges import Edges
 from veracausa.attribution.rows import Rows
 from veracausa.attribution.scores import Scores, assemble, task_header
 from veracausa.attribution.units import Units, resolve_units
@@ -57,8 +59,10 @@ def exact(
         lm: the model.
         task: the prompt pairs and the metric.
         units: "heads", "mlps", "attention" (whole layers), "neurons", "residual" (the stream entering each block);
-            each also per position ("heads@positions"); or names: ["a20.h0", "m3.n1200@9"].
-        ablation: what replaces a unit: "counterfactual" (its value in the corrupted run), "zero", "mean", "resample".
+            each also per position ("heads@positions"); "edges" (a writer seen by one reader alone, see `edge_rows`); or
+            names: ["a20.h0", "m3.n1200@9"], ["a9.h6->m10", "input->a0.h0<q>"].
+        ablation: what replaces a unit: "counterfactual" (its value in the corrupted run), "zero", "mean", "resample";
+            an edge's write: "counterfactual" or "zero".
         direction: "noising" patches the clean run (negative: the unit supported the behaviour); "denoising" restores
             clean values in the corrupted run (positive: it supports it).
         reference: prompts for mean and resample (default: the task's own, clean and corrupted).
@@ -98,11 +102,16 @@ def exact(
         measured = measure(lm, task, None if cost.forward else cost)
         if ablation == "counterfactual":
             measured.require_gap(task)
-        source = replacement(lm, task, table, ablation, direction, reference, seed, cost)
         empty = torch.full((len(task), len(table)), float("nan"), dtype=lm.score_dtype)
         values = checkpoint.values if checkpoint else empty
         done = checkpoint.done if checkpoint else torch.zeros(values.shape, dtype=torch.bool)
-        work = Rows(lm, task, table, source, direction == "noising", rows, cost)
+        work: Rows | EdgeRows
+        if isinstance(table, Edges):
+            _require_edges(ablation, direction, reference)
+            work = EdgeRows(lm, task, table, ablation == "zero", direction == "noising", rows, cost)
+        else:
+            source = replacement(lm, task, table, ablation, direction, reference, seed, cost)
+            work = Rows(lm, task, table, source, direction == "noising", rows, cost)
         total = work.total(share)
         label = f"exact effects of {len(table):,} {table.kind}"
         finished = float(done.double().mean()) * total
@@ -128,6 +137,18 @@ def exact(
     return assemble(
         lm, task, values, table, measured, method="exact", settings=settings, cost=cost, verified="exact effects"
     )
+
+
+def _require_edges(ablation: str, direction: str, reference: Task | None) -> None:
+    """Edges carry writes, which are replaced by those of the other run or by nothing."""
+    if ablation not in ("counterfactual", "zero") or reference is not None:
+        raise MethodError(
+            f"ablation={ablation!r} is not known for single edges. Known: counterfactual, zero (of the writer's write)."
+        )
+    if direction not in ("noising", "denoising"):
+        raise MethodError(f"direction={direction!r} is not known. Known: noising, denoising.")
+    if ablation == "zero" and direction == "denoising":
+        raise MethodError("Denoising restores clean values; there is nothing for ablation='zero' to replace.")
 
 
 def _checkpoint(

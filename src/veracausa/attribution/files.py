@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from veracausa.anatomy.graph import Graph
+from veracausa.attribution.edges import Edges
 from veracausa.attribution.scores import Completeness, Scores
 from veracausa.attribution.units import KINDS, Units
 from veracausa.engine.cost import Cost
@@ -97,6 +100,7 @@ def pack_scores(scores: Scores) -> tuple[dict[str, Any], dict[str, Tensor]]:
     header = {
         "version": __version__,
         "kind": scores.units.kind,
+        "graph": asdict(scores.units.graph) if isinstance(scores.units, Edges) else None,
         "method": scores.method,
         "settings": scores.settings,
         "model": scores.model,
@@ -128,9 +132,7 @@ def unpack_scores(header: dict[str, Any], tensors: dict[str, Tensor], path: Path
         FileError: something is missing, or does not fit together.
     """
     try:
-        if header["kind"] not in KINDS:
-            raise FileError(f"{path} holds scores of {header['kind']!r}, which this version does not know.")
-        units = Units(header["kind"], *(tensors[name].numpy() for name in ("layer", "index", "position")))
+        units = _units(header, tensors, path)
         completeness = Completeness(tensors["claimed"], tensors["true"]) if "claimed" in tensors else None
         cost = Cost.from_dict(header["cost"])
         _require_fitting(tensors, completeness)
@@ -154,6 +156,15 @@ def unpack_scores(header: dict[str, Any], tensors: dict[str, Tensor], path: Path
         raise FileError(f"{path} lacks {error}: it was not written by this version of veracausa.") from error
     except (TypeError, ValueError, AttributeError) as error:
         raise FileError(f"{path} does not hold together ({error}): it was not written by veracausa.") from error
+
+
+def _units(header: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> Units:
+    layer, index, position = (tensors[name].numpy() for name in ("layer", "index", "position"))
+    if header["kind"] == "edges":
+        return Edges("edges", layer, index, position, Graph(**header["graph"]))
+    if header["kind"] not in KINDS:
+        raise FileError(f"{path} holds scores of {header['kind']!r}, which this version does not know.")
+    return Units(header["kind"], layer, index, position)
 
 
 def _require_fitting(tensors: dict[str, Tensor], completeness: Completeness | None) -> None:

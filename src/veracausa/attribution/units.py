@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from veracausa.engine.patches import Place
     from veracausa.model import Model
 
-Kind = Literal["heads", "mlps", "attention", "neurons", "residual", "queries", "keys", "values"]
+Kind = Literal["heads", "mlps", "attention", "neurons", "residual", "queries", "keys", "values", "edges"]
 
 #: Kind → (place where its activation is, singular, meaning).
 KINDS: dict[str, tuple[str, str, str]] = {
@@ -188,20 +188,29 @@ def resolve_units(lm: Model, units: str | Sequence[str] | Units, longest: int) -
 
     `longest`: number of positions of the task's longest prompt.
     """
+    from veracausa.attribution.edges import Edges, all_edges, checked_edges, parse_edges
+
+    if isinstance(units, Edges):
+        return checked_edges(lm, units, longest)
     if isinstance(units, Units):
         return _checked(lm, units, longest)
-    if not isinstance(units, str):
-        return _checked(lm, parse_names(lm, list(units)), longest)
-    kind, at, what = units.partition("@")
+    names: str | list[str] = units if isinstance(units, str) else list(units)
+    if any("->" in name for name in ([names] if isinstance(names, str) else names)):
+        return checked_edges(lm, parse_edges(lm, [names] if isinstance(names, str) else names), longest)
+    if not isinstance(names, str):
+        return _checked(lm, parse_names(lm, names), longest)
+    kind, at, what = names.partition("@")
+    if kind == "edges" and (not at or what == "positions"):
+        return all_edges(lm, longest if at else 0)
     kind = {"attn": "attention", "resid": "residual", "q": "queries", "k": "keys", "v": "values"}.get(kind, kind)
     if kind in KINDS and (not at or what == "positions"):
         return all_units(lm, cast("Kind", kind), longest if at else 0)
     if any(pattern.fullmatch(kind) for pattern in _PATTERNS.values()):
-        return _checked(lm, parse_names(lm, [units]), longest)
-    known = ", ".join(KINDS)
+        return _checked(lm, parse_names(lm, [names]), longest)
+    known = ", ".join((*KINDS, "edges"))
     raise UnitError(
         f"units={units!r} is not known. Kinds: {known}, each also as 'heads@positions'; or a list of names such as "
-        "['a20.h0', 'm3.n1200']."
+        "['a20.h0', 'm3.n1200'] or ['a9.h6->m10']."
     )
 
 

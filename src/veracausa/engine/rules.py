@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from veracausa.anatomy import Decoder
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.guard import attention_function, hooks
-from veracausa.errors import ArchitectureError
+from veracausa.engine.norms import norm_form
 
 
 @dataclass(frozen=True)
@@ -183,43 +183,13 @@ def _frozen(norm: nn.Module) -> Callable[[Any, tuple[Tensor, ...], Tensor], Tens
 def detached(norm: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
     """(x, norm(x)) → the same output as a linear function of x: its denominator is a constant of the graph.
 
-    LayerNorm is told by its type. For any RMS norm, γ is read off the norm's output for a large constant vector (there
-    ε has no weight), and the denominator off the output itself, so that no variant's ε or 1 + γ need be known.
-
     Raises:
-        ArchitectureError: the module is neither.
+        ArchitectureError: the module is no norm that we know.
     """
-    weight: Tensor = norm.weight  # type: ignore[assignment]
-    if isinstance(norm, nn.LayerNorm):
-        gain, bias, centred = weight.detach(), norm.bias, True
-    else:
-        with torch.no_grad():
-            gain, bias, centred = norm.forward(torch.full_like(weight, 1e4)), None, False
+    form = norm_form(norm)
 
     def proxy(x: Tensor, output: Tensor) -> Tensor:
-        spread = (x - x.mean(-1, keepdim=True) if centred else x) * gain
-        with torch.no_grad():
-            written = (output if bias is None else output - bias).to(torch.promote_types(x.dtype, torch.float32))
-            inner = spread.detach().to(written)
-            size = inner.square().sum(-1, keepdim=True)
-            inverse = ((written * inner).sum(-1, keepdim=True) / size.clamp_min(torch.finfo(size.dtype).tiny)).to(
-                x.dtype
-            )
-        linear = spread * inverse
-        return linear if bias is None else linear + bias
+        linear = form.linear(x) * form.inverse(x, output)
+        return linear if form.bias is None else linear + form.bias
 
-    _require_linear(norm, proxy, weight)
     return proxy
-
-
-def _require_linear(norm: nn.Module, proxy: Callable[[Tensor, Tensor], Tensor], weight: Tensor) -> None:
-    with torch.no_grad():
-        generator = torch.Generator().manual_seed(0)
-        x = torch.randn(weight.shape, generator=generator).to(weight)
-        output = norm.forward(x)
-        error = float((proxy(x, output) - output).abs().max() / output.abs().max().clamp_min(1e-6))
-    if not error <= 50 * torch.finfo(weight.dtype).eps ** 0.75:
-        raise ArchitectureError(
-            f"A backward rule holds the denominators of norms constant, but {type(norm).__name__} is neither a "
-            f"LayerNorm nor an RMS norm (off by {error:.2g}). Use rule='plain'."
-        )

@@ -1,0 +1,113 @@
+"""What each writer adds to the residual stream, and how that differs between two runs.
+
+    input: the embeddings;   head h: z_h W_O^h;   MLP: its output
+
+with post-norms (Gemma) the share of each head in the normalised sum, scaled by the realised norm, so that all writes
+and the constants (output biases) add up to the stream. Everything is made of ordinary operations of recorded tensors,
+so writes carry gradients and tangents when a run does. Sums are taken in float32 at least.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from veracausa.anatomy import Decoder
+from veracausa.anatomy.graph import HEAD, INPUT
+from veracausa.engine.norms import norm_form
+from veracausa.engine.tape import State
+
+#: What a tape must hold of a run so that its writes can be told.
+SITES = ("z", "attention", "mlp")
+
+
+def head_writes(
+    decoder: Decoder, state: State, layer: int, heads: Sequence[int] | None = None
+) -> Float[Tensor, "heads examples positions width"]:
+    """Writes of heads (default: all) of one block."""
+    block, z = decoder.blocks[layer], state.sites["z"][layer]
+    exact = torch.promote_types(z.dtype, torch.float32)
+    weights = block.head_weights.to(exact).unflatten(0, (decoder.heads, -1))
+    split = z.to(exact).unflatten(-1, (decoder.heads, -1))
+    if heads is not None:
+        weights, split = weights[list(heads)], split[..., list(heads), :]
+    writes = torch.einsum("bshd,hdw->hbsw", split, weights)
+    if block.attention_post_norm is None:
+        return writes
+    form, output = norm_form(block.attention_post_norm), state.sites["attention"][layer].to(exact)
+    return form.linear(writes) * _live_inverse(form.linear(output), block.attention_post_norm(output))
+
+
+def mlp_write(decoder: Decoder, state: State, layer: int) -> Float[Tensor, "examples positions width"]:
+    """Write of one MLP."""
+    output = state.sites["mlp"][layer]
+    return decoder.blocks[layer].mlp_write(output).to(torch.promote_types(output.dtype, torch.float32))
+
+
+def writes_until(decoder: Decoder, state: State, writers: int) -> Float[Tensor, "writers examples positions width"]:
+    """Writes of the first `writers` of the graph, in its order."""
+    graph = decoder.graph
+    exact = torch.promote_types(state.residual[0].dtype, torch.float32)
+    parts = [state.residual[0].to(exact)[None]]
+    for layer in range(decoder.layers):
+        if sum(map(len, parts)) >= writers:
+            break
+        parts += [head_writes(decoder, state, layer), mlp_write(decoder, state, layer)[None]]
+    return torch.cat(parts)[: min(writers, graph.writers)]
+
+
+def write_changes(
+    decoder: Decoder,
+    base: State,
+    other: State | None,
+    writer: Int[Tensor, " rows"],
+    example: Int[Tensor, " rows"],
+    offset: int = 0,
+) -> Float[Tensor, "rows positions width"]:
+    """Write in the other run minus write in the base run (other None: minus the write itself, zero ablation).
+
+    Positions from `offset` on, counted from the tape's start.
+    """
+    shape = base.residual[0][:, offset:].shape
+    exact = torch.promote_types(base.residual[0].dtype, torch.float32)
+    changes = torch.empty(len(writer), *shape[1:], dtype=exact, device=example.device)
+    for one in writer.unique().tolist():
+        rows = writer == one
+        of = _writing(decoder, base, one)[:, offset:]
+        new = torch.zeros_like(of) if other is None else _writing(decoder, other, one)[:, offset:]
+        changes[rows] = (new - of)[example[rows]]
+    return changes
+
+
+def _writing(decoder: Decoder, state: State, writer: int) -> Float[Tensor, "examples positions width"]:
+    graph = decoder.graph
+    layer, kind = int(graph.writer_layer[writer]), graph.writer_kind[writer]
+    if kind == INPUT:
+        return state.residual[0].to(torch.promote_types(state.residual[0].dtype, torch.float32))
+    if kind == HEAD:
+        return head_writes(decoder, state, layer, [int(graph.writer_index[writer])])[0]
+    return mlp_write(decoder, state, layer)
+
+
+def moving(decoder: Decoder, base: State, other: State | None) -> Float[Tensor, "writers examples positions"]:
+    """Whether each writer's activation differs between the runs, position by position (zero ablation: everywhere)."""
+    graph = decoder.graph
+    shape = base.residual[0].shape[:2]
+    if other is None:
+        return torch.ones(graph.writers, *shape, dtype=torch.bool, device=base.residual[0].device)
+    found = [(base.residual[0] != other.residual[0]).any(-1)[None]]
+    for layer in range(decoder.layers):
+        z = (base.sites["z"][layer] != other.sites["z"][layer]).unflatten(-1, (decoder.heads, -1)).any(-1)
+        found += [z.movedim(-1, 0), (base.sites["mlp"][layer] != other.sites["mlp"][layer]).any(-1)[None]]
+        if decoder.blocks[layer].attention_post_norm is not None:  # a sibling's change rescales a head's write
+            found[-2] = found[-2].any(0, keepdim=True).expand(decoder.heads, -1, -1)
+    return torch.cat(found)
+
+
+def _live_inverse(linear: Tensor, output: Tensor) -> Tensor:
+    """1 / s of a norm without bias, from γ · (x − mean) and the norm's output, with its gradient."""
+    tiny = torch.finfo(linear.dtype).tiny
+    return (output * linear).sum(-1, keepdim=True) / linear.square().sum(-1, keepdim=True).clamp_min(tiny)
