@@ -146,8 +146,7 @@ def add_state(
         for layer, g in gradient.items():
             sums.add(bucket, layer, bucket.scores(layer, g, example) * weights, example)
         return
-    layers, others = bucket.lm.layers, bucket.lm.layers - 1
-    place = bucket.gradient_place
+    layers, place = bucket.lm.layers, bucket.gradient_place
     stream = torch.autograd.grad(
         bucket.read(state.last, example).sum(), state.residual[1:], allow_unused=True, materialize_grads=True,
         retain_graph=True,
@@ -164,6 +163,7 @@ def add_state(
         without = {layer: as_site(g, place, bucket.positions) for layer, g in zip(below, found, strict=True)}
         without |= {layer: gradient[layer] for layer in bucket.layers if layer > dropped}
         for layer, g in without.items():
+            others = layers - (layer < layers)  # the final stream is no block's own
             sums.add(bucket, layer, bucket.scores(layer, g, example).abs() * weights / others, example)
 
 
