@@ -127,7 +127,7 @@ def attribute(
         completeness=completeness,
         signed=parts.signed,
         draw_stderr=found.spread if parts.path == "draws" and parts.nodes > 1 and parts.combine == "mean" else None,
-        notes=(*_rule_notes(parts, table), *_unconverged(completeness, found, parts)),
+        notes=(*_rule_notes(parts, table, completeness), *_unconverged(completeness, found, parts)),
     )
 
 
@@ -209,11 +209,11 @@ class _Found:
         return cls(units, layers, values, spread, *ends, *torch.zeros(2, len(layers), len(task), dtype=lm.score_dtype))
 
 
-def _rule_notes(parts: Method, units: Units) -> tuple[str, ...]:
+def _rule_notes(parts: Method, units: Units, completeness: Completeness | None) -> tuple[str, ...]:
     notes = []
     if "qk-exact" in parts.rule and units.kind not in ("queries", "keys"):
         notes.append(f"{units.kind} have no queries or keys, so rule qk-exact is plain here")
-    if parts.combine == "mean" or not parts.backward.plain:
+    if completeness is None:
         notes.append("no completeness promised by this rule and combination")
     return tuple(notes)
 
