@@ -173,7 +173,7 @@ def test_exact_refuses_a_misread_model(task_of):
 
 def test_every_family_has_a_tiny_model():
     made = {tiny_models.make(family).config.model_type for family in tiny_models.FAMILIES}
-    assert made == set(FAMILIES)
+    assert made | {"compiled"} == set(FAMILIES)  # its models are stored: see circuits/ground_truth
 
 
 def test_nan_weights_are_a_numerics_error(tiny):

@@ -21,7 +21,8 @@ class Anatomy:
     `qk_norms`: norms of queries and keys, where a model has them. `parallel` names the config attribute that says
     whether attention and MLP read the same residual (None: never). `qkv` says how query, key and value projections are
     stored: "separate" modules, one module with "fused-thirds" (all q, all k, all v) or "fused-per-head" (q, k, v of
-    head 0, …).
+    head 0, …). `causal`: no position sees a later one; a family that is not says `is_causal=False` to its attention
+    function, and its clean and corrupted runs share no prefix.
     """
 
     family: str
@@ -47,6 +48,7 @@ class Anatomy:
     mlp_post_norm: str | None = None
     parallel: str | None = None
     logit_softcap: str | None = None
+    causal: bool = True
 
     def block_parts(self) -> dict[str, str]:
         """Role → dotted path, for every part that a block of this family must have."""
@@ -108,6 +110,7 @@ FAMILIES: dict[str, Anatomy] = {
     **{name: replace(_LLAMA, family=name) for name in ("llama", "mistral", "qwen2", "qwen3", "smollm3")},
     "gemma2": replace(_GEMMA, family="gemma2"),
     "gemma3_text": replace(_GEMMA, family="gemma3"),
+    "compiled": Anatomy("compiled", up=None, qk_norms=(), causal=False),
 }
 
 #: Multimodal wrappers whose text decoder is supported: model_type → what to pass instead.

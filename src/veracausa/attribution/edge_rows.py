@@ -60,6 +60,7 @@ class EdgeRows:
         """Groups of pairs that share a tape: (start, examples)."""
         lm = self.lm
         kept = 4 * lm.heads * lm.decoder.head_dim + 3 * lm.width
+        share = share and lm.decoder.anatomy.causal
         return buckets(self.task.clean, self.task.corrupted, share, examples_per_batch(lm, self.task, kept))
 
     @cached_property
@@ -76,7 +77,8 @@ class EdgeRows:
         """First position that each edge's row must run; `length` where there is nothing to run."""
         position = self.units.position
         within = (position >= start) & (position < length)
-        return np.where(position < 0, start, np.where(within, position, length))
+        first = position if self.lm.decoder.anatomy.causal else start  # else earlier positions see the change, too
+        return np.where(position < 0, start, np.where(within, first, length))
 
     def weight(self, starts: np.ndarray, length: int) -> np.ndarray:
         """Token-layers of each edge's row."""
@@ -174,8 +176,9 @@ class EdgeRows:
         decoder, device, offset = self.lm.decoder, self.lm.device, start - bucket.tape.start
         reading = Reading(decoder, bucket.tape, bucket.base, offset)
         reader, writer = self.units.reader[rows[:, 1]], self.units.writer[rows[:, 1]]
-        sources, source = np.unique(np.stack([rows[:, 0], writer], 1), axis=0, return_inverse=True)
-        of, writes = (torch.as_tensor(column, device=device) for column in sources.T)
+        position = self.units.position[rows[:, 1]]
+        sources, source = np.unique(np.stack([rows[:, 0], writer, position], 1), axis=0, return_inverse=True)
+        of, writes, at = (torch.as_tensor(column, device=device) for column in sources.T)
         kind, index, seen = (
             torch.as_tensor(column, device=device)
             for column in (decoder.graph.reader_kind[reader], decoder.graph.reader_index[reader], source.reshape(-1))
@@ -183,8 +186,8 @@ class EdgeRows:
 
         def entered() -> Tensor:
             delta = write_changes(decoder, bucket.base, bucket.other, writes, of, offset)
-            if self.units.positional:  # the row starts at its position, where alone the change is seen
-                delta[:, 1:] = 0
+            if self.units.positional:  # the change is seen at the edge's position alone
+                delta[torch.arange(start, start + delta.shape[1], device=device) != at[:, None]] = 0
             return reading.enter(layer, kind, index, seen, delta, of, self.cost)
 
         return Join(*reading.joins_at(layer, int(kind[0])), of[seen], entered)

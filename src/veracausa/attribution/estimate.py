@@ -101,7 +101,7 @@ def attribute(
         found = _Found.empty(lm, task, table)
         source = replacement(lm, task, table, ablation, direction, reference, 0, cost)
         kept = site_width(lm.decoder, table.place) + lm.width
-        share = ablation == "counterfactual" and PATHS[parts.path].shares_prefix
+        share = ablation == "counterfactual" and PATHS[parts.path].shares_prefix and lm.decoder.anatomy.causal
         groups = buckets(task.clean, task.corrupted, share, examples_per_batch(lm, task, kept))
         label, total = f"{name} of {len(table):,} {table.kind}", _total(lm, groups, task, parts, table)
         with progress(label, total, show_progress) as tick:
@@ -138,6 +138,7 @@ def planned(
     _, parts = resolve_method(method, task.metric, "noising", **over)
     table = resolve_units(lm, units, max(task.lengths))
     share = BASELINES[parts.baseline] == "counterfactual" and PATHS[parts.path].shares_prefix
+    share = share and lm.decoder.anatomy.causal
     kept = site_width(lm.decoder, table.place) + lm.width
     return _total(
         lm, buckets(task.clean, task.corrupted, share, examples_per_batch(lm, task, kept)), task, parts, table

@@ -66,13 +66,14 @@ class Rows:
         """Groups of pairs that share a tape: (start, examples)."""
         kept = site_width(self.lm.decoder, self.units.place) + self.lm.width
         most = examples_per_batch(self.lm, self.task, kept)
-        return buckets(self.task.clean, self.task.corrupted, share, most)
+        return buckets(self.task.clean, self.task.corrupted, share and self.lm.decoder.anatomy.causal, most)
 
     def starts(self, start: int, length: int) -> np.ndarray:
         """First position that each unit's row must run; `length` where there is nothing to run."""
         position = self.units.position
         within = (position >= start) & (position < length)
-        return np.where(position < 0, start, np.where(within, position, length))
+        first = position if self.lm.decoder.anatomy.causal else start  # else earlier positions see the patch, too
+        return np.where(position < 0, start, np.where(within, first, length))
 
     def weight(self, starts: np.ndarray, length: int) -> np.ndarray:
         """Token-layers of each unit's row."""
@@ -181,14 +182,14 @@ class Rows:
             old = activation(base, at.place, layer)
             if kind == "neurons":
                 delta = self._scaled(new[row, :, index] - old[example, offset:, index], units)
-                return neuron_change(decoder.blocks[layer], index, self._at_position(delta))
+                return neuron_change(decoder.blocks[layer], index, self._at_position(delta, units, start))
             delta = self._scaled(new - old[example, offset:], units)
             if parts := per_layer(self.lm, kind):
                 split = delta.unflatten(-1, (parts, -1))
                 one = torch.zeros_like(split)
                 one[row, :, index] = split[row, :, index]
                 delta = one.flatten(-2)
-            return output_change(decoder, base, at, example, offset, self._at_position(delta))
+            return output_change(decoder, base, at, example, offset, self._at_position(delta, units, start))
 
         return join(decoder, base, at, example, offset, change)
 
@@ -198,12 +199,13 @@ class Rows:
         alpha = torch.as_tensor(self.alpha[units], device=delta.device, dtype=delta.dtype)
         return delta * alpha.reshape(-1, *[1] * (delta.ndim - 1))
 
-    def _at_position(self, delta: Tensor) -> Tensor:
-        """A positional unit changes only the first position of its row, which starts there."""
+    def _at_position(self, delta: Tensor, units: np.ndarray, start: int) -> Tensor:
+        """A positional unit changes only its own position; rows hold the positions from `start` on."""
         if not self.units.positional:
             return delta
+        row, own = torch.arange(len(units)), torch.as_tensor(self.units.position[units] - start)
         one = torch.zeros_like(delta)
-        one[:, 0] = delta[:, 0]
+        one[row, own] = delta[row, own]
         return one
 
 

@@ -73,17 +73,18 @@ def suffix_attention(
     scaling: float | None = None,
     softcap: float | None = None,
     sliding_window: int | None = None,
+    is_causal: bool | None = None,
     **_: Any,
 ) -> tuple[Float[Tensor, "rows positions heads head_dim"], None]:
     """Attention of a suffix, in the form that transformers expects of an attention function.
 
-    `attention_mask` is ignored: suffix runs hold no padding, and the mask follows from the positions. `past`: keys and
-    values that the module's own do not hold yet. `rule`: another backward pass. `keep` is called with what came in, so
-    that queries, keys and values can be recorded with their graph.
+    `attention_mask` is ignored: suffix runs hold no padding, and the mask follows from the positions; with
+    `is_causal=False` there is none. `past`: keys and values that the module's own do not hold yet. `rule`: another
+    backward pass. `keep` is called with what came in, so that queries, keys and values can be recorded with their graph.
     """
     rows, heads, positions, dim = query.shape
     if keep is not None:
-        keep(query, key, value, scaling=scaling, softcap=softcap, sliding_window=sliding_window)
+        keep(query, key, value, scaling=scaling, softcap=softcap, sliding_window=sliding_window, is_causal=is_causal)
     if rule is not None:
         query, key, value = rule.query_key(query), rule.query_key(key), rule.value(value)
     if past is not None:
@@ -93,7 +94,11 @@ def suffix_attention(
     folded = query.reshape(rows * groups, share * positions, dim)
     keys = key.reshape(rows * groups, length, dim)
     work = torch.promote_types(query.dtype, torch.float32)
-    mask = causal_mask(positions, length, sliding_window, query.new_empty(0, dtype=work)).repeat(share, 1)
+    like = query.new_empty(0, dtype=work)
+    if is_causal is False:
+        mask = like.new_zeros(share * positions, length)
+    else:
+        mask = causal_mask(positions, length, sliding_window, like).repeat(share, 1)
     scale = dim**-0.5 if scaling is None else scaling
     if softcap is None and work == query.dtype:
         scores = torch.baddbmm(mask, folded, keys.transpose(1, 2), alpha=scale)

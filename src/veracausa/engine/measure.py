@@ -101,7 +101,8 @@ def measure(lm: Model, task: Task, cost: Cost | None = None) -> Measurement:
 
     with borrowed(lm.decoder), torch.no_grad():
         clean, corrupted = torch.empty(2, len(task), dtype=lm.score_dtype)
-        halving(buckets(task.clean, task.corrupted, True, examples_per_batch(lm, task)), run)
+        share = lm.decoder.anatomy.causal
+        halving(buckets(task.clean, task.corrupted, share, examples_per_batch(lm, task)), run)
     return Measurement(clean, corrupted)
 
 
