@@ -128,3 +128,50 @@ def edge_effects(
                 delta = alone
             effects.append(metric(rewritten(model, family, own, base, reader, delta)) - start)
     return torch.stack(effects)
+
+
+def slopes(model, family, clean, corrupted, metric: Metric, names, step=1e-5) -> Tensor:
+    """Central differences of the exact effect along each edge's own change: what EAP must be."""
+    with torch.no_grad():
+        base, towards = trace(model, family, clean), trace(model, family, corrupted)
+        found = []
+        for name in names:
+            writer, reader = name.split("->")
+            delta = towards.writes[writer] - base.writes[writer]
+            ends = [metric(rewritten(model, family, clean, base, reader, sign * step * delta)) for sign in (1, -1)]
+            found.append((ends[0] - ends[1]) / (2 * step))
+    return torch.stack(found)
+
+
+def through_pattern(model, family, clean, corrupted, metric: Metric, names) -> Tensor:
+    """(z with the reader's query or key rewritten − z) · ∂M/∂z of the reader's layer, at the clean run."""
+    path = PATHS[family]
+    blocks = _blocks(model, family)
+    ids = torch.tensor([list(clean)])
+    seen: dict[int, Tensor] = {}
+
+    def keep(layer):
+        def hook(_, args):
+            seen[layer] = args[0]
+
+        return hook
+
+    handles = [block.get_submodule(path[2]).register_forward_pre_hook(keep(i)) for i, block in enumerate(blocks)]
+    try:
+        with torch.no_grad():
+            base, towards = trace(model, family, clean), trace(model, family, corrupted)
+        leaf = model.get_input_embeddings()(ids).detach().requires_grad_()
+        start = metric(model(inputs_embeds=leaf, use_cache=False).logits[0, -1])
+        own = dict(seen)
+        slope = dict(enumerate(torch.autograd.grad(start, [own[layer] for layer in range(len(blocks))])))
+        found = []
+        with torch.no_grad():
+            for name in names:
+                writer, reader = name.split("->")
+                layer = int(reader[1 : reader.index(".")])
+                rewritten(model, family, clean, base, reader, towards.writes[writer] - base.writes[writer])
+                found.append(((seen[layer] - own[layer].detach()) * slope[layer]).sum())
+        return torch.stack(found)
+    finally:
+        for handle in handles:
+            handle.remove()

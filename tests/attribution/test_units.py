@@ -95,7 +95,7 @@ def test_names_that_are_wrong(tiny, names, words):
     assert all(word in str(caught.value) for word in words), caught.value
 
 
-@pytest.mark.parametrize("units", ["head", "heads@position", "edges", "", "heads@3", "neurons@positions@positions"])
+@pytest.mark.parametrize("units", ["head", "heads@position", "", "heads@3", "neurons@positions@positions"])
 def test_kinds_that_are_wrong(tiny, units):
     with pytest.raises(UnitError, match=r"units=.*heads, mlps, attention, neurons, residual"):
         resolve_units(tiny("llama"), units, 4)

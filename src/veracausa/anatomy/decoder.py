@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from veracausa.anatomy.families import FAMILIES, WRAPPERS, Anatomy
+from veracausa.anatomy.families import FAMILIES, WRAPPERS, Anatomy, Layout
 from veracausa.anatomy.graph import Graph, graph_of
 from veracausa.errors import ArchitectureError
 
@@ -33,6 +33,8 @@ class Block:
     module: nn.Module
     attention: nn.Module
     attention_out: nn.Module
+    projections: tuple[nn.Module, nn.Module, nn.Module]
+    qkv: Layout
     attention_norm: nn.Module
     attention_post_norm: nn.Module | None
     mlp: nn.Module
@@ -53,6 +55,18 @@ class Block:
     def neuron_weights(self) -> Float[Tensor, "neurons width"]:
         """The down projection as [neurons, width]: row n is what neuron n adds to the MLP's output."""
         return _weight_in_out(self.mlp_out)
+
+    def projection_weights(self, kind: int, heads: int, head_dim: int) -> Float[Tensor, "width heads head_dim"]:
+        """Weights of the query (0), key (1) or value (2) projection, head by head."""
+        return self.projected(kind, _weight_in_out(self.projections[kind]), heads, head_dim)
+
+    def projected(self, kind: int, output: Tensor, heads: int, head_dim: int) -> Float[Tensor, "*rows heads head_dim"]:
+        """A projection's output (or a gradient of it), split into the heads of its kind: `Anatomy.qkv` says how."""
+        if self.qkv == "separate":
+            return output.unflatten(-1, (heads, head_dim))
+        if self.qkv == "fused-thirds":
+            return output.unflatten(-1, (3, heads, head_dim))[..., kind, :, :]
+        return output.unflatten(-1, (heads, 3, head_dim))[..., kind, :]
 
     def attention_write(self, attention_output: Tensor) -> Tensor:
         """What the attention adds to the stream, given the output of its output projection."""
@@ -219,6 +233,8 @@ def decoder_of(hf: Any, family: str | None = None) -> Decoder:
             module=block,
             attention=_get(block, anatomy.attention),
             attention_out=_get(block, anatomy.attention_out),
+            projections=(_get(block, anatomy.q), _get(block, anatomy.k), _get(block, anatomy.v)),
+            qkv=anatomy.qkv,
             attention_norm=_get(block, anatomy.attention_norm),
             attention_post_norm=optional(block, anatomy.attention_post_norm),
             mlp=_get(block, anatomy.mlp),

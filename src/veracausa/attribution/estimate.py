@@ -19,11 +19,13 @@ import torch
 from torch import Tensor
 
 from veracausa.attribution.ablations import Replacement, replacement
+from veracausa.attribution.edges import Edges
 from veracausa.attribution.methods import BASELINES, Method, resolve_method
 from veracausa.attribution.paths import PATHS
+from veracausa.attribution.paths import edges as edge_paths
 from veracausa.attribution.paths.bucket import Bucket, Sums
 from veracausa.attribution.scores import Completeness, Scores, assemble
-from veracausa.attribution.units import Units, resolve_units
+from veracausa.attribution.units import Units, all_units, resolve_units
 from veracausa.engine.budget import examples_per_batch
 from veracausa.engine.cost import Cost
 from veracausa.engine.guard import borrowed
@@ -93,14 +95,15 @@ def attribute(
     if nodes is not None and steps is not None:
         raise MethodError("nodes= and steps= are the same number; give one of them.")
     over = {"baseline": baseline, "nodes": steps if nodes is None else nodes, "grid": grid, "seed": seed}
-    name, parts = resolve_method(method, task.metric, direction, **over)
     table = resolve_units(lm, units, max(task.lengths))
+    name, parts = resolve_method(method, task.metric, direction, isinstance(table, Edges), **over)
     ablation = BASELINES[parts.baseline]
     cost = Cost(full=sum(task.lengths) * lm.layers)
     with borrowed(lm.decoder):
         found = _Found.empty(lm, task, table)
-        source = replacement(lm, task, table, ablation, direction, reference, 0, cost)
-        kept = site_width(lm.decoder, table.place) + lm.width
+        over_units = all_units(lm, "heads") if isinstance(table, Edges) else table
+        source = replacement(lm, task, over_units, ablation, direction, reference, 0, cost)
+        kept = _kept(lm, table)
         share = ablation == "counterfactual" and PATHS[parts.path].shares_prefix and lm.decoder.anatomy.causal
         groups = buckets(task.clean, task.corrupted, share, examples_per_batch(lm, task, kept))
         label, total = f"{name} of {len(table):,} {table.kind}", _total(lm, groups, task, parts, table)
@@ -135,14 +138,19 @@ def planned(
     lm: Model, task: Task, *, units: str | Sequence[str] | Units, method: str | Method, **over: object
 ) -> float:
     """Token-layers that `attribute` will take along the path, without both recorded runs; a MethodError as there."""
-    _, parts = resolve_method(method, task.metric, "noising", **over)
     table = resolve_units(lm, units, max(task.lengths))
+    _, parts = resolve_method(method, task.metric, "noising", isinstance(table, Edges), **over)
     share = BASELINES[parts.baseline] == "counterfactual" and PATHS[parts.path].shares_prefix
     share = share and lm.decoder.anatomy.causal
-    kept = site_width(lm.decoder, table.place) + lm.width
-    return _total(
-        lm, buckets(task.clean, task.corrupted, share, examples_per_batch(lm, task, kept)), task, parts, table
-    )
+    groups = buckets(task.clean, task.corrupted, share, examples_per_batch(lm, task, _kept(lm, table)))
+    return _total(lm, groups, task, parts, table)
+
+
+def _kept(lm: Model, table: Units) -> int:
+    """Floats a token that a bucket keeps of each layer beside the stream."""
+    if isinstance(table, Edges):  # what readers are told by, and the writes of both runs
+        return 4 * lm.heads * lm.decoder.head_dim + (2 * (lm.heads + 1) + 3) * lm.width
+    return site_width(lm.decoder, table.place) + lm.width
 
 
 def _add_bucket(
@@ -161,20 +169,37 @@ def _add_bucket(
     units, index = found.units, list(examples)
     graph: Literal["clean", "corrupted"] = "clean" if noising else "corrupted"
     point = parts.path == "point"
-    qk_exact = "qk-exact" in parts.rule and units.kind in ("queries", "keys")
+    edges = isinstance(units, Edges)
+    qk_exact = "qk-exact" in parts.rule and (edges or units.kind in ("queries", "keys"))
     sites = sites_for(units.place)
+    if edges:
+        sites = (*edge_paths.SITES, *(edge_paths.PATTERN_SITES if qk_exact else ()))
     with torch.no_grad(), applied(lm.decoder, parts.backward if point else PLAIN):
         ids = pair_ids(lm, task, examples)
         grad = graph if point else None
         tape = record_pairs(lm.decoder, *ids, start, examples=examples, sites=sites, grad=grad, cost=cost)
-    require_sites(lm, tape, units.place)
+    for place in ("z", "mlp") if edges else (units.place,):
+        require_sites(lm, tape, place)
     read = readout(lm, task, examples, tape.clean)
     with torch.no_grad():
         found.clean[index] = read.of_state(tape.clean).to("cpu", lm.score_dtype)
         found.corrupted[index] = read.of_state(tape.corrupted).to("cpu", lm.score_dtype)
     base, other = (tape.clean, tape.corrupted) if noising else (tape.corrupted, tape.clean)
     bucket = Bucket(
-        lm, tape, base, other, read, units, source, cost, parts, parts.backward, qk_exact, not parts.signed, noising
+        lm,
+        tape,
+        base,
+        other,
+        read,
+        units,
+        source,
+        cost,
+        parts,
+        parts.backward,
+        qk_exact,
+        not parts.signed,
+        noising,
+        edge_paths.EdgeSums(units) if isinstance(units, Edges) else None,
     )
     sums = Sums.empty(bucket)
     PATHS[parts.path].walk(bucket, sums, tick)
@@ -204,7 +229,7 @@ class _Found:
 
     @classmethod
     def empty(cls, lm: Model, task: Task, units: Units) -> _Found:
-        layers = sorted(set(units.layer.tolist()))
+        layers = list(range(lm.layers + 1)) if isinstance(units, Edges) else sorted(set(units.layer.tolist()))
         values, spread = torch.full((2, len(task), len(units)), float("nan"), dtype=lm.score_dtype)
         ends = torch.zeros(2, len(task), dtype=lm.score_dtype)
         return cls(units, layers, values, spread, *ends, *torch.zeros(2, len(layers), len(task), dtype=lm.score_dtype))
@@ -212,7 +237,7 @@ class _Found:
 
 def _rule_notes(parts: Method, units: Units, completeness: Completeness | None) -> tuple[str, ...]:
     notes = []
-    if "qk-exact" in parts.rule and units.kind not in ("queries", "keys"):
+    if "qk-exact" in parts.rule and units.kind not in ("queries", "keys", "edges"):
         notes.append(f"{units.kind} have no queries or keys, so rule qk-exact is plain here")
     if completeness is None:
         notes.append("no completeness promised by this rule and combination")

@@ -95,6 +95,21 @@ PRESETS: dict[str, Method] = {
 #: Presets that score edges only → what to take for nodes.
 _EDGES_ONLY = {"eap": "atp", "eap-ig-activations": "ig"}
 
+#: Published methods by name, on edges.
+EDGE_PRESETS: dict[str, Method] = {
+    "eap": Method(path="point"),
+    "qk-exact": Method(path="point", rule="qk-exact"),
+    **{
+        name: PRESETS[name]
+        for name in (
+            *("eap-ig", "conductance", "ceap", "eap-gp", "gradpath-complete", "expected-gradients", "geodesic-ig"),
+            *("gim", "relp"),
+        )
+    },
+}
+#: Presets of nodes → what to take for edges.
+_NODES_ONLY = {"atp": "eap", "atp-star": "qk-exact", "ig": "eap-ig"}
+
 
 @dataclass(frozen=True)
 class _Refusal:
@@ -155,20 +170,47 @@ REFUSALS: tuple[_Refusal, ...] = (
 )  # fmt: skip
 
 
-def resolve_method(method: str | Method, metric: str, direction: str, **over: object) -> tuple[str, Method]:
+#: The same for edges.
+EDGE_REFUSALS: tuple[_Refusal, ...] = (
+    _Refusal(
+        lambda m, metric, direction: PATHS[m.path].moves == "unit",
+        "an edge has no activation of its own that could move alone; its exact effect is vc.exact(units='edges')",
+    ),
+    _Refusal(
+        lambda m, metric, direction: PATHS[m.path].moves == "site",
+        "the activations of one layer's site are read by many edges at once. Use path='inputs' (eap-ig)",
+    ),
+    _Refusal(
+        lambda m, metric, direction: m.baseline != "corrupted",
+        "edges carry a write from one run to the other, so their estimates move towards the corrupted run. Use "
+        "baseline='corrupted'",
+    ),
+    _Refusal(
+        lambda m, metric, direction: "graddrop" in m.rule,
+        "graddrop is defined for nodes. Use rule='plain' or 'qk-exact'",
+    ),
+)
+
+
+def resolve_method(
+    method: str | Method, metric: str, direction: str, edges: bool = False, **over: object
+) -> tuple[str, Method]:
     """Name and parts of what a call asks for; `over` replaces parts that are not None.
 
     Raises:
         MethodError: an unknown name or part, or a combination that means nothing (says why).
     """
     if isinstance(method, str):
-        if method in _EDGES_ONLY:
+        presets = EDGE_PRESETS if edges else PRESETS
+        if not edges and method in _EDGES_ONLY:
             raise MethodError(f"method={method!r} scores edges. For nodes take {_EDGES_ONLY[method]!r}.")
-        if method not in PRESETS:
+        if edges and method in _NODES_ONLY:
+            raise MethodError(f"method={method!r} scores nodes. For edges take {_NODES_ONLY[method]!r}.")
+        if method not in presets:
             raise MethodError(
-                f"method={method!r} is not known. Presets: {', '.join(PRESETS)}; or compose one with vc.Method(…)."
+                f"method={method!r} is not known. Presets: {', '.join(presets)}; or compose one with vc.Method(…)."
             )
-        name, parts = method, PRESETS[method]
+        name, parts = method, presets[method]
     else:
         name, parts = "", method
     parts = replace(parts, **{key: value for key, value in over.items() if value is not None})  # type: ignore[arg-type]
@@ -185,7 +227,7 @@ def resolve_method(method: str | Method, metric: str, direction: str, **over: ob
         grid(parts.grid, parts.nodes)
     elif parts.nodes < 1 or parts.descent < 0:
         raise MethodError(f"nodes={parts.nodes}, descent={parts.descent}: a path needs at least one node.")
-    for refusal in REFUSALS:
+    for refusal in (*REFUSALS, *EDGE_REFUSALS) if edges else REFUSALS:
         if refusal.applies(parts, metric, direction):
             raise MethodError(f"This combination means nothing: {refusal.because}.")
     return name or f"{parts.path} × {parts.rule} × {parts.combine}", parts

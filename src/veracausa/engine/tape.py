@@ -32,9 +32,14 @@ from veracausa.errors import NumericsError
 #: attention, mlp: outputs of the attention's output projection and of the MLP module, before any post-norm.
 #: queries, keys, values: what the attention function is given, [B, heads, …, head_dim], behind rotation and norms;
 #: keys and values with the prefix. Recorded by our own attention function (see `attention.suffix_attention`).
-Site = Literal["z", "neurons", "attention", "mlp", "queries", "keys", "values"]
+#: attention_in, mlp_in: outputs of the norms before attention and MLP; q_out, k_out, v_out: outputs of the projections
+#: (one and the same tensor where a family fuses them).
+Site = Literal[
+    "z", "neurons", "attention", "mlp", "queries", "keys", "values", "attention_in", "mlp_in", "q_out", "k_out", "v_out"
+]
 
 IN_ATTENTION = ("queries", "keys", "values")
+_PROJECTED = ("q_out", "k_out", "v_out")
 
 #: Names under which the families' attention modules take their cache; suffix runs bring their own past.
 _CACHES = ("past_key_values", "layer_past", "past_key_value", "use_cache", "cache_position")
@@ -144,6 +149,15 @@ def watch(decoder: Decoder, state: State, calls: list[dict[str, Any]]) -> list[A
     def keep_output(into: list[Tensor]) -> Any:
         return lambda _, __, output: into.append(output)
 
+    def keep_view(into: list[Tensor]) -> Any:
+        """A tensor of its own in the graph: a norm that is the identity would hand on the stream itself."""
+
+        def keep(_: Any, __: Any, output: Tensor) -> Tensor:
+            into.append(output.view_as(output))
+            return into[-1]
+
+        return keep
+
     def keep_call(_: Any, __: Any, kwargs: dict[str, Any]) -> None:
         dropped = (*_CACHES, "hidden_states", "attention_mask", "rule", "keep")
         calls.append({name: value for name, value in kwargs.items() if name not in dropped})
@@ -162,6 +176,11 @@ def watch(decoder: Decoder, state: State, calls: list[dict[str, Any]]) -> list[A
                 handles.append(block.attention_out.register_forward_hook(keep_output(into)))
             elif site == "mlp":
                 handles.append(block.mlp.register_forward_hook(keep_output(into)))
+            elif site in ("attention_in", "mlp_in"):
+                norm = block.attention_norm if site == "attention_in" else block.mlp_norm
+                handles.append(norm.register_forward_hook(keep_view(into)))
+            elif site in _PROJECTED:
+                handles.append(block.projections[_PROJECTED.index(site)].register_forward_hook(keep_output(into)))
         if any(site in state.sites for site in IN_ATTENTION):
             handles.append(block.attention.register_forward_pre_hook(_keeping(state), with_kwargs=True))
     handles.append(decoder.final_norm.register_forward_pre_hook(keep_input(state.residual)))

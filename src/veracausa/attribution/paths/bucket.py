@@ -24,6 +24,7 @@ from veracausa.engine.tape import State, Tape
 
 if TYPE_CHECKING:
     from veracausa.attribution.methods import Method
+    from veracausa.attribution.paths.edges import EdgeSums
     from veracausa.model import Model
 
 
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 class Bucket:
     """Pairs of one length and first difference, recorded; the run that is patched, and what its units move towards.
 
-    `rule`: the backward rule of the gradients. `qk_exact`, `graddrop`: whether those of AtP* are asked for.
+    `rule`: the backward rule of the gradients. `qk_exact`, `graddrop`: whether those of AtP* are asked for. `edges`:
+    how scores of edges are added up, if units are edges.
     """
 
     lm: Model
@@ -47,6 +49,7 @@ class Bucket:
     qk_exact: bool
     graddrop: bool
     noising: bool
+    edges: EdgeSums | None = None
     _differences: dict[int, Tensor] = field(default_factory=dict)
 
     @property
@@ -71,7 +74,9 @@ class Bucket:
 
     @property
     def layers(self) -> list[int]:
-        """Layers that have units."""
+        """Layers that have units; of edges, the places of the stream where sums are compared."""
+        if self.edges is not None:
+            return list(range(self.lm.layers + 1))
         return sorted(set(self.units.layer.tolist()))
 
     def own(self, layer: int) -> Float[Tensor, "examples positions site"]:

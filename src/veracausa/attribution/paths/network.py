@@ -10,8 +10,9 @@ both prompts share comes from the tape. With `combine`:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -27,6 +28,8 @@ from veracausa.engine.patches import Place, as_site, recorded, sites_for
 from veracausa.engine.rules import applied
 from veracausa.engine.tape import State, record
 from veracausa.progress import Tick
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,9 @@ def gradients(bucket: Bucket, state: State, example: Tensor, places: Sequence[Pl
 
 def walk_points(bucket: Bucket, points: Points, sums: Sums, tick: Tick) -> None:
     """Run all points of a path and add up their scores by the method's combination."""
-    if bucket.method.combine == "mean":
+    if bucket.edges is not None:
+        bucket.edges.walk_points(bucket, points, sums, tick)
+    elif bucket.method.combine == "mean":
         _mean(bucket, points, sums, tick)
     elif points.tangent is not None:
         _tangents(bucket, points, sums, tick)
@@ -94,24 +99,40 @@ def walk_points(bucket: Bucket, points: Points, sums: Sums, tick: Tick) -> None:
 
 
 def _chunks(bucket: Bucket, points: Points, tick: Tick, places: Sequence[Place]) -> Iterator[_Chunk]:
-    """Run the points in order (example, point), a chunk at a time."""
+    """Run the points in order (example, point), a chunk at a time, with their gradients at some places."""
+    sites = sorted({site for place in places for site in sites_for(place)})
+    ran = chunks(bucket, points, tick, sites, lambda state, example: gradients(bucket, state, example, places))
+    for row, example, state, found in ran:
+        yield _Chunk(row, example, row % points.embeddings.shape[1], state, found)
+
+
+def chunks(
+    bucket: Bucket,
+    points: Points,
+    tick: Tick,
+    sites: Sequence[str],
+    differentiate: Callable[[State, Tensor], Found],
+    most: int | None = None,
+) -> Iterator[tuple[Tensor, Tensor, State, Found]]:
+    """Run the points in order (example, point): yields rows (example · points + point), their examples, the run, and
+    what `differentiate` makes of it. `most`: rows at a time."""
     count, nodes = points.embeddings.shape[:2]
     every = points.embeddings.flatten(0, 1)
     size = rows_per_chunk(bucket.lm, bucket.positions, bucket.tape.length, backward=True)
-    sites = sorted({site for place in places for site in sites_for(place)})
+    size = size if most is None else max(1, min(size, most))
     first = 0
     while first < count * nodes:
 
-        def attempt(most: int, first: int = first) -> _Chunk:
+        def attempt(most: int, first: int = first) -> tuple[Tensor, Tensor, State, Found]:
             row = torch.arange(first, min(first + most, count * nodes), device=every.device)
             example = torch.div(row, nodes, rounding_mode="floor")
             with applied(bucket.lm.decoder, bucket.rule):
                 state = run(bucket, every[row].detach().requires_grad_(), example, sites=sites)
-                return _Chunk(row, example, row % nodes, state, gradients(bucket, state, example, places))
+                return row, example, state, differentiate(state, example)
 
         chunk, size = shrinking(size, attempt, f"{bucket.positions} tokens")
-        first += len(chunk.row)
-        tick(2 * len(chunk.row) * bucket.positions * bucket.lm.layers)
+        first += len(chunk[0])
+        tick(2 * len(chunk[0]) * bucket.positions * bucket.lm.layers)
         yield chunk
 
 
@@ -197,7 +218,7 @@ def _increments(bucket: Bucket, points: Points, sums: Sums, tick: Tick) -> None:
                     total = products[within].to(sums.claimed).sum((1, 2))
                     sums.claimed[i].index_add_(0, example[:-1][within], total)
         carried = (chunk, site, stream)
-    _true_change(bucket, sums)
+    true_change(bucket, sums)
 
 
 def _tangents(bucket: Bucket, points: Points, sums: Sums, tick: Tick) -> None:
@@ -225,10 +246,10 @@ def _tangents(bucket: Bucket, points: Points, sums: Sums, tick: Tick) -> None:
                     else:
                         total = products.to(sums.claimed).sum((1, 2)) * weights
                         sums.claimed[i].index_add_(0, chunk.example, total)
-    _true_change(bucket, sums)
+    true_change(bucket, sums)
 
 
-def _true_change(bucket: Bucket, sums: Sums) -> None:
+def true_change(bucket: Bucket, sums: Sums) -> None:
     """M(other run) − M(patched run): what increments over the residual stream at any layer must sum to."""
     with torch.no_grad():
         change = bucket.read.of_state(bucket.other) - bucket.read.of_state(bucket.base)
@@ -237,6 +258,9 @@ def _true_change(bucket: Bucket, sums: Sums) -> None:
 
 def walk_point(bucket: Bucket, sums: Sums, tick: Tick) -> None:
     """The point path: one backward pass through the patched run, which was recorded with its graph."""
+    if bucket.edges is not None:
+        bucket.edges.walk_point(bucket, sums, tick)
+        return
     with applied(bucket.lm.decoder, bucket.rule):
         [gradient] = gradients(bucket, bucket.base, bucket.every, [bucket.gradient_place])
     one = torch.ones(len(bucket.every), 1, dtype=sums.values.dtype, device=sums.values.device)
