@@ -22,12 +22,14 @@ from veracausa.tasks.registry import BUILTIN
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 
 
-def run(model: str, names: list[str], units: list[str], n: int, budget: float, out: Path) -> None:
+def run(
+    model: str, names: list[str], units: list[str], methods: str | list[str], n: int, budget: float, out: Path
+) -> None:
     """Compare on each task, save its page and its rows."""
     lm = vc.load(model, device="cpu")
     for name in names:
         task = vc.tasks.build(name, lm, n=n)
-        page = vc.compare(lm, task, units=units, budget=budget, out=out / name)
+        page = vc.compare(lm, task, units=units, methods=methods, budget=budget, out=out / name)
         page.save(out / name)
         rows = []
         for section in page.sections:
@@ -80,6 +82,7 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--tasks", default=",".join(BUILTIN))
     parser.add_argument("--units", default="heads,neurons")
+    parser.add_argument("--methods", default="all")
     parser.add_argument("--n", type=int, default=32)
     parser.add_argument("--budget", type=float, default=24, help="minutes a task")
     parser.add_argument("--out", type=Path, default=Path("out/six"))
@@ -88,7 +91,9 @@ def main() -> None:
     if chosen.collect:
         collect(chosen.model, chosen.collect)
     else:
-        run(chosen.model, chosen.tasks.split(","), chosen.units.split(","), chosen.n, chosen.budget, chosen.out)
+        methods = "all" if chosen.methods == "all" else chosen.methods.split(",")
+        names, units = chosen.tasks.split(","), chosen.units.split(",")
+        run(chosen.model, names, units, methods, chosen.n, chosen.budget, chosen.out)
 
 
 if __name__ == "__main__":

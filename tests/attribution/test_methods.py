@@ -171,3 +171,17 @@ def test_all_paths_and_rules_and_combinations_have_a_legal_partner():
     assert {m.rule for m in LEGAL} == set(RULES)
     assert {m.combine for m in LEGAL} == set(COMBINATIONS)
     assert {m.baseline for m in LEGAL} == set(BASELINES)
+
+
+def test_graddrop_needs_another_layer(task_of):
+    """With one layer there is no pass to average over; 0 for every unit would be a silent wrong number."""
+    import tiny_models
+    from bridges import as_model
+
+    hf = tiny_models.make("llama", seed=1)
+    hf.model.layers = hf.model.layers[:1]
+    hf.config.num_hidden_layers = 1
+    lm = as_model(hf, "llama")
+    for method in ("atp-star", vc.Method(rule="graddrop")):
+        with pytest.raises(MethodError, match="one layer"):
+            vc.attribute(lm, task_of(6, n=1), method=method, show_progress=False)

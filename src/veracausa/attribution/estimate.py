@@ -97,6 +97,11 @@ def attribute(
     over = {"baseline": baseline, "nodes": steps if nodes is None else nodes, "grid": grid, "seed": seed}
     table = resolve_units(lm, units, max(task.lengths))
     name, parts = resolve_method(method, task.metric, direction, isinstance(table, Edges), **over)
+    if "graddrop" in parts.rule and lm.layers == 1:
+        raise MethodError(
+            f"graddrop averages over passes that drop another layer's gradient, but {lm.name} has one layer. Use "
+            "rule='plain' or 'qk-exact'."
+        )
     ablation = BASELINES[parts.baseline]
     cost = Cost(full=sum(task.lengths) * lm.layers)
     with borrowed(lm.decoder):
