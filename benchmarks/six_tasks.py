@@ -31,21 +31,19 @@ def run(
         task = vc.tasks.build(name, lm, n=n)
         page = vc.compare(lm, task, units=units, methods=methods, budget=budget, out=out / name)
         page.save(out / name)
-        rows = []
         for section in page.sections:
-            gap = section.measured.gap
             for panel in section.panels:
-                exact = panel.exact.cost.forward_equivalents
-                facts = {"task": name, "pairs": len(task), "gap": float(gap.mean()), "kind": panel.kind}
-                rows += [{**facts, "exact passes": exact, **row} for row in rows_of(panel)]
-        pd.DataFrame(rows).to_csv(out / f"{name}.csv", index=False)
-        (out / f"{name}.txt").write_text("\n".join([*page.summary, *page.notes]) + "\n")
+                facts = {"task": name, "pairs": len(task), "gap": float(section.measured.gap.mean())}
+                facts |= {"kind": panel.kind, "exact passes": panel.exact.cost.forward_equivalents}
+                found = pd.DataFrame([{**facts, **row} for row in rows_of(panel)])
+                found.to_csv(out / f"{name}-{panel.kind}.csv", index=False)
+        (out / f"{name}-{'-'.join(units)}.txt").write_text("\n".join([*page.summary, *page.notes]) + "\n")
         print(f"{name}: {page.seconds:.0f} s", flush=True)
 
 
 def collect(model: str, out: Path) -> None:
     """One CSV of all tasks, and Markdown tables: a row per method, a column per task."""
-    found = pd.concat([pd.read_csv(out / f"{name}.csv") for name in BUILTIN if (out / f"{name}.csv").exists()])
+    found = pd.concat([pd.read_csv(path) for name in BUILTIN for path in sorted(out.glob(f"{name}-*.csv"))])
     RESULTS.mkdir(exist_ok=True)
     found.to_csv(RESULTS / f"methods-{model}.csv", index=False, float_format="%.5g")
     lines = [f"# Methods against exact effects: {model}", "", header("python benchmarks/six_tasks.py"), ""]
