@@ -246,6 +246,27 @@ def _patched(lm, task, example, kind, layer, index, position) -> float:
     return metric(clean, other) - metric(clean)
 
 
+@torch.no_grad()
+def test_edges_at_one_position(mixed):
+    """A reader sees the change at one position, early ones included; against whole runs written out."""
+    lm = _random()
+    names = [f"{edge}@{position}" for edge in ("input->a0.kv1<k>", "a0.h0->a1.h1<q>", "a0.h1->m0", "m0->a1.kv0<v>")
+             for position in range(4)]  # fmt: skip
+    ours = vc.exact(lm, mixed, units=names, show_progress=False)
+    for example in range(2):
+        clean, corrupted = torch.tensor([mixed.clean[example]]), torch.tensor([mixed.corrupted[example]])
+        (bare, writes), (_, others) = truth.run(lm.hf, clean), truth.run(lm.hf, corrupted)
+        for unit, name in enumerate(ours.units.names):
+            edge, position = name.split("@")
+            writer, reader = edge.split("->")
+            change = torch.zeros_like(writes[writer])
+            change[:, int(position)] = (others[writer] - writes[writer])[:, int(position)]
+            patched = truth.run(lm.hf, clean, [reader], change)[0] - bare
+            theirs = patched[0, -1, mixed.correct[example][0]] - patched[0, -1, mixed.incorrect[example][0]]
+            assert float(ours.values[example, unit]) == pytest.approx(float(theirs), abs=1e-9)
+    assert float(ours.values[0].abs().min()) < 1e-9 < float(ours.values[0].abs().max())
+
+
 def test_contracts_hold_with_random_weights(mixed):
     assert all(check.ok for check in dataclasses.replace(_random(), probe=mixed).check())
 
