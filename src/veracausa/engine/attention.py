@@ -80,7 +80,8 @@ def suffix_attention(
 
     `attention_mask` is ignored: suffix runs hold no padding, and the mask follows from the positions; with
     `is_causal=False` there is none. `past`: keys and values that the module's own do not hold yet. `rule`: another
-    backward pass. `keep` is called with what came in, so that queries, keys and values can be recorded with their graph.
+    backward pass. `keep` is called with what came in, so that queries, keys and values can be recorded with their
+    graph.
     """
     rows, heads, positions, dim = query.shape
     if keep is not None:
