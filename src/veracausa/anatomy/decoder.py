@@ -7,6 +7,7 @@ MLP modules are called as they are, and the contracts (`lm.check()`) compare the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +68,12 @@ class Block:
         if self.qkv == "fused-thirds":
             return output.unflatten(-1, (3, heads, head_dim))[..., kind, :, :]
         return output.unflatten(-1, (heads, 3, head_dim))[..., kind, :]
+
+    def fused(self, parts: Sequence[Float[Tensor, "*rows heads head_dim"]]) -> list[Tensor]:
+        """The inverse of `projected`: outputs of the three projections (one and the same if a family fuses them)."""
+        if self.qkv == "separate":
+            return [part.flatten(-2) for part in parts]
+        return [torch.stack(list(parts), -3 if self.qkv == "fused-thirds" else -2).flatten(-3)] * 3
 
     def attention_write(self, attention_output: Tensor) -> Tensor:
         """What the attention adds to the stream, given the output of its output projection."""

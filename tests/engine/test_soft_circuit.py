@@ -1,0 +1,66 @@
+"""Weighted circuits: 0 and 1 are circuits, the gradient at 1 is EAP, elsewhere the slope. Tolerance: conftest.EXACT."""
+
+import numpy as np
+import pytest
+import tiny_models
+import torch
+
+import veracausa as vc
+from veracausa.circuits.evaluate import run_circuits
+from veracausa.engine.attention import SUFFIX
+from veracausa.engine.circuit_forward import SITES, all_edges_mask
+from veracausa.engine.cost import Cost
+from veracausa.engine.guard import attention_function, borrowed
+from veracausa.engine.measure import pair_ids, readout
+from veracausa.engine.soft_circuit import SoftCircuit
+from veracausa.engine.tape import record_pairs
+
+FAMILIES = tiny_models.FAMILIES
+
+
+def soft(lm, task):
+    """A run of pairs of one length that differ from position 0 on (nothing shared)."""
+    with torch.no_grad():
+        examples = tuple(range(len(task)))
+        tape = record_pairs(lm.decoder, *pair_ids(lm, task, examples), 0, examples=examples, sites=SITES)
+        return SoftCircuit(lm.decoder, tape, readout(lm, task, examples, tape.clean), Cost()), torch.arange(len(task))
+
+
+@pytest.fixture(params=FAMILIES)
+def ready(tiny, task_of, request):
+    lm, task = tiny(request.param), task_of(6, n=2)
+    with borrowed(lm.decoder), attention_function(lm.decoder, SUFFIX):
+        yield lm, task, *soft(lm, task)
+
+
+def test_weights_of_0_and_1_are_circuits(ready, agree):
+    lm, task, circuit, rows = ready
+    whole = all_edges_mask(lm.graph)
+    masks = [whole, np.zeros_like(whole), whole & (np.random.default_rng(0).random(whole.shape) < 0.5)]
+    hard = run_circuits(lm, task, masks, show_progress=False)
+    for mask, metric in zip(masks, hard.metric, strict=True):
+        found, _ = circuit.gradient(torch.as_tensor(mask, dtype=torch.float64), rows)
+        agree(found, metric, hard.measured.gap)
+
+
+def test_the_gradient_at_1_is_minus_eap(ready, agree):
+    lm, task, circuit, rows = ready
+    scores = vc.attribute(lm, task, units="edges", method="eap", show_progress=False)
+    whole = torch.as_tensor(all_edges_mask(lm.graph), dtype=torch.float64)
+    _, slope = circuit.gradient(whole, rows)
+    agree(-slope[scores.units.reader, scores.units.writer], scores.values.sum(0), scores.gap)
+
+
+def test_elsewhere_it_is_the_slope(ready, agree):
+    """1e-6 of the gap: a central difference with step 1e-5."""
+    lm, task, circuit, rows = ready
+    gap = lm.measure(task).gap
+    whole, draw = all_edges_mask(lm.graph), np.random.default_rng(1)
+    mask = torch.as_tensor(whole * draw.random(whole.shape))
+    _, slope = circuit.gradient(mask, rows)
+    for reader, writer in draw.permutation(np.argwhere(whole))[:12]:
+        step = torch.zeros_like(mask)
+        step[reader, writer] = 1e-5
+        ends = [circuit.gradient(mask + sign * step, rows)[0].sum() for sign in (1, -1)]
+        agree(slope[reader, writer], (ends[0] - ends[1]) / 2e-5, gap, 1e-6)
+    assert slope.abs().max() > 1e-3
