@@ -51,6 +51,10 @@ class DownloadError(VeracausaError):
     """A package or model could not be fetched, or its checksum is wrong."""
 
 
+class CircuitError(VeracausaError):
+    """A circuit of another model or graph, with positions, or without edges where some are needed."""
+
+
 class MethodError(VeracausaError):
     """A combination of options means nothing; the message says why."""
 

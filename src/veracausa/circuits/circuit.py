@@ -1,0 +1,358 @@
+"""`Circuit`: a set of edges of a model's graph, with everything that says where it comes from.
+
+A head is one node: its writer is fed by its query, key and value readers, and a key/value reader feeds all query heads
+of its group. So with grouped queries an edge into `a3.kv0<k>` leads on if any head of the group does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from veracausa.anatomy.graph import HEAD, LOGITS, MLP, WRITER_MLP, Graph, K, Q, V
+from veracausa.attribution.edges import Edges
+from veracausa.errors import CircuitError, UnitError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import networkx as nx
+    import pandas as pd
+
+    from veracausa.model import Model
+
+#: `Circuit.model` and `Circuit.task` of a circuit that says nothing about them.
+ANY_MODEL = {"name": "", "source": "any model of this graph", "identity": ""}
+NO_TASK: dict[str, Any] = {"name": "", "description": "not stated", "digest": "", "metric": "", "n": 0}
+
+
+@dataclass(frozen=True, eq=False)
+class Circuit:
+    """Edges that are kept; all others are ablated.
+
+    `edges`: a table without positions, in the graph's order (reader by reader along the stream), none twice. `model`,
+    `task`: headers as in `Scores`; a model without an identity stands for every model of this graph. `method`: what
+    scored or stated the edges. `settings`: how they were selected, how many were asked for, the scores' direction.
+    `importance`: the edges' importances where they are known (positive supports the behaviour).
+
+    Raises:
+        CircuitError: positions, an edge twice or out of order, importances of another length.
+        UnitError: an edge that the graph has not.
+
+    >>> circuit = vc.select(vc.attribute(lm, task, units="edges", method="eap-ig"), n=500)
+    >>> circuit.nodes, circuit.share
+    """
+
+    edges: Edges
+    model: dict[str, str]
+    task: dict[str, Any]
+    method: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    importance: Float[np.ndarray, " edges"] | None = None
+
+    def __post_init__(self) -> None:
+        _require_whole(self.edges)
+        if self.importance is not None and np.shape(self.importance) != (len(self.edges),):
+            raise CircuitError(f"{np.shape(self.importance)} importances do not fit {len(self.edges)} edges.")
+
+    @classmethod
+    def of(
+        cls,
+        graph: Graph,
+        writer: Int[np.ndarray, " edges"],
+        reader: Int[np.ndarray, " edges"],
+        *,
+        importance: Float[np.ndarray, " edges"] | None = None,
+        **parts: Any,
+    ) -> Circuit:
+        """A circuit of edges given by their ends, in any order; `parts`: the other fields."""
+        order = np.lexsort((writer, reader))
+        edges = Edges.of(graph, np.asarray(writer)[order], np.asarray(reader)[order])
+        parts = {"model": ANY_MODEL, "task": NO_TASK, "method": "stated"} | parts
+        return cls(edges, importance=None if importance is None else np.asarray(importance)[order], **parts)
+
+    @classmethod
+    def from_names(cls, lm: Model, names: Sequence[str], *, method: str = "stated") -> Circuit:
+        """The circuit of these edges of a model.
+
+        Raises:
+            UnitError: a name that is no edge of this model; the message says why.
+            CircuitError: no names, a name twice, or one with a position.
+
+        >>> Circuit.from_names(lm, ["input->a0.h0<q>", "a0.h0->logits"])
+        """
+        if not len(names):
+            raise CircuitError("A circuit by name needs at least one edge, e.g. ['input->m0', 'm0->logits'].")
+        ends = parse_names(lm.graph, names)
+        return cls.of(lm.graph, ends[:, 0], ends[:, 1], model=model_header(lm), method=method)
+
+    def __len__(self) -> int:
+        return len(self.edges)
+
+    @property
+    def graph(self) -> Graph:
+        """The graph that the edges belong to."""
+        return self.edges.graph
+
+    @property
+    def names(self) -> list[str]:
+        """The kept edges' names, in the graph's order."""
+        return self.edges.names
+
+    @property
+    def nodes(self) -> list[str]:
+        """Writers, heads and MLPs that kept edges touch, along the stream: `input`, `a9.h6`, `m3`, …, `logits`.
+
+        An edge into a key/value head touches those heads of its group that write a kept edge or read one by their
+        query, or the whole group if none does.
+        """
+        return nodes_of(self.graph, self.mask)
+
+    @property
+    def share(self) -> float:
+        """Kept edges / all edges of the graph."""
+        return len(self) / self.graph.size
+
+    @property
+    def mask(self) -> Bool[np.ndarray, "readers writers"]:
+        """True where the edge from a writer to a reader is kept."""
+        mask = np.zeros((self.graph.readers, self.graph.writers), dtype=bool)
+        mask[self.edges.reader, self.edges.writer] = True
+        return mask
+
+    def prune(self) -> Circuit:
+        """The circuit without dead ends: every writer is reachable from the input, every reader leads to the logits.
+
+        All edges that are left lie on a path of kept edges from `input` to `logits`. The notes say how many were
+        dropped. In families with post-norms a block's scale is taken over all its heads, so dropping a dead end can
+        change M there.
+        """
+        live = live_edges(self.graph, self.mask)[self.edges.reader, self.edges.writer]
+        if live.all():
+            return self
+        note = f"pruned: {int((~live).sum()):,} of {len(self):,} edges were dead ends and were dropped"
+        return dataclasses.replace(
+            self,
+            edges=self.edges[live],
+            importance=None if self.importance is None else self.importance[live],
+            notes=(*self.notes, note),
+        )
+
+    def require_for(self, lm: Model) -> Circuit:
+        """The circuit itself, if it is about this model.
+
+        Raises:
+            CircuitError: it belongs to another graph, or to other weights.
+        """
+        if self.graph != lm.graph:
+            raise CircuitError(f"The circuit's edges are those of {self.graph}, but {lm.name} is {lm.graph}.")
+        if self.model["identity"] not in ("", lm.identity):
+            raise CircuitError(
+                f"The circuit was found in {self.model['source']} ({self.model['identity']}), but this model is "
+                f"{lm.source} ({lm.identity}). To try its edges here, take Circuit.from_names(lm, circuit.names)."
+            )
+        return self
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row per edge: name, writer, reader, layer of the reader, importance where it is known."""
+        table = self.edges.table()
+        if self.importance is not None:
+            table["importance"] = self.importance
+        return table
+
+    def to_networkx(self) -> nx.MultiDiGraph:
+        """Nodes and edges as a networkx graph; see `circuits.exchange.graph_of`."""
+        from veracausa.circuits.exchange import graph_of
+
+        return graph_of(self)
+
+    def save(self, path: str | Path) -> Path:
+        """Write a JSON file, whole or not at all; `vc.load_circuit` reads it."""
+        from veracausa.circuits.files import save_circuit
+
+        return save_circuit(self, path)
+
+    def describe(self) -> str:
+        """What this circuit is, in one line each: size, how it was selected, model, task, notes."""
+        nodes = self.nodes
+        heads = sum(name.startswith("a") for name in nodes)
+        mlps = sum(name.startswith("m") for name in nodes)
+        how = ", ".join(f"{key} {value}" for key, value in self.settings.items() if _short(value))
+        lines = [
+            f"circuit of {len(self):,} edges ({self.share:.2%} of {self.graph.size:,}) · {heads} heads, {mlps} MLPs",
+            f"method  {self.method}" + (f" · {how}" if how else ""),
+            f"model   {self.model['source']}",
+            f"task    {self.task['description']}",
+        ]
+        return "\n".join([*lines, *(f"note    {note}" for note in self.notes)])
+
+    def _shown(self) -> pd.DataFrame:
+        table = self.to_pandas()
+        if self.importance is None:
+            return table[:10]
+        return table.iloc[np.argsort(-self.importance, kind="stable")[:10]]
+
+    def __repr__(self) -> str:
+        table = self._shown().to_string(index=False, float_format=lambda x: f"{x:+.4f}")
+        return f"{self.describe()}\n{table if len(self) else 'no edges'}"
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        table = self._shown().to_html(index=False, float_format="{:+.4f}".format)
+        return f"<pre>{escape(self.describe())}</pre>{table}"
+
+
+def model_header(lm: Model) -> dict[str, str]:
+    """What a circuit says about its model, as in `Scores.model`."""
+    return {"name": lm.name, "source": lm.source, "identity": lm.identity}
+
+
+def parse_names(graph: Graph, names: Sequence[str]) -> Int[np.ndarray, "edges 2"]:
+    """(writer, reader) of edges by name.
+
+    Raises:
+        UnitError: a name that is no edge of this graph.
+        CircuitError: a name twice, or one with a position.
+    """
+    ends = []
+    for name in names:
+        if "@" in name:
+            raise CircuitError(f"{name!r}: a circuit keeps an edge at all positions or at none. Leave the @… out.")
+        ends.append(graph.parse(name))
+    if len(set(ends)) < len(ends):
+        twice = sorted({name for name in names if list(names).count(name) > 1})
+        raise CircuitError(f"Edges are listed twice: {', '.join(twice[:5])}.")
+    return np.array(ends, dtype=np.int64).reshape(-1, 2)
+
+
+def live_edges(graph: Graph, mask: Bool[np.ndarray, "readers writers"]) -> Bool[np.ndarray, "readers writers"]:
+    """Edges of `mask` that lie on a path of its edges from the input to the logits.
+
+    Two passes along the stream: which writers the input reaches, which readers lead to the logits. Every path to an
+    edge's writer and from its reader is kept with it, so nothing is left to drop afterwards.
+    """
+    reached = np.zeros(graph.writers, dtype=bool)
+    reached[0] = True
+    leads = np.zeros(graph.readers, dtype=bool)
+    leads[graph.reader_kind == LOGITS] = True
+    blocks = [_Block.of(graph, layer) for layer in range(graph.layers)]
+    for block in blocks:
+        fed = np.any(mask[block.attention] & reached, axis=1)
+        reached[block.heads] = block.of_heads(fed)
+        reached[block.mlp] = (mask[block.mlp_reader] & reached).any()
+    for block in reversed(blocks):
+        leads[block.mlp_reader] = (mask[:, block.mlp] & leads).any()
+        on = np.any(mask[:, block.heads] & leads[:, None], axis=0)
+        leads[block.attention] = block.to_readers(on)
+    return mask & reached & leads[:, None]
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Indices of one block's writers and readers."""
+
+    group: int
+    heads: slice
+    mlp: int
+    attention: slice
+    mlp_reader: int
+
+    @classmethod
+    def of(cls, graph: Graph, layer: int) -> _Block:
+        writer, reader = 1 + layer * (graph.heads + 1), layer * graph.per_layer
+        return cls(
+            group=graph.heads // graph.kv_heads,
+            heads=slice(writer, writer + graph.heads),
+            mlp=writer + graph.heads,
+            attention=slice(reader, reader + graph.per_layer - 1),
+            mlp_reader=reader + graph.per_layer - 1,
+        )
+
+    def of_heads(self, readers: Bool[np.ndarray, " attention"]) -> Bool[np.ndarray, " heads"]:
+        """For each head, whether its query, key or value is True."""
+        heads = self.heads.stop - self.heads.start
+        queries, keys, values = np.split(readers, [heads, heads + heads // self.group])
+        return queries | np.repeat(keys | values, self.group)
+
+    def to_readers(self, heads: Bool[np.ndarray, " heads"]) -> Bool[np.ndarray, " attention"]:
+        """For each query, key and value, whether (any of) its heads is True."""
+        groups = heads.reshape(-1, self.group).any(1)
+        return np.concatenate([heads, groups, groups])
+
+
+def heads_of(graph: Graph, reader: int) -> list[int]:
+    """Indices, as writers, of the heads that a reader feeds: one of a query, the group of a key or value."""
+    layer, index = int(graph.reader_layer[reader]), int(graph.reader_index[reader])
+    first = 1 + layer * (graph.heads + 1)
+    if graph.reader_kind[reader] == Q:
+        return [first + index]
+    group = graph.heads // graph.kv_heads
+    return list(range(first + index * group, first + (index + 1) * group))
+
+
+def writers_fed(graph: Graph, reader: int) -> list[int]:
+    """Indices of the writers that a reader feeds: heads, an MLP, none for the logits."""
+    kind = graph.reader_kind[reader]
+    if kind == LOGITS:
+        return []
+    return [int(graph.reader_layer[reader] + 1) * (graph.heads + 1)] if kind == MLP else heads_of(graph, reader)
+
+
+def touched_by(graph: Graph, mask: Bool[np.ndarray, "readers writers"]) -> dict[int, list[int]]:
+    """For every reader of a kept edge, the writers whose node it touches (see `Circuit.nodes`)."""
+    reads, own = np.any(mask, axis=1), np.any(mask, axis=0)
+    for query in np.flatnonzero(reads & (graph.reader_kind == Q)).tolist():
+        own[heads_of(graph, query)] = True
+    touched: dict[int, list[int]] = {}
+    for reader in np.flatnonzero(reads).tolist():
+        fed = writers_fed(graph, reader)
+        if graph.reader_kind[reader] in (K, V):
+            fed = [writer for writer in fed if own[writer]] or fed
+        touched[reader] = fed
+    return touched
+
+
+def nodes_of(graph: Graph, mask: Bool[np.ndarray, "readers writers"]) -> list[str]:
+    """See `Circuit.nodes`."""
+    touched = set(np.flatnonzero(mask.any(0)).tolist())
+    touched.update(*touched_by(graph, mask).values())
+    names = [graph.writer_names[writer] for writer in sorted(touched)]
+    return [*names, "logits"] if mask[-1].any() else names
+
+
+def node_table(graph: Graph) -> Mapping[str, dict[str, Any]]:
+    """Name of every node → its kind, layer and head (those that apply)."""
+    table: dict[str, dict[str, Any]] = {}
+    columns = zip(graph.writer_names, graph.writer_kind, graph.writer_layer, graph.writer_index, strict=True)
+    for name, kind, layer, index in columns:
+        if kind == HEAD:
+            table[name] = {"kind": "head", "layer": int(layer), "head": int(index)}
+        else:
+            table[name] = {"kind": "mlp", "layer": int(layer)} if kind == WRITER_MLP else {"kind": "input"}
+    return table | {"logits": {"kind": "logits"}}
+
+
+def _require_whole(edges: Edges) -> None:
+    """Raise unless this is a table of existing edges, without positions, in order, none twice."""
+    graph, writer, reader = edges.graph, edges.writer, edges.reader
+    if edges.positional:
+        raise CircuitError("A circuit keeps an edge at all positions or at none. Take edges without positions.")
+    outside = (writer < 0) | (writer >= graph.writers) | (reader < 0)
+    unseen = outside | (graph.writer_order[np.where(outside, 0, writer)] > graph.reader_order[reader])
+    if unseen.any():
+        where = int(np.flatnonzero(unseen)[0])
+        raise UnitError(f"Edge {where} of the table cannot exist: its writer does not come before its reader.")
+    if (np.diff(reader * graph.writers + writer) <= 0).any():
+        raise CircuitError("The edges are not in the graph's order, or one is there twice. Use Circuit.of.")
+
+
+def _short(value: Any) -> bool:
+    """Whether a setting fits a line."""
+    return value not in (None, "") and not isinstance(value, (dict, list))

@@ -1,0 +1,123 @@
+"""Circuit files: JSON of our own, with the edges by name. Data only; whole or absent."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from veracausa.anatomy.graph import graph_of
+from veracausa.attribution.files import make_folder
+from veracausa.circuits.circuit import Circuit, parse_names
+from veracausa.errors import FileError, VeracausaError
+
+_FORMAT = "veracausa-circuit-1"
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a file beside `path`, then rename it: never half a file."""
+    make_folder(path.parent)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, path)
+    except OSError as error:
+        raise FileError(f"{path} cannot be written ({error.strerror}). Choose another place.") from error
+    finally:
+        beside.unlink(missing_ok=True)
+    return path
+
+
+def read_json(path: Path, kind: str) -> dict[str, Any]:
+    """The object in a JSON file; `kind` says in messages what it should have been.
+
+    Raises:
+        FileError: no such file, cut short, no JSON, or no object.
+    """
+    if not path.is_file():
+        raise FileError(f"There is no file {path}.")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise FileError(f"{path} is damaged or cut short ({error}). Write or copy it again.") from error
+    if not isinstance(found, dict):
+        raise FileError(f"{path} is not {kind}: it holds a {type(found).__name__}.")
+    return found
+
+
+def pack_circuit(circuit: Circuit) -> dict[str, Any]:
+    """A circuit's header: everything but its edges."""
+    from veracausa import __version__
+
+    return {
+        "format": _FORMAT,
+        "version": __version__,
+        "method": circuit.method,
+        "settings": circuit.settings,
+        "model": circuit.model,
+        "task": circuit.task,
+        "notes": list(circuit.notes),
+        "graph": asdict(circuit.graph),
+    }
+
+
+def unpack_circuit(header: dict[str, Any], names: list[str], importance: list[float] | None, path: Path) -> Circuit:
+    """The circuit of a header and its edges; `path` is for messages.
+
+    Raises:
+        FileError: something is missing, or does not fit together.
+    """
+    try:
+        if header.get("format") != _FORMAT:
+            raise FileError(f"{path} is not a {_FORMAT} file (it says {header.get('format')!r}).")
+        sizes = header["graph"]
+        graph = graph_of(*(int(sizes[key]) for key in ("layers", "heads", "kv_heads")), bool(sizes["parallel"]))
+        if graph.heads % graph.kv_heads:
+            raise ValueError(f"{graph.heads} heads cannot share {graph.kv_heads} key/value heads")
+        ends = parse_names(graph, names)
+        return Circuit.of(
+            graph,
+            ends[:, 0],
+            ends[:, 1],
+            importance=None if importance is None else np.array(importance, dtype=np.float64),
+            method=str(header["method"]),
+            settings=dict(header["settings"]),
+            model={key: str(header["model"][key]) for key in ("name", "source", "identity")},
+            task={key: header["task"][key] for key in ("name", "description", "digest", "metric", "n")},
+            notes=tuple(header["notes"]),
+        )
+    except FileError:
+        raise
+    except VeracausaError as error:
+        raise FileError(f"{path} does not hold together: {error}") from error
+    except KeyError as error:
+        raise FileError(f"{path} lacks {error}: it was not written by this version of veracausa.") from error
+    except (TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError) as error:
+        raise FileError(f"{path} does not hold together ({error}): it was not written by veracausa.") from error
+
+
+def save_circuit(circuit: Circuit, path: str | Path) -> Path:
+    """See `Circuit.save`."""
+    importance = None if circuit.importance is None else [float(x) for x in circuit.importance]
+    body = pack_circuit(circuit) | {"edges": circuit.names, "importance": importance}
+    return write_text(Path(path), json.dumps(body, indent=1, ensure_ascii=False))
+
+
+def load_circuit(path: str | Path) -> Circuit:
+    """Read a circuit that `Circuit.save` wrote.
+
+    Raises:
+        FileError: no such file, damaged, cut short, or not a circuit file.
+
+    >>> vc.load_circuit("ioi.json").require_for(lm).nodes
+    """
+    path = Path(path)
+    body = read_json(path, "a circuit file")
+    edges, importance = body.get("edges"), body.get("importance")
+    if not isinstance(edges, list) or not all(isinstance(name, str) for name in edges):
+        raise FileError(f"{path} lacks 'edges', a list of names: it was not written by veracausa.")
+    return unpack_circuit(body, edges, importance, path)
