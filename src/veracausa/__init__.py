@@ -21,6 +21,7 @@ __version__ = "0.1.0"
 #: Public name → where it lives.
 _PUBLIC = {
     "Agreement": "veracausa.comparison.agreement",
+    "Circuit": "veracausa.circuits.circuit",
     "Method": "veracausa.attribution.methods",
     "Model": "veracausa.model",
     "Receipt": "veracausa.attribution.receipts",
@@ -34,10 +35,14 @@ _PUBLIC = {
     "attribute": "veracausa.attribution.estimate",
     "compare": "veracausa.comparison.compare",
     "curves": "veracausa.attribution.curves",
+    "curve": "veracausa.circuits.curve",
     "exact": "veracausa.attribution.exact",
+    "faithfulness": "veracausa.circuits.faithfulness",
     "learn_mask": "veracausa.attribution.masks",
     "load": "veracausa.model",
+    "load_circuit": "veracausa.circuits.files",
     "load_scores": "veracausa.attribution.files",
+    "select": "veracausa.circuits.select",
     "stability": "veracausa.comparison.stability",
     "study": "veracausa.comparison.run",
     "task": "veracausa.tasks",
@@ -58,6 +63,11 @@ if TYPE_CHECKING:
     from veracausa.attribution.stages import Until
     from veracausa.attribution.units import Units
     from veracausa.attribution.verify import verify
+    from veracausa.circuits.circuit import Circuit
+    from veracausa.circuits.curve import curve
+    from veracausa.circuits.faithfulness import faithfulness
+    from veracausa.circuits.files import load_circuit
+    from veracausa.circuits.select import select
     from veracausa.comparison.agreement import Agreement, agreement
     from veracausa.comparison.compare import compare
     from veracausa.comparison.run import study
@@ -69,6 +79,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Agreement",
+    "Circuit",
     "Method",
     "Model",
     "Receipt",
@@ -82,12 +93,16 @@ __all__ = [
     "agreement",
     "attribute",
     "compare",
+    "curve",
     "curves",
     "errors",
     "exact",
+    "faithfulness",
     "learn_mask",
     "load",
+    "load_circuit",
     "load_scores",
+    "select",
     "stability",
     "study",
     "task",
