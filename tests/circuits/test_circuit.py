@@ -142,8 +142,10 @@ def test_tables_that_are_wrong():
         Circuit(Edges.of(graph, writer[:1], reader[:1], np.array([2])), **good)
     with pytest.raises(UnitError, match="cannot exist"):
         Circuit(Edges.of(graph, np.array([5]), np.array([0])), **good)
-    with pytest.raises(CircuitError, match="importances"):
-        Circuit(Edges.of(graph, writer, reader), importance=np.zeros(3), **good)
+    for make in (lambda **more: Circuit(Edges.of(graph, writer, reader), **good, **more),
+                 lambda **more: Circuit.of(graph, writer, reader, **more)):  # fmt: skip
+        with pytest.raises(CircuitError, match="Importances"):
+            make(importance=np.zeros(3))
 
 
 def saved(tmp_path, **parts):

@@ -58,8 +58,7 @@ class Circuit:
 
     def __post_init__(self) -> None:
         _require_whole(self.edges)
-        if self.importance is not None and np.shape(self.importance) != (len(self.edges),):
-            raise CircuitError(f"{np.shape(self.importance)} importances do not fit {len(self.edges)} edges.")
+        _require_fitting(self.importance, len(self.edges))
 
     @classmethod
     def of(
@@ -72,6 +71,7 @@ class Circuit:
         **parts: Any,
     ) -> Circuit:
         """A circuit of edges given by their ends, in any order; `parts`: the other fields."""
+        _require_fitting(importance, len(writer))
         order = np.lexsort((writer, reader))
         edges = Edges.of(graph, np.asarray(writer)[order], np.asarray(reader)[order])
         parts = {"model": ANY_MODEL, "task": NO_TASK, "method": "stated"} | parts
@@ -351,6 +351,11 @@ def _require_whole(edges: Edges) -> None:
         raise UnitError(f"Edge {where} of the table cannot exist: its writer does not come before its reader.")
     if (np.diff(reader * graph.writers + writer) <= 0).any():
         raise CircuitError("The edges are not in the graph's order, or one is there twice. Use Circuit.of.")
+
+
+def _require_fitting(importance: np.ndarray | None, edges: int) -> None:
+    if importance is not None and np.shape(importance) != (edges,):
+        raise CircuitError(f"Importances of shape {list(np.shape(importance))} do not fit {edges:,} edges.")
 
 
 def _short(value: Any) -> bool:

@@ -28,6 +28,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +81,7 @@ def write_eap_json(
         score[units.reader, units.writer] = scores.importance().double().numpy()
     if not np.isfinite(score).all():
         raise MethodError("A score is NaN or infinite; EAP-IG's graph holds numbers only.")
-    inside = set(nodes_of(graph, mask))
+    inside, values, flags = set(nodes_of(graph, mask)), score.tolist(), mask.tolist()
     body = {
         "cfg": {
             "n_layers": graph.layers,
@@ -90,7 +91,7 @@ def write_eap_json(
         },
         "nodes": {name: {"in_graph": name in inside} for name in node_table(graph)},
         "edges": {
-            name: {"score": float(score[reader, writer]) / parts, "in_graph": bool(mask[reader, writer])}
+            name: {"score": values[reader][writer] / parts, "in_graph": flags[reader][writer]}
             for name, writer, reader, parts in _their_edges(graph)
         },
     }
@@ -170,16 +171,16 @@ def scores_from_eap_json(
     )
 
 
+@lru_cache(maxsize=4)
 def _their_edges(graph: Graph) -> list[tuple[str, int, int, int]]:
     """(their name, writer, reader, number of heads that share the reader) of every edge of theirs."""
-    rows = []
-    fed = [writers_fed(graph, reader) for reader in range(graph.readers)]
-    for writer, reader in zip(*(ends.tolist() for ends in graph.edges), strict=True):
-        kind = graph.reader_kind[reader]
+    names = graph.writer_names
+    ends = []  # of each reader
+    for reader, kind in enumerate(graph.reader_kind.tolist()):
         suffix = "" if kind in (MLP, LOGITS) else f"<{READERS[kind]}>"
-        for end in [graph.writer_names[one] for one in fed[reader]] or ["logits"]:
-            rows.append((f"{graph.writer_names[writer]}->{end}{suffix}", writer, reader, max(1, len(fed[reader]))))
-    return rows
+        ends.append([names[one] + suffix for one in writers_fed(graph, reader)] or ["logits"])
+    edges = zip(*(indices.tolist() for indices in graph.edges), strict=True)
+    return [(f"{names[w]}->{end}", w, r, len(ends[r])) for w, r in edges for end in ends[r]]
 
 
 def _edges_of(lm: Model, scores: Scores) -> Edges:
@@ -202,7 +203,6 @@ def _read(
         raise FileError(f"{path} is no EAP-IG graph: it lacks {', '.join(lacking)}.")
     _require_sizes(path, lm, body["cfg"])
     _require_nodes(path, lm.graph, body["nodes"])
-    theirs = {name: (writer, reader) for name, writer, reader, _ in _their_edges(lm.graph)}
     graph = lm.graph
     flags = np.zeros((graph.readers, graph.writers), dtype=np.int64)
     heads = np.ones_like(flags)
@@ -213,6 +213,7 @@ def _read(
             value, flag = _entry(path, name, body["edges"][name])
             score[reader, writer] += value
             flags[reader, writer] += flag
+    theirs = {name for name, *_ in _their_edges(graph)}
     unknown = next((name for name in body["edges"] if name not in theirs), None)
     if unknown is not None:
         raise FileError(f"{path}: {unknown!r} is no edge of {lm.name}, {graph}.")
