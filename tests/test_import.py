@@ -9,9 +9,9 @@ import pytest
 import veracausa as vc
 
 PUBLIC = [
-    "Agreement", "Method", "Model", "Receipt", "Scores", "Stability", "Task", "Units", "Until", "VeracausaError",
-    "agreement", "attribute", "curves", "errors", "exact", "learn_mask", "load", "load_scores", "stability", "study",
-    "task", "tasks", "verify",
+    "Agreement", "Circuit", "Method", "Model", "Receipt", "Scores", "Stability", "Task", "Units", "Until",
+    "VeracausaError", "agreement", "attribute", "compare", "curve", "curves", "errors", "exact", "faithfulness",
+    "learn_mask", "load", "load_circuit", "load_scores", "select", "stability", "study", "task", "tasks", "verify",
 ]  # fmt: skip
 
 

@@ -53,7 +53,7 @@ class Wiring:
     @cached_property
     def live(self) -> np.ndarray:
         """Whether each writer's write can differ from the corrupted run's, and is seen by a kept edge."""
-        graph, used = self.graph, self.mask.any(0)
+        graph, used = self.graph, np.any(self.mask, axis=0)
         live = np.zeros(graph.writers, dtype=bool)
         live[0] = used[0]
         share = graph.heads // graph.kv_heads
