@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from types import MethodType
 from typing import NamedTuple
 
+import pytest
 import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -131,3 +132,9 @@ def pairs(vocab: int | str, n: int, lengths: int | Sequence[int], seed: int = 0)
         correct, incorrect = rng.sample(range(vocab), 2)
         made.append(Pair(clean, corrupted, correct, incorrect))
     return made
+
+
+def mostly_slow(families, fast=("llama", "gpt_neox", "gemma2")):
+    """Parameters of a test that takes its time: families whose anatomies differ most always, the others when slow ones
+    are asked for (`make test-all`)."""
+    return [pytest.param(one, marks=() if one in fast else pytest.mark.slow) for one in families]

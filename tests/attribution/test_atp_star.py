@@ -56,7 +56,7 @@ def each(lm, task, direction, compute):
 @pytest.mark.parametrize("direction", ["noising", "denoising"])
 @pytest.mark.parametrize("method", [POINT, INPUTS], ids=["point", "inputs"])
 @pytest.mark.parametrize("kind", ["heads", "neurons", "queries", "values", "mlps"])
-@pytest.mark.parametrize("family", FEW)
+@pytest.mark.parametrize("family", tiny_models.mostly_slow(FEW))
 def test_graddrop(tiny, task_of, agree, family, kind, method, direction):
     lm, task = tiny(family), task_of((5, 6), n=2, seed=4)
     scores = attribute(lm, task, few(lm, kind), method=method, direction=direction)
@@ -95,7 +95,7 @@ def _silence(hf, family, layer):
 
 @pytest.mark.parametrize("direction", ["noising", "denoising"])
 @pytest.mark.parametrize("kind", ["heads", "neurons", "queries", "mlps"])
-@pytest.mark.parametrize("family", FEW)
+@pytest.mark.parametrize("family", tiny_models.mostly_slow(FEW))
 def test_graddrop_is_plain_where_no_other_layer_carries_gradient(tiny, task_of, agree, family, kind, direction):
     """Later blocks write constants: dropping one changes nothing, so every pass gives |plain|."""
     hf = tiny_models.make(family, seed=1)
@@ -169,7 +169,7 @@ def through_pattern(lm, family, own, other, units, gradients):
 @pytest.mark.parametrize("direction", ["noising", "denoising"])
 @pytest.mark.parametrize("positions", [0, 6], ids=["summed", "per-position"])
 @pytest.mark.parametrize("kind", ["queries", "keys"])
-@pytest.mark.parametrize("family", tiny_models.FAMILIES)
+@pytest.mark.parametrize("family", tiny_models.mostly_slow(tiny_models.FAMILIES))
 def test_qk_exact(tiny, task_of, agree, family, kind, positions, direction):
     lm, task = tiny(family), task_of((5, 6), n=2, seed=4)
     units = few(lm, kind, positions)
@@ -234,7 +234,7 @@ def attention_only(family):
 
 @pytest.mark.parametrize("direction", ["noising", "denoising"])
 @pytest.mark.parametrize("kind", ["queries", "keys", "queries@positions", "keys@positions"])
-@pytest.mark.parametrize("family", ["gpt2", "llama", "mistral", "qwen3", "gpt_neox"])
+@pytest.mark.parametrize("family", tiny_models.mostly_slow(["gpt2", "llama", "mistral", "qwen3", "gpt_neox"]))
 def test_qk_exact_is_exact_where_only_the_pattern_bends(task_of, agree, family, kind, direction):
     """Behind the last layer's pattern all is linear here. Plain AtP is off by 0.1 to 14 times the largest effect."""
     lm, task = attention_only(family), task_of((5, 6), n=2, seed=2)
@@ -259,7 +259,7 @@ def test_qk_exact_is_exact_where_only_the_pattern_bends(task_of, agree, family, 
 @pytest.mark.parametrize("direction", ["noising", "denoising"])
 @pytest.mark.parametrize("positions", [0, 6], ids=["summed", "per-position"])
 @pytest.mark.parametrize("kind", ["queries", "keys"])
-@pytest.mark.parametrize("family", FEW)
+@pytest.mark.parametrize("family", tiny_models.mostly_slow(FEW))
 def test_atp_star(tiny, task_of, agree, family, kind, positions, direction):
     """1/(L − 1) Σ over dropped layers of |(A_patched − A) v · ∂M/∂z with that layer's gradient dropped|."""
     lm, task = tiny(family), task_of((5, 6), n=2, seed=4)

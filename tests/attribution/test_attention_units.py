@@ -51,7 +51,7 @@ def test_counterfactual(tiny, task_of, agree, family, kind, direction):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", tiny_models.mostly_slow(FAMILIES))
 def test_zero(tiny, task_of, agree, family, kind):
     lm, task = tiny(family), task_of((6, 8), n=2)
     scores = exact(lm, task, some(lm, kind), ablation="zero")
@@ -60,7 +60,7 @@ def test_zero(tiny, task_of, agree, family, kind):
 
 @pytest.mark.parametrize("aligned", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", tiny_models.mostly_slow(FAMILIES))
 def test_mean(tiny, task_of, agree, family, kind, aligned):
     """Position by position where all prompts have one length, else over all positions of all prompts."""
     lm, task = tiny(family), task_of(7 if aligned else (6, 8), n=2)
@@ -71,7 +71,7 @@ def test_mean(tiny, task_of, agree, family, kind, aligned):
 
 @pytest.mark.parametrize("direction", ["noising", "denoising"])
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", tiny_models.mostly_slow(FAMILIES))
 def test_per_position(tiny, task_of, agree, family, kind, direction):
     lm, task = tiny(family), task_of((5, 6), n=2, seed=4)
     scores = exact(lm, task, some(lm, kind, 6), direction=direction)

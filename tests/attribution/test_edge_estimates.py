@@ -53,7 +53,7 @@ def test_eap_is_the_slope_of_the_exact_effect(tiny, task_of, agree, family):
 
 @pytest.mark.parametrize("direction", ["noising", "denoising"])
 @pytest.mark.parametrize("method", [name for name in EDGE_PRESETS if name != "qk-exact"])
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "qwen3"])
+@pytest.mark.parametrize("family", tiny_models.mostly_slow(["llama", "gpt2", "gpt_neox", "qwen3"], ["llama"]))
 def test_a_writers_edges_sum_to_the_score_of_its_write(tiny, task_of, agree, family, method, direction):
     """On every path and under every rule: Σ_v g_v is the gradient at the write. 1e-8: paths amplify rounding."""
     lm, task = tiny(family), task_of((5, 6), n=2, seed=4)

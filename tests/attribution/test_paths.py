@@ -187,7 +187,7 @@ def test_increments_agree_in_the_limit(task_of, family):
 
 
 @pytest.mark.parametrize("direction", ["noising", "denoising"])
-@pytest.mark.parametrize("family", FEW)
+@pytest.mark.parametrize("family", tiny_models.mostly_slow(FEW))
 def test_increments_of_the_stream_sum_to_the_change_of_the_metric(task_of, agree, family, direction):
     lm, task = smooth(family), task_of((5, 6), n=2, seed=4)
     change = {"noising": -1, "denoising": 1}[direction]
@@ -206,7 +206,7 @@ def test_increments_of_the_stream_sum_to_the_change_of_the_metric(task_of, agree
 
 
 @pytest.mark.parametrize("direction", ["noising", "denoising"])
-@pytest.mark.parametrize("family", FEW)
+@pytest.mark.parametrize("family", tiny_models.mostly_slow(FEW))
 def test_gradpath_as_published(tiny, task_of, agree, monkeypatch, family, direction):
     lm, task = tiny(family), task_of((5, 6), n=4, seed=4)
     seen = walked(monkeypatch, gradpath)
@@ -235,7 +235,7 @@ def test_gradpath_as_published(tiny, task_of, agree, monkeypatch, family, direct
 
 
 @pytest.mark.parametrize("direction", ["noising", "denoising"])
-@pytest.mark.parametrize("family", FEW)
+@pytest.mark.parametrize("family", tiny_models.mostly_slow(FEW))
 def test_gradpath_completed(tiny, task_of, agree, monkeypatch, family, direction):
     lm, task = tiny(family), task_of((5, 6), n=2, seed=4)
     seen = walked(monkeypatch, gradpath)

@@ -107,11 +107,12 @@ def test_what_means_nothing_is_left_out_with_its_reason(lm, task_of):
 
 def test_all_methods_and_several_tasks(lm, task_of, tmp_path):
     tasks = [task_of(6, n=1, name="one"), task_of(5, n=2, name="two")]
-    page = compare(lm, tasks, units=["heads"], out=tmp_path, show_progress=False)
+    presets = [name for name in COMPARED if name != "mask"]  # three hundred steps; it has a test of its own
+    page = compare(lm, tasks, units=["heads"], methods=presets, out=tmp_path, show_progress=False)
     assert [len(section.task) for section in page.sections] == [1, 2]
     for section in page.sections:
-        assert section.panels[0].labels == list(COMPARED)
-    again = compare(lm, tasks, units=["heads"], out=tmp_path, show_progress=False)
+        assert section.panels[0].labels == presets
+    again = compare(lm, tasks, units=["heads"], methods=presets, out=tmp_path, show_progress=False)
     for one, other in zip(page.sections, again.sections, strict=True):
         pairs = zip(one.panels[0].estimates, other.panels[0].estimates, strict=True)
         assert all(torch.equal(a.values, b.values) for a, b in pairs)
