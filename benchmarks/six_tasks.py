@@ -52,7 +52,7 @@ def collect(model: str, out: Path) -> None:
             ("r", "Pearson's r with the exact effects"),
             ("Spearman", "Spearman's rank correlation"),
             ("wrong signs", "wrong signs, of the units whose effect is over 1% of the gap"),
-            ("median |error|", "median |error|, as a share of the gap"),
+            ("median |error|", "median |error|, in thousandths of the gap"),
             ("stability", "stability: mean Jaccard of the ten strongest between bootstrap draws of the pairs"),
             ("residual", "completeness residual, as a share of the gap"),
             ("passes", "cost, forward passes a pair"),
@@ -60,7 +60,12 @@ def collect(model: str, out: Path) -> None:
             wide = panel.pivot(index="method", columns="task", values=column)
             wide = wide[[name for name in BUILTIN if name in wide]]
             order = panel.groupby("method")["r"].mean().sort_values(ascending=False).index
+            if column == "median |error|":
+                wide = 1000 * wide
             rows = [[method, *map(_cell, wide.loc[method])] for method in order]
+            if column == "passes":
+                exact = panel.groupby("task")["exact passes"].first()
+                rows.append(["*exact effects*", *(_cell(exact[name]) for name in wide.columns)])
             lines += [f"## {kind}: {what}", "", table(["method", *wide.columns], rows), ""]
     (RESULTS / f"methods-{model}.md").write_text("\n".join(lines))
     print("\n".join(lines))
