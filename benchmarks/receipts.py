@@ -18,7 +18,7 @@ import veracausa as vc
 from veracausa.tasks.task import Task
 
 TAU = 0.01
-METHODS = ("atp", "relp", "eap-ig")
+METHODS = ("atp", "atp-star", "relp", "eap-ig")
 
 
 def tasks(lm: vc.Model) -> list[Task]:
@@ -30,13 +30,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--out", type=Path, default=Path("out/receipts"))
+    parser.add_argument("--methods", default=",".join(METHODS))
     chosen = parser.parse_args()
     lm = vc.load(chosen.model, device="cpu")
     rows = []
     for task in tasks(lm):
         every = vc.exact(lm, task, units="neurons", out=chosen.out)
         strong = {name for name, effect in zip(every.units.names, every.normalised(), strict=True) if abs(effect) > TAU}
-        for method in METHODS:
+        for method in chosen.methods.split(","):
             estimate = vc.attribute(lm, task, units="neurons", method=method, show_progress=False)
             receipt = vc.verify(lm, task, estimate, budget=0.1, tau=TAU)
             found = strong & set(receipt.exact.units.names)
