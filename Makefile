@@ -28,10 +28,11 @@ lint: .venv/ready
 types: .venv/ready
 	.venv/bin/mypy
 
-# The benchmarks behind benchmarks/RESULTS.md (about ten minutes).
+# The benchmarks behind benchmarks/RESULTS.md (about twenty minutes).
 bench: .venv/ready
 	.venv/bin/python benchmarks/neurons.py
 	.venv/bin/python benchmarks/estimates.py
+	.venv/bin/python benchmarks/methods.py
 	.venv/bin/python benchmarks/loading.py
 
 clean:

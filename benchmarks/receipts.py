@@ -30,6 +30,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--out", type=Path, default=Path("out/receipts"))
+    parser.add_argument("--top", type=int, default=50, help="the budget is spent in the proportion top : sample")
+    parser.add_argument("--sample", type=int, default=300)
     parser.add_argument("--methods", default=",".join(METHODS))
     chosen = parser.parse_args()
     lm = vc.load(chosen.model, device="cpu")
@@ -39,7 +41,7 @@ def main() -> None:
         strong = {name for name, effect in zip(every.units.names, every.normalised(), strict=True) if abs(effect) > TAU}
         for method in chosen.methods.split(","):
             estimate = vc.attribute(lm, task, units="neurons", method=method, show_progress=False)
-            receipt = vc.verify(lm, task, estimate, budget=0.1, tau=TAU)
+            receipt = vc.verify(lm, task, estimate, top=chosen.top, sample=chosen.sample, budget=0.1, tau=TAU)
             found = strong & set(receipt.exact.units.names)
             rows.append(
                 [

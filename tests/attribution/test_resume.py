@@ -19,10 +19,12 @@ from veracausa.errors import FileError
 TESTS = Path(__file__).parents[1]
 #: Runs all neurons of two pairs one row at a time, writing pieces after every row.
 CHILD = """
-import sys
+import signal, sys
 sys.path.insert(0, {tests!r})
 import tiny_models, torch
 torch.set_num_threads(1)
+# a shell that runs the tests in the background lets its children ignore Ctrl-C
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import veracausa as vc
 import veracausa.attribution.resume as resume
 from bridges import as_model
