@@ -33,6 +33,7 @@ bench: .venv/ready
 	.venv/bin/python benchmarks/neurons.py
 	.venv/bin/python benchmarks/estimates.py
 	.venv/bin/python benchmarks/methods.py
+	.venv/bin/python benchmarks/edges.py
 	.venv/bin/python benchmarks/loading.py
 
 clean:
