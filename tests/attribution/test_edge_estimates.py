@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
-from bridges import as_model, naive_metric
+from bridges import as_model, naive_metric, smooth
 
 import veracausa as vc
 from veracausa.attribution.edges import all_edges
@@ -23,16 +23,6 @@ PATTERNS = ("llama", "gpt2", "gpt_neox", "gemma3")
 
 def attribute(lm, task, units="edges", **options):
     return vc.attribute(lm, task, units=units, show_progress=False, **options)
-
-
-def smooth(family):
-    """A model with small weights beside norms and embeddings, so that paths converge with few nodes."""
-    hf = tiny_models.make(family, seed=1)
-    with torch.no_grad():
-        for name, weight in hf.named_parameters():
-            if not any(part in name for part in ("norm", ".ln_", "embed", ".wte", ".wpe")):
-                weight *= 0.4
-    return as_model(hf, family)
 
 
 def naively(function, lm, task, names):

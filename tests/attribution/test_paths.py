@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
-from bridges import as_model, naive_metric
+from bridges import naive_metric, smooth
 
 import veracausa as vc
 from veracausa.attribution.paths import PATHS, geodesic, gradpath
@@ -29,16 +29,6 @@ CASES = [("llama", kind) for kind in naive_paths.SITE_OF] + [
 
 def attribute(lm, task, units="heads", **options):
     return vc.attribute(lm, task, units=units, show_progress=False, **options)
-
-
-def smooth(family):
-    """A model with small weights beside norms and embeddings."""
-    hf = tiny_models.make(family, seed=1)
-    with torch.no_grad():
-        for name, weight in hf.named_parameters():
-            if not any(part in name for part in ("norm", ".ln_", "embed", ".wte", ".wpe")):
-                weight *= 0.4
-    return as_model(hf, family)
 
 
 def few(lm, kind, positions=0):

@@ -132,6 +132,42 @@ class Graph:
                 names.append("logits" if kind == LOGITS else f"m{layer}")
         return names
 
+    def block(self, layer: int) -> BlockIndex:
+        """Where one block's writers and readers stand."""
+        writer, reader = 1 + layer * (self.heads + 1), layer * self.per_layer
+        return BlockIndex(
+            group=self.heads // self.kv_heads,
+            heads=slice(writer, writer + self.heads),
+            mlp=writer + self.heads,
+            attention=slice(reader, reader + self.per_layer - 1),
+            mlp_reader=reader + self.per_layer - 1,
+        )
+
+    def reached(self, mask: np.ndarray, shared_scale: bool = False) -> np.ndarray:
+        """Which writers the input reaches through the edges of `mask` [readers, writers], one pass along the stream.
+
+        A head is reached by its query, its key or its value; with `shared_scale` (a post-norm over all heads of a
+        block) by those of its siblings, too.
+        """
+        reached = np.zeros(self.writers, dtype=bool)
+        reached[0] = True
+        for layer in range(self.layers):
+            block = self.block(layer)
+            fed = np.any(mask[block.attention] & reached, axis=1)
+            reached[block.heads] = fed.any() if shared_scale else block.of_heads(fed)
+            reached[block.mlp] = (mask[block.mlp_reader] & reached).any()
+        return reached
+
+    def leading(self, mask: np.ndarray) -> np.ndarray:
+        """Which readers lead to the logits through the edges of `mask`, one pass against the stream."""
+        leads = np.zeros(self.readers, dtype=bool)
+        leads[-1] = True
+        for layer in reversed(range(self.layers)):
+            block = self.block(layer)
+            leads[block.mlp_reader] = (mask[:, block.mlp] & leads).any()
+            leads[block.attention] = block.to_readers(np.any(mask[:, block.heads] & leads[:, None], axis=0))
+        return leads
+
     def sees(self, reader: int, writer: int) -> bool:
         """Whether there is an edge from the writer to the reader."""
         return bool(self.writer_order[writer] <= self.reader_order[reader])
@@ -174,6 +210,28 @@ class Graph:
             f"{end!r} is no {what} here. The {what}s are {kinds[what]}; layers 0 … {self.layers - 1}, {self.heads} "
             f"heads, {self.kv_heads} key/value heads."
         )
+
+
+@dataclass(frozen=True)
+class BlockIndex:
+    """Indices of one block's writers and readers; `group`: query heads of a key/value head."""
+
+    group: int
+    heads: slice
+    mlp: int
+    attention: slice
+    mlp_reader: int
+
+    def of_heads(self, readers: np.ndarray) -> np.ndarray:
+        """For each head, whether its query, key or value (of the block's attention readers) is True."""
+        heads = self.heads.stop - self.heads.start
+        queries, keys, values = np.split(readers, [heads, heads + heads // self.group])
+        return np.asarray(queries | np.repeat(keys | values, self.group))
+
+    def to_readers(self, heads: np.ndarray) -> np.ndarray:
+        """For each query, key and value, whether (any of) its heads is True."""
+        groups = heads.reshape(-1, self.group).any(1)
+        return np.concatenate([heads, groups, groups])
 
 
 @lru_cache(maxsize=16)

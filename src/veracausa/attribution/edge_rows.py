@@ -21,16 +21,16 @@ from torch import Tensor
 
 from veracausa.anatomy.graph import LOGITS, MLP
 from veracausa.attribution.edges import Edges
-from veracausa.attribution.rows import unpatched_metric
+from veracausa.attribution.rows import Plan, unpatched_metric
 from veracausa.engine.attention import SUFFIX
-from veracausa.engine.budget import examples_per_batch, rows_per_chunk
+from veracausa.engine.budget import rows_per_chunk
 from veracausa.engine.cost import Cost
 from veracausa.engine.guard import attention_function
 from veracausa.engine.measure import Readout, pair_ids, readout
 from veracausa.engine.memory import shrinking
 from veracausa.engine.readers import SITES, Reading
 from veracausa.engine.suffix import Join, sweep
-from veracausa.engine.tape import State, Tape, buckets, record_pairs
+from veracausa.engine.tape import State, Tape, record_pairs
 from veracausa.engine.validate import require_sites
 from veracausa.engine.writes import moving, write_changes
 from veracausa.errors import NumericsError
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class EdgeRows:
+class EdgeRows(Plan):
     """All rows (example, edge) of one call, and how a bucket of them is run; see `rows.Rows`.
 
     `zero`: writes are replaced by nothing, else by the other run's.
@@ -56,12 +56,10 @@ class EdgeRows:
     rows: int | None
     cost: Cost
 
-    def buckets(self, share: bool) -> list[tuple[int, tuple[int, ...]]]:
-        """Groups of pairs that share a tape: (start, examples)."""
-        lm = self.lm
-        kept = 4 * lm.heads * lm.decoder.head_dim + 3 * lm.width
-        share = share and lm.decoder.anatomy.causal
-        return buckets(self.task.clean, self.task.corrupted, share, examples_per_batch(lm, self.task, kept))
+    @property
+    def kept(self) -> int:
+        """Floats a token that a tape keeps of each layer beside the stream."""
+        return 4 * self.lm.heads * self.lm.decoder.head_dim + 3 * self.lm.width
 
     @cached_property
     def kinds(self) -> np.ndarray:
@@ -70,28 +68,8 @@ class EdgeRows:
 
     @cached_property
     def depth(self) -> np.ndarray:
-        """Blocks that each edge's row runs; an MLP's own run counts as one."""
+        """Blocks that each edge's row runs; an MLP's own run counts as one. Readers of a block share one pass more."""
         return np.where(self.kinds == LOGITS, 0, self.lm.layers - self.units.layer)
-
-    def starts(self, start: int, length: int) -> np.ndarray:
-        """First position that each edge's row must run; `length` where there is nothing to run."""
-        position = self.units.position
-        within = (position >= start) & (position < length)
-        first = position if self.lm.decoder.anatomy.causal else start  # else earlier positions see the change, too
-        return np.where(position < 0, start, np.where(within, first, length))
-
-    def weight(self, starts: np.ndarray, length: int) -> np.ndarray:
-        """Token-layers of each edge's row."""
-        return self.depth * (length - starts)
-
-    def costs(self, share: bool) -> np.ndarray:
-        """Token-layers that each edge takes in the whole call, without the passes that readers of a block share."""
-        sizes = [(start, len(self.task.clean[members[0]]), len(members)) for start, members in self.buckets(share)]
-        return sum((self.weight(self.starts(s, n), n) * count for s, n, count in sizes), np.zeros(len(self.units)))
-
-    def total(self, share: bool) -> float:
-        """Token-layers of the whole call."""
-        return float(self.costs(share).sum()) or 1.0
 
     def run(
         self, start: int, examples: tuple[int, ...], done: Tensor, tick: Tick

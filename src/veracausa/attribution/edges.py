@@ -79,6 +79,15 @@ class Edges(Units):
             columns["position"] = self.position
         return pd.DataFrame(columns)
 
+    def require_existing(self) -> None:
+        """Raise UnitError unless every writer comes before its reader in the graph."""
+        outside = (self.writer < 0) | (self.writer >= self.graph.writers) | (self.reader < 0)
+        order = self.graph.writer_order[np.where(outside, 0, self.writer)]
+        unseen = outside | (order > self.graph.reader_order[self.reader])
+        if unseen.any():
+            where = int(np.flatnonzero(unseen)[0])
+            raise UnitError(f"Edge {where} of the table cannot exist: its writer does not come before its reader.")
+
     def digest(self) -> str:
         """A hash of the table and of the graph."""
         sizes = (self.graph.layers, self.graph.heads, self.graph.kv_heads, self.graph.parallel)
@@ -120,12 +129,7 @@ def checked_edges(lm: Model, edges: Edges, longest: int) -> Edges:
         raise UnitError("The table of edges is empty. Name at least one, e.g. ['a0.h0->logits'].")
     if edges.graph != lm.graph:
         raise UnitError(f"The edges are those of {edges.graph}, but {lm.name} is {lm.graph}.")
-    writer, reader = edges.writer, edges.reader
-    outside = (writer < 0) | (writer >= lm.graph.writers)
-    unseen = outside | (lm.graph.writer_order[np.where(outside, 0, writer)] > lm.graph.reader_order[reader])
-    if unseen.any():
-        where = int(np.flatnonzero(unseen)[0])
-        raise UnitError(f"Edge {where} of the table cannot exist: its writer does not come before its reader.")
+    edges.require_existing()
     if (edges.position >= longest).any():
         name = edges[np.flatnonzero(edges.position >= longest)[:1]].names[0]
         raise UnitError(

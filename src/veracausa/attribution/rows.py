@@ -6,6 +6,7 @@ A row's result is M of its patched run minus M of the same engine's unpatched ru
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -44,8 +45,51 @@ if TYPE_CHECKING:
     from veracausa.tasks.task import Task
 
 
+class Plan(ABC):
+    """Which positions and blocks rows (example, unit) run, and what that costs; `Rows` and `EdgeRows` run them."""
+
+    lm: Model
+    task: Task
+    units: Units
+
+    def buckets(self, share: bool) -> list[tuple[int, tuple[int, ...]]]:
+        """Groups of pairs that share a tape: (start, examples)."""
+        most = examples_per_batch(self.lm, self.task, self.kept)
+        return buckets(self.task.clean, self.task.corrupted, share and self.lm.decoder.anatomy.causal, most)
+
+    @property
+    @abstractmethod
+    def kept(self) -> int:
+        """Floats a token that a tape keeps of each layer beside the stream."""
+
+    @property
+    @abstractmethod
+    def depth(self) -> np.ndarray:
+        """Blocks that each unit's row runs."""
+
+    def starts(self, start: int, length: int) -> np.ndarray:
+        """First position that each unit's row must run; `length` where there is nothing to run."""
+        position = self.units.position
+        within = (position >= start) & (position < length)
+        first = position if self.lm.decoder.anatomy.causal else start  # else earlier positions see the patch, too
+        return np.where(position < 0, start, np.where(within, first, length))
+
+    def weight(self, starts: np.ndarray, length: int) -> np.ndarray:
+        """Token-layers of each unit's row."""
+        return np.asarray(self.depth * (length - starts))
+
+    def costs(self, share: bool) -> np.ndarray:
+        """Token-layers that each unit takes in the whole call (each row's own blocks and positions)."""
+        sizes = [(start, len(self.task.clean[members[0]]), len(members)) for start, members in self.buckets(share)]
+        return sum((self.weight(self.starts(s, n), n) * count for s, n, count in sizes), np.zeros(len(self.units)))
+
+    def total(self, share: bool) -> float:
+        """Token-layers of the whole call."""
+        return float(self.costs(share).sum()) or 1.0
+
+
 @dataclass(frozen=True)
-class Rows:
+class Rows(Plan):
     """All rows (example, unit) of one call, and how a bucket of them is run.
 
     `source`: what units are replaced by. `noising`: patch the clean run, else the corrupted one. `rows`: rows per
@@ -62,39 +106,19 @@ class Rows:
     cost: Cost
     alpha: np.ndarray | None = None
 
-    def buckets(self, share: bool) -> list[tuple[int, tuple[int, ...]]]:
-        """Groups of pairs that share a tape: (start, examples)."""
-        kept = site_width(self.lm.decoder, self.units.place) + self.lm.width
-        most = examples_per_batch(self.lm, self.task, kept)
-        return buckets(self.task.clean, self.task.corrupted, share and self.lm.decoder.anatomy.causal, most)
-
-    def starts(self, start: int, length: int) -> np.ndarray:
-        """First position that each unit's row must run; `length` where there is nothing to run."""
-        position = self.units.position
-        within = (position >= start) & (position < length)
-        first = position if self.lm.decoder.anatomy.causal else start  # else earlier positions see the patch, too
-        return np.where(position < 0, start, np.where(within, first, length))
-
-    def weight(self, starts: np.ndarray, length: int) -> np.ndarray:
-        """Token-layers of each unit's row."""
-        return (self.lm.layers - self.joined) * (length - starts)
+    @property
+    def kept(self) -> int:
+        """Floats a token that a tape keeps of each layer beside the stream."""
+        return site_width(self.lm.decoder, self.units.place) + self.lm.width
 
     @property
-    def joined(self) -> np.ndarray:
-        """The block at which each unit's row joins the stream."""
-        return np.array([self._where(layer).join[0] for layer in range(self.lm.layers + 1)])[self.units.layer]
+    def depth(self) -> np.ndarray:
+        """Blocks that each unit's row runs: those from where it joins the stream."""
+        joined = np.array([self._where(layer).join[0] for layer in range(self.lm.layers + 1)])[self.units.layer]
+        return np.asarray(self.lm.layers - joined)
 
     def _where(self, layer: int) -> Where:
         return where(self.lm.decoder, self.units.place, min(layer, self.lm.layers - (self.units.kind != "residual")))
-
-    def costs(self, share: bool) -> np.ndarray:
-        """Token-layers that each unit takes in the whole call (each row's own blocks and positions)."""
-        sizes = [(start, len(self.task.clean[members[0]]), len(members)) for start, members in self.buckets(share)]
-        return sum((self.weight(self.starts(s, n), n) * count for s, n, count in sizes), np.zeros(len(self.units)))
-
-    def total(self, share: bool) -> float:
-        """Token-layers of the whole call."""
-        return float(self.costs(share).sum()) or 1.0
 
     def run(
         self, start: int, examples: tuple[int, ...], done: Tensor, tick: Tick

@@ -16,7 +16,8 @@ from jaxtyping import Bool, Float, Int
 
 from veracausa.anatomy.graph import HEAD, LOGITS, MLP, WRITER_MLP, Graph, K, Q, V
 from veracausa.attribution.edges import Edges
-from veracausa.errors import CircuitError, UnitError
+from veracausa.engine.circuit_forward import kept_by
+from veracausa.errors import CircuitError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -122,9 +123,7 @@ class Circuit:
     @property
     def mask(self) -> Bool[np.ndarray, "readers writers"]:
         """True where the edge from a writer to a reader is kept."""
-        mask = np.zeros((self.graph.readers, self.graph.writers), dtype=bool)
-        mask[self.edges.reader, self.edges.writer] = True
-        return mask
+        return kept_by(self.graph, self.edges.writer, self.edges.reader)
 
     def prune(self) -> Circuit:
         """The circuit without dead ends: every writer is reachable from the input, every reader leads to the logits.
@@ -235,56 +234,9 @@ def parse_names(graph: Graph, names: Sequence[str]) -> Int[np.ndarray, "edges 2"
 def live_edges(graph: Graph, mask: Bool[np.ndarray, "readers writers"]) -> Bool[np.ndarray, "readers writers"]:
     """Edges of `mask` that lie on a path of its edges from the input to the logits.
 
-    Two passes along the stream: which writers the input reaches, which readers lead to the logits. Every path to an
-    edge's writer and from its reader is kept with it, so nothing is left to drop afterwards.
+    Every path to an edge's writer and from its reader is kept with it, so nothing is left to drop afterwards.
     """
-    reached = np.zeros(graph.writers, dtype=bool)
-    reached[0] = True
-    leads = np.zeros(graph.readers, dtype=bool)
-    leads[graph.reader_kind == LOGITS] = True
-    blocks = [_Block.of(graph, layer) for layer in range(graph.layers)]
-    for block in blocks:
-        fed = np.any(mask[block.attention] & reached, axis=1)
-        reached[block.heads] = block.of_heads(fed)
-        reached[block.mlp] = (mask[block.mlp_reader] & reached).any()
-    for block in reversed(blocks):
-        leads[block.mlp_reader] = (mask[:, block.mlp] & leads).any()
-        on = np.any(mask[:, block.heads] & leads[:, None], axis=0)
-        leads[block.attention] = block.to_readers(on)
-    return mask & reached & leads[:, None]
-
-
-@dataclass(frozen=True)
-class _Block:
-    """Indices of one block's writers and readers."""
-
-    group: int
-    heads: slice
-    mlp: int
-    attention: slice
-    mlp_reader: int
-
-    @classmethod
-    def of(cls, graph: Graph, layer: int) -> _Block:
-        writer, reader = 1 + layer * (graph.heads + 1), layer * graph.per_layer
-        return cls(
-            group=graph.heads // graph.kv_heads,
-            heads=slice(writer, writer + graph.heads),
-            mlp=writer + graph.heads,
-            attention=slice(reader, reader + graph.per_layer - 1),
-            mlp_reader=reader + graph.per_layer - 1,
-        )
-
-    def of_heads(self, readers: Bool[np.ndarray, " attention"]) -> Bool[np.ndarray, " heads"]:
-        """For each head, whether its query, key or value is True."""
-        heads = self.heads.stop - self.heads.start
-        queries, keys, values = np.split(readers, [heads, heads + heads // self.group])
-        return queries | np.repeat(keys | values, self.group)
-
-    def to_readers(self, heads: Bool[np.ndarray, " heads"]) -> Bool[np.ndarray, " attention"]:
-        """For each query, key and value, whether (any of) its heads is True."""
-        groups = heads.reshape(-1, self.group).any(1)
-        return np.concatenate([heads, groups, groups])
+    return np.asarray(mask & graph.reached(mask) & graph.leading(mask)[:, None])
 
 
 def heads_of(graph: Graph, reader: int) -> list[int]:
@@ -341,15 +293,10 @@ def node_table(graph: Graph) -> Mapping[str, dict[str, Any]]:
 
 def _require_whole(edges: Edges) -> None:
     """Raise unless this is a table of existing edges, without positions, in order, none twice."""
-    graph, writer, reader = edges.graph, edges.writer, edges.reader
     if edges.positional:
         raise CircuitError("A circuit keeps an edge at all positions or at none. Take edges without positions.")
-    outside = (writer < 0) | (writer >= graph.writers) | (reader < 0)
-    unseen = outside | (graph.writer_order[np.where(outside, 0, writer)] > graph.reader_order[reader])
-    if unseen.any():
-        where = int(np.flatnonzero(unseen)[0])
-        raise UnitError(f"Edge {where} of the table cannot exist: its writer does not come before its reader.")
-    if (np.diff(reader * graph.writers + writer) <= 0).any():
+    edges.require_existing()
+    if (np.diff(edges.reader * edges.graph.writers + edges.writer) <= 0).any():
         raise CircuitError("The edges are not in the graph's order, or one is there twice. Use Circuit.of.")
 
 

@@ -22,9 +22,9 @@ from veracausa.engine.budget import examples_per_batch, rows_per_chunk
 from veracausa.engine.circuit_forward import SITES, CircuitForward, Wiring, all_edges_mask, wiring_of
 from veracausa.engine.cost import Cost
 from veracausa.engine.guard import attention_function, borrowed
-from veracausa.engine.measure import Measurement, pair_ids, readout
+from veracausa.engine.measure import Measurement, Readout, pair_ids, readout
 from veracausa.engine.memory import halving, shrinking
-from veracausa.engine.tape import buckets, record_pairs
+from veracausa.engine.tape import Tape, buckets, record_pairs
 from veracausa.engine.validate import require_run, require_sites
 from veracausa.errors import NumericsError
 from veracausa.progress import progress
@@ -59,18 +59,13 @@ def run_circuits(
     cost = Cost(full=sum(task.lengths) * lm.layers)
     metric, kl = torch.empty(2, len(masks), len(task), dtype=lm.score_dtype)
     clean, corrupted = torch.empty(2, len(task), dtype=lm.score_dtype)
-    share = share_prefix and lm.decoder.anatomy.causal
-    kept = 4 * lm.heads * lm.decoder.head_dim + (lm.heads + 4) * lm.width
-    groups = buckets(task.clean, task.corrupted, share, examples_per_batch(lm, task, kept))
+    groups = circuit_buckets(lm, task, share_prefix)
     total = sum(len(members) for _, members in groups) * len(masks)
     with borrowed(lm.decoder), torch.no_grad(), progress(f"{len(masks)} circuits", total, show_progress) as tick:
 
         def run(start: int, examples: tuple[int, ...]) -> None:
-            ids, index = pair_ids(lm, task, examples), torch.tensor(examples)
-            tape = record_pairs(lm.decoder, *ids, start, examples=examples, sites=SITES, cost=cost)
-            read = readout(lm, task, examples, tape.clean)
-            require_sites(lm, tape, "z")
-            require_sites(lm, tape, "mlp")
+            index = torch.tensor(examples)
+            tape, read = record_bucket(lm, task, start, examples, cost)
             forward = CircuitForward(lm.decoder, tape, cost)
             reference = lm.decoder.logits(tape.clean.last).log_softmax(-1)
             clean[index] = read.of_state(tape.clean).to("cpu", lm.score_dtype)
@@ -107,3 +102,20 @@ def run_circuits(
     measured.require_gap(task)
     cost.seconds = time.monotonic() - began
     return Outcomes(metric, kl, measured, cost)
+
+
+def circuit_buckets(lm: Model, task: Task, share_prefix: bool = True) -> list[tuple[int, tuple[int, ...]]]:
+    """Groups of pairs that share a tape for circuits: (start, examples)."""
+    kept = 4 * lm.heads * lm.decoder.head_dim + (lm.heads + 4) * lm.width
+    share = share_prefix and lm.decoder.anatomy.causal
+    return buckets(task.clean, task.corrupted, share, examples_per_batch(lm, task, kept))
+
+
+def record_bucket(lm: Model, task: Task, start: int, examples: tuple[int, ...], cost: Cost) -> tuple[Tape, Readout]:
+    """Both runs of a bucket with all that circuits need, checked against the bare model, and its readout."""
+    ids = pair_ids(lm, task, examples)
+    tape = record_pairs(lm.decoder, *ids, start, examples=examples, sites=SITES, cost=cost)
+    read = readout(lm, task, examples, tape.clean)
+    require_sites(lm, tape, "z")
+    require_sites(lm, tape, "mlp")
+    return tape, read

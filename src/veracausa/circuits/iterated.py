@@ -20,16 +20,15 @@ from torch import Tensor
 
 from veracausa.attribution.edges import all_edges
 from veracausa.attribution.scores import Scores, assemble
+from veracausa.circuits.evaluate import circuit_buckets, record_bucket
 from veracausa.engine.attention import SUFFIX
-from veracausa.engine.budget import examples_per_batch, rows_per_chunk
-from veracausa.engine.circuit_forward import SITES, kept_by
+from veracausa.engine.budget import rows_per_chunk
+from veracausa.engine.circuit_forward import kept_by
 from veracausa.engine.cost import Cost
 from veracausa.engine.guard import attention_function, borrowed
-from veracausa.engine.measure import Measurement, pair_ids, readout
+from veracausa.engine.measure import Measurement
 from veracausa.engine.memory import halving, shrinking
 from veracausa.engine.soft_circuit import SoftCircuit
-from veracausa.engine.tape import buckets, record_pairs
-from veracausa.engine.validate import require_sites
 from veracausa.errors import MethodError
 from veracausa.progress import Tick, progress
 
@@ -117,21 +116,16 @@ def iterate(
 def _record(lm: Model, task: Task, cost: Cost) -> tuple[list[SoftCircuit], Measurement]:
     """Every bucket of the task, recorded once."""
     clean, corrupted = torch.empty(2, len(task), dtype=lm.score_dtype)
-    kept = 4 * lm.heads * lm.decoder.head_dim + (lm.heads + 4) * lm.width
     found: list[SoftCircuit] = []
 
     def run(start: int, examples: tuple[int, ...]) -> None:
-        tape = record_pairs(lm.decoder, *pair_ids(lm, task, examples), start, examples=examples, sites=SITES, cost=cost)
-        read = readout(lm, task, examples, tape.clean)
-        require_sites(lm, tape, "z")
-        require_sites(lm, tape, "mlp")
+        tape, read = record_bucket(lm, task, start, examples, cost)
         clean[list(examples)] = read.of_state(tape.clean).to("cpu", lm.score_dtype)
         corrupted[list(examples)] = read.of_state(tape.corrupted).to("cpu", lm.score_dtype)
         found.append(SoftCircuit(lm.decoder, tape, read, cost))
 
-    most = examples_per_batch(lm, task, kept)
     with torch.no_grad():
-        halving(buckets(task.clean, task.corrupted, lm.decoder.anatomy.causal, most), run)
+        halving(circuit_buckets(lm, task), run)
     return found, Measurement(clean, corrupted)
 
 

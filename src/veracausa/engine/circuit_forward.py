@@ -27,13 +27,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from veracausa.anatomy import Decoder
-from veracausa.anatomy.graph import HEAD, WRITER_MLP, Graph, K, Q, V
+from veracausa.anatomy.graph import Graph, K, Q, V
 from veracausa.engine.attention import Past
 from veracausa.engine.cost import Cost
 from veracausa.engine.guard import hooks
-from veracausa.engine.norms import norm_form
 from veracausa.engine.tape import Tape
-from veracausa.engine.writes import head_writes, mlp_write
+from veracausa.engine.writes import head_writes, mlp_write, writes_of_heads
 
 #: What a tape must hold.
 SITES = ("z", "attention", "mlp", "q_out", "k_out", "v_out")
@@ -53,70 +52,26 @@ class Wiring:
     @cached_property
     def live(self) -> np.ndarray:
         """Whether each writer's write can differ from the corrupted run's, and is seen by a kept edge."""
-        graph, used = self.graph, np.any(self.mask, axis=0)
-        live = np.zeros(graph.writers, dtype=bool)
-        live[0] = used[0]
-        share = graph.heads // graph.kv_heads
-        for writer in np.flatnonzero(used):
-            layer, kind = graph.writer_layer[writer], graph.writer_kind[writer]
-            first = layer * graph.per_layer
-            if kind == HEAD:
-                head = graph.writer_index[writer]
-                group = head // share
-                own = [head, graph.heads + group, graph.heads + graph.kv_heads + group]
-                if self.shared_scale:
-                    own = list(range(graph.per_layer - 1))
-                live[writer] = bool((self.mask[[first + r for r in own]] & live).any())
-            elif kind == WRITER_MLP:
-                live[writer] = (self.mask[first + graph.per_layer - 1] & live).any()
-        return live
-
-    @cached_property
-    def leads(self) -> np.ndarray:
-        """Whether each writer leads to the logits through kept edges."""
-        graph, share = self.graph, self.graph.heads // self.graph.kv_heads
-        reader_leads = np.zeros(graph.readers, dtype=bool)
-        reader_leads[-1] = True
-        leads = np.zeros(graph.writers, dtype=bool)
-        for writer in range(graph.writers - 1, -1, -1):
-            leads[writer] = (self.mask[:, writer] & reader_leads).any()
-            layer, kind = graph.writer_layer[writer], graph.writer_kind[writer]
-            first = layer * graph.per_layer
-            if kind == WRITER_MLP:
-                reader_leads[first + graph.per_layer - 1] = leads[writer]
-            elif kind == HEAD:
-                head = graph.writer_index[writer]
-                group = head // share
-                reader_leads[first + head] = leads[writer]
-                for column in (graph.heads + group, graph.heads + graph.kv_heads + group):
-                    reader_leads[first + column] |= leads[writer]
-        return leads
+        return np.asarray(self.graph.reached(self.mask, self.shared_scale) & np.any(self.mask, axis=0))
 
     @cached_property
     def living(self) -> Bool[np.ndarray, "readers writers"]:
         """Kept edges that lie on a way from the input to the logits; without post-norms all others change nothing."""
-        graph, share = self.graph, self.graph.heads // self.graph.kv_heads
-        ends = np.zeros(graph.readers, dtype=bool)
-        ends[-1] = True
-        by_layer = self.leads[1:].reshape(graph.layers, graph.heads + 1)
-        groups = by_layer[:, :-1].reshape(graph.layers, graph.kv_heads, share).any(2)
-        ends[:-1] = np.concatenate([by_layer[:, :-1], groups, groups, by_layer[:, -1:]], 1).reshape(-1)
-        return self.mask & self.live & ends[:, None]
+        return np.asarray(self.mask & self.live & self.graph.leading(self.mask)[:, None])
 
     def readers(self, layer: int, kinds: Sequence[int]) -> np.ndarray:
-        """Readers of a block with a kept edge from a live writer; of heads that are live themselves."""
+        """Readers of a block with a kept edge from a live writer."""
         graph = self.graph
         chosen = np.flatnonzero((graph.reader_layer == layer) & np.isin(graph.reader_kind, kinds))
         return chosen[(self.mask[chosen] & self.live).any(1)]
 
     def heads(self, layer: int) -> np.ndarray:
         """Live heads of a block."""
-        first = 1 + layer * (self.graph.heads + 1)
-        return np.flatnonzero(self.live[first : first + self.graph.heads])
+        return np.flatnonzero(self.live[self.graph.block(layer).heads])
 
     def mlp(self, layer: int) -> bool:
         """Whether a block's MLP is live."""
-        return bool(self.live[1 + layer * (self.graph.heads + 1) + self.graph.heads])
+        return bool(self.live[self.graph.block(layer).mlp])
 
 
 @dataclass(eq=False)
@@ -144,18 +99,17 @@ class CircuitForward:
             return (mask @ changes[: len(known)].flatten(1)).unflatten(1, shape)
 
         for layer, block in enumerate(decoder.blocks):
-            heads = wiring.heads(layer)
+            heads, at = wiring.heads(layer), graph.block(layer)
             if len(heads):
-                z = self._attention(wiring, layer, heads, example, mixed)
-                first = 1 + layer * (graph.heads + 1)
-                into = [place[first + int(head)] for head in heads]
-                changes[into] = self._head_changes(layer, heads, z, example)
+                ran = self._attention(wiring, layer, heads, example, mixed)
+                into = [place[at.heads.start + int(head)] for head in heads]
+                changes[into] = self._head_changes(layer, heads, ran, example)
             if wiring.mlp(layer):
-                reader = np.array([(layer + 1) * graph.per_layer - 1])
+                reader = np.array([at.mlp_reader])
                 seen = other.middle[layer][example]
                 output = block.mlp(block.mlp_norm(seen + mixed(reader)[0].to(seen.dtype)))
                 write = block.mlp_write(output).to(exact) - mlp_write(decoder, other, layer)[example]
-                changes[place[(layer + 1) * (graph.heads + 1)]] = write
+                changes[place[at.mlp]] = write
             if len(heads) or wiring.mlp(layer):
                 self.cost.add(len(example), shape[1])
         last = other.residual[-1][example, -1]
@@ -167,8 +121,8 @@ class CircuitForward:
 
     def _attention(
         self, wiring: Wiring, layer: int, heads: np.ndarray, example: Tensor, mixed: Any
-    ) -> Float[Tensor, "rows positions values"]:
-        """Values z of all heads, each query, key and value projected from its own reader's input."""
+    ) -> tuple[Tensor, Tensor]:
+        """z and output of a block's attention, each query, key and value projected from its own reader's input."""
         decoder, other, graph = self.decoder, self.tape.corrupted, wiring.graph
         block = decoder.blocks[layer]
         outputs = [other.sites[site][layer][example].clone() for site in ("q_out", "k_out", "v_out")]
@@ -183,21 +137,7 @@ class CircuitForward:
                 if mine.any():
                     own = normed[torch.as_tensor(mine, device=normed.device)]
                     self._project(layer, kind, graph.reader_index[readers[mine]], own, outputs)
-        past = Past(other.keys[layer][:, :, : self.tape.start], other.values[layer][:, :, : self.tape.start], example)
-        found: list[Tensor] = []
-
-        def keep(_: Any, args: tuple[Tensor, ...]) -> None:
-            found.append(args[0])
-
-        handles = [
-            module.register_forward_hook(lambda _, __, ___, new=new: new)
-            for module, new in dict(zip(block.projections, outputs, strict=True)).items()
-        ]
-        handles.append(block.attention_out.register_forward_pre_hook(keep))
-        call = self.tape.calls[layer] | {"attention_mask": None, "past": past}
-        with hooks(*handles):
-            block.attention(block.attention_norm(other.residual[layer][example]), **call)
-        return found[0]
+        return attend_with(decoder, self.tape, layer, example, outputs)
 
     def _needed(self, wiring: Wiring, layer: int, heads: np.ndarray) -> np.ndarray:
         """Readers with live edges that belong to live heads (under a post-norm: to any head, all share its scale)."""
@@ -213,29 +153,59 @@ class CircuitForward:
         decoder, block = self.decoder, self.decoder.blocks[layer]
         count = decoder.heads if kind == Q else decoder.kv_heads
         chosen = torch.as_tensor(index, device=normed.device)
-        weights = block.projection_weights(kind, count, decoder.head_dim)[:, chosen].movedim(1, 0)
-        new = torch.matmul(normed.flatten(1, 2), weights).unflatten(1, normed.shape[1:3])
-        bias = getattr(block.projections[kind], "bias", None)
-        if bias is not None:
-            new = new + block.projected(kind, bias, count, decoder.head_dim)[chosen][:, None, None]
+        new = project(decoder, layer, kind, normed, chosen)
         block.projected(kind, outputs[kind], count, decoder.head_dim)[:, :, chosen] = new.movedim(0, 2)
 
     def _head_changes(
-        self, layer: int, heads: np.ndarray, z: Tensor, example: Tensor
+        self, layer: int, heads: np.ndarray, ran: tuple[Tensor, Tensor], example: Tensor
     ) -> Float[Tensor, "heads rows positions width"]:
-        """Writes of live heads minus those of the corrupted run."""
-        decoder, other = self.decoder, self.tape.corrupted
+        """Writes of live heads minus those of the corrupted run; `ran`: z and output of the block's attention."""
+        decoder, other, (z, output) = self.decoder, self.tape.corrupted, ran
         block = decoder.blocks[layer]
-        exact = torch.promote_types(z.dtype, torch.float32)
+        if block.attention_post_norm is not None:
+            new = writes_of_heads(decoder, layer, z, output, heads.tolist())
+            return new - head_writes(decoder, other, layer, heads.tolist())[:, example]
+        exact = torch.promote_types(z.dtype, torch.float32)  # linear in z: one product of the difference
+        moved = (z - other.sites["z"][layer][example]).to(exact).unflatten(-1, (decoder.heads, -1))[:, :, heads]
         weights = block.head_weights.to(exact).unflatten(0, (decoder.heads, -1))[heads]
-        if block.attention_post_norm is None:
-            moved = (z - other.sites["z"][layer][example]).to(exact).unflatten(-1, (decoder.heads, -1))[:, :, heads]
-            return torch.einsum("rshd,hdw->hrsw", moved, weights)
-        output = block.attention_out(z)
-        form = norm_form(block.attention_post_norm)
-        writes = torch.einsum("rshd,hdw->hrsw", z.to(exact).unflatten(-1, (decoder.heads, -1))[:, :, heads], weights)
-        scaled = form.linear(writes) * form.inverse(output, block.attention_post_norm(output)).to(exact)
-        return scaled - head_writes(decoder, other, layer, heads.tolist())[:, example]
+        return torch.einsum("rshd,hdw->hrsw", moved, weights)
+
+
+def project(
+    decoder: Decoder,
+    layer: int,
+    kind: int,
+    normed: Float[Tensor, "readers rows positions width"],
+    chosen: Int[Tensor, " readers"],
+) -> Float[Tensor, "readers rows positions head_dim"]:
+    """Queries (keys, values) of the chosen heads, each from the normed input of its own reader."""
+    block = decoder.blocks[layer]
+    count = decoder.heads if kind == Q else decoder.kv_heads
+    weights = block.projection_weights(kind, count, decoder.head_dim)[:, chosen].movedim(1, 0)
+    new = torch.matmul(normed.flatten(1, 2), weights).unflatten(1, normed.shape[1:3])
+    bias = getattr(block.projections[kind], "bias", None)
+    if bias is None:
+        return new
+    return new + block.projected(kind, bias, count, decoder.head_dim)[chosen][:, None, None]
+
+
+def attend_with(
+    decoder: Decoder, tape: Tape, layer: int, example: Int[Tensor, " rows"], outputs: Sequence[Tensor]
+) -> tuple[Float[Tensor, "rows positions values"], Float[Tensor, "rows positions width"]]:
+    """z and output of a block's own attention module, run with these outputs in place of its projections'."""
+    block, base = decoder.blocks[layer], tape.corrupted
+    past = Past(base.keys[layer][:, :, : tape.start], base.values[layer][:, :, : tape.start], example)
+    found: list[Tensor] = []
+    handles: list[Any] = [
+        module.register_forward_hook(lambda _, __, ___, new=new: new)
+        for module, new in dict(zip(block.projections, outputs, strict=True)).items()
+    ]
+    handles.append(block.attention_out.register_forward_pre_hook(lambda _, args: found.append(args[0])))
+    handles.append(block.attention_out.register_forward_hook(lambda _, __, output: found.append(output)))
+    call = tape.calls[layer] | {"attention_mask": None, "past": past}
+    with hooks(*handles):
+        block.attention(block.attention_norm(base.residual[layer][example]), **call)
+    return found[0], found[1]
 
 
 def wiring_of(decoder: Decoder, mask: np.ndarray) -> Wiring:

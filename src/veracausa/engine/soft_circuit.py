@@ -9,7 +9,6 @@ is that of `circuit_forward` (0 and 1 give the same numbers) with everything in 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -17,12 +16,11 @@ from torch import Tensor
 
 from veracausa.anatomy import Decoder
 from veracausa.anatomy.graph import K, Q, V
-from veracausa.engine.attention import Past
+from veracausa.engine.circuit_forward import attend_with, project
 from veracausa.engine.cost import Cost
-from veracausa.engine.guard import hooks
 from veracausa.engine.measure import Readout
-from veracausa.engine.tape import State, Tape
-from veracausa.engine.writes import head_writes, mlp_write
+from veracausa.engine.tape import Tape
+from veracausa.engine.writes import head_writes, mlp_write, writes_of_heads
 
 
 @dataclass(eq=False)
@@ -64,8 +62,8 @@ class SoftCircuit:
             first = layer * graph.per_layer
             stream = other.residual[layer][example]
             normed = block.attention_norm(stream + mixed(first, graph.per_layer - 1).to(stream.dtype))
-            state = self._attention(layer, normed, example)
-            heads = head_writes(decoder, state, layer) - head_writes(decoder, other, layer)[:, example]
+            heads = writes_of_heads(decoder, layer, *self._attention(layer, normed, example))
+            heads = heads - head_writes(decoder, other, layer)[:, example]
             if not block.parallel:
                 parts.append(heads)
             seen = other.middle[layer][example]
@@ -77,32 +75,14 @@ class SoftCircuit:
         last = other.residual[-1][example, -1]
         return last + mixed(graph.readers - 1, 1)[0][:, -1].to(last.dtype)
 
-    def _attention(self, layer: int, normed: Float[Tensor, "readers rows positions width"], example: Tensor) -> State:
-        """A state that holds this run's z and attention output of one block, for `head_writes`."""
-        decoder, base = self.decoder, self.tape.corrupted
-        block, heads, groups = decoder.blocks[layer], decoder.heads, decoder.kv_heads
+    def _attention(
+        self, layer: int, normed: Float[Tensor, "readers rows positions width"], example: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """z and output of a block's attention, each query, key and value from its own reader's normed input."""
+        decoder, heads, groups = self.decoder, self.decoder.heads, self.decoder.kv_heads
         split = {Q: normed[:heads], K: normed[heads : heads + groups], V: normed[heads + groups :]}
-        projected = []
-        for kind, own in split.items():
-            weights = block.projection_weights(kind, len(own), decoder.head_dim).movedim(1, 0)
-            new = torch.matmul(own.flatten(1, 2), weights).unflatten(1, own.shape[1:3])
-            bias = getattr(block.projections[kind], "bias", None)
-            if bias is not None:
-                new = new + block.projected(kind, bias, len(own), decoder.head_dim)[:, None, None]
-            projected.append(new.movedim(0, 2))
-        outputs = dict(zip(block.projections, block.fused(projected), strict=True))
-        past = Past(base.keys[layer][:, :, : self.tape.start], base.values[layer][:, :, : self.tape.start], example)
-        found: list[Tensor] = []
-        handles: list[Any] = [
-            module.register_forward_hook(lambda _, __, ___, new=new: new) for module, new in outputs.items()
+        projected = [
+            project(decoder, layer, kind, own, torch.arange(len(own), device=own.device)).movedim(0, 2)
+            for kind, own in split.items()
         ]
-        handles.append(block.attention_out.register_forward_pre_hook(lambda _, args: found.append(args[0])))
-        handles.append(block.attention_out.register_forward_hook(lambda _, __, output: found.append(output)))
-        call = self.tape.calls[layer] | {"attention_mask": None, "past": past}
-        with hooks(*handles):
-            block.attention(block.attention_norm(base.residual[layer][example]), **call)
-        blank: list[Any] = [None] * decoder.layers
-        blank[layer] = found[0]
-        after = [None] * decoder.layers
-        after[layer] = found[1]  # type: ignore[call-overload]
-        return State(sites={"z": blank, "attention": after})  # type: ignore[dict-item]
+        return attend_with(decoder, self.tape, layer, example, decoder.blocks[layer].fused(projected))

@@ -27,8 +27,15 @@ SITES = ("z", "attention", "mlp")
 def head_writes(
     decoder: Decoder, state: State, layer: int, heads: Sequence[int] | None = None
 ) -> Float[Tensor, "heads examples positions width"]:
-    """Writes of heads (default: all) of one block."""
-    block, z = decoder.blocks[layer], state.sites["z"][layer]
+    """Writes of heads (default: all) of one block of a recorded run."""
+    return writes_of_heads(decoder, layer, state.sites["z"][layer], state.sites["attention"][layer], heads)
+
+
+def writes_of_heads(
+    decoder: Decoder, layer: int, z: Tensor, output: Tensor, heads: Sequence[int] | None = None
+) -> Float[Tensor, "heads examples positions width"]:
+    """Writes of heads, given their values z and the output of the attention's output projection."""
+    block = decoder.blocks[layer]
     exact = torch.promote_types(z.dtype, torch.float32)
     weights = block.head_weights.to(exact).unflatten(0, (decoder.heads, -1))
     split = z.to(exact).unflatten(-1, (decoder.heads, -1))
@@ -37,7 +44,7 @@ def head_writes(
     writes = torch.einsum("bshd,hdw->hbsw", split, weights)
     if block.attention_post_norm is None:
         return writes
-    form, output = norm_form(block.attention_post_norm), state.sites["attention"][layer].to(exact)
+    form, output = norm_form(block.attention_post_norm), output.to(exact)
     return form.linear(writes) * _live_inverse(form.linear(output), block.attention_post_norm(output))
 
 
