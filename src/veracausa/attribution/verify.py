@@ -15,10 +15,12 @@ import numpy as np
 import torch
 
 from veracausa.attribution.ablations import Zero
+from veracausa.attribution.edge_rows import EdgeRows
+from veracausa.attribution.edges import Edges
 from veracausa.attribution.exact import exact
 from veracausa.attribution.methods import BASELINES
 from veracausa.attribution.receipts import Receipt
-from veracausa.attribution.rows import Rows
+from veracausa.attribution.rows import Plan, Rows
 from veracausa.attribution.scores import Scores
 from veracausa.attribution.stages import Orders, Until, plan, require_tau, walk
 from veracausa.engine.cost import Cost
@@ -131,8 +133,13 @@ def _joined(estimate: Scores, pieces: list[tuple[np.ndarray, Scores]]) -> Scores
 
 def _costs(lm: Model, task: Task, estimate: Scores, ablation: str) -> np.ndarray:
     """Token-layers that each unit's exact effect takes, whatever replaces it."""
-    rows = Rows(lm, task, estimate.units, Zero(), estimate.direction == "noising", None, Cost())
-    return rows.costs(ablation == "counterfactual")
+    units, noising = estimate.units, estimate.direction == "noising"
+    work: Plan = (
+        EdgeRows(lm, task, units, ablation == "zero", noising, None, Cost())
+        if isinstance(units, Edges)
+        else Rows(lm, task, units, Zero(), noising, None, Cost())
+    )
+    return work.costs(ablation == "counterfactual")
 
 
 def _overhead(lm: Model, task: Task, ablation: str, reference: Task | None) -> int:
