@@ -49,7 +49,8 @@ def test_a_writers_edges_sum_to_the_score_of_its_write(tiny, task_of, agree, fam
     lm, task = tiny(family), task_of((5, 6), n=2, seed=4)
     edges = attribute(lm, task, method=method, direction=direction)
     for kind, nodes in (("heads", lm.layers * lm.heads), ("mlps", lm.layers)):
-        node = attribute(lm, task, kind, method="atp" if method == "eap" else method, direction=direction)
+        own = {"eap": "atp", "eap-ig-activations": vc.Method(path="layer", nodes=5)}.get(method, method)
+        node = attribute(lm, task, kind, method=own, direction=direction)
         of = {name: i for i, name in enumerate(node.units.names)}
         writer = np.array([of.get(name.split("->")[0], -1) for name in edges.units.names])
         sums = torch.stack([edges.values[:, writer == i].sum(1) for i in range(nodes)], 1)
@@ -187,10 +188,9 @@ def test_cost_is_that_of_the_passes(tiny):
     ("method", "word"),
     [
         ("atp", "eap"),
-        ("ig", "eap-ig"),
+        ("ig", "eap-ig-activations"),
         ("nonsense", "eap-gp"),
         (vc.Method(path="unit"), "no activation of its own"),
-        (vc.Method(path="layer"), "path='inputs'"),
         (vc.Method(baseline="zero"), "baseline"),
         (vc.Method(rule="graddrop"), "nodes"),
         (vc.Method(path="gradpath", combine="increments"), "gradpath-complete"),
@@ -202,7 +202,7 @@ def test_what_means_nothing_is_refused(tiny, task_of, method, word):
 
 
 def test_every_refusal_is_reached():
-    cases = [vc.Method(path="unit"), vc.Method(path="layer"), vc.Method(baseline="zero"), vc.Method(rule="graddrop")]
+    cases = [vc.Method(path="unit"), vc.Method(baseline="zero"), vc.Method(rule="graddrop")]
     for refusal, method in zip(EDGE_REFUSALS, cases, strict=True):
         assert refusal.applies(method, "logit_diff", "noising")
         with pytest.raises(MethodError):

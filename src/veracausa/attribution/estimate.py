@@ -24,6 +24,7 @@ from veracausa.attribution.methods import BASELINES, Method, resolve_method
 from veracausa.attribution.paths import PATHS
 from veracausa.attribution.paths import edges as edge_paths
 from veracausa.attribution.paths.bucket import Bucket, Sums
+from veracausa.attribution.paths.edge_sites import moved, sites_of
 from veracausa.attribution.scores import Completeness, Scores, assemble
 from veracausa.attribution.units import Units, all_units, resolve_units
 from veracausa.engine.budget import examples_per_batch
@@ -68,10 +69,11 @@ def attribute(
         task: the prompt pairs and the metric.
         units: as for `vc.exact`.
         method: a preset ("atp", "atp-star", "ig", "eap-ig", "conductance", "ceap", "eap-gp", "gradpath-complete",
-            "expected-gradients", "geodesic-ig", "gim", "relp"), or a composed `vc.Method(path=…, rule=…, combine=…)`.
+            "expected-gradients", "geodesic-ig", "gim", "relp"; of edges "eap" and "qk-exact" for the first two,
+            "eap-ig-activations" for "ig"), or a composed `vc.Method(path=…, rule=…, combine=…)`.
         direction: "noising" or "denoising", as for `vc.exact`.
         baseline: what units move towards: "corrupted" (estimates the counterfactual effect), "zero", "mean".
-        nodes: points on the path (ig: 16); `steps` is another word for it.
+        nodes: points on the path (ig: 16, eap-ig-activations: 5); `steps` is another word for it.
         grid: "gauss", "trapezoid", "midpoint", "left", "right", "published" (EAP-IG's).
         steps: see `nodes`.
         seed: of random draws, which are keyed by (seed, example).
@@ -105,7 +107,7 @@ def attribute(
     ablation = BASELINES[parts.baseline]
     cost = Cost(full=sum(task.lengths) * lm.layers)
     with borrowed(lm.decoder):
-        found = _Found.empty(lm, task, table)
+        found = _Found.empty(lm, task, table, parts)
         over_units = all_units(lm, "heads") if isinstance(table, Edges) else table
         source = replacement(lm, task, over_units, ablation, direction, reference, 0, cost)
         kept = _kept(lm, table)
@@ -223,7 +225,7 @@ class _Found:
     """What buckets fill in: scores and their draws' standard errors [examples, units], M of both runs, completeness."""
 
     units: Units
-    layers: list[int]
+    layers: list[int] | list[str]
     values: Tensor
     spread: Tensor
     clean: Tensor
@@ -233,8 +235,11 @@ class _Found:
     complete: bool = False
 
     @classmethod
-    def empty(cls, lm: Model, task: Task, units: Units) -> _Found:
-        layers = list(range(lm.layers + 1)) if isinstance(units, Edges) else sorted(set(units.layer.tolist()))
+    def empty(cls, lm: Model, task: Task, units: Units, parts: Method) -> _Found:
+        layers: list[int] | list[str] = sorted(set(units.layer.tolist()))
+        if isinstance(units, Edges):
+            by_site = PATHS[parts.path].moves == "site"
+            layers = [site.name for site in sites_of(lm.decoder)] if by_site else list(range(lm.layers + 1))
         values, spread = torch.full((2, len(task), len(units)), float("nan"), dtype=lm.score_dtype)
         ends = torch.zeros(2, len(task), dtype=lm.score_dtype)
         return cls(units, layers, values, spread, *ends, *torch.zeros(2, len(layers), len(task), dtype=lm.score_dtype))
@@ -258,8 +263,9 @@ def _unconverged(completeness: Completeness | None, found: _Found, parts: Method
     coarse = [f"{layer} ({share[i]:.0%})" for i, layer in enumerate(found.layers) if share[i] > COARSE]
     if not coarse:
         return ()
+    what = "sites" if isinstance(found.layers[0], str) else "layers"
     return (
-        f"not converged with {parts.nodes} nodes in layers {', '.join(coarse)}: scores there miss the site's effect by "
+        f"not converged with {parts.nodes} nodes in {what} {', '.join(coarse)}: scores there miss the site's effect by "
         "that share of the gap. A coarse grid is another estimate than the converged path: raise nodes=",
     )
 
@@ -271,7 +277,11 @@ def _total(lm: Model, groups: list[tuple[int, tuple[int, ...]]], task: Task, par
     depth = {
         "nothing": lm.layers,
         "input": lm.layers,
-        "site": sum(lm.layers - layer for layer in set(units.layer.tolist())),
+        "site": sum(
+            [site.depth(lm.layers) for site in moved(lm.decoder, units)]
+            if isinstance(units, Edges)
+            else [lm.layers - layer for layer in set(units.layer.tolist())]
+        ),
         "unit": float((lm.layers - units.layer).sum()),
     }[path.moves]
     return tokens * depth * 2 * path.passes(parts) or 1

@@ -99,6 +99,7 @@ _EDGES_ONLY = {"eap": "atp", "eap-ig-activations": "ig"}
 EDGE_PRESETS: dict[str, Method] = {
     "eap": Method(path="point"),
     "qk-exact": Method(path="point", rule="qk-exact"),
+    "eap-ig-activations": Method(path="layer", nodes=5),
     **{
         name: PRESETS[name]
         for name in (
@@ -108,7 +109,7 @@ EDGE_PRESETS: dict[str, Method] = {
     },
 }
 #: Presets of nodes → what to take for edges.
-_NODES_ONLY = {"atp": "eap", "atp-star": "qk-exact", "ig": "eap-ig"}
+_NODES_ONLY = {"atp": "eap", "atp-star": "qk-exact", "ig": "eap-ig-activations"}
 
 
 @dataclass(frozen=True)
@@ -175,10 +176,6 @@ EDGE_REFUSALS: tuple[_Refusal, ...] = (
     _Refusal(
         lambda m, metric, direction: PATHS[m.path].moves == "unit",
         "an edge has no activation of its own that could move alone; its exact effect is vc.exact(units='edges')",
-    ),
-    _Refusal(
-        lambda m, metric, direction: PATHS[m.path].moves == "site",
-        "the activations of one layer's site are read by many edges at once. Use path='inputs' (eap-ig)",
     ),
     _Refusal(
         lambda m, metric, direction: m.baseline != "corrupted",

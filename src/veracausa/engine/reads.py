@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from veracausa.anatomy import Decoder
-from veracausa.anatomy.graph import Q
+from veracausa.anatomy.graph import K, Q, V
 from veracausa.engine.norms import NormForm, norm_form
 from veracausa.engine.tape import State
 
@@ -34,39 +34,46 @@ class Reads:
     frozen: bool
     _forms: dict[int, tuple[NormForm, NormForm]] = field(default_factory=dict)
 
-    def wanted(self, state: State) -> list[Tensor]:
-        """The tensors of a run's graph that gradients are needed of, in the order that `gradients` expects."""
-        sites = [state.sites[site][layer] for layer in range(self.decoder.layers) for site in (*_OUTPUTS, "mlp_in")]
+    def wanted(self, state: State, since: tuple[int, bool] = (0, False)) -> list[Tensor]:
+        """The tensors of a run's graph that gradients are needed of, in the order that `gradients` expects.
+
+        `since`: the place of the stream, as (block, middle), behind which readers are asked for.
+        """
+        sites: list[Tensor] = []
+        for layer in range(self.decoder.layers):
+            if (layer, False) >= since:
+                sites += [state.sites[site][layer] for site in _OUTPUTS]
+            if (layer, True) >= since:
+                sites.append(state.sites["mlp_in"][layer])
         return [*sites, state.residual[-1]]
 
     def gradients(
-        self, state: State, found: list[Tensor]
+        self, state: State, found: list[Tensor], since: tuple[int, bool] = (0, False)
     ) -> Iterator[tuple[int, Float[Tensor, "readers rows positions width"]]]:
         """(first reader's index in the graph, g of a group of its readers): each block's attention, MLP, the logits.
 
-        `found`: gradients of the `wanted` tensors.
+        `found`: gradients of the `wanted` tensors. Rows and positions are those that the run had at each place.
         """
-        decoder = self.decoder
-        exact = torch.promote_types(state.residual[0].dtype, torch.float32)
-        reader = 0
+        decoder, waiting = self.decoder, iter(found)
+        exact = torch.promote_types(state.residual[-1].dtype, torch.float32)
         for layer, block in enumerate(decoder.blocks):
             attention, mlp = self._norms(layer)
-            *outputs, behind = found[4 * layer : 4 * layer + 4]
-            parts = []
-            for kind, output in enumerate(outputs):
-                heads = decoder.heads if kind == Q else decoder.kv_heads
-                own = block.projected(kind, output.to(exact), heads, decoder.head_dim)
-                weights = block.projection_weights(kind, heads, decoder.head_dim).to(exact)
-                parts.append(torch.einsum("rshd,whd->hrsw", own, weights))
-            stream = state.residual[layer].detach().to(exact)
-            inverse = attention.inverse(stream, state.sites["attention_in"][layer].detach().to(exact))
-            yield reader, attention.pull_back(stream, inverse, torch.cat(parts), self.frozen)
-            reader += decoder.graph.per_layer - 1
-            seen = state.middle[layer].detach().to(exact)
-            inverse = mlp.inverse(seen, state.sites["mlp_in"][layer].detach().to(exact))
-            yield reader, mlp.pull_back(seen, inverse, behind.to(exact)[None], self.frozen)
-            reader += 1
-        yield reader, found[4 * decoder.layers].to(exact)[None]
+            at = decoder.graph.block(layer)
+            if (layer, False) >= since:
+                parts = []
+                for kind in (Q, K, V):
+                    heads = decoder.heads if kind == Q else decoder.kv_heads
+                    own = block.projected(kind, next(waiting).to(exact), heads, decoder.head_dim)
+                    weights = block.projection_weights(kind, heads, decoder.head_dim).to(exact)
+                    parts.append(torch.einsum("rshd,whd->hrsw", own, weights))
+                stream = state.residual[layer].detach().to(exact)
+                inverse = attention.inverse(stream, state.sites["attention_in"][layer].detach().to(exact))
+                yield at.attention.start, attention.pull_back(stream, inverse, torch.cat(parts), self.frozen)
+            if (layer, True) >= since:
+                seen = state.middle[layer].detach().to(exact)
+                inverse = mlp.inverse(seen, state.sites["mlp_in"][layer].detach().to(exact))
+                yield at.mlp_reader, mlp.pull_back(seen, inverse, next(waiting).to(exact)[None], self.frozen)
+        yield decoder.graph.readers - 1, next(waiting).to(exact)[None]
 
     def _norms(self, layer: int) -> tuple[NormForm, NormForm]:
         if layer not in self._forms:

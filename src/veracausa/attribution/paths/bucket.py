@@ -74,9 +74,9 @@ class Bucket:
 
     @property
     def layers(self) -> list[int]:
-        """Layers that have units; of edges, the places of the stream where sums are compared."""
+        """Layers that have units; of edges, the places of the stream (or sites) where sums are compared."""
         if self.edges is not None:
-            return list(range(self.lm.layers + 1))
+            return list(range(1 + self.lm.layers * (2 if self.method.path == "layer" else 1)))
         return sorted(set(self.units.layer.tolist()))
 
     def own(self, layer: int) -> Float[Tensor, "examples positions site"]:

@@ -1,4 +1,4 @@
-"""Scores of edges on any path over the input: contract what writers add with the gradients at readers' inputs.
+"""Scores of edges on paths over the input: contract what writers add with the gradients at readers' inputs.
 
     mean:        Σ_k w_k Δ_u · g_v(γ_k),   Δ_u = write in the other run − write in the patched run
     increments:  Σ_k (w_u(γ_{k+1}) − w_u(γ_k)) · ½(g_v(γ_k) + g_v(γ_{k+1})), the left rule, or tangents, as for nodes
@@ -107,7 +107,7 @@ class EdgeSums:
         for row, example, state, found in self._chunks(bucket, points, tick):
             with torch.no_grad():
                 written = writes.writes_until(bucket.lm.decoder, state, bucket.lm.graph.writers)
-                groups = list(self._reads(bucket).gradients(state, found))
+                groups = list(self.reads_of(bucket).gradients(state, found))
                 if before is not None:
                     row, example = torch.cat([before[0], row]), torch.cat([before[0] // nodes, example])
                     written = torch.cat([before[1], written], 1)
@@ -116,7 +116,7 @@ class EdgeSums:
                 within = (row[:-1] % nodes != nodes - 1).to(sums.values)  # the next row is the example's next point
                 for reader, g in groups:
                     gradient = g[:, :-1] if left else (g[:, 1:] + g[:, :-1]) / 2
-                    self._add_rows(bucket, reader, moved, gradient, example[:-1], within, sums)
+                    self.add_rows(bucket, reader, moved, gradient, example[:-1], within, sums)
                 before = row[-1:], written[:, -1:].clone(), [(r, g[:, -1:].clone()) for r, g in groups]
 
     def _tangents(self, bucket: Bucket, points: Points, sums: Sums, tick: Tick) -> None:
@@ -128,7 +128,7 @@ class EdgeSums:
         for row, example, state, found in self._chunks(bucket, points, tick):
             weights = points.weights[row % nodes].to(sums.values)
             with torch.no_grad():
-                groups = list(self._reads(bucket).gradients(state, found))
+                groups = list(self.reads_of(bucket).gradients(state, found))
                 with forward_ad.dual_level(), attention_function(decoder, SUFFIX):
                     moving = forward_ad.make_dual(every[row].detach(), points.tangent[example])
                     dual = run(bucket, moving, example, sites=writes.SITES, grad=False)
@@ -136,7 +136,7 @@ class EdgeSums:
                     written = writes.writes_until(decoder, dual, decoder.graph.writers)
                     moved = forward_ad.unpack_dual(written).tangent.transpose(0, 1).contiguous()
                 for reader, g in groups:
-                    self._add_rows(bucket, reader, moved, g, example, weights, sums)
+                    self.add_rows(bucket, reader, moved, g, example, weights, sums)
 
     def _chunks(
         self, bucket: Bucket, points: Points, tick: Tick
@@ -151,12 +151,13 @@ class EdgeSums:
 
     # ---- gradients --------------------------------------------------------------------------------------------------
 
-    def _reads(self, bucket: Bucket) -> reads.Reads:
+    def reads_of(self, bucket: Bucket) -> reads.Reads:
+        """How gradients come back to readers under the bucket's rule."""
         return reads.Reads(bucket.lm.decoder, bucket.rule.freeze_norms)
 
     def _differentiate(self, bucket: Bucket, state: State, example: Tensor) -> list[Tensor]:
         """Gradients of the tensors that readers are told by (and of heads' values, last, for qk-exact)."""
-        wanted = self._reads(bucket).wanted(state)
+        wanted = self.reads_of(bucket).wanted(state)
         if bucket.qk_exact:
             wanted += state.sites["z"]
         rows, positions = state.residual[0].shape[:2]
@@ -174,11 +175,11 @@ class EdgeSums:
     ) -> None:
         """Σ over rows of w · g_v, example by example, times Δ."""
         mine, row = torch.unique_consecutive(example, return_inverse=True)
-        for reader, g in self._reads(bucket).gradients(state, found):
+        for reader, g in self.reads_of(bucket).gradients(state, found):
             total = g.new_zeros(len(g), len(mine), *g.shape[2:]).index_add_(1, row, g * weights.to(g)[:, None, None])
-            changes = self._changes(bucket)[int(mine[0]) : int(mine[-1]) + 1]  # rows are in the examples' order
+            changes = self.changes(bucket)[int(mine[0]) : int(mine[-1]) + 1]  # rows are in the examples' order
             one = torch.ones(len(mine), dtype=sums.values.dtype, device=g.device)
-            self._add_rows(bucket, reader, changes, total, mine, one, sums, self._approximate(bucket, reader))
+            self.add_rows(bucket, reader, changes, total, mine, one, sums, self._approximate(bucket, reader))
         if bucket.qk_exact:
             for layer, gradient in enumerate(found[-bucket.lm.layers :]):
                 kept = self._at_values.setdefault(layer, torch.zeros_like(bucket.base.sites["z"][layer].detach()))
@@ -188,14 +189,14 @@ class EdgeSums:
     def _add_squares(self, bucket: Bucket, state: State, example: Tensor, found: list[Tensor], sums: Sums) -> None:
         """Squares of every row's own score, for the draws' standard error."""
         assert sums.squares is not None
-        for reader, g in self._reads(bucket).gradients(state, found):
+        for reader, g in self.reads_of(bucket).gradients(state, found):
             for one in example.unique().tolist():
                 rows = example == one
-                changes = self._changes(bucket)[one].expand(int(rows.sum()), -1, -1, -1)
-                chosen, scores = self._scores(bucket, reader, changes, g[:, rows])
+                changes = self.changes(bucket)[one].expand(int(rows.sum()), -1, -1, -1)
+                chosen, scores = self.scores(bucket, reader, changes, g[:, rows])
                 sums.squares[one, chosen] += scores.to(sums.squares).square().sum(0)
 
-    def _add_rows(
+    def add_rows(
         self,
         bucket: Bucket,
         reader: int,
@@ -205,9 +206,13 @@ class EdgeSums:
         weights: Float[Tensor, " rows"],
         sums: Sums,
         replaced: np.ndarray | None = None,
+        first: int = 0,
     ) -> None:
-        """Add change · gradient of one group's edges, row by row; not of readers that are `replaced` otherwise."""
-        chosen, scores = self._scores(bucket, reader, changes, gradient)
+        """Add change · gradient of one group's edges, row by row; not of readers that are `replaced` otherwise.
+
+        `first`: the writer that `changes` begin with.
+        """
+        chosen, scores = self.scores(bucket, reader, changes, gradient, first)
         if replaced is not None:
             keep = ~replaced[self.table.reader[chosen.cpu().numpy()] - reader]
             chosen, scores = chosen[torch.as_tensor(keep)], scores[:, torch.as_tensor(keep)]
@@ -223,14 +228,18 @@ class EdgeSums:
             rows = by_writer.new_zeros(len(by_writer), bucket.lm.layers + 1).index_add_(1, block, by_writer)
             self.crossing[:, :, int(graph.reader_layer[reader])] += into.index_add_(0, example, rows)
 
-    def _scores(
-        self, bucket: Bucket, reader: int, changes: Tensor, gradient: Tensor
+    def scores(
+        self, bucket: Bucket, reader: int, changes: Tensor, gradient: Tensor, first: int = 0
     ) -> tuple[Tensor, Float[Tensor, "rows edges"]]:
-        """(their indices in the table, change · gradient) of all listed edges into the readers from `reader` on."""
-        table, seen = self.table, self._seen(bucket, reader)
+        """(their indices in the table, change · gradient) of the listed edges into the readers from `reader` on.
+
+        `changes` are those of the writers from `first` on; edges from others are left out.
+        """
+        table, seen = self.table, self._seen(bucket, reader) - first
         changes = changes[:, :seen].to(gradient.dtype)
         listed = self._listed[reader]
-        writer = torch.as_tensor(table.writer[listed], device=gradient.device)
+        listed = listed[(table.writer[listed] >= first) & (table.writer[listed] < first + changes.shape[1])]
+        writer = torch.as_tensor(table.writer[listed] - first, device=gradient.device)
         which = torch.as_tensor(table.reader[listed] - reader, device=gradient.device)
         chosen = torch.as_tensor(listed, device=gradient.device)
         if not table.positional:
@@ -259,7 +268,7 @@ class EdgeSums:
         graph = bucket.lm.graph
         return int((graph.writer_order <= graph.reader_order[reader]).sum())
 
-    def _changes(self, bucket: Bucket) -> Float[Tensor, "examples writers positions width"]:
+    def changes(self, bucket: Bucket) -> Float[Tensor, "examples writers positions width"]:
         """Δ of every writer."""
         if self._differences is None:
             with torch.no_grad():
@@ -281,7 +290,7 @@ class EdgeSums:
         """(A_patched − A) v · ∂M/∂z for every edge into a query or key, writer by writer."""
         if not bucket.qk_exact:
             return
-        lm, graph, changes = bucket.lm, bucket.lm.graph, self._changes(bucket)
+        lm, graph, changes = bucket.lm, bucket.lm.graph, self.changes(bucket)
         reading = Reading(lm.decoder, bucket.tape, bucket.base)
         share = lm.heads // lm.kv_heads
         most = max(1, 1024 // bucket.positions)

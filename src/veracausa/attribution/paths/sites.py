@@ -19,6 +19,7 @@ from torch import Tensor
 
 from veracausa.attribution.grids import grid
 from veracausa.attribution.paths.bucket import Bucket, Sums
+from veracausa.attribution.paths.edge_sites import walk_sites
 from veracausa.attribution.rows import unpatched_metric
 from veracausa.attribution.units import per_layer
 from veracausa.engine.attention import SUFFIX
@@ -44,6 +45,9 @@ class _Row:
 
 def walk_layer(bucket: Bucket, sums: Sums, tick: Tick) -> None:
     """All units of a layer's site together."""
+    if bucket.edges is not None:
+        walk_sites(bucket, bucket.edges, sums, tick)
+        return
     _walk(bucket, sums, tick, [(layer, -1) for layer in bucket.layers])
 
 
