@@ -7,6 +7,7 @@ import torch
 
 import veracausa as vc
 from veracausa.circuits.evaluate import run_circuits
+from veracausa.engine.ablated import OtherRun
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.circuit_forward import SITES, all_edges_mask
 from veracausa.engine.cost import Cost
@@ -23,7 +24,8 @@ def soft(lm, task):
     with torch.no_grad():
         examples = tuple(range(len(task)))
         tape = record_pairs(lm.decoder, *pair_ids(lm, task, examples), 0, examples=examples, sites=SITES)
-        return SoftCircuit(lm.decoder, tape, readout(lm, task, examples, tape.clean), Cost()), torch.arange(len(task))
+        read = readout(lm, task, examples, tape.clean)
+        return SoftCircuit(lm.decoder, tape, OtherRun(lm.decoder, tape), read, Cost()), slice(0, len(task))
 
 
 @pytest.fixture(params=FAMILIES)

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from veracausa.engine.ablated import OtherRun
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.budget import examples_per_batch, rows_per_chunk
 from veracausa.engine.circuit_forward import SITES, CircuitForward, Wiring, all_edges_mask, wiring_of
@@ -66,12 +67,12 @@ def run_circuits(
         def run(start: int, examples: tuple[int, ...]) -> None:
             index = torch.tensor(examples)
             tape, read = record_bucket(lm, task, start, examples, cost)
-            forward = CircuitForward(lm.decoder, tape, cost)
+            forward = CircuitForward(lm.decoder, tape, OtherRun(lm.decoder, tape), cost)
             reference = lm.decoder.logits(tape.clean.last).log_softmax(-1)
             clean[index] = read.of_state(tape.clean).to("cpu", lm.score_dtype)
             corrupted[index] = read.of_state(tape.corrupted).to("cpu", lm.score_dtype)
             with attention_function(lm.decoder, SUFFIX):
-                whole = forward(wiring_of(lm.decoder, all_edges_mask(lm.graph)), torch.tensor([0], device=lm.device))
+                whole = forward(wiring_of(lm.decoder, all_edges_mask(lm.graph)), slice(0, 1))
                 first = torch.tensor([0], device=lm.device)
                 answers = lm.decoder.logits(tape.clean.last[:1], read.answers.tokens[:1])
                 require_run(lm, read(whole, first), read.of_state(tape.clean)[:1], answers)
@@ -80,11 +81,11 @@ def run_circuits(
                     while at < len(examples):
 
                         def attempt(most: int, at: int = at, wiring: Wiring = wiring) -> tuple[Tensor, Tensor]:
-                            rows = torch.arange(at, min(at + most, len(examples)), device=lm.device)
+                            rows = slice(at, min(at + most, len(examples)))
                             last = forward(wiring, rows)
                             log_probabilities = lm.decoder.logits(last).log_softmax(-1)
-                            own = reference[rows]
-                            return read(last, rows), (own.exp() * (own - log_probabilities)).sum(-1)
+                            own, of = reference[rows], torch.arange(len(examples), device=lm.device)[rows]
+                            return read(last, of), (own.exp() * (own - log_probabilities)).sum(-1)
 
                         (found, distance), size = shrinking(size, attempt, f"{tape.length - start} tokens")
                         if not torch.isfinite(found).all():

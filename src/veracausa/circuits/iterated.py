@@ -21,6 +21,7 @@ from torch import Tensor
 from veracausa.attribution.edges import all_edges
 from veracausa.attribution.scores import Scores, assemble
 from veracausa.circuits.evaluate import circuit_buckets, record_bucket
+from veracausa.engine.ablated import OtherRun
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.budget import rows_per_chunk
 from veracausa.engine.circuit_forward import kept_by
@@ -122,7 +123,7 @@ def _record(lm: Model, task: Task, cost: Cost) -> tuple[list[SoftCircuit], Measu
         tape, read = record_bucket(lm, task, start, examples, cost)
         clean[list(examples)] = read.of_state(tape.clean).to("cpu", lm.score_dtype)
         corrupted[list(examples)] = read.of_state(tape.corrupted).to("cpu", lm.score_dtype)
-        found.append(SoftCircuit(lm.decoder, tape, read, cost))
+        found.append(SoftCircuit(lm.decoder, tape, OtherRun(lm.decoder, tape), read, cost))
 
     with torch.no_grad():
         halving(circuit_buckets(lm, task), run)
@@ -144,8 +145,8 @@ def _scores(lm: Model, groups: list[SoftCircuit], mask: np.ndarray, points: int,
                     def attempt(
                         most: int, at: int = at, group: SoftCircuit = group, alpha: float = alpha
                     ) -> tuple[int, Tensor]:
-                        rows = torch.arange(at, min(at + most, len(group.tape.examples)), device=lm.device)
-                        return len(rows), group.gradient(alpha * weights, rows)[1]
+                        metric, slope = group.gradient(alpha * weights, slice(at, at + most))
+                        return len(metric), slope
 
                     (count, slope), size = shrinking(size, attempt, f"{positions} tokens")
                     total += slope / points

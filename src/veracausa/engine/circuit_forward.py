@@ -1,14 +1,15 @@
-"""A run in which edges outside a circuit carry the corrupted run's writes.
+"""A run in which edges outside a circuit carry what ablation puts in their place.
 
-Each reader's input is the corrupted stream plus what the circuit's edges bring anew:
+Each reader's input is the stream of a run with every edge ablated, plus what the circuit's edges bring anew:
 
-    input_v = stream′ + Σ_u m_uv · δ_u,   δ_u = write of u in this run − write of u in the corrupted run
+    input_v = ablated stream + Σ_u m_uv · δ_u,   δ_u = write of u in this run − what ablation puts in its place
 
-With all edges it is the clean run, with none the corrupted one. Only what can differ is run: a writer is live if it is
-reached from the input through kept edges and has a kept edge out; all others keep δ = 0 and cost nothing. Each live
+(`engine.ablated`; by default that stream is the corrupted run's). With all edges it is the clean run, with none the
+ablated one. Only what can differ is run: a writer is live if kept edges lead from it to the logits and, where an
+unreached writer writes what is in its place anyway, if it is reached from the input; all others cost nothing. Each live
 query, key and value gets its own input and its own slice of the projection; the model's own attention module is then
-run with these projections in place, so norms of queries, rotations and masks are its own. The positions that both
-prompts share are never run (there δ = 0).
+run with these in place of its projections' outputs, so norms of queries, rotations and masks are its own. The positions
+that both prompts share are never run (there δ = 0), and the last MLP runs at the last position alone.
 
 Bound by matrix products: a layer's mixing is [readers × writers] · [writers × positions · width], for the whole graph
 of SmolLM2-135M 38% of a forward pass; its projections are those of the model, its norms one for every reader.
@@ -16,23 +17,23 @@ of SmolLM2-135M 38% of a forward pass; its projections are those of the model, i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from veracausa.anatomy import Decoder
 from veracausa.anatomy.graph import Graph, K, Q, V
+from veracausa.engine.ablated import Ablated
 from veracausa.engine.attention import Past
 from veracausa.engine.cost import Cost
-from veracausa.engine.guard import hooks
+from veracausa.engine.guard import hooks, standing_in
 from veracausa.engine.tape import Tape
-from veracausa.engine.writes import head_writes, mlp_write, writes_of_heads
 
 #: What a tape must hold.
 SITES = ("z", "attention", "mlp", "q_out", "k_out", "v_out")
@@ -43,20 +44,24 @@ class Wiring:
     """Which edges are kept, `mask[reader, writer]`, and what follows from it: what must be run.
 
     `shared_scale`: heads of a block share a post-norm, so that a change of one rescales what all of them write.
+    `settled`: a writer that nothing reaches writes what ablation puts in its place (see `engine.ablated`).
     """
 
     graph: Graph
     mask: np.ndarray
     shared_scale: bool = False
+    settled: bool = True
 
     @cached_property
     def live(self) -> np.ndarray:
-        """Whether each writer's write can differ from the corrupted run's, and is seen by a kept edge."""
-        return np.asarray(self.graph.reached(self.mask, self.shared_scale) & np.any(self.mask, axis=0))
+        """Whether each writer's write can differ from what is in its place, and can matter."""
+        leading = np.ones(self.graph.readers, dtype=bool) if self.shared_scale else self.graph.leading(self.mask)
+        seen = np.any(self.mask & leading[:, None], axis=0)
+        return np.asarray(seen & self.graph.reached(self.mask, self.shared_scale) if self.settled else seen)
 
     @cached_property
     def living(self) -> Bool[np.ndarray, "readers writers"]:
-        """Kept edges that lie on a way from the input to the logits; without post-norms all others change nothing."""
+        """Kept edges that lie on a way from a live writer to the logits; without post-norms others change nothing."""
         return np.asarray(self.mask & self.live & self.graph.leading(self.mask)[:, None])
 
     def readers(self, layer: int, kinds: Sequence[int]) -> np.ndarray:
@@ -80,64 +85,61 @@ class CircuitForward:
 
     decoder: Decoder
     tape: Tape
+    ablated: Ablated
     cost: Cost
 
-    def __call__(self, wiring: Wiring, example: Int[Tensor, " rows"]) -> Float[Tensor, "rows width"]:
-        """Final residual at the last position of some examples."""
-        decoder, graph, other = self.decoder, wiring.graph, self.tape.corrupted
-        exact = torch.promote_types(other.residual[0].dtype, torch.float32)
+    def __call__(self, wiring: Wiring, rows: slice) -> Float[Tensor, "rows width"]:
+        """Final residual at the last position of a range of the bucket's examples."""
+        decoder, graph, ablated = self.decoder, wiring.graph, self.ablated
+        last = ablated.stream(decoder.layers, rows)[:, -1]
         order = np.flatnonzero(wiring.live)
+        if not len(order):
+            return last
+        exact = torch.promote_types(last.dtype, torch.float32)
         place = {int(writer): i for i, writer in enumerate(order)}
-        shape = (len(example), *other.residual[0].shape[1:])
-        changes = torch.zeros(len(order), *shape, dtype=exact, device=example.device)
+        shape = (len(last), self.tape.length - self.tape.start, decoder.width)
+        changes = torch.empty(len(order), *shape, dtype=exact, device=last.device)
         if 0 in place:
-            changes[0] = (self.tape.clean.residual[0] - other.residual[0])[example].to(exact)
+            changes[0] = ablated.input_change(rows)
 
-        def mixed(readers: np.ndarray) -> Float[Tensor, "readers rows positions width"]:
-            known = [writer for writer in order if graph.writer_order[writer] <= graph.reader_order[readers[0]]]
-            mask = torch.as_tensor(wiring.mask[np.ix_(readers, known)], dtype=exact, device=example.device)
-            return (mask @ changes[: len(known)].flatten(1)).unflatten(1, shape)
+        def mixed(readers: np.ndarray, stream: Tensor) -> Float[Tensor, "readers rows positions width"]:
+            """Inputs of readers, given the ablated stream at the positions that they are wanted at."""
+            known = order[graph.writer_order[order] <= graph.reader_order[readers[0]]]
+            mask = torch.as_tensor(wiring.mask[np.ix_(readers, known)], dtype=exact, device=stream.device)
+            seen = changes[: len(known), :, -stream.shape[1] :]
+            return (mask @ seen.flatten(1)).unflatten(1, seen.shape[1:]).add_(stream).to(stream.dtype)
 
         for layer, block in enumerate(decoder.blocks):
             heads, at = wiring.heads(layer), graph.block(layer)
+            wanted = 1 if layer == decoder.layers - 1 else shape[1]  # behind the last block one position is read
             if len(heads):
-                ran = self._attention(wiring, layer, heads, example, mixed)
-                into = [place[at.heads.start + int(head)] for head in heads]
-                changes[into] = self._head_changes(layer, heads, ran, example)
+                z, output = self._attention(wiring, layer, heads, rows, mixed)
+                into = slice(place[at.heads.start + int(heads[0])], place[at.heads.start + int(heads[-1])] + 1)
+                written = ablated.head_changes(layer, heads.tolist(), z[:, -wanted:], output[:, -wanted:], rows)
+                changes[into, :, -wanted:] = written
             if wiring.mlp(layer):
-                reader = np.array([at.mlp_reader])
-                seen = other.middle[layer][example]
-                output = block.mlp(block.mlp_norm(seen + mixed(reader)[0].to(seen.dtype)))
-                write = block.mlp_write(output).to(exact) - mlp_write(decoder, other, layer)[example]
-                changes[place[at.mlp]] = write
+                seen = mixed(np.array([at.mlp_reader]), ablated.middle(layer, rows)[:, -wanted:])[0]
+                output = block.mlp(block.mlp_norm(seen))
+                changes[place[at.mlp], :, -wanted:] = ablated.mlp_change(layer, output, rows)
             if len(heads) or wiring.mlp(layer):
-                self.cost.add(len(example), shape[1])
-        last = other.residual[-1][example, -1]
-        end = np.array([graph.readers - 1])
-        if not wiring.mask[end].any():
-            return last
-        known = torch.as_tensor(wiring.mask[end[0], order], dtype=exact, device=example.device)
-        return last + torch.einsum("w,wrd->rd", known, changes[:, :, -1]).to(last.dtype)
+                self.cost.add(*shape[:2])
+        return mixed(np.array([graph.readers - 1]), last[:, None])[0, :, 0]
 
     def _attention(
-        self, wiring: Wiring, layer: int, heads: np.ndarray, example: Tensor, mixed: Any
+        self, wiring: Wiring, layer: int, heads: np.ndarray, rows: slice, mixed: Any
     ) -> tuple[Tensor, Tensor]:
         """z and output of a block's attention, each query, key and value projected from its own reader's input."""
-        decoder, other, graph = self.decoder, self.tape.corrupted, wiring.graph
-        block = decoder.blocks[layer]
-        outputs = [other.sites[site][layer][example].clone() for site in ("q_out", "k_out", "v_out")]
-        if block.projections[0] is block.projections[1]:
-            outputs = [outputs[0]] * 3  # one module: one output
+        block, graph, stream = self.decoder.blocks[layer], wiring.graph, self.ablated.stream(layer, rows)
+        outputs = self.ablated.projected(layer, rows)
         readers = self._needed(wiring, layer, heads)
         if len(readers):
-            stream = other.residual[layer][example]
-            normed = block.attention_norm(stream + mixed(readers).to(stream.dtype))
+            normed = block.attention_norm(mixed(readers, stream))
+            at = 0
             for kind in (Q, K, V):
-                mine = graph.reader_kind[readers] == kind
-                if mine.any():
-                    own = normed[torch.as_tensor(mine, device=normed.device)]
-                    self._project(layer, kind, graph.reader_index[readers[mine]], own, outputs)
-        return attend_with(decoder, self.tape, layer, example, outputs)
+                index = graph.reader_index[readers[graph.reader_kind[readers] == kind]]
+                self._project(layer, kind, index, normed[at : at + len(index)], outputs)
+                at += len(index)
+        return attend_with(self.decoder, layer, stream, outputs, self.tape.calls[layer], self.ablated.past(layer, rows))
 
     def _needed(self, wiring: Wiring, layer: int, heads: np.ndarray) -> np.ndarray:
         """Readers with live edges that belong to live heads (under a post-norm: to any head, all share its scale)."""
@@ -150,25 +152,13 @@ class CircuitForward:
 
     def _project(self, layer: int, kind: int, index: np.ndarray, normed: Tensor, outputs: list[Tensor]) -> None:
         """Put each reader's own slice of its projection into the projections' outputs."""
+        if not len(index):
+            return
         decoder, block = self.decoder, self.decoder.blocks[layer]
         count = decoder.heads if kind == Q else decoder.kv_heads
-        chosen = torch.as_tensor(index, device=normed.device)
+        chosen = torch.as_tensor(index, device=normed.device) if len(index) < count else slice(None)  # a view
         new = project(decoder, layer, kind, normed, chosen)
         block.projected(kind, outputs[kind], count, decoder.head_dim)[:, :, chosen] = new.movedim(0, 2)
-
-    def _head_changes(
-        self, layer: int, heads: np.ndarray, ran: tuple[Tensor, Tensor], example: Tensor
-    ) -> Float[Tensor, "heads rows positions width"]:
-        """Writes of live heads minus those of the corrupted run; `ran`: z and output of the block's attention."""
-        decoder, other, (z, output) = self.decoder, self.tape.corrupted, ran
-        block = decoder.blocks[layer]
-        if block.attention_post_norm is not None:
-            new = writes_of_heads(decoder, layer, z, output, heads.tolist())
-            return new - head_writes(decoder, other, layer, heads.tolist())[:, example]
-        exact = torch.promote_types(z.dtype, torch.float32)  # linear in z: one product of the difference
-        moved = (z - other.sites["z"][layer][example]).to(exact).unflatten(-1, (decoder.heads, -1))[:, :, heads]
-        weights = block.head_weights.to(exact).unflatten(0, (decoder.heads, -1))[heads]
-        return torch.einsum("rshd,hdw->hrsw", moved, weights)
 
 
 def project(
@@ -176,7 +166,7 @@ def project(
     layer: int,
     kind: int,
     normed: Float[Tensor, "readers rows positions width"],
-    chosen: Int[Tensor, " readers"],
+    chosen: Int[Tensor, " readers"] | slice,
 ) -> Float[Tensor, "readers rows positions head_dim"]:
     """Queries (keys, values) of the chosen heads, each from the normed input of its own reader."""
     block = decoder.blocks[layer]
@@ -190,27 +180,44 @@ def project(
 
 
 def attend_with(
-    decoder: Decoder, tape: Tape, layer: int, example: Int[Tensor, " rows"], outputs: Sequence[Tensor]
+    decoder: Decoder,
+    layer: int,
+    stream: Float[Tensor, "rows positions width"],
+    outputs: Sequence[Float[Tensor, "rows positions channels"]],
+    call: Mapping[str, Any],
+    past: Past,
 ) -> tuple[Float[Tensor, "rows positions values"], Float[Tensor, "rows positions width"]]:
-    """z and output of a block's own attention module, run with these outputs in place of its projections'."""
-    block, base = decoder.blocks[layer], tape.corrupted
-    past = Past(base.keys[layer][:, :, : tape.start], base.values[layer][:, :, : tape.start], example)
+    """z and output of a block's own attention module, with these outputs in place of its projections' (fused: the
+    first). The output projection is run where its output is read: under a post-norm; elsewhere it is z.
+    """
+    block = decoder.blocks[layer]
     found: list[Tensor] = []
-    handles: list[Any] = [
-        module.register_forward_hook(lambda _, __, ___, new=new: new)
-        for module, new in dict(zip(block.projections, outputs, strict=True)).items()
-    ]
-    handles.append(block.attention_out.register_forward_pre_hook(lambda _, args: found.append(args[0])))
-    handles.append(block.attention_out.register_forward_hook(lambda _, __, output: found.append(output)))
-    call = tape.calls[layer] | {"attention_mask": None, "past": past}
-    with hooks(*handles):
-        block.attention(block.attention_norm(base.residual[layer][example]), **call)
-    return found[0], found[1]
+
+    def keep(z: Tensor) -> Tensor:
+        found.append(z)
+        return z
+
+    functions: dict[nn.Module, Callable[[Tensor], Tensor]] = {
+        module: partial(_given, output) for module, output in zip(block.projections, outputs, strict=True)
+    }
+    watching = []
+    if block.attention_post_norm is None:
+        functions[block.attention_out] = keep
+    else:
+        watching.append(block.attention_out.register_forward_pre_hook(lambda _, args: found.append(args[0])))
+        watching.append(block.attention_out.register_forward_hook(lambda _, __, output: found.append(output)))
+    with standing_in(functions), hooks(*watching):
+        block.attention(stream, **(dict(call) | {"attention_mask": None, "past": past}))
+    return found[0], found[-1]
 
 
-def wiring_of(decoder: Decoder, mask: np.ndarray) -> Wiring:
+def _given(output: Tensor, _: Tensor) -> Tensor:
+    return output
+
+
+def wiring_of(decoder: Decoder, mask: np.ndarray, settled: bool = True) -> Wiring:
     """The wiring of a mask [readers, writers] in a model."""
-    return Wiring(decoder.graph, mask, decoder.blocks[0].attention_post_norm is not None)
+    return Wiring(decoder.graph, mask, decoder.blocks[0].attention_post_norm is not None, settled)
 
 
 def all_edges_mask(graph: Graph) -> Bool[np.ndarray, "readers writers"]:
