@@ -20,6 +20,7 @@ from torch import Tensor
 
 from veracausa.attribution.ablations import Replacement, replacement
 from veracausa.attribution.edges import Edges
+from veracausa.attribution.flow import flow_routes
 from veracausa.attribution.methods import BASELINES, Method, resolve_method
 from veracausa.attribution.paths import PATHS
 from veracausa.attribution.paths import edges as edge_paths
@@ -70,7 +71,8 @@ def attribute(
         units: as for `vc.exact`.
         method: a preset ("atp", "atp-star", "ig", "eap-ig", "conductance", "ceap", "eap-gp", "gradpath-complete",
             "expected-gradients", "geodesic-ig", "gim", "relp"; of edges "eap" and "qk-exact" for the first two,
-            "eap-ig-activations" for "ig"), or a composed `vc.Method(path=…, rule=…, combine=…)`.
+            "eap-ig-activations" for "ig", and "ifr", see `attribution.flow`), or a composed
+            `vc.Method(path=…, rule=…, combine=…)`.
         direction: "noising" or "denoising", as for `vc.exact`.
         baseline: what units move towards: "corrupted" (estimates the counterfactual effect), "zero", "mean".
         nodes: points on the path (ig: 16, eap-ig-activations: 5); `steps` is another word for it.
@@ -98,6 +100,12 @@ def attribute(
         raise MethodError("nodes= and steps= are the same number; give one of them.")
     over = {"baseline": baseline, "nodes": steps if nodes is None else nodes, "grid": grid, "seed": seed}
     table = resolve_units(lm, units, max(task.lengths))
+    if method == "ifr" and isinstance(table, Edges):
+        if direction != "noising" or reference is not None or any(value is not None for value in over.values()):
+            raise MethodError(
+                "method='ifr' reads shares off the clean run: it has no direction, path, seed or reference."
+            )
+        return flow_routes(lm, task, table, show_progress=show_progress)
     name, parts = resolve_method(method, task.metric, direction, isinstance(table, Edges), **over)
     if "graddrop" in parts.rule and lm.layers == 1:
         raise MethodError(

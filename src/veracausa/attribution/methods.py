@@ -93,7 +93,7 @@ PRESETS: dict[str, Method] = {
 }
 
 #: Presets that score edges only → what to take for nodes.
-_EDGES_ONLY = {"eap": "atp", "eap-ig-activations": "ig"}
+_EDGES_ONLY = {"eap": "atp", "eap-ig-activations": "ig", "ifr": "atp"}
 
 #: Published methods by name, on edges.
 EDGE_PRESETS: dict[str, Method] = {
@@ -204,9 +204,8 @@ def resolve_method(
         if edges and method in _NODES_ONLY:
             raise MethodError(f"method={method!r} scores nodes. For edges take {_NODES_ONLY[method]!r}.")
         if method not in presets:
-            raise MethodError(
-                f"method={method!r} is not known. Presets: {', '.join(presets)}; or compose one with vc.Method(…)."
-            )
+            names = ", ".join((*presets, "ifr") if edges else presets)
+            raise MethodError(f"method={method!r} is not known. Presets: {names}; or compose one with vc.Method(…).")
         name, parts = method, presets[method]
     else:
         name, parts = "", method
