@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import tiny_models
 import torch
@@ -9,12 +10,16 @@ from bridges import as_model
 from torch import nn
 
 import veracausa as vc
+from veracausa import edge_contracts
 from veracausa.anatomy import FAMILIES, Decoder, decoder_of
+from veracausa.attribution.edges import all_edges
 from veracausa.contracts import check, tolerance
+from veracausa.edge_contracts import circuits_equal_bare_runs, eap_is_the_slope
+from veracausa.engine import circuit_forward
 from veracausa.errors import ContractError, NumericsError
 from veracausa.model import Model
 
-NUMBERS = [1, 2, 3, 5, 7, 8, 9, 10, 11]
+NUMBERS = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]
 
 
 @pytest.mark.parametrize("family", tiny_models.FAMILIES)
@@ -39,7 +44,7 @@ def test_hold_in_bfloat16(task_of, family, seed):
                 weight *= 0.5
     outcomes = check(as_model(hf.to(torch.bfloat16), family), pair=task_of(8, seed=seed))
     assert all(one.ok for one in outcomes)
-    assert max(one.error for one in outcomes) < 0.03
+    assert max(one.error for one in outcomes) < 0.04
     assert tolerance(torch.bfloat16) == tolerance(torch.float16) == 0.1
 
 
@@ -47,7 +52,7 @@ def test_hold_in_bfloat16(task_of, family, seed):
 def test_hold_on_real_weights(request, which):
     outcomes = request.getfixturevalue(which).check()
     assert [one.number for one in outcomes] == NUMBERS
-    assert all(one.ok and one.tolerance <= 1e-4 for one in outcomes)
+    assert all(one.ok and one.tolerance <= (1e-3 if one.number == 6 else 1e-4) for one in outcomes)
 
 
 def test_on_a_pair_of_ones_own(tiny, task_of):
@@ -147,6 +152,32 @@ def test_a_misread_model_fails(mistake):
     with pytest.raises(ContractError) as caught:
         lm.check()
     assert lm.name in str(caught.value)
+
+
+@pytest.mark.parametrize("family", tiny_models.FAMILIES)
+def test_circuits_and_slopes_of_many_edges(tiny, task_of, family):
+    """Contracts 4 and 6 on every sixth edge, those into the logits, and every writer: more than the check takes."""
+    lm, task = tiny(family), task_of(7)
+    size, gap = lm.graph.size, float(lm.measure(task).gap.abs().mean())
+    edges = all_edges(lm)[np.unique([*range(0, size, 6), *range(size - lm.graph.writers, size)])]
+    assert circuits_equal_bare_runs(lm, task, edges) < 1e-9 * gap
+    assert eap_is_the_slope(lm, task, edges[::4]) < 1e-9 * gap
+
+
+def test_a_circuit_or_score_that_is_off_fails(tiny, monkeypatch):
+    """Both contracts see an error of a thousandth: in one reader's mixing, in one edge's score."""
+    lm = tiny("llama")
+    write = circuit_forward.mlp_write
+    monkeypatch.setattr(circuit_forward, "mlp_write", lambda *args: 0.999 * write(*args))
+    with pytest.raises(ContractError, match="Contract 4"):
+        lm.check()
+    monkeypatch.undo()
+    monkeypatch.setattr(
+        edge_contracts, "attribute",
+        lambda *args, **options: vc.attribute(*args, **(options | {"method": "relp"})),
+    )  # fmt: skip
+    with pytest.raises(ContractError, match="Contract 6"):
+        lm.check()
 
 
 def test_a_failed_contract_is_named_with_its_error():

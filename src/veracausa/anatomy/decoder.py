@@ -122,6 +122,11 @@ class Decoder:
         return len(self.blocks)
 
     @property
+    def has_corners(self) -> bool:
+        """Whether MLPs have corners (ReLU): along a path no grid integrates them exactly."""
+        return isinstance(self.blocks[0].activation, nn.ReLU)
+
+    @property
     def graph(self) -> Graph:
         """Its writers, readers and edges."""
         return graph_of(self.layers, self.heads, self.kv_heads, self.blocks[0].parallel)
