@@ -14,6 +14,7 @@ from veracausa.engine.cost import Cost
 from veracausa.errors import GapError, MethodError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import altair
@@ -163,11 +164,14 @@ class Scores:
             table["share"] = self.normalised().numpy()
         return table
 
-    def chart(self) -> altair.Chart | altair.LayerChart:
-        """The scores as an Altair chart (a layer × head map, bars, or a ranking)."""
+    def chart(self, *, tokens: Sequence[str] = (), most: int = 200) -> altair.Chart | altair.LayerChart:
+        """The scores as an Altair chart: a layer × head map, bars, a ranking, or the `most` strongest edges drawn.
+
+        `tokens`: texts of the positions of edges at positions, e.g. `task.tokens(0)[0]`.
+        """
         from veracausa.report.charts import scores_chart
 
-        return scores_chart(self)
+        return scores_chart(self, tokens=tokens, most=most)
 
     def save(self, path: str | Path) -> Path:
         """Write a safetensors file with a JSON header, whole or not at all; `vc.load_scores` reads it."""

@@ -22,9 +22,11 @@ from veracausa.errors import CircuitError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import altair
     import networkx as nx
     import pandas as pd
 
+    from veracausa.attribution.scores import Scores
     from veracausa.model import Model
 
 #: `Circuit.model` and `Circuit.task` of a circuit that says nothing about them.
@@ -176,6 +178,28 @@ class Circuit:
         from veracausa.circuits.files import save_circuit
 
         return save_circuit(self, path)
+
+    def chart(
+        self, *, positions: Scores | None = None, tokens: Sequence[str] = (), most: int = 200
+    ) -> altair.LayerChart:
+        """The circuit as an Altair chart: layers upwards, heads and MLPs across, an edge a curve.
+
+        Width grows with the square root of |importance|; colour is its sign (orange: + supports the behaviour, blue: −
+        works against it; grey: not known). Pointing at a node singles out its edges, tooltips give names and numbers.
+
+        Args:
+            positions: scores of edges at positions; draws those of this circuit's edges over layers × positions.
+            tokens: texts of the positions, e.g. `task.tokens(0)[0]`.
+            most: edges drawn at most, the strongest; the subtitle says so where there are more.
+
+        Raises:
+            CircuitError: an empty circuit; `positions` that are no scores of its edges at positions.
+
+        >>> circuit.chart().save("circuit.svg")  # or .png, .html
+        """
+        from veracausa.report.charts import circuit_chart
+
+        return circuit_chart(self, positions=positions, tokens=tokens, most=most)
 
     def describe(self) -> str:
         """What this circuit is, in one line each: size, how it was selected, model, task, notes."""

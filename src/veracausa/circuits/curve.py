@@ -25,6 +25,7 @@ from veracausa.engine.circuit_forward import kept_by, wiring_of
 from veracausa.errors import MethodError, UnitError
 
 if TYPE_CHECKING:
+    import altair
     import pandas as pd
 
     from veracausa.model import Model
@@ -92,6 +93,21 @@ class Curve:
                     }
                 )
         return pd.DataFrame(rows)
+
+    def chart(self, *others: Curve) -> altair.LayerChart:
+        """This curve, and others beside it, as an Altair chart: f over the share of edges, on a log axis.
+
+        Solid lines: by signed importance; dashed: by |score|. Bands: ± 1 bootstrap standard error over pairs (none for
+        a single pair). Lines at f = 1 (the model) and f = 0 (its corrupted run); overshoot, f > 1, is shaded.
+
+        Raises:
+            MethodError: two curves of one method.
+
+        >>> eap.chart(eap_ig).save("curves.png")
+        """
+        from veracausa.report.charts import curve_chart
+
+        return curve_chart((self, *others))
 
     def __repr__(self) -> str:
         head = (

@@ -94,6 +94,7 @@ def select(
         notes.append(f"edges taken that work against the behaviour (negative importance): {negative:,}")
     settings: dict[str, Any] = {"how": how, "by": rule.by, "asked": n, "taken": len(chosen)}
     settings |= {"bootstrap": level or None, "pruned": prune, "direction": scores.direction}
+    settings |= {} if scores.signed else {"signed": False}
     circuit = Circuit.of(
         rule.graph,
         rule.writer[chosen],

@@ -1,30 +1,84 @@
-"""One chart of one `Scores`, for notebooks and the command line."""
+"""One chart of one `Scores`, `Circuit` or `Curve`, for notebooks and the command line."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from veracausa.attribution.scores import Scores
+import altair as alt
+
+from veracausa.attribution.edges import Edges
+from veracausa.report.circuit_drawing import MOST_EDGES
+from veracausa.report.circuits import circuit_part, edges_part
 from veracausa.report.data import Datasets, effects, errors
+from veracausa.report.faithfulness import curves_part
+from veracausa.report.figures import Part, spec_of
 from veracausa.report.maps import limit_of, place_view
-from veracausa.report.theme import LIGHT
+from veracausa.report.theme import LIGHT, Theme
+
+if TYPE_CHECKING:
+    from veracausa.attribution.scores import Scores
+    from veracausa.circuits.circuit import Circuit
+    from veracausa.circuits.curve import Curve
 
 
-def scores_chart(scores: Scores) -> Any:
+def scores_chart(scores: Scores, *, tokens: Sequence[str] = (), most: int = MOST_EDGES) -> Any:
     """Scores as an Altair chart.
 
     Heads: a layer × head map. MLPs, attention layers, residual stream: bars per layer, or a layer × position map if
-    they are per position. Neurons, lists of units, heads per position: the 30 strongest. Colour and axes are shares of
-    the gap (plain effects where the gap is zero); whiskers are one standard error, where there are several examples.
+    they are per position. Neurons, lists of units, heads per position: the 30 strongest. Edges: the `most` strongest,
+    drawn like a circuit; per position over layers × positions, `tokens` being their texts. Colours and axes are shares
+    of the gap (plain effects where the gap is zero; edges: importances); whiskers are one standard error, where there
+    are several examples.
 
     >>> vc.exact(lm, task).chart().save("heads.png")
     """
+    if isinstance(scores.units, Edges):
+        return alone(edges_part(Datasets(inline=True), scores, "scores", tokens=tokens, most=most))
     values, title = effects(scores)
     spread = errors(scores) if scores.n > 1 else None
     pairs = "1 pair" if scores.n == 1 else f"{scores.n} pairs"
+    data = Datasets(inline=True)
     view = place_view(
-        Datasets(inline=True), scores.units, {"effect": values}, "effect", "scores", title, limit_of(values),
-        stderr=spread, palette=LIGHT.diverging,
-    )  # fmt: skip
+        data, scores.units, {"effect": values}, "effect", "scores", title, limit_of(values), stderr=spread
+    )
     heading = f"{scores.method}: {len(scores):,} {scores.units.kind}"
-    return view.properties(title={"text": heading, "subtitle": f"{scores.model['name']}, {pairs}"}, width=360)
+    return alone(Part(heading, view, data, heading, f"{scores.model['name']}, {pairs}"), 360)
+
+
+def circuit_chart(
+    circuit: Circuit, *, positions: Scores | None = None, tokens: Sequence[str] = (), most: int = MOST_EDGES
+) -> Any:
+    """See `Circuit.chart`."""
+    data = Datasets(inline=True)
+    return alone(circuit_part(data, circuit, "circuit", positions=positions, tokens=tokens, most=most))
+
+
+def curve_chart(curves: Sequence[Curve]) -> Any:
+    """See `Curve.chart`."""
+    return alone(curves_part(Datasets(inline=True), curves, "curve"))
+
+
+def alone(part: Part, width: int = 520, theme: Theme = LIGHT) -> Any:
+    """A part of a page as a chart that stands alone: its data inside, the theme's colours in place of their roles.
+
+    It has no configuration of its own, so it can be layered and put beside others. `width`: unless the part has one.
+    """
+    spec = painted(spec_of(part.view), theme.config())
+    title = {"text": part.title, "subtitle": part.subtitle.split("\n"), "anchor": "start", "offset": 10}
+    return alt.Chart.from_dict({"width": width, **spec, "title": title, "view": {"stroke": None}})
+
+
+def painted(spec: Any, config: dict[str, Any]) -> Any:
+    """The specification with mark styles and named ranges replaced by what a theme's configuration says they are."""
+    if isinstance(spec, list):
+        return [painted(item, config) for item in spec]
+    if not isinstance(spec, dict):
+        return spec
+    made = {key: painted(value, config) for key, value in spec.items() if key not in ("values", "datasets")}
+    made |= {key: spec[key] for key in ("values", "datasets") if key in spec}
+    if isinstance(made.get("range"), str):
+        made["range"] = config["range"][made["range"]]
+    if "style" in made:
+        made = {**config["style"][made.pop("style")], **made}
+    return made

@@ -21,7 +21,7 @@ View = alt.TopLevelMixin
 
 @dataclass(frozen=True)
 class Part:
-    """One chart of a figure: its title, its data, a line beneath it, and a text for those who do not see it."""
+    """One chart of a figure: its title, its data, a text for those who do not see it, and lines beneath the title."""
 
     title: str
     view: View
@@ -61,7 +61,7 @@ class Figure:
     def spec(self) -> dict[str, Any]:
         """The whole figure as one specification of fixed width, as in the PNG."""
         views = [
-            _without(spec, "datasets") | {"width": self.width, "title": {"text": part.title, "subtitle": part.subtitle}}
+            _without(spec, "datasets") | {"width": self.width, "title": _heading(part)}
             for spec, part in zip(self._drawn, self.parts, strict=True)
         ]
         whole: dict[str, Any] = {"columns": self.columns, "concat": views} if len(views) > 1 else views[0]
@@ -80,6 +80,10 @@ class Figure:
 def spec_of(view: View) -> dict[str, Any]:
     """A chart as a Vega-Lite specification without a configuration."""
     return _without(view.to_dict(validate=False), "$schema", "config")
+
+
+def _heading(part: Part) -> dict[str, Any]:
+    return {"text": part.title, "subtitle": part.subtitle.split("\n")}
 
 
 def _data(spec: dict[str, Any], part: Part) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import altair as alt
 import numpy as np
@@ -39,10 +39,9 @@ def limit_of(values: np.ndarray) -> float:
     return float(finite.max()) if finite.size and finite.max() > 0 else 1.0
 
 
-def colour(limit: float, title: str, palette: Sequence[str] | None) -> alt.Color:
+def colour(limit: float, title: str) -> alt.Color:
     """The shared diverging colour scale: ±limit, zero neutral, beyond it the end colours."""
-    wanted = list(palette) if palette else alt.RangeEnum("diverging")
-    scale = alt.Scale(domain=[-limit, limit], clamp=True, range=wanted, interpolate="rgb")
+    scale = alt.Scale(domain=[-limit, limit], clamp=True, range=alt.RangeEnum("diverging"), interpolate="rgb")
     bar = alt.Legend(title=title, orient="bottom", gradientLength=160, values=[-limit, 0, limit], labelExpr=SIGNED)
     return alt.Color("value:Q", scale=scale, legend=bar)
 
@@ -58,12 +57,10 @@ def place_view(
     *,
     stderr: np.ndarray | None = None,
     domain: tuple[float, float] | None = None,
-    palette: Sequence[str] | None = None,
 ) -> View:
     """One column of numbers of all units, in the shape that suits them; the others are in the tooltips.
 
     `limit`: end of the colour scale. `stderr`: whiskers of bars. `domain`: x axis of bars, to share among charts.
-    `palette`: colours in place of the theme's.
     """
     form = shape(units)
     chosen = _strongest(columns[drawn]) if form == "ranking" else None
@@ -81,7 +78,7 @@ def place_view(
             .encode(
                 x=alt.X(f"{across}:O", title=label, axis=alt.Axis(labelAngle=0, domain=False, ticks=False)),
                 y=alt.Y("layer:O", title="layer", axis=alt.Axis(domain=False, ticks=False)),
-                color=colour(limit, title, palette),
+                color=colour(limit, title),
                 tooltip=tips,
             )
             .properties(height=layers_count * (7 if layers_count > 40 else 12))
@@ -94,13 +91,8 @@ def place_view(
     scale = alt.Scale(domain=list(domain)) if domain else alt.Undefined
     x = alt.X("value:Q", title=title, scale=scale, axis=alt.Axis(tickCount=5, labelExpr=SIGNED))
     layers: list[alt.Chart] = []
-    for style, test, tone in ((theme.NEGATIVE, "< 0", 1), (theme.POSITIVE, ">= 0", -2)):
-        paint = (
-            base.mark_bar(cornerRadius=1, color=palette[tone])
-            if palette
-            else base.mark_bar(cornerRadius=1, style=style)
-        )
-        bars = paint.transform_filter(f"datum.value {test}")
+    for style, test in ((theme.NEGATIVE, "< 0"), (theme.POSITIVE, ">= 0")):
+        bars = base.mark_bar(cornerRadius=1, style=style).transform_filter(f"datum.value {test}")
         layers.append(bars.encode(x=x, y=y, tooltip=tips))
     layers.append(zero_line(x=True))
     if stderr is not None and np.isfinite(stderr).any():

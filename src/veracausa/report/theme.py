@@ -1,7 +1,7 @@
 """Colours and fonts of every chart, for light and dark pages. Blue–orange and Okabe–Ito tell apart without red–green.
 
-Charts name roles (mark styles, the ranges "diverging" and "category"); a theme says what a role looks like, so that
-one specification serves the light page, the dark page and the PNG.
+Charts name roles (mark styles, the ranges "diverging", "category" and "ordinal": negative, neither, positive); a theme
+says what a role looks like, so that one specification serves the light page, the dark page and the PNG.
 """
 
 from __future__ import annotations
@@ -66,7 +66,11 @@ class Theme:
                 "offset": 8,
             },
             "text": text,
-            "range": {"diverging": list(self.diverging), "category": list(self.category)},
+            "range": {
+                "diverging": list(self.diverging),
+                "category": list(self.category),
+                "ordinal": [self.diverging[1], self.muted, self.diverging[-2]],
+            },
             "style": {
                 EXACT: {"color": self.ink, "fill": self.ink},
                 TRUTH: {"color": self.ink, "stroke": self.ink, "strokeWidth": 2},

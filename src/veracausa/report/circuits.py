@@ -1,0 +1,144 @@
+"""Circuits and scores of edges as parts and figures of a page: what is drawn, and what is said about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from veracausa.attribution.edges import Edges
+from veracausa.attribution.scores import Scores
+from veracausa.circuits.circuit import Circuit
+from veracausa.errors import CircuitError
+from veracausa.report.circuit_drawing import MOST_EDGES, drawing_view
+from veracausa.report.circuit_layout import layout
+from veracausa.report.data import Datasets
+from veracausa.report.figures import Figure, Part
+from veracausa.report.words import joined, signed, whole
+
+_SIGNS = {
+    "noising": "importance = −effect of noising: + supports the behaviour, − works against it",
+    "denoising": "importance = effect of denoising: + supports the behaviour, − works against it",
+}
+
+
+def circuit_part(
+    data: Datasets,
+    circuit: Circuit,
+    name: str,
+    *,
+    positions: Scores | None = None,
+    tokens: Sequence[str] = (),
+    most: int = MOST_EDGES,
+) -> Part:
+    """A circuit on the grid of layers × heads; with `positions`, scores of edges at positions, layers × positions.
+
+    Raises:
+        CircuitError: an empty circuit, or `positions` that are no scores of its edges at positions.
+    """
+    if not len(circuit):
+        raise CircuitError("The circuit has no edges, so there is nothing to draw.")
+    if positions is not None:
+        kept = _kept(circuit, positions)
+        heading = f"{positions.method}: circuit of {whole(len(circuit))} edges, by position"
+        return _strongest_part(data, positions, kept, name, heading, tokens, most)
+    groups = {node: group for group, nodes in circuit.settings.get("groups", {}).items() for node in nodes}
+    plan = layout(circuit.edges, circuit.importance, most=most, groups=groups)
+    magnitudes = circuit.settings.get("signed") is False
+    size = f"{whole(len(circuit))} of {whole(circuit.graph.size)} edges ({circuit.share:.2%})"
+    sign = "importances are not known"
+    if circuit.importance is not None:
+        sign = _sign(str(circuit.settings.get("direction", "")), not magnitudes)
+    return Part(
+        f"{circuit.method}: circuit of {size}",
+        drawing_view(data, plan, name, signed=not magnitudes),
+        data,
+        f"Circuit of {circuit.describe().splitlines()[0].removeprefix('circuit of ')}",
+        _lines(circuit.model, circuit.task, sign, len(plan.edges), len(circuit), circuit.importance is not None),
+    )
+
+
+def edges_part(
+    data: Datasets, scores: Scores, name: str, *, tokens: Sequence[str] = (), most: int = MOST_EDGES
+) -> Part:
+    """The strongest of scores of edges, on the grid of layers × heads, or of positions if they are per position."""
+    kept = np.flatnonzero(np.isfinite(scores.importance().numpy()))
+    heading = f"{scores.method}: {whole(len(scores))} {scores.units.kind}"
+    return _strongest_part(data, scores, kept, name, heading, tokens, most)
+
+
+def circuit_figure(circuit: Circuit, name: str, **options: Any) -> Figure:
+    """A circuit as a figure of a page, with a sentence; `options`: those of `circuit_part`."""
+    part = circuit_part(Datasets(), circuit, name, **options)
+    width = int(part.view.to_dict(validate=False)["width"])
+    return Figure(name, "The circuit", (part,), circuit_sentence(circuit), least=320, width=width)
+
+
+def circuit_sentence(circuit: Circuit) -> str:
+    """How many nodes, the strongest edge, and how many edges work against the behaviour."""
+    nodes = circuit.nodes
+    heads, mlps = (sum(name.startswith(letter) for name in nodes) for letter in "am")
+    text = f"{whole(len(circuit))} edges between {joined([f'{heads} heads', f'{mlps} MLPs'])}, input and logits"
+    if circuit.importance is None or not len(circuit):
+        return f"{text}; how important each is, is not known."
+    best = int(np.argmax(np.abs(circuit.importance)))
+    text += f"; the strongest is {circuit.names[best]}, {signed(float(circuit.importance[best]))}"
+    against = int((circuit.importance < 0).sum())
+    return f"{text}; {whole(against)} work against the behaviour." if against else f"{text}."
+
+
+def _strongest_part(
+    data: Datasets,
+    scores: Scores,
+    kept: np.ndarray,
+    name: str,
+    heading: str,
+    tokens: Sequence[str],
+    most: int,
+) -> Part:
+    """The `most` strongest of the scored edges `kept`, and the nodes that these touch."""
+    importance = scores.importance().double().numpy()[kept]
+    best = np.sort(np.argsort(-np.abs(importance), kind="stable")[:most])
+    units = scores.units[kept[best]]
+    plan = layout(_edges(units), importance[best], most=most, tokens=tuple(tokens))
+    what = "edges at positions" if plan.positional else "edges"
+    sign = _sign(scores.direction, scores.signed)
+    lines = _lines(scores.model, scores.task, sign, len(best), int((importance != 0).sum()), True, what)
+    alt_text = f"The {len(best)} strongest {what} of {scores.method}"
+    return Part(heading, drawing_view(data, plan, name, signed=scores.signed), data, alt_text, lines)
+
+
+def _edges(units: Any) -> Edges:
+    if not isinstance(units, Edges):
+        raise CircuitError(f"A circuit's picture needs scores of edges, not of {units.kind}. Take units='edges'.")
+    return units
+
+
+def _kept(circuit: Circuit, positions: Scores) -> np.ndarray:
+    """Which of the scored edges at positions belong to the circuit and exist in an example."""
+    units = _edges(positions.units)
+    if not units.positional:
+        raise CircuitError("positions=… needs scores per position: vc.attribute(…, units='edges@positions').")
+    if units.graph != circuit.graph:
+        raise CircuitError(f"The scores are of edges of {units.graph}, but the circuit's graph is {circuit.graph}.")
+    inside = circuit.mask[units.reader, units.writer] & np.isfinite(positions.importance().numpy())
+    if not inside.any():
+        raise CircuitError("None of the circuit's edges has a score at any position.")
+    return np.flatnonzero(inside)
+
+
+def _sign(direction: str, has_sign: bool) -> str:
+    if not has_sign:
+        return "magnitudes: the method gives no sign"
+    return _SIGNS.get(direction, "importance: + supports the behaviour, − works against it")
+
+
+def _lines(
+    model: dict[str, str], task: dict[str, Any], sign: str, drawn: int, total: int, known: bool, what: str = "edges"
+) -> str:
+    """Model, task with its number of pairs, sign, and what was left out."""
+    lines = [" · ".join(filter(None, (model["name"], task["description"].rstrip(".")))), sign]
+    if drawn < total:
+        lines.append(f"{whole(drawn)} of {whole(total)} {what} drawn: the {'strongest' if known else 'first'}")
+    return "\n".join(lines)

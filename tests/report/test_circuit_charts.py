@@ -1,0 +1,225 @@
+"""Pictures of circuits and curves of faithfulness: places, numbers and words against the circuit's own."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+
+import altair as alt
+import numpy as np
+import pytest
+
+import veracausa as vc
+from veracausa.circuits.circuit import Circuit
+from veracausa.circuits.curve import Curve
+from veracausa.circuits.published import ioi_gpt2
+from veracausa.errors import CircuitError, MethodError
+from veracausa.report.charts import painted
+from veracausa.report.circuit_drawing import AGAINST, NEITHER, SUPPORTS
+from veracausa.report.circuits import circuit_figure
+from veracausa.report.faithfulness import curves_figure
+from veracausa.report.theme import LIGHT
+
+FAMILIES = ("gpt2", "llama", "gpt_neox")
+
+
+def scores_in(lm, task, units="edges"):
+    return vc.attribute(lm, task, units=units, method="eap", show_progress=False)
+
+
+def circuit_in(lm, task, n=60, how="abs") -> Circuit:
+    return vc.select(scores_in(lm, task), n=n, how=how, prune=False)
+
+
+def rows_of(chart: alt.LayerChart) -> dict[str, list[dict]]:
+    """The named records inside a chart, which altair validates on the way."""
+    spec = chart.to_dict()
+    found = dict(spec.get("datasets", {}))
+    layers = [spec]
+    while layers:
+        layer = layers.pop()
+        layers += layer.get("layer", [])
+        if "values" in layer.get("data", {}):
+            found[layer["data"]["name"]] = layer["data"]["values"]
+    return found
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_picture_holds_the_circuit(tiny, task_of, family):
+    circuit = circuit_in(tiny(family), task_of(6))
+    rows = rows_of(circuit.chart())
+    drawn = {row["edge"]: row for row in rows["circuit-edges"]}
+    assert set(drawn) == set(circuit.names)
+    for name, importance in zip(circuit.names, circuit.importance, strict=True):
+        assert drawn[name]["importance"] == pytest.approx(importance, rel=1e-5)  # six digits are kept
+        assert drawn[name]["sign"] == (SUPPORTS if importance >= 0 else AGAINST)
+        assert drawn[name]["y2"] > drawn[name]["y1"]  # the stream flows upwards
+    strengths = [row["strength"] for row in rows["circuit-edges"]]
+    assert strengths == sorted(strengths)  # the strongest is drawn last, on top
+    nodes = {row["node"]: row for row in rows["circuit-nodes"] + rows["circuit-nodes-ends"]}
+    assert {name for name in nodes if ".kv" not in name} == set(circuit.nodes)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nodes_count_their_edges_as_networkx_does(tiny, task_of, family):
+    circuit = circuit_in(tiny(family), task_of(6))
+    rows = rows_of(circuit.chart())
+    graph = circuit.to_networkx()  # one line there for each head that a key or value touches
+    for row in rows["circuit-nodes"] + rows["circuit-nodes-ends"]:
+        name = row["node"]
+        if ".kv" in name:
+            names = [edge for edge in circuit.names if f"->{name}<" in edge]
+            assert row["into"] == len(names) and row["out"] == 0
+            continue
+        into = [what["importance"] for *_, what in graph.in_edges(name, data=True)]
+        out = {what["edge"]: what["importance"] for *_, what in graph.out_edges(name, data=True)}
+        assert (row["into"], row["out"]) == (len(into), len(out))
+        assert row["into_importance"] == pytest.approx(sum(into), rel=1e-4, abs=1e-6)
+        assert row["out_importance"] == pytest.approx(sum(out.values()), rel=1e-4, abs=1e-6)
+
+
+def test_only_the_strongest_are_drawn_and_that_is_said(tiny, task_of):
+    circuit = circuit_in(tiny("llama"), task_of(6))
+    chart = circuit.chart(most=10)
+    rows = rows_of(chart)
+    strongest = np.argsort(-np.abs(circuit.importance), kind="stable")[:10]
+    assert {row["edge"] for row in rows["circuit-edges"]} == {circuit.names[i] for i in strongest}
+    assert "10 of 60 edges drawn: the strongest" in chart.to_dict()["title"]["subtitle"]
+    whole = circuit.chart().to_dict()["title"]
+    assert not any("drawn" in line for line in whole["subtitle"])
+    assert whole["text"].startswith("eap: circuit of 60 of ")
+    assert "llama" in whole["subtitle"][0] and "1 pair" in whole["subtitle"][0] and "−effect" in whole["subtitle"][1]
+
+
+def test_nodes_do_not_lie_on_each_other_and_edges_end_at_them(tiny, task_of):
+    circuit = circuit_in(tiny("llama"), task_of(6))
+    rows = rows_of(circuit.chart())
+    places = Counter((row["x"], row["y"]) for row in rows["circuit-nodes"])
+    assert max(places.values()) == 1
+    at = {row["node"]: row for row in rows["circuit-nodes"]}
+    for row in rows["circuit-edges"]:
+        start, end = row["edge"].split("->")
+        if start != "input":
+            assert (row["x1"], row["y1"]) == (at[start]["x"], at[start]["y"])
+        if end != "logits":
+            node = at.get(end.split("<")[0]) or at[end]
+            assert row["y2"] == node["y"] and abs(row["x2"] - node["x"]) < 0.2
+
+
+def test_a_published_circuit_is_neutral_and_names_its_groups():
+    circuit = ioi_gpt2()
+    chart = circuit.chart()
+    rows = rows_of(chart)
+    assert {row["sign"] for row in rows["circuit-edges"]} == {NEITHER}
+    assert {row["node"]: row["group"] for row in rows["circuit-nodes"]}["a9.h9"] == "name movers"
+    assert "importances are not known" in chart.to_dict()["title"]["subtitle"]
+
+
+def test_magnitudes_have_no_sign(tiny, task_of):
+    scores = dataclasses.replace(scores_in(tiny("gpt2"), task_of(6)), signed=False)
+    circuit = vc.select(dataclasses.replace(scores, values=scores.values.abs()), n=20)
+    chart = circuit.chart()
+    assert {row["sign"] for row in rows_of(chart)["circuit-edges"]} == {NEITHER}
+    assert any("no sign" in line for line in chart.to_dict()["title"]["subtitle"])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_positions(tiny, task_of, family):
+    lm, task = tiny(family), task_of(6)
+    circuit = circuit_in(lm, task)
+    scores = scores_in(lm, task, "edges@positions")
+    chart = circuit.chart(positions=scores, tokens=["<b>", "b", "c", "d", "e", "f"], most=40)
+    rows = rows_of(chart)
+    importance = dict(zip(scores.units.names, scores.importance().tolist(), strict=True))
+    inside = {name: value for name, value in importance.items() if name.split("@")[0] in set(circuit.names)}
+    best = sorted(inside, key=lambda name: -abs(inside[name]))[:40]
+    assert {row["edge"] for row in rows["circuit-edges"]} == set(best)
+    assert all(row["importance"] == pytest.approx(inside[row["edge"]], rel=1e-5) for row in rows["circuit-edges"])
+    at = {row["node"]: (row["x"], row["y"]) for row in rows["circuit-nodes"]}
+    assert len(set(at.values())) == len(at)
+    columns = {int(node.split("@")[1]): x for node, (x, _) in at.items()}
+    assert [columns[p] for p in sorted(columns)] == sorted(columns.values())
+    for join in rows["circuit-joins"]:  # attention carries to the same or a later position
+        assert join["x2"] > join["x1"] - 0.7
+    spec = chart.to_dict()
+    assert any("edges at positions drawn" in line for line in spec["title"]["subtitle"])
+
+
+def test_scores_of_edges_draw_their_strongest(tiny, task_of):
+    scores = scores_in(tiny("llama"), task_of(6))
+    rows = rows_of(scores.chart(most=15))
+    assert {row["edge"] for row in rows["scores-edges"]} == set(scores.top(15)["name"])
+    scores_in(tiny("gpt2"), task_of(6), "edges@positions").chart().to_dict()
+
+
+def test_what_cannot_be_drawn_is_refused(tiny, task_of):
+    lm, task = tiny("gpt2"), task_of(6)
+    circuit = circuit_in(lm, task)
+    empty = dataclasses.replace(circuit, edges=circuit.edges[:0], importance=circuit.importance[:0])
+    with pytest.raises(CircuitError, match="no edges"):
+        empty.chart()
+    with pytest.raises(CircuitError, match="edges@positions"):
+        circuit.chart(positions=scores_in(lm, task))
+    with pytest.raises(CircuitError, match="not of heads"):
+        circuit.chart(positions=vc.exact(lm, task, units="heads", show_progress=False))
+    with pytest.raises(CircuitError, match="graph"):
+        circuit.chart(positions=scores_in(tiny("llama"), task, "edges@positions"))
+
+
+def test_figures_draw_without_a_browser(tiny, task_of):
+    lm, task = tiny("llama"), task_of(6)
+    figure = circuit_figure(circuit_in(lm, task), "c")
+    assert figure.png()[:4] == b"\x89PNG" and figure.sentence.endswith(".")
+    assert figure.specs()[0]["width"] == "container" and set(figure.parts[0].data) <= set(figure.specs()[0]["datasets"])
+    scores = scores_in(lm, task, "edges@positions")
+    assert circuit_figure(circuit_in(lm, task), "p", positions=scores).png()[:4] == b"\x89PNG"
+
+
+def test_paint_replaces_roles_and_leaves_data_alone():
+    spec = {"mark": {"type": "rule", "style": "guide", "strokeWidth": 9}, "data": {"values": [{"style": "guide"}]},
+            "encoding": {"color": {"scale": {"range": "ordinal"}}}}  # fmt: skip
+    made = painted(spec, LIGHT.config())
+    assert made["mark"] == {**LIGHT.config()["style"]["guide"], "type": "rule", "strokeWidth": 9}
+    assert made["encoding"]["color"]["scale"]["range"] == [LIGHT.diverging[1], LIGHT.muted, LIGHT.diverging[-2]]
+    assert made["data"] == spec["data"]
+
+
+@pytest.fixture(scope="module")
+def curve(tiny, task_of) -> Curve:
+    lm, task = tiny("llama"), task_of((5, 7), n=4)
+    return vc.curve(lm, task, scores_in(lm, task), sizes=(0.01, 0.1, 0.5, 1.0), show_progress=False)
+
+
+def test_a_curve_draws_its_table(curve):
+    rows = rows_of(curve.chart())["curve"]
+    table = curve.table()
+    assert [row["f"] for row in rows] == pytest.approx(table["f"].tolist(), rel=1e-5)
+    assert [row["edges"] for row in rows] == table["edges"].tolist()
+    for row, (_, wanted) in zip(rows, table.iterrows(), strict=True):
+        assert row["high"] - row["f"] == pytest.approx(wanted["stderr"], abs=1e-4)
+        assert row["f"] - row["low"] == pytest.approx(wanted["stderr"], abs=1e-4)
+
+
+def test_several_curves_share_a_chart(curve):
+    other = dataclasses.replace(curve, method="another")
+    chart = curve.chart(other)
+    rows = rows_of(chart)
+    assert {row["method"] for row in rows["curve"]} == {"eap", "another"}
+    assert len({row["series"] for row in rows["curve"]}) == 4
+    assert {row["level"] for name in ("curve-full", "curve-none") for row in rows[name]} == {0, 1}
+    with pytest.raises(MethodError, match="different methods"):
+        curve.chart(curve)
+    assert curves_figure([curve, other], "c").png()[:4] == b"\x89PNG"
+
+
+def test_overshoot_is_marked_and_a_single_pair_has_no_band(curve):
+    measured = curve.signed[0].measured
+    beyond = dataclasses.replace(curve.signed[1], metric=measured.corrupted + 2 * measured.gap)
+    over = dataclasses.replace(curve, signed=(curve.signed[0], beyond, *curve.signed[2:]))
+    figure = curves_figure([over], "c")
+    assert "overshoots to 2.00" in figure.sentence and "c-over" in figure.parts[0].data
+    one = dataclasses.replace(measured, clean=measured.clean[:1], corrupted=measured.corrupted[:1])
+    single = [dataclasses.replace(f, metric=f.metric[:1], kl=f.kl[:1], measured=one) for f in curve.signed]
+    alone = curves_figure([dataclasses.replace(curve, signed=tuple(single), absolute=tuple(single))], "c")
+    assert all(row["low"] is None for row in alone.parts[0].data["c"])
+    assert "bands" not in alone.parts[0].subtitle and "1 pair" in alone.parts[0].subtitle
