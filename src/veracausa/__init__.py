@@ -31,6 +31,7 @@ _PUBLIC = {
     "Units": "veracausa.attribution.units",
     "Until": "veracausa.attribution.stages",
     "VeracausaError": "veracausa.errors",
+    "acdc": "veracausa.circuits.acdc",
     "agreement": "veracausa.comparison.agreement",
     "attribute": "veracausa.attribution.estimate",
     "compare": "veracausa.comparison.compare",
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from veracausa.attribution.stages import Until
     from veracausa.attribution.units import Units
     from veracausa.attribution.verify import verify
+    from veracausa.circuits.acdc import acdc
     from veracausa.circuits.circuit import Circuit
     from veracausa.circuits.curve import curve
     from veracausa.circuits.faithfulness import faithfulness
@@ -90,6 +92,7 @@ __all__ = [
     "Until",
     "VeracausaError",
     "__version__",
+    "acdc",
     "agreement",
     "attribute",
     "compare",

@@ -20,16 +20,11 @@ from torch import Tensor
 
 from veracausa.attribution.edges import all_edges
 from veracausa.attribution.scores import Scores, assemble
-from veracausa.circuits.evaluate import circuit_buckets, record_bucket
-from veracausa.engine.ablated import OtherRun
+from veracausa.circuits.recorded import Group, Recorded, record
 from veracausa.engine.attention import SUFFIX
-from veracausa.engine.budget import rows_per_chunk
 from veracausa.engine.circuit_forward import kept_by
 from veracausa.engine.cost import Cost
 from veracausa.engine.guard import attention_function, borrowed
-from veracausa.engine.measure import Measurement
-from veracausa.engine.memory import halving, shrinking
-from veracausa.engine.soft_circuit import SoftCircuit
 from veracausa.errors import MethodError
 from veracausa.progress import Tick, progress
 
@@ -82,10 +77,9 @@ def iterate(
     sizes = np.unique(np.geomspace(last, len(edges), rounds + 1).round().astype(int))[::-1]
     value, kept = np.zeros(len(edges)), np.arange(len(edges))
     with borrowed(lm.decoder), progress("iterated selection", len(sizes) * points, show_progress) as tick:
-        groups, measured = _record(lm, task, cost)
-        measured.require_gap(task)
+        recorded = record(lm, task, cost)
         for number, size in enumerate([*sizes[1:], 0]):
-            scores = _scores(lm, groups, kept_by(graph, edges.writer[kept], edges.reader[kept]), points, tick)
+            scores = _scores(recorded, kept_by(graph, edges.writer[kept], edges.reader[kept]), points, tick)
             own = scores[edges.reader[kept], edges.writer[kept]] / len(task)
             order = np.argsort(-(np.abs(own) if by == "abs" else own), kind="stable")
             value[kept[order]] = 1 - (np.arange(len(kept)) + 0.5) / len(edges)  # a later round overwrites what stays
@@ -97,7 +91,7 @@ def iterate(
         task,
         torch.as_tensor(value, dtype=lm.score_dtype).expand(len(task), -1).contiguous(),
         edges,
-        measured,
+        recorded.measured,
         method="iterated",
         settings={
             "direction": "noising",
@@ -114,42 +108,18 @@ def iterate(
     )
 
 
-def _record(lm: Model, task: Task, cost: Cost) -> tuple[list[SoftCircuit], Measurement]:
-    """Every bucket of the task, recorded once."""
-    clean, corrupted = torch.empty(2, len(task), dtype=lm.score_dtype)
-    found: list[SoftCircuit] = []
-
-    def run(start: int, examples: tuple[int, ...]) -> None:
-        tape, read = record_bucket(lm, task, start, examples, cost)
-        clean[list(examples)] = read.of_state(tape.clean).to("cpu", lm.score_dtype)
-        corrupted[list(examples)] = read.of_state(tape.corrupted).to("cpu", lm.score_dtype)
-        found.append(SoftCircuit(lm.decoder, tape, OtherRun(lm.decoder, tape), read, cost))
-
-    with torch.no_grad():
-        halving(circuit_buckets(lm, task), run)
-    return found, Measurement(clean, corrupted)
-
-
-def _scores(lm: Model, groups: list[SoftCircuit], mask: np.ndarray, points: int, tick: Tick) -> np.ndarray:
+def _scores(recorded: Recorded, mask: np.ndarray, points: int, tick: Tick) -> np.ndarray:
     """Σ over pairs of ∂M/∂m, averaged over the points, [readers, writers]."""
+    lm = recorded.lm
     weights = torch.as_tensor(mask, dtype=lm.score_dtype, device=lm.device)
     total = torch.zeros_like(weights)
     with attention_function(lm.decoder, SUFFIX):
         for j in range(points):
-            alpha = 1.0 if points == 1 else (j + 0.5) / points
-            for group in groups:
-                positions, at = group.tape.length - group.tape.start, 0
-                size = max(1, rows_per_chunk(lm, positions, group.tape.length, backward=True) // 4)
-                while at < len(group.tape.examples):
+            at = weights if points == 1 else (j + 0.5) / points * weights
 
-                    def attempt(
-                        most: int, at: int = at, group: SoftCircuit = group, alpha: float = alpha
-                    ) -> tuple[int, Tensor]:
-                        metric, slope = group.gradient(alpha * weights, slice(at, at + most))
-                        return len(metric), slope
+            def slope(group: Group, rows: slice, at: Tensor = at) -> Tensor:
+                return group.soft.gradient(at, rows)[1]
 
-                    (count, slope), size = shrinking(size, attempt, f"{positions} tokens")
-                    total += slope / points
-                    at += count
+            total += sum(recorded.chunks(slope, backward=True)) / points
             tick(1)
     return np.asarray(total.cpu().numpy())

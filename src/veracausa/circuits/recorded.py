@@ -1,0 +1,136 @@
+"""A task recorded once, so that many circuits can be run on it: every bucket's two runs, chunk by chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from veracausa.circuits.evaluate import circuit_buckets, record_bucket
+from veracausa.engine.ablated import OtherRun
+from veracausa.engine.attention import SUFFIX
+from veracausa.engine.budget import rows_per_chunk
+from veracausa.engine.circuit_forward import CircuitForward, Wiring, all_edges_mask, wiring_of
+from veracausa.engine.cost import Cost
+from veracausa.engine.guard import attention_function
+from veracausa.engine.measure import Measurement
+from veracausa.engine.memory import halving, shrinking
+from veracausa.engine.soft_circuit import SoftCircuit
+from veracausa.engine.validate import require_run
+from veracausa.errors import MethodError
+
+if TYPE_CHECKING:
+    from veracausa.model import Model
+    from veracausa.tasks.task import Task
+
+Found = TypeVar("Found")
+#: What a circuit's output is judged by; lower is better.
+LOSSES = {"kl": "KL to the clean output", "metric": "−metric / gap"}
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """One bucket: its weighted circuits, its circuits, and the clean run's log-probabilities."""
+
+    soft: SoftCircuit
+    hard: CircuitForward
+    reference: Float[Tensor, "examples vocabulary"]
+
+    def __len__(self) -> int:
+        return len(self.reference)
+
+    @property
+    def positions(self) -> int:
+        """Positions that are run."""
+        return self.soft.tape.length - self.soft.tape.start
+
+    def metric(self, last: Float[Tensor, "rows width"], rows: slice) -> Float[Tensor, " rows"]:
+        """M of the rows' final residual."""
+        return self.soft.read(last, torch.arange(len(self), device=last.device)[rows])
+
+    def kl(self, last: Float[Tensor, "rows width"], rows: slice) -> Float[Tensor, " rows"]:
+        """KL from the clean run's output distribution to the rows'."""
+        own = self.reference[rows]
+        return (own.exp() * (own - self.soft.decoder.logits(last).log_softmax(-1))).sum(-1)
+
+
+@dataclass(frozen=True, eq=False)
+class Recorded:
+    """All buckets of a task, and M of both runs."""
+
+    lm: Model
+    groups: list[Group]
+    measured: Measurement
+
+    def chunks(
+        self, run: Callable[[Group, slice], Found], backward: bool, among: list[Group] | None = None
+    ) -> Iterator[Found]:
+        """What `run` gives for each range of examples of each group, as many at a time as fit.
+
+        Raises:
+            OutOfMemoryError: one example does not fit.
+        """
+        for group in self.groups if among is None else among:
+            size = rows_per_chunk(self.lm, group.positions, group.soft.tape.length, backward)
+            size, at = max(1, size // 4) if backward else size, 0  # a weighted run holds every writer's change
+            while at < len(group):
+
+                def attempt(most: int, at: int = at, group: Group = group) -> tuple[Found, int]:
+                    rows = slice(at, min(at + most, len(group)))
+                    return run(group, rows), rows.stop
+
+                (found, at), size = shrinking(size, attempt, f"{group.positions} tokens")
+                yield found
+
+    def of(self, group: Group, last: Tensor, rows: slice, loss: str) -> Float[Tensor, " rows"]:
+        """A loss of the rows' final residual: see `LOSSES`."""
+        if loss == "kl":
+            return group.kl(last, rows)
+        return -group.metric(last, rows) / float(self.measured.gap.mean())
+
+    @torch.no_grad()
+    def loss(self, wiring: Wiring, loss: str) -> float:
+        """Mean loss of a circuit over all pairs; the attention function must be `attention.SUFFIX`."""
+        parts = self.chunks(lambda group, rows: self.of(group, group.hard(wiring, rows), rows, loss), backward=False)
+        return float(torch.cat(list(parts)).double().mean())
+
+
+def record(lm: Model, task: Task, cost: Cost) -> Recorded:
+    """Record every bucket of a task; the whole graph must reproduce the bare model's clean run.
+
+    Raises:
+        GapError, ContractError, NumericsError, OutOfMemoryError: as for `run_circuits`.
+    """
+    clean, corrupted = torch.empty(2, len(task), dtype=lm.score_dtype)
+    groups: list[Group] = []
+    whole = wiring_of(lm.decoder, all_edges_mask(lm.graph))
+
+    def run(start: int, examples: tuple[int, ...]) -> None:
+        tape, read = record_bucket(lm, task, start, examples, cost)
+        clean[list(examples)] = read.of_state(tape.clean).to("cpu", lm.score_dtype)
+        corrupted[list(examples)] = read.of_state(tape.corrupted).to("cpu", lm.score_dtype)
+        ablated = OtherRun(lm.decoder, tape)
+        soft = SoftCircuit(lm.decoder, tape, ablated, read, cost)
+        hard = CircuitForward(lm.decoder, tape, ablated, cost)
+        found = Group(soft, hard, lm.decoder.logits(tape.clean.last).log_softmax(-1))
+        with attention_function(lm.decoder, SUFFIX):
+            ours = found.metric(hard(whole, slice(0, 1)), slice(0, 1))
+        answers = lm.decoder.logits(tape.clean.last[:1], read.answers.tokens[:1])
+        require_run(lm, ours, read.of_state(tape.clean)[:1], answers)
+        groups.append(found)
+
+    with torch.no_grad():
+        halving(circuit_buckets(lm, task), run)
+    measured = Measurement(clean, corrupted)
+    measured.require_gap(task)
+    return Recorded(lm, groups, measured)
+
+
+def require_loss(loss: str) -> None:
+    """Raise MethodError unless the loss is known."""
+    if loss not in LOSSES:
+        raise MethodError(f"loss={loss!r} is not known. Known: {', '.join(LOSSES)}.")
