@@ -1,10 +1,12 @@
 """The naive reference of circuits: one prompt, one reader after the other, whole-model forwards with plain hooks.
 
-Every reader's input is rebuilt from the writes of this pass and of the corrupted run; each query, key, value and MLP is
-one module call on that input. As slow as it looks.
+Every reader's input is rebuilt from the writes of this pass and of what stands in for ablated edges: the corrupted run,
+or constants; each query, key, value and MLP is one module call on that input. As slow as it looks.
 """
 
 from __future__ import annotations
+
+from types import SimpleNamespace
 
 import torch
 from bridges import naive_metric
@@ -12,16 +14,32 @@ from naive import PATHS
 from naive_edges import _LLAMA, READS, _blocks, _weight, columns, trace
 
 
-def metrics(lm, task, mask) -> torch.Tensor:
-    """M of one circuit for every pair; `mask[reader, writer]` in the graph's order."""
-    return torch.stack([_metric(lm, task, i, mask) for i in range(len(task))])
+def metrics(lm, task, mask, constants=None) -> torch.Tensor:
+    """M of one circuit for every pair; `mask[reader, writer]` in the graph's order; `constants[writer]`: [n, d]."""
+    return torch.stack([_metric(lm, task, i, mask, constants) for i in range(len(task))])
 
 
-def _metric(lm, task, i, mask):
+def constant_trace(lm, constants, n):
+    """Writes and streams of n positions where every writer writes its constant; attention's output biases stay."""
+    wide = {name: constants[name].expand(n, -1) for name in lm.graph.writer_names}
+    stream, middle, total = [], [], wide["input"].clone()
+    for layer, block in enumerate(_blocks(lm.hf, lm.name)):
+        stream.append(total)
+        bias = getattr(block.get_submodule(PATHS[lm.name][2]), "bias", None)
+        behind = total + sum(wide[name] for name in wide if name.startswith(f"a{layer}."))
+        behind = behind if bias is None else behind + bias
+        middle.append(total if lm.name == "gpt_neox" else behind)
+        total = behind + wide[f"m{layer}"]
+    return SimpleNamespace(writes=wide, stream=[*stream, total], middle=middle)
+
+
+def _metric(lm, task, i, mask, constants):
     model, family, graph = lm.hf, lm.name, lm.graph
     blocks, heads = _blocks(model, family), model.config.num_attention_heads
     attention_norm, mlp_norm, projections = READS.get(family, _LLAMA)
     clean, corrupted = (trace(model, family, prompts[i]) for prompts in (task.clean, task.corrupted))
+    if constants is not None:
+        corrupted = constant_trace(lm, constants, len(task.clean[i]))
     out = {"input": clean.writes["input"]}
     rows = {name: {graph.writer_names[w] for w in mask[r].nonzero()[0]} for r, name in enumerate(graph.reader_names)}
     parallel = family == "gpt_neox"

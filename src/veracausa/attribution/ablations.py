@@ -13,7 +13,7 @@ The reference set is, unless another task is given, the task's own clean and cor
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
@@ -83,7 +83,7 @@ class Mean:
     def __init__(self, lm: Model, prompts: Sequence[tuple[int, ...]], place: Place, aligned: bool, cost: Cost) -> None:
         self.means: list[Tensor] = []
         count = 0
-        for _, state in _recorded(lm, prompts, place, cost):
+        for _, state in recorded(lm, prompts, sites_for(place), cost):
             for layer in range(lm.layers + (place == "residual")):
                 values = activation(state, place, layer).to(torch.promote_types(lm.dtype, torch.float32))
                 total = values.sum(0) if aligned else values.sum((0, 1))[None]
@@ -126,7 +126,7 @@ class Resample:
         self.activations: dict[int, list[Tensor]] = {}
         for length, donors in by_length.items():
             if length in set(task.lengths):
-                states = [state for _, state in _recorded(lm, donors, place, cost)]
+                states = [state for _, state in recorded(lm, donors, sites_for(place), cost)]
                 self.activations[length] = [
                     torch.cat([activation(state, place, layer) for state in states])
                     for layer in range(lm.layers + (place == "residual"))
@@ -182,8 +182,8 @@ def replacement(
     return Resample(lm, prompts, task, units, seed, cost)
 
 
-def _recorded(
-    lm: Model, prompts: Sequence[tuple[int, ...]], place: Place, cost: Cost
+def recorded(
+    lm: Model, prompts: Sequence[tuple[int, ...]], sites: Collection[str], cost: Cost
 ) -> Iterator[tuple[list[int], State]]:
     """Record prompts in batches of equal length, whole prompts from position 0: (indices, state) of each batch."""
     by_length: dict[int, list[int]] = {}
@@ -195,7 +195,7 @@ def _recorded(
             batch = members[first : first + most]
             require_readable(lm, [prompts[i] for i in batch])
             ids = torch.tensor([prompts[i] for i in batch], device=lm.device)
-            yield batch, record(lm.decoder, ids, sites=sites_for(place), cost=cost)[0]
+            yield batch, record(lm.decoder, ids, sites=sites, cost=cost)[0]
 
 
 def _key(seed: int, prompt: tuple[int, ...]) -> bytes:

@@ -19,8 +19,10 @@ from scipy.integrate import trapezoid
 
 from veracausa.attribution.edges import Edges
 from veracausa.attribution.scores import Scores
+from veracausa.circuits.ablations import SETTLED
 from veracausa.circuits.evaluate import run_circuits
-from veracausa.circuits.faithfulness import Faithfulness
+from veracausa.circuits.faithfulness import Faithfulness, faithfulness_of
+from veracausa.circuits.optimal_constants import Learning
 from veracausa.engine.circuit_forward import kept_by, wiring_of
 from veracausa.errors import MethodError, UnitError
 
@@ -112,13 +114,22 @@ class Curve:
     def __repr__(self) -> str:
         head = (
             f"{self.method}: CPR {self.cpr:.3f} (log axis {self.cpr_log:.3f}), CMD {self.cmd:.3f} "
-            f"(log axis {self.cmd_log:.3f}) · {len(self.signed[0].metric)} pairs"
+            f"(log axis {self.cmd_log:.3f}) · {len(self.signed[0].metric)} pairs · {self.signed[0].ablation} ablation"
         )
         return f"{head}\n{self.table().round(4).to_string(index=False)}"
 
 
 def curve(
-    lm: Model, task: Task, scores: Scores, *, sizes: Sequence[float] = SIZES, show_progress: bool = True
+    lm: Model,
+    task: Task,
+    scores: Scores,
+    *,
+    sizes: Sequence[float] = SIZES,
+    ablation: str = "counterfactual",
+    reference: Task | None = None,
+    seed: int = 0,
+    learning: Learning | None = None,
+    show_progress: bool = True,
 ) -> Curve:
     """Faithfulness of the circuits that a ranking of all edges gives, at shares `sizes` of the edges.
 
@@ -127,6 +138,7 @@ def curve(
         task: the pairs to evaluate on; held-out ones, if the scores are of others.
         scores: of all edges of the model, by any method or exact. Magnitudes (unsigned) rank the same both ways.
         sizes: shares of the edges in (0, 1], rising.
+        ablation, reference, seed, learning: see `vc.faithfulness`.
         show_progress: show a progress bar.
 
     Raises:
@@ -146,13 +158,19 @@ def curve(
         ranking = np.array(scores.ranking(by))
         chosen = [ranking[:count] for count in counts]
         own = [kept_by(graph, scores.units.writer[kept], scores.units.reader[kept]) for kept in chosen]
-        living[name] = tuple(int(wiring_of(lm.decoder, mask).living.sum()) for mask in own)
+        living[name] = tuple(int(wiring_of(lm.decoder, mask, ablation in SETTLED).living.sum()) for mask in own)
         masks += own
-    found = run_circuits(lm, task, masks, show_progress=show_progress)
-    outcomes = [
-        Faithfulness(count, count / graph.size, found.metric[i], found.kl[i], found.measured, found.cost)
-        for i, count in enumerate([*counts, *counts])
-    ]
+    found = run_circuits(
+        lm,
+        task,
+        masks,
+        ablation=ablation,
+        reference=reference,
+        seed=seed,
+        learning=learning,
+        show_progress=show_progress,
+    )
+    outcomes = [faithfulness_of(found, i, count, graph.size) for i, count in enumerate([*counts, *counts])]
     return Curve(scores.method, tuple(sizes), tuple(outcomes[: len(counts)]), tuple(outcomes[len(counts) :]), living)
 
 

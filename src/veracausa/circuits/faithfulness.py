@@ -17,7 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from veracausa.circuits.evaluate import run_circuits
+from veracausa.circuits.evaluate import Outcomes, run_circuits
+from veracausa.circuits.optimal_constants import Learning
 from veracausa.engine.cost import Cost
 from veracausa.engine.measure import Measurement
 
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 class Faithfulness:
     """What a circuit's run gave, pair by pair.
 
-    `metric`: M(C); `kl`: KL from the clean distribution; `measured`: M of both bare runs.
+    `metric`: M(C); `kl`: KL from the clean distribution; `measured`: M of the bare clean run and of the run without
+    edges (`corrupted`: the bare corrupted run where ablation is counterfactual).
 
     >>> found = vc.faithfulness(lm, task, circuit)
     >>> found.f, found.kl.mean(), found.ndf.mean()
@@ -43,6 +45,8 @@ class Faithfulness:
     kl: Float[Tensor, " examples"]
     measured: Measurement
     cost: Cost
+    ablation: str = "counterfactual"
+    notes: tuple[str, ...] = ()
 
     @property
     def f(self) -> float:
@@ -65,17 +69,19 @@ class Faithfulness:
         return ratio_stderr(self.metric - self.measured.corrupted, self.measured.gap, draws, seed)
 
     def describe(self) -> str:
-        """The figures in three lines."""
+        """The figures in three lines, and notes."""
         spread = np.nanquantile(self.per_example.numpy(), [0.1, 0.5, 0.9])
         n = len(self.metric)
         error = f" ± {self.stderr():.3f}" if n > 1 else ""
         return "\n".join(
             [
-                f"circuit of {self.edges:,} edges ({self.share:.2%}) · {n} pair{'s' * (n > 1)}",
+                f"circuit of {self.edges:,} edges ({self.share:.2%}) · {n} pair{'s' * (n > 1)} · "
+                f"{self.ablation} ablation",
                 f"faithfulness f = {self.f:.3f}{error}   per pair {spread[0]:.3f} … {spread[1]:.3f} … {spread[2]:.3f} "
                 "(10%, median, 90%)",
                 f"KL {self.kl.mean():.4f}   NDF {self.ndf.mean():.3f}   M {self.metric.mean():+.3f}, full "
                 f"{self.measured.clean.mean():+.3f}, none {self.measured.corrupted.mean():+.3f}",
+                *(f"note    {note}" for note in self.notes),
             ]
         )
 
@@ -83,28 +89,57 @@ class Faithfulness:
         return self.describe()
 
 
-def faithfulness(lm: Model, task: Task, circuit: Circuit, *, show_progress: bool = True) -> Faithfulness:
-    """Run a circuit on a task, everything outside it replaced by the corrupted run.
+def faithfulness(
+    lm: Model,
+    task: Task,
+    circuit: Circuit,
+    *,
+    ablation: str = "counterfactual",
+    reference: Task | None = None,
+    seed: int = 0,
+    learning: Learning | None = None,
+    show_progress: bool = True,
+) -> Faithfulness:
+    """Run a circuit on a task, every edge outside it ablated.
 
     Args:
         lm: the model that the circuit belongs to.
         task: pairs; held-out ones, if the circuit was found on others of the same task.
         circuit: which edges are kept.
+        ablation: what ablated edges carry: "counterfactual" (the corrupted run), "resample" (another prompt's run),
+            "zero", "mean" or "optimal" (constants learned for this circuit); see `circuits.ablations`.
+        reference: the set that means, other prompts and optimal constants come from; default: the task itself.
+        seed: of resampling and of learning.
+        learning: steps and rate of "optimal".
         show_progress: show a progress bar.
 
     Raises:
         CircuitError: a circuit of another model or graph.
-        GapError, ContractError, NumericsError, OutOfMemoryError: see `run_circuits`.
+        GapError, ContractError, MethodError, NumericsError, OutOfMemoryError: see `run_circuits`.
 
-    Cost: per pair at most about two bare forward passes on the positions that differ; small circuits less than one.
+    Cost: per pair at most about two bare forward passes (counterfactual and resample: on the positions that differ);
+    small circuits less than one.
 
-    >>> vc.faithfulness(lm, task, vc.select(scores, n=500))
+    >>> vc.faithfulness(lm, task, vc.select(scores, n=500), ablation="mean")
     """
     circuit.require_for(lm)
-    found = run_circuits(lm, task, [circuit.mask], show_progress=show_progress)
-    return Faithfulness(
-        len(circuit), len(circuit) / lm.graph.size, found.metric[0], found.kl[0], found.measured, found.cost
+    found = run_circuits(
+        lm,
+        task,
+        [circuit.mask],
+        ablation=ablation,
+        reference=reference,
+        seed=seed,
+        learning=learning,
+        show_progress=show_progress,
     )
+    return faithfulness_of(found, 0, len(circuit), lm.graph.size)
+
+
+def faithfulness_of(found: Outcomes, number: int, edges: int, size: int) -> Faithfulness:
+    """One circuit of a run, of `edges` out of `size`."""
+    share, metric, kl = edges / size, found.metric[number], found.kl[number]
+    return Faithfulness(edges, share, metric, kl, found.measured, found.cost, found.ablation, found.notes)
 
 
 def ratio_stderr(above: Tensor, below: Tensor, draws: int = 1000, seed: int = 0) -> float:

@@ -10,17 +10,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from veracausa.circuits.evaluate import circuit_buckets, record_bucket
+from veracausa.circuits.evaluate import require_whole_is_clean
+from veracausa.circuits.tapes import record_all
 from veracausa.engine.ablated import OtherRun
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.budget import rows_per_chunk
-from veracausa.engine.circuit_forward import CircuitForward, Wiring, all_edges_mask, wiring_of
+from veracausa.engine.circuit_forward import CircuitForward, Wiring
 from veracausa.engine.cost import Cost
 from veracausa.engine.guard import attention_function
 from veracausa.engine.measure import Measurement
-from veracausa.engine.memory import halving, shrinking
+from veracausa.engine.memory import shrinking
 from veracausa.engine.soft_circuit import SoftCircuit
-from veracausa.engine.validate import require_run
 from veracausa.errors import MethodError
 
 if TYPE_CHECKING:
@@ -105,27 +105,16 @@ def record(lm: Model, task: Task, cost: Cost) -> Recorded:
     Raises:
         GapError, ContractError, NumericsError, OutOfMemoryError: as for `run_circuits`.
     """
-    clean, corrupted = torch.empty(2, len(task), dtype=lm.score_dtype)
     groups: list[Group] = []
-    whole = wiring_of(lm.decoder, all_edges_mask(lm.graph))
-
-    def run(start: int, examples: tuple[int, ...]) -> None:
-        tape, read = record_bucket(lm, task, start, examples, cost)
-        clean[list(examples)] = read.of_state(tape.clean).to("cpu", lm.score_dtype)
-        corrupted[list(examples)] = read.of_state(tape.corrupted).to("cpu", lm.score_dtype)
-        ablated = OtherRun(lm.decoder, tape)
-        soft = SoftCircuit(lm.decoder, tape, ablated, read, cost)
-        hard = CircuitForward(lm.decoder, tape, ablated, cost)
-        found = Group(soft, hard, lm.decoder.logits(tape.clean.last).log_softmax(-1))
-        with attention_function(lm.decoder, SUFFIX):
-            ours = found.metric(hard(whole, slice(0, 1)), slice(0, 1))
-        answers = lm.decoder.logits(tape.clean.last[:1], read.answers.tokens[:1])
-        require_run(lm, ours, read.of_state(tape.clean)[:1], answers)
-        groups.append(found)
-
     with torch.no_grad():
-        halving(circuit_buckets(lm, task), run)
-    measured = Measurement(clean, corrupted)
+        tapes, measured = record_all(lm, task, cost)
+    with torch.no_grad(), attention_function(lm.decoder, SUFFIX):
+        for tape, read in tapes:
+            ablated = OtherRun(lm.decoder, tape)
+            soft = SoftCircuit(lm.decoder, tape, ablated, read, cost)
+            hard = CircuitForward(lm.decoder, tape, ablated, cost)
+            require_whole_is_clean(lm, hard, read)
+            groups.append(Group(soft, hard, lm.decoder.logits(tape.clean.last).log_softmax(-1)))
     measured.require_gap(task)
     return Recorded(lm, groups, measured)
 

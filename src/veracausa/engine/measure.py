@@ -67,6 +67,16 @@ class Measurement:
     clean: Float[Tensor, " examples"]
     corrupted: Float[Tensor, " examples"]
 
+    @classmethod
+    def blank(cls, lm: Model, task: Task) -> Measurement:
+        """Room for every example of a task, to be filled by `put`."""
+        return cls(*torch.full((2, len(task)), float("nan"), dtype=lm.score_dtype))
+
+    def put(self, examples: tuple[int, ...], clean: Tensor, corrupted: Tensor) -> None:
+        """Write down the values of some examples."""
+        self.clean[list(examples)] = clean.to(self.clean)
+        self.corrupted[list(examples)] = corrupted.to(self.corrupted)
+
     @property
     def gap(self) -> Float[Tensor, " examples"]:
         """M(x) − M(x′), example by example."""
@@ -78,13 +88,13 @@ class Measurement:
         size = self.gap.abs()
         return torch.nonzero(size < 0.1 * size.mean()).flatten().tolist()
 
-    def require_gap(self, task: Task) -> None:
-        """Raise GapError unless the mean gap differs from zero by more than rounding."""
+    def require_gap(self, task: Task, corrupted: str = "corrupted") -> None:
+        """Raise GapError unless the mean gap differs from zero by more than rounding; `corrupted`: the other run."""
         scale = torch.cat([self.clean, self.corrupted]).abs().max().clamp_min(1e-12)
         if abs(float(self.gap.mean())) <= 1e-5 * float(scale):
             raise GapError(
-                f"The model does not separate clean from corrupted on {task.name!r}: mean metric "
-                f"{float(self.clean.mean()):+.4g} clean, {float(self.corrupted.mean()):+.4g} corrupted "
+                f"The model does not separate clean from {corrupted} on {task.name!r}: mean metric "
+                f"{float(self.clean.mean()):+.4g} clean, {float(self.corrupted.mean()):+.4g} {corrupted} "
                 f"({task.metric}, {len(task)} pairs). Effects cannot be compared with a gap of zero: check the "
                 "answers, or choose a corruption that changes the behaviour."
             )
@@ -96,14 +106,13 @@ def measure(lm: Model, task: Task, cost: Cost | None = None) -> Measurement:
     def run(start: int, examples: tuple[int, ...]) -> None:
         tape = record_pairs(lm.decoder, *pair_ids(lm, task, examples), start, examples=examples, cost=cost)
         read = readout(lm, task, examples, tape.clean)
-        clean[list(examples)] = read.of_state(tape.clean).to("cpu", lm.score_dtype)
-        corrupted[list(examples)] = read.of_state(tape.corrupted).to("cpu", lm.score_dtype)
+        measured.put(examples, read.of_state(tape.clean), read.of_state(tape.corrupted))
 
+    measured = Measurement.blank(lm, task)
     with borrowed(lm.decoder), torch.no_grad():
-        clean, corrupted = torch.empty(2, len(task), dtype=lm.score_dtype)
         share = lm.decoder.anatomy.causal
         halving(buckets(task.clean, task.corrupted, share, examples_per_batch(lm, task)), run)
-    return Measurement(clean, corrupted)
+    return measured
 
 
 def pair_ids(

@@ -1,0 +1,50 @@
+"""Record the pairs of a task for circuit runs: both runs of every bucket, checked against the bare model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from veracausa.engine.budget import examples_per_batch
+from veracausa.engine.circuit_forward import SITES
+from veracausa.engine.cost import Cost
+from veracausa.engine.measure import Measurement, Readout, pair_ids, readout
+from veracausa.engine.memory import halving
+from veracausa.engine.tape import Tape, buckets, record_pairs
+from veracausa.engine.validate import require_sites
+
+if TYPE_CHECKING:
+    from veracausa.model import Model
+    from veracausa.tasks.task import Task
+
+
+def circuit_buckets(lm: Model, task: Task, share_prefix: bool = True) -> list[tuple[int, tuple[int, ...]]]:
+    """Groups of pairs that share a tape for circuits: (start, examples)."""
+    kept = 4 * lm.heads * lm.decoder.head_dim + (lm.heads + 4) * lm.width
+    share = share_prefix and lm.decoder.anatomy.causal
+    return buckets(task.clean, task.corrupted, share, examples_per_batch(lm, task, kept))
+
+
+def record_bucket(lm: Model, task: Task, start: int, examples: tuple[int, ...], cost: Cost) -> tuple[Tape, Readout]:
+    """Both runs of a bucket with all that circuits need, checked against the bare model, and its readout."""
+    ids = pair_ids(lm, task, examples)
+    tape = record_pairs(lm.decoder, *ids, start, examples=examples, sites=SITES, cost=cost)
+    read = readout(lm, task, examples, tape.clean)
+    require_sites(lm, tape, "z")
+    require_sites(lm, tape, "mlp")
+    return tape, read
+
+
+def record_all(
+    lm: Model, task: Task, cost: Cost, share_prefix: bool = True
+) -> tuple[list[tuple[Tape, Readout]], Measurement]:
+    """Every bucket of a task, kept; and M of both bare runs."""
+    measured = Measurement.blank(lm, task)
+    found: list[tuple[Tape, Readout]] = []
+
+    def run(start: int, examples: tuple[int, ...]) -> None:
+        tape, read = record_bucket(lm, task, start, examples, cost)
+        measured.put(examples, read.of_state(tape.clean), read.of_state(tape.corrupted))
+        found.append((tape, read))
+
+    halving(circuit_buckets(lm, task, share_prefix), run)
+    return found, measured
