@@ -39,6 +39,7 @@ _PUBLIC = {
     "curve": "veracausa.circuits.curve",
     "exact": "veracausa.attribution.exact",
     "faithfulness": "veracausa.circuits.faithfulness",
+    "learn_edges": "veracausa.circuits.learned",
     "learn_mask": "veracausa.attribution.masks",
     "load": "veracausa.model",
     "load_circuit": "veracausa.circuits.files",
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
     from veracausa.circuits.curve import curve
     from veracausa.circuits.faithfulness import faithfulness
     from veracausa.circuits.files import load_circuit
+    from veracausa.circuits.learned import learn_edges
     from veracausa.circuits.select import select
     from veracausa.comparison.agreement import Agreement, agreement
     from veracausa.comparison.compare import compare
@@ -101,6 +103,7 @@ __all__ = [
     "errors",
     "exact",
     "faithfulness",
+    "learn_edges",
     "learn_mask",
     "load",
     "load_circuit",

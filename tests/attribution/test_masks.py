@@ -9,7 +9,8 @@ import torch
 from bridges import as_model
 
 import veracausa as vc
-from veracausa.attribution.masks import _schedule, hard_concrete, open_probability, planned_mask
+from veracausa.attribution.concrete import hard_concrete, open_probability, schedule
+from veracausa.attribution.masks import planned_mask
 from veracausa.engine.gates import GatedPairs
 from veracausa.errors import GapError, MethodError, NumericsError, OutOfMemoryError, UnitError
 
@@ -169,12 +170,12 @@ def test_names_and_what_is_not_named_stays_open(tiny, task_of):
 
 
 def test_every_group_is_visited_before_any_twice():
-    schedule = _schedule([2, 1, 1, 2], 6, 2, 0)
-    visited = [group for step in schedule for group in step]
-    assert all(sum([2, 1, 1, 2][group] for group in step) >= 2 for step in schedule)
+    planned = schedule([2, 1, 1, 2], 6, 2, 0)
+    visited = [group for step in planned for group in step]
+    assert all(sum([2, 1, 1, 2][group] for group in step) >= 2 for step in planned)
     for first in range(0, len(visited) - 3, 4):
         assert sorted(visited[first : first + 4]) == [0, 1, 2, 3]
-    assert _schedule([2, 1], 3, 99, 0)[0] in ([0, 1], [1, 0])
+    assert schedule([2, 1], 3, 99, 0)[0] in ([0, 1], [1, 0])
 
 
 # ---- what is refused ------------------------------------------------------------------------------------------------

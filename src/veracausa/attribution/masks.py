@@ -1,16 +1,7 @@
 """Learned masks: which units must stay as they are for the output to stay as it is, all others replaced at once.
 
-Every unit u gets a gate g_u: the run computes g_u · a_u + (1 − g_u) · a_u(x′) in its place (`engine.gates`). Gates are
-hard-concrete (Louizos et al. 1712.01312), so that they reach 0 and 1 and still have gradients: with U ~ uniform(0, 1),
-
-    s = σ((log U − log(1 − U) + log α_u) / τ),   g_u = clamp(s · (ζ − γ) + γ, 0, 1),   γ = −0.1, ζ = 1.1, τ = 2/3
-    P(g_u > 0) = σ(log α_u − τ log(−γ / ζ))
-
-Adam moves log α down the gradient of E[loss] + λ · mean P(g > 0). The multiplier λ rises while more than the wanted
-share is kept and falls while less is, on a log scale, so that it finds the size of any loss by itself; the force is
-λ · (1 + damping · log(share / wanted)), so that gates open again when too many have closed. The wanted share falls
-geometrically from "nearly all" to `keep` over the first half of the steps (Edge Pruning, 2406.16778, warms its target
-up likewise).
+Every unit u gets a hard-concrete gate g_u (`attribution.concrete`, which also says how they are learned): the run
+computes g_u · a_u + (1 − g_u) · a_u(x′) in its place (`engine.gates`).
 
 What it says differs from an exact effect. That replaces one unit while all others stand by; a mask replaces most units
 at once and keeps a set that suffices. Of two units that do the same work it may drop either, and a unit that works
@@ -19,17 +10,25 @@ against the behaviour is kept where the loss is the KL divergence, and dropped w
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from veracausa.attribution.concrete import (
+    descend,
+    hard_concrete,
+    initial,
+    open_probability,
+    require_keep,
+    require_training,
+    schedule,
+    told,
+)
 from veracausa.attribution.scores import Scores, assemble
 from veracausa.attribution.units import Units, resolve_units
 from veracausa.engine.cost import Cost
@@ -39,23 +38,15 @@ from veracausa.engine.measure import Measurement, Readout, pair_ids, readout
 from veracausa.engine.memory import halving, memory_errors
 from veracausa.engine.tape import buckets, record_pairs
 from veracausa.engine.validate import require_run
-from veracausa.errors import MethodError, UnitError
-from veracausa.progress import Tick, progress
+from veracausa.errors import MethodError
+from veracausa.progress import progress
 from veracausa.tasks.metrics import metric
 
 if TYPE_CHECKING:
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 
-LOW, HIGH, TEMPERATURE = -0.1, 1.1, 2 / 3
-#: log α at the start (97% open), the spread that a warm start gives it, and its bounds.
-_START, _SPREAD, _BOUND = 2.0, 1.0, 10.0
-#: λ at the start, how far log λ moves per step and unit of log(share / target), and the damping: measured on SmolLM2.
-_MULTIPLIER, _RATE, _DAMPING = 0.1, 0.05, 5.0
-#: Share of the steps over which the wanted share falls.
-_WARM_UP = 0.5
 _KINDS = ("heads", "mlps", "attention", "neurons")
-_LOSSES = {"kl": "KL to the clean output", "metric": "−metric / gap"}
 
 
 def learn_mask(
@@ -113,11 +104,11 @@ def learn_mask(
         measured.require_gap(task)
         gap = float(measured.gap.mean())
         runs = _Runs(lm, table, parts, cost, lambda part: part.kl if loss == "kl" else part.metric(gap))
-        log_alpha = _initial(lm, table, start).requires_grad_()
-        schedule = _schedule([runs.size(group) for group in range(len(parts))], steps, batch, seed)
+        log_alpha = initial(lm, table, start).requires_grad_()
+        planned = schedule([runs.size(group) for group in range(len(parts))], steps, batch, seed)
         label = f"mask over {len(table):,} {table.kind}"
-        with progress(label, sum(runs.tokens(group) for groups in schedule for group in groups), show_progress) as tick:
-            share = _train(runs, schedule, log_alpha, lr, seed, count / len(table), tick)
+        with progress(label, sum(runs.tokens(group) for groups in planned for group in groups), show_progress) as tick:
+            share, losses = descend(runs, planned, log_alpha, lr, seed, count / len(table), tick)
         likeliest = torch.argsort(log_alpha.detach(), descending=True, stable=True)[:count]
         kl, kept_metric = runs.closed_but(likeliest)
     cost.seconds = time.monotonic() - began
@@ -143,7 +134,7 @@ def learn_mask(
         cost=cost,
         signed=False,
         notes=(
-            f"probability that a unit's gate is open, loss {_LOSSES[loss]}; expected share kept {share:.3f}, wanted "
+            f"probability that a unit's gate is open, {told(losses, loss)}; expected share kept {share:.3f}, wanted "
             f"{count / len(table):.3f}; one mask for all pairs, so stderr 0 says nothing",
             f"with the {count} likeliest open and all others closed: KL {kl:.3f}, metric {kept_metric:+.3f}",
         ),
@@ -157,19 +148,8 @@ def planned_mask(
     _require(resolve_units(lm, units, max(task.lengths)), 0.5, steps, 1.0, "kl", batch)
     groups = buckets(task.clean, task.corrupted, lm.decoder.anatomy.causal, batch)
     tokens = [(task.lengths[examples[0]] - start) * len(examples) for start, examples in groups]
-    schedule = _schedule([len(examples) for _, examples in groups], steps, batch, seed)
-    return float(sum(tokens[group] for chosen in schedule for group in chosen) * lm.layers * 2)
-
-
-def hard_concrete(log_alpha: Float[Tensor, " units"], uniform: Float[Tensor, "*rows units"]) -> Tensor:
-    """Gates in [0, 1] for noise in (0, 1); see the module's docstring."""
-    stretched = torch.sigmoid((uniform.log() - (-uniform).log1p() + log_alpha) / TEMPERATURE) * (HIGH - LOW) + LOW
-    return stretched.clamp(0, 1)
-
-
-def open_probability(log_alpha: Float[Tensor, " units"]) -> Float[Tensor, " units"]:
-    """P(g > 0)."""
-    return torch.sigmoid(log_alpha - TEMPERATURE * math.log(-LOW / HIGH))
+    planned = schedule([len(examples) for _, examples in groups], steps, batch, seed)
+    return float(sum(tokens[group] for chosen in planned for group in chosen) * lm.layers * 2)
 
 
 @dataclass(frozen=True)
@@ -245,9 +225,9 @@ class _Runs:
         index = torch.as_tensor(self.table.index, device=flat.device).clamp_min(0)  # an MLP has no index
         return part.pairs.run(layer_gates(flat, layer, index, (self.lm.layers, parts)), rows, self.cost)
 
-    def gradient(self, group: int, log_alpha: Tensor, noise: Callable[[Sequence[int]], Tensor]) -> Tensor:
-        """Gradient of the summed loss of a group; in halves where memory is short."""
-        total = torch.zeros_like(log_alpha)
+    def gradient(self, group: int, log_alpha: Tensor, noise: Callable[[Sequence[int]], Tensor]) -> tuple[float, Tensor]:
+        """Summed loss of a group and its gradient; in halves where memory is short."""
+        total, losses = torch.zeros_like(log_alpha), [0.0]
         for part in self.groups[group]:
 
             def run(start: int, local: tuple[int, ...], part: _Part = part) -> None:
@@ -255,10 +235,12 @@ class _Runs:
                 uniform = noise([part.pairs.examples[i] for i in local]).to(log_alpha)
                 with torch.enable_grad(), memory_errors(f"A gated run of {len(local)} prompts"):
                     last = self.last(part, rows, hard_concrete(log_alpha, uniform))
-                    total.add_(torch.autograd.grad(self.loss(part)(last, rows).sum(), log_alpha)[0])
+                    loss = self.loss(part)(last, rows).sum()
+                    total.add_(torch.autograd.grad(loss, log_alpha)[0])
+                losses.append(float(loss.detach()))
 
             halving([(0, tuple(range(len(part.pairs))))], run)
-        return total
+        return sum(losses), total
 
     @torch.no_grad()
     def closed_but(self, kept: Int[Tensor, " kept"]) -> tuple[float, float]:
@@ -275,81 +257,13 @@ class _Runs:
         return float(torch.cat(kl).mean()), float(torch.cat(value).mean())
 
 
-def _train(
-    runs: _Runs, schedule: list[list[int]], log_alpha: Tensor, lr: float, seed: int, wanted: float, tick: Tick
-) -> float:
-    """Descend in place; returns the expected share of the units that is kept."""
-    optimiser = torch.optim.Adam([log_alpha], lr=lr)
-    first, multiplier = float(open_probability(log_alpha.detach()).mean()), math.log(_MULTIPLIER)
-    for step, groups in enumerate(schedule):
-
-        def noise(examples: Sequence[int], step: int = step) -> Tensor:
-            draws = [np.random.default_rng([seed, step, e]).random(len(log_alpha)) for e in examples]
-            return torch.from_numpy(np.stack(draws)).clamp(1e-6, 1 - 1e-6)
-
-        gradient = torch.zeros_like(log_alpha)
-        for group in groups:
-            gradient += runs.gradient(group, log_alpha, noise) / sum(map(runs.size, groups))
-            tick(runs.tokens(group))
-        target = wanted * (first / wanted) ** max(0.0, 1 - step / (_WARM_UP * len(schedule)))
-        with torch.enable_grad():
-            share = open_probability(log_alpha).mean()
-            slope = torch.autograd.grad(share, log_alpha)[0]
-        error = math.log(float(share.detach()) / target)
-        multiplier = min(max(multiplier + _RATE * error, -_BOUND), _BOUND)
-        log_alpha.grad = gradient + math.exp(multiplier) * (1 + _DAMPING * error) * slope
-        optimiser.step()
-        with torch.no_grad():
-            log_alpha.clamp_(-_BOUND, _BOUND)
-    return float(open_probability(log_alpha.detach()).mean())
-
-
-def _schedule(sizes: list[int], steps: int, batch: int, seed: int) -> list[list[int]]:
-    """Groups of every step: at least `batch` pairs (or all), in random order, each once before any twice."""
-    order = np.random.default_rng([seed]).permutation
-    waiting: list[int] = []
-    schedule: list[list[int]] = []
-    for _ in range(steps):
-        chosen: list[int] = []
-        while sum(sizes[group] for group in chosen) < min(batch, sum(sizes)):
-            if not waiting:
-                waiting = order(len(sizes)).tolist()
-            chosen.append(waiting.pop())
-        schedule.append(chosen)
-    return schedule
-
-
-def _initial(lm: Model, table: Units, start: Scores | None) -> Float[Tensor, " units"]:
-    """log α at the start: one value for all units, or spread by the rank of |mean score|."""
-    log_alpha = torch.full((len(table),), _START, dtype=lm.score_dtype, device=lm.device)
-    if start is None:
-        return log_alpha
-    if start.units.digest() != table.digest():
-        raise UnitError(
-            f"start= has scores of {start.units!r}, but the mask is over {table!r}. Pass scores of the same units."
-        )
-    rank = torch.empty(len(table), dtype=torch.float64)
-    rank[start.ranking()] = torch.arange(len(table), 0, -1, dtype=torch.float64)
-    return log_alpha + _SPREAD * torch.special.ndtri((rank - 0.5) / len(table)).to(log_alpha)
-
-
 def _require(table: Units, keep: float | int, steps: int, lr: float, loss: str, batch: int) -> int:
     """How many units are to be kept; MethodError if an option makes no sense."""
     if table.kind not in _KINDS or table.positional:
         what = f"{table.kind} at single positions" if table.positional else table.kind
         raise MethodError(
             f"A mask over {what} is not known: gates act on whole {', '.join(_KINDS)}, at all positions. Use one of "
-            "these, or vc.exact, which knows all units."
+            "these, vc.learn_edges for all edges, or vc.exact, which knows all units."
         )
-    if loss not in _LOSSES:
-        raise MethodError(f"loss={loss!r} is not known. Known: {', '.join(_LOSSES)}.")
-    for name, value, good in (("steps", steps, steps >= 1), ("lr", lr, lr > 0), ("batch", batch, batch >= 1)):
-        if not good:
-            raise MethodError(f"{name}={value}: it must be positive.")
-    count = max(1, round(keep * len(table))) if isinstance(keep, float) and 0 < keep < 1 else keep
-    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count < len(table):
-        raise MethodError(
-            f"keep={keep!r}: give a share between 0 and 1 such as 0.1, or a whole number from 1 to {len(table) - 1} "
-            f"(of {len(table)} {table.kind}; to keep all of them there is nothing to learn)."
-        )
-    return count
+    require_training(steps, lr, loss, batch)
+    return require_keep(table, keep)

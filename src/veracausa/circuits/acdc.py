@@ -25,11 +25,12 @@ import torch
 from jaxtyping import Bool, Int
 
 from veracausa import __version__
+from veracausa.attribution.concrete import LOSSES, require_loss
 from veracausa.attribution.edges import Edges, all_edges
 from veracausa.attribution.resume import Checkpoint
 from veracausa.attribution.scores import task_header
 from veracausa.circuits.circuit import Circuit, model_header
-from veracausa.circuits.recorded import LOSSES, Recorded, record, require_loss
+from veracausa.circuits.recorded import Recorded, record
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.circuit_forward import Wiring, all_edges_mask, wiring_of
 from veracausa.engine.cost import Cost

@@ -21,15 +21,12 @@ from veracausa.engine.guard import attention_function
 from veracausa.engine.measure import Measurement
 from veracausa.engine.memory import shrinking
 from veracausa.engine.soft_circuit import SoftCircuit
-from veracausa.errors import MethodError
 
 if TYPE_CHECKING:
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 
 Found = TypeVar("Found")
-#: What a circuit's output is judged by; lower is better.
-LOSSES = {"kl": "KL to the clean output", "metric": "−metric / gap"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,10 +84,27 @@ class Recorded:
                 yield found
 
     def of(self, group: Group, last: Tensor, rows: slice, loss: str) -> Float[Tensor, " rows"]:
-        """A loss of the rows' final residual: see `LOSSES`."""
+        """A loss of the rows' final residual: see `concrete.LOSSES`."""
         if loss == "kl":
             return group.kl(last, rows)
         return -group.metric(last, rows) / float(self.measured.gap.mean())
+
+    def slope(
+        self, mask: Float[Tensor, "readers writers"], loss: str, among: list[Group] | None = None
+    ) -> tuple[float, Float[Tensor, "readers writers"]]:
+        """Summed loss of a weighted circuit over (some) groups, and its gradient with respect to the weights."""
+
+        def run(group: Group, rows: slice) -> tuple[float, Tensor]:
+            leaf = mask.detach().clone().requires_grad_()
+            with torch.enable_grad():
+                total = self.of(group, group.soft.run(leaf, rows), rows, loss).sum()
+                (found,) = torch.autograd.grad(total, leaf)
+            count = len(range(*rows.indices(len(group))))
+            group.soft.cost.add(count, group.positions * self.lm.layers, backward=True)
+            return float(total.detach()), found
+
+        parts = list(self.chunks(run, backward=True, among=among))
+        return sum(value for value, _ in parts), torch.stack([found for _, found in parts]).sum(0)
 
     @torch.no_grad()
     def loss(self, wiring: Wiring, loss: str) -> float:
@@ -99,15 +113,15 @@ class Recorded:
         return float(torch.cat(list(parts)).double().mean())
 
 
-def record(lm: Model, task: Task, cost: Cost) -> Recorded:
-    """Record every bucket of a task; the whole graph must reproduce the bare model's clean run.
+def record(lm: Model, task: Task, cost: Cost, most: int | None = None) -> Recorded:
+    """Record every bucket of a task, of at most `most` pairs; the whole graph must reproduce the bare clean run.
 
     Raises:
         GapError, ContractError, NumericsError, OutOfMemoryError: as for `run_circuits`.
     """
     groups: list[Group] = []
     with torch.no_grad():
-        tapes, measured = record_all(lm, task, cost)
+        tapes, measured = record_all(lm, task, cost, most=most)
     with torch.no_grad(), attention_function(lm.decoder, SUFFIX):
         for tape, read in tapes:
             ablated = OtherRun(lm.decoder, tape)
@@ -117,9 +131,3 @@ def record(lm: Model, task: Task, cost: Cost) -> Recorded:
             groups.append(Group(soft, hard, lm.decoder.logits(tape.clean.last).log_softmax(-1)))
     measured.require_gap(task)
     return Recorded(lm, groups, measured)
-
-
-def require_loss(loss: str) -> None:
-    """Raise MethodError unless the loss is known."""
-    if loss not in LOSSES:
-        raise MethodError(f"loss={loss!r} is not known. Known: {', '.join(LOSSES)}.")

@@ -17,11 +17,14 @@ if TYPE_CHECKING:
     from veracausa.tasks.task import Task
 
 
-def circuit_buckets(lm: Model, task: Task, share_prefix: bool = True) -> list[tuple[int, tuple[int, ...]]]:
-    """Groups of pairs that share a tape for circuits: (start, examples)."""
+def circuit_buckets(
+    lm: Model, task: Task, share_prefix: bool = True, most: int | None = None
+) -> list[tuple[int, tuple[int, ...]]]:
+    """Groups of pairs that share a tape for circuits: (start, examples); `most`: pairs of a group at most."""
     kept = 4 * lm.heads * lm.decoder.head_dim + (lm.heads + 4) * lm.width
     share = share_prefix and lm.decoder.anatomy.causal
-    return buckets(task.clean, task.corrupted, share, examples_per_batch(lm, task, kept))
+    fit = examples_per_batch(lm, task, kept)
+    return buckets(task.clean, task.corrupted, share, fit if most is None else min(fit, most))
 
 
 def record_bucket(lm: Model, task: Task, start: int, examples: tuple[int, ...], cost: Cost) -> tuple[Tape, Readout]:
@@ -35,9 +38,9 @@ def record_bucket(lm: Model, task: Task, start: int, examples: tuple[int, ...], 
 
 
 def record_all(
-    lm: Model, task: Task, cost: Cost, share_prefix: bool = True
+    lm: Model, task: Task, cost: Cost, share_prefix: bool = True, most: int | None = None
 ) -> tuple[list[tuple[Tape, Readout]], Measurement]:
-    """Every bucket of a task, kept; and M of both bare runs."""
+    """Every bucket of a task (of at most `most` pairs), kept; and M of both bare runs."""
     measured = Measurement.blank(lm, task)
     found: list[tuple[Tape, Readout]] = []
 
@@ -46,5 +49,5 @@ def record_all(
         measured.put(examples, read.of_state(tape.clean), read.of_state(tape.corrupted))
         found.append((tape, read))
 
-    halving(circuit_buckets(lm, task, share_prefix), run)
+    halving(circuit_buckets(lm, task, share_prefix, most), run)
     return found, measured
