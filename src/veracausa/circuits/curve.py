@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Float, Int
 from scipy.integrate import trapezoid
 
 from veracausa.attribution.edges import Edges
@@ -75,6 +76,21 @@ class Curve:
         """Mean of |1 − f| over log x, ranking by |score|."""
         return area(self.sizes, [abs(1 - one.f) for one in self.absolute], log=True)
 
+    def stderr(self, draws: int = 1000, seed: int = 0) -> dict[str, float]:
+        """Bootstrap standard errors over pairs of `cpr`, `cmd`, `cpr_log` and `cmd_log`; NaN for a single pair."""
+        pairs = len(self.signed[0].metric)
+        which = np.random.default_rng(seed).integers(pairs, size=(draws, pairs))
+        signed, absolute = (
+            np.stack([_redrawn(one, which) for one in found], 1) for found in (self.signed, self.absolute)
+        )
+        drawn = {
+            "cpr": [area(self.sizes, f) for f in signed],
+            "cmd": [area(self.sizes, np.abs(1 - f)) for f in absolute],
+            "cpr_log": [area(self.sizes, f, log=True) for f in signed],
+            "cmd_log": [area(self.sizes, np.abs(1 - f), log=True) for f in absolute],
+        }
+        return {name: float(np.std(found, ddof=1)) if pairs > 1 else float("nan") for name, found in drawn.items()}
+
     def table(self) -> pd.DataFrame:
         """One row per size and ranking: share, edges asked for, edges that can matter, f, its error, KL, NDF."""
         import pandas as pd
@@ -112,9 +128,11 @@ class Curve:
         return curve_chart((self, *others))
 
     def __repr__(self) -> str:
+        error = self.stderr()
         head = (
-            f"{self.method}: CPR {self.cpr:.3f} (log axis {self.cpr_log:.3f}), CMD {self.cmd:.3f} "
-            f"(log axis {self.cmd_log:.3f}) · {len(self.signed[0].metric)} pairs · {self.signed[0].ablation} ablation"
+            f"{self.method}: CPR {self.cpr:.3f} ± {error['cpr']:.3f} (log axis {self.cpr_log:.3f} ± "
+            f"{error['cpr_log']:.3f}), CMD {self.cmd:.3f} ± {error['cmd']:.3f} (log axis {self.cmd_log:.3f} ± "
+            f"{error['cmd_log']:.3f}) · {len(self.signed[0].metric)} pairs · {self.signed[0].ablation} ablation"
         )
         return f"{head}\n{self.table().round(4).to_string(index=False)}"
 
@@ -174,7 +192,13 @@ def curve(
     return Curve(scores.method, tuple(sizes), tuple(outcomes[: len(counts)]), tuple(outcomes[len(counts) :]), living)
 
 
-def area(sizes: Sequence[float], values: Sequence[float], *, log: bool = False) -> float:
+def _redrawn(one: Faithfulness, which: Int[np.ndarray, "draws pairs"]) -> Float[np.ndarray, " draws"]:
+    """f of redrawn pairs."""
+    above, gap = (one.metric - one.measured.corrupted).numpy(), one.measured.gap.numpy()
+    return np.asarray(above[which].mean(1) / gap[which].mean(1))
+
+
+def area(sizes: Sequence[float], values: Sequence[float] | np.ndarray, *, log: bool = False) -> float:
     """Trapezoids through the points; over log x as a mean over the range, so that it has the size of a value."""
     if len(sizes) < 2:
         return float(values[0]) if log else 0.0
