@@ -39,6 +39,7 @@ _PUBLIC = {
     "curve": "veracausa.circuits.curve",
     "exact": "veracausa.attribution.exact",
     "faithfulness": "veracausa.circuits.faithfulness",
+    "iterate": "veracausa.circuits.iterated",
     "learn_edges": "veracausa.circuits.learned",
     "learn_mask": "veracausa.attribution.masks",
     "load": "veracausa.model",
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from veracausa.circuits.curve import curve
     from veracausa.circuits.faithfulness import faithfulness
     from veracausa.circuits.files import load_circuit
+    from veracausa.circuits.iterated import iterate
     from veracausa.circuits.learned import learn_edges
     from veracausa.circuits.select import select
     from veracausa.comparison.agreement import Agreement, agreement
@@ -103,6 +105,7 @@ __all__ = [
     "errors",
     "exact",
     "faithfulness",
+    "iterate",
     "learn_edges",
     "learn_mask",
     "load",

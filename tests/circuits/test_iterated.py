@@ -5,8 +5,9 @@ import pytest
 import torch
 
 import veracausa as vc
+from veracausa.attribution.edges import all_edges
 from veracausa.circuits.iterated import iterate
-from veracausa.errors import MethodError
+from veracausa.errors import MethodError, UnitError
 
 
 def run(lm, task, **options):
@@ -63,7 +64,105 @@ def test_the_curve_takes_it(tiny, task_of):
     assert [one.f for one in curve.signed] == pytest.approx([one.f for one in curve.absolute])
 
 
-@pytest.mark.parametrize("options", [{"rounds": 0}, {"points": 0}, {"smallest": 0}, {"smallest": 1}, {"by": "luck"}])
+def by_hand(lm, task, sizes, returns):
+    """Circuits of every size, by names: in each, ∂M/∂m of every edge by central differences of whole soft runs.
+
+    Sizes must be large enough that no dead edge is in question: those score 0 up to rounding, and ties are anyone's.
+    """
+    from veracausa.circuits.recorded import record
+    from veracausa.engine.attention import SUFFIX
+    from veracausa.engine.cost import Cost
+    from veracausa.engine.guard import attention_function, borrowed
+
+    edges = all_edges(lm)
+    names, kept, circuits, returned = np.array(edges.names), set(range(len(edges))), [], 0
+    with torch.no_grad(), borrowed(lm.decoder), attention_function(lm.decoder, SUFFIX):
+        groups = record(lm, task, Cost()).groups
+
+        def metric(weights):
+            mask = torch.zeros(lm.graph.readers, lm.graph.writers, dtype=torch.float64)
+            mask[edges.reader, edges.writer] = torch.as_tensor(weights)
+            runs = ((group, slice(0, len(group))) for group in groups)
+            return sum(float(group.metric(group.soft.run(mask, rows), rows).sum()) for group, rows in runs)
+
+        for size in sizes:
+            here = np.isin(np.arange(len(edges)), list(kept)).astype(float)
+            among = range(len(edges)) if returns else kept
+            slope = {}
+            for edge in among:
+                step = np.zeros(len(edges))
+                step[edge] = 1e-5
+                slope[edge] = metric(here + step) - metric(here - step)
+            chosen = set(sorted(among, key=lambda edge: -slope[edge])[:size])
+            returned += len(chosen - kept)
+            kept = chosen
+            circuits.append(set(names[sorted(kept)]))
+    return circuits, returned
+
+
+@pytest.mark.parametrize("returns", [False, True])
+def test_circuits_and_returns_by_hand(tiny, task_of, returns):
+    small = {"num_attention_heads": 2, "hidden_size": 16, "num_hidden_layers": 2}
+    lm, task = tiny("llama", **small), task_of((5, 6), n=2, seed=4)
+    n, rounds, last = lm.graph.size, 4, 24
+    scores = run(lm, task, rounds=rounds, smallest=last, returns=returns)
+    sizes = np.geomspace(last, n, rounds + 1).round().astype(int)[::-1][1:]
+    theirs, returned = by_hand(lm, task, sizes, returns)
+    names, ranking = np.array(scores.units.names), scores.ranking()
+    assert set(names[ranking[:last]]) == theirs[-1]
+    if returns:
+        assert returned > 0 and f"edges that returned: {returned}" in " ".join(scores.notes)
+        behind = theirs[-2] - theirs[-1]  # what the last round dropped comes next
+        assert set(names[ranking[last : last + len(behind)]]) == behind
+    else:
+        for size, circuit in zip(sizes, theirs, strict=True):
+            assert set(names[ranking[:size]]) == circuit
+
+
+def test_scores_may_begin_it(tiny, task_of):
+    lm, task = tiny("llama"), task_of((5, 6), n=2, seed=4)
+    eap = vc.attribute(lm, task, units="edges", method="eap", show_progress=False)
+    assert run(lm, task, rounds=4, start=eap).ranking() == run(lm, task, rounds=4).ranking()
+    few = vc.attribute(lm, task, units=["input->m0"], method="eap", show_progress=False)
+    with pytest.raises(UnitError, match="all"):
+        run(lm, task, start=few)
+
+
+@pytest.mark.parametrize("by", ["importance", "abs_mean"])
+def test_select_offers_it(tiny, task_of, by):
+    lm, task = tiny("llama"), task_of((5, 6), n=2, seed=4)
+    eap = vc.attribute(lm, task, units="edges", method="eap", show_progress=False)
+    more = {"rounds": 4, "returns": True, "show_progress": False}
+    circuit = vc.select(eap, n=40, how="iterated", by=by, lm=lm, task=task, prune=False, **more)
+    ranking = run(lm, task, rounds=4, smallest=40, returns=True, start=eap, by=by.removesuffix("_mean"))
+    assert set(circuit.names) == set(ranking.units[ranking.ranking()[:40]].names) and len(circuit) == 40
+    assert circuit.method == "eap" and circuit.settings["how"] == "iterated" and circuit.settings["rounds"] == 4
+    assert "ranks" in repr(circuit)
+    pruned = vc.select(eap, n=40, how="iterated", by=by, lm=lm, task=task, **more)
+    assert set(pruned.names) == set(circuit.prune().names)
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"how": "iterated"}, "needs the model"),
+        ({"how": "iterated", "bootstrap": 0.95}, "needs the model"),
+        ({"how": "top", "rounds": 3}, "does not use rounds"),
+        ({"how": "luck"}, "iterated"),
+    ],
+)
+def test_select_refuses_what_means_nothing(tiny, task_of, options, word):
+    lm, task = tiny("llama"), task_of((5, 6), n=2, seed=4)
+    eap = vc.attribute(lm, task, units="edges", method="eap", show_progress=False)
+    with pytest.raises(MethodError, match=word):
+        vc.select(eap, n=40, **options)
+    with pytest.raises(MethodError, match="bootstrap"):
+        vc.select(eap, n=40, how="iterated", lm=lm, task=task, bootstrap=True)
+    with pytest.raises(MethodError, match="no option"):
+        vc.select(eap, n=40, how="iterated", lm=lm, task=task, round=3)
+
+
+@pytest.mark.parametrize("options", [{"rounds": 0}, {"points": 0}, {"smallest": 0}, {"smallest": 1.0}, {"by": "luck"}])
 def test_what_means_nothing_is_refused(tiny, task_of, options):
-    with pytest.raises(MethodError, match="at least 1"):
+    with pytest.raises(MethodError, match=r"at least 1|smallest="):
         run(tiny("llama"), task_of(6), **options)

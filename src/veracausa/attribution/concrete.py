@@ -157,12 +157,12 @@ def require_training(steps: int, lr: float, loss: str, batch: int) -> None:
             raise MethodError(f"{name}={value}: it must be positive.")
 
 
-def require_keep(table: Units, keep: float | int) -> int:
+def require_keep(table: Units, keep: float | int, name: str = "keep") -> int:
     """How many units are to be kept; MethodError unless some, but not all, are."""
     count = max(1, round(keep * len(table))) if isinstance(keep, float) and 0 < keep < 1 else keep
     if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count < len(table):
         raise MethodError(
-            f"keep={keep!r}: give a share between 0 and 1 such as 0.1, or a whole number from 1 to {len(table) - 1} "
-            f"(of {len(table)} {table.kind}; to keep all of them there is nothing to learn)."
+            f"{name}={keep!r}: give a share between 0 and 1 such as 0.1, or a whole number from 1 to {len(table) - 1} "
+            f"(of {len(table)} {table.kind}; if all are kept there is nothing to find out)."
         )
     return count

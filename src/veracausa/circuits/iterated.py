@@ -4,7 +4,10 @@ One-shot scores ignore how edges combine. Here all edges are there at first; eac
 respect to the weights of the edges *in the circuit's own run* (`engine.soft_circuit`), drops the weakest share, and
 goes on, down a geometric schedule of sizes. What is dropped later ranks higher, so one run gives nested circuits of
 every size. With several `points` the gradient is averaged on the way from the circuit's state to the ablated one, all
-weights scaled by α = (j + ½) / points.
+weights scaled by α = (j + ½) / points. With `returns` a removed edge may come back: each round ranks all edges, those
+that are out by what they would add to the circuit as it stands, and keeps the strongest. The ranking then puts the last
+circuit's edges first and behind them those that left it last, so at larger sizes it is no longer the circuit that was
+scored there.
 
 Cost: rounds × points × one run of the whole graph with its gradient.
 """
@@ -18,14 +21,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from veracausa.attribution.edges import all_edges
+from veracausa.attribution.concrete import require_keep
+from veracausa.attribution.edges import Edges, all_edges
 from veracausa.attribution.scores import Scores, assemble
 from veracausa.circuits.recorded import Group, Recorded, record
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.circuit_forward import kept_by
 from veracausa.engine.cost import Cost
 from veracausa.engine.guard import attention_function, borrowed
-from veracausa.errors import MethodError
+from veracausa.errors import MethodError, UnitError
 from veracausa.progress import Tick, progress
 
 if TYPE_CHECKING:
@@ -40,9 +44,11 @@ def iterate(
     task: Task,
     *,
     rounds: int = 15,
-    smallest: float = 0.001,
+    smallest: float | int = 0.001,
     points: int = 1,
     by: str = "importance",
+    returns: bool = False,
+    start: Scores | None = None,
     show_progress: bool = True,
 ) -> Scores:
     """Rank all edges by dropping the weakest again and again, scored in the remaining circuit's own run.
@@ -51,9 +57,12 @@ def iterate(
         lm: the model.
         task: the pairs to select on; evaluate on others.
         rounds: how often edges are dropped.
-        smallest: the share of the edges at which dropping stops; what remains is ranked by its last scores.
+        smallest: where dropping stops: a share of the edges (a float under 1) or their number (an int); what remains is
+            ranked by its last scores.
         points: gradients per round, averaged from the circuit's state towards the ablated one.
         by: "importance" drops what helps least or hurts most; "abs" drops what matters least.
+        returns: let a removed edge return when it scores above a kept one.
+        start: scores of all edges, by any method, that the first round drops by, instead of its own.
         show_progress: show a progress bar.
 
     Returns:
@@ -61,30 +70,40 @@ def iterate(
         pairs, so it has no standard error. `vc.curve` and `vc.select` take it like any other score.
 
     Raises:
-        MethodError: options out of range; GapError, ContractError, NumericsError, OutOfMemoryError: as for `vc.exact`.
+        MethodError: options out of range. UnitError: `start` is not about all edges.
+        GapError, ContractError, NumericsError, OutOfMemoryError: as for `vc.exact`.
 
     >>> ranking = iterate(lm, task)
     >>> vc.curve(lm, held_out, ranking).cpr_log
     """
-    began, graph = time.monotonic(), lm.graph
-    if rounds < 1 or points < 1 or not 0 < smallest < 1 or by not in _RANKINGS:
+    began, edges = time.monotonic(), all_edges(lm)
+    if rounds < 1 or points < 1 or by not in _RANKINGS:
         raise MethodError(
-            f"rounds={rounds}, points={points}, smallest={smallest}, by={by!r}: rounds and points must be at least 1, "
-            f"smallest a share between 0 and 1, by one of {', '.join(_RANKINGS)}."
+            f"rounds={rounds}, points={points}, by={by!r}: rounds and points must be at least 1, by one of "
+            f"{', '.join(_RANKINGS)}."
         )
-    edges, cost = all_edges(lm), Cost(full=sum(task.lengths) * lm.layers)
-    last = max(1, round(smallest * len(edges)))
+    if start is not None and start.units.digest() != edges.digest():
+        raise UnitError(f"start= has scores of {start.units!r}, but all {len(edges):,} edges are ranked. Score those.")
+    last, cost = require_keep(edges, smallest, "smallest"), Cost(full=sum(task.lengths) * lm.layers)
     sizes = np.unique(np.geomspace(last, len(edges), rounds + 1).round().astype(int))[::-1]
-    value, kept = np.zeros(len(edges)), np.arange(len(edges))
+    kept = ranking = np.arange(len(edges))
+    back = 0
     with borrowed(lm.decoder), progress("iterated selection", len(sizes) * points, show_progress) as tick:
         recorded = record(lm, task, cost)
-        for number, size in enumerate([*sizes[1:], 0]):
-            scores = _scores(recorded, kept_by(graph, edges.writer[kept], edges.reader[kept]), points, tick)
-            own = scores[edges.reader[kept], edges.writer[kept]] / len(task)
-            order = np.argsort(-(np.abs(own) if by == "abs" else own), kind="stable")
-            value[kept[order]] = 1 - (np.arange(len(kept)) + 0.5) / len(edges)  # a later round overwrites what stays
-            if number < len(sizes) - 1:
-                kept = np.sort(kept[order[:size]])
+        for size in [*sizes[1:], last]:
+            if start is not None and len(kept) == len(edges):
+                own = start.importance().double().numpy()
+            else:
+                own = _scores(recorded, edges, kept, points, tick)
+            among = np.arange(len(edges)) if returns and size < len(kept) else kept
+            chosen = among[_strongest(own[among], by)[:size]]
+            left = np.setdiff1d(kept, chosen)
+            before = ranking[~np.isin(ranking, np.concatenate([chosen, left]))]
+            ranking = np.concatenate([chosen, left[_strongest(own[left], by)], before])
+            back += len(np.setdiff1d(chosen, kept))
+            kept = np.sort(chosen)
+    value = np.empty(len(edges))
+    value[ranking] = 1 - (np.arange(len(edges)) + 0.5) / len(edges)
     cost.seconds = time.monotonic() - began
     return assemble(
         lm,
@@ -100,17 +119,28 @@ def iterate(
             "smallest": smallest,
             "points": points,
             "by": by,
+            "returns": returns,
+            "start": None if start is None else start.method,
             "per_example": False,
         },
         cost=cost,
         signed=False,
-        notes=("ranks, the last edge dropped highest; one ranking for all pairs, so stderr 0 says nothing",),
+        notes=(
+            "ranks, the last edge dropped highest; one ranking for all pairs, so stderr 0 says nothing",
+            *([f"edges that returned: {back:,}"] if returns else []),
+        ),
     )
 
 
-def _scores(recorded: Recorded, mask: np.ndarray, points: int, tick: Tick) -> np.ndarray:
-    """Σ over pairs of ∂M/∂m, averaged over the points, [readers, writers]."""
+def _strongest(own: np.ndarray, by: str) -> np.ndarray:
+    """Order of edges by their scores, the strongest first."""
+    return np.argsort(-(np.abs(own) if by == "abs" else own), kind="stable")
+
+
+def _scores(recorded: Recorded, edges: Edges, kept: np.ndarray, points: int, tick: Tick) -> np.ndarray:
+    """Mean over pairs of ∂M/∂m of every edge in the circuit's own run, averaged over the points."""
     lm = recorded.lm
+    mask = kept_by(lm.graph, edges.writer[kept], edges.reader[kept])
     weights = torch.as_tensor(mask, dtype=lm.score_dtype, device=lm.device)
     total = torch.zeros_like(weights)
     with attention_function(lm.decoder, SUFFIX):
@@ -122,4 +152,4 @@ def _scores(recorded: Recorded, mask: np.ndarray, points: int, tick: Tick) -> np
 
             total += sum(recorded.chunks(slope, backward=True)) / points
             tick(1)
-    return np.asarray(total.cpu().numpy())
+    return np.asarray(total.cpu().numpy()[edges.reader, edges.writer]) / sum(map(len, recorded.groups))

@@ -8,6 +8,8 @@ With c_e the importance of edge e (−E for noising, +E for denoising; |score| w
   key and value; keys and values are shared by a group) are open as soon as the node is in. `by="importance"` takes the
   largest c instead of the largest |c|. The input may be reached late or never: prune afterwards.
 * **optimal**: the connected circuit with the largest Σ c under the budget, as an integer program (`circuits.optimal`).
+* **iterated**: the scores decide what goes first, down a schedule of sizes to n; from then on each round scores the
+  edges by gradients in the remaining circuit's own run (`circuits.iterated`), so it needs the model and pairs.
 
 Equal edges are taken in the graph's order, reader by reader. Then dead ends are pruned (`prune=False`: not), so that a
 circuit may have fewer edges than were asked for; `Circuit.settings` holds both numbers.
@@ -19,9 +21,10 @@ passes, and more with few examples, where such intervals are too narrow.
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -32,6 +35,10 @@ from veracausa.attribution.edges import Edges
 from veracausa.attribution.scores import Scores
 from veracausa.circuits.circuit import Circuit
 from veracausa.errors import MethodError
+
+if TYPE_CHECKING:
+    from veracausa.model import Model
+    from veracausa.tasks.task import Task
 
 #: `how` → what it ranks by where `by` is not given.
 HOW = {"top": "importance", "abs": "abs_mean", "greedy": "abs_mean", "optimal": "importance"}
@@ -50,19 +57,24 @@ def select(
     prune: bool = True,
     seed: int = 0,
     seconds: float = 60.0,
+    lm: Model | None = None,
+    task: Task | None = None,
+    **iteration: Any,
 ) -> Circuit:
     """The circuit of at most n edges that scores of edges suggest; the module says how.
 
     Args:
         scores: of edges, without positions: `units="edges"`.
         n: edges asked for, at most as many as were scored.
-        how: "top", "abs", "greedy" or "optimal".
+        how: "top", "abs", "greedy", "optimal" or "iterated".
         by: "importance" or "abs_mean"; where not given "abs_mean" for abs and greedy, "importance" for the others.
         bootstrap: confidence level of the filter, e.g. 0.95 (True: 0.95); False: none.
         draws: bootstrap draws of the filter.
         prune: drop dead ends.
         seed: of the bootstrap.
         seconds: time the integer program may take; a solution that is not proved optimal by then says so.
+        lm, task: for "iterated", the model and the pairs to score on; `iteration`: `rounds`, `points`, `returns` and
+            `show_progress` of `vc.iterate`.
 
     Returns:
         `Circuit` with the edges' importances. Its notes say what was pruned, how many edges had a negative importance,
@@ -76,6 +88,11 @@ def select(
     >>> circuit = vc.select(vc.attribute(lm, task, units="edges", method="eap-ig"), n=500, how="greedy")
     >>> circuit.describe()
     """
+    if how == "iterated":
+        return _iterated(scores, n, by, bool(bootstrap), prune, lm, task, iteration)
+    if lm is not None or task is not None or iteration:
+        given = ", ".join([*(name for name, value in (("lm", lm), ("task", task)) if value is not None), *iteration])
+        raise MethodError(f"how={how!r} does not use {given}. Leave it out, or take how='iterated'.")
     rule = Rule.of(scores, n=n, how=how, by=by, seconds=seconds)
     notes = [] if scores.signed else ["the scores are magnitudes; none says in which direction an edge acts"]
     level = 0.95 if bootstrap is True else float(bootstrap)
@@ -109,6 +126,43 @@ def select(
     return circuit.prune() if prune else circuit
 
 
+def _iterated(
+    scores: Scores,
+    n: int,
+    by: str | None,
+    bootstrap: bool,
+    prune: bool,
+    lm: Model | None,
+    task: Task | None,
+    iteration: dict[str, Any],
+) -> Circuit:
+    """The last circuit of an iterated selection that the scores begin."""
+    if lm is None or task is None:
+        raise MethodError(
+            "how='iterated' scores edges in the circuit's own runs, so it needs the model and pairs: "
+            "vc.select(scores, n=…, how='iterated', lm=lm, task=task)."
+        )
+    if bootstrap:
+        raise MethodError("how='iterated' has one ranking for all pairs; there is nothing to bootstrap. Leave it out.")
+    if unknown := set(iteration) - {"rounds", "points", "returns", "show_progress"}:
+        raise MethodError(f"{', '.join(sorted(unknown))}: no option of select. Of iterated: rounds, points, returns.")
+    Rule.of(scores, n=n, how="top", by=by)
+    from veracausa.circuits.iterated import iterate
+
+    by = by or "importance"
+    ranking = iterate(lm, task, smallest=n, by="abs" if by == "abs_mean" else by, start=scores, **iteration)
+    circuit = select(ranking, n=n, prune=prune)
+    settings = {
+        **circuit.settings,
+        "how": "iterated",
+        "by": by,
+        **{k: ranking.settings[k] for k in ("rounds", "returns")},
+    }
+    return dataclasses.replace(
+        circuit, method=scores.method, settings=settings, notes=(*ranking.notes, *circuit.notes[1:])
+    )
+
+
 @dataclass(frozen=True)
 class Rule:
     """A way of selecting, ready to be applied to any importances of the same edges."""
@@ -133,7 +187,7 @@ class Rule:
                 "units='edges'."
             )
         if how not in HOW:
-            raise MethodError(f"how={how!r} is no way of selecting. Known: {', '.join(HOW)}.")
+            raise MethodError(f"how={how!r} is no way of selecting. Known: {', '.join((*HOW, 'iterated'))}.")
         by = by or HOW[how]
         if by not in ("importance", "abs_mean") or (how == "abs" and by != "abs_mean"):
             raise MethodError(
