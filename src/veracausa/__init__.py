@@ -34,7 +34,9 @@ _PUBLIC = {
     "acdc": "veracausa.circuits.acdc",
     "agreement": "veracausa.comparison.agreement",
     "attribute": "veracausa.attribution.estimate",
+    "circuit_tests": "veracausa.circuits.hypotheses",
     "compare": "veracausa.comparison.compare",
+    "completeness": "veracausa.circuits.completeness",
     "curves": "veracausa.attribution.curves",
     "curve": "veracausa.circuits.curve",
     "exact": "veracausa.attribution.exact",
@@ -45,6 +47,7 @@ _PUBLIC = {
     "load": "veracausa.model",
     "load_circuit": "veracausa.circuits.files",
     "load_scores": "veracausa.attribution.files",
+    "minimality": "veracausa.circuits.minimality",
     "select": "veracausa.circuits.select",
     "stability": "veracausa.comparison.stability",
     "study": "veracausa.comparison.run",
@@ -68,11 +71,14 @@ if TYPE_CHECKING:
     from veracausa.attribution.verify import verify
     from veracausa.circuits.acdc import acdc
     from veracausa.circuits.circuit import Circuit
+    from veracausa.circuits.completeness import completeness
     from veracausa.circuits.curve import curve
     from veracausa.circuits.faithfulness import faithfulness
     from veracausa.circuits.files import load_circuit
+    from veracausa.circuits.hypotheses import circuit_tests
     from veracausa.circuits.iterated import iterate
     from veracausa.circuits.learned import learn_edges
+    from veracausa.circuits.minimality import minimality
     from veracausa.circuits.select import select
     from veracausa.comparison.agreement import Agreement, agreement
     from veracausa.comparison.compare import compare
@@ -99,7 +105,9 @@ __all__ = [
     "acdc",
     "agreement",
     "attribute",
+    "circuit_tests",
     "compare",
+    "completeness",
     "curve",
     "curves",
     "errors",
@@ -111,6 +119,7 @@ __all__ = [
     "load",
     "load_circuit",
     "load_scores",
+    "minimality",
     "select",
     "stability",
     "study",
