@@ -109,6 +109,24 @@ def test_chance_is_not_better_than_chance(tiny, task_of):
     assert np.mean([one.rejected for one in verdicts]) <= 0.05 + 3 * (0.05 * 0.95 / 60) ** 0.5
 
 
+@pytest.mark.parametrize("ablation", ["zero", "mean", "resample"])
+def test_other_ablations_are_those_of_faithfulness(tiny, task_of, ablation):
+    lm, task = tiny("llama"), task_of(6, n=4)
+    scores = vc.attribute(lm, task, units="edges", method="eap", show_progress=False)
+    circuit = vc.select(scores, n=60, how="abs")
+    options = {"ablation": ablation, "seed": 3, "show_progress": False}
+    own = vc.faithfulness(lm, task, circuit, **options)
+    tests = vc.circuit_tests(lm, task, circuit, draws=2, edges=2, **options)
+    assert tests.f == pytest.approx(own.f) and ablation in repr(tests)
+    losses = vc.minimality(lm, task, circuit, sample=2, **options)
+    assert losses.metric.tolist() == pytest.approx(own.metric.tolist()) and ablation in repr(losses)
+    sets = vc.completeness(lm, task, circuit, draws=1, greedy=1, candidates=1, **options)
+    assert float(sets.incompleteness[0]) == pytest.approx(1 - own.f) and ablation in repr(sets)
+    assert losses.share.tolist() == pytest.approx(
+        [own.f - vc.faithfulness(lm, task, Circuit.from_names(lm, sorted(set(circuit.names) - {name})), **options).f
+         for name in losses.names])  # fmt: skip
+
+
 def test_draws_are_keyed(tiny, task_of):
     lm, task = tiny("llama"), task_of(6, n=2)
     circuit = Circuit.from_names(lm, ["input->m0", "m0->logits", "input->a1.h0<q>", "a1.h0->logits"])

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -53,6 +53,7 @@ class Completeness:
     circuit: Float[Tensor, "sets examples"]
     measured: Measurement
     cost: Cost
+    ablation: str = "counterfactual"
 
     @cached_property
     def incompleteness(self) -> Float[Tensor, " sets"]:
@@ -67,7 +68,8 @@ class Completeness:
     @property
     def stderr(self) -> float:
         """Standard error of `mean` over the random sets (not over pairs); NaN for one set."""
-        return float(self._random.std() / len(self._random) ** 0.5)
+        n = len(self._random)
+        return float(self._random.std() / n**0.5) if n > 1 else float("nan")
 
     @property
     def _random(self) -> Tensor:
@@ -105,7 +107,7 @@ class Completeness:
         return "\n".join(
             [
                 f"completeness: {self.how.count('random')} random and {self.how.count('greedy')} greedy sets of "
-                f"{len(self.nodes)} nodes · {n} pair{'s' * (n > 1)}",
+                f"{len(self.nodes)} nodes · {n} pair{'s' * (n > 1)} · {self.ablation} ablation",
                 f"|incompleteness|, as a share of the gap: {self.mean:.3f} ± {self.stderr:.3f} over random sets; "
                 f"{abs(float(self.incompleteness[0])):.3f} with nothing removed",
                 f"worst {self.worst[1]:+.3f} without {shown or 'anything'}",
@@ -127,6 +129,8 @@ def completeness(
     greedy: int = 5,
     candidates: int = 10,
     seed: int = 0,
+    ablation: str = "counterfactual",
+    reference: Task | None = None,
     show_progress: bool = True,
 ) -> Completeness:
     """Compare what the model and a circuit lose when the same nodes are removed from both.
@@ -138,7 +142,9 @@ def completeness(
         draws: random sets.
         greedy: steps of the greedy search (0: none), at most as many as there are nodes.
         candidates: nodes tried at each of its steps.
-        seed: of all draws; set k does not depend on how many are drawn.
+        seed: of all draws (and of resampling); set k does not depend on how many are drawn.
+        ablation: what removed edges carry, and `reference`: the set it is taken from; see `vc.faithfulness`. "optimal"
+            learns constants for every circuit that is run.
         show_progress: show progress bars.
 
     Returns:
@@ -165,7 +171,8 @@ def completeness(
 
     def run(sets: Sequence[Sequence[int]]) -> tuple[Tensor, Measurement]:
         masks = [without_writers(whole, chosen) for whole in both for chosen in sets]
-        found = run_circuits(lm, task, masks, show_progress=show_progress)
+        how: dict[str, Any] = {"ablation": ablation, "reference": reference, "seed": seed}
+        found = run_circuits(lm, task, masks, **how, show_progress=show_progress)
         nonlocal cost
         cost = cost + found.cost
         return found.metric.unflatten(0, (2, len(sets))), found.measured
@@ -188,4 +195,4 @@ def completeness(
     full, circuits = torch.cat(parts, 1)
     named = tuple(tuple(graph.writer_names[node] for node in one) for one in sets)
     every = tuple(graph.writer_names[node] for node in nodes)
-    return Completeness(every, tuple(how), named, full, circuits, measured, cost)
+    return Completeness(every, tuple(how), named, full, circuits, measured, cost, ablation)

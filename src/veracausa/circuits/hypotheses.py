@@ -7,7 +7,8 @@ a share of the mean gap.
   Rejected: one of both does better too often; the circuit is not equivalent to the model.
 * **independence.** H0: M(C̄) is independent of M(full) over pairs. HSIC, by permutation. Rejected: what is left without
   the circuit still follows the model. With counterfactual ablation the corrupted run itself may follow the model's
-  clean one (its answers are made of the same words): where the same test rejects M(∅), too, it says nothing.
+  clean one (its answers are made of the same words): where the same test rejects M(∅), too, it says nothing. Zero or
+  mean ablation leaves less of the pair in M(∅).
 * **minimality.** H0, of every edge e of C: P(δ(e, C) > δ(r, C ∪ way)) ≥ quantile, for a random way from the input to
   the logits added to C and r one of its new edges. Binomial test, Bonferroni over the edges tested. Rejected for an
   edge: it does no more than an edge that came in by chance.
@@ -23,7 +24,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -85,6 +86,7 @@ class CircuitTests:
     random_f: Float[np.ndarray, " draws"]
     idle_p: float
     cost: Cost
+    ablation: str = "counterfactual"
 
     def __getitem__(self, test: str) -> Verdict:
         return {verdict.test: verdict for verdict in self.verdicts}[test]
@@ -113,7 +115,7 @@ class CircuitTests:
         """The four outcomes, two lines each."""
         head = (
             f"tests of a circuit of {self.size:,} edges · {self.pairs} pair{'s' * (self.pairs > 1)}, level "
-            f"{self.alpha:g} each, {len(self.random_f)} random draws"
+            f"{self.alpha:g} each, {len(self.random_f)} random draws · {self.ablation} ablation"
         )
         return "\n".join([head, *map(repr, self.verdicts)])
 
@@ -133,6 +135,8 @@ def circuit_tests(
     alpha: float = 0.05,
     permutations: int = 1000,
     seed: int = 0,
+    ablation: str = "counterfactual",
+    reference: Task | None = None,
     show_progress: bool = True,
 ) -> CircuitTests:
     """Test whether a circuit is equivalent to the model, solely responsible, minimal, and better than chance.
@@ -147,7 +151,9 @@ def circuit_tests(
         quantile: share of random edges (circuits) that an edge (the circuit) should exceed.
         alpha: level of each test.
         permutations: of the independence test.
-        seed: of all draws; draw k does not depend on how many are made.
+        seed: of all draws (and of resampling); draw k does not depend on how many are made.
+        ablation: what removed edges carry, and `reference`: the set it is taken from; see `vc.faithfulness`. "optimal"
+            learns constants for every circuit that is run.
         show_progress: show a progress bar.
 
     Returns:
@@ -180,7 +186,8 @@ def circuit_tests(
         )
     tested = circuit.edges[np.sort(np.random.default_rng([seed, 2]).permutation(len(circuit))[:edges])]
     masks = _masks(lm, mask, tested.writer, tested.reader, draws, seed)
-    found = run_circuits(lm, task, masks, show_progress=show_progress)
+    how: dict[str, Any] = {"ablation": ablation, "reference": reference, "seed": seed}
+    found = run_circuits(lm, task, masks, **how, show_progress=show_progress)
     metric, full, nothing = (m.double().numpy() for m in (found.metric, found.measured.clean, found.measured.corrupted))
     own, complement, randoms, larger, smaller, without = np.split(metric, np.cumsum([1, 1, draws, draws, draws]))
     gap = float((full - nothing).mean())
@@ -205,7 +212,7 @@ def circuit_tests(
     names, size = tuple(tested.names), len(circuit)
     return CircuitTests(
         verdicts, alpha, len(task), size, names, effect, beaten, corrected, random_effect, float(f[0]), f[1:], idle_p,
-        found.cost,
+        found.cost, ablation,
     )  # fmt: skip
 
 
@@ -252,7 +259,7 @@ def _independence(
     rejected = p <= alpha
     holds: bool | None = not rejected
     if rejected and idle_p <= alpha:
-        meaning, holds = "says nothing: the corrupted run itself follows the model's metric", None
+        meaning, holds = "says nothing: the run with nothing kept follows the model's metric, too", None
     elif rejected:
         meaning = "without the circuit the model's behaviour still shows"
     elif np.ptp(rest) == 0:
@@ -261,7 +268,7 @@ def _independence(
         meaning, holds = "too few pairs or permutations to tell", None
     else:
         meaning = "without the circuit nothing of the model's behaviour shows"
-    seen = f"HSIC {statistic:.4f}, {permutations:,} permutations; of the corrupted run p = {idle_p:.3g}"
+    seen = f"HSIC {statistic:.4f}, {permutations:,} permutations; with nothing kept p = {idle_p:.3g}"
     return Verdict("independence", "M without the circuit ⫫ M of the model", seen, p, rejected, holds, meaning)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -49,6 +49,7 @@ class Minimality:
     metric: Float[Tensor, " examples"]
     measured: Measurement
     cost: Cost
+    ablation: str = "counterfactual"
 
     @cached_property
     def share(self) -> Float[Tensor, " parts"]:
@@ -71,7 +72,8 @@ class Minimality:
         harmful = int((self.share < -0.001).sum())
         return "\n".join(
             [
-                f"minimality: {tried:,} {self.parts}{some} removed one at a time · {n} pair{'s' * (n > 1)}",
+                f"minimality: {tried:,} {self.parts}{some} removed one at a time · {n} pair{'s' * (n > 1)} · "
+                f"{self.ablation} ablation",
                 f"removing it costs over 1% of the gap: {needed:,}; changes less than 0.1%: {idle:,}; "
                 f"brings over 0.1%: {harmful:,}",
             ]
@@ -94,6 +96,8 @@ def minimality(
     parts: str = "edges",
     sample: int | None = 500,
     seed: int = 0,
+    ablation: str = "counterfactual",
+    reference: Task | None = None,
     show_progress: bool = True,
 ) -> Minimality:
     """What each part of a circuit is worth to it: M(C) − M(C without the part).
@@ -104,7 +108,9 @@ def minimality(
         circuit: the circuit.
         parts: "edges", or "nodes" (heads and MLPs, with all their edges out).
         sample: at most so many parts, drawn at random without replacement; None: all.
-        seed: of the draw.
+        seed: of the draw (and of resampling).
+        ablation: what removed edges carry, and `reference`: the set it is taken from; see `vc.faithfulness`. "optimal"
+            learns constants for every circuit that is run.
         show_progress: show a progress bar.
 
     Returns:
@@ -135,6 +141,7 @@ def minimality(
     else:
         names = [graph.writer_names[node] for node in nodes[tried]]
         masks = [without_writers(mask, [node]) for node in nodes[tried]]
-    found = run_circuits(lm, task, [mask, *masks], show_progress=show_progress)
+    how: dict[str, Any] = {"ablation": ablation, "reference": reference, "seed": seed}
+    found = run_circuits(lm, task, [mask, *masks], **how, show_progress=show_progress)
     loss = torch.stack([found.metric[0] - one for one in found.metric[1:]], 1)
-    return Minimality(parts, tuple(names), count, loss, found.metric[0], found.measured, found.cost)
+    return Minimality(parts, tuple(names), count, loss, found.metric[0], found.measured, found.cost, ablation)
