@@ -8,8 +8,9 @@ import torch
 
 import veracausa as vc
 from veracausa.circuits.evaluate import run_circuits
+from veracausa.circuits.ground_truth import load_compiled
 from veracausa.engine.circuit_forward import all_edges_mask
-from veracausa.errors import MethodError, NumericsError
+from veracausa.errors import CircuitError, MethodError, NumericsError
 
 
 def search(lm, task, **options):
@@ -53,8 +54,10 @@ def plainly(lm, task, tau, loss="kl", order="late"):
     return names, here
 
 
-@pytest.mark.parametrize(("loss", "order", "tau"), [("kl", "late", 0.02), ("metric", "early", 0.05)])
-@pytest.mark.parametrize("family", ["llama", "gpt_neox", "gemma3"])
+@pytest.mark.parametrize(
+    ("family", "loss", "order", "tau"),
+    [("llama", "kl", "late", 0.02), ("gpt_neox", "metric", "early", 0.05), ("gemma3", "kl", "early", 0.02)],
+)
 def test_the_circuit_is_that_of_the_plain_loop(small, task_of, family, loss, order, tau):
     lm, task = small(family), task_of((5, 6), n=2, seed=4)
     ours = search(lm, task, tau=tau, loss=loss, order=order, prune=False)
@@ -63,6 +66,28 @@ def test_the_circuit_is_that_of_the_plain_loop(small, task_of, family, loss, ord
     assert 0 < len(ours) < lm.graph.size
     assert f"{value:.4g} with the edges taken" in " ".join(ours.notes)
     assert (ours.importance >= tau).all()
+
+
+@pytest.mark.parametrize("loss", ["kl", "metric"])
+@pytest.mark.parametrize("name", ["frac_prevs", "sort", "reverse", "histogram", "double_histogram", "pair_balance"])
+def test_the_true_edges_of_a_compiled_program_and_no_others(name, loss):
+    """τ far above rounding and far below the effect of a true edge, half of the gap."""
+    lm, program = load_compiled(name)
+    assert set(search(lm, program.task(n=24), tau=1e-3, loss=loss).names) == program.edges
+
+
+def test_it_may_begin_within_a_circuit(small, task_of):
+    """Of the whole graph's circuit nothing is lost by beginning with it; of a random one only own edges are kept."""
+    lm, task = small("llama"), task_of((5, 6), n=2)
+    whole = search(lm, task, prune=False)
+    assert search(lm, task, prune=False, start=vc.Circuit.of(lm.graph, *lm.graph.edges)).names == whole.names
+    some = np.sort(np.random.default_rng(0).permutation(lm.graph.size)[:40])
+    start = vc.Circuit.of(lm.graph, lm.graph.edges[0][some], lm.graph.edges[1][some])
+    inside = search(lm, task, start=start, tau=1e-6, prune=False)
+    assert set(inside.names) <= set(start.names) and inside.settings["begun"] == 40
+    other = small("gpt_neox")
+    with pytest.raises(CircuitError):
+        search(other, task, start=start)
 
 
 def test_order_changes_the_answer_and_is_said(small, task_of):

@@ -9,7 +9,9 @@ go from the logits to block 0 against the graph's order (MLP, then values, keys 
 first), and a reader's writers with the latest first (`order="late"`) or the earliest (`order="early"`).
 
 An edge whose reader no longer leads to the logits changes nothing and is dropped without a run (not under post-norms,
-where it can rescale its siblings). Every other edge costs one run of the circuit as it stands.
+where it can rescale its siblings). Every other edge costs one run of the circuit as it stands. In a model of many edges
+begin within a circuit that an estimate gives (`start`), as 2310.10348 does: all edges outside it stay ablated, and only
+its own are tried.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from veracausa.attribution.scores import task_header
 from veracausa.circuits.circuit import Circuit, model_header
 from veracausa.circuits.recorded import Recorded, record
 from veracausa.engine.attention import SUFFIX
-from veracausa.engine.circuit_forward import Wiring, all_edges_mask, wiring_of
+from veracausa.engine.circuit_forward import Wiring, kept_by, wiring_of
 from veracausa.engine.cost import Cost
 from veracausa.engine.guard import attention_function, borrowed
 from veracausa.errors import MethodError, NumericsError
@@ -53,6 +55,7 @@ def acdc(
     tau: float,
     loss: str = "kl",
     order: str = "late",
+    start: Circuit | None = None,
     prune: bool = True,
     out: str | Path | None = None,
     show_progress: bool = True,
@@ -65,6 +68,7 @@ def acdc(
         tau: how much the loss may rise by one edge: KL in nats, or a share of the mean gap.
         loss: "kl" (mean KL from the clean output distribution at the last position) or "metric" (−metric / gap).
         order: "late" or "early": which of a reader's writers is tried first.
+        start: the circuit to begin with, instead of the whole graph.
         prune: drop dead ends at the end.
         out: a folder to keep decisions in: an interrupted call with the same arguments continues from them.
         show_progress: show a progress bar.
@@ -74,7 +78,7 @@ def acdc(
         tried by a run, what it cost, and the loss that was reached.
 
     Raises:
-        MethodError: tau not positive, an unknown loss or order.
+        MethodError: tau not positive, an unknown loss or order. CircuitError: `start` is of another model.
         GapError, ContractError, NumericsError, OutOfMemoryError, FileError: as for `vc.exact`.
 
     Cost: at most one run of the circuit per edge and pair; the fewer parts lead to the logits, the cheaper.
@@ -88,9 +92,9 @@ def acdc(
         raise MethodError(f"order={order!r} is not known. Known: {', '.join(ORDERS)}.")
     if not tau > 0:
         raise MethodError(f"tau={tau}: the rise of the loss that one edge may cause is a positive number.")
-    settings = {"tau": tau, "loss": loss, "order": order}
-    edges = all_edges(lm)
-    pieces = _pieces(lm, task, len(edges), settings, out)
+    edges = all_edges(lm) if start is None else start.require_for(lm).edges
+    settings = {"tau": tau, "loss": loss, "order": order, "begun": len(edges)}
+    pieces = _pieces(lm, task, edges, settings, out)
     done = torch.zeros(1, len(edges), dtype=torch.bool) if pieces is None else pieces.done
     rise = torch.full(done.shape, float("nan"), dtype=torch.float64) if pieces is None else pieces.values
     cost = Cost() if pieces is None else pieces.cost  # what an interrupted run spent counts, too
@@ -144,9 +148,8 @@ class _Search:
 
     @classmethod
     def of(cls, recorded: Recorded, edges: Edges, dropped: np.ndarray, loss: str) -> _Search:
-        """The whole graph without what was dropped before."""
-        mask = all_edges_mask(edges.graph)
-        mask[edges.reader[dropped], edges.writer[dropped]] = False
+        """The edges to begin with, without what was dropped before."""
+        mask = kept_by(edges.graph, edges.writer[~dropped], edges.reader[~dropped])
         wiring = wiring_of(recorded.lm.decoder, mask)
         return cls(recorded, edges, loss, mask, wiring, recorded.loss(wiring, loss))
 
@@ -174,9 +177,10 @@ def _order(edges: Edges, order: str) -> Int[np.ndarray, " edges"]:
     return np.lexsort((-edges.writer if order == "late" else edges.writer, -edges.reader))
 
 
-def _pieces(lm: Model, task: Task, count: int, settings: dict[str, Any], out: str | Path | None) -> Checkpoint | None:
+def _pieces(lm: Model, task: Task, edges: Edges, settings: dict[str, Any], out: str | Path | None) -> Checkpoint | None:
     """Decisions of an interrupted search: the rise of the loss of every edge that was tried."""
     if out is None:
         return None
     header = {"version": __version__, "model": lm.identity, "task": task_header(task)["digest"], **settings}
-    return Checkpoint.open(Path(out), "acdc", header, (1, count), torch.float64)
+    header["edges"] = edges.digest()
+    return Checkpoint.open(Path(out), "acdc", header, (1, len(edges)), torch.float64)
