@@ -154,6 +154,8 @@ def planned(
 ) -> float:
     """Token-layers that `attribute` will take along the path, without both recorded runs; a MethodError as there."""
     table = resolve_units(lm, units, max(task.lengths))
+    if method == "ifr" and isinstance(table, Edges):
+        return 0.0  # it reads the recorded run
     _, parts = resolve_method(method, task.metric, "noising", isinstance(table, Edges), **over)
     share = BASELINES[parts.baseline] == "counterfactual" and PATHS[parts.path].shares_prefix
     share = share and lm.decoder.anatomy.causal
