@@ -18,6 +18,7 @@ from veracausa.report.charts import painted
 from veracausa.report.circuit_drawing import AGAINST, NEITHER, SUPPORTS
 from veracausa.report.circuits import circuit_figure
 from veracausa.report.faithfulness import curves_figure
+from veracausa.report.page import _inside_script, _vega, embed
 from veracausa.report.theme import LIGHT
 
 FAMILIES = ("gpt2", "llama", "gpt_neox")
@@ -85,6 +86,9 @@ def test_only_the_strongest_are_drawn_and_that_is_said(tiny, task_of):
     strongest = np.argsort(-np.abs(circuit.importance), kind="stable")[:10]
     assert {row["edge"] for row in rows["circuit-edges"]} == {circuit.names[i] for i in strongest}
     assert "10 of 60 edges drawn: the strongest" in chart.to_dict()["title"]["subtitle"]
+    ends = {end.split("<")[0] for row in rows["circuit-edges"] for end in row["edge"].split("->")}
+    nodes = {row["node"]: row["seen"] for row in rows["circuit-nodes"] + rows["circuit-nodes-ends"]}
+    assert all(nodes[end] for end in ends) and not all(nodes.values())
     whole = circuit.chart().to_dict()["title"]
     assert not any("drawn" in line for line in whole["subtitle"])
     assert whole["text"].startswith("eap: circuit of 60 of ")
@@ -223,3 +227,45 @@ def test_overshoot_is_marked_and_a_single_pair_has_no_band(curve):
     alone = curves_figure([dataclasses.replace(curve, signed=tuple(single), absolute=tuple(single))], "c")
     assert all(row["low"] is None for row in alone.parts[0].data["c"])
     assert "bands" not in alone.parts[0].subtitle and "1 pair" in alone.parts[0].subtitle
+
+
+@pytest.mark.browser
+def test_pointing_in_a_browser(chromium, tiny, task_of, tmp_path):
+    """Tooltips name a node and an edge; pointing at a node is noticed; nothing goes wrong."""
+    circuit = circuit_in(tiny("llama"), task_of(6))
+    figure = circuit_figure(circuit, "c")
+    spec = figure.specs()[0] | {"config": LIGHT.config()}
+    draw = "vegaEmbed('#here', SPEC, {renderer: 'canvas', actions: false}).then((made) => { window.drawn = made.view; })"
+    path = tmp_path / "c.html"
+    path.write_text(
+        f"<meta charset=utf-8><div id=here style='width:700px'></div><script>{_inside_script(_vega())}</script>"
+        f"<script>const SPEC = {embed(spec)}; {draw};</script>",
+        encoding="utf-8",
+    )
+    page = chromium.new_page(viewport={"width": 800, "height": 900})
+    log: list[str] = []
+    page.on("console", lambda message: log.append(message.text))
+    page.on("pageerror", lambda error: log.append(str(error)))
+    page.goto(path.as_uri())
+    page.wait_for_function("window.drawn !== undefined")
+    box = page.locator("#here canvas").bounding_box()
+
+    def point(x: float, y: float) -> str:
+        at = page.evaluate(
+            f"(() => {{ const [a, b] = drawn.origin(), p = drawn.padding();"
+            f"return [drawn.scale('x')({x}) + a + p.left, drawn.scale('y')({y}) + b + p.top]; }})()"
+        )
+        page.mouse.move(box["x"] + at[0], box["y"] + at[1])
+        page.wait_for_timeout(100)
+        return page.inner_text("#vg-tooltip-element")
+
+    rows = figure.parts[0].data
+    node = next(row for row in rows["c-nodes"] if row["kind"] == "mlp" and row["out"])
+    assert node["node"] in point(node["x"], node["y"])
+    assert page.evaluate("drawn.signal('over').node") == [node["node"]]
+    edge = max(rows["c-edges"], key=lambda row: row["strength"])
+    s = 0.5
+    x = edge["x1"] + (edge["x2"] - edge["x1"]) * (3 - 2 * s) * s * s + 3 * edge["swing"] * s * (1 - s)
+    assert edge["edge"] in point(x, edge["y1"] + (edge["y2"] - edge["y1"]) * s)
+    assert log == []
+    page.close()

@@ -1,4 +1,5 @@
-"""Circuits for other programs: networkx and GraphML, CSV. For EAP-IG's and MIB's JSON graph see `circuits.eap_json`.
+"""Circuits for other programs: networkx and GraphML, CSV. EAP-IG's and MIB's JSON graph: `circuits.eap_json`;
+Neuronpedia's attribution graph: `circuits.neuronpedia`.
 
 **GraphML and networkx.** A directed multigraph of nodes (`input`, heads, MLPs, `logits`) with one edge for every input
 of a node. Its key names both ends, `a0.h0->a1.h2<k>`, with keys and values per query head, as the graph's nodes are

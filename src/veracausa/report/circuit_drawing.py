@@ -19,6 +19,9 @@ MOST_EDGES = 200
 _POINTS = 14
 #: Pixels of the weakest conceivable and of the strongest edge.
 _WIDTHS = [0.4, 7]
+_LEGEND: dict[str, Any] = {"orient": "top", "symbolType": "stroke"}
+#: Labels of an axis that are all shown; of more, those that do not touch (slanted ones touch early in Vega's eyes).
+_LABELS = 45
 #: What an edge's colour says, in the order of the theme's range "ordinal".
 AGAINST, NEITHER, SUPPORTS = "− works against the behaviour", "no sign known", "+ supports the behaviour"
 SIGNS = (AGAINST, NEITHER, SUPPORTS)
@@ -28,6 +31,7 @@ _NEAR = "!over.node || indexof(datum.near, '|' + over.node[0] + '|') >= 0"
 
 def drawing_view(data: Datasets, layout: Layout, name: str, *, signed: bool = True) -> View:
     """The picture of a layout. Pointing at a node singles out its edges; tooltips name nodes and edges.
+    Nodes without a drawn edge are faint.
 
     `signed`: False: importances are magnitudes, drawn in the neutral colour.
     """
@@ -42,8 +46,9 @@ def drawing_view(data: Datasets, layout: Layout, name: str, *, signed: bool = Tr
 
 
 def drawing_width(layout: Layout) -> int:
-    """Pixels where the place does not say: columns of tokens take what they need."""
-    return round(float(np.clip(120 * (layout.across[1] - layout.across[0]), 420, 1200))) if layout.positional else 620
+    """Pixels where the place does not say: columns take what they need, those of tokens more."""
+    least, wanted, most = (420, 120, 1200) if layout.positional else (620, 28, 1000)
+    return round(float(np.clip(wanted * (layout.across[1] - layout.across[0]), least, most)))
 
 
 def _sign(importance: float | None) -> str:
@@ -53,9 +58,12 @@ def _sign(importance: float | None) -> str:
 
 
 def _height(layout: Layout) -> float:
-    """Pixels: rows of 22 where there are few layers, of 10 and more where there are many."""
-    rows = layout.up[1] - layout.up[0]
-    return round(rows * float(np.clip(640 / rows, 10, 26)))
+    return round((layout.up[1] - layout.up[0]) * _row_height(layout))
+
+
+def _row_height(layout: Layout) -> float:
+    """Pixels: up to 26 where there are few layers, 10 and more where there are many."""
+    return float(np.clip(640 / (layout.up[1] - layout.up[0]), 10, 26))
 
 
 def _axis_x(layout: Layout) -> alt.X:
@@ -66,8 +74,7 @@ def _axis_x(layout: Layout) -> alt.X:
 
 def _axis_y(layout: Layout) -> alt.Y:
     """Every layer is labelled where rows are high enough, else every second, fifth, …; both ends always are."""
-    room = _height(layout) / (layout.up[1] - layout.up[0])
-    step = next(step for step in (1, 2, 5, 10, 20) if step * room >= 13 or step == 20)
+    step = next(step for step in (1, 2, 5, 10, 20) if step * _row_height(layout) >= 13 or step == 20)
     texts = {y: text for y, text in layout.rows.items() if not text.isdigit() or int(text) % step == 0}
     scale = alt.Scale(domain=list(layout.up), nice=False, zero=False)
     return alt.Y("y:Q", axis=_axis(texts, "layer"), scale=scale)
@@ -77,13 +84,13 @@ def _axis(texts: dict[float, str], title: str, angle: float = 0) -> alt.Axis:
     """An axis with these labels at these values; Vega thins them out itself unless it may have as many."""
     return alt.Axis(
         values=sorted(texts), tickCount=2 * len(texts), labelExpr=_labels(texts), labelAngle=angle, labelPadding=7,
-        labelOverlap="greedy", grid=False, domain=False, ticks=False, title=title,
+        labelOverlap="greedy" if len(texts) > _LABELS else False, grid=False, domain=False, ticks=False, title=title,
     )  # fmt: skip
 
 
 def _labels(texts: dict[float, str]) -> str:
     """A Vega expression from an axis value to its text."""
-    keys = {f"{value:g}": text for value, text in texts.items()}
+    keys = {f"{value:.10g}": text for value, text in texts.items()}
     return f"{json.dumps(keys)}[toString(datum.value)]"  # JSON is an object literal there
 
 
@@ -104,9 +111,8 @@ def _edges(data: Datasets, rows: list[Row], name: str, known: bool) -> alt.Chart
     color = alt.Color(
         "sign:N",
         scale=alt.Scale(domain=list(SIGNS), range=alt.RangeEnum("ordinal")),
-        legend=alt.Legend(title=None, values=present, orient="top", symbolType="stroke", symbolStrokeWidth=3)
-        if known else None,
-    )  # fmt: skip
+        legend=alt.Legend(**_LEGEND, values=present, title=None, labelLimit=260) if known else None,
+    )
     tips = [alt.Tooltip("edge:N"), alt.Tooltip("reads:N", title="into")]
     width: Any = alt.value(1.2)
     if known:
@@ -114,9 +120,8 @@ def _edges(data: Datasets, rows: list[Row], name: str, known: bool) -> alt.Chart
         top = max((row["strength"] for row in rows), default=0.0) or 1.0
         scale = alt.Scale(domain=[0, top], range=_WIDTHS)
         legend = alt.Legend(
-            title="|importance|", orient="top", titleOrient="left", values=_round_values(top), format=".2~",
-            symbolType="stroke",
-        )  # fmt: skip
+            **_LEGEND, title="|importance|", titleOrient="left", values=_round_values(top), format=".2~"
+        )
         width = alt.StrokeWidth("strength:Q", scale=scale, legend=legend)
     lines = (
         alt.Chart(data.add(name, rows))
@@ -157,15 +162,17 @@ def _nodes(data: Datasets, layout: Layout, name: str, known: bool) -> list[alt.C
     shapes = {"head": "circle", "mlp": "square", "kv": "diamond", "input": "square", "logits": "square"}
     bars = not layout.positional
     marks = [row for row in layout.nodes if not (bars and row["kind"] in ("input", "logits"))]
-    size = float(np.clip(_height(layout) / (layout.up[1] - layout.up[0]) * 3, 22, 60))
+    column = drawing_width(layout) / (layout.across[1] - layout.across[0])
+    size = float(np.clip(3 * min(_row_height(layout), column), 22, 60))
     points = (
         alt.Chart(data.add(name, marks))
-        .mark_point(style=theme.EXACT, filled=True, opacity=1)
+        .mark_point(style=theme.EXACT, filled=True)
         .encode(
             x="x:Q",
             y="y:Q",
             shape=alt.Shape("kind:N", scale=alt.Scale(domain=list(shapes), range=list(shapes.values())), legend=None),
             size=alt.condition("datum.kind == 'kv'", alt.value(size * 0.55), alt.value(size)),
+            opacity=alt.condition("datum.seen", alt.value(1), alt.value(0.22)),
             tooltip=tips,
         )
         .add_params(over)
@@ -174,4 +181,4 @@ def _nodes(data: Datasets, layout: Layout, name: str, known: bool) -> list[alt.C
         return [points]
     ends = [{**row, "x": layout.across[0], "x2": layout.across[1]} for row in layout.nodes if row not in marks]
     rules = alt.Chart(data.add(f"{name}-ends", ends)).mark_rule(style=theme.TRUTH, strokeWidth=3, strokeCap="round")
-    return [rules.encode(x="x:Q", x2="x2:Q", y="y:Q", tooltip=tips), points]
+    return [rules.encode(x="x:Q", x2="x2:Q", y="y:Q", tooltip=tips).add_params(over), points]

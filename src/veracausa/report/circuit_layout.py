@@ -16,15 +16,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from veracausa.anatomy.graph import HEAD, INPUT, MLP, READERS, Graph, K, Q, V
+from veracausa.anatomy.graph import READERS, Graph, K, Q, V
 from veracausa.attribution.edges import Edges
-from veracausa.circuits.circuit import heads_of, touched_by
-from veracausa.engine.circuit_forward import kept_by
+from veracausa.circuits.nodes import Node, ends_of
 from veracausa.report.data import Row, number
 
 #: Where a head's query, key and value edges end: left, in the middle, right, in columns of positions, or in shares of
@@ -40,32 +38,10 @@ _BELOW, _ABOVE = 1.5, 1.5
 _TEXT = 12
 
 
-class Node(NamedTuple):
-    """A node at a position (−1: all); `kind`: input, head, kv, mlp or logits; `which`: of the heads or kv heads."""
-
-    kind: str
-    layer: int
-    which: int
-    position: int
-
-    @property
-    def stem(self) -> str:
-        """The node's name without its position."""
-        if self.kind in ("input", "logits"):
-            return self.kind
-        if self.kind == "mlp":
-            return f"m{self.layer}"
-        return f"a{self.layer}.{'h' if self.kind == 'head' else 'kv'}{self.which}"
-
-    @property
-    def name(self) -> str:
-        """`a9.h6`, or `a9.h6@7` at one position."""
-        return self.stem + (f"@{self.position}" if self.position >= 0 else "")
-
-
 @dataclass(frozen=True)
 class Layout:
-    """Records to draw: nodes, edges from the weakest to the strongest, joins (key/value head to head), empty places.
+    """Records to draw: nodes (`seen`: an edge of theirs is drawn), edges from the weakest to the strongest, joins
+    (key/value head to head), empty places.
 
     `columns`, `rows`: where the axes are labelled, and with what. `across`, `up`: ranges of both axes. `positional`: on
     the grid of positions.
@@ -95,12 +71,15 @@ def layout(
     `tokens`: texts of the positions. `groups`: name of a node → what it is called.
     """
     graph = edges.graph
-    ends, joins = _ends(edges)
+    ends, joins = ends_of(edges)
     nodes = sorted({node for pair in ends for node in pair} | {node for join in joins for node in join})
     middles = _middles(edges, len(tokens)) if edges.positional else {}
     where = _at_positions(graph, nodes, middles) if middles else {node: _at_heads(graph, node) for node in nodes}
     strength = np.zeros(len(edges)) if importance is None else np.abs(importance)
     chosen = np.argsort(-strength, kind="stable")[:most][::-1].tolist()
+    seen = {node for i in chosen for node in ends[i]}
+    drawn_joins = [(kv, head) for kv, head in joins if kv in seen]
+    seen |= {head for _, head in drawn_joins}
     columns, across = _token_columns(middles, tokens) if middles else _head_columns(graph)
     aside = _ASIDE if middles else _ASIDE_SHARE * (across[1] - across[0])
     names = edges.names
@@ -113,12 +92,13 @@ def layout(
         value = None if importance is None else number(importance[i])
         what = {"edge": names[i], "reads": READERS[kinds[i]], "importance": value, "strength": number(strength[i])}
         lines.append({**what, "near": f"|{'|'.join(sorted(near))}|", **line})
+    rows = _node_rows(nodes, ends, joins, importance, where, groups or {})
     parallel = 0.0 if graph.parallel else 0.5
     ends_of_stream = {-_BELOW: "input", graph.layers - 1 + _ABOVE: "logits"}
     return Layout(
-        nodes=_node_rows(nodes, ends, joins, importance, where, groups or {}),
+        nodes=[row | {"seen": node in seen} for node, row in zip(nodes, rows, strict=True)],
         edges=lines,
-        joins=[_straight(where[kv], where[head]) for kv, head in joins],
+        joins=[_straight(where[kv], where[head]) for kv, head in drawn_joins],
         places=[{"x": x, "y": -_BELOW} for x in columns] if middles else _places(graph),
         columns=columns,
         rows={layer: str(layer) for layer in range(graph.layers)} | ends_of_stream,
@@ -126,59 +106,6 @@ def layout(
         up=(-_BELOW - 0.6, graph.layers - 1 + _ABOVE + 0.6 + parallel / 2),
         positional=edges.positional,
     )
-
-
-def _ends(edges: Edges) -> tuple[list[tuple[Node, Node]], list[tuple[Node, Node]]]:
-    """The two nodes of every edge, and the (key/value head, head) pairs to join."""
-    graph = edges.graph
-    apart = edges.positional or graph.heads > graph.kv_heads
-    ends = []
-    columns = (edges.writer.tolist(), edges.reader.tolist(), edges.position.tolist())
-    for writer, reader, position in zip(*columns, strict=True):
-        ends.append((_writer(graph, writer, position), _reader(graph, reader, position, apart)))
-    if not apart:
-        return ends, []
-    if edges.positional:
-        return ends, _carried(graph, ends)
-    mask = kept_by(graph, edges.writer, edges.reader)
-    joins = {
-        (_reader(graph, reader, -1, True), _writer(graph, head, -1))
-        for reader, heads in touched_by(graph, mask).items()
-        if graph.reader_kind[reader] in (K, V)
-        for head in heads
-    }
-    return ends, sorted(joins)
-
-
-def _carried(graph: Graph, ends: list[tuple[Node, Node]]) -> list[tuple[Node, Node]]:
-    """Of every key/value head at a position, the heads of its group at the same or a later one."""
-    nodes = {node for pair in ends for node in pair}
-    group = graph.heads // graph.kv_heads
-    heads = defaultdict(list)
-    for node in nodes:
-        if node.kind == "head":
-            heads[node.layer, node.which // group].append(node)
-    return sorted(
-        (kv, head)
-        for kv in nodes
-        if kv.kind == "kv"
-        for head in heads[kv.layer, kv.which]
-        if head.position >= kv.position
-    )
-
-
-def _writer(graph: Graph, writer: int, position: int) -> Node:
-    kind = {INPUT: "input", HEAD: "head"}.get(int(graph.writer_kind[writer]), "mlp")
-    return Node(kind, int(graph.writer_layer[writer]), int(graph.writer_index[writer]), position)
-
-
-def _reader(graph: Graph, reader: int, position: int, apart: bool) -> Node:
-    kind, layer, index = (int(column[reader]) for column in (graph.reader_kind, graph.reader_layer, graph.reader_index))
-    if kind in (K, V) and apart:
-        return Node("kv", layer, index, position)
-    if kind in (Q, K, V):
-        return _writer(graph, heads_of(graph, reader)[0], position)
-    return Node("mlp" if kind == MLP else "logits", layer, index, position)
 
 
 def _row_of(graph: Graph, node: Node) -> float:

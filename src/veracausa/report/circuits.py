@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from veracausa.attribution.edges import Edges
 from veracausa.attribution.scores import Scores
 from veracausa.circuits.circuit import Circuit
+from veracausa.circuits.nodes import at_positions, edges_of
 from veracausa.errors import CircuitError
 from veracausa.report.circuit_drawing import MOST_EDGES, drawing_view
 from veracausa.report.circuit_layout import layout
@@ -40,7 +40,7 @@ def circuit_part(
     if not len(circuit):
         raise CircuitError("The circuit has no edges, so there is nothing to draw.")
     if positions is not None:
-        kept = _kept(circuit, positions)
+        kept = at_positions(circuit, positions)
         heading = f"{positions.method}: circuit of {whole(len(circuit))} edges, by position"
         return _strongest_part(data, positions, kept, name, heading, tokens, most)
     groups = {node: group for group, nodes in circuit.settings.get("groups", {}).items() for node in nodes}
@@ -100,32 +100,12 @@ def _strongest_part(
     """The `most` strongest of the scored edges `kept`, and the nodes that these touch."""
     importance = scores.importance().double().numpy()[kept]
     best = np.sort(np.argsort(-np.abs(importance), kind="stable")[:most])
-    units = scores.units[kept[best]]
-    plan = layout(_edges(units), importance[best], most=most, tokens=tuple(tokens))
+    plan = layout(edges_of(scores)[kept[best]], importance[best], most=most, tokens=tuple(tokens))
     what = "edges at positions" if plan.positional else "edges"
     sign = _sign(scores.direction, scores.signed)
     lines = _lines(scores.model, scores.task, sign, len(best), int((importance != 0).sum()), True, what)
     alt_text = f"The {len(best)} strongest {what} of {scores.method}"
     return Part(heading, drawing_view(data, plan, name, signed=scores.signed), data, alt_text, lines)
-
-
-def _edges(units: Any) -> Edges:
-    if not isinstance(units, Edges):
-        raise CircuitError(f"A circuit's picture needs scores of edges, not of {units.kind}. Take units='edges'.")
-    return units
-
-
-def _kept(circuit: Circuit, positions: Scores) -> np.ndarray:
-    """Which of the scored edges at positions belong to the circuit and exist in an example."""
-    units = _edges(positions.units)
-    if not units.positional:
-        raise CircuitError("positions=… needs scores per position: vc.attribute(…, units='edges@positions').")
-    if units.graph != circuit.graph:
-        raise CircuitError(f"The scores are of edges of {units.graph}, but the circuit's graph is {circuit.graph}.")
-    inside = circuit.mask[units.reader, units.writer] & np.isfinite(positions.importance().numpy())
-    if not inside.any():
-        raise CircuitError("None of the circuit's edges has a score at any position.")
-    return np.flatnonzero(inside)
 
 
 def _sign(direction: str, has_sign: bool) -> str:
@@ -138,7 +118,7 @@ def _lines(
     model: dict[str, str], task: dict[str, Any], sign: str, drawn: int, total: int, known: bool, what: str = "edges"
 ) -> str:
     """Model, task with its number of pairs, sign, and what was left out."""
-    lines = [" · ".join(filter(None, (model["name"], task["description"].rstrip(".")))), sign]
+    lines = [" · ".join(filter(None, (model["name"] or model["source"], task["description"].rstrip(".")))), sign]
     if drawn < total:
         lines.append(f"{whole(drawn)} of {whole(total)} {what} drawn: the {'strongest' if known else 'first'}")
     return "\n".join(lines)

@@ -104,7 +104,7 @@ def _view(data: Datasets, rows: list[Row], methods: Sequence[str], name: str) ->
         x=alt.X(
             "share:Q", title="share of the edges kept",
             scale=alt.Scale(type="log", domain=[min(shares), max(shares)], nice=False),
-            axis=alt.Axis(grid=False, format="~%", values=sorted(set(shares))),
+            axis=alt.Axis(grid=False, format="~%", values=sorted(set(shares)), labelFlush=False),
         ),
         color=color,
     )  # fmt: skip

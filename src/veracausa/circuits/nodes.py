@@ -1,0 +1,126 @@
+"""Between which nodes edges run, also at single positions, for pictures and graphs of other programs.
+
+An edge at a position stays there: a reader sees what was written at its own position. What attention carries on, from a
+key/value head at its position to the heads of its group where these read a query or write, now or later, is a pair
+beside the edges. A key/value head is a node of its own at positions and where several heads share it; else its edges
+enter the head. Over all positions the pairs join it to the heads that the circuit touches (`Circuit.nodes`).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from veracausa.anatomy.graph import HEAD, INPUT, MLP, Graph, K, Q, V
+from veracausa.attribution.edges import Edges
+from veracausa.attribution.scores import Scores
+from veracausa.circuits.circuit import Circuit, heads_of, touched_by
+from veracausa.engine.circuit_forward import kept_by
+from veracausa.errors import CircuitError
+
+
+class Node(NamedTuple):
+    """A node at a position (−1: all); `kind`: input, head, kv, mlp or logits; `which`: of the heads or kv heads."""
+
+    kind: str
+    layer: int
+    which: int
+    position: int
+
+    @property
+    def stem(self) -> str:
+        """The node's name without its position."""
+        if self.kind in ("input", "logits"):
+            return self.kind
+        if self.kind == "mlp":
+            return f"m{self.layer}"
+        return f"a{self.layer}.{'h' if self.kind == 'head' else 'kv'}{self.which}"
+
+    @property
+    def name(self) -> str:
+        """`a9.h6`, or `a9.h6@7` at one position."""
+        return self.stem + (f"@{self.position}" if self.position >= 0 else "")
+
+
+def ends_of(edges: Edges) -> tuple[list[tuple[Node, Node]], list[tuple[Node, Node]]]:
+    """The two nodes of every edge, and the (key/value head, head) pairs that the module speaks of."""
+    graph = edges.graph
+    apart = edges.positional or graph.heads > graph.kv_heads
+    ends = []
+    columns = (edges.writer.tolist(), edges.reader.tolist(), edges.position.tolist())
+    for writer, reader, position in zip(*columns, strict=True):
+        ends.append((_writer(graph, writer, position), _reader(graph, reader, position, apart)))
+    if not apart:
+        return ends, []
+    if edges.positional:
+        return ends, _carried(graph, ends)
+    mask = kept_by(graph, edges.writer, edges.reader)
+    joins = {
+        (_reader(graph, reader, -1, True), _writer(graph, head, -1))
+        for reader, heads in touched_by(graph, mask).items()
+        if graph.reader_kind[reader] in (K, V)
+        for head in heads
+    }
+    return ends, sorted(joins)
+
+
+def _carried(graph: Graph, ends: list[tuple[Node, Node]]) -> list[tuple[Node, Node]]:
+    """Of every key/value head at a position, the heads of its group at the same or a later one."""
+    nodes = {node for pair in ends for node in pair}
+    group = graph.heads // graph.kv_heads
+    heads = defaultdict(list)
+    for node in nodes:
+        if node.kind == "head":
+            heads[node.layer, node.which // group].append(node)
+    return sorted(
+        (kv, head)
+        for kv in nodes
+        if kv.kind == "kv"
+        for head in heads[kv.layer, kv.which]
+        if head.position >= kv.position
+    )
+
+
+def _writer(graph: Graph, writer: int, position: int) -> Node:
+    kind = {INPUT: "input", HEAD: "head"}.get(int(graph.writer_kind[writer]), "mlp")
+    return Node(kind, int(graph.writer_layer[writer]), int(graph.writer_index[writer]), position)
+
+
+def _reader(graph: Graph, reader: int, position: int, apart: bool) -> Node:
+    kind, layer, index = (int(column[reader]) for column in (graph.reader_kind, graph.reader_layer, graph.reader_index))
+    if kind in (K, V) and apart:
+        return Node("kv", layer, index, position)
+    if kind in (Q, K, V):
+        return _writer(graph, heads_of(graph, reader)[0], position)
+    return Node("mlp" if kind == MLP else "logits", layer, index, position)
+
+
+def edges_of(scores: Scores) -> Edges:
+    """The units of scores, if they are edges.
+
+    Raises:
+        CircuitError: they are others.
+    """
+    if not isinstance(scores.units, Edges):
+        raise CircuitError(f"A circuit needs scores of edges, not of {scores.units.kind}. Take units='edges'.")
+    return scores.units
+
+
+def at_positions(circuit: Circuit, scores: Scores) -> Int[np.ndarray, " kept"]:
+    """Which of the scored edges at positions belong to the circuit and exist in an example.
+
+    Raises:
+        CircuitError: other units, no positions, another graph, or none of the circuit's edges.
+    """
+    units = edges_of(scores)
+    if not units.positional:
+        raise CircuitError("positions=… needs scores per position: vc.attribute(…, units='edges@positions').")
+    if units.graph != circuit.graph:
+        raise CircuitError(f"The scores are of edges of {units.graph}, but the circuit's graph is {circuit.graph}.")
+    inside = circuit.mask[units.reader, units.writer] & np.isfinite(scores.importance().numpy())
+    if not inside.any():
+        raise CircuitError("None of the circuit's edges has a score at any position.")
+    return np.flatnonzero(inside)
