@@ -226,7 +226,8 @@ def test_overshoot_is_marked_and_a_single_pair_has_no_band(curve):
     single = [dataclasses.replace(f, metric=f.metric[:1], kl=f.kl[:1], measured=one) for f in curve.signed]
     alone = curves_figure([dataclasses.replace(curve, signed=tuple(single), absolute=tuple(single))], "c")
     assert all(row["low"] is None for row in alone.parts[0].data["c"])
-    assert "bands" not in alone.parts[0].subtitle and "1 pair" in alone.parts[0].subtitle
+    assert "bands" not in alone.parts[0].subtitle and "±" not in alone.parts[0].subtitle
+    assert "counterfactual ablation · 1 pair" in alone.parts[0].subtitle
 
 
 @pytest.mark.browser
@@ -235,7 +236,7 @@ def test_pointing_in_a_browser(chromium, tiny, task_of, tmp_path):
     circuit = circuit_in(tiny("llama"), task_of(6))
     figure = circuit_figure(circuit, "c")
     spec = figure.specs()[0] | {"config": LIGHT.config()}
-    draw = "vegaEmbed('#here', SPEC, {renderer: 'canvas', actions: false}).then((made) => { window.drawn = made.view; })"
+    draw = "vegaEmbed('#here', SPEC, {renderer: 'canvas'}).then((made) => { window.drawn = made.view; })"
     path = tmp_path / "c.html"
     path.write_text(
         f"<meta charset=utf-8><div id=here style='width:700px'></div><script>{_inside_script(_vega())}</script>"

@@ -116,7 +116,7 @@ class Curve:
         """This curve, and others beside it, as an Altair chart: f over the share of edges, on a log axis.
 
         Solid lines: by signed importance; dashed: by |score|. Bands: ± 1 bootstrap standard error over pairs (none for
-        a single pair). Lines at f = 1 (the model) and f = 0 (its corrupted run); overshoot, f > 1, is shaded.
+        a single pair). Lines at f = 1 (the model) and f = 0 (no edges at all); overshoot, f > 1, is shaded.
 
         Raises:
             MethodError: two curves of one method.

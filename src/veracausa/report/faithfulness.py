@@ -33,10 +33,10 @@ def curves_part(data: Datasets, curves: Sequence[Curve], name: str) -> Part:
             "dataclasses.replace(curve, method=…)."
         )
     rows = [row for curve in curves for row in _rows(curve)]
+    ablations = joined(list(dict.fromkeys(curve.signed[0].ablation for curve in curves)))
     pairs = len(curves[0].signed[0].metric)
-    lines = [f"f of circuits of the strongest edges · {pairs} pair{'s' * (pairs > 1)}" + _bands(rows)]
-    lines += [f"{curve.method}: CPR {plain(curve.cpr)}, CMD {plain(curve.cmd)}; over log x {plain(curve.cpr_log)}, "
-              f"{plain(curve.cmd_log)}" for curve in curves]  # fmt: skip
+    first = f"f of circuits of the strongest edges · {ablations} ablation · {pairs} pair{'s' * (pairs > 1)}"
+    lines = [first + _bands(rows), *map(_areas, curves)]
     return Part(
         "Faithfulness by size", _view(data, rows, methods, name), data, f"Line chart. {curves_sentence(curves)}",
         "\n".join(lines),
@@ -87,6 +87,17 @@ def _rows(curve: Curve) -> list[Row]:
     return rows
 
 
+def _areas(curve: Curve) -> str:
+    """Both areas of a curve, over x and over log x, with their standard errors."""
+    error = curve.stderr()
+
+    def shown(name: str) -> str:
+        spread = f" ± {plain(error[name])}" if np.isfinite(error[name]) else ""
+        return plain(getattr(curve, name)) + spread
+
+    return f"{curve.method}: CPR {shown('cpr')}, CMD {shown('cmd')}; over log x {shown('cpr_log')}, {shown('cmd_log')}"
+
+
 def _bands(rows: list[Row]) -> str:
     return ", bands: ± 1 standard error" if any(row["low"] is not None for row in rows) else ""
 
@@ -123,7 +134,7 @@ def _view(data: Datasets, rows: list[Row], methods: Sequence[str], name: str) ->
     line = base.mark_line(strokeWidth=2)
     dots = base.mark_point(filled=True, size=42, opacity=1)
     legend = alt.Legend(title=None, orient="top", symbolSize=90)
-    guides: list[Any] = [_level(data, 1.0, "the model", f"{name}-full"), _level(data, 0.0, "corrupted", f"{name}-none")]
+    guides: list[Any] = [_level(data, 1.0, "the model", f"{name}-full"), _level(data, 0.0, "no edges", f"{name}-none")]
     if max(row["f"] for row in rows if row["f"] is not None) > _OVER:
         guides.insert(0, _overshoot(data, high + room, f"{name}-over"))
     return alt.layer(
