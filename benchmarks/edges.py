@@ -8,6 +8,8 @@ parameters. One circuit includes recording both runs; ten nested circuits (0.1 t
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from common import header, peak_gib, seconds, table
@@ -32,10 +34,16 @@ def pairs() -> Task:
     return Task("differ-at-4-8-12", rows[0], rows[1], ((5,),) * 10, ((6,),) * 10)
 
 
-def main() -> None:
+def random_model(layers: int = 12) -> Model:
+    """GPT-2 small (or its first blocks alone) with random weights, frozen."""
     torch.manual_seed(0)
-    hf = GPT2LMHeadModel(GPT2Config()).eval().requires_grad_(False)
-    lm, task = Model(hf, None, "gpt2-random", "random weights", "random", decoder_of(hf)), pairs()
+    hf = GPT2LMHeadModel(GPT2Config(n_layer=layers)).eval().requires_grad_(False)
+    return Model(hf, None, "gpt2-random", "random weights", "random", decoder_of(hf))
+
+
+def main() -> None:
+    lm, task = random_model(), pairs()
+    hf: Any = lm.hf
     ids = torch.tensor(task.clean)
 
     def both() -> None:
