@@ -103,21 +103,24 @@ class EdgeSums:
 
     def _increments(self, bucket: Bucket, points: Points, sums: Sums, tick: Tick) -> None:
         left, nodes = bucket.method.combine == "left-increments", points.embeddings.shape[1]
-        before: tuple[Tensor, Tensor, list[tuple[int, Tensor]]] | None = None  # row, writes and gradients of the last
+        last: tuple[Tensor, Tensor, list[Tensor]] | None = None  # row, writes and gradients of the row before a chunk
         for row, example, state, found in self._chunks(bucket, points, tick):
             with torch.no_grad():
                 written = writes.writes_until(bucket.lm.decoder, state, bucket.lm.graph.writers)
-                groups = list(self.reads_of(bucket).gradients(state, found))
-                if before is not None:
-                    row, example = torch.cat([before[0], row]), torch.cat([before[0] // nodes, example])
-                    written = torch.cat([before[1], written], 1)
-                    groups = [(r, torch.cat([g0, g], 1)) for (_, g0), (r, g) in zip(before[2], groups, strict=True)]
-                moved = (written[:, 1:] - written[:, :-1]).transpose(0, 1).contiguous()
+                if last is not None:
+                    row, example = torch.cat([last[0], row]), torch.cat([last[0] // nodes, example])
+                    written = torch.cat([last[1], written], 1)
+                end: tuple[Tensor, Tensor, list[Tensor]] = (row[-1:], written[:, -1:].clone(), [])
+                moved = _steps(written)
+                del written  # as large as the rest of the chunk together
                 within = (row[:-1] % nodes != nodes - 1).to(sums.values)  # the next row is the example's next point
-                for reader, g in groups:
+                for group, (reader, g) in enumerate(self.reads_of(bucket).gradients(state, found)):
+                    if last is not None:
+                        g = torch.cat([last[2][group], g], 1)
+                    end[2].append(g[:, -1:].clone())
                     gradient = g[:, :-1] if left else (g[:, 1:] + g[:, :-1]) / 2
                     self.add_rows(bucket, reader, moved, gradient, example[:-1], within, sums)
-                before = row[-1:], written[:, -1:].clone(), [(r, g[:, -1:].clone()) for r, g in groups]
+                last = end
 
     def _tangents(self, bucket: Bucket, points: Points, sums: Sums, tick: Tick) -> None:
         assert points.tangent is not None
@@ -193,7 +196,8 @@ class EdgeSums:
             for one in example.unique().tolist():
                 rows = example == one
                 changes = self.changes(bucket)[one].expand(int(rows.sum()), -1, -1, -1)
-                chosen, scores = self.scores(bucket, reader, changes, g[:, rows])
+                products = self._products(bucket, reader, changes, g[:, rows])
+                chosen, scores = self._listed_of(bucket, reader, products)
                 sums.squares[one, chosen] += scores.to(sums.squares).square().sum(0)
 
     def add_rows(
@@ -212,7 +216,8 @@ class EdgeSums:
 
         `first`: the writer that `changes` begin with.
         """
-        chosen, scores = self.scores(bucket, reader, changes, gradient, first)
+        products = self._products(bucket, reader, changes, gradient, first)
+        chosen, scores = self._listed_of(bucket, reader, products, first)
         if replaced is not None:
             keep = ~replaced[self.table.reader[chosen.cpu().numpy()] - reader]
             chosen, scores = chosen[torch.as_tensor(keep)], scores[:, torch.as_tensor(keep)]
@@ -221,32 +226,33 @@ class EdgeSums:
         sums.values[:, chosen] += total
         if self.crossing is not None:
             graph = bucket.lm.graph
-            whole = gradient.to(sums.values).sum(0)[:, None] * changes[:, : self._seen(bucket, reader)].to(sums.values)
-            by_writer = whole.sum((2, 3)) * weights[:, None]
+            by_writer = products.to(sums.values).flatten(2).sum(2) * weights[:, None]
             block = torch.as_tensor(graph.writer_layer[: by_writer.shape[1]] + 1, device=by_writer.device)
             into = by_writer.new_zeros(len(sums.values), bucket.lm.layers + 1)
             rows = by_writer.new_zeros(len(by_writer), bucket.lm.layers + 1).index_add_(1, block, by_writer)
             self.crossing[:, :, int(graph.reader_layer[reader])] += into.index_add_(0, example, rows)
 
-    def scores(
+    def _products(
         self, bucket: Bucket, reader: int, changes: Tensor, gradient: Tensor, first: int = 0
-    ) -> tuple[Tensor, Float[Tensor, "rows edges"]]:
-        """(their indices in the table, change · gradient) of the listed edges into the readers from `reader` on.
+    ) -> Float[Tensor, "rows writers readers *positions"]:
+        """Change · gradient of the writers from `first` on and a group of readers; by position if the table has them."""
+        changes = changes[:, : self._seen(bucket, reader) - first].to(gradient.dtype)
+        if self.table.positional:
+            return torch.einsum("bwsd,rbsd->bwrs", changes, gradient)
+        return changes.flatten(2) @ gradient.transpose(0, 1).flatten(2).transpose(1, 2)
 
-        `changes` are those of the writers from `first` on; edges from others are left out.
-        """
-        table, seen = self.table, self._seen(bucket, reader) - first
-        changes = changes[:, :seen].to(gradient.dtype)
-        listed = self._listed[reader]
-        listed = listed[(table.writer[listed] >= first) & (table.writer[listed] < first + changes.shape[1])]
-        writer = torch.as_tensor(table.writer[listed] - first, device=gradient.device)
-        which = torch.as_tensor(table.reader[listed] - reader, device=gradient.device)
-        chosen = torch.as_tensor(listed, device=gradient.device)
+    def _listed_of(
+        self, bucket: Bucket, reader: int, products: Tensor, first: int = 0
+    ) -> tuple[Tensor, Float[Tensor, "rows edges"]]:
+        """(their indices in the table, scores) of the listed edges among `_products`."""
+        table, listed = self.table, self._listed[reader]
+        listed = listed[(table.writer[listed] >= first) & (table.writer[listed] < first + products.shape[1])]
+        writer = torch.as_tensor(table.writer[listed] - first, device=products.device)
+        which = torch.as_tensor(table.reader[listed] - reader, device=products.device)
+        chosen = torch.as_tensor(listed, device=products.device)
         if not table.positional:
-            products = changes.flatten(2) @ gradient.transpose(0, 1).flatten(2).transpose(1, 2)
             return chosen, products[:, writer, which]
-        products = torch.einsum("bwsd,rbsd->bwrs", changes, gradient)
-        position = torch.as_tensor(table.position[listed] - bucket.tape.start, device=gradient.device)
+        position = torch.as_tensor(table.position[listed] - bucket.tape.start, device=products.device)
         inside = (position >= 0) & (position < products.shape[3])
         scores = products[:, writer, which, position.clamp(0, products.shape[3] - 1)]
         return chosen, torch.where(inside, scores, torch.zeros_like(scores))
@@ -273,8 +279,9 @@ class EdgeSums:
         if self._differences is None:
             with torch.no_grad():
                 decoder, count = bucket.lm.decoder, bucket.lm.graph.writers
-                ends = [writes.writes_until(decoder, state, count) for state in (bucket.other, bucket.base)]
-                self._differences = (ends[0] - ends[1]).transpose(0, 1).contiguous()
+                change = writes.writes_until(decoder, bucket.other, count)
+                change -= writes.writes_until(decoder, bucket.base, count)
+                self._differences = change.transpose(0, 1).contiguous()
         return self._differences
 
     # ---- qk-exact ---------------------------------------------------------------------------------------------------
@@ -311,3 +318,9 @@ class EdgeSums:
                     scores[of, writer] = both.to(scores)
                 columns = self.table.reader[listed] - first
                 sums.values[:, torch.as_tensor(listed)] += scores[:, self.table.writer[listed], columns]
+
+
+def _steps(written: Float[Tensor, "writers rows positions width"]) -> Float[Tensor, "steps writers positions width"]:
+    """How every write changes from row to row."""
+    rows = written.transpose(0, 1)
+    return torch.sub(rows[1:], rows[:-1], out=rows.new_empty(rows[1:].shape))
