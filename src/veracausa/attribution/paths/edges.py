@@ -235,7 +235,7 @@ class EdgeSums:
     def _products(
         self, bucket: Bucket, reader: int, changes: Tensor, gradient: Tensor, first: int = 0
     ) -> Float[Tensor, "rows writers readers *positions"]:
-        """Change · gradient of the writers from `first` on and a group of readers; by position if the table has them."""
+        """Change · gradient of writers from `first` on and a group of readers; by position if the table has them."""
         changes = changes[:, : self._seen(bucket, reader) - first].to(gradient.dtype)
         if self.table.positional:
             return torch.einsum("bwsd,rbsd->bwrs", changes, gradient)
