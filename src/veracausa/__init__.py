@@ -22,6 +22,8 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Agreement": "veracausa.comparison.agreement",
     "Circuit": "veracausa.circuits.circuit",
+    "Discovery": "veracausa.circuits.discovery",
+    "Evaluation": "veracausa.circuits.evaluation",
     "Method": "veracausa.attribution.methods",
     "Model": "veracausa.model",
     "Receipt": "veracausa.attribution.receipts",
@@ -39,6 +41,8 @@ _PUBLIC = {
     "completeness": "veracausa.circuits.completeness",
     "curves": "veracausa.attribution.curves",
     "curve": "veracausa.circuits.curve",
+    "discover": "veracausa.circuits.discovery",
+    "evaluate": "veracausa.circuits.further",
     "exact": "veracausa.attribution.exact",
     "faithfulness": "veracausa.circuits.faithfulness",
     "iterate": "veracausa.circuits.iterated",
@@ -46,6 +50,7 @@ _PUBLIC = {
     "learn_mask": "veracausa.attribution.masks",
     "load": "veracausa.model",
     "load_circuit": "veracausa.circuits.files",
+    "load_discovery": "veracausa.circuits.discovery_files",
     "load_scores": "veracausa.attribution.files",
     "minimality": "veracausa.circuits.minimality",
     "select": "veracausa.circuits.select",
@@ -73,8 +78,12 @@ if TYPE_CHECKING:
     from veracausa.circuits.circuit import Circuit
     from veracausa.circuits.completeness import completeness
     from veracausa.circuits.curve import curve
+    from veracausa.circuits.discovery import Discovery, discover
+    from veracausa.circuits.discovery_files import load_discovery
+    from veracausa.circuits.evaluation import Evaluation
     from veracausa.circuits.faithfulness import faithfulness
     from veracausa.circuits.files import load_circuit
+    from veracausa.circuits.further import evaluate
     from veracausa.circuits.hypotheses import circuit_tests
     from veracausa.circuits.iterated import iterate
     from veracausa.circuits.learned import learn_edges
@@ -92,6 +101,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Agreement",
     "Circuit",
+    "Discovery",
+    "Evaluation",
     "Method",
     "Model",
     "Receipt",
@@ -110,7 +121,9 @@ __all__ = [
     "completeness",
     "curve",
     "curves",
+    "discover",
     "errors",
+    "evaluate",
     "exact",
     "faithfulness",
     "iterate",
@@ -118,6 +131,7 @@ __all__ = [
     "learn_mask",
     "load",
     "load_circuit",
+    "load_discovery",
     "load_scores",
     "minimality",
     "select",

@@ -7,37 +7,36 @@ veracausa task ioi --model smollm2-135m --show 5
 veracausa exact ioi --units neurons --out out/
 veracausa attribute ioi --method ig --units heads --out out/
 veracausa attribute ioi --units neurons --verify --until-missed 50 --budget 0.1
+veracausa discover ioi --method eap-ig --edges 200 --out out/
+veracausa evaluate out/ --n 32 --seed 7
 """
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-import typer.core
 
-from veracausa import __version__
+from veracausa import __version__, cli_circuits
+from veracausa.cli_parts import (
+    Device,
+    Dtype,
+    Metric,
+    ModelName,
+    Out,
+    Pairs,
+    Seed,
+    TaskCommand,
+    TaskName,
+    load_model,
+    load_task,
+    say,
+)
 
 if TYPE_CHECKING:
     from veracausa.attribution.scores import Scores
-    from veracausa.model import Model
-    from veracausa.tasks.task import Task
-
-
-class _TaskCommand(typer.core.TyperCommand):
-    """A command whose task may be given by position or behind --task."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        for i, word in enumerate(args):
-            name, equals, value = word.partition("=")
-            if name == "--task" and (equals or i + 1 < len(args)):
-                chosen, rest = (value, args[i + 1 :]) if equals else (args[i + 1], args[i + 2 :])
-                args = [chosen, *args[:i], *rest]
-                break
-        return super().parse_args(ctx, args)
-
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -45,27 +44,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Which part of this language model causes this, and how sure are we?",
 )
-
-ModelName = Annotated[
-    str, typer.Option("--model", "-m", help="smollm2-135m, gemma3-270m, a hub id, a folder or a .gguf file.")
-]
-TaskName = Annotated[
-    str,
-    typer.Argument(
-        metavar="TASK",
-        help="ioi, ioi-published, greater-than, subject-verb, gendered-pronoun, capital-country, hypernymy; or a .csv, "
-        ".jsonl or .parquet file with columns clean, corrupted, correct, incorrect. Also: --task TASK.",
-    ),
-]
-Pairs = Annotated[int, typer.Option("--n", help="How many prompt pairs to generate.", min=1)]
-Seed = Annotated[int, typer.Option(help="Seed for the prompts and samples.")]
-Metric = Annotated[str | None, typer.Option(help="logit_diff, logit_diff_lse, logprob, prob, prob_diff or neg_kl.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, … (default: a GPU if there is one).")]
-Dtype = Annotated[str | None, typer.Option(help="float32 (default), bfloat16, float64, …")]
-Out = Annotated[Path | None, typer.Option(help="Folder for results; a killed run continues from it.")]
+app.command(cls=TaskCommand)(cli_circuits.discover)
+app.command()(cli_circuits.evaluate)
 
 
-@app.command(cls=_TaskCommand)
+@app.command(cls=TaskCommand)
 def study(
     task: TaskName,
     model: ModelName = "smollm2-135m",
@@ -80,12 +63,12 @@ def study(
     """Exact effects against gradient estimates: the whole comparison, as one offline page with figures and tables."""
     from veracausa.comparison.run import study as run
 
-    lm = _load(model, device, dtype)
-    tasks = [_task(lm, task, n, seed, metric)]
+    lm = load_model(model, device, dtype)
+    tasks = [load_task(lm, task, n, seed, metric)]
     if task == "ioi":
-        tasks.insert(0, _task(lm, "ioi-published", 1, seed, metric))
+        tasks.insert(0, load_task(lm, "ioi-published", 1, seed, metric))
     for one in tasks:
-        _say(f"task   {one.describe()}")
+        say(f"task   {one.describe()}")
     page = run(lm, tasks, neurons=None if full else 500, seed=seed, out=out)
     path = page.save(out)
     for sentence in page.summary:
@@ -93,7 +76,7 @@ def study(
     print(f"\n{page.seconds:.0f} s. Report: {path.resolve()}")
 
 
-@app.command(cls=_TaskCommand)
+@app.command(cls=TaskCommand)
 def compare(
     task: TaskName,
     model: ModelName = "smollm2-135m",
@@ -113,9 +96,9 @@ def compare(
     from veracausa.comparison.compare import compare as run
     from veracausa.comparison.compare import table
 
-    lm = _load(model, device, dtype)
-    built = _task(lm, task, n, seed, metric)
-    _say(f"task   {built.describe()}")
+    lm = load_model(model, device, dtype)
+    built = load_task(lm, task, n, seed, metric)
+    say(f"task   {built.describe()}")
     chosen: str | list[str] = "all" if methods == "all" else methods.split(",")
     page = run(lm, built, units=units.split(","), methods=chosen, budget=budget, seed=seed, out=out)
     path = page.save(out)
@@ -135,7 +118,7 @@ def check(
     dtype: Dtype = None,
 ) -> None:
     """Test the contracts on this very model, and print each with its error."""
-    lm = _load(model, device, dtype)
+    lm = load_model(model, device, dtype)
     outcomes = lm.check(strict=False)
     for outcome in outcomes:
         print(outcome)
@@ -146,7 +129,7 @@ def check(
     print(f"\nAll {len(outcomes)} contracts hold. Errors are shares of the gap M(clean) − M(corrupted).")
 
 
-@app.command(name="task", cls=_TaskCommand)
+@app.command(name="task", cls=TaskCommand)
 def show_task(
     task: TaskName,
     model: ModelName = "smollm2-135m",
@@ -158,8 +141,8 @@ def show_task(
     dtype: Dtype = None,
 ) -> None:
     """Print prompt pairs with their tokens and answers, and how well the model does on them."""
-    lm = _load(model, device, dtype)
-    built = _task(lm, task, n, seed, metric)
+    lm = load_model(model, device, dtype)
+    built = load_task(lm, task, n, seed, metric)
     measured = lm.measure(built)
     print(built.describe())
     for i in range(min(show, len(built))):
@@ -178,7 +161,7 @@ def show_task(
           f"{len(measured.weak)} of {len(built)} pairs")  # fmt: skip
 
 
-@app.command(name="exact", cls=_TaskCommand)
+@app.command(name="exact", cls=TaskCommand)
 def exact_effects(
     task: TaskName,
     model: ModelName = "smollm2-135m",
@@ -197,15 +180,15 @@ def exact_effects(
     """Exact causal effects of units."""
     from veracausa.attribution.exact import exact
 
-    lm = _load(model, device, dtype)
-    built = _task(lm, task, n, seed, metric)
+    lm = load_model(model, device, dtype)
+    built = load_task(lm, task, n, seed, metric)
     wanted = _units(units)
     scores = exact(lm, built, units=wanted, ablation=ablation, direction=direction, seed=seed, out=out)
     how = [ablation] * (ablation != "counterfactual") + [direction] * (direction != "noising")
     _finish(scores, out, "-".join(["exact", scores.units.kind, *how]))
 
 
-@app.command(cls=_TaskCommand)
+@app.command(cls=TaskCommand)
 def attribute(
     task: TaskName,
     model: ModelName = "smollm2-135m",
@@ -247,8 +230,8 @@ def attribute(
         raise typer.BadParameter("a mask replaces units by corrupted values in the clean run, and has no nodes")
     if not verify and (until_missed is not None or budget is not None):
         raise typer.BadParameter("add --verify: --until-missed and --budget say how far it goes")
-    lm = _load(model, device, dtype)
-    built = _task(lm, task, n, seed, metric)
+    lm = load_model(model, device, dtype)
+    built = load_task(lm, task, n, seed, metric)
     if method == "mask":
         scores = learn_mask(lm, built, units=_units(units), seed=seed)
     else:
@@ -286,43 +269,12 @@ def _units(text: str) -> str | list[str]:
     return text.split(",") if "," in text else text
 
 
-def _load(model: str, device: str | None, dtype: str | None) -> Model:
-    from veracausa.model import load
-
-    if dtype is not None:
-        import torch
-
-        found = getattr(torch, dtype, None)
-        if not isinstance(found, torch.dtype):
-            raise typer.BadParameter(f"{dtype!r} is no precision that torch knows; try float32 or bfloat16")
-        lm = load(model, device=device, dtype=found)
-    else:
-        lm = load(model, device=device)
-    _say(f"model  {lm.source}\n       {lm}")
-    return lm
-
-
-def _task(lm: Model, name: str, n: int, seed: int, metric: str | None) -> Task:
-    from veracausa import tasks
-
-    path = Path(name)
-    if path.suffix in (".csv", ".jsonl", ".parquet", ".json"):
-        options: dict[str, Any] = {} if metric is None else {"metric": metric}
-        return tasks.from_file(lm, path, **options)
-    built = tasks.published_pair(lm) if name == "ioi-published" else tasks.build(name, lm, n=n, seed=seed)
-    return built if metric is None else built.with_metric(metric)
-
-
 def _finish(scores: Scores, out: Path | None, name: str) -> None:
     print(scores)
     if out is not None:
         path = scores.save(out / f"{name}.safetensors")
         scores.to_pandas().to_csv(path.with_suffix(".csv"), index=False)
         print(f"\nSaved {path} and {path.with_suffix('.csv').name}")
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
 
 
 def main() -> None:
@@ -332,10 +284,10 @@ def main() -> None:
     try:
         app()
     except VeracausaError as error:
-        _say(f"{type(error).__name__}: {error}")
+        say(f"{type(error).__name__}: {error}")
         sys.exit(2)
     except KeyboardInterrupt:
-        _say("Interrupted. With --out, finished pieces are kept: run the same command again to continue.")
+        say("Interrupted. With --out, finished pieces are kept: run the same command again to continue.")
         sys.exit(130)
 
 

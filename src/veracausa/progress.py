@@ -32,6 +32,12 @@ def left(done: float, total: float, seconds: float) -> str:
     return f"{rest:.0f} s" if rest < 60 else f"{rest // 60:.0f} min {rest % 60:.0f} s"
 
 
+def announce(text: str, show: bool) -> None:
+    """Tell what is about to be done, on standard error, as the bars are."""
+    if show:
+        print(text, file=sys.stderr, flush=True)
+
+
 @contextmanager
 def progress(label: str, total: float, show: bool, done: float = 0.0) -> Iterator[Tick]:
     """A progress bar for `total` token-layers of work of which `done` were finished earlier (a resumed run).

@@ -390,4 +390,4 @@ def test_it_continues_from_finished_pieces(case, tmp_path):
     for one in (first, again):
         assert torch.equal(one.exact.values, whole.exact.values) and one.outcomes == whole.outcomes
     more = again.exact.cost.token_layers - first.exact.cost.token_layers
-    assert more <= module._overhead(lm, task, "counterfactual", None) * len(first.outcomes)  # recordings, no unit
+    assert more <= module.overhead(lm, task, "counterfactual") * len(first.outcomes)  # recordings, no unit

@@ -15,7 +15,7 @@ import pytest
 import veracausa as vc
 from veracausa.report import page as page_module
 from veracausa.report.files import write_bytes, write_text
-from veracausa.report.page import embed
+from veracausa.report.frame import embed
 
 
 @pytest.fixture(scope="module")

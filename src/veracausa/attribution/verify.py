@@ -27,6 +27,7 @@ from veracausa.engine.cost import Cost
 from veracausa.errors import MethodError
 
 if TYPE_CHECKING:
+    from veracausa.attribution.units import Units
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 
@@ -83,9 +84,9 @@ def verify(
     _require_sizes(top, sample, seed, until, budget)
     ablation = _ablation(lm, task, estimate)
     orders = Orders.of(estimate.ranking(), seed)
-    costs = _costs(lm, task, estimate, ablation)
+    costs = exact_costs(lm, task, estimate.units, ablation=ablation, direction=estimate.direction)
     stages = plan(
-        orders, costs, _overhead(lm, task, ablation, reference), top=top, sample=sample, until=until, budget=budget
+        orders, costs, overhead(lm, task, ablation, reference), top=top, sample=sample, until=until, budget=budget
     )
     pieces: list[tuple[np.ndarray, Scores]] = []
 
@@ -131,9 +132,9 @@ def _joined(estimate: Scores, pieces: list[tuple[np.ndarray, Scores]]) -> Scores
     return replace(pieces[0][1], values=values, units=estimate.units[units[order]], cost=cost)
 
 
-def _costs(lm: Model, task: Task, estimate: Scores, ablation: str) -> np.ndarray:
+def exact_costs(lm: Model, task: Task, units: Units, *, ablation: str, direction: str) -> np.ndarray:
     """Token-layers that each unit's exact effect takes, whatever replaces it."""
-    units, noising = estimate.units, estimate.direction == "noising"
+    noising = direction == "noising"
     work: Plan = (
         EdgeRows(lm, task, units, ablation == "zero", noising, None, Cost())
         if isinstance(units, Edges)
@@ -142,7 +143,7 @@ def _costs(lm: Model, task: Task, estimate: Scores, ablation: str) -> np.ndarray
     return work.costs(ablation == "counterfactual")
 
 
-def _overhead(lm: Model, task: Task, ablation: str, reference: Task | None) -> int:
+def overhead(lm: Model, task: Task, ablation: str, reference: Task | None = None) -> int:
     """Token-layers, at most, of one call of `exact` beside its units.
 
     Both prompts of every pair are run for the ends of the gap, both again for the tape, and one without a patch; for a

@@ -168,8 +168,7 @@ def curve(
     graph = lm.graph
     if not isinstance(scores.units, Edges) or scores.units.graph != graph or len(scores.units) != graph.size:
         raise UnitError(f"A curve needs scores of all {graph.size:,} edges of {lm.name}; these are {scores.units!r}.")
-    if not sizes or list(sizes) != sorted(set(sizes)) or not 0 < sizes[0] <= sizes[-1] <= 1:
-        raise MethodError(f"sizes={list(sizes)}: give rising shares of the edges in (0, 1].")
+    require_sizes(sizes)
     counts = [max(1, round(share * graph.size)) for share in sizes]
     masks, living = [], {}
     for name, by in _RANKINGS.items():
@@ -178,17 +177,22 @@ def curve(
         own = [kept_by(graph, scores.units.writer[kept], scores.units.reader[kept]) for kept in chosen]
         living[name] = tuple(int(wiring_of(lm.decoder, mask, ablation in SETTLED).living.sum()) for mask in own)
         masks += own
+    once = {mask.tobytes(): mask for mask in masks}  # all edges, and all sizes of magnitudes, are there twice
     found = run_circuits(
         lm,
         task,
-        masks,
+        list(once.values()),
         ablation=ablation,
         reference=reference,
         seed=seed,
         learning=learning,
         show_progress=show_progress,
     )
-    outcomes = [faithfulness_of(found, i, count, graph.size) for i, count in enumerate([*counts, *counts])]
+    place = {key: i for i, key in enumerate(once)}
+    outcomes = [
+        faithfulness_of(found, place[mask.tobytes()], count, graph.size)
+        for mask, count in zip(masks, [*counts, *counts], strict=True)
+    ]
     return Curve(scores.method, tuple(sizes), tuple(outcomes[: len(counts)]), tuple(outcomes[len(counts) :]), living)
 
 
@@ -196,6 +200,12 @@ def _redrawn(one: Faithfulness, which: Int[np.ndarray, "draws pairs"]) -> Float[
     """f of redrawn pairs."""
     above, gap = (one.metric - one.measured.corrupted).numpy(), one.measured.gap.numpy()
     return np.asarray(above[which].mean(1) / gap[which].mean(1))
+
+
+def require_sizes(sizes: Sequence[float]) -> None:
+    """Raise MethodError unless these are rising shares in (0, 1]."""
+    if not sizes or list(sizes) != sorted(set(sizes)) or not 0 < sizes[0] <= sizes[-1] <= 1:
+        raise MethodError(f"sizes={list(sizes)}: give rising shares of the edges in (0, 1].")
 
 
 def area(sizes: Sequence[float], values: Sequence[float] | np.ndarray, *, log: bool = False) -> float:

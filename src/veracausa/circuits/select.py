@@ -186,16 +186,7 @@ class Rule:
                 "A circuit keeps an edge at all positions or at none, and these are scores per position. Take "
                 "units='edges'."
             )
-        if how not in HOW:
-            raise MethodError(f"how={how!r} is no way of selecting. Known: {', '.join((*HOW, 'iterated'))}.")
-        by = by or HOW[how]
-        if by not in ("importance", "abs_mean") or (how == "abs" and by != "abs_mean"):
-            raise MethodError(
-                f"by={by!r} does not go with how={how!r}: 'importance' or 'abs_mean', for abs the latter."
-            )
-        if not 1 <= n <= len(edges):
-            raise MethodError(f"n={n}: at least 1 and at most as many edges as were scored, {len(edges):,}.")
-        return cls(edges.graph, edges.writer, edges.reader, int(n), how, by, seconds)
+        return cls(edges.graph, edges.writer, edges.reader, int(n), how, ranked_by(how, by, n, len(edges)), seconds)
 
     def choose(
         self, importance: Float[np.ndarray, " edges"], allowed: Bool[np.ndarray, " edges"] | None = None
@@ -213,6 +204,22 @@ class Rule:
             found = optimal(self.graph, *parts, self.n, seconds=self.seconds)
             return among[found.chosen], found.notes
         return among[np.argsort(-parts[2], kind="stable")[: self.n]], []
+
+
+def ranked_by(how: str, by: str | None, n: int, scored: int) -> str:
+    """What a way of selecting n of `scored` edges ranks by.
+
+    Raises:
+        MethodError: `how`, `by` or n out of range.
+    """
+    if how not in HOW:
+        raise MethodError(f"how={how!r} is no way of selecting. Known: {', '.join((*HOW, 'iterated'))}.")
+    by = by or HOW[how]
+    if by not in ("importance", "abs_mean") or (how == "abs" and by != "abs_mean"):
+        raise MethodError(f"by={by!r} does not go with how={how!r}: 'importance' or 'abs_mean', for abs the latter.")
+    if not 1 <= n <= scored:
+        raise MethodError(f"n={n}: at least 1 and at most as many edges as were scored, {scored:,}.")
+    return by
 
 
 def greedy(

@@ -51,6 +51,34 @@ READING = (
     ),
 )
 
+CIRCUITS = (
+    (
+        "Circuit",
+        "A set of edges, each a writer of the residual stream seen by one reader. In its run every reader sees the "
+        "circuit's edges anew, and on all others what the corrupted run wrote.",
+    ),
+    (
+        "f",
+        "Faithfulness: (M(circuit) − M(corrupted)) / (M(model) − M(corrupted)), means over pairs. 1: as the model; "
+        "over 1: it overshoots, because what works against the behaviour was left out.",
+    ),
+    (
+        "KL, NDF",
+        "KL: divergence of the circuit's prediction from the model's. NDF: 1 − |M(model) − M(circuit)| / |gap|, at "
+        "least 0, pair by pair.",
+    ),
+    (
+        "CPR, CMD",
+        "Areas over the share of edges kept: under f by signed importance (CPR), of |1 − f| by |score| (CMD, 0 is "
+        "best). On a linear axis most of the area is that of large circuits; on the log axis all sizes count alike.",
+    ),
+    (
+        "Not verified",
+        "A score is an estimate from gradients. Only where an exact effect stands beside it is it known to be right.",
+    ),
+    *READING[-1:],
+)
+
 _PATHS = {
     "point": "one slope, taken at the run's own activations and multiplied by the change of activation (attribution "
     "patching): as if the metric were a straight line in every activation",

@@ -1,0 +1,186 @@
+"""The folder of a discovery: what was asked, finished pieces, results, and the page.
+
+`run.json` says what was asked; everything else in the folder belongs to that, so a call that asks for something else is
+refused. Pieces are written as they finish, and an interrupted call continues from them. An evaluation counts once its
+`pairs.json` is there, which is written after its numbers; `report.html` is written last of all.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from veracausa.attribution.files import load_scores, make_folder
+from veracausa.attribution.receipts import Receipt
+from veracausa.attribution.scores import Scores
+from veracausa.circuits.discovery import HELD_OUT, Discovery, stability_of
+from veracausa.circuits.evaluation import Evaluation, read, seen_by
+from veracausa.circuits.exchange import write_graphml
+from veracausa.circuits.files import load_circuit, read_json, write_text
+from veracausa.circuits.forecast import Step
+from veracausa.errors import FileError
+from veracausa.tasks.task import Task
+
+_FORMAT = "veracausa-discovery-1"
+RUN, PAIRS, SCORES, RECEIPT, PAGE = "run.json", "pairs.json", "scores.safetensors", "receipt.safetensors", "report.html"
+_FINISHED = ("versions", "machine", "date", "command", "seconds")
+_STEPS = ("steps", "plan")
+
+
+def claim(folder: Path, asked: dict[str, Any]) -> Path:
+    """The folder, if it is new or holds a discovery that was asked for the same.
+
+    Raises:
+        FileError: it holds something else, the message says what differs; or it cannot be written.
+    """
+    make_folder(folder)
+    asked = json.loads(json.dumps(asked))
+    if (folder / RUN).exists():
+        before = _run(folder)["asked"]
+        differing = [key for key in sorted({*before, *asked}) if before.get(key) != asked.get(key)]
+        if differing:
+            told = "; ".join(
+                f"{key}: {_short(before.get(key))} there, {_short(asked.get(key))} here" for key in differing
+            )
+            raise FileError(
+                f"{folder} holds a discovery that was asked for something else ({told}). Choose another folder."
+            )
+        return folder
+    if (folder / PAGE).exists():
+        raise FileError(
+            f"{folder} holds the page of another command, which would be overwritten. Choose another folder."
+        )
+    write_text(folder / RUN, json.dumps({"format": _FORMAT, "asked": asked}, indent=1, ensure_ascii=False))
+    return folder
+
+
+def place(folder: Path, name: str) -> Path:
+    """Where the files of an evaluation are."""
+    return folder / "evaluations" / name
+
+
+def kept_scores(folder: Path | None, asked: dict[str, Any], compute: Callable[[], Scores]) -> Scores:
+    """Scores, read from the folder if an earlier call finished them there.
+
+    Raises:
+        FileError: the file is damaged, or of another model or task.
+    """
+    if folder is None:
+        return compute()
+    path = folder / SCORES
+    if path.exists():
+        return _fitting(load_scores(path), asked, path)
+    scores = compute()
+    scores.save(path)
+    return scores
+
+
+def save_discovery(found: Discovery, folder: Path) -> Path:
+    """See `Discovery.save`."""
+    from veracausa.report.discovery import write_page
+
+    claim(folder, found.asked)
+    found.task.save(folder / PAIRS)
+    found.scores.save(folder / SCORES)
+    found.circuit.save(folder / "circuit.json")
+    write_graphml(found.circuit, folder / "circuit.graphml")
+    write_text(folder / "edges.csv", found.edges().to_csv(index=False))
+    if found.receipt is not None:
+        found.receipt.save(folder / RECEIPT)
+        write_text(folder / "receipt.txt", f"{found.receipt}\n")
+    for evaluation in (found.evaluation, *found.further):
+        save_evaluation(evaluation, folder)
+    finished = {name: getattr(found, name) for name in _FINISHED}
+    finished |= {name: [step.to_dict() for step in getattr(found, name)] for name in _STEPS}
+    body = {"format": _FORMAT, "asked": found.asked, "finished": finished}
+    write_text(folder / RUN, json.dumps(body, indent=1, ensure_ascii=False))
+    return write_page(found, folder / PAGE)
+
+
+def save_evaluation(evaluation: Evaluation, folder: Path) -> None:
+    """Tables of an evaluation whose numbers are there, and its pairs, which make it count."""
+    own = place(folder, evaluation.name)
+    evaluation.keep(own)
+    write_text(own / "faithfulness.csv", evaluation.pairs().to_csv(index=False))
+    write_text(own / "curve.csv", evaluation.sizes().to_csv(index=False))
+    write_text(own / "summary.csv", evaluation.table().to_csv(index=False))
+    evaluation.task.save(own / PAIRS)
+
+
+def load_discovery(folder: str | Path) -> Discovery:
+    """Read a discovery that `Discovery.save` wrote; no model is needed.
+
+    Raises:
+        FileError: no such folder, no discovery, one that is not finished, or a damaged or missing file.
+
+    >>> vc.load_discovery("out/").circuit.nodes
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileError(f"There is no folder {folder}.")
+    if not (folder / RUN).is_file():
+        raise FileError(f"{folder} is no discovery: it has no {RUN}. `veracausa discover … --out {folder}` makes one.")
+    run = _run(folder)
+    if "finished" not in run or not (folder / PAGE).exists():
+        raise FileError(f"{folder} holds a discovery that is not finished. Run its discover command again to continue.")
+    asked, rest = run["asked"], run["finished"]
+    task = Task.load(folder / PAIRS)
+    scores = _fitting(load_scores(folder / SCORES), asked, folder / SCORES)
+    try:
+        stability = stability_of(scores, asked["edges"], asked["how"], asked["by"], asked["seed"])
+        return Discovery(
+            asked=asked,
+            task=task,
+            scores=scores,
+            circuit=load_circuit(folder / "circuit.json"),
+            receipt=Receipt.load(folder / RECEIPT) if (folder / RECEIPT).exists() else None,
+            stability=stability,
+            evaluation=_evaluation(folder, HELD_OUT, task),
+            further=tuple(_evaluation(folder, name, task) for name in _further(folder)),
+            steps=_steps(rest["steps"]),
+            plan=_steps(rest["plan"]),
+            **{name: rest[name] for name in _FINISHED},
+        )
+    except (KeyError, TypeError) as error:
+        raise FileError(f"{folder / RUN} lacks {error}: it was not written by this version of veracausa.") from error
+
+
+def _steps(rows: list[dict[str, Any]]) -> tuple[Step, ...]:
+    return tuple(Step(**row) for row in rows)
+
+
+def _run(folder: Path) -> dict[str, Any]:
+    path = folder / RUN
+    run = read_json(path, "what a discovery was asked for")
+    if run.get("format") != _FORMAT or not isinstance(run.get("asked"), dict):
+        raise FileError(f"{path} was not written by a discovery. Choose another folder.")
+    return run
+
+
+def _fitting(scores: Scores, asked: dict[str, Any], path: Path) -> Scores:
+    model, task = asked["model"]["identity"], asked["selected on"]["digest"]
+    if (scores.model["identity"], scores.task["digest"]) != (model, task):
+        raise FileError(
+            f"{path} is of another model or of other pairs than {path.parent / RUN} says. Delete the folder."
+        )
+    return scores
+
+
+def _evaluation(folder: Path, name: str, selected: Task) -> Evaluation:
+    own = place(folder, name)
+    task = Task.load(own / PAIRS)
+    return read(own, name, task, seen_by(task, selected))
+
+
+def _further(folder: Path) -> list[str]:
+    """Finished evaluations beside the discovery's own, the oldest first."""
+    found = [path for path in folder.glob(f"evaluations/*/{PAIRS}") if path.parent.name != HELD_OUT]
+    return [path.parent.name for path in sorted(found, key=lambda path: (path.stat().st_mtime, path.parent.name))]
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return str(value.get("description") or value.get("source") or value)
+    return repr(value)

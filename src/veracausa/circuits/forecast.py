@@ -1,0 +1,149 @@
+"""What a discovery will cost, before it is begun: token-layers of each step, and seconds at this machine's rate.
+
+Token-layers are counted from the prompts' lengths and the graph: exactly for gradient scores, as an upper bound for
+circuits (small ones run fewer blocks), as the mean over all edges for exact effects of edges that are not chosen yet.
+Seconds follow from one prompt pair, on which each kind of work is timed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from veracausa.attribution.edges import Edges, all_edges
+from veracausa.attribution.estimate import attribute, planned
+from veracausa.attribution.exact import exact
+from veracausa.attribution.methods import Method
+from veracausa.attribution.verify import exact_costs, overhead
+from veracausa.circuits.evaluate import circuit_buckets, run_circuits
+from veracausa.engine.circuit_forward import all_edges_mask
+from veracausa.engine.cost import Cost
+from veracausa.errors import GapError
+
+if TYPE_CHECKING:
+    from veracausa.model import Model
+    from veracausa.tasks.task import Task
+
+#: Rounds of `circuits.iterated.iterate`, which discovery takes as they are there.
+_ROUNDS = 16
+#: Edges whose exact effects are timed.
+_TIMED = 64
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of the work, forecast or done: token-layers, in forward passes over its pairs, seconds (None: unknown).
+
+    `kind`: which rate it runs at: "gradients", "circuits" or "exact".
+    """
+
+    what: str
+    kind: str
+    token_layers: float
+    passes: float
+    seconds: float | None = None
+
+    @classmethod
+    def done(cls, what: str, kind: str, cost: Cost) -> Step:
+        """A step that has run."""
+        return cls(what, kind, cost.token_layers, cost.forward_equivalents, cost.seconds)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for files."""
+        return asdict(self)
+
+
+def scoring(lm: Model, task: Task, method: str | Method) -> Step:
+    """Scores of all edges by a method of edges, by "iterated" or "exact".
+
+    Raises:
+        MethodError: an unknown method, or one that means nothing with this metric.
+    """
+    name = method if isinstance(method, str) else "a composed method"
+    what = f"scores of {lm.graph.size:,} edges by {name} on {_pairs(task)}"
+    if method == "exact":
+        return _step(lm, task, what, "exact", _exact(lm, task, lm.graph.size))
+    recorded, behind = _recordings(lm, task)
+    if method == "iterated":
+        return _step(lm, task, what, "gradients", recorded + 2 * _ROUNDS * behind)
+    return _step(lm, task, what, "gradients", recorded + planned(lm, task, units="edges", method=method))
+
+
+def verifying(lm: Model, task: Task, edges: int) -> Step:
+    """Exact effects of so many edges, at the mean cost of all."""
+    return _step(lm, task, f"exact effects of {edges:,} edges on {_pairs(task)}", "exact", _exact(lm, task, edges))
+
+
+def running(lm: Model, task: Task, circuits: int, what: str) -> Step:
+    """Runs of so many circuits, at most."""
+    recorded, behind = _recordings(lm, task)
+    return _step(lm, task, f"{what} on {_pairs(task)}", "circuits", recorded + (circuits + 1) * behind)
+
+
+def timed(lm: Model, task: Task, steps: Sequence[Step]) -> list[Step]:
+    """The steps with the seconds that they will about take; without, if the task's first pair cannot tell."""
+    try:
+        rates = _rates(lm, task[:1].with_metric("logprob"), {step.kind for step in steps})
+    except GapError:
+        return list(steps)
+    return [Step(**{**asdict(step), "seconds": step.token_layers / rates[step.kind]}) for step in steps]
+
+
+def told(steps: Sequence[Step]) -> str:
+    """Steps as lines of text, with their sum."""
+    rows = [(step.what, step.token_layers, step.passes, step.seconds) for step in steps]
+    known = [step.seconds for step in steps if step.seconds is not None]
+    total = sum(known) if known and len(known) == len(steps) else None
+    rows.append(("together, about", sum(step.token_layers for step in steps), float("nan"), total))
+    width = max(len(what) for what, *_ in rows)
+    lines = [f"{'':<{width}}  token-layers  passes  seconds"]
+    for what, count, passes, seconds in rows:
+        shown = "" if passes != passes else f"{passes:,.1f}"
+        last = "–" if seconds is None else f"{seconds:,.1f}"
+        lines.append(f"{what:<{width}}  {count:>12,.0f}  {shown:>6}  {last:>7}")
+    return "\n".join(lines)
+
+
+def _step(lm: Model, task: Task, what: str, kind: str, work: float) -> Step:
+    return Step(what, kind, float(work), float(work) / (sum(task.lengths) * lm.layers))
+
+
+def _recordings(lm: Model, task: Task) -> tuple[int, int]:
+    """Token-layers of both recorded runs, and of one run of every pair behind the prefix that its prompts share."""
+    shared = total = 0
+    for start, members in circuit_buckets(lm, task):
+        total += sum(task.lengths[i] for i in members)
+        shared += start * len(members)
+    return lm.layers * (2 * total - shared), lm.layers * (total - shared)
+
+
+def _exact(lm: Model, task: Task, edges: int) -> float:
+    costs = exact_costs(lm, task, all_edges(lm), ablation="counterfactual", direction="noising")
+    return float(costs.mean()) * edges + overhead(lm, task, "counterfactual")
+
+
+def _rates(lm: Model, pair: Task, kinds: set[str]) -> dict[str, float]:
+    """Token-layers a second of each kind of work, from one prompt pair."""
+    lm.measure(pair)  # what a first call costs once is not to be timed
+    every = all_edges(lm)
+    chosen = np.random.default_rng(0).permutation(len(every))[:_TIMED]
+    some: Edges = every[np.sort(chosen)]
+    work = {
+        "gradients": lambda: attribute(lm, pair, units="edges", method="eap", show_progress=False).cost,
+        "exact": lambda: exact(lm, pair, units=some, show_progress=False).cost,
+        "circuits": lambda: run_circuits(lm, pair, [all_edges_mask(lm.graph)], show_progress=False).cost,
+    }
+    rates = {}
+    for kind in kinds:
+        began = time.monotonic()
+        cost = work[kind]()
+        rates[kind] = cost.token_layers / max(time.monotonic() - began, 1e-6)
+    return rates
+
+
+def _pairs(task: Task) -> str:
+    return f"{len(task):,} pair{'' if len(task) == 1 else 's'}"

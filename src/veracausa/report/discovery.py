@@ -1,0 +1,179 @@
+"""The page of a discovery: what was asked, the circuit, how far its scores can be trusted, and what it is worth."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from veracausa.circuits.discovery import Discovery
+from veracausa.circuits.evaluation import Evaluation
+from veracausa.comparison.results import Section
+from veracausa.comparison.summary import called
+from veracausa.report.asked import Asked, asked
+from veracausa.report.discovery_figures import pairs_figure, receipt_figure
+from veracausa.report.discovery_tables import (
+    cost_table,
+    edges_table,
+    faithfulness_table,
+    ranking_table,
+    sizes_table,
+)
+from veracausa.report.explain import CIRCUITS, method_of, sign_of
+from veracausa.report.figures import Figure
+from veracausa.report.files import write_bytes, write_text
+from veracausa.report.frame import framed
+from veracausa.report.tables import Table
+from veracausa.report.words import plain, signed, whole
+
+
+def write_page(found: Discovery, path: Path) -> Path:
+    """Write figures/*.png beside `path`, then the page."""
+    page = _Page.of(found)
+    for figure in page.figures:
+        write_bytes(path.parent / "figures" / f"{figure.name}.png", figure.png())
+    return write_text(path, page.html())
+
+
+@dataclass(frozen=True)
+class _Block:
+    """An evaluation as the template reads it."""
+
+    evaluation: Evaluation
+    title: str
+    lead: str
+    asked: Asked
+    figures: list[Figure]
+    tables: list[Table]
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """The discovery as the frame reads it."""
+
+    title: str
+    model: dict[str, str]
+    command: str
+    date: str
+    machine: str
+    seconds: float
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class _Page:
+    """A page, drawn."""
+
+    found: Discovery
+    circuit: list[Figure]
+    trust: list[Figure]
+    blocks: list[_Block]
+
+    @classmethod
+    def of(cls, found: Discovery) -> _Page:
+        return cls(
+            found,
+            [],
+            [receipt_figure(found.receipt)] if found.receipt else [],
+            [_block(one, i == 0) for i, one in enumerate((found.evaluation, *found.further))],
+        )
+
+    @property
+    def figures(self) -> list[Figure]:
+        """All figures."""
+        return [*self.circuit, *self.trust, *(figure for block in self.blocks for figure in block.figures)]
+
+    def html(self) -> str:
+        """The page as text."""
+        found = self.found
+        own = {name: getattr(found, name) for name in ("command", "date", "machine", "seconds", "versions")}
+        title = f"A circuit of {whole(len(found.circuit))} edges for {found.task.name} in {found.circuit.model['name']}"
+        return framed(
+            "discovery.html",
+            self.figures,
+            shown=_Shown(title=title, model=found.circuit.model, **own),
+            summary=summary(found),
+            notes=found.circuit.notes,
+            found=found,
+            circuit=self.circuit,
+            edges=edges_table(found),
+            trust=self.trust,
+            trusted=trusted(found),
+            receipt=found.receipt.lines() if found.receipt else [],
+            asked_of=_asked(found),
+            blocks=self.blocks,
+            costs=cost_table(found),
+            methods=[method_of(found.scores)],
+            reading=CIRCUITS,
+            cost=sum(step.token_layers for step in found.steps),
+        )
+
+
+def summary(found: Discovery) -> list[str]:
+    """The discovery in plain words: what it is worth, beside chance, how far it can be trusted, how stable it is."""
+    circuit, evaluation = found.circuit, found.evaluation
+    heads, mlps = (sum(name.startswith(letter) for name in circuit.nodes) for letter in "am")
+    one, chance = evaluation.circuit, evaluation.random
+    error = f" ± {plain(one.stderr())}" if len(evaluation.task) > 1 else ""
+    held = "held-out " if not evaluation.seen else ""
+    pairs = f"{len(evaluation.task):,} {held}pair{'' if len(evaluation.task) == 1 else 's'}"
+    lines = [
+        f"{whole(len(circuit))} of {whole(circuit.graph.size)} edges ({circuit.share:.2%}; {heads} heads, {mlps} MLPs) "
+        f"bring back f = {plain(one.f)}{error} of the model's gap on {pairs}.",
+        f"KL from the model's prediction {plain(float(one.kl.mean()))}; a random ranking of the edges, selected in the "
+        f"same way, brings back f = {plain(chance.f)}.",
+        f"Over all sizes {found.scores.method} has CPR {plain(evaluation.curve.cpr)} and CMD "
+        f"{plain(evaluation.curve.cmd)} (random {plain(evaluation.random_curve.cpr)} and "
+        f"{plain(evaluation.random_curve.cmd)}).",
+        trusted(found),
+    ]
+    if evaluation.seen:
+        lines.append(f"{evaluation.held_out[0].upper()}{evaluation.held_out[1:]}.")
+    if found.stability is not None:
+        lines.append(
+            f"Drawing the {len(found.task):,} selected pairs anew gives circuits that share "
+            f"{plain(found.stability.jaccard, 2)} of their edges (mean Jaccard)."
+        )
+    return lines
+
+
+def trusted(found: Discovery) -> str:
+    """How far the edges' scores can be trusted, in a sentence that is never left out."""
+    if found.scores.method == "exact":
+        return "The scores are exact effects."
+    if found.receipt is None:
+        return "The edges' scores are not verified: no exact effect was taken."
+    agreement = found.receipt.agreement
+    return (
+        f"Exact effects verified {len(found.receipt):,} of the scores (r {plain(agreement.r)}), among them those of "
+        f"{found.checked:,} of the circuit's {len(found.circuit):,} edges; "
+        f"{found.receipt.sentence.partition('; ')[2]}."
+    )
+
+
+def _asked(found: Discovery) -> Asked:
+    measured = found.evaluation.circuit.measured
+    own = dataclasses.replace(measured, clean=found.scores.clean, corrupted=found.scores.corrupted)
+    return dataclasses.replace(
+        asked(Section("", found.task, own, ())),
+        sign=f"{sign_of([found.scores])} Importance is the effect with the sign turned so that positive supports.",
+    )
+
+
+def _block(evaluation: Evaluation, own: bool) -> _Block:
+    found = evaluation.circuit
+    error = f" ± {plain(found.stderr())}" if len(evaluation.task) > 1 else ""
+    lead = (
+        f"{evaluation.held_out[0].upper()}{evaluation.held_out[1:]}. f = {plain(found.f)}{error}: M is "
+        f"{signed(float(found.metric.mean()))} for the circuit, {signed(float(found.measured.clean.mean()))} for the "
+        f"model, {signed(float(found.measured.corrupted.mean()))} with no edges, as in the corrupted run."
+    )
+    title = f"On {called(evaluation.task)}" + (" that were held out" if own and not evaluation.seen else "")
+    return _Block(
+        evaluation,
+        title,
+        lead,
+        asked(Section("", evaluation.task, found.measured, ())),
+        [pairs_figure(evaluation)],
+        [ranking_table(evaluation), sizes_table(evaluation), faithfulness_table(evaluation)],
+    )

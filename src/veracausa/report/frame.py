@@ -1,0 +1,63 @@
+"""The frame of every page: one offline HTML file with its style, its charts and the library that draws them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+import vl_convert
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
+
+from veracausa.report.figures import Figure, vegalite_version
+from veracausa.report.theme import DARK, FONT, LIGHT
+from veracausa.report.words import plain, signed, whole
+
+
+def framed(template: str, figures: Sequence[Figure], **parts: Any) -> str:
+    """A page as text, made from a template of `assets` that extends frame.html; everything it needs is in it."""
+    environment = Environment(
+        loader=FunctionLoader(_asset), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"signed": signed, "plain": plain, "whole": whole}
+    specs = {f"{figure.name}-{i}": spec for figure in figures for i, spec in enumerate(figure.specs())}
+    return environment.get_template(template).render(
+        **parts,
+        light=_variables(LIGHT),
+        dark=_variables(DARK),
+        style=Markup(_asset("page.css")),
+        script=Markup(_asset("page.js")),
+        vega=Markup(_inside_script(_vega())),
+        data=Markup(embed({"specs": specs, "themes": {"light": LIGHT.config(), "dark": DARK.config()}})),
+    )
+
+
+def embed(value: Any) -> str:
+    """JSON that may stand inside a <script> element: no character in it can end the element or open a comment."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _variables(theme: Any) -> Markup:
+    gradient = ", ".join(theme.diverging)
+    return Markup(
+        f"--ink:{theme.ink};--muted:{theme.muted};--line:{theme.line};--surface:{theme.surface};"
+        f"--accent:{theme.category[0]};--scale:linear-gradient(to right, {gradient});--font:{FONT}"
+    )
+
+
+def _vega() -> str:
+    """The libraries that draw charts, as one script."""
+    return vl_convert.javascript_bundle(vl_version=vegalite_version())  # type: ignore[call-arg]
+
+
+def _asset(name: str) -> str:
+    return (files("veracausa.report") / "assets" / name).read_text(encoding="utf-8")
+
+
+def _inside_script(code: str) -> str:
+    return code.replace("</script", "<\\/script").replace("<!--", "<\\!--")
