@@ -5,60 +5,40 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
-import tiny_models
 import torch
+from command_line import called, model_folder, pairs_file
 from typer.testing import CliRunner
-from word_tokenizer import word_tokenizer
 
 import veracausa as vc
 from veracausa.cli import app, main
 from veracausa.errors import FileError, UnitError, VeracausaError
 
-TEXT = "After John and Mary Anna Tom went to the store , gave a bottle of milk key keys are is cabinet near"
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A tiny Llama with a word tokenizer, saved as a model folder."""
-    path = tmp_path_factory.mktemp("model") / "tiny-llama"
-    tokenizer = word_tokenizer(TEXT.split())
-    hf = tiny_models.make("llama", seed=1, dtype=torch.float32, vocab_size=len(tokenizer))
-    hf.save_pretrained(path)
-    tokenizer.save_pretrained(path)
-    return path
+    return model_folder(tmp_path_factory.mktemp("model") / "tiny-llama")
 
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "agreement.csv"
-    rows = [
-        ("After the keys near the cabinet", "After the key near the cabinet", " are", " is"),
-        ("the keys near the store", "the key near the store", " are", " is"),
-    ]
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["clean", "corrupted", "correct", "incorrect"])
-        writer.writerows(rows)
-    return path
+    return pairs_file(tmp_path_factory.mktemp("data") / "agreement.csv")
 
 
 @pytest.fixture
 def call(folder):
-    def run(*words):
-        return CliRunner().invoke(app, [str(word) for word in words] + ["--model", str(folder), "--device", "cpu"])
-
-    return run
+    return partial(called, folder)
 
 
 def test_help_and_version():
     run = CliRunner()
     text = run.invoke(app, ["--help"]).output
-    assert all(command in text for command in ("study", "compare", "check", "task", "exact", "attribute"))
+    assert all(command in text for command in ("study", "compare", "check", "task", "exact", "attribute", "discover"))
     assert run.invoke(app, ["--version"]).output.strip() == vc.__version__
-    for command in ("study", "compare", "check", "task", "exact", "attribute"):
+    for command in ("study", "compare", "check", "task", "exact", "attribute", "discover"):
         result = run.invoke(app, [command, "--help"])
         assert result.exit_code == 0 and "--model" in result.output and "smollm2-135m" in result.output
 

@@ -31,8 +31,8 @@ def discover(
     method: Annotated[
         str,
         typer.Option(
-            help="eap, eap-ig, eap-gp, ceap, conductance, gradpath-complete, expected-gradients, geodesic-ig, gim, "
-            "relp, qk-exact; iterated; or exact."
+            help="eap, eap-ig, eap-ig-activations, eap-gp, ceap, conductance, gradpath-complete, expected-gradients, "
+            "geodesic-ig, gim, relp, qk-exact, ifr; iterated; or exact."
         ),
     ] = "eap-ig",
     edges: Annotated[int, typer.Option(help="Edges asked for; dead ends are pruned.")] = 200,
@@ -84,10 +84,16 @@ def evaluate(
     """Run a circuit that was found before on other pairs; adds a section to its page and tables to its folder."""
     from veracausa.circuits.discovery_files import load_discovery
     from veracausa.circuits.further import evaluate as run
+    from veracausa.errors import TaskError
+    from veracausa.tasks import BUILTIN
 
     shares = _shares(sizes)
     found = load_discovery(folder)
     name = found.task.name if task is None else task
+    if task is None and name not in BUILTIN:
+        raise TaskError(
+            f"The pairs of {folder} came from {name!r}, which cannot be drawn anew. Add --task TASK or FILE."
+        )
     if seed is None:
         seed = int(found.task.options.get("seed", 0)) + 1
     lm = load_model(found.circuit.model["name"] if model is None else model, device, dtype)

@@ -166,7 +166,7 @@ def test_the_forecast_is_what_it_costs(lm, task, found):
     assert len(lines) == 8 and "–" in lines[-1] and f"{sum(step.token_layers for step in plan):,.0f}" in lines[-1]
 
 
-@pytest.mark.parametrize("method", ["eap", "ceap", "expected-gradients", "gim", "iterated"])
+@pytest.mark.parametrize("method", ["eap", "ceap", "expected-gradients", "gim", "ifr", "iterated"])
 def test_what_scores_cost(lm, task, method):
     found = vc.discover(lm, task[:2], method=method, **OPTIONS)
     forecast = scoring(lm, found.task, method).token_layers

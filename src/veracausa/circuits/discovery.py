@@ -182,7 +182,7 @@ def discover(
         task: the prompt pairs. Without `held_out` half of them are held out (a single pair cannot be split: then the
             circuit is evaluated on it, and every output says so).
         method: what scores the edges: a method of edges ("eap", "eap-ig", "eap-gp", …), a `vc.Method`, "iterated"
-            (scored anew in the shrinking circuit), or "exact" (exact effects of all edges).
+            (scored anew in the shrinking circuit), or "exact" (exact effects of all edges). "ifr" has no receipt.
         edges: edges asked for; pruning dead ends may leave fewer.
         how: how they are selected: "greedy", "top", "abs" or "optimal"; by: see `vc.select`.
         by: see `vc.select`.
@@ -290,8 +290,8 @@ def _parts(task: Task, held_out: Task | None, seed: int) -> tuple[Task, Task]:
 
 
 def _checks(method: str | Method, top: int, sample: int, size: int) -> int:
-    """How many exact effects the receipt takes; exact scores need none."""
-    return 0 if method == "exact" else min(top + sample, size)
+    """How many exact effects the receipt takes; exact scores need none, and shares of a sum have no exact effect."""
+    return 0 if method in ("exact", "ifr") else min(top + sample, size)
 
 
 def _plan(lm: Model, chosen: Task, other: Task, method: str | Method, sizes: int, checks: int) -> list[Step]:

@@ -1,7 +1,8 @@
 """What a discovery will cost, before it is begun: token-layers of each step, and seconds at this machine's rate.
 
-Token-layers are counted from the prompts' lengths and the graph: exactly for gradient scores, as an upper bound for
-circuits (small ones run fewer blocks), as the mean over all edges for exact effects of edges that are not chosen yet.
+Token-layers are counted from the prompts' lengths and the graph: for gradient scores to a few percent (patterns that
+qk-exact recomputes are left out), for circuits an upper bound (small ones run fewer blocks), for exact effects of edges
+that are not chosen yet the mean over all edges.
 Seconds follow from one prompt pair, on which each kind of work is timed.
 """
 
@@ -68,6 +69,8 @@ def scoring(lm: Model, task: Task, method: str | Method) -> Step:
     if method == "exact":
         return _step(lm, task, what, "exact", _exact(lm, task, lm.graph.size))
     recorded, behind = _recordings(lm, task)
+    if method == "ifr":
+        return _step(lm, task, what, "gradients", 2 * sum(task.lengths) * lm.layers)
     if method == "iterated":
         return _step(lm, task, what, "gradients", recorded + 2 * _ROUNDS * behind)
     return _step(lm, task, what, "gradients", recorded + planned(lm, task, units="edges", method=method))

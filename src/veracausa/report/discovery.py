@@ -11,6 +11,7 @@ from veracausa.circuits.evaluation import Evaluation
 from veracausa.comparison.results import Section
 from veracausa.comparison.summary import called
 from veracausa.report.asked import Asked, asked
+from veracausa.report.circuits import circuit_figure
 from veracausa.report.discovery_figures import pairs_figure, receipt_figure
 from veracausa.report.discovery_tables import (
     cost_table,
@@ -20,6 +21,7 @@ from veracausa.report.discovery_tables import (
     sizes_table,
 )
 from veracausa.report.explain import CIRCUITS, method_of, sign_of
+from veracausa.report.faithfulness import curves_figure
 from veracausa.report.figures import Figure
 from veracausa.report.files import write_bytes, write_text
 from veracausa.report.frame import framed
@@ -73,7 +75,7 @@ class _Page:
     def of(cls, found: Discovery) -> _Page:
         return cls(
             found,
-            [],
+            [circuit_figure(found.circuit, "drawing")] if len(found.circuit) else [],
             [receipt_figure(found.receipt)] if found.receipt else [],
             [_block(one, i == 0) for i, one in enumerate((found.evaluation, *found.further))],
         )
@@ -174,6 +176,9 @@ def _block(evaluation: Evaluation, own: bool) -> _Block:
         title,
         lead,
         asked(Section("", evaluation.task, found.measured, ())),
-        [pairs_figure(evaluation)],
+        [
+            curves_figure([evaluation.curve, evaluation.random_curve], f"{evaluation.name}-curve"),
+            pairs_figure(evaluation),
+        ],
         [ranking_table(evaluation), sizes_table(evaluation), faithfulness_table(evaluation)],
     )
