@@ -29,6 +29,12 @@ from veracausa.report.tables import Table
 from veracausa.report.words import plain, signed, whole
 
 
+#: How edges are chosen, and by what, in words.
+_WAYS = {"greedy": "from the logits backwards", "top": "as the strongest", "abs": "as the strongest", "optimal": "as the "
+         "best connected set"}  # fmt: skip
+_RANKINGS = {"abs_mean": "|score|", "importance": "signed importance"}
+
+
 def write_page(found: Discovery, path: Path) -> Path:
     """Write figures/*.png beside `path`, then the page."""
     page = _Page.of(found)
@@ -75,7 +81,7 @@ class _Page:
     def of(cls, found: Discovery) -> _Page:
         return cls(
             found,
-            [circuit_figure(found.circuit, "drawing")] if len(found.circuit) else [],
+            [_drawing(found)] if len(found.circuit) else [],
             [receipt_figure(found.receipt)] if found.receipt else [],
             [_block(one, i == 0) for i, one in enumerate((found.evaluation, *found.further))],
         )
@@ -98,6 +104,7 @@ class _Page:
             notes=found.circuit.notes,
             found=found,
             circuit=self.circuit,
+            selected=selected(found),
             edges=edges_table(found),
             trust=self.trust,
             trusted=trusted(found),
@@ -139,6 +146,22 @@ def summary(found: Discovery) -> list[str]:
     return lines
 
 
+def _drawing(found: Discovery) -> Figure:
+    return dataclasses.replace(circuit_figure(found.circuit, "drawing"), title="Who feeds whom")
+
+
+def selected(found: Discovery) -> str:
+    """How the edges were chosen, in a sentence."""
+    settings, asked_for = found.circuit.settings, whole(int(found.circuit.settings["asked"]))
+    left = (
+        "all of which lie" if len(found.circuit) == settings["taken"] else f"{whole(len(found.circuit))} of which lie"
+    )
+    return (
+        f"Scored by {found.circuit.method}; {asked_for} edges asked for, chosen {_WAYS[settings['how']]} by "
+        f"{_RANKINGS[settings['by']]}, {left} on a way from the input to the logits."
+    )
+
+
 def trusted(found: Discovery) -> str:
     """How far the edges' scores can be trusted, in a sentence that is never left out."""
     if found.scores.method == "exact":
@@ -171,14 +194,12 @@ def _block(evaluation: Evaluation, own: bool) -> _Block:
         f"model, {signed(float(found.measured.corrupted.mean()))} with no edges, as in the corrupted run."
     )
     title = f"On {called(evaluation.task)}" + (" that were held out" if own and not evaluation.seen else "")
+    curves = curves_figure([evaluation.curve, evaluation.random_curve], f"{evaluation.name}-curve")
     return _Block(
         evaluation,
         title,
         lead,
         asked(Section("", evaluation.task, found.measured, ())),
-        [
-            curves_figure([evaluation.curve, evaluation.random_curve], f"{evaluation.name}-curve"),
-            pairs_figure(evaluation),
-        ],
+        [curves, pairs_figure(evaluation)],
         [ranking_table(evaluation), sizes_table(evaluation), faithfulness_table(evaluation)],
     )
