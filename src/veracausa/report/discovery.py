@@ -28,19 +28,27 @@ from veracausa.report.frame import framed
 from veracausa.report.tables import Table
 from veracausa.report.words import plain, signed, whole
 
-
 #: How edges are chosen, and by what, in words.
-_WAYS = {"greedy": "from the logits backwards", "top": "as the strongest", "abs": "as the strongest", "optimal": "as the "
-         "best connected set"}  # fmt: skip
+_WAYS = {
+    "greedy": "from the logits backwards",
+    "top": "as the strongest",
+    "abs": "as the strongest",
+    "optimal": "as the best connected set",
+}
 _RANKINGS = {"abs_mean": "|score|", "importance": "signed importance"}
 
 
 def write_page(found: Discovery, path: Path) -> Path:
     """Write figures/*.png beside `path`, then the page."""
-    page = _Page.of(found)
-    for figure in page.figures:
+    drawn = _Page.of(found)
+    for figure in drawn.figures:
         write_bytes(path.parent / "figures" / f"{figure.name}.png", figure.png())
-    return write_text(path, page.html())
+    return write_text(path, drawn.html())
+
+
+def page(found: Discovery) -> str:
+    """The HTML page as text: everything it needs is in it, nothing is fetched."""
+    return _Page.of(found).html()
 
 
 @dataclass(frozen=True)
