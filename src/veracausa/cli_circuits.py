@@ -75,6 +75,9 @@ def evaluate(
     ] = None,
     model: Annotated[str | None, typer.Option("--model", "-m", help="Default: the model of the circuit.")] = None,
     sizes: Sizes = None,
+    ablation: Annotated[
+        str, typer.Option(help="Edges outside the circuit carry: counterfactual, resample, zero, mean or optimal.")
+    ] = "counterfactual",
     n: Pairs = 16,
     seed: Annotated[int | None, typer.Option(help="Seed for the prompts (default: another than discover's).")] = None,
     metric: Metric = None,
@@ -99,7 +102,7 @@ def evaluate(
     lm = load_model(found.circuit.model["name"] if model is None else model, device, dtype)
     built = load_task(lm, name, n, seed, metric or found.task.metric)
     say(f"task   {built.describe()}")
-    evaluation = run(lm, folder, built, sizes=shares)
+    evaluation = run(lm, folder, built, sizes=shares, ablation=ablation)
     print(evaluation)
     print(f"\nPage: {(folder / 'report.html').resolve()}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -15,7 +16,7 @@ from bridges import as_model
 
 import veracausa as vc
 from veracausa.circuits.discovery_files import claim
-from veracausa.circuits.evaluation import alike, random_ranking, seen_by
+from veracausa.circuits.evaluation import alike, random_ranking, read, seen_by
 from veracausa.circuits.forecast import running, scoring, told, verifying
 from veracausa.engine.guard import hooks
 from veracausa.errors import CircuitError, FileError, GapError, MethodError, TaskError
@@ -306,6 +307,8 @@ def test_evaluate_refuses_another_model_and_bad_sizes(tiny, lm, task, task_of, s
         vc.evaluate(other, saved, task, show_progress=False)
     with pytest.raises(CircuitError, match="Graph"):
         vc.evaluate(tiny("gpt2"), saved, task, show_progress=False)
+    with pytest.raises(MethodError, match=r"ablation='none'.*mean"):
+        vc.evaluate(lm, saved, task, ablation="none", show_progress=False)
     with pytest.raises(MethodError, match="rising"):
         vc.evaluate(lm, saved, task, sizes=(0.5, 0.1), show_progress=False)
     same = vc.Task("flat", ((1, 2, 3),) * 2, ((2, 2, 3),) * 2, ((4,), (5,)), ((5,), (4,)))  # the gaps cancel
@@ -314,6 +317,22 @@ def test_evaluate_refuses_another_model_and_bad_sizes(tiny, lm, task, task_of, s
     with pytest.raises(FileError, match="no folder"):
         vc.evaluate(lm, tmp_path / "nowhere", task, show_progress=False)
     assert sorted(path for path in saved.rglob("*")) == before
+
+
+@pytest.mark.parametrize("ablation", ["zero", "mean", "resample", pytest.param("optimal", marks=pytest.mark.slow)])
+def test_evaluate_under_another_ablation(lm, found, task_of, ablation, tmp_path):
+    other = task_of((6,), n=3, seed=11)
+    evaluation = vc.evaluate(lm, found, other, sizes=(0.3, 1.0), ablation=ablation, show_progress=False)
+    alone = vc.faithfulness(lm, other, found.circuit, ablation=ablation, show_progress=False)
+    torch.testing.assert_close(evaluation.circuit.metric, alone.metric)
+    assert f"{ablation} ablation" in evaluation.describe() and evaluation.curve.signed[0].ablation == ablation
+    work = running(lm, other, 1, "", ablation).token_layers
+    assert 0 < evaluation.circuit.cost.token_layers <= work
+    folder = tmp_path / "here"
+    evaluation.keep(folder)
+    assert read(folder, evaluation.name, other, 0).describe() == evaluation.describe()
+    redrawn = text_of(page(dataclasses.replace(found, further=(evaluation,))))
+    assert f"{ablation} ablation" in redrawn
 
 
 # ---- what is refused -------------------------------------------------------------------------------------------------

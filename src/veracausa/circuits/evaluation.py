@@ -53,6 +53,11 @@ class Evaluation:
     random_curve: Curve
 
     @property
+    def ablation(self) -> str:
+        """What stands in the place of edges that are not kept."""
+        return self.circuit.ablation
+
+    @property
     def held_out(self) -> str:
         """In words, whether the selection saw these pairs."""
         if not self.seen:
@@ -127,7 +132,9 @@ class Evaluation:
     def describe(self) -> str:
         """The figures in a few lines."""
         table = self.table().round(4).to_string(index=False)
-        return f"{self.task.describe()}\n{self.held_out}\n{self.circuit.describe()}\n{table}"
+        ablated = [] if self.ablation == "counterfactual" else [f"edges outside the circuit: {self.ablation} ablation"]
+        lines = [self.task.describe(), self.held_out, *ablated, self.circuit.describe(), *self.circuit.notes, table]
+        return "\n".join(lines)
 
     def __repr__(self) -> str:
         return self.describe()
@@ -148,6 +155,7 @@ def measured(
     seen: int,
     sizes: Sequence[float],
     seed: int,
+    ablation: str = "counterfactual",
     folder: Path | None,
     show_progress: bool,
 ) -> Evaluation:
@@ -165,10 +173,10 @@ def measured(
         return found
 
     def run(one: Circuit) -> Faithfulness:
-        return faithfulness(lm, task, one, show_progress=show_progress)
+        return faithfulness(lm, task, one, ablation=ablation, seed=seed, show_progress=show_progress)
 
     def walk(ranking: Scores) -> Curve:
-        return curve(lm, task, ranking, sizes=sizes, show_progress=show_progress)
+        return curve(lm, task, ranking, sizes=sizes, ablation=ablation, seed=seed, show_progress=show_progress)
 
     return Evaluation(
         name=name,

@@ -20,7 +20,10 @@ from veracausa.attribution.estimate import attribute, planned
 from veracausa.attribution.exact import exact
 from veracausa.attribution.methods import Method
 from veracausa.attribution.verify import exact_costs, overhead
-from veracausa.circuits.evaluate import circuit_buckets, run_circuits
+from veracausa.circuits.ablations import SETTLED
+from veracausa.circuits.evaluate import run_circuits
+from veracausa.circuits.optimal_constants import Learning
+from veracausa.circuits.tapes import circuit_buckets
 from veracausa.engine.circuit_forward import all_edges_mask
 from veracausa.engine.cost import Cost
 from veracausa.errors import GapError
@@ -81,10 +84,19 @@ def verifying(lm: Model, task: Task, edges: int) -> Step:
     return _step(lm, task, f"exact effects of {edges:,} edges on {_pairs(task)}", "exact", _exact(lm, task, edges))
 
 
-def running(lm: Model, task: Task, circuits: int, what: str) -> Step:
+def running(lm: Model, task: Task, circuits: int, what: str, ablation: str = "counterfactual") -> Step:
     """Runs of so many circuits, at most."""
-    recorded, behind = _recordings(lm, task)
-    return _step(lm, task, f"{what} on {_pairs(task)}", "circuits", recorded + (circuits + 1) * behind)
+    recorded, behind = _recordings(lm, task, ablation == "counterfactual")  # another prompt shares no prefix
+    work = recorded + (circuits + 1) * behind  # the whole graph is run, too
+    if ablation not in SETTLED:
+        work += behind  # no edges: with constants in their place, that is a run of its own
+    if ablation in ("mean", "optimal"):
+        work += recorded
+    if ablation == "optimal":
+        learning = Learning()
+        steps = 2 * learning.steps * min(1.0, learning.batch / len(task)) + 2
+        work += recorded + int((circuits + 1) * steps * behind)
+    return _step(lm, task, f"{what} on {_pairs(task)}", "circuits", work)
 
 
 def timed(lm: Model, task: Task, steps: Sequence[Step]) -> list[Step]:
@@ -115,10 +127,10 @@ def _step(lm: Model, task: Task, what: str, kind: str, work: float) -> Step:
     return Step(what, kind, float(work), float(work) / (sum(task.lengths) * lm.layers))
 
 
-def _recordings(lm: Model, task: Task) -> tuple[int, int]:
+def _recordings(lm: Model, task: Task, share_prefix: bool = True) -> tuple[int, int]:
     """Token-layers of both recorded runs, and of one run of every pair behind the prefix that its prompts share."""
     shared = total = 0
-    for start, members in circuit_buckets(lm, task):
+    for start, members in circuit_buckets(lm, task, share_prefix):
         total += sum(task.lengths[i] for i in members)
         shared += start * len(members)
     return lm.layers * (2 * total - shared), lm.layers * (total - shared)

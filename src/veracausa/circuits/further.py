@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from veracausa.circuits.ablations import ABLATIONS
 from veracausa.circuits.curve import require_sizes
 from veracausa.circuits.discovery import Discovery
 from veracausa.circuits.discovery_files import load_discovery, place, save_discovery
 from veracausa.circuits.evaluation import Evaluation, measured, seen_by
 from veracausa.circuits.forecast import running, timed, told
+from veracausa.errors import MethodError
 from veracausa.progress import announce
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ def evaluate(
     task: Task,
     *,
     sizes: Sequence[float] | None = None,
+    ablation: str = "counterfactual",
     show_progress: bool = True,
 ) -> Evaluation:
     """Run a discovered circuit, the curve of its ranking and the same of a random ranking on other pairs.
@@ -37,11 +40,14 @@ def evaluate(
             the tables are written into a folder of their own, and the page is drawn again with a further section.
         task: the pairs; they need not be of the same task. The result says how many of them the selection saw.
         sizes: shares of the edges for the curve (None: those of the discovery).
+        ablation: what edges outside the circuit carry: "counterfactual", "resample", "zero", "mean" or "optimal", see
+            `vc.faithfulness`; constants are taken from these pairs. The edges were scored for the counterfactual one.
         show_progress: show what it will cost, then progress bars.
 
     Raises:
         CircuitError: the circuit is of another model. FileError: the folder is no finished discovery, or damaged.
-        MethodError: sizes out of range. GapError, ContractError, NumericsError, OutOfMemoryError: as for `vc.exact`.
+        MethodError: sizes out of range, an unknown ablation.
+        GapError, ContractError, NumericsError, OutOfMemoryError: as for `vc.exact`.
 
     >>> vc.evaluate(lm, "out/", vc.tasks.ioi(lm, n=16, seed=7)).circuit.f
     """
@@ -50,14 +56,18 @@ def evaluate(
     found.circuit.require_for(lm)
     sizes = found.evaluation.curve.sizes if sizes is None else tuple(sizes)
     require_sizes(sizes)
-    lm.measure(task).require_gap(task)
-    name = "pairs-" + hashlib.sha256(json.dumps([task.digest(), list(sizes)]).encode()).hexdigest()[:8]
+    if ablation not in ABLATIONS:
+        raise MethodError(f"ablation={ablation!r} is not known. Known: {', '.join(ABLATIONS)}.")
+    if ablation == "counterfactual":
+        lm.measure(task).require_gap(task)
+    name = "pairs-" + hashlib.sha256(json.dumps([task.digest(), list(sizes), ablation]).encode()).hexdigest()[:8]
     if show_progress:
-        work = [running(lm, task, 3 * len(sizes) + 2, "the circuit, both curves, a random circuit")]
+        work = [running(lm, task, 3 * len(sizes) + 2, "the circuit, both curves, a random circuit", ablation)]
         announce(told(timed(lm, task, work)), show_progress)
     evaluation = measured(
         lm, name, task, found.circuit, found.scores, seen=seen_by(task, found.task), sizes=sizes,
-        seed=int(found.asked["seed"]), folder=folder and place(folder, name), show_progress=show_progress,
+        seed=int(found.asked["seed"]), ablation=ablation, folder=folder and place(folder, name),
+        show_progress=show_progress,
     )  # fmt: skip
     if folder is not None:
         others = tuple(one for one in found.further if one.name != name)

@@ -64,6 +64,8 @@ def _pack(found: tuple[Faithfulness, ...]) -> tuple[dict[str, Any], dict[str, Te
         "edges": [one.edges for one in found],
         "share": [one.share for one in found],
         "cost": found[0].cost.to_dict(),
+        "ablation": found[0].ablation,
+        "notes": list(found[0].notes),
     }
     tensors = {
         "metric": torch.stack([one.metric for one in found]),
@@ -78,8 +80,9 @@ def _unpack(header: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> t
     try:
         measured = Measurement(tensors["clean"], tensors["corrupted"])
         cost = Cost.from_dict(header["cost"])
+        how = str(header["ablation"]), tuple(header["notes"])
         rows = zip(header["edges"], header["share"], tensors["metric"], tensors["kl"], strict=True)
-        found = tuple(Faithfulness(edges, share, metric, kl, measured, cost) for edges, share, metric, kl in rows)
+        found = tuple(Faithfulness(edges, share, metric, kl, measured, cost, *how) for edges, share, metric, kl in rows)
         if any(one.metric.shape != measured.clean.shape or one.kl.shape != measured.clean.shape for one in found):
             raise ValueError("its rows have different numbers of pairs")
     except KeyError as error:

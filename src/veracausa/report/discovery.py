@@ -199,9 +199,12 @@ def _block(evaluation: Evaluation, own: bool) -> _Block:
     lead = (
         f"{evaluation.held_out[0].upper()}{evaluation.held_out[1:]}. f = {plain(found.f)}{error}: M is "
         f"{signed(float(found.metric.mean()))} for the circuit, {signed(float(found.measured.clean.mean()))} for the "
-        f"model, {signed(float(found.measured.corrupted.mean()))} with no edges, as in the corrupted run."
+        f"model, {signed(float(found.measured.corrupted.mean()))} with no edges."
     )
+    if evaluation.ablation != "counterfactual":
+        lead += f" Edges outside the circuit are ablated otherwise than the scores have it: {evaluation.ablation}."
     title = f"On {called(evaluation.task)}" + (" that were held out" if own and not evaluation.seen else "")
+    title += f", {evaluation.ablation} ablation" if evaluation.ablation != "counterfactual" else ""
     curves = curves_figure([evaluation.curve, evaluation.random_curve], f"{evaluation.name}-curve")
     return _Block(
         evaluation,
