@@ -32,7 +32,7 @@ def discover(
         str,
         typer.Option(
             help="eap, eap-ig, eap-ig-activations, eap-gp, ceap, conductance, gradpath-complete, expected-gradients, "
-            "geodesic-ig, gim, relp, qk-exact, ifr; iterated; or exact."
+            "geodesic-ig, gim, relp, qk-exact, ifr; iterated; learned; or exact."
         ),
     ] = "eap-ig",
     edges: Annotated[int, typer.Option(help="Edges asked for; dead ends are pruned.")] = 200,

@@ -168,12 +168,16 @@ def test_the_forecast_is_what_it_costs(lm, task, found):
     assert len(lines) == 8 and "–" in lines[-1] and f"{sum(step.token_layers for step in plan):,.0f}" in lines[-1]
 
 
-@pytest.mark.parametrize("method", ["eap", "ceap", "expected-gradients", "gim", "ifr", "iterated"])
+@pytest.mark.parametrize(
+    "method",
+    ["eap", "ceap", "expected-gradients", "gim", "ifr", "iterated", pytest.param("learned", marks=pytest.mark.slow)],
+)
 def test_what_scores_cost(lm, task, method):
     found = vc.discover(lm, task[:2], method=method, **OPTIONS)
     forecast = scoring(lm, found.task, method).token_layers
-    # rounds of iterated selection merge where a tiny graph has fewer sizes than rounds
-    assert found.scores.cost.token_layers == pytest.approx(forecast, rel=0.5 if method == "iterated" else 1e-9)
+    # rounds of iterated selection merge where a tiny graph has fewer sizes than rounds; the pairs of a step are drawn
+    loose = {"iterated": 0.5, "learned": 0.3}
+    assert found.scores.cost.token_layers == pytest.approx(forecast, rel=loose.get(method, 1e-9))
 
 
 def test_the_forecast_is_shown_beforehand_with_seconds(lm, task, capsys):
@@ -344,6 +348,7 @@ def test_evaluate_under_another_ablation(lm, found, task_of, ablation, tmp_path)
         ({"edges": 0}, "n=0"),
         ({"edges": 191}, "n=191.*190"),
         ({"how": "best"}, "how='best'.*greedy"),
+        ({"how": "iterated"}, "method='iterated'"),
         ({"how": "abs", "by": "importance"}, "by='importance'"),
         ({"method": "eap-iq"}, "eap-iq.*eap-ig"),
         ({"method": "atp"}, "eap"),

@@ -25,6 +25,7 @@ from veracausa.circuits.curve import SIZES, require_sizes
 from veracausa.circuits.evaluation import Evaluation, measured, seen_by
 from veracausa.circuits.forecast import Step, running, scoring, timed, told, verifying
 from veracausa.circuits.iterated import iterate
+from veracausa.circuits.learned import learn_edges
 from veracausa.circuits.select import ranked_by, select
 from veracausa.circuits.stability import CircuitStability, circuit_stability
 from veracausa.engine.guard import borrowed
@@ -108,14 +109,16 @@ class Discovery:
     def describe(self) -> str:
         """The discovery in a few lines: circuit, faithfulness, areas, trust, stability, cost."""
         found, curve, chance = self.evaluation.circuit, self.evaluation.curve, self.evaluation.random_curve
+        error = {name: f" ± {value:.3f}" if value == value else "" for name, value in curve.stderr().items()}
         lines = [
             *self.circuit.describe().splitlines(),
             f"pairs   selected on {len(self.task):,}, evaluated on {len(self.evaluation.task):,}; "
             f"{self.evaluation.held_out}",
             *found.describe().splitlines()[1:],
             f"random  f = {self.evaluation.random.f:.3f} for a random ranking, selected in the same way",
-            f"areas   CPR {curve.cpr:.3f} (random {chance.cpr:.3f}), CMD {curve.cmd:.3f} (random {chance.cmd:.3f}); "
-            f"log axis {curve.cpr_log:.3f} ({chance.cpr_log:.3f}), {curve.cmd_log:.3f} ({chance.cmd_log:.3f})",
+            f"areas   CPR {curve.cpr:.3f}{error['cpr']} (random {chance.cpr:.3f}), CMD {curve.cmd:.3f}{error['cmd']} "
+            f"(random {chance.cmd:.3f}); log axis {curve.cpr_log:.3f}{error['cpr_log']} ({chance.cpr_log:.3f}), "
+            f"{curve.cmd_log:.3f}{error['cmd_log']} ({chance.cmd_log:.3f})",
             f"trust   {self.verified}",
             f"        exact effects are known of {self.checked:,} of the circuit's {len(self.circuit):,} edges",
         ]
@@ -182,7 +185,8 @@ def discover(
         task: the prompt pairs. Without `held_out` half of them are held out (a single pair cannot be split: then the
             circuit is evaluated on it, and every output says so).
         method: what scores the edges: a method of edges ("eap", "eap-ig", "eap-gp", …), a `vc.Method`, "iterated"
-            (scored anew in the shrinking circuit), or "exact" (exact effects of all edges). "ifr" has no receipt.
+            (scored anew in the shrinking circuit), "learned" (gates for all sizes, `vc.learn_edges`), or "exact" (exact
+            effects of all edges). "ifr" has no receipt.
         edges: edges asked for; pruning dead ends may leave fewer.
         how: how they are selected: "greedy", "top", "abs" or "optimal"; by: see `vc.select`.
         by: see `vc.select`.
@@ -210,6 +214,8 @@ def discover(
     from veracausa.comparison.run import command, machine, versions
 
     began = time.monotonic()
+    if how == "iterated":
+        raise MethodError("how='iterated' is a way of scoring here: take method='iterated', with how='top' or 'greedy'.")
     by = ranked_by(how, by, edges, lm.graph.size)
     require_sizes(sizes)
     if min(top, sample, seed) < 0:
@@ -236,7 +242,7 @@ def discover(
     with borrowed(lm.decoder):
         work = timed(lm, chosen, work) if show_progress else work
         announce(told(work), show_progress)
-        scores = files.kept_scores(folder, asked, lambda: score(lm, chosen, method, folder, show_progress))
+        scores = files.kept_scores(folder, asked, lambda: score(lm, chosen, method, edges, seed, folder, show_progress))
         steps = [Step.done(work[0].what, work[0].kind, scores.cost)]
         circuit = select(scores, n=edges, how=how, by=by)
         stability = stability_of(scores, edges, how, by, seed)
@@ -273,12 +279,16 @@ def discover(
     )
 
 
-def score(lm: Model, task: Task, method: str | Method, folder: Path | None, show_progress: bool) -> Scores:
-    """Scores of all edges by a method of edges, "iterated" or "exact"."""
+def score(
+    lm: Model, task: Task, method: str | Method, edges: int, seed: int, folder: Path | None, show_progress: bool
+) -> Scores:
+    """Scores of all edges by a method of edges, "iterated", "learned" or "exact"."""
     if method == "exact":
         return exact(lm, task, units="edges", out=folder and folder / PIECES, show_progress=show_progress)
     if method == "iterated":
         return iterate(lm, task, show_progress=show_progress)
+    if method == "learned":
+        return learn_edges(lm, task, how="top-k", keep=edges, seed=seed, show_progress=show_progress)
     return attribute(lm, task, units="edges", method=method, show_progress=show_progress)
 
 

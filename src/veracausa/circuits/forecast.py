@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 #: Rounds of `circuits.iterated.iterate`, which discovery takes as they are there.
 _ROUNDS = 16
+#: Steps of `circuits.learned.learn_edges`, and pairs a step, likewise.
+_LEARNING, _BATCH = 300, 4
 #: Edges whose exact effects are timed.
 _TIMED = 64
 
@@ -62,7 +64,7 @@ class Step:
 
 
 def scoring(lm: Model, task: Task, method: str | Method) -> Step:
-    """Scores of all edges by a method of edges, by "iterated" or "exact".
+    """Scores of all edges by a method of edges, by "iterated", "learned" or "exact".
 
     Raises:
         MethodError: an unknown method, or one that means nothing with this metric.
@@ -74,6 +76,8 @@ def scoring(lm: Model, task: Task, method: str | Method) -> Step:
     recorded, behind = _recordings(lm, task)
     if method == "ifr":
         return _step(lm, task, what, "gradients", 2 * sum(task.lengths) * lm.layers)
+    if method == "learned":
+        return _step(lm, task, what, "gradients", recorded + 2 * _LEARNING * behind * min(1.0, _BATCH / len(task)))
     if method == "iterated":
         return _step(lm, task, what, "gradients", recorded + 2 * _ROUNDS * behind)
     return _step(lm, task, what, "gradients", recorded + planned(lm, task, units="edges", method=method))
