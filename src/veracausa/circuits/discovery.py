@@ -215,7 +215,7 @@ def discover(
 
     began = time.monotonic()
     if how == "iterated":
-        raise MethodError("how='iterated' is a way of scoring here: take method='iterated', with how='top' or 'greedy'.")
+        raise MethodError("how='iterated' is a way of scoring here: take method='iterated', how='top' or 'greedy'.")
     by = ranked_by(how, by, edges, lm.graph.size)
     require_sizes(sizes)
     if min(top, sample, seed) < 0:
