@@ -34,6 +34,7 @@ bench: .venv/ready
 	.venv/bin/python benchmarks/estimates.py
 	.venv/bin/python benchmarks/methods.py
 	.venv/bin/python benchmarks/edges.py
+	.venv/bin/python benchmarks/circuit_runs.py
 	.venv/bin/python benchmarks/exact_edges.py
 	.venv/bin/python benchmarks/loading.py
 
