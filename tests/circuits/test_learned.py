@@ -67,7 +67,7 @@ def test_the_gradient_is_the_slope_of_the_loss(tiny, task_of, loss):
 
 
 @pytest.mark.parametrize("how", ["share", "top-k"])
-@pytest.mark.parametrize("program", ["frac_prevs", "pair_balance"])
+@pytest.mark.parametrize("program", ["pair_balance", pytest.param("frac_prevs", marks=pytest.mark.slow)])
 def test_the_true_edges_of_a_compiled_program_are_found(program, how):
     lm, known = load_compiled(program)
     task, count = known.task(n=16), len(known.edges)
@@ -94,6 +94,7 @@ def test_what_it_says_of_itself(tiny, task_of, how, tmp_path):
     assert torch.equal(again.values, mask.values) and again.notes == mask.notes
 
 
+@pytest.mark.slow
 def test_the_wanted_share_is_reached(tiny, task_of):
     mask = learn(tiny("llama"), task_of(5, seed=4), keep=0.3, steps=200)
     assert float(mask.mean().mean()) == pytest.approx(0.3, rel=0.3)
