@@ -50,9 +50,11 @@ _PUBLIC = {
     "learn_mask": "veracausa.attribution.masks",
     "load": "veracausa.model",
     "load_circuit": "veracausa.circuits.files",
+    "load_compiled": "veracausa.circuits.ground_truth.stored",
     "load_discovery": "veracausa.circuits.discovery_files",
     "load_scores": "veracausa.attribution.files",
     "minimality": "veracausa.circuits.minimality",
+    "recovery": "veracausa.circuits.ground_truth.recovery",
     "select": "veracausa.circuits.select",
     "stability": "veracausa.comparison.stability",
     "study": "veracausa.comparison.run",
@@ -84,6 +86,8 @@ if TYPE_CHECKING:
     from veracausa.circuits.faithfulness import faithfulness
     from veracausa.circuits.files import load_circuit
     from veracausa.circuits.further import evaluate
+    from veracausa.circuits.ground_truth.recovery import recovery
+    from veracausa.circuits.ground_truth.stored import load_compiled
     from veracausa.circuits.hypotheses import circuit_tests
     from veracausa.circuits.iterated import iterate
     from veracausa.circuits.learned import learn_edges
@@ -131,9 +135,11 @@ __all__ = [
     "learn_mask",
     "load",
     "load_circuit",
+    "load_compiled",
     "load_discovery",
     "load_scores",
     "minimality",
+    "recovery",
     "select",
     "stability",
     "study",

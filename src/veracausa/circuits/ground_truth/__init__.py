@@ -1,11 +1,21 @@
-"""Models whose circuits are known, to judge methods that look for circuits.
+"""Models whose circuits are known, to judge methods that look for circuits: compiled by tracr.
 
->>> from veracausa.circuits.ground_truth import load_compiled
->>> lm, program = load_compiled("sort")
+>>> lm, program = vc.load_compiled("sort")
 >>> task, true_edges = program.task(n=64), program.edges
+>>> vc.recovery(vc.attribute(lm, task, units="edges", method="eap"), program)
 """
 
-from veracausa.circuits.ground_truth.programs import Pair, Program
+from veracausa.circuits.ground_truth.known import Known, Pair
+from veracausa.circuits.ground_truth.programs import Program
+from veracausa.circuits.ground_truth.recovery import Recovery, recovery
 from veracausa.circuits.ground_truth.stored import COMPILED, load_compiled
 
-__all__ = ["COMPILED", "Pair", "Program", "load_compiled"]
+__all__ = [
+    "COMPILED",
+    "Known",
+    "Pair",
+    "Program",
+    "Recovery",
+    "load_compiled",
+    "recovery",
+]

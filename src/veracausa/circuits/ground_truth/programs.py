@@ -12,17 +12,14 @@ so both are the metric `logit_diff`, if a number's model has a second logit that
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import NamedTuple
 
-from veracausa.errors import PromptError, TaskError
-from veracausa.tasks.task import Task
+from veracausa.circuits.ground_truth.known import Known, Pair, Word
+from veracausa.errors import PromptError
 
-Word = str | int
 Output = str | int | bool | float
 
 BOS = "BOS"
@@ -77,16 +74,8 @@ ALGORITHMS: dict[str, Callable[[Sequence[Word]], list[Output]]] = {
 }
 
 
-class Pair(NamedTuple):
-    """Two inputs that differ in one word, and a position (0: the first word) at which the outputs differ."""
-
-    clean: tuple[Word, ...]
-    corrupted: tuple[Word, ...]
-    read: int
-
-
 @dataclass(frozen=True)
-class Program:
+class Program(Known):
     """A program, its alphabet, and its true circuit.
 
     `words`: the alphabet, the start word first. `outputs`: what its logits stand for; None: the output is a number.
@@ -142,31 +131,3 @@ class Program:
         if self.outputs is None:
             return (0, 1) if clean > corrupted else (1, 0)  # type: ignore[operator]
         return self.outputs.index(clean), self.outputs.index(corrupted)
-
-    def task(self, n: int | None = None, *, seed: int = 0) -> Task:
-        """Pairs as a task: all of them, or `n` drawn without replacement.
-
-        >>> lm, program = load_compiled("sort")
-        >>> vc.exact(lm, program.task(n=64), units="heads")
-        """
-        pairs = self.pairs()
-        if n is not None:
-            if not 0 < n <= len(pairs):
-                raise TaskError(f"{self.name} has {len(pairs)} pairs, so n={n} cannot be drawn; 1 ≤ n ≤ {len(pairs)}")
-            pairs = random.Random(seed).sample(pairs, n)
-        return self.task_of(pairs, **({} if n is None else {"seed": seed}))
-
-    def task_of(self, pairs: Sequence[Pair], **options: object) -> Task:
-        """These pairs as a task; `options`: what to say of how they were chosen."""
-        answers = [self.answers(pair) for pair in pairs]
-        return Task(
-            f"compiled-{self.name}",
-            tuple(self.tokens(pair.clean, pair.read) for pair in pairs),
-            tuple(self.tokens(pair.corrupted, pair.read) for pair in pairs),
-            tuple((correct,) for correct, _ in answers),
-            tuple((incorrect,) for _, incorrect in answers),
-            clean_text=tuple(" ".join(map(str, pair.clean)) for pair in pairs),
-            corrupted_text=tuple(" ".join(map(str, pair.corrupted)) for pair in pairs),
-            info=tuple({"read": pair.read} for pair in pairs),
-            options=options,
-        )
