@@ -65,6 +65,7 @@ def rows(pairs: int) -> dict[str, tuple[int, Callable[[vc.Model, Task, Path], vc
         "random": (pairs, random),
         "iterated": (pairs, lambda lm, task, out: iterate(lm, task, show_progress=False)),
         "iterated, |score|": (pairs, lambda lm, task, out: iterate(lm, task, by="abs", show_progress=False)),
+        "iterated, returns": (pairs, lambda lm, task, out: iterate(lm, task, returns=True, show_progress=False)),
         "exact, strongest 5%": (pairs, strongest),
         "eap-ig, one pair": (1, preset("eap-ig")),
         "exact, one pair": (1, lambda lm, task, out: vc.exact(lm, task, units="edges", out=out)),
