@@ -37,7 +37,8 @@ def test_every_kind_of_unit_has_a_chart(tiny, task_of, units, n):
     assert shape(scores.units) == SHAPES[units]
     chart = scores.chart()
     spec = chart.to_dict()  # altair checks it against the schema of Vega-Lite
-    rows = [row for rows in spec.get("datasets", {}).values() for row in rows] or spec["data"]["values"]
+    data = [*spec.get("datasets", {}).values(), *(part["data"].get("values", []) for part in spec.get("layer", [spec]))]
+    rows = [row for values in data for row in values]
     assert rows and {row["name"] for row in rows if "name" in row} <= set(scores.units.names)
 
 

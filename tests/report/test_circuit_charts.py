@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
+from collections import Counter, defaultdict
 
 import altair as alt
 import numpy as np
@@ -18,6 +18,7 @@ from veracausa.report.charts import painted
 from veracausa.report.circuit_drawing import AGAINST, NEITHER, SUPPORTS
 from veracausa.report.circuits import circuit_figure
 from veracausa.report.faithfulness import curves_figure
+from veracausa.report.figures import png, spec_of
 from veracausa.report.page import _inside_script, _vega, embed
 from veracausa.report.theme import LIGHT
 
@@ -32,16 +33,20 @@ def circuit_in(lm, task, n=60, how="abs") -> Circuit:
     return vc.select(scores_in(lm, task), n=n, how=how, prune=False)
 
 
+#: What tells the records of a chart apart: a field of the one, and none of those before it.
+FIELDS = {"edge": "edges", "node": "nodes", "x1": "joins", "x": "places", "f": "curve", "level": "levels", "to": "over"}
+
+
 def rows_of(chart: alt.LayerChart) -> dict[str, list[dict]]:
-    """The named records inside a chart, which altair validates on the way."""
-    spec = chart.to_dict()
-    found = dict(spec.get("datasets", {}))
-    layers = [spec]
+    """The records inside a chart by what they are, each once; altair validates the chart on the way."""
+    found: dict[str, list[dict]] = defaultdict(list)
+    layers = [chart.to_dict()]
     while layers:
         layer = layers.pop()
         layers += layer.get("layer", [])
-        if "values" in layer.get("data", {}):
-            found[layer["data"]["name"]] = layer["data"]["values"]
+        rows = layer.get("data", {}).get("values", [])
+        what = next(what for field, what in FIELDS.items() if field in rows[0]) if rows else ""
+        found[what] += [row for row in rows if row not in found[what]]
     return found
 
 
@@ -49,15 +54,15 @@ def rows_of(chart: alt.LayerChart) -> dict[str, list[dict]]:
 def test_a_picture_holds_the_circuit(tiny, task_of, family):
     circuit = circuit_in(tiny(family), task_of(6))
     rows = rows_of(circuit.chart())
-    drawn = {row["edge"]: row for row in rows["circuit-edges"]}
+    drawn = {row["edge"]: row for row in rows["edges"]}
     assert set(drawn) == set(circuit.names)
     for name, importance in zip(circuit.names, circuit.importance, strict=True):
         assert drawn[name]["importance"] == pytest.approx(importance, rel=1e-5)  # six digits are kept
         assert drawn[name]["sign"] == (SUPPORTS if importance >= 0 else AGAINST)
         assert drawn[name]["y2"] > drawn[name]["y1"]  # the stream flows upwards
-    strengths = [row["strength"] for row in rows["circuit-edges"]]
+    strengths = [row["strength"] for row in rows["edges"]]
     assert strengths == sorted(strengths)  # the strongest is drawn last, on top
-    nodes = {row["node"]: row for row in rows["circuit-nodes"] + rows["circuit-nodes-ends"]}
+    nodes = {row["node"]: row for row in rows["nodes"]}
     assert {name for name in nodes if ".kv" not in name} == set(circuit.nodes)
 
 
@@ -66,7 +71,7 @@ def test_nodes_count_their_edges_as_networkx_does(tiny, task_of, family):
     circuit = circuit_in(tiny(family), task_of(6))
     rows = rows_of(circuit.chart())
     graph = circuit.to_networkx()  # one line there for each head that a key or value touches
-    for row in rows["circuit-nodes"] + rows["circuit-nodes-ends"]:
+    for row in rows["nodes"]:
         name = row["node"]
         if ".kv" in name:
             names = [edge for edge in circuit.names if f"->{name}<" in edge]
@@ -84,10 +89,10 @@ def test_only_the_strongest_are_drawn_and_that_is_said(tiny, task_of):
     chart = circuit.chart(most=10)
     rows = rows_of(chart)
     strongest = np.argsort(-np.abs(circuit.importance), kind="stable")[:10]
-    assert {row["edge"] for row in rows["circuit-edges"]} == {circuit.names[i] for i in strongest}
+    assert {row["edge"] for row in rows["edges"]} == {circuit.names[i] for i in strongest}
     assert "10 of 60 edges drawn: the strongest" in chart.to_dict()["title"]["subtitle"]
-    ends = {end.split("<")[0] for row in rows["circuit-edges"] for end in row["edge"].split("->")}
-    nodes = {row["node"]: row["seen"] for row in rows["circuit-nodes"] + rows["circuit-nodes-ends"]}
+    ends = {end.split("<")[0] for row in rows["edges"] for end in row["edge"].split("->")}
+    nodes = {row["node"]: row["seen"] for row in rows["nodes"]}
     assert all(nodes[end] for end in ends) and not all(nodes.values())
     whole = circuit.chart().to_dict()["title"]
     assert not any("drawn" in line for line in whole["subtitle"])
@@ -98,10 +103,10 @@ def test_only_the_strongest_are_drawn_and_that_is_said(tiny, task_of):
 def test_nodes_do_not_lie_on_each_other_and_edges_end_at_them(tiny, task_of):
     circuit = circuit_in(tiny("llama"), task_of(6))
     rows = rows_of(circuit.chart())
-    places = Counter((row["x"], row["y"]) for row in rows["circuit-nodes"])
+    places = Counter((row["x"], row["y"]) for row in rows["nodes"])
     assert max(places.values()) == 1
-    at = {row["node"]: row for row in rows["circuit-nodes"]}
-    for row in rows["circuit-edges"]:
+    at = {row["node"]: row for row in rows["nodes"]}
+    for row in rows["edges"]:
         start, end = row["edge"].split("->")
         if start != "input":
             assert (row["x1"], row["y1"]) == (at[start]["x"], at[start]["y"])
@@ -114,8 +119,8 @@ def test_a_published_circuit_is_neutral_and_names_its_groups():
     circuit = ioi_gpt2()
     chart = circuit.chart()
     rows = rows_of(chart)
-    assert {row["sign"] for row in rows["circuit-edges"]} == {NEITHER}
-    assert {row["node"]: row["group"] for row in rows["circuit-nodes"]}["a9.h9"] == "name movers"
+    assert {row["sign"] for row in rows["edges"]} == {NEITHER}
+    assert {row["node"]: row["group"] for row in rows["nodes"]}["a9.h9"] == "name movers"
     assert "importances are not known" in chart.to_dict()["title"]["subtitle"]
 
 
@@ -123,7 +128,7 @@ def test_magnitudes_have_no_sign(tiny, task_of):
     scores = dataclasses.replace(scores_in(tiny("gpt2"), task_of(6)), signed=False)
     circuit = vc.select(dataclasses.replace(scores, values=scores.values.abs()), n=20)
     chart = circuit.chart()
-    assert {row["sign"] for row in rows_of(chart)["circuit-edges"]} == {NEITHER}
+    assert {row["sign"] for row in rows_of(chart)["edges"]} == {NEITHER}
     assert any("no sign" in line for line in chart.to_dict()["title"]["subtitle"])
 
 
@@ -137,13 +142,13 @@ def test_positions(tiny, task_of, family):
     importance = dict(zip(scores.units.names, scores.importance().tolist(), strict=True))
     inside = {name: value for name, value in importance.items() if name.split("@")[0] in set(circuit.names)}
     best = sorted(inside, key=lambda name: -abs(inside[name]))[:40]
-    assert {row["edge"] for row in rows["circuit-edges"]} == set(best)
-    assert all(row["importance"] == pytest.approx(inside[row["edge"]], rel=1e-5) for row in rows["circuit-edges"])
-    at = {row["node"]: (row["x"], row["y"]) for row in rows["circuit-nodes"]}
+    assert {row["edge"] for row in rows["edges"]} == set(best)
+    assert all(row["importance"] == pytest.approx(inside[row["edge"]], rel=1e-5) for row in rows["edges"])
+    at = {row["node"]: (row["x"], row["y"]) for row in rows["nodes"]}
     assert len(set(at.values())) == len(at)
     columns = {int(node.split("@")[1]): x for node, (x, _) in at.items()}
     assert [columns[p] for p in sorted(columns)] == sorted(columns.values())
-    for join in rows["circuit-joins"]:  # attention carries to the same or a later position
+    for join in rows["joins"]:  # attention carries to the same or a later position
         assert join["x2"] > join["x1"] - 0.7
     spec = chart.to_dict()
     assert any("edges at positions drawn" in line for line in spec["title"]["subtitle"])
@@ -152,7 +157,7 @@ def test_positions(tiny, task_of, family):
 def test_scores_of_edges_draw_their_strongest(tiny, task_of):
     scores = scores_in(tiny("llama"), task_of(6))
     rows = rows_of(scores.chart(most=15))
-    assert {row["edge"] for row in rows["scores-edges"]} == set(scores.top(15)["name"])
+    assert {row["edge"] for row in rows["edges"]} == set(scores.top(15)["name"])
     scores_in(tiny("gpt2"), task_of(6), "edges@positions").chart().to_dict()
 
 
@@ -177,6 +182,13 @@ def test_figures_draw_without_a_browser(tiny, task_of):
     assert figure.specs()[0]["width"] == "container" and set(figure.parts[0].data) <= set(figure.specs()[0]["datasets"])
     scores = scores_in(lm, task, "edges@positions")
     assert circuit_figure(circuit_in(lm, task), "p", positions=scores).png()[:4] == b"\x89PNG"
+
+
+def test_charts_that_stand_alone_can_be_put_beside_each_other(tiny, task_of):
+    lm, task = tiny("gpt2"), task_of(6)
+    heads = vc.exact(lm, task, units="heads", show_progress=False).chart()
+    few = circuit_in(lm, task, n=8)
+    assert png(spec_of(heads | few.chart() | few.chart(most=4)))[:4] == b"\x89PNG"
 
 
 def test_paint_replaces_roles_and_leaves_data_alone():
@@ -210,7 +222,7 @@ def test_several_curves_share_a_chart(curve):
     rows = rows_of(chart)
     assert {row["method"] for row in rows["curve"]} == {"eap", "another"}
     assert len({row["series"] for row in rows["curve"]}) == 4
-    assert {row["level"] for name in ("curve-full", "curve-none") for row in rows[name]} == {0, 1}
+    assert {row["level"] for row in rows["levels"]} == {0, 1}
     with pytest.raises(MethodError, match="different methods"):
         curve.chart(curve)
     assert curves_figure([curve, other], "c").png()[:4] == b"\x89PNG"
@@ -263,7 +275,8 @@ def test_pointing_in_a_browser(chromium, tiny, task_of, tmp_path):
     rows = figure.parts[0].data
     node = next(row for row in rows["c-nodes"] if row["kind"] == "mlp" and row["out"])
     assert node["node"] in point(node["x"], node["y"])
-    assert page.evaluate("drawn.signal('over').node") == [node["node"]]
+    (over,) = [one["name"] for one in spec["params"]]
+    assert page.evaluate(f"drawn.signal('{over}').node") == [node["node"]]
     edge = max(rows["c-edges"], key=lambda row: row["strength"])
     s = 0.5
     x = edge["x1"] + (edge["x2"] - edge["x1"]) * (3 - 2 * s) * s * s + 3 * edge["swing"] * s * (1 - s)

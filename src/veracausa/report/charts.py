@@ -64,19 +64,24 @@ def alone(part: Part, width: int = 520, theme: Theme = LIGHT) -> Any:
 
     It has no configuration of its own, so it can be layered and put beside others. `width`: unless the part has one.
     """
-    spec = painted(spec_of(part.view), theme.config())
+    with alt.data_transformers.enable(consolidate_datasets=False):  # charts within charts may not hold "datasets"
+        spec = painted(spec_of(part.view), theme.config())
     title = {"text": part.title, "subtitle": part.subtitle.split("\n"), "anchor": "start", "offset": 10}
     return alt.Chart.from_dict({"width": width, **spec, "title": title, "view": {"stroke": None}})
 
 
 def painted(spec: Any, config: dict[str, Any]) -> Any:
-    """The specification with mark styles and named ranges replaced by what a theme's configuration says they are."""
+    """The specification with mark styles and named ranges replaced by what a theme's configuration says they are.
+
+    Data inside it lose their names, which could be those of a chart beside this one.
+    """
     if isinstance(spec, list):
         return [painted(item, config) for item in spec]
     if not isinstance(spec, dict):
         return spec
-    made = {key: painted(value, config) for key, value in spec.items() if key not in ("values", "datasets")}
-    made |= {key: spec[key] for key in ("values", "datasets") if key in spec}
+    made = {key: painted(value, config) for key, value in spec.items() if key != "data"}
+    if "data" in spec:
+        made["data"] = {"values": spec["data"]["values"]}
     if isinstance(made.get("range"), str):
         made["range"] = config["range"][made["range"]]
     if "style" in made:

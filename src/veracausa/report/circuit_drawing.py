@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
@@ -25,8 +26,6 @@ _LABELS = 45
 #: What an edge's colour says, in the order of the theme's range "ordinal".
 AGAINST, NEITHER, SUPPORTS = "− works against the behaviour", "no sign known", "+ supports the behaviour"
 SIGNS = (AGAINST, NEITHER, SUPPORTS)
-#: Lightens what does not touch the node under the pointer.
-_NEAR = "!over.node || indexof(datum.near, '|' + over.node[0] + '|') >= 0"
 
 
 def drawing_view(data: Datasets, layout: Layout, name: str, *, signed: bool = True) -> View:
@@ -37,11 +36,14 @@ def drawing_view(data: Datasets, layout: Layout, name: str, *, signed: bool = Tr
     """
     known = any(edge["importance"] is not None for edge in layout.edges)
     edges = [{**edge, "sign": _sign(edge["importance"]) if signed else NEITHER} for edge in layout.edges]
+    own = hashlib.sha256(f"{name} {edges}".encode()).hexdigest()[:8]  # two pictures may stand in one chart
+    over = alt.selection_point(name=f"over_{own}", fields=["node"], on="pointerover", clear="pointerout")
+    near = f"!{over.name}.node || indexof(datum.near, '|' + {over.name}.node[0] + '|') >= 0"
     return alt.layer(
         _places(data, layout, f"{name}-places"),
         _joins(data, layout, f"{name}-joins"),
-        _edges(data, edges, f"{name}-edges", known),
-        *_nodes(data, layout, f"{name}-nodes", known),
+        _edges(data, edges, f"{name}-edges", known, near),
+        *_nodes(data, layout, f"{name}-nodes", known, over),
     ).properties(width=drawing_width(layout), height=_height(layout))
 
 
@@ -105,8 +107,8 @@ def _joins(data: Datasets, layout: Layout, name: str) -> alt.Chart:
     return joins.encode(x="x1:Q", y="y1:Q", x2="x2:Q", y2="y2:Q")
 
 
-def _edges(data: Datasets, rows: list[Row], name: str, known: bool) -> alt.Chart:
-    """One line per edge along a cubic curve that leaves and arrives upright."""
+def _edges(data: Datasets, rows: list[Row], name: str, known: bool, near: str) -> alt.Chart:
+    """One line per edge along a cubic curve that leaves and arrives upright; faint where `near` is false."""
     present = [sign for sign in reversed(SIGNS) if any(row["sign"] == sign for row in rows)]
     color = alt.Color(
         "sign:N",
@@ -141,7 +143,7 @@ def _edges(data: Datasets, rows: list[Row], name: str, known: bool) -> alt.Chart
         detail="edge:N",
         color=color,
         strokeWidth=width,
-        opacity=alt.condition(_NEAR, alt.value(0.72), alt.value(0.06)),
+        opacity=alt.condition(near, alt.value(0.72), alt.value(0.06)),
         tooltip=tips,
     )
 
@@ -151,8 +153,7 @@ def _round_values(top: float) -> list[float]:
     return [float(f"{value:.1g}") for value in (top / 10, top / 3, top * 0.95)]
 
 
-def _nodes(data: Datasets, layout: Layout, name: str, known: bool) -> list[alt.Chart]:
-    over = alt.selection_point(name="over", fields=["node"], on="pointerover", clear="pointerout")
+def _nodes(data: Datasets, layout: Layout, name: str, known: bool, over: alt.Parameter) -> list[alt.Chart]:
     tips = [alt.Tooltip("node:N"), alt.Tooltip("into:Q", title="edges in"), alt.Tooltip("out:Q", title="edges out")]
     if any(row["group"] for row in layout.nodes):
         tips.insert(1, alt.Tooltip("group:N"))
