@@ -116,9 +116,9 @@ class Discovery:
             f"{self.evaluation.held_out}",
             *found.describe().splitlines()[1:],
             f"random  f = {self.evaluation.random.f:.3f} for a random ranking, selected in the same way",
-            f"areas   CPR {curve.cpr:.3f}{error['cpr']} (random {chance.cpr:.3f}), CMD {curve.cmd:.3f}{error['cmd']} "
-            f"(random {chance.cmd:.3f}); log axis {curve.cpr_log:.3f}{error['cpr_log']} ({chance.cpr_log:.3f}), "
-            f"{curve.cmd_log:.3f}{error['cmd_log']} ({chance.cmd_log:.3f})",
+            f"areas   over {len(curve.sizes)} sizes: CPR {curve.cpr:.3f}{error['cpr']} (random {chance.cpr:.3f}), "
+            f"CMD {curve.cmd:.3f}{error['cmd']} (random {chance.cmd:.3f}); log axis {curve.cpr_log:.3f}"
+            f"{error['cpr_log']} ({chance.cpr_log:.3f}), {curve.cmd_log:.3f}{error['cmd_log']} ({chance.cmd_log:.3f})",
             f"trust   {self.verified}",
             f"        exact effects are known of {self.checked:,} of the circuit's {len(self.circuit):,} edges",
         ]

@@ -139,7 +139,7 @@ def summary(found: Discovery) -> list[str]:
         f"bring back f = {plain(one.f)}{error} of the model's gap on {pairs}.",
         f"KL from the model's prediction {plain(float(one.kl.mean()))}; a random ranking of the edges, selected in the "
         f"same way, brings back f = {plain(chance.f)}.",
-        f"Over all sizes {found.scores.method} has CPR {plain(evaluation.curve.cpr)} and CMD "
+        f"Over {len(evaluation.curve.sizes)} sizes {found.scores.method} has CPR {plain(evaluation.curve.cpr)} and CMD "
         f"{plain(evaluation.curve.cmd)} (random {plain(evaluation.random_curve.cpr)} and "
         f"{plain(evaluation.random_curve.cmd)}).",
         trusted(found),
