@@ -166,3 +166,25 @@ def test_select_refuses_what_means_nothing(tiny, task_of, options, word):
 def test_what_means_nothing_is_refused(tiny, task_of, options):
     with pytest.raises(MethodError, match=r"at least 1|smallest="):
         run(tiny("llama"), task_of(6), **options)
+
+
+def test_kl_keeps_the_output_and_the_metric_overshoots(tiny, task_of):
+    """Ranked by what holds the clean distribution, circuits are closer to it than circuits ranked by M."""
+    lm, task = tiny("llama"), task_of((5, 6), n=4)
+    curves = [
+        vc.curve(lm, task, run(lm, task, rounds=8, smallest=0.1, points=2, loss=loss), sizes=(0.2, 0.4),
+                 show_progress=False)
+        for loss in ("kl", "metric")
+    ]  # fmt: skip
+    kl, metric = ([float(one.kl.mean()) for one in curve.signed] for curve in curves)
+    assert all(a < b for a, b in zip(kl, metric, strict=True))
+
+
+def test_kl_is_flat_at_the_whole_graph(tiny, task_of):
+    lm, task = tiny("llama"), task_of(6, n=2)
+    with pytest.raises(MethodError, match="flat at the whole graph"):
+        run(lm, task, loss="kl")
+    start = vc.attribute(lm, task, units="edges", method="eap-ig", show_progress=False)
+    assert run(lm, task, rounds=2, loss="kl", start=start).settings["loss"] == "kl"
+    with pytest.raises(MethodError, match="not known"):
+        run(lm, task, loss="entropy")

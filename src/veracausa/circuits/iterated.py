@@ -19,12 +19,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from veracausa.attribution.concrete import require_keep
+from veracausa.attribution.concrete import require_keep, require_loss
 from veracausa.attribution.edges import Edges, all_edges
 from veracausa.attribution.scores import Scores, assemble
-from veracausa.circuits.recorded import Group, Recorded, record
+from veracausa.circuits.recorded import Recorded, record
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.circuit_forward import kept_by
 from veracausa.engine.cost import Cost
@@ -47,6 +46,7 @@ def iterate(
     smallest: float | int = 0.001,
     points: int = 1,
     by: str = "importance",
+    loss: str = "metric",
     returns: bool = False,
     start: Scores | None = None,
     show_progress: bool = True,
@@ -61,6 +61,9 @@ def iterate(
             ranked by its last scores.
         points: gradients per round, averaged from the circuit's state towards the ablated one.
         by: "importance" drops what helps least or hurts most; "abs" drops what matters least.
+        loss: what edges are kept for: "metric" (M, so that edges which hold it back go first) or "kl" (small KL
+            from the clean output, so that these stay where the model needs them; 0 and flat at the whole graph, so it
+            takes several points, or a start).
         returns: let a removed edge return when it scores above a kept one.
         start: scores of all edges, by any method, that the first round drops by, instead of its own.
         show_progress: show a progress bar.
@@ -82,6 +85,12 @@ def iterate(
             f"rounds={rounds}, points={points}, by={by!r}: rounds and points must be at least 1, by one of "
             f"{', '.join(_RANKINGS)}."
         )
+    require_loss(loss)
+    if loss == "kl" and points == 1 and start is None:
+        raise MethodError(
+            "loss='kl' is flat at the whole graph, where the first round scores the edges. Take points=3, or start= "
+            "from scores."
+        )
     if start is not None and start.units.digest() != edges.digest():
         raise UnitError(f"start= has scores of {start.units!r}, but all {len(edges):,} edges are ranked. Score those.")
     last, cost = require_keep(edges, smallest, "smallest"), Cost(full=sum(task.lengths) * lm.layers)
@@ -94,7 +103,7 @@ def iterate(
             if start is not None and len(kept) == len(edges):
                 own = start.importance().double().numpy()
             else:
-                own = _scores(recorded, edges, kept, points, tick)
+                own = _scores(recorded, edges, kept, points, loss, tick)
             among = np.arange(len(edges)) if returns and size < len(kept) else kept
             chosen = among[_strongest(own[among], by)[:size]]
             left = np.setdiff1d(kept, chosen)
@@ -119,6 +128,7 @@ def iterate(
             "smallest": smallest,
             "points": points,
             "by": by,
+            "loss": loss,
             "returns": returns,
             "start": None if start is None else start.method,
             "per_example": False,
@@ -137,19 +147,15 @@ def _strongest(own: np.ndarray, by: str) -> np.ndarray:
     return np.argsort(-(np.abs(own) if by == "abs" else own), kind="stable")
 
 
-def _scores(recorded: Recorded, edges: Edges, kept: np.ndarray, points: int, tick: Tick) -> np.ndarray:
-    """Mean over pairs of ∂M/∂m of every edge in the circuit's own run, averaged over the points."""
-    lm = recorded.lm
+def _scores(recorded: Recorded, edges: Edges, kept: np.ndarray, points: int, loss: str, tick: Tick) -> np.ndarray:
+    """∂M/∂m of every edge, or −∂KL/∂m, in the circuit's own run, averaged over pairs and points."""
+    lm, unit = recorded.lm, float(recorded.measured.gap.mean()) if loss == "metric" else 1.0
     mask = kept_by(lm.graph, edges.writer[kept], edges.reader[kept])
     weights = torch.as_tensor(mask, dtype=lm.score_dtype, device=lm.device)
     total = torch.zeros_like(weights)
     with attention_function(lm.decoder, SUFFIX):
         for j in range(points):
             at = weights if points == 1 else (j + 0.5) / points * weights
-
-            def slope(group: Group, rows: slice, at: Tensor = at) -> Tensor:
-                return group.soft.gradient(at, rows)[1]
-
-            total += sum(recorded.chunks(slope, backward=True)) / points
+            total -= unit * recorded.slope(at, loss)[1] / points
             tick(1)
     return np.asarray(total.cpu().numpy()[edges.reader, edges.writer]) / sum(map(len, recorded.groups))

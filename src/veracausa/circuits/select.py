@@ -73,8 +73,8 @@ def select(
         prune: drop dead ends.
         seed: of the bootstrap.
         seconds: time the integer program may take; a solution that is not proved optimal by then says so.
-        lm, task: for "iterated", the model and the pairs to score on; `iteration`: `rounds`, `points`, `returns` and
-            `show_progress` of `vc.iterate`.
+        lm, task: for "iterated", the model and the pairs to score on; `iteration`: `rounds`, `points`, `loss`,
+            `returns` and `show_progress` of `vc.iterate`.
 
     Returns:
         `Circuit` with the edges' importances. Its notes say what was pruned, how many edges had a negative importance,
@@ -144,8 +144,10 @@ def _iterated(
         )
     if bootstrap:
         raise MethodError("how='iterated' has one ranking for all pairs; there is nothing to bootstrap. Leave it out.")
-    if unknown := set(iteration) - {"rounds", "points", "returns", "show_progress"}:
-        raise MethodError(f"{', '.join(sorted(unknown))}: no option of select. Of iterated: rounds, points, returns.")
+    if unknown := set(iteration) - {"rounds", "points", "loss", "returns", "show_progress"}:
+        raise MethodError(
+            f"{', '.join(sorted(unknown))}: no option of select. Of iterated: rounds, points, loss, returns."
+        )
     Rule.of(scores, n=n, how="top", by=by)
     from veracausa.circuits.iterated import iterate
 
@@ -156,7 +158,7 @@ def _iterated(
         **circuit.settings,
         "how": "iterated",
         "by": by,
-        **{k: ranking.settings[k] for k in ("rounds", "returns")},
+        **{k: ranking.settings[k] for k in ("rounds", "loss", "returns")},
     }
     return dataclasses.replace(
         circuit, method=scores.method, settings=settings, notes=(*ranking.notes, *circuit.notes[1:])

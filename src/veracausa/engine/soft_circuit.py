@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -32,18 +31,6 @@ class SoftCircuit:
     ablated: Ablated
     read: Readout
     cost: Cost
-
-    def gradient(
-        self, mask: Float[Tensor, "readers writers"], rows: slice
-    ) -> tuple[Float[Tensor, " rows"], Float[Tensor, "readers writers"]]:
-        """M of a range of the bucket's examples, and ∂(Σ M)/∂mask. Weights of edges that do not exist are not read."""
-        leaf = mask.detach().clone().requires_grad_()
-        with torch.enable_grad():
-            last = self.run(leaf, rows)
-            metric = self.read(last, torch.arange(len(self.tape.examples), device=last.device)[rows])
-            (slope,) = torch.autograd.grad(metric.sum(), leaf)
-        self.cost.add(len(metric), (self.tape.length - self.tape.start) * self.decoder.layers, backward=True)
-        return metric.detach(), slope
 
     def run(self, mask: Float[Tensor, "readers writers"], rows: slice) -> Float[Tensor, "rows width"]:
         """Final residual at the last position."""
