@@ -202,3 +202,20 @@ def test_files_of_others(tmp_path, text):
         vc.load_circuit(tmp_path / "missing.json")
     with pytest.raises(FileError):
         circuit_of(brute.SMALL, ["input->logits"]).save(path / "below-a-file.json")
+
+
+@pytest.mark.parametrize(
+    ("family", "ablation"), [("gemma2", "counterfactual"), ("llama", "counterfactual"), ("gpt2", "zero")]
+)
+def test_pruning_says_what_it_changed(tiny, task_of, family, ablation):
+    """Nothing without post-norms and with counterfactuals; else what two runs give."""
+    lm, task = tiny(family), task_of(6, n=2)
+    ends = np.random.default_rng(4).permutation(np.stack(lm.graph.edges, 1))[: lm.graph.size // 3]
+    circuit = Circuit.of(lm.graph, ends[:, 0], ends[:, 1])
+    pruned = circuit.prune(lm, task, ablation=ablation)
+    f = [vc.faithfulness(lm, task, one, ablation=ablation, show_progress=False).f for one in (circuit, pruned)]
+    assert pruned.names == circuit.prune().names and len(pruned) < len(circuit)
+    assert f"changed f from {f[0]:.4f} to {f[1]:.4f} ({ablation} ablation, 2 pairs)" in pruned.notes[-1]
+    assert (f[0] == pytest.approx(f[1], abs=1e-9)) == (family == "llama" and ablation == "counterfactual")
+    with pytest.raises(CircuitError, match="needs the model and pairs"):
+        circuit.prune(lm)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from veracausa.attribution.scores import Scores
     from veracausa.model import Model
+    from veracausa.tasks.task import Task
 
 #: `Circuit.model` and `Circuit.task` of a circuit that says nothing about them.
 ANY_MODEL = {"name": "", "source": "any model of this graph", "identity": ""}
@@ -127,23 +128,38 @@ class Circuit:
         """True where the edge from a writer to a reader is kept."""
         return kept_by(self.graph, self.edges.writer, self.edges.reader)
 
-    def prune(self) -> Circuit:
+    def prune(self, lm: Model | None = None, task: Task | None = None, *, ablation: str = "counterfactual") -> Circuit:
         """The circuit without dead ends: every writer is reachable from the input, every reader leads to the logits.
 
         All edges that are left lie on a path of kept edges from `input` to `logits`. The notes say how many were
-        dropped. In families with post-norms a block's scale is taken over all its heads, so dropping a dead end can
-        change M there.
+        dropped. That changes nothing where ablation is counterfactual and no block has post-norms; elsewhere it can:
+        a post-norm takes its scale over all heads of a block, and under zero, mean or optimal ablation what nothing
+        reaches still writes. Given the model and pairs, both circuits are run, and the notes say how f changed.
+
+        Raises:
+            CircuitError: a model without pairs, or the other way round; a circuit of another model.
         """
+        if (lm is None) != (task is None):
+            raise CircuitError("To say what pruning changes, prune needs the model and pairs: circuit.prune(lm, task).")
         live = live_edges(self.graph, self.mask)[self.edges.reader, self.edges.writer]
         if live.all():
             return self
         note = f"pruned: {int((~live).sum()):,} of {len(self):,} edges were dead ends and were dropped"
-        return dataclasses.replace(
+        pruned = dataclasses.replace(
             self,
             edges=self.edges[live],
             importance=None if self.importance is None else self.importance[live],
             notes=(*self.notes, note),
         )
+        if lm is None or task is None:
+            return pruned
+        from veracausa.circuits.faithfulness import faithfulness
+
+        before, after = (
+            faithfulness(lm, task, one, ablation=ablation, show_progress=False).f for one in (self, pruned)
+        )
+        told = f"{note}; that changed f from {before:.4f} to {after:.4f} ({ablation} ablation, {len(task)} pairs)"
+        return dataclasses.replace(pruned, notes=(*self.notes, told))
 
     def require_for(self, lm: Model) -> Circuit:
         """The circuit itself, if it is about this model.
