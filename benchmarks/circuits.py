@@ -60,12 +60,18 @@ def rows(pairs: int) -> dict[str, tuple[int, Callable[[vc.Model, Task, Path], vc
     def preset(method: str) -> Callable[[vc.Model, Task, Path], vc.Scores]:
         return lambda lm, task, out: vc.attribute(lm, task, units="edges", method=method, show_progress=False)
 
+    def iterated(**options: object) -> Callable[[vc.Model, Task, Path], vc.Scores]:
+        return lambda lm, task, out: iterate(lm, task, show_progress=False, **options)  # type: ignore[arg-type]
+
     found = {name: (FEW.get(name, pairs), preset(name)) for name in EDGE_PRESETS if FEW.get(name, pairs)}
     return found | {
         "random": (pairs, random),
-        "iterated": (pairs, lambda lm, task, out: iterate(lm, task, show_progress=False)),
-        "iterated, |score|": (pairs, lambda lm, task, out: iterate(lm, task, by="abs", show_progress=False)),
-        "iterated, returns": (pairs, lambda lm, task, out: iterate(lm, task, returns=True, show_progress=False)),
+        "iterated": (pairs, iterated()),
+        "iterated, 5 rounds": (pairs, iterated(rounds=5)),
+        "iterated, |score|": (pairs, iterated(by="abs")),
+        "iterated, returns": (pairs, iterated(returns=True)),
+        "iterated, 5 rounds of 3 points": (pairs, iterated(rounds=5, points=3)),
+        "iterated, KL, 5 rounds of 3 points": (pairs, iterated(rounds=5, points=3, loss="kl")),
         "exact, strongest 5%": (pairs, strongest),
         "eap-ig, one pair": (1, preset("eap-ig")),
         "exact, one pair": (1, lambda lm, task, out: vc.exact(lm, task, units="edges", out=out)),
