@@ -53,6 +53,7 @@ _PUBLIC = {
     "load_compiled": "veracausa.circuits.ground_truth.stored",
     "load_discovery": "veracausa.circuits.discovery_files",
     "load_scores": "veracausa.attribution.files",
+    "load_trained": "veracausa.circuits.ground_truth.trained",
     "minimality": "veracausa.circuits.minimality",
     "recovery": "veracausa.circuits.ground_truth.recovery",
     "select": "veracausa.circuits.select",
@@ -88,6 +89,7 @@ if TYPE_CHECKING:
     from veracausa.circuits.further import evaluate
     from veracausa.circuits.ground_truth.recovery import recovery
     from veracausa.circuits.ground_truth.stored import load_compiled
+    from veracausa.circuits.ground_truth.trained import load_trained
     from veracausa.circuits.hypotheses import circuit_tests
     from veracausa.circuits.iterated import iterate
     from veracausa.circuits.learned import learn_edges
@@ -138,6 +140,7 @@ __all__ = [
     "load_compiled",
     "load_discovery",
     "load_scores",
+    "load_trained",
     "minimality",
     "recovery",
     "select",

@@ -1,6 +1,6 @@
-"""Models whose circuits are known, to judge methods that look for circuits: compiled by tracr.
+"""Models whose circuits are known, to judge methods that look for circuits: eight compiled, one trained.
 
->>> lm, program = vc.load_compiled("sort")
+>>> lm, program = vc.load_compiled("sort")          # or vc.load_trained()
 >>> task, true_edges = program.task(n=64), program.edges
 >>> vc.recovery(vc.attribute(lm, task, units="edges", method="eap"), program)
 """
@@ -8,7 +8,9 @@
 from veracausa.circuits.ground_truth.known import Known, Pair
 from veracausa.circuits.ground_truth.programs import Program
 from veracausa.circuits.ground_truth.recovery import Recovery, recovery
+from veracausa.circuits.ground_truth.registers import Registers
 from veracausa.circuits.ground_truth.stored import COMPILED, load_compiled
+from veracausa.circuits.ground_truth.trained import load_trained
 
 __all__ = [
     "COMPILED",
@@ -16,6 +18,8 @@ __all__ = [
     "Pair",
     "Program",
     "Recovery",
+    "Registers",
     "load_compiled",
+    "load_trained",
     "recovery",
 ]
