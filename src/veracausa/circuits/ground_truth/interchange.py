@@ -54,7 +54,7 @@ def run(
     for layer, block in enumerate(body.h):
         first, attention = layer * readers, block.attn
         normed = block.ln_1(seen_by(first, 3 * heads))
-        normed = normed[:, None] if interchanged is None else normed.unflatten(1, (3, heads))
+        normed = normed[:, None] if normed.shape[1] == 1 else normed.unflatten(1, (3, heads))
         projected = attention.c_attn.weight.unflatten(1, (3, heads, -1))
         bias = attention.c_attn.bias.unflatten(0, (3, heads, 1, -1))
         query, key, value = (torch.einsum("rshpd,dshe->rshpe", normed, projected) + bias).unbind(1)
