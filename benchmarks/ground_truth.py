@@ -34,7 +34,7 @@ OTHERS: dict[str, Callable[[vc.Model, vc.Task], Scores | vc.Circuit]] = {
     "exact": lambda lm, task: vc.exact(lm, task, units="edges", show_progress=False),
     "ifr": lambda lm, task: vc.attribute(lm, task, units="edges", method="ifr", show_progress=False),
     "iterated": lambda lm, task: vc.iterate(lm, task, smallest=1, show_progress=False),
-    "iterated, |score|": lambda lm, task: vc.iterate(lm, task, smallest=1, by="abs", show_progress=False),
+    "iterated, abs": lambda lm, task: vc.iterate(lm, task, smallest=1, by="abs", show_progress=False),
     "iterated, 5 points": lambda lm, task: vc.iterate(lm, task, smallest=1, by="abs", points=5, show_progress=False),
     "mask, top-k": lambda lm, task: vc.learn_edges(lm, task, how="top-k", show_progress=False),
     "acdc, 0.01": lambda lm, task: vc.acdc(lm, task, tau=0.01, loss="metric", show_progress=False),
