@@ -23,7 +23,7 @@ EXACT = 1e-9
 
 
 @cache
-def loaded(name: str, n: int = 4):
+def loaded(name: str, n: int = 3):
     """Model, program, and pairs of different lengths."""
     lm, program = vc.load_compiled(name, dtype=torch.float64)
     pairs = program.pairs()
@@ -42,7 +42,7 @@ def test_all_edges_none_the_true_ones_and_all_but_one(name):
     effects = vc.exact(lm, task, units="edges", show_progress=False)
     whole = all_edges_mask(lm.graph)
     masks = [whole, np.zeros_like(whole), vc.Circuit.from_names(lm, sorted(program.edges)).mask]
-    chosen = range(0, len(effects), max(1, len(effects) // 25))
+    chosen = range(0, len(effects), max(1, len(effects) // 10))
     for edge in chosen:
         masks.append(whole.copy())
         masks[-1][effects.units.reader[edge], effects.units.writer[edge]] = False
