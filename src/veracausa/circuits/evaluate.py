@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from veracausa.circuits.ablations import ablation_of
@@ -28,6 +28,7 @@ from veracausa.engine.cost import Cost
 from veracausa.engine.guard import attention_function, borrowed
 from veracausa.engine.measure import Measurement, Readout
 from veracausa.engine.memory import halving, shrinking
+from veracausa.engine.tape import Tape
 from veracausa.engine.validate import require_run
 from veracausa.errors import NumericsError
 from veracausa.progress import progress
@@ -35,6 +36,10 @@ from veracausa.progress import progress
 if TYPE_CHECKING:
     from veracausa.model import Model
     from veracausa.tasks.task import Task
+
+
+#: Rows that are unembedded at once: enough to read its weights seldom, few enough for any vocabulary.
+_UNEMBEDDED = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,18 +96,19 @@ def run_circuits(
             index = torch.tensor(examples)
             tape, read = record_bucket(lm, how.task, start, examples, cost)
             clean[index] = read.of_state(tape.clean).to("cpu", lm.score_dtype)
+            lasts = []
             with attention_function(lm.decoder, SUFFIX):
                 forward = CircuitForward(lm.decoder, tape, how.of(lm, tape, -1), cost)
                 require_whole_is_clean(lm, forward, read)
                 for number, wiring in enumerate(wirings):
-                    at = 0
                     forward = CircuitForward(lm.decoder, tape, how.of(lm, tape, number), cost)
-                    for found, distance in _rows(lm, task, forward, wiring, read):
-                        into = index[at : at + len(found)]
-                        metric[number, into] = found.to("cpu", lm.score_dtype)
-                        kl[number, into] = distance.to("cpu", lm.score_dtype)
-                        at += len(found)
-                        tick(len(found))
+                    lasts.append(_last(lm, forward, wiring))
+                    tick(len(examples))
+            for rows, found, distance in _read(lm, tape, torch.cat(lasts), read):
+                into = rows // len(examples), index[rows % len(examples)]
+                metric[into], kl[into] = (part.to("cpu", lm.score_dtype) for part in (found, distance))
+            if not torch.isfinite(metric[:, index]).all():
+                raise NumericsError(f"NaN or infinity in a circuit's run on {task.name!r}. Run the model in float32.")
 
         halving(groups, run)
     measured = Measurement(clean, metric[-1])
@@ -111,26 +117,32 @@ def run_circuits(
     return Outcomes(metric[:-1], kl[:-1], measured, cost, ablation, how.notes)
 
 
-def _rows(
-    lm: Model, task: Task, forward: CircuitForward, wiring: Wiring, read: Readout
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """(M, KL) of chunk after chunk of a bucket's examples."""
+def _last(lm: Model, forward: CircuitForward, wiring: Wiring) -> Float[Tensor, "examples width"]:
+    """Final residual of all examples of a bucket, as many at a time as fit."""
     tape = forward.tape
     count, positions = len(tape.examples), tape.length - tape.start
-    size, at = rows_per_chunk(lm, positions, tape.length), 0
+    size, at, found = rows_per_chunk(lm, positions, tape.length), 0, []
     while at < count:
 
-        def attempt(most: int, at: int = at) -> tuple[Tensor, Tensor]:
-            rows = slice(at, min(at + most, count))
-            last, of = forward(wiring, rows), torch.arange(count, device=lm.device)[rows]
-            clean, own = (lm.decoder.logits(end).log_softmax(-1) for end in (tape.clean.last[rows], last))
-            return read(last, of), (clean.exp() * (clean - own)).sum(-1)
+        def attempt(most: int, at: int = at) -> Tensor:
+            return forward(wiring, slice(at, min(at + most, count)))
 
-        (found, distance), size = shrinking(size, attempt, f"{positions} tokens")
-        if not torch.isfinite(found).all():
-            raise NumericsError(f"NaN or infinity in a circuit's run on {task.name!r}. Run the model in float32.")
-        yield found, distance
-        at += len(found)
+        last, size = shrinking(size, attempt, f"{positions} tokens")
+        found.append(last)
+        at += len(last)
+    return torch.cat(found)
+
+
+def _read(
+    lm: Model, tape: Tape, last: Float[Tensor, "rows width"], read: Readout
+) -> Iterator[tuple[Int[Tensor, " rows"], Float[Tensor, " rows"], Float[Tensor, " rows"]]]:
+    """(rows, M, KL) of final residuals, circuit after circuit; the unembedding is read once for many circuits."""
+    clean = lm.decoder.logits(tape.clean.last).log_softmax(-1)
+    for rows in torch.arange(len(last), device=last.device).split(_UNEMBEDDED):
+        example = rows % len(tape.examples)
+        expected = clean[example]
+        distance = (expected.exp() * (expected - lm.decoder.logits(last[rows]).log_softmax(-1))).sum(-1)
+        yield rows.cpu(), read(last[rows], example), distance
 
 
 def require_whole_is_clean(lm: Model, forward: CircuitForward, read: Readout) -> None:

@@ -26,6 +26,7 @@ from veracausa.circuits.optimal_constants import Learning
 from veracausa.circuits.tapes import circuit_buckets
 from veracausa.engine.circuit_forward import all_edges_mask
 from veracausa.engine.cost import Cost
+from veracausa.engine.tape import buckets
 from veracausa.errors import GapError
 
 if TYPE_CHECKING:
@@ -73,13 +74,15 @@ def scoring(lm: Model, task: Task, method: str | Method) -> Step:
     what = f"scores of {lm.graph.size:,} edges by {name} on {_pairs(task)}"
     if method == "exact":
         return _step(lm, task, what, "exact", _exact(lm, task, lm.graph.size))
-    recorded, behind = _recordings(lm, task)
+    recorded, behind = _recordings(lm, task, circuit_buckets(lm, task))
     if method == "ifr":
         return _step(lm, task, what, "gradients", 2 * sum(task.lengths) * lm.layers)
     if method == "learned":
         return _step(lm, task, what, "gradients", recorded + 2 * _LEARNING * behind * min(1.0, _BATCH / len(task)))
     if method == "iterated":
         return _step(lm, task, what, "gradients", recorded + 2 * _ROUNDS * behind)
+    apart = buckets(task.clean, task.corrupted, lm.decoder.anatomy.causal, len(task))
+    recorded, _ = _recordings(lm, task, apart)
     return _step(lm, task, what, "gradients", recorded + planned(lm, task, units="edges", method=method))
 
 
@@ -90,7 +93,8 @@ def verifying(lm: Model, task: Task, edges: int) -> Step:
 
 def running(lm: Model, task: Task, circuits: int, what: str, ablation: str = "counterfactual") -> Step:
     """Runs of so many circuits, at most."""
-    recorded, behind = _recordings(lm, task, ablation == "counterfactual")  # another prompt shares no prefix
+    share = ablation == "counterfactual"  # another prompt shares no prefix
+    recorded, behind = _recordings(lm, task, circuit_buckets(lm, task, share))
     work = recorded + (circuits + 1) * behind  # the whole graph is run, too
     if ablation not in SETTLED:
         work += behind  # no edges: with constants in their place, that is a run of its own
@@ -131,10 +135,10 @@ def _step(lm: Model, task: Task, what: str, kind: str, work: float) -> Step:
     return Step(what, kind, float(work), float(work) / (sum(task.lengths) * lm.layers))
 
 
-def _recordings(lm: Model, task: Task, share_prefix: bool = True) -> tuple[int, int]:
-    """Token-layers of both recorded runs, and of one run of every pair behind the prefix that its prompts share."""
+def _recordings(lm: Model, task: Task, groups: Sequence[tuple[int, tuple[int, ...]]]) -> tuple[int, int]:
+    """Token-layers of both recorded runs, and of one run of every pair behind the prefix that its group shares."""
     shared = total = 0
-    for start, members in circuit_buckets(lm, task, share_prefix):
+    for start, members in groups:
         total += sum(task.lengths[i] for i in members)
         shared += start * len(members)
     return lm.layers * (2 * total - shared), lm.layers * (total - shared)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from veracausa.engine.budget import examples_per_batch
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from veracausa.tasks.task import Task
 
 
+#: Up to so many tokens a run is bound by reading the model's weights, so pairs that differ later join for nothing.
+_FEW_TOKENS = 256
+
+
 def circuit_buckets(
     lm: Model, task: Task, share_prefix: bool = True, most: int | None = None
 ) -> list[tuple[int, tuple[int, ...]]]:
@@ -24,7 +29,26 @@ def circuit_buckets(
     kept = 4 * lm.heads * lm.decoder.head_dim + (lm.heads + 4) * lm.width
     share = share_prefix and lm.decoder.anatomy.causal
     fit = examples_per_batch(lm, task, kept)
-    return buckets(task.clean, task.corrupted, share, fit if most is None else min(fit, most))
+    most = fit if most is None else min(fit, most)
+    groups = buckets(task.clean, task.corrupted, share, most)
+    return _joined(groups, task.lengths, most, _FEW_TOKENS if lm.device.type == "cpu" else 16 * _FEW_TOKENS)
+
+
+def _joined(
+    groups: list[tuple[int, tuple[int, ...]]], lengths: Sequence[int], most: int, tokens: int
+) -> list[tuple[int, tuple[int, ...]]]:
+    """Small groups of one length made into one that runs from the smallest start, up to so many tokens and pairs."""
+    found: list[tuple[int, tuple[int, ...]]] = []
+    for start, examples in sorted(groups, key=lambda group: (lengths[group[1][0]], group[0])):
+        if found:
+            first, others = found[-1]
+            together, length = len(others) + len(examples), lengths[examples[0]]
+            same = lengths[others[0]] == length
+            if same and together <= most and together * (length - first) <= tokens:
+                found[-1] = first, (*others, *examples)
+                continue
+        found.append((start, examples))
+    return found
 
 
 def record_bucket(lm: Model, task: Task, start: int, examples: tuple[int, ...], cost: Cost) -> tuple[Tape, Readout]:
