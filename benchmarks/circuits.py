@@ -71,6 +71,7 @@ def rows(pairs: int) -> dict[str, tuple[int, Callable[[vc.Model, Task, Path], vc
         "iterated, |score|": (pairs, iterated(by="abs")),
         "iterated, returns": (pairs, iterated(returns=True)),
         "iterated, 5 rounds of 3 points": (pairs, iterated(rounds=5, points=3)),
+        "iterated, |score|, 5 rounds of 3 points": (pairs, iterated(by="abs", rounds=5, points=3)),
         "iterated, KL, 5 rounds of 3 points": (pairs, iterated(rounds=5, points=3, loss="kl")),
         "exact, strongest 5%": (pairs, strongest),
         "eap-ig, one pair": (1, preset("eap-ig")),
