@@ -48,7 +48,7 @@ def test_hold_in_bfloat16(task_of, family, seed):
     assert tolerance(torch.bfloat16) == tolerance(torch.float16) == 0.1
 
 
-@pytest.mark.parametrize("which", ["smollm2", "gemma3"])
+@pytest.mark.parametrize("which", ["smollm2", pytest.param("gemma3", marks=pytest.mark.slow)])
 def test_hold_on_real_weights(request, which):
     outcomes = request.getfixturevalue(which).check()
     assert [one.number for one in outcomes] == NUMBERS

@@ -83,7 +83,9 @@ def test_a_planted_head_is_found(task_of, family, loss):
         assert mask.mean()[best] < 0.1
 
 
-@pytest.mark.parametrize("units", ["heads", "mlps", "attention", "neurons"])
+@pytest.mark.parametrize(
+    "units", ["heads", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("mlps", "attention", "neurons"))]
+)
 def test_the_wanted_share_is_reached(tiny, task_of, units):
     mask = learn(tiny("llama"), task_of(5, n=2, seed=4), units=units, keep=0.34, steps=300)
     assert float(mask.mean().mean()) == pytest.approx(0.34, rel=0.3)

@@ -19,7 +19,7 @@ from veracausa.report.circuit_drawing import AGAINST, NEITHER, SUPPORTS
 from veracausa.report.circuits import circuit_figure
 from veracausa.report.faithfulness import curves_figure
 from veracausa.report.figures import png, spec_of
-from veracausa.report.page import _inside_script, _vega, embed
+from veracausa.report.frame import _inside_script, _vega, embed
 from veracausa.report.theme import LIGHT
 
 FAMILIES = ("gpt2", "llama", "gpt_neox")
