@@ -60,19 +60,20 @@ def rows(pairs: int) -> dict[str, tuple[int, Callable[[vc.Model, Task, Path], vc
     def preset(method: str) -> Callable[[vc.Model, Task, Path], vc.Scores]:
         return lambda lm, task, out: vc.attribute(lm, task, units="edges", method=method, show_progress=False)
 
-    def iterated(**options: object) -> Callable[[vc.Model, Task, Path], vc.Scores]:
-        return lambda lm, task, out: iterate(lm, task, show_progress=False, **options)  # type: ignore[arg-type]
+    def iterated(rounds: int, points: int, **options: object) -> Callable[[vc.Model, Task, Path], vc.Scores]:
+        return lambda lm, task, out: iterate(lm, task, rounds=rounds, points=points, show_progress=False, **options)  # type: ignore[arg-type]
 
     found = {name: (FEW.get(name, pairs), preset(name)) for name in EDGE_PRESETS if FEW.get(name, pairs)}
     return found | {
         "random": (pairs, random),
-        "iterated": (pairs, iterated()),
-        "iterated, 5 rounds": (pairs, iterated(rounds=5)),
-        "iterated, |score|": (pairs, iterated(by="abs")),
-        "iterated, returns": (pairs, iterated(returns=True)),
-        "iterated, 5 rounds of 3 points": (pairs, iterated(rounds=5, points=3)),
-        "iterated, |score|, 5 rounds of 3 points": (pairs, iterated(by="abs", rounds=5, points=3)),
-        "iterated, KL, 5 rounds of 3 points": (pairs, iterated(rounds=5, points=3, loss="kl")),
+        "ifr": (pairs, preset("ifr")),
+        "iterated": (pairs, iterated(15, 1, by="importance")),
+        "iterated, 5 rounds": (pairs, iterated(5, 1, by="importance")),
+        "iterated, |score|": (pairs, iterated(15, 1)),
+        "iterated, returns": (pairs, iterated(15, 1, by="importance", returns=True)),
+        "iterated, 5 rounds of 3 points": (pairs, iterated(5, 3, by="importance")),
+        "iterated, |score|, 5 rounds of 3 points": (pairs, iterated(5, 3)),
+        "iterated, KL, 5 rounds of 3 points": (pairs, iterated(5, 3, by="importance", loss="kl")),
         "exact, strongest 5%": (pairs, strongest),
         "eap-ig, one pair": (1, preset("eap-ig")),
         "exact, one pair": (1, lambda lm, task, out: vc.exact(lm, task, units="edges", out=out)),

@@ -33,9 +33,9 @@ TRAINED = "registers"
 OTHERS: dict[str, Callable[[vc.Model, vc.Task], Scores | vc.Circuit]] = {
     "exact": lambda lm, task: vc.exact(lm, task, units="edges", show_progress=False),
     "ifr": lambda lm, task: vc.attribute(lm, task, units="edges", method="ifr", show_progress=False),
-    "iterated": lambda lm, task: vc.iterate(lm, task, smallest=1, show_progress=False),
-    "iterated, abs": lambda lm, task: vc.iterate(lm, task, smallest=1, by="abs", show_progress=False),
-    "iterated, 5 points": lambda lm, task: vc.iterate(lm, task, smallest=1, by="abs", points=5, show_progress=False),
+    "iterated": lambda lm, task: _iterated(lm, task, 1, "importance"),
+    "iterated, abs": lambda lm, task: _iterated(lm, task, 1, "abs"),
+    "iterated, 5 points": lambda lm, task: _iterated(lm, task, 5, "abs"),
     "mask, top-k": lambda lm, task: vc.learn_edges(lm, task, how="top-k", show_progress=False),
     "acdc, 0.01": lambda lm, task: vc.acdc(lm, task, tau=0.01, loss="metric", show_progress=False),
     "random": lambda lm, task: vc.attribute(lm, task, units="edges", method="eap", show_progress=False),
@@ -49,6 +49,10 @@ TABLES = (
     ("average precision", "importance", "Average precision, edges by importance"),
     ("average precision of nodes", "mean_abs", "Average precision over nodes, each scored by its strongest edge"),
 )
+
+
+def _iterated(lm: vc.Model, task: vc.Task, points: int, by: str) -> Scores:
+    return vc.iterate(lm, task, smallest=1, rounds=15, points=points, by=by, show_progress=False)
 
 
 def found_by(method: str, lm: vc.Model, task: vc.Task, draws: int) -> list[Scores | vc.Circuit]:

@@ -11,7 +11,7 @@ from veracausa.errors import MethodError, UnitError
 
 
 def run(lm, task, **options):
-    return iterate(lm, task, show_progress=False, **options)
+    return iterate(lm, task, show_progress=False, **({"rounds": 15, "points": 1, "by": "importance"} | options))
 
 
 def test_one_round_ranks_by_the_circuit_behind_it(tiny, task_of):
@@ -132,7 +132,7 @@ def test_scores_may_begin_it(tiny, task_of):
 def test_select_offers_it(tiny, task_of, by):
     lm, task = tiny("llama"), task_of((5, 6), n=2, seed=4)
     eap = vc.attribute(lm, task, units="edges", method="eap", show_progress=False)
-    more = {"rounds": 4, "returns": True, "show_progress": False}
+    more = {"rounds": 4, "points": 1, "returns": True, "show_progress": False}
     circuit = vc.select(eap, n=40, how="iterated", by=by, lm=lm, task=task, prune=False, **more)
     ranking = run(lm, task, rounds=4, smallest=40, returns=True, start=eap, by=by.removesuffix("_mean"))
     assert set(circuit.names) == set(ranking.units[ranking.ranking()[:40]].names) and len(circuit) == 40

@@ -67,7 +67,8 @@ def select(
         scores: of edges, without positions: `units="edges"`.
         n: edges asked for, at most as many as were scored.
         how: "top", "abs", "greedy", "optimal" or "iterated".
-        by: "importance" or "abs_mean"; where not given "abs_mean" for abs and greedy, "importance" for the others.
+        by: "importance" or "abs_mean"; where not given "abs_mean" for abs, greedy and iterated, "importance" for the
+            others.
         bootstrap: confidence level of the filter, e.g. 0.95 (True: 0.95); False: none.
         draws: bootstrap draws of the filter.
         prune: drop dead ends.
@@ -151,7 +152,7 @@ def _iterated(
     Rule.of(scores, n=n, how="top", by=by)
     from veracausa.circuits.iterated import iterate
 
-    by = by or "importance"
+    by = by or "abs_mean"
     ranking = iterate(lm, task, smallest=n, by="abs" if by == "abs_mean" else by, start=scores, **iteration)
     circuit = select(ranking, n=n, prune=prune)
     settings = {
