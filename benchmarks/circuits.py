@@ -33,6 +33,8 @@ from veracausa.tasks.task import Task
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 #: Methods whose cost allows a few pairs only.
 FEW = {"eap-ig-activations": 2, "geodesic-ig": 0}
+#: One-shot methods that are also run on three times the pairs: about the cost of iterated selection.
+MORE = ("ceap", "eap-ig")
 
 
 def random(lm: vc.Model, task: Task, out: Path) -> vc.Scores:
@@ -75,6 +77,7 @@ def rows(pairs: int) -> dict[str, tuple[int, Callable[[vc.Model, Task, Path], vc
         "iterated, |score|, 5 rounds of 3 points": (pairs, iterated(5, 3)),
         "iterated, KL, 5 rounds of 3 points": (pairs, iterated(5, 3, by="importance", loss="kl")),
         "exact, strongest 5%": (pairs, strongest),
+        **{f"{name}, {3 * pairs} pairs": (3 * pairs, preset(name)) for name in MORE},
         "eap-ig, one pair": (1, preset("eap-ig")),
         "exact, one pair": (1, lambda lm, task, out: vc.exact(lm, task, units="edges", out=out)),
     }
@@ -90,10 +93,11 @@ def run(model: str, names: list[str], only: list[str], pairs: int, held_out: int
             path = out / f"{name}-{method.replace(', ', '-').replace('|', '')}.json"
             if path.exists():
                 continue
-            every = vc.tasks.build(name, lm, n=pairs + held_out)
             count, score = chosen[method]
-            scores = score(lm, every[:count], out / f"{name}-exact")
-            curve = vc.curve(lm, every[pairs:], scores, show_progress=False)
+            every = vc.tasks.build(name, lm, n=3 * pairs + held_out)
+            mine = [*range(pairs), *range(pairs + held_out, len(every))][:count]  # the held-out ones stay the same
+            scores = score(lm, every[mine], out / f"{name}-exact")
+            curve = vc.curve(lm, every[pairs : pairs + held_out], scores, show_progress=False)
             error = curve.stderr()
             facts = {
                 "task": name,
