@@ -125,11 +125,12 @@ def collect(model: str, out: Path) -> None:
     found.to_csv(RESULTS / f"circuits-{model}.csv", index=False, float_format="%.5g")
     lines = [f"# Circuits of every ranking of edges: {model}", "", header("python benchmarks/circuits.py"), ""]
     lines += [
-        f"Scored on {found['pairs'].max()} pairs (rows that say otherwise: see the last table), evaluated on "
+        f"Scored on {found['pairs'].mode()[0]} pairs (rows that say otherwise: see the last table), evaluated on "
         f"{found['held out'].max()} others; ± is one bootstrap standard error over these.",
         "",
     ]
-    order = found.groupby("method")["cmd_log"].mean().sort_values().index
+    means = found.groupby("method")["cmd_log"].agg(["count", "mean"]).sort_values("mean")
+    order = means.sort_values("count", ascending=False, kind="stable").index
     tasks = [name for name in BUILTIN if name in set(found["task"])]
 
     def section(title: str, column: str, digits: int = 3, error: bool = True) -> None:
@@ -143,7 +144,8 @@ def collect(model: str, out: Path) -> None:
                     continue
                 cell = f"{mine.loc[name, column]:.{digits}f}"
                 cells.append(f"{cell} ± {mine.loc[name, f'{column} ±']:.{digits}f}" if error else cell)
-            body.append([method, *cells, f"{mine[column].mean():.{digits}f}"])
+            mean = f"{mine[column].mean():.{digits}f}" if len(mine) == len(tasks) else ""  # of all tasks or of none
+            body.append([method.replace("|", "\\|"), *cells, mean])
         lines.extend([f"## {title}", "", table(["method", *tasks, "mean"], body), ""])
 
     section("CMD over log sizes (|score|, 0 is best)", "cmd_log")
