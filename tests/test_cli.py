@@ -170,6 +170,7 @@ def test_the_task_given_twice_or_not_at_all(call, pairs):
         assert call("task", *words).exit_code == 2
 
 
+@pytest.mark.slow
 def test_a_learned_mask(call, pairs, folder, tmp_path):
     result = call("attribute", pairs, "--method", "mask", "--seed", 3, "--out", tmp_path)
     assert result.exit_code == 0 and "gate is open" in result.output, result.output

@@ -150,6 +150,7 @@ def test_usage_errors(call, pairs, tmp_path):
     assert isinstance(result.exception, GapError) and not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_killed_and_continued(folder, pairs, out, tmp_path):
     words = ("discover", pairs, "--model", folder, "--device", "cpu", *SMALL, "--out", tmp_path)
     child = subprocess.Popen(

@@ -144,6 +144,7 @@ def looked_up(monkeypatch, truth):
     return asked
 
 
+@pytest.mark.slow
 def test_coverage_on_a_real_population(case, monkeypatch):
     """600 seeds on the tiny model's true effects: each claim fails in at most 5% + 3 √(.05 · .95 / 600) = 7.7%."""
     lm, task, estimate, truth = case

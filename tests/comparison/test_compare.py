@@ -120,6 +120,7 @@ def test_all_methods_and_several_tasks(lm, task_of, tmp_path):
     assert saved.exists() and "Which method to take" in saved.read_text()
 
 
+@pytest.mark.slow
 def test_the_learned_mask_is_a_row_like_the_others(lm, task_of):
     page = compare(lm, task_of((5, 6), n=4), units=["heads", "residual"], methods=["atp", "mask"], show_progress=False)
     heads, residual = page.sections[0].panels

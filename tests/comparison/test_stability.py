@@ -211,6 +211,7 @@ def test_what_has_no_answer_is_refused(change, options, word):
         vc.stability(scores(random(4, 6), **change), **({"top": 2} | options))
 
 
+@pytest.mark.slow
 def test_all_neurons_take_seconds():
     """46,080 neurons × 64 examples × 1,000 draws, the curves included; the best of two, because machines are busy."""
     values = scores(np.zeros((64, 46_080)), values=torch.randn(64, 46_080, generator=torch.Generator().manual_seed(0)))
