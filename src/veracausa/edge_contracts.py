@@ -21,6 +21,7 @@ from veracausa.attribution.edges import Edges
 from veracausa.attribution.estimate import attribute
 from veracausa.attribution.exact import exact
 from veracausa.circuits.evaluate import run_circuits
+from veracausa.circuits.knockouts import without_edges, without_writers
 from veracausa.engine.circuit_forward import all_edges_mask
 from veracausa.engine.guard import borrowed, hooks
 from veracausa.engine.measure import Readout, pair_ids, readout
@@ -48,13 +49,8 @@ def circuits_equal_bare_runs(lm: Model, task: Task, edges: Edges | None = None) 
     task, edges = task[0], _some_edges(lm) if edges is None else edges
     whole = all_edges_mask(lm.graph)
     writers = [writer for writer in np.unique(edges.writer).tolist() if writer]
-    masks = [whole, np.zeros_like(whole)]
-    for writer, reader in zip(edges.writer, edges.reader, strict=True):
-        masks.append(whole.copy())
-        masks[-1][reader, writer] = False
-    for writer in writers:
-        masks.append(whole.copy())
-        masks[-1][:, writer] = False
+    masks = [whole, np.zeros_like(whole), *without_edges(whole, edges.writer, edges.reader)]
+    masks += [without_writers(whole, [writer]) for writer in writers]
     ours = run_circuits(lm, task, masks, show_progress=False).metric[:, 0].tolist()
     effects = exact(lm, task, units=edges, show_progress=False).values[0].tolist()
     with _bare(lm, task) as bare:

@@ -58,7 +58,7 @@ def flow_routes(lm: Model, task: Task, edges: Edges, *, show_progress: bool = Tr
     """
     began, cost = time.monotonic(), Cost(full=sum(task.lengths) * lm.layers)
     values = torch.full((len(task), len(edges)), float("nan"), dtype=lm.score_dtype)
-    clean, corrupted = torch.zeros(2, len(task), dtype=lm.score_dtype)
+    measured = Measurement.blank(lm, task)
     kept = lm.heads * lm.decoder.head_dim + (2 * (lm.heads + 1) + 2) * lm.width
     groups = buckets(task.clean, task.corrupted, False, examples_per_batch(lm, task, kept))
     with borrowed(lm.decoder), torch.no_grad(), progress("information flow", len(task), show_progress) as tick:
@@ -68,14 +68,12 @@ def flow_routes(lm: Model, task: Task, edges: Edges, *, show_progress: bool = Tr
             read, index = readout(lm, task, examples, tape.clean), list(examples)
             for place in ("z", "mlp"):
                 require_sites(lm, tape, place)
-            clean[index] = read.of_state(tape.clean).to("cpu", lm.score_dtype)
-            corrupted[index] = read.of_state(tape.corrupted).to("cpu", lm.score_dtype)
+            measured.put(examples, read.of_state(tape.clean), read.of_state(tape.corrupted))
             with memory_errors(f"The writes of {len(examples)} prompts"):
                 values[index] = _of_edges(lm.decoder, tape.clean, edges).to("cpu", lm.score_dtype)
             tick(len(examples))
 
         halving(groups, run)
-    measured = Measurement(clean, corrupted)
     measured.require_gap(task)
     cost.seconds = time.monotonic() - began
     return assemble(

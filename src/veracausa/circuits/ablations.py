@@ -66,6 +66,12 @@ class Ablation:
         return Constants(lm.decoder, tape, self.constants[circuit])
 
 
+def require_ablation(kind: str) -> None:
+    """Raise MethodError unless the ablation is known."""
+    if kind not in ABLATIONS:
+        raise MethodError(f"ablation={kind!r} is not known. Known: {', '.join(ABLATIONS)}.")
+
+
 def ablation_of(
     lm: Model,
     task: Task,
@@ -82,8 +88,7 @@ def ablation_of(
     Raises:
         MethodError: an unknown ablation; no other prompt of a pair's length to resample.
     """
-    if kind not in ABLATIONS:
-        raise MethodError(f"ablation={kind!r} is not known. Known: {', '.join(ABLATIONS)}.")
+    require_ablation(kind)
     if kind == "counterfactual":
         return Ablation(task)
     source = task if reference is None else reference

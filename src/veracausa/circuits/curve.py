@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float, Int
 from scipy.integrate import trapezoid
 
 from veracausa.attribution.edges import Edges
@@ -79,9 +78,8 @@ class Curve:
     def stderr(self, draws: int = 1000, seed: int = 0) -> dict[str, float]:
         """Bootstrap standard errors over pairs of `cpr`, `cmd`, `cpr_log` and `cmd_log`; NaN for a single pair."""
         pairs = len(self.signed[0].metric)
-        which = np.random.default_rng(seed).integers(pairs, size=(draws, pairs))
         signed, absolute = (
-            np.stack([_redrawn(one, which) for one in found], 1) for found in (self.signed, self.absolute)
+            np.stack([one.redrawn(draws, seed) for one in found], 1) for found in (self.signed, self.absolute)
         )
         drawn = {
             "cpr": [area(self.sizes, f) for f in signed],
@@ -194,12 +192,6 @@ def curve(
         for mask, count in zip(masks, [*counts, *counts], strict=True)
     ]
     return Curve(scores.method, tuple(sizes), tuple(outcomes[: len(counts)]), tuple(outcomes[len(counts) :]), living)
-
-
-def _redrawn(one: Faithfulness, which: Int[np.ndarray, "draws pairs"]) -> Float[np.ndarray, " draws"]:
-    """f of redrawn pairs."""
-    above, gap = (one.metric - one.measured.corrupted).numpy(), one.measured.gap.numpy()
-    return np.asarray(above[which].mean(1) / gap[which].mean(1))
 
 
 def require_sizes(sizes: Sequence[float]) -> None:

@@ -32,6 +32,7 @@ from veracausa.engine.tape import Tape
 from veracausa.engine.validate import require_run
 from veracausa.errors import NumericsError
 from veracausa.progress import progress
+from veracausa.tasks.metrics import divergence
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -140,9 +141,7 @@ def _read(
     clean = lm.decoder.logits(tape.clean.last).log_softmax(-1)
     for rows in torch.arange(len(last), device=last.device).split(_UNEMBEDDED):
         example = rows % len(tape.examples)
-        expected = clean[example]
-        distance = (expected.exp() * (expected - lm.decoder.logits(last[rows]).log_softmax(-1))).sum(-1)
-        yield rows.cpu(), read(last[rows], example), distance
+        yield rows.cpu(), read(last[rows], example), divergence(clean[example], lm.decoder.logits(last[rows]))
 
 
 def require_whole_is_clean(lm: Model, forward: CircuitForward, read: Readout) -> None:

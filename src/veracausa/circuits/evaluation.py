@@ -132,9 +132,7 @@ class Evaluation:
     def describe(self) -> str:
         """The figures in a few lines."""
         table = self.table().round(4).to_string(index=False)
-        ablated = [] if self.ablation == "counterfactual" else [f"edges outside the circuit: {self.ablation} ablation"]
-        lines = [self.task.describe(), self.held_out, *ablated, self.circuit.describe(), *self.circuit.notes, table]
-        return "\n".join(lines)
+        return "\n".join([self.task.describe(), self.held_out, self.circuit.describe(), table])
 
     def __repr__(self) -> str:
         return self.describe()

@@ -68,6 +68,11 @@ class Faithfulness:
         """Bootstrap standard error of f over pairs; NaN for a single pair."""
         return ratio_stderr(self.metric - self.measured.corrupted, self.measured.gap, draws, seed)
 
+    def redrawn(self, draws: int, seed: int) -> Float[np.ndarray, " draws"]:
+        """f over bootstrap draws of the pairs."""
+        found = redrawn_ratios(self.metric - self.measured.corrupted, self.measured.gap, draws, seed)
+        return np.asarray(found.numpy())
+
     def describe(self) -> str:
         """The figures in three lines, and notes."""
         spread = np.nanquantile(self.per_example.numpy(), [0.1, 0.5, 0.9])
@@ -144,7 +149,10 @@ def faithfulness_of(found: Outcomes, number: int, edges: int, size: int) -> Fait
 
 def ratio_stderr(above: Tensor, below: Tensor, draws: int = 1000, seed: int = 0) -> float:
     """Bootstrap standard error of mean(above) / mean(below) over pairs; NaN for a single pair."""
-    if len(above) < 2:
-        return float("nan")
+    return float(redrawn_ratios(above, below, draws, seed).std()) if len(above) > 1 else float("nan")
+
+
+def redrawn_ratios(above: Tensor, below: Tensor, draws: int, seed: int) -> Float[Tensor, " draws"]:
+    """mean(above) / mean(below) over bootstrap draws of the pairs; the same pairs for the same draws and seed."""
     which = torch.as_tensor(np.random.default_rng(seed).integers(len(above), size=(draws, len(above))))
-    return float((above.double()[which].mean(1) / below.double()[which].mean(1)).std())
+    return above.double()[which].mean(1) / below.double()[which].mean(1)

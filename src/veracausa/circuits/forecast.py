@@ -22,6 +22,8 @@ from veracausa.attribution.methods import Method
 from veracausa.attribution.verify import exact_costs, overhead
 from veracausa.circuits.ablations import SETTLED
 from veracausa.circuits.evaluate import run_circuits
+from veracausa.circuits.iterated import POINTS, ROUNDS
+from veracausa.circuits.learned import BATCH, STEPS
 from veracausa.circuits.optimal_constants import Learning
 from veracausa.circuits.tapes import circuit_buckets
 from veracausa.engine.circuit_forward import all_edges_mask
@@ -33,10 +35,6 @@ if TYPE_CHECKING:
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 
-#: Runs with their gradient that `circuits.iterated.iterate` takes by default, as discovery does: 6 times 3 points.
-_RUNS = 18
-#: Steps of `circuits.learned.learn_edges`, and pairs a step, likewise.
-_LEARNING, _BATCH = 300, 4
 #: Edges whose exact effects are timed.
 _TIMED = 64
 
@@ -78,9 +76,9 @@ def scoring(lm: Model, task: Task, method: str | Method) -> Step:
     if method == "ifr":
         return _step(lm, task, what, "gradients", 2 * sum(task.lengths) * lm.layers)
     if method == "learned":
-        return _step(lm, task, what, "gradients", recorded + 2 * _LEARNING * behind * min(1.0, _BATCH / len(task)))
+        return _step(lm, task, what, "gradients", recorded + 2 * STEPS * behind * min(1.0, BATCH / len(task)))
     if method == "iterated":
-        return _step(lm, task, what, "gradients", recorded + 2 * _RUNS * behind)
+        return _step(lm, task, what, "gradients", recorded + 2 * (ROUNDS + 1) * POINTS * behind)
     apart = buckets(task.clean, task.corrupted, lm.decoder.anatomy.causal, len(task))
     recorded, _ = _recordings(lm, task, apart)
     return _step(lm, task, what, "gradients", recorded + planned(lm, task, units="edges", method=method))

@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from veracausa.circuits.ablations import ABLATIONS
+from veracausa.circuits.ablations import require_ablation
 from veracausa.circuits.curve import require_sizes
 from veracausa.circuits.discovery import Discovery
 from veracausa.circuits.discovery_files import load_discovery, place, save_discovery
 from veracausa.circuits.evaluation import Evaluation, measured, seen_by
 from veracausa.circuits.forecast import running, timed, told
-from veracausa.errors import MethodError
 from veracausa.progress import announce
 
 if TYPE_CHECKING:
@@ -56,8 +55,7 @@ def evaluate(
     found.circuit.require_for(lm)
     sizes = found.evaluation.curve.sizes if sizes is None else tuple(sizes)
     require_sizes(sizes)
-    if ablation not in ABLATIONS:
-        raise MethodError(f"ablation={ablation!r} is not known. Known: {', '.join(ABLATIONS)}.")
+    require_ablation(ablation)
     if ablation == "counterfactual":
         lm.measure(task).require_gap(task)
     name = "pairs-" + hashlib.sha256(json.dumps([task.digest(), list(sizes), ablation]).encode()).hexdigest()[:8]

@@ -38,15 +38,17 @@ if TYPE_CHECKING:
     from veracausa.tasks.task import Task
 
 _RANKINGS = ("importance", "abs")
+#: Defaults.
+ROUNDS, POINTS = 5, 3
 
 
 def iterate(
     lm: Model,
     task: Task,
     *,
-    rounds: int = 5,
+    rounds: int = ROUNDS,
     smallest: float | int = 0.001,
-    points: int = 3,
+    points: int = POINTS,
     by: str = "abs",
     loss: str = "metric",
     returns: bool = False,

@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from veracausa.tasks.task import Task
 
 WAYS = ("share", "top-k")
+#: Defaults.
+STEPS, BATCH = 300, 4
 #: Halvings of the interval in which a threshold is sought: float64 needs no more.
 _HALVINGS = 60
 
@@ -64,10 +66,10 @@ def learn_edges(
     how: str = "share",
     keep: float | int = 0.02,
     smallest: float = 0.001,
-    steps: int = 300,
+    steps: int = STEPS,
     lr: float = 0.3,
     loss: str = "kl",
-    batch: int = 4,
+    batch: int = BATCH,
     start: Scores | None = None,
     seed: int = 0,
     show_progress: bool = True,

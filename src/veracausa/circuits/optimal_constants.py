@@ -30,6 +30,7 @@ from veracausa.engine.guard import attention_function
 from veracausa.engine.tape import Tape
 from veracausa.errors import MethodError, NumericsError
 from veracausa.progress import Tick, progress
+from veracausa.tasks.metrics import divergence
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -95,7 +96,7 @@ class _Learner:
         decoder = self.lm.decoder
         last = CircuitForward(decoder, tape, Constants(decoder, tape, constants), self.cost)(self.wiring, rows)
         clean = decoder.logits(tape.clean.last[rows]).log_softmax(-1).detach()
-        return (clean.exp() * (clean - decoder.logits(last).log_softmax(-1))).sum(-1)
+        return divergence(clean, decoder.logits(last))
 
     @torch.no_grad()
     def loss(self, constants: Tensor) -> float:

@@ -21,6 +21,7 @@ from veracausa.engine.guard import attention_function
 from veracausa.engine.measure import Measurement
 from veracausa.engine.memory import shrinking
 from veracausa.engine.soft_circuit import SoftCircuit
+from veracausa.tasks.metrics import divergence
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -51,8 +52,7 @@ class Group:
 
     def kl(self, last: Float[Tensor, "rows width"], rows: slice) -> Float[Tensor, " rows"]:
         """KL from the clean run's output distribution to the rows'."""
-        own = self.reference[rows]
-        return (own.exp() * (own - self.soft.decoder.logits(last).log_softmax(-1))).sum(-1)
+        return divergence(self.reference[rows], self.soft.decoder.logits(last))
 
 
 @dataclass(frozen=True, eq=False)

@@ -145,8 +145,12 @@ def _neg_kl(logits: Tensor, answers: Answers, reference: Tensor | None) -> Tenso
             f"neg_kl: reference has shape {tuple(reference.shape)}, the logits have {tuple(logits.shape)}; both are "
             "[rows, V]"
         )
-    reference = reference.to(logits.dtype)
-    log_ratio = logits.log_softmax(-1) - reference
+    return -divergence(reference.to(logits.dtype), logits)
+
+
+def divergence(reference: Tensor, logits: Tensor) -> Tensor:
+    """KL(p of `reference` ‖ p of `logits`) of each row, [rows], for log-probabilities and logits [rows, V]."""
+    log_ratio = reference - logits.log_softmax(-1)
     # a token that the clean run excludes (−inf, as after a logit mask) has p = 0 and adds nothing
     possible = reference > float("-inf")
     return (reference.exp() * log_ratio.where(possible, 0)).sum(-1)

@@ -6,6 +6,7 @@ A program has inputs of words, pairs of inputs on which its circuit shows, and t
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ class Pair(NamedTuple):
     read: int
 
 
-class Known:
+class Known(ABC):
     """A program whose circuit is known; `nodes`, `edges`: names of its true parts."""
 
     name: str
@@ -33,17 +34,17 @@ class Known:
     #: How the model was made, in one word.
     made = "compiled"
 
+    @abstractmethod
     def pairs(self) -> list[Pair]:
         """Every pair on which truth is defined."""
-        raise NotImplementedError
 
+    @abstractmethod
     def tokens(self, words: Sequence[Word], read: int | None = None) -> tuple[int, ...]:
         """Token ids of an input, so that the position `read` stands last."""
-        raise NotImplementedError
 
+    @abstractmethod
     def answers(self, pair: Pair) -> tuple[int, int]:
         """The logits whose difference is the metric of a pair: of the clean output, and of the corrupted one."""
-        raise NotImplementedError
 
     def task(self, n: int | None = None, *, seed: int = 0) -> Task:
         """Pairs as a task: all of them, or `n` drawn without replacement.
