@@ -1,0 +1,122 @@
+"""Units of several layers replaced in one run.
+
+A run that goes through the blocks' own modules (`engine.suffix.sweep`, or the model's own forward with or without a
+key/value cache) is watched by hooks that put new values in place of a site's own, where the activation is read:
+
+    z         input of the attention's output projection (heads, whole attention layers)
+    neurons   input of the down projection
+    mlp       output of the MLP module, before a post-norm
+
+Later layers compute from what the earlier ones became, so a value may depend on the unit's current one: on the way to
+a replacement r, `towards`, a_u ← a_u + α (r − a_u), α = 0 leaves it, bit for bit, and α = 1 is patching. Replacing
+costs nothing beyond the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from veracausa.anatomy import Decoder
+from veracausa.engine.guard import hooks
+from veracausa.engine.patches import Place
+from veracausa.engine.suffix import Join
+from veracausa.engine.tape import State
+from veracausa.errors import MethodError
+
+#: Places whose activations can be replaced on the way.
+PLACES: tuple[Place, ...] = ("z", "neurons", "mlp")
+
+#: The current values of a part of a site, [rows, positions, columns] → the new ones, of the same shape. The positions
+#: are those that the run has there: all of them, its last ones, or one at a time behind a cache.
+Value = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """A part of one layer's site, and what it becomes.
+
+    `columns`: which of the site's (see `columns_of`); None: all of them.
+    """
+
+    place: Place
+    layer: int
+    value: Value
+    columns: Int[Tensor, " columns"] | None = None
+
+
+@contextmanager
+def replacing(decoder: Decoder, parts: Sequence[Replaced]) -> Iterator[None]:
+    """Every run inside has the parts' new values; parts of one site are replaced one after the other.
+
+    Raises:
+        MethodError: a place that no hook can replace.
+
+    >>> with replacing(decoder, [Replaced("z", 3, constant(mean), columns_of(decoder, "z", 2))]):
+    ...     lm.hf(ids)
+    """
+    for part in parts:
+        if part.place not in PLACES:
+            raise MethodError(
+                f"Units of several layers can be replaced in one run at {', '.join(PLACES)} (heads, attention layers, "
+                f"neurons, MLPs), not at {part.place!r}. Patch such units one at a time, with vc.exact."
+            )
+    with hooks(*(_hook(decoder, part) for part in parts)):
+        yield
+
+
+def columns_of(decoder: Decoder, place: Place, index: int) -> Int[Tensor, " columns"] | None:
+    """Columns of one unit in its site: a head's, a neuron's; None for index −1, the whole site."""
+    if index < 0:
+        return None
+    size = decoder.head_dim if place == "z" else 1
+    device = decoder.blocks[0].head_weights.device
+    return torch.arange(index * size, (index + 1) * size, device=device)
+
+
+def constant(new: Float[Tensor, "*rows positions columns"]) -> Value:
+    """These values, whatever the unit's own are; with one position, the same at every one."""
+    return lambda own: _last(new, own).to(own.dtype).expand_as(own)
+
+
+def towards(new: Float[Tensor, "*rows positions columns"], share: Float[Tensor, " rows"]) -> Value:
+    """own + share · (new − own): each row goes its own share of the way from the current value."""
+    return lambda own: own + share.to(own)[:, None, None] * (_last(new, own).to(own) - own)
+
+
+def join_before(
+    decoder: Decoder, base: State, parts: Sequence[Replaced], example: Int[Tensor, " rows"], offset: int
+) -> Join:
+    """Rows that are still the unpatched run where the first of the parts is, for `suffix.sweep`.
+
+    `offset`: their first position, counted from the tape's start.
+    """
+    first = min(part.layer for part in parts)
+    behind = all(part.place != "z" for part in parts if part.layer == first) and not decoder.blocks[first].parallel
+    stream = base.middle if behind else base.residual
+    return Join(first, behind, example, lambda: stream[first][example, offset:])
+
+
+def _last(new: Tensor, own: Tensor) -> Tensor:
+    """The values of the positions that the run has: its last ones, or the one that serves all."""
+    return new if new.shape[-2] == 1 else new[..., -own.shape[1] :, :]
+
+
+def _hook(decoder: Decoder, part: Replaced) -> Any:
+    block = decoder.blocks[part.layer]
+
+    def replaced(site: Tensor) -> Tensor:
+        if part.columns is None:
+            return part.value(site)
+        return site.index_copy(-1, part.columns, part.value(site[..., part.columns]))
+
+    if part.place == "mlp":
+        return block.mlp.register_forward_hook(lambda _, __, output: replaced(output))
+    module: nn.Module = block.attention_out if part.place == "z" else block.mlp_out
+    return module.register_forward_pre_hook(lambda _, args: (replaced(args[0]), *args[1:]))

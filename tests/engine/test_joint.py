@@ -1,0 +1,115 @@
+"""Units of several layers in one run: sweeps and the model's own forward against naive joint patches.
+
+Tolerance: 1e-9 of the gap in float64 (conftest.EXACT).
+"""
+
+import naive
+import pytest
+import tiny_models
+import torch
+from bridges import naive_metric
+
+from veracausa.engine.attention import SUFFIX
+from veracausa.engine.cost import Cost
+from veracausa.engine.guard import attention_function, borrowed
+from veracausa.engine.joint import Replaced, columns_of, constant, join_before, replacing, towards
+from veracausa.engine.measure import pair_ids, readout
+from veracausa.engine.patches import activation
+from veracausa.engine.suffix import sweep
+from veracausa.engine.tape import buckets, record_pairs
+from veracausa.errors import MethodError
+
+SITES = ("z", "attention", "neurons", "mlp")
+#: (place, layer, index) and the same for the naive reference.
+UNITS = [
+    (("z", 0, 1), ("heads", 0, 1, None)),
+    (("neurons", 0, 5), ("neurons", 0, 5, None)),
+    (("z", 1, -1), ("attn", 1, None, None)),
+    (("mlp", 1, -1), ("mlps", 1, None, None)),
+    (("z", 2, 3), ("heads", 2, 3, None)),
+]
+SETS = [UNITS, UNITS[1:2] + UNITS[4:], UNITS[3:4], UNITS[4:]]
+
+
+def naive_joint(lm, task, example, units):
+    other = naive.activations(lm.hf, lm.name, task.corrupted[example])
+    patches = []
+    for kind, layer, index, position in units:
+        site = other[naive.SITE_OF[kind]][layer]
+        _, columns = naive.where(lm.hf, kind, index, position, site.shape[1])
+        patches.append((kind, layer, index, position, site[:, columns]))
+    logits = naive.run_patched(lm.hf, lm.name, task.clean[example], patches)[-1]
+    return naive_metric(lm, task, example)(logits)
+
+
+def recorded(lm, task):
+    ((start, examples),) = buckets(task.clean, task.corrupted, True, 8)
+    ids = pair_ids(lm, task, examples)
+    tape = record_pairs(lm.decoder, *ids, start, examples=examples, sites=SITES)
+    return tape, readout(lm, task, examples, tape.clean)
+
+
+def parts_of(lm, tape, chosen, value):
+    found = []
+    for (place, layer, index), _ in chosen:
+        columns = columns_of(lm.decoder, place, index)
+        new = activation(tape.corrupted, place, layer)
+        found.append(Replaced(place, layer, value(new if columns is None else new[..., columns]), columns))
+    return found
+
+
+@pytest.mark.parametrize("which", range(len(SETS)))
+@pytest.mark.parametrize("family", tiny_models.FAMILIES)
+def test_sweep(tiny, task_of, agree, family, which):
+    lm, task = tiny(family), task_of(7)
+    with borrowed(lm.decoder), torch.no_grad(), attention_function(lm.decoder, SUFFIX):
+        tape, read = recorded(lm, task)
+        example = torch.tensor([0, 0])
+        share = torch.tensor([1.0, 0.0])  # the second row is left as it is
+        parts = parts_of(lm, tape, SETS[which], lambda new: towards(new[example], share))
+        with replacing(lm.decoder, parts):
+            join = join_before(lm.decoder, tape.clean, parts, example, 0)
+            cost = Cost()
+            metric = read(sweep(lm.decoder, tape, tape.clean, [join], start=tape.start, cost=cost), example)
+    assert cost.forward == 2 * (tape.length - tape.start) * (lm.layers - min(unit[0][1] for unit in SETS[which]))
+    measured = lm.measure(task)
+    theirs = naive_joint(lm, task, 0, [unit for _, unit in SETS[which]])
+    agree(metric, torch.stack([theirs, measured.clean[0]]), measured.gap)
+
+
+@pytest.mark.parametrize("family", tiny_models.FAMILIES)
+def test_the_models_own_forward(tiny, task_of, agree, family):
+    """Whole prompts, and token by token behind the model's cache, where constants stay what they are."""
+    lm, task = tiny(family), task_of(7)
+    units = [(("z", 0, 1), ("heads", 0, 1, None)), (("mlp", 1, -1), ("mlps", 1, None, None))]
+    generator = torch.Generator().manual_seed(0)
+    sizes = (lm.decoder.head_dim, lm.width)
+    values = [torch.randn(size, generator=generator, dtype=torch.float64) for size in sizes]
+    parts = [
+        Replaced(place, layer, constant(value[None, None]), columns_of(lm.decoder, place, index))
+        for ((place, layer, index), _), value in zip(units, values, strict=True)
+    ]
+    ids = torch.tensor([task.clean[0]])
+    with borrowed(lm.decoder), torch.no_grad(), replacing(lm.decoder, parts):
+        whole = lm.hf(ids).logits[0, -1]
+        first = lm.hf(ids[:, :4], use_cache=True)
+        for at in range(4, ids.shape[1]):
+            first = lm.hf(ids[:, at : at + 1], past_key_values=first.past_key_values, use_cache=True)
+    patches = [(*unit, value) for (_, unit), value in zip(units, values, strict=True)]
+    theirs = naive.run_patched(lm.hf, family, task.clean[0], patches)[-1]
+    read, gap = naive_metric(lm, task, 0), lm.measure(task).gap
+    agree(read(whole), read(theirs), gap)
+    agree(read(first.logits[0, -1]), read(theirs), gap)
+
+
+def test_nothing_is_left_behind(tiny, task_of):
+    lm, task = tiny("llama"), task_of(6)
+    ids = torch.tensor([task.clean[0]])
+    before = lm.hf(ids).logits
+    part = Replaced("z", 0, constant(torch.zeros(1, 1, lm.decoder.head_dim)), columns_of(lm.decoder, "z", 1))
+    with pytest.raises(MethodError, match="one at a time"), replacing(lm.decoder, [part, Replaced("keys", 0, part.value)]):
+        pass
+    with pytest.raises(ZeroDivisionError), replacing(lm.decoder, [part]):
+        assert not torch.equal(lm.hf(ids).logits, before)
+        raise ZeroDivisionError
+    assert torch.equal(lm.hf(ids).logits, before)
