@@ -38,3 +38,15 @@ def test_years_as_words():
     tokenizer = word_tokenizer(" ".join((*NOUNS, *TEMPLATES, *years, "17", "18")).split())
     with pytest.raises(TaskError, match=r"split into 17\|32 or into single digits.* makes \[' 1732'\] of ' 1732'"):
         greater_than(tokenizer, n=4)
+
+
+def test_another_year():
+    tokenizer = digit_pair_tokenizer()
+    task, plain = greater_than(tokenizer, n=80, corruption="year"), greater_than(tokenizer, n=80)
+    assert task.clean == plain.clean and task.correct == plain.correct and task.corrupted != plain.corrupted
+    for i, info in enumerate(task.info):
+        at = task.first_difference[i]
+        clean, corrupted = task.tokens(i)
+        assert clean[at] == info["year"] != corrupted[at] and len(corrupted[at]) == 2
+    with pytest.raises(TaskError, match="no corruption 'abc'; choose one of 01, year"):
+        greater_than(tokenizer, n=2, corruption="abc")

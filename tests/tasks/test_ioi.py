@@ -60,5 +60,29 @@ def test_too_few_names():
         ioi(tokenizer, n=2, corruption="abc")
     with pytest.raises(TaskError, match=r"needs 2 names .* has 0 of"):
         ioi(words_with(()), n=2)
-    with pytest.raises(TaskError, match="no corruption 'zero'; choose one of swap, abc"):
+    with pytest.raises(TaskError, match="no corruption 'zero'; choose one of swap, third, abc, order, words"):
         ioi(tokenizer, n=2, corruption="zero")
+
+
+@pytest.mark.parametrize(
+    ("corruption", "changed"), [("third", {"S"}), ("order", {"A", "B"}), ("words", {"place", "object"})]
+)
+def test_further_corruptions(real, corruption, changed):
+    """The same clean prompts for the same seed, other words in the slots that the kind names, and nowhere else."""
+    task, swapped = ioi(real, n=64, corruption=corruption), ioi(real, n=64)
+    assert task.clean == swapped.clean and task.correct == swapped.correct
+    for i, info in enumerate(task.info):
+        clean, corrupted = task.tokens(i)
+        names = [info["indirect_object"], info["subject"]]
+        names = names if info["order"] == "ABBA" else names[::-1]
+        slots = dict(zip("ABS", info["corrupted_names"], strict=True))
+        same = {"A": names[0], "B": names[1], "S": info["subject"]}
+        differ = {role for role in "ABS" if slots[role] != same[role]}
+        assert differ == changed & set("ABS")
+        if corruption == "third":
+            assert slots["S"] not in names and sum(a != b for a, b in zip(clean, corrupted, strict=True)) == 1
+        if corruption == "order":
+            assert [slots["A"], slots["B"]] == names[::-1]
+        if corruption == "words":
+            text = [name for name in clean if name.strip() in names]
+            assert text == [name for name in corrupted if name.strip() in names], "names stay where they are"

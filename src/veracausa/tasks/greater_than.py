@@ -16,31 +16,41 @@ from typing import Any
 
 from veracausa.errors import TaskError
 from veracausa.tasks.data.greater_than import CENTURIES, NOUNS, TEMPLATES
-from veracausa.tasks.draw import draw, size
+from veracausa.tasks.draw import draw, number, size
 from veracausa.tasks.pairs import Pair, checked, collect
 from veracausa.tasks.task import Task
 from veracausa.tasks.tokens import continuation, encode, strings, tokenizer_of
 
+CORRUPTIONS = ("01", "year")
 _BEFORE = "The war lasted from the year "
 _DIGITS = tuple("0123456789")
 _YEARS = tuple(f"{y:02d}" for y in range(100))
 
 
-def greater_than(lm: Any, n: int = 64, *, seed: int = 0, metric: str = "prob_diff") -> Task:
-    """A first year, and the beginning of a last one, which must be later; the corrupted first year ends in 01.
+def greater_than(lm: Any, n: int = 64, *, seed: int = 0, corruption: str = "01", metric: str = "prob_diff") -> Task:
+    """A first year, and the beginning of a last one, which must be later.
 
-    The metric is the probability of later minus that of earlier (see the module for what "later" reads). Raises
-    TaskError if this tokenizer splits years in neither way or n is more than can be made, MethodError for a metric
-    that does not exist.
+    `corruption="01"`: the corrupted first year ends in 01, so that all years are later; `"year"`: it is another year of
+    the same century, drawn at random (the gap is smaller, and of either sign). Both give the same clean prompts for the
+    same seed. The metric is the probability of later minus that of earlier (see the module for what "later" reads).
+    Raises TaskError if this tokenizer splits years in neither way or n is more than can be made, MethodError for a
+    metric that does not exist.
 
     >>> task = vc.tasks.greater_than(lm, n=32)
     >>> task.options["compares"]
     'next digits'
     """
+    if corruption not in CORRUPTIONS:
+        raise TaskError(f"greater-than has no corruption {corruption!r}; choose one of {', '.join(CORRUPTIONS)}")
     n, seed = checked(n, seed, metric)
     tokenizer = tokenizer_of(lm)
     split, starts = _years(tokenizer)
     strata = [((t,), NOUNS, tuple(starts)) for t in TEMPLATES]
+
+    def other(choice: tuple[Any, ...]) -> str:
+        _, _, (century, year) = choice
+        years = [y for c, y in starts if c == century and y != year]
+        return years[number("greater-than", seed, corruption, *choice) % len(years)] if years else "01"
 
     def pair(choice: tuple[Any, ...]) -> Pair:
         template, noun, (century, year) = choice
@@ -52,7 +62,7 @@ def greater_than(lm: Any, n: int = 64, *, seed: int = 0, metric: str = "prob_dif
         text = template.format(noun=noun, century=century, start="{start}")
         return Pair(
             clean=text.format(start=century + year),
-            corrupted=text.format(start=century + "01"),
+            corrupted=text.format(start=century + (other(choice) if corruption == "year" else "01")),
             correct=later,
             incorrect=earlier,
             info={"template": TEMPLATES.index(template), "noun": noun, "century": century, "year": year},
@@ -67,7 +77,7 @@ def greater_than(lm: Any, n: int = 64, *, seed: int = 0, metric: str = "prob_dif
         metric=metric,
         most=sum(size(slots) for slots in strata),
         why=f"{len(starts)} first years tokenise as the task needs",
-        options={"compares": split},
+        options={"corruption": corruption, "compares": split},
     )
 
 

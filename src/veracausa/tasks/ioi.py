@@ -14,9 +14,10 @@ from veracausa.tasks.data.names import FEMALE, MALE
 from veracausa.tasks.draw import draw, number, size
 from veracausa.tasks.pairs import Pair, checked, collect
 from veracausa.tasks.task import Task
-from veracausa.tasks.tokens import single, tokenizer_of
+from veracausa.tasks.tokens import single, tokenizer_of, width
 
-CORRUPTIONS = ("swap", "abc")
+#: Kind → names that it needs, those of the clean prompt among them.
+CORRUPTIONS = {"swap": 2, "third": 3, "abc": 5, "order": 2, "words": 2}
 
 
 def ioi(lm: Any, n: int = 64, *, seed: int = 0, corruption: str = "swap", metric: str = "logit_diff") -> Task:
@@ -24,8 +25,11 @@ def ioi(lm: Any, n: int = 64, *, seed: int = 0, corruption: str = "swap", metric
 
     Names are single tokens of this tokenizer. The templates and both orders (ABBA, BABA) take turns.
     `corruption="swap"`: the acting person becomes the other one, which makes the other answer right (as in the
-    published pair; gap about twice the clean metric). `"abc"`: three unrelated names stand in the three places, which
-    removes the information. Both give the same clean prompts for the same seed.
+    published pair; gap about twice the clean metric). `"third"`: a person who was not introduced acts, so neither
+    answer is favoured. `"abc"`: three unrelated names stand in the three places, which removes the information.
+    `"order"`: the two are introduced the other way round, and `"words"`: another place and another object (a control);
+    the answer of both is that of the clean prompt, so their gap is small. All give the same clean prompts for the same
+    seed, "words" where the tokenizer has another place or object of as many tokens.
     Raises TaskError if n is more than can be made or the tokenizer has too few names, MethodError for a metric that
     does not exist.
 
@@ -37,7 +41,7 @@ def ioi(lm: Any, n: int = 64, *, seed: int = 0, corruption: str = "swap", metric
     n, seed = checked(n, seed, metric)
     tokenizer = tokenizer_of(lm)
     names = [name for name in (*FEMALE, *MALE) if single(tokenizer, f" {name}")]
-    least = 2 if corruption == "swap" else 5
+    least = CORRUPTIONS[corruption]
     if len(names) < least:
         raise TaskError(
             f"ioi with corruption {corruption!r} needs {least} names that are one token each, but this tokenizer has "
@@ -48,20 +52,35 @@ def ioi(lm: Any, n: int = 64, *, seed: int = 0, corruption: str = "swap", metric
         places = PLACES if "{place}" in template else ("",)
         strata += [((t,), (order,), places, OBJECTS, names, names[:-1]) for order in ("ABBA", "BABA")]
 
-    def pair(choice: tuple[Any, ...]) -> Pair:
+    alike = {kind: _by_width(tokenizer, kind) if corruption == "words" else {} for kind in (PLACES, OBJECTS)}
+
+    def pair(choice: tuple[Any, ...]) -> Pair | None:
         t, order, place, thing, indirect, other = choice
         # this slot lacks the last name, which stands in where it would name the same person twice
         subject = names[-1] if other == indirect else other
         template = TEMPLATES[t]
         first, second = (indirect, subject) if order == "ABBA" else (subject, indirect)
         words = {"place": place, "object": thing}
+        others, new = {"A": first, "B": second, "S": subject}, dict(words)
+        unused = [name for name in names if name not in (indirect, subject)]
+
+        def drawn(role: str, pool: list[str]) -> str:
+            return pool.pop(number("ioi", seed, corruption, *choice, role) % len(pool))
+
         if corruption == "swap":
-            others = {"A": first, "B": second, "S": indirect}
+            others["S"] = indirect
+        elif corruption == "third":
+            others["S"] = drawn("S", unused)
+        elif corruption == "abc":
+            others = {role: drawn(role, unused) for role in "ABS"}
+        elif corruption == "order":
+            others |= {"A": second, "B": first}
         else:
-            pool = [name for name in names if name not in (indirect, subject)]
-            others = {}
-            for role in "ABS":
-                others[role] = pool.pop(number("ioi", seed, "abc", *choice, role) % len(pool))
+            for slot, kind in (("place", PLACES), ("object", OBJECTS)):
+                if pool := [word for word in alike[kind].get(words[slot], ()) if word != words[slot]]:
+                    new[slot] = drawn(slot, pool)
+            if new == words:
+                return None
         info = {
             "template": t,
             "order": order,
@@ -74,7 +93,7 @@ def ioi(lm: Any, n: int = 64, *, seed: int = 0, corruption: str = "swap", metric
         }
         return Pair(
             clean=template.format(A=first, B=second, S=subject, **words),
-            corrupted=template.format(**others, **words),
+            corrupted=template.format(**others, **new),
             correct=(f" {indirect}",),
             incorrect=(f" {subject}",),
             info=info,
@@ -91,3 +110,9 @@ def ioi(lm: Any, n: int = 64, *, seed: int = 0, corruption: str = "swap", metric
         why=f"{len(names)} names of the list are single tokens",
         options={"corruption": corruption},
     )
+
+
+def _by_width(tokenizer: Any, words: tuple[str, ...]) -> dict[str, list[str]]:
+    """Word → the words of the list that are as many tokens."""
+    widths = {word: width(tokenizer, word) for word in words}
+    return {word: [other for other in words if widths[other] == widths[word]] for word in words}
