@@ -12,10 +12,10 @@ neurons of SmolLM2-135M on the published pair that is 46,080 · 15.5 · 7 on ave
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -23,7 +23,7 @@ from veracausa import __version__
 from veracausa.attribution.ablations import replacement
 from veracausa.attribution.edge_rows import EdgeRows
 from veracausa.attribution.edges import Edges
-from veracausa.attribution.rows import Rows
+from veracausa.attribution.rows import Plan, Rows
 from veracausa.attribution.scores import Scores, assemble, task_header
 from veracausa.attribution.units import Units, resolve_units
 from veracausa.engine.cost import Cost
@@ -83,39 +83,68 @@ def exact(
     >>> exact = vc.exact(lm, task, units="heads")
     >>> exact.top(5)
     """
-    began = time.monotonic()
     if rows is not None and rows < 1:
         raise MethodError(f"rows={rows}: a chunk holds at least one row. Leave rows out to let the free memory decide.")
     table = resolve_units(lm, units, max(task.lengths))
-    settings = {
+    settings = effect_settings(direction, ablation, seed, reference)
+
+    def plan(cost: Cost) -> Plan:
+        if isinstance(table, Edges):
+            _require_edges(ablation, direction, reference)
+            return EdgeRows(lm, task, table, ablation == "zero", direction == "noising", rows, cost)
+        source = replacement(lm, task, table, ablation, direction, reference, seed, cost)
+        return Rows(lm, task, table, source, direction == "noising", rows, cost)
+
+    return patched(lm, task, table, plan, method="exact", settings=settings, reference=reference,
+                   share_prefix=share_prefix, out=out, show_progress=show_progress)  # fmt: skip
+
+
+def effect_settings(direction: str, ablation: str, seed: int, reference: Task | None) -> dict[str, Any]:
+    """What the headers of effects say."""
+    return {
         "direction": direction,
         "ablation": ablation,
         "seed": seed if ablation == "resample" else None,
         "reference": reference.describe() if reference is not None else None,
     }
-    share = share_prefix and ablation == "counterfactual"
-    checkpoint = _checkpoint(lm, task, table, settings, reference, out)
+
+
+def patched(
+    lm: Model,
+    task: Task,
+    table: Units,
+    plan: Callable[[Cost], Plan],
+    *,
+    method: str,
+    settings: dict[str, Any],
+    reference: Task | None = None,
+    share_prefix: bool = True,
+    out: str | Path | None = None,
+    show_progress: bool = True,
+) -> Scores:
+    """The effects of a table of units by the rows of `plan(cost)`, resumable; `exact` and its relatives call this.
+
+    NaN where the table does not want an effect of an example.
+    """
+    began = time.monotonic()
+    share = share_prefix and settings["ablation"] == "counterfactual"
+    checkpoint = _checkpoint(lm, task, table, method, settings, reference, out)
     cost = checkpoint.cost if checkpoint else Cost()  # what an interrupted run spent counts, too
     cost.full = sum(task.lengths) * lm.layers
     before = cost.seconds
     with borrowed(lm.decoder):
         measured = measure(lm, task, None if cost.forward else cost)
-        if ablation == "counterfactual":
+        if settings["ablation"] == "counterfactual":
             measured.require_gap(task)
         empty = torch.full((len(task), len(table)), float("nan"), dtype=lm.score_dtype)
         values = checkpoint.values if checkpoint else empty
         done = checkpoint.done if checkpoint else torch.zeros(values.shape, dtype=torch.bool)
-        work: Rows | EdgeRows
-        if isinstance(table, Edges):
-            _require_edges(ablation, direction, reference)
-            work = EdgeRows(lm, task, table, ablation == "zero", direction == "noising", rows, cost)
-        else:
-            source = replacement(lm, task, table, ablation, direction, reference, seed, cost)
-            work = Rows(lm, task, table, source, direction == "noising", rows, cost)
+        wanted = torch.from_numpy(table.wanted(len(task)))
+        work = plan(cost)
         total = work.total(share)
-        label = f"exact effects of {len(table):,} {table.kind}"
-        finished = float(done.double().mean()) * total
-        with progress(label, total, show_progress, finished) as tick:
+        finished = float((done & wanted).sum()) / max(1, int(wanted.sum())) * total
+        done |= ~wanted
+        with progress(f"{method} effects of {len(table):,} {table.kind}", total, show_progress, finished) as tick:
 
             def run(start: int, examples: tuple[int, ...]) -> None:
                 if done[list(examples)].all():
@@ -135,7 +164,7 @@ def exact(
                 if checkpoint:
                     checkpoint.keep(force=True)
     return assemble(
-        lm, task, values, table, measured, method="exact", settings=settings, cost=cost, verified="exact effects"
+        lm, task, values, table, measured, method=method, settings=settings, cost=cost, verified="exact effects"
     )
 
 
@@ -152,7 +181,13 @@ def _require_edges(ablation: str, direction: str, reference: Task | None) -> Non
 
 
 def _checkpoint(
-    lm: Model, task: Task, table: Units, settings: dict, reference: Task | None, out: str | Path | None
+    lm: Model,
+    task: Task,
+    table: Units,
+    method: str,
+    settings: dict[str, Any],
+    reference: Task | None,
+    out: str | Path | None,
 ) -> Checkpoint | None:
     if out is None:
         return None
@@ -166,4 +201,4 @@ def _checkpoint(
         "reference": reference.digest() if reference is not None else None,
         **{key: settings[key] for key in ("direction", "ablation", "seed")},
     }
-    return Checkpoint.open(Path(out), f"exact-{table.kind}", header, (len(task), len(table)), lm.score_dtype)
+    return Checkpoint.open(Path(out), f"{method}-{table.kind}", header, (len(task), len(table)), lm.score_dtype)

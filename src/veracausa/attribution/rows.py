@@ -1,4 +1,4 @@
-"""Rows (example, unit): how many patched runs become a few sweeps.
+"""Rows (example, unit) or (example, coalition of units): how many patched runs become a few sweeps.
 
 Rows of a bucket are sorted by the block at which they join and cut into chunks; a chunk is one `engine.suffix.sweep`.
 A row's result is M of its patched run minus M of the same engine's unpatched run.
@@ -67,6 +67,12 @@ class Plan(ABC):
     def depth(self) -> np.ndarray:
         """Blocks that each unit's row runs."""
 
+    @abstractmethod
+    def run(
+        self, start: int, examples: tuple[int, ...], done: Tensor, tick: Tick
+    ) -> Generator[tuple[Tensor, Tensor, Tensor], None, None]:
+        """Run a bucket; yields (example, unit, effect) of each finished chunk, indices into the whole table."""
+
     def starts(self, start: int, length: int) -> np.ndarray:
         """First position that each unit's row must run; `length` where there is nothing to run."""
         position = self.units.position
@@ -80,8 +86,11 @@ class Plan(ABC):
 
     def costs(self, share: bool) -> np.ndarray:
         """Token-layers that each unit takes in the whole call (each row's own blocks and positions)."""
-        sizes = [(start, len(self.task.clean[members[0]]), len(members)) for start, members in self.buckets(share)]
-        return sum((self.weight(self.starts(s, n), n) * count for s, n, count in sizes), np.zeros(len(self.units)))
+        wanted, found = self.units.wanted(len(self.task)), np.zeros(len(self.units))
+        for start, members in self.buckets(share):
+            length = len(self.task.clean[members[0]])
+            found = found + self.weight(self.starts(start, length), length) * wanted[list(members)].sum(0)
+        return found
 
     def total(self, share: bool) -> float:
         """Token-layers of the whole call."""
@@ -123,7 +132,7 @@ class Rows(Plan):
     def run(
         self, start: int, examples: tuple[int, ...], done: Tensor, tick: Tick
     ) -> Generator[tuple[Tensor, Tensor, Tensor], None, None]:
-        """Run a bucket; yields (example, unit, effect) of each finished chunk, indices into the whole table."""
+        """See `Plan.run`."""
         lm = self.lm
         needed = sites_for(self.units.place)
         clean, corrupted = pair_ids(lm, self.task, examples)
@@ -184,44 +193,44 @@ class Rows(Plan):
 
     def _chunk(self, tape: Tape, base: State, read: Readout, rows: np.ndarray, start: int) -> Tensor:
         """M of patched rows (example in the bucket, unit), which are sorted by layer."""
-        device = self.lm.device
+        last = sweep(self.lm.decoder, tape, base, self._joins(tape, base, rows, start), start=start, cost=self.cost)
+        return read(last, torch.as_tensor(rows[:, 0], device=self.lm.device)).to("cpu", self.lm.score_dtype)
+
+    def _joins(self, tape: Tape, base: State, rows: np.ndarray, start: int) -> list[Join]:
+        """Where rows (sorted by layer) enter the stream, layer by layer."""
         layers = self.units.layer[rows[:, 1]]
         borders = [0, *(np.flatnonzero(np.diff(layers)) + 1).tolist(), len(rows)]
         joins = []
         for a, b in pairwise(borders):
-            example = torch.as_tensor(rows[a:b, 0], device=device)
+            example = torch.as_tensor(rows[a:b, 0], device=self.lm.device)
             joins.append(self._join(tape, base, int(layers[a]), example, rows[a:b, 1], start))
-        last = sweep(self.lm.decoder, tape, base, joins, start=start, cost=self.cost)
-        return read(last, torch.as_tensor(rows[:, 0], device=device)).to("cpu", self.lm.score_dtype)
+        return joins
 
     def _join(self, tape: Tape, base: State, layer: int, example: Tensor, units: np.ndarray, start: int) -> Join:
         decoder, kind = self.lm.decoder, self.units.kind
         at = where(decoder, self.units.place, layer)
         offset = start - tape.start
-        index = torch.as_tensor(self.units.index[units], device=example.device)
-        row = torch.arange(len(units), device=example.device)
 
         def change() -> Tensor:
             new = self.source.rows(tape, at.place, layer, example, torch.as_tensor(units))[:, offset:]
             old = activation(base, at.place, layer)
-            if kind == "neurons":
-                delta = self._scaled(new[row, :, index] - old[example, offset:, index], units)
+            if kind == "neurons" and not self.units.joint:  # one neuron a row: a multiple of one row of W_down
+                index = torch.as_tensor(self.units.index[units], device=example.device)
+                row = torch.arange(len(units), device=example.device)
+                delta = new[row, :, index] - old[example, offset:, index]
+                if self.alpha is not None:
+                    delta = delta * torch.as_tensor(self.alpha[units]).to(delta)[:, None]
                 return neuron_change(decoder.blocks[layer], index, self._at_position(delta, units, start))
-            delta = self._scaled(new - old[example, offset:], units)
-            if parts := per_layer(self.lm, kind):
-                split = delta.unflatten(-1, (parts, -1))
-                one = torch.zeros_like(split)
-                one[row, :, index] = split[row, :, index]
-                delta = one.flatten(-2)
-            return output_change(decoder, base, at, example, offset, self._at_position(delta, units, start))
+            share = self._shares(units).to(delta := new - old[example, offset:])
+            moved = (delta.unflatten(-1, (share.shape[1], -1)) * share[:, None, :, None]).flatten(-2)
+            return output_change(decoder, base, at, example, offset, self._at_position(moved, units, start))
 
         return join(decoder, base, at, example, offset, change)
 
-    def _scaled(self, delta: Tensor, units: np.ndarray) -> Tensor:
-        if self.alpha is None:
-            return delta
-        alpha = torch.as_tensor(self.alpha[units], device=delta.device, dtype=delta.dtype)
-        return delta * alpha.reshape(-1, *[1] * (delta.ndim - 1))
+    def _shares(self, units: np.ndarray) -> Tensor:
+        """The share of the way to its replacement that each part of the site goes, row by row, [rows, parts]."""
+        share = self.units.shares(units, max(1, per_layer(self.lm, self.units.kind)))
+        return torch.as_tensor(share if self.alpha is None else share * self.alpha[units, None])
 
     def _at_position(self, delta: Tensor, units: np.ndarray, start: int) -> Tensor:
         """A positional unit changes only its own position; rows hold the positions from `start` on."""

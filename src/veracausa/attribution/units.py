@@ -95,9 +95,25 @@ class Units:
         return bool(len(self)) and bool((self.position >= 0).any())
 
     @property
+    def joint(self) -> bool:
+        """Whether a row of the table may move several parts of its site (see `coalitions.Coalitions`)."""
+        return False
+
+    @property
     def names(self) -> list[str]:
         """The units' names, in order."""
         return [_name(self.kind, *row) for row in zip(self.layer, self.index, self.position, strict=True)]
+
+    def shares(self, chosen: np.ndarray, parts: int) -> np.ndarray:
+        """How much of each part of its layer's site a chosen unit is, [chosen, parts]: 1 its own part, 0 the others."""
+        index = self.index[chosen]
+        one = np.zeros((len(chosen), parts), dtype=bool)
+        one[np.arange(len(chosen)), np.where(index < 0, 0, index)] = True
+        return one
+
+    def wanted(self, examples: int) -> np.ndarray:
+        """Which effects are asked for, [examples, units]: all."""
+        return np.ones((examples, len(self)), dtype=bool)
 
     def table(self) -> pd.DataFrame:
         """One row per unit: name, layer, head or neuron, position (the columns that apply)."""
