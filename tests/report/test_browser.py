@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+
+import pandas as pd
 import pytest
 
 pytestmark = pytest.mark.browser
@@ -79,6 +82,63 @@ def test_follows_the_colour_scheme(opened):
     page.emulate_media(color_scheme="light")
     page.wait_for_function("[...document.querySelectorAll('[data-view]')].every((e) => e.dataset.drawn === 'light')")
     assert log == []
+
+
+def _download(page, button) -> tuple[str, str]:
+    with page.expect_download() as waiting:
+        button.click()
+    name = waiting.value.suggested_filename
+    return name, waiting.value.path()
+
+
+def test_tables_are_handed_out_as_files(opened, saved):
+    page, log, *_ = opened
+    table = page.locator("#\\31 -the-published-pair-attention-heads-units")
+    name, path = _download(page, table.locator("button[data-as=csv]"))
+    assert name == "1-the-published-pair-attention-heads-units.csv"
+    ours, beside = pd.read_csv(path), pd.read_csv(saved / "tables" / name)
+    pd.testing.assert_frame_equal(ours, beside, check_dtype=False, rtol=1e-12)
+    name, path = _download(page, table.locator("button[data-as=json]"))
+    records = json.loads(path.read_text(encoding="utf-8"))
+    assert [row["name"] for row in records] == beside["name"].tolist()
+    name, path = _download(page, page.locator("button[data-page=json]"))
+    whole = json.loads(path.read_text(encoding="utf-8"))
+    assert name == "report.json" and whole["title"] == page.title() and whole["summary"]
+    assert {f"{one}.csv" for one in whole["tables"]} == {path.name for path in (saved / "tables").iterdir()}
+    assert log == []
+
+
+def test_figures_are_handed_out_whole(opened, saved, views):
+    page, log, *_ = opened
+    figure = views[0].panels[0].figures[1]
+    place = page.locator(f"[id='{figure.name}']")
+    name, path = _download(page, place.locator("button[data-as=png]"))
+    assert name == f"{figure.name}.png" and path.read_bytes()[:4] == b"\x89PNG" and path.stat().st_size > 10_000
+    name, path = _download(page, place.locator("button[data-as=svg]"))
+    text = path.read_text(encoding="utf-8")
+    assert name.endswith(".svg") and all(part.title in text for part in figure.parts)
+    name, path = _download(page, place.locator("button[data-points]"))
+    points = json.loads(path.read_text(encoding="utf-8"))
+    assert set(points) == {key for part in figure.parts for key, rows in part.data.items() if rows}
+    assert log == []
+
+
+def test_prints_everything_in_light_colours(chromium, saved, tmp_path):
+    page = chromium.new_page(viewport={"width": 1400, "height": 900}, color_scheme="dark")
+    page.goto((saved / "report.html").as_uri())
+    page.evaluate("window.dispatchEvent(new Event('beforeprint')); veracausa.drawAll()")
+    assert page.locator("details.more:not([open])").count() == 0
+    page.emulate_media(media="print", color_scheme="dark")
+    page.wait_for_function("[...document.querySelectorAll('[data-view]')].every((e) => e.dataset.drawn === 'light')")
+    assert page.locator("nav").is_visible() and not page.locator(".downloads").first.is_visible()
+    assert page.evaluate("getComputedStyle(document.body).color") == "rgb(27, 33, 39)"
+    page.pdf(path=str(tmp_path / "report.pdf"), format="A4")
+    content = (tmp_path / "report.pdf").read_bytes()
+    assert content[:5] == b"%PDF-" and len(content) > 100_000
+    page.emulate_media(media="screen")
+    page.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    assert page.locator("details.more[open]").count() == 0
+    page.close()
 
 
 def test_fits_a_phone(chromium, saved):

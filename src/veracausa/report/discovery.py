@@ -104,22 +104,24 @@ class _Page:
         found = self.found
         own = {name: getattr(found, name) for name in ("command", "date", "machine", "seconds", "versions")}
         title = f"A circuit of {whole(len(found.circuit))} edges for {found.task.name} in {found.circuit.model['name']}"
+        edges, costs = edges_table(found), cost_table(found)
         return framed(
             "discovery.html",
             self.figures,
+            [edges, costs, *(table for block in self.blocks for table in block.tables)],
             shown=_Shown(title=title, model=found.circuit.model, **own),
             summary=summary(found),
             notes=found.circuit.notes,
             found=found,
             circuit=self.circuit,
             selected=selected(found),
-            edges=edges_table(found),
+            edges=edges,
             trust=self.trust,
             trusted=trusted(found),
             receipt=found.receipt.lines() if found.receipt else [],
             asked_of=_asked(found),
             blocks=self.blocks,
-            costs=cost_table(found),
+            costs=costs,
             methods=[method_of(found.scores)],
             reading=CIRCUITS,
             cost=sum(step.token_layers for step in found.steps),

@@ -12,25 +12,47 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from veracausa.report.figures import Figure, vegalite_version
+from veracausa.report.tables import Table
 from veracausa.report.theme import DARK, FONT, LIGHT
 from veracausa.report.words import plain, signed, whole
 
+#: What a downloaded file says of where its numbers come from.
+_ABOUT = ("title", "model", "command", "date", "machine", "seconds", "versions")
 
-def framed(template: str, figures: Sequence[Figure], **parts: Any) -> str:
-    """A page as text, made from a template of `assets` that extends frame.html; everything it needs is in it."""
+
+def framed(template: str, figures: Sequence[Figure], tables: Sequence[Table], *, shown: Any, **parts: Any) -> str:
+    """A page as text, made from a template of `assets` that extends frame.html; everything it needs is in it.
+
+    `tables`: what can be downloaded beside the `figures`; `shown`: title, model, command, date, machine, seconds and
+    versions of what the page is about.
+    """
     environment = Environment(
         loader=FunctionLoader(_asset), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"signed": signed, "plain": plain, "whole": whole}
-    specs = {f"{figure.name}-{i}": spec for figure in figures for i, spec in enumerate(figure.specs())}
+    specs: dict[str, Any] = {}
+    whole_figures: dict[str, Any] = {}
+    for figure in figures:
+        own = {f"{figure.name}-{i}": spec for i, spec in enumerate(figure.specs())}
+        specs |= own
+        whole_figures[figure.name] = {"spec": {**figure.spec(), "datasets": {}}, "parts": list(own)}
+    about = {key: getattr(shown, key) for key in _ABOUT}
+    data = {
+        "specs": specs,
+        "figures": whole_figures,
+        "tables": {table.name: table.records() for table in tables if table.embedded},
+        "about": {**about, "summary": list(parts["summary"])},
+        "themes": {"light": LIGHT.config(), "dark": DARK.config()},
+    }
     return environment.get_template(template).render(
         **parts,
+        shown=shown,
         light=_variables(LIGHT),
         dark=_variables(DARK),
         style=Markup(_asset("page.css")),
         script=Markup(_asset("page.js")),
         vega=Markup(_inside_script(_vega())),
-        data=Markup(embed({"specs": specs, "themes": {"light": LIGHT.config(), "dark": DARK.config()}})),
+        data=Markup(embed(data)),
     )
 
 

@@ -13,6 +13,7 @@ from veracausa.report.figures import Figure
 from veracausa.report.files import write_bytes, write_text
 from veracausa.report.frame import framed
 from veracausa.report.panels import SectionView
+from veracausa.report.tables import Table
 
 
 def save_study(study: Study, out: str | Path) -> Path:
@@ -29,7 +30,7 @@ def save_study(study: Study, out: str | Path) -> Path:
     for view in views:
         for figure in _figures(view):
             write_bytes(folder / "figures" / f"{figure.name}.png", figure.png())
-        for table in [*view.tables, *(table for panel in view.panels for table in panel.tables)]:
+        for table in _tables(view):
             write_text(folder / "tables" / f"{table.name}.csv", table.csv())
         for name, scores in view.scores():
             scores.save(folder / "scores" / f"{name}.safetensors")
@@ -54,6 +55,7 @@ def page(study: Study, views: list[SectionView] | None = None) -> str:
     return framed(
         "page.html",
         [figure for view in views for figure in _figures(view)],
+        [table for view in views for table in _tables(view)],
         shown=study,
         summary=study.summary,
         notes=study.notes,
@@ -74,3 +76,7 @@ class _Block:
 
 def _figures(view: SectionView) -> list[Figure]:
     return [*(figure for panel in view.panels for figure in panel.figures), *view.figures]
+
+
+def _tables(view: SectionView) -> list[Table]:
+    return [*view.tables, *(table for panel in view.panels for table in panel.tables)]

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Units in a table on the page; the CSV has all.
 SHOWN = 50
+#: Tables with more rows than this lie only beside the page, not in it.
+EMBEDDED = 5000
 
 
 @dataclass(frozen=True)
@@ -89,9 +91,27 @@ class Table:
 
         return pd.DataFrame([{c.key: row.get(c.key) for c in self.columns} for row in self.rows])
 
+    @property
+    def embedded(self) -> bool:
+        """Whether all rows can be downloaded from the page itself."""
+        return len(self.rows) <= EMBEDDED
+
+    def records(self) -> dict[str, Any]:
+        """All rows for the page's downloads, numbers in full: title, note, names of columns, values row by row."""
+        keys = [column.key for column in self.columns]
+        values = [[_bare(row.get(key)) for key in keys] for row in self.rows]
+        return {"title": self.title, "note": self.note, "columns": keys, "rows": values}
+
     def csv(self) -> str:
         """All rows as CSV, numbers in full."""
         return str(self.frame().to_csv(index=False, lineterminator="\n"))
+
+
+def _bare(value: Any) -> Any:
+    """A value as JSON holds it: None where there is no number."""
+    if isinstance(value, (np.integer, np.floating)):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def agreement_table(panel: Panel, agreements: Sequence[Agreement], drawn: Sequence[Agreement], name: str) -> Table:
