@@ -13,12 +13,13 @@ All figures are about normalised scores (share of the gap), so that tasks can be
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy import stats
 
 from veracausa.attribution.scores import Scores
+from veracausa.comparison.intervals import Interval, agreement_intervals
 from veracausa.errors import MethodError, UnitError
 
 #: Units with an exact effect under this share of the gap are too weak for their sign to count.
@@ -31,6 +32,8 @@ class Agreement:
 
     `names`, `exact`, `estimate`: the compared units and their normalised scores. `sign_errors` of `strong` units have
     the wrong sign. `residual`: completeness residual of the estimate, in units of the gap (None if not promised).
+    `intervals`: 95% intervals over the `n` pairs of "r", "spearman", "slope", "jaccard", "median |error|"; see
+    `comparison.intervals`.
     """
 
     method: str
@@ -49,6 +52,8 @@ class Agreement:
     proportional_bias: float
     proportional_p: float
     residual: float | None = None
+    intervals: dict[str, Interval] = field(default_factory=dict)
+    n: int = 1
 
     @property
     def limits(self) -> tuple[float, float]:
@@ -109,9 +114,12 @@ class Agreement:
         low, high = self.limits
         sign = f"{self.sign_errors} of {self.strong} strong units" if self.signed else "none (magnitudes only)"
         worst = ", ".join(self.outliers[:5]) or "none"
+        low_r, high_r = self.intervals.get("r", (float("nan"), float("nan")))
+        spread = f" (95% {low_r:+.3f} … {high_r:+.3f})" if np.isfinite(low_r) else ""
         lines = [
-            f"{self.method} against exact effects · {len(self.names):,} units, scores as shares of the gap",
-            f"r {self.r:+.3f}   Spearman {self.spearman:+.3f}   slope {self.slope:+.3f}   "
+            f"{self.method} against exact effects · {len(self.names):,} units, {self.n:,} "
+            f"pair{'' if self.n == 1 else 's'}, scores as shares of the gap",
+            f"r {self.r:+.3f}{spread}   Spearman {self.spearman:+.3f}   slope {self.slope:+.3f}   "
             f"Jaccard@{min(10, len(self.names))} {self.jaccard(min(10, len(self.names))):.2f}",
             f"sign errors {sign}   median |error| {self.median_error:.5f}",
             f"bias {self.bias:+.5f}, limits {low:+.5f} … {high:+.5f}, outliers {len(self._outliers)}: {worst}",
@@ -142,6 +150,13 @@ def agreement(estimate: Scores, exact: Scores) -> Agreement:
         raise MethodError("No unit is in both scores, so there is nothing to compare.")
     names = [name for name, keep in zip(exact.units[[i for i, _ in pairs]].names, kept, strict=True) if keep]
     signed = estimate.signed
+    intervals = agreement_intervals(
+        exact.values.double().nan_to_num().numpy()[:, [i for (i, _), keep in zip(pairs, kept, strict=True) if keep]],
+        estimate.values.double().nan_to_num().numpy()[:, [i for (_, i), keep in zip(pairs, kept, strict=True) if keep]],
+        (exact.gap.double().numpy(), estimate.gap.double().numpy()),
+        signed=signed,
+        top=min(10, len(names)),
+    )
     x, y = (x[kept], y[kept]) if signed else (np.abs(x[kept]), np.abs(y[kept]))
     difference, middle = y - x, (x + y) / 2
     proportional = _line(middle, difference)
@@ -163,6 +178,8 @@ def agreement(estimate: Scores, exact: Scores) -> Agreement:
         proportional_bias=proportional[0],
         proportional_p=proportional[1],
         residual=residual,
+        intervals=intervals,
+        n=exact.n,
     )
 
 

@@ -58,9 +58,15 @@ def _panel(panel: Panel) -> str:
     return text
 
 
+def interval(agreement: Agreement) -> str:
+    """ " (95% 0.971 – 0.990 over 16 pairs)", or nothing for a single pair."""
+    low, high = agreement.intervals.get("r", (float("nan"), float("nan")))
+    return f" (95% {low:.3f} to {high:.3f} over {agreement.n} pairs)" if low == low else ""
+
+
 def _estimate(agreement: Agreement) -> str:
     """r, wrong signs by name, and the unit that is missed by most."""
-    parts = [f"{agreement.method} agrees with r = {agreement.r:.3f}"]
+    parts = [f"{agreement.method} agrees with r = {agreement.r:.3f}{interval(agreement)}"]
     if agreement.signed and agreement.strong:
         wrong = agreement.wrong_signs
         named = f" ({', '.join(wrong)})" if 0 < len(wrong) <= 3 else ""

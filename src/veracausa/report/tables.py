@@ -114,6 +114,17 @@ def _bare(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+#: Figures of agreement that have an interval in the table.
+_RANGED = ("r", "spearman", "slope", "jaccard")
+_OVER_PAIRS = "95 % bootstrap interval over pairs"
+
+
+def _range(interval: tuple[float, float]) -> str:
+    """0.971 to 0.990; nothing where there is no interval."""
+    low, high = interval
+    return f"{plain(low)} to {plain(high)}" if math.isfinite(low) else ""
+
+
 def agreement_table(panel: Panel, agreements: Sequence[Agreement], drawn: Sequence[Agreement], name: str) -> Table:
     """The agreement figures of every method; separately over the random draw, if there was one."""
     rows = []
@@ -123,19 +134,24 @@ def agreement_table(panel: Panel, agreements: Sequence[Agreement], drawn: Sequen
             row = dict(one.row()) | {"stability": stable}
             k = next(key for key in row if key.startswith("jaccard@"))
             row |= {"over": which, "jaccard": row.pop(k), "residual": one.residual, "p": one.proportional_p}
+            row |= {f"{key} 95%": _range(one.intervals[key]) for key in _RANGED}
             row |= {"cost": scores.cost.token_layers, "seconds": scores.cost.seconds}
             if not one.signed:
                 row["sign errors"] = None
             rows.append(row)
-    top = min(10, len(agreements[0].names))
+    top, several = min(10, len(agreements[0].names)), panel.exact.n > 1
     columns = [
         Column("method", "method"),
         *([Column("over", "compared over")] if drawn else []),
         Column("units", plural(panel.kind), "whole", csv_only=not drawn),
         Column("r", "r", "plain"),
+        *([Column("r 95%", "95 %", help=_OVER_PAIRS)] if several else []),
         Column("spearman", "Spearman", "plain"),
+        *([Column("spearman 95%", "95 %", help=_OVER_PAIRS, csv_only=True)] if several else []),
         Column("slope", "slope", "plain", 2),
+        *([Column("slope 95%", "95 %", help=_OVER_PAIRS)] if several else []),
         Column("jaccard", f"Jaccard@{top}", "plain", 2),
+        *([Column("jaccard 95%", "95 %", help=_OVER_PAIRS)] if several else []),
         Column("sign errors", "wrong signs", "whole", help="among strong units: exact effect over 1 % of the gap"),
         Column("of strong", "of", "whole", help="strong units: exact effect over 1 % of the gap"),
         Column("median |error|", "median |error|", "plain", 5),
@@ -154,7 +170,7 @@ def agreement_table(panel: Panel, agreements: Sequence[Agreement], drawn: Sequen
                     help="mean Jaccard of the top 10 over bootstrap draws of pairs",
                 )
             ]
-            if panel.exact.n > 1
+            if several
             else []
         ),
         Column("residual", "residual", "percent", 2, help="completeness residual, share of the gap"),
