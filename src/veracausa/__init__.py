@@ -22,8 +22,10 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Agreement": "veracausa.comparison.agreement",
     "Circuit": "veracausa.circuits.circuit",
+    "CounterfactualComparison": "veracausa.counterfactuals.compare",
     "Discovery": "veracausa.circuits.discovery",
     "Evaluation": "veracausa.circuits.evaluation",
+    "HeadRoles": "veracausa.counterfactuals.head_roles",
     "Method": "veracausa.attribution.methods",
     "Model": "veracausa.model",
     "Receipt": "veracausa.attribution.receipts",
@@ -38,13 +40,15 @@ _PUBLIC = {
     "attribute": "veracausa.attribution.estimate",
     "circuit_tests": "veracausa.circuits.hypotheses",
     "compare": "veracausa.comparison.compare",
+    "compare_counterfactuals": "veracausa.counterfactuals.compare",
     "completeness": "veracausa.circuits.completeness",
-    "curves": "veracausa.attribution.curves",
     "curve": "veracausa.circuits.curve",
+    "curves": "veracausa.attribution.curves",
     "discover": "veracausa.circuits.discovery",
     "evaluate": "veracausa.circuits.further",
     "exact": "veracausa.attribution.exact",
     "faithfulness": "veracausa.circuits.faithfulness",
+    "head_roles": "veracausa.counterfactuals.head_roles",
     "iterate": "veracausa.circuits.iterated",
     "learn_edges": "veracausa.circuits.learned",
     "learn_mask": "veracausa.attribution.masks",
@@ -99,6 +103,8 @@ if TYPE_CHECKING:
     from veracausa.comparison.compare import compare
     from veracausa.comparison.run import study
     from veracausa.comparison.stability import Stability, stability
+    from veracausa.counterfactuals.compare import CounterfactualComparison, compare_counterfactuals
+    from veracausa.counterfactuals.head_roles import HeadRoles, head_roles
     from veracausa.errors import VeracausaError
     from veracausa.model import Model, load
     from veracausa.tasks import task
@@ -107,8 +113,10 @@ if TYPE_CHECKING:
 __all__ = [
     "Agreement",
     "Circuit",
+    "CounterfactualComparison",
     "Discovery",
     "Evaluation",
+    "HeadRoles",
     "Method",
     "Model",
     "Receipt",
@@ -124,6 +132,7 @@ __all__ = [
     "attribute",
     "circuit_tests",
     "compare",
+    "compare_counterfactuals",
     "completeness",
     "curve",
     "curves",
@@ -132,6 +141,7 @@ __all__ = [
     "evaluate",
     "exact",
     "faithfulness",
+    "head_roles",
     "iterate",
     "learn_edges",
     "learn_mask",

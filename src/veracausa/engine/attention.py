@@ -91,6 +91,27 @@ def suffix_attention(
     if past is not None:
         key, value = past.before(key, "keys"), past.before(value, "values")
     groups, length = key.shape[1], key.shape[2]
+    softmax = None if rule is None else rule.softmax
+    pattern = attention_pattern(query, key, softmax, scaling, softcap, sliding_window, is_causal)
+    output = torch.bmm(pattern, value.reshape(rows * groups, length, dim))
+    return output.view(rows, heads, positions, dim).transpose(1, 2), None
+
+
+def attention_pattern(
+    query: Float[Tensor, "rows heads positions head_dim"],
+    key: Float[Tensor, "rows kv_heads keys head_dim"],
+    softmax: Callable[[Tensor], Tensor] | None = None,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    sliding_window: int | None = None,
+    is_causal: bool | None = None,
+) -> Float[Tensor, "rows_x_kv_heads share_x_positions keys"]:
+    """Who looks where: the softmax over the keys, for the last positions of the sequence.
+
+    Heads of one key/value group lie beside each other: view it as [rows, heads, positions, keys].
+    """
+    rows, heads, positions, dim = query.shape
+    groups, length = key.shape[1], key.shape[2]
     share = heads // groups
     folded = query.reshape(rows * groups, share * positions, dim)
     keys = key.reshape(rows * groups, length, dim)
@@ -108,9 +129,7 @@ def suffix_attention(
         if softcap is not None:
             scores = torch.tanh(scores / softcap) * softcap
         scores = scores + mask
-    pattern = (torch.softmax(scores, dim=-1) if rule is None else rule.softmax(scores)).to(query.dtype)
-    output = torch.bmm(pattern, value.reshape(rows * groups, length, dim))
-    return output.view(rows, heads, positions, dim).transpose(1, 2), None
+    return (torch.softmax(scores, dim=-1) if softmax is None else softmax(scores)).to(query.dtype)
 
 
 ALL_ATTENTION_FUNCTIONS.register(SUFFIX, suffix_attention)

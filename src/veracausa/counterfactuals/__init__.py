@@ -1,0 +1,1 @@
+"""Which counterfactual shows which component: search, corruptions, baselines, general-purpose units, head roles."""

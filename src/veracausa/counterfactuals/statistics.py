@@ -1,0 +1,59 @@
+"""Means over examples, their standard errors, and tests: numbers in, p-values out.
+
+Effects are [examples, units]; every test is Student's t over examples, one test a unit, corrected for their number by
+Holm's method. One example has no standard error: its p-values are NaN, and nothing is called significant.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+
+#: Level of every test, for all units together.
+LEVEL = 0.05
+
+
+def holm(p: Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:
+    """p-values corrected for their number by Holm's method; valid however the tests depend on each other.
+
+    The k-th smallest of m is multiplied by m − k + 1, and never falls below the one before. NaN stays NaN and does not
+    count.
+    """
+    found = np.full(len(p), np.nan)
+    known = np.flatnonzero(np.isfinite(p))
+    order = known[np.argsort(p[known], kind="stable")]
+    found[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)))
+    return found
+
+
+def stderr(values: Float[np.ndarray, "examples units"]) -> Float[np.ndarray, " units"]:
+    """Standard error of the mean over examples; NaN for a single one."""
+    n = len(values)
+    return values.std(0, ddof=1) / np.sqrt(n) if n > 1 else np.full(values.shape[1], np.nan)
+
+
+def differs(values: Float[np.ndarray, "examples units"]) -> Float[np.ndarray, " units"]:
+    """p-values of H0: the mean over examples is 0 (two-sided)."""
+    return 2 * np.minimum(exceeds(values, 0.0), exceeds(-values, 0.0))
+
+
+def exceeds(values: Float[np.ndarray, "examples units"], bound: float) -> Float[np.ndarray, " units"]:
+    """p-values of H0: the mean over examples is at most `bound`.
+
+    Where all examples agree to the last digit there is nothing to estimate: 0 if they lie beyond the bound, else 1.
+    """
+    error, above = stderr(values), values.mean(0) - bound
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p = stats.t.sf(above / error, len(values) - 1)
+    return np.where(error == 0, np.where(above > 0, 0.0, 1.0), p)
+
+
+def within(values: Float[np.ndarray, "examples units"], bound: float) -> Float[np.ndarray, " units"]:
+    """p-values of H0: the mean lies at or beyond ±`bound` (equivalence, two one-sided tests)."""
+    return np.maximum(exceeds(values, -bound), exceeds(-values, -bound))
+
+
+def magnitude(values: Float[np.ndarray, "examples units"]) -> Float[np.ndarray, "examples units"]:
+    """Effects with the sign of their own mean turned to +, so that means are magnitudes and examples stay paired."""
+    return values * np.where(values.mean(0) < 0, -1.0, 1.0)
