@@ -17,9 +17,10 @@ from bridges import as_model
 import veracausa as vc
 from veracausa.circuits.discovery_files import claim
 from veracausa.circuits.evaluation import alike, random_ranking, read, seen_by
-from veracausa.circuits.forecast import running, scoring, told, verifying
+from veracausa.circuits.forecast import running, scoring, verifying
 from veracausa.engine.guard import hooks
 from veracausa.errors import CircuitError, FileError, GapError, MethodError, TaskError
+from veracausa.forecast import told
 from veracausa.report.discovery import page
 
 OPTIONS = {"edges": 60, "sizes": (0.05, 0.3, 1.0), "top": 12, "sample": 8, "show_progress": False}

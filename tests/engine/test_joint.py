@@ -107,7 +107,8 @@ def test_nothing_is_left_behind(tiny, task_of):
     ids = torch.tensor([task.clean[0]])
     before = lm.hf(ids).logits
     part = Replaced("z", 0, constant(torch.zeros(1, 1, lm.decoder.head_dim)), columns_of(lm.decoder, "z", 1))
-    with pytest.raises(MethodError, match="one at a time"), replacing(lm.decoder, [part, Replaced("keys", 0, part.value)]):
+    both = [part, Replaced("keys", 0, part.value)]
+    with pytest.raises(MethodError, match="one at a time"), replacing(lm.decoder, both):
         pass
     with pytest.raises(ZeroDivisionError), replacing(lm.decoder, [part]):
         assert not torch.equal(lm.hf(ids).logits, before)

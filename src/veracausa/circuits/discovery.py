@@ -23,13 +23,14 @@ from veracausa.attribution.verify import verify
 from veracausa.circuits.circuit import Circuit, model_header
 from veracausa.circuits.curve import SIZES, require_sizes
 from veracausa.circuits.evaluation import Evaluation, measured, seen_by
-from veracausa.circuits.forecast import Step, running, scoring, timed, told, verifying
+from veracausa.circuits.forecast import running, scoring, timed, verifying
 from veracausa.circuits.iterated import iterate
 from veracausa.circuits.learned import learn_edges
 from veracausa.circuits.select import ranked_by, select
 from veracausa.circuits.stability import CircuitStability, circuit_stability
 from veracausa.engine.guard import borrowed
 from veracausa.errors import MethodError
+from veracausa.forecast import Step, told
 from veracausa.progress import announce
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from veracausa.circuits.discovery import HELD_OUT, Discovery, stability_of
 from veracausa.circuits.evaluation import Evaluation, read, seen_by
 from veracausa.circuits.exchange import write_graphml
 from veracausa.circuits.files import load_circuit, read_json, write_text
-from veracausa.circuits.forecast import Step
 from veracausa.errors import FileError
+from veracausa.forecast import Step
 from veracausa.tasks.task import Task
 
 _FORMAT = "veracausa-discovery-1"

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,9 +27,9 @@ from veracausa.circuits.learned import BATCH, STEPS
 from veracausa.circuits.optimal_constants import Learning
 from veracausa.circuits.tapes import circuit_buckets
 from veracausa.engine.circuit_forward import all_edges_mask
-from veracausa.engine.cost import Cost
 from veracausa.engine.tape import buckets
 from veracausa.errors import GapError
+from veracausa.forecast import Step
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -37,29 +37,6 @@ if TYPE_CHECKING:
 
 #: Edges whose exact effects are timed.
 _TIMED = 64
-
-
-@dataclass(frozen=True)
-class Step:
-    """A step of the work, forecast or done: token-layers, in forward passes over its pairs, seconds (None: unknown).
-
-    `kind`: which rate it runs at: "gradients", "circuits" or "exact".
-    """
-
-    what: str
-    kind: str
-    token_layers: float
-    passes: float
-    seconds: float | None = None
-
-    @classmethod
-    def done(cls, what: str, kind: str, cost: Cost) -> Step:
-        """A step that has run."""
-        return cls(what, kind, cost.token_layers, cost.forward_equivalents, cost.seconds)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for files."""
-        return asdict(self)
 
 
 def scoring(lm: Model, task: Task, method: str | Method) -> Step:
@@ -112,21 +89,6 @@ def timed(lm: Model, task: Task, steps: Sequence[Step]) -> list[Step]:
     except GapError:
         return list(steps)
     return [Step(**{**asdict(step), "seconds": step.token_layers / rates[step.kind]}) for step in steps]
-
-
-def told(steps: Sequence[Step]) -> str:
-    """Steps as lines of text, with their sum."""
-    rows = [(step.what, step.token_layers, step.passes, step.seconds) for step in steps]
-    known = [step.seconds for step in steps if step.seconds is not None]
-    total = sum(known) if known and len(known) == len(steps) else None
-    rows.append(("together, about", sum(step.token_layers for step in steps), float("nan"), total))
-    width = max(len(what) for what, *_ in rows)
-    lines = [f"{'':<{width}}  token-layers  passes  seconds"]
-    for what, count, passes, seconds in rows:
-        shown = "" if passes != passes else f"{passes:,.1f}"
-        last = "–" if seconds is None else f"{seconds:,.1f}"
-        lines.append(f"{what:<{width}}  {count:>12,.0f}  {shown:>6}  {last:>7}")
-    return "\n".join(lines)
 
 
 def _step(lm: Model, task: Task, what: str, kind: str, work: float) -> Step:

@@ -14,7 +14,8 @@ from veracausa.circuits.curve import require_sizes
 from veracausa.circuits.discovery import Discovery
 from veracausa.circuits.discovery_files import load_discovery, place, save_discovery
 from veracausa.circuits.evaluation import Evaluation, measured, seen_by
-from veracausa.circuits.forecast import running, timed, told
+from veracausa.circuits.forecast import running, timed
+from veracausa.forecast import told
 from veracausa.progress import announce
 
 if TYPE_CHECKING:
