@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from veracausa.attribution.ablations import replacement
-from veracausa.attribution.coalitions import Coalitions, coalition_scores, require_kind
+from veracausa.attribution.coalitions import Coalitions, coalition_scores, planned_coalitions, require_kind
 from veracausa.attribution.edges import Edges
 from veracausa.attribution.exact import effect_settings, patched
 from veracausa.attribution.rows import Plan, Rows
@@ -65,7 +65,7 @@ def last_in(
 
     >>> vc.last_in(lm, task, units="heads").top(5)
     """
-    table = _whole(lm, task, units, "Last-in")
+    table = whole_sites(lm, task, units, "Last-in")
     every = _all_but(lm, table)
     scores = coalition_scores(lm, task, every, ablation=ablation, direction=direction, reference=reference, seed=seed,
                               out=out, show_progress=show_progress)  # fmt: skip
@@ -74,9 +74,11 @@ def last_in(
     return replace(scores, values=whole[:, site] - without, units=table, method="last-in")
 
 
-def planned_last_in(lm: Model, task: Task, *, units: str | Sequence[str] | Units = "heads") -> float:
+def planned_last_in(
+    lm: Model, task: Task, *, units: str | Sequence[str] | Units = "heads", ablation: str = "counterfactual"
+) -> float:
     """Token-layers that `last_in` will take beside the recorded runs."""
-    return Rows(lm, task, _all_but(lm, _whole(lm, task, units, "Last-in")), None, True, None, Cost()).total(True)  # type: ignore[arg-type]
+    return planned_coalitions(lm, task, _all_but(lm, whole_sites(lm, task, units, "Last-in")), ablation)
 
 
 def direct(
@@ -137,7 +139,7 @@ class _DirectRows(Rows):
         return read(torch.cat(last), torch.as_tensor(rows[:, 0], device=self.lm.device)).to("cpu", self.lm.score_dtype)
 
 
-def _whole(lm: Model, task: Task, units: str | Sequence[str] | Units, what: str) -> Units:
+def whole_sites(lm: Model, task: Task, units: str | Sequence[str] | Units, what: str) -> Units:
     """The table, if its units have a site and are not single positions."""
     table = resolve_units(lm, units, max(task.lengths))
     if isinstance(table, Edges) or table.positional:
