@@ -44,12 +44,14 @@ _PUBLIC = {
     "completeness": "veracausa.circuits.completeness",
     "curve": "veracausa.circuits.curve",
     "curves": "veracausa.attribution.curves",
+    "direct": "veracausa.attribution.site_effects",
     "discover": "veracausa.circuits.discovery",
     "evaluate": "veracausa.circuits.further",
     "exact": "veracausa.attribution.exact",
     "faithfulness": "veracausa.circuits.faithfulness",
     "head_roles": "veracausa.counterfactuals.head_roles",
     "iterate": "veracausa.circuits.iterated",
+    "last_in": "veracausa.attribution.site_effects",
     "learn_edges": "veracausa.circuits.learned",
     "learn_mask": "veracausa.attribution.masks",
     "load": "veracausa.model",
@@ -61,6 +63,7 @@ _PUBLIC = {
     "minimality": "veracausa.circuits.minimality",
     "recovery": "veracausa.circuits.ground_truth.recovery",
     "select": "veracausa.circuits.select",
+    "shapley": "veracausa.attribution.shapley",
     "stability": "veracausa.comparison.stability",
     "study": "veracausa.comparison.run",
     "task": "veracausa.tasks",
@@ -78,6 +81,8 @@ if TYPE_CHECKING:
     from veracausa.attribution.methods import Method
     from veracausa.attribution.receipts import Receipt
     from veracausa.attribution.scores import Scores
+    from veracausa.attribution.shapley import shapley
+    from veracausa.attribution.site_effects import direct, last_in
     from veracausa.attribution.stages import Until
     from veracausa.attribution.units import Units
     from veracausa.attribution.verify import verify
@@ -136,6 +141,7 @@ __all__ = [
     "completeness",
     "curve",
     "curves",
+    "direct",
     "discover",
     "errors",
     "evaluate",
@@ -143,6 +149,7 @@ __all__ = [
     "faithfulness",
     "head_roles",
     "iterate",
+    "last_in",
     "learn_edges",
     "learn_mask",
     "load",
@@ -154,6 +161,7 @@ __all__ = [
     "minimality",
     "recovery",
     "select",
+    "shapley",
     "stability",
     "study",
     "task",

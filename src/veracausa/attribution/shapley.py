@@ -70,9 +70,9 @@ def shapley(
         `Scores` of method "shapley" in units of the metric, with the sign of `vc.exact`; `draw_stderr` over pairs of
         permutations (0 where exact); `completeness`: Σ φ of a layer against the effect of patching its whole site.
 
-    Cost: `permutations` times what `vc.exact` costs, less where orders meet the same coalitions (with 16 permutations of
-    SmolLM2-135M's 9 heads a layer: 11 times); or 2^k − 1 rows a layer. The 1,536 neurons of one layer with 2 permutations
-    are 3,071 rows an example: name neurons of few layers.
+    Cost: `permutations` times what `vc.exact` costs, less where orders meet the same coalitions (with 16 permutations
+    of SmolLM2-135M's 9 heads a layer: 11 times); or 2^k − 1 rows a layer. With 2 permutations the 1,536 neurons of one
+    layer are 3,071 rows an example: name neurons of few layers.
 
     Raises:
         MethodError: permutations not even, edges, units at single positions. Others as for `vc.exact`.
