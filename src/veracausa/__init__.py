@@ -26,6 +26,8 @@ _PUBLIC = {
     "Discovery": "veracausa.circuits.discovery",
     "Evaluation": "veracausa.circuits.evaluation",
     "HeadRoles": "veracausa.counterfactuals.head_roles",
+    "Location": "veracausa.causes.locations",
+    "Locations": "veracausa.causes.locations",
     "Method": "veracausa.attribution.methods",
     "Model": "veracausa.model",
     "Receipt": "veracausa.attribution.receipts",
@@ -58,8 +60,10 @@ _PUBLIC = {
     "load_circuit": "veracausa.circuits.files",
     "load_compiled": "veracausa.circuits.ground_truth.stored",
     "load_discovery": "veracausa.circuits.discovery_files",
+    "load_locations": "veracausa.causes.location_files",
     "load_scores": "veracausa.attribution.files",
     "load_trained": "veracausa.circuits.ground_truth.trained",
+    "locate": "veracausa.causes.locate",
     "minimality": "veracausa.circuits.minimality",
     "recovery": "veracausa.circuits.ground_truth.recovery",
     "select": "veracausa.circuits.select",
@@ -86,6 +90,9 @@ if TYPE_CHECKING:
     from veracausa.attribution.stages import Until
     from veracausa.attribution.units import Units
     from veracausa.attribution.verify import verify
+    from veracausa.causes.locate import locate
+    from veracausa.causes.location_files import load_locations
+    from veracausa.causes.locations import Location, Locations
     from veracausa.circuits.acdc import acdc
     from veracausa.circuits.circuit import Circuit
     from veracausa.circuits.completeness import completeness
@@ -122,6 +129,8 @@ __all__ = [
     "Discovery",
     "Evaluation",
     "HeadRoles",
+    "Location",
+    "Locations",
     "Method",
     "Model",
     "Receipt",
@@ -156,8 +165,10 @@ __all__ = [
     "load_circuit",
     "load_compiled",
     "load_discovery",
+    "load_locations",
     "load_scores",
     "load_trained",
+    "locate",
     "minimality",
     "recovery",
     "select",

@@ -193,10 +193,10 @@ class Rows(Plan):
 
     def _chunk(self, tape: Tape, base: State, read: Readout, rows: np.ndarray, start: int) -> Tensor:
         """M of patched rows (example in the bucket, unit), which are sorted by layer."""
-        last = sweep(self.lm.decoder, tape, base, self._joins(tape, base, rows, start), start=start, cost=self.cost)
+        last = sweep(self.lm.decoder, tape, base, self.joins(tape, base, rows, start), start=start, cost=self.cost)
         return read(last, torch.as_tensor(rows[:, 0], device=self.lm.device)).to("cpu", self.lm.score_dtype)
 
-    def _joins(self, tape: Tape, base: State, rows: np.ndarray, start: int) -> list[Join]:
+    def joins(self, tape: Tape, base: State, rows: np.ndarray, start: int) -> list[Join]:
         """Where rows (sorted by layer) enter the stream, layer by layer."""
         layers = self.units.layer[rows[:, 1]]
         borders = [0, *(np.flatnonzero(np.diff(layers)) + 1).tolist(), len(rows)]

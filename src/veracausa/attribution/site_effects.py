@@ -132,7 +132,7 @@ class _DirectRows(Rows):
 
     def _chunk(self, tape: Tape, base: State, read: Readout, rows: np.ndarray, start: int) -> Tensor:
         last = []
-        for join in self._joins(tape, base, rows, start):
+        for join in self.joins(tape, base, rows, start):
             before = (base.middle if join.middle else base.residual)[join.layer]
             change = join.enter()[:, -1] - before[join.example, -1]
             last.append(base.last[join.example] + change)

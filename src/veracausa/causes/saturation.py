@@ -1,0 +1,131 @@
+"""Saturation where it happens: the attention of one head behind a unit, at the position that matters.
+
+For the head that adds most to a unit's E − AtP: at the query position where it adds most, the entropy of the attention
+−Σ p ln p (nats; also as a share of ln of the visible positions), its largest probability and the position that gets
+it: in the clean run, in the corrupted run, and with the unit moved the share α of its way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from veracausa.attribution.rows import Rows
+from veracausa.causes.location_runs import Recorded, Seen, tangents
+from veracausa.engine.attention import attention_pattern
+from veracausa.engine.guard import hooks
+from veracausa.engine.suffix import sweep
+from veracausa.engine.tape import State
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, eq=False)
+class Saturation:
+    """One head's attention at each example's own query position.
+
+    Columns of `entropy`, `largest` and `key`, [examples, 2 + alphas]: the clean run, the corrupted run, then the unit
+    moved by each of `alphas`. `query`, `key`: positions in the prompt; `visible`: positions that the query sees.
+    `texts`: each example's query token and most attended tokens, clean and with the unit replaced.
+    """
+
+    head: str
+    alphas: tuple[float, ...]
+    entropy: Float[Tensor, "examples points"]
+    largest: Float[Tensor, "examples points"]
+    key: Int[Tensor, "examples points"]
+    query: Int[Tensor, " examples"]
+    visible: Int[Tensor, " examples"]
+    texts: tuple[tuple[str, str, str], ...]
+
+    @property
+    def points(self) -> list[str]:
+        """Names of the columns."""
+        return ["clean", "corrupted", *(f"α = {alpha:g}" for alpha in self.alphas)]
+
+    def table(self) -> pd.DataFrame:
+        """One row per run: mean entropy (nats, share of ln visible), mean largest probability, standard errors, n."""
+        import pandas as pd
+
+        share = self.entropy / self.visible.clamp_min(2).log()[:, None]
+        n = len(self.query)
+        columns: dict[str, Any] = {"run": self.points}
+        for name, values in (("entropy", self.entropy), ("entropy share", share), ("largest", self.largest)):
+            columns[name] = values.mean(0).tolist()
+            spread = values.std(0) / n**0.5 if n > 1 else torch.full_like(values[0], float("nan"))
+            columns[f"{name} stderr"] = spread.tolist()
+        return pd.DataFrame(columns | {"n": n})
+
+    @property
+    def sentence(self) -> str:
+        """Entropy and largest probability, clean and replaced, in words."""
+        means = self.table()
+        last = len(means) - 1
+        (query, before, after), count = self.common
+        n = len(self.query)
+        where = f"at {query!r}" + (f" (the commonest of {n} pairs, {count} times)" if n > 1 else "")
+        return (
+            f"There, {where}, {self.head} puts {means['largest'][0]:.2f} on one token in the clean run ({before!r}; "
+            f"entropy {means['entropy'][0]:.2f} nats, {means['entropy share'][0]:.0%} of an even spread) and "
+            f"{means['largest'][last]:.2f} with the unit replaced ({after!r}; {means['entropy'][last]:.2f} nats); the "
+            f"corrupted run has {means['largest'][1]:.2f}."
+        )
+
+    @property
+    def common(self) -> tuple[tuple[str, str, str], int]:
+        """The commonest tokens, and in how many examples they are."""
+        counts = {texts: self.texts.count(texts) for texts in self.texts}
+        texts = max(counts, key=lambda one: counts[one])
+        return texts, counts[texts]
+
+
+@torch.no_grad()
+def watch_head(recorded: Recorded, rows: Rows, layer: int, head: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """(entropy, largest, key, query, visible) of a head for a bucket; `rows`: one unit, moved by each of its alphas.
+
+    The last alpha must be 1: there the query positions are chosen.
+    """
+    lm, tape, clean = recorded.lm, recorded.tape, recorded.tape.clean
+    points, block, n = len(rows.units), lm.decoder.blocks[layer], len(tape.examples)
+    order = np.stack([np.tile(np.arange(n), points), np.repeat(np.arange(points), n)], 1)
+    example = torch.as_tensor(order[:, 0], device=lm.device)
+    seen, given = Seen(), list[tuple[Tensor, Tensor]]()
+
+    def keep(_: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return args, {**kwargs, "keep": lambda query, key, value, **settings: given.append((query, key))}
+
+    watching = block.attention.register_forward_pre_hook(keep, with_kwargs=True)
+    with hooks(watching, *seen.watch([block])):
+        sweep(lm.decoder, tape, clean, rows.joins(tape, clean, order, tape.start), start=tape.start, cost=rows.cost)
+    ((queries, keys),) = given
+    keys = torch.cat([clean.keys[layer][example, :, : tape.start], keys], 2)
+    replaced = slice(-n, None)
+    there = Seen({layer: seen.residual[layer][replaced]}, {layer: seen.middle[layer][replaced]})
+    tangent = tangents(recorded, there, block, example[replaced])
+    rows.cost.add(n, tape.length - tape.start)
+    moved = (seen.z[layer][replaced] - tangent.z[layer]) * recorded.gradients["z"][layer]
+    query = moved.unflatten(-1, (lm.heads, -1))[:, :, head].sum(-1).abs().argmax(-1)
+
+    def attends(queries: Tensor, keys: Tensor) -> Tensor:
+        pattern = attention_pattern(queries, keys, **clean.attention[layer])
+        pattern = pattern.view(-1, lm.heads, queries.shape[2], keys.shape[2])[:, head]
+        return pattern.unflatten(0, (-1, n))[:, torch.arange(n), query].transpose(0, 1)
+
+    def of(state: State) -> Tensor:
+        return attends(state.sites["queries"][layer], state.sites["keys"][layer])
+
+    seen_there = torch.cat([of(clean), of(tape.corrupted), attends(queries, keys)], 1)
+    entropy = -torch.special.xlogy(seen_there, seen_there).sum(-1)
+    largest, key = seen_there.max(-1)
+    visible = query + tape.start + 1
+    if (window := clean.attention[layer].get("sliding_window")) is not None:
+        visible = visible.clamp_max(window)
+    if clean.attention[layer].get("is_causal") is False:
+        visible = torch.full_like(visible, tape.length)
+    return entropy, largest, key, query + tape.start, visible
