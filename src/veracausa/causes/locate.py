@@ -3,8 +3,8 @@
 Three accounts of the same number, per example:
 
 * *by kind.* A patched run with some kinds of nonlinear parts (softmax, norm, MLP, metric; `engine.expansion`) replaced
-  by their tangents at the clean run. All expanded: AtP; none: E. A kind's part is its Shapley value over the 2^k runs, so
-  the parts sum to E − AtP.
+  by their tangents at the clean run. All expanded: AtP; none: E. A kind's part is its Shapley value over the 2^k runs,
+  so the parts sum to E − AtP.
 * *by sublayer and head.* Increments of the first-order account T = ⟨∂M/∂r, Δr⟩ along the forward pass
   (`location_runs`), which begins at AtP and ends at E.
 * *saturation.* The attention of the head with the largest increment, clean, corrupted and along the unit's own path.
@@ -142,7 +142,7 @@ def locate(
 def planned_locate(lm: Model, task: Task, units: Sequence[str] | Units, *, alphas: Sequence[float] = ALPHAS) -> float:
     """Token-layers that `locate` will take, measuring both runs included."""
     table = _require(lm, task, units)
-    runs, watched = 1 + (1 << len(kinds_of(lm.decoder, task.metric))), _watched(lm, table)
+    runs, watched = 1 + (1 << len(kinds_of(lm.decoder, task.metric))), _behind(lm, table) < lm.layers
     depth = _rows(lm, task, table, Cost()).depth
     total = 0.0
     for start, examples in _groups(lm, task, table):
@@ -187,10 +187,10 @@ def _groups(lm: Model, task: Task, table: Units) -> list[tuple[int, tuple[int, .
     return buckets(task.clean, task.corrupted, decoder.anatomy.causal, most)
 
 
-def _watched(lm: Model, table: Units) -> np.ndarray:
-    """Units with an attention behind them."""
+def _behind(lm: Model, table: Units) -> np.ndarray:
+    """The first layer whose attention is behind each unit's patch; L if there is none."""
     joined = [where(lm.decoder, table.place, int(layer)).join for layer in table.layer]
-    return np.array([layer + middle < lm.layers for layer, middle in joined])
+    return np.array([layer + middle for layer, middle in joined])
 
 
 def _bucket(
@@ -231,17 +231,23 @@ def _saturation(
     tick: Tick,
 ) -> tuple[Saturation | None, ...]:
     """For every unit with an attention behind it, the head with the largest mean increment."""
-    watched = np.flatnonzero(_watched(lm, table))
-    strongest = {int(u): divmod(int(heads[u].abs().flatten().argmax()), lm.heads) for u in watched}
+    strongest: dict[int, tuple[int, int]] = {}
+    for u, first in enumerate(_behind(lm, table).tolist()):
+        if first < lm.layers:
+            layer, head = divmod(int(heads[u, first:].abs().flatten().argmax()), lm.heads)
+            strongest[u] = first + layer, head
     found: dict[int, list[tuple[Tensor, ...]]] = {u: [] for u in strongest}
     indices: list[int] = []
 
     def run(start: int, examples: tuple[int, ...]) -> None:
         recorded: Recorded = record(lm, task, table.place, start, examples, cost)
+        fresh = []
         for u, (layer, head) in strongest.items():
             rows = _rows(lm, task, table[[u] * len(points)], cost, np.array(points))
-            found[u].append(tuple(part.cpu() for part in watch_head(recorded, rows, layer, head)))
+            fresh.append(tuple(part.cpu() for part in watch_head(recorded, rows, layer, head)))
             tick(float(rows.depth.sum()) * (recorded.tape.length - start) * len(examples))
+        for u, figures in zip(strongest, fresh, strict=True):
+            found[u].append(figures)
         indices.extend(examples)
 
     if strongest:

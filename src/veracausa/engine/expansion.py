@@ -120,7 +120,7 @@ class Expansion:
     def metric(
         self, read: Readout, last: Float[Tensor, "rows width"], example: Int[Tensor, " rows"], kinds: Collection[str]
     ) -> Float[Tensor, " rows"]:
-        """M of rows whose parts of these kinds, the metric perhaps among them, are their tangents; inside `expanded`."""
+        """M of rows whose parts of these kinds, the metric perhaps among them, are tangents; call it in `expanded`."""
         if "metric" not in kinds:
             return read(last, example)
         final = self.decoder.final_norm
