@@ -20,6 +20,7 @@ __version__ = "0.1.0"
 
 #: Public name → where it lives.
 _PUBLIC = {
+    "AblationStudy": "veracausa.behaviour.results",
     "Agreement": "veracausa.comparison.agreement",
     "Circuit": "veracausa.circuits.circuit",
     "CounterfactualComparison": "veracausa.counterfactuals.compare",
@@ -37,6 +38,7 @@ _PUBLIC = {
     "Units": "veracausa.attribution.units",
     "Until": "veracausa.attribution.stages",
     "VeracausaError": "veracausa.errors",
+    "ablation_study": "veracausa.behaviour.study",
     "acdc": "veracausa.circuits.acdc",
     "agreement": "veracausa.comparison.agreement",
     "attribute": "veracausa.attribution.estimate",
@@ -57,6 +59,7 @@ _PUBLIC = {
     "learn_edges": "veracausa.circuits.learned",
     "learn_mask": "veracausa.attribution.masks",
     "load": "veracausa.model",
+    "load_ablation_study": "veracausa.behaviour.files",
     "load_circuit": "veracausa.circuits.files",
     "load_compiled": "veracausa.circuits.ground_truth.stored",
     "load_discovery": "veracausa.circuits.discovery_files",
@@ -90,6 +93,9 @@ if TYPE_CHECKING:
     from veracausa.attribution.stages import Until
     from veracausa.attribution.units import Units
     from veracausa.attribution.verify import verify
+    from veracausa.behaviour.files import load_ablation_study
+    from veracausa.behaviour.results import AblationStudy
+    from veracausa.behaviour.study import ablation_study
     from veracausa.causes.locate import locate
     from veracausa.causes.location_files import load_locations
     from veracausa.causes.locations import Location, Locations
@@ -123,6 +129,7 @@ if TYPE_CHECKING:
     from veracausa.tasks.task import Task
 
 __all__ = [
+    "AblationStudy",
     "Agreement",
     "Circuit",
     "CounterfactualComparison",
@@ -141,6 +148,7 @@ __all__ = [
     "Until",
     "VeracausaError",
     "__version__",
+    "ablation_study",
     "acdc",
     "agreement",
     "attribute",
@@ -162,6 +170,7 @@ __all__ = [
     "learn_edges",
     "learn_mask",
     "load",
+    "load_ablation_study",
     "load_circuit",
     "load_compiled",
     "load_discovery",

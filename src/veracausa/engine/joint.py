@@ -113,7 +113,7 @@ def _hook(decoder: Decoder, part: Replaced) -> Any:
 
     def replaced(site: Tensor) -> Tensor:
         if part.columns is None:
-            return part.value(site)
+            return part.value(site).contiguous()  # GPT-2 asks for a view
         return site.index_copy(-1, part.columns, part.value(site[..., part.columns]))
 
     if part.place == "mlp":

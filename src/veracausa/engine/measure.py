@@ -41,6 +41,12 @@ class Readout:
         logits = self.lm.decoder.logits(last, None if self.metric.vocabulary else answers.tokens)
         return self.metric(logits, answers, None if self.reference is None else self.reference[example])
 
+    def of_logits(self, logits: Float[Tensor, "rows vocabulary"], example: Int[Tensor, " rows"]) -> Tensor:
+        """M of every row, given its logits over the whole vocabulary."""
+        answers = self.answers[example]
+        read = logits if self.metric.vocabulary else answers.pick(logits)
+        return self.metric(read, answers, None if self.reference is None else self.reference[example])
+
     def of_state(self, state: State) -> Float[Tensor, " examples"]:
         """M of every example of a recorded run."""
         return self(state.last, torch.arange(len(self.answers), device=state.last.device))

@@ -1,0 +1,1 @@
+"""What ablated models answer: greedy generation with units replaced, task accuracy, and its tests."""

@@ -1,0 +1,182 @@
+"""Do scores foretell behaviour? Each method's scores beside what ablating the same units does to task accuracy.
+
+* r, Spearman: score (share of the gap) against the change of accuracy, signed; magnitudes of both where a method gives
+  magnitudes only. Negative scores and negative changes both mean support, so a good method correlates positively.
+* precision, recall: "|score| over a threshold" (or the k strongest units) as a forecast of "ablation changes accuracy
+  significantly" (McNemar, Holm; see `AblationStudy.significant`). Precision: of those forecast, how many changed it;
+  recall: of those that changed it, how many were forecast.
+* average precision: the same over all thresholds, by |score|; its value for a random ranking is the share that changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import average_precision_score
+
+from veracausa.comparison.agreement import label
+from veracausa.errors import MethodError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from veracausa.attribution.scores import Scores
+    from veracausa.behaviour.results import AblationStudy
+
+
+@dataclass(frozen=True, eq=False)
+class Forecast:
+    """One method's forecast of which ablations change accuracy; see the module.
+
+    `score`: of each unit. `forecast`: units that the rule picks, `hits`: those of them that changed accuracy. NaN: not
+    defined (nothing forecast, nothing changed, no spread).
+    """
+
+    method: str
+    signed: bool
+    score: np.ndarray
+    r: float
+    spearman: float
+    forecast: int
+    hits: int
+    precision: float
+    recall: float
+    average_precision: float
+
+
+@dataclass(frozen=True, eq=False)
+class Against:
+    """Forecasts of several methods for the same `names` under one `ablation`; made by `AblationStudy.against`.
+
+    `change`: of accuracy, per unit; `changed`: whether significantly. `rule`: what counts as a forecast, in words.
+    """
+
+    names: tuple[str, ...]
+    ablation: str
+    change: np.ndarray
+    changed: np.ndarray
+    rule: str
+    n: int
+    alpha: float
+    forecasts: tuple[Forecast, ...]
+
+    def __getitem__(self, method: str) -> Forecast:
+        return {one.method: one for one in self.forecasts}[method]
+
+    def table(self) -> pd.DataFrame:
+        """One row per method: correlations, precision and recall, average precision."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            [
+                {
+                    "method": one.method,
+                    "units": len(self.names),
+                    "r": one.r,
+                    "spearman": one.spearman,
+                    "forecast": one.forecast,
+                    "hits": one.hits,
+                    "changed": int(self.changed.sum()),
+                    "precision": one.precision,
+                    "recall": one.recall,
+                    "average precision": one.average_precision,
+                }
+                for one in self.forecasts
+            ]
+        )
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What the forecasts are worth, one sentence a method."""
+        changed, count = int(self.changed.sum()), len(self.names)
+        found = [
+            f"{self.ablation.capitalize()} ablation changes accuracy significantly for {changed} of {count} units "
+            f"({self.n:,} prompts, McNemar at {self.alpha:g} after Holm); a random ranking would have an average "
+            f"precision of {changed / count:.2f}."
+        ]
+        for one in self.forecasts:
+            text = f"{one.method}: r {one.r:+.2f} with the change of accuracy"
+            if one.forecast:
+                text += f"; of the {one.forecast} units with {self.rule} {one.hits} changed it"
+            if changed:
+                text += f", {one.hits} of all {changed} that did; average precision {one.average_precision:.2f}"
+            found.append(f"{text}.")
+        return tuple(found)
+
+    def __repr__(self) -> str:
+        return f"{self.sentences[0]}\n{self.table().to_string(index=False, float_format=lambda x: f'{x:.3f}')}"
+
+
+def against(
+    study: AblationStudy, scores: Sequence[Scores], *, ablation: str, k: int | None, threshold: float
+) -> Against:
+    """Compare methods' scores with what ablation does; the rule is the k strongest units if k is given.
+
+    Raises:
+        MethodError: no score, scores of another model or task, an ablation that the study lacks, fewer than two units
+            that all have, k or threshold out of range.
+    """
+    alone = {one.condition.units[0]: one for one in study.outcomes
+             if one.condition.ablation == ablation and len(one.condition.units) == 1}  # fmt: skip
+    if not alone:
+        raise MethodError(f"ablation={ablation!r}: the study has {', '.join(study.settings['ablations'])}.")
+    if not scores:
+        raise MethodError("Pass the scores to compare, e.g. study.against(atp, exact, ablation='zero').")
+    for one in scores:
+        if one.model["identity"] != study.model["identity"] or one.task["name"] != study.task["name"]:
+            raise MethodError(
+                f"{label(one)} is of {one.model['name']} on {one.task['name']!r}, the study of {study.model['name']} "
+                f"on {study.task['name']!r}: their units' numbers do not correspond."
+            )
+    tables = [dict(zip(one.units.names, one.normalised().double().tolist(), strict=True)) for one in scores]
+    names = tuple(name for name in alone if all(np.isfinite(table.get(name, np.nan)) for table in tables))
+    if len(names) < 2:
+        raise MethodError(f"Only {len(names)} of the study's units is in all scores; correlations need two or more.")
+    if (k is not None and not 1 <= k <= len(names)) or threshold < 0:
+        raise MethodError(
+            f"k={k}, threshold={threshold}: k lies between 1 and {len(names)}, the threshold at 0 or above."
+        )
+    change = np.array([alone[name].accuracy_change for name in names])
+    changed = np.array([alone[name].p_holm <= study.alpha for name in names])
+    rule = f"|score| over {threshold:g} of the gap" if k is None else f"one of the {k} largest |scores|"
+    forecasts = tuple(
+        _forecast(label(one), one.signed, np.array([table[name] for name in names]), change, changed, k, threshold)
+        for one, table in zip(scores, tables, strict=True)
+    )
+    return Against(names, ablation, change, changed, rule, study.n, study.alpha, forecasts)
+
+
+def _forecast(
+    method: str,
+    signed: bool,
+    score: np.ndarray,
+    change: np.ndarray,
+    changed: np.ndarray,
+    k: int | None,
+    threshold: float,
+) -> Forecast:
+    size = np.abs(score)
+    if k is None:
+        picked = size > threshold
+    else:
+        picked = np.zeros(len(size), dtype=bool)
+        picked[np.argsort(-size, kind="stable")[:k]] = True
+    x, y = (score, change) if signed else (size, np.abs(change))
+    varied = np.ptp(x) > 0 and np.ptp(y) > 0
+    hits = int((picked & changed).sum())
+    return Forecast(
+        method=method,
+        signed=signed,
+        score=score,
+        r=float(pearsonr(x, y).statistic) if varied else float("nan"),
+        spearman=float(spearmanr(x, y).statistic) if varied else float("nan"),
+        forecast=int(picked.sum()),
+        hits=hits,
+        precision=hits / picked.sum() if picked.any() else float("nan"),
+        recall=hits / changed.sum() if changed.any() else float("nan"),
+        average_precision=float(average_precision_score(changed, size)) if changed.any() else float("nan"),
+    )

@@ -1,0 +1,64 @@
+"""Greedy generation by a model some of whose units are replaced at every position, prompt and generated ones alike.
+
+The model's own forward runs the prompts of one length as a batch, keeps its keys and values, and then one token at a
+time; the units are replaced by hooks (`engine.joint`). The prompt's positions get the values that `vc.exact` puts
+there. Generated positions get those of the prompt's last position, held: 0, the last position's mean (the mean over
+positions where prompts are of several lengths), the donor's or the corrupted prompt's last value.
+
+    token-layers: L · (positions + new tokens − 1) of every prompt and condition
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import DynamicCache
+
+from veracausa.engine.joint import Replaced, replacing
+
+if TYPE_CHECKING:
+    from veracausa.engine.cost import Cost
+    from veracausa.model import Model
+
+#: What stands behind the end of a continuation that stopped by itself.
+STOPPED = -1
+
+
+@torch.no_grad()
+def greedy(
+    lm: Model, prompts: Int[Tensor, "prompts positions"], parts: Sequence[Replaced], new_tokens: int, cost: Cost
+) -> tuple[Int[Tensor, "prompts new"], Float[Tensor, "prompts vocabulary"]]:
+    """Greedy continuations of prompts of one length, and the logits behind the prompt.
+
+    A continuation ends with the model's end-of-text token, as in Hugging Face's `generate`; `STOPPED` follows it.
+    """
+    decoder, cache, step = lm.decoder, DynamicCache(), prompts
+    ends = torch.tensor(end_tokens(lm), device=prompts.device, dtype=torch.long)
+    found = torch.full((len(prompts), new_tokens), STOPPED, dtype=torch.long, device=prompts.device)
+    going = torch.ones(len(prompts), dtype=torch.bool, device=prompts.device)
+    first: Tensor | None = None
+    with replacing(decoder, parts):
+        for k in range(new_tokens):
+            output = decoder.hf(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            cost.add(len(step), step.shape[1] * lm.layers)
+            logits = output.logits[:, -1]
+            first = logits if first is None else first
+            token = logits.argmax(-1)
+            found[going, k] = token[going]
+            going &= ~torch.isin(token, ends)
+            if not going.any():
+                break
+            step = token[:, None]
+    assert first is not None
+    return found, first
+
+
+def end_tokens(lm: Model) -> list[int]:
+    """The tokens with which this model ends a text, by its generation settings."""
+    settings: Any = getattr(lm.hf, "generation_config", None) or lm.hf.config
+    ends = getattr(settings, "eos_token_id", None)
+    return [] if ends is None else [int(end) for end in (ends if isinstance(ends, (list, tuple)) else [ends])]
