@@ -27,10 +27,12 @@ _PUBLIC = {
     "Discovery": "veracausa.circuits.discovery",
     "Evaluation": "veracausa.circuits.evaluation",
     "HeadRoles": "veracausa.counterfactuals.head_roles",
+    "Learning": "veracausa.attribution.optimal",
     "Location": "veracausa.causes.locations",
     "Locations": "veracausa.causes.locations",
     "Method": "veracausa.attribution.methods",
     "Model": "veracausa.model",
+    "OptimalConstants": "veracausa.attribution.optimal",
     "Receipt": "veracausa.attribution.receipts",
     "Scores": "veracausa.attribution.scores",
     "Stability": "veracausa.comparison.stability",
@@ -68,6 +70,7 @@ _PUBLIC = {
     "load_trained": "veracausa.circuits.ground_truth.trained",
     "locate": "veracausa.causes.locate",
     "minimality": "veracausa.circuits.minimality",
+    "optimal_constants": "veracausa.attribution.optimal",
     "recovery": "veracausa.circuits.ground_truth.recovery",
     "select": "veracausa.circuits.select",
     "shapley": "veracausa.attribution.shapley",
@@ -86,6 +89,7 @@ if TYPE_CHECKING:
     from veracausa.attribution.files import load_scores
     from veracausa.attribution.masks import learn_mask
     from veracausa.attribution.methods import Method
+    from veracausa.attribution.optimal import Learning, OptimalConstants, optimal_constants
     from veracausa.attribution.receipts import Receipt
     from veracausa.attribution.scores import Scores
     from veracausa.attribution.shapley import shapley
@@ -136,10 +140,12 @@ __all__ = [
     "Discovery",
     "Evaluation",
     "HeadRoles",
+    "Learning",
     "Location",
     "Locations",
     "Method",
     "Model",
+    "OptimalConstants",
     "Receipt",
     "Scores",
     "Stability",
@@ -179,6 +185,7 @@ __all__ = [
     "load_trained",
     "locate",
     "minimality",
+    "optimal_constants",
     "recovery",
     "select",
     "shapley",

@@ -151,9 +151,12 @@ LEGAL = [method for method in combinations() if legal(method)]
 
 @pytest.mark.parametrize("method", LEGAL, ids=lambda m: f"{m.path}-{m.rule}-{m.combine}-{m.baseline}")
 def test_a_legal_combination_gives_numbers(tiny, task_of, method):
-    lm, task = tiny("llama"), task_of((5, 6), n=2, seed=4)
-    scores = attribute(lm, task, method=method)
-    assert scores.values.shape == (2, 12) and scores.values.isfinite().all()
+    lm, task = tiny("llama"), task_of((5, 6, 6, 5), n=4, seed=4)
+    constants = None
+    if method.baseline == "optimal":
+        constants = vc.optimal_constants(lm, task, units="queries", most=0, show_progress=False)
+    scores = attribute(lm, task, method=method, constants=constants)
+    assert scores.values.shape == (4, 12) and scores.values.isfinite().all()
     assert scores.values.abs().max() > 1e-3
     assert scores.signed is ("graddrop" not in method.rule)
     assert scores.signed or (scores.values >= 0).all()
@@ -163,7 +166,8 @@ def test_a_legal_combination_gives_numbers(tiny, task_of, method):
         promised = method.rule == "plain"
     assert (scores.completeness is not None) is promised
     assert any("no completeness" in note for note in scores.notes) is not promised
-    assert torch.equal(attribute(lm, task, method=method).values, scores.values)  # and the same numbers again
+    again = attribute(lm, task, method=method, constants=constants)
+    assert torch.equal(again.values, scores.values)  # and the same numbers again
 
 
 def test_all_paths_and_rules_and_combinations_have_a_legal_partner():

@@ -13,9 +13,9 @@ import tiny_models
 import torch
 
 import veracausa as vc
+from veracausa.attribution.optimal import Learning
 from veracausa.circuits.ablations import mean_writes, resampled
 from veracausa.circuits.evaluate import run_circuits
-from veracausa.circuits.optimal_constants import Learning
 from veracausa.engine.circuit_forward import all_edges_mask
 from veracausa.engine.cost import Cost
 from veracausa.errors import MethodError

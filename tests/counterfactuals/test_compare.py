@@ -54,7 +54,7 @@ def test_shown_and_hidden(base):
     ranks = np.stack([stats.rankdata(-np.abs(found.mean(name))) for name in "ab"])[:, :4]
     moved = dict(zip(names, ranks.max(0) / ranks.min(0), strict=False))
     assert found.movers(9) == sorted((u for u in names[:4] if moved[u] > 1), key=lambda u: -moved[u])
-    assert any(f"{names[0]} is shown by a −0.8" in sentence for sentence in found.sentences)
+    assert any(f"{names[0]}: shown by a −0.8" in sentence for sentence in found.sentences)
 
 
 def test_noise_shows_nothing(base):

@@ -1,11 +1,12 @@
-"""What a patched unit is replaced by: the four replacements of a noising run.
+"""What a patched unit is replaced by: the five replacements of a noising run.
 
 * counterfactual: its activation in the corrupted run of the same pair;
 * zero: 0;
 * mean: its mean over a reference set of prompts, position by position where all prompts of set and task have one
   length, else over all positions of all prompts;
 * resample: its activation in another prompt of the set, of the same length, drawn anew for every (seed, example,
-  unit), so that a number does not depend on which other units were asked for.
+  unit), so that a number does not depend on which other units were asked for;
+* optimal: the constant that lets the model do best without the unit, learned beforehand (see `optimal`).
 
 The reference set is, unless another task is given, the task's own clean and corrupted prompts.
 """
@@ -14,14 +15,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterator, Sequence
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from veracausa.attribution.units import Units
+from veracausa.attribution.units import Units, per_layer
 from veracausa.engine.cost import Cost
 from veracausa.engine.patches import Place, activation, sites_for
 from veracausa.engine.tape import State, Tape, record
@@ -29,11 +30,11 @@ from veracausa.engine.validate import require_readable
 from veracausa.errors import MethodError
 
 if TYPE_CHECKING:
+    from veracausa.attribution.optimal import OptimalConstants
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 
-Ablation = Literal["counterfactual", "zero", "mean", "resample"]
-ABLATIONS: tuple[str, ...] = ("counterfactual", "zero", "mean", "resample")
+ABLATIONS: tuple[str, ...] = ("counterfactual", "zero", "mean", "resample", "optimal")
 
 #: Donor prompts per length that `resample` draws from; bounds memory, and is fixed so that no number depends on it.
 DONORS = 64
@@ -43,12 +44,12 @@ class Replacement(Protocol):
     """Values that patched units take, for rows of one bucket at one layer."""
 
     def rows(
-        self, tape: Tape, place: Place, layer: int, example: Int[Tensor, " rows"], unit: Int[Tensor, " rows"]
+        self, tape: Tape, place: Place, layer: int, example: Int[Tensor, " rows"], unit: Int[Tensor, " rows"] | None
     ) -> Float[Tensor, "rows positions site"]:
         """The whole site's replacement values of each row, at the tape's positions.
 
         `example[r]` indexes the tape's examples, `unit[r]` the table of units of the call (for draws keyed by what the
-        unit is: its layer, index and position).
+        unit is: its layer, index and position). No `unit`: every part of the site is replaced by its own value.
         """
         ...
 
@@ -59,7 +60,7 @@ class Counterfactual:
     def __init__(self, noising: bool) -> None:
         self.noising = noising
 
-    def rows(self, tape: Tape, place: Place, layer: int, example: Tensor, unit: Tensor) -> Tensor:
+    def rows(self, tape: Tape, place: Place, layer: int, example: Tensor, unit: Tensor | None) -> Tensor:
         """See `Replacement.rows`."""
         return activation(self.state(tape), place, layer)[example]
 
@@ -71,7 +72,7 @@ class Counterfactual:
 class Zero:
     """Zeros."""
 
-    def rows(self, tape: Tape, place: Place, layer: int, example: Tensor, unit: Tensor) -> Tensor:
+    def rows(self, tape: Tape, place: Place, layer: int, example: Tensor, unit: Tensor | None) -> Tensor:
         """See `Replacement.rows`."""
         like = activation(tape.clean, place, layer)
         return like.new_zeros(len(example), *like.shape[1:])
@@ -94,7 +95,7 @@ class Mean:
             count += values.shape[0] * (1 if aligned else values.shape[1])
         self.means = [(total / count).to(lm.dtype) for total in self.means]
 
-    def rows(self, tape: Tape, place: Place, layer: int, example: Tensor, unit: Tensor) -> Tensor:
+    def rows(self, tape: Tape, place: Place, layer: int, example: Tensor, unit: Tensor | None) -> Tensor:
         """See `Replacement.rows`."""
         mean = self.means[layer]
         positions = mean[tape.start : tape.length] if mean.shape[0] > 1 else mean
@@ -107,7 +108,7 @@ class Resample:
     def __init__(
         self, lm: Model, prompts: Sequence[tuple[int, ...]], task: Task, units: Units, seed: int, cost: Cost
     ) -> None:
-        self.task, self.seed, place = task, seed, units.place
+        self.task, self.seed, place, self.parts = task, seed, units.place, per_layer(lm, units.kind)
         self.keys = np.stack([units.layer, units.index, units.position], 1) + 1  # −1 stands for "none", keys are ≥ 0
         by_length: dict[int, list[tuple[int, ...]]] = {}
         for prompt in dict.fromkeys(prompts):
@@ -132,18 +133,25 @@ class Resample:
                     for layer in range(lm.layers + (place == "residual"))
                 ]
 
-    def donor(self, example: int, unit: int) -> int:
-        """Index of the donor of (example, unit) among those of the example's length; never a prompt of the pair."""
+    def donor(self, example: int, key: Sequence[int]) -> int:
+        """Index of the donor of (example, key of a unit) among those of its length; never a prompt of the pair."""
         donors = self.donors[len(self.task.clean[example])]
         own = (self.task.clean[example], self.task.corrupted[example])
         allowed = [index for index, prompt in enumerate(donors) if prompt not in own]
-        draw = np.random.default_rng([self.seed, example, *self.keys[unit].tolist()]).integers(len(allowed))
+        draw = np.random.default_rng([self.seed, example, *key]).integers(len(allowed))
         return allowed[int(draw)]
 
-    def rows(self, tape: Tape, place: Place, layer: int, example: Tensor, unit: Tensor) -> Tensor:
+    def rows(self, tape: Tape, place: Place, layer: int, example: Tensor, unit: Tensor | None) -> Tensor:
         """See `Replacement.rows`."""
-        chosen = [self.donor(tape.examples[e], u) for e, u in zip(example.tolist(), unit.tolist(), strict=True)]
-        return self.activations[tape.length][layer][torch.tensor(chosen, device=example.device), tape.start :]
+        values = self.activations[tape.length][layer][:, tape.start :]
+        examples = [tape.examples[e] for e in example.tolist()]
+        if unit is not None:
+            chosen = [self.donor(e, self.keys[u].tolist()) for e, u in zip(examples, unit.tolist(), strict=True)]
+            return values[torch.tensor(chosen, device=example.device)]
+        keys = [(layer + 1, part + 1 if self.parts else 0, 0) for part in range(max(1, self.parts))]
+        donors = torch.tensor([[self.donor(e, key) for key in keys] for e in examples], device=example.device)
+        split = values.unflatten(-1, (len(keys), -1))
+        return torch.stack([split[donors[:, part], :, part] for part in range(len(keys))], 2).flatten(2)
 
 
 def replacement(
@@ -155,11 +163,13 @@ def replacement(
     reference: Task | None,
     seed: int,
     cost: Cost,
+    constants: OptimalConstants | None = None,
 ) -> Replacement:
-    """The `Replacement` that a call asks for.
+    """The `Replacement` that a call asks for; `constants`: of optimal ablation, learned on this model and task.
 
     Raises:
-        MethodError: an unknown ablation; denoising with anything but the counterfactual; no donor for resampling.
+        MethodError: an unknown ablation; denoising with anything but the counterfactual; no donor for resampling; no
+            constants for optimal ablation, or those of another model, task or kind of unit.
     """
     if ablation not in ABLATIONS:
         raise MethodError(f"ablation={ablation!r} is not known. Known: {', '.join(ABLATIONS)}.")
@@ -170,6 +180,15 @@ def replacement(
             f"direction='denoising' restores a unit's clean value in the corrupted run; there is nothing that "
             f"ablation={ablation!r} could replace. Use direction='noising', or ablation='counterfactual'."
         )
+    if (constants is None) is (ablation == "optimal"):
+        raise MethodError(
+            "ablation='optimal' needs constants=vc.optimal_constants(lm, task, units=…) here."
+            if constants is None
+            else f"constants= are those of ablation='optimal', but ablation is {ablation!r}. Leave one of them out."
+        )
+    if constants is not None:
+        constants.require(lm, task, units)
+        return constants.replacement(lm)
     if ablation == "counterfactual":
         return Counterfactual(direction == "noising")
     if ablation == "zero":

@@ -41,6 +41,7 @@ from veracausa.errors import MethodError
 from veracausa.progress import Tick, progress
 
 if TYPE_CHECKING:
+    from veracausa.attribution.optimal import OptimalConstants
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 
@@ -61,6 +62,7 @@ def attribute(
     steps: int | None = None,
     seed: int | None = None,
     reference: Task | None = None,
+    constants: OptimalConstants | None = None,
     show_progress: bool = True,
 ) -> Scores:
     """Estimate the effects that `vc.exact` computes, from gradients, with the same sign.
@@ -74,12 +76,14 @@ def attribute(
             "eap-ig-activations" for "ig", and "ifr", see `attribution.flow`), or a composed
             `vc.Method(path=…, rule=…, combine=…)`.
         direction: "noising" or "denoising", as for `vc.exact`.
-        baseline: what units move towards: "corrupted" (estimates the counterfactual effect), "zero", "mean".
+        baseline: what units move towards: "corrupted" (estimates the counterfactual effect), "zero", "mean",
+            "resample" (another prompt's value, as for `vc.exact` with the same seed), "optimal" (learned constants).
         nodes: points on the path (ig: 16, eap-ig-activations: 5); `steps` is another word for it.
         grid: "gauss", "trapezoid", "midpoint", "left", "right", "published" (EAP-IG's).
         steps: see `nodes`.
-        seed: of random draws, which are keyed by (seed, example).
-        reference: prompts for the mean baseline (default: the task's own).
+        seed: of random draws, which are keyed by (seed, example), and of the resample baseline.
+        reference: prompts for the mean and resample baselines (default: the task's own).
+        constants: of the optimal baseline (default: learned in this call, with `vc.optimal_constants`' defaults).
         show_progress: show a progress bar.
 
     Returns:
@@ -113,11 +117,18 @@ def attribute(
             "rule='plain' or 'qk-exact'."
         )
     ablation = BASELINES[parts.baseline]
+    if ablation == "resample" and table.positional:
+        raise MethodError("baseline='resample' draws one prompt a unit: at single positions take vc.exact instead.")
     cost = Cost(full=sum(task.lengths) * lm.layers)
+    if ablation == "optimal" and constants is None:
+        from veracausa.attribution.optimal import optimal_constants
+
+        constants = optimal_constants(lm, task, units=table, show_progress=show_progress)
+        cost += constants.cost
     with borrowed(lm.decoder):
         found = _Found.empty(lm, task, table, parts)
         over_units = all_units(lm, "heads") if isinstance(table, Edges) else table
-        source = replacement(lm, task, over_units, ablation, direction, reference, 0, cost)
+        source = replacement(lm, task, over_units, ablation, direction, reference, parts.seed, cost, constants)
         kept = _kept(lm, table)
         share = ablation == "counterfactual" and PATHS[parts.path].shares_prefix and lm.decoder.anatomy.causal
         groups = buckets(task.clean, task.corrupted, share, examples_per_batch(lm, task, kept))
@@ -140,12 +151,16 @@ def attribute(
         table,
         measured,
         method=name,
-        settings={"direction": direction, **parts.settings()},
+        settings={"direction": direction, **parts.settings(), **(constants.settings() if constants else {})},
         cost=cost,
         completeness=completeness,
         signed=parts.signed,
         draw_stderr=found.spread if parts.path == "draws" and parts.nodes > 1 and parts.combine == "mean" else None,
-        notes=(*_rule_notes(parts, table, completeness), *_unconverged(completeness, found, parts)),
+        notes=(
+            *_rule_notes(parts, table, completeness),
+            *_unconverged(completeness, found, parts),
+            *(constants.sentences if constants is not None else ()),
+        ),
     )
 
 

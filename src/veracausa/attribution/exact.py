@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ from veracausa.errors import MethodError
 from veracausa.progress import progress
 
 if TYPE_CHECKING:
+    from veracausa.attribution.optimal import OptimalConstants
     from veracausa.attribution.resume import Checkpoint
     from veracausa.model import Model
     from veracausa.tasks.task import Task
@@ -47,6 +49,7 @@ def exact(
     ablation: str = "counterfactual",
     direction: str = "noising",
     reference: Task | None = None,
+    constants: OptimalConstants | None = None,
     seed: int = 0,
     rows: int | None = None,
     share_prefix: bool = True,
@@ -61,11 +64,13 @@ def exact(
         units: "heads", "mlps", "attention" (whole layers), "neurons", "residual" (the stream entering each block);
             each also per position ("heads@positions"); "edges" (a writer seen by one reader alone, see `edge_rows`); or
             names: ["a20.h0", "m3.n1200@9"], ["a9.h6->m10", "input->a0.h0<q>"].
-        ablation: what replaces a unit: "counterfactual" (its value in the corrupted run), "zero", "mean", "resample";
+        ablation: what replaces a unit: "counterfactual" (its value in the corrupted run), "zero", "mean", "resample",
+            "optimal" (the constant that lets the model do best without it, see `vc.optimal_constants`);
             an edge's write: "counterfactual" or "zero".
         direction: "noising" patches the clean run (negative: the unit supported the behaviour); "denoising" restores
             clean values in the corrupted run (positive: it supports it).
         reference: prompts for mean and resample (default: the task's own, clean and corrupted).
+        constants: of optimal ablation (default: learned in this call, with `vc.optimal_constants`' defaults).
         seed: for resample; a donor depends on (seed, example, unit) only.
         rows: rows per chunk (default: from the free memory). Never changes a number beyond rounding.
         share_prefix: run only the positions from the first difference on, which is exact; False to compare.
@@ -86,17 +91,27 @@ def exact(
     if rows is not None and rows < 1:
         raise MethodError(f"rows={rows}: a chunk holds at least one row. Leave rows out to let the free memory decide.")
     table = resolve_units(lm, units, max(task.lengths))
-    settings = effect_settings(direction, ablation, seed, reference)
+    settings, learned = effect_settings(direction, ablation, seed, reference), None
+    if ablation == "optimal" and direction == "noising" and not isinstance(table, Edges):
+        from veracausa.attribution.optimal import optimal_constants
+
+        if constants is None:
+            constants = learned = optimal_constants(lm, task, units=table, out=out, show_progress=show_progress)
+        settings |= constants.settings()
 
     def plan(cost: Cost) -> Plan:
         if isinstance(table, Edges):
             _require_edges(ablation, direction, reference)
             return EdgeRows(lm, task, table, ablation == "zero", direction == "noising", rows, cost)
-        source = replacement(lm, task, table, ablation, direction, reference, seed, cost)
+        source = replacement(lm, task, table, ablation, direction, reference, seed, cost, constants)
         return Rows(lm, task, table, source, direction == "noising", rows, cost)
 
-    return patched(lm, task, table, plan, method="exact", settings=settings, reference=reference,
-                   share_prefix=share_prefix, out=out, show_progress=show_progress)  # fmt: skip
+    scores = patched(lm, task, table, plan, method="exact", settings=settings, reference=reference,
+                     share_prefix=share_prefix, out=out, show_progress=show_progress)  # fmt: skip
+    if constants is not None:
+        cost = scores.cost if learned is None else scores.cost + learned.cost
+        scores = replace(scores, cost=cost, notes=(*scores.notes, *constants.sentences))
+    return scores
 
 
 def effect_settings(direction: str, ablation: str, seed: int, reference: Task | None) -> dict[str, Any]:
@@ -193,12 +208,12 @@ def _checkpoint(
         return None
     from veracausa.attribution.resume import Checkpoint
 
-    header = {
+    header: dict[str, Any] = {
         "version": __version__,
         "model": lm.identity,
         "task": task_header(task)["digest"],
         "units": table.digest(),
         "reference": reference.digest() if reference is not None else None,
-        **{key: settings[key] for key in ("direction", "ablation", "seed")},
+        **{key: settings[key] for key in ("direction", "ablation", "seed", "constants") if key in settings},
     }
     return Checkpoint.open(Path(out), f"{method}-{table.kind}", header, (len(task), len(table)), lm.score_dtype)

@@ -15,7 +15,8 @@ from veracausa.attribution.paths import PATHS
 from veracausa.engine import rules
 from veracausa.errors import MethodError
 
-BASELINES = {"corrupted": "counterfactual", "zero": "zero", "mean": "mean"}
+#: What units move towards → the ablation whose effect that estimates.
+BASELINES = {"corrupted": "counterfactual"} | {name: name for name in ("zero", "mean", "resample", "optimal")}
 RULES = {
     "plain": "the model's own backward pass",
     "gim": "norms frozen, softmax at temperature 2, q and k × 0.25, v × 0.5, gated product × 0.5 (2505.17630)",
@@ -37,8 +38,9 @@ class Method:
 
     `path`: see `PATHS`. `rule`: see `RULES`. `combine`: see `COMBINATIONS` (on a straight path of the activations
     themselves all are the same sum, since a_u moves by Δ_u · dα). `baseline`: what units move towards: "corrupted"
-    (their value in the other run), "zero", "mean". `nodes`, `grid`: how the path is sampled (nodes: points of a grid or
-    draws, steps of gradpath, segments of a geodesic). `seed`: of draws. `descent`: steps that bend a geodesic.
+    (their value in the other run), "zero", "mean", "resample", "optimal" (as for `vc.exact`). `nodes`, `grid`: how the
+    path is sampled (nodes: points of a grid or draws, steps of gradpath, segments of a geodesic). `seed`: of draws and
+    of resampling. `descent`: steps that bend a geodesic.
 
     >>> vc.attribute(lm, task, method=vc.Method(path="inputs", combine="increments", grid="gauss", nodes=8))
     """
@@ -69,7 +71,7 @@ class Method:
             parts |= {"combine": self.combine, "nodes": self.nodes}
         if self.path in ("inputs", "layer", "unit"):
             parts["grid"] = self.grid
-        if self.path == "draws":
+        if self.path == "draws" or self.baseline == "resample":
             parts["seed"] = self.seed
         if self.path == "geodesic":
             parts["descent"] = self.descent

@@ -99,6 +99,7 @@ def verify(
             ablation=ablation,
             direction=estimate.direction,
             reference=reference,
+            seed=int(estimate.settings.get("seed") or 0),
             out=out,
             show_progress=show_progress,
         )
@@ -168,6 +169,11 @@ def _ablation(lm: Model, task: Task, estimate: Scores) -> str:
     if estimate.method == "exact":
         raise MethodError("These scores are exact effects already. Verify an estimate, such as vc.attribute's.")
     baseline, ablation = (estimate.settings.get(name) for name in ("baseline", "ablation"))
+    if baseline == "optimal":
+        raise MethodError(
+            "These scores move to learned constants, which a receipt does not keep. Compare them with "
+            "vc.exact(…, ablation='optimal', constants=…) and vc.agreement."
+        )
     if baseline in BASELINES:
         return BASELINES[str(baseline)]
     if baseline is None and ablation in BASELINES.values():

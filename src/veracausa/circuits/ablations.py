@@ -26,7 +26,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from veracausa.attribution.ablations import recorded
-from veracausa.circuits.optimal_constants import Learning, learned_constants
+from veracausa.attribution.optimal import Learning
+from veracausa.circuits.optimal_constants import learned_constants
 from veracausa.engine.ablated import Ablated, Constants, OtherRun
 from veracausa.engine.cost import Cost
 from veracausa.engine.tape import Tape

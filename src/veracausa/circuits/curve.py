@@ -18,11 +18,11 @@ import numpy as np
 from scipy.integrate import trapezoid
 
 from veracausa.attribution.edges import Edges
+from veracausa.attribution.optimal import Learning
 from veracausa.attribution.scores import Scores
 from veracausa.circuits.ablations import SETTLED
 from veracausa.circuits.evaluate import run_circuits
 from veracausa.circuits.faithfulness import Faithfulness, faithfulness_of
-from veracausa.circuits.optimal_constants import Learning
 from veracausa.engine.circuit_forward import kept_by, wiring_of
 from veracausa.errors import MethodError, UnitError
 

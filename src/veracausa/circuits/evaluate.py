@@ -18,8 +18,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from veracausa.attribution.optimal import Learning
 from veracausa.circuits.ablations import ablation_of
-from veracausa.circuits.optimal_constants import Learning
 from veracausa.circuits.tapes import circuit_buckets, record_bucket
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.budget import rows_per_chunk

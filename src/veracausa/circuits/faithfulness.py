@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from veracausa.attribution.optimal import Learning
 from veracausa.circuits.evaluate import Outcomes, run_circuits
-from veracausa.circuits.optimal_constants import Learning
 from veracausa.engine.cost import Cost
 from veracausa.engine.measure import Measurement
 

@@ -19,12 +19,12 @@ from veracausa.attribution.edges import Edges, all_edges
 from veracausa.attribution.estimate import attribute, planned
 from veracausa.attribution.exact import exact
 from veracausa.attribution.methods import Method
+from veracausa.attribution.optimal import Learning
 from veracausa.attribution.verify import exact_costs, overhead
 from veracausa.circuits.ablations import SETTLED
 from veracausa.circuits.evaluate import run_circuits
 from veracausa.circuits.iterated import POINTS, ROUNDS
 from veracausa.circuits.learned import BATCH, STEPS
-from veracausa.circuits.optimal_constants import Learning
 from veracausa.circuits.tapes import circuit_buckets
 from veracausa.engine.circuit_forward import all_edges_mask
 from veracausa.engine.tape import buckets

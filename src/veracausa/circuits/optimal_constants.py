@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from veracausa.attribution.optimal import Learning
 from veracausa.circuits.tapes import record_all
 from veracausa.engine.ablated import Constants
 from veracausa.engine.attention import SUFFIX
@@ -28,29 +29,13 @@ from veracausa.engine.circuit_forward import CircuitForward, Wiring, wiring_of
 from veracausa.engine.cost import Cost
 from veracausa.engine.guard import attention_function
 from veracausa.engine.tape import Tape
-from veracausa.errors import MethodError, NumericsError
+from veracausa.errors import NumericsError
 from veracausa.progress import Tick, progress
 from veracausa.tasks.metrics import divergence
 
 if TYPE_CHECKING:
     from veracausa.model import Model
     from veracausa.tasks.task import Task
-
-
-@dataclass(frozen=True)
-class Learning:
-    """How optimal constants are learned: Adam's `steps` and `rate` (falling to 0), pairs a step, the seed."""
-
-    steps: int = 60
-    rate: float = 0.05
-    batch: int = 8
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch < 1 or not self.rate > 0:
-            raise MethodError(
-                f"Learning with steps={self.steps}, batch={self.batch}, rate={self.rate}: all must be above 0."
-            )
 
 
 def learned_constants(

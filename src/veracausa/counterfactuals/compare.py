@@ -26,8 +26,9 @@ from scipy import stats
 from veracausa.attribution.exact import exact
 from veracausa.attribution.planning import planned_exact
 from veracausa.attribution.scores import Scores
+from veracausa.behaviour.statistics import holm
 from veracausa.counterfactuals.files import read_all, write_all
-from veracausa.counterfactuals.statistics import LEVEL, differs, exceeds, holm, magnitude, stderr
+from veracausa.counterfactuals.statistics import LEVEL, differs, exceeds, magnitude, stderr
 from veracausa.counterfactuals.words import listed, number_of, share
 from veracausa.errors import FileError, GapError, MethodError, TaskError
 
@@ -159,8 +160,8 @@ class CounterfactualComparison:
             table[f"stderr: {name}"] = stderr(self.values[name])
             table[f"rank: {name}"] = self.rank(name)
             table[f"p: {name}"] = self.p[name]
-        best = np.min([self.rank(name) for name in self.names], axis=0)
-        return table.iloc[np.argsort(best, kind="stable")].reset_index(drop=True)
+        largest = np.max([np.abs(self.mean(name)) for name in self.names], axis=0)
+        return table.iloc[np.argsort(-largest, kind="stable")].reset_index(drop=True)
 
     @property
     def sentences(self) -> tuple[str, ...]:
@@ -184,13 +185,13 @@ class CounterfactualComparison:
         contrasts = self.contrasts()
         said += [self._contrast(unit, *parts) for unit, parts in list(contrasts.items())[:SAID]]
         if len(contrasts) > SAID:
-            said.append(f"{len(contrasts) - SAID} more {kind} are shown by one corruption and hidden by another.")
+            said.append(f"So it is with {len(contrasts) - SAID} more {kind}.")
         if self.n == 1:
             said.append(
                 "With one prompt there is no standard error, so of no unit can it be said that only one shows it."
             )
         elif not contrasts:
-            said.append(f"No unit is shown by one corruption and hidden by another (n = {self.n}, Holm at {LEVEL:g}).")
+            said.append(f"No unit is shown by one corruption and not by another (n = {self.n}, Holm at {LEVEL:g}).")
         return tuple(said)
 
     def contrasts(self) -> dict[str, tuple[str, list[str]]]:
@@ -210,8 +211,8 @@ class CounterfactualComparison:
         one, *others = (
             f"{name} {share(self.mean(name)[u], float(stderr(self.values[name])[u]))}" for name in (a, *hiding)
         )
-        verb = "hides" if len(hiding) == 1 else "hide"
-        return f"{unit} is shown by {one}; {listed(others)} {verb} it (n = {self.n}, Holm at {LEVEL:g})."
+        verb = "does" if len(hiding) == 1 else "do"
+        return f"{unit}: shown by {one}; {listed(others)} {verb} not show it (n = {self.n}, Holm at {LEVEL:g})."
 
     def save(self, path: str | Path) -> Path:
         """Write everything to one safetensors file with a JSON header, whole or not at all; see `load`."""

@@ -14,19 +14,6 @@ from scipy import stats
 LEVEL = 0.05
 
 
-def holm(p: Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:
-    """p-values corrected for their number by Holm's method; valid however the tests depend on each other.
-
-    The k-th smallest of m is multiplied by m − k + 1, and never falls below the one before. NaN stays NaN and does not
-    count.
-    """
-    found = np.full(len(p), np.nan)
-    known = np.flatnonzero(np.isfinite(p))
-    order = known[np.argsort(p[known], kind="stable")]
-    found[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)))
-    return found
-
-
 def stderr(values: Float[np.ndarray, "examples units"]) -> Float[np.ndarray, " units"]:
     """Standard error of the mean over examples; NaN for a single one."""
     n = len(values)

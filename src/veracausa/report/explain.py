@@ -111,6 +111,10 @@ _BASELINES = {
     "zero": "units move to zero, not to their value in the corrupted run: a different question from the exact one",
     "mean": "units move to their mean over the prompts, not to their value in the corrupted run: a different question "
     "from the exact one",
+    "resample": "units move to their value in another prompt, not to that in the corrupted run: a different question "
+    "from the exact one",
+    "optimal": "units move to the constant that lets the model do best without them, not to their value in the "
+    "corrupted run: a different question from the exact one",
 }
 
 

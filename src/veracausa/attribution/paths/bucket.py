@@ -87,7 +87,7 @@ class Bucket:
         """Δ of every unit of the site: replacement − own value."""
         if layer not in self._differences:
             with torch.no_grad():
-                new = self.source.rows(self.tape, self.place, layer, self.every, self.every)
+                new = self.source.rows(self.tape, self.place, layer, self.every, None)
                 self._differences[layer] = new - self.own(layer)
         return self._differences[layer]
 
