@@ -120,7 +120,7 @@ class CounterfactualComparison:
     @cached_property
     def p(self) -> dict[str, np.ndarray]:
         """Holm-corrected p-value of every unit's effect under each corruption."""
-        return {name: holm(differs(values)) for name, values in self.values.items()}
+        return {name: holm(differs(values).tolist()) for name, values in self.values.items()}
 
     @cached_property
     def _hidden(self) -> dict[tuple[str, str], np.ndarray]:
@@ -129,7 +129,7 @@ class CounterfactualComparison:
         found = {}
         for a, b in permutations(self.names, 2):
             less = exceeds(HIDDEN * sizes[a] - sizes[b], 0.0)
-            p = holm(np.maximum(differs(self.values[a]), less))
+            p = holm(np.maximum(differs(self.values[a]), less).tolist())
             found[a, b] = (p < LEVEL) & (np.abs(self.mean(a)) >= self.least)
         return found
 
