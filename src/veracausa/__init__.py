@@ -34,8 +34,11 @@ _PUBLIC = {
     "Model": "veracausa.model",
     "OptimalConstants": "veracausa.attribution.optimal",
     "Receipt": "veracausa.attribution.receipts",
+    "Response": "veracausa.attribution.responses",
+    "Responses": "veracausa.attribution.responses",
     "Scores": "veracausa.attribution.scores",
     "Stability": "veracausa.comparison.stability",
+    "Surface": "veracausa.attribution.surfaces",
     "Task": "veracausa.tasks.task",
     "Units": "veracausa.attribution.units",
     "Until": "veracausa.attribution.stages",
@@ -66,16 +69,20 @@ _PUBLIC = {
     "load_compiled": "veracausa.circuits.ground_truth.stored",
     "load_discovery": "veracausa.circuits.discovery_files",
     "load_locations": "veracausa.causes.location_files",
+    "load_responses": "veracausa.attribution.response_files",
     "load_scores": "veracausa.attribution.files",
+    "load_surface": "veracausa.attribution.surfaces",
     "load_trained": "veracausa.circuits.ground_truth.trained",
     "locate": "veracausa.causes.locate",
     "minimality": "veracausa.circuits.minimality",
     "optimal_constants": "veracausa.attribution.optimal",
     "recovery": "veracausa.circuits.ground_truth.recovery",
+    "responses": "veracausa.attribution.responses",
     "select": "veracausa.circuits.select",
     "shapley": "veracausa.attribution.shapley",
     "stability": "veracausa.comparison.stability",
     "study": "veracausa.comparison.run",
+    "surface": "veracausa.attribution.surface",
     "task": "veracausa.tasks",
     "verify": "veracausa.attribution.verify",
 }
@@ -91,10 +98,14 @@ if TYPE_CHECKING:
     from veracausa.attribution.methods import Method
     from veracausa.attribution.optimal import Learning, OptimalConstants, optimal_constants
     from veracausa.attribution.receipts import Receipt
+    from veracausa.attribution.response_files import load_responses
+    from veracausa.attribution.responses import Response, Responses, responses
     from veracausa.attribution.scores import Scores
     from veracausa.attribution.shapley import shapley
     from veracausa.attribution.site_effects import direct, last_in
     from veracausa.attribution.stages import Until
+    from veracausa.attribution.surface import surface
+    from veracausa.attribution.surfaces import Surface, load_surface
     from veracausa.attribution.units import Units
     from veracausa.attribution.verify import verify
     from veracausa.behaviour.files import load_ablation_study
@@ -147,8 +158,11 @@ __all__ = [
     "Model",
     "OptimalConstants",
     "Receipt",
+    "Response",
+    "Responses",
     "Scores",
     "Stability",
+    "Surface",
     "Task",
     "Units",
     "Until",
@@ -181,16 +195,20 @@ __all__ = [
     "load_compiled",
     "load_discovery",
     "load_locations",
+    "load_responses",
     "load_scores",
+    "load_surface",
     "load_trained",
     "locate",
     "minimality",
     "optimal_constants",
     "recovery",
+    "responses",
     "select",
     "shapley",
     "stability",
     "study",
+    "surface",
     "task",
     "tasks",
     "verify",

@@ -33,3 +33,29 @@ def test_alphas_of_any_kind(tiny, task_of):
     one = vc.curves(lm, task, units=["a1.h1"], alphas=np.linspace(0, 1, 3), show_progress=False)
     two = vc.curves(lm, task, units=["a1.h1"], alphas=(0, 0.5, 1), show_progress=False)
     assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("names", [["a1.h1", "a0.h0", "a1.h2"], ["m0.n3", "m1.n5"], ["m1"]], ids=str)
+@pytest.mark.parametrize("family", ["llama", "gpt_neox", "gemma3"])
+def test_whole_sites(tiny, task_of, agree, family, names):
+    """All units of a layer moved by naive hooks; far beyond [0, 1], too."""
+    lm, task = tiny(family), task_of((5, 6), n=2, seed=4)
+    alphas = [-2.0, 0.0, 1.0, 3.0]
+    ours = vc.curves(lm, task, units=names, alphas=alphas, path="site", show_progress=False)
+    gap = lm.measure(task).gap
+    table = naive_units(vc.exact(lm, task, units=names, show_progress=False).units)
+    for i in range(2):
+        for u, (kind, layer, _, _) in enumerate(table):
+            theirs = naive.alpha_curve(
+                lm.hf, family, task.clean[i], task.corrupted[i], naive_metric(lm, task, i), (kind, layer, None, None),
+                alphas,
+            )  # fmt: skip
+            agree(ours[i, u], theirs - theirs[1], gap)
+
+
+def test_paths_that_there_are_not(tiny, task_of):
+    lm, task = tiny("llama"), task_of(6)
+    with pytest.raises(vc.errors.MethodError, match="unit, site"):
+        vc.curves(lm, task, units=["a1.h1"], alphas=[1], path="layer", show_progress=False)
+    with pytest.raises(vc.errors.MethodError, match="no site"):
+        vc.curves(lm, task, units=["a1.h1@4"], alphas=[1], path="site", show_progress=False)

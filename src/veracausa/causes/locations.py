@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from veracausa.attribution.ratios import Share, share_of_gap
 from veracausa.attribution.units import Units
-from veracausa.causes.ratios import Share, share_of_gap
 from veracausa.causes.saturation import Saturation
 from veracausa.engine.cost import Cost
 

@@ -1,0 +1,66 @@
+"""`vc.responses` against `vc.curves` (which naive runs judge), and its slopes against differences of runs.
+
+Tolerance: 1e-9 of the gap in float64 (conftest.EXACT); slopes by central differences 1e-6.
+"""
+
+import numpy as np
+import pytest
+import torch
+
+import veracausa as vc
+from veracausa.attribution.responses import planned_responses
+from veracausa.errors import FileError, MethodError
+
+ALPHAS = [-2.0, -0.5, 0.0, 0.5, 1.0, 3.0]
+
+
+def responses(lm, task, names, **options):
+    return vc.responses(lm, task, units=names, show_progress=False, **options)
+
+
+@pytest.mark.parametrize("names", [["a0.h1", "a2.h3"], ["m1"], ["m0.n3", "m1.n5"], ["r1"]], ids=str)
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_both_paths(tiny, task_of, agree, family, names):
+    lm, task = tiny(family), task_of((5, 6), n=2, seed=4)
+    found = responses(lm, task, names, alphas=ALPHAS)
+    single = names[0][0] == "r" or names == ["m1"]
+    for path, ours, slopes in (("unit", found.own, found.slopes), ("site", found.sites, found.site_slopes)):
+        if path == "site" and single:
+            assert not len(ours) and found.site(names[0]) is None
+            continue
+        near = vc.curves(lm, task, units=names, alphas=[-1e-5, 1e-5], path=path, show_progress=False)
+        curves = vc.curves(lm, task, units=names, alphas=ALPHAS, path=path, show_progress=False)
+        agree(ours, curves.permute(1, 2, 0), found.gap)
+        agree(slopes, (near[..., 1] - near[..., 0]).T / 2e-5, found.gap, 1e-6)
+    one = found[names[0]]
+    exact = vc.exact(lm, task, units=names, show_progress=False)
+    assert one.secant.value == pytest.approx(float(exact.normalised()[0]))
+    ratios = exact.values[:, 0] - exact.normalised()[0] * exact.gap
+    assert one.secant.stderr == pytest.approx(float(ratios.std() / 2**0.5 / exact.gap.mean().abs()))
+    assert str(one.secant) in one.sentence and "2 pairs" in one.sentence
+    assert found.describe() in repr(found) and len(found.table()) == len(names)
+
+
+@pytest.mark.parametrize(("family", "names"), [("llama", ["a0.h1", "a2.h3"]), ("gpt_neox", ["m1"])], ids=str)
+def test_planned_is_what_it_takes(tiny, task_of, family, names):
+    lm, task = tiny(family), task_of((6, 7), n=4)
+    planned = planned_responses(lm, task, names, alphas=ALPHAS)
+    assert responses(lm, task, names, alphas=ALPHAS).cost.token_layers == planned
+
+
+def test_files_and_finished_pieces(tiny, task_of, tmp_path):
+    lm, task = tiny("llama"), task_of((6, 7), n=3)
+    found = responses(lm, task, ["a0.h1"], alphas=np.linspace(-1, 2, 7), out=tmp_path)
+    back = vc.load_responses(found.save(tmp_path / "found.safetensors"))
+    assert back.sentences == found.sentences and back.table().equals(found.table())
+    assert repr(back) == repr(found)
+    assert torch.equal(responses(lm, task, ["a0.h1"], alphas=np.linspace(-1, 2, 7), out=tmp_path).own, found.own)
+    (tmp_path / "found.safetensors").write_bytes(b"x" * 100)
+    with pytest.raises(FileError):
+        vc.load_responses(tmp_path / "found.safetensors")
+
+
+@pytest.mark.parametrize("name", ["a0.h1@3", "a0.h1->m1"])
+def test_units_without_a_response(tiny, task_of, name):
+    with pytest.raises(MethodError, match=r"vc\.curves"):
+        responses(tiny("llama"), task_of(6), [name])
