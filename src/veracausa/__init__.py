@@ -24,6 +24,7 @@ _PUBLIC = {
     "Agreement": "veracausa.comparison.agreement",
     "Circuit": "veracausa.circuits.circuit",
     "CounterfactualComparison": "veracausa.counterfactuals.compare",
+    "Disagreement": "veracausa.causes.differences",
     "Discovery": "veracausa.circuits.discovery",
     "Evaluation": "veracausa.circuits.evaluation",
     "HeadRoles": "veracausa.counterfactuals.head_roles",
@@ -53,6 +54,7 @@ _PUBLIC = {
     "completeness": "veracausa.circuits.completeness",
     "curve": "veracausa.circuits.curve",
     "curves": "veracausa.attribution.curves",
+    "disagreement": "veracausa.causes.disagreement",
     "direct": "veracausa.attribution.site_effects",
     "discover": "veracausa.circuits.discovery",
     "evaluate": "veracausa.circuits.further",
@@ -67,6 +69,7 @@ _PUBLIC = {
     "load_ablation_study": "veracausa.behaviour.files",
     "load_circuit": "veracausa.circuits.files",
     "load_compiled": "veracausa.circuits.ground_truth.stored",
+    "load_disagreement": "veracausa.causes.differences",
     "load_discovery": "veracausa.circuits.discovery_files",
     "load_locations": "veracausa.causes.location_files",
     "load_responses": "veracausa.attribution.response_files",
@@ -111,6 +114,8 @@ if TYPE_CHECKING:
     from veracausa.behaviour.files import load_ablation_study
     from veracausa.behaviour.results import AblationStudy
     from veracausa.behaviour.study import ablation_study
+    from veracausa.causes.differences import Disagreement, load_disagreement
+    from veracausa.causes.disagreement import disagreement
     from veracausa.causes.locate import locate
     from veracausa.causes.location_files import load_locations
     from veracausa.causes.locations import Location, Locations
@@ -148,6 +153,7 @@ __all__ = [
     "Agreement",
     "Circuit",
     "CounterfactualComparison",
+    "Disagreement",
     "Discovery",
     "Evaluation",
     "HeadRoles",
@@ -179,6 +185,7 @@ __all__ = [
     "curve",
     "curves",
     "direct",
+    "disagreement",
     "discover",
     "errors",
     "evaluate",
@@ -193,6 +200,7 @@ __all__ = [
     "load_ablation_study",
     "load_circuit",
     "load_compiled",
+    "load_disagreement",
     "load_discovery",
     "load_locations",
     "load_responses",

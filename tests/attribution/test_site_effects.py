@@ -10,7 +10,7 @@ import tiny_models
 import torch
 
 import veracausa as vc
-from veracausa.attribution.site_effects import direct, last_in, planned_last_in
+from veracausa.attribution.site_effects import direct, last_in, planned_direct, planned_last_in
 from veracausa.attribution.units import all_units, per_layer
 from veracausa.errors import MethodError
 
@@ -98,9 +98,10 @@ def test_the_last_units_have_direct_effects_only(tiny, task_of, agree):
 def test_costs_and_pieces(tiny, task_of, tmp_path):
     lm, task = tiny("llama"), task_of((6, 8), n=4)
     last = last_in(lm, task, units="heads", out=tmp_path, show_progress=False)
-    recorded = direct(lm, task, units="heads", out=tmp_path, show_progress=False).cost.token_layers
-    # direct effects cost the recorded runs and the engine's own unpatched one; last-in effects the rows beside them
-    assert planned_last_in(lm, task) == last.cost.token_layers - recorded
+    assert planned_last_in(lm, task) == last.cost.token_layers
+    for ablation in ("counterfactual", "zero"):
+        cost = direct(lm, task, ablation=ablation, show_progress=False).cost
+        assert planned_direct(lm, task, ablation=ablation) - cost.token_layers in (0, 1)  # no plan is empty
     again = last_in(lm, task, units="heads", out=tmp_path, show_progress=False)
     torch.testing.assert_close(again.values, last.values, rtol=0, atol=0)
     assert again.cost.token_layers == last.cost.token_layers

@@ -18,11 +18,8 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from veracausa.attribution.ablations import Zero
 from veracausa.attribution.exact import exact
-from veracausa.attribution.rows import Rows
 from veracausa.attribution.units import KINDS, Kind, Units, per_layer
-from veracausa.engine.cost import Cost
 from veracausa.errors import UnitError
 
 if TYPE_CHECKING:
@@ -139,11 +136,6 @@ def coalition_scores(
         )
     return exact(lm, task, units=table, ablation=ablation, direction=direction, reference=reference, seed=seed, out=out,
                  show_progress=show_progress)  # fmt: skip
-
-
-def planned_coalitions(lm: Model, task: Task, table: Coalitions, ablation: str = "counterfactual") -> float:
-    """Token-layers that a table's rows will take beside the recorded runs."""
-    return Rows(lm, task, table, Zero(), True, None, Cost()).total(ablation == "counterfactual")
 
 
 def require_kind(lm: Model, kind: str) -> int:

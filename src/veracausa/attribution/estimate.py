@@ -33,7 +33,7 @@ from veracausa.engine.cost import Cost
 from veracausa.engine.guard import borrowed
 from veracausa.engine.measure import Measurement, pair_ids, readout
 from veracausa.engine.memory import halving
-from veracausa.engine.patches import site_width, sites_for
+from veracausa.engine.patches import depth_behind, site_width, sites_for
 from veracausa.engine.rules import PLAIN, applied
 from veracausa.engine.tape import buckets, record_pairs
 from veracausa.engine.validate import require_sites
@@ -305,8 +305,10 @@ def _total(lm: Model, groups: list[tuple[int, tuple[int, ...]]], task: Task, par
         "site": sum(
             [site.depth(lm.layers) for site in moved(lm.decoder, units)]
             if isinstance(units, Edges)
-            else [lm.layers - layer for layer in set(units.layer.tolist())]
+            else [depth_behind(lm.decoder, units.place, layer) for layer in set(units.layer.tolist())]
         ),
-        "unit": float((lm.layers - units.layer).sum()),
+        "unit": 0
+        if isinstance(units, Edges)
+        else sum(depth_behind(lm.decoder, units.place, layer) for layer in units.layer.tolist()),
     }[path.moves]
     return tokens * depth * 2 * path.passes(parts) or 1

@@ -40,7 +40,7 @@ def planned_exact(
     return (
         recorded_runs(lm, task, lm.decoder.anatomy.causal)
         + recorded_runs(lm, task, share and lm.decoder.anatomy.causal)
-        + _unpatched(lm, task, share and lm.decoder.anatomy.causal)
+        + unpatched_run(lm, task, share and lm.decoder.anatomy.causal)
         + planned_reference(lm, task if reference is None else reference, task, ablation)
         + work.total(share)
     )
@@ -64,6 +64,7 @@ def planned_reference(lm: Model, source: Task, task: Task, ablation: str) -> flo
     return float(lm.layers * sum(n * count for n, count in lengths.items()))
 
 
-def _unpatched(lm: Model, task: Task, share: bool) -> float:
+def unpatched_run(lm: Model, task: Task, share: bool) -> float:
+    """Token-layers of the engine's own run without a patch, which every bucket begins with."""
     starts = task.first_difference if share else (0,) * len(task)
     return float(lm.layers * sum(n - start for n, start in zip(task.lengths, starts, strict=True)))

@@ -26,7 +26,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from veracausa.attribution.coalitions import Coalitions, coalition_scores, planned_coalitions, require_kind
+from veracausa.attribution.coalitions import Coalitions, coalition_scores, require_kind
+from veracausa.attribution.planning import planned_exact
 from veracausa.attribution.scores import Completeness, Scores
 from veracausa.attribution.site_effects import whole_sites
 from veracausa.attribution.units import Kind, Units
@@ -121,12 +122,12 @@ def planned_shapley(
     ablation: str = "counterfactual",
     seed: int = 0,
 ) -> float:
-    """Token-layers that `shapley` will take beside the recorded runs (one set of them for each group of layers)."""
+    """Token-layers that `shapley` will take."""
     table = whole_sites(lm, task, units, "Shapley")
     game, total = _Game.of(lm, table.kind, permutations), 0.0
     for group in game.groups(np.unique(table.layer), len(task)):
         every, _ = game.table(table.kind, group, [game.orders(seed, len(task), layer) for layer in group], len(task))
-        total += planned_coalitions(lm, task, every, ablation)
+        total += planned_exact(lm, task, units=every, ablation=ablation)
     return total
 
 

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from veracausa.attribution.ablations import replacement
-from veracausa.attribution.coalitions import Coalitions, coalition_scores, planned_coalitions, require_kind
+from veracausa.attribution.coalitions import Coalitions, coalition_scores, require_kind
 from veracausa.attribution.edges import Edges
 from veracausa.attribution.exact import effect_settings, patched
+from veracausa.attribution.planning import planned_exact
 from veracausa.attribution.rows import Plan, Rows
 from veracausa.attribution.scores import Scores
 from veracausa.attribution.units import Units, resolve_units
@@ -77,8 +78,8 @@ def last_in(
 def planned_last_in(
     lm: Model, task: Task, *, units: str | Sequence[str] | Units = "heads", ablation: str = "counterfactual"
 ) -> float:
-    """Token-layers that `last_in` will take beside the recorded runs."""
-    return planned_coalitions(lm, task, _all_but(lm, whole_sites(lm, task, units, "Last-in")), ablation)
+    """Token-layers that `last_in` will take."""
+    return planned_exact(lm, task, units=_all_but(lm, whole_sites(lm, task, units, "Last-in")), ablation=ablation)
 
 
 def direct(
@@ -120,6 +121,13 @@ def direct(
     settings = effect_settings(direction, ablation, seed, reference)
     return patched(lm, task, table, plan, method="direct", settings=settings, reference=reference, out=out,
                    show_progress=show_progress)  # fmt: skip
+
+
+def planned_direct(
+    lm: Model, task: Task, *, units: str | Sequence[str] | Units = "heads", ablation: str = "counterfactual"
+) -> float:
+    """Token-layers that `direct` will take, whatever the units: its rows cost no block."""
+    return planned_exact(lm, task, units=[f"r{lm.layers}"], ablation=ablation)  # nor does a patch of the final stream
 
 
 class _DirectRows(Rows):

@@ -100,6 +100,11 @@ class Units:
         return False
 
     @property
+    def keys(self) -> list[tuple[int, int, int]]:
+        """(layer, index, position) of every unit, to match tables by."""
+        return list(zip(self.layer.tolist(), self.index.tolist(), self.position.tolist(), strict=True))
+
+    @property
     def names(self) -> list[str]:
         """The units' names, in order."""
         return [_name(self.kind, *row) for row in zip(self.layer, self.index, self.position, strict=True)]

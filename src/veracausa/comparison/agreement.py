@@ -140,9 +140,9 @@ def agreement(estimate: Scores, exact: Scores) -> Agreement:
 
     >>> vc.agreement(vc.attribute(lm, task, method="atp"), vc.exact(lm, task)).r
     """
-    _require_comparable(estimate, exact)
-    theirs = {key: i for i, key in enumerate(_keys(exact))}
-    pairs = [(theirs[key], i) for i, key in enumerate(_keys(estimate)) if key in theirs]
+    require_comparable(estimate, exact)
+    theirs = {key: i for i, key in enumerate(exact.units.keys)}
+    pairs = [(theirs[key], i) for i, key in enumerate(estimate.units.keys) if key in theirs]
     x = exact.normalised().double().numpy()[[i for i, _ in pairs]]
     y = estimate.normalised().double().numpy()[[i for _, i in pairs]]
     kept = np.isfinite(x) & np.isfinite(y)
@@ -189,11 +189,6 @@ def label(scores: Scores) -> str:
     return scores.method if baseline == "corrupted" else f"{scores.method} ({baseline} baseline)"
 
 
-def _keys(scores: Scores) -> list[tuple[int, int, int]]:
-    units = scores.units
-    return list(zip(units.layer.tolist(), units.index.tolist(), units.position.tolist(), strict=True))
-
-
 def _sign_errors(exact: np.ndarray, estimate: np.ndarray) -> np.ndarray:
     return (np.abs(exact) > STRONG) & (exact * estimate < 0)
 
@@ -212,7 +207,8 @@ def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     return float(fit.slope), float(fit.pvalue)
 
 
-def _require_comparable(estimate: Scores, exact: Scores) -> None:
+def require_comparable(estimate: Scores, exact: Scores) -> None:
+    """Raise UnitError or MethodError unless both are about one kind of unit, one model, task and direction."""
     if estimate.units.kind != exact.units.kind:
         raise UnitError(f"The scores are about {estimate.units.kind} and {exact.units.kind}; compare one kind.")
     for what, one, other in (

@@ -47,6 +47,11 @@ def where(decoder: Decoder, place: Place, layer: int) -> Where:
     return Where(place, layer, (layer + 1, False))
 
 
+def depth_behind(decoder: Decoder, place: Place, layer: int) -> int:
+    """Blocks that a row with a patch at `place` of `layer` runs."""
+    return decoder.layers - where(decoder, place, layer).join[0]
+
+
 def in_attention(place: Place) -> bool:
     """Whether a place is a part of the attention (else of the MLP, or the stream itself)."""
     return place == "z" or place in IN_ATTENTION

@@ -43,7 +43,7 @@ def errors(scores: Scores) -> np.ndarray:
 
 def keys(units: Units) -> list[tuple[int, int, int]]:
     """(layer, index, position) of every unit."""
-    return list(zip(units.layer.tolist(), units.index.tolist(), units.position.tolist(), strict=True))
+    return units.keys
 
 
 def unit_rows(units: Units, columns: Mapping[str, np.ndarray], chosen: Iterable[int] | None = None) -> list[Row]:

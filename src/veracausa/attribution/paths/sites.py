@@ -26,7 +26,7 @@ from veracausa.engine.attention import SUFFIX
 from veracausa.engine.budget import rows_per_chunk
 from veracausa.engine.guard import attention_function
 from veracausa.engine.memory import shrinking
-from veracausa.engine.patches import join, output_change, where
+from veracausa.engine.patches import depth_behind, join, output_change, where
 from veracausa.engine.rules import applied
 from veracausa.engine.suffix import Join, sweep
 from veracausa.progress import Tick
@@ -108,8 +108,8 @@ def _chunks(
 
         results, size = shrinking(size, attempt, f"{bucket.positions} tokens")
         part, rows = rows[:size], rows[size:]
-        layers = bucket.lm.layers
-        tick(sum((layers - row.layer) * bucket.positions * (1 + backward) for row in part))
+        depth = {layer: depth_behind(bucket.lm.decoder, bucket.place, layer) for layer in {row.layer for row in part}}
+        tick(sum(depth[row.layer] for row in part) * bucket.positions * (1 + backward))
         yield from results
 
 

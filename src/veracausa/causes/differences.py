@@ -1,0 +1,262 @@
+"""What `vc.disagreement` finds: every unit's scores by every method, and the differences that say why they disagree.
+
+    curvature    E − AtP          the response to the unit bends between its own value and its replacement
+    interaction  IG − E           the unit's effect depends on the others of its site
+    pairwise     ½ (F − E)        what the interaction would be if units of a site interacted in pairs only
+    downstream   E − D            what later units make of the change; backup where its sign is opposite to D's
+    baseline     IG(zero) − IG    zero is another question than the corrupted prompt
+
+E exact (first-in), F last-in, D direct effects; IG along the joint path of the unit's site. All as shares of the mean
+gap, with standard errors over examples. **Redundancy** where |F| > |E|: the units of the site cover for each other, so
+that each alone matters less than it does when the others are gone. **Synergy** where |F| < |E|.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from veracausa.attribution.scores import Scores
+from veracausa.attribution.units import Units
+from veracausa.causes.ratios import Share, share_of_gap
+from veracausa.comparison.agreement import agreement
+from veracausa.counterfactuals.files import read_all, write_all
+from veracausa.engine.cost import Cost
+from veracausa.errors import FileError, MethodError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from veracausa.causes.naming import Cause
+
+#: Difference → (of, minus, times).
+DIFFERENCES: dict[str, tuple[str, str, float]] = {
+    "curvature": ("exact", "atp", 1.0),
+    "interaction": ("ig", "exact", 1.0),
+    "pairwise": ("last-in", "exact", 0.5),
+    "downstream": ("exact", "direct", 1.0),
+    "baseline": ("ig-zero", "ig", 1.0),
+}
+#: Methods whose outliers get a cause, in the order in which they are told.
+RATED = ("atp", "ig", "ig-zero", "direct")
+#: Keys of scores → what tables and sentences call them.
+LABELS = {
+    "exact": "exact",
+    "atp": "atp",
+    "ig": "ig",
+    "ig-zero": "ig (zero baseline)",
+    "last-in": "last-in",
+    "direct": "direct",
+    "shapley": "Shapley",
+}
+#: Shares of the gap under this are rounding: it is what runs in float32 are held to.
+FLOOR = 1e-4
+_FORMAT = "veracausa-disagreement-1"
+
+
+def clear(share: Share) -> bool:
+    """Whether a figure is more than two standard errors (of a single pair: more than rounding) from 0."""
+    return share.clear and abs(share.value) > FLOOR
+
+
+class Located(Protocol):
+    """Where in the model a unit's curvature arises, as `vc.locate` finds it."""
+
+    @property
+    def cause(self) -> str:
+        """The kind of nonlinear part: "softmax", "norm", "MLP", "metric", "several"."""
+
+    @property
+    def sentence(self) -> str:
+        """The same in words, with numbers."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A `Located` that was read back from a file."""
+
+    cause: str
+    sentence: str
+
+
+@dataclass(frozen=True, eq=False)
+class Disagreement:
+    """Scores of the same units by several methods, their differences, and the causes of the outliers.
+
+    `scores`: "exact", "atp", "ig", "last-in", "direct" and, where they were asked for, "ig-zero" and "shapley", all of
+    noising and of the same units. `locations`: unit → where its curvature arises. `cost`: of what this call computed.
+
+    >>> found = vc.disagreement(lm, task)
+    >>> found.causes[0].sentences
+    """
+
+    scores: Mapping[str, Scores]
+    cost: Cost
+    locations: Mapping[str, Located] = field(default_factory=dict)
+
+    @property
+    def units(self) -> Units:
+        """The compared units."""
+        return self.scores["exact"].units
+
+    @property
+    def n(self) -> int:
+        """Number of pairs."""
+        return self.scores["exact"].n
+
+    @property
+    def figures(self) -> list[str]:
+        """Names of the scores and of the differences that can be taken of them."""
+        taken = [name for name, (of, minus, _) in DIFFERENCES.items() if {of, minus} <= set(self.scores)]
+        return [*self.scores, *taken]
+
+    def difference(self, name: str) -> Scores:
+        """A score, or a difference of two (see `DIFFERENCES`), pair by pair.
+
+        Raises:
+            MethodError: there is no such figure here.
+        """
+        from dataclasses import replace
+
+        if name in self.scores:
+            return self.scores[name]
+        if name not in self.figures:
+            raise MethodError(f"There is no figure {name!r} here. There are: {', '.join(self.figures)}.")
+        of, minus, times = DIFFERENCES[name]
+        values = times * (self.scores[of].values - self.scores[minus].values)
+        return replace(self.scores[of], values=values, method=name, completeness=None, draw_stderr=None, notes=())
+
+    def shares(self, name: str) -> list[Share]:
+        """A score or difference of every unit as a share of the mean gap, with its standard error over pairs."""
+        if name not in self._shares:
+            found = self.difference(name)
+            self._shares[name] = share_of_gap(found.values.T, found.gap)
+        return self._shares[name]
+
+    @cached_property
+    def _shares(self) -> dict[str, list[Share]]:
+        return {}
+
+    def share(self, name: str, unit: str) -> Share:
+        """One unit's figure."""
+        return self.shares(name)[self.place(unit)]
+
+    def place(self, unit: str) -> int:
+        """A unit's place in the table; UnitError if it has none."""
+        return self._places[unit] if unit in self._places else self.units.find(unit)
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {name: i for i, name in enumerate(self.units.names)}
+
+    def residual(self, name: str, unit: str) -> float:
+        """By how much a layer's integrated gradients miss what they should sum to, as a share of the gap (0: exact)."""
+        completeness, u = self.scores[name].completeness, self.place(unit)
+        if completeness is None:
+            return 0.0
+        layers = sorted(set(self.units.layer.tolist()))
+        gap = float(self.scores[name].gap.mean())
+        return float(completeness.residual[layers.index(int(self.units.layer[u]))]) / gap
+
+    def kind(self, unit: str) -> str:
+        """ "redundancy" where |F| > |E|, "synergy" where |F| < |E|; "" where F − E is within its error."""
+        exact, last, pair = (self.share(name, unit) for name in ("exact", "last-in", "pairwise"))
+        if not clear(pair):
+            return ""
+        return "redundancy" if abs(last.value) > abs(exact.value) else "synergy"
+
+    def backed_up(self, unit: str) -> bool:
+        """Whether later units clearly work against the unit's own direct effect."""
+        direct, downstream = self.share("direct", unit), self.share("downstream", unit)
+        return clear(downstream) and clear(direct) and downstream.value * direct.value < 0
+
+    def outliers(self, method: str) -> list[str]:
+        """Units that a method gets wrong by more than 1.96 SD of its errors (mean–difference analysis), worst first."""
+        return agreement(self.scores[method], self.scores["exact"]).outliers
+
+    @cached_property
+    def causes(self) -> tuple[Cause, ...]:
+        """The cause of every outlier of every rated method, the farthest first, method by method."""
+        return tuple(
+            self.cause(unit, method) for method in RATED if method in self.scores for unit in self.outliers(method)
+        )
+
+    def cause(self, unit: str, method: str = "atp") -> Cause:
+        """Why a method disagrees with the exact effect of a unit: see `causes.naming`.
+
+        Raises:
+            MethodError: the method is not among those that are rated. UnitError: no such unit.
+        """
+        from veracausa.causes.naming import name_cause
+
+        return name_cause(self, unit, method)
+
+    @cached_property
+    def sentences(self) -> tuple[str, ...]:
+        """What a researcher would write about all units together."""
+        from veracausa.causes.telling import told
+
+        return told(self)
+
+    def table(self) -> pd.DataFrame:
+        """One row per unit: every score and difference as a share of the gap, its standard error, n, what they say."""
+        table = self.units.table()
+        for name in self.figures:
+            found = self.shares(name)
+            table[name] = [share.value for share in found]
+            table[f"stderr: {name}"] = [share.stderr for share in found]
+        names = self.units.names
+        table["site"] = [self.kind(name) for name in names]
+        table["backup"] = [self.backed_up(name) for name in names]
+        table["n"] = self.n
+        return table
+
+    def strongest(self, most: int) -> list[int]:
+        """Units with the largest |E| or |F| or |D|, the strongest first."""
+        size = np.max([np.abs([s.value for s in self.shares(name)]) for name in ("exact", "last-in", "direct")], axis=0)
+        return np.argsort(-size, kind="stable")[:most].tolist()
+
+    def describe(self) -> str:
+        """What these numbers are, line by line."""
+        exact = self.scores["exact"]
+        plural = "" if self.n == 1 else "s"
+        lines = [
+            f"disagreement · {len(self.units):,} {self.units.kind} · {', '.join(LABELS[name] for name in self.scores)}",
+            f"model   {exact.model['source']}",
+            f"task    {exact.task['description']}",
+            "sign    noising: negative means that the unit supported the behaviour; shares of the mean gap",
+            f"n       {self.n} pair{plural}; metric {exact.clean.mean():+.3f} clean, {exact.corrupted.mean():+.3f} "
+            "corrupted",
+            f"cost    {self.cost.token_layers:,} token-layers, {self.cost.seconds:.1f} s",
+            "trust   exact: exact, last-in and direct effects; the estimates are compared with them here",
+        ]
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return "\n".join([self.describe(), *self.sentences])
+
+    def save(self, path: str | Path) -> Path:
+        """Write one safetensors file with a JSON header, whole or not at all; `vc.load_disagreement` reads it."""
+        places = {unit: {"cause": one.cause, "sentence": one.sentence} for unit, one in self.locations.items()}
+        return write_all(path, _FORMAT, {"cost": self.cost.to_dict(), "locations": places}, self.scores)
+
+
+def load_disagreement(path: str | Path) -> Disagreement:
+    """Read what `Disagreement.save` wrote.
+
+    Raises:
+        FileError: no such file, damaged, cut short, or of another kind.
+
+    >>> vc.load_disagreement("out/disagreement.safetensors").sentences
+    """
+    header, scores = read_all(path, _FORMAT)
+    try:
+        places: dict[str, Any] = {unit: Place(**place) for unit, place in header["locations"].items()}
+        return Disagreement(scores, Cost.from_dict(header["cost"]), places)
+    except (KeyError, TypeError) as error:
+        raise FileError(f"{path} does not hold together ({error!r}): it was not written by veracausa.") from error

@@ -1,0 +1,170 @@
+"""Why two methods disagree about a unit: the scores that tell it, computed together (`differences` says what of)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from veracausa.attribution.estimate import attribute, planned
+from veracausa.attribution.exact import exact
+from veracausa.attribution.planning import planned_exact, recorded_runs, unpatched_run
+from veracausa.attribution.scores import Scores
+from veracausa.attribution.shapley import planned_shapley
+from veracausa.attribution.shapley import shapley as shapley_values
+from veracausa.attribution.site_effects import direct, last_in, planned_direct, planned_last_in, whole_sites
+from veracausa.attribution.units import Units, all_units
+from veracausa.causes.differences import LABELS, Disagreement, Located
+from veracausa.comparison.agreement import require_comparable
+from veracausa.engine.cost import Cost
+from veracausa.errors import UnitError
+
+if TYPE_CHECKING:
+    from veracausa.model import Model
+    from veracausa.tasks.task import Task
+
+#: Exact effects by their names.
+_EFFECTS: dict[str, Callable[..., Scores]] = {"exact": exact, "last-in": last_in, "direct": direct}
+
+
+def disagreement(
+    lm: Model,
+    task: Task,
+    *,
+    units: str | Sequence[str] | Units = "heads",
+    shapley: int | None = None,
+    nodes: int = 16,
+    zero_nodes: int | None = 16,
+    known: Mapping[str, Scores] | None = None,
+    locations: Mapping[str, Located] | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    show_progress: bool = True,
+) -> Disagreement:
+    """Decompose the disagreement of attribution patching, integrated gradients and direct effects with exact effects.
+
+    Curvature E − AtP, interaction IG − E (redundancy or synergy by F), what later units do E − D, baseline
+    IG(zero) − IG, unit by unit and pair by pair; every outlier of a method's mean–difference analysis gets the cause
+    that its method can have, in words.
+
+    Args:
+        lm: the model.
+        task: the prompt pairs and the metric. Effects are of noising towards the corrupted prompt.
+        units: a kind, names or a table, at all positions; each unit's site is its layer.
+        shapley: also compute Shapley values with this many permutations (see `vc.shapley`); None: leave them out.
+        nodes: of integrated gradients along each site's joint path.
+        zero_nodes: of those towards zero, which run whole prompts; None: leave them out.
+        known: scores that are there already, by the names of `Disagreement.scores`; they may hold more units.
+        locations: unit → where its curvature arises (`vc.locate`), woven into the causes.
+        seed: of the permutations.
+        out: a folder to keep finished pieces in: an interrupted call with the same arguments continues from them.
+        show_progress: show progress bars.
+
+    Returns:
+        `Disagreement`: `.table()`, `.causes`, `.sentences`, `.save(path)`.
+
+    Raises:
+        MethodError: edges, units at single positions, known scores of another model, task or direction.
+        UnitError: known scores lack a unit. Others as for `vc.exact` and `vc.attribute`.
+
+    >>> found = vc.disagreement(lm, task, units="heads")
+    >>> found.cause("a20.h0", "ig").sentences
+    """
+    began = time.monotonic()
+    table = whole_sites(lm, task, units, "These")
+    pieces, given, cost = None if out is None else Path(out), known or {}, Cost()
+    common: dict[str, Any] = {"units": table, "out": pieces, "show_progress": show_progress}
+    found: dict[str, Scores] = {}
+    for name, options in _asked(shapley, nodes, zero_nodes).items():
+        if name in given:
+            found[name] = _of_units(given[name], name, table)
+            require_comparable(found[name], found["exact"])
+            continue
+        if name in _EFFECTS:
+            found[name] = _EFFECTS[name](lm, task, **common)
+        elif name == "shapley":
+            found[name] = shapley_values(lm, task, seed=seed, **options, **common)
+        else:
+            found[name] = _of_units(_estimate(lm, task, table, options, pieces, show_progress), name, table)
+        cost = cost + found[name].cost
+    cost.seconds = time.monotonic() - began
+    return Disagreement(found, cost, dict(locations or {}))
+
+
+def planned_disagreement(
+    lm: Model,
+    task: Task,
+    *,
+    units: str | Sequence[str] | Units = "heads",
+    shapley: int | None = None,
+    nodes: int = 16,
+    zero_nodes: int | None = 16,
+    known: Sequence[str] = (),
+    seed: int = 0,
+) -> float:
+    """Token-layers that `disagreement` will take; `known`: names of scores that are there already."""
+    table = whole_sites(lm, task, units, "These")
+    planned_by = {"exact": planned_exact, "last-in": planned_last_in, "direct": planned_direct}
+    total = 0.0
+    for name, options in _asked(shapley, nodes, zero_nodes).items():
+        if name in known:
+            continue
+        if name in planned_by:
+            total += planned_by[name](lm, task, units=table)
+        elif name == "shapley":
+            total += planned_shapley(lm, task, units=table, seed=seed, **options)
+        else:
+            share = "baseline" not in options and lm.decoder.anatomy.causal
+            total += planned(lm, task, units=table, **options) + recorded_runs(lm, task, share)
+            if options["method"] == "ig":
+                total += unpatched_run(lm, task, share)
+    return total
+
+
+def _asked(permutations: int | None, nodes: int, zero_nodes: int | None) -> dict[str, dict[str, Any]]:
+    """Names of the scores to be had, exact effects first, with the options of those that have any."""
+    asked: dict[str, dict[str, Any]] = {
+        "exact": {},
+        "atp": {"method": "atp"},
+        "ig": {"method": "ig", "nodes": nodes},
+        "last-in": {},
+        "direct": {},
+    }
+    if zero_nodes is not None:
+        asked["ig-zero"] = {"method": "ig", "nodes": zero_nodes, "baseline": "zero"}
+    if permutations is not None:
+        asked["shapley"] = {"permutations": permutations}
+    return asked
+
+
+def _estimate(
+    lm: Model, task: Task, table: Units, options: dict[str, Any], pieces: Path | None, show_progress: bool
+) -> Scores:
+    """A gradient estimate; of all units of a kind it is the one that a study keeps in the same folder."""
+    from veracausa.comparison.run import kept
+
+    parts = dict(options)
+    method = parts.pop("method")
+    if len(table) == len(all_units(lm, table.kind)):
+        return kept(lm, task, table.kind, method, parts, pieces, show_progress)
+    return attribute(lm, task, units=table, method=method, show_progress=show_progress, **parts)
+
+
+def _of_units(scores: Scores, name: str, table: Units) -> Scores:
+    """The scores of the table's units, in its order; completeness stays that of whole layers."""
+    if scores.units.kind != table.kind:
+        raise UnitError(f"The known scores {LABELS[name]!r} are about {scores.units.kind}, not {table.kind}.")
+    places = {key: i for i, key in enumerate(scores.units.keys)}
+    lacking = [unit for key, unit in zip(table.keys, table.names, strict=True) if key not in places]
+    if lacking:
+        raise UnitError(
+            f"The known scores {LABELS[name]!r} lack {len(lacking)} of {len(table)} units, e.g. {lacking[0]}. Leave "
+            "them out of known=, or ask for fewer units."
+        )
+    chosen = [places[key] for key in table.keys]
+    if chosen == list(range(len(scores))):
+        return scores
+    spread = None if scores.draw_stderr is None else scores.draw_stderr[:, chosen]
+    return replace(scores, values=scores.values[:, chosen], units=table, draw_stderr=spread)
