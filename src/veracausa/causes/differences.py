@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from veracausa.attribution.ratios import Share, share_of_gap
 from veracausa.attribution.scores import Scores
 from veracausa.attribution.units import Units
-from veracausa.causes.ratios import Share, share_of_gap
 from veracausa.comparison.agreement import agreement
 from veracausa.counterfactuals.files import read_all, write_all
 from veracausa.engine.cost import Cost

@@ -20,8 +20,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from veracausa.attribution.ratios import Share, share_of_gap
 from veracausa.causes.differences import LABELS, RATED, clear
-from veracausa.causes.ratios import Share, share_of_gap
 from veracausa.errors import MethodError
 
 if TYPE_CHECKING:
