@@ -9,6 +9,7 @@ veracausa attribute ioi --method ig --units heads --out out/
 veracausa attribute ioi --units neurons --verify --until-missed 50 --budget 0.1
 veracausa discover ioi --method eap-ig --edges 200 --out out/
 veracausa evaluate out/ --n 32 --seed 7
+veracausa ablate ioi --units a20.h0,a17.h4 --ablations zero,mean --n 10000 --out out/
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from veracausa import __version__, cli_circuits
+from veracausa import __version__, cli_behaviour, cli_circuits
 from veracausa.cli_parts import (
     Device,
     Dtype,
@@ -46,6 +47,7 @@ app = typer.Typer(
 )
 app.command(cls=TaskCommand)(cli_circuits.discover)
 app.command()(cli_circuits.evaluate)
+app.command(cls=TaskCommand)(cli_behaviour.ablate)
 
 
 @app.command(cls=TaskCommand)

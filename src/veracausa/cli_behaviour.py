@@ -1,0 +1,57 @@
+"""Commands about what a model answers: ablate units, and see what becomes of its answers."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from veracausa.cli_parts import (
+    Device,
+    Dtype,
+    Metric,
+    ModelName,
+    Out,
+    Pairs,
+    Seed,
+    TaskName,
+    load_model,
+    load_task,
+    say,
+)
+
+
+def ablate(
+    task: TaskName,
+    units: Annotated[str, typer.Option(help="Heads, attention layers, MLPs or neurons: a20.h0,a17.h4,m29.")],
+    model: ModelName = "smollm2-135m",
+    ablations: Annotated[str, typer.Option(help="zero, mean, resample, counterfactual; several: zero,mean.")] = (
+        "zero,mean"
+    ),
+    together: Annotated[bool, typer.Option(help="Also ablate all units at once.")] = True,
+    new_tokens: Annotated[int, typer.Option(help="Tokens to generate; 1 decides for answers of one token.")] = 1,
+    n: Pairs = 1000,
+    seed: Seed = 0,
+    metric: Metric = None,
+    out: Out = None,
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """Ablate units one at a time and together; what becomes of the metric and of the model's greedy answers."""
+    from veracausa.behaviour.study import ablation_study
+    from veracausa.report.files import write_text
+
+    lm = load_model(model, device, dtype)
+    built = load_task(lm, task, n, seed, metric)
+    say(f"task   {built.describe()}")
+    found = ablation_study(
+        lm, built, units=units, ablations=ablations.split(","), together=together, new_tokens=new_tokens, seed=seed,
+        out=out,
+    )  # fmt: skip
+    print(found)
+    for sentence in found.sentences:
+        print(f"• {sentence}")
+    if out is not None:
+        path = found.save(out / "ablation-study.safetensors")
+        write_text(path.with_suffix(".csv"), found.table().to_csv(index=False))
+        print(f"\nSaved {path} and {path.with_suffix('.csv').name}")
