@@ -52,12 +52,13 @@ class Forecast:
 class Against:
     """Forecasts of several methods for the same `names` under one `ablation`; made by `AblationStudy.against`.
 
-    `change`: of accuracy, per unit; `changed`: whether significantly. `rule`: what counts as a forecast, in words.
+    `change` ± `stderr`: of accuracy, per unit; `changed`: whether significantly. `rule`: what counts as a forecast.
     """
 
     names: tuple[str, ...]
     ablation: str
     change: np.ndarray
+    stderr: np.ndarray
     changed: np.ndarray
     rule: str
     n: int
@@ -103,7 +104,8 @@ class Against:
             if one.forecast:
                 text += f"; of the {one.forecast} units with {self.rule} {one.hits} changed it"
             if changed:
-                text += f", {one.hits} of all {changed} that did; average precision {one.average_precision:.2f}"
+                text += f"; {one.hits} of the {changed} that changed it were foretold"
+                text += f"; average precision {one.average_precision:.2f}"
             found.append(f"{text}.")
         return tuple(found)
 
@@ -147,7 +149,8 @@ def against(
         _forecast(label(one), one.signed, np.array([table[name] for name in names]), change, changed, k, threshold)
         for one, table in zip(scores, tables, strict=True)
     )
-    return Against(names, ablation, change, changed, rule, study.n, study.alpha, forecasts)
+    stderr = np.array([alone[name].accuracy_stderr for name in names])
+    return Against(names, ablation, change, stderr, changed, rule, study.n, study.alpha, forecasts)
 
 
 def _forecast(

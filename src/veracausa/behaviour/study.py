@@ -206,6 +206,13 @@ class _Work:
         finished = float(done.double().mean()) * total
         label = f"ablation study of {len(task):,} prompts, {count[0] - 1} ablations"
         with borrowed(lm.decoder), torch.no_grad(), progress(label, total, show_progress, finished) as tick:
+            seen = cost.token_layers
+
+            def advance() -> None:
+                nonlocal seen
+                tick(cost.token_layers - seen)
+                seen, cost.seconds = cost.token_layers, before + time.monotonic() - began
+
             try:
                 if not done.all():
                     self._validate(cost)
@@ -215,16 +222,15 @@ class _Work:
                     ablated = [
                         Ablated.of(lm, task, self.tables, name, self.reference, self.seed, cost) for name in names
                     ]
+                    advance()
 
                     def run(start: int, examples: tuple[int, ...], ablated: list[Ablated] = ablated) -> None:
-                        seen = cost.token_layers
                         for condition, local, metric, tokens in self._bucket(ablated, start, examples, done, cost):
                             rows = torch.tensor(examples)[local.cpu()]
                             values[rows, condition, 0] = metric.to("cpu", values.dtype)
                             values[rows, condition, 1:] = tokens.cpu().to(values.dtype).reshape(len(rows), -1)
                             done[rows, condition] = True
-                            tick(cost.token_layers - seen)
-                            seen, cost.seconds = cost.token_layers, before + time.monotonic() - began
+                            advance()
                             if checkpoint:
                                 checkpoint.keep()
 
