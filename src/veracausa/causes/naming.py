@@ -114,12 +114,12 @@ def _within_site(found: Disagreement, unit: str, figures: Mapping[str, Share]) -
     if not kind or pair.value * interaction.value < 0:
         return SEVERAL, (
             f"It is worth something else in company (interaction {interaction}), but not in the way that two units at "
-            f"a time would explain: {last}.",
+            f"a time would explain (½ (F − E) is {pair}): {last}.",
         )
     words = {
-        "redundancy": "the heads of its layer cover for each other",
-        "synergy": "it works only together with others of its layer",
-    }[kind].replace("heads", found.units.kind)
+        "redundancy": f"more than alone: other {found.units.kind} of its layer cover for a part of it",
+        "synergy": "less than alone: a part of what it does needs the others of its layer",
+    }[kind]
     part = pair.value / interaction.value
     rest = (
         f"interactions of two units at a time make {part:.0%} of the difference"
@@ -128,7 +128,7 @@ def _within_site(found: Disagreement, unit: str, figures: Mapping[str, Share]) -
         "involved"
     )
     return kind, (
-        f"{last[0].upper()}{last[1:]}: {words} ({kind}; IG − E {interaction}).",
+        f"{last[0].upper()}{last[1:]}, {words} ({kind}; IG − E {interaction}).",
         f"½ (F − E) is {pair}: {rest}.",
     )
 

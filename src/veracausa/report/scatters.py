@@ -23,11 +23,17 @@ STRONGEST, RANDOM, ALL = "strongest", "drawn at random", "all"
 
 
 def against_exact(
-    data: Datasets, agreement: Agreement, drawn: frozenset[str], name: str, span: tuple[float, float]
+    data: Datasets,
+    agreement: Agreement,
+    drawn: frozenset[str],
+    name: str,
+    span: tuple[float, float],
+    titles: tuple[str, str] | None = None,
 ) -> View:
     """Estimate (y) against exact effect (x) of every unit, with the diagonal.
 
-    `drawn`: names of units that were drawn at random. `span`: range of both axes.
+    `drawn`: names of units that were drawn at random. `span`: range of both axes. `titles`: of both axes, where x is
+    something else.
     """
     x, y = agreement.exact, agreement.estimate
     low, high = span
@@ -37,7 +43,8 @@ def against_exact(
         .mark_rule(style=theme.DIAGONAL, clip=True)
         .encode(x=alt.datum(low), y=alt.datum(low), x2=alt.datum(high), y2=alt.datum(high))
     )
-    return _plane(points, [zero_line(x=True), zero_line(x=False), diagonal], span, span, "exact", agreement.method)
+    across, up = titles or ("exact", agreement.method)
+    return _plane(points, [zero_line(x=True), zero_line(x=False), diagonal], span, span, across, up)
 
 
 def mean_difference(
