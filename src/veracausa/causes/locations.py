@@ -30,6 +30,8 @@ WORDS = {
 }
 #: A kind is the cause if it makes up more than this part of the curvature, and no other does.
 HALF = 0.5
+#: Shares of the gap that are not worth a word.
+NEGLIGIBLE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Location:
     increments of "a5", "m5", …, of the patch's own post-norm ("patch") and of the final norm with the metric
     ("logits"); they sum to it, too. `heads`: those of the heads behind it. `cause`: "softmax", "norm", "MLP",
     "metric"; "several" where no single kind makes up most of it, or it or that kind's part is within two standard
-    errors of 0.
+    errors of 0; "none" where there is no curvature to speak of (0.1% of the gap).
     """
 
     unit: str
@@ -57,6 +59,8 @@ class Location:
     def cause(self) -> str:
         """The kind of nonlinearity that makes up most of the curvature."""
         total = self.curvature.value
+        if abs(total) < NEGLIGIBLE:
+            return "none"
         most = [kind for kind, share in self.kinds.items() if total and share.value / total > HALF]
         clear = self.curvature.clear and len(most) == 1 and self.kinds[most[0]].clear
         return most[0] if clear else "several"
@@ -67,12 +71,13 @@ class Location:
         pairs = f"{self.n} pairs" if self.n > 1 else "one pair: no error known"
         text = (
             f"For {self.unit} attribution patching says {self.atp} of the gap, the exact effect is {self.exact} "
-            f"({pairs}). Of the curvature {self.curvature}, "
+            f"({pairs})."
         )
-        parts = sorted(self.kinds.items(), key=lambda item: -abs(item[1].value))
-        text += ", ".join(f"{share} comes from {WORDS[kind]}" for kind, share in parts) + "."
-        places = _largest(self.sublayers, 2)
-        if places:
+        if self.cause == "none":
+            return f"{text} There is no curvature to speak of."
+        told = ", ".join(f"{share} comes from {WORDS[kind]}" for kind, share in _largest(self.kinds, len(self.kinds)))
+        text += f" Of the curvature {self.curvature}, {told}."
+        if places := _largest(self.sublayers, 2):
             text += f" It arises most in {' and '.join(f'{name} ({share})' for name, share in places)}"
             text += f", there most in {head[0][0]} ({head[0][1]})." if (head := self._head(places[0][0])) else "."
         if self.cause == "softmax" and self.saturation is not None:
@@ -209,4 +214,4 @@ def head_names(layers: int, heads: int) -> list[str]:
 
 def _largest(shares: dict[str, Share], most: int) -> list[tuple[str, Share]]:
     found = sorted(shares.items(), key=lambda item: -abs(item[1].value))[:most]
-    return [(name, share) for name, share in found if share.value]
+    return [(name, share) for name, share in found if abs(share.value) >= NEGLIGIBLE]

@@ -69,7 +69,7 @@ class Saturation:
         last = len(means) - 1
         (query, before, after), count = self.common
         n = len(self.query)
-        where = f"at {query!r}" + (f" (the commonest of {n} pairs, {count} times)" if n > 1 else "")
+        where = f"at {query!r}" + (f" in {count} of {n} pairs" if n > 1 else "")
         return (
             f"There, {where}, {self.head} puts {means['largest'][0]:.2f} on one token in the clean run ({before!r}; "
             f"entropy {means['entropy'][0]:.2f} nats, {means['entropy share'][0]:.0%} of an even spread) and "
