@@ -33,3 +33,8 @@ def share_of_gap(values: Float[Tensor, "*figures examples"], gap: Float[Tensor, 
     rest = flat - ratio[:, None] * gap
     spread = rest.std(1) / (n**0.5 * size.abs()) if n > 1 else torch.full_like(ratio, float("nan"))
     return [Share(float(r), float(s)) for r, s in zip(ratio, spread, strict=True)]
+
+
+def pairs_in_words(n: int) -> str:
+    """How many pairs a figure and its error come from: "16 pairs"."""
+    return f"{n:,} pairs" if n > 1 else "one pair: no error known"

@@ -25,7 +25,7 @@ from veracausa.attribution.coalitions import Coalitions, coalition_scores, requi
 from veracausa.attribution.curve_shapes import Turn, follows_until, turns
 from veracausa.attribution.estimate import attribute, planned
 from veracausa.attribution.planning import planned_exact, recorded_runs
-from veracausa.attribution.ratios import Share, share_of_gap
+from veracausa.attribution.ratios import Share, pairs_in_words, share_of_gap
 from veracausa.attribution.units import Units, all_units, resolve_units
 from veracausa.engine.cost import Cost
 from veracausa.errors import MethodError
@@ -76,8 +76,10 @@ class Response:
     @property
     def sentence(self) -> str:
         """Slope and secant, where they part, and the turns."""
-        pairs = f"{self.n} pairs" if self.n > 1 else "one pair: no error known"
-        text = f"{self.name}: the slope at α = 0 promises {self.slope} of the gap, α = 1 gives {self.secant} ({pairs})"
+        text = (
+            f"{self.name}: the slope at α = 0 promises {self.slope} of the gap, α = 1 gives {self.secant} "
+            f"({pairs_in_words(self.n)})"
+        )
         if self.leaves is None:
             text += f"; the curve stays within {FOLLOWS:.0%} of the gap of its slope up to α = 1"
         else:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from veracausa.attribution.files import read_tensors, write_tensors
-from veracausa.attribution.ratios import Share, share_of_gap
+from veracausa.attribution.ratios import Share, pairs_in_words, share_of_gap
 from veracausa.engine.cost import Cost
 from veracausa.errors import FileError, MethodError
 
@@ -86,7 +86,6 @@ class Surface:
     def sentences(self) -> tuple[str, ...]:
         """The corners and the interaction, in words."""
         u, v = self.units
-        pairs = f"{self.n} pairs" if self.n > 1 else "one pair: no error known"
         said = {
             "redundancy": f"either matters more once the other is gone: {u} and {v} cover for each other",
             "synergy": f"either matters less once the other is gone: {u} and {v} work together",
@@ -94,7 +93,8 @@ class Surface:
         }[self.kind]
         return (
             f"Replacing {u} changes the metric by {self.at(1, 0)} of the gap, replacing {v} by {self.at(0, 1)}, "
-            f"replacing both by {self.at(1, 1)} ({pairs}). The interaction is {self.interaction}: {said}.",
+            f"replacing both by {self.at(1, 1)} ({pairs_in_words(self.n)}). The interaction is "
+            f"{self.interaction}: {said}.",
         )
 
     def describe(self) -> str:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from veracausa.attribution.ratios import Share, share_of_gap
+from veracausa.attribution.ratios import Share, pairs_in_words, share_of_gap
 from veracausa.attribution.units import Units
 from veracausa.causes.saturation import Saturation
 from veracausa.engine.cost import Cost
@@ -68,10 +68,9 @@ class Location:
     @property
     def sentence(self) -> str:
         """What a researcher would write: how much, which kind, where, and the attention there."""
-        pairs = f"{self.n} pairs" if self.n > 1 else "one pair: no error known"
         text = (
             f"For {self.unit} attribution patching says {self.atp} of the gap, the exact effect is {self.exact} "
-            f"({pairs})."
+            f"({pairs_in_words(self.n)})."
         )
         if self.cause == "none":
             return f"{text} There is no curvature to speak of."

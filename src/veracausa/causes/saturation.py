@@ -65,24 +65,26 @@ class Saturation:
     @property
     def sentence(self) -> str:
         """Entropy and largest probability, clean and replaced, in words."""
-        means = self.table()
+        means, n = self.table(), len(self.query)
         last = len(means) - 1
-        (query, before, after), count = self.common
-        n = len(self.query)
-        where = f"at {query!r}" + (f" in {count} of {n} pairs" if n > 1 else "")
+        query, before, after = (self._commonest(which) for which in range(3))
+        at = f"At {query[0]!r}" + (f" (in {query[1]} of {n} pairs)" if n > 1 else "") if query else "There"
         return (
-            f"There, {where}, {self.head} puts {means['largest'][0]:.2f} on one token in the clean run ({before!r}; "
-            f"entropy {means['entropy'][0]:.2f} nats, {means['entropy share'][0]:.0%} of an even spread) and "
-            f"{means['largest'][last]:.2f} with the unit replaced ({after!r}; {means['entropy'][last]:.2f} nats); the "
-            f"corrupted run has {means['largest'][1]:.2f}."
+            f"{at} {self.head} puts {means['largest'][0]:.2f} on one token{_named(before)} in the clean run (entropy "
+            f"{means['entropy'][0]:.2f} nats, {means['entropy share'][0]:.0%} of an even spread) and "
+            f"{means['largest'][last]:.2f}{_named(after)} with the unit replaced ({means['entropy'][last]:.2f} nats, "
+            f"{means['entropy share'][last]:.0%}); the corrupted run has {means['largest'][1]:.2f}."
         )
 
-    @property
-    def common(self) -> tuple[tuple[str, str, str], int]:
-        """The commonest tokens, and in how many examples they are."""
-        counts = {texts: self.texts.count(texts) for texts in self.texts}
-        texts = max(counts, key=lambda one: counts[one])
-        return texts, counts[texts]
+    def _commonest(self, which: int) -> tuple[str, int] | None:
+        """The token that most pairs have there, and how many; None if it is no more than half of them."""
+        tokens = [texts[which] for texts in self.texts]
+        most = max(tokens, key=tokens.count)
+        return (most, tokens.count(most)) if 2 * tokens.count(most) > len(tokens) else None
+
+
+def _named(token: tuple[str, int] | None) -> str:
+    return "" if token is None else f" ({token[0]!r})"
 
 
 @torch.no_grad()

@@ -13,8 +13,8 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, s
 
 #: Mark styles: exact values, lines through them, guides and zero lines behind the data, names beside points, diagonals.
 EXACT, TRUTH, GUIDE, ZERO, NAME, DIAGONAL = "exact", "truth", "guide", "zero", "name", "diagonal"
-#: … and bars of either sign.
-NEGATIVE, POSITIVE = "negative", "positive"
+#: … bars of either sign, and text upon strong colours.
+NEGATIVE, POSITIVE, INVERSE = "negative", "positive", "inverse"
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,7 @@ class Theme:
                 NEGATIVE: {"color": self.diverging[1], "fill": self.diverging[1]},
                 POSITIVE: {"color": self.diverging[-2], "fill": self.diverging[-2]},
                 NAME: {**text, "fontSize": 10.5},
+                INVERSE: {**text, "fontSize": 10.5, "color": self.surface, "fill": self.surface},
             },
             "rule": {"color": self.muted},
         }
