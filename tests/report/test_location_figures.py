@@ -17,7 +17,8 @@ def drawn(figures: list[Figure]) -> dict[str, list[dict]]:
     """All records of figures by the name of their data; every part is a valid specification and has words."""
     rows: dict[str, list[dict]] = {}
     for figure in figures:
-        assert "nan" not in figure.sentence and figure.title and len({part.title for part in figure.parts}) == len(figure.parts)
+        assert "nan" not in figure.sentence and figure.title
+        assert len({part.title for part in figure.parts}) == len(figure.parts)
         names = [name for part in figure.parts for name in part.data]
         assert len(set(names)) == len(names), "parts share one specification in the PNG"
         for part in figure.parts:
