@@ -22,11 +22,13 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "AblationStudy": "veracausa.behaviour.results",
     "Agreement": "veracausa.comparison.agreement",
+    "Baselines": "veracausa.counterfactuals.baselines",
     "Circuit": "veracausa.circuits.circuit",
     "CounterfactualComparison": "veracausa.counterfactuals.compare",
     "Disagreement": "veracausa.causes.differences",
     "Discovery": "veracausa.circuits.discovery",
     "Evaluation": "veracausa.circuits.evaluation",
+    "GeneralPurpose": "veracausa.counterfactuals.general",
     "HeadRoles": "veracausa.counterfactuals.head_roles",
     "Learning": "veracausa.attribution.optimal",
     "Location": "veracausa.causes.locations",
@@ -50,6 +52,7 @@ _PUBLIC = {
     "attribute": "veracausa.attribution.estimate",
     "circuit_tests": "veracausa.circuits.hypotheses",
     "compare": "veracausa.comparison.compare",
+    "compare_baselines": "veracausa.counterfactuals.baselines",
     "compare_counterfactuals": "veracausa.counterfactuals.compare",
     "completeness": "veracausa.circuits.completeness",
     "curve": "veracausa.circuits.curve",
@@ -60,6 +63,7 @@ _PUBLIC = {
     "evaluate": "veracausa.circuits.further",
     "exact": "veracausa.attribution.exact",
     "faithfulness": "veracausa.circuits.faithfulness",
+    "general_purpose": "veracausa.counterfactuals.general",
     "head_roles": "veracausa.counterfactuals.head_roles",
     "iterate": "veracausa.circuits.iterated",
     "last_in": "veracausa.attribution.site_effects",
@@ -141,7 +145,9 @@ if TYPE_CHECKING:
     from veracausa.comparison.compare import compare
     from veracausa.comparison.run import study
     from veracausa.comparison.stability import Stability, stability
+    from veracausa.counterfactuals.baselines import Baselines, compare_baselines
     from veracausa.counterfactuals.compare import CounterfactualComparison, compare_counterfactuals
+    from veracausa.counterfactuals.general import GeneralPurpose, general_purpose
     from veracausa.counterfactuals.head_roles import HeadRoles, head_roles
     from veracausa.errors import VeracausaError
     from veracausa.model import Model, load
@@ -151,11 +157,13 @@ if TYPE_CHECKING:
 __all__ = [
     "AblationStudy",
     "Agreement",
+    "Baselines",
     "Circuit",
     "CounterfactualComparison",
     "Disagreement",
     "Discovery",
     "Evaluation",
+    "GeneralPurpose",
     "HeadRoles",
     "Learning",
     "Location",
@@ -180,6 +188,7 @@ __all__ = [
     "attribute",
     "circuit_tests",
     "compare",
+    "compare_baselines",
     "compare_counterfactuals",
     "completeness",
     "curve",
@@ -191,6 +200,7 @@ __all__ = [
     "evaluate",
     "exact",
     "faithfulness",
+    "general_purpose",
     "head_roles",
     "iterate",
     "last_in",
