@@ -86,6 +86,21 @@ def test_saved(found, tmp_path):
         Baselines.load(path)
 
 
+def test_resampling_needs_donors(tiny, task_of):
+    """Where a pair has no other prompt of its length, resampling is left out and that is said; a reference brings it."""
+    lm, task = tiny("llama"), task_of((5, 6, 7), n=3)
+    few = compare_baselines(lm, task, **SHORT)
+    assert few.ablations == ["counterfactual", "zero", "mean", "optimal"]
+    assert "Not compared: resample." in few.sentences
+    reference = task_of((5, 6, 7), n=9, seed=4)
+    some = compare_baselines(lm, task, reference=reference, **SHORT)
+    assert some.ablations == list(ABLATIONS)
+    theirs = vc.exact(lm, task, ablation="resample", reference=reference, show_progress=False)
+    np.testing.assert_allclose(some.scores["exact, resample"].values, theirs.values)
+    with pytest.raises(MethodError, match="needs another prompt of the same length"):
+        compare_baselines(lm, task, ablations=("resample",), show_progress=False)
+
+
 def test_refusals(tiny, task_of):
     lm, task = tiny("llama"), task_of(7, n=3)
     for bad in ((), ("zero", "zero"), ("noise",)):

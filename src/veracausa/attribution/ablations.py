@@ -110,20 +110,13 @@ class Resample:
     ) -> None:
         self.task, self.seed, place, self.parts = task, seed, units.place, per_layer(lm, units.kind)
         self.keys = np.stack([units.layer, units.index, units.position], 1) + 1  # −1 stands for "none", keys are ≥ 0
-        by_length: dict[int, list[tuple[int, ...]]] = {}
-        for prompt in dict.fromkeys(prompts):
-            by_length.setdefault(len(prompt), []).append(prompt)
-        for donors in by_length.values():
-            donors.sort(key=lambda prompt: _key(seed, prompt))
-            del donors[DONORS:]
-        self.donors = by_length
-        for i, (x, y) in enumerate(zip(task.clean, task.corrupted, strict=True)):
-            if all(donor in (x, y) for donor in by_length.get(len(x), [])):
-                raise MethodError(
-                    f"ablation='resample' needs another prompt of the same length for every example, but there is none "
-                    f"of {len(x)} tokens for pair {i} of {task.name!r}. Add pairs, pass reference=another task, or use "
-                    "ablation='mean'."
-                )
+        self.donors = by_length = donors_of(prompts, seed)
+        if (i := without_donor(task, by_length)) is not None:
+            raise MethodError(
+                f"ablation='resample' needs another prompt of the same length for every example, but there is none "
+                f"of {task.lengths[i]} tokens for pair {i} of {task.name!r}. Add pairs, pass reference=another task, "
+                "or use ablation='mean'."
+            )
         self.activations: dict[int, list[Tensor]] = {}
         for length, donors in by_length.items():
             if length in set(task.lengths):
@@ -199,6 +192,22 @@ def replacement(
         aligned = len({*source.lengths, *task.lengths}) == 1
         return Mean(lm, prompts, units.place, aligned, cost)
     return Resample(lm, prompts, task, units, seed, cost)
+
+
+def donors_of(prompts: Sequence[tuple[int, ...]], seed: int) -> dict[int, list[tuple[int, ...]]]:
+    """Length → the prompts that resampling draws from."""
+    by_length: dict[int, list[tuple[int, ...]]] = {}
+    for prompt in dict.fromkeys(prompts):
+        by_length.setdefault(len(prompt), []).append(prompt)
+    return {n: sorted(found, key=lambda prompt: _key(seed, prompt))[:DONORS] for n, found in by_length.items()}
+
+
+def without_donor(task: Task, donors: dict[int, list[tuple[int, ...]]]) -> int | None:
+    """The first pair that has no other prompt of its length to draw from, if there is one."""
+    for i, (x, y) in enumerate(zip(task.clean, task.corrupted, strict=True)):
+        if all(donor in (x, y) for donor in donors.get(len(x), [])):
+            return i
+    return None
 
 
 def recorded(

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from veracausa import __version__
-from veracausa.attribution.ablations import ABLATIONS
+from veracausa.attribution.ablations import ABLATIONS, donors_of, without_donor
 from veracausa.attribution.estimate import attribute, planned
 from veracausa.attribution.exact import exact
 from veracausa.attribution.files import load_scores
@@ -172,6 +172,8 @@ class Baselines:
         if crossed and "counterfactual" in self.ablations:
             parts = [f"{a} {_interval(self.between(f'IG, {a}', 'exact, counterfactual'))}" for a in crossed]
             said.append(f"Against the counterfactual effects, r: {listed(parts)}.")
+        if missing := [name for name in ABLATIONS if name not in self.ablations]:
+            said.append(f"Not compared: {listed(missing)}.")
         if "optimal" in self.ablations:
             said += [note for note in self.scores["exact, optimal"].notes if "constant" in note]
         return tuple(said)
@@ -211,12 +213,13 @@ def compare_baselines(
     task: Task,
     *,
     units: str | Sequence[str] | Units = "heads",
-    ablations: Sequence[str] = ABLATIONS,
+    ablations: Sequence[str] | None = None,
     nodes: int = NODES,
     learning: Learning = QUICK,
     most: int | None = MOST,
     top: int = 10,
     known: Mapping[str, Scores] | None = None,
+    reference: Task | None = None,
     seed: int = 0,
     out: str | Path | None = None,
     show_progress: bool = True,
@@ -227,12 +230,14 @@ def compare_baselines(
         lm: the model.
         task: the prompt pairs and the metric.
         units: as for `vc.exact`, at all positions; no edges.
-        ablations: which of "counterfactual", "zero", "mean", "resample", "optimal".
+        ablations: which of "counterfactual", "zero", "mean", "resample", "optimal" (default: all, without "resample"
+            where some pair has no other prompt of its length).
         nodes: points on IG's layer path.
         learning, most: of the optimal constants, see `vc.optimal_constants`.
         top: strongest units that are compared as sets.
         known: scores that were computed already with these arguments, by their names here ("exact, counterfactual",
             "IG, zero", …): they are taken as they are.
+        reference: prompts for mean and resample (default: the task's own).
         seed: of resampling.
         out: a folder to keep finished pieces in; an interrupted call continues from them.
         show_progress: show progress bars.
@@ -245,7 +250,7 @@ def compare_baselines(
 
     >>> vc.compare_baselines(lm, task, units="heads").overview()
     """
-    _require(ablations)
+    ablations = _checked(task, ablations, reference, seed)
     known, scores = dict(known or {}), {}
     constants = None
     if "optimal" in ablations and not {"exact, optimal", "IG, optimal"} <= set(known):
@@ -256,12 +261,13 @@ def compare_baselines(
         name = f"exact, {ablation}"
         scores[name] = known.get(name) or exact(
             lm, task, units=units, ablation=ablation, seed=seed, out=out, show_progress=show_progress,
+            reference=reference if ablation in ("mean", "resample") else None,
             constants=constants if ablation == "optimal" else None,
         )  # fmt: skip
     for ablation in ablations:
         name = f"IG, {ablation}"
         scores[name] = known.get(name) or _integrated(
-            lm, task, units, ablation, nodes, seed, constants, out, show_progress
+            lm, task, units, ablation, nodes, reference, seed, constants, out, show_progress
         )
     one = scores[f"exact, {ablations[0]}"]
     if not 1 <= top < len(one):
@@ -274,38 +280,47 @@ def planned_compare_baselines(
     task: Task,
     *,
     units: str | Sequence[str] | Units = "heads",
-    ablations: Sequence[str] = ABLATIONS,
+    ablations: Sequence[str] | None = None,
     nodes: int = NODES,
     learning: Learning = QUICK,
     most: int | None = MOST,
     known: Sequence[str] = (),
+    reference: Task | None = None,
+    seed: int = 0,
 ) -> float:
     """Token-layers that `compare_baselines` will take; `known`: names of scores that will be given.
 
     For optimal constants an upper bound, but for the depth of the units that will be learned (see `planned_optimal`).
     """
-    _require(ablations)
+    ablations = _checked(task, ablations, reference, seed)
     total = 0.0
     for ablation in ablations:
         if f"exact, {ablation}" not in known:
             # the means of optimal ablation are recorded with its constants
-            total += planned_exact(lm, task, units=units, ablation="zero" if ablation == "optimal" else ablation)
+            kind = "zero" if ablation == "optimal" else ablation
+            total += planned_exact(lm, task, units=units, ablation=kind, reference=reference)
         if f"IG, {ablation}" not in known:
             total += planned(lm, task, units=units, method="ig", baseline=_BASELINE_OF[ablation], nodes=nodes)
             share = ablation == "counterfactual" and lm.decoder.anatomy.causal
             starts = task.first_difference if share else (0,) * len(task)
             total += recorded_runs(lm, task, share)
             total += lm.layers * sum(n - start for n, start in zip(task.lengths, starts, strict=True))
-            total += 0 if ablation == "optimal" else planned_reference(lm, task, task, ablation)
+            total += 0 if ablation == "optimal" else planned_reference(lm, reference or task, task, ablation)
     if "optimal" in ablations and not {"exact, optimal", "IG, optimal"} <= set(known):
         total += planned_optimal(lm, task, units=units, learning=learning, most=most)
     return total
 
 
-def _require(ablations: Sequence[str]) -> None:
+def _checked(task: Task, ablations: Sequence[str] | None, reference: Task | None, seed: int) -> Sequence[str]:
+    """What is to be compared; MethodError for an ablation that is not known or named twice."""
+    if ablations is None:
+        source = reference or task
+        lacking = without_donor(task, donors_of([*source.clean, *source.corrupted], seed)) is not None
+        return [name for name in ABLATIONS if name != "resample" or not lacking]
     unknown = [name for name in ablations if name not in ABLATIONS]
     if unknown or not ablations or len(set(ablations)) < len(ablations):
         raise MethodError(f"ablations={list(ablations)!r}: choose different ones among {', '.join(ABLATIONS)}.")
+    return ablations
 
 
 def _integrated(
@@ -314,6 +329,7 @@ def _integrated(
     units: str | Sequence[str] | Units,
     ablation: str,
     nodes: int,
+    reference: Task | None,
     seed: int,
     constants: OptimalConstants | None,
     out: str | Path | None,
@@ -323,14 +339,16 @@ def _integrated(
     table = resolve_units(lm, units, max(task.lengths))
     over = {"baseline": _BASELINE_OF[ablation], "nodes": nodes, "seed": seed}
     given = constants if ablation == "optimal" else None
+    source = reference if ablation in ("mean", "resample") else None
     path = None
     if out is not None:
-        asked = [__version__, lm.identity, task.digest(), table.digest(), over, given.digest() if given else None]
+        asked: list[object] = [__version__, lm.identity, task.digest(), table.digest(), over]
+        asked += [one.digest() if one else None for one in (given, source)]
         key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
         path = Path(out) / f"ig-{table.kind}-{ablation}-{key}.safetensors"
         if path.exists():
             return load_scores(path)
-    found = attribute(lm, task, units=table, method="ig", constants=given, show_progress=show, **over)  # type: ignore[arg-type]
+    found = attribute(lm, task, units=table, method="ig", reference=source, constants=given, show_progress=show, **over)  # type: ignore[arg-type]
     if path is not None:
         found.save(path)
     return found

@@ -2,11 +2,12 @@
 
 A unit that does the same work on both prompts of a pair (opening a sentence, carrying on a list, keeping the stream in
 range) has a small counterfactual effect, since nothing of it changes, although the behaviour needs it. It shows when
-its own information is taken away: a large effect of mean ablation. Both claims are tested over examples, on shares of
-the gap (a unit's p-value is the larger of the two, Holm-corrected for all units):
+its own information is taken away: a large effect of mean ablation. Effects are shares of the gap; a unit is listed if
+its mean |E by ablation| is over `large` and two statements hold beyond chance (t-tests over examples; a unit's p-value
+is the larger of the two; false discovery rate of the list at most 5%, Benjamini–Hochberg over all units):
 
-* |E by ablation| is over `large` (one-sided t-test);
-* |E by counterfactual| is under `small` (two one-sided t-tests: equivalence; "not significant" would not do).
+* |E by ablation| is over `small`;
+* |E by counterfactual| is under `small` (two one-sided tests: equivalence; "not significant" would not do).
 
 For these units the ablation is repeated in the corrupted run, M(x′ with u ablated) − M(x′): needed on both prompts, it
 hurts there, too. Where the corruption makes the other answer right, that is an effect of the other sign.
@@ -20,11 +21,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy import stats
 
 from veracausa.attribution.exact import exact
 from veracausa.attribution.planning import planned_exact
 from veracausa.attribution.scores import Scores
-from veracausa.behaviour.statistics import holm
 from veracausa.counterfactuals.files import read_all, write_all
 from veracausa.counterfactuals.statistics import LEVEL, exceeds, magnitude, stderr, within
 from veracausa.counterfactuals.words import share
@@ -77,10 +78,10 @@ class GeneralPurpose:
 
     @cached_property
     def p(self) -> np.ndarray:
-        """Holm-corrected p-value of every unit; NaN for a single pair."""
+        """p-value of every unit, adjusted for the false discovery rate; NaN for a single pair."""
         by_counterfactual, by_ablation = self.shares
-        both = np.maximum(exceeds(magnitude(by_ablation), self.large), within(by_counterfactual, self.small))
-        return holm(both.tolist())
+        both = np.maximum(exceeds(magnitude(by_ablation), self.small), within(by_counterfactual, self.small))
+        return both if np.isnan(both).any() else np.asarray(stats.false_discovery_control(both))
 
     @property
     def candidates(self) -> list[str]:
@@ -103,7 +104,7 @@ class GeneralPurpose:
         return self.ablated.units[order].names
 
     def table(self) -> pd.DataFrame:
-        """One row per unit: both effects with standard errors, the ablation's in the corrupted run, corrected p."""
+        """One row per unit: both effects with standard errors, the ablation's in the corrupted run, adjusted p."""
         table = self.ablated.units.table()
         table["n"] = self.n
         for name, values in zip(("counterfactual", self.ablation), self.shares, strict=True):
@@ -140,8 +141,8 @@ class GeneralPurpose:
             return (f"{len(candidates)} of {len(self.ablated):,} {kind} have {rule}; one pair, so nothing is tested.",)
         plural = "is" if len(found) == 1 else "are"
         said = [
-            f"{len(found) or 'None'} of {len(self.ablated):,} {kind} {plural} of general purpose ({rule}; both tested, "
-            f"n = {self.n}, Holm at {LEVEL:g}); of {len(candidates)} the means lie there."
+            f"{len(found) or 'None'} of {len(self.ablated):,} {kind} {plural} of general purpose ({rule}; tested over "
+            f"{self.n} pairs, false discovery rate {LEVEL:g}); of {len(candidates)} the means lie there."
         ]
         by_counterfactual, by_ablation = self.shares
         for name in found[:5]:
