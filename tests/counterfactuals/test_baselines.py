@@ -87,7 +87,7 @@ def test_saved(found, tmp_path):
 
 
 def test_resampling_needs_donors(tiny, task_of):
-    """Where a pair has no other prompt of its length, resampling is left out and that is said; a reference brings it."""
+    """Where a pair has no other prompt of its length, resampling is left out, and said to be; a reference helps."""
     lm, task = tiny("llama"), task_of((5, 6, 7), n=3)
     few = compare_baselines(lm, task, **SHORT)
     assert few.ablations == ["counterfactual", "zero", "mean", "optimal"]
