@@ -144,8 +144,10 @@ def test_causes_of_models_that_can_have_only_one(task_of, kind):
     [("llama", "logit_diff", ["a0.h1", "a2.h0"]), ("gpt_neox", "prob", ["m1", "m2"]), ("llama", "logit_diff", ["r3"])],
     ids=str,
 )
-def test_planned_is_what_it_takes(tiny, task_of, family, metric, units):
+def test_planned_is_what_it_takes(tiny, task_of, monkeypatch, family, metric, units):
     lm, task = tiny(family), task_of((6, 7), n=3, metric=metric)
+    assert located(lm, task, units).cost.token_layers == planned_locate(lm, task, units)
+    monkeypatch.setattr("veracausa.causes.locate._fits", lambda *_: False)  # recorded twice
     assert located(lm, task, units).cost.token_layers == planned_locate(lm, task, units)
 
 
@@ -161,6 +163,17 @@ def test_files_and_finished_pieces(tiny, task_of, tmp_path):
     (tmp_path / "found.safetensors").write_bytes(b"x" * 100)
     with pytest.raises(FileError):
         vc.load_locations(tmp_path / "found.safetensors")
+
+
+def test_a_real_model(smollm2, published, agree):
+    """float32: 1e-4 of the gap, as for the other contracts on real weights."""
+    found = located(smollm2, published, ["a20.h0", "a23.h3"])
+    exact = vc.exact(smollm2, published, units=["a20.h0", "a23.h3"], show_progress=False)
+    atp = vc.attribute(smollm2, published, units=["a20.h0", "a23.h3"], show_progress=False)
+    agree(found.runs[:, -1].T, exact.values, exact.gap, 1e-4)
+    agree(found.runs[:, 0].T, atp.values, exact.gap, 1e-4)
+    agree(found.sublayers.sum(1).T, exact.values - atp.values, exact.gap, 1e-4)
+    assert "one pair: no error known" in found.sentences[0]
 
 
 def test_batches_change_nothing(tiny, task_of, agree, monkeypatch):

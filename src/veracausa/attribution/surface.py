@@ -40,7 +40,7 @@ from veracausa.engine.patches import activation, site_width, sites_for
 from veracausa.engine.suffix import sweep
 from veracausa.engine.tape import Tape, buckets, record_pairs
 from veracausa.engine.validate import require_sites
-from veracausa.errors import MethodError
+from veracausa.errors import MethodError, NumericsError
 from veracausa.progress import Tick, progress
 
 if TYPE_CHECKING:
@@ -224,6 +224,9 @@ def _bucket(
             return (read(last, example) - unpatched[example]).to("cpu", lm.score_dtype)
 
         effects, size = shrinking(size, attempt, f"{tape.length - start} tokens")
+        if not torch.isfinite(effects).all():
+            names = " and ".join(table.names[0] for table in both)
+            raise NumericsError(f"NaN or infinity behind {names} on {task.name!r}. Run the model in float32.")
         found[done : done + len(effects)] = effects
         done += len(effects)
         tick(float(len(effects) * (tape.length - start) * (lm.layers - _first(both))))

@@ -31,7 +31,7 @@ from veracausa.attribution.resume import Checkpoint
 from veracausa.attribution.rows import Rows
 from veracausa.attribution.scores import task_header
 from veracausa.attribution.units import Units, resolve_units
-from veracausa.causes.location_runs import Recorded, record, run_rows
+from veracausa.causes.location_runs import Recorded, Recorder, run_rows
 from veracausa.causes.locations import Locations
 from veracausa.causes.saturation import Saturation, watch_head
 from veracausa.engine.attention import SUFFIX
@@ -40,10 +40,10 @@ from veracausa.engine.cost import Cost
 from veracausa.engine.expansion import kinds_of
 from veracausa.engine.guard import attention_function, borrowed
 from veracausa.engine.measure import measure
-from veracausa.engine.memory import halving, shrinking
+from veracausa.engine.memory import halving, memory_errors, shrinking
 from veracausa.engine.patches import where
 from veracausa.engine.tape import buckets
-from veracausa.errors import MethodError
+from veracausa.errors import MethodError, NumericsError
 from veracausa.progress import Tick, progress
 
 if TYPE_CHECKING:
@@ -114,17 +114,18 @@ def locate(
             def run(start: int, examples: tuple[int, ...]) -> None:
                 if kept is not None and kept.done[list(examples)].all():
                     return
-                values[list(examples)] = _bucket(lm, task, table, start, examples, cost, tick)
+                values[list(examples)] = _bucket(recorder(start, examples), table, recorder, tick)
                 cost.seconds = before + time.monotonic() - began
                 if kept is not None:
                     kept.done[list(examples)] = True
                     kept.keep(force=True)
 
-            groups = _groups(lm, task, table)
+            recorder = Recorder(lm, task, table.place, _fits(lm, task), cost)
+            groups = _groups(lm, task)
             halving(groups, run)
             parts = values.unflatten(1, (len(table), -1)).movedim(0, -1).split(sizes, 1)
             heads = parts[2].unflatten(1, (lm.layers, lm.heads))
-            saturation = _saturation(lm, task, table, heads.mean(-1), points, groups, cost, tick)
+            saturation = _saturation(lm, task, table, heads.mean(-1), points, groups, recorder, tick)
     cost.seconds = before + time.monotonic() - began
     return Locations(
         table,
@@ -145,10 +146,11 @@ def planned_locate(lm: Model, task: Task, units: Sequence[str] | Units, *, alpha
     runs, watched = 1 + (1 << len(kinds_of(lm.decoder, task.metric))), _behind(lm, table) < lm.layers
     depth = _rows(lm, task, table, Cost()).depth
     total = 0.0
-    for start, examples in _groups(lm, task, table):
+    times = 2 if watched.any() and not _fits(lm, task) else 1
+    for start, examples in _groups(lm, task):
         own = len(task.clean[examples[0]]) - start
-        # both runs; of the clean one gradients, the engine's own run, the parts' ends; twice where attention is watched
-        recorded = lm.layers * (start + 5 * own) * (1 + bool(watched.any()))
+        # both runs; of the clean one gradients, the engine's own run, the parts' ends
+        recorded = lm.layers * (start + 5 * own) * times
         rows = own * (depth.sum() * runs + (depth[watched] * len(_points(alphas)) + 1).sum())
         total += len(examples) * float(recorded + rows + lm.layers * (start + 2 * own))
     return total
@@ -179,12 +181,21 @@ def _rows(lm: Model, task: Task, table: Units, cost: Cost, alpha: np.ndarray | N
     return Rows(lm, task, table, Counterfactual(True), True, None, cost, alpha)
 
 
-def _groups(lm: Model, task: Task, table: Units) -> list[tuple[int, tuple[int, ...]]]:
-    """Buckets, small enough for what the expansion and the gradients keep of each layer."""
+def _groups(lm: Model, task: Task) -> list[tuple[int, tuple[int, ...]]]:
+    """Buckets of pairs that are run together."""
+    return buckets(task.clean, task.corrupted, lm.decoder.anatomy.causal, _batch(lm, task))
+
+
+def _batch(lm: Model, task: Task) -> int:
+    """Pairs that fit with what the expansion and the gradients keep of each layer."""
     decoder = lm.decoder
     kept = 2 * decoder.neurons + 12 * decoder.width + 4 * decoder.heads * decoder.head_dim
-    most = examples_per_batch(lm, task, kept)
-    return buckets(task.clean, task.corrupted, decoder.anatomy.causal, most)
+    return examples_per_batch(lm, task, kept)
+
+
+def _fits(lm: Model, task: Task) -> bool:
+    """Whether all pairs may stay recorded until their attention is looked at."""
+    return len(task) <= _batch(lm, task)
 
 
 def _behind(lm: Model, table: Units) -> np.ndarray:
@@ -193,16 +204,15 @@ def _behind(lm: Model, table: Units) -> np.ndarray:
     return np.array([layer + middle for layer, middle in joined])
 
 
-def _bucket(
-    lm: Model, task: Task, table: Units, start: int, examples: tuple[int, ...], cost: Cost, tick: Tick
-) -> Tensor:
+def _bucket(recorded: Recorded, table: Units, recorder: Recorder, tick: Tick) -> Tensor:
     """All figures of a bucket, [examples, units × figures]."""
-    recorded = record(lm, task, table.place, start, examples, cost)
-    rows, n = _rows(lm, task, table, cost), len(examples)
+    lm, task, tape = recorded.lm, recorder.task, recorded.tape
+    rows, n = _rows(lm, task, table, recorder.cost), len(tape.examples)
     by_layer = np.argsort(table.layer, kind="stable")
     order = np.stack([np.tile(np.arange(n), len(table)), np.repeat(by_layer, n)], 1)
     found: Tensor | None = None
-    size = rows_per_chunk(lm, recorded.tape.length - start, recorded.tape.length, backward=True)
+    positions = tape.length - tape.start
+    size = rows_per_chunk(lm, positions, tape.length, backward=True)
     choices = 1 + (1 << len(recorded.kinds))
     while len(order):
 
@@ -210,12 +220,15 @@ def _bucket(
             account = run_rows(recorded, rows, waiting[:most])
             return torch.cat([account.runs, account.sublayers, account.heads.flatten(0, 1)]).T.cpu()
 
-        figures, size = shrinking(size, attempt, f"{recorded.tape.length - start} tokens")
+        figures, size = shrinking(size, attempt, f"{positions} tokens")
         part, order = order[:size], order[size:]
         if found is None:
             found = figures.new_zeros(n, len(table), figures.shape[1])
+        if not torch.isfinite(figures).all():
+            bad = table.names[int(part[int((~torch.isfinite(figures)).any(1).nonzero()[0]), 1])]
+            raise NumericsError(f"NaN or infinity behind {bad} on {task.name!r}. Run the model in float32.")
         found[part[:, 0], part[:, 1]] = figures
-        tick(float(rows.depth[part[:, 1]].sum()) * (recorded.tape.length - start) * choices)
+        tick(float(rows.depth[part[:, 1]].sum()) * positions * choices)
     assert found is not None
     return found.flatten(1)
 
@@ -227,7 +240,7 @@ def _saturation(
     heads: Tensor,
     points: tuple[float, ...],
     groups: list[tuple[int, tuple[int, ...]]],
-    cost: Cost,
+    recorder: Recorder,
     tick: Tick,
 ) -> tuple[Saturation | None, ...]:
     """For every unit with an attention behind it, the head with the largest mean increment."""
@@ -240,11 +253,11 @@ def _saturation(
     indices: list[int] = []
 
     def run(start: int, examples: tuple[int, ...]) -> None:
-        recorded: Recorded = record(lm, task, table.place, start, examples, cost)
-        fresh = []
+        recorded, fresh = recorder(start, examples), []
         for u, (layer, head) in strongest.items():
-            rows = _rows(lm, task, table[[u] * len(points)], cost, np.array(points))
-            fresh.append(tuple(part.cpu() for part in watch_head(recorded, rows, layer, head)))
+            rows = _rows(lm, task, table[[u] * len(points)], recorder.cost, np.array(points))
+            with memory_errors(f"{len(points)} runs of {len(examples)} prompts"):
+                fresh.append(tuple(part.cpu() for part in watch_head(recorded, rows, layer, head)))
             tick(float(rows.depth.sum()) * (recorded.tape.length - start) * len(examples))
         for u, figures in zip(strongest, fresh, strict=True):
             found[u].append(figures)

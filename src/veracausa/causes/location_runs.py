@@ -116,6 +116,27 @@ def record(lm: Model, task: Task, place: Place, start: int, examples: tuple[int,
     return Recorded(lm, tape, read, expansion, gradients, unpatched)
 
 
+@dataclass(eq=False)
+class Recorder:
+    """Buckets of a task as they are asked for: kept for the next time if `keeps`, else recorded anew."""
+
+    lm: Model
+    task: Task
+    place: Place
+    keeps: bool
+    cost: Cost
+    _kept: dict[tuple[int, ...], Recorded] = field(default_factory=dict)
+
+    def __call__(self, start: int, examples: tuple[int, ...]) -> Recorded:
+        """One bucket."""
+        if examples in self._kept:
+            return self._kept[examples]
+        found = record(self.lm, self.task, self.place, start, examples, self.cost)
+        if self.keeps:
+            self._kept[examples] = found
+        return found
+
+
 def _without_graph(state: State) -> State:
     lists = {name: [t.detach() for t in getattr(state, name)] for name in ("residual", "middle", "keys", "values")}
     sites = {site: [t.detach() for t in tensors] for site, tensors in state.sites.items()}
@@ -174,7 +195,7 @@ def _entering(joins: list[Join], streams: list[Tensor]) -> list[Join]:
 def _entry(recorded: Recorded, join: Join, live: Tensor, straight: Tensor) -> Float[Tensor, " rows"]:
     """What the patch's own post-norm adds."""
     gradient = recorded.gradients["middle" if join.middle else "residual"][join.layer]
-    return ((live - straight) * gradient[join.example]).sum((1, 2))
+    return _against(gradient, join.example, live - straight).sum((1, 2))
 
 
 def _increments(
@@ -210,5 +231,6 @@ def tangents(recorded: Recorded, seen: Seen, block: Block, example: Tensor) -> S
 
 
 def _against(gradient: Tensor, example: Tensor, moved: Tensor) -> Float[Tensor, "rows positions width"]:
-    """Products with the clean run's gradient, for the rows and (last) positions that there are."""
-    return moved * gradient[example[: len(moved)]][:, -moved.shape[1] :]
+    """Products with the clean run's gradient, for the rows and (last) positions that there are; in float32 at least."""
+    exact = torch.promote_types(moved.dtype, torch.float32)
+    return moved.to(exact) * gradient[example[: len(moved)]][:, -moved.shape[1] :].to(exact)

@@ -112,12 +112,13 @@ def watch_head(recorded: Recorded, rows: Rows, layer: int, head: int) -> tuple[T
     tangent = tangents(recorded, there, block, example[replaced])
     rows.cost.add(n, tape.length - tape.start)
     moved = (seen.z[layer][replaced] - tangent.z[layer]) * recorded.gradients["z"][layer]
+    each = torch.arange(n, device=lm.device)
     query = moved.unflatten(-1, (lm.heads, -1))[:, :, head].sum(-1).abs().argmax(-1)
 
     def attends(queries: Tensor, keys: Tensor) -> Tensor:
         pattern = attention_pattern(queries, keys, **clean.attention[layer])
         pattern = pattern.view(-1, lm.heads, queries.shape[2], keys.shape[2])[:, head]
-        return pattern.unflatten(0, (-1, n))[:, torch.arange(n), query].transpose(0, 1)
+        return pattern.unflatten(0, (-1, n))[:, each, query].transpose(0, 1)
 
     def of(state: State) -> Tensor:
         return attends(state.sites["queries"][layer], state.sites["keys"][layer])
