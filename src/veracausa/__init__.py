@@ -40,6 +40,7 @@ _PUBLIC = {
     "Response": "veracausa.attribution.responses",
     "Responses": "veracausa.attribution.responses",
     "Scores": "veracausa.attribution.scores",
+    "Search": "veracausa.counterfactuals.search",
     "Stability": "veracausa.comparison.stability",
     "Surface": "veracausa.attribution.surfaces",
     "Task": "veracausa.tasks.task",
@@ -55,10 +56,12 @@ _PUBLIC = {
     "compare_baselines": "veracausa.counterfactuals.baselines",
     "compare_counterfactuals": "veracausa.counterfactuals.compare",
     "completeness": "veracausa.circuits.completeness",
+    "counterfactual_pool": "veracausa.counterfactuals.pool",
+    "counterfactual_search": "veracausa.counterfactuals.search",
     "curve": "veracausa.circuits.curve",
     "curves": "veracausa.attribution.curves",
-    "disagreement": "veracausa.causes.disagreement",
     "direct": "veracausa.attribution.site_effects",
+    "disagreement": "veracausa.causes.disagreement",
     "discover": "veracausa.circuits.discovery",
     "evaluate": "veracausa.circuits.further",
     "exact": "veracausa.attribution.exact",
@@ -149,6 +152,8 @@ if TYPE_CHECKING:
     from veracausa.counterfactuals.compare import CounterfactualComparison, compare_counterfactuals
     from veracausa.counterfactuals.general import GeneralPurpose, general_purpose
     from veracausa.counterfactuals.head_roles import HeadRoles, head_roles
+    from veracausa.counterfactuals.pool import counterfactual_pool
+    from veracausa.counterfactuals.search import Search, counterfactual_search
     from veracausa.errors import VeracausaError
     from veracausa.model import Model, load
     from veracausa.tasks import task
@@ -175,6 +180,7 @@ __all__ = [
     "Response",
     "Responses",
     "Scores",
+    "Search",
     "Stability",
     "Surface",
     "Task",
@@ -191,6 +197,8 @@ __all__ = [
     "compare_baselines",
     "compare_counterfactuals",
     "completeness",
+    "counterfactual_pool",
+    "counterfactual_search",
     "curve",
     "curves",
     "direct",

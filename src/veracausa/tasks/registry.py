@@ -8,8 +8,10 @@ from typing import Any
 from veracausa.errors import TaskError
 from veracausa.tasks.capital_country import capital_country
 from veracausa.tasks.gendered_pronoun import gendered_pronoun
+from veracausa.tasks.greater_than import CORRUPTIONS as GREATER_THAN
 from veracausa.tasks.greater_than import greater_than
 from veracausa.tasks.hypernymy import hypernymy
+from veracausa.tasks.ioi import CORRUPTIONS as IOI
 from veracausa.tasks.ioi import ioi
 from veracausa.tasks.subject_verb import subject_verb
 from veracausa.tasks.task import Task
@@ -22,6 +24,9 @@ BUILTIN: dict[str, Callable[..., Task]] = {
     "capital-country": capital_country,
     "hypernymy": hypernymy,
 }
+
+#: The kinds of corrupted prompts of the tasks that have several.
+CORRUPTIONS: dict[str, tuple[str, ...]] = {"ioi": tuple(IOI), "greater-than": GREATER_THAN}
 
 
 def build(name: str, lm: Any, **options: Any) -> Task:

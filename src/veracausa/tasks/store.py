@@ -17,11 +17,7 @@ _FIELDS = ("clean", "corrupted", "correct", "incorrect", "clean_text", "corrupte
 
 def save_task(task: Task, path: str | Path) -> Path:
     """Write a task; a crash leaves the old file or none, never half a file."""
-    path = Path(path)
-    content: dict[str, Any] = {"format": FORMAT, "version": VERSION, "name": task.name, "metric": task.metric}
-    content |= {"digest": task.digest(), "options": dict(task.options)}
-    content |= {name: getattr(task, name) for name in _FIELDS}
-    content["vocabulary"] = {str(k): v for k, v in task.vocabulary.items()}
+    path, content = Path(path), task_content(task)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
@@ -43,6 +39,19 @@ def load_task(path: str | Path) -> Task:
         raise FileError(f"the task file {path} cannot be read: {error}") from error
     except ValueError as error:
         raise FileError(f"{path} is not a task file, or it is cut short: {error}") from error
+    return task_of(content, path)
+
+
+def task_content(task: Task) -> dict[str, Any]:
+    """A task as what a JSON file can hold, for files that keep a task beside something else."""
+    content: dict[str, Any] = {"format": FORMAT, "version": VERSION, "name": task.name, "metric": task.metric}
+    content |= {"digest": task.digest(), "options": dict(task.options)}
+    content |= {name: getattr(task, name) for name in _FIELDS}
+    return content | {"vocabulary": {str(k): v for k, v in task.vocabulary.items()}}
+
+
+def task_of(content: Any, path: Path) -> Task:
+    """The task that `task_content` wrote down; FileError names `path` if it is something else, or damaged."""
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise FileError(
             f"{path} is JSON, but not a task that veracausa saved; prompts of your own are read by tasks.from_file"
