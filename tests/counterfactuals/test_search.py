@@ -41,10 +41,10 @@ def test_pool_of_corruptions_and_edits(words):
         changed = [(a, b) for a, b in zip(*pool.tokens(k), strict=True) if a != b]
         if "→" in info["how"]:
             ((_, new),) = changed
+            assert new.strip() in pool.corrupted_text[k]
             present = set(pool.tokens(k)[0])
             assert (new in present) is ("new" not in info["how"])
         assert pool.correct[k] == task.correct[info["pair"]]
-        assert pool.corrupted_text[k].split() == "".join(pool.tokens(k)[1]).split()
 
 
 def test_edits_of_ones_own(words):
