@@ -22,7 +22,7 @@ from veracausa.tasks.data.names import FEMALE, MALE
 from veracausa.tasks.draw import shuffled
 from veracausa.tasks.registry import CORRUPTIONS, build
 from veracausa.tasks.task import Task
-from veracausa.tasks.tokens import encode, string, tokenizer_of
+from veracausa.tasks.tokens import encode, single, string, tokenizer_of
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -112,8 +112,8 @@ def _lists(tokenizer: Any, edits: Sequence[str] | Mapping[str, Sequence[str]]) -
         edits = {name: LISTS[name] for name in edits}
     found = []
     for name, words in edits.items():
-        pieces = [encode(tokenizer, f" {word.strip()}", start=False) for word in words]
-        ids = tuple(dict.fromkeys(piece[0] for piece in pieces if len(piece) == 1))
+        known = [f" {word.strip()}" for word in words if single(tokenizer, f" {word.strip()}")]
+        ids = tuple(dict.fromkeys(encode(tokenizer, word, start=False)[0] for word in known))
         if len(ids) < 2:
             raise TaskError(f"The word list {name!r} has {len(ids)} words that are one token; an edit needs two.")
         found.append(_Words(name, ids))
