@@ -49,10 +49,11 @@ def test_pool_of_corruptions_and_edits(words):
 
 def test_edits_of_ones_own(words):
     task = vc.tasks.ioi(words, n=2)
-    names = [task.info[0]["subject"], "Karen"]
+    other = next(name for name in FEMALE[:8] if name not in (task.info[0]["subject"], task.info[0]["indirect_object"]))
+    names = [task.info[0]["subject"], other]
     pool = counterfactual_pool(words, task, corruptions=(), edits={"who": names})
     own = [info["how"] for info in pool.info if info["pair"] == 0]
-    assert own == ["swap", "who 1 → new", "who 2 → new"], "the subject stands twice, Karen nowhere"
+    assert own == ["swap", "who 1 → new", "who 2 → new"], "the subject stands twice, the other name nowhere"
     at = task.clean[0].index(next(t for t, s in task.vocabulary.items() if s == f" {names[0]}"))
     few = counterfactual_pool(words, task, corruptions=(), edits={"who": names}, positions=[at])
     assert [info["how"] for info in few.info if info["pair"] == 0] == ["swap", "who 1 → new"]
