@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from veracausa.attribution.ablations import ABLATIONS
 from veracausa.attribution.scores import Scores
 from veracausa.attribution.units import Units, parse_names
 from veracausa.comparison.agreement import Agreement
@@ -17,6 +16,8 @@ if TYPE_CHECKING:
 
 #: Kinds of units that can be replaced at every position, in one run with units of other layers and kinds.
 KINDS = ("heads", "mlps", "attention", "neurons")
+#: What replaces them: all that needs no learning.
+ABLATIONS = ("zero", "mean", "resample", "counterfactual")
 
 
 @dataclass(frozen=True)

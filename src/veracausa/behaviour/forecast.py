@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from veracausa.attribution.ablations import DONORS
+from veracausa.attribution.planning import planned_reference
 from veracausa.attribution.units import Units
 from veracausa.behaviour.chosen import Condition
 from veracausa.engine.patches import Place, where
@@ -28,14 +28,14 @@ def planned_tokens(
     reference: Task,
 ) -> float:
     """Token-layers of a study: see `behaviour.runs` and `behaviour.generation`."""
-    total = 3 * task.lengths[0] * lm.layers  # one pair, to validate the engine
+    total = 3.0 * task.lengths[0] * lm.layers  # one pair, to validate the engine
     places = {
         name: (table.place, int(layer))
         for table in tables
         for name, layer in zip(table.names, table.layer, strict=True)
     }
     for number, (names, groups) in enumerate(passes):
-        total += sum(_reference(lm, task, reference, name) for name in names) * len(tables)
+        total += sum(planned_reference(lm, reference, task, name) for name in names) * len(tables)
         for start, members in groups:
             length = task.lengths[members[0]]
             both = "counterfactual" in names
@@ -48,7 +48,7 @@ def planned_tokens(
                     total += len(members) * lm.layers * (length + new_tokens - 1)
                 elif condition.units:
                     total += len(members) * (length - start) * _depth(lm, places, condition)
-    return float(total)
+    return total
 
 
 def _depth(lm: Model, places: dict[str, tuple[Place, int]], condition: Condition) -> int:
@@ -56,14 +56,3 @@ def _depth(lm: Model, places: dict[str, tuple[Place, int]], condition: Condition
     if len(condition.units) > 1:
         return lm.layers - min(places[name][1] for name in condition.units)
     return lm.layers - where(lm.decoder, *places[condition.units[0]]).join[0]
-
-
-def _reference(lm: Model, task: Task, reference: Task, ablation: str) -> int:
-    """Token-layers of recording what an ablation takes its values from, for one kind of unit."""
-    if ablation == "mean":
-        return 2 * sum(reference.lengths) * lm.layers
-    if ablation != "resample":
-        return 0
-    own = set(task.lengths)
-    lengths = [len(prompt) for prompt in dict.fromkeys([*reference.clean, *reference.corrupted]) if len(prompt) in own]
-    return sum(min(DONORS, lengths.count(length)) * length for length in set(lengths)) * lm.layers
