@@ -5,8 +5,9 @@
 Hugging Face's side: `model.generate(max_new_tokens=1)` with a hook that zeroes the head or puts its mean there, one
 prompt at a time, and with all prompts of one length in batches of 64; both on a sample of the prompts and of the
 conditions, scaled up. Our side is timed whole: recording the reference set for the means, the clean runs, every
-condition, and the metric, which is read in the same pass. With fewer prompts the reference set is smaller in proportion.
-On a machine that others use, `--busy` takes one thread and counts processor seconds.
+condition, and the metric, which is read in the same pass. With fewer prompts the reference set is smaller in
+proportion.
+On a machine that others use `--busy` takes one thread and counts processor seconds.
 """
 
 from __future__ import annotations
@@ -136,9 +137,9 @@ def main() -> None:
     ]
     print(table(["", "prompts × conditions a second", "minutes for all", "ratio"], rows))
     print(
-        f"\nDifferent greedy answers: {wrong} of {len(answers)} compared. Peak memory of the study above what was in use "
-        f"before: {peak:.2f} GiB. generate, scaled up: {len(sample)} prompts × {len(conditions)} conditions timed before "
-        f"ours ({single:.1f}/s) and {len(sample[:10])} prompts after ({again:.1f}/s)."
+        f"\nDifferent greedy answers: {wrong} of {len(answers)} compared. Peak memory of the study above what was in "
+        f"use before: {peak:.2f} GiB. generate, scaled up: {len(sample)} prompts × {len(conditions)} conditions timed "
+        f"before ours ({single:.1f}/s) and {len(sample[:10])} prompts after ({again:.1f}/s)."
     )
     print(f"\n{study.table().round(4).to_string(index=False)}")
 
