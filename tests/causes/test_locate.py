@@ -177,7 +177,7 @@ def test_a_real_model(smollm2, published, agree):
 
 
 def test_batches_change_nothing(tiny, task_of, agree, monkeypatch):
-    lm, task = tiny("gemma2"), task_of((6, 7), n=3)
+    lm, task = tiny("gemma3"), task_of((6, 7), n=3)
     found = located(lm, task, ["a0.h1", "a1.h0"])
     monkeypatch.setattr("veracausa.causes.locate.rows_per_chunk", lambda *_, **__: 1)
     again = located(lm, task, ["a0.h1", "a1.h0"])

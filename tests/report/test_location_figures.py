@@ -42,9 +42,11 @@ def test_location(tiny, task_of, n):
                 assert bars[unit, location.LABELS[kind]] == pytest.approx(share.value, rel=1e-5)
     one = found["a0.h1"]
     line, steps = rows["x-profile-a0-h1-line"], rows["x-profile-a0-h1"]
-    assert line[0]["value"] == pytest.approx(one.atp.value, rel=1e-5, abs=1e-9)
-    assert line[-1]["value"] == pytest.approx(one.exact.value, rel=1e-5, abs=1e-9)
-    assert sum(row["value"] for row in steps) == pytest.approx(one.curvature.value, rel=1e-4, abs=1e-5)
+    assert line[0]["y"] == pytest.approx(one.atp.value, rel=1e-5, abs=1e-9)
+    assert line[-1]["y"] == pytest.approx(one.exact.value, rel=1e-5, abs=1e-5)
+    assert {row["place"]: row["step"] for row in steps} == pytest.approx(
+        {place: share.value for place, share in one.sublayers.items()}, rel=1e-5, abs=1e-9
+    )
     assert ("3 pairs" if n == 3 else "one pair") in figures[0].sentence
     kinds, places, attention = location.tables(found, "x")
     assert kinds.frame()["curvature"].tolist() == found.table()["curvature"].tolist()

@@ -77,15 +77,16 @@ class Location:
         told = ", ".join(f"{share} comes from {WORDS[kind]}" for kind, share in _largest(self.kinds, len(self.kinds)))
         text += f" Of the curvature {self.curvature}, {told}."
         if places := _largest(self.sublayers, 2):
-            text += f" It arises most in {' and '.join(f'{name} ({share})' for name, share in places)}"
-            text += f", there most in {head[0][0]} ({head[0][1]})." if (head := self._head(places[0][0])) else "."
+            text += f" It arises most in {' and '.join(self._place(name, share) for name, share in places)}."
         if self.cause == "softmax" and self.saturation is not None:
             text += f" {self.saturation.sentence}"
         return text
 
-    def _head(self, place: str) -> list[tuple[str, Share]]:
-        inside = {name: share for name, share in self.heads.items() if name.startswith(f"{place}.")}
-        return _largest(inside, 1)
+    def _place(self, name: str, share: Share) -> str:
+        """A sublayer with its step, and its head with the largest one."""
+        inside = {head: own for head, own in self.heads.items() if head.startswith(f"{name}.")}
+        of_which = [f", {head} {own}" for head, own in _largest(inside, 1)]
+        return f"{name} ({share}{''.join(of_which)})"
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,6 +24,10 @@ SHOWN = 12
 PROFILES = 6
 #: The attention behind a unit is drawn if the softmax makes up this share of the gap.
 WATCHED = 0.02
+#: Steps that are neither attention's nor an MLP's: the patch's own post-norm, and the end.
+REST = "norms and metric"
+#: Where the steps of a block are drawn, beside each other.
+SLOTS = (("a", -0.25, "attention"), ("m", 0.25, "MLP"))
 LABELS = {"softmax": "softmax", "norm": "norms", "MLP": "MLPs", "metric": "metric"}
 
 
@@ -92,61 +96,58 @@ def _profiles(found: Locations, shown: Sequence[Location], name: str) -> Figure:
     first = shown[0]
     ranked = sorted(first.sublayers, key=lambda place: -abs(first.sublayers[place].value))
     sentence = (
-        "The line begins at AtP right behind the patch and ends at the exact effect; the bars are its steps, block by "
-        f"block, and sum to the difference ({pairs_in_words(found.n)}). The steps of {first.unit} are largest in "
+        "The staircase begins at AtP right behind the patch and ends at the exact effect; each step is what one "
+        f"attention or MLP adds ({pairs_in_words(found.n)}). The steps of {first.unit} are largest in "
         f"{joined([f'{place} ({first.sublayers[place]})' for place in ranked[:3]])}."
     )
     return Figure(name, "Where along the forward pass the estimate goes wrong", tuple(parts), sentence, columns=3)
 
 
 def _profile(found: Locations, one: Location, name: str) -> Part:
-    """Bars of each block's attention and MLP, and the running account from AtP to the exact effect."""
+    """A staircase from AtP to the exact effect: each step is what one sublayer adds."""
     data, layers = Datasets(), found.heads.shape[1]
     key = f"{name}-{one.unit}"
     first = int(found.units.layer[found.units.find(one.unit)])
-    reached = one.atp.value + one.sublayers["patch"].value
+    where = [("patch", first - 0.75, REST)]
+    where += [(f"{part}{n}", n + x, what) for n in range(first, layers) for part, x, what in SLOTS]
     steps: list[Row] = []
-    line: list[Row] = [{"layer": first - 0.5, "value": number(reached)}]
-    for layer in range(first, layers):
-        for part, label in (("a", "attention"), ("m", "MLP")):
-            share = one.sublayers[f"{part}{layer}"]
-            reached += share.value
-            steps.append({"layer": layer, "part": label, "value": number(share.value), "stderr": number(share.stderr)})
-        line.append({"layer": layer + 0.5, "value": number(reached)})
-    end = one.sublayers["logits"]
-    steps.append({"layer": layers, "part": "end", "value": number(end.value), "stderr": number(end.stderr)})
-    line.append({"layer": layers + 0.5, "value": number(reached + end.value)})
-    order = ["attention", "MLP", "end"]
-    # rectangles beside each other within a block, so that the axis of layers stays a number line
-    for row in steps:
-        left = {"attention": -0.4, "MLP": 0.0, "end": -0.4}[row["part"]]
-        row |= {"left": row["layer"] + left, "right": row["layer"] + (0.4 if row["part"] == "end" else left + 0.4)}
-    ticks = [layer for layer in range(layers) if layer % 5 == 0 and layer >= first]
+    reached = one.atp.value
+    for place, left, what in [*where, ("logits", layers - 0.25, REST)]:
+        share = one.sublayers[place]
+        row: Row = {"place": place, "part": what, "left": left, "right": left + 0.5, "step": number(share.value)}
+        row |= {"before": number(reached), "after": number(reached + share.value), "stderr": number(share.stderr)}
+        steps.append(row)
+        reached += share.value
+    low, high = first - 1.0, layers + 0.6
+    line = [{"x": low, "y": number(one.atp.value)}, *({"x": row["right"], "y": row["after"]} for row in steps)]
+    ticks = [layer for layer in range(first, layers) if layer % 5 == 0]
     axis = alt.Axis(values=[*ticks, layers], labelExpr=f"datum.value == {layers} ? 'end' : datum.value", grid=False)
-    x = alt.X("left:Q", title="block", axis=axis, scale=alt.Scale(domain=[first - 0.6, layers + 0.6], nice=False))
-    y = alt.Y("value:Q", title="share of the gap", axis=alt.Axis(tickCount=5, labelExpr=SIGNED))
-    tips = [alt.Tooltip("part:N"), alt.Tooltip("layer:O", title="block"), alt.Tooltip("value:Q", format="+.4f"),
+    x = alt.X("left:Q", title="block", axis=axis, scale=alt.Scale(domain=[low, high], nice=False))
+    heights = [row["y"] for row in line]
+    room = 0.14 * (max(heights) - min(heights)) or 0.1
+    scale = alt.Scale(domain=[min(heights) - room, max(heights) + room], nice=False, zero=False)
+    y = alt.Y("before:Q", title="account, share of the gap", scale=scale, axis=alt.Axis(tickCount=5, labelExpr=SIGNED))
+    tips = [alt.Tooltip("place:N"), alt.Tooltip("step:Q", format="+.4f"),
             alt.Tooltip("stderr:Q", title="± SE", format=".4f")]  # fmt: skip
-    bars = alt.Chart(data.add(key, steps)).mark_bar().encode(
-        x=x, x2="right:Q", y=y, y2=alt.datum(0), tooltip=tips,
-        color=alt.Color("part:N", scale=alt.Scale(domain=order), title=None),
-    )  # fmt: skip
-    running = alt.Chart(data.add(f"{key}-line", line)).mark_line(style=theme.TRUTH, interpolate="step-before")
-    ends = [
-        {"layer": first - 0.5, "value": line[0]["value"], "text": f"AtP {signed(one.atp.value)}"},
-        {"layer": layers + 0.5, "value": line[-1]["value"], "text": f"exact {signed(one.exact.value)}"},
-    ]
+    color = alt.Color("part:N", scale=alt.Scale(domain=["attention", "MLP", REST]), title=None)
+    bars = alt.Chart(data.add(key, steps)).mark_bar()
+    bars = bars.encode(x=x, x2="right:Q", y=y, y2="after:Q", tooltip=tips, color=color)
+    running = alt.Chart(data.add(f"{key}-line", line)).mark_line(style=theme.GUIDE, interpolate="step-before")
     labels = []
-    # each beside the line's end, on the side that the line does not come from or go to
-    up = max(line[1:4], key=lambda row: abs(row["value"] - line[0]["value"]))["value"] > line[0]["value"]
-    down = max(line[-6:-1], key=lambda row: abs(row["value"] - line[-1]["value"]))["value"] > line[-1]["value"]
-    sides: list[tuple[Literal["left", "right"], int]] = [("left", 11 if up else -9), ("right", 12 if down else -9)]
-    for end_row, (align, dy) in zip(ends, sides, strict=True):
-        mark = alt.Chart(data.add(f"{key}-{align}", [end_row])).mark_text(style=theme.NAME, align=align, dy=dy)
-        labels.append(mark.encode(x="layer:Q", y="value:Q", text="text:N"))
-    view = alt.layer(zero_line(x=False), bars, running.encode(x="layer:Q", y="value:Q"), *labels)
+    # each beside the line's end, on the side that the first and the last step of some size leave free
+    moves = [move for move in np.diff(heights).tolist() if abs(move) > 0.1 * np.ptp(heights)] or [0.0]
+    up, down = moves[0] > 0, moves[-1] < 0
+    texts: list[tuple[Literal["left", "right"], Row, str, bool]] = [
+        ("left", line[0], f"AtP {signed(one.atp.value)}", up),
+        ("right", line[-1], f"exact {signed(one.exact.value)}", down),
+    ]
+    for align, at, text, below in texts:
+        end = alt.Chart(data.add(f"{key}-{align}", [at | {"text": text}]))
+        mark = end.mark_text(style=theme.NAME, align=align, fontWeight="bold", dy=11 if below else -9)
+        labels.append(mark.encode(x="x:Q", y="y:Q", text="text:N"))
+    view = alt.layer(bars, running.encode(x="x:Q", y="y:Q"), *labels).properties(height=200)
     alt_text = f"{one.unit}: from AtP {one.atp} to exact {one.exact}, block by block."
-    return Part(one.unit, view.properties(height=190), data, alt_text, f"exact − AtP {one.curvature}")
+    return Part(one.unit, view, data, alt_text, f"exact − AtP {one.curvature}")
 
 
 def _attention(found: Locations, shown: Sequence[Location], name: str) -> Figure:

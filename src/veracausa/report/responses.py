@@ -30,8 +30,9 @@ def figures(found: Responses, name: str) -> list[Figure]:
     sentence = (
         "Solid lines: the metric as a unit, or all units of its layer, go from their own values (α = 0) through their "
         f"replacements (α = 1), bands ± 1 standard error ({pairs_in_words(len(found.clean))}). Dashed: the unit's "
-        f"slope at 0, which is AtP; the square at α = 1: the exact effect. {turning} of {len(shown)} turn between "
-        f"{span}. Slope and effect are farthest apart for {farthest.name}: {farthest.slope} and {farthest.secant}."
+        "slope at 0, which is AtP; dotted: the secant to the exact effect at α = 1 (square). "
+        f"{turning} of {len(shown)} turn between {span}. Slope and effect are farthest apart for {farthest.name}: "
+        f"{farthest.slope} and {farthest.secant}."
     )
     parts = tuple(_part(found, one, name) for one in shown)
     return [Figure(name, "How the metric responds as units move", parts, sentence, columns=3)]
@@ -67,10 +68,13 @@ def _part(found: Responses, one: Response, name: str) -> Part:
     posts = alt.Chart(alt.InlineData(values=[{"a": 0}, {"a": 1}])).mark_rule(style=theme.GUIDE).encode(x="a:Q")
     slope_rows = [{"alpha": a, "effect": one.slope.value * a} for a in (low, high)]
     slope = alt.Chart(data.add(f"{key}-slope", slope_rows)).mark_line(style=theme.DIAGONAL, strokeWidth=1.5, clip=True)
+    ends = [{"alpha": a, "effect": one.secant.value * a} for a in (0, 1)]
+    secant = alt.Chart(data.add(f"{key}-secant", ends)).mark_line(style=theme.GUIDE, strokeDash=[1, 3], strokeWidth=1.5)
     layers = [
         posts,
         zero_line(x=False),
         slope.encode(x=x, y=y),
+        secant.encode(x=x, y=y),
         base.mark_area(opacity=0.16, clip=True).encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=color),
         base.mark_line(strokeWidth=2, clip=True).encode(x=x, y=y, color=color, tooltip=tips),
     ]
