@@ -70,7 +70,7 @@ def test_sublayers_are_the_steps_of_the_first_order_account(tiny, task_of, agree
     agree(found.by_kind().sum(1)[0], exact.values[:, 0] - found.runs[0, 0], exact.gap)
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3"])
+@pytest.mark.parametrize("family", tiny_models.mostly_slow(["llama", "gpt2", "gemma3"], ("llama", "gemma3")))
 def test_attention_as_the_model_reports_it(tiny, task_of, family):
     """Entropy and largest probability against the patterns that Hugging Face's eager attention returns."""
     lm, task = tiny(family, fresh=True, attn_implementation="eager"), task_of((6, 7), n=3)
@@ -167,9 +167,9 @@ def test_files_and_finished_pieces(tiny, task_of, tmp_path):
 
 def test_a_real_model(smollm2, published, agree):
     """float32: 1e-4 of the gap, as for the other contracts on real weights."""
-    found = located(smollm2, published, ["a20.h0", "a23.h3"])
-    exact = vc.exact(smollm2, published, units=["a20.h0", "a23.h3"], show_progress=False)
-    atp = vc.attribute(smollm2, published, units=["a20.h0", "a23.h3"], show_progress=False)
+    found = located(smollm2, published, ["a23.h3"])
+    exact = vc.exact(smollm2, published, units=["a23.h3"], show_progress=False)
+    atp = vc.attribute(smollm2, published, units=["a23.h3"], show_progress=False)
     agree(found.runs[:, -1].T, exact.values, exact.gap, 1e-4)
     agree(found.runs[:, 0].T, atp.values, exact.gap, 1e-4)
     agree(found.sublayers.sum(1).T, exact.values - atp.values, exact.gap, 1e-4)
@@ -178,9 +178,9 @@ def test_a_real_model(smollm2, published, agree):
 
 def test_batches_change_nothing(tiny, task_of, agree, monkeypatch):
     lm, task = tiny("gemma3"), task_of((6, 7), n=3)
-    found = located(lm, task, ["a0.h1", "a1.h0"])
+    found = located(lm, task, ["a0.h1", "a1.h0"], alphas=())
     monkeypatch.setattr("veracausa.causes.locate.rows_per_chunk", lambda *_, **__: 1)
-    again = located(lm, task, ["a0.h1", "a1.h0"])
+    again = located(lm, task, ["a0.h1", "a1.h0"], alphas=())
     agree(again.runs, found.runs, found.gap)
     agree(again.heads, found.heads, found.gap)
     one = located(lm, task[2], ["a0.h1", "a1.h0"])

@@ -135,7 +135,7 @@ def _profile(found: Locations, one: Location, name: str) -> Part:
     running = alt.Chart(data.add(f"{key}-line", line)).mark_line(style=theme.GUIDE, interpolate="step-before")
     labels = []
     # each beside the line's end, on the side that the first and the last step of some size leave free
-    moves = [move for move in np.diff(heights).tolist() if abs(move) > 0.1 * np.ptp(heights)] or [0.0]
+    moves = [move for move in np.diff(heights).tolist() if abs(move) > 0.03 * np.ptp(heights)] or [0.0]
     up, down = moves[0] > 0, moves[-1] < 0
     texts: list[tuple[Literal["left", "right"], Row, str, bool]] = [
         ("left", line[0], f"AtP {signed(one.atp.value)}", up),
