@@ -44,8 +44,8 @@ def _split(ablation: str, own: Sequence[Outcome], study: AblationStudy) -> str:
     changed = [one for one in own if one.p_holm <= study.alpha]
     rest = [one for one in own if one.p_holm > study.alpha]
     text = (
-        f"By {ablation} ablation {len(changed)} of {len(own)} units change accuracy significantly (McNemar, level "
-        f"{study.alpha:g} after Holm over {len(study.outcomes)} tests)"
+        f"{ablation.capitalize()} ablation changes accuracy significantly for {len(changed)} of {len(own)} units "
+        f"(McNemar, level {study.alpha:g} after Holm over {len(study.outcomes)} tests)"
     )
     text += f": {_names(changed)}." if changed else "."
     silent = [one for one in rest if abs(one.change) > 2 * one.stderr]
