@@ -88,11 +88,11 @@ def naive_expanded(lm, task, unit, kinds):
 @pytest.mark.parametrize("name", ["a0.h1", "m0"])
 @pytest.mark.parametrize("family", tiny_models.mostly_slow(tiny_models.FAMILIES, ("llama", "gpt_neox", "gemma3")))
 def test_kinds_naively(tiny, task_of, agree, family, name, kinds):
-    lm, task = tiny(family), task_of(6)
+    lm, task = tiny(family), task_of(7)
     have, found = account(lm, task, [name])
     choice = sum(1 << bit for bit, kind in enumerate(have) if kind not in kinds)
     measured = lm.measure(task)
-    (unit,) = naive_units(resolve_units(lm, [name], 6))
+    (unit,) = naive_units(resolve_units(lm, [name], 7))
     theirs = naive_expanded(lm, task, unit, kinds) - measured.clean[0]
     agree(found.runs[choice, 0], theirs, measured.gap, 1e-6)
 
