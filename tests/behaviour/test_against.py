@@ -80,6 +80,13 @@ def test_k_strongest_and_magnitudes(study, scores):
     assert one.r == pytest.approx(np.corrcoef(np.abs(SCORE), change)[0, 1])
 
 
+def test_exact_effects_of_another_ablation_are_told_apart(study, tiny, task_of):
+    lm, task = tiny("llama"), task_of(6, 2)
+    both = [vc.exact(lm, task, ablation=ablation, show_progress=False) for ablation in ("counterfactual", "zero")]
+    found = study.against(*both, ablation="zero")
+    assert [one.method for one in found.forecasts] == ["exact", "exact (zero ablation)"]
+
+
 def test_scores_that_do_not_correspond_are_refused(study, scores, tiny, task_of):
     with pytest.raises(MethodError, match="the study has zero"):
         study.against(scores(), ablation="mean")

@@ -146,11 +146,18 @@ def against(
     changed = np.array([alone[name].p_holm <= study.alpha for name in names])
     rule = f"|score| over {threshold:g} of the gap" if k is None else f"one of the {k} largest |scores|"
     forecasts = tuple(
-        _forecast(label(one), one.signed, np.array([table[name] for name in names]), change, changed, k, threshold)
+        _forecast(_name(one), one.signed, np.array([table[name] for name in names]), change, changed, k, threshold)
         for one, table in zip(scores, tables, strict=True)
     )
     stderr = np.array([alone[name].accuracy_stderr for name in names])
     return Against(names, ablation, change, stderr, changed, rule, study.n, study.alpha, forecasts)
+
+
+def _name(scores: Scores) -> str:
+    """The method's name, with the ablation where exact effects are not counterfactual."""
+    ablation = scores.settings.get("ablation")
+    plain = scores.method != "exact" or ablation in (None, "counterfactual")
+    return label(scores) if plain else f"exact ({ablation} ablation)"
 
 
 def _forecast(
