@@ -56,7 +56,7 @@ def naive_expanded(lm, task, unit, kinds):
     """M of a patched run whose norms or MLPs (whole modules, by central differences) are tangents at the clean run."""
     parts = {"norm": lm.decoder.norms, "MLP": [block.mlp for block in lm.decoder.blocks]}
     modules = [module for kind in kinds for module in parts[kind]]
-    inputs, step = {}, 1e-4
+    inputs, step = {}, 1e-5
 
     def keep(module, args):
         inputs[module] = args[0].detach()
