@@ -199,6 +199,8 @@ class Search:
         return tuple(said)
 
     def _held_out(self, unit: str, by: By) -> str:
+        if self._own[self.best(unit, by)]:
+            return "That is the task's own corruption: there is nothing better in the pool."
         check = self.check(unit, by)
         if not check.n:
             return "No held-out prompt has such a pair, so how far chance chose it is not known."
