@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import closed_forms
 import naive
 import naive_coalitions
 import numpy as np
@@ -79,12 +80,15 @@ def test_a_coarse_grid_is_named_before_an_interaction(tiny, task_of):
     assert any(coarse.cause(unit, "ig").cause == "quadrature" for unit in coarse.units.names)
 
 
-def test_a_location_is_woven_in(found):
-    unit = max(found.all.units.names, key=lambda name: abs(found.all.share("curvature", name).value))
-    place = SimpleNamespace(cause="softmax", sentence="It arises in the softmax of a2.h0.")
-    told = vc.Disagreement(found.all.scores, found.all.cost, {unit: place}).cause(unit, "atp")
-    if told.cause == "curvature":
-        assert told.where == "softmax" and told.sentences[-1] == place.sentence
+def test_a_location_is_woven_in():
+    """What `vc.locate` finds stands in the cause of a clear curvature, here the softmax of the closed form."""
+    form = closed_forms.softmax()
+    places = vc.locate(form.lm, form.task, units=["a0.h0"], show_progress=False)
+    found = decomposed(form.lm, form.task, zero_nodes=None, locations=places)
+    cause = found.cause("a0.h0", "atp")
+    assert (cause.cause, cause.where) == ("curvature", "softmax")
+    assert cause.sentences[0] == places["a0.h0"].sentence and "saturation" in cause.sentences[1]
+    assert found.cause("a0.h0", "direct").where == ""
 
 
 def test_noise_is_no_cause(found):

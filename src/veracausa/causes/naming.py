@@ -60,11 +60,10 @@ def name_cause(found: Disagreement, unit: str, method: str) -> Cause:
     error = found.difference(method).values - found.scores["exact"].values
     figures["error"] = share_of_gap(error[:, found.place(unit)][None], found.scores["exact"].gap)[0]
     cause, said = _CAUSES[method](found, unit, figures)
-    where = ""
-    if method == "atp" and cause == "curvature" and unit in found.locations:
-        where = found.locations[unit].cause
-        said = (*said, found.locations[unit].sentence)
-    return Cause(unit, method, cause, figures, found.n, (_opening(found, unit, method, figures), *said), where)
+    opening, where = _opening(found, unit, method, figures), ""
+    if method == "atp" and cause == "curvature" and unit in found.locations:  # it opens with the same numbers
+        opening, where = found.locations[unit].sentence, found.locations[unit].cause
+    return Cause(unit, method, cause, figures, found.n, (opening, *said), where)
 
 
 def _opening(found: Disagreement, unit: str, method: str, figures: Mapping[str, Share]) -> str:

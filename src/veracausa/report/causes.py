@@ -159,8 +159,8 @@ def _sampling(referee: Scores) -> str:
         return " All coalitions were run."
     error = referee.draw_stderr.square().sum(0).sqrt() / referee.n / referee.gap.mean().abs()
     return (
-        f" {referee.settings['permutations']} permutations of each pair and layer were drawn: the median standard "
-        f"error from that alone is {plain(float(error.median()), 5)}."
+        f" {referee.settings['permutations']} permutations of each pair and layer were drawn; the largest standard "
+        f"error of a mean from that alone is {plain(float(error.max()), 4)}."
     )
 
 
