@@ -92,6 +92,8 @@ def test_figures_of_a_disagreement(said, name):
         ("maximum", "a0.h1", "direct", "backup"),  # M itself takes the other one instead
         ("softmax", "a0.h0", "atp", "curvature"),
         ("softmax", "a0.h0", "direct", "mediation"),
+        ("softmax", "a0.h0", "ig-zero", "baseline"),  # σ(0) = ½ is not what the corrupted run has
+        ("either", "a0.h0", "ig-zero", "redundancy"),
         ("backup", "a0.h0", "atp", "curvature"),
         ("backup", "a0.h0", "direct", "backup"),
         ("either", "a0.h0", "ig", "redundancy"),

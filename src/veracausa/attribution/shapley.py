@@ -109,6 +109,7 @@ def shapley(
         cost=cost,
         completeness=Completeness(claimed, true),
         draw_stderr=spread,
+        notes=("Shapley values: the mean over orders of a layer's units of what each adds, with the sign of E",),
         verified="exact effects of all coalitions" if game.exact else "exact effects of sampled coalitions",
     )
 

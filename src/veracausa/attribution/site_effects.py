@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 
+_LAST_IN = "last-in: M(whole layer replaced) − M(whole layer but this unit replaced), with the sign of E"
+_DIRECT = "direct: later units are held at what they were, only the final stream changes"
+
 
 def last_in(
     lm: Model,
@@ -72,7 +75,7 @@ def last_in(
                               out=out, show_progress=show_progress)  # fmt: skip
     layers, site = np.unique(table.layer, return_inverse=True)
     whole, without = scores.values.split([len(layers), len(table)], 1)
-    return replace(scores, values=whole[:, site] - without, units=table, method="last-in")
+    return replace(scores, values=whole[:, site] - without, units=table, method="last-in", notes=(_LAST_IN,))
 
 
 def planned_last_in(
@@ -119,8 +122,9 @@ def direct(
         return _DirectRows(lm, task, table, source, direction == "noising", None, cost)
 
     settings = effect_settings(direction, ablation, seed, reference)
-    return patched(lm, task, table, plan, method="direct", settings=settings, reference=reference, out=out,
-                   show_progress=show_progress)  # fmt: skip
+    scores = patched(lm, task, table, plan, method="direct", settings=settings, reference=reference, out=out,
+                     show_progress=show_progress)  # fmt: skip
+    return replace(scores, notes=(_DIRECT,))
 
 
 def planned_direct(

@@ -8,10 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from veracausa.attribution.estimate import attribute, planned
 from veracausa.attribution.exact import exact
 from veracausa.attribution.planning import planned_exact, recorded_runs, unpatched_run
-from veracausa.attribution.scores import Scores
+from veracausa.attribution.scores import Completeness, Scores
 from veracausa.attribution.shapley import planned_shapley
 from veracausa.attribution.shapley import shapley as shapley_values
 from veracausa.attribution.site_effects import direct, last_in, planned_direct, planned_last_in, whole_sites
@@ -153,7 +155,7 @@ def _estimate(
 
 
 def _of_units(scores: Scores, name: str, table: Units) -> Scores:
-    """The scores of the table's units, in its order; completeness stays that of whole layers."""
+    """The scores of the table's units, in its order; completeness, which is about whole layers, of its layers."""
     if scores.units.kind != table.kind:
         raise UnitError(f"The known scores {LABELS[name]!r} are about {scores.units.kind}, not {table.kind}.")
     places = {key: i for i, key in enumerate(scores.units.keys)}
@@ -166,5 +168,14 @@ def _of_units(scores: Scores, name: str, table: Units) -> Scores:
     chosen = [places[key] for key in table.keys]
     if chosen == list(range(len(scores))):
         return scores
-    spread = None if scores.draw_stderr is None else scores.draw_stderr[:, chosen]
-    return replace(scores, values=scores.values[:, chosen], units=table, draw_stderr=spread)
+    spread, sums = scores.draw_stderr, scores.completeness
+    if sums is not None:
+        rows = np.flatnonzero(np.isin(np.unique(scores.units.layer), table.layer))
+        sums = Completeness(sums.claimed[rows], sums.true[rows])
+    return replace(
+        scores,
+        values=scores.values[:, chosen],
+        units=table,
+        completeness=sums,
+        draw_stderr=None if spread is None else spread[:, chosen],
+    )
