@@ -114,3 +114,9 @@ def test_refused(tiny, task_of, units):
     if units == "edges":
         with pytest.raises(MethodError, match="u->logits"):
             direct(tiny("llama"), task_of(6), units=units)
+
+
+@pytest.mark.parametrize("function", [last_in, direct])
+def test_optimal_constants_are_refused(tiny, task_of, function):
+    with pytest.raises(MethodError, match="optimal"):
+        function(tiny("llama"), task_of(6), ablation="optimal")

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from veracausa.attribution.exact import exact
 from veracausa.attribution.units import KINDS, Kind, Units, per_layer
-from veracausa.errors import UnitError
+from veracausa.errors import MethodError, UnitError
 
 if TYPE_CHECKING:
     from veracausa.attribution.scores import Scores
@@ -128,6 +128,7 @@ def coalition_scores(
     show_progress: bool,
 ) -> Scores:
     """The same with M of both runs and the cost; see `coalition_effects`."""
+    require_joint(ablation)
     parts = require_kind(lm, table.kind)
     if table.weights.shape != (len(table), parts):
         raise UnitError(
@@ -136,6 +137,15 @@ def coalition_scores(
         )
     return exact(lm, task, units=table, ablation=ablation, direction=direction, reference=reference, seed=seed, out=out,
                  show_progress=show_progress)  # fmt: skip
+
+
+def require_joint(ablation: str) -> None:
+    """MethodError for optimal constants, which are learned for one unit at a time."""
+    if ablation == "optimal":
+        raise MethodError(
+            "ablation='optimal' is the best constant for one unit while all others stay; for several units together, "
+            "or with later units held, it is not defined. Use counterfactual, zero, mean or resample."
+        )
 
 
 def require_kind(lm: Model, kind: str) -> int:

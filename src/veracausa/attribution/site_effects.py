@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from veracausa.attribution.ablations import replacement
-from veracausa.attribution.coalitions import Coalitions, coalition_scores, require_kind
+from veracausa.attribution.coalitions import Coalitions, coalition_scores, require_joint, require_kind
 from veracausa.attribution.edges import Edges
 from veracausa.attribution.exact import effect_settings, patched
 from veracausa.attribution.planning import planned_exact
@@ -65,7 +65,7 @@ def last_in(
         `Scores` of method "last-in". Cost: one row for each unit and one for each layer.
 
     Raises:
-        MethodError: edges, or units at single positions. Others as for `vc.exact`.
+        MethodError: edges, units at single positions, ablation "optimal". Others as for `vc.exact`.
 
     >>> vc.last_in(lm, task, units="heads").top(5)
     """
@@ -109,13 +109,15 @@ def direct(
         `Scores` of method "direct". Cost: the two recorded runs; a row costs no block, so 0 token-layers.
 
     Raises:
-        MethodError: edges. Others as for `vc.exact`.
+        MethodError: edges, ablation "optimal". Others as for `vc.exact`.
 
     >>> vc.direct(lm, task, units="heads").top(5)
     """
     table = resolve_units(lm, units, max(task.lengths))
     if isinstance(table, Edges):
         raise MethodError("A direct effect goes to the logits: for edges that is vc.exact of the edges 'u->logits'.")
+
+    require_joint(ablation)
 
     def plan(cost: Cost) -> Plan:
         source = replacement(lm, task, table, ablation, direction, reference, seed, cost)
