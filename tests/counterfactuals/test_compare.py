@@ -93,6 +93,9 @@ def test_on_a_model(tiny, task_of, tmp_path, family):
     assert again.sentences == found.sentences and again.table().equals(table)
     spent = sum(one.cost.token_layers for one in found.scores.values())
     assert planned_compare_counterfactuals(lm, tasks) == pytest.approx(spent, rel=0.01)
+    given = compare_counterfactuals(lm, tasks, top=4, known={"first": found.scores["first"]}, show_progress=False)
+    assert given.scores["first"] is found.scores["first"] and given.table().equals(table)
+    assert planned_compare_counterfactuals(lm, tasks, known=("first",)) < planned_compare_counterfactuals(lm, tasks)
     resumed = compare_counterfactuals(lm, tasks, top=4, out=tmp_path / "pieces", show_progress=False)
     assert resumed.table().equals(table)
 

@@ -251,6 +251,7 @@ def compare_counterfactuals(
     units: str | Sequence[str] | Units = "heads",
     top: int = 10,
     least: float = LEAST,
+    known: Mapping[str, Scores] | None = None,
     out: str | Path | None = None,
     show_progress: bool = True,
 ) -> CounterfactualComparison:
@@ -263,6 +264,7 @@ def compare_counterfactuals(
         units: as for `vc.exact`, not per position (rankings of positions differ with the corrupted position).
         top: strongest units that are compared as sets.
         least: effects under this share of the largest mean gap are not called shown.
+        known: exact effects that were computed already, by the names of `tasks`.
         out: a folder to keep finished pieces in; an interrupted call continues from them.
         show_progress: show progress bars.
 
@@ -277,7 +279,11 @@ def compare_counterfactuals(
     >>> vc.compare_counterfactuals(lm, {kind: vc.tasks.ioi(lm, n=16, corruption=kind) for kind in kinds})
     """
     require_same_clean(tasks)
-    scores = {name: exact(lm, task, units=units, out=out, show_progress=show_progress) for name, task in tasks.items()}
+    given = dict(known or {})
+    scores = {
+        name: given.get(name) or exact(lm, task, units=units, out=out, show_progress=show_progress)
+        for name, task in tasks.items()
+    }
     one = next(iter(scores.values()))
     if one.units.positional:
         raise MethodError("Counterfactuals are compared on whole units, not at single positions. Leave out @positions.")
@@ -289,11 +295,11 @@ def compare_counterfactuals(
 
 
 def planned_compare_counterfactuals(
-    lm: Model, tasks: Mapping[str, Task], *, units: str | Sequence[str] | Units = "heads"
+    lm: Model, tasks: Mapping[str, Task], *, units: str | Sequence[str] | Units = "heads", known: Sequence[str] = ()
 ) -> float:
-    """Token-layers that `compare_counterfactuals` will take; errors as there."""
+    """Token-layers that `compare_counterfactuals` will take; `known`: names whose scores are given. Errors as there."""
     require_same_clean(tasks)
-    return sum(planned_exact(lm, task, units=units) for task in tasks.values())
+    return sum(planned_exact(lm, task, units=units) for name, task in tasks.items() if name not in known)
 
 
 def require_same_clean(tasks: Mapping[str, Task]) -> None:

@@ -42,8 +42,8 @@ def matrix_view(
         for j, other in enumerate(across)
     ]  # fmt: skip
     axis = alt.Axis(domain=False, ticks=False, labelLimit=190)
-    x = alt.X("column:N", sort=list(across), title=None,
-              axis=alt.Axis(domain=False, ticks=False, labelAngle=angle, orient="top", labelLimit=150))  # fmt: skip
+    top = alt.Axis(domain=False, ticks=False, labelAngle=angle, labelOverlap=False, orient="top", labelLimit=150)
+    x = alt.X("column:N", sort=list(across), title=None, axis=top)
     y = alt.Y("row:N", sort=list(down), title=None, axis=axis)
     tips = [alt.Tooltip("row:N", title="row"), alt.Tooltip("column:N", title="column"),
             alt.Tooltip("value:Q", title=title, format="+.4f")]  # fmt: skip
