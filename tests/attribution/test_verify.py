@@ -308,7 +308,7 @@ def test_estimates_of_something_else(case, tiny, task_of):
         verify(lm, task, replace(estimate, model=estimate.model | {"identity": "another"}))
     with pytest.raises(MethodError, match="exact effects already"):
         verify(lm, task, truth)
-    for settings in ({"baseline": "median"}, {"baseline": None, "ablation": "resample"}, {"baseline": None}):
+    for settings in ({"baseline": "median"}, {"baseline": None, "ablation": "median"}, {"baseline": None}):
         with pytest.raises(MethodError, match="for which there is no exact effect to compare with"):
             verify(lm, task, replace(estimate, settings=estimate.settings | settings))
 

@@ -148,9 +148,9 @@ def overhead(lm: Model, task: Task, ablation: str, reference: Task | None = None
     """Token-layers, at most, of one call of `exact` beside its units.
 
     Both prompts of every pair are run for the ends of the gap, both again for the tape, and one without a patch; for a
-    mean, both prompts of every pair of the reference set.
+    mean and for resampling, both prompts of every pair of the reference set.
     """
-    other = 2 * sum((reference or task).lengths) if ablation == "mean" else 0
+    other = 2 * sum((reference or task).lengths) if ablation in ("mean", "resample") else 0
     return lm.layers * (5 * sum(task.lengths) + other)
 
 
@@ -169,7 +169,7 @@ def _ablation(lm: Model, task: Task, estimate: Scores) -> str:
     if estimate.method == "exact":
         raise MethodError("These scores are exact effects already. Verify an estimate, such as vc.attribute's.")
     baseline, ablation = (estimate.settings.get(name) for name in ("baseline", "ablation"))
-    if baseline == "optimal":
+    if "optimal" in (baseline, ablation):
         raise MethodError(
             "These scores move to learned constants, which a receipt does not keep. Compare them with "
             "vc.exact(…, ablation='optimal', constants=…) and vc.agreement."
