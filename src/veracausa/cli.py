@@ -55,23 +55,31 @@ def study(
     task: TaskName,
     model: ModelName = "smollm2-135m",
     out: Annotated[Path, typer.Option(help="Folder for the report; a killed run continues from it.")] = Path("out"),
-    n: Pairs = 16,
+    n: Annotated[int | None, typer.Option(help="Pairs of a generated task (default: the size's).", min=1)] = None,
     seed: Seed = 0,
-    full: Annotated[bool, typer.Option("--full", help="Exact effects of all neurons of the published pair.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Under a minute: heads and MLPs of a few pairs.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="All neurons, 10,000 prompts, all searches: an hour or more.")
+    ] = False,
     metric: Metric = None,
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
-    """Exact effects against gradient estimates: the whole comparison, as one offline page with figures and tables."""
+    """Exact effects against gradient estimates: where they disagree and why, as one offline page."""
+    from veracausa.comparison.levels import LEVELS
     from veracausa.comparison.run import study as run
+    from veracausa.errors import MethodError
 
+    if quick and full:
+        raise MethodError("--quick and --full are two sizes of a study; give one of them.")
+    level = LEVELS["quick" if quick else "full" if full else "default"]
     lm = load_model(model, device, dtype)
-    tasks = [load_task(lm, task, n, seed, metric)]
+    tasks = [load_task(lm, task, n or level.pairs, seed, metric)]
     if task == "ioi":
         tasks.insert(0, load_task(lm, "ioi-published", 1, seed, metric))
     for one in tasks:
         say(f"task   {one.describe()}")
-    page = run(lm, tasks, neurons=None if full else 500, seed=seed, out=out)
+    page = run(lm, tasks, level=level, seed=seed, out=out)
     path = page.save(out)
     for sentence in page.summary:
         print(f"• {sentence}")

@@ -6,7 +6,8 @@ import torch
 from bridges import as_model
 
 import veracausa as vc
-from veracausa.comparison.run import choose_neurons, study
+from veracausa.comparison.estimates import choose_neurons
+from veracausa.comparison.run import study
 
 
 @pytest.fixture(scope="module")

@@ -212,7 +212,7 @@ def discover(
     >>> found.evaluation.circuit.f
     """
     from veracausa.circuits import discovery_files as files
-    from veracausa.comparison.run import command, machine, versions
+    from veracausa.comparison.origin import command, machine, versions
 
     began = time.monotonic()
     if how == "iterated":

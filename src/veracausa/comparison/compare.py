@@ -22,9 +22,10 @@ from veracausa.attribution.masks import planned_mask
 from veracausa.attribution.methods import PRESETS
 from veracausa.attribution.scores import Scores
 from veracausa.attribution.units import KINDS
+from veracausa.comparison.estimates import choose_neurons, kept
 from veracausa.comparison.frontier import advice
+from veracausa.comparison.origin import command, machine, versions
 from veracausa.comparison.results import Panel, Section, Study
-from veracausa.comparison.run import choose_neurons, command, kept, machine, versions
 from veracausa.comparison.summary import called
 from veracausa.engine.guard import borrowed
 from veracausa.errors import MethodError, TaskError, UnitError

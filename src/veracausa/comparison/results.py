@@ -10,6 +10,7 @@ import numpy as np
 from veracausa.attribution.scores import Scores
 from veracausa.comparison.agreement import Agreement, agreement, label
 from veracausa.engine.measure import Measurement
+from veracausa.forecast import Step
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -112,7 +113,10 @@ class Section:
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """A whole comparison: `summary` in plain words, then one section per task."""
+    """A whole comparison: `summary` in plain words, then one section per task.
+
+    `steps`: every stage as it was forecast, and with the seconds that it took.
+    """
 
     title: str
     model: dict[str, str]
@@ -124,6 +128,7 @@ class Study:
     command: str
     seconds: float
     notes: tuple[str, ...] = field(default=())
+    steps: tuple[tuple[Step, Step], ...] = ()
 
     def save(self, out: str | Path) -> Path:
         """Write report.html, PNGs, tables (CSV) and all scores into a folder; returns the path of report.html."""

@@ -1,0 +1,95 @@
+"""How much a study does: quick, default, full."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from veracausa.errors import MethodError
+
+#: More than any model has.
+ALL = 1 << 40
+
+
+@dataclass(frozen=True)
+class Level:
+    """What a study of one size computes; a count of 0 leaves that part out.
+
+    `pairs`: of a generated task, where the command line makes it. `neurons`: exact effects of so many neurons, the
+    strongest by `atp` (of tasks with several pairs at most 500), and of `sample` more at random. `nodes`: points on
+    paths towards the corrupted values. `explained`: outliers that get a cause, a place and a curve. `shapley`: layers
+    whose heads get Shapley values. `prompts`: of the ablation study with its greedy answers, under `ablations`.
+    `contrasted`: pairs on which corruptions and baselines are compared. `searched`: units whose best counterfactual is
+    searched.
+    """
+
+    name: str
+    pairs: int
+    neurons: int
+    sample: int
+    nodes: int
+    explained: int
+    shapley: int
+    prompts: int
+    ablations: tuple[str, ...]
+    contrasted: int
+    searched: int
+
+    def but(self, **changes: int | None) -> Level:
+        """This level with some counts changed; None changes nothing."""
+        return replace(self, **{name: value for name, value in changes.items() if value is not None})  # type: ignore[arg-type]
+
+
+LEVELS: dict[str, Level] = {
+    "quick": Level(
+        name="quick",
+        pairs=4,
+        neurons=0,
+        sample=0,
+        nodes=3,
+        explained=3,
+        shapley=0,
+        prompts=50,
+        ablations=("mean",),
+        contrasted=0,
+        searched=0,
+    ),
+    "default": Level(
+        name="default",
+        pairs=16,
+        neurons=500,
+        sample=300,
+        nodes=5,
+        explained=6,
+        shapley=1,
+        prompts=500,
+        ablations=("zero", "mean"),
+        contrasted=8,
+        searched=1,
+    ),
+    "full": Level(
+        name="full",
+        pairs=32,
+        neurons=ALL,
+        sample=300,
+        nodes=16,
+        explained=12,
+        shapley=6,
+        prompts=10_000,
+        ablations=("zero", "mean", "resample", "counterfactual"),
+        contrasted=32,
+        searched=6,
+    ),
+}
+
+
+def resolve_level(level: str | Level) -> Level:
+    """A level by its name, or itself.
+
+    Raises:
+        MethodError: an unknown name.
+    """
+    if isinstance(level, Level):
+        return level
+    if level not in LEVELS:
+        raise MethodError(f"level={level!r} is not known. Known: {', '.join(LEVELS)}; or a Level of your own.")
+    return LEVELS[level]

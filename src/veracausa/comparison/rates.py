@@ -1,0 +1,69 @@
+"""How fast this machine is at each kind of work, from a few seconds of it, so that a study's time can be told before.
+
+Rates are token-layers a second on the first pairs of the very task, in the very batches that the work will use as far
+as a short run can. What a first call costs once (loading code, the first matrix product) is not timed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from veracausa.attribution.estimate import attribute
+from veracausa.attribution.exact import exact
+from veracausa.attribution.units import all_units
+from veracausa.engine.cost import Cost
+from veracausa.forecast import Step
+
+if TYPE_CHECKING:
+    from veracausa.model import Model
+    from veracausa.tasks.task import Task
+
+#: Pairs, and units of each kind, that are timed.
+_PAIRS, _HEADS, _NEURONS = 2, 64, 128
+
+
+def rates(lm: Model, task: Task, kinds: Iterable[str]) -> dict[str, float]:
+    """Token-layers a second of each kind of work: "exact", "neurons", "gradients", "passes".
+
+    >>> rates(lm, task, ["exact"])["exact"]
+    """
+    pairs = task[:_PAIRS]
+    lm.measure(pairs)
+    work = {
+        "exact": lambda: exact(lm, pairs, units=_some(lm, "heads", _HEADS), show_progress=False).cost,
+        "neurons": lambda: exact(lm, pairs, units=_some(lm, "neurons", _NEURONS), show_progress=False).cost,
+        "gradients": lambda: attribute(lm, pairs, units="heads", method="atp", show_progress=False).cost,
+        "passes": lambda: _measured(lm, task),
+    }
+    return {kind: _rate(work[kind]) for kind in dict.fromkeys(kinds)}
+
+
+def timed(steps: Sequence[Step], known: dict[str, float]) -> list[Step]:
+    """The steps with the seconds that they will about take, at known rates."""
+    return [replace(step, seconds=step.token_layers / known[step.kind]) for step in steps]
+
+
+def _rate(work: Callable[[], Cost]) -> float:
+    began = time.monotonic()
+    cost = work()
+    return cost.token_layers / max(time.monotonic() - began, 1e-6)
+
+
+def _measured(lm: Model, task: Task) -> Cost:
+    from veracausa.engine.measure import measure
+
+    cost = Cost()
+    measure(lm, task, cost)
+    return cost
+
+
+def _some(lm: Model, kind: str, count: int) -> list[str]:
+    """Units spread evenly over the layers."""
+    every = all_units(lm, kind)  # type: ignore[arg-type]
+    chosen = np.unique(np.linspace(0, len(every) - 1, min(count, len(every))).astype(int))
+    return every[chosen].names

@@ -1,0 +1,162 @@
+"""One task's part of a study: its stages in order, each with what it will cost, and what they have found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from veracausa.attribution.curves import curves
+from veracausa.attribution.estimate import planned
+from veracausa.attribution.exact import exact
+from veracausa.attribution.planning import planned_exact, recorded_runs
+from veracausa.attribution.scores import Scores
+from veracausa.attribution.units import all_units
+from veracausa.comparison.agreement import label
+from veracausa.comparison.estimates import choose_neurons, kept
+from veracausa.comparison.levels import Level
+from veracausa.comparison.results import Curve, Panel, Section
+from veracausa.comparison.summary import called, cause
+from veracausa.forecast import Step
+
+if TYPE_CHECKING:
+    from veracausa.model import Model
+    from veracausa.tasks.task import Task
+
+ALPHAS = np.linspace(-0.5, 1.5, 21)
+#: Most neurons of a task with several pairs that get exact effects.
+SEVERAL = 500
+#: Points on the path towards zero, which bends more.
+TO_ZERO = 16
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the work: what it is forecast to cost, and the call that does it."""
+
+    step: Step
+    run: Callable[[], Any]
+
+
+class SectionWork:
+    """The work on one task. `stages()` names it with its cost before anything is run; `section()` is what was found."""
+
+    def __init__(self, lm: Model, task: Task, level: Level, seed: int, pieces: Path | None, show: bool) -> None:
+        self.lm, self.task, self.level, self.seed, self.pieces, self.show = lm, task, level, seed, pieces, show
+        self.panels: dict[str, Panel] = {}
+        self.curves: tuple[Curve, ...] = ()
+
+    def stages(self) -> list[Stage]:
+        """All stages, in the order in which they must run."""
+        return [
+            *self._kind("heads", [("atp", {}), *self._ig(True)]),
+            # An MLP is its layer's whole site, so its integrated gradients are its exact effect: shown once, and
+            # towards zero an MLP and its neurons take one path.
+            *self._kind("mlps", [("atp", {}), *(self._ig(False) if self.single else [])]),
+            *(self._neurons() if self.level.neurons else []),
+            self._stage(f"curves of {self.level.explained} heads", "exact", self._curve_cost(), self._walk),
+        ]
+
+    def section(self) -> Section:
+        """What the stages have found."""
+        title = called(self.task)
+        return Section(
+            title=title[0].upper() + title[1:],
+            task=self.task,
+            measured=self.lm.measure(self.task),
+            panels=tuple(self.panels.values()),
+            curves=self.curves,
+        )
+
+    @property
+    def single(self) -> bool:
+        """One pair only."""
+        return len(self.task) == 1
+
+    def _ig(self, zero: bool) -> list[tuple[str, dict[str, Any]]]:
+        wanted: list[tuple[str, dict[str, Any]]] = [("ig", {"nodes": self.level.nodes})]
+        if zero and self.single:
+            wanted.append(("ig", {"nodes": TO_ZERO, "baseline": "zero"}))
+        return wanted
+
+    def _stage(self, what: str, kind: str, work: float, run: Callable[[], Any]) -> Stage:
+        passes = work / (sum(self.task.lengths) * self.lm.layers)
+        return Stage(Step(f"{what} on {called(self.task)}", kind, work, passes), run)
+
+    def _kind(self, kind: str, methods: list[tuple[str, dict[str, Any]]]) -> list[Stage]:
+        """Exact effects of all units of a kind, then estimates of them."""
+
+        def tested() -> None:
+            found = exact(self.lm, self.task, units=kind, out=self.pieces, show_progress=self.show)
+            self.panels[kind] = Panel(kind, found, ())
+
+        work = planned_exact(self.lm, self.task, units=kind)
+        first = self._stage(f"exact effects of all {kind}", "exact", work, tested)
+        return [first, *(self._estimate(kind, method, parts) for method, parts in methods)]
+
+    def _estimate(self, kind: str, method: str, parts: dict[str, Any]) -> Stage:
+        def run() -> None:
+            self._add(kind, kept(self.lm, self.task, kind, method, parts, self.pieces, self.show))
+
+        towards = f" towards {parts['baseline']}" if "baseline" in parts else ""
+        return self._stage(f"{method}{towards} of all {kind}", "gradients", self._price(kind, method, parts), run)
+
+    def _price(self, kind: str, method: str, parts: dict[str, Any]) -> float:
+        recorded = recorded_runs(self.lm, self.task, "baseline" not in parts and self.lm.decoder.anatomy.causal)
+        return recorded + planned(self.lm, self.task, units=kind, method=method, **parts)
+
+    def _add(self, kind: str, scores: Scores) -> None:
+        panel = self.panels[kind]
+        self.panels[kind] = replace(panel, estimates=(*panel.estimates, scores))
+
+    def _neurons(self) -> list[Stage]:
+        """Estimates of all neurons; exact effects of the strongest by the first of them, and of a random sample."""
+        level, guesses = self.level, []
+        every = len(all_units(self.lm, "neurons"))
+        strongest = min(level.neurons, every) if self.single else min(level.neurons, SEVERAL)
+        count = min(every, strongest + level.sample)
+
+        def guess(method: str, parts: dict[str, Any]) -> Stage:
+            def run() -> None:
+                guesses.append(kept(self.lm, self.task, "neurons", method, parts, self.pieces, self.show))
+
+            towards = f" towards {parts['baseline']}" if "baseline" in parts else ""
+            price = self._price("neurons", method, parts)
+            return self._stage(f"{method}{towards} of all neurons", "gradients", price, run)
+
+        def tested() -> None:
+            chosen, drawn = choose_neurons(self.lm, guesses[0], strongest, level.sample, self.seed)
+            found = exact(self.lm, self.task, units=chosen, out=self.pieces, show_progress=self.show)
+            self.panels["neurons"] = Panel("neurons", found, tuple(guesses), sampled=drawn)
+
+        # Which neurons will be the strongest is not known yet: as many layers deep as all on average.
+        work = planned_exact(self.lm, self.task, units="neurons") * count / every
+        wanted = [("atp", {}), *self._ig(True)]
+        return [
+            *(guess(method, parts) for method, parts in wanted),
+            self._stage(f"exact effects of {count:,} neurons", "neurons", work, tested),
+        ]
+
+    def _curve_cost(self) -> float:
+        return planned_exact(self.lm, self.task) * self.level.explained / len(all_units(self.lm, "heads")) * len(ALPHAS)
+
+    def _walk(self) -> None:
+        """Curves of the heads on which `atp` is farthest from the exact effect."""
+        heads = self.panels["heads"]
+        worst = heads.agreements[0].outliers[: self.level.explained]
+        if not worst:
+            return
+        gap = heads.exact.gap.mean()
+        walked = curves(self.lm, self.task, units=worst, alphas=ALPHAS, show_progress=self.show).mean(0) / gap
+        index = [heads.exact.units.find(name) for name in worst]
+        exact_effects = heads.exact.normalised()
+        guesses = {label(estimate): estimate.normalised() for estimate in heads.estimates}
+        found = []
+        for row, (name, i) in enumerate(zip(worst, index, strict=True)):
+            claims = {method: float(values[i]) for method, values in guesses.items()}
+            curve = Curve(name, ALPHAS, walked[row].double().numpy(), float(exact_effects[i]), claims)
+            found.append(replace(curve, why=cause(curve)))
+        self.curves = tuple(found)
