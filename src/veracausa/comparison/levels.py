@@ -16,10 +16,10 @@ class Level:
 
     `pairs`: of a generated task, where the command line makes it. `neurons`: exact effects of so many neurons, the
     strongest by `atp` (of tasks with several pairs at most 500), and of `sample` more at random. `nodes`: points on
-    paths towards the corrupted values. `explained`: outliers that get a cause, a place and a curve. `shapley`: layers
-    whose heads get Shapley values. `prompts`: of the ablation study with its greedy answers, under `ablations`.
-    `contrasted`: pairs on which corruptions and baselines are compared. `searched`: units whose best counterfactual is
-    searched.
+    paths towards the corrupted values; `to_zero`: towards zero, where they bend more (of a single pair). `explained`:
+    outliers that get a cause, a place and a curve. `shapley`: layers whose heads get Shapley values. `prompts`: of the
+    ablation study with its greedy answers, under `ablations`. `contrasted`: pairs on which corruptions and baselines
+    are compared. `searched`: units whose best counterfactual is searched.
     """
 
     name: str
@@ -27,6 +27,7 @@ class Level:
     neurons: int
     sample: int
     nodes: int
+    to_zero: int
     explained: int
     shapley: int
     prompts: int
@@ -46,6 +47,7 @@ LEVELS: dict[str, Level] = {
         neurons=0,
         sample=0,
         nodes=3,
+        to_zero=0,
         explained=3,
         shapley=0,
         prompts=50,
@@ -59,6 +61,7 @@ LEVELS: dict[str, Level] = {
         neurons=500,
         sample=300,
         nodes=5,
+        to_zero=16,
         explained=6,
         shapley=1,
         prompts=500,
@@ -72,6 +75,7 @@ LEVELS: dict[str, Level] = {
         neurons=ALL,
         sample=300,
         nodes=16,
+        to_zero=32,
         explained=12,
         shapley=6,
         prompts=10_000,

@@ -23,21 +23,27 @@ if TYPE_CHECKING:
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 
-#: Pairs, and units of each kind, that are timed.
-_PAIRS, _HEADS, _NEURONS = 2, 64, 128
+#: Pairs that are timed.
+_PAIRS = 2
+#: Rows of patched runs that are timed: a chunk or two, from neighbouring layers as in the work itself.
+_ROWS = 144
+#: Layers whose path to the corrupted values is timed.
+_LAYERS = 5
 
 
 def rates(lm: Model, task: Task, kinds: Iterable[str]) -> dict[str, float]:
-    """Token-layers a second of each kind of work: "exact", "neurons", "gradients", "passes".
+    """Token-layers a second of each kind of work: "exact", "neurons", "gradients", "paths", "passes".
 
     >>> rates(lm, task, ["exact"])["exact"]
     """
     pairs = task[:_PAIRS]
-    lm.measure(pairs)
+    exact(lm, pairs, units=["a0.h0"], show_progress=False)
+    attribute(lm, pairs, units=["a0.h0"], method="atp", show_progress=False)
     work = {
-        "exact": lambda: exact(lm, pairs, units=_some(lm, "heads", _HEADS), show_progress=False).cost,
-        "neurons": lambda: exact(lm, pairs, units=_some(lm, "neurons", _NEURONS), show_progress=False).cost,
+        "exact": lambda: exact(lm, pairs, units=_neighbours(lm, "heads", _ROWS), show_progress=False).cost,
+        "neurons": lambda: exact(lm, pairs, units=_neighbours(lm, "neurons", _ROWS), show_progress=False).cost,
         "gradients": lambda: attribute(lm, pairs, units="heads", method="atp", show_progress=False).cost,
+        "paths": lambda: attribute(lm, pairs, units=_layers(lm), method="ig", nodes=5, show_progress=False).cost,
         "passes": lambda: _measured(lm, task),
     }
     return {kind: _rate(work[kind]) for kind in dict.fromkeys(kinds)}
@@ -62,8 +68,15 @@ def _measured(lm: Model, task: Task) -> Cost:
     return cost
 
 
-def _some(lm: Model, kind: str, count: int) -> list[str]:
-    """Units spread evenly over the layers."""
+def _layers(lm: Model) -> list[str]:
+    """Heads of some layers, spread evenly."""
+    layers = np.unique(np.linspace(0, lm.layers - 1, min(_LAYERS, lm.layers)).astype(int))
+    return [f"a{layer}.h0" for layer in layers]
+
+
+def _neighbours(lm: Model, kind: str, rows: int) -> list[str]:
+    """Units of neighbouring layers, from a third of the way on."""
     every = all_units(lm, kind)  # type: ignore[arg-type]
-    chosen = np.unique(np.linspace(0, len(every) - 1, min(count, len(every))).astype(int))
-    return every[chosen].names
+    count = min(len(every), rows // _PAIRS)
+    first = min(len(every) - count, len(every) // 3)
+    return every[first : first + count].names

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 ALPHAS = np.linspace(-0.5, 1.5, 21)
 #: Most neurons of a task with several pairs that get exact effects.
 SEVERAL = 500
-#: Points on the path towards zero, which bends more.
-TO_ZERO = 16
 
 
 @dataclass(frozen=True)
@@ -78,8 +76,8 @@ class SectionWork:
 
     def _ig(self, zero: bool) -> list[tuple[str, dict[str, Any]]]:
         wanted: list[tuple[str, dict[str, Any]]] = [("ig", {"nodes": self.level.nodes})]
-        if zero and self.single:
-            wanted.append(("ig", {"nodes": TO_ZERO, "baseline": "zero"}))
+        if zero and self.single and self.level.to_zero:
+            wanted.append(("ig", {"nodes": self.level.to_zero, "baseline": "zero"}))
         return wanted
 
     def _stage(self, what: str, kind: str, work: float, run: Callable[[], Any]) -> Stage:
@@ -102,7 +100,8 @@ class SectionWork:
             self._add(kind, kept(self.lm, self.task, kind, method, parts, self.pieces, self.show))
 
         towards = f" towards {parts['baseline']}" if "baseline" in parts else ""
-        return self._stage(f"{method}{towards} of all {kind}", "gradients", self._price(kind, method, parts), run)
+        rate = "paths" if method == "ig" else "gradients"
+        return self._stage(f"{method}{towards} of all {kind}", rate, self._price(kind, method, parts), run)
 
     def _price(self, kind: str, method: str, parts: dict[str, Any]) -> float:
         recorded = recorded_runs(self.lm, self.task, "baseline" not in parts and self.lm.decoder.anatomy.causal)
@@ -125,7 +124,8 @@ class SectionWork:
 
             towards = f" towards {parts['baseline']}" if "baseline" in parts else ""
             price = self._price("neurons", method, parts)
-            return self._stage(f"{method}{towards} of all neurons", "gradients", price, run)
+            rate = "paths" if method == "ig" else "gradients"
+            return self._stage(f"{method}{towards} of all neurons", rate, price, run)
 
         def tested() -> None:
             chosen, drawn = choose_neurons(self.lm, guesses[0], strongest, level.sample, self.seed)
