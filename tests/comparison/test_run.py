@@ -6,7 +6,7 @@ import torch
 from bridges import as_model
 
 import veracausa as vc
-from veracausa.comparison.estimates import choose_neurons
+from veracausa.comparison.neurons import choose_neurons
 from veracausa.comparison.run import study
 
 

@@ -145,7 +145,7 @@ def _estimate(
     lm: Model, task: Task, table: Units, options: dict[str, Any], pieces: Path | None, show_progress: bool
 ) -> Scores:
     """A gradient estimate; of all units of a kind it is the one that a study keeps in the same folder."""
-    from veracausa.comparison.run import kept
+    from veracausa.attribution.kept import kept
 
     parts = dict(options)
     method = parts.pop("method")

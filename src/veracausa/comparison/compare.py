@@ -18,12 +18,13 @@ import numpy as np
 
 from veracausa.attribution.estimate import planned
 from veracausa.attribution.exact import exact
+from veracausa.attribution.kept import kept
 from veracausa.attribution.masks import planned_mask
 from veracausa.attribution.methods import PRESETS
 from veracausa.attribution.scores import Scores
 from veracausa.attribution.units import KINDS
-from veracausa.comparison.estimates import choose_neurons, kept
 from veracausa.comparison.frontier import advice
+from veracausa.comparison.neurons import choose_neurons
 from veracausa.comparison.origin import command, machine, versions
 from veracausa.comparison.results import Panel, Section, Study
 from veracausa.comparison.summary import called

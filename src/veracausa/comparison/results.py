@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -102,13 +102,18 @@ class Curve:
 
 @dataclass(frozen=True, eq=False)
 class Section:
-    """One task of a study: the published pair, say, or a generated set."""
+    """One task of a study: the published pair, say, or a generated set.
+
+    `findings`: what else was asked of it, in order: results of `vc.disagreement`, `vc.locate`, `vc.ablation_study` and
+    the like, each with `sentences` and a `table()`.
+    """
 
     title: str
     task: Task
     measured: Measurement
     panels: tuple[Panel, ...]
     curves: tuple[Curve, ...] = ()
+    findings: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,11 +15,12 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from veracausa.comparison.further import Stage
 from veracausa.comparison.levels import LEVELS, Level, resolve_level
 from veracausa.comparison.origin import command, machine, versions
 from veracausa.comparison.rates import rates, timed
 from veracausa.comparison.results import Study
-from veracausa.comparison.section import SectionWork, Stage
+from veracausa.comparison.section import SectionWork
 from veracausa.comparison.summary import summarise
 from veracausa.engine.guard import borrowed
 from veracausa.errors import TaskError
@@ -65,7 +66,7 @@ def study(
         raise TaskError("The study has no task. Give at least one, e.g. vc.tasks.ioi(lm).")
     pieces = None if out is None else Path(out) / "pieces"
     with borrowed(lm.decoder):
-        work = [SectionWork(lm, one, chosen, seed, pieces, show_progress) for one in tasks]
+        work = _work(lm, tasks, chosen, seed, pieces, show_progress)
         stages = [stage for one in work for stage in one.stages()]
         known = rates(lm, tasks[-1], (stage.step.kind for stage in stages))
         plan = timed([stage.step for stage in stages], known)
@@ -97,7 +98,14 @@ def forecast(lm: Model, task: Task | Sequence[Task], level: str | Level = "defau
 
 
 def _steps(lm: Model, tasks: Sequence[Task], level: Level, seed: int) -> list[Step]:
-    return [stage.step for one in tasks for stage in SectionWork(lm, one, level, seed, None, False).stages()]
+    return [stage.step for one in _work(lm, tasks, level, seed, None, False) for stage in one.stages()]
+
+
+def _work(
+    lm: Model, tasks: Sequence[Task], level: Level, seed: int, pieces: Path | None, show: bool
+) -> list[SectionWork]:
+    last = len(tasks) - 1
+    return [SectionWork(lm, one, level, seed, pieces, show, main=i == last) for i, one in enumerate(tasks)]
 
 
 def _announcement(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +12,14 @@ import numpy as np
 from veracausa.attribution.curves import curves
 from veracausa.attribution.estimate import planned
 from veracausa.attribution.exact import exact
+from veracausa.attribution.kept import kept
 from veracausa.attribution.planning import planned_exact, recorded_runs
 from veracausa.attribution.scores import Scores
 from veracausa.attribution.units import all_units
 from veracausa.comparison.agreement import label
-from veracausa.comparison.estimates import choose_neurons, kept
+from veracausa.comparison.further import FurtherWork, Stage
 from veracausa.comparison.levels import Level
+from veracausa.comparison.neurons import choose_neurons
 from veracausa.comparison.results import Curve, Panel, Section
 from veracausa.comparison.summary import called, cause
 from veracausa.forecast import Step
@@ -31,21 +33,18 @@ ALPHAS = np.linspace(-0.5, 1.5, 21)
 SEVERAL = 500
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A part of the work: what it is forecast to cost, and the call that does it."""
-
-    step: Step
-    run: Callable[[], Any]
-
-
 class SectionWork:
     """The work on one task. `stages()` names it with its cost before anything is run; `section()` is what was found."""
 
-    def __init__(self, lm: Model, task: Task, level: Level, seed: int, pieces: Path | None, show: bool) -> None:
+    def __init__(
+        self, lm: Model, task: Task, level: Level, seed: int, pieces: Path | None, show: bool, *, main: bool
+    ) -> None:
+        """`main`: with all that the level asks for; else only what is needed to see where methods disagree, and why."""
         self.lm, self.task, self.level, self.seed, self.pieces, self.show = lm, task, level, seed, pieces, show
+        self.main = main
         self.panels: dict[str, Panel] = {}
         self.curves: tuple[Curve, ...] = ()
+        self.further = FurtherWork(lm, task, level, seed, pieces, show, lambda: self.panels["heads"])
 
     def stages(self) -> list[Stage]:
         """All stages, in the order in which they must run."""
@@ -56,6 +55,8 @@ class SectionWork:
             *self._kind("mlps", [("atp", {}), *(self._ig(False) if self.single else [])]),
             *(self._neurons() if self.level.neurons else []),
             self._stage(f"curves of {self.level.explained} heads", "exact", self._curve_cost(), self._walk),
+            *self.further.why(),
+            *(self.further.consequences() if self.main else []),
         ]
 
     def section(self) -> Section:
@@ -67,6 +68,7 @@ class SectionWork:
             measured=self.lm.measure(self.task),
             panels=tuple(self.panels.values()),
             curves=self.curves,
+            findings=tuple(self.further.findings),
         )
 
     @property

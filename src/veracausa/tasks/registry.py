@@ -45,3 +45,32 @@ def build(name: str, lm: Any, **options: Any) -> Task:
     if unknown := [option for option in options if option not in known]:
         raise TaskError(f"task {name!r} has no option {', '.join(unknown)}; its options are {', '.join(known)}")
     return builder(lm, **options)
+
+
+def corruptions(task: Task) -> tuple[str, ...]:
+    """The kinds of corruption that a task's builder has; none for tasks that no builder made.
+
+    >>> corruptions(vc.tasks.ioi(lm))
+    ('swap', 'third', 'abc', 'order', 'words')
+    """
+    import importlib
+
+    builder = BUILTIN.get(task.name)
+    return () if builder is None else tuple(getattr(importlib.import_module(builder.__module__), "CORRUPTIONS", ()))
+
+
+def rebuilt(lm: Any, task: Task, **changes: Any) -> Task | None:
+    """A built-in task made again with other options (n=1000, corruption="abc"); None if no builder made it.
+
+    With the same seed the first pairs are the same, and under another corruption the clean prompts.
+
+    >>> rebuilt(lm, task, n=1000)
+    """
+    import inspect
+
+    builder = BUILTIN.get(task.name)
+    if builder is None or "seed" not in task.options:
+        return None
+    known = inspect.signature(builder).parameters
+    own = {"n": len(task), "metric": task.metric, **task.options, **changes}
+    return builder(lm, **{name: value for name, value in own.items() if name in known})

@@ -1,4 +1,4 @@
-"""Estimates that a study keeps on disk, and which neurons it computes exactly."""
+"""Estimates that are kept on disk, so that a killed study does not pay for them twice."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from veracausa import __version__
 from veracausa.attribution.estimate import attribute
 from veracausa.attribution.files import load_scores
 from veracausa.attribution.masks import learn_mask
 from veracausa.attribution.scores import Scores
-from veracausa.attribution.units import Units, all_units
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -40,17 +37,3 @@ def kept(
     scores = compute()
     scores.save(path)
     return scores
-
-
-def choose_neurons(lm: Model, guess: Scores, strongest: int | None, sample: int, seed: int) -> tuple[Units, int]:
-    """Which neurons get exact effects: the strongest by `guess`, then a uniform sample of the rest; and its size.
-
-    All neurons, and 0, if `strongest` is None or covers all.
-    """
-    every = all_units(lm, "neurons")
-    if strongest is None or strongest >= len(every):
-        return every, 0
-    ranking = np.array(guess.ranking())
-    rest = ranking[strongest:]
-    drawn = np.random.default_rng(seed).choice(rest, size=min(sample, len(rest)), replace=False)
-    return every[np.concatenate([ranking[:strongest], np.sort(drawn)])], len(drawn)

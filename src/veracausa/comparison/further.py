@@ -1,0 +1,225 @@
+"""What a study asks beyond agreement: why, what ablation says, which counterfactual shows what.
+
+Each question is a stage whose cost is counted before anything is known, so units that are chosen on the way (outliers)
+stand there as units of average depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from veracausa.attribution.responses import planned_responses, responses
+from veracausa.attribution.surface import planned_surface, surface
+from veracausa.attribution.units import all_units
+from veracausa.behaviour.study import ablation_study, planned_ablation_study
+from veracausa.causes.disagreement import disagreement, planned_disagreement
+from veracausa.causes.locate import locate, planned_locate
+from veracausa.counterfactuals.compare import compare_counterfactuals, planned_compare_counterfactuals
+from veracausa.counterfactuals.head_roles import head_roles, planned_head_roles
+from veracausa.errors import TaskError
+from veracausa.forecast import Step
+from veracausa.tasks.registry import corruptions, rebuilt
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from veracausa.attribution.scores import Scores
+    from veracausa.comparison.levels import Level
+    from veracausa.comparison.results import Panel
+    from veracausa.model import Model
+    from veracausa.tasks.task import Task
+
+#: Points of a unit's path, and of each side of a surface.
+ALPHAS = tuple(np.linspace(-2, 3, 26).round(3).tolist())
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+#: Orders in which a site's units are added, for Shapley values.
+PERMUTATIONS = 16
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the work: what it is forecast to cost, and the call that does it."""
+
+    step: Step
+    run: Callable[[], Any]
+
+
+@dataclass
+class FurtherWork:
+    """The further questions of one task. `heads()` gives the panel of heads, which is found before."""
+
+    lm: Model
+    task: Task
+    level: Level
+    seed: int
+    pieces: Path | None
+    show: bool
+    heads: Callable[[], Panel]
+
+    def __post_init__(self) -> None:
+        self.findings: list[Any] = []
+        self._outliers: list[str] = []
+
+    def why(self) -> list[Stage]:
+        """Where and why attribution patching of heads goes wrong, and the metric along the outliers' paths."""
+        typical = self._typical(self.level.explained)
+        known = ("exact", "atp", "ig", *(("ig-zero",) if self._to_zero() else ()))
+        stages = [
+            self._stage(
+                f"where {len(typical)} outliers' errors arise", "gradients",
+                planned_locate(self.lm, self.task, typical), self._locate,
+            ),
+            self._stage(
+                "last-in and direct effects of all heads", "exact",
+                planned_disagreement(self.lm, self.task, units="heads", zero_nodes=self._to_zero(), known=known),
+                self._disagree,
+            ),
+            self._stage(
+                f"responses of {len(typical)} outliers and their layers", "exact",
+                planned_responses(self.lm, self.task, typical, alphas=ALPHAS), self._respond,
+            ),
+        ]  # fmt: skip
+        return stages
+
+    def consequences(self) -> list[Stage]:
+        """Shapley values, two units together, ablation with greedy answers, other counterfactuals and baselines."""
+        stages, level = [], self.level
+        if level.shapley:
+            layers = self._middle(level.shapley)
+            work = planned_disagreement(
+                self.lm, self.task, units=layers, shapley=PERMUTATIONS, zero_nodes=None, known=("exact", "atp", "ig")
+            )
+            stages.append(self._stage(f"Shapley values of {level.shapley} layers' heads", "exact", work, self._share))
+            pair = self._typical(2)
+            work = planned_surface(self.lm, self.task, pair, alphas=SHARES)
+            stages.append(self._stage("two outliers moved together", "exact", work, self._surface))
+        if level.prompts:
+            many = self._many()
+            units = self._typical(level.explained)
+            work = planned_ablation_study(self.lm, many, units=units, ablations=level.ablations)
+            stages.append(
+                self._stage(f"ablation of {len(units)} heads, {len(many):,} prompts", "exact", work, self._ablate)
+            )
+        if level.contrasted and len(tasks := self._corruptions()) > 1:
+            work = planned_compare_counterfactuals(self.lm, tasks)
+            stages.append(self._stage(f"heads under {len(tasks)} corruptions", "exact", work, self._contrast))
+            stages.append(
+                self._stage("what heads look at", "passes", planned_head_roles(self.lm, self.task), self._roles)
+            )
+        return stages
+
+    def _stage(self, what: str, kind: str, work: float, run: Callable[[], Any]) -> Stage:
+        from veracausa.comparison.summary import called
+
+        passes = work / (sum(self.task.lengths) * self.lm.layers)
+        return Stage(Step(f"{what}, {called(self.task)}", kind, work, passes), run)
+
+    # What units stand in the plan, before the outliers are known.
+
+    def _typical(self, count: int) -> list[str]:
+        """So many heads, spread evenly over the layers."""
+        every = all_units(self.lm, "heads")
+        return every[np.unique(np.linspace(0, len(every) - 1, count).astype(int))].names
+
+    def _middle(self, count: int) -> list[str]:
+        """The heads of so many layers around the middle."""
+        first = max(0, (self.lm.layers - count) // 2)
+        return [
+            f"a{layer}.h{head}"
+            for layer in range(first, min(first + count, self.lm.layers))
+            for head in range(self.lm.heads)
+        ]
+
+    def _to_zero(self) -> int | None:
+        return self.level.to_zero or None if len(self.task) == 1 else None
+
+    def _many(self) -> Task:
+        """The task with as many prompts as the ablation study wants, if it can be made again; else as it is."""
+        try:
+            return rebuilt(self.lm, self.task, n=max(self.level.prompts, len(self.task))) or self.task
+        except TaskError:
+            return self.task
+
+    def _corruptions(self) -> dict[str, Task]:
+        """The task under each of its corruptions, on the same clean prompts."""
+        found: dict[str, Task] = {}
+        for kind in corruptions(self.task):
+            try:
+                one = rebuilt(self.lm, self.task, n=self.level.contrasted, corruption=kind)
+            except TaskError:
+                continue
+            if one is not None and (not found or one.clean == next(iter(found.values())).clean):
+                found[kind] = one
+        return found
+
+    # What the stages do.
+
+    def _chosen(self, count: int | None = None) -> list[str]:
+        """The outliers of the first estimate of heads; then, if there are too few, the strongest heads."""
+        heads, count = self.heads(), self.level.explained if count is None else count
+        names = heads.exact.units.names
+        ranked = [names[i] for i in heads.exact.ranking()]
+        return list(dict.fromkeys([*heads.agreements[0].outliers[:count], *ranked]))[:count]
+
+    def _known(self) -> dict[str, Scores]:
+        heads = self.heads()
+        keys = {"atp": "atp", "ig": "ig", "ig (zero baseline)": "ig-zero"}
+        own = {keys[name]: one for name, one in zip(heads.labels, heads.estimates, strict=True) if name in keys}
+        return {"exact": heads.exact, **own}
+
+    def _locate(self) -> None:
+        units = self.heads().agreements[0].outliers[: self.level.explained]
+        if units:
+            self.findings.append(locate(self.lm, self.task, units=units, out=self.pieces, show_progress=self.show))
+
+    def _disagree(self) -> None:
+        places = self.findings[0] if self.findings else None
+        self.findings.append(
+            disagreement(
+                self.lm, self.task, known=self._known(), zero_nodes=self._to_zero(), nodes=self.level.nodes,
+                locations=places, seed=self.seed, out=self.pieces, show_progress=self.show,
+            )
+        )  # fmt: skip
+
+    def _respond(self) -> None:
+        self.findings.append(
+            responses(self.lm, self.task, units=self._chosen(), alphas=ALPHAS, out=self.pieces, show_progress=self.show)
+        )
+
+    def _share(self) -> None:
+        layers = list(dict.fromkeys(name.split(".")[0] for name in self._chosen()))[: self.level.shapley]
+        units = [f"{layer}.h{head}" for layer in layers for head in range(self.lm.heads)]
+        known = {name: scores for name, scores in self._known().items() if name != "ig-zero"}
+        self.findings.append(
+            disagreement(
+                self.lm, self.task, units=units, shapley=PERMUTATIONS, zero_nodes=None, nodes=self.level.nodes,
+                known=known, seed=self.seed, out=self.pieces, show_progress=self.show,
+            )
+        )  # fmt: skip
+
+    def _surface(self) -> None:
+        self.findings.append(
+            surface(self.lm, self.task, units=self._chosen(2), alphas=SHARES, out=self.pieces, show_progress=self.show)
+        )
+
+    def _ablate(self) -> None:
+        found = ablation_study(
+            self.lm, self._many(), units=self._chosen(), ablations=self.level.ablations, seed=self.seed,
+            out=self.pieces, show_progress=self.show,
+        )  # fmt: skip
+        self.findings.append(found)
+        heads = self.heads()
+        for ablation in self.level.ablations:
+            self.findings.append(found.against(heads.exact, *heads.estimates, ablation=ablation))
+
+    def _contrast(self) -> None:
+        self.findings.append(
+            compare_counterfactuals(self.lm, self._corruptions(), out=self.pieces, show_progress=self.show)
+        )
+
+    def _roles(self) -> None:
+        self.findings.append(head_roles(self.lm, self.task))
