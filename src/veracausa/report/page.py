@@ -75,8 +75,10 @@ class _Block:
 
 
 def _figures(view: SectionView) -> list[Figure]:
-    return [*(figure for panel in view.panels for figure in panel.figures), *view.figures]
+    panels = (figure for panel in view.panels for figure in panel.figures)
+    return [*panels, *view.figures, *(figure for chapter in view.chapters for figure in chapter.figures)]
 
 
 def _tables(view: SectionView) -> list[Table]:
-    return [*view.tables, *(table for panel in view.panels for table in panel.tables)]
+    panels = (table for panel in view.panels for table in panel.tables)
+    return [*view.tables, *panels, *(table for chapter in view.chapters for table in chapter.tables)]

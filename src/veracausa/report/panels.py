@@ -10,6 +10,7 @@ import numpy as np
 from veracausa.attribution.scores import Scores
 from veracausa.comparison.agreement import Agreement
 from veracausa.comparison.results import Panel, Section
+from veracausa.report.chapters import Chapter, chapters
 from veracausa.report.data import MOST_POINTS, Datasets, Row, effects, heading, identifier, match, number, plural
 from veracausa.report.figures import Figure, Part
 from veracausa.report.lines import cost_view, curve_view, jaccard_view, slope_of
@@ -180,6 +181,11 @@ class SectionView:
             seen[stem] = seen.get(stem, 0) + 1
             views.append(PanelView(panel, f"{self.name}-{stem}" + (f"-{seen[stem]}" if seen[stem] > 1 else "")))
         return views
+
+    @cached_property
+    def chapters(self) -> list[Chapter]:
+        """Further findings, drawn."""
+        return chapters(self.section.findings, self.name)
 
     @property
     def methods(self) -> list[str]:
