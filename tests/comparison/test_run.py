@@ -7,7 +7,7 @@ from bridges import as_model
 
 import veracausa as vc
 from veracausa.comparison.neurons import choose_neurons
-from veracausa.comparison.run import study
+from veracausa.comparison.run import forecast, study
 
 
 @pytest.fixture(scope="module")
@@ -103,19 +103,54 @@ def test_sentences_match_the_numbers(page):
         assert any(f"{found.method} " in line and f"r = {found.r:.3f}" in line for line in lines)
 
 
-def test_curves_are_of_the_heads_that_atp_gets_most_wrong(lm, page):
+def _finding(section, name):
+    [found] = [finding for finding in section.findings if type(finding).__name__ == name][:1]
+    return found
+
+
+def test_outliers_are_explained(lm, page):
+    """Where errors arise, why, and the paths: each is about the outliers of the heads' first estimate, and fits."""
     for section in page.sections:
         heads = section.panels[0]
-        assert [curve.unit for curve in section.curves] == heads.agreements[0].outliers[:6]
-        for curve in section.curves:
-            i = heads.exact.units.find(curve.unit)
-            assert curve.exact == pytest.approx(float(heads.exact.normalised()[i]), abs=1e-6)
-            at = {float(a): e for a, e in zip(np.round(curve.alphas, 6), curve.effect, strict=True)}
-            assert at[0.0] == pytest.approx(0, abs=1e-5) and at[1.0] == pytest.approx(curve.exact, abs=1e-4)
-            assert curve.alphas[0] == -0.5 and curve.alphas[-1] == 1.5
-            assert curve.why
-            if curve.peak is not None:
-                assert curve.effect.max() == at[round(curve.peak, 6)]
+        outliers, exact = heads.agreements[0].outliers, heads.exact.normalised()
+        walked = _finding(section, "Responses")
+        assert list(walked)[: len(outliers[:6])] == outliers[:6]
+        for name, one in walked.items():
+            i = heads.exact.units.find(name)
+            assert one.secant.value == pytest.approx(float(exact[i]), abs=1e-4)
+            assert one.slope.value == pytest.approx(float(heads.estimates[0].normalised()[i]), abs=1e-4)
+        why = _finding(section, "Disagreement")
+        assert why.scores["exact"].units.names == heads.exact.units.names
+        assert {cause.unit for cause in why.causes if cause.method == "atp"} == set(outliers)
+        if outliers:
+            assert list(_finding(section, "Locations")) == outliers[:6]
+
+
+def test_the_last_section_has_what_the_level_asks_for(lm, page):
+    first, last = ([type(finding).__name__ for finding in section.findings] for section in page.sections)
+    assert set(first) <= {"Locations", "Disagreement", "Responses"}
+    assert {"Surface", "AblationStudy", "Against", "Baselines", "GeneralPurpose"} <= set(last)
+    # the pairs are no built-in task's: there is no other corruption of them, and no more prompts
+    assert "CounterfactualComparison" not in last and _finding(page.sections[1], "AblationStudy").n == 3
+
+
+def test_every_stage_was_forecast(lm, page):
+    assert len(page.steps) > 15
+    for plan, done in page.steps:
+        assert (plan.what, plan.token_layers) == (done.what, done.token_layers)
+        assert plan.seconds is not None and plan.seconds >= 0 and done.seconds > 0
+    assert sum(done.seconds for _, done in page.steps) < page.seconds
+
+
+def test_levels_nest_and_are_told(lm, task_of, capfd):
+    task = task_of((5, 6), n=3)
+    quick, default = (sum(step.token_layers for step in forecast(lm, task, level)) for level in ("quick", "default"))
+    assert quick < default
+    study(lm, task, level="quick", show_progress=True)
+    told = capfd.readouterr().err
+    assert "token-layers" in told and "together, about" in told and "default" in told and "full" in told
+    with pytest.raises(vc.errors.MethodError, match="quick, default, full"):
+        study(lm, task, level="thorough")
 
 
 def test_a_study_resumes_from_its_pieces(task_of, tiny, tmp_path):
@@ -136,7 +171,7 @@ def test_a_study_resumes_from_its_pieces(task_of, tiny, tmp_path):
         assert torch.equal(one.exact.values, other.exact.values)
         assert all(torch.equal(a.values, b.values) for a, b in zip(one.estimates, other.estimates, strict=True))
     spent = sum(p.exact.cost.forward + sum(e.cost.forward for e in p.estimates) for p in first.sections[0].panels)
-    assert tokens < spent / 3  # only recordings, and the curves
+    assert tokens < spent / 3  # only recordings, and findings that are cheaper to make again
 
 
 def test_costs_of_a_resumed_study_are_the_whole_costs(task_of, tiny, tmp_path):

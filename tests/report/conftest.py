@@ -10,11 +10,9 @@ import numpy as np
 import pytest
 
 import veracausa as vc
-from veracausa.attribution.curves import curves
 from veracausa.attribution.estimate import attribute
 from veracausa.attribution.units import all_units
-from veracausa.comparison.agreement import label
-from veracausa.comparison.results import Curve, Panel, Section, Study
+from veracausa.comparison.results import Panel, Section, Study
 from veracausa.report.page import section_views
 from veracausa.report.panels import SectionView
 
@@ -44,13 +42,21 @@ def panel(lm, task, units="heads", *, zero: bool = False, sampled: int = 0) -> P
     return Panel(kind, exact, estimates, sampled)
 
 
-def curve(lm, task, heads: Panel, name: str) -> Curve:
-    """The curve of one head."""
-    alphas = np.linspace(-0.5, 1.5, 21)
-    walked = curves(lm, task, units=[name], alphas=alphas, show_progress=False).mean(0)[0] / heads.exact.gap.mean()
-    i = heads.exact.units.find(name)
-    claims = {label(estimate): float(estimate.normalised()[i]) for estimate in heads.estimates}
-    return Curve(name, alphas, walked.double().numpy(), float(heads.exact.normalised()[i]), claims)
+def findings(lm, task) -> tuple:
+    """One of every kind that needs no built-in task."""
+    heads, quiet = ["a0.h1", "a2.h0"], {"show_progress": False}
+    ablated = vc.ablation_study(lm, task, units=heads, **quiet)
+    exact, atp = vc.exact(lm, task, **quiet), attribute(lm, task, **quiet)
+    return (
+        vc.locate(lm, task, units=heads, **quiet),
+        vc.disagreement(lm, task, shapley=4, nodes=3, zero_nodes=3, **quiet),
+        vc.responses(lm, task, units=heads, alphas=np.linspace(-1, 2, 7), **quiet),
+        vc.surface(lm, task, units=heads, alphas=(0, 0.5, 1), **quiet),
+        ablated,
+        *(ablated.against(exact, atp, ablation=ablation) for ablation in ("zero", "mean")),
+        vc.compare_baselines(lm, task, ablations=("counterfactual", "zero", "mean"), nodes=3, **quiet),
+        vc.general_purpose(lm, task, **quiet),
+    )
 
 
 @pytest.fixture(scope="session")
@@ -62,10 +68,11 @@ def study(tiny, task_of) -> Study:
     neurons = panel(lm, pair, all_units(lm, "neurons")[np.array(ranking[:40] + sorted(ranking[40:60]))], sampled=20)
     first = Section(
         "The <published> pair", pair, lm.measure(pair), (heads, panel(lm, pair, "mlps"), neurons),
-        tuple(curve(lm, pair, heads, name) for name in ("a0.h1", "a2.h0")),
+        (vc.locate(lm, pair, units=["a0.h1"], show_progress=False),),
     )  # fmt: skip
     second = Section(
         "Several pairs", several, lm.measure(several), (panel(lm, several), panel(lm, several, "residual@positions")),
+        findings(lm, several),
     )  # fmt: skip
     return Study(
         title="A tiny study of <script>alert(3)</script>",

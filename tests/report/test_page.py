@@ -161,7 +161,7 @@ def test_a_panel_without_estimates_is_a_map_and_a_table(study):
     section = study.sections[0]
     alone = dataclasses.replace(section.panels[0], estimates=())
     html = page_module.page(
-        dataclasses.replace(study, sections=(dataclasses.replace(section, panels=(alone,), curves=()),))
+        dataclasses.replace(study, sections=(dataclasses.replace(section, panels=(alone,), findings=()),))
     )
     assert html.count("data-view=") == 1
     assert (

@@ -18,8 +18,12 @@ from veracausa.attribution.units import all_units
 from veracausa.behaviour.study import ablation_study, planned_ablation_study
 from veracausa.causes.disagreement import disagreement, planned_disagreement
 from veracausa.causes.locate import locate, planned_locate
+from veracausa.counterfactuals.baselines import compare_baselines, planned_compare_baselines
 from veracausa.counterfactuals.compare import compare_counterfactuals, planned_compare_counterfactuals
+from veracausa.counterfactuals.general import general_purpose, planned_general_purpose
 from veracausa.counterfactuals.head_roles import head_roles, planned_head_roles
+from veracausa.counterfactuals.pool import counterfactual_pool
+from veracausa.counterfactuals.search import counterfactual_search, planned_counterfactual_search
 from veracausa.errors import TaskError
 from veracausa.forecast import Step
 from veracausa.tasks.registry import corruptions, rebuilt
@@ -34,7 +38,7 @@ if TYPE_CHECKING:
     from veracausa.tasks.task import Task
 
 #: Points of a unit's path, and of each side of a surface.
-ALPHAS = tuple(np.linspace(-2, 3, 26).round(3).tolist())
+ALPHAS = tuple(np.linspace(-1, 2, 16).round(3).tolist())
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 #: Orders in which a site's units are added, for Shapley values.
 PERMUTATIONS = 16
@@ -87,30 +91,54 @@ class FurtherWork:
 
     def consequences(self) -> list[Stage]:
         """Shapley values, two units together, ablation with greedy answers, other counterfactuals and baselines."""
-        stages, level = [], self.level
-        if level.shapley:
-            layers = self._middle(level.shapley)
-            work = planned_disagreement(
-                self.lm, self.task, units=layers, shapley=PERMUTATIONS, zero_nodes=None, known=("exact", "atp", "ig")
-            )
-            stages.append(self._stage(f"Shapley values of {level.shapley} layers' heads", "exact", work, self._share))
-            pair = self._typical(2)
-            work = planned_surface(self.lm, self.task, pair, alphas=SHARES)
-            stages.append(self._stage("two outliers moved together", "exact", work, self._surface))
-        if level.prompts:
-            many = self._many()
-            units = self._typical(level.explained)
-            work = planned_ablation_study(self.lm, many, units=units, ablations=level.ablations)
-            stages.append(
-                self._stage(f"ablation of {len(units)} heads, {len(many):,} prompts", "exact", work, self._ablate)
-            )
-        if level.contrasted and len(tasks := self._corruptions()) > 1:
+        level = self.level
+        return [
+            *(self._together() if level.shapley else []),
+            *(self._answers() if level.prompts else []),
+            *(self._prompts() if level.contrasted else []),
+            *(self._replacements() if level.contrasted else []),
+        ]
+
+    def _together(self) -> list[Stage]:
+        layers, pair = self._middle(self.level.shapley), self._typical(2)
+        known = ("exact", "atp", "ig")
+        work = planned_disagreement(
+            self.lm, self.task, units=layers, shapley=PERMUTATIONS, zero_nodes=None, known=known
+        )
+        surfaces = planned_surface(self.lm, self.task, pair, alphas=SHARES)
+        return [
+            self._stage(f"Shapley values of {self.level.shapley} layer(s) of heads", "exact", work, self._share),
+            self._stage("two outliers moved together", "exact", surfaces, self._surface),
+        ]
+
+    def _answers(self) -> list[Stage]:
+        many, units = self._many(), self._typical(self.level.explained)
+        work = planned_ablation_study(self.lm, many, units=units, ablations=self.level.ablations)
+        return [self._stage(f"ablation of {len(units)} heads, {len(many):,} prompts", "exact", work, self._ablate)]
+
+    def _prompts(self) -> list[Stage]:
+        tasks, stages = self._corruptions(), []
+        if len(tasks) > 1:
             work = planned_compare_counterfactuals(self.lm, tasks)
             stages.append(self._stage(f"heads under {len(tasks)} corruptions", "exact", work, self._contrast))
-            stages.append(
-                self._stage("what heads look at", "passes", planned_head_roles(self.lm, self.task), self._roles)
-            )
+            work = planned_head_roles(self.lm, self.task)
+            stages.append(self._stage("what heads look at", "passes", work, self._roles))
+        if self.level.searched and (pool := self._pool()) is not None:
+            units = self._typical(self.level.searched)
+            work = planned_counterfactual_search(self.lm, pool, units=units)
+            what = f"search of {len(pool)} counterfactuals for {len(units)} head(s)"
+            stages.append(self._stage(what, "exact", work, self._search))
         return stages
+
+    def _replacements(self) -> list[Stage]:
+        few, kinds = self._few(), self.level.baselines
+        work = planned_compare_baselines(self.lm, few, ablations=kinds, nodes=self.level.nodes)
+        known = ("counterfactual", "mean")
+        rest = planned_general_purpose(self.lm, few, known=known)
+        return [
+            self._stage(f"heads by {len(kinds)} baselines ({len(few)} pairs)", "exact", work, self._baselines),
+            self._stage("general-purpose heads", "exact", rest, self._general),
+        ]
 
     def _stage(self, what: str, kind: str, work: float, run: Callable[[], Any]) -> Stage:
         from veracausa.comparison.summary import called
@@ -147,7 +175,7 @@ class FurtherWork:
     def _corruptions(self) -> dict[str, Task]:
         """The task under each of its corruptions, on the same clean prompts."""
         found: dict[str, Task] = {}
-        for kind in corruptions(self.task):
+        for kind in corruptions(self.task)[: self.level.corruptions]:
             try:
                 one = rebuilt(self.lm, self.task, n=self.level.contrasted, corruption=kind)
             except TaskError:
@@ -219,6 +247,40 @@ class FurtherWork:
     def _contrast(self) -> None:
         self.findings.append(
             compare_counterfactuals(self.lm, self._corruptions(), out=self.pieces, show_progress=self.show)
+        )
+
+    def _pool(self) -> Task | None:
+        """Pairs to search: other corruptions of a few of the task's prompts, and edits by word lists."""
+        try:
+            return counterfactual_pool(self.lm, self._few(), seed=self.seed)
+        except TaskError:
+            return None
+
+    def _search(self) -> None:
+        pool = self._pool()
+        if pool is None:
+            return
+        units = self._chosen(self.level.searched)
+        self.findings.append(
+            counterfactual_search(self.lm, pool, units=units, seed=self.seed, out=self.pieces, show_progress=self.show)
+        )
+
+    def _few(self) -> Task:
+        return self.task[: self.level.contrasted]
+
+    def _baselines(self) -> None:
+        self.findings.append(
+            compare_baselines(
+                self.lm, self._few(), ablations=self.level.baselines, nodes=self.level.nodes, seed=self.seed,
+                out=self.pieces, show_progress=self.show,
+            )
+        )  # fmt: skip
+
+    def _general(self) -> None:
+        exact = self.findings[-1].scores
+        known = {kind: exact[f"exact, {kind}"] for kind in ("counterfactual", "mean")}
+        self.findings.append(
+            general_purpose(self.lm, self._few(), known=known, out=self.pieces, show_progress=self.show)
         )
 
     def _roles(self) -> None:

@@ -18,8 +18,8 @@ class Level:
     strongest by `atp` (of tasks with several pairs at most 500), and of `sample` more at random. `nodes`: points on
     paths towards the corrupted values; `to_zero`: towards zero, where they bend more (of a single pair). `explained`:
     outliers that get a cause, a place and a curve. `shapley`: layers whose heads get Shapley values. `prompts`: of the
-    ablation study with its greedy answers, under `ablations`. `contrasted`: pairs on which corruptions and baselines
-    are compared. `searched`: units whose best counterfactual is searched.
+    ablation study with its greedy answers, under `ablations`. `contrasted`: pairs on which so many `corruptions` of the
+    task, and the `baselines`, are compared, and among whose edits counterfactuals are searched for `searched` units.
     """
 
     name: str
@@ -33,6 +33,8 @@ class Level:
     prompts: int
     ablations: tuple[str, ...]
     contrasted: int
+    corruptions: int
+    baselines: tuple[str, ...]
     searched: int
 
     def but(self, **changes: int | None) -> Level:
@@ -43,16 +45,18 @@ class Level:
 LEVELS: dict[str, Level] = {
     "quick": Level(
         name="quick",
-        pairs=4,
+        pairs=3,
         neurons=0,
         sample=0,
         nodes=3,
         to_zero=0,
-        explained=3,
+        explained=2,
         shapley=0,
-        prompts=50,
+        prompts=40,
         ablations=("mean",),
         contrasted=0,
+        corruptions=0,
+        baselines=(),
         searched=0,
     ),
     "default": Level(
@@ -64,9 +68,11 @@ LEVELS: dict[str, Level] = {
         to_zero=16,
         explained=6,
         shapley=1,
-        prompts=500,
+        prompts=200,
         ablations=("zero", "mean"),
-        contrasted=8,
+        contrasted=4,
+        corruptions=3,
+        baselines=("counterfactual", "zero", "mean"),
         searched=1,
     ),
     "full": Level(
@@ -76,11 +82,13 @@ LEVELS: dict[str, Level] = {
         sample=300,
         nodes=16,
         to_zero=32,
-        explained=12,
-        shapley=6,
+        explained=6,
+        shapley=3,
         prompts=10_000,
-        ablations=("zero", "mean", "resample", "counterfactual"),
-        contrasted=32,
+        ablations=("zero", "mean"),
+        contrasted=16,
+        corruptions=5,
+        baselines=("counterfactual", "zero", "mean", "resample", "optimal"),
         searched=6,
     ),
 }

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from veracausa.attribution.scores import Scores
 from veracausa.comparison.agreement import Agreement, agreement, label
 from veracausa.engine.measure import Measurement
@@ -72,35 +70,6 @@ class Panel:
 
 
 @dataclass(frozen=True, eq=False)
-class Curve:
-    """M along one unit's own path: `effect[k]` = mean over examples of M(a + α_k Δ) − M, as a share of the gap.
-
-    At α = 0 it is 0, at α = 1 the exact effect; `estimates` are what each method predicts for α = 1 (AtP: the slope
-    at α = 0). `peak`, `trough`: α of the largest and smallest value inside the range, None if that is at an end.
-    """
-
-    unit: str
-    alphas: np.ndarray
-    effect: np.ndarray
-    exact: float
-    estimates: dict[str, float]
-    why: str = ""
-
-    @property
-    def peak(self) -> float | None:
-        """α of the maximum, if it lies inside the range."""
-        return self._inner(int(self.effect.argmax()))
-
-    @property
-    def trough(self) -> float | None:
-        """α of the minimum, if it lies inside the range."""
-        return self._inner(int(self.effect.argmin()))
-
-    def _inner(self, k: int) -> float | None:
-        return float(self.alphas[k]) if 0 < k < len(self.alphas) - 1 else None
-
-
-@dataclass(frozen=True, eq=False)
 class Section:
     """One task of a study: the published pair, say, or a generated set.
 
@@ -112,7 +81,6 @@ class Section:
     task: Task
     measured: Measurement
     panels: tuple[Panel, ...]
-    curves: tuple[Curve, ...] = ()
     findings: tuple[Any, ...] = ()
 
 

@@ -7,28 +7,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from veracausa.attribution.curves import curves
 from veracausa.attribution.estimate import planned
 from veracausa.attribution.exact import exact
 from veracausa.attribution.kept import kept
 from veracausa.attribution.planning import planned_exact, recorded_runs
 from veracausa.attribution.scores import Scores
 from veracausa.attribution.units import all_units
-from veracausa.comparison.agreement import label
 from veracausa.comparison.further import FurtherWork, Stage
 from veracausa.comparison.levels import Level
 from veracausa.comparison.neurons import choose_neurons
-from veracausa.comparison.results import Curve, Panel, Section
-from veracausa.comparison.summary import called, cause
+from veracausa.comparison.results import Panel, Section
+from veracausa.comparison.summary import called
 from veracausa.forecast import Step
 
 if TYPE_CHECKING:
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 
-ALPHAS = np.linspace(-0.5, 1.5, 21)
 #: Most neurons of a task with several pairs that get exact effects.
 SEVERAL = 500
 
@@ -43,7 +38,6 @@ class SectionWork:
         self.lm, self.task, self.level, self.seed, self.pieces, self.show = lm, task, level, seed, pieces, show
         self.main = main
         self.panels: dict[str, Panel] = {}
-        self.curves: tuple[Curve, ...] = ()
         self.further = FurtherWork(lm, task, level, seed, pieces, show, lambda: self.panels["heads"])
 
     def stages(self) -> list[Stage]:
@@ -54,7 +48,6 @@ class SectionWork:
             # towards zero an MLP and its neurons take one path.
             *self._kind("mlps", [("atp", {}), *(self._ig(False) if self.single else [])]),
             *(self._neurons() if self.level.neurons else []),
-            self._stage(f"curves of {self.level.explained} heads", "exact", self._curve_cost(), self._walk),
             *self.further.why(),
             *(self.further.consequences() if self.main else []),
         ]
@@ -67,7 +60,6 @@ class SectionWork:
             task=self.task,
             measured=self.lm.measure(self.task),
             panels=tuple(self.panels.values()),
-            curves=self.curves,
             findings=tuple(self.further.findings),
         )
 
@@ -141,24 +133,3 @@ class SectionWork:
             *(guess(method, parts) for method, parts in wanted),
             self._stage(f"exact effects of {count:,} neurons", "neurons", work, tested),
         ]
-
-    def _curve_cost(self) -> float:
-        return planned_exact(self.lm, self.task) * self.level.explained / len(all_units(self.lm, "heads")) * len(ALPHAS)
-
-    def _walk(self) -> None:
-        """Curves of the heads on which `atp` is farthest from the exact effect."""
-        heads = self.panels["heads"]
-        worst = heads.agreements[0].outliers[: self.level.explained]
-        if not worst:
-            return
-        gap = heads.exact.gap.mean()
-        walked = curves(self.lm, self.task, units=worst, alphas=ALPHAS, show_progress=self.show).mean(0) / gap
-        index = [heads.exact.units.find(name) for name in worst]
-        exact_effects = heads.exact.normalised()
-        guesses = {label(estimate): estimate.normalised() for estimate in heads.estimates}
-        found = []
-        for row, (name, i) in enumerate(zip(worst, index, strict=True)):
-            claims = {method: float(values[i]) for method, values in guesses.items()}
-            curve = Curve(name, ALPHAS, walked[row].double().numpy(), float(exact_effects[i]), claims)
-            found.append(replace(curve, why=cause(curve)))
-        self.curves = tuple(found)

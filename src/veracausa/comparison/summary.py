@@ -1,4 +1,4 @@
-"""Plain words, written from a study's numbers: what agrees, what fails, and how a curve shows why."""
+"""Plain words, written from a study's numbers: what agrees, what fails, and what else was found."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from veracausa.comparison.agreement import Agreement
-from veracausa.comparison.results import Curve, Panel, Section
+from veracausa.comparison.results import Panel, Section
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -28,7 +28,30 @@ def summarise(lm: Model, sections: Sequence[Section]) -> tuple[str, ...]:
             f"{corrupted:+.2f} corrupted, a gap of {clean - corrupted:.2f}."
         )
         sentences += [_panel(panel) for panel in section.panels]
+        sentences += _found(section)
     return tuple(_MINUS.sub("−", sentence) for sentence in sentences)
+
+
+#: Class of a finding → the word before its first sentence.
+_HEADINGS = {
+    "Disagreement": "Why",
+    "AblationStudy": "Answers",
+    "CounterfactualComparison": "Prompts",
+    "Search": "Search",
+    "Baselines": "Baselines",
+    "GeneralPurpose": "General",
+}
+
+
+def _found(section: Section) -> list[str]:
+    """The first sentence of every kind of further finding; of an ablation study the second, too."""
+    said: dict[str, str] = {}
+    for finding in section.findings:
+        heading = _HEADINGS.get(type(finding).__name__)
+        if heading and heading not in said and finding.sentences:
+            count = 2 if heading in ("Answers", "Prompts") else 1
+            said[heading] = " ".join(finding.sentences[:count])
+    return [f"{heading}: {text}" for heading, text in said.items()]
 
 
 def called(task: Task) -> str:
@@ -98,28 +121,3 @@ def _verdict(sections: Sequence[Section]) -> str:
         f"For heads, {first.method} agrees with the exact effects at r = {first.r:.3f} and {best.method} at "
         f"r = {best.r:.3f}, {price}.{check}"
     )
-
-
-def cause(curve: Curve) -> str:
-    """What the shape of M(α) says about a unit whose slope at 0 misses the effect at 1.
-
-    Slope and secant are compared: same direction but steeper or flatter (saturation or take-off), or opposite signs
-    (the metric turns round between α = 0 and α = 1).
-    """
-    slope = curve.estimates.get("atp")
-    if slope is None:
-        return ""
-    return _MINUS.sub("−", _shape(curve, slope))
-
-
-def _shape(curve: Curve, slope: float) -> str:
-    inner = curve.effect[(curve.alphas >= 0) & (curve.alphas <= 1)]
-    if slope * curve.exact < 0:
-        return f"turns round on the way: the slope at α = 0 is {slope:+.3f}, the effect at α = 1 is {curve.exact:+.3f}"
-    if abs(slope) < abs(curve.exact):
-        return (
-            f"flat at first, steep later: the slope at α = 0 promises {slope:+.3f}, the effect is {curve.exact:+.3f} "
-            "(a saturated response that gives way)"
-        )
-    reached = "overshoots and comes back" if abs(inner).max() > 1.1 * abs(curve.exact) else "levels off"
-    return f"steep at first, then {reached}: the slope at α = 0 promises {slope:+.3f}, the effect is {curve.exact:+.3f}"

@@ -1,4 +1,4 @@
-"""Jaccard@k, the metric along a unit's path, and cost against truth."""
+"""Jaccard@k, and cost against truth."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ import altair as alt
 import numpy as np
 
 from veracausa.comparison.agreement import Agreement
-from veracausa.comparison.results import Curve
 from veracausa.report import theme
 from veracausa.report.data import Datasets, Row, number
 from veracausa.report.figures import View
 from veracausa.report.labels import named_points, place_labels
-from veracausa.report.maps import SIGNED, zero_line
 
 
 def ladder(count: int, steps: int = 40) -> list[int]:
@@ -48,60 +46,6 @@ def jaccard_view(data: Datasets, agreements: Sequence[Agreement], name: str) -> 
         tooltip=[alt.Tooltip("method:N"), alt.Tooltip("k:Q"), alt.Tooltip("jaccard:Q", title="Jaccard", format=".3f")],
     )
     return alt.layer(line, dots).properties(height=230)
-
-
-def slope_of(curve: Curve) -> tuple[str, float] | None:
-    """The method of a curve that is its slope at α = 0 (AtP), and that slope."""
-    return next(((label, value) for label, value in curve.estimates.items() if label.startswith("atp")), None)
-
-
-def curve_view(data: Datasets, curve: Curve, methods: Sequence[str], name: str) -> View:
-    """M(α) of one unit, with its turns, the straight line of AtP, and at α = 1 what each method says."""
-    alphas, effect = curve.alphas, curve.effect
-    line_rows = [{"alpha": number(a), "effect": number(e)} for a, e in zip(alphas, effect, strict=True)]
-    x_title, y_title = "α (0 = as it is, 1 = replaced)", "change of the metric, share of the gap"
-    ends = alt.Scale(domain=[float(alphas.min()), float(alphas.max())], nice=False)
-    base = alt.Chart(data.add(name, line_rows)).encode(
-        x=alt.X("alpha:Q", title=x_title, scale=ends, axis=alt.Axis(grid=False, tickCount=5)),
-        y=alt.Y("effect:Q", title=y_title, axis=alt.Axis(tickCount=5, labelExpr=SIGNED)),
-    )
-    tips = [alt.Tooltip("alpha:Q", title="α", format=".2f"), alt.Tooltip("effect:Q", format="+.4f")]
-    posts = alt.Chart(alt.InlineData(values=[{"a": 0}, {"a": 1}])).mark_rule(style=theme.GUIDE).encode(x="a:Q")
-    layers: list[alt.Chart] = [posts, zero_line(x=False)]
-    straight = slope_of(curve)
-    if straight is not None:
-        ends_of_line = [{"alpha": a, "effect": straight[1] * a} for a in (float(alphas.min()), float(alphas.max()))]
-        line = alt.Chart(data.add(f"{name}-slope", ends_of_line))
-        line = line.mark_line(style=theme.DIAGONAL, strokeWidth=1.5, clip=True)
-        layers.append(line.encode(x="alpha:Q", y="effect:Q"))
-    layers.append(base.mark_line(style=theme.TRUTH).encode(tooltip=tips))
-    turns = [
-        {"alpha": number(a), "effect": number(float(effect[int(np.abs(alphas - a).argmin())])), "turn": turn}
-        for turn, a in (("peak", curve.peak), ("trough", curve.trough))
-        if a is not None
-    ]
-    for turn in turns:
-        up = turn["turn"] == "peak"
-        mark = alt.Chart(data.add(f"{name}-{turn['turn']}", [turn])).mark_text(
-            style=theme.NAME, text=f"{turn['turn']} {turn['alpha']:.2f}", dy=-9 if up else 11
-        )
-        layers.append(mark.encode(x="alpha:Q", y="effect:Q"))
-        dot = alt.Chart(data.add(f"{name}-{turn['turn']}-dot", [turn])).mark_point(
-            style=theme.EXACT, shape="triangle-up" if up else "triangle-down", size=45, filled=True
-        )
-        layers.append(dot.encode(x="alpha:Q", y="effect:Q"))
-    guesses = [{"alpha": 1, "effect": number(v), "method": m} for m, v in curve.estimates.items()]
-    dots = alt.Chart(data.add(f"{name}-estimates", guesses)).mark_point(filled=True, size=60).encode(
-        x="alpha:Q",
-        y="effect:Q",
-        color=alt.Color("method:N", sort=list(methods), scale=alt.Scale(domain=list(methods)), legend=None),
-        shape=alt.Shape("method:N", sort=list(methods), scale=alt.Scale(domain=list(methods)), legend=None),
-        tooltip=[alt.Tooltip("method:N"), alt.Tooltip("effect:Q", title="at α = 1", format="+.4f")],
-    )  # fmt: skip
-    here = alt.Chart(data.add(f"{name}-exact", [{"alpha": 1, "effect": number(curve.exact)}])).mark_point(
-        style=theme.EXACT, filled=True, size=60, shape="square"
-    )
-    return alt.layer(*layers, dots, here.encode(x="alpha:Q", y="effect:Q")).properties(height=210)
 
 
 def cost_view(data: Datasets, rows: Sequence[Row], methods: Sequence[str], name: str, lowest: float) -> View:

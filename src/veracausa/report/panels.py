@@ -13,14 +13,13 @@ from veracausa.comparison.results import Panel, Section
 from veracausa.report.chapters import Chapter, chapters
 from veracausa.report.data import MOST_POINTS, Datasets, Row, effects, heading, identifier, match, number, plural
 from veracausa.report.figures import Figure, Part
-from veracausa.report.lines import cost_view, curve_view, jaccard_view, slope_of
+from veracausa.report.lines import cost_view, jaccard_view
 from veracausa.report.maps import STRONGEST, limit_of, place_view, ranking_view, shape
 from veracausa.report.scatters import against_exact, mean_difference, padded
-from veracausa.report.tables import Table, agreement_table, curves_table, pairs_table, units_table
+from veracausa.report.tables import Table, agreement_table, pairs_table, units_table
 from veracausa.report.words import (
     chosen_sentence,
     cost_sentence,
-    curves_sentence,
     difference_sentence,
     jaccard_sentence,
     joined,
@@ -194,19 +193,13 @@ class SectionView:
 
     @cached_property
     def figures(self) -> list[Figure]:
-        """Curves of the outliers, and cost against truth."""
-        figures = []
-        if self.section.curves:
-            figures.append(self._curves())
-        if any(panel.estimates for panel in self.section.panels):
-            figures.append(self._cost())
-        return figures
+        """Cost against truth."""
+        return [self._cost()] if any(panel.estimates for panel in self.section.panels) else []
 
     @cached_property
     def tables(self) -> list[Table]:
-        """Tables that exist as CSV only: pairs, and curves if there are any."""
-        pairs = pairs_table(self.section, self.name)
-        return [pairs, curves_table(self.section, self.name)] if self.section.curves else [pairs]
+        """Tables that exist as CSV only: the pairs."""
+        return [pairs_table(self.section, self.name)]
 
     def scores(self) -> list[tuple[str, Scores]]:
         """All scores, each under the name of its file."""
@@ -216,22 +209,6 @@ class SectionView:
             for label, scores in zip(view.panel.labels, view.panel.estimates, strict=True):
                 named.append((f"{view.name}-{identifier(label)}", scores))
         return named
-
-    def _curves(self) -> Figure:
-        name = f"{self.name}-curves"
-        parts = []
-        for curve in self.section.curves:
-            straight = slope_of(curve)
-            slope = f", slope at 0: {signed(straight[1])}" if straight else ""
-            data = Datasets()
-            view = curve_view(data, curve, self.methods, f"{name}-{curve.unit}")
-            says = joined([f"{m} {signed(v)}" for m, v in curve.estimates.items()])
-            text = f"Metric along the path of {curve.unit}: exact effect {signed(curve.exact)}; {says}"
-            parts.append(Part(curve.unit, view, data, text, curve.why or f"exact {signed(curve.exact)}{slope}"))
-        sentence = curves_sentence(self.section.curves)
-        sentence += " Points at α = 1: the exact effect (square) and what each method says."
-        title = "Why outliers are outliers: the metric along their paths"
-        return Figure(name, title, tuple(parts), sentence, least=250, width=250, columns=3)
 
     def _cost(self) -> Figure:
         name = f"{self.name}-cost"

@@ -245,14 +245,3 @@ def pairs_table(section: Section, name: str) -> Table:
         Column("weak", "weak"),
     )
     return Table(f"{name}-pairs", "Pairs", columns, tuple(rows))
-
-
-def curves_table(section: Section, name: str) -> Table:
-    """All points of all curves, for the CSV."""
-    rows = [
-        {"unit": curve.unit, "alpha": float(a), "effect": float(e)}
-        for curve in section.curves
-        for a, e in zip(curve.alphas, curve.effect, strict=True)
-    ]
-    columns = (Column("unit", "unit"), Column("alpha", "α", "plain", 2), Column("effect", "effect", "signed"))
-    return Table(f"{name}-curves", "Curves", columns, tuple(rows))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from veracausa.comparison.agreement import Agreement
-from veracausa.comparison.results import Curve, Panel
+from veracausa.comparison.results import Panel
 from veracausa.report.data import Row, plural
 from veracausa.report.scatters import RINGED
 
@@ -116,22 +116,6 @@ def jaccard_sentence(kind: str, agreements: Sequence[Agreement]) -> str:
         f"Overlap of the {k} strongest {plural(kind)} by each method with the {k} strongest by exact effect: {says} "
         f"(1 = the same {plural(kind)}). At k = {whole(count)} all are chosen and every method reaches 1."
     )
-
-
-def curves_sentence(curves: Sequence[Curve]) -> str:
-    """How many of the curves bend back, and where the straight line misses most."""
-    turning = [c.unit for c in curves if c.peak is not None or c.trough is not None]
-    turns = "turns" if len(turning) == 1 else "turn"
-    inside = f"{joined(turning)} {turns} within the range" if turning else "none turns"
-    text = f"The metric while one unit moves from its own value (α = 0) to its replacement (α = 1): {inside}. "
-    lines = [(abs(v - c.exact), c, v) for c in curves for m, v in c.estimates.items() if m.startswith("atp")]
-    if lines:
-        _, curve, value = max(lines, key=lambda line: line[0])
-        text += (
-            f"The dashed line is the slope at α = 0, which is what AtP reports; it misses most for {curve.unit}, "
-            f"{signed(value)} where the truth is {signed(curve.exact)}."
-        )
-    return text
 
 
 def cost_sentence(rows: Sequence[Row]) -> str:
