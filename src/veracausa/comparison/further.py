@@ -74,7 +74,7 @@ class FurtherWork:
         known = ("exact", "atp", "ig", *(("ig-zero",) if self._to_zero() else ()))
         stages = [
             self._stage(
-                f"where {len(typical)} outliers' errors arise", "gradients",
+                f"where {len(typical)} outliers' errors arise", "locating",
                 planned_locate(self.lm, self.task, typical), self._locate,
             ),
             self._stage(

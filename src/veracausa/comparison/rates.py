@@ -16,6 +16,7 @@ import numpy as np
 from veracausa.attribution.estimate import attribute
 from veracausa.attribution.exact import exact
 from veracausa.attribution.units import all_units
+from veracausa.causes.locate import locate
 from veracausa.engine.cost import Cost
 from veracausa.forecast import Step
 
@@ -32,7 +33,7 @@ _LAYERS = 5
 
 
 def rates(lm: Model, task: Task, kinds: Iterable[str]) -> dict[str, float]:
-    """Token-layers a second of each kind of work: "exact", "neurons", "gradients", "paths", "passes".
+    """Token-layers a second of each kind of work: "exact", "neurons", "gradients", "paths", "locating", "passes".
 
     >>> rates(lm, task, ["exact"])["exact"]
     """
@@ -44,6 +45,7 @@ def rates(lm: Model, task: Task, kinds: Iterable[str]) -> dict[str, float]:
         "neurons": lambda: exact(lm, pairs, units=_neighbours(lm, "neurons", _ROWS), show_progress=False).cost,
         "gradients": lambda: attribute(lm, pairs, units="heads", method="atp", show_progress=False).cost,
         "paths": lambda: attribute(lm, pairs, units=_layers(lm), method="ig", nodes=5, show_progress=False).cost,
+        "locating": lambda: locate(lm, pairs, units=_neighbours(lm, "heads", 2 * _PAIRS), show_progress=False).cost,
         "passes": lambda: _measured(lm, task),
     }
     return {kind: _rate(work[kind]) for kind in dict.fromkeys(kinds)}

@@ -13,7 +13,7 @@ from veracausa.report.figures import Figure
 from veracausa.report.files import write_bytes, write_text
 from veracausa.report.frame import framed
 from veracausa.report.panels import SectionView
-from veracausa.report.tables import Table
+from veracausa.report.tables import Table, steps_table
 
 
 def save_study(study: Study, out: str | Path) -> Path:
@@ -34,6 +34,8 @@ def save_study(study: Study, out: str | Path) -> Path:
             write_text(folder / "tables" / f"{table.name}.csv", table.csv())
         for name, scores in view.scores():
             scores.save(folder / "scores" / f"{name}.safetensors")
+    if study.steps:
+        write_text(folder / "tables" / "steps.csv", steps_table(study).csv())
     return write_text(folder / "report.html", page(study, views))
 
 
@@ -52,11 +54,13 @@ def page(study: Study, views: list[SectionView] | None = None) -> str:
             for scores in (panel.exact, *panel.estimates):
                 name, text = method_of(scores)
                 methods.setdefault(name, text)
+    costs = [steps_table(study)] if study.steps else []
     return framed(
         "page.html",
         [figure for view in views for figure in _figures(view)],
-        [table for view in views for table in _tables(view)],
+        [*(table for view in views for table in _tables(view)), *costs],
         shown=study,
+        costs=costs,
         summary=study.summary,
         notes=study.notes,
         sections=sections,

@@ -16,7 +16,7 @@ from veracausa.report.words import plain, signed, whole
 if TYPE_CHECKING:
     import pandas as pd
 
-    from veracausa.comparison.results import Panel, Section
+    from veracausa.comparison.results import Panel, Section, Study
 
 #: Units in a table on the page; the CSV has all.
 SHOWN = 50
@@ -245,3 +245,21 @@ def pairs_table(section: Section, name: str) -> Table:
         Column("weak", "weak"),
     )
     return Table(f"{name}-pairs", "Pairs", columns, tuple(rows))
+
+
+def steps_table(study: Study) -> Table:
+    """Every stage of a study: token-layers, seconds as forecast, seconds as they were."""
+    rows = tuple(
+        {"what": plan.what, "token-layers": plan.token_layers, "forecast": plan.seconds, "seconds": done.seconds}
+        for plan, done in study.steps
+    )
+    columns = (
+        Column("what", "stage"),
+        Column("token-layers", "token-layers", "whole", help="counted before the stage began"),
+        Column("forecast", "forecast, s", "plain", 1, help="at this machine's rate, timed for a few seconds"),
+        Column("seconds", "took, s", "plain", 1, help="less where an interrupted run had finished pieces"),
+    )
+    forecast = sum(plan.seconds or 0.0 for plan, _ in study.steps)
+    took = sum(done.seconds or 0.0 for _, done in study.steps)
+    note = f"Together {plain(forecast, 0)} s were forecast and {plain(took, 0)} s taken, besides drawing this page."
+    return Table("steps", "Stages", columns, rows, note)
