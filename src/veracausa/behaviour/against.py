@@ -100,7 +100,12 @@ class Against:
             f"precision of {changed / count:.2f}."
         ]
         for one in self.forecasts:
-            text = f"{one.method}: r {one.r:+.2f} with the change of accuracy"
+            # a line always goes through two points
+            known = np.isfinite(one.r) and count > 2
+            text = (
+                f"{one.method}: r {one.r:+.2f} with the change of accuracy over {count} units" if known else one.method
+            )
+            text += "" if known else ": too few units differ for a correlation"
             if one.forecast:
                 text += f"; of the {one.forecast} units with {self.rule} {one.hits} changed it"
             if changed:

@@ -127,7 +127,7 @@ def chapters(findings: Sequence[Any], section: str) -> list[Chapter]:
 
 def _sentences(finding: Any, beside: Sequence[Any]) -> tuple[str, ...]:
     """What a chapter says, that of the findings beside it included."""
-    kinds = {"AblationStudy": Against, "CounterfactualComparison": HeadRoles}
+    kinds: dict[str, Any] = {"AblationStudy": Against, "CounterfactualComparison": HeadRoles}
     kind = kinds.get(type(finding).__name__)
     more = [line for one in beside if kind is not None and isinstance(one, kind) for line in one.sentences]
     return (*finding.sentences, *more)
