@@ -75,7 +75,7 @@ def study(
     level = LEVELS["quick" if quick else "full" if full else "default"]
     lm = load_model(model, device, dtype)
     tasks = [load_task(lm, task, n or level.pairs, seed, metric)]
-    if task == "ioi":
+    if task == "ioi" and level is not LEVELS["quick"]:
         tasks.insert(0, load_task(lm, "ioi-published", 1, seed, metric))
     for one in tasks:
         say(f"task   {one.describe()}")

@@ -6,7 +6,7 @@ stand there as units of average depth.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,6 @@ import numpy as np
 
 from veracausa.attribution.responses import planned_responses, responses
 from veracausa.attribution.surface import planned_surface, surface
-from veracausa.attribution.units import all_units
 from veracausa.behaviour.study import ablation_study, planned_ablation_study
 from veracausa.causes.disagreement import disagreement, planned_disagreement
 from veracausa.causes.locate import locate, planned_locate
@@ -42,6 +41,8 @@ ALPHAS = tuple(np.linspace(-1, 2, 16).round(3).tolist())
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 #: Orders in which a site's units are added, for Shapley values.
 PERMUTATIONS = 16
+#: Prompts on which the cost of an ablation study is counted.
+PLANNED = 256
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,15 @@ class Stage:
 
 @dataclass
 class FurtherWork:
-    """The further questions of one task. `heads()` gives the panel of heads, which is found before."""
+    """The further questions of one task. `likely`: heads that will about be chosen, in order, to count costs by.
+
+    `heads()` gives the panel of heads, which is found before.
+    """
 
     lm: Model
     task: Task
     level: Level
+    likely: tuple[str, ...]
     seed: int
     pieces: Path | None
     show: bool
@@ -100,7 +105,7 @@ class FurtherWork:
         ]
 
     def _together(self) -> list[Stage]:
-        layers, pair = self._middle(self.level.shapley), self._typical(2)
+        layers, pair = self._layers(self.likely), self._typical(2)
         known = ("exact", "atp", "ig")
         work = planned_disagreement(
             self.lm, self.task, units=layers, shapley=PERMUTATIONS, zero_nodes=None, known=known
@@ -112,9 +117,12 @@ class FurtherWork:
         ]
 
     def _answers(self) -> list[Stage]:
-        many, units = self._many(), self._typical(self.level.explained)
-        work = planned_ablation_study(self.lm, many, units=units, ablations=self.level.ablations)
-        return [self._stage(f"ablation of {len(units)} heads, {len(many):,} prompts", "exact", work, self._ablate)]
+        # Ten thousand prompts take a while to make: counted on some of them.
+        some, units = self._many(PLANNED), self._typical(self.level.explained)
+        work = planned_ablation_study(self.lm, some, units=units, ablations=self.level.ablations)
+        count = max(self.level.prompts, len(self.task)) if self._generated() else len(self.task)
+        what = f"ablation of {len(units)} heads, {count:,} prompts"
+        return [self._stage(what, "exact", work * count / len(some), self._ablate)]
 
     def _prompts(self) -> list[Stage]:
         tasks, stages = self._corruptions(), []
@@ -149,26 +157,25 @@ class FurtherWork:
     # What units stand in the plan, before the outliers are known.
 
     def _typical(self, count: int) -> list[str]:
-        """So many heads, spread evenly over the layers."""
-        every = all_units(self.lm, "heads")
-        return every[np.unique(np.linspace(0, len(every) - 1, count).astype(int))].names
+        return list(self.likely[:count])
 
-    def _middle(self, count: int) -> list[str]:
-        """The heads of so many layers around the middle."""
-        first = max(0, (self.lm.layers - count) // 2)
-        return [
-            f"a{layer}.h{head}"
-            for layer in range(first, min(first + count, self.lm.layers))
-            for head in range(self.lm.heads)
-        ]
+    def _layers(self, names: Sequence[str]) -> list[str]:
+        """All heads of the first layers that named heads lie in, as many as get Shapley values."""
+        layers = list(dict.fromkeys(name.split(".")[0] for name in names))[: self.level.shapley]
+        return [f"{layer}.h{head}" for layer in layers for head in range(self.lm.heads)]
 
     def _to_zero(self) -> int | None:
         return self.level.to_zero or None if len(self.task) == 1 else None
 
-    def _many(self) -> Task:
+    def _generated(self) -> bool:
+        """Whether more pairs can be made."""
+        return rebuilt(self.lm, self.task, n=1) is not None
+
+    def _many(self, most: int | None = None) -> Task:
         """The task with as many prompts as the ablation study wants, if it can be made again; else as it is."""
+        wanted = self.level.prompts if most is None else min(most, self.level.prompts)
         try:
-            return rebuilt(self.lm, self.task, n=max(self.level.prompts, len(self.task))) or self.task
+            return rebuilt(self.lm, self.task, n=max(wanted, len(self.task))) or self.task
         except TaskError:
             return self.task
 
@@ -219,8 +226,7 @@ class FurtherWork:
         )
 
     def _share(self) -> None:
-        layers = list(dict.fromkeys(name.split(".")[0] for name in self._chosen()))[: self.level.shapley]
-        units = [f"{layer}.h{head}" for layer in layers for head in range(self.lm.heads)]
+        units = self._layers(self._chosen())
         known = {name: scores for name, scores in self._known().items() if name != "ig-zero"}
         self.findings.append(
             disagreement(
@@ -252,7 +258,7 @@ class FurtherWork:
     def _pool(self) -> Task | None:
         """Pairs to search: other corruptions of a few of the task's prompts, and edits by word lists."""
         try:
-            return counterfactual_pool(self.lm, self._few(), seed=self.seed)
+            return counterfactual_pool(self.lm, self._few(), most=self.level.edits, seed=self.seed)
         except TaskError:
             return None
 

@@ -19,7 +19,8 @@ class Level:
     paths towards the corrupted values; `to_zero`: towards zero, where they bend more (of a single pair). `explained`:
     outliers that get a cause, a place and a curve. `shapley`: layers whose heads get Shapley values. `prompts`: of the
     ablation study with its greedy answers, under `ablations`. `contrasted`: pairs on which so many `corruptions` of the
-    task, and the `baselines`, are compared, and among whose edits counterfactuals are searched for `searched` units.
+    task, and the `baselines`, are compared, and among whose edits counterfactuals are searched for `searched` units,
+    with so many `edits` of a word.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Level:
     corruptions: int
     baselines: tuple[str, ...]
     searched: int
+    edits: int
 
     def but(self, **changes: int | None) -> Level:
         """This level with some counts changed; None changes nothing."""
@@ -45,35 +47,37 @@ class Level:
 LEVELS: dict[str, Level] = {
     "quick": Level(
         name="quick",
-        pairs=3,
+        pairs=2,
         neurons=0,
         sample=0,
         nodes=3,
         to_zero=0,
         explained=2,
         shapley=0,
-        prompts=40,
+        prompts=30,
         ablations=("mean",),
         contrasted=0,
         corruptions=0,
         baselines=(),
         searched=0,
+        edits=0,
     ),
     "default": Level(
         name="default",
-        pairs=16,
-        neurons=500,
-        sample=300,
+        pairs=12,
+        neurons=300,
+        sample=200,
         nodes=5,
         to_zero=16,
         explained=6,
         shapley=1,
         prompts=200,
         ablations=("zero", "mean"),
-        contrasted=4,
+        contrasted=3,
         corruptions=3,
         baselines=("counterfactual", "zero", "mean"),
         searched=1,
+        edits=2,
     ),
     "full": Level(
         name="full",
@@ -90,6 +94,7 @@ LEVELS: dict[str, Level] = {
         corruptions=5,
         baselines=("counterfactual", "zero", "mean", "resample", "optimal"),
         searched=6,
+        edits=4,
     ),
 }
 

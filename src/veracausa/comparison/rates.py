@@ -38,17 +38,22 @@ def rates(lm: Model, task: Task, kinds: Iterable[str]) -> dict[str, float]:
     >>> rates(lm, task, ["exact"])["exact"]
     """
     pairs = task[:_PAIRS]
-    exact(lm, pairs, units=["a0.h0"], show_progress=False)
-    attribute(lm, pairs, units=["a0.h0"], method="atp", show_progress=False)
+    exact(lm, pairs, units=_neighbours(lm, "heads", _ROWS), show_progress=False)  # warm: the first run is slower
     work = {
         "exact": lambda: exact(lm, pairs, units=_neighbours(lm, "heads", _ROWS), show_progress=False).cost,
         "neurons": lambda: exact(lm, pairs, units=_neighbours(lm, "neurons", _ROWS), show_progress=False).cost,
         "gradients": lambda: attribute(lm, pairs, units="heads", method="atp", show_progress=False).cost,
         "paths": lambda: attribute(lm, pairs, units=_layers(lm), method="ig", nodes=5, show_progress=False).cost,
         "locating": lambda: locate(lm, pairs, units=_neighbours(lm, "heads", 2 * _PAIRS), show_progress=False).cost,
-        "passes": lambda: _measured(lm, task),
+        "passes": lambda: _measured(lm, pairs),
     }
     return {kind: _rate(work[kind]) for kind in dict.fromkeys(kinds)}
+
+
+def likely(lm: Model, task: Task) -> tuple[str, ...]:
+    """Heads in the order of |atp| on the first pairs: what will about be chosen, for counting its cost beforehand."""
+    guess = attribute(lm, task[:_PAIRS], units="heads", method="atp", show_progress=False)
+    return tuple(guess.units.names[i] for i in guess.ranking())
 
 
 def timed(steps: Sequence[Step], known: dict[str, float]) -> list[Step]:

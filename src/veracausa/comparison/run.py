@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from veracausa.comparison.further import Stage
 from veracausa.comparison.levels import LEVELS, Level, resolve_level
 from veracausa.comparison.origin import command, machine, versions
-from veracausa.comparison.rates import rates, timed
+from veracausa.comparison.rates import likely, rates, timed
 from veracausa.comparison.results import Study
 from veracausa.comparison.section import SectionWork
 from veracausa.comparison.summary import summarise
@@ -66,11 +66,13 @@ def study(
         raise TaskError("The study has no task. Give at least one, e.g. vc.tasks.ioi(lm).")
     pieces = None if out is None else Path(out) / "pieces"
     with borrowed(lm.decoder):
-        work = _work(lm, tasks, chosen, seed, pieces, show_progress)
+        heads = likely(lm, tasks[-1])
+        work = _work(lm, tasks, chosen, heads, seed, pieces, show_progress)
         stages = [stage for one in work for stage in one.stages()]
         known = rates(lm, tasks[-1], (stage.step.kind for stage in stages))
         plan = timed([stage.step for stage in stages], known)
-        announce(_announcement(lm, tasks, chosen, plan, known, seed), show_progress)
+        if show_progress:
+            announce(_announcement(lm, tasks, chosen, heads, plan, known), True)
         done = [_done(stage) for stage in stages]
         sections = tuple(one.section() for one in work)
     return Study(
@@ -93,31 +95,32 @@ def forecast(lm: Model, task: Task | Sequence[Task], level: str | Level = "defau
     >>> sum(step.seconds for step in forecast(lm, task, "quick"))
     """
     tasks = list(task) if isinstance(task, Sequence) else [task]
-    steps = _steps(lm, tasks, resolve_level(level), seed)
+    steps = _steps(lm, tasks, resolve_level(level), likely(lm, tasks[-1]), seed)
     return timed(steps, rates(lm, tasks[-1], (step.kind for step in steps)))
 
 
-def _steps(lm: Model, tasks: Sequence[Task], level: Level, seed: int) -> list[Step]:
-    return [stage.step for one in _work(lm, tasks, level, seed, None, False) for stage in one.stages()]
+def _steps(lm: Model, tasks: Sequence[Task], level: Level, heads: tuple[str, ...], seed: int = 0) -> list[Step]:
+    work = _work(lm, tasks, level, heads, seed, None, False)
+    return [stage.step for one in work for stage in one.stages()]
 
 
 def _work(
-    lm: Model, tasks: Sequence[Task], level: Level, seed: int, pieces: Path | None, show: bool
+    lm: Model, tasks: Sequence[Task], level: Level, heads: tuple[str, ...], seed: int, pieces: Path | None, show: bool
 ) -> list[SectionWork]:
     last = len(tasks) - 1
-    return [SectionWork(lm, one, level, seed, pieces, show, main=i == last) for i, one in enumerate(tasks)]
+    return [SectionWork(lm, one, level, heads, seed, pieces, show, main=i == last) for i, one in enumerate(tasks)]
 
 
 def _announcement(
-    lm: Model, tasks: Sequence[Task], level: Level, plan: list[Step], known: dict[str, float], seed: int
+    lm: Model, tasks: Sequence[Task], level: Level, heads: tuple[str, ...], plan: list[Step], known: dict[str, float]
 ) -> str:
-    """What each stage will cost, and what the other levels would."""
+    """What each stage will cost, and what the other levels would on the same pairs."""
     others = []
     for name, other in LEVELS.items():
         if name != level.name:
-            steps = [step for step in _steps(lm, tasks, other, seed) if step.kind in known]
+            steps = [step for step in _steps(lm, tasks, other, heads) if step.kind in known]
             others.append(f"{name} {_minutes(sum(step.seconds or 0 for step in timed(steps, known)))}")
-    return f"{told(plan)}\nof the same pairs: {', '.join(others)}"
+    return f"{told(plan)}\non the same pairs, about: {', '.join(others)}"
 
 
 def _minutes(seconds: float) -> str:

@@ -32,13 +32,23 @@ class SectionWork:
     """The work on one task. `stages()` names it with its cost before anything is run; `section()` is what was found."""
 
     def __init__(
-        self, lm: Model, task: Task, level: Level, seed: int, pieces: Path | None, show: bool, *, main: bool
+        self,
+        lm: Model,
+        task: Task,
+        level: Level,
+        heads: tuple[str, ...],
+        seed: int,
+        pieces: Path | None,
+        show: bool,
+        *,
+        main: bool,
     ) -> None:
-        """`main`: with all that the level asks for; else only what is needed to see where methods disagree, and why."""
+        """`heads`: those that will about be chosen, in order, for the plan. `main`: with all that the level asks for;
+        else only what is needed to see where methods disagree, and why."""
         self.lm, self.task, self.level, self.seed, self.pieces, self.show = lm, task, level, seed, pieces, show
         self.main = main
         self.panels: dict[str, Panel] = {}
-        self.further = FurtherWork(lm, task, level, seed, pieces, show, lambda: self.panels["heads"])
+        self.further = FurtherWork(lm, task, level, heads, seed, pieces, show, lambda: self.panels["heads"])
 
     def stages(self) -> list[Stage]:
         """All stages, in the order in which they must run."""
