@@ -13,7 +13,8 @@ from veracausa.engine.cost import Cost
 class Step:
     """A step of the work, forecast or done: token-layers, in forward passes over its pairs, seconds (None: unknown).
 
-    `kind`: which rate it runs at, as the forecast that made it names them ("gradients", "exact", …).
+    `batches`: of prompts that are recorded, each of which takes a while to begin. `kind`: which rate it runs at, as the
+    forecast that made it names them ("gradients", "exact", …).
     """
 
     what: str
@@ -21,6 +22,7 @@ class Step:
     token_layers: float
     passes: float
     seconds: float | None = None
+    batches: int = 0
 
     @classmethod
     def done(cls, what: str, kind: str, cost: Cost) -> Step:

@@ -148,7 +148,7 @@ def test_levels_nest_and_are_told(lm, task_of, capfd):
     assert quick < default
     study(lm, task, level="quick", show_progress=True)
     told = capfd.readouterr().err
-    assert "token-layers" in told and "together, about" in told and "default" in told and "full" in told
+    assert "token-layers" in told and "together, about" in told and "--default" in told and "--full" in told
     with pytest.raises(vc.errors.MethodError, match="quick, default, full"):
         study(lm, task, level="thorough")
 

@@ -17,6 +17,7 @@ from veracausa.attribution.surface import planned_surface, surface
 from veracausa.behaviour.study import ablation_study, planned_ablation_study
 from veracausa.causes.disagreement import disagreement, planned_disagreement
 from veracausa.causes.locate import locate, planned_locate
+from veracausa.comparison.rates import batches
 from veracausa.counterfactuals.baselines import compare_baselines, planned_compare_baselines
 from veracausa.counterfactuals.compare import compare_counterfactuals, planned_compare_counterfactuals
 from veracausa.counterfactuals.general import general_purpose, planned_general_purpose
@@ -85,7 +86,7 @@ class FurtherWork:
             self._stage(
                 "last-in and direct effects of all heads", "exact",
                 planned_disagreement(self.lm, self.task, units="heads", zero_nodes=self._to_zero(), known=known),
-                self._disagree,
+                self._disagree, 2 * batches(self.task),
             ),
             self._stage(
                 f"responses of {len(typical)} outliers and their layers", "exact",
@@ -122,37 +123,40 @@ class FurtherWork:
         work = planned_ablation_study(self.lm, some, units=units, ablations=self.level.ablations)
         count = max(self.level.prompts, len(self.task)) if self._generated() else len(self.task)
         what = f"ablation of {len(units)} heads, {count:,} prompts"
-        return [self._stage(what, "exact", work * count / len(some), self._ablate)]
+        return [self._stage(what, "exact", work * count / len(some), self._ablate, len(set(some.lengths)))]
 
     def _prompts(self) -> list[Stage]:
         tasks, stages = self._corruptions(), []
         if len(tasks) > 1:
             work = planned_compare_counterfactuals(self.lm, tasks)
-            stages.append(self._stage(f"heads under {len(tasks)} corruptions", "exact", work, self._contrast))
+            count = sum(batches(task) for task in tasks.values())
+            stages.append(self._stage(f"heads under {len(tasks)} corruptions", "exact", work, self._contrast, count))
             work = planned_head_roles(self.lm, self.task)
             stages.append(self._stage("what heads look at", "passes", work, self._roles))
         if self.level.searched and (pool := self._pool()) is not None:
             units = self._typical(self.level.searched)
             work = planned_counterfactual_search(self.lm, pool, units=units)
             what = f"search of {len(pool)} counterfactuals for {len(units)} head(s)"
-            stages.append(self._stage(what, "exact", work, self._search))
+            stages.append(self._stage(what, "exact", work, self._search, batches(pool)))
         return stages
 
     def _replacements(self) -> list[Stage]:
         few, kinds = self._few(), self.level.baselines
         work = planned_compare_baselines(self.lm, few, ablations=kinds, nodes=self.level.nodes)
-        known = ("counterfactual", "mean")
+        count, known = 2 * len(kinds) * batches(few), ("counterfactual", "mean")
         rest = planned_general_purpose(self.lm, few, known=known)
         return [
-            self._stage(f"heads by {len(kinds)} baselines ({len(few)} pairs)", "exact", work, self._baselines),
+            self._stage(f"heads by {len(kinds)} baselines ({len(few)} pairs)", "exact", work, self._baselines, count),
             self._stage("general-purpose heads", "exact", rest, self._general),
         ]
 
-    def _stage(self, what: str, kind: str, work: float, run: Callable[[], Any]) -> Stage:
+    def _stage(self, what: str, kind: str, work: float, run: Callable[[], Any], count: int | None = None) -> Stage:
+        """`count`: batches that are recorded on the way (default: those of the task, once)."""
         from veracausa.comparison.summary import called
 
         passes = work / (sum(self.task.lengths) * self.lm.layers)
-        return Stage(Step(f"{what}, {called(self.task)}", kind, work, passes), run)
+        count = batches(self.task) if count is None else count
+        return Stage(Step(f"{what}, {called(self.task)}", kind, work, passes, batches=count), run)
 
     # What units stand in the plan, before the outliers are known.
 

@@ -1,7 +1,7 @@
 """How fast this machine is at each kind of work, from a few seconds of it, so that a study's time can be told before.
 
 Rates are token-layers a second on the first pairs of the very task, in the very batches that the work will use as far
-as a short run can. What a first call costs once (loading code, the first matrix product) is not timed.
+as a short run can.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -24,30 +24,58 @@ if TYPE_CHECKING:
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 
-#: Pairs that are timed.
-_PAIRS = 2
+#: Pairs that are timed: the fewer, the less the timing costs itself.
+_PAIRS = 1
 #: Rows of patched runs that are timed: a chunk or two, from neighbouring layers as in the work itself.
-_ROWS = 144
+_FEW, _ROWS = 4, 150
 #: Layers whose path to the corrupted values is timed.
 _LAYERS = 5
 
 
-def rates(lm: Model, task: Task, kinds: Iterable[str]) -> dict[str, float]:
-    """Token-layers a second of each kind of work: "exact", "neurons", "gradients", "paths", "locating", "passes".
+class Rate(NamedTuple):
+    """Token-layers a second, and the seconds that every batch takes to begin: seconds = work / speed + batches · begin.
 
-    >>> rates(lm, task, ["exact"])["exact"]
+    A batch of a few prompts reads all weights for a few tokens when it is recorded, however many rows then follow.
+    """
+
+    speed: float
+    begin: float
+
+
+def rates(lm: Model, task: Task, kinds: Iterable[str]) -> dict[str, Rate]:
+    """The rate of each kind of work: "exact", "neurons", "gradients", "paths", "locating", "passes".
+
+    >>> rates(lm, task, ["exact"])["exact"].speed
     """
     pairs = task[:_PAIRS]
-    exact(lm, pairs, units=_neighbours(lm, "heads", _ROWS), show_progress=False)  # warm: the first run is slower
-    work = {
-        "exact": lambda: exact(lm, pairs, units=_neighbours(lm, "heads", _ROWS), show_progress=False).cost,
-        "neurons": lambda: exact(lm, pairs, units=_neighbours(lm, "neurons", _ROWS), show_progress=False).cost,
-        "gradients": lambda: attribute(lm, pairs, units="heads", method="atp", show_progress=False).cost,
-        "paths": lambda: attribute(lm, pairs, units=_layers(lm), method="ig", nodes=5, show_progress=False).cost,
-        "locating": lambda: locate(lm, pairs, units=_neighbours(lm, "heads", 2 * _PAIRS), show_progress=False).cost,
-        "passes": lambda: _measured(lm, pairs),
+
+    def patched(kind: str, rows: int) -> Cost:
+        return exact(lm, pairs, units=_neighbours(lm, kind, rows), show_progress=False).cost
+
+    def estimated(units: str | list[str], method: str, nodes: int | None = None) -> Cost:
+        return attribute(lm, pairs, units=units, method=method, nodes=nodes, show_progress=False).cost
+
+    def placed(rows: int) -> Cost:
+        return locate(lm, pairs, units=_neighbours(lm, "heads", rows), alphas=(0.5,), show_progress=False).cost
+
+    work: dict[str, tuple[Callable[[], Cost], Callable[[], Cost]]] = {
+        "exact": (lambda: patched("heads", _FEW), lambda: patched("heads", _ROWS)),
+        "neurons": (lambda: patched("neurons", _FEW), lambda: patched("neurons", _ROWS)),
+        "gradients": (lambda: Cost(), lambda: estimated("heads", "atp")),
+        "paths": (
+            lambda: estimated(_layers(lm, 1), "ig", nodes=5),
+            lambda: estimated(_layers(lm, _LAYERS), "ig", nodes=5),
+        ),
+        "locating": (lambda: placed(2), lambda: placed(8)),
+        "passes": (lambda: Cost(), lambda: _measured(lm, pairs)),
     }
-    return {kind: _rate(work[kind]) for kind in dict.fromkeys(kinds)}
+    estimated("heads", "atp")  # warm: what a first run costs once is not timed
+    return {kind: _rate(*work[kind], batches(pairs)) for kind in dict.fromkeys(kinds)}
+
+
+def batches(task: Task) -> int:
+    """Groups of pairs that run together: those of one length and one first difference."""
+    return len(set(zip(task.lengths, task.first_difference, strict=True)))
 
 
 def likely(lm: Model, task: Task) -> tuple[str, ...]:
@@ -56,15 +84,30 @@ def likely(lm: Model, task: Task) -> tuple[str, ...]:
     return tuple(guess.units.names[i] for i in guess.ranking())
 
 
-def timed(steps: Sequence[Step], known: dict[str, float]) -> list[Step]:
+def timed(steps: Sequence[Step], known: dict[str, Rate]) -> list[Step]:
     """The steps with the seconds that they will about take, at known rates."""
-    return [replace(step, seconds=step.token_layers / known[step.kind]) for step in steps]
+
+    def seconds(step: Step) -> float:
+        rate = known[step.kind]
+        return step.token_layers / rate.speed + step.batches * rate.begin
+
+    return [replace(step, seconds=seconds(step)) for step in steps]
 
 
-def _rate(work: Callable[[], Cost]) -> float:
+def _rate(small: Callable[[], Cost], large: Callable[[], Cost], count: int) -> Rate:
+    """From two runs over the same batches: what the larger does more tells the speed, what is left how they begin."""
+    (few, short), (many, long) = _clocked(small), _clocked(large)
+    speed = many / max(long, 1e-6)
+    if few and long > short:
+        speed = max(speed, (many - few) / (long - short))
+    return Rate(speed, max(0.0, short - few / speed) / count if few else 0.0)
+
+
+def _clocked(work: Callable[[], Cost]) -> tuple[int, float]:
+    """Token-layers, and seconds."""
     began = time.monotonic()
     cost = work()
-    return cost.token_layers / max(time.monotonic() - began, 1e-6)
+    return cost.token_layers, time.monotonic() - began
 
 
 def _measured(lm: Model, task: Task) -> Cost:
@@ -75,9 +118,9 @@ def _measured(lm: Model, task: Task) -> Cost:
     return cost
 
 
-def _layers(lm: Model) -> list[str]:
-    """Heads of some layers, spread evenly."""
-    layers = np.unique(np.linspace(0, lm.layers - 1, min(_LAYERS, lm.layers)).astype(int))
+def _layers(lm: Model, count: int) -> list[str]:
+    """A head of each of some layers, spread evenly."""
+    layers = np.unique(np.linspace(0, lm.layers - 1, min(count, lm.layers)).astype(int))
     return [f"a{layer}.h0" for layer in layers]
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from veracausa.comparison.further import Stage
 from veracausa.comparison.levels import LEVELS, Level, resolve_level
 from veracausa.comparison.origin import command, machine, versions
-from veracausa.comparison.rates import likely, rates, timed
+from veracausa.comparison.rates import Rate, likely, rates, timed
 from veracausa.comparison.results import Study
 from veracausa.comparison.section import SectionWork
 from veracausa.comparison.summary import summarise
@@ -26,6 +26,7 @@ from veracausa.engine.guard import borrowed
 from veracausa.errors import TaskError
 from veracausa.forecast import Step, told
 from veracausa.progress import announce
+from veracausa.tasks.registry import rebuilt
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -112,15 +113,24 @@ def _work(
 
 
 def _announcement(
-    lm: Model, tasks: Sequence[Task], level: Level, heads: tuple[str, ...], plan: list[Step], known: dict[str, float]
+    lm: Model, tasks: Sequence[Task], level: Level, heads: tuple[str, ...], plan: list[Step], known: dict[str, Rate]
 ) -> str:
-    """What each stage will cost, and what the other levels would on the same pairs."""
+    """What each stage will cost, and what the other levels would with their own number of pairs."""
     others = []
     for name, other in LEVELS.items():
         if name != level.name:
-            steps = [step for step in _steps(lm, tasks, other, heads) if step.kind in known]
-            others.append(f"{name} {_minutes(sum(step.seconds or 0 for step in timed(steps, known)))}")
-    return f"{told(plan)}\non the same pairs, about: {', '.join(others)}"
+            steps = [step for step in _steps(lm, _as_usual(lm, tasks, other), other, heads) if step.kind in known]
+            others.append(f"--{name} {_minutes(sum(step.seconds or 0 for step in timed(steps, known)))}")
+    return f"{told(plan)}\nother sizes, about: {', '.join(others)}; drawing the page comes on top"
+
+
+def _as_usual(lm: Model, tasks: Sequence[Task], level: Level) -> list[Task]:
+    """The tasks as the command line would give them at a level: as many pairs; a quick study has one task."""
+    try:
+        last = rebuilt(lm, tasks[-1], n=level.pairs) or tasks[-1]
+    except TaskError:
+        last = tasks[-1]
+    return [last] if level.name == "quick" else [*tasks[:-1], last]
 
 
 def _minutes(seconds: float) -> str:

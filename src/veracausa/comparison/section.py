@@ -16,6 +16,7 @@ from veracausa.attribution.units import all_units
 from veracausa.comparison.further import FurtherWork, Stage
 from veracausa.comparison.levels import Level
 from veracausa.comparison.neurons import choose_neurons
+from veracausa.comparison.rates import batches
 from veracausa.comparison.results import Panel, Section
 from veracausa.comparison.summary import called
 from veracausa.forecast import Step
@@ -86,7 +87,8 @@ class SectionWork:
 
     def _stage(self, what: str, kind: str, work: float, run: Callable[[], Any]) -> Stage:
         passes = work / (sum(self.task.lengths) * self.lm.layers)
-        return Stage(Step(f"{what} on {called(self.task)}", kind, work, passes), run)
+        step = Step(f"{what} on {called(self.task)}", kind, work, passes, batches=batches(self.task))
+        return Stage(step, run)
 
     def _kind(self, kind: str, methods: list[tuple[str, dict[str, Any]]]) -> list[Stage]:
         """Exact effects of all units of a kind, then estimates of them."""
