@@ -34,9 +34,9 @@ def test_batches_are_what_a_tape_holds(task_of):
 
 def test_every_kind_has_a_rate_and_steps_their_seconds(tiny, task_of):
     lm, task = tiny("llama"), task_of((5, 6), n=3)
-    kinds = ["exact", "neurons", "gradients", "paths", "locating", "passes"]
+    kinds = ["exact", "neurons", "gradients", "paths", "locating"]
     known = rates(lm, task, kinds)
-    assert list(known) == kinds and all(rate.speed > 0 and rate.begin >= 0 for rate in known.values())
+    assert set(known) == set(kinds) and all(rate.speed > 0 and rate.begin >= 0 for rate in known.values())
     [step] = timed([Step("one", "exact", 1000.0, 1.0, batches=3)], known)
     assert step.seconds == pytest.approx(1000 / known["exact"].speed + 3 * known["exact"].begin)
     heads = likely(lm, task)

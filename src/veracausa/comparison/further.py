@@ -132,7 +132,7 @@ class FurtherWork:
             count = sum(batches(task) for task in tasks.values())
             stages.append(self._stage(f"heads under {len(tasks)} corruptions", "exact", work, self._contrast, count))
             work = planned_head_roles(self.lm, self.task)
-            stages.append(self._stage("what heads look at", "passes", work, self._roles))
+            stages.append(self._stage("what heads look at", "gradients", work, self._roles))
         if self.level.searched and (pool := self._pool()) is not None:
             units = self._typical(self.level.searched)
             work = planned_counterfactual_search(self.lm, pool, units=units)

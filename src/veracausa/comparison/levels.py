@@ -47,14 +47,14 @@ class Level:
 LEVELS: dict[str, Level] = {
     "quick": Level(
         name="quick",
-        pairs=2,
+        pairs=1,
         neurons=0,
         sample=0,
         nodes=3,
         to_zero=0,
         explained=2,
         shapley=0,
-        prompts=30,
+        prompts=20,
         ablations=("mean",),
         contrasted=0,
         corruptions=0,
