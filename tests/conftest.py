@@ -23,6 +23,23 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores already
 EXACT = 1e-9
 
 
+#: Families that are another one with other sizes or switches: blocks as in llama, or gpt_neox with sequential blocks.
+SIBLINGS = {"mistral", "qwen2", "smollm3", "gpt_neox-sequential"}
+#: Where every family is always tested: the anatomy, the recorded run, exact effects against the naive reference, circuits.
+EVERY_FAMILY = {
+    "test_decoder.py", "test_graph.py", "test_tape.py", "test_exact.py", "test_naive.py", "test_contracts.py",
+    "test_circuit_forward.py",
+}  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave siblings of a family to `make test-all`, but for what the whole library rests on."""
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        if callspec and item.path.name not in EVERY_FAMILY and callspec.params.get("family") in SIBLINGS:
+            item.add_marker(pytest.mark.slow)
+
+
 @cache
 def _shared(family: str, dtype: torch.dtype) -> Model:
     return as_model(tiny_models.make(family, seed=1, dtype=dtype), family)

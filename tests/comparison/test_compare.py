@@ -105,6 +105,7 @@ def test_what_means_nothing_is_left_out_with_its_reason(lm, task_of):
     assert any("atp" in note and "KL" in note for note in page.notes)
 
 
+@pytest.mark.slow
 def test_all_methods_and_several_tasks(lm, task_of, tmp_path):
     tasks = [task_of(6, n=1, name="one"), task_of(5, n=2, name="two")]
     presets = [name for name in COMPARED if name != "mask"]  # three hundred steps; it has a test of its own

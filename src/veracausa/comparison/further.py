@@ -102,7 +102,7 @@ class FurtherWork:
             *(self._together() if level.shapley else []),
             *(self._answers() if level.prompts else []),
             *(self._prompts() if level.contrasted else []),
-            *(self._replacements() if level.contrasted else []),
+            *(self._replacements() if level.replaced else []),
         ]
 
     def _together(self) -> list[Stage]:
@@ -262,7 +262,8 @@ class FurtherWork:
     def _pool(self) -> Task | None:
         """Pairs to search: other corruptions of a few of the task's prompts, and edits by word lists."""
         try:
-            return counterfactual_pool(self.lm, self._few(), most=self.level.edits, seed=self.seed)
+            some = self.task[: self.level.contrasted]
+            return counterfactual_pool(self.lm, some, most=self.level.edits, seed=self.seed)
         except TaskError:
             return None
 
@@ -276,7 +277,7 @@ class FurtherWork:
         )
 
     def _few(self) -> Task:
-        return self.task[: self.level.contrasted]
+        return self.task[: self.level.replaced]
 
     def _baselines(self) -> None:
         self.findings.append(

@@ -19,8 +19,8 @@ class Level:
     paths towards the corrupted values; `to_zero`: towards zero, where they bend more (of a single pair). `explained`:
     outliers that get a cause, a place and a curve. `shapley`: layers whose heads get Shapley values. `prompts`: of the
     ablation study with its greedy answers, under `ablations`. `contrasted`: pairs on which so many `corruptions` of the
-    task, and the `baselines`, are compared, and among whose edits counterfactuals are searched for `searched` units,
-    with so many `edits` of a word.
+    task are compared, and among whose `edits` of a word counterfactuals are searched for `searched` units. `replaced`:
+    pairs on which the `baselines` are compared.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Level:
     ablations: tuple[str, ...]
     contrasted: int
     corruptions: int
+    replaced: int
     baselines: tuple[str, ...]
     searched: int
     edits: int
@@ -58,6 +59,7 @@ LEVELS: dict[str, Level] = {
         ablations=("mean",),
         contrasted=0,
         corruptions=0,
+        replaced=0,
         baselines=(),
         searched=0,
         edits=0,
@@ -73,8 +75,9 @@ LEVELS: dict[str, Level] = {
         shapley=1,
         prompts=150,
         ablations=("zero", "mean"),
-        contrasted=3,
+        contrasted=5,
         corruptions=3,
+        replaced=3,
         baselines=("counterfactual", "zero", "mean"),
         searched=1,
         edits=2,
@@ -92,6 +95,7 @@ LEVELS: dict[str, Level] = {
         ablations=("zero", "mean"),
         contrasted=16,
         corruptions=5,
+        replaced=12,
         baselines=("counterfactual", "zero", "mean", "resample", "optimal"),
         searched=6,
         edits=4,

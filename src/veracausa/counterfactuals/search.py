@@ -205,9 +205,11 @@ class Search:
         if not check.n:
             return "No held-out prompt has such a pair, so how far chance chose it is not known."
         word = "|effect|" if by == "effect" else "lead over its site"
+        several = "" if check.n == 1 else "s"
         return (
-            f"On {check.n} held-out prompts with other words its {word} by that kind is {share(*check.found, 2)}, by "
-            f"the task's own {share(*check.own, 2)}: difference {share(*check.difference, 2)}."
+            f"On {check.n} held-out prompt{several} with other words its {word} by that kind is "
+            f"{share(*check.found, 2)}, by the task's own {share(*check.own, 2)}: "
+            f"difference {share(*check.difference, 2)}."
         )
 
     def _words(self, pair: int) -> str:

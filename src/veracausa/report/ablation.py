@@ -236,7 +236,7 @@ def _forecast_figure(found: Against, name: str) -> Figure:
 def _scatter(data: Datasets, found: Against, score: np.ndarray, name: str) -> View:
     change, spread = found.change, np.nan_to_num(found.stderr)
     across, up = padded([score]), padded([change - 1.96 * spread, change + 1.96 * spread])
-    kinds = ["accuracy changes significantly", "not significantly"]
+    kinds = ["significant", "not significant"]
     rows: list[Row] = [
         {
             "name": unit,

@@ -97,7 +97,10 @@ _BESIDE = (Against, HeadRoles)
 
 @dataclass(frozen=True)
 class Chapter:
-    """A finding as the page shows it; `about`: what its numbers are, on demand."""
+    """A finding as the page shows it.
+
+    `sentences`: what it says and no figure of it says already; `about`: what its numbers are, on demand.
+    """
 
     name: str
     title: str
@@ -119,14 +122,14 @@ def chapters(findings: Sequence[Any], section: str) -> list[Chapter]:
         taken = sum(chapter.title == title for chapter in made)
         name = f"{section}-{identifier(title)}" + (f"-{taken + 1}" if taken else "")
         figures, tables = draw(finding, name, beside)
-        made.append(
-            Chapter(name, title, lead, _sentences(finding, beside), tuple(figures), tuple(tables), finding.describe())
-        )
+        below = " ".join(figure.sentence for figure in figures)
+        said = tuple(line for line in _sentences(finding, beside) if line not in below)
+        made.append(Chapter(name, title, lead, said, tuple(figures), tuple(tables), finding.describe()))
     return made
 
 
 def _sentences(finding: Any, beside: Sequence[Any]) -> tuple[str, ...]:
-    """What a chapter says, that of the findings beside it included."""
+    """What a chapter has to say, that of the findings beside it included."""
     kinds: dict[str, Any] = {"AblationStudy": Against, "CounterfactualComparison": HeadRoles}
     kind = kinds.get(type(finding).__name__)
     more = [line for one in beside if kind is not None and isinstance(one, kind) for line in one.sentences]
