@@ -25,7 +25,7 @@ EXACT = 1e-9
 
 #: Families that are another one with other sizes or switches: blocks as in llama, or gpt_neox with sequential blocks.
 SIBLINGS = {"mistral", "qwen2", "smollm3", "gpt_neox-sequential"}
-#: Where every family is always tested: the anatomy, the recorded run, exact effects against the naive reference, circuits.
+#: Where every family is always tested: anatomy, recorded runs, exact effects against the naive reference, circuits.
 EVERY_FAMILY = {
     "test_decoder.py", "test_graph.py", "test_tape.py", "test_exact.py", "test_naive.py", "test_contracts.py",
     "test_circuit_forward.py",
