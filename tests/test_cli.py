@@ -146,6 +146,11 @@ def test_study(call, tmp_path):
     assert "• " in result.output
 
 
+def test_a_study_has_one_size(call, tmp_path):
+    both = call("study", "ioi-published", "--quick", "--full", "--out", tmp_path / "out")
+    assert type(both.exception).__name__ == "MethodError" and not (tmp_path / "out").exists()
+
+
 def test_compare(call, pairs, tmp_path):
     result = call("compare", "--task", pairs, "--methods", "atp,eap-ig,gradpath-complete", "--out", tmp_path)
     assert result.exit_code == 0, result.output
