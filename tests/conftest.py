@@ -33,7 +33,8 @@ EVERY_FAMILY = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave siblings of a family to `make test-all`, but for what the whole library rests on."""
+    """Leave siblings of a family to `make test-all`, but for what the whole library rests on; long tests go first."""
+    items.sort(key=lambda item: item.path.name != "test_docs.py")  # at the end one worker would wait for them
     for item in items:
         callspec = getattr(item, "callspec", None)
         if callspec and item.path.name not in EVERY_FAMILY and callspec.params.get("family") in SIBLINGS:
