@@ -138,7 +138,7 @@ def test_two_baselines_do_not_overwrite_each_other(call, pairs, tmp_path):
 
 
 def test_study(call, tmp_path):
-    result = call("study", "ioi-published", "--out", tmp_path / "out")
+    result = call("study", "ioi-published", "--quick", "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
     report = tmp_path / "out" / "report.html"
     assert str(report.resolve()) in result.output.replace("\n", "")
