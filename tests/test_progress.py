@@ -7,7 +7,7 @@ import pytest
 
 import veracausa as vc
 from veracausa import progress as module
-from veracausa.progress import left, progress
+from veracausa.progress import duration, left, progress
 
 
 class Clock:
@@ -22,6 +22,23 @@ class Clock:
 )
 def test_time_left_in_words(done, total, seconds, words):
     assert left(done, total, seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.4, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 0 s"),  # was "60 s"
+        (119.7, "2 min 0 s"),  # was "1 min 60 s"
+        (3599.4, "59 min 59 s"),
+        (3599.6, "1 h 0 min"),
+        (7170, "2 h 0 min"),  # 1 h 59.5 min
+        (7500, "2 h 5 min"),
+    ],
+)
+def test_rounding_carries_into_the_next_unit(seconds, words):
+    assert duration(seconds) == words
 
 
 def test_lines_tell_share_and_time(monkeypatch, capsys):

@@ -34,6 +34,7 @@ from veracausa.cli_parts import (
     load_model,
     load_task,
     say,
+    took,
 )
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def study(
     path = page.save(out)
     for sentence in page.summary:
         print(f"• {sentence}")
-    print(f"\n{page.seconds:.0f} s. Report: {path.resolve()}")
+    print(f"\n{took(page.seconds)} Report: {path.resolve()}")
 
 
 @app.command(cls=TaskCommand)
@@ -118,7 +119,7 @@ def compare(
             print(pd.DataFrame(table(panel)).round(4).to_string(index=False, na_rep=""))
     for line in (*page.summary, *page.notes):
         print(f"• {line}")
-    print(f"\n{page.seconds:.0f} s. Page: {path.resolve()}")
+    print(f"\n{took(page.seconds)} Page: {path.resolve()}")
 
 
 @app.command()

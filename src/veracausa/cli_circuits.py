@@ -18,6 +18,7 @@ from veracausa.cli_parts import (
     load_model,
     load_task,
     say,
+    took,
 )
 
 Sizes = Annotated[
@@ -65,7 +66,7 @@ def discover(
     )  # fmt: skip
     page = found.save(out)
     print(found)
-    print(f"\n{found.seconds:.0f} s. Page: {page.resolve()}")
+    print(f"\n{took(found.seconds)} Page: {page.resolve()}")
 
 
 def evaluate(

@@ -79,3 +79,10 @@ def load_task(lm: Model, name: str, n: int, seed: int, metric: str | None) -> Ta
 def say(text: str) -> None:
     """A line on standard error, beside the results."""
     print(text, file=sys.stderr)
+
+
+def took(seconds: float) -> str:
+    """How long the work took, and what that leaves out."""
+    from veracausa.progress import duration
+
+    return f"{duration(seconds)}, besides loading the model and drawing the page."

@@ -1,12 +1,21 @@
-"""Steps of long work with what they cost: told before it begins, compared with afterwards."""
+"""Steps of long work with what they cost: told before it begins, corrected on the way, compared with afterwards.
+
+Rates that were timed for a moment are off by as much as the machine is busier later. So what has run corrects what is
+left: its seconds are multiplied by Σ taken / Σ forecast of the steps of its kind, or of all steps while none of its
+kind has run.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from veracausa.engine.cost import Cost
+from veracausa.progress import duration
+
+#: A step that takes less than this part of its forecast was read from finished pieces, and tells nothing about speed.
+_READ = 0.1
 
 
 @dataclass(frozen=True)
@@ -34,11 +43,10 @@ class Step:
         return asdict(self)
 
 
-def told(steps: Sequence[Step]) -> str:
-    """Steps as lines of text, with their sum."""
+def told(steps: Sequence[Step], *besides: str) -> str:
+    """Steps as lines of text, with their sum, and what their seconds leave out (`besides`: further parts)."""
     rows = [(step.what, step.token_layers, step.passes, step.seconds) for step in steps]
-    known = [step.seconds for step in steps if step.seconds is not None]
-    total = sum(known) if known and len(known) == len(steps) else None
+    total = _sum(steps)
     rows.append(("together, about", sum(step.token_layers for step in steps), float("nan"), total))
     width = max(len(what) for what, *_ in rows)
     lines = [f"{'':<{width}}  token-layers  passes  seconds"]
@@ -46,4 +54,54 @@ def told(steps: Sequence[Step]) -> str:
         shown = "" if passes != passes else f"{passes:,.1f}"
         last = "–" if seconds is None else f"{seconds:,.1f}"
         lines.append(f"{what:<{width}}  {count:>12,.0f}  {shown:>6}  {last:>7}")
+    if total is not None:
+        without = ", ".join(("loading the model", "timing it", *besides))
+        lines.append(
+            f"seconds: at the speed that this machine had just now, corrected as steps end; left out: {without}"
+        )
     return "\n".join(lines)
+
+
+def corrected(plan: Sequence[Step], done: Sequence[Step]) -> list[Step]:
+    """The steps that are left, with the seconds that they will take as far as the finished ones tell.
+
+    `plan`: all steps with their forecast; `done`: the first of them with what they took.
+
+    >>> plan = [Step("heads", "exact", 1000, 2, seconds=10), Step("neurons", "exact", 2000, 4, seconds=20)]
+    >>> corrected(plan, [replace(plan[0], seconds=27)])[0].seconds
+    54.0
+    """
+    pairs = [
+        (one.kind, one.seconds, took.seconds)
+        for one, took in zip(plan, done, strict=False)
+        if one.seconds and took.seconds is not None and took.seconds >= _READ * one.seconds
+    ]
+
+    def ratio(kind: str) -> float:
+        own = [pair for pair in pairs if pair[0] == kind] or pairs
+        return sum(taken for *_, taken in own) / sum(seconds for _, seconds, _ in own) if own else 1.0
+
+    return [
+        one if one.seconds is None else replace(one, seconds=one.seconds * ratio(one.kind)) for one in plan[len(done) :]
+    ]
+
+
+def after(plan: Sequence[Step], done: Sequence[Step]) -> str:
+    """What to say when a step has ended: what it took, and what the others will about take now.
+
+    "step 2 of 9 took 27 s (forecast 10 s): … · 7 steps left, about 1 min 54 s (42 s before)"
+    """
+    last, was, rest = done[-1], plan[len(done) - 1], corrected(plan, done)
+    forecast = "" if was.seconds is None else f" (forecast {duration(was.seconds)})"
+    text = f"step {len(done)} of {len(plan)} took {duration(last.seconds or 0)}{forecast}: {last.what}"
+    if not rest:
+        return text
+    text += f" · {len(rest)} step{'' if len(rest) == 1 else 's'} left"
+    known, before = _sum(rest), _sum(corrected(plan, done[:-1])[1:])
+    return text if known is None or before is None else f"{text}, about {duration(known)} ({duration(before)} before)"
+
+
+def _sum(steps: Sequence[Step]) -> float | None:
+    """Seconds of all steps; None where those of one are unknown."""
+    known = [step.seconds for step in steps if step.seconds is not None]
+    return sum(known) if len(known) == len(steps) and known else None

@@ -24,12 +24,26 @@ class Tick(Protocol):
         ...
 
 
+def duration(seconds: float) -> str:
+    """A time in words, rounded before it is split, so that 119.7 s are "2 min 0 s": "9 s", "3 min 20 s", "2 h 5 min".
+
+    >>> duration(200)
+    '3 min 20 s'
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
 def left(done: float, total: float, seconds: float) -> str:
     """Time left in words, from what is done so far: '3 min 20 s'."""
     if done <= 0:
         return "…"
-    rest = seconds * (total - done) / done
-    return f"{rest:.0f} s" if rest < 60 else f"{rest // 60:.0f} min {rest % 60:.0f} s"
+    return duration(seconds * (total - done) / done)
 
 
 def announce(text: str, show: bool) -> None:

@@ -186,6 +186,10 @@ def test_the_forecast_is_shown_beforehand_with_seconds(lm, task, capsys):
     said = capsys.readouterr().err
     assert "token-layers" in said and "scores of 190 edges by eap-ig on 4 pairs" in said
     assert re.search(r"together, about +[\d,]+ +[\d,.]+\n", said)
+    assert "left out: loading the model, timing it, selecting the circuit, drawing the page" in said
+    assert re.findall(r"step (\d) of 6 took .*: (scores of|exact effects of) .* · (\d) steps left, about", said) == [
+        ("1", "scores of", "5"), ("2", "exact effects of", "4"),
+    ]  # fmt: skip
 
 
 # ---- the folder ------------------------------------------------------------------------------------------------------

@@ -1,11 +1,15 @@
 """A study end to end on a tiny model: sampled neurons, resuming from pieces, and sentences that match the numbers."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
 from bridges import as_model
+from typer.main import get_command
 
 import veracausa as vc
+from veracausa.cli import app
 from veracausa.comparison.neurons import choose_neurons
 from veracausa.comparison.run import forecast, study
 
@@ -148,7 +152,14 @@ def test_levels_nest_and_are_told(lm, task_of, capfd):
     assert quick < default
     study(lm, task, level="quick", show_progress=True)
     told = capfd.readouterr().err
-    assert "token-layers" in told and "together, about" in told and "--default" in told and "--full" in told
+    assert "token-layers" in told and "together, about" in told
+    assert "left out: loading the model, timing it, drawing the page" in told
+    number = r"\d+ (?:s|min \d+ s|h \d+ min)"
+    assert re.search(rf"other sizes, about: default \(no option\) {number}, full \(--full\) {number}\n", told)
+    options = {option for one in get_command(app).commands["study"].params for option in one.opts}
+    assert set(re.findall(r"--[a-z]+", told)) <= options  # no option that does not exist
+    steps = re.findall(r"step (\d+) of (\d+) took", told)
+    assert steps == [(str(i + 1), str(len(steps))) for i in range(len(steps))] and len(steps) > 3
     with pytest.raises(vc.errors.MethodError, match="quick, default, full"):
         study(lm, task, level="thorough")
 

@@ -30,8 +30,8 @@ from veracausa.circuits.select import ranked_by, select
 from veracausa.circuits.stability import CircuitStability, circuit_stability
 from veracausa.engine.guard import borrowed
 from veracausa.errors import MethodError
-from veracausa.forecast import Step, told
-from veracausa.progress import announce
+from veracausa.forecast import Step, after, told
+from veracausa.progress import announce, duration
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -129,7 +129,7 @@ class Discovery:
                 "bootstrap draws"
             )
         cost = sum(step.token_layers for step in self.steps)
-        lines.append(f"cost    {cost:,.0f} token-layers, {self.seconds:.0f} s")
+        lines.append(f"cost    {cost:,.0f} token-layers, {duration(self.seconds)}")
         return "\n".join(lines)
 
     def save(self, out: str | Path) -> Path:
@@ -242,9 +242,10 @@ def discover(
     folder = None if out is None else files.claim(Path(out), asked)
     with borrowed(lm.decoder):
         work = timed(lm, chosen, work) if show_progress else work
-        announce(told(work), show_progress)
+        announce(told(work, "selecting the circuit", "drawing the page"), show_progress)
         scores = files.kept_scores(folder, asked, lambda: score(lm, chosen, method, edges, seed, folder, show_progress))
         steps = [Step.done(work[0].what, work[0].kind, scores.cost)]
+        announce(after(work, steps), show_progress)
         circuit = select(scores, n=edges, how=how, by=by)
         stability = stability_of(scores, edges, how, by, seed)
         receipt = None
@@ -255,6 +256,7 @@ def discover(
             )  # fmt: skip
             scores = receipt.scores
             steps.append(Step.done(work[1].what, work[1].kind, receipt.exact.cost))
+            announce(after(work, steps), show_progress)
         evaluation = measured(
             lm, HELD_OUT, other, circuit, scores, seen=seen_by(other, chosen), sizes=sizes, seed=seed,
             folder=folder and files.place(folder, HELD_OUT), show_progress=show_progress,

@@ -62,7 +62,7 @@ def evaluate(
     name = "pairs-" + hashlib.sha256(json.dumps([task.digest(), list(sizes), ablation]).encode()).hexdigest()[:8]
     if show_progress:
         work = [running(lm, task, 3 * len(sizes) + 2, "the circuit, both curves, a random circuit", ablation)]
-        announce(told(timed(lm, task, work)), show_progress)
+        announce(told(timed(lm, task, work), "drawing the page"), show_progress)
     evaluation = measured(
         lm, name, task, found.circuit, found.scores, seen=seen_by(task, found.task), sizes=sizes,
         seed=int(found.asked["seed"]), ablation=ablation, folder=folder and place(folder, name),

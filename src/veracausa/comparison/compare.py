@@ -30,6 +30,7 @@ from veracausa.comparison.results import Panel, Section, Study
 from veracausa.comparison.summary import called
 from veracausa.engine.guard import borrowed
 from veracausa.errors import MethodError, TaskError, UnitError
+from veracausa.progress import duration
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -140,7 +141,7 @@ class _Clock:
         if self.limit is None or not self.rate:
             return ""
         wanted, left = work / self.rate, self.limit - (time.monotonic() - self.began)
-        return f"needs about {wanted:.0f} s, {max(left, 0):.0f} s of the budget are left" if wanted > left else ""
+        return f"needs about {duration(wanted)}, {duration(max(left, 0))} of the budget left" if wanted > left else ""
 
 
 def _panel(

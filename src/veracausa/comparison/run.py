@@ -24,8 +24,8 @@ from veracausa.comparison.section import SectionWork
 from veracausa.comparison.summary import summarise
 from veracausa.engine.guard import borrowed
 from veracausa.errors import TaskError
-from veracausa.forecast import Step, told
-from veracausa.progress import announce
+from veracausa.forecast import Step, after, told
+from veracausa.progress import announce, duration
 from veracausa.tasks.registry import rebuilt
 
 if TYPE_CHECKING:
@@ -74,7 +74,10 @@ def study(
         plan = timed([stage.step for stage in stages], known)
         if show_progress:
             announce(_announcement(lm, tasks, chosen, heads, plan, known), True)
-        done = [_done(stage) for stage in stages]
+        done: list[Step] = []
+        for stage in stages:
+            done.append(_done(stage))
+            announce(after(plan, done), show_progress)
         sections = tuple(one.section() for one in work)
     return Study(
         title=f"Exact effects against gradient estimates: {tasks[-1].name} on {lm.name}",
@@ -120,8 +123,9 @@ def _announcement(
     for name, other in LEVELS.items():
         if name != level.name:
             steps = [step for step in _steps(lm, _as_usual(lm, tasks, other), other, heads) if step.kind in known]
-            others.append(f"--{name} {_minutes(sum(step.seconds or 0 for step in timed(steps, known)))}")
-    return f"{told(plan)}\nother sizes, about: {', '.join(others)}; drawing the page comes on top"
+            seconds = sum(step.seconds or 0 for step in timed(steps, known))
+            others.append(f"{_asked(name)} {duration(seconds)}")
+    return f"{told(plan, 'drawing the page')}\nother sizes, about: {', '.join(others)}"
 
 
 def _as_usual(lm: Model, tasks: Sequence[Task], level: Level) -> list[Task]:
@@ -133,8 +137,9 @@ def _as_usual(lm: Model, tasks: Sequence[Task], level: Level) -> list[Task]:
     return [last] if level.name == "quick" else [*tasks[:-1], last]
 
 
-def _minutes(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+def _asked(level: str) -> str:
+    """A level with the option of the command line that asks for it; the default has none."""
+    return "default (no option)" if level == "default" else f"{level} (--{level})"
 
 
 def _done(stage: Stage) -> Step:
