@@ -20,6 +20,7 @@ from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
     LlamaConfig,
+    LlamaForCausalLM,
     PreTrainedTokenizerFast,
     T5Config,
     T5ForConditionalGeneration,
@@ -29,6 +30,7 @@ from transformers.utils import logging
 from veracausa.conversion import weights_digest
 from veracausa.errors import ArchitectureError, DeviceError, DownloadError, FileError, MethodError
 from veracausa.loading import resolve
+from veracausa.wrappers import require_plain_weights
 
 WORDS = ["<unk>", "John", "Mary", "gave", "milk", "to"]
 
@@ -134,14 +136,83 @@ def test_cut_short_weights(folder, keep):
         resolve(folder)
 
 
-def test_lacking_weights_are_an_error_not_random_numbers(folder):
+def weights_with(folder, **change):
+    """Change tensors of the weights file; None takes one out."""
     from safetensors.torch import load_file, save_file
 
-    weights = load_file(folder / "model.safetensors")
-    del weights["model.layers.1.mlp.up_proj.weight"]
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    weights = load_file(folder / "model.safetensors") | change
+    kept = {name: weight for name, weight in weights.items() if weight is not None}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def config_with(folder, **entries):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+
+
+def test_lacking_weights_are_an_error_not_random_numbers(folder):
+    weights_with(folder, **{"model.layers.1.mlp.up_proj.weight": None})
     with pytest.raises(FileError, match=r"model\.layers\.1\.mlp\.up_proj\.weight"):
         resolve(folder)
+
+
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        ({"num_hidden_layers": 1}, r"model\.layers\.1\.input_layernorm\.weight.*6 more would be left out"),
+        ({"num_hidden_layers": 3}, r"model\.layers\.2\.input_layernorm\.weight.*random"),
+        ({"vocab_size": 5}, r"lm_head\.weight is \[6, 16\] in the file and \[5, 16\] by the config"),
+        ({"intermediate_size": 20}, r"mlp\.down_proj\.weight is \[16, 24\] in the file and \[16, 20\]"),
+        ({"num_key_value_heads": 4}, r"k_proj\.weight is \[8, 16\] in the file and \[16, 16\]"),
+        ({"layer_types": ["full_attention"]}, r"layer_types|num_hidden_layers"),
+    ],
+)
+def test_a_config_of_another_size_is_an_error_not_another_model(folder, entries, said):
+    config_with(folder, **entries)
+    with pytest.raises(FileError, match=rf"(?s){said}"):
+        resolve(folder, tiny_tokenizer())
+
+
+@pytest.mark.parametrize(
+    "name", ["model.layers.0.self_attn.q_proj.bias", "model.layers.0.mlp.up_proj.weight_scale", "more"]
+)
+def test_weights_without_a_place_are_an_error(folder, name):
+    weights_with(folder, **{name: torch.ones(16)})
+    with pytest.raises(FileError, match=rf"{name} would be left out"):
+        resolve(folder)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["model.layers.0.self_attn.rotary_emb.inv_freq", "model.layers.0.self_attn.masked_bias",
+     "vision_tower.encoder.weight", "multi_modal_projector.linear_1.weight", "model.audio_tower.0.weight",
+     "mtp.0.weight"],
+)  # fmt: skip
+def test_what_is_not_of_the_decoder_may_be_left_out(saved, folder, name):
+    weights_with(folder, **{name: torch.ones(2)})
+    assert resolve(folder).identity == resolve(saved).identity
+
+
+def test_a_stored_copy_of_tied_embeddings_has_a_place(folder):
+    tiny_model(tie_word_embeddings=True).save_pretrained(folder)
+    before = resolve(folder).hf
+    weights_with(folder, **{"lm_head.weight": before.model.embed_tokens.weight.detach().clone()})
+    assert torch.equal(resolve(folder).hf.lm_head.weight, before.lm_head.weight)
+    weights_with(folder, **{"lm_head.weight": torch.ones(6, 16)})  # of its own: then it is not tied
+    assert torch.equal(resolve(folder).hf.lm_head.weight.cpu(), torch.ones(6, 16))
+
+
+def test_weights_that_are_no_numbers(folder):
+    norm = torch.ones(16)
+    norm[3] = float("nan")
+    weights_with(folder, **{"model.norm.weight": norm})
+    with pytest.raises(FileError, match=r"1 of the 16 numbers of model\.norm\.weight"):
+        resolve(folder)
+    weights_with(folder, **{"model.norm.weight": torch.empty(0)})
+    with pytest.raises(FileError, match=r"model\.norm\.weight is \[0\] in the file"):
+        resolve(folder)
+    weights_with(folder, **{"model.norm.weight": torch.full((16,), 3e38)})  # finite, though their sum is not
+    assert resolve(folder)
 
 
 def test_pickled_weights_are_refused(folder):
@@ -177,11 +248,6 @@ def test_folder_without_a_tokenizer(folder):
         resolve(folder, 3)
     with pytest.raises(FileError, match="no folder"):
         resolve(folder, "./nowhere")
-
-
-def config_with(folder, **entries):
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
 
 
 def test_unknown_model_type(folder):
@@ -301,6 +367,110 @@ def test_real_nnsight(saved):
     assert resolve(nnsight.LanguageModel(hf, tokenizer=tiny_tokenizer())).hf is hf
 
 
+def test_data_parallel_wrappers_are_taken_off():
+    hf, tokenizer = tiny_model(), tiny_tokenizer()
+    loaded = resolve(torch.nn.DataParallel(hf), tokenizer)
+    assert loaded.hf is hf
+    assert loaded.source == "LlamaForCausalLM passed by the caller, taken out of a DataParallel, float32"
+    with pytest.raises(ArchitectureError, match="not a Hugging Face model"):
+        resolve(torch.nn.DataParallel(torch.nn.Linear(2, 2)), tokenizer)
+
+
+@pytest.mark.slow  # torch's compiler takes long to import
+def test_compiled_wrappers_are_taken_off():
+    hf = tiny_model()
+    loaded = resolve(torch.compile(torch.nn.DataParallel(hf)), tiny_tokenizer())
+    assert loaded.hf is hf and "taken out of an OptimizedModule, taken out of a DataParallel" in loaded.source
+
+
+def test_a_model_that_accelerate_runs_in_another_precision_is_refused():
+    from accelerate import Accelerator
+
+    prepared = Accelerator(cpu=True, mixed_precision="bf16").prepare(tiny_model())
+    with pytest.raises(ArchitectureError, match=r"unwrap_model\(model, keep_fp32_wrapper=False\)"):
+        resolve(prepared, tiny_tokenizer())
+
+
+@pytest.mark.parametrize("kind", ["PromptTuningConfig", "PrefixTuningConfig"])
+def test_virtual_tokens_are_refused_with_what_can_be_done(kind):
+    peft = pytest.importorskip("peft")
+    hf = tiny_model()
+    tuned = peft.get_peft_model(hf, getattr(peft, kind)(task_type="CAUSAL_LM", num_virtual_tokens=2))
+    with pytest.raises(ArchitectureError, match=r"virtual tokens.*get_base_model\(\)") as caught:
+        resolve(tuned, tiny_tokenizer())
+    assert "merge_and_unload" not in str(caught.value)
+    assert resolve(tuned.get_base_model(), tiny_tokenizer()).hf is hf
+
+
+class Linear4bit(torch.nn.Linear):
+    """As bitsandbytes has it: weights packed, two in a byte, in one column."""
+
+    def __init__(self, linear):
+        super().__init__(linear.in_features, linear.out_features, bias=False)
+        packed = torch.zeros(linear.weight.numel() // 2, 1, dtype=torch.uint8)
+        self.weight = torch.nn.Parameter(packed, requires_grad=False)
+
+
+class Linear8bitLt(torch.nn.Linear):
+    """As bitsandbytes has it: of the right shape, but integers."""
+
+    def __init__(self, linear):
+        super().__init__(linear.in_features, linear.out_features, bias=False)
+        self.weight = torch.nn.Parameter(torch.zeros(linear.weight.shape, dtype=torch.int8), requires_grad=False)
+
+
+class QuantLinear(torch.nn.Module):
+    """As GPTQ has it: no weight at all, but packed buffers."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.infeatures, self.outfeatures = linear.in_features, linear.out_features
+        self.register_buffer("qweight", torch.zeros(2, linear.out_features, dtype=torch.int32))
+
+
+class Shard(torch.nn.Linear):
+    """Half of the outputs, under the whole's sizes."""
+
+    def __init__(self, linear):
+        super().__init__(linear.in_features, linear.out_features, bias=False)
+        self.weight = torch.nn.Parameter(linear.weight[: linear.out_features // 2].detach())
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (Linear4bit, r"uint8 of shape \[192, 1\]"),
+        (Linear8bitLt, "int8"),
+        (QuantLinear, "absent"),
+        (Shard, r"\[12, 16\]"),
+    ],
+)
+def test_quantised_weights_are_refused(kind, said):
+    hf = tiny_model()
+    mlp = hf.model.layers[1].mlp
+    mlp.up_proj = kind(mlp.up_proj)
+    with pytest.raises(ArchitectureError, match=rf"layers\.1\.mlp\.up_proj\.weight.*{kind.__name__} is .*{said}"):
+        resolve(hf, tiny_tokenizer())
+
+
+@pytest.mark.filterwarnings("ignore")  # it is deprecated, and used
+def test_torchs_dynamic_quantisation_is_refused():
+    quantised = torch.ao.quantization.quantize_dynamic(tiny_model(), {torch.nn.Linear}, dtype=torch.qint8)
+    with pytest.raises(ArchitectureError, match=r"q_proj\.weight of a torch Linear is packed.*quantization_config"):
+        resolve(quantised, tiny_tokenizer())
+
+
+def test_weights_under_a_parametrisation_or_an_adapter_are_plain():
+    from torch.nn.utils.parametrizations import weight_norm
+
+    hf = tiny_model()
+    weight_norm(hf.model.layers[0].mlp.up_proj)
+    assert resolve(hf, tiny_tokenizer()).hf is hf
+    peft = pytest.importorskip("peft")
+    tuned = peft.get_peft_model(tiny_model(), peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]))
+    require_plain_weights(tuned.get_base_model(), "it")
+
+
 def test_transformer_lens_is_refused():
     with pytest.raises(ArchitectureError, match="load the original Hugging Face model"):
         resolve(wrapper("transformer_lens", model=tiny_model()))
@@ -381,7 +551,7 @@ def test_cached_hub_id_works_offline(saved, tmp_path, no_hub):
     assert time.monotonic() - start < 2
     assert loaded.identity == resolve(saved).identity
     assert loaded.source == "someone/tiny from the Hugging Face hub, commit 0123456789ab, float32"
-    hf = AutoModelForCausalLM.from_pretrained("someone/tiny", cache_dir=tmp_path, local_files_only=True)
+    hf = LlamaForCausalLM.from_pretrained("someone/tiny", cache_dir=tmp_path, local_files_only=True)
     assert resolve(hf, cache_dir=tmp_path).name == "someone/tiny"  # its tokenizer is in the cache, too
 
 

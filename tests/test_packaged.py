@@ -33,12 +33,15 @@ CORRUPTED = "After John and Mary went to the store, John gave a bottle of milk t
 OFFLINE = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0", "PIP_CONFIG_FILE": os.devnull}
 
 
-def write_gguf(path: Path, seed: int = 0, architecture: str = "llama") -> Path:
-    """A real GGUF file of a tiny Llama with random weights and a byte-pair tokenizer of 40 tokens."""
+def write_gguf(path: Path, seed: int = 0, architecture: str = "llama", layers: int = 2, more=None) -> Path:
+    """A real GGUF file of a tiny Llama with random weights and a byte-pair tokenizer of 40 tokens.
+
+    `layers`: how many it states (it has two); `more`: further tensors by name.
+    """
     rng = np.random.default_rng(seed)
     width, hidden, heads, kv_heads, head_dim, vocab = 16, 24, 4, 2, 4, 40
     gguf = GGUFWriter(path, architecture)
-    gguf.add_block_count(2)
+    gguf.add_block_count(layers)
     gguf.add_context_length(64)
     gguf.add_embedding_length(width)
     gguf.add_feed_forward_length(hidden)
@@ -67,6 +70,8 @@ def write_gguf(path: Path, seed: int = 0, architecture: str = "llama") -> Path:
         shapes |= {f"blk.{i}.{name}": shape for name, shape in block.items()}
     for name, shape in shapes.items():
         gguf.add_tensor(f"{name}.weight", rng.normal(size=shape).astype(np.float32))
+    for name, values in (more or {}).items():
+        gguf.add_tensor(name, np.asarray(values, dtype=np.float32))
     gguf.write_header_to_file()
     gguf.write_kv_data_to_file()
     gguf.write_tensors_to_file()
@@ -181,6 +186,25 @@ def test_damaged_gguf(tiny, cache, tmp_path):
     with pytest.raises(FileError, match="There is no file"):
         resolve(tmp_path / "absent.gguf")
     assert entries(cache) == []
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"layers": 1}, r"states 1 layers.*blk\.1\."),
+        ({"layers": 3}, r"model\.layers\.2\..*missing"),
+        ({"more": {"rope_freqs.weight": [1.0, 8.0]}}, r"rope_freqs\.weight.*folder with safetensors"),
+        ({"more": {"blk.0.attn_q.bias": [1.0] * 16}}, r"holds 5,216 numbers.*takes 5,200"),
+    ],
+)
+def test_gguf_with_weights_that_would_be_left_out(cache, tmp_path, how, said):
+    with pytest.raises(FileError, match=rf"(?s){said}"):
+        resolve(write_gguf(tmp_path / "odd.gguf", **how))
+    assert entries(cache) == []
+
+
+def test_gguf_with_rotary_factors_of_one(cache, tmp_path):
+    assert resolve(write_gguf(tmp_path / "same.gguf", more={"rope_freqs.weight": [1.0, 1.0]}))
 
 
 def test_damaged_cache_entry(tiny, cache):

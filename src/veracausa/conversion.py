@@ -24,6 +24,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from veracausa.checkpoint import require_all_of_gguf, require_all_taken
 from veracausa.errors import ArchitectureError, FileError
 
 if TYPE_CHECKING:
@@ -280,9 +281,8 @@ def _convert(gguf: Path, folder: Path, title: str) -> str:
                 f"{title} is damaged or cut short, or holds something that transformers cannot read: "
                 f"{type(error).__name__}: {error}. Fetch it again, or pass the model as a folder with safetensors."
             ) from error
-        if info["missing_keys"]:
-            lacking = ", ".join(sorted(info["missing_keys"])[:3])
-            raise FileError(f"{title} lacks weights ({lacking}, …): it is cut short or of another kind of model.")
+        require_all_taken(title, model, info)
+        require_all_of_gguf(title, gguf, model)
         model.eval()
         # save_pretrained refuses a model that was loaded from GGUF, so its values go into a plain one.
         config = type(model.config).from_dict(

@@ -68,6 +68,7 @@ def read_tokenizer(place: str, title: str, trust_remote_code: bool, hub: dict[st
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's text, without the essay that may follow."""
+    """The first line of an error's text, without the essay that may follow; two where the first ends in a colon."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:300].rstrip(".")
+    said = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])
+    return (said or type(error).__name__)[:300].rstrip(".")

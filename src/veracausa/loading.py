@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from veracausa.checkpoint import check_folder
+from veracausa.checkpoint import check_folder, require_all_taken, require_finite
 from veracausa.conversion import (
     FORMAT,
     cache_root,
@@ -27,6 +27,7 @@ from veracausa.errors import ArchitectureError, DeviceError, DownloadError, File
 from veracausa.hub import cached_snapshot, hub_options, is_hub_id
 from veracausa.load_tokenizer import LOCAL, first_line, given_tokenizer, read_tokenizer
 from veracausa.packaged import PACKAGED, packaged_folder
+from veracausa.wrappers import require_plain_weights, unwrapped
 
 if TYPE_CHECKING:
     import torch
@@ -182,27 +183,28 @@ def _read(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load model and tokenizer with transformers, and turn its errors into ours."""
     with without_collector(), quiet_transformers():
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoConfig, AutoModelForCausalLM
 
+        try:  # a config with an error in it would otherwise be reported as a lack of a tokenizer
+            AutoConfig.from_pretrained(place, trust_remote_code=options["trust_remote_code"], **hub)
+        except Exception as error:
+            raise _explained(error, title, options) from error
         # The tokenizer first: a folder without one should not cost the time of loading the weights.
         trust = options["trust_remote_code"]
         if tokenizer is None:
             tok = read_tokenizer(place, title, trust, hub)
         else:
             tok = given_tokenizer(tokenizer, title, trust, hub.get("cache_dir"))
+        # With PEFT installed, transformers also looks for an adapter: where told to, or it would ask the hub for one.
+        how = {"use_safetensors": True, "ignore_mismatched_sizes": True, "adapter_kwargs": dict(hub)}
         try:
-            pair: Any = AutoModelForCausalLM.from_pretrained(
-                place, use_safetensors=True, output_loading_info=True, **options, **hub
-            )
+            pair: Any = AutoModelForCausalLM.from_pretrained(place, output_loading_info=True, **how, **options, **hub)
             hf, info = pair
         except Exception as error:
             raise _explained(error, title, options) from error
-    wrong = sorted(map(str, info["missing_keys"])) + sorted(map(str, info.get("mismatched_keys") or ()))
-    if wrong:
-        raise FileError(
-            f"The weights of {title} do not fill a {type(hf).__name__}: {', '.join(wrong[:3])}"
-            f"{' and more' if len(wrong) > 3 else ''} missing or of another shape, and would be random numbers."
-        )
+    require_all_taken(title, hf, info)
+    require_plain_weights(hf, title)
+    require_finite(title, hf)
     _require_decoder(hf)
     try:
         return hf.to(where).eval(), tok
@@ -230,6 +232,11 @@ def _explained(error: Exception, title: str, options: dict[str, Any]) -> Veracau
         return ArchitectureError(f"{title} is no causal language model that transformers knows: {first_line(error)}")
     if "timed out" in text or "connect" in text.lower() or "offline" in text.lower():
         return DownloadError(f"{title} could not be fetched: {first_line(error)}. Check the network and try again.")
+    if isinstance(error, ImportError):
+        return FileError(
+            f"{title} needs a package that is not installed ({first_line(error)}). Weights that were saved quantised "
+            "are not used here anyway: take the model's unquantised weights."
+        )
     return FileError(f"{title} could not be loaded: {type(error).__name__}: {first_line(error)}")
 
 
@@ -245,7 +252,8 @@ def _adopt(
     """Take a model that is already loaded, as it is."""
     from transformers import PreTrainedModel
 
-    origin = "passed by the caller"
+    model, taken = unwrapped(model)
+    origin = f"passed by the caller{taken}"
     packages = {kind.__module__.partition(".")[0] for kind in type(model).__mro__}
     if "transformer_lens" in packages:
         raise ArchitectureError(
@@ -267,6 +275,7 @@ def _adopt(
         )
     _require_decoder(model)
     _require_one_device(model)
+    require_plain_weights(model, f"The {type(model).__name__} passed")
     _require_as_it_is(model, dtype, device, attn_implementation)
     known = str(getattr(model, "name_or_path", "") or "")
     with without_collector(), quiet_transformers():

@@ -1,0 +1,107 @@
+"""What is wrapped around a loaded model: taken off where the model inside is the same, refused in words where not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from veracausa.errors import ArchitectureError
+
+#: Wrappers that only run the model inside otherwise (compiled, on several devices): class → attribute that holds it.
+_WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
+
+
+def unwrapped(model: Any) -> tuple[Any, str]:
+    """The model inside compiled and data-parallel wrappers, and a phrase for its source: "", or what was taken off.
+
+    Raises:
+        ArchitectureError: Accelerate, FSDP or DeepSpeed have changed the model itself, or how it computes; or it has
+            virtual tokens, which are no part of any prompt.
+    """
+    taken = ""
+    while (kind := type(model).__name__) in _WRAPPERS and _is_of_torch(model):
+        model = getattr(model, _WRAPPERS[kind])
+        taken += f", taken out of {'an' if kind[0] in 'AEIOU' else 'a'} {kind}"
+    kinds = {kind.__name__ for kind in type(model).__mro__}
+    if kinds & {"FullyShardedDataParallel", "DeepSpeedEngine"}:
+        raise ArchitectureError(
+            f"A {type(model).__name__} has spread the model's weights over processes. Save the whole model "
+            "(save_pretrained, with its state dict gathered), and load that."
+        )
+    if "_original_forward" in getattr(model, "__dict__", ()):
+        raise ArchitectureError(
+            f"Accelerate runs this {type(model).__name__} in another precision than its weights have (mixed "
+            "precision). Pass accelerator.unwrap_model(model, keep_fp32_wrapper=False), or the model from before "
+            "accelerator.prepare."
+        )
+    if any(getattr(one, "is_prompt_learning", False) for one in _adapters(model)):
+        raise ArchitectureError(
+            "This model has virtual tokens in front of every prompt (prompt, prefix or p-tuning): they are no part of "
+            "its weights and cannot be merged, and no task could name their positions. Pass model.get_base_model() to "
+            "study the model without them, or train a LoRA instead."
+        )
+    return model, taken
+
+
+def require_plain_weights(hf: Any, title: str) -> None:
+    """Check that every weight is a whole floating-point tensor of at least 16 bits: not packed, not spread.
+
+    Raises:
+        ArchitectureError: naming the first module where it is something else.
+    """
+    for name, module in hf.named_modules():
+        wanted = _linear_shape(module)
+        for key, weight in _weights(module, wanted is not None):
+            if not _is_plain(weight) or (
+                wanted and key == "weight" and tuple(weight.shape) not in (wanted, wanted[::-1])
+            ):
+                kind = type(module)
+                shape = f" of shape [{wanted[0]}, {wanted[1]}]" if wanted else ""
+                raise ArchitectureError(
+                    f"{title} has quantised weights, or only a part of them: {name}.{key} of a "
+                    f"{kind.__module__.partition('.')[0]} {kind.__name__} is {_described(weight)}, not floating-point "
+                    f"numbers{shape}. Load the model without quantization_config (dtype=torch.bfloat16 halves its "
+                    "memory), or turn it back first where its library can: model.dequantize()."
+                )
+
+
+def _is_of_torch(model: Any) -> bool:
+    return any(kind.__module__.startswith("torch.") for kind in type(model).__mro__)
+
+
+def _adapters(model: Any) -> list[Any]:
+    """The PEFT configs of a PeftModel."""
+    configs = getattr(model, "peft_config", None)
+    return list(configs.values()) if isinstance(configs, dict) else []
+
+
+def _linear_shape(module: Any) -> tuple[int, int] | None:
+    """[outputs, inputs] of a module that says how many it has."""
+    shape = tuple(
+        getattr(module, key, getattr(module, key.replace("_", ""), None)) for key in ("out_features", "in_features")
+    )
+    return shape if all(isinstance(size, int) for size in shape) else None
+
+
+def _weights(module: Any, linear: bool) -> list[tuple[str, Any]]:
+    """A module's own parameters; of a linear map also its `weight`, whatever that is."""
+    own = dict(module.named_parameters(recurse=False))
+    if linear and "weight" not in own:
+        own["weight"] = getattr(module, "weight", None)
+    return list(own.items())
+
+
+def _is_plain(weight: Any) -> bool:
+    import torch
+
+    if not isinstance(weight, torch.Tensor) or type(weight.data) is not torch.Tensor:
+        return False
+    return weight.is_floating_point() and weight.element_size() >= 2
+
+
+def _described(weight: Any) -> str:
+    import torch
+
+    if isinstance(weight, torch.Tensor):
+        kind = "" if type(weight.data) is torch.Tensor else f" in a {type(weight.data).__name__}"
+        return f"{str(weight.dtype).removeprefix('torch.')} of shape {list(weight.shape)}{kind}"
+    return "packed" if callable(weight) else "absent"
