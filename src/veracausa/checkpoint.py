@@ -103,7 +103,8 @@ def require_all_taken(title: str, hf: nn.Module, info: Mapping[str, Any]) -> Non
         )
     left = sorted(name for name in map(str, info["unexpected_keys"]) if not _NOT_OF_THE_DECODER.search(name))
     if left:
-        layers = getattr(hf.config.get_text_config(), "num_hidden_layers", None)
+        config: Any = hf.config
+        layers = getattr(config.get_text_config(), "num_hidden_layers", None)
         size = f" of {layers} layers" if layers else ""
         raise FileError(
             f"The weights of {title} do not all have a place in a {type(hf).__name__}{size}, as its config.json states "

@@ -76,10 +76,11 @@ def _adapters(model: Any) -> list[Any]:
 
 def _linear_shape(module: Any) -> tuple[int, int] | None:
     """[outputs, inputs] of a module that says how many it has."""
-    shape = tuple(
-        getattr(module, key, getattr(module, key.replace("_", ""), None)) for key in ("out_features", "in_features")
-    )
-    return shape if all(isinstance(size, int) for size in shape) else None
+    for outputs, inputs in (("out_features", "in_features"), ("outfeatures", "infeatures")):
+        shape = getattr(module, outputs, None), getattr(module, inputs, None)
+        if isinstance(shape[0], int) and isinstance(shape[1], int):
+            return shape[0], shape[1]
+    return None
 
 
 def _weights(module: Any, linear: bool) -> list[tuple[str, Any]]:
