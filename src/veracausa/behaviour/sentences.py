@@ -43,8 +43,9 @@ def _split(ablation: str, own: Sequence[Outcome], study: AblationStudy) -> str:
     """Which units of one ablation change accuracy, and which only the metric."""
     changed = [one for one in own if one.p_holm <= study.alpha]
     rest = [one for one in own if one.p_holm > study.alpha]
+    units = "unit" if len(own) == 1 else "units"
     text = (
-        f"{ablation.capitalize()} ablation changes accuracy significantly for {len(changed)} of {len(own)} units "
+        f"{ablation.capitalize()} ablation changes accuracy significantly for {len(changed)} of {len(own)} {units} "
         f"(McNemar, level {study.alpha:g} after Holm over {len(study.outcomes)} tests)"
     )
     text += f": {_names(changed)}." if changed else "."

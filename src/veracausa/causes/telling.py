@@ -35,7 +35,9 @@ def _outliers(found: Disagreement, over: str) -> str:
     for method in (name for name in RATED if name in found.scores):
         counts = Counter(cause.cause for cause in found.causes if cause.method == method)
         causes = listed([f"{cause} ({count})" for cause, count in counts.most_common()])
-        parts.append(f"{LABELS[method]} has {sum(counts.values()) or 'no'} outliers{': ' if causes else ''}{causes}")
+        many = sum(counts.values())
+        outliers = "outlier" if many == 1 else "outliers"
+        parts.append(f"{LABELS[method]} has {many or 'no'} {outliers}{': ' if causes else ''}{causes}")
     return f"Causes of the units that a method gets most wrong ({over}): {'; '.join(parts)}."
 
 
@@ -46,8 +48,8 @@ def _sites(found: Disagreement) -> str:
     redundant = [i for i in strong if kinds[i] == "redundancy"]
     synergetic = [i for i in strong if kinds[i] == "synergy"]
     text = (
-        f"Of {len(strong)} {found.units.kind} over {STRONG:.0%} of the gap, {len(redundant)} are clearly redundant "
-        f"within their layer and {len(synergetic)} synergetic"
+        f"Of {len(strong)} {found.units.kind} worth over {STRONG:.0%} of the gap, alone or last-in, {len(redundant)} "
+        f"{'is' if len(redundant) == 1 else 'are'} clearly redundant within the layer and {len(synergetic)} synergetic"
     )
     if redundant:
         most = max(redundant, key=lambda i: _size(found, "pairwise", i))

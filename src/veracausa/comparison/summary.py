@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -104,20 +105,25 @@ def _estimate(agreement: Agreement) -> str:
 
 def _verdict(sections: Sequence[Section]) -> str:
     """What to take, from the heads of the last (largest) section."""
-    panel = sections[-1].panels[0]
-    first, best = panel.agreements[0], max(panel.agreements, key=lambda one: one.r)
-    scores = dict(zip(panel.labels, panel.estimates, strict=True))[best.method]
-    ratio = scores.cost.token_layers / max(panel.exact.cost.token_layers, 1)
+    panel, over = sections[-1].panels[0], called(sections[-1].task)
+    first, best = panel.agreements[0], max(panel.agreements, key=lambda one: -math.inf if math.isnan(one.r) else one.r)
+    whole = max(panel.exact.cost.token_layers, 1)
+    price = {name: scores.cost.token_layers / whole for name, scores in zip(panel.labels, panel.estimates, strict=True)}
     names = ", ".join(first.outliers[:4])
     check = f" If you use {first.method} for its price, check these exactly: {names}." if names else ""
+    paid = "of what computing every head exactly costs"
     if best.method == first.method:
-        return f"For heads, {best.method} comes closest to the exact effects (r = {best.r:.3f}).{check}"
-    price = (
-        f"but it costs {ratio:.1f} times as much as computing every head exactly, so take the exact effects"
-        if ratio >= 1
-        else f"for {ratio:.0%} of what computing every head exactly costs"
+        return (
+            f"For heads of {over}, {best.method} comes closest to the exact effects (r = {best.r:.3f}), for "
+            f"{price[best.method]:.0%} {paid}.{check}"
+        )
+    closer = (
+        f"but {best.method} costs {price[best.method]:.1f} times as much as computing every head exactly, so take the "
+        "exact effects"
+        if price[best.method] >= 1
+        else f"for {price[best.method]:.0%} {paid} ({first.method}: {price[first.method]:.0%})"
     )
     return (
-        f"For heads, {first.method} agrees with the exact effects at r = {first.r:.3f} and {best.method} at "
-        f"r = {best.r:.3f}, {price}.{check}"
+        f"For heads of {over}, {first.method} agrees with the exact effects at r = {first.r:.3f}. {best.method} comes "
+        f"closer, at r = {best.r:.3f}, {closer}.{check}"
     )

@@ -130,7 +130,7 @@ def cost_sentence(rows: Sequence[Row]) -> str:
         best = max(rated, key=lambda row: row["r"])
         times = exact["cost"] / best["cost"]
         if times >= 1.5:
-            ratio = f"{times:,.0f} times less than"
+            ratio = f"{times:,.0f} times less than" if times >= 10 else f"{times:.1f} times less than"
         elif times > 0.7:
             ratio = "about as much as"
         else:
