@@ -11,8 +11,8 @@ from veracausa.model import Model
 from veracausa.tasks.task import Task
 
 
-def as_model(hf, name: str = "tiny", tokenizer=None, identity: str = "id") -> Model:
-    return Model(hf, tokenizer, name, f"{name}, random weights", identity, decoder_of(hf))
+def as_model(hf, name: str = "tiny", tokenizer=None) -> Model:
+    return Model(hf, tokenizer, name, f"{name}, random weights", decoder_of(hf))
 
 
 KIND = {"heads": "heads", "mlps": "mlps", "attention": "attn", "neurons": "neurons", "residual": "resid"}

@@ -75,7 +75,7 @@ def sabotaged(family: str, *, blocks=None, **ends) -> Model:
     decoder = decoder_of(hf)
     if blocks is not None:
         ends["blocks"] = tuple(dataclasses.replace(block, **blocks(block)) for block in decoder.blocks)
-    return Model(hf, None, family, "sabotaged", "id", dataclasses.replace(decoder, **ends))
+    return Model(hf, None, family, "sabotaged", dataclasses.replace(decoder, **ends))
 
 
 SABOTAGE = {
@@ -102,7 +102,7 @@ SABOTAGE = {
 def _without_a_block() -> Model:
     hf = tiny_models.make("llama", seed=1)
     decoder: Decoder = decoder_of(hf)
-    return Model(hf, None, "llama", "sabotaged", "id", dataclasses.replace(decoder, blocks=decoder.blocks[:2]))
+    return Model(hf, None, "llama", "sabotaged", dataclasses.replace(decoder, blocks=decoder.blocks[:2]))
 
 
 class _Adapted(nn.Module):
@@ -143,7 +143,7 @@ def _with_another_head() -> Model:
     hf = tiny_models.make("llama", seed=1)
     decoder = decoder_of(hf)
     other = nn.Linear(24, tiny_models.VOCAB, bias=False, dtype=torch.float64)
-    return Model(hf, None, "llama", "sabotaged", "id", dataclasses.replace(decoder, unembedding=other))
+    return Model(hf, None, "llama", "sabotaged", dataclasses.replace(decoder, unembedding=other))
 
 
 @pytest.mark.parametrize("mistake", SABOTAGE)

@@ -33,11 +33,14 @@ from veracausa.cli_parts import (
     TaskName,
     load_model,
     load_task,
+    saved,
     say,
     took,
 )
+from veracausa.storage.files import csv_text, write_text
 
 if TYPE_CHECKING:
+    from veracausa.attribution.receipts import Receipt
     from veracausa.attribution.scores import Scores
 
 app = typer.Typer(
@@ -81,9 +84,9 @@ def study(
     for one in tasks:
         say(f"task   {one.describe()}")
     page = run(lm, tasks, level=level, seed=seed, out=out)
-    path = page.save(out)
     for sentence in page.summary:
         print(f"• {sentence}")
+    path = saved(page.save, out)
     print(f"\n{took(page.seconds)} Report: {path.resolve()}")
 
 
@@ -112,13 +115,13 @@ def compare(
     say(f"task   {built.describe()}")
     chosen: str | list[str] = "all" if methods == "all" else methods.split(",")
     page = run(lm, built, units=units.split(","), methods=chosen, budget=budget, seed=seed, out=out)
-    path = page.save(out)
     for section in page.sections:
         for panel in section.panels:
             print(f"\n{panel.kind} of {section.task.describe()}")
             print(pd.DataFrame(table(panel)).round(4).to_string(index=False, na_rep=""))
     for line in (*page.summary, *page.notes):
         print(f"• {line}")
+    path = saved(page.save, out)
     print(f"\n{took(page.seconds)} Page: {path.resolve()}")
 
 
@@ -261,12 +264,10 @@ def attribute(
     receipt = check_estimate(
         lm, built, scores, top=top, sample=sample, tau=tau, seed=seed, until=until, budget=budget, out=out
     )
-    _finish(receipt.scores, out, name)
-    print(f"\n{receipt}")
+    print(f"{receipt.scores}\n\n{receipt}")
     if out is not None:
-        path = receipt.save(out / f"{name}-receipt.safetensors")
-        path.with_suffix(".txt").write_text(f"{receipt}\n")
-        print(f"\nSaved {path} and {path.with_suffix('.txt').name}")
+        path = saved(lambda folder: _saved_receipt(receipt, folder, name), out)
+        print(f"\nSaved {path} and {path.with_suffix('.txt').name}, and the scores as {name}.safetensors and .csv")
 
 
 @app.callback(invoke_without_command=True)
@@ -283,9 +284,21 @@ def _units(text: str) -> str | list[str]:
 def _finish(scores: Scores, out: Path | None, name: str) -> None:
     print(scores)
     if out is not None:
-        path = scores.save(out / f"{name}.safetensors")
-        scores.to_pandas().to_csv(path.with_suffix(".csv"), index=False)
+        path = saved(lambda folder: _saved_scores(scores, folder, name), out)
         print(f"\nSaved {path} and {path.with_suffix('.csv').name}")
+
+
+def _saved_scores(scores: Scores, folder: Path, name: str) -> Path:
+    path = scores.save(folder / f"{name}.safetensors")
+    write_text(path.with_suffix(".csv"), csv_text(scores.to_pandas()))
+    return path
+
+
+def _saved_receipt(receipt: Receipt, folder: Path, name: str) -> Path:
+    _saved_scores(receipt.scores, folder, name)
+    path = receipt.save(folder / f"{name}-receipt.safetensors")
+    write_text(path.with_suffix(".txt"), f"{receipt}\n")
+    return path
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,6 +18,7 @@ from veracausa.cli_parts import (
     TaskName,
     load_model,
     load_task,
+    saved,
     say,
 )
 
@@ -39,7 +41,7 @@ def ablate(
 ) -> None:
     """Ablate units one at a time and together; what becomes of the metric and of the model's greedy answers."""
     from veracausa.behaviour.study import ablation_study
-    from veracausa.report.files import write_text
+    from veracausa.storage.files import csv_text, write_text
 
     lm = load_model(model, device, dtype)
     built = load_task(lm, task, n, seed, metric)
@@ -52,6 +54,11 @@ def ablate(
     for sentence in found.sentences:
         print(f"• {sentence}")
     if out is not None:
-        path = found.save(out / "ablation-study.safetensors")
-        write_text(path.with_suffix(".csv"), found.table().to_csv(index=False))
+
+        def write(folder: Path) -> Path:
+            path = found.save(folder / "ablation-study.safetensors")
+            write_text(path.with_suffix(".csv"), csv_text(found.table()))
+            return path
+
+        path = saved(write, out)
         print(f"\nSaved {path} and {path.with_suffix('.csv').name}")

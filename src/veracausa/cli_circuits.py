@@ -17,6 +17,7 @@ from veracausa.cli_parts import (
     TaskName,
     load_model,
     load_task,
+    saved,
     say,
     took,
 )
@@ -64,8 +65,8 @@ def discover(
         lm, built, method=method, edges=edges, how=how, held_out=other, sizes=shares, top=top, sample=sample, seed=seed,
         out=out,
     )  # fmt: skip
-    page = found.save(out)
     print(found)
+    page = saved(found.save, out)
     print(f"\n{took(found.seconds)} Page: {page.resolve()}")
 
 
@@ -89,6 +90,7 @@ def evaluate(
     from veracausa.circuits.discovery_files import load_discovery
     from veracausa.circuits.further import evaluate as run
     from veracausa.errors import TaskError
+    from veracausa.storage.files import at
     from veracausa.tasks import BUILTIN
 
     shares = _shares(sizes)
@@ -105,7 +107,7 @@ def evaluate(
     say(f"task   {built.describe()}")
     evaluation = run(lm, folder, built, sizes=shares, ablation=ablation)
     print(evaluation)
-    print(f"\nPage: {(folder / 'report.html').resolve()}")
+    print(f"\nPage: {(at(folder) / 'report.html').resolve()}")
 
 
 def _shares(text: str | None) -> list[float] | None:

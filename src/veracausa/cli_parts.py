@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -74,6 +76,28 @@ def load_task(lm: Model, name: str, n: int, seed: int, metric: str | None) -> Ta
         return tasks.from_file(lm, path, **options)
     built = tasks.published_pair(lm) if name == "ioi-published" else tasks.build(name, lm, n=n, seed=seed)
     return built if metric is None else built.with_metric(metric)
+
+
+def saved(write: Callable[[Path], Path], out: Path) -> Path:
+    """Save what was computed and printed in `out`; where that fails, in a folder for temporary files, and say so.
+
+    The command then ends with status 2 like any other error.
+
+    Raises:
+        FileError: it can be written nowhere.
+    """
+    from veracausa.errors import FileError
+
+    try:
+        return write(out)
+    except FileError as error:
+        say(f"FileError: {error}")
+        try:
+            path = write(Path(tempfile.mkdtemp(prefix="veracausa-")))
+        except (OSError, FileError):
+            raise error from None
+        say(f"What was computed is in {path.parent} instead. Finished pieces stay where they could be written.")
+        raise typer.Exit(2) from None
 
 
 def say(text: str) -> None:

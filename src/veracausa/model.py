@@ -22,15 +22,13 @@ class Model:
     """What every public function takes: made by `vc.load`.
 
     `hf` is the user's own, unmodified model; after every call it is as it was. `source` says in one sentence which
-    weights these are, `identity` is a short hash of them. `probe`: a prompt pair for `check`, for a model that reads no
-    text.
+    weights these are. `probe`: a prompt pair for `check`, for a model that reads no text.
     """
 
     hf: Any
     tokenizer: Any
     name: str
     source: str
-    identity: str
     decoder: Decoder
     probe: Task | None = None
 
@@ -41,6 +39,18 @@ class Model:
             f"Model({self.name}: {d.anatomy.family}, {d.layers} layers, {d.heads} heads{kv} of width {d.head_dim}, "
             f"width {d.width}, {d.neurons:,} neurons a layer, {str(self.dtype).removeprefix('torch.')}, {self.device})"
         )
+
+    @property
+    def identity(self) -> str:
+        """Short hashes of everything that its numbers depend on, as the model is at this moment.
+
+        Weights, configuration and live attributes, adapters, hooks (see `veracausa.identity`). Every result keeps that
+        of its call, and pieces in a folder are found by it, so that results of two models are never mixed: not of one
+        model before and after an edit, either. It reads all weights: about as long as a forward of a few tokens.
+        """
+        from veracausa.identity import identity_of
+
+        return identity_of(self.hf)
 
     @property
     def layers(self) -> int:
@@ -157,4 +167,4 @@ def load(
             f"{loaded.name} lies on several devices ({', '.join(sorted(devices))}). Load it on one: "
             "device_map={'': 0}, or .to('cuda:0')."
         )
-    return Model(loaded.hf, loaded.tokenizer, loaded.name, loaded.source, loaded.identity, decoder)
+    return Model(loaded.hf, loaded.tokenizer, loaded.name, loaded.source, decoder)

@@ -311,8 +311,8 @@ def test_evaluate_on_other_pairs(lm, task_of, saved, tmp_path):
 
 def test_evaluate_refuses_another_model_and_bad_sizes(tiny, lm, task, task_of, saved, tmp_path):
     before = sorted(path for path in saved.rglob("*"))
-    other = as_model(tiny("llama", dtype=torch.float32).hf, "llama", identity="another")
-    with pytest.raises(CircuitError, match="another"):
+    other = tiny("llama", dtype=torch.float32)
+    with pytest.raises(CircuitError, match="other weights"):
         vc.evaluate(other, saved, task, show_progress=False)
     with pytest.raises(CircuitError, match="Graph"):
         vc.evaluate(tiny("gpt2"), saved, task, show_progress=False)
@@ -388,7 +388,7 @@ def test_other_settings_in_the_same_folder(lm, task, tiny, saved, tmp_path):
             vc.discover(lm, task, out=saved, **(OPTIONS | options))
     with pytest.raises(FileError, match="selected on"):
         vc.discover(lm, task[:6], out=saved, **OPTIONS)
-    other = as_model(lm.hf, "llama", identity="another")
+    other = tiny("llama", dtype=torch.float32)
     with pytest.raises(FileError, match="model"):
         vc.discover(other, task, out=saved, **OPTIONS)
     (tmp_path / "report.html").write_text("a study")

@@ -11,10 +11,10 @@ from html import unescape
 
 import pandas as pd
 import pytest
+from veracausa.report.files import write_bytes, write_text
 
 import veracausa as vc
 from veracausa.report import page as page_module
-from veracausa.report.files import write_bytes, write_text
 from veracausa.report.frame import embed
 
 

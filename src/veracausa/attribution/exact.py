@@ -33,6 +33,7 @@ from veracausa.engine.measure import measure
 from veracausa.engine.memory import halving
 from veracausa.errors import MethodError
 from veracausa.progress import progress
+from veracausa.storage.origin import model_header
 
 if TYPE_CHECKING:
     from veracausa.attribution.optimal import OptimalConstants
@@ -143,12 +144,15 @@ def patched(
     """
     began = time.monotonic()
     share = share_prefix and settings["ablation"] == "counterfactual"
-    checkpoint = _checkpoint(lm, task, table, method, settings, reference, out)
+    origin = model_header(lm)
+    checkpoint = _checkpoint(origin, lm, task, table, method, settings, reference, out)
     cost = checkpoint.cost if checkpoint else Cost()  # what an interrupted run spent counts, too
     cost.full = sum(task.lengths) * lm.layers
     before = cost.seconds
     with borrowed(lm.decoder):
         measured = measure(lm, task, None if cost.forward else cost)
+        if checkpoint:
+            checkpoint.require_behaviour(lm, measured)
         if settings["ablation"] == "counterfactual":
             measured.require_gap(task)
         empty = torch.full((len(task), len(table)), float("nan"), dtype=lm.score_dtype)
@@ -179,7 +183,16 @@ def patched(
                 if checkpoint:
                     checkpoint.keep(force=True)
     return assemble(
-        lm, task, values, table, measured, method=method, settings=settings, cost=cost, verified="exact effects"
+        lm,
+        task,
+        values,
+        table,
+        measured,
+        method=method,
+        settings=settings,
+        cost=cost,
+        verified="exact effects",
+        model=origin,
     )
 
 
@@ -196,6 +209,7 @@ def _require_edges(ablation: str, direction: str, reference: Task | None) -> Non
 
 
 def _checkpoint(
+    origin: dict[str, str],
     lm: Model,
     task: Task,
     table: Units,
@@ -210,10 +224,10 @@ def _checkpoint(
 
     header: dict[str, Any] = {
         "version": __version__,
-        "model": lm.identity,
+        "model": origin["identity"],
         "task": task_header(task)["digest"],
         "units": table.digest(),
         "reference": reference.digest() if reference is not None else None,
         **{key: settings[key] for key in ("direction", "ablation", "seed", "constants") if key in settings},
     }
-    return Checkpoint.open(Path(out), f"{method}-{table.kind}", header, (len(task), len(table)), lm.score_dtype)
+    return Checkpoint.open(out, f"{method}-{table.kind}", header, (len(task), len(table)), lm.score_dtype)

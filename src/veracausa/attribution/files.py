@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from veracausa.anatomy.graph import Graph
@@ -20,66 +15,19 @@ from veracausa.attribution.scores import Completeness, Scores
 from veracausa.attribution.units import KINDS, Units
 from veracausa.engine.cost import Cost
 from veracausa.errors import FileError
+from veracausa.storage.files import read_tensors, write_tensors
+from veracausa.storage.origin import require_same_ends
 
-_FORMAT = "veracausa-scores-1"
+if TYPE_CHECKING:
+    from veracausa.model import Model
+    from veracausa.tasks.task import Task
 
-
-def make_folder(folder: Path) -> None:
-    """Make a folder for results, with its parents.
-
-    Raises:
-        FileError: there is a file of that name, or it cannot be written there.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileError(f"{folder} cannot be a folder for results ({error.strerror}). Choose another one.") from error
-
-
-def write_tensors(path: Path, kind: str, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Path:
-    """Write tensors and a JSON header to a file beside `path`, then rename it: never half a file."""
-    make_folder(path.parent)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        save_file(
-            {name: tensor.contiguous() for name, tensor in tensors.items()},
-            beside,
-            metadata={"format": kind, "veracausa": json.dumps(header)},
-        )
-        # safetensors writes files that only their owner can read; give them the usual permissions.
-        mask = os.umask(0)
-        os.umask(mask)
-        beside.chmod(0o666 & ~mask)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-    return path
-
-
-def read_tensors(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Header and tensors of a file that `write_tensors` wrote.
-
-    Raises:
-        FileError: there is no such file, it is damaged or cut short, or it is of another kind.
-    """
-    if not path.is_file():
-        raise FileError(f"There is no file {path}.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != kind:
-                raise FileError(
-                    f"{path} is not a {kind} file (its header says {metadata.get('format')!r}). "
-                    "Was it written by another program, or by another call?"
-                )
-            return json.loads(metadata["veracausa"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, json.JSONDecodeError, KeyError, OSError) as error:
-        raise FileError(f"{path} is damaged or cut short ({error}). Delete it and compute it again.") from error
+_FORMAT = "veracausa-scores-2"
 
 
 def save_scores(scores: Scores, path: str | Path) -> Path:
     """See `Scores.save`."""
-    return write_tensors(Path(path), _FORMAT, *pack_scores(scores))
+    return write_tensors(path, _FORMAT, *pack_scores(scores))
 
 
 def load_scores(path: str | Path) -> Scores:
@@ -90,7 +38,19 @@ def load_scores(path: str | Path) -> Scores:
 
     >>> vc.load_scores("heads.safetensors").top(5)
     """
-    return unpack_scores(*read_tensors(Path(path), _FORMAT), Path(path))
+    return unpack_scores(*read_tensors(path, _FORMAT), Path(path))
+
+
+def confirmed(scores: Scores, lm: Model, task: Task, path: Path) -> Scores:
+    """Scores read from a folder of pieces, if the bare model still gives the metric that they were made with.
+
+    Raises:
+        FileError: it does not.
+    """
+    measured = lm.measure(task)
+    now = torch.stack([measured.clean, measured.corrupted])
+    require_same_ends(lm, torch.stack([scores.clean, scores.corrupted]), now, path)
+    return scores
 
 
 def pack_scores(scores: Scores) -> tuple[dict[str, Any], dict[str, Tensor]]:

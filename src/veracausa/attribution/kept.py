@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from veracausa import __version__
 from veracausa.attribution.estimate import attribute
-from veracausa.attribution.files import load_scores
+from veracausa.attribution.files import confirmed, load_scores
 from veracausa.attribution.masks import learn_mask
 from veracausa.attribution.scores import Scores
+from veracausa.storage.files import keep
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -33,7 +34,7 @@ def kept(
     key = json.dumps([lm.identity, task.digest(), kind, method, parts, __version__], sort_keys=True)
     path = pieces / f"{method}-{kind}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.safetensors"
     if path.exists():
-        return load_scores(path)
+        return confirmed(load_scores(path), lm, task, path)
     scores = compute()
-    scores.save(path)
+    keep(lambda: scores.save(path))
     return scores

@@ -33,14 +33,16 @@ from torch import Tensor
 
 from veracausa import __version__
 from veracausa.attribution.edges import Edges
-from veracausa.attribution.files import read_tensors, write_tensors
 from veracausa.attribution.optimal_descent import Constants, Descent, recorded_parts
 from veracausa.attribution.units import Units, resolve_units
 from veracausa.engine.cost import Cost
 from veracausa.engine.guard import borrowed
 from veracausa.engine.tape import buckets
 from veracausa.errors import FileError, MethodError, UnitError
+from veracausa.identity import difference
 from veracausa.progress import progress
+from veracausa.storage.files import at, keep, read_tensors, write_tensors
+from veracausa.storage.origin import model_header
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,8 +95,9 @@ class OptimalConstants:
 
     def require(self, lm: Model, task: Task, units: Units) -> None:
         """Raise MethodError or UnitError unless these constants are of this model and task, and of all these units."""
+        if differing := difference(self.model["identity"], lm.identity):
+            raise MethodError(f"constants= are of another model (other {differing}): learn them with this one.")
         for what, own, asked in (
-            ("model", self.model["identity"], lm.identity),
             ("task", self.task["digest"], task.digest()),
             ("kind of unit", self.units.kind, units.kind),
         ):
@@ -164,12 +167,12 @@ class OptimalConstants:
         header |= {"learning": asdict(self.learning), "task": self.task, "cost": self.cost.to_dict()}
         columns = {name: torch.from_numpy(getattr(self.units, name)) for name in ("layer", "index", "position")}
         tensors = {"sites": self.sites, "before": self.before, "after": self.after} | columns
-        return write_tensors(Path(path), _FORMAT, header, tensors | {"learned": torch.from_numpy(self.learned)})
+        return write_tensors(path, _FORMAT, header, tensors | {"learned": torch.from_numpy(self.learned)})
 
     @classmethod
     def load(cls, path: str | Path) -> OptimalConstants:
         """Read what `save` wrote; FileError for any other file."""
-        header, tensors = read_tensors(Path(path), _FORMAT)
+        header, tensors = read_tensors(path, _FORMAT)
         try:
             units = Units(header["kind"], *(tensors[name].numpy() for name in ("layer", "index", "position")))
             return cls(
@@ -222,7 +225,7 @@ def optimal_constants(
     began = time.monotonic()
     learning = learning or Learning()
     table = _checked(lm, task, units, floor, most)
-    path = None if out is None else Path(out) / _file_name(lm, task, table, learning, floor, most)
+    path = None if out is None else at(out) / _file_name(lm, task, table, learning, floor, most)
     if path is not None and path.exists():
         return OptimalConstants.load(path)
     cost = Cost(full=sum(task.lengths) * lm.layers)
@@ -252,12 +255,12 @@ def optimal_constants(
         learned,
         floor,
         learning,
-        {"name": lm.name, "source": lm.source, "identity": lm.identity},
+        model_header(lm),
         task_header(task),
         cost,
     )
     if path is not None:
-        result.save(path)
+        keep(lambda: result.save(path))
     return result
 
 

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 
 from veracausa.attribution.bounds import needed, spare, unseen
-from veracausa.attribution.files import pack_scores, read_tensors, unpack_scores, write_tensors
+from veracausa.attribution.files import pack_scores, unpack_scores
 from veracausa.attribution.scores import Scores
 from veracausa.attribution.stages import CONFIDENCE, Outcome, Until
 from veracausa.errors import FileError
+from veracausa.storage.files import read_tensors, write_tensors
 
 if TYPE_CHECKING:
     from veracausa.comparison.agreement import Agreement
@@ -198,7 +199,7 @@ class Receipt:
         for name, scores in (("estimate", self.estimate), ("exact", self.exact)):
             header[name], parts = pack_scores(scores)
             tensors |= {f"{name}.{key}": tensor for key, tensor in parts.items()}
-        return write_tensors(Path(path), _FORMAT, header, tensors)
+        return write_tensors(path, _FORMAT, header, tensors)
 
     @classmethod
     def load(cls, path: str | Path) -> Receipt:
@@ -209,7 +210,7 @@ class Receipt:
 
         >>> vc.Receipt.load("receipt.safetensors").missed
         """
-        header, tensors = read_tensors(Path(path), _FORMAT)
+        header, tensors = read_tensors(path, _FORMAT)
         try:
             estimate, exact = (
                 unpack_scores(

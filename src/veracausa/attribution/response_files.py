@@ -7,17 +7,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from veracausa.attribution.files import read_tensors, write_tensors
 from veracausa.attribution.responses import Responses
 from veracausa.attribution.units import KINDS, Units
 from veracausa.engine.cost import Cost
 from veracausa.errors import FileError
+from veracausa.storage.files import read_tensors, write_tensors
 
 _FORMAT = "veracausa-responses-1"
 _TENSORS = ("own", "sites", "slopes", "site_slopes", "clean", "corrupted")
 
 
-def save_responses(found: Responses, path: Path) -> Path:
+def save_responses(found: Responses, path: str | Path) -> Path:
     """See `Responses.save`."""
     tensors: dict[str, Tensor] = {name: getattr(found, name) for name in _TENSORS}
     tensors |= {name: torch.from_numpy(getattr(found.units, name).astype("int64")) for name in ("layer", "index")}

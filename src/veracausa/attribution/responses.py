@@ -189,7 +189,7 @@ class Responses(Mapping[str, Response]):
         """Write a safetensors file with a JSON header, whole or not at all; `vc.load_responses` reads it."""
         from veracausa.attribution.response_files import save_responses
 
-        return save_responses(self, Path(path))
+        return save_responses(self, path)
 
 
 def responses(

@@ -11,59 +11,93 @@ import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from veracausa.attribution.files import make_folder, read_tensors, write_tensors
 from veracausa.engine.cost import Cost
 from veracausa.errors import FileError
+from veracausa.storage.files import keep, make_folder, read_tensors, write_tensors
+from veracausa.storage.origin import require_same_ends
+
+if TYPE_CHECKING:
+    from veracausa.engine.measure import Measurement
+    from veracausa.model import Model
 
 #: Seconds between two writes.
 _KEEP_EVERY = 5.0
-_FORMAT = "veracausa-pieces-1"
+_FORMAT = "veracausa-pieces-2"
 
 
 @dataclass
 class Checkpoint:
-    """Values [examples, units], which of them are `done`, and what they have cost, backed by one file."""
+    """Values [examples, units], which of them are `done`, and what they have cost, backed by one file.
+
+    `ends`: the bare model's metric of the clean and the corrupted run when the first piece was made, [2, examples].
+    """
 
     path: Path
     header: dict[str, Any]
     values: Tensor
     done: Tensor
     cost: Cost = field(default_factory=Cost)
+    ends: Tensor | None = None
     written: float = field(default_factory=time.monotonic)
 
     @classmethod
     def open(
-        cls, folder: Path, name: str, header: dict[str, Any], shape: tuple[int, int], dtype: torch.dtype
+        cls, folder: str | Path, name: str, header: dict[str, Any], shape: tuple[int, int], dtype: torch.dtype
     ) -> Checkpoint:
         """The pieces of the computation that `header` describes, in `folder`; new ones if there are none yet.
 
         Raises:
-            FileError: the file is there but damaged.
+            FileError: the file is there but damaged, or nothing can be written there (found before anything is run).
         """
-        make_folder(folder)
+        folder = make_folder(folder)
         key = hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()[:12]
         path = folder / f"{name}-{key}.pieces.safetensors"
         fresh = cls(path, header, torch.full(shape, float("nan"), dtype=dtype), torch.zeros(shape, dtype=torch.bool))
         if not path.exists():
+            fresh._write()
             return fresh
         found, tensors = read_tensors(path, _FORMAT)
         values, done = tensors.get("values"), tensors.get("done")
-        if found.get("header") != header or values is None or done is None or values.shape != shape:
+        if found.get("header") != json.loads(json.dumps(header)) or values is None or done is None:
             raise FileError(f"{path} holds pieces of another computation. Delete it, or choose another folder.")
-        return cls(path, header, values, done.bool(), Cost.from_dict(found["cost"]))
+        if values.shape != shape or done.shape != shape or values.dtype != dtype or done.dtype != torch.uint8:
+            raise FileError(f"{path} does not hold together: its values are not {shape[0]} × {shape[1]}. Delete it.")
+        ends = tensors.get("ends")
+        if ends is not None and (ends.ndim != 2 or ends.shape[0] != 2):
+            raise FileError(f"{path} does not hold together: its metrics are not those of two runs. Delete it.")
+        try:
+            cost = Cost.from_dict(found["cost"])
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise FileError(f"{path} does not hold together (its cost: {error!r}). Delete it.") from error
+        return cls(path, header, values, done.bool(), cost, ends)
+
+    def require_behaviour(self, lm: Model, measured: Measurement) -> None:
+        """The bare model's metrics now are those that it had when the first of these pieces was made.
+
+        Weights, configuration and hooks are in the pieces' header; this finds what no header can name.
+
+        Raises:
+            FileError: they differ by more than rounding.
+        """
+        now = torch.stack([measured.clean, measured.corrupted])
+        if self.ends is None:
+            self.ends = now
+        else:
+            require_same_ends(lm, self.ends, now, self.path)
 
     def keep(self, *, force: bool = False) -> None:
-        """Write what is done, if the last write was a while ago (or `force`)."""
+        """Write what is done, if the last write was a while ago (or `force`); a failure is said, and is no end."""
         if force or time.monotonic() - self.written > _KEEP_EVERY:
-            write_tensors(
-                self.path,
-                _FORMAT,
-                {"header": self.header, "cost": self.cost.to_dict()},
-                {"values": self.values, "done": self.done.to(torch.uint8)},
-            )
+            keep(self._write)
             self.written = time.monotonic()
+
+    def _write(self) -> None:
+        tensors = {"values": self.values, "done": self.done.to(torch.uint8)}
+        if self.ends is not None:
+            tensors["ends"] = self.ends
+        write_tensors(self.path, _FORMAT, {"header": self.header, "cost": self.cost.to_dict()}, tensors)

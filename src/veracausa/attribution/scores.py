@@ -12,6 +12,7 @@ from torch import Tensor
 from veracausa.attribution.units import Units
 from veracausa.engine.cost import Cost
 from veracausa.errors import GapError, MethodError
+from veracausa.storage.origin import model_header
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -222,15 +223,16 @@ def assemble(
     method: str,
     settings: dict[str, Any],
     cost: Cost,
+    model: dict[str, str] | None = None,
     **extra: Any,
 ) -> Scores:
-    """Scores of a finished computation, with the headers of its model and task."""
+    """Scores of a finished computation, with the headers of its model (as it was at `model`, or is now) and task."""
     return Scores(
         values=values,
         units=units,
         method=method,
         settings=settings,
-        model={"name": lm.name, "source": lm.source, "identity": lm.identity},
+        model=model or model_header(lm),
         task=task_header(task),
         clean=measured.clean,
         corrupted=measured.corrupted,

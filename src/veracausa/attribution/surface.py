@@ -42,12 +42,12 @@ from veracausa.engine.tape import Tape, buckets, record_pairs
 from veracausa.engine.validate import require_sites
 from veracausa.errors import MethodError, NumericsError
 from veracausa.progress import Tick, progress
+from veracausa.storage.origin import model_header
 
 if TYPE_CHECKING:
+    from veracausa.attribution.surfaces import Surface
     from veracausa.model import Model
     from veracausa.tasks.task import Task
-
-from veracausa.attribution.surfaces import Surface
 
 #: Shares of the way on each axis where nothing else is asked for.
 SHARES = tuple(np.linspace(-0.5, 1.5, 9).tolist())
@@ -86,15 +86,16 @@ def surface(
     axes = _axis(alphas), _axis(alphas if betas is None else betas)
     grid = np.stack([part.ravel() for part in np.meshgrid(*axes, indexing="ij")], 1)
     cost = Cost(full=sum(task.lengths) * lm.layers)
+    origin = model_header(lm)
     header = {
         "version": __version__,
-        "model": lm.identity,
+        "model": origin["identity"],
         "task": task_header(task)["digest"],
         "units": list(units),
         "grid": grid.tolist(),
     }
     shape = (len(task), len(grid))
-    kept = None if out is None else Checkpoint.open(Path(out), "surface", header, shape, lm.score_dtype)
+    kept = None if out is None else Checkpoint.open(out, "surface", header, shape, lm.score_dtype)
     if kept is not None:
         cost = kept.cost
         cost.full = sum(task.lengths) * lm.layers
@@ -102,6 +103,8 @@ def surface(
     before = cost.seconds
     with borrowed(lm.decoder), torch.no_grad():
         measured = measure(lm, task, None if cost.forward else cost)
+        if kept is not None:
+            kept.require_behaviour(lm, measured)
         measured.require_gap(task)
         total = _rows_cost(lm, task, both, len(grid))
         with (
@@ -126,7 +129,7 @@ def surface(
         values.T.unflatten(0, (len(axes[0]), len(axes[1]))).contiguous(),
         measured.clean,
         measured.corrupted,
-        {"name": lm.name, "source": lm.source, "identity": lm.identity},
+        origin,
         task_header(task),
         cost,
     )

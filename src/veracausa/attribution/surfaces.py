@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from veracausa.attribution.files import read_tensors, write_tensors
 from veracausa.attribution.ratios import Share, pairs_in_words, share_of_gap
 from veracausa.engine.cost import Cost
 from veracausa.errors import FileError, MethodError
+from veracausa.storage.files import read_tensors, write_tensors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,7 +120,7 @@ class Surface:
         header = {"units": self.units, "alphas": self.alphas.tolist(), "betas": self.betas.tolist()}
         header |= {"model": self.model, "task": self.task, "cost": self.cost.to_dict()}
         tensors = {"values": self.values, "clean": self.clean, "corrupted": self.corrupted}
-        return write_tensors(Path(path), _FORMAT, header, tensors)
+        return write_tensors(path, _FORMAT, header, tensors)
 
     def _at(self, alpha: float, beta: float) -> Float[Tensor, " examples"]:
         a, b = (np.flatnonzero(axis == share) for axis, share in ((self.alphas, alpha), (self.betas, beta)))

@@ -25,6 +25,7 @@ from veracausa.attribution.scores import Scores
 from veracausa.attribution.stages import Orders, Until, plan, require_tau, walk
 from veracausa.engine.cost import Cost
 from veracausa.errors import MethodError
+from veracausa.identity import difference
 
 if TYPE_CHECKING:
     from veracausa.attribution.units import Units
@@ -156,10 +157,10 @@ def overhead(lm: Model, task: Task, ablation: str, reference: Task | None = None
 
 def _ablation(lm: Model, task: Task, estimate: Scores) -> str:
     """What replaces a unit in the exact effect that the scores estimate."""
-    if estimate.model["identity"] != lm.identity:
+    if differing := difference(estimate.model["identity"], lm.identity):
         raise MethodError(
-            f"The estimate is of another model: of {estimate.model['source']!r}, not of {lm.source!r}. Verify it with "
-            "the model that it was made with."
+            f"The estimate is of another model (other {differing}): of {estimate.model['source']!r}, not of "
+            f"{lm.source!r} as it is now. Verify it with the model that it was made with."
         )
     if estimate.task["digest"] != task.digest():
         raise MethodError(

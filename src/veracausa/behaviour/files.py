@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from veracausa.attribution.files import read_tensors, write_tensors
 from veracausa.behaviour.chosen import Condition
 from veracausa.engine.cost import Cost
 from veracausa.errors import FileError
+from veracausa.storage.files import read_tensors, write_tensors
 
 if TYPE_CHECKING:
     from veracausa.behaviour.results import AblationStudy
@@ -29,7 +29,7 @@ def save_study(study: AblationStudy, path: str | Path) -> Path:
         "cost": study.cost.to_dict(),
     }
     tensors = {"metric": study.metric, "tokens": study.tokens, "right": study.right.to(torch.uint8)}
-    return write_tensors(Path(path), _FORMAT, header, tensors)
+    return write_tensors(path, _FORMAT, header, tensors)
 
 
 def load_ablation_study(path: str | Path) -> AblationStudy:
@@ -42,7 +42,7 @@ def load_ablation_study(path: str | Path) -> AblationStudy:
     """
     from veracausa.behaviour.results import AblationStudy
 
-    header, tensors = read_tensors(Path(path), _FORMAT)
+    header, tensors = read_tensors(path, _FORMAT)
     try:
         conditions = tuple(Condition(tuple(units), ablation) for units, ablation in header["conditions"])
         study = AblationStudy(

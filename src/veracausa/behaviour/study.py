@@ -32,13 +32,14 @@ from veracausa.engine.attention import SUFFIX
 from veracausa.engine.budget import examples_per_batch
 from veracausa.engine.cost import Cost
 from veracausa.engine.guard import attention_function, borrowed
-from veracausa.engine.measure import pair_ids, readout
+from veracausa.engine.measure import measure, pair_ids, readout
 from veracausa.engine.memory import halving, memory_errors
 from veracausa.engine.patches import site_width, sites_for
 from veracausa.engine.tape import Tape, buckets, record_pairs
 from veracausa.engine.validate import require_sites
 from veracausa.errors import MethodError
 from veracausa.progress import progress
+from veracausa.storage.origin import model_header
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
 #: Pairs of the task that means and donors are taken from, unless a reference is given: enough for a mean, and recording
 #: ten thousand pairs would cost more than a condition.
 REFERENCE = 256
+#: Pairs whose metric the bare model must still give before kept pieces are taken.
+_COMPARED = 8
 
 
 def ablation_study(
@@ -118,7 +121,7 @@ def ablation_study(
             "reference": None if reference is None else reference.describe(),
             "seed": seed if "resample" in work.ablations else None,
         },
-        model={"name": lm.name, "source": lm.source, "identity": lm.identity},
+        model=model_header(lm),
         task=task_header(task),
         cost=cost,
     )
@@ -194,7 +197,7 @@ class _Work:
     def compute(self, began: float, out: str | Path | None, show_progress: bool) -> Cost:
         """Fill `values`."""
         lm, task, count = self.lm, self.task, self.columns
-        checkpoint = None if out is None else self._checkpoint(Path(out))
+        checkpoint = None if out is None else self._checkpoint(out)
         shape = (len(task), count[0] * count[1])
         flat = checkpoint.values if checkpoint else torch.full(shape, float("nan"), dtype=lm.score_dtype)
         flags = checkpoint.done if checkpoint else torch.zeros(shape, dtype=torch.bool)
@@ -213,6 +216,8 @@ class _Work:
                 tick(cost.token_layers - seen)
                 seen, cost.seconds = cost.token_layers, before + time.monotonic() - began
 
+            if checkpoint:
+                checkpoint.require_behaviour(lm, measure(lm, task[:_COMPARED]))
             try:
                 if not done.all():
                     self._validate(cost)
@@ -278,7 +283,7 @@ class _Work:
         with attention_function(lm.decoder, SUFFIX):
             unpatched_metric(lm, tape, tape.clean, readout(lm, self.task, first, tape.clean), cost)
 
-    def _checkpoint(self, folder: Path) -> Checkpoint:
+    def _checkpoint(self, folder: str | Path) -> Checkpoint:
         header = {
             "version": __version__,
             "model": self.lm.identity,

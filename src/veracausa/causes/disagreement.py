@@ -22,6 +22,7 @@ from veracausa.causes.differences import LABELS, Disagreement, Located
 from veracausa.comparison.agreement import require_comparable
 from veracausa.engine.cost import Cost
 from veracausa.errors import UnitError
+from veracausa.storage.files import at
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -76,7 +77,7 @@ def disagreement(
     """
     began = time.monotonic()
     table = whole_sites(lm, task, units, "These")
-    pieces, given, cost = None if out is None else Path(out), known or {}, Cost()
+    pieces, given, cost = None if out is None else at(out), known or {}, Cost()
     common: dict[str, Any] = {"units": table, "out": pieces, "show_progress": show_progress}
     found: dict[str, Scores] = {}
     for name, options in _asked(shapley, nodes, zero_nodes).items():

@@ -45,6 +45,7 @@ from veracausa.engine.patches import where
 from veracausa.engine.tape import buckets
 from veracausa.errors import MethodError, NumericsError
 from veracausa.progress import Tick, progress
+from veracausa.storage.origin import model_header
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -92,14 +93,15 @@ def locate(
     table, points = _require(lm, task, units), _points(alphas)
     kinds, cost = kinds_of(lm.decoder, task.metric), Cost(full=sum(task.lengths) * lm.layers)
     sizes = (1 << len(kinds), 2 * lm.layers + 2, lm.layers * lm.heads)
+    origin = model_header(lm)
     header = {
         "version": __version__,
-        "model": lm.identity,
+        "model": origin["identity"],
         "task": task_header(task)["digest"],
         "units": table.digest(),
     }
     columns = len(table) * sum(sizes)
-    kept = None if out is None else Checkpoint.open(Path(out), "location", header, (len(task), columns), lm.score_dtype)
+    kept = None if out is None else Checkpoint.open(out, "location", header, (len(task), columns), lm.score_dtype)
     if kept is not None:
         cost = kept.cost
         cost.full = sum(task.lengths) * lm.layers
@@ -107,6 +109,8 @@ def locate(
     before, measuring = cost.seconds, Cost()
     with borrowed(lm.decoder):
         measured = measure(lm, task, measuring if cost.forward else cost)
+        if kept is not None:
+            kept.require_behaviour(lm, measured)
         measured.require_gap(task)
         label, total = f"locating E − AtP of {len(table)} {table.kind}", planned_locate(lm, task, table, alphas=points)
         with progress(label, total, show_progress) as tick, attention_function(lm.decoder, SUFFIX):
@@ -134,7 +138,7 @@ def locate(
         saturation,
         measured.clean,
         measured.corrupted,
-        {"name": lm.name, "source": lm.source, "identity": lm.identity},
+        origin,
         task_header(task),
         cost,
     )

@@ -7,19 +7,19 @@ from typing import Any
 
 from torch import Tensor
 
-from veracausa.attribution.files import read_tensors, write_tensors
 from veracausa.attribution.units import KINDS, Units
 from veracausa.causes.locations import Locations
 from veracausa.causes.saturation import Saturation
 from veracausa.engine.cost import Cost
 from veracausa.errors import FileError
+from veracausa.storage.files import read_tensors, write_tensors
 
 _FORMAT = "veracausa-locations-1"
 _TENSORS = ("runs", "sublayers", "heads", "clean", "corrupted")
 _WATCHED = ("entropy", "largest", "key", "query", "visible")
 
 
-def save_locations(found: Locations, path: Path) -> Path:
+def save_locations(found: Locations, path: str | Path) -> Path:
     """See `Locations.save`."""
     import torch
 

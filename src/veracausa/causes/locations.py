@@ -199,7 +199,7 @@ class Locations(Mapping[str, Location]):
         """Write a safetensors file with a JSON header, whole or not at all; `vc.load_locations` reads it."""
         from veracausa.causes.location_files import save_locations
 
-        return save_locations(self, Path(path))
+        return save_locations(self, path)
 
 
 def places(layers: int) -> list[str]:

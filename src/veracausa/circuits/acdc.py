@@ -31,7 +31,7 @@ from veracausa.attribution.concrete import LOSSES, require_loss
 from veracausa.attribution.edges import Edges, all_edges
 from veracausa.attribution.resume import Checkpoint
 from veracausa.attribution.scores import task_header
-from veracausa.circuits.circuit import Circuit, model_header
+from veracausa.circuits.circuit import Circuit
 from veracausa.circuits.recorded import Recorded, record
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.circuit_forward import Wiring, kept_by, wiring_of
@@ -39,6 +39,7 @@ from veracausa.engine.cost import Cost
 from veracausa.engine.guard import attention_function, borrowed
 from veracausa.errors import MethodError, NumericsError
 from veracausa.progress import progress
+from veracausa.storage.origin import model_header
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -100,7 +101,10 @@ def acdc(
     cost = Cost() if pieces is None else pieces.cost  # what an interrupted run spent counts, too
     cost.full, before = sum(task.lengths) * lm.layers, cost.seconds
     with borrowed(lm.decoder), attention_function(lm.decoder, SUFFIX):
-        search = _Search.of(record(lm, task, cost), edges, (done & (rise < tau))[0].numpy(), loss)
+        recorded = record(lm, task, cost)
+        if pieces is not None:
+            pieces.require_behaviour(lm, recorded.measured)
+        search = _Search.of(recorded, edges, (done & (rise < tau))[0].numpy(), loss)
         try:
             with progress("acdc", len(edges), show_progress, float(done.sum())) as tick:
                 for edge in _order(edges, order).tolist():
@@ -183,4 +187,4 @@ def _pieces(lm: Model, task: Task, edges: Edges, settings: dict[str, Any], out: 
         return None
     header = {"version": __version__, "model": lm.identity, "task": task_header(task)["digest"], **settings}
     header["edges"] = edges.digest()
-    return Checkpoint.open(Path(out), "acdc", header, (1, len(edges)), torch.float64)
+    return Checkpoint.open(out, "acdc", header, (1, len(edges)), torch.float64)

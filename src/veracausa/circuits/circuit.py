@@ -18,6 +18,8 @@ from veracausa.anatomy.graph import HEAD, LOGITS, MLP, WRITER_MLP, Graph, K, Q, 
 from veracausa.attribution.edges import Edges
 from veracausa.engine.circuit_forward import kept_by
 from veracausa.errors import CircuitError
+from veracausa.identity import difference
+from veracausa.storage.origin import model_header
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -165,14 +167,15 @@ class Circuit:
         """The circuit itself, if it is about this model.
 
         Raises:
-            CircuitError: it belongs to another graph, or to other weights.
+            CircuitError: it belongs to another graph, or to another model or state of it: says what differs.
         """
         if self.graph != lm.graph:
             raise CircuitError(f"The circuit's edges are those of {self.graph}, but {lm.name} is {lm.graph}.")
-        if self.model["identity"] not in ("", lm.identity):
+        found = self.model["identity"]
+        if found and (differing := difference(found, lm.identity)):
             raise CircuitError(
-                f"The circuit was found in {self.model['source']} ({self.model['identity']}), but this model is "
-                f"{lm.source} ({lm.identity}). To try its edges here, take Circuit.from_names(lm, circuit.names)."
+                f"The circuit was found in {self.model['source']}, but this model, {lm.source}, now has other "
+                f"{differing}. To try its edges here, take Circuit.from_names(lm, circuit.names)."
             )
         return self
 
@@ -246,11 +249,6 @@ class Circuit:
 
         table = self._shown().to_html(index=False, float_format="{:+.4f}".format)
         return f"<pre>{escape(self.describe())}</pre>{table}"
-
-
-def model_header(lm: Model) -> dict[str, str]:
-    """What a circuit says about its model, as in `Scores.model`."""
-    return {"name": lm.name, "source": lm.source, "identity": lm.identity}
 
 
 def parse_names(graph: Graph, names: Sequence[str]) -> Int[np.ndarray, "edges 2"]:

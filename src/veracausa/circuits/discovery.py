@@ -20,7 +20,7 @@ from veracausa.attribution.methods import Method
 from veracausa.attribution.receipts import Receipt
 from veracausa.attribution.scores import Scores
 from veracausa.attribution.verify import verify
-from veracausa.circuits.circuit import Circuit, model_header
+from veracausa.circuits.circuit import Circuit
 from veracausa.circuits.curve import SIZES, require_sizes
 from veracausa.circuits.evaluation import Evaluation, measured, seen_by
 from veracausa.circuits.forecast import running, scoring, timed, verifying
@@ -32,6 +32,8 @@ from veracausa.engine.guard import borrowed
 from veracausa.errors import MethodError
 from veracausa.forecast import Step, after, told
 from veracausa.progress import announce, duration
+from veracausa.storage.files import at
+from veracausa.storage.origin import model_header
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -145,7 +147,7 @@ class Discovery:
         """
         from veracausa.circuits.discovery_files import save_discovery
 
-        return save_discovery(self, Path(out))
+        return save_discovery(self, at(out))
 
     def __repr__(self) -> str:
         return self.describe()
@@ -239,11 +241,13 @@ def discover(
     }
     for part in {chosen.digest(): chosen, other.digest(): other}.values():
         lm.measure(part).require_gap(part)
-    folder = None if out is None else files.claim(Path(out), asked)
+    folder = None if out is None else files.claim(at(out), asked)
     with borrowed(lm.decoder):
         work = timed(lm, chosen, work) if show_progress else work
         announce(told(work, "selecting the circuit", "drawing the page"), show_progress)
-        scores = files.kept_scores(folder, asked, lambda: score(lm, chosen, method, edges, seed, folder, show_progress))
+        scores = files.kept_scores(
+            lm, chosen, folder, asked, lambda: score(lm, chosen, method, edges, seed, folder, show_progress)
+        )
         steps = [Step.done(work[0].what, work[0].kind, scores.cost)]
         announce(after(work, steps), show_progress)
         circuit = select(scores, n=edges, how=how, by=by)

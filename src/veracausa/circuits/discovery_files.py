@@ -10,20 +10,24 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from veracausa.attribution.files import load_scores, make_folder
+from veracausa.attribution.files import confirmed, load_scores
 from veracausa.attribution.receipts import Receipt
 from veracausa.attribution.scores import Scores
 from veracausa.circuits.discovery import HELD_OUT, Discovery, stability_of
 from veracausa.circuits.evaluation import Evaluation, read, seen_by
 from veracausa.circuits.exchange import write_graphml
-from veracausa.circuits.files import load_circuit, read_json, write_text
+from veracausa.circuits.files import load_circuit
 from veracausa.errors import FileError
 from veracausa.forecast import Step
+from veracausa.storage.files import at, csv_text, keep, make_folder, read_json, write_json, write_text
 from veracausa.tasks.task import Task
 
-_FORMAT = "veracausa-discovery-1"
+if TYPE_CHECKING:
+    from veracausa.model import Model
+
+_FORMAT = "veracausa-discovery-2"
 RUN, PAIRS, SCORES, RECEIPT, PAGE = "run.json", "pairs.json", "scores.safetensors", "receipt.safetensors", "report.html"
 _FINISHED = ("versions", "machine", "date", "command", "seconds")
 _STEPS = ("steps", "plan")
@@ -35,7 +39,7 @@ def claim(folder: Path, asked: dict[str, Any]) -> Path:
     Raises:
         FileError: it holds something else, the message says what differs; or it cannot be written.
     """
-    make_folder(folder)
+    folder = make_folder(folder)
     asked = json.loads(json.dumps(asked))
     if (folder / RUN).exists():
         before = _run(folder)["asked"]
@@ -52,7 +56,7 @@ def claim(folder: Path, asked: dict[str, Any]) -> Path:
         raise FileError(
             f"{folder} holds the page of another command, which would be overwritten. Choose another folder."
         )
-    write_text(folder / RUN, json.dumps({"format": _FORMAT, "asked": asked}, indent=1, ensure_ascii=False))
+    write_json(folder / RUN, {"format": _FORMAT, "asked": asked})
     return folder
 
 
@@ -61,19 +65,21 @@ def place(folder: Path, name: str) -> Path:
     return folder / "evaluations" / name
 
 
-def kept_scores(folder: Path | None, asked: dict[str, Any], compute: Callable[[], Scores]) -> Scores:
+def kept_scores(
+    lm: Model, task: Task, folder: Path | None, asked: dict[str, Any], compute: Callable[[], Scores]
+) -> Scores:
     """Scores, read from the folder if an earlier call finished them there.
 
     Raises:
-        FileError: the file is damaged, or of another model or task.
+        FileError: the file is damaged, of another model or task, or of a model that behaved otherwise.
     """
     if folder is None:
         return compute()
     path = folder / SCORES
     if path.exists():
-        return _fitting(load_scores(path), asked, path)
+        return confirmed(_fitting(load_scores(path), asked, path), lm, task, path)
     scores = compute()
-    scores.save(path)
+    keep(lambda: scores.save(path))
     return scores
 
 
@@ -86,7 +92,7 @@ def save_discovery(found: Discovery, folder: Path) -> Path:
     found.scores.save(folder / SCORES)
     found.circuit.save(folder / "circuit.json")
     write_graphml(found.circuit, folder / "circuit.graphml")
-    write_text(folder / "edges.csv", found.edges().to_csv(index=False))
+    write_text(folder / "edges.csv", csv_text(found.edges()))
     if found.receipt is not None:
         found.receipt.save(folder / RECEIPT)
         write_text(folder / "receipt.txt", f"{found.receipt}\n")
@@ -95,7 +101,7 @@ def save_discovery(found: Discovery, folder: Path) -> Path:
     finished = {name: getattr(found, name) for name in _FINISHED}
     finished |= {name: [step.to_dict() for step in getattr(found, name)] for name in _STEPS}
     body = {"format": _FORMAT, "asked": found.asked, "finished": finished}
-    write_text(folder / RUN, json.dumps(body, indent=1, ensure_ascii=False))
+    write_json(folder / RUN, body)
     return write_page(found, folder / PAGE)
 
 
@@ -103,9 +109,9 @@ def save_evaluation(evaluation: Evaluation, folder: Path) -> None:
     """Tables of an evaluation whose numbers are there, and its pairs, which make it count."""
     own = place(folder, evaluation.name)
     evaluation.keep(own)
-    write_text(own / "faithfulness.csv", evaluation.pairs().to_csv(index=False))
-    write_text(own / "curve.csv", evaluation.sizes().to_csv(index=False))
-    write_text(own / "summary.csv", evaluation.table().to_csv(index=False))
+    write_text(own / "faithfulness.csv", csv_text(evaluation.pairs()))
+    write_text(own / "curve.csv", csv_text(evaluation.sizes()))
+    write_text(own / "summary.csv", csv_text(evaluation.table()))
     evaluation.task.save(own / PAIRS)
 
 
@@ -117,7 +123,7 @@ def load_discovery(folder: str | Path) -> Discovery:
 
     >>> vc.load_discovery("out/").circuit.nodes
     """
-    folder = Path(folder)
+    folder = at(folder)
     if not folder.is_dir():
         raise FileError(f"There is no folder {folder}.")
     if not (folder / RUN).is_file():

@@ -39,10 +39,12 @@ from jaxtyping import Bool, Float
 from veracausa.anatomy.graph import LOGITS, MLP, READERS, Graph
 from veracausa.attribution.edges import Edges, all_edges, checked_edges
 from veracausa.attribution.scores import Scores, task_header
-from veracausa.circuits.circuit import NO_TASK, Circuit, model_header, node_table, nodes_of, writers_fed
-from veracausa.circuits.files import read_json, write_text
+from veracausa.circuits.circuit import NO_TASK, Circuit, node_table, nodes_of, writers_fed
 from veracausa.engine.cost import Cost
 from veracausa.errors import CircuitError, FileError, MethodError
+from veracausa.identity import difference
+from veracausa.storage.files import at, read_json, write_text
+from veracausa.storage.origin import model_header
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -95,7 +97,7 @@ def write_eap_json(
             for name, writer, reader, parts in _their_edges(graph)
         },
     }
-    return write_text(Path(path), json.dumps(body))
+    return write_text(path, json.dumps(body))
 
 
 def read_eap_json(path: str | Path, lm: Model, *, groups: str = "agree") -> Circuit:
@@ -110,7 +112,7 @@ def read_eap_json(path: str | Path, lm: Model, *, groups: str = "agree") -> Circ
         FileError: no such file, cut short, another format or model, flags that disagree, a score that is no number.
         CircuitError: no edge is in the graph, as in files of scores (`scores_from_eap_json` reads these).
     """
-    path = Path(path)
+    path = at(path)
     kept, score = _read(path, lm, groups)
     reader, writer = np.nonzero(kept)
     if not len(reader):
@@ -148,7 +150,7 @@ def scores_from_eap_json(
     """
     if direction not in ("noising", "denoising"):
         raise MethodError(f"direction={direction!r} is neither 'noising' nor 'denoising'.")
-    path = Path(path)
+    path = at(path)
     _, score = _read(path, lm, "any")
     units = all_edges(lm)
     importance = np.zeros(len(units)) if score is None else score[units.reader, units.writer]
@@ -186,8 +188,10 @@ def _their_edges(graph: Graph) -> list[tuple[str, int, int, int]]:
 def _edges_of(lm: Model, scores: Scores) -> Edges:
     if not isinstance(scores.units, Edges) or scores.units.positional:
         raise MethodError(f"EAP-IG's graph holds scores of edges over all positions, not {scores.units!r}.")
-    if scores.model["identity"] != lm.identity:
-        raise MethodError(f"The scores are about {scores.model['source']}, but this model is {lm.source}.")
+    if differing := difference(scores.model["identity"], lm.identity):
+        raise MethodError(
+            f"The scores are about {scores.model['source']}, but this model, {lm.source}, now has other {differing}."
+        )
     return checked_edges(lm, scores.units, 1)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from veracausa.attribution.scores import Scores
 from veracausa.circuits.circuit import Circuit
@@ -21,10 +22,13 @@ from veracausa.circuits.faithfulness import Faithfulness, faithfulness
 from veracausa.circuits.outcome_files import load_curve, load_faithfulness, save_curve, save_faithfulness
 from veracausa.circuits.select import select
 from veracausa.errors import FileError
+from veracausa.storage.files import keep
+from veracausa.storage.origin import require_same_ends
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from veracausa.engine.measure import Measurement
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 
@@ -165,9 +169,11 @@ def measured(
             return compute()
         path = folder / f"{file}.safetensors"
         if path.exists():
-            return _of_task(load(path), task, path)
+            found = _of_task(load(path), task, path)
+            require_same_ends(lm, _ends(_measured(found)), _ends(lm.measure(task)), path)
+            return found
         found = compute()
-        save(found, path)
+        keep(lambda: save(found, path))
         return found
 
     def run(one: Circuit) -> Faithfulness:
@@ -226,6 +232,14 @@ def seen_by(task: Task, other: Task) -> int:
     """How many pairs of a task another one has, too, prompt by prompt."""
     known = set(zip(other.clean, other.corrupted, strict=True))
     return sum(pair in known for pair in zip(task.clean, task.corrupted, strict=True))
+
+
+def _measured(found: Faithfulness | Curve) -> Measurement:
+    return (found.signed[0] if isinstance(found, Curve) else found).measured
+
+
+def _ends(measured: Measurement) -> Tensor:
+    return torch.stack([measured.clean, measured.corrupted])
 
 
 def _of_task(found: _T, task: Task, path: Path) -> _T:

@@ -21,9 +21,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from veracausa.anatomy.graph import LOGITS, MLP, READERS
-from veracausa.circuits.circuit import Circuit, model_header, node_table, parse_names, touched_by
-from veracausa.circuits.files import pack_circuit, unpack_circuit, write_text
+from veracausa.circuits.circuit import Circuit, node_table, parse_names, touched_by
+from veracausa.circuits.files import pack_circuit, unpack_circuit
 from veracausa.errors import FileError, VeracausaError
+from veracausa.storage.files import at, csv_text, write_text
+from veracausa.storage.origin import model_header
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -64,7 +66,7 @@ def write_graphml(circuit: Circuit, path: str | Path) -> Path:
     made.graph["veracausa"] = json.dumps(pack_circuit(circuit), ensure_ascii=False)
     text = io.BytesIO()
     nx.write_graphml_xml(made, text)
-    return write_text(Path(path), text.getvalue().decode("utf-8"))
+    return write_text(path, text.getvalue().decode("utf-8"))
 
 
 def read_graphml(path: str | Path) -> Circuit:
@@ -75,7 +77,7 @@ def read_graphml(path: str | Path) -> Circuit:
     """
     import networkx as nx
 
-    path = Path(path)
+    path = at(path)
     if not path.is_file():
         raise FileError(f"There is no file {path}.")
     try:
@@ -95,7 +97,7 @@ def read_graphml(path: str | Path) -> Circuit:
 
 def write_csv(circuit: Circuit, path: str | Path) -> Path:
     """Write a circuit's edges as CSV, whole or not at all."""
-    return write_text(Path(path), circuit.to_pandas().to_csv(index=False))
+    return write_text(path, csv_text(circuit.to_pandas()))
 
 
 def read_csv(path: str | Path, lm: Model) -> Circuit:
@@ -106,7 +108,7 @@ def read_csv(path: str | Path, lm: Model) -> Circuit:
     """
     import pandas as pd
 
-    path = Path(path)
+    path = at(path)
     if not path.is_file():
         raise FileError(f"There is no file {path}.")
     try:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,42 +9,11 @@ from typing import Any
 import numpy as np
 
 from veracausa.anatomy.graph import graph_of
-from veracausa.attribution.files import make_folder
 from veracausa.circuits.circuit import Circuit, parse_names
 from veracausa.errors import FileError, VeracausaError
+from veracausa.storage.files import at, read_json, write_json
 
 _FORMAT = "veracausa-circuit-1"
-
-
-def write_text(path: Path, text: str) -> Path:
-    """Write a file beside `path`, then rename it: never half a file."""
-    make_folder(path.parent)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, path)
-    except OSError as error:
-        raise FileError(f"{path} cannot be written ({error.strerror}). Choose another place.") from error
-    finally:
-        beside.unlink(missing_ok=True)
-    return path
-
-
-def read_json(path: Path, kind: str) -> dict[str, Any]:
-    """The object in a JSON file; `kind` says in messages what it should have been.
-
-    Raises:
-        FileError: no such file, cut short, no JSON, or no object.
-    """
-    if not path.is_file():
-        raise FileError(f"There is no file {path}.")
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise FileError(f"{path} is damaged or cut short ({error}). Write or copy it again.") from error
-    if not isinstance(found, dict):
-        raise FileError(f"{path} is not {kind}: it holds a {type(found).__name__}.")
-    return found
 
 
 def pack_circuit(circuit: Circuit) -> dict[str, Any]:
@@ -104,7 +71,7 @@ def save_circuit(circuit: Circuit, path: str | Path) -> Path:
     """See `Circuit.save`."""
     importance = None if circuit.importance is None else [float(x) for x in circuit.importance]
     body = pack_circuit(circuit) | {"edges": circuit.names, "importance": importance}
-    return write_text(Path(path), json.dumps(body, indent=1, ensure_ascii=False))
+    return write_json(path, body)
 
 
 def load_circuit(path: str | Path) -> Circuit:
@@ -115,7 +82,7 @@ def load_circuit(path: str | Path) -> Circuit:
 
     >>> vc.load_circuit("ioi.json").require_for(lm).nodes
     """
-    path = Path(path)
+    path = at(path)
     body = read_json(path, "a circuit file")
     edges, importance = body.get("edges"), body.get("importance")
     if not isinstance(edges, list) or not all(isinstance(name, str) for name in edges):

@@ -17,6 +17,7 @@ from veracausa.circuits.evaluation import Evaluation, measured, seen_by
 from veracausa.circuits.forecast import running, timed
 from veracausa.forecast import told
 from veracausa.progress import announce
+from veracausa.storage.files import at
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -51,7 +52,7 @@ def evaluate(
 
     >>> vc.evaluate(lm, "out/", vc.tasks.ioi(lm, n=16, seed=7)).circuit.f
     """
-    folder = None if isinstance(discovery, Discovery) else Path(discovery)
+    folder = None if isinstance(discovery, Discovery) else at(discovery)
     found = discovery if isinstance(discovery, Discovery) else load_discovery(discovery)
     found.circuit.require_for(lm)
     sizes = found.evaluation.curve.sizes if sizes is None else tuple(sizes)

@@ -36,9 +36,9 @@ from jaxtyping import Float
 from veracausa.attribution.edges import Edges
 from veracausa.attribution.scores import Scores
 from veracausa.circuits.circuit import Circuit
-from veracausa.circuits.files import write_text
 from veracausa.circuits.nodes import Node, at_positions, edges_of, ends_of
 from veracausa.errors import CircuitError, TaskError
+from veracausa.storage.files import write_text
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -112,7 +112,7 @@ def write_neuronpedia(
             for (start, end), value in sorted(weights.items(), key=lambda item: -abs(item[1]))
         ],
     }
-    return write_text(Path(path), json.dumps(body, ensure_ascii=False))
+    return write_text(path, json.dumps(body, ensure_ascii=False))
 
 
 def _own(circuit: Circuit, positions: Scores, task: Task, pair: int) -> tuple[Edges, Float[np.ndarray, " edges"]]:

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from veracausa.attribution.files import read_tensors, write_tensors
 from veracausa.circuits.curve import Curve
 from veracausa.circuits.faithfulness import Faithfulness
 from veracausa.engine.cost import Cost
 from veracausa.engine.measure import Measurement
 from veracausa.errors import FileError
+from veracausa.storage.files import read_tensors, write_tensors
 
 _CIRCUIT, _CURVE = "veracausa-faithfulness-1", "veracausa-curve-1"
 

@@ -16,11 +16,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from scipy import stats
 
 from veracausa.attribution.scores import Scores
 from veracausa.comparison.intervals import Interval, agreement_intervals
 from veracausa.errors import MethodError, UnitError
+from veracausa.identity import difference
+from veracausa.storage.origin import same_ends
 
 #: Units with an exact effect under this share of the gap are too weak for their sign to count.
 STRONG = 0.01
@@ -213,7 +216,6 @@ def require_comparable(estimate: Scores, exact: Scores) -> None:
         raise UnitError(f"The scores are about {estimate.units.kind} and {exact.units.kind}; compare one kind.")
     for what, one, other in (
         ("directions", estimate.direction, exact.direction),
-        ("models", estimate.model["identity"], exact.model["identity"]),
         ("tasks", estimate.task["digest"], exact.task["digest"]),
     ):
         if one != other:
@@ -221,3 +223,23 @@ def require_comparable(estimate: Scores, exact: Scores) -> None:
                 f"The scores have different {what} ({one!r} and {other!r}), so their units' numbers do not "
                 "correspond. Compute both with the same model, task and direction."
             )
+    if differing := difference(estimate.model["identity"], exact.model["identity"]):
+        raise MethodError(
+            f"The scores have different models (other {differing}: {estimate.model['source']!r} and "
+            f"{exact.model['source']!r}, as they were), so their units' numbers do not correspond. Compute both with "
+            "the same model, task and direction."
+        )
+    _require_same_behaviour(estimate, exact)
+
+
+def _require_same_behaviour(estimate: Scores, exact: Scores) -> None:
+    """Raise MethodError where the two models gave other metrics of the same prompts; NaN is not known."""
+    one, other = (torch.stack([scores.clean, scores.corrupted]).double() for scores in (estimate, exact))
+    if one.shape != other.shape or one.isnan().any() or other.isnan().any():
+        return
+    if not same_ends(one, other, exact.model.get("dtype", "")):
+        raise MethodError(
+            f"The models of the scores behaved differently: their metrics of the same prompts differ by up to "
+            f"{float((one - other).abs().max()):.3g}, although weights, configuration and hooks are the same. Compute "
+            "both anew."
+        )

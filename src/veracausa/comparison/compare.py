@@ -31,6 +31,8 @@ from veracausa.comparison.summary import called
 from veracausa.engine.guard import borrowed
 from veracausa.errors import MethodError, TaskError, UnitError
 from veracausa.progress import duration
+from veracausa.storage.files import at
+from veracausa.storage.origin import model_header
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -85,7 +87,7 @@ def compare(
     if unknown or not units:
         raise UnitError(f"units={list(units)!r}: kinds to compare are {', '.join(KINDS)}.")
     clock = _Clock(None if budget is None else 60 * budget / len(tasks) / len(units))
-    pieces = None if out is None else Path(out) / "pieces"
+    pieces = None if out is None else at(out) / "pieces"
     sections, left_out = [], []
     with borrowed(lm.decoder):
         for one in tasks:
@@ -98,7 +100,7 @@ def compare(
             sections.append(Section(title[0].upper() + title[1:], one, lm.measure(one), tuple(panels)))
     return Study(
         title=f"Which method to take: {', '.join(dict.fromkeys(one.name for one in tasks))} on {lm.name}",
-        model={"name": lm.name, "source": lm.source, "identity": lm.identity},
+        model=model_header(lm),
         sections=tuple(sections),
         summary=advice(sections),
         versions=versions(),

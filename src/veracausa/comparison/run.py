@@ -26,6 +26,8 @@ from veracausa.engine.guard import borrowed
 from veracausa.errors import TaskError
 from veracausa.forecast import Step, after, told
 from veracausa.progress import announce, duration
+from veracausa.storage.files import at
+from veracausa.storage.origin import model_header
 from veracausa.tasks.registry import rebuilt
 
 if TYPE_CHECKING:
@@ -65,7 +67,7 @@ def study(
     tasks = list(task) if isinstance(task, Sequence) else [task]
     if not tasks:
         raise TaskError("The study has no task. Give at least one, e.g. vc.tasks.ioi(lm).")
-    pieces = None if out is None else Path(out) / "pieces"
+    pieces = None if out is None else at(out) / "pieces"
     with borrowed(lm.decoder):
         heads = likely(lm, tasks[-1])
         work = _work(lm, tasks, chosen, heads, seed, pieces, show_progress)
@@ -81,7 +83,7 @@ def study(
         sections = tuple(one.section() for one in work)
     return Study(
         title=f"Exact effects against gradient estimates: {tasks[-1].name} on {lm.name}",
-        model={"name": lm.name, "source": lm.source, "identity": lm.identity},
+        model=model_header(lm),
         sections=sections,
         summary=summarise(lm, sections),
         versions=versions(),

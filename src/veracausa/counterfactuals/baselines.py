@@ -23,7 +23,7 @@ from veracausa import __version__
 from veracausa.attribution.ablations import ABLATIONS, donors_of, without_donor
 from veracausa.attribution.estimate import attribute, planned
 from veracausa.attribution.exact import exact
-from veracausa.attribution.files import load_scores
+from veracausa.attribution.files import confirmed, load_scores
 from veracausa.attribution.methods import BASELINES
 from veracausa.attribution.optimal import Learning, OptimalConstants, optimal_constants, planned_optimal
 from veracausa.attribution.planning import planned_exact, planned_reference, recorded_runs
@@ -34,6 +34,7 @@ from veracausa.counterfactuals.compare import square
 from veracausa.counterfactuals.files import read_all, write_all
 from veracausa.counterfactuals.words import listed
 from veracausa.errors import FileError, MethodError
+from veracausa.storage.files import at, keep
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -345,12 +346,12 @@ def _integrated(
         asked: list[object] = [__version__, lm.identity, task.digest(), table.digest(), over]
         asked += [one.digest() if one else None for one in (given, source)]
         key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
-        path = Path(out) / f"ig-{table.kind}-{ablation}-{key}.safetensors"
+        path = at(out) / f"ig-{table.kind}-{ablation}-{key}.safetensors"
         if path.exists():
-            return load_scores(path)
+            return confirmed(load_scores(path), lm, task, path)
     found = attribute(lm, task, units=table, method="ig", reference=source, constants=given, show_progress=show, **over)  # type: ignore[arg-type]
     if path is not None:
-        found.save(path)
+        keep(lambda: found.save(path))
     return found
 
 

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from veracausa.attribution.files import pack_scores, read_tensors, unpack_scores, write_tensors
+from veracausa.attribution.files import pack_scores, unpack_scores
 from veracausa.attribution.scores import Scores
 from veracausa.errors import FileError
+from veracausa.storage.files import read_tensors, write_tensors
 
 
 def write_all(path: str | Path, kind: str, header: Mapping[str, Any], scores: Mapping[str, Scores]) -> Path:
@@ -16,7 +17,7 @@ def write_all(path: str | Path, kind: str, header: Mapping[str, Any], scores: Ma
     packed = {name: pack_scores(one) for name, one in scores.items()}
     tensors = {f"{name}/{key}": value for name, (_, parts) in packed.items() for key, value in parts.items()}
     whole = {"own": dict(header), "scores": {name: head for name, (head, _) in packed.items()}}
-    return write_tensors(Path(path), kind, whole, tensors)
+    return write_tensors(path, kind, whole, tensors)
 
 
 def read_all(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Scores]]:
@@ -25,7 +26,7 @@ def read_all(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Sco
     Raises:
         FileError: no such file, damaged, cut short, or of another kind.
     """
-    whole, tensors = read_tensors(Path(path), kind)
+    whole, tensors = read_tensors(path, kind)
     try:
         scores = {
             name: unpack_scores(

@@ -26,13 +26,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from veracausa.attribution.ablations import recorded
-from veracausa.attribution.files import read_tensors, write_tensors
 from veracausa.attribution.units import Units, all_units
 from veracausa.engine.attention import attention_pattern
 from veracausa.engine.cost import Cost
 from veracausa.engine.guard import borrowed
 from veracausa.engine.tape import State
 from veracausa.errors import FileError
+from veracausa.storage.files import read_tensors, write_tensors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -124,12 +124,12 @@ class HeadRoles:
         columns = {"layer": self.units.layer, "index": self.units.index, "position": self.units.position}
         tensors = {name: torch.from_numpy(np.asarray(column)) for name, column in columns.items()}
         tensors |= {"attention": torch.from_numpy(self.attention), "error": torch.from_numpy(self.error)}
-        return write_tensors(Path(path), _FORMAT, header, tensors)
+        return write_tensors(path, _FORMAT, header, tensors)
 
     @classmethod
     def load(cls, path: str | Path) -> HeadRoles:
         """Read what `save` wrote; FileError for any other file."""
-        header, tensors = read_tensors(Path(path), _FORMAT)
+        header, tensors = read_tensors(path, _FORMAT)
         try:
             units = Units("heads", *(tensors[name].numpy() for name in ("layer", "index", "position")))
             figures = (tensors["attention"].numpy(), tensors["error"].numpy())

@@ -23,10 +23,10 @@ from veracausa.report.discovery_tables import (
 from veracausa.report.explain import CIRCUITS, method_of, sign_of
 from veracausa.report.faithfulness import curves_figure
 from veracausa.report.figures import Figure
-from veracausa.report.files import write_bytes, write_text
 from veracausa.report.frame import framed
 from veracausa.report.tables import Table
 from veracausa.report.words import plain, signed, whole
+from veracausa.storage.files import write_bytes, write_text
 
 #: How edges are chosen, and by what, in words.
 _WAYS = {

@@ -10,10 +10,10 @@ from veracausa.report.asked import Asked, asked
 from veracausa.report.data import identifier
 from veracausa.report.explain import READING, method_of
 from veracausa.report.figures import Figure
-from veracausa.report.files import write_bytes, write_text
 from veracausa.report.frame import framed
 from veracausa.report.panels import SectionView
 from veracausa.report.tables import Table, steps_table
+from veracausa.storage.files import at, write_bytes, write_text
 
 
 def save_study(study: Study, out: str | Path) -> Path:
@@ -25,7 +25,7 @@ def save_study(study: Study, out: str | Path) -> Path:
     Raises:
         FileError: the folder cannot be written.
     """
-    folder = Path(out)
+    folder = at(out)
     views = section_views(study)
     for view in views:
         for figure in _figures(view):

@@ -12,6 +12,7 @@ import numpy as np
 from veracausa.comparison.agreement import Agreement
 from veracausa.report.data import effects, errors, match, plural
 from veracausa.report.words import plain, signed, whole
+from veracausa.storage.files import csv_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,7 +105,7 @@ class Table:
 
     def csv(self) -> str:
         """All rows as CSV, numbers in full."""
-        return str(self.frame().to_csv(index=False, lineterminator="\n"))
+        return csv_text(self.frame())
 
 
 def _bare(value: Any) -> Any:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from veracausa.errors import FileError, VeracausaError
+from veracausa.storage.files import write_json
 from veracausa.tasks.task import Task
 
 FORMAT = "veracausa.task"
@@ -17,15 +17,7 @@ _FIELDS = ("clean", "corrupted", "correct", "incorrect", "clean_text", "corrupte
 
 def save_task(task: Task, path: str | Path) -> Path:
     """Write a task; a crash leaves the old file or none, never half a file."""
-    path, content = Path(path), task_content(task)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        partial.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
+    return write_json(path, task_content(task))
 
 
 def load_task(path: str | Path) -> Task:

@@ -182,7 +182,7 @@ def _random(seed: int = 0) -> Model:
             weight.copy_(0.5 * torch.randn(weight.shape, generator=generator, dtype=torch.float64))
     from veracausa.anatomy import decoder_of
 
-    return Model(hf, None, "random", "random weights", "id", decoder_of(hf))
+    return Model(hf, None, "random", "random weights", decoder_of(hf))
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from safetensors.torch import load
 from veracausa.anatomy import decoder_of
 from veracausa.circuits.ground_truth.compiled import CompiledConfig, CompiledForCausalLM
 from veracausa.circuits.ground_truth.programs import ALGORITHMS, Program
-from veracausa.conversion import weights_digest
 from veracausa.errors import MethodError
 from veracausa.model import Model
 from veracausa.tasks.task import Task
@@ -54,7 +53,7 @@ def load_compiled(name: str, *, dtype: torch.dtype = torch.float32) -> tuple[Mod
         frozenset(header["edges"]),
     )
     source = f"{name} compiled by tracr {header['tracr']}, {str(dtype).removeprefix('torch.')}"
-    lm = Model(hf, None, f"compiled-{name}", source, weights_digest(hf), decoder_of(hf), probe=_probe(program))
+    lm = Model(hf, None, f"compiled-{name}", source, decoder_of(hf), probe=_probe(program))
     return lm, program
 
 

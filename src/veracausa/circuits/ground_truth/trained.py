@@ -16,7 +16,6 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from veracausa.anatomy import decoder_of
 from veracausa.circuits.ground_truth.registers import WORDS, Registers
-from veracausa.conversion import weights_digest
 from veracausa.model import Model
 
 #: Name of the stored files.
@@ -71,4 +70,4 @@ def model_of(hf: GPT2LMHeadModel, program: Registers, source: str) -> Model:
     """Such a model as the library takes it; `source` says which weights these are."""
     pairs = program.pairs()
     probe = program.task_of([pairs[len(pairs) // 3], pairs[len(pairs) // 2]])
-    return Model(hf, None, f"trained-{NAME}", source, weights_digest(hf), decoder_of(hf), probe=probe)
+    return Model(hf, None, f"trained-{NAME}", source, decoder_of(hf), probe=probe)
