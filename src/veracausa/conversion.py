@@ -96,6 +96,16 @@ def weights_digest(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
+def bytes_of(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor's values as one row of bytes, without a copy where they lie so already."""
+    import torch
+
+    flat = tensor.contiguous().reshape(-1)
+    if flat.stride(0) != 1:  # a single value counts as contiguous wherever it was cut out
+        flat = flat.clone(memory_format=torch.contiguous_format)
+    return flat.view(torch.uint8)
+
+
 def tensor_digest(tensor: torch.Tensor) -> bytes:
     """SHA-256 over the multilinear hashes of a tensor's pieces and its odd last bytes."""
     import torch
@@ -104,7 +114,7 @@ def tensor_digest(tensor: torch.Tensor) -> bytes:
     # Multiples of the golden ratio's 64-bit fraction, mixed and made odd: well spread, the same on every platform.
     weights = torch.arange(1, piece + 1, dtype=torch.int64) * -7046029254386353131
     weights = (weights ^ (weights >> 29)) | 1
-    data = tensor.contiguous().reshape(-1).view(torch.uint8)
+    data = bytes_of(tensor)
     whole = data.numel() // (8 * piece) * (8 * piece)
     digest = hashlib.sha256(data[whole:].cpu().numpy().tobytes())
     if data.data_ptr() % 8:  # a slice of a larger storage may start off the grid of words

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 import veracausa as vc
 from veracausa.errors import FileError
+from veracausa.storage.files import read_tensors, write_tensors
 
 
 def equal(a, b):
@@ -53,7 +54,7 @@ def test_the_header_is_json_that_says_what_it_is(several, tmp_path):
     size = struct.unpack("<Q", raw[:8])[0]
     header = json.loads(json.loads(raw[8 : 8 + size])["__metadata__"]["veracausa"])
     assert header["version"] == vc.__version__ and header["method"] == "atp" and header["kind"] == "neurons"
-    assert header["verified"] == "not verified" and header["model"]["identity"] == "id"
+    assert header["verified"] == "not verified" and header["model"] == several["atp"].model
     assert header["cost"]["token_layers"] == several["atp"].cost.token_layers
 
 
@@ -92,15 +93,11 @@ def test_missing(tmp_path):
 
 
 def rewritten(path, header=None, **tensors):
-    """The same file with parts of its header or tensors replaced; None leaves one out."""
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        old = json.loads(file.metadata()["veracausa"])
-        kept = {name: file.get_tensor(name) for name in file.keys()} | tensors  # noqa: SIM118
-        metadata = {"format": file.metadata()["format"], "veracausa": json.dumps(old | (header or {}))}
-    save_file({name: value for name, value in kept.items() if value is not None}, path, metadata=metadata)
-    return path
+    """The same file, sealed anew, with parts of its header or tensors replaced; None leaves one out."""
+    old, kept = read_tensors(path, "veracausa-scores-2")
+    kept |= tensors
+    whole = {name: value for name, value in kept.items() if value is not None}
+    return write_tensors(path, "veracausa-scores-2", old | (header or {}), whole)
 
 
 @pytest.mark.parametrize("name", ["values", "clean", "layer", "position", "true"])

@@ -374,7 +374,7 @@ def test_files_that_are_no_receipts(case, tmp_path):
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(FileError, match="damaged or cut short"):
         vc.Receipt.load(path)
-    from veracausa.attribution.files import write_tensors
+    from veracausa.storage.files import write_tensors
 
     write_tensors(path, "veracausa-receipt-1", {"tau": 0.01}, {"top": torch.zeros(1)})
     with pytest.raises(FileError, match="lacks 'estimate'"):

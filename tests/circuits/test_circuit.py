@@ -11,6 +11,7 @@ import veracausa as vc
 from veracausa.attribution.edges import Edges
 from veracausa.circuits.circuit import Circuit, parse_names
 from veracausa.errors import CircuitError, FileError, UnitError
+from veracausa.storage.files import write_json
 
 from . import brute
 
@@ -187,7 +188,7 @@ def test_a_file_cut_short_anywhere(tmp_path):
 )  # fmt: skip
 def test_files_that_are_wrong(tmp_path, change):
     _, path = saved(tmp_path)
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    write_json(path, json.loads(path.read_text()) | change)
     with pytest.raises(FileError, match=r"circuit\.json"):
         vc.load_circuit(path)
 

@@ -259,7 +259,7 @@ def test_what_cannot_be_written(tiny, task_of, tmp_path):
         write_eap_json(lm, path, scores=vc.exact(lm, task_of(6), units="heads", show_progress=False))
     foreign = vc.exact(tiny("gpt2"), task_of(6), units="edges", show_progress=False)
     with pytest.raises(UnitError, match="kv_heads"):
-        write_eap_json(lm, path, scores=foreign)
+        write_eap_json(lm, path, scores=dataclasses.replace(foreign, model=foreign.model | {"identity": lm.identity}))
     with pytest.raises(MethodError, match="other weights"):
         other = foreign.model | {"identity": "other", "source": "other weights"}
         write_eap_json(tiny("gpt2"), path, scores=dataclasses.replace(foreign, model=other))

@@ -11,7 +11,6 @@ from html import unescape
 
 import pandas as pd
 import pytest
-from veracausa.report.files import write_bytes, write_text
 
 import veracausa as vc
 from veracausa.report import page as page_module
@@ -136,25 +135,6 @@ def test_random_draw_is_marked_and_rated_apart(saved, study, views):
     scatter = next(figure for figure in view.figures if figure.name.endswith("scatter"))
     points = scatter.specs()[0]["datasets"][f"{scatter.name}-atp"]
     assert {row["name"] for row in points if row["group"] == "drawn at random"} == drawn
-
-
-def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
-    path = write_text(tmp_path / "deep" / "a.txt", "old")
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("veracausa.report.files.os.replace", full)
-    with pytest.raises(vc.errors.FileError, match="No space left"):
-        write_text(path, "new")
-    assert path.read_text() == "old"
-    assert [p.name for p in path.parent.iterdir()] == ["a.txt"]
-
-
-def test_a_file_in_place_of_the_folder_is_an_error(tmp_path):
-    (tmp_path / "out").write_text("a file")
-    with pytest.raises(vc.errors.FileError, match="cannot be written"):
-        write_bytes(tmp_path / "out" / "x.png", b"")
 
 
 def test_a_panel_without_estimates_is_a_map_and_a_table(study):

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from veracausa.errors import FileError
+from veracausa.storage.files import write_json
 from veracausa.tasks import Task, greater_than, ioi
 
 
@@ -46,14 +47,20 @@ def test_bad_files(tmp_path, real):
         ("\x00\x01", "is not a task file"),
         ("[1]", "not a task that veracausa saved"),
         ('{"format": "other"}', "not a task that veracausa saved; prompts of your own are read by tasks.from_file"),
-        (json.dumps({**content, "version": 9}), "version 9 of the task format; this library reads 1"),
-        (json.dumps({k: v for k, v in content.items() if k != "clean"}), "is damaged: KeyError: 'clean'"),
-        (json.dumps({**content, "clean": content["clean"][:1]}), "is damaged: TaskError"),
-        (json.dumps({**content, "clean": 3}), "is damaged: TypeError"),
-        (json.dumps({**content, "metric": "x"}), "is damaged: MethodError"),
-        (json.dumps(changed), "its digest does not fit its content"),
+        ("[" * 100_000, "is not a task file"),
+        (json.dumps({**content, "version": 9}), "version 9 of the task format; this library reads 2"),
+        (json.dumps(changed), "its checksum does not fit it"),
+        (json.dumps({**content, "checksum": 3}), "its checksum does not fit it"),
+        ({k: v for k, v in content.items() if k != "clean"}, "is damaged: KeyError: 'clean'"),
+        ({**content, "clean": content["clean"][:1]}, "is damaged: TaskError"),
+        ({**content, "clean": 3}, "is damaged: TypeError"),
+        ({**content, "metric": "x"}, "is damaged: MethodError"),
+        (changed, "its digest does not fit its content"),
     ):
-        path.write_text(bad, encoding="utf-8")
+        if isinstance(bad, str):
+            path.write_text(bad, encoding="utf-8")
+        else:
+            write_json(path, bad)  # with the checksum of what is wrong
         with pytest.raises(FileError, match=message):
             Task.load(path)
     path.write_bytes(b"\xff\xfe")

@@ -28,6 +28,7 @@ from veracausa.attribution.planning import recorded_runs
 from veracausa.attribution.resume import Checkpoint
 from veracausa.attribution.rows import unpatched_metric
 from veracausa.attribution.scores import task_header
+from veracausa.attribution.surfaces import Surface
 from veracausa.attribution.units import Units, resolve_units
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.budget import examples_per_batch, rows_per_chunk
@@ -45,7 +46,6 @@ from veracausa.progress import Tick, progress
 from veracausa.storage.origin import model_header
 
 if TYPE_CHECKING:
-    from veracausa.attribution.surfaces import Surface
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 

@@ -201,7 +201,7 @@ def _read(
     """Flags and summed scores of our edges; no scores where all are 0 or null."""
     if groups not in ("agree", "any"):
         raise MethodError(f"groups={groups!r} is neither 'agree' nor 'any'.")
-    body = read_json(path, "an EAP-IG graph")
+    body = read_json(path, "an EAP-IG graph", sealed=False)
     lacking = [key for key in ("cfg", "nodes", "edges") if not isinstance(body.get(key), dict)]
     if lacking:
         raise FileError(f"{path} is no EAP-IG graph: it lacks {', '.join(lacking)}.")

@@ -12,6 +12,7 @@ from veracausa.anatomy.graph import graph_of
 from veracausa.circuits.circuit import Circuit, parse_names
 from veracausa.errors import FileError, VeracausaError
 from veracausa.storage.files import at, read_json, write_json
+from veracausa.storage.schema import MODEL
 
 _FORMAT = "veracausa-circuit-1"
 
@@ -53,7 +54,7 @@ def unpack_circuit(header: dict[str, Any], names: list[str], importance: list[fl
             importance=None if importance is None else np.array(importance, dtype=np.float64),
             method=str(header["method"]),
             settings=dict(header["settings"]),
-            model={key: str(header["model"][key]) for key in ("name", "source", "identity")},
+            model={str(key): str(value) for key, value in MODEL(header["model"]).items()},
             task={key: header["task"][key] for key in ("name", "description", "digest", "metric", "n")},
             notes=tuple(header["notes"]),
         )

@@ -19,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from veracausa.conversion import bytes_of
 from veracausa.errors import FileError
 
 if TYPE_CHECKING:
@@ -166,13 +167,11 @@ def read_tensors(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any
 
 def _seal(kind: str, text: str, tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 of a header and of the names, types, shapes and bytes of all tensors."""
-    import torch
-
     digest = hashlib.sha256(f"{kind}\n{text}\n".encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(bytes_of(tensor).numpy().data)
     return digest.hexdigest()
 
 

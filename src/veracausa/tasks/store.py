@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from veracausa.errors import FileError, VeracausaError
-from veracausa.storage.files import write_json
+from veracausa.storage.files import at, require_seal, write_json
 from veracausa.tasks.task import Task
 
 FORMAT = "veracausa.task"
-VERSION = 1
+VERSION = 2
 _FIELDS = ("clean", "corrupted", "correct", "incorrect", "clean_text", "corrupted_text", "info")
 
 
@@ -22,16 +22,16 @@ def save_task(task: Task, path: str | Path) -> Path:
 
 def load_task(path: str | Path) -> Task:
     """Read what `save_task` wrote; FileError says what is wrong with any other file."""
-    path = Path(path)
+    path = at(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileError(f"there is no task file {path}") from None
     except OSError as error:
         raise FileError(f"the task file {path} cannot be read: {error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FileError(f"{path} is not a task file, or it is cut short: {error}") from error
-    return task_of(content, path)
+    return task_of(content, path, sealed=True)
 
 
 def task_content(task: Task) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def task_content(task: Task) -> dict[str, Any]:
     return content | {"vocabulary": {str(k): v for k, v in task.vocabulary.items()}}
 
 
-def task_of(content: Any, path: Path) -> Task:
+def task_of(content: Any, path: Path, *, sealed: bool = False) -> Task:
     """The task that `task_content` wrote down; FileError names `path` if it is something else, or damaged."""
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise FileError(
@@ -52,6 +52,8 @@ def task_of(content: Any, path: Path) -> Task:
         raise FileError(
             f"{path} has version {content.get('version')!r} of the task format; this library reads {VERSION}"
         )
+    if sealed:
+        require_seal(content, path, "a task file")
     try:
         task = Task(
             name=content["name"],
@@ -61,7 +63,7 @@ def task_of(content: Any, path: Path) -> Task:
             **{name: tuple(content[name]) for name in _FIELDS},
         )
         digest = content["digest"]
-    except (KeyError, TypeError, ValueError, AttributeError, VeracausaError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, VeracausaError, OverflowError, IndexError) as error:
         raise FileError(f"the task file {path} is damaged: {type(error).__name__}: {error}") from error
     if digest != task.digest():
         raise FileError(f"the task file {path} was changed after it was saved: its digest does not fit its content")
