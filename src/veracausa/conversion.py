@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from veracausa.checkpoint import require_all_of_gguf, require_all_taken
 from veracausa.errors import ArchitectureError, FileError
+from veracausa.terminal import printable, say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -363,13 +364,14 @@ def _locked(path: Path) -> Iterator[bool]:
 def _status(line: str) -> Iterator[None]:
     """One line on stderr while something slow runs; on a terminal with a spinner, gone at the end."""
     from rich.console import Console
+    from rich.text import Text
 
     console = Console(stderr=True)
     if console.is_terminal:
-        with console.status(line):
+        with console.status(Text(printable(line))):
             yield
     else:
-        print(line, file=sys.stderr, flush=True)
+        say(line)
         yield
 
 

@@ -6,9 +6,15 @@ Each message says what was wrong, where, and what to do about it, in that order.
 
 from __future__ import annotations
 
+from veracausa.terminal import printable
+
 
 class VeracausaError(Exception):
     """Base of every error that veracausa raises on purpose."""
+
+    def __str__(self) -> str:
+        # Names in it come from files and models, and the text goes to a terminal.
+        return printable(super().__str__())
 
 
 class PromptError(VeracausaError):

@@ -27,6 +27,7 @@ from veracausa.errors import ArchitectureError, DeviceError, DownloadError, File
 from veracausa.hub import cached_snapshot, hub_options, is_hub_id
 from veracausa.load_tokenizer import LOCAL, first_line, given_tokenizer, read_tokenizer
 from veracausa.packaged import PACKAGED, packaged_folder
+from veracausa.suggestions import closest
 from veracausa.wrappers import require_plain_weights, unwrapped
 
 if TYPE_CHECKING:
@@ -114,12 +115,26 @@ def resolve(
         return Loaded(hf, tok, name, source, weights_digest(hf))
     if path.exists():
         raise FileError(f"{path} is a file, but neither a .gguf file nor a model folder. Pass the folder it lies in.")
+    _require_no_misspelling(name, cache_dir)
     if not isinstance(model, str) or not is_hub_id(name):
         raise FileError(
             f"There is no folder {name!r}, and it is not a hub id either. Pass a packaged model "
             f"({', '.join(PACKAGED)}), an existing folder, a .gguf file, or a hub id such as 'gpt2'."
         )
     return _from_hub(name, tokenizer, options, where, cache_dir)
+
+
+def _require_no_misspelling(name: str, cache_dir: str | os.PathLike[str] | None) -> None:
+    """Refuse what is nearly the name of a packaged model, before the hub is asked: models there have an owner's name.
+
+    A few old ones have none ("gpt2"); those in the local cache are taken whatever they are called.
+    """
+    meant = None if "/" in name or os.sep in name else closest(name, PACKAGED)
+    if meant is not None and (not is_hub_id(name) or cached_snapshot(name, cache_dir) is None):
+        raise FileError(
+            f"There is no model {name!r}. Did you mean {meant!r}? Packaged models: {', '.join(PACKAGED)}. A hub model "
+            f"is called by its full id (owner/{name}), a folder by its path."
+        )
 
 
 def _from_converted(

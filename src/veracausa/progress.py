@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from veracausa.terminal import printable, say
+
 #: Seconds between two lines where there is no terminal.
 _LINE_EVERY = 20.0
 
@@ -49,7 +51,7 @@ def left(done: float, total: float, seconds: float) -> str:
 def announce(text: str, show: bool) -> None:
     """Tell what is about to be done, on standard error, as the bars are."""
     if show:
-        print(text, file=sys.stderr, flush=True)
+        say(text)
 
 
 @contextmanager
@@ -79,7 +81,7 @@ def _bar(label: str, total: float, done: float) -> Iterator[Tick]:
     )
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),  # a name in brackets is a name
         BarColumn(),
         TaskProgressColumn(),
         TimeElapsedColumn(),
@@ -87,7 +89,7 @@ def _bar(label: str, total: float, done: float) -> Iterator[Tick]:
         TimeRemainingColumn(compact=True),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(label, total=total, completed=int(done))
+        task = bar.add_task(printable(label), total=total, completed=int(done))
         yield lambda amount: bar.advance(task, amount)
 
 
@@ -102,6 +104,6 @@ def _lines(label: str, total: float, done: float) -> Tick:
         if now - said >= _LINE_EVERY:
             said = now
             share = (done + reached) / total
-            print(f"{label}: {share:.0%}, {left(reached, total - done, now - began)} left", file=sys.stderr, flush=True)
+            say(f"{label}: {share:.0%}, {left(reached, total - done, now - began)} left")
 
     return tick

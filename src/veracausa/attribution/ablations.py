@@ -28,12 +28,14 @@ from veracausa.engine.patches import Place, activation, sites_for
 from veracausa.engine.tape import State, Tape, record
 from veracausa.engine.validate import require_readable
 from veracausa.errors import MethodError
+from veracausa.suggestions import not_known
 
 if TYPE_CHECKING:
     from veracausa.attribution.optimal import OptimalConstants
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 
+DIRECTIONS: tuple[str, ...] = ("noising", "denoising")
 ABLATIONS: tuple[str, ...] = ("counterfactual", "zero", "mean", "resample", "optimal")
 
 #: Donor prompts per length that `resample` draws from; bounds memory, and is fixed so that no number depends on it.
@@ -164,15 +166,7 @@ def replacement(
         MethodError: an unknown ablation; denoising with anything but the counterfactual; no donor for resampling; no
             constants for optimal ablation, or those of another model, task or kind of unit.
     """
-    if ablation not in ABLATIONS:
-        raise MethodError(f"ablation={ablation!r} is not known. Known: {', '.join(ABLATIONS)}.")
-    if direction not in ("noising", "denoising"):
-        raise MethodError(f"direction={direction!r} is not known. Known: noising, denoising.")
-    if direction == "denoising" and ablation != "counterfactual":
-        raise MethodError(
-            f"direction='denoising' restores a unit's clean value in the corrupted run; there is nothing that "
-            f"ablation={ablation!r} could replace. Use direction='noising', or ablation='counterfactual'."
-        )
+    require_effect(ablation, direction)
     if (constants is None) is (ablation == "optimal"):
         raise MethodError(
             "ablation='optimal' needs constants=vc.optimal_constants(lm, task, units=…) here."
@@ -192,6 +186,18 @@ def replacement(
         aligned = len({*source.lengths, *task.lengths}) == 1
         return Mean(lm, prompts, units.place, aligned, cost)
     return Resample(lm, prompts, task, units, seed, cost)
+
+
+def require_effect(ablation: str, direction: str) -> None:
+    """Raise MethodError unless both are known and mean something together; asked before anything is run."""
+    for what, value, known in (("ablation", ablation, ABLATIONS), ("direction", direction, DIRECTIONS)):
+        if value not in known:
+            raise MethodError(not_known(what, value, known))
+    if direction == "denoising" and ablation != "counterfactual":
+        raise MethodError(
+            f"direction='denoising' restores a unit's clean value in the corrupted run; there is nothing that "
+            f"ablation={ablation!r} could replace. Use direction='noising', or ablation='counterfactual'."
+        )
 
 
 def donors_of(prompts: Sequence[tuple[int, ...]], seed: int) -> dict[int, list[tuple[int, ...]]]:

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from veracausa.errors import MethodError, UnitError
 from veracausa.progress import Tick
+from veracausa.suggestions import not_known
 
 if TYPE_CHECKING:
     from veracausa.attribution.scores import Scores
@@ -146,7 +147,7 @@ def told(losses: Sequence[float], loss: str) -> str:
 def require_loss(loss: str) -> None:
     """Raise MethodError unless the loss is known."""
     if loss not in LOSSES:
-        raise MethodError(f"loss={loss!r} is not known. Known: {', '.join(LOSSES)}.")
+        raise MethodError(not_known("loss", loss, LOSSES))
 
 
 def require_training(steps: int, lr: float, loss: str, batch: int) -> None:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from veracausa import __version__
-from veracausa.attribution.ablations import replacement
+from veracausa.attribution.ablations import replacement, require_effect
 from veracausa.attribution.edge_rows import EdgeRows
 from veracausa.attribution.edges import Edges
 from veracausa.attribution.rows import Plan, Rows
@@ -92,6 +92,10 @@ def exact(
     if rows is not None and rows < 1:
         raise MethodError(f"rows={rows}: a chunk holds at least one row. Leave rows out to let the free memory decide.")
     table = resolve_units(lm, units, max(task.lengths))
+    if isinstance(table, Edges):
+        _require_edges(ablation, direction, reference)
+    else:
+        require_effect(ablation, direction)
     settings, learned = effect_settings(direction, ablation, seed, reference), None
     if ablation == "optimal" and direction == "noising" and not isinstance(table, Edges):
         from veracausa.attribution.optimal import optimal_constants
@@ -102,7 +106,6 @@ def exact(
 
     def plan(cost: Cost) -> Plan:
         if isinstance(table, Edges):
-            _require_edges(ablation, direction, reference)
             return EdgeRows(lm, task, table, ablation == "zero", direction == "noising", rows, cost)
         source = replacement(lm, task, table, ablation, direction, reference, seed, cost, constants)
         return Rows(lm, task, table, source, direction == "noising", rows, cost)

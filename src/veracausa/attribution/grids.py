@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from veracausa.errors import MethodError
+from veracausa.suggestions import not_known
 
 Grid = tuple[np.ndarray, np.ndarray]
 
@@ -53,7 +54,7 @@ def grid(name: str, nodes: int, *, corrupted_at_one: bool = True) -> Grid:
         MethodError: an unknown grid, or fewer nodes than it needs.
     """
     if name not in GRIDS:
-        raise MethodError(f"grid={name!r} is not known. Known: {', '.join(GRIDS)}.")
+        raise MethodError(not_known("grid", name, GRIDS))
     if nodes < 1:
         raise MethodError(f"nodes={nodes}: a path needs at least one node.")
     alphas, weights = GRIDS[name](nodes)

@@ -14,6 +14,7 @@ from veracausa.attribution.grids import BOTH_ENDS, grid
 from veracausa.attribution.paths import PATHS
 from veracausa.engine import rules
 from veracausa.errors import MethodError
+from veracausa.suggestions import did_you_mean, not_known
 
 #: What units move towards → the ablation whose effect that estimates.
 BASELINES = {"corrupted": "counterfactual"} | {name: name for name in ("zero", "mean", "resample", "optimal")}
@@ -207,7 +208,10 @@ def resolve_method(
             raise MethodError(f"method={method!r} scores nodes. For edges take {_NODES_ONLY[method]!r}.")
         if method not in presets:
             names = ", ".join((*presets, "ifr") if edges else presets)
-            raise MethodError(f"method={method!r} is not known. Presets: {names}; or compose one with vc.Method(…).")
+            raise MethodError(
+                f"method={method!r} is not known.{did_you_mean(method, presets)} Presets: {names}; or compose one with "
+                "vc.Method(…)."
+            )
         name, parts = method, presets[method]
     else:
         name, parts = "", method
@@ -220,7 +224,7 @@ def resolve_method(
         ("direction", direction, {"noising": "", "denoising": ""}),
     ):
         if value not in known:
-            raise MethodError(f"{what}={value!r} is not known. Known: {', '.join(known)}.")
+            raise MethodError(not_known(what, value, known))
     if parts.path in ("inputs", "layer", "unit"):
         grid(parts.grid, parts.nodes)
     elif parts.nodes < 1 or parts.descent < 0:

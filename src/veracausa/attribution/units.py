@@ -12,11 +12,12 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal, NoReturn, cast
 
 import numpy as np
 
 from veracausa.errors import UnitError
+from veracausa.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,6 +39,9 @@ KINDS: dict[str, tuple[str, str, str]] = {
     "values": ("values", "kv", "values of key/value heads (before the attention pattern)"),
 }
 
+#: Other words for kinds.
+_SHORT = {"attn": "attention", "resid": "residual", "q": "queries", "k": "keys", "v": "values"}
+
 _NUMBER = re.compile(r"[0-9]+")
 _PATTERNS: dict[str, re.Pattern[str]] = {
     "heads": re.compile(r"a([0-9]+)\.h([0-9]+)"),
@@ -49,6 +53,8 @@ _PATTERNS: dict[str, re.Pattern[str]] = {
     "keys": re.compile(r"a([0-9]+)\.kv([0-9]+)<k>"),
     "values": re.compile(r"a([0-9]+)\.kv([0-9]+)<v>"),
 }
+#: What an edge's name looks like; `anatomy.graph` knows which ends there are.
+_EDGE = re.compile(r"[a-z][a-z0-9.]*->[a-z][a-z0-9.]*(<[qkv]>)?(@[0-9]+)?")
 
 
 #: Kinds with several units a layer.
@@ -223,15 +229,31 @@ def resolve_units(lm: Model, units: str | Sequence[str] | Units, longest: int) -
     kind, at, what = names.partition("@")
     if kind == "edges" and (not at or what == "positions"):
         return all_edges(lm, longest if at else 0)
-    kind = {"attn": "attention", "resid": "residual", "q": "queries", "k": "keys", "v": "values"}.get(kind, kind)
+    kind = _SHORT.get(kind, kind)
     if kind in KINDS and (not at or what == "positions"):
         return all_units(lm, cast("Kind", kind), longest if at else 0)
     if any(pattern.fullmatch(kind) for pattern in _PATTERNS.values()):
         return _checked(lm, parse_names(lm, [names]), longest)
-    known = ", ".join((*KINDS, "edges"))
+    _refuse(names, names)
+
+
+def require_names(units: str | Sequence[str]) -> None:
+    """Raise UnitError unless these are a kind of units or read like names; which ones a model has is asked later."""
+    names = [units] if isinstance(units, str) else list(units)
+    for name in names:
+        stem, at, where = name.partition("@")
+        is_kind = isinstance(units, str) and stem in (*KINDS, *_SHORT, "edges") and (not at or where == "positions")
+        is_name = any(pattern.fullmatch(stem) for pattern in _PATTERNS.values())
+        is_name = is_name and (not at or _NUMBER.fullmatch(where) is not None)
+        if not (is_kind or is_name or _EDGE.fullmatch(name)):
+            _refuse(units, name)
+
+
+def _refuse(units: str | Sequence[str], name: str) -> NoReturn:
+    known = (*KINDS, "edges")
     raise UnitError(
-        f"units={units!r} is not known. Kinds: {known}, each also as 'heads@positions'; or a list of names such as "
-        "['a20.h0', 'm3.n1200'] or ['a9.h6->m10']."
+        f"units={units!r} is not known.{did_you_mean(name.partition('@')[0], known)} Kinds: {', '.join(known)}, each "
+        "also as 'heads@positions'; or a list of names such as ['a20.h0', 'm3.n1200'] or ['a9.h6->m10']."
     )
 
 

@@ -10,6 +10,7 @@ from veracausa.attribution.scores import Scores
 from veracausa.attribution.units import Units, parse_names
 from veracausa.comparison.agreement import Agreement
 from veracausa.errors import MethodError, UnitError
+from veracausa.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -96,5 +97,6 @@ def require_ablations(ablations: Sequence[str]) -> tuple[str, ...]:
     wanted = tuple([ablations] if isinstance(ablations, str) else ablations)
     unknown = [name for name in wanted if name not in ABLATIONS]
     if unknown or not wanted or len(set(wanted)) < len(wanted):
-        raise MethodError(f"ablations={list(wanted)!r}: name each once, at least one of {', '.join(ABLATIONS)}.")
+        meant = did_you_mean(unknown[0], ABLATIONS) if unknown else ""
+        raise MethodError(f"ablations={list(wanted)!r}: name each once, at least one of {', '.join(ABLATIONS)}.{meant}")
     return wanted

@@ -33,6 +33,7 @@ from veracausa.engine.cost import Cost
 from veracausa.engine.tape import Tape
 from veracausa.engine.writes import SITES, head_writes, mlp_write
 from veracausa.errors import MethodError
+from veracausa.suggestions import not_known
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -70,7 +71,7 @@ class Ablation:
 def require_ablation(kind: str) -> None:
     """Raise MethodError unless the ablation is known."""
     if kind not in ABLATIONS:
-        raise MethodError(f"ablation={kind!r} is not known. Known: {', '.join(ABLATIONS)}.")
+        raise MethodError(not_known("ablation", kind, ABLATIONS))
 
 
 def ablation_of(

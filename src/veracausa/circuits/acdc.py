@@ -40,6 +40,7 @@ from veracausa.engine.guard import attention_function, borrowed
 from veracausa.errors import MethodError, NumericsError
 from veracausa.progress import progress
 from veracausa.storage.origin import model_header
+from veracausa.suggestions import not_known
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -90,7 +91,7 @@ def acdc(
     began = time.monotonic()
     require_loss(loss)
     if order not in ORDERS:
-        raise MethodError(f"order={order!r} is not known. Known: {', '.join(ORDERS)}.")
+        raise MethodError(not_known("order", order, ORDERS))
     if not tau > 0:
         raise MethodError(f"tau={tau}: the rise of the loss that one edge may cause is a positive number.")
     edges = all_edges(lm) if start is None else start.require_for(lm).edges

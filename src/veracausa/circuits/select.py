@@ -35,6 +35,7 @@ from veracausa.attribution.edges import Edges
 from veracausa.attribution.scores import Scores
 from veracausa.circuits.circuit import Circuit
 from veracausa.errors import MethodError
+from veracausa.suggestions import not_known
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -216,7 +217,7 @@ def ranked_by(how: str, by: str | None, n: int, scored: int) -> str:
         MethodError: `how`, `by` or n out of range.
     """
     if how not in HOW:
-        raise MethodError(f"how={how!r} is no way of selecting. Known: {', '.join((*HOW, 'iterated'))}.")
+        raise MethodError(not_known("how", how, (*HOW, "iterated")))
     by = by or HOW[how]
     if by not in ("importance", "abs_mean") or (how == "abs" and by != "abs_mean"):
         raise MethodError(f"by={by!r} does not go with how={how!r}: 'importance' or 'abs_mean', for abs the latter.")

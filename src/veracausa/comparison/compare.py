@@ -33,6 +33,7 @@ from veracausa.errors import MethodError, TaskError, UnitError
 from veracausa.progress import duration
 from veracausa.storage.files import at
 from veracausa.storage.origin import model_header
+from veracausa.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -82,10 +83,7 @@ def compare(
     tasks = list(task) if isinstance(task, Sequence) else [task]
     if not tasks:
         raise TaskError("There is no task to compare on. Give at least one, e.g. vc.tasks.ioi(lm).")
-    names = _names(methods)
-    unknown = [kind for kind in units if kind not in KINDS]
-    if unknown or not units:
-        raise UnitError(f"units={list(units)!r}: kinds to compare are {', '.join(KINDS)}.")
+    names = require_compared(units, methods, budget)
     clock = _Clock(None if budget is None else 60 * budget / len(tasks) / len(units))
     pieces = None if out is None else at(out) / "pieces"
     sections, left_out = [], []
@@ -112,13 +110,25 @@ def compare(
     )
 
 
+def require_compared(units: Sequence[str], methods: str | Sequence[str], budget: float | None) -> list[str]:
+    """The names of the methods; UnitError or MethodError for a kind, a method or a budget that means nothing."""
+    unknown = [kind for kind in units if kind not in KINDS]
+    if unknown or not units:
+        meant = did_you_mean(unknown[0], KINDS) if unknown else ""
+        raise UnitError(f"units={list(units)!r}: kinds to compare are {', '.join(KINDS)}.{meant}")
+    if budget is not None and not budget > 0:
+        raise MethodError(f"budget={budget:g}: a number of minutes over 0, or None for no limit.")
+    return _names(methods)
+
+
 def _names(methods: str | Sequence[str]) -> list[str]:
     if methods == "all":
         return list(COMPARED)
     names = [methods] if isinstance(methods, str) else list(methods)
     unknown = [name for name in names if name not in COMPARED]
     if unknown or not names:
-        raise MethodError(f"methods={unknown or names!r} are not known. Known: {', '.join(COMPARED)}; or 'all'.")
+        meant = did_you_mean(unknown[0], COMPARED) if unknown else ""
+        raise MethodError(f"methods={unknown or names!r} are not known.{meant} Known: {', '.join(COMPARED)}; or 'all'.")
     return names
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from veracausa.errors import MethodError
+from veracausa.suggestions import not_known
 
 #: More than any model has.
 ALL = 1 << 40
@@ -112,5 +113,5 @@ def resolve_level(level: str | Level) -> Level:
     if isinstance(level, Level):
         return level
     if level not in LEVELS:
-        raise MethodError(f"level={level!r} is not known. Known: {', '.join(LEVELS)}; or a Level of your own.")
+        raise MethodError(f"{not_known('level', level, LEVELS)} Or give a Level of your own.")
     return LEVELS[level]

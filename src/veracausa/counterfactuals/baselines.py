@@ -35,6 +35,7 @@ from veracausa.counterfactuals.files import read_all, write_all
 from veracausa.counterfactuals.words import listed
 from veracausa.errors import FileError, MethodError
 from veracausa.storage.files import at, keep
+from veracausa.suggestions import not_known
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -105,7 +106,7 @@ class Baselines:
             "jaccard": lambda a, b: self.between(a, b).jaccard(self.top),
         }
         if by not in kinds:
-            raise MethodError(f"by={by!r} is not known. Known: {', '.join(kinds)}.")
+            raise MethodError(not_known("by", by, kinds))
         return square(self.names, kinds[by])
 
     def table(self) -> pd.DataFrame:

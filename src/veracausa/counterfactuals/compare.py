@@ -31,6 +31,7 @@ from veracausa.counterfactuals.files import read_all, write_all
 from veracausa.counterfactuals.statistics import LEVEL, differs, exceeds, magnitude, stderr
 from veracausa.counterfactuals.words import listed, number_of, share
 from veracausa.errors import FileError, GapError, MethodError, TaskError
+from veracausa.suggestions import not_known
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,7 +100,7 @@ class CounterfactualComparison:
         """Corruptions × corruptions: "spearman" of |mean effect|, "r" of mean effects, "jaccard" of the tops."""
         kinds = {"spearman": self._spearman, "r": self._r, "jaccard": self._jaccard}
         if by not in kinds:
-            raise MethodError(f"by={by!r} is not known. Known: {', '.join(kinds)}.")
+            raise MethodError(not_known("by", by, kinds))
         return square(self.names, kinds[by])
 
     def _spearman(self, a: str, b: str) -> float:

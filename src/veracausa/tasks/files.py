@@ -31,6 +31,13 @@ def from_file(lm: Any, path: str | Path, *, metric: str = "logit_diff", name: st
     >>> task = vc.tasks.from_file(lm, "pairs.csv", metric="logit_diff")
     """
     path = Path(path)
+    rows = read_pairs(path, metric)
+    return from_pairs(lm, rows, metric=metric, name=name or path.stem, file=path.name)
+
+
+def read_pairs(path: str | Path, metric: str = "logit_diff") -> list[tuple[str, Pair]]:
+    """The pairs of a file with the places where they stand in it, before any model is asked; errors as `from_file`."""
+    path = Path(path)
     needs_incorrect = metric_of(metric).needs_incorrect
     kinds = {".csv": _csv, ".jsonl": _jsonl, ".ndjson": _jsonl, ".parquet": _parquet}
     read = kinds.get(path.suffix.lower())
@@ -49,7 +56,7 @@ def from_file(lm: Any, path: str | Path, *, metric: str = "logit_diff", name: st
         raise FileError(f"{path} cannot be read: {error}") from error
     if not rows:
         raise TaskError(f"{path} has no examples; it needs one row per pair, with the columns {', '.join(required)}")
-    return from_pairs(lm, rows, metric=metric, name=name or path.stem, file=path.name)
+    return rows
 
 
 def _pair(row: Mapping[str, Any], required: tuple[str, ...], where: str, place: str) -> Pair:

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from veracausa.errors import MethodError
+from veracausa.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     import torch
@@ -178,4 +179,6 @@ def metric(name: str) -> Metric:
     try:
         return METRICS[name]
     except (KeyError, TypeError):
-        raise MethodError(f"there is no metric {name!r}; the metrics are {', '.join(METRICS)}") from None
+        raise MethodError(
+            f"there is no metric {name!r}; the metrics are {', '.join(METRICS)}.{did_you_mean(name, METRICS)}"
+        ) from None

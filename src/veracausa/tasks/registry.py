@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from veracausa.errors import TaskError
+from veracausa.suggestions import did_you_mean
 from veracausa.tasks.capital_country import capital_country
 from veracausa.tasks.gendered_pronoun import gendered_pronoun
 from veracausa.tasks.greater_than import CORRUPTIONS as GREATER_THAN
@@ -29,6 +30,21 @@ BUILTIN: dict[str, Callable[..., Task]] = {
 CORRUPTIONS: dict[str, tuple[str, ...]] = {"ioi": tuple(IOI), "greater-than": GREATER_THAN}
 
 
+def named(name: str, more: tuple[str, ...] = ()) -> str:
+    """The name of a built-in task as `BUILTIN` has it; TaskError lists them if there is none (`more`: further names).
+
+    >>> named("Greater_Than")
+    'greater-than'
+    """
+    plain = str(name).strip().lower().replace("_", "-")
+    known = (*BUILTIN, *more)
+    if plain not in known:
+        raise TaskError(
+            f"there is no task {name!r}; the built-in ones are {', '.join(known)}.{did_you_mean(plain, known)}"
+        )
+    return plain
+
+
 def build(name: str, lm: Any, **options: Any) -> Task:
     """A built-in task by its name ("greater-than", "greater_than"); options go to its builder.
 
@@ -38,12 +54,13 @@ def build(name: str, lm: Any, **options: Any) -> Task:
     """
     import inspect
 
-    builder = BUILTIN.get(str(name).strip().lower().replace("_", "-"))
-    if builder is None:
-        raise TaskError(f"there is no task {name!r}; the built-in ones are {', '.join(BUILTIN)}")
+    builder = BUILTIN[named(name)]
     known = [p for p in inspect.signature(builder).parameters if p != "lm"]
     if unknown := [option for option in options if option not in known]:
-        raise TaskError(f"task {name!r} has no option {', '.join(unknown)}; its options are {', '.join(known)}")
+        raise TaskError(
+            f"task {name!r} has no option {', '.join(unknown)}; its options are {', '.join(known)}."
+            f"{did_you_mean(unknown[0], known)}"
+        )
     return builder(lm, **options)
 
 
