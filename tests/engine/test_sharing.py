@@ -185,8 +185,8 @@ def test_the_guard_names_both_numbers_and_is_asked_once_a_call(monkeypatch):
 
 def test_the_guard_takes_the_users_attention_function(monkeypatch):
     """Edges are recorded under ours; what they are compared with is not."""
-    lm, task, seen = as_model(tiny_models.make("llama", seed=1, attn_implementation="eager"), "llama"), pairs((4, 9)), []
-    hf_forward = lm.hf.forward
+    lm = as_model(tiny_models.make("llama", seed=1, attn_implementation="eager"), "llama")
+    task, seen, hf_forward = pairs((4, 9)), [], lm.hf.forward
 
     def forward(*args, **kwargs):
         if kwargs.get("use_cache") is False:
