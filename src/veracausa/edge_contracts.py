@@ -26,7 +26,6 @@ from veracausa.engine.circuit_forward import all_edges_mask
 from veracausa.engine.guard import borrowed, hooks
 from veracausa.engine.measure import Readout, pair_ids, readout
 from veracausa.engine.readers import SITES
-from veracausa.engine.sharing import at_rest
 from veracausa.engine.tape import Tape, record_pairs
 from veracausa.engine.writes import write_changes
 
@@ -108,7 +107,6 @@ class _Bare:
     def run(self, *handles: Any, rows: int = 1, corrupted: bool = False) -> Any:
         """M of a run under some hooks; a list, if of several rows."""
         with hooks(*handles):
-            at_rest(self.lm.decoder)
             logits = self.lm.hf(self.ids[corrupted].expand(rows, -1), use_cache=False).logits[:, -1]
         answers = self.read.answers[torch.zeros(rows, dtype=torch.long, device=self.lm.device)]
         exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -165,4 +163,4 @@ def _bare(lm: Model, task: Task) -> Iterator[_Bare]:
     ids = pair_ids(lm, task, (0,))
     with borrowed(lm.decoder), torch.no_grad():
         tape = record_pairs(lm.decoder, *ids, 0, examples=(0,), sites=SITES)
-        yield _Bare(lm, ids, tape, readout(lm, task, tape))
+        yield _Bare(lm, ids, tape, readout(lm, task, (0,), tape.clean))

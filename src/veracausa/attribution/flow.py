@@ -60,12 +60,12 @@ def flow_routes(lm: Model, task: Task, edges: Edges, *, show_progress: bool = Tr
     values = torch.full((len(task), len(edges)), float("nan"), dtype=lm.score_dtype)
     measured = Measurement.blank(lm, task)
     kept = lm.heads * lm.decoder.head_dim + (2 * (lm.heads + 1) + 2) * lm.width
-    groups = buckets(lm.decoder, task.clean, task.corrupted, False, examples_per_batch(lm, task, kept))
+    groups = buckets(task.clean, task.corrupted, False, examples_per_batch(lm, task, kept))
     with borrowed(lm.decoder), torch.no_grad(), progress("information flow", len(task), show_progress) as tick:
 
         def run(start: int, examples: tuple[int, ...]) -> None:
             tape = record_pairs(lm.decoder, *pair_ids(lm, task, examples), 0, examples=examples, sites=SITES, cost=cost)
-            read, index = readout(lm, task, tape), list(examples)
+            read, index = readout(lm, task, examples, tape.clean), list(examples)
             for place in ("z", "mlp"):
                 require_sites(lm, tape, place)
             measured.put(examples, read.of_state(tape.clean), read.of_state(tape.corrupted))

@@ -126,11 +126,12 @@ class Curve:
         return curve_chart((self, *others))
 
     def __repr__(self) -> str:
-        error = self.stderr()
+        error = {name: f" ± {value:.3f}" if value == value else "" for name, value in self.stderr().items()}
+        pairs = len(self.signed[0].metric)
         head = (
-            f"{self.method}: CPR {self.cpr:.3f} ± {error['cpr']:.3f} (log axis {self.cpr_log:.3f} ± "
-            f"{error['cpr_log']:.3f}), CMD {self.cmd:.3f} ± {error['cmd']:.3f} (log axis {self.cmd_log:.3f} ± "
-            f"{error['cmd_log']:.3f}) · {len(self.signed[0].metric)} pairs · {self.signed[0].ablation} ablation"
+            f"{self.method}: CPR {self.cpr:.3f}{error['cpr']} (log axis {self.cpr_log:.3f}{error['cpr_log']}), CMD "
+            f"{self.cmd:.3f}{error['cmd']} (log axis {self.cmd_log:.3f}{error['cmd_log']}) · {pairs} "
+            f"pair{'s' * (pairs > 1)} · {self.signed[0].ablation} ablation"
         )
         return f"{head}\n{self.table().round(4).to_string(index=False)}"
 

@@ -26,13 +26,13 @@ from veracausa.attribution.exact import exact
 from veracausa.attribution.files import confirmed, load_scores
 from veracausa.attribution.methods import BASELINES
 from veracausa.attribution.optimal import Learning, OptimalConstants, optimal_constants, planned_optimal
-from veracausa.attribution.planning import planned_exact, planned_reference, recorded_runs, unpatched_run
+from veracausa.attribution.planning import planned_exact, planned_reference, recorded_runs
 from veracausa.attribution.scores import Scores
 from veracausa.attribution.units import resolve_units
 from veracausa.comparison.agreement import Agreement, agreement
 from veracausa.counterfactuals.compare import square
 from veracausa.counterfactuals.files import read_all, write_all
-from veracausa.counterfactuals.words import listed
+from veracausa.counterfactuals.words import counted, listed
 from veracausa.errors import FileError, MethodError
 from veracausa.storage.files import at, keep
 from veracausa.suggestions import not_known
@@ -153,8 +153,8 @@ class Baselines:
         if pairs:
             near, far = (pick(pairs, key=lambda pair: self.between(*pair).r) for pick in (max, min))
             said.append(
-                f"Over {len(self.one):,} {kind} and {self.one.n} pairs the exact effects that agree best are those of "
-                f"{_two(near)} (r = {_interval(self.between(*near))}), worst those of {_two(far)} "
+                f"Over {len(self.one):,} {kind} and {counted(self.one.n, 'pair')} the exact effects that agree best "
+                f"are those of {_two(near)} (r = {_interval(self.between(*near))}), worst those of {_two(far)} "
                 f"(r = {_interval(self.between(*far))})."
             )
         if "counterfactual" in self.ablations and len(exacts) > 1:
@@ -201,7 +201,7 @@ class Baselines:
                 f"model   {self.one.model['source']}",
                 f"task    {self.one.task['description']}",
                 "sign    E = M(clean, unit replaced) − M(clean), share of the counterfactual gap; negative: support",
-                f"n       {self.one.n} pairs",
+                f"n       {counted(self.one.n, 'pair')}",
                 "trust   exact effects, and IG compared with them",
             ]
         )
@@ -303,8 +303,10 @@ def planned_compare_baselines(
             total += planned_exact(lm, task, units=units, ablation=kind, reference=reference)
         if f"IG, {ablation}" not in known:
             total += planned(lm, task, units=units, method="ig", baseline=_BASELINE_OF[ablation], nodes=nodes)
-            share = ablation == "counterfactual"
-            total += recorded_runs(lm, task, share) + unpatched_run(lm, task, share)
+            share = ablation == "counterfactual" and lm.decoder.anatomy.causal
+            starts = task.first_difference if share else (0,) * len(task)
+            total += recorded_runs(lm, task, share)
+            total += lm.layers * sum(n - start for n, start in zip(task.lengths, starts, strict=True))
             total += 0 if ablation == "optimal" else planned_reference(lm, reference or task, task, ablation)
     if "optimal" in ablations and not {"exact, optimal", "IG, optimal"} <= set(known):
         total += planned_optimal(lm, task, units=units, learning=learning, most=most)

@@ -29,7 +29,7 @@ from veracausa.attribution.scores import Scores
 from veracausa.behaviour.statistics import holm
 from veracausa.counterfactuals.files import read_all, write_all
 from veracausa.counterfactuals.statistics import LEVEL, differs, exceeds, magnitude, stderr
-from veracausa.counterfactuals.words import listed, number_of, share
+from veracausa.counterfactuals.words import counted, listed, number_of, share
 from veracausa.errors import FileError, GapError, MethodError, TaskError
 from veracausa.suggestions import not_known
 
@@ -170,18 +170,18 @@ class CounterfactualComparison:
         kind, said = self.one.units.kind, []
         gaps = [f"{name} {number_of(float(self.scores[name].gap.mean()), 2)}" for name in self.names]
         said.append(
-            f"On the same {self.n} clean prompts the mean gap is {listed(gaps)}; effects are shares of the largest, "
-            f"that of {self.widest}."
+            f"On the same {counted(self.n, 'clean prompt')} the mean gap is {listed(gaps)}; effects are shares of the "
+            f"largest, that of {self.widest}."
         )
         if len(self.names) > 1:
             jaccard, spearman = self.correlations("jaccard"), self.correlations("spearman")
             pairs = [(a, b) for i, a in enumerate(self.names) for b in self.names[i + 1 :]]
             least, most = (pick(pairs, key=lambda pair: float(jaccard.loc[pair])) for pick in (min, max))
+            rho, others = number_of(float(spearman.loc[least]), 2), number_of(float(spearman.loc[most]), 2)
+            more = f", {most[0]} and {most[1]} {_common(*map(self.strongest, most))} ({others})" if pairs[1:] else ""
             said.append(
                 f"The ranking of {len(self.one):,} {kind} depends on the counterfactual: of the {self.top} strongest, "
-                f"{least[0]} and {least[1]} share {_common(*map(self.strongest, least))} (Spearman of all "
-                f"{spearman.loc[least]:.2f}), {most[0]} and {most[1]} {_common(*map(self.strongest, most))} "
-                f"({spearman.loc[most]:.2f})."
+                f"{least[0]} and {least[1]} share {_common(*map(self.strongest, least))} (Spearman of all {rho}){more}."
             )
         contrasts = self.contrasts()
         said += [self._contrast(unit, *parts) for unit, parts in list(contrasts.items())[:SAID]]
@@ -236,7 +236,7 @@ class CounterfactualComparison:
                 f"model   {self.one.model['source']}",
                 f"task    {self.one.task['description']}",
                 f"sign    E = M(clean, unit replaced) − M(clean), share of {self.widest}'s mean gap; negative: support",
-                f"n       {self.n} clean prompts, the same under every corruption",
+                f"n       {counted(self.n, 'clean prompt')}, the same under every corruption",
                 "trust   exact effects",
             ]
         )

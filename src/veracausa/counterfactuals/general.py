@@ -28,7 +28,7 @@ from veracausa.attribution.planning import planned_exact
 from veracausa.attribution.scores import Scores
 from veracausa.counterfactuals.files import read_all, write_all
 from veracausa.counterfactuals.statistics import LEVEL, exceeds, magnitude, stderr, within
-from veracausa.counterfactuals.words import share
+from veracausa.counterfactuals.words import counted, share
 from veracausa.errors import FileError, GapError, MethodError
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ class GeneralPurpose:
                 f"model   {self.ablated.model['source']}",
                 f"task    {self.ablated.task['description']}",
                 "sign    E = M(run, unit replaced) − M(run), share of the mean gap",
-                f"n       {self.n} pairs",
+                f"n       {counted(self.n, 'pair')}",
                 "trust   exact effects",
             ]
         )

@@ -16,6 +16,11 @@ def share(mean: float, error: float, digits: int = 3) -> str:
     return number_of(mean, digits) + (f" ± {error:.{digits}f}" if math.isfinite(error) else "")
 
 
+def counted(n: int, what: str) -> str:
+    """1 pair, 16 pairs."""
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
+
+
 def listed(parts: Sequence[str]) -> str:
     """a, b and c."""
     return f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else "".join(parts)

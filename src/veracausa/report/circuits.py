@@ -85,7 +85,8 @@ def circuit_sentence(circuit: Circuit) -> str:
     best = int(np.argmax(np.abs(circuit.importance)))
     text += f"; the strongest is {circuit.names[best]}, {signed(float(circuit.importance[best]))}"
     against = int((circuit.importance < 0).sum())
-    return f"{text}; {whole(against)} work against the behaviour." if against else f"{text}."
+    works = "works" if against == 1 else "work"
+    return f"{text}; {whole(against)} {works} against the behaviour." if against else f"{text}."
 
 
 def _strongest_part(

@@ -162,13 +162,13 @@ def _drawing(found: Discovery) -> Figure:
 
 def selected(found: Discovery) -> str:
     """How the edges were chosen, in a sentence."""
-    settings, asked_for = found.circuit.settings, whole(int(found.circuit.settings["asked"]))
-    left = (
-        "all of which lie" if len(found.circuit) == settings["taken"] else f"{whole(len(found.circuit))} of which lie"
-    )
+    settings = found.circuit.settings
+    asked_for, taken, left = (whole(int(n)) for n in (settings["asked"], settings["taken"], len(found.circuit)))
+    fewer = " and taken" if taken == asked_for else f", {taken} taken"
+    lie = "all of which lie" if left == taken else f"{left} of which lie"
     return (
-        f"Scored by {found.circuit.method}; {asked_for} edges asked for, chosen {_WAYS[settings['how']]} by "
-        f"{_RANKINGS[settings['by']]}, {left} on a way from the input to the logits."
+        f"Scored by {found.circuit.method}; {asked_for} edges asked for{fewer}, chosen {_WAYS[settings['how']]} by "
+        f"{_RANKINGS[settings['by']]}, {lie} on a way from the input to the logits."
     )
 
 
