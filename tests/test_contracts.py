@@ -19,7 +19,7 @@ from veracausa.engine.circuit_forward import CircuitForward
 from veracausa.errors import ContractError, NumericsError
 from veracausa.model import Model
 
-NUMBERS = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]
+NUMBERS = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13]
 
 
 @pytest.mark.parametrize("family", tiny_models.FAMILIES)
@@ -92,8 +92,10 @@ SABOTAGE = {
     "no soft cap of the logits": lambda: sabotaged("gemma2", logit_softcap=None),
     "another soft cap": lambda: sabotaged("gemma2", logit_softcap=30.0),
     "a block left out": lambda: _without_a_block(),
-    "an output projection that is more than its weight": lambda: _with_lora("attention_out", "o_proj"),
-    "a down projection that is more than its weight": lambda: _with_lora("mlp_out", "down_proj"),
+    "an output projection that is no linear map": lambda: _with_hook("self_attn.o_proj", torch.relu),
+    "a value projection that is no linear map": lambda: _with_hook("self_attn.v_proj", torch.relu),
+    "a key projection that treats positions differently": lambda: _with_hook("self_attn.k_proj", _last_halved),
+    "a norm that treats positions differently": lambda: _with_hook("input_layernorm", _last_halved),
     "scaled logits": lambda: _with_scaled_logits(),
     "another unembedding": lambda: _with_another_head(),
 }
@@ -114,7 +116,7 @@ class _Adapted(nn.Module):
         generator = torch.Generator().manual_seed(0)
         kind = {"generator": generator, "dtype": base.weight.dtype}
         self.down = nn.Parameter(torch.randn(base.in_features, 2, **kind))
-        self.up = nn.Parameter(0.5 * torch.randn(2, base.out_features, **kind))
+        self.up = nn.Parameter(0.05 * torch.randn(2, base.out_features, **kind))
 
     @property
     def weight(self):
@@ -124,18 +126,37 @@ class _Adapted(nn.Module):
         return self.base(x) + x @ self.down @ self.up
 
 
-def _with_lora(part: str, name: str) -> Model:
+def _with_hook(part: str, change) -> Model:
     hf = tiny_models.make("llama", seed=1)
     for block in hf.model.layers:
-        owner = block.self_attn if part == "attention_out" else block.mlp
-        setattr(owner, name, _Adapted(getattr(owner, name)))
+        block.get_submodule(part).register_forward_hook(lambda module, args, output: change(output))
     return as_model(hf, "llama")
 
 
-def _with_scaled_logits() -> Model:
-    """A model that scales its logits, as Granite and Cohere do, read as a Llama."""
+def _last_halved(output):
+    return torch.cat([output[:, :-1], output[:, -1:] / 2], 1)
+
+
+@pytest.mark.parametrize(("owner", "name"), [("self_attn", "o_proj"), ("mlp", "down_proj"), ("self_attn", "v_proj")])
+def test_a_projection_that_is_more_than_its_weight_holds(owner, name):
+    """What it does is read off the module: an adapter beside the weight is a part of the model."""
     hf = tiny_models.make("llama", seed=1)
-    hf.lm_head.register_forward_hook(lambda module, args, output: output / 3)
+    for block in hf.model.layers:
+        setattr(getattr(block, owner), name, _Adapted(getattr(getattr(block, owner), name)))
+    assert all(one.ok and one.tolerance <= 1e-9 for one in as_model(hf, "llama").check())
+
+
+def _with_scaled_logits() -> Model:
+    """A model whose own forward scales its logits, as Granite and Cohere do, read as a Llama."""
+    hf = tiny_models.make("llama", seed=1)
+    forward = hf.forward
+
+    def scaled(*args, **kwargs):
+        output = forward(*args, **kwargs)
+        output.logits = output.logits / 3
+        return output
+
+    hf.forward = scaled
     return as_model(hf, "llama")
 
 

@@ -1,4 +1,4 @@
-"""Contracts 4 and 6 of `veracausa.contracts`: runs of circuits, exact effects and slopes of edges, on this very model.
+"""Contracts 4, 6 and 13 of `veracausa.contracts`: circuits, exact effects and slopes of edges, on this very model.
 
 The judge is the bare Hugging Face model, run whole with one plain hook: one reader that alone sees another stream, or
 one write that is replaced.
@@ -25,7 +25,10 @@ from veracausa.circuits.knockouts import without_edges, without_writers
 from veracausa.engine.circuit_forward import all_edges_mask
 from veracausa.engine.guard import borrowed, hooks
 from veracausa.engine.measure import Readout, pair_ids, readout
+from veracausa.engine.precision import precision_of
 from veracausa.engine.readers import SITES
+from veracausa.engine.reads import SITES as READS
+from veracausa.engine.reads import Reads
 from veracausa.engine.tape import Tape, record_pairs
 from veracausa.engine.writes import write_changes
 
@@ -35,8 +38,9 @@ if TYPE_CHECKING:
 
 #: Central difference of sixth order: weights of f(+h) − f(−h), f(+2h) − f(−2h), f(+3h) − f(−3h), over h.
 _STENCIL = (3 / 4, -3 / 20, 1 / 60)
-#: Its step, as a share of the edge's change, in the model's precision and where MLPs have corners (the slope is that of
-#: one side of them, so the step must stay there). Rounding is divided by it, curvature grows with its sixth power.
+#: Its step, as a share of the edge's change, by the precision that the model computes in; and where MLPs have corners
+#: (the slope is that of one side of them, so the step must stay there). Rounding is divided by it, curvature grows with
+#: its sixth power.
 _STEPS = {torch.float64: (2e-3, 1e-5), torch.float32: (0.03, 1e-4)}
 
 
@@ -69,13 +73,48 @@ def eap_is_the_slope(lm: Model, task: Task, edges: Edges | None = None) -> float
     """
     task, edges = task[0], _some_edges(lm) if edges is None else edges
     scores = attribute(lm, task, units=edges, method="eap", show_progress=False).values[0].tolist()
-    step, worst = _STEPS.get(lm.dtype, (0.3, 0.3))[lm.decoder.has_corners], 0.0
+    step, worst = _STEPS.get(precision_of(lm.decoder).dtype, (0.3, 0.3))[lm.decoder.has_corners], 0.0
     scales = [sign * k * step for k in range(1, 1 + len(_STENCIL)) for sign in (1, -1)]
     with _bare(lm, task) as bare:
         for score, writer, reader in zip(scores, edges.writer.tolist(), edges.reader.tolist(), strict=True):
             found = iter(bare.reading(writer, reader, scales))
             slope = sum(weight * (next(found) - next(found)) for weight in _STENCIL) / step
             worst = max(worst, abs(score - slope))
+    return worst
+
+
+def readers_sum_to_the_stream(lm: Model, task: Task) -> float:
+    """Contract 13: gradients at the readers of each place of the stream against the backward pass of the modules.
+
+    What a block's attention (or MLP) adds to the stream's gradient is that before it minus that behind it. The two are
+    compared along the change of the stream between the runs, and along its coordinates in reverse order.
+    """
+    task, decoder, worst = task[0], lm.decoder, 0.0
+    with borrowed(decoder):
+        tape = record_pairs(decoder, *pair_ids(lm, task, (0,)), 0, examples=(0,), sites=READS, grad="clean")
+        state, other, closed = tape.clean, tape.corrupted, Reads(decoder, frozen=False)
+        wanted = closed.wanted(state)
+        with torch.enable_grad():
+            metric = readout(lm, task, (0,), state).of_state(state).sum()
+            found = torch.autograd.grad(metric, [*wanted, *state.residual, *state.middle], materialize_grads=True)
+        stream, middle = found[len(wanted) : len(wanted) + lm.layers + 1], found[len(wanted) + lm.layers + 1 :]
+        with torch.no_grad():
+            for reader, gradient in closed.gradients(state, list(found[: len(wanted)])):
+                if reader == lm.graph.readers - 1:
+                    continue
+                layer, kind = int(lm.graph.reader_layer[reader]), lm.graph.reader_kind[reader]
+                own, late = gradient.sum(0), kind == MLP
+                if decoder.blocks[layer].parallel:  # both read the same stream
+                    if not late:
+                        attention = own
+                        continue
+                    own, before, behind = own + attention, stream[layer], stream[layer + 1]
+                else:
+                    before, behind = (middle[layer], stream[layer + 1]) if late else (stream[layer], middle[layer])
+                streams = (run.middle[layer] if late else run.residual[layer] for run in (other, state))
+                change = torch.sub(*streams).to(own.dtype)
+                wrong = own - (before - behind).to(own.dtype)
+                worst = max(worst, *(abs(float((wrong * along).sum())) for along in (change, change.flip(-1))))
     return worst
 
 

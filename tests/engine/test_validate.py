@@ -1,5 +1,6 @@
 """What the engine cannot carry through is an error, what is a constant part of the model is not."""
 
+import naive
 import pytest
 import tiny_models
 import torch
@@ -22,25 +23,20 @@ def adapt(linear: torch.nn.Linear) -> None:
     linear.register_forward_hook(lambda module, args, output: output + args[0] @ down @ up)
 
 
-@pytest.mark.parametrize("call", ["exact", "atp"])
 @pytest.mark.parametrize(
-    ("units", "part", "words"),
-    [
-        ("heads", "model.layers.1.self_attn.o_proj", "attention output projection of block 1"),
-        ("neurons", "model.layers.2.mlp.down_proj", "down projection of block 2"),
-    ],
+    ("units", "part"),
+    [("heads", "model.layers.1.self_attn.o_proj"), ("neurons", "model.layers.2.mlp.down_proj")],
 )
-def test_an_unmerged_adapter_behind_the_units_is_refused(task_of, call, units, part, words):
-    hf = tiny_models.make("llama", seed=1)
+def test_an_unmerged_adapter_behind_the_units_is_part_of_the_model(task_of, reference, agree, units, part):
+    """The reference runs the model with its adapter; the engine reads the map off the module as it runs."""
+    hf, task = tiny_models.make("llama", seed=1), task_of(6)
     adapt(hf.get_submodule(part))
-    with pytest.raises(ContractError, match=f"{words}.*merge_and_unload"):
-        CALLS[call](as_model(hf, "llama"), task_of(6), units)
+    lm = as_model(hf, "llama")
+    scores = vc.exact(lm, task, units=units, show_progress=False)
+    agree(scores.values, reference(naive.exact, lm, task, scores.units), scores.gap)
 
 
 def test_an_adapter_elsewhere_is_part_of_the_model(task_of, reference, agree):
-    """The reference runs the model with its adapter; only projections behind the units are read off their weights."""
-    import naive
-
     hf, task = tiny_models.make("llama", seed=1), task_of(6)
     adapt(hf.model.layers[1].self_attn.q_proj)
     lm = as_model(hf, "llama")
@@ -48,9 +44,26 @@ def test_an_adapter_elsewhere_is_part_of_the_model(task_of, reference, agree):
     agree(scores.values, reference(naive.exact, lm, task, scores.units), scores.gap)
 
 
-def test_a_logit_scale_is_refused(task_of):
-    hf = tiny_models.make("llama", seed=1)
+def test_a_logit_scale_in_a_hook_is_part_of_the_model(task_of, reference, agree):
+    hf, task = tiny_models.make("llama", seed=1), task_of(6)
+    plain = vc.exact(as_model(hf, "llama"), task, show_progress=False)
     hf.lm_head.register_forward_hook(lambda module, args, output: output / 3)
+    for call in ("exact", "atp"):
+        CALLS[call](as_model(hf, "llama"), task, "heads")
+    scores = vc.exact(as_model(hf, "llama"), task, show_progress=False)
+    agree(scores.values, plain.values / 3, scores.gap)
+
+
+def test_a_logit_scale_of_the_models_own_is_refused(task_of):
+    hf = tiny_models.make("llama", seed=1)
+    forward = hf.forward
+
+    def scaled(*args, **kwargs):
+        output = forward(*args, **kwargs)
+        output.logits = output.logits / 3
+        return output
+
+    hf.forward = scaled
     for call in ("exact", "atp"):
         with pytest.raises(ContractError, match="logits that veracausa reads off llama differ"):
             CALLS[call](as_model(hf, "llama"), task_of(6), "heads")

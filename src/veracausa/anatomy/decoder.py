@@ -8,7 +8,7 @@ MLP modules are called as they are, and the contracts (`lm.check()`) compare the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,14 +16,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from veracausa.anatomy.families import FAMILIES, WRAPPERS, Anatomy, Layout
+from veracausa.anatomy.found import Found
 from veracausa.anatomy.graph import Graph, graph_of
-from veracausa.errors import ArchitectureError
-
-
-def _weight_in_out(module: nn.Module) -> Float[Tensor, "in out"]:
-    """The weight of a linear map as [in, out]; GPT-2's Conv1D already stores it so, nn.Linear its transpose."""
-    weight: Tensor = module.weight  # type: ignore[assignment]
-    return weight if type(module).__name__ == "Conv1D" else weight.T
+from veracausa.anatomy.linear import LinearMap, linear_map
+from veracausa.errors import ArchitectureError, ContractError
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,20 +42,61 @@ class Block:
     mlp_post_norm: nn.Module | None
     qk_norms: tuple[nn.Module, ...]
     parallel: bool
+    width: int
+    found: Found = field(default_factory=Found)
+
+    @property
+    def linear_parts(self) -> tuple[nn.Module, ...]:
+        """The modules that are read as linear maps: query, key and value projection, and those of the outputs."""
+        return (*dict.fromkeys(self.projections), self.attention_out, self.mlp_out)
 
     @property
     def head_weights(self) -> Float[Tensor, "heads_x_dim width"]:
         """W_O as [heads · head_dim, width]: rows h·d … (h+1)·d map head h's value z to its write."""
-        return _weight_in_out(self.attention_out)
+        return self._behind("attention output", self.attention_out).weight
+
+    @property
+    def head_bias(self) -> Float[Tensor, " width"] | None:
+        """The constant of the attention's output."""
+        return self._behind("attention output", self.attention_out).bias
 
     @property
     def neuron_weights(self) -> Float[Tensor, "neurons width"]:
         """The down projection as [neurons, width]: row n is what neuron n adds to the MLP's output."""
-        return _weight_in_out(self.mlp_out)
+        return self._behind("down", self.mlp_out).weight
+
+    @property
+    def neuron_bias(self) -> Float[Tensor, " width"] | None:
+        """The constant of the MLP's output."""
+        return self._behind("down", self.mlp_out).bias
+
+    def projection(self, kind: int) -> LinearMap:
+        """The query (0), key (1) or value (2) projection, from the norm's output; see `linear`.
+
+        Raises:
+            ContractError: it is no linear map.
+        """
+        part = self.projections[kind]
+        what = ("query", "key", "value")[kind] if self.qkv == "separate" else "fused query, key and value"
+        return self._required(what, linear_map(self.found, part, self.width, before=True), part)
 
     def projection_weights(self, kind: int, heads: int, head_dim: int) -> Float[Tensor, "width heads head_dim"]:
         """Weights of the query (0), key (1) or value (2) projection, head by head."""
-        return self.projected(kind, _weight_in_out(self.projections[kind]), heads, head_dim)
+        return self.projected(kind, self.projection(kind).weight, heads, head_dim)
+
+    def _behind(self, what: str, part: nn.Module) -> LinearMap:
+        """The map of an output projection, whose outputs are as wide as the stream."""
+        weight: Tensor = part.weight  # type: ignore[assignment]
+        return self._required(what, linear_map(self.found, part, weight.numel() // self.width, before=False), part)
+
+    def _required(self, what: str, found: LinearMap, part: nn.Module) -> LinearMap:
+        if found.off is not None:
+            raise ContractError(
+                f"The {what} projection of block {self.layer} ({type(part).__name__}) is not linear as it runs (off by "
+                f"{found.off:.2g} of its output), so what goes through it cannot be told by weights and nothing is "
+                "returned. Is there a hook or an adapter on it that does more than scale, mix or shift? Remove it."
+            )
+        return found
 
     def projected(self, kind: int, output: Tensor, heads: int, head_dim: int) -> Float[Tensor, "*rows heads head_dim"]:
         """A projection's output (or a gradient of it), split into the heads of its kind: `Anatomy.qkv` says how."""
@@ -109,6 +146,15 @@ class Decoder:
     width: int
     neurons: int
     logit_softcap: float | None
+    found: Found = field(default_factory=Found)
+
+    @property
+    def parts(self) -> list[nn.Module]:
+        """Every module that is asked what it does: linear maps, norms, activations and gates, the unembedding."""
+        blocks = [
+            part for b in self.blocks for part in (*b.linear_parts, b.activation, *(() if b.up is None else (b.up,)))
+        ]
+        return [*dict.fromkeys([*blocks, *self.norms, self.unembedding])]
 
     @property
     def positions(self) -> int | None:
@@ -151,10 +197,18 @@ class Decoder:
         """Logits of a final residual: all of the vocabulary, or only `tokens` of each row ("only what is read").
 
         Computed in float32 at least, also for a bf16 model, because effects are small differences of logits.
+
+        Raises:
+            ContractError: the unembedding is no linear map (see `linear`).
         """
         hidden = self.final_norm(residual)
-        weight: Tensor = self.unembedding.weight  # type: ignore[assignment]
-        bias: Tensor | None = getattr(self.unembedding, "bias", None)
+        read = linear_map(self.found, self.unembedding, self.width, before=True)
+        if read.off is not None:
+            raise ContractError(
+                f"The unembedding ({type(self.unembedding).__name__}) is not linear as it runs (off by {read.off:.2g} "
+                "of its output), so logits cannot be read off it and nothing is returned. Remove the hook on it."
+            )
+        weight, bias = read.weight.T, read.bias
         exact = torch.promote_types(hidden.dtype, torch.float32)
         hidden = hidden.to(exact)
         if tokens is None:
@@ -236,6 +290,9 @@ def decoder_of(hf: Any, family: str | None = None) -> Decoder:
     modules = _get(backbone, anatomy.blocks)
     parallel = bool(anatomy.parallel and getattr(config, anatomy.parallel))
 
+    embeddings, found = _get(backbone, anatomy.embeddings), Found()
+    width = int(embeddings.weight.shape[1])
+
     def optional(block: nn.Module, path: str | None) -> nn.Module | None:
         return None if path is None else _get(block, path)
 
@@ -257,23 +314,26 @@ def decoder_of(hf: Any, family: str | None = None) -> Decoder:
             mlp_post_norm=optional(block, anatomy.mlp_post_norm),
             qk_norms=tuple(norm for path in anatomy.qk_norms if (norm := _get(block, path)) is not None),
             parallel=parallel,
+            width=width,
+            found=found,
         )
         for layer, block in enumerate(modules)
     )
     heads = config.num_attention_heads
-    inner, width = blocks[0].head_weights.shape
+    inner, neurons = (part.weight.numel() // width for part in (blocks[0].attention_out, blocks[0].mlp_out))  # type: ignore
     return Decoder(
         anatomy=anatomy,
         hf=hf,
         backbone=backbone,
         blocks=blocks,
-        embeddings=_get(backbone, anatomy.embeddings),
+        embeddings=embeddings,
         final_norm=_get(backbone, anatomy.final_norm),
         unembedding=_get(hf, anatomy.unembedding),
         heads=heads,
         kv_heads=getattr(config, "num_key_value_heads", None) or heads,
         head_dim=inner // heads,
         width=width,
-        neurons=blocks[0].neuron_weights.shape[0],
+        neurons=neurons,
         logit_softcap=getattr(config, anatomy.logit_softcap, None) if anatomy.logit_softcap else None,
+        found=found,
     )

@@ -31,7 +31,7 @@ from veracausa.engine.memory import shrinking
 from veracausa.engine.readers import SITES, Reading
 from veracausa.engine.suffix import Join, sweep
 from veracausa.engine.tape import State, Tape, record_pairs
-from veracausa.engine.validate import require_sites
+from veracausa.engine.validate_edges import require_edges
 from veracausa.engine.writes import moving, write_changes
 from veracausa.errors import NumericsError
 from veracausa.progress import Tick
@@ -80,8 +80,7 @@ class EdgeRows(Plan):
         with torch.no_grad(), attention_function(lm.decoder, SUFFIX):
             bucket = self._record(start, examples)
             tape = bucket.tape
-            require_sites(lm, tape, "z")
-            require_sites(lm, tape, "mlp")
+            require_edges(lm, tape)
             unpatched = unpatched_metric(lm, tape, bucket.base, bucket.read, self.cost).to("cpu", lm.score_dtype)
             todo = ~done[index]
             starts = self.starts(start, tape.length)

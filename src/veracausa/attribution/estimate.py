@@ -37,6 +37,7 @@ from veracausa.engine.patches import depth_behind, site_width, sites_for
 from veracausa.engine.rules import PLAIN, applied
 from veracausa.engine.tape import buckets, record_pairs
 from veracausa.engine.validate import require_sites
+from veracausa.engine.validate_edges import require_edges
 from veracausa.errors import MethodError
 from veracausa.progress import Tick, progress
 
@@ -210,8 +211,10 @@ def _add_bucket(
         ids = pair_ids(lm, task, examples)
         grad = graph if point else None
         tape = record_pairs(lm.decoder, *ids, start, examples=examples, sites=sites, grad=grad, cost=cost)
-    for place in ("z", "mlp") if edges else (units.place,):
-        require_sites(lm, tape, place)
+    if edges:
+        require_edges(lm, tape, gradients=True)
+    else:
+        require_sites(lm, tape, units.place)
     read = readout(lm, task, examples, tape.clean)
     with torch.no_grad():
         found.clean[index] = read.of_state(tape.clean).to("cpu", lm.score_dtype)

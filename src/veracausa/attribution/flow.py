@@ -33,7 +33,7 @@ from veracausa.engine.guard import borrowed
 from veracausa.engine.measure import Measurement, pair_ids, readout
 from veracausa.engine.memory import halving, memory_errors
 from veracausa.engine.tape import State, buckets, record_pairs
-from veracausa.engine.validate import require_sites
+from veracausa.engine.validate_edges import require_edges
 from veracausa.engine.writes import SITES, writes_until
 from veracausa.progress import progress
 
@@ -66,8 +66,7 @@ def flow_routes(lm: Model, task: Task, edges: Edges, *, show_progress: bool = Tr
         def run(start: int, examples: tuple[int, ...]) -> None:
             tape = record_pairs(lm.decoder, *pair_ids(lm, task, examples), 0, examples=examples, sites=SITES, cost=cost)
             read, index = readout(lm, task, examples, tape.clean), list(examples)
-            for place in ("z", "mlp"):
-                require_sites(lm, tape, place)
+            require_edges(lm, tape)
             measured.put(examples, read.of_state(tape.clean), read.of_state(tape.corrupted))
             with memory_errors(f"The writes of {len(examples)} prompts"):
                 values[index] = _of_edges(lm.decoder, tape.clean, edges).to("cpu", lm.score_dtype)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from veracausa.attribution.units import Units
 from veracausa.engine.cost import Cost
+from veracausa.engine.precision import precision_of
 from veracausa.errors import GapError, MethodError
 from veracausa.storage.origin import model_header
 
@@ -226,7 +227,11 @@ def assemble(
     model: dict[str, str] | None = None,
     **extra: Any,
 ) -> Scores:
-    """Scores of a finished computation, with the headers of its model (as it was at `model`, or is now) and task."""
+    """Scores of a finished computation, with the headers of its model (as it was at `model`, or is now) and task.
+
+    A note says so where the model computes more coarsely than its weights are.
+    """
+    extra["notes"] = (*extra.get("notes", ()), *precision_of(lm.decoder).notes)
     return Scores(
         values=values,
         units=units,

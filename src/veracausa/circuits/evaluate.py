@@ -28,6 +28,7 @@ from veracausa.engine.cost import Cost
 from veracausa.engine.guard import attention_function, borrowed
 from veracausa.engine.measure import Measurement, Readout
 from veracausa.engine.memory import halving, shrinking
+from veracausa.engine.precision import precision_of
 from veracausa.engine.tape import Tape
 from veracausa.engine.validate import require_run
 from veracausa.errors import NumericsError
@@ -115,7 +116,8 @@ def run_circuits(
     measured = Measurement(clean, metric[-1])
     measured.require_gap(task, "corrupted" if ablation == "counterfactual" else f"fully ablated ({ablation})")
     cost.seconds = time.monotonic() - began
-    return Outcomes(metric[:-1], kl[:-1], measured, cost, ablation, how.notes)
+    notes = (*how.notes, *precision_of(lm.decoder).notes)
+    return Outcomes(metric[:-1], kl[:-1], measured, cost, ablation, notes)
 
 
 def _last(lm: Model, forward: CircuitForward, wiring: Wiring) -> Float[Tensor, "examples width"]:

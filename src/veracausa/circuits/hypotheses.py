@@ -36,6 +36,7 @@ from veracausa.circuits.significance import bonferroni, hsic_test, often_closer,
 from veracausa.contracts import tolerance
 from veracausa.engine.circuit_forward import all_edges_mask
 from veracausa.engine.cost import Cost
+from veracausa.engine.precision import precision_of
 from veracausa.errors import CircuitError, MethodError
 
 if TYPE_CHECKING:
@@ -191,11 +192,12 @@ def circuit_tests(
     metric, full, nothing = (m.double().numpy() for m in (found.metric, found.measured.clean, found.measured.corrupted))
     own, complement, randoms, larger, smaller, without = np.split(metric, np.cumsum([1, 1, draws, draws, draws]))
     gap = float((full - nothing).mean())
-    floor = tolerance(lm.dtype) * abs(gap)
+    noise = tolerance(precision_of(lm.decoder).dtype)
+    floor = noise * abs(gap)
 
     def effects(before: np.ndarray, after: np.ndarray) -> np.ndarray:
         effect: np.ndarray = np.abs(before - after).mean(1) / abs(gap)
-        return np.where(effect <= tolerance(lm.dtype), 0.0, effect)
+        return np.where(effect <= noise, 0.0, effect)
 
     random_effect, effect = effects(larger, smaller), effects(own, without)
     beaten, p_edges = seldom_larger(effect, random_effect, quantile)

@@ -11,7 +11,7 @@ from veracausa.engine.cost import Cost
 from veracausa.engine.measure import Measurement, Readout, pair_ids, readout
 from veracausa.engine.memory import halving
 from veracausa.engine.tape import Tape, buckets, record_pairs
-from veracausa.engine.validate import require_sites
+from veracausa.engine.validate_edges import require_edges
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -56,8 +56,7 @@ def record_bucket(lm: Model, task: Task, start: int, examples: tuple[int, ...], 
     ids = pair_ids(lm, task, examples)
     tape = record_pairs(lm.decoder, *ids, start, examples=examples, sites=SITES, cost=cost)
     read = readout(lm, task, examples, tape.clean)
-    require_sites(lm, tape, "z")
-    require_sites(lm, tape, "mlp")
+    require_edges(lm, tape, circuits=True)
     return tape, read
 
 

@@ -32,7 +32,7 @@ from veracausa.anatomy.graph import Graph, K, Q, V
 from veracausa.engine.ablated import Ablated
 from veracausa.engine.attention import Past
 from veracausa.engine.cost import Cost
-from veracausa.engine.guard import hooks, standing_in
+from veracausa.engine.guard import hooks
 from veracausa.engine.tape import Tape
 
 #: What a tape must hold.
@@ -173,7 +173,7 @@ def project(
     count = decoder.heads if kind == Q else decoder.kv_heads
     weights = block.projection_weights(kind, count, decoder.head_dim)[:, chosen].movedim(1, 0)
     new = torch.matmul(normed.flatten(1, 2), weights).unflatten(1, normed.shape[1:3])
-    bias = getattr(block.projections[kind], "bias", None)
+    bias = block.projection(kind).bias
     if bias is None:
         return new
     return new + block.projected(kind, bias, count, decoder.head_dim)[chosen][:, None, None]
@@ -206,7 +206,7 @@ def attend_with(
     else:
         watching.append(block.attention_out.register_forward_pre_hook(lambda _, args: found.append(args[0])))
         watching.append(block.attention_out.register_forward_hook(lambda _, __, output: found.append(output)))
-    with standing_in(functions), hooks(*watching):
+    with decoder.found.standing_in(functions), hooks(*watching):
         block.attention(stream, **(dict(call) | {"attention_mask": None, "past": past}))
     return found[0], found[-1]
 

@@ -10,7 +10,8 @@ patching, exactly, and with none the exact effect; what lies between tells whose
 * MLP: the activation, and its product with the other branch of a gated MLP;
 * metric: what makes a number of the final norm's output, a soft cap of the logits included.
 
-The tangents are forward-mode derivatives of the modules' own functions, so no family's formula is written down here.
+The tangents are forward-mode derivatives of the modules' own functions, the user's hooks on them included, so no
+family's formula is written down here.
 An expanded run costs what a run costs: matrix products are not doubled.
 """
 
@@ -19,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,7 +31,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from veracausa.anatomy import Block, Decoder
 from veracausa.engine.attention import SUFFIX, Past, suffix_attention
 from veracausa.engine.cost import Cost
-from veracausa.engine.guard import attention_function, hooks, standing_in
+from veracausa.engine.guard import attention_function, hooks
 from veracausa.engine.measure import Readout
 from veracausa.engine.tape import State, Tape
 from veracausa.errors import ArchitectureError
@@ -108,7 +110,7 @@ class Expansion:
         if "MLP" in kinds:
             functions |= {b.activation: self._tangent(b.activation, example) for b in self.decoder.blocks}
         with ExitStack() as stack:
-            stack.enter_context(standing_in(functions))
+            stack.enter_context(self.decoder.found.standing_in(functions))
             if "MLP" in kinds:
                 products = [handle for b in self.decoder.blocks for handle in self._product(b, example)]
                 stack.enter_context(hooks(*products))
@@ -125,12 +127,12 @@ class Expansion:
             return read(last, example)
         final = self.decoder.final_norm
         before, now = self.ends[final][1][example], final(last)
-        with standing_in({final: lambda hidden: hidden}):
+        with self.decoder.found.standing_in({final: lambda hidden: hidden}):
             return _first_order(lambda hidden: read(hidden, example), (before,), (now,))
 
     def _tangent(self, module: nn.Module, example: Tensor) -> Callable[[Tensor], Tensor]:
-        forward, before = module.forward, self.ends[module][0]
-        return lambda x: _first_order(forward, (_rows(before, example, x),), (x,))
+        found, before = self.decoder.found, self.ends[module][0]
+        return lambda x: _first_order(partial(found.run, module), (_rows(before, example, x),), (x,))
 
     def _attention(self, block: Block, example: Tensor) -> Any:
         """A hook that lets a block's attention function be its tangent."""

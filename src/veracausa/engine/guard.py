@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from veracausa.anatomy import Decoder
+from veracausa.engine.precision import precision_of
 
 
 @contextmanager
@@ -18,7 +19,8 @@ def borrowed(decoder: Decoder) -> Iterator[None]:
 
     Parameters are frozen so that gradients flow to activations only (half the cost of a usual backward pass).
     Autocast is switched off: a run's precision is the model's own. The caller's inference mode is left, since gradients
-    are impossible in it.
+    are impossible in it. How the user left each part is written down (`anatomy.found`), and so is the precision in
+    which the model computes (`precision`).
     """
     hf: nn.Module = decoder.hf
     training = {module for module in hf.modules() if module.training}
@@ -28,7 +30,8 @@ def borrowed(decoder: Decoder) -> Iterator[None]:
         hf.eval()
         for parameter in trainable:
             parameter.requires_grad_(False)
-        with torch.autocast(device, enabled=False), torch.inference_mode(False):
+        with torch.autocast(device, enabled=False), torch.inference_mode(False), decoder.found.kept(decoder.parts):
+            precision_of(decoder)
             yield
     finally:
         for parameter in trainable:
@@ -59,19 +62,3 @@ def hooks(*handles: Any) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-@contextmanager
-def standing_in(functions: Mapping[nn.Module, Callable[[Tensor], Tensor]]) -> Iterator[None]:
-    """Let functions stand in for modules' own forward, so that what would be thrown away is not computed."""
-    own = {module: module.__dict__.get("forward") for module in functions}
-    try:
-        for module, function in functions.items():
-            module.__dict__["forward"] = function
-        yield
-    finally:
-        for module, forward in own.items():
-            if forward is None:
-                module.__dict__.pop("forward", None)
-            else:
-                module.__dict__["forward"] = forward

@@ -1,7 +1,7 @@
 """What a norm is: y = γ · (x [− mean]) / s [+ bias].
 
-It is read off the module's outputs, so that no variant's ε or 1 + γ need be known. With u = γ ⊙ g, a gradient g at y
-becomes at x
+It is read off the module's outputs, so that no variant's ε or 1 + γ need be known, and what the user's hooks make of
+them counts. With u = γ ⊙ g, a gradient g at y becomes at x
 
     Jᵀ g = C u / s − x̂ ⟨x̂, u⟩ / (d · s),   x̂ = C x / s,   C: subtract the mean (LayerNorm), else nothing
 
@@ -16,7 +16,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from veracausa.anatomy import Decoder
+from veracausa.engine.precision import precision_of
 from veracausa.errors import ArchitectureError
+
+#: Where ε has no weight, and the sizes of the random inputs that a form is tested with.
+_LARGE = 1e4
+_PROBES = (1.0, _LARGE)
 
 
 @dataclass(frozen=True)
@@ -64,33 +70,72 @@ class NormForm:
         return u - unit * ((unit * u).sum(-1, keepdim=True) / x.shape[-1])
 
 
-def norm_form(norm: nn.Module) -> NormForm:
-    """Read a norm: LayerNorm by its type, an RMS norm by its output for a large constant vector, where ε has no weight.
+def norm_form(decoder: Decoder, norm: nn.Module) -> NormForm:
+    """Read a norm as it runs, once a call.
+
+    A plain LayerNorm has its weights. Of any other norm the bias is its output at 0, and the gain what it makes of a
+    large vector, where ε has no weight: of ones (an RMS norm), or, if those give nothing, of as many ones as minus ones
+    (it subtracts the mean).
 
     Raises:
         ArchitectureError: the module is neither.
     """
-    if isinstance(norm, nn.Identity):
-        return NormForm(None, None, False)
-    weight: Tensor = norm.weight  # type: ignore[assignment]
-    if isinstance(norm, nn.LayerNorm):
-        form = NormForm(weight.detach(), None if norm.bias is None else norm.bias.detach(), True)
-    else:
-        with torch.no_grad():
-            form = NormForm(norm.forward(torch.full_like(weight, 1e4)), None, False)
-    _require(norm, form, weight)
+    form: NormForm = decoder.found.remembered("norm", norm, lambda: _read(decoder, norm))
     return form
 
 
-def _require(norm: nn.Module, form: NormForm, weight: Tensor) -> None:
-    with torch.no_grad():
-        x = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)).to(weight)
-        output = norm.forward(x)
-        ours = form.linear(x) * form.inverse(x, output)
-        error = ours + (0 if form.bias is None else form.bias) - output
-        worst = float(error.abs().max() / output.abs().max().clamp_min(1e-6))
-    if not worst <= 50 * torch.finfo(weight.dtype).eps ** 0.75:
+@torch.no_grad()
+def _read(decoder: Decoder, norm: nn.Module) -> NormForm:
+    plain = decoder.found.untouched(norm)
+    if plain and isinstance(norm, nn.Identity):
+        return NormForm(None, None, False)
+    known = plain and type(norm) is nn.LayerNorm
+    if known:
+        form = NormForm(norm.weight.detach(), None if norm.bias is None else norm.bias.detach(), True)  # type: ignore
+    else:
+        form = _off_outputs(decoder, norm)
+    _require(decoder, norm, form, sized=not known)
+    return form
+
+
+def _off_outputs(decoder: Decoder, norm: nn.Module) -> NormForm:
+    like = _like(decoder, norm)
+    bias = decoder.found.run(norm, torch.zeros_like(like))
+    gain = decoder.found.run(norm, torch.full_like(like, _LARGE)) - bias
+    half = len(like) - len(like) // 2
+    pattern = torch.ones_like(like)
+    pattern[half:] = -half / (len(like) - half)
+    pattern = pattern / pattern.square().mean().sqrt()
+    other = (decoder.found.run(norm, _LARGE * pattern) - bias) / pattern
+    centred = bool(gain.abs().max() < 1e-2 * other.abs().max())
+    return NormForm(other if centred else gain, bias if bias.any() else None, centred)
+
+
+def _like(decoder: Decoder, norm: nn.Module) -> Float[Tensor, " width"]:
+    """A vector as the norm takes it: as wide as its weight, or as the stream."""
+    weight: Tensor | None = getattr(norm, "weight", None)
+    own = next(decoder.hf.parameters())
+    return own.new_empty(decoder.width if weight is None else weight.numel())
+
+
+def _require(decoder: Decoder, norm: nn.Module, form: NormForm, sized: bool) -> None:
+    """The form gives the module's outputs for random inputs of two sizes; `sized`: its s is their root mean square."""
+    like = _like(decoder, norm)
+    drawn = torch.randn(2, len(like), generator=torch.Generator().manual_seed(0)).to(like)
+    worst = 0.0
+    for size in _PROBES:
+        x = size * drawn
+        output, wide = decoder.found.run(norm, x), torch.promote_types(like.dtype, torch.float32)
+        x, output = x.to(wide), output.to(wide)
+        inverse = form.inverse(x, output)
+        error = form.linear(x) * inverse + (0 if form.bias is None else form.bias) - output
+        worst = max(worst, float(error.abs().max() / output.abs().max().clamp_min(1e-6)))
+        centred = x - x.mean(-1, keepdim=True) if form.centred else x
+        root = (centred * inverse).square().mean(-1).sqrt()  # below 1 by ε / 2s² alone
+        worst = max(worst, float((root - 1).abs().max()) if sized and size == _LARGE else 0.0)
+    if not worst <= 50 * torch.finfo(precision_of(decoder).dtype).eps ** 0.75:
         raise ArchitectureError(
-            f"{type(norm).__name__} is neither a LayerNorm nor an RMS norm (off by {worst:.2g}), so what its parts "
-            "write or read cannot be told apart. Heads, MLPs and neurons under rule='plain' need no such knowledge."
+            f"{type(norm).__name__} is, as it runs, neither a LayerNorm nor an RMS norm (off by {worst:.2g}), so what "
+            "its parts write or read cannot be told apart. Heads, MLPs and neurons under rule='plain' need no such "
+            "knowledge; if there is a hook on it, remove that."
         )

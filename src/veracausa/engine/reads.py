@@ -78,5 +78,5 @@ class Reads:
     def _norms(self, layer: int) -> tuple[NormForm, NormForm]:
         if layer not in self._forms:
             block = self.decoder.blocks[layer]
-            self._forms[layer] = norm_form(block.attention_norm), norm_form(block.mlp_norm)
+            self._forms[layer] = norm_form(self.decoder, block.attention_norm), norm_form(self.decoder, block.mlp_norm)
         return self._forms[layer]

@@ -72,11 +72,11 @@ def applied(decoder: Decoder, rule: Rule) -> Iterator[None]:
     forward: list[tuple[nn.Module, Any]] = []  # all made before the first is put on, so that none is left on an error
     for block in decoder.blocks:
         if rule.linear_activations:
-            forward.append((block.activation, _as_ratio()))
+            forward.append((block.activation, _as_ratio(decoder, block.activation)))
         if rule.product != 1 and block.up is not None:
             forward += [(block.activation, _scaling(rule.product)), (block.up, _scaling(rule.product))]
     if rule.freeze_norms:
-        forward += [(norm, _frozen(norm)) for norm in decoder.norms]
+        forward += [(norm, _frozen(decoder, norm)) for norm in decoder.norms]
     inner = _with_rule(rule)
     handles = [block.attention.register_forward_pre_hook(inner, with_kwargs=True) for block in decoder.blocks]
     handles += [module.register_forward_hook(hook) for module, hook in forward]
@@ -159,37 +159,35 @@ def _scaling(factor: float) -> Callable[[Any, Any, Tensor], Tensor]:
     return lambda _, __, output: _Scaled.apply(output, factor)
 
 
-def _as_ratio() -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+def _as_ratio(decoder: Decoder, activation: nn.Module) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
     """f(x) = x · (f(x)/x held constant); near 0 the ratio is the slope there, by a central difference."""
+    like = next(decoder.hf.parameters())
+    with torch.no_grad():
+        step = torch.full((), 1e-4, dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)
+        up, down = (decoder.found.run(activation, end) for end in (step, -step))
+        slope = (up - down) / (2 * step)
 
-    def linear(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def linear(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         (x,) = args
         with torch.no_grad():
             small = x.abs() < 1e-6
-            step = torch.full((), 1e-4, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
-            slope = ((module.forward(step) - module.forward(-step)) / (2 * step)).to(x.dtype)
-            ratio = torch.where(small, slope, output / torch.where(small, torch.ones_like(x), x))
+            ratio = torch.where(small, slope.to(x.dtype), output / torch.where(small, torch.ones_like(x), x))
         return _Surrogate.apply(output, x * ratio)
 
     return linear
 
 
-def _frozen(norm: nn.Module) -> Callable[[Any, tuple[Tensor, ...], Tensor], Tensor]:
-    """The norm with its denominator held constant."""
-    proxy = detached(norm)
-    return lambda _, args, output: _Surrogate.apply(output, proxy(args[0], output))
-
-
-def detached(norm: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
-    """(x, norm(x)) → the same output as a linear function of x: its denominator is a constant of the graph.
+def _frozen(decoder: Decoder, norm: nn.Module) -> Callable[[Any, tuple[Tensor, ...], Tensor], Tensor]:
+    """The norm with its denominator held constant.
 
     Raises:
         ArchitectureError: the module is no norm that we know.
     """
-    form = norm_form(norm)
+    form = norm_form(decoder, norm)
 
-    def proxy(x: Tensor, output: Tensor) -> Tensor:
+    def frozen(_: Any, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        x = args[0]
         linear = form.linear(x) * form.inverse(x, output)
-        return linear if form.bias is None else linear + form.bias
+        return _Surrogate.apply(output, linear if form.bias is None else linear + form.bias)
 
-    return proxy
+    return frozen

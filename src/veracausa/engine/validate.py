@@ -7,12 +7,13 @@ engine cannot see shows here as a difference, and is an error instead of a wrong
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from veracausa.engine.precision import precision_of
 from veracausa.errors import ContractError, NumericsError, PromptError
 
 if TYPE_CHECKING:
@@ -23,15 +24,13 @@ if TYPE_CHECKING:
 
 
 def rounding(dtype: torch.dtype, scale: float) -> float:
-    """What rounding may do to a number of size `scale` on its way through a model.
+    """What rounding may do to a number of size `scale` on its way through a model that computes in `dtype`.
 
-    It grows with depth and size; half types keep three significant digits at best. A float64 model's RMS norms still
-    compute in float32 (so Hugging Face writes them), where a difference in the last digit can flip one of float32.
+    It grows with depth and size; half types keep three significant digits at best. `dtype` is that of the model's
+    coarsest part (`precision`), which need not be that of its weights.
     """
     info = torch.finfo(dtype)
-    if info.bits == 64:
-        return 0.1 * torch.finfo(torch.float32).eps * scale
-    return (1e3 if info.bits == 32 else 4) * info.eps * scale
+    return {64: 1e6, 32: 1e3}.get(info.bits, 4) * info.eps * scale
 
 
 def require_readable(lm: Model, prompts: Sequence[Sequence[int]]) -> None:
@@ -72,7 +71,7 @@ def require_logits(lm: Model, state: State, tokens: Int[Tensor, "examples answer
             "norm and of the unembedding."
         )
     worst = float((ours - bare).abs().max())
-    if not worst <= rounding(lm.dtype, 1 + float(bare.abs().max())):
+    if not worst <= rounding(precision_of(lm.decoder).dtype, 1 + float(bare.abs().max())):
         raise ContractError(
             f"The logits that veracausa reads off {lm.name} differ from the bare model's by {worst:.3g}: the model "
             "scales or changes them in a way that the engine does not know (a hook on the unembedding, a logit scale), "
@@ -87,7 +86,7 @@ def require_run(lm: Model, ours: Float[Tensor, " examples"], bare: Float[Tensor,
         ContractError: they differ by more than rounding, so the engine misreads this model.
     """
     worst = float((ours - bare).abs().max())
-    if not worst <= rounding(lm.dtype, 1 + float(logits.abs().max())):
+    if not worst <= rounding(precision_of(lm.decoder).dtype, 1 + float(logits.abs().max())):
         raise ContractError(
             f"The engine's unpatched run of {lm.name} gives a metric that differs from the bare model's by "
             f"{worst:.3g}: its effects would be wrong, so nothing is returned. Run lm.check() and report what it "
@@ -96,11 +95,12 @@ def require_run(lm: Model, ours: Float[Tensor, " examples"], bare: Float[Tensor,
 
 
 def require_sites(lm: Model, tape: Tape, place: Place) -> None:
-    """What units at `place` write, by the weights, is what the stream receives.
+    """What units at `place` write, by the linear map behind them, is what the stream receives.
 
-    A patch changes the stream by Δ · W_O or Δ · W_down. Here Δ is the difference between the clean and the corrupted
-    run, in two positions, and the stream's own difference the judge. So a factor behind the site (a hook, an unmerged
-    adapter, a family read wrong) is an error, while a constant that a steering hook adds is part of the model.
+    A patch changes the stream by Δ · W_O or Δ · W_down. The maps are read off the modules (`anatomy.linear`); here they
+    are held against what the modules did in both recorded runs, at every position of every example. So a hook that
+    works on some positions only, a factor behind the site or a family read wrong is an error, while a constant that a
+    steering hook adds is part of the model.
 
     Raises:
         ContractError: names the block and the part.
@@ -109,46 +109,80 @@ def require_sites(lm: Model, tape: Tape, place: Place) -> None:
         return
     with torch.no_grad():
         for block in lm.decoder.blocks:
-            part, error, scale = _misread(lm.decoder, block, tape, place)
-            if not error <= rounding(lm.dtype, scale):
-                raise ContractError(
-                    f"{part} of block {block.layer} of {lm.name} does not write what its weights say (off by "
-                    f"{error:.3g}), so patches there would be wrong and nothing is returned. Is there a hook or an "
-                    "unmerged adapter on it? Remove the hook, or merge the adapter (merge_and_unload). If there is "
-                    "none, run lm.check() and report what it prints."
-                )
+            part, error, allowed = _misread(lm.decoder, block, tape, place)
+            if not error <= allowed:
+                raise ContractError(misread(lm, part, block, error))
+
+
+def misread(lm: Model, part: str, block: Block, error: float) -> str:
+    """The words for a part that does something else than the engine knows of."""
+    return (
+        f"{part} of block {block.layer} of {lm.name} does not do what veracausa reads off it (off by {error:.3g}), so "
+        "numbers about it would be wrong and nothing is returned. Is there a hook on it, on the block or on what "
+        "follows it, that treats positions or prompts differently, or an adapter of that kind? Remove it. If there "
+        "is none, run lm.check() and report what it prints."
+    )
 
 
 def _misread(decoder: Decoder, block: Block, tape: Tape, place: Place) -> tuple[str, float, float]:
-    """(part, largest error, size of the numbers) of one block's writes, as differences between the two runs."""
-    layer, attention = block.layer, place not in ("neurons", "mlp")
-    output = _ends(tape, lambda state: state.sites["attention" if attention else "mlp"][layer])
+    """(part, largest error, what rounding may do) of one block's writes."""
+    layer, attention, runs = block.layer, place not in ("neurons", "mlp"), (tape.clean, tape.corrupted)
+    precision = precision_of(decoder).dtype
+    out = "attention" if attention else "mlp"
     if place != "mlp":
-        site = _ends(tape, lambda state: state.sites["z" if attention else "neurons"][layer])
-        by_weights = (site[0] - site[1]) @ (block.head_weights if attention else block.neuron_weights)
-        error, scale = _difference(by_weights, output)
-        if not error <= rounding(output.dtype, scale):
-            return f"The {'attention output' if attention else 'down'} projection", error, scale
+        site = "z" if attention else "neurons"
+        weights, bias = (
+            (block.head_weights, block.head_bias) if attention else (block.neuron_weights, block.neuron_bias)
+        )
+        error, scale = off_map(weights, bias, [(run.sites[site][layer], run.sites[out][layer]) for run in runs])
+        if not error <= rounding(precision, scale):
+            part = f"The {'attention output' if attention else 'down'} projection"
+            return part, error, rounding(precision, scale)
     if block.parallel and not attention:
         return "The MLP", 0.0, 1.0  # the attention writes at the same time; `require_run` sees the sum
+    # Of a parallel block the whole MLP must be run, so there two positions must do.
+    at = [0, -1] if block.parallel else slice(None)
+    output = _firsts(runs, lambda state: state.sites[out][layer], at)
     early = attention or block.parallel
-    before = _ends(tape, lambda state: state.residual[layer] if early else state.middle[layer])
-    after = _ends(
-        tape,
-        lambda state: state.middle[layer] if attention and not block.parallel else state.residual[layer + 1],
-    )
-    write = block.attention_write(output) if attention else block.mlp_write(output)
+    before = _firsts(runs, lambda state: state.residual[layer] if early else state.middle[layer], at)
+    late = not attention or block.parallel
+    after = _firsts(runs, lambda state: state.residual[layer + 1] if late else state.middle[layer], at)
+    new = before + (block.attention_write(output) if attention else block.mlp_write(output))
     if block.parallel:
-        write = write + block.feed_forward(before)
-    new = before + write
-    return ("The attention" if attention else "The MLP"), *_difference(new[0] - new[1], after)
+        new = new + block.feed_forward(before)
+    error = float(((new[0] - new[1]) - (after[0] - after[1])).abs().max())
+    return "The attention" if attention else "The MLP", error, rounding(precision, float(after.abs().max()) + 1e-6)
 
 
-def _ends(tape: Tape, of: Callable[[State], Tensor]) -> Tensor:
-    """Activations [run, position, …] of the first example, both runs, at the first and last recorded position."""
-    return torch.stack([of(state)[0, [0, -1]].detach() for state in (tape.clean, tape.corrupted)])
+def off_map(
+    weights: Float[Tensor, "inputs outputs"],
+    bias: Float[Tensor, " outputs"] | None,
+    runs: Sequence[tuple[Float[Tensor, "examples positions inputs"], Float[Tensor, "examples positions outputs"]]],
+    constants: bool = False,
+) -> tuple[float, float]:
+    """How far outputs are from the map of their inputs, and how large they are, over all examples and positions.
+
+    Both sides are compared along one random direction r of length 1: y · r against x · (W r), so that all of them cost
+    one product of the weights with a vector. A constant of its own at a position, the same in all runs, is allowed
+    unless `constants` are asked for; where all runs have the same input it cannot be told from a factor, and is not.
+    """
+    wide = torch.promote_types(weights.dtype, torch.float32)
+    drawn = torch.randn(weights.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    direction = (drawn / drawn.norm()).to(weights.device, wide)
+    along, shift = (
+        weights.detach().to(wide) @ direction,
+        0.0 if bias is None else float(bias.detach().to(wide) @ direction),
+    )
+    errors = torch.cat([y.detach().to(wide) @ direction - x.detach().to(wide) @ along - shift for x, y in runs])
+    scale = max(float(y.detach().abs().max()) for _, y in runs) + 1e-6
+    if constants:
+        return float(errors.abs().max()), scale
+    first = runs[0][0][:1]
+    same = torch.stack([(x == first).all(-1).all(0) for x, _ in runs]).all(0)
+    spread = errors.amax(0) - errors.amin(0)
+    return float(torch.where(same, errors.abs().amax(0), spread).max()), scale
 
 
-def _difference(ours: Tensor, runs: Tensor) -> tuple[float, float]:
-    """Largest error of a difference between the runs, and the size of the numbers that it was taken from."""
-    return float((ours - (runs[0] - runs[1])).abs().max()), float(runs.abs().max()) + 1e-6
+def _firsts(runs: Sequence[State], of: Callable[[State], Tensor], at: Any) -> Float[Tensor, "run positions width"]:
+    """Activations of the first example of each run."""
+    return torch.stack([of(state)[0, at].detach() for state in runs])

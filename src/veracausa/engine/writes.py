@@ -44,8 +44,10 @@ def writes_of_heads(
     writes = torch.einsum("bshd,hdw->hbsw", split, weights)
     if block.attention_post_norm is None:
         return writes
-    form, output = norm_form(block.attention_post_norm), output.to(exact)
-    return form.linear(writes) * _live_inverse(form.linear(output), block.attention_post_norm(output))
+    form, written = norm_form(decoder, block.attention_post_norm), block.attention_post_norm(output).to(exact)
+    if form.bias is not None:  # a constant of the stream, of no head
+        written = written - form.bias
+    return form.linear(writes) * _live_inverse(form.linear(output.to(exact)), written)
 
 
 def mlp_write(decoder: Decoder, state: State, layer: int) -> Float[Tensor, "examples positions width"]:

@@ -1,0 +1,116 @@
+"""Modules as the user left them: their own forward and hooks, without what veracausa has put on them since.
+
+A call watches and replaces modules by hooks of its own. What a module computes (its linear map, its norm) must be asked
+of the module without those, but with the user's: an adapter, a scaling or a steering hook is a part of the model. So
+`Found.kept` writes down, when a call begins, how each part of a model is, and `Found.run` runs a part like that.
+
+A user's forward *pre*-hooks stand before what is recorded as a part's input, so a part alone is run without them; a
+projection reads the output of a norm, so there they count (`before=True`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+_AFTER = ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called")
+_BEFORE = ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs")
+
+
+class Found:
+    """How the parts of one model were when a call began; empty outside of calls, where parts are as they are now."""
+
+    def __init__(self) -> None:
+        self._states: dict[nn.Module, dict[str, Any]] = {}
+        #: What was read off the parts in this call (linear maps, norms), by whom and which part.
+        self.read: dict[Any, Any] = {}
+
+    @contextmanager
+    def kept(self, parts: Iterable[nn.Module]) -> Iterator[None]:
+        """Write down how these parts are, for the time of a call; a call inside of another one changes nothing."""
+        if self._states:
+            yield
+            return
+        self._states, self.read = {part: _state_of(part) for part in parts}, {}
+        try:
+            yield
+        finally:
+            self._states, self.read = {}, {}
+
+    def hooks(self, part: nn.Module, before: bool = False) -> Mapping[int, Callable[..., Any]]:
+        """The user's forward hooks (or pre-hooks) on a part, by their number."""
+        found: Mapping[int, Callable[..., Any]] = self._of(part)[_BEFORE[0] if before else _AFTER[0]]
+        return found
+
+    def untouched(self, part: nn.Module) -> bool:
+        """Whether a part has no hooks and its class's own forward."""
+        state = self._of(part)
+        return not (state[_AFTER[0]] or state[_BEFORE[0]] or state["forward"])
+
+    def run(self, part: nn.Module, *inputs: Tensor, before: bool = False) -> Any:
+        """The part's output as the user left it; `before`: its pre-hooks run, too."""
+        state = self._of(part)
+        if not before:
+            state = state | {name: {} for name in _BEFORE}
+        with _as(part, state):
+            return part(*inputs)
+
+    def remembered(self, what: str, part: nn.Module, make: Callable[[], Any]) -> Any:
+        """What `make` reads off a part, once in a call (outside of calls each time)."""
+        if not self._states:
+            return make()
+        if (what, part) not in self.read:
+            self.read[what, part] = make()
+        return self.read[what, part]
+
+    @contextmanager
+    def standing_in(self, functions: Mapping[nn.Module, Callable[[Tensor], Tensor]]) -> Iterator[None]:
+        """Let functions stand in for what parts make of their input: forward and the user's forward hooks.
+
+        Hooks that were put on since the call began still see the function's output.
+        """
+        own = [(part, _current(part)) for part in functions]
+        try:
+            for part, function in functions.items():
+                theirs = self.hooks(part) if part in self._states else {}
+                hooks = part._forward_hooks
+                part.__dict__["_forward_hooks"] = type(hooks)((n, h) for n, h in hooks.items() if n not in theirs)
+                part.__dict__["forward"] = function
+            yield
+        finally:
+            for part, state in own:
+                _put(part, state)
+
+    def _of(self, part: nn.Module) -> dict[str, Any]:
+        return self._states[part] if part in self._states else _state_of(part)
+
+
+def _current(part: nn.Module) -> dict[str, Any]:
+    """A part's own hook dictionaries, and its forward if that is not its class's."""
+    return {name: part.__dict__[name] for name in (*_AFTER, *_BEFORE)} | {"forward": part.__dict__.get("forward")}
+
+
+def _state_of(part: nn.Module) -> dict[str, Any]:
+    return {name: value.copy() if name != "forward" else value for name, value in _current(part).items()}
+
+
+def _put(part: nn.Module, state: Mapping[str, Any]) -> None:
+    for name, value in state.items():
+        if name == "forward" and value is None:
+            part.__dict__.pop("forward", None)
+        else:
+            part.__dict__[name] = value
+
+
+@contextmanager
+def _as(part: nn.Module, state: Mapping[str, Any]) -> Iterator[None]:
+    """The part in another state inside."""
+    own = _current(part)
+    try:
+        _put(part, state)
+        yield
+    finally:
+        _put(part, own)

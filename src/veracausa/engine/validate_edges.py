@@ -1,0 +1,90 @@
+"""Checks of a call about edges or circuits: what it assumes of modules holds in the runs that it recorded.
+
+Beside what nodes assume (`validate.require_sites`): heads share a post-norm by its linear part, gradients come back
+through norms by a closed form and through projections by their linear maps, circuits give each reader its own slice of
+a projection. The modules themselves are the judge.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from veracausa.engine.norms import norm_form
+from veracausa.engine.precision import precision_of
+from veracausa.engine.validate import misread, off_map, require_sites, rounding
+from veracausa.errors import ContractError
+
+if TYPE_CHECKING:
+    from veracausa.anatomy import Block, Decoder
+    from veracausa.engine.tape import Tape
+    from veracausa.model import Model
+
+#: Recorded outputs of the query, key and value projection.
+_OUTPUTS = ("q_out", "k_out", "v_out")
+
+
+def require_edges(lm: Model, tape: Tape, *, gradients: bool = False, circuits: bool = False) -> None:
+    """Writes, and for gradients at readers or for circuits also what readers take, are what the modules do.
+
+    A circuit's projections are told by their maps with the constants, so there a constant at some positions only is
+    refused, too.
+
+    Raises:
+        ContractError: names the block and the part.
+    """
+    require_sites(lm, tape, "z")
+    require_sites(lm, tape, "mlp")
+    precision, decoder = precision_of(lm.decoder).dtype, lm.decoder
+    for block in decoder.blocks:
+        found: list[tuple[str, float, float]] = []
+        if block.attention_post_norm is not None:
+            output = tape.clean.sites["attention"][block.layer][:1].detach()
+            found.append(("The norm behind the attention", *_off_norm(decoder, block.attention_post_norm, output)))
+        if gradients:
+            for name, norm, stream in (
+                ("attention", block.attention_norm, tape.clean.residual[block.layer]),
+                ("MLP", block.mlp_norm, tape.clean.middle[block.layer]),
+            ):
+                found.append((f"The norm before the {name}", *_off_norm(decoder, norm, stream[:1].detach())))
+        if gradients or circuits:
+            found += _off_projections(decoder, block, tape, circuits)
+        for part, error, scale in found:
+            if not error <= rounding(precision, scale):
+                raise ContractError(misread(lm, part, block, error))
+
+
+@torch.no_grad()
+def _off_projections(decoder: Decoder, block: Block, tape: Tape, constants: bool) -> list[tuple[str, float, float]]:
+    runs = [
+        (decoder.found.run(block.attention_norm, state.residual[block.layer].detach()), state.sites)
+        for state in (tape.clean, tape.corrupted)
+    ]
+    found = []
+    for module in dict.fromkeys(block.projections):
+        kind = block.projections.index(module)
+        own = block.projection(kind)
+        ends = [(normed, sites[_OUTPUTS[kind]][block.layer]) for normed, sites in runs]
+        name = ("query", "key", "value")[kind] if block.qkv == "separate" else "query, key and value"
+        found.append((f"The {name} projection", *off_map(own.weight, own.bias, ends, constants)))
+    return found
+
+
+def _off_norm(decoder: Decoder, norm: nn.Module, x: Tensor) -> tuple[float, float]:
+    """How far the module's output and a random product with its Jacobian are from those of its closed form."""
+    form, wide = norm_form(decoder, norm), torch.promote_types(x.dtype, torch.float32)
+    drawn = torch.randn(x.shape[-1], generator=torch.Generator().manual_seed(0)).to(x)
+    with torch.enable_grad():
+        x = x.clone().requires_grad_(True)
+        output = decoder.found.run(norm, x)
+        (judge,) = torch.autograd.grad(output, x, drawn.expand_as(output))
+    with torch.no_grad():
+        seen, written, judge = x.detach().to(wide), output.detach().to(wide), judge.to(wide)
+        inverse = form.inverse(seen, written)
+        back = form.pull_back(seen, inverse, drawn.to(wide).expand_as(seen)[None], False)[0]
+        ours = form.linear(seen) * inverse + (0 if form.bias is None else form.bias)
+        size, slope = written.abs().max().clamp_min(1e-6), judge.abs().max().clamp_min(1e-6)
+        error = max(float((ours - written).abs().max() / size), float((back - judge).abs().max() / slope))
+    return error, 1.0
