@@ -8,10 +8,14 @@ from veracausa.errors import ArchitectureError
 
 #: Wrappers that only run the model inside otherwise (compiled, on several devices): class → attribute that holds it.
 _WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
+#: PEFT's adapters that live in the layers of the model inside: a PeftModel runs that model and nothing else.
+_IN_LAYERS = {"LORA", "ADALORA", "IA3", "LOHA", "LOKR", "VERA"}
 
 
 def unwrapped(model: Any) -> tuple[Any, str]:
-    """The model inside compiled and data-parallel wrappers, and a phrase for its source: "", or what was taken off.
+    """The model inside compiled, data-parallel and PEFT wrappers, and a phrase for its source: "" if there was none.
+
+    Of a PeftModel it is the model with the adapters in its layers, unmerged, as they are switched on.
 
     Raises:
         ArchitectureError: Accelerate, FSDP or DeepSpeed have changed the model itself, or how it computes; or it has
@@ -39,7 +43,17 @@ def unwrapped(model: Any) -> tuple[Any, str]:
             "its weights and cannot be merged, and no task could name their positions. Pass model.get_base_model() to "
             "study the model without them, or train a LoRA instead."
         )
+    adapters = _adapters(model)
+    if adapters and hasattr(type(model), "get_base_model") and all(_in_layers(one) for one in adapters):
+        taken += f", taken out of a {type(model).__name__}, adapters included"
+        model = model.get_base_model()
     return model, taken
+
+
+def _in_layers(config: Any) -> bool:
+    """Whether an adapter is in the layers alone; an activated LoRA looks for its invocation in every prompt."""
+    kind = getattr(config.peft_type, "value", config.peft_type)
+    return kind in _IN_LAYERS and getattr(config, "alora_invocation_tokens", None) is None
 
 
 def require_plain_weights(hf: Any, title: str) -> None:
