@@ -1,8 +1,11 @@
 """The command line on a tiny model in a folder: every command, its files, and its errors in one paragraph."""
 
 import csv
+import io
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -15,6 +18,7 @@ from typer.testing import CliRunner
 
 import veracausa as vc
 from veracausa.cli import app, main
+from veracausa.cli_parts import Terminated
 from veracausa.errors import FileError, UnitError, VeracausaError
 
 
@@ -259,14 +263,192 @@ def test_errors_of_the_main_function(folder, tmp_path, monkeypatch, capsys, word
     assert all(word in told.err.strip().splitlines()[-1] for word in said) and not told.out
 
 
-def test_interrupted(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("error", "kept", "code", "said"),
+    [
+        (KeyboardInterrupt, True, 130, "Finished pieces are kept in"),
+        (Terminated, True, 143, "run the same command again"),
+        (KeyboardInterrupt, False, 130, "No piece was finished yet"),
+        (KeyboardInterrupt, None, 130, "Nothing is kept; with --out"),
+    ],
+)
+def test_an_interrupted_command_says_what_is_kept(call, pairs, tmp_path, monkeypatch, error, kept, code, said):
+    out = tmp_path / "out"
+
+    def stop(*_, **__):
+        if kept:
+            out.mkdir()
+            (out / "piece").write_text("")
+        raise error
+
+    monkeypatch.setattr("veracausa.attribution.exact.exact", stop)
+    result = call("exact", pairs, *(() if kept is None else ("--out", out)))
+    assert result.exit_code == code and said in result.stderr and not result.stdout
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, Terminated])
+def test_interrupted_outside_a_command(monkeypatch, capsys, error):
     def stop():
-        raise KeyboardInterrupt
+        raise error
 
     monkeypatch.setattr("veracausa.cli.app", stop)
     with pytest.raises(SystemExit) as caught:
         main()
-    assert caught.value.code == 130 and "--out" in capsys.readouterr().err
+    assert caught.value.code == (130 if error is KeyboardInterrupt else 143)
+    assert capsys.readouterr().err == "Interrupted.\n"
+
+
+def test_sigterm_ends_like_ctrl_c(monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        monkeypatch.setattr("veracausa.cli.app", lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(SystemExit) as caught:
+            main()
+        assert caught.value.code == 143
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+# ---- checked before the model is loaded -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_model(monkeypatch):
+    """Loading a model is a failure of the test."""
+    monkeypatch.setattr("veracausa.model.load", lambda *_, **__: pytest.fail("the model was loaded"))
+
+
+WRONG = [
+    (("task", "ioii"), "Did you mean 'ioi'?"),
+    (("task", "ioi-publishd"), "Did you mean 'ioi-published'?"),
+    (("task", "ioi", "--metric", "logitdiff"), "Did you mean 'logit_diff'?"),
+    (("task", "none.csv"), "there is no file none.csv"),
+    (("task", "BAD"), "no examples"),
+    (("task", "notes.txt"), "none of .csv"),
+    (("exact", "ioi", "--units", "head"), "Did you mean 'heads'?"),
+    (("exact", "ioi", "--units", "a1.h0,m1.x"), "not known"),
+    (("exact", "ioi", "--ablation", "zeros"), "Did you mean 'zero'?"),
+    (("exact", "ioi", "--direction", "noisin"), "Did you mean 'noising'?"),
+    (("exact", "ioi", "--direction", "denoising", "--ablation", "mean"), "restores a unit's clean value"),
+    (("exact", "ioi", "--out", "BAD/deeper"), "is a file"),
+    (("attribute", "ioi", "--method", "atpp"), "Did you mean 'atp'?"),
+    (("attribute", "ioi", "--method", "eap"), "scores edges"),
+    (("attribute", "ioi", "--method", "ig", "--nodes", "0"), "nodes"),
+    (("attribute", "ioi", "--method", "ig", "--baseline", "zeros"), "Did you mean 'zero'?"),
+    (("attribute", "ioi", "--verify", "--tau", "-1"), "tau"),
+    (("attribute", "ioi", "--verify", "--budget", "2"), "budget"),
+    (("attribute", "ioi", "--verify", "--until-missed", "-1"), "missed"),
+    (("study", "iol"), "Did you mean 'ioi'?"),
+    (("study", "ioi", "--out", "BAD"), "is a file"),
+    (("compare", "ioi", "--units", "head"), "Did you mean 'heads'?"),
+    (("compare", "ioi", "--methods", "atp,igg"), "Did you mean 'ig'?"),
+    (("compare", "ioi", "--budget", "0"), "budget"),
+    (("discover", "ioi", "--method", "eapig"), "Did you mean 'eap-ig'?"),
+    (("discover", "ioi", "--edges", "0"), "n=0"),
+    (("discover", "ioi", "--how", "greed"), "Did you mean 'greedy'?"),
+    (("discover", "ioi", "--sizes", "0.5,0.1"), "rising"),
+    (("discover", "ioi", "--held-out", "none.csv"), "none.csv"),
+    (("evaluate", "none"), "none"),
+    (("evaluate", "none", "--ablation", "zeros"), "Did you mean 'zero'?"),
+    (("ablate", "ioi", "--units", "a20.x"), "not known"),
+    (("ablate", "ioi", "--units", "heads"), "whole kind of units; name those to ablate"),
+    (("ablate", "ioi", "--units", "a20.h0", "--ablations", "zeros"), "Did you mean 'zero'?"),
+]
+
+
+@pytest.mark.parametrize(("words", "said"), WRONG, ids=[" ".join(words) for words, _ in WRONG])
+def test_what_is_wrong_is_found_before_the_model_is_loaded(no_model, tmp_path, monkeypatch, words, said):
+    monkeypatch.chdir(tmp_path)
+    bad = tmp_path / "bad.csv"
+    bad.write_text("clean,corrupted,correct,incorrect\n")
+    before = set(tmp_path.iterdir())
+    result = CliRunner().invoke(app, [word.replace("BAD", str(bad)) for word in words])
+    assert isinstance(result.exception, VeracausaError) and said in str(result.exception), result.exception
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_a_folder_that_may_not_be_written_is_found_before_the_model_is_loaded(no_model, tmp_path, monkeypatch):
+    monkeypatch.setattr("veracausa.cli_checks.os.access", lambda *_: False)  # root may write everywhere
+    result = CliRunner().invoke(app, ["exact", "ioi", "--out", str(tmp_path / "out")])
+    assert isinstance(result.exception, FileError) and "may not be written" in str(result.exception)
+
+
+def test_home_is_meant_by_a_tilde(call, pairs, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "pairs.csv").write_text(Path(pairs).read_text())
+    result = call("exact", "~/pairs.csv", "--units", "a0.h0", "--out=~/results")
+    assert result.exit_code == 0, result.exception
+    assert (tmp_path / "home" / "results" / "exact-heads.csv").exists() and not (tmp_path / "~").exists()
+
+
+def test_every_flag_that_a_text_names_exists():
+    from typer.main import get_command
+
+    group = get_command(app)
+    known = {flag for command in (group, *group.commands.values()) for one in command.params for flag in one.opts}
+    known |= {flag for command in group.commands.values() for one in command.params for flag in one.secondary_opts}
+    others = {"--help", "--task"} | {  # of pip and uv
+        "--quiet", "--no-deps", "--only-binary", "--require-hashes", "--no-input", "--dest", "--python", "--target",
+        "--hash",
+    }  # fmt: skip
+    named = {
+        (flag, path.name)
+        for path in Path(vc.__file__).parent.rglob("*.py")
+        if path.name != "frame.py"  # of style sheets
+        for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]*", path.read_text())
+    }
+    assert {(flag, where) for flag, where in named if flag not in known | others} == set()
+    from veracausa.comparison.levels import LEVELS
+    from veracausa.comparison.run import _asked
+
+    assert {word for level in LEVELS for word in re.findall(r"--[a-z-]+", _asked(level))} <= known
+
+
+# ---- what reaches the terminal ---------------------------------------------------------------------------------------
+
+
+def test_names_give_the_terminal_no_orders(call, pairs, tmp_path):
+    evil = tmp_path / "\x1b[2J[red]\x1b]0;x\x07.csv"
+    evil.write_text(Path(pairs).read_text().replace("cabinet", "cab\x9b31minet"))
+    for words in (("exact", evil, "--units", "a0.h0", "--out", tmp_path / "\x1b[31mout"), ("task", evil)):
+        result = call(*words)
+        assert result.exit_code == 0, result.exception
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", result.stdout + result.stderr)
+        assert "\\x1b[2J[red]" in result.output
+    missing = call("task", tmp_path / "\x1b[2J.csv")
+    assert "\x1b" not in str(missing.exception) and "\\x1b[2J" in str(missing.exception)
+    usage = call("exact", pairs, "--dtype", "[/red]\x1b[2J")
+    assert usage.exit_code == 2 and "[/red]" in usage.stderr and "\x1b[2J" not in usage.stderr
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_results_that_an_encoding_lacks_are_printed_and_saved(folder, pairs, tmp_path, monkeypatch, encoding):
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding))
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
+    words = ["exact", pairs, "--model", folder, "--device", "cpu", "--units", "a0.h0", "--out", tmp_path / "aus·gabe"]
+    monkeypatch.setattr(sys, "argv", ["veracausa", *map(str, words)])
+    monkeypatch.setattr("veracausa.cli.signal.signal", lambda *_: None)
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 0 and (tmp_path / "aus·gabe" / "exact-heads.csv").exists()
+    assert b"exact" in raw.getvalue()
+
+
+def test_a_reader_that_goes_away_does_not_cost_the_results(folder, pairs, tmp_path, monkeypatch, capfd):
+    reading, writing = os.pipe()
+    os.close(reading)  # as `| head` does when it has seen enough
+    words = ["exact", pairs, "--model", folder, "--device", "cpu", "--units", "a0.h0", "--out", tmp_path]
+    with os.fdopen(writing, "w") as stdout, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", stdout)
+        patch.setattr(sys, "argv", ["veracausa", *map(str, words)])
+        patch.setattr("veracausa.cli.signal.signal", lambda *_: None)
+        with pytest.raises(SystemExit) as caught:
+            main()
+    assert caught.value.code == 0 and (tmp_path / "exact-heads.csv").exists()
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_pairs_as_jsonl_and_bad_files(call, tmp_path):

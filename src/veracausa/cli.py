@@ -14,16 +14,21 @@ veracausa ablate ioi --units a20.h0,a17.h4 --ablations zero,mean --n 10000 --out
 
 from __future__ import annotations
 
+import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from veracausa import __version__, cli_behaviour, cli_circuits
+from veracausa.cli_checks import require_folder, require_method, require_task, units_of
 from veracausa.cli_parts import (
+    Command,
     Device,
     Dtype,
+    Folder,
     Metric,
     ModelName,
     Out,
@@ -31,13 +36,14 @@ from veracausa.cli_parts import (
     Seed,
     TaskCommand,
     TaskName,
+    Terminated,
     load_model,
     load_task,
     saved,
-    say,
     took,
 )
 from veracausa.storage.files import csv_text, write_text
+from veracausa.terminal import echo, flushed, say, tolerant
 
 if TYPE_CHECKING:
     from veracausa.attribution.receipts import Receipt
@@ -50,7 +56,7 @@ app = typer.Typer(
     help="Which part of this language model causes this, and how sure are we?",
 )
 app.command(cls=TaskCommand)(cli_circuits.discover)
-app.command()(cli_circuits.evaluate)
+app.command(cls=Command)(cli_circuits.evaluate)
 app.command(cls=TaskCommand)(cli_behaviour.ablate)
 
 
@@ -58,7 +64,7 @@ app.command(cls=TaskCommand)(cli_behaviour.ablate)
 def study(
     task: TaskName,
     model: ModelName = "smollm2-135m",
-    out: Annotated[Path, typer.Option(help="Folder for the report; a killed run continues from it.")] = Path("out"),
+    out: Folder = Path("out"),
     n: Annotated[int | None, typer.Option(help="Pairs of a generated task (default: the size's).", min=1)] = None,
     seed: Seed = 0,
     quick: Annotated[bool, typer.Option("--quick", help="Under a minute: heads and MLPs of a few pairs.")] = False,
@@ -76,6 +82,8 @@ def study(
 
     if quick and full:
         raise MethodError("--quick and --full are two sizes of a study; give one of them.")
+    require_task(task, metric)
+    require_folder(out)
     level = LEVELS["quick" if quick else "full" if full else "default"]
     lm = load_model(model, device, dtype)
     tasks = [load_task(lm, task, n or level.pairs, seed, metric)]
@@ -85,9 +93,9 @@ def study(
         say(f"task   {one.describe()}")
     page = run(lm, tasks, level=level, seed=seed, out=out)
     for sentence in page.summary:
-        print(f"• {sentence}")
+        echo(f"• {sentence}")
     path = saved(page.save, out)
-    print(f"\n{took(page.seconds)} Report: {path.resolve()}")
+    echo(f"\n{took(page.seconds)} Report: {path.resolve()}")
 
 
 @app.command(cls=TaskCommand)
@@ -97,7 +105,7 @@ def compare(
     units: Annotated[str, typer.Option(help="Kinds of units, e.g. heads,neurons.")] = "heads,neurons",
     methods: Annotated[str, typer.Option(help="all, or names: atp,relp,eap-ig.")] = "all",
     budget: Annotated[float | None, typer.Option(help="Minutes; what does not fit is listed as left out.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the page; a killed run continues from it.")] = Path("out"),
+    out: Folder = Path("out"),
     n: Pairs = 32,
     seed: Seed = 0,
     metric: Metric = None,
@@ -108,24 +116,27 @@ def compare(
     import pandas as pd
 
     from veracausa.comparison.compare import compare as run
-    from veracausa.comparison.compare import table
+    from veracausa.comparison.compare import require_compared, table
 
+    kinds, chosen = units.split(","), "all" if methods == "all" else methods.split(",")
+    require_compared(kinds, chosen, budget)
+    require_task(task, metric)
+    require_folder(out)
     lm = load_model(model, device, dtype)
     built = load_task(lm, task, n, seed, metric)
     say(f"task   {built.describe()}")
-    chosen: str | list[str] = "all" if methods == "all" else methods.split(",")
-    page = run(lm, built, units=units.split(","), methods=chosen, budget=budget, seed=seed, out=out)
+    page = run(lm, built, units=kinds, methods=chosen, budget=budget, seed=seed, out=out)
     for section in page.sections:
         for panel in section.panels:
-            print(f"\n{panel.kind} of {section.task.describe()}")
-            print(pd.DataFrame(table(panel)).round(4).to_string(index=False, na_rep=""))
+            echo(f"\n{panel.kind} of {section.task.describe()}")
+            echo(pd.DataFrame(table(panel)).round(4).to_string(index=False, na_rep=""))
     for line in (*page.summary, *page.notes):
-        print(f"• {line}")
+        echo(f"• {line}")
     path = saved(page.save, out)
-    print(f"\n{took(page.seconds)} Page: {path.resolve()}")
+    echo(f"\n{took(page.seconds)} Page: {path.resolve()}")
 
 
-@app.command()
+@app.command(cls=Command)
 def check(
     model: ModelName = "smollm2-135m",
     device: Device = None,
@@ -135,12 +146,12 @@ def check(
     lm = load_model(model, device, dtype)
     outcomes = lm.check(strict=False)
     for outcome in outcomes:
-        print(outcome)
+        echo(outcome)
     failed = [outcome for outcome in outcomes if not outcome.ok]
     if failed:
-        print(f"\n{len(failed)} of {len(outcomes)} contracts fail: do not trust effects on this model.")
+        echo(f"\n{len(failed)} of {len(outcomes)} contracts fail: do not trust effects on this model.")
         raise typer.Exit(1)
-    print(f"\nAll {len(outcomes)} contracts hold. Errors are shares of the gap M(clean) − M(corrupted).")
+    echo(f"\nAll {len(outcomes)} contracts hold. Errors are shares of the gap M(clean) − M(corrupted).")
 
 
 @app.command(name="task", cls=TaskCommand)
@@ -155,23 +166,24 @@ def show_task(
     dtype: Dtype = None,
 ) -> None:
     """Print prompt pairs with their tokens and answers, and how well the model does on them."""
+    require_task(task, metric)
     lm = load_model(model, device, dtype)
     built = load_task(lm, task, n, seed, metric)
     measured = lm.measure(built)
-    print(built.describe())
+    echo(built.describe())
     for i in range(min(show, len(built))):
         clean, corrupted = built.tokens(i)
         correct, incorrect = built.answer_strings(i)
-        print(f"\n{i}  clean      {'|'.join(clean)}")
-        print(f"   corrupted  {'|'.join(b if a != b else '·' * len(b) for a, b in zip(clean, corrupted, strict=True))}")
-        print(f"   correct    {'|'.join(correct)}    incorrect  {'|'.join(incorrect) or '(none)'}")
-        print(f"   metric     {measured.clean[i]:+.3f} clean, {measured.corrupted[i]:+.3f} corrupted")
+        echo(f"\n{i}  clean      {'|'.join(clean)}")
+        echo(f"   corrupted  {'|'.join(b if a != b else '·' * len(b) for a, b in zip(clean, corrupted, strict=True))}")
+        echo(f"   correct    {'|'.join(correct)}    incorrect  {'|'.join(incorrect) or '(none)'}")
+        echo(f"   metric     {measured.clean[i]:+.3f} clean, {measured.corrupted[i]:+.3f} corrupted")
     share = (measured.clean > 0).double().mean()
-    print(
+    echo(
         f"\nmean {built.metric}: {measured.clean.mean():+.3f} clean, {measured.corrupted.mean():+.3f} corrupted, "
         f"gap {measured.gap.mean():.3f}"
     )
-    print(f"positive on {share:.0%} of the clean prompts; hardly separated (under a tenth of the mean gap): "
+    echo(f"positive on {share:.0%} of the clean prompts; hardly separated (under a tenth of the mean gap): "
           f"{len(measured.weak)} of {len(built)} pairs")  # fmt: skip
 
 
@@ -192,11 +204,15 @@ def exact_effects(
     dtype: Dtype = None,
 ) -> None:
     """Exact causal effects of units."""
+    from veracausa.attribution.ablations import require_effect
     from veracausa.attribution.exact import exact
 
+    wanted = units_of(units)
+    require_effect(ablation, direction)
+    require_task(task, metric)
+    require_folder(out)
     lm = load_model(model, device, dtype)
     built = load_task(lm, task, n, seed, metric)
-    wanted = _units(units)
     scores = exact(lm, built, units=wanted, ablation=ablation, direction=direction, seed=seed, out=out)
     how = [ablation] * (ablation != "counterfactual") + [direction] * (direction != "noising")
     _finish(scores, out, "-".join(["exact", scores.units.kind, *how]))
@@ -244,48 +260,50 @@ def attribute(
         raise typer.BadParameter("a mask replaces units by corrupted values in the clean run, and has no nodes")
     if not verify and (until_missed is not None or budget is not None):
         raise typer.BadParameter("add --verify: --until-missed and --budget say how far it goes")
+    from veracausa.attribution.stages import Until
+    from veracausa.attribution.verify import require_sizes
+    from veracausa.attribution.verify import verify as check_estimate
+
+    wanted = units_of(units)
+    if method != "mask":
+        require_method(method, wanted, metric, baseline, direction, nodes)
+    until = None if until_missed is None else Until(missed=until_missed, tau=tau)
+    if verify:
+        require_sizes(top, sample, seed, until, budget, tau)
+    require_task(task, metric)
+    require_folder(out)
     lm = load_model(model, device, dtype)
     built = load_task(lm, task, n, seed, metric)
     if method == "mask":
-        scores = learn_mask(lm, built, units=_units(units), seed=seed)
+        scores = learn_mask(lm, built, units=wanted, seed=seed)
     else:
-        scores = estimate(
-            lm, built, units=_units(units), method=method, baseline=baseline, direction=direction, nodes=nodes
-        )
+        scores = estimate(lm, built, units=wanted, method=method, baseline=baseline, direction=direction, nodes=nodes)
     how = [baseline] * (baseline not in (None, "corrupted")) + [direction] * (direction != "noising")
     name = "-".join([method, scores.units.kind, *(part for part in how if part)])
     if not verify:
         _finish(scores, out, name)
         return
-    from veracausa.attribution.stages import Until
-    from veracausa.attribution.verify import verify as check_estimate
-
-    until = None if until_missed is None else Until(missed=until_missed, tau=tau)
     receipt = check_estimate(
         lm, built, scores, top=top, sample=sample, tau=tau, seed=seed, until=until, budget=budget, out=out
     )
-    print(f"{receipt.scores}\n\n{receipt}")
+    echo(f"{receipt.scores}\n\n{receipt}")
     if out is not None:
         path = saved(lambda folder: _saved_receipt(receipt, folder, name), out)
-        print(f"\nSaved {path} and {path.with_suffix('.txt').name}, and the scores as {name}.safetensors and .csv")
+        echo(f"\nSaved {path} and {path.with_suffix('.txt').name}, and the scores as {name}.safetensors and .csv")
 
 
 @app.callback(invoke_without_command=True)
 def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if version:
-        print(__version__)
+        echo(__version__)
         raise typer.Exit
 
 
-def _units(text: str) -> str | list[str]:
-    return text.split(",") if "," in text else text
-
-
 def _finish(scores: Scores, out: Path | None, name: str) -> None:
-    print(scores)
+    echo(scores)
     if out is not None:
         path = saved(lambda folder: _saved_scores(scores, folder, name), out)
-        print(f"\nSaved {path} and {path.with_suffix('.csv').name}")
+        echo(f"\nSaved {path} and {path.with_suffix('.csv').name}")
 
 
 def _saved_scores(scores: Scores, folder: Path, name: str) -> Path:
@@ -305,14 +323,23 @@ def main() -> None:
     """Run the command line; errors of ours are one paragraph, not a traceback."""
     from veracausa.errors import VeracausaError
 
+    tolerant()
+    with suppress(ValueError):  # only the main thread may say what a signal does
+        signal.signal(signal.SIGTERM, _terminated)
     try:
         app()
     except VeracausaError as error:
         say(f"{type(error).__name__}: {error}")
         sys.exit(2)
-    except KeyboardInterrupt:
-        say("Interrupted. With --out, finished pieces are kept: run the same command again to continue.")
-        sys.exit(130)
+    except KeyboardInterrupt as error:  # before or after a command; `Command` answers those in between
+        say("Interrupted.")
+        sys.exit(143 if isinstance(error, Terminated) else 130)
+    finally:
+        flushed()
+
+
+def _terminated(number: int, frame: object) -> None:
+    raise Terminated
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from veracausa.cli_checks import require_folder, require_task, units_of
 from veracausa.cli_parts import (
     Device,
     Dtype,
@@ -19,8 +20,8 @@ from veracausa.cli_parts import (
     load_model,
     load_task,
     saved,
-    say,
 )
+from veracausa.terminal import echo, say
 
 
 def ablate(
@@ -31,7 +32,7 @@ def ablate(
         "zero,mean"
     ),
     together: Annotated[bool, typer.Option(help="Also ablate all units at once.")] = True,
-    new_tokens: Annotated[int, typer.Option(help="Tokens to generate; 1 decides for answers of one token.")] = 1,
+    new_tokens: Annotated[int, typer.Option(help="Tokens to generate; 1 decides for answers of one token.", min=1)] = 1,
     n: Pairs = 1000,
     seed: Seed = 0,
     metric: Metric = None,
@@ -40,19 +41,25 @@ def ablate(
     dtype: Dtype = None,
 ) -> None:
     """Ablate units one at a time and together; what becomes of the metric and of the model's greedy answers."""
+    from veracausa.behaviour.chosen import require_ablations, require_single
     from veracausa.behaviour.study import ablation_study
     from veracausa.storage.files import csv_text, write_text
 
+    wanted = require_ablations(ablations.split(","))
+    units_of(units)
+    require_single(units.split(","))
+    require_task(task, metric)
+    require_folder(out)
     lm = load_model(model, device, dtype)
     built = load_task(lm, task, n, seed, metric)
     say(f"task   {built.describe()}")
     found = ablation_study(
-        lm, built, units=units, ablations=ablations.split(","), together=together, new_tokens=new_tokens, seed=seed,
+        lm, built, units=units, ablations=wanted, together=together, new_tokens=new_tokens, seed=seed,
         out=out,
     )  # fmt: skip
-    print(found)
+    echo(found)
     for sentence in found.sentences:
-        print(f"• {sentence}")
+        echo(f"• {sentence}")
     if out is not None:
 
         def write(folder: Path) -> Path:
@@ -61,4 +68,4 @@ def ablate(
             return path
 
         path = saved(write, out)
-        print(f"\nSaved {path} and {path.with_suffix('.csv').name}")
+        echo(f"\nSaved {path} and {path.with_suffix('.csv').name}")

@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
+from veracausa.cli_checks import require_edge_method, require_folder, require_selection, require_task
 from veracausa.cli_parts import (
     Device,
     Dtype,
+    Folder,
     Metric,
     ModelName,
     Pairs,
@@ -18,9 +20,10 @@ from veracausa.cli_parts import (
     load_model,
     load_task,
     saved,
-    say,
     took,
 )
+from veracausa.storage.files import at
+from veracausa.terminal import echo, say
 
 Sizes = Annotated[
     str | None, typer.Option(help="Shares of the edges for the curve, e.g. 0.001,0.01,0.1,1 (default: ten sizes).")
@@ -43,9 +46,9 @@ def discover(
     held_out: Annotated[
         str | None, typer.Option("--held-out", help="A file of pairs to evaluate on (default: half of the pairs).")
     ] = None,
-    top: Annotated[int, typer.Option(help="How many of the strongest edges to verify by exact effects.")] = 100,
-    sample: Annotated[int, typer.Option(help="How many others, drawn at random, to verify.")] = 50,
-    out: Annotated[Path, typer.Option(help="Folder for the results; a killed run continues from it.")] = Path("out"),
+    top: Annotated[int, typer.Option(help="How many of the strongest edges to verify by exact effects.", min=0)] = 100,
+    sample: Annotated[int, typer.Option(help="How many others, drawn at random, to verify.", min=0)] = 50,
+    out: Folder = Path("out"),
     n: Pairs = 32,
     seed: Seed = 0,
     metric: Metric = None,
@@ -53,10 +56,16 @@ def discover(
     dtype: Dtype = None,
 ) -> None:
     """Find the circuit of a behaviour on half of the pairs, verify its scores, evaluate it on the other half."""
-    from veracausa.circuits.curve import SIZES
+    from veracausa.circuits.curve import SIZES, require_sizes
     from veracausa.circuits.discovery import discover as run
 
     shares = _shares(sizes) or list(SIZES)
+    require_sizes(shares)
+    require_edge_method(method)
+    require_selection(edges, how)
+    for name in (task, *([held_out] if held_out else [])):
+        require_task(name, metric)
+    require_folder(out)
     lm = load_model(model, device, dtype)
     built = load_task(lm, task, n, seed, metric)
     other = None if held_out is None else load_task(lm, held_out, n, seed + 1, metric)
@@ -65,13 +74,13 @@ def discover(
         lm, built, method=method, edges=edges, how=how, held_out=other, sizes=shares, top=top, sample=sample, seed=seed,
         out=out,
     )  # fmt: skip
-    print(found)
+    echo(found)
     page = saved(found.save, out)
-    print(f"\n{took(found.seconds)} Page: {page.resolve()}")
+    echo(f"\n{took(found.seconds)} Page: {page.resolve()}")
 
 
 def evaluate(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a `veracausa discover`.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a `veracausa discover`.", parser=at)],
     task: Annotated[
         str | None, typer.Option(help="A task or a file, as for discover (default: the circuit's task, drawn anew).")
     ] = None,
@@ -87,27 +96,32 @@ def evaluate(
     dtype: Dtype = None,
 ) -> None:
     """Run a circuit that was found before on other pairs; adds a section to its page and tables to its folder."""
+    from veracausa.circuits.ablations import require_ablation
+    from veracausa.circuits.curve import require_sizes
     from veracausa.circuits.discovery_files import load_discovery
     from veracausa.circuits.further import evaluate as run
     from veracausa.errors import TaskError
-    from veracausa.storage.files import at
     from veracausa.tasks import BUILTIN
 
     shares = _shares(sizes)
+    if shares is not None:
+        require_sizes(shares)
+    require_ablation(ablation)
     found = load_discovery(folder)
     name = found.task.name if task is None else task
     if task is None and name not in BUILTIN:
         raise TaskError(
             f"The pairs of {folder} came from {name!r}, which cannot be drawn anew. Add --task TASK or FILE."
         )
+    require_task(name, metric or found.task.metric)
     if seed is None:
         seed = int(found.task.options.get("seed", 0)) + 1
     lm = load_model(found.circuit.model["name"] if model is None else model, device, dtype)
     built = load_task(lm, name, n, seed, metric or found.task.metric)
     say(f"task   {built.describe()}")
     evaluation = run(lm, folder, built, sizes=shares, ablation=ablation)
-    print(evaluation)
-    print(f"\nPage: {(at(folder) / 'report.html').resolve()}")
+    echo(evaluation)
+    echo(f"\nPage: {(at(folder) / 'report.html').resolve()}")
 
 
 def _shares(text: str | None) -> list[float] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +10,41 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import typer.core
 
+from veracausa.cli_checks import is_file
+from veracausa.storage.files import at
+from veracausa.terminal import say
+
 if TYPE_CHECKING:
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 
 
-class TaskCommand(typer.core.TyperCommand):
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end (SIGTERM)."""
+
+
+class Command(typer.core.TyperCommand):
+    """A command that, interrupted, says what was kept before it ends."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; Ctrl-C ends with status 130 and SIGTERM with 143, as shells expect."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            say(_interrupted(ctx.params.get("out") or ctx.params.get("folder")))
+            raise typer.Exit(143 if isinstance(error, Terminated) else 130) from None
+
+
+def _interrupted(out: Path | None) -> str:
+    """What an interrupted command says."""
+    if out is None:
+        return "Interrupted. Nothing is kept; with --out, finished pieces are, and the same command continues."
+    if not out.is_dir() or not any(out.iterdir()):
+        return f"Interrupted. No piece was finished yet, so there is nothing in {out}."
+    return f"Interrupted. Finished pieces are kept in {out}: run the same command again to continue."
+
+
+class TaskCommand(Command):
     """A command whose task may be given by position or behind --task."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -41,12 +69,13 @@ TaskName = Annotated[
         ".jsonl or .parquet file with columns clean, corrupted, correct, incorrect. Also: --task TASK.",
     ),
 ]
+Folder = Annotated[Path, typer.Option(help="Folder for the page; a killed run continues from it.", parser=at)]
 Pairs = Annotated[int, typer.Option("--n", help="How many prompt pairs to generate.", min=1)]
 Seed = Annotated[int, typer.Option(help="Seed for the prompts and samples.")]
 Metric = Annotated[str | None, typer.Option(help="logit_diff, logit_diff_lse, logprob, prob, prob_diff or neg_kl.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, … (default: a GPU if there is one).")]
 Dtype = Annotated[str | None, typer.Option(help="float32 (default), bfloat16, float64, …")]
-Out = Annotated[Path | None, typer.Option(help="Folder for results; a killed run continues from it.")]
+Out = Annotated[Path | None, typer.Option(help="Folder for results; a killed run continues from it.", parser=at)]
 
 
 def load_model(model: str, device: str | None, dtype: str | None) -> Model:
@@ -70,10 +99,9 @@ def load_task(lm: Model, name: str, n: int, seed: int, metric: str | None) -> Ta
     """The task of a name or file."""
     from veracausa import tasks
 
-    path = Path(name)
-    if path.suffix in (".csv", ".jsonl", ".parquet", ".json"):
+    if is_file(name):
         options: dict[str, Any] = {} if metric is None else {"metric": metric}
-        return tasks.from_file(lm, path, **options)
+        return tasks.from_file(lm, at(name), **options)
     built = tasks.published_pair(lm) if name == "ioi-published" else tasks.build(name, lm, n=n, seed=seed)
     return built if metric is None else built.with_metric(metric)
 
@@ -98,11 +126,6 @@ def saved(write: Callable[[Path], Path], out: Path) -> Path:
             raise error from None
         say(f"What was computed is in {path.parent} instead. Finished pieces stay where they could be written.")
         raise typer.Exit(2) from None
-
-
-def say(text: str) -> None:
-    """A line on standard error, beside the results."""
-    print(text, file=sys.stderr)
 
 
 def took(seconds: float) -> str:

@@ -81,8 +81,7 @@ def verify(
     >>> receipt = vc.verify(lm, task, vc.attribute(lm, task, units="neurons"), top=50, sample=300)
     >>> receipt.missed, receipt.scores
     """
-    threshold = _threshold(tau, until)
-    _require_sizes(top, sample, seed, until, budget)
+    threshold = require_sizes(top, sample, seed, until, budget, tau)
     ablation = _ablation(lm, task, estimate)
     orders = Orders.of(estimate.ranking(), seed)
     costs = exact_costs(lm, task, estimate.units, ablation=ablation, direction=estimate.direction)
@@ -193,7 +192,10 @@ def _threshold(tau: float | None, until: Until | None) -> float:
     return threshold
 
 
-def _require_sizes(top: int, sample: int, seed: int, until: Until | None, budget: float | None) -> None:
+def require_sizes(
+    top: int, sample: int, seed: int, until: Until | None, budget: float | None, tau: float | None
+) -> float:
+    """The threshold of a receipt; MethodError for sizes that mean nothing, before anything is run."""
     for what, value in (("top", top), ("sample", sample), ("seed", seed)):
         if value < 0:
             raise MethodError(f"{what}={value}: it is 0 or more.")
@@ -203,3 +205,4 @@ def _require_sizes(top: int, sample: int, seed: int, until: Until | None, budget
         raise MethodError("sample=0: without a random sample nothing can be certified. Give until= a sample.")
     if budget is not None and not 0 < budget <= 1:
         raise MethodError(f"budget={budget:g}: a share of the cost of all units' exact effects, over 0 and up to 1.")
+    return _threshold(tau, until)

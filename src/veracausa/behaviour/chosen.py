@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from veracausa.attribution.scores import Scores
+from veracausa.attribution.units import KINDS as ALL_KINDS
 from veracausa.attribution.units import Units, parse_names
 from veracausa.comparison.agreement import Agreement
 from veracausa.errors import MethodError, UnitError
@@ -85,7 +86,18 @@ def _names(units: str | Sequence[str] | Units | Scores | Agreement, top: int) ->
         return units.outliers[:top]
     if isinstance(units, Units):
         return units.names
-    return units.split(",") if isinstance(units, str) else list(units)
+    names = units.split(",") if isinstance(units, str) else list(units)
+    require_single(names)
+    return names
+
+
+def require_single(names: Sequence[str]) -> None:
+    """Raise UnitError for a kind of units where names of single ones are wanted."""
+    if whole := [name for name in names if name.partition("@")[0] in (*ALL_KINDS, "edges")]:
+        raise UnitError(
+            f"{whole[0]!r} is a whole kind of units; name those to ablate, e.g. a20.h0,a17.h4,m29. Which ones matter is "
+            f"what vc.exact(lm, task, units={whole[0]!r}) says; its scores can be passed in place of names."
+        )
 
 
 def require_ablations(ablations: Sequence[str]) -> tuple[str, ...]:
