@@ -95,7 +95,7 @@ def require_single(names: Sequence[str]) -> None:
     """Raise UnitError for a kind of units where names of single ones are wanted."""
     if whole := [name for name in names if name.partition("@")[0] in (*ALL_KINDS, "edges")]:
         raise UnitError(
-            f"{whole[0]!r} is a whole kind of units; name those to ablate, e.g. a20.h0,a17.h4,m29. Which ones matter is "
+            f"{whole[0]!r} is a whole kind of units; name those to ablate, e.g. a20.h0,a17.h4,m29. Which matter is "
             f"what vc.exact(lm, task, units={whole[0]!r}) says; its scores can be passed in place of names."
         )
 
