@@ -64,7 +64,7 @@ def test_graphml_that_is_damaged_or_foreign(tiny, tmp_path):
         with pytest.raises(FileError):
             read_graphml(path)
     nx.write_graphml(nx.path_graph(3), path)
-    with pytest.raises(FileError, match="not written by veracausa"):
+    with pytest.raises(FileError, match="was not written by veracausa"):
         read_graphml(path)
     with pytest.raises(FileError, match="no file"):
         read_graphml(tmp_path / "missing.graphml")

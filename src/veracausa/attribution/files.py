@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,14 +10,25 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from veracausa.anatomy.graph import Graph
+from veracausa.anatomy.graph import Graph, graph_of
 from veracausa.attribution.edges import Edges
 from veracausa.attribution.scores import Completeness, Scores
-from veracausa.attribution.units import KINDS, Units
-from veracausa.engine.cost import Cost
-from veracausa.errors import FileError
+from veracausa.attribution.units import INDEXED, KINDS, Units
 from veracausa.storage.files import read_tensors, write_tensors
 from veracausa.storage.origin import require_same_ends
+from veracausa.storage.schema import (
+    MODEL,
+    TASK,
+    cost,
+    flag,
+    many,
+    one_of,
+    reading,
+    record,
+    require_tensors,
+    text,
+    whole,
+)
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -85,56 +97,97 @@ def pack_scores(scores: Scores) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return header, tensors
 
 
+_HEADER = record(
+    kind=one_of(*KINDS, "edges"),
+    method=text,
+    settings=record(direction=one_of("noising", "denoising")),
+    model=MODEL,
+    task=TASK,
+    cost=cost,
+    signed=flag,
+    verified=text,
+    notes=many(text),
+)
+_GRAPH = record(layers=whole(1, 1000), heads=whole(1, 1000), kv_heads=whole(1, 1000), parallel=flag)
+
+
 def unpack_scores(header: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> Scores:
     """What `pack_scores` packed; `path` is for messages.
 
     Raises:
-        FileError: something is missing, or does not fit together.
+        FileError: something is missing, out of range, or does not fit together.
     """
-    try:
-        units = _units(header, tensors, path)
-        completeness = Completeness(tensors["claimed"], tensors["true"]) if "claimed" in tensors else None
-        cost = Cost.from_dict(header["cost"])
-        _require_fitting(tensors, completeness)
+    with reading(path):
+        found = _HEADER(header)
+        units = unpack_units(found["kind"], tensors, header["graph"])
+        wanted = {"values": "float examples units", "clean": "float examples", "corrupted": "float examples"}
+        wanted |= {"claimed": "float layers examples", "true": "float layers examples"} if "claimed" in tensors else {}
+        wanted |= {"draw_stderr": "float examples units"} if "draw_stderr" in tensors else {}
+        if not require_tensors(tensors, wanted, units=len(units))["examples"]:
+            raise ValueError("it has no examples")
         return Scores(
             values=tensors["values"],
             units=units,
-            method=header["method"],
-            settings=header["settings"],
-            model=header["model"],
-            task=header["task"],
             clean=tensors["clean"],
             corrupted=tensors["corrupted"],
-            cost=cost,
-            completeness=completeness,
-            signed=header["signed"],
+            completeness=Completeness(tensors["claimed"], tensors["true"]) if "claimed" in tensors else None,
             draw_stderr=tensors.get("draw_stderr"),
-            verified=header["verified"],
-            notes=tuple(header["notes"]),
+            **{name: found[name] for name in ("method", "settings", "model", "task", "cost", "signed", "verified")},
+            notes=found["notes"],
         )
-    except KeyError as error:
-        raise FileError(f"{path} lacks {error}: it was not written by this version of veracausa.") from error
-    except (TypeError, ValueError, AttributeError) as error:
-        raise FileError(f"{path} does not hold together ({error}): it was not written by veracausa.") from error
 
 
-def _units(header: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> Units:
+def unpack_units(kind: str, tensors: dict[str, Tensor], graph: Any = None) -> Units:
+    """The table of units in the tensors "layer", "index" and "position"; `graph`: that of edges, as a header has it.
+
+    Raises:
+        KeyError, ValueError: a column is missing, or names no unit.
+    """
+    require_tensors(tensors, dict.fromkeys(("layer", "index", "position"), "index units"))
     layer, index, position = (tensors[name].numpy() for name in ("layer", "index", "position"))
-    if header["kind"] == "edges":
-        return Edges("edges", layer, index, position, Graph(**header["graph"]))
-    if header["kind"] not in KINDS:
-        raise FileError(f"{path} holds scores of {header['kind']!r}, which this version does not know.")
-    return Units(header["kind"], layer, index, position)
+    if not len(layer) or (layer < 0).any() or (layer > 1000).any() or (position > 1 << 31).any():
+        raise ValueError("its units are none, or in no layer that a model has")
+    if len({*map(bool, position < 0)}) > 1:
+        raise ValueError("some of its units have a position, and others have none")
+    if kind == "edges":
+        units: Units = Edges("edges", layer, index, position, unpack_graph(graph))
+        _require_edges(units)  # type: ignore[arg-type]
+    else:
+        units = Units(one_of(*KINDS)(kind), layer, index, position)
+        if ((index < 0) != (kind not in INDEXED)).any() or (index > 10_000_000).any():
+            raise ValueError(f"an index is none of {kind}")
+    if len(set(units.keys)) < len(units):
+        raise ValueError("a unit is many twice")
+    return units
 
 
-def _require_fitting(tensors: dict[str, Tensor], completeness: Completeness | None) -> None:
-    """Raise ValueError unless the tensors' sizes belong to one table of scores."""
-    examples, units = tensors["values"].shape
-    wanted = {"clean": (examples,), "corrupted": (examples,), **dict.fromkeys(("layer", "index", "position"), (units,))}
-    for name, shape in wanted.items():
-        if tensors[name].shape != shape:
-            raise ValueError(f"{name} is {list(tensors[name].shape)}, but values are {examples} × {units}")
-    if completeness is not None and (
-        completeness.claimed.shape != completeness.true.shape or completeness.true.shape[1:] != (examples,)
-    ):
-        raise ValueError(f"completeness is {list(completeness.true.shape)}, but there are {examples} examples")
+def unpack_graph(sizes: Any) -> Graph:
+    """The graph of a header; ValueError if it is none."""
+    found = _GRAPH(sizes)
+    graph = graph_of(*(found[name] for name in ("layers", "heads", "kv_heads", "parallel")))
+    if graph.heads % graph.kv_heads:
+        raise ValueError(f"{graph.heads} heads cannot share {graph.kv_heads} key/value heads")
+    if graph.writers * graph.readers > 1e9:
+        raise ValueError(f"{graph.writers:,} × {graph.readers:,} edges are more than any model has")
+    return graph
+
+
+def _require_edges(edges: Edges) -> None:
+    """Raise ValueError unless every row of the table is an edge of its graph."""
+    graph = edges.graph
+    if (edges.index < 0).any() or (edges.index >= graph.writers * graph.readers).any():
+        raise ValueError("an edge is not in its graph")
+    if (edges.layer != graph.reader_layer[edges.reader]).any():
+        raise ValueError("an edge's layer is not that of its reader")
+    if (graph.writer_order[edges.writer] > graph.reader_order[edges.reader]).any():
+        raise ValueError("an edge's reader lies before its writer")
+
+
+def same_table(scores: Mapping[str, Scores]) -> None:
+    """Raise ValueError unless scores are of the same units and of as many pairs."""
+    first = next(iter(scores.values()), None)
+    if first is None:
+        raise ValueError("it holds no scores")
+    for name, one in scores.items():
+        if (one.units.kind, one.units.keys, one.n) != (first.units.kind, first.units.keys, first.n):
+            raise ValueError(f"the scores {name!r} are of other units or pairs")

@@ -33,16 +33,19 @@ from torch import Tensor
 
 from veracausa import __version__
 from veracausa.attribution.edges import Edges
+from veracausa.attribution.files import unpack_units
 from veracausa.attribution.optimal_descent import Constants, Descent, recorded_parts
 from veracausa.attribution.units import Units, resolve_units
 from veracausa.engine.cost import Cost
 from veracausa.engine.guard import borrowed
 from veracausa.engine.tape import buckets
-from veracausa.errors import FileError, MethodError, UnitError
+from veracausa.errors import MethodError, UnitError
 from veracausa.identity import difference
 from veracausa.progress import progress
 from veracausa.storage.files import at, keep, read_tensors, write_tensors
 from veracausa.storage.origin import model_header
+from veracausa.storage.schema import MODEL, TASK, number, reading, record, require_tensors, whole
+from veracausa.storage.schema import cost as cost_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,7 +53,14 @@ if TYPE_CHECKING:
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 
-_FORMAT = "veracausa-optimal-constants-1"
+_FORMAT = "veracausa-optimal-constants-2"
+_HEADER = record(
+    floor=number(0),
+    learning=record(steps=whole(1), rate=number(0), batch=whole(1), seed=whole()),
+    model=MODEL,
+    task=TASK,
+    cost=cost_of,
+)
 
 
 @dataclass(frozen=True)
@@ -173,22 +183,22 @@ class OptimalConstants:
     def load(cls, path: str | Path) -> OptimalConstants:
         """Read what `save` wrote; FileError for any other file."""
         header, tensors = read_tensors(path, _FORMAT)
-        try:
-            units = Units(header["kind"], *(tensors[name].numpy() for name in ("layer", "index", "position")))
+        with reading(at(path)):
+            units, found = unpack_units(header["kind"], tensors), _HEADER(header)
+            wanted = {"sites": "finite layers width", "learned": "flag units"}
+            wanted |= dict.fromkeys(("before", "after"), "finite units")
+            sizes = require_tensors(tensors, wanted, units=len(units))
+            if (units.layer >= sizes["layers"]).any():
+                raise ValueError("a unit is in a layer that has no constants")
             return cls(
                 units=units,
                 sites=tensors["sites"],
                 before=tensors["before"],
                 after=tensors["after"],
-                learned=tensors["learned"].numpy(),
-                floor=header["floor"],
-                learning=Learning(**header["learning"]),
-                model=header["model"],
-                task=header["task"],
-                cost=Cost.from_dict(header["cost"]),
+                learned=tensors["learned"].bool().numpy(),
+                learning=Learning(**{name: found["learning"][name] for name in ("steps", "rate", "batch", "seed")}),
+                **{name: found[name] for name in ("floor", "model", "task", "cost")},
             )
-        except (KeyError, TypeError) as error:
-            raise FileError(f"{path} does not hold together ({error}): it was not written by veracausa.") from error
 
 
 def optimal_constants(

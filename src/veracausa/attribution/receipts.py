@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -15,15 +15,15 @@ from veracausa.attribution.bounds import needed, spare, unseen
 from veracausa.attribution.files import pack_scores, unpack_scores
 from veracausa.attribution.scores import Scores
 from veracausa.attribution.stages import CONFIDENCE, Outcome, Until
-from veracausa.errors import FileError
-from veracausa.storage.files import read_tensors, write_tensors
+from veracausa.storage.files import at, read_tensors, write_tensors
+from veracausa.storage.schema import many, maybe, number, reading, record, require_tensors, whole
 
 if TYPE_CHECKING:
     from veracausa.comparison.agreement import Agreement
 
 #: The share of the rest for which a receipt names the smallest threshold.
 RARE = 0.01
-_FORMAT = "veracausa-receipt-1"
+_FORMAT = "veracausa-receipt-2"
 
 
 @dataclass(frozen=True)
@@ -211,29 +211,28 @@ class Receipt:
         >>> vc.Receipt.load("receipt.safetensors").missed
         """
         header, tensors = read_tensors(path, _FORMAT)
-        try:
+        with reading(at(path)):
             estimate, exact = (
                 unpack_scores(
                     header[name],
                     {key.partition(".")[2]: tensors[key] for key in tensors if key.startswith(f"{name}.")},
-                    Path(path),
+                    at(path),
                 )
                 for name in ("estimate", "exact")
             )
+            found = _HEADER(header)
+            require_tensors(tensors, {"top": "index top", "drawn": "index drawn"})
+            top, drawn = tensors["top"].numpy(), tensors["drawn"].numpy()
+            _require_checked(estimate, exact, np.concatenate([top, drawn]))
             return cls(
                 estimate=estimate,
                 exact=exact,
-                top=tensors["top"].numpy(),
-                drawn=tensors["drawn"].numpy(),
-                tau=header["tau"],
-                seed=header["seed"],
-                outcomes=tuple(Outcome(**outcome) for outcome in header["outcomes"]),
-                whole=header["whole"],
-                until=Until(**header["until"]) if header["until"] else None,
-                budget=header["budget"],
+                top=top,
+                drawn=drawn,
+                outcomes=tuple(Outcome(**{f.name: one[f.name] for f in fields(Outcome)}) for one in found["outcomes"]),
+                until=Until(**found["until"]) if found["until"] else None,
+                **{name: found[name] for name in ("tau", "seed", "whole", "budget")},
             )
-        except (KeyError, TypeError) as error:
-            raise FileError(f"{path} lacks {error}: it was not written by this version of veracausa.") from error
 
     def __repr__(self) -> str:
         return "\n".join(f"{label:<8}{text}" for label, text in self.lines())
@@ -290,6 +289,25 @@ class Receipt:
         if self.reached:
             return f"{stages}: {wanted} is certified"
         return f"{stages}: the budget of {_percent(self.budget or 0)} ended before {wanted} could be certified"
+
+
+_OUTCOME = record(top=whole(), sample=whole(), alpha=number(0, 1), found=whole(), strong=whole(), missed=whole())
+_HEADER = record(
+    tau=number(1e-12),
+    seed=whole(),
+    whole=number(1e-12),
+    budget=maybe(number(0, 1)),
+    until=maybe(record(missed=whole(), tau=number(1e-12), confidence=number(0, 1))),
+    outcomes=many(_OUTCOME, least=1),
+)
+
+
+def _require_checked(estimate: Scores, exact: Scores, checked: np.ndarray) -> None:
+    """Raise ValueError unless the exact effects are those of the checked units of the estimate, each once."""
+    if len(checked) != len(set(checked.tolist())) or (checked < 0).any() or (checked >= len(estimate)).any():
+        raise ValueError("units were checked that the estimate has not, or twice")
+    if exact.n != estimate.n or exact.units.keys != estimate.units[np.sort(checked)].keys:
+        raise ValueError("the exact effects are not those of the checked units")
 
 
 def _figures(found: Agreement) -> str:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from veracausa.attribution.files import unpack_units
 from veracausa.attribution.responses import Responses
-from veracausa.attribution.units import KINDS, Units
-from veracausa.engine.cost import Cost
-from veracausa.errors import FileError
-from veracausa.storage.files import read_tensors, write_tensors
+from veracausa.storage.files import at, read_tensors, write_tensors
+from veracausa.storage.schema import MODEL, TASK, cost, many, number, reading, record, require_tensors, whole
 
-_FORMAT = "veracausa-responses-1"
+_FORMAT = "veracausa-responses-2"
+_HEADER = record(layers=many(whole()), alphas=many(number(), least=2), model=MODEL, task=TASK, cost=cost)
 _TENSORS = ("own", "sites", "slopes", "site_slopes", "clean", "corrupted")
 
 
@@ -40,26 +42,30 @@ def load_responses(path: str | Path) -> Responses:
 
     >>> vc.load_responses("responses.safetensors")["a20.h0"].turns
     """
-    import numpy as np
-
-    path = Path(path)
     header, tensors = read_tensors(path, _FORMAT)
-    try:
-        if header["kind"] not in KINDS:
-            raise FileError(f"{path} holds {header['kind']!r}, which this version does not know.")
-        layer, index = tensors["layer"].numpy(), tensors["index"].numpy()
-        found = Responses(
-            Units(header["kind"], layer, index, np.full(len(layer), -1)),
-            tuple(header["layers"]),
-            np.array(header["alphas"]),
-            **{name: tensors[name] for name in _TENSORS},
-            model=header["model"],
-            task=header["task"],
-            cost=Cost.from_dict(header["cost"]),
+    with reading(at(path)):
+        found = _HEADER(header)
+        tensors["position"] = torch.full_like(tensors["layer"], -1)
+        units = unpack_units(header["kind"], tensors)
+        wanted = {
+            "own": "finite units alphas examples",
+            "sites": "finite layers alphas examples",
+            "slopes": "finite units examples",
+            "site_slopes": "finite layers examples",
+            "clean": "finite examples",
+            "corrupted": "finite examples",
+        }
+        alphas, layers = found["alphas"], found["layers"]
+        require_tensors(tensors, wanted, units=len(units), alphas=len(alphas), layers=len(layers))
+        if not {0.0, 1.0} <= set(alphas) or list(alphas) != sorted(set(alphas)):
+            raise ValueError("its alphas do not rise, or lack 0 or 1")
+        if layers and set(layers) != set(units.layer.tolist()):
+            raise ValueError("its sites are not those of its units")
+        parts: dict[str, Any] = {name: tensors[name] for name in _TENSORS}
+        parts |= {name: found[name] for name in ("model", "task", "cost")}
+        return Responses(
+            units,
+            layers,
+            np.array(alphas),
+            **parts,
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise FileError(f"{path} lacks {error}: it was not written by this version of veracausa.") from error
-    shape = (len(found.alphas), len(found.clean))
-    if found.own.shape != (len(found.units), *shape) or found.sites.shape != (len(found.layers), *shape):
-        raise FileError(f"{path} does not hold together: its curves are not of its units and points.")
-    return found

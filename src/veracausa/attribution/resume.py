@@ -20,6 +20,7 @@ from veracausa.engine.cost import Cost
 from veracausa.errors import FileError
 from veracausa.storage.files import keep, make_folder, read_tensors, write_tensors
 from veracausa.storage.origin import require_same_ends
+from veracausa.storage.schema import cost, reading, require_tensors
 
 if TYPE_CHECKING:
     from veracausa.engine.measure import Measurement
@@ -62,19 +63,16 @@ class Checkpoint:
             fresh._write()
             return fresh
         found, tensors = read_tensors(path, _FORMAT)
-        values, done = tensors.get("values"), tensors.get("done")
-        if found.get("header") != json.loads(json.dumps(header)) or values is None or done is None:
+        if found.get("header") != json.loads(json.dumps(header)):
             raise FileError(f"{path} holds pieces of another computation. Delete it, or choose another folder.")
-        if values.shape != shape or done.shape != shape or values.dtype != dtype or done.dtype != torch.uint8:
-            raise FileError(f"{path} does not hold together: its values are not {shape[0]} × {shape[1]}. Delete it.")
-        ends = tensors.get("ends")
-        if ends is not None and (ends.ndim != 2 or ends.shape[0] != 2):
-            raise FileError(f"{path} does not hold together: its metrics are not those of two runs. Delete it.")
-        try:
-            cost = Cost.from_dict(found["cost"])
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise FileError(f"{path} does not hold together (its cost: {error!r}). Delete it.") from error
-        return cls(path, header, values, done.bool(), cost, ends)
+        with reading(path):
+            sizes = {"examples": shape[0], "units": shape[1]}
+            ends = tensors.get("ends")
+            wanted = {"values": "float examples units", "done": "flag examples units"}
+            require_tensors(tensors, wanted | ({} if ends is None else {"ends": "float runs pairs"}), **sizes, runs=2)
+            if tensors["values"].dtype != dtype:
+                raise ValueError(f"its values are {tensors['values'].dtype}")
+            return cls(path, header, tensors["values"], tensors["done"].bool(), cost(found["cost"]), ends)
 
     def require_behaviour(self, lm: Model, measured: Measurement) -> None:
         """The bare model's metrics now are those that it had when the first of these pieces was made.

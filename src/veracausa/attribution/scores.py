@@ -138,7 +138,7 @@ class Scores:
             raise GapError("The mean gap is zero, so effects have no share of it; use `mean()`.")
         has = (~self.values.isnan()).to(self.values)
         weights = weights.to(self.values)
-        return (weights @ self.values.nan_to_num()) / (weights @ (self.gap[:, None] * has))
+        return (weights @ self.values.nan_to_num()) / (weights @ (self.gap[:, None].to(self.values) * has))
 
     def ranking(self, by: str = "abs_mean") -> list[int]:
         """Units from the strongest: by |mean E| ("abs_mean"), mean |E| ("mean_abs") or importance ("importance")."""

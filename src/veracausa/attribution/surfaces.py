@@ -12,14 +12,17 @@ from torch import Tensor
 
 from veracausa.attribution.ratios import Share, pairs_in_words, share_of_gap
 from veracausa.engine.cost import Cost
-from veracausa.errors import FileError, MethodError
-from veracausa.storage.files import read_tensors, write_tensors
+from veracausa.errors import MethodError
+from veracausa.storage.files import at, read_tensors, write_tensors
+from veracausa.storage.schema import MODEL, TASK, cost, many, number, reading, record, require_tensors, text
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-_FORMAT = "veracausa-surface-1"
+_FORMAT = "veracausa-surface-2"
+_AXIS = many(number(), least=2)
+_HEADER = record(units=many(text, 2), alphas=_AXIS, betas=_AXIS, model=MODEL, task=TASK, cost=cost)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,21 +143,20 @@ def load_surface(path: str | Path) -> Surface:
 
     >>> vc.load_surface("surface.safetensors").interaction
     """
-    path = Path(path)
     header, tensors = read_tensors(path, _FORMAT)
-    try:
-        first, second = header["units"]
-        found = Surface(
-            (first, second),
-            np.array(header["alphas"]),
-            np.array(header["betas"]),
-            **{name: tensors[name] for name in ("values", "clean", "corrupted")},
-            model=header["model"],
-            task=header["task"],
-            cost=Cost.from_dict(header["cost"]),
+    with reading(at(path)):
+        found = _HEADER(header)
+        sizes = {name: len(found[name]) for name in ("alphas", "betas")}
+        wanted = {"values": "finite alphas betas examples", "clean": "finite examples", "corrupted": "finite examples"}
+        require_tensors(tensors, wanted, **sizes)
+        for name in ("alphas", "betas"):
+            if not {0.0, 1.0} <= set(found[name]):
+                raise ValueError(f"{name} lack 0 or 1")
+        parts: dict[str, Any] = {name: tensors[name] for name in wanted}
+        parts |= {name: found[name] for name in ("model", "task", "cost")}
+        return Surface(
+            found["units"],
+            np.array(found["alphas"]),
+            np.array(found["betas"]),
+            **parts,
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise FileError(f"{path} lacks {error}: it was not written by this version of veracausa.") from error
-    if found.values.shape != (len(found.alphas), len(found.betas), found.n):
-        raise FileError(f"{path} does not hold together: {list(found.values.shape)} values on its grid.")
-    return found

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from veracausa.behaviour.chosen import Condition
-from veracausa.engine.cost import Cost
-from veracausa.errors import FileError
-from veracausa.storage.files import read_tensors, write_tensors
+from veracausa.behaviour.chosen import UNABLATED, Condition
+from veracausa.storage.files import at, read_tensors, write_tensors
+from veracausa.storage.schema import MODEL, TASK, cost, many, number, reading, record, require_tensors, text
 
 if TYPE_CHECKING:
     from veracausa.behaviour.results import AblationStudy
 
-_FORMAT = "veracausa-ablation-study-1"
+_FORMAT = "veracausa-ablation-study-2"
+_HEADER = record(alpha=number(0, 1), settings=record(ablations=many(text, least=1)), model=MODEL, task=TASK, cost=cost)
 
 
 def save_study(study: AblationStudy, path: str | Path) -> Path:
@@ -43,26 +43,20 @@ def load_ablation_study(path: str | Path) -> AblationStudy:
     from veracausa.behaviour.results import AblationStudy
 
     header, tensors = read_tensors(path, _FORMAT)
-    try:
-        conditions = tuple(Condition(tuple(units), ablation) for units, ablation in header["conditions"])
-        study = AblationStudy(
+    with reading(at(path)):
+        found = _HEADER(header)
+        conditions = tuple(Condition(many(text)(units), text(name)) for units, name in header["conditions"])
+        wanted = {"metric": "finite conditions prompts", "right": "flag conditions prompts"}
+        wanted |= {"tokens": "index conditions prompts new"}
+        require_tensors(tensors, wanted, conditions=len(conditions))
+        if not conditions or conditions[0] != UNABLATED or not all(one.units for one in conditions[1:]):
+            raise ValueError("its first condition is not the unablated model, or another has no units")
+        if {one.ablation for one in conditions[1:]} != set(found["settings"]["ablations"]):
+            raise ValueError("its conditions are not those of its ablations")
+        return AblationStudy(
             conditions=conditions,
             metric=tensors["metric"],
             tokens=tensors["tokens"],
             right=tensors["right"].bool(),
-            alpha=header["alpha"],
-            settings=header["settings"],
-            model=header["model"],
-            task=header["task"],
-            cost=Cost.from_dict(header["cost"]),
+            **{name: found[name] for name in ("alpha", "settings", "model", "task", "cost")},
         )
-    except KeyError as error:
-        raise FileError(f"{path} lacks {error}: it was not written by this version of veracausa.") from error
-    except (TypeError, ValueError, AttributeError) as error:
-        raise FileError(f"{path} does not hold together ({error}): it was not written by veracausa.") from error
-    wanted = (len(conditions), study.n)
-    if study.metric.shape != wanted or study.right.shape != wanted or study.tokens.shape[:2] != wanted:
-        raise FileError(
-            f"{path} does not hold together: its tensors are not {wanted[0]} conditions × {wanted[1]} pairs."
-        )
-    return study

@@ -21,13 +21,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from veracausa.attribution.files import same_table
 from veracausa.attribution.ratios import Share, share_of_gap
 from veracausa.attribution.scores import Scores
 from veracausa.attribution.units import Units
 from veracausa.comparison.agreement import agreement
 from veracausa.counterfactuals.files import read_all, write_all
 from veracausa.engine.cost import Cost
-from veracausa.errors import FileError, MethodError
+from veracausa.errors import MethodError
+from veracausa.storage.files import at
+from veracausa.storage.schema import cost, one_of, reading, text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,7 +59,7 @@ LABELS = {
 }
 #: Shares of the gap under this are rounding: it is what runs in float32 are held to.
 FLOOR = 1e-4
-_FORMAT = "veracausa-disagreement-1"
+_FORMAT = "veracausa-disagreement-2"
 
 
 def clear(share: Share) -> bool:
@@ -255,8 +258,14 @@ def load_disagreement(path: str | Path) -> Disagreement:
     >>> vc.load_disagreement("out/disagreement.safetensors").sentences
     """
     header, scores = read_all(path, _FORMAT)
-    try:
-        places: dict[str, Any] = {unit: Place(**place) for unit, place in header["locations"].items()}
-        return Disagreement(scores, Cost.from_dict(header["cost"]), places)
-    except (KeyError, TypeError) as error:
-        raise FileError(f"{path} does not hold together ({error!r}): it was not written by veracausa.") from error
+    with reading(at(path)):
+        same_table(scores)
+        for name in scores:
+            one_of("exact", "atp", "ig", "last-in", "direct", "ig-zero", "shapley")(name)
+        for name in ("exact", "atp", "ig", "last-in", "direct"):
+            scores[name]
+        places: dict[str, Any] = {
+            text(unit): Place(**{name: text(place[name]) for name in ("cause", "sentence")})
+            for unit, place in header["locations"].items()
+        }
+        return Disagreement(scores, cost(header["cost"]), places)

@@ -7,14 +7,15 @@ from typing import Any
 
 from torch import Tensor
 
-from veracausa.attribution.units import KINDS, Units
+from veracausa.attribution.files import unpack_units
 from veracausa.causes.locations import Locations
 from veracausa.causes.saturation import Saturation
-from veracausa.engine.cost import Cost
-from veracausa.errors import FileError
-from veracausa.storage.files import read_tensors, write_tensors
+from veracausa.storage.files import at, read_tensors, write_tensors
+from veracausa.storage.schema import MODEL, TASK, cost, many, maybe, number, reading, record, require_tensors, text
 
-_FORMAT = "veracausa-locations-1"
+_FORMAT = "veracausa-locations-2"
+_HEADER = record(kinds=many(text, least=1), model=MODEL, task=TASK, cost=cost)
+_WATCH = record(head=text, alphas=many(number(), least=1), texts=many(many(text, 3)))
 _TENSORS = ("runs", "sublayers", "heads", "clean", "corrupted")
 _WATCHED = ("entropy", "largest", "key", "query", "visible")
 
@@ -49,34 +50,37 @@ def load_locations(path: str | Path) -> Locations:
 
     >>> vc.load_locations("locations.safetensors")["a20.h0"].cause
     """
-    path = Path(path)
     header, tensors = read_tensors(path, _FORMAT)
-    try:
-        if header["unit_kind"] not in KINDS:
-            raise FileError(f"{path} holds {header['unit_kind']!r}, which this version does not know.")
-        columns = (tensors[name].numpy() for name in ("layer", "index", "position"))
-        units = Units(header["unit_kind"], *columns)
-        watched = [
-            None
-            if one is None
-            else Saturation(
-                one["head"],
-                tuple(one["alphas"]),
-                **{name: tensors[f"{i}.{name}"] for name in _WATCHED},
-                texts=tuple((a, b, c) for a, b, c in one["texts"]),
-            )
-            for i, one in enumerate(header["saturation"])
-        ]
-        if not len(units) == len(watched) == len(tensors["runs"]) == len(tensors["sublayers"]) == len(tensors["heads"]):
-            raise FileError(f"{path} does not hold together: its parts are of different numbers of units.")
+    with reading(at(path)):
+        found, units = _HEADER(header), unpack_units(header["unit_kind"], tensors)
+        layers, kinds = tensors["heads"].shape[1], found["kinds"]
+        wanted = {
+            "runs": "finite units choices examples",
+            "sublayers": "finite units places examples",
+            "heads": "finite units layers heads examples",
+            "clean": "finite examples",
+            "corrupted": "finite examples",
+        }
+        sizes = {"units": len(units), "choices": 1 << len(kinds), "places": 2 * layers + 2}
+        examples = require_tensors(tensors, wanted, **sizes)["examples"]
+        watched = many(maybe(_WATCH), len(units))(header["saturation"])
+        parts: dict[str, Any] = {name: tensors[name] for name in _TENSORS}
+        parts |= {name: found[name] for name in ("model", "task", "cost")}
         return Locations(
             units,
-            tuple(header["kinds"]),
-            **{name: tensors[name] for name in _TENSORS},
-            saturation=tuple(watched),
-            model=header["model"],
-            task=header["task"],
-            cost=Cost.from_dict(header["cost"]),
+            kinds,
+            saturation=tuple(_saturation(one, i, tensors, examples) for i, one in enumerate(watched)),
+            **parts,
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise FileError(f"{path} lacks {error}: it was not written by this version of veracausa.") from error
+
+
+def _saturation(one: dict[str, Any] | None, i: int, tensors: dict[str, Tensor], examples: int) -> Saturation | None:
+    if one is None:
+        return None
+    parts = {name: tensors[f"{i}.{name}"] for name in _WATCHED}
+    wanted = dict.fromkeys(("entropy", "largest"), "finite examples points") | {"key": "index examples points"}
+    wanted |= dict.fromkeys(("query", "visible"), "index examples")
+    require_tensors(parts, wanted, examples=examples, points=2 + len(one["alphas"]))
+    if len(one["texts"]) != examples:
+        raise ValueError(f"{len(one['texts'])} texts for {examples} examples")
+    return Saturation(one["head"], one["alphas"], **parts, texts=one["texts"])

@@ -45,6 +45,7 @@ from veracausa.errors import CircuitError, FileError, MethodError
 from veracausa.identity import difference
 from veracausa.storage.files import at, read_json, write_text
 from veracausa.storage.origin import model_header
+from veracausa.storage.schema import reading
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -202,6 +203,13 @@ def _read(
     if groups not in ("agree", "any"):
         raise MethodError(f"groups={groups!r} is neither 'agree' nor 'any'.")
     body = read_json(path, "an EAP-IG graph", sealed=False)
+    with reading(path):
+        return _graph_in(path, lm, body, groups)
+
+
+def _graph_in(
+    path: Path, lm: Model, body: dict[str, Any], groups: str
+) -> tuple[Bool[np.ndarray, "readers writers"], Float[np.ndarray, "readers writers"] | None]:
     lacking = [key for key in ("cfg", "nodes", "edges") if not isinstance(body.get(key), dict)]
     if lacking:
         raise FileError(f"{path} is no EAP-IG graph: it lacks {', '.join(lacking)}.")
@@ -238,7 +246,7 @@ def _entry(path: Path, name: str, entry: Any) -> tuple[float, bool]:
     value = entry.get("score", 0.0) if isinstance(entry, Mapping) else None
     value = 0.0 if value is None and isinstance(entry, Mapping) else value
     flag = entry.get("in_graph", False) if isinstance(entry, Mapping) else None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= 1e30:
         raise FileError(f"{path}: the score of {name!r} is no finite number.")
     if not isinstance(flag, bool):
         raise FileError(f"{path}: 'in_graph' of {name!r} is {flag!r}, neither true nor false.")

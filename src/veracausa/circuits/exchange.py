@@ -24,8 +24,9 @@ from veracausa.anatomy.graph import LOGITS, MLP, READERS
 from veracausa.circuits.circuit import Circuit, node_table, parse_names, touched_by
 from veracausa.circuits.files import pack_circuit, unpack_circuit
 from veracausa.errors import FileError, VeracausaError
-from veracausa.storage.files import at, csv_text, write_text
+from veracausa.storage.files import at, csv_text, json_seal, require_seal, write_text
 from veracausa.storage.origin import model_header
+from veracausa.storage.schema import number, reading, record, text
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -63,7 +64,12 @@ def write_graphml(circuit: Circuit, path: str | Path) -> Path:
     import networkx as nx
 
     made = graph_of(circuit)
-    made.graph["veracausa"] = json.dumps(pack_circuit(circuit), ensure_ascii=False)
+    header, importance = pack_circuit(circuit), circuit.importance
+    known = None if importance is None else [float(value) for value in importance]
+    order = list(dict.fromkeys(edge for *_, edge in made.edges(data="edge")))  # as they are read back
+    at_edge = dict(zip(circuit.names, known or [], strict=False))
+    body = header | {"edges": order, "importance": [at_edge[name] for name in order] if known else None}
+    made.graph["veracausa"] = json.dumps(header | {"checksum": json_seal(body)}, ensure_ascii=False)
     text = io.BytesIO()
     nx.write_graphml_xml(made, text)
     return write_text(path, text.getvalue().decode("utf-8"))
@@ -84,14 +90,15 @@ def read_graphml(path: str | Path) -> Circuit:
         made = nx.read_graphml(path, force_multigraph=True)
     except Exception as error:  # the XML parser's and networkx's errors have no base in common
         raise FileError(f"{path} is no whole GraphML file ({error}). Write or copy it again.") from error
-    try:
-        header = json.loads(made.graph["veracausa"])
-        found = {edge["edge"]: edge.get("importance") for *_, edge in made.edges(data=True)}
-    except (KeyError, ValueError) as error:
-        raise FileError(f"{path} was not written by veracausa: it lacks {error}.") from error
-    known = [value for value in found.values() if value is not None]
-    if len(known) not in (0, len(found)):
-        raise FileError(f"{path}: {len(known)} of {len(found)} edges have an importance; all or none should.")
+    if "veracausa" not in made.graph:
+        raise FileError(f"{path} was not written by veracausa, or by another version: it has no header of a circuit.")
+    with reading(path):
+        header = record(graph=record())(json.loads(made.graph["veracausa"]))
+        found = {text(edge["edge"]): edge.get("importance") for *_, edge in made.edges(data=True)}
+        known = [number(nan=True)(value) for value in found.values() if value is not None]
+        if len(known) not in (0, len(found)):
+            raise FileError(f"{path}: {len(known)} of {len(found)} edges have an importance; all or none should.")
+        require_seal(header | {"edges": list(found), "importance": known or None}, path, "a GraphML file")
     return unpack_circuit(header, list(found), known or None, path)
 
 

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from veracausa.anatomy.graph import graph_of
+from veracausa.attribution.files import unpack_graph
 from veracausa.circuits.circuit import Circuit, parse_names
-from veracausa.errors import FileError, VeracausaError
+from veracausa.errors import FileError
 from veracausa.storage.files import at, read_json, write_json
-from veracausa.storage.schema import MODEL
+from veracausa.storage.schema import MODEL, TASK, many, number, reading, record, text
 
-_FORMAT = "veracausa-circuit-1"
+_FORMAT = "veracausa-circuit-2"
+_HEADER = record(method=text, settings=record(), model=MODEL, task=TASK, notes=many(text))
 
 
 def pack_circuit(circuit: Circuit) -> dict[str, Any]:
@@ -39,33 +40,19 @@ def unpack_circuit(header: dict[str, Any], names: list[str], importance: list[fl
     Raises:
         FileError: something is missing, or does not fit together.
     """
-    try:
+    with reading(path):
         if header.get("format") != _FORMAT:
             raise FileError(f"{path} is not a {_FORMAT} file (it says {header.get('format')!r}).")
-        sizes = header["graph"]
-        graph = graph_of(*(int(sizes[key]) for key in ("layers", "heads", "kv_heads")), bool(sizes["parallel"]))
-        if graph.heads % graph.kv_heads:
-            raise ValueError(f"{graph.heads} heads cannot share {graph.kv_heads} key/value heads")
+        found, graph = _HEADER(header), unpack_graph(header["graph"])
         ends = parse_names(graph, names)
+        values = None if importance is None else many(number(nan=True), len(names))(importance)
         return Circuit.of(
             graph,
             ends[:, 0],
             ends[:, 1],
-            importance=None if importance is None else np.array(importance, dtype=np.float64),
-            method=str(header["method"]),
-            settings=dict(header["settings"]),
-            model={str(key): str(value) for key, value in MODEL(header["model"]).items()},
-            task={key: header["task"][key] for key in ("name", "description", "digest", "metric", "n")},
-            notes=tuple(header["notes"]),
+            importance=None if values is None else np.array(values, dtype=np.float64),
+            **{name: found[name] for name in ("method", "settings", "model", "task", "notes")},
         )
-    except FileError:
-        raise
-    except VeracausaError as error:
-        raise FileError(f"{path} does not hold together: {error}") from error
-    except KeyError as error:
-        raise FileError(f"{path} lacks {error}: it was not written by this version of veracausa.") from error
-    except (TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError) as error:
-        raise FileError(f"{path} does not hold together ({error}): it was not written by veracausa.") from error
 
 
 def save_circuit(circuit: Circuit, path: str | Path) -> Path:

@@ -10,12 +10,11 @@ from torch import Tensor
 
 from veracausa.circuits.curve import Curve
 from veracausa.circuits.faithfulness import Faithfulness
-from veracausa.engine.cost import Cost
 from veracausa.engine.measure import Measurement
-from veracausa.errors import FileError
 from veracausa.storage.files import read_tensors, write_tensors
+from veracausa.storage.schema import cost, many, number, reading, record, require_tensors, text, whole
 
-_CIRCUIT, _CURVE = "veracausa-faithfulness-1", "veracausa-curve-1"
+_CIRCUIT, _CURVE = "veracausa-faithfulness-2", "veracausa-curve-2"
 
 
 def save_faithfulness(found: Faithfulness, path: Path) -> Path:
@@ -49,14 +48,12 @@ def load_curve(path: Path) -> Curve:
     """
     header, tensors = read_tensors(path, _CURVE)
     found = _unpack(header, tensors, path)
-    try:
-        half = len(header["sizes"])
-        if len(found) != 2 * half:
-            raise FileError(f"{path} does not hold together: {len(found)} circuits for {half} sizes, twice.")
-        living = {name: tuple(counts) for name, counts in header["living"].items()}
-        return Curve(str(header["method"]), tuple(header["sizes"]), found[:half], found[half:], living)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise FileError(f"{path} lacks {error}: it was not written by this version of veracausa.") from error
+    with reading(path):
+        sizes = many(number(0, 1), least=1)(header["sizes"])
+        if list(sizes) != sorted(set(sizes)) or len(found) != 2 * len(sizes):
+            raise ValueError(f"{len(found)} circuits for {len(sizes)} rising sizes, twice")
+        living = {name: many(whole(), len(sizes))(header["living"][name]) for name in ("signed", "abs")}
+        return Curve(text(header["method"]), sizes, found[: len(sizes)], found[len(sizes) :], living)
 
 
 def _pack(found: tuple[Faithfulness, ...]) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -76,17 +73,17 @@ def _pack(found: tuple[Faithfulness, ...]) -> tuple[dict[str, Any], dict[str, Te
     return header, tensors
 
 
+_HEADER = record(edges=many(whole(), least=1), share=many(number(0, 1)), cost=cost, ablation=text, notes=many(text))
+
+
 def _unpack(header: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> tuple[Faithfulness, ...]:
-    try:
+    with reading(path):
+        told = _HEADER(header)
+        wanted = {"metric": "finite circuits pairs", "kl": "finite circuits pairs"}
+        wanted |= dict.fromkeys(("clean", "corrupted"), "finite pairs")
+        if not require_tensors(tensors, wanted, circuits=len(told["edges"]))["pairs"]:
+            raise ValueError("it has no pairs")
         measured = Measurement(tensors["clean"], tensors["corrupted"])
-        cost = Cost.from_dict(header["cost"])
-        how = str(header["ablation"]), tuple(header["notes"])
-        rows = zip(header["edges"], header["share"], tensors["metric"], tensors["kl"], strict=True)
-        found = tuple(Faithfulness(edges, share, metric, kl, measured, cost, *how) for edges, share, metric, kl in rows)
-        if any(one.metric.shape != measured.clean.shape or one.kl.shape != measured.clean.shape for one in found):
-            raise ValueError("its rows have different numbers of pairs")
-    except KeyError as error:
-        raise FileError(f"{path} lacks {error}: it was not written by this version of veracausa.") from error
-    except (TypeError, ValueError, AttributeError, IndexError) as error:
-        raise FileError(f"{path} does not hold together ({error}): it was not written by veracausa.") from error
-    return found
+        rest = measured, told["cost"], told["ablation"], told["notes"]
+        rows = zip(told["edges"], told["share"], tensors["metric"], tensors["kl"], strict=True)
+        return tuple(Faithfulness(*row, *rest) for row in rows)

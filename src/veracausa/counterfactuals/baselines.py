@@ -23,7 +23,7 @@ from veracausa import __version__
 from veracausa.attribution.ablations import ABLATIONS, donors_of, without_donor
 from veracausa.attribution.estimate import attribute, planned
 from veracausa.attribution.exact import exact
-from veracausa.attribution.files import confirmed, load_scores
+from veracausa.attribution.files import confirmed, load_scores, same_table
 from veracausa.attribution.methods import BASELINES
 from veracausa.attribution.optimal import Learning, OptimalConstants, optimal_constants, planned_optimal
 from veracausa.attribution.planning import planned_exact, planned_reference, recorded_runs
@@ -33,8 +33,9 @@ from veracausa.comparison.agreement import Agreement, agreement
 from veracausa.counterfactuals.compare import square
 from veracausa.counterfactuals.files import read_all, write_all
 from veracausa.counterfactuals.words import counted, listed
-from veracausa.errors import FileError, MethodError
+from veracausa.errors import MethodError
 from veracausa.storage.files import at, keep
+from veracausa.storage.schema import many, one_of, reading, whole
 from veracausa.suggestions import not_known
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ QUICK = Learning(steps=20, rate=0.1, batch=4)
 MOST = 24
 #: Points on IG's layer path, as in `vc.compare`.
 NODES = 5
-_FORMAT = "veracausa-baselines-1"
+_FORMAT = "veracausa-baselines-2"
 #: Ablation → IG's name of the baseline that estimates it.
 _BASELINE_OF = {ablation: baseline for baseline, ablation in BASELINES.items()}
 
@@ -188,10 +189,13 @@ class Baselines:
     def load(cls, path: str | Path) -> Baselines:
         """Read what `save` wrote; FileError for any other file."""
         own, scores = read_all(path, _FORMAT)
-        try:
-            return cls({name: scores[name] for name in own["order"]}, int(own["top"]))
-        except KeyError as error:
-            raise FileError(f"{path} lacks {error}: it was not written by this version of veracausa.") from error
+        with reading(at(path)):
+            names = many(one_of(*scores), least=1)(own["order"])
+            same_table(scores)
+            known = [f"{kind}, {ablation}" for kind in ("exact", "IG") for ablation in ABLATIONS]
+            for name in names:
+                one_of(*known)(name)
+            return cls({name: scores[name] for name in names}, whole(1)(own["top"]))
 
     def describe(self) -> str:
         """What these numbers are."""

@@ -24,13 +24,16 @@ import numpy as np
 from scipy import stats
 
 from veracausa.attribution.exact import exact
+from veracausa.attribution.files import same_table
 from veracausa.attribution.planning import planned_exact
 from veracausa.attribution.scores import Scores
 from veracausa.behaviour.statistics import holm
 from veracausa.counterfactuals.files import read_all, write_all
 from veracausa.counterfactuals.statistics import LEVEL, differs, exceeds, magnitude, stderr
 from veracausa.counterfactuals.words import counted, listed, number_of, share
-from veracausa.errors import FileError, GapError, MethodError, TaskError
+from veracausa.errors import GapError, MethodError, TaskError
+from veracausa.storage.files import at
+from veracausa.storage.schema import many, number, one_of, reading, whole
 from veracausa.suggestions import not_known
 
 if TYPE_CHECKING:
@@ -48,7 +51,7 @@ LEAST = 0.01
 HIDDEN = 1 / 3
 #: Units that get a sentence.
 SAID = 6
-_FORMAT = "veracausa-counterfactuals-1"
+_FORMAT = "veracausa-counterfactuals-2"
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,10 +226,11 @@ class CounterfactualComparison:
     def load(cls, path: str | Path) -> CounterfactualComparison:
         """Read what `save` wrote; FileError for any other file."""
         own, scores = read_all(path, _FORMAT)
-        try:
-            return cls({name: scores[name] for name in own["order"]}, int(own["top"]), float(own["least"]))
-        except KeyError as error:
-            raise FileError(f"{path} lacks {error}: it was not written by this version of veracausa.") from error
+        with reading(at(path)):
+            names = many(one_of(*scores), least=2)(own["order"])
+            same_table(scores)
+            least = number(0)(own["least"])
+            return cls({name: scores[name] for name in names}, whole(1)(own["top"]), least)
 
     def describe(self) -> str:
         """What these numbers are."""

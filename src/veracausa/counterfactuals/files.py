@@ -8,8 +8,8 @@ from typing import Any
 
 from veracausa.attribution.files import pack_scores, unpack_scores
 from veracausa.attribution.scores import Scores
-from veracausa.errors import FileError
-from veracausa.storage.files import read_tensors, write_tensors
+from veracausa.storage.files import at, read_tensors, write_tensors
+from veracausa.storage.schema import reading, record, text
 
 
 def write_all(path: str | Path, kind: str, header: Mapping[str, Any], scores: Mapping[str, Scores]) -> Path:
@@ -27,15 +27,13 @@ def read_all(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Sco
         FileError: no such file, damaged, cut short, or of another kind.
     """
     whole, tensors = read_tensors(path, kind)
-    try:
+    with reading(at(path)):
         scores = {
-            name: unpack_scores(
+            text(name): unpack_scores(
                 head,
                 {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")},
-                Path(path),
+                at(path),
             )
             for name, head in whole["scores"].items()
         }
-        return dict(whole["own"]), scores
-    except (KeyError, TypeError, AttributeError) as error:
-        raise FileError(f"{path} does not hold together ({error!r}): it was not written by veracausa.") from error
+        return record()(whole["own"]), scores

@@ -24,12 +24,15 @@ import numpy as np
 from scipy import stats
 
 from veracausa.attribution.exact import exact
+from veracausa.attribution.files import same_table
 from veracausa.attribution.planning import planned_exact
 from veracausa.attribution.scores import Scores
 from veracausa.counterfactuals.files import read_all, write_all
 from veracausa.counterfactuals.statistics import LEVEL, exceeds, magnitude, stderr, within
 from veracausa.counterfactuals.words import counted, share
-from veracausa.errors import FileError, GapError, MethodError
+from veracausa.errors import GapError, MethodError
+from veracausa.storage.files import at
+from veracausa.storage.schema import number, reading, text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,7 +47,7 @@ if TYPE_CHECKING:
 LARGE, SMALL = 0.05, 0.02
 #: Units that are followed into the corrupted run, at most.
 FOLLOWED = 12
-_FORMAT = "veracausa-general-purpose-1"
+_FORMAT = "veracausa-general-purpose-2"
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,11 +170,14 @@ class GeneralPurpose:
     def load(cls, path: str | Path) -> GeneralPurpose:
         """Read what `save` wrote; FileError for any other file."""
         own, scores = read_all(path, _FORMAT)
-        try:
-            both = scores["counterfactual"], scores["ablated"]
-            return cls(*both, scores.get("corrupted"), float(own["large"]), float(own["small"]))
-        except KeyError as error:
-            raise FileError(f"{path} lacks {error}: it was not written by this version of veracausa.") from error
+        with reading(at(path)):
+            both = {name: scores[name] for name in ("counterfactual", "ablated")}
+            same_table(both)
+            text(scores["ablated"].settings["ablation"])
+            if "corrupted" in scores:
+                same_table({name: replace(one, units=both["ablated"].units) for name, one in scores.items()})
+            large, small = (number(0)(own[name]) for name in ("large", "small"))
+            return cls(both["counterfactual"], both["ablated"], scores.get("corrupted"), large, small)
 
     def describe(self) -> str:
         """What these numbers are."""

@@ -26,13 +26,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from veracausa.attribution.ablations import recorded
+from veracausa.attribution.files import unpack_units
 from veracausa.attribution.units import Units, all_units
 from veracausa.engine.attention import attention_pattern
 from veracausa.engine.cost import Cost
 from veracausa.engine.guard import borrowed
 from veracausa.engine.tape import State
-from veracausa.errors import FileError
-from veracausa.storage.files import read_tensors, write_tensors
+from veracausa.storage.files import at, read_tensors, write_tensors
+from veracausa.storage.schema import many, reading, require_tensors, text, whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 THRESHOLD = 0.3
 ROLES = ("previous token", "duplicate token", "induction", "S-inhibition-like", "name-mover-like")
 NONE = "none of these"
-_FORMAT = "veracausa-head-roles-1"
+_FORMAT = "veracausa-head-roles-2"
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,12 +131,13 @@ class HeadRoles:
     def load(cls, path: str | Path) -> HeadRoles:
         """Read what `save` wrote; FileError for any other file."""
         header, tensors = read_tensors(path, _FORMAT)
-        try:
-            units = Units("heads", *(tensors[name].numpy() for name in ("layer", "index", "position")))
+        with reading(at(path)):
+            units = unpack_units("heads", tensors)
+            wanted = dict.fromkeys(("attention", "error"), "float roles units")
+            require_tensors(tensors, wanted, roles=len(ROLES), units=len(units))
+            counts = many(whole(), len(ROLES))(header["counts"])
             figures = (tensors["attention"].numpy(), tensors["error"].numpy())
-            return cls(*figures, tuple(header["counts"]), units, header["model"], header["task"])
-        except KeyError as error:
-            raise FileError(f"{path} lacks {error}: it was not written by this version of veracausa.") from error
+            return cls(*figures, counts, units, text(header["model"]), text(header["task"]))
 
 
 def head_roles(lm: Model, task: Task) -> HeadRoles:

@@ -30,7 +30,9 @@ from veracausa.counterfactuals.files import read_all, write_all
 from veracausa.counterfactuals.pool import merged
 from veracausa.counterfactuals.statistics import exceeds
 from veracausa.counterfactuals.words import number_of, share
-from veracausa.errors import FileError, MethodError, TaskError, UnitError
+from veracausa.errors import MethodError, TaskError, UnitError
+from veracausa.storage.files import at
+from veracausa.storage.schema import flag, many, reading, record, text, whole
 from veracausa.tasks.draw import shuffled
 from veracausa.tasks.store import task_content, task_of
 from veracausa.tasks.task import Task
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
 
 By = Literal["effect", "stands out"]
 BY: tuple[By, ...] = ("effect", "stands out")
-_FORMAT = "veracausa-search-1"
+_FORMAT = "veracausa-search-2"
 
 
 @dataclass(frozen=True)
@@ -227,11 +229,18 @@ class Search:
     def load(cls, path: str | Path) -> Search:
         """Read what `save` wrote; FileError for any other file."""
         own, scores = read_all(path, _FORMAT)
-        try:
-            pool = task_of(own["pool"], Path(path))
-            return cls(scores["scores"], pool, tuple(own["names"]), np.array(own["searched"], dtype=bool))
-        except KeyError as error:
-            raise FileError(f"{path} lacks {error}: it was not written by this version of veracausa.") from error
+        with reading(at(path)):
+            pool, found = task_of(own["pool"], at(path)), scores["scores"]
+            names, searched = many(text, least=1)(own["names"]), many(flag, len(pool))(own["searched"])
+            for name in names:
+                found.units.find(name)
+            for info in pool.info:
+                record(pair=whole(), how=text, own=flag)(dict(info))
+            if found.n != len(pool) or not any(searched):
+                raise ValueError(
+                    f"{found.n} pairs were run, but the pool has {len(pool)}, {sum(searched)} to search in"
+                )
+            return cls(found, pool, names, np.array(searched, dtype=bool))
 
     def describe(self) -> str:
         """What these numbers are."""

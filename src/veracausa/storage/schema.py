@@ -2,7 +2,7 @@
 
 A check takes a value and returns it, or raises ValueError with what is wrong. Checks of parts make checks of wholes:
 
-    HEADER = record(method=text, cost=cost, pairs=listed(whole()), until=maybe(record(missed=whole())))
+    HEADER = record(method=text, cost=cost, pairs=many(whole()), until=maybe(record(missed=whole())))
 
 Whatever a loader raises inside `reading(path)` becomes a `FileError` that names the file.
 """
@@ -98,7 +98,7 @@ def maybe(check: Check) -> Check:
     return lambda value: None if value is None else check(value)
 
 
-def listed(check: Check, length: int | None = None, *, least: int = 0) -> Check:
+def many(check: Check, length: int | None = None, *, least: int = 0) -> Check:
     """A list of what `check` takes, as a tuple; of this length, or at least so long."""
 
     def check_all(values: Any) -> tuple[Any, ...]:
