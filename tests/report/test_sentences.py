@@ -3,9 +3,19 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from made_up import agreement, heads, scores
 
+from veracausa.attribution.ratios import Share
+from veracausa.causes.differences import Disagreement
+from veracausa.counterfactuals.compare import CounterfactualComparison
+from veracausa.engine.cost import Cost
+from veracausa.report.causes import figures as figures_of_causes
+from veracausa.report.counterfactuals import figures as figures_of_counterfactuals
+from veracausa.report.location import _kinds as kinds_of_location
+from veracausa.report.panels import PanelView
+from veracausa.report.search import figures as figures_of_search
 from veracausa.report.words import (
     chosen_sentence,
     cost_sentence,
@@ -104,3 +114,93 @@ def test_how_units_were_chosen():
     )
     panel.sampled = 0
     assert chosen_sentence(panel) == "Exact effects of all 7 heads."
+
+
+# ---- figures of further findings -------------------------------------------------------------------------------------
+
+
+def test_panel_leads():
+    lead = PanelView.lead.fget
+    view = SimpleNamespace(
+        panel=SimpleNamespace(kind="heads", exact=range(7), sampled=0), agreements=[ATP, IG], drawn=[]
+    )
+    assert lead(view) == "Exact effects of all 7 heads. Correlation with them: atp 0.610 and ig 0.970."
+    view.drawn = [agreement("atp", r=0.44), agreement("ig", r=-0.05)]
+    assert lead(view).endswith(" Over the random draw alone: atp 0.440 and ig −0.050.")
+
+
+def test_counterfactual_figures():
+    """Three corruptions; under each another head is strongest, and two agree by ranks."""
+    names = ("a1.h2", "a3.h4", "a5.h6", "a7.h8")
+    spread = 0.01 * np.where(np.arange(8) % 2, 1.0, -1.0)[:, None]
+    means = {
+        "swap": [-0.40, 0.001, -0.20, 0.04],
+        "order": [-0.003, -0.62, -0.36, 0.05],
+        "abc": [-0.39, 0.1, -0.30, 0.02],
+    }
+    made = {name: scores("exact", names, np.array(mean) + spread, gap=8.0) for name, mean in means.items()}
+    found = CounterfactualComparison(made, top=2, least=0.05)
+    effects, ranks, agreed = figures_of_counterfactuals(found, "x")
+    assert effects.sentence == (
+        "Which heads have an effect depends on what the counterfactual changes. Shown by one and not by another: a3.h4 "
+        "(order −0.62, swap 0.00 and abc +0.10) and a1.h2 (swap −0.40 and order 0.00). n = 8 clean prompts, the same "
+        "in every "
+        "column."
+    )
+    assert ranks.sentence == (
+        "Of these 4 heads, a3.h4 moves most: its rank among 4 is 4 by swap, 1 by order and 3 by abc (n = 8)."
+    )
+    assert agreed.sentence == (
+        "swap and abc find the most alike tops (Jaccard 1.00), swap and order the least (0.33); 4 heads, n = 8."
+    )
+
+
+def test_search_figures():
+    rows = [("third", 2.05, 0.73, 9), ("swap", 1.25, 0.5, 12), ("words", 0.11, 0.02, 7)]
+    frame = pd.DataFrame([{"how": how, "|effect|": size, "stderr": error, "n": n} for how, size, error, n in rows])
+    result = SimpleNamespace(names=("a1.h2",), kinds=lambda unit: frame, pool=SimpleNamespace(metric="logit_diff"))
+    [figure] = figures_of_search(result, "x")
+    assert figure.parts[0].subtitle.endswith("7 to 12 prompts")
+    assert figure.sentence == (
+        "What shows a unit, and what does not, in units of logit_diff. a1.h2: third 2.05 ± 0.73 (n = 9), words 0.11 ± "
+        "0.02 "
+        "(n = 7)."
+    )
+
+
+def test_disagreement_figures():
+    names = ("a0.h1", "a0.h2", "a1.h0")
+    figures = {
+        "exact": [-0.12, -0.30, 0.004], "atp": [-0.11, -0.22, 0.003], "ig": [-0.19, -0.31, 0.005],
+        "last-in": [-0.23, -0.26, 0.009], "direct": [-0.29, -0.05, 0.002],
+    }  # fmt: skip
+    found = Disagreement({name: scores(name, names, values) for name, values in figures.items()}, Cost())
+    methods, differences = figures_of_causes(found, "x")
+    assert methods.sentence.startswith(
+        "a0.h2: exact −0.300, atp −0.220, ig −0.310, last-in −0.260 and direct −0.050 (n = 1 pair). "
+    )
+    assert differences.sentence == (
+        "Largest of each: curvature −0.080 (a0.h2), interaction −0.070 (a0.h1) and downstream −0.250 (a0.h2); shares "
+        "of the "
+        "gap of one pair, so that no error is known."
+    )
+
+
+def test_locations_figures():
+    def one(unit, curvature, cause, **kinds):
+        shares = {kind: Share(value, 0.001) for kind, value in kinds.items()}
+        return SimpleNamespace(unit=unit, curvature=Share(curvature, 0.02), cause=cause, kinds=shares)
+
+    shown = [
+        one("a20.h0", -0.19, "MLP", softmax=-0.03, norm=0.002, MLP=-0.162),
+        one("a17.h4", -0.14, "softmax", softmax=-0.12, norm=0.0, MLP=-0.02),
+        one("a3.h4", -0.05, "MLP", softmax=0.0, norm=0.0, MLP=-0.05),
+    ]
+    found = SimpleNamespace(n=16, units=SimpleNamespace(kind="heads"), kinds=("softmax", "norm", "MLP"))
+    assert kinds_of_location(found, shown, "x").sentence == (
+        "Bars sum to exact − AtP (black tick), whiskers are ± 1 standard error (16 pairs). Of 3 heads the cause is "
+        "the MLPs' "
+        "activations for 2 and the attention's softmax for 1. Farthest off is a20.h0 (−0.190 ± 0.020): softmax −0.030 "
+        "± "
+        "0.001, norms +0.002 ± 0.001 and MLPs −0.162 ± 0.001."
+    )

@@ -40,12 +40,15 @@ def figures(result: Search, name: str) -> list[Figure]:
         whiskers = base.mark_rule(style=theme.GUIDE).encode(x="low:Q", x2="high:Q", y=y)
         view = alt.layer(bars, whiskers).properties(height=17 * len(rows))
         first, last = rows[0], rows[-1]
+        fewest, most = (pick(row["n"] for row in rows) for pick in (min, max))
+        over = f"{fewest}" if fewest == most else f"{fewest} to {most}"
         text = f"Bar chart of mean |effect| of {unit} by kind of pair, largest by {first['how']}"
-        parts.append(Part(unit, view, data, text, f"by kind of pair, ± standard error; {first['n']} prompts"))
-        said.append(
-            f"{unit}: {first['how']} {plain(first['value'], 2)} ± {plain(first['stderr'] or float('nan'), 2)}, "
-            f"{last['how']} {plain(last['value'], 2)} (n = {first['n']})"
-        )
+        parts.append(Part(unit, view, data, text, f"by kind of pair, ± standard error; {over} prompts"))
+        ends = [
+            f"{row['how']} {plain(row['value'], 2)} ± {plain(row['stderr'] or float('nan'), 2)} (n = {row['n']})"
+            for row in (first, last)
+        ]
+        said.append(f"{unit}: {', '.join(ends)}")
     sentence = f"What shows a unit, and what does not, in units of {result.pool.metric}. {'; '.join(said)}."
     return [Figure(name, "Which counterfactual shows a unit", tuple(parts), sentence, least=320, width=280, columns=3)]
 
