@@ -11,6 +11,7 @@ from torch import nn
 
 from veracausa.anatomy import Decoder
 from veracausa.engine.precision import precision_of
+from veracausa.engine.uncompiled import uncompiled
 
 
 @contextmanager
@@ -20,7 +21,7 @@ def borrowed(decoder: Decoder) -> Iterator[None]:
     Parameters are frozen so that gradients flow to activations only (half the cost of a usual backward pass).
     Autocast is switched off: a run's precision is the model's own. The caller's inference mode is left, since gradients
     are impossible in it. How the user left each part is written down (`anatomy.found`), and so is the precision in
-    which the model computes (`precision`).
+    which the model computes (`precision`). What the user compiled in place is run as it is written (`uncompiled`).
     """
     hf: nn.Module = decoder.hf
     training = {module for module in hf.modules() if module.training}
@@ -30,7 +31,12 @@ def borrowed(decoder: Decoder) -> Iterator[None]:
         hf.eval()
         for parameter in trainable:
             parameter.requires_grad_(False)
-        with torch.autocast(device, enabled=False), torch.inference_mode(False), decoder.found.kept(decoder.parts):
+        with (
+            uncompiled(hf),
+            torch.autocast(device, enabled=False),
+            torch.inference_mode(False),
+            decoder.found.kept(decoder.parts),
+        ):
             precision_of(decoder)
             yield
     finally:
