@@ -312,7 +312,9 @@ def _require_checked(estimate: Scores, exact: Scores, checked: np.ndarray) -> No
 
 def _figures(found: Agreement) -> str:
     """Agreement in one line; methods without signs have no slope and no sign errors."""
-    k = min(10, len(found.names))
+    from veracausa.comparison.agreement import strongest_of
+
+    k = strongest_of(len(found.names))
     figures = [f"r {found.r:+.3f}", f"Spearman {found.spearman:+.3f}"]
     if found.signed:
         figures += [f"slope {found.slope:+.3f}", f"sign errors {found.sign_errors} of {found.strong} strong"]

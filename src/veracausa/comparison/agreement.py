@@ -96,7 +96,7 @@ class Agreement:
 
     def row(self) -> dict[str, object]:
         """The figures as one table row."""
-        k = min(10, len(self.names))
+        k = strongest_of(len(self.names))
         return {
             "method": self.method,
             "units": len(self.names),
@@ -119,17 +119,37 @@ class Agreement:
         worst = ", ".join(self.outliers[:5]) or "none"
         low_r, high_r = self.intervals.get("r", (float("nan"), float("nan")))
         spread = f" (95% {low_r:+.3f} … {high_r:+.3f})" if np.isfinite(low_r) else ""
+        top = strongest_of(len(self.names))
         lines = [
             f"{self.method} against exact effects · {len(self.names):,} units, {self.n:,} "
             f"pair{'' if self.n == 1 else 's'}, scores as shares of the gap",
             f"r {self.r:+.3f}{spread}   Spearman {self.spearman:+.3f}   slope {self.slope:+.3f}   "
-            f"Jaccard@{min(10, len(self.names))} {self.jaccard(min(10, len(self.names))):.2f}",
+            f"Jaccard@{top} {self.jaccard(top):.2f}",
             f"sign errors {sign}   median |error| {self.median_error:.5f}",
             f"bias {self.bias:+.5f}, limits {low:+.5f} … {high:+.5f}, outliers {len(self._outliers)}: {worst}",
         ]
         if self.residual is not None:
             lines.append(f"completeness residual {self.residual:.2%} of the gap")
         return "\n".join(lines)
+
+
+def strongest_of(count: int) -> int:
+    """How many of `count` units are compared as the strongest: 10; of ten or fewer half, as sets of all are equal."""
+    return 10 if count > 10 else max(1, count // 2)
+
+
+def require_top(top: int | None, count: int) -> int:
+    """How many of `count` units to compare as the strongest (None: `strongest_of`), if that leaves some out.
+
+    Raises:
+        MethodError: it does not, or there is one unit only.
+    """
+    if count < 2:
+        raise MethodError("There is one unit only, so there is no ranking to compare. Take a kind with more units.")
+    top = strongest_of(count) if top is None else top
+    if not 1 <= top < count:
+        raise MethodError(f"top={top}: it lies between 1 and {count - 1}, one less than there are units.")
+    return top
 
 
 def agreement(estimate: Scores, exact: Scores) -> Agreement:
@@ -158,7 +178,7 @@ def agreement(estimate: Scores, exact: Scores) -> Agreement:
         estimate.values.double().nan_to_num().numpy()[:, [i for (_, i), keep in zip(pairs, kept, strict=True) if keep]],
         (exact.gap.double().numpy(), estimate.gap.double().numpy()),
         signed=signed,
-        top=min(10, len(names)),
+        top=strongest_of(len(names)),
     )
     x, y = (x[kept], y[kept]) if signed else (np.abs(x[kept]), np.abs(y[kept]))
     difference, middle = y - x, (x + y) / 2

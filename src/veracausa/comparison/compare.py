@@ -31,6 +31,7 @@ from veracausa.comparison.summary import called
 from veracausa.engine.guard import borrowed
 from veracausa.errors import MethodError, TaskError, UnitError
 from veracausa.progress import duration
+from veracausa.spared import spared
 from veracausa.storage.files import at
 from veracausa.storage.origin import model_header
 from veracausa.suggestions import did_you_mean
@@ -100,7 +101,7 @@ def compare(
         title=f"Which method to take: {', '.join(dict.fromkeys(one.name for one in tasks))} on {lm.name}",
         model=model_header(lm),
         sections=tuple(sections),
-        summary=advice(sections),
+        summary=spared("The summary", lambda: advice(sections), lambda sentence: (sentence,)),
         versions=versions(),
         machine=machine(lm),
         date=date.today().isoformat(),

@@ -17,8 +17,15 @@ from veracausa.attribution.surface import planned_surface, surface
 from veracausa.behaviour.study import ablation_study, planned_ablation_study
 from veracausa.causes.disagreement import disagreement, planned_disagreement
 from veracausa.causes.locate import locate, planned_locate
+from veracausa.causes.locations import Locations
 from veracausa.comparison.rates import batches
-from veracausa.counterfactuals.baselines import compare_baselines, planned_compare_baselines
+from veracausa.comparison.results import Failure
+from veracausa.counterfactuals.baselines import (
+    Baselines,
+    compare_baselines,
+    planned_compare_baselines,
+    possible_baselines,
+)
 from veracausa.counterfactuals.compare import compare_counterfactuals, planned_compare_counterfactuals
 from veracausa.counterfactuals.general import general_purpose, planned_general_purpose
 from veracausa.counterfactuals.head_roles import head_roles, planned_head_roles
@@ -48,10 +55,14 @@ PLANNED = 256
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the work: what it is forecast to cost, and the call that does it."""
+    """A part of the work: what it is forecast to cost, and the call that does it.
+
+    `instead`: takes the failure of a part that the others can do without; None where nothing can.
+    """
 
     step: Step
     run: Callable[[], Any]
+    instead: Callable[[Failure], None] | None = None
 
 
 @dataclass
@@ -96,13 +107,16 @@ class FurtherWork:
         return stages
 
     def consequences(self) -> list[Stage]:
-        """Shapley values, two units together, ablation with greedy answers, other counterfactuals and baselines."""
-        level = self.level
+        """Shapley values, two units together, ablation with greedy answers, other counterfactuals and baselines.
+
+        What compares heads with each other is left out where the model has only one.
+        """
+        level, several = self.level, self.lm.layers * self.lm.heads > 1
         return [
-            *(self._together() if level.shapley else []),
+            *(self._together() if level.shapley and several else []),
             *(self._answers() if level.prompts else []),
-            *(self._prompts() if level.contrasted else []),
-            *(self._replacements() if level.replaced else []),
+            *(self._prompts() if level.contrasted and several else []),
+            *(self._replacements() if level.replaced and several else []),
         ]
 
     def _together(self) -> list[Stage]:
@@ -141,7 +155,7 @@ class FurtherWork:
         return stages
 
     def _replacements(self) -> list[Stage]:
-        few, kinds = self._few(), self.level.baselines
+        few, kinds = self._few(), self._kinds()
         work = planned_compare_baselines(self.lm, few, ablations=kinds, nodes=self.level.nodes)
         count, known = 2 * len(kinds) * batches(few), ("counterfactual", "mean")
         rest = planned_general_purpose(self.lm, few, known=known)
@@ -156,7 +170,8 @@ class FurtherWork:
 
         passes = work / (sum(self.task.lengths) * self.lm.layers)
         count = batches(self.task) if count is None else count
-        return Stage(Step(f"{what}, {called(self.task)}", kind, work, passes, batches=count), run)
+        step = Step(f"{what}, {called(self.task)}", kind, work, passes, batches=count)
+        return Stage(step, run, self.findings.append)
 
     # What units stand in the plan, before the outliers are known.
 
@@ -216,7 +231,7 @@ class FurtherWork:
             self.findings.append(locate(self.lm, self.task, units=units, out=self.pieces, show_progress=self.show))
 
     def _disagree(self) -> None:
-        places = self.findings[0] if self.findings else None
+        places = next((one for one in self.findings if isinstance(one, Locations)), None)
         self.findings.append(
             disagreement(
                 self.lm, self.task, known=self._known(), zero_nodes=self._to_zero(), nodes=self.level.nodes,
@@ -251,7 +266,7 @@ class FurtherWork:
         )  # fmt: skip
         self.findings.append(found)
         heads = self.heads()
-        for ablation in self.level.ablations:
+        for ablation in self.level.ablations if len(heads.exact) > 1 else ():
             self.findings.append(found.against(heads.exact, *heads.estimates, ablation=ablation))
 
     def _contrast(self) -> None:
@@ -279,17 +294,22 @@ class FurtherWork:
     def _few(self) -> Task:
         return self.task[: self.level.replaced]
 
+    def _kinds(self) -> list[str]:
+        """The baselines that these pairs allow: resampling needs another prompt of each length."""
+        allowed = possible_baselines(self._few(), seed=self.seed)
+        return [kind for kind in self.level.baselines if kind in allowed]
+
     def _baselines(self) -> None:
         self.findings.append(
             compare_baselines(
-                self.lm, self._few(), ablations=self.level.baselines, nodes=self.level.nodes, seed=self.seed,
+                self.lm, self._few(), ablations=self._kinds(), nodes=self.level.nodes, seed=self.seed,
                 out=self.pieces, show_progress=self.show,
             )
         )  # fmt: skip
 
     def _general(self) -> None:
-        exact = self.findings[-1].scores
-        known = {kind: exact[f"exact, {kind}"] for kind in ("counterfactual", "mean")}
+        exact = next((one.scores for one in self.findings if isinstance(one, Baselines)), {})
+        known = {kind: exact[f"exact, {kind}"] for kind in ("counterfactual", "mean") if f"exact, {kind}" in exact}
         self.findings.append(
             general_purpose(self.lm, self._few(), known=known, out=self.pieces, show_progress=self.show)
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from veracausa.attribution.scores import Scores
-from veracausa.comparison.agreement import Agreement, agreement, label
+from veracausa.comparison.agreement import Agreement, agreement, label, strongest_of
 from veracausa.engine.measure import Measurement
 from veracausa.forecast import Step
 
@@ -43,16 +43,16 @@ class Panel:
 
     @property
     def stabilities(self) -> list[float]:
-        """Mean Jaccard of the 10 strongest units over bootstrap draws of the examples.
+        """Mean Jaccard of the strongest units (`strongest_of`) over bootstrap draws of the examples.
 
-        NaN for a single pair, and for scores that are one for all examples (a learned mask).
+        NaN for a single pair, for a single unit, and for scores that are one for all examples (a learned mask).
         """
         from veracausa.comparison.stability import stability
 
-        top = min(10, len(self.exact))
+        top = strongest_of(len(self.exact))
         return [
             stability(estimate, top=top, draws=200).jaccard
-            if estimate.n > 1 and estimate.settings.get("per_example", True)
+            if estimate.n > 1 and len(estimate) > 1 and estimate.settings.get("per_example", True)
             else float("nan")
             for estimate in self.estimates
         ]
@@ -69,12 +69,24 @@ class Panel:
         return [label(estimate) for estimate in self.estimates]
 
 
+@dataclass(frozen=True)
+class Failure:
+    """A question of a study that found no answer: the chapter it would have had, and a sentence that says why."""
+
+    title: str
+    sentence: str
+
+    def describe(self) -> str:
+        """The same as text."""
+        return f"{self.title}\n{self.sentence}"
+
+
 @dataclass(frozen=True, eq=False)
 class Section:
     """One task of a study: the published pair, say, or a generated set.
 
     `findings`: what else was asked of it, in order: results of `vc.disagreement`, `vc.locate`, `vc.ablation_study` and
-    the like, each with `sentences` and a `table()`.
+    the like, each with `sentences` and a `table()`; or a `Failure`, in the place of what could not be found.
     """
 
     title: str

@@ -19,13 +19,14 @@ from veracausa.comparison.further import Stage
 from veracausa.comparison.levels import LEVELS, Level, resolve_level
 from veracausa.comparison.origin import command, machine, versions
 from veracausa.comparison.rates import Rate, likely, rates, timed
-from veracausa.comparison.results import Study
+from veracausa.comparison.results import Failure, Study
 from veracausa.comparison.section import SectionWork
 from veracausa.comparison.summary import summarise
 from veracausa.engine.guard import borrowed
 from veracausa.errors import TaskError
 from veracausa.forecast import Step, after, told
 from veracausa.progress import announce, duration
+from veracausa.spared import spared
 from veracausa.storage.files import at
 from veracausa.storage.origin import model_header
 from veracausa.tasks.registry import rebuilt
@@ -85,7 +86,7 @@ def study(
         title=f"Exact effects against gradient estimates: {tasks[-1].name} on {lm.name}",
         model=model_header(lm),
         sections=sections,
-        summary=summarise(lm, sections),
+        summary=spared("The summary", lambda: summarise(lm, sections), lambda sentence: (sentence,)),
         versions=versions(),
         machine=machine(lm),
         date=date.today().isoformat(),
@@ -145,6 +146,13 @@ def _asked(level: str) -> str:
 
 
 def _done(stage: Stage) -> Step:
+    """Do a stage; where the others can do without it, its failure stands in its place."""
     began = time.monotonic()
-    stage.run()
+    if stage.instead is None:
+        stage.run()
+    else:
+        what = stage.step.what
+        failed = spared(f"“{what}”", stage.run, lambda sentence: Failure(f"{what[0].upper()}{what[1:]}", sentence))
+        if isinstance(failed, Failure):
+            stage.instead(failed)
     return replace(stage.step, seconds=time.monotonic() - began)

@@ -29,7 +29,7 @@ from veracausa.attribution.optimal import Learning, OptimalConstants, optimal_co
 from veracausa.attribution.planning import planned_exact, planned_reference, recorded_runs
 from veracausa.attribution.scores import Scores
 from veracausa.attribution.units import resolve_units
-from veracausa.comparison.agreement import Agreement, agreement
+from veracausa.comparison.agreement import Agreement, agreement, require_top
 from veracausa.counterfactuals.compare import square
 from veracausa.counterfactuals.files import read_all, write_all
 from veracausa.counterfactuals.words import counted, listed
@@ -223,7 +223,7 @@ def compare_baselines(
     nodes: int = NODES,
     learning: Learning = QUICK,
     most: int | None = MOST,
-    top: int = 10,
+    top: int | None = None,
     known: Mapping[str, Scores] | None = None,
     reference: Task | None = None,
     seed: int = 0,
@@ -240,7 +240,7 @@ def compare_baselines(
             where some pair has no other prompt of its length).
         nodes: points on IG's layer path.
         learning, most: of the optimal constants, see `vc.optimal_constants`.
-        top: strongest units that are compared as sets.
+        top: strongest units that are compared as sets (None: 10; of ten units or fewer half).
         known: scores that were computed already with these arguments, by their names here ("exact, counterfactual",
             "IG, zero", …): they are taken as they are.
         reference: prompts for mean and resample (default: the task's own).
@@ -257,6 +257,7 @@ def compare_baselines(
     >>> vc.compare_baselines(lm, task, units="heads").overview()
     """
     ablations = _checked(task, ablations, reference, seed)
+    top = require_top(top, len(resolve_units(lm, units, max(task.lengths))))
     known, scores = dict(known or {}), {}
     constants = None
     if "optimal" in ablations and not {"exact, optimal", "IG, optimal"} <= set(known):
@@ -275,9 +276,6 @@ def compare_baselines(
         scores[name] = known.get(name) or _integrated(
             lm, task, units, ablation, nodes, reference, seed, constants, out, show_progress
         )
-    one = scores[f"exact, {ablations[0]}"]
-    if not 1 <= top < len(one):
-        raise MethodError(f"top={top}: it lies between 1 and {len(one) - 1}.")
     return Baselines(scores, top)
 
 
@@ -317,12 +315,17 @@ def planned_compare_baselines(
     return total
 
 
+def possible_baselines(task: Task, *, reference: Task | None = None, seed: int = 0) -> list[str]:
+    """The ablations that can be compared on these pairs: resampling needs another prompt of the length of each."""
+    source = reference or task
+    lacking = without_donor(task, donors_of([*source.clean, *source.corrupted], seed)) is not None
+    return [name for name in ABLATIONS if name != "resample" or not lacking]
+
+
 def _checked(task: Task, ablations: Sequence[str] | None, reference: Task | None, seed: int) -> Sequence[str]:
     """What is to be compared; MethodError for an ablation that is not known or named twice."""
     if ablations is None:
-        source = reference or task
-        lacking = without_donor(task, donors_of([*source.clean, *source.corrupted], seed)) is not None
-        return [name for name in ABLATIONS if name != "resample" or not lacking]
+        return possible_baselines(task, reference=reference, seed=seed)
     unknown = [name for name in ablations if name not in ABLATIONS]
     if unknown or not ablations or len(set(ablations)) < len(ablations):
         raise MethodError(f"ablations={list(ablations)!r}: choose different ones among {', '.join(ABLATIONS)}.")

@@ -27,7 +27,9 @@ from veracausa.attribution.exact import exact
 from veracausa.attribution.files import same_table
 from veracausa.attribution.planning import planned_exact
 from veracausa.attribution.scores import Scores
+from veracausa.attribution.units import resolve_units
 from veracausa.behaviour.statistics import holm
+from veracausa.comparison.agreement import require_top
 from veracausa.counterfactuals.files import read_all, write_all
 from veracausa.counterfactuals.statistics import LEVEL, differs, exceeds, magnitude, stderr
 from veracausa.counterfactuals.words import counted, listed, number_of, share
@@ -254,7 +256,7 @@ def compare_counterfactuals(
     tasks: Mapping[str, Task],
     *,
     units: str | Sequence[str] | Units = "heads",
-    top: int = 10,
+    top: int | None = None,
     least: float = LEAST,
     known: Mapping[str, Scores] | None = None,
     out: str | Path | None = None,
@@ -267,7 +269,7 @@ def compare_counterfactuals(
         tasks: a name for each corruption → its task. All must have the same clean prompts, answers and metric, as
             built-in tasks with the same seed have.
         units: as for `vc.exact`, not per position (rankings of positions differ with the corrupted position).
-        top: strongest units that are compared as sets.
+        top: strongest units that are compared as sets (None: 10; of ten units or fewer half).
         least: effects under this share of the largest mean gap are not called shown.
         known: exact effects that were computed already, by the names of `tasks`.
         out: a folder to keep finished pieces in; an interrupted call continues from them.
@@ -284,16 +286,17 @@ def compare_counterfactuals(
     >>> vc.compare_counterfactuals(lm, {kind: vc.tasks.ioi(lm, n=16, corruption=kind) for kind in kinds})
     """
     require_same_clean(tasks)
+    if not 0 <= least < 1:
+        raise MethodError(f"least={least}: a share of the gap lies between 0 and 1.")
+    table = resolve_units(lm, units, max(max(task.lengths) for task in tasks.values()))
+    if table.positional:
+        raise MethodError("Counterfactuals are compared on whole units, not at single positions. Leave out @positions.")
+    top = require_top(top, len(table))
     given = dict(known or {})
     scores = {
         name: given.get(name) or exact(lm, task, units=units, out=out, show_progress=show_progress)
         for name, task in tasks.items()
     }
-    one = next(iter(scores.values()))
-    if one.units.positional:
-        raise MethodError("Counterfactuals are compared on whole units, not at single positions. Leave out @positions.")
-    if not 1 <= top < len(one) or not 0 <= least < 1:
-        raise MethodError(f"top={top}, least={least}: top lies between 1 and {len(one) - 1}, least between 0 and 1.")
     if max(abs(float(s.gap.mean())) for s in scores.values()) < 1e-12:
         raise GapError("No corruption changes the metric, so effects have no scale. Add one that changes the answer.")
     return CounterfactualComparison(scores, top, least)

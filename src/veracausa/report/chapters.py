@@ -7,87 +7,98 @@ from dataclasses import dataclass
 from typing import Any
 
 from veracausa.behaviour.against import Against
+from veracausa.comparison.results import Failure
 from veracausa.counterfactuals.head_roles import HeadRoles
 from veracausa.report import ablation, baselines, causes, counterfactuals, location, responses, search, surface
 from veracausa.report.data import identifier
 from veracausa.report.figures import Figure
+from veracausa.report.spared import spared_figures, spared_tables
 from veracausa.report.tables import Table
-
-#: Figures and tables of a finding under a name; `beside`: the findings that stand in another one's chapter.
-Drawn = tuple[list[Figure], list[Table]]
-Draw = Callable[[Any, str, Sequence[Any]], Drawn]
+from veracausa.spared import spared
 
 
-def _by(module: Any, prefix: str = "") -> Draw:
-    """Draw with a module's `figures` and `tables`."""
-    figures, tables = getattr(module, f"{prefix}figures"), getattr(module, f"{prefix}tables")
-    return lambda finding, name, beside: (figures(finding, name), tables(finding, name))
+@dataclass(frozen=True)
+class Draw:
+    """Draws a finding under a name with a module's figures and tables, those of `prefix`.
+
+    `with_beside`: hands them what they take of the findings that stand in another one's chapter.
+    """
+
+    module: Any
+    prefix: str = ""
+    with_beside: Callable[[Sequence[Any]], tuple[Any, ...]] = lambda beside: ()
+
+    def figures(self, finding: Any, name: str, beside: Sequence[Any]) -> list[Figure]:
+        """The figures of a finding."""
+        return getattr(self.module, f"{self.prefix}figures")(finding, name, *self.with_beside(beside))
+
+    def tables(self, finding: Any, name: str, beside: Sequence[Any]) -> list[Table]:
+        """The tables of a finding."""
+        return getattr(self.module, f"{self.prefix}tables")(finding, name, *self.with_beside(beside))
 
 
-def _answers(finding: Any, name: str, beside: Sequence[Any]) -> Drawn:
-    forecasts = [one for one in beside if isinstance(one, Against)]
-    return ablation.figures(finding, name, forecasts), ablation.tables(finding, name, forecasts)
+def _forecasts(beside: Sequence[Any]) -> tuple[list[Against]]:
+    return ([one for one in beside if isinstance(one, Against)],)
 
 
-def _contrast(finding: Any, name: str, beside: Sequence[Any]) -> Drawn:
-    roles = next((one for one in beside if isinstance(one, HeadRoles)), None)
-    return counterfactuals.figures(finding, name, roles), counterfactuals.tables(finding, name, roles)
+def _roles(beside: Sequence[Any]) -> tuple[HeadRoles | None]:
+    return (next((one for one in beside if isinstance(one, HeadRoles)), None),)
 
 
 #: Class of a finding → (heading, how it is drawn, what it is in a sentence or two).
 CHAPTERS: dict[str, tuple[str, Draw, str]] = {
     "Disagreement": (
         "Why the methods disagree",
-        _by(causes),
+        Draw(causes),
         "For every head: curvature (exact − AtP), interaction within its layer (IG − exact), what later units make of "
         "it (exact − direct), and the baseline. Last-in: what a head still does when the rest of its layer is "
         "corrupted. Redundancy: heads of a layer cover for each other; synergy: they need each other.",
     ),
     "Locations": (
         "Where attribution patching goes wrong",
-        _by(location),
+        Draw(location),
         "E − AtP of the outliers, split exactly: by the kind of nonlinear part (its Shapley value over runs in which "
         "kinds are replaced by straight lines at the clean run), and along the forward pass, sublayer by sublayer.",
     ),
     "Responses": (
         "The metric along the outliers’ paths",
-        _by(responses),
+        Draw(responses),
         "M while a head moves from its own value (α = 0) to its corrupted one (α = 1) and beyond; alone, and with all "
         "heads of its layer. Attribution patching reports the slope at 0.",
     ),
     "Surface": (
         "Two heads together",
-        _by(surface),
+        Draw(surface),
         "Each head is moved a share of the way from its current value to its corrupted one. Interaction: both together "
         "minus the sum of each alone.",
     ),
     "AblationStudy": (
         "What ablation does to the answers",
-        _answers,
+        Draw(ablation, with_beside=_forecasts),
         "Heads are replaced at every position, alone and together, and the model answers greedily. Intervals are "
         "Wilson’s, tests McNemar’s against the same prompts unablated, Holm-corrected.",
     ),
     "CounterfactualComparison": (
         "Which corruption shows which heads",
-        _contrast,
+        Draw(counterfactuals, with_beside=_roles),
         "The same clean prompts under several corruptions: exact effects of all heads under each, and what the heads "
         "look at in the clean prompts (duplicate-token, induction, previous-token and name-moving heads).",
     ),
     "Search": (
         "The prompts that show a head best",
-        _by(search),
+        Draw(search),
         "Exact effects over a pool of prompt pairs: the pair where the head matters most, and the one where it stands "
         "out most from its layer; repeated on pairs that were not searched, as a maximum flatters itself.",
     ),
     "Baselines": (
         "What units are replaced by",
-        _by(baselines),
+        Draw(baselines),
         "Zero, mean, counterfactual, resampled and optimal constant: which of these ablations, and of integrated "
         "gradients towards them, agree with which.",
     ),
     "GeneralPurpose": (
         "General-purpose components",
-        _by(baselines, "general_"),
+        Draw(baselines, "general_"),
         "Heads that matter in both runs equally: replaced by their mean they are missed, by their corrupted value not.",
     ),
 }
@@ -118,14 +129,26 @@ def chapters(findings: Sequence[Any], section: str) -> list[Chapter]:
     for finding in findings:
         if isinstance(finding, _BESIDE):
             continue
+        if isinstance(finding, Failure):
+            name = f"{section}-{identifier(finding.title)}"
+            made.append(Chapter(name, finding.title, finding.sentence, (), (), (), finding.describe()))
+            continue
         title, draw, lead = CHAPTERS[type(finding).__name__]
         taken = sum(chapter.title == title for chapter in made)
         name = f"{section}-{identifier(title)}" + (f"-{taken + 1}" if taken else "")
-        figures, tables = draw(finding, name, beside)
-        below = " ".join(figure.sentence for figure in figures)
-        said = tuple(line for line in _sentences(finding, beside) if line not in below)
-        made.append(Chapter(name, title, lead, said, tuple(figures), tuple(tables), finding.describe()))
+        made.append(_chapter(finding, name, title, draw, lead, beside))
     return made
+
+
+def _chapter(finding: Any, name: str, title: str, draw: Draw, lead: str, beside: Sequence[Any]) -> Chapter:
+    """A finding's chapter; what fails in it is a sentence in its place."""
+    figures = spared_figures(name, title, lambda: draw.figures(finding, name, beside))
+    tables = spared_tables(f"{name}-table", title, lambda: draw.tables(finding, name, beside), finding.table)
+    said = spared(f"What “{title}” says", lambda: _sentences(finding, beside), lambda sentence: (sentence,))
+    below = " ".join(figure.sentence for figure in figures)
+    about = spared(f"What “{title}” is about", finding.describe, lambda sentence: sentence)
+    return Chapter(name, title, lead, tuple(line for line in said if line not in below), tuple(figures), tuple(tables),
+                   about)  # fmt: skip
 
 
 def _sentences(finding: Any, beside: Sequence[Any]) -> tuple[str, ...]:

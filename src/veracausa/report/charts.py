@@ -14,6 +14,7 @@ from veracausa.report.data import Datasets, effects, errors
 from veracausa.report.faithfulness import curves_part
 from veracausa.report.figures import Part, spec_of
 from veracausa.report.maps import limit_of, place_view
+from veracausa.report.readable import drawable
 from veracausa.report.theme import LIGHT, Theme
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def alone(part: Part, width: int = 520, theme: Theme = LIGHT) -> Any:
     with alt.data_transformers.enable(consolidate_datasets=False):  # charts within charts may not hold "datasets"
         spec = painted(spec_of(part.view), theme.config())
     title = {"text": part.title, "subtitle": part.subtitle.split("\n"), "anchor": "start", "offset": 10}
-    return alt.Chart.from_dict({"width": width, **spec, "title": title, "view": {"stroke": None}})
+    return alt.Chart.from_dict(drawable({"width": width, **spec, "title": title, "view": {"stroke": None}}))
 
 
 def painted(spec: Any, config: dict[str, Any]) -> Any:

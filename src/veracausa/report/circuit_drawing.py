@@ -13,6 +13,7 @@ from veracausa.report import theme
 from veracausa.report.circuit_layout import Layout
 from veracausa.report.data import Datasets, Row
 from veracausa.report.figures import View
+from veracausa.report.readable import readable
 
 #: Edges that are drawn unless more are asked for: beyond, a picture shows a thicket.
 MOST_EDGES = 200
@@ -92,7 +93,7 @@ def _axis(texts: dict[float, str], title: str, angle: float = 0) -> alt.Axis:
 
 def _labels(texts: dict[float, str]) -> str:
     """A Vega expression from an axis value to its text."""
-    keys = {f"{value:.10g}": text for value, text in texts.items()}
+    keys = {f"{value:.10g}": readable(text) for value, text in texts.items()}
     return f"{json.dumps(keys)}[toString(datum.value)]"  # JSON is an object literal there
 
 

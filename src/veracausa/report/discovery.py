@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,9 +25,11 @@ from veracausa.report.explain import CIRCUITS, method_of, sign_of
 from veracausa.report.faithfulness import curves_figure
 from veracausa.report.figures import Figure
 from veracausa.report.frame import framed
+from veracausa.report.page import save_pictures
+from veracausa.report.spared import spared_figures, spared_tables
 from veracausa.report.tables import Table
 from veracausa.report.words import plain, signed, whole
-from veracausa.storage.files import write_bytes, write_text
+from veracausa.storage.files import write_text
 
 #: How edges are chosen, and by what, in words.
 _WAYS = {
@@ -41,9 +44,8 @@ _RANKINGS = {"abs_mean": "|score|", "importance": "signed importance"}
 def write_page(found: Discovery, path: Path) -> Path:
     """Write figures/*.png beside `path`, then the page."""
     drawn = _Page.of(found)
-    for figure in drawn.figures:
-        write_bytes(path.parent / "figures" / f"{figure.name}.png", figure.png())
-    return write_text(path, drawn.html())
+    lacking = save_pictures(drawn.figures, path.parent / "figures")
+    return write_text(path, drawn.html(lacking))
 
 
 def page(found: Discovery) -> str:
@@ -89,8 +91,8 @@ class _Page:
     def of(cls, found: Discovery) -> _Page:
         return cls(
             found,
-            [_drawing(found)] if len(found.circuit) else [],
-            [receipt_figure(found.receipt)] if found.receipt else [],
+            spared_figures("drawing", "Who feeds whom", lambda: [_drawing(found)]),
+            spared_figures("receipt", "Scores against exact effects", lambda: _trust(found)),
             [_block(one, i == 0) for i, one in enumerate((found.evaluation, *found.further))],
         )
 
@@ -99,19 +101,19 @@ class _Page:
         """All figures."""
         return [*self.circuit, *self.trust, *(figure for block in self.blocks for figure in block.figures)]
 
-    def html(self) -> str:
-        """The page as text."""
+    def html(self, lacking: Sequence[str] = ()) -> str:
+        """The page as text; `lacking`: what is missing beside it."""
         found = self.found
         own = {name: getattr(found, name) for name in ("command", "date", "machine", "seconds", "versions")}
         title = f"A circuit of {whole(len(found.circuit))} edges for {found.task.name} in {found.circuit.model['name']}"
-        edges, costs = edges_table(found), cost_table(found)
+        edges, costs = spared_tables("edges", "Edges", lambda: [edges_table(found)])[0], cost_table(found)
         return framed(
             "discovery.html",
             self.figures,
             [edges, costs, *(table for block in self.blocks for table in block.tables)],
             shown=_Shown(title=title, model=found.circuit.model, **own),
             summary=summary(found),
-            notes=found.circuit.notes,
+            notes=(*found.circuit.notes, *lacking),
             found=found,
             circuit=self.circuit,
             selected=selected(found),
@@ -154,6 +156,10 @@ def summary(found: Discovery) -> list[str]:
             f"{plain(found.stability.jaccard, 2)} of their edges (mean Jaccard)."
         )
     return lines
+
+
+def _trust(found: Discovery) -> list[Figure]:
+    return [receipt_figure(found.receipt)] if found.receipt else []
 
 
 def _drawing(found: Discovery) -> Figure:
@@ -207,12 +213,20 @@ def _block(evaluation: Evaluation, own: bool) -> _Block:
         lead += f" Edges outside the circuit are ablated otherwise than the scores have it: {evaluation.ablation}."
     title = f"On {called(evaluation.task)}" + (" that were held out" if own and not evaluation.seen else "")
     title += f", {evaluation.ablation} ablation" if evaluation.ablation != "counterfactual" else ""
-    curves = curves_figure([evaluation.curve, evaluation.random_curve], f"{evaluation.name}-curve")
+    name = evaluation.name
+    curves = [evaluation.curve, evaluation.random_curve]
     return _Block(
         evaluation,
         title,
         lead,
         asked(Section("", evaluation.task, found.measured, ())),
-        [curves, pairs_figure(evaluation)],
-        [ranking_table(evaluation), sizes_table(evaluation), faithfulness_table(evaluation)],
+        [
+            *spared_figures(f"{name}-curve", "Faithfulness by size", lambda: [curves_figure(curves, f"{name}-curve")]),
+            *spared_figures(f"{name}-f", "Faithfulness pair by pair", lambda: [pairs_figure(evaluation)]),
+        ],
+        [
+            *spared_tables(f"{name}-rankings", "Beside a random ranking", lambda: [ranking_table(evaluation)]),
+            *spared_tables(f"{name}-sizes", "Circuits of each size", lambda: [sizes_table(evaluation)]),
+            *spared_tables(f"{name}-pairs", "Pair by pair", lambda: [faithfulness_table(evaluation)]),
+        ],
     )

@@ -10,6 +10,7 @@ import altair as alt
 import vl_convert
 
 from veracausa.report.data import Datasets
+from veracausa.report.readable import drawable
 from veracausa.report.theme import LIGHT
 
 #: Charts take the width of their place and the height that they need.
@@ -36,7 +37,7 @@ class Figure:
 
     `name`: of its files and anchor. `sentence`: what it shows, made from its numbers. `scale`: largest value of a
     shared colour scale (the page draws it once, above the charts). `least`: width below which parts wrap, in pixels.
-    `width`: of a part in the PNG.
+    `width`: of a part in the PNG. Without parts it is the place of one that could not be drawn, as the sentence says.
     """
 
     name: str
@@ -56,7 +57,10 @@ class Figure:
         """One Vega-Lite specification per part for the page: as wide as its container, no colours of its own."""
         fluid = {"width": "container", "autosize": FLUID}
         drawn = [without_legend(spec) for spec in self._drawn] if self.scale is not None else self._drawn
-        return [spec | fluid | {"datasets": _data(spec, part)} for spec, part in zip(drawn, self.parts, strict=True)]
+        return [
+            drawable(spec | fluid | {"datasets": _data(spec, part)})
+            for spec, part in zip(drawn, self.parts, strict=True)
+        ]
 
     def spec(self) -> dict[str, Any]:
         """The whole figure as one specification of fixed width, as in the PNG."""
@@ -70,7 +74,7 @@ class Figure:
         data: dict[str, Any] = {}
         for spec, part in zip(self._drawn, self.parts, strict=True):
             data |= _data(spec, part)
-        return whole | {"datasets": data}
+        return drawable(whole | {"datasets": data})
 
     def png(self) -> bytes:
         """The figure as PNG, drawn without a browser, twice as fine as on screen."""
@@ -106,7 +110,7 @@ def without_legend(spec: Any) -> Any:
 def png(spec: dict[str, Any]) -> bytes:
     """A specification as PNG on white, in the light theme."""
     config = LIGHT.config(background=LIGHT.surface) | {"padding": 16}
-    return vl_convert.vegalite_to_png({**spec, "config": config}, vl_version=vegalite_version(), scale=2)
+    return vl_convert.vegalite_to_png(drawable({**spec, "config": config}), vl_version=vegalite_version(), scale=2)
 
 
 def vegalite_version() -> str:

@@ -12,6 +12,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from veracausa.report.figures import Figure, vegalite_version
+from veracausa.report.readable import readable
 from veracausa.report.tables import Table
 from veracausa.report.theme import DARK, FONT, LIGHT
 from veracausa.report.words import plain, signed, whole
@@ -27,12 +28,15 @@ def framed(template: str, figures: Sequence[Figure], tables: Sequence[Table], *,
     versions of what the page is about.
     """
     environment = Environment(
-        loader=FunctionLoader(_asset), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+        loader=FunctionLoader(_asset), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        finalize=_shown,
+    )  # fmt: skip
     environment.filters |= {"signed": signed, "plain": plain, "whole": whole}
     specs: dict[str, Any] = {}
     whole_figures: dict[str, Any] = {}
     for figure in figures:
+        if not figure.parts:
+            continue
         own = {f"{figure.name}-{i}": spec for i, spec in enumerate(figure.specs())}
         specs |= own
         whole_figures[figure.name] = {"spec": {**figure.spec(), "datasets": {}}, "parts": list(own)}
@@ -58,10 +62,15 @@ def framed(template: str, figures: Sequence[Figure], tables: Sequence[Table], *,
 
 def embed(value: Any) -> str:
     """JSON that may stand inside a <script> element: no character in it can end the element or open a comment."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    text = readable(json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
+
+
+def _shown(value: Any) -> Any:
+    """What the template writes: texts without characters that no file or page can hold."""
+    return readable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _variables(theme: Any) -> Markup:

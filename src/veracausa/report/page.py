@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from veracausa.comparison.results import Study
+from veracausa.errors import FileError
 from veracausa.report.asked import Asked, asked
 from veracausa.report.data import identifier
 from veracausa.report.explain import READING, method_of
@@ -13,14 +15,16 @@ from veracausa.report.figures import Figure
 from veracausa.report.frame import framed
 from veracausa.report.panels import SectionView
 from veracausa.report.tables import Table, steps_table
+from veracausa.spared import in_words, spared
 from veracausa.storage.files import at, write_bytes, write_text
 
 
 def save_study(study: Study, out: str | Path) -> Path:
-    """Write a study into a folder: figures/*.png, tables/*.csv, scores/*.safetensors, and report.html last.
+    """Write a study into a folder: scores/*.safetensors, tables/*.csv, figures/*.png, and report.html last.
 
     Every file is written beside its place and then renamed, so an interrupted call leaves no half file, and a folder
-    with a report.html has everything. Returns the path of report.html.
+    with a report.html has everything. Numbers come first: what cannot be drawn or put into words is missing, the page
+    says so in its place, and no number is lost to it. Returns the path of report.html.
 
     Raises:
         FileError: the folder cannot be written.
@@ -28,15 +32,38 @@ def save_study(study: Study, out: str | Path) -> Path:
     folder = at(out)
     views = section_views(study)
     for view in views:
-        for figure in _figures(view):
-            write_bytes(folder / "figures" / f"{figure.name}.png", figure.png())
-        for table in _tables(view):
-            write_text(folder / "tables" / f"{table.name}.csv", table.csv())
         for name, scores in view.scores():
             scores.save(folder / "scores" / f"{name}.safetensors")
+    for view in views:
+        for table in _tables(view):
+            if table.columns:
+                write_text(folder / "tables" / f"{table.name}.csv", table.csv())
     if study.steps:
         write_text(folder / "tables" / "steps.csv", steps_table(study).csv())
-    return write_text(folder / "report.html", page(study, views))
+    lacking = save_pictures([figure for view in views for figure in _figures(view)], folder / "figures")
+    try:
+        text = page(replace(study, notes=(*study.notes, *lacking)), views)
+    except Exception as error:
+        raise FileError(
+            f"The page of this study could not be made: {in_words(error)} All its numbers are in {folder}: scores, "
+            "tables, figures."
+        ) from error
+    return write_text(folder / "report.html", text)
+
+
+def save_pictures(figures: Sequence[Figure], folder: Path) -> list[str]:
+    """Write figures as PNG; returns a sentence for each that could not be drawn.
+
+    Raises:
+        FileError: the folder cannot be written.
+    """
+    lacking: list[str] = []
+    for figure in figures:
+        if figure.parts:
+            drawn = spared(f"{figure.name}.png", figure.png, lacking.append)
+            if drawn is not None:
+                write_bytes(folder / f"{figure.name}.png", drawn)
+    return lacking
 
 
 def section_views(study: Study) -> list[SectionView]:

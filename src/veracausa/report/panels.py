@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from veracausa.report.figures import Figure, Part
 from veracausa.report.lines import cost_view, jaccard_view
 from veracausa.report.maps import STRONGEST, limit_of, place_view, ranking_view, shape
 from veracausa.report.scatters import against_exact, mean_difference, padded
+from veracausa.report.spared import spared_figures, spared_tables
 from veracausa.report.tables import Table, agreement_table, pairs_table, units_table
 from veracausa.report.words import (
     chosen_sentence,
@@ -28,6 +30,7 @@ from veracausa.report.words import (
     scatter_sentence,
     signed,
 )
+from veracausa.spared import spared
 
 #: Fewest units that a random draw needs to be rated on its own.
 FEWEST = 3
@@ -47,8 +50,8 @@ class PanelView:
 
     @cached_property
     def agreements(self) -> list[Agreement]:
-        """Agreement of every estimate, over all compared units."""
-        return self.panel.agreements
+        """Agreement of every estimate, over all compared units; none where it cannot be told."""
+        return spared(f"Agreement of {plural(self.panel.kind)}", lambda: self.panel.agreements, lambda _: [])
 
     @cached_property
     def drawn(self) -> list[Agreement]:
@@ -64,6 +67,9 @@ class PanelView:
     @property
     def lead(self) -> str:
         """How the compared units were chosen, and how each method does."""
+        return spared("What is said of the methods", self._lead, lambda sentence: sentence)
+
+    def _lead(self) -> str:
         if not self.agreements:
             return chosen_sentence(self.panel)
         marks = [f"{a.method} {plain(a.r)}" for a in self.agreements]
@@ -75,17 +81,31 @@ class PanelView:
     @cached_property
     def tables(self) -> list[Table]:
         """Agreement figures; strongest units."""
-        units = units_table(self.panel, self.name)
+        made = spared_tables(f"{self.name}-units", f"{self.title}: every unit", self._units)
         if not self.agreements:
-            return [units]
-        return [agreement_table(self.panel, self.agreements, self.drawn, self.name), units]
+            return made
+        return [*spared_tables(f"{self.name}-agreement", f"{self.title}: agreement", self._rated), *made]
+
+    def _units(self) -> list[Table]:
+        return [units_table(self.panel, self.name)]
+
+    def _rated(self) -> list[Table]:
+        return [agreement_table(self.panel, self.agreements, self.drawn, self.name)]
 
     @cached_property
     def figures(self) -> list[Figure]:
         """Where, method against exact, mean–difference, Jaccard@k; where alone if nothing was estimated."""
-        if not self.agreements:
-            return [self._where()]
-        return [self._where(), self._scatter(), self._difference(), self._jaccard()]
+        wanted = [("map", "Where", self._where)]
+        if self.agreements:
+            wanted += [
+                ("scatter", "Method against exact", self._scatter),
+                ("difference", "Mean–difference", self._difference),
+                ("jaccard", "Do they name the same strongest units?", self._jaccard),
+            ]
+        made: list[Figure] = []
+        for name, title, draw in wanted:
+            made += spared_figures(f"{self.name}-{name}", title, partial(_one, draw))
+        return made
 
     def _where(self) -> Figure:
         panel = self.panel
@@ -163,6 +183,10 @@ class PanelView:
         return Figure(name, "Do they name the same strongest units?", (part,), sentence, least=320, width=560)
 
 
+def _one(draw: Callable[[], Figure]) -> list[Figure]:
+    return [draw()]
+
+
 @dataclass(frozen=True, eq=False)
 class SectionView:
     """One task, drawn."""
@@ -194,12 +218,14 @@ class SectionView:
     @cached_property
     def figures(self) -> list[Figure]:
         """Cost against truth."""
-        return [self._cost()] if any(panel.estimates for panel in self.section.panels) else []
+        if not any(panel.estimates for panel in self.section.panels):
+            return []
+        return spared_figures(f"{self.name}-cost", "What truth costs", lambda: [self._cost()])
 
     @cached_property
     def tables(self) -> list[Table]:
         """Tables that exist as CSV only: the pairs."""
-        return [pairs_table(self.section, self.name)]
+        return spared_tables(f"{self.name}-pairs", "Pairs", lambda: [pairs_table(self.section, self.name)])
 
     def scores(self) -> list[tuple[str, Scores]]:
         """All scores, each under the name of its file."""

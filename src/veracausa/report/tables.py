@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from veracausa.comparison.agreement import Agreement
+from veracausa.comparison.agreement import Agreement, strongest_of
 from veracausa.report.data import effects, errors, match, plural
 from veracausa.report.words import plain, signed, whole
 from veracausa.storage.files import csv_text
@@ -140,7 +140,7 @@ def agreement_table(panel: Panel, agreements: Sequence[Agreement], drawn: Sequen
             if not one.signed:
                 row["sign errors"] = None
             rows.append(row)
-    top, several = min(10, len(agreements[0].names)), panel.exact.n > 1
+    top, several = strongest_of(len(agreements[0].names)), panel.exact.n > 1
     columns = [
         Column("method", "method"),
         *([Column("over", "compared over")] if drawn else []),
@@ -168,7 +168,7 @@ def agreement_table(panel: Panel, agreements: Sequence[Agreement], drawn: Sequen
                     "stability",
                     "plain",
                     2,
-                    help="mean Jaccard of the top 10 over bootstrap draws of pairs",
+                    help="mean Jaccard of the strongest over bootstrap draws of pairs",
                 )
             ]
             if several

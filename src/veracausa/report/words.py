@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from veracausa.comparison.agreement import Agreement
+from veracausa.comparison.agreement import Agreement, strongest_of
 from veracausa.comparison.results import Panel
 from veracausa.report.data import Row, plural
 from veracausa.report.scatters import RINGED
@@ -110,7 +110,7 @@ def difference_sentence(kind: str, agreements: Sequence[Agreement]) -> str:
 def jaccard_sentence(kind: str, agreements: Sequence[Agreement]) -> str:
     """The overlap at ten units, and what the end of the curve means."""
     count = len(agreements[0].names)
-    k = min(10, count)
+    k = strongest_of(count)
     says = joined([f"{a.method} {a.jaccard(k):.2f}" for a in agreements])
     return (
         f"Overlap of the {k} strongest {plural(kind)} by each method with the {k} strongest by exact effect: {says} "

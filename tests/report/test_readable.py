@@ -1,0 +1,106 @@
+"""Whatever a name, a prompt or a token holds can be drawn and shown."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+
+import altair as alt
+import pytest
+
+from veracausa.report.data import Datasets, identifier
+from veracausa.report.figures import Figure, Part
+from veracausa.report.frame import embed
+from veracausa.report.readable import LONGEST_TEXT, LONGEST_TITLE, drawable, readable
+
+#: Characters that end the drawing library's process, or that no file can hold; and others that are hard to show.
+FATAL = [*map(chr, range(9)), *map(chr, range(11, 32)), "\ufffe", "\uffff", "\U0001fffe", "\ud800", "\udfff"]
+STRANGE = ["\t", "\n", "\x7f", "\x85", "\u202e", "\u2066", "\u200f", "\ufeff", "\u2028", "\u0301", "😀", "ש", "<&>\"'`", "\\"]
+
+
+def nasty(seed: int, length: int = 40) -> str:
+    """Random characters of all kinds."""
+    draw = random.Random(seed)
+    kinds = [lambda: draw.choice(FATAL), lambda: draw.choice(STRANGE), lambda: chr(draw.randrange(0x110000)),
+             lambda: chr(draw.randrange(32, 127))]  # fmt: skip
+    return "".join(draw.choice(kinds)() for _ in range(length))
+
+
+def figure(text: str) -> Figure:
+    """A figure with a text wherever one can stand: title, axis, legend, data, and an expression."""
+    data = Datasets()
+    rows = [{"a": text, "b": 1, text or "empty": 2}]
+    label = f"{json.dumps({'1': text})}[toString(datum.value)]"
+    loose = f"{json.dumps({'1': text}, ensure_ascii=False)}[toString(datum.value)]"
+    view = alt.Chart(data.add("rows", rows)).mark_bar()
+    view = view.encode(
+        x=alt.X("b:Q", title=text, axis=alt.Axis(values=[1], labelExpr=label)),
+        y=alt.Y("a:N", axis=alt.Axis(labelExpr="datum.label")),
+        color=alt.Color("a:N", legend=alt.Legend(title=text, labelExpr=f"{loose} || datum.label")),
+    )
+    return Figure("f", text, (Part(text, view, data, text, f"{text}\n{text}"),), text)
+
+
+def test_every_text_can_be_drawn():
+    """In a process of its own: what goes wrong here ends the process, so nothing could catch it."""
+    code = (
+        "from test_readable import figure, nasty, FATAL, STRANGE\n"
+        "texts = [''.join(FATAL), ''.join(STRANGE), *(nasty(seed, 100) for seed in range(4)), '', 'x' * 5000]\n"
+        "for text in texts:\n"
+        "    assert figure(text).png().startswith(b'\\x89PNG')\n"
+        "print('all', len(texts))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=__file__.rpartition("/")[0], check=False
+    )
+    assert ran.returncode == 0 and ran.stdout == "all 8\n", ran.stderr[-2000:]
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_cleaned_texts_are_xml_and_utf8(seed):
+    text = nasty(seed, 200)
+    made = readable(text)
+    assert len(made) == len(text)
+    made.encode()
+    escaped = made.replace("&", "&amp;").replace("<", "&lt;")
+    assert ElementTree.fromstring(f"<t>{escaped}</t>").text is not None  # refuses what XML does not allow
+    spec = json.loads(json.dumps(drawable(figure(text).specs())))
+    assert all(readable(one) == one for one in strings(spec))
+    json.loads(embed({"text": text}))
+    embed({"text": text}).encode()
+
+
+def strings(part):
+    """All texts of a specification."""
+    if isinstance(part, str):
+        yield part
+    elif isinstance(part, dict):
+        yield from part
+        for value in part.values():
+            yield from strings(value)
+    elif isinstance(part, list):
+        for value in part:
+            yield from strings(value)
+
+
+def test_signs_stand_for_what_cannot_be_shown():
+    assert readable("a\x1b[31m\x00\x7f\u202eb\ud800") == "a␛[31m␀␡�b�"
+    ordinary = " Mary\n gave\t 😀 קפה café \\u0001"
+    assert readable(ordinary) == ordinary
+
+
+def test_escapes_of_an_expression_are_cleaned_and_those_of_a_text_are_not():
+    spec = drawable({"labelExpr": r'"\u0001\x02\u{3}\4 \\u0001 \ud83d\ude00 \ud800 \b\f\n\t"', "title": r"\u0001"})
+    assert spec["labelExpr"] == r'"␁␂␃␄ \\u0001 \ud83d\ude00 � ␈␌\n\t"'
+    assert spec["title"] == r"\u0001"
+
+
+def test_long_texts_are_cut_in_titles_and_data_but_not_in_expressions():
+    long = "x" * 10_000
+    spec = drawable({"title": {"text": long, "subtitle": [long]}, "labelExpr": long, "data": {"values": [{"a": long}]}})
+    assert len(spec["title"]["text"]) == len(spec["title"]["subtitle"][0]) == LONGEST_TITLE
+    assert spec["labelExpr"] == long and len(spec["data"]["values"][0]["a"]) == LONGEST_TEXT
+    assert len(identifier(long)) == 80
