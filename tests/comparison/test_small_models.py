@@ -139,7 +139,7 @@ def test_what_cannot_be_drawn_costs_nothing_else(study_of_one, tmp_path, no_pict
 
 
 def test_numbers_are_written_before_anything_is_drawn(study_of_one, tmp_path, monkeypatch):
-    """A process that ends while it draws has saved all numbers; a picture that fails is missing, and the page says so."""
+    """A process that ends while it draws has saved all numbers; of a picture that fails the page says so."""
 
     def die(figure):
         raise KeyboardInterrupt

@@ -13,6 +13,9 @@ from typing import Any
 
 #: Longest title, and longest text in the data of a chart, in characters.
 LONGEST_TITLE, LONGEST_TEXT = 240, 2000
+#: Vega cuts labels that are too long, and can cut a character outside the basic plane in half: texts of so many
+#: characters are drawn whole, in longer ones such a character becomes �.
+_WHOLE, _ASTRAL = 10, re.compile("[\U00010000-\U0010ffff]")
 _REPLACED = "\N{REPLACEMENT CHARACTER}"
 #: Control characters but tab and line feed, surrogates, embeddings and overrides of direction, noncharacters.
 _UNFIT = re.compile(
@@ -28,6 +31,8 @@ _ESCAPE = re.compile(
 _LETTERS = {"b": 8, "f": 12, "v": 11, "r": 13}
 _EXPRESSIONS = ("calculate", "filter", "expr", "test", "signal", "update", "init")
 _TITLES = ("title", "subtitle")
+#: Vega-Lite writes titles into expressions as they are, so a backslash would begin an escape and a line end break them.
+_IN_TITLES = str.maketrans({"\\": "\N{FULLWIDTH REVERSE SOLIDUS}", "\n": "↵", "\u2028": " ", "\u2029": " "})
 
 
 def readable(text: str) -> str:
@@ -63,10 +68,16 @@ def _drawable(part: Any, key: str, data: bool) -> Any:
 
 def _text(text: str, key: str, data: bool) -> str:
     if data:
-        return shortened(readable(text), LONGEST_TEXT)
+        return shortened(_uncut(text), LONGEST_TEXT)
     if key.endswith("Expr") or key in _EXPRESSIONS:
         return readable(_ESCAPE.sub(_unescaped, text))
-    return shortened(readable(text), LONGEST_TITLE) if key in _TITLES else readable(text)
+    return shortened(_uncut(text), LONGEST_TITLE).translate(_IN_TITLES) if key in _TITLES else readable(text)
+
+
+def _uncut(text: str) -> str:
+    """A readable text in which nothing can be cut in half."""
+    text = readable(text)
+    return text if len(text) <= _WHOLE else _ASTRAL.sub(_REPLACED, text)
 
 
 def _sign(found: re.Match[str]) -> str:
