@@ -266,7 +266,7 @@ class FurtherWork:
         )  # fmt: skip
         self.findings.append(found)
         heads = self.heads()
-        for ablation in self.level.ablations if len(heads.exact) > 1 else ():
+        for ablation in self.level.ablations if len(self._chosen()) > 1 else ():
             self.findings.append(found.against(heads.exact, *heads.estimates, ablation=ablation))
 
     def _contrast(self) -> None:
