@@ -8,7 +8,8 @@
 >>> vc.agreement(estimate, exact)
 >>> vc.verify(lm, task, estimate)
 
-Names are imported on first use, so that `import veracausa` itself takes no time.
+Names are imported on first use, so that `import veracausa` itself takes no time. Functions so taken refuse arguments of
+the wrong type in words, see `veracausa.typed`.
 """
 
 from __future__ import annotations
@@ -244,6 +245,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         value = getattr(importlib.import_module(_PUBLIC[name]), name)
+        if not isinstance(value, type):
+            value = importlib.import_module("veracausa.typed").typed(value)
     elif name in _MODULES:
         value = importlib.import_module(f"veracausa.{name}")
     else:

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
 
+from veracausa.arguments import shown
+
 
 def closest(name: Any, known: Iterable[str]) -> str | None:
     """The known name that is most like `name`: begun or ended by it, or nearly spelt like it; None if none is.
@@ -39,4 +41,4 @@ def not_known(what: str, value: Any, known: Iterable[str]) -> str:
     "direction='noisin' is not known. Did you mean 'noising'? Known: noising, denoising."
     """
     names = list(known)
-    return f"{what}={value!r} is not known.{did_you_mean(value, names)} Known: {', '.join(names)}."
+    return f"{what}={shown(value)} is not known.{did_you_mean(value, names)} Known: {', '.join(names)}."

@@ -1,8 +1,10 @@
 """Names of units, their tables, and what is said of names that do not exist."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
+import veracausa as vc
 from veracausa.attribution.units import Units, all_units, parse_names, resolve_units
 from veracausa.errors import UnitError
 
@@ -101,9 +103,43 @@ def test_kinds_that_are_wrong(tiny, units):
         resolve_units(tiny("llama"), units, 4)
 
 
-def test_a_superscript_is_no_position(tiny):
-    with pytest.raises(UnitError):
-        parse_names(tiny("llama"), ["a0.h0@²"])
+@pytest.mark.parametrize("name", ["a0.h0@²", "a٣.h0", "a0.h0@٣", "a0.h0@99999999999999999999", "a0.h0@" + "9" * 5000])
+def test_other_digits_and_numbers_beyond_any_prompt_are_no_names(tiny, name):
+    with pytest.raises(UnitError, match="not the name of a unit") as caught:
+        parse_names(tiny("llama"), [name])
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("a0.h00", "a0.h0"), ("a00.h1", "a0.h1"), ("m1.n007", "m1.n7"), ("a0.h0@007", "a0.h0@7"), (" A0.H1", "a0.h1"),
+     ("R02", "r2"), ("a0.kv01<k>", "a0.kv1<k>")],
+)  # fmt: skip
+def test_a_unit_has_one_name(tiny, name, meant):
+    """Else a unit could stand in a list twice; alone, in a list, and beside its plain name."""
+    for units in (name, [name], [meant, name]):
+        with pytest.raises(UnitError, match=f"Did you mean '{meant}'"):
+            resolve_units(tiny("llama"), units, 8)
+
+
+@pytest.mark.parametrize("edge", ["a0.h00->m1", "a0.h0->m01", "a0.h0->m1@007", "a٠.h0->m1", " a0.h0->m1", "A0.h0->m1"])
+def test_an_edge_has_one_name(tiny, edge):
+    with pytest.raises(UnitError, match=r"is no (writer|reader)"):
+        resolve_units(tiny("llama"), ["a0.h0->m1", edge], 8)
+
+
+@pytest.mark.parametrize(
+    "units", [3, None, ["a0.h0", 3], [["a0.h0", "a1.h1"]], {"a0.h0": 1}, pd.DataFrame({"unit": ["a0.h0"]}), b"heads"]
+)
+def test_units_that_are_no_list_of_names(tiny, task_of, units):
+    with pytest.raises(UnitError, match=r"vc.exact: units is text, a list of text or a Units.*together=True"):
+        vc.exact(tiny("llama"), task_of(), units=units)
+    with pytest.raises(UnitError, match="is a list"):
+        resolve_units(tiny("llama"), units, 8)
+
+
+def test_a_column_of_a_table_is_a_list_of_names(tiny):
+    assert resolve_units(tiny("llama"), pd.Series(["a0.h0", "a1.h1"]), 8).names == ["a0.h0", "a1.h1"]
 
 
 def test_a_name_that_is_not_in_the_table(tiny):

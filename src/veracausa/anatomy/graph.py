@@ -18,6 +18,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
+from veracausa.arguments import shown
 from veracausa.errors import UnitError
 
 #: Kinds of readers, by their code in `Graph.reader_kind`.
@@ -26,7 +27,8 @@ Q, K, V, MLP, LOGITS = range(5)
 #: Kinds of writers, by their code in `Graph.writer_kind`.
 INPUT, HEAD, WRITER_MLP = range(3)
 
-_NAME = re.compile(r"input|logits|[am][0-9]+(\.(h|kv)[0-9]+)?(<[qkv]>)?")
+_NUMBER = r"(0|[1-9][0-9]*)"  # ASCII digits without leading zeros, so that a part has one name
+_NAME = re.compile(rf"input|logits|[am]{_NUMBER}(\.(h|kv){_NUMBER})?(<[qkv]>)?")
 
 
 @dataclass(frozen=True)
@@ -178,13 +180,13 @@ class Graph:
         Raises:
             UnitError: no such writer or reader here, or the writer does not come before the reader.
         """
-        first, arrow, second = name.partition("->")
+        first, arrow, second = name.partition("->") if isinstance(name, str) else ("", "", "")
         if not arrow:
-            raise UnitError(f"{name!r} is not the name of an edge. Edges look like a9.h6->m10 or input->a0.h0<q>.")
+            raise UnitError(f"{shown(name)} is not the name of an edge. Edges look like a9.h6->m10 or input->a0.h0<q>.")
         ends = []
         for end, known, what in ((first, self._writers, "writer"), (second, self._readers, "reader")):
             if end not in known:
-                raise UnitError(f"{name!r}: {self._why(end, what)}")
+                raise UnitError(f"{shown(name)}: {self._why(end, what)}")
             ends.append(known[end])
         if not self.sees(ends[1], ends[0]):
             raise UnitError(f"{name!r} cannot exist: {first} writes to the stream only behind what {second} reads.")
@@ -205,10 +207,10 @@ class Graph:
             "logits",
         }
         if not _NAME.fullmatch(end):
-            return f"{end!r} is no {what}. The {what}s are {kinds[what]}."
+            return f"{shown(end)} is no {what}. The {what}s are {kinds[what]}."
         return (
-            f"{end!r} is no {what} here. The {what}s are {kinds[what]}; layers 0 … {self.layers - 1}, {self.heads} "
-            f"heads, {self.kv_heads} key/value heads."
+            f"{shown(end)} is no {what} here. The {what}s are {kinds[what]}; layers 0 … {self.layers - 1}, "
+            f"{self.heads} heads, {self.kv_heads} key/value heads."
         )
 
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from veracausa.anatomy.graph import Graph
-from veracausa.attribution.units import Units
+from veracausa.arguments import texts
+from veracausa.attribution.units import NUMBER, Units
 from veracausa.errors import UnitError
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from veracausa.engine.patches import Place
     from veracausa.model import Model
 
-_POSITION = re.compile(r"(.*)@([0-9]+)")
+_POSITION = re.compile(rf"(.*)@{NUMBER}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +111,7 @@ def parse_edges(lm: Model, names: Sequence[str]) -> Edges:
         UnitError: a name that this model has not, twice the same, or some with and some without a position.
     """
     rows = []
+    names = texts(names, "A list of edges", UnitError)
     for name in names:
         match = _POSITION.fullmatch(name)
         stem, position = (match[1], int(match[2])) if match else (name, -1)
@@ -117,7 +119,7 @@ def parse_edges(lm: Model, names: Sequence[str]) -> Edges:
     if len({position < 0 for *_, position in rows}) > 1:
         raise UnitError("The list mixes edges at one position (with @) and at all positions. Make two calls.")
     if len(set(names)) < len(names):
-        twice = sorted({name for name in names if list(names).count(name) > 1})
+        twice = sorted({name for name in names if names.count(name) > 1})
         raise UnitError(f"Edges are listed twice: {', '.join(twice[:5])}.")
     columns = np.array(rows, dtype=np.int64)
     return Edges.of(lm.graph, columns[:, 0], columns[:, 1], columns[:, 2])

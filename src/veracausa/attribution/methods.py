@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from veracausa.arguments import shown
 from veracausa.attribution.grids import BOTH_ENDS, grid
 from veracausa.attribution.paths import PATHS
 from veracausa.engine import rules
 from veracausa.errors import MethodError
 from veracausa.suggestions import did_you_mean, not_known
+from veracausa.typed import require, require_fields
 
 #: What units move towards → the ablation whose effect that estimates.
 BASELINES = {"corrupted": "counterfactual"} | {name: name for name in ("zero", "mean", "resample", "optimal")}
@@ -54,6 +56,9 @@ class Method:
     grid: str = "gauss"
     seed: int = 0
     descent: int = 10
+
+    def __post_init__(self) -> None:
+        require_fields(self, globals())
 
     @property
     def signed(self) -> bool:
@@ -200,6 +205,7 @@ def resolve_method(
     Raises:
         MethodError: an unknown name or part, or a combination that means nothing (says why).
     """
+    require(method, "str | Method", "method", globals())
     if isinstance(method, str):
         presets = EDGE_PRESETS if edges else PRESETS
         if not edges and method in _EDGES_ONLY:
@@ -209,7 +215,7 @@ def resolve_method(
         if method not in presets:
             names = ", ".join((*presets, "ifr") if edges else presets)
             raise MethodError(
-                f"method={method!r} is not known.{did_you_mean(method, presets)} Presets: {names}; or compose one with "
+                f"method={shown(method)} is not known.{did_you_mean(method, presets)} Presets: {names}; or compose one with "
                 "vc.Method(…)."
             )
         name, parts = method, presets[method]
@@ -223,7 +229,7 @@ def resolve_method(
         ("baseline", parts.baseline, BASELINES),
         ("direction", direction, {"noising": "", "denoising": ""}),
     ):
-        if value not in known:
+        if not isinstance(value, str) or value not in known:
             raise MethodError(not_known(what, value, known))
     if parts.path in ("inputs", "layer", "unit"):
         grid(parts.grid, parts.nodes)

@@ -46,6 +46,7 @@ from veracausa.storage.files import at, keep, read_tensors, write_tensors
 from veracausa.storage.origin import model_header
 from veracausa.storage.schema import MODEL, TASK, number, reading, record, require_tensors, whole
 from veracausa.storage.schema import cost as cost_of
+from veracausa.typed import require_fields
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,6 +74,7 @@ class Learning:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        require_fields(self, globals())
         if self.steps < 1 or self.batch < 1 or not self.rate > 0:
             raise MethodError(
                 f"Learning with steps={self.steps}, batch={self.batch}, rate={self.rate}: all must be above 0."

@@ -27,6 +27,7 @@ import numpy as np
 
 from veracausa.attribution.bounds import unseen
 from veracausa.errors import MethodError
+from veracausa.typed import require_fields
 
 #: Confidence where nothing else is asked for.
 CONFIDENCE = 0.95
@@ -49,6 +50,7 @@ class Until:
     confidence: float = CONFIDENCE
 
     def __post_init__(self) -> None:
+        require_fields(self, globals())
         if self.missed < 0:
             raise MethodError(f"Until(missed={self.missed}): a number of units is 0 or more.")
         require_tau(self.tau)

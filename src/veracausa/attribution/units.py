@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn, cast
 
 import numpy as np
 
+from veracausa.arguments import shown, texts
 from veracausa.errors import UnitError
 from veracausa.suggestions import did_you_mean
 
@@ -42,16 +43,18 @@ KINDS: dict[str, tuple[str, str, str]] = {
 #: Other words for kinds.
 _SHORT = {"attn": "attention", "resid": "residual", "q": "queries", "k": "keys", "v": "values"}
 
-_NUMBER = re.compile(r"[0-9]+")
+#: A number in a name: ASCII digits without leading zeros, so that a unit has one name, and few enough for an int64.
+NUMBER = r"(0|[1-9][0-9]{0,9})"
+_NUMBER = re.compile(NUMBER)
 _PATTERNS: dict[str, re.Pattern[str]] = {
-    "heads": re.compile(r"a([0-9]+)\.h([0-9]+)"),
-    "attention": re.compile(r"a([0-9]+)"),
-    "neurons": re.compile(r"m([0-9]+)\.n([0-9]+)"),
-    "mlps": re.compile(r"m([0-9]+)"),
-    "residual": re.compile(r"r([0-9]+)"),
-    "queries": re.compile(r"a([0-9]+)\.h([0-9]+)<q>"),
-    "keys": re.compile(r"a([0-9]+)\.kv([0-9]+)<k>"),
-    "values": re.compile(r"a([0-9]+)\.kv([0-9]+)<v>"),
+    "heads": re.compile(rf"a{NUMBER}\.h{NUMBER}"),
+    "attention": re.compile(rf"a{NUMBER}"),
+    "neurons": re.compile(rf"m{NUMBER}\.n{NUMBER}"),
+    "mlps": re.compile(rf"m{NUMBER}"),
+    "residual": re.compile(rf"r{NUMBER}"),
+    "queries": re.compile(rf"a{NUMBER}\.h{NUMBER}<q>"),
+    "keys": re.compile(rf"a{NUMBER}\.kv{NUMBER}<k>"),
+    "values": re.compile(rf"a{NUMBER}\.kv{NUMBER}<v>"),
 }
 #: What an edge's name looks like; `anatomy.graph` knows which ends there are.
 _EDGE = re.compile(r"[a-z][a-z0-9.]*->[a-z][a-z0-9.]*(<[qkv]>)?(@[0-9]+)?")
@@ -180,6 +183,7 @@ def all_units(lm: Model, kind: Kind, positions: int = 0) -> Units:
 
 def parse_names(lm: Model, names: Sequence[str]) -> Units:
     """Units by name, all of one kind; names that this model does not have are errors that say its sizes."""
+    names = texts(names, "A list of units", UnitError)
     if not names:
         raise UnitError("The list of units is empty. Name at least one, e.g. ['a0.h0'].")
     rows = [_parse(lm, name) for name in names]
@@ -189,7 +193,7 @@ def parse_names(lm: Model, names: Sequence[str]) -> Units:
     if len({position < 0 for *_, position in rows}) > 1:
         raise UnitError("The list mixes units at one position (with @) and at all positions. Make two calls.")
     if len(set(names)) < len(names):
-        twice = sorted({name for name in names if list(names).count(name) > 1})
+        twice = sorted({name for name in names if names.count(name) > 1})
         raise UnitError(f"Units are listed twice: {', '.join(twice[:5])}.")
     columns = np.array([row[1:] for row in rows], dtype=np.int64)
     return Units(cast("Kind", kinds[0]), columns[:, 0], columns[:, 1], columns[:, 2])
@@ -205,9 +209,18 @@ def _parse(lm: Model, name: str) -> tuple[str, int, int, int]:
                 raise UnitError(f"{name!r} is not in {lm.name}: {_sizes(lm, kind)}.")
             return kind, layer, index, int(where) if at else -1
     raise UnitError(
-        f"{name!r} is not the name of a unit. Names look like a9.h6 (head), m3 (MLP), m3.n1200 (neuron), "
+        f"{shown(name)} is not the name of a unit. Names look like a9.h6 (head), m3 (MLP), m3.n1200 (neuron), "
         "a9 (attention layer), a9.h6<q>, a9.kv2<k>, a9.kv2<v>, r9 (residual stream), each with @7 for one position."
+        f"{_hint(name)}"
     )
+
+
+def _hint(name: str) -> str:
+    """What a name with capitals, spaces or leading zeros was meant to be, for messages."""
+    plain = re.sub(r"(?<![0-9])0+(?=[0-9])", "", name.strip().lower())
+    stem, at, where = plain.partition("@")
+    known = any(pattern.fullmatch(stem) for pattern in _PATTERNS.values()) and (not at or _NUMBER.fullmatch(where))
+    return f" Did you mean {plain!r}?" if known else ""
 
 
 def resolve_units(lm: Model, units: str | Sequence[str] | Units, longest: int) -> Units:
@@ -221,7 +234,7 @@ def resolve_units(lm: Model, units: str | Sequence[str] | Units, longest: int) -
         return checked_edges(lm, units, longest)
     if isinstance(units, Units):
         return _checked(lm, units, longest)
-    names: str | list[str] = units if isinstance(units, str) else list(units)
+    names = units if isinstance(units, str) else texts(units, "A list of units", UnitError)
     if any("->" in name for name in ([names] if isinstance(names, str) else names)):
         return checked_edges(lm, parse_edges(lm, [names] if isinstance(names, str) else names), longest)
     if not isinstance(names, str):
@@ -232,7 +245,7 @@ def resolve_units(lm: Model, units: str | Sequence[str] | Units, longest: int) -
     kind = _SHORT.get(kind, kind)
     if kind in KINDS and (not at or what == "positions"):
         return all_units(lm, cast("Kind", kind), longest if at else 0)
-    if any(pattern.fullmatch(kind) for pattern in _PATTERNS.values()):
+    if any(pattern.fullmatch(kind) for pattern in _PATTERNS.values()) or _hint(names):
         return _checked(lm, parse_names(lm, [names]), longest)
     _refuse(names, names)
 
@@ -251,9 +264,10 @@ def require_names(units: str | Sequence[str]) -> None:
 
 def _refuse(units: str | Sequence[str], name: str) -> NoReturn:
     known = (*KINDS, "edges")
+    meant = _hint(name) or did_you_mean(name.partition("@")[0], known)
     raise UnitError(
-        f"units={units!r} is not known.{did_you_mean(name.partition('@')[0], known)} Kinds: {', '.join(known)}, each "
-        "also as 'heads@positions'; or a list of names such as ['a20.h0', 'm3.n1200'] or ['a9.h6->m10']."
+        f"units={shown(units)} is not known.{meant} Kinds: {', '.join(known)}, each also as 'heads@positions'; or "
+        "a list of names such as ['a20.h0', 'm3.n1200'] or ['a9.h6->m10']."
     )
 
 

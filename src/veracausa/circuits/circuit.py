@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from veracausa.anatomy.graph import HEAD, LOGITS, MLP, WRITER_MLP, Graph, K, Q, V
+from veracausa.arguments import shown, texts
 from veracausa.attribution.edges import Edges
 from veracausa.engine.circuit_forward import kept_by
 from veracausa.errors import CircuitError
@@ -93,7 +94,8 @@ class Circuit:
 
         >>> Circuit.from_names(lm, ["input->a0.h0<q>", "a0.h0->logits"])
         """
-        if not len(names):
+        names = texts(names, "A circuit by name", CircuitError)
+        if not names:
             raise CircuitError("A circuit by name needs at least one edge, e.g. ['input->m0', 'm0->logits'].")
         ends = parse_names(lm.graph, names)
         return cls.of(lm.graph, ends[:, 0], ends[:, 1], model=model_header(lm), method=method)
@@ -261,7 +263,7 @@ def parse_names(graph: Graph, names: Sequence[str]) -> Int[np.ndarray, "edges 2"
     ends = []
     for name in names:
         if "@" in name:
-            raise CircuitError(f"{name!r}: a circuit keeps an edge at all positions or at none. Leave the @… out.")
+            raise CircuitError(f"{shown(name)}: a circuit keeps an edge at all positions or at none. Leave the @… out.")
         ends.append(graph.parse(name))
     if len(set(ends)) < len(ends):
         twice = sorted({name for name in names if list(names).count(name) > 1})

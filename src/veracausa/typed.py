@@ -1,0 +1,163 @@
+"""Public calls refuse arguments of another type than the declared one, in words and before they do anything.
+
+The annotations are the one source: `typed` reads them as they stand in the signature (nothing is imported or evaluated
+for it), so that a new function or argument is covered by being declared. What a name means that is neither built in nor
+a class at hand is not checked here.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+import math
+import numbers
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
+from typing import Any, TypeVar, cast
+
+from veracausa.arguments import is_list, kind_and_value
+from veracausa.errors import CircuitError, MethodError, TaskError, UnitError, VeracausaError
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+#: Class → the error that a wrong value in its place raises, and how one is made.
+_MADE: dict[str, tuple[type[VeracausaError], str]] = {
+    "Model": (MethodError, "vc.load(…) makes one"),
+    "Task": (TaskError, "vc.task(lm, …) and vc.tasks.ioi(lm) make one"),
+    "Scores": (MethodError, "vc.exact(lm, task) and vc.attribute(lm, task) make one"),
+    "Units": (
+        UnitError,
+        "give a kind ('heads') or names (['a9.h6']), each a unit with an effect of its own; what "
+        "several do at once is vc.ablation_study(…, together=True)",
+    ),
+    "Circuit": (CircuitError, "vc.select(scores) makes one"),
+    "Method": (MethodError, "vc.Method(path=…, rule=…) makes one, and a preset's name means one"),
+}
+_WORDS = {"int": "a whole number", "float": "a number", "bool": "True or False", "str": "text", "None": "None",
+          "Path": "a path", "Sequence": "a list", "Mapping": "a dict", "Callable": "a function"}  # fmt: skip
+_LARGEST = 2**63  # of the integers that torch and numpy count with
+
+
+def typed(function: Function) -> Function:
+    """The same function, which first compares what it is given with what it declares.
+
+    Raises:
+        MethodError: another type, a NaN, or a whole number beyond 64 bits; for a `Task` TaskError, for units UnitError,
+            for a `Circuit` CircuitError. A keyword that does not exist stays Python's TypeError.
+    """
+    signature = inspect.signature(function)
+    declared = {p.name: p.annotation for p in signature.parameters.values() if isinstance(p.annotation, str)}
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError:
+            return function(*args, **kwargs)  # Python says it best
+        known = getattr(function, "__globals__", {})
+        for name, value in bound.arguments.items():
+            if name in declared:
+                require(value, declared[name], f"vc.{function.__name__}: {name}", known)
+        return function(*args, **kwargs)
+
+    return cast("Function", call)
+
+
+def require_fields(instance: Any, known: dict[str, Any]) -> None:
+    """The same for the fields of a dataclass, called in its `__post_init__` with its module's globals()."""
+    for field in fields(instance):
+        require(getattr(instance, field.name), str(field.type), f"vc.{type(instance).__name__}: {field.name}", known)
+
+
+def require(value: Any, annotation: str, what: str, known: dict[str, Any]) -> None:
+    """Raise unless a value is of the annotation's type; `known`: names that the annotation may use."""
+    wanted = _parsed(annotation)
+    if _is(value, wanted, known):
+        return
+    names = [node.id for node in ast.walk(wanted) if isinstance(node, ast.Name)]
+    error, hint = next((_MADE[name] for name in names if name in _MADE), (MethodError, ""))
+    raise error(f"{what} is {_words(wanted)}, but this is {kind_and_value(value)}{f'; {hint}' if hint else ''}.")
+
+
+@functools.cache
+def _parsed(annotation: str) -> ast.expr:
+    return ast.parse(annotation, mode="eval").body
+
+
+def _is(value: Any, wanted: ast.expr, known: dict[str, Any]) -> bool:
+    """Whether a value is of a declared type."""
+    if isinstance(wanted, ast.BinOp):
+        return _is(value, wanted.left, known) or _is(value, wanted.right, known)
+    if isinstance(wanted, ast.Constant):
+        return value is None if wanted.value is None else True
+    if isinstance(wanted, ast.Subscript):
+        return _holds(value, wanted, known)
+    if not isinstance(wanted, ast.Name):
+        return True
+    if wanted.id in _BUILT_IN:
+        return _BUILT_IN[wanted.id](value)
+    found = known.get(wanted.id)
+    if isinstance(found, type):
+        return isinstance(value, found)
+    return wanted.id not in _MADE or wanted.id in {c.__name__ for c in type(value).__mro__}
+
+
+def _holds(value: Any, wanted: ast.Subscript, known: dict[str, Any]) -> bool:
+    """Whether a value is a container of a declared type; what an iterator will give is not looked at."""
+    outer = wanted.value.id if isinstance(wanted.value, ast.Name) else ""
+    if outer == "Literal":
+        return isinstance(value, str)  # which ones there are is said where they mean something
+    if outer == "Mapping":
+        inner = wanted.slice.elts if isinstance(wanted.slice, ast.Tuple) else [ast.Constant(...)] * 2
+        pairs = value.items() if isinstance(value, Mapping) else ()
+        return isinstance(value, Mapping) and all(_is(k, inner[0], known) and _is(v, inner[1], known) for k, v in pairs)
+    if outer in ("Sequence", "Iterable", "Collection"):
+        return is_list(value) and (isinstance(value, Iterator) or all(_is(v, wanted.slice, known) for v in value))
+    if outer == "Callable":
+        return callable(value)
+    return True
+
+
+def _is_int(value: Any) -> bool:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        return False
+    try:
+        return -_LARGEST <= value.__index__() < _LARGEST
+    except TypeError:  # an array or tensor of several numbers, or of fractions
+        return False
+
+
+def _is_float(value: Any) -> bool:
+    if isinstance(value, numbers.Integral):
+        return _is_int(value)
+    return isinstance(value, numbers.Real) and not math.isnan(value)
+
+
+_BUILT_IN: dict[str, Callable[[Any], bool]] = {
+    "int": _is_int,
+    "float": _is_float,
+    "bool": lambda value: isinstance(value, bool) or type(value).__name__ in ("bool_", "bool"),
+    "str": lambda value: isinstance(value, str),
+    "Path": lambda value: isinstance(value, os.PathLike),
+    "Any": lambda value: True,
+}
+
+
+def _words(wanted: ast.expr) -> str:
+    """A declared type as a reader says it: "text, a list of text or None"."""
+    parts = []
+    while isinstance(wanted, ast.BinOp):
+        parts.append(wanted.right)
+        wanted = wanted.left
+    words = [_word(part) for part in (wanted, *reversed(parts))]
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+def _word(wanted: ast.expr) -> str:
+    if isinstance(wanted, ast.Subscript):
+        outer = _WORDS.get(ast.unparse(wanted.value), ast.unparse(wanted.value))
+        return f"{outer} of {_words(wanted.slice)}" if outer == "a list" else outer
+    name = ast.unparse(wanted)
+    return _WORDS.get(name, f"a {name}" if name in _MADE else name)
