@@ -138,7 +138,9 @@ def _pair(lm: Model) -> Task:
         except VeracausaError:
             pass
     vocabulary = int(lm.hf.config.vocab_size)
-    drawn = torch.randperm(vocabulary, generator=torch.Generator().manual_seed(0))[:15].tolist()
+    order = torch.randperm(vocabulary, generator=torch.Generator().manual_seed(0)).tolist()
+    special = set(getattr(lm.tokenizer, "all_special_ids", ()))  # would be padding or an end, were it first or last
+    drawn = [token for token in order if token not in special][:15]
     clean, other, answers = drawn[:12], drawn[12], drawn[13:]
     corrupted = [*clean[:6], other, *clean[7:]]
     return Task("random-tokens", (tuple(clean),), (tuple(corrupted),), ((answers[0],),), ((answers[1],),))

@@ -36,7 +36,8 @@ _MADE: dict[str, tuple[type[VeracausaError], str]] = {
     "Method": (MethodError, "vc.Method(path=…, rule=…) makes one, and a preset's name means one"),
 }
 _WORDS = {"int": "a whole number", "float": "a number", "bool": "True or False", "str": "text", "None": "None",
-          "Path": "a path", "Sequence": "a list", "Mapping": "a dict", "Callable": "a function"}  # fmt: skip
+          "Path": "a path", "Callable": "a function", "Mapping": "a dict", "dict": "a dict",
+          "Sequence": "a list", "tuple": "a list", "list": "a list"}  # fmt: skip
 _LARGEST = 2**63  # of the integers that torch and numpy count with
 
 
@@ -65,19 +66,22 @@ def typed(function: Function) -> Function:
     return cast("Function", call)
 
 
-def require_fields(instance: Any, known: dict[str, Any]) -> None:
+def require_fields(instance: Any, known: dict[str, Any], otherwise: type[VeracausaError] = MethodError) -> None:
     """The same for the fields of a dataclass, called in its `__post_init__` with its module's globals()."""
     for field in fields(instance):
-        require(getattr(instance, field.name), str(field.type), f"vc.{type(instance).__name__}: {field.name}", known)
+        what = f"vc.{type(instance).__name__}: {field.name}"
+        require(getattr(instance, field.name), str(field.type), what, known, otherwise)
 
 
-def require(value: Any, annotation: str, what: str, known: dict[str, Any]) -> None:
+def require(
+    value: Any, annotation: str, what: str, known: dict[str, Any], otherwise: type[VeracausaError] = MethodError
+) -> None:
     """Raise unless a value is of the annotation's type; `known`: names that the annotation may use."""
     wanted = _parsed(annotation)
     if _is(value, wanted, known):
         return
     names = [node.id for node in ast.walk(wanted) if isinstance(node, ast.Name)]
-    error, hint = next((_MADE[name] for name in names if name in _MADE), (MethodError, ""))
+    error, hint = next((_MADE[name] for name in names if name in _MADE), (otherwise, ""))
     raise error(f"{what} is {_words(wanted)}, but this is {kind_and_value(value)}{f'; {hint}' if hint else ''}.")
 
 
@@ -113,8 +117,13 @@ def _holds(value: Any, wanted: ast.Subscript, known: dict[str, Any]) -> bool:
         inner = wanted.slice.elts if isinstance(wanted.slice, ast.Tuple) else [ast.Constant(...)] * 2
         pairs = value.items() if isinstance(value, Mapping) else ()
         return isinstance(value, Mapping) and all(_is(k, inner[0], known) and _is(v, inner[1], known) for k, v in pairs)
-    if outer in ("Sequence", "Iterable", "Collection"):
-        return is_list(value) and (isinstance(value, Iterator) or all(_is(v, wanted.slice, known) for v in value))
+    if outer in ("Sequence", "Iterable", "Collection", "tuple", "list"):
+        inner = wanted.slice.elts if isinstance(wanted.slice, ast.Tuple) else [wanted.slice]
+        if not is_list(value) or isinstance(value, Iterator):
+            return is_list(value)
+        if isinstance(inner[-1], ast.Constant) or len(inner) == 1:  # tuple[X, ...] and Sequence[X]
+            return all(_is(one, inner[0], known) for one in value)
+        return len(value) == len(inner) and all(_is(one, kind, known) for one, kind in zip(value, inner, strict=True))
     if outer == "Callable":
         return callable(value)
     return True
@@ -158,6 +167,7 @@ def _words(wanted: ast.expr) -> str:
 def _word(wanted: ast.expr) -> str:
     if isinstance(wanted, ast.Subscript):
         outer = _WORDS.get(ast.unparse(wanted.value), ast.unparse(wanted.value))
-        return f"{outer} of {_words(wanted.slice)}" if outer == "a list" else outer
+        inner = wanted.slice.elts[0] if isinstance(wanted.slice, ast.Tuple) else wanted.slice
+        return f"{outer} of {_words(inner)}" if outer == "a list" else outer
     name = ast.unparse(wanted)
     return _WORDS.get(name, f"a {name}" if name in _MADE else name)

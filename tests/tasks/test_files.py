@@ -113,7 +113,7 @@ def test_bad_csv(tmp_path, words, lines, error, message):
         ('{"clean": "The', FileError, "pairs.jsonl, line 3: not readable as JSON: "),
         ("[1, 2]", FileError, r"line 3: a row is a JSON object with columns, but this is '\[1, 2\]'"),
         ('{"clean": "The key"}', TaskError, "line 3: column 'corrupted', 'correct', 'incorrect' is missing"),
-        (json.dumps(ROWS[0] | {"clean": 7}), TaskError, "line 3, column 'clean': a prompt is text, but this is int: 7"),
+        (json.dumps(ROWS[0] | {"clean": 7}), TaskError, "line 3, column 'clean': a prompt is text or a list .* int: 7"),
         (json.dumps(ROWS[0] | {"clean": None}), TaskError, "line 3, column 'clean' is empty"),
         (json.dumps(ROWS[0] | {"correct": 7}), TaskError, "line 3, column 'correct': answers are a text or a list"),
         (json.dumps(ROWS[0] | {"incorrect": []}), TaskError, "line 3, column 'incorrect' is empty"),

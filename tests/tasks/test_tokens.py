@@ -1,10 +1,23 @@
+import re
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
-from word_tokenizer import word_tokenizer
+import torch
+from tokenizers import processors
+from word_tokenizer import digit_pair_tokenizer, word_tokenizer
 
 from veracausa.errors import AnswerError, PromptError, TaskError
-from veracausa.tasks.tokens import continuation, encode, encode_answer, encode_prompt, single, strings, tokenizer_of
+from veracausa.tasks.tokens import (
+    continuation,
+    encode,
+    encode_answer,
+    encode_prompt,
+    single,
+    string,
+    strings,
+    tokenizer_of,
+)
 
 TEXT = "The cat sat on the mat"
 
@@ -27,6 +40,69 @@ def test_start_token_is_kept_and_end_token_dropped(start, end):
     assert strings(tokenizer, encode(tokenizer, " cat", start=False)) == [" cat"]
     prompt = "The cat"
     assert encode_answer(tokenizer, prompt, encode(tokenizer, prompt), " sat", "") == encode(tokenizer, TEXT)[2 + start]
+
+
+@pytest.mark.parametrize("end", [False, True])
+def test_a_start_token_in_the_text_is_not_doubled(end):
+    tokenizer = word_tokenizer(TEXT.split(), start=True, end=end)
+    plain = encode(tokenizer, TEXT)
+    assert encode(tokenizer, f"<s>{TEXT}") == plain and encode_prompt(tokenizer, f"<s>{TEXT}", "") == plain
+    assert encode_answer(tokenizer, "<s>The cat", plain[:3], " sat", "") == plain[3]
+    inside = encode(tokenizer, "The<s> cat")
+    assert strings(tokenizer, inside) == ["<s>", "The", "<s>", " cat"], "in the middle it marks a turn"
+    for text in ("<s><s>The cat", " <s>The cat"):
+        with pytest.raises(PromptError, match=r"row 3 begins with \['<s>'"):
+            encode_prompt(tokenizer, text, "row 3")
+
+
+def test_two_tokens_that_are_put_in_front_are_not_doubled():
+    tokenizer = word_tokenizer(TEXT.split())
+    special = [(token, tokenizer.convert_tokens_to_ids(token)) for token in ("<s>", "<unk>")]
+    template = processors.TemplateProcessing(single="<s> <unk> $A", special_tokens=special)
+    tokenizer.backend_tokenizer.post_processor = template
+    whole = encode(tokenizer, "The cat")
+    assert strings(tokenizer, whole) == ["<s>", "<unk>", "The", " cat"]
+    assert encode(tokenizer, "<unk>The cat") == encode(tokenizer, "<s><unk>The cat") == whole
+
+
+def test_a_real_text_that_begins_with_its_start_token(real):
+    start = real.bos_token if real("x")["input_ids"][0] == real.bos_token_id else ""
+    assert encode(real, start + TEXT) == encode(real, TEXT)
+
+
+def test_a_text_that_ends_where_a_text_is_over():
+    tokenizer = word_tokenizer(TEXT.split())
+    tokenizer.add_special_tokens({"eos_token": "</s>", "pad_token": "<pad>"})
+    for text in ("The cat</s>", "The cat<pad><pad>", "The cat</s><pad>"):
+        with pytest.raises(PromptError, match=r"row 3 ends in \['<(/s|pad)>'.*the metric would be read behind it"):
+            encode_prompt(tokenizer, text, "row 3")
+    assert len(encode_prompt(tokenizer, "The</s> cat", "row 3")) == 3
+
+
+def test_what_is_advised_for_an_answer_of_several_tokens_is_accepted(real):
+    """SmolLM2 and Gemma split " 68" into " ", "6" and "8", and there is no word for its first token alone."""
+    prompt, answer = "2 + 66 =", " 68"
+    with pytest.raises(AnswerError, match=r"' 68' is 3 tokens.*end both prompts with .*'2 \+ 66 = '.*behind it, '6'"):
+        encode_answer(real, prompt, encode(real, prompt), answer, "")
+    longer = prompt + " "
+    assert string(real, encode_answer(real, longer, encode(real, longer), "6", "")) == "6"
+    with pytest.raises(AnswerError, match=r"give its first token, ' V(ad)?'$") as caught:
+        encode_answer(real, "The", encode(real, "The"), " Vaduz", "")
+    first = str(caught.value).split("'")[-2]
+    assert string(real, encode_answer(real, "The", encode(real, "The"), first, "")) == first
+
+
+def test_a_first_token_that_no_text_makes_is_advised_by_its_id():
+    tokenizer = digit_pair_tokenizer()
+    with pytest.raises(AnswerError, match=r"its first token, by its id, (\d+) ") as caught:
+        encode_answer(tokenizer, "in", encode(tokenizer, "in"), "€", "")
+    token = int(re.search(r"by its id, (\d+)", str(caught.value))[1])
+    assert encode_answer(tokenizer, "in", encode(tokenizer, "in"), token, "") == token
+
+
+def test_white_space_may_be_an_answer():
+    tokenizer = digit_pair_tokenizer()
+    assert string(tokenizer, encode_answer(tokenizer, "in", encode(tokenizer, "in"), " ", "")) == " "
 
 
 def test_continuation_and_no_boundary():
@@ -56,7 +132,10 @@ def test_bad_text():
         (None, "an answer is text"),
         (10**6, "1000000 is not a token id"),
         (-1, "-1 is not a token id"),
+        (True, "an answer is text"),
+        (torch.tensor(2.5), "an answer is text .* a Tensor of shape"),
     ):
         with pytest.raises(AnswerError, match=message):
             encode_answer(tokenizer, TEXT, ids, answer, "row 3")
-    assert encode_answer(tokenizer, TEXT, ids, 5, "row 3") == 5
+    for five in (5, np.int64(5), torch.tensor(5)):
+        assert encode_answer(tokenizer, TEXT, ids, five, "row 3") == 5

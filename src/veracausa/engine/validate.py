@@ -15,6 +15,8 @@ from torch import Tensor
 
 from veracausa.engine.precision import precision_of
 from veracausa.errors import ContractError, NumericsError, PromptError
+from veracausa.tasks.padding import Specials
+from veracausa.tasks.tokens import strings
 
 if TYPE_CHECKING:
     from veracausa.anatomy import Block, Decoder
@@ -34,7 +36,7 @@ def rounding(dtype: torch.dtype, scale: float) -> float:
 
 
 def require_readable(lm: Model, prompts: Sequence[Sequence[int]]) -> None:
-    """Every token is in the model's vocabulary, and no prompt is longer than its position embeddings.
+    """Every token is in the model's vocabulary, none pads an end, and no prompt is longer than its position embeddings.
 
     Raises:
         PromptError: names the token, or the length.
@@ -47,11 +49,24 @@ def require_readable(lm: Model, prompts: Sequence[Sequence[int]]) -> None:
                 f"{lm.name} has no token {foreign[0]}; its vocabulary is 0 … {vocabulary - 1:,}. Was the task built "
                 "with another model's tokenizer?"
             )
+        _require_unpadded(lm, prompt)
     longest = max(len(prompt) for prompt in prompts)
     if lm.decoder.positions is not None and longest > lm.decoder.positions:
         raise PromptError(
             f"A prompt has {longest:,} tokens, but {lm.name} has embeddings for {lm.decoder.positions:,} positions. "
             "Shorten the prompts."
+        )
+
+
+def _require_unpadded(lm: Model, prompt: Sequence[int]) -> None:
+    specials = Specials.of(lm.tokenizer)
+    before, behind = specials.padding_before(prompt), specials.padding_behind(prompt)
+    if before or behind:
+        ids, end = (prompt[: before + 1], "begins with") if before else (prompt[-behind:], "ends in")
+        raise PromptError(
+            f"A prompt of {len(prompt)} tokens {end} {strings(lm.tokenizer, ids)}: padding, a start token too many or "
+            "the end of a text, which the model would read as part of the prompt. Give a Task prompts without padding; "
+            "vc.task(lm, clean=tokenizer(texts, padding=True), …) leaves it out."
         )
 
 

@@ -8,7 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from veracausa.arguments import kind_and_value
 from veracausa.errors import FileError, TaskError
+from veracausa.tasks.chat import is_chat
 from veracausa.tasks.custom import from_pairs
 from veracausa.tasks.metrics import metric as metric_of
 from veracausa.tasks.pairs import Pair
@@ -24,9 +26,10 @@ def from_file(lm: Any, path: str | Path, *, metric: str = "logit_diff", name: st
 
     Columns: clean and corrupted (text), correct and incorrect (answers with their leading space; several are
     separated by "|" in CSV and are lists in JSONL and Parquet); incorrect may be absent for metrics that don't need
-    it. Other columns are kept in `info`. Blank lines are skipped. Raises FileError for a missing or damaged file,
-    TaskError for a missing column, an empty cell or an empty file, PromptError and AnswerError for a pair that cannot
-    be used; each names the file, the line and the column. Parquet needs pyarrow.
+    it. A prompt may be a chat: a list of messages {"role": "user", "content": "…"}, in CSV as JSON; the model's own
+    template makes it text, see `vc.task`. Other columns are kept in `info`. Blank lines are skipped. Raises FileError
+    for a missing or damaged file, TaskError for a missing column, an empty cell or an empty file, PromptError and
+    AnswerError for a pair that cannot be used; each names the file, the line and the column. Parquet needs pyarrow.
 
     >>> task = vc.tasks.from_file(lm, "pairs.csv", metric="logit_diff")
     """
@@ -66,13 +69,26 @@ def _pair(row: Mapping[str, Any], required: tuple[str, ...], where: str, place: 
         at = f"{where}, column {column!r}"
         if column in ("correct", "incorrect"):
             value = _answers(value, at)
-        elif value is not None and not isinstance(value, str):
-            raise TaskError(f"{at}: a prompt is text, but this is {type(value).__name__}: {value!r}")
+        else:
+            value = _messages(value)
+            if value is not None and not isinstance(value, str) and not is_chat(value):
+                raise TaskError(f"{at}: a prompt is text or a list of messages, but this is {kind_and_value(value)}")
         if column in required and not (value.strip() if isinstance(value, str) else value):
             raise TaskError(f"{at} is empty")
         cells[column] = value
     kept = {k: v for k, v in row.items() if k not in COLUMNS and isinstance(v, (str, int, float))}
     return Pair(**cells, info={"row": place, **kept})
+
+
+def _messages(value: Any) -> Any:
+    """The messages of a cell that holds a chat as JSON; any other cell as it is."""
+    if not isinstance(value, str) or not value.lstrip().startswith("[{"):
+        return value
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+    return found if is_chat(found) and all({"role", "content"} <= set(one) for one in found) else value
 
 
 def _answers(value: Any, at: str) -> tuple[str, ...]:

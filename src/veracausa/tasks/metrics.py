@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from veracausa.arguments import shown
 from veracausa.errors import MethodError
 from veracausa.suggestions import did_you_mean
 
@@ -180,5 +181,5 @@ def metric(name: str) -> Metric:
         return METRICS[name]
     except (KeyError, TypeError):
         raise MethodError(
-            f"there is no metric {name!r}; the metrics are {', '.join(METRICS)}.{did_you_mean(name, METRICS)}"
+            f"there is no metric {shown(name)}; the metrics are {', '.join(METRICS)}.{did_you_mean(name, METRICS)}"
         ) from None

@@ -6,28 +6,35 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from veracausa.arguments import is_list, shown
 from veracausa.errors import AnswerError, PromptError, TaskError
 from veracausa.tasks.metrics import metric as metric_of
 from veracausa.tasks.task import Task
-from veracausa.tasks.tokens import encode_answer, encode_prompt, strings
+from veracausa.tasks.tokens import encode_answer, encode_prompt, prompt_ids, strings
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One example as text: two prompts, the answers (leading spaces matter; or token ids), what it was made from."""
+    """One example: two prompts, as text or token ids, and the answers, as text (leading spaces matter) or token ids.
 
-    clean: str
-    corrupted: str
+    `info`: what it was made from. `start`: whether the tokenizer's start token belongs in front; a chat's text has its
+    own.
+    """
+
+    clean: str | Sequence[int]
+    corrupted: str | Sequence[int]
     correct: Sequence[str | int]
     incorrect: Sequence[str | int] = ()
     info: Mapping[str, Any] = field(default_factory=dict)
+    start: bool = True
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A `Pair` with its token ids."""
+    """A `Pair` with its token ids; `texts`: its two prompts as text."""
 
     pair: Pair
+    texts: tuple[str, str]
     clean: tuple[int, ...]
     corrupted: tuple[int, ...]
     correct: tuple[int, ...]
@@ -40,10 +47,10 @@ def encode_pair(tokenizer: Any, pair: Pair, where: str) -> Encoded:
     PromptError if the prompts are empty, equal, or of different lengths (with both token lists); AnswerError if an
     answer is missing or not a single token, or is both correct and incorrect.
     """
-    clean = encode_prompt(tokenizer, pair.clean, f"{where}, clean prompt")
-    corrupted = encode_prompt(tokenizer, pair.corrupted, f"{where}, corrupted prompt")
+    text, clean = _prompt(tokenizer, pair.clean, f"{where}, clean prompt", pair.start)
+    other, corrupted = _prompt(tokenizer, pair.corrupted, f"{where}, corrupted prompt", pair.start)
     if clean == corrupted:
-        raise PromptError(f"{where}: the clean and the corrupted prompt are the same: {pair.clean!r}")
+        raise PromptError(f"{where}: the clean and the corrupted prompt are the same: {shown(text)}")
     if len(clean) != len(corrupted):
         raise PromptError(
             f"{where}: the clean prompt is {len(clean)} tokens and the corrupted one {len(corrupted)}, so their "
@@ -53,7 +60,7 @@ def encode_pair(tokenizer: Any, pair: Pair, where: str) -> Encoded:
     if not pair.correct:
         raise AnswerError(f"{where} has no correct answer; give at least one")
     ids = {
-        kind: tuple(encode_answer(tokenizer, pair.clean, clean, a, f"{where}, {kind}") for a in answers)
+        kind: tuple(encode_answer(tokenizer, text, clean, a, f"{where}, {kind}", start=pair.start) for a in answers)
         for kind, answers in (("correct", pair.correct), ("incorrect", pair.incorrect))
     }
     if both := set(ids["correct"]) & set(ids["incorrect"]):
@@ -61,7 +68,15 @@ def encode_pair(tokenizer: Any, pair: Pair, where: str) -> Encoded:
             f"{where}: {strings(tokenizer, sorted(both))} are both correct and incorrect answers; a token can be only "
             "one of them"
         )
-    return Encoded(pair, clean, corrupted, ids["correct"], ids["incorrect"])
+    return Encoded(pair, (text, other), clean, corrupted, ids["correct"], ids["incorrect"])
+
+
+def _prompt(tokenizer: Any, prompt: Any, where: str, start: bool) -> tuple[str, tuple[int, ...]]:
+    """A prompt as text and as token ids, whichever it was given as."""
+    if isinstance(prompt, str) or not is_list(prompt):
+        return prompt, encode_prompt(tokenizer, prompt, where, start=start)
+    ids = prompt_ids(tokenizer, prompt, where)
+    return str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)), ids
 
 
 def assemble(
@@ -86,8 +101,8 @@ def assemble(
         correct=tuple(e.correct for e in encoded),
         incorrect=tuple(e.incorrect for e in encoded),
         metric=metric,
-        clean_text=tuple(e.pair.clean for e in encoded),
-        corrupted_text=tuple(e.pair.corrupted for e in encoded),
+        clean_text=tuple(e.texts[0] for e in encoded),
+        corrupted_text=tuple(e.texts[1] for e in encoded),
         info=tuple(dict(e.pair.info) for e in encoded),
         options=dict(options or {}),
         vocabulary=dict(zip(used, strings(tokenizer, used), strict=True)),

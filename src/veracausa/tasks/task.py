@@ -11,13 +11,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from veracausa.errors import AnswerError, PromptError, TaskError
+from veracausa.arguments import entries, kind_and_value
+from veracausa.errors import AnswerError, PromptError, TaskError, VeracausaError
 from veracausa.tasks.metrics import Answers, metric
+from veracausa.typed import require, require_fields
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Ids = tuple[tuple[int, ...], ...]
+#: Fields that are rows of token ids → the error that another content raises.
+_ROWS: dict[str, type[VeracausaError]] = {
+    "clean": PromptError, "corrupted": PromptError, "correct": AnswerError, "incorrect": AnswerError
+}  # fmt: skip
 _PER_EXAMPLE = ("clean", "corrupted", "correct", "incorrect", "clean_text", "corrupted_text", "info")
 
 
@@ -25,10 +31,11 @@ _PER_EXAMPLE = ("clean", "corrupted", "correct", "incorrect", "clean_text", "cor
 class Task:
     """Clean/corrupted token pairs, answers and a metric: everything a method needs to know of a behaviour.
 
-    `clean`, `corrupted`: token ids, never padded, equally long within a pair, the start token included where the
-    tokenizer adds one. The metric is read at the last position. `correct` (one or more) and `incorrect` (none only for
-    metrics that don't need it): answer token ids per example. `info`: one dict per example (template, names, …);
-    `options`: what the whole set was made with (seed, corruption, …); `vocabulary`: token id → text, for showing.
+    `clean`, `corrupted`: token ids (lists, arrays or tensors of whole numbers), never padded, equally long within a
+    pair, the start token included where the tokenizer adds one. The metric is read at the last position. `correct` (one
+    or more) and `incorrect` (none only for metrics that don't need it): answer token ids per example. `info`: one dict
+    per example (template, names, …); `options`: what the whole set was made with (seed, corruption, …); `vocabulary`:
+    token id → text, for showing. Padded ids are refused by every call, since only the model's tokenizer knows them.
 
     Raises PromptError (lengths differ, equal or empty prompts), AnswerError (no correct answer, overlap, the metric
     lacks incorrect ones), MethodError (unknown metric) and TaskError (no example).
@@ -51,9 +58,9 @@ class Task:
     vocabulary: Mapping[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("clean", "corrupted", "correct", "incorrect"):
-            rows = tuple(tuple(operator.index(t) for t in row) for row in getattr(self, name))
-            object.__setattr__(self, name, rows)
+        require_fields(self, {}, TaskError)
+        for name, error in _ROWS.items():
+            object.__setattr__(self, name, _rows(getattr(self, name), f"vc.Task: {name}", error))
         n = len(self.clean)
         if n == 0:
             raise TaskError(f"task {self.name!r} has no examples; a task needs at least one pair")
@@ -166,6 +173,8 @@ class Task:
 
         >>> train, test = task.split(0.75, seed=0)
         """
+        require(fraction, "float", "task.split: fraction", {}, TaskError)
+        require(seed, "int", "task.split: seed", {}, TaskError)
         if not 0 < fraction < 1:
             raise TaskError(f"the fraction of a split lies between 0 and 1, but it is {fraction}")
         size = round(fraction * len(self))
@@ -199,3 +208,18 @@ class Task:
         from veracausa.tasks.store import load_task
 
         return load_task(path)
+
+
+def _rows(values: Any, what: str, error: type[VeracausaError]) -> Ids:
+    """Rows of token ids, whatever holds them; `error` for a table, a text, or numbers that are not whole."""
+    rows = []
+    for i, row in enumerate(entries(values, what, error)):
+        ids = entries(row, f"{what}[{i}]", error)
+        try:
+            rows.append(tuple(operator.index(token) for token in ids))
+        except TypeError:
+            raise error(
+                f"{what}[{i}] is a list of token ids, which are whole numbers, but this is {kind_and_value(row)}; "
+                "texts become tokens in vc.task(lm, clean=…)"
+            ) from None
+    return tuple(rows)

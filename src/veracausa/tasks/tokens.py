@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
+from veracausa.arguments import entries, kind_and_value, shown
 from veracausa.errors import AnswerError, PromptError, TaskError
+from veracausa.tasks.padding import Specials
 
 
 def tokenizer_of(lm: Any) -> Any:
@@ -24,8 +28,9 @@ def tokenizer_of(lm: Any) -> Any:
 def encode(tokenizer: Any, text: str, *, start: bool = True) -> tuple[int, ...]:
     """Token ids of a prompt, with the start token if this tokenizer adds one, and nothing after the text.
 
-    A token that the tokenizer appends (end of text) is dropped: the metric reads the position after the last word.
-    `start=False`: the text's own tokens alone.
+    A text that begins with its start token, as chat templates write it, keeps that one. A token that the tokenizer
+    appends (end of text) is dropped: the metric reads the position after the last word. `start=False`: the text's own
+    tokens alone.
     """
     if not start:
         return _call(tokenizer, text, special=False)
@@ -35,20 +40,69 @@ def encode(tokenizer: Any, text: str, *, start: bool = True) -> tuple[int, ...]:
         return plain
     for end in range(len(plain), len(ids) + 1):
         if ids[end - len(plain) : end] == plain:
-            return ids[:end]
+            return _joined(ids[: end - len(plain)], plain)
     return ids
 
 
-def encode_prompt(tokenizer: Any, text: str, where: str) -> tuple[int, ...]:
-    """`encode`, with PromptError for a prompt that is not text or has no tokens of its own."""
+def _joined(added: tuple[int, ...], plain: tuple[int, ...]) -> tuple[int, ...]:
+    """What the tokenizer puts in front, and the text's tokens; what the text begins with itself is there once."""
+    both = next((n for n in range(len(added), 0, -1) if added[-n:] == plain[:n]), 0)
+    return added + plain[both:]
+
+
+def encode_prompt(tokenizer: Any, text: str, where: str, *, start: bool = True) -> tuple[int, ...]:
+    """`encode`, with PromptError for what is no text, is empty, or has padding or the end of a text at its ends."""
     if not isinstance(text, str):
-        raise PromptError(f"{where}: a prompt is text, but this is {type(text).__name__}: {text!r}")
+        raise PromptError(f"{where}: a prompt is text, but this is {kind_and_value(text)}")
     if not text.strip():
         raise PromptError(f"{where} is empty")
-    ids = encode(tokenizer, text)
+    ids = encode(tokenizer, text, start=start)
     if not ids:
-        raise PromptError(f"{where}: the tokenizer makes no token of {text!r}")
+        raise PromptError(f"{where}: the tokenizer makes no token of {shown(text)}")
+    specials = Specials.of(tokenizer)
+    before = specials.padding_before(ids)
+    if not before and specials.start in ids[1:3] and text.lstrip() != text:
+        before = ids.index(specials.start, 1)  # white space, then the start token
+    if before:
+        raise PromptError(
+            f"{where} begins with {strings(tokenizer, ids[: before + 1])}: before its own start there is padding, "
+            "white space or a start token too many, and the model would read it. Leave it out of the text."
+        )
+    if behind := specials.padding_behind(ids):
+        raise PromptError(
+            f"{where} ends in {strings(tokenizer, ids[-behind:])}, where a text is over or padded: the metric would be "
+            "read behind it. Leave it out; a chat without its end comes from messages (see vc.task)."
+        )
     return ids
+
+
+def prompt_ids(tokenizer: Any, row: Any, where: str) -> tuple[int, ...]:
+    """Token ids given in the place of a text, without the padding of the batch that they were a row of.
+
+    PromptError for what is no row of token ids, and where one token is start and padding, so that nobody can tell which
+    is which.
+    """
+    ids = id_row(row, where)
+    if foreign := [i for i in ids if not 0 <= i < len(tokenizer)]:
+        raise PromptError(f"{where}: {foreign[0]} is no token id; this tokenizer has 0 to {len(tokenizer) - 1}")
+    specials = Specials.of(tokenizer)
+    if specials.leading in ids[: specials.padding_before(ids)]:
+        raise PromptError(
+            f"{where} begins with {string(tokenizer, ids[0])!r} more than once, as a start of the text or to pad it. "
+            "Give the prompt without padding, or with its attention mask: clean=tokenizer(texts, padding=True)."
+        )
+    return specials.stripped(ids)
+
+
+def id_row(row: Any, where: str) -> tuple[int, ...]:
+    """A row of token ids as a tuple; PromptError if it is no flat list of whole numbers."""
+    ids = [_index(i) for i in entries(row, where, PromptError)]
+    if foreign := [i for i, found in enumerate(ids) if found is None]:
+        raise PromptError(
+            f"{where}: a prompt is a text, or a list of token ids, which are whole numbers; but this is "
+            f"{kind_and_value(row)}, with {shown(row[foreign[0]])} among them"
+        )
+    return tuple(i for i in ids if i is not None)
 
 
 def continuation(
@@ -63,32 +117,61 @@ def continuation(
     return joined[len(head) :] if joined[: len(head)] == head and len(joined) > len(head) else None
 
 
-def encode_answer(tokenizer: Any, prompt: str, prompt_ids: tuple[int, ...], answer: str | int, where: str) -> int:
+def encode_answer(
+    tokenizer: Any, prompt: str, prompt_ids: tuple[int, ...], answer: str | int, where: str, *, start: bool = True
+) -> int:
     """Token id of an answer: the one token that follows the prompt in `prompt + answer`.
 
     Where the text joins the prompt's last token (no boundary), the answer's own encoding counts. A token id stands
     for itself. AnswerError with the pieces if the answer is not exactly one token.
     """
-    if isinstance(answer, int) and not isinstance(answer, bool):
-        if not 0 <= answer < len(tokenizer):
-            raise AnswerError(f"{where}: {answer} is not a token id; this tokenizer has 0 to {len(tokenizer) - 1}")
-        return answer
+    token = _index(answer)
+    if token is not None:
+        if not 0 <= token < len(tokenizer):
+            raise AnswerError(
+                f"{where}: {shown(answer)} is not a token id; this tokenizer has 0 to {len(tokenizer) - 1}"
+            )
+        return token
     if not isinstance(answer, str):
-        raise AnswerError(
-            f"{where}: an answer is text (or a token id), but this is {type(answer).__name__}: {answer!r}"
-        )
-    if not answer.strip():
+        raise AnswerError(f"{where}: an answer is text (or a token id), but this is {kind_and_value(answer)}")
+    if not answer:
         raise AnswerError(f"{where}: an answer is empty")
-    pieces = continuation(tokenizer, prompt, answer, prompt_ids) or encode(tokenizer, answer, start=False)
+    follow = partial(continuation, tokenizer, start=start)
+    pieces = follow(prompt, answer, prompt_ids) or encode(tokenizer, answer, start=False)
     if len(pieces) != 1:
-        shown = strings(tokenizer, pieces)
         raise AnswerError(
-            f"{where}: the answer {answer!r} is {len(pieces)} tokens for this tokenizer: {shown}; metrics compare "
-            "single next tokens, so choose a word that is one token, or its first token"
+            f"{where}: the answer {shown(answer)} is {len(pieces)} tokens for this tokenizer: "
+            f"{strings(tokenizer, pieces[:20])}; metrics compare single next tokens, so "
+            f"{_instead(tokenizer, follow, prompt, pieces)}"
         )
     if pieces[0] == getattr(tokenizer, "unk_token_id", None):
         raise AnswerError(f"{where}: the answer {answer!r} is not in this tokenizer's vocabulary (unknown token)")
     return pieces[0]
+
+
+def _index(value: Any) -> int | None:
+    """A whole number of Python, numpy or torch as an int; None for anything else, True and False included."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
+
+
+def _instead(tokenizer: Any, follow: Any, prompt: str, pieces: tuple[int, ...]) -> str:
+    """What to give in place of an answer of several tokens; what is advised here is accepted by `encode_answer`."""
+    if not pieces:
+        return "choose a word that is one token"
+    first = string(tokenizer, pieces[0])
+    if first.isspace() and len(pieces) > 1:
+        following, longer = string(tokenizer, pieces[1]), prompt + first
+        if follow(longer, following) == pieces[1:2]:
+            return (
+                f"choose a word that is one token, or end both prompts with the white space, {shown(longer[-20:])}, "
+                f"and give the token behind it, {following!r}"
+            )
+    reached = follow(prompt, first) or encode(tokenizer, first, start=False)
+    named = f"{first!r}" if reached == pieces[:1] else f"by its id, {pieces[0]} ({first!r})"
+    return f"choose a word that is one token, or give its first token, {named}"
 
 
 def single(tokenizer: Any, word: str, *, before: str = "The") -> bool:
