@@ -71,3 +71,7 @@ class UnitError(VeracausaError):
 
 class ContractError(VeracausaError):
     """A contract failed on this very model: its numbers here cannot be trusted."""
+
+
+class AnswerFormWarning(UserWarning):
+    """The model says the answers in another form: without the leading space, say, or capitalised."""

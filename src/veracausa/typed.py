@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any, TypeVar, cast
 
-from veracausa.arguments import is_list, kind_and_value
-from veracausa.errors import CircuitError, MethodError, TaskError, UnitError, VeracausaError
+from veracausa.arguments import is_list, kind_and_value, shown
+from veracausa.errors import CircuitError, FileError, MethodError, TaskError, UnitError, VeracausaError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -60,8 +60,10 @@ def typed(function: Function) -> Function:
         known = getattr(function, "__globals__", {})
         for name, value in bound.arguments.items():
             if name in declared:
-                require(value, declared[name], f"vc.{function.__name__}: {name}", known)
-        return function(*args, **kwargs)
+                listed = list(value) if isinstance(value, Iterator) and "Sequence[" in declared[name] else value
+                require(listed, declared[name], f"vc.{function.__name__}: {name}", known)
+                bound.arguments[name] = listed
+        return function(*bound.args, **bound.kwargs)
 
     return cast("Function", call)
 
@@ -78,9 +80,11 @@ def require(
 ) -> None:
     """Raise unless a value is of the annotation's type; `known`: names that the annotation may use."""
     wanted = _parsed(annotation)
-    if _is(value, wanted, known):
-        return
     names = [node.id for node in ast.walk(wanted) if isinstance(node, ast.Name)]
+    if _is(value, wanted, known):
+        if "Path" in names and isinstance(value, (str, os.PathLike)) and "\0" in str(value):
+            raise FileError(f"{what} is a path, in which no null character can stand: {shown(value)}.")
+        return
     error, hint = next((_MADE[name] for name in names if name in _MADE), (otherwise, ""))
     raise error(f"{what} is {_words(wanted)}, but this is {kind_and_value(value)}{f'; {hint}' if hint else ''}.")
 
@@ -98,6 +102,9 @@ def _is(value: Any, wanted: ast.expr, known: dict[str, Any]) -> bool:
         return value is None if wanted.value is None else True
     if isinstance(wanted, ast.Subscript):
         return _holds(value, wanted, known)
+    if isinstance(wanted, ast.Attribute) and wanted.attr == "ndarray":
+        numbers_of = getattr(getattr(value, "dtype", None), "kind", "") in ("i", "u", "f")
+        return type(value).__name__ == "ndarray" and numbers_of and not any(math.isnan(x) for x in value.flat)
     if not isinstance(wanted, ast.Name):
         return True
     if wanted.id in _BUILT_IN:
@@ -109,7 +116,7 @@ def _is(value: Any, wanted: ast.expr, known: dict[str, Any]) -> bool:
 
 
 def _holds(value: Any, wanted: ast.Subscript, known: dict[str, Any]) -> bool:
-    """Whether a value is a container of a declared type; what an iterator will give is not looked at."""
+    """Whether a value is a container of a declared type."""
     outer = wanted.value.id if isinstance(wanted.value, ast.Name) else ""
     if outer == "Literal":
         return isinstance(value, str)  # which ones there are is said where they mean something
@@ -119,8 +126,8 @@ def _holds(value: Any, wanted: ast.Subscript, known: dict[str, Any]) -> bool:
         return isinstance(value, Mapping) and all(_is(k, inner[0], known) and _is(v, inner[1], known) for k, v in pairs)
     if outer in ("Sequence", "Iterable", "Collection", "tuple", "list"):
         inner = wanted.slice.elts if isinstance(wanted.slice, ast.Tuple) else [wanted.slice]
-        if not is_list(value) or isinstance(value, Iterator):
-            return is_list(value)
+        if not is_list(value):
+            return False
         if isinstance(inner[-1], ast.Constant) or len(inner) == 1:  # tuple[X, ...] and Sequence[X]
             return all(_is(one, inner[0], known) for one in value)
         return len(value) == len(inner) and all(_is(one, kind, known) for one, kind in zip(value, inner, strict=True))
@@ -170,4 +177,4 @@ def _word(wanted: ast.expr) -> str:
         inner = wanted.slice.elts[0] if isinstance(wanted.slice, ast.Tuple) else wanted.slice
         return f"{outer} of {_words(inner)}" if outer == "a list" else outer
     name = ast.unparse(wanted)
-    return _WORDS.get(name, f"a {name}" if name in _MADE else name)
+    return _WORDS.get(name, f"a {name}" if name in _MADE else "an array of numbers" if "ndarray" in name else name)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.integrate import trapezoid
 
+from veracausa.arguments import shown
 from veracausa.attribution.edges import Edges
 from veracausa.attribution.optimal import Learning
 from veracausa.attribution.scores import Scores
@@ -197,8 +198,9 @@ def curve(
 
 def require_sizes(sizes: Sequence[float]) -> None:
     """Raise MethodError unless these are rising shares in (0, 1]."""
-    if not sizes or list(sizes) != sorted(set(sizes)) or not 0 < sizes[0] <= sizes[-1] <= 1:
-        raise MethodError(f"sizes={list(sizes)}: give rising shares of the edges in (0, 1].")
+    found = list(sizes)
+    if not found or found != sorted(set(found)) or not 0 < found[0] <= found[-1] <= 1:
+        raise MethodError(f"sizes={shown(found)}: give rising shares of the edges in (0, 1].")
 
 
 def area(sizes: Sequence[float], values: Sequence[float] | np.ndarray, *, log: bool = False) -> float:

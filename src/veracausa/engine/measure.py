@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from veracausa.engine.answer_forms import note_forms
 from veracausa.engine.budget import examples_per_batch
 from veracausa.engine.cost import Cost
 from veracausa.engine.guard import borrowed
@@ -55,11 +56,14 @@ class Readout:
 def readout(lm: Model, task: Task, examples: tuple[int, ...], clean: State) -> Readout:
     """The readout of a bucket: its answers, and its clean log-probabilities if the metric compares with them.
 
+    Warns once per task where the model says another form of the answers (see `answer_forms`).
+
     Raises:
         NumericsError, ContractError: see `validate.require_logits`.
     """
     kind, answers = metric(task.metric), task.answers(examples).to(lm.device)
     require_logits(lm, clean, answers.tokens)
+    note_forms(lm, task, examples, clean.logits)
     reference = None
     if kind.name == "neg_kl":
         reference = lm.decoder.logits(clean.last.detach()).log_softmax(-1)
