@@ -191,7 +191,7 @@ def test_every_group_is_visited_before_any_twice():
         ({"keep": 0.0}, "keep=0.0"),
         ({"keep": 1.0}, "keep=1.0"),
         ({"keep": 12}, "from 1 to 11"),
-        ({"keep": True}, "keep=True"),
+        ({"keep": True}, "keep is .* but this is bool: True"),
         ({"loss": "mse"}, "loss='mse'"),
         ({"steps": 0}, "steps=0"),
         ({"lr": 0.0}, "lr=0.0"),

@@ -116,7 +116,7 @@ def test_until_says_what_is_wrong():
     for wrong, match in (
         ({"missed": -1}, r"missed=-1\): a number of units"),
         ({"tau": 0}, "tau=0: a threshold is a positive share"),
-        ({"tau": float("nan")}, "tau=nan"),
+        ({"tau": float("nan")}, "tau is a number, but this is float: nan"),
         ({"confidence": 1.0}, "confidence lies between 0 and 1"),
     ):
         with pytest.raises(MethodError, match=match):

@@ -46,15 +46,15 @@ def told(reader, task, *buckets):
     return [str(one.message) for one in caught if one.category is AnswerFormWarning]
 
 
-def test_forms_of_a_word(reader, real):
+def test_forms_of_a_word(reader, smollm2):
     tokenizer = reader.tokenizer
     ids = tokenizer.convert_tokens_to_ids
     assert other_forms(tokenizer, ids("is")) == {
         "space": ids("Ġis"), "capital": ids("Is"), "space and capital": ids("ĠIs")
     }  # fmt: skip
     assert other_forms(tokenizer, ids("Ġare")) == {"space": ids("are")} and other_forms(tokenizer, ids(",")) == {}
-    paris = vc.task(real, clean="a b", corrupted="a c", correct=" Paris", incorrect=" Rome").correct[0][0]
-    assert string(real, other_forms(real, paris)["space"]) == "Paris"
+    paris = vc.task(smollm2, clean="a b", corrupted="a c", correct=" Paris", incorrect=" Rome").correct[0][0]
+    assert string(smollm2.tokenizer, other_forms(smollm2.tokenizer, paris)["space"]) == "Paris"
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_the_likelier_form_is_named_with_both_probabilities(reader, given, chanc
     [
         (("is",), {"is": 0.2, "Ġis": 0.8}),  # not rare
         (("is",), {"is": 0.09, "Ġis": 0.8}),  # not ten times
-        (("is",), {"is": 1e-7, "Ġis": 1e-5}),  # neither is said
+        (("is",), {"is": 1e-7, "Ġis": 1e-5, "The": 0.999}),  # neither is said
         (("is", " is"), {"is": 0.001, "Ġis": 0.9}),  # both are answers
         (("is", "are"), {"is": 0.001, "are": 0.3, "Ġis": 0.6}),  # the answers together are not rare
     ],

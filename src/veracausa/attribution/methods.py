@@ -215,8 +215,8 @@ def resolve_method(
         if method not in presets:
             names = ", ".join((*presets, "ifr") if edges else presets)
             raise MethodError(
-                f"method={shown(method)} is not known.{did_you_mean(method, presets)} Presets: {names}; or compose one with "
-                "vc.Method(…)."
+                f"method={shown(method)} is not known.{did_you_mean(method, presets)} Presets: {names}; or compose "
+                "one with vc.Method(…)."
             )
         name, parts = method, presets[method]
     else:

@@ -31,6 +31,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from veracausa.anatomy.graph import HEAD, LOGITS, WRITER_MLP, Graph
+from veracausa.arguments import shown
 from veracausa.attribution.edges import Edges
 from veracausa.attribution.scores import Scores
 from veracausa.circuits.circuit import Circuit
@@ -220,7 +221,9 @@ def ranked_by(how: str, by: str | None, n: int, scored: int) -> str:
         raise MethodError(not_known("how", how, (*HOW, "iterated")))
     by = by or HOW[how]
     if by not in ("importance", "abs_mean") or (how == "abs" and by != "abs_mean"):
-        raise MethodError(f"by={by!r} does not go with how={how!r}: 'importance' or 'abs_mean', for abs the latter.")
+        raise MethodError(
+            f"by={shown(by)} does not go with how={how!r}: 'importance' or 'abs_mean', for abs the latter."
+        )
     if not 1 <= n <= scored:
         raise MethodError(f"n={n}: at least 1 and at most as many edges as were scored, {scored:,}.")
     return by

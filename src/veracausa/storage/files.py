@@ -19,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from veracausa.arguments import kind_and_value
 from veracausa.conversion import bytes_of
 from veracausa.errors import FileError
 
@@ -32,7 +33,13 @@ _SEAL = "checksum"
 
 
 def at(path: str | os.PathLike[str]) -> Path:
-    """The path, with a leading `~` as the user's home."""
+    """The path, with a leading `~` as the user's home.
+
+    Raises:
+        FileError: it is no path at all.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise FileError(f"A file is named by a text or a path, but this is {kind_and_value(path)}.")
     found = Path(path)
     with suppress(RuntimeError):  # a user whom nobody knows: then it is a name like any other
         found = found.expanduser()
@@ -60,6 +67,8 @@ def written(path: str | os.PathLike[str], write: Callable[[Path], object]) -> Pa
         FileError: the folder or the file cannot be written; what stood at `path` before is untouched.
     """
     path = at(path)
+    if not path.name:
+        raise FileError(f"{str(path)!r} is a folder; name a file in it.")
     make_folder(path.parent)
     beside = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:

@@ -10,6 +10,7 @@ from typing import Any
 
 from veracausa.arguments import kind_and_value
 from veracausa.errors import FileError, TaskError
+from veracausa.storage.files import at
 from veracausa.tasks.chat import is_chat
 from veracausa.tasks.custom import from_pairs
 from veracausa.tasks.metrics import metric as metric_of
@@ -33,14 +34,14 @@ def from_file(lm: Any, path: str | Path, *, metric: str = "logit_diff", name: st
 
     >>> task = vc.tasks.from_file(lm, "pairs.csv", metric="logit_diff")
     """
-    path = Path(path)
+    path = at(path)
     rows = read_pairs(path, metric)
     return from_pairs(lm, rows, metric=metric, name=name or path.stem, file=path.name)
 
 
 def read_pairs(path: str | Path, metric: str = "logit_diff") -> list[tuple[str, Pair]]:
     """The pairs of a file with the places where they stand in it, before any model is asked; errors as `from_file`."""
-    path = Path(path)
+    path = at(path)
     needs_incorrect = metric_of(metric).needs_incorrect
     kinds = {".csv": _csv, ".jsonl": _jsonl, ".ndjson": _jsonl, ".parquet": _parquet}
     read = kinds.get(path.suffix.lower())

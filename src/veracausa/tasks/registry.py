@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from veracausa.arguments import shown
 from veracausa.errors import TaskError
 from veracausa.suggestions import did_you_mean
 from veracausa.tasks.capital_country import capital_country
@@ -40,7 +41,7 @@ def named(name: str, more: tuple[str, ...] = ()) -> str:
     known = (*BUILTIN, *more)
     if plain not in known:
         raise TaskError(
-            f"there is no task {name!r}; the built-in ones are {', '.join(known)}.{did_you_mean(plain, known)}"
+            f"there is no task {shown(name)}; the built-in ones are {', '.join(known)}.{did_you_mean(plain, known)}"
         )
     return plain
 
