@@ -45,8 +45,8 @@ def typed(function: Function) -> Function:
     """The same function, which first compares what it is given with what it declares.
 
     Raises:
-        MethodError: another type, a NaN, or a whole number beyond 64 bits; for a `Task` TaskError, for units UnitError,
-            for a `Circuit` CircuitError. A keyword that does not exist stays Python's TypeError.
+        MethodError: another type, a NaN, a whole number beyond 64 bits, a negative seed; for a `Task` TaskError, for
+            units UnitError, for a `Circuit` CircuitError. A keyword that does not exist stays Python's TypeError.
     """
     signature = inspect.signature(function)
     declared = {p.name: p.annotation for p in signature.parameters.values() if isinstance(p.annotation, str)}
@@ -62,6 +62,7 @@ def typed(function: Function) -> Function:
             if name in declared:
                 listed = list(value) if isinstance(value, Iterator) and "Sequence[" in declared[name] else value
                 require(listed, declared[name], f"vc.{function.__name__}: {name}", known)
+                _require_seed(name, listed, f"vc.{function.__name__}")
                 bound.arguments[name] = listed
         return function(*bound.args, **bound.kwargs)
 
@@ -73,6 +74,7 @@ def require_fields(instance: Any, known: dict[str, Any], otherwise: type[Veracau
     for field in fields(instance):
         what = f"vc.{type(instance).__name__}: {field.name}"
         require(getattr(instance, field.name), str(field.type), what, known, otherwise)
+        _require_seed(field.name, getattr(instance, field.name), f"vc.{type(instance).__name__}")
 
 
 def require(
@@ -87,6 +89,11 @@ def require(
         return
     error, hint = next((_MADE[name] for name in names if name in _MADE), (otherwise, ""))
     raise error(f"{what} is {_words(wanted)}, but this is {kind_and_value(value)}{f'; {hint}' if hint else ''}.")
+
+
+def _require_seed(name: str, value: Any, what: str) -> None:
+    if name == "seed" and value is not None and value < 0:  # numpy's generators take none
+        raise MethodError(f"{what}: seed={value}: a seed is a whole number of 0 or more.")
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from veracausa.anatomy.graph import Graph, graph_of
 from veracausa.attribution.edges import Edges
 from veracausa.attribution.scores import Completeness, Scores
 from veracausa.attribution.units import INDEXED, KINDS, Units
-from veracausa.storage.files import read_tensors, write_tensors
+from veracausa.storage.files import at, read_tensors, write_tensors
 from veracausa.storage.origin import require_same_ends
 from veracausa.storage.schema import (
     MODEL,
@@ -50,7 +50,7 @@ def load_scores(path: str | Path) -> Scores:
 
     >>> vc.load_scores("heads.safetensors").top(5)
     """
-    return unpack_scores(*read_tensors(path, _FORMAT), Path(path))
+    return unpack_scores(*read_tensors(path, _FORMAT), at(path))
 
 
 def confirmed(scores: Scores, lm: Model, task: Task, path: Path) -> Scores:
