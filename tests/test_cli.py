@@ -47,6 +47,28 @@ def test_help_and_version():
         assert result.exit_code == 0 and "--model" in result.output and "smollm2-135m" in result.output
 
 
+@pytest.mark.parametrize("command", ["exact", "attribute"])
+def test_what_was_computed_is_not_lost_on_a_full_disk(call, pairs, tmp_path, monkeypatch, command):
+    """It is printed, and saved in a folder for temporary files, which is named; the status is an error's."""
+    own, out, rescue = os.replace, tmp_path / "out", tmp_path / "tmp"
+    rescue.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(rescue))
+
+    def full(source, target):
+        if Path(target).parent == out and ".pieces." not in str(target):
+            raise OSError(28, "No space left on device")
+        return own(source, target)
+
+    monkeypatch.setattr("veracausa.storage.files.os.replace", full)
+    result = call(command, pairs, "--out", out)
+    assert result.exit_code == 2 and "No space left on device" in result.stderr
+    (instead,) = rescue.iterdir()
+    assert f"is in {instead} instead" in result.stderr
+    saved = vc.load_scores(next(instead.glob("*.safetensors")))
+    assert repr(saved.top(10).iloc[0]["name"])[1:-1] in result.stdout
+    assert not [path for path in out.glob("*") if ".pieces." not in path.name]
+
+
 def test_check(call):
     result = call("check")
     assert result.exit_code == 0, result.output

@@ -376,7 +376,7 @@ def test_files_that_are_no_receipts(case, tmp_path):
         vc.Receipt.load(path)
     from veracausa.storage.files import write_tensors
 
-    write_tensors(path, "veracausa-receipt-1", {"tau": 0.01}, {"top": torch.zeros(1)})
+    write_tensors(path, "veracausa-receipt-2", {"tau": 0.01}, {"top": torch.zeros(1)})
     with pytest.raises(FileError, match="lacks 'estimate'"):
         vc.Receipt.load(path)
 

@@ -83,7 +83,7 @@ def test_saved_and_counted(tiny, task_of, tmp_path):
     assert again.sentences == found.sentences and again.table().equals(found.table())
     assert found.table().shape == (len(found.units), 4 + 3 * len(ROLES))
     assert planned_head_roles(lm, task) == sum(task.lengths) * lm.layers
-    with pytest.raises(FileError, match="not a veracausa-head-roles-1 file"):
+    with pytest.raises(FileError, match="not a veracausa-head-roles-2 file"):
         from veracausa import exact
 
         HeadRoles.load(exact(lm, task, show_progress=False).save(tmp_path / "scores.safetensors"))
