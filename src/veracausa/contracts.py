@@ -38,9 +38,10 @@ from veracausa.attribution.estimate import attribute
 from veracausa.attribution.exact import exact
 from veracausa.edge_contracts import circuits_equal_bare_runs, eap_is_the_slope, readers_sum_to_the_stream
 from veracausa.engine.attention import SUFFIX
-from veracausa.engine.guard import attention_function, borrowed, hooks
-from veracausa.engine.measure import pair_ids, readout
+from veracausa.engine.guard import alone, attention_function, borrowed, hooks
+from veracausa.engine.measure import Readout, pair_ids, readout
 from veracausa.engine.precision import precision_of
+from veracausa.engine.sharing import at_rest
 from veracausa.engine.suffix import Join, sweep
 from veracausa.engine.tape import record, record_pairs, watch
 from veracausa.errors import ContractError, VeracausaError
@@ -74,6 +75,7 @@ def tolerance(dtype: torch.dtype) -> float:
     return {torch.float64: 1e-9, torch.float32: 1e-4}.get(dtype, 0.1)
 
 
+@torch.inference_mode(False)
 def check(lm: Model, *, strict: bool = True, pair: Task | None = None) -> list[Check]:
     """Test every contract on this very model (public as `lm.check()`).
 
@@ -89,7 +91,12 @@ def check(lm: Model, *, strict: bool = True, pair: Task | None = None) -> list[C
     >>> for outcome in vc.load("smollm2-135m").check():
     ...     print(outcome)
     """
-    task = pair or _pair(lm)
+    with alone(lm.decoder):
+        return _checked(lm, pair or _pair(lm), strict)
+
+
+def _checked(lm: Model, task: Task, strict: bool) -> list[Check]:
+    """`check`, while no other thread has the model."""
     gap = _gap(lm, task)
     before = _state(lm)
     outcomes = []
@@ -163,7 +170,9 @@ def _hooked_equals_bare(lm: Model, task: Task) -> float:
 
     state = State(sites={"z": [], "neurons": [], "attention": [], "mlp": []})
     with borrowed(lm.decoder), torch.no_grad():
+        at_rest(lm.decoder)
         bare = lm.hf(ids).logits
+        at_rest(lm.decoder)
         with hooks(*watch(lm.decoder, state, [])):
             hooked = lm.hf(ids).logits
     return float((bare.double() - hooked.double()).abs().max())
@@ -175,6 +184,7 @@ def _read_logits_equal_bare(lm: Model, task: Task) -> float:
     tokens = torch.tensor([[*task.correct[0], *task.incorrect[0]]], device=lm.device)
     with borrowed(lm.decoder), torch.no_grad():
         for ids in pair_ids(lm, task, (0,)):
+            at_rest(lm.decoder)
             bare = lm.hf(ids).logits[:, -1].gather(1, tokens)
             state, _ = record(lm.decoder, ids)
             worst = max(worst, float((lm.decoder.logits(state.last, tokens) - bare).abs().max()))
@@ -186,7 +196,7 @@ def _writes_sum_to_residual(lm: Model, task: Task) -> float:
     ids = pair_ids(lm, task, (0,))[0]
     with borrowed(lm.decoder), torch.no_grad():
         state, _ = record(lm.decoder, ids, sites=("z", "neurons", "attention", "mlp"))
-        read = readout(lm, task, (0,), state)
+        read = Readout.of(lm, task, (0,), state)
         total = state.residual[0].clone()
         for block in lm.decoder.blocks:
             z, neurons = state.sites["z"][block.layer], state.sites["neurons"][block.layer]
@@ -212,7 +222,7 @@ def _suffix_equals_full(lm: Model, task: Task) -> float:
     worst = 0.0
     with borrowed(decoder), torch.no_grad():
         tape = record_pairs(decoder, clean, corrupted, 0, examples=(0,))
-        read = readout(lm, task, (0,), tape.clean)
+        read = readout(lm, task, tape)
         example = torch.zeros(1, dtype=torch.long, device=lm.device)
         for layer in sorted({0, decoder.layers // 2, decoder.layers - 1}):
             for start in sorted({0, tape.length // 2, tape.length - 1} if decoder.anatomy.causal else {0}):
@@ -303,7 +313,7 @@ def _naive(lm: Model, task: Task) -> float:
     with borrowed(decoder), torch.no_grad():
         other, _ = record(decoder, corrupted, sites=("z", "neurons"))
         state, _ = record(decoder, clean)
-        read = readout(lm, task, (0,), state)
+        read = Readout.of(lm, task, (0,), state)
         for names, site in ((heads, "z"), (neurons, "neurons")):
             ours = exact(lm, task, units=names, show_progress=False)
             for unit, effect in enumerate(ours.values[0].tolist()):

@@ -29,6 +29,7 @@ from veracausa.engine.precision import precision_of
 from veracausa.engine.readers import SITES
 from veracausa.engine.reads import SITES as READS
 from veracausa.engine.reads import Reads
+from veracausa.engine.sharing import at_rest
 from veracausa.engine.tape import Tape, record_pairs
 from veracausa.engine.writes import write_changes
 
@@ -95,7 +96,7 @@ def readers_sum_to_the_stream(lm: Model, task: Task) -> float:
         state, other, closed = tape.clean, tape.corrupted, Reads(decoder, frozen=False)
         wanted = closed.wanted(state)
         with torch.enable_grad():
-            metric = readout(lm, task, (0,), state).of_state(state).sum()
+            metric = readout(lm, task, tape).of_state(state).sum()
             found = torch.autograd.grad(metric, [*wanted, *state.residual, *state.middle], materialize_grads=True)
         stream, middle = found[len(wanted) : len(wanted) + lm.layers + 1], found[len(wanted) + lm.layers + 1 :]
         with torch.no_grad():
@@ -146,6 +147,7 @@ class _Bare:
     def run(self, *handles: Any, rows: int = 1, corrupted: bool = False) -> Any:
         """M of a run under some hooks; a list, if of several rows."""
         with hooks(*handles):
+            at_rest(self.lm.decoder)
             logits = self.lm.hf(self.ids[corrupted].expand(rows, -1), use_cache=False).logits[:, -1]
         answers = self.read.answers[torch.zeros(rows, dtype=torch.long, device=self.lm.device)]
         exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -202,4 +204,4 @@ def _bare(lm: Model, task: Task) -> Iterator[_Bare]:
     ids = pair_ids(lm, task, (0,))
     with borrowed(lm.decoder), torch.no_grad():
         tape = record_pairs(lm.decoder, *ids, 0, examples=(0,), sites=SITES)
-        yield _Bare(lm, ids, tape, readout(lm, task, (0,), tape.clean))
+        yield _Bare(lm, ids, tape, readout(lm, task, tape))

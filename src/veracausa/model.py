@@ -48,9 +48,11 @@ class Model:
         of its call, and pieces in a folder are found by it, so that results of two models are never mixed: not of one
         model before and after an edit, either. It reads all weights: about as long as a forward of a few tokens.
         """
+        from veracausa.engine.guard import alone
         from veracausa.identity import identity_of
 
-        return identity_of(self.hf)
+        with alone(self.decoder):  # another thread's call may have hooks on it
+            return identity_of(self.hf)
 
     @property
     def layers(self) -> int:

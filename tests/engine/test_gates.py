@@ -23,11 +23,11 @@ def gated_metric(lm, task, kind, gates, cost=None, share=True, most=9):
     """M of every pair under gates [layers, parts] of its own, [examples, layers, parts]."""
     place, found = all_units(lm, kind).place, {}
     with borrowed(lm.decoder):
-        for start, examples in buckets(task.clean, task.corrupted, share, most):
+        for start, examples in buckets(lm.decoder, task.clean, task.corrupted, share, most):
             ids = pair_ids(lm, task, examples)
             tape = record_pairs(lm.decoder, *ids, start, examples=examples, sites=sites_for(place))
             pairs, rows = GatedPairs.of(lm.decoder, place, tape, ids[0]), torch.arange(len(examples))
-            value = readout(lm, task, examples, tape.clean)(pairs.run(gates[list(examples)], rows, cost), rows)
+            value = readout(lm, task, tape)(pairs.run(gates[list(examples)], rows, cost), rows)
             found |= dict(zip(examples, value, strict=True))
     return torch.stack([found[i] for i in range(len(task))])
 

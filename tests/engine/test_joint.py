@@ -43,10 +43,10 @@ def naive_joint(lm, task, example, units):
 
 
 def recorded(lm, task):
-    ((start, examples),) = buckets(task.clean, task.corrupted, True, 8)
+    ((start, examples),) = buckets(lm.decoder, task.clean, task.corrupted, True, 8)
     ids = pair_ids(lm, task, examples)
     tape = record_pairs(lm.decoder, *ids, start, examples=examples, sites=SITES)
-    return tape, readout(lm, task, examples, tape.clean)
+    return tape, readout(lm, task, tape)
 
 
 def parts_of(lm, tape, chosen, value):

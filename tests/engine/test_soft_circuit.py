@@ -24,7 +24,7 @@ def soft(lm, task):
     with torch.no_grad():
         examples = tuple(range(len(task)))
         tape = record_pairs(lm.decoder, *pair_ids(lm, task, examples), 0, examples=examples, sites=SITES)
-        read = readout(lm, task, examples, tape.clean)
+        read = readout(lm, task, tape)
         return SoftCircuit(lm.decoder, tape, OtherRun(lm.decoder, tape), read, Cost()), slice(0, len(task))
 
 

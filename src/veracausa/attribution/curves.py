@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from veracausa.tasks.task import Task
 
 
+@torch.inference_mode(False)
 def curves(
     lm: Model,
     task: Task,

@@ -111,7 +111,7 @@ class EdgeRows(Plan):
     def _record(self, start: int, examples: tuple[int, ...]) -> _Recorded:
         ids = pair_ids(self.lm, self.task, examples)
         tape = record_pairs(self.lm.decoder, *ids, start, examples=examples, sites=SITES, cost=self.cost)
-        read = readout(self.lm, self.task, examples, tape.clean)
+        read = readout(self.lm, self.task, tape)
         base, other = (tape.clean, tape.corrupted) if self.noising else (tape.corrupted, tape.clean)
         return _Recorded(tape, base, None if self.zero else other, read)
 

@@ -131,8 +131,8 @@ def attribute(
         over_units = all_units(lm, "heads") if isinstance(table, Edges) else table
         source = replacement(lm, task, over_units, ablation, direction, reference, parts.seed, cost, constants)
         kept = _kept(lm, table)
-        share = ablation == "counterfactual" and PATHS[parts.path].shares_prefix and lm.decoder.anatomy.causal
-        groups = buckets(task.clean, task.corrupted, share, examples_per_batch(lm, task, kept))
+        share = ablation == "counterfactual" and PATHS[parts.path].shares_prefix
+        groups = buckets(lm.decoder, task.clean, task.corrupted, share, examples_per_batch(lm, task, kept))
         label, total = f"{name} of {len(table):,} {table.kind}", _total(lm, groups, task, parts, table)
         with progress(label, total, show_progress) as tick:
 
@@ -174,8 +174,7 @@ def planned(
         return 0.0  # it reads the recorded run
     _, parts = resolve_method(method, task.metric, "noising", isinstance(table, Edges), **over)
     share = BASELINES[parts.baseline] == "counterfactual" and PATHS[parts.path].shares_prefix
-    share = share and lm.decoder.anatomy.causal
-    groups = buckets(task.clean, task.corrupted, share, examples_per_batch(lm, task, _kept(lm, table)))
+    groups = buckets(lm.decoder, task.clean, task.corrupted, share, examples_per_batch(lm, task, _kept(lm, table)))
     return _total(lm, groups, task, parts, table)
 
 
@@ -215,7 +214,7 @@ def _add_bucket(
         require_edges(lm, tape, gradients=True)
     else:
         require_sites(lm, tape, units.place)
-    read = readout(lm, task, examples, tape.clean)
+    read = readout(lm, task, tape)
     with torch.no_grad():
         found.clean[index] = read.of_state(tape.clean).to("cpu", lm.score_dtype)
         found.corrupted[index] = read.of_state(tape.corrupted).to("cpu", lm.score_dtype)

@@ -128,6 +128,7 @@ def effect_settings(direction: str, ablation: str, seed: int, reference: Task | 
     }
 
 
+@torch.inference_mode(False)
 def patched(
     lm: Model,
     task: Task,

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from veracausa.tasks.task import Task
 
 
+@torch.inference_mode(False)
 def flow_routes(lm: Model, task: Task, edges: Edges, *, show_progress: bool = True) -> Scores:
     """Shares of edges, as `vc.attribute(lm, task, units="edges", method="ifr")` gives them.
 
@@ -60,12 +61,12 @@ def flow_routes(lm: Model, task: Task, edges: Edges, *, show_progress: bool = Tr
     values = torch.full((len(task), len(edges)), float("nan"), dtype=lm.score_dtype)
     measured = Measurement.blank(lm, task)
     kept = lm.heads * lm.decoder.head_dim + (2 * (lm.heads + 1) + 2) * lm.width
-    groups = buckets(task.clean, task.corrupted, False, examples_per_batch(lm, task, kept))
+    groups = buckets(lm.decoder, task.clean, task.corrupted, False, examples_per_batch(lm, task, kept))
     with borrowed(lm.decoder), torch.no_grad(), progress("information flow", len(task), show_progress) as tick:
 
         def run(start: int, examples: tuple[int, ...]) -> None:
             tape = record_pairs(lm.decoder, *pair_ids(lm, task, examples), 0, examples=examples, sites=SITES, cost=cost)
-            read, index = readout(lm, task, examples, tape.clean), list(examples)
+            read, index = readout(lm, task, tape), list(examples)
             require_edges(lm, tape)
             measured.put(examples, read.of_state(tape.clean), read.of_state(tape.corrupted))
             with memory_errors(f"The writes of {len(examples)} prompts"):

@@ -146,7 +146,7 @@ def planned_mask(
 ) -> float:
     """Token-layers that `learn_mask` will take beside recording both runs; a MethodError where it would raise one."""
     _require(resolve_units(lm, units, max(task.lengths)), 0.5, steps, 1.0, "kl", batch)
-    groups = buckets(task.clean, task.corrupted, lm.decoder.anatomy.causal, batch)
+    groups = buckets(lm.decoder, task.clean, task.corrupted, True, batch)
     tokens = [(task.lengths[examples[0]] - start) * len(examples) for start, examples in groups]
     planned = schedule([len(examples) for _, examples in groups], steps, batch, seed)
     return float(sum(tokens[group] for chosen in planned for group in chosen) * lm.layers * 2)
@@ -171,7 +171,7 @@ class _Part:
 
 def _recorded(lm: Model, task: Task, table: Units, batch: int, cost: Cost) -> tuple[list[list[_Part]], Measurement]:
     """The task's groups, each as one part (several where memory is short), and M of both runs."""
-    groups = buckets(task.clean, task.corrupted, lm.decoder.anatomy.causal, batch)
+    groups = buckets(lm.decoder, task.clean, task.corrupted, True, batch)
     parts: list[list[_Part]] = [[] for _ in groups]
     group_of = {example: number for number, (_, examples) in enumerate(groups) for example in examples}
     clean, corrupted = torch.empty(2, len(task), dtype=lm.score_dtype)
@@ -179,7 +179,7 @@ def _recorded(lm: Model, task: Task, table: Units, batch: int, cost: Cost) -> tu
     def run(start: int, examples: tuple[int, ...]) -> None:
         ids, index = pair_ids(lm, task, examples), list(examples)
         tape = record_pairs(lm.decoder, *ids, start, examples=examples, sites=(table.place,), cost=cost)
-        read = readout(lm, task, examples, tape.clean)
+        read = readout(lm, task, tape)
         reference = lm.decoder.logits(tape.clean.last).log_softmax(-1)
         part = _Part(
             GatedPairs.of(lm.decoder, table.place, tape, ids[0]),

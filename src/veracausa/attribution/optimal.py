@@ -292,7 +292,7 @@ def planned_optimal(
     from veracausa.attribution.planning import planned_reference, recorded_runs
 
     table = _checked(lm, task, units, 0.0, most)
-    descent = Descent.planning(lm, task, table, buckets(task.clean, task.corrupted, False, len(task)))
+    descent = Descent.planning(lm, task, table, buckets(lm.decoder, task.clean, task.corrupted, False, len(task)))
     count = len(table) if most is None else min(most, len(table))
     return (
         descent.planned(learning or Learning(), count)

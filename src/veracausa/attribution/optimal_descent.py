@@ -63,13 +63,13 @@ def recorded_parts(lm: Model, task: Task, table: Units, cost: Cost) -> list[Part
         ids = pair_ids(lm, task, examples)
         tape = record_pairs(lm.decoder, *ids, 0, examples=examples, sites=sites_for(table.place), cost=cost)
         require_sites(lm, tape, table.place)
-        own = readout(lm, task, examples, tape.clean)
+        own = readout(lm, task, tape)
         with attention_function(lm.decoder, SUFFIX):
             unpatched_metric(lm, tape, tape.clean, own, Cost())
         reference = lm.decoder.logits(tape.clean.last).log_softmax(-1)
         parts.append(Part(tape, Readout(lm, metric("neg_kl"), own.answers, reference)))
 
-    halving(buckets(task.clean, task.corrupted, False, examples_per_batch(lm, task, lm.width)), run)
+    halving(buckets(lm.decoder, task.clean, task.corrupted, False, examples_per_batch(lm, task, lm.width)), run)
     return parts
 
 

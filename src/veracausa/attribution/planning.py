@@ -10,6 +10,7 @@ from veracausa.attribution.edges import Edges
 from veracausa.attribution.rows import Rows
 from veracausa.attribution.units import Units, resolve_units
 from veracausa.engine.cost import Cost
+from veracausa.engine.sharing import starts
 from veracausa.errors import MethodError
 
 if TYPE_CHECKING:
@@ -38,18 +39,18 @@ def planned_exact(
     work = Rows(lm, task, table, Zero(), True, None, Cost())
     share = ablation == "counterfactual"
     return (
-        recorded_runs(lm, task, lm.decoder.anatomy.causal)
-        + recorded_runs(lm, task, share and lm.decoder.anatomy.causal)
-        + unpatched_run(lm, task, share and lm.decoder.anatomy.causal)
+        recorded_runs(lm, task, True)
+        + recorded_runs(lm, task, share)
+        + unpatched_run(lm, task, share)
         + planned_reference(lm, task if reference is None else reference, task, ablation)
         + work.total(share)
     )
 
 
 def recorded_runs(lm: Model, task: Task, share: bool) -> float:
-    """Token-layers of recording both runs of every pair, the shared prefix once if it is shared."""
-    starts = task.first_difference if share else (0,) * len(task)
-    return float(lm.layers * sum(2 * n - start for n, start in zip(task.lengths, starts, strict=True)))
+    """Token-layers of recording both runs of every pair, the shared prefix once where it is shared."""
+    first = starts(lm.decoder, task.clean, task.corrupted, share)
+    return float(lm.layers * sum(2 * n - start for n, start in zip(task.lengths, first, strict=True)))
 
 
 def planned_reference(lm: Model, source: Task, task: Task, ablation: str) -> float:
@@ -66,5 +67,5 @@ def planned_reference(lm: Model, source: Task, task: Task, ablation: str) -> flo
 
 def unpatched_run(lm: Model, task: Task, share: bool) -> float:
     """Token-layers of the engine's own run without a patch, which every bucket begins with."""
-    starts = task.first_difference if share else (0,) * len(task)
-    return float(lm.layers * sum(n - start for n, start in zip(task.lengths, starts, strict=True)))
+    first = starts(lm.decoder, task.clean, task.corrupted, share)
+    return float(lm.layers * sum(n - start for n, start in zip(task.lengths, first, strict=True)))

@@ -255,9 +255,8 @@ def planned_responses(
     """Token-layers that `responses` will take."""
     table = _require(lm, task, units)
     moved, layers = _coalitions(lm, table, _grid(alphas))
-    share = lm.decoder.anatomy.causal
     slopes = planned(lm, task, units=_of_layers(lm, table, layers) if layers else table, method="atp")
-    return planned_exact(lm, task, units=moved) + recorded_runs(lm, task, share) + slopes
+    return planned_exact(lm, task, units=moved) + recorded_runs(lm, task, True) + slopes
 
 
 def _require(lm: Model, task: Task, units: Sequence[str] | Units) -> Units:

@@ -55,7 +55,7 @@ class Plan(ABC):
     def buckets(self, share: bool) -> list[tuple[int, tuple[int, ...]]]:
         """Groups of pairs that share a tape: (start, examples)."""
         most = examples_per_batch(self.lm, self.task, self.kept)
-        return buckets(self.task.clean, self.task.corrupted, share and self.lm.decoder.anatomy.causal, most)
+        return buckets(self.lm.decoder, self.task.clean, self.task.corrupted, share, most)
 
     @property
     @abstractmethod
@@ -138,7 +138,7 @@ class Rows(Plan):
         clean, corrupted = pair_ids(lm, self.task, examples)
         with torch.no_grad():
             tape = record_pairs(lm.decoder, clean, corrupted, start, examples=examples, sites=needed, cost=self.cost)
-            read = readout(lm, self.task, examples, tape.clean)
+            read = readout(lm, self.task, tape)
             base = tape.clean if self.noising else tape.corrupted
             require_sites(lm, tape, self.units.place)
             index = torch.tensor(examples)

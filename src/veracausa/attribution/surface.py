@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 SHARES = tuple(np.linspace(-0.5, 1.5, 9).tolist())
 
 
+@torch.inference_mode(False)
 def surface(
     lm: Model,
     task: Task,
@@ -146,9 +147,8 @@ def planned_surface(
     """Token-layers that `surface` will take."""
     both = _require(lm, task, units)
     points = len(_axis(alphas)) * len(_axis(alphas if betas is None else betas))
-    share = lm.decoder.anatomy.causal
     unpatched = lm.layers * sum((len(task.clean[e[0]]) - s) * len(e) for s, e in _groups(lm, task, both))
-    return 2 * recorded_runs(lm, task, share) + unpatched + _rows_cost(lm, task, both, points)
+    return 2 * recorded_runs(lm, task, True) + unpatched + _rows_cost(lm, task, both, points)
 
 
 def _require(lm: Model, task: Task, units: Sequence[str]) -> tuple[Units, Units]:
@@ -175,7 +175,7 @@ def _axis(shares: Sequence[float] | np.ndarray) -> np.ndarray:
 
 def _groups(lm: Model, task: Task, both: tuple[Units, Units]) -> list[tuple[int, tuple[int, ...]]]:
     kept = sum(site_width(lm.decoder, table.place) + lm.width for table in both)
-    return buckets(task.clean, task.corrupted, lm.decoder.anatomy.causal, examples_per_batch(lm, task, kept))
+    return buckets(lm.decoder, task.clean, task.corrupted, True, examples_per_batch(lm, task, kept))
 
 
 def _first(both: tuple[Units, Units]) -> int:
@@ -205,7 +205,7 @@ def _bucket(
     tape = record_pairs(decoder, *ids, start, examples=examples, sites=sites, cost=cost)
     for table in both:
         require_sites(lm, tape, table.place)
-    read = readout(lm, task, examples, tape.clean)
+    read = readout(lm, task, tape)
     unpatched = unpatched_metric(lm, tape, tape.clean, read, cost)
     n = len(examples)
     rows = torch.cartesian_prod(torch.arange(n), torch.arange(len(grid))).view(-1, 2)

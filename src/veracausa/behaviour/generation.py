@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from veracausa.engine.joint import Replaced, replacing
+from veracausa.engine.sharing import from_rest
 
 if TYPE_CHECKING:
     from veracausa.engine.cost import Cost
@@ -41,7 +42,7 @@ def greedy(
     found = torch.full((len(prompts), new_tokens), STOPPED, dtype=torch.long, device=prompts.device)
     going = torch.ones(len(prompts), dtype=torch.bool, device=prompts.device)
     first: Tensor | None = None
-    with replacing(decoder, parts):
+    with from_rest(decoder), replacing(decoder, parts):
         for k in range(new_tokens):
             output = decoder.hf(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1)
             cost.add(len(step), step.shape[1] * lm.layers)

@@ -106,7 +106,7 @@ def first_tokens(
     cost: Cost,
 ) -> Iterator[Piece]:
     """Metric and greedy token of a bucket's prompts under every condition; `todo`: [conditions, examples]."""
-    read = readout(lm, task, tape.examples, tape.clean)
+    read = readout(lm, task, tape)
     index = {condition: i for i, condition in enumerate(conditions)}
     for condition, i in index.items():
         if not condition.units and todo[i].any():

@@ -52,6 +52,7 @@ REFERENCE = 256
 _COMPARED = 8
 
 
+@torch.inference_mode(False)
 def ablation_study(
     lm: Model,
     task: Task,
@@ -187,11 +188,12 @@ class _Work:
         whole = tuple(name for name in self.ablations if name not in paired)
         kept = sum(site_width(self.lm.decoder, table.place) + self.lm.width for table in self.tables)
         most = examples_per_batch(self.lm, self.task, kept)
-        share = self.lm.decoder.anatomy.causal and self.new_tokens == 1
+        share = self.new_tokens == 1
         found = []
         for names in (whole, paired):
             if names:
-                found.append((names, buckets(self.task.clean, self.task.corrupted, share and names == paired, most)))
+                together = share and names == paired
+                found.append((names, buckets(self.lm.decoder, self.task.clean, self.task.corrupted, together, most)))
         return found
 
     def compute(self, began: float, out: str | Path | None, show_progress: bool) -> Cost:
@@ -263,7 +265,7 @@ class _Work:
 
     def _generated(self, ablated: list[Ablated], tape: Tape, todo: Tensor, cost: Cost) -> Iterator[Piece]:
         """Continuations of a bucket's prompts under every condition that is not done."""
-        read = readout(self.lm, self.task, tape.examples, tape.clean)
+        read = readout(self.lm, self.task, tape)
         everyone = torch.arange(len(tape.examples), device=self.lm.device)
         for i, condition in enumerate(self.conditions):
             if todo[i].any():
@@ -281,7 +283,7 @@ class _Work:
         for table in self.tables:
             require_sites(lm, tape, table.place)
         with attention_function(lm.decoder, SUFFIX):
-            unpatched_metric(lm, tape, tape.clean, readout(lm, self.task, first, tape.clean), cost)
+            unpatched_metric(lm, tape, tape.clean, readout(lm, self.task, tape), cost)
 
     def _checkpoint(self, folder: str | Path) -> Checkpoint:
         header = {

@@ -119,7 +119,7 @@ def planned_disagreement(
         elif name == "shapley":
             total += planned_shapley(lm, task, units=table, seed=seed, **options)
         else:
-            share = "baseline" not in options and lm.decoder.anatomy.causal
+            share = "baseline" not in options
             total += planned(lm, task, units=table, **options) + recorded_runs(lm, task, share)
             if options["method"] == "ig":
                 total += unpatched_run(lm, task, share)

@@ -57,6 +57,7 @@ ALPHAS = (0.25, 0.5, 0.75, 1.0)
 LOCATED = ("heads", "mlps", "neurons", "attention", "residual")
 
 
+@torch.inference_mode(False)
 def locate(
     lm: Model,
     task: Task,
@@ -187,7 +188,7 @@ def _rows(lm: Model, task: Task, table: Units, cost: Cost, alpha: np.ndarray | N
 
 def _groups(lm: Model, task: Task) -> list[tuple[int, tuple[int, ...]]]:
     """Buckets of pairs that are run together."""
-    return buckets(task.clean, task.corrupted, lm.decoder.anatomy.causal, _batch(lm, task))
+    return buckets(lm.decoder, task.clean, task.corrupted, True, _batch(lm, task))
 
 
 def _batch(lm: Model, task: Task) -> int:

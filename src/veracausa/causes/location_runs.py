@@ -101,7 +101,7 @@ def record(lm: Model, task: Task, place: Place, start: int, examples: tuple[int,
         ids = pair_ids(lm, task, examples)
         tape = record_pairs(decoder, *ids, start, examples=examples, sites=sites, grad="clean", cost=cost)
     require_sites(lm, tape, place)
-    read, clean = readout(lm, task, examples, tape.clean), tape.clean
+    read, clean = readout(lm, task, tape), tape.clean
     wanted = {"residual": clean.residual, "middle": clean.middle, "z": clean.sites["z"]}
     with torch.enable_grad(), memory_errors(f"The backward pass of {len(examples)} prompts"):
         total = read.of_state(clean).sum()

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 ORDERS = {"late": "the latest writer first", "early": "the earliest writer first"}
 
 
+@torch.inference_mode(False)
 def acdc(
     lm: Model,
     task: Task,

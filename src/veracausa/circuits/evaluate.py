@@ -59,6 +59,7 @@ class Outcomes:
     notes: tuple[str, ...] = ()
 
 
+@torch.inference_mode(False)
 def run_circuits(
     lm: Model,
     task: Task,

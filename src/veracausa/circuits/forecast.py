@@ -56,7 +56,7 @@ def scoring(lm: Model, task: Task, method: str | Method) -> Step:
         return _step(lm, task, what, "gradients", recorded + 2 * STEPS * behind * min(1.0, BATCH / len(task)))
     if method == "iterated":
         return _step(lm, task, what, "gradients", recorded + 2 * (ROUNDS + 1) * POINTS * behind)
-    apart = buckets(task.clean, task.corrupted, lm.decoder.anatomy.causal, len(task))
+    apart = buckets(lm.decoder, task.clean, task.corrupted, True, len(task))
     recorded, _ = _recordings(lm, task, apart)
     return _step(lm, task, what, "gradients", recorded + planned(lm, task, units="edges", method=method))
 

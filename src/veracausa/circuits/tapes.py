@@ -27,10 +27,9 @@ def circuit_buckets(
 ) -> list[tuple[int, tuple[int, ...]]]:
     """Groups of pairs that share a tape for circuits: (start, examples); `most`: pairs of a group at most."""
     kept = 4 * lm.heads * lm.decoder.head_dim + (lm.heads + 4) * lm.width
-    share = share_prefix and lm.decoder.anatomy.causal
     fit = examples_per_batch(lm, task, kept)
     most = fit if most is None else min(fit, most)
-    groups = buckets(task.clean, task.corrupted, share, most)
+    groups = buckets(lm.decoder, task.clean, task.corrupted, share_prefix, most)
     return _joined(groups, task.lengths, most, _FEW_TOKENS if lm.device.type == "cpu" else 16 * _FEW_TOKENS)
 
 
@@ -55,7 +54,7 @@ def record_bucket(lm: Model, task: Task, start: int, examples: tuple[int, ...], 
     """Both runs of a bucket with all that circuits need, checked against the bare model, and its readout."""
     ids = pair_ids(lm, task, examples)
     tape = record_pairs(lm.decoder, *ids, start, examples=examples, sites=SITES, cost=cost)
-    read = readout(lm, task, examples, tape.clean)
+    read = readout(lm, task, tape)
     require_edges(lm, tape, circuits=True)
     return tape, read
 

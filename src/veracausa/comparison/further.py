@@ -97,7 +97,7 @@ class FurtherWork:
             self._stage(
                 "last-in and direct effects of all heads", "exact",
                 planned_disagreement(self.lm, self.task, units="heads", zero_nodes=self._to_zero(), known=known),
-                self._disagree, 2 * batches(self.task),
+                self._disagree, 2 * batches(self.lm, self.task),
             ),
             self._stage(
                 f"responses of {len(typical)} outliers and their layers", "exact",
@@ -143,7 +143,7 @@ class FurtherWork:
         tasks, stages = self._corruptions(), []
         if len(tasks) > 1:
             work = planned_compare_counterfactuals(self.lm, tasks)
-            count = sum(batches(task) for task in tasks.values())
+            count = sum(batches(self.lm, task) for task in tasks.values())
             stages.append(self._stage(f"heads under {len(tasks)} corruptions", "exact", work, self._contrast, count))
             work = planned_head_roles(self.lm, self.task)
             stages.append(self._stage("what heads look at", "gradients", work, self._roles))
@@ -151,13 +151,13 @@ class FurtherWork:
             units = self._typical(self.level.searched)
             work = planned_counterfactual_search(self.lm, pool, units=units)
             what = f"search of {len(pool)} counterfactuals for {len(units)} head(s)"
-            stages.append(self._stage(what, "exact", work, self._search, batches(pool)))
+            stages.append(self._stage(what, "exact", work, self._search, batches(self.lm, pool)))
         return stages
 
     def _replacements(self) -> list[Stage]:
         few, kinds = self._few(), self._kinds()
         work = planned_compare_baselines(self.lm, few, ablations=kinds, nodes=self.level.nodes)
-        count, known = 2 * len(kinds) * batches(few), ("counterfactual", "mean")
+        count, known = 2 * len(kinds) * batches(self.lm, few), ("counterfactual", "mean")
         rest = planned_general_purpose(self.lm, few, known=known)
         return [
             self._stage(f"heads by {len(kinds)} baselines ({len(few)} pairs)", "exact", work, self._baselines, count),
@@ -169,7 +169,7 @@ class FurtherWork:
         from veracausa.comparison.summary import called
 
         passes = work / (sum(self.task.lengths) * self.lm.layers)
-        count = batches(self.task) if count is None else count
+        count = batches(self.lm, self.task) if count is None else count
         step = Step(f"{what}, {called(self.task)}", kind, work, passes, batches=count)
         return Stage(step, run, self.findings.append)
 

@@ -17,6 +17,7 @@ from veracausa.attribution.estimate import attribute
 from veracausa.attribution.exact import exact
 from veracausa.attribution.units import all_units
 from veracausa.engine.cost import Cost
+from veracausa.engine.sharing import starts
 from veracausa.forecast import Step
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def rates(lm: Model, task: Task, kinds: Iterable[str]) -> dict[str, Rate]:
         ),
     }
     estimated("heads", "atp")  # warm: what a first run costs once is not timed
-    wanted, count = dict.fromkeys(kinds), batches(pairs)
+    wanted, count = dict.fromkeys(kinds), batches(lm, pairs)
     known = {
         kind: _rate(*work[kind], count) for kind in work if kind in wanted or (kind == "exact" and "locating" in wanted)
     }
@@ -76,9 +77,9 @@ def rates(lm: Model, task: Task, kinds: Iterable[str]) -> dict[str, Rate]:
     return known
 
 
-def batches(task: Task) -> int:
-    """Groups of pairs that run together: those of one length and one first difference."""
-    return len(set(zip(task.lengths, task.first_difference, strict=True)))
+def batches(lm: Model, task: Task) -> int:
+    """Groups of pairs that run together: those of one length and one first position to run."""
+    return len(set(zip(task.lengths, starts(lm.decoder, task.clean, task.corrupted), strict=True)))
 
 
 def likely(lm: Model, task: Task) -> tuple[str, ...]:

@@ -87,7 +87,7 @@ class SectionWork:
 
     def _stage(self, what: str, kind: str, work: float, run: Callable[[], Any]) -> Stage:
         passes = work / (sum(self.task.lengths) * self.lm.layers)
-        step = Step(f"{what} on {called(self.task)}", kind, work, passes, batches=batches(self.task))
+        step = Step(f"{what} on {called(self.task)}", kind, work, passes, batches=batches(self.lm, self.task))
         return Stage(step, run)
 
     def _kind(self, kind: str, methods: list[tuple[str, dict[str, Any]]]) -> list[Stage]:
@@ -110,7 +110,7 @@ class SectionWork:
         return self._stage(f"{method}{towards} of all {kind}", rate, self._price(kind, method, parts), run)
 
     def _price(self, kind: str, method: str, parts: dict[str, Any]) -> float:
-        recorded = recorded_runs(self.lm, self.task, "baseline" not in parts and self.lm.decoder.anatomy.causal)
+        recorded = recorded_runs(self.lm, self.task, "baseline" not in parts)
         return recorded + planned(self.lm, self.task, units=kind, method=method, **parts)
 
     def _add(self, kind: str, scores: Scores) -> None:

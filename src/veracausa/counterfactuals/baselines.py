@@ -26,7 +26,7 @@ from veracausa.attribution.exact import exact
 from veracausa.attribution.files import confirmed, load_scores, same_table
 from veracausa.attribution.methods import BASELINES
 from veracausa.attribution.optimal import Learning, OptimalConstants, optimal_constants, planned_optimal
-from veracausa.attribution.planning import planned_exact, planned_reference, recorded_runs
+from veracausa.attribution.planning import planned_exact, planned_reference, recorded_runs, unpatched_run
 from veracausa.attribution.scores import Scores
 from veracausa.attribution.units import resolve_units
 from veracausa.comparison.agreement import Agreement, agreement, require_top
@@ -305,10 +305,8 @@ def planned_compare_baselines(
             total += planned_exact(lm, task, units=units, ablation=kind, reference=reference)
         if f"IG, {ablation}" not in known:
             total += planned(lm, task, units=units, method="ig", baseline=_BASELINE_OF[ablation], nodes=nodes)
-            share = ablation == "counterfactual" and lm.decoder.anatomy.causal
-            starts = task.first_difference if share else (0,) * len(task)
-            total += recorded_runs(lm, task, share)
-            total += lm.layers * sum(n - start for n, start in zip(task.lengths, starts, strict=True))
+            share = ablation == "counterfactual"
+            total += recorded_runs(lm, task, share) + unpatched_run(lm, task, share)
             total += 0 if ablation == "optimal" else planned_reference(lm, reference or task, task, ablation)
     if "optimal" in ablations and not {"exact, optimal", "IG, optimal"} <= set(known):
         total += planned_optimal(lm, task, units=units, learning=learning, most=most)

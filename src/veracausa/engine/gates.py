@@ -21,6 +21,7 @@ from veracausa.anatomy import Block, Decoder
 from veracausa.engine.cost import Cost
 from veracausa.engine.guard import hooks
 from veracausa.engine.patches import Place
+from veracausa.engine.sharing import from_rest
 from veracausa.engine.tape import State, Tape, record
 
 
@@ -72,11 +73,12 @@ class GatedPairs:
         prefix = None
         if self.keys[0].shape[2]:
             prefix = State(keys=[keys[rows] for keys in self.keys], values=[values[rows] for values in self.values])
-        handles = [
-            _gate(block, self.place, gates[:, block.layer], self.closed[block.layer][rows])
-            for block in self.decoder.blocks
-        ]
-        with hooks(*handles):
+        gate = [gates[:, block.layer] for block in self.decoder.blocks]
+        closed = [values[rows] for values in self.closed]
+        with (
+            from_rest(self.decoder),
+            hooks(*map(_gate, self.decoder.blocks, [self.place] * len(gate), gate, closed)),
+        ):
             state, _ = record(self.decoder, self.ids[rows], prefix=prefix, grad=gates.requires_grad, cost=cost)
         if cost is not None and gates.requires_grad:
             cost.backward += len(rows) * self.ids.shape[1] * self.decoder.layers

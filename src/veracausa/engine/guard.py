@@ -1,70 +1,171 @@
-"""Borrow the user's model and give it back as it was, also after an exception."""
+"""Borrow the user's model and give it back as it was, also after an exception; one thread at a time.
+
+Everything that runs the model, hooks it or changes a setting of it happens inside `borrowed`. There is one loan per
+Hugging Face model, whatever number of `vc.Model`s wrap it: a second thread's call waits until the first has ended.
+Within a call, `borrowed` may be entered again and again; only the outermost gives back.
+"""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
 from veracausa.anatomy import Decoder
+from veracausa.engine.before import Before, Kept, insist
 from veracausa.engine.precision import precision_of
 from veracausa.engine.uncompiled import uncompiled
+from veracausa.errors import DeviceError
+
+
+@dataclass(eq=False)
+class Loan:
+    """Who has a model, and what is known of it while he has it.
+
+    `before`: what the model was when the outermost call began; None while nobody has borrowed it. `rest`: what its
+    modules keep between runs, as every run begins with it. `shares[start, length]`: whether prefixes may be shared
+    (`sharing`). `verified`: what `validate.require_whole` has compared.
+    """
+
+    lock: Any = field(default_factory=threading.Lock)
+    owner: int | None = None
+    before: Before | None = None
+    rest: Kept | None = None
+    shares: dict[tuple[int, int], bool] = field(default_factory=dict)
+    verified: set[tuple[int, bool]] = field(default_factory=set)
+
+    def end(self, *, failed: bool) -> None:
+        """Give the model back; nothing to do where it is back already."""
+        if self.before is not None:
+            self.before.restore(failed=failed)
+        self.before = self.rest = None
+        self.shares, self.verified = {}, set()
+
+
+_LOANS: WeakKeyDictionary[nn.Module, Loan] = WeakKeyDictionary()
+_REGISTER = threading.Lock()
+
+
+def loan_of(decoder: Decoder) -> Loan:
+    """The one loan of a decoder's Hugging Face model."""
+    with _REGISTER:
+        return _LOANS.setdefault(decoder.hf, Loan())
 
 
 @contextmanager
-def borrowed(decoder: Decoder) -> Iterator[None]:
-    """Evaluation mode and frozen parameters inside; training modes and `requires_grad` restored after.
+def alone(decoder: Decoder) -> Iterator[Loan]:
+    """Wait until no other thread has the model, and keep others waiting; it is not changed."""
+    loan = loan_of(decoder)
+    if loan.owner == threading.get_ident():
+        yield loan
+        return
+    with loan.lock:
+        try:
+            loan.owner = threading.get_ident()
+            yield loan
+        finally:
+            loan.owner = None
+
+
+@contextmanager
+def borrowed(decoder: Decoder) -> Iterator[Loan]:
+    """Evaluation mode and frozen parameters inside; everything of the model as it was after.
 
     Parameters are frozen so that gradients flow to activations only (half the cost of a usual backward pass).
     Autocast is switched off: a run's precision is the model's own. The caller's inference mode is left, since gradients
-    are impossible in it. How the user left each part is written down (`anatomy.found`), and so is the precision in
-    which the model computes (`precision`). What the user compiled in place is run as it is written (`uncompiled`).
+    are impossible in it. Settings that shape the model's outputs (return_dict, use_cache) are ours inside. How the user
+    left each part is written down (`anatomy.found`), and so is the precision in which the model computes (`precision`).
+    What the user compiled in place is run as it is written (`uncompiled`).
+
+    Raises:
+        DeviceError: the weights were made inside `torch.inference_mode()`.
     """
     hf: nn.Module = decoder.hf
-    training = {module for module in hf.modules() if module.training}
-    trainable = [parameter for parameter in hf.parameters() if parameter.requires_grad]
-    device = next(hf.parameters()).device.type
-    try:
-        hf.eval()
-        for parameter in trainable:
-            parameter.requires_grad_(False)
-        with (
-            uncompiled(hf),
-            torch.autocast(device, enabled=False),
-            torch.inference_mode(False),
-            decoder.found.kept(decoder.parts),
-        ):
-            precision_of(decoder)
-            yield
-    finally:
-        for parameter in trainable:
-            parameter.requires_grad_(True)
-        for module in training:
-            module.training = True
+    with alone(decoder) as loan:
+        if loan.before is not None:
+            with decoder.found.kept(decoder.parts):
+                yield loan
+            return
+        _require_usable(hf)
+        failed, device = True, next(hf.parameters()).device.type
+        with uncompiled(hf):
+            try:
+                with torch.autocast(device, enabled=False), torch.inference_mode(False):
+                    loan.before = Before.of(hf)
+                    loan.before.lend(hf)
+                    with decoder.found.kept(decoder.parts):
+                        precision_of(decoder)
+                        yield loan
+                failed = False
+            finally:
+                with torch.inference_mode(False):
+                    insist(lambda: loan.end(failed=failed))
+
+
+def _require_usable(hf: nn.Module) -> None:
+    if any(parameter.is_inference() for parameter in hf.parameters()):
+        raise DeviceError(
+            "The model's weights were made inside torch.inference_mode(), so no gradient can pass through them, there "
+            "or later. Load the model outside of it (torch.no_grad() does no harm); calls may then be made inside."
+        )
 
 
 @contextmanager
 def attention_function(decoder: Decoder, name: str) -> Iterator[None]:
-    """Let the blocks use the attention function called `name`; the user's choice is restored after."""
-    configs: list[Any] = list({id(block.attention.config): block.attention.config for block in decoder.blocks}.values())
-    before = [config._attn_implementation for config in configs]
-    try:
-        for config in configs:
-            config._attn_implementation = name
-        yield
-    finally:
-        for config, implementation in zip(configs, before, strict=True):
-            config._attn_implementation = implementation
+    """Let the blocks use the attention function called `name`; the former choice is restored after."""
+    with borrowed(decoder) as loan:
+        during = loan.before
+        configs: list[Any] = list({id(b.attention.config): b.attention.config for b in decoder.blocks}.values())
+        before = [config._attn_implementation for config in configs]
+
+        def restore() -> None:
+            if loan.before is during:  # a generator that is closed late has nothing to say any more
+                for config, implementation in zip(configs, before, strict=True):
+                    config._attn_implementation = implementation
+
+        try:
+            for config in configs:
+                config._attn_implementation = name
+            yield
+        finally:
+            insist(restore)
+
+
+@contextmanager
+def as_found(decoder: Decoder) -> Iterator[Any]:
+    """The Hugging Face model with the attention function that its user chose, whatever a call has set since."""
+    with borrowed(decoder) as loan:
+        assert loan.before is not None
+        chosen = loan.before.attention()
+        ours = [(config, config._attn_implementation) for config, _ in chosen]
+
+        def restore() -> None:
+            for config, implementation in ours:
+                config._attn_implementation = implementation
+
+        try:
+            for config, implementation in chosen:
+                config._attn_implementation = implementation
+            yield decoder.hf
+        finally:
+            insist(restore)
 
 
 @contextmanager
 def hooks(*handles: Any) -> Iterator[None]:
     """Forward hooks that are gone when the block ends."""
+
+    def remove() -> None:
+        for handle in handles:
+            handle.remove()
+
     try:
         yield
     finally:
-        for handle in handles:
-            handle.remove()
+        insist(remove)

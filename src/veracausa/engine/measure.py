@@ -14,8 +14,8 @@ from veracausa.engine.budget import examples_per_batch
 from veracausa.engine.cost import Cost
 from veracausa.engine.guard import borrowed
 from veracausa.engine.memory import halving
-from veracausa.engine.tape import State, buckets, record_pairs
-from veracausa.engine.validate import require_logits, require_readable
+from veracausa.engine.tape import State, Tape, buckets, record_pairs
+from veracausa.engine.validate import require_logits, require_readable, require_whole
 from veracausa.errors import GapError
 from veracausa.tasks.metrics import Answers, Metric, metric
 
@@ -36,6 +36,20 @@ class Readout:
     answers: Answers
     reference: Float[Tensor, "examples vocabulary"] | None
 
+    @classmethod
+    def of(cls, lm: Model, task: Task, examples: tuple[int, ...], clean: State) -> Readout:
+        """The answers of some examples, and their clean log-probabilities if the metric compares with them.
+
+        Raises:
+            NumericsError, ContractError: see `validate.require_logits`.
+        """
+        kind, answers = metric(task.metric), task.answers(examples).to(lm.device)
+        require_logits(lm, clean, answers.tokens)
+        reference = None
+        if kind.name == "neg_kl":
+            reference = lm.decoder.logits(clean.last.detach()).log_softmax(-1)
+        return cls(lm, kind, answers, reference)
+
     def __call__(self, last: Float[Tensor, "rows width"], example: Int[Tensor, " rows"]) -> Float[Tensor, " rows"]:
         """M of every row; `example[r]` is row r's example in the bucket."""
         answers = self.answers[example]
@@ -53,21 +67,18 @@ class Readout:
         return self(state.last, torch.arange(len(self.answers), device=state.last.device))
 
 
-def readout(lm: Model, task: Task, examples: tuple[int, ...], clean: State) -> Readout:
-    """The readout of a bucket: its answers, and its clean log-probabilities if the metric compares with them.
+def readout(lm: Model, task: Task, tape: Tape) -> Readout:
+    """The readout of a recorded bucket; every computation on pairs takes it, so the bare model is asked here.
 
     Warns once per task where the model says another form of the answers (see `answer_forms`).
 
     Raises:
-        NumericsError, ContractError: see `validate.require_logits`.
+        NumericsError, ContractError: see `validate.require_logits` and `validate.require_whole`.
     """
-    kind, answers = metric(task.metric), task.answers(examples).to(lm.device)
-    require_logits(lm, clean, answers.tokens)
-    note_forms(lm, task, examples, clean.logits)
-    reference = None
-    if kind.name == "neg_kl":
-        reference = lm.decoder.logits(clean.last.detach()).log_softmax(-1)
-    return Readout(lm, kind, answers, reference)
+    read = Readout.of(lm, task, tape.examples, tape.clean)
+    require_whole(lm, task, tape, read)
+    note_forms(lm, task, tape.examples, tape.clean.logits)
+    return read
 
 
 @dataclass(frozen=True)
@@ -115,13 +126,12 @@ def measure(lm: Model, task: Task, cost: Cost | None = None) -> Measurement:
 
     def run(start: int, examples: tuple[int, ...]) -> None:
         tape = record_pairs(lm.decoder, *pair_ids(lm, task, examples), start, examples=examples, cost=cost)
-        read = readout(lm, task, examples, tape.clean)
+        read = readout(lm, task, tape)
         measured.put(examples, read.of_state(tape.clean), read.of_state(tape.corrupted))
 
-    measured = Measurement.blank(lm, task)
     with borrowed(lm.decoder), torch.no_grad():
-        share = lm.decoder.anatomy.causal
-        halving(buckets(task.clean, task.corrupted, share, examples_per_batch(lm, task)), run)
+        measured = Measurement.blank(lm, task)
+        halving(buckets(lm.decoder, task.clean, task.corrupted, True, examples_per_batch(lm, task)), run)
     return measured
 
 

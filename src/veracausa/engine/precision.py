@@ -41,8 +41,11 @@ class Precision:
 
 def precision_of(decoder: Decoder) -> Precision:
     """The precision of a model; of a float64 model found out by a run of two tokens, once a call."""
-    made: Precision = decoder.found.remembered("precision", decoder.hf, lambda: _found_out(decoder))
-    return made
+    from veracausa.engine.guard import borrowed
+
+    with borrowed(decoder):  # outside of a call, too, it is a run of the user's model
+        made: Precision = decoder.found.remembered("precision", decoder.hf, lambda: _found_out(decoder))
+        return made
 
 
 @torch.no_grad()

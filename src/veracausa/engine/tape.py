@@ -25,6 +25,7 @@ from veracausa.engine.attention import SUFFIX
 from veracausa.engine.cost import Cost
 from veracausa.engine.guard import attention_function, hooks
 from veracausa.engine.memory import memory_errors
+from veracausa.engine.sharing import CACHES, from_rest, starts
 from veracausa.errors import NumericsError
 
 #: What a tape can hold of each layer beside the residual stream and the keys and values.
@@ -40,9 +41,6 @@ Site = Literal[
 
 IN_ATTENTION = ("queries", "keys", "values")
 _PROJECTED = ("q_out", "k_out", "v_out")
-
-#: Names under which the families' attention modules take their cache; suffix runs bring their own past.
-_CACHES = ("past_key_values", "layer_past", "past_key_value", "use_cache", "cache_position")
 
 
 @dataclass
@@ -113,6 +111,21 @@ def record(
         NumericsError: NaN or infinity; names the first layer where it appears.
         OutOfMemoryError: this batch does not fit.
     """
+    with from_rest(decoder):
+        return _recorded(decoder, ids, embeddings, prefix, sites, grad, logits, cost)
+
+
+def _recorded(
+    decoder: Decoder,
+    ids: Tensor | None,
+    embeddings: Tensor | None,
+    prefix: State | None,
+    sites: Collection[str],
+    grad: bool,
+    logits: bool,
+    cost: Cost | None,
+) -> tuple[State, list[dict[str, Any]]]:
+    """`record` of a borrowed model at rest."""
     state = State(sites={site: [] for site in sites})
     calls: list[dict[str, Any]] = []
     cache = DynamicCache()
@@ -159,7 +172,7 @@ def watch(decoder: Decoder, state: State, calls: list[dict[str, Any]]) -> list[A
         return keep
 
     def keep_call(_: Any, __: Any, kwargs: dict[str, Any]) -> None:
-        dropped = (*_CACHES, "hidden_states", "attention_mask", "rule", "keep")
+        dropped = (*CACHES, "hidden_states", "attention_mask", "rule", "keep")
         calls.append({name: value for name, value in kwargs.items() if name not in dropped})
 
     handles: list[Any] = []
@@ -223,17 +236,16 @@ def slice_call(call: dict[str, Any], start: int) -> dict[str, Any]:
 
 
 def buckets(
-    clean: Sequence[Sequence[int]], corrupted: Sequence[Sequence[int]], share_prefix: bool, most: int
+    decoder: Decoder, clean: Sequence[Sequence[int]], corrupted: Sequence[Sequence[int]], share_prefix: bool, most: int
 ) -> list[tuple[int, tuple[int, ...]]]:
     """Group pairs that can run in one batch: (start, indices), at most `most` pairs each.
 
-    Pairs of a group have the same length and the same first differing position (0 if `share_prefix` is False).
+    Pairs of a group have the same length and the same first position to run: see `sharing.starts`.
     Order is that of the task within a group, and of first appearance between groups.
     """
     groups: dict[tuple[int, int], list[int]] = {}
-    for index, (x, y) in enumerate(zip(clean, corrupted, strict=True)):
-        start = next((t for t, (a, b) in enumerate(zip(x, y, strict=True)) if a != b), len(x) - 1)
-        groups.setdefault((start if share_prefix else 0, len(x)), []).append(index)
+    for index, start in enumerate(starts(decoder, clean, corrupted, share_prefix)):
+        groups.setdefault((start, len(clean[index])), []).append(index)
     return [
         (start, tuple(members[first : first + most]))
         for (start, _), members in groups.items()

@@ -1,0 +1,156 @@
+"""Where the prefix of two prompts may be run once for both, and continued from its keys and values.
+
+Causality alone is not enough: a position must also be encoded as in the whole prompt. Some rotary embeddings depend on
+the prompt's length ("dynamic", "longrope" beyond the original length), so a prefix that is run alone gets other
+frequencies. That is found by asking, not by name: the model's own backbone runs the whole prompt, the prefix alone and
+the rest behind it, with nothing computed in its blocks, and what their attention modules receive is compared.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from veracausa.anatomy import Decoder
+from veracausa.engine.before import Kept, insist
+from veracausa.engine.guard import borrowed
+
+#: Names under which the families' attention modules take their cache; suffix runs bring their own past.
+CACHES = ("past_key_values", "layer_past", "past_key_value", "use_cache", "cache_position")
+
+
+def starts(
+    decoder: Decoder, clean: Sequence[Sequence[int]], corrupted: Sequence[Sequence[int]], share: bool = True
+) -> tuple[int, ...]:
+    """The first position that must be run for each pair: behind the prefix that both prompts share, or 0.
+
+    0 also where `share` is False, the model looks both ways, or the prefix alone is not what it is in the prompt. This
+    is the only place where sharing is decided.
+    """
+    if not (share and decoder.anatomy.causal):
+        return (0,) * len(clean)
+    found = []
+    wholes: dict[int, list[dict[str, Tensor]]] = {}
+    with borrowed(decoder) as loan:
+        for x, y in zip(clean, corrupted, strict=True):
+            start = next((t for t, (a, b) in enumerate(zip(x, y, strict=True)) if a != b), len(x) - 1)
+            key = start, len(x)
+            if start and key not in loan.shares:
+                if len(x) not in wholes:
+                    wholes[len(x)] = received(decoder, len(x))
+                loan.shares[key] = _same_alone(decoder, wholes[len(x)], *key)
+            found.append(start if start and loan.shares[key] else 0)
+    return tuple(found)
+
+
+def _same_alone(decoder: Decoder, whole: list[dict[str, Tensor]], start: int, length: int) -> bool:
+    """Whether blocks receive for `start` tokens alone, and for the rest behind them, what the whole prompt gives.
+
+    Not where they cannot be asked so: then whole prompts are run, and the guards judge.
+    """
+    try:
+        prefix, rest = received(decoder, start), received(decoder, length - start, past=start)
+    except (RuntimeError, ValueError, TypeError):
+        return False
+    return all(
+        before.keys() == behind.keys() == every.keys()
+        and all(_same(v[:, :start], before[k]) and _same(v[:, start:], behind[k]) for k, v in every.items())
+        for every, before, behind in zip(whole, prefix, rest, strict=True)
+    )
+
+
+def received(decoder: Decoder, positions: int, past: int = 0) -> list[dict[str, Tensor]]:
+    """What each attention module receives for `positions` tokens behind `past` ones: position-wise tensors by name."""
+    with borrowed(decoder):
+        at_rest(decoder)
+        return _received(decoder, positions, past)
+
+
+def at_rest(decoder: Decoder) -> None:
+    """Let the next run of a borrowed model begin as every other: its modules forget how long the last prompt was.
+
+    A rotary embedding of type "dynamic" keeps the frequencies of the longest prompt so far. What it keeps behind a
+    prompt of one token depends on nothing that came before, so that is where all runs begin.
+    """
+    with borrowed(decoder) as loan:
+        assert loan.before is not None
+        if loan.rest is None:
+            if loan.before.kept.buffers:
+                _received(decoder, 1, 0)
+            loan.rest = Kept.of(decoder.hf)
+        loan.rest.restore()
+
+
+@contextmanager
+def from_rest(decoder: Decoder) -> Iterator[None]:
+    """A borrowed model `at_rest`, for a run with hooks, which are to be set inside."""
+    with borrowed(decoder):
+        at_rest(decoder)
+        yield
+
+
+@torch.no_grad()
+def _received(decoder: Decoder, positions: int, past: int) -> list[dict[str, Tensor]]:
+    """The backbone runs one token id throughout; attention and MLP modules give zeros instead of computing."""
+    found: list[dict[str, Tensor]] = []
+
+    def attention(*args: Any, **kwargs: Any) -> tuple[Tensor, None]:
+        given = {str(place): value for place, value in enumerate(args)} | kwargs
+        found.append(dict(_tensors({k: v for k, v in given.items() if k not in (*CACHES, "attention_mask")})))
+        return torch.zeros_like(args[0] if args else kwargs["hidden_states"]), None
+
+    functions: dict[Any, Any] = {block.attention: attention for block in decoder.blocks}
+    functions |= {block.mlp: torch.zeros_like for block in decoder.blocks}
+    device = next(decoder.hf.parameters()).device
+    cache = DynamicCache()
+    if past:
+        blank = torch.zeros(1, 1, past, 1, device=device)
+        for layer in range(decoder.layers):
+            cache.update(blank, blank, layer)
+    ids = torch.zeros(1, positions, dtype=torch.long, device=device)
+    with decoder.found.standing_in(functions), _without_hooks(decoder):
+        decoder.backbone(input_ids=ids, past_key_values=cache, use_cache=True)
+    return found
+
+
+@contextmanager
+def _without_hooks(decoder: Decoder) -> Iterator[None]:
+    """Nothing is computed in the blocks, so hooks there, ours and the user's, have nothing to see."""
+    modules = [m for block in decoder.blocks for m in block.module.modules()] + [decoder.final_norm]
+    own = [(m, m._forward_hooks, m._forward_pre_hooks) for m in modules]
+
+    def restore() -> None:
+        for module, after, before in own:
+            module._forward_hooks, module._forward_pre_hooks = after, before
+
+    try:
+        for module in modules:
+            module._forward_hooks, module._forward_pre_hooks = OrderedDict(), OrderedDict()
+        yield
+    finally:
+        insist(restore)
+
+
+def _tensors(given: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """Position-wise tensors ([1, positions, …]) among a call's arguments, also those in tuples."""
+    for name, value in given.items():
+        if isinstance(value, Tensor) and value.ndim >= 2:
+            yield name, value
+        elif isinstance(value, tuple):
+            yield from _tensors({f"{name}.{part}": inner for part, inner in enumerate(value)})
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Equal but for rounding."""
+    if one.shape != other.shape:
+        return False
+    if not one.is_floating_point():
+        return torch.equal(one, other)
+    allowed = 10 * torch.finfo(one.dtype).eps * max(1.0, float(one.abs().max()))
+    return float((one - other).abs().max()) <= allowed
