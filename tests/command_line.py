@@ -19,9 +19,9 @@ PAIRS = (
 )
 
 
-def model_folder(path: Path) -> Path:
+def model_folder(path: Path, tokenizer=None) -> Path:
     """A tiny Llama with a word tokenizer, saved as a model folder."""
-    tokenizer = word_tokenizer(TEXT.split())
+    tokenizer = tokenizer or word_tokenizer(TEXT.split())
     hf = tiny_models.make("llama", seed=1, dtype=torch.float32, vocab_size=len(tokenizer))
     hf.save_pretrained(path)
     tokenizer.save_pretrained(path)

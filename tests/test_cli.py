@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import called, model_folder, pairs_file
+from command_line import PAIRS, TEXT, called, model_folder, pairs_file
 from typer.testing import CliRunner
+from word_tokenizer import word_tokenizer
 
 import veracausa as vc
-from veracausa.cli import app, main
+from veracausa.cli import _warning, app, main
 from veracausa.cli_parts import Terminated
 from veracausa.errors import FileError, UnitError, VeracausaError
 
@@ -86,6 +87,20 @@ def test_task(call, pairs, folder):
     assert f"{measured.clean[0]:+.3f} clean, {measured.corrupted[0]:+.3f} corrupted" in result.output
     assert f"positive on {(measured.clean > 0).double().mean():.0%} of the clean prompts" in result.output
     assert "\n1  clean" not in result.output  # --show 1
+
+
+def test_a_task_of_chats_keeps_its_lines_and_a_warning_is_one_line(tmp_path):
+    """Chat templates write line breaks."""
+    tokenizer = word_tokenizer(TEXT.split())
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
+    tokenizer.add_tokens(["\n"])
+    chats = model_folder(tmp_path / "model", tokenizer)
+    row = {key: [{"role": "user", "content": PAIRS[0][i]}] for i, key in enumerate(("clean", "corrupted"))}
+    (tmp_path / "chats.jsonl").write_text(json.dumps(row | {"correct": " are", "incorrect": " is"}))
+    result = called(chats, "task", tmp_path / "chats.jsonl")
+    assert result.exit_code == 0, result.output
+    assert "After| the| keys| near| the| cabinet|⏎\n" in result.output
+    assert _warning("said", UserWarning, "file.py", 3) == "UserWarning: said\n"
 
 
 def test_the_published_pair(call):

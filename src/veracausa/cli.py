@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -172,7 +173,7 @@ def show_task(
     measured = lm.measure(built)
     echo(built.describe())
     for i in range(min(show, len(built))):
-        clean, corrupted = built.tokens(i)
+        clean, corrupted = ([token.replace("\n", "⏎") for token in tokens] for tokens in built.tokens(i))
         correct, incorrect = built.answer_strings(i)
         echo(f"\n{i}  clean      {'|'.join(clean)}")
         echo(f"   corrupted  {'|'.join(b if a != b else '·' * len(b) for a, b in zip(clean, corrupted, strict=True))}")
@@ -324,6 +325,7 @@ def main() -> None:
     from veracausa.errors import VeracausaError
 
     tolerant()
+    warnings.formatwarning = _warning
     with suppress(ValueError):  # only the main thread may say what a signal does
         signal.signal(signal.SIGTERM, _terminated)
     try:
@@ -336,6 +338,11 @@ def main() -> None:
         sys.exit(143 if isinstance(error, Terminated) else 130)
     finally:
         flushed()
+
+
+def _warning(message: Warning | str, category: type[Warning], *place: object) -> str:
+    """A warning as one line, as our errors are; the line of code that it points at is ours, not the user's."""
+    return f"{category.__name__}: {message}\n"
 
 
 def _terminated(number: int, frame: object) -> None:
