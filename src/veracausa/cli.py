@@ -340,7 +340,9 @@ def main() -> None:
         flushed()
 
 
-def _warning(message: Warning | str, category: type[Warning], *place: object) -> str:
+def _warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
     """A warning as one line, as our errors are; the line of code that it points at is ours, not the user's."""
     return f"{category.__name__}: {message}\n"
 

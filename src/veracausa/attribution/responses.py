@@ -269,7 +269,7 @@ def _require(lm: Model, task: Task, units: Sequence[str] | Units) -> Units:
 
 
 def _grid(alphas: Sequence[float] | np.ndarray) -> np.ndarray:
-    return np.unique(np.append(np.asarray(alphas, dtype=float), [0.0, 1.0]))
+    return np.unique(np.append(np.asarray(list(alphas), dtype=float), [0.0, 1.0]))
 
 
 def _coalitions(lm: Model, table: Units, grid: np.ndarray) -> tuple[Coalitions, tuple[int, ...]]:

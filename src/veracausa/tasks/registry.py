@@ -17,6 +17,7 @@ from veracausa.tasks.ioi import CORRUPTIONS as IOI
 from veracausa.tasks.ioi import ioi
 from veracausa.tasks.subject_verb import subject_verb
 from veracausa.tasks.task import Task
+from veracausa.typed import require
 
 BUILTIN: dict[str, Callable[..., Task]] = {
     "ioi": ioi,
@@ -37,7 +38,8 @@ def named(name: str, more: tuple[str, ...] = ()) -> str:
     >>> named("Greater_Than")
     'greater-than'
     """
-    plain = str(name).strip().lower().replace("_", "-")
+    require(name, "str", "tasks.build: name", {}, TaskError)
+    plain = name.strip().lower().replace("_", "-")
     known = (*BUILTIN, *more)
     if plain not in known:
         raise TaskError(
