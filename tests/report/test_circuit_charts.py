@@ -196,7 +196,7 @@ def test_paint_replaces_roles_and_leaves_data_alone():
             "encoding": {"color": {"scale": {"range": "ordinal"}}}}  # fmt: skip
     made = painted(spec, LIGHT.config())
     assert made["mark"] == {**LIGHT.config()["style"]["guide"], "type": "rule", "strokeWidth": 9}
-    assert made["encoding"]["color"]["scale"]["range"] == [LIGHT.diverging[1], LIGHT.muted, LIGHT.diverging[-2]]
+    assert made["encoding"]["color"]["scale"]["range"] == [LIGHT.diverging[-2], LIGHT.muted, LIGHT.diverging[1]]
     assert made["data"] == spec["data"]
 
 

@@ -205,7 +205,7 @@ class Circuit:
     ) -> altair.LayerChart:
         """The circuit as an Altair chart: layers upwards, heads and MLPs across, an edge a curve.
 
-        Width grows with the square root of |importance|; colour is its sign (orange: + supports the behaviour, blue: −
+        Width grows with the square root of |importance|; colour is its sign (blue: + supports the behaviour, orange: −
         works against it; grey: not known). Pointing at a node singles out its edges, tooltips give names and numbers.
 
         Args:

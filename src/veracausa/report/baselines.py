@@ -90,7 +90,7 @@ def general_figures(result: GeneralPurpose, name: str) -> list[Figure]:
     ]  # fmt: skip
     scale = [alt.Scale(domain=list(span), nice=False, zero=False) for span in (across, up)]
     axis = alt.Axis(tickCount=6, labelExpr=SIGNED, grid=False)
-    region = alt.Chart(data.add(f"{name}-region", bands)).mark_rect(style=theme.POSITIVE, opacity=0.14)
+    region = alt.Chart(data.add(f"{name}-region", bands)).mark_rect(style=theme.GUIDE, opacity=0.1, strokeWidth=0)
     region = region.encode(x=alt.X("x:Q", scale=scale[0], title="counterfactual effect, share of the gap", axis=axis),
                            x2="x2:Q", y=alt.Y("y:Q", scale=scale[1], axis=axis,
                                               title=f"{result.ablation}-ablation effect, share of the gap"),

@@ -16,6 +16,7 @@ from veracausa.report.figures import Figure, Part, View
 from veracausa.report.maps import NAMES, SIGNED, ranking_view, zero_line
 from veracausa.report.scatters import against_exact, padded
 from veracausa.report.tables import Column, Table
+from veracausa.report.theme import Support
 from veracausa.report.words import joined, plain, whole
 
 if TYPE_CHECKING:
@@ -70,7 +71,11 @@ def _methods(result: Disagreement, name: str) -> Figure:
         f"Bars of exact effects of {len(chosen)} {plural(result.units.kind)} with a point for each method. {sentence}"
     )
     part = Part(
-        f"The {len(chosen)} strongest {plural(result.units.kind)}", view, data, text, f"bars: exact; {_over(result)}"
+        f"The {len(chosen)} strongest {plural(result.units.kind)}",
+        view,
+        data,
+        text,
+        f"bars: exact; {Support.of('noising').signs}; {_over(result)}",
     )
     return Figure(name, "What each method says of the strongest", (part,), sentence, least=420, width=460)
 
@@ -126,11 +131,9 @@ def _bars(data: Datasets, result: Disagreement, key: str, order: list[int], name
         alt.Tooltip(f"{minus}:Q", title=LABELS[minus], format="+.4f"),
     ]
     layers: list[alt.Chart] = []
-    for style, sign in ((theme.NEGATIVE, "< 0"), (theme.POSITIVE, ">= 0")):
-        for is_clear, opacity in ((True, 1.0), (False, 0.35)):
-            wanted = f"datum.value {sign} && {'' if is_clear else '!'}datum.clear"
-            bars = base.mark_bar(cornerRadius=1, style=style, opacity=opacity).transform_filter(wanted)
-            layers.append(bars.encode(x=x, y=y, tooltip=tips))
+    for is_clear, opacity in ((True, 0.7), (False, 0.22)):
+        bars = base.mark_bar(cornerRadius=1, style=theme.EXACT, opacity=opacity)
+        layers.append(bars.transform_filter(f"{'' if is_clear else '!'}datum.clear").encode(x=x, y=y, tooltip=tips))
     layers.append(zero_line(x=True))
     if result.n > 1:
         layers.append(base.mark_rule(style=theme.GUIDE).encode(x="low:Q", x2="high:Q", y=y))

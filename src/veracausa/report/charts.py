@@ -13,9 +13,9 @@ from veracausa.report.circuits import circuit_part, edges_part
 from veracausa.report.data import Datasets, effects, errors
 from veracausa.report.faithfulness import curves_part
 from veracausa.report.figures import Part, spec_of
-from veracausa.report.maps import limit_of, place_view
+from veracausa.report.maps import limit_of, place_view, shape
 from veracausa.report.readable import drawable
-from veracausa.report.theme import LIGHT, Theme
+from veracausa.report.theme import LIGHT, Support, Theme
 
 if TYPE_CHECKING:
     from veracausa.attribution.scores import Scores
@@ -30,7 +30,8 @@ def scores_chart(scores: Scores, *, tokens: Sequence[str] = (), most: int = MOST
     they are per position. Neurons, lists of units, heads per position: the 30 strongest. Edges: the `most` strongest,
     drawn like a circuit; per position over layers × positions, `tokens` being their texts. Colours and axes are shares
     of the gap (plain effects where the gap is zero; edges: importances); whiskers are one standard error, where there
-    are several examples.
+    are several examples. Blue supports the behaviour, orange works against it (grey: magnitudes, without a sign); early
+    layers are at the bottom.
 
     >>> vc.exact(lm, task).chart().save("heads.png")
     """
@@ -38,13 +39,16 @@ def scores_chart(scores: Scores, *, tokens: Sequence[str] = (), most: int = MOST
         return alone(edges_part(Datasets(inline=True), scores, "scores", tokens=tokens, most=most))
     values, title = effects(scores)
     spread = errors(scores) if scores.n > 1 else None
+    support = Support.of(scores.direction, scores.signed)
     pairs = "1 pair" if scores.n == 1 else f"{scores.n} pairs"
     data = Datasets(inline=True)
     view = place_view(
-        data, scores.units, {"effect": values}, "effect", "scores", title, limit_of(values), stderr=spread
+        data, scores.units, {"effect": values}, "effect", "scores", title, limit_of(values), support, stderr=spread
     )
     heading = f"{scores.method}: {len(scores):,} {scores.units.kind}"
-    return alone(Part(heading, view, data, heading, f"{scores.model['name']}, {pairs}"), 360)
+    coloured = shape(scores.units) in ("map", "positions")  # the legend says what colours mean
+    lines = f"{scores.model['name']}, {pairs}" + ("" if coloured else f"\n{support.value}")
+    return alone(Part(heading, view, data, f"{heading}; {support.value}", lines), 360)
 
 
 def circuit_chart(

@@ -1,4 +1,6 @@
-"""A circuit as a picture: nodes on a grid, edges as curves whose width is |importance| and whose colour is its sign."""
+"""A circuit as a picture: nodes on a grid, edges as curves whose width is |importance| and whose colour is its sign:
+blue supports the behaviour, orange works against it, as everywhere (`report.theme`).
+"""
 
 from __future__ import annotations
 

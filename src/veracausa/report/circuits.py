@@ -15,12 +15,10 @@ from veracausa.report.circuit_drawing import MOST_EDGES, drawing_view
 from veracausa.report.circuit_layout import layout
 from veracausa.report.data import Datasets
 from veracausa.report.figures import Figure, Part
+from veracausa.report.theme import Support
 from veracausa.report.words import joined, signed, whole
 
-_SIGNS = {
-    "noising": "importance = −effect of noising: + supports the behaviour, − works against it",
-    "denoising": "importance = effect of denoising: + supports the behaviour, − works against it",
-}
+_SIGNS = {"noising": "importance = −effect of noising: ", "denoising": "importance = effect of denoising: "}
 
 
 def circuit_part(
@@ -111,8 +109,8 @@ def _strongest_part(
 
 def _sign(direction: str, has_sign: bool) -> str:
     if not has_sign:
-        return "magnitudes: the method gives no sign"
-    return _SIGNS.get(direction, "importance: + supports the behaviour, − works against it")
+        return Support.UNSIGNED.value
+    return _SIGNS.get(direction, "importance: ") + Support.POSITIVE.value
 
 
 def _lines(

@@ -15,6 +15,7 @@ from veracausa.report.figures import Figure, Part, View
 from veracausa.report.maps import limit_of
 from veracausa.report.matrices import matrix_view
 from veracausa.report.tables import SHOWN, Column, Table
+from veracausa.report.theme import Support
 from veracausa.report.words import joined, plain, signed
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def _effects(result: CounterfactualComparison, name: str, roles: HeadRoles | Non
     errors = np.stack([stderr(result.values[one])[chosen] for one in result.names], 1)
     view = matrix_view(
         data, name, means, [_label(units[u], roles) for u in chosen], result.names,
-        f"effect, share of {result.widest}'s gap", limit_of(means), stderr=errors,
+        f"effect, share of {result.widest}'s gap", limit_of(means), Support.of(result.one.direction), stderr=errors,
     )  # fmt: skip
     contrasts = list(result.contrasts().items())
     said = []
@@ -77,7 +78,7 @@ def _effects(result: CounterfactualComparison, name: str, roles: HeadRoles | Non
         + f"n = {result.n} clean prompts, the same in every column."
     )
     text = f"Grid of effects of {len(chosen)} units under {len(result.names)} corruptions. {sentence}"
-    part = Part("", view, data, text, "same clean prompts, other corrupted prompts; negative: the unit supports")
+    part = Part("", view, data, text, "same clean prompts, other corrupted prompts")
     return Figure(name, "What each counterfactual shows", (part,), sentence, least=420, width=72 * len(result.names))
 
 

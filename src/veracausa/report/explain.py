@@ -25,6 +25,12 @@ SIGNS = {
 
 READING = (
     (
+        "Colours and places",
+        "Blue supports the behaviour, orange works against it, on every figure; where numbers are effects of noising, "
+        "blue is negative, since replacing what supports the behaviour lowers the metric. Magnitudes and differences "
+        "between methods are grey. Early layers are at the bottom, in maps as in drawings of circuits.",
+    ),
+    (
         "Exact effect",
         "The unit's activation is replaced, everything behind it is computed again, and the metric is read. No "
         "approximation: it is what the methods below try to predict.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,7 +12,7 @@ import vl_convert
 
 from veracausa.report.data import Datasets
 from veracausa.report.readable import drawable
-from veracausa.report.theme import LIGHT
+from veracausa.report.theme import LIGHT, Support
 
 #: Charts take the width of their place and the height that they need.
 FLUID = {"type": "fit-x", "contains": "padding"}
@@ -36,8 +37,9 @@ class Figure:
     """Charts that belong together.
 
     `name`: of its files and anchor. `sentence`: what it shows, made from its numbers. `scale`: largest value of a
-    shared colour scale (the page draws it once, above the charts). `least`: width below which parts wrap, in pixels.
-    `width`: of a part in the PNG. Without parts it is the place of one that could not be drawn, as the sentence says.
+    shared colour scale (the page draws it once, above the charts), `support`: what its signs mean. `least`: width below
+    which parts wrap, in pixels. `width`: of a part in the PNG. Without parts it is the place of one that could not be
+    drawn, as the sentence says.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Figure:
     parts: tuple[Part, ...]
     sentence: str
     scale: float | None = None
+    support: Support | None = None
     least: int = 300
     width: int = 300
     columns: int = 4
@@ -70,7 +73,8 @@ class Figure:
         ]
         whole: dict[str, Any] = {"columns": self.columns, "concat": views} if len(views) > 1 else views[0]
         if self.scale is not None and len(views) > 1:
-            whole["resolve"] = {"scale": {"color": "shared"}}
+            own = len({json.dumps(range_) for spec in self._drawn for range_ in _colours(spec)}) > 1
+            whole["resolve"] = {"scale": {"color": "independent" if own else "shared"}}
         data: dict[str, Any] = {}
         for spec, part in zip(self._drawn, self.parts, strict=True):
             data |= _data(spec, part)
@@ -86,8 +90,14 @@ def spec_of(view: View) -> dict[str, Any]:
     return _without(view.to_dict(validate=False), "$schema", "config")
 
 
+def _colours(spec: dict[str, Any]) -> list[Any]:
+    """The colour scales of a chart's layers."""
+    layers = spec.get("layer", [spec])
+    return [scale for one in layers if (scale := one.get("encoding", {}).get("color", {}).get("scale"))]
+
+
 def _heading(part: Part) -> dict[str, Any]:
-    return {"text": part.title, "subtitle": part.subtitle.split("\n")}
+    return {"text": part.title} | ({"subtitle": part.subtitle.split("\n")} if part.subtitle else {})
 
 
 def _data(spec: dict[str, Any], part: Part) -> dict[str, Any]:

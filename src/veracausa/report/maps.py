@@ -11,6 +11,7 @@ from veracausa.attribution.units import KINDS, Units
 from veracausa.report import theme
 from veracausa.report.data import Datasets, Row, identifier, unit_rows
 from veracausa.report.figures import View
+from veracausa.report.theme import Support
 
 #: Axis labels with a sign, except at zero (a Vega expression).
 SIGNED = "datum.value == 0 ? '0' : format(datum.value, '+.3~')"
@@ -39,10 +40,22 @@ def limit_of(values: np.ndarray) -> float:
     return float(finite.max()) if finite.size and finite.max() > 0 else 1.0
 
 
-def colour(limit: float, title: str) -> alt.Color:
-    """The shared diverging colour scale: ±limit, zero neutral, beyond it the end colours."""
-    scale = alt.Scale(domain=[-limit, limit], clamp=True, range=alt.RangeEnum("diverging"), interpolate="rgb")
-    bar = alt.Legend(title=title, orient="bottom", gradientLength=160, values=[-limit, 0, limit], labelExpr=SIGNED)
+def colour(limit: float, title: str, support: Support | None = None) -> alt.Color:
+    """A colour scale, beyond whose ends the end colours stay, with what it says in its legend.
+
+    ±limit, zero neutral, blue where the sign `support`s the behaviour; 0 … limit for magnitudes. None: agreement.
+    """
+    unsigned = support is Support.UNSIGNED
+    words = [title, *([support.value] if support else [])]
+    ends = [0.0 if unsigned else -limit, limit]
+    roles = {None: "heatmap", Support.UNSIGNED: "ramp"}
+    scale = alt.Scale(
+        domain=ends, clamp=True, range=alt.RangeEnum(roles.get(support, "diverging")), interpolate="rgb",
+        reverse=support is Support.POSITIVE,
+    )  # fmt: skip
+    bar = alt.Legend(
+        title=words, titleLimit=0, orient="bottom", gradientLength=160, values=sorted({*ends, 0.0}), labelExpr=SIGNED
+    )
     return alt.Color("value:Q", scale=scale, legend=bar)
 
 
@@ -54,19 +67,22 @@ def place_view(
     name: str,
     title: str,
     limit: float,
+    support: Support,
     *,
     stderr: np.ndarray | None = None,
     domain: tuple[float, float] | None = None,
 ) -> View:
     """One column of numbers of all units, in the shape that suits them; the others are in the tooltips.
 
-    `limit`: end of the colour scale. `stderr`: whiskers of bars. `domain`: x axis of bars, to share among charts.
+    Early layers at the bottom. `limit`: end of the colour scale; `support`: what its signs mean. `stderr`: whiskers of
+    bars. `domain`: x axis of bars, to share among charts.
     """
     form = shape(units)
+    values = np.abs(columns[drawn]) if support is Support.UNSIGNED else columns[drawn]
     chosen = _strongest(columns[drawn]) if form == "ranking" else None
     fields = {f"by_{identifier(label).replace('-', '_')}": values for label, values in columns.items()}
     spread = {"stderr": stderr} if stderr is not None else {}
-    rows = unit_rows(units, {"value": columns[drawn], **spread, **fields}, chosen)
+    rows = unit_rows(units, {"value": values, **spread, **fields}, chosen)
     base = alt.Chart(data.add(name, rows))
     tips = [alt.Tooltip("name:N", title=KINDS[units.kind][1]), alt.Tooltip("layer:O")]
     tips += [alt.Tooltip(f"{f}:Q", title=label, format="+.5f") for f, label in zip(fields, columns, strict=True)]
@@ -77,21 +93,17 @@ def place_view(
             base.mark_rect(stroke=None)
             .encode(
                 x=alt.X(f"{across}:O", title=label, axis=alt.Axis(labelAngle=0, domain=False, ticks=False)),
-                y=alt.Y("layer:O", title="layer", axis=alt.Axis(domain=False, ticks=False)),
-                color=colour(limit, title),
+                y=_layers(),
+                color=colour(limit, title, support),
                 tooltip=tips,
             )
             .properties(height=layers_count * (7 if layers_count > 40 else 12))
         )
-    y = (
-        alt.Y("layer:O", title="layer", axis=alt.Axis(domain=False, ticks=False))
-        if form == "bars"
-        else alt.Y("name:N", title=None, sort=[row["name"] for row in rows], axis=NAMES)
-    )
+    y = _layers() if form == "bars" else alt.Y("name:N", title=None, sort=[row["name"] for row in rows], axis=NAMES)
     scale = alt.Scale(domain=list(domain)) if domain else alt.Undefined
     x = alt.X("value:Q", title=title, scale=scale, axis=alt.Axis(tickCount=5, labelExpr=SIGNED))
     layers: list[alt.Chart] = []
-    for style, test in ((theme.NEGATIVE, "< 0"), (theme.POSITIVE, ">= 0")):
+    for style, test in zip(support.styles, ("< 0", ">= 0"), strict=True):
         bars = base.mark_bar(cornerRadius=1, style=style).transform_filter(f"datum.value {test}")
         layers.append(bars.encode(x=x, y=y, tooltip=tips))
     layers.append(zero_line(x=True))
@@ -150,6 +162,11 @@ def zero_line(*, x: bool) -> alt.Chart:
     """A thin line at zero of the x axis, or of the y axis."""
     rule = alt.Chart(alt.InlineData(values=[{}])).mark_rule(style=theme.ZERO)
     return rule.encode(x=alt.datum(0)) if x else rule.encode(y=alt.datum(0))
+
+
+def _layers() -> alt.Y:
+    """The layers, early ones at the bottom: the residual stream flows upwards, as in drawings of circuits."""
+    return alt.Y("layer:O", title="layer", sort="descending", axis=alt.Axis(domain=False, ticks=False))
 
 
 def _strongest(values: np.ndarray) -> list[int]:

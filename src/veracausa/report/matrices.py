@@ -12,6 +12,7 @@ from veracausa.report import theme
 from veracausa.report.data import Datasets, Row, number
 from veracausa.report.figures import View
 from veracausa.report.maps import colour
+from veracausa.report.theme import Support
 from veracausa.report.words import plain
 
 #: Height of a row, in pixels.
@@ -26,12 +27,16 @@ def matrix_view(
     across: Sequence[str],
     title: str,
     limit: float,
+    support: Support | None = None,
     *,
     stderr: Float[np.ndarray, "rows columns"] | None = None,
     digits: int = 2,
     angle: int = 0,
 ) -> View:
-    """A grid of numbers, coloured from −limit to +limit; `angle`: of the column labels."""
+    """A grid of numbers, coloured from −limit to +limit: effects, `support` says what their sign means, or agreement.
+
+    `angle`: of the column labels.
+    """
     rows: list[Row] = [
         {
             "row": one, "column": other, "value": number(values[i, j]), "text": plain(float(values[i, j]), digits),
@@ -50,7 +55,7 @@ def matrix_view(
     if stderr is not None:
         tips.append(alt.Tooltip("stderr:Q", title="± SE", format=".4f"))
     base = alt.Chart(data.add(name, rows)).encode(x=x, y=y, tooltip=tips)
-    layers = [base.mark_rect(stroke=None).encode(color=colour(limit, title))]
+    layers = [base.mark_rect(stroke=None).encode(color=colour(limit, title, support))]
     for style, test in ((theme.NAME, "!datum.strong"), (theme.INVERSE, "datum.strong")):
         layers.append(base.mark_text(style=style).encode(text="text:N").transform_filter(test))
     return alt.layer(*layers).properties(height=_ROW * len(down))

@@ -19,6 +19,7 @@ from veracausa.report.maps import STRONGEST, limit_of, place_view, ranking_view,
 from veracausa.report.scatters import against_exact, mean_difference, padded
 from veracausa.report.spared import spared_figures, spared_tables
 from veracausa.report.tables import Table, agreement_table, pairs_table, units_table
+from veracausa.report.theme import Support
 from veracausa.report.words import (
     chosen_sentence,
     cost_sentence,
@@ -119,7 +120,8 @@ class PanelView:
             data = Datasets()
             view = ranking_view(data, units, exact, estimates, name, title)
             count = min(STRONGEST, len(units))
-            part = Part("", view, data, f"Bars: the {count} strongest {kind} by exact effect; points: estimates")
+            what = f"Bars: the {count} strongest {kind} by exact effect; points: estimates"
+            part = Part("", view, data, what, Support.of(panel.exact.direction).signs)
             lead = sentence.split(" The scale ends")[0]
             return Figure(
                 name, f"The {count} strongest {kind}", (part,), f"Bars are exact effects, points estimates. {lead}",
@@ -128,19 +130,21 @@ class PanelView:
         columns = {"exact": exact, **estimates}
         domain = padded(list(columns.values()))
         parts = []
-        for label, values in columns.items():
+        supports = [Support.of(one.direction, one.signed) for one in (panel.exact, *panel.estimates)]
+        bars = shape(units) == "bars"
+        for (label, values), support in zip(columns.items(), supports, strict=True):
             data = Datasets()
-            view = place_view(data, units, columns, label, f"{name}-{label}", title, limit, domain=domain)
+            view = place_view(data, units, columns, label, f"{name}-{label}", title, limit, support, domain=domain)
             best = int(np.argmax(np.abs(np.nan_to_num(values))))
             largest = f"largest {units.names[best]}, {signed(values[best])}"
             what = f"{label}: {title} of {len(units)} {kind} by place; {largest}"
-            parts.append(Part(label, view, data, what))
-        bars = shape(units) == "bars"
+            own = bars or support is Support.UNSIGNED
+            parts.append(Part(label, view, data, what, support.value.replace(", ", ",\n") if own else ""))
         across = len(set((units.position if units.positional else units.index).tolist()))
         return Figure(
             name, f"Where: exact effects and estimates of {kind}", tuple(parts),
             sentence.split(" The scale ends")[0] if bars else sentence,
-            scale=None if bars else limit, least=min(340, max(150, 10 * across + 40)), width=190,
+            scale=None if bars else limit, support=supports[0], least=min(340, max(150, 10 * across + 40)), width=190,
         )  # fmt: skip
 
     def _scatter(self) -> Figure:

@@ -11,6 +11,7 @@ from veracausa.report.data import Datasets, Row, number
 from veracausa.report.figures import Figure, Part
 from veracausa.report.maps import colour, limit_of
 from veracausa.report.tables import Column, Table
+from veracausa.report.theme import Support
 from veracausa.report.words import signed
 
 _TITLES = {
@@ -34,7 +35,6 @@ def figures(found: Surface, name: str) -> list[Figure]:
         for j, b in enumerate(found.betas)
     ]  # fmt: skip
     limit = limit_of(means)
-    limit = limit_of(means)
     corners: list[Row] = []
     for a, b in ((0, 0), (1, 0), (0, 1), (1, 1)):
         effect = found.at(a, b).value
@@ -47,7 +47,12 @@ def figures(found: Surface, name: str) -> list[Figure]:
             alt.Tooltip("value:Q", title="effect", format="+.4f")]  # fmt: skip
     cells = alt.Chart(data.add(name, rows)).mark_rect(stroke=None)
     cells = cells.encode(
-        x=x, x2="right:Q", y=y, y2="high:Q", color=colour(limit, "change, share of the gap"), tooltip=tips
+        x=x,
+        x2="right:Q",
+        y=y,
+        y2="high:Q",
+        color=colour(limit, "change, share of the gap", Support.NEGATIVE),
+        tooltip=tips,
     )
     places = alt.Chart(data.add(f"{name}-corners", corners))
     text = []

@@ -1,31 +1,71 @@
 """Colours and fonts of every chart, for light and dark pages. Blue–orange and Okabe–Ito tell apart without red–green.
 
-Charts name roles (mark styles, the ranges "diverging", "category" and "ordinal": negative, neither, positive); a theme
-says what a role looks like, so that one specification serves the light page, the dark page and the PNG.
+**One convention.** Blue supports the behaviour, orange works against it, whatever sign that has in the numbers drawn:
+`Support` says which, and its words stand on every figure that is coloured so. Early layers are at the bottom, as the
+residual stream is drawn in circuits: it flows upwards, so that a map and a drawing can be laid beside each other.
+Numbers that neither support nor oppose have other colours: differences between methods grey, agreement purple–green.
+
+Charts name roles (mark styles, the ranges "diverging": supports, neither, works against; "ordinal": the same three as
+single colours; "ramp": magnitudes; "heatmap": agreement; "category": methods); a theme says what a role looks like, so
+that one specification serves the light page, the dark page and the PNG.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 #: Mark styles: exact values, lines through them, guides and zero lines behind the data, names beside points, diagonals.
 EXACT, TRUTH, GUIDE, ZERO, NAME, DIAGONAL = "exact", "truth", "guide", "zero", "name", "diagonal"
-#: … bars of either sign, and text upon strong colours.
-NEGATIVE, POSITIVE, INVERSE = "negative", "positive", "inverse"
+#: … bars of what supports the behaviour and of what works against it, and text upon strong colours.
+SUPPORTING, OPPOSING, INVERSE = "supporting", "opposing", "inverse"
+
+
+class Support(Enum):
+    """Which sign of the numbers that are drawn supports the behaviour, in the words of a legend."""
+
+    NEGATIVE = "blue (−) supports the behaviour, orange (+) works against it"
+    POSITIVE = "blue (+) supports the behaviour, orange (−) works against it"
+    UNSIGNED = "magnitudes: no sign, so grey"
+
+    @classmethod
+    def of(cls, direction: str, signed: bool = True) -> Support:
+        """Of effects: noising takes away what supports, denoising brings it back. Of importances: `POSITIVE`."""
+        if not signed:
+            return cls.UNSIGNED
+        return cls.POSITIVE if direction == "denoising" else cls.NEGATIVE
+
+    @property
+    def signs(self) -> str:
+        """The same where colours say something else."""
+        if self is Support.UNSIGNED:
+            return "magnitudes: no sign"
+        return re.sub(r"\w+ \((.)\)", r"\1", self.value)
+
+    @property
+    def styles(self) -> tuple[str, str]:
+        """Styles of bars below zero and above it."""
+        if self is Support.UNSIGNED:
+            return EXACT, EXACT
+        return (SUPPORTING, OPPOSING) if self is Support.NEGATIVE else (OPPOSING, SUPPORTING)
 
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours by role; `diverging` runs from negative over zero to positive, `category` is one colour per method."""
+    """Colours by role; `diverging` runs from what supports over zero to what works against, `category` is one colour
+    per method, `agreement` runs from −1 over 0 to 1.
+    """
 
     ink: str
     muted: str
     line: str
     surface: str
     diverging: tuple[str, ...]
+    agreement: tuple[str, ...]
     category: tuple[str, ...]
 
     def config(self, background: str | None = None) -> dict[str, Any]:
@@ -74,7 +114,9 @@ class Theme:
             "range": {
                 "diverging": list(self.diverging),
                 "category": list(self.category),
-                "ordinal": [self.diverging[1], self.muted, self.diverging[-2]],
+                "ordinal": [self.diverging[-2], self.muted, self.diverging[1]],
+                "ramp": [self.diverging[3], self.muted, self.ink],
+                "heatmap": list(self.agreement),
             },
             "style": {
                 EXACT: {"color": self.ink, "fill": self.ink},
@@ -82,8 +124,8 @@ class Theme:
                 GUIDE: {"color": self.muted, "stroke": self.muted, "strokeWidth": 1, "opacity": 0.8},
                 ZERO: {"color": self.muted, "stroke": self.muted, "strokeWidth": 1, "opacity": 0.45},
                 DIAGONAL: {"color": self.muted, "stroke": self.muted, "strokeWidth": 1, "strokeDash": [4, 4]},
-                NEGATIVE: {"color": self.diverging[1], "fill": self.diverging[1]},
-                POSITIVE: {"color": self.diverging[-2], "fill": self.diverging[-2]},
+                SUPPORTING: {"color": self.diverging[1], "fill": self.diverging[1]},
+                OPPOSING: {"color": self.diverging[-2], "fill": self.diverging[-2]},
                 NAME: {**text, "fontSize": 10.5},
                 INVERSE: {**text, "fontSize": 10.5, "color": self.surface, "fill": self.surface},
             },
@@ -97,6 +139,7 @@ LIGHT = Theme(
     line="#dde2e7",
     surface="#ffffff",
     diverging=("#08467f", "#2b7bba", "#8fc1e3", "#f0f0ed", "#f5b877", "#d9731a", "#8a3d05"),
+    agreement=("#762a83", "#c2a5cf", "#f0f0ed", "#a6dba0", "#1b7837"),
     category=("#0072b2", "#d55e00", "#00866a", "#b0558f", "#8a6d00", "#5b5fc7"),
 )
 DARK = Theme(
@@ -105,5 +148,6 @@ DARK = Theme(
     line="#343b43",
     surface="#1a1e23",
     diverging=("#9fd2ff", "#4a9be0", "#2b5f8f", "#2c3238", "#8a5321", "#e08a33", "#ffcf96"),
+    agreement=("#c9a0dc", "#7d5591", "#2c3238", "#3f7a4d", "#8fd19a"),
     category=("#5cb8f0", "#ff9152", "#35c79c", "#e79cc9", "#d8b640", "#a3a6ff"),
 )
