@@ -67,20 +67,25 @@ def test_the_contracts_are_held_to_the_precision(family, attention):
     assert {one.tolerance for one in outcomes if one.number not in (1, 6, 8, 10)} == {usual}
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("family", tiny_models.mostly_slow(tiny_models.FAMILIES, fast=("llama", "gpt2", "gemma3")))
-def test_half_types_work(task_of, family, dtype):
-    """Milder weights. Nothing is refused, and effects are the float32 model's but for rounding.
-
-    Two runs' logits are subtracted, and each may be off by what the guards allow them; wrong wiring shows in r.
-    """
-    hf, task = tiny_models.make(family, seed=1, dtype=torch.float32), task_of(6, n=2)
+def mild(family, dtype):
+    """The same milder weights in a half type and in float32."""
+    hf = tiny_models.make(family, seed=1, dtype=torch.float32)
     with torch.no_grad():
         for name, weight in hf.named_parameters():
             if not any(part in name for part in ("norm", "ln_", "embed", "wte", "wpe")):
                 weight *= 0.5
             weight.copy_(weight.to(dtype))
-    lm, wide = as_model(copy.deepcopy(hf).to(dtype), family), as_model(hf, family)
+    return as_model(copy.deepcopy(hf).to(dtype), family), as_model(hf, family)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", tiny_models.mostly_slow(tiny_models.FAMILIES, fast=("llama", "gpt2", "gemma3")))
+def test_half_types_work(task_of, family, dtype):
+    """Nothing is refused, and effects are the float32 model's but for rounding.
+
+    Two runs' logits are subtracted, and each may be off by what the guards allow them; wrong wiring shows in r.
+    """
+    (lm, wide), task = mild(family, dtype), task_of(6, n=2)
     for call in (
         lambda lm: vc.exact(lm, task, show_progress=False),
         lambda lm: vc.attribute(lm, task, units="edges", method="eap", show_progress=False),
@@ -90,4 +95,10 @@ def test_half_types_work(task_of, family, dtype):
         assert (ours.values - theirs.values).abs().max() < 2 * rounding(dtype, float(logits))
         assert torch.corrcoef(torch.stack([ours.values.flatten(), theirs.values.flatten()]))[0, 1] > 0.98
     vc.faithfulness(lm, task, vc.select(ours, n=60, how="abs"), show_progress=False)
-    assert all(one.ok for one in lm.check())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", tiny_models.FAMILIES)
+def test_the_contracts_hold_in_half_types(family, dtype):
+    assert all(one.ok for one in mild(family, dtype)[0].check())
