@@ -1,7 +1,9 @@
 """Progress: silent when asked, lines where there is no terminal, honest about the time left."""
 
 import re
+import sys
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 
@@ -122,3 +124,54 @@ def test_a_line_of_a_real_run(tiny, task_of, monkeypatch, capsys):
     assert all(re.fullmatch(r"exact effects of 120 neurons: \d+%, \d+ s left", line) for line in lines)
     shares = [int(re.search(r"(\d+)%", line)[1]) for line in lines]
     assert shares == sorted(shares) and shares[-1] >= 95
+
+
+class Notebook:
+    """Stands in for IPython inside a notebook's kernel."""
+
+    def __init__(self, monkeypatch, kernel=True):
+        self.shown: list[str] = []
+        shell = SimpleNamespace(kernel=object()) if kernel else SimpleNamespace()
+        self.HTML = str
+        monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+        monkeypatch.setitem(sys.modules, "IPython.display", self)
+
+    def display(self, html, display_id):
+        assert display_id is True
+        self.shown.append(html)
+        return SimpleNamespace(update=self.shown.append)
+
+
+def test_a_bar_in_a_notebook(monkeypatch, capsys):
+    clock, notebook = Clock(monkeypatch), Notebook(monkeypatch)
+    with progress("effects of <b>", 1000, True, done=200) as tick:
+        clock.now = 0.1
+        tick(100)  # too early for a change
+        clock.now = 10
+        tick(300)
+        assert len(notebook.shown) == 2
+    first, second, last = notebook.shown
+    assert 'value="0.2000"' in first and 'value="0.6000"' in second and last == ""  # it goes when the work ends
+    assert "effects of &lt;b&gt;: 60%, 10 s left" in second
+    assert capsys.readouterr().err == ""
+    with pytest.raises(ZeroDivisionError), progress("work", 10, True):
+        _ = 1 / 0
+    assert notebook.shown[-1] == ""
+
+
+def test_no_kernel_no_bar(monkeypatch):
+    notebook = Notebook(monkeypatch, kernel=False)
+    with progress("work", 10, True) as tick:
+        tick(10)
+    monkeypatch.setitem(sys.modules, "IPython", None)
+    with progress("work", 10, True) as tick:
+        tick(10)
+    assert notebook.shown == []
+
+
+def test_a_real_run_in_a_notebook(tiny, task_of, monkeypatch):
+    monkeypatch.setattr(module, "_CELL_EVERY", 0.0)
+    notebook = Notebook(monkeypatch)
+    vc.exact(tiny("llama"), task_of(6), units="neurons", rows=10)
+    shares = [float(found[1]) for html in notebook.shown if (found := re.search(r'value="([\d.]+)"', html))]
+    assert len(shares) > 3 and shares == sorted(shares) and shares[-1] >= 0.95

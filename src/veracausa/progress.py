@@ -1,21 +1,26 @@
 """One progress bar for long work: what it does, how far it is, how long it will still take.
 
 Progress is counted in token-layers, not in rows, because a row that enters late is cheap: so the time left is honest.
-In a terminal or notebook it is a bar; elsewhere a line now and then, on standard error.
+In a terminal it is a bar, and in a notebook one of plain HTML (rich would need ipywidgets there); elsewhere a line now
+and then, on standard error.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from html import escape
+from typing import Any, Protocol
 
 from veracausa.terminal import printable, say
 
 #: Seconds between two lines where there is no terminal.
 _LINE_EVERY = 20.0
+#: … and between two changes of a bar in a notebook.
+_CELL_EVERY = 0.3
 
 
 class Tick(Protocol):
@@ -65,6 +70,8 @@ def progress(label: str, total: float, show: bool, done: float = 0.0) -> Iterato
         yield lambda amount: None
     elif sys.stderr.isatty():
         yield from _bar(label, total, done)
+    elif (shown := _notebook()) is not None:
+        yield from _cell(shown, label, total, done)
     else:
         yield _lines(label, total, done)
 
@@ -91,6 +98,42 @@ def _bar(label: str, total: float, done: float) -> Iterator[Tick]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(printable(label), total=total, completed=int(done))
         yield lambda amount: bar.advance(task, amount)
+
+
+def _notebook() -> Any:
+    """`IPython.display` inside a notebook's kernel, None elsewhere; IPython is never loaded for it."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None and hasattr(ipython, "get_ipython") else None
+    if shell is None or not hasattr(shell, "kernel"):
+        return None
+    return importlib.import_module("IPython.display")
+
+
+def _cell(shown: Any, label: str, total: float, done: float) -> Iterator[Tick]:
+    """A bar in the cell's output, which goes when the work ends."""
+    began = said = time.monotonic()
+    reached = 0.0
+    handle = shown.display(shown.HTML(_in_html(label, done / total, "…")), display_id=True)
+
+    def tick(amount: float) -> None:
+        nonlocal said, reached
+        reached += amount
+        now = time.monotonic()
+        if handle is not None and now - said >= _CELL_EVERY:
+            said = now
+            rest = left(reached, total - done, now - began)
+            handle.update(shown.HTML(_in_html(label, (done + reached) / total, rest)))
+
+    try:
+        yield tick
+    finally:
+        if handle is not None:
+            handle.update(shown.HTML(""))
+
+
+def _in_html(label: str, share: float, rest: str) -> str:
+    bar = f'<progress value="{min(share, 1):.4f}" max="1" style="width:16em;vertical-align:middle"></progress>'
+    return f"<div>{bar} {escape(printable(label))}: {min(share, 1):.0%}, {rest} left</div>"
 
 
 def _lines(label: str, total: float, done: float) -> Tick:

@@ -14,6 +14,7 @@ from veracausa.report.data import Datasets, effects, errors
 from veracausa.report.faithfulness import curves_part
 from veracausa.report.figures import Part, spec_of
 from veracausa.report.maps import limit_of, place_view, shape
+from veracausa.report.offline import offline
 from veracausa.report.readable import drawable
 from veracausa.report.theme import LIGHT, Support, Theme
 
@@ -67,12 +68,13 @@ def curve_chart(curves: Sequence[Curve]) -> Any:
 def alone(part: Part, width: int = 520, theme: Theme = LIGHT) -> Any:
     """A part of a page as a chart that stands alone: its data inside, the theme's colours in place of their roles.
 
-    It has no configuration of its own, so it can be layered and put beside others. `width`: unless the part has one.
+    It has no configuration of its own, so it can be layered and put beside others; saved as HTML and in notebooks it
+    holds the library that draws it. `width`: unless the part has one.
     """
     with alt.data_transformers.enable(consolidate_datasets=False):  # charts within charts may not hold "datasets"
         spec = painted(spec_of(part.view), theme.config())
     title = {"text": part.title, "subtitle": part.subtitle.split("\n"), "anchor": "start", "offset": 10}
-    return alt.Chart.from_dict(drawable({"width": width, **spec, "title": title, "view": {"stroke": None}}))
+    return offline(alt.Chart.from_dict(drawable({"width": width, **spec, "title": title, "view": {"stroke": None}})))
 
 
 def painted(spec: Any, config: dict[str, Any]) -> Any:

@@ -55,7 +55,7 @@ def framed(template: str, figures: Sequence[Figure], tables: Sequence[Table], *,
         dark=_variables(DARK),
         style=Markup(_asset("page.css")),
         script=Markup(_asset("page.js")),
-        vega=Markup(_inside_script(_vega())),
+        vega=Markup(library()),
         data=Markup(embed(data)),
     )
 
@@ -81,14 +81,11 @@ def _variables(theme: Any) -> Markup:
     )
 
 
-def _vega() -> str:
-    """The libraries that draw charts, as one script."""
-    return vl_convert.javascript_bundle(vl_version=vegalite_version())  # type: ignore[call-arg]
+def library() -> str:
+    """The libraries that draw charts, as one script that may stand inside a <script> element."""
+    code: str = vl_convert.javascript_bundle(vl_version=vegalite_version())  # type: ignore[call-arg]
+    return code.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 
 def _asset(name: str) -> str:
     return (files("veracausa.report") / "assets" / name).read_text(encoding="utf-8")
-
-
-def _inside_script(code: str) -> str:
-    return code.replace("</script", "<\\/script").replace("<!--", "<\\!--")

@@ -1,0 +1,89 @@
+"""Charts that are saved as HTML or shown in a notebook hold what they need; nobody is asked for anything."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import altair as alt
+import pytest
+
+import veracausa as vc
+from veracausa.report.offline import Offline
+
+
+@pytest.fixture(scope="module")
+def charts(tiny, task_of):
+    lm, task = tiny("llama"), task_of(6, n=2)
+    heads = vc.exact(lm, task, show_progress=False)
+    edges = vc.attribute(lm, task, units="edges", method="eap", show_progress=False)
+    curve = vc.curve(lm, task, edges, sizes=(0.1, 1.0), show_progress=False)
+    one, circuit = heads.chart(), vc.select(edges, n=40, how="abs").chart()
+    return {
+        "heads": one, "circuit": circuit, "edges": edges.chart(), "curve": curve.chart(), "beside": one | circuit,
+        "above": one & circuit & one, "upon": one + one, "changed": one.properties(title="Mine"),
+    }  # fmt: skip
+
+
+def fetched(html: str) -> list[str]:
+    """What a browser would load for this page before a script asks for anything (the last test listens for that)."""
+    outside = re.sub(r"(<script\b[^>]*>).*?</script", r"\1", html, flags=re.DOTALL)
+    return re.findall(r"<(?:script|link|img|iframe)[^>]*(?:src|href)\s*=[^>]*>", outside)
+
+
+NAMES = ("heads", "circuit", "edges", "curve", "beside", "above", "upon", "changed")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_saved_as_html_nothing_is_fetched(charts, tmp_path, name):
+    assert isinstance(charts[name], Offline)
+    charts[name].save(tmp_path / "chart.html")
+    html = (tmp_path / "chart.html").read_text()
+    assert fetched(html) == [] and len(html) > 500_000
+    assert fetched(alt.Chart().mark_bar().to_html()) != []  # so would altair's own
+
+
+@pytest.mark.parametrize("name", ["heads", "beside"])
+def test_in_a_notebook_nothing_is_fetched(charts, name):
+    bundle = charts[name]._repr_mimebundle_()
+    assert set(bundle) == {"text/html", "text/plain"} and len(bundle["text/plain"]) < 200
+    assert fetched(bundle["text/html"]) == [] and bundle["text/html"].count("</script") == 1
+
+
+def test_settings_of_altair_are_left_alone_and_heeded(charts):
+    assert alt.renderers.active == "default" and alt.data_transformers.active == "default"
+    with alt.renderers.enable("json"):
+        assert "application/json" in str(charts["heads"]._repr_mimebundle_())
+    with_web = charts["heads"].to_html(inline=False)
+    assert fetched(with_web) != []
+
+
+def test_pictures_are_as_before(charts, tmp_path):
+    charts["circuit"].save(tmp_path / "a.png")
+    charts["circuit"].save(tmp_path / "a.svg")
+    charts["circuit"].save(tmp_path / "a.json")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (tmp_path / "a.svg").read_text() and json.loads((tmp_path / "a.json").read_text())["layer"]
+
+
+def test_a_title_of_the_users_own_can_be_drawn(charts, tmp_path):
+    charts["heads"].properties(title="a\x00\x1b[31m\ud800").save(tmp_path / "a.png")  # would end the process
+
+
+@pytest.mark.browser
+def test_a_browser_draws_both_and_asks_nobody(charts, tmp_path, chromium):
+    charts["beside"].save(tmp_path / "saved.html")
+    cells = "".join(charts[name]._repr_html_() for name in ("heads", "circuit"))
+    (tmp_path / "cells.html").write_text(f"<!doctype html><meta charset=utf-8><body>{cells}</body>")
+    for file, canvases in (("saved.html", 1), ("cells.html", 2)):
+        page = chromium.new_page()
+        asked: list[str] = []
+        log: list[str] = []
+        page.on("request", lambda request, asked=asked: asked.append(request.url))
+        page.on("pageerror", lambda error, log=log: log.append(str(error)))
+        page.goto((tmp_path / file).as_uri())
+        page.wait_for_selector("canvas, svg.marks")
+        page.wait_for_timeout(500)
+        assert page.locator("canvas.marks, svg.marks").count() == canvases
+        assert log == [] and [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
+        page.close()
