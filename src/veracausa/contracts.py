@@ -217,8 +217,8 @@ def _writes_sum_to_residual(lm: Model, task: Task) -> float:
                 z.unflatten(-1, (lm.heads, -1)),
                 block.head_weights.reshape(lm.heads, -1, lm.width),
             )
-            total = total + block.attention_write(heads + _or_nothing(block.head_bias))
-            total = total + block.mlp_write(neurons @ block.neuron_weights + _or_nothing(block.neuron_bias))
+            total = total + block.attention_write(heads + _or_nothing(block.head_map.bias))
+            total = total + block.mlp_write(neurons @ block.neuron_weights + _or_nothing(block.neuron_map.bias))
         example = torch.zeros(1, dtype=torch.long, device=lm.device)
         return float((read(total[:, -1], example) - read(state.last, example)).abs().max())
 

@@ -51,24 +51,28 @@ class Block:
         return (*dict.fromkeys(self.projections), self.attention_out, self.mlp_out)
 
     @property
-    def head_weights(self) -> Float[Tensor, "heads_x_dim width"]:
-        """W_O as [heads · head_dim, width]: rows h·d … (h+1)·d map head h's value z to its write."""
-        return self._behind("attention output", self.attention_out).weight
+    def head_map(self) -> LinearMap:
+        """The attention's output projection, from heads' values z; see `linear`.
+
+        Raises:
+            ContractError: it is no linear map.
+        """
+        return self._behind("attention output", self.attention_out)
 
     @property
-    def head_bias(self) -> Float[Tensor, " width"] | None:
-        """The constant of the attention's output."""
-        return self._behind("attention output", self.attention_out).bias
+    def head_weights(self) -> Float[Tensor, "heads_x_dim width"]:
+        """W_O as [heads · head_dim, width]: rows h·d … (h+1)·d map head h's value z to its write."""
+        return self.head_map.weight
+
+    @property
+    def neuron_map(self) -> LinearMap:
+        """The down projection, from neurons' activations; see `head_map`."""
+        return self._behind("down", self.mlp_out)
 
     @property
     def neuron_weights(self) -> Float[Tensor, "neurons width"]:
         """The down projection as [neurons, width]: row n is what neuron n adds to the MLP's output."""
-        return self._behind("down", self.mlp_out).weight
-
-    @property
-    def neuron_bias(self) -> Float[Tensor, " width"] | None:
-        """The constant of the MLP's output."""
-        return self._behind("down", self.mlp_out).bias
+        return self.neuron_map.weight
 
     def projection(self, kind: int) -> LinearMap:
         """The query (0), key (1) or value (2) projection, from the norm's output; see `linear`.

@@ -125,7 +125,7 @@ class Constants:
         stream, streams, middles = self.writes[0], [], []
         for layer, block in enumerate(decoder.blocks):
             streams.append(stream)
-            at, bias = graph.block(layer), block.head_bias
+            at, bias = graph.block(layer), block.head_map.bias
             behind = stream + self.writes[at.heads].sum(0) + (0.0 if bias is None else bias)
             middles.append(stream if block.parallel else behind)
             stream = behind + self.writes[at.mlp]

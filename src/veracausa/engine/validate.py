@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from veracausa.engine.guard import as_found, borrowed
 from veracausa.engine.precision import precision_of
@@ -22,6 +22,7 @@ from veracausa.tasks.tokens import strings
 
 if TYPE_CHECKING:
     from veracausa.anatomy import Block, Decoder
+    from veracausa.anatomy.linear import LinearMap
     from veracausa.engine.measure import Readout
     from veracausa.engine.patches import Place
     from veracausa.engine.tape import State, Tape
@@ -193,10 +194,9 @@ def _misread(decoder: Decoder, block: Block, tape: Tape, place: Place) -> tuple[
     out = "attention" if attention else "mlp"
     if place != "mlp":
         site = "z" if attention else "neurons"
-        weights, bias = (
-            (block.head_weights, block.head_bias) if attention else (block.neuron_weights, block.neuron_bias)
-        )
-        error, scale = off_map(weights, bias, [(run.sites[site][layer], run.sites[out][layer]) for run in runs])
+        own, module = (block.head_map, block.attention_out) if attention else (block.neuron_map, block.mlp_out)
+        ends = [(run.sites[site][layer], run.sites[out][layer]) for run in runs]
+        error, scale = off_map(decoder, module, own, ends)
         if not error <= rounding(precision, scale):
             part = f"The {'attention output' if attention else 'down'} projection"
             return part, error, rounding(precision, scale)
@@ -217,32 +217,39 @@ def _misread(decoder: Decoder, block: Block, tape: Tape, place: Place) -> tuple[
 
 
 def off_map(
-    weights: Float[Tensor, "inputs outputs"],
-    bias: Float[Tensor, " outputs"] | None,
+    decoder: Decoder,
+    part: nn.Module,
+    own: LinearMap,
     runs: Sequence[tuple[Float[Tensor, "examples positions inputs"], Float[Tensor, "examples positions outputs"]]],
     constants: bool = False,
 ) -> tuple[float, float]:
     """How far outputs are from the map of their inputs, and how large they are, over all examples and positions.
 
     Both sides are compared along one random direction r of length 1: y · r against x · (W r), so that all of them cost
-    one product of the weights with a vector. A constant of its own at a position, the same in all runs, is allowed
-    unless `constants` are asked for; where all runs have the same input it cannot be told from a factor, and is not.
+    one product of the weights with a vector, once a call. A constant of its own at a position, the same in all runs, is
+    allowed unless `constants` are asked for; where all runs have the same input it cannot be told from a factor, and
+    is not.
     """
-    wide = torch.promote_types(weights.dtype, torch.float32)
-    drawn = torch.randn(weights.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    direction = (drawn / drawn.norm()).to(weights.device, wide)
-    along, shift = (
-        weights.detach().to(wide) @ direction,
-        0.0 if bias is None else float(bias.detach().to(wide) @ direction),
-    )
-    errors = torch.cat([y.detach().to(wide) @ direction - x.detach().to(wide) @ along - shift for x, y in runs])
-    scale = max(float(y.detach().abs().max()) for _, y in runs) + 1e-6
-    if constants:
-        return float(errors.abs().max()), scale
-    first = runs[0][0][:1]
-    same = torch.stack([(x == first).all(-1).all(0) for x, _ in runs]).all(0)
-    spread = errors.amax(0) - errors.amin(0)
-    return float(torch.where(same, errors.abs().amax(0), spread).max()), scale
+
+    @torch.no_grad()
+    def product() -> tuple[Tensor, Tensor, Tensor | float]:
+        drawn = torch.randn(own.weight.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        direction = (drawn / drawn.norm()).to(own.weight.device, wide)
+        shift = 0.0 if own.bias is None else own.bias.to(wide) @ direction
+        return direction, own.weight.to(wide) @ direction, shift
+
+    wide = torch.promote_types(own.weight.dtype, torch.float32)
+    direction, along, shift = decoder.found.remembered("product with a direction", part, product)
+    with torch.no_grad():
+        errors = torch.cat([y.to(wide) @ direction - x.to(wide) @ along - shift for x, y in runs])
+        scale = float(torch.stack([y.abs().max() for _, y in runs]).max()) + 1e-6
+        largest = float(errors.abs().max())
+        if constants or largest <= rounding(precision_of(decoder).dtype, scale):
+            return largest, scale
+        first = runs[0][0][:1]
+        same = torch.stack([(x == first).all(-1).all(0) for x, _ in runs]).all(0)
+        spread = errors.amax(0) - errors.amin(0)
+        return float(torch.where(same, errors.abs().amax(0), spread).max()), scale
 
 
 def _firsts(runs: Sequence[State], of: Callable[[State], Tensor], at: Any) -> Float[Tensor, "run positions width"]:

@@ -19,7 +19,7 @@ from veracausa.errors import ContractError
 
 if TYPE_CHECKING:
     from veracausa.anatomy import Block, Decoder
-    from veracausa.engine.tape import Tape
+    from veracausa.engine.tape import State, Tape
     from veracausa.model import Model
 
 #: Recorded outputs of the query, key and value projection.
@@ -41,14 +41,14 @@ def require_edges(lm: Model, tape: Tape, *, gradients: bool = False, circuits: b
     for block in decoder.blocks:
         found: list[tuple[str, float, float]] = []
         if block.attention_post_norm is not None:
-            output = tape.clean.sites["attention"][block.layer][:1].detach()
+            output = tape.clean.sites["attention"][block.layer]
             found.append(("The norm behind the attention", *_off_norm(decoder, block.attention_post_norm, output)))
         if gradients:
             for name, norm, stream in (
                 ("attention", block.attention_norm, tape.clean.residual[block.layer]),
                 ("MLP", block.mlp_norm, tape.clean.middle[block.layer]),
             ):
-                found.append((f"The norm before the {name}", *_off_norm(decoder, norm, stream[:1].detach())))
+                found.append((f"The norm before the {name}", *_off_norm(decoder, norm, stream)))
         if gradients or circuits:
             found += _off_projections(decoder, block, tape, circuits)
         for part, error, scale in found:
@@ -58,22 +58,30 @@ def require_edges(lm: Model, tape: Tape, *, gradients: bool = False, circuits: b
 
 @torch.no_grad()
 def _off_projections(decoder: Decoder, block: Block, tape: Tape, constants: bool) -> list[tuple[str, float, float]]:
-    runs = [
-        (decoder.found.run(block.attention_norm, state.residual[block.layer].detach()), state.sites)
-        for state in (tape.clean, tape.corrupted)
-    ]
+    def normed(state: State) -> Tensor:
+        kept = state.sites.get("attention_in")
+        return kept[block.layer] if kept else decoder.found.run(block.attention_norm, state.residual[block.layer])
+
+    runs = [(normed(state), state.sites) for state in (tape.clean, tape.corrupted)]
     found = []
     for module in dict.fromkeys(block.projections):
         kind = block.projections.index(module)
-        own = block.projection(kind)
-        ends = [(normed, sites[_OUTPUTS[kind]][block.layer]) for normed, sites in runs]
+        ends = [(read, sites[_OUTPUTS[kind]][block.layer]) for read, sites in runs]
         name = ("query", "key", "value")[kind] if block.qkv == "separate" else "query, key and value"
-        found.append((f"The {name} projection", *off_map(own.weight, own.bias, ends, constants)))
+        found.append((f"The {name} projection", *off_map(decoder, module, block.projection(kind), ends, constants)))
     return found
 
 
-def _off_norm(decoder: Decoder, norm: nn.Module, x: Tensor) -> tuple[float, float]:
-    """How far the module's output and a random product with its Jacobian are from those of its closed form."""
+def _off_norm(decoder: Decoder, norm: nn.Module, seen: Tensor) -> tuple[float, float]:
+    """How far the module's output and a random product with its Jacobian are from those of its closed form.
+
+    Of the first example that the norm sees in a call; `seen`: what it is given in a recorded run.
+    """
+    off: float = decoder.found.remembered("norm's error", norm, lambda: _norm_error(decoder, norm, seen[:1].detach()))
+    return off, 1.0
+
+
+def _norm_error(decoder: Decoder, norm: nn.Module, x: Tensor) -> float:
     form, wide = norm_form(decoder, norm), torch.promote_types(x.dtype, torch.float32)
     drawn = torch.randn(x.shape[-1], generator=torch.Generator().manual_seed(0)).to(x)
     with torch.enable_grad():
@@ -86,5 +94,4 @@ def _off_norm(decoder: Decoder, norm: nn.Module, x: Tensor) -> tuple[float, floa
         back = form.pull_back(seen, inverse, drawn.to(wide).expand_as(seen)[None], False)[0]
         ours = form.linear(seen) * inverse + (0 if form.bias is None else form.bias)
         size, slope = written.abs().max().clamp_min(1e-6), judge.abs().max().clamp_min(1e-6)
-        error = max(float((ours - written).abs().max() / size), float((back - judge).abs().max() / slope))
-    return error, 1.0
+        return max(float((ours - written).abs().max() / size), float((back - judge).abs().max() / slope))
