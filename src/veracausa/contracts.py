@@ -20,6 +20,9 @@ compute in float32 (`engine.precision`) is held to float32.
 9. Exact effects equal those of whole-model forwards with one plain hook.
 10. The model comes back as it was: hooks, gradients, training mode, attention implementation.
 11. The logits that are read at the answer tokens equal the bare model's own.
+12. A prompt longer than every length at which the model changes its behaviour (the window of its attention, the
+   original length of its rotary embedding) gives what whole, unshared forwards of the bare model give: M of both runs
+   and exact effects. Up to 1,024 tokens; the claim says how long the prompt was and which lengths it does not reach.
 13. Gradients at readers, which come back through norms and projections in closed form, sum to the model's own gradient
    of the stream, hooks and adapters included.
 """
@@ -45,6 +48,7 @@ from veracausa.engine.sharing import at_rest
 from veracausa.engine.suffix import Join, sweep
 from veracausa.engine.tape import record, record_pairs, watch
 from veracausa.errors import ContractError, VeracausaError
+from veracausa.long_contracts import long_prompts_equal_bare_runs, reach
 from veracausa.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -105,6 +109,8 @@ def _checked(lm: Model, task: Task, strict: bool) -> list[Check]:
             error = test(lm, task)
         except ContractError:  # the engine's own guards refuse this model, too
             error = float("inf")
+        if number == 12:
+            claim = f"{claim} ({reach(lm)})"
         outcome = Check(number, claim, error if bits else error / gap, 0.0 if bits else _allowed(lm, number))
         outcomes.append(outcome)
         if strict and not outcome.ok:
@@ -361,5 +367,6 @@ _CONTRACTS: tuple[tuple[int, str, Callable[[Model, Task], float], bool], ...] = 
     (8, "Any chunk size and attention implementation give the same", _chunks_and_attention, False),
     (9, "Exact effects equal whole-model forwards with a hook", _naive, False),
     (11, "Logits read at the answers equal the bare model's", _read_logits_equal_bare, False),
+    (12, "Long prompts equal whole bare forwards", long_prompts_equal_bare_runs, False),
     (13, "Gradients at readers sum to the stream's own gradient", readers_sum_to_the_stream, False),
 )
