@@ -75,7 +75,7 @@ def test_a_planted_head_is_found(task_of, family, loss):
     exact = vc.exact(lm, task, show_progress=False)
     best = exact.ranking()[0]
     assert best == exact.units.find("a1.h2")
-    supports = bool(exact.normalised()[best] < 0)
+    supports = bool(exact.scaled()[best] < 0)
     mask = learn(lm, task, keep=1, steps=100, loss=loss)
     if loss == "kl" or supports:
         assert mask.ranking()[0] == best and mask.mean()[best] > 0.9

@@ -34,9 +34,9 @@ def test_both_paths(tiny, task_of, agree, family, names):
         agree(slopes, (near[..., 1] - near[..., 0]).T / 2e-5, found.gap, 1e-6)
     one = found[names[0]]
     exact = vc.exact(lm, task, units=names, show_progress=False)
-    assert one.secant.value == pytest.approx(float(exact.normalised()[0]))
-    ratios = exact.values[:, 0] - exact.normalised()[0] * exact.gap
-    assert one.secant.stderr == pytest.approx(float(ratios.std() / 2**0.5 / exact.gap.mean().abs()))
+    assert one.secant.value == pytest.approx(float(exact.scaled()[0]))
+    # two pairs do not tell these tiny models' gap from 0, so that a share of it has no error
+    assert np.isnan(one.secant.stderr) and bool(exact.scaled_stderr().isnan().all())
     assert str(one.secant) in one.sentence and "2 pairs" in one.sentence
     assert found.describe() in repr(found) and len(found.table()) == len(names)
 

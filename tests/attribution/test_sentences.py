@@ -6,12 +6,12 @@ import torch
 from made_up import MODEL, heads, scores, task_header
 
 from veracausa.attribution.optimal import Learning, OptimalConstants
-from veracausa.attribution.ratios import Share
 from veracausa.attribution.receipts import Ceiling, Receipt
 from veracausa.attribution.responses import Response
 from veracausa.attribution.stages import Outcome, Until
 from veracausa.attribution.surfaces import Surface
 from veracausa.engine.cost import Cost
+from veracausa.statistics.ratios import Share
 
 
 def receipt(**over):

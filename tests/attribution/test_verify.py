@@ -36,7 +36,7 @@ def case(tiny, task_of):
 def missed(receipt, truth):
     """How many units outside the receipt are strong."""
     known = set(receipt.exact.units.names)
-    size = truth.normalised().abs()
+    size = truth.scaled().abs()
     return sum(float(size[i]) > receipt.tau for i, name in enumerate(truth.units.names) if name not in known)
 
 
@@ -56,7 +56,7 @@ def test_the_receipt_holds_the_exact_effects_of_the_top_and_of_a_sample(case):
     assert receipt.top.tolist() == estimate.ranking()[:10]
     assert len(receipt.drawn) == 30 and not set(receipt.drawn) & set(receipt.top)
     assert receipt.rest == 110 and receipt.unverified == 80
-    size = receipt.exact.normalised().abs()
+    size = receipt.exact.scaled().abs()
     assert receipt.strong == int((size > 0.01).sum())
     names = [estimate.units.names[i] for i in receipt.drawn]
     strong = [name for name in names if float(size[receipt.exact.units.find(name)]) > 0.01]
@@ -149,7 +149,7 @@ def test_coverage_on_a_real_population(case, monkeypatch):
     """600 seeds on the tiny model's true effects: each claim fails in at most 5% + 3 √(.05 · .95 / 600) = 7.7%."""
     lm, task, estimate, truth = case
     looked_up(monkeypatch, truth)
-    size = truth.normalised().abs().numpy()
+    size = truth.scaled().abs().numpy()
     fails = {"fixed": 0, "until": 0, "ceiling": 0}
     for seed in range(600):
         fixed = verify(lm, task, estimate, top=10, sample=50, seed=seed, tau=0.05)
@@ -169,7 +169,7 @@ def test_one_percent_needs_a_large_sample(case):
     lm, task, estimate, _ = case
     receipt = verify(lm, task, estimate, top=10, sample=30)
     ceiling = receipt.ceiling
-    sample = receipt.exact.normalised().abs()[[receipt.exact.units.find(estimate.units.names[i])
+    sample = receipt.exact.scaled().abs()[[receipt.exact.units.find(estimate.units.names[i])
                                                for i in receipt.drawn]]  # fmt: skip
     assert ceiling.tau == pytest.approx(float(sample.max())) and ceiling.share == ceiling.missed / 110 > 0.01
     assert 30 < ceiling.needed <= 110

@@ -5,11 +5,11 @@ import pytest
 import torch
 from made_up import scores
 
-from veracausa.attribution.ratios import Share
 from veracausa.causes.differences import Disagreement
 from veracausa.causes.locations import Location
 from veracausa.causes.saturation import Saturation
 from veracausa.engine.cost import Cost
+from veracausa.statistics.ratios import Share
 
 
 def disagreement(n=1, *, noise=0.0, permutations=None, **shares):

@@ -1,9 +1,11 @@
 """Selection against brute force over names; the integer program against enumeration; stability against sets."""
 
+import dataclasses
 import itertools
 
 import numpy as np
 import pytest
+import torch
 
 import veracausa as vc
 from veracausa.attribution.edges import Edges
@@ -11,6 +13,7 @@ from veracausa.circuits import optimal as program
 from veracausa.circuits.select import significant
 from veracausa.circuits.stability import circuit_stability
 from veracausa.errors import MethodError
+from veracausa.statistics.bootstrap import LEAST
 
 from . import brute
 
@@ -74,7 +77,10 @@ def test_what_a_circuit_says_about_itself():
     scores = random(brute.GROUPED, n=3)
     circuit = vc.select(scores, n=150)
     assert circuit.settings == {"how": "top", "by": "importance", "asked": 150, "taken": 150, "bootstrap": None,
-                                "pruned": True, "direction": "denoising"}  # fmt: skip
+                                "pruned": True, "direction": "denoising", "scores": scores.settings,
+                                "verified": scores.verified}  # fmt: skip
+    assert f"trust   {scores.verified}" in circuit.describe() and circuit.describe().count(scores.verified) == 1
+    assert "trust   not verified" in dataclasses.replace(circuit, settings={}).describe()
     assert circuit.model == scores.model and circuit.task == scores.task and circuit.method == "exact"
     assert "against the behaviour" in str(circuit.notes)
     value = by_name(scores)
@@ -181,8 +187,8 @@ def test_bootstrap_keeps_what_differs_from_zero():
 
 
 def test_bootstrap_interval_by_hand():
-    scores = random(brute.SMALL, n=6, seed=3)
-    picks = np.random.default_rng(5).integers(6, size=(20_000, 6))
+    scores = random(brute.SMALL, n=LEAST, seed=3)
+    picks = np.random.default_rng(5).integers(LEAST, size=(20_000, LEAST))
     low, high = np.quantile(scores.values.numpy()[picks].mean(1), [0.1, 0.9], axis=0)
     ours = significant(scores, level=0.8, draws=20_000, seed=0)
     sure = np.minimum(abs(low), abs(high)) > 0.03  # clear of the quantiles' own noise
@@ -206,7 +212,7 @@ def test_bootstrap_interval_by_hand():
 )
 def test_options_that_are_wrong(options, words):
     with pytest.raises(MethodError) as caught:
-        vc.select(random(brute.SMALL, n=4), **options)
+        vc.select(random(brute.SMALL, n=LEAST), **options)
     assert all(word in str(caught.value) for word in words), caught.value
 
 
@@ -219,8 +225,10 @@ def test_scores_that_are_wrong(tiny, task_of):
     positional = brute.scores(brute.SMALL, scores.values, units=at_first)
     with pytest.raises(MethodError, match="per position"):
         vc.select(positional, n=3)
-    with pytest.raises(MethodError, match="one value"):
-        vc.select(random(brute.SMALL), n=3, bootstrap=True)
+    for n in (1, LEAST - 1):
+        with pytest.raises(MethodError, match=f"no interval under {LEAST} pairs"):
+            vc.select(random(brute.SMALL, n=n), n=3, bootstrap=True)
+    scores = random(brute.SMALL, n=LEAST)
     with pytest.raises(MethodError, match="magnitudes"):
         vc.select(brute.scores(brute.SMALL, scores.values.abs(), signed=False), n=3, bootstrap=True)
     fixed = brute.scores(brute.SMALL, scores.values, settings={"direction": "noising", "per_example": False})
@@ -247,13 +255,13 @@ def test_stability_without_pruning_is_that_of_units(how, by):
 @pytest.mark.parametrize("how", ["top", "abs", "greedy", "optimal"])
 @pytest.mark.parametrize("direction", ["noising", "denoising"])
 def test_stability_is_that_of_selecting_anew(how, direction):
-    from veracausa.comparison.stability import _with_replacement
+    from veracausa.statistics.bootstrap import with_replacement as _with_replacement
 
     graph, draws = brute.SMALL, 6
     scores = brute.scores(graph, random(graph, n=5, seed=2).values, settings={"direction": direction})
     found = circuit_stability(scores, n=12, how=how, draws=draws, seed=3)
     sets = []
-    for weights in _with_replacement(5, 5, draws, 3).long():
+    for weights in torch.from_numpy(_with_replacement(5, 5, draws, 3)).long():
         again = brute.scores(graph, scores.values.repeat_interleave(weights, 0), settings={"direction": direction})
         sets.append(set(vc.select(again, n=12, how=how).names))
     assert [len(one) for one in sets] == found.sizes.tolist()

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
@@ -51,14 +52,14 @@ def test_the_table_has_a_row_per_method(page):
     assert by_name["conductance"]["residual"] == pytest.approx(
         heads.estimates[3].completeness.relative(heads.estimates[3].gap)
     )
-    assert 0 < by_name["relp"]["stability"] <= 1
+    assert np.isnan(by_name["relp"]["stability"])  # under the number of pairs that a bootstrap needs
 
 
 def test_the_frontier_by_hand(page):
     """Of costs 10, 20, 30 and r .5, .4, .9 the second is beaten by the first; the exact effects end it."""
     heads = page.sections[0].panels[0]
     wanted, costs = [0.5, 0.4, 0.9], [10, 20, 30]
-    exact = heads.exact.normalised().double()
+    exact = heads.exact.scaled().double()
     generator = torch.Generator().manual_seed(0)
     estimates = []
     for name, r, cost in zip("abc", wanted, costs, strict=True):

@@ -34,8 +34,7 @@ def test_sections_and_panels(page):
         assert len(neurons.exact) == 35 and neurons.sampled == 15 and len(neurons.estimates[0]) == 120
         assert heads.labels[:2] == ["atp", "ig"] and neurons.labels[:2] == ["atp", "ig"]
     assert page.sections[0].panels[0].labels == ["atp", "ig", "ig (zero baseline)"]
-    assert page.model == page.sections[0].panels[0].exact.model
-    assert page.seconds > 0 and page.versions["veracausa"] == vc.__version__
+    assert page.model["identity"] == "id" and page.seconds > 0 and page.versions["veracausa"] == vc.__version__
 
 
 def test_panels_hold_what_the_public_functions_give(lm, page):
@@ -93,15 +92,17 @@ def test_sentences_match_the_numbers(page):
         clean, corrupted = float(measured.clean.mean()), float(measured.corrupted.mean())
         [gap] = [line for line in lines if f"{clean:+.2f} clean" in line]
         assert f"{corrupted:+.2f} corrupted" in gap and f"{clean - corrupted:.2f}" in gap
+        inverted = f"on {int((measured.gap < 0).sum())} of {len(section.task)} pair"
+        assert any("gap is inverted" in line and inverted in line for line in lines) or clean > corrupted
         for panel in section.panels:
-            share = panel.exact.normalised()
+            share, effect = panel.exact.scaled(), panel.exact.mean()
             top = int(share.abs().argmax())
-            [about] = [
-                line for line in lines if f"{panel.exact.units.names[top]} matters most ({share[top]:+.3f} of" in line
-            ]
+            size = f"{share[top]:+.3f} of" if panel.exact.has_shares else f"an effect of {effect[top]:+.3f}"
+            [about] = [line for line in lines if f"{panel.exact.units.names[top]} matters most ({size}" in line]
             assert f"{int((share.abs() > 0.01).sum())} of {len(panel.exact)}" in about
             for found in panel.agreements:
-                assert f"{found.method} agrees with r = {found.r:.3f}" in about
+                few = " (3 pairs: no interval)" if found.n == 3 else ""
+                assert f"{found.method} agrees with r = {found.r:.3f}{few}" in about
             if panel.sampled:
                 assert "20 " in about and "15 " in about and "random" in about
     for found in page.sections[-1].panels[0].agreements[:2]:
@@ -117,13 +118,13 @@ def test_outliers_are_explained(lm, page):
     """Where errors arise, why, and the paths: each is about the outliers of the heads' first estimate, and fits."""
     for section in page.sections:
         heads = section.panels[0]
-        outliers, exact = heads.agreements[0].outliers, heads.exact.normalised()
+        outliers, exact = heads.agreements[0].outliers, heads.exact.scaled()
         walked = _finding(section, "Responses")
         assert list(walked)[: len(outliers[:6])] == outliers[:6]
         for name, one in walked.items():
             i = heads.exact.units.find(name)
             assert one.secant.value == pytest.approx(float(exact[i]), abs=1e-4)
-            assert one.slope.value == pytest.approx(float(heads.estimates[0].normalised()[i]), abs=1e-4)
+            assert one.slope.value == pytest.approx(float(heads.estimates[0].scaled()[i]), abs=1e-4)
         why = _finding(section, "Disagreement")
         assert why.scores["exact"].units.names == heads.exact.units.names
         assert {cause.unit for cause in why.causes if cause.method == "atp"} == set(outliers)

@@ -11,9 +11,10 @@ from scipy import stats
 import veracausa as vc
 from veracausa.attribution.scores import Scores
 from veracausa.attribution.units import Units
-from veracausa.comparison.stability import _disjoint, _with_replacement
+from veracausa.comparison.stability import _disjoint
 from veracausa.engine.cost import Cost
 from veracausa.errors import MethodError
+from veracausa.statistics.bootstrap import with_replacement as _with_replacement
 
 
 def scores(effects, **more):

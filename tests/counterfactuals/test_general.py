@@ -59,7 +59,7 @@ def test_on_a_model(tiny, task_of, tmp_path, family):
     """Both effects are `vc.exact`'s; candidates are followed into the corrupted run, as a swapped task would be."""
     lm, task = tiny(family), task_of((6, 6, 8), n=6)
     theirs = {kind: vc.exact(lm, task, ablation=kind, show_progress=False) for kind in ("counterfactual", "mean")}
-    one, other = (scores.normalised().abs() for scores in theirs.values())
+    one, other = (scores.scaled().abs() for scores in theirs.values())
     u = int((other / one).argmax())  # a region that holds at least this unit
     options = {"large": 0.99 * float(other[u]), "small": 1.01 * float(one[u]), "show_progress": False}
     found = general_purpose(lm, task, out=tmp_path / "pieces", **options)

@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 from made_up import agreement, heads, scores
 
-from veracausa.attribution.ratios import Share
 from veracausa.causes.differences import Disagreement
 from veracausa.counterfactuals.compare import CounterfactualComparison
 from veracausa.engine.cost import Cost
@@ -24,6 +23,7 @@ from veracausa.report.words import (
     map_sentence,
     scatter_sentence,
 )
+from veracausa.statistics.ratios import Share
 
 NAMES = ("a1.h2", "a3.h4", "a5.h6")
 EXACT = np.array([-0.31, 0.12, 0.02])
@@ -120,7 +120,7 @@ def test_how_units_were_chosen():
 
 
 def test_panel_leads():
-    lead = PanelView._lead
+    lead = PanelView.lead.fget
     view = SimpleNamespace(
         panel=SimpleNamespace(kind="heads", exact=range(7), sampled=0), agreements=[ATP, IG], drawn=[]
     )

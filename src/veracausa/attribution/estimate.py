@@ -21,6 +21,7 @@ from torch import Tensor
 from veracausa.attribution.ablations import Replacement, replacement
 from veracausa.attribution.edges import Edges
 from veracausa.attribution.flow import flow_routes
+from veracausa.attribution.headers import reference_settings
 from veracausa.attribution.methods import BASELINES, Method, resolve_method
 from veracausa.attribution.paths import PATHS
 from veracausa.attribution.paths import edges as edge_paths
@@ -152,7 +153,12 @@ def attribute(
         table,
         measured,
         method=name,
-        settings={"direction": direction, **parts.settings(), **(constants.settings() if constants else {})},
+        settings={
+            "direction": direction,
+            **parts.settings(),
+            **reference_settings(ablation, task, reference),
+            **(constants.settings() if constants else {}),
+        },
         cost=cost,
         completeness=completeness,
         signed=parts.signed,
@@ -285,15 +291,15 @@ def _unconverged(completeness: Completeness | None, found: _Found, parts: Method
     """A note that names the layers whose scores do not sum to what they should: there the grid is too coarse."""
     if completeness is None:
         return ()
-    gap = (found.clean - found.corrupted).mean().abs().clamp_min(1e-12)
-    share = (completeness.residual / gap).abs()
+    share = completeness.shares(found.clean - found.corrupted)
     coarse = [f"{layer} ({share[i]:.0%})" for i, layer in enumerate(found.layers) if share[i] > COARSE]
     if not coarse:
         return ()
     what = "sites" if isinstance(found.layers[0], str) else "layers"
     return (
-        f"not converged with {parts.nodes} nodes in {what} {', '.join(coarse)}: scores there miss the site's effect by "
-        "that share of the gap. A coarse grid is another estimate than the converged path: raise nodes=",
+        f"not converged with {parts.nodes} nodes in {what} {', '.join(coarse)}: scores there miss the site's effect, "
+        "pair by pair, by that share of the mean |gap|. A coarse grid is another estimate than the converged "
+        "path: raise nodes=",
     )
 
 

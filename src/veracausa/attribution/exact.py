@@ -24,6 +24,7 @@ from veracausa import __version__
 from veracausa.attribution.ablations import replacement, require_effect
 from veracausa.attribution.edge_rows import EdgeRows
 from veracausa.attribution.edges import Edges
+from veracausa.attribution.headers import reference_settings
 from veracausa.attribution.rows import Plan, Rows
 from veracausa.attribution.scores import Scores, assemble, task_header
 from veracausa.attribution.units import Units, resolve_units
@@ -96,7 +97,7 @@ def exact(
         _require_edges(ablation, direction, reference)
     else:
         require_effect(ablation, direction)
-    settings, learned = effect_settings(direction, ablation, seed, reference), None
+    settings, learned = effect_settings(direction, ablation, seed, task, reference), None
     if ablation == "optimal" and direction == "noising" and not isinstance(table, Edges):
         from veracausa.attribution.optimal import optimal_constants
 
@@ -118,13 +119,13 @@ def exact(
     return scores
 
 
-def effect_settings(direction: str, ablation: str, seed: int, reference: Task | None) -> dict[str, Any]:
+def effect_settings(direction: str, ablation: str, seed: int, task: Task, reference: Task | None) -> dict[str, Any]:
     """What the headers of effects say."""
     return {
         "direction": direction,
         "ablation": ablation,
         "seed": seed if ablation == "resample" else None,
-        "reference": reference.describe() if reference is not None else None,
+        **reference_settings(ablation, task, reference),
     }
 
 

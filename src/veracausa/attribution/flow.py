@@ -83,7 +83,7 @@ def flow_routes(lm: Model, task: Task, edges: Edges, *, show_progress: bool = Tr
         edges,
         measured,
         method="ifr",
-        settings={"direction": "noising"},
+        settings={"direction": "noising", "unit": "share of input"},
         cost=cost,
         signed=False,
         notes=("shares of what a reader sees in the clean run: what is there, not what it does",),

@@ -29,6 +29,7 @@ from veracausa.attribution.concrete import (
     schedule,
     told,
 )
+from veracausa.attribution.headers import start_settings
 from veracausa.attribution.scores import Scores, assemble
 from veracausa.attribution.units import Units, resolve_units
 from veracausa.engine.cost import Cost
@@ -81,8 +82,8 @@ def learn_mask(
 
     Returns:
         `Scores` of method "mask", magnitudes only: each unit's probability that its gate is open, P(g > 0), so that
-        their sum is the expected number of units kept. The mask is one for all examples: its row is repeated, its
-        standard error 0 says nothing, and `vc.stability` refuses it. A note gives the loss when exactly the wanted
+        their sum is the expected number of units kept. The mask is one for all examples: its row is repeated, it
+        has no standard error, and `vc.stability` refuses it. A note gives the loss when exactly the wanted
         number of units, the likeliest, is open and all others are closed.
 
     Raises:
@@ -127,15 +128,16 @@ def learn_mask(
             "steps": steps,
             "lr": lr,
             "batch": batch,
-            "start": None if start is None else start.method,
+            **start_settings(start),
             "seed": seed,
+            "unit": "probability",
             "per_example": False,
         },
         cost=cost,
         signed=False,
         notes=(
             f"probability that a unit's gate is open, {told(losses, loss)}; expected share kept {share:.3f}, wanted "
-            f"{count / len(table):.3f}; one mask for all pairs, so stderr 0 says nothing",
+            f"{count / len(table):.3f}; one mask for all pairs, so no error is known",
             f"with the {count} likeliest open and all others closed: KL {kl:.3f}, metric {kept_metric:+.3f}",
         ),
     )
@@ -189,7 +191,8 @@ def _recorded(lm: Model, task: Task, table: Units, batch: int, cost: Cost) -> tu
         rows = torch.arange(len(examples), device=lm.device)
         opened = torch.ones(len(examples), lm.layers, 1, dtype=lm.score_dtype, device=lm.device)
         bare = read.of_state(tape.clean)
-        require_run(lm, read(part.pairs.run(opened, rows, cost), rows), bare, tape.clean)
+        answers = lm.decoder.logits(tape.clean.last, read.answers.tokens)
+        require_run(lm, read(part.pairs.run(opened, rows, cost), rows), bare, answers)
         clean[index] = bare.to("cpu", lm.score_dtype)
         corrupted[index] = read.of_state(tape.corrupted).to("cpu", lm.score_dtype)
         parts[group_of[examples[0]]].append(part)

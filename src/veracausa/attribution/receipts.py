@@ -13,7 +13,8 @@ import torch
 
 from veracausa.attribution.bounds import needed, spare, unseen
 from veracausa.attribution.files import pack_scores, unpack_scores
-from veracausa.attribution.scores import Scores
+from veracausa.attribution.headers import settings_in_words
+from veracausa.attribution.scores import METRIC, Scores
 from veracausa.attribution.stages import CONFIDENCE, Outcome, Until
 from veracausa.storage.files import at, read_tensors, write_tensors
 from veracausa.storage.schema import many, maybe, number, reading, record, require_tensors, whole
@@ -123,7 +124,7 @@ class Receipt:
     def surprises(self) -> list[str]:
         """Strong units of the random sample, the strongest first: what the estimate ranked too low for its top."""
         rows = self._rows(self.drawn)
-        size = self.exact.normalised().abs().numpy()[rows]
+        size = self.exact.scaled().abs().numpy()[rows]
         order = np.argsort(-size, kind="stable")
         return self._part(rows[order[size[order] > self.tau]]).units.names
 
@@ -141,7 +142,7 @@ class Receipt:
         if n == 0:
             return None
         confidence = 1 - self.outcomes[-1].alpha
-        size = np.sort(self.exact.normalised().abs().double().numpy()[self._rows(self.drawn)])[::-1]
+        size = np.sort(self.exact.scaled().abs().double().numpy()[self._rows(self.drawn)])[::-1]
         missed, wanted = int(RARE * self.rest), None
         rank = spare(n, self.rest, missed, confidence=confidence)
         if rank is None:
@@ -163,12 +164,15 @@ class Receipt:
     def lines(self) -> list[tuple[str, str]]:
         """The receipt in plain words: (label, text)."""
         estimate = self.estimate
-        settings = ", ".join(f"{key} {value}" for key, value in estimate.settings.items() if value not in (None, ""))
         cost = self.exact.cost
         lines = [
-            ("receipt", f"{estimate.method} · {len(estimate):,} {estimate.units.kind} · {settings}"),
+            (
+                "receipt",
+                f"{estimate.method} · {len(estimate):,} {estimate.units.kind} · {settings_in_words(estimate.settings)}",
+            ),
             ("model", estimate.model["source"]),
             ("task", estimate.task["description"]),
+            *(("caution", caution) for caution in self.exact.cautions),
             ("checked", self._checked()),
             ("agree", f"all {len(self):,} checked: {_figures(self.agreement)}"),
         ]
@@ -318,7 +322,9 @@ def _figures(found: Agreement) -> str:
     figures = [f"r {found.r:+.3f}", f"Spearman {found.spearman:+.3f}"]
     if found.signed:
         figures += [f"slope {found.slope:+.3f}", f"sign errors {found.sign_errors} of {found.strong} strong"]
-    figures += [f"Jaccard@{k} {found.jaccard(k):.2f}", f"median |error| {_percent(found.median_error)} of the gap"]
+    figures.append(f"Jaccard@{k} {found.jaccard(k):.2f}")
+    if found.unit == METRIC:
+        figures.append(f"median |error| {_percent(found.median_error)} of the gap")
     return ", ".join(figures)
 
 

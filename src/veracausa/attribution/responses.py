@@ -25,10 +25,10 @@ from veracausa.attribution.coalitions import Coalitions, coalition_scores, requi
 from veracausa.attribution.curve_shapes import Turn, follows_until, turns
 from veracausa.attribution.estimate import attribute, planned
 from veracausa.attribution.planning import planned_exact, recorded_runs
-from veracausa.attribution.ratios import Share, pairs_in_words, share_of_gap
 from veracausa.attribution.units import Units, all_units, resolve_units
 from veracausa.engine.cost import Cost
 from veracausa.errors import MethodError
+from veracausa.statistics.ratios import Share, pairs_in_words, share_of_gap
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from veracausa.attribution.headers import settings_in_words
 from veracausa.attribution.units import Units
 from veracausa.engine.cost import Cost
 from veracausa.engine.precision import precision_of
 from veracausa.errors import GapError, MethodError
+from veracausa.statistics.gaps import cautions
+from veracausa.statistics.means import standard_error
+from veracausa.statistics.ratios import ratios
 from veracausa.storage.origin import model_header
+from veracausa.tasks.metrics import compares_answers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,13 +33,18 @@ if TYPE_CHECKING:
     from veracausa.tasks.task import Task
 
 NOT_VERIFIED = "not verified"
+#: `Scores.unit` of effects.
+METRIC = "metric"
+#: Mean gaps under this are 0.
+_ZERO = 1e-12
 
 
 @dataclass(frozen=True)
 class Completeness:
     """Σ of scores against the true change that they should add up to, per layer and example.
 
-    `claimed`, `true`: [layers, examples]. The residual is the quadrature's error: it falls as nodes are added.
+    `claimed`, `true`: [layers, examples], in units of the metric. The residual is the quadrature's error: it falls as
+    nodes are added.
     """
 
     claimed: Float[Tensor, "layers examples"]
@@ -41,12 +52,16 @@ class Completeness:
 
     @property
     def residual(self) -> Float[Tensor, " layers"]:
-        """Mean over examples of Σ scores − true change, layer by layer."""
-        return (self.claimed - self.true).mean(1)
+        """Mean over examples of |Σ scores − true change|, layer by layer: opposite signs do not cancel."""
+        return (self.claimed - self.true).abs().mean(1)
 
-    def relative(self, gap: Tensor) -> float:
-        """Largest |residual| of any layer, in units of the mean |gap|."""
-        return float(self.residual.abs().max() / gap.mean().abs())
+    def shares(self, gap: Float[Tensor, " examples"]) -> Float[Tensor, " layers"]:
+        """Mean |residual| / mean |gap|, layer by layer; infinite where every gap is 0 and something is left."""
+        return self.residual / gap.abs().mean()
+
+    def relative(self, gap: Float[Tensor, " examples"]) -> float:
+        """The largest mean |residual| of any layer, in units of the mean |gap|."""
+        return float(self.shares(gap).max())
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +72,8 @@ class Scores:
     that the unit supported the behaviour; denoising: positive does. NaN: the example has no such position. `clean`,
     `corrupted`: M(x), M(x′) of every example. `draw_stderr`: for methods with random draws, each value's standard error
     over its draws (`stderr()` is over examples, and holds the draws' spread, too). `settings`: direction, ablation or
-    baseline, nodes, seed. `verified`: "exact effects", the words "not verified", or what was compared.
+    baseline, reference set, nodes, seed, and `unit` where the values are not in units of the metric. `verified`: "exact
+    effects", the words "not verified", or what was compared.
 
     >>> exact = vc.exact(lm, task, units="heads")
     >>> exact.top(5)
@@ -92,6 +108,19 @@ class Scores:
         return str(self.settings["direction"])
 
     @property
+    def unit(self) -> str:
+        """What the values are: "metric" (effects on it), "probability", "share of input" or "rank".
+
+        Only effects on the metric are shares of the gap; the others are shown as they are.
+        """
+        return str(self.settings.get("unit", METRIC))
+
+    @property
+    def per_example(self) -> bool:
+        """Whether every example has scores of its own; if not, one row is repeated, and nothing tells its error."""
+        return self.settings.get("per_example") is not False
+
+    @property
     def gap(self) -> Float[Tensor, " examples"]:
         """M(x) − M(x′) of every example."""
         return self.clean - self.corrupted
@@ -101,10 +130,11 @@ class Scores:
         return self.values.nanmean(0)
 
     def stderr(self) -> Float[Tensor, " units"]:
-        """Standard error of `mean`; NaN for a single example."""
-        count = (~self.values.isnan()).sum(0)
-        squares = (self.values - self.mean()).square().nansum(0)
-        return (squares / (count - 1).clamp_min(0)).sqrt() / count.sqrt()
+        """Standard error of `mean`; NaN for a single example, and where scores are one for all examples."""
+        return standard_error(self.values) if self.per_example else self._unknown()
+
+    def _unknown(self) -> Float[Tensor, " units"]:
+        return torch.full((len(self),), float("nan"), dtype=self.values.dtype)
 
     def importance(self) -> Float[Tensor, " units"]:
         """Mean effect, signed so that positive supports the behaviour: −E for noising, +E for denoising.
@@ -118,27 +148,83 @@ class Scores:
     def normalised(self) -> Float[Tensor, " units"]:
         """Mean effect / mean gap: the share of the behaviour that goes through the unit (a ratio of means).
 
+        Both means are over the examples that have the unit's position.
+
+        Raises:
+            GapError: the mean gap is zero, or inverted: there is no behaviour that a unit could have a share of.
+            MethodError: the values are no effects on the metric (`unit`).
+        """
+        self._require_shares()
+        return self.scaled()
+
+    def normalised_stderr(self) -> Float[Tensor, " units"]:
+        """Standard error of `normalised` over examples, to first order (`statistics.ratios`).
+
+        NaN where it is not known: a single example, scores that are one for all, a mean gap that is not told from 0.
+
+        Raises:
+            GapError, MethodError: as `normalised`.
+        """
+        self._require_shares()
+        return self.scaled_stderr()
+
+    def scaled(self) -> Float[Tensor, " units"]:
+        """Means on the scale on which scores are compared: over the mean gap, whatever its sign; else as they are.
+
         Raises:
             GapError: the mean gap is zero.
         """
-        return self._ratio(torch.ones(1, self.n))[0]
+        return self._scaled[0]
 
-    def normalised_stderr(self, *, draws: int = 1000, seed: int = 0) -> Float[Tensor, " units"]:
-        """Bootstrap standard error of `normalised` over examples; NaN for a single example."""
-        if self.n == 1:
-            return torch.full((len(self),), float("nan"))
-        generator = torch.Generator().manual_seed(seed)
-        picks = torch.randint(self.n, (draws, self.n), generator=generator)
-        weights = torch.zeros(draws, self.n).scatter_add_(1, picks, torch.ones(draws, self.n))
-        chunks = [self._ratio(part).double() for part in weights.split(max(1, 2_000_000 // max(1, len(self))))]
-        return torch.cat(chunks).nan_to_num().std(0).float()
+    def scaled_stderr(self) -> Float[Tensor, " units"]:
+        """Standard errors of `scaled`; NaN where they are not known."""
+        return self._scaled[1]
 
-    def _ratio(self, weights: Float[Tensor, "draws examples"]) -> Float[Tensor, "draws units"]:
-        if float(self.gap.mean().abs()) < 1e-12:
+    @cached_property
+    def _scaled(self) -> tuple[Float[Tensor, " units"], Float[Tensor, " units"]]:
+        if self.unit != METRIC:
+            return self.mean(), self.stderr()
+        if float(self.gap.mean().abs()) < _ZERO:
             raise GapError("The mean gap is zero, so effects have no share of it; use `mean()`.")
-        has = (~self.values.isnan()).to(self.values)
-        weights = weights.to(self.values)
-        return (weights @ self.values.nan_to_num()) / (weights @ (self.gap[:, None].to(self.values) * has))
+        ratio, error, _ = ratios(self.values, self.gap)
+        ratio = ratio.to(self.values.dtype)
+        return ratio, error.to(self.values.dtype) if self.per_example else self._unknown()
+
+    @property
+    def has_shares(self) -> bool:
+        """Whether values are shares of a gap that there is: effects on the metric, and a mean gap over 0."""
+        return self.unit == METRIC and float(self.gap.mean()) >= _ZERO
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """What to tell with every figure of these scores: about the gap (`statistics.gaps.cautions`), and pooling."""
+        told = cautions(self.clean, self.corrupted, compares=compares_answers(self.task["metric"]))
+        return (*told, self.pooled) if self.pooled else told
+
+    @property
+    def pooled(self) -> str:
+        """That positions of prompts of several lengths are pooled by their index; nothing where they are not."""
+        short, long = self.task.get("lengths", (0, 0))
+        if short == long or not self.units.positional:
+            return ""
+        return (
+            f"positions of prompts of {short} to {long} tokens are pooled by their index from the first token on: "
+            "one index need not be one place in the sentence, and late ones are those of long prompts alone"
+        )
+
+    def _require_shares(self) -> None:
+        if self.unit != METRIC:
+            raise MethodError(
+                f"Values of {self.method} are in units of {self.unit}, not effects on the metric, so they are no "
+                "shares of the gap; use `mean()`."
+            )
+        if float(self.gap.mean()) <= -_ZERO:
+            raise GapError(
+                f"The gap is inverted: mean metric {float(self.clean.mean()):+.3g} clean and "
+                f"{float(self.corrupted.mean()):+.3g} corrupted, on {int((self.gap < 0).sum()):,} of {self.n:,} pairs "
+                "the wrong way round. There is no behaviour that a unit could have a share of: check the answers and "
+                "which prompt is the clean one, or use `mean()`."
+            )
 
     def ranking(self, by: str = "abs_mean") -> list[int]:
         """Units from the strongest: by |mean E| ("abs_mean"), mean |E| ("mean_abs") or importance ("importance")."""
@@ -158,11 +244,14 @@ class Scores:
         return self.to_pandas().iloc[chosen].reset_index(drop=True)
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row per unit: name, layer, head/neuron, position (those that apply), effect, stderr, share of the gap."""
+        """One row per unit: name, layer, head/neuron, position (those that apply), effect, stderr, share of the gap.
+
+        No share where there is none (`has_shares`).
+        """
         table = self.units.table()
         table["effect"] = self.mean().numpy()
         table["stderr"] = self.stderr().numpy()
-        if float(self.gap.mean().abs()) >= 1e-12:
+        if self.has_shares:
             table["share"] = self.normalised().numpy()
         return table
 
@@ -187,22 +276,26 @@ class Scores:
             "noising": "E = M(clean, unit replaced) − M(clean); negative: the unit supported the behaviour",
             "denoising": "E = M(corrupted, unit restored) − M(corrupted); positive: the unit supports the behaviour",
         }[self.direction]
-        extra = ", ".join(f"{key} {value}" for key, value in self.settings.items() if value not in (None, ""))
         plural = "" if self.n == 1 else "s"
         lines = [
-            f"{self.method} · {len(self):,} {self.units.kind} · {extra}",
+            f"{self.method} · {len(self):,} {self.units.kind} · {settings_in_words(self.settings)}",
             f"model   {self.model['source']}",
             f"task    {self.task['description']}",
             f"sign    {sign}" if self.signed else "sign    magnitudes only",
             f"n       {self.n} pair{plural}; metric {self.clean.mean():+.3f} clean, "
             f"{self.corrupted.mean():+.3f} corrupted",
+            *(f"caution {caution}" for caution in self.cautions),
             f"cost    {self.cost.token_layers:,} token-layers = {self.cost.forward_equivalents:,.1f} forward passes, "
             f"{self.cost.seconds:.1f} s",
             f"trust   {self.verified}",
         ]
         if self.completeness is not None:
             worst = self.completeness.relative(self.gap)
-            lines.append(f"sum     completeness residual at most {worst:.2%} of the gap in any layer")
+            most = float(self.completeness.residual.max())
+            lines.append(
+                f"sum     completeness: mean |Σ scores − true change| at most {most:.3g}, {worst:.2%} of the mean "
+                "|gap|, in any layer"
+            )
         return "\n".join([*lines, *(f"note    {note}" for note in self.notes)])
 
     def __repr__(self) -> str:
@@ -254,4 +347,5 @@ def task_header(task: Task) -> dict[str, Any]:
         "digest": task.digest(),
         "metric": task.metric,
         "n": len(task),
+        "lengths": [min(task.lengths), max(task.lengths)],
     }

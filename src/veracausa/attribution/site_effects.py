@@ -123,7 +123,7 @@ def direct(
         source = replacement(lm, task, table, ablation, direction, reference, seed, cost)
         return _DirectRows(lm, task, table, source, direction == "noising", None, cost)
 
-    settings = effect_settings(direction, ablation, seed, reference)
+    settings = effect_settings(direction, ablation, seed, task, reference)
     scores = patched(lm, task, table, plan, method="direct", settings=settings, reference=reference, out=out,
                      show_progress=show_progress)  # fmt: skip
     return replace(scores, notes=(_DIRECT,))

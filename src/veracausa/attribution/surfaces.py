@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from veracausa.attribution.ratios import Share, pairs_in_words, share_of_gap
 from veracausa.engine.cost import Cost
 from veracausa.errors import MethodError
+from veracausa.statistics.ratios import Share, pairs_in_words, share_of_gap
 from veracausa.storage.files import at, read_tensors, write_tensors
 from veracausa.storage.schema import MODEL, TASK, cost, many, number, reading, record, require_tensors, text
 

@@ -18,6 +18,7 @@ from veracausa.attribution.ablations import Zero
 from veracausa.attribution.edge_rows import EdgeRows
 from veracausa.attribution.edges import Edges
 from veracausa.attribution.exact import exact
+from veracausa.attribution.headers import UNRECORDED, reference_settings
 from veracausa.attribution.methods import BASELINES
 from veracausa.attribution.receipts import Receipt
 from veracausa.attribution.rows import Plan, Rows
@@ -66,7 +67,8 @@ def verify(
         budget: the largest share of the cost of exact effects of all units that may be spent, in (0, 1], in
             token-layers, recordings included. With `until`, it may end first, and the receipt says so; alone, one stage
             as large as it pays for, in the proportion top : sample.
-        reference: the prompts of a mean baseline, if the estimate was made with others than the task's own.
+        reference: the prompts of a mean or resample baseline, if the estimate was made with others than the task's
+            own; it must be the set that the estimate's header names.
         out: a folder to keep finished pieces in: an interrupted call with the same arguments continues from them.
         show_progress: show a progress bar.
 
@@ -75,7 +77,8 @@ def verify(
         of the rest is unverified at most, cost; `.scores` is the estimate marked with it.
 
     Raises:
-        MethodError: the estimate is of another model or task, or exact already; options that mean nothing.
+        MethodError: the estimate is of another model or task, of another reference set, or exact already; options that
+            mean nothing.
         UnitError, GapError, NumericsError, OutOfMemoryError, ContractError: as for `vc.exact`.
 
     >>> receipt = vc.verify(lm, task, vc.attribute(lm, task, units="neurons"), top=50, sample=300)
@@ -83,6 +86,7 @@ def verify(
     """
     threshold = require_sizes(top, sample, seed, until, budget, tau)
     ablation = _ablation(lm, task, estimate)
+    _require_reference(task, estimate, ablation, reference)
     orders = Orders.of(estimate.ranking(), seed)
     costs = exact_costs(lm, task, estimate.units, ablation=ablation, direction=estimate.direction)
     stages = plan(
@@ -104,7 +108,7 @@ def verify(
             show_progress=show_progress,
         )
         pieces.append((units, piece))
-        return piece.normalised().abs().double().numpy()
+        return piece.scaled().abs().double().numpy()
 
     outcomes = walk(stages, orders, measure, tau=threshold, missed=until.missed if until else None)
     strongest, drawn = orders.members(outcomes[-1].top, outcomes[-1].sample)
@@ -181,6 +185,19 @@ def _ablation(lm: Model, task: Task, estimate: Scores) -> str:
     raise MethodError(
         f"{estimate.method} has baseline {baseline!r} and ablation {ablation!r}, for which there is no exact effect to "
         f"compare with. Known baselines: {', '.join(BASELINES)}."
+    )
+
+
+def _require_reference(task: Task, estimate: Scores, ablation: str, reference: Task | None) -> None:
+    """MethodError unless the exact effects will take their means or donors from the estimate's own reference set."""
+    own = estimate.settings.get("reference_digest", UNRECORDED)
+    given = reference_settings(ablation, task, reference)
+    if not given or own == given["reference_digest"]:
+        return
+    words = estimate.settings.get("reference", UNRECORDED)
+    raise MethodError(
+        f"The estimate's {ablation} baseline is of the reference set {words!r} ({own}), but verify was given "
+        f"{given['reference']!r} ({given['reference_digest']}). Pass reference= as it was passed to vc.attribute."
     )
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import average_precision_score
 
+from veracausa.attribution.scores import METRIC
 from veracausa.comparison.agreement import label
 from veracausa.errors import MethodError
 
@@ -139,13 +140,18 @@ def against(
                 f"{label(one)} is of {one.model['name']} on {one.task['name']!r}, the study of {study.model['name']} "
                 f"on {study.task['name']!r}: their units' numbers do not correspond."
             )
-    tables = [dict(zip(one.units.names, one.normalised().double().tolist(), strict=True)) for one in scores]
+    tables = [dict(zip(one.units.names, one.scaled().double().tolist(), strict=True)) for one in scores]
     names = tuple(name for name in alone if all(np.isfinite(table.get(name, np.nan)) for table in tables))
     if len(names) < 2:
         raise MethodError(f"Only {len(names)} of the study's units is in all scores; correlations need two or more.")
     if (k is not None and not 1 <= k <= len(names)) or threshold < 0:
         raise MethodError(
             f"k={k}, threshold={threshold}: k lies between 1 and {len(names)}, the threshold at 0 or above."
+        )
+    if k is None and (other := [one for one in scores if one.unit != METRIC]):
+        raise MethodError(
+            f"threshold={threshold:g} is a share of the gap, but {label(other[0])} is in units of {other[0].unit}. "
+            "Pass k=, the number of strongest units that count as forecast."
         )
     change = np.array([alone[name].accuracy_change for name in names])
     changed = np.array([alone[name].p_holm <= study.alpha for name in names])

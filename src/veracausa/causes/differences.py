@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from veracausa.attribution.files import same_table
-from veracausa.attribution.ratios import Share, share_of_gap
 from veracausa.attribution.scores import Scores
 from veracausa.attribution.units import Units
-from veracausa.comparison.agreement import agreement
+from veracausa.comparison.agreement import agreement_across
 from veracausa.counterfactuals.files import read_all, write_all
 from veracausa.engine.cost import Cost
 from veracausa.errors import MethodError
+from veracausa.statistics.ratios import Share, share_of_gap
 from veracausa.storage.files import at
 from veracausa.storage.schema import cost, one_of, reading, text
 
@@ -63,7 +63,7 @@ _FORMAT = "veracausa-disagreement-2"
 
 
 def clear(share: Share) -> bool:
-    """Whether a figure is more than two standard errors (of a single pair: more than rounding) from 0."""
+    """Whether a figure is told apart from 0 (`Share.clear`; of a single pair: more than rounding)."""
     return share.clear and abs(share.value) > FLOOR
 
 
@@ -158,13 +158,12 @@ class Disagreement:
         return {name: i for i, name in enumerate(self.units.names)}
 
     def residual(self, name: str, unit: str) -> float:
-        """By how much a layer's integrated gradients miss what they should sum to, as a share of the gap (0: exact)."""
+        """By how much a layer's integrated gradients miss what they should sum to: mean |residual| / mean |gap|."""
         completeness, u = self.scores[name].completeness, self.place(unit)
         if completeness is None:
             return 0.0
         layers = sorted(set(self.units.layer.tolist()))
-        gap = float(self.scores[name].gap.mean())
-        return float(completeness.residual[layers.index(int(self.units.layer[u]))]) / gap
+        return float(completeness.shares(self.scores[name].gap)[layers.index(int(self.units.layer[u]))])
 
     def kind(self, unit: str) -> str:
         """ "redundancy" where |F| > |E|, "synergy" where |F| < |E|; "" where F − E is within its error."""
@@ -180,7 +179,8 @@ class Disagreement:
 
     def outliers(self, method: str) -> list[str]:
         """Units that a method gets wrong by more than 1.96 SD of its errors (mean–difference analysis), worst first."""
-        return agreement(self.scores[method], self.scores["exact"]).outliers
+        # ig-zero is laid beside effects of another replacement on purpose: that is the difference "baseline"
+        return agreement_across(self.scores[method], self.scores["exact"], "replacements").outliers
 
     @cached_property
     def causes(self) -> tuple[Cause, ...]:
@@ -236,6 +236,7 @@ class Disagreement:
             f"n       {self.n} pair{plural}; metric {exact.clean.mean():+.3f} clean, {exact.corrupted.mean():+.3f} "
             "corrupted",
             f"cost    {self.cost.token_layers:,} token-layers, {self.cost.seconds:.1f} s",
+            *(f"caution {caution}" for caution in exact.cautions),
             "trust   exact: exact, last-in and direct effects; the estimates are compared with them here",
         ]
         return "\n".join(lines)

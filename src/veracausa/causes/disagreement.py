@@ -12,6 +12,7 @@ import numpy as np
 
 from veracausa.attribution.estimate import attribute, planned
 from veracausa.attribution.exact import exact
+from veracausa.attribution.headers import require_comparable
 from veracausa.attribution.planning import planned_exact, recorded_runs, unpatched_run
 from veracausa.attribution.scores import Completeness, Scores
 from veracausa.attribution.shapley import planned_shapley
@@ -19,7 +20,6 @@ from veracausa.attribution.shapley import shapley as shapley_values
 from veracausa.attribution.site_effects import direct, last_in, planned_direct, planned_last_in, whole_sites
 from veracausa.attribution.units import Units, all_units
 from veracausa.causes.differences import LABELS, Disagreement, Located
-from veracausa.comparison.agreement import require_comparable
 from veracausa.engine.cost import Cost
 from veracausa.errors import UnitError
 from veracausa.storage.files import at
@@ -83,7 +83,8 @@ def disagreement(
     for name, options in _asked(shapley, nodes, zero_nodes).items():
         if name in given:
             found[name] = _of_units(given[name], name, table)
-            require_comparable(found[name], found["exact"])
+            meant = ("replacements",) if "baseline" in options else ()
+            require_comparable(found[name], found["exact"], across=meant)
             continue
         if name in _EFFECTS:
             found[name] = _EFFECTS[name](lm, task, **common)

@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from veracausa.attribution.ratios import Share, pairs_in_words, share_of_gap
 from veracausa.attribution.units import Units
 from veracausa.causes.saturation import Saturation
 from veracausa.engine.cost import Cost
+from veracausa.statistics.ratios import Share, pairs_in_words, share_of_gap
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -20,9 +20,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from veracausa.attribution.ratios import Share, share_of_gap
 from veracausa.causes.differences import LABELS, RATED, clear
 from veracausa.errors import MethodError
+from veracausa.statistics.ratios import Share, share_of_gap
 
 if TYPE_CHECKING:
     from veracausa.causes.differences import Disagreement
@@ -170,12 +170,13 @@ def _of_direct(found: Disagreement, unit: str, figures: Mapping[str, Share]) -> 
 def _coarse(found: Disagreement, unit: str, method: str, error: float) -> str:
     """What to say where the quadrature may be the cause; empty where it is not."""
     residual = found.residual(method, unit)
-    if abs(residual) < abs(error) / 2:
+    if residual < abs(error) / 2:
         return ""
     nodes = found.scores[method].settings.get("nodes")
     return (
-        f"With {nodes} nodes the scores of its layer miss the effect of replacing that layer by {residual:+.3f} of the "
-        f"gap, which is no less than half of the difference: the integral has not converged. Raise nodes=."
+        f"With {nodes} nodes the scores of its layer miss the effect of replacing that layer, pair by pair, by "
+        f"{residual:.3f} of the mean |gap|, which is no less than half of the difference: the integral has not "
+        "converged. Raise nodes=."
     ).replace("-", "−")
 
 

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from veracausa.anatomy.graph import HEAD, LOGITS, MLP, WRITER_MLP, Graph, K, Q, V
 from veracausa.arguments import shown, texts
 from veracausa.attribution.edges import Edges
+from veracausa.attribution.scores import NOT_VERIFIED
 from veracausa.engine.circuit_forward import kept_by
 from veracausa.errors import CircuitError
 from veracausa.identity import difference
@@ -222,17 +223,23 @@ class Circuit:
 
         return circuit_chart(self, positions=positions, tokens=tokens, most=most)
 
+    @property
+    def verified(self) -> str:
+        """What was checked of the scores that the circuit was selected by, or "not verified"."""
+        return str(self.settings.get("verified", NOT_VERIFIED))
+
     def describe(self) -> str:
         """What this circuit is, in one line each: size, how it was selected, model, task, notes."""
         nodes = self.nodes
         heads = sum(name.startswith("a") for name in nodes)
         mlps = sum(name.startswith("m") for name in nodes)
-        how = ", ".join(f"{key} {value}" for key, value in self.settings.items() if _short(value))
+        how = ", ".join(f"{key} {value}" for key, value in self.settings.items() if _short(value) and key != "verified")
         lines = [
             f"circuit of {len(self):,} edges ({self.share:.2%} of {self.graph.size:,}) · {heads} heads, {mlps} MLPs",
             f"method  {self.method}" + (f" · {how}" if how else ""),
             f"model   {self.model['source']}",
             f"task    {self.task['description']}",
+            f"trust   {self.verified}",
         ]
         return "\n".join([*lines, *(f"note    {note}" for note in self.notes)])
 

@@ -24,12 +24,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from veracausa.circuits.evaluate import run_circuits
-from veracausa.circuits.faithfulness import ratio_stderr
 from veracausa.circuits.knockouts import inner_nodes, mask_to_test, require_count, without_writers
 from veracausa.engine.circuit_forward import all_edges_mask
 from veracausa.engine.cost import Cost
 from veracausa.engine.measure import Measurement
 from veracausa.errors import MethodError
+from veracausa.statistics.ratios import ratios
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,14 +85,15 @@ class Completeness:
         """One row per set: how it was made, size, incompleteness and its standard error over pairs, both M, nodes."""
         import pandas as pd
 
-        gap, rows = self.measured.gap, []
+        _, errors, _ = ratios((self.full - self.circuit).T, self.measured.gap)
+        rows = []
         for at, (how, chosen) in enumerate(zip(self.how, self.sets, strict=True)):
             rows.append(
                 {
                     "how": how,
                     "size": len(chosen),
                     "incompleteness": float(self.incompleteness[at]),
-                    "stderr": ratio_stderr(self.full[at] - self.circuit[at], gap),
+                    "stderr": float(errors[at]),
                     "M(full - K)": float(self.full[at].mean()),
                     "M(C - K)": float(self.circuit[at].mean()),
                     "K": " ".join(chosen),

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from scipy.integrate import trapezoid
 
 from veracausa.arguments import shown
@@ -26,6 +27,7 @@ from veracausa.circuits.evaluate import run_circuits
 from veracausa.circuits.faithfulness import Faithfulness, faithfulness_of
 from veracausa.engine.circuit_forward import kept_by, wiring_of
 from veracausa.errors import MethodError, UnitError
+from veracausa.statistics.ratios import error_of
 
 if TYPE_CHECKING:
     import altair
@@ -76,19 +78,20 @@ class Curve:
         """Mean of |1 − f| over log x, ranking by |score|."""
         return area(self.sizes, [abs(1 - one.f) for one in self.absolute], log=True)
 
-    def stderr(self, draws: int = 1000, seed: int = 0) -> dict[str, float]:
-        """Bootstrap standard errors over pairs of `cpr`, `cmd`, `cpr_log` and `cmd_log`; NaN for a single pair."""
-        pairs = len(self.signed[0].metric)
-        signed, absolute = (
-            np.stack([one.redrawn(draws, seed) for one in found], 1) for found in (self.signed, self.absolute)
-        )
-        drawn = {
-            "cpr": [area(self.sizes, f) for f in signed],
-            "cmd": [area(self.sizes, np.abs(1 - f)) for f in absolute],
-            "cpr_log": [area(self.sizes, f, log=True) for f in signed],
-            "cmd_log": [area(self.sizes, np.abs(1 - f), log=True) for f in absolute],
+    def stderr(self) -> dict[str, float]:
+        """Standard errors over pairs of `cpr`, `cmd`, `cpr_log` and `cmd_log`, to first order (`statistics.ratios`).
+
+        An area of f has the area of f's influences; of |1 − f| each with the sign of f − 1. NaN where no error is
+        known: a single pair, or a mean gap that is not told apart from 0.
+        """
+        signed = np.stack([one.influence().numpy() for one in self.signed], 1)
+        absolute = np.stack([np.sign(one.f - 1) * one.influence().numpy() for one in self.absolute], 1)
+        influences = {"cpr": (signed, False), "cmd": (absolute, False)}
+        influences |= {"cpr_log": (signed, True), "cmd_log": (absolute, True)}
+        return {
+            name: error_of(torch.tensor([area(self.sizes, pair, log=log) for pair in found]))
+            for name, (found, log) in influences.items()
         }
-        return {name: float(np.std(found, ddof=1)) if pairs > 1 else float("nan") for name, found in drawn.items()}
 
     def table(self) -> pd.DataFrame:
         """One row per size and ranking: share, edges asked for, edges that can matter, f, its error, KL, NDF."""
@@ -114,8 +117,8 @@ class Curve:
     def chart(self, *others: Curve) -> altair.LayerChart:
         """This curve, and others beside it, as an Altair chart: f over the share of edges, on a log axis.
 
-        Solid lines: by signed importance; dashed: by |score|. Bands: ± 1 bootstrap standard error over pairs (none for
-        a single pair). Lines at f = 1 (the model) and f = 0 (no edges at all); overshoot, f > 1, is shaded.
+        Solid lines: by signed importance; dashed: by |score|. Bands: ± 1 standard error over pairs (none where it is
+        not known). Lines at f = 1 (the model) and f = 0 (no edges at all); overshoot, f > 1, is shaded.
 
         Raises:
             MethodError: two curves of one method.
@@ -134,6 +137,7 @@ class Curve:
             f"{self.cmd:.3f}{error['cmd']} (log axis {self.cmd_log:.3f}{error['cmd_log']}) · {pairs} "
             f"pair{'s' * (pairs > 1)} · {self.signed[0].ablation} ablation"
         )
+        head = "\n".join([head, *self.signed[0].cautions])
         return f"{head}\n{self.table().round(4).to_string(index=False)}"
 
 

@@ -32,6 +32,7 @@ from veracausa.engine.guard import borrowed
 from veracausa.errors import MethodError
 from veracausa.forecast import Step, after, told
 from veracausa.progress import announce, duration
+from veracausa.statistics.bootstrap import LEAST
 from veracausa.storage.files import at
 from veracausa.storage.origin import model_header
 
@@ -100,8 +101,9 @@ class Discovery:
         table = self.circuit.to_pandas()
         place = {name: i for i, name in enumerate(self.scores.units.names)}
         rows = [place[name] for name in table["name"]]
-        if self.scores.settings.get("per_example", True):  # ranks have neither an error nor a share of the gap
+        if self.scores.per_example:  # ranks have neither an error nor a share of the gap
             table["stderr"] = self.scores.stderr().double().numpy()[rows]
+        if self.scores.has_shares:
             table["share"] = table["importance"] / float(self.scores.gap.mean())
         truth = self._exact()
         table["exact"] = [truth.get(name, float("nan")) for name in table["name"]]
@@ -239,20 +241,14 @@ def discover(
         "evaluated on": {"description": other.describe(), "digest": other.digest()},
         "version": versions()["veracausa"],
     }
-    parts = {part.digest(): part for part in (chosen, other)}
-    ends = {digest: lm.measure(part) for digest, part in parts.items()}
-    for digest, part in parts.items():
-        ends[digest].require_gap(part)
+    for part in {chosen.digest(): chosen, other.digest(): other}.values():
+        lm.measure(part).require_gap(part)
     folder = None if out is None else files.claim(at(out), asked)
     with borrowed(lm.decoder):
         work = timed(lm, chosen, work) if show_progress else work
         announce(told(work, "selecting the circuit", "drawing the page"), show_progress)
         scores = files.kept_scores(
-            lm,
-            ends[chosen.digest()],
-            folder,
-            asked,
-            lambda: score(lm, chosen, method, edges, seed, folder, show_progress),
+            lm, chosen, folder, asked, lambda: score(lm, chosen, method, edges, seed, folder, show_progress)
         )
         steps = [Step.done(work[0].what, work[0].kind, scores.cost)]
         announce(after(work, steps), show_progress)
@@ -269,7 +265,7 @@ def discover(
             announce(after(work, steps), show_progress)
         evaluation = measured(
             lm, HELD_OUT, other, circuit, scores, seen=seen_by(other, chosen), sizes=sizes, seed=seed,
-            folder=folder and files.place(folder, HELD_OUT), now=ends[other.digest()], show_progress=show_progress,
+            folder=folder and files.place(folder, HELD_OUT), show_progress=show_progress,
         )  # fmt: skip
     runs = (evaluation.circuit, evaluation.curve.signed[0], evaluation.random, evaluation.random_curve.signed[0])
     steps += [Step.done(plan.what, plan.kind, one.cost) for plan, one in zip(work[-4:], runs, strict=True)]
@@ -331,6 +327,6 @@ def _plan(lm: Model, chosen: Task, other: Task, method: str | Method, sizes: int
 
 def stability_of(scores: Scores, edges: int, how: str, by: str, seed: int) -> CircuitStability | None:
     """Stability where it is cheap and means something."""
-    if how == "optimal" or scores.n < 2 or scores.settings.get("per_example") is False:
+    if how == "optimal" or scores.n < LEAST or not scores.per_example:
         return None
     return circuit_stability(scores, n=edges, how=how, by=by, draws=_DRAWS, seed=seed)

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from veracausa.attribution.headers import reference_settings
 from veracausa.attribution.optimal import Learning
+from veracausa.attribution.scores import task_header
 from veracausa.circuits.ablations import ablation_of
 from veracausa.circuits.tapes import circuit_buckets, record_bucket
 from veracausa.engine.attention import SUFFIX
@@ -33,6 +35,7 @@ from veracausa.engine.tape import Tape
 from veracausa.engine.validate import require_run
 from veracausa.errors import NumericsError
 from veracausa.progress import progress
+from veracausa.storage.origin import model_header
 from veracausa.tasks.metrics import divergence
 
 if TYPE_CHECKING:
@@ -48,7 +51,7 @@ _UNEMBEDDED = 64
 class Outcomes:
     """Metric and KL (from the clean run's output distribution) of every circuit and pair.
 
-    `measured`: M of the bare clean run, and of the run without any edge.
+    `measured`: M of the bare clean run, and of the run without any edge. `settings`: what else the numbers depend on.
     """
 
     metric: Float[Tensor, "circuits examples"]
@@ -57,6 +60,7 @@ class Outcomes:
     cost: Cost
     ablation: str
     notes: tuple[str, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 @torch.inference_mode(False)
@@ -118,7 +122,22 @@ def run_circuits(
     measured.require_gap(task, "corrupted" if ablation == "counterfactual" else f"fully ablated ({ablation})")
     cost.seconds = time.monotonic() - began
     notes = (*how.notes, *precision_of(lm.decoder).notes)
-    return Outcomes(metric[:-1], kl[:-1], measured, cost, ablation, notes)
+    settings = outcome_settings(lm, task, ablation, reference, seed, learning)
+    return Outcomes(metric[:-1], kl[:-1], measured, cost, ablation, notes, settings)
+
+
+def outcome_settings(
+    lm: Model, task: Task, ablation: str, reference: Task | None, seed: int, learning: Learning | None
+) -> dict[str, Any]:
+    """What headers say of circuits' runs: model, task, ablation, and what the ablation depends on."""
+    model, header = model_header(lm), task_header(task)
+    found: dict[str, Any] = {"model": model["identity"], "dtype": model["dtype"], "task": header["digest"]}
+    found |= {"description": header["description"], "metric": header["metric"], "ablation": ablation}
+    if ablation == "optimal":  # these, too, are learned on the reference set
+        found |= reference_settings("mean", task, reference) | {"learning": asdict(learning or Learning(seed=seed))}
+    else:
+        found |= reference_settings(ablation, task, reference)
+    return found | ({"seed": seed} if ablation == "resample" else {})
 
 
 def _last(lm: Model, forward: CircuitForward, wiring: Wiring) -> Float[Tensor, "examples width"]:
@@ -151,4 +170,5 @@ def require_whole_is_clean(lm: Model, forward: CircuitForward, read: Readout) ->
     """Raise ContractError unless the whole graph gives the bare model's clean run, for the first pair of a bucket."""
     run, first = forward.tape.clean, torch.tensor([0], device=lm.device)
     whole = forward(wiring_of(lm.decoder, all_edges_mask(lm.graph), forward.ablated.settled), slice(0, 1))
-    require_run(lm, read(whole, first), read.of_state(run)[:1], run)
+    answers = lm.decoder.logits(run.last[:1], read.answers.tokens[:1])
+    require_run(lm, read(whole, first), read.of_state(run)[:1], answers)

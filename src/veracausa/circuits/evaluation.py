@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -160,13 +159,10 @@ def measured(
     seed: int,
     ablation: str = "counterfactual",
     folder: Path | None,
-    now: Measurement | None = None,
     show_progress: bool,
 ) -> Evaluation:
-    """Run all four, each read from `folder` if it is there; `now`: what the bare model gives, if that is known."""
+    """Run all four, each read from `folder` if it is there already."""
     chance = random_ranking(scores, seed)
-
-    bare = cache(lambda: _ends(now or lm.measure(task)))
 
     def piece(file: str, load: Callable[[Path], _T], save: Callable[[_T, Path], Path], compute: Callable[[], _T]) -> _T:
         if folder is None:
@@ -174,7 +170,7 @@ def measured(
         path = folder / f"{file}.safetensors"
         if path.exists():
             found = _of_task(load(path), task, path)
-            require_same_ends(lm, _ends(_measured(found)), bare(), path)
+            require_same_ends(lm, _ends(_measured(found)), _ends(lm.measure(task)), path)
             return found
         found = compute()
         keep(lambda: save(found, path))
@@ -217,7 +213,7 @@ def random_ranking(scores: Scores, seed: int) -> Scores:
         clean=scores.clean[:1],
         corrupted=scores.corrupted[:1],
         method="random",
-        settings={"direction": "noising", "seed": seed, "per_example": False},
+        settings={"direction": "noising", "seed": seed, "per_example": False, "unit": "rank"},
         completeness=None,
         draw_stderr=None,
         signed=False,
@@ -247,7 +243,11 @@ def _ends(measured: Measurement) -> Tensor:
 
 
 def _of_task(found: _T, task: Task, path: Path) -> _T:
-    pairs = len((found.signed[0] if isinstance(found, Curve) else found).metric)
-    if pairs != len(task):
-        raise FileError(f"{path} is about {pairs} pairs, but the task has {len(task)}. Delete it and run again.")
+    """What was read, if it is about this task: its pairs, answers and metric."""
+    one = found.signed[0] if isinstance(found, Curve) else found
+    if one.settings.get("task") != task.digest():
+        raise FileError(
+            f"{path} is about {one.settings.get('description', 'another task')!r} ({len(one.metric)} pairs), not about "
+            f"{task.describe()!r}. Delete it and run again."
+        )
     return found

@@ -9,11 +9,10 @@ M(full) is the bare model's clean run, M(∅) its corrupted one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -21,6 +20,9 @@ from veracausa.attribution.optimal import Learning
 from veracausa.circuits.evaluate import Outcomes, run_circuits
 from veracausa.engine.cost import Cost
 from veracausa.engine.measure import Measurement
+from veracausa.statistics.gaps import cautions
+from veracausa.statistics.ratios import error_of, influence
+from veracausa.tasks.metrics import compares_answers
 
 if TYPE_CHECKING:
     from veracausa.circuits.circuit import Circuit
@@ -33,7 +35,8 @@ class Faithfulness:
     """What a circuit's run gave, pair by pair.
 
     `metric`: M(C); `kl`: KL from the clean distribution; `measured`: M of the bare clean run and of the run without
-    edges (`corrupted`: the bare corrupted run where ablation is counterfactual).
+    edges (`corrupted`: the bare corrupted run where ablation is counterfactual). `settings`: model, task, metric,
+    reference set, seed: all that the numbers depend on beside the circuit.
 
     >>> found = vc.faithfulness(lm, task, circuit)
     >>> found.f, found.kl.mean(), found.ndf.mean()
@@ -47,6 +50,7 @@ class Faithfulness:
     cost: Cost
     ablation: str = "counterfactual"
     notes: tuple[str, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def f(self) -> float:
@@ -64,20 +68,29 @@ class Faithfulness:
         distance = (self.measured.clean - self.metric).abs() / self.measured.gap.abs()
         return 1 - distance.clamp(max=1)
 
-    def stderr(self, draws: int = 1000, seed: int = 0) -> float:
-        """Bootstrap standard error of f over pairs; NaN for a single pair."""
-        return ratio_stderr(self.metric - self.measured.corrupted, self.measured.gap, draws, seed)
+    def stderr(self) -> float:
+        """Standard error of f over pairs, to first order (`statistics.ratios`).
 
-    def redrawn(self, draws: int, seed: int) -> Float[np.ndarray, " draws"]:
-        """f over bootstrap draws of the pairs."""
-        found = redrawn_ratios(self.metric - self.measured.corrupted, self.measured.gap, draws, seed)
-        return np.asarray(found.numpy())
+        NaN where it is not known: a single pair, or a mean gap that is not told apart from 0.
+        """
+        return error_of(self.influence())
+
+    def influence(self) -> Float[Tensor, " examples"]:
+        """What each pair adds to n · (f − its true value), to first order; areas of f have the areas of these."""
+        return influence(self.metric - self.measured.corrupted, self.measured.gap)
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """What must be told with f: see `statistics.gaps.cautions`."""
+        compares = compares_answers(str(self.settings.get("metric", "")))
+        return cautions(self.measured.clean, self.measured.corrupted, compares=compares)
 
     def describe(self) -> str:
         """The figures in three lines, and notes."""
         spread = np.nanquantile(self.per_example.numpy(), [0.1, 0.5, 0.9])
         n = len(self.metric)
-        error = f" ± {self.stderr():.3f}" if n > 1 else ""
+        found = self.stderr()
+        error = f" ± {found:.3f}" if found == found else ""
         return "\n".join(
             [
                 f"circuit of {self.edges:,} edges ({self.share:.2%}) · {n} pair{'s' * (n > 1)} · "
@@ -86,6 +99,7 @@ class Faithfulness:
                 "(10%, median, 90%)",
                 f"KL {self.kl.mean():.4f}   NDF {self.ndf.mean():.3f}   M {self.metric.mean():+.3f}, full "
                 f"{self.measured.clean.mean():+.3f}, none {self.measured.corrupted.mean():+.3f}",
+                *(f"caution {caution}" for caution in self.cautions),
                 *(f"note    {note}" for note in self.notes),
             ]
         )
@@ -144,15 +158,5 @@ def faithfulness(
 def faithfulness_of(found: Outcomes, number: int, edges: int, size: int) -> Faithfulness:
     """One circuit of a run, of `edges` out of `size`."""
     share, metric, kl = edges / size, found.metric[number], found.kl[number]
-    return Faithfulness(edges, share, metric, kl, found.measured, found.cost, found.ablation, found.notes)
-
-
-def ratio_stderr(above: Tensor, below: Tensor, draws: int = 1000, seed: int = 0) -> float:
-    """Bootstrap standard error of mean(above) / mean(below) over pairs; NaN for a single pair."""
-    return float(redrawn_ratios(above, below, draws, seed).std()) if len(above) > 1 else float("nan")
-
-
-def redrawn_ratios(above: Tensor, below: Tensor, draws: int, seed: int) -> Float[Tensor, " draws"]:
-    """mean(above) / mean(below) over bootstrap draws of the pairs; the same pairs for the same draws and seed."""
-    which = torch.as_tensor(np.random.default_rng(seed).integers(len(above), size=(draws, len(above))))
-    return above.double()[which].mean(1) / below.double()[which].mean(1)
+    return Faithfulness(edges, share, metric, kl, found.measured, found.cost, found.ablation, found.notes,
+                        found.settings)  # fmt: skip

@@ -24,6 +24,7 @@ import torch
 
 from veracausa.attribution.concrete import require_keep, require_loss
 from veracausa.attribution.edges import Edges, all_edges
+from veracausa.attribution.headers import start_settings
 from veracausa.attribution.scores import Scores, assemble
 from veracausa.circuits.recorded import Recorded, record
 from veracausa.engine.attention import SUFFIX
@@ -134,13 +135,14 @@ def iterate(
             "by": by,
             "loss": loss,
             "returns": returns,
-            "start": None if start is None else start.method,
+            **start_settings(start),
+            "unit": "rank",
             "per_example": False,
         },
         cost=cost,
         signed=False,
         notes=(
-            "ranks, the last edge dropped highest; one ranking for all pairs, so stderr 0 says nothing",
+            "ranks, the last edge dropped highest; one ranking for all pairs, so no error is known",
             *([f"edges that returned: {back:,}"] if returns else []),
         ),
     )

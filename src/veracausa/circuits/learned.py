@@ -39,6 +39,7 @@ from veracausa.attribution.concrete import (
     told,
 )
 from veracausa.attribution.edges import Edges, all_edges
+from veracausa.attribution.headers import start_settings
 from veracausa.attribution.scores import Scores, assemble
 from veracausa.circuits.recorded import Recorded, record
 from veracausa.engine.attention import SUFFIX
@@ -145,14 +146,15 @@ def learn_edges(
             "steps": steps,
             "lr": lr,
             "batch": batch,
-            "start": None if start is None else start.method,
+            **start_settings(start),
             "seed": seed,
+            "unit": "probability" if how == "share" else "rank",
             "per_example": False,
         },
         cost=cost,
         signed=False,
         notes=(
-            f"{said}; {told(losses, loss)}; one mask for all pairs, so stderr 0 says nothing",
+            f"{said}; {told(losses, loss)}; one mask for all pairs, so no error is known",
             f"with the {count:,} likeliest edges and no others: KL {kl:.3f}, metric {metric:+.3f}",
         ),
     )

@@ -19,11 +19,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from veracausa.circuits.evaluate import run_circuits
-from veracausa.circuits.faithfulness import ratio_stderr
 from veracausa.circuits.knockouts import inner_nodes, mask_to_test, require_count, without_edges, without_writers
 from veracausa.engine.cost import Cost
 from veracausa.engine.measure import Measurement
 from veracausa.errors import MethodError
+from veracausa.statistics.ratios import ratios
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,8 +60,8 @@ class Minimality:
         """One row per part, the largest loss first: name, loss and its standard error, as shares of the gap."""
         import pandas as pd
 
-        errors = [ratio_stderr(column, self.measured.gap) for column in self.loss.T]
-        table = pd.DataFrame({"name": self.names, "loss": self.share.numpy(), "stderr": errors})
+        _, errors, _ = ratios(self.loss, self.measured.gap)
+        table = pd.DataFrame({"name": self.names, "loss": self.share.numpy(), "stderr": errors.numpy()})
         return table.sort_values("loss", ascending=False, kind="stable", ignore_index=True)
 
     def describe(self) -> str:

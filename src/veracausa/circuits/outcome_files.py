@@ -63,6 +63,7 @@ def _pack(found: tuple[Faithfulness, ...]) -> tuple[dict[str, Any], dict[str, Te
         "cost": found[0].cost.to_dict(),
         "ablation": found[0].ablation,
         "notes": list(found[0].notes),
+        "settings": found[0].settings,
     }
     tensors = {
         "metric": torch.stack([one.metric for one in found]),
@@ -73,7 +74,14 @@ def _pack(found: tuple[Faithfulness, ...]) -> tuple[dict[str, Any], dict[str, Te
     return header, tensors
 
 
-_HEADER = record(edges=many(whole(), least=1), share=many(number(0, 1)), cost=cost, ablation=text, notes=many(text))
+_HEADER = record(
+    edges=many(whole(), least=1),
+    share=many(number(0, 1)),
+    cost=cost,
+    ablation=text,
+    notes=many(text),
+    settings=record(),
+)
 
 
 def _unpack(header: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> tuple[Faithfulness, ...]:
@@ -84,6 +92,6 @@ def _unpack(header: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> t
         if not require_tensors(tensors, wanted, circuits=len(told["edges"]))["pairs"]:
             raise ValueError("it has no pairs")
         measured = Measurement(tensors["clean"], tensors["corrupted"])
-        rest = measured, told["cost"], told["ablation"], told["notes"]
+        rest = measured, told["cost"], told["ablation"], told["notes"], told["settings"]
         rows = zip(told["edges"], told["share"], tensors["metric"], tensors["kl"], strict=True)
-        return tuple(Faithfulness(*row, *rest) for row in rows)
+        return tuple(Faithfulness(*row, *rest) for row in rows)  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ circuit may have fewer edges than were asked for; `Circuit.settings` holds both 
 
 **Bootstrap filter.** Only edges whose percentile interval over bootstrap draws of the examples excludes 0 may be
 chosen; no correction for the number of edges is made, so at 95% about one in twenty of the edges without any effect
-passes, and more with few examples, where such intervals are too narrow.
+passes. Few examples have no such interval (`statistics.bootstrap.LEAST`).
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from veracausa.attribution.edges import Edges
 from veracausa.attribution.scores import Scores
 from veracausa.circuits.circuit import Circuit
 from veracausa.errors import MethodError
+from veracausa.statistics.bootstrap import LEAST, too_few, with_replacement
 from veracausa.suggestions import not_known
 
 if TYPE_CHECKING:
@@ -114,6 +115,8 @@ def select(
         notes.append(f"edges taken that work against the behaviour (negative importance): {negative:,}")
     settings: dict[str, Any] = {"how": how, "by": rule.by, "asked": n, "taken": len(chosen)}
     settings |= {"bootstrap": level or None, "pruned": prune, "direction": scores.direction}
+    settings |= {"bootstrap_draws": draws, "bootstrap_seed": seed} if level else {}
+    settings |= {"scores": scores.settings, "verified": scores.verified}
     settings |= {} if scores.signed else {"signed": False}
     circuit = Circuit.of(
         rule.graph,
@@ -293,13 +296,16 @@ def significant(scores: Scores, *, level: float, draws: int, seed: int) -> Bool[
             f"{scores.method!r} gives magnitudes, and an interval of magnitudes never holds 0: the bootstrap filter "
             "would keep every edge. Leave it out, or take a signed method."
         )
-    if scores.n < 2 or scores.settings.get("per_example") is False:
+    if scores.n < LEAST:
+        raise MethodError(
+            f"bootstrap={level}: {too_few(scores.n)}: a bootstrap of {scores.n} does not hold its level. Leave it out, "
+            "or score more pairs."
+        )
+    if not scores.per_example:
         raise MethodError("The bootstrap draws examples anew, and these scores have one value for all examples.")
     if draws < 2 / (1 - level):
         raise MethodError(f"draws={draws} are too few for an interval at {level:g}; take {int(20 / (1 - level)) + 1}.")
-    from veracausa.comparison.stability import _with_replacement
-
-    weights = _with_replacement(scores.n, scores.n, draws, seed).to(scores.values)
+    weights = torch.from_numpy(with_replacement(scores.n, scores.n, draws, seed)).to(scores.values)
     has = (~scores.values.isnan()).to(scores.values)
     tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=scores.values.dtype)
     clear = []

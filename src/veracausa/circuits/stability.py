@@ -19,8 +19,9 @@ from jaxtyping import Float, Int
 from veracausa.attribution.scores import Scores
 from veracausa.circuits.circuit import live_edges
 from veracausa.circuits.select import Rule
-from veracausa.comparison.stability import _mean_jaccard, _pairwise, _with_replacement
+from veracausa.comparison.stability import _mean_jaccard, _pairwise, said_of_draws
 from veracausa.errors import MethodError
+from veracausa.statistics.bootstrap import with_replacement
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,14 +57,15 @@ class CircuitStability:
         return table.iloc[np.argsort(-self.probability, kind="stable")].reset_index(drop=True)
 
     def describe(self) -> str:
-        """The figures in three lines."""
+        """The figures in four lines."""
         certain, ever = int((self.probability >= 0.95).sum()), int((self.probability > 0).sum())
         return "\n".join(
             [
                 f"stability of circuits of {self.asked:,} edges asked for, {self.how} by {self.by}, "
                 f"{self.scores.method} · {self.scores.n} examples, {self.draws:,} bootstrap draws",
                 f"Jaccard {self.jaccard:.3f} between draws; {self.sizes.min():,} to {self.sizes.max():,} edges",
-                f"chosen  in 95% of the draws or more: {certain:,}; in any draw: {ever:,}",
+                f"chosen  {said_of_draws(self.scores.n, certain, ever)}",
+                f"trust   {self.scores.verified}",
             ]
         )
 
@@ -105,7 +107,7 @@ def circuit_stability(
 
     >>> circuit_stability(edges, n=500, how="greedy").jaccard
     """
-    if scores.n < 2 or scores.settings.get("per_example") is False:
+    if scores.n < 2 or not scores.per_example:
         raise MethodError(
             "Stability asks what other examples would have chosen, and these scores have one value for all examples."
         )
@@ -115,7 +117,7 @@ def circuit_stability(
     values, has = scores.values.nan_to_num(), (~scores.values.isnan()).to(scores.values)
     sign = -1.0 if scores.signed and scores.direction == "noising" else 1.0
     chosen = torch.full((draws, n), -1, dtype=torch.int64)
-    for draw, weights in enumerate(_with_replacement(scores.n, scores.n, draws, seed).to(values)):
+    for draw, weights in enumerate(torch.from_numpy(with_replacement(scores.n, scores.n, draws, seed)).to(values)):
         importance = sign * ((weights @ values) / (weights @ has)).double().numpy()
         rows, _ = rule.choose(importance, np.isfinite(importance))
         if prune and len(rows):

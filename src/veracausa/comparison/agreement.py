@@ -1,6 +1,7 @@
 """How well an estimate agrees with exact effects, unit by unit.
 
-All figures are about normalised scores (share of the gap), so that tasks can be compared. x = exact, y = estimate:
+All figures are about scores as shares of the gap, so that tasks can be compared (scores that are no effects on the
+metric, such as a mask's probabilities, as they are: their size is then not compared). x = exact, y = estimate:
 
 * r, Spearman: correlations; slope: least squares of y on x (1 = right size, 0.5 = half the size);
 * Jaccard@k: |top k of x ∩ top k of y| / |union|, tops by magnitude;
@@ -16,14 +17,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from scipy import stats
 
-from veracausa.attribution.scores import Scores
-from veracausa.comparison.intervals import Interval, agreement_intervals
-from veracausa.errors import MethodError, UnitError
-from veracausa.identity import difference
-from veracausa.storage.origin import same_ends
+from veracausa.attribution.headers import require_comparable
+from veracausa.attribution.scores import METRIC, Scores
+from veracausa.errors import MethodError
+from veracausa.statistics.intervals import LEAST_OF, NO_INTERVAL, Interval, agreement_intervals, fewest, figures, shares
 
 #: Units with an exact effect under this share of the gap are too weak for their sign to count.
 STRONG = 0.01
@@ -35,8 +34,10 @@ class Agreement:
 
     `names`, `exact`, `estimate`: the compared units and their normalised scores. `sign_errors` of `strong` units have
     the wrong sign. `residual`: completeness residual of the estimate, in units of the gap (None if not promised).
-    `intervals`: 95% intervals over the `n` pairs of "r", "spearman", "slope", "jaccard", "median |error|"; see
-    `comparison.intervals`.
+    `intervals`: 95% intervals over the `n` pairs of "r", "slope" and "jaccard" (NaN where some unit is in too few
+    pairs, `fewest`; the other figures have none); see `statistics.intervals`. `unit`: of the estimate, if it is no
+    effect on the metric; then sizes are not compared (NaN). `cautions`: what to tell with every figure, such as that
+    the gap is inverted.
     """
 
     method: str
@@ -57,6 +58,9 @@ class Agreement:
     residual: float | None = None
     intervals: dict[str, Interval] = field(default_factory=dict)
     n: int = 1
+    fewest: int = 1
+    unit: str = METRIC
+    cautions: tuple[str, ...] = ()
 
     @property
     def limits(self) -> tuple[float, float]:
@@ -113,21 +117,35 @@ class Agreement:
             "outliers": len(self._outliers),
         }
 
+    @property
+    def spread(self) -> str:
+        """The interval of r in words: "95% +0.971 … +0.990", or that there is none, and why."""
+        low, high = self.intervals.get("r", NO_INTERVAL)
+        if np.isfinite(low):
+            return f"95% {low:+.3f} … {high:+.3f}"
+        least = LEAST_OF["r"]
+        if self.n >= least > self.fewest:
+            return f"no interval: some unit is in {self.fewest:,} pairs, under {least}"
+        return "no interval" if self.n >= least else f"no interval under {least} pairs"
+
     def __repr__(self) -> str:
         low, high = self.limits
         sign = f"{self.sign_errors} of {self.strong} strong units" if self.signed else "none (magnitudes only)"
         worst = ", ".join(self.outliers[:5]) or "none"
-        low_r, high_r = self.intervals.get("r", (float("nan"), float("nan")))
-        spread = f" (95% {low_r:+.3f} … {high_r:+.3f})" if np.isfinite(low_r) else ""
+        scale = "scores as shares of the gap" if self.unit == METRIC else f"effects against {self.unit}"
         top = strongest_of(len(self.names))
         lines = [
             f"{self.method} against exact effects · {len(self.names):,} units, {self.n:,} "
-            f"pair{'' if self.n == 1 else 's'}, scores as shares of the gap",
-            f"r {self.r:+.3f}{spread}   Spearman {self.spearman:+.3f}   slope {self.slope:+.3f}   "
+            f"pair{'' if self.n == 1 else 's'}, {scale}",
+            *self.cautions,
+            f"r {self.r:+.3f} ({self.spread})   Spearman {self.spearman:+.3f}   slope {self.slope:+.3f}   "
             f"Jaccard@{top} {self.jaccard(top):.2f}",
-            f"sign errors {sign}   median |error| {self.median_error:.5f}",
-            f"bias {self.bias:+.5f}, limits {low:+.5f} … {high:+.5f}, outliers {len(self._outliers)}: {worst}",
         ]
+        if self.unit == METRIC:
+            lines += [
+                f"sign errors {sign}   median |error| {self.median_error:.5f}",
+                f"bias {self.bias:+.5f}, limits {low:+.5f} … {high:+.5f}, outliers {len(self._outliers)}: {worst}",
+            ]
         if self.residual is not None:
             lines.append(f"completeness residual {self.residual:.2%} of the gap")
         return "\n".join(lines)
@@ -153,57 +171,80 @@ def require_top(top: int | None, count: int) -> int:
 
 
 def agreement(estimate: Scores, exact: Scores) -> Agreement:
-    """Compare an estimate with exact effects of the same units, model and task.
+    """Compare an estimate with exact effects of the same units, model, task, direction and replacement.
 
     Units that only one of the two has are left out; both are averaged over examples first.
 
     Raises:
-        MethodError: other models, tasks or directions; no common unit.
+        MethodError: other models, tasks, directions, or replacements (ablation or baseline, with its reference set,
+            seed of resampling or constants; the message names the difference); no common unit.
         UnitError: different kinds of units.
 
     >>> vc.agreement(vc.attribute(lm, task, method="atp"), vc.exact(lm, task)).r
     """
-    require_comparable(estimate, exact)
+    return agreement_across(estimate, exact)
+
+
+def agreement_across(estimate: Scores, exact: Scores, *across: str) -> Agreement:
+    """The same where some differences are meant: names of `headers.estimand`, such as "replacements"."""
+    require_comparable(estimate, exact, across=across)
     theirs = {key: i for i, key in enumerate(exact.units.keys)}
     pairs = [(theirs[key], i) for i, key in enumerate(estimate.units.keys) if key in theirs]
-    x = exact.normalised().double().numpy()[[i for i, _ in pairs]]
-    y = estimate.normalised().double().numpy()[[i for _, i in pairs]]
-    kept = np.isfinite(x) & np.isfinite(y)
+    tables = [
+        one.values.double().numpy()[:, rows] for one, rows in zip((exact, estimate), _columns(pairs), strict=True)
+    ]
+    gaps = _scale(exact), _scale(estimate)
+    every = [shares(table, gap, np.ones((1, len(gap)))) for table, gap in zip(tables, gaps, strict=True)]
+    kept = np.isfinite(every[0][0]) & np.isfinite(every[1][0])
     if not kept.any():
         raise MethodError("No unit is in both scores, so there is nothing to compare.")
     names = [name for name, keep in zip(exact.units[[i for i, _ in pairs]].names, kept, strict=True) if keep]
-    signed = estimate.signed
-    intervals = agreement_intervals(
-        exact.values.double().nan_to_num().numpy()[:, [i for (i, _), keep in zip(pairs, kept, strict=True) if keep]],
-        estimate.values.double().nan_to_num().numpy()[:, [i for (_, i), keep in zip(pairs, kept, strict=True) if keep]],
-        (exact.gap.double().numpy(), estimate.gap.double().numpy()),
-        signed=signed,
-        top=strongest_of(len(names)),
-    )
-    x, y = (x[kept], y[kept]) if signed else (np.abs(x[kept]), np.abs(y[kept]))
+    signed, sized = estimate.signed, estimate.unit == exact.unit == METRIC
+    tables = [table[:, kept] for table in tables]
+    x, y = (table[:, kept] if signed else np.abs(table[:, kept]) for table in every)
+    top = strongest_of(len(names))
+    found = {name: float(drawn[0]) for name, drawn in figures(x, y, signed=signed, top=top).items()}
+    intervals = agreement_intervals(tables[0], tables[1], gaps, signed=signed, top=top) if estimate.per_example else {}
+    (x,), (y,) = x, y
     difference, middle = y - x, (x + y) / 2
-    proportional = _line(middle, difference)
+    proportional = _line(middle, difference) if sized else (float("nan"), float("nan"))
     residual = None if estimate.completeness is None else estimate.completeness.relative(estimate.gap)
+    nothing = float("nan")
     return Agreement(
         method=label(estimate),
         names=tuple(names),
         exact=x,
         estimate=y,
         signed=signed,
-        r=_correlation(x, y),
-        spearman=_correlation(stats.rankdata(x), stats.rankdata(y)),
-        slope=_line(x, y)[0] if signed else float("nan"),
+        r=found["r"],
+        spearman=found["spearman"],
+        slope=found["slope"],
         strong=int((np.abs(x) > STRONG).sum()),
         sign_errors=int(_sign_errors(x, y).sum()) if signed else 0,
-        median_error=float(np.median(np.abs(difference))),
-        bias=float(difference.mean()),
-        sd=float(difference.std(ddof=1)) if len(difference) > 1 else float("nan"),
+        median_error=found["median |error|"] if sized else nothing,
+        bias=float(difference.mean()) if sized else nothing,
+        sd=float(difference.std(ddof=1)) if len(difference) > 1 and sized else nothing,
         proportional_bias=proportional[0],
         proportional_p=proportional[1],
         residual=residual,
-        intervals=intervals,
+        intervals={name: intervals.get(name, NO_INTERVAL) for name in found},
         n=exact.n,
+        fewest=fewest(*tables),
+        unit=METRIC if sized else estimate.unit,
+        cautions=exact.cautions,
     )
+
+
+def _columns(pairs: list[tuple[int, int]]) -> tuple[list[int], list[int]]:
+    return [i for i, _ in pairs], [i for _, i in pairs]
+
+
+def _scale(scores: Scores) -> np.ndarray:
+    """What effects are divided by, pair by pair: the gap; what is no effect on the metric, by nothing."""
+    if scores.unit != METRIC:
+        return np.ones(scores.n)
+    scores.scaled()  # refuses a gap of zero
+    return np.asarray(scores.gap.double().numpy())
 
 
 def label(scores: Scores) -> str:
@@ -216,50 +257,9 @@ def _sign_errors(exact: np.ndarray, estimate: np.ndarray) -> np.ndarray:
     return (np.abs(exact) > STRONG) & (exact * estimate < 0)
 
 
-def _correlation(x: np.ndarray, y: np.ndarray) -> float:
-    if np.ptp(x) == 0 or np.ptp(y) == 0:
-        return float("nan")
-    return float(np.corrcoef(x, y)[0, 1])
-
-
 def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     """Slope of y on x and its p value; NaN where x does not vary."""
     if np.ptp(x) == 0:
         return float("nan"), float("nan")
     fit = stats.linregress(x, y)
     return float(fit.slope), float(fit.pvalue)
-
-
-def require_comparable(estimate: Scores, exact: Scores) -> None:
-    """Raise UnitError or MethodError unless both are about one kind of unit, one model, task and direction."""
-    if estimate.units.kind != exact.units.kind:
-        raise UnitError(f"The scores are about {estimate.units.kind} and {exact.units.kind}; compare one kind.")
-    for what, one, other in (
-        ("directions", estimate.direction, exact.direction),
-        ("tasks", estimate.task["digest"], exact.task["digest"]),
-    ):
-        if one != other:
-            raise MethodError(
-                f"The scores have different {what} ({one!r} and {other!r}), so their units' numbers do not "
-                "correspond. Compute both with the same model, task and direction."
-            )
-    if differing := difference(estimate.model["identity"], exact.model["identity"]):
-        raise MethodError(
-            f"The scores have different models (other {differing}: {estimate.model['source']!r} and "
-            f"{exact.model['source']!r}, as they were), so their units' numbers do not correspond. Compute both with "
-            "the same model, task and direction."
-        )
-    _require_same_behaviour(estimate, exact)
-
-
-def _require_same_behaviour(estimate: Scores, exact: Scores) -> None:
-    """Raise MethodError where the two models gave other metrics of the same prompts; NaN is not known."""
-    one, other = (torch.stack([scores.clean, scores.corrupted]).double() for scores in (estimate, exact))
-    if one.shape != other.shape or one.isnan().any() or other.isnan().any():
-        return
-    if not same_ends(one, other, exact.model.get("dtype", "")):
-        raise MethodError(
-            f"The models of the scores behaved differently: their metrics of the same prompts differ by up to "
-            f"{float((one - other).abs().max()):.3g}, although weights, configuration and hooks are the same. Compute "
-            "both anew."
-        )

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from veracausa.attribution.scores import Scores
-from veracausa.comparison.agreement import Agreement, agreement, label, strongest_of
+from veracausa.comparison.agreement import Agreement, agreement_across, label, strongest_of
 from veracausa.engine.measure import Measurement
 from veracausa.forecast import Step
+from veracausa.statistics.bootstrap import LEAST
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,27 +33,33 @@ class Panel:
     @property
     def agreements(self) -> list[Agreement]:
         """Agreement of every estimate with the exact effects, over the units that both have."""
-        return [agreement(estimate, self.exact) for estimate in self.estimates]
+        return [self._agreement(estimate, self.exact) for estimate in self.estimates]
 
     @property
     def random_agreements(self) -> list[Agreement]:
         """The same over the randomly drawn units alone, which is free of selection; empty if nothing was sampled."""
         if not self.sampled:
             return []
-        return [agreement(estimate, self._tail(self.exact)) for estimate in self.estimates]
+        return [self._agreement(estimate, self._tail(self.exact)) for estimate in self.estimates]
+
+    @staticmethod
+    def _agreement(estimate: Scores, exact: Scores) -> Agreement:
+        """Estimates towards another baseline are rated on purpose, and carry its name (`label`)."""
+        return agreement_across(estimate, exact, "replacements")
 
     @property
     def stabilities(self) -> list[float]:
         """Mean Jaccard of the strongest units (`strongest_of`) over bootstrap draws of the examples.
 
-        NaN for a single pair, for a single unit, and for scores that are one for all examples (a learned mask).
+        NaN under `statistics.bootstrap.LEAST` pairs, for a single unit, and for scores that are one for all examples (a
+        learned mask).
         """
         from veracausa.comparison.stability import stability
 
         top = strongest_of(len(self.exact))
         return [
             stability(estimate, top=top, draws=200).jaccard
-            if estimate.n > 1 and len(estimate) > 1 and estimate.settings.get("per_example", True)
+            if estimate.n >= LEAST and len(estimate) > 1 and estimate.per_example
             else float("nan")
             for estimate in self.estimates
         ]

@@ -32,6 +32,7 @@ from torch import Tensor
 
 from veracausa.attribution.scores import Scores
 from veracausa.errors import MethodError
+from veracausa.statistics.bootstrap import too_few, with_replacement
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -106,7 +107,7 @@ class Stability:
         return pd.DataFrame(rows, columns=["examples", "bootstrap", "fresh"])
 
     def describe(self) -> str:
-        """The figures in four lines."""
+        """The figures in five lines."""
         half = max(self.fresh)
         certain = int((self.probability >= 0.95).sum())
         ever = int((self.probability > 0).sum())
@@ -118,7 +119,8 @@ class Stability:
                 f"independent sets of {half}",
                 f"needed  for Jaccard > {self.bar:g}: {self._needed(self.needed, half)} examples; "
                 f"{self._needed(self.needed_bootstrap, self.n)} by the bootstrap, which is too kind",
-                f"chosen  in 95% of the draws or more: {certain}; in any draw: {ever:,}",
+                f"chosen  {said_of_draws(self.n, certain, ever)}",
+                f"trust   {self.scores.verified}",
             ]
         )
 
@@ -162,7 +164,7 @@ def stability(
     """
     _require(scores, top, draws, bar, by)
     keys, n, few = _Keys.of(scores, by), scores.n, max(2, round(draws * _CURVE))
-    chosen = keys.strongest(_with_replacement(n, n, draws, seed), top)
+    chosen = keys.strongest(_drawn(n, n, draws, seed), top)
     jaccard = _mean_jaccard(*_pairwise(chosen))
     fresh = {}
     for size in _sizes(n // 2):
@@ -170,7 +172,7 @@ def stability(
         fresh[size] = _mean_jaccard(*_row_by_row(one, other))
     bootstrap = {}
     for size in sorted({*fresh, round(2**0.5 * (n // 2))} - {n}):
-        sets = keys.strongest(_with_replacement(n, size, few, seed), top)
+        sets = keys.strongest(_drawn(n, size, few, seed), top)
         bootstrap[size] = _mean_jaccard(*_pairwise(sets))
     counts = torch.bincount(chosen[chosen >= 0], minlength=len(scores))
     return Stability(
@@ -193,7 +195,7 @@ def _require(scores: Scores, top: int, draws: int, bar: float, by: str) -> None:
             "These scores have one example, and stability asks what other examples would have chosen. Compute them on "
             "a task with more pairs (n=64, say)."
         )
-    if scores.settings.get("per_example") is False:
+    if not scores.per_example:
         raise MethodError(
             f"{scores.method!r} gives all examples the same score, so drawing examples anew changes nothing. Compute "
             "it on several parts of the task (task[:32], task[32:]) and compare these."
@@ -251,10 +253,15 @@ class _Keys:
         return units.masked_fill(best == -torch.inf, -1)
 
 
-def _with_replacement(n: int, size: int, draws: int, seed: int) -> Float[Tensor, "draws examples"]:
-    """How often each of n examples is drawn in bootstrap draws of `size`."""
-    generator = np.random.default_rng([seed, 0, size])
-    return torch.from_numpy(generator.multinomial(size, np.full(n, 1 / n), size=draws))
+def said_of_draws(n: int, certain: int, ever: int) -> str:
+    """How many units draws agree on; nothing of that under the number of examples that a bootstrap needs."""
+    if why := too_few(n):
+        return f"{why}: how often draws of {n} choose a unit says little about other pairs"
+    return f"in 95% of the draws or more: {certain:,}; in any draw: {ever:,}"
+
+
+def _drawn(n: int, size: int, draws: int, seed: int) -> Float[Tensor, "draws examples"]:
+    return torch.from_numpy(with_replacement(n, size, draws, seed))
 
 
 def _disjoint(n: int, size: int, draws: int, seed: int) -> Iterator[Float[Tensor, "draws examples"]]:

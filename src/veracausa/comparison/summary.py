@@ -7,8 +7,11 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from veracausa.attribution.scores import METRIC
 from veracausa.comparison.agreement import Agreement
 from veracausa.comparison.results import Panel, Section
+from veracausa.statistics.gaps import cautions
+from veracausa.tasks.metrics import compares_answers
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -28,6 +31,9 @@ def summarise(lm: Model, sections: Sequence[Section]) -> tuple[str, ...]:
             f"On {called(section.task)}, {lm.name} has a {mean}{_words(section.task.metric)} of {clean:+.2f} clean and "
             f"{corrupted:+.2f} corrupted, a gap of {clean - corrupted:.2f}."
         )
+        compares = compares_answers(section.task.metric)
+        told = cautions(section.measured.clean, section.measured.corrupted, compares=compares)
+        sentences += [f"{caution[0].upper()}{caution[1:]}." for caution in told]
         sentences += [_panel(panel) for panel in section.panels]
         sentences += _found(section)
     return tuple(_MINUS.sub("−", sentence) for sentence in sentences)
@@ -72,8 +78,10 @@ def _panel(panel: Panel) -> str:
     what = {"heads": "Heads", "mlps": "MLPs", "neurons": "Neurons"}.get(panel.kind, panel.kind.capitalize())
     strong = panel.agreements[0].strong
     said = "; ".join(_estimate(agreement) for agreement in panel.agreements)
+    shared = panel.exact.has_shares
+    size = f"{strongest['share']:+.3f} of the gap" if shared else f"an effect of {strongest['effect']:+.3f}"
     text = (
-        f"{what}: {strongest['name']} matters most ({strongest['share']:+.3f} of the gap), and {strong:,} of "
+        f"{what}: {strongest['name']} matters most ({size}), and {strong:,} of "
         f"{len(panel.exact):,} carry more than 1%. {said}."
     )
     if panel.sampled:
@@ -83,9 +91,11 @@ def _panel(panel: Panel) -> str:
 
 
 def interval(agreement: Agreement) -> str:
-    """ " (95% 0.971 – 0.990 over 16 pairs)", or nothing for a single pair."""
+    """ " (95% 0.971 – 0.990 over 16 pairs)", or " (3 pairs: no interval)"; nothing for a single pair."""
     low, high = agreement.intervals.get("r", (float("nan"), float("nan")))
-    return f" (95% {low:.3f} to {high:.3f} over {agreement.n} pairs)" if low == low else ""
+    if low == low:
+        return f" (95% {low:.3f} to {high:.3f} over {agreement.n} pairs)"
+    return f" ({agreement.n} pairs: no interval)" if agreement.n > 1 else ""
 
 
 def _estimate(agreement: Agreement) -> str:
@@ -95,7 +105,7 @@ def _estimate(agreement: Agreement) -> str:
         wrong = agreement.wrong_signs
         named = f" ({', '.join(wrong)})" if 0 < len(wrong) <= 3 else ""
         parts.append(f"{agreement.sign_errors or 'no'} wrong sign{'' if agreement.sign_errors == 1 else 's'}{named}")
-    if agreement.outliers:
+    if agreement.outliers and agreement.unit == METRIC:
         i = agreement.names.index(agreement.outliers[0])
         parts.append(
             f"farthest off on {agreement.names[i]}: {agreement.estimate[i]:+.3f} for {agreement.exact[i]:+.3f}"

@@ -29,7 +29,7 @@ from veracausa.attribution.optimal import Learning, OptimalConstants, optimal_co
 from veracausa.attribution.planning import planned_exact, planned_reference, recorded_runs, unpatched_run
 from veracausa.attribution.scores import Scores
 from veracausa.attribution.units import resolve_units
-from veracausa.comparison.agreement import Agreement, agreement, require_top
+from veracausa.comparison.agreement import Agreement, agreement_across, require_top
 from veracausa.counterfactuals.compare import square
 from veracausa.counterfactuals.files import read_all, write_all
 from veracausa.counterfactuals.words import counted, listed
@@ -87,7 +87,7 @@ class Baselines:
     def agreements(self) -> dict[tuple[str, str], Agreement]:
         """Every two of them (first, second in the order of `names`) compared over all units."""
         return {
-            (a, b): agreement(self.scores[b], self.scores[a])
+            (a, b): agreement_across(self.scores[b], self.scores[a], "replacements")
             for i, a in enumerate(self.names)
             for b in self.names[i + 1 :]
         }
@@ -115,8 +115,8 @@ class Baselines:
         table = self.one.units.table()
         table["n"] = self.one.n
         for name, scores in self.scores.items():
-            table[f"effect: {name}"] = scores.normalised().numpy()
-            table[f"stderr: {name}"] = scores.normalised_stderr().numpy()
+            table[f"effect: {name}"] = scores.scaled().numpy()
+            table[f"stderr: {name}"] = scores.scaled_stderr().numpy()
         largest = np.max([np.abs(table[f"effect: {name}"]) for name in self.names], axis=0)
         return table.iloc[np.argsort(-largest, kind="stable")].reset_index(drop=True)
 
@@ -127,7 +127,7 @@ class Baselines:
         rows = []
         for ablation in self.ablations:
             name, estimate = f"exact, {ablation}", f"IG, {ablation}"
-            effects = self.scores[name].normalised().double().abs().numpy()
+            effects = self.scores[name].scaled().double().abs().numpy()
             row: dict[str, object] = {"ablation": ablation, "n": self.one.n, "mean |effect|": effects.mean()}
             row |= {"largest |effect|": effects.max(), "strongest": self.strongest(name)[0]}
             row["r with counterfactual"] = self._r(name, "exact, counterfactual")
@@ -206,6 +206,7 @@ class Baselines:
                 f"task    {self.one.task['description']}",
                 "sign    E = M(clean, unit replaced) − M(clean), share of the counterfactual gap; negative: support",
                 f"n       {counted(self.one.n, 'pair')}",
+                *(f"caution {caution}" for caution in self.one.cautions),
                 "trust   exact effects, and IG compared with them",
             ]
         )
@@ -354,7 +355,7 @@ def _integrated(
         key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
         path = at(out) / f"ig-{table.kind}-{ablation}-{key}.safetensors"
         if path.exists():
-            return confirmed(load_scores(path), lm, lm.measure(task), path)
+            return confirmed(load_scores(path), lm, task, path)
     found = attribute(lm, task, units=table, method="ig", reference=source, constants=given, show_progress=show, **over)  # type: ignore[arg-type]
     if path is not None:
         keep(lambda: found.save(path))

@@ -48,8 +48,9 @@ def scores_chart(scores: Scores, *, tokens: Sequence[str] = (), most: int = MOST
     )
     heading = f"{scores.method}: {len(scores):,} {scores.units.kind}"
     coloured = shape(scores.units) in ("map", "positions")  # the legend says what colours mean
-    lines = f"{scores.model['name']}, {pairs}" + ("" if coloured else f"\n{support.value}")
-    return alone(Part(heading, view, data, f"{heading}; {support.value}", lines), 360)
+    lines = [f"{scores.model['name']}, {pairs} · {scores.verified}", *scores.cautions]
+    lines += [] if coloured else [support.value]
+    return alone(Part(heading, view, data, f"{heading}; {support.value}", "\n".join(lines)), 360)
 
 
 def circuit_chart(

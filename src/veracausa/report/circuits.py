@@ -53,7 +53,8 @@ def circuit_part(
         drawing_view(data, plan, name, signed=not magnitudes),
         data,
         f"Circuit of {circuit.describe().splitlines()[0].removeprefix('circuit of ')}",
-        _lines(circuit.model, circuit.task, sign, len(plan.edges), len(circuit), circuit.importance is not None),
+        _lines(circuit.model, circuit.task, sign, len(plan.edges), len(circuit), circuit.importance is not None)
+        + f"\n{circuit.verified}",
     )
 
 
@@ -103,6 +104,7 @@ def _strongest_part(
     what = "edges at positions" if plan.positional else "edges"
     sign = _sign(scores.direction, scores.signed)
     lines = _lines(scores.model, scores.task, sign, len(best), int((importance != 0).sum()), True, what)
+    lines = "\n".join([lines, scores.verified, *scores.cautions])
     alt_text = f"The {len(best)} strongest {what} of {scores.method}"
     return Part(heading, drawing_view(data, plan, name, signed=scores.signed), data, alt_text, lines)
 

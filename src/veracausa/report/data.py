@@ -9,9 +9,8 @@ from typing import Any
 import altair as alt
 import numpy as np
 
-from veracausa.attribution.scores import Scores
+from veracausa.attribution.scores import METRIC, Scores
 from veracausa.attribution.units import KINDS, Units
-from veracausa.errors import GapError
 
 Row = dict[str, Any]
 
@@ -26,19 +25,20 @@ def number(value: float) -> float | None:
 
 
 def effects(scores: Scores) -> tuple[np.ndarray, str]:
-    """What a chart draws of scores, and its axis title: shares of the gap, or plain effects where the gap is zero."""
-    try:
+    """What a chart draws of scores, and its axis title: shares of the gap, or plain effects where there is none.
+
+    Scores that are no effects on the metric are drawn in their own unit.
+    """
+    if scores.has_shares:
         return scores.normalised().double().numpy(), "effect, share of the gap"
-    except GapError:
-        return scores.mean().double().numpy(), f"effect on {scores.task['metric']}"
+    title = f"effect on {scores.task['metric']}" if scores.unit == METRIC else scores.unit
+    return scores.mean().double().numpy(), title
 
 
 def errors(scores: Scores) -> np.ndarray:
-    """Standard errors of `effects`; NaN for a single example."""
-    try:
-        return scores.normalised_stderr().double().numpy()
-    except GapError:
-        return scores.stderr().double().numpy()
+    """Standard errors of `effects`; NaN where they are not known."""
+    found = scores.normalised_stderr() if scores.has_shares else scores.stderr()
+    return found.double().numpy()
 
 
 def keys(units: Units) -> list[tuple[int, int, int]]:

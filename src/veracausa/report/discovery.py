@@ -135,7 +135,7 @@ def summary(found: Discovery) -> list[str]:
     circuit, evaluation = found.circuit, found.evaluation
     heads, mlps = (sum(name.startswith(letter) for name in circuit.nodes) for letter in "am")
     one, chance = evaluation.circuit, evaluation.random
-    error = f" ± {plain(one.stderr())}" if len(evaluation.task) > 1 else ""
+    error = f" ± {plain(one.stderr())}" if one.stderr() == one.stderr() else ""
     held = "held-out " if not evaluation.seen else ""
     pairs = f"{len(evaluation.task):,} {held}pair{'' if len(evaluation.task) == 1 else 's'}"
     lines = [
@@ -203,7 +203,7 @@ def _asked(found: Discovery) -> Asked:
 
 def _block(evaluation: Evaluation, own: bool) -> _Block:
     found = evaluation.circuit
-    error = f" ± {plain(found.stderr())}" if len(evaluation.task) > 1 else ""
+    error = f" ± {plain(found.stderr())}" if found.stderr() == found.stderr() else ""
     lead = (
         f"{evaluation.held_out[0].upper()}{evaluation.held_out[1:]}. f = {plain(found.f)}{error}: M is "
         f"{signed(float(found.metric.mean()))} for the circuit, {signed(float(found.measured.clean.mean()))} for the "

@@ -24,7 +24,7 @@ def curves_part(data: Datasets, curves: Sequence[Curve], name: str) -> Part:
     """Curves of several methods on one chart, with what it shows.
 
     Raises:
-        MethodError: no curves, or two of one method.
+        MethodError: no curves, two of one method, or curves of other models, pairs or ablations.
     """
     methods = [curve.method for curve in curves]
     if not curves or len(set(methods)) < len(methods):
@@ -32,15 +32,27 @@ def curves_part(data: Datasets, curves: Sequence[Curve], name: str) -> Part:
             f"A chart of curves needs one or several of different methods, not {methods}. Rename one with "
             "dataclasses.replace(curve, method=…)."
         )
+    _require_one_question(curves)
     rows = [row for curve in curves for row in _rows(curve)]
     ablations = joined(list(dict.fromkeys(curve.signed[0].ablation for curve in curves)))
     pairs = len(curves[0].signed[0].metric)
     first = f"f of circuits of the strongest edges · {ablations} ablation · {pairs} pair{'s' * (pairs > 1)}"
-    lines = [first + _bands(rows), *map(_areas, curves)]
+    lines = [first + _bands(rows), *map(_areas, curves), *curves[0].signed[0].cautions]
     return Part(
         "Faithfulness by size", _view(data, rows, methods, name), data, f"Line chart. {curves_sentence(curves)}",
         "\n".join(lines),
     )  # fmt: skip
+
+
+def _require_one_question(curves: Sequence[Curve]) -> None:
+    """MethodError unless all curves are about one model, one set of pairs and one ablation; it names the difference."""
+    first = curves[0].signed[0].settings
+    for curve in curves[1:]:
+        own = curve.signed[0].settings
+        differing = sorted(key for key in first.keys() | own.keys() if first.get(key) != own.get(key))
+        if differing:
+            told = "; ".join(f"{key}: {first.get(key)!r} and {own.get(key)!r}" for key in differing)
+            raise MethodError(f"The curves of {curves[0].method} and {curve.method} cannot be laid together: {told}.")
 
 
 def curves_figure(curves: Sequence[Curve], name: str) -> Figure:

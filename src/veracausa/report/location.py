@@ -8,7 +8,6 @@ from typing import Literal
 import altair as alt
 import numpy as np
 
-from veracausa.attribution.ratios import pairs_in_words
 from veracausa.causes.locations import Location, Locations
 from veracausa.report import theme
 from veracausa.report.data import Datasets, Row, number, plural
@@ -17,6 +16,7 @@ from veracausa.report.maps import SIGNED, zero_line
 from veracausa.report.responses import SOLID
 from veracausa.report.tables import Column, Table
 from veracausa.report.words import joined, signed
+from veracausa.statistics.ratios import pairs_in_words
 
 #: Units that figures draw, those with the most curvature; tables have all.
 SHOWN = 12

@@ -8,7 +8,7 @@ from functools import cached_property, partial
 
 import numpy as np
 
-from veracausa.attribution.scores import Scores
+from veracausa.attribution.scores import METRIC, Scores
 from veracausa.comparison.agreement import Agreement
 from veracausa.comparison.results import Panel, Section
 from veracausa.report.chapters import Chapter, chapters
@@ -98,11 +98,10 @@ class PanelView:
         """Where, method against exact, mean–difference, Jaccard@k; where alone if nothing was estimated."""
         wanted = [("map", "Where", self._where)]
         if self.agreements:
-            wanted += [
-                ("scatter", "Method against exact", self._scatter),
-                ("difference", "Mean–difference", self._difference),
-                ("jaccard", "Do they name the same strongest units?", self._jaccard),
-            ]
+            wanted.append(("scatter", "Method against exact", self._scatter))
+            if any(a.unit == METRIC for a in self.agreements):
+                wanted.append(("difference", "Mean–difference", self._difference))
+            wanted.append(("jaccard", "Do they name the same strongest units?", self._jaccard))
         made: list[Figure] = []
         for name, title, draw in wanted:
             made += spared_figures(f"{self.name}-{name}", title, partial(_one, draw))
@@ -113,12 +112,15 @@ class PanelView:
         exact, title = effects(panel.exact)
         units, kind = panel.exact.units, plural(panel.kind)
         estimates = {label: match(s, units) for s, label in zip(panel.estimates, panel.labels, strict=True)}
+        titles = {label: effects(s)[1] for s, label in zip(panel.estimates, panel.labels, strict=True)}
+        alike = {label: values for label, values in estimates.items() if titles[label] == title}  # on the same scale
         limit = limit_of(exact)
-        sentence = map_sentence(panel.kind, units.names, exact, estimates, limit)
+        unit = " of the gap" if panel.exact.has_shares else ""
+        sentence = map_sentence(panel.kind, units.names, exact, alike, limit, unit)
         name = f"{self.name}-map"
         if shape(units) == "ranking":
             data = Datasets()
-            view = ranking_view(data, units, exact, estimates, name, title)
+            view = ranking_view(data, units, exact, alike, name, title)
             count = min(STRONGEST, len(units))
             what = f"Bars: the {count} strongest {kind} by exact effect; points: estimates"
             part = Part("", view, data, what, Support.of(panel.exact.direction).signs)
@@ -128,16 +130,18 @@ class PanelView:
                 least=320, width=560,
             )  # fmt: skip
         columns = {"exact": exact, **estimates}
-        domain = padded(list(columns.values()))
+        domain = padded([exact, *alike.values()])
         parts = []
         supports = [Support.of(one.direction, one.signed) for one in (panel.exact, *panel.estimates)]
         bars = shape(units) == "bars"
         for (label, values), support in zip(columns.items(), supports, strict=True):
             data = Datasets()
-            view = place_view(data, units, columns, label, f"{name}-{label}", title, limit, support, domain=domain)
+            axis, same = titles.get(label, title), label not in titles or label in alike
+            ends = (limit, domain) if same else (limit_of(values), padded([values]))
+            view = place_view(data, units, columns, label, f"{name}-{label}", axis, ends[0], support, domain=ends[1])
             best = int(np.argmax(np.abs(np.nan_to_num(values))))
             largest = f"largest {units.names[best]}, {signed(values[best])}"
-            what = f"{label}: {title} of {len(units)} {kind} by place; {largest}"
+            what = f"{label}: {axis} of {len(units)} {kind} by place; {largest}"
             own = bars or support is Support.UNSIGNED
             parts.append(Part(label, view, data, what, support.value.replace(", ", ",\n") if own else ""))
         across = len(set((units.position if units.positional else units.index).tolist()))
@@ -151,13 +155,14 @@ class PanelView:
         rated = self.agreements
         name = f"{self.name}-scatter"
         exact = padded([a.exact for a in rated])
-        shared = padded([v for a in rated for v in (a.exact, a.estimate)])
+        shared = padded([v for a in rated if a.unit == METRIC for v in (a.exact, a.estimate)] or [rated[0].exact])
         apart = shared[1] - shared[0] > 1.5 * (exact[1] - exact[0])
         parts = []
         for a in rated:
-            span = padded([a.exact, a.estimate]) if apart else shared
+            span = padded([a.exact, a.estimate]) if apart or a.unit != METRIC else shared
             data = Datasets()
-            view = against_exact(data, a, self.random, f"{name}-{a.method}", span)
+            titles = None if a.unit == METRIC else ("exact, share of the gap", f"{a.method}, {a.unit}")
+            view = against_exact(data, a, self.random, f"{name}-{a.method}", span, titles)
             text = f"Scatter of {a.method} against exact effects, {len(a.names)} points, r {plain(a.r)}"
             parts.append(Part(a.method, view, data, text, f"r {plain(a.r)}, Spearman {plain(a.spearman)}"))
         sentence = scatter_sentence(self.panel.kind, rated, min(MOST_POINTS, len(rated[0].names)))
@@ -165,7 +170,7 @@ class PanelView:
         return Figure(name, "Method against exact", tuple(parts), sentence, least=270, width=280)
 
     def _difference(self) -> Figure:
-        rated = self.agreements
+        rated = [a for a in self.agreements if a.unit == METRIC]
         name = f"{self.name}-difference"
         parts = []
         for a in rated:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import altair as alt
 import numpy as np
 
-from veracausa.attribution.ratios import pairs_in_words
 from veracausa.attribution.responses import FOLLOWS, Response, Responses
 from veracausa.report import theme
 from veracausa.report.data import Datasets, Row, number
@@ -13,6 +12,7 @@ from veracausa.report.figures import Figure, Part
 from veracausa.report.maps import SIGNED, zero_line
 from veracausa.report.tables import Column, Table
 from veracausa.report.words import plain, signed
+from veracausa.statistics.ratios import pairs_in_words
 
 #: Units that are drawn.
 SHOWN = 12

@@ -12,6 +12,8 @@ import numpy as np
 from veracausa.comparison.agreement import Agreement, strongest_of
 from veracausa.report.data import effects, errors, match, plural
 from veracausa.report.words import plain, signed, whole
+from veracausa.statistics.bootstrap import LEAST, too_few
+from veracausa.statistics.intervals import LEAST_OF
 from veracausa.storage.files import csv_text
 
 if TYPE_CHECKING:
@@ -116,7 +118,7 @@ def _bare(value: Any) -> Any:
 
 
 #: Figures of agreement that have an interval in the table.
-_RANGED = ("r", "spearman", "slope", "jaccard")
+_RANGED = tuple(LEAST_OF)
 _OVER_PAIRS = "95 % bootstrap interval over pairs"
 
 
@@ -140,15 +142,14 @@ def agreement_table(panel: Panel, agreements: Sequence[Agreement], drawn: Sequen
             if not one.signed:
                 row["sign errors"] = None
             rows.append(row)
-    top, several = strongest_of(len(agreements[0].names)), panel.exact.n > 1
+    top, several = strongest_of(len(agreements[0].names)), panel.exact.n >= LEAST
     columns = [
         Column("method", "method"),
         *([Column("over", "compared over")] if drawn else []),
         Column("units", plural(panel.kind), "whole", csv_only=not drawn),
         Column("r", "r", "plain"),
-        *([Column("r 95%", "95 %", help=_OVER_PAIRS)] if several else []),
+        *([Column("r 95%", "95 %", help=_OVER_PAIRS)] if panel.exact.n >= LEAST_OF["r"] else []),
         Column("spearman", "Spearman", "plain"),
-        *([Column("spearman 95%", "95 %", help=_OVER_PAIRS, csv_only=True)] if several else []),
         Column("slope", "slope", "plain", 2),
         *([Column("slope 95%", "95 %", help=_OVER_PAIRS)] if several else []),
         Column("jaccard", f"Jaccard@{top}", "plain", 2),
@@ -174,11 +175,14 @@ def agreement_table(panel: Panel, agreements: Sequence[Agreement], drawn: Sequen
             if several
             else []
         ),
-        Column("residual", "residual", "percent", 2, help="completeness residual, share of the gap"),
+        Column("residual", "residual", "percent", 2, help="completeness: mean |residual| over mean |gap|"),
         Column("cost", "token-layers", "whole"),
         Column("seconds", "seconds", "plain", 1),
     ]
-    return Table(f"{name}-agreement", "How well the methods agree with the exact effects", tuple(columns), tuple(rows))
+    few = too_few(panel.exact.n) or f"r has {too_few(panel.exact.n, LEAST_OF['r'])}".removesuffix("r has ")
+    note = " ".join(f"{said[0].upper()}{said[1:]}." for said in (*panel.exact.cautions, few) if said)
+    heading = "How well the methods agree with the exact effects"
+    return Table(f"{name}-agreement", heading, tuple(columns), tuple(rows), note)
 
 
 def units_table(panel: Panel, name: str) -> Table:
@@ -203,7 +207,10 @@ def units_table(panel: Panel, name: str) -> Table:
         *(Column(c, c, "index") for c in place),
         Column("exact", "exact", "signed", 4),
         *([Column("stderr", "± SE", "plain", 4)] if several else []),
-        *(Column(f"estimate: {label}", label, "signed", 4) for label in estimates),
+        *(
+            Column(f"estimate: {label}", label if own == title else f"{label}, {own}", "signed", 4)
+            for label, (_, own) in zip(estimates, map(effects, panel.estimates), strict=True)
+        ),
         *([Column("chosen", "chosen")] if panel.sampled else []),
     ]
     shown = min(SHOWN, count)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from veracausa.attribution.scores import METRIC
 from veracausa.comparison.agreement import Agreement, strongest_of
 from veracausa.comparison.results import Panel
 from veracausa.report.data import Row, plural
@@ -47,12 +48,17 @@ def joined(parts: Sequence[str]) -> str:
 
 
 def map_sentence(
-    kind: str, names: Sequence[str], exact: np.ndarray, estimates: dict[str, np.ndarray], limit: float
+    kind: str,
+    names: Sequence[str],
+    exact: np.ndarray,
+    estimates: dict[str, np.ndarray],
+    limit: float,
+    unit: str = " of the gap",
 ) -> str:
-    """The strongest unit, what the methods make of it, and whether colours are cut off."""
+    """The strongest unit, what methods make of it, and whether colours are cut off; `unit`: " of the gap", or ""."""
     best = int(np.argmax(np.abs(np.nan_to_num(exact))))
     says = joined([f"{label} gives it {signed(float(values[best]))}" for label, values in estimates.items()])
-    text = f"Replacing {names[best]} changes the metric most, by {signed(float(exact[best]))} of the gap"
+    text = f"Replacing {names[best]} changes the metric most, by {signed(float(exact[best]))}{unit}"
     text += f"; {says}." if estimates else "."
     over = [
         f"{label} ({whole(int((np.abs(values) > limit * 1.0001).sum()))})"
@@ -71,6 +77,8 @@ def scatter_sentence(kind: str, agreements: Sequence[Agreement], drawn: int) -> 
     figures = [f"{a.method} r {plain(a.r)}" + (f", slope {plain(a.slope, 2)}" if a.signed else "") for a in ranked]
     text = f"On the dashed diagonal a method would be right: {'; '.join(figures)}. "
     worst = ranked[-1]
+    if others := [f"{a.method} ({a.unit})" for a in agreements if a.unit != METRIC]:
+        text += f"In units of their own, for which the diagonal says nothing: {joined(others)}. "
     if worst.outliers:
         many = max(len(a.outliers) for a in ranked) > RINGED
         text += (
@@ -87,6 +95,9 @@ def scatter_sentence(kind: str, agreements: Sequence[Agreement], drawn: int) -> 
 
 def difference_sentence(kind: str, agreements: Sequence[Agreement]) -> str:
     """How many units lie outside the limits, and whether the difference grows with the effect."""
+    agreements = [a for a in agreements if a.unit == METRIC]
+    if not agreements:
+        return "No method gives effects on the metric, so their sizes are not compared."
     count = len(agreements[0].names)
     outside = [
         f"{a.method} {whole(len(a.outliers))} ({signed(a.limits[0])} to {signed(a.limits[1])})" for a in agreements

@@ -159,8 +159,15 @@ def cost(value: Any) -> Cost:
 
 #: What every result says about its model.
 MODEL = record(name=text, source=text, identity=text)
-#: What every result says about its task.
-TASK = record(name=text, description=text, digest=text, metric=text, n=whole())
+_TASK = record(name=text, description=text, digest=text, metric=text, n=whole())
+
+
+def TASK(value: Any) -> dict[str, Any]:
+    """What every result says about its task; `lengths` of its prompts where they are told."""
+    found: dict[str, Any] = _TASK(value)
+    if "lengths" in found:
+        found["lengths"] = list(many(whole(), 2)(found["lengths"]))
+    return found
 
 
 def require_tensors(tensors: Mapping[str, Tensor], wanted: Mapping[str, str], **sizes: int) -> dict[str, int]:

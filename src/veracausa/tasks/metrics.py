@@ -183,3 +183,8 @@ def metric(name: str) -> Metric:
         raise MethodError(
             f"there is no metric {shown(name)}; the metrics are {', '.join(METRICS)}.{did_you_mean(name, METRICS)}"
         ) from None
+
+
+def compares_answers(name: str) -> bool:
+    """Whether a metric sets right against wrong answers, so that under 0 the wrong ones are preferred."""
+    return name in METRICS and METRICS[name].needs_incorrect
