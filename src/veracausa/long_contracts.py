@@ -105,7 +105,7 @@ def long_prompts_equal_bare_runs(lm: Model, task: Task) -> float:
 
 
 def _long_pair(lm: Model) -> Task:
-    """Random tokens; the prompts differ before the first of the lengths, and at the end, for a wide gap. No answers yet."""
+    """Random tokens that differ before the first of the lengths, and at the end for a wide gap. No answers yet."""
     length, vocabulary = _length(lm), len(lm.decoder.embeddings.weight)  # type: ignore[arg-type]
     drawn = torch.randint(vocabulary, (length + 2,), generator=torch.Generator().manual_seed(0)).tolist()
     clean, others = drawn[:length], drawn[length:]
