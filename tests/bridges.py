@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 import naive
+import pytest
 import tiny_models
 import torch
 
@@ -13,6 +17,21 @@ from veracausa.tasks.task import Task
 
 def as_model(hf, name: str = "tiny", tokenizer=None) -> Model:
     return Model(hf, tokenizer, name, f"{name}, random weights", decoder_of(hf))
+
+
+@contextmanager
+def watched(module, before: Callable[..., object]) -> Iterator[None]:
+    """Call `before(*args)` ahead of a module's forward, in its class: a hook would make it another model."""
+    own = type(module).forward
+
+    def forward(self, *args, **kwargs):
+        if self is module:
+            before(*args)
+        return own(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(module), "forward", forward)
+        yield
 
 
 KIND = {"heads": "heads", "mlps": "mlps", "attention": "attn", "neurons": "neurons", "residual": "resid"}

@@ -170,6 +170,20 @@ def test_hooks_differ_by_what_they_do(lm, one, other):
     assert lm.identity not in seen  # the same hook elsewhere
 
 
+def test_a_hook_that_writes_down_what_it_sees_is_one_model(lm, task_of):
+    """Its list grows with every run, and is no part of what it does."""
+    seen, tokens = [], [0]
+
+    def keep(module, args, output):
+        seen.append(output)
+        tokens[-1] += 1
+
+    lm.hf.model.layers[0].mlp.register_forward_hook(keep)
+    before = lm.identity
+    lm.measure(task_of(6))
+    assert seen and tokens[0] and lm.identity == before
+
+
 def test_a_global_that_a_hook_reads_counts(lm, monkeypatch):
     handle = lm.hf.model.layers[0].mlp.register_forward_hook(lambda m, a, o: o * GLOBAL)
     before = lm.identity

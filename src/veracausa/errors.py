@@ -1,4 +1,4 @@
-"""Every error that veracausa raises on purpose.
+"""Every error that veracausa raises on purpose, and what it warns of.
 
 Each message says what was wrong, where, and what to do about it, in that order. Users catch
 `VeracausaError` for all of them, or one subclass.

@@ -215,8 +215,10 @@ class _Teller:
 
     def __call__(self, thing: Any, depth: int = _DEPTH) -> Any:
         """A nested list of plain values."""
+        if isinstance(thing, list | dict | set | types.ModuleType):
+            return _name(type(thing))  # hooks write into containers, which would make a new model of every run
         if _plain(thing):
-            return repr(sorted(map(repr, thing)) if isinstance(thing, set | frozenset) else thing)
+            return repr(sorted(map(repr, thing)) if isinstance(thing, frozenset) else thing)
         if isinstance(thing, Tensor):
             return [str(thing.dtype), list(thing.shape), tensor_digest(thing.detach()).hex()]
         if isinstance(thing, type) or not depth:
@@ -236,8 +238,8 @@ class _Teller:
             return [_name(type(thing)), self.places[thing] if thing in self.places else weights_digest(thing)]
         if isinstance(thing, tuple):
             return self._all(thing, depth)
-        if isinstance(thing, list | dict | set | frozenset | types.ModuleType) or not hasattr(thing, "__dict__"):
-            return _name(type(thing))  # hooks write into containers, which would make a new model of every run
+        if not hasattr(thing, "__dict__"):
+            return _name(type(thing))
         call = type(thing).__dict__.get("__call__")
         call = self(call, depth - 1) if isinstance(call, types.FunctionType) else None
         return [_name(type(thing)), call, self._all(vars(thing), depth)]

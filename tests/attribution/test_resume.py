@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from bridges import watched
 from safetensors import safe_open
 
 import veracausa as vc
@@ -57,17 +58,12 @@ class Sweeps:
     def __init__(self, lm):
         self.lm, self.count = lm, 0
 
+    def __call__(self, *args):
+        self.count += self.lm.hf.config._attn_implementation == "veracausa_suffix"
+
     def during(self, call):
-        """Counted in the class, as a hook would make it another model."""
-        last, before = self.lm.hf.model.layers[2].self_attn, self.count
-        own = type(last).forward
-
-        def counted(module, *args, **kwargs):
-            self.count += module is last and self.lm.hf.config._attn_implementation == "veracausa_suffix"
-            return own(module, *args, **kwargs)
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(type(last), "forward", counted)
+        before = self.count
+        with watched(self.lm.hf.model.layers[2].self_attn, self):
             return call(), self.count - before
 
 
@@ -114,20 +110,16 @@ def test_continues(tiny, task_of, tmp_path, how):
 def test_after_an_exception(tiny, task_of, tmp_path):
     """A crash inside the model: what was done is written before the exception leaves."""
     lm = tiny("llama", fresh=True)
-    last, calls = lm.hf.model.layers[2].mlp, 0
-    own = type(last).forward
+    calls = 0
 
-    def crash(module, *args):
+    def crash(*args):
         nonlocal calls
-        calls += module is last
+        calls += 1
         if calls > 40:
             raise RuntimeError("power cut")
-        return own(module, *args)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(last), "forward", crash)
-        with pytest.raises(RuntimeError, match="power cut"):
-            vc.exact(lm, task_of(6, n=2), units="neurons", rows=1, out=tmp_path, show_progress=False)
+    with watched(lm.hf.model.layers[2].mlp, crash), pytest.raises(RuntimeError, match="power cut"):
+        vc.exact(lm, task_of(6, n=2), units="neurons", rows=1, out=tmp_path, show_progress=False)
     assert 20 < done(tmp_path) < 60
     assert torch.equal(run(tiny, task_of, tmp_path).values, run(tiny, task_of, None).values)
 

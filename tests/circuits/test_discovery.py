@@ -12,13 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from bridges import as_model
+from bridges import as_model, watched
 
 import veracausa as vc
 from veracausa.circuits.discovery_files import claim
 from veracausa.circuits.evaluation import alike, random_ranking, read, seen_by
 from veracausa.circuits.forecast import running, scoring, verifying
-from veracausa.engine.guard import hooks
 from veracausa.errors import CircuitError, FileError, GapError, MethodError, TaskError
 from veracausa.forecast import told
 from veracausa.report.discovery import page
@@ -242,12 +241,12 @@ class Tokens:
     def __init__(self, lm):
         self.lm, self.count = lm, 0
 
-    def __call__(self, module, args):
-        self.count += args[0].shape[0] * args[0].shape[1]
+    def __call__(self, x):
+        self.count += x.shape[0] * x.shape[1]
 
     def during(self, call):
         self.count = 0
-        with hooks(self.lm.hf.model.layers[1].mlp.register_forward_pre_hook(self)):
+        with watched(self.lm.hf.model.layers[1].mlp, self):
             return call(), self.count
 
 
@@ -269,13 +268,13 @@ class Stop(Exception):
 def test_an_interrupted_call_continues_and_gives_the_same(tiny, task, found, tmp_path, after):
     lm, calls = tiny("llama", fresh=True, dtype=torch.float32), 0
 
-    def stop(module, args):
+    def stop(x):
         nonlocal calls
         calls += 1
         if calls > after:
             raise Stop
 
-    with hooks(lm.hf.model.layers[1].mlp.register_forward_pre_hook(stop)), pytest.raises(Stop):
+    with watched(lm.hf.model.layers[1].mlp, stop), pytest.raises(Stop):
         vc.discover(lm, task, out=tmp_path, **OPTIONS)
     assert not (tmp_path / "report.html").exists() and not list(tmp_path.rglob("*.tmp"))
     with pytest.raises(FileError, match="not finished"):
@@ -312,7 +311,8 @@ def test_evaluate_on_other_pairs(lm, task_of, saved, tmp_path):
 
 def test_evaluate_refuses_another_model_and_bad_sizes(tiny, lm, task, task_of, saved, tmp_path):
     before = sorted(path for path in saved.rglob("*"))
-    other = tiny("llama", dtype=torch.float32)
+    other = tiny("llama", fresh=True, dtype=torch.float32)
+    other.hf.model.norm.weight.data[3] *= 2
     with pytest.raises(CircuitError, match="other weights"):
         vc.evaluate(other, saved, task, show_progress=False)
     with pytest.raises(CircuitError, match="Graph"):
@@ -389,8 +389,9 @@ def test_other_settings_in_the_same_folder(lm, task, tiny, saved, tmp_path):
             vc.discover(lm, task, out=saved, **(OPTIONS | options))
     with pytest.raises(FileError, match="selected on"):
         vc.discover(lm, task[:6], out=saved, **OPTIONS)
-    other = tiny("llama", dtype=torch.float32)
-    with pytest.raises(FileError, match="model"):
+    other = tiny("llama", fresh=True, dtype=torch.float32)
+    other.hf.model.layers[0].mlp.register_forward_hook(lambda module, args, output: output)
+    with pytest.raises(FileError, match="model: it had other hooks"):
         vc.discover(other, task, out=saved, **OPTIONS)
     (tmp_path / "report.html").write_text("a study")
     with pytest.raises(FileError, match="another command"):
@@ -405,7 +406,7 @@ def test_a_folder_that_is_none(tmp_path):
     with pytest.raises(FileError, match="no discovery"):
         vc.load_discovery(tmp_path)
     (tmp_path / "run.json").write_text('{"format": "something"}')
-    with pytest.raises(FileError, match="not written by a discovery"):
+    with pytest.raises(FileError, match="no checksum"):
         vc.load_discovery(tmp_path)
 
 

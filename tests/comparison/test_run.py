@@ -34,7 +34,8 @@ def test_sections_and_panels(page):
         assert len(neurons.exact) == 35 and neurons.sampled == 15 and len(neurons.estimates[0]) == 120
         assert heads.labels[:2] == ["atp", "ig"] and neurons.labels[:2] == ["atp", "ig"]
     assert page.sections[0].panels[0].labels == ["atp", "ig", "ig (zero baseline)"]
-    assert page.model["identity"] == "id" and page.seconds > 0 and page.versions["veracausa"] == vc.__version__
+    assert page.model == page.sections[0].panels[0].exact.model
+    assert page.seconds > 0 and page.versions["veracausa"] == vc.__version__
 
 
 def test_panels_hold_what_the_public_functions_give(lm, page):

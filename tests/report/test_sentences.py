@@ -120,7 +120,7 @@ def test_how_units_were_chosen():
 
 
 def test_panel_leads():
-    lead = PanelView.lead.fget
+    lead = PanelView._lead
     view = SimpleNamespace(
         panel=SimpleNamespace(kind="heads", exact=range(7), sampled=0), agreements=[ATP, IG], drawn=[]
     )

@@ -40,10 +40,16 @@ class Found:
         finally:
             self._states, self.read = {}, {}
 
-    def hooks(self, part: nn.Module, before: bool = False) -> Mapping[int, Callable[..., Any]]:
-        """The user's forward hooks (or pre-hooks) on a part, by their number."""
-        found: Mapping[int, Callable[..., Any]] = self._of(part)[_BEFORE[0] if before else _AFTER[0]]
-        return found
+    def given(self, part: nn.Module, x: Tensor) -> Tensor:
+        """What a part is given when it is called with x: its pre-hooks' doing."""
+        state, args = self._of(part), (x,)
+        for number, hook in state[_BEFORE[0]].items():
+            with_kwargs = number in state[_BEFORE[1]]
+            found = hook(part, args, {}) if with_kwargs else hook(part, args)
+            if found is not None:
+                found = found[0] if with_kwargs else found
+                args = found if isinstance(found, tuple) else (found,)
+        return args[0]
 
     def untouched(self, part: nn.Module) -> bool:
         """Whether a part has no hooks and its class's own forward."""
@@ -75,7 +81,7 @@ class Found:
         own = [(part, _current(part)) for part in functions]
         try:
             for part, function in functions.items():
-                theirs = self.hooks(part) if part in self._states else {}
+                theirs = self._states[part][_AFTER[0]] if part in self._states else {}
                 hooks = part._forward_hooks
                 part.__dict__["_forward_hooks"] = type(hooks)((n, h) for n, h in hooks.items() if n not in theirs)
                 part.__dict__["forward"] = function

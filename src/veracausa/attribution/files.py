@@ -31,8 +31,8 @@ from veracausa.storage.schema import (
 )
 
 if TYPE_CHECKING:
+    from veracausa.engine.measure import Measurement
     from veracausa.model import Model
-    from veracausa.tasks.task import Task
 
 _FORMAT = "veracausa-scores-2"
 
@@ -53,13 +53,12 @@ def load_scores(path: str | Path) -> Scores:
     return unpack_scores(*read_tensors(path, _FORMAT), at(path))
 
 
-def confirmed(scores: Scores, lm: Model, task: Task, path: Path) -> Scores:
-    """Scores read from a folder of pieces, if the bare model still gives the metric that they were made with.
+def confirmed(scores: Scores, lm: Model, measured: Measurement, path: Path) -> Scores:
+    """Scores read from a folder of pieces, if they were made with the metric that the bare model has now.
 
     Raises:
-        FileError: it does not.
+        FileError: they were not.
     """
-    measured = lm.measure(task)
     now = torch.stack([measured.clean, measured.corrupted])
     require_same_ends(lm, torch.stack([scores.clean, scores.corrupted]), now, path)
     return scores

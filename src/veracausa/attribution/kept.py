@@ -34,7 +34,7 @@ def kept(
     key = json.dumps([lm.identity, task.digest(), kind, method, parts, __version__], sort_keys=True)
     path = pieces / f"{method}-{kind}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.safetensors"
     if path.exists():
-        return confirmed(load_scores(path), lm, task, path)
+        return confirmed(load_scores(path), lm, lm.measure(task), path)
     scores = compute()
     keep(lambda: scores.save(path))
     return scores

@@ -248,5 +248,5 @@ def unpatched_metric(lm: Model, tape: Tape, base: State, read: Readout, cost: Co
     whole = Join(0, False, example, lambda: base.residual[0])
     with memory_errors(f"The unpatched run of {len(example)} prompts"):
         ours = read(sweep(lm.decoder, tape, base, [whole], start=tape.start, cost=cost), example)
-        require_run(lm, ours, read.of_state(base), lm.decoder.logits(base.last, read.answers.tokens))
+        require_run(lm, ours, read.of_state(base), tape.clean)
     return ours

@@ -241,14 +241,20 @@ def discover(
         "evaluated on": {"description": other.describe(), "digest": other.digest()},
         "version": versions()["veracausa"],
     }
-    for part in {chosen.digest(): chosen, other.digest(): other}.values():
-        lm.measure(part).require_gap(part)
+    parts = {part.digest(): part for part in (chosen, other)}
+    ends = {digest: lm.measure(part) for digest, part in parts.items()}
+    for digest, part in parts.items():
+        ends[digest].require_gap(part)
     folder = None if out is None else files.claim(at(out), asked)
     with borrowed(lm.decoder):
         work = timed(lm, chosen, work) if show_progress else work
         announce(told(work, "selecting the circuit", "drawing the page"), show_progress)
         scores = files.kept_scores(
-            lm, chosen, folder, asked, lambda: score(lm, chosen, method, edges, seed, folder, show_progress)
+            lm,
+            ends[chosen.digest()],
+            folder,
+            asked,
+            lambda: score(lm, chosen, method, edges, seed, folder, show_progress),
         )
         steps = [Step.done(work[0].what, work[0].kind, scores.cost)]
         announce(after(work, steps), show_progress)
@@ -265,7 +271,7 @@ def discover(
             announce(after(work, steps), show_progress)
         evaluation = measured(
             lm, HELD_OUT, other, circuit, scores, seen=seen_by(other, chosen), sizes=sizes, seed=seed,
-            folder=folder and files.place(folder, HELD_OUT), show_progress=show_progress,
+            folder=folder and files.place(folder, HELD_OUT), now=ends[other.digest()], show_progress=show_progress,
         )  # fmt: skip
     runs = (evaluation.circuit, evaluation.curve.signed[0], evaluation.random, evaluation.random_curve.signed[0])
     steps += [Step.done(plan.what, plan.kind, one.cost) for plan, one in zip(work[-4:], runs, strict=True)]

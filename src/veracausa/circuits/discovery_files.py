@@ -21,16 +21,23 @@ from veracausa.circuits.exchange import write_graphml
 from veracausa.circuits.files import load_circuit
 from veracausa.errors import FileError
 from veracausa.forecast import Step
+from veracausa.identity import difference
 from veracausa.storage.files import at, csv_text, keep, make_folder, read_json, write_json, write_text
+from veracausa.storage.schema import many, maybe, number, reading, record, text
 from veracausa.tasks.task import Task
 
 if TYPE_CHECKING:
+    from veracausa.engine.measure import Measurement
     from veracausa.model import Model
 
 _FORMAT = "veracausa-discovery-2"
 RUN, PAIRS, SCORES, RECEIPT, PAGE = "run.json", "pairs.json", "scores.safetensors", "receipt.safetensors", "report.html"
 _FINISHED = ("versions", "machine", "date", "command", "seconds")
 _STEPS = ("steps", "plan")
+_STEP = record(what=text, kind=text, token_layers=number(0), passes=number(0, nan=True), seconds=maybe(number(0)))
+_FINISH = record(
+    versions=record(), machine=text, date=text, command=text, seconds=number(0), steps=many(_STEP), plan=many(_STEP)
+)
 
 
 def claim(folder: Path, asked: dict[str, Any]) -> Path:
@@ -45,9 +52,7 @@ def claim(folder: Path, asked: dict[str, Any]) -> Path:
         before = _run(folder)["asked"]
         differing = [key for key in sorted({*before, *asked}) if before.get(key) != asked.get(key)]
         if differing:
-            told = "; ".join(
-                f"{key}: {_short(before.get(key))} there, {_short(asked.get(key))} here" for key in differing
-            )
+            told = "; ".join(_differing(key, before.get(key), asked.get(key)) for key in differing)
             raise FileError(
                 f"{folder} holds a discovery that was asked for something else ({told}). Choose another folder."
             )
@@ -60,13 +65,19 @@ def claim(folder: Path, asked: dict[str, Any]) -> Path:
     return folder
 
 
+def _differing(key: str, there: Any, here: Any) -> str:
+    if key == "model" and (parts := difference(str(there["identity"]), str(here["identity"]))):
+        return f"{key}: it had other {parts} ({_short(there)} there, {_short(here)} here)"
+    return f"{key}: {_short(there)} there, {_short(here)} here"
+
+
 def place(folder: Path, name: str) -> Path:
     """Where the files of an evaluation are."""
     return folder / "evaluations" / name
 
 
 def kept_scores(
-    lm: Model, task: Task, folder: Path | None, asked: dict[str, Any], compute: Callable[[], Scores]
+    lm: Model, measured: Measurement, folder: Path | None, asked: dict[str, Any], compute: Callable[[], Scores]
 ) -> Scores:
     """Scores, read from the folder if an earlier call finished them there.
 
@@ -77,7 +88,7 @@ def kept_scores(
         return compute()
     path = folder / SCORES
     if path.exists():
-        return confirmed(_fitting(load_scores(path), asked, path), lm, task, path)
+        return confirmed(_fitting(load_scores(path), asked, path), lm, measured, path)
     scores = compute()
     keep(lambda: scores.save(path))
     return scores
@@ -132,25 +143,25 @@ def load_discovery(folder: str | Path) -> Discovery:
     if "finished" not in run or not (folder / PAGE).exists():
         raise FileError(f"{folder} holds a discovery that is not finished. Run its discover command again to continue.")
     asked, rest = run["asked"], run["finished"]
+    with reading(folder / RUN):
+        _FINISH(rest)
+        stability_asked = [asked[name] for name in ("edges", "how", "by", "seed")]
     task = Task.load(folder / PAIRS)
     scores = _fitting(load_scores(folder / SCORES), asked, folder / SCORES)
-    try:
-        stability = stability_of(scores, asked["edges"], asked["how"], asked["by"], asked["seed"])
+    with reading(folder):
         return Discovery(
             asked=asked,
             task=task,
             scores=scores,
             circuit=load_circuit(folder / "circuit.json"),
             receipt=Receipt.load(folder / RECEIPT) if (folder / RECEIPT).exists() else None,
-            stability=stability,
+            stability=stability_of(scores, *stability_asked),
             evaluation=_evaluation(folder, HELD_OUT, task),
             further=tuple(_evaluation(folder, name, task) for name in _further(folder)),
             steps=_steps(rest["steps"]),
             plan=_steps(rest["plan"]),
             **{name: rest[name] for name in _FINISHED},
         )
-    except (KeyError, TypeError) as error:
-        raise FileError(f"{folder / RUN} lacks {error}: it was not written by this version of veracausa.") from error
 
 
 def _steps(rows: list[dict[str, Any]]) -> tuple[Step, ...]:

@@ -170,5 +170,4 @@ def require_whole_is_clean(lm: Model, forward: CircuitForward, read: Readout) ->
     """Raise ContractError unless the whole graph gives the bare model's clean run, for the first pair of a bucket."""
     run, first = forward.tape.clean, torch.tensor([0], device=lm.device)
     whole = forward(wiring_of(lm.decoder, all_edges_mask(lm.graph), forward.ablated.settled), slice(0, 1))
-    answers = lm.decoder.logits(run.last[:1], read.answers.tokens[:1])
-    require_run(lm, read(whole, first), read.of_state(run)[:1], answers)
+    require_run(lm, read(whole, first), read.of_state(run)[:1], run)

@@ -355,7 +355,7 @@ def _integrated(
         key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
         path = at(out) / f"ig-{table.kind}-{ablation}-{key}.safetensors"
         if path.exists():
-            return confirmed(load_scores(path), lm, task, path)
+            return confirmed(load_scores(path), lm, lm.measure(task), path)
     found = attribute(lm, task, units=table, method="ig", reference=source, constants=given, show_progress=show, **over)  # type: ignore[arg-type]
     if path is not None:
         keep(lambda: found.save(path))

@@ -122,16 +122,18 @@ def attention_function(decoder: Decoder, name: str) -> Iterator[None]:
     with borrowed(decoder) as loan:
         during = loan.before
         configs: list[Any] = list({id(b.attention.config): b.attention.config for b in decoder.blocks}.values())
-        before = [config._attn_implementation for config in configs]
+        before, precision = [config._attn_implementation for config in configs], precision_of(decoder)
 
         def restore() -> None:
             if loan.before is during:  # a generator that is closed late has nothing to say any more
                 for config, implementation in zip(configs, before, strict=True):
                     config._attn_implementation = implementation
+                decoder.found.read["precision"] = precision
 
         try:
             for config in configs:
                 config._attn_implementation = name
+            precision_of(decoder)  # of the other function, if it is a user's
             yield
         finally:
             insist(restore)

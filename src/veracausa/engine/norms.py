@@ -100,15 +100,22 @@ def _read(decoder: Decoder, norm: nn.Module) -> NormForm:
 
 def _off_outputs(decoder: Decoder, norm: nn.Module) -> NormForm:
     like = _like(decoder, norm)
-    bias = decoder.found.run(norm, torch.zeros_like(like))
-    gain = decoder.found.run(norm, torch.full_like(like, _LARGE)) - bias
+    bias = _run(decoder, norm, torch.zeros_like(like))
+    gain = _run(decoder, norm, torch.full_like(like, _LARGE)) - bias
     half = len(like) - len(like) // 2
     pattern = torch.ones_like(like)
     pattern[half:] = -half / (len(like) - half)
     pattern = pattern / pattern.square().mean().sqrt()
-    other = (decoder.found.run(norm, _LARGE * pattern) - bias) / pattern
+    other = (_run(decoder, norm, _LARGE * pattern) - bias) / pattern
     centred = bool(gain.abs().max() < 1e-2 * other.abs().max())
     return NormForm(other if centred else gain, bias if bias.any() else None, centred)
+
+
+def _run(decoder: Decoder, norm: nn.Module, x: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows width"]:
+    """The norm of vectors, each given as the only position of a prompt (hooks may ask for those dimensions)."""
+    heads = any(norm is one for block in decoder.blocks for one in block.qk_norms)
+    output: Tensor = decoder.found.run(norm, x.reshape(-1, *([1] * (1 + heads)), x.shape[-1]))
+    return output.reshape(x.shape)
 
 
 def _like(decoder: Decoder, norm: nn.Module) -> Float[Tensor, " width"]:
@@ -125,7 +132,7 @@ def _require(decoder: Decoder, norm: nn.Module, form: NormForm, sized: bool) -> 
     worst = 0.0
     for size in _PROBES:
         x = size * drawn
-        output, wide = decoder.found.run(norm, x), torch.promote_types(like.dtype, torch.float32)
+        output, wide = _run(decoder, norm, x), torch.promote_types(like.dtype, torch.float32)
         x, output = x.to(wide), output.to(wide)
         inverse = form.inverse(x, output)
         error = form.linear(x) * inverse + (0 if form.bias is None else form.bias) - output

@@ -103,7 +103,7 @@ def output_change(
     """Change of the attention's or MLP's output for a change at its site: W_O or W_down, or the change itself."""
     place, block = at.place, decoder.blocks[min(at.layer, decoder.layers - 1)]
     if place in IN_ATTENTION:
-        delta = value_change(base, at, example, offset, delta)
+        delta = value_change(decoder, base, at, example, offset, delta)
     if in_attention(place):
         return delta @ block.head_weights
     if place == "neurons":
@@ -112,7 +112,12 @@ def output_change(
 
 
 def value_change(
-    base: State, at: Where, example: Int[Tensor, " rows"], offset: int, delta: Float[Tensor, "rows positions site"]
+    decoder: Decoder,
+    base: State,
+    at: Where,
+    example: Int[Tensor, " rows"],
+    offset: int,
+    delta: Float[Tensor, "rows positions site"],
 ) -> Float[Tensor, "rows positions values"]:
     """Change of the heads' values z for a change of the layer's queries, keys or values: attention, run again.
 
@@ -125,7 +130,8 @@ def value_change(
     parts[at.place] = torch.cat([changed[:, :, :kept], changed[:, :, kept:] + heads], 2)
     query = parts["queries"][:, :, offset:]
     new, _ = suffix_attention(None, query, parts["keys"], parts["values"], None, **base.attention[at.layer])
-    return new.flatten(2) - base.sites["z"][at.layer][example, offset:]
+    given = decoder.found.given(decoder.blocks[at.layer].attention_out, new.flatten(2))
+    return given - base.sites["z"][at.layer][example, offset:]
 
 
 def enter(

@@ -89,19 +89,20 @@ class Reading:
         past = Past(base.keys[layer][:, :, :first], base.values[layer][:, :, :first], of)
         call = slice_call(self.tape.calls[layer], self.offset) | {"attention_mask": None, "past": past, "keep": keep}
         block.attention(block.attention_norm(stream + delta.to(stream.dtype)), **call)
-        given = {site: base.sites[site][layer][of] for site in _GIVEN.values()}
-        given["queries"] = given["queries"][:, :, self.offset :]
+        kept = {site: base.sites[site][layer][of] for site in _GIVEN.values()}
+        kept["queries"] = kept["queries"][:, :, self.offset :]
         old = base.sites["z"][layer][of, self.offset :].unflatten(-1, (decoder.heads, -1))
         changes = {}
         for kind in kinds:
             site = _GIVEN[kind]
             new = own[site]
             if kind != Q:  # the positions before keep what they have
-                new = torch.cat([given[site][:, :, : given[site].shape[2] - new.shape[2]], new], 2)
-            parts = given | {site: new}
+                new = torch.cat([kept[site][:, :, : kept[site].shape[2] - new.shape[2]], new], 2)
+            parts = kept | {site: new}
             read = (parts["queries"], parts["keys"], parts["values"])
             z, _ = suffix_attention(None, *read, None, **base.attention[layer])
-            changes[kind] = z - old
+            given = decoder.found.given(block.attention_out, z.flatten(2))
+            changes[kind] = given.unflatten(-1, z.shape[2:]) - old
         return changes
 
     def _through(self, layer: int, kind: int, index: Tensor, change: Tensor, source: Tensor) -> Tensor:

@@ -91,7 +91,7 @@ def require_logits(lm: Model, state: State, tokens: Int[Tensor, "examples answer
             "norm and of the unembedding."
         )
     worst = float((ours - bare).abs().max())
-    if not worst <= rounding(precision_of(lm.decoder).dtype, 1 + float(bare.abs().max())):
+    if not worst <= rounding(precision_of(lm.decoder).dtype, 1 + float(state.logits.abs().max())):
         raise ContractError(
             f"The logits that veracausa reads off {lm.name} differ from the bare model's by {worst:.3g}: the model "
             "scales or changes them in a way that the engine does not know (a hook on the unembedding, a logit scale), "
@@ -99,13 +99,16 @@ def require_logits(lm: Model, state: State, tokens: Int[Tensor, "examples answer
         )
 
 
-def require_run(lm: Model, ours: Float[Tensor, " examples"], bare: Float[Tensor, " examples"], logits: Tensor) -> None:
-    """M of the engine's unpatched run is M of the bare model's; `logits` say how large rounding may be.
+def require_run(lm: Model, ours: Float[Tensor, " examples"], bare: Float[Tensor, " examples"], clean: State) -> None:
+    """M of the engine's unpatched run is M of the bare model's.
+
+    Rounding in the residual stream moves all logits alike, so it is judged by the clean run's largest of all tokens.
 
     Raises:
         ContractError: they differ by more than rounding, so the engine misreads this model.
     """
     worst = float((ours - bare).abs().max())
+    logits = lm.decoder.logits(clean.last) if clean.logits is None else clean.logits
     if not worst <= rounding(precision_of(lm.decoder).dtype, 1 + float(logits.abs().max())):
         raise ContractError(
             f"The engine's unpatched run of {lm.name} gives a metric that differs from the bare model's by "

@@ -127,7 +127,7 @@ class Bucket:
         delta = self.difference(layer)
         if self.place == "queries" or not self.units.positional:  # a query changes its own position's pattern only
             with torch.no_grad():
-                change = value_change(self.base, at, self.every, 0, delta)
+                change = value_change(self.lm.decoder, self.base, at, self.every, 0, delta)
             return self.contract(layer, change[example] * gradient)
         units = self.units[self.of_layer(layer)]
         scores = torch.full((len(gradient), len(units)), float("nan"), dtype=self.lm.score_dtype, device=delta.device)
@@ -138,7 +138,7 @@ class Bucket:
                 one = torch.zeros_like(delta)
                 one[:, position] = delta[:, position]
                 with torch.no_grad():
-                    change = value_change(self.base, at, self.every, 0, one)
+                    change = value_change(self.lm.decoder, self.base, at, self.every, 0, one)
                 by_group = (change[example] * gradient).unflatten(-1, (self.lm.kv_heads, -1)).sum((1, 3))
                 scores[:, chosen] = by_group[:, units.index[chosen]].to(scores)
         return scores
