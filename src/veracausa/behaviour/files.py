@@ -58,5 +58,6 @@ def load_ablation_study(path: str | Path) -> AblationStudy:
             metric=tensors["metric"],
             tokens=tensors["tokens"],
             right=tensors["right"].bool(),
-            **{name: found[name] for name in ("alpha", "settings", "model", "task", "cost")},
+            settings=header["settings"],
+            **{name: found[name] for name in ("alpha", "model", "task", "cost")},
         )
