@@ -41,7 +41,7 @@ def discover(
         ),
     ] = "eap-ig",
     edges: Annotated[int, typer.Option(help="Edges asked for; dead ends are pruned.")] = 200,
-    how: Annotated[str, typer.Option(help="greedy, top, abs or optimal.")] = "greedy",
+    how: Annotated[str, typer.Option(help="connected, greedy, top, abs or optimal.")] = "connected",
     sizes: Sizes = None,
     held_out: Annotated[
         str | None, typer.Option("--held-out", help="A file of pairs to evaluate on (default: half of the pairs).")

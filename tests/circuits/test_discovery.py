@@ -61,7 +61,7 @@ def test_it_is_the_public_calls_one_after_the_other(lm, task, found):
     assert found.evaluation.seen == 0
     scores = vc.attribute(lm, chosen, units="edges", method="eap-ig", show_progress=False)
     assert torch.equal(found.scores.values, scores.values)
-    circuit = vc.select(scores, n=60, how="greedy")
+    circuit = vc.select(scores, n=60)
     assert found.circuit.names == circuit.names and np.array_equal(found.circuit.importance, circuit.importance)
     alone = vc.faithfulness(lm, other, circuit, show_progress=False)
     assert torch.equal(found.evaluation.circuit.metric, alone.metric)
@@ -93,7 +93,7 @@ def test_the_random_row_is_a_random_ranking_selected_in_the_same_way(lm, found):
     # uniform in (0, 1): mean 1/2, and no more than chance to do with the scores (190 edges: |r| < 4 / √190)
     assert float(ranks.mean()) == pytest.approx(0.5, abs=0.1)
     assert abs(np.corrcoef(ranks, found.scores.importance())[0, 1]) < 0.29
-    circuit = vc.select(chance, n=60, how="greedy")
+    circuit = vc.select(chance, n=60)
     alone = vc.faithfulness(lm, found.evaluation.task, circuit, show_progress=False)
     assert torch.equal(found.evaluation.random.metric, alone.metric)
     table = found.evaluation.table()
@@ -105,7 +105,7 @@ def test_the_random_row_is_a_random_ranking_selected_in_the_same_way(lm, found):
 def test_an_integer_program_is_not_run_on_a_random_ranking(found):
     circuit = vc.select(found.scores, n=20, how="optimal")
     chance = random_ranking(found.scores, 0)
-    assert alike(circuit, chance).names == vc.select(chance, n=20, how="greedy").names
+    assert alike(circuit, chance).names == vc.select(chance, n=20, how="connected").names
 
 
 def test_held_out_pairs_of_ones_own(lm, task, task_of):

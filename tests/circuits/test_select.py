@@ -55,12 +55,12 @@ def test_against_brute_force(graph, ties, n):
 def test_noising_turns_the_sign_and_magnitudes_have_none():
     graph = brute.SMALL
     scores = random(graph)
-    best = vc.select(scores, n=5, prune=False)
+    best = vc.select(scores, n=5, how="top", prune=False)
     noising = brute.scores(graph, -scores.values, settings={"direction": "noising"})
-    assert vc.select(noising, n=5, prune=False).names == best.names
-    assert (best.importance == vc.select(noising, n=5, prune=False).importance).all()
+    assert vc.select(noising, n=5, how="top", prune=False).names == best.names
+    assert (best.importance == vc.select(noising, n=5, how="top", prune=False).importance).all()
     sizes = brute.scores(graph, scores.values.abs(), settings={"direction": "noising"}, signed=False)
-    strong = vc.select(sizes, n=5, prune=False)
+    strong = vc.select(sizes, n=5, how="top", prune=False)
     assert strong.names == vc.select(scores, n=5, how="abs", prune=False).names and "magnitudes" in str(strong.notes)
 
 
@@ -68,14 +68,14 @@ def test_the_order_of_the_table_does_not_matter():
     scores = random(brute.GROUPED, ties=True)
     shuffled = np.random.default_rng(1).permutation(len(scores))
     other = brute.scores(brute.GROUPED, scores.values[:, shuffled], units=scores.units[shuffled])
-    for how in ("top", "abs", "greedy", "optimal"):
+    for how in ("connected", "top", "abs", "greedy", "optimal"):
         one, two = (vc.select(table, n=12, how=how, prune=False) for table in (scores, other))
         assert one.names == two.names and (one.importance == two.importance).all(), how
 
 
 def test_what_a_circuit_says_about_itself():
     scores = random(brute.GROUPED, n=3)
-    circuit = vc.select(scores, n=150)
+    circuit = vc.select(scores, n=150, how="top")
     assert circuit.settings == {"how": "top", "by": "importance", "asked": 150, "taken": 150, "bootstrap": None,
                                 "pruned": True, "direction": "denoising", "scores": scores.settings,
                                 "verified": scores.verified}  # fmt: skip
@@ -92,7 +92,7 @@ def test_all_edges_and_no_path():
     assert len(vc.select(scores, n=brute.SMALL.size)) == brute.SMALL.size
     values = np.zeros(brute.SMALL.size)
     values[scores.units.names.index("a0.h0->a1.h0<q>")] = 1
-    alone = vc.select(brute.scores(brute.SMALL, values), n=1)
+    alone = vc.select(brute.scores(brute.SMALL, values), n=1, how="top")
     assert len(alone) == 0 and "pruned" in str(alone.notes) and "no edges" in repr(alone)
 
 
@@ -179,10 +179,10 @@ def test_bootstrap_keeps_what_differs_from_zero():
     scores = brute.scores(graph, mean + rng.normal(size=(40, graph.size)))
     clear = significant(scores, level=0.95, draws=1000, seed=0)
     assert clear[mean != 0].all() and 0 < clear[mean == 0].mean() < 0.12
-    circuit = vc.select(scores, n=graph.size, bootstrap=True, prune=False)
+    circuit = vc.select(scores, n=graph.size, how="top", bootstrap=True, prune=False)
     assert {scores.units.names[i] for i in np.flatnonzero(clear)} == set(circuit.names)
     assert "95% interval" in str(circuit.notes) and "to be had" in str(circuit.notes)
-    assert circuit.names == vc.select(scores, n=graph.size, bootstrap=0.95, prune=False).names
+    assert circuit.names == vc.select(scores, n=graph.size, how="top", bootstrap=0.95, prune=False).names
     assert significant(scores, level=0.999, draws=3000, seed=0).sum() < clear.sum()
 
 

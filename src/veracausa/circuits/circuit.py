@@ -208,6 +208,7 @@ class Circuit:
 
         Width grows with the square root of |importance|; colour is its sign (blue: + supports the behaviour, orange: −
         works against it; grey: not known). Pointing at a node singles out its edges, tooltips give names and numbers.
+        A circuit without edges is the empty grid with a sentence.
 
         Args:
             positions: scores of edges at positions; draws those of this circuit's edges over layers × positions.
@@ -215,7 +216,7 @@ class Circuit:
             most: edges drawn at most, the strongest; the subtitle says so where there are more.
 
         Raises:
-            CircuitError: an empty circuit; `positions` that are no scores of its edges at positions.
+            CircuitError: `positions` that are no scores of its edges at positions.
 
         >>> circuit.chart().save("circuit.svg")  # or .png, .html
         """
@@ -234,8 +235,9 @@ class Circuit:
         heads = sum(name.startswith("a") for name in nodes)
         mlps = sum(name.startswith("m") for name in nodes)
         how = ", ".join(f"{key} {value}" for key, value in self.settings.items() if _short(value) and key != "verified")
+        size = f"circuit of {len(self):,} edges ({self.share:.2%} of {self.graph.size:,}) · {heads} heads, {mlps} MLPs"
         lines = [
-            f"circuit of {len(self):,} edges ({self.share:.2%} of {self.graph.size:,}) · {heads} heads, {mlps} MLPs",
+            size if len(self) else f"no edges, of {self.graph.size:,}: nothing leads from the input to the logits",
             f"method  {self.method}" + (f" · {how}" if how else ""),
             f"model   {self.model['source']}",
             f"task    {self.task['description']}",

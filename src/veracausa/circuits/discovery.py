@@ -173,7 +173,7 @@ def discover(
     *,
     method: str | Method = "eap-ig",
     edges: int = 200,
-    how: str = "greedy",
+    how: str = "connected",
     by: str | None = None,
     held_out: Task | None = None,
     sizes: Sequence[float] = SIZES,
@@ -193,7 +193,7 @@ def discover(
             (scored anew in the shrinking circuit), "learned" (gates for all sizes, `vc.learn_edges`), or "exact" (exact
             effects of all edges). "ifr" has no receipt.
         edges: edges asked for; pruning dead ends may leave fewer.
-        how: how they are selected: "greedy", "top", "abs" or "optimal"; by: see `vc.select`.
+        how: how they are selected: "connected", "greedy", "top", "abs" or "optimal"; by: see `vc.select`.
         by: see `vc.select`.
         held_out: other pairs to evaluate on; then all of `task` is selected on.
         sizes: shares of the edges at which the ranking's curve is taken.
@@ -220,7 +220,7 @@ def discover(
 
     began = time.monotonic()
     if how == "iterated":
-        raise MethodError("how='iterated' is a way of scoring here: take method='iterated', how='top' or 'greedy'.")
+        raise MethodError("how='iterated' is a way of scoring here: take method='iterated', how='top' or 'connected'.")
     by = ranked_by(how, by, edges, lm.graph.size)
     require_sizes(sizes)
     if min(top, sample, seed) < 0:

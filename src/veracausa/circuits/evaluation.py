@@ -226,9 +226,9 @@ def random_ranking(scores: Scores, seed: int) -> Scores:
 
 
 def alike(circuit: Circuit, ranking: Scores) -> Circuit:
-    """What a ranking gives when it is selected from as the circuit was (greedily in place of the integer program)."""
+    """What a ranking gives when it is selected from as the circuit was (by whole ways in place of the integer program)."""
     settings = circuit.settings
-    how = "greedy" if settings["how"] == "optimal" else str(settings["how"])
+    how = "connected" if settings["how"] == "optimal" else str(settings["how"])
     return select(ranking, n=int(settings["asked"]), how=how, prune=bool(settings["pruned"]))
 
 

@@ -2,7 +2,11 @@
 
 With c_e the importance of edge e (−E for noising, +E for denoising; |score| with `how="abs"`), under a budget of n:
 
-* **top**: the n edges with the largest c. **abs**: the n with the largest |c|, helpful or harmful.
+* **connected** (the default): from the largest |c| on, each edge with the best way through it from the input to the
+  logits, as long as both fit (`circuits.connected`); `by="importance"`: from the largest c on. It knows both ends, so
+  that every size gives a circuit that can run.
+* **top**: the n edges with the largest c. **abs**: the n with the largest |c|, helpful or harmful. Neither knows
+  whether its edges lead anywhere: at small sizes pruning may leave none of them.
 * **greedy** (as EAP-IG does it): start from `logits`; repeatedly take the edge with the largest |c| among those not yet
   taken whose reader belongs to a node in the circuit, and add its writer's node. All inputs of a node (a head's query,
   key and value; keys and values are shared by a group) are open as soon as the node is in. `by="importance"` takes the
@@ -12,7 +16,8 @@ With c_e the importance of edge e (−E for noising, +E for denoising; |score| w
   edges by gradients in the remaining circuit's own run (`circuits.iterated`), so it needs the model and pairs.
 
 Equal edges are taken in the graph's order, reader by reader. Then dead ends are pruned (`prune=False`: not), so that a
-circuit may have fewer edges than were asked for; `Circuit.settings` holds both numbers.
+circuit may have fewer edges than were asked for; `Circuit.settings` holds both numbers. Where nothing is left, the
+notes say so, and from which size on there is something.
 
 **Bootstrap filter.** Only edges whose percentile interval over bootstrap draws of the examples excludes 0 may be
 chosen; no correction for the number of edges is made, so at 95% about one in twenty of the edges without any effect
@@ -44,7 +49,13 @@ if TYPE_CHECKING:
     from veracausa.tasks.task import Task
 
 #: `how` → what it ranks by where `by` is not given.
-HOW = {"top": "importance", "abs": "abs_mean", "greedy": "abs_mean", "optimal": "importance"}
+HOW = {
+    "connected": "abs_mean",
+    "top": "importance",
+    "abs": "abs_mean",
+    "greedy": "abs_mean",
+    "optimal": "importance",
+}
 #: Numbers that one chunk of bootstrap means holds: [draws, edges] float32 stays under 64 MiB.
 _CHUNK = 16_000_000
 
@@ -53,7 +64,7 @@ def select(
     scores: Scores,
     *,
     n: int,
-    how: str = "top",
+    how: str = "connected",
     by: str | None = None,
     bootstrap: float | bool = False,
     draws: int = 1000,
@@ -69,9 +80,8 @@ def select(
     Args:
         scores: of edges, without positions: `units="edges"`.
         n: edges asked for, at most as many as were scored.
-        how: "top", "abs", "greedy", "optimal" or "iterated".
-        by: "importance" or "abs_mean"; where not given "abs_mean" for abs, greedy and iterated, "importance" for the
-            others.
+        how: "connected", "top", "abs", "greedy", "optimal" or "iterated".
+        by: "importance" or "abs_mean"; where not given "importance" for top and optimal, "abs_mean" for the others.
         bootstrap: confidence level of the filter, e.g. 0.95 (True: 0.95); False: none.
         draws: bootstrap draws of the filter.
         prune: drop dead ends.
@@ -83,13 +93,14 @@ def select(
     Returns:
         `Circuit` with the edges' importances. Its notes say what was pruned, how many edges had a negative importance,
         and where fewer than n were to be had. Scores that are magnitudes are their own importance, and the notes say
-        so. A selection without any path from the input to the logits is an empty circuit once it is pruned.
+        so. A selection without any way from the input to the logits is an empty circuit once it is pruned, and the
+        notes say which size has one.
 
     Raises:
         MethodError: scores of other units or of positions; n, `how` or `by` out of range; a bootstrap of one example,
             of scores that are the same for all examples, or of magnitudes (their intervals cannot hold 0).
 
-    >>> circuit = vc.select(vc.attribute(lm, task, units="edges", method="eap-ig"), n=500, how="greedy")
+    >>> circuit = vc.select(vc.attribute(lm, task, units="edges", method="eap-ig"), n=500)
     >>> circuit.describe()
     """
     if how == "iterated":
@@ -129,7 +140,10 @@ def select(
         settings=settings,
         notes=tuple(notes),
     )
-    return circuit.prune() if prune else circuit
+    pruned = circuit.prune() if prune else circuit
+    if len(pruned) or not prune:
+        return pruned
+    return dataclasses.replace(pruned, notes=(*pruned.notes, rule.nothing(importance, allowed)))
 
 
 def _iterated(
@@ -159,7 +173,7 @@ def _iterated(
 
     by = by or "abs_mean"
     ranking = iterate(lm, task, smallest=n, by="abs" if by == "abs_mean" else by, start=scores, **iteration)
-    circuit = select(ranking, n=n, prune=prune)
+    circuit = select(ranking, n=n, how="top", prune=prune)
     settings = {
         **circuit.settings,
         "how": "iterated",
@@ -206,12 +220,47 @@ class Rule:
         parts = (self.writer[among], self.reader[among], value[among])
         if self.how == "greedy":
             return among[greedy(self.graph, *parts, self.n)], []
+        if self.how == "connected":
+            from veracausa.circuits.connected import connected
+
+            return among[connected(self.graph, *parts, self.n)], []
         if self.how == "optimal":
             from veracausa.circuits.optimal import optimal
 
             found = optimal(self.graph, *parts, self.n, seconds=self.seconds)
             return among[found.chosen], found.notes
         return among[np.argsort(-parts[2], kind="stable")[: self.n]], []
+
+    def nothing(self, importance: Float[np.ndarray, " edges"], allowed: Bool[np.ndarray, " edges"]) -> str:
+        """Why no edge is left, and what would leave some: for a selection that had no way from input to logits."""
+        from veracausa.circuits.connected import shortest
+
+        among = np.flatnonzero(allowed)
+        fewest = shortest(self.graph, self.writer[among], self.reader[among])
+        said = (
+            f"no edges: nothing leads from the input to the logits within {self.n:,} edges chosen by how={self.how!r}"
+        )
+        if fewest is None:
+            return f"{said}, nor do all {len(among):,} edges that may be chosen"
+        if self.how == "optimal" and self.n >= fewest:
+            return f"{said}: no way has a positive total. by='abs_mean', or how='connected', gives a circuit"
+        if self.how in ("connected", "optimal"):
+            return f"{said}; the smallest size with a way is {fewest:,}"
+        return f"{said}; the smallest size that has a way is {self._first(importance, allowed):,}. " + (
+            f"how='connected' gives a circuit from {fewest:,} edge{'' if fewest == 1 else 's'} on"
+        )
+
+    def _first(self, importance: Float[np.ndarray, " edges"], allowed: Bool[np.ndarray, " edges"]) -> int:
+        """The smallest n at which the choice holds a way; the choices of smaller n are parts of those of larger."""
+        none, some = self.n, len(importance)
+        while some - none > 1:
+            middle = (none + some) // 2
+            chosen, _ = dataclasses.replace(self, n=middle).choose(importance, allowed)
+            mask = np.zeros((self.graph.readers, self.graph.writers), dtype=bool)
+            mask[self.reader[chosen], self.writer[chosen]] = True
+            arrives = (mask[-1] & self.graph.reached(mask)).any()  # a writer that the input reaches feeds the logits
+            none, some = (none, middle) if arrives else (middle, some)
+        return some
 
 
 def ranked_by(how: str, by: str | None, n: int, scored: int) -> str:

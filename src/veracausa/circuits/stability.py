@@ -83,7 +83,7 @@ def circuit_stability(
     scores: Scores,
     *,
     n: int,
-    how: str = "top",
+    how: str = "connected",
     by: str | None = None,
     draws: int = 200,
     prune: bool = True,

@@ -10,7 +10,6 @@ import numpy as np
 from veracausa.attribution.scores import Scores
 from veracausa.circuits.circuit import Circuit
 from veracausa.circuits.nodes import at_positions, edges_of
-from veracausa.errors import CircuitError
 from veracausa.report.circuit_drawing import MOST_EDGES, drawing_view
 from veracausa.report.circuit_layout import layout
 from veracausa.report.data import Datasets
@@ -33,11 +32,9 @@ def circuit_part(
     """A circuit on the grid of layers × heads; with `positions`, scores of edges at positions, layers × positions.
 
     Raises:
-        CircuitError: an empty circuit, or `positions` that are no scores of its edges at positions.
+        CircuitError: `positions` that are no scores of its edges at positions.
     """
-    if not len(circuit):
-        raise CircuitError("The circuit has no edges, so there is nothing to draw.")
-    if positions is not None:
+    if positions is not None and len(circuit):
         kept = at_positions(circuit, positions)
         heading = f"{positions.method}: circuit of {whole(len(circuit))} edges, by position"
         return _strongest_part(data, positions, kept, name, heading, tokens, most)
@@ -48,6 +45,9 @@ def circuit_part(
     sign = "importances are not known"
     if circuit.importance is not None:
         sign = _sign(str(circuit.settings.get("direction", "")), not magnitudes)
+    if not len(circuit):
+        lines = _lines(circuit.model, circuit.task, empty_sentence(circuit), 0, 0, True)
+        return Part(f"{circuit.method}: no edges", drawing_view(data, plan, name), data, empty_sentence(circuit), lines)
     return Part(
         f"{circuit.method}: circuit of {size}",
         drawing_view(data, plan, name, signed=not magnitudes),
@@ -74,12 +74,21 @@ def circuit_figure(circuit: Circuit, name: str, **options: Any) -> Figure:
     return Figure(name, "The circuit", (part,), circuit_sentence(circuit), least=320, width=width)
 
 
+def empty_sentence(circuit: Circuit) -> str:
+    """Why a circuit has no edges, as far as its notes say."""
+    told = [note for note in circuit.notes if note.startswith("no edges")]
+    return told[-1] if told else circuit.describe().splitlines()[0]
+
+
 def circuit_sentence(circuit: Circuit) -> str:
-    """How many nodes, the strongest edge, and how many edges work against the behaviour."""
+    """How many nodes, the strongest edge, and how many edges work against the behaviour; or why there are none."""
+    if not len(circuit):
+        said = empty_sentence(circuit)
+        return f"{said[0].upper()}{said[1:]}."
     nodes = circuit.nodes
     heads, mlps = (sum(name.startswith(letter) for name in nodes) for letter in "am")
     text = f"{whole(len(circuit))} edges between {joined([f'{heads} heads', f'{mlps} MLPs'])}, input and logits"
-    if circuit.importance is None or not len(circuit):
+    if circuit.importance is None:
         return f"{text}; how important each is, is not known."
     best = int(np.argmax(np.abs(circuit.importance)))
     text += f"; the strongest is {circuit.names[best]}, {signed(float(circuit.importance[best]))}"

@@ -33,6 +33,7 @@ from veracausa.storage.files import write_text
 
 #: How edges are chosen, and by what, in words.
 _WAYS = {
+    "connected": "as whole ways through the strongest",
     "greedy": "from the logits backwards",
     "top": "as the strongest",
     "abs": "as the strongest",
