@@ -226,7 +226,7 @@ def random_ranking(scores: Scores, seed: int) -> Scores:
 
 
 def alike(circuit: Circuit, ranking: Scores) -> Circuit:
-    """What a ranking gives when it is selected from as the circuit was (by whole ways in place of the integer program)."""
+    """What a ranking gives, selected from as the circuit was (by whole ways in place of the integer program)."""
     settings = circuit.settings
     how = "connected" if settings["how"] == "optimal" else str(settings["how"])
     return select(ranking, n=int(settings["asked"]), how=how, prune=bool(settings["pruned"]))
