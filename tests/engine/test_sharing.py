@@ -171,8 +171,8 @@ def test_what_no_rotary_module_shows_is_refused(call):
 def test_the_guard_names_both_numbers_and_is_asked_once_a_call(monkeypatch):
     hf, task = tiny_models.make("llama", seed=1), pairs((4, 9), (5, 9), (3, 7))
     lm, asked = as_model(hf, "llama"), []
-    own = validate._require_alone
-    monkeypatch.setattr(validate, "_require_alone", lambda *args: (asked.append(args[4]), own(*args)))
+    own = validate._require_alike
+    monkeypatch.setattr(validate, "_require_alike", lambda *args: (asked.append(args[4]), own(*args)))
     vc.exact(lm, task, show_progress=False)
     assert asked == ["clean", "corrupted"]  # of the longest pair, although measured and recorded in three batches
     handle = hf.model.layers[1].self_attn.v_proj.register_forward_hook(lambda _, __, out: out * (1 + out.shape[1] / 20))

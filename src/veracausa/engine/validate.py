@@ -118,11 +118,12 @@ def require_run(lm: Model, ours: Float[Tensor, " examples"], bare: Float[Tensor,
 
 
 def require_whole(lm: Model, task: Task, tape: Tape, read: Readout) -> None:
-    """The longest pair's recorded runs are what the bare model gives for its whole prompts, each alone.
+    """The longest pair's recorded runs are what the bare model gives for its whole prompts, side by side in one batch.
 
     No prefix is shared there, no keys and values are kept, and the attention function is the user's: this guard shares
     nothing with what it guards. It compares the first of the task's longest pairs, once a call for runs that share a
     prefix and once for runs that do not: 2 · n · L token-layers, which no cost counts, since they are no method's own.
+    (Heads of SmolLM2-135M: 960 beside 30,885 for the published pair, 1,260 beside 218,355 for eight.)
 
     Raises:
         ContractError: the logits of the answers differ by more than rounding.
@@ -131,16 +132,17 @@ def require_whole(lm: Model, task: Task, tape: Tape, read: Readout) -> None:
     with borrowed(lm.decoder) as loan, torch.no_grad():
         if tape.length < max(task.lengths) or key in loan.verified:
             return
-        _require_alone(lm, task, tape, read, "clean", tape.tokens[0], tape.clean)
-        if tape.corrupted is not tape.clean:
-            _require_alone(lm, task, tape, read, "corrupted", tape.tokens[1], tape.corrupted)
+        runs = {"clean": (tape.tokens[0], tape.clean), "corrupted": (tape.tokens[1], tape.corrupted)}
+        with from_rest(lm.decoder), as_found(lm.decoder) as hf:
+            ids = torch.cat([prompts[:1] for prompts, _ in runs.values()])
+            logits = hf(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1]
+        for number, (which, (_, state)) in enumerate(runs.items()):
+            _require_alike(lm, task, tape, read, which, state, logits[number : number + 1])
         loan.verified.add(key)
 
 
-def _require_alone(lm: Model, task: Task, tape: Tape, read: Readout, which: str, ids: Tensor, state: State) -> None:
-    """`require_whole` for one prompt: the first of a bucket."""
-    with from_rest(lm.decoder), as_found(lm.decoder) as hf:
-        logits = hf(input_ids=ids[:1], use_cache=False, logits_to_keep=1).logits[:, -1]
+def _require_alike(lm: Model, task: Task, tape: Tape, read: Readout, which: str, state: State, logits: Tensor) -> None:
+    """The first prompt of a recorded run has the bare model's logits at its answers."""
     tokens, last = read.answers.tokens[:1], state.last[:1].detach()
     worst = float((lm.decoder.logits(last, tokens) - logits.gather(1, tokens)).abs().max())
     if worst <= rounding(precision_of(lm.decoder).dtype, 1 + float(logits.abs().max())):
