@@ -179,11 +179,16 @@ def show_task(
         echo(f"   corrupted  {'|'.join(b if a != b else '·' * len(b) for a, b in zip(clean, corrupted, strict=True))}")
         echo(f"   correct    {'|'.join(correct)}    incorrect  {'|'.join(incorrect) or '(none)'}")
         echo(f"   metric     {measured.clean[i]:+.3f} clean, {measured.corrupted[i]:+.3f} corrupted")
+    from veracausa.statistics.gaps import cautions
+    from veracausa.tasks.metrics import compares_answers
+
     share = (measured.clean > 0).double().mean()
     echo(
         f"\nmean {built.metric}: {measured.clean.mean():+.3f} clean, {measured.corrupted.mean():+.3f} corrupted, "
         f"gap {measured.gap.mean():.3f}"
     )
+    for caution in cautions(measured.clean, measured.corrupted, compares=compares_answers(built.metric)):
+        echo(f"caution: {caution}")
     echo(f"positive on {share:.0%} of the clean prompts; hardly separated (under a tenth of the mean gap): "
           f"{len(measured.weak)} of {len(built)} pairs")  # fmt: skip
 

@@ -119,7 +119,9 @@ class Agreement:
 
     @property
     def spread(self) -> str:
-        """The interval of r in words: "95% +0.971 … +0.990", or that there is none, and why."""
+        """The interval of r in words: "95% +0.971 … +0.990", or that there is none, and why; nothing for one pair."""
+        if self.n == 1:
+            return ""
         low, high = self.intervals.get("r", NO_INTERVAL)
         if np.isfinite(low):
             return f"95% {low:+.3f} … {high:+.3f}"
@@ -132,13 +134,14 @@ class Agreement:
         low, high = self.limits
         sign = f"{self.sign_errors} of {self.strong} strong units" if self.signed else "none (magnitudes only)"
         worst = ", ".join(self.outliers[:5]) or "none"
+        spread = f" ({self.spread})" if self.spread else ""
         scale = "scores as shares of the gap" if self.unit == METRIC else f"effects against {self.unit}"
         top = strongest_of(len(self.names))
         lines = [
             f"{self.method} against exact effects · {len(self.names):,} units, {self.n:,} "
             f"pair{'' if self.n == 1 else 's'}, {scale}",
             *self.cautions,
-            f"r {self.r:+.3f} ({self.spread})   Spearman {self.spearman:+.3f}   slope {self.slope:+.3f}   "
+            f"r {self.r:+.3f}{spread}   Spearman {self.spearman:+.3f}   slope {self.slope:+.3f}   "
             f"Jaccard@{top} {self.jaccard(top):.2f}",
         ]
         if self.unit == METRIC:

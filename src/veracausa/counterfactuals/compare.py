@@ -31,9 +31,10 @@ from veracausa.attribution.units import resolve_units
 from veracausa.behaviour.statistics import holm
 from veracausa.comparison.agreement import require_top
 from veracausa.counterfactuals.files import read_all, write_all
-from veracausa.counterfactuals.statistics import LEVEL, differs, exceeds, magnitude, stderr
+from veracausa.counterfactuals.statistics import LEVEL, differs, exceeds, magnitude
 from veracausa.counterfactuals.words import counted, listed, number_of, share
 from veracausa.errors import GapError, MethodError, TaskError
+from veracausa.statistics.ratios import ratios
 from veracausa.storage.files import at
 from veracausa.storage.schema import many, number, one_of, reading, whole
 from veracausa.suggestions import not_known
@@ -92,6 +93,12 @@ class CounterfactualComparison:
         """Effects [examples, units] of each corruption as shares of the scale."""
         scale = float(self.scores[self.widest].gap.double().mean())
         return {name: one.values.double().numpy() / scale for name, one in self.scores.items()}
+
+    @cached_property
+    def errors(self) -> dict[str, np.ndarray]:
+        """Standard errors of `mean` of every unit, those of shares of the scale's gap (`statistics.ratios`)."""
+        gap = self.scores[self.widest].gap
+        return {name: ratios(one.values, gap)[1].numpy() for name, one in self.scores.items()}
 
     def mean(self, name: str) -> np.ndarray:
         """Mean effect of every unit under a corruption."""
@@ -163,7 +170,7 @@ class CounterfactualComparison:
         table["n"] = self.n
         for name in self.names:
             table[f"effect: {name}"] = self.mean(name)
-            table[f"stderr: {name}"] = stderr(self.values[name])
+            table[f"stderr: {name}"] = self.errors[name]
             table[f"rank: {name}"] = self.rank(name)
             table[f"p: {name}"] = self.p[name]
         largest = np.max([np.abs(self.mean(name)) for name in self.names], axis=0)
@@ -214,9 +221,7 @@ class CounterfactualComparison:
 
     def _contrast(self, unit: str, a: str, hiding: list[str]) -> str:
         u = self.one.units.find(unit)
-        one, *others = (
-            f"{name} {share(self.mean(name)[u], float(stderr(self.values[name])[u]))}" for name in (a, *hiding)
-        )
+        one, *others = (f"{name} {share(self.mean(name)[u], float(self.errors[name][u]))}" for name in (a, *hiding))
         verb = "does" if len(hiding) == 1 else "do"
         return f"{unit}: shown by {one}; {listed(others)} {verb} not show it (n = {self.n}, Holm at {LEVEL:g})."
 

@@ -28,9 +28,10 @@ from veracausa.attribution.files import same_table
 from veracausa.attribution.planning import planned_exact
 from veracausa.attribution.scores import Scores
 from veracausa.counterfactuals.files import read_all, write_all
-from veracausa.counterfactuals.statistics import LEVEL, exceeds, magnitude, stderr, within
+from veracausa.counterfactuals.statistics import LEVEL, exceeds, magnitude, within
 from veracausa.counterfactuals.words import counted, share
 from veracausa.errors import GapError, MethodError
+from veracausa.statistics.ratios import ratios, share_of_gap
 from veracausa.storage.files import at
 from veracausa.storage.schema import number, reading, text
 
@@ -80,6 +81,12 @@ class GeneralPurpose:
         return self.counterfactual.values.double().numpy() / gap, self.ablated.values.double().numpy() / gap
 
     @cached_property
+    def errors(self) -> tuple[np.ndarray, np.ndarray]:
+        """Standard errors of both means of every unit, those of shares of the gap (`statistics.ratios`)."""
+        one, other = (ratios(s.values, self.counterfactual.gap)[1].numpy() for s in (self.counterfactual, self.ablated))
+        return one, other
+
+    @cached_property
     def p(self) -> np.ndarray:
         """p-value of every unit, adjusted for the false discovery rate; NaN for a single pair."""
         by_counterfactual, by_ablation = self.shares
@@ -110,15 +117,15 @@ class GeneralPurpose:
         """One row per unit: both effects with standard errors, the ablation's in the corrupted run, adjusted p."""
         table = self.ablated.units.table()
         table["n"] = self.n
-        for name, values in zip(("counterfactual", self.ablation), self.shares, strict=True):
-            table[f"effect: {name}"], table[f"stderr: {name}"] = values.mean(0), stderr(values)
+        for name, values, error in zip(("counterfactual", self.ablation), self.shares, self.errors, strict=True):
+            table[f"effect: {name}"], table[f"stderr: {name}"] = values.mean(0), error
         for column in ("effect", "stderr"):
             table[f"{column}: {self.ablation}, corrupted run"] = np.nan
         for name in self.candidates:
             at = table["name"] == name
-            effect, error = self.followed(name)
+            effect, spread = self.followed(name)
             table.loc[at, f"effect: {self.ablation}, corrupted run"] = effect
-            table.loc[at, f"stderr: {self.ablation}, corrupted run"] = error
+            table.loc[at, f"stderr: {self.ablation}, corrupted run"] = spread
         table["p"] = self.p
         found = self.found
         table["general purpose"] = [name in found for name in table["name"]]
@@ -129,9 +136,8 @@ class GeneralPurpose:
         """Mean effect of ablating a unit in the corrupted run and its standard error; NaN if it was not followed."""
         if self.corrupted is None or name not in self.corrupted.units.names:
             return float("nan"), float("nan")
-        values = self.corrupted.values.double().numpy() / float(self.counterfactual.gap.double().mean())
-        u = self.corrupted.units.find(name)
-        return float(values[:, u].mean()), float(stderr(values)[u])
+        share = share_of_gap(self.corrupted.values[:, self.corrupted.units.find(name)], self.counterfactual.gap)[0]
+        return share.value, share.stderr
 
     @property
     def sentences(self) -> tuple[str, ...]:
@@ -150,7 +156,10 @@ class GeneralPurpose:
         by_counterfactual, by_ablation = self.shares
         for name in found[:5]:
             u = self.ablated.units.find(name)
-            effects = [share(float(v[:, u].mean()), float(stderr(v)[u])) for v in (by_ablation, by_counterfactual)]
+            effects = [
+                share(float(v[:, u].mean()), float(error[u]))
+                for v, error in ((by_ablation, self.errors[1]), (by_counterfactual, self.errors[0]))
+            ]
             after, error = self.followed(name)
             there = f", and in the corrupted run by {share(after, error)}" if np.isfinite(after) else ""
             said.append(

@@ -7,7 +7,6 @@ import numpy as np
 
 from veracausa.counterfactuals.baselines import Baselines
 from veracausa.counterfactuals.general import GeneralPurpose
-from veracausa.counterfactuals.statistics import stderr
 from veracausa.report import theme
 from veracausa.report.data import Datasets, Row, heading, number, plural
 from veracausa.report.figures import Figure, Part
@@ -64,7 +63,7 @@ def tables(result: Baselines, name: str) -> list[Table]:
 def general_figures(result: GeneralPurpose, name: str) -> list[Figure]:
     """Effect by counterfactual (x) against effect by ablation (y); the region of general-purpose units is marked."""
     x, y = (values.mean(0) for values in result.shares)
-    errors = [stderr(values) for values in result.shares]
+    errors = result.errors
     across, up = padded([x]), padded([y])
     names, found, candidates = result.ablated.units.names, set(result.found), set(result.candidates)
     data = Datasets()

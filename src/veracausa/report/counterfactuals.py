@@ -9,7 +9,6 @@ import numpy as np
 
 from veracausa.counterfactuals.compare import CounterfactualComparison
 from veracausa.counterfactuals.head_roles import NONE, ROLES, HeadRoles
-from veracausa.counterfactuals.statistics import stderr
 from veracausa.report.data import Datasets, Row, heading, number, plural
 from veracausa.report.figures import Figure, Part, View
 from veracausa.report.maps import limit_of
@@ -61,7 +60,7 @@ def _effects(result: CounterfactualComparison, name: str, roles: HeadRoles | Non
     chosen, data = _largest(result), Datasets()
     units = result.one.units.names
     means = np.stack([result.mean(one)[chosen] for one in result.names], 1)
-    errors = np.stack([stderr(result.values[one])[chosen] for one in result.names], 1)
+    errors = np.stack([result.errors[one][chosen] for one in result.names], 1)
     view = matrix_view(
         data, name, means, [_label(units[u], roles) for u in chosen], result.names,
         f"effect, share of {result.widest}'s gap", limit_of(means), Support.of(result.one.direction), stderr=errors,
@@ -158,7 +157,7 @@ def _contrasts(result: CounterfactualComparison, name: str, roles: HeadRoles | N
     for unit, (a, hiding) in result.contrasts().items():
         u = result.one.units.find(unit)
         row: dict[str, object] = {"unit": unit, "shown by": a, "not by": ", ".join(hiding), "n": result.n}
-        row["effect"], row["stderr"] = float(result.mean(a)[u]), float(stderr(result.values[a])[u])
+        row["effect"], row["stderr"] = float(result.mean(a)[u]), float(result.errors[a][u])
         row["most"] = max(abs(float(result.mean(b)[u])) for b in hiding)
         row["role"] = roles.said(unit) if roles is not None and unit in roles.units.names else ""
         rows.append(row)
