@@ -7,10 +7,10 @@ of the draw has is left out of that draw's figures, as a unit that no pair has i
 
 Means of few pairs hold noise, which lowers r, and means of draws hold it twice. So intervals of r and of the slope are
 pivotal, 2 · figure − percentiles of the draws (97.5th and 2.5th), r on Fisher's scale; that of Jaccard runs between the
-percentiles. Simulated (benchmarks/coverage.py), nominal 95% holds in 90% or more from `LEAST_OF` pairs on (r: 89, 95 and
-96% of three populations at 64), which each compared unit must have; below there is no interval. Spearman's r and the
-median |error| hang on the many weak units, which are mostly noise: theirs held in 87% and 80% with more pairs than
-that, so they have none. No interval says anything about units or tasks that were not looked at.
+percentiles. Simulated (benchmarks/coverage.py), nominal 95% holds in 90% or more from `LEAST_OF` pairs on (r: in 89, 95
+and 96% of three populations at 64), which each compared unit must have; below there is no interval. Spearman's r and
+the median |error| hang on the many weak units, which are mostly noise: theirs held in 87% and 80% with as many pairs or
+more, so they have none. No interval says anything about units or tasks that were not looked at.
 """
 
 from __future__ import annotations
