@@ -10,7 +10,7 @@ import veracausa as vc
 
 PUBLIC = [
     "Agreement", "Circuit", "Method", "Model", "Receipt", "Scores", "Stability", "Task", "Units", "Until",
-    "VeracausaError", "agreement", "attribute", "compare", "curve", "curves", "errors", "exact", "faithfulness",
+    "VeracausaError", "agreement", "attribute", "compare", "curve", "errors", "exact", "faithfulness",
     "learn_mask", "load", "load_circuit", "load_scores", "select", "stability", "study", "task", "tasks", "verify",
 ]  # fmt: skip
 

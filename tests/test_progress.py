@@ -91,7 +91,7 @@ def test_exceptions_pass_through():
         _ = 1 / 0
 
 
-@pytest.mark.parametrize("call", ["exact", "denoising", "positions", "atp", "ig", "curves"])
+@pytest.mark.parametrize("call", ["exact", "denoising", "positions", "atp", "ig"])
 def test_ticks_add_up_to_the_total(tiny, task_of, monkeypatch, call):
     """Token-layers reported = token-layers announced, so that 100% is the end."""
     announced, ticked = [], []
@@ -101,7 +101,7 @@ def test_ticks_add_up_to_the_total(tiny, task_of, monkeypatch, call):
         announced.append(total)
         yield ticked.append
 
-    for name in ("exact", "estimate", "curves"):
+    for name in ("exact", "estimate"):
         monkeypatch.setattr(f"veracausa.attribution.{name}.progress", counting)
     lm, task = tiny("llama"), task_of((5, 6), n=3)
     {
@@ -110,7 +110,6 @@ def test_ticks_add_up_to_the_total(tiny, task_of, monkeypatch, call):
         "positions": lambda: vc.exact(lm, task, units="heads@positions"),
         "atp": lambda: vc.attribute(lm, task),
         "ig": lambda: vc.attribute(lm, task, method="ig", nodes=3),
-        "curves": lambda: vc.curves(lm, task, units=["a0.h0"], alphas=[0, 0.5, 1]),
     }[call]()
     assert len(announced) == 1
     assert sum(ticked) == pytest.approx(announced[0])

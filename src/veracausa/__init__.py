@@ -60,7 +60,6 @@ _PUBLIC = {
     "counterfactual_pool": "veracausa.counterfactuals.pool",
     "counterfactual_search": "veracausa.counterfactuals.search",
     "curve": "veracausa.circuits.curve",
-    "curves": "veracausa.attribution.curves",
     "direct": "veracausa.attribution.site_effects",
     "disagreement": "veracausa.causes.disagreement",
     "discover": "veracausa.circuits.discovery",
@@ -101,7 +100,6 @@ _MODULES = ("errors", "tasks")
 
 if TYPE_CHECKING:
     from veracausa import errors, tasks
-    from veracausa.attribution.curves import curves
     from veracausa.attribution.estimate import attribute
     from veracausa.attribution.exact import exact
     from veracausa.attribution.files import load_scores
@@ -201,7 +199,6 @@ __all__ = [
     "counterfactual_pool",
     "counterfactual_search",
     "curve",
-    "curves",
     "direct",
     "disagreement",
     "discover",

@@ -10,7 +10,7 @@ import torch
 from naive_coalitions import coalition_runs
 
 import veracausa as vc
-from veracausa.attribution.coalitions import Coalitions, coalition_effects, coalition_scores
+from veracausa.attribution.coalitions import Coalitions, coalition_scores
 from veracausa.attribution.units import all_units, per_layer
 from veracausa.errors import UnitError
 
@@ -18,7 +18,10 @@ FEW = ("llama", "gpt_neox", "gemma2")
 
 
 def effects(lm, task, kind, layers, weights, **options):
-    return coalition_effects(lm, task, kind, layers, np.asarray(weights), show_progress=False, **options)
+    asked = {"ablation": "counterfactual", "direction": "noising", "reference": None, "seed": 0, "out": None} | options
+    return coalition_scores(
+        lm, task, Coalitions.of(kind, np.asarray(layers), np.asarray(weights)), show_progress=False, **asked
+    ).values
 
 
 def some_weights(lm, kind, rng):

@@ -68,12 +68,13 @@ def test_atp_per_position(tiny, task_of, reference, agree, family, kind):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_atp_is_the_slope_of_the_exact_effect(tiny, task_of, agree, family):
-    """Central differences of our own curve M(α) at 0, error of order h⁴: a check without any backward pass."""
+    """Central differences of our own responses at 0, error of order h⁴: a check without any backward pass."""
     lm, task = tiny(family), task_of(6, seed=4)
     units = [f"a{layer}.h1" for layer in range(3)]
     h = 3e-4
-    curve = vc.curves(lm, task, units=units, alphas=[-2 * h, -h, h, 2 * h], show_progress=False)
-    slope = (8 * (curve[..., 2] - curve[..., 1]) - (curve[..., 3] - curve[..., 0])) / (12 * h)
+    found = vc.responses(lm, task, units=units, alphas=[-2 * h, -h, h, 2 * h], show_progress=False)
+    before, near, after, far = (found.own[:, int(np.argmin(abs(found.alphas - k * h)))].T for k in (-2, -1, 1, 2))
+    slope = (8 * (after - near) - (far - before)) / (12 * h)
     scores = attribute(lm, task, units)
     agree(scores.values, slope, scores.gap, 1e-6)  # h⁴ and 1e-13 / h
     assert scores.values.abs().max() > 1e-3

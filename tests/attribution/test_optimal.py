@@ -170,8 +170,6 @@ def test_refusals(tiny, task_of):
         vc.exact(lm, task, ablation="optimal", direction="denoising", show_progress=False)
     with pytest.raises(MethodError, match="not known for single edges"):
         vc.exact(lm, task, units="edges", ablation="optimal", show_progress=False)
-    with pytest.raises(MethodError, match="needs constants"):
-        vc.curves(lm, task, units=["a0.h0"], alphas=[0.5], ablation="optimal", show_progress=False)
     few = learn(lm, task, ["a0.h0"], most=0)
     with pytest.raises(UnitError, match=r"lack a0\.h1"):
         vc.exact(lm, task, units=["a0.h0", "a0.h1"], ablation="optimal", constants=few, show_progress=False)

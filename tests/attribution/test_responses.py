@@ -1,11 +1,13 @@
-"""`vc.responses` against `vc.curves` (which naive runs judge), and its slopes against differences of runs.
+"""`vc.responses` against naive runs, and its slopes against differences of them; far beyond [0, 1], too.
 
 Tolerance: 1e-9 of the gap in float64 (conftest.EXACT); slopes by central differences 1e-6.
 """
 
+import naive
 import numpy as np
 import pytest
 import torch
+from bridges import naive_metric, naive_units
 
 import veracausa as vc
 from veracausa.attribution.responses import planned_responses
@@ -18,6 +20,11 @@ def responses(lm, task, names, **options):
     return vc.responses(lm, task, units=names, show_progress=False, **options)
 
 
+def sites_of(names, found):
+    """The whole site of each layer, for naive runs."""
+    return [(naive_units(found.units)[0][0], int(layer), None, None) for layer in found.layers]
+
+
 @pytest.mark.parametrize("names", [["a0.h1", "a2.h3"], ["m1"], ["m0.n3", "m1.n5"], ["r1"]], ids=str)
 @pytest.mark.parametrize("family", ["llama", "gemma3"])
 def test_both_paths(tiny, task_of, agree, family, names):
@@ -28,10 +35,14 @@ def test_both_paths(tiny, task_of, agree, family, names):
         if path == "site" and single:
             assert not len(ours) and found.site(names[0]) is None
             continue
-        near = vc.curves(lm, task, units=names, alphas=[-1e-5, 1e-5], path=path, show_progress=False)
-        curves = vc.curves(lm, task, units=names, alphas=ALPHAS, path=path, show_progress=False)
-        agree(ours, curves.permute(1, 2, 0), found.gap)
-        agree(slopes, (near[..., 1] - near[..., 0]).T / 2e-5, found.gap, 1e-6)
+        for k, unit in enumerate(naive_units(found.units)) if path == "unit" else enumerate(sites_of(names, found)):
+            for i in range(2):
+                theirs = naive.alpha_curve(
+                    lm.hf, family, task.clean[i], task.corrupted[i], naive_metric(lm, task, i), unit,
+                    [*ALPHAS, -1e-5, 1e-5],
+                )  # fmt: skip
+                agree(ours[k, :, i], theirs[: len(ALPHAS)] - theirs[ALPHAS.index(0.0)], found.gap)
+                agree(slopes[k, i], (theirs[-1] - theirs[-2]) / 2e-5, found.gap, 1e-6)
     one = found[names[0]]
     exact = vc.exact(lm, task, units=names, show_progress=False)
     assert one.secant.value == pytest.approx(float(exact.scaled()[0]))
@@ -62,5 +73,5 @@ def test_files_and_finished_pieces(tiny, task_of, tmp_path):
 
 @pytest.mark.parametrize("name", ["a0.h1@3", "a0.h1->m1"])
 def test_units_without_a_response(tiny, task_of, name):
-    with pytest.raises(MethodError, match=r"vc\.curves"):
+    with pytest.raises(MethodError, match=r"vc\.exact, which"):
         responses(tiny("llama"), task_of(6), [name])

@@ -58,7 +58,7 @@ CALLS = {
     "atp": lambda lm, task: vc.attribute(lm, task, units="neurons", show_progress=False),
     "ig": lambda lm, task: vc.attribute(lm, task, method="ig", nodes=2, show_progress=False),
     "mask": lambda lm, task: vc.learn_mask(lm, task, steps=2, show_progress=False),
-    "curves": lambda lm, task: vc.curves(lm, task, units=["a0.h0"], alphas=[0.5], show_progress=False),
+    "responses": lambda lm, task: vc.responses(lm, task, units=["a0.h0"], alphas=[0.5], show_progress=False),
     "measure": lambda lm, task: lm.measure(task),
 }
 

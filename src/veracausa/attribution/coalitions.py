@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float
-from torch import Tensor
 
 from veracausa.attribution.exact import exact
 from veracausa.attribution.units import KINDS, Kind, Units, per_layer
@@ -78,43 +76,6 @@ class Coalitions(Units):
         return parts.hexdigest()[:16]
 
 
-def coalition_effects(
-    lm: Model,
-    task: Task,
-    kind: Kind,
-    layers: Sequence[int] | np.ndarray,
-    weights: np.ndarray,
-    *,
-    ablation: str = "counterfactual",
-    direction: str = "noising",
-    reference: Task | None = None,
-    seed: int = 0,
-    out: str | Path | None = None,
-    show_progress: bool = True,
-) -> Float[Tensor, "examples coalitions"]:
-    """v(S) of coalitions of units of one site each, in units of the metric, with the sign of `vc.exact`.
-
-    Args:
-        lm: the model.
-        task: the prompt pairs and the metric.
-        kind: what the parts are: "heads", "neurons", "queries", "keys", "values"; or "mlps", "attention", "residual",
-            whose sites are one part.
-        layers: [coalitions], the layer of each.
-        weights: [coalitions, parts], the share of the way to its replacement that each part goes: 0 stays, 1 is
-            replaced, any other number is a point on (or beyond) the straight path. All 1: the whole site.
-        ablation, direction, reference, seed, out, show_progress: as for `vc.exact`. With "resample" the whole site of
-            an example has one donor, keyed by (seed, example, layer).
-
-    Raises:
-        UnitError: a layer or a number of parts that the model does not have. Others as for `vc.exact`.
-
-    >>> whole_site = coalition_effects(lm, task, "heads", [20], np.ones((1, lm.heads)))
-    """
-    table = Coalitions.of(kind, np.asarray(layers), weights)
-    options = {"ablation": ablation, "direction": direction, "reference": reference, "seed": seed}
-    return coalition_scores(lm, task, table, **options, out=out, show_progress=show_progress).values  # type: ignore[arg-type]
-
-
 def coalition_scores(
     lm: Model,
     task: Task,
@@ -127,7 +88,22 @@ def coalition_scores(
     out: str | Path | None,
     show_progress: bool,
 ) -> Scores:
-    """The same with M of both runs and the cost; see `coalition_effects`."""
+    """v(S) of coalitions of units of one site each, as scores: in units of the metric, with the sign of `vc.exact`.
+
+    Args:
+        lm: the model.
+        task: the prompt pairs and the metric.
+        table: the coalitions (`Coalitions.of(kind, layers, weights)`): the layer of each, and the share of the way to
+            its replacement that each part goes: 0 stays, 1 is replaced, any other number is a point on (or beyond) the
+            straight path. All 1: the whole site.
+        ablation, direction, reference, seed, out, show_progress: as for `vc.exact`. With "resample" the whole site of
+            an example has one donor, keyed by (seed, example, layer).
+
+    Raises:
+        UnitError: a layer or a number of parts that the model does not have. Others as for `vc.exact`.
+
+    >>> whole_site = Coalitions.of("heads", [20], np.ones((1, lm.heads)))
+    """
     require_joint(ablation)
     parts = require_kind(lm, table.kind)
     if table.weights.shape != (len(table), parts):

@@ -263,7 +263,8 @@ def _require(lm: Model, task: Task, units: Sequence[str] | Units) -> Units:
     table = resolve_units(lm, units, max(task.lengths))
     if table.kind == "edges" or table.positional:
         raise MethodError(
-            f"Responses are of units at all positions; {table.names[0]!r} is none. vc.curves takes them at one."
+            f"Responses are of units at all positions; {table.names[0]!r} is none. Leave the position out, or take "
+            "vc.exact, which is the response at α = 1."
         )
     return table
 

@@ -105,7 +105,7 @@ def circuit_stability(
     Raises:
         MethodError: as in `select`; one example only, the same score for all examples, fewer than two draws.
 
-    >>> circuit_stability(edges, n=500, how="greedy").jaccard
+    >>> circuit_stability(edges, n=500).jaccard
     """
     if scores.n < 2 or not scores.per_example:
         raise MethodError(
