@@ -32,7 +32,7 @@ MORE = {
     "locate": lambda lm, task: vc.locate(lm, task, units=["a0.h0"], show_progress=False).runs,
     "ablations": lambda lm, task: vc.ablation_study(lm, task, units=["a0.h0"], show_progress=False).metric,
     "acdc": lambda lm, task: torch.tensor(len(vc.acdc(lm, task, tau=1e9, show_progress=False))),
-    "responses": lambda lm, task: vc.responses(lm, task, units=["a0.h0"], alphas=[0.5], show_progress=False),
+    "responses": lambda lm, task: vc.responses(lm, task, units=["a0.h0"], alphas=[0.5], show_progress=False).own,
     "flow": lambda lm, task: vc.attribute(lm, task, units="edges", method="ifr", show_progress=False).values,
     "kept": lambda lm, task: vc.exact(lm, task, out=tempfile.mkdtemp(), show_progress=False).values,
 }  # fmt: skip
