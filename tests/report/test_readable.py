@@ -11,9 +11,12 @@ import xml.etree.ElementTree as ElementTree
 import altair as alt
 import pytest
 
-from veracausa.report.data import Datasets, identifier
+import veracausa as vc
+from veracausa.comparison.results import Panel, Section, Study
+from veracausa.report.data import Datasets
 from veracausa.report.figures import Figure, Part
 from veracausa.report.frame import embed
+from veracausa.report.page import section_views
 from veracausa.report.readable import LONGEST_TEXT, LONGEST_TITLE, drawable, readable
 
 #: Characters that end the drawing library's process, or that no file can hold; and others that are hard to show.
@@ -103,4 +106,39 @@ def test_long_texts_are_cut_in_titles_and_data_but_not_in_expressions():
     spec = drawable({"title": {"text": long, "subtitle": [long]}, "labelExpr": long, "data": {"values": [{"a": long}]}})
     assert len(spec["title"]["text"]) == len(spec["title"]["subtitle"][0]) == LONGEST_TITLE
     assert spec["labelExpr"] == long and len(spec["data"]["values"][0]["a"]) == LONGEST_TEXT
-    assert len(identifier(long)) == 80
+
+
+def test_a_long_name_of_a_task_makes_no_long_files_and_no_mixed_up_data(tiny, task_of, tmp_path, monkeypatch):
+    """Names of data and files keep their ends, however long a task's name is, and whatever is in it."""
+    monkeypatch.setattr(Figure, "png", lambda figure: b"")  # drawn elsewhere
+    lm = tiny("llama")
+    task = task_of(6, n=2, name="a\x00<b>long</b>\ud800 " * 40)
+    quiet = {"show_progress": False}
+    panels = [
+        Panel(kind, vc.exact(lm, task, units=kind, **quiet), (vc.attribute(lm, task, units=kind, **quiet),))
+        for kind in ("heads", "mlps")
+    ]
+    section = Section("A section of " + task.name, task, lm.measure(task), tuple(panels))
+    study = Study("S", {"name": lm.name}, (section,), (task.name,), {}, "m", "d", task.name, 1.0)
+    page = study.save(tmp_path).read_text()
+    assert "<b>long" not in page and "\x00" not in page
+    files = [path.name for path in tmp_path.rglob("*") if path.is_file()]
+    assert max(map(len, files)) < 200 and len(files) == len(set(files))
+    for view in section_views(study)[0].panels:
+        for one in view.figures:
+            for spec in one.specs():
+                assert set(names_of_data(spec)) <= set(spec["datasets"])
+            assert len({name for part in one.parts for name in part.data}) == sum(len(part.data) for part in one.parts)
+
+
+def names_of_data(part):
+    """Names of the data that a specification asks for."""
+    if isinstance(part, dict):
+        if isinstance(part.get("data"), dict) and "name" in part["data"]:
+            yield part["data"]["name"]
+        for key, value in part.items():
+            if key != "datasets":
+                yield from names_of_data(value)
+    elif isinstance(part, list):
+        for value in part:
+            yield from names_of_data(value)

@@ -86,8 +86,8 @@ class Datasets(dict[str, list[Row]]):
 
 
 def identifier(text: str) -> str:
-    """Letters, digits and hyphens of a text, at most 80 of them, for file names and anchors."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:80].rstrip("-") or "x"
+    """Letters, digits and hyphens of a text, for file names and anchors."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "x"
 
 
 def heading(kind: str, positional: bool) -> str:

@@ -37,9 +37,9 @@ class Figure:
     """Charts that belong together.
 
     `name`: of its files and anchor. `sentence`: what it shows, made from its numbers. `scale`: largest value of a
-    shared colour scale (the page draws it once, above the charts), `support`: what its signs mean. `least`: width below
-    which parts wrap, in pixels. `width`: of a part in the PNG. Without parts it is the place of one that could not be
-    drawn, as the sentence says.
+    shared colour scale (the page draws it once, above the charts), `unit`: of what, `support`: what its signs mean.
+    `least`: width below which parts wrap, in pixels. `width`: of a part in the PNG. Without parts it is the place of
+    one that could not be drawn, as the sentence says.
     """
 
     name: str
@@ -48,6 +48,7 @@ class Figure:
     sentence: str
     scale: float | None = None
     support: Support | None = None
+    unit: str = ""
     least: int = 300
     width: int = 300
     columns: int = 4

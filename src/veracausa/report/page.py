@@ -18,6 +18,9 @@ from veracausa.report.tables import Table, steps_table
 from veracausa.spared import in_words, spared
 from veracausa.storage.files import at, write_bytes, write_text
 
+#: Longest name of a section in the names of its files, which systems limit to 255 bytes.
+_STEM = 80
+
 
 def save_study(study: Study, out: str | Path) -> Path:
     """Write a study into a folder: scores/*.safetensors, tables/*.csv, figures/*.png, and report.html last.
@@ -34,13 +37,13 @@ def save_study(study: Study, out: str | Path) -> Path:
     for view in views:
         for name, scores in view.scores():
             scores.save(folder / "scores" / f"{name}.safetensors")
-    for view in views:
-        for table in _tables(view):
-            if table.columns:
-                write_text(folder / "tables" / f"{table.name}.csv", table.csv())
-    if study.steps:
-        write_text(folder / "tables" / "steps.csv", steps_table(study).csv())
-    lacking = save_pictures([figure for view in views for figure in _figures(view)], folder / "figures")
+    lacking: list[str] = []
+    costs = [steps_table(study)] if study.steps else []
+    for table in [*(table for view in views for table in _tables(view)), *costs]:
+        text = spared(f"{table.name}.csv", table.csv, lacking.append) if table.columns else None
+        if text is not None:
+            write_text(folder / "tables" / f"{table.name}.csv", text)
+    lacking += save_pictures([figure for view in views for figure in _figures(view)], folder / "figures")
     try:
         text = page(replace(study, notes=(*study.notes, *lacking)), views)
     except Exception as error:
@@ -68,7 +71,7 @@ def save_pictures(figures: Sequence[Figure], folder: Path) -> list[str]:
 
 def section_views(study: Study) -> list[SectionView]:
     """The sections of a study, drawn; their names number them."""
-    return [SectionView(s, f"{i}-{identifier(s.title)}") for i, s in enumerate(study.sections, 1)]
+    return [SectionView(s, f"{i}-{identifier(s.title)[:_STEM].rstrip('-')}") for i, s in enumerate(study.sections, 1)]
 
 
 def page(study: Study, views: list[SectionView] | None = None) -> str:

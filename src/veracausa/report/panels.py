@@ -148,7 +148,8 @@ class PanelView:
         return Figure(
             name, f"Where: exact effects and estimates of {kind}", tuple(parts),
             sentence.split(" The scale ends")[0] if bars else sentence,
-            scale=None if bars else limit, support=supports[0], least=min(340, max(150, 10 * across + 40)), width=190,
+            scale=None if bars else limit, unit=title, support=supports[0],
+            least=min(340, max(150, 10 * across + 40)), width=190,
         )  # fmt: skip
 
     def _scatter(self) -> Figure:

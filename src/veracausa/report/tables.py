@@ -11,6 +11,7 @@ import numpy as np
 
 from veracausa.comparison.agreement import Agreement, strongest_of
 from veracausa.report.data import effects, errors, match, plural
+from veracausa.report.readable import readable
 from veracausa.report.words import plain, signed, whole
 from veracausa.statistics.bootstrap import LEAST, too_few
 from veracausa.statistics.intervals import LEAST_OF
@@ -92,7 +93,7 @@ class Table:
         """All rows, as numbers."""
         import pandas as pd
 
-        return pd.DataFrame([{c.key: row.get(c.key) for c in self.columns} for row in self.rows])
+        return pd.DataFrame([{c.key: _cell(row.get(c.key)) for c in self.columns} for row in self.rows])
 
     @property
     def embedded(self) -> bool:
@@ -108,6 +109,11 @@ class Table:
     def csv(self) -> str:
         """All rows as CSV, numbers in full."""
         return csv_text(self.frame())
+
+
+def _cell(value: Any) -> Any:
+    """A value as a file holds it: no file takes half of a surrogate pair, and few readers take control characters."""
+    return readable(value) if isinstance(value, str) else value
 
 
 def _bare(value: Any) -> Any:
