@@ -70,7 +70,7 @@ def test_every_size_of_study_on_two_layers_of_two_heads(small, task_of, tmp_path
     assert wanted <= kinds
     assert (tmp_path / "report.html").read_text().count("could not be made") == 0
     rated = pd.read_csv(tmp_path / "tables" / f"{len(tasks)}-3-pairs-of-ioi-attention-heads-agreement.csv")
-    assert rated["jaccard"].between(0, 1).all() and rated["stability"].between(0, 1).all()
+    assert rated["jaccard"].between(0, 1).all()
 
 
 @pytest.mark.parametrize("layers, heads", [(1, 1), pytest.param(1, 2, marks=pytest.mark.slow)])
