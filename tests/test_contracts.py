@@ -19,7 +19,7 @@ from veracausa.engine.circuit_forward import CircuitForward
 from veracausa.errors import ContractError, NumericsError
 from veracausa.model import Model
 
-NUMBERS = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13]
+NUMBERS = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]
 
 
 @pytest.mark.parametrize("family", tiny_models.FAMILIES)

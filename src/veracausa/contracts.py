@@ -25,6 +25,7 @@ compute in float32 (`engine.precision`) is held to float32.
    and exact effects. Up to 1,024 tokens; the claim says how long the prompt was and which lengths it does not reach.
 13. Gradients at readers, which come back through norms and projections in closed form, sum to the model's own gradient
    of the stream, hooks and adapters included.
+14. Finished pieces in a folder are given out only to the model that made them: a hook makes another model.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ from veracausa.engine.sharing import at_rest
 from veracausa.engine.suffix import Join, sweep
 from veracausa.engine.tape import record, record_pairs, watch
 from veracausa.errors import ContractError, VeracausaError
+from veracausa.kept_contracts import kept_pieces_belong_to_their_model
 from veracausa.long_contracts import long_prompts_equal_bare_runs, reach
 from veracausa.tasks.task import Task
 
@@ -369,4 +371,5 @@ _CONTRACTS: tuple[tuple[int, str, Callable[[Model, Task], float], bool], ...] = 
     (11, "Logits read at the answers equal the bare model's", _read_logits_equal_bare, False),
     (12, "Long prompts equal whole bare forwards", long_prompts_equal_bare_runs, False),
     (13, "Gradients at readers sum to the stream's own gradient", readers_sum_to_the_stream, False),
+    (14, "Kept pieces are given out only to the model that made them", kept_pieces_belong_to_their_model, True),
 )
