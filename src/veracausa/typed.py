@@ -137,7 +137,8 @@ def _holds(value: Any, wanted: ast.Subscript, known: dict[str, Any]) -> bool:
             return False
         if isinstance(inner[-1], ast.Constant) or len(inner) == 1:  # tuple[X, ...] and Sequence[X]
             return all(_is(one, inner[0], known) for one in value)
-        return len(value) == len(inner) and all(_is(one, kind, known) for one, kind in zip(value, inner, strict=True))
+        # Another number than is wanted is told by the function, which knows what each stands for.
+        return len(value) != len(inner) or all(_is(one, kind, known) for one, kind in zip(value, inner, strict=True))
     if outer == "Callable":
         return callable(value)
     return True

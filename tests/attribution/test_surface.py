@@ -95,7 +95,7 @@ def test_planned_is_what_it_takes(tiny, task_of, family):
     [
         (("a0.h1", "a0.h1"), "two different"),
         (("a0.h1",), "two different"),
-        ("a0.h1", "two different"),
+        ("a0.h1", "a list of text"),
         (("a0.h1", "r1"), "r1"),
         (("a0.h1<q>", "a1.h1"), "a0.h1<q>"),
         (("a0.h1@3", "a1.h1"), "a0.h1@3"),

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -67,6 +67,7 @@ def clear(share: Share) -> bool:
     return share.clear and abs(share.value) > FLOOR
 
 
+@runtime_checkable
 class Located(Protocol):
     """Where in the model a unit's curvature arises, as `vc.locate` finds it."""
 
