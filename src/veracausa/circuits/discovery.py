@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,7 +116,7 @@ class Discovery:
         found, curve, chance = self.evaluation.circuit, self.evaluation.curve, self.evaluation.random_curve
         error = {name: f" ± {value:.3f}" if value == value else "" for name, value in curve.stderr().items()}
         lines = [
-            *self.circuit.describe().splitlines(),
+            *(line for line in self.circuit.describe().splitlines() if not line.startswith("trust")),
             f"pairs   selected on {len(self.task):,}, evaluated on {len(self.evaluation.task):,}; "
             f"{self.evaluation.held_out}",
             *found.describe().splitlines()[1:],
@@ -267,6 +267,7 @@ def discover(
                 out=folder and folder / PIECES, show_progress=show_progress,
             )  # fmt: skip
             scores = receipt.scores
+            circuit = replace(circuit, settings={**circuit.settings, "verified": scores.verified})
             steps.append(Step.done(work[1].what, work[1].kind, receipt.exact.cost))
             announce(after(work, steps), show_progress)
         evaluation = measured(
