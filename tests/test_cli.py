@@ -74,7 +74,7 @@ def test_check(call):
     result = call("check")
     assert result.exit_code == 0, result.output
     lines = [line for line in result.output.splitlines() if line.startswith("holds")]
-    assert len(lines) == 11 and all("error" in line and "tolerance 0" in line for line in lines)
+    assert len(lines) == 14 and all("error" in line and "tolerance 0" in line for line in lines)
     assert "All 11 contracts hold" in result.output
 
 

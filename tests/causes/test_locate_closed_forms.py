@@ -23,7 +23,9 @@ def test_causes(name):
     one = found["a0.h0"]
     curvature = (form.exact - form.atp)[:, 0]
     share = float(curvature.mean() / found.gap.mean())
-    assert one.cause == cause and one.curvature.value == pytest.approx(share, abs=CLOSE)
+    # over its few pairs the curvature of "both" is not told from 0 by Student's t, so no kind is named alone
+    assert one.cause == ("several" if name == "both" else cause)
+    assert one.curvature.value == pytest.approx(share, abs=CLOSE)
     if place is not None:
         assert one.kinds[cause].value == pytest.approx(share, abs=CLOSE)
         assert one.sublayers[place].value == pytest.approx(share, abs=CLOSE)

@@ -64,7 +64,7 @@ def test_the_contracts_are_held_to_the_precision(family, attention):
     outcomes = as_model(plain(family, attn_implementation=attention), family).check()
     usual = 1e-9 if family in THROUGHOUT else 1e-4
     assert all(one.ok for one in outcomes)
-    assert {one.tolerance for one in outcomes if one.number not in (1, 6, 8, 10)} == {usual}
+    assert {one.tolerance for one in outcomes if one.number not in (1, 6, 8, 10, 14)} == {usual}
 
 
 def mild(family, dtype):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -123,7 +124,8 @@ def _tell(lm: Model, task: Task, seen: _Seen) -> None:
 
 def _level() -> int:
     """The `stacklevel` of the first caller outside this package, as seen from the caller of `warnings.warn`."""
-    here, level, frame = str(Path(__file__).parents[1]), 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(here):
+    inside = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent))  # torch's decorators stand between
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(inside):
         frame, level = frame.f_back, level + 1
     return level
