@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from veracausa.arguments import is_list
 from veracausa.attribution.scores import Scores
 from veracausa.attribution.units import KINDS as ALL_KINDS
 from veracausa.attribution.units import Units, parse_names
@@ -86,7 +87,9 @@ def _names(units: str | Sequence[str] | Units | Scores | Agreement, top: int) ->
         return units.outliers[:top]
     if isinstance(units, Units):
         return units.names
-    names = units.split(",") if isinstance(units, str) else list(units)
+    names = units.split(",") if isinstance(units, str) else list(units) if is_list(units) else [units]
+    if not all(isinstance(name, str) for name in names):
+        raise UnitError("units= takes names of single units, such as ['a9.h6', 'm3'], scores or an agreement.")
     require_single(names)
     return names
 
