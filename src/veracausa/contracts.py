@@ -168,7 +168,8 @@ def _random_pair(lm: Model, seed: int) -> Task:
     order = torch.randperm(int(lm.hf.config.vocab_size), generator=torch.Generator().manual_seed(seed)).tolist()
     special = set(getattr(lm.tokenizer, "all_special_ids", ()))  # would be padding or an end, were it first or last
     drawn = [token for token in order if token not in special][:15]
-    clean, other, answers = drawn[:12], drawn[12], drawn[13:]
+    other, *answers = drawn[-3:]
+    clean = (drawn[:-3] * 12)[:12]  # a small vocabulary says a token again
     corrupted = [*clean[:6], other, *clean[7:]]
     return Task("random-tokens", (tuple(clean),), (tuple(corrupted),), ((answers[0],),), ((answers[1],),))
 
