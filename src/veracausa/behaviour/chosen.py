@@ -87,8 +87,8 @@ def _names(units: str | Sequence[str] | Units | Scores | Agreement, top: int) ->
         return units.outliers[:top]
     if isinstance(units, Units):
         return units.names
-    names = units.split(",") if isinstance(units, str) else list(units) if is_list(units) else [units]
-    if not all(isinstance(name, str) for name in names):
+    names = units.split(",") if isinstance(units, str) else list(units) if is_list(units) else []
+    if not all(isinstance(name, str) for name in names) or not (isinstance(units, str) or is_list(units)):
         raise UnitError("units= takes names of single units, such as ['a9.h6', 'm3'], scores or an agreement.")
     require_single(names)
     return names
