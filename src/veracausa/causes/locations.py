@@ -41,8 +41,8 @@ class Location:
     `kinds`: the part of each kind of nonlinearity; they sum to `curvature` = `exact` − `atp`. `sublayers`: the
     increments of "a5", "m5", …, of the patch's own post-norm ("patch") and of the final norm with the metric
     ("logits"); they sum to it, too. `heads`: those of the heads behind it. `cause`: "softmax", "norm", "MLP",
-    "metric"; "several" where no single kind makes up most of it, or it or that kind's part is within two standard
-    errors of 0; "none" where there is no curvature to speak of (0.1% of the gap).
+    "metric"; "several" where no single kind makes up most of it, or Student's 95% interval of it or of that kind's part
+    holds 0; "none" where there is no curvature to speak of (0.1% of the gap).
     """
 
     unit: str
