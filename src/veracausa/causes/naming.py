@@ -7,7 +7,7 @@
 | ig (zero)   | baseline + interaction              | baseline, redundancy, synergy, quadrature, several              |
 | direct      | −downstream                         | backup (later units work against it), mediation (they carry it) |
 
-*Clear*: more than two standard errors over pairs, and more than rounding, from 0 (a single pair is taken as it is, and
+*Clear*: Student's 95% interval over pairs excludes 0, by more than rounding (a single pair is taken as it is, and
 said to be one). *Most of
 the error*: between a half and one and a half of it; where no single cause has that, it is "several". An error that is
 itself within its noise has the cause "none clear". *Quadrature*: the layer's integrated gradients miss the sum that
