@@ -49,9 +49,9 @@ def generated(lm: vc.Model, ids: Tensor, name: str, value: Tensor) -> Tensor:
 
 def means(lm: vc.Model, task: vc.Task, reference: vc.Task) -> dict[str, Tensor]:
     """Each head's mean over all positions of the reference set."""
-    from veracausa.attribution.ablations import replacement
-    from veracausa.attribution.units import resolve_units
-    from veracausa.engine.cost import Cost
+    from veracausa.cost import Cost
+    from veracausa.effects.replacements import replacement
+    from veracausa.units.resolve import resolve_units
 
     units = resolve_units(lm, list(UNITS), max(task.lengths))
     source = replacement(lm, task, units, "mean", "noising", reference, 0, Cost())

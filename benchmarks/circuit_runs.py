@@ -18,12 +18,12 @@ from common import header, table
 from edges import pairs, random_model
 
 import veracausa as vc
-from veracausa.circuits.evaluate import run_circuits
-from veracausa.circuits.tapes import record_all
+from veracausa.circuits.runs.run_circuits import run_circuits
+from veracausa.circuits.runs.tapes import record_all
+from veracausa.cost import Cost
 from veracausa.engine.ablated import OtherRun
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.circuit_forward import CircuitForward, all_edges_mask, kept_by, wiring_of
-from veracausa.engine.cost import Cost
 from veracausa.engine.guard import attention_function, borrowed
 from veracausa.model import Model
 from veracausa.tasks.task import Task

@@ -24,9 +24,9 @@ import torch
 from common import header, table
 
 import veracausa as vc
-from veracausa.attribution.methods import EDGE_PRESETS
-from veracausa.circuits.curve import SIZES
-from veracausa.circuits.iterated import iterate
+from veracausa.circuits.quality.curve import SIZES
+from veracausa.circuits.selection.iterated import iterate
+from veracausa.estimates.methods import EDGE_PRESETS
 from veracausa.tasks.registry import BUILTIN
 from veracausa.tasks.task import Task
 

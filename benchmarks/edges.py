@@ -17,8 +17,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import veracausa as vc
 from veracausa.anatomy import decoder_of
-from veracausa.circuits.curve import SIZES
-from veracausa.circuits.evaluate import run_circuits
+from veracausa.circuits.quality.curve import SIZES
+from veracausa.circuits.runs.run_circuits import run_circuits
 from veracausa.engine.circuit_forward import kept_by
 from veracausa.model import Model
 from veracausa.tasks.task import Task

@@ -29,7 +29,7 @@ from common import header, table
 from edges import pairs, random_model
 
 import veracausa as vc
-from veracausa.circuits.curve import SIZES
+from veracausa.circuits.quality.curve import SIZES
 
 HERE = Path(__file__).parent
 OURS = "veracausa"

@@ -22,10 +22,10 @@ import torch
 from common import header, table
 
 import veracausa as vc
-from veracausa.attribution.methods import EDGE_PRESETS
-from veracausa.attribution.scores import Scores
-from veracausa.circuits.ground_truth import COMPILED
-from veracausa.circuits.ground_truth.recovery import RANKINGS
+from veracausa.estimates.methods import EDGE_PRESETS
+from veracausa.ground_truth import COMPILED
+from veracausa.ground_truth.recovery import RANKINGS
+from veracausa.scores.scores import Scores
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 TRAINED = "registers"

@@ -15,7 +15,7 @@ RUNS = {
     "import torch, transformers": "import torch, transformers",
     "import veracausa": "import veracausa",
     "import veracausa; use every name": "import veracausa as vc; [getattr(vc, name) for name in vc.__all__]",
-    "veracausa --help": "import sys; sys.argv = ['veracausa', '--help']; from veracausa.cli import main; main()",
+    "veracausa --help": "import sys; sys.argv = ['veracausa', '--help']; from veracausa.cli.app import main; main()",
     "vc.load('smollm2-135m')": "import veracausa as vc; vc.load('smollm2-135m')",
     "vc.load('gemma3-270m')": "import veracausa as vc; vc.load('gemma3-270m')",
 }

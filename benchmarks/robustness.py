@@ -1,7 +1,7 @@
 """Kill, fill the disk, call from several threads: nothing is lost, and no traceback but ours.
 
     python benchmarks/robustness.py --kills 91
-    python tests/test_fuzzed_calls.py 2423
+    PYTHONPATH=tests/helpers python tests/test_fuzzed_calls.py 2423
     VERACAUSA_DAMAGE=30 pytest tests/storage/test_damage.py
 
 The first command is this file:
@@ -38,14 +38,14 @@ from typing import Any
 import torch
 from common import header, table
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
 
 import tiny_models
 from bridges import as_model
 
 import veracausa as vc
-from veracausa.attribution import resume
 from veracausa.model import Model
+from veracausa.storage import pieces as resume
 from veracausa.tasks.task import Task
 
 DEADLINE = 120

@@ -16,7 +16,7 @@ import pandas as pd
 from common import header, table
 
 import veracausa as vc
-from veracausa.comparison.compare import table as rows_of
+from veracausa.studies.compare import table as rows_of
 from veracausa.tasks.registry import BUILTIN
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"

@@ -31,11 +31,11 @@ from safetensors.torch import save
 from tracr.compiler import compiling, lib
 from tracr.rasp import rasp
 
-from veracausa.circuits.ground_truth import truth
-from veracausa.circuits.ground_truth.programs import ALGORITHMS, BOS, Program
-from veracausa.circuits.ground_truth.stored import build
+from veracausa.ground_truth import truth
+from veracausa.ground_truth.programs import ALGORITHMS, BOS, Program
+from veracausa.ground_truth.stored import build
 
-DATA = Path(__file__).parent.parent / "src" / "veracausa" / "circuits" / "ground_truth" / "data"
+DATA = Path(__file__).parent.parent / "src" / "veracausa" / "ground_truth" / "data"
 
 
 def frac_prevs():

@@ -6,8 +6,8 @@ python scripts/draw_readme_image.py
 from pathlib import Path
 
 import veracausa as vc
-from veracausa.comparison.results import Panel
-from veracausa.report.panels import PanelView
+from veracausa.report.pages.panels import PanelView
+from veracausa.studies.results import Panel
 
 PLACE = Path(__file__).parent.parent / "docs" / "images" / "heads.png"
 

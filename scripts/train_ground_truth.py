@@ -15,7 +15,7 @@ by training, too. The loss of a step is the sum of three terms:
                   STRICT · mean squared change of the (centred) answer logits
 
 Labels are smoothed, which bounds the logits, so that "no effect" has a scale. A fifth of the inputs is held out; on
-these the criteria of `veracausa.circuits.ground_truth.criteria` are measured. Seeded: on one machine, with one thread,
+these the criteria of `veracausa.ground_truth.criteria` are measured. Seeded: on one machine, with one thread,
 every run gives the same files.
 """
 
@@ -33,12 +33,12 @@ from torch.nn.functional import cross_entropy
 from transformers import GPT2LMHeadModel
 
 import veracausa as vc
-from veracausa.circuits.ground_truth import criteria
-from veracausa.circuits.ground_truth.interchange import run
-from veracausa.circuits.ground_truth.registers import SIZE, TRUE_EDGES, TRUE_NODES, Registers, outcome
-from veracausa.circuits.ground_truth.trained import NAME, configuration, model_of
+from veracausa.ground_truth import criteria
+from veracausa.ground_truth.interchange import run
+from veracausa.ground_truth.registers import SIZE, TRUE_EDGES, TRUE_NODES, Registers, outcome
+from veracausa.ground_truth.trained import NAME, configuration, model_of
 
-DATA = Path(__file__).parent.parent / "src" / "veracausa" / "circuits" / "ground_truth" / "data"
+DATA = Path(__file__).parent.parent / "src" / "veracausa" / "ground_truth" / "data"
 
 ROWS = 256
 RATE = 3e-3

@@ -105,7 +105,7 @@ def test_what_counts_as_the_same_line(shown, printed, alike):
 def test_every_command_of_the_readme_exists():
     from typer.main import get_command
 
-    from veracausa.cli import app
+    from veracausa.cli.app import app
 
     known = set(get_command(app).commands)
     used = {match for page in PAGES for match in re.findall(r"^veracausa ([a-z]+)", page.read_text(), re.M)}

@@ -1,6 +1,6 @@
 """Public calls with one argument of another type, shape, size or spelling: an answer, or an error of ours; no other.
 
-`python tests/test_fuzzed_calls.py 5000 [seed]` tries so many and lists what came out.
+`PYTHONPATH=tests/helpers python tests/test_fuzzed_calls.py 5000 [seed]` tries so many and lists what came out.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ def python(code):
     return done.stdout
 
 
-@pytest.mark.parametrize("module", ["veracausa", "veracausa.errors", "veracausa.cli", "veracausa.tasks"])
+@pytest.mark.parametrize("module", ["veracausa", "veracausa.errors", "veracausa.cli.app", "veracausa.tasks"])
 def test_import_brings_no_heavy_library(module):
     heavy = python(f"import sys, {module}; print([m for m in ('torch', 'transformers', 'pandas') if m in sys.modules])")
     assert heavy.strip() == "[]"

@@ -101,8 +101,8 @@ def test_ticks_add_up_to_the_total(tiny, task_of, monkeypatch, call):
         announced.append(total)
         yield ticked.append
 
-    for name in ("exact", "estimate"):
-        monkeypatch.setattr(f"veracausa.attribution.{name}.progress", counting)
+    for name in ("effects.exact", "estimates.attribute"):
+        monkeypatch.setattr(f"veracausa.{name}.progress", counting)
     lm, task = tiny("llama"), task_of((5, 6), n=3)
     {
         "exact": lambda: vc.exact(lm, task),

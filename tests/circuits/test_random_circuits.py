@@ -1,15 +1,14 @@
 """Random circuits: sizes, ways, and the distribution of ways against all of them enumerated."""
 
+import brute
 import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from veracausa.circuits.circuit import live_edges, writers_fed
 from veracausa.circuits.random_circuits import inflated, random_circuit, random_ways
+from veracausa.circuits.wiring import live_edges, writers_fed
 from veracausa.engine.circuit_forward import all_edges_mask
 from veracausa.errors import CircuitError
-
-from . import brute
 
 GRAPHS = [brute.SMALL, brute.GROUPED, brute.PARALLEL]
 

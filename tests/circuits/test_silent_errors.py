@@ -14,19 +14,19 @@ import torch
 from bridges import as_model
 
 import veracausa as vc
-from veracausa.attribution.edges import all_edges
-from veracausa.attribution.methods import EDGE_PRESETS
-from veracausa.circuits.ablations import mean_writes
 from veracausa.circuits.circuit import Circuit
-from veracausa.circuits.eap_json import write_eap_json
-from veracausa.circuits.evaluate import run_circuits
-from veracausa.circuits.exchange import write_csv, write_graphml
+from veracausa.circuits.exchange.eap_json import write_eap_json
+from veracausa.circuits.exchange.graphml import write_csv, write_graphml
+from veracausa.circuits.runs.ablations import mean_writes
+from veracausa.circuits.runs.run_circuits import run_circuits
+from veracausa.cost import Cost
 from veracausa.engine.circuit_forward import all_edges_mask, wiring_of
-from veracausa.engine.cost import Cost
 from veracausa.errors import FileError, MethodError, PromptError, UnitError
+from veracausa.estimates.methods import EDGE_PRESETS
+from veracausa.units.resolve import all_edges
 
 METHODS = ["exact", *EDGE_PRESETS]
-BATCHES = ("attribution.estimate", "attribution.rows", "engine.measure", "circuits.tapes")
+BATCHES = ("estimates.attribute", "effects.rows", "engine.measure", "circuits.runs.tapes")
 
 
 def masks_of(lm, seed=0):

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 import veracausa as vc
-from veracausa.attribution.ablations import ABLATIONS
-from veracausa.attribution.optimal import Learning
-from veracausa.comparison.agreement import agreement_across
 from veracausa.counterfactuals.baselines import Baselines, compare_baselines, planned_compare_baselines
+from veracausa.effects.optimal_descent import Learning
+from veracausa.effects.replacements import ABLATIONS
 from veracausa.errors import FileError, MethodError
+from veracausa.scores.agreement import agreement_across
 
 SHORT = {"learning": Learning(steps=4, rate=0.1, batch=2), "most": None, "nodes": 3, "top": 4, "show_progress": False}
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from veracausa.attribution.ablations import recorded
+from veracausa.cost import Cost
 from veracausa.counterfactuals.head_roles import (
     NONE,
     ROLES,
@@ -14,7 +14,7 @@ from veracausa.counterfactuals.head_roles import (
     pattern,
     planned_head_roles,
 )
-from veracausa.engine.cost import Cost
+from veracausa.effects.replacements import recorded
 from veracausa.engine.guard import borrowed
 from veracausa.errors import FileError
 from veracausa.tasks.task import Task

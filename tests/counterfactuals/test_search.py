@@ -10,11 +10,11 @@ from scipy import stats
 from word_tokenizer import word_tokenizer
 
 import veracausa as vc
-from veracausa.counterfactuals.pool import counterfactual_pool, merged
 from veracausa.counterfactuals.search import Search, counterfactual_search, planned_counterfactual_search
 from veracausa.errors import FileError, MethodError, TaskError, UnitError
 from veracausa.tasks.data.ioi import OBJECTS, PLACES, TEMPLATES
 from veracausa.tasks.data.names import FEMALE, MALE
+from veracausa.tasks.pool import counterfactual_pool, merged
 from veracausa.tasks.registry import CORRUPTIONS
 
 

@@ -7,11 +7,11 @@ import pytest
 from made_up import heads, scores
 
 from veracausa.counterfactuals.baselines import Baselines
-from veracausa.counterfactuals.compare import CounterfactualComparison
-from veracausa.counterfactuals.general import GeneralPurpose
+from veracausa.counterfactuals.corruptions import CounterfactualComparison
+from veracausa.counterfactuals.general_purpose import GeneralPurpose
 from veracausa.counterfactuals.head_roles import ROLES, HeadRoles
 from veracausa.counterfactuals.search import Check, Search
-from veracausa.counterfactuals.words import share
+from veracausa.words import share
 
 NAMES = ("a1.h2", "a3.h4", "a5.h6", "a7.h8")
 

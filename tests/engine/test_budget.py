@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import veracausa as vc
+from veracausa.cost import Cost
 from veracausa.engine import budget
-from veracausa.engine.cost import Cost
 
 
 def test_chunks_are_at_least_one_row_and_shrink_with_memory(tiny, monkeypatch):

@@ -11,7 +11,7 @@ import torch
 
 import veracausa as vc
 from veracausa.anatomy.graph import Graph
-from veracausa.circuits.evaluate import run_circuits
+from veracausa.circuits.runs.run_circuits import run_circuits
 from veracausa.engine.circuit_forward import Wiring, all_edges_mask, kept_by
 
 FAMILIES = tiny_models.FAMILIES
@@ -23,7 +23,7 @@ def run(lm, task, masks, **options):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_both_ends_on_mixed_lengths(tiny, task_of, agree, family):
-    """The rest of contract 4 (all but one edge, all but a writer's) is in `veracausa.edge_contracts`."""
+    """The rest of contract 4 (all but one edge, all but a writer's) is in `veracausa.contracts.edges`."""
     lm, task = tiny(family), task_of((5, 7), n=2)
     whole = all_edges_mask(lm.graph)
     found, bare = run(lm, task, [whole, np.zeros_like(whole)]), lm.measure(task)
@@ -50,7 +50,7 @@ def test_batches_and_the_prefix_change_nothing(tiny, task_of, agree, monkeypatch
     masks = [whole & (np.random.default_rng(0).random(whole.shape) < 0.5)]
     found = run(lm, task, masks)
     agree(run(lm, task, masks, share_prefix=False).metric, found.metric, found.measured.gap)
-    monkeypatch.setattr("veracausa.circuits.evaluate.rows_per_chunk", lambda *_: 1)
+    monkeypatch.setattr("veracausa.circuits.runs.run_circuits.rows_per_chunk", lambda *_: 1)
     agree(run(lm, task, masks).metric, found.metric, found.measured.gap)
     agree(run(lm, task[2], masks).metric[:, 0], found.metric[:, 2], found.measured.gap)
 

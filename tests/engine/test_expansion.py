@@ -11,14 +11,14 @@ import torch
 from bridges import naive_metric, naive_units
 
 import veracausa as vc
-from veracausa.attribution.ablations import Counterfactual
-from veracausa.attribution.rows import Rows
-from veracausa.attribution.units import resolve_units
 from veracausa.causes.location_runs import record, run_rows
+from veracausa.cost import Cost
+from veracausa.effects.replacements import Counterfactual
+from veracausa.effects.rows import Rows
 from veracausa.engine.attention import SUFFIX
-from veracausa.engine.cost import Cost
 from veracausa.engine.expansion import kinds_of
 from veracausa.engine.guard import attention_function, borrowed
+from veracausa.units.resolve import resolve_units
 
 
 def account(lm, task, names):

@@ -7,13 +7,13 @@ import torch
 from bridges import naive_metric
 
 import veracausa as vc
-from veracausa.attribution.units import all_units
-from veracausa.engine.cost import Cost
+from veracausa.cost import Cost
 from veracausa.engine.gates import GatedPairs, layer_gates
 from veracausa.engine.guard import borrowed
 from veracausa.engine.measure import pair_ids, readout
 from veracausa.engine.patches import sites_for
 from veracausa.engine.tape import buckets, record_pairs
+from veracausa.units.resolve import all_units
 
 FAMILIES = tiny_models.FAMILIES
 KINDS = ("heads", "mlps", "attention", "neurons")

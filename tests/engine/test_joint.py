@@ -9,8 +9,8 @@ import tiny_models
 import torch
 from bridges import naive_metric
 
+from veracausa.cost import Cost
 from veracausa.engine.attention import SUFFIX
-from veracausa.engine.cost import Cost
 from veracausa.engine.guard import attention_function, borrowed
 from veracausa.engine.joint import Replaced, columns_of, constant, join_before, replacing, towards
 from veracausa.engine.measure import pair_ids, readout

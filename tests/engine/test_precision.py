@@ -8,7 +8,7 @@ import torch
 from bridges import as_model
 
 import veracausa as vc
-from veracausa.engine.precision import precision_of
+from veracausa.engine.guard import precision_of
 from veracausa.engine.validate import rounding
 
 #: Families that compute in float64 throughout when their weights are float64 and the attention is sdpa.

@@ -14,10 +14,10 @@ from bridges import as_model, naive_metric
 from torch import nn
 
 import veracausa as vc
-from veracausa.engine import rules
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.guard import attention_function, hooks
-from veracausa.engine.rules import RULES, Rule, applied
+from veracausa.engine.rule import PLAIN, RULES, Rule
+from veracausa.engine.rules import applied
 from veracausa.engine.tape import record
 from veracausa.errors import ArchitectureError
 
@@ -105,7 +105,7 @@ def test_a_rule_is_gone_after_an_exception_in_the_middle_of_a_run(tiny, task_of,
     def broken(*_, **__):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("veracausa.attribution.paths.network.gradients", broken)
+    monkeypatch.setattr("veracausa.estimates.paths.network.gradients", broken)
     for method in ("gim", vc.Method(path="inputs", rule="gim", nodes=2)):
         with pytest.raises(ZeroDivisionError):
             vc.attribute(lm, task, method=method, show_progress=False)
@@ -208,7 +208,7 @@ def test_gim_with_nothing_changed_is_plain(tiny, task_of, agree, monkeypatch, fa
     lm, task = tiny(family), task_of((5, 6), n=2, seed=4)
     plain = vc.attribute(lm, task, method="atp", show_progress=False)
     nothing = replace(RULES["gim"], temperature=1.0, query_key=1.0, value=1.0, product=1.0, freeze_norms=False)
-    assert nothing.plain and nothing == rules.PLAIN
+    assert nothing.plain and nothing == PLAIN
     monkeypatch.setitem(RULES, "gim", nothing)
     agree(vc.attribute(lm, task, method="gim", show_progress=False).values, plain.values, plain.gap)
     monkeypatch.setattr(Rule, "plain", property(lambda _: False))
@@ -219,7 +219,7 @@ def test_gim_with_nothing_changed_is_plain(tiny, task_of, agree, monkeypatch, fa
 def test_a_part_near_nothing_is_near_plain(tiny, task_of, part):
     """Each numeric part is continuous at its neutral value: a deviation of 1e-6 moves gradients by about as much."""
     lm, task = tiny("qwen3"), task_of(7, seed=4)
-    change = differ(gradients(lm, task, Rule(**{part: 1 + 1e-6})), gradients(lm, task, rules.PLAIN))
+    change = differ(gradients(lm, task, Rule(**{part: 1 + 1e-6})), gradients(lm, task, PLAIN))
     assert 1e-10 < change < 1e-4
 
 
@@ -282,4 +282,4 @@ def test_the_ratio_at_zero_is_the_slope(task_of, family, activation, slope):
 def test_relu_away_from_zero(tiny, task_of):
     """relu(x)/x is its own slope: RelP's activations change nothing on a relu model."""
     lm, task = tiny("gpt2", activation_function="relu"), task_of(7, seed=4)
-    assert differ(gradients(lm, task, Rule(linear_activations=True)), gradients(lm, task, rules.PLAIN)) < TOLERANCE
+    assert differ(gradients(lm, task, Rule(linear_activations=True)), gradients(lm, task, PLAIN)) < TOLERANCE

@@ -10,37 +10,19 @@ import pytest
 import tiny_models
 import torch
 from bridges import as_model, naive_metric
+from long_models import KINDS, LENGTH, long_model
 
 import veracausa as vc
-from veracausa.circuits.evaluate import run_circuits
+from veracausa.circuits.runs.run_circuits import run_circuits
 from veracausa.engine import validate
 from veracausa.engine.circuit_forward import all_edges_mask
 from veracausa.engine.sharing import starts
 from veracausa.errors import ContractError
 
-ORIGINAL, LENGTH, FIRST = 32, 64, 20
-LONGROPE = {
-    "rope_type": "longrope", "rope_theta": 1e4, "factor": 2.0, "original_max_position_embeddings": ORIGINAL,
-    "short_factor": [1.0] * 4, "long_factor": [4.0] * 4,
-}  # fmt: skip
-DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
-PLAIN = {"rope_type": "default", "rope_theta": 1e4}
 EDGES = ["input->a0.h0<q>", "input->a0.kv1<k>", "a0.h1->m1", "m0->a2.kv0<v>", "a1.h2->logits", "m2->logits"]
 
-KINDS = {
-    "longrope": ("llama", {"rope_parameters": LONGROPE, "max_position_embeddings": LENGTH}),
-    "dynamic": ("llama", {"rope_parameters": DYNAMIC, "max_position_embeddings": ORIGINAL}),
-    "qwen3 dynamic": ("qwen3", {"rope_parameters": DYNAMIC, "max_position_embeddings": ORIGINAL}),
-    # two rotary embeddings: only that of the global layers depends on the length
-    "gemma3 longrope": ("gemma3", {
-        "rope_parameters": {"sliding_attention": PLAIN, "full_attention": LONGROPE}, "sliding_window": 40,
-    }),
-}  # fmt: skip
 
 
-def long_model(kind):
-    family, settings = KINDS[kind]
-    return as_model(tiny_models.make(family, seed=1, **settings), family)
 
 
 def pairs(*firsts_and_lengths, seed=0):

@@ -6,11 +6,11 @@ import tiny_models
 import torch
 
 import veracausa as vc
-from veracausa.circuits.evaluate import run_circuits
+from veracausa.circuits.runs.run_circuits import run_circuits
+from veracausa.cost import Cost
 from veracausa.engine.ablated import OtherRun
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.circuit_forward import SITES, all_edges_mask
-from veracausa.engine.cost import Cost
 from veracausa.engine.guard import attention_function, borrowed
 from veracausa.engine.measure import pair_ids, readout
 from veracausa.engine.soft_circuit import SoftCircuit

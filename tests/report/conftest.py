@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 import veracausa as vc
-from veracausa.attribution.estimate import attribute
-from veracausa.attribution.units import all_units
-from veracausa.comparison.results import Panel, Section, Study
-from veracausa.report.page import section_views
-from veracausa.report.panels import SectionView
+from veracausa.estimates.attribute import attribute
+from veracausa.report.pages.page import section_views
+from veracausa.report.pages.panels import SectionView
+from veracausa.studies.results import Panel, Section, Study
+from veracausa.units.resolve import all_units
 
 #: What a prompt may hold: markup, the end of a script element, quotes, a line separator.
 HOSTILE = [

@@ -12,12 +12,12 @@ import altair as alt
 import pytest
 
 import veracausa as vc
-from veracausa.comparison.results import Panel, Section, Study
-from veracausa.report.data import Datasets
-from veracausa.report.figures import Figure, Part
-from veracausa.report.frame import embed
-from veracausa.report.page import section_views
+from veracausa.report.charts.data import Datasets
+from veracausa.report.charts.figures import Figure, Part
+from veracausa.report.pages.frame import embed
+from veracausa.report.pages.page import section_views
 from veracausa.report.readable import LONGEST_TEXT, LONGEST_TITLE, drawable, readable
+from veracausa.studies.results import Panel, Section, Study
 
 #: Characters that end the drawing library's process, or that no file can hold; and others that are hard to show.
 FATAL = [*map(chr, range(9)), *map(chr, range(11, 32)), "\ufffe", "\uffff", "\U0001fffe", "\ud800", "\udfff"]

@@ -7,15 +7,15 @@ import pandas as pd
 import pytest
 from made_up import agreement, heads, scores
 
-from veracausa.causes.differences import Disagreement
-from veracausa.counterfactuals.compare import CounterfactualComparison
-from veracausa.engine.cost import Cost
-from veracausa.report.causes import figures as figures_of_causes
-from veracausa.report.counterfactuals import figures as figures_of_counterfactuals
-from veracausa.report.location import _kinds as kinds_of_location
-from veracausa.report.panels import PanelView
-from veracausa.report.search import figures as figures_of_search
-from veracausa.report.words import (
+from veracausa.causes.results import Disagreement
+from veracausa.cost import Cost
+from veracausa.counterfactuals.corruptions import CounterfactualComparison
+from veracausa.report.chapters.causes import figures as figures_of_causes
+from veracausa.report.chapters.counterfactuals import figures as figures_of_counterfactuals
+from veracausa.report.chapters.location import _kinds as kinds_of_location
+from veracausa.report.chapters.search import figures as figures_of_search
+from veracausa.report.pages.panels import PanelView
+from veracausa.report.sentences import (
     chosen_sentence,
     cost_sentence,
     difference_sentence,

@@ -18,13 +18,13 @@ import tiny_models
 import torch
 
 import veracausa as vc
-from veracausa.attribution.resume import Checkpoint
-from veracausa.circuits.eap_json import read_eap_json, scores_from_eap_json, write_eap_json
-from veracausa.circuits.exchange import read_csv, read_graphml, write_csv, write_graphml
-from veracausa.circuits.outcome_files import load_curve, load_faithfulness, save_curve, save_faithfulness
-from veracausa.counterfactuals.compare import compare_counterfactuals
+from veracausa.circuits.exchange.eap_json import read_eap_json, scores_from_eap_json, write_eap_json
+from veracausa.circuits.exchange.graphml import read_csv, read_graphml, write_csv, write_graphml
+from veracausa.counterfactuals.corruptions import compare_counterfactuals
+from veracausa.discovery.outcome_files import load_curve, load_faithfulness, save_curve, save_faithfulness
 from veracausa.errors import VeracausaError
 from veracausa.storage.files import read_tensors, write_json, write_tensors
+from veracausa.storage.pieces import Checkpoint
 
 TRIES = int(os.environ.get("VERACAUSA_DAMAGE", "6"))
 #: What is put in place of a value in a header.

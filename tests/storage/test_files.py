@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import veracausa as vc
-from veracausa.circuits.exchange import write_csv, write_graphml
+from veracausa.circuits.exchange.graphml import write_csv, write_graphml
 from veracausa.errors import FileError
 from veracausa.storage import files
 from veracausa.storage.files import (
@@ -134,7 +134,7 @@ def test_no_other_writer():
     """Whatever writes a file for the user is `storage.files`; converted models have a writer of their own."""
     ways = (r"\.write_text\(", r"\.write_bytes\(", r"to_csv\([^)]*path", r"save_file\(", r"os\.replace\(")
     writes = re.compile("|".join((*ways, "open\\([^)]*[\"']w")))
-    own = {"storage/files.py", "conversion.py", "packaged.py"}
+    own = {"storage/files.py", "loading/conversion.py", "loading/packaged.py"}
     found = {
         path.relative_to(SOURCE).as_posix()
         for path in SOURCE.rglob("*.py")

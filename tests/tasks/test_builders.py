@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -75,7 +76,7 @@ def test_same_pairs_in_another_process(tmp_path, words):
         "words = ' '.join((*FEMALE, *OBJECTS, *PLACES, *TEMPLATES)).split();"
         "print(ioi(word_tokenizer(words), n=20, corruption='abc').digest())"
     )
-    here = str(__file__).rsplit("/tasks/", 1)[0]
+    here = str(Path(__file__).parents[1] / "helpers")
     run = [sys.executable, "-c", code, here]
     outputs = {
         subprocess.run(run, env=os.environ | {"PYTHONHASHSEED": s}, capture_output=True, text=True, check=True).stdout

@@ -11,112 +11,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import average_precision_score
 
-from veracausa.attribution.scores import METRIC
-from veracausa.comparison.agreement import label
+from veracausa.behaviour.foretold import Against, Forecast
 from veracausa.errors import MethodError
+from veracausa.scores.agreement import label
+from veracausa.scores.scores import METRIC
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from veracausa.attribution.scores import Scores
     from veracausa.behaviour.results import AblationStudy
-
-
-@dataclass(frozen=True, eq=False)
-class Forecast:
-    """One method's forecast of which ablations change accuracy; see the module.
-
-    `score`: of each unit. `forecast`: units that the rule picks, `hits`: those of them that changed accuracy. NaN: not
-    defined (nothing forecast, nothing changed, no spread).
-    """
-
-    method: str
-    signed: bool
-    score: np.ndarray
-    r: float
-    spearman: float
-    forecast: int
-    hits: int
-    precision: float
-    recall: float
-    average_precision: float
-
-
-@dataclass(frozen=True, eq=False)
-class Against:
-    """Forecasts of several methods for the same `names` under one `ablation`; made by `AblationStudy.against`.
-
-    `change` ± `stderr`: of accuracy, per unit; `changed`: whether significantly. `rule`: what counts as a forecast.
-    """
-
-    names: tuple[str, ...]
-    ablation: str
-    change: np.ndarray
-    stderr: np.ndarray
-    changed: np.ndarray
-    rule: str
-    n: int
-    alpha: float
-    forecasts: tuple[Forecast, ...]
-
-    def __getitem__(self, method: str) -> Forecast:
-        return {one.method: one for one in self.forecasts}[method]
-
-    def table(self) -> pd.DataFrame:
-        """One row per method: correlations, precision and recall, average precision."""
-        import pandas as pd
-
-        return pd.DataFrame(
-            [
-                {
-                    "method": one.method,
-                    "units": len(self.names),
-                    "r": one.r,
-                    "spearman": one.spearman,
-                    "forecast": one.forecast,
-                    "hits": one.hits,
-                    "changed": int(self.changed.sum()),
-                    "precision": one.precision,
-                    "recall": one.recall,
-                    "average precision": one.average_precision,
-                }
-                for one in self.forecasts
-            ]
-        )
-
-    @property
-    def sentences(self) -> tuple[str, ...]:
-        """What the forecasts are worth, one sentence a method."""
-        changed, count = int(self.changed.sum()), len(self.names)
-        found = [
-            f"{self.ablation.capitalize()} ablation changes accuracy significantly for {changed} of {count} units "
-            f"({self.n:,} prompts, McNemar at {self.alpha:g} after Holm); a random ranking would have an average "
-            f"precision of {changed / count:.2f}."
-        ]
-        for one in self.forecasts:
-            # a line always goes through two points
-            known = np.isfinite(one.r) and count > 2
-            text = (
-                f"{one.method}: r {one.r:+.2f} with the change of accuracy over {count} units" if known else one.method
-            )
-            text += "" if known else ": too few units differ for a correlation"
-            if one.forecast:
-                text += f"; of the {one.forecast} units with {self.rule} {one.hits} changed it"
-            if changed:
-                text += f"; {one.hits} of the {changed} that changed it were foretold"
-                text += f"; average precision {one.average_precision:.2f}"
-            found.append(f"{text}.")
-        return tuple(found)
-
-    def __repr__(self) -> str:
-        return f"{self.sentences[0]}\n{self.table().to_string(index=False, float_format=lambda x: f'{x:.3f}')}"
+    from veracausa.scores.scores import Scores
 
 
 def against(

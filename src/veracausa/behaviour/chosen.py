@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from veracausa.arguments import is_list
-from veracausa.attribution.scores import Scores
-from veracausa.attribution.units import KINDS as ALL_KINDS
-from veracausa.attribution.units import Units, parse_names
-from veracausa.comparison.agreement import Agreement
 from veracausa.errors import MethodError, UnitError
+from veracausa.scores.agreement import Agreement
+from veracausa.scores.scores import Scores
 from veracausa.suggestions import did_you_mean
+from veracausa.units.resolve import parse_names
+from veracausa.units.table import KINDS as ALL_KINDS
+from veracausa.units.table import Units
 
 if TYPE_CHECKING:
     from veracausa.model import Model

@@ -5,31 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from veracausa.behaviour.chosen import UNABLATED, Condition
-from veracausa.storage.files import at, read_tensors, write_tensors
+from veracausa.behaviour.results import _FORMAT
+from veracausa.storage.files import at, read_tensors
 from veracausa.storage.schema import MODEL, TASK, cost, many, number, reading, record, require_tensors, text
 
 if TYPE_CHECKING:
     from veracausa.behaviour.results import AblationStudy
 
-_FORMAT = "veracausa-ablation-study-2"
 _HEADER = record(alpha=number(0, 1), settings=record(ablations=many(text, least=1)), model=MODEL, task=TASK, cost=cost)
-
-
-def save_study(study: AblationStudy, path: str | Path) -> Path:
-    """See `AblationStudy.save`."""
-    header = {
-        "conditions": [[list(one.units), one.ablation] for one in study.conditions],
-        "alpha": study.alpha,
-        "settings": study.settings,
-        "model": study.model,
-        "task": study.task,
-        "cost": study.cost.to_dict(),
-    }
-    tensors = {"metric": study.metric, "tokens": study.tokens, "right": study.right.to(torch.uint8)}
-    return write_tensors(path, _FORMAT, header, tensors)
 
 
 def load_ablation_study(path: str | Path) -> AblationStudy:

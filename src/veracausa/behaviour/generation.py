@@ -22,7 +22,7 @@ from veracausa.engine.joint import Replaced, replacing
 from veracausa.engine.sharing import from_rest
 
 if TYPE_CHECKING:
-    from veracausa.engine.cost import Cost
+    from veracausa.cost import Cost
     from veracausa.model import Model
 
 #: What stands behind the end of a continuation that stopped by itself.

@@ -13,21 +13,23 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from veracausa.behaviour.chosen import Condition
-from veracausa.behaviour.sentences import study_sentences
-from veracausa.behaviour.statistics import holm, mcnemar, paired_error, wilson
-from veracausa.engine.cost import Cost
+from veracausa.cost import Cost
+from veracausa.doors import through
+from veracausa.statistics.accuracy import holm, mcnemar, paired_error, wilson
+from veracausa.storage.files import write_tensors
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
 
-    from veracausa.attribution.scores import Scores
-    from veracausa.behaviour.against import Against
+    from veracausa.behaviour.foretold import Against
+    from veracausa.scores.scores import Scores
 
 
 @dataclass(frozen=True)
@@ -177,20 +179,17 @@ class AblationStudy:
     @property
     def sentences(self) -> tuple[str, ...]:
         """What a researcher would write, made from the numbers."""
-        return study_sentences(self)
+        return through("AblationStudy.sentences", self)
 
     def against(self, *scores: Scores, ablation: str, k: int | None = None, threshold: float = 0.01) -> Against:
         """How far scores foretell what ablation does to accuracy; see `behaviour.against`.
 
         >>> study.against(atp, exact, ablation="zero").table()
         """
-        from veracausa.behaviour.against import against
-
-        return against(self, scores, ablation=ablation, k=k, threshold=threshold)
+        return through("AblationStudy.against", self, scores, ablation=ablation, k=k, threshold=threshold)
 
     def save(self, path: str | Path) -> Path:
         """Write a safetensors file with a JSON header, whole or not at all; `vc.load_ablation_study` reads it."""
-        from veracausa.behaviour.files import save_study
 
         return save_study(self, path)
 
@@ -213,3 +212,20 @@ class AblationStudy:
 
     def __repr__(self) -> str:
         return f"{self.describe()}\n{self.table().to_string(index=False, float_format=lambda x: f'{x:.4g}')}"
+
+
+_FORMAT = "veracausa-ablation-study-2"
+
+
+def save_study(study: AblationStudy, path: str | Path) -> Path:
+    """See `AblationStudy.save`."""
+    header = {
+        "conditions": [[list(one.units), one.ablation] for one in study.conditions],
+        "alpha": study.alpha,
+        "settings": study.settings,
+        "model": study.model,
+        "task": study.task,
+        "cost": study.cost.to_dict(),
+    }
+    tensors = {"metric": study.metric, "tokens": study.tokens, "right": study.right.to(torch.uint8)}
+    return write_tensors(path, _FORMAT, header, tensors)

@@ -1,6 +1,6 @@
 """Runs of ablated models up to the first answered token: the metric and the greedy token of every prompt.
 
-A condition of one unit is a row of `attribution.rows`: only the blocks behind the unit are run, of a whole batch of
+A condition of one unit is a row of `effects.rows`: only the blocks behind the unit are run, of a whole batch of
 prompts and units at once. Units of several layers are replaced on the way (`engine.joint`), from the first of them on.
 Constants (zero, mean) and other prompts' values reach back to the first position, so whole prompts are run; values of
 the paired corrupted prompt change nothing before the first difference, so there only the rest is.
@@ -20,21 +20,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from veracausa.attribution.ablations import Replacement, replacement
-from veracausa.attribution.rows import Rows
-from veracausa.attribution.units import Units
 from veracausa.behaviour.chosen import Condition
+from veracausa.cost import Cost
+from veracausa.effects.replacements import Replacement, replacement
+from veracausa.effects.rows import Rows
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.budget import rows_per_chunk
-from veracausa.engine.cost import Cost
 from veracausa.engine.guard import attention_function
 from veracausa.engine.joint import Replaced, columns_of, constant, join_before, replacing
-from veracausa.engine.measure import Readout, pair_ids, readout
+from veracausa.engine.measure import pair_ids, readout
 from veracausa.engine.memory import shrinking
 from veracausa.engine.patches import sites_for
+from veracausa.engine.readout import Readout
 from veracausa.engine.suffix import sweep
 from veracausa.engine.tape import Tape, record, record_pairs
 from veracausa.errors import NumericsError
+from veracausa.units.table import Units
 
 if TYPE_CHECKING:
     from veracausa.model import Model

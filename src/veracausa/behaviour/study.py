@@ -16,21 +16,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from veracausa import __version__
-from veracausa.attribution.resume import Checkpoint
-from veracausa.attribution.rows import unpatched_metric
-from veracausa.attribution.scores import Scores, task_header
-from veracausa.attribution.units import Units
 from veracausa.behaviour.answers import answer_tokens, begins_right
 from veracausa.behaviour.chosen import UNABLATED, Condition, chosen, conditions, require_ablations
-from veracausa.behaviour.forecast import planned_tokens
 from veracausa.behaviour.generation import greedy
+from veracausa.behaviour.planning import planned_tokens
 from veracausa.behaviour.results import AblationStudy
 from veracausa.behaviour.runs import Ablated, Piece, first_tokens, recorded
-from veracausa.comparison.agreement import Agreement
+from veracausa.cost import Cost
 from veracausa.engine.attention import SUFFIX
+from veracausa.engine.bucket import unpatched_metric
 from veracausa.engine.budget import examples_per_batch
-from veracausa.engine.cost import Cost
 from veracausa.engine.guard import attention_function, borrowed
 from veracausa.engine.measure import measure, pair_ids, readout
 from veracausa.engine.memory import halving, memory_errors
@@ -39,7 +34,11 @@ from veracausa.engine.tape import Tape, buckets, record_pairs
 from veracausa.engine.validate import require_sites
 from veracausa.errors import MethodError
 from veracausa.progress import progress
-from veracausa.storage.origin import model_header
+from veracausa.scores.agreement import Agreement
+from veracausa.scores.scores import Scores, task_header
+from veracausa.storage.pieces import Checkpoint
+from veracausa.units.table import Units
+from veracausa.version import __version__
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -122,7 +121,7 @@ def ablation_study(
             "reference": None if reference is None else reference.describe(),
             "seed": seed if "resample" in work.ablations else None,
         },
-        model=model_header(lm),
+        model=lm.header(),
         task=task_header(task),
         cost=cost,
     )
@@ -219,7 +218,8 @@ class _Work:
                 seen, cost.seconds = cost.token_layers, before + time.monotonic() - began
 
             if checkpoint:
-                checkpoint.require_behaviour(lm, measure(lm, task[:_COMPARED]))
+                measured = measure(lm, task[:_COMPARED])
+                checkpoint.require_behaviour(lm, measured.clean, measured.corrupted)
             try:
                 if not done.all():
                     self._validate(cost)

@@ -16,26 +16,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
-from veracausa.attribution.files import same_table
-from veracausa.attribution.scores import Scores
-from veracausa.attribution.units import Units
-from veracausa.comparison.agreement import agreement_across
-from veracausa.counterfactuals.files import read_all, write_all
-from veracausa.engine.cost import Cost
+from veracausa.cost import Cost
 from veracausa.errors import MethodError
+from veracausa.scores.agreement import agreement_across
+from veracausa.scores.scores import Scores
 from veracausa.statistics.ratios import Share, share_of_gap
-from veracausa.storage.files import at
-from veracausa.storage.schema import cost, one_of, reading, text
+from veracausa.units.table import Units
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from veracausa.causes.naming import Cause
 
 #: Difference → (of, minus, times).
 DIFFERENCES: dict[str, tuple[str, str, float]] = {
@@ -89,14 +83,14 @@ class Place:
 
 
 @dataclass(frozen=True, eq=False)
-class Disagreement:
-    """Scores of the same units by several methods, their differences, and the causes of the outliers.
+class Differences:
+    """Scores of the same units by several methods, and their differences.
 
     `scores`: "exact", "atp", "ig", "last-in", "direct" and, where they were asked for, "ig-zero" and "shapley", all of
     noising and of the same units. `locations`: unit → where its curvature arises. `cost`: of what this call computed.
 
     >>> found = vc.disagreement(lm, task)
-    >>> found.causes[0].sentences
+    >>> found.share("curvature", "a9.h6")
     """
 
     scores: Mapping[str, Scores]
@@ -183,30 +177,6 @@ class Disagreement:
         # ig-zero is laid beside effects of another replacement on purpose: that is the difference "baseline"
         return agreement_across(self.scores[method], self.scores["exact"], "replacements").outliers
 
-    @cached_property
-    def causes(self) -> tuple[Cause, ...]:
-        """The cause of every outlier of every rated method, the farthest first, method by method."""
-        return tuple(
-            self.cause(unit, method) for method in RATED if method in self.scores for unit in self.outliers(method)
-        )
-
-    def cause(self, unit: str, method: str = "atp") -> Cause:
-        """Why a method disagrees with the exact effect of a unit: see `causes.naming`.
-
-        Raises:
-            MethodError: the method is not among those that are rated. UnitError: no such unit.
-        """
-        from veracausa.causes.naming import name_cause
-
-        return name_cause(self, unit, method)
-
-    @cached_property
-    def sentences(self) -> tuple[str, ...]:
-        """What a researcher would write about all units together."""
-        from veracausa.causes.telling import told
-
-        return told(self)
-
     def table(self) -> pd.DataFrame:
         """One row per unit: every score and difference as a share of the gap, its standard error, n, what they say."""
         table = self.units.table()
@@ -224,50 +194,3 @@ class Disagreement:
         """Units with the largest |E| or |F| or |D|, the strongest first."""
         size = np.max([np.abs([s.value for s in self.shares(name)]) for name in ("exact", "last-in", "direct")], axis=0)
         return np.argsort(-size, kind="stable")[:most].tolist()
-
-    def describe(self) -> str:
-        """What these numbers are, line by line."""
-        exact = self.scores["exact"]
-        plural = "" if self.n == 1 else "s"
-        lines = [
-            f"disagreement · {len(self.units):,} {self.units.kind} · {', '.join(LABELS[name] for name in self.scores)}",
-            f"model   {exact.model['source']}",
-            f"task    {exact.task['description']}",
-            "sign    noising: negative means that the unit supported the behaviour; shares of the mean gap",
-            f"n       {self.n} pair{plural}; metric {exact.clean.mean():+.3f} clean, {exact.corrupted.mean():+.3f} "
-            "corrupted",
-            f"cost    {self.cost.token_layers:,} token-layers, {self.cost.seconds:.1f} s",
-            *(f"caution {caution}" for caution in exact.cautions),
-            "trust   exact: exact, last-in and direct effects; the estimates are compared with them here",
-        ]
-        return "\n".join(lines)
-
-    def __repr__(self) -> str:
-        return "\n".join([self.describe(), *self.sentences])
-
-    def save(self, path: str | Path) -> Path:
-        """Write one safetensors file with a JSON header, whole or not at all; `vc.load_disagreement` reads it."""
-        places = {unit: {"cause": one.cause, "sentence": one.sentence} for unit, one in self.locations.items()}
-        return write_all(path, _FORMAT, {"cost": self.cost.to_dict(), "locations": places}, self.scores)
-
-
-def load_disagreement(path: str | Path) -> Disagreement:
-    """Read what `Disagreement.save` wrote.
-
-    Raises:
-        FileError: no such file, damaged, cut short, or of another kind.
-
-    >>> vc.load_disagreement("out/disagreement.safetensors").sentences
-    """
-    header, scores = read_all(path, _FORMAT)
-    with reading(at(path)):
-        same_table(scores)
-        for name in scores:
-            one_of("exact", "atp", "ig", "last-in", "direct", "ig-zero", "shapley")(name)
-        for name in ("exact", "atp", "ig", "last-in", "direct"):
-            scores[name]
-        places: dict[str, Any] = {
-            text(unit): Place(**{name: text(place[name]) for name in ("cause", "sentence")})
-            for unit, place in header["locations"].items()
-        }
-        return Disagreement(scores, cost(header["cost"]), places)

@@ -10,19 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from veracausa.attribution.estimate import attribute, planned
-from veracausa.attribution.exact import exact
-from veracausa.attribution.headers import require_comparable
-from veracausa.attribution.planning import planned_exact, recorded_runs, unpatched_run
-from veracausa.attribution.scores import Completeness, Scores
-from veracausa.attribution.shapley import planned_shapley
-from veracausa.attribution.shapley import shapley as shapley_values
-from veracausa.attribution.site_effects import direct, last_in, planned_direct, planned_last_in, whole_sites
-from veracausa.attribution.units import Units, all_units
-from veracausa.causes.differences import LABELS, Disagreement, Located
-from veracausa.engine.cost import Cost
+from veracausa.causes.differences import LABELS, Located
+from veracausa.causes.results import Disagreement
+from veracausa.cost import Cost
+from veracausa.effects.exact import exact
+from veracausa.effects.planning import planned_exact, recorded_runs, unpatched_run
+from veracausa.effects.shapley import planned_shapley
+from veracausa.effects.shapley import shapley as shapley_values
+from veracausa.effects.site_effects import direct, last_in, planned_direct, planned_last_in, whole_sites
 from veracausa.errors import UnitError
+from veracausa.estimates.attribute import attribute, planned
+from veracausa.scores.headers import require_comparable
+from veracausa.scores.scores import Completeness, Scores
 from veracausa.storage.files import at
+from veracausa.units.resolve import all_units
+from veracausa.units.table import Units
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -147,7 +149,7 @@ def _estimate(
     lm: Model, task: Task, table: Units, options: dict[str, Any], pieces: Path | None, show_progress: bool
 ) -> Scores:
     """A gradient estimate; of all units of a kind it is the one that a study keeps in the same folder."""
-    from veracausa.attribution.kept import kept
+    from veracausa.estimates.kept import kept
 
     parts = dict(options)
     method = parts.pop("method")

@@ -25,18 +25,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from veracausa import __version__
-from veracausa.attribution.ablations import Counterfactual
-from veracausa.attribution.resume import Checkpoint
-from veracausa.attribution.rows import Rows
-from veracausa.attribution.scores import task_header
-from veracausa.attribution.units import Units, resolve_units
 from veracausa.causes.location_runs import Recorded, Recorder, run_rows
 from veracausa.causes.locations import Locations
 from veracausa.causes.saturation import Saturation, watch_head
+from veracausa.cost import Cost
+from veracausa.effects.replacements import Counterfactual
+from veracausa.effects.rows import Rows
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.budget import examples_per_batch, rows_per_chunk
-from veracausa.engine.cost import Cost
 from veracausa.engine.expansion import kinds_of
 from veracausa.engine.guard import attention_function, borrowed
 from veracausa.engine.measure import measure
@@ -45,7 +41,11 @@ from veracausa.engine.patches import where
 from veracausa.engine.tape import buckets
 from veracausa.errors import MethodError, NumericsError
 from veracausa.progress import Tick, progress
-from veracausa.storage.origin import model_header
+from veracausa.scores.scores import task_header
+from veracausa.storage.pieces import Checkpoint
+from veracausa.units.resolve import resolve_units
+from veracausa.units.table import Units
+from veracausa.version import __version__
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -94,7 +94,7 @@ def locate(
     table, points = _require(lm, task, units), _points(alphas)
     kinds, cost = kinds_of(lm.decoder, task.metric), Cost(full=sum(task.lengths) * lm.layers)
     sizes = (1 << len(kinds), 2 * lm.layers + 2, lm.layers * lm.heads)
-    origin = model_header(lm)
+    origin = lm.header()
     header = {
         "version": __version__,
         "model": origin["identity"],
@@ -111,7 +111,7 @@ def locate(
     with borrowed(lm.decoder):
         measured = measure(lm, task, measuring if cost.forward else cost)
         if kept is not None:
-            kept.require_behaviour(lm, measured)
+            kept.require_behaviour(lm, measured.clean, measured.corrupted)
         measured.require_gap(task)
         label, total = f"locating E − AtP of {len(table)} {table.kind}", planned_locate(lm, task, table, alphas=points)
         with progress(label, total, show_progress) as tick, attention_function(lm.decoder, SUFFIX):

@@ -7,39 +7,14 @@ from typing import Any
 
 from torch import Tensor
 
-from veracausa.attribution.files import unpack_units
-from veracausa.causes.locations import Locations
+from veracausa.causes.locations import _FORMAT, _TENSORS, _WATCHED, Locations
 from veracausa.causes.saturation import Saturation
-from veracausa.storage.files import at, read_tensors, write_tensors
+from veracausa.scores.files import unpack_units
+from veracausa.storage.files import at, read_tensors
 from veracausa.storage.schema import MODEL, TASK, cost, many, maybe, number, reading, record, require_tensors, text
 
-_FORMAT = "veracausa-locations-2"
 _HEADER = record(kinds=many(text, least=1), model=MODEL, task=TASK, cost=cost)
 _WATCH = record(head=text, alphas=many(number(), least=1), texts=many(many(text, 3)))
-_TENSORS = ("runs", "sublayers", "heads", "clean", "corrupted")
-_WATCHED = ("entropy", "largest", "key", "query", "visible")
-
-
-def save_locations(found: Locations, path: str | Path) -> Path:
-    """See `Locations.save`."""
-    import torch
-
-    tensors: dict[str, Tensor] = {name: getattr(found, name) for name in _TENSORS}
-    for column in ("layer", "index", "position"):
-        tensors[column] = torch.from_numpy(getattr(found.units, column).astype("int64"))
-    watched: list[dict[str, Any] | None] = []
-    for i, one in enumerate(found.saturation):
-        watched.append(None if one is None else {"head": one.head, "alphas": one.alphas, "texts": one.texts})
-        tensors |= {} if one is None else {f"{i}.{name}": getattr(one, name) for name in _WATCHED}
-    header = {
-        "unit_kind": found.units.kind,
-        "kinds": found.kinds,
-        "model": found.model,
-        "task": found.task,
-        "cost": found.cost.to_dict(),
-        "saturation": watched,
-    }
-    return write_tensors(path, _FORMAT, header, tensors)
 
 
 def load_locations(path: str | Path) -> Locations:

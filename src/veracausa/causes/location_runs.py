@@ -21,13 +21,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from veracausa.anatomy import Block
-from veracausa.attribution.rows import Rows, unpatched_metric
-from veracausa.engine.cost import Cost
+from veracausa.cost import Cost
+from veracausa.effects.rows import Rows
+from veracausa.engine.bucket import unpatched_metric
 from veracausa.engine.expansion import SITES, Expansion, kinds_of
 from veracausa.engine.guard import hooks
-from veracausa.engine.measure import Readout, pair_ids, readout
+from veracausa.engine.measure import pair_ids, readout
 from veracausa.engine.memory import memory_errors
 from veracausa.engine.patches import Place, sites_for
+from veracausa.engine.readout import Readout
 from veracausa.engine.suffix import Join, sweep
 from veracausa.engine.tape import State, Tape, record_pairs
 from veracausa.engine.validate import require_sites

@@ -13,10 +13,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from veracausa.attribution.units import Units
 from veracausa.causes.saturation import Saturation
-from veracausa.engine.cost import Cost
+from veracausa.cost import Cost
 from veracausa.statistics.ratios import Share, pairs_in_words, share_of_gap
+from veracausa.storage.files import write_tensors
+from veracausa.units.table import Units
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -197,7 +198,6 @@ class Locations(Mapping[str, Location]):
 
     def save(self, path: str | Path) -> Path:
         """Write a safetensors file with a JSON header, whole or not at all; `vc.load_locations` reads it."""
-        from veracausa.causes.location_files import save_locations
 
         return save_locations(self, path)
 
@@ -215,3 +215,34 @@ def head_names(layers: int, heads: int) -> list[str]:
 def _largest(shares: dict[str, Share], most: int) -> list[tuple[str, Share]]:
     found = sorted(shares.items(), key=lambda item: -abs(item[1].value))[:most]
     return [(name, share) for name, share in found if abs(share.value) >= NEGLIGIBLE]
+
+
+_FORMAT = "veracausa-locations-2"
+
+
+_TENSORS = ("runs", "sublayers", "heads", "clean", "corrupted")
+
+
+_WATCHED = ("entropy", "largest", "key", "query", "visible")
+
+
+def save_locations(found: Locations, path: str | Path) -> Path:
+    """See `Locations.save`."""
+    import torch
+
+    tensors: dict[str, Tensor] = {name: getattr(found, name) for name in _TENSORS}
+    for column in ("layer", "index", "position"):
+        tensors[column] = torch.from_numpy(getattr(found.units, column).astype("int64"))
+    watched: list[dict[str, Any] | None] = []
+    for i, one in enumerate(found.saturation):
+        watched.append(None if one is None else {"head": one.head, "alphas": one.alphas, "texts": one.texts})
+        tensors |= {} if one is None else {f"{i}.{name}": getattr(one, name) for name in _WATCHED}
+    header = {
+        "unit_kind": found.units.kind,
+        "kinds": found.kinds,
+        "model": found.model,
+        "task": found.task,
+        "cost": found.cost.to_dict(),
+        "saturation": watched,
+    }
+    return write_tensors(path, _FORMAT, header, tensors)

@@ -25,7 +25,7 @@ from veracausa.errors import MethodError
 from veracausa.statistics.ratios import Share, share_of_gap
 
 if TYPE_CHECKING:
-    from veracausa.causes.differences import Disagreement
+    from veracausa.causes.differences import Differences
 
 NONE, SEVERAL = "none clear", "several"
 
@@ -51,7 +51,7 @@ class Cause:
         return f"{self.unit} by {LABELS[self.method]}: {self.cause}. {' '.join(self.sentences)}"
 
 
-def name_cause(found: Disagreement, unit: str, method: str) -> Cause:
+def name_cause(found: Differences, unit: str, method: str) -> Cause:
     """See `Disagreement.cause`."""
     if method not in RATED or method not in found.scores:
         known = [name for name in RATED if name in found.scores]
@@ -66,7 +66,7 @@ def name_cause(found: Disagreement, unit: str, method: str) -> Cause:
     return Cause(unit, method, cause, figures, found.n, (opening, *said), where)
 
 
-def _opening(found: Disagreement, unit: str, method: str, figures: Mapping[str, Share]) -> str:
+def _opening(found: Differences, unit: str, method: str, figures: Mapping[str, Share]) -> str:
     pairs = "one pair: no error known" if found.n == 1 else f"n = {found.n} pairs"
     return (
         f"{_NAMES[method]} gives {unit} {figures[method]} of the gap; replacing it changes the metric by "
@@ -74,7 +74,7 @@ def _opening(found: Disagreement, unit: str, method: str, figures: Mapping[str, 
     )
 
 
-def _of_atp(found: Disagreement, unit: str, figures: Mapping[str, Share]) -> tuple[str, tuple[str, ...]]:
+def _of_atp(found: Differences, unit: str, figures: Mapping[str, Share]) -> tuple[str, tuple[str, ...]]:
     slope, effect, curvature = figures["atp"], figures["exact"], figures["curvature"]
     if not clear(curvature):
         return NONE, (f"The difference, {curvature}, is within twice its standard error: more pairs are needed.",)
@@ -96,7 +96,7 @@ def _of_atp(found: Disagreement, unit: str, figures: Mapping[str, Share]) -> tup
     return "curvature", tuple(said)
 
 
-def _of_ig(found: Disagreement, unit: str, figures: Mapping[str, Share]) -> tuple[str, tuple[str, ...]]:
+def _of_ig(found: Differences, unit: str, figures: Mapping[str, Share]) -> tuple[str, tuple[str, ...]]:
     interaction = figures["interaction"]
     if not clear(interaction):
         return NONE, (f"The difference, {interaction}, is within twice its standard error: more pairs are needed.",)
@@ -105,7 +105,7 @@ def _of_ig(found: Disagreement, unit: str, figures: Mapping[str, Share]) -> tupl
     return _within_site(found, unit, figures)
 
 
-def _within_site(found: Disagreement, unit: str, figures: Mapping[str, Share]) -> tuple[str, tuple[str, ...]]:
+def _within_site(found: Differences, unit: str, figures: Mapping[str, Share]) -> tuple[str, tuple[str, ...]]:
     """Redundancy or synergy, if what F says agrees with the interaction."""
     interaction, pair = figures["interaction"], figures["pairwise"]
     kind = found.kind(unit)
@@ -132,7 +132,7 @@ def _within_site(found: Disagreement, unit: str, figures: Mapping[str, Share]) -
     )
 
 
-def _of_zero(found: Disagreement, unit: str, figures: Mapping[str, Share]) -> tuple[str, tuple[str, ...]]:
+def _of_zero(found: Differences, unit: str, figures: Mapping[str, Share]) -> tuple[str, tuple[str, ...]]:
     error, baseline, interaction = figures["error"], figures["baseline"], figures["interaction"]
     if not clear(error):
         return NONE, (f"The difference, {error}, is within twice its standard error: more pairs are needed.",)
@@ -152,7 +152,7 @@ def _of_zero(found: Disagreement, unit: str, figures: Mapping[str, Share]) -> tu
     )
 
 
-def _of_direct(found: Disagreement, unit: str, figures: Mapping[str, Share]) -> tuple[str, tuple[str, ...]]:
+def _of_direct(found: Differences, unit: str, figures: Mapping[str, Share]) -> tuple[str, tuple[str, ...]]:
     direct, downstream = figures["direct"], figures["downstream"]
     if not clear(downstream):
         return NONE, (f"The difference, {downstream}, is within twice its standard error: more pairs are needed.",)
@@ -167,7 +167,7 @@ def _of_direct(found: Disagreement, unit: str, figures: Mapping[str, Share]) -> 
     )
 
 
-def _coarse(found: Disagreement, unit: str, method: str, error: float) -> str:
+def _coarse(found: Differences, unit: str, method: str, error: float) -> str:
     """What to say where the quadrature may be the cause; empty where it is not."""
     residual = found.residual(method, unit)
     if residual < abs(error) / 2:

@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from veracausa.attribution.rows import Rows
 from veracausa.causes.location_runs import Recorded, Seen, tangents
+from veracausa.effects.rows import Rows
 from veracausa.engine.attention import attention_pattern
 from veracausa.engine.guard import hooks
 from veracausa.engine.suffix import sweep

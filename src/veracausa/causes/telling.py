@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from veracausa.causes.differences import LABELS, RATED
-from veracausa.counterfactuals.words import listed
+from veracausa.words import listed
 
 if TYPE_CHECKING:
-    from veracausa.causes.differences import Disagreement
+    from veracausa.causes.differences import Differences
+    from veracausa.causes.naming import Cause
 
 #: Units under this share of the gap are not spoken of.
 STRONG = 0.01
 
 
-def told(found: Disagreement) -> tuple[str, ...]:
+def told(found: Differences, causes: Sequence[Cause]) -> tuple[str, ...]:
     """Outliers and their causes, what interactions, later units and baselines do, who agrees with whom."""
     over = f"{len(found.units):,} {found.units.kind}, n = {found.n} pair{'' if found.n == 1 else 's'}"
-    said = [_outliers(found, over), _sites(found), _downstream(found)]
+    said = [_outliers(found, causes, over), _sites(found), _downstream(found)]
     if "baseline" in found.figures:
         said.append(_baseline(found))
     if "shapley" in found.scores:
@@ -30,10 +32,10 @@ def told(found: Disagreement) -> tuple[str, ...]:
     return tuple(said)
 
 
-def _outliers(found: Disagreement, over: str) -> str:
+def _outliers(found: Differences, named: Sequence[Cause], over: str) -> str:
     parts = []
     for method in (name for name in RATED if name in found.scores):
-        counts = Counter(cause.cause for cause in found.causes if cause.method == method)
+        counts = Counter(cause.cause for cause in named if cause.method == method)
         causes = listed([f"{cause} ({count})" for cause, count in counts.most_common()])
         many = sum(counts.values())
         outliers = "outlier" if many == 1 else "outliers"
@@ -41,7 +43,7 @@ def _outliers(found: Disagreement, over: str) -> str:
     return f"Causes of the units that a method gets most wrong ({over}): {'; '.join(parts)}."
 
 
-def _sites(found: Disagreement) -> str:
+def _sites(found: Differences) -> str:
     names = found.units.names
     strong = [i for i in range(len(names)) if max(_size(found, "exact", i), _size(found, "last-in", i)) > STRONG]
     kinds = {i: found.kind(names[i]) for i in strong}
@@ -63,7 +65,7 @@ def _sites(found: Disagreement) -> str:
     return text + "."
 
 
-def _downstream(found: Disagreement) -> str:
+def _downstream(found: Differences) -> str:
     names = found.units.names
     strong = [i for i in range(len(names)) if _size(found, "direct", i) > STRONG]
     covered = [i for i in strong if found.backed_up(names[i])]
@@ -77,7 +79,7 @@ def _downstream(found: Disagreement) -> str:
     return text + "."
 
 
-def _baseline(found: Disagreement) -> str:
+def _baseline(found: Differences) -> str:
     most = int(np.argmax([abs(share.value) for share in found.shares("baseline")]))
     return (
         f"Zero in place of the corrupted prompt moves integrated gradients most for {found.units.names[most]}: "
@@ -85,7 +87,7 @@ def _baseline(found: Disagreement) -> str:
     )
 
 
-def _shapley(found: Disagreement) -> str:
+def _shapley(found: Differences) -> str:
     values = {name: np.array([s.value for s in found.shares(name)]) for name in ("shapley", "exact", "last-in", "ig")}
     middle = values | {"½ (E + F)": (values["exact"] + values["last-in"]) / 2}
     far = {
@@ -101,5 +103,5 @@ def _plain(value: float) -> str:
     return f"{value:.2f}".replace("-", "−")
 
 
-def _size(found: Disagreement, name: str, unit: int) -> float:
+def _size(found: Differences, name: str, unit: int) -> float:
     return abs(found.shares(name)[unit].value)

@@ -7,21 +7,23 @@ of its group. So with grouped queries an edge into `a3.kv0<k>` leads on if any h
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from veracausa.anatomy.graph import HEAD, LOGITS, MLP, WRITER_MLP, Graph, K, Q, V
-from veracausa.arguments import shown, texts
-from veracausa.attribution.edges import Edges
-from veracausa.attribution.scores import NOT_VERIFIED
+from veracausa.anatomy.graph import LOGITS, MLP, READERS, Graph
+from veracausa.arguments import texts
+from veracausa.circuits.wiring import live_edges, node_table, nodes_of, parse_names, touched_by
+from veracausa.doors import through
 from veracausa.engine.circuit_forward import kept_by
+from veracausa.engine.identity import difference
 from veracausa.errors import CircuitError
-from veracausa.identity import difference
-from veracausa.storage.origin import model_header
+from veracausa.scores.scores import NOT_VERIFIED
+from veracausa.storage.files import write_json
+from veracausa.units.edges import Edges
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,8 +32,8 @@ if TYPE_CHECKING:
     import networkx as nx
     import pandas as pd
 
-    from veracausa.attribution.scores import Scores
     from veracausa.model import Model
+    from veracausa.scores.scores import Scores
     from veracausa.tasks.task import Task
 
 #: `Circuit.model` and `Circuit.task` of a circuit that says nothing about them.
@@ -99,7 +101,7 @@ class Circuit:
         if not names:
             raise CircuitError("A circuit by name needs at least one edge, e.g. ['input->m0', 'm0->logits'].")
         ends = parse_names(lm.graph, names)
-        return cls.of(lm.graph, ends[:, 0], ends[:, 1], model=model_header(lm), method=method)
+        return cls.of(lm.graph, ends[:, 0], ends[:, 1], model=lm.header(), method=method)
 
     def __len__(self) -> int:
         return len(self.edges)
@@ -158,10 +160,8 @@ class Circuit:
         )
         if lm is None or task is None:
             return pruned
-        from veracausa.circuits.faithfulness import faithfulness
-
         before, after = (
-            faithfulness(lm, task, one, ablation=ablation, show_progress=False).f for one in (self, pruned)
+            through("Circuit.prune", lm, task, one, ablation=ablation, show_progress=False).f for one in (self, pruned)
         )
         told = f"{note}; that changed f from {before:.4f} to {after:.4f} ({ablation} ablation, {len(task)} pairs)"
         return dataclasses.replace(pruned, notes=(*self.notes, told))
@@ -190,14 +190,12 @@ class Circuit:
         return table
 
     def to_networkx(self) -> nx.MultiDiGraph:
-        """Nodes and edges as a networkx graph; see `circuits.exchange.graph_of`."""
-        from veracausa.circuits.exchange import graph_of
+        """Nodes and edges as a networkx graph; see `circuits.exchange.graphml.graph_of`."""
 
         return graph_of(self)
 
     def save(self, path: str | Path) -> Path:
         """Write a JSON file, whole or not at all; `vc.load_circuit` reads it."""
-        from veracausa.circuits.files import save_circuit
 
         return save_circuit(self, path)
 
@@ -220,9 +218,7 @@ class Circuit:
 
         >>> circuit.chart().save("circuit.svg")  # or .png, .html
         """
-        from veracausa.report.charts import circuit_chart
-
-        return circuit_chart(self, positions=positions, tokens=tokens, most=most)
+        return through("Circuit.chart", self, positions=positions, tokens=tokens, most=most)
 
     @property
     def verified(self) -> str:
@@ -262,84 +258,6 @@ class Circuit:
         return f"<pre>{escape(self.describe())}</pre>{table}"
 
 
-def parse_names(graph: Graph, names: Sequence[str]) -> Int[np.ndarray, "edges 2"]:
-    """(writer, reader) of edges by name.
-
-    Raises:
-        UnitError: a name that is no edge of this graph.
-        CircuitError: a name twice, or one with a position.
-    """
-    ends = []
-    for name in names:
-        if "@" in name:
-            raise CircuitError(f"{shown(name)}: a circuit keeps an edge at all positions or at none. Leave the @… out.")
-        ends.append(graph.parse(name))
-    if len(set(ends)) < len(ends):
-        twice = sorted({name for name in names if list(names).count(name) > 1})
-        raise CircuitError(f"Edges are listed twice: {', '.join(twice[:5])}.")
-    return np.array(ends, dtype=np.int64).reshape(-1, 2)
-
-
-def live_edges(graph: Graph, mask: Bool[np.ndarray, "readers writers"]) -> Bool[np.ndarray, "readers writers"]:
-    """Edges of `mask` that lie on a path of its edges from the input to the logits.
-
-    Every path to an edge's writer and from its reader is kept with it, so nothing is left to drop afterwards.
-    """
-    return np.asarray(mask & graph.reached(mask) & graph.leading(mask)[:, None])
-
-
-def heads_of(graph: Graph, reader: int) -> list[int]:
-    """Indices, as writers, of the heads that a reader feeds: one of a query, the group of a key or value."""
-    layer, index = int(graph.reader_layer[reader]), int(graph.reader_index[reader])
-    first = 1 + layer * (graph.heads + 1)
-    if graph.reader_kind[reader] == Q:
-        return [first + index]
-    group = graph.heads // graph.kv_heads
-    return list(range(first + index * group, first + (index + 1) * group))
-
-
-def writers_fed(graph: Graph, reader: int) -> list[int]:
-    """Indices of the writers that a reader feeds: heads, an MLP, none for the logits."""
-    kind = graph.reader_kind[reader]
-    if kind == LOGITS:
-        return []
-    return [int(graph.reader_layer[reader] + 1) * (graph.heads + 1)] if kind == MLP else heads_of(graph, reader)
-
-
-def touched_by(graph: Graph, mask: Bool[np.ndarray, "readers writers"]) -> dict[int, list[int]]:
-    """For every reader of a kept edge, the writers whose node it touches (see `Circuit.nodes`)."""
-    reads, own = np.any(mask, axis=1), np.any(mask, axis=0)
-    for query in np.flatnonzero(reads & (graph.reader_kind == Q)).tolist():
-        own[heads_of(graph, query)] = True
-    touched: dict[int, list[int]] = {}
-    for reader in np.flatnonzero(reads).tolist():
-        fed = writers_fed(graph, reader)
-        if graph.reader_kind[reader] in (K, V):
-            fed = [writer for writer in fed if own[writer]] or fed
-        touched[reader] = fed
-    return touched
-
-
-def nodes_of(graph: Graph, mask: Bool[np.ndarray, "readers writers"]) -> list[str]:
-    """See `Circuit.nodes`."""
-    touched = set(np.flatnonzero(mask.any(0)).tolist())
-    touched.update(*touched_by(graph, mask).values())
-    names = [graph.writer_names[writer] for writer in sorted(touched)]
-    return [*names, "logits"] if mask[-1].any() else names
-
-
-def node_table(graph: Graph) -> Mapping[str, dict[str, Any]]:
-    """Name of every node → its kind, layer and head (those that apply)."""
-    table: dict[str, dict[str, Any]] = {}
-    columns = zip(graph.writer_names, graph.writer_kind, graph.writer_layer, graph.writer_index, strict=True)
-    for name, kind, layer, index in columns:
-        if kind == HEAD:
-            table[name] = {"kind": "head", "layer": int(layer), "head": int(index)}
-        else:
-            table[name] = {"kind": "mlp", "layer": int(layer)} if kind == WRITER_MLP else {"kind": "input"}
-    return table | {"logits": {"kind": "logits"}}
-
-
 def _require_whole(edges: Edges) -> None:
     """Raise unless this is a table of existing edges, without positions, in order, none twice."""
     if edges.positional:
@@ -357,3 +275,54 @@ def _require_fitting(importance: np.ndarray | None, edges: int) -> None:
 def _short(value: Any) -> bool:
     """Whether a setting fits a line."""
     return value not in (None, "") and not isinstance(value, (dict, list))
+
+
+def graph_of(circuit: Circuit) -> nx.MultiDiGraph:
+    """A circuit as a networkx graph; see the module.
+
+    >>> nx.shortest_path(graph_of(circuit), "input", "logits")
+    """
+    import networkx as nx
+
+    graph, edges = circuit.graph, circuit.edges
+    made = nx.MultiDiGraph()
+    table = node_table(graph)
+    made.add_nodes_from((name, table[name]) for name in circuit.nodes)
+    touched = touched_by(graph, circuit.mask)
+    names, importance = edges.names, circuit.importance
+    for i, (writer, reader) in enumerate(zip(edges.writer.tolist(), edges.reader.tolist(), strict=True)):
+        kind = int(graph.reader_kind[reader])
+        what: dict[str, Any] = {"edge": names[i], "reader": READERS[kind]}
+        if importance is not None:
+            what["importance"] = float(importance[i])
+        start = graph.writer_names[writer]
+        for end in [graph.writer_names[one] for one in touched[reader]] or ["logits"]:
+            suffix = "" if kind in (MLP, LOGITS) else f"<{READERS[kind]}>"
+            made.add_edge(start, end, key=f"{start}->{end}{suffix}", **what)
+    return made
+
+
+_FORMAT = "veracausa-circuit-2"
+
+
+def pack_circuit(circuit: Circuit) -> dict[str, Any]:
+    """A circuit's header: everything but its edges."""
+    from veracausa.version import __version__
+
+    return {
+        "format": _FORMAT,
+        "version": __version__,
+        "method": circuit.method,
+        "settings": circuit.settings,
+        "model": circuit.model,
+        "task": circuit.task,
+        "notes": list(circuit.notes),
+        "graph": asdict(circuit.graph),
+    }
+
+
+def save_circuit(circuit: Circuit, path: str | Path) -> Path:
+    """See `Circuit.save`."""
+    importance = None if circuit.importance is None else [float(x) for x in circuit.importance]
+    body = pack_circuit(circuit) | {"edges": circuit.names, "importance": importance}
+    return write_json(path, body)

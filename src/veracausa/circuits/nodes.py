@@ -15,11 +15,12 @@ import numpy as np
 from jaxtyping import Int
 
 from veracausa.anatomy.graph import HEAD, INPUT, MLP, Graph, K, Q, V
-from veracausa.attribution.edges import Edges
-from veracausa.attribution.scores import Scores
-from veracausa.circuits.circuit import Circuit, heads_of, touched_by
+from veracausa.circuits.circuit import Circuit
+from veracausa.circuits.wiring import heads_of, touched_by
 from veracausa.engine.circuit_forward import kept_by
 from veracausa.errors import CircuitError
+from veracausa.scores.scores import Scores
+from veracausa.units.edges import Edges
 
 
 class Node(NamedTuple):

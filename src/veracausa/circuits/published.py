@@ -32,7 +32,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from veracausa.anatomy.graph import Graph, graph_of
-from veracausa.circuits.circuit import Circuit, parse_names
+from veracausa.circuits.circuit import Circuit
+from veracausa.circuits.wiring import parse_names
 
 #: Sizes of GPT-2 small.
 LAYERS, HEADS = 12, 12

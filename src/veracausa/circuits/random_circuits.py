@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from veracausa.anatomy.graph import Graph
-from veracausa.circuits.circuit import writers_fed
+from veracausa.circuits.wiring import writers_fed
 from veracausa.engine.circuit_forward import all_edges_mask
 from veracausa.errors import CircuitError
 

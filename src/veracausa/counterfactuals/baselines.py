@@ -19,33 +19,34 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from veracausa import __version__
-from veracausa.attribution.ablations import ABLATIONS, donors_of, without_donor
-from veracausa.attribution.estimate import attribute, planned
-from veracausa.attribution.exact import exact
-from veracausa.attribution.files import confirmed, load_scores, same_table
-from veracausa.attribution.methods import BASELINES
-from veracausa.attribution.optimal import Learning, OptimalConstants, optimal_constants, planned_optimal
-from veracausa.attribution.planning import planned_exact, planned_reference, recorded_runs, unpatched_run
-from veracausa.attribution.scores import Scores
-from veracausa.attribution.units import resolve_units
-from veracausa.comparison.agreement import Agreement, agreement_across, require_top
-from veracausa.counterfactuals.compare import square
-from veracausa.counterfactuals.files import read_all, write_all
-from veracausa.counterfactuals.words import counted, listed
+from veracausa.counterfactuals.corruptions import square
+from veracausa.effects.exact import exact
+from veracausa.effects.optimal_constants import OptimalConstants, optimal_constants, planned_optimal
+from veracausa.effects.optimal_descent import Learning
+from veracausa.effects.planning import planned_exact, planned_reference, recorded_runs, unpatched_run
+from veracausa.effects.replacements import ABLATIONS, donors_of, without_donor
 from veracausa.errors import MethodError
+from veracausa.estimates.attribute import attribute, planned
+from veracausa.estimates.methods import BASELINES
+from veracausa.scores.agreement import Agreement, agreement_across, require_top
+from veracausa.scores.bundles import read_all, write_all
+from veracausa.scores.files import confirmed, load_scores, same_table
+from veracausa.scores.scores import Scores
 from veracausa.storage.files import at, keep
 from veracausa.storage.schema import many, one_of, reading, whole
 from veracausa.suggestions import not_known
+from veracausa.units.resolve import resolve_units
+from veracausa.version import __version__
+from veracausa.words import counted, listed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pandas as pd
 
-    from veracausa.attribution.units import Units
     from veracausa.model import Model
     from veracausa.tasks.task import Task
+    from veracausa.units.table import Units
 
 #: How optimal constants are learned here: few steps, since the comparison needs their effects and not the last digit.
 QUICK = Learning(steps=20, rate=0.1, batch=4)

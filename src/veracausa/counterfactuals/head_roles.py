@@ -25,15 +25,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from veracausa.attribution.ablations import recorded
-from veracausa.attribution.files import unpack_units
-from veracausa.attribution.units import Units, all_units
+from veracausa.cost import Cost
+from veracausa.effects.replacements import recorded
 from veracausa.engine.attention import attention_pattern
-from veracausa.engine.cost import Cost
 from veracausa.engine.guard import borrowed
 from veracausa.engine.tape import State
+from veracausa.scores.files import unpack_units
 from veracausa.storage.files import at, read_tensors, write_tensors
 from veracausa.storage.schema import many, reading, require_tensors, text, whole
+from veracausa.units.resolve import all_units
+from veracausa.units.table import Units
 
 if TYPE_CHECKING:
     import pandas as pd

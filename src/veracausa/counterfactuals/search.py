@@ -1,6 +1,6 @@
 """Counterfactual search: the pair that shows a unit best, and whether the same kind of pair shows it on other prompts.
 
-Over a pool of pairs (`counterfactuals.pool`), with exact effects of the unit and of all units of its site:
+Over a pool of pairs (`tasks.pool`), with exact effects of the unit and of all units of its site:
 
 * by "effect": the pair with the largest |E_u|;
 * by "stands out": the pair with the largest margin |E_u| − max |E_v| over the other units v of the site. A difference,
@@ -22,20 +22,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from veracausa.attribution.exact import exact
-from veracausa.attribution.planning import planned_exact
-from veracausa.attribution.scores import Scores
-from veracausa.attribution.units import INDEXED, Units, all_units, resolve_units
-from veracausa.counterfactuals.files import read_all, write_all
-from veracausa.counterfactuals.pool import merged
-from veracausa.counterfactuals.statistics import exceeds
-from veracausa.counterfactuals.words import number_of, share
+from veracausa.effects.exact import exact
+from veracausa.effects.planning import planned_exact
 from veracausa.errors import MethodError, TaskError, UnitError
+from veracausa.scores.bundles import read_all, write_all
+from veracausa.scores.scores import Scores
+from veracausa.statistics.means import exceeds
 from veracausa.storage.files import at
 from veracausa.storage.schema import flag, many, reading, record, text, whole
 from veracausa.tasks.draw import shuffled
-from veracausa.tasks.store import task_content, task_of
-from veracausa.tasks.task import Task
+from veracausa.tasks.pool import merged
+from veracausa.tasks.task import Task, task_content, task_of
+from veracausa.units.resolve import all_units, resolve_units
+from veracausa.units.table import INDEXED, Units
+from veracausa.words import number_of, share
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -29,9 +29,9 @@ from torch import Tensor, nn
 
 from veracausa.anatomy import Decoder
 from veracausa.anatomy.graph import Graph, K, Q, V
+from veracausa.cost import Cost
 from veracausa.engine.ablated import Ablated
 from veracausa.engine.attention import Past
-from veracausa.engine.cost import Cost
 from veracausa.engine.guard import hooks
 from veracausa.engine.tape import Tape
 

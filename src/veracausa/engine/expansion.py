@@ -29,10 +29,10 @@ from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from veracausa.anatomy import Block, Decoder
+from veracausa.cost import Cost
 from veracausa.engine.attention import SUFFIX, Past, suffix_attention
-from veracausa.engine.cost import Cost
 from veracausa.engine.guard import attention_function, hooks
-from veracausa.engine.measure import Readout
+from veracausa.engine.readout import Readout
 from veracausa.engine.tape import State, Tape
 from veracausa.errors import ArchitectureError
 

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from veracausa.anatomy import Block, Decoder
-from veracausa.engine.cost import Cost
+from veracausa.cost import Cost
 from veracausa.engine.guard import hooks
 from veracausa.engine.patches import Place
 from veracausa.engine.sharing import from_rest

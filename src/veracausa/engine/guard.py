@@ -19,7 +19,7 @@ from torch import nn
 
 from veracausa.anatomy import Decoder
 from veracausa.engine.before import Before, Kept, insist
-from veracausa.engine.precision import precision_of
+from veracausa.engine.precision import Precision, found_out
 from veracausa.engine.uncompiled import uncompiled
 from veracausa.errors import DeviceError
 
@@ -30,7 +30,7 @@ class Loan:
 
     `before`: what the model was when the outermost call began; None while nobody has borrowed it. `rest`: what its
     modules keep between runs, as every run begins with it. `shares[start, length]`: whether prefixes may be shared
-    (`sharing`). `verified`: what `validate.require_whole` has compared.
+    (`sharing`). `verified`: what `validate_whole` has compared.
     """
 
     lock: Any = field(default_factory=threading.Lock)
@@ -106,6 +106,20 @@ def borrowed(decoder: Decoder) -> Iterator[Loan]:
             finally:
                 with torch.inference_mode(False):
                     insist(lambda: loan.end(failed=failed))
+
+
+def precision_of(decoder: Decoder) -> Precision:
+    """The precision of a model; of a float64 model found out by a run of two tokens, once a call.
+
+    It depends on the user's attention function. While ours stands in its place (`attention.SUFFIX`), what was found
+    under the user's holds, since runs under it are what ours are compared with.
+    """
+    with borrowed(decoder):  # outside of a call, too, it is a run of the user's model
+        found, name = decoder.found, str(decoder.blocks[0].attention.config._attn_implementation)  # type: ignore
+        if not name.startswith("veracausa") or "precision" not in found.read:
+            found.read["precision"] = found.remembered(name, decoder.hf, lambda: found_out(decoder))
+        made: Precision = found.read["precision"]
+        return made
 
 
 def _require_usable(hf: nn.Module) -> None:

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from veracausa.anatomy import Decoder
-from veracausa.engine.precision import precision_of
+from veracausa.engine.guard import precision_of
 from veracausa.errors import ArchitectureError
 
 #: Where ε has no weight, and the sizes of the random inputs that a form is tested with.

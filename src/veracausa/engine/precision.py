@@ -39,24 +39,9 @@ class Precision:
         )
 
 
-def precision_of(decoder: Decoder) -> Precision:
-    """The precision of a model; of a float64 model found out by a run of two tokens, once a call.
-
-    It depends on the user's attention function. While ours stands in its place (`attention.SUFFIX`), what was found
-    under the user's holds, since runs under it are what ours are compared with.
-    """
-    from veracausa.engine.guard import borrowed
-
-    with borrowed(decoder):  # outside of a call, too, it is a run of the user's model
-        found, name = decoder.found, str(decoder.blocks[0].attention.config._attn_implementation)  # type: ignore
-        if not name.startswith("veracausa") or "precision" not in found.read:
-            found.read["precision"] = found.remembered(name, decoder.hf, lambda: _found_out(decoder))
-        made: Precision = found.read["precision"]
-        return made
-
-
 @torch.no_grad()
-def _found_out(decoder: Decoder) -> Precision:
+def found_out(decoder: Decoder) -> Precision:
+    """The precision of a model, found out by a run of two tokens where its weights are float64."""
     own = next(decoder.hf.parameters())
     if own.dtype != torch.float64:
         return Precision(own.dtype)

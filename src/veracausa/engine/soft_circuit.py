@@ -15,10 +15,10 @@ from torch import Tensor
 
 from veracausa.anatomy import Decoder
 from veracausa.anatomy.graph import K, Q, V
+from veracausa.cost import Cost
 from veracausa.engine.ablated import Ablated
 from veracausa.engine.circuit_forward import attend_with, project
-from veracausa.engine.cost import Cost
-from veracausa.engine.measure import Readout
+from veracausa.engine.readout import Readout
 from veracausa.engine.tape import Tape
 
 

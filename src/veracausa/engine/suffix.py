@@ -21,8 +21,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from veracausa.anatomy import Decoder
+from veracausa.cost import Cost
 from veracausa.engine.attention import Past
-from veracausa.engine.cost import Cost
 from veracausa.engine.tape import State, Tape, slice_call
 
 

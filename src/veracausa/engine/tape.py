@@ -21,8 +21,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from veracausa.anatomy import Decoder
+from veracausa.cost import Cost
 from veracausa.engine.attention import SUFFIX
-from veracausa.engine.cost import Cost
 from veracausa.engine.guard import attention_function, hooks
 from veracausa.engine.memory import memory_errors
 from veracausa.engine.sharing import CACHES, from_rest, starts

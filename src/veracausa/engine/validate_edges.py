@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from veracausa.engine.guard import precision_of
 from veracausa.engine.norms import norm_form
-from veracausa.engine.precision import precision_of
 from veracausa.engine.validate import misread, off_map, require_sites, rounding
 from veracausa.errors import ContractError
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import altair as alt
 
-from veracausa.report.frame import embed, library
+from veracausa.report.pages.frame import embed, library
 from veracausa.report.readable import drawable
 
 if TYPE_CHECKING:

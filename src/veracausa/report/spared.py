@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from veracausa.report.figures import Figure
+from veracausa.report.charts.figures import Figure
 from veracausa.report.tables import Column, Table
 from veracausa.spared import spared
 

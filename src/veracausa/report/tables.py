@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from veracausa.comparison.agreement import Agreement, strongest_of
-from veracausa.report.data import effects, errors, match, plural
+from veracausa.report.charts.data import effects, errors, match, plural
 from veracausa.report.readable import readable
-from veracausa.report.words import plain, signed, whole
+from veracausa.scores.agreement import Agreement, strongest_of
 from veracausa.statistics.bootstrap import LEAST, too_few
 from veracausa.statistics.intervals import LEAST_OF
 from veracausa.storage.files import csv_text
+from veracausa.words import plain, signed, whole
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from veracausa.comparison.results import Panel, Section, Study
+    from veracausa.studies.results import Panel, Section, Study
 
 #: Units in a table on the page; the CSV has all.
 SHOWN = 50

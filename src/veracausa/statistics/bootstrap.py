@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
+import torch
 from jaxtyping import Float
+from torch import Tensor
 
 #: Fewest examples that a bootstrap is believed for: from here on nominal 95% holds in 90% or more of what was simulated
 #: (benchmarks/coverage.py) for means, slopes and sets of the strongest.
@@ -23,3 +27,11 @@ def too_few(n: int, least: int = LEAST) -> str:
     'no interval under 16 pairs'
     """
     return "" if n >= least else f"no interval under {least} pairs"
+
+
+def _disjoint(n: int, size: int, draws: int, seed: int) -> Iterator[Float[Tensor, "draws examples"]]:
+    """Two disjoint sets of `size` of n examples for every draw, as weights 0 and 1: all first sets, all second ones."""
+    generator = np.random.default_rng([seed, 1, size])
+    order = torch.from_numpy(generator.permuted(np.tile(np.arange(n), (draws, 1)), axis=1))
+    for part in (order[:, :size], order[:, size : 2 * size]):
+        yield torch.zeros(draws, n).scatter_(1, part, 1.0)

@@ -51,7 +51,7 @@ def shares(
 def figures(
     x: Float[np.ndarray, "draws units"], y: Float[np.ndarray, "draws units"], *, signed: bool, top: int
 ) -> dict[str, Float[np.ndarray, " draws"]]:
-    """The `FIGURES` of every draw, over the units that both have a number for; see `comparison.agreement`.
+    """The `FIGURES` of every draw, over the units that both have a number for; see `scores.agreement`.
 
     Not `signed`: x and y are magnitudes, which have no slope.
     """

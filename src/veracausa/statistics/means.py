@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 from jaxtyping import Float
+from scipy import stats
 from torch import Tensor
 
 
@@ -11,3 +13,39 @@ def standard_error(values: Float[Tensor, "examples units"]) -> Float[Tensor, " u
     count = (~values.isnan()).sum(0)
     squares = (values - values.nanmean(0)).square().nansum(0)
     return (squares / (count - 1).clamp_min(0)).sqrt() / count.sqrt()
+
+
+#: Level of every test, for all units together.
+LEVEL = 0.05
+
+
+def stderr(values: Float[np.ndarray, "examples units"]) -> Float[np.ndarray, " units"]:
+    """Standard error of the mean over examples; NaN for a single one."""
+    n = len(values)
+    return values.std(0, ddof=1) / np.sqrt(n) if n > 1 else np.full(values.shape[1], np.nan)
+
+
+def differs(values: Float[np.ndarray, "examples units"]) -> Float[np.ndarray, " units"]:
+    """p-values of H0: the mean over examples is 0 (two-sided)."""
+    return 2 * np.minimum(exceeds(values, 0.0), exceeds(-values, 0.0))
+
+
+def exceeds(values: Float[np.ndarray, "examples units"], bound: float) -> Float[np.ndarray, " units"]:
+    """p-values of H0: the mean over examples is at most `bound`.
+
+    Where all examples agree to the last digit there is nothing to estimate: 0 if they lie beyond the bound, else 1.
+    """
+    error, above = stderr(values), values.mean(0) - bound
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p = stats.t.sf(above / error, len(values) - 1)
+    return np.where(error == 0, np.where(above > 0, 0.0, 1.0), p)
+
+
+def within(values: Float[np.ndarray, "examples units"], bound: float) -> Float[np.ndarray, " units"]:
+    """p-values of H0: the mean lies at or beyond ±`bound` (equivalence, two one-sided tests)."""
+    return np.maximum(exceeds(values, -bound), exceeds(-values, -bound))
+
+
+def magnitude(values: Float[np.ndarray, "examples units"]) -> Float[np.ndarray, "examples units"]:
+    """Effects with the sign of their own mean turned to +, so that means are magnitudes and examples stay paired."""
+    return values * np.where(values.mean(0) < 0, -1.0, 1.0)

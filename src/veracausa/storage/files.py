@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from veracausa.arguments import kind_and_value
-from veracausa.conversion import bytes_of
 from veracausa.errors import FileError
+from veracausa.storage.digests import bytes_of
 
 if TYPE_CHECKING:
     import pandas as pd

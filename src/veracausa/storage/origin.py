@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
@@ -11,14 +11,17 @@ from torch import Tensor
 
 from veracausa.errors import FileError
 
-if TYPE_CHECKING:
-    from veracausa.model import Model
 
+class Named(Protocol):
+    """What is said of a model in messages: any `veracausa.Model` is one."""
 
-def model_header(lm: Model) -> dict[str, str]:
-    """What every result says about its model: name, source, precision, and the identity that it has now."""
-    dtype = str(lm.dtype).removeprefix("torch.")
-    return {"name": lm.name, "source": lm.source, "dtype": dtype, "identity": lm.identity}
+    @property
+    def name(self) -> str:
+        """What the model is called."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the weights."""
 
 
 def same_ends(one: Float[Tensor, " ends"], other: Float[Tensor, " ends"], dtype: str) -> bool:
@@ -34,7 +37,7 @@ def same_ends(one: Float[Tensor, " ends"], other: Float[Tensor, " ends"], dtype:
     return bool(((one - other).nan_to_num().abs() <= share * size).all())
 
 
-def require_same_ends(lm: Model, then: Tensor, now: Tensor, path: Path) -> None:
+def require_same_ends(lm: Named, then: Tensor, now: Tensor, path: Path) -> None:
     """The bare model's metrics are those that it had when the results at `path` were made.
 
     Raises:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from veracausa.engine.cost import Cost
+from veracausa.cost import Cost
 from veracausa.errors import FileError, VeracausaError
 
 if TYPE_CHECKING:

@@ -1,1 +1,0 @@
-"""Exact effects, estimates of them, and the scores that hold both."""

@@ -1,0 +1,1 @@
+"""Exchange: circuits in our own files and in those of other tools."""

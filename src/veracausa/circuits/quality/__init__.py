@@ -1,0 +1,1 @@
+"""Quality: how well a circuit does the task, and tests of it."""

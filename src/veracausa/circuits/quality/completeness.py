@@ -1,0 +1,199 @@
+"""Does a circuit hold everything that matters? It should break as the model breaks (Wang et al., 2211.00593).
+
+    incompleteness(K) = (mean M(full ∖ K) − mean M(C ∖ K)) / mean gap,      K: some heads and MLPs of the circuit
+
+A node is removed with all its edges out, from the whole graph and from the circuit alike. If the circuit left out what
+covers for K in the model (backup heads, say), the model keeps up without K and the circuit does not: the difference is
+large. K empty gives 1 − f. A complete circuit has small |incompleteness| for every K; of all 2ⁿ sets these are tried:
+
+* random: a size drawn uniformly from 1 … n, then so many of the n nodes without replacement;
+* greedy: starting from nothing, the node is added that makes |incompleteness| largest, among some drawn at random at
+  each step; every step's set is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from veracausa.circuits.knockouts import inner_nodes, mask_to_test, require_count, without_writers
+from veracausa.circuits.runs.run_circuits import run_circuits
+from veracausa.cost import Cost
+from veracausa.engine.circuit_forward import all_edges_mask
+from veracausa.errors import MethodError
+from veracausa.statistics.ratios import ratios
+from veracausa.tasks.measurement import Measurement
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from veracausa.circuits.circuit import Circuit
+    from veracausa.model import Model
+    from veracausa.tasks.task import Task
+
+
+@dataclass(frozen=True, eq=False)
+class Completeness:
+    """What is left of the model and of a circuit without sets of nodes; see the module.
+
+    `how`: "none", "random" or "greedy", of every set. `full`: M(full ∖ K), `circuit`: M(C ∖ K), pair by pair.
+    """
+
+    nodes: tuple[str, ...]
+    how: tuple[str, ...]
+    sets: tuple[tuple[str, ...], ...]
+    full: Float[Tensor, "sets examples"]
+    circuit: Float[Tensor, "sets examples"]
+    measured: Measurement
+    cost: Cost
+    ablation: str = "counterfactual"
+
+    @cached_property
+    def incompleteness(self) -> Float[Tensor, " sets"]:
+        """(mean M(full ∖ K) − mean M(C ∖ K)) / mean gap of every set, signed: positive where the model does better."""
+        return (self.full - self.circuit).mean(1) / self.measured.gap.mean()
+
+    @property
+    def mean(self) -> float:
+        """Mean |incompleteness| over the random sets."""
+        return float(self._random.mean())
+
+    @property
+    def stderr(self) -> float:
+        """Standard error of `mean` over the random sets (not over pairs); NaN for one set."""
+        n = len(self._random)
+        return float(self._random.std() / n**0.5) if n > 1 else float("nan")
+
+    @property
+    def _random(self) -> Tensor:
+        return self.incompleteness.abs()[[how == "random" for how in self.how]]
+
+    @property
+    def worst(self) -> tuple[tuple[str, ...], float]:
+        """The set with the largest |incompleteness|, and its incompleteness."""
+        at = int(self.incompleteness.abs().argmax())
+        return self.sets[at], float(self.incompleteness[at])
+
+    def table(self) -> pd.DataFrame:
+        """One row per set: how it was made, size, incompleteness and its standard error over pairs, both M, nodes."""
+        import pandas as pd
+
+        _, errors, _ = ratios((self.full - self.circuit).T, self.measured.gap)
+        rows = []
+        for at, (how, chosen) in enumerate(zip(self.how, self.sets, strict=True)):
+            rows.append(
+                {
+                    "how": how,
+                    "size": len(chosen),
+                    "incompleteness": float(self.incompleteness[at]),
+                    "stderr": float(errors[at]),
+                    "M(full - K)": float(self.full[at].mean()),
+                    "M(C - K)": float(self.circuit[at].mean()),
+                    "K": " ".join(chosen),
+                }
+            )
+        return pd.DataFrame(rows)
+
+    def describe(self) -> str:
+        """The figures in three lines."""
+        n, chosen = len(self.measured.gap), self.worst[0]
+        shown = " ".join(chosen[:6]) + (f" and {len(chosen) - 6} more" if len(chosen) > 6 else "")
+        return "\n".join(
+            [
+                f"completeness: {self.how.count('random')} random and {self.how.count('greedy')} greedy sets of "
+                f"{len(self.nodes)} nodes · {n} pair{'s' * (n > 1)} · {self.ablation} ablation",
+                f"|incompleteness|, as a share of the gap: {self.mean:.3f} ± {self.stderr:.3f} over random sets; "
+                f"{abs(float(self.incompleteness[0])):.3f} with nothing removed",
+                f"worst {self.worst[1]:+.3f} without {shown or 'anything'}",
+            ]
+        )
+
+    def __repr__(self) -> str:
+        order = np.argsort(-self.incompleteness.abs().numpy(), kind="stable")[:10]
+        shown = self.table().iloc[order].to_string(index=False, float_format=lambda x: f"{x:+.3f}", max_colwidth=60)
+        return f"{self.describe()}\n{shown}"
+
+
+def completeness(
+    lm: Model,
+    task: Task,
+    circuit: Circuit,
+    *,
+    draws: int = 20,
+    greedy: int = 5,
+    candidates: int = 10,
+    seed: int = 0,
+    ablation: str = "counterfactual",
+    reference: Task | None = None,
+    show_progress: bool = True,
+) -> Completeness:
+    """Compare what the model and a circuit lose when the same nodes are removed from both.
+
+    Args:
+        lm: the model that the circuit belongs to.
+        task: the pairs.
+        circuit: the circuit; K is drawn among its heads and MLPs.
+        draws: random sets.
+        greedy: steps of the greedy search (0: none), at most as many as there are nodes.
+        candidates: nodes tried at each of its steps.
+        seed: of all draws (and of resampling); set k does not depend on how many are drawn.
+        ablation: what removed edges carry, and `reference`: the set it is taken from; see `vc.faithfulness`. "optimal"
+            learns constants for every circuit that is run.
+        show_progress: show progress bars.
+
+    Returns:
+        `Completeness`, with the empty set first.
+
+    Raises:
+        CircuitError: a circuit of another model or graph, or an empty one. MethodError: options out of range, a circuit
+            without heads and MLPs.
+        GapError, ContractError, NumericsError, OutOfMemoryError: see `run_circuits`.
+
+    Cost: 1 + 2 · draws + 2 · greedy · candidates runs of circuits, about half of them of nearly the whole graph.
+
+    >>> vc.completeness(lm, task, circuit).worst
+    """
+    mask, graph = mask_to_test(lm, circuit), lm.graph
+    nodes = inner_nodes(graph, mask)
+    require_count(draws=draws, candidates=candidates)
+    if greedy < 0:
+        raise MethodError(f"greedy={greedy}: the number of steps is 0 or more.")
+    if not len(nodes):
+        raise MethodError("The circuit has no heads and no MLPs, only edges from the input: there is no K to remove.")
+    both = (all_edges_mask(graph), mask)
+    cost = Cost(full=sum(task.lengths) * lm.layers)
+
+    def run(sets: Sequence[Sequence[int]]) -> tuple[Tensor, Measurement]:
+        masks = [without_writers(whole, chosen) for whole in both for chosen in sets]
+        how: dict[str, Any] = {"ablation": ablation, "reference": reference, "seed": seed}
+        found = run_circuits(lm, task, masks, **how, show_progress=show_progress)
+        nonlocal cost
+        cost = cost + found.cost
+        return found.metric.unflatten(0, (2, len(sets))), found.measured
+
+    sets: list[list[int]] = [[]]
+    for draw in range(draws):
+        generator = np.random.default_rng([seed, 0, draw])
+        sets.append(np.sort(generator.permutation(nodes)[: generator.integers(1, len(nodes) + 1)]).tolist())
+    metric, measured = run(sets)
+    how, parts = ["none", *["random"] * draws], [metric]
+    chosen: list[int] = []
+    for step in range(min(greedy, len(nodes))):
+        left = np.random.default_rng([seed, 1, step]).permutation(np.setdiff1d(nodes, chosen))[:candidates]
+        tried, _ = run([[*chosen, int(node)] for node in left])
+        at = int((tried[0] - tried[1]).mean(1).abs().argmax())
+        chosen = [*chosen, int(left[at])]
+        sets.append(chosen)
+        how.append("greedy")
+        parts.append(tried[:, at : at + 1])
+    full, circuits = torch.cat(parts, 1)
+    named = tuple(tuple(graph.writer_names[node] for node in one) for one in sets)
+    every = tuple(graph.writer_names[node] for node in nodes)
+    return Completeness(every, tuple(how), named, full, circuits, measured, cost, ablation)

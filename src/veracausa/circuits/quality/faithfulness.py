@@ -1,0 +1,162 @@
+"""Does a circuit do what the model does? Everything outside it carries the corrupted run's writes.
+
+    f(C) = (mean M(C) − mean M(∅)) / (mean M(full) − mean M(∅))      a ratio of means over pairs; f > 1 is overshoot
+    NDF  = 1 − min(|M(full) − M(C)| / |M(full) − M(∅)|, 1)           pair by pair, between 0 and 1
+    KL   = KL(clean output distribution ‖ the circuit's), at the last position, pair by pair
+
+M(full) is the bare model's clean run, M(∅) its corrupted one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from veracausa.circuits.runs.run_circuits import Outcomes, run_circuits
+from veracausa.cost import Cost
+from veracausa.effects.optimal_descent import Learning
+from veracausa.statistics.gaps import cautions
+from veracausa.statistics.ratios import error_of, influence
+from veracausa.tasks.measurement import Measurement
+from veracausa.tasks.metrics import compares_answers
+
+if TYPE_CHECKING:
+    from veracausa.circuits.circuit import Circuit
+    from veracausa.model import Model
+    from veracausa.tasks.task import Task
+
+
+@dataclass(frozen=True, eq=False)
+class Faithfulness:
+    """What a circuit's run gave, pair by pair.
+
+    `metric`: M(C); `kl`: KL from the clean distribution; `measured`: M of the bare clean run and of the run without
+    edges (`corrupted`: the bare corrupted run where ablation is counterfactual). `settings`: model, task, metric,
+    reference set, seed: all that the numbers depend on beside the circuit.
+
+    >>> found = vc.faithfulness(lm, task, circuit)
+    >>> found.f, found.kl.mean(), found.ndf.mean()
+    """
+
+    edges: int
+    share: float
+    metric: Float[Tensor, " examples"]
+    kl: Float[Tensor, " examples"]
+    measured: Measurement
+    cost: Cost
+    ablation: str = "counterfactual"
+    notes: tuple[str, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def f(self) -> float:
+        """Faithfulness: the share of the gap that the circuit restores, a ratio of means."""
+        return float((self.metric - self.measured.corrupted).mean() / self.measured.gap.mean())
+
+    @property
+    def per_example(self) -> Float[Tensor, " examples"]:
+        """(M(C) − M(∅)) / (M(full) − M(∅)) of each pair; wild where a pair is hardly separated."""
+        return (self.metric - self.measured.corrupted) / self.measured.gap
+
+    @property
+    def ndf(self) -> Float[Tensor, " examples"]:
+        """Normalised distance to the full model's metric, 1 = none."""
+        distance = (self.measured.clean - self.metric).abs() / self.measured.gap.abs()
+        return 1 - distance.clamp(max=1)
+
+    def stderr(self) -> float:
+        """Standard error of f over pairs, to first order (`statistics.ratios`).
+
+        NaN where it is not known: a single pair, or a mean gap that is not told apart from 0.
+        """
+        return error_of(self.influence())
+
+    def influence(self) -> Float[Tensor, " examples"]:
+        """What each pair adds to n · (f − its true value), to first order; areas of f have the areas of these."""
+        return influence(self.metric - self.measured.corrupted, self.measured.gap)
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """What must be told with f: see `statistics.gaps.cautions`."""
+        compares = compares_answers(str(self.settings.get("metric", "")))
+        return cautions(self.measured.clean, self.measured.corrupted, compares=compares)
+
+    def describe(self) -> str:
+        """The figures in three lines, and notes."""
+        spread = np.nanquantile(self.per_example.numpy(), [0.1, 0.5, 0.9])
+        n = len(self.metric)
+        found = self.stderr()
+        error = f" ± {found:.3f}" if found == found else ""
+        return "\n".join(
+            [
+                f"circuit of {self.edges:,} edges ({self.share:.2%}) · {n} pair{'s' * (n > 1)} · "
+                f"{self.ablation} ablation",
+                f"faithfulness f = {self.f:.3f}{error}   per pair {spread[0]:.3f} … {spread[1]:.3f} … {spread[2]:.3f} "
+                "(10%, median, 90%)",
+                f"KL {self.kl.mean():.4f}   NDF {self.ndf.mean():.3f}   M {self.metric.mean():+.3f}, full "
+                f"{self.measured.clean.mean():+.3f}, none {self.measured.corrupted.mean():+.3f}",
+                *(f"caution {caution}" for caution in self.cautions),
+                *(f"note    {note}" for note in self.notes),
+            ]
+        )
+
+    def __repr__(self) -> str:
+        return self.describe()
+
+
+def faithfulness(
+    lm: Model,
+    task: Task,
+    circuit: Circuit,
+    *,
+    ablation: str = "counterfactual",
+    reference: Task | None = None,
+    seed: int = 0,
+    learning: Learning | None = None,
+    show_progress: bool = True,
+) -> Faithfulness:
+    """Run a circuit on a task, every edge outside it ablated.
+
+    Args:
+        lm: the model that the circuit belongs to.
+        task: pairs; held-out ones, if the circuit was found on others of the same task.
+        circuit: which edges are kept.
+        ablation: what ablated edges carry: "counterfactual" (the corrupted run), "resample" (another prompt's run),
+            "zero", "mean" or "optimal" (constants learned for this circuit); see `circuits.runs.ablations`.
+        reference: the set that means, other prompts and optimal constants come from; default: the task itself.
+        seed: of resampling and of learning.
+        learning: steps and rate of "optimal".
+        show_progress: show a progress bar.
+
+    Raises:
+        CircuitError: a circuit of another model or graph.
+        GapError, ContractError, MethodError, NumericsError, OutOfMemoryError: see `run_circuits`.
+
+    Cost: per pair at most about two bare forward passes (counterfactual and resample: on the positions that differ);
+    small circuits less than one.
+
+    >>> vc.faithfulness(lm, task, vc.select(scores, n=500), ablation="mean")
+    """
+    circuit.require_for(lm)
+    found = run_circuits(
+        lm,
+        task,
+        [circuit.mask],
+        ablation=ablation,
+        reference=reference,
+        seed=seed,
+        learning=learning,
+        show_progress=show_progress,
+    )
+    return faithfulness_of(found, 0, len(circuit), lm.graph.size)
+
+
+def faithfulness_of(found: Outcomes, number: int, edges: int, size: int) -> Faithfulness:
+    """One circuit of a run, of `edges` out of `size`."""
+    share, metric, kl = edges / size, found.metric[number], found.kl[number]
+    return Faithfulness(edges, share, metric, kl, found.measured, found.cost, found.ablation, found.notes,
+                        found.settings)  # fmt: skip

@@ -1,0 +1,1 @@
+"""Runs of circuits: many circuits at once on the same prompts, under every ablation."""

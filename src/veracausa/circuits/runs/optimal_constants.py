@@ -1,0 +1,113 @@
+"""Optimal ablation: the constants that let a circuit do best (Li & Janson 2409.09951).
+
+    c* = argmin_c mean over pairs of KL(clean model's distribution ‖ the circuit's, ablated edges carrying c_u)
+
+One vector of the residual stream for every writer, the same at all positions, learned for one circuit at a time by Adam
+from the writers' means. A step is in units of each writer's own size (the root mean square of its mean's coordinates,
+floor: a hundredth of the largest), so that one learning rate serves all. The loss before and after stands in the notes:
+constants are as good as these steps make them, no better, so a circuit's loss under optimal ablation is an upper bound.
+
+Cost: steps × (a circuit's forward and backward on a batch of pairs), for every circuit and the one without edges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from veracausa.circuits.runs.tapes import record_all
+from veracausa.cost import Cost
+from veracausa.effects.optimal_descent import Learning
+from veracausa.engine.ablated import Constants
+from veracausa.engine.attention import SUFFIX
+from veracausa.engine.circuit_forward import CircuitForward, Wiring, wiring_of
+from veracausa.engine.guard import attention_function
+from veracausa.engine.tape import Tape
+from veracausa.errors import NumericsError
+from veracausa.progress import Tick, progress
+from veracausa.tasks.metrics import divergence
+
+if TYPE_CHECKING:
+    from veracausa.model import Model
+    from veracausa.tasks.task import Task
+
+
+def learned_constants(
+    lm: Model,
+    task: Task,
+    masks: Sequence[np.ndarray],
+    start: Float[Tensor, "writers one width"],
+    learning: Learning,
+    cost: Cost,
+    show_progress: bool,
+) -> tuple[list[Tensor], list[tuple[float, float]]]:
+    """Constants of every circuit, [writers, 1, width], and the mean KL over all pairs before and after learning.
+
+    The model must be borrowed, without gradients.
+    """
+    tapes = [tape for tape, _ in record_all(lm, task, cost, share_prefix=False)[0]]
+    found, losses = [], []
+    shown = progress("learning constants", len(masks) * learning.steps, show_progress)
+    with attention_function(lm.decoder, SUFFIX), shown as tick:
+        for mask in masks:
+            learner = _Learner(lm, tapes, wiring_of(lm.decoder, mask, settled=False), cost)
+            before = learner.loss(start)
+            constants = learner.learn(start, learning, tick)
+            after = learner.loss(constants)
+            if after > before:  # means do better than what these steps found
+                constants, after = start, before
+            found.append(constants)
+            losses.append((before, after))
+    return found, losses
+
+
+@dataclass(frozen=True, eq=False)
+class _Learner:
+    """One circuit with the pairs that its constants are learned on."""
+
+    lm: Model
+    tapes: list[Tape]
+    wiring: Wiring
+    cost: Cost
+
+    def divergence(self, constants: Tensor, tape: Tape, rows: slice) -> Float[Tensor, " rows"]:
+        """KL from the clean run's distribution at the last position."""
+        decoder = self.lm.decoder
+        last = CircuitForward(decoder, tape, Constants(decoder, tape, constants), self.cost)(self.wiring, rows)
+        clean = decoder.logits(tape.clean.last[rows]).log_softmax(-1).detach()
+        return divergence(clean, decoder.logits(last))
+
+    @torch.no_grad()
+    def loss(self, constants: Tensor) -> float:
+        """Mean over all pairs."""
+        found = [self.divergence(constants, tape, slice(0, len(tape.examples))) for tape in self.tapes]
+        return float(torch.cat(found).mean())
+
+    def learn(self, start: Tensor, learning: Learning, tick: Tick) -> Tensor:
+        """Adam from `start`; random batches, every one of pairs that share a tape."""
+        size = start.square().mean(-1, keepdim=True).sqrt()
+        size = size.clamp_min(0.01 * float(size.max()))
+        moved = torch.zeros_like(start, requires_grad=True)
+        optimiser = torch.optim.Adam([moved], lr=learning.rate)
+        schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, learning.steps)
+        draw = np.random.default_rng(learning.seed)
+        share = np.array([len(tape.examples) for tape in self.tapes], dtype=float)
+        with torch.enable_grad():
+            for _ in range(learning.steps):
+                tape = self.tapes[int(draw.choice(len(self.tapes), p=share / share.sum()))]
+                first = int(draw.integers(max(1, len(tape.examples) - learning.batch + 1)))
+                loss = self.divergence(start + size * moved, tape, slice(first, first + learning.batch)).mean()
+                if not torch.isfinite(loss):
+                    raise NumericsError("The loss of optimal constants became NaN or infinite: lower the rate.")
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                schedule.step()
+                tick(1)
+        return (start + size * moved).detach()

@@ -1,0 +1,133 @@
+"""A task recorded once, so that many circuits can be run on it: every bucket's two runs, chunk by chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from veracausa.circuits.runs.run_circuits import require_whole_is_clean
+from veracausa.circuits.runs.tapes import record_all
+from veracausa.cost import Cost
+from veracausa.engine.ablated import OtherRun
+from veracausa.engine.attention import SUFFIX
+from veracausa.engine.budget import rows_per_chunk
+from veracausa.engine.circuit_forward import CircuitForward, Wiring
+from veracausa.engine.guard import attention_function
+from veracausa.engine.memory import shrinking
+from veracausa.engine.soft_circuit import SoftCircuit
+from veracausa.tasks.measurement import Measurement
+from veracausa.tasks.metrics import divergence
+
+if TYPE_CHECKING:
+    from veracausa.model import Model
+    from veracausa.tasks.task import Task
+
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """One bucket: its weighted circuits, its circuits, and the clean run's log-probabilities."""
+
+    soft: SoftCircuit
+    hard: CircuitForward
+    reference: Float[Tensor, "examples vocabulary"]
+
+    def __len__(self) -> int:
+        return len(self.reference)
+
+    @property
+    def positions(self) -> int:
+        """Positions that are run."""
+        return self.soft.tape.length - self.soft.tape.start
+
+    def metric(self, last: Float[Tensor, "rows width"], rows: slice) -> Float[Tensor, " rows"]:
+        """M of the rows' final residual."""
+        return self.soft.read(last, torch.arange(len(self), device=last.device)[rows])
+
+    def kl(self, last: Float[Tensor, "rows width"], rows: slice) -> Float[Tensor, " rows"]:
+        """KL from the clean run's output distribution to the rows'."""
+        return divergence(self.reference[rows], self.soft.decoder.logits(last))
+
+
+@dataclass(frozen=True, eq=False)
+class Recorded:
+    """All buckets of a task, and M of both runs."""
+
+    lm: Model
+    groups: list[Group]
+    measured: Measurement
+
+    def chunks(
+        self, run: Callable[[Group, slice], Found], backward: bool, among: list[Group] | None = None
+    ) -> Iterator[Found]:
+        """What `run` gives for each range of examples of each group, as many at a time as fit.
+
+        Raises:
+            OutOfMemoryError: one example does not fit.
+        """
+        for group in self.groups if among is None else among:
+            size = rows_per_chunk(self.lm, group.positions, group.soft.tape.length, backward)
+            size, at = max(1, size // 4) if backward else size, 0  # a weighted run holds every writer's change
+            while at < len(group):
+
+                def attempt(most: int, at: int = at, group: Group = group) -> tuple[Found, int]:
+                    rows = slice(at, min(at + most, len(group)))
+                    return run(group, rows), rows.stop
+
+                (found, at), size = shrinking(size, attempt, f"{group.positions} tokens")
+                yield found
+
+    def of(self, group: Group, last: Tensor, rows: slice, loss: str) -> Float[Tensor, " rows"]:
+        """A loss of the rows' final residual: see `concrete.LOSSES`."""
+        if loss == "kl":
+            return group.kl(last, rows)
+        return -group.metric(last, rows) / float(self.measured.gap.mean())
+
+    def slope(
+        self, mask: Float[Tensor, "readers writers"], loss: str, among: list[Group] | None = None
+    ) -> tuple[float, Float[Tensor, "readers writers"]]:
+        """Summed loss of a weighted circuit over (some) groups, and its gradient with respect to the weights."""
+
+        def run(group: Group, rows: slice) -> tuple[float, Tensor]:
+            leaf = mask.detach().clone().requires_grad_()
+            with torch.enable_grad():
+                total = self.of(group, group.soft.run(leaf, rows), rows, loss).sum()
+                (found,) = torch.autograd.grad(total, leaf)
+            count = len(range(*rows.indices(len(group))))
+            group.soft.cost.add(count, group.positions * self.lm.layers, backward=True)
+            return float(total.detach()), found
+
+        parts = list(self.chunks(run, backward=True, among=among))
+        return sum(value for value, _ in parts), torch.stack([found for _, found in parts]).sum(0)
+
+    @torch.no_grad()
+    def loss(self, wiring: Wiring, loss: str) -> float:
+        """Mean loss of a circuit over all pairs; the attention function must be `attention.SUFFIX`."""
+        parts = self.chunks(lambda group, rows: self.of(group, group.hard(wiring, rows), rows, loss), backward=False)
+        return float(torch.cat(list(parts)).double().mean())
+
+
+def record(lm: Model, task: Task, cost: Cost, most: int | None = None) -> Recorded:
+    """Record every bucket of a task, of at most `most` pairs; the whole graph must reproduce the bare clean run.
+
+    Raises:
+        GapError, ContractError, NumericsError, OutOfMemoryError: as for `run_circuits`.
+    """
+    groups: list[Group] = []
+    with torch.no_grad():
+        tapes, measured = record_all(lm, task, cost, most=most)
+    with torch.no_grad(), attention_function(lm.decoder, SUFFIX):
+        for tape, read in tapes:
+            ablated = OtherRun(lm.decoder, tape)
+            soft = SoftCircuit(lm.decoder, tape, ablated, read, cost)
+            hard = CircuitForward(lm.decoder, tape, ablated, cost)
+            require_whole_is_clean(lm, hard, read)
+            groups.append(Group(soft, hard, lm.decoder.logits(tape.clean.last).log_softmax(-1)))
+    measured.require_gap(task)
+    return Recorded(lm, groups, measured)

@@ -1,0 +1,77 @@
+"""Record the pairs of a task for circuit runs: both runs of every bucket, checked against the bare model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from veracausa.cost import Cost
+from veracausa.engine.budget import examples_per_batch
+from veracausa.engine.circuit_forward import SITES
+from veracausa.engine.measure import pair_ids, readout
+from veracausa.engine.memory import halving
+from veracausa.engine.readout import Readout
+from veracausa.engine.tape import Tape, buckets, record_pairs
+from veracausa.engine.validate_edges import require_edges
+from veracausa.tasks.measurement import Measurement
+
+if TYPE_CHECKING:
+    from veracausa.model import Model
+    from veracausa.tasks.task import Task
+
+
+#: Up to so many tokens a run is bound by reading the model's weights, so pairs that differ later join for nothing.
+_FEW_TOKENS = 256
+
+
+def circuit_buckets(
+    lm: Model, task: Task, share_prefix: bool = True, most: int | None = None
+) -> list[tuple[int, tuple[int, ...]]]:
+    """Groups of pairs that share a tape for circuits: (start, examples); `most`: pairs of a group at most."""
+    kept = 4 * lm.heads * lm.decoder.head_dim + (lm.heads + 4) * lm.width
+    fit = examples_per_batch(lm, task, kept)
+    most = fit if most is None else min(fit, most)
+    groups = buckets(lm.decoder, task.clean, task.corrupted, share_prefix, most)
+    return _joined(groups, task.lengths, most, _FEW_TOKENS if lm.device.type == "cpu" else 16 * _FEW_TOKENS)
+
+
+def _joined(
+    groups: list[tuple[int, tuple[int, ...]]], lengths: Sequence[int], most: int, tokens: int
+) -> list[tuple[int, tuple[int, ...]]]:
+    """Small groups of one length made into one that runs from the smallest start, up to so many tokens and pairs."""
+    found: list[tuple[int, tuple[int, ...]]] = []
+    for start, examples in sorted(groups, key=lambda group: (lengths[group[1][0]], group[0])):
+        if found:
+            first, others = found[-1]
+            together, length = len(others) + len(examples), lengths[examples[0]]
+            same = lengths[others[0]] == length
+            if same and together <= most and together * (length - first) <= tokens:
+                found[-1] = first, (*others, *examples)
+                continue
+        found.append((start, examples))
+    return found
+
+
+def record_bucket(lm: Model, task: Task, start: int, examples: tuple[int, ...], cost: Cost) -> tuple[Tape, Readout]:
+    """Both runs of a bucket with all that circuits need, checked against the bare model, and its readout."""
+    ids = pair_ids(lm, task, examples)
+    tape = record_pairs(lm.decoder, *ids, start, examples=examples, sites=SITES, cost=cost)
+    read = readout(lm, task, tape)
+    require_edges(lm, tape, circuits=True)
+    return tape, read
+
+
+def record_all(
+    lm: Model, task: Task, cost: Cost, share_prefix: bool = True, most: int | None = None
+) -> tuple[list[tuple[Tape, Readout]], Measurement]:
+    """Every bucket of a task (of at most `most` pairs), kept; and M of both bare runs."""
+    measured = Measurement.blank(len(task), lm.score_dtype)
+    found: list[tuple[Tape, Readout]] = []
+
+    def run(start: int, examples: tuple[int, ...]) -> None:
+        tape, read = record_bucket(lm, task, start, examples, cost)
+        measured.put(examples, read.of_state(tape.clean), read.of_state(tape.corrupted))
+        found.append((tape, read))
+
+    halving(circuit_buckets(lm, task, share_prefix, most), run)
+    return found, measured

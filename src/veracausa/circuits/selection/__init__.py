@@ -1,0 +1,1 @@
+"""Selection: from scores, or by descent, to a circuit."""

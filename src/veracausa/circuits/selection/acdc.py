@@ -1,0 +1,192 @@
+"""ACDC (2304.14997): go through all edges from the logits backwards, and drop each one that hardly matters there.
+
+    for each reader v, the latest first; for each writer u that v still sees:
+        drop u → v if  D(C without it) − D(C) < τ,   C: the circuit as it stands
+
+D is the mean KL from the clean run's output to the circuit's, or −metric / gap. Everything dropped carries the
+corrupted run's writes. What is dropped early changes what is dropped later, so the order is part of the answer: readers
+go from the logits to block 0 against the graph's order (MLP, then values, keys and queries, each with the last head
+first), and a reader's writers with the latest first (`order="late"`) or the earliest (`order="early"`).
+
+An edge whose reader no longer leads to the logits changes nothing and is dropped without a run (not under post-norms,
+where it can rescale its siblings). Every other edge costs one run of the circuit as it stands. In a model of many edges
+begin within a circuit that an estimate gives (`start`), as 2310.10348 does: all edges outside it stay ablated, and only
+its own are tried.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+
+from veracausa.circuits.circuit import Circuit
+from veracausa.circuits.runs.recorded import Recorded, record
+from veracausa.cost import Cost
+from veracausa.engine.attention import SUFFIX
+from veracausa.engine.circuit_forward import Wiring, kept_by, wiring_of
+from veracausa.engine.guard import attention_function, borrowed
+from veracausa.errors import MethodError, NumericsError
+from veracausa.estimates.learned.concrete import LOSSES, require_loss
+from veracausa.progress import progress
+from veracausa.scores.scores import task_header
+from veracausa.storage.pieces import Checkpoint
+from veracausa.suggestions import not_known
+from veracausa.units.edges import Edges
+from veracausa.units.resolve import all_edges
+from veracausa.version import __version__
+
+if TYPE_CHECKING:
+    from veracausa.model import Model
+    from veracausa.tasks.task import Task
+
+#: In which order the writers of one reader are tried.
+ORDERS = {"late": "the latest writer first", "early": "the earliest writer first"}
+
+
+@torch.inference_mode(False)
+def acdc(
+    lm: Model,
+    task: Task,
+    *,
+    tau: float,
+    loss: str = "kl",
+    order: str = "late",
+    start: Circuit | None = None,
+    prune: bool = True,
+    out: str | Path | None = None,
+    show_progress: bool = True,
+) -> Circuit:
+    """Find a circuit by dropping every edge whose removal raises the loss by less than τ; see the module.
+
+    Args:
+        lm: the model.
+        task: the pairs to search on; evaluate on others.
+        tau: how much the loss may rise by one edge: KL in nats, or a share of the mean gap.
+        loss: "kl" (mean KL from the clean output distribution at the last position) or "metric" (−metric / gap).
+        order: "late" or "early": which of a reader's writers is tried first.
+        start: the circuit to begin with, instead of the whole graph.
+        prune: drop dead ends at the end.
+        out: a folder to keep decisions in: an interrupted call with the same arguments continues from them.
+        show_progress: show a progress bar.
+
+    Returns:
+        `Circuit`; an edge's importance is the rise of the loss for which it was kept. The notes say how many edges were
+        tried by a run, what it cost, and the loss that was reached.
+
+    Raises:
+        MethodError: tau not positive, an unknown loss or order. CircuitError: `start` is of another model.
+        GapError, ContractError, NumericsError, OutOfMemoryError, FileError: as for `vc.exact`.
+
+    Cost: at most one run of the circuit per edge and pair; the fewer parts lead to the logits, the cheaper.
+
+    >>> circuit = vc.acdc(lm, task, tau=0.01)
+    >>> vc.faithfulness(lm, held_out, circuit)
+    """
+    began = time.monotonic()
+    require_loss(loss)
+    if order not in ORDERS:
+        raise MethodError(not_known("order", order, ORDERS))
+    if not tau > 0:
+        raise MethodError(f"tau={tau}: the rise of the loss that one edge may cause is a positive number.")
+    edges = all_edges(lm) if start is None else start.require_for(lm).edges
+    settings = {"tau": tau, "loss": loss, "order": order, "begun": len(edges)}
+    pieces = _pieces(lm, task, edges, settings, out)
+    done = torch.zeros(1, len(edges), dtype=torch.bool) if pieces is None else pieces.done
+    rise = torch.full(done.shape, float("nan"), dtype=torch.float64) if pieces is None else pieces.values
+    cost = Cost() if pieces is None else pieces.cost  # what an interrupted run spent counts, too
+    cost.full, before = sum(task.lengths) * lm.layers, cost.seconds
+    with borrowed(lm.decoder), attention_function(lm.decoder, SUFFIX):
+        recorded = record(lm, task, cost)
+        if pieces is not None:
+            pieces.require_behaviour(lm, recorded.measured.clean, recorded.measured.corrupted)
+        search = _Search.of(recorded, edges, (done & (rise < tau))[0].numpy(), loss)
+        try:
+            with progress("acdc", len(edges), show_progress, float(done.sum())) as tick:
+                for edge in _order(edges, order).tolist():
+                    if not done[0, edge]:
+                        rise[0, edge] = search.attempt(edge, tau)
+                        done[0, edge] = True
+                        cost.seconds = before + time.monotonic() - began
+                        if pieces is not None:
+                            pieces.keep()
+                        tick(1)
+        finally:
+            cost.seconds = before + time.monotonic() - began
+            if pieces is not None:
+                pieces.keep(force=True)
+    kept = np.flatnonzero(search.mask[edges.reader, edges.writer])
+    circuit = Circuit.of(
+        lm.graph,
+        edges.writer[kept],
+        edges.reader[kept],
+        importance=rise[0].numpy()[kept],
+        model=lm.header(),
+        task=task_header(task),
+        method="acdc",
+        settings={**settings, "taken": len(kept), "pruned": prune, "direction": "noising"},
+        notes=(
+            f"readers from the logits backwards, of each {ORDERS[order]}; another order gives another circuit",
+            f"loss {LOSSES[loss]}: {search.value:.4g} with the edges taken",
+            f"cost {cost.token_layers:,} token-layers = {cost.forward_equivalents:,.1f} forward passes, "
+            f"{cost.seconds:.1f} s",
+        ),
+    )
+    return circuit.prune() if prune else circuit
+
+
+@dataclass(eq=False)
+class _Search:
+    """A circuit on its way down: its mask and wiring, and its loss."""
+
+    recorded: Recorded
+    edges: Edges
+    loss: str
+    mask: Bool[np.ndarray, "readers writers"]
+    wiring: Wiring
+    value: float
+
+    @classmethod
+    def of(cls, recorded: Recorded, edges: Edges, dropped: np.ndarray, loss: str) -> _Search:
+        """The edges to begin with, without what was dropped before."""
+        mask = kept_by(edges.graph, edges.writer[~dropped], edges.reader[~dropped])
+        wiring = wiring_of(recorded.lm.decoder, mask)
+        return cls(recorded, edges, loss, mask, wiring, recorded.loss(wiring, loss))
+
+    def attempt(self, edge: int, tau: float) -> float:
+        """The rise of the loss without an edge; the edge is dropped if that is under τ."""
+        reader, writer = self.edges.reader[edge], self.edges.writer[edge]
+        trial = self.mask.copy()
+        trial[reader, writer] = False
+        if not (self.wiring.shared_scale or self.wiring.living[reader, writer]):
+            self.mask = trial  # what is living stays so
+            return 0.0
+        wiring = wiring_of(self.recorded.lm.decoder, trial)
+        value = self.recorded.loss(wiring, self.loss)
+        if not math.isfinite(value):
+            name = self.edges[edge : edge + 1].names[0]
+            raise NumericsError(f"NaN or infinity in the circuit's run without {name}. Run the model in float32.")
+        rise = value - self.value
+        if rise < tau:
+            self.mask, self.wiring, self.value = trial, wiring, value
+        return rise
+
+
+def _order(edges: Edges, order: str) -> Int[np.ndarray, " edges"]:
+    """Rows of the table as they are tried: readers backwards, each one's writers as `order` says."""
+    return np.lexsort((-edges.writer if order == "late" else edges.writer, -edges.reader))
+
+
+def _pieces(lm: Model, task: Task, edges: Edges, settings: dict[str, Any], out: str | Path | None) -> Checkpoint | None:
+    """Decisions of an interrupted search: the rise of the loss of every edge that was tried."""
+    if out is None:
+        return None
+    header = {"version": __version__, "model": lm.identity, "task": task_header(task)["digest"], **settings}
+    header["edges"] = edges.digest()
+    return Checkpoint.open(out, "acdc", header, (1, len(edges)), torch.float64)

@@ -1,0 +1,241 @@
+"""Learned edge masks: which edges must stay for the output to stay, all others carrying the corrupted run's writes.
+
+Every edge gets a gate in [0, 1], its weight in the circuit's run (`engine.soft_circuit`), drawn anew in every step and
+shared by the step's pairs. Two ways of learning which gates to open:
+
+* **share** (Edge Pruning, 2406.16778): hard-concrete gates, and a Lagrangian that brings the expected share of open
+  gates to the wanted one (`learned.concrete`). An answer for one size. Edge Pruning's own gates of nodes are left
+  out; lr, steps and warm-up are those of `learn_mask`, not its 0.8 and 3,000 steps.
+* **top-k** (ours): one score s_e per edge. Each step draws a size k, log-uniform from `smallest` to all edges and opens
+
+      g_e = hard-concrete(s_e − t),   t such that Σ_e g_e = k,    ∂g_e/∂s_j = w_e (δ_ej − w_j / Σ w),  w = ∂g/∂(s − t)
+
+  so edges compete for k places at every size, and one run ranks the edges for all sizes.
+
+The loss is the mean KL from the clean output at the last position, or −metric / gap.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from veracausa.circuits.runs.recorded import Recorded, record
+from veracausa.cost import Cost
+from veracausa.engine.attention import SUFFIX
+from veracausa.engine.circuit_forward import kept_by, wiring_of
+from veracausa.engine.guard import attention_function, borrowed
+from veracausa.errors import MethodError
+from veracausa.estimates.learned.concrete import (
+    descend,
+    hard_concrete,
+    initial,
+    open_probability,
+    require_keep,
+    require_training,
+    schedule,
+    told,
+)
+from veracausa.progress import Tick, progress
+from veracausa.scores.headers import start_settings
+from veracausa.scores.scores import Scores, assemble
+from veracausa.units.edges import Edges
+from veracausa.units.resolve import all_edges
+
+if TYPE_CHECKING:
+    from veracausa.model import Model
+    from veracausa.tasks.task import Task
+
+WAYS = ("share", "top-k")
+#: Defaults.
+STEPS, BATCH = 300, 4
+#: Halvings of the interval in which a threshold is sought: float64 needs no more.
+_HALVINGS = 60
+
+
+def learn_edges(
+    lm: Model,
+    task: Task,
+    *,
+    how: str = "share",
+    keep: float | int = 0.02,
+    smallest: float = 0.001,
+    steps: int = STEPS,
+    lr: float = 0.3,
+    loss: str = "kl",
+    batch: int = BATCH,
+    start: Scores | None = None,
+    seed: int = 0,
+    show_progress: bool = True,
+) -> Scores:
+    """Learn which edges must be kept when all others carry the corrupted run's writes; see the module.
+
+    Args:
+        lm: the model.
+        task: the pairs to learn on; evaluate on others.
+        how: "share" (for one size) or "top-k" (for all sizes).
+        keep: the share of the edges to keep (a float under 1), or their number (an int). For top-k only the size at
+            which the notes say what the kept edges give.
+        smallest: the smallest share that top-k draws.
+        steps: optimiser steps.
+        lr: Adam's step size for the gates' parameters.
+        loss: "kl" or "metric".
+        batch: pairs a step, at least, in whole groups as for `vc.learn_mask`.
+        start: scores of all edges, by any method, whose ranking the gates start from.
+        seed: of the order of pairs, of the gates' noise and of the sizes; a draw depends on (seed, step) only.
+        show_progress: show a progress bar.
+
+    Returns:
+        `Scores` of all edges, magnitudes only, one row repeated for all pairs: of share each edge's probability that
+        its gate is open, of top-k ranks in (0, 1]. `vc.curve` and `vc.select` take them. The notes say how the loss
+        fell, and what the `keep` likeliest edges give when all others are ablated.
+
+    Raises:
+        MethodError: an option out of range. UnitError: `start` is not about all edges.
+        GapError, NumericsError, OutOfMemoryError, ContractError: as for `vc.attribute`.
+
+    Cost: steps × batch runs of the whole graph with their gradient, about three forward passes each.
+
+    >>> mask = vc.learn_edges(lm, task, keep=0.02, start=vc.attribute(lm, task, units="edges", method="eap-ig"))
+    >>> vc.faithfulness(lm, held_out, vc.select(mask, n=1400))
+    """
+    began, edges = time.monotonic(), all_edges(lm)
+    if how not in WAYS or not 0 < smallest < 1:
+        raise MethodError(f"how={how!r}, smallest={smallest}: how is one of {', '.join(WAYS)}, smallest in (0, 1).")
+    require_training(steps, lr, loss, batch)
+    count, cost = require_keep(edges, keep), Cost(full=sum(task.lengths) * lm.layers)
+    with borrowed(lm.decoder), attention_function(lm.decoder, SUFFIX):
+        runs = _Runs(record(lm, task, cost, most=batch), edges, loss)
+        parameters = initial(lm, edges, start).requires_grad_()
+        planned = schedule([len(group) for group in runs.recorded.groups], steps, batch, seed)
+        total = sum(runs.tokens(group) for groups in planned for group in groups)
+        with progress(f"mask over {len(edges):,} edges", total, show_progress) as tick:
+            if how == "share":
+                share, losses = descend(runs, planned, parameters, lr, seed, count / len(edges), tick)
+                value = open_probability(parameters.detach()).cpu()
+                said = f"probability that an edge's gate is open; expected share kept {share:.3g}"
+            else:
+                losses = _compete(runs, planned, parameters, lr, seed, smallest, tick)
+                value = _ranks(parameters.detach())
+                said = f"ranks; sizes drawn from {smallest:.2%} to all edges"
+        kept = torch.argsort(parameters.detach(), descending=True, stable=True)[:count].cpu().numpy()
+        wiring = wiring_of(lm.decoder, kept_by(lm.graph, edges.writer[kept], edges.reader[kept]))
+        kl, metric = runs.recorded.loss(wiring, "kl"), runs.recorded.loss(wiring, "metric")
+        metric *= -float(runs.recorded.measured.gap.mean())
+    cost.seconds = time.monotonic() - began
+    return assemble(
+        lm,
+        task,
+        value.to(lm.score_dtype).expand(len(task), -1).contiguous(),
+        edges,
+        runs.recorded.measured,
+        method="edge-mask" if how == "share" else "edge-top-k",
+        settings={
+            "direction": "noising",
+            "ablation": "counterfactual",
+            "loss": loss,
+            "keep": count,
+            **({"smallest": smallest} if how == "top-k" else {}),
+            "steps": steps,
+            "lr": lr,
+            "batch": batch,
+            **start_settings(start),
+            "seed": seed,
+            "unit": "probability" if how == "share" else "rank",
+            "per_example": False,
+        },
+        cost=cost,
+        signed=False,
+        notes=(
+            f"{said}; {told(losses, loss)}; one mask for all pairs, so no error is known",
+            f"with the {count:,} likeliest edges and no others: KL {kl:.3f}, metric {metric:+.3f}",
+        ),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Runs:
+    """Weighted circuits of a recorded task, with the gradient of their loss (`concrete.Gated`)."""
+
+    recorded: Recorded
+    edges: Edges
+    loss: str
+
+    def tokens(self, group: int) -> float:
+        """Token-layers of one forward and backward run of a group."""
+        own = self.recorded.groups[group]
+        return float(2 * len(own) * own.positions * self.recorded.lm.layers)
+
+    def size(self, group: int) -> int:
+        """Pairs of a group."""
+        return len(self.recorded.groups[group])
+
+    def slope(self, group: int, gates: Float[Tensor, " edges"]) -> tuple[float, Float[Tensor, " edges"]]:
+        """Summed loss of a group under gates on all edges, and its gradient with respect to them."""
+        graph = self.edges.graph
+        at = tuple(torch.as_tensor(end, device=gates.device) for end in (self.edges.reader, self.edges.writer))
+        mask = gates.new_zeros(graph.readers, graph.writers).index_put(at, gates.detach())
+        value, found = self.recorded.slope(mask, self.loss, [self.recorded.groups[group]])
+        return value, found[at]
+
+    def gradient(
+        self, group: int, log_alpha: Tensor, noise: Callable[[Sequence[int]], Tensor]
+    ) -> tuple[float, Float[Tensor, " edges"]]:
+        """The same with respect to log α of hard-concrete gates; all pairs of a step share one draw."""
+        with torch.enable_grad():
+            gates = hard_concrete(log_alpha, noise([0])[0].to(log_alpha))
+        value, slope = self.slope(group, gates)
+        return value, torch.autograd.grad(gates, log_alpha, slope)[0]
+
+
+def _compete(
+    runs: _Runs, planned: list[list[int]], scores: Tensor, lr: float, seed: int, smallest: float, tick: Tick
+) -> list[float]:
+    """Descend the scores of edges that compete for k places, in place; returns every step's mean loss."""
+    optimiser, losses = torch.optim.Adam([scores], lr=lr), []
+    for step, groups in enumerate(planned):
+        draw = np.random.default_rng([seed, step])
+        size = len(scores) * math.exp(draw.uniform(math.log(smallest), 0))
+        uniform = torch.from_numpy(draw.random(len(scores))).clamp(1e-6, 1 - 1e-6).to(scores)
+        gates, steep = competing(scores.detach(), uniform, size)
+        pairs, loss, gradient = sum(map(runs.size, groups)), 0.0, torch.zeros_like(gates)
+        for group in groups:
+            value, slope = runs.slope(group, gates)
+            loss, gradient = loss + value / pairs, gradient + slope / pairs
+            tick(runs.tokens(group))
+        losses.append(loss)
+        scores.grad = steep * (gradient - (steep * gradient).sum() / steep.sum().clamp_min(1e-12))
+        optimiser.step()
+    return losses
+
+
+def competing(
+    scores: Float[Tensor, " edges"], uniform: Float[Tensor, " edges"], size: float
+) -> tuple[Float[Tensor, " edges"], Float[Tensor, " edges"]]:
+    """Hard-concrete gates of scores − t with the threshold t at which they sum to `size`, and their slopes w."""
+    noise = uniform.log() - (-uniform).log1p()
+    low, high = float((scores + noise).min()) - 10, float((scores + noise).max()) + 10
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        above = float(hard_concrete(scores - middle, uniform).sum()) > size
+        low, high = (middle, high) if above else (low, middle)
+    leaf = (scores - (low + high) / 2).requires_grad_()
+    with torch.enable_grad():
+        gates = hard_concrete(leaf, uniform)
+        (steep,) = torch.autograd.grad(gates.sum(), leaf)
+    return gates.detach(), steep
+
+
+def _ranks(scores: Float[Tensor, " edges"]) -> Float[Tensor, " edges"]:
+    """1 − (rank − ½) / edges, the highest score first."""
+    rank = torch.empty(len(scores), dtype=torch.float64)
+    rank[torch.argsort(scores.cpu(), descending=True, stable=True)] = torch.arange(len(scores), dtype=torch.float64)
+    return 1 - (rank + 0.5) / len(scores)

@@ -1,0 +1,89 @@
+"""What can be wrong with a command is found before the model is loaded: names, options, files, folders."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from veracausa.errors import FileError, MethodError
+from veracausa.suggestions import not_known
+
+#: What `discover` takes beside the presets of edges.
+_SCORED_OTHERWISE = ("ifr", "iterated", "learned", "exact")
+
+
+def is_file(name: str) -> bool:
+    """Whether a task's name is meant as a file: it has an ending or a folder, as no built-in task has."""
+    path = Path(name)
+    return bool(path.suffix) or len(path.parts) > 1
+
+
+def require_task(name: str, metric: str | None) -> None:
+    """The task is a built-in one or a file that can be read, and there is such a metric; errors as in `vc.tasks`."""
+    from veracausa.storage.files import at
+    from veracausa.tasks.files import read_pairs
+    from veracausa.tasks.metrics import metric as metric_of
+    from veracausa.tasks.registry import named
+
+    if metric is not None:
+        metric_of(metric)
+    if is_file(name):
+        read_pairs(at(name), metric or "logit_diff")
+    else:
+        named(name, more=("ioi-published",))
+
+
+def units_of(text: str) -> str | list[str]:
+    """A kind of units, or a list of names; UnitError for what is neither."""
+    from veracausa.units.resolve import require_names
+
+    units = text.split(",") if "," in text else text
+    require_names(units)
+    return units
+
+
+def require_edge_method(method: str) -> None:
+    """There is such a method of edges, or way of scoring them; a MethodError otherwise."""
+    from veracausa.estimates.methods import resolve_method
+
+    if method not in _SCORED_OTHERWISE:
+        resolve_method(method, "", "noising", edges=True)
+
+
+def require_method(
+    method: str, units: str | list[str], metric: str | None, baseline: str | None, direction: str, nodes: int | None
+) -> None:
+    """There is such a method of such units, and its options go together; a MethodError otherwise."""
+    from veracausa.estimates.methods import resolve_method
+
+    edges = "edges" in units if isinstance(units, str) else any("->" in name for name in units)
+    if method == "ifr" and edges:
+        return
+    resolve_method(method, metric or "", direction, edges, baseline=baseline, nodes=nodes)
+
+
+def require_selection(edges: int, how: str) -> None:
+    """There is such a way of selecting so many edges; a MethodError otherwise."""
+    from veracausa.circuits.selection.select import HOW
+
+    if how not in HOW:
+        raise MethodError(not_known("how", how, HOW))
+    if edges < 1:
+        raise MethodError(f"n={edges}: a circuit has at least one edge.")
+
+
+def require_folder(out: Path | None) -> None:
+    """Results can be written into this folder, or it can be made; nothing is made yet.
+
+    Raises:
+        FileError: there is a file in its way, or it may not be written.
+    """
+    if out is None:
+        return
+    there = out
+    while not os.path.lexists(there) and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        raise FileError(f"{out} cannot be a folder for results: {there} is a file. Choose another one.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise FileError(f"{out} cannot be a folder for results: {there} may not be written. Choose another one.")

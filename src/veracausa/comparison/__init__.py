@@ -1,1 +1,0 @@
-"""Compare estimates with exact effects: agreement figures, and the study that puts everything together."""

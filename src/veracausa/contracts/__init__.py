@@ -1,0 +1,1 @@
+"""Contracts: what must hold of every model that numbers are given for."""

@@ -1,0 +1,207 @@
+"""Contracts 4, 6 and 13 (see `checks`): circuits, exact effects and slopes of edges, on this very model.
+
+The judge is the bare Hugging Face model, run whole with one plain hook: one reader that alone sees another stream, or
+one write that is replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from veracausa.anatomy.graph import HEAD, INPUT, LOGITS, MLP, WRITER_MLP, K, Q, V
+from veracausa.circuits.knockouts import without_edges, without_writers
+from veracausa.circuits.runs.run_circuits import run_circuits
+from veracausa.effects.exact import exact
+from veracausa.engine.circuit_forward import all_edges_mask
+from veracausa.engine.guard import borrowed, hooks, precision_of
+from veracausa.engine.measure import pair_ids, readout
+from veracausa.engine.reader_change import SITES
+from veracausa.engine.reader_gradients import SITES as READS
+from veracausa.engine.reader_gradients import Reads
+from veracausa.engine.readout import Readout
+from veracausa.engine.sharing import at_rest
+from veracausa.engine.tape import Tape, record_pairs
+from veracausa.engine.writes import write_changes
+from veracausa.estimates.attribute import attribute
+from veracausa.units.edges import Edges
+
+if TYPE_CHECKING:
+    from veracausa.model import Model
+    from veracausa.tasks.task import Task
+
+#: Central difference of sixth order: weights of f(+h) − f(−h), f(+2h) − f(−2h), f(+3h) − f(−3h), over h.
+_STENCIL = (3 / 4, -3 / 20, 1 / 60)
+#: Its step, as a share of the edge's change, by the precision that the model computes in; and where MLPs have corners
+#: (the slope is that of one side of them, so the step must stay there). Rounding is divided by it, curvature grows with
+#: its sixth power.
+_STEPS = {torch.float64: (2e-3, 1e-5), torch.float32: (0.03, 1e-4)}
+
+
+def circuits_equal_bare_runs(lm: Model, task: Task, edges: Edges | None = None) -> float:
+    """Contract 4: the largest error of M of circuits, against bare runs (the clean, the corrupted, one with a hook).
+
+    All edges; none; all but one, for each of `edges` (default: a few of every kind), which `vc.exact` must give, too;
+    all but those out of one writer, for the writers of `edges` other than the input.
+    """
+    task, edges = task[0], _some_edges(lm) if edges is None else edges
+    whole = all_edges_mask(lm.graph)
+    writers = [writer for writer in np.unique(edges.writer).tolist() if writer]
+    masks = [whole, np.zeros_like(whole), *without_edges(whole, edges.writer, edges.reader)]
+    masks += [without_writers(whole, [writer]) for writer in writers]
+    ours = run_circuits(lm, task, masks, show_progress=False).metric[:, 0].tolist()
+    effects = exact(lm, task, units=edges, show_progress=False).values[0].tolist()
+    with _bare(lm, task) as bare:
+        ends = [bare.run(), bare.run(corrupted=True)]
+        alone = [bare.reading(int(w), int(r), [1.0])[0] for w, r in zip(edges.writer, edges.reader, strict=True)]
+        patched = [bare.writing(writer) for writer in writers]
+    wrong = [one - other for one, other in zip(ours, [*ends, *alone, *patched], strict=True)]
+    wrong += [effect - (one - ends[0]) for effect, one in zip(effects, alone, strict=True)]
+    return max(map(abs, wrong))
+
+
+def eap_is_the_slope(lm: Model, task: Task, edges: Edges | None = None) -> float:
+    """Contract 6: the largest error of EAP's scores against central differences of the exact effect of an edge.
+
+    The reader alone sees the stream changed by t times the edge's change, for small t of both signs.
+    """
+    task, edges = task[0], _some_edges(lm) if edges is None else edges
+    scores = attribute(lm, task, units=edges, method="eap", show_progress=False).values[0].tolist()
+    step, worst = _STEPS.get(precision_of(lm.decoder).dtype, (0.3, 0.3))[lm.decoder.has_corners], 0.0
+    scales = [sign * k * step for k in range(1, 1 + len(_STENCIL)) for sign in (1, -1)]
+    with _bare(lm, task) as bare:
+        for score, writer, reader in zip(scores, edges.writer.tolist(), edges.reader.tolist(), strict=True):
+            found = iter(bare.reading(writer, reader, scales))
+            slope = sum(weight * (next(found) - next(found)) for weight in _STENCIL) / step
+            worst = max(worst, abs(score - slope))
+    return worst
+
+
+def readers_sum_to_the_stream(lm: Model, task: Task) -> float:
+    """Contract 13: gradients at the readers of each place of the stream against the backward pass of the modules.
+
+    What a block's attention (or MLP) adds to the stream's gradient is that before it minus that behind it. The two are
+    compared along the change of the stream between the runs, and along its coordinates in reverse order.
+    """
+    task, decoder, worst = task[0], lm.decoder, 0.0
+    with borrowed(decoder):
+        tape = record_pairs(decoder, *pair_ids(lm, task, (0,)), 0, examples=(0,), sites=READS, grad="clean")
+        state, other, closed = tape.clean, tape.corrupted, Reads(decoder, frozen=False)
+        wanted = closed.wanted(state)
+        with torch.enable_grad():
+            metric = readout(lm, task, tape).of_state(state).sum()
+            found = torch.autograd.grad(metric, [*wanted, *state.residual, *state.middle], materialize_grads=True)
+        stream, middle = found[len(wanted) : len(wanted) + lm.layers + 1], found[len(wanted) + lm.layers + 1 :]
+        with torch.no_grad():
+            for reader, gradient in closed.gradients(state, list(found[: len(wanted)])):
+                if reader == lm.graph.readers - 1:
+                    continue
+                layer, kind = int(lm.graph.reader_layer[reader]), lm.graph.reader_kind[reader]
+                own, late = gradient.sum(0), kind == MLP
+                if decoder.blocks[layer].parallel:  # both read the same stream
+                    if not late:
+                        attention = own
+                        continue
+                    own, before, behind = own + attention, stream[layer], stream[layer + 1]
+                else:
+                    before, behind = (middle[layer], stream[layer + 1]) if late else (stream[layer], middle[layer])
+                streams = (run.middle[layer] if late else run.residual[layer] for run in (other, state))
+                change = torch.sub(*streams).to(own.dtype)
+                wrong = own - (before - behind).to(own.dtype)
+                worst = max(worst, *(abs(float((wrong * along).sum())) for along in (change, change.flip(-1))))
+    return worst
+
+
+def _some_edges(lm: Model) -> Edges:
+    """One edge into every kind of reader, early, in the middle and late; heads, MLPs and the input write in turn."""
+    graph, middle, last = lm.graph, lm.layers // 2, lm.layers - 1
+    readers = [(0, Q, 0), (middle, K, 0), (middle, V, lm.kv_heads - 1), (middle, MLP, -1), (last, Q, lm.heads - 1)]
+    readers += [(last, MLP, -1), (lm.layers, LOGITS, -1)]
+    own = np.stack([graph.reader_layer, graph.reader_kind, graph.reader_index], 1)
+    ends = set()
+    for number, key in enumerate(readers):
+        reader = int(np.flatnonzero((own == key).all(1))[0])
+        seen = np.flatnonzero(graph.writer_order <= graph.reader_order[reader])
+        kinds = [seen[graph.writer_kind[seen] == (HEAD, WRITER_MLP, INPUT)[(number + turn) % 3]] for turn in range(3)]
+        ends.add((reader, int(next(found[-1] for found in kinds if len(found)))))
+    reader, writer = np.array(sorted(ends)).T
+    return Edges.of(graph, writer, reader)
+
+
+@dataclass(frozen=True)
+class _Bare:
+    """The bare model on one pair, whole prompts; M of every run."""
+
+    lm: Model
+    ids: tuple[Tensor, Tensor]
+    tape: Tape
+    read: Readout
+
+    def run(self, *handles: Any, rows: int = 1, corrupted: bool = False) -> Any:
+        """M of a run under some hooks; a list, if of several rows."""
+        with hooks(*handles):
+            at_rest(self.lm.decoder)
+            logits = self.lm.hf(self.ids[corrupted].expand(rows, -1), use_cache=False).logits[:, -1]
+        answers = self.read.answers[torch.zeros(rows, dtype=torch.long, device=self.lm.device)]
+        exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if not self.read.metric.vocabulary:
+            exact = exact.gather(1, answers.tokens)
+        reference = None if self.read.reference is None else self.read.reference.expand(rows, -1)
+        found = self.read.metric(exact, answers, reference).tolist()
+        return found if rows > 1 else found[0]
+
+    def change(self, writer: int) -> Float[Tensor, "1 positions width"]:
+        """Write in the corrupted run minus write in the clean run."""
+        first = torch.zeros(1, dtype=torch.long, device=self.lm.device)
+        return write_changes(self.lm.decoder, self.tape.clean, self.tape.corrupted, first + writer, first)
+
+    def writing(self, writer: int) -> float:
+        """M of the clean run in which a head or an MLP writes what it writes in the corrupted run."""
+        graph, delta = self.lm.graph, self.change(writer)
+        block = self.lm.decoder.blocks[graph.writer_layer[writer]]
+        if graph.writer_kind[writer] == HEAD:
+            module = block.attention_post_norm or block.attention_out
+        else:
+            module = block.mlp_post_norm or block.mlp
+        return self.run(module.register_forward_hook(lambda _, __, out: out + delta.to(out.dtype)))
+
+    def reading(self, writer: int, reader: int, scales: Sequence[float]) -> list[float]:
+        """M of clean runs in which a reader alone sees the stream plus t times the change of a write, for each t."""
+        graph, decoder, clean = self.lm.graph, self.lm.decoder, self.tape.clean
+        layer, kind, index = (int(a[reader]) for a in (graph.reader_layer, graph.reader_kind, graph.reader_index))
+        stream = clean.middle[layer] if kind == MLP else clean.residual[layer]
+        times = torch.tensor(scales, device=self.lm.device, dtype=self.lm.score_dtype)[:, None, None]
+        seen, rows = stream + (times * self.change(writer)).to(stream.dtype), len(scales)
+        if kind == LOGITS:
+            handle: Any = decoder.final_norm.register_forward_pre_hook(lambda _, __: (seen,))
+        elif kind == MLP:
+            block = decoder.blocks[layer]
+            new = block.mlp_norm(seen)
+            handle = block.mlp.register_forward_pre_hook(lambda _, __: (new,))
+        else:
+            block, count = decoder.blocks[layer], decoder.heads if kind == Q else decoder.kv_heads
+            own = block.projected(kind, block.projections[kind](block.attention_norm(seen)), count, decoder.head_dim)
+
+            def replace(_: Any, __: Any, output: Tensor) -> Tensor:
+                output = output.clone()
+                block.projected(kind, output, count, decoder.head_dim)[:, :, index] = own[:, :, index]
+                return output
+
+            handle = block.projections[kind].register_forward_hook(replace)
+        found = self.run(handle, rows=rows)
+        return found if rows > 1 else [found]
+
+
+@contextmanager
+def _bare(lm: Model, task: Task) -> Iterator[_Bare]:
+    ids = pair_ids(lm, task, (0,))
+    with borrowed(lm.decoder), torch.no_grad():
+        tape = record_pairs(lm.decoder, *ids, 0, examples=(0,), sites=SITES)
+        yield _Bare(lm, ids, tape, readout(lm, task, tape))

@@ -1,0 +1,257 @@
+"""What a circuit and the ranking that it was selected from are worth on some pairs, beside a random ranking.
+
+Four runs over the same pairs: the circuit; the curve of the ranking; a circuit selected in the same way from a random
+ranking of the same edges; the curve of that ranking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from veracausa.circuits.circuit import Circuit
+from veracausa.circuits.quality.curve import Curve, curve
+from veracausa.circuits.quality.faithfulness import Faithfulness, faithfulness
+from veracausa.circuits.selection.select import select
+from veracausa.discovery.outcome_files import load_curve, load_faithfulness, save_curve, save_faithfulness
+from veracausa.errors import FileError
+from veracausa.scores.scores import Scores
+from veracausa.storage.files import keep
+from veracausa.storage.origin import require_same_ends
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from veracausa.model import Model
+    from veracausa.tasks.measurement import Measurement
+    from veracausa.tasks.task import Task
+
+#: Files of an evaluation in its folder, without their ending.
+CIRCUIT, CURVE, RANDOM, RANDOM_CURVE = "circuit", "curve", "random-circuit", "random-curve"
+_T = TypeVar("_T", Faithfulness, Curve)
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """A circuit on some pairs.
+
+    `name`: of its folder and section. `seen`: how many of the pairs the selection saw, too. `circuit`, `curve`: of the
+    circuit and of the ranking that it comes from; `random`, `random_curve`: the same from a random ranking.
+
+    >>> found = vc.discover(lm, task).evaluation
+    >>> found.circuit.f, found.random.f, found.table()
+    """
+
+    name: str
+    task: Task
+    seen: int
+    circuit: Faithfulness
+    curve: Curve
+    random: Faithfulness
+    random_curve: Curve
+
+    @property
+    def ablation(self) -> str:
+        """What stands in the place of edges that are not kept."""
+        return self.circuit.ablation
+
+    @property
+    def held_out(self) -> str:
+        """In words, whether the selection saw these pairs."""
+        if not self.seen:
+            return "held out: the selection saw none of these pairs"
+        if self.seen == len(self.task):
+            return "not held out: the circuit was selected on these very pairs"
+        return f"not all held out: the selection saw {self.seen:,} of these {len(self.task):,} pairs"
+
+    def table(self) -> pd.DataFrame:
+        """The circuit and its ranking beside the random ones: edges, f, its error, KL, NDF, CPR, CMD, both also log."""
+        import pandas as pd
+
+        rows = []
+        for ranking, one, areas in (
+            (self.curve.method, self.circuit, self.curve),
+            ("random ranking", self.random, self.random_curve),
+        ):
+            rows.append(
+                {
+                    "ranking": ranking,
+                    "edges": one.edges,
+                    "f": one.f,
+                    "stderr": one.stderr(),
+                    "KL": float(one.kl.mean()),
+                    "NDF": float(one.ndf.mean()),
+                    "CPR": areas.cpr,
+                    "CMD": areas.cmd,
+                    "CPR log": areas.cpr_log,
+                    "CMD log": areas.cmd_log,
+                }
+            )
+        return pd.DataFrame(rows)
+
+    def pairs(self) -> pd.DataFrame:
+        """One row per pair: prompts, M of the circuit and of both bare runs, f, KL, NDF, the random circuit's f."""
+        import pandas as pd
+
+        found, task = self.circuit, self.task
+        return pd.DataFrame(
+            {
+                "pair": range(len(task)),
+                "clean": [task.clean_text[i] or "".join(task.tokens(i)[0]) for i in range(len(task))],
+                "corrupted": [task.corrupted_text[i] or "".join(task.tokens(i)[1]) for i in range(len(task))],
+                "metric": found.metric.numpy(),
+                "full": found.measured.clean.numpy(),
+                "none": found.measured.corrupted.numpy(),
+                "f": found.per_example.numpy(),
+                "KL": found.kl.numpy(),
+                "NDF": found.ndf.numpy(),
+                "f random": self.random.per_example.numpy(),
+            }
+        )
+
+    def sizes(self) -> pd.DataFrame:
+        """`Curve.table` of the ranking and of the random one, one below the other."""
+        import pandas as pd
+
+        tables = []
+        for name, one in ((self.curve.method, self.curve), ("random", self.random_curve)):
+            table = one.table()
+            table.insert(0, "scores", name)
+            tables.append(table[table["ranking"] == "signed"] if name == "random" else table)
+        return pd.concat(tables, ignore_index=True)
+
+    def keep(self, folder: Path) -> None:
+        """Write what was run, file by file."""
+        save_faithfulness(self.circuit, folder / f"{CIRCUIT}.safetensors")
+        save_curve(self.curve, folder / f"{CURVE}.safetensors")
+        save_faithfulness(self.random, folder / f"{RANDOM}.safetensors")
+        save_curve(self.random_curve, folder / f"{RANDOM_CURVE}.safetensors")
+
+    def describe(self) -> str:
+        """The figures in a few lines."""
+        table = self.table().round(4).to_string(index=False)
+        return "\n".join([self.task.describe(), self.held_out, self.circuit.describe(), table])
+
+    def __repr__(self) -> str:
+        return self.describe()
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        return f"<pre>{escape(self.describe())}</pre>"
+
+
+def measured(
+    lm: Model,
+    name: str,
+    task: Task,
+    circuit: Circuit,
+    scores: Scores,
+    *,
+    seen: int,
+    sizes: Sequence[float],
+    seed: int,
+    ablation: str = "counterfactual",
+    folder: Path | None,
+    now: Measurement | None = None,
+    show_progress: bool,
+) -> Evaluation:
+    """Run all four, each read from `folder` if it is there; `now`: what the bare model gives, if that is known."""
+    chance = random_ranking(scores, seed)
+
+    bare = cache(lambda: _ends(now or lm.measure(task)))
+
+    def piece(file: str, load: Callable[[Path], _T], save: Callable[[_T, Path], Path], compute: Callable[[], _T]) -> _T:
+        if folder is None:
+            return compute()
+        path = folder / f"{file}.safetensors"
+        if path.exists():
+            found = _of_task(load(path), task, path)
+            require_same_ends(lm, _ends(_measured(found)), bare(), path)
+            return found
+        found = compute()
+        keep(lambda: save(found, path))
+        return found
+
+    def run(one: Circuit) -> Faithfulness:
+        return faithfulness(lm, task, one, ablation=ablation, seed=seed, show_progress=show_progress)
+
+    def walk(ranking: Scores) -> Curve:
+        return curve(lm, task, ranking, sizes=sizes, ablation=ablation, seed=seed, show_progress=show_progress)
+
+    return Evaluation(
+        name=name,
+        task=task,
+        seen=seen,
+        circuit=piece(CIRCUIT, load_faithfulness, save_faithfulness, lambda: run(circuit)),
+        curve=piece(CURVE, load_curve, save_curve, lambda: walk(scores)),
+        random=piece(RANDOM, load_faithfulness, save_faithfulness, lambda: run(alike(circuit, chance))),
+        random_curve=piece(RANDOM_CURVE, load_curve, save_curve, lambda: walk(chance)),
+    )
+
+
+def read(folder: Path, name: str, task: Task, seen: int) -> Evaluation:
+    """An evaluation whose files are all there.
+
+    Raises:
+        FileError: a file is missing, damaged, cut short, or about other pairs.
+    """
+    circuits = [_of_task(load_faithfulness(folder / f"{file}.safetensors"), task, folder) for file in (CIRCUIT, RANDOM)]
+    curves = [_of_task(load_curve(folder / f"{file}.safetensors"), task, folder) for file in (CURVE, RANDOM_CURVE)]
+    return Evaluation(name, task, seen, circuits[0], curves[0], circuits[1], curves[1])
+
+
+def random_ranking(scores: Scores, seed: int) -> Scores:
+    """The same edges in random order, as magnitudes in (0, 1); one ranking for all pairs."""
+    drawn = np.random.default_rng(seed).random((1, len(scores)))
+    return replace(
+        scores,
+        values=torch.as_tensor(drawn, dtype=scores.values.dtype),
+        clean=scores.clean[:1],
+        corrupted=scores.corrupted[:1],
+        method="random",
+        settings={"direction": "noising", "seed": seed, "per_example": False, "unit": "rank"},
+        completeness=None,
+        draw_stderr=None,
+        signed=False,
+        notes=(),
+    )
+
+
+def alike(circuit: Circuit, ranking: Scores) -> Circuit:
+    """What a ranking gives, selected from as the circuit was (by whole ways in place of the integer program)."""
+    settings = circuit.settings
+    how = "connected" if settings["how"] == "optimal" else str(settings["how"])
+    return select(ranking, n=int(settings["asked"]), how=how, prune=bool(settings["pruned"]))
+
+
+def seen_by(task: Task, other: Task) -> int:
+    """How many pairs of a task another one has, too, prompt by prompt."""
+    known = set(zip(other.clean, other.corrupted, strict=True))
+    return sum(pair in known for pair in zip(task.clean, task.corrupted, strict=True))
+
+
+def _measured(found: Faithfulness | Curve) -> Measurement:
+    return (found.signed[0] if isinstance(found, Curve) else found).measured
+
+
+def _ends(measured: Measurement) -> Tensor:
+    return torch.stack([measured.clean, measured.corrupted])
+
+
+def _of_task(found: _T, task: Task, path: Path) -> _T:
+    """What was read, if it is about this task: its pairs, answers and metric."""
+    one = found.signed[0] if isinstance(found, Curve) else found
+    if one.settings.get("task") != task.digest():
+        raise FileError(
+            f"{path} is about {one.settings.get('description', 'another task')!r} ({len(one.metric)} pairs), not about "
+            f"{task.describe()!r}. Delete it and run again."
+        )
+    return found

@@ -1,0 +1,36 @@
+"""Verbs on nouns: the only references that point up the house.
+
+`scores.chart()`, `lm.check()` and `study.save()` are verbs of a later floor that readers look for on the noun. The noun
+may not import them, so it names them here, as strings, and calls through. `docs/architecture.md` has the floors; a test
+opens every door.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+#: Door → "module:function".
+DOORS: dict[str, str] = {
+    "Model.identity": "veracausa.engine.identity:identity",
+    "Model.measure": "veracausa.engine.measure:measure",
+    "Model.check": "veracausa.contracts.checks:check",
+    "Scores.chart": "veracausa.report.charts.charts:scores_chart",
+    "Circuit.chart": "veracausa.report.charts.charts:circuit_chart",
+    "Circuit.prune": "veracausa.circuits.quality.faithfulness:faithfulness",
+    "Curve.chart": "veracausa.report.charts.charts:curve_chart",
+    "AblationStudy.against": "veracausa.behaviour.against:against",
+    "AblationStudy.sentences": "veracausa.behaviour.sentences:study_sentences",
+    "Discovery.save": "veracausa.discovery.files:save_discovery",
+    "Discovery.page": "veracausa.report.pages.discovery:write_page",
+    "Study.save": "veracausa.report.pages.page:save_study",
+}
+
+
+def through(door: str, *given: Any, **named: Any) -> Any:
+    """Call what is behind a door; it is imported now, not before.
+
+    >>> through("Scores.chart", scores, tokens=(), most=200)
+    """
+    module, _, function = DOORS[door].partition(":")
+    return getattr(import_module(module), function)(*given, **named)

@@ -1,0 +1,212 @@
+"""The descent of `optimal`: losses of units at constants, and their gradients, row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from veracausa.cost import Cost
+from veracausa.effects.replacements import Mean
+from veracausa.effects.rows import Rows
+from veracausa.engine.attention import SUFFIX
+from veracausa.engine.bucket import unpatched_metric
+from veracausa.engine.budget import examples_per_batch, rows_per_chunk
+from veracausa.engine.guard import attention_function
+from veracausa.engine.measure import pair_ids, readout
+from veracausa.engine.memory import halving, shrinking
+from veracausa.engine.patches import Place, activation, sites_for
+from veracausa.engine.readout import Readout
+from veracausa.engine.suffix import sweep
+from veracausa.engine.tape import Tape, buckets, record_pairs
+from veracausa.engine.validate import require_sites
+from veracausa.errors import MethodError, NumericsError
+from veracausa.progress import Tick
+from veracausa.tasks.metrics import metric
+from veracausa.typed import require_fields
+from veracausa.units.table import Units, per_layer
+
+if TYPE_CHECKING:
+    from veracausa.model import Model
+    from veracausa.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Constants:
+    """A `Replacement`: the same values at every position, `sites[layer]`."""
+
+    sites: Float[Tensor, "layers site"]
+
+    def rows(
+        self, tape: Tape, place: Place, layer: int, example: Tensor, unit: Tensor | None
+    ) -> Float[Tensor, "rows positions site"]:
+        """See `Replacement.rows`."""
+        return self.sites[layer].expand(len(example), tape.length - tape.start, -1)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Pairs of one length, recorded whole: the KL from their clean run is read off `read`."""
+
+    tape: Tape
+    read: Readout
+
+
+def recorded_parts(lm: Model, task: Task, table: Units, cost: Cost) -> list[Part]:
+    """The task's pairs, recorded from position 0 on, in groups of one length."""
+    parts: list[Part] = []
+
+    def run(start: int, examples: tuple[int, ...]) -> None:
+        ids = pair_ids(lm, task, examples)
+        tape = record_pairs(lm.decoder, *ids, 0, examples=examples, sites=sites_for(table.place), cost=cost)
+        require_sites(lm, tape, table.place)
+        own = readout(lm, task, tape)
+        with attention_function(lm.decoder, SUFFIX):
+            unpatched_metric(lm, tape, tape.clean, own, Cost())
+        reference = lm.decoder.logits(tape.clean.last).log_softmax(-1)
+        parts.append(Part(tape, Readout(lm, metric("neg_kl"), own.answers, reference)))
+
+    halving(buckets(lm.decoder, task.clean, task.corrupted, False, examples_per_batch(lm, task, lm.width)), run)
+    return parts
+
+
+def schedule(sizes: Sequence[int], learning: Learning) -> list[tuple[int, slice]]:
+    """Which group of pairs, and which of them, every step takes."""
+    draw, share = np.random.default_rng(learning.seed), np.array(sizes, dtype=float)
+    steps = []
+    for _ in range(learning.steps):
+        group = int(draw.choice(len(sizes), p=share / share.sum()))
+        first = int(draw.integers(max(1, sizes[group] - learning.batch + 1)))
+        steps.append((group, slice(first, min(first + learning.batch, sizes[group]))))
+    return steps
+
+
+@dataclass(frozen=True, eq=False)
+class Descent:
+    """Units of a table at constants: losses and descent. The model is borrowed, without gradients.
+
+    `start`, `size`: every layer's means, and the root mean square of each unit's activation, [layers, site].
+    """
+
+    lm: Model
+    rows: Rows
+    parts: list[Part]
+    lengths: list[tuple[int, int]]
+    start: Float[Tensor, "layers site"]
+    size: Float[Tensor, "layers site"]
+
+    @classmethod
+    def of(cls, lm: Model, task: Task, table: Units, parts: list[Part], cost: Cost) -> Descent:
+        """Starts from the means over all positions of the task's clean and corrupted prompts."""
+        means = Mean(lm, [*task.clean, *task.corrupted], table.place, False, cost).means
+        start = torch.cat(means)
+        squares = torch.zeros_like(start)
+        tokens = 0
+        for part in parts:
+            for layer in range(len(start)):
+                squares[layer] += activation(part.tape.clean, table.place, layer).square().sum((0, 1))
+            tokens += part.tape.length * len(part.tape.examples)
+        split = (squares / tokens).unflatten(-1, (max(1, per_layer(lm, table.kind)), -1))
+        size = split.mean(-1, keepdim=True).sqrt().expand_as(split).flatten(-2)
+        size = size.clamp_min(1e-6 * float(size.max()))
+        lengths = [(part.tape.length, len(part.tape.examples)) for part in parts]
+        return cls(lm, Rows(lm, task, table, Constants(start), True, None, cost), parts, lengths, start, size)
+
+    @classmethod
+    def planning(cls, lm: Model, task: Task, table: Units, groups: Sequence[tuple[int, tuple[int, ...]]]) -> Descent:
+        """One that can only say what it would cost."""
+        nothing = torch.zeros(0, 0)
+        rows = Rows(lm, task, table, Constants(nothing), True, None, Cost())
+        lengths = [(task.lengths[members[0]], len(members)) for _, members in groups]
+        return cls(lm, rows, [], lengths, nothing, nothing)
+
+    def planned(self, learning: Learning, count: int) -> float:
+        """Token-layers of the losses before, of descent for `count` units of mean depth, and of their losses after."""
+        depth, tokens = self.rows.depth, sum(length * size for length, size in self.lengths)
+        steps = schedule([size for _, size in self.lengths], learning)
+        learned = sum(self.lengths[group][0] * (which.stop - which.start) for group, which in steps)
+        return float(depth.sum() * tokens + count * depth.mean() * (2 * learned + tokens))
+
+    def losses(self, sites: Tensor, units: np.ndarray, tick: Tick) -> Float[Tensor, " units"]:
+        """Mean KL over all pairs of the run with each unit at its constant."""
+        total, count = torch.zeros(len(units), dtype=self.lm.score_dtype), 0
+        column = {int(unit): i for i, unit in enumerate(units)}
+        for part in self.parts:
+            examples = range(len(part.tape.examples))
+            for rows, loss in self._run(part, sites, units, examples, False, tick):
+                where = torch.tensor([column[int(unit)] for unit in rows[:, 1]])
+                total.index_add_(0, where, loss.detach().to("cpu", self.lm.score_dtype))
+            count += len(examples)
+        return (total / count).clamp_min(0)
+
+    def learn(self, learning: Learning, units: np.ndarray, tick: Tick) -> Float[Tensor, "layers site"]:
+        """Constants after descent; those of other units stay as they were."""
+        moved = torch.zeros_like(self.start, requires_grad=True)
+        optimiser = torch.optim.Adam([moved], lr=learning.rate)
+        falling = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, learning.steps)
+        for group, which in schedule([len(part.tape.examples) for part in self.parts], learning):
+            examples = range(which.start, which.stop)
+            sites = (self.start + self.size * moved.detach()).requires_grad_()
+            with torch.enable_grad():
+                for _, loss in self._run(self.parts[group], sites, units, examples, True, tick):
+                    if not torch.isfinite(loss).all():
+                        raise NumericsError("The loss of optimal constants became NaN or infinite: lower the rate.")
+                    (loss.sum() / len(examples)).backward()
+            moved.grad = None if sites.grad is None else self.size * sites.grad
+            optimiser.step()
+            falling.step()
+        return (self.start + self.size * moved).detach()
+
+    def merged(self, found: Tensor, units: np.ndarray) -> Float[Tensor, "layers site"]:
+        """The found constants of these units, the means of all others."""
+        parts = max(1, per_layer(self.lm, self.rows.units.kind))
+        whole = self.start.clone().unflatten(-1, (parts, -1))
+        layer = torch.as_tensor(self.rows.units.layer[units])
+        index = torch.as_tensor(self.rows.units.index[units]).clamp_min(0)
+        whole[layer, index] = found.unflatten(-1, (parts, -1))[layer, index]
+        return whole.flatten(-2)
+
+    def _run(
+        self, part: Part, sites: Tensor, units: np.ndarray, examples: range, backward: bool, tick: Tick
+    ) -> Iterator[tuple[np.ndarray, Tensor]]:
+        """Rows (example, unit) of a part, chunk by chunk, with their KL."""
+        work = replace(self.rows, source=Constants(sites))
+        order = units[np.argsort(work.units.layer[units], kind="stable")]
+        waiting = np.stack(np.meshgrid(np.array(examples), order, indexing="ij"), -1).transpose(1, 0, 2).reshape(-1, 2)
+        length = part.tape.length
+        size = rows_per_chunk(self.lm, length, length, backward)
+        with attention_function(self.lm.decoder, SUFFIX):
+            while len(waiting):
+
+                def attempt(most: int, rows: np.ndarray = waiting) -> Tensor:
+                    joins = work.joins(part.tape, part.tape.clean, rows[:most], 0)
+                    last = sweep(self.lm.decoder, part.tape, part.tape.clean, joins, start=0, backward=backward,
+                                 cost=work.cost)  # fmt: skip
+                    return -part.read(last, torch.as_tensor(rows[:most, 0], device=last.device))
+
+                loss, size = shrinking(size, attempt, f"{length} tokens")
+                rows, waiting = waiting[: len(loss)], waiting[len(loss) :]
+                tick(float(work.depth[rows[:, 1]].sum()) * length * (1 + backward))
+                yield rows, loss
+
+
+@dataclass(frozen=True)
+class Learning:
+    """How optimal constants are learned: Adam's `steps` and `rate` (falling to 0), pairs a step, the seed."""
+
+    steps: int = 60
+    rate: float = 0.05
+    batch: int = 8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_fields(self, globals())
+        if self.steps < 1 or self.batch < 1 or not self.rate > 0:
+            raise MethodError(
+                f"Learning with steps={self.steps}, batch={self.batch}, rate={self.rate}: all must be above 0."
+            )

@@ -1,0 +1,246 @@
+"""What a patched unit is replaced by: the five replacements of a noising run.
+
+* counterfactual: its activation in the corrupted run of the same pair;
+* zero: 0;
+* mean: its mean over a reference set of prompts, position by position where all prompts of set and task have one
+  length, else over all positions of all prompts;
+* resample: its activation in another prompt of the set, of the same length, drawn anew for every (seed, example,
+  unit), so that a number does not depend on which other units were asked for;
+* optimal: the constant that lets the model do best without the unit, learned beforehand (see `optimal_constants`).
+
+The reference set is, unless another task is given, the task's own clean and corrupted prompts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from veracausa.cost import Cost
+from veracausa.engine.patches import Place, activation, sites_for
+from veracausa.engine.tape import State, Tape, record
+from veracausa.engine.validate import require_readable
+from veracausa.errors import MethodError
+from veracausa.suggestions import not_known
+from veracausa.units.table import Units, per_layer
+
+if TYPE_CHECKING:
+    from veracausa.model import Model
+    from veracausa.tasks.task import Task
+
+DIRECTIONS: tuple[str, ...] = ("noising", "denoising")
+ABLATIONS: tuple[str, ...] = ("counterfactual", "zero", "mean", "resample", "optimal")
+
+#: Donor prompts per length that `resample` draws from; bounds memory, and is fixed so that no number depends on it.
+DONORS = 64
+
+
+class Replacement(Protocol):
+    """Values that patched units take, for rows of one bucket at one layer."""
+
+    def rows(
+        self, tape: Tape, place: Place, layer: int, example: Int[Tensor, " rows"], unit: Int[Tensor, " rows"] | None
+    ) -> Float[Tensor, "rows positions site"]:
+        """The whole site's replacement values of each row, at the tape's positions.
+
+        `example[r]` indexes the tape's examples, `unit[r]` the table of units of the call (for draws keyed by what the
+        unit is: its layer, index and position). No `unit`: every part of the site is replaced by its own value.
+        """
+        ...
+
+
+class Learned(Protocol):
+    """Constants of optimal ablation, learned beforehand: an `OptimalConstants`."""
+
+    def require(self, lm: Model, task: Task, units: Units) -> None:
+        """Raise unless the constants are of this model and task, and of all these units."""
+
+    def replacement(self, lm: Model) -> Replacement:
+        """The constants as a `Replacement`."""
+        ...
+
+
+class Counterfactual:
+    """The other run's activations: corrupted when the clean run is patched, clean when the corrupted one is."""
+
+    def __init__(self, noising: bool) -> None:
+        self.noising = noising
+
+    def rows(self, tape: Tape, place: Place, layer: int, example: Tensor, unit: Tensor | None) -> Tensor:
+        """See `Replacement.rows`."""
+        return activation(self.state(tape), place, layer)[example]
+
+    def state(self, tape: Tape) -> State:
+        """The run that replacements are taken from."""
+        return tape.corrupted if self.noising else tape.clean
+
+
+class Zero:
+    """Zeros."""
+
+    def rows(self, tape: Tape, place: Place, layer: int, example: Tensor, unit: Tensor | None) -> Tensor:
+        """See `Replacement.rows`."""
+        like = activation(tape.clean, place, layer)
+        return like.new_zeros(len(example), *like.shape[1:])
+
+
+class Mean:
+    """Means over a reference set; `means[layer]`: [n, site] per position, or [1, site] over positions."""
+
+    def __init__(self, lm: Model, prompts: Sequence[tuple[int, ...]], place: Place, aligned: bool, cost: Cost) -> None:
+        self.means: list[Tensor] = []
+        count = 0
+        for _, state in recorded(lm, prompts, sites_for(place), cost):
+            for layer in range(lm.layers + (place == "residual")):
+                values = activation(state, place, layer).to(torch.promote_types(lm.dtype, torch.float32))
+                total = values.sum(0) if aligned else values.sum((0, 1))[None]
+                if len(self.means) <= layer:
+                    self.means.append(total)
+                else:
+                    self.means[layer] = self.means[layer] + total
+            count += values.shape[0] * (1 if aligned else values.shape[1])
+        self.means = [(total / count).to(lm.dtype) for total in self.means]
+
+    def rows(self, tape: Tape, place: Place, layer: int, example: Tensor, unit: Tensor | None) -> Tensor:
+        """See `Replacement.rows`."""
+        mean = self.means[layer]
+        positions = mean[tape.start : tape.length] if mean.shape[0] > 1 else mean
+        return positions.expand(len(example), tape.length - tape.start, -1)
+
+
+class Resample:
+    """Activations of another prompt of the same length, keyed by (seed, example, unit)."""
+
+    def __init__(
+        self, lm: Model, prompts: Sequence[tuple[int, ...]], task: Task, units: Units, seed: int, cost: Cost
+    ) -> None:
+        self.task, self.seed, place, self.parts = task, seed, units.place, per_layer(lm, units.kind)
+        self.keys = np.stack([units.layer, units.index, units.position], 1) + 1  # −1 stands for "none", keys are ≥ 0
+        self.donors = by_length = donors_of(prompts, seed)
+        if (i := without_donor(task, by_length)) is not None:
+            raise MethodError(
+                f"ablation='resample' needs another prompt of the same length for every example, but there is none "
+                f"of {task.lengths[i]} tokens for pair {i} of {task.name!r}. Add pairs, pass reference=another task, "
+                "or use ablation='mean'."
+            )
+        self.activations: dict[int, list[Tensor]] = {}
+        for length, donors in by_length.items():
+            if length in set(task.lengths):
+                states = [state for _, state in recorded(lm, donors, sites_for(place), cost)]
+                self.activations[length] = [
+                    torch.cat([activation(state, place, layer) for state in states])
+                    for layer in range(lm.layers + (place == "residual"))
+                ]
+
+    def donor(self, example: int, key: Sequence[int]) -> int:
+        """Index of the donor of (example, key of a unit) among those of its length; never a prompt of the pair."""
+        donors = self.donors[len(self.task.clean[example])]
+        own = (self.task.clean[example], self.task.corrupted[example])
+        allowed = [index for index, prompt in enumerate(donors) if prompt not in own]
+        draw = np.random.default_rng([self.seed, example, *key]).integers(len(allowed))
+        return allowed[int(draw)]
+
+    def rows(self, tape: Tape, place: Place, layer: int, example: Tensor, unit: Tensor | None) -> Tensor:
+        """See `Replacement.rows`."""
+        values = self.activations[tape.length][layer][:, tape.start :]
+        examples = [tape.examples[e] for e in example.tolist()]
+        if unit is not None:
+            chosen = [self.donor(e, self.keys[u].tolist()) for e, u in zip(examples, unit.tolist(), strict=True)]
+            return values[torch.tensor(chosen, device=example.device)]
+        keys = [(layer + 1, part + 1 if self.parts else 0, 0) for part in range(max(1, self.parts))]
+        donors = torch.tensor([[self.donor(e, key) for key in keys] for e in examples], device=example.device)
+        split = values.unflatten(-1, (len(keys), -1))
+        return torch.stack([split[donors[:, part], :, part] for part in range(len(keys))], 2).flatten(2)
+
+
+def replacement(
+    lm: Model,
+    task: Task,
+    units: Units,
+    ablation: str,
+    direction: str,
+    reference: Task | None,
+    seed: int,
+    cost: Cost,
+    constants: Learned | None = None,
+) -> Replacement:
+    """The `Replacement` that a call asks for; `constants`: of optimal ablation, learned on this model and task.
+
+    Raises:
+        MethodError: an unknown ablation; denoising with anything but the counterfactual; no donor for resampling; no
+            constants for optimal ablation, or those of another model, task or kind of unit.
+    """
+    require_effect(ablation, direction)
+    if (constants is None) is (ablation == "optimal"):
+        raise MethodError(
+            "ablation='optimal' needs constants=vc.optimal_constants(lm, task, units=…) here."
+            if constants is None
+            else f"constants= are those of ablation='optimal', but ablation is {ablation!r}. Leave one of them out."
+        )
+    if constants is not None:
+        constants.require(lm, task, units)
+        return constants.replacement(lm)
+    if ablation == "counterfactual":
+        return Counterfactual(direction == "noising")
+    if ablation == "zero":
+        return Zero()
+    source = task if reference is None else reference
+    prompts = [*source.clean, *source.corrupted]
+    if ablation == "mean":
+        aligned = len({*source.lengths, *task.lengths}) == 1
+        return Mean(lm, prompts, units.place, aligned, cost)
+    return Resample(lm, prompts, task, units, seed, cost)
+
+
+def require_effect(ablation: str, direction: str) -> None:
+    """Raise MethodError unless both are known and mean something together; asked before anything is run."""
+    for what, value, known in (("ablation", ablation, ABLATIONS), ("direction", direction, DIRECTIONS)):
+        if value not in known:
+            raise MethodError(not_known(what, value, known))
+    if direction == "denoising" and ablation != "counterfactual":
+        raise MethodError(
+            f"direction='denoising' restores a unit's clean value in the corrupted run; there is nothing that "
+            f"ablation={ablation!r} could replace. Use direction='noising', or ablation='counterfactual'."
+        )
+
+
+def donors_of(prompts: Sequence[tuple[int, ...]], seed: int) -> dict[int, list[tuple[int, ...]]]:
+    """Length → the prompts that resampling draws from."""
+    by_length: dict[int, list[tuple[int, ...]]] = {}
+    for prompt in dict.fromkeys(prompts):
+        by_length.setdefault(len(prompt), []).append(prompt)
+    return {n: sorted(found, key=lambda prompt: _key(seed, prompt))[:DONORS] for n, found in by_length.items()}
+
+
+def without_donor(task: Task, donors: dict[int, list[tuple[int, ...]]]) -> int | None:
+    """The first pair that has no other prompt of its length to draw from, if there is one."""
+    for i, (x, y) in enumerate(zip(task.clean, task.corrupted, strict=True)):
+        if all(donor in (x, y) for donor in donors.get(len(x), [])):
+            return i
+    return None
+
+
+def recorded(
+    lm: Model, prompts: Sequence[tuple[int, ...]], sites: Collection[str], cost: Cost
+) -> Iterator[tuple[list[int], State]]:
+    """Record prompts in batches of equal length, whole prompts from position 0: (indices, state) of each batch."""
+    by_length: dict[int, list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        by_length.setdefault(len(prompt), []).append(index)
+    for length, members in by_length.items():
+        most = max(1, 2048 // length)
+        for first in range(0, len(members), most):
+            batch = members[first : first + most]
+            require_readable(lm, [prompts[i] for i in batch])
+            ids = torch.tensor([prompts[i] for i in batch], device=lm.device)
+            yield batch, record(lm.decoder, ids, sites=sites, cost=cost)[0]
+
+
+def _key(seed: int, prompt: tuple[int, ...]) -> bytes:
+    return hashlib.sha256(f"{seed}:{prompt}".encode()).digest()

@@ -1,0 +1,173 @@
+"""Two more exact effects of a unit: when its site has gone already, and through the final stream alone.
+
+    last-in:  F_u = M(run with the whole site replaced) − M(run with the whole site replaced except u)
+    direct:   D_u = M(run whose final stream has u's changed write, all later units as they were) − M(run)
+
+Both have the sign of `vc.exact`, whose E_u is the first-in effect: only u is replaced. Where |F| > |E| the units of a
+site cover for each other; where E − D has the sign opposite to D, later units cover for u.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from veracausa.cost import Cost
+from veracausa.effects.coalitions import coalition_scores, require_joint
+from veracausa.effects.exact import effect_settings, patched
+from veracausa.effects.planning import planned_exact
+from veracausa.effects.replacements import replacement
+from veracausa.effects.rows import Plan, Rows
+from veracausa.engine.readout import Readout
+from veracausa.engine.tape import State, Tape
+from veracausa.errors import MethodError
+from veracausa.scores.scores import Scores
+from veracausa.units.coalitions import Coalitions, require_kind
+from veracausa.units.edges import Edges
+from veracausa.units.resolve import resolve_units
+from veracausa.units.table import Units
+
+if TYPE_CHECKING:
+    from veracausa.model import Model
+    from veracausa.tasks.task import Task
+
+_LAST_IN = "last-in: M(whole layer replaced) − M(whole layer but this unit replaced), with the sign of E"
+_DIRECT = "direct: later units are held at what they were, only the final stream changes"
+
+
+def last_in(
+    lm: Model,
+    task: Task,
+    *,
+    units: str | Sequence[str] | Units = "heads",
+    ablation: str = "counterfactual",
+    direction: str = "noising",
+    reference: Task | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    show_progress: bool = True,
+) -> Scores:
+    """Last-in effects: what a unit still does when all other units of its site (its layer) are replaced already.
+
+    F_u = M(whole site replaced) − M(whole site replaced except u), in units of the metric, with the sign of
+    `vc.exact`. For kinds with one unit a layer it is the exact effect.
+
+    Args:
+        lm, task, ablation, direction, reference, seed, out, show_progress: as for `vc.exact`; with "resample" a site
+            has one donor, keyed by (seed, example, layer).
+        units: a kind, names or a table, at all positions; the site is always the whole layer.
+
+    Returns:
+        `Scores` of method "last-in". Cost: one row for each unit and one for each layer.
+
+    Raises:
+        MethodError: edges, units at single positions, ablation "optimal". Others as for `vc.exact`.
+
+    >>> vc.last_in(lm, task, units="heads").top(5)
+    """
+    table = whole_sites(lm, task, units, "Last-in")
+    every = _all_but(lm, table)
+    scores = coalition_scores(lm, task, every, ablation=ablation, direction=direction, reference=reference, seed=seed,
+                              out=out, show_progress=show_progress)  # fmt: skip
+    layers, site = np.unique(table.layer, return_inverse=True)
+    whole, without = scores.values.split([len(layers), len(table)], 1)
+    return replace(scores, values=whole[:, site] - without, units=table, method="last-in", notes=(_LAST_IN,))
+
+
+def planned_last_in(
+    lm: Model, task: Task, *, units: str | Sequence[str] | Units = "heads", ablation: str = "counterfactual"
+) -> float:
+    """Token-layers that `last_in` will take."""
+    return planned_exact(lm, task, units=_all_but(lm, whole_sites(lm, task, units, "Last-in")), ablation=ablation)
+
+
+def direct(
+    lm: Model,
+    task: Task,
+    *,
+    units: str | Sequence[str] | Units = "heads",
+    ablation: str = "counterfactual",
+    direction: str = "noising",
+    reference: Task | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    show_progress: bool = True,
+) -> Scores:
+    """Direct effects: a unit is replaced, all later units stay as they were, so that only the final stream changes.
+
+    D_u = M(final stream + change of u's write) − M, in units of the metric, read through the live final norm. In
+    post-norm families (Gemma) the write is the layer's, with its norm taken anew. E − D is what later units make of it.
+
+    Args:
+        lm, task, units, ablation, direction, reference, seed, out, show_progress: as for `vc.exact`, without edges.
+
+    Returns:
+        `Scores` of method "direct". Cost: the two recorded runs; a row costs no block, so 0 token-layers.
+
+    Raises:
+        MethodError: edges, ablation "optimal". Others as for `vc.exact`.
+
+    >>> vc.direct(lm, task, units="heads").top(5)
+    """
+    table = resolve_units(lm, units, max(task.lengths))
+    if isinstance(table, Edges):
+        raise MethodError("A direct effect goes to the logits: for edges that is vc.exact of the edges 'u->logits'.")
+
+    require_joint(ablation)
+
+    def plan(cost: Cost) -> Plan:
+        source = replacement(lm, task, table, ablation, direction, reference, seed, cost)
+        return _DirectRows(lm, task, table, source, direction == "noising", None, cost)
+
+    settings = effect_settings(direction, ablation, seed, task, reference)
+    scores = patched(lm, task, table, plan, method="direct", settings=settings, reference=reference, out=out,
+                     show_progress=show_progress)  # fmt: skip
+    return replace(scores, notes=(_DIRECT,))
+
+
+def planned_direct(
+    lm: Model, task: Task, *, units: str | Sequence[str] | Units = "heads", ablation: str = "counterfactual"
+) -> float:
+    """Token-layers that `direct` will take, whatever the units: its rows cost no block."""
+    return planned_exact(lm, task, units=[f"r{lm.layers}"], ablation=ablation)  # nor does a patch of the final stream
+
+
+class _DirectRows(Rows):
+    """Rows that are read off the final stream: nothing behind the patch is run."""
+
+    @property
+    def depth(self) -> np.ndarray:
+        """Blocks that each unit's row runs: none."""
+        return np.zeros(len(self.units))
+
+    def _chunk(self, tape: Tape, base: State, read: Readout, rows: np.ndarray, start: int) -> Tensor:
+        last = []
+        for join in self.joins(tape, base, rows, start):
+            before = (base.middle if join.middle else base.residual)[join.layer]
+            change = join.enter()[:, -1] - before[join.example, -1]
+            last.append(base.last[join.example] + change)
+        return read(torch.cat(last), torch.as_tensor(rows[:, 0], device=self.lm.device)).to("cpu", self.lm.score_dtype)
+
+
+def whole_sites(lm: Model, task: Task, units: str | Sequence[str] | Units, what: str) -> Units:
+    """The table, if its units have a site and are not single positions."""
+    table = resolve_units(lm, units, max(task.lengths))
+    if isinstance(table, Edges) or table.positional:
+        kind = "edges" if isinstance(table, Edges) else f"{table.kind} at single positions"
+        raise MethodError(f"{what} effects are about the units of a whole layer at all positions, not {kind}.")
+    return table
+
+
+def _all_but(lm: Model, table: Units) -> Coalitions:
+    """The whole site of every layer of the table, then the site without each of its units."""
+    parts = require_kind(lm, table.kind)
+    layers = np.unique(table.layer)
+    without = ~table.shares(np.arange(len(table)), parts)
+    weights = np.concatenate([np.ones((len(layers), parts), dtype=bool), without])
+    return Coalitions.of(table.kind, np.concatenate([layers, table.layer]), weights)

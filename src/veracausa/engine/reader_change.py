@@ -1,0 +1,122 @@
+"""What happens when one reader alone sees another stream: its input becomes `residual + Δ` (before its norm).
+
+A query, key or value is recomputed from norm(residual + Δ) by the model's own attention module, and the attention of
+its head (of its key/value group) is run again with everything else as it was: z changes. An MLP is run on the changed
+input. The change of the block's output joins the stream right behind that write (`patches.enter`); all other readers
+still see what they saw. One pass over norm(residual + Δ) serves all queries, keys and values of a block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from veracausa.anatomy import Decoder
+from veracausa.anatomy.graph import LOGITS, MLP, K, Q, V
+from veracausa.cost import Cost
+from veracausa.engine.attention import Past, suffix_attention
+from veracausa.engine.patches import Where, enter
+from veracausa.engine.tape import State, Tape, slice_call
+
+#: What a tape must hold so that readers can be run again.
+SITES = ("z", "attention", "mlp", "queries", "keys", "values")
+#: Reader kind → what the attention function is given.
+_GIVEN = {Q: "queries", K: "keys", V: "values"}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Readers of one run of a bucket, at positions `offset` … (counted from the tape's start)."""
+
+    decoder: Decoder
+    tape: Tape
+    base: State
+    offset: int = 0
+
+    def joins_at(self, layer: int, kind: int) -> tuple[int, bool]:
+        """(layer, middle) where a reader's changed output enters the stream (see `suffix.Join`)."""
+        if kind in _GIVEN:
+            return (layer, True) if not self.decoder.blocks[layer].parallel else (layer + 1, False)
+        return (layer, False) if kind == LOGITS else (layer + 1, False)
+
+    def enter(
+        self,
+        layer: int,
+        kind: Int[Tensor, " rows"],
+        index: Int[Tensor, " rows"],
+        source: Int[Tensor, " rows"],
+        delta: Float[Tensor, "sources positions width"],
+        of: Int[Tensor, " sources"],
+        cost: Cost,
+    ) -> Float[Tensor, "rows positions width"]:
+        """The stream behind readers of one block, all in its attention or all MLPs (or the logits).
+
+        Each row's reader sees one of the changes `delta`: `source[r]`; `of`: the example of each change. `kind` and
+        `index`: what the reader is, and its head or key/value head.
+        """
+        first, example = int(kind[0]), of[source]
+        if first == LOGITS:
+            stream = self.base.residual[layer][example, self.offset :]
+            return stream + delta[source].to(stream.dtype)
+        cost.add(len(delta), delta.shape[1])
+        if first == MLP:
+            at, change = Where("mlp", layer, self.joins_at(layer, first)), self._mlp(layer, delta, of)[source]
+        else:
+            at, change = Where("z", layer, self.joins_at(layer, first)), delta.new_empty(len(source), *delta.shape[1:])
+            found = self.value_change(layer, tuple(kind.unique().tolist()), delta, of)
+            change = change.to(self.base.residual[layer].dtype)
+            for one in found:
+                mine = kind == one
+                change[mine] = self._through(layer, one, index[mine], found[one], source[mine])
+        return enter(self.decoder, self.base, at, example, self.offset, change)
+
+    def value_change(
+        self, layer: int, kinds: tuple[int, ...], delta: Float[Tensor, "sources positions width"], of: Tensor
+    ) -> dict[int, Float[Tensor, "sources positions heads head_dim"]]:
+        """Change of all heads' values z if their queries (keys, values) alone come from residual + Δ, by kind."""
+        decoder, base = self.decoder, self.base
+        block, first = decoder.blocks[layer], self.tape.start + self.offset
+        stream = base.residual[layer][of, self.offset :]
+        own: dict[str, Tensor] = {}
+
+        def keep(query: Tensor, key: Tensor, value: Tensor, **_: Any) -> None:
+            own.update(queries=query, keys=key, values=value)
+
+        past = Past(base.keys[layer][:, :, :first], base.values[layer][:, :, :first], of)
+        call = slice_call(self.tape.calls[layer], self.offset) | {"attention_mask": None, "past": past, "keep": keep}
+        block.attention(block.attention_norm(stream + delta.to(stream.dtype)), **call)
+        kept = {site: base.sites[site][layer][of] for site in _GIVEN.values()}
+        kept["queries"] = kept["queries"][:, :, self.offset :]
+        old = base.sites["z"][layer][of, self.offset :].unflatten(-1, (decoder.heads, -1))
+        changes = {}
+        for kind in kinds:
+            site = _GIVEN[kind]
+            new = own[site]
+            if kind != Q:  # the positions before keep what they have
+                new = torch.cat([kept[site][:, :, : kept[site].shape[2] - new.shape[2]], new], 2)
+            parts = kept | {site: new}
+            read = (parts["queries"], parts["keys"], parts["values"])
+            z, _ = suffix_attention(None, *read, None, **base.attention[layer])
+            given = decoder.found.given(block.attention_out, z.flatten(2))
+            changes[kind] = given.unflatten(-1, z.shape[2:]) - old
+        return changes
+
+    def _through(self, layer: int, kind: int, index: Tensor, change: Tensor, source: Tensor) -> Tensor:
+        """W_O of the heads that each row's reader belongs to."""
+        decoder = self.decoder
+        weights = decoder.blocks[layer].head_weights.unflatten(0, (decoder.heads, -1))
+        share = 1 if kind == Q else decoder.heads // decoder.kv_heads
+        rows = change.new_empty(len(source), change.shape[1], decoder.width)
+        for one in index.unique().tolist():
+            mine, heads = index == one, slice(one * share, (one + 1) * share)
+            rows[mine] = change[source[mine]][:, :, heads].flatten(2) @ weights[heads].flatten(0, 1)
+        return rows
+
+    def _mlp(self, layer: int, delta: Tensor, of: Tensor) -> Tensor:
+        """Change of the MLP module's output."""
+        block, seen = self.decoder.blocks[layer], self.base.middle[layer][of, self.offset :]
+        return block.mlp(block.mlp_norm(seen + delta.to(seen.dtype))) - self.base.sites["mlp"][layer][of, self.offset :]

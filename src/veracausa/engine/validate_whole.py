@@ -1,0 +1,61 @@
+"""Every call compares its longest pair's recorded runs with the bare model's runs of the whole prompts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from veracausa.engine.guard import as_found, borrowed, precision_of
+from veracausa.engine.sharing import from_rest
+from veracausa.engine.validate import rounding
+from veracausa.errors import ContractError
+
+if TYPE_CHECKING:
+    from veracausa.engine.readout import Readout
+    from veracausa.engine.tape import State, Tape
+    from veracausa.model import Model
+    from veracausa.tasks.task import Task
+
+
+def require_whole(lm: Model, task: Task, tape: Tape, read: Readout) -> None:
+    """The longest pair's recorded runs are what the bare model gives for its whole prompts, side by side in one batch.
+
+    No prefix is shared there, no keys and values are kept, and the attention function is the user's: this guard shares
+    nothing with what it guards. It compares the first of the task's longest pairs, once a call for runs that share a
+    prefix and once for runs that do not: 2 · n · L token-layers, which no cost counts, since they are no method's own.
+    (Heads of SmolLM2-135M: 960 beside 30,885 for the published pair, 1,260 beside 218,355 for eight.)
+
+    Raises:
+        ContractError: the logits of the answers differ by more than rounding.
+    """
+    key = tape.length, tape.start > 0
+    with borrowed(lm.decoder) as loan, torch.no_grad():
+        if tape.length < max(task.lengths) or key in loan.verified:
+            return
+        runs = {"clean": (tape.tokens[0], tape.clean), "corrupted": (tape.tokens[1], tape.corrupted)}
+        with from_rest(lm.decoder), as_found(lm.decoder) as hf:
+            ids = torch.cat([prompts[:1] for prompts, _ in runs.values()])
+            logits = hf(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1]
+        for number, (which, (_, state)) in enumerate(runs.items()):
+            _require_alike(lm, task, tape, read, which, state, logits[number : number + 1])
+        loan.verified.add(key)
+
+
+def _require_alike(lm: Model, task: Task, tape: Tape, read: Readout, which: str, state: State, logits: Tensor) -> None:
+    """The first prompt of a recorded run has the bare model's logits at its answers."""
+    tokens, last = read.answers.tokens[:1], state.last[:1].detach()
+    worst = float((lm.decoder.logits(last, tokens) - logits.gather(1, tokens)).abs().max())
+    if worst <= rounding(precision_of(lm.decoder).dtype, 1 + float(logits.abs().max())):
+        return
+    first = torch.zeros(1, dtype=torch.long, device=lm.device)
+    ours, bare = float(read(last, first)), float(read.of_logits(logits, first))
+    how = f"takes its first {tape.start:,} tokens from a run of them alone" if tape.start else "keeps keys and values"
+    raise ContractError(
+        f"The {which} prompt of pair {tape.examples[0]} of {task.name!r} ({tape.length:,} tokens), run whole by the "
+        f"bare {lm.name}, gives {task.metric} = {bare:.6g}; the engine's run, which {how}, gives {ours:.6g} (logits "
+        f"differ by up to {worst:.3g}). Something in the model depends on the prompt's length, or on how it is run, in "
+        "a way that the engine does not know, so nothing is returned. Where the call takes share_prefix=False, try "
+        "that; run lm.check() and report what it prints."
+    )

@@ -1,0 +1,326 @@
+"""Estimates of effects from gradients: one call for every path × rule × combination.
+
+    Ê_u = Σ_positions Δ_u · ḡ_u,   Δ_u = replacement − own value,   ḡ = the path's weighted mean gradient
+
+or, with increments, Σ_k (change of a_u from point to point) · gradient. With the point path this is attribution
+patching (2310.10348); with the layer path integrated gradients, whose scores sum over a layer's site to the effect of
+patching the whole site (Aumann–Shapley). The paths are in `paths`, the names and what cannot be combined in `methods`.
+Beside the two recorded runs, each path costs what `paths.PATHS` says.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from veracausa.cost import Cost
+from veracausa.effects.replacements import Replacement, replacement
+from veracausa.engine.budget import examples_per_batch
+from veracausa.engine.guard import borrowed
+from veracausa.engine.measure import pair_ids, readout
+from veracausa.engine.memory import halving
+from veracausa.engine.patches import depth_behind, site_width, sites_for
+from veracausa.engine.rule import PLAIN
+from veracausa.engine.rules import applied
+from veracausa.engine.tape import buckets, record_pairs
+from veracausa.engine.validate import require_sites
+from veracausa.engine.validate_edges import require_edges
+from veracausa.errors import MethodError
+from veracausa.estimates.flow import flow_routes
+from veracausa.estimates.methods import BASELINES, resolve_method
+from veracausa.estimates.paths import PATHS
+from veracausa.estimates.paths import edge_sums as edge_paths
+from veracausa.estimates.paths.bucket import Bucket, Sums
+from veracausa.estimates.paths.edge_sites import moved, sites_of
+from veracausa.estimates.paths.method import Method
+from veracausa.progress import Tick, progress
+from veracausa.scores.headers import reference_settings
+from veracausa.scores.scores import Completeness, Scores, assemble
+from veracausa.tasks.measurement import Measurement
+from veracausa.units.edges import Edges
+from veracausa.units.resolve import all_units, resolve_units
+from veracausa.units.table import Units
+
+if TYPE_CHECKING:
+    from veracausa.effects.optimal_constants import OptimalConstants
+    from veracausa.model import Model
+    from veracausa.tasks.task import Task
+
+#: A completeness residual over this share of the gap is worth a note.
+COARSE = 0.01
+
+
+def attribute(
+    lm: Model,
+    task: Task,
+    *,
+    units: str | Sequence[str] | Units = "heads",
+    method: str | Method = "atp",
+    direction: str = "noising",
+    baseline: str | None = None,
+    nodes: int | None = None,
+    grid: str | None = None,
+    steps: int | None = None,
+    seed: int | None = None,
+    reference: Task | None = None,
+    constants: OptimalConstants | None = None,
+    show_progress: bool = True,
+) -> Scores:
+    """Estimate the effects that `vc.exact` computes, from gradients, with the same sign.
+
+    Args:
+        lm: the model.
+        task: the prompt pairs and the metric.
+        units: as for `vc.exact`.
+        method: a preset ("atp", "atp-star", "ig", "eap-ig", "conductance", "ceap", "eap-gp", "gradpath-complete",
+            "expected-gradients", "geodesic-ig", "gim", "relp"; of edges "eap" and "qk-exact" for the first two,
+            "eap-ig-activations" for "ig", and "ifr", see `estimates.flow`), or a composed
+            `vc.Method(path=…, rule=…, combine=…)`.
+        direction: "noising" or "denoising", as for `vc.exact`.
+        baseline: what units move towards: "corrupted" (estimates the counterfactual effect), "zero", "mean",
+            "resample" (another prompt's value, as for `vc.exact` with the same seed), "optimal" (learned constants).
+        nodes: points on the path (ig: 16, eap-ig-activations: 5); `steps` is another word for it.
+        grid: "gauss", "trapezoid", "midpoint", "left", "right", "published" (EAP-IG's).
+        steps: see `nodes`.
+        seed: of random draws, which are keyed by (seed, example), and of the resample baseline.
+        reference: prompts for the mean and resample baselines (default: the task's own).
+        constants: of the optimal baseline (default: learned in this call, with `vc.optimal_constants`' defaults).
+        show_progress: show a progress bar.
+
+    Returns:
+        `Scores`, marked "not verified": verify them (`vc.verify`), or compare them with `vc.exact`, before you believe
+        them. With the plain rule and increments they report their completeness residual: a layer's scores sum to the
+        effect of patching its whole site, a unit path's to the unit's effect, and on a path over the input the same
+        increments of the residual stream sum to M(x′) − M(x) at any layer. Other combinations promise no completeness.
+
+    Raises:
+        MethodError: the combination means nothing; says why.
+        UnitError, GapError, NumericsError, OutOfMemoryError, ContractError: as for `vc.exact`.
+
+    >>> estimate = vc.attribute(lm, task, units="heads", method="ig")
+    >>> vc.agreement(estimate, vc.exact(lm, task, units="heads"))
+    """
+    began = time.monotonic()
+    if nodes is not None and steps is not None:
+        raise MethodError("nodes= and steps= are the same number; give one of them.")
+    over = {"baseline": baseline, "nodes": steps if nodes is None else nodes, "grid": grid, "seed": seed}
+    table = resolve_units(lm, units, max(task.lengths))
+    if method == "ifr" and isinstance(table, Edges):
+        if direction != "noising" or reference is not None or any(value is not None for value in over.values()):
+            raise MethodError(
+                "method='ifr' reads shares off the clean run: it has no direction, path, seed or reference."
+            )
+        return flow_routes(lm, task, table, show_progress=show_progress)
+    name, parts = resolve_method(method, task.metric, direction, isinstance(table, Edges), **over)
+    if "graddrop" in parts.rule and lm.layers == 1:
+        raise MethodError(
+            f"graddrop averages over passes that drop another layer's gradient, but {lm.name} has one layer. Use "
+            "rule='plain' or 'qk-exact'."
+        )
+    ablation = BASELINES[parts.baseline]
+    if ablation == "resample" and table.positional:
+        raise MethodError("baseline='resample' draws one prompt a unit: at single positions take vc.exact instead.")
+    cost = Cost(full=sum(task.lengths) * lm.layers)
+    if ablation == "optimal" and constants is None:
+        from veracausa.effects.optimal_constants import optimal_constants
+
+        constants = optimal_constants(lm, task, units=table, show_progress=show_progress)
+        cost += constants.cost
+    with borrowed(lm.decoder):
+        found = _Found.empty(lm, task, table, parts)
+        over_units = all_units(lm, "heads") if isinstance(table, Edges) else table
+        source = replacement(lm, task, over_units, ablation, direction, reference, parts.seed, cost, constants)
+        kept = _kept(lm, table)
+        share = ablation == "counterfactual" and PATHS[parts.path].shares_prefix
+        groups = buckets(lm.decoder, task.clean, task.corrupted, share, examples_per_batch(lm, task, kept))
+        label, total = f"{name} of {len(table):,} {table.kind}", _total(lm, groups, task, parts, table)
+        with progress(label, total, show_progress) as tick:
+
+            def run(start: int, examples: tuple[int, ...]) -> None:
+                _add_bucket(lm, task, source, parts, direction == "noising", start, examples, found, cost, tick)
+
+            halving(groups, run)
+    measured = Measurement(found.clean, found.corrupted)
+    if ablation == "counterfactual":
+        measured.require_gap(task)
+    cost.seconds = time.monotonic() - began
+    completeness = Completeness(found.claimed, found.true) if found.complete else None
+    return assemble(
+        lm,
+        task,
+        found.values,
+        table,
+        measured,
+        method=name,
+        settings={
+            "direction": direction,
+            **parts.settings(),
+            **reference_settings(ablation, task, reference),
+            **(constants.settings() if constants else {}),
+        },
+        cost=cost,
+        completeness=completeness,
+        signed=parts.signed,
+        draw_stderr=found.spread if parts.path == "draws" and parts.nodes > 1 and parts.combine == "mean" else None,
+        notes=(
+            *_rule_notes(parts, table, completeness),
+            *_unconverged(completeness, found, parts),
+            *(constants.sentences if constants is not None else ()),
+        ),
+    )
+
+
+def planned(
+    lm: Model, task: Task, *, units: str | Sequence[str] | Units, method: str | Method, **over: object
+) -> float:
+    """Token-layers that `attribute` will take along the path, without both recorded runs; a MethodError as there."""
+    table = resolve_units(lm, units, max(task.lengths))
+    if method == "ifr" and isinstance(table, Edges):
+        return 0.0  # it reads the recorded run
+    _, parts = resolve_method(method, task.metric, "noising", isinstance(table, Edges), **over)
+    share = BASELINES[parts.baseline] == "counterfactual" and PATHS[parts.path].shares_prefix
+    groups = buckets(lm.decoder, task.clean, task.corrupted, share, examples_per_batch(lm, task, _kept(lm, table)))
+    return _total(lm, groups, task, parts, table)
+
+
+def _kept(lm: Model, table: Units) -> int:
+    """Floats a token that a bucket keeps of each layer beside the stream."""
+    if isinstance(table, Edges):  # what readers are told by, and the writes of both runs
+        return 4 * lm.heads * lm.decoder.head_dim + (2 * (lm.heads + 1) + 3) * lm.width
+    return site_width(lm.decoder, table.place) + lm.width
+
+
+def _add_bucket(
+    lm: Model,
+    task: Task,
+    source: Replacement,
+    parts: Method,
+    noising: bool,
+    start: int,
+    examples: tuple[int, ...],
+    found: _Found,
+    cost: Cost,
+    tick: Tick,
+) -> None:
+    """Record one bucket and walk its path."""
+    units, index = found.units, list(examples)
+    graph: Literal["clean", "corrupted"] = "clean" if noising else "corrupted"
+    point = parts.path == "point"
+    edges = isinstance(units, Edges)
+    qk_exact = "qk-exact" in parts.rule and (edges or units.kind in ("queries", "keys"))
+    sites = sites_for(units.place)
+    if edges:
+        sites = (*edge_paths.SITES, *(edge_paths.PATTERN_SITES if qk_exact else ()))
+    with torch.no_grad(), applied(lm.decoder, parts.backward if point else PLAIN):
+        ids = pair_ids(lm, task, examples)
+        grad = graph if point else None
+        tape = record_pairs(lm.decoder, *ids, start, examples=examples, sites=sites, grad=grad, cost=cost)
+    if edges:
+        require_edges(lm, tape, gradients=True)
+    else:
+        require_sites(lm, tape, units.place)
+    read = readout(lm, task, tape)
+    with torch.no_grad():
+        found.clean[index] = read.of_state(tape.clean).to("cpu", lm.score_dtype)
+        found.corrupted[index] = read.of_state(tape.corrupted).to("cpu", lm.score_dtype)
+    base, other = (tape.clean, tape.corrupted) if noising else (tape.corrupted, tape.clean)
+    bucket = Bucket(
+        lm,
+        tape,
+        base,
+        other,
+        read,
+        units,
+        source,
+        cost,
+        parts,
+        parts.backward,
+        qk_exact,
+        not parts.signed,
+        noising,
+        edge_paths.EdgeSums(units) if isinstance(units, Edges) else None,
+    )
+    sums = Sums.empty(bucket)
+    PATHS[parts.path].walk(bucket, sums, tick)
+    sums.values[:, units.position >= tape.length] = float("nan")
+    found.values[index] = sums.values.cpu()
+    found.claimed[:, index], found.true[:, index] = sums.claimed.cpu(), sums.true.cpu()
+    found.complete = sums.complete
+    if sums.squares is not None:
+        count = parts.nodes
+        variance = (sums.squares / count - sums.values.square()).clamp_min(0) * count / (count - 1)
+        found.spread[index] = (variance / count).sqrt().cpu()
+
+
+@dataclass(eq=False)
+class _Found:
+    """What buckets fill in: scores and their draws' standard errors [examples, units], M of both runs, completeness."""
+
+    units: Units
+    layers: list[int] | list[str]
+    values: Tensor
+    spread: Tensor
+    clean: Tensor
+    corrupted: Tensor
+    claimed: Tensor
+    true: Tensor
+    complete: bool = False
+
+    @classmethod
+    def empty(cls, lm: Model, task: Task, units: Units, parts: Method) -> _Found:
+        layers: list[int] | list[str] = sorted(set(units.layer.tolist()))
+        if isinstance(units, Edges):
+            by_site = PATHS[parts.path].moves == "site"
+            layers = [site.name for site in sites_of(lm.decoder)] if by_site else list(range(lm.layers + 1))
+        values, spread = torch.full((2, len(task), len(units)), float("nan"), dtype=lm.score_dtype)
+        ends = torch.zeros(2, len(task), dtype=lm.score_dtype)
+        return cls(units, layers, values, spread, *ends, *torch.zeros(2, len(layers), len(task), dtype=lm.score_dtype))
+
+
+def _rule_notes(parts: Method, units: Units, completeness: Completeness | None) -> tuple[str, ...]:
+    notes = []
+    if "qk-exact" in parts.rule and units.kind not in ("queries", "keys", "edges"):
+        notes.append(f"{units.kind} have no queries or keys, so rule qk-exact is plain here")
+    if completeness is None:
+        notes.append("no completeness promised by this rule and combination")
+    return tuple(notes)
+
+
+def _unconverged(completeness: Completeness | None, found: _Found, parts: Method) -> tuple[str, ...]:
+    """A note that names the layers whose scores do not sum to what they should: there the grid is too coarse."""
+    if completeness is None:
+        return ()
+    share = completeness.shares(found.clean - found.corrupted)
+    coarse = [f"{layer} ({share[i]:.0%})" for i, layer in enumerate(found.layers) if share[i] > COARSE]
+    if not coarse:
+        return ()
+    what = "sites" if isinstance(found.layers[0], str) else "layers"
+    return (
+        f"not converged with {parts.nodes} nodes in {what} {', '.join(coarse)}: scores there miss the site's effect, "
+        "pair by pair, by that share of the mean |gap|. A coarse grid is another estimate than the converged "
+        "path: raise nodes=",
+    )
+
+
+def _total(lm: Model, groups: list[tuple[int, tuple[int, ...]]], task: Task, parts: Method, units: Units) -> float:
+    """Token-layers that the walk along the path will take, for the progress bar."""
+    tokens = sum((len(task.clean[members[0]]) - start) * len(members) for start, members in groups)
+    path = PATHS[parts.path]
+    depth = {
+        "nothing": lm.layers,
+        "input": lm.layers,
+        "site": sum(
+            [site.depth(lm.layers) for site in moved(lm.decoder, units)]
+            if isinstance(units, Edges)
+            else [depth_behind(lm.decoder, units.place, layer) for layer in set(units.layer.tolist())]
+        ),
+        "unit": 0
+        if isinstance(units, Edges)
+        else sum(depth_behind(lm.decoder, units.place, layer) for layer in units.layer.tolist()),
+    }[path.moves]
+    return tokens * depth * 2 * path.passes(parts) or 1

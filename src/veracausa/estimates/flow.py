@@ -1,0 +1,130 @@
+"""Information flow routes (IFR, 2403.00824): how much of what a reader sees comes from each writer, in the clean run.
+
+    near(u, y_t) = max(0, ‖y_t‖₁ − ‖y_t − w_{u,t}‖₁),   share_v(u, t) = near(u, y_t) / Σ_u′ near(u′, y_t)
+
+y_t is what reader v takes from the stream at position t (before its norm), w_{u,t} writer u's write there. Constants of
+the stream (output biases) are in y, but are no writer. A reader that nothing comes near has shares of 0.
+
+The score of an edge is the mean of its shares over the positions at which its reader is read: all of the clean prompt,
+for the logits the last alone. So the edges into a reader sum to 1 on every pair, whatever its length. (Summed over
+positions instead, long prompts would count more, and every edge into the logits n times less than its like elsewhere.)
+All readers of a block's attention see the same stream, so a writer's edges to them have one and the same share. No
+gradient, no metric and no corrupted prompt comes in: a share says what is there, not what it does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from veracausa.anatomy import Decoder
+from veracausa.anatomy.graph import LOGITS
+from veracausa.cost import Cost
+from veracausa.engine.budget import examples_per_batch
+from veracausa.engine.guard import borrowed
+from veracausa.engine.measure import pair_ids, readout
+from veracausa.engine.memory import halving, memory_errors
+from veracausa.engine.tape import State, buckets, record_pairs
+from veracausa.engine.validate_edges import require_edges
+from veracausa.engine.writes import SITES, writes_until
+from veracausa.progress import progress
+from veracausa.scores.scores import Scores, assemble
+from veracausa.tasks.measurement import Measurement
+from veracausa.units.edges import Edges
+
+if TYPE_CHECKING:
+    from veracausa.model import Model
+    from veracausa.tasks.task import Task
+
+
+@torch.inference_mode(False)
+def flow_routes(lm: Model, task: Task, edges: Edges, *, show_progress: bool = True) -> Scores:
+    """Shares of edges, as `vc.attribute(lm, task, units="edges", method="ifr")` gives them.
+
+    Returns:
+        `Scores`, magnitudes only: [examples, edges], each in [0, 1]. Of an edge at one position: that position's part
+        of the mean, so that positions sum to the edge.
+
+    Raises:
+        GapError, ContractError, NumericsError, OutOfMemoryError: as for `vc.attribute`.
+
+    Cost: one pass over the clean prompts, and one over the corrupted ones for the header's M.
+
+    >>> shares = vc.attribute(lm, task, units="edges", method="ifr")
+    """
+    began, cost = time.monotonic(), Cost(full=sum(task.lengths) * lm.layers)
+    values = torch.full((len(task), len(edges)), float("nan"), dtype=lm.score_dtype)
+    measured = Measurement.blank(len(task), lm.score_dtype)
+    kept = lm.heads * lm.decoder.head_dim + (2 * (lm.heads + 1) + 2) * lm.width
+    groups = buckets(lm.decoder, task.clean, task.corrupted, False, examples_per_batch(lm, task, kept))
+    with borrowed(lm.decoder), torch.no_grad(), progress("information flow", len(task), show_progress) as tick:
+
+        def run(start: int, examples: tuple[int, ...]) -> None:
+            tape = record_pairs(lm.decoder, *pair_ids(lm, task, examples), 0, examples=examples, sites=SITES, cost=cost)
+            read, index = readout(lm, task, tape), list(examples)
+            require_edges(lm, tape)
+            measured.put(examples, read.of_state(tape.clean), read.of_state(tape.corrupted))
+            with memory_errors(f"The writes of {len(examples)} prompts"):
+                values[index] = _of_edges(lm.decoder, tape.clean, edges).to("cpu", lm.score_dtype)
+            tick(len(examples))
+
+        halving(groups, run)
+    measured.require_gap(task)
+    cost.seconds = time.monotonic() - began
+    return assemble(
+        lm,
+        task,
+        values,
+        edges,
+        measured,
+        method="ifr",
+        settings={"direction": "noising", "unit": "share of input"},
+        cost=cost,
+        signed=False,
+        notes=("shares of what a reader sees in the clean run: what is there, not what it does",),
+    )
+
+
+def shares(decoder: Decoder, state: State) -> Iterator[tuple[int, int, Float[Tensor, "writers examples positions"]]]:
+    """(first reader, one behind the last, shares of the writers before them) of every place of the stream."""
+    graph = decoder.graph
+    written = writes_until(decoder, state, graph.writers)
+    places: list[tuple[int, int, Tensor]] = []
+    for layer in range(decoder.layers):
+        at = graph.block(layer)
+        places.append((at.attention.start, at.attention.stop, state.residual[layer]))
+        places.append((at.mlp_reader, at.mlp_reader + 1, state.middle[layer]))
+    places.append((graph.readers - 1, graph.readers, state.residual[-1]))
+    for first, behind, stream in places:
+        own = written[: int((graph.writer_order <= graph.reader_order[first]).sum())]
+        seen = stream.to(own.dtype)
+        near = (seen.abs().sum(-1) - (seen - own).abs().sum(-1)).clamp_min(0)
+        total = near.sum(0)
+        yield first, behind, near / torch.where(total > 0, total, torch.ones_like(total))
+
+
+def _of_edges(decoder: Decoder, state: State, edges: Edges) -> Float[Tensor, "examples edges"]:
+    """Scores of a table's edges on the examples of one recorded run."""
+    graph, positions = decoder.graph, state.residual[0].shape[1]
+    values = state.residual[0].new_zeros(len(state.residual[0]), len(edges), dtype=torch.float64)
+    for first, behind, share in shares(decoder, state):
+        listed = np.flatnonzero((edges.reader >= first) & (edges.reader < behind))
+        if graph.reader_kind[first] == LOGITS:  # read at the last position alone
+            share = torch.cat([torch.zeros_like(share[..., :-1]), share[..., -1:]], -1)
+        else:
+            share = share / positions
+        own = share[torch.as_tensor(edges.writer[listed], device=share.device)].to(values)
+        if edges.positional:
+            at = torch.as_tensor(edges.position[listed], device=share.device)
+            here = own[torch.arange(len(listed), device=share.device), :, at.clamp_max(positions - 1)]
+            own = torch.where((at < positions)[:, None], here, float("nan"))
+        else:
+            own = own.sum(-1)
+        values[:, torch.as_tensor(listed, device=share.device)] = own.T
+    return values

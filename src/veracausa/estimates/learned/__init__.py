@@ -1,0 +1,1 @@
+"""Learned masks: an estimate by descent over gates."""

@@ -1,0 +1,273 @@
+"""Learned masks: which units must stay as they are for the output to stay as it is, all others replaced at once.
+
+Every unit u gets a hard-concrete gate g_u (`estimates.learned.concrete`, which also says how they are learned): the run
+computes g_u · a_u + (1 − g_u) · a_u(x′) in its place (`engine.gates`).
+
+What it says differs from an exact effect. That replaces one unit while all others stand by; a mask replaces most units
+at once and keeps a set that suffices. Of two units that do the same work it may drop either, and a unit that works
+against the behaviour is kept where the loss is the KL divergence, and dropped where it is the metric.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from veracausa.cost import Cost
+from veracausa.engine.gates import GatedPairs, layer_gates
+from veracausa.engine.guard import borrowed
+from veracausa.engine.measure import pair_ids, readout
+from veracausa.engine.memory import halving, memory_errors
+from veracausa.engine.readout import Readout
+from veracausa.engine.tape import buckets, record_pairs
+from veracausa.engine.validate import require_run
+from veracausa.errors import MethodError
+from veracausa.estimates.learned.concrete import (
+    descend,
+    hard_concrete,
+    initial,
+    open_probability,
+    require_keep,
+    require_training,
+    schedule,
+    told,
+)
+from veracausa.progress import progress
+from veracausa.scores.headers import start_settings
+from veracausa.scores.scores import Scores, assemble
+from veracausa.tasks.measurement import Measurement
+from veracausa.tasks.metrics import metric
+from veracausa.units.resolve import resolve_units
+from veracausa.units.table import Units
+
+if TYPE_CHECKING:
+    from veracausa.model import Model
+    from veracausa.tasks.task import Task
+
+_KINDS = ("heads", "mlps", "attention", "neurons")
+
+
+def learn_mask(
+    lm: Model,
+    task: Task,
+    *,
+    units: str | Sequence[str] | Units = "heads",
+    keep: float | int = 0.1,
+    steps: int = 300,
+    lr: float = 0.3,
+    loss: str = "kl",
+    batch: int = 4,
+    start: Scores | None = None,
+    seed: int = 0,
+    show_progress: bool = True,
+) -> Scores:
+    """Learn which units must be kept when all others are replaced by their values in the corrupted run.
+
+    Args:
+        lm: the model.
+        task: the prompt pairs and the metric.
+        units: "heads", "mlps", "attention" or "neurons", summed over positions; or names. Others stay open.
+        keep: the share of the units to keep (a float under 1), or their number (an int).
+        steps: optimiser steps.
+        lr: Adam's step size for log α.
+        loss: "kl" (mean KL from the clean output distribution at the last position) or "metric" (−metric / gap).
+        batch: pairs a step, at least. Each step takes whole groups of pairs of the same length and first difference,
+            of at most so many pairs, in a random order that visits each once before any twice.
+        start: scores of the same units, by any method, whose ranking the gates start from.
+        seed: of the order of pairs and of the gates' noise; a draw depends on (seed, step, example, unit) only.
+        show_progress: show a progress bar.
+
+    Returns:
+        `Scores` of method "mask", magnitudes only: each unit's probability that its gate is open, P(g > 0), so that
+        their sum is the expected number of units kept. The mask is one for all examples: its row is repeated, it
+        has no standard error, and `vc.stability` refuses it. A note gives the loss when exactly the wanted
+        number of units, the likeliest, is open and all others are closed.
+
+    Raises:
+        MethodError: units per position or of the residual stream; `keep`, `loss` or another option out of range.
+        UnitError: `start` is about other units.
+        GapError, NumericsError, OutOfMemoryError, ContractError: as for `vc.attribute`.
+
+    Cost: steps × batch forward and backward passes from the first differing position on.
+
+    >>> mask = vc.learn_mask(lm, task, units="heads", keep=0.1)
+    >>> vc.agreement(mask, vc.exact(lm, task, units="heads"))
+    """
+    began = time.monotonic()
+    table = resolve_units(lm, units, max(task.lengths))
+    count = _require(table, keep, steps, lr, loss, batch)
+    cost = Cost(full=sum(task.lengths) * lm.layers)
+    with borrowed(lm.decoder):
+        parts, measured = _recorded(lm, task, table, batch, cost)
+        measured.require_gap(task)
+        gap = float(measured.gap.mean())
+        runs = _Runs(lm, table, parts, cost, lambda part: part.kl if loss == "kl" else part.metric(gap))
+        log_alpha = initial(lm, table, start).requires_grad_()
+        planned = schedule([runs.size(group) for group in range(len(parts))], steps, batch, seed)
+        label = f"mask over {len(table):,} {table.kind}"
+        with progress(label, sum(runs.tokens(group) for groups in planned for group in groups), show_progress) as tick:
+            share, losses = descend(runs, planned, log_alpha, lr, seed, count / len(table), tick)
+        likeliest = torch.argsort(log_alpha.detach(), descending=True, stable=True)[:count]
+        kl, kept_metric = runs.closed_but(likeliest)
+    cost.seconds = time.monotonic() - began
+    return assemble(
+        lm,
+        task,
+        open_probability(log_alpha.detach()).cpu().expand(len(task), -1).contiguous(),
+        table,
+        measured,
+        method="mask",
+        settings={
+            "direction": "noising",
+            "ablation": "counterfactual",
+            "loss": loss,
+            "keep": count,
+            "steps": steps,
+            "lr": lr,
+            "batch": batch,
+            **start_settings(start),
+            "seed": seed,
+            "unit": "probability",
+            "per_example": False,
+        },
+        cost=cost,
+        signed=False,
+        notes=(
+            f"probability that a unit's gate is open, {told(losses, loss)}; expected share kept {share:.3f}, wanted "
+            f"{count / len(table):.3f}; one mask for all pairs, so no error is known",
+            f"with the {count} likeliest open and all others closed: KL {kl:.3f}, metric {kept_metric:+.3f}",
+        ),
+    )
+
+
+def planned_mask(
+    lm: Model, task: Task, units: str | Units, *, steps: int = 300, batch: int = 4, seed: int = 0
+) -> float:
+    """Token-layers that `learn_mask` will take beside recording both runs; a MethodError where it would raise one."""
+    _require(resolve_units(lm, units, max(task.lengths)), 0.5, steps, 1.0, "kl", batch)
+    groups = buckets(lm.decoder, task.clean, task.corrupted, True, batch)
+    tokens = [(task.lengths[examples[0]] - start) * len(examples) for start, examples in groups]
+    planned = schedule([len(examples) for _, examples in groups], steps, batch, seed)
+    return float(sum(tokens[group] for chosen in planned for group in chosen) * lm.layers * 2)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Pairs that are run together, their metric, and minus the KL of their output to the clean run's."""
+
+    pairs: GatedPairs
+    read: Readout
+    read_kl: Readout
+
+    def kl(self, last: Tensor, rows: Tensor) -> Tensor:
+        """KL from the clean run's output distribution, row by row."""
+        return -self.read_kl(last, rows)
+
+    def metric(self, gap: float) -> Callable[[Tensor, Tensor], Tensor]:
+        """−metric / gap, row by row."""
+        return lambda last, rows: -self.read(last, rows) / gap
+
+
+def _recorded(lm: Model, task: Task, table: Units, batch: int, cost: Cost) -> tuple[list[list[_Part]], Measurement]:
+    """The task's groups, each as one part (several where memory is short), and M of both runs."""
+    groups = buckets(lm.decoder, task.clean, task.corrupted, True, batch)
+    parts: list[list[_Part]] = [[] for _ in groups]
+    group_of = {example: number for number, (_, examples) in enumerate(groups) for example in examples}
+    clean, corrupted = torch.empty(2, len(task), dtype=lm.score_dtype)
+
+    def run(start: int, examples: tuple[int, ...]) -> None:
+        ids, index = pair_ids(lm, task, examples), list(examples)
+        tape = record_pairs(lm.decoder, *ids, start, examples=examples, sites=(table.place,), cost=cost)
+        read = readout(lm, task, tape)
+        reference = lm.decoder.logits(tape.clean.last).log_softmax(-1)
+        part = _Part(
+            GatedPairs.of(lm.decoder, table.place, tape, ids[0]),
+            read,
+            Readout(lm, metric("neg_kl"), read.answers, reference),
+        )
+        rows = torch.arange(len(examples), device=lm.device)
+        opened = torch.ones(len(examples), lm.layers, 1, dtype=lm.score_dtype, device=lm.device)
+        bare = read.of_state(tape.clean)
+        require_run(lm, read(part.pairs.run(opened, rows, cost), rows), bare, tape.clean)
+        clean[index] = bare.to("cpu", lm.score_dtype)
+        corrupted[index] = read.of_state(tape.corrupted).to("cpu", lm.score_dtype)
+        parts[group_of[examples[0]]].append(part)
+
+    with torch.no_grad():
+        halving(groups, run)
+    return parts, Measurement(clean, corrupted)
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """Gated runs of a task's groups: their losses, with gradients, and what remains when a mask is applied."""
+
+    lm: Model
+    table: Units
+    groups: list[list[_Part]]
+    cost: Cost
+    loss: Callable[[_Part], Callable[[Tensor, Tensor], Tensor]]
+
+    def tokens(self, group: int) -> float:
+        """Token-layers of one forward and backward run of a group."""
+        return float(sum(part.pairs.ids.numel() for part in self.groups[group]) * self.lm.layers * 2)
+
+    def size(self, group: int) -> int:
+        """Pairs of a group."""
+        return sum(len(part.pairs) for part in self.groups[group])
+
+    def last(self, part: _Part, rows: Tensor, flat: Float[Tensor, "rows units"]) -> Tensor:
+        """Final residual of a part's pairs under the gates of the table's units."""
+        parts = {"heads": self.lm.heads, "neurons": self.lm.neurons}.get(self.table.kind, 1)
+        layer = torch.as_tensor(self.table.layer, device=flat.device)
+        index = torch.as_tensor(self.table.index, device=flat.device).clamp_min(0)  # an MLP has no index
+        return part.pairs.run(layer_gates(flat, layer, index, (self.lm.layers, parts)), rows, self.cost)
+
+    def gradient(self, group: int, log_alpha: Tensor, noise: Callable[[Sequence[int]], Tensor]) -> tuple[float, Tensor]:
+        """Summed loss of a group and its gradient; in halves where memory is short."""
+        total, losses = torch.zeros_like(log_alpha), [0.0]
+        for part in self.groups[group]:
+
+            def run(start: int, local: tuple[int, ...], part: _Part = part) -> None:
+                rows = torch.tensor(local, device=log_alpha.device)
+                uniform = noise([part.pairs.examples[i] for i in local]).to(log_alpha)
+                with torch.enable_grad(), memory_errors(f"A gated run of {len(local)} prompts"):
+                    last = self.last(part, rows, hard_concrete(log_alpha, uniform))
+                    loss = self.loss(part)(last, rows).sum()
+                    total.add_(torch.autograd.grad(loss, log_alpha)[0])
+                losses.append(float(loss.detach()))
+
+            halving([(0, tuple(range(len(part.pairs))))], run)
+        return sum(losses), total
+
+    @torch.no_grad()
+    def closed_but(self, kept: Int[Tensor, " kept"]) -> tuple[float, float]:
+        """Mean KL and mean metric with these units open and all others of the table closed."""
+        gates = torch.zeros(len(self.table), dtype=self.lm.score_dtype, device=kept.device)
+        gates[kept] = 1
+        kl: list[Tensor] = []
+        value: list[Tensor] = []
+        for part in (part for group in self.groups for part in group):
+            rows = torch.arange(len(part.pairs), device=kept.device)
+            last = self.last(part, rows, gates.expand(len(rows), -1))
+            kl.append(part.kl(last, rows))
+            value.append(part.read(last, rows))
+        return float(torch.cat(kl).mean()), float(torch.cat(value).mean())
+
+
+def _require(table: Units, keep: float | int, steps: int, lr: float, loss: str, batch: int) -> int:
+    """How many units are to be kept; MethodError if an option makes no sense."""
+    if table.kind not in _KINDS or table.positional:
+        what = f"{table.kind} at single positions" if table.positional else table.kind
+        raise MethodError(
+            f"A mask over {what} is not known: gates act on whole {', '.join(_KINDS)}, at all positions. Use one of "
+            "these, vc.learn_edges for all edges, or vc.exact, which knows all units."
+        )
+    require_training(steps, lr, loss, batch)
+    return require_keep(table, keep)

@@ -1,0 +1,39 @@
+"""Straight paths over the input: e + α(e′ − e) for every embedding, on a grid of α or at random draws of it.
+
+EAP-IG's published grid (2403.17806) lies at α = k/m, k = 0 … m − 1, measured from the corrupted end: that end is in
+it, the clean one is not. Draws: α ~ U(0, 1), keyed by (seed, example); their mean is unbiased for Δ · ∫ g dα
+(expected gradients), which is not the exact effect.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from veracausa.estimates.paths.bucket import Bucket, Sums
+from veracausa.estimates.paths.grids import grid
+from veracausa.estimates.paths.network import Points, embeddings, walk_points
+from veracausa.progress import Tick
+
+
+def walk_inputs(bucket: Bucket, sums: Sums, tick: Tick) -> None:
+    """Points of the method's grid."""
+    alphas, weights = grid(bucket.method.grid, bucket.method.nodes, corrupted_at_one=bucket.noising)
+    rows = np.tile(alphas, (len(bucket.tape.examples), 1))
+    walk_points(bucket, _straight(bucket, rows, weights, jvp=bucket.method.grid == "gauss"), sums, tick)
+
+
+def walk_draws(bucket: Bucket, sums: Sums, tick: Tick) -> None:
+    """Points at random α, each example's own."""
+    nodes = bucket.method.nodes
+    rows = np.stack([np.random.default_rng([bucket.method.seed, e]).uniform(size=nodes) for e in bucket.tape.examples])
+    walk_points(bucket, _straight(bucket, rows, np.full(nodes, 1 / nodes), jvp=True), sums, tick)
+
+
+def _straight(bucket: Bucket, alphas: np.ndarray, weights: np.ndarray, jvp: bool) -> Points:
+    base, other = embeddings(bucket)
+    share = torch.as_tensor(alphas, device=base.device, dtype=base.dtype)[:, :, None, None]
+    change = other - base
+    points = base[:, None] + share * change[:, None]
+    increments = bucket.method.combine != "mean"
+    return Points(points, torch.as_tensor(weights, device=base.device), change if jvp and increments else None)

@@ -1,0 +1,57 @@
+"""`Method`: a gradient estimate, composed of a path, a backward rule, a combination and a grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from veracausa.engine.rule import PLAIN, RULES, Rule
+from veracausa.typed import require_fields
+
+
+@dataclass(frozen=True)
+class Method:
+    """A gradient estimate, composed of parts.
+
+    `path`: see `PATHS`. `rule`: see `RULES`. `combine`: see `COMBINATIONS` (on a straight path of the activations
+    themselves all are the same sum, since a_u moves by Δ_u · dα). `baseline`: what units move towards: "corrupted"
+    (their value in the other run), "zero", "mean", "resample", "optimal" (as for `vc.exact`). `nodes`, `grid`: how the
+    path is sampled (nodes: points of a grid or draws, steps of gradpath, segments of a geodesic). `seed`: of draws and
+    of resampling. `descent`: steps that bend a geodesic.
+
+    >>> vc.attribute(lm, task, method=vc.Method(path="inputs", combine="increments", grid="gauss", nodes=8))
+    """
+
+    path: str = "point"
+    rule: str = "plain"
+    combine: str = "mean"
+    baseline: str = "corrupted"
+    nodes: int = 16
+    grid: str = "gauss"
+    seed: int = 0
+    descent: int = 10
+
+    def __post_init__(self) -> None:
+        require_fields(self, globals())
+
+    @property
+    def signed(self) -> bool:
+        """Whether scores have a sign (else they are magnitudes)."""
+        return "graddrop" not in self.rule
+
+    @property
+    def backward(self) -> Rule:
+        """The rule of the backward passes themselves; AtP*'s parts are combined outside them."""
+        return RULES.get(self.rule, PLAIN)
+
+    def settings(self) -> dict[str, object]:
+        """The parts, for headers; only those that the path has."""
+        parts: dict[str, object] = {"path": self.path, "rule": self.rule, "baseline": self.baseline}
+        if self.path != "point":
+            parts |= {"combine": self.combine, "nodes": self.nodes}
+        if self.path in ("inputs", "layer", "unit"):
+            parts["grid"] = self.grid
+        if self.path == "draws" or self.baseline == "resample":
+            parts["seed"] = self.seed
+        if self.path == "geodesic":
+            parts["descent"] = self.descent
+        return parts

@@ -1,0 +1,1 @@
+"""Loading: from an id, a folder or a file to a `Model`."""

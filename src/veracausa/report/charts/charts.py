@@ -1,0 +1,97 @@
+"""One chart of one `Scores`, `Circuit` or `Curve`, for notebooks and the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import altair as alt
+
+from veracausa.report.charts.circuit_drawing import MOST_EDGES
+from veracausa.report.charts.circuits import circuit_part, edges_part
+from veracausa.report.charts.data import Datasets, effects, errors
+from veracausa.report.charts.faithfulness import curves_part
+from veracausa.report.charts.figures import Part, spec_of
+from veracausa.report.charts.maps import limit_of, place_view, shape
+from veracausa.report.charts.theme import LIGHT, Support, Theme
+from veracausa.report.offline import offline
+from veracausa.report.readable import drawable
+from veracausa.units.edges import Edges
+
+if TYPE_CHECKING:
+    from veracausa.circuits.circuit import Circuit
+    from veracausa.circuits.quality.curve import Curve
+    from veracausa.scores.scores import Scores
+
+
+def scores_chart(scores: Scores, *, tokens: Sequence[str] = (), most: int = MOST_EDGES) -> Any:
+    """Scores as an Altair chart.
+
+    Heads: a layer × head map. MLPs, attention layers, residual stream: bars per layer, or a layer × position map if
+    they are per position. Neurons, lists of units, heads per position: the 30 strongest. Edges: the `most` strongest,
+    drawn like a circuit; per position over layers × positions, `tokens` being their texts. Colours and axes are shares
+    of the gap (plain effects where the gap is zero; edges: importances); whiskers are one standard error, where there
+    are several examples. Blue supports the behaviour, orange works against it (grey: magnitudes, without a sign); early
+    layers are at the bottom.
+
+    >>> vc.exact(lm, task).chart().save("heads.png")
+    """
+    if isinstance(scores.units, Edges):
+        return alone(edges_part(Datasets(inline=True), scores, "scores", tokens=tokens, most=most))
+    values, title = effects(scores)
+    spread = errors(scores) if scores.n > 1 else None
+    support = Support.of(scores.direction, scores.signed)
+    pairs = "1 pair" if scores.n == 1 else f"{scores.n} pairs"
+    data = Datasets(inline=True)
+    view = place_view(
+        data, scores.units, {"effect": values}, "effect", "scores", title, limit_of(values), support, stderr=spread
+    )
+    heading = f"{scores.method}: {len(scores):,} {scores.units.kind}"
+    coloured = shape(scores.units) in ("map", "positions")  # the legend says what colours mean
+    lines = [f"{scores.model['name']}, {pairs} · {scores.verified}", *scores.cautions]
+    lines += [] if coloured else [support.value]
+    return alone(Part(heading, view, data, f"{heading}; {support.value}", "\n".join(lines)), 360)
+
+
+def circuit_chart(
+    circuit: Circuit, *, positions: Scores | None = None, tokens: Sequence[str] = (), most: int = MOST_EDGES
+) -> Any:
+    """See `Circuit.chart`."""
+    data = Datasets(inline=True)
+    return alone(circuit_part(data, circuit, "circuit", positions=positions, tokens=tokens, most=most))
+
+
+def curve_chart(curves: Sequence[Curve]) -> Any:
+    """See `Curve.chart`."""
+    return alone(curves_part(Datasets(inline=True), curves, "curve"))
+
+
+def alone(part: Part, width: int = 520, theme: Theme = LIGHT) -> Any:
+    """A part of a page as a chart that stands alone: its data inside, the theme's colours in place of their roles.
+
+    It has no configuration of its own, so it can be layered and put beside others; saved as HTML and in notebooks it
+    holds the library that draws it. `width`: unless the part has one.
+    """
+    with alt.data_transformers.enable(consolidate_datasets=False):  # charts within charts may not hold "datasets"
+        spec = painted(spec_of(part.view), theme.config())
+    title = {"text": part.title, "subtitle": part.subtitle.split("\n"), "anchor": "start", "offset": 10}
+    return offline(alt.Chart.from_dict(drawable({"width": width, **spec, "title": title, "view": {"stroke": None}})))
+
+
+def painted(spec: Any, config: dict[str, Any]) -> Any:
+    """The specification with mark styles and named ranges replaced by what a theme's configuration says they are.
+
+    Data inside it lose their names, which could be those of a chart beside this one.
+    """
+    if isinstance(spec, list):
+        return [painted(item, config) for item in spec]
+    if not isinstance(spec, dict):
+        return spec
+    made = {key: painted(value, config) for key, value in spec.items() if key != "data"}
+    if "data" in spec:
+        made["data"] = {"values": spec["data"]["values"]}
+    if isinstance(made.get("range"), str):
+        made["range"] = config["range"][made["range"]]
+    if "style" in made:
+        made = {**config["style"][made.pop("style")], **made}
+    return made

@@ -1,0 +1,1 @@
+"""Pages: whole offline HTML files, of a study and of a discovery."""

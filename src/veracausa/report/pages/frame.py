@@ -1,0 +1,91 @@
+"""The frame of every page: one offline HTML file with its style, its charts and the library that draws them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+import vl_convert
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
+
+from veracausa.report.charts.figures import Figure, vegalite_version
+from veracausa.report.charts.theme import DARK, FONT, LIGHT
+from veracausa.report.readable import readable
+from veracausa.report.tables import Table
+from veracausa.words import plain, signed, whole
+
+#: What a downloaded file says of where its numbers come from.
+_ABOUT = ("title", "model", "command", "date", "machine", "seconds", "versions")
+
+
+def framed(template: str, figures: Sequence[Figure], tables: Sequence[Table], *, shown: Any, **parts: Any) -> str:
+    """A page as text, made from a template of `assets` that extends frame.html; everything it needs is in it.
+
+    `tables`: what can be downloaded beside the `figures`; `shown`: title, model, command, date, machine, seconds and
+    versions of what the page is about.
+    """
+    environment = Environment(
+        loader=FunctionLoader(_asset), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        finalize=_shown,
+    )  # fmt: skip
+    environment.filters |= {"signed": signed, "plain": plain, "whole": whole}
+    specs: dict[str, Any] = {}
+    whole_figures: dict[str, Any] = {}
+    for figure in figures:
+        if not figure.parts:
+            continue
+        own = {f"{figure.name}-{i}": spec for i, spec in enumerate(figure.specs())}
+        specs |= own
+        whole_figures[figure.name] = {"spec": {**figure.spec(), "datasets": {}}, "parts": list(own)}
+    about = {key: getattr(shown, key) for key in _ABOUT}
+    data = {
+        "specs": specs,
+        "figures": whole_figures,
+        "tables": {table.name: table.records() for table in tables if table.embedded},
+        "about": {**about, "summary": list(parts["summary"])},
+        "themes": {"light": LIGHT.config(), "dark": DARK.config()},
+    }
+    return environment.get_template(template).render(
+        **parts,
+        shown=shown,
+        light=_variables(LIGHT),
+        dark=_variables(DARK),
+        style=Markup(_asset("page.css")),
+        script=Markup(_asset("page.js")),
+        vega=Markup(library()),
+        data=Markup(embed(data)),
+    )
+
+
+def embed(value: Any) -> str:
+    """JSON that may stand inside a <script> element: no character in it can end the element or open a comment."""
+    text = readable(json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _shown(value: Any) -> Any:
+    """What the template writes: texts without characters that no file or page can hold."""
+    return readable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _variables(theme: Any) -> Markup:
+    gradient = ", ".join(theme.diverging)
+    return Markup(
+        f"--ink:{theme.ink};--muted:{theme.muted};--line:{theme.line};--surface:{theme.surface};"
+        f"--accent:{theme.category[0]};--scale:linear-gradient(to right, {gradient});--font:{FONT}"
+    )
+
+
+def library() -> str:
+    """The libraries that draw charts, as one script that may stand inside a <script> element."""
+    code: str = vl_convert.javascript_bundle(vl_version=vegalite_version())  # type: ignore[call-arg]
+    return code.replace("</script", "<\\/script").replace("<!--", "<\\!--")
+
+
+def _asset(name: str) -> str:
+    return (files("veracausa.report") / "assets" / name).read_text(encoding="utf-8")

@@ -1,0 +1,39 @@
+"""Results that hold several `Scores`: one safetensors file with a JSON header, whole or absent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from veracausa.scores.files import unpack_scores
+from veracausa.scores.scores import Scores, pack_scores
+from veracausa.storage.files import at, read_tensors, write_tensors
+from veracausa.storage.schema import reading, record, text
+
+
+def write_all(path: str | Path, kind: str, header: Mapping[str, Any], scores: Mapping[str, Scores]) -> Path:
+    """Write a header and any number of named scores to one file."""
+    packed = {name: pack_scores(one) for name, one in scores.items()}
+    tensors = {f"{name}/{key}": value for name, (_, parts) in packed.items() for key, value in parts.items()}
+    whole = {"own": dict(header), "scores": {name: head for name, (head, _) in packed.items()}}
+    return write_tensors(path, kind, whole, tensors)
+
+
+def read_all(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Scores]]:
+    """What `write_all` wrote.
+
+    Raises:
+        FileError: no such file, damaged, cut short, or of another kind.
+    """
+    whole, tensors = read_tensors(path, kind)
+    with reading(at(path)):
+        scores = {
+            text(name): unpack_scores(
+                head,
+                {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")},
+                at(path),
+            )
+            for name, head in whole["scores"].items()
+        }
+        return record()(whole["own"]), scores

@@ -1,0 +1,152 @@
+"""Score files: safetensors with a JSON header. Data only, never code; whole or absent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from veracausa.anatomy.graph import Graph, graph_of
+from veracausa.scores.scores import _FORMAT, Completeness, Scores
+from veracausa.storage.files import at, read_tensors
+from veracausa.storage.origin import require_same_ends
+from veracausa.storage.schema import (
+    MODEL,
+    TASK,
+    cost,
+    flag,
+    many,
+    one_of,
+    reading,
+    record,
+    require_tensors,
+    text,
+    whole,
+)
+from veracausa.units.edges import Edges
+from veracausa.units.table import INDEXED, KINDS, Units
+
+if TYPE_CHECKING:
+    from veracausa.model import Model
+    from veracausa.tasks.measurement import Measurement
+
+
+def load_scores(path: str | Path) -> Scores:
+    """Read scores that `Scores.save` wrote.
+
+    Raises:
+        FileError: no such file, damaged, cut short, or not a score file.
+
+    >>> vc.load_scores("heads.safetensors").top(5)
+    """
+    return unpack_scores(*read_tensors(path, _FORMAT), at(path))
+
+
+def confirmed(scores: Scores, lm: Model, measured: Measurement, path: Path) -> Scores:
+    """Scores read from a folder of pieces, if they were made with the metric that the bare model has now.
+
+    Raises:
+        FileError: they were not.
+    """
+    now = torch.stack([measured.clean, measured.corrupted])
+    require_same_ends(lm, torch.stack([scores.clean, scores.corrupted]), now, path)
+    return scores
+
+
+_HEADER = record(
+    kind=one_of(*KINDS, "edges"),
+    method=text,
+    settings=record(direction=one_of("noising", "denoising")),
+    model=MODEL,
+    task=TASK,
+    cost=cost,
+    signed=flag,
+    verified=text,
+    notes=many(text),
+)
+_GRAPH = record(layers=whole(1, 1000), heads=whole(1, 1000), kv_heads=whole(1, 1000), parallel=flag)
+
+
+def unpack_scores(header: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> Scores:
+    """What `pack_scores` packed; `path` is for messages.
+
+    Raises:
+        FileError: something is missing, out of range, or does not fit together.
+    """
+    with reading(path):
+        found = _HEADER(header)
+        units = unpack_units(found["kind"], tensors, header["graph"])
+        wanted = {"values": "float examples units", "clean": "float examples", "corrupted": "float examples"}
+        wanted |= {"claimed": "float layers examples", "true": "float layers examples"} if "claimed" in tensors else {}
+        wanted |= {"draw_stderr": "float examples units"} if "draw_stderr" in tensors else {}
+        if not require_tensors(tensors, wanted, units=len(units))["examples"]:
+            raise ValueError("it has no examples")
+        return Scores(
+            values=tensors["values"],
+            units=units,
+            clean=tensors["clean"],
+            corrupted=tensors["corrupted"],
+            completeness=Completeness(tensors["claimed"], tensors["true"]) if "claimed" in tensors else None,
+            draw_stderr=tensors.get("draw_stderr"),
+            **{name: found[name] for name in ("method", "settings", "model", "task", "cost", "signed", "verified")},
+            notes=found["notes"],
+        )
+
+
+def unpack_units(kind: str, tensors: dict[str, Tensor], graph: Any = None) -> Units:
+    """The table of units in the tensors "layer", "index" and "position"; `graph`: that of edges, as a header has it.
+
+    Raises:
+        KeyError, ValueError: a column is missing, or names no unit.
+    """
+    require_tensors(tensors, dict.fromkeys(("layer", "index", "position"), "index units"))
+    layer, index, position = (tensors[name].numpy() for name in ("layer", "index", "position"))
+    if not len(layer) or (layer < 0).any() or (layer > 1000).any() or (position > 1 << 31).any():
+        raise ValueError("its units are none, or in no layer that a model has")
+    if len({*map(bool, position < 0)}) > 1:
+        raise ValueError("some of its units have a position, and others have none")
+    if kind == "edges":
+        units: Units = Edges("edges", layer, index, position, unpack_graph(graph))
+        _require_edges(units)  # type: ignore[arg-type]
+    else:
+        units = Units(one_of(*KINDS)(kind), layer, index, position)
+        if ((index < 0) != (kind not in INDEXED)).any() or (index > 10_000_000).any():
+            raise ValueError(f"an index is none of {kind}")
+    if len(set(units.keys)) < len(units):
+        raise ValueError("a unit is many twice")
+    return units
+
+
+def unpack_graph(sizes: Any) -> Graph:
+    """The graph of a header; ValueError if it is none."""
+    found = _GRAPH(sizes)
+    graph = graph_of(*(found[name] for name in ("layers", "heads", "kv_heads", "parallel")))
+    if graph.heads % graph.kv_heads:
+        raise ValueError(f"{graph.heads} heads cannot share {graph.kv_heads} key/value heads")
+    if graph.writers * graph.readers > 1e9:
+        raise ValueError(f"{graph.writers:,} × {graph.readers:,} edges are more than any model has")
+    return graph
+
+
+def _require_edges(edges: Edges) -> None:
+    """Raise ValueError unless every row of the table is an edge of its graph."""
+    graph = edges.graph
+    if (edges.index < 0).any() or (edges.index >= graph.writers * graph.readers).any():
+        raise ValueError("an edge is not in its graph")
+    if (edges.layer != graph.reader_layer[edges.reader]).any():
+        raise ValueError("an edge's layer is not that of its reader")
+    if (graph.writer_order[edges.writer] > graph.reader_order[edges.reader]).any():
+        raise ValueError("an edge's reader lies before its writer")
+
+
+def same_table(scores: Mapping[str, Scores]) -> None:
+    """Raise ValueError unless scores are of the same units and of as many pairs."""
+    first = next(iter(scores.values()), None)
+    if first is None:
+        raise ValueError("it holds no scores")
+    for name, one in scores.items():
+        if (one.units.kind, one.units.keys, one.n) != (first.units.kind, first.units.keys, first.n):
+            raise ValueError(f"the scores {name!r} are of other units or pairs")

@@ -1,0 +1,391 @@
+"""`Scores`: numbers about units, per example, with everything that says what they are."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from veracausa.cost import Cost
+from veracausa.doors import through
+from veracausa.engine.guard import precision_of
+from veracausa.errors import GapError, MethodError
+from veracausa.statistics.gaps import cautions
+from veracausa.statistics.means import standard_error
+from veracausa.statistics.ratios import ratios
+from veracausa.storage.files import write_tensors
+from veracausa.tasks.metrics import compares_answers
+from veracausa.units.edges import Edges
+from veracausa.units.table import Units
+from veracausa.words import settings_in_words
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import altair
+    import pandas as pd
+
+    from veracausa.model import Model
+    from veracausa.tasks.measurement import Measurement
+    from veracausa.tasks.task import Task
+
+NOT_VERIFIED = "not verified"
+#: `Scores.unit` of effects.
+METRIC = "metric"
+#: Mean gaps under this are 0.
+_ZERO = 1e-12
+
+
+@dataclass(frozen=True)
+class Completeness:
+    """Σ of scores against the true change that they should add up to, per layer and example.
+
+    `claimed`, `true`: [layers, examples], in units of the metric. The residual is the quadrature's error: it falls as
+    nodes are added.
+    """
+
+    claimed: Float[Tensor, "layers examples"]
+    true: Float[Tensor, "layers examples"]
+
+    @property
+    def residual(self) -> Float[Tensor, " layers"]:
+        """Mean over examples of |Σ scores − true change|, layer by layer: opposite signs do not cancel."""
+        return (self.claimed - self.true).abs().mean(1)
+
+    def shares(self, gap: Float[Tensor, " examples"]) -> Float[Tensor, " layers"]:
+        """Mean |residual| / mean |gap|, layer by layer; infinite where every gap is 0 and something is left."""
+        return self.residual / gap.abs().mean()
+
+    def relative(self, gap: Float[Tensor, " examples"]) -> float:
+        """The largest mean |residual| of any layer, in units of the mean |gap|."""
+        return float(self.shares(gap).max())
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Effects or estimates of effects, example by example.
+
+    `values`: float32 (float64 for a float64 model) [examples, units], in units of the metric; noising: negative means
+    that the unit supported the behaviour; denoising: positive does. NaN: the example has no such position. `clean`,
+    `corrupted`: M(x), M(x′) of every example. `draw_stderr`: for methods with random draws, each value's standard error
+    over its draws (`stderr()` is over examples, and holds the draws' spread, too). `settings`: direction, ablation or
+    baseline, reference set, nodes, seed, and `unit` where the values are not in units of the metric. `verified`: "exact
+    effects", the words "not verified", or what was compared.
+
+    >>> exact = vc.exact(lm, task, units="heads")
+    >>> exact.top(5)
+    """
+
+    values: Float[Tensor, "examples units"]
+    units: Units
+    method: str
+    settings: dict[str, Any]
+    model: dict[str, str]
+    task: dict[str, Any]
+    clean: Float[Tensor, " examples"]
+    corrupted: Float[Tensor, " examples"]
+    cost: Cost
+    completeness: Completeness | None = None
+    signed: bool = True
+    draw_stderr: Float[Tensor, "examples units"] | None = None
+    verified: str = NOT_VERIFIED
+    notes: tuple[str, ...] = field(default=())
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+    @property
+    def n(self) -> int:
+        """Number of examples."""
+        return self.values.shape[0]
+
+    @property
+    def direction(self) -> str:
+        """ "noising" or "denoising"."""
+        return str(self.settings["direction"])
+
+    @property
+    def unit(self) -> str:
+        """What the values are: "metric" (effects on it), "probability", "share of input" or "rank".
+
+        Only effects on the metric are shares of the gap; the others are shown as they are.
+        """
+        return str(self.settings.get("unit", METRIC))
+
+    @property
+    def per_example(self) -> bool:
+        """Whether every example has scores of its own; if not, one row is repeated, and nothing tells its error."""
+        return self.settings.get("per_example") is not False
+
+    @property
+    def gap(self) -> Float[Tensor, " examples"]:
+        """M(x) − M(x′) of every example."""
+        return self.clean - self.corrupted
+
+    def mean(self) -> Float[Tensor, " units"]:
+        """Mean over the examples that have the unit's position."""
+        return self.values.nanmean(0)
+
+    def stderr(self) -> Float[Tensor, " units"]:
+        """Standard error of `mean`; NaN for a single example, and where scores are one for all examples."""
+        return standard_error(self.values) if self.per_example else self._unknown()
+
+    def _unknown(self) -> Float[Tensor, " units"]:
+        return torch.full((len(self),), float("nan"), dtype=self.values.dtype)
+
+    def importance(self) -> Float[Tensor, " units"]:
+        """Mean effect, signed so that positive supports the behaviour: −E for noising, +E for denoising.
+
+        Scores that are magnitudes only are their own importance.
+        """
+        if not self.signed:
+            return self.mean()
+        return -self.mean() if self.direction == "noising" else self.mean()
+
+    def normalised(self) -> Float[Tensor, " units"]:
+        """Mean effect / mean gap: the share of the behaviour that goes through the unit (a ratio of means).
+
+        Both means are over the examples that have the unit's position.
+
+        Raises:
+            GapError: the mean gap is zero, or inverted: there is no behaviour that a unit could have a share of.
+            MethodError: the values are no effects on the metric (`unit`).
+        """
+        self._require_shares()
+        return self.scaled()
+
+    def normalised_stderr(self) -> Float[Tensor, " units"]:
+        """Standard error of `normalised` over examples, to first order (`statistics.ratios`).
+
+        NaN where it is not known: a single example, scores that are one for all, a mean gap that is not told from 0.
+
+        Raises:
+            GapError, MethodError: as `normalised`.
+        """
+        self._require_shares()
+        return self.scaled_stderr()
+
+    def scaled(self) -> Float[Tensor, " units"]:
+        """Means on the scale on which scores are compared: over the mean gap, whatever its sign; else as they are.
+
+        Raises:
+            GapError: the mean gap is zero.
+        """
+        return self._scaled[0]
+
+    def scaled_stderr(self) -> Float[Tensor, " units"]:
+        """Standard errors of `scaled`; NaN where they are not known."""
+        return self._scaled[1]
+
+    @cached_property
+    def _scaled(self) -> tuple[Float[Tensor, " units"], Float[Tensor, " units"]]:
+        if self.unit != METRIC:
+            return self.mean(), self.stderr()
+        if float(self.gap.mean().abs()) < _ZERO:
+            raise GapError("The mean gap is zero, so effects have no share of it; use `mean()`.")
+        ratio, error, _ = ratios(self.values, self.gap)
+        ratio = ratio.to(self.values.dtype)
+        return ratio, error.to(self.values.dtype) if self.per_example else self._unknown()
+
+    @property
+    def has_shares(self) -> bool:
+        """Whether values are shares of a gap that there is: effects on the metric, and a mean gap over 0."""
+        return self.unit == METRIC and float(self.gap.mean()) >= _ZERO
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """What to tell with every figure of these scores: about the gap (`statistics.gaps.cautions`), and pooling."""
+        told = cautions(self.clean, self.corrupted, compares=compares_answers(self.task["metric"]))
+        return (*told, self.pooled) if self.pooled else told
+
+    @property
+    def pooled(self) -> str:
+        """That positions of prompts of several lengths are pooled by their index; nothing where they are not."""
+        short, long = self.task.get("lengths", (0, 0))
+        if short == long or not self.units.positional:
+            return ""
+        return (
+            f"positions of prompts of {short} to {long} tokens are pooled by their index from the first token on: "
+            "one index need not be one place in the sentence, and late ones are those of long prompts alone"
+        )
+
+    def _require_shares(self) -> None:
+        if self.unit != METRIC:
+            raise MethodError(
+                f"Values of {self.method} are in units of {self.unit}, not effects on the metric, so they are no "
+                "shares of the gap; use `mean()`."
+            )
+        if float(self.gap.mean()) <= -_ZERO:
+            raise GapError(
+                f"The gap is inverted: mean metric {float(self.clean.mean()):+.3g} clean and "
+                f"{float(self.corrupted.mean()):+.3g} corrupted, on {int((self.gap < 0).sum()):,} of {self.n:,} pairs "
+                "the wrong way round. There is no behaviour that a unit could have a share of: check the answers and "
+                "which prompt is the clean one, or use `mean()`."
+            )
+
+    def ranking(self, by: str = "abs_mean") -> list[int]:
+        """Units from the strongest: by |mean E| ("abs_mean"), mean |E| ("mean_abs") or importance ("importance")."""
+        keys = {
+            "abs_mean": self.mean().abs(),
+            "mean_abs": self.values.abs().nanmean(0),
+            "importance": self.importance(),
+        }
+        if by not in keys:
+            raise MethodError(f"by={by!r} is not a ranking. Known: {', '.join(keys)}.")
+        last = keys[by].nan_to_num(nan=-torch.inf)  # units that no example has
+        return torch.argsort(last, descending=True, stable=True).tolist()
+
+    def top(self, k: int = 10, *, by: str = "abs_mean") -> pd.DataFrame:
+        """The k strongest units as a table."""
+        chosen = self.ranking(by)[:k]
+        return self.to_pandas().iloc[chosen].reset_index(drop=True)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row per unit: name, layer, head/neuron, position (those that apply), effect, stderr, share of the gap.
+
+        No share where there is none (`has_shares`).
+        """
+        table = self.units.table()
+        table["effect"] = self.mean().numpy()
+        table["stderr"] = self.stderr().numpy()
+        if self.has_shares:
+            table["share"] = self.normalised().numpy()
+        return table
+
+    def chart(self, *, tokens: Sequence[str] = (), most: int = 200) -> altair.Chart | altair.LayerChart:
+        """The scores as an Altair chart: a layer × head map, bars, a ranking, or the `most` strongest edges drawn.
+
+        `tokens`: texts of the positions of edges at positions, e.g. `task.tokens(0)[0]`.
+        """
+        drawn: altair.Chart | altair.LayerChart = through("Scores.chart", self, tokens=tokens, most=most)
+        return drawn
+
+    def save(self, path: str | Path) -> Path:
+        """Write a safetensors file with a JSON header, whole or not at all; `vc.load_scores` reads it."""
+
+        return save_scores(self, path)
+
+    def describe(self) -> str:
+        """What these numbers are, in one line each: model, task, method, sign, n, cost, verified or not."""
+        sign = {
+            "noising": "E = M(clean, unit replaced) − M(clean); negative: the unit supported the behaviour",
+            "denoising": "E = M(corrupted, unit restored) − M(corrupted); positive: the unit supports the behaviour",
+        }[self.direction]
+        plural = "" if self.n == 1 else "s"
+        lines = [
+            f"{self.method} · {len(self):,} {self.units.kind} · {settings_in_words(self.settings)}",
+            f"model   {self.model['source']}",
+            f"task    {self.task['description']}",
+            f"sign    {sign}" if self.signed else "sign    magnitudes only",
+            f"n       {self.n} pair{plural}; metric {self.clean.mean():+.3f} clean, "
+            f"{self.corrupted.mean():+.3f} corrupted",
+            *(f"caution {caution}" for caution in self.cautions),
+            f"cost    {self.cost.token_layers:,} token-layers = {self.cost.forward_equivalents:,.1f} forward passes, "
+            f"{self.cost.seconds:.1f} s",
+            f"trust   {self.verified}",
+        ]
+        if self.completeness is not None:
+            worst = self.completeness.relative(self.gap)
+            most = float(self.completeness.residual.max())
+            lines.append(
+                f"sum     completeness: mean |Σ scores − true change| at most {most:.3g}, {worst:.2%} of the mean "
+                "|gap|, in any layer"
+            )
+        return "\n".join([*lines, *(f"note    {note}" for note in self.notes)])
+
+    def __repr__(self) -> str:
+        return f"{self.describe()}\n{self.top(10).to_string(index=False, float_format=lambda x: f'{x:+.4f}')}"
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        return f"<pre>{escape(self.describe())}</pre>{self.top(10).to_html(index=False, float_format='{:+.4f}'.format)}"
+
+
+def assemble(
+    lm: Model,
+    task: Task,
+    values: Tensor,
+    units: Units,
+    measured: Measurement,
+    *,
+    method: str,
+    settings: dict[str, Any],
+    cost: Cost,
+    model: dict[str, str] | None = None,
+    **extra: Any,
+) -> Scores:
+    """Scores of a finished computation, with the headers of its model (as it was at `model`, or is now) and task.
+
+    A note says so where the model computes more coarsely than its weights are.
+    """
+    extra["notes"] = (*extra.get("notes", ()), *precision_of(lm.decoder).notes)
+    return Scores(
+        values=values,
+        units=units,
+        method=method,
+        settings=settings,
+        model=model or lm.header(),
+        task=task_header(task),
+        clean=measured.clean,
+        corrupted=measured.corrupted,
+        cost=cost,
+        **extra,
+    )
+
+
+def task_header(task: Task) -> dict[str, Any]:
+    """What a file or page says about its task."""
+    return {
+        "name": task.name,
+        "description": task.describe(),
+        "digest": task.digest(),
+        "metric": task.metric,
+        "n": len(task),
+        "lengths": [min(task.lengths), max(task.lengths)],
+    }
+
+
+_FORMAT = "veracausa-scores-2"
+
+
+def save_scores(scores: Scores, path: str | Path) -> Path:
+    """See `Scores.save`."""
+    return write_tensors(path, _FORMAT, *pack_scores(scores))
+
+
+def pack_scores(scores: Scores) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Scores as the header and the tensors of a file."""
+    from veracausa.version import __version__
+
+    header = {
+        "version": __version__,
+        "kind": scores.units.kind,
+        "graph": asdict(scores.units.graph) if isinstance(scores.units, Edges) else None,
+        "method": scores.method,
+        "settings": scores.settings,
+        "model": scores.model,
+        "task": scores.task,
+        "cost": scores.cost.to_dict(),
+        "signed": scores.signed,
+        "verified": scores.verified,
+        "notes": list(scores.notes),
+    }
+    tensors = {
+        "values": scores.values,
+        "clean": scores.clean,
+        "corrupted": scores.corrupted,
+        "layer": torch.from_numpy(scores.units.layer.astype("int64")),
+        "index": torch.from_numpy(scores.units.index.astype("int64")),
+        "position": torch.from_numpy(scores.units.position.astype("int64")),
+    }
+    if scores.completeness is not None:
+        tensors |= {"claimed": scores.completeness.claimed, "true": scores.completeness.true}
+    if scores.draw_stderr is not None:
+        tensors["draw_stderr"] = scores.draw_stderr
+    return header, tensors

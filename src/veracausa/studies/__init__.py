@@ -1,0 +1,1 @@
+"""Studies: many questions about one task in one call, compared with each other."""

@@ -1,0 +1,233 @@
+"""Which method to take: every estimate beside the exact effects, with what it costs, within a budget of time.
+
+Exact effects come first (heads and other small kinds: all; neurons: the strongest by `atp` and a uniform sample of the
+rest). Then the methods run from the cheapest to the dearest as long as the budget lasts, each kind of unit on its own;
+what does not fit is listed as left out, with the time that it would have taken.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from veracausa.effects.exact import exact
+from veracausa.engine.guard import borrowed
+from veracausa.errors import MethodError, TaskError, UnitError
+from veracausa.estimates.attribute import planned
+from veracausa.estimates.kept import kept
+from veracausa.estimates.learned.masks import planned_mask
+from veracausa.estimates.methods import PRESETS
+from veracausa.progress import duration
+from veracausa.scores.scores import Scores
+from veracausa.spared import spared
+from veracausa.storage.environment import command, machine, versions
+from veracausa.storage.files import at
+from veracausa.studies.frontier import advice
+from veracausa.studies.neurons import choose_neurons
+from veracausa.studies.results import Panel, Section, Study
+from veracausa.studies.summary import called
+from veracausa.suggestions import did_you_mean
+from veracausa.units.table import KINDS
+
+if TYPE_CHECKING:
+    from veracausa.model import Model
+    from veracausa.tasks.task import Task
+
+#: Points on the layer path here: enough for a residual far below a percent, a third of the preset's price.
+_NODES = {"ig": 5}
+
+#: What is compared: every preset, and the learned mask.
+COMPARED = (*PRESETS, "mask")
+
+
+def compare(
+    lm: Model,
+    task: Task | Sequence[Task],
+    *,
+    units: Sequence[str] = ("heads", "neurons"),
+    methods: str | Sequence[str] = "all",
+    budget: float | None = None,
+    neurons: int = 500,
+    sample: int = 300,
+    seed: int = 0,
+    out: str | Path | None = None,
+    show_progress: bool = True,
+) -> Study:
+    """Compare methods with exact effects on a behaviour: agreement, wrong signs, cost, stability, completeness.
+
+    Args:
+        lm: the model.
+        task: one task, or several: each becomes a section of the report.
+        units: kinds of units ("heads", "neurons", "mlps", "attention", "residual", "queries", "keys", "values").
+        methods: "all" (every preset and the learned "mask"), or names of them.
+        budget: minutes; a method whose time would exceed what is left is left out and listed (None: no limit). Exact
+            effects and the first method are always computed.
+        neurons: exact effects of this many neurons, the strongest by `atp`.
+        sample: exact effects of this many more neurons, drawn at random among the rest.
+        seed: for the random sample and random draws.
+        out: keep finished pieces here, so that an interrupted comparison continues; `Study.save(out)` writes the page.
+        show_progress: show progress bars.
+
+    Raises:
+        MethodError: an unknown method; UnitError: an unknown kind; TaskError: no task.
+
+    >>> vc.compare(lm, task, units=["heads"], budget=10).save("out/")
+    """
+    began = time.monotonic()
+    tasks = list(task) if isinstance(task, Sequence) else [task]
+    if not tasks:
+        raise TaskError("There is no task to compare on. Give at least one, e.g. vc.tasks.ioi(lm).")
+    names = require_compared(units, methods, budget)
+    clock = _Clock(None if budget is None else 60 * budget / len(tasks) / len(units))
+    pieces = None if out is None else at(out) / "pieces"
+    sections, left_out = [], []
+    with borrowed(lm.decoder):
+        for one in tasks:
+            panels = []
+            for kind in units:
+                panel, missing = _panel(lm, one, kind, names, clock, neurons, sample, seed, pieces, show_progress)
+                panels.append(panel)
+                left_out += [f"left out on {kind} of {one.name}: {reason}" for reason in missing]
+            title = called(one)
+            sections.append(Section(title[0].upper() + title[1:], one, lm.measure(one), tuple(panels)))
+    return Study(
+        title=f"Which method to take: {', '.join(dict.fromkeys(one.name for one in tasks))} on {lm.name}",
+        model=lm.header(),
+        sections=tuple(sections),
+        summary=spared("The summary", lambda: advice(sections), lambda sentence: (sentence,)),
+        versions=versions(),
+        machine=machine(lm.device, lm.dtype),
+        date=date.today().isoformat(),
+        command=command(),
+        seconds=time.monotonic() - began,
+        notes=tuple(left_out),
+    )
+
+
+def require_compared(units: Sequence[str], methods: str | Sequence[str], budget: float | None) -> list[str]:
+    """The names of the methods; UnitError or MethodError for a kind, a method or a budget that means nothing."""
+    unknown = [kind for kind in units if kind not in KINDS]
+    if unknown or not units:
+        meant = did_you_mean(unknown[0], KINDS) if unknown else ""
+        raise UnitError(f"units={list(units)!r}: kinds to compare are {', '.join(KINDS)}.{meant}")
+    if budget is not None and not budget > 0:
+        raise MethodError(f"budget={budget:g}: a number of minutes over 0, or None for no limit.")
+    return _names(methods)
+
+
+def _names(methods: str | Sequence[str]) -> list[str]:
+    if methods == "all":
+        return list(COMPARED)
+    names = [methods] if isinstance(methods, str) else list(methods)
+    unknown = [name for name in names if name not in COMPARED]
+    if unknown or not names:
+        meant = did_you_mean(unknown[0], COMPARED) if unknown else ""
+        raise MethodError(f"methods={unknown or names!r} are not known.{meant} Known: {', '.join(COMPARED)}; or 'all'.")
+    return names
+
+
+@dataclass
+class _Clock:
+    """Time that one panel may take, and how fast this machine was at the last method."""
+
+    limit: float | None
+    began: float = 0.0
+    rate: float = 0.0
+
+    def start(self) -> None:
+        """A new panel begins."""
+        self.began = time.monotonic()
+
+    def learn(self, scores: Scores) -> None:
+        """Token-layers per second of something that has run."""
+        self.rate = scores.cost.token_layers / max(scores.cost.seconds, 1e-3)
+
+    def refuses(self, work: float) -> str:
+        """Why this many token-layers do not fit, or nothing."""
+        if self.limit is None or not self.rate:
+            return ""
+        wanted, left = work / self.rate, self.limit - (time.monotonic() - self.began)
+        return f"needs about {duration(wanted)}, {duration(max(left, 0))} of the budget left" if wanted > left else ""
+
+
+def _panel(
+    lm: Model,
+    task: Task,
+    kind: str,
+    names: Sequence[str],
+    clock: _Clock,
+    neurons: int,
+    sample: int,
+    seed: int,
+    pieces: Path | None,
+    show: bool,
+) -> tuple[Panel, list[str]]:
+    """Exact effects of a kind of unit, the methods that fit, and what was left out and why."""
+    clock.start()
+    estimates: dict[str, Scores] = {}
+    left_out: list[str] = []
+
+    def estimate(name: str) -> None:
+        parts = _steps(name)
+        if name == "mask" or PRESETS[name].path == "draws":
+            parts["seed"] = seed
+        if name not in estimates:
+            estimates[name] = kept(lm, task, kind, name, parts, pieces, show)
+            clock.learn(estimates[name])
+
+    if kind == "neurons":
+        estimate("atp")
+        chosen, drawn = choose_neurons(lm, estimates["atp"], neurons, sample, seed)
+        truth = exact(lm, task, units=chosen, out=pieces, show_progress=show)
+    else:
+        truth, drawn = exact(lm, task, units=kind, out=pieces, show_progress=show), 0
+        clock.learn(truth)
+    work: dict[str, float] = {}
+    for name in names:
+        try:
+            if name == "mask":
+                work[name] = planned_mask(lm, task, kind)
+            else:
+                work[name] = planned(lm, task, units=kind, method=name, **_steps(name))
+        except MethodError as error:
+            left_out.append(f"{name}: {error}")
+    for name in sorted(work, key=lambda one: work[one]):
+        reason = "" if name in estimates or not estimates else clock.refuses(work[name])
+        if reason:
+            left_out.append(f"{name}: {reason}")
+        else:
+            estimate(name)
+    ordered = [name for name in names if name in estimates]
+    return Panel(kind, truth, tuple(estimates[name] for name in ordered), sampled=drawn), left_out
+
+
+def _steps(name: str) -> dict[str, int]:
+    return {"nodes": _NODES[name]} if name in _NODES else {}
+
+
+def table(panel: Panel) -> list[dict[str, object]]:
+    """One row per method: agreement, wrong signs, cost, stability, completeness; the cheapest first."""
+    rows = []
+    for scores, one, stable in zip(panel.estimates, panel.agreements, panel.stabilities, strict=True):
+        row = one.row()
+        rows.append(
+            {
+                "method": one.method,
+                "r": row["r"],
+                "Spearman": row["spearman"],
+                **{key: value for key, value in row.items() if key.startswith("jaccard")},
+                "wrong signs": f"{one.sign_errors} of {one.strong}" if one.signed else "unsigned",
+                "median |error|": row["median |error|"],
+                "passes": scores.cost.forward_equivalents,
+                "seconds": scores.cost.seconds,
+                "stability": stable,
+                "residual": np.nan if one.residual is None else one.residual,
+            }
+        )
+    return sorted(rows, key=lambda row: float(str(row["passes"])))

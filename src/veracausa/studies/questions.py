@@ -1,0 +1,318 @@
+"""What a study asks beyond agreement: why, what ablation says, which counterfactual shows what.
+
+Each question is a stage whose cost is counted before anything is known, so units that are chosen on the way (outliers)
+stand there as units of average depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from veracausa.behaviour.study import ablation_study, planned_ablation_study
+from veracausa.causes.disagreement import disagreement, planned_disagreement
+from veracausa.causes.locate import locate, planned_locate
+from veracausa.causes.locations import Locations
+from veracausa.causes.responses.responses import planned_responses, responses
+from veracausa.causes.responses.surface import planned_surface, surface
+from veracausa.cost import Step
+from veracausa.counterfactuals.baselines import (
+    Baselines,
+    compare_baselines,
+    planned_compare_baselines,
+    possible_baselines,
+)
+from veracausa.counterfactuals.corruptions import compare_counterfactuals, planned_compare_counterfactuals
+from veracausa.counterfactuals.general_purpose import general_purpose, planned_general_purpose
+from veracausa.counterfactuals.head_roles import head_roles, planned_head_roles
+from veracausa.counterfactuals.search import counterfactual_search, planned_counterfactual_search
+from veracausa.errors import TaskError
+from veracausa.studies.rates import batches
+from veracausa.studies.results import Failure
+from veracausa.tasks.pool import counterfactual_pool
+from veracausa.tasks.registry import corruptions, rebuilt
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from veracausa.model import Model
+    from veracausa.scores.scores import Scores
+    from veracausa.studies.levels import Level
+    from veracausa.studies.results import Panel
+    from veracausa.tasks.task import Task
+
+#: Points of a unit's path, and of each side of a surface.
+ALPHAS = tuple(np.linspace(-1, 2, 16).round(3).tolist())
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+#: Orders in which a site's units are added, for Shapley values.
+PERMUTATIONS = 16
+#: Prompts on which the cost of an ablation study is counted.
+PLANNED = 256
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the work: what it is forecast to cost, and the call that does it.
+
+    `instead`: takes the failure of a part that the others can do without; None where nothing can.
+    """
+
+    step: Step
+    run: Callable[[], Any]
+    instead: Callable[[Failure], None] | None = None
+
+
+@dataclass
+class FurtherWork:
+    """The further questions of one task. `likely`: heads that will about be chosen, in order, to count costs by.
+
+    `heads()` gives the panel of heads, which is found before.
+    """
+
+    lm: Model
+    task: Task
+    level: Level
+    likely: tuple[str, ...]
+    seed: int
+    pieces: Path | None
+    show: bool
+    heads: Callable[[], Panel]
+
+    def __post_init__(self) -> None:
+        self.findings: list[Any] = []
+        self._outliers: list[str] = []
+
+    def why(self) -> list[Stage]:
+        """Where and why attribution patching of heads goes wrong, and the metric along the outliers' paths."""
+        typical = self._typical(self.level.explained)
+        known = ("exact", "atp", "ig", *(("ig-zero",) if self._to_zero() else ()))
+        stages = [
+            self._stage(
+                f"where {len(typical)} outliers' errors arise", "locating",
+                planned_locate(self.lm, self.task, typical), self._locate,
+            ),
+            self._stage(
+                "last-in and direct effects of all heads", "exact",
+                planned_disagreement(self.lm, self.task, units="heads", zero_nodes=self._to_zero(), known=known),
+                self._disagree, 2 * batches(self.lm, self.task),
+            ),
+            self._stage(
+                f"responses of {len(typical)} outliers and their layers", "exact",
+                planned_responses(self.lm, self.task, typical, alphas=ALPHAS), self._respond,
+            ),
+        ]  # fmt: skip
+        return stages
+
+    def consequences(self) -> list[Stage]:
+        """Shapley values, two units together, ablation with greedy answers, other counterfactuals and baselines.
+
+        What compares heads with each other is left out where the model has only one.
+        """
+        level, several = self.level, self.lm.layers * self.lm.heads > 1
+        return [
+            *(self._together() if level.shapley and several else []),
+            *(self._answers() if level.prompts else []),
+            *(self._prompts() if level.contrasted and several else []),
+            *(self._replacements() if level.replaced and several else []),
+        ]
+
+    def _together(self) -> list[Stage]:
+        layers, pair = self._layers(self.likely), self._typical(2)
+        known = ("exact", "atp", "ig")
+        work = planned_disagreement(
+            self.lm, self.task, units=layers, shapley=PERMUTATIONS, zero_nodes=None, known=known
+        )
+        surfaces = planned_surface(self.lm, self.task, pair, alphas=SHARES)
+        return [
+            self._stage(f"Shapley values of {self.level.shapley} layer(s) of heads", "exact", work, self._share),
+            self._stage("two outliers moved together", "exact", surfaces, self._surface),
+        ]
+
+    def _answers(self) -> list[Stage]:
+        # Ten thousand prompts take a while to make: counted on some of them.
+        some, units = self._many(PLANNED), self._typical(self.level.explained)
+        work = planned_ablation_study(self.lm, some, units=units, ablations=self.level.ablations)
+        count = max(self.level.prompts, len(self.task)) if self._generated() else len(self.task)
+        what = f"ablation of {len(units)} heads, {count:,} prompts"
+        return [self._stage(what, "exact", work * count / len(some), self._ablate, len(set(some.lengths)))]
+
+    def _prompts(self) -> list[Stage]:
+        tasks, stages = self._corruptions(), []
+        if len(tasks) > 1:
+            work = planned_compare_counterfactuals(self.lm, tasks)
+            count = sum(batches(self.lm, task) for task in tasks.values())
+            stages.append(self._stage(f"heads under {len(tasks)} corruptions", "exact", work, self._contrast, count))
+            work = planned_head_roles(self.lm, self.task)
+            stages.append(self._stage("what heads look at", "gradients", work, self._roles))
+        if self.level.searched and (pool := self._pool()) is not None:
+            units = self._typical(self.level.searched)
+            work = planned_counterfactual_search(self.lm, pool, units=units)
+            what = f"search of {len(pool)} counterfactuals for {len(units)} head(s)"
+            stages.append(self._stage(what, "exact", work, self._search, batches(self.lm, pool)))
+        return stages
+
+    def _replacements(self) -> list[Stage]:
+        few, kinds = self._few(), self._kinds()
+        work = planned_compare_baselines(self.lm, few, ablations=kinds, nodes=self.level.nodes)
+        count, known = 2 * len(kinds) * batches(self.lm, few), ("counterfactual", "mean")
+        rest = planned_general_purpose(self.lm, few, known=known)
+        return [
+            self._stage(f"heads by {len(kinds)} baselines ({len(few)} pairs)", "exact", work, self._baselines, count),
+            self._stage("general-purpose heads", "exact", rest, self._general),
+        ]
+
+    def _stage(self, what: str, kind: str, work: float, run: Callable[[], Any], count: int | None = None) -> Stage:
+        """`count`: batches that are recorded on the way (default: those of the task, once)."""
+        from veracausa.studies.summary import called
+
+        passes = work / (sum(self.task.lengths) * self.lm.layers)
+        count = batches(self.lm, self.task) if count is None else count
+        step = Step(f"{what}, {called(self.task)}", kind, work, passes, batches=count)
+        return Stage(step, run, self.findings.append)
+
+    # What units stand in the plan, before the outliers are known.
+
+    def _typical(self, count: int) -> list[str]:
+        return list(self.likely[:count])
+
+    def _layers(self, names: Sequence[str]) -> list[str]:
+        """All heads of the first layers that named heads lie in, as many as get Shapley values."""
+        layers = list(dict.fromkeys(name.split(".")[0] for name in names))[: self.level.shapley]
+        return [f"{layer}.h{head}" for layer in layers for head in range(self.lm.heads)]
+
+    def _to_zero(self) -> int | None:
+        return self.level.to_zero or None if len(self.task) == 1 else None
+
+    def _generated(self) -> bool:
+        """Whether more pairs can be made."""
+        return rebuilt(self.lm, self.task, n=1) is not None
+
+    def _many(self, most: int | None = None) -> Task:
+        """The task with as many prompts as the ablation study wants, if it can be made again; else as it is."""
+        wanted = self.level.prompts if most is None else min(most, self.level.prompts)
+        try:
+            return rebuilt(self.lm, self.task, n=max(wanted, len(self.task))) or self.task
+        except TaskError:
+            return self.task
+
+    def _corruptions(self) -> dict[str, Task]:
+        """The task under each of its corruptions, on the same clean prompts."""
+        found: dict[str, Task] = {}
+        for kind in corruptions(self.task)[: self.level.corruptions]:
+            try:
+                one = rebuilt(self.lm, self.task, n=self.level.contrasted, corruption=kind)
+            except TaskError:
+                continue
+            if one is not None and (not found or one.clean == next(iter(found.values())).clean):
+                found[kind] = one
+        return found
+
+    # What the stages do.
+
+    def _chosen(self, count: int | None = None) -> list[str]:
+        """The outliers of the first estimate of heads; then, if there are too few, the strongest heads."""
+        heads, count = self.heads(), self.level.explained if count is None else count
+        names = heads.exact.units.names
+        ranked = [names[i] for i in heads.exact.ranking()]
+        return list(dict.fromkeys([*heads.agreements[0].outliers[:count], *ranked]))[:count]
+
+    def _known(self) -> dict[str, Scores]:
+        heads = self.heads()
+        keys = {"atp": "atp", "ig": "ig", "ig (zero baseline)": "ig-zero"}
+        own = {keys[name]: one for name, one in zip(heads.labels, heads.estimates, strict=True) if name in keys}
+        return {"exact": heads.exact, **own}
+
+    def _locate(self) -> None:
+        units = self.heads().agreements[0].outliers[: self.level.explained]
+        if units:
+            self.findings.append(locate(self.lm, self.task, units=units, out=self.pieces, show_progress=self.show))
+
+    def _disagree(self) -> None:
+        places = next((one for one in self.findings if isinstance(one, Locations)), None)
+        self.findings.append(
+            disagreement(
+                self.lm, self.task, known=self._known(), zero_nodes=self._to_zero(), nodes=self.level.nodes,
+                locations=places, seed=self.seed, out=self.pieces, show_progress=self.show,
+            )
+        )  # fmt: skip
+
+    def _respond(self) -> None:
+        self.findings.append(
+            responses(self.lm, self.task, units=self._chosen(), alphas=ALPHAS, out=self.pieces, show_progress=self.show)
+        )
+
+    def _share(self) -> None:
+        units = self._layers(self._chosen())
+        known = {name: scores for name, scores in self._known().items() if name != "ig-zero"}
+        self.findings.append(
+            disagreement(
+                self.lm, self.task, units=units, shapley=PERMUTATIONS, zero_nodes=None, nodes=self.level.nodes,
+                known=known, seed=self.seed, out=self.pieces, show_progress=self.show,
+            )
+        )  # fmt: skip
+
+    def _surface(self) -> None:
+        self.findings.append(
+            surface(self.lm, self.task, units=self._chosen(2), alphas=SHARES, out=self.pieces, show_progress=self.show)
+        )
+
+    def _ablate(self) -> None:
+        found = ablation_study(
+            self.lm, self._many(), units=self._chosen(), ablations=self.level.ablations, seed=self.seed,
+            out=self.pieces, show_progress=self.show,
+        )  # fmt: skip
+        self.findings.append(found)
+        heads = self.heads()
+        for ablation in self.level.ablations if len(self._chosen()) > 1 else ():
+            self.findings.append(found.against(heads.exact, *heads.estimates, ablation=ablation))
+
+    def _contrast(self) -> None:
+        self.findings.append(
+            compare_counterfactuals(self.lm, self._corruptions(), out=self.pieces, show_progress=self.show)
+        )
+
+    def _pool(self) -> Task | None:
+        """Pairs to search: other corruptions of a few of the task's prompts, and edits by word lists."""
+        try:
+            some = self.task[: self.level.contrasted]
+            return counterfactual_pool(self.lm, some, most=self.level.edits, seed=self.seed)
+        except TaskError:
+            return None
+
+    def _search(self) -> None:
+        pool = self._pool()
+        if pool is None:
+            return
+        units = self._chosen(self.level.searched)
+        self.findings.append(
+            counterfactual_search(self.lm, pool, units=units, seed=self.seed, out=self.pieces, show_progress=self.show)
+        )
+
+    def _few(self) -> Task:
+        return self.task[: self.level.replaced]
+
+    def _kinds(self) -> list[str]:
+        """The baselines that these pairs allow: resampling needs another prompt of each length."""
+        allowed = possible_baselines(self._few(), seed=self.seed)
+        return [kind for kind in self.level.baselines if kind in allowed]
+
+    def _baselines(self) -> None:
+        self.findings.append(
+            compare_baselines(
+                self.lm, self._few(), ablations=self._kinds(), nodes=self.level.nodes, seed=self.seed,
+                out=self.pieces, show_progress=self.show,
+            )
+        )  # fmt: skip
+
+    def _general(self) -> None:
+        exact = next((one.scores for one in self.findings if isinstance(one, Baselines)), {})
+        known = {kind: exact[f"exact, {kind}"] for kind in ("counterfactual", "mean") if f"exact, {kind}" in exact}
+        self.findings.append(
+            general_purpose(self.lm, self._few(), known=known, out=self.pieces, show_progress=self.show)
+        )
+
+    def _roles(self) -> None:
+        self.findings.append(head_roles(self.lm, self.task))

@@ -1,0 +1,132 @@
+"""What a study holds: numbers only. `report` draws them; `studies.study` computes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from veracausa.cost import Step
+from veracausa.doors import through
+from veracausa.scores.agreement import Agreement, agreement_across, label, strongest_of
+from veracausa.scores.scores import Scores
+from veracausa.statistics.bootstrap import LEAST
+from veracausa.tasks.measurement import Measurement
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from veracausa.tasks.task import Task
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """One kind of unit: exact effects, estimates of them, and how well they agree.
+
+    `exact` may hold fewer units than the estimates (neurons: the strongest by one estimate, and a random sample).
+    `sampled`: how many of `exact`'s units, the last ones, were drawn at random among the rest; 0 if all were computed.
+    """
+
+    kind: str
+    exact: Scores
+    estimates: tuple[Scores, ...]
+    sampled: int = 0
+
+    @property
+    def agreements(self) -> list[Agreement]:
+        """Agreement of every estimate with the exact effects, over the units that both have."""
+        return [self._agreement(estimate, self.exact) for estimate in self.estimates]
+
+    @property
+    def random_agreements(self) -> list[Agreement]:
+        """The same over the randomly drawn units alone, which is free of selection; empty if nothing was sampled."""
+        if not self.sampled:
+            return []
+        return [self._agreement(estimate, self._tail(self.exact)) for estimate in self.estimates]
+
+    @staticmethod
+    def _agreement(estimate: Scores, exact: Scores) -> Agreement:
+        """Estimates towards another baseline are rated on purpose, and carry its name (`label`)."""
+        return agreement_across(estimate, exact, "replacements")
+
+    @property
+    def stabilities(self) -> list[float]:
+        """Mean Jaccard of the strongest units (`strongest_of`) over bootstrap draws of the examples.
+
+        NaN under `statistics.bootstrap.LEAST` pairs, for a single unit, and for scores that are one for all examples (a
+        learned mask).
+        """
+        from veracausa.scores.stability import stability
+
+        top = strongest_of(len(self.exact))
+        return [
+            stability(estimate, top=top, draws=200).jaccard
+            if estimate.n >= LEAST and len(estimate) > 1 and estimate.per_example
+            else float("nan")
+            for estimate in self.estimates
+        ]
+
+    def _tail(self, scores: Scores) -> Scores:
+        from dataclasses import replace
+
+        chosen = slice(len(scores) - self.sampled, None)
+        return replace(scores, values=scores.values[:, chosen], units=scores.units[chosen])
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the estimates, in order."""
+        return [label(estimate) for estimate in self.estimates]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A question of a study that found no answer: the chapter it would have had, and a sentence that says why."""
+
+    title: str
+    sentence: str
+
+    def describe(self) -> str:
+        """The same as text."""
+        return f"{self.title}\n{self.sentence}"
+
+
+@dataclass(frozen=True, eq=False)
+class Section:
+    """One task of a study: the published pair, say, or a generated set.
+
+    `findings`: what else was asked of it, in order: results of `vc.disagreement`, `vc.locate`, `vc.ablation_study` and
+    the like, each with `sentences` and a `table()`; or a `Failure`, in the place of what could not be found.
+    """
+
+    title: str
+    task: Task
+    measured: Measurement
+    panels: tuple[Panel, ...]
+    findings: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """A whole comparison: `summary` in plain words, then one section per task.
+
+    `steps`: every stage as it was forecast, and with the seconds that it took.
+    """
+
+    title: str
+    model: dict[str, str]
+    sections: tuple[Section, ...]
+    summary: tuple[str, ...]
+    versions: dict[str, str]
+    machine: str
+    date: str
+    command: str
+    seconds: float
+    notes: tuple[str, ...] = field(default=())
+    steps: tuple[tuple[Step, Step], ...] = ()
+
+    def save(self, out: str | Path) -> Path:
+        """Write report.html, PNGs, tables (CSV) and all scores into a folder; returns the path of report.html."""
+        saved: Path = through("Study.save", self, out)
+        return saved
+
+    def __repr__(self) -> str:
+        return "\n".join([self.title, *(f"  {sentence}" for sentence in self.summary)])

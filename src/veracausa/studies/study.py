@@ -1,0 +1,157 @@
+"""The comparison study: exact effects against gradient estimates, why they disagree, and what it means.
+
+For each task: exact effects of all heads and all MLPs; estimates of the same; neurons: all of them estimated, and exact
+for the strongest by `atp` and a uniform sample of the rest (or all). Then agreement, outliers, their curves M(α) and
+causes, and a summary in plain words that is written from these numbers. The work is a list of stages (`section`), so
+that its cost can be told before it begins (`rates`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from veracausa.cost import Step, after, told
+from veracausa.engine.guard import borrowed
+from veracausa.errors import TaskError
+from veracausa.progress import announce, duration
+from veracausa.spared import spared
+from veracausa.storage.environment import command, machine, versions
+from veracausa.storage.files import at
+from veracausa.studies.levels import LEVELS, Level, resolve_level
+from veracausa.studies.questions import Stage
+from veracausa.studies.rates import Rate, likely, rates, timed
+from veracausa.studies.results import Failure, Study
+from veracausa.studies.section import SectionWork
+from veracausa.studies.summary import summarise
+from veracausa.tasks.registry import rebuilt
+
+if TYPE_CHECKING:
+    from veracausa.model import Model
+    from veracausa.tasks.task import Task
+
+
+def study(
+    lm: Model,
+    task: Task | Sequence[Task],
+    *,
+    level: str | Level = "default",
+    neurons: int | None = None,
+    sample: int | None = None,
+    nodes: int | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    show_progress: bool = True,
+) -> Study:
+    """How well do gradient estimates agree with exact effects on this behaviour, where do they fail, and why?
+
+    Args:
+        lm: the model.
+        task: one task, or several: each becomes a section of the report, the last one with everything the level has.
+        level: "quick", "default" or "full", or a `studies.levels.Level`: how much is computed.
+        neurons: exact effects of this many neurons, the strongest by `atp` (None: the level's).
+        sample: exact effects of this many more neurons, drawn at random among the rest (None: the level's).
+        nodes: points on the paths of integrated gradients towards the corrupted values (None: the level's).
+        seed: for the random sample and random draws.
+        out: keep finished pieces here, so that an interrupted study continues; `Study.save(out)` writes the report.
+        show_progress: tell what each stage will cost, and show progress bars.
+
+    >>> vc.study(lm, task).save("out/")
+    """
+    began = time.monotonic()
+    chosen = resolve_level(level).but(neurons=neurons, sample=sample, nodes=nodes)
+    tasks = list(task) if isinstance(task, Sequence) else [task]
+    if not tasks:
+        raise TaskError("The study has no task. Give at least one, e.g. vc.tasks.ioi(lm).")
+    pieces = None if out is None else at(out) / "pieces"
+    with borrowed(lm.decoder):
+        heads = likely(lm, tasks[-1])
+        work = _work(lm, tasks, chosen, heads, seed, pieces, show_progress)
+        stages = [stage for one in work for stage in one.stages()]
+        known = rates(lm, tasks[-1], (stage.step.kind for stage in stages))
+        plan = timed([stage.step for stage in stages], known)
+        if show_progress:
+            announce(_announcement(lm, tasks, chosen, heads, plan, known), True)
+        done: list[Step] = []
+        for stage in stages:
+            done.append(_done(stage))
+            announce(after(plan, done), show_progress)
+        sections = tuple(one.section() for one in work)
+    return Study(
+        title=f"Exact effects against gradient estimates: {tasks[-1].name} on {lm.name}",
+        model=lm.header(),
+        sections=sections,
+        summary=spared("The summary", lambda: summarise(lm, sections), lambda sentence: (sentence,)),
+        versions=versions(),
+        machine=machine(lm.device, lm.dtype),
+        date=date.today().isoformat(),
+        command=command(),
+        seconds=time.monotonic() - began,
+        steps=tuple(zip(plan, done, strict=True)),
+    )
+
+
+def forecast(lm: Model, task: Task | Sequence[Task], level: str | Level = "default", seed: int = 0) -> list[Step]:
+    """The stages of a study with the token-layers and the seconds that each will take on this machine.
+
+    >>> sum(step.seconds for step in forecast(lm, task, "quick"))
+    """
+    tasks = list(task) if isinstance(task, Sequence) else [task]
+    steps = _steps(lm, tasks, resolve_level(level), likely(lm, tasks[-1]), seed)
+    return timed(steps, rates(lm, tasks[-1], (step.kind for step in steps)))
+
+
+def _steps(lm: Model, tasks: Sequence[Task], level: Level, heads: tuple[str, ...], seed: int = 0) -> list[Step]:
+    work = _work(lm, tasks, level, heads, seed, None, False)
+    return [stage.step for one in work for stage in one.stages()]
+
+
+def _work(
+    lm: Model, tasks: Sequence[Task], level: Level, heads: tuple[str, ...], seed: int, pieces: Path | None, show: bool
+) -> list[SectionWork]:
+    last = len(tasks) - 1
+    return [SectionWork(lm, one, level, heads, seed, pieces, show, main=i == last) for i, one in enumerate(tasks)]
+
+
+def _announcement(
+    lm: Model, tasks: Sequence[Task], level: Level, heads: tuple[str, ...], plan: list[Step], known: dict[str, Rate]
+) -> str:
+    """What each stage will cost, and what the other levels would with their own number of pairs."""
+    others = []
+    for name, other in LEVELS.items():
+        if name != level.name:
+            steps = [step for step in _steps(lm, _as_usual(lm, tasks, other), other, heads) if step.kind in known]
+            seconds = sum(step.seconds or 0 for step in timed(steps, known))
+            others.append(f"{_asked(name)} {duration(seconds)}")
+    return f"{told(plan, 'drawing the page')}\nother sizes, about: {', '.join(others)}"
+
+
+def _as_usual(lm: Model, tasks: Sequence[Task], level: Level) -> list[Task]:
+    """The tasks as the command line would give them at a level: as many pairs; a quick study has one task."""
+    try:
+        last = rebuilt(lm, tasks[-1], n=level.pairs) or tasks[-1]
+    except TaskError:
+        last = tasks[-1]
+    return [last] if level.name == "quick" else [*tasks[:-1], last]
+
+
+def _asked(level: str) -> str:
+    """A level with the option of the command line that asks for it; the default has none."""
+    return "default (no option)" if level == "default" else f"{level} (--{level})"
+
+
+def _done(stage: Stage) -> Step:
+    """Do a stage; where the others can do without it, its failure stands in its place."""
+    began = time.monotonic()
+    if stage.instead is None:
+        stage.run()
+    else:
+        what = stage.step.what
+        failed = spared(f"“{what}”", stage.run, lambda sentence: Failure(f"{what[0].upper()}{what[1:]}", sentence))
+        if isinstance(failed, Failure):
+            stage.instead(failed)
+    return replace(stage.step, seconds=time.monotonic() - began)

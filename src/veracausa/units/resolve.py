@@ -1,0 +1,209 @@
+"""What `units=` means: a kind, a kind per position, names of units or of edges, or a table of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn, cast
+
+import numpy as np
+
+from veracausa.arguments import shown, texts
+from veracausa.errors import UnitError
+from veracausa.suggestions import did_you_mean
+from veracausa.units.edges import Edges
+from veracausa.units.table import INDEXED, KINDS, Kind, Units, per_layer
+
+if TYPE_CHECKING:
+    from veracausa.model import Model
+
+
+#: Other words for kinds.
+_SHORT = {"attn": "attention", "resid": "residual", "q": "queries", "k": "keys", "v": "values"}
+
+#: A number in a name: ASCII digits without leading zeros, so that a unit has one name, and few enough for an int64.
+NUMBER = r"(0|[1-9][0-9]{0,9})"
+_NUMBER = re.compile(NUMBER)
+_PATTERNS: dict[str, re.Pattern[str]] = {
+    "heads": re.compile(rf"a{NUMBER}\.h{NUMBER}"),
+    "attention": re.compile(rf"a{NUMBER}"),
+    "neurons": re.compile(rf"m{NUMBER}\.n{NUMBER}"),
+    "mlps": re.compile(rf"m{NUMBER}"),
+    "residual": re.compile(rf"r{NUMBER}"),
+    "queries": re.compile(rf"a{NUMBER}\.h{NUMBER}<q>"),
+    "keys": re.compile(rf"a{NUMBER}\.kv{NUMBER}<k>"),
+    "values": re.compile(rf"a{NUMBER}\.kv{NUMBER}<v>"),
+}
+
+#: What an edge's name looks like; `anatomy.graph` knows which ends there are.
+_EDGE = re.compile(r"[a-z][a-z0-9.]*->[a-z][a-z0-9.]*(<[qkv]>)?(@[0-9]+)?")
+_POSITION = re.compile(rf"(.*)@{NUMBER}")
+
+
+def all_edges(lm: Model, positions: int = 0) -> Edges:
+    """Every edge of a model, reader by reader; with `positions` > 0 one per position, position fastest."""
+    writer, reader = lm.graph.edges
+    if not positions:
+        return Edges.of(lm.graph, writer, reader)
+    position = np.tile(np.arange(positions), len(writer))
+    return Edges.of(lm.graph, np.repeat(writer, positions), np.repeat(reader, positions), position)
+
+
+def parse_edges(lm: Model, names: Sequence[str]) -> Edges:
+    """Edges by name.
+
+    Raises:
+        UnitError: a name that this model has not, twice the same, or some with and some without a position.
+    """
+    rows = []
+    names = texts(names, "A list of edges", UnitError)
+    for name in names:
+        match = _POSITION.fullmatch(name)
+        stem, position = (match[1], int(match[2])) if match else (name, -1)
+        rows.append((*lm.graph.parse(stem), position))
+    if len({position < 0 for *_, position in rows}) > 1:
+        raise UnitError("The list mixes edges at one position (with @) and at all positions. Make two calls.")
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise UnitError(f"Edges are listed twice: {', '.join(twice[:5])}.")
+    columns = np.array(rows, dtype=np.int64)
+    return Edges.of(lm.graph, columns[:, 0], columns[:, 1], columns[:, 2])
+
+
+def checked_edges(lm: Model, edges: Edges, longest: int) -> Edges:
+    """The table, if it is about this model's graph and its positions exist."""
+    if not len(edges):
+        raise UnitError("The table of edges is empty. Name at least one, e.g. ['a0.h0->logits'].")
+    if edges.graph != lm.graph:
+        raise UnitError(f"The edges are those of {edges.graph}, but {lm.name} is {lm.graph}.")
+    edges.require_existing()
+    if (edges.position >= longest).any():
+        name = edges[np.flatnonzero(edges.position >= longest)[:1]].names[0]
+        raise UnitError(
+            f"{name!r}: no prompt of this task has such a position; the longest has {longest} tokens, counted from 0."
+        )
+    return edges
+
+
+def all_units(lm: Model, kind: Kind, positions: int = 0) -> Units:
+    """Every unit of a kind, layer by layer; with `positions` > 0 one unit per position, position fastest."""
+    layers = lm.layers + (kind == "residual")
+    count = per_layer(lm, kind)
+    layer = np.repeat(np.arange(layers), max(count, 1))
+    index = np.tile(np.arange(count), layers) if count else np.full(layers, -1)
+    if not positions:
+        return Units(kind, layer, index, np.full(len(layer), -1))
+    position = np.tile(np.arange(positions), len(layer))
+    return Units(kind, np.repeat(layer, positions), np.repeat(index, positions), position)
+
+
+def parse_names(lm: Model, names: Sequence[str]) -> Units:
+    """Units by name, all of one kind; names that this model does not have are errors that say its sizes."""
+    names = texts(names, "A list of units", UnitError)
+    if not names:
+        raise UnitError("The list of units is empty. Name at least one, e.g. ['a0.h0'].")
+    rows = [_parse(lm, name) for name in names]
+    kinds = sorted({kind for kind, *_ in rows})
+    if len(kinds) > 1:
+        raise UnitError(f"The list mixes kinds of units ({', '.join(kinds)}). Make one call per kind.")
+    if len({position < 0 for *_, position in rows}) > 1:
+        raise UnitError("The list mixes units at one position (with @) and at all positions. Make two calls.")
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise UnitError(f"Units are listed twice: {', '.join(twice[:5])}.")
+    columns = np.array([row[1:] for row in rows], dtype=np.int64)
+    return Units(cast("Kind", kinds[0]), columns[:, 0], columns[:, 1], columns[:, 2])
+
+
+def _parse(lm: Model, name: str) -> tuple[str, int, int, int]:
+    stem, at, where = name.partition("@")
+    for kind, pattern in _PATTERNS.items():
+        match = pattern.fullmatch(stem)
+        if match and (not at or _NUMBER.fullmatch(where)):
+            layer, index = int(match[1]), int(match[2]) if match.lastindex == 2 else -1
+            if layer >= lm.layers + (kind == "residual") or (kind in INDEXED and index >= per_layer(lm, kind)):
+                raise UnitError(f"{name!r} is not in {lm.name}: {_sizes(lm, kind)}.")
+            return kind, layer, index, int(where) if at else -1
+    raise UnitError(
+        f"{shown(name)} is not the name of a unit. Names look like a9.h6 (head), m3 (MLP), m3.n1200 (neuron), "
+        "a9 (attention layer), a9.h6<q>, a9.kv2<k>, a9.kv2<v>, r9 (residual stream), each with @7 for one position."
+        f"{_hint(name)}"
+    )
+
+
+def _hint(name: str) -> str:
+    """What a name with capitals, spaces or leading zeros was meant to be, for messages."""
+    plain = re.sub(r"(?<![0-9])0+(?=[0-9])", "", name.strip().lower())
+    stem, at, where = plain.partition("@")
+    known = any(pattern.fullmatch(stem) for pattern in _PATTERNS.values()) and (not at or _NUMBER.fullmatch(where))
+    return f" Did you mean {plain!r}?" if known else ""
+
+
+def require_names(units: str | Sequence[str]) -> None:
+    """Raise UnitError unless these are a kind of units or read like names; which ones a model has is asked later."""
+    names = [units] if isinstance(units, str) else list(units)
+    for name in names:
+        stem, at, where = name.partition("@")
+        is_kind = isinstance(units, str) and stem in (*KINDS, *_SHORT, "edges") and (not at or where == "positions")
+        is_name = any(pattern.fullmatch(stem) for pattern in _PATTERNS.values())
+        is_name = is_name and (not at or _NUMBER.fullmatch(where) is not None)
+        if not (is_kind or is_name or _EDGE.fullmatch(name)):
+            _refuse(units, name)
+
+
+def _refuse(units: str | Sequence[str], name: str) -> NoReturn:
+    known = (*KINDS, "edges")
+    meant = _hint(name) or did_you_mean(name.partition("@")[0], known)
+    raise UnitError(
+        f"units={shown(units)} is not known.{meant} Kinds: {', '.join(known)}, each also as 'heads@positions'; or "
+        "a list of names such as ['a20.h0', 'm3.n1200'] or ['a9.h6->m10']."
+    )
+
+
+def resolve_units(lm: Model, units: str | Sequence[str] | Units, longest: int) -> Units:
+    """What a public call's `units` means: a kind ("heads"), a kind per position ("heads@positions"), names, a table.
+
+    `longest`: number of positions of the task's longest prompt.
+    """
+    if isinstance(units, Edges):
+        return checked_edges(lm, units, longest)
+    if isinstance(units, Units):
+        return _checked(lm, units, longest)
+    names = units if isinstance(units, str) else texts(units, "A list of units", UnitError)
+    if any("->" in name for name in ([names] if isinstance(names, str) else names)):
+        return checked_edges(lm, parse_edges(lm, [names] if isinstance(names, str) else names), longest)
+    if not isinstance(names, str):
+        return _checked(lm, parse_names(lm, names), longest)
+    kind, at, what = names.partition("@")
+    if kind == "edges" and (not at or what == "positions"):
+        return all_edges(lm, longest if at else 0)
+    kind = _SHORT.get(kind, kind)
+    if kind in KINDS and (not at or what == "positions"):
+        return all_units(lm, cast("Kind", kind), longest if at else 0)
+    if any(pattern.fullmatch(kind) for pattern in _PATTERNS.values()) or _hint(names):
+        return _checked(lm, parse_names(lm, [names]), longest)
+    _refuse(names, names)
+
+
+def _checked(lm: Model, units: Units, longest: int) -> Units:
+    """The table, if the model has every unit of it and some prompt every position; names the first that is not."""
+    if not len(units):
+        raise UnitError("The table of units is empty. Name at least one, e.g. ['a0.h0'].")
+    sizes = per_layer(lm, units.kind)
+    layers = lm.layers + (units.kind == "residual")
+    bad = (units.layer >= layers) | (units.layer < 0) | (units.index >= sizes if sizes else False)
+    if bad.any():
+        name = units[np.flatnonzero(bad)[:1]].names[0]
+        raise UnitError(f"{name!r} is not in {lm.name}: {_sizes(lm, units.kind)}.")
+    if (units.position >= longest).any():
+        name = units[np.flatnonzero(units.position >= longest)[:1]].names[0]
+        raise UnitError(
+            f"{name!r}: no prompt of this task has such a position; the longest has {longest} tokens, counted from 0."
+        )
+    return units
+
+
+def _sizes(lm: Model, kind: str) -> str:
+    """ "its layers are 0 … 29, each with 9 heads", for messages."""
+    size = f", each with {per_layer(lm, kind)} {kind}" if kind in INDEXED else ""
+    return f"its layers are 0 … {lm.layers - (kind != 'residual')}{size}"

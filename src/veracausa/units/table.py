@@ -1,0 +1,146 @@
+"""Units: the parts of a model that effects and scores are about, their names and their table.
+
+Names are those of the field's exchange format: `a9.h6` (head 6 of layer 9), `m3` (an MLP), `m3.n1200` (a neuron);
+beside them `a9` (a whole attention layer), `a9.h6<q>`, `a9.kv2<k>`, `a9.kv2<v>` (a head's queries; keys and values, one
+per key/value head) and `r9` (the residual stream that enters block 9; `r30` of a model with
+30 blocks is the final one). `@7` after a name means position 7 only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, cast
+
+import numpy as np
+
+from veracausa.errors import UnitError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from veracausa.engine.patches import Place
+    from veracausa.model import Model
+
+Kind = Literal["heads", "mlps", "attention", "neurons", "residual", "queries", "keys", "values", "edges"]
+
+#: Kind → (place where its activation is, singular, meaning).
+KINDS: dict[str, tuple[str, str, str]] = {
+    "heads": ("z", "head", "attention heads (their value z, the input of the output projection)"),
+    "mlps": ("mlp", "MLP", "MLPs (their output)"),
+    "attention": ("z", "attention layer", "whole attention layers (all heads of a layer)"),
+    "neurons": ("neurons", "neuron", "MLP neurons (post-activation: the input of the down projection)"),
+    "residual": ("residual", "residual stream", "the residual stream at a layer (the input of a block)"),
+    "queries": ("queries", "head", "queries of heads"),
+    "keys": ("keys", "kv", "keys of key/value heads (a key changes all query heads of its group)"),
+    "values": ("values", "kv", "values of key/value heads (before the attention pattern)"),
+}
+
+#: Kinds with several units a layer.
+INDEXED = ("heads", "neurons", "queries", "keys", "values")
+
+
+def per_layer(lm: Model, kind: str) -> int:
+    """Units of an indexed kind in one layer, side by side in its site; 0 for kinds with one unit a layer."""
+    return {"heads": lm.heads, "queries": lm.heads, "keys": lm.kv_heads, "values": lm.kv_heads,
+            "neurons": lm.neurons}.get(kind, 0)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Units:
+    """A table of units of one kind.
+
+    `layer`, `index` (head or neuron; −1 where there is none) and `position` (−1: all positions) are integer arrays
+    of one length. Positions count from the start of each prompt.
+    """
+
+    kind: Kind
+    layer: np.ndarray
+    index: np.ndarray
+    position: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.layer)
+
+    def __getitem__(self, chosen: np.ndarray | slice | Sequence[int]) -> Units:
+        return Units(self.kind, self.layer[chosen], self.index[chosen], self.position[chosen])
+
+    def __repr__(self) -> str:
+        per = " per position" if self.positional else ""
+        return f"Units({len(self)} {self.kind}{per}: {', '.join(self.names[:3])}{', …' if len(self) > 3 else ''})"
+
+    @property
+    def place(self) -> Place:
+        """Where in a block these units' activations are."""
+        return cast("Place", KINDS[self.kind][0])
+
+    @property
+    def positional(self) -> bool:
+        """Whether units are single positions (else a unit is patched at all positions)."""
+        return bool(len(self)) and bool((self.position >= 0).any())
+
+    @property
+    def joint(self) -> bool:
+        """Whether a row of the table may move several parts of its site (see `coalitions.Coalitions`)."""
+        return False
+
+    @property
+    def keys(self) -> list[tuple[int, int, int]]:
+        """(layer, index, position) of every unit, to match tables by."""
+        return list(zip(self.layer.tolist(), self.index.tolist(), self.position.tolist(), strict=True))
+
+    @property
+    def names(self) -> list[str]:
+        """The units' names, in order."""
+        return [_name(self.kind, *row) for row in zip(self.layer, self.index, self.position, strict=True)]
+
+    def shares(self, chosen: np.ndarray, parts: int) -> np.ndarray:
+        """How much of each part of its layer's site a chosen unit is, [chosen, parts]: 1 its own part, 0 the others."""
+        index = self.index[chosen]
+        one = np.zeros((len(chosen), parts), dtype=bool)
+        one[np.arange(len(chosen)), np.where(index < 0, 0, index)] = True
+        return one
+
+    def wanted(self, examples: int) -> np.ndarray:
+        """Which effects are asked for, [examples, units]: all."""
+        return np.ones((examples, len(self)), dtype=bool)
+
+    def table(self) -> pd.DataFrame:
+        """One row per unit: name, layer, head or neuron, position (the columns that apply)."""
+        import pandas as pd
+
+        columns: dict[str, object] = {"name": self.names, "layer": self.layer}
+        if self.kind in INDEXED:
+            columns[KINDS[self.kind][1]] = self.index
+        if self.positional:
+            columns["position"] = self.position
+        return pd.DataFrame(columns)
+
+    def find(self, name: str) -> int:
+        """Index of the unit called `name`."""
+        try:
+            return self.names.index(name)
+        except ValueError:
+            raise UnitError(f"{name!r} is not among these {len(self)} {self.kind}, e.g. {self.names[:3]}.") from None
+
+    def digest(self) -> str:
+        """A hash of the table, for files that must belong together."""
+        parts = hashlib.sha256(self.kind.encode())
+        for column in (self.layer, self.index, self.position):
+            parts.update(np.ascontiguousarray(column, dtype=np.int64).tobytes())
+        return parts.hexdigest()[:16]
+
+
+def _name(kind: str, layer: int, index: int, position: int) -> str:
+    stem = {
+        "heads": f"a{layer}.h{index}",
+        "mlps": f"m{layer}",
+        "attention": f"a{layer}",
+        "neurons": f"m{layer}.n{index}",
+        "residual": f"r{layer}",
+        "queries": f"a{layer}.h{index}<q>",
+        "keys": f"a{layer}.kv{index}<k>",
+        "values": f"a{layer}.kv{index}<v>",
+    }[kind]
+    return stem if position < 0 else f"{stem}@{position}"

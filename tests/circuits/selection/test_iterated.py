@@ -1,0 +1,190 @@
+"""Iterated selection: its first round is one-shot EAP; its later ones are scored where the circuit stands."""
+
+import numpy as np
+import pytest
+import torch
+
+import veracausa as vc
+from veracausa.circuits.selection.iterated import iterate
+from veracausa.errors import MethodError, UnitError
+from veracausa.units.resolve import all_edges
+
+
+def run(lm, task, **options):
+    return iterate(lm, task, show_progress=False, **({"rounds": 15, "points": 1, "by": "importance"} | options))
+
+
+def test_one_round_ranks_by_the_circuit_behind_it(tiny, task_of):
+    """What is dropped in the first round is what EAP ranks last, in its order."""
+    lm, task = tiny("llama"), task_of((5, 6), n=3)
+    eap = vc.attribute(lm, task, units="edges", method="eap", show_progress=False)
+    scores = run(lm, task, rounds=1, smallest=0.3)
+    kept = round(0.3 * len(eap))
+    assert scores.ranking()[kept:] == eap.ranking("importance")[kept:]
+    assert set(scores.ranking()[:kept]) == set(eap.ranking("importance")[:kept])
+
+
+@pytest.mark.parametrize("by", ["importance", "abs"])
+def test_values_are_ranks(tiny, task_of, by):
+    lm, task = tiny("gemma2"), task_of((5, 6), n=2)
+    scores = run(lm, task, rounds=4, by=by, points=2)
+    n = len(scores)
+    assert n == lm.graph.size and sorted(scores.values[0].tolist()) == pytest.approx(
+        [(i + 0.5) / n for i in range(n)]
+    )
+    assert not scores.signed and scores.settings["per_example"] is False
+    assert torch.equal(scores.values[0], scores.values[1])
+    assert "ranks" in repr(scores)
+
+
+def test_every_drop_is_by_the_scores_of_the_circuit_at_hand(tiny, task_of):
+    """Of the edges of the second round's circuit, those that stay are worth more than those that go."""
+    lm, task = tiny("llama"), task_of(6, n=1)
+    scores = run(lm, task, rounds=2, smallest=0.2)
+    ranking, n = scores.ranking(), lm.graph.size
+    sizes = np.geomspace(round(0.2 * n), n, 3).round().astype(int)
+    from veracausa.circuits.runs.run_circuits import run_circuits
+    from veracausa.engine.circuit_forward import kept_by
+
+    def metric(kept):
+        mask = kept_by(lm.graph, scores.units.writer[kept], scores.units.reader[kept])
+        return float(run_circuits(lm, task, [mask], show_progress=False).metric[0, 0])
+
+    middle = np.array(ranking[: sizes[1]])
+    whole = metric(middle)
+    worth = np.array([whole - metric(np.delete(middle, i)) for i in range(len(middle))])  # of each edge, there
+    stays = np.arange(len(middle)) < sizes[0]
+    assert worth[stays].mean() > worth[~stays].mean()  # gradients are no exact effects, but know which side is which
+
+
+def test_the_curve_takes_it(tiny, task_of):
+    lm, task = tiny("llama"), task_of((5, 6), n=3)
+    curve = vc.curve(lm, task, run(lm, task, rounds=5, smallest=0.05), sizes=(0.05, 0.3, 1.0), show_progress=False)
+    assert curve.signed[-1].f == pytest.approx(1, abs=1e-9) and curve.method == "iterated"
+    assert [one.f for one in curve.signed] == pytest.approx([one.f for one in curve.absolute])
+
+
+def by_hand(lm, task, sizes, returns):
+    """Circuits of every size, by names: in each, ∂M/∂m of every edge by central differences of whole soft runs.
+
+    Sizes must be large enough that no dead edge is in question: those score 0 up to rounding, and ties are anyone's.
+    """
+    from veracausa.circuits.runs.recorded import record
+    from veracausa.cost import Cost
+    from veracausa.engine.attention import SUFFIX
+    from veracausa.engine.guard import attention_function, borrowed
+
+    edges = all_edges(lm)
+    names, kept, circuits, returned = np.array(edges.names), set(range(len(edges))), [], 0
+    with torch.no_grad(), borrowed(lm.decoder), attention_function(lm.decoder, SUFFIX):
+        groups = record(lm, task, Cost()).groups
+
+        def metric(weights):
+            mask = torch.zeros(lm.graph.readers, lm.graph.writers, dtype=torch.float64)
+            mask[edges.reader, edges.writer] = torch.as_tensor(weights)
+            runs = ((group, slice(0, len(group))) for group in groups)
+            return sum(float(group.metric(group.soft.run(mask, rows), rows).sum()) for group, rows in runs)
+
+        for size in sizes:
+            here = np.isin(np.arange(len(edges)), list(kept)).astype(float)
+            among = range(len(edges)) if returns else kept
+            slope = {}
+            for edge in among:
+                step = np.zeros(len(edges))
+                step[edge] = 1e-5
+                slope[edge] = metric(here + step) - metric(here - step)
+            chosen = set(sorted(among, key=lambda edge: -slope[edge])[:size])
+            returned += len(chosen - kept)
+            kept = chosen
+            circuits.append(set(names[sorted(kept)]))
+    return circuits, returned
+
+
+@pytest.mark.parametrize("returns", [False, True])
+def test_circuits_and_returns_by_hand(tiny, task_of, returns):
+    small = {"num_attention_heads": 2, "hidden_size": 16, "num_hidden_layers": 2}
+    lm, task = tiny("llama", **small), task_of((5, 6), n=2, seed=4)
+    n, rounds, last = lm.graph.size, 4, 24
+    scores = run(lm, task, rounds=rounds, smallest=last, returns=returns)
+    sizes = np.geomspace(last, n, rounds + 1).round().astype(int)[::-1][1:]
+    theirs, returned = by_hand(lm, task, sizes, returns)
+    names, ranking = np.array(scores.units.names), scores.ranking()
+    assert set(names[ranking[:last]]) == theirs[-1]
+    if returns:
+        assert returned > 0 and f"edges that returned: {returned}" in " ".join(scores.notes)
+        behind = theirs[-2] - theirs[-1]  # what the last round dropped comes next
+        assert set(names[ranking[last : last + len(behind)]]) == behind
+    else:
+        for size, circuit in zip(sizes, theirs, strict=True):
+            assert set(names[ranking[:size]]) == circuit
+
+
+def test_scores_may_begin_it(tiny, task_of):
+    lm, task = tiny("llama"), task_of((5, 6), n=2, seed=4)
+    eap = vc.attribute(lm, task, units="edges", method="eap", show_progress=False)
+    assert run(lm, task, rounds=4, start=eap).ranking() == run(lm, task, rounds=4).ranking()
+    few = vc.attribute(lm, task, units=["input->m0"], method="eap", show_progress=False)
+    with pytest.raises(UnitError, match="all"):
+        run(lm, task, start=few)
+
+
+@pytest.mark.parametrize("by", ["importance", "abs_mean"])
+def test_select_offers_it(tiny, task_of, by):
+    lm, task = tiny("llama"), task_of((5, 6), n=2, seed=4)
+    eap = vc.attribute(lm, task, units="edges", method="eap", show_progress=False)
+    more = {"rounds": 4, "points": 1, "returns": True, "show_progress": False}
+    circuit = vc.select(eap, n=40, how="iterated", by=by, lm=lm, task=task, prune=False, **more)
+    ranking = run(lm, task, rounds=4, smallest=40, returns=True, start=eap, by=by.removesuffix("_mean"))
+    assert set(circuit.names) == set(ranking.units[ranking.ranking()[:40]].names) and len(circuit) == 40
+    assert circuit.method == "eap" and circuit.settings["how"] == "iterated" and circuit.settings["rounds"] == 4
+    assert "ranks" in repr(circuit)
+    pruned = vc.select(eap, n=40, how="iterated", by=by, lm=lm, task=task, **more)
+    assert set(pruned.names) == set(circuit.prune().names)
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"how": "iterated"}, "needs the model"),
+        ({"how": "iterated", "bootstrap": 0.95}, "needs the model"),
+        ({"how": "top", "rounds": 3}, "does not use rounds"),
+        ({"how": "luck"}, "iterated"),
+    ],
+)
+def test_select_refuses_what_means_nothing(tiny, task_of, options, word):
+    lm, task = tiny("llama"), task_of((5, 6), n=2, seed=4)
+    eap = vc.attribute(lm, task, units="edges", method="eap", show_progress=False)
+    with pytest.raises(MethodError, match=word):
+        vc.select(eap, n=40, **options)
+    with pytest.raises(MethodError, match="bootstrap"):
+        vc.select(eap, n=40, how="iterated", lm=lm, task=task, bootstrap=True)
+    with pytest.raises(MethodError, match="no option"):
+        vc.select(eap, n=40, how="iterated", lm=lm, task=task, round=3)
+
+
+@pytest.mark.parametrize("options", [{"rounds": 0}, {"points": 0}, {"smallest": 0}, {"smallest": 1.0}, {"by": "luck"}])
+def test_what_means_nothing_is_refused(tiny, task_of, options):
+    with pytest.raises(MethodError, match=r"at least 1|smallest="):
+        run(tiny("llama"), task_of(6), **options)
+
+
+def test_kl_keeps_the_output_and_the_metric_overshoots(tiny, task_of):
+    """Ranked by what holds the clean distribution, circuits are closer to it than circuits ranked by M."""
+    lm, task = tiny("llama"), task_of((5, 6), n=4)
+    curves = [
+        vc.curve(lm, task, run(lm, task, rounds=8, smallest=0.1, points=2, loss=loss), sizes=(0.2, 0.4),
+                 show_progress=False)
+        for loss in ("kl", "metric")
+    ]  # fmt: skip
+    kl, metric = ([float(one.kl.mean()) for one in curve.signed] for curve in curves)
+    assert all(a < b for a, b in zip(kl, metric, strict=True))
+
+
+def test_kl_is_flat_at_the_whole_graph(tiny, task_of):
+    lm, task = tiny("llama"), task_of(6, n=2)
+    with pytest.raises(MethodError, match="flat at the whole graph"):
+        run(lm, task, loss="kl")
+    start = vc.attribute(lm, task, units="edges", method="eap-ig", show_progress=False)
+    assert run(lm, task, rounds=2, loss="kl", start=start).settings["loss"] == "kl"
+    with pytest.raises(MethodError, match="not known"):
+        run(lm, task, loss="entropy")

@@ -1,0 +1,43 @@
+"""What a machine does in a second: the price of a row, not that of recording the pairs, and every kind of work."""
+
+import pytest
+
+from veracausa.cost import Cost, Step
+from veracausa.engine.tape import buckets
+from veracausa.studies import rates as module
+from veracausa.studies.rates import _rate, batches, likely, rates, timed
+
+
+def test_beginning_a_batch_is_not_charged_to_its_rows(monkeypatch):
+    """0.1 s to begin two batches, then 10,000 token-layers a second, on a clock that only the work moves."""
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+
+    def work(tokens: int, seconds: float):
+        def run() -> Cost:
+            now[0] += seconds
+            return Cost(forward=tokens)
+
+        return run
+
+    speed, begin = _rate(work(100, 0.11), work(1100, 0.21), 2)
+    assert speed == pytest.approx(10_000) and begin == pytest.approx(0.05)
+    assert _rate(Cost, work(1000, 0.1), 2) == pytest.approx((10_000, 0))
+    # a small run that takes longer than the large one tells nothing about a row
+    assert _rate(work(100, 0.15), work(1000, 0.1), 1).speed == pytest.approx(10_000)
+
+
+def test_batches_are_what_a_tape_holds(tiny, task_of):
+    lm, task = tiny("llama"), task_of((5, 6, 6), n=6)
+    assert batches(lm, task) == len(buckets(lm.decoder, task.clean, task.corrupted, True, len(task)))
+
+
+def test_every_kind_has_a_rate_and_steps_their_seconds(tiny, task_of):
+    lm, task = tiny("llama"), task_of((5, 6), n=3)
+    kinds = ["exact", "neurons", "gradients", "paths", "locating"]
+    known = rates(lm, task, kinds)
+    assert set(known) == set(kinds) and all(rate.speed > 0 and rate.begin >= 0 for rate in known.values())
+    [step] = timed([Step("one", "exact", 1000.0, 1.0, batches=3)], known)
+    assert step.seconds == pytest.approx(1000 / known["exact"].speed + 3 * known["exact"].begin)
+    heads = likely(lm, task)
+    assert len(heads) == lm.layers * lm.heads == len(set(heads))

@@ -1,0 +1,179 @@
+"""Studies of every size on models with few heads and layers, and what becomes of a study where something fails."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+
+import pandas as pd
+import pytest
+import torch
+from word_tokenizer import word_tokenizer
+
+import veracausa as vc
+from veracausa.report.chapters.registry import chapters
+from veracausa.report.charts.figures import Figure
+from veracausa.scores.agreement import strongest_of
+from veracausa.studies.levels import LEVELS
+from veracausa.studies.results import Failure, Panel
+from veracausa.tasks.data.ioi import OBJECTS, PLACES, TEMPLATES
+from veracausa.tasks.data.names import FEMALE, MALE
+
+#: The sizes with fewer points, prompts and searches; every chapter is there.
+SMALL = {
+    "quick": LEVELS["quick"].but(prompts=4),
+    "default": LEVELS["default"].but(neurons=4, sample=3, nodes=2, to_zero=2, prompts=4),
+    "full": LEVELS["full"].but(neurons=6, sample=3, nodes=2, to_zero=2, prompts=4, searched=1, edits=1, replaced=3),
+}
+TINY = {"num_key_value_heads": 1, "hidden_size": 16, "intermediate_size": 5, "dtype": torch.float32}
+
+
+@pytest.fixture(scope="module")
+def small(tiny):
+    """`small(layers, heads)`: a tiny model with a vocabulary for IOI."""
+    words = " ".join((*OBJECTS, *PLACES, *TEMPLATES, *FEMALE, *MALE)).split()
+    tokenizer = word_tokenizer(words)
+
+    def build(layers: int, heads: int):
+        sizes = {"num_hidden_layers": layers, "num_attention_heads": heads, "vocab_size": len(tokenizer)}
+        lm = tiny("llama", **TINY, **sizes)
+        return dataclasses.replace(lm, tokenizer=tokenizer)
+
+    return build
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """PNGs take most of the time, and are drawn elsewhere."""
+    monkeypatch.setattr(Figure, "png", lambda figure: b"")
+
+
+def quietly(lm, tasks, level, **options):
+    """A study, and the warnings about what could not be made."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        study = vc.study(lm, tasks, level=level, show_progress=False, **options)
+        folder = options.get("out")
+        if folder is not None:
+            study.save(folder)
+    return study, [str(one.message) for one in caught if "could not be made" in str(one.message)]
+
+
+@pytest.mark.parametrize("size", ["quick", "default", pytest.param("full", marks=pytest.mark.slow)])
+def test_every_size_of_study_on_two_layers_of_two_heads(small, task_of, tmp_path, no_pictures, size):
+    lm = small(2, 2)
+    tasks = [vc.tasks.ioi(lm, n=1, seed=3)] * (size == "full") + [vc.tasks.ioi(lm, n=3)]
+    study, failed = quietly(lm, tasks, SMALL[size], out=tmp_path)
+    assert failed == [] and not any(isinstance(one, Failure) for part in study.sections for one in part.findings)
+    kinds = {type(one).__name__ for one in study.sections[-1].findings}
+    wanted = {"AblationStudy"} if size == "quick" else {"CounterfactualComparison", "Search", "Baselines", "Surface"}
+    assert wanted <= kinds
+    assert (tmp_path / "report.html").read_text().count("could not be made") == 0
+    rated = pd.read_csv(tmp_path / "tables" / f"{len(tasks)}-3-pairs-of-ioi-attention-heads-agreement.csv")
+    assert rated["jaccard"].between(0, 1).all()
+
+
+@pytest.mark.parametrize("layers, heads", [(1, 1), pytest.param(1, 2, marks=pytest.mark.slow)])
+def test_a_study_of_one_layer(small, task_of, tmp_path, no_pictures, layers, heads):
+    lm = small(layers, heads)
+    _, failed = quietly(lm, vc.tasks.ioi(lm, n=3), SMALL["default"], out=tmp_path)
+    assert failed == []
+
+
+def test_sets_of_the_strongest_leave_some_out():
+    assert [strongest_of(count) for count in (1, 2, 3, 10, 11, 500)] == [1, 1, 1, 5, 10, 10]
+
+
+def test_what_compares_the_strongest_refuses_before_it_runs(tiny, task_of, monkeypatch):
+    lm, task = tiny("llama"), task_of(6)
+    for module in ("baselines", "compare"):
+        monkeypatch.setattr(f"veracausa.counterfactuals.{module}.exact", None)  # nothing may run
+    one = {"units": ["a0.h0"], "show_progress": False}
+    with pytest.raises(vc.errors.MethodError, match="one unit only"):
+        vc.compare_baselines(lm, task, ablations=("zero",), **one)
+    with pytest.raises(vc.errors.MethodError, match="one unit only"):
+        vc.compare_counterfactuals(lm, {"a": task, "b": task}, **one)
+    with pytest.raises(vc.errors.MethodError, match="top=12"):
+        vc.compare_counterfactuals(lm, {"a": task, "b": task}, top=12, show_progress=False)
+
+
+def test_a_chapter_that_cannot_be_found_stands_there_as_a_sentence(study_of_one, monkeypatch):
+    def refuse(*_, **__):
+        raise vc.errors.MethodError("There are no responses today.")
+
+    monkeypatch.setattr("veracausa.studies.questions.responses", refuse)
+    with pytest.warns(RuntimeWarning, match="There are no responses today"):
+        study = study_of_one()
+    [failure] = [one for one in study.sections[0].findings if isinstance(one, Failure)]
+    assert failure.title.startswith("Responses of") and failure.sentence.endswith("There are no responses today.")
+    assert any(type(one).__name__ == "AblationStudy" for one in study.sections[0].findings)  # it went on
+    [chapter] = chapters([failure], "1")
+    assert (chapter.title, chapter.lead) == (failure.title, failure.sentence)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "veracausa.report.pages.panels.jaccard_view",
+        "veracausa.report.tables._range",
+        "veracausa.report.chapters.causes._causes_table",
+    ],
+)
+def test_what_cannot_be_drawn_costs_nothing_else(study_of_one, tmp_path, no_pictures, monkeypatch, broken):
+    """Each part of the page fails in turn: all scores are there, the page is, and says what failed in its place."""
+
+    def fail(*_, **__):
+        raise ZeroDivisionError("a fault of ours")
+
+    monkeypatch.setattr(broken, fail)
+    with pytest.warns(RuntimeWarning, match="ZeroDivisionError: a fault of ours"):
+        study_of_one.made.save(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "could not be made: ZeroDivisionError: a fault of ours" in page
+    panel: Panel = study_of_one.made.sections[0].panels[0]
+    saved = vc.load_scores(tmp_path / "scores" / "1-2-pairs-of-tiny-attention-heads-exact.safetensors")
+    assert torch.equal(saved.values, panel.exact.values)
+    if broken.endswith("_causes_table"):  # its numbers are there, if not as they were meant to be shown
+        bare = tmp_path / "tables" / "1-2-pairs-of-tiny-why-the-methods-disagree-table.csv"
+        assert len(pd.read_csv(bare)) == len(panel.exact)
+
+
+def test_numbers_are_written_before_anything_is_drawn(study_of_one, tmp_path, monkeypatch):
+    """A process that ends while it draws has saved all numbers; of a picture that fails the page says so."""
+
+    def die(figure):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Figure, "png", die)
+    with pytest.raises(KeyboardInterrupt):
+        study_of_one.made.save(tmp_path / "killed")
+    assert len(list((tmp_path / "killed" / "scores").iterdir())) == 5
+    assert list((tmp_path / "killed" / "tables").iterdir())
+
+    def fail(figure):
+        raise ValueError("no canvas")
+
+    monkeypatch.setattr(Figure, "png", fail)
+    with pytest.warns(RuntimeWarning, match="no canvas"):
+        study_of_one.made.save(tmp_path / "undrawn")
+    assert "-map.png could not be made: ValueError: no canvas" in (tmp_path / "undrawn" / "report.html").read_text()
+
+
+def test_a_page_that_cannot_be_made_says_where_the_numbers_are(study_of_one, tmp_path, no_pictures, monkeypatch):
+    monkeypatch.setattr("veracausa.report.pages.page.framed", None)
+    with pytest.raises(vc.errors.FileError, match="All its numbers are in"):
+        study_of_one.made.save(tmp_path)
+    assert len(list((tmp_path / "scores").iterdir())) == 5
+
+
+@pytest.fixture(scope="module")
+def study_of_one(tiny, task_of):
+    """A small study with its findings: `made`; called, it is made anew."""
+    lm, task = tiny("llama", dtype=torch.float32), task_of((5, 6), n=2)
+    level = SMALL["quick"].but(explained=1)
+
+    def make():
+        return vc.study(lm, task, level=level, show_progress=False)
+
+    make.made = make()
+    return make
