@@ -62,10 +62,10 @@ def means(lm: vc.Model, task: vc.Task, reference: vc.Task) -> dict[str, Tensor]:
     return found
 
 
-def ours(lm: vc.Model, task: vc.Task, reference: vc.Task, clock: Clock) -> tuple[vc.AblationStudy, float]:
+def ours(lm: vc.Model, task: vc.Task, reference: vc.Task, clock: Clock) -> tuple[vc.behaviour.AblationStudy, float]:
     """The study and its seconds."""
     began = clock()
-    study = vc.ablation_study(lm, task, units=UNITS, ablations=ABLATIONS, together=False, reference=reference)
+    study = vc.behaviour.ablation_study(lm, task, units=UNITS, ablations=ABLATIONS, together=False, reference=reference)
     return study, clock() - began
 
 
@@ -132,7 +132,7 @@ def main() -> None:
         for how, speed in (
             ("generate with a hook, one prompt at a time", slow),
             ("generate with a hook, batches of 64 of one length", batched),
-            ("vc.ablation_study", rate),
+            ("vc.behaviour.ablation_study", rate),
         )
     ]
     print(table(["", "prompts × conditions a second", "minutes for all", "ratio"], rows))

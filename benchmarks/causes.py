@@ -2,9 +2,9 @@
 
 For each built-in task: exact effects of all heads and attribution patching; the heads farthest outside the limits of
 their mean–difference analysis (`vc.agreement`, at most `--heads`); for each of these where its curvature E − AtP arises
-(`vc.locate`: Shapley parts of the kinds of nonlinear parts, summing to it), and what integrated gradients give instead
-(`vc.disagreement`). A pair's cause follows the rule of `Location.cause`: the one kind that makes more than half of that
-pair's curvature, "several" where none or two do, "none" where the curvature is under 0.1% of the mean gap.
+(`vc.causes.locate`: Shapley parts of the kinds of nonlinear parts, summing to it), and what integrated gradients give
+instead (`vc.causes.disagreement`). A pair's cause follows the rule of `Location.cause`: the one kind that makes more
+than half of that pair's curvature, "several" where none or two do, "none" where the curvature is under 0.1% of the gap.
 
     python benchmarks/causes.py --out out/causes     # a task done is kept there as it was printed
 """
@@ -25,7 +25,7 @@ from veracausa.causes.locations import HALF, NEGLIGIBLE
 TASKS = ("ioi", "greater-than", "subject-verb", "gendered-pronoun", "capital-country", "hypernymy")
 
 
-def pair_causes(found: vc.Locations, unit: int) -> list[str]:
+def pair_causes(found: vc.causes.Locations, unit: int) -> list[str]:
     """The cause of each pair's curvature."""
     curvature, parts = found.runs[unit, -1] - found.runs[unit, 0], found.by_kind()[unit]
     least = NEGLIGIBLE * abs(float(found.gap.mean()))
@@ -46,7 +46,7 @@ def of_task(lm: vc.Model, name: str, n: int, seed: int, heads: int) -> str:
     located, refused = {}, []
     for head in agreed.outliers[:heads]:
         try:
-            located[head] = vc.locate(lm, task, units=[head], **quiet)
+            located[head] = vc.causes.locate(lm, task, units=[head], **quiet)
         except (
             vc.errors.NumericsError
         ):  # a run with tangents in the place of some parts may overflow behind early heads
@@ -54,7 +54,7 @@ def of_task(lm: vc.Model, name: str, n: int, seed: int, heads: int) -> str:
     outliers = list(located)
     if not outliers:
         return f"### {name}: nothing could be located ({', '.join(refused)})\n"
-    others = vc.disagreement(
+    others = vc.causes.disagreement(
         lm, task, units=outliers, nodes=8, zero_nodes=None, known={"exact": exact, "atp": atp}, **quiet
     )
     rows, totals = [], Counter[str]()

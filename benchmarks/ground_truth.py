@@ -1,10 +1,10 @@
 """Which methods find a circuit that is known: every edge method on every compiled program and on the trained model.
 
-A method sees pairs of a program, scores all edges, and its ranking is judged against the true ones (`vc.recovery`):
-AUROC, average precision, precision and recall at the true size. Truth is defined over all pairs of a program, so a
-method may miss what the drawn pairs do not show; what exact effects of the same pairs find is the limit. Three rankings
-are judged: by |mean score| over the pairs, by the mean |score|, and by importance (what works against the behaviour
-ranks last).
+A method sees pairs of a program, scores all edges, and its ranking is judged against the true ones
+(`vc.ground_truth.recovery`): AUROC, average precision, precision and recall at the true size. Truth is defined over all
+pairs of a program, so a method may miss what the drawn pairs do not show; what exact effects of the same pairs find is
+the limit. Three rankings are judged: by |mean score| over the pairs, by the mean |score|, and by importance (what works
+against the behaviour ranks last).
 
     python benchmarks/ground_truth.py                 # minutes; writes docs/results/ground-truth.md and .csv
     python benchmarks/ground_truth.py --programs sort,dyck --methods 'eap;exact' --out out/known
@@ -24,7 +24,7 @@ from common import header, table
 import veracausa as vc
 from veracausa.estimates.methods import EDGE_PRESETS
 from veracausa.ground_truth import COMPILED
-from veracausa.ground_truth.recovery import RANKINGS
+from veracausa.ground_truth.recovered import RANKINGS
 from veracausa.scores.scores import Scores
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
@@ -36,8 +36,8 @@ OTHERS: dict[str, Callable[[vc.Model, vc.Task], Scores | vc.Circuit]] = {
     "iterated": lambda lm, task: _iterated(lm, task, 1, "importance"),
     "iterated, abs": lambda lm, task: _iterated(lm, task, 1, "abs"),
     "iterated, 5 points": lambda lm, task: _iterated(lm, task, 5, "abs"),
-    "mask, top-k": lambda lm, task: vc.learn_edges(lm, task, how="top-k", show_progress=False),
-    "acdc, 0.01": lambda lm, task: vc.acdc(lm, task, tau=0.01, loss="metric", show_progress=False),
+    "mask, top-k": lambda lm, task: vc.circuits.learn(lm, task, how="top-k", show_progress=False),
+    "acdc, 0.01": lambda lm, task: vc.circuits.acdc(lm, task, tau=0.01, loss="metric", show_progress=False),
     "random": lambda lm, task: vc.attribute(lm, task, units="edges", method="eap", show_progress=False),
 }
 #: Columns of the tables, each under one ranking.
@@ -52,7 +52,7 @@ TABLES = (
 
 
 def _iterated(lm: vc.Model, task: vc.Task, points: int, by: str) -> Scores:
-    return vc.iterate(lm, task, smallest=1, rounds=15, points=points, by=by, show_progress=False)
+    return vc.circuits.iterate(lm, task, smallest=1, rounds=15, points=points, by=by, show_progress=False)
 
 
 def found_by(method: str, lm: vc.Model, task: vc.Task, draws: int) -> list[Scores | vc.Circuit]:
@@ -71,14 +71,14 @@ def found_by(method: str, lm: vc.Model, task: vc.Task, draws: int) -> list[Score
 
 def rows_of(name: str, methods: list[str], n: int, draws: int) -> list[dict[str, object]]:
     """One row per method and ranking."""
-    lm, program = vc.load_trained() if name == TRAINED else vc.load_compiled(name)
+    lm, program = vc.ground_truth.load_trained() if name == TRAINED else vc.ground_truth.load_compiled(name)
     task, rows = program.task(min(n, len(program.pairs()))), []
     few = len(program.nodes) < lm.graph.writers - 1  # where all nodes are true, none are to be told apart
     for method in methods:
         found = found_by(method, lm, task, draws)
         for by in RANKINGS:
-            edges = [vc.recovery(one, program, by=by) for one in found]
-            nodes = [vc.recovery(one, program, by=by, nodes=True) for one in found] if few else []
+            edges = [vc.ground_truth.recovery(one, program, by=by) for one in found]
+            nodes = [vc.ground_truth.recovery(one, program, by=by, nodes=True) for one in found] if few else []
             rows.append({
                 "program": name, "method": method, "ranking": by, "pairs": len(task),
                 "true edges": edges[0].true, "edges": edges[0].of,

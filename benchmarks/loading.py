@@ -1,6 +1,6 @@
 """Start-up times, each in a fresh process: the import, the command line's help, a packaged model from the cache.
 
-    python benchmarks/loading.py
+python benchmarks/loading.py
 """
 
 from __future__ import annotations

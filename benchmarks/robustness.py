@@ -73,11 +73,11 @@ def values(result: Any) -> list[torch.Tensor]:
     """The numbers of a result, whatever it is."""
     if isinstance(result, vc.Scores):
         return [result.values]
-    if isinstance(result, vc.AblationStudy):
+    if isinstance(result, vc.behaviour.AblationStudy):
         return [torch.tensor([[one.accuracy, one.metric] for one in result.outcomes], dtype=torch.float64)]
     if isinstance(result, vc.Receipt):
         return [result.exact.values]
-    if isinstance(result, vc.Discovery):
+    if isinstance(result, vc.discovery.Discovery):
         return [result.scores.values, torch.as_tensor(result.circuit.mask)]
     raise TypeError(type(result))
 
@@ -87,11 +87,13 @@ CALLS: dict[str, Callable[[Model, Task, Path | None], Any]] = {
     "exact, neurons": lambda lm, task, out: vc.exact(lm, task, units="neurons", rows=1, out=out, **QUIET),
     "exact, edges": lambda lm, task, out: vc.exact(lm, task, units="edges", rows=8, out=out, **QUIET),
     "exact, resampled": lambda lm, task, out: vc.exact(lm, task, ablation="resample", rows=1, out=out, **QUIET),
-    "shapley": lambda lm, task, out: vc.shapley(lm, task, units="heads", out=out, **QUIET),
+    "shapley": lambda lm, task, out: vc.effects.shapley(lm, task, units="heads", out=out, **QUIET),
     "verify": lambda lm, task, out: vc.verify(
         lm, task, vc.attribute(lm, task, units="neurons", **QUIET), top=10, sample=40, out=out, **QUIET
     ),
-    "ablation study": lambda lm, task, out: vc.ablation_study(lm, task, units=["a0.h0", "a1.h1"], out=out, **QUIET),
+    "ablation study": lambda lm, task, out: vc.behaviour.ablation_study(
+        lm, task, units=["a0.h0", "a1.h1"], out=out, **QUIET
+    ),
     "discover": lambda lm, task, out: vc.discover(lm, task, edges=40, held_out=the_task(5)[3:], out=out, **QUIET),
 }
 
@@ -186,7 +188,7 @@ def disks() -> Counter[str]:
 
 def save(result: Any, disk: Path) -> None:
     """Save a result under a name of its own."""
-    result.save(disk / ("folder" if isinstance(result, vc.Discovery) else "result.safetensors"))
+    result.save(disk / ("folder" if isinstance(result, vc.discovery.Discovery) else "result.safetensors"))
 
 
 def outcome(what: Callable[[], Any], told: str) -> str:

@@ -45,9 +45,7 @@ def values() -> list[Any]:
 def setting() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
     """Name → a public call and arguments with which it works, on a model of two layers."""
     words = ["The", "key", "keys", "to", "cabinet", "is", "are"]
-    lm = as_model(
-        tiny_models.make("llama", seed=1, num_hidden_layers=2), tokenizer=word_tokenizer(words, start=True)
-    )
+    lm = as_model(tiny_models.make("llama", seed=1, num_hidden_layers=2), tokenizer=word_tokenizer(words, start=True))
     texts: dict[str, Any] = {"clean": ["The key to", "The key is"], "corrupted": ["The keys to", "The keys is"]}
     texts |= {"correct": [" is", " to"], "incorrect": [" are", " are"]}
     task = vc.task(lm, **texts)
@@ -68,33 +66,36 @@ def setting() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
         "tasks.build": (vc.tasks.build, {"name": "no task", "lm": lm}),
         "tasks.from_file": (vc.tasks.from_file, {"lm": lm, "path": "no.csv", "metric": "prob", "name": None}),
         "Method": (vc.Method, {"path": "point", "rule": "plain", "combine": "mean", **one, "descent": 3}),
-        "Until": (vc.Until, {"missed": 1, "tau": 0.1, "confidence": 0.9}),
-        "Learning": (vc.Learning, {"steps": 1, "rate": 0.1, "batch": 1, "seed": 0}),
+        "Until": (vc.receipts.Until, {"missed": 1, "tau": 0.1, "confidence": 0.9}),
+        "Learning": (vc.effects.Learning, {"steps": 1, "rate": 0.1, "batch": 1, "seed": 0}),
         "exact": (vc.exact, {**on, **effects, "ablation": "zero", "rows": 2, "share_prefix": True, **quiet}),
-        "last_in": (vc.last_in, {**on, **effects, "ablation": "zero", **quiet}),
+        "last_in": (vc.effects.last_in, {**on, **effects, "ablation": "zero", **quiet}),
         "attribute": (vc.attribute, {**on, "units": ["a0.h0"], "method": "ig", "direction": "noising", **one, **quiet}),
-        "shapley": (vc.shapley, {**on, "units": ["a0.h0"], "permutations": 1, "seed": 0, **quiet}),
+        "shapley": (vc.effects.shapley, {**on, "units": ["a0.h0"], "permutations": 1, "seed": 0, **quiet}),
         "verify": (vc.verify, {**on, "estimate": scores, "top": 1, "sample": 1, "tau": 0.1, "seed": 0, "until": None,
                                "budget": None, "out": None, **quiet}),
         "agreement": (vc.agreement, {"estimate": scores, "exact": exact}),
-        "stability": (vc.stability, {"scores": scores, "top": 2, "draws": 4, "seed": 0, "bar": 0.5}),
+        "stability": (vc.scores.stability, {"scores": scores, "top": 2, "draws": 4, "seed": 0, "bar": 0.5}),
         "select": (vc.select, {"scores": edges, "n": 5, "how": "top", "by": None, "bootstrap": False, "draws": 9,
                                "prune": False, "seed": 0, "seconds": 1.0, "lm": None, "task": None}),
         "faithfulness": (vc.faithfulness, {**on, "circuit": circuit, "ablation": "zero", "seed": 0, **quiet}),
         "curve": (vc.curve, {**on, "scores": edges, "sizes": (0.5, 1.0), "ablation": "zero", "seed": 0, **quiet}),
-        "responses": (vc.responses, {**on, "units": ["a0.h0"], "alphas": [0.0, 0.5, 1.0], "out": None, **quiet}),
-        "surface": (vc.surface, {**on, "units": ["a0.h0", "a1.h1"], **quiet}),
-        "ablation_study": (vc.ablation_study, {**on, "units": ["a0.h0"], "ablations": ("zero",), "together": True,
+        "responses": (vc.causes.responses, {**on, "units": ["a0.h0"], "alphas": [0.0, 0.5, 1.0], "out": None, **quiet}),
+        "surface": (vc.causes.surface, {**on, "units": ["a0.h0", "a1.h1"], **quiet}),
+        "ablation_study": (vc.behaviour.ablation_study, {**on, "units": ["a0.h0"], "ablations": ("zero",),
+                           "together": True,
                            "new_tokens": 1, "answers": None, "top": 1, "alpha": 0.05, "seed": 0, "out": None, **quiet}),
-        "head_roles": (vc.head_roles, on),
-        "locate": (vc.locate, {**on, "units": ["a0.h0"], "out": None, **quiet}),
-        "optimal_constants": (vc.optimal_constants, {**on, "units": ["a0.h0"], "learning": vc.Learning(1), **quiet}),
-        "learn_mask": (vc.learn_mask, {**on, "units": "heads", "keep": 0.5, "steps": 1, "lr": 0.1, "loss": "kl",
+        "head_roles": (vc.counterfactuals.head_roles, on),
+        "locate": (vc.causes.locate, {**on, "units": ["a0.h0"], "out": None, **quiet}),
+        "optimal_constants": (vc.effects.optimal_constants, {**on, "units": ["a0.h0"],
+                              "learning": vc.effects.Learning(1), **quiet}),
+        "learn_mask": (vc.estimates.learn_mask, {**on, "units": "heads", "keep": 0.5, "steps": 1, "lr": 0.1,
+                       "loss": "kl",
                                        "batch": 2, "start": None, "seed": 0, **quiet}),
-        "counterfactual_pool": (vc.counterfactual_pool, {**on, "corruptions": None, "edits": {"x": words},
+        "pool": (vc.counterfactuals.pool, {**on, "corruptions": None, "edits": {"x": words},
                                                          "positions": None, "most": 1, "seed": 0}),
-        "load_scores": (vc.load_scores, {"path": "no.safetensors"}),
-        "load_circuit": (vc.load_circuit, {"path": "no.safetensors"}),
+        "load_scores": (vc.open, {"path": "no.safetensors"}),
+        "load_circuit": (vc.open, {"path": "no.safetensors"}),
         "Task.load": (vc.Task.load, {"path": "no.json"}),
         "Scores.save": (scores.save, {"path": "scores.safetensors"}),
         "Task.save": (task.save, {"path": "task.json"}),

@@ -55,7 +55,11 @@ def test_a_known_name_is_not_suggested():
         (lambda lm, task: vc.attribute(lm, task, method="ig", grid="gaus"), MethodError, "gauss"),
         (lambda lm, task: vc.compare(lm, task, methods=["atq"]), MethodError, "atp"),
         (lambda lm, task: vc.compare(lm, task, units=["head"]), UnitError, "heads"),
-        (lambda lm, task: vc.ablation_study(lm, task, units="a0.h0", ablations=["means"]), MethodError, "mean"),
+        (
+            lambda lm, task: vc.behaviour.ablation_study(lm, task, units="a0.h0", ablations=["means"]),
+            MethodError,
+            "mean",
+        ),
         (lambda lm, task: resolve_level("quik"), MethodError, "quick"),
     ],
 )

@@ -30,7 +30,7 @@ _MADE: dict[str, tuple[type[VeracausaError], str]] = {
     "Units": (
         UnitError,
         "give a kind ('heads') or names (['a9.h6']), each a unit with an effect of its own; what "
-        "several do at once is vc.ablation_study(…, together=True)",
+        "several do at once is vc.behaviour.ablation_study(…, together=True)",
     ),
     "Circuit": (CircuitError, "vc.select(scores) makes one"),
     "Method": (MethodError, "vc.Method(path=…, rule=…) makes one, and a preset's name means one"),
@@ -41,14 +41,14 @@ _WORDS = {"int": "a whole number", "float": "a number", "bool": "True or False",
 _LARGEST = 2**63  # of the integers that torch and numpy count with
 
 
-def typed(function: Function) -> Function:
-    """The same function, which first compares what it is given with what it declares.
+def typed(function: Function, package: str = "vc") -> Function:
+    """The same function, which first compares what it is given with what it declares; `package`: where users find it.
 
     Raises:
         MethodError: another type, a NaN, a whole number beyond 64 bits, a negative seed; for a `Task` TaskError, for
             units UnitError, for a `Circuit` CircuitError. A keyword that does not exist stays Python's TypeError.
     """
-    signature = inspect.signature(function)
+    signature, public = inspect.signature(function), f"{package}.{function.__name__}"
     declared = {p.name: p.annotation for p in signature.parameters.values() if isinstance(p.annotation, str)}
 
     @functools.wraps(function)
@@ -61,8 +61,8 @@ def typed(function: Function) -> Function:
         for name, value in bound.arguments.items():
             if name in declared:
                 listed = list(value) if isinstance(value, Iterator) and "Sequence[" in declared[name] else value
-                require(listed, declared[name], f"vc.{function.__name__}: {name}", known)
-                _require_seed(name, listed, f"vc.{function.__name__}")
+                require(listed, declared[name], f"{public}: {name}", known)
+                _require_seed(name, listed, public)
                 bound.arguments[name] = listed
         return function(*bound.args, **bound.kwargs)
 

@@ -54,7 +54,7 @@ def edits(lm, task, i, names, ablation, family):
 def test_every_condition_is_the_naive_run(tiny, task_of, family, lengths):
     lm, task = tiny(family), task_of(lengths, 3)
     ablations = ("zero", "mean", "counterfactual")
-    study = vc.ablation_study(lm, task, units=list(UNITS), ablations=ablations, **QUIET)
+    study = vc.behaviour.ablation_study(lm, task, units=list(UNITS), ablations=ablations, **QUIET)
     assert len(study.conditions) == 1 + len(ablations) * (len(UNITS) + 1)
     for c, condition in enumerate(study.conditions):
         for i in range(len(task)):
@@ -70,7 +70,7 @@ def test_every_condition_is_the_naive_run(tiny, task_of, family, lengths):
 def test_generated_tokens_are_those_of_generate_with_hooks(tiny, task_of, family):
     lm, task = tiny(family), task_of((5, 6), 3)
     ablations = ("zero", "mean", "counterfactual") if family == "llama" else ("mean",)
-    study = vc.ablation_study(lm, task, units=["a0.h1", "m2.n5"], ablations=ablations, new_tokens=3, **QUIET)
+    study = vc.behaviour.ablation_study(lm, task, units=["a0.h1", "m2.n5"], ablations=ablations, new_tokens=3, **QUIET)
     for c, condition in enumerate(study.conditions):
         for i in range(len(task)):
             own = edits(lm, task, i, condition.units, condition.ablation, family)
@@ -81,18 +81,26 @@ def test_generated_tokens_are_those_of_generate_with_hooks(tiny, task_of, family
 def test_first_token_and_metric_do_not_depend_on_how_many_tokens_follow(tiny, task_of):
     lm, task = tiny("llama"), task_of((5, 7), 4)
     one, more = (
-        vc.ablation_study(lm, task, units=list(UNITS), ablations=("zero", "resample"), reference=task_of((5, 7), 8, 3),
-                          new_tokens=count, **QUIET) for count in (1, 3)
-    )  # fmt: skip
+        vc.behaviour.ablation_study(
+            lm,
+            task,
+            units=list(UNITS),
+            ablations=("zero", "resample"),
+            reference=task_of((5, 7), 8, 3),
+            new_tokens=count,
+            **QUIET,
+        )
+        for count in (1, 3)
+    )
     torch.testing.assert_close(one.metric, more.metric, rtol=0, atol=EXACT)
     assert torch.equal(one.tokens[..., 0], more.tokens[..., 0])
 
 
 def test_a_continuation_ends_where_generate_ends(tiny, task_of):
     lm, task = tiny("llama", fresh=True), task_of(6, 4)
-    plain = vc.ablation_study(lm, task, units=["a0.h1"], new_tokens=3, **QUIET)
+    plain = vc.behaviour.ablation_study(lm, task, units=["a0.h1"], new_tokens=3, **QUIET)
     lm.hf.generation_config.eos_token_id = int(plain.tokens[0, 0, 1])
-    study = vc.ablation_study(lm, task, units=["a0.h1"], new_tokens=3, **QUIET)
+    study = vc.behaviour.ablation_study(lm, task, units=["a0.h1"], new_tokens=3, **QUIET)
     assert study.tokens[0, 0].tolist() == [*plain.tokens[0, 0, :2].tolist(), -1]
     for i in range(len(task)):
         wanted = naive_generation.generate(lm.hf, "llama", task.clean[i], [], 3)
@@ -102,7 +110,9 @@ def test_a_continuation_ends_where_generate_ends(tiny, task_of):
 @pytest.mark.parametrize("ablation", ["zero", "mean", "resample", "counterfactual"])
 def test_a_units_change_is_its_exact_effect(tiny, task_of, ablation):
     lm, task = tiny("gemma2"), task_of((5, 7), 6)
-    study = vc.ablation_study(lm, task, units=["a0.h1", "a1.h2", "a2.h3"], ablations=[ablation], seed=3, **QUIET)
+    study = vc.behaviour.ablation_study(
+        lm, task, units=["a0.h1", "a1.h2", "a2.h3"], ablations=[ablation], seed=3, **QUIET
+    )
     exact = vc.exact(lm, task, units=["a0.h1", "a1.h2", "a2.h3"], ablation=ablation, seed=3, **QUIET)
     torch.testing.assert_close((study.metric[1:4] - study.metric[0]).T, exact.values, rtol=0, atol=EXACT)
     assert study["a1.h2", ablation].change == pytest.approx(float(exact.mean()[1]), abs=EXACT)
@@ -112,24 +122,24 @@ def test_a_units_change_is_its_exact_effect(tiny, task_of, ablation):
 @pytest.mark.parametrize("metric", ["prob", "logprob", "prob_diff", "neg_kl"])
 def test_other_metrics_are_read_off_the_same_logits(tiny, task_of, metric):
     lm, task = tiny("llama"), task_of(6, 3, metric=metric)
-    study = vc.ablation_study(lm, task, units=["a0.h1"], ablations=["zero"], **QUIET)
+    study = vc.behaviour.ablation_study(lm, task, units=["a0.h1"], ablations=["zero"], **QUIET)
     exact = vc.exact(lm, task, units=["a0.h1"], ablation="zero", **QUIET)
     torch.testing.assert_close((study.metric[1] - study.metric[0])[:, None], exact.values, rtol=0, atol=EXACT)
 
 
 def test_batches_and_chunks_do_not_matter(tiny, task_of, monkeypatch):
     lm, task = tiny("llama"), task_of((5, 6, 9), 7)
-    whole = vc.ablation_study(lm, task, units=list(UNITS), ablations=("zero", "counterfactual"), **QUIET)
+    whole = vc.behaviour.ablation_study(lm, task, units=list(UNITS), ablations=("zero", "counterfactual"), **QUIET)
     monkeypatch.setattr("veracausa.behaviour.runs.rows_per_chunk", lambda *_: 2)
     monkeypatch.setattr("veracausa.behaviour.study.examples_per_batch", lambda *_: 2)
-    parts = vc.ablation_study(lm, task, units=list(UNITS), ablations=("zero", "counterfactual"), **QUIET)
+    parts = vc.behaviour.ablation_study(lm, task, units=list(UNITS), ablations=("zero", "counterfactual"), **QUIET)
     torch.testing.assert_close(whole.metric, parts.metric, rtol=0, atol=EXACT)
     assert torch.equal(whole.tokens, parts.tokens)
 
 
 def test_half_precision_answers_are_those_of_generate(tiny, task_of):
     lm, task = tiny("llama", dtype=torch.bfloat16, fresh=True), task_of((5, 6), 6)
-    study = vc.ablation_study(lm, task, units=["a0.h1", "m2.n5"], ablations=["zero"], **QUIET)
+    study = vc.behaviour.ablation_study(lm, task, units=["a0.h1", "m2.n5"], ablations=["zero"], **QUIET)
     same = 0
     for c, condition in enumerate(study.conditions):
         for i in range(len(task)):
@@ -146,23 +156,23 @@ def test_planned_cost_is_what_is_counted(tiny, task_of, ablations, new_tokens):
     lm, task = tiny("llama"), task_of((5, 7), 8)
     how = {"units": list(UNITS), "ablations": ablations, "new_tokens": new_tokens}
     lm.hf.generation_config.eos_token_id = None  # nothing ends early
-    study = vc.ablation_study(lm, task, **how, **QUIET)
+    study = vc.behaviour.ablation_study(lm, task, **how, **QUIET)
     assert planned_ablation_study(lm, task, **how) == study.cost.token_layers
 
 
 def test_answers_of_several_tokens(tiny, task_of):
     lm, task = tiny("llama"), task_of(6, 3)
-    study = vc.ablation_study(lm, task, units=["a0.h1"], new_tokens=3, **QUIET)
+    study = vc.behaviour.ablation_study(lm, task, units=["a0.h1"], new_tokens=3, **QUIET)
     said = study.tokens[0].tolist()
     answers = [[said[0][:2]], [[1, 2, 3], said[1]], [[said[2][0], said[2][1] + 1]]]
-    found = vc.ablation_study(lm, task, units=["a0.h1"], new_tokens=3, answers=answers, **QUIET)
+    found = vc.behaviour.ablation_study(lm, task, units=["a0.h1"], new_tokens=3, answers=answers, **QUIET)
     assert found.right[0].tolist() == [True, True, False]
     with pytest.raises(MethodError, match="an answer has 3 tokens"):
-        vc.ablation_study(lm, task, units=["a0.h1"], new_tokens=2, answers=answers, **QUIET)
+        vc.behaviour.ablation_study(lm, task, units=["a0.h1"], new_tokens=2, answers=answers, **QUIET)
 
 
 def test_one_prompt_has_answers_but_no_standard_errors(tiny, task_of):
-    study = vc.ablation_study(tiny("llama"), task_of(6, 1), units=["a0.h1"], **QUIET)
+    study = vc.behaviour.ablation_study(tiny("llama"), task_of(6, 1), units=["a0.h1"], **QUIET)
     assert study.n == 1 and study["a0.h1", "zero"].p == 1.0
     assert study.table()["stderr"].isna().all()
     assert study.sentences
@@ -171,28 +181,28 @@ def test_one_prompt_has_answers_but_no_standard_errors(tiny, task_of):
 def test_scores_and_agreements_name_the_units(tiny, task_of):
     lm, task = tiny("llama"), task_of(6, 4)
     exact, atp = vc.exact(lm, task, **QUIET), vc.attribute(lm, task, **QUIET)
-    study = vc.ablation_study(lm, task, units=exact, top=2, ablations=["zero"], **QUIET)
+    study = vc.behaviour.ablation_study(lm, task, units=exact, top=2, ablations=["zero"], **QUIET)
     assert [one.condition.units for one in study.outcomes[:2]] == [(name,) for name in exact.top(2)["name"]]
     agreement = vc.agreement(atp, exact)
     wanted = agreement.outliers[:6]
-    study = vc.ablation_study(lm, task, units=agreement, ablations=["zero"], together=False, **QUIET)
+    study = vc.behaviour.ablation_study(lm, task, units=agreement, ablations=["zero"], together=False, **QUIET)
     assert [one.condition.name for one in study.outcomes] == wanted
 
 
 def test_files_read_back(tiny, task_of, tmp_path):
-    study = vc.ablation_study(tiny("llama"), task_of(6, 4), units=["a0.h1", "m0"], **QUIET)
-    found = vc.load_ablation_study(study.save(tmp_path / "study.safetensors"))
+    study = vc.behaviour.ablation_study(tiny("llama"), task_of(6, 4), units=["a0.h1", "m0"], **QUIET)
+    found = vc.open(study.save(tmp_path / "study.safetensors"))
     assert found.table().equals(study.table()) and torch.equal(found.tokens, study.tokens)
     assert repr(found) == repr(study) and found.sentences == study.sentences
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "study.safetensors").read_bytes()[:-40])
     with pytest.raises(FileError):
-        vc.load_ablation_study(tmp_path / "cut.safetensors")
+        vc.open(tmp_path / "cut.safetensors")
 
 
 def test_an_interrupted_study_continues(tiny, task_of, tmp_path, monkeypatch):
     lm, task = tiny("llama"), task_of((5, 7), 6)
     how = {"units": ["a0.h1", "m0"], "ablations": ("zero", "counterfactual"), **QUIET}
-    whole = vc.ablation_study(lm, task, **how)
+    whole = vc.behaviour.ablation_study(lm, task, **how)
     seen = []
 
     def stops(*arguments):
@@ -206,13 +216,15 @@ def test_an_interrupted_study_continues(tiny, task_of, tmp_path, monkeypatch):
     original = runs._answers
     monkeypatch.setattr(runs, "_answers", stops)
     with pytest.raises(KeyboardInterrupt):
-        vc.ablation_study(lm, task, **how, out=tmp_path)
+        vc.behaviour.ablation_study(lm, task, **how, out=tmp_path)
     assert not any(block.attention_out._forward_pre_hooks for block in lm.decoder.blocks)
     monkeypatch.setattr(runs, "_answers", original)
-    again = vc.ablation_study(lm, task, **how, out=tmp_path)
+    again = vc.behaviour.ablation_study(lm, task, **how, out=tmp_path)
     torch.testing.assert_close(again.metric, whole.metric, rtol=0, atol=0)
     monkeypatch.setattr(study, "recorded", None)  # nothing is left to run
-    torch.testing.assert_close(vc.ablation_study(lm, task, **how, out=tmp_path).metric, whole.metric, rtol=0, atol=0)
+    torch.testing.assert_close(
+        vc.behaviour.ablation_study(lm, task, **how, out=tmp_path).metric, whole.metric, rtol=0, atol=0
+    )
 
 
 def test_the_model_is_left_as_it_was_when_a_run_raises(tiny, task_of, monkeypatch):
@@ -225,7 +237,7 @@ def test_the_model_is_left_as_it_was_when_a_run_raises(tiny, task_of, monkeypatc
 
     monkeypatch.setattr("veracausa.behaviour.runs._answers", fails)
     with pytest.raises(RuntimeError, match="as a hook"):
-        vc.ablation_study(lm, task, units=["a0.h1", "m0"], **QUIET)
+        vc.behaviour.ablation_study(lm, task, units=["a0.h1", "m0"], **QUIET)
     assert lm.hf.training and lm.hf.config._attn_implementation == before
     assert all(parameter.requires_grad for parameter in lm.hf.parameters())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in lm.hf.modules())
@@ -251,4 +263,4 @@ def test_the_model_is_left_as_it_was_when_a_run_raises(tiny, task_of, monkeypatc
 )
 def test_bad_input_says_what_is_wrong(tiny, task_of, options, error, words):
     with pytest.raises(error, match=words):
-        vc.ablation_study(tiny("llama"), task_of(6, 2), **({"units": ["a0.h1"]} | options), **QUIET)
+        vc.behaviour.ablation_study(tiny("llama"), task_of(6, 2), **({"units": ["a0.h1"]} | options), **QUIET)

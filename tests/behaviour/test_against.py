@@ -22,7 +22,7 @@ SCORE = (-0.5, -0.2, -0.05, -0.004, 0.002)
 @pytest.fixture
 def study(tiny, task_of):
     lm, task = tiny("llama"), task_of(6, 2)
-    real = vc.ablation_study(lm, task, units=NAMES, ablations=["zero"], together=False, show_progress=False)
+    real = vc.behaviour.ablation_study(lm, task, units=NAMES, ablations=["zero"], together=False, show_progress=False)
     right = torch.zeros(1 + len(NAMES), 40, dtype=torch.bool)
     right[:, :25] = True
     for i, (lost, gained) in enumerate(zip(LOST, GAINED, strict=True), 1):

@@ -12,7 +12,7 @@ ROUNDING = 1e-4
 
 def test_without_ablation_answers_are_those_of_generate(smollm2):
     task = vc.tasks.ioi(smollm2, n=5, seed=4)
-    study = vc.ablation_study(smollm2, task, units=["a29.h1"], ablations=["zero"], show_progress=False)
+    study = vc.behaviour.ablation_study(smollm2, task, units=["a29.h1"], ablations=["zero"], show_progress=False)
     ids = [torch.tensor([prompt]) for prompt in task.clean]
     with torch.no_grad():
         wanted = [
@@ -28,7 +28,9 @@ def test_without_ablation_answers_are_those_of_generate(smollm2):
 def test_units_of_several_layers_and_generated_tokens(smollm2):
     task = vc.tasks.ioi(smollm2, n=2, seed=1)
     units = {"a20.h0": ("heads", 20, 0), "m3": ("mlps", 3, None)}
-    study = vc.ablation_study(smollm2, task, units=list(units), ablations=["zero"], new_tokens=3, show_progress=False)
+    study = vc.behaviour.ablation_study(
+        smollm2, task, units=list(units), ablations=["zero"], new_tokens=3, show_progress=False
+    )
     exact = vc.exact(smollm2, task, units=["a20.h0"], ablation="zero", show_progress=False)
     assert study["a20.h0", "zero"].change == pytest.approx(float(exact.mean()[0]), abs=ROUNDING)
     for c, condition in enumerate(study.conditions):

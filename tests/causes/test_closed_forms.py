@@ -56,7 +56,7 @@ def said():
         if name not in done:
             form = closed_forms.FORMS[name]()
             options = {"nodes": 256, "zero_nodes": 256, "shapley": 4, "show_progress": False}
-            done[name] = form, vc.disagreement(form.lm, form.task, **options)
+            done[name] = form, vc.causes.disagreement(form.lm, form.task, **options)
         return done[name]
 
     return of

@@ -160,7 +160,7 @@ def saved(tmp_path, **parts):
 @pytest.mark.parametrize("importance", [None, np.array([0.1, -1e-9, 3.0])])
 def test_saved_and_loaded(tmp_path, importance):
     circuit, path = saved(tmp_path, importance=importance)
-    again = vc.load_circuit(path)
+    again = vc.open(path)
     assert again.names == circuit.names and again.graph == circuit.graph
     assert (again.importance is None) if importance is None else (again.importance == importance).all()
     for part in ("model", "task", "method", "settings", "notes"):
@@ -174,7 +174,7 @@ def test_a_file_cut_short_anywhere(tmp_path):
     for length in range(0, len(whole), 37):
         path.write_bytes(whole[:length])
         with pytest.raises(FileError, match=r"circuit\.json"):
-            vc.load_circuit(path)
+            vc.open(path)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_files_that_are_wrong(tmp_path, change):
     _, path = saved(tmp_path)
     write_json(path, json.loads(path.read_text()) | change)
     with pytest.raises(FileError, match=r"circuit\.json"):
-        vc.load_circuit(path)
+        vc.open(path)
 
 
 @pytest.mark.parametrize("text", ["[]", "3", "", "\x00\x01", "{}", "[" * 100_000])
@@ -198,9 +198,9 @@ def test_files_of_others(tmp_path, text):
     path = tmp_path / "x.json"
     path.write_text(text)
     with pytest.raises(FileError):
-        vc.load_circuit(path)
+        vc.open(path)
     with pytest.raises(FileError, match="no file"):
-        vc.load_circuit(tmp_path / "missing.json")
+        vc.open(tmp_path / "missing.json")
     with pytest.raises(FileError):
         circuit_of(brute.SMALL, ["input->logits"]).save(path / "below-a-file.json")
 

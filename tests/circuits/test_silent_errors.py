@@ -208,9 +208,7 @@ def test_edges_into_keys_and_values_are_of_the_whole_group(ungrouped, task_of, a
     of = {name: i for i, name in enumerate(all_edges(single).names)}
     parts = [[of[part] for part in ends_in(grouped, name)] for name in all_edges(grouped).names]
     assert sum(map(len, parts)) == single.graph.size > grouped.graph.size
-    eap, theirs = (
-        vc.attribute(lm, task, units="edges", method="eap", show_progress=False) for lm in (grouped, single)
-    )
+    eap, theirs = (vc.attribute(lm, task, units="edges", method="eap", show_progress=False) for lm in (grouped, single))
     agree(eap.values, torch.stack([theirs.values[:, part].sum(1) for part in parts], 1), eap.gap)
     masks, chosen = [], range(0, grouped.graph.size, 7)
     for edge in chosen:

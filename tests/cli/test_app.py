@@ -65,7 +65,7 @@ def test_what_was_computed_is_not_lost_on_a_full_disk(call, pairs, tmp_path, mon
     assert result.exit_code == 2 and "No space left on device" in result.stderr
     (instead,) = rescue.iterdir()
     assert f"is in {instead} instead" in result.stderr
-    saved = vc.load_scores(next(instead.glob("*.safetensors")))
+    saved = vc.open(next(instead.glob("*.safetensors")))
     assert repr(saved.top(10).iloc[0]["name"])[1:-1] in result.stdout
     assert not [path for path in out.glob("*") if ".pieces." not in path.name]
 
@@ -112,7 +112,7 @@ def test_the_published_pair(call):
 def test_exact_writes_scores_and_a_table(call, pairs, folder, tmp_path):
     result = call("exact", pairs, "--units", "heads", "--out", tmp_path / "deep" / "out")
     assert result.exit_code == 0, result.output
-    scores = vc.load_scores(tmp_path / "deep" / "out" / "exact-heads.safetensors")
+    scores = vc.open(tmp_path / "deep" / "out" / "exact-heads.safetensors")
     lm = vc.load(folder)
     direct = vc.exact(lm, vc.tasks.from_file(lm, pairs), show_progress=False)
     assert torch.equal(scores.values, direct.values)
@@ -142,7 +142,7 @@ def test_attribute(call, pairs, folder, tmp_path):
     lm = vc.load(folder)
     direct = vc.attribute(lm, vc.tasks.from_file(lm, pairs), units="mlps", method="ig", baseline="zero", nodes=3,
                           show_progress=False)  # fmt: skip
-    assert torch.equal(vc.load_scores(next(tmp_path.glob("*.safetensors"))).values, direct.values)
+    assert torch.equal(vc.open(next(tmp_path.glob("*.safetensors"))).values, direct.values)
 
 
 def test_attribute_with_a_receipt(call, pairs, folder, tmp_path):
@@ -155,7 +155,7 @@ def test_attribute_with_a_receipt(call, pairs, folder, tmp_path):
                        show_progress=False)  # fmt: skip
     receipt = vc.Receipt.load(tmp_path / "atp-heads-receipt.safetensors")
     assert torch.equal(receipt.exact.values, direct.exact.values) and receipt.missed == direct.missed
-    assert vc.load_scores(tmp_path / "atp-heads.safetensors").verified == direct.sentence
+    assert vc.open(tmp_path / "atp-heads.safetensors").verified == direct.sentence
     assert "7 of 12 units exactly" in result.output and "not verified" not in result.output
     assert result.output.index("trust   7 of 12") < result.output.index("receipt atp")
     assert (tmp_path / "atp-heads-receipt.txt").read_text().splitlines()[:6] == repr(direct).splitlines()[:6]
@@ -221,8 +221,8 @@ def test_a_learned_mask(call, pairs, folder, tmp_path):
     result = call("attribute", pairs, "--method", "mask", "--seed", 3, "--out", tmp_path)
     assert result.exit_code == 0 and "gate is open" in result.output, result.output
     lm = vc.load(folder)
-    direct = vc.learn_mask(lm, vc.tasks.from_file(lm, pairs), seed=3, show_progress=False)
-    assert torch.equal(vc.load_scores(tmp_path / "mask-heads.safetensors").values, direct.values)
+    direct = vc.estimates.learn_mask(lm, vc.tasks.from_file(lm, pairs), seed=3, show_progress=False)
+    assert torch.equal(vc.open(tmp_path / "mask-heads.safetensors").values, direct.values)
     assert call("attribute", pairs, "--method", "mask", "--nodes", 3).exit_code == 2
 
 

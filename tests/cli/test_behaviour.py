@@ -20,10 +20,10 @@ def test_ablate_prints_and_saves_what_the_call_returns(places, tmp_path):
     assert result.exit_code == 0, result.output
     lm = vc.load(folder, device="cpu")
     task = vc.tasks.from_file(lm, pairs)
-    study = vc.ablation_study(
+    study = vc.behaviour.ablation_study(
         lm, task, units=["a0.h1", "m2"], ablations=("zero", "counterfactual"), new_tokens=2, show_progress=False
     )
-    saved = vc.load_ablation_study(tmp_path / "ablation-study.safetensors")
+    saved = vc.open(tmp_path / "ablation-study.safetensors")
     assert saved.table().equals(study.table())
     assert all(sentence in result.output for sentence in study.sentences)
     assert len(pd.read_csv(tmp_path / "ablation-study.csv")) == 1 + 2 * 3

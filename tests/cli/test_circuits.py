@@ -63,7 +63,7 @@ def test_discover_is_the_public_call(folder, pairs, out):
     found = vc.discover(
         lm, vc.tasks.from_file(lm, pairs), edges=60, top=8, sample=4, sizes=(0.05, 0.3, 1), show_progress=False
     )
-    again = vc.load_discovery(path)
+    again = vc.open(path)
     assert again.circuit.names == found.circuit.names and again.verified == found.verified
     assert again.evaluation.circuit.metric.equal(found.evaluation.circuit.metric)
     assert str((path / "report.html").resolve()) in result.output.replace("\n", "")
@@ -89,7 +89,7 @@ def test_evaluate(call, pairs, out, tmp_path):
     more = pairs_file(tmp_path / "more.csv", ROWS[:3])
     result = CliRunner().invoke(app, ["evaluate", str(path), "--task", str(more), "--sizes", "0.1,1"])
     assert result.exit_code == 0, (result.output, result.exception)  # the model is that of the circuit
-    found = vc.load_discovery(path)
+    found = vc.open(path)
     assert found.further[0].held_out in result.output and "faithfulness f =" in result.output
     assert found.further[0].seen == sum(text in found.task.clean_text for text, *_ in ROWS[:3])
     assert len(found.further) == 1 and found.further[0].curve.sizes == (0.1, 1.0)

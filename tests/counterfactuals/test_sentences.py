@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from made_up import heads, scores
 
-from veracausa.counterfactuals.baselines import Baselines
-from veracausa.counterfactuals.corruptions import CounterfactualComparison
-from veracausa.counterfactuals.general_purpose import GeneralPurpose
-from veracausa.counterfactuals.head_roles import ROLES, HeadRoles
-from veracausa.counterfactuals.search import Check, Search
+from veracausa.counterfactuals.compared_baselines import Baselines
+from veracausa.counterfactuals.compared_corruptions import CounterfactualComparison
+from veracausa.counterfactuals.general_units import GeneralPurpose
+from veracausa.counterfactuals.roles import ROLES, HeadRoles
+from veracausa.counterfactuals.searching import Check, Search
 from veracausa.words import share
 
 NAMES = ("a1.h2", "a3.h4", "a5.h6", "a7.h8")

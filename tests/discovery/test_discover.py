@@ -202,12 +202,12 @@ def test_the_folder_has_everything_and_comes_back(lm, found, saved):
               "receipt.safetensors", "receipt.txt", "report.html"}  # fmt: skip
     wanted |= {f"evaluations/held-out/{name}" for name in ("pairs.json", "faithfulness.csv", "curve.csv")}
     assert wanted <= files and not [name for name in files if "tmp" in name or name.endswith(".part")]
-    again = vc.load_discovery(saved)
+    again = vc.open(saved)
     assert again.describe() == found.describe() and again.asked == json.loads(json.dumps(found.asked))
     pd.testing.assert_frame_equal(again.edges(), found.edges())
     assert again.steps == found.steps and again.plan == found.plan
-    assert vc.load_circuit(saved / "circuit.json").require_for(lm).names == found.circuit.names
-    assert vc.load_scores(saved / "scores.safetensors").verified == found.receipt.sentence
+    assert vc.open(saved / "circuit.json").require_for(lm).names == found.circuit.names
+    assert vc.open(saved / "scores.safetensors").verified == found.receipt.sentence
     pairs = pd.read_csv(saved / "evaluations/held-out/faithfulness.csv")
     assert pairs["f"].tolist() == pytest.approx(found.evaluation.circuit.per_example.tolist())
     sizes = pd.read_csv(saved / "evaluations/held-out/curve.csv")
@@ -280,7 +280,7 @@ def test_an_interrupted_call_continues_and_gives_the_same(tiny, task, found, tmp
         vc.discover(lm, task, out=tmp_path, **OPTIONS)
     assert not (tmp_path / "report.html").exists() and not list(tmp_path.rglob("*.tmp"))
     with pytest.raises(FileError, match="not finished"):
-        vc.load_discovery(tmp_path)
+        vc.open(tmp_path)
     again = vc.discover(lm, task, out=tmp_path, **OPTIONS)
     assert again.circuit.names == found.circuit.names
     torch.testing.assert_close(again.evaluation.circuit.metric, found.evaluation.circuit.metric)
@@ -292,22 +292,24 @@ def test_an_interrupted_call_continues_and_gives_the_same(tiny, task, found, tmp
 def test_evaluate_on_other_pairs(lm, task_of, saved, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(saved, folder)
-    found, other = vc.load_discovery(folder), task_of((6,), n=3, seed=11, name="elsewhere")
-    evaluation = vc.evaluate(lm, folder, other, sizes=(0.1, 1.0), show_progress=False)
+    found, other = vc.open(folder), task_of((6,), n=3, seed=11, name="elsewhere")
+    evaluation = vc.discovery.evaluate(lm, folder, other, sizes=(0.1, 1.0), show_progress=False)
     alone = vc.faithfulness(lm, other, found.circuit, show_progress=False)
     assert torch.equal(evaluation.circuit.metric, alone.metric) and evaluation.seen == 0
     assert evaluation.curve.sizes == (0.1, 1.0)
-    again = vc.load_discovery(folder)
+    again = vc.open(folder)
     assert [one.name for one in again.further] == [evaluation.name]
     assert again.further[0].describe() == evaluation.describe()
     text = text_of(folder / "report.html")
     assert "3 pairs of elsewhere" in text and "that were held out" in text
     assert (folder / "evaluations" / evaluation.name / "curve.csv").exists()
-    vc.evaluate(lm, folder, other, sizes=(0.1, 1.0), show_progress=False)  # the same once more: no second section
-    assert len(vc.load_discovery(folder).further) == 1
-    memory = vc.evaluate(lm, found, other, show_progress=False)
+    vc.discovery.evaluate(
+        lm, folder, other, sizes=(0.1, 1.0), show_progress=False
+    )  # the same once more: no second section
+    assert len(vc.open(folder).further) == 1
+    memory = vc.discovery.evaluate(lm, found, other, show_progress=False)
     assert memory.curve.sizes == OPTIONS["sizes"] and torch.equal(memory.circuit.metric, alone.metric)
-    own = vc.evaluate(lm, found, found.task, show_progress=False)
+    own = vc.discovery.evaluate(lm, found, found.task, show_progress=False)
     assert own.seen == len(found.task) and "not held out" in own.describe()
 
 
@@ -316,25 +318,25 @@ def test_evaluate_refuses_another_model_and_bad_sizes(tiny, lm, task, task_of, s
     other = tiny("llama", fresh=True, dtype=torch.float32)
     other.hf.model.norm.weight.data[3] *= 2
     with pytest.raises(CircuitError, match="other weights"):
-        vc.evaluate(other, saved, task, show_progress=False)
+        vc.discovery.evaluate(other, saved, task, show_progress=False)
     with pytest.raises(CircuitError, match="Graph"):
-        vc.evaluate(tiny("gpt2"), saved, task, show_progress=False)
+        vc.discovery.evaluate(tiny("gpt2"), saved, task, show_progress=False)
     with pytest.raises(MethodError, match=r"ablation='none'.*mean"):
-        vc.evaluate(lm, saved, task, ablation="none", show_progress=False)
+        vc.discovery.evaluate(lm, saved, task, ablation="none", show_progress=False)
     with pytest.raises(MethodError, match="rising"):
-        vc.evaluate(lm, saved, task, sizes=(0.5, 0.1), show_progress=False)
+        vc.discovery.evaluate(lm, saved, task, sizes=(0.5, 0.1), show_progress=False)
     same = vc.Task("flat", ((1, 2, 3),) * 2, ((2, 2, 3),) * 2, ((4,), (5,)), ((5,), (4,)))  # the gaps cancel
     with pytest.raises(GapError):
-        vc.evaluate(lm, saved, same, show_progress=False)
+        vc.discovery.evaluate(lm, saved, same, show_progress=False)
     with pytest.raises(FileError, match="no folder"):
-        vc.evaluate(lm, tmp_path / "nowhere", task, show_progress=False)
+        vc.discovery.evaluate(lm, tmp_path / "nowhere", task, show_progress=False)
     assert sorted(path for path in saved.rglob("*")) == before
 
 
 @pytest.mark.parametrize("ablation", ["zero", "mean", "resample", pytest.param("optimal", marks=pytest.mark.slow)])
 def test_evaluate_under_another_ablation(lm, found, task_of, ablation, tmp_path):
     other = task_of((6,), n=3, seed=11)
-    evaluation = vc.evaluate(lm, found, other, sizes=(0.3, 1.0), ablation=ablation, show_progress=False)
+    evaluation = vc.discovery.evaluate(lm, found, other, sizes=(0.3, 1.0), ablation=ablation, show_progress=False)
     alone = vc.faithfulness(lm, other, found.circuit, ablation=ablation, show_progress=False)
     torch.testing.assert_close(evaluation.circuit.metric, alone.metric)
     assert f"{ablation} ablation" in evaluation.describe() and evaluation.curve.signed[0].ablation == ablation
@@ -406,10 +408,10 @@ def test_other_settings_in_the_same_folder(lm, task, tiny, saved, tmp_path):
 
 def test_a_folder_that_is_none(tmp_path):
     with pytest.raises(FileError, match="no discovery"):
-        vc.load_discovery(tmp_path)
+        vc.open(tmp_path)
     (tmp_path / "run.json").write_text('{"format": "something"}')
     with pytest.raises(FileError, match="no checksum"):
-        vc.load_discovery(tmp_path)
+        vc.open(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -433,12 +435,12 @@ def test_files_cut_short_or_foreign(saved, tmp_path, file):
     for content in (whole[: len(whole) // 2], whole[:-1] if file.endswith("json") else whole[:-8], b"", b"{}"):
         (folder / file).write_bytes(content)
         with pytest.raises(FileError) as caught:
-            vc.load_discovery(folder)
+            vc.open(folder)
         assert file.rpartition("/")[2] in str(caught.value)
     (folder / file).unlink()
     if file != "receipt.safetensors":  # which there need not be
         with pytest.raises(FileError):
-            vc.load_discovery(folder)
+            vc.open(folder)
 
 
 def test_pieces_of_other_pairs_are_refused(lm, task, saved, tmp_path):
@@ -446,6 +448,6 @@ def test_pieces_of_other_pairs_are_refused(lm, task, saved, tmp_path):
     shutil.copytree(saved, folder)
     vc.attribute(lm, task, units="edges", method="eap", show_progress=False).save(folder / "scores.safetensors")
     with pytest.raises(FileError, match="other pairs"):
-        vc.load_discovery(folder)
+        vc.open(folder)
     with pytest.raises(FileError, match="other pairs"):
         vc.discover(lm, task, out=folder, **OPTIONS)

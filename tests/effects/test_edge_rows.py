@@ -118,7 +118,7 @@ def test_cost_in_token_layers(tiny):
 def test_scores_of_edges_are_saved_loaded_and_tabled(tiny, task_of, tmp_path):
     lm, task = tiny("llama"), task_of(6, n=2)
     scores = exact(lm, task)
-    again = vc.load_scores(scores.save(tmp_path / "edges.safetensors"))
+    again = vc.open(scores.save(tmp_path / "edges.safetensors"))
     assert torch.equal(again.values, scores.values) and again.units.names == scores.units.names
     assert again.units.digest() == scores.units.digest()
     table = scores.top(4)

@@ -15,8 +15,8 @@ CALLS = {
     "exact zero": lambda lm, task: vc.exact(lm, task, units="neurons", ablation="zero", show_progress=False),
     "atp": lambda lm, task: vc.attribute(lm, task, units="neurons", show_progress=False),
     "ig": lambda lm, task: vc.attribute(lm, task, method="ig", nodes=2, show_progress=False),
-    "mask": lambda lm, task: vc.learn_mask(lm, task, steps=2, show_progress=False),
-    "responses": lambda lm, task: vc.responses(lm, task, units=["a0.h0"], alphas=[0.5], show_progress=False),
+    "mask": lambda lm, task: vc.estimates.learn_mask(lm, task, steps=2, show_progress=False),
+    "responses": lambda lm, task: vc.causes.responses(lm, task, units=["a0.h0"], alphas=[0.5], show_progress=False),
     "measure": lambda lm, task: lm.measure(task),
 }
 
@@ -28,10 +28,6 @@ def test_restored_after_success(task_of, family, call):
     before = state_of(hf)
     CALLS[call](as_model(hf, family), task_of((5, 6), n=2))
     same(before, state_of(hf))
-
-
-
-
 
 
 @pytest.mark.parametrize("after", [0, 3, 7])

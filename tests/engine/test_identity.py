@@ -10,31 +10,13 @@ import pytest
 import tiny_models
 import torch
 from bridges import as_model
+from hooked import Scale, half, scaled, with_hooks
 
 import veracausa as vc
 from veracausa.engine.identity import difference, identity_of
 from veracausa.errors import CircuitError, FileError, MethodError
 
 HELPERS = Path(__file__).parents[1] / "helpers"
-
-
-def half(module, args, output):
-    return output * 0.5
-
-
-def scaled(by):
-    return lambda module, args, output: output * by
-
-
-class Scale:
-    def __init__(self, by):
-        self.by = by
-
-    def __call__(self, module, args, output):
-        return output * self.by
-
-    def method(self, module, args, output):
-        return output * self.by
 
 
 def set_window(lm):
@@ -137,7 +119,9 @@ def test_old_numbers_are_not_given_out(lm, task_of, tmp_path, change):
 def test_a_circuit_and_constants_of_an_edited_model_are_refused(lm, task_of):
     task = task_of(6)
     circuit = vc.select(vc.attribute(lm, task, units="edges", method="eap", show_progress=False), n=40)
-    constants = vc.optimal_constants(lm, task, units=["a0.h0"], learning=vc.Learning(steps=1), show_progress=False)
+    constants = vc.effects.optimal_constants(
+        lm, task, units=["a0.h0"], learning=vc.effects.Learning(steps=1), show_progress=False
+    )
     set_eps(lm)
     with pytest.raises(CircuitError, match="other configuration"):
         vc.faithfulness(lm, task, circuit, show_progress=False)
@@ -232,16 +216,9 @@ def test_state_of_the_last_run_is_no_identity(rope):
 CHILD = """
 import sys
 sys.path.insert(0, {tests!r})
-from test_identity import with_hooks
+from hooked import with_hooks
 print(with_hooks())
 """
-
-
-def with_hooks():
-    lm = as_model(tiny_models.make("mistral", seed=1), "mistral")
-    for hook in (half, scaled(0.5), Scale(0.5), Scale(0.5).method, functools.partial(half)):
-        lm.hf.model.layers[0].mlp.register_forward_hook(hook)
-    return lm.identity
 
 
 def test_another_process_gives_the_same_identity():

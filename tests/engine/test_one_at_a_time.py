@@ -26,13 +26,13 @@ CALLS = {
 
 MORE = {
     "circuits": lambda lm, task: run_circuits(lm, task, [all_edges_mask(lm.graph)], show_progress=False).metric,
-    "surface": lambda lm, task: vc.surface(
+    "surface": lambda lm, task: vc.causes.surface(
         lm, task, units=("a0.h0", "a1.h1"), alphas=[0.5], show_progress=False
     ).values,
-    "locate": lambda lm, task: vc.locate(lm, task, units=["a0.h0"], show_progress=False).runs,
-    "ablations": lambda lm, task: vc.ablation_study(lm, task, units=["a0.h0"], show_progress=False).metric,
-    "acdc": lambda lm, task: torch.tensor(len(vc.acdc(lm, task, tau=1e9, show_progress=False))),
-    "responses": lambda lm, task: vc.responses(lm, task, units=["a0.h0"], alphas=[0.5], show_progress=False).own,
+    "locate": lambda lm, task: vc.causes.locate(lm, task, units=["a0.h0"], show_progress=False).runs,
+    "ablations": lambda lm, task: vc.behaviour.ablation_study(lm, task, units=["a0.h0"], show_progress=False).metric,
+    "acdc": lambda lm, task: torch.tensor(len(vc.circuits.acdc(lm, task, tau=1e9, show_progress=False))),
+    "responses": lambda lm, task: vc.causes.responses(lm, task, units=["a0.h0"], alphas=[0.5], show_progress=False).own,
     "flow": lambda lm, task: vc.attribute(lm, task, units="edges", method="ifr", show_progress=False).values,
     "kept": lambda lm, task: vc.exact(lm, task, out=tempfile.mkdtemp(), show_progress=False).values,
 }  # fmt: skip
@@ -149,5 +149,5 @@ def test_settings_of_outputs_are_the_users(tiny, task_of, family, setting):
     setattr(lm.hf.config, setting, False)
     before = state_of(lm.hf)
     assert all(torch.equal(CALLS[name](lm, task), one) for name, one in zip(CALLS, right, strict=True))
-    vc.ablation_study(lm, task, units=["a0.h0"], ablations=["zero"], new_tokens=2, show_progress=False)
+    vc.behaviour.ablation_study(lm, task, units=["a0.h0"], ablations=["zero"], new_tokens=2, show_progress=False)
     same(before, state_of(lm.hf))

@@ -10,19 +10,16 @@ import pytest
 import tiny_models
 import torch
 from bridges import as_model, naive_metric
-from long_models import KINDS, LENGTH, long_model
+from long_models import FIRST, KINDS, LENGTH, long_model
 
 import veracausa as vc
 from veracausa.circuits.runs.run_circuits import run_circuits
-from veracausa.engine import validate
+from veracausa.engine import validate_whole
 from veracausa.engine.circuit_forward import all_edges_mask
 from veracausa.engine.sharing import starts
 from veracausa.errors import ContractError
 
 EDGES = ["input->a0.h0<q>", "input->a0.kv1<k>", "a0.h1->m1", "m0->a2.kv0<v>", "a1.h2->logits", "m2->logits"]
-
-
-
 
 
 def pairs(*firsts_and_lengths, seed=0):
@@ -129,12 +126,12 @@ CALLS = {
     "attribute": lambda lm, task: vc.attribute(lm, task, show_progress=False),
     "eap": lambda lm, task: vc.attribute(lm, task, units="edges", method="eap", show_progress=False),
     "circuits": lambda lm, task: run_circuits(lm, task, [all_edges_mask(lm.graph)], show_progress=False),
-    "mask": lambda lm, task: vc.learn_mask(lm, task, steps=1, show_progress=False),
-    "learned edges": lambda lm, task: vc.learn_edges(lm, task, steps=1, show_progress=False),
-    "responses": lambda lm, task: vc.responses(lm, task, units=["a0.h0"], show_progress=False),
-    "surface": lambda lm, task: vc.surface(lm, task, units=("a0.h0", "a1.h1"), show_progress=False),
-    "locate": lambda lm, task: vc.locate(lm, task, units=["a0.h0"], show_progress=False),
-    "ablations": lambda lm, task: vc.ablation_study(
+    "mask": lambda lm, task: vc.estimates.learn_mask(lm, task, steps=1, show_progress=False),
+    "learned edges": lambda lm, task: vc.circuits.learn(lm, task, steps=1, show_progress=False),
+    "responses": lambda lm, task: vc.causes.responses(lm, task, units=["a0.h0"], show_progress=False),
+    "surface": lambda lm, task: vc.causes.surface(lm, task, units=("a0.h0", "a1.h1"), show_progress=False),
+    "locate": lambda lm, task: vc.causes.locate(lm, task, units=["a0.h0"], show_progress=False),
+    "ablations": lambda lm, task: vc.behaviour.ablation_study(
         lm, task, units=["a0.h0"], ablations=["counterfactual"], show_progress=False
     ),
 }  # fmt: skip
@@ -153,8 +150,8 @@ def test_what_no_rotary_module_shows_is_refused(call):
 def test_the_guard_names_both_numbers_and_is_asked_once_a_call(monkeypatch):
     hf, task = tiny_models.make("llama", seed=1), pairs((4, 9), (5, 9), (3, 7))
     lm, asked = as_model(hf, "llama"), []
-    own = validate._require_alike
-    monkeypatch.setattr(validate, "_require_alike", lambda *args: (asked.append(args[4]), own(*args)))
+    own = validate_whole._require_alike
+    monkeypatch.setattr(validate_whole, "_require_alike", lambda *args: (asked.append(args[4]), own(*args)))
     vc.exact(lm, task, show_progress=False)
     assert asked == ["clean", "corrupted"]  # of the longest pair, although measured and recorded in three batches
     handle = hf.model.layers[1].self_attn.v_proj.register_forward_hook(lambda _, __, out: out * (1 + out.shape[1] / 20))
@@ -177,5 +174,5 @@ def test_the_guard_takes_the_users_attention_function(monkeypatch):
 
     monkeypatch.setattr(lm.hf, "forward", forward)
     vc.exact(lm, task, units=EDGES, show_progress=False)
-    vc.locate(lm, task, units=["a0.h0"], show_progress=False)
+    vc.causes.locate(lm, task, units=["a0.h0"], show_progress=False)
     assert seen and set(seen) == {"eager"}

@@ -72,7 +72,7 @@ def test_atp_is_the_slope_of_the_exact_effect(tiny, task_of, agree, family):
     lm, task = tiny(family), task_of(6, seed=4)
     units = [f"a{layer}.h1" for layer in range(3)]
     h = 3e-4
-    found = vc.responses(lm, task, units=units, alphas=[-2 * h, -h, h, 2 * h], show_progress=False)
+    found = vc.causes.responses(lm, task, units=units, alphas=[-2 * h, -h, h, 2 * h], show_progress=False)
     before, near, after, far = (found.own[:, int(np.argmin(abs(found.alphas - k * h)))].T for k in (-2, -1, 1, 2))
     slope = (8 * (after - near) - (far - before)) / (12 * h)
     scores = attribute(lm, task, units)

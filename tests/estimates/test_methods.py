@@ -155,7 +155,7 @@ def test_a_legal_combination_gives_numbers(tiny, task_of, method):
     lm, task = tiny("llama"), task_of((5, 6, 6, 5), n=4, seed=4)
     constants = None
     if method.baseline == "optimal":
-        constants = vc.optimal_constants(lm, task, units="queries", most=0, show_progress=False)
+        constants = vc.effects.optimal_constants(lm, task, units="queries", most=0, show_progress=False)
     scores = attribute(lm, task, method=method, constants=constants)
     assert scores.values.shape == (4, 12) and scores.values.isfinite().all()
     assert scores.values.abs().max() > 1e-3

@@ -25,7 +25,7 @@ EXACT = 1e-9
 @cache
 def loaded(name: str, n: int = 3):
     """Model, program, and pairs of different lengths."""
-    lm, program = vc.load_compiled(name, dtype=torch.float64)
+    lm, program = vc.ground_truth.load_compiled(name, dtype=torch.float64)
     pairs = program.pairs()
     return lm, program, program.task_of(pairs[:: len(pairs) // n][:n])
 

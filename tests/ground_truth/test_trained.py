@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 
 @cache
 def loaded():
-    return vc.load_trained(dtype=torch.float64)
+    return vc.ground_truth.load_trained(dtype=torch.float64)
 
 
 def sample(n: int, seed: int = 0):
@@ -119,7 +119,7 @@ def test_the_criteria_hold_on_held_out_inputs():
 
 
 def test_the_criteria_refuse_another_model():
-    lm, _ = vc.load_trained(dtype=torch.float64)
+    lm, _ = vc.ground_truth.load_trained(dtype=torch.float64)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():  # heads outside the circuit begin to copy something of the input
         for weight in (lm.hf.transformer.h[2].attn.c_attn.weight, lm.hf.transformer.h[2].attn.c_proj.weight):
@@ -148,9 +148,9 @@ def test_true_parts_stand_clear_of_false_ones():
     lm, program = loaded()
     assert program.largest_false < program.floor < program.smallest_true
     scores = vc.exact(lm, program.task(100), units="edges", show_progress=False)
-    found = vc.recovery(scores, program, by="mean_abs")
+    found = vc.ground_truth.recovery(scores, program, by="mean_abs")
     assert found.auroc == 1 and found.average_precision == pytest.approx(1)
-    assert vc.recovery(scores, program, by="mean_abs", nodes=True).f1 == 1
+    assert vc.ground_truth.recovery(scores, program, by="mean_abs", nodes=True).f1 == 1
 
 
 def test_the_true_circuit_alone_does_it():

@@ -54,8 +54,7 @@ def greedy(graph, value, n):
         found = [
             name
             for name in value  # in the graph's order
-            if name not in chosen
-            and (name.endswith("->logits") or inside & set(nodes_fed(graph, name.split("->")[1])))
+            if name not in chosen and (name.endswith("->logits") or inside & set(nodes_fed(graph, name.split("->")[1])))
         ]
         if not found:
             break

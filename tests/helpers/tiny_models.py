@@ -20,22 +20,39 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 VOCAB = 60
 _BASE = {
-    "vocab_size": VOCAB, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 3, "num_attention_heads": 4,
-    "max_position_embeddings": 64, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None,
+    "vocab_size": VOCAB,
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": None,
 }
 _GQA = _BASE | {"num_key_value_heads": 2, "head_dim": 8}
 _NEOX = _BASE | {"hidden_size": 32, "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}
 _GEMMA = _GQA | {
-    "sliding_window": 4, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    "sliding_window": 4,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
     "query_pre_attn_scalar": 12,
 }
 
 # name: (model type of transformers, settings)
 _SETTINGS: dict[str, tuple[str, dict]] = {
-    "gpt2": ("gpt2", {
-        "vocab_size": VOCAB, "n_embd": 24, "n_inner": 40, "n_layer": 3, "n_head": 4, "n_positions": 64,
-        "bos_token_id": 0, "eos_token_id": 0,
-    }),
+    "gpt2": (
+        "gpt2",
+        {
+            "vocab_size": VOCAB,
+            "n_embd": 24,
+            "n_inner": 40,
+            "n_layer": 3,
+            "n_head": 4,
+            "n_positions": 64,
+            "bos_token_id": 0,
+            "eos_token_id": 0,
+        },
+    ),
     "gpt_neox": ("gpt_neox", _NEOX | {"use_parallel_residual": True}),
     "gpt_neox-sequential": ("gpt_neox", _NEOX | {"use_parallel_residual": False}),
     "llama": ("llama", _GQA),
@@ -43,10 +60,15 @@ _SETTINGS: dict[str, tuple[str, dict]] = {
     "qwen2": ("qwen2", _GQA),
     "qwen3": ("qwen3", _GQA),
     "smollm3": ("smollm3", _GQA | {"no_rope_layers": [1, 0, 1], "attention_bias": True, "mlp_bias": True}),
-    "gemma2": ("gemma2", _GEMMA | {
-        "attn_logit_softcapping": 3.0, "final_logit_softcapping": 10.0,
-        "attn_implementation": "eager",  # sdpa has no soft caps
-    }),
+    "gemma2": (
+        "gemma2",
+        _GEMMA
+        | {
+            "attn_logit_softcapping": 3.0,
+            "final_logit_softcapping": 10.0,
+            "attn_implementation": "eager",  # sdpa has no soft caps
+        },
+    ),
     "gemma3": ("gemma3_text", _GEMMA),
 }
 FAMILIES: list[str] = list(_SETTINGS)

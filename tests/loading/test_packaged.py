@@ -362,7 +362,7 @@ def test_foreign_wheels_are_refused_and_nothing_is_kept(two_parts, index, cache,
     elif case == "missing file":
         model = with_wheel(model, 2, write_wheel(index, model.wheels[2], {"something/else": b""}))
     elif case == "wrong wheel":  # its payload is right, but there is more in it
-        (path, _), = model.wheels[1].pieces.items()
+        ((path, _),) = model.wheels[1].pieces.items()
         archive = next(index.glob("vc_test_part0-*.whl"))
         part = zipfile.ZipFile(archive).read(path)
         write_wheel(index, model.wheels[1], {path: part, "vc_test_part0/more.py": b""})

@@ -5,10 +5,10 @@ import pytest
 import torch
 from made_up import MODEL, heads, scores, task_header
 
-from veracausa.causes.responses.responses import Response
-from veracausa.causes.responses.surfaces import Surface
+from veracausa.causes.curves.responses import Response
+from veracausa.causes.curves.surfaces import Surface
 from veracausa.cost import Cost
-from veracausa.effects.optimal_constants import OptimalConstants
+from veracausa.effects.learned_constants import OptimalConstants
 from veracausa.effects.optimal_descent import Learning
 from veracausa.receipts.receipts import Ceiling, Receipt
 from veracausa.receipts.stages import Outcome, Until

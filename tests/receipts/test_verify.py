@@ -156,7 +156,7 @@ def test_coverage_on_a_real_population(case, monkeypatch):
         fails["fixed"] += missed(fixed, truth) > fixed.missed
         hidden = np.setdiff1d(np.arange(120), np.concatenate([fixed.top, fixed.drawn]))
         fails["ceiling"] += int((size[hidden] > fixed.ceiling.tau).sum()) > fixed.ceiling.missed
-        until = verify(lm, task, estimate, top=4, sample=12, seed=seed, until=vc.Until(missed=10, tau=0.05))
+        until = verify(lm, task, estimate, top=4, sample=12, seed=seed, until=vc.receipts.Until(missed=10, tau=0.05))
         fails["until"] += missed(until, truth) > until.missed
         assert until.reached
     assert all(count / 600 <= 0.077 for count in fails.values()), fails
@@ -187,7 +187,7 @@ def test_one_percent_needs_a_large_sample(case):
 def test_until_nothing_is_missed_verifies_everything(case, monkeypatch):
     lm, task, estimate, truth = case
     asked = looked_up(monkeypatch, truth)
-    receipt = verify(lm, task, estimate, top=5, sample=15, until=vc.Until(missed=0))
+    receipt = verify(lm, task, estimate, top=5, sample=15, until=vc.receipts.Until(missed=0))
     assert receipt.missed == 0 and receipt.unverified == 0 and receipt.reached
     assert sorted(asked) == sorted(truth.units.names)  # each once
     assert torch.equal(receipt.exact.values, truth.values)
@@ -196,12 +196,12 @@ def test_until_nothing_is_missed_verifies_everything(case, monkeypatch):
 
 def test_until(case):
     lm, task, estimate, truth = case
-    receipt = verify(lm, task, estimate, top=5, sample=15, until=vc.Until(missed=40, tau=0.1))
+    receipt = verify(lm, task, estimate, top=5, sample=15, until=vc.receipts.Until(missed=40, tau=0.1))
     same_numbers(receipt, truth)
     assert missed(receipt, truth) <= receipt.missed <= 40 and receipt.reached and receipt.tau == 0.1
     assert receipt.unverified > 0
     assert "at most 40 missed is certified" in repr(receipt)
-    strict = verify(lm, task, estimate, top=5, sample=15, until=vc.Until(missed=40, tau=0.1, confidence=0.999))
+    strict = verify(lm, task, estimate, top=5, sample=15, until=vc.receipts.Until(missed=40, tau=0.1, confidence=0.999))
     assert len(strict) > len(receipt) and "with 99.9% confidence" in repr(strict)
 
 
@@ -210,7 +210,7 @@ def test_the_budget_ends_first(tiny, task_of, budget):
     """Some tens of pairs would drown the overhead; with one, recordings are a sixth of the cost, and still counted."""
     lm, task = tiny("llama"), task_of(7)
     estimate, truth = attribute(lm, task), exact(lm, task)
-    receipt = verify(lm, task, estimate, top=5, sample=15, until=vc.Until(missed=1, tau=0.001), budget=budget)
+    receipt = verify(lm, task, estimate, top=5, sample=15, until=vc.receipts.Until(missed=1, tau=0.001), budget=budget)
     assert not receipt.reached and receipt.unverified > 0
     assert missed(receipt, truth) <= receipt.missed
     assert 0.6 * budget < receipt.cost_share <= budget
@@ -224,7 +224,7 @@ def test_the_budget_ends_first(tiny, task_of, budget):
 def test_no_budget_is_overrun(tiny, task_of, options):
     lm, task = tiny("gpt_neox"), task_of((6, 8), n=4)
     estimate = attribute(lm, task, **options)
-    for until in (None, vc.Until(missed=20), vc.Until(missed=0)):
+    for until in (None, vc.receipts.Until(missed=20), vc.receipts.Until(missed=0)):
         receipt = verify(lm, task, estimate, top=5, sample=15, until=until, budget=0.6)
         assert 0 < receipt.cost_share <= 0.6
 
@@ -283,8 +283,8 @@ def test_nothing_strong_anywhere(case):
         ({"budget": 0}, "budget=0: a share"),
         ({"budget": 1.5}, "budget=1.5: a share"),
         ({"budget": 1e-6}, "does not pay for one unit"),
-        ({"until": vc.Until(tau=0.02), "tau": 0.01}, "differ. With until=, leave tau out"),
-        ({"until": vc.Until(missed=3), "sample": 0}, "without a random sample nothing can be certified"),
+        ({"until": vc.receipts.Until(tau=0.02), "tau": 0.01}, "differ. With until=, leave tau out"),
+        ({"until": vc.receipts.Until(missed=3), "sample": 0}, "without a random sample nothing can be certified"),
     ],
 )
 def test_options_that_mean_nothing(case, options, match):
@@ -295,7 +295,7 @@ def test_options_that_mean_nothing(case, options, match):
 
 def test_the_same_tau_twice_is_no_contradiction(case):
     lm, task, estimate, _ = case
-    assert verify(lm, task, estimate, top=5, sample=9, tau=0.2, until=vc.Until(missed=90, tau=0.2)).tau == 0.2
+    assert verify(lm, task, estimate, top=5, sample=9, tau=0.2, until=vc.receipts.Until(missed=90, tau=0.2)).tau == 0.2
 
 
 def test_estimates_of_something_else(case, tiny, task_of):
@@ -351,7 +351,7 @@ def test_the_scores_carry_the_receipt(case):
     assert f"trust   {receipt.sentence}" in scores.describe()
 
 
-@pytest.mark.parametrize("options", [{}, {"until": vc.Until(missed=60), "budget": 0.9}, {"top": 0}])
+@pytest.mark.parametrize("options", [{}, {"until": vc.receipts.Until(missed=60), "budget": 0.9}, {"top": 0}])
 def test_saved_and_read_again(case, tmp_path, options):
     lm, task, estimate, _ = case
     receipt = verify(lm, task, estimate, **({"top": 10, "sample": 30} | options))
@@ -370,7 +370,7 @@ def test_files_that_are_no_receipts(case, tmp_path):
         vc.Receipt.load(estimate.save(tmp_path / "scores.safetensors"))
     path = receipt.save(tmp_path / "receipt.safetensors")
     with pytest.raises(FileError, match="not a veracausa-scores"):
-        vc.load_scores(path)
+        vc.open(path)
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(FileError, match="damaged or cut short"):
         vc.Receipt.load(path)
@@ -383,7 +383,7 @@ def test_files_that_are_no_receipts(case, tmp_path):
 
 def test_it_continues_from_finished_pieces(case, tmp_path):
     lm, task, estimate, _ = case
-    options = {"top": 5, "sample": 15, "until": vc.Until(missed=40, tau=0.1)}
+    options = {"top": 5, "sample": 15, "until": vc.receipts.Until(missed=40, tau=0.1)}
     whole = verify(lm, task, estimate, **options)
     first = verify(lm, task, estimate, out=tmp_path, **options)
     assert len(list(tmp_path.glob("exact-neurons-*.pieces.safetensors"))) == len(first.outcomes)

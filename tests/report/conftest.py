@@ -45,17 +45,17 @@ def panel(lm, task, units="heads", *, zero: bool = False, sampled: int = 0) -> P
 def findings(lm, task) -> tuple:
     """One of every kind that needs no built-in task."""
     heads, quiet = ["a0.h1", "a2.h0"], {"show_progress": False}
-    ablated = vc.ablation_study(lm, task, units=heads, **quiet)
+    ablated = vc.behaviour.ablation_study(lm, task, units=heads, **quiet)
     exact, atp = vc.exact(lm, task, **quiet), attribute(lm, task, **quiet)
     return (
-        vc.locate(lm, task, units=heads, **quiet),
-        vc.disagreement(lm, task, shapley=4, nodes=3, zero_nodes=3, **quiet),
-        vc.responses(lm, task, units=heads, alphas=np.linspace(-1, 2, 7), **quiet),
-        vc.surface(lm, task, units=heads, alphas=(0, 0.5, 1), **quiet),
+        vc.causes.locate(lm, task, units=heads, **quiet),
+        vc.causes.disagreement(lm, task, shapley=4, nodes=3, zero_nodes=3, **quiet),
+        vc.causes.responses(lm, task, units=heads, alphas=np.linspace(-1, 2, 7), **quiet),
+        vc.causes.surface(lm, task, units=heads, alphas=(0, 0.5, 1), **quiet),
         ablated,
         *(ablated.against(exact, atp, ablation=ablation) for ablation in ("zero", "mean")),
-        vc.compare_baselines(lm, task, ablations=("counterfactual", "zero", "mean"), nodes=3, **quiet),
-        vc.general_purpose(lm, task, **quiet),
+        vc.counterfactuals.baselines(lm, task, ablations=("counterfactual", "zero", "mean"), nodes=3, **quiet),
+        vc.counterfactuals.general_purpose(lm, task, **quiet),
     )
 
 
@@ -68,7 +68,7 @@ def study(tiny, task_of) -> Study:
     neurons = panel(lm, pair, all_units(lm, "neurons")[np.array(ranking[:40] + sorted(ranking[40:60]))], sampled=20)
     first = Section(
         "The <published> pair", pair, lm.measure(pair), (heads, panel(lm, pair, "mlps"), neurons),
-        (vc.locate(lm, pair, units=["a0.h1"], show_progress=False),),
+        (vc.causes.locate(lm, pair, units=["a0.h1"], show_progress=False),),
     )  # fmt: skip
     second = Section(
         "Several pairs", several, lm.measure(several), (panel(lm, several), panel(lm, several, "residual@positions")),

@@ -9,7 +9,7 @@ from made_up import agreement, heads, scores
 
 from veracausa.causes.results import Disagreement
 from veracausa.cost import Cost
-from veracausa.counterfactuals.corruptions import CounterfactualComparison
+from veracausa.counterfactuals.compared_corruptions import CounterfactualComparison
 from veracausa.report.chapters.causes import figures as figures_of_causes
 from veracausa.report.chapters.counterfactuals import figures as figures_of_counterfactuals
 from veracausa.report.chapters.location import _kinds as kinds_of_location

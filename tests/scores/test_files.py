@@ -41,12 +41,12 @@ def several(tiny, task_of):
 def test_round_trip(several, tmp_path, which):
     scores = several[which]
     path = scores.save(tmp_path / "deep" / "er" / "scores.safetensors")
-    again = vc.load_scores(path)
+    again = vc.open(path)
     equal(scores, again)
     assert again.values.dtype == scores.values.dtype
     assert repr(again) == repr(scores)
     assert [p.name for p in path.parent.iterdir()] == ["scores.safetensors"]  # no temporary files left
-    equal(scores, vc.load_scores(str(again.save(path))))  # overwritten by itself
+    equal(scores, vc.open(str(again.save(path))))  # overwritten by itself
 
 
 def test_the_header_is_json_that_says_what_it_is(several, tmp_path):
@@ -68,7 +68,7 @@ def test_cut_short(good, share):
     raw = good.read_bytes()
     good.write_bytes(raw[: int(len(raw) * share)])
     with pytest.raises(FileError, match=r"damaged or cut short.*Delete"):
-        vc.load_scores(good)
+        vc.open(good)
 
 
 @pytest.mark.parametrize("content", [b"name,effect\na0.h0,1\n", b"\x80\x04\x95pickle", b"{}", b"\x00" * 64])
@@ -76,20 +76,20 @@ def test_foreign_bytes(tmp_path, content):
     path = tmp_path / "scores.safetensors"
     path.write_bytes(content)
     with pytest.raises(FileError, match=str(path.name)):
-        vc.load_scores(path)
+        vc.open(path)
 
 
 def test_somebody_elses_safetensors(tmp_path):
     save_file({"weight": torch.zeros(3)}, tmp_path / "model.safetensors")
     with pytest.raises(FileError, match=r"not a veracausa-scores.*another program"):
-        vc.load_scores(tmp_path / "model.safetensors")
+        vc.open(tmp_path / "model.safetensors")
 
 
 def test_missing(tmp_path):
     with pytest.raises(FileError, match=r"no file .*none\.safetensors"):
-        vc.load_scores(tmp_path / "none.safetensors")
+        vc.open(tmp_path / "none.safetensors")
     with pytest.raises(FileError, match="no file"):
-        vc.load_scores(tmp_path)
+        vc.open(tmp_path)
 
 
 def rewritten(path, header=None, **tensors):
@@ -103,22 +103,22 @@ def rewritten(path, header=None, **tensors):
 @pytest.mark.parametrize("name", ["values", "clean", "layer", "position", "true"])
 def test_a_tensor_is_missing(good, name):
     with pytest.raises(FileError, match=name):
-        vc.load_scores(rewritten(good, **{name: None}))
+        vc.open(rewritten(good, **{name: None}))
 
 
 def test_a_kind_of_a_later_version(good):
     with pytest.raises(FileError, match="'wheels'"):
-        vc.load_scores(rewritten(good, header={"kind": "wheels"}))
+        vc.open(rewritten(good, header={"kind": "wheels"}))
 
 
 @pytest.mark.parametrize("name", ["values", "clean", "layer"])
 def test_tensors_that_do_not_fit_together(good, name):
     """The right names with the wrong sizes: an error on loading, not when they are used."""
     with pytest.raises(FileError):
-        vc.load_scores(rewritten(good, **{name: torch.zeros(1, 2)[0] if name != "values" else torch.zeros(1, 2)}))
+        vc.open(rewritten(good, **{name: torch.zeros(1, 2)[0] if name != "values" else torch.zeros(1, 2)}))
 
 
 @pytest.mark.parametrize("header", [{"cost": 3}, {"notes": None}])
 def test_a_header_of_other_types(good, header):
     with pytest.raises(FileError):
-        vc.load_scores(rewritten(good, header=header))
+        vc.open(rewritten(good, header=header))

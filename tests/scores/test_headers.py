@@ -38,8 +38,8 @@ def test_a_reference_set_is_named(lm, task, other, replacement):
         found = [
             quiet(vc.attribute, lm, task, baseline=replacement, reference=own),
             quiet(vc.exact, lm, task, ablation=replacement, reference=reference),
-            quiet(vc.direct, lm, task, ablation=replacement, reference=own),
-            quiet(vc.shapley, lm, task, ablation=replacement, reference=own, permutations=2),
+            quiet(vc.effects.direct, lm, task, ablation=replacement, reference=own),
+            quiet(vc.effects.shapley, lm, task, ablation=replacement, reference=own, permutations=2),
         ]
         for scores in found:
             assert scores.settings["reference_digest"] == prompts_digest(reference)
@@ -78,7 +78,8 @@ def test_other_replacements_and_seeds_are_not_compared(lm, task):
 def test_other_constants_are_not_compared(lm, task):
     found = [
         quiet(vc.exact, lm, task, ablation="optimal",
-              constants=quiet(vc.optimal_constants, lm, task, learning=Learning(steps=steps, rate=0.1, batch=3)))
+              constants=quiet(vc.effects.optimal_constants, lm, task, learning=Learning(steps=steps, rate=0.1,
+              batch=3)))
         for steps in (1, 2)
     ]  # fmt: skip
     with pytest.raises(MethodError, match="different learned constants"):
@@ -104,7 +105,7 @@ def test_a_method_and_its_path_may_differ(lm, task):
 def test_starts_of_masks_are_named(lm, task):
     """Two starts of one method are two starts."""
     one, two = (quiet(vc.attribute, lm, task, method="ig", nodes=nodes) for nodes in (1, 3))
-    masks = [quiet(vc.learn_mask, lm, task, steps=1, start=start) for start in (one, two)]
+    masks = [quiet(vc.estimates.learn_mask, lm, task, steps=1, start=start) for start in (one, two)]
     assert [mask.settings["start"] for mask in masks] == ["ig", "ig"]
     assert masks[0].settings["start_digest"] != masks[1].settings["start_digest"]
     assert masks[0].unit == "probability" and masks[0].stderr().isnan().all()

@@ -20,7 +20,7 @@ import torch
 import veracausa as vc
 from veracausa.circuits.exchange.eap_json import read_eap_json, scores_from_eap_json, write_eap_json
 from veracausa.circuits.exchange.graphml import read_csv, read_graphml, write_csv, write_graphml
-from veracausa.counterfactuals.corruptions import compare_counterfactuals
+from veracausa.counterfactuals.compared_corruptions import corruptions
 from veracausa.discovery.outcome_files import load_curve, load_faithfulness, save_curve, save_faithfulness
 from veracausa.errors import VeracausaError
 from veracausa.storage.files import read_tensors, write_json, write_tensors
@@ -51,11 +51,13 @@ def kinds(tiny, task_of, tmp_path_factory):
     atp = vc.attribute(lm, task, units="heads@positions", **quiet)
     circuit = vc.select(edges, n=40)
     other = replace(task, corrupted=tuple((*ids[:-1], (ids[-1] + 7) % tiny_models.VOCAB) for ids in task.clean))
-    compared = compare_counterfactuals(lm, {"one": task, "other": other}, units="heads", **quiet)
-    constants = vc.optimal_constants(lm, task, units=["a0.h0", "a1.h2"], learning=vc.Learning(steps=1), **quiet)
+    compared = corruptions(lm, {"one": task, "other": other}, units="heads", **quiet)
+    constants = vc.effects.optimal_constants(
+        lm, task, units=["a0.h0", "a1.h2"], learning=vc.effects.Learning(steps=1), **quiet
+    )
     curve = vc.curve(lm, task, edges, sizes=(0.1, 1.0), **quiet)
     folder = tmp_path_factory.mktemp("pieces")
-    surface = vc.surface(lm, task, units=("a0.h0", "a1.h1"), alphas=(0, 1), out=folder, **quiet)
+    surface = vc.causes.surface(lm, task, units=("a0.h0", "a1.h1"), alphas=(0, 1), out=folder, **quiet)
     (pieces,) = folder.iterdir()
     header = read_tensors(pieces, "veracausa-pieces-2")[0]["header"]
 
@@ -68,22 +70,22 @@ def kinds(tiny, task_of, tmp_path_factory):
         path.write_bytes(pieces.read_bytes())
 
     return {
-        "scores": Kind(heads.save, vc.load_scores),
-        "positions": Kind(atp.save, vc.load_scores),
-        "edges": Kind(edges.save, vc.load_scores),
+        "scores": Kind(heads.save, vc.open),
+        "positions": Kind(atp.save, vc.open),
+        "edges": Kind(edges.save, vc.open),
         "receipt": Kind(vc.verify(lm, task, edges, top=3, sample=4, **quiet).save, vc.Receipt.load),
-        "circuit": Kind(circuit.save, vc.load_circuit, "json"),
+        "circuit": Kind(circuit.save, vc.open, "json"),
         "task": Kind(task.save, vc.Task.load, "json"),
         "constants": Kind(constants.save, type(constants).load),
-        "surface": Kind(surface.save, vc.load_surface),
-        "responses": Kind(vc.responses(lm, task, units=["a0.h0"], alphas=(0, 1), **quiet).save, vc.load_responses),
-        "locations": Kind(vc.locate(lm, task, units=["a0.h0"], **quiet).save, vc.load_locations),
+        "surface": Kind(surface.save, vc.open),
+        "responses": Kind(vc.causes.responses(lm, task, units=["a0.h0"], alphas=(0, 1), **quiet).save, vc.open),
+        "locations": Kind(vc.causes.locate(lm, task, units=["a0.h0"], **quiet).save, vc.open),
         "ablation": Kind(
-            vc.ablation_study(lm, task, units=["a0.h0"], ablations=["zero"], **quiet).save, vc.load_ablation_study
+            vc.behaviour.ablation_study(lm, task, units=["a0.h0"], ablations=["zero"], **quiet).save, vc.open
         ),
         "comparison": Kind(compared.save, type(compared).load),
-        "disagreement": Kind(vc.disagreement(lm, task, units=["a0.h0"], nodes=2, zero_nodes=None, **quiet).save,
-                             vc.load_disagreement),
+        "disagreement": Kind(vc.causes.disagreement(lm, task, units=["a0.h0"], nodes=2, zero_nodes=None, **quiet).save,
+                             vc.open),
         "faithfulness": Kind(lambda path: save_faithfulness(curve.signed[0], path), load_faithfulness),
         "curve": Kind(lambda path: save_curve(curve, path), load_curve),
         "pieces": Kind(copied, resume),

@@ -30,7 +30,7 @@ from veracausa.storage.files import (
     write_json,
     write_tensors,
     write_text,
-)  # fmt: skip
+)
 
 SOURCE = Path(vc.__file__).parent
 
@@ -112,13 +112,15 @@ def test_every_call_expands_the_home_folder(tiny, task_of, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     lm, task = tiny("llama"), task_of(6)
     scores = vc.exact(lm, task, out="~/out", show_progress=False)
-    vc.optimal_constants(lm, task, units=["a0.h0"], learning=vc.Learning(steps=1), out="~/out", show_progress=False)
+    vc.effects.optimal_constants(
+        lm, task, units=["a0.h0"], learning=vc.effects.Learning(steps=1), out="~/out", show_progress=False
+    )
     scores.save("~/s.safetensors")
     task.save("~/t.json")
-    assert len(vc.load_scores("~/s.safetensors")) == len(scores) and vc.Task.load("~/t.json").digest() == task.digest()
+    assert len(vc.open("~/s.safetensors")) == len(scores) and vc.Task.load("~/t.json").digest() == task.digest()
     edges = vc.attribute(lm, task, units="edges", method="eap", show_progress=False)
     vc.select(edges, n=40).save("~/c.json")
-    assert vc.load_circuit("~/c.json").names == vc.select(edges, n=40).names
+    assert vc.open("~/c.json").names == vc.select(edges, n=40).names
     assert not (tmp_path / "~").exists()
 
 
@@ -175,15 +177,20 @@ def test_every_result_is_whole_or_absent(tiny, task_of, tmp_path, monkeypatch):
     edges = vc.attribute(lm, task, units="edges", method="eap", show_progress=False)
     circuit = vc.select(edges, n=40)
     results = {
-        "scores": edges.save, "circuit": circuit.save, "task": task.save,
+        "scores": edges.save,
+        "circuit": circuit.save,
+        "task": task.save,
         "receipt": vc.verify(lm, task, edges, top=4, sample=4, show_progress=False).save,
-        "graphml": lambda path: write_graphml(circuit, path), "csv": lambda path: write_csv(circuit, path),
-        "constants": vc.optimal_constants(
-            lm, task, units=["a0.h0"], learning=vc.Learning(steps=1), show_progress=False
+        "graphml": lambda path: write_graphml(circuit, path),
+        "csv": lambda path: write_csv(circuit, path),
+        "constants": vc.effects.optimal_constants(
+            lm, task, units=["a0.h0"], learning=vc.effects.Learning(steps=1), show_progress=False
         ).save,
-        "surface": vc.surface(lm, task, units=("a0.h0", "a1.h1"), alphas=(0, 1), show_progress=False).save,
-        "ablation": vc.ablation_study(lm, task, units=["a0.h0"], ablations=["zero"], show_progress=False).save,
-    }  # fmt: skip
+        "surface": vc.causes.surface(lm, task, units=("a0.h0", "a1.h1"), alphas=(0, 1), show_progress=False).save,
+        "ablation": vc.behaviour.ablation_study(
+            lm, task, units=["a0.h0"], ablations=["zero"], show_progress=False
+        ).save,
+    }
     monkeypatch.setattr(files.os, "replace", full)
     for name, save in results.items():
         with pytest.raises(FileError, match=rf"{name} cannot be written \(No space left"):

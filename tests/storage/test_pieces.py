@@ -163,7 +163,7 @@ def test_a_pieces_file_is_not_a_score_file(tiny, task_of, tmp_path):
     vc.exact(tiny("llama"), task_of(6), out=tmp_path, show_progress=False)
     (path,) = tmp_path.iterdir()
     with pytest.raises(FileError, match="veracausa-scores"):
-        vc.load_scores(path)
+        vc.open(path)
 
 
 def test_out_that_is_a_file_is_a_clear_error(tiny, task_of, tmp_path):

@@ -90,11 +90,11 @@ def test_what_compares_the_strongest_refuses_before_it_runs(tiny, task_of, monke
         monkeypatch.setattr(f"veracausa.counterfactuals.{module}.exact", None)  # nothing may run
     one = {"units": ["a0.h0"], "show_progress": False}
     with pytest.raises(vc.errors.MethodError, match="one unit only"):
-        vc.compare_baselines(lm, task, ablations=("zero",), **one)
+        vc.counterfactuals.baselines(lm, task, ablations=("zero",), **one)
     with pytest.raises(vc.errors.MethodError, match="one unit only"):
-        vc.compare_counterfactuals(lm, {"a": task, "b": task}, **one)
+        vc.counterfactuals.corruptions(lm, {"a": task, "b": task}, **one)
     with pytest.raises(vc.errors.MethodError, match="top=12"):
-        vc.compare_counterfactuals(lm, {"a": task, "b": task}, top=12, show_progress=False)
+        vc.counterfactuals.corruptions(lm, {"a": task, "b": task}, top=12, show_progress=False)
 
 
 def test_a_chapter_that_cannot_be_found_stands_there_as_a_sentence(study_of_one, monkeypatch):
@@ -131,7 +131,7 @@ def test_what_cannot_be_drawn_costs_nothing_else(study_of_one, tmp_path, no_pict
     page = (tmp_path / "report.html").read_text()
     assert "could not be made: ZeroDivisionError: a fault of ours" in page
     panel: Panel = study_of_one.made.sections[0].panels[0]
-    saved = vc.load_scores(tmp_path / "scores" / "1-2-pairs-of-tiny-attention-heads-exact.safetensors")
+    saved = vc.open(tmp_path / "scores" / "1-2-pairs-of-tiny-attention-heads-exact.safetensors")
     assert torch.equal(saved.values, panel.exact.values)
     if broken.endswith("_causes_table"):  # its numbers are there, if not as they were meant to be shown
         bare = tmp_path / "tables" / "1-2-pairs-of-tiny-why-the-methods-disagree-table.csv"

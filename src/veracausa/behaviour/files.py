@@ -22,7 +22,7 @@ def load_ablation_study(path: str | Path) -> AblationStudy:
     Raises:
         FileError: no such file, damaged, cut short, or of another kind.
 
-    >>> vc.load_ablation_study("ablation.safetensors").table()
+    >>> vc.open("ablation.safetensors").table()
     """
     from veracausa.behaviour.results import AblationStudy
 

@@ -78,13 +78,13 @@ class Outcome:
 
 @dataclass(frozen=True, eq=False)
 class AblationStudy:
-    """Effects of ablations on the metric and on greedy answers; made by `vc.ablation_study`.
+    """Effects of ablations on the metric and on greedy answers; made by `vc.behaviour.ablation_study`.
 
     `metric`, `right`: [conditions, prompts]; the first condition is the unablated model. `tokens`: greedy continuations
     [conditions, prompts, new tokens], −1 behind the end of a text. `alpha`: level of the tests. `settings`: ablations,
     reference, seed, new tokens.
 
-    >>> study = vc.ablation_study(lm, task, units=["a20.h0"])
+    >>> study = vc.behaviour.ablation_study(lm, task, units=["a20.h0"])
     >>> study["a20.h0", "zero"].accuracy
     """
 
@@ -189,7 +189,7 @@ class AblationStudy:
         return through("AblationStudy.against", self, scores, ablation=ablation, k=k, threshold=threshold)
 
     def save(self, path: str | Path) -> Path:
-        """Write a safetensors file with a JSON header, whole or not at all; `vc.load_ablation_study` reads it."""
+        """Write a safetensors file with a JSON header, whole or not at all; `vc.open` reads it."""
 
         return save_study(self, path)
 

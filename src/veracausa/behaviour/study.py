@@ -99,7 +99,7 @@ def ablation_study(
 
     Source: task accuracy after ablation of outlying heads as in METHODS 11; Wilson 1927, McNemar 1947, Holm 1979.
 
-    >>> study = vc.ablation_study(lm, vc.tasks.ioi(lm, n=1000), units=["a20.h0", "a23.h3"])
+    >>> study = vc.behaviour.ablation_study(lm, vc.tasks.ioi(lm, n=1000), units=["a20.h0", "a23.h3"])
     >>> study["a20.h0", "zero"].accuracy, study["together", "mean"].p_holm
     """
     began = time.monotonic()

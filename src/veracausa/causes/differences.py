@@ -1,4 +1,4 @@
-"""What `vc.disagreement` finds: every unit's scores by every method, and the differences that say why they disagree.
+"""What `vc.causes.disagreement` finds: every unit's scores by every method, and their differences.
 
     curvature    E − AtP          the response to the unit bends between its own value and its replacement
     interaction  IG − E           the unit's effect depends on the others of its site
@@ -63,7 +63,7 @@ def clear(share: Share) -> bool:
 
 @runtime_checkable
 class Located(Protocol):
-    """Where in the model a unit's curvature arises, as `vc.locate` finds it."""
+    """Where in the model a unit's curvature arises, as `vc.causes.locate` finds it."""
 
     @property
     def cause(self) -> str:
@@ -89,7 +89,7 @@ class Differences:
     `scores`: "exact", "atp", "ig", "last-in", "direct" and, where they were asked for, "ig-zero" and "shapley", all of
     noising and of the same units. `locations`: unit → where its curvature arises. `cost`: of what this call computed.
 
-    >>> found = vc.disagreement(lm, task)
+    >>> found = vc.causes.disagreement(lm, task)
     >>> found.share("curvature", "a9.h6")
     """
 

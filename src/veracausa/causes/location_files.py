@@ -23,7 +23,7 @@ def load_locations(path: str | Path) -> Locations:
     Raises:
         FileError: no such file, damaged, cut short, or of another kind.
 
-    >>> vc.load_locations("locations.safetensors")["a20.h0"].cause
+    >>> vc.open("locations.safetensors")["a20.h0"].cause
     """
     header, tensors = read_tensors(path, _FORMAT)
     with reading(at(path)):

@@ -1,4 +1,4 @@
-"""What `vc.locate` finds: where between the patch and the metric attribution patching goes wrong."""
+"""What `vc.causes.locate` finds: where between the patch and the metric attribution patching goes wrong."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ class Locations(Mapping[str, Location]):
         return "\n".join([self.describe(), *(f"  {sentence}" for sentence in self.sentences)])
 
     def save(self, path: str | Path) -> Path:
-        """Write a safetensors file with a JSON header, whole or not at all; `vc.load_locations` reads it."""
+        """Write a safetensors file with a JSON header, whole or not at all; `vc.open` reads it."""
 
         return save_locations(self, path)
 

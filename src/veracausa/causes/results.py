@@ -1,4 +1,4 @@
-"""What `vc.disagreement` returns: the differences, and the causes that they name."""
+"""What `vc.causes.disagreement` returns: the differences, and the causes that they name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from veracausa.storage.schema import cost, one_of, reading, text
 class Disagreement(Differences):
     """Scores of the same units by several methods, their differences, and the causes of the outliers.
 
-    >>> found = vc.disagreement(lm, task)
+    >>> found = vc.causes.disagreement(lm, task)
     >>> found.causes[0].sentences
     """
 
@@ -65,7 +65,7 @@ class Disagreement(Differences):
         return "\n".join([self.describe(), *self.sentences])
 
     def save(self, path: str | Path) -> Path:
-        """Write one safetensors file with a JSON header, whole or not at all; `vc.load_disagreement` reads it."""
+        """Write one safetensors file with a JSON header, whole or not at all; `vc.open` reads it."""
         places = {unit: {"cause": one.cause, "sentence": one.sentence} for unit, one in self.locations.items()}
         return write_all(path, _FORMAT, {"cost": self.cost.to_dict(), "locations": places}, self.scores)
 
@@ -76,7 +76,7 @@ def load_disagreement(path: str | Path) -> Disagreement:
     Raises:
         FileError: no such file, damaged, cut short, or of another kind.
 
-    >>> vc.load_disagreement("out/disagreement.safetensors").sentences
+    >>> vc.open("out/disagreement.safetensors").sentences
     """
     header, scores = read_all(path, _FORMAT)
     with reading(at(path)):

@@ -1,1 +1,43 @@
 """Circuits: sets of edges, how they are found, and how well they explain a behaviour."""
+
+from typing import TYPE_CHECKING
+
+from veracausa.lazy import given_out
+
+if TYPE_CHECKING:
+    from veracausa.circuits.quality.completeness import Completeness as Completeness
+    from veracausa.circuits.quality.completeness import completeness as completeness
+    from veracausa.circuits.quality.curve import Curve as Curve
+    from veracausa.circuits.quality.faithfulness import Faithfulness as Faithfulness
+    from veracausa.circuits.quality.hypotheses import CircuitTests as CircuitTests
+    from veracausa.circuits.quality.hypotheses import Verdict as Verdict
+    from veracausa.circuits.quality.hypotheses import tests as tests
+    from veracausa.circuits.quality.minimality import Minimality as Minimality
+    from veracausa.circuits.quality.minimality import minimality as minimality
+    from veracausa.circuits.selection.acdc import acdc as acdc
+    from veracausa.circuits.selection.iterated import iterate as iterate
+    from veracausa.circuits.selection.learned import learn as learn
+    from veracausa.circuits.selection.stability import CircuitStability as CircuitStability
+    from veracausa.circuits.selection.stability import stability as stability
+
+#: Public name → where it lives.
+_HOMES = {
+    "CircuitStability": "veracausa.circuits.selection.stability",
+    "CircuitTests": "veracausa.circuits.quality.hypotheses",
+    "Completeness": "veracausa.circuits.quality.completeness",
+    "Curve": "veracausa.circuits.quality.curve",
+    "Faithfulness": "veracausa.circuits.quality.faithfulness",
+    "Minimality": "veracausa.circuits.quality.minimality",
+    "Verdict": "veracausa.circuits.quality.hypotheses",
+    "acdc": "veracausa.circuits.selection.acdc",
+    "completeness": "veracausa.circuits.quality.completeness",
+    "iterate": "veracausa.circuits.selection.iterated",
+    "learn": "veracausa.circuits.selection.learned",
+    "minimality": "veracausa.circuits.quality.minimality",
+    "stability": "veracausa.circuits.selection.stability",
+    "tests": "veracausa.circuits.quality.hypotheses",
+}
+__all__ = list(_HOMES)
+
+if not TYPE_CHECKING:  # a misspelt name is an error to type checkers, too
+    __getattr__, __dir__ = given_out(__name__, _HOMES)

@@ -195,7 +195,7 @@ class Circuit:
         return graph_of(self)
 
     def save(self, path: str | Path) -> Path:
-        """Write a JSON file, whole or not at all; `vc.load_circuit` reads it."""
+        """Write a JSON file, whole or not at all; `vc.open` reads it."""
 
         return save_circuit(self, path)
 

@@ -98,8 +98,8 @@ def evaluate(
     """Run a circuit that was found before on other pairs; adds a section to its page and tables to its folder."""
     from veracausa.circuits.quality.curve import require_sizes
     from veracausa.circuits.runs.ablations import require_ablation
-    from veracausa.discovery.evaluate import evaluate as run
     from veracausa.discovery.files import load_discovery
+    from veracausa.discovery.other_tasks import evaluate as run
     from veracausa.errors import TaskError
     from veracausa.tasks import BUILTIN
 

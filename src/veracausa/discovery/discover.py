@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from veracausa.circuits.quality.curve import SIZES, require_sizes
 from veracausa.circuits.selection.iterated import iterate
-from veracausa.circuits.selection.learned import learn_edges
+from veracausa.circuits.selection.learned import learn
 from veracausa.circuits.selection.select import ranked_by, select
 from veracausa.cost import Step, after, told
 from veracausa.discovery.evaluation import measured, seen_by
@@ -65,8 +65,8 @@ def discover(
         task: the prompt pairs. Without `held_out` half of them are held out (a single pair cannot be split: then the
             circuit is evaluated on it, and every output says so).
         method: what scores the edges: a method of edges ("eap", "eap-ig", "eap-gp", …), a `vc.Method`, "iterated"
-            (scored anew in the shrinking circuit), "learned" (gates for all sizes, `vc.learn_edges`), or "exact" (exact
-            effects of all edges). "ifr" has no receipt.
+            (scored anew in the shrinking circuit), "learned" (gates for all sizes, `vc.circuits.learn`), or "exact"
+            (exact effects of all edges). "ifr" has no receipt.
         edges: edges asked for; pruning dead ends may leave fewer.
         how: how they are selected: "connected", "greedy", "top", "abs" or "optimal"; by: see `vc.select`.
         by: see `vc.select`.
@@ -179,7 +179,7 @@ def score(
     if method == "iterated":
         return iterate(lm, task, show_progress=show_progress)
     if method == "learned":
-        return learn_edges(lm, task, how="top-k", keep=edges, seed=seed, show_progress=show_progress)
+        return learn(lm, task, how="top-k", keep=edges, seed=seed, show_progress=show_progress)
     return attribute(lm, task, units="edges", method=method, show_progress=show_progress)
 
 

@@ -131,7 +131,7 @@ def load_discovery(folder: str | Path) -> Discovery:
     Raises:
         FileError: no such folder, no discovery, one that is not finished, or a damaged or missing file.
 
-    >>> vc.load_discovery("out/").circuit.nodes
+    >>> vc.open("out/").circuit.nodes
     """
     folder = at(folder)
     if not folder.is_dir():

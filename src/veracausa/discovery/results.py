@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from veracausa.circuits.circuit import Circuit
-from veracausa.circuits.selection.stability import CircuitStability, circuit_stability
+from veracausa.circuits.selection.stability import CircuitStability, stability
 from veracausa.cost import Step
 from veracausa.discovery.evaluation import Evaluation
 from veracausa.doors import through
@@ -38,8 +38,8 @@ class Discovery:
     `asked`: all that the call was asked for. `task`: the pairs that the edges were scored and selected on; `scores`,
     `circuit`: of them. `receipt`: exact effects that check the scores (None: not verified, or exact already).
     `stability`: of the selection (None: a single pair, one ranking for all pairs, or an integer program). `evaluation`:
-    on the pairs that were held out; `further`: what `vc.evaluate` added. `steps`: what each step cost; `plan`: what it
-    was forecast to cost.
+    on the pairs that were held out; `further`: what `vc.discovery.evaluate` added. `steps`: what each step cost;
+    `plan`: what it was forecast to cost.
 
     >>> found = vc.discover(lm, vc.tasks.ioi(lm, n=32), edges=200, out="out/")
     >>> found.circuit, found.evaluation.circuit.f, found.save("out/")
@@ -120,7 +120,7 @@ class Discovery:
 
         run.json, pairs.json (those selected on), scores.safetensors, circuit.json, circuit.graphml, edges.csv,
         receipt.safetensors; for each evaluation a folder with pairs.json, faithfulness.csv, curve.csv and what they
-        were made from; figures as PNG. `vc.load_discovery` reads it. Every file is whole or absent; report.html is
+        were made from; figures as PNG. `vc.open` reads it. Every file is whole or absent; report.html is
         written last.
 
         Raises:
@@ -149,4 +149,4 @@ def stability_of(scores: Scores, edges: int, how: str, by: str, seed: int) -> Ci
     """Stability where it is cheap and means something."""
     if how == "optimal" or scores.n < LEAST or not scores.per_example:
         return None
-    return circuit_stability(scores, n=edges, how=how, by=by, draws=_DRAWS, seed=seed)
+    return stability(scores, n=edges, how=how, by=by, draws=_DRAWS, seed=seed)

@@ -1,1 +1,27 @@
 """Exact effects: what happens to the metric when parts of the model are replaced, by running it."""
+
+from typing import TYPE_CHECKING
+
+from veracausa.lazy import given_out
+
+if TYPE_CHECKING:
+    from veracausa.effects.learned_constants import OptimalConstants as OptimalConstants
+    from veracausa.effects.learned_constants import optimal_constants as optimal_constants
+    from veracausa.effects.optimal_descent import Learning as Learning
+    from veracausa.effects.shapley_values import shapley as shapley
+    from veracausa.effects.site_effects import direct as direct
+    from veracausa.effects.site_effects import last_in as last_in
+
+#: Public name → where it lives.
+_HOMES = {
+    "Learning": "veracausa.effects.optimal_descent",
+    "OptimalConstants": "veracausa.effects.learned_constants",
+    "direct": "veracausa.effects.site_effects",
+    "last_in": "veracausa.effects.site_effects",
+    "optimal_constants": "veracausa.effects.learned_constants",
+    "shapley": "veracausa.effects.shapley_values",
+}
+__all__ = list(_HOMES)
+
+if not TYPE_CHECKING:  # a misspelt name is an error to type checkers, too
+    __getattr__, __dir__ = given_out(__name__, _HOMES)

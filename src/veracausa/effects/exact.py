@@ -37,7 +37,7 @@ from veracausa.units.table import Units
 from veracausa.version import __version__
 
 if TYPE_CHECKING:
-    from veracausa.effects.optimal_constants import OptimalConstants
+    from veracausa.effects.learned_constants import OptimalConstants
     from veracausa.model import Model
     from veracausa.storage.pieces import Checkpoint
     from veracausa.tasks.task import Task
@@ -67,12 +67,12 @@ def exact(
             each also per position ("heads@positions"); "edges" (a writer seen by one reader alone, see `edge_rows`); or
             names: ["a20.h0", "m3.n1200@9"], ["a9.h6->m10", "input->a0.h0<q>"].
         ablation: what replaces a unit: "counterfactual" (its value in the corrupted run), "zero", "mean", "resample",
-            "optimal" (the constant that lets the model do best without it, see `vc.optimal_constants`);
+            "optimal" (the constant that lets the model do best without it, see `vc.effects.optimal_constants`);
             an edge's write: "counterfactual" or "zero".
         direction: "noising" patches the clean run (negative: the unit supported the behaviour); "denoising" restores
             clean values in the corrupted run (positive: it supports it).
         reference: prompts for mean and resample (default: the task's own, clean and corrupted).
-        constants: of optimal ablation (default: learned in this call, with `vc.optimal_constants`' defaults).
+        constants: of optimal ablation (default: learned in this call, with `vc.effects.optimal_constants`' defaults).
         seed: for resample; a donor depends on (seed, example, unit) only.
         rows: rows per chunk (default: from the free memory). Never changes a number beyond rounding.
         share_prefix: run only the positions from the first difference on, which is exact; False to compare.
@@ -99,7 +99,7 @@ def exact(
         require_effect(ablation, direction)
     settings, learned = effect_settings(direction, ablation, seed, task, reference), None
     if ablation == "optimal" and direction == "noising" and not isinstance(table, Edges):
-        from veracausa.effects.optimal_constants import optimal_constants
+        from veracausa.effects.learned_constants import optimal_constants
 
         if constants is None:
             constants = learned = optimal_constants(lm, task, units=table, out=out, show_progress=show_progress)

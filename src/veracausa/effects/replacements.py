@@ -179,7 +179,7 @@ def replacement(
     require_effect(ablation, direction)
     if (constants is None) is (ablation == "optimal"):
         raise MethodError(
-            "ablation='optimal' needs constants=vc.optimal_constants(lm, task, units=…) here."
+            "ablation='optimal' needs constants=vc.effects.optimal_constants(lm, task, units=…) here."
             if constants is None
             else f"constants= are those of ablation='optimal', but ablation is {ablation!r}. Leave one of them out."
         )

@@ -69,7 +69,7 @@ def last_in(
     Raises:
         MethodError: edges, units at single positions, ablation "optimal". Others as for `vc.exact`.
 
-    >>> vc.last_in(lm, task, units="heads").top(5)
+    >>> vc.effects.last_in(lm, task, units="heads").top(5)
     """
     table = whole_sites(lm, task, units, "Last-in")
     every = _all_but(lm, table)
@@ -113,7 +113,7 @@ def direct(
     Raises:
         MethodError: edges, ablation "optimal". Others as for `vc.exact`.
 
-    >>> vc.direct(lm, task, units="heads").top(5)
+    >>> vc.effects.direct(lm, task, units="heads").top(5)
     """
     table = resolve_units(lm, units, max(task.lengths))
     if isinstance(table, Edges):

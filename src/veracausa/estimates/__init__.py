@@ -1,1 +1,17 @@
 """Estimates of effects: paths × backward rules × combinations, and learned masks; not what they are worth."""
+
+from typing import TYPE_CHECKING
+
+from veracausa.lazy import given_out
+
+if TYPE_CHECKING:
+    from veracausa.estimates.learned.masks import learn_mask as learn_mask
+
+#: Public name → where it lives.
+_HOMES = {
+    "learn_mask": "veracausa.estimates.learned.masks",
+}
+__all__ = list(_HOMES)
+
+if not TYPE_CHECKING:  # a misspelt name is an error to type checkers, too
+    __getattr__, __dir__ = given_out(__name__, _HOMES)

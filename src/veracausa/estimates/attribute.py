@@ -47,7 +47,7 @@ from veracausa.units.resolve import all_units, resolve_units
 from veracausa.units.table import Units
 
 if TYPE_CHECKING:
-    from veracausa.effects.optimal_constants import OptimalConstants
+    from veracausa.effects.learned_constants import OptimalConstants
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 
@@ -89,8 +89,8 @@ def attribute(
         steps: see `nodes`.
         seed: of random draws, which are keyed by (seed, example), and of the resample baseline.
         reference: prompts for the mean and resample baselines (default: the task's own).
-        constants: of the optimal baseline (default: learned in this call, with `vc.optimal_constants`' defaults).
-        show_progress: show a progress bar.
+        constants: of the optimal baseline (default: learned in this call, with `vc.effects.optimal_constants`'
+        defaults). show_progress: show a progress bar.
 
     Returns:
         `Scores`, marked "not verified": verify them (`vc.verify`), or compare them with `vc.exact`, before you believe
@@ -127,7 +127,7 @@ def attribute(
         raise MethodError("baseline='resample' draws one prompt a unit: at single positions take vc.exact instead.")
     cost = Cost(full=sum(task.lengths) * lm.layers)
     if ablation == "optimal" and constants is None:
-        from veracausa.effects.optimal_constants import optimal_constants
+        from veracausa.effects.learned_constants import optimal_constants
 
         constants = optimal_constants(lm, task, units=table, show_progress=show_progress)
         cost += constants.cost

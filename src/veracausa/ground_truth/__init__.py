@@ -1,25 +1,38 @@
 """Models whose circuits are known, to judge methods that look for circuits: eight compiled, one trained.
 
->>> lm, program = vc.load_compiled("sort")          # or vc.load_trained()
+>>> lm, program = vc.ground_truth.load_compiled("sort")          # or vc.ground_truth.load_trained()
 >>> task, true_edges = program.task(n=64), program.edges
->>> vc.recovery(vc.attribute(lm, task, units="edges", method="eap"), program)
+>>> vc.ground_truth.recovery(vc.attribute(lm, task, units="edges", method="eap"), program)
 """
 
-from veracausa.ground_truth.known import Known, Pair
-from veracausa.ground_truth.programs import Program
-from veracausa.ground_truth.recovery import Recovery, recovery
-from veracausa.ground_truth.registers import Registers
-from veracausa.ground_truth.stored import COMPILED, load_compiled
-from veracausa.ground_truth.trained import load_trained
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "COMPILED",
-    "Known",
-    "Pair",
-    "Program",
-    "Recovery",
-    "Registers",
-    "load_compiled",
-    "load_trained",
-    "recovery",
-]
+from veracausa.lazy import given_out
+
+if TYPE_CHECKING:
+    from veracausa.ground_truth.known import Known as Known
+    from veracausa.ground_truth.known import Pair as Pair
+    from veracausa.ground_truth.programs import Program as Program
+    from veracausa.ground_truth.recovered import Recovery as Recovery
+    from veracausa.ground_truth.recovered import recovery as recovery
+    from veracausa.ground_truth.registers import Registers as Registers
+    from veracausa.ground_truth.stored import COMPILED as COMPILED
+    from veracausa.ground_truth.stored import load_compiled as load_compiled
+    from veracausa.ground_truth.trained import load_trained as load_trained
+
+#: Public name → where it lives.
+_HOMES = {
+    "COMPILED": "veracausa.ground_truth.stored",
+    "Known": "veracausa.ground_truth.known",
+    "Pair": "veracausa.ground_truth.known",
+    "Program": "veracausa.ground_truth.programs",
+    "Recovery": "veracausa.ground_truth.recovered",
+    "Registers": "veracausa.ground_truth.registers",
+    "load_compiled": "veracausa.ground_truth.stored",
+    "load_trained": "veracausa.ground_truth.trained",
+    "recovery": "veracausa.ground_truth.recovered",
+}
+__all__ = list(_HOMES)
+
+if not TYPE_CHECKING:  # a misspelt name is an error to type checkers, too
+    __getattr__, __dir__ = given_out(__name__, _HOMES)

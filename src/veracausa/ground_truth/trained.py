@@ -47,7 +47,7 @@ def load_trained(*, dtype: torch.dtype = torch.float32) -> tuple[Model, Register
         dtype: precision of the weights: float64 for effects without rounding.
 
     >>> lm, program = load_trained()
-    >>> vc.recovery(vc.exact(lm, program.task(n=64), units="edges"), program).average_precision
+    >>> vc.ground_truth.recovery(vc.exact(lm, program.task(n=64), units="edges"), program).average_precision
     """
     folder = files("veracausa.ground_truth") / "data"
     header = json.loads((folder / f"{NAME}.json").read_text(encoding="utf-8"))

@@ -42,7 +42,7 @@ class Until:
     Raises:
         MethodError: missed is negative, tau not positive, or the confidence not between 0 and 1.
 
-    >>> vc.verify(lm, task, estimate, until=vc.Until(missed=20, tau=0.01), budget=0.1)
+    >>> vc.verify(lm, task, estimate, until=vc.receipts.Until(missed=20, tau=0.01), budget=0.1)
     """
 
     missed: int = 0

@@ -1,1 +1,23 @@
 """Scores: numbers per unit and pair, their files, and how two sets of them agree; not how they came about."""
+
+from typing import TYPE_CHECKING
+
+from veracausa.lazy import given_out
+
+if TYPE_CHECKING:
+    from veracausa.scores.agreement import Agreement as Agreement
+    from veracausa.scores.scores import Completeness as Completeness
+    from veracausa.scores.top_units import Stability as Stability
+    from veracausa.scores.top_units import stability as stability
+
+#: Public name → where it lives.
+_HOMES = {
+    "Agreement": "veracausa.scores.agreement",
+    "Completeness": "veracausa.scores.scores",
+    "Stability": "veracausa.scores.top_units",
+    "stability": "veracausa.scores.top_units",
+}
+__all__ = list(_HOMES)
+
+if not TYPE_CHECKING:  # a misspelt name is an error to type checkers, too
+    __getattr__, __dir__ = given_out(__name__, _HOMES)

@@ -40,7 +40,7 @@ def load_scores(path: str | Path) -> Scores:
     Raises:
         FileError: no such file, damaged, cut short, or not a score file.
 
-    >>> vc.load_scores("heads.safetensors").top(5)
+    >>> vc.open("heads.safetensors").top(5)
     """
     return unpack_scores(*read_tensors(path, _FORMAT), at(path))
 

@@ -266,7 +266,7 @@ class Scores:
         return drawn
 
     def save(self, path: str | Path) -> Path:
-        """Write a safetensors file with a JSON header, whole or not at all; `vc.load_scores` reads it."""
+        """Write a safetensors file with a JSON header, whole or not at all; `vc.open` reads it."""
 
         return save_scores(self, path)
 

@@ -174,6 +174,26 @@ def read_tensors(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any
     return header, tensors
 
 
+def format_of(path: str | os.PathLike[str]) -> str:
+    """What a safetensors or JSON file says it is; "" where it says nothing.
+
+    Raises:
+        FileError: there is no such file, or it is neither, or damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = at(path)
+    _require_file(path)
+    try:
+        with path.open("rb") as file:
+            if file.read(1) == b"{":
+                return str(read_json(path, "a result", sealed=False).get("format", ""))
+        with safe_open(path, framework="pt") as tensors:
+            return str((tensors.metadata() or {}).get("format", ""))
+    except (SafetensorError, ValueError, OSError) as error:
+        raise FileError(f"{path} is no result of veracausa's, or is damaged or cut short ({error}).") from error
+
+
 def _seal(kind: str, text: str, tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 of a header and of the names, types, shapes and bytes of all tensors."""
     digest = hashlib.sha256(f"{kind}\n{text}\n".encode())

@@ -13,27 +13,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from veracausa.behaviour.study import ablation_study, planned_ablation_study
-from veracausa.causes.disagreement import disagreement, planned_disagreement
-from veracausa.causes.locate import locate, planned_locate
+from veracausa.causes.curves.responses import planned_responses, responses
+from veracausa.causes.curves.surface import planned_surface, surface
+from veracausa.causes.disagree import disagreement, planned_disagreement
+from veracausa.causes.locating import locate, planned_locate
 from veracausa.causes.locations import Locations
-from veracausa.causes.responses.responses import planned_responses, responses
-from veracausa.causes.responses.surface import planned_surface, surface
 from veracausa.cost import Step
-from veracausa.counterfactuals.baselines import (
+from veracausa.counterfactuals.compared_baselines import (
     Baselines,
-    compare_baselines,
+    baselines,
     planned_compare_baselines,
     possible_baselines,
 )
-from veracausa.counterfactuals.corruptions import compare_counterfactuals, planned_compare_counterfactuals
-from veracausa.counterfactuals.general_purpose import general_purpose, planned_general_purpose
-from veracausa.counterfactuals.head_roles import head_roles, planned_head_roles
-from veracausa.counterfactuals.search import counterfactual_search, planned_counterfactual_search
+from veracausa.counterfactuals.compared_corruptions import corruptions, planned_compare_counterfactuals
+from veracausa.counterfactuals.general_units import general_purpose, planned_general_purpose
+from veracausa.counterfactuals.roles import head_roles, planned_head_roles
+from veracausa.counterfactuals.searching import planned_counterfactual_search, search
 from veracausa.errors import TaskError
 from veracausa.studies.rates import batches
 from veracausa.studies.results import Failure
-from veracausa.tasks.pool import counterfactual_pool
-from veracausa.tasks.registry import corruptions, rebuilt
+from veracausa.tasks.pool import pool
+from veracausa.tasks.registry import corruptions_of, rebuilt
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -201,7 +201,7 @@ class FurtherWork:
     def _corruptions(self) -> dict[str, Task]:
         """The task under each of its corruptions, on the same clean prompts."""
         found: dict[str, Task] = {}
-        for kind in corruptions(self.task)[: self.level.corruptions]:
+        for kind in corruptions_of(self.task)[: self.level.corruptions]:
             try:
                 one = rebuilt(self.lm, self.task, n=self.level.contrasted, corruption=kind)
             except TaskError:
@@ -270,15 +270,13 @@ class FurtherWork:
             self.findings.append(found.against(heads.exact, *heads.estimates, ablation=ablation))
 
     def _contrast(self) -> None:
-        self.findings.append(
-            compare_counterfactuals(self.lm, self._corruptions(), out=self.pieces, show_progress=self.show)
-        )
+        self.findings.append(corruptions(self.lm, self._corruptions(), out=self.pieces, show_progress=self.show))
 
     def _pool(self) -> Task | None:
         """Pairs to search: other corruptions of a few of the task's prompts, and edits by word lists."""
         try:
             some = self.task[: self.level.contrasted]
-            return counterfactual_pool(self.lm, some, most=self.level.edits, seed=self.seed)
+            return pool(self.lm, some, most=self.level.edits, seed=self.seed)
         except TaskError:
             return None
 
@@ -288,7 +286,7 @@ class FurtherWork:
             return
         units = self._chosen(self.level.searched)
         self.findings.append(
-            counterfactual_search(self.lm, pool, units=units, seed=self.seed, out=self.pieces, show_progress=self.show)
+            search(self.lm, pool, units=units, seed=self.seed, out=self.pieces, show_progress=self.show)
         )
 
     def _few(self) -> Task:
@@ -301,7 +299,7 @@ class FurtherWork:
 
     def _baselines(self) -> None:
         self.findings.append(
-            compare_baselines(
+            baselines(
                 self.lm, self._few(), ablations=self._kinds(), nodes=self.level.nodes, seed=self.seed,
                 out=self.pieces, show_progress=self.show,
             )

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 _PAIRS = 1
 #: Rows of patched runs that are timed: a chunk or two, from neighbouring layers as in the work itself.
 _FEW, _ROWS = 4, 150
-#: `vc.locate` takes so many times as long for a token-layer as exact effects do (0.28 and 0.11 ms on one core): its
-#: batches are small, and timing it would cost more than it mostly does.
+#: `vc.causes.locate` takes so many times as long for a token-layer as exact effects do (0.28 and 0.11 ms on one core):
+#: its batches are small, and timing it would cost more than it mostly does.
 LOCATING = 2.5
 #: Layers whose path to the corrupted values is timed.
 _LAYERS = 5

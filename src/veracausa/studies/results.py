@@ -55,7 +55,7 @@ class Panel:
         NaN under `statistics.bootstrap.LEAST` pairs, for a single unit, and for scores that are one for all examples (a
         learned mask).
         """
-        from veracausa.scores.stability import stability
+        from veracausa.scores.top_units import stability
 
         top = strongest_of(len(self.exact))
         return [
@@ -93,8 +93,9 @@ class Failure:
 class Section:
     """One task of a study: the published pair, say, or a generated set.
 
-    `findings`: what else was asked of it, in order: results of `vc.disagreement`, `vc.locate`, `vc.ablation_study` and
-    the like, each with `sentences` and a `table()`; or a `Failure`, in the place of what could not be found.
+    `findings`: what else was asked of it, in order: results of `vc.causes.disagreement`, `vc.causes.locate`,
+    `vc.behaviour.ablation_study` and the like, each with `sentences` and a `table()`; or a `Failure`, in the place of
+    what could not be found.
     """
 
     title: str

@@ -30,7 +30,7 @@ LISTS: dict[str, tuple[str, ...]] = {"names": (*FEMALE, *MALE), "places": PLACES
 OWN = "own"
 
 
-def counterfactual_pool(
+def pool(
     lm: Any,
     task: Task,
     *,
@@ -59,7 +59,7 @@ def counterfactual_pool(
     Raises:
         TaskError: a corruption or list that does not exist, or one with other clean prompts.
 
-    >>> pool = vc.counterfactual_pool(lm, vc.tasks.ioi(lm, n=8), edits=("names", "places"))
+    >>> pool = vc.counterfactuals.pool(lm, vc.tasks.ioi(lm, n=8), edits=("names", "places"))
     >>> pool.info[0]["how"]
     'swap'
     """

@@ -67,10 +67,10 @@ def build(name: str, lm: Any, **options: Any) -> Task:
     return builder(lm, **options)
 
 
-def corruptions(task: Task) -> tuple[str, ...]:
+def corruptions_of(task: Task) -> tuple[str, ...]:
     """The kinds of corruption that a task's builder has; none for tasks that no builder made.
 
-    >>> corruptions(vc.tasks.ioi(lm))
+    >>> corruptions_of(vc.tasks.ioi(lm))
     ('swap', 'third', 'abc', 'order', 'words')
     """
     import importlib

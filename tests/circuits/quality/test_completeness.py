@@ -16,7 +16,7 @@ from veracausa.statistics.ratios import share_of_gap
 
 
 def run(lm, task, circuit, **options):
-    return vc.completeness(lm, task, circuit, show_progress=False, **options)
+    return vc.circuits.completeness(lm, task, circuit, show_progress=False, **options)
 
 
 def some_circuit(lm, task, n=80):
@@ -54,8 +54,10 @@ def test_against_runs_written_out(tiny, task_of, agree, family):
 def test_the_whole_graph_is_complete(tiny, task_of):
     lm, task = tiny("llama"), task_of((5, 7), n=2)
     found = run(lm, task, Circuit.of(lm.graph, *lm.graph.edges), draws=5, greedy=1)
-    assert torch.equal(found.full, found.circuit) and found.mean == 0 and set(found.nodes) == set(
-        lm.graph.writer_names[1:]
+    assert (
+        torch.equal(found.full, found.circuit)
+        and found.mean == 0
+        and set(found.nodes) == set(lm.graph.writer_names[1:])
     )
 
 

@@ -17,7 +17,7 @@ from veracausa.units.resolve import all_edges
 
 
 def run(lm, task, circuit, **options):
-    return vc.circuit_tests(lm, task, circuit, show_progress=False, **options)
+    return vc.circuits.tests(lm, task, circuit, show_progress=False, **options)
 
 
 @pytest.fixture(scope="module")
@@ -116,11 +116,11 @@ def test_other_ablations_are_those_of_faithfulness(tiny, task_of, ablation):
     circuit = vc.select(scores, n=60, how="abs")
     options = {"ablation": ablation, "seed": 3, "show_progress": False}
     own = vc.faithfulness(lm, task, circuit, **options)
-    tests = vc.circuit_tests(lm, task, circuit, draws=2, edges=2, **options)
+    tests = vc.circuits.tests(lm, task, circuit, draws=2, edges=2, **options)
     assert tests.f == pytest.approx(own.f) and ablation in repr(tests)
-    losses = vc.minimality(lm, task, circuit, sample=2, **options)
+    losses = vc.circuits.minimality(lm, task, circuit, sample=2, **options)
     assert losses.metric.tolist() == pytest.approx(own.metric.tolist()) and ablation in repr(losses)
-    sets = vc.completeness(lm, task, circuit, draws=1, greedy=1, candidates=1, **options)
+    sets = vc.circuits.completeness(lm, task, circuit, draws=1, greedy=1, candidates=1, **options)
     assert float(sets.incompleteness[0]) == pytest.approx(1 - own.f) and ablation in repr(sets)
     assert losses.share.tolist() == pytest.approx(
         [own.f - vc.faithfulness(lm, task, Circuit.from_names(lm, sorted(set(circuit.names) - {name})), **options).f

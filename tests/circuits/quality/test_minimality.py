@@ -14,7 +14,7 @@ from veracausa.ground_truth import load_compiled
 
 
 def run(lm, task, circuit, **options):
-    return vc.minimality(lm, task, circuit, show_progress=False, **options)
+    return vc.circuits.minimality(lm, task, circuit, show_progress=False, **options)
 
 
 def whole(lm):

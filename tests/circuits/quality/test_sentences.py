@@ -14,7 +14,7 @@ from veracausa.circuits.quality.minimality import Minimality
 from veracausa.cost import Cost
 from veracausa.discovery.evaluation import Evaluation
 from veracausa.ground_truth.criteria import Criteria
-from veracausa.ground_truth.recovery import Recovery
+from veracausa.ground_truth.recovered import Recovery
 from veracausa.report.charts.circuits import circuit_sentence
 from veracausa.report.charts.faithfulness import curves_sentence
 from veracausa.report.pages.discovery import selected, summary, trusted
@@ -177,9 +177,7 @@ def test_a_discovery_in_words():
     made = discovery()
     both = "CPR 0.941 and CMD 0.326"
     assert summary(made) == [
-        "170 of 70,651 edges (0.24%; 3 heads, 2 MLPs) bring back f = 0.850 of the model's gap on 7 "
-        "held-out "
-        "pairs.",
+        "170 of 70,651 edges (0.24%; 3 heads, 2 MLPs) bring back f = 0.850 of the model's gap on 7 held-out pairs.",
         "KL from the model's prediction 0.250; a random ranking of the edges, selected in the same way, brings back f "
         "= "
         "0.125.",

@@ -14,7 +14,7 @@ from veracausa.ground_truth import load_compiled
 
 
 def search(lm, task, **options):
-    return vc.acdc(lm, task, **({"tau": 0.02, "show_progress": False} | options))
+    return vc.circuits.acdc(lm, task, **({"tau": 0.02, "show_progress": False} | options))
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def test_a_circuit_like_any_other(small, task_of, tmp_path):
     assert circuit.method == "acdc" and "forward passes" in repr(circuit)
     found = vc.faithfulness(lm, task, circuit, show_progress=False)
     assert 0 < found.edges < lm.graph.size
-    assert vc.load_circuit(circuit.save(tmp_path / "acdc.json")).names == circuit.names
+    assert vc.open(circuit.save(tmp_path / "acdc.json")).names == circuit.names
     tight = search(lm, task, tau=1e-6)
     assert len(tight) > len(circuit)  # a lower bar drops less
 

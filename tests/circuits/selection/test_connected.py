@@ -149,7 +149,7 @@ def test_an_empty_circuit_is_drawn_run_and_saved(tiny, task_of, tmp_path):
     found = vc.faithfulness(lm, task, empty, show_progress=False)
     assert found.f == pytest.approx(0, abs=1e-9)
     assert found.metric.tolist() == pytest.approx(found.measured.corrupted.tolist())
-    assert len(vc.load_circuit(empty.save(tmp_path / "empty.json"))) == 0
+    assert len(vc.open(empty.save(tmp_path / "empty.json"))) == 0
 
 
 def test_draws_of_the_stability_use_the_same_rule(tiny, task_of):

@@ -29,9 +29,7 @@ def test_values_are_ranks(tiny, task_of, by):
     lm, task = tiny("gemma2"), task_of((5, 6), n=2)
     scores = run(lm, task, rounds=4, by=by, points=2)
     n = len(scores)
-    assert n == lm.graph.size and sorted(scores.values[0].tolist()) == pytest.approx(
-        [(i + 0.5) / n for i in range(n)]
-    )
+    assert n == lm.graph.size and sorted(scores.values[0].tolist()) == pytest.approx([(i + 0.5) / n for i in range(n)])
     assert not scores.signed and scores.settings["per_example"] is False
     assert torch.equal(scores.values[0], scores.values[1])
     assert "ranks" in repr(scores)

@@ -21,7 +21,7 @@ from veracausa.units.resolve import all_edges
 
 
 def learn(lm, task, **options):
-    return vc.learn_edges(lm, task, **({"steps": 6, "keep": 0.2, "show_progress": False} | options))
+    return vc.circuits.learn(lm, task, **({"steps": 6, "keep": 0.2, "show_progress": False} | options))
 
 
 @pytest.mark.parametrize("size", [1.0, 7.5, 30.0])
@@ -90,7 +90,7 @@ def test_what_it_says_of_itself(tiny, task_of, how, tmp_path):
     assert f"KL {outcome.kl.mean():.3f}, metric {outcome.metric.mean():+.3f}" in mask.notes[1]
     assert len(vc.select(mask, n=30)) <= 30
     assert len(vc.curve(lm, task, mask, sizes=(0.1, 1.0), show_progress=False).signed) == 2
-    again = vc.load_scores(mask.save(tmp_path / "mask.safetensors"))
+    again = vc.open(mask.save(tmp_path / "mask.safetensors"))
     assert torch.equal(again.values, mask.values) and again.notes == mask.notes
 
 
@@ -151,5 +151,5 @@ def test_what_means_nothing_is_refused(tiny, task_of, options, word):
 
 def test_edges_are_learned_here_and_not_with_the_nodes(tiny, task_of):
     with pytest.raises(MethodError, match=r"vc\.learn_edges"):
-        vc.learn_mask(tiny("llama"), task_of(6), units="edges")
+        vc.estimates.learn_mask(tiny("llama"), task_of(6), units="edges")
     assert np.isfinite(learn(tiny("llama"), task_of(6), steps=2).values.numpy()).all()

@@ -11,7 +11,7 @@ import torch
 import veracausa as vc
 from veracausa.circuits.selection import integer_program as program
 from veracausa.circuits.selection.select import significant
-from veracausa.circuits.selection.stability import circuit_stability
+from veracausa.circuits.selection.stability import stability
 from veracausa.errors import MethodError
 from veracausa.statistics.bootstrap import LEAST
 from veracausa.units.edges import Edges
@@ -231,11 +231,11 @@ def test_scores_that_are_wrong(tiny, task_of):
     with pytest.raises(MethodError, match="magnitudes"):
         vc.select(brute.scores(brute.SMALL, scores.values.abs(), signed=False), n=3, bootstrap=True)
     fixed = brute.scores(brute.SMALL, scores.values, settings={"direction": "noising", "per_example": False})
-    for call in (lambda: vc.select(fixed, n=3, bootstrap=True), lambda: circuit_stability(fixed, n=3)):
+    for call in (lambda: vc.select(fixed, n=3, bootstrap=True), lambda: stability(fixed, n=3)):
         with pytest.raises(MethodError, match="one value"):
             call()
     with pytest.raises(MethodError, match="draws=1"):
-        circuit_stability(scores, n=3, draws=1)
+        stability(scores, n=3, draws=1)
 
 
 # ---- stability ------------------------------------------------------------------------------------------------------
@@ -244,8 +244,8 @@ def test_scores_that_are_wrong(tiny, task_of):
 @pytest.mark.parametrize(("how", "by"), [("abs", "abs_mean"), ("top", "importance")])
 def test_stability_without_pruning_is_that_of_units(how, by):
     scores = random(brute.GROUPED, n=8, seed=1)
-    ours = circuit_stability(scores, n=20, how=how, draws=50, prune=False, seed=7)
-    theirs = vc.stability(scores, top=20, by=by, draws=50, seed=7)
+    ours = stability(scores, n=20, how=how, draws=50, prune=False, seed=7)
+    theirs = vc.scores.stability(scores, top=20, by=by, draws=50, seed=7)
     assert ours.jaccard == pytest.approx(theirs.jaccard, abs=1e-12)
     np.testing.assert_allclose(ours.probability, theirs.probability.numpy())
     assert (ours.sizes == 20).all()
@@ -258,7 +258,7 @@ def test_stability_is_that_of_selecting_anew(how, direction):
 
     graph, draws = brute.SMALL, 6
     scores = brute.scores(graph, random(graph, n=5, seed=2).values, settings={"direction": direction})
-    found = circuit_stability(scores, n=12, how=how, draws=draws, seed=3)
+    found = stability(scores, n=12, how=how, draws=draws, seed=3)
     sets = []
     for weights in torch.from_numpy(_with_replacement(5, 5, draws, 3)).long():
         again = brute.scores(graph, scores.values.repeat_interleave(weights, 0), settings={"direction": direction})

@@ -16,7 +16,7 @@ from veracausa.estimates.learned.masks import planned_mask
 
 
 def learn(lm, task, **options):
-    return vc.learn_mask(lm, task, **({"steps": 8, "show_progress": False} | options))
+    return vc.estimates.learn_mask(lm, task, **({"steps": 8, "show_progress": False} | options))
 
 
 # ---- gates ----------------------------------------------------------------------------------------------------------
@@ -118,7 +118,7 @@ def test_what_it_says_of_itself(tiny, task_of):
     assert mask.importance().tolist() == mask.mean().tolist()
     assert "magnitudes only" in repr(mask) and "KL to the clean output" in repr(mask)
     with pytest.raises(MethodError, match="same score"):
-        vc.stability(mask, top=3)
+        vc.scores.stability(mask, top=3)
 
 
 def test_it_is_compared_and_saved_like_any_other(tiny, task_of, tmp_path):
@@ -126,7 +126,7 @@ def test_it_is_compared_and_saved_like_any_other(tiny, task_of, tmp_path):
     mask = learn(lm, task)
     found = vc.agreement(mask, vc.exact(lm, task, show_progress=False))
     assert not found.signed and -1 <= found.r <= 1
-    again = vc.load_scores(mask.save(tmp_path / "mask.safetensors"))
+    again = vc.open(mask.save(tmp_path / "mask.safetensors"))
     assert torch.equal(again.values, mask.values) and again.settings == mask.settings and again.notes == mask.notes
 
 

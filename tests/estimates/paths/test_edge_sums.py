@@ -167,7 +167,7 @@ def test_a_receipt_and_stability_as_for_nodes(tiny, task_of):
     assert receipt.agreement.r == pytest.approx(
         vc.agreement(scores, vc.exact(lm, task, units=receipt.exact.units, show_progress=False)).r
     )
-    assert 0 < vc.stability(scores, top=10, draws=50).jaccard <= 1
+    assert 0 < vc.scores.stability(scores, top=10, draws=50).jaccard <= 1
 
 
 def test_cost_is_that_of_the_passes(tiny):

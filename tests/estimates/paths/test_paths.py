@@ -385,9 +385,7 @@ def test_any_chunk_size(tiny, task_of, agree, monkeypatch, method):
     before = attribute(lm, task, units, method=method)
     for size in (1, 2, 5):
         for module in ("network", "gradpath", "sites"):
-            monkeypatch.setattr(
-                f"veracausa.estimates.paths.{module}.rows_per_chunk", lambda *_, size=size, **__: size
-            )
+            monkeypatch.setattr(f"veracausa.estimates.paths.{module}.rows_per_chunk", lambda *_, size=size, **__: size)
         after = attribute(lm, task, units, method=method)
         agree(after.values, before.values, before.gap, 1e-8)
         if before.completeness is not None:

@@ -12,7 +12,7 @@ UNITS = ["a0.h0", "a0.h1", "a1.h2", "a2.h3", "m1"]
 @pytest.fixture(scope="module")
 def made(tiny, task_of):
     lm, task = tiny("llama"), task_of((5, 7), 12)
-    study = vc.ablation_study(lm, task, units=UNITS, **QUIET)
+    study = vc.behaviour.ablation_study(lm, task, units=UNITS, **QUIET)
     scores = [vc.exact(lm, task, **QUIET), vc.attribute(lm, task, **QUIET)]
     return study, [study.against(*scores, ablation=ablation) for ablation in ("zero", "mean")]
 
@@ -51,7 +51,9 @@ def test_tables_hold_every_condition_and_every_method(made):
 
 def test_many_units_are_thinned_to_those_that_change_most(tiny, task_of):
     lm, task = tiny("llama"), task_of(6, 4)
-    study = vc.ablation_study(lm, task, units=[f"m1.n{i}" for i in range(DRAWN + 5)], ablations=["zero"], **QUIET)
+    study = vc.behaviour.ablation_study(
+        lm, task, units=[f"m1.n{i}" for i in range(DRAWN + 5)], ablations=["zero"], **QUIET
+    )
     figure = figures(study, "tiny")[0]
     assert len(figure.parts[0].data["tiny-accuracy"]) == DRAWN + 1  # and all together
     assert "5 weaker ablations are in the table" in figure.sentence

@@ -9,7 +9,7 @@ from veracausa.report.chapters.causes import BARS, DRAWN, figures, tables
 
 @pytest.fixture(scope="module", params=[1, 4], ids=["one pair", "four pairs"])
 def found(request, task_of):
-    return vc.disagreement(smooth("llama"), task_of((6, 8), n=request.param), shapley=4, show_progress=False)
+    return vc.causes.disagreement(smooth("llama"), task_of((6, 8), n=request.param), shapley=4, show_progress=False)
 
 
 def rows_of(part):
@@ -53,6 +53,6 @@ def test_tables(found):
 
 def test_shapley_values_may_be_absent(found):
     scores = {name: one for name, one in found.scores.items() if name not in ("shapley", "ig-zero")}
-    made = figures(vc.Disagreement(scores, found.cost), "few")
+    made = figures(vc.causes.Disagreement(scores, found.cost), "few")
     assert [figure.name for figure in made] == ["few-methods", "few-differences"]
     assert len(made[1].parts) == 3

@@ -52,8 +52,8 @@ def look(figures, tables, drawn=True):
 
 def test_counterfactuals(lm, task):
     tasks = {"first": task, "second": other(task, 7), "third": other(task, 11)}
-    found = vc.compare_counterfactuals(lm, tasks, top=4, show_progress=False)
-    roles = vc.head_roles(lm, task)
+    found = vc.counterfactuals.corruptions(lm, tasks, top=4, show_progress=False)
+    roles = vc.counterfactuals.head_roles(lm, task)
     figures = counterfactuals.figures(found, "cf", roles)
     tables = counterfactuals.tables(found, "cf", roles)
     look(figures, tables)
@@ -69,7 +69,7 @@ def test_counterfactuals(lm, task):
 
 
 def test_search(lm, task):
-    found = vc.counterfactual_search(lm, pool_of(task), units=["a1.h0", "a2.h1"], show_progress=False)
+    found = vc.counterfactuals.search(lm, pool_of(task), units=["a1.h0", "a2.h1"], show_progress=False)
     figures, tables = search.figures(found, "search"), search.tables(found, "search")
     look(figures, tables)
     assert [len(table.rows) for table in tables] == [4, 4] and len(figures[0].parts) == 2
@@ -77,10 +77,12 @@ def test_search(lm, task):
 
 def test_baselines_and_general_purpose(lm, task):
     short = {"learning": Learning(steps=2, rate=0.1, batch=2), "nodes": 2, "show_progress": False}
-    found = vc.compare_baselines(lm, task, top=4, ablations=("counterfactual", "zero", "mean", "optimal"), **short)
+    found = vc.counterfactuals.baselines(
+        lm, task, top=4, ablations=("counterfactual", "zero", "mean", "optimal"), **short
+    )
     look(baselines.figures(found, "baselines"), baselines.tables(found, "baselines"))
     known = {kind: found.scores[f"exact, {kind}"] for kind in ("counterfactual", "mean")}
-    general = vc.general_purpose(lm, task, large=0.5, small=0.5, known=known, show_progress=False)
+    general = vc.counterfactuals.general_purpose(lm, task, large=0.5, small=0.5, known=known, show_progress=False)
     figures = baselines.general_figures(general, "general")
     look(figures, baselines.general_tables(general, "general"))
     groups = [row["group"] for row in figures[0].parts[0].data["general"]]
@@ -90,8 +92,8 @@ def test_baselines_and_general_purpose(lm, task):
 def test_one_pair(lm, task):
     """Nothing is tested and nothing has an error; everything can be drawn all the same."""
     one = task[:1]
-    found = vc.compare_counterfactuals(lm, {"a": one, "b": other(one, 7)}, top=4, show_progress=False)
+    found = vc.counterfactuals.corruptions(lm, {"a": one, "b": other(one, 7)}, top=4, show_progress=False)
     look(counterfactuals.figures(found, "cf"), counterfactuals.tables(found, "cf"), drawn=False)
-    general = vc.general_purpose(lm, one, show_progress=False)
+    general = vc.counterfactuals.general_purpose(lm, one, show_progress=False)
     look(baselines.general_figures(general, "gp"), baselines.general_tables(general, "gp"), drawn=False)
     assert np.isnan(general.p).all()

@@ -32,7 +32,7 @@ def drawn(figures: list[Figure]) -> dict[str, list[dict]]:
 @pytest.mark.parametrize("n", [1, 3])
 def test_location(tiny, task_of, n):
     lm, task = tiny("llama"), task_of((6, 7), n=n)
-    found = vc.locate(lm, task, units=["a0.h1", "a1.h0", "a2.h3"], show_progress=False)
+    found = vc.causes.locate(lm, task, units=["a0.h1", "a1.h0", "a2.h3"], show_progress=False)
     figures = location.figures(found, "x")
     rows = drawn(figures)
     bars = {(row["unit"], row["kind"]): row["value"] for row in rows["x-kinds"]}
@@ -58,7 +58,7 @@ def test_location(tiny, task_of, n):
 @pytest.mark.parametrize("names", [["a0.h1", "a2.h3"], ["m1"]], ids=str)
 def test_responses(tiny, task_of, names):
     lm, task = tiny("llama"), task_of((6, 7), n=3)
-    found = vc.responses(lm, task, units=names, alphas=ALPHAS, show_progress=False)
+    found = vc.causes.responses(lm, task, units=names, alphas=ALPHAS, show_progress=False)
     figures = responses.figures(found, "x")
     rows = drawn(figures)
     for unit, one in found.items():
@@ -77,7 +77,7 @@ def test_responses(tiny, task_of, names):
 
 def test_surface(tiny, task_of):
     lm, task = tiny("llama"), task_of((6, 7), n=3)
-    found = vc.surface(lm, task, units=("a0.h1", "m2"), alphas=[-0.5, 0.5, 1.5], show_progress=False)
+    found = vc.causes.surface(lm, task, units=("a0.h1", "m2"), alphas=[-0.5, 0.5, 1.5], show_progress=False)
     (figure,) = surface.figures(found, "x")
     rows = drawn([figure])
     cells = np.array([row["value"] for row in rows["x"]]).reshape(5, 5)

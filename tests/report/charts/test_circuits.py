@@ -11,7 +11,7 @@ import pytest
 
 import veracausa as vc
 from veracausa.circuits.circuit import Circuit
-from veracausa.circuits.published import ioi_gpt2
+from veracausa.circuits.known import ioi_gpt2
 from veracausa.circuits.quality.curve import Curve
 from veracausa.errors import CircuitError, MethodError
 from veracausa.report.charts.charts import painted

@@ -107,7 +107,7 @@ def test_a_page_says_it_with_every_figure_of_places(several):
 
 def test_surfaces_are_effects_of_noising(several):
     lm, task = several
-    found = vc.surface(lm, task, units=("a0.h0", "a1.h1"), alphas=(0, 1), **QUIET)
+    found = vc.causes.surface(lm, task, units=("a0.h0", "a1.h1"), alphas=(0, 1), **QUIET)
     [figure] = surface.figures(found, "s")
     assert Support.NEGATIVE.value in json.dumps(figure.spec(), ensure_ascii=False)
 

@@ -118,7 +118,7 @@ def test_tables_and_scores_come_back_as_numbers(saved, study):
     assert rated["r"].tolist() == pytest.approx([a.r for a in first.agreements])
     pairs = pd.read_csv(saved / "tables" / "1-the-published-pair-pairs.csv")
     assert "</script>" in pairs["clean"][0]
-    again = vc.load_scores(saved / "scores" / "1-the-published-pair-attention-heads-atp.safetensors")
+    again = vc.open(saved / "scores" / "1-the-published-pair-attention-heads-atp.safetensors")
     assert again.values.equal(first.estimates[0].values)
 
 

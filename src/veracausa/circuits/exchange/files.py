@@ -44,7 +44,7 @@ def load_circuit(path: str | Path) -> Circuit:
     Raises:
         FileError: no such file, damaged, cut short, or not a circuit file.
 
-    >>> vc.load_circuit("ioi.json").require_for(lm).nodes
+    >>> vc.open("ioi.json").require_for(lm).nodes
     """
     path = at(path)
     body = read_json(path, "a circuit file")

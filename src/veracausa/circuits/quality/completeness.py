@@ -158,7 +158,7 @@ def completeness(
 
     Cost: 1 + 2 · draws + 2 · greedy · candidates runs of circuits, about half of them of nearly the whole graph.
 
-    >>> vc.completeness(lm, task, circuit).worst
+    >>> vc.circuits.completeness(lm, task, circuit).worst
     """
     mask, graph = mask_to_test(lm, circuit), lm.graph
     nodes = inner_nodes(graph, mask)

@@ -124,7 +124,7 @@ class CircuitTests:
         return self.describe()
 
 
-def circuit_tests(
+def tests(
     lm: Model,
     task: Task,
     circuit: Circuit,
@@ -168,7 +168,7 @@ def circuit_tests(
     Cost: 2 + 3 · draws + edges runs of circuits, one of them of nearly the whole graph, the others of about the
     circuit's size.
 
-    >>> tests = vc.circuit_tests(lm, held_out, circuit)
+    >>> tests = vc.circuits.tests(lm, held_out, circuit)
     >>> tests["minimality"], tests.idle
     """
     mask, graph = mask_to_test(lm, circuit), lm.graph

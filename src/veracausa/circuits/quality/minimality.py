@@ -123,7 +123,7 @@ def minimality(
 
     Cost: one run of the circuit for each part, and one more.
 
-    >>> vc.minimality(lm, task, circuit, parts="nodes").table()
+    >>> vc.circuits.minimality(lm, task, circuit, parts="nodes").table()
     """
     mask, graph = mask_to_test(lm, circuit), lm.graph
     if parts not in _PARTS:

@@ -86,7 +86,7 @@ def acdc(
 
     Cost: at most one run of the circuit per edge and pair; the fewer parts lead to the logits, the cheaper.
 
-    >>> circuit = vc.acdc(lm, task, tau=0.01)
+    >>> circuit = vc.circuits.acdc(lm, task, tau=0.01)
     >>> vc.faithfulness(lm, held_out, circuit)
     """
     began = time.monotonic()

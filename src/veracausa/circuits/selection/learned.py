@@ -61,7 +61,7 @@ STEPS, BATCH = 300, 4
 _HALVINGS = 60
 
 
-def learn_edges(
+def learn(
     lm: Model,
     task: Task,
     *,
@@ -88,7 +88,7 @@ def learn_edges(
         steps: optimiser steps.
         lr: Adam's step size for the gates' parameters.
         loss: "kl" or "metric".
-        batch: pairs a step, at least, in whole groups as for `vc.learn_mask`.
+        batch: pairs a step, at least, in whole groups as for `vc.estimates.learn_mask`.
         start: scores of all edges, by any method, whose ranking the gates start from.
         seed: of the order of pairs, of the gates' noise and of the sizes; a draw depends on (seed, step) only.
         show_progress: show a progress bar.
@@ -104,7 +104,7 @@ def learn_edges(
 
     Cost: steps × batch runs of the whole graph with their gradient, about three forward passes each.
 
-    >>> mask = vc.learn_edges(lm, task, keep=0.02, start=vc.attribute(lm, task, units="edges", method="eap-ig"))
+    >>> mask = vc.circuits.learn(lm, task, keep=0.02, start=vc.attribute(lm, task, units="edges", method="eap-ig"))
     >>> vc.faithfulness(lm, held_out, vc.select(mask, n=1400))
     """
     began, edges = time.monotonic(), all_edges(lm)

@@ -88,7 +88,7 @@ def select(
         seed: of the bootstrap.
         seconds: time the integer program may take; a solution that is not proved optimal by then says so.
         lm, task: for "iterated", the model and the pairs to score on; `iteration`: `rounds`, `points`, `loss`,
-            `returns` and `show_progress` of `vc.iterate`.
+            `returns` and `show_progress` of `vc.circuits.iterate`.
 
     Returns:
         `Circuit` with the edges' importances. Its notes say what was pruned, how many edges had a negative importance,

@@ -3,8 +3,8 @@
 Bootstrap over examples, from the stored per-example scores; no model is run. Each draw takes n of the n examples with
 replacement, averages, and selects a circuit as `vc.select` would. `jaccard`: mean over pairs of draws of
 |A ∩ B| / |A ∪ B|, two empty circuits being equal; the literature's bar is 0.8 at n ≥ 100. `probability`: the share of
-draws whose circuit holds an edge. Without pruning, `how="abs"` and "top" are `vc.stability` of the n strongest edges,
-whose module says why a bootstrap is too kind to few examples; that holds here, too.
+draws whose circuit holds an edge. Without pruning, `how="abs"` and "top" are `vc.scores.stability` of the n strongest
+edges, whose module says why a bootstrap is too kind to few examples; that holds here, too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from veracausa.circuits.selection.select import Rule
 from veracausa.circuits.wiring import live_edges
 from veracausa.errors import MethodError
 from veracausa.scores.scores import Scores
-from veracausa.scores.stability import _mean_jaccard, _pairwise, said_of_draws
+from veracausa.scores.top_units import _mean_jaccard, _pairwise, said_of_draws
 from veracausa.statistics.bootstrap import with_replacement
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class CircuitStability:
         return f"<pre>{escape(self.describe())}</pre>{table}"
 
 
-def circuit_stability(
+def stability(
     scores: Scores,
     *,
     n: int,
@@ -105,7 +105,7 @@ def circuit_stability(
     Raises:
         MethodError: as in `select`; one example only, the same score for all examples, fewer than two draws.
 
-    >>> circuit_stability(edges, n=500).jaccard
+    >>> stability(edges, n=500).jaccard
     """
     if scores.n < 2 or not scores.per_example:
         raise MethodError(

@@ -86,7 +86,7 @@ def learn_mask(
     Returns:
         `Scores` of method "mask", magnitudes only: each unit's probability that its gate is open, P(g > 0), so that
         their sum is the expected number of units kept. The mask is one for all examples: its row is repeated, it
-        has no standard error, and `vc.stability` refuses it. A note gives the loss when exactly the wanted
+        has no standard error, and `vc.scores.stability` refuses it. A note gives the loss when exactly the wanted
         number of units, the likeliest, is open and all others are closed.
 
     Raises:
@@ -96,7 +96,7 @@ def learn_mask(
 
     Cost: steps × batch forward and backward passes from the first differing position on.
 
-    >>> mask = vc.learn_mask(lm, task, units="heads", keep=0.1)
+    >>> mask = vc.estimates.learn_mask(lm, task, units="heads", keep=0.1)
     >>> vc.agreement(mask, vc.exact(lm, task, units="heads"))
     """
     began = time.monotonic()
@@ -267,7 +267,7 @@ def _require(table: Units, keep: float | int, steps: int, lr: float, loss: str, 
         what = f"{table.kind} at single positions" if table.positional else table.kind
         raise MethodError(
             f"A mask over {what} is not known: gates act on whole {', '.join(_KINDS)}, at all positions. Use one of "
-            "these, vc.learn_edges for all edges, or vc.exact, which knows all units."
+            "these, vc.circuits.learn for all edges, or vc.exact, which knows all units."
         )
     require_training(steps, lr, loss, batch)
     return require_keep(table, keep)

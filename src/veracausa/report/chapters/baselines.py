@@ -5,8 +5,8 @@ from __future__ import annotations
 import altair as alt
 import numpy as np
 
-from veracausa.counterfactuals.baselines import Baselines
-from veracausa.counterfactuals.general_purpose import GeneralPurpose
+from veracausa.counterfactuals.compared_baselines import Baselines
+from veracausa.counterfactuals.general_units import GeneralPurpose
 from veracausa.report.charts import theme
 from veracausa.report.charts.data import Datasets, Row, heading, number, plural
 from veracausa.report.charts.figures import Figure, Part

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Literal
 import altair as alt
 import numpy as np
 
-from veracausa.counterfactuals.corruptions import CounterfactualComparison
-from veracausa.counterfactuals.head_roles import NONE, ROLES, HeadRoles
+from veracausa.counterfactuals.compared_corruptions import CounterfactualComparison
+from veracausa.counterfactuals.roles import NONE, ROLES, HeadRoles
 from veracausa.report.charts.data import Datasets, Row, heading, number, plural
 from veracausa.report.charts.figures import Figure, Part, View
 from veracausa.report.charts.maps import limit_of

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from veracausa.behaviour.foretold import Against
-from veracausa.counterfactuals.head_roles import HeadRoles
+from veracausa.counterfactuals.roles import HeadRoles
 from veracausa.report.chapters import ablation, baselines, causes, counterfactuals, location, responses, search, surface
 from veracausa.report.charts.data import identifier
 from veracausa.report.charts.figures import Figure

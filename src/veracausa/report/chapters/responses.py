@@ -5,7 +5,7 @@ from __future__ import annotations
 import altair as alt
 import numpy as np
 
-from veracausa.causes.responses.responses import FOLLOWS, Response, Responses
+from veracausa.causes.curves.responses import FOLLOWS, Response, Responses
 from veracausa.report.charts import theme
 from veracausa.report.charts.data import Datasets, Row, number
 from veracausa.report.charts.figures import Figure, Part

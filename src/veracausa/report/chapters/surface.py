@@ -5,7 +5,7 @@ from __future__ import annotations
 import altair as alt
 import numpy as np
 
-from veracausa.causes.responses.surfaces import Surface
+from veracausa.causes.curves.surfaces import Surface
 from veracausa.report.charts import theme
 from veracausa.report.charts.data import Datasets, Row, number
 from veracausa.report.charts.figures import Figure, Part

@@ -1,0 +1,273 @@
+"""General-purpose units: they matter, but not for what the counterfactual changes.
+
+A unit that does the same work on both prompts of a pair (opening a sentence, carrying on a list, keeping the stream in
+range) has a small counterfactual effect, since nothing of it changes, although the behaviour needs it. It shows when
+its own information is taken away: a large effect of mean ablation. Effects are shares of the gap; a unit is listed if
+its mean |E by ablation| is over `large` and two statements hold beyond chance (t-tests over examples; a unit's p-value
+is the larger of the two; false discovery rate of the list at most 5%, Benjamini–Hochberg over all units):
+
+* |E by ablation| is over `small`;
+* |E by counterfactual| is under `small` (two one-sided tests: equivalence; "not significant" would not do).
+
+For these units the ablation is repeated in the corrupted run, M(x′ with u ablated) − M(x′): needed on both prompts, it
+hurts there, too. Where the corruption makes the other answer right, that is an effect of the other sign.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import stats
+
+from veracausa.effects.exact import exact
+from veracausa.effects.planning import planned_exact
+from veracausa.errors import GapError, MethodError
+from veracausa.scores.bundles import read_all, write_all
+from veracausa.scores.files import same_table
+from veracausa.scores.scores import Scores
+from veracausa.statistics.means import LEVEL, exceeds, magnitude, within
+from veracausa.statistics.ratios import ratios, share_of_gap
+from veracausa.storage.files import at
+from veracausa.storage.schema import number, reading, text
+from veracausa.words import counted, share
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import pandas as pd
+
+    from veracausa.model import Model
+    from veracausa.tasks.task import Task
+    from veracausa.units.table import Units
+
+#: Shares of the gap that count as large and as small.
+LARGE, SMALL = 0.05, 0.02
+#: Units that are followed into the corrupted run, at most.
+FOLLOWED = 12
+_FORMAT = "veracausa-general-purpose-2"
+
+
+@dataclass(frozen=True, eq=False)
+class GeneralPurpose:
+    """Both effects of every unit, and which units are of general purpose; see the module's docstring.
+
+    `corrupted`: the ablation's effects in the corrupted run, of the `candidates` alone (None if there are none).
+    """
+
+    counterfactual: Scores
+    ablated: Scores
+    corrupted: Scores | None
+    large: float
+    small: float
+
+    @property
+    def n(self) -> int:
+        """Number of pairs."""
+        return self.ablated.n
+
+    @property
+    def ablation(self) -> str:
+        """What units were replaced by."""
+        return str(self.ablated.settings["ablation"])
+
+    @cached_property
+    def shares(self) -> tuple[np.ndarray, np.ndarray]:
+        """Effects by counterfactual and by ablation [examples, units], shares of the mean gap."""
+        gap = float(self.counterfactual.gap.double().mean())
+        return self.counterfactual.values.double().numpy() / gap, self.ablated.values.double().numpy() / gap
+
+    @cached_property
+    def errors(self) -> tuple[np.ndarray, np.ndarray]:
+        """Standard errors of both means of every unit, those of shares of the gap (`statistics.ratios`)."""
+        one, other = (ratios(s.values, self.counterfactual.gap)[1].numpy() for s in (self.counterfactual, self.ablated))
+        return one, other
+
+    @cached_property
+    def p(self) -> np.ndarray:
+        """p-value of every unit, adjusted for the false discovery rate; NaN for a single pair."""
+        by_counterfactual, by_ablation = self.shares
+        both = np.maximum(exceeds(magnitude(by_ablation), self.small), within(by_counterfactual, self.small))
+        return both if np.isnan(both).any() else np.asarray(stats.false_discovery_control(both))
+
+    @property
+    def candidates(self) -> list[str]:
+        """Units whose means lie in the region, tested or not, the largest effect of ablation first."""
+        return self._named(self._inside)
+
+    @property
+    def found(self) -> list[str]:
+        """General-purpose units: in the region beyond what chance explains."""
+        return self._named(self._inside & (self.p < LEVEL))
+
+    @property
+    def _inside(self) -> np.ndarray:
+        one, other = (values.mean(0) for values in self.shares)
+        return np.asarray((np.abs(other) > self.large) & (np.abs(one) < self.small))
+
+    def _named(self, chosen: np.ndarray) -> list[str]:
+        size = np.abs(self.shares[1].mean(0))
+        order = [int(u) for u in np.argsort(-size, kind="stable") if chosen[u]]
+        return self.ablated.units[order].names
+
+    def table(self) -> pd.DataFrame:
+        """One row per unit: both effects with standard errors, the ablation's in the corrupted run, adjusted p."""
+        table = self.ablated.units.table()
+        table["n"] = self.n
+        for name, values, error in zip(("counterfactual", self.ablation), self.shares, self.errors, strict=True):
+            table[f"effect: {name}"], table[f"stderr: {name}"] = values.mean(0), error
+        for column in ("effect", "stderr"):
+            table[f"{column}: {self.ablation}, corrupted run"] = np.nan
+        for name in self.candidates:
+            at = table["name"] == name
+            effect, spread = self.followed(name)
+            table.loc[at, f"effect: {self.ablation}, corrupted run"] = effect
+            table.loc[at, f"stderr: {self.ablation}, corrupted run"] = spread
+        table["p"] = self.p
+        found = self.found
+        table["general purpose"] = [name in found for name in table["name"]]
+        order = np.argsort(-np.abs(self.shares[1].mean(0)), kind="stable")
+        return table.iloc[order].reset_index(drop=True)
+
+    def followed(self, name: str) -> tuple[float, float]:
+        """Mean effect of ablating a unit in the corrupted run and its standard error; NaN if it was not followed."""
+        if self.corrupted is None or name not in self.corrupted.units.names:
+            return float("nan"), float("nan")
+        share = share_of_gap(self.corrupted.values[:, self.corrupted.units.find(name)], self.counterfactual.gap)[0]
+        return share.value, share.stderr
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What a researcher would write."""
+        kind, found, candidates = self.ablated.units.kind, self.found, self.candidates
+        rule = (
+            f"{self.ablation} ablation over {self.large:.0%} of the gap, counterfactual effect under {self.small:.0%}"
+        )
+        if self.n == 1:
+            return (f"{len(candidates)} of {len(self.ablated):,} {kind} have {rule}; one pair, so nothing is tested.",)
+        plural = "is" if len(found) == 1 else "are"
+        said = [
+            f"{len(found) or 'None'} of {len(self.ablated):,} {kind} {plural} of general purpose ({rule}; tested over "
+            f"{self.n} pairs, false discovery rate {LEVEL:g}); of {len(candidates)} the means lie there."
+        ]
+        by_counterfactual, by_ablation = self.shares
+        for name in found[:5]:
+            u = self.ablated.units.find(name)
+            effects = [
+                share(float(v[:, u].mean()), float(error[u]))
+                for v, error in ((by_ablation, self.errors[1]), (by_counterfactual, self.errors[0]))
+            ]
+            after, error = self.followed(name)
+            there = f", and in the corrupted run by {share(after, error)}" if np.isfinite(after) else ""
+            said.append(
+                f"{name}: {self.ablation} ablation changes the metric by {effects[0]} of the gap{there}; its value in "
+                f"the corrupted run by {effects[1]} only."
+            )
+        return tuple(said)
+
+    def save(self, path: str | Path) -> Path:
+        """Write everything to one safetensors file with a JSON header, whole or not at all; see `load`."""
+        scores = {"counterfactual": self.counterfactual, "ablated": self.ablated}
+        if self.corrupted is not None:
+            scores["corrupted"] = self.corrupted
+        return write_all(path, _FORMAT, {"large": self.large, "small": self.small}, scores)
+
+    @classmethod
+    def load(cls, path: str | Path) -> GeneralPurpose:
+        """Read what `save` wrote; FileError for any other file."""
+        own, scores = read_all(path, _FORMAT)
+        with reading(at(path)):
+            both = {name: scores[name] for name in ("counterfactual", "ablated")}
+            same_table(both)
+            text(scores["ablated"].settings["ablation"])
+            if "corrupted" in scores:
+                same_table({name: replace(one, units=both["ablated"].units) for name, one in scores.items()})
+            large, small = (number(0)(own[name]) for name in ("large", "small"))
+            return cls(both["counterfactual"], both["ablated"], scores.get("corrupted"), large, small)
+
+    def describe(self) -> str:
+        """What these numbers are."""
+        return "\n".join(
+            [
+                f"general-purpose units · {len(self.ablated):,} {self.ablated.units.kind} · ablation {self.ablation}",
+                f"model   {self.ablated.model['source']}",
+                f"task    {self.ablated.task['description']}",
+                "sign    E = M(run, unit replaced) − M(run), share of the mean gap",
+                f"n       {counted(self.n, 'pair')}",
+                "trust   exact effects",
+            ]
+        )
+
+    def __repr__(self) -> str:
+        return "\n".join([self.describe(), *self.sentences])
+
+
+def general_purpose(
+    lm: Model,
+    task: Task,
+    *,
+    units: str | Sequence[str] | Units = "heads",
+    ablation: str = "mean",
+    large: float = LARGE,
+    small: float = SMALL,
+    known: Mapping[str, Scores] | None = None,
+    out: str | Path | None = None,
+    show_progress: bool = True,
+) -> GeneralPurpose:
+    """Units that the behaviour needs although the counterfactual does not change them.
+
+    Args:
+        lm: the model.
+        task: the prompt pairs and the metric.
+        units: as for `vc.exact`, at all positions; no edges.
+        ablation: what takes a unit's own information away: "mean", "zero" or "resample".
+        large, small: shares of the gap, 0 < small ≤ large.
+        known: exact effects that were computed already: {"counterfactual": Scores, "mean": Scores}.
+        out: a folder to keep finished pieces in; an interrupted call continues from them.
+        show_progress: show progress bars.
+
+    Returns:
+        `GeneralPurpose`, effects as shares of the mean gap.
+
+    Raises:
+        MethodError: thresholds, ablation or units out of range; GapError: no gap; others as for `vc.exact`.
+
+    >>> vc.counterfactuals.general_purpose(lm, task, units="mlps").found
+    """
+    if not 0 < small <= large or ablation not in ("mean", "zero", "resample"):
+        raise MethodError(
+            f"small={small}, large={large}, ablation={ablation!r}: 0 < small ≤ large, and the ablation is mean, zero "
+            "or resample."
+        )
+    known = dict(known or {})
+    scores = [
+        known.get(kind) or exact(lm, task, units=units, ablation=kind, out=out, show_progress=show_progress)
+        for kind in ("counterfactual", ablation)
+    ]
+    if scores[0].units.positional or scores[0].units.kind == "edges":
+        raise MethodError("General-purpose units are whole units: give no edges and no single positions.")
+    if abs(float(scores[0].gap.mean())) < 1e-12:
+        raise GapError("The mean gap is zero, so effects have no share of it. Choose a corruption that has one.")
+    found = GeneralPurpose(scores[0], scores[1], None, large, small)
+    if candidates := found.candidates[:FOLLOWED]:
+        mirrored = replace(task, clean=task.corrupted, corrupted=task.clean, clean_text=task.corrupted_text,
+                           corrupted_text=task.clean_text)  # fmt: skip
+        there = exact(lm, mirrored, units=candidates, ablation=ablation, out=out, show_progress=show_progress)
+        found = replace(found, corrupted=there)
+    return found
+
+
+def planned_general_purpose(
+    lm: Model,
+    task: Task,
+    *,
+    units: str | Sequence[str] | Units = "heads",
+    ablation: str = "mean",
+    known: Sequence[str] = (),
+) -> float:
+    """Token-layers that `general_purpose` will take, without following its few candidates into the corrupted run."""
+    kinds = [kind for kind in ("counterfactual", ablation) if kind not in known]
+    return sum(planned_exact(lm, task, units=units, ablation=kind) for kind in kinds)

@@ -1,0 +1,298 @@
+"""Optimal ablation of single units: the constants that let the model do best without them (Li & Janson 2409.09951).
+
+    c_u* = argmin_c mean over clean prompts of KL(clean run's distribution ‖ that of the run with a_u = c everywhere)
+
+One constant for each unit, the same at all positions, each learned as if no other unit were ablated. All units are
+learned in one batched descent: rows (example, unit) share sweeps, a row's gradient reaches its own unit's constant
+only, and Adam treats every coordinate by itself, so no constant depends on which other units were asked for.
+
+Adam starts from the units' means over all positions of the reference set (the task's clean and corrupted prompts) and
+takes steps in units of each unit's own size (root mean square of its activation). A unit whose loss at its mean is at
+most `floor` keeps the mean: KL is never negative, so no constant could do better by more. The others keep what was
+learned only if it does better over all pairs. The losses before and after are in the result: a learned loss is an upper
+bound of the optimum.
+
+Cost: the reference set, one row for every (example, unit) before and one for every learned unit after, and
+steps × batch rows, forward and backward, for every learned unit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from veracausa.cost import Cost
+from veracausa.effects.optimal_descent import Constants, Descent, Learning, recorded_parts
+from veracausa.engine.guard import borrowed
+from veracausa.engine.identity import difference
+from veracausa.engine.tape import buckets
+from veracausa.errors import MethodError, UnitError
+from veracausa.progress import progress
+from veracausa.scores.files import unpack_units
+from veracausa.storage.files import at, keep, read_tensors, write_tensors
+from veracausa.storage.schema import MODEL, TASK, number, reading, record, require_tensors, whole
+from veracausa.storage.schema import cost as cost_of
+from veracausa.units.edges import Edges
+from veracausa.units.resolve import resolve_units
+from veracausa.units.table import Units
+from veracausa.version import __version__
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from veracausa.model import Model
+    from veracausa.tasks.task import Task
+
+_FORMAT = "veracausa-optimal-constants-2"
+_HEADER = record(
+    floor=number(0),
+    learning=record(steps=whole(1), rate=number(0), batch=whole(1), seed=whole()),
+    model=MODEL,
+    task=TASK,
+    cost=cost_of,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class OptimalConstants:
+    """What `vc.effects.optimal_constants` found.
+
+    `sites`: [layers, site width], every layer's constants side by side; parts that were not asked for hold their means.
+    `before`, `after`: mean KL (nats) over the clean prompts of the run with that unit at its mean, and at its constant.
+    `learned`: units that descent was tried on (the others' loss at their mean was at most `floor`, or they were not
+    among the `most` worst).
+
+    >>> constants = vc.effects.optimal_constants(lm, task, units=["a20.h0"])
+    >>> vc.exact(lm, task, units=["a20.h0"], ablation="optimal", constants=constants)
+    """
+
+    units: Units
+    sites: Float[Tensor, "layers site"]
+    before: Float[Tensor, " units"]
+    after: Float[Tensor, " units"]
+    learned: np.ndarray
+    floor: float
+    learning: Learning
+    model: dict[str, str]
+    task: dict[str, Any]
+    cost: Cost
+
+    def require(self, lm: Model, task: Task, units: Units) -> None:
+        """Raise MethodError or UnitError unless these constants are of this model and task, and of all these units."""
+        if differing := difference(self.model["identity"], lm.identity):
+            raise MethodError(f"constants= are of another model (other {differing}): learn them with this one.")
+        for what, own, asked in (
+            ("task", self.task["digest"], task.digest()),
+            ("kind of unit", self.units.kind, units.kind),
+        ):
+            if own != asked:
+                raise MethodError(f"constants= are of another {what}: learn them with the same model, task and units.")
+        known = set(self.units.names)
+        if lacking := [name for name in units.names if name not in known]:
+            raise UnitError(f"constants= lack {', '.join(lacking[:5])}: learn them with these units, too.")
+
+    def replacement(self, lm: Model) -> Constants:
+        """The constants as a `Replacement`."""
+        return Constants(self.sites.to(lm.device, lm.dtype))
+
+    def digest(self) -> str:
+        """A hash of the constants, for files that must belong together."""
+        return hashlib.sha256(self.sites.double().cpu().numpy().tobytes()).hexdigest()[:16]
+
+    def settings(self) -> dict[str, Any]:
+        """What headers say: loss, steps, how many were learned, and which constants they are."""
+        how = asdict(self.learning) | {"floor": self.floor, "learned": int(self.learned.sum())}
+        return {"loss": "kl", **{f"learning_{key}": value for key, value in how.items()}, "constants": self.digest()}
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """Loss before and after, and how far from the optimum the others can be."""
+        n, count = int(self.task["n"]), int(self.learned.sum())
+        said = [
+            f"Optimal constants of {count} of {len(self.units)} {self.units.kind} were learned (Adam, "
+            f"{self.learning.steps} steps of {self.learning.batch} pairs, rate {self.learning.rate:g}, loss KL): their "
+            f"mean KL over {n} prompts fell from {float(self.before[self.learned].mean()):.4f} to "
+            f"{float(self.after[self.learned].mean()):.4f} nats."
+            if count
+            else f"No constant of {len(self.units)} {self.units.kind} had to be learned: their means do."
+        ]
+        if count < len(self.units):
+            rest = float(self.before[~self.learned].max())
+            said.append(
+                f"The other {len(self.units) - count} keep their means; a better constant could lower the KL of none "
+                f"by more than {rest:.4f} nats."
+            )
+        return tuple(said)
+
+    def table(self) -> pd.DataFrame:
+        """One row per unit: mean KL at its mean and at its constant, whether it was learned, n."""
+        table = self.units.table()
+        table["KL at mean"], table["KL at constant"] = self.before.numpy(), self.after.numpy()
+        table["learned"], table["n"] = self.learned, int(self.task["n"])
+        return table
+
+    def describe(self) -> str:
+        """What these constants are."""
+        return "\n".join(
+            [
+                f"optimal constants · {len(self.units):,} {self.units.kind}",
+                f"model   {self.model['source']}",
+                f"task    {self.task['description']}",
+                f"cost    {self.cost.token_layers:,} token-layers, {self.cost.seconds:.1f} s",
+            ]
+        )
+
+    def __repr__(self) -> str:
+        return "\n".join([self.describe(), *self.sentences])
+
+    def save(self, path: str | Path) -> Path:
+        """Write a safetensors file with a JSON header, whole or not at all; see `load`."""
+        header = {"version": __version__, "kind": self.units.kind, "floor": self.floor, "model": self.model}
+        header |= {"learning": asdict(self.learning), "task": self.task, "cost": self.cost.to_dict()}
+        columns = {name: torch.from_numpy(getattr(self.units, name)) for name in ("layer", "index", "position")}
+        tensors = {"sites": self.sites, "before": self.before, "after": self.after} | columns
+        return write_tensors(path, _FORMAT, header, tensors | {"learned": torch.from_numpy(self.learned)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> OptimalConstants:
+        """Read what `save` wrote; FileError for any other file."""
+        header, tensors = read_tensors(path, _FORMAT)
+        with reading(at(path)):
+            units, found = unpack_units(header["kind"], tensors), _HEADER(header)
+            wanted = {"sites": "finite layers width", "learned": "flag units"}
+            wanted |= dict.fromkeys(("before", "after"), "finite units")
+            sizes = require_tensors(tensors, wanted, units=len(units))
+            if (units.layer >= sizes["layers"]).any():
+                raise ValueError("a unit is in a layer that has no constants")
+            return cls(
+                units=units,
+                sites=tensors["sites"],
+                before=tensors["before"],
+                after=tensors["after"],
+                learned=tensors["learned"].bool().numpy(),
+                learning=Learning(**{name: found["learning"][name] for name in ("steps", "rate", "batch", "seed")}),
+                **{name: found[name] for name in ("floor", "model", "task", "cost")},
+            )
+
+
+def optimal_constants(
+    lm: Model,
+    task: Task,
+    *,
+    units: str | Sequence[str] | Units = "heads",
+    learning: Learning | None = None,
+    floor: float = 1e-3,
+    most: int | None = None,
+    out: str | Path | None = None,
+    show_progress: bool = True,
+) -> OptimalConstants:
+    """Learn the constant of every unit that keeps the model's output closest to the clean run's, unit by unit.
+
+    Args:
+        lm: the model.
+        task: the prompt pairs; the loss is over its clean prompts.
+        units: as for `vc.exact`, at all positions; no edges.
+        learning: steps, rate, pairs a step, seed (of the order of the pairs).
+        floor: units whose mean KL (nats) at their mean activation is at most this keep the mean.
+        most: learn at most this many units, those with the largest loss at their mean (default: all over `floor`).
+        out: a folder to keep the finished constants in: a call with the same arguments takes them from there.
+        show_progress: show a progress bar.
+
+    Raises:
+        MethodError: edges or single positions; `floor`, `most` or `learning` out of range.
+        NumericsError, OutOfMemoryError, ContractError: as for `vc.exact`.
+
+    >>> vc.effects.optimal_constants(lm, task, units=["a20.h0", "a23.h3"]).table()
+    """
+    from veracausa.scores.scores import task_header
+
+    began = time.monotonic()
+    learning = learning or Learning()
+    table = _checked(lm, task, units, floor, most)
+    path = None if out is None else at(out) / _file_name(lm, task, table, learning, floor, most)
+    if path is not None and path.exists():
+        return OptimalConstants.load(path)
+    cost = Cost(full=sum(task.lengths) * lm.layers)
+    with borrowed(lm.decoder), torch.no_grad():
+        parts = recorded_parts(lm, task, table, cost)
+        descent = Descent.of(lm, task, table, parts, cost)
+        total = descent.planned(learning, len(table) if most is None else most)
+        with progress(f"optimal constants of {len(table):,} {table.kind}", total, show_progress) as tick:
+            before = descent.losses(descent.start, np.arange(len(table)), tick)
+            worst = np.argsort(-before.numpy(), kind="stable")[:most]
+            chosen = np.sort(worst[before.numpy()[worst] > floor])
+            sites, after = descent.start, before.clone()
+            if len(chosen):
+                found = descent.learn(learning, chosen, tick)
+                loss = descent.losses(found, chosen, tick)
+                better = loss < before[chosen]
+                after[chosen] = torch.where(better, loss, before[chosen])
+                sites = descent.merged(found, chosen[better.numpy()])
+    cost.seconds = time.monotonic() - began
+    learned = np.zeros(len(table), dtype=bool)
+    learned[chosen] = True
+    result = OptimalConstants(
+        table,
+        sites.cpu(),
+        before,
+        after,
+        learned,
+        floor,
+        learning,
+        lm.header(),
+        task_header(task),
+        cost,
+    )
+    if path is not None:
+        keep(lambda: result.save(path))
+    return result
+
+
+def planned_optimal(
+    lm: Model,
+    task: Task,
+    *,
+    units: str | Sequence[str] | Units = "heads",
+    learning: Learning | None = None,
+    most: int | None = None,
+) -> float:
+    """Token-layers that `optimal_constants` takes if `most` units (default: all) are over its floor.
+
+    Which units those will be is not known: they are taken to be as deep as all are on average. Fewer may have to be
+    learned, so this is an upper bound but for their depth.
+    """
+    from veracausa.effects.planning import planned_reference, recorded_runs
+
+    table = _checked(lm, task, units, 0.0, most)
+    descent = Descent.planning(lm, task, table, buckets(lm.decoder, task.clean, task.corrupted, False, len(task)))
+    count = len(table) if most is None else min(most, len(table))
+    return (
+        descent.planned(learning or Learning(), count)
+        + recorded_runs(lm, task, False)
+        + planned_reference(lm, task, task, "optimal")
+    )
+
+
+def _checked(lm: Model, task: Task, units: str | Sequence[str] | Units, floor: float, most: int | None) -> Units:
+    table = resolve_units(lm, units, max(task.lengths))
+    if isinstance(table, Edges) or table.positional or table.joint:
+        raise MethodError("Optimal constants are those of single units at all positions: no edges, no @position.")
+    if not floor >= 0 or (most is not None and most < 0):
+        raise MethodError(f"floor={floor}, most={most}: neither may be below 0.")
+    return table
+
+
+def _file_name(lm: Model, task: Task, table: Units, learning: Learning, floor: float, most: int | None) -> str:
+    asked = [__version__, lm.identity, task.digest(), table.digest(), asdict(learning), floor, most]
+    key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
+    return f"optimal-{table.kind}-{key}.safetensors"

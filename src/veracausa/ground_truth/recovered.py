@@ -1,0 +1,172 @@
+"""How well scores or a circuit recover a known circuit.
+
+Over all N units with K true ones, ranked by magnitude (or by importance):
+
+* AUROC: the chance that a true unit scores higher than a false one, ties counted as half; 0.5 for a random ranking;
+* average precision: Σ_k (recall_k − recall_{k−1}) · precision_k down the ranking, units of equal score taken together;
+  K / N for a random ranking;
+* precision, recall and F1 of the n highest (default n = K, where the three are equal unless fewer than n score over 0).
+
+A unit that scores 0 is never counted as found: a ranking of zeros finds nothing, in whatever order it stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from veracausa.circuits.circuit import Circuit
+from veracausa.circuits.selection.select import readers_of
+from veracausa.circuits.wiring import nodes_of
+from veracausa.errors import MethodError, UnitError
+from veracausa.ground_truth.known import Known
+from veracausa.scores.scores import Scores
+from veracausa.units.edges import Edges
+
+#: What a ranking goes by.
+RANKINGS = ("abs_mean", "mean_abs", "importance")
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """A comparison with the truth; see the module. `auroc`, `average_precision`: None for a circuit, which ranks
+    nothing. `missed`: true units that are not among the `n` taken; `wrong`: false ones that are."""
+
+    units: str
+    true: int
+    of: int
+    n: int
+    precision: float
+    recall: float
+    f1: float
+    auroc: float | None
+    average_precision: float | None
+    missed: tuple[str, ...]
+    wrong: tuple[str, ...]
+
+    def __str__(self) -> str:
+        ranked = ""
+        if self.auroc is not None:
+            ranked = f"AUROC {self.auroc:.3f}, average precision {self.average_precision:.3f}; "
+        return (
+            f"{self.true} true of {self.of} {self.units}: {ranked}{self.n} taken, precision {self.precision:.2f}, "
+            f"recall {self.recall:.2f}, F1 {self.f1:.2f}"
+        )
+
+
+def recovery(
+    found: Scores | Circuit,
+    truth: Known | Circuit | Iterable[str],
+    *,
+    n: int | None = None,
+    by: str = "abs_mean",
+    nodes: bool = False,
+) -> Recovery:
+    """Compare scores, or a circuit, with the true parts; the module has the formulas.
+
+    Args:
+        found: scores of edges, heads, MLPs or other units without positions, or a circuit.
+        truth: a program with a known circuit (its edges for edges, its nodes for other units), a circuit, or names.
+            Nodes that are no units of `found` are left out: MLPs where heads are scored.
+        n: how many of the highest are taken; default: as many as are true.
+        by: "abs_mean" (|mean E|), "mean_abs" (mean |E|) or "importance" (what works against the behaviour ranks last).
+        nodes: judge the nodes that edges touch: a node scores what the highest of its edges scores. For edges only.
+
+    Raises:
+        MethodError: an unknown ranking, n out of range or given for a circuit, scores per position, or a truth that
+            holds none or all of the units, so that nothing is to be told apart.
+        UnitError: the truth names edges that are not among those found.
+
+    >>> lm, program = load_compiled("sort")
+    >>> vc.ground_truth.recovery(vc.attribute(lm, program.task(n=64), units="edges", method="eap"), program).auroc
+    """
+    if by not in RANKINGS:
+        raise MethodError(f"by={by!r} is not a ranking. Known: {', '.join(RANKINGS)}.")
+    if isinstance(found, Circuit):
+        names, values, kind = _of_circuit(found, nodes)
+    else:
+        names, values, kind = _of_scores(found, by, nodes)
+    true = np.isin(names, sorted(_true_names(truth, kind, names)))
+    if not 0 < true.sum() < len(names):
+        raise MethodError(
+            f"{int(true.sum())} of {len(names)} {kind} are true, so there is nothing to tell apart. Compare units of "
+            "which some are true and some are not."
+        )
+    size = int(true.sum()) if n is None else n
+    if isinstance(found, Circuit):
+        size = int((values > 0).sum())
+        if n is not None:
+            raise MethodError(f"n={n}: a circuit is taken whole, {len(found):,} edges. Leave n= out.")
+    elif not 1 <= size <= len(names):
+        raise MethodError(f"n={n}: at least 1 and at most as many as were scored, {len(names):,}.")
+    order = np.argsort(-values, kind="stable")[:size]
+    taken = np.zeros(len(names), dtype=bool)
+    taken[order[values[order] > 0]] = True
+    hits, many = int((taken & true).sum()), int(taken.sum())
+    auroc, average = (None, None) if isinstance(found, Circuit) else _ranked(true, values)
+    return Recovery(
+        units=kind,
+        true=int(true.sum()),
+        of=len(names),
+        n=many,
+        precision=hits / many if many else 0.0,
+        recall=hits / int(true.sum()),
+        f1=2 * hits / (many + int(true.sum())),
+        auroc=auroc,
+        average_precision=average,
+        missed=tuple(names[true & ~taken].tolist()),
+        wrong=tuple(names[taken & ~true].tolist()),
+    )
+
+
+def _ranked(true: np.ndarray, values: np.ndarray) -> tuple[float, float]:
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    return float(roc_auc_score(true, values)), float(average_precision_score(true, values))
+
+
+def _of_scores(scores: Scores, by: str, nodes: bool) -> tuple[np.ndarray, np.ndarray, str]:
+    """Names, values and kind of what is ranked; a unit that no example has scores 0."""
+    units = scores.units
+    if units.positional:
+        raise MethodError("A known circuit has no positions, and these are scores per position. Score whole units.")
+    columns = {"abs_mean": scores.mean().abs(), "mean_abs": scores.values.abs().nanmean(0),
+               "importance": scores.importance()}  # fmt: skip
+    values = columns[by].nan_to_num().double().numpy()
+    if not isinstance(units, Edges):
+        if nodes:
+            raise MethodError(f"nodes=True judges the nodes of edges, but these are scores of {units.kind}.")
+        return np.array(units.names), values, units.kind
+    if not nodes:
+        return np.array(units.names), values, "edges"
+    graph = units.graph
+    best = {}
+    for name, node in zip(graph.writer_names[1:], range(1, graph.writers), strict=True):
+        touched = (units.writer == node) | np.isin(units.reader, readers_of(graph, node))
+        best[name] = values[touched].max(initial=0.0)
+    return np.array(list(best)), np.array(list(best.values())), "nodes"
+
+
+def _of_circuit(circuit: Circuit, nodes: bool) -> tuple[np.ndarray, np.ndarray, str]:
+    """The same of a circuit: 1 for what it keeps, 0 for the rest of its graph."""
+    graph = circuit.graph
+    if nodes:
+        names = np.array(graph.writer_names[1:])
+        return names, np.isin(names, nodes_of(graph, circuit.mask)).astype(float), "nodes"
+    writer, reader = graph.edges
+    names = np.array(Edges.of(graph, writer, reader).names)
+    return names, np.isin(names, circuit.names).astype(float), "edges"
+
+
+def _true_names(truth: Known | Circuit | Iterable[str], kind: str, names: np.ndarray) -> set[str]:
+    """Names of the true units of a kind."""
+    if isinstance(truth, Circuit):
+        return set(truth.names if kind == "edges" else truth.nodes)
+    if isinstance(truth, Known):
+        return set(truth.edges if kind == "edges" else truth.nodes)
+    listed = set(truth)
+    if unknown := sorted(listed - set(names.tolist())):
+        raise UnitError(f"true {kind} that are not among those found: {', '.join(unknown[:5])}")
+    return listed

@@ -1,0 +1,51 @@
+"""`vc.open`: any saved result, read by what its own header says it is."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+from veracausa.errors import FileError
+from veracausa.storage.files import at, format_of
+
+#: What a file's header says it is → "module:reader".
+READERS: dict[str, str] = {
+    "veracausa-ablation-study-2": "behaviour.files:load_ablation_study",
+    "veracausa-baselines-2": "counterfactuals.compared_baselines:Baselines.load",
+    "veracausa-circuit-2": "circuits.exchange.files:load_circuit",
+    "veracausa-counterfactuals-2": "counterfactuals.compared_corruptions:CounterfactualComparison.load",
+    "veracausa-disagreement-2": "causes.results:load_disagreement",
+    "veracausa-general-purpose-2": "counterfactuals.general_units:GeneralPurpose.load",
+    "veracausa-head-roles-2": "counterfactuals.roles:HeadRoles.load",
+    "veracausa-locations-2": "causes.location_files:load_locations",
+    "veracausa-optimal-constants-2": "effects.learned_constants:OptimalConstants.load",
+    "veracausa-receipt-2": "receipts.receipts:Receipt.load",
+    "veracausa-responses-2": "causes.curves.files:load_responses",
+    "veracausa-scores-2": "scores.files:load_scores",
+    "veracausa-search-2": "counterfactuals.searching:Search.load",
+    "veracausa-surface-2": "causes.curves.surfaces:load_surface",
+    "veracausa.task": "tasks.task:load_task",
+    "folder": "discovery.files:load_discovery",
+}
+
+
+def open(path: str | Path) -> Any:
+    """Read any result that `save` wrote: scores, a receipt, a circuit, a task, a discovery's folder, …
+
+    Raises:
+        FileError: there is nothing, it is damaged or cut short, or no result of veracausa's.
+
+    >>> vc.open("scores.safetensors").top(5)
+    >>> vc.open("out/discovery").circuit
+    """
+    path = at(path)
+    kind = "folder" if path.is_dir() else format_of(path)
+    if kind not in READERS:
+        raise FileError(
+            f"{path} is no result that this version of veracausa reads"
+            + (f": its header says {kind!r}. Was it written by another version?" if kind else ": it has no header.")
+        )
+    module, _, reader = READERS[kind].partition(":")
+    return attrgetter(reader)(import_module(f"veracausa.{module}"))(path)
