@@ -135,18 +135,18 @@ def test_a_killed_run_continues(tiny, task_of, tmp_path, monkeypatch):
 
     from veracausa.effects.edge_rows import EdgeRows
 
-    chunk, left = EdgeRows._chunk, [4]
+    chunk, left = EdgeRows.chunk, [4]
 
-    def dying(*args):
+    def dying(*args, **how):
         left[0] -= 1
         if not left[0]:
             raise Killed
-        return chunk(*args)
+        return chunk(*args, **how)
 
-    monkeypatch.setattr(EdgeRows, "_chunk", dying)
+    monkeypatch.setattr(EdgeRows, "chunk", dying)
     with pytest.raises(Killed):
         exact(lm, task, rows=20, out=tmp_path)
-    monkeypatch.setattr(EdgeRows, "_chunk", chunk)
+    monkeypatch.setattr(EdgeRows, "chunk", chunk)
     again = exact(lm, task, rows=20, out=tmp_path)
     torch.testing.assert_close(again.values, whole.values, rtol=0, atol=1e-9)
 

@@ -24,14 +24,13 @@ from veracausa.behaviour.results import AblationStudy
 from veracausa.behaviour.runs import Ablated, Piece, first_tokens, recorded
 from veracausa.cost import Cost
 from veracausa.engine.attention import SUFFIX
-from veracausa.engine.bucket import unpatched_metric
+from veracausa.engine.bucket import Bucket
 from veracausa.engine.budget import examples_per_batch
 from veracausa.engine.guard import attention_function, borrowed
-from veracausa.engine.measure import measure, pair_ids, readout
+from veracausa.engine.measure import measure, readout
 from veracausa.engine.memory import halving, memory_errors
 from veracausa.engine.patches import site_width, sites_for
-from veracausa.engine.tape import Tape, buckets, record_pairs
-from veracausa.engine.validate import require_sites
+from veracausa.engine.tape import Tape, buckets
 from veracausa.errors import MethodError
 from veracausa.progress import progress
 from veracausa.scores.agreement import Agreement
@@ -279,11 +278,10 @@ class _Work:
         """On the first pair: units write what the weights say, and the unpatched run is the bare model's."""
         lm, first = self.lm, (0,)
         sites = {site for table in self.tables for site in sites_for(table.place)}
-        tape = record_pairs(lm.decoder, *pair_ids(lm, self.task, first), 0, examples=first, sites=sites, cost=cost)
-        for table in self.tables:
-            require_sites(lm, tape, table.place)
+        places = [table.place for table in self.tables]
+        bucket = Bucket.record(lm, self.task, 0, first, cost, sites=sites, places=places)
         with attention_function(lm.decoder, SUFFIX):
-            unpatched_metric(lm, tape, tape.clean, readout(lm, self.task, tape), cost)
+            bucket.unpatched(bucket.tape.clean)
 
     def _checkpoint(self, folder: str | Path) -> Checkpoint:
         header = {

@@ -23,16 +23,14 @@ from torch import Tensor, nn
 from veracausa.anatomy import Block
 from veracausa.cost import Cost
 from veracausa.effects.rows import Rows
-from veracausa.engine.bucket import unpatched_metric
+from veracausa.engine.bucket import Bucket
 from veracausa.engine.expansion import SITES, Expansion, kinds_of
 from veracausa.engine.guard import hooks
-from veracausa.engine.measure import pair_ids, readout
 from veracausa.engine.memory import memory_errors
 from veracausa.engine.patches import Place, sites_for
 from veracausa.engine.readout import Readout
 from veracausa.engine.suffix import Join, sweep
-from veracausa.engine.tape import State, Tape, record_pairs
-from veracausa.engine.validate import require_sites
+from veracausa.engine.tape import State, Tape
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -99,11 +97,8 @@ def record(lm: Model, task: Task, place: Place, start: int, examples: tuple[int,
     """Both runs of a bucket, the clean one's gradients, and its expansion."""
     decoder = lm.decoder
     sites = tuple(dict.fromkeys(("z", "attention", *SITES, *sites_for(place))))
-    with torch.no_grad():
-        ids = pair_ids(lm, task, examples)
-        tape = record_pairs(decoder, *ids, start, examples=examples, sites=sites, grad="clean", cost=cost)
-    require_sites(lm, tape, place)
-    read, clean = readout(lm, task, tape), tape.clean
+    bucket = Bucket.record(lm, task, start, examples, cost, sites=sites, places=(place,), grad="clean")
+    tape, read, clean = bucket.tape, bucket.read, bucket.tape.clean
     wanted = {"residual": clean.residual, "middle": clean.middle, "z": clean.sites["z"]}
     with torch.enable_grad(), memory_errors(f"The backward pass of {len(examples)} prompts"):
         total = read.of_state(clean).sum()
@@ -113,7 +108,7 @@ def record(lm: Model, task: Task, place: Place, start: int, examples: tuple[int,
     gradients = {name: [next(found) for _ in tensors] for name, tensors in wanted.items()}
     tape.clean = _without_graph(clean)
     with torch.no_grad():
-        unpatched = unpatched_metric(lm, tape, tape.clean, read, cost)
+        unpatched = bucket.unpatched(tape.clean)
         expansion = Expansion.around(decoder, tape, tape.clean, cost)
     return Recorded(lm, tape, read, expansion, gradients, unpatched)
 

@@ -11,7 +11,6 @@ neurons of SmolLM2-135M on the published pair that is 46,080 · 15.5 · 7 on ave
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -24,22 +23,17 @@ from veracausa.cost import Cost
 from veracausa.effects.edge_rows import EdgeRows
 from veracausa.effects.replacements import replacement, require_effect
 from veracausa.effects.rows import Plan, Rows
-from veracausa.engine.guard import borrowed
-from veracausa.engine.measure import measure
-from veracausa.engine.memory import halving
+from veracausa.engine.session import session
 from veracausa.errors import MethodError
-from veracausa.progress import progress
 from veracausa.scores.headers import reference_settings
-from veracausa.scores.scores import Scores, assemble, task_header
+from veracausa.scores.scores import Scores, assemble
 from veracausa.units.edges import Edges
 from veracausa.units.resolve import resolve_units
 from veracausa.units.table import Units
-from veracausa.version import __version__
 
 if TYPE_CHECKING:
     from veracausa.effects.learned_constants import OptimalConstants
     from veracausa.model import Model
-    from veracausa.storage.pieces import Checkpoint
     from veracausa.tasks.task import Task
 
 
@@ -147,57 +141,38 @@ def patched(
 
     NaN where the table does not want an effect of an example.
     """
-    began = time.monotonic()
     share = share_prefix and settings["ablation"] == "counterfactual"
-    origin = lm.header()
-    checkpoint = _checkpoint(origin, lm, task, table, method, settings, reference, out)
-    cost = checkpoint.cost if checkpoint else Cost()  # what an interrupted run spent counts, too
-    cost.full = sum(task.lengths) * lm.layers
-    before = cost.seconds
-    with borrowed(lm.decoder):
-        measured = measure(lm, task, None if cost.forward else cost)
-        if checkpoint:
-            checkpoint.require_behaviour(lm, measured.clean, measured.corrupted)
+    asked: dict[str, Any] = {
+        "units": table.digest(),
+        "reference": reference.digest() if reference is not None else None,
+        **{key: settings[key] for key in ("direction", "ablation", "seed", "constants") if key in settings},
+    }
+    shape, name = (len(task), len(table)), f"{method}-{table.kind}"
+    with session(lm, task, shape, out=out, name=name, asked=asked, show=show_progress) as call:
         if settings["ablation"] == "counterfactual":
-            measured.require_gap(task)
-        empty = torch.full((len(task), len(table)), float("nan"), dtype=lm.score_dtype)
-        values = checkpoint.values if checkpoint else empty
-        done = checkpoint.done if checkpoint else torch.zeros(values.shape, dtype=torch.bool)
-        wanted = torch.from_numpy(table.wanted(len(task)))
-        work = plan(cost)
-        total = work.total(share)
-        finished = float((done & wanted).sum()) / max(1, int(wanted.sum())) * total
-        done |= ~wanted
-        with progress(f"{method} effects of {len(table):,} {table.kind}", total, show_progress, finished) as tick:
+            call.measured.require_gap(task)
+        wanted, work = torch.from_numpy(table.wanted(len(task))), plan(call.cost)
+        total, finished = work.total(share), call.finished(wanted)
+        call.done |= ~wanted
 
-            def run(start: int, examples: tuple[int, ...]) -> None:
-                if done[list(examples)].all():
-                    return
-                with closing(work.run(start, examples, done, tick)) as finished_chunks:
-                    for example, unit, effects in finished_chunks:
-                        values[example, unit] = effects
-                        done[example, unit] = True
-                        cost.seconds = before + time.monotonic() - began
-                        if checkpoint:
-                            checkpoint.keep()
+        def run(start: int, examples: tuple[int, ...]) -> None:
+            with closing(work.run(start, examples, call.done, call.tick)) as pieces:
+                for example, unit, effects in pieces:
+                    call.put((example, unit), effects)
 
-            try:
-                halving(work.buckets(share), run)
-            finally:
-                cost.seconds = before + time.monotonic() - began
-                if checkpoint:
-                    checkpoint.keep(force=True)
+        label = f"{method} effects of {len(table):,} {table.kind}"
+        call.each(label, total, work.buckets(share), run, done=finished * total)
     return assemble(
         lm,
         task,
-        values,
+        call.values,
         table,
-        measured,
+        call.measured,
         method=method,
         settings=settings,
-        cost=cost,
+        cost=call.cost,
         verified="exact effects",
-        model=origin,
+        model=call.origin,
     )
 
 
@@ -211,28 +186,3 @@ def _require_edges(ablation: str, direction: str, reference: Task | None) -> Non
         raise MethodError(f"direction={direction!r} is not known. Known: noising, denoising.")
     if ablation == "zero" and direction == "denoising":
         raise MethodError("Denoising restores clean values; there is nothing for ablation='zero' to replace.")
-
-
-def _checkpoint(
-    origin: dict[str, str],
-    lm: Model,
-    task: Task,
-    table: Units,
-    method: str,
-    settings: dict[str, Any],
-    reference: Task | None,
-    out: str | Path | None,
-) -> Checkpoint | None:
-    if out is None:
-        return None
-    from veracausa.storage.pieces import Checkpoint
-
-    header: dict[str, Any] = {
-        "version": __version__,
-        "model": origin["identity"],
-        "task": task_header(task)["digest"],
-        "units": table.digest(),
-        "reference": reference.digest() if reference is not None else None,
-        **{key: settings[key] for key in ("direction", "ablation", "seed", "constants") if key in settings},
-    }
-    return Checkpoint.open(out, f"{method}-{table.kind}", header, (len(task), len(table)), lm.score_dtype)

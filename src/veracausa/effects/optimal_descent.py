@@ -15,16 +15,14 @@ from veracausa.cost import Cost
 from veracausa.effects.replacements import Mean
 from veracausa.effects.rows import Rows
 from veracausa.engine.attention import SUFFIX
-from veracausa.engine.bucket import unpatched_metric
+from veracausa.engine.bucket import Bucket
 from veracausa.engine.budget import examples_per_batch, rows_per_chunk
 from veracausa.engine.guard import attention_function
-from veracausa.engine.measure import pair_ids, readout
 from veracausa.engine.memory import halving, shrinking
 from veracausa.engine.patches import Place, activation, sites_for
 from veracausa.engine.readout import Readout
 from veracausa.engine.suffix import sweep
-from veracausa.engine.tape import Tape, buckets, record_pairs
-from veracausa.engine.validate import require_sites
+from veracausa.engine.tape import Tape, buckets
 from veracausa.errors import MethodError, NumericsError
 from veracausa.progress import Tick
 from veracausa.tasks.metrics import metric
@@ -62,12 +60,11 @@ def recorded_parts(lm: Model, task: Task, table: Units, cost: Cost) -> list[Part
     parts: list[Part] = []
 
     def run(start: int, examples: tuple[int, ...]) -> None:
-        ids = pair_ids(lm, task, examples)
-        tape = record_pairs(lm.decoder, *ids, 0, examples=examples, sites=sites_for(table.place), cost=cost)
-        require_sites(lm, tape, table.place)
-        own = readout(lm, task, tape)
+        place = table.place
+        bucket = Bucket.record(lm, task, 0, examples, cost, sites=sites_for(place), places=(place,))
+        tape, own = bucket.tape, bucket.read
         with attention_function(lm.decoder, SUFFIX):
-            unpatched_metric(lm, tape, tape.clean, own, Cost())
+            replace(bucket, cost=Cost()).unpatched(tape.clean)
         reference = lm.decoder.logits(tape.clean.last).log_softmax(-1)
         parts.append(Part(tape, Readout(lm, metric("neg_kl"), own.answers, reference)))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -19,11 +20,10 @@ from torch import Tensor
 from veracausa.cost import Cost
 from veracausa.effects.replacements import Replacement
 from veracausa.engine.attention import SUFFIX
-from veracausa.engine.bucket import unpatched_metric
+from veracausa.engine.bucket import Bucket
 from veracausa.engine.budget import examples_per_batch, rows_per_chunk
 from veracausa.engine.guard import attention_function
-from veracausa.engine.measure import pair_ids, readout
-from veracausa.engine.memory import shrinking
+from veracausa.engine.memory import chunks
 from veracausa.engine.patches import (
     Where,
     activation,
@@ -34,10 +34,8 @@ from veracausa.engine.patches import (
     sites_for,
     where,
 )
-from veracausa.engine.readout import Readout
 from veracausa.engine.suffix import Join, sweep
-from veracausa.engine.tape import State, Tape, buckets, record_pairs
-from veracausa.engine.validate import require_sites
+from veracausa.engine.tape import State, Tape, buckets
 from veracausa.errors import NumericsError
 from veracausa.progress import Tick
 from veracausa.units.table import Units, per_layer
@@ -47,12 +45,27 @@ if TYPE_CHECKING:
     from veracausa.tasks.task import Task
 
 
+#: (example, unit, effect) of some rows.
+Piece = tuple[Tensor, Tensor, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Patching:
+    """A recorded bucket, the run of it that is patched, and the one that replacements come from (None: zeros)."""
+
+    bucket: Bucket
+    base: State
+    other: State | None
+
+
 class Plan(ABC):
-    """Which positions and blocks rows (example, unit) run, and what that costs; `Rows` and `EdgeRows` run them."""
+    """Rows (example, unit) of one call: which positions and blocks they run, what that costs, and how they are run."""
 
     lm: Model
     task: Task
     units: Units
+    rows: int | None
+    cost: Cost
 
     def buckets(self, share: bool) -> list[tuple[int, tuple[int, ...]]]:
         """Groups of pairs that share a tape: (start, examples)."""
@@ -70,10 +83,52 @@ class Plan(ABC):
         """Blocks that each unit's row runs."""
 
     @abstractmethod
-    def run(
-        self, start: int, examples: tuple[int, ...], done: Tensor, tick: Tick
-    ) -> Generator[tuple[Tensor, Tensor, Tensor], None, None]:
+    def record(self, start: int, examples: tuple[int, ...]) -> Patching:
+        """Record a bucket of pairs with all that rows need, and check what their patches rest on."""
+
+    @abstractmethod
+    def free(self, patching: Patching, todo: Tensor) -> Iterator[tuple[np.ndarray, float]]:
+        """Rows (example in the bucket, unit) whose effect is known without a run, and that effect (NaN: no such)."""
+
+    @abstractmethod
+    def order(self, chosen: np.ndarray, todo: Tensor) -> np.ndarray:
+        """Rows that are `todo` of the chosen units, in the order in which they join the stream."""
+
+    @abstractmethod
+    def chunk(self, patching: Patching, rows: np.ndarray, start: int) -> Tensor:
+        """M of some rows, which are in that order, run from position `start` on."""
+
+    def run(self, start: int, examples: tuple[int, ...], done: Tensor, tick: Tick) -> Generator[Piece, None, None]:
         """Run a bucket; yields (example, unit, effect) of each finished chunk, indices into the whole table."""
+        lm = self.lm
+        with torch.no_grad():
+            patching = self.record(start, examples)
+            bucket, index, length = patching.bucket, patching.bucket.index, patching.bucket.tape.length
+            with attention_function(lm.decoder, SUFFIX):
+                unpatched = bucket.unpatched(patching.base).to("cpu", lm.score_dtype)
+                todo, starts = ~done[index], self.starts(start, length)
+                weight = self.weight(starts, length)
+                for rows, effect in self.free(patching, todo):
+                    local, unit = torch.as_tensor(rows).unbind(1)
+                    todo[local, unit] = False
+                    tick(float(weight[rows[:, 1]].sum()))
+                    yield index[local], unit, torch.full((len(rows),), effect, dtype=lm.score_dtype)
+                for first in np.unique(starts[starts < length]).tolist():
+                    rows, what = self.order(np.flatnonzero(starts == first), todo), f"{length - first} tokens"
+                    size = self.rows or rows_per_chunk(lm, length - first, length)
+                    for part, metric in chunks(rows, size, partial(self.chunk, patching, start=first), what):
+                        self._require_finite(metric, part, examples)
+                        local, unit = torch.as_tensor(part).unbind(1)
+                        tick(float(weight[part[:, 1]].sum()))
+                        yield index[local], unit, metric - unpatched[local]
+
+    def _require_finite(self, metric: Tensor, rows: np.ndarray, examples: tuple[int, ...]) -> None:
+        if not torch.isfinite(metric).all():
+            example, unit = rows[int((~torch.isfinite(metric)).nonzero()[0])]
+            raise NumericsError(
+                f"NaN or infinity after patching {self.units[unit : unit + 1].names[0]} in pair {examples[example]} of "
+                f"{self.task.name!r}. Run the model in float32."
+            )
 
     def starts(self, start: int, length: int) -> np.ndarray:
         """First position that each unit's row must run; `length` where there is nothing to run."""
@@ -131,70 +186,34 @@ class Rows(Plan):
     def _where(self, layer: int) -> Where:
         return where(self.lm.decoder, self.units.place, min(layer, self.lm.layers - (self.units.kind != "residual")))
 
-    def run(
-        self, start: int, examples: tuple[int, ...], done: Tensor, tick: Tick
-    ) -> Generator[tuple[Tensor, Tensor, Tensor], None, None]:
-        """See `Plan.run`."""
-        lm = self.lm
-        needed = sites_for(self.units.place)
-        clean, corrupted = pair_ids(lm, self.task, examples)
-        with torch.no_grad():
-            tape = record_pairs(lm.decoder, clean, corrupted, start, examples=examples, sites=needed, cost=self.cost)
-            read = readout(lm, self.task, tape)
-            base = tape.clean if self.noising else tape.corrupted
-            require_sites(lm, tape, self.units.place)
-            index = torch.tensor(examples)
-            with attention_function(lm.decoder, SUFFIX):
-                unpatched = unpatched_metric(lm, tape, base, read, self.cost).to("cpu", lm.score_dtype)
-                todo = ~done[index]
-                starts = self.starts(start, tape.length)
-                if self.units.positional:
-                    yield from self._free(starts, start, tape.length, index, todo)
-                for first in np.unique(starts[starts < tape.length]):
-                    order = self._order(np.flatnonzero(starts == first), todo)
-                    size = self.rows or rows_per_chunk(lm, tape.length - int(first), tape.length)
-                    while len(order):
+    def record(self, start: int, examples: tuple[int, ...]) -> Patching:
+        """See `Plan.record`."""
+        place = self.units.place
+        bucket = Bucket.record(self.lm, self.task, start, examples, self.cost, sites=sites_for(place), places=(place,))
+        return Patching(bucket, *bucket.runs(self.noising))
 
-                        def attempt(most: int, rows: np.ndarray = order, at: int = int(first)) -> Tensor:
-                            return self._chunk(tape, base, read, rows[:most], at)
-
-                        effects, size = shrinking(size, attempt, f"{tape.length - int(first)} tokens")
-                        part, order = order[: len(effects)], order[len(effects) :]
-                        if not torch.isfinite(effects).all():
-                            bad = self.units.names[int(part[int((~torch.isfinite(effects)).nonzero()[0]), 1])]
-                            raise NumericsError(
-                                f"NaN or infinity after patching {bad} in pair {examples[int(part[0, 0])]} of "
-                                f"{self.task.name!r}. Run the model in float32."
-                            )
-                        local = torch.as_tensor(part[:, 0])
-                        tick(float(self.weight(starts, tape.length)[part[:, 1]].sum()))
-                        yield index[local], torch.as_tensor(part[:, 1]), effects - unpatched[local]
-
-    def _order(self, chosen: np.ndarray, todo: Tensor) -> np.ndarray:
-        """Unfinished rows (example in the bucket, unit) of the chosen units, in the order in which they join."""
+    def order(self, chosen: np.ndarray, todo: Tensor) -> np.ndarray:
+        """See `Plan.order`."""
         chosen = chosen[np.argsort(self.units.layer[chosen], kind="stable")]
         rows = np.stack(np.meshgrid(np.arange(len(todo)), chosen, indexing="ij"), -1)
         # unit by layer first, then example: rows of one layer stay together
         rows = rows.transpose(1, 0, 2).reshape(-1, 2)
         return rows[todo.numpy()[rows[:, 0], rows[:, 1]]]
 
-    def _free(
-        self, starts: np.ndarray, start: int, length: int, index: Tensor, todo: Tensor
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Units at positions that cannot change (effect 0) or do not exist (NaN)."""
-        position = self.units.position
-        for chosen, value in ((position >= length, float("nan")), ((position < start) & (position >= 0), 0.0)):
-            for local in range(len(index)):
-                free = torch.as_tensor(np.flatnonzero(chosen & todo[local].numpy()))
-                if len(free):
-                    yield (
-                        index[local].expand(len(free)),
-                        free,
-                        torch.full((len(free),), value, dtype=self.lm.score_dtype),
-                    )
+    def free(self, patching: Patching, todo: Tensor) -> Iterator[tuple[np.ndarray, float]]:
+        """Units at positions that do not exist, or that cannot change."""
+        position, tape = self.units.position, patching.bucket.tape
+        for chosen, effect in (
+            (position >= tape.length, float("nan")),
+            ((position < tape.start) & (position >= 0), 0.0),
+        ):
+            rows = np.argwhere(todo.numpy() & chosen)
+            if len(rows):
+                yield rows, effect
 
-    def _chunk(self, tape: Tape, base: State, read: Readout, rows: np.ndarray, start: int) -> Tensor:
-        """M of patched rows (example in the bucket, unit), which are sorted by layer."""
+    def chunk(self, patching: Patching, rows: np.ndarray, start: int) -> Tensor:
+        """See `Plan.chunk`."""
+        tape, base, read = patching.bucket.tape, patching.base, patching.bucket.read
         last = sweep(self.lm.decoder, tape, base, self.joins(tape, base, rows, start), start=start, cost=self.cost)
         return read(last, torch.as_tensor(rows[:, 0], device=self.lm.device)).to("cpu", self.lm.score_dtype)
 

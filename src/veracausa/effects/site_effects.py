@@ -23,9 +23,7 @@ from veracausa.effects.coalitions import coalition_scores, require_joint
 from veracausa.effects.exact import effect_settings, patched
 from veracausa.effects.planning import planned_exact
 from veracausa.effects.replacements import replacement
-from veracausa.effects.rows import Plan, Rows
-from veracausa.engine.readout import Readout
-from veracausa.engine.tape import State, Tape
+from veracausa.effects.rows import Patching, Plan, Rows
 from veracausa.errors import MethodError
 from veracausa.scores.scores import Scores
 from veracausa.units.coalitions import Coalitions, require_kind
@@ -146,13 +144,15 @@ class _DirectRows(Rows):
         """Blocks that each unit's row runs: none."""
         return np.zeros(len(self.units))
 
-    def _chunk(self, tape: Tape, base: State, read: Readout, rows: np.ndarray, start: int) -> Tensor:
-        last = []
-        for join in self.joins(tape, base, rows, start):
+    def chunk(self, patching: Patching, rows: np.ndarray, start: int) -> Tensor:
+        """See `Plan.chunk`."""
+        base, last = patching.base, []
+        for join in self.joins(patching.bucket.tape, base, rows, start):
             before = (base.middle if join.middle else base.residual)[join.layer]
             change = join.enter()[:, -1] - before[join.example, -1]
             last.append(base.last[join.example] + change)
-        return read(torch.cat(last), torch.as_tensor(rows[:, 0], device=self.lm.device)).to("cpu", self.lm.score_dtype)
+        example = torch.as_tensor(rows[:, 0], device=self.lm.device)
+        return patching.bucket.read(torch.cat(last), example).to("cpu", self.lm.score_dtype)
 
 
 def whole_sites(lm: Model, task: Task, units: str | Sequence[str] | Units, what: str) -> Units:

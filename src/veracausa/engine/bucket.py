@@ -1,28 +1,100 @@
-"""What is the same for every recorded bucket of pairs: its unpatched metric, held against the bare model."""
+"""A recorded bucket: pairs of one length and first difference, both runs once, held against the bare model.
+
+Every computation on pairs begins here, so no number is given for a bucket that the engine misreads.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from veracausa.cost import Cost
+from veracausa.engine.measure import pair_ids, readout
 from veracausa.engine.memory import memory_errors
 from veracausa.engine.readout import Readout
 from veracausa.engine.suffix import Join, sweep
-from veracausa.engine.tape import State, Tape
-from veracausa.engine.validate import require_run
+from veracausa.engine.tape import State, Tape, record_pairs
+from veracausa.engine.validate import require_run, require_sites
 
 if TYPE_CHECKING:
+    from veracausa.engine.patches import Place
     from veracausa.model import Model
+    from veracausa.tasks.task import Task
 
 
-def unpatched_metric(lm: Model, tape: Tape, base: State, read: Readout, cost: Cost) -> Tensor:
-    """M of the engine's run without a patch, checked against the bare model's; effects are differences from it."""
-    example = torch.arange(len(tape.examples), device=lm.device)
-    whole = Join(0, False, example, lambda: base.residual[0])
-    with memory_errors(f"The unpatched run of {len(example)} prompts"):
-        ours = read(sweep(lm.decoder, tape, base, [whole], start=tape.start, cost=cost), example)
-        require_run(lm, ours, read.of_state(base), tape.clean)
-    return ours
+@dataclass(frozen=True, eq=False)
+class Bucket:
+    """Both runs of some pairs (`tape`), the metric of a final residual (`read`), and where runs of them are counted.
+
+    >>> bucket = Bucket.record(lm, task, start, (0, 1), cost, sites=("z",), places=("z",))
+    >>> bucket.read.of_state(bucket.tape.clean)
+    """
+
+    lm: Model
+    tape: Tape
+    read: Readout
+    cost: Cost
+
+    @classmethod
+    def record(
+        cls,
+        lm: Model,
+        task: Task,
+        start: int,
+        examples: tuple[int, ...],
+        cost: Cost,
+        *,
+        sites: Collection[str] = (),
+        places: Collection[Place] = (),
+        grad: Literal["clean", "corrupted"] | None = None,
+    ) -> Bucket:
+        """Run both prompts of every example from `start` on, and hold the runs against the bare model's.
+
+        `sites`: activations to keep. `places`: where units will be replaced; that they write what the weights say is
+        checked there. `grad`: the run that keeps its graph, if any.
+
+        Raises:
+            ContractError: see `validate` and `validate_whole`. NumericsError, OutOfMemoryError.
+        """
+        with torch.no_grad():
+            ids = pair_ids(lm, task, examples)
+            tape = record_pairs(lm.decoder, *ids, start, examples=examples, sites=sites, grad=grad, cost=cost)
+        for place in places:
+            require_sites(lm, tape, place)
+        return cls(lm, tape, readout(lm, task, tape), cost)
+
+    @property
+    def index(self) -> Int[Tensor, " examples"]:
+        """The pairs' places in the task."""
+        return torch.tensor(self.tape.examples)
+
+    @property
+    def every(self) -> Int[Tensor, " examples"]:
+        """All pairs, by their places in the bucket, on the model's device."""
+        return torch.arange(len(self.tape.examples), device=self.lm.device)
+
+    @property
+    def positions(self) -> int:
+        """Positions that runs of the bucket go through."""
+        return self.tape.length - self.tape.start
+
+    def runs(self, noising: bool) -> tuple[State, State]:
+        """The run that is patched, and the one that replacements are taken from."""
+        return (self.tape.clean, self.tape.corrupted) if noising else (self.tape.corrupted, self.tape.clean)
+
+    def unpatched(self, base: State) -> Float[Tensor, " examples"]:
+        """M of the engine's own run without a patch, checked against the bare model's; effects are differences from it.
+
+        Call it under the attention function of suffix runs, as patched runs are.
+        """
+        whole = Join(0, False, self.every, lambda: base.residual[0])
+        with memory_errors(f"The unpatched run of {len(self.tape.examples)} prompts"):
+            last = sweep(self.lm.decoder, self.tape, base, [whole], start=self.tape.start, cost=self.cost)
+            ours = self.read(last, self.every)
+            require_run(self.lm, ours, self.read.of_state(base), self.tape.clean)
+        return ours

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from veracausa.errors import OutOfMemoryError
 
 T = TypeVar("T")
+#: What can be counted and cut: an array, a tensor, a list.
+Rows = TypeVar("Rows", bound=Any)
 _ADVICE = "Use shorter prompts, a smaller dtype (dtype=torch.bfloat16) or a device with more memory."
 
 
@@ -43,6 +45,27 @@ def shrinking(rows: int, attempt: Callable[[int], T], what: str) -> tuple[T, int
             raise OutOfMemoryError(f"Not enough memory for one row of {what}: {message}. {_ADVICE}")
         rows = max(1, rows // 2)
         _forget()
+
+
+def chunks(rows: Rows, size: int, run: Callable[[Rows], T], what: str) -> Iterator[tuple[Rows, T]]:
+    """Call `run(part)` for all rows in order, `size` at a time, fewer where memory runs out; yields (part, result).
+
+    Raises:
+        OutOfMemoryError: one row does not fit.
+
+    >>> for part, effects in chunks(np.arange(1000), 64, patched, "9 tokens"):
+    ...     found[part] = effects
+    """
+    first = 0
+    while first < len(rows):
+
+        def attempt(most: int, first: int = first) -> T:
+            return run(rows[first : first + most])
+
+        found, size = shrinking(size, attempt, what)
+        part = rows[first : first + size]
+        yield part, found
+        first += len(part)
 
 
 def halving(groups: Sequence[tuple[int, tuple[int, ...]]], run: Callable[[int, tuple[int, ...]], None]) -> None:

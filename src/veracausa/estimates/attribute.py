@@ -20,22 +20,21 @@ from torch import Tensor
 
 from veracausa.cost import Cost
 from veracausa.effects.replacements import Replacement, replacement
+from veracausa.engine.bucket import Bucket
 from veracausa.engine.budget import examples_per_batch
 from veracausa.engine.guard import borrowed
-from veracausa.engine.measure import pair_ids, readout
 from veracausa.engine.memory import halving
 from veracausa.engine.patches import depth_behind, site_width, sites_for
 from veracausa.engine.rule import PLAIN
 from veracausa.engine.rules import applied
-from veracausa.engine.tape import buckets, record_pairs
-from veracausa.engine.validate import require_sites
+from veracausa.engine.tape import buckets
 from veracausa.engine.validate_edges import require_edges
 from veracausa.errors import MethodError
 from veracausa.estimates.flow import flow_routes
 from veracausa.estimates.methods import BASELINES, resolve_method
 from veracausa.estimates.paths import PATHS
 from veracausa.estimates.paths import edge_sums as edge_paths
-from veracausa.estimates.paths.bucket import Bucket, Sums
+from veracausa.estimates.paths.bucket import PathBucket, Sums
 from veracausa.estimates.paths.edge_sites import moved, sites_of
 from veracausa.estimates.paths.method import Method
 from veracausa.progress import Tick, progress
@@ -216,28 +215,24 @@ def _add_bucket(
     sites = sites_for(units.place)
     if edges:
         sites = (*edge_paths.SITES, *(edge_paths.PATTERN_SITES if qk_exact else ()))
-    with torch.no_grad(), applied(lm.decoder, parts.backward if point else PLAIN):
-        ids = pair_ids(lm, task, examples)
+    with applied(lm.decoder, parts.backward if point else PLAIN):
+        places = () if edges else (units.place,)
         grad = graph if point else None
-        tape = record_pairs(lm.decoder, *ids, start, examples=examples, sites=sites, grad=grad, cost=cost)
+        own = Bucket.record(lm, task, start, examples, cost, sites=sites, places=places, grad=grad)
     if edges:
-        require_edges(lm, tape, gradients=True)
-    else:
-        require_sites(lm, tape, units.place)
-    read = readout(lm, task, tape)
+        require_edges(lm, own.tape, gradients=True)
+    tape, read = own.tape, own.read
     with torch.no_grad():
         found.clean[index] = read.of_state(tape.clean).to("cpu", lm.score_dtype)
         found.corrupted[index] = read.of_state(tape.corrupted).to("cpu", lm.score_dtype)
-    base, other = (tape.clean, tape.corrupted) if noising else (tape.corrupted, tape.clean)
-    bucket = Bucket(
+    bucket = PathBucket(
         lm,
         tape,
-        base,
-        other,
         read,
+        cost,
+        *own.runs(noising),
         units,
         source,
-        cost,
         parts,
         parts.backward,
         qk_exact,

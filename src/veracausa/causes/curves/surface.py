@@ -27,16 +27,15 @@ from veracausa.causes.curves.surfaces import Surface
 from veracausa.cost import Cost
 from veracausa.effects.planning import recorded_runs
 from veracausa.engine.attention import SUFFIX
-from veracausa.engine.bucket import unpatched_metric
+from veracausa.engine.bucket import Bucket
 from veracausa.engine.budget import examples_per_batch, rows_per_chunk
 from veracausa.engine.guard import attention_function, borrowed
 from veracausa.engine.joint import PLACES, Replaced, columns_of, join_before, replacing, towards
-from veracausa.engine.measure import measure, pair_ids, readout
-from veracausa.engine.memory import halving, shrinking
+from veracausa.engine.measure import measure
+from veracausa.engine.memory import chunks, halving
 from veracausa.engine.patches import activation, site_width, sites_for
 from veracausa.engine.suffix import sweep
-from veracausa.engine.tape import Tape, buckets, record_pairs
-from veracausa.engine.validate import require_sites
+from veracausa.engine.tape import Tape, buckets
 from veracausa.errors import MethodError, NumericsError
 from veracausa.progress import Tick, progress
 from veracausa.scores.scores import task_header
@@ -201,39 +200,32 @@ def _bucket(
     """S at every point of the grid."""
     decoder = lm.decoder
     sites = tuple(dict.fromkeys(site for table in both for site in sites_for(table.place)))
-    ids = pair_ids(lm, task, examples)
-    tape = record_pairs(decoder, *ids, start, examples=examples, sites=sites, cost=cost)
-    for table in both:
-        require_sites(lm, tape, table.place)
-    read = readout(lm, task, tape)
-    unpatched = unpatched_metric(lm, tape, tape.clean, read, cost)
+    places = [table.place for table in both]
+    bucket = Bucket.record(lm, task, start, examples, cost, sites=sites, places=places)
+    tape, read, unpatched = bucket.tape, bucket.read, bucket.unpatched(bucket.tape.clean)
     n = len(examples)
     rows = torch.cartesian_prod(torch.arange(n), torch.arange(len(grid))).view(-1, 2)
     shares = torch.as_tensor(grid, dtype=lm.dtype)
-    found = torch.empty(len(rows), dtype=lm.score_dtype)
-    size, done = rows_per_chunk(lm, tape.length - start, tape.length), 0
-    while done < len(rows):
 
-        def attempt(most: int, first: int = done) -> Tensor:
-            part = rows[first : first + most]
-            example = part[:, 0].to(lm.device)
-            parts = [
-                _moved(lm, tape, table, example, shares[part[:, 1], which].to(lm.device))
-                for which, table in enumerate(both)
-            ]
-            with replacing(decoder, parts):
-                join = join_before(decoder, tape.clean, parts, example, 0)
-                last = sweep(decoder, tape, tape.clean, [join], start=start, cost=cost)
-            return (read(last, example) - unpatched[example]).to("cpu", lm.score_dtype)
+    def patched(part: Tensor) -> Tensor:
+        example = part[:, 0].to(lm.device)
+        parts = [
+            _moved(lm, tape, table, example, shares[part[:, 1], which].to(lm.device))
+            for which, table in enumerate(both)
+        ]
+        with replacing(decoder, parts):
+            join = join_before(decoder, tape.clean, parts, example, 0)
+            last = sweep(decoder, tape, tape.clean, [join], start=start, cost=cost)
+        return (read(last, example) - unpatched[example]).to("cpu", lm.score_dtype)
 
-        effects, size = shrinking(size, attempt, f"{tape.length - start} tokens")
+    found, size = [], rows_per_chunk(lm, bucket.positions, tape.length)
+    for part, effects in chunks(rows, size, patched, f"{bucket.positions} tokens"):
         if not torch.isfinite(effects).all():
             names = " and ".join(table.names[0] for table in both)
             raise NumericsError(f"NaN or infinity behind {names} on {task.name!r}. Run the model in float32.")
-        found[done : done + len(effects)] = effects
-        done += len(effects)
-        tick(float(len(effects) * (tape.length - start) * (lm.layers - _first(both))))
-    return found.view(n, len(grid))
+        found.append(effects)
+        tick(float(len(part) * bucket.positions * (lm.layers - _first(both))))
+    return torch.cat(found).view(n, len(grid))
 
 
 def _moved(lm: Model, tape: Tape, table: Units, example: Tensor, share: Tensor) -> Replaced:

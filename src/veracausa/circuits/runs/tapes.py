@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from veracausa.cost import Cost
+from veracausa.engine.bucket import Bucket
 from veracausa.engine.budget import examples_per_batch
 from veracausa.engine.circuit_forward import SITES
-from veracausa.engine.measure import pair_ids, readout
 from veracausa.engine.memory import halving
 from veracausa.engine.readout import Readout
-from veracausa.engine.tape import Tape, buckets, record_pairs
+from veracausa.engine.tape import Tape, buckets
 from veracausa.engine.validate_edges import require_edges
 from veracausa.tasks.measurement import Measurement
 
@@ -54,11 +54,9 @@ def _joined(
 
 def record_bucket(lm: Model, task: Task, start: int, examples: tuple[int, ...], cost: Cost) -> tuple[Tape, Readout]:
     """Both runs of a bucket with all that circuits need, checked against the bare model, and its readout."""
-    ids = pair_ids(lm, task, examples)
-    tape = record_pairs(lm.decoder, *ids, start, examples=examples, sites=SITES, cost=cost)
-    read = readout(lm, task, tape)
-    require_edges(lm, tape, circuits=True)
-    return tape, read
+    bucket = Bucket.record(lm, task, start, examples, cost, sites=SITES)
+    require_edges(lm, bucket.tape, circuits=True)
+    return bucket.tape, bucket.read
 
 
 def record_all(

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from veracausa.estimates.paths.bucket import Bucket, Sums
+from veracausa.estimates.paths.bucket import PathBucket, Sums
 from veracausa.estimates.paths.geodesic import walk_geodesic
 from veracausa.estimates.paths.gradpath import walk_completed, walk_published
 from veracausa.estimates.paths.inputs import walk_draws, walk_inputs
@@ -32,7 +32,7 @@ class Path:
     """
 
     description: str
-    walk: Callable[[Bucket, Sums, Tick], None]
+    walk: Callable[[PathBucket, Sums, Tick], None]
     moves: Literal["nothing", "input", "site", "unit"]
     passes: Callable[[Method], float]
     ends: bool = True

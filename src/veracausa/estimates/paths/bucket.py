@@ -14,46 +14,40 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from veracausa.cost import Cost
 from veracausa.effects.replacements import Replacement
+from veracausa.engine.bucket import Bucket
 from veracausa.engine.patches import Place, activation, value_change, where
-from veracausa.engine.readout import Readout
 from veracausa.engine.rule import Rule
-from veracausa.engine.tape import State, Tape
+from veracausa.engine.tape import State
 from veracausa.progress import Tick
 from veracausa.units.table import Units, per_layer
 
 if TYPE_CHECKING:
     from veracausa.estimates.paths.method import Method
-    from veracausa.model import Model
 
 
 class EdgeWalks(Protocol):
     """How scores of edges are added up along a path: an `EdgeSums`."""
 
-    def walk_point(self, bucket: Bucket, sums: Sums, tick: Tick) -> None:
+    def walk_point(self, bucket: PathBucket, sums: Sums, tick: Tick) -> None:
         """One backward pass through the patched run."""
 
-    def walk_points(self, bucket: Bucket, points: Any, sums: Sums, tick: Tick) -> None:
+    def walk_points(self, bucket: PathBucket, points: Any, sums: Sums, tick: Tick) -> None:
         """All points of a path over the input."""
 
 
-@dataclass(frozen=True)
-class Bucket:
-    """Pairs of one length and first difference, recorded; the run that is patched, and what its units move towards.
+@dataclass(frozen=True, eq=False)
+class PathBucket(Bucket):
+    """A recorded bucket, the run of it that is patched (`base`), and what its units move towards (`other`, `source`).
 
     `rule`: the backward rule of the gradients. `qk_exact`, `graddrop`: whether those of AtP* are asked for. `edges`:
     how scores of edges are added up, if units are edges.
     """
 
-    lm: Model
-    tape: Tape
     base: State
     other: State
-    read: Readout
     units: Units
     source: Replacement
-    cost: Cost
     method: Method
     rule: Rule
     qk_exact: bool
@@ -71,16 +65,6 @@ class Bucket:
     def gradient_place(self) -> Place:
         """Where gradients are taken: the heads' values if the pattern is recomputed exactly, else the units' place."""
         return "z" if self.qk_exact else self.place
-
-    @property
-    def positions(self) -> int:
-        """Positions that are run: from the tape's start to the end."""
-        return self.tape.length - self.tape.start
-
-    @property
-    def every(self) -> Int[Tensor, " examples"]:
-        """Indices of all examples of the bucket."""
-        return torch.arange(len(self.tape.examples), device=self.lm.device)
 
     @property
     def layers(self) -> list[int]:
@@ -170,13 +154,13 @@ class Sums:
     complete: bool = False
 
     @classmethod
-    def empty(cls, bucket: Bucket) -> Sums:
+    def empty(cls, bucket: PathBucket) -> Sums:
         """Zeros of a bucket's sizes, on its device."""
         like = {"dtype": bucket.lm.score_dtype, "device": bucket.lm.device}
         sizes = (len(bucket.tape.examples), len(bucket.units))
         return cls(torch.zeros(sizes, **like), *torch.zeros(2, len(bucket.layers), sizes[0], **like))  # type: ignore[call-overload]
 
-    def add(self, bucket: Bucket, layer: int, scores: Tensor, example: Tensor) -> None:
+    def add(self, bucket: PathBucket, layer: int, scores: Tensor, example: Tensor) -> None:
         """Add rows of scores of one layer's units to their examples."""
         chosen = torch.as_tensor(bucket.of_layer(layer), device=scores.device)
         rows = torch.zeros(len(self.values), len(chosen), dtype=scores.dtype, device=scores.device)

@@ -31,7 +31,6 @@ from veracausa.anatomy import Decoder
 from veracausa.anatomy.graph import MLP
 from veracausa.engine import reader_gradients as reads
 from veracausa.engine.attention import SUFFIX
-from veracausa.engine.bucket import unpatched_metric
 from veracausa.engine.budget import rows_per_chunk
 from veracausa.engine.guard import attention_function, hooks
 from veracausa.engine.memory import memory_errors, shrinking
@@ -39,7 +38,7 @@ from veracausa.engine.patches import where
 from veracausa.engine.rules import applied
 from veracausa.engine.suffix import Join, sweep
 from veracausa.engine.tape import State, watch
-from veracausa.estimates.paths.bucket import Bucket, Sums
+from veracausa.estimates.paths.bucket import PathBucket, Sums
 from veracausa.estimates.paths.grids import grid
 from veracausa.progress import Tick
 from veracausa.units.edges import Edges
@@ -106,7 +105,7 @@ def moved(decoder: Decoder, edges: Edges) -> list[Site]:
     return [site for site in sites_of(decoder) if ((writers >= site.first) & (writers < site.first + site.count)).any()]
 
 
-def walk_sites(bucket: Bucket, edges: EdgeSums, sums: Sums, tick: Tick) -> None:
+def walk_sites(bucket: PathBucket, edges: EdgeSums, sums: Sums, tick: Tick) -> None:
     """All sites that have writers of the table, one after the other along the stream."""
     alphas, weights = grid(bucket.method.grid, bucket.method.nodes, corrupted_at_one=bucket.noising)
     points = list(zip(alphas.tolist(), weights.tolist(), strict=True))
@@ -114,7 +113,7 @@ def walk_sites(bucket: Bucket, edges: EdgeSums, sums: Sums, tick: Tick) -> None:
     sums.complete = bucket.rule.plain
     with attention_function(bucket.lm.decoder, SUFFIX), applied(bucket.lm.decoder, bucket.rule):
         with torch.no_grad():
-            before = unpatched_metric(bucket.lm, bucket.tape, bucket.base, bucket.read, bucket.cost)
+            before = bucket.unpatched(bucket.base)
         ends = [_Row(site, e, 1.0, 1.0) for site in sites for e in examples]
         for ran in _chunks(bucket, edges, ends, False, tick):
             rows = [row for _, members in ran.by_site for row in members]
@@ -125,7 +124,7 @@ def walk_sites(bucket: Bucket, edges: EdgeSums, sums: Sums, tick: Tick) -> None:
             _add(bucket, edges, ran, sums)
 
 
-def _chunks(bucket: Bucket, edges: EdgeSums, rows: list[_Row], backward: bool, tick: Tick) -> Iterator[_Ran]:
+def _chunks(bucket: PathBucket, edges: EdgeSums, rows: list[_Row], backward: bool, tick: Tick) -> Iterator[_Ran]:
     """Run rows, which are sorted along the stream, as many at a time as the budget allows."""
     size = rows_per_chunk(bucket.lm, bucket.positions, bucket.tape.length, backward)
     while rows:
@@ -139,7 +138,7 @@ def _chunks(bucket: Bucket, edges: EdgeSums, rows: list[_Row], backward: bool, t
         yield ran
 
 
-def _run(bucket: Bucket, edges: EdgeSums, rows: list[_Row], backward: bool) -> _Ran:
+def _run(bucket: PathBucket, edges: EdgeSums, rows: list[_Row], backward: bool) -> _Ran:
     lm, base, device = bucket.lm, bucket.base, bucket.lm.device
     by_site = [(site, list(members)) for site, members in groupby(rows, key=lambda row: row.site)]
     joins: list[Join] = []
@@ -188,7 +187,7 @@ def _align(state: State, since: tuple[int, bool]) -> None:
 
 
 @torch.no_grad()
-def _add(bucket: Bucket, edges: EdgeSums, ran: _Ran, sums: Sums) -> None:
+def _add(bucket: PathBucket, edges: EdgeSums, ran: _Ran, sums: Sums) -> None:
     """Contract the gradients of every site's rows with its own writers."""
     graph, since = bucket.lm.graph, ran.by_site[0][0].join
     for i, (site, members) in enumerate(ran.by_site):

@@ -35,7 +35,7 @@ from veracausa.engine.memory import memory_errors
 from veracausa.engine.reader_change import Reading
 from veracausa.engine.rules import applied
 from veracausa.engine.tape import State
-from veracausa.estimates.paths.bucket import Bucket, Sums
+from veracausa.estimates.paths.bucket import PathBucket, Sums
 from veracausa.estimates.paths.network import Points, chunks, run, true_change
 from veracausa.progress import Tick
 from veracausa.units.edges import Edges
@@ -59,7 +59,7 @@ class EdgeSums:
     _at_values: dict[int, Tensor] = field(default_factory=dict)
     _differences: Tensor | None = None
 
-    def walk_point(self, bucket: Bucket, sums: Sums, tick: Tick) -> None:
+    def walk_point(self, bucket: PathBucket, sums: Sums, tick: Tick) -> None:
         """One backward pass through the patched run, which was recorded with its graph."""
         with applied(bucket.lm.decoder, bucket.rule):
             found = self._differentiate(bucket, bucket.base, bucket.every)
@@ -68,7 +68,7 @@ class EdgeSums:
         self._through_patterns(bucket, sums)
         tick(len(bucket.every) * bucket.positions * bucket.lm.layers)
 
-    def walk_points(self, bucket: Bucket, points: Points, sums: Sums, tick: Tick) -> None:
+    def walk_points(self, bucket: PathBucket, points: Points, sums: Sums, tick: Tick) -> None:
         """All points of a path over the input."""
         if bucket.method.combine == "mean":
             self._mean(bucket, points, sums, tick)
@@ -85,7 +85,7 @@ class EdgeSums:
 
     # ---- walks ------------------------------------------------------------------------------------------------------
 
-    def _mean(self, bucket: Bucket, points: Points, sums: Sums, tick: Tick) -> None:
+    def _mean(self, bucket: PathBucket, points: Points, sums: Sums, tick: Tick) -> None:
         nodes = points.embeddings.shape[1]
         draws = bucket.method.path == "draws" and nodes > 1
         if draws:
@@ -97,7 +97,7 @@ class EdgeSums:
                 self._add_squares(bucket, state, example, found, sums)
         self._through_patterns(bucket, sums)
 
-    def _increments(self, bucket: Bucket, points: Points, sums: Sums, tick: Tick) -> None:
+    def _increments(self, bucket: PathBucket, points: Points, sums: Sums, tick: Tick) -> None:
         left, nodes = bucket.method.combine == "left-increments", points.embeddings.shape[1]
         last: tuple[Tensor, Tensor, list[Tensor]] | None = None  # row, writes and gradients of the row before a chunk
         for row, example, state, found in self._chunks(bucket, points, tick):
@@ -118,7 +118,7 @@ class EdgeSums:
                     self.add_rows(bucket, reader, moved, gradient, example[:-1], within, sums)
                 last = end
 
-    def _tangents(self, bucket: Bucket, points: Points, sums: Sums, tick: Tick) -> None:
+    def _tangents(self, bucket: PathBucket, points: Points, sums: Sums, tick: Tick) -> None:
         assert points.tangent is not None
         decoder, nodes = bucket.lm.decoder, points.embeddings.shape[1]
         every = points.embeddings.flatten(0, 1)
@@ -136,7 +136,7 @@ class EdgeSums:
                     self.add_rows(bucket, reader, moved, g, example, weights, sums)
 
     def _chunks(
-        self, bucket: Bucket, points: Points, tick: Tick
+        self, bucket: PathBucket, points: Points, tick: Tick
     ) -> Iterator[tuple[Tensor, Tensor, State, list[Tensor]]]:
         lm = bucket.lm
         row_bytes = 4 * lm.graph.writers * bucket.positions * lm.width
@@ -146,11 +146,11 @@ class EdgeSums:
 
     # ---- gradients --------------------------------------------------------------------------------------------------
 
-    def reads_of(self, bucket: Bucket) -> reads.Reads:
+    def reads_of(self, bucket: PathBucket) -> reads.Reads:
         """How gradients come back to readers under the bucket's rule."""
         return reads.Reads(bucket.lm.decoder, bucket.rule.freeze_norms)
 
-    def _differentiate(self, bucket: Bucket, state: State, example: Tensor) -> list[Tensor]:
+    def _differentiate(self, bucket: PathBucket, state: State, example: Tensor) -> list[Tensor]:
         """Gradients of the tensors that readers are told by (and of heads' values, last, for qk-exact)."""
         wanted = self.reads_of(bucket).wanted(state)
         if bucket.qk_exact:
@@ -166,7 +166,7 @@ class EdgeSums:
 
     @torch.no_grad()
     def _add_mean(
-        self, bucket: Bucket, state: State, example: Tensor, found: list[Tensor], weights: Tensor, sums: Sums
+        self, bucket: PathBucket, state: State, example: Tensor, found: list[Tensor], weights: Tensor, sums: Sums
     ) -> None:
         """Σ over rows of w · g_v, example by example, times Δ."""
         mine, row = torch.unique_consecutive(example, return_inverse=True)
@@ -181,7 +181,7 @@ class EdgeSums:
                 kept.index_add_(0, example, gradient * weights.to(gradient)[:, None, None])
 
     @torch.no_grad()
-    def _add_squares(self, bucket: Bucket, state: State, example: Tensor, found: list[Tensor], sums: Sums) -> None:
+    def _add_squares(self, bucket: PathBucket, state: State, example: Tensor, found: list[Tensor], sums: Sums) -> None:
         """Squares of every row's own score, for the draws' standard error."""
         assert sums.squares is not None
         for reader, g in self.reads_of(bucket).gradients(state, found):
@@ -194,7 +194,7 @@ class EdgeSums:
 
     def add_rows(
         self,
-        bucket: Bucket,
+        bucket: PathBucket,
         reader: int,
         changes: Float[Tensor, "rows writers positions width"],
         gradient: Float[Tensor, "readers rows positions width"],
@@ -225,7 +225,7 @@ class EdgeSums:
             self.crossing[:, :, int(graph.reader_layer[reader])] += into.index_add_(0, example, rows)
 
     def _products(
-        self, bucket: Bucket, reader: int, changes: Tensor, gradient: Tensor, first: int = 0
+        self, bucket: PathBucket, reader: int, changes: Tensor, gradient: Tensor, first: int = 0
     ) -> Float[Tensor, "rows writers readers *positions"]:
         """Change · gradient of writers from `first` on and a group of readers; by position if the table has them."""
         changes = changes[:, : self._seen(bucket, reader) - first].to(gradient.dtype)
@@ -234,7 +234,7 @@ class EdgeSums:
         return changes.flatten(2) @ gradient.transpose(0, 1).flatten(2).transpose(1, 2)
 
     def _listed_of(
-        self, bucket: Bucket, reader: int, products: Tensor, first: int = 0
+        self, bucket: PathBucket, reader: int, products: Tensor, first: int = 0
     ) -> tuple[Tensor, Float[Tensor, "rows edges"]]:
         """(their indices in the table, scores) of the listed edges among `_products`."""
         table, listed = self.table, self._listed[reader]
@@ -261,12 +261,12 @@ class EdgeSums:
         cuts = np.searchsorted(first[order], starts), np.searchsorted(first[order], starts, side="right")
         return {start: order[a:b] for start, a, b in zip(starts, *cuts, strict=True)}
 
-    def _seen(self, bucket: Bucket, reader: int) -> int:
+    def _seen(self, bucket: PathBucket, reader: int) -> int:
         """Writers before a reader: the first so many of the graph."""
         graph = bucket.lm.graph
         return int((graph.writer_order <= graph.reader_order[reader]).sum())
 
-    def changes(self, bucket: Bucket) -> Float[Tensor, "examples writers positions width"]:
+    def changes(self, bucket: PathBucket) -> Float[Tensor, "examples writers positions width"]:
         """Δ of every writer."""
         if self._differences is None:
             with torch.no_grad():
@@ -278,14 +278,14 @@ class EdgeSums:
 
     # ---- qk-exact ---------------------------------------------------------------------------------------------------
 
-    def _approximate(self, bucket: Bucket, reader: int) -> np.ndarray | None:
+    def _approximate(self, bucket: PathBucket, reader: int) -> np.ndarray | None:
         """Which readers of a group are queries and keys whose patterns are recomputed instead."""
         if not bucket.qk_exact:
             return None
         return np.isin(bucket.lm.graph.reader_kind[reader : reader + bucket.lm.graph.per_layer], (Q, K))
 
     @torch.no_grad()
-    def _through_patterns(self, bucket: Bucket, sums: Sums) -> None:
+    def _through_patterns(self, bucket: PathBucket, sums: Sums) -> None:
         """(A_patched − A) v · ∂M/∂z for every edge into a query or key, writer by writer."""
         if not bucket.qk_exact:
             return

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.guard import attention_function
-from veracausa.estimates.paths.bucket import Bucket, Sums
+from veracausa.estimates.paths.bucket import PathBucket, Sums
 from veracausa.estimates.paths.gradpath import FLOOR
 from veracausa.estimates.paths.network import Points, embeddings, run, walk_points
 from veracausa.progress import Tick
@@ -25,7 +25,7 @@ from veracausa.progress import Tick
 _FIRST = 0.25
 
 
-def walk_geodesic(bucket: Bucket, sums: Sums, tick: Tick) -> None:
+def walk_geodesic(bucket: PathBucket, sums: Sums, tick: Tick) -> None:
     """The bent path's points, one example at a time (their graphs with second derivatives are large)."""
     points = torch.cat([bend(bucket, i, tick)[0] for i in range(len(bucket.tape.examples))])
     count = points.shape[1]
@@ -34,7 +34,7 @@ def walk_geodesic(bucket: Bucket, sums: Sums, tick: Tick) -> None:
     walk_points(bucket, Points(points, weights), sums, tick)
 
 
-def bend(bucket: Bucket, example: int, tick: Tick) -> tuple[Float[Tensor, "1 points positions width"], list[float]]:
+def bend(bucket: PathBucket, example: int, tick: Tick) -> tuple[Float[Tensor, "1 points positions width"], list[float]]:
     """The path of one example, and its length before the descent and after every step that was kept."""
     base, other = embeddings(bucket)
     segments = bucket.method.nodes
@@ -56,7 +56,7 @@ def bend(bucket: Bucket, example: int, tick: Tick) -> tuple[Float[Tensor, "1 poi
     return path[None], lengths
 
 
-def _length(bucket: Bucket, path: Tensor, which: Tensor, tick: Tick) -> tuple[float, Tensor]:
+def _length(bucket: PathBucket, path: Tensor, which: Tensor, tick: Tick) -> tuple[float, Tensor]:
     """L of a path and its gradient; fused attention kernels have no second derivative, ours has."""
     leaf = path.detach().requires_grad_()
     with torch.enable_grad(), attention_function(bucket.lm.decoder, SUFFIX):

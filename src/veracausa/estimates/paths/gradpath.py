@@ -20,7 +20,7 @@ from torch import Tensor
 
 from veracausa.engine.budget import rows_per_chunk
 from veracausa.engine.memory import shrinking
-from veracausa.estimates.paths.bucket import Bucket, Sums
+from veracausa.estimates.paths.bucket import PathBucket, Sums
 from veracausa.estimates.paths.network import Points, embeddings, run, walk_points
 from veracausa.progress import Tick
 
@@ -28,14 +28,14 @@ from veracausa.progress import Tick
 FLOOR = 1e-12
 
 
-def walk_published(bucket: Bucket, sums: Sums, tick: Tick) -> None:
+def walk_published(bucket: PathBucket, sums: Sums, tick: Tick) -> None:
     """γ_1 … γ_k with equal weights."""
     points = published(bucket, tick)
     weights = torch.full((points.shape[1],), 1 / points.shape[1], device=points.device, dtype=torch.float64)
     walk_points(bucket, Points(points, weights), sums, tick)
 
 
-def walk_completed(bucket: Bucket, sums: Sums, tick: Tick) -> None:
+def walk_completed(bucket: PathBucket, sums: Sums, tick: Tick) -> None:
     """γ_0 … γ_k, from e to e′."""
     points = completed(bucket, tick)
     count = points.shape[1]
@@ -44,7 +44,7 @@ def walk_completed(bucket: Bucket, sums: Sums, tick: Tick) -> None:
     walk_points(bucket, Points(points, weights), sums, tick)
 
 
-def published(bucket: Bucket, tick: Tick) -> Float[Tensor, "examples steps positions width"]:
+def published(bucket: PathBucket, tick: Tick) -> Float[Tensor, "examples steps positions width"]:
     """γ_1 … γ_k of the published path."""
     point, end = embeddings(bucket)
     target = _outputs(bucket, end)
@@ -56,7 +56,7 @@ def published(bucket: Bucket, tick: Tick) -> Float[Tensor, "examples steps posit
     return torch.stack(points, 1)
 
 
-def completed(bucket: Bucket, tick: Tick) -> Float[Tensor, "examples points positions width"]:
+def completed(bucket: PathBucket, tick: Tick) -> Float[Tensor, "examples points positions width"]:
     """γ_0 … γ_k of the completed path, both ends included."""
     point, end = embeddings(bucket)
     target, steps = _outputs(bucket, end), bucket.method.nodes
@@ -75,18 +75,18 @@ def _norm(values: Tensor) -> Tensor:
     return torch.linalg.vector_norm(values, dim=(1, 2), keepdim=True).clamp_min(FLOOR)
 
 
-def _outputs(bucket: Bucket, points: Tensor) -> Tensor:
+def _outputs(bucket: PathBucket, points: Tensor) -> Tensor:
     with torch.no_grad():
         return _logits(bucket, points, bucket.every, grad=False)
 
 
-def _logits(bucket: Bucket, points: Tensor, example: Tensor, grad: bool) -> Tensor:
+def _logits(bucket: PathBucket, points: Tensor, example: Tensor, grad: bool) -> Tensor:
     state = run(bucket, points, example, grad=grad)
     final = state.residual[-1]
     return bucket.lm.decoder.logits(final.flatten(0, 1)).unflatten(0, final.shape[:2])
 
 
-def _descent(bucket: Bucket, points: Tensor, target: Tensor, tick: Tick) -> Tensor:
+def _descent(bucket: PathBucket, points: Tensor, target: Tensor, tick: Tick) -> Tensor:
     """∇_γ ‖G(γ) − G(e′)‖² of every example; one forward and one backward pass."""
     found: list[Tensor] = []
     size, first = rows_per_chunk(bucket.lm, bucket.positions, bucket.tape.length, backward=True), 0

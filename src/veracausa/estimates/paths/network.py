@@ -26,7 +26,7 @@ from veracausa.engine.memory import memory_errors, shrinking
 from veracausa.engine.patches import Place, as_site, recorded, sites_for
 from veracausa.engine.rules import applied
 from veracausa.engine.tape import State, record
-from veracausa.estimates.paths.bucket import Bucket, Sums
+from veracausa.estimates.paths.bucket import PathBucket, Sums
 from veracausa.progress import Tick
 
 Found = TypeVar("Found")
@@ -44,7 +44,7 @@ class Points:
     tangent: Float[Tensor, "examples positions width"] | None = None
 
 
-def embeddings(bucket: Bucket) -> tuple[Tensor, Tensor]:
+def embeddings(bucket: PathBucket) -> tuple[Tensor, Tensor]:
     """Embeddings of the patched run's prompts and of the other run's, [examples, positions, width] each."""
     clean, corrupted = bucket.tape.tokens
     start, embed = bucket.tape.start, bucket.lm.decoder.embeddings
@@ -54,7 +54,7 @@ def embeddings(bucket: Bucket) -> tuple[Tensor, Tensor]:
 
 
 def run(
-    bucket: Bucket,
+    bucket: PathBucket,
     points: Float[Tensor, "rows positions width"],
     example: Int[Tensor, " rows"],
     *,
@@ -72,7 +72,7 @@ def run(
     return record(decoder, None, embeddings=points, prefix=prefix, sites=sites, grad=grad, cost=bucket.cost)[0]
 
 
-def gradients(bucket: Bucket, state: State, example: Tensor, places: Sequence[Place]) -> list[dict[int, Tensor]]:
+def gradients(bucket: PathBucket, state: State, example: Tensor, places: Sequence[Place]) -> list[dict[int, Tensor]]:
     """∂M/∂(site) of a recorded run with its graph, by layer, for each place; counts the backward pass."""
     wanted = [recorded(state, place, layer) for place in places for layer in bucket.layers]
     rows, positions = state.residual[0].shape[:2]
@@ -86,7 +86,7 @@ def gradients(bucket: Bucket, state: State, example: Tensor, places: Sequence[Pl
     return [{layer: as_site(next(sites), place, positions) for layer in bucket.layers} for place in places]
 
 
-def walk_points(bucket: Bucket, points: Points, sums: Sums, tick: Tick) -> None:
+def walk_points(bucket: PathBucket, points: Points, sums: Sums, tick: Tick) -> None:
     """Run all points of a path and add up their scores by the method's combination."""
     if bucket.edges is not None:
         bucket.edges.walk_points(bucket, points, sums, tick)
@@ -98,7 +98,7 @@ def walk_points(bucket: Bucket, points: Points, sums: Sums, tick: Tick) -> None:
         _increments(bucket, points, sums, tick)
 
 
-def _chunks(bucket: Bucket, points: Points, tick: Tick, places: Sequence[Place]) -> Iterator[_Chunk]:
+def _chunks(bucket: PathBucket, points: Points, tick: Tick, places: Sequence[Place]) -> Iterator[_Chunk]:
     """Run the points in order (example, point), a chunk at a time, with their gradients at some places."""
     sites = sorted({site for place in places for site in sites_for(place)})
     ran = chunks(bucket, points, tick, sites, lambda state, example: gradients(bucket, state, example, places))
@@ -107,7 +107,7 @@ def _chunks(bucket: Bucket, points: Points, tick: Tick, places: Sequence[Place])
 
 
 def chunks(
-    bucket: Bucket,
+    bucket: PathBucket,
     points: Points,
     tick: Tick,
     sites: Sequence[str],
@@ -145,7 +145,7 @@ class _Chunk:
     gradients: list[dict[int, Tensor]]
 
 
-def _mean(bucket: Bucket, points: Points, sums: Sums, tick: Tick) -> None:
+def _mean(bucket: PathBucket, points: Points, sums: Sums, tick: Tick) -> None:
     draws = bucket.method.path == "draws" and points.embeddings.shape[1] > 1
     if draws:
         sums.squares = torch.zeros_like(sums.values)
@@ -160,7 +160,7 @@ def _mean(bucket: Bucket, points: Points, sums: Sums, tick: Tick) -> None:
 
 
 def add_state(
-    bucket: Bucket, state: State, example: Tensor, gradient: dict[int, Tensor], weights: Tensor, sums: Sums
+    bucket: PathBucket, state: State, example: Tensor, gradient: dict[int, Tensor], weights: Tensor, sums: Sums
 ) -> None:
     """Add Δ · gradient of one run's rows, weighted; with graddrop the mean magnitude over dropped layers instead."""
     if not bucket.graddrop:
@@ -188,7 +188,7 @@ def add_state(
             sums.add(bucket, layer, bucket.scores(layer, g, example).abs() * weights / others, example)
 
 
-def _increments(bucket: Bucket, points: Points, sums: Sums, tick: Tick) -> None:
+def _increments(bucket: PathBucket, points: Points, sums: Sums, tick: Tick) -> None:
     """Consecutive points: the change of the activation times the mean (or the first) of both gradients."""
     left, last = bucket.method.combine == "left-increments", points.embeddings.shape[1] - 1
     carried: tuple[_Chunk, dict[int, Tensor], dict[int, Tensor]] | None = None
@@ -221,7 +221,7 @@ def _increments(bucket: Bucket, points: Points, sums: Sums, tick: Tick) -> None:
     true_change(bucket, sums)
 
 
-def _tangents(bucket: Bucket, points: Points, sums: Sums, tick: Tick) -> None:
+def _tangents(bucket: PathBucket, points: Points, sums: Sums, tick: Tick) -> None:
     """Σ_k w_k (da/dα) · g_k, da/dα by forward-mode differentiation of the same run."""
     assert points.tangent is not None
     sums.complete = bucket.rule.plain
@@ -249,14 +249,14 @@ def _tangents(bucket: Bucket, points: Points, sums: Sums, tick: Tick) -> None:
     true_change(bucket, sums)
 
 
-def true_change(bucket: Bucket, sums: Sums) -> None:
+def true_change(bucket: PathBucket, sums: Sums) -> None:
     """M(other run) − M(patched run): what increments over the residual stream at any layer must sum to."""
     with torch.no_grad():
         change = bucket.read.of_state(bucket.other) - bucket.read.of_state(bucket.base)
     sums.true += change.to(sums.true)
 
 
-def walk_point(bucket: Bucket, sums: Sums, tick: Tick) -> None:
+def walk_point(bucket: PathBucket, sums: Sums, tick: Tick) -> None:
     """The point path: one backward pass through the patched run, which was recorded with its graph."""
     if bucket.edges is not None:
         bucket.edges.walk_point(bucket, sums, tick)

@@ -18,14 +18,13 @@ import torch
 from torch import Tensor
 
 from veracausa.engine.attention import SUFFIX
-from veracausa.engine.bucket import unpatched_metric
 from veracausa.engine.budget import rows_per_chunk
 from veracausa.engine.guard import attention_function
 from veracausa.engine.memory import shrinking
 from veracausa.engine.patches import depth_behind, join, output_change, where
 from veracausa.engine.rules import applied
 from veracausa.engine.suffix import Join, sweep
-from veracausa.estimates.paths.bucket import Bucket, Sums
+from veracausa.estimates.paths.bucket import PathBucket, Sums
 from veracausa.estimates.paths.edge_sites import walk_sites
 from veracausa.estimates.paths.edge_sums import EdgeSums
 from veracausa.estimates.paths.grids import grid
@@ -44,7 +43,7 @@ class _Row:
     weight: float
 
 
-def walk_layer(bucket: Bucket, sums: Sums, tick: Tick) -> None:
+def walk_layer(bucket: PathBucket, sums: Sums, tick: Tick) -> None:
     """All units of a layer's site together."""
     if bucket.edges is not None:
         assert isinstance(bucket.edges, EdgeSums)
@@ -53,19 +52,19 @@ def walk_layer(bucket: Bucket, sums: Sums, tick: Tick) -> None:
     _walk(bucket, sums, tick, [(layer, -1) for layer in bucket.layers])
 
 
-def walk_unit(bucket: Bucket, sums: Sums, tick: Tick) -> None:
+def walk_unit(bucket: PathBucket, sums: Sums, tick: Tick) -> None:
     """Every unit on its own; `claimed` and `true` are sums over the layer's units of scores and exact effects."""
     units = bucket.units
     order = np.argsort(units.layer, kind="stable")
     _walk(bucket, sums, tick, [(int(units.layer[u]), int(u)) for u in order if _has_position(bucket, int(u))])
 
 
-def _has_position(bucket: Bucket, unit: int) -> bool:
+def _has_position(bucket: PathBucket, unit: int) -> bool:
     position = int(bucket.units.position[unit])
     return position < 0 or bucket.tape.start <= position < bucket.tape.length
 
 
-def _walk(bucket: Bucket, sums: Sums, tick: Tick, paths: list[tuple[int, int]]) -> None:
+def _walk(bucket: PathBucket, sums: Sums, tick: Tick, paths: list[tuple[int, int]]) -> None:
     method = bucket.method
     nodes, weights = grid(method.grid, method.nodes, corrupted_at_one=bucket.noising)
     examples, indices = range(len(bucket.tape.examples)), {layer: i for i, layer in enumerate(bucket.layers)}
@@ -73,7 +72,7 @@ def _walk(bucket: Bucket, sums: Sums, tick: Tick, paths: list[tuple[int, int]]) 
     sums.complete = bucket.rule.plain
     with attention_function(bucket.lm.decoder, SUFFIX), applied(bucket.lm.decoder, bucket.rule):
         with torch.no_grad():
-            before = unpatched_metric(bucket.lm, bucket.tape, bucket.base, bucket.read, bucket.cost)
+            before = bucket.unpatched(bucket.base)
             ends = [_Row(layer, unit, e, 1.0, 1.0) for layer, unit in paths for e in examples]
             for rows, _, metric in _chunks(bucket, ends, False, tick):
                 for row, change in zip(rows, metric, strict=True):
@@ -89,7 +88,7 @@ def _walk(bucket: Bucket, sums: Sums, tick: Tick, paths: list[tuple[int, int]]) 
             _add(bucket, sums, layer, scores, example, [row.unit for row in layer_rows])
 
 
-def _add(bucket: Bucket, sums: Sums, layer: int, scores: Tensor, example: Tensor, units: list[int]) -> None:
+def _add(bucket: PathBucket, sums: Sums, layer: int, scores: Tensor, example: Tensor, units: list[int]) -> None:
     if units[0] < 0:
         sums.add(bucket, layer, scores, example)
         return
@@ -99,7 +98,7 @@ def _add(bucket: Bucket, sums: Sums, layer: int, scores: Tensor, example: Tensor
 
 
 def _chunks(
-    bucket: Bucket, rows: list[_Row], backward: bool, tick: Tick
+    bucket: PathBucket, rows: list[_Row], backward: bool, tick: Tick
 ) -> Iterator[tuple[list[_Row], Tensor, Tensor]]:
     """Run rows sorted by layer; yields, layer by layer, rows, Δ · ∂M/∂site ([rows, S, site]) and M."""
     size = rows_per_chunk(bucket.lm, bucket.positions, bucket.tape.length, backward)
@@ -115,7 +114,7 @@ def _chunks(
         yield from results
 
 
-def _chunk(bucket: Bucket, rows: list[_Row], backward: bool) -> list[tuple[list[_Row], Tensor, Tensor]]:
+def _chunk(bucket: PathBucket, rows: list[_Row], backward: bool) -> list[tuple[list[_Row], Tensor, Tensor]]:
     lm, device = bucket.lm, bucket.lm.device
     by_layer = {layer: list(members) for layer, members in groupby(rows, key=lambda row: row.layer)}
     leaves, moves, joins = [], [], []
@@ -138,7 +137,7 @@ def _chunk(bucket: Bucket, rows: list[_Row], backward: bool) -> list[tuple[list[
     return list(zip(by_layer.values(), products, metrics, strict=True))
 
 
-def _of_units(bucket: Bucket, layer: int, units: list[int], delta: Tensor) -> Tensor:
+def _of_units(bucket: PathBucket, layer: int, units: list[int], delta: Tensor) -> Tensor:
     """Δ of each row's own unit, zero elsewhere in the site; the whole Δ for rows of a whole site."""
     if units[0] < 0:
         return delta
@@ -158,7 +157,7 @@ def _of_units(bucket: Bucket, layer: int, units: list[int], delta: Tensor) -> Te
     return at
 
 
-def _join(bucket: Bucket, layer: int, example: Tensor, change: Tensor) -> Join:
+def _join(bucket: PathBucket, layer: int, example: Tensor, change: Tensor) -> Join:
     decoder = bucket.lm.decoder
     at = where(decoder, bucket.place, layer)
     return join(
