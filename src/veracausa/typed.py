@@ -57,7 +57,7 @@ def typed(function: Function, package: str = "vc") -> Function:
             bound = signature.bind(*args, **kwargs)
         except TypeError:
             return function(*args, **kwargs)  # Python says it best
-        known = getattr(function, "__globals__", {})
+        known = getattr(inspect.unwrap(function), "__globals__", {})
         for name, value in bound.arguments.items():
             if name in declared:
                 listed = list(value) if isinstance(value, Iterator) and "Sequence[" in declared[name] else value
@@ -66,6 +66,8 @@ def typed(function: Function, package: str = "vc") -> Function:
                 bound.arguments[name] = listed
         return function(*bound.args, **bound.kwargs)
 
+    if work := getattr(function, "work", None):  # what the same call would do takes the same arguments
+        vars(call)["work"] = typed(work, package)
     return cast("Function", call)
 
 

@@ -1,0 +1,99 @@
+"""A call's work: what a public verb is about to do, made once from its arguments, asked for its price, and then done.
+
+    work = exact.work(lm, task, units="neurons")    # the arguments are checked, nothing is run
+    work.tokens()                                   # what it will cost
+    work.run()                                      # what exact(lm, task, units="neurons") returns
+
+So a forecast and the call that it is about cannot drift apart: both are made from one object.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast
+
+if TYPE_CHECKING:
+    from veracausa.model import Model
+    from veracausa.tasks.task import Task
+
+#: Arguments of a verb that change nothing about its work: `run` takes them.
+_HOW = ("show_progress", "out")
+
+Arguments = ParamSpec("Arguments")
+Result_co = TypeVar("Result_co", covariant=True)
+Made_co = TypeVar("Made_co", bound="Work", covariant=True)
+
+
+class Work(Protocol):
+    """What a call is about to do; frozen, and made by a classmethod `of` that checks the arguments."""
+
+    @property
+    def lm(self) -> Model:
+        """The model that is run."""
+        ...
+
+    @property
+    def task(self) -> Task:
+        """The pairs that it is run on."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """Which rate the work runs at: "exact", "neurons", "gradients", "paths", "circuits", …"""
+        ...
+
+    def tokens(self) -> float:
+        """Token-layers of the whole call, recorded runs included."""
+        ...
+
+    def batches(self) -> int:
+        """Buckets that are recorded, each of which takes a while to begin."""
+        ...
+
+    def run(self, show_progress: bool = True, out: str | Path | None = None) -> Any:
+        """Do it; `out`: a folder to keep finished pieces in."""
+        ...
+
+
+class Planned(Protocol[Arguments, Result_co, Made_co]):
+    """A public verb whose work can be had before it is done."""
+
+    def __call__(self, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result_co:
+        """Do it."""
+        ...
+
+    def work(self, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Made_co:
+        """What the same call would do."""
+        ...
+
+
+def planned_by(
+    of: Callable[..., Made_co],
+) -> Callable[[Callable[Arguments, Result_co]], Planned[Arguments, Result_co, Made_co]]:
+    """Give a public verb an attribute `work`: what it would do with the same arguments, made by `of`.
+
+    `of` is called with every argument of the verb by name, defaults included, but for `show_progress` and `out`, which
+    `Work.run` takes.
+
+    >>> @planned_by(ExactWork.of)
+    ... def exact(lm, task, *, units="heads", out=None, show_progress=True):
+    ...     return ExactWork.of(lm, task, units=units).run(show_progress, out)
+    """
+
+    def marked(verb: Callable[Arguments, Result_co]) -> Planned[Arguments, Result_co, Made_co]:
+        signature = inspect.signature(verb)
+
+        @functools.wraps(verb)
+        def work(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Made_co:
+            asked = signature.bind(*args, **kwargs)
+            asked.apply_defaults()
+            return of(**{name: value for name, value in asked.arguments.items() if name not in _HOW})
+
+        planned = cast("Planned[Arguments, Result_co, Made_co]", verb)
+        planned.work = work  # type: ignore[method-assign]
+        return planned
+
+    return marked
