@@ -67,7 +67,7 @@ def good(several, tmp_path):
 def test_cut_short(good, share):
     raw = good.read_bytes()
     good.write_bytes(raw[: int(len(raw) * share)])
-    with pytest.raises(FileError, match=r"damaged or cut short.*Delete"):
+    with pytest.raises(FileError, match=r"damaged or cut short"):
         vc.open(good)
 
 
@@ -81,14 +81,14 @@ def test_foreign_bytes(tmp_path, content):
 
 def test_somebody_elses_safetensors(tmp_path):
     save_file({"weight": torch.zeros(3)}, tmp_path / "model.safetensors")
-    with pytest.raises(FileError, match=r"not a veracausa-scores.*another program"):
+    with pytest.raises(FileError, match=r"no result that this version of veracausa reads: it has no header"):
         vc.open(tmp_path / "model.safetensors")
 
 
 def test_missing(tmp_path):
     with pytest.raises(FileError, match=r"no file .*none\.safetensors"):
         vc.open(tmp_path / "none.safetensors")
-    with pytest.raises(FileError, match="no file"):
+    with pytest.raises(FileError, match="no discovery"):
         vc.open(tmp_path)
 
 

@@ -162,7 +162,7 @@ def test_damaged_pieces_are_an_error(tiny, task_of, tmp_path):
 def test_a_pieces_file_is_not_a_score_file(tiny, task_of, tmp_path):
     vc.exact(tiny("llama"), task_of(6), out=tmp_path, show_progress=False)
     (path,) = tmp_path.iterdir()
-    with pytest.raises(FileError, match="veracausa-scores"):
+    with pytest.raises(FileError, match="its header says 'veracausa-pieces-2'"):
         vc.open(path)
 
 

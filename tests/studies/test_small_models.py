@@ -86,7 +86,7 @@ def test_sets_of_the_strongest_leave_some_out():
 
 def test_what_compares_the_strongest_refuses_before_it_runs(tiny, task_of, monkeypatch):
     lm, task = tiny("llama"), task_of(6)
-    for module in ("baselines", "compare"):
+    for module in ("compared_baselines", "compared_corruptions"):
         monkeypatch.setattr(f"veracausa.counterfactuals.{module}.exact", None)  # nothing may run
     one = {"units": ["a0.h0"], "show_progress": False}
     with pytest.raises(vc.errors.MethodError, match="one unit only"):

@@ -150,6 +150,6 @@ def test_what_means_nothing_is_refused(tiny, task_of, options, word):
 
 
 def test_edges_are_learned_here_and_not_with_the_nodes(tiny, task_of):
-    with pytest.raises(MethodError, match=r"vc\.learn_edges"):
+    with pytest.raises(MethodError, match=r"vc\.circuits\.learn"):
         vc.estimates.learn_mask(tiny("llama"), task_of(6), units="edges")
     assert np.isfinite(learn(tiny("llama"), task_of(6), steps=2).values.numpy()).all()
