@@ -18,7 +18,7 @@ from veracausa.engine.measure import pair_ids, readout
 from veracausa.engine.memory import memory_errors
 from veracausa.engine.readout import Readout
 from veracausa.engine.suffix import Join, sweep
-from veracausa.engine.tape import State, Tape, record_pairs
+from veracausa.engine.tape import State, Tape, record, record_pairs
 from veracausa.engine.validate import require_run, require_sites
 
 if TYPE_CHECKING:
@@ -66,6 +66,17 @@ class Bucket:
             tape = record_pairs(lm.decoder, *ids, start, examples=examples, sites=sites, grad=grad, cost=cost)
         for place in places:
             require_sites(lm, tape, place)
+        return cls(lm, tape, readout(lm, task, tape), cost)
+
+    @classmethod
+    def record_clean(
+        cls, lm: Model, task: Task, examples: tuple[int, ...], cost: Cost, *, sites: Collection[str] = ()
+    ) -> Bucket:
+        """Run the clean prompts alone, whole; the tape has that run in the corrupted one's place, too."""
+        with torch.no_grad():
+            clean, _ = pair_ids(lm, task, examples)
+            state, calls = record(lm.decoder, clean, sites=sites, logits=True, cost=cost)
+        tape = Tape(examples, (clean, clean), 0, clean.shape[1], state, state, calls)
         return cls(lm, tape, readout(lm, task, tape), cost)
 
     @property

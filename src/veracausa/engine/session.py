@@ -3,6 +3,11 @@
     with session(lm, task, shape, out=out, name="exact-heads", asked={"units": table.digest()}) as call:
         call.each("exact effects of 270 heads", total, groups, run)      # run(start, examples) calls call.put(…)
 
+or, where all that is counted is to move the bar,
+
+        with call.bar("exact effects of 270 heads", work.tokens()):
+            call.rest(groups, run)
+
 What is done before is not done again; what is done is on the disk at most a few seconds later, also where the call ends
 by an exception.
 """
@@ -52,12 +57,20 @@ class Session:
     tick: Tick = lambda amount: None
     began: float = field(default_factory=time.monotonic)
     before: float = 0.0
+    _count: Tick = lambda amount: None
+    _counted: int = 0
 
     def put(self, at: Any, values: Tensor) -> None:
         """Write down finished numbers; `at` indexes [examples, units]."""
-        self.values[at] = values
+        self.values[at] = values.to(self.values)
         self.done[at] = True
+        self.advance()
         self.keep()
+
+    def advance(self) -> None:
+        """Move the bar of `bar` by what has been counted since it was last moved."""
+        self._count(self.cost.token_layers - self._counted)
+        self._counted = self.cost.token_layers
 
     def keep(self, *, force: bool = False) -> None:
         """Stop the clock, and write what is done if the last write was a while ago (or `force`)."""
@@ -85,7 +98,18 @@ class Session:
         its own by `self.tick`.
         """
         with progress(label, total, self.show, done) as self.tick:
-            halving([(start, examples) for start, examples in groups if not self.done[list(examples)].all()], run)
+            self.rest(groups, run)
+
+    @contextmanager
+    def bar(self, label: str, total: float) -> Iterator[None]:
+        """A progress bar for a call that counts `total` token-layers in all; it moves as `cost` grows."""
+        self._counted = self.cost.token_layers
+        with progress(label, total, self.show, self._counted) as self._count:
+            yield
+
+    def rest(self, groups: Sequence[tuple[int, tuple[int, ...]]], run: Callable[[int, tuple[int, ...]], None]) -> None:
+        """Call `run(start, examples)` for every bucket that is not done, in halves where it does not fit."""
+        halving([(start, examples) for start, examples in groups if not self.done[list(examples)].all()], run)
 
 
 @contextmanager
@@ -98,13 +122,14 @@ def session(
     name: str = "",
     asked: Mapping[str, Any] | None = None,
     measured: bool = True,
+    compared: int = 0,
     show: bool = True,
 ) -> Iterator[Session]:
     """Borrow the model for a call whose numbers are `shape`, [examples, units]; see the module.
 
     `out`: a folder to keep finished pieces in, as `name` and a hash of the model, the task and what is `asked`: all
     that the numbers depend on. `measured`: run the bare model on all pairs first, and compare with what kept pieces
-    were made with.
+    were made with; else that is done for the first `compared` pairs, uncounted, and only where there are such pieces.
 
     Raises:
         FileError: nothing can be written there, or the model behaves otherwise than when the kept pieces were made.
@@ -123,8 +148,9 @@ def session(
     with borrowed(lm.decoder):
         if measured:
             call.measured = measure(lm, task, None if cost.forward else cost)
-            if pieces:
-                pieces.require_behaviour(lm, call.measured.clean, call.measured.corrupted)
+        some = call.measured if measured else measure(lm, task[:compared]) if pieces and compared else None
+        if pieces and some:
+            pieces.require_behaviour(lm, some.clean, some.corrupted)
         try:
             yield call
         finally:

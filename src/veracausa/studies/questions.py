@@ -14,7 +14,7 @@ import numpy as np
 
 from veracausa.behaviour.study import ablation_study, planned_ablation_study
 from veracausa.causes.curves.responses import planned_responses, responses
-from veracausa.causes.curves.surface import planned_surface, surface
+from veracausa.causes.curves.surface import surface
 from veracausa.causes.disagree import disagreement, planned_disagreement
 from veracausa.causes.locating import locate, planned_locate
 from veracausa.causes.locations import Locations
@@ -125,7 +125,7 @@ class FurtherWork:
         work = planned_disagreement(
             self.lm, self.task, units=layers, shapley=PERMUTATIONS, zero_nodes=None, known=known
         )
-        surfaces = planned_surface(self.lm, self.task, pair, alphas=SHARES)
+        surfaces = surface.work(self.lm, self.task, units=pair, alphas=SHARES).tokens()
         return [
             self._stage(f"Shapley values of {self.level.shapley} layer(s) of heads", "exact", work, self._share),
             self._stage("two outliers moved together", "exact", surfaces, self._surface),

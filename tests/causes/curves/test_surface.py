@@ -10,7 +10,6 @@ import torch
 from bridges import naive_metric, naive_units
 
 import veracausa as vc
-from veracausa.causes.curves.surface import planned_surface
 from veracausa.errors import FileError, MethodError
 from veracausa.units.resolve import resolve_units
 
@@ -86,7 +85,7 @@ def test_files_and_finished_pieces(tiny, task_of, tmp_path):
 def test_planned_is_what_it_takes(tiny, task_of, family):
     lm, task = tiny(family), task_of((6, 7), n=4)
     for names in (("a1.h1", "a2.h0"), ("m2", "m1")):
-        planned = planned_surface(lm, task, names, alphas=[0.5])
+        planned = vc.causes.surface.work(lm, task, units=names, alphas=[0.5]).tokens()
         assert surface(lm, task, names, alphas=[0.5]).cost.token_layers == planned
 
 

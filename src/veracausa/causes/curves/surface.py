@@ -13,10 +13,11 @@ the earlier unit's block on: (L − l) · S token-layers per example.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -24,25 +25,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from veracausa.causes.curves.surfaces import Surface
-from veracausa.cost import Cost
 from veracausa.effects.planning import recorded_runs
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.bucket import Bucket
 from veracausa.engine.budget import examples_per_batch, rows_per_chunk
-from veracausa.engine.guard import attention_function, borrowed
+from veracausa.engine.guard import attention_function
 from veracausa.engine.joint import PLACES, Replaced, columns_of, join_before, replacing, towards
-from veracausa.engine.measure import measure
-from veracausa.engine.memory import chunks, halving
+from veracausa.engine.memory import chunks
 from veracausa.engine.patches import activation, site_width, sites_for
+from veracausa.engine.session import Session, session
 from veracausa.engine.suffix import sweep
 from veracausa.engine.tape import Tape, buckets
+from veracausa.engine.work import planned_by
 from veracausa.errors import MethodError, NumericsError
-from veracausa.progress import Tick, progress
 from veracausa.scores.scores import task_header
-from veracausa.storage.pieces import Checkpoint
 from veracausa.units.resolve import resolve_units
 from veracausa.units.table import Units
-from veracausa.version import __version__
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -52,7 +50,111 @@ if TYPE_CHECKING:
 SHARES = tuple(np.linspace(-0.5, 1.5, 9).tolist())
 
 
-@torch.inference_mode(False)
+@dataclass(frozen=True, eq=False)
+class SurfaceWork:
+    """What `surface` is about to do: a table of one unit each, and the shares of the way on each axis."""
+
+    lm: Model
+    task: Task
+    units: tuple[Units, Units]
+    axes: tuple[Float[np.ndarray, " alphas"], Float[np.ndarray, " betas"]]
+    kind: ClassVar[str] = "exact"
+
+    @classmethod
+    def of(
+        cls,
+        lm: Model,
+        task: Task,
+        *,
+        units: Sequence[str],
+        alphas: Sequence[float] | np.ndarray = SHARES,
+        betas: Sequence[float] | np.ndarray | None = None,
+    ) -> SurfaceWork:
+        """Check what is asked; see `surface`."""
+        return cls(lm, task, _both(lm, task, units), (_axis(alphas), _axis(alphas if betas is None else betas)))
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """The units' names."""
+        first, second = self.units
+        return first.names[0], second.names[0]
+
+    @property
+    def grid(self) -> Float[np.ndarray, "points 2"]:
+        """Both shares of every point."""
+        return np.stack([part.ravel() for part in np.meshgrid(*self.axes, indexing="ij")], 1)
+
+    @property
+    def depth(self) -> int:
+        """Blocks that a point runs: those from the earlier unit's on."""
+        return self.lm.layers - min(int(table.layer[0]) for table in self.units)
+
+    def groups(self) -> list[tuple[int, tuple[int, ...]]]:
+        """Buckets of pairs that are run together."""
+        kept = sum(site_width(self.lm.decoder, table.place) + self.lm.width for table in self.units)
+        most = examples_per_batch(self.lm, self.task, kept)
+        return buckets(self.lm.decoder, self.task.clean, self.task.corrupted, True, most)
+
+    def batches(self) -> int:
+        """Buckets that are recorded."""
+        return len(self.groups())
+
+    def tokens(self) -> float:
+        """Token-layers: both runs measured, then recorded; the engine's own run; the points."""
+        positions = sum((self.task.lengths[members[0]] - start) * len(members) for start, members in self.groups())
+        runs = 2 * recorded_runs(self.lm, self.task, True)
+        return runs + positions * (self.lm.layers + len(self.grid) * self.depth)
+
+    @torch.inference_mode(False)
+    def run(self, show_progress: bool = True, out: str | Path | None = None) -> Surface:
+        """Compute S at every point, pair by pair."""
+        lm, task, grid = self.lm, self.task, self.grid
+        asked = {"units": list(self.names), "grid": grid.tolist()}
+        shape = (len(task), len(grid))
+        with session(lm, task, shape, out=out, name="surface", asked=asked, show=show_progress) as call:
+            call.measured.require_gap(task)
+            label = f"surface of {' and '.join(self.names)}"
+            with call.bar(label, self.tokens()), torch.no_grad(), attention_function(lm.decoder, SUFFIX):
+                call.rest(self.groups(), partial(self._bucket, call))
+        values = call.values.T.unflatten(0, tuple(map(len, self.axes))).contiguous()
+        clean, corrupted = call.measured.clean, call.measured.corrupted
+        return Surface(self.names, *self.axes, values, clean, corrupted, call.origin, task_header(task), call.cost)
+
+    def _bucket(self, call: Session, start: int, examples: tuple[int, ...]) -> None:
+        """S of a bucket's pairs at every point of the grid."""
+        sites = tuple(dict.fromkeys(site for table in self.units for site in sites_for(table.place)))
+        places = [table.place for table in self.units]
+        bucket = Bucket.record(self.lm, self.task, start, examples, call.cost, sites=sites, places=places)
+        unpatched = bucket.unpatched(bucket.tape.clean)
+        grid = torch.as_tensor(self.grid, dtype=self.lm.dtype)
+        rows = torch.cartesian_prod(torch.arange(len(examples)), torch.arange(len(grid))).view(-1, 2)
+
+        def patched(part: Tensor) -> Tensor:
+            example, shares = part[:, 0].to(self.lm.device), grid[part[:, 1]].to(self.lm.device)
+            return (self._point(bucket, example, shares) - unpatched[example]).to("cpu", self.lm.score_dtype)
+
+        found, size = [], rows_per_chunk(self.lm, bucket.positions, bucket.tape.length)
+        for _, effects in chunks(rows, size, patched, f"{bucket.positions} tokens"):
+            if not torch.isfinite(effects).all():
+                names = " and ".join(self.names)
+                raise NumericsError(f"NaN or infinity behind {names} on {self.task.name!r}. Run the model in float32.")
+            found.append(effects)
+            call.advance()
+        call.put(list(examples), torch.cat(found).view(len(examples), len(grid)))
+
+    def _point(self, bucket: Bucket, example: Tensor, shares: Float[Tensor, "rows 2"]) -> Float[Tensor, " rows"]:
+        """M of runs in which both units go each row's shares of their ways."""
+        decoder, tape = self.lm.decoder, bucket.tape
+        moved = [
+            _moved(self.lm, tape, table, example, share) for table, share in zip(self.units, shares.T, strict=True)
+        ]
+        with replacing(decoder, moved):
+            join = join_before(decoder, tape.clean, moved, example, 0)
+            last = sweep(decoder, tape, tape.clean, [join], start=tape.start, cost=bucket.cost)
+        return bucket.read(last, example)
+
+
+@planned_by(SurfaceWork.of)
 def surface(
     lm: Model,
     task: Task,
@@ -81,76 +183,10 @@ def surface(
     >>> found = vc.causes.surface(lm, task, units=("a17.h4", "a20.h0"))
     >>> found.interaction, found.kind
     """
-    began = time.monotonic()
-    both = _require(lm, task, units)
-    axes = _axis(alphas), _axis(alphas if betas is None else betas)
-    grid = np.stack([part.ravel() for part in np.meshgrid(*axes, indexing="ij")], 1)
-    cost = Cost(full=sum(task.lengths) * lm.layers)
-    origin = lm.header()
-    header = {
-        "version": __version__,
-        "model": origin["identity"],
-        "task": task_header(task)["digest"],
-        "units": list(units),
-        "grid": grid.tolist(),
-    }
-    shape = (len(task), len(grid))
-    kept = None if out is None else Checkpoint.open(out, "surface", header, shape, lm.score_dtype)
-    if kept is not None:
-        cost = kept.cost
-        cost.full = sum(task.lengths) * lm.layers
-    values = kept.values if kept else torch.full(shape, float("nan"), dtype=lm.score_dtype)
-    before = cost.seconds
-    with borrowed(lm.decoder), torch.no_grad():
-        measured = measure(lm, task, None if cost.forward else cost)
-        if kept is not None:
-            kept.require_behaviour(lm, measured.clean, measured.corrupted)
-        measured.require_gap(task)
-        total = _rows_cost(lm, task, both, len(grid))
-        with (
-            progress(f"surface of {units[0]} and {units[1]}", total, show_progress) as tick,
-            attention_function(lm.decoder, SUFFIX),
-        ):
-
-            def run(start: int, examples: tuple[int, ...]) -> None:
-                if kept is not None and kept.done[list(examples)].all():
-                    return
-                values[list(examples)] = _bucket(lm, task, both, grid, start, examples, cost, tick)
-                cost.seconds = before + time.monotonic() - began
-                if kept is not None:
-                    kept.done[list(examples)] = True
-                    kept.keep(force=True)
-
-            halving(_groups(lm, task, both), run)
-    cost.seconds = before + time.monotonic() - began
-    return Surface(
-        (units[0], units[1]),
-        *axes,
-        values.T.unflatten(0, (len(axes[0]), len(axes[1]))).contiguous(),
-        measured.clean,
-        measured.corrupted,
-        origin,
-        task_header(task),
-        cost,
-    )
+    return SurfaceWork.of(lm, task, units=units, alphas=alphas, betas=betas).run(show_progress, out)
 
 
-def planned_surface(
-    lm: Model,
-    task: Task,
-    units: Sequence[str],
-    *,
-    alphas: Sequence[float] | np.ndarray = SHARES,
-    betas: Sequence[float] | np.ndarray | None = None,
-) -> float:
-    """Token-layers that `surface` will take."""
-    both = _require(lm, task, units)
-    points = len(_axis(alphas)) * len(_axis(alphas if betas is None else betas))
-    unpatched = lm.layers * sum((len(task.clean[e[0]]) - s) * len(e) for s, e in _groups(lm, task, both))
-    return 2 * recorded_runs(lm, task, True) + unpatched + _rows_cost(lm, task, both, points)
-
-
-def _require(lm: Model, task: Task, units: Sequence[str]) -> tuple[Units, Units]:
+def _both(lm: Model, task: Task, units: Sequence[str]) -> tuple[Units, Units]:
     """One table per unit."""
     if isinstance(units, str) or len(units) != 2 or units[0] == units[1]:
         raise MethodError(f"A surface is of two different units, e.g. units=('a17.h4', 'a20.h0'), not of {units!r}.")
@@ -170,62 +206,6 @@ def _require(lm: Model, task: Task, units: Sequence[str]) -> tuple[Units, Units]
 
 def _axis(shares: Sequence[float] | np.ndarray) -> np.ndarray:
     return np.unique(np.append(np.asarray(shares, dtype=float), [0.0, 1.0]))
-
-
-def _groups(lm: Model, task: Task, both: tuple[Units, Units]) -> list[tuple[int, tuple[int, ...]]]:
-    kept = sum(site_width(lm.decoder, table.place) + lm.width for table in both)
-    return buckets(lm.decoder, task.clean, task.corrupted, True, examples_per_batch(lm, task, kept))
-
-
-def _first(both: tuple[Units, Units]) -> int:
-    return min(int(table.layer[0]) for table in both)
-
-
-def _rows_cost(lm: Model, task: Task, both: tuple[Units, Units], points: int) -> float:
-    """Token-layers of the grid's runs."""
-    tokens = sum((len(task.clean[e[0]]) - s) * len(e) for s, e in _groups(lm, task, both))
-    return float(tokens * points * (lm.layers - _first(both)))
-
-
-def _bucket(
-    lm: Model,
-    task: Task,
-    both: tuple[Units, Units],
-    grid: np.ndarray,
-    start: int,
-    examples: tuple[int, ...],
-    cost: Cost,
-    tick: Tick,
-) -> Float[Tensor, "examples points"]:
-    """S at every point of the grid."""
-    decoder = lm.decoder
-    sites = tuple(dict.fromkeys(site for table in both for site in sites_for(table.place)))
-    places = [table.place for table in both]
-    bucket = Bucket.record(lm, task, start, examples, cost, sites=sites, places=places)
-    tape, read, unpatched = bucket.tape, bucket.read, bucket.unpatched(bucket.tape.clean)
-    n = len(examples)
-    rows = torch.cartesian_prod(torch.arange(n), torch.arange(len(grid))).view(-1, 2)
-    shares = torch.as_tensor(grid, dtype=lm.dtype)
-
-    def patched(part: Tensor) -> Tensor:
-        example = part[:, 0].to(lm.device)
-        parts = [
-            _moved(lm, tape, table, example, shares[part[:, 1], which].to(lm.device))
-            for which, table in enumerate(both)
-        ]
-        with replacing(decoder, parts):
-            join = join_before(decoder, tape.clean, parts, example, 0)
-            last = sweep(decoder, tape, tape.clean, [join], start=start, cost=cost)
-        return (read(last, example) - unpatched[example]).to("cpu", lm.score_dtype)
-
-    found, size = [], rows_per_chunk(lm, bucket.positions, tape.length)
-    for part, effects in chunks(rows, size, patched, f"{bucket.positions} tokens"):
-        if not torch.isfinite(effects).all():
-            names = " and ".join(table.names[0] for table in both)
-            raise NumericsError(f"NaN or infinity behind {names} on {task.name!r}. Run the model in float32.")
-        found.append(effects)
-        tick(float(len(part) * bucket.positions * (lm.layers - _first(both))))
-    return torch.cat(found).view(n, len(grid))
 
 
 def _moved(lm: Model, tape: Tape, table: Units, example: Tensor, share: Tensor) -> Replaced:
