@@ -26,7 +26,7 @@ from common import header, table
 import veracausa as vc
 from veracausa.circuits.quality.curve import SIZES
 from veracausa.circuits.selection.iterated import iterate
-from veracausa.estimates.methods import EDGE_PRESETS
+from veracausa.estimates.presets import EDGE_PRESETS
 from veracausa.tasks.registry import BUILTIN
 from veracausa.tasks.task import Task
 

@@ -22,7 +22,7 @@ import torch
 from common import header, table
 
 import veracausa as vc
-from veracausa.estimates.methods import EDGE_PRESETS
+from veracausa.estimates.presets import EDGE_PRESETS
 from veracausa.ground_truth import COMPILED
 from veracausa.ground_truth.recovered import RANKINGS
 from veracausa.scores.scores import Scores

@@ -15,7 +15,7 @@ import torch
 from common import header, seconds, table
 
 import veracausa as vc
-from veracausa.estimates.methods import PRESETS
+from veracausa.estimates.presets import PRESETS
 from veracausa.tasks.task import Task
 
 PAIRS = 32

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from veracausa.effects.exact import exact as exact
     from veracausa.errors import VeracausaError as VeracausaError
     from veracausa.estimates.attribute import attribute as attribute
-    from veracausa.estimates.paths.method import Method as Method
+    from veracausa.estimates.method import Method as Method
     from veracausa.loading.load import load as load
     from veracausa.model import Model as Model
     from veracausa.opening import open as open
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 #: Public name → where it lives.
 _HOMES = {
     "Circuit": "veracausa.circuits.circuit",
-    "Method": "veracausa.estimates.paths.method",
+    "Method": "veracausa.estimates.method",
     "Model": "veracausa.model",
     "Receipt": "veracausa.receipts.receipts",
     "Scores": "veracausa.scores.scores",

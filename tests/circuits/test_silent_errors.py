@@ -22,7 +22,7 @@ from veracausa.circuits.runs.run_circuits import run_circuits
 from veracausa.cost import Cost
 from veracausa.engine.circuit_forward import all_edges_mask, wiring_of
 from veracausa.errors import FileError, MethodError, PromptError, UnitError
-from veracausa.estimates.methods import EDGE_PRESETS
+from veracausa.estimates.presets import EDGE_PRESETS
 from veracausa.units.resolve import all_edges
 
 METHODS = ["exact", *EDGE_PRESETS]

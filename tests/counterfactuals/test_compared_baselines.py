@@ -6,9 +6,9 @@ import pytest
 import veracausa as vc
 from veracausa.counterfactuals.compared_baselines import Baselines, baselines, planned_compare_baselines
 from veracausa.effects.optimal_descent import Learning
-from veracausa.effects.replacements import ABLATIONS
 from veracausa.errors import FileError, MethodError
 from veracausa.scores.agreement import agreement_across
+from veracausa.scores.estimands import ABLATIONS
 
 SHORT = {"learning": Learning(steps=4, rate=0.1, batch=2), "most": None, "nodes": 3, "top": 4, "show_progress": False}
 

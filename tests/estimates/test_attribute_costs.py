@@ -3,8 +3,8 @@
 import pytest
 
 import veracausa as vc
-from veracausa.estimates.methods import PRESETS
-from veracausa.estimates.paths import PATHS
+from veracausa.estimates.parts import PATHS
+from veracausa.estimates.presets import PRESETS
 
 # One pair of n = 6 tokens, L = 3 blocks, first difference at position 2: the suffix has S = 4 positions.
 N, L, START = 6, 3, 2

@@ -7,9 +7,12 @@ import torch
 
 import veracausa as vc
 from veracausa.errors import MethodError
-from veracausa.estimates.methods import BASELINES, COMBINATIONS, PRESETS, REFUSALS, RULES, resolve_method
-from veracausa.estimates.paths import PATHS
-from veracausa.estimates.paths.method import Method
+from veracausa.estimates.method import Method
+from veracausa.estimates.methods import REFUSALS, resolve_method
+from veracausa.estimates.parts import COMBINATIONS, PATHS, RULES
+from veracausa.estimates.paths import WALKS
+from veracausa.estimates.presets import EDGE_PRESETS, ESTIMATES, PAPERS, PRESETS
+from veracausa.scores.estimands import BASELINES
 
 
 def attribute(lm, task, units="queries", **options):
@@ -98,6 +101,8 @@ TABLE = {
 
 def test_presets_are_those_of_the_table():
     assert set(PRESETS) == set(TABLE)
+    assert set(WALKS) == set(PATHS)
+    assert set(PAPERS) == {*ESTIMATES, *EDGE_PRESETS, "ifr"}
 
 
 @pytest.mark.parametrize("name", TABLE)

@@ -15,7 +15,7 @@ import veracausa as vc
 from veracausa.circuits.runs.run_circuits import run_circuits
 from veracausa.circuits.selection.iterated import iterate
 from veracausa.engine.circuit_forward import all_edges_mask
-from veracausa.estimates.methods import EDGE_PRESETS
+from veracausa.estimates.presets import EDGE_PRESETS
 from veracausa.ground_truth import COMPILED, truth
 
 every_program = pytest.mark.parametrize("name", COMPILED)

@@ -9,7 +9,8 @@ import torch
 import veracausa as vc
 from veracausa.cost import Cost
 from veracausa.errors import MethodError, TaskError, UnitError
-from veracausa.studies.compare import COMPARED, compare, table
+from veracausa.estimates.presets import ESTIMATES
+from veracausa.studies.compare import compare, table
 from veracausa.studies.frontier import frontier
 
 CHEAP = ["atp", "relp", "eap-ig", "conductance"]
@@ -109,7 +110,7 @@ def test_what_means_nothing_is_left_out_with_its_reason(lm, task_of):
 @pytest.mark.slow
 def test_all_methods_and_several_tasks(lm, task_of, tmp_path):
     tasks = [task_of(6, n=1, name="one"), task_of(5, n=2, name="two")]
-    presets = [name for name in COMPARED if name != "mask"]  # three hundred steps; it has a test of its own
+    presets = [name for name in ESTIMATES if name != "mask"]  # three hundred steps; it has a test of its own
     page = compare(lm, tasks, units=["heads"], methods=presets, out=tmp_path, show_progress=False)
     assert [len(section.task) for section in page.sections] == [1, 2]
     for section in page.sections:

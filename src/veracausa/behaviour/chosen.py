@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from veracausa.arguments import is_list
 from veracausa.errors import MethodError, UnitError
 from veracausa.scores.agreement import Agreement
+from veracausa.scores.estimands import UNLEARNED
 from veracausa.scores.scores import Scores
 from veracausa.suggestions import did_you_mean
+from veracausa.units.kinds import KINDS as ALL_KINDS
 from veracausa.units.resolve import parse_names
-from veracausa.units.table import KINDS as ALL_KINDS
 from veracausa.units.table import Units
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 #: Kinds of units that can be replaced at every position, in one run with units of other layers and kinds.
 KINDS = ("heads", "mlps", "attention", "neurons")
-#: What replaces them: all that needs no learning.
-ABLATIONS = ("zero", "mean", "resample", "counterfactual")
 
 
 @dataclass(frozen=True)
@@ -111,8 +110,8 @@ def require_ablations(ablations: Sequence[str]) -> tuple[str, ...]:
         MethodError: none, an unknown one, or one named twice.
     """
     wanted = tuple([ablations] if isinstance(ablations, str) else ablations)
-    unknown = [name for name in wanted if name not in ABLATIONS]
+    unknown = [name for name in wanted if name not in UNLEARNED]
     if unknown or not wanted or len(set(wanted)) < len(wanted):
-        meant = did_you_mean(unknown[0], ABLATIONS) if unknown else ""
-        raise MethodError(f"ablations={list(wanted)!r}: name each once, at least one of {', '.join(ABLATIONS)}.{meant}")
+        meant = did_you_mean(unknown[0], UNLEARNED) if unknown else ""
+        raise MethodError(f"ablations={list(wanted)!r}: name each once, at least one of {', '.join(UNLEARNED)}.{meant}")
     return wanted

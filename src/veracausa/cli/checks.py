@@ -64,7 +64,7 @@ def require_method(
 
 def require_selection(edges: int, how: str) -> None:
     """There is such a way of selecting so many edges; a MethodError otherwise."""
-    from veracausa.circuits.selection.select import HOW
+    from veracausa.circuits.selection.ways import HOW
 
     if how not in HOW:
         raise MethodError(not_known("how", how, HOW))

@@ -24,12 +24,12 @@ from veracausa.effects.exact import exact
 from veracausa.effects.learned_constants import OptimalConstants, optimal_constants, planned_optimal
 from veracausa.effects.optimal_descent import Learning
 from veracausa.effects.planning import planned_exact, planned_reference, recorded_runs, unpatched_run
-from veracausa.effects.replacements import ABLATIONS, donors_of, without_donor
+from veracausa.effects.replacements import donors_of, without_donor
 from veracausa.errors import MethodError
 from veracausa.estimates.attribute import attribute, planned
-from veracausa.estimates.methods import BASELINES
 from veracausa.scores.agreement import Agreement, agreement_across, require_top
 from veracausa.scores.bundles import read_all, write_all
+from veracausa.scores.estimands import ABLATIONS, BASELINES
 from veracausa.scores.files import confirmed, load_scores, same_table
 from veracausa.scores.scores import Scores
 from veracausa.storage.files import at, keep

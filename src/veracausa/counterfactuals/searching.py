@@ -33,8 +33,9 @@ from veracausa.storage.schema import flag, many, reading, record, text, whole
 from veracausa.tasks.draw import shuffled
 from veracausa.tasks.pool import merged
 from veracausa.tasks.task import Task, task_content, task_of
+from veracausa.units.kinds import INDEXED
 from veracausa.units.resolve import all_units, resolve_units
-from veracausa.units.table import INDEXED, Units
+from veracausa.units.table import Units
 from veracausa.words import number_of, share
 
 if TYPE_CHECKING:

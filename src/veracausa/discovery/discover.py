@@ -26,7 +26,7 @@ from veracausa.effects.exact import exact
 from veracausa.engine.guard import borrowed
 from veracausa.errors import MethodError
 from veracausa.estimates.attribute import attribute
-from veracausa.estimates.paths.method import Method
+from veracausa.estimates.method import Method
 from veracausa.progress import announce
 from veracausa.receipts.verify import verify
 from veracausa.scores.scores import Scores

@@ -27,7 +27,7 @@ from veracausa.engine.circuit_forward import all_edges_mask
 from veracausa.engine.tape import buckets
 from veracausa.errors import GapError
 from veracausa.estimates.attribute import attribute, planned
-from veracausa.estimates.paths.method import Method
+from veracausa.estimates.method import Method
 from veracausa.receipts.verify import exact_costs, overhead
 from veracausa.units.edges import Edges
 from veracausa.units.resolve import all_edges

@@ -27,15 +27,13 @@ from veracausa.engine.patches import Place, activation, sites_for
 from veracausa.engine.tape import State, Tape, record
 from veracausa.engine.validate import require_readable
 from veracausa.errors import MethodError
+from veracausa.scores.estimands import ABLATIONS, DIRECTIONS
 from veracausa.suggestions import not_known
 from veracausa.units.table import Units, per_layer
 
 if TYPE_CHECKING:
     from veracausa.model import Model
     from veracausa.tasks.task import Task
-
-DIRECTIONS: tuple[str, ...] = ("noising", "denoising")
-ABLATIONS: tuple[str, ...] = ("counterfactual", "zero", "mean", "resample", "optimal")
 
 #: Donor prompts per length that `resample` draws from; bounds memory, and is fixed so that no number depends on it.
 DONORS = 64

@@ -33,7 +33,8 @@ from veracausa.effects.site_effects import whole_sites
 from veracausa.errors import MethodError
 from veracausa.scores.scores import Completeness, Scores
 from veracausa.units.coalitions import Coalitions, require_kind
-from veracausa.units.table import Kind, Units
+from veracausa.units.kinds import Kind
+from veracausa.units.table import Units
 
 if TYPE_CHECKING:
     from veracausa.model import Model

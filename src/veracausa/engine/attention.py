@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 if TYPE_CHECKING:
-    from veracausa.engine.rule import AttentionRule
+    from veracausa.engine.attention_rule import AttentionRule
 
 #: The name under which transformers knows our attention function.
 SUFFIX = "veracausa_suffix"

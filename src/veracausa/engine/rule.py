@@ -1,12 +1,8 @@
-"""What a backward rule is, and its part that acts inside the attention function."""
+"""What a backward rule is: plain numbers, nothing that runs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any
-
-import torch
-from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -14,7 +10,7 @@ class Rule:
     """What a backward pass does otherwise; the defaults change nothing.
 
     `temperature`: of the softmax in the backward pass. `query_key`, `value`, `product`: factors of gradients into
-    queries and keys, values, and both branches of a gated MLP. `freeze_norms`, `linear_activations`: see the module.
+    queries and keys, values, and both branches of a gated MLP. `freeze_norms`, `linear_activations`: see `rules`.
     """
 
     temperature: float = 1.0
@@ -31,60 +27,9 @@ class Rule:
 
 
 PLAIN = Rule()
-
-
+#: Rules of such parts by name.
 RULES: dict[str, Rule] = {
     "plain": PLAIN,
     "gim": Rule(temperature=2.0, query_key=0.25, value=0.5, product=0.5, freeze_norms=True),
     "relp": Rule(product=0.5, freeze_norms=True, linear_activations=True),
 }
-
-
-class _Scaled(torch.autograd.Function):
-    """The identity, whose gradient is multiplied by a factor."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, factor: float) -> Tensor:
-        ctx.factor = factor
-        return value.view_as(value)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient * ctx.factor, None
-
-
-class _Softmax(torch.autograd.Function):
-    """softmax(s) forward; backward p ⊙ (g − ⟨p, g⟩) with p = softmax(s / T), without a further 1/T, as published."""
-
-    @staticmethod
-    def forward(ctx: Any, scores: Tensor, temperature: float) -> Tensor:
-        ctx.save_for_backward(scores)
-        ctx.temperature = temperature
-        return torch.softmax(scores, dim=-1)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (scores,) = ctx.saved_tensors
-        pattern = torch.softmax(scores / ctx.temperature, dim=-1)
-        return pattern * (gradient - (pattern * gradient).sum(-1, keepdim=True)), None
-
-
-@dataclass(frozen=True)
-class AttentionRule:
-    """The part of a rule that acts inside the attention function (see `attention.suffix_attention`)."""
-
-    rule: Rule
-
-    def query_key(self, value: Tensor) -> Tensor:
-        """Queries or keys, their gradient scaled."""
-        return value if self.rule.query_key == 1 else _Scaled.apply(value, self.rule.query_key)
-
-    def value(self, value: Tensor) -> Tensor:
-        """Values, their gradient scaled."""
-        return value if self.rule.value == 1 else _Scaled.apply(value, self.rule.value)
-
-    def softmax(self, scores: Tensor) -> Tensor:
-        """The pattern; its backward at the rule's temperature."""
-        if self.rule.temperature == 1:
-            return torch.softmax(scores, dim=-1)
-        return _Softmax.apply(scores, self.rule.temperature)

@@ -25,9 +25,10 @@ from torch import Tensor, nn
 
 from veracausa.anatomy import Decoder
 from veracausa.engine.attention import SUFFIX
+from veracausa.engine.attention_rule import AttentionRule, Scaled
 from veracausa.engine.guard import attention_function, hooks
 from veracausa.engine.norms import norm_form
-from veracausa.engine.rule import AttentionRule, Rule, _Scaled
+from veracausa.engine.rule import Rule
 
 
 @contextmanager
@@ -77,7 +78,7 @@ def _with_rule(rule: Rule) -> Callable[..., tuple[Any, dict[str, Any]]]:
 
 
 def _scaling(factor: float) -> Callable[[Any, Any, Tensor], Tensor]:
-    return lambda _, __, output: _Scaled.apply(output, factor)
+    return lambda _, __, output: Scaled.apply(output, factor)
 
 
 def _as_ratio(decoder: Decoder, activation: nn.Module) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:

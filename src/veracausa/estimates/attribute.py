@@ -5,7 +5,7 @@
 or, with increments, Σ_k (change of a_u from point to point) · gradient. With the point path this is attribution
 patching (2310.10348); with the layer path integrated gradients, whose scores sum over a layer's site to the effect of
 patching the whole site (Aumann–Shapley). The paths are in `paths`, the names and what cannot be combined in `methods`.
-Beside the two recorded runs, each path costs what `paths.PATHS` says.
+Beside the two recorded runs, each path costs what `parts.PATHS` says.
 """
 
 from __future__ import annotations
@@ -31,13 +31,15 @@ from veracausa.engine.tape import buckets
 from veracausa.engine.validate_edges import require_edges
 from veracausa.errors import MethodError
 from veracausa.estimates.flow import flow_routes
-from veracausa.estimates.methods import BASELINES, resolve_method
-from veracausa.estimates.paths import PATHS
+from veracausa.estimates.method import Method
+from veracausa.estimates.methods import resolve_method
+from veracausa.estimates.parts import PATHS
+from veracausa.estimates.paths import WALKS
 from veracausa.estimates.paths import edge_sums as edge_paths
 from veracausa.estimates.paths.bucket import PathBucket, Sums
 from veracausa.estimates.paths.edge_sites import moved, sites_of
-from veracausa.estimates.paths.method import Method
 from veracausa.progress import Tick, progress
+from veracausa.scores.estimands import BASELINES
 from veracausa.scores.headers import reference_settings
 from veracausa.scores.scores import Completeness, Scores, assemble
 from veracausa.tasks.measurement import Measurement
@@ -241,7 +243,7 @@ def _add_bucket(
         edge_paths.EdgeSums(units) if isinstance(units, Edges) else None,
     )
     sums = Sums.empty(bucket)
-    PATHS[parts.path].walk(bucket, sums, tick)
+    WALKS[parts.path](bucket, sums, tick)
     sums.values[:, units.position >= tape.length] = float("nan")
     found.values[index] = sums.values.cpu()
     found.claimed[:, index], found.true[:, index] = sums.claimed.cpu(), sums.true.cpu()

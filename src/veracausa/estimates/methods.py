@@ -1,8 +1,9 @@
 """Methods by name, and what a method is made of: path × backward rule × combination.
 
 A gradient estimate walks a path of model states from the patched run to the other one, takes gradients along it by some
-backward rule, and combines them with activation differences. `Method` names the parts; `PRESETS` names published
-combinations. What a combination cannot mean is refused here, and nowhere else.
+backward rule, and combines them with activation differences. `Method` names the parts, `parts` says what there
+is of each, and `presets` names published combinations. What a combination cannot mean is refused here, and nowhere
+else.
 """
 
 from __future__ import annotations
@@ -12,62 +13,13 @@ from dataclasses import dataclass, replace
 
 from veracausa.arguments import shown
 from veracausa.errors import MethodError
-from veracausa.estimates.paths import PATHS
+from veracausa.estimates.method import Method
+from veracausa.estimates.parts import COMBINATIONS, PATHS, RULES
 from veracausa.estimates.paths.grids import BOTH_ENDS, grid
-from veracausa.estimates.paths.method import Method
-from veracausa.scores.headers import BASELINES
+from veracausa.estimates.presets import EDGE_PRESETS, EDGES_ONLY, NODES_ONLY, PRESETS
+from veracausa.scores.estimands import BASELINES, DIRECTIONS
 from veracausa.suggestions import did_you_mean, not_known
 from veracausa.typed import require
-
-RULES = {
-    "plain": "the model's own backward pass",
-    "gim": "norms frozen, softmax at temperature 2, q and k × 0.25, v × 0.5, gated product × 0.5 (2505.17630)",
-    "relp": "norm denominators frozen, activations linear in their input, gated product halved (2508.21258)",
-    "qk-exact": "queries and keys: attention pattern recomputed exactly (AtP*, 2403.00745); elsewhere plain",
-    "graddrop": "mean magnitude over passes that each drop one other layer's gradient (AtP*); unsigned",
-    "qk-exact+graddrop": "both parts of AtP*; unsigned",
-}
-COMBINATIONS = {
-    "mean": "Δ_u · Σ_k w_k g_k",
-    "increments": "Σ_k (a_u^{k+1} − a_u^k) · ½(g_k + g_{k+1}), or Σ_k w_k (da_u/dα) · g_k on Gauss nodes and draws",
-    "left-increments": "Σ_k (a_u^{k+1} − a_u^k) · g_k",
-}
-
-
-#: Published methods by name, on nodes.
-PRESETS: dict[str, Method] = {
-    "atp": Method(path="point"),
-    "atp-star": Method(path="point", rule="qk-exact+graddrop"),
-    "ig": Method(path="layer", combine="increments"),
-    "eap-ig": Method(path="inputs", grid="published", nodes=5),
-    "conductance": Method(path="inputs", combine="increments", grid="trapezoid", nodes=6),
-    "ceap": Method(path="inputs", combine="left-increments", grid="trapezoid", nodes=6),
-    "eap-gp": Method(path="gradpath", nodes=5),
-    "gradpath-complete": Method(path="gradpath-complete", combine="increments", nodes=5),
-    "expected-gradients": Method(path="draws", nodes=5),
-    "geodesic-ig": Method(path="geodesic", combine="increments", nodes=5),
-    "gim": Method(path="point", rule="gim"),
-    "relp": Method(path="point", rule="relp"),
-}
-
-#: Presets that score edges only → what to take for nodes.
-_EDGES_ONLY = {"eap": "atp", "eap-ig-activations": "ig", "ifr": "atp"}
-
-#: Published methods by name, on edges.
-EDGE_PRESETS: dict[str, Method] = {
-    "eap": Method(path="point"),
-    "qk-exact": Method(path="point", rule="qk-exact"),
-    "eap-ig-activations": Method(path="layer", nodes=5),
-    **{
-        name: PRESETS[name]
-        for name in (
-            *("eap-ig", "conductance", "ceap", "eap-gp", "gradpath-complete", "expected-gradients", "geodesic-ig"),
-            *("gim", "relp"),
-        )
-    },
-}
-#: Presets of nodes → what to take for edges.
-_NODES_ONLY = {"atp": "eap", "atp-star": "qk-exact", "ig": "eap-ig-activations"}
 
 
 @dataclass(frozen=True)
@@ -158,10 +110,10 @@ def resolve_method(
     require(method, "str | Method", "method", globals())
     if isinstance(method, str):
         presets = EDGE_PRESETS if edges else PRESETS
-        if not edges and method in _EDGES_ONLY:
-            raise MethodError(f"method={method!r} scores edges. For nodes take {_EDGES_ONLY[method]!r}.")
-        if edges and method in _NODES_ONLY:
-            raise MethodError(f"method={method!r} scores nodes. For edges take {_NODES_ONLY[method]!r}.")
+        if not edges and method in EDGES_ONLY:
+            raise MethodError(f"method={method!r} scores edges. For nodes take {EDGES_ONLY[method]!r}.")
+        if edges and method in NODES_ONLY:
+            raise MethodError(f"method={method!r} scores nodes. For edges take {NODES_ONLY[method]!r}.")
         if method not in presets:
             names = ", ".join((*presets, "ifr") if edges else presets)
             raise MethodError(
@@ -177,7 +129,7 @@ def resolve_method(
         ("rule", parts.rule, RULES),
         ("combine", parts.combine, COMBINATIONS),
         ("baseline", parts.baseline, BASELINES),
-        ("direction", direction, {"noising": "", "denoising": ""}),
+        ("direction", direction, DIRECTIONS),
     ):
         if not isinstance(value, str) or value not in known:
             raise MethodError(not_known(what, value, known))

@@ -21,9 +21,9 @@ from veracausa.effects.replacements import Zero
 from veracausa.effects.rows import Plan, Rows
 from veracausa.engine.identity import difference
 from veracausa.errors import MethodError
-from veracausa.estimates.methods import BASELINES
 from veracausa.receipts.receipts import Receipt
 from veracausa.receipts.stages import Orders, Until, plan, require_tau, walk
+from veracausa.scores.estimands import BASELINES
 from veracausa.scores.headers import UNRECORDED, reference_settings
 from veracausa.scores.scores import Scores
 from veracausa.units.edges import Edges

@@ -27,7 +27,8 @@ from veracausa.storage.schema import (
     whole,
 )
 from veracausa.units.edges import Edges
-from veracausa.units.table import INDEXED, KINDS, Units
+from veracausa.units.kinds import INDEXED, KINDS
+from veracausa.units.table import Units
 
 if TYPE_CHECKING:
     from veracausa.model import Model

@@ -15,16 +15,13 @@ import torch
 
 from veracausa.engine.identity import difference
 from veracausa.errors import MethodError, UnitError
+from veracausa.scores.estimands import BASELINES, REFERRING
 from veracausa.storage.origin import same_ends
 
 if TYPE_CHECKING:
     from veracausa.scores.scores import Scores
     from veracausa.tasks.task import Task
 
-#: What units move towards → the ablation whose effect that estimates.
-BASELINES = {"corrupted": "counterfactual"} | {name: name for name in ("zero", "mean", "resample", "optimal")}
-#: Replacements that depend on a reference set.
-REFERRING = ("mean", "resample")
 UNRECORDED = "not recorded"
 
 

@@ -22,7 +22,7 @@ from veracausa.errors import MethodError, TaskError, UnitError
 from veracausa.estimates.attribute import planned
 from veracausa.estimates.kept import kept
 from veracausa.estimates.learned.masks import planned_mask
-from veracausa.estimates.methods import PRESETS
+from veracausa.estimates.presets import ESTIMATES, PRESETS
 from veracausa.progress import duration
 from veracausa.scores.scores import Scores
 from veracausa.spared import spared
@@ -33,7 +33,7 @@ from veracausa.studies.neurons import choose_neurons
 from veracausa.studies.results import Panel, Section, Study
 from veracausa.studies.summary import called
 from veracausa.suggestions import did_you_mean
-from veracausa.units.table import KINDS
+from veracausa.units.kinds import KINDS
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -41,9 +41,6 @@ if TYPE_CHECKING:
 
 #: Points on the layer path here: enough for a residual far below a percent, a third of the preset's price.
 _NODES = {"ig": 5}
-
-#: What is compared: every preset, and the learned mask.
-COMPARED = (*PRESETS, "mask")
 
 
 def compare(
@@ -123,12 +120,14 @@ def require_compared(units: Sequence[str], methods: str | Sequence[str], budget:
 
 def _names(methods: str | Sequence[str]) -> list[str]:
     if methods == "all":
-        return list(COMPARED)
+        return list(ESTIMATES)
     names = [methods] if isinstance(methods, str) else list(methods)
-    unknown = [name for name in names if name not in COMPARED]
+    unknown = [name for name in names if name not in ESTIMATES]
     if unknown or not names:
-        meant = did_you_mean(unknown[0], COMPARED) if unknown else ""
-        raise MethodError(f"methods={unknown or names!r} are not known.{meant} Known: {', '.join(COMPARED)}; or 'all'.")
+        meant = did_you_mean(unknown[0], ESTIMATES) if unknown else ""
+        raise MethodError(
+            f"methods={unknown or names!r} are not known.{meant} Known: {', '.join(ESTIMATES)}; or 'all'."
+        )
     return names
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from veracausa.errors import UnitError
-from veracausa.units.table import KINDS, Kind, Units, per_layer
+from veracausa.units.kinds import KINDS, Kind
+from veracausa.units.table import Units, per_layer
 
 if TYPE_CHECKING:
     from veracausa.model import Model

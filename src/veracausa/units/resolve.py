@@ -12,7 +12,8 @@ from veracausa.arguments import shown, texts
 from veracausa.errors import UnitError
 from veracausa.suggestions import did_you_mean
 from veracausa.units.edges import Edges
-from veracausa.units.table import INDEXED, KINDS, Kind, Units, per_layer
+from veracausa.units.kinds import INDEXED, KINDS, Kind
+from veracausa.units.table import Units, per_layer
 
 if TYPE_CHECKING:
     from veracausa.model import Model

@@ -12,7 +12,8 @@ from bridges import naive_metric, smooth
 
 import veracausa as vc
 from veracausa.errors import MethodError
-from veracausa.estimates.methods import EDGE_PRESETS, EDGE_REFUSALS, resolve_method
+from veracausa.estimates.methods import EDGE_REFUSALS, resolve_method
+from veracausa.estimates.presets import EDGE_PRESETS
 from veracausa.tasks.task import Task
 from veracausa.units.resolve import all_edges
 

@@ -16,7 +16,8 @@ import torch
 from bridges import naive_metric, smooth
 
 import veracausa as vc
-from veracausa.estimates.paths import PATHS, geodesic, gradpath
+from veracausa.estimates.parts import PATHS
+from veracausa.estimates.paths import geodesic, gradpath
 from veracausa.tasks.task import Task
 from veracausa.units.resolve import all_units
 

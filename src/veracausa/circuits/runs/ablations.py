@@ -33,13 +33,13 @@ from veracausa.engine.ablated import Ablated, Constants, OtherRun
 from veracausa.engine.tape import Tape
 from veracausa.engine.writes import SITES, head_writes, mlp_write
 from veracausa.errors import MethodError
+from veracausa.scores.estimands import ABLATIONS
 from veracausa.suggestions import not_known
 
 if TYPE_CHECKING:
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 
-ABLATIONS = ("counterfactual", "resample", "zero", "mean", "optimal")
 #: Those under which a writer that nothing reaches writes what stands in its place (see `engine.ablated`).
 SETTLED = ("counterfactual", "resample")
 

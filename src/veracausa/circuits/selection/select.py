@@ -38,6 +38,7 @@ from jaxtyping import Bool, Float, Int
 from veracausa.anatomy.graph import HEAD, LOGITS, WRITER_MLP, Graph
 from veracausa.arguments import shown
 from veracausa.circuits.circuit import Circuit
+from veracausa.circuits.selection.ways import HOW
 from veracausa.errors import MethodError
 from veracausa.scores.scores import Scores
 from veracausa.statistics.bootstrap import LEAST, too_few, with_replacement
@@ -48,14 +49,6 @@ if TYPE_CHECKING:
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 
-#: `how` → what it ranks by where `by` is not given.
-HOW = {
-    "connected": "abs_mean",
-    "top": "importance",
-    "abs": "abs_mean",
-    "greedy": "abs_mean",
-    "optimal": "importance",
-}
 #: Numbers that one chunk of bootstrap means holds: [draws, edges] float32 stays under 64 MiB.
 _CHUNK = 16_000_000
 
@@ -271,7 +264,7 @@ def ranked_by(how: str, by: str | None, n: int, scored: int) -> str:
     """
     if how not in HOW:
         raise MethodError(not_known("how", how, (*HOW, "iterated")))
-    by = by or HOW[how]
+    by = by or HOW[how].by
     if by not in ("importance", "abs_mean") or (how == "abs" and by != "abs_mean"):
         raise MethodError(
             f"by={shown(by)} does not go with how={how!r}: 'importance' or 'abs_mean', for abs the latter."

@@ -23,7 +23,7 @@ from veracausa.progress import Tick
 from veracausa.units.table import Units, per_layer
 
 if TYPE_CHECKING:
-    from veracausa.estimates.paths.method import Method
+    from veracausa.estimates.method import Method
 
 
 class EdgeWalks(Protocol):

@@ -10,7 +10,8 @@ import altair as alt
 import numpy as np
 
 from veracausa.scores.scores import METRIC, Scores
-from veracausa.units.table import KINDS, Units
+from veracausa.units.kinds import KINDS
+from veracausa.units.table import Units
 
 Row = dict[str, Any]
 

@@ -11,7 +11,8 @@ from veracausa.report.charts import theme
 from veracausa.report.charts.data import Datasets, Row, identifier, unit_rows
 from veracausa.report.charts.figures import View
 from veracausa.report.charts.theme import Support
-from veracausa.units.table import KINDS, Units
+from veracausa.units.kinds import KINDS
+from veracausa.units.table import Units
 
 #: Axis labels with a sign, except at zero (a Vega expression).
 SIGNED = "datum.value == 0 ? '0' : format(datum.value, '+.3~')"

@@ -12,11 +12,11 @@ from veracausa.typed import require_fields
 class Method:
     """A gradient estimate, composed of parts.
 
-    `path`: see `PATHS`. `rule`: see `RULES`. `combine`: see `COMBINATIONS` (on a straight path of the activations
-    themselves all are the same sum, since a_u moves by Δ_u · dα). `baseline`: what units move towards: "corrupted"
-    (their value in the other run), "zero", "mean", "resample", "optimal" (as for `vc.exact`). `nodes`, `grid`: how the
-    path is sampled (nodes: points of a grid or draws, steps of gradpath, segments of a geodesic). `seed`: of draws and
-    of resampling. `descent`: steps that bend a geodesic.
+    `path`, `rule`, `combine`: see `parts` (on a straight path of the activations themselves all combinations are one
+    sum, since a_u moves by Δ_u · dα). `baseline`: what units move towards: "corrupted" (their value in the other run),
+    "zero", "mean", "resample", "optimal" (as for `vc.exact`). `nodes`, `grid`: how the path is sampled (nodes: points
+    of a grid or draws, steps of gradpath, segments of a geodesic). `seed`: of draws and of resampling. `descent`: steps
+    that bend a geodesic.
 
     >>> vc.attribute(lm, task, method=vc.Method(path="inputs", combine="increments", grid="gauss", nodes=8))
     """

@@ -1,0 +1,15 @@
+"""Ways of scoring edges for a discovery, by name; a plain table."""
+
+from __future__ import annotations
+
+from veracausa.estimates.presets import EDGE_PRESETS
+
+#: Beside the presets of edges: name → what is done.
+FURTHER = {
+    "ifr": "shares of what each reader sees, in the clean run (information flow routes)",
+    "iterated": "gradients, taken anew in the shrinking circuit",
+    "learned": "gates for all sizes, learned by descent",
+    "exact": "the exact effect of every edge",
+}
+#: Every way of scoring edges.
+SCORED_BY = (*EDGE_PRESETS, *FURTHER)

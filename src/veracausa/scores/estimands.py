@@ -1,0 +1,23 @@
+"""What an effect is of, by name: direction, what replaces a unit, what an estimate moves towards; plain tables."""
+
+from __future__ import annotations
+
+#: Direction → what is patched.
+DIRECTIONS = {
+    "noising": "the clean run, with a unit replaced",
+    "denoising": "the corrupted run, with a unit's clean value restored",
+}
+#: Ablation → what a unit is replaced by.
+ABLATIONS = {
+    "counterfactual": "its value in the corrupted run of the same pair",
+    "zero": "zeros",
+    "mean": "its mean over the prompts",
+    "resample": "its value in another prompt of the same length",
+    "optimal": "the learned constant that lets the model do best without it",
+}
+#: Those that need no learning.
+UNLEARNED = tuple(name for name in ABLATIONS if name != "optimal")
+#: Those that depend on a reference set.
+REFERRING = ("mean", "resample")
+#: What units move towards → the ablation whose effect that estimates.
+BASELINES = {"corrupted" if name == "counterfactual" else name: name for name in ABLATIONS}
