@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from veracausa.opening import open as open
     from veracausa.receipts.receipts import Receipt as Receipt
     from veracausa.receipts.verify import verify as verify
+    from veracausa.result import Result as Result
     from veracausa.scores.agreement import agreement as agreement
     from veracausa.scores.scores import Scores as Scores
     from veracausa.studies.compare import compare as compare
@@ -62,6 +63,7 @@ _HOMES = {
     "Method": "veracausa.estimates.method",
     "Model": "veracausa.model",
     "Receipt": "veracausa.receipts.receipts",
+    "Result": "veracausa.result",
     "Scores": "veracausa.scores.scores",
     "Study": "veracausa.studies.results",
     "Task": "veracausa.tasks.task",

@@ -12,6 +12,7 @@ from veracausa.storage.files import at, format_of
 
 #: What a file's header says it is → "module:reader".
 READERS: dict[str, str] = {
+    "veracausa-agreement-1": "scores.result_files:load_agreement",
     "veracausa-ablation-study-2": "behaviour.files:load_ablation_study",
     "veracausa-baselines-2": "counterfactuals.compared_baselines:Baselines.load",
     "veracausa-circuit-2": "circuits.exchange.files:load_circuit",
@@ -25,6 +26,7 @@ READERS: dict[str, str] = {
     "veracausa-responses-2": "causes.curves.files:load_responses",
     "veracausa-scores-2": "scores.files:load_scores",
     "veracausa-search-2": "counterfactuals.searching:Search.load",
+    "veracausa-stability-1": "scores.result_files:load_stability",
     "veracausa-surface-2": "causes.curves.surfaces:load_surface",
     "veracausa.task": "tasks.task:load_task",
     "folder": "discovery.files:load_discovery",

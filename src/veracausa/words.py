@@ -22,6 +22,11 @@ def counted(n: int, what: str) -> str:
     return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
+def sentence(text: str) -> str:
+    """A text with a large first letter and a full stop, as cautions and notes stand among sentences."""
+    return f"{text[:1].upper()}{text[1:]}."
+
+
 def listed(parts: Sequence[str]) -> str:
     """a, b and c."""
     return f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else "".join(parts)

@@ -83,6 +83,9 @@ def agreement(method: str, *, names: Sequence[str] = ("a1.h2", "a3.h4"), **over:
         "sd": 0.05,
         "proportional_bias": 0.21,
         "proportional_p": 0.03,
+        "model": MODEL,
+        "task": task_header(over.get("n", 1)),
+        "settings": {"direction": "noising"},
     }
     return Agreement(method=method, names=tuple(names), **(known | over))
 

@@ -112,4 +112,4 @@ def test_starts_of_masks_are_named(lm, task):
     found = vc.agreement(masks[0], quiet(vc.exact, lm, task))
     assert found.unit == "probability" and found.median_error != found.median_error and "median" not in repr(found)
     flow = quiet(vc.attribute, lm, task, units="edges", method="ifr")
-    assert flow.unit == "share of input" and "share" not in flow.to_pandas().columns
+    assert flow.unit == "share of input" and "share" not in flow.table().columns

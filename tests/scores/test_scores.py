@@ -109,7 +109,7 @@ def test_an_inverted_gap_is_said_and_has_no_shares():
     for call in (found.normalised, found.normalised_stderr):
         with pytest.raises(GapError, match=r"inverted.*\+1\.17 corrupted, on 2 of 3 pairs"):
             call()
-    assert "share" not in found.to_pandas().columns
+    assert "share" not in found.table().columns
     assert found.scaled().tolist() == pytest.approx([0.2 / (-2 / 3 - 3.5 / 3)])
     kl = scores([[0.3]] * 3, [-1.0, -2.0, -1.0], [-3.0, -4.0, -5.0])
     assert "wrong answer" in kl.describe()
@@ -123,13 +123,13 @@ def test_one_row_for_all_pairs_has_no_error():
     assert found.stderr().tolist() == [0, 0]
     one = Scores(**{**vars(found), "settings": settings})
     assert one.stderr().isnan().all() and one.normalised_stderr().isnan().all()
-    assert one.to_pandas()["stderr"].isna().all()
+    assert one.table()["stderr"].isna().all()
 
 
 def test_probabilities_are_no_shares_of_the_gap():
     found = scores([[0.3, 0.1]] * 8, [2.0] * 8, [0.0] * 8)
     found = Scores(**{**vars(found), "settings": {"direction": "noising", "unit": "probability"}})
-    assert found.unit == "probability" and "share" not in found.to_pandas().columns
+    assert found.unit == "probability" and "share" not in found.table().columns
     assert found.scaled().tolist() == pytest.approx([0.3, 0.1])
     with pytest.raises(MethodError, match="units of probability"):
         found.normalised()
@@ -139,7 +139,7 @@ def test_zero_mean_gap_has_no_shares():
     cancel = scores([[1.0, 2.0], [1.0, 2.0]], [1.0, 0.0], [0.0, 1.0])
     with pytest.raises(GapError, match=r"zero.*mean\(\)"):
         cancel.normalised()
-    assert "share" not in cancel.to_pandas().columns
+    assert "share" not in cancel.table().columns
 
 
 def test_importance_has_the_sign_of_support(three):

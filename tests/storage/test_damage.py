@@ -112,7 +112,7 @@ def use(result):
     if isinstance(result, tuple):
         return
     repr(result)
-    for name in ("describe", "table", "to_pandas", "_repr_html_", "means"):
+    for name in ("describe", "table", "_repr_html_", "means"):
         if callable(getattr(result, name, None)):
             getattr(result, name)()
     for name in ("sentences", "interaction", "f", "cpr", "agreement", "nodes", "outcomes", "significant"):

@@ -316,7 +316,7 @@ def _finish(scores: Scores, out: Path | None, name: str) -> None:
 
 def _saved_scores(scores: Scores, folder: Path, name: str) -> Path:
     path = scores.save(folder / f"{name}.safetensors")
-    write_text(path.with_suffix(".csv"), csv_text(scores.to_pandas()))
+    write_text(path.with_suffix(".csv"), csv_text(scores.table()))
     return path
 
 

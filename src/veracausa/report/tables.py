@@ -15,7 +15,7 @@ from veracausa.scores.agreement import Agreement, strongest_of
 from veracausa.statistics.bootstrap import LEAST, too_few
 from veracausa.statistics.intervals import LEAST_OF
 from veracausa.storage.files import csv_text
-from veracausa.words import plain, signed, whole
+from veracausa.words import plain, sentence, signed, whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -186,7 +186,7 @@ def agreement_table(panel: Panel, agreements: Sequence[Agreement], drawn: Sequen
         Column("seconds", "seconds", "plain", 1),
     ]
     few = too_few(panel.exact.n) or f"r has {too_few(panel.exact.n, LEAST_OF['r'])}".removesuffix("r has ")
-    note = " ".join(f"{said[0].upper()}{said[1:]}." for said in (*panel.exact.cautions, few) if said)
+    note = " ".join(sentence(said) for said in (*panel.exact.cautions, few) if said)
     heading = "How well the methods agree with the exact effects"
     return Table(f"{name}-agreement", heading, tuple(columns), tuple(rows), note)
 

@@ -7,14 +7,14 @@ from veracausa.lazy import given_out
 if TYPE_CHECKING:
     from veracausa.scores.agreement import Agreement as Agreement
     from veracausa.scores.scores import Completeness as Completeness
-    from veracausa.scores.top_units import Stability as Stability
+    from veracausa.scores.stable import Stability as Stability
     from veracausa.scores.top_units import stability as stability
 
 #: Public name → where it lives.
 _HOMES = {
     "Agreement": "veracausa.scores.agreement",
     "Completeness": "veracausa.scores.scores",
-    "Stability": "veracausa.scores.top_units",
+    "Stability": "veracausa.scores.stable",
     "stability": "veracausa.scores.top_units",
 }
 __all__ = list(_HOMES)

@@ -15,29 +15,36 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from scipy import stats
 
 from veracausa.errors import MethodError
+from veracausa.result import ROWS, Shown
 from veracausa.scores.headers import require_comparable
-from veracausa.scores.scores import METRIC, Scores
+from veracausa.scores.scores import METRIC, STRONG, Scores
 from veracausa.statistics.intervals import LEAST_OF, NO_INTERVAL, Interval, agreement_intervals, fewest, figures, shares
+from veracausa.storage.files import write_tensors
+from veracausa.words import counted, listed, number_of, sentence
 
-#: Units with an exact effect under this share of the gap are too weak for their sign to count.
-STRONG = 0.01
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
 
 
 @dataclass(frozen=True, eq=False)
-class Agreement:
+class Agreement(Shown):
     """Agreement of an estimate with exact effects; see the module's docstring for the figures.
 
     `names`, `exact`, `estimate`: the compared units and their normalised scores. `sign_errors` of `strong` units have
-    the wrong sign. `residual`: completeness residual of the estimate, in units of the gap (None if not promised).
-    `intervals`: 95% intervals over the `n` pairs of "r", "slope" and "jaccard" (NaN where some unit is in too few
-    pairs, `fewest`; the other figures have none); see `statistics.intervals`. `unit`: of the estimate, if it is no
-    effect on the metric; then sizes are not compared (NaN). `cautions`: what to tell with every figure, such as that
-    the gap is inverted.
+    the wrong sign. `model`, `task`: of both; `settings`: of the estimate. `residual`: completeness residual of the
+    estimate, in units of the gap (None if not promised). `intervals`: 95% intervals over the `n` pairs of "r", "slope"
+    and "jaccard" (NaN where some unit is in too few pairs, `fewest`; the other figures have none); see
+    `statistics.intervals`. `unit`: of the estimate, if it is no effect on the metric; then sizes are not compared
+    (NaN). `cautions`: what to tell with every figure, such as that the gap is inverted.
     """
 
     method: str
@@ -55,12 +62,19 @@ class Agreement:
     sd: float
     proportional_bias: float
     proportional_p: float
+    model: dict[str, str]
+    task: dict[str, Any]
+    settings: dict[str, Any]
     residual: float | None = None
     intervals: dict[str, Interval] = field(default_factory=dict)
     n: int = 1
     fewest: int = 1
     unit: str = METRIC
     cautions: tuple[str, ...] = ()
+
+    @property
+    def cost(self) -> None:
+        """None: both scores have their own, and comparing them runs no model."""
 
     @property
     def limits(self) -> tuple[float, float]:
@@ -98,6 +112,20 @@ class Agreement:
         tops = [set(np.argsort(-np.abs(x), kind="stable")[:k].tolist()) for x in (self.exact, self.estimate)]
         return len(tops[0] & tops[1]) / len(tops[0] | tops[1])
 
+    def table(self) -> pd.DataFrame:
+        """One row per unit: name, exact, estimate, error (estimate − exact), outlier, wrong sign."""
+        import pandas as pd
+
+        columns = {"exact": self.exact, "estimate": self.estimate, "error": self.estimate - self.exact}
+        table = pd.DataFrame({"name": self.names, **columns})
+        table["outlier"] = table["name"].isin(self.outliers)
+        table["wrong sign"] = table["name"].isin(self.wrong_signs)
+        return table
+
+    def head(self) -> pd.DataFrame:
+        """The ten units with the largest errors."""
+        return self.table().sort_values("error", key=abs, ascending=False, kind="stable")[:ROWS]
+
     def row(self) -> dict[str, object]:
         """The figures as one table row."""
         k = strongest_of(len(self.names))
@@ -130,7 +158,32 @@ class Agreement:
             return f"no interval: some unit is in {self.fewest:,} pairs, under {least}"
         return "no interval" if self.n >= least else f"no interval under {least} pairs"
 
-    def __repr__(self) -> str:
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """How closely the estimate follows the exact effects, where it does not, and what to be told with it."""
+        top, spread = strongest_of(len(self.names)), f" ({self.spread})" if self.spread else ""
+        figures = [f"r {number_of(self.r)}{spread}", f"Spearman {number_of(self.spearman)}"]
+        figures += [f"slope {number_of(self.slope)}"] if self.signed else []
+        said = [
+            f"Over {counted(len(self.names), 'unit')} and {counted(self.n, 'pair')} {self.method} agrees with exact "
+            f"effects with {listed(figures)}; {self.jaccard(top):.2f} is the Jaccard of the {top} strongest."
+        ]
+        if self.signed and self.unit == METRIC:
+            wrong = f": {listed(self.wrong_signs[:3])}{', …' * (self.sign_errors > 3)}" if self.sign_errors else ""
+            said.append(f"It gives {self.sign_errors} of {self.strong} strong units the wrong sign{wrong}.")
+        if self.unit == METRIC:
+            said.append(f"{counted(len(self._outliers), 'outlier')}: {listed(self.outliers[:3]) or 'none'}.")
+        return (*said, *map(sentence, self.cautions))
+
+    def save(self, path: str | Path) -> Path:
+        """Write a safetensors file with a JSON header, whole or not at all; `vc.open` reads it."""
+        header: dict[str, Any] = {name: getattr(self, name) for name in PLAIN}
+        header |= {"names": self.names, "intervals": self.intervals, "cautions": self.cautions}
+        tensors = {name: torch.from_numpy(getattr(self, name)) for name in ("exact", "estimate")}
+        return write_tensors(path, FORMAT, header, tensors)
+
+    def describe(self) -> str:
+        """The figures in a few lines."""
         low, high = self.limits
         sign = f"{self.sign_errors} of {self.strong} strong units" if self.signed else "none (magnitudes only)"
         worst = ", ".join(self.outliers[:5]) or "none"
@@ -152,6 +205,17 @@ class Agreement:
         if self.residual is not None:
             lines.append(f"completeness residual {self.residual:.2%} of the gap")
         return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return self.describe()
+
+
+#: Fields of an agreement that its file's header holds as they are.
+PLAIN = (
+    "method", "signed", "r", "spearman", "slope", "strong", "sign_errors", "median_error", "bias", "sd",
+    "proportional_bias", "proportional_p", "model", "task", "settings", "residual", "n", "fewest", "unit",
+)  # fmt: skip
+FORMAT = "veracausa-agreement-1"
 
 
 def strongest_of(count: int) -> int:
@@ -229,6 +293,9 @@ def agreement_across(estimate: Scores, exact: Scores, *across: str) -> Agreement
         sd=float(difference.std(ddof=1)) if len(difference) > 1 and sized else nothing,
         proportional_bias=proportional[0],
         proportional_p=proportional[1],
+        model=exact.model,
+        task=exact.task,
+        settings=estimate.settings,
         residual=residual,
         intervals={name: intervals.get(name, NO_INTERVAL) for name in found},
         n=exact.n,

@@ -6,18 +6,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from veracausa.scores.files import unpack_scores
 from veracausa.scores.scores import Scores, pack_scores
 from veracausa.storage.files import at, read_tensors, write_tensors
 from veracausa.storage.schema import reading, record, text
 
 
-def write_all(path: str | Path, kind: str, header: Mapping[str, Any], scores: Mapping[str, Scores]) -> Path:
-    """Write a header and any number of named scores to one file."""
+def write_all(
+    path: str | Path,
+    kind: str,
+    header: Mapping[str, Any],
+    scores: Mapping[str, Scores],
+    tensors: Mapping[str, Tensor] | None = None,
+) -> Path:
+    """Write a header, any number of named scores, and tensors beside them to one file."""
     packed = {name: pack_scores(one) for name, one in scores.items()}
-    tensors = {f"{name}/{key}": value for name, (_, parts) in packed.items() for key, value in parts.items()}
+    parts = {f"{name}/{key}": value for name, (_, own) in packed.items() for key, value in own.items()}
     whole = {"own": dict(header), "scores": {name: head for name, (head, _) in packed.items()}}
-    return write_tensors(path, kind, whole, tensors)
+    return write_tensors(path, kind, whole, parts | dict(tensors or {}))
 
 
 def read_all(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Scores]]:
@@ -26,6 +34,11 @@ def read_all(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Sco
     Raises:
         FileError: no such file, damaged, cut short, or of another kind.
     """
+    return read_with_tensors(path, kind)[:2]
+
+
+def read_with_tensors(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Scores], dict[str, Tensor]]:
+    """The same, with the tensors that stand beside the scores."""
     whole, tensors = read_tensors(path, kind)
     with reading(at(path)):
         scores = {
@@ -36,4 +49,4 @@ def read_all(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Sco
             )
             for name, head in whole["scores"].items()
         }
-        return record()(whole["own"]), scores
+        return record()(whole["own"]), scores, {key: one for key, one in tensors.items() if "/" not in key}

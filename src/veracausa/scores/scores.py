@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -14,14 +15,15 @@ from veracausa.cost import Cost
 from veracausa.doors import through
 from veracausa.engine.guard import precision_of
 from veracausa.errors import GapError, MethodError
+from veracausa.result import ROWS, Shown
 from veracausa.statistics.gaps import cautions
 from veracausa.statistics.means import standard_error
 from veracausa.statistics.ratios import ratios
 from veracausa.storage.files import write_tensors
 from veracausa.tasks.metrics import compares_answers
 from veracausa.units.edges import Edges
-from veracausa.units.table import Units
-from veracausa.words import settings_in_words
+from veracausa.units.table import KINDS, Units
+from veracausa.words import counted, listed, sentence, settings_in_words, share
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,6 +41,10 @@ NOT_VERIFIED = "not verified"
 METRIC = "metric"
 #: Mean gaps under this are 0.
 _ZERO = 1e-12
+#: Units with an effect under this share of the gap are too weak for their sign to count.
+STRONG = 0.01
+#: Units that a sentence names.
+_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ class Completeness:
 
 
 @dataclass(frozen=True, eq=False)
-class Scores:
+class Scores(Shown):
     """Effects or estimates of effects, example by example.
 
     `values`: float32 (float64 for a float64 model) [examples, units], in units of the metric; noising: negative means
@@ -243,26 +249,40 @@ class Scores:
     def top(self, k: int = 10, *, by: str = "abs_mean") -> pd.DataFrame:
         """The k strongest units as a table."""
         chosen = self.ranking(by)[:k]
-        return self.to_pandas().iloc[chosen].reset_index(drop=True)
+        return self.table().iloc[chosen].reset_index(drop=True)
 
-    def to_pandas(self) -> pd.DataFrame:
+    def head(self) -> pd.DataFrame:
+        """The ten strongest units."""
+        return self.top(ROWS)
+
+    def table(self) -> pd.DataFrame:
         """One row per unit: name, layer, head/neuron, position (those that apply), effect, stderr, share of the gap.
 
         No share where there is none (`has_shares`).
         """
-        table = self.units.table()
+        table: pd.DataFrame = self.units.table()
         table["effect"] = self.mean().numpy()
         table["stderr"] = self.stderr().numpy()
         if self.has_shares:
             table["share"] = self.normalised().numpy()
         return table
 
-    def chart(self, *, tokens: Sequence[str] = (), most: int = 200) -> altair.Chart | altair.LayerChart:
+    def chart(
+        self,
+        *,
+        tokens: Sequence[str] = (),
+        most: int = 200,
+        width: float | None = None,
+        height: float | None = None,
+    ) -> altair.Chart | altair.LayerChart:
         """The scores as an Altair chart: a layer × head map, bars, a ranking, or the `most` strongest edges drawn.
 
-        `tokens`: texts of the positions of edges at positions, e.g. `task.tokens(0)[0]`.
+        `tokens`: texts of the positions of edges at positions, e.g. `task.tokens(0)[0]`. `width`, `height`: of the
+        plot, in pixels.
         """
-        drawn: altair.Chart | altair.LayerChart = through("Scores.chart", self, tokens=tokens, most=most)
+        drawn: altair.Chart | altair.LayerChart = through(
+            "Scores.chart", self, tokens=tokens, most=most, width=width, height=height
+        )
         return drawn
 
     def save(self, path: str | Path) -> Path:
@@ -298,13 +318,28 @@ class Scores:
             )
         return "\n".join([*lines, *(f"note    {note}" for note in self.notes)])
 
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """Which units are strongest, how many have over 1% of the gap, what to be told with it, and how sure it is."""
+        trust = "That is not verified." if self.verified == NOT_VERIFIED else f"Verified: {self.verified}."
+        return (self._strongest(), *map(sentence, self.cautions), trust)
+
+    def _strongest(self) -> str:
+        shares = self.has_shares
+        value, error = (self.scaled(), self.scaled_stderr()) if shares else (self.mean(), self.stderr())
+        chosen = self.ranking()[:_NAMED]
+        named = [
+            f"{name} {share(float(value[u]), float(error[u]))}"
+            for name, u in zip(self.units[np.array(chosen)].names, chosen, strict=True)
+        ]
+        units = counted(len(self), KINDS[self.units.kind][1] if self.units.kind in KINDS else "edge")
+        how = "exact effect" if self.method == "exact" else self.method
+        scale = "shares of the gap" if shares else "in units of the metric" if self.unit == METRIC else self.unit
+        many = f"; {int((value.abs() > STRONG).sum()):,} over 1% of it" if shares else ""
+        return f"Strongest of {units} by {how}: {listed(named)} ({scale}, {counted(self.n, 'pair')}){many}."
+
     def __repr__(self) -> str:
-        return f"{self.describe()}\n{self.top(10).to_string(index=False, float_format=lambda x: f'{x:+.4f}')}"
-
-    def _repr_html_(self) -> str:
-        from html import escape
-
-        return f"<pre>{escape(self.describe())}</pre>{self.top(10).to_html(index=False, float_format='{:+.4f}'.format)}"
+        return f"{self.describe()}\n{self.head().to_string(index=False, float_format=lambda x: f'{x:+.4f}')}"
 
 
 def assemble(

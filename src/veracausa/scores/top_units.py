@@ -23,7 +23,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -32,110 +31,13 @@ from torch import Tensor
 
 from veracausa.errors import MethodError
 from veracausa.scores.scores import Scores
-from veracausa.statistics.bootstrap import _disjoint, too_few, with_replacement
-
-if TYPE_CHECKING:
-    import pandas as pd
+from veracausa.scores.stable import Stability
+from veracausa.statistics.bootstrap import _disjoint, with_replacement
 
 #: Numbers that one chunk of draws holds: [draws, units] float32 stays under 64 MiB.
 _CHUNK = 16_000_000
 #: Sets of units that each point of the two curves is made of, as a share of `draws`.
 _CURVE = 0.25
-
-
-@dataclass(frozen=True, eq=False)
-class Stability:
-    """Stability of the `top` strongest units over examples; see the module's docstring for the figures.
-
-    `jaccard`: mean pairwise Jaccard of bootstrap draws of all n examples. `probability[u]`: share of those draws that
-    select unit u. `bootstrap`, `fresh`: size n′ → mean Jaccard, by bootstrap and between independent sets.
-    """
-
-    scores: Scores
-    top: int
-    by: str
-    bar: float
-    draws: int
-    seed: int
-    jaccard: float
-    probability: Float[Tensor, " units"]
-    bootstrap: dict[int, float]
-    fresh: dict[int, float]
-
-    @property
-    def n(self) -> int:
-        """Number of examples."""
-        return self.scores.n
-
-    @property
-    def needed(self) -> int | None:
-        """Examples that it takes for two independent sets to agree better than the bar; None: more than n/2.
-
-        The smallest size tried from which on Jaccard stays above the bar. Sizes grow by about √2, so the least number
-        lies between the size tried before and this one.
-        """
-        return _reached(self.fresh, self.bar)
-
-    @property
-    def needed_bootstrap(self) -> int | None:
-        """The same by the bootstrap, which is too kind to small sets; None: more than n, for fresh examples too."""
-        return _reached(self.bootstrap, self.bar)
-
-    @property
-    def stable(self) -> list[str]:
-        """Units chosen by at least 95% of the draws, the likeliest first."""
-        order = torch.argsort(self.probability, descending=True, stable=True)
-        chosen = [int(u) for u in order if self.probability[u] >= 0.95]
-        return self.scores.units[chosen].names if chosen else []
-
-    def table(self) -> pd.DataFrame:
-        """One row per unit, the likeliest first: name, layer, …, effect, stderr, probability of selection."""
-        table = self.scores.units.table()
-        table["effect"] = self.scores.mean().numpy()
-        table["stderr"] = self.scores.stderr().numpy()
-        table["probability"] = self.probability.numpy()
-        rank = np.empty(len(table), dtype=np.int64)
-        rank[self.scores.ranking(self.by)] = np.arange(len(table))
-        order = np.lexsort((rank, -self.probability.numpy()))
-        return table.iloc[order].reset_index(drop=True)
-
-    def curve(self) -> pd.DataFrame:
-        """Mean Jaccard by size: columns examples, bootstrap, fresh (NaN where 2 · examples > n)."""
-        import pandas as pd
-
-        rows = [(size, value, self.fresh.get(size, float("nan"))) for size, value in self.bootstrap.items()]
-        return pd.DataFrame(rows, columns=["examples", "bootstrap", "fresh"])
-
-    def describe(self) -> str:
-        """The figures in five lines."""
-        half = max(self.fresh)
-        certain = int((self.probability >= 0.95).sum())
-        ever = int((self.probability > 0).sum())
-        return "\n".join(
-            [
-                f"stability of the top {self.top} of {len(self.scores):,} {self.scores.units.kind} by {self.by}, "
-                f"{self.scores.method} · {self.n} examples, {self.draws:,} bootstrap draws",
-                f"Jaccard {self.jaccard:.3f} between bootstrap draws of {self.n}; {self.fresh[half]:.3f} between "
-                f"independent sets of {half}",
-                f"needed  for Jaccard > {self.bar:g}: {self._needed(self.needed, half)} examples; "
-                f"{self._needed(self.needed_bootstrap, self.n)} by the bootstrap, which is too kind",
-                f"chosen  {said_of_draws(self.n, certain, ever)}",
-                f"trust   {self.scores.verified}",
-            ]
-        )
-
-    @staticmethod
-    def _needed(size: int | None, most: int) -> str:
-        return f"more than {most}" if size is None else str(size)
-
-    def __repr__(self) -> str:
-        return f"{self.describe()}\n{self.table()[:10].to_string(index=False, float_format=lambda x: f'{x:+.4f}')}"
-
-    def _repr_html_(self) -> str:
-        from html import escape
-
-        table = self.table()[:10].to_html(index=False, float_format="{:+.4f}".format)
-        return f"<pre>{escape(self.describe())}</pre>{table}"
 
 
 def stability(
@@ -253,13 +155,6 @@ class _Keys:
         return units.masked_fill(best == -torch.inf, -1)
 
 
-def said_of_draws(n: int, certain: int, ever: int) -> str:
-    """How many units draws agree on; nothing of that under the number of examples that a bootstrap needs."""
-    if why := too_few(n):
-        return f"{why}: how often draws of {n} choose a unit says little about other pairs"
-    return f"in 95% of the draws or more: {certain:,}; in any draw: {ever:,}"
-
-
 def _drawn(n: int, size: int, draws: int, seed: int) -> Float[Tensor, "draws examples"]:
     return torch.from_numpy(with_replacement(n, size, draws, seed))
 
@@ -268,16 +163,6 @@ def _sizes(most: int) -> list[int]:
     """1, …, most in steps of about √2."""
     steps = int(2 * np.log2(most)) + 1
     return sorted({1, *(round(most * 2 ** (-step / 2)) for step in range(steps))})
-
-
-def _reached(curve: dict[int, float], bar: float) -> int | None:
-    """The smallest size from which on the curve is above the bar."""
-    found = None
-    for size in sorted(curve, reverse=True):
-        if not curve[size] > bar:
-            break
-        found = size
-    return found
 
 
 def _mean_jaccard(common: Tensor, one: Tensor, other: Tensor) -> float:

@@ -12,6 +12,7 @@ from veracausa.scores.scores import METRIC
 from veracausa.statistics.gaps import cautions
 from veracausa.studies.results import Panel, Section
 from veracausa.tasks.metrics import compares_answers
+from veracausa.words import sentence
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -33,10 +34,10 @@ def summarise(lm: Model, sections: Sequence[Section]) -> tuple[str, ...]:
         )
         compares = compares_answers(section.task.metric)
         told = cautions(section.measured.clean, section.measured.corrupted, compares=compares)
-        sentences += [f"{caution[0].upper()}{caution[1:]}." for caution in told]
+        sentences += map(sentence, told)
         sentences += [_panel(panel) for panel in section.panels]
         sentences += _found(section)
-    return tuple(_MINUS.sub("−", sentence) for sentence in sentences)
+    return tuple(_MINUS.sub("−", one) for one in sentences)
 
 
 #: Class of a finding → the word before its first sentence.
@@ -74,7 +75,7 @@ def _words(metric: str) -> str:
 
 def _panel(panel: Panel) -> str:
     """Which unit matters most, and what each estimate makes of these units."""
-    strongest = panel.exact.to_pandas().iloc[panel.exact.ranking()[0]]
+    strongest = panel.exact.table().iloc[panel.exact.ranking()[0]]
     what = {"heads": "Heads", "mlps": "MLPs", "neurons": "Neurons"}.get(panel.kind, panel.kind.capitalize())
     strong = panel.agreements[0].strong
     said = "; ".join(_estimate(agreement) for agreement in panel.agreements)

@@ -20,7 +20,8 @@ from veracausa.circuits.selection.select import Rule
 from veracausa.circuits.wiring import live_edges
 from veracausa.errors import MethodError
 from veracausa.scores.scores import Scores
-from veracausa.scores.top_units import _mean_jaccard, _pairwise, said_of_draws
+from veracausa.scores.stable import said_of_draws
+from veracausa.scores.top_units import _mean_jaccard, _pairwise
 from veracausa.statistics.bootstrap import with_replacement
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ import altair as alt
 
 from veracausa.report.charts.circuit_drawing import MOST_EDGES
 from veracausa.report.charts.circuits import circuit_part, edges_part
-from veracausa.report.charts.data import Datasets, effects, errors
+from veracausa.report.charts.data import Datasets, Row, effects, errors
 from veracausa.report.charts.faithfulness import curves_part
-from veracausa.report.charts.figures import Part, spec_of
+from veracausa.report.charts.figures import Figure, Part, spec_of
 from veracausa.report.charts.maps import limit_of, place_view, shape
 from veracausa.report.charts.theme import LIGHT, Support, Theme
 from veracausa.report.offline import offline
@@ -23,8 +23,18 @@ if TYPE_CHECKING:
     from veracausa.circuits.quality.curve import Curve
     from veracausa.scores.scores import Scores
 
+#: Pixels of a chart across, unless it says so itself.
+WIDTH = 520
 
-def scores_chart(scores: Scores, *, tokens: Sequence[str] = (), most: int = MOST_EDGES) -> Any:
+
+def scores_chart(
+    scores: Scores,
+    *,
+    tokens: Sequence[str] = (),
+    most: int = MOST_EDGES,
+    width: float | None = None,
+    height: float | None = None,
+) -> Any:
     """Scores as an Altair chart.
 
     Heads: a layer × head map. MLPs, attention layers, residual stream: bars per layer, or a layer × position map if
@@ -37,7 +47,8 @@ def scores_chart(scores: Scores, *, tokens: Sequence[str] = (), most: int = MOST
     >>> vc.exact(lm, task).chart().save("heads.png")
     """
     if isinstance(scores.units, Edges):
-        return alone(edges_part(Datasets(inline=True), scores, "scores", tokens=tokens, most=most))
+        part = edges_part(Datasets(inline=True), scores, "scores", tokens=tokens, most=most)
+        return alone(part, width=width, height=height)
     values, title = effects(scores)
     spread = errors(scores) if scores.n > 1 else None
     support = Support.of(scores.direction, scores.signed)
@@ -50,32 +61,68 @@ def scores_chart(scores: Scores, *, tokens: Sequence[str] = (), most: int = MOST
     coloured = shape(scores.units) in ("map", "positions")  # the legend says what colours mean
     lines = [f"{scores.model['name']}, {pairs} · {scores.verified}", *scores.cautions]
     lines += [] if coloured else [support.value]
-    return alone(Part(heading, view, data, f"{heading}; {support.value}", "\n".join(lines)), 360)
+    part = Part(heading, view, data, f"{heading}; {support.value}", "\n".join(lines))
+    return alone(part, width=width or 360, height=height)
 
 
 def circuit_chart(
-    circuit: Circuit, *, positions: Scores | None = None, tokens: Sequence[str] = (), most: int = MOST_EDGES
+    circuit: Circuit,
+    *,
+    positions: Scores | None = None,
+    tokens: Sequence[str] = (),
+    most: int = MOST_EDGES,
+    width: float | None = None,
+    height: float | None = None,
 ) -> Any:
     """See `Circuit.chart`."""
-    data = Datasets(inline=True)
-    return alone(circuit_part(data, circuit, "circuit", positions=positions, tokens=tokens, most=most))
+    part = circuit_part(Datasets(inline=True), circuit, "circuit", positions=positions, tokens=tokens, most=most)
+    return alone(part, width=width, height=height)
 
 
-def curve_chart(curves: Sequence[Curve]) -> Any:
+def curve_chart(curves: Sequence[Curve], *, width: float | None = None, height: float | None = None) -> Any:
     """See `Curve.chart`."""
-    return alone(curves_part(Datasets(inline=True), curves, "curve"))
+    return alone(curves_part(Datasets(inline=True), curves, "curve"), width=width, height=height)
 
 
-def alone(part: Part, width: int = 520, theme: Theme = LIGHT) -> Any:
+def alone(part: Part, *, width: float | None = None, height: float | None = None, theme: Theme = LIGHT) -> Any:
     """A part of a page as a chart that stands alone: its data inside, the theme's colours in place of their roles.
 
     It has no configuration of its own, so it can be layered and put beside others; saved as HTML and in notebooks it
-    holds the library that draws it. `width`: unless the part has one.
+    holds the library that draws it. `width`, `height`: None: those of the part.
     """
     with alt.data_transformers.enable(consolidate_datasets=False):  # charts within charts may not hold "datasets"
         spec = painted(spec_of(part.view), theme.config())
     title = {"text": part.title, "subtitle": part.subtitle.split("\n"), "anchor": "start", "offset": 10}
-    return offline(alt.Chart.from_dict(drawable({"width": width, **spec, "title": title, "view": {"stroke": None}})))
+    sized = {"width": WIDTH, **spec, **_size(width, height)}
+    return offline(alt.Chart.from_dict(drawable({**sized, "title": title, "view": {"stroke": None}})))
+
+
+def together(figure: Figure, *, width: float | None = None, height: float | None = None, theme: Theme = LIGHT) -> Any:
+    """The same of a figure of a page: its parts beside each other, each of this `width` and `height`."""
+    spec = figure.spec()
+    data = spec.pop("datasets")
+    views = spec.get("concat", [spec])
+    for view in views:
+        view |= _size(width, height)
+    spec["title"] = {"text": figure.title, "anchor": "start", "offset": 10}
+    return offline(alt.Chart.from_dict(drawable(painted(_inlined(spec, data), theme.config()))))
+
+
+def _size(width: float | None, height: float | None) -> dict[str, float]:
+    return {name: size for name, size in (("width", width), ("height", height)) if size is not None}
+
+
+def _inlined(spec: Any, data: dict[str, list[Row]]) -> Any:
+    """The specification with records in the place of their names."""
+    if isinstance(spec, list):
+        return [_inlined(item, data) for item in spec]
+    if not isinstance(spec, dict):
+        return spec
+    made = {key: _inlined(value, data) for key, value in spec.items() if key != "data"}
+    if "data" in spec:
+        own = spec["data"]
+        made["data"] = {"values": data[own["name"]]} if own.get("name") in data else own
+    return made
 
 
 def painted(spec: Any, config: dict[str, Any]) -> Any:
