@@ -128,7 +128,8 @@ def _inlined(spec: Any, data: dict[str, list[Row]]) -> Any:
 def painted(spec: Any, config: dict[str, Any]) -> Any:
     """The specification with mark styles and named ranges replaced by what a theme's configuration says they are.
 
-    Data inside it lose their names, which could be those of a chart beside this one.
+    Data inside it lose their names, which could be those of a chart beside this one. Colours of names that have no
+    range are the theme's.
     """
     if isinstance(spec, list):
         return [painted(item, config) for item in spec]
@@ -137,6 +138,8 @@ def painted(spec: Any, config: dict[str, Any]) -> Any:
     made = {key: painted(value, config) for key, value in spec.items() if key != "data"}
     if "data" in spec:
         made["data"] = {"values": spec["data"]["values"]}
+    if isinstance(color := made.get("color"), dict) and color.get("type") == "nominal":
+        made["color"] = color | {"scale": {"range": config["range"]["category"], **(color.get("scale") or {})}}
     if isinstance(made.get("range"), str):
         made["range"] = config["range"][made["range"]]
     if "style" in made:
