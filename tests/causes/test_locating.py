@@ -10,7 +10,6 @@ import torch
 from bridges import as_model, naive_metric
 
 import veracausa as vc
-from veracausa.causes.locating import planned_locate
 from veracausa.errors import FileError, MethodError
 
 
@@ -146,9 +145,9 @@ def test_causes_of_models_that_can_have_only_one(task_of, kind):
 )
 def test_planned_is_what_it_takes(tiny, task_of, monkeypatch, family, metric, units):
     lm, task = tiny(family), task_of((6, 7), n=3, metric=metric)
-    assert located(lm, task, units).cost.token_layers == planned_locate(lm, task, units)
-    monkeypatch.setattr("veracausa.causes.locating._fits", lambda *_: False)  # recorded twice
-    assert located(lm, task, units).cost.token_layers == planned_locate(lm, task, units)
+    assert located(lm, task, units).cost.token_layers == vc.causes.locate.work(lm, task, units=units).tokens()
+    monkeypatch.setattr("veracausa.causes.locating.LocateWork.stays", False)  # recorded twice
+    assert located(lm, task, units).cost.token_layers == vc.causes.locate.work(lm, task, units=units).tokens()
 
 
 def test_files_and_finished_pieces(tiny, task_of, tmp_path):

@@ -28,9 +28,8 @@ from veracausa.engine.expansion import SITES, Expansion, kinds_of
 from veracausa.engine.guard import hooks
 from veracausa.engine.memory import memory_errors
 from veracausa.engine.patches import Place, sites_for
-from veracausa.engine.readout import Readout
 from veracausa.engine.suffix import Join, sweep
-from veracausa.engine.tape import State, Tape
+from veracausa.engine.tape import State
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -42,9 +41,7 @@ class Recorded:
     """A bucket of pairs with the clean run's gradients and expansion; `gradients`: at the stream before each block
     ("residual"), behind its attention ("middle") and at the heads' values ("z"), each [layer] → [B, S, …]."""
 
-    lm: Model
-    tape: Tape
-    read: Readout
+    bucket: Bucket
     expansion: Expansion
     gradients: dict[str, list[Tensor]]
     unpatched: Tensor
@@ -52,11 +49,11 @@ class Recorded:
     @property
     def kinds(self) -> tuple[str, ...]:
         """The kinds of nonlinear parts that this model and metric have."""
-        return kinds_of(self.lm.decoder, self.read.metric.name)
+        return kinds_of(self.bucket.lm.decoder, self.bucket.read.metric.name)
 
     def behind(self, layer: int, attention: bool) -> Tensor:
         """Gradient at the stream that a block's attention (else MLP) writes into."""
-        if attention and not self.lm.decoder.blocks[layer].parallel:
+        if attention and not self.bucket.lm.decoder.blocks[layer].parallel:
             return self.gradients["middle"][layer]
         return self.gradients["residual"][layer + 1]
 
@@ -95,22 +92,21 @@ class Seen:
 
 def record(lm: Model, task: Task, place: Place, start: int, examples: tuple[int, ...], cost: Cost) -> Recorded:
     """Both runs of a bucket, the clean one's gradients, and its expansion."""
-    decoder = lm.decoder
     sites = tuple(dict.fromkeys(("z", "attention", *SITES, *sites_for(place))))
     bucket = Bucket.record(lm, task, start, examples, cost, sites=sites, places=(place,), grad="clean")
-    tape, read, clean = bucket.tape, bucket.read, bucket.tape.clean
+    tape, clean = bucket.tape, bucket.tape.clean
     wanted = {"residual": clean.residual, "middle": clean.middle, "z": clean.sites["z"]}
     with torch.enable_grad(), memory_errors(f"The backward pass of {len(examples)} prompts"):
-        total = read.of_state(clean).sum()
+        total = bucket.read.of_state(clean).sum()
         flat = [tensor for tensors in wanted.values() for tensor in tensors]
         found = iter(torch.autograd.grad(total, flat, allow_unused=True, materialize_grads=True))
-    cost.backward += len(examples) * (tape.length - start) * lm.layers
+    cost.backward += len(examples) * bucket.positions * lm.layers
     gradients = {name: [next(found) for _ in tensors] for name, tensors in wanted.items()}
     tape.clean = _without_graph(clean)
     with torch.no_grad():
         unpatched = bucket.unpatched(tape.clean)
-        expansion = Expansion.around(decoder, tape, tape.clean, cost)
-    return Recorded(lm, tape, read, expansion, gradients, unpatched)
+        expansion = Expansion.around(lm.decoder, tape, tape.clean, cost)
+    return Recorded(bucket, expansion, gradients, unpatched)
 
 
 @dataclass(eq=False)
@@ -153,12 +149,17 @@ class Account:
     sublayers: Float[Tensor, "places rows"]
     heads: Float[Tensor, "layers heads rows"]
 
+    @property
+    def figures(self) -> Float[Tensor, "rows figures"]:
+        """All of them, row by row."""
+        return torch.cat([self.runs, self.sublayers, self.heads.flatten(0, 1)]).T
+
 
 @torch.no_grad()
 def run_rows(recorded: Recorded, rows: Rows, order: np.ndarray) -> Account:
     """Run rows (example, unit), sorted by layer, live and with every set of kinds expanded."""
-    lm, tape, kinds = recorded.lm, recorded.tape, recorded.kinds
-    decoder, expansion, read = lm.decoder, recorded.expansion, recorded.read
+    lm, tape, read = recorded.bucket.lm, recorded.bucket.tape, recorded.bucket.read
+    decoder, expansion, kinds = lm.decoder, recorded.expansion, recorded.kinds
     example = torch.as_tensor(order[:, 0], device=lm.device)
     joins = rows.joins(tape, tape.clean, order, tape.start)
     live, straight = [join.enter() for join in joins], []
@@ -199,13 +200,13 @@ def _increments(
     recorded: Recorded, seen: Seen, example: Tensor, cost: Cost
 ) -> tuple[Float[Tensor, "places rows"], Float[Tensor, "layers heads rows"]]:
     """Increments of every sublayer and head, for rows that ran live."""
-    lm = recorded.lm
+    lm, positions = recorded.bucket.lm, recorded.bucket.positions
     like = {"dtype": lm.score_dtype, "device": lm.device}
     sublayers = torch.zeros(2 * lm.layers + 2, len(example), **like)  # type: ignore[call-overload]
     heads = torch.zeros(lm.layers, lm.heads, len(example), **like)  # type: ignore[call-overload]
     for layer in seen.middle:
         tangent = tangents(recorded, seen, lm.decoder.blocks[layer], example)
-        cost.add(len(seen.middle[layer]), recorded.tape.length - recorded.tape.start)
+        cost.add(len(seen.middle[layer]), positions)
         if layer in tangent.attention:
             part = _against(recorded.behind(layer, True), example, seen.attention[layer] - tangent.attention[layer])
             sublayers[1 + 2 * layer, : len(part)] = part.sum((1, 2)).to(sublayers)
@@ -221,7 +222,7 @@ def tangents(recorded: Recorded, seen: Seen, block: Block, example: Tensor) -> S
     found, layer = Seen(), block.layer
     with recorded.expansion.expanded(recorded.kinds, example), hooks(*found.watch([block])):
         if layer in seen.residual:
-            here = example[: len(seen.residual[layer])] if len(recorded.tape.examples) > 1 else None
+            here = example[: len(seen.residual[layer])] if len(recorded.bucket.tape.examples) > 1 else None
             block.attend(seen.residual[layer], recorded.expansion.call(layer, here))
         block.feed_forward(seen.middle[layer])
     return found

@@ -25,6 +25,8 @@ from veracausa.engine.tape import State
 if TYPE_CHECKING:
     import pandas as pd
 
+    from veracausa.tasks.task import Task
+
 
 @dataclass(frozen=True, eq=False)
 class Saturation:
@@ -43,6 +45,26 @@ class Saturation:
     query: Int[Tensor, " examples"]
     visible: Int[Tensor, " examples"]
     texts: tuple[tuple[str, str, str], ...]
+
+    @classmethod
+    def of(
+        cls,
+        task: Task,
+        head: str,
+        alphas: tuple[float, ...],
+        entropy: Tensor,
+        largest: Tensor,
+        key: Tensor,
+        query: Tensor,
+        visible: Tensor,
+    ) -> Saturation:
+        """With the tokens that each example's query attends to most, in its clean prompt."""
+        places = torch.stack([query, key[:, 0], key[:, -1]], 1).tolist()
+        tokens = (task.tokens(i)[0] for i in range(len(task)))
+        texts = tuple(
+            (own[at], own[before], own[after]) for own, (at, before, after) in zip(tokens, places, strict=True)
+        )
+        return cls(head, alphas, entropy, largest, key, query, visible, texts)
 
     @property
     def points(self) -> list[str]:
@@ -93,7 +115,7 @@ def watch_head(recorded: Recorded, rows: Rows, layer: int, head: int) -> tuple[T
 
     The last alpha must be 1: there the query positions are chosen.
     """
-    lm, tape, clean = recorded.lm, recorded.tape, recorded.tape.clean
+    lm, tape, clean = recorded.bucket.lm, recorded.bucket.tape, recorded.bucket.tape.clean
     points, block, n = len(rows.units), lm.decoder.blocks[layer], len(tape.examples)
     order = np.stack([np.tile(np.arange(n), points), np.repeat(np.arange(points), n)], 1)
     example = torch.as_tensor(order[:, 0], device=lm.device)

@@ -16,7 +16,7 @@ from veracausa.behaviour.study import ablation_study, planned_ablation_study
 from veracausa.causes.curves.responses import planned_responses, responses
 from veracausa.causes.curves.surface import surface
 from veracausa.causes.disagree import disagreement, planned_disagreement
-from veracausa.causes.locating import locate, planned_locate
+from veracausa.causes.locating import locate
 from veracausa.causes.locations import Locations
 from veracausa.cost import Step
 from veracausa.counterfactuals.compared_baselines import (
@@ -92,7 +92,7 @@ class FurtherWork:
         stages = [
             self._stage(
                 f"where {len(typical)} outliers' errors arise", "locating",
-                planned_locate(self.lm, self.task, typical), self._locate,
+                locate.work(self.lm, self.task, units=typical).tokens(), self._locate,
             ),
             self._stage(
                 "last-in and direct effects of all heads", "exact",
