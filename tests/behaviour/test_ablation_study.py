@@ -10,7 +10,6 @@ import torch
 from bridges import naive_metric
 
 import veracausa as vc
-from veracausa.behaviour.study import planned_ablation_study
 from veracausa.errors import AnswerError, FileError, MethodError, UnitError
 
 #: One unit of every kind, in all three layers of the tiny models, as names and as the naive reference's units.
@@ -157,7 +156,7 @@ def test_planned_cost_is_what_is_counted(tiny, task_of, ablations, new_tokens):
     how = {"units": list(UNITS), "ablations": ablations, "new_tokens": new_tokens}
     lm.hf.generation_config.eos_token_id = None  # nothing ends early
     study = vc.behaviour.ablation_study(lm, task, **how, **QUIET)
-    assert planned_ablation_study(lm, task, **how) == study.cost.token_layers
+    assert vc.behaviour.ablation_study.work(lm, task, **how).tokens() == study.cost.token_layers
 
 
 def test_answers_of_several_tokens(tiny, task_of):

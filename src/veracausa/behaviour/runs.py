@@ -12,9 +12,9 @@ and one forward of the model for all conditions together.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -25,15 +25,14 @@ from veracausa.cost import Cost
 from veracausa.effects.replacements import Replacement, replacement
 from veracausa.effects.rows import Rows
 from veracausa.engine.attention import SUFFIX
+from veracausa.engine.bucket import Bucket
 from veracausa.engine.budget import rows_per_chunk
 from veracausa.engine.guard import attention_function
 from veracausa.engine.joint import Replaced, columns_of, constant, join_before, replacing
-from veracausa.engine.measure import pair_ids, readout
-from veracausa.engine.memory import shrinking
+from veracausa.engine.memory import chunks
 from veracausa.engine.patches import sites_for
-from veracausa.engine.readout import Readout
 from veracausa.engine.suffix import sweep
-from veracausa.engine.tape import Tape, record, record_pairs
+from veracausa.engine.tape import Tape
 from veracausa.errors import NumericsError
 from veracausa.units.table import Units
 
@@ -46,6 +45,9 @@ _UNEMBEDDED = 256
 
 #: (condition, local examples, metric, first tokens): what a finished piece of a bucket gives.
 Piece = tuple[int, Tensor, Tensor, Tensor]
+#: Metric and greedy token of some rows.
+Answered = tuple[Tensor, Tensor]
+Rowlike = TypeVar("Rowlike", np.ndarray, Tensor)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,59 +88,48 @@ def _values(source: Replacement, tape: Tape, units: Units, at: int, example: Ten
     return whole if columns is None else whole[..., columns]
 
 
-def recorded(lm: Model, task: Task, ablated: Sequence[Ablated], start: int, examples: tuple[int, ...],
-             cost: Cost) -> Tape:  # fmt: skip
+def recorded(
+    lm: Model, task: Task, ablated: Sequence[Ablated], start: int, examples: tuple[int, ...], cost: Cost
+) -> Bucket:
     """The clean run of a bucket with what patches need; the corrupted one only where an ablation takes its values."""
     sites = {site for one in ablated for rows in one.rows for site in sites_for(rows.units.place)}
-    clean, corrupted = pair_ids(lm, task, examples)
     if any(one.ablation == "counterfactual" for one in ablated):
-        return record_pairs(lm.decoder, clean, corrupted, start, examples=examples, sites=sites, cost=cost)
-    state, calls = record(lm.decoder, clean, sites=sites, logits=True, cost=cost)
-    return Tape(examples, (clean, clean), 0, clean.shape[1], state, state, calls)
+        return Bucket.record(lm, task, start, examples, cost, sites=sites)
+    return Bucket.record_clean(lm, task, examples, cost, sites=sites)
 
 
 def first_tokens(
-    lm: Model,
-    task: Task,
-    ablated: Sequence[Ablated],
-    conditions: Sequence[Condition],
-    tape: Tape,
-    todo: Tensor,
-    cost: Cost,
+    bucket: Bucket, ablated: Sequence[Ablated], conditions: Sequence[Condition], todo: Tensor
 ) -> Iterator[Piece]:
     """Metric and greedy token of a bucket's prompts under every condition; `todo`: [conditions, examples]."""
-    read = readout(lm, task, tape)
     index = {condition: i for i, condition in enumerate(conditions)}
     for condition, i in index.items():
         if not condition.units and todo[i].any():
-            assert tape.clean.logits is not None
-            everyone = torch.arange(len(tape.examples))
-            yield i, everyone, read.of_state(tape.clean), tape.clean.logits.argmax(-1)
-    with attention_function(lm.decoder, SUFFIX):
+            clean = bucket.tape.clean
+            assert clean.logits is not None
+            yield i, torch.arange(todo.shape[1]), bucket.read.of_state(clean), clean.logits.argmax(-1)
+    with attention_function(bucket.lm.decoder, SUFFIX):
         for one in ablated:
             for rows in one.rows:
                 own = np.array([index.get(Condition((name,), one.ablation), -1) for name in rows.units.names])
-                yield from _single(rows, own, tape, read, todo)
+                yield from _single(bucket, rows, own, todo)
             for condition, i in index.items():
                 if condition.ablation == one.ablation and len(condition.units) > 1 and todo[i].any():
-                    yield from _joint(one, condition, i, tape, read, todo[i], cost)
+                    for example, metric, token in _joint(bucket, one, condition, todo[i]):
+                        yield i, example, metric, token
 
 
-def _single(rows: Rows, own: np.ndarray, tape: Tape, read: Readout, todo: Tensor) -> Iterator[Piece]:
+def _single(bucket: Bucket, rows: Rows, own: np.ndarray, todo: Tensor) -> Iterator[Piece]:
     """Conditions of one unit each: `own[u]` is the condition of unit u."""
-    order = np.argsort(rows.units.layer, kind="stable")
+    tape, order = bucket.tape, np.argsort(rows.units.layer, kind="stable")
     pairs = [(e, u) for u in order[own[order] >= 0] for e in torch.nonzero(todo[int(own[u])]).flatten().tolist()]
-    waiting, positions = np.array(pairs, dtype=np.int64).reshape(-1, 2), tape.length - tape.start
-    size = rows_per_chunk(rows.lm, positions, tape.length)
-    while len(waiting):
 
-        def attempt(most: int, waiting: np.ndarray = waiting) -> tuple[Tensor, Tensor]:
-            joins = rows.joins(tape, tape.clean, waiting[:most], tape.start)
-            last = sweep(rows.lm.decoder, tape, tape.clean, joins, start=tape.start, cost=rows.cost)
-            return _answers(rows.lm, read, last, torch.as_tensor(waiting[:most, 0], device=last.device))
+    def run(part: np.ndarray) -> tuple[Tensor, Tensor]:
+        joins = rows.joins(tape, tape.clean, part, tape.start)
+        last = sweep(bucket.lm.decoder, tape, tape.clean, joins, start=tape.start, cost=bucket.cost)
+        return _answers(bucket, last, torch.as_tensor(part[:, 0], device=last.device))
 
-        (metric, token), size = shrinking(size, attempt, f"{positions} tokens")
-        part, waiting = waiting[: len(metric)], waiting[len(metric) :]
+    for part, (metric, token) in _in_chunks(bucket, np.array(pairs, dtype=np.int64).reshape(-1, 2), run):
         for unit in dict.fromkeys(part[:, 1].tolist()):
             here = torch.as_tensor(part[:, 1] == unit)
             example = torch.as_tensor(part[:, 0])[here]
@@ -146,35 +137,35 @@ def _single(rows: Rows, own: np.ndarray, tape: Tape, read: Readout, todo: Tensor
             yield int(own[unit]), example, metric[here], token[here]
 
 
-def _joint(
-    one: Ablated, condition: Condition, index: int, tape: Tape, read: Readout, todo: Tensor, cost: Cost
-) -> Iterator[Piece]:
+def _joint(bucket: Bucket, one: Ablated, condition: Condition, todo: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """A condition of several units: rows that are still the clean run where the first of the units is."""
-    lm, positions = one.lm, tape.length - tape.start
-    waiting = torch.nonzero(todo).flatten()
-    size = rows_per_chunk(lm, positions, tape.length)
-    while len(waiting):
+    decoder, tape = bucket.lm.decoder, bucket.tape
 
-        def attempt(most: int, waiting: Tensor = waiting) -> tuple[Tensor, Tensor]:
-            example = waiting[:most].to(lm.device)
-            parts = one.parts(tape, condition.units, example)
-            with replacing(lm.decoder, parts):
-                start = join_before(lm.decoder, tape.clean, parts, example, 0)
-                last = sweep(lm.decoder, tape, tape.clean, [start], start=tape.start, cost=cost)
-            return _answers(lm, read, last, example)
+    def run(part: Tensor) -> tuple[Tensor, Tensor]:
+        example = part.to(bucket.lm.device)
+        parts = one.parts(tape, condition.units, example)
+        with replacing(decoder, parts):
+            start = join_before(decoder, tape.clean, parts, example, 0)
+            last = sweep(decoder, tape, tape.clean, [start], start=tape.start, cost=bucket.cost)
+        return _answers(bucket, last, example)
 
-        (metric, token), size = shrinking(size, attempt, f"{positions} tokens")
-        part, waiting = waiting[: len(metric)], waiting[len(metric) :]
+    for part, (metric, token) in _in_chunks(bucket, torch.nonzero(todo).flatten(), run):
         _require_finite(metric, condition.name, tape, part)
-        yield index, part, metric, token
+        yield part, metric, token
 
 
-def _answers(lm: Model, read: Readout, last: Tensor, example: Tensor) -> tuple[Tensor, Tensor]:
+def _in_chunks(bucket: Bucket, rows: Rowlike, run: Callable[[Rowlike], Answered]) -> Iterator[tuple[Rowlike, Answered]]:
+    """Metric and token of rows, as many at a time as the budget allows."""
+    size = rows_per_chunk(bucket.lm, bucket.positions, bucket.tape.length)
+    return chunks(rows, size, run, f"{bucket.positions} tokens")
+
+
+def _answers(bucket: Bucket, last: Tensor, example: Tensor) -> Answered:
     """Metric and greedy token of rows, given their final residual."""
     found = []
     for rows, who in zip(last.split(_UNEMBEDDED), example.split(_UNEMBEDDED), strict=True):
-        logits = lm.decoder.logits(rows)
-        found.append((read.of_logits(logits, who), logits.argmax(-1)))
+        logits = bucket.lm.decoder.logits(rows)
+        found.append((bucket.read.of_logits(logits, who), logits.argmax(-1)))
     return torch.cat([metric for metric, _ in found]).cpu(), torch.cat([token for _, token in found]).cpu()
 
 

@@ -7,37 +7,35 @@ more new tokens the model generates with its keys and values kept (`behaviour.ge
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
-from veracausa.behaviour.answers import answer_tokens, begins_right
+from veracausa.behaviour.answers import Answers, answer_tokens, begins_right
 from veracausa.behaviour.chosen import UNABLATED, Condition, chosen, conditions, require_ablations
 from veracausa.behaviour.generation import greedy
-from veracausa.behaviour.planning import planned_tokens
 from veracausa.behaviour.results import AblationStudy
 from veracausa.behaviour.runs import Ablated, Piece, first_tokens, recorded
 from veracausa.cost import Cost
+from veracausa.effects.planning import planned_reference
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.bucket import Bucket
 from veracausa.engine.budget import examples_per_batch
-from veracausa.engine.guard import attention_function, borrowed
-from veracausa.engine.measure import measure, readout
-from veracausa.engine.memory import halving, memory_errors
-from veracausa.engine.patches import site_width, sites_for
-from veracausa.engine.tape import Tape, buckets
+from veracausa.engine.guard import attention_function
+from veracausa.engine.memory import memory_errors
+from veracausa.engine.patches import site_width, sites_for, where
+from veracausa.engine.session import Session, session
+from veracausa.engine.tape import buckets
+from veracausa.engine.work import planned_by
 from veracausa.errors import MethodError
-from veracausa.progress import progress
 from veracausa.scores.agreement import Agreement
 from veracausa.scores.scores import Scores, task_header
-from veracausa.storage.pieces import Checkpoint
 from veracausa.units.table import Units
-from veracausa.version import __version__
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -49,8 +47,200 @@ REFERENCE = 256
 #: Pairs whose metric the bare model must still give before kept pieces are taken.
 _COMPARED = 8
 
+#: Buckets of prompts that run together: (first position, prompts).
+Groups = list[tuple[int, tuple[int, ...]]]
 
-@torch.inference_mode(False)
+
+@dataclass(frozen=True, eq=False)
+class AblationStudyWork:
+    """What `ablation_study` is about to do: which units are replaced by what, in how many conditions.
+
+    `tables`: the units, one table per kind. `right`: each prompt's right answers.
+    """
+
+    lm: Model
+    task: Task
+    tables: tuple[Units, ...]
+    ablations: tuple[str, ...]
+    conditions: tuple[Condition, ...]
+    new_tokens: int
+    right: Answers
+    reference: Task | None
+    alpha: float
+    seed: int
+    kind: ClassVar[str] = "exact"
+
+    @classmethod
+    def of(
+        cls,
+        lm: Model,
+        task: Task,
+        *,
+        units: str | Sequence[str] | Units | Scores | Agreement,
+        ablations: Sequence[str] = ("zero", "mean"),
+        together: bool = True,
+        new_tokens: int = 1,
+        answers: Sequence[Sequence[str | Sequence[int]]] | None = None,
+        top: int = 6,
+        reference: Task | None = None,
+        alpha: float = 0.05,
+        seed: int = 0,
+    ) -> AblationStudyWork:
+        """Check what is asked; see `ablation_study`."""
+        if not 0 < alpha < 1:
+            raise MethodError(f"alpha={alpha}: a level lies between 0 and 1.")
+        right, tables = answer_tokens(lm, task, answers, new_tokens), chosen(lm, units, top)
+        wanted, names = require_ablations(ablations), [name for table in tables for name in table.names]
+        runs = conditions(names, wanted, together)
+        return cls(lm, task, tables, wanted, runs, new_tokens, right, reference, alpha, seed)
+
+    @property
+    def columns(self) -> tuple[int, int]:
+        """Conditions, and numbers of each: the metric and the tokens."""
+        return len(self.conditions), 1 + self.new_tokens
+
+    @property
+    def source(self) -> Task:
+        """The pairs that means and donors are taken from."""
+        return self.task[:REFERENCE] if self.reference is None else self.reference
+
+    def passes(self) -> list[tuple[tuple[str, ...], Groups]]:
+        """Ablations that share clean runs, with their buckets: constants and donors; the paired prompts."""
+        paired = tuple(name for name in self.ablations if name == "counterfactual")
+        whole = tuple(name for name in self.ablations if name not in paired)
+        kept = sum(site_width(self.lm.decoder, table.place) + self.lm.width for table in self.tables)
+        most = examples_per_batch(self.lm, self.task, kept)
+        return [
+            (names, buckets(self.lm.decoder, self.task.clean, self.task.corrupted, share, most))
+            for names, share in ((whole, False), (paired, self.new_tokens == 1))
+            if names
+        ]
+
+    def batches(self) -> int:
+        """Buckets that are recorded."""
+        return sum(len(groups) for _, groups in self.passes())
+
+    def tokens(self) -> float:
+        """Token-layers: the first pair, to validate the engine; references; each bucket recorded; each condition."""
+        layers, total = self.lm.layers, 3.0 * self.task.lengths[0] * self.lm.layers
+        for number, (names, groups) in enumerate(self.passes()):
+            recorded = [planned_reference(self.lm, self.source, self.task, name) for name in names]
+            total += sum(recorded) * len(self.tables)
+            run = [one for one in self.conditions if one.ablation in names or not (one.units or number)]
+            depth = sum(map(self._depth, run))
+            for start, members in groups:
+                length = self.task.lengths[members[0]]
+                own = layers * (start + (length - start) * (2 if "counterfactual" in names else 1))
+                if self.new_tokens > 1:
+                    own += layers * len(run) * (length + self.new_tokens - 1)
+                else:
+                    own += depth * (length - start)
+                total += len(members) * own
+        return total
+
+    def _depth(self, condition: Condition) -> int:
+        """Blocks that a condition's rows run; none where nothing is replaced."""
+        places = [
+            (table.place, int(layer))
+            for table in self.tables
+            for name, layer in zip(table.names, table.layer, strict=True)
+            if name in condition.units
+        ]
+        if len(places) == 1:
+            return self.lm.layers - where(self.lm.decoder, *places[0]).join[0]
+        return self.lm.layers - min((layer for _, layer in places), default=self.lm.layers)
+
+    @torch.inference_mode(False)
+    def run(self, show_progress: bool = True, out: str | Path | None = None) -> AblationStudy:
+        """Run every condition on every prompt."""
+        lm, task, (count, numbers) = self.lm, self.task, self.columns
+        asked = {
+            "reference": self.source.digest(),
+            "conditions": [[*condition.units, condition.ablation] for condition in self.conditions],
+            "seed": self.seed,
+            "new tokens": self.new_tokens,
+        }
+        shape = (len(task), count * numbers)
+        with session(
+            lm, task, shape, out=out, name="ablation", asked=asked, measured=False, compared=_COMPARED,
+            show=show_progress,
+        ) as call:  # fmt: skip
+            label = f"ablation study of {len(task):,} prompts, {count - 1} ablations"
+            with call.bar(label, self.tokens()), torch.no_grad():
+                if not call.done.all():
+                    self._validate(call.cost)
+                for names, groups in self.passes():
+                    self._pass(call, names, groups)
+        values = call.values.view(len(task), count, numbers).transpose(0, 1)
+        tokens = values[..., 1:].round().long()
+        return AblationStudy(
+            conditions=self.conditions,
+            metric=values[..., 0].clone(),
+            tokens=tokens,
+            right=begins_right(tokens, self.right),
+            alpha=self.alpha,
+            settings={
+                "ablations": list(self.ablations),
+                "new tokens": self.new_tokens,
+                "reference": None if self.reference is None else self.reference.describe(),
+                "seed": self.seed if "resample" in self.ablations else None,
+            },
+            model=call.origin,
+            task=task_header(task),
+            cost=call.cost,
+        )
+
+    def _validate(self, cost: Cost) -> None:
+        """On the first pair: units write what the weights say, and the unpatched run is the bare model's."""
+        sites = {site for table in self.tables for site in sites_for(table.place)}
+        places = [table.place for table in self.tables]
+        bucket = Bucket.record(self.lm, self.task, 0, (0,), cost, sites=sites, places=places)
+        with attention_function(self.lm.decoder, SUFFIX):
+            bucket.unpatched(bucket.tape.clean)
+
+    def _done(self, call: Session) -> Tensor:
+        """What is done, [prompts, conditions]."""
+        return call.done.view(len(self.task), *self.columns)[..., 0]
+
+    def _pass(self, call: Session, names: tuple[str, ...], groups: Groups) -> None:
+        """All conditions of some ablations, and of none."""
+        if self._done(call)[:, [one.ablation in names for one in self.conditions]].all():
+            return
+        ablated = [
+            Ablated.of(self.lm, self.task, self.tables, name, self.source, self.seed, call.cost) for name in names
+        ]
+        call.advance()
+        call.rest(groups, partial(self._bucket, call, ablated))
+
+    def _bucket(self, call: Session, ablated: list[Ablated], start: int, examples: tuple[int, ...]) -> None:
+        """What is not done yet of a bucket."""
+        own = {one.ablation for one in ablated} | {UNABLATED.ablation}
+        todo = ~self._done(call)[list(examples)].T
+        todo &= torch.tensor([condition.ablation in own for condition in self.conditions])[:, None]
+        if not todo.any():
+            return
+        bucket = recorded(self.lm, self.task, ablated, start, examples, call.cost)
+        run = first_tokens if self.new_tokens == 1 else self._generated
+        for condition, local, metric, tokens in run(bucket, ablated, self.conditions, todo):
+            rows, numbers = bucket.index[local.cpu()], self.columns[1]
+            found = [metric[:, None].to(call.values), tokens.to(call.values).reshape(len(rows), -1)]
+            call.put((rows[:, None], condition * numbers + torch.arange(numbers)), torch.cat(found, 1))
+
+    def _generated(
+        self, bucket: Bucket, ablated: Sequence[Ablated], conditions: Sequence[Condition], todo: Tensor
+    ) -> Iterator[Piece]:
+        """Continuations of a bucket's prompts under every condition that is not done."""
+        everyone, tape = bucket.every, bucket.tape
+        for i, condition in enumerate(conditions):
+            if todo[i].any():
+                by = [one for one in ablated if one.ablation == condition.ablation]
+                parts = [part for one in by for part in one.parts(tape, condition.units, everyone)]
+                with memory_errors(f"Generating with {len(everyone)} prompts"):
+                    tokens, logits = greedy(self.lm, tape.tokens[0], parts, self.new_tokens, bucket.cost)
+                yield i, everyone, bucket.read.of_logits(logits, everyone), tokens
+
+
+@planned_by(AblationStudyWork.of)
 def ablation_study(
     lm: Model,
     task: Task,
@@ -101,197 +291,17 @@ def ablation_study(
     >>> study = vc.behaviour.ablation_study(lm, vc.tasks.ioi(lm, n=1000), units=["a20.h0", "a23.h3"])
     >>> study["a20.h0", "zero"].accuracy, study["together", "mean"].p_holm
     """
-    began = time.monotonic()
-    if not 0 < alpha < 1:
-        raise MethodError(f"alpha={alpha}: a level lies between 0 and 1.")
-    right = answer_tokens(lm, task, answers, new_tokens)
-    work = _Work.of(lm, task, units, ablations, together, top, new_tokens, reference, seed)
-    cost = work.compute(began, out, show_progress)
-    tokens = work.values[..., 1:].round().long()
-    return AblationStudy(
-        conditions=work.conditions,
-        metric=work.values[..., 0].clone(),
-        tokens=tokens,
-        right=begins_right(tokens, right),
+    work = AblationStudyWork.of(
+        lm,
+        task,
+        units=units,
+        ablations=ablations,
+        together=together,
+        new_tokens=new_tokens,
+        answers=answers,
+        top=top,
+        reference=reference,
         alpha=alpha,
-        settings={
-            "ablations": list(work.ablations),
-            "new tokens": new_tokens,
-            "reference": None if reference is None else reference.describe(),
-            "seed": seed if "resample" in work.ablations else None,
-        },
-        model=lm.header(),
-        task=task_header(task),
-        cost=cost,
+        seed=seed,
     )
-
-
-def planned_ablation_study(
-    lm: Model,
-    task: Task,
-    *,
-    units: str | Sequence[str] | Units | Scores | Agreement,
-    ablations: Sequence[str] = ("zero", "mean"),
-    together: bool = True,
-    new_tokens: int = 1,
-    top: int = 6,
-    reference: Task | None = None,
-) -> float:
-    """Token-layers that `ablation_study` will take with these arguments.
-
-    >>> planned_ablation_study(lm, task, units=["a20.h0"]) / (sum(task.lengths) * lm.layers)
-    """
-    return _Work.of(lm, task, units, ablations, together, top, new_tokens, reference, 0).planned()
-
-
-@dataclass(eq=False)
-class _Work:
-    """One call: what is asked, and the numbers so far, `values` [conditions, prompts, metric and tokens]."""
-
-    lm: Model
-    task: Task
-    tables: tuple[Units, ...]
-    ablations: tuple[str, ...]
-    conditions: tuple[Condition, ...]
-    new_tokens: int
-    reference: Task
-    seed: int
-    values: Tensor = field(init=False)
-
-    @classmethod
-    def of(
-        cls, lm: Model, task: Task, units: str | Sequence[str] | Units | Scores | Agreement, ablations: Sequence[str],
-        together: bool, top: int, new_tokens: int, reference: Task | None, seed: int,
-    ) -> _Work:  # fmt: skip
-        """Check what is asked."""
-        tables, wanted = chosen(lm, units, top), require_ablations(ablations)
-        names = [name for table in tables for name in table.names]
-        source = task[:REFERENCE] if reference is None else reference
-        return cls(lm, task, tables, wanted, conditions(names, wanted, together), new_tokens, source, seed)
-
-    @property
-    def columns(self) -> tuple[int, int]:
-        """Conditions, and numbers of each: the metric and the tokens."""
-        return len(self.conditions), 1 + self.new_tokens
-
-    def planned(self) -> float:
-        """Token-layers of the whole call."""
-        return planned_tokens(
-            self.lm, self.task, self.tables, self.conditions, self.passes(), self.new_tokens, self.reference
-        )
-
-    def passes(self) -> list[tuple[tuple[str, ...], list[tuple[int, tuple[int, ...]]]]]:
-        """Ablations that share clean runs, with their buckets: constants and donors; the paired prompts."""
-        paired = tuple(name for name in self.ablations if name == "counterfactual")
-        whole = tuple(name for name in self.ablations if name not in paired)
-        kept = sum(site_width(self.lm.decoder, table.place) + self.lm.width for table in self.tables)
-        most = examples_per_batch(self.lm, self.task, kept)
-        share = self.new_tokens == 1
-        found = []
-        for names in (whole, paired):
-            if names:
-                together = share and names == paired
-                found.append((names, buckets(self.lm.decoder, self.task.clean, self.task.corrupted, together, most)))
-        return found
-
-    def compute(self, began: float, out: str | Path | None, show_progress: bool) -> Cost:
-        """Fill `values`."""
-        lm, task, count = self.lm, self.task, self.columns
-        checkpoint = None if out is None else self._checkpoint(out)
-        shape = (len(task), count[0] * count[1])
-        flat = checkpoint.values if checkpoint else torch.full(shape, float("nan"), dtype=lm.score_dtype)
-        flags = checkpoint.done if checkpoint else torch.zeros(shape, dtype=torch.bool)
-        values, done = flat.view(len(task), *count), flags.view(len(task), *count)
-        self.values = values.transpose(0, 1)
-        cost = checkpoint.cost if checkpoint else Cost()  # what an interrupted run spent counts, too
-        cost.full = sum(task.lengths) * lm.layers
-        before, total = cost.seconds, self.planned()
-        finished = float(done.double().mean()) * total
-        label = f"ablation study of {len(task):,} prompts, {count[0] - 1} ablations"
-        with borrowed(lm.decoder), torch.no_grad(), progress(label, total, show_progress, finished) as tick:
-            seen = cost.token_layers
-
-            def advance() -> None:
-                nonlocal seen
-                tick(cost.token_layers - seen)
-                seen, cost.seconds = cost.token_layers, before + time.monotonic() - began
-
-            if checkpoint:
-                measured = measure(lm, task[:_COMPARED])
-                checkpoint.require_behaviour(lm, measured.clean, measured.corrupted)
-            try:
-                if not done.all():
-                    self._validate(cost)
-                for names, groups in self.passes():
-                    if done[:, [i for i, one in enumerate(self.conditions) if one.ablation in names]].all():
-                        continue
-                    ablated = [
-                        Ablated.of(lm, task, self.tables, name, self.reference, self.seed, cost) for name in names
-                    ]
-                    advance()
-
-                    def run(start: int, examples: tuple[int, ...], ablated: list[Ablated] = ablated) -> None:
-                        for condition, local, metric, tokens in self._bucket(ablated, start, examples, done, cost):
-                            rows = torch.tensor(examples)[local.cpu()]
-                            values[rows, condition, 0] = metric.to("cpu", values.dtype)
-                            values[rows, condition, 1:] = tokens.cpu().to(values.dtype).reshape(len(rows), -1)
-                            done[rows, condition] = True
-                            advance()
-                            if checkpoint:
-                                checkpoint.keep()
-
-                    halving(groups, run)
-            finally:
-                cost.seconds = before + time.monotonic() - began
-                if checkpoint:
-                    checkpoint.keep(force=True)
-        return cost
-
-    def _bucket(
-        self, ablated: list[Ablated], start: int, examples: tuple[int, ...], done: Tensor, cost: Cost
-    ) -> Iterator[Piece]:
-        """What is not done yet of a bucket."""
-        own = {one.ablation for one in ablated} | {UNABLATED.ablation}
-        todo = ~done[list(examples), :, 0].T
-        todo &= torch.tensor([condition.ablation in own for condition in self.conditions])[:, None]
-        if not todo.any():
-            return
-        tape = recorded(self.lm, self.task, ablated, start, examples, cost)
-        if self.new_tokens == 1:
-            yield from first_tokens(self.lm, self.task, ablated, self.conditions, tape, todo, cost)
-        else:
-            yield from self._generated(ablated, tape, todo, cost)
-
-    def _generated(self, ablated: list[Ablated], tape: Tape, todo: Tensor, cost: Cost) -> Iterator[Piece]:
-        """Continuations of a bucket's prompts under every condition that is not done."""
-        read = readout(self.lm, self.task, tape)
-        everyone = torch.arange(len(tape.examples), device=self.lm.device)
-        for i, condition in enumerate(self.conditions):
-            if todo[i].any():
-                by = [one for one in ablated if one.ablation == condition.ablation]
-                parts = [part for one in by for part in one.parts(tape, condition.units, everyone)]
-                with memory_errors(f"Generating with {len(everyone)} prompts"):
-                    tokens, logits = greedy(self.lm, tape.tokens[0], parts, self.new_tokens, cost)
-                yield i, everyone, read.of_logits(logits, everyone), tokens
-
-    def _validate(self, cost: Cost) -> None:
-        """On the first pair: units write what the weights say, and the unpatched run is the bare model's."""
-        lm, first = self.lm, (0,)
-        sites = {site for table in self.tables for site in sites_for(table.place)}
-        places = [table.place for table in self.tables]
-        bucket = Bucket.record(lm, self.task, 0, first, cost, sites=sites, places=places)
-        with attention_function(lm.decoder, SUFFIX):
-            bucket.unpatched(bucket.tape.clean)
-
-    def _checkpoint(self, folder: str | Path) -> Checkpoint:
-        header = {
-            "version": __version__,
-            "model": self.lm.identity,
-            "task": self.task.digest(),
-            "reference": self.reference.digest(),
-            "conditions": [[*condition.units, condition.ablation] for condition in self.conditions],
-            "seed": self.seed,
-            "new tokens": self.new_tokens,
-        }
-        count = self.columns
-        return Checkpoint.open(folder, "ablation", header, (len(self.task), count[0] * count[1]), self.lm.score_dtype)
+    return work.run(show_progress, out)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from veracausa.behaviour.study import ablation_study, planned_ablation_study
+from veracausa.behaviour.study import ablation_study
 from veracausa.causes.curves.responses import planned_responses, responses
 from veracausa.causes.curves.surface import surface
 from veracausa.causes.disagree import disagreement, planned_disagreement
@@ -134,7 +134,7 @@ class FurtherWork:
     def _answers(self) -> list[Stage]:
         # Ten thousand prompts take a while to make: counted on some of them.
         some, units = self._many(PLANNED), self._typical(self.level.explained)
-        work = planned_ablation_study(self.lm, some, units=units, ablations=self.level.ablations)
+        work = ablation_study.work(self.lm, some, units=units, ablations=self.level.ablations).tokens()
         count = max(self.level.prompts, len(self.task)) if self._generated() else len(self.task)
         what = f"ablation of {len(units)} heads, {count:,} prompts"
         return [self._stage(what, "exact", work * count / len(some), self._ablate, len(set(some.lengths)))]
