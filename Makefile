@@ -7,7 +7,7 @@ PYTHON ?= python3
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet --upgrade pip
 	.venv/bin/pip install --quiet torch==2.13.0
-	.venv/bin/pip install --quiet --constraint constraints.txt --editable '.[test]'
+	.venv/bin/pip install --quiet --constraint constraints.txt --editable '.[all,test]'
 	touch .venv/ready
 
 # The comparison study on a small real model: prints the path of the page.

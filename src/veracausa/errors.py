@@ -69,6 +69,10 @@ class UnitError(VeracausaError):
     """A name of a part of the model does not exist in this model."""
 
 
+class ExtraError(VeracausaError):
+    """A library is missing that a plain install leaves out; the message names the extra that brings it."""
+
+
 class ContractError(VeracausaError):
     """A contract failed on this very model: its numbers here cannot be trusted."""
 

@@ -1,9 +1,9 @@
-import builtins
 import json
+import sys
 
 import pytest
 
-from veracausa.errors import AnswerError, FileError, PromptError, TaskError
+from veracausa.errors import AnswerError, ExtraError, FileError, PromptError, TaskError
 from veracausa.tasks import from_file
 
 ROWS = [
@@ -150,13 +150,7 @@ def test_bad_files(tmp_path, words):
 
 
 def test_parquet_without_pyarrow_says_how_to_install_it(tmp_path, words, monkeypatch):
-    path, real_import = as_parquet(tmp_path), builtins.__import__
-
-    def without(name, *args):
-        if name.startswith("pyarrow"):
-            raise ImportError(name)
-        return real_import(name, *args)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(FileError, match=r'needs pyarrow, which is not installed: pip install "veracausa\[hub\]"'):
+    path = as_parquet(tmp_path)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ExtraError, match=r"needs what .* \(pyarrow\): pip install 'veracausa\[parquet\]'"):
         from_file(words, path)

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import average_precision_score
 
 from veracausa.behaviour.foretold import Against, Forecast
 from veracausa.errors import MethodError
 from veracausa.scores.agreement import label
 from veracausa.scores.scores import METRIC
+from veracausa.statistics.ranking import average_precision
 
 if TYPE_CHECKING:
     from veracausa.behaviour.results import AblationStudy
@@ -107,5 +107,5 @@ def _forecast(
         hits=hits,
         precision=hits / picked.sum() if picked.any() else float("nan"),
         recall=hits / changed.sum() if changed.any() else float("nan"),
-        average_precision=float(average_precision_score(changed, size)) if changed.any() else float("nan"),
+        average_precision=average_precision(changed, size) if changed.any() else float("nan"),
     )

@@ -21,6 +21,7 @@ from veracausa.doors import through
 from veracausa.engine.circuit_forward import kept_by
 from veracausa.engine.identity import difference
 from veracausa.errors import CircuitError
+from veracausa.extras import require_extra
 from veracausa.scores.scores import NOT_VERIFIED
 from veracausa.storage.files import write_json
 from veracausa.units.edges import Edges
@@ -280,8 +281,12 @@ def _short(value: Any) -> bool:
 def graph_of(circuit: Circuit) -> nx.MultiDiGraph:
     """A circuit as a networkx graph; see the module.
 
+    Raises:
+        ExtraError: networkx is not installed.
+
     >>> nx.shortest_path(graph_of(circuit), "input", "logits")
     """
+    require_extra("graphs")
     import networkx as nx
 
     graph, edges = circuit.graph, circuit.edges

@@ -80,11 +80,13 @@ def study(
 ) -> None:
     """Exact effects against gradient estimates: where they disagree and why, as one offline page."""
     from veracausa.errors import MethodError
+    from veracausa.extras import require_extra
     from veracausa.studies.levels import LEVELS
     from veracausa.studies.study import study as run
 
     if quick and full:
         raise MethodError("--quick and --full are two sizes of a study; give one of them.")
+    require_extra("charts")
     require_task(task, metric)
     require_folder(out)
     level = LEVELS["quick" if quick else "full" if full else "default"]
@@ -118,10 +120,12 @@ def compare(
     """Which method to take: all estimates against exact effects, with cost and stability, as a table and a page."""
     import pandas as pd
 
+    from veracausa.extras import require_extra
     from veracausa.studies.compare import compare as run
     from veracausa.studies.compare import require_compared, table
 
     kinds, chosen = units.split(","), "all" if methods == "all" else methods.split(",")
+    require_extra("charts")
     require_compared(kinds, chosen, budget)
     require_task(task, metric)
     require_folder(out)

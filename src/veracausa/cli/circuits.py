@@ -58,7 +58,9 @@ def discover(
     """Find the circuit of a behaviour on half of the pairs, verify its scores, evaluate it on the other half."""
     from veracausa.circuits.quality.curve import SIZES, require_sizes
     from veracausa.discovery.discover import discover as run
+    from veracausa.extras import require_extra
 
+    require_extra("charts")
     shares = _shares(sizes) or list(SIZES)
     require_sizes(shares)
     require_edge_method(method)
@@ -101,8 +103,10 @@ def evaluate(
     from veracausa.discovery.files import load_discovery
     from veracausa.discovery.other_tasks import evaluate as run
     from veracausa.errors import TaskError
+    from veracausa.extras import require_extra
     from veracausa.tasks import BUILTIN
 
+    require_extra("charts")
     shares = _shares(sizes)
     if shares is not None:
         require_sizes(shares)

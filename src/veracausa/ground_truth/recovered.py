@@ -23,6 +23,7 @@ from veracausa.circuits.wiring import nodes_of
 from veracausa.errors import MethodError, UnitError
 from veracausa.ground_truth.known import Known
 from veracausa.scores.scores import Scores
+from veracausa.statistics.ranking import auroc, average_precision
 from veracausa.units.edges import Edges
 
 #: What a ranking goes by.
@@ -105,7 +106,7 @@ def recovery(
     taken = np.zeros(len(names), dtype=bool)
     taken[order[values[order] > 0]] = True
     hits, many = int((taken & true).sum()), int(taken.sum())
-    auroc, average = (None, None) if isinstance(found, Circuit) else _ranked(true, values)
+    ranked = not isinstance(found, Circuit)
     return Recovery(
         units=kind,
         true=int(true.sum()),
@@ -114,17 +115,11 @@ def recovery(
         precision=hits / many if many else 0.0,
         recall=hits / int(true.sum()),
         f1=2 * hits / (many + int(true.sum())),
-        auroc=auroc,
-        average_precision=average,
+        auroc=auroc(true, values) if ranked else None,
+        average_precision=average_precision(true, values) if ranked else None,
         missed=tuple(names[true & ~taken].tolist()),
         wrong=tuple(names[taken & ~true].tolist()),
     )
-
-
-def _ranked(true: np.ndarray, values: np.ndarray) -> tuple[float, float]:
-    from sklearn.metrics import average_precision_score, roc_auc_score
-
-    return float(roc_auc_score(true, values)), float(average_precision_score(true, values))
 
 
 def _of_scores(scores: Scores, by: str, nodes: bool) -> tuple[np.ndarray, np.ndarray, str]:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from veracausa.errors import ArchitectureError, FileError
+from veracausa.extras import require_extra
 from veracausa.loading.checkpoint import require_all_of_gguf, require_all_taken
 from veracausa.storage.digests import weights_digest
 from veracausa.terminal import printable, say
@@ -130,12 +131,14 @@ def converted(
     Raises:
         FileError: the GGUF file is damaged, or the cache folder cannot be written.
         ArchitectureError: transformers cannot read this kind of GGUF model.
+        ExtraError: it is not in the cache yet, and what reads GGUF is not installed.
     """
     models = root / "models"
     final = models / key
     manifest = read_manifest(final)
     if manifest is not None:
         return final, manifest
+    require_extra("gguf")
     try:
         models.mkdir(parents=True, exist_ok=True)
         with _status(announce), _locked(models / f".{key}.lock") as alone:

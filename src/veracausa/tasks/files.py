@@ -10,6 +10,7 @@ from typing import Any
 
 from veracausa.arguments import kind_and_value
 from veracausa.errors import FileError, TaskError
+from veracausa.extras import require_extra
 from veracausa.storage.files import at
 from veracausa.tasks.chat import is_chat
 from veracausa.tasks.custom import from_pairs
@@ -156,13 +157,10 @@ def _jsonl(path: Path, required: tuple[str, ...]) -> Iterator[Row]:
 
 
 def _parquet(path: Path, required: tuple[str, ...]) -> Iterator[Row]:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as parquet
-    except ImportError:
-        raise FileError(
-            f'{path}: reading Parquet needs pyarrow, which is not installed: pip install "veracausa[hub]"'
-        ) from None
+    require_extra("parquet")
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
     try:
         table = parquet.read_table(path)
     except (pa.ArrowException, OSError) as error:

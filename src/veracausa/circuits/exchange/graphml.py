@@ -24,6 +24,7 @@ from veracausa.circuits.circuit import Circuit, graph_of, pack_circuit
 from veracausa.circuits.exchange.files import unpack_circuit
 from veracausa.circuits.wiring import parse_names
 from veracausa.errors import FileError, VeracausaError
+from veracausa.extras import require_extra
 from veracausa.storage.files import at, csv_text, json_seal, require_seal, write_text
 from veracausa.storage.schema import number, reading, record, text
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 def write_graphml(circuit: Circuit, path: str | Path) -> Path:
     """Write a circuit as GraphML, whole or not at all."""
+    require_extra("graphs")
     import networkx as nx
 
     made = graph_of(circuit)
@@ -51,8 +53,10 @@ def read_graphml(path: str | Path) -> Circuit:
     """Read a circuit that `write_graphml` wrote.
 
     Raises:
+        ExtraError: networkx is not installed.
         FileError: no such file, damaged, cut short, or GraphML of another program.
     """
+    require_extra("graphs")
     import networkx as nx
 
     path = at(path)
@@ -83,6 +87,7 @@ def read_csv(path: str | Path, lm: Model) -> Circuit:
     """The circuit of the edges named in a CSV file, as one of this model.
 
     Raises:
+        ExtraError: networkx is not installed.
         FileError: no such file, no column `name`, an edge that this model has not, an importance that is no number.
     """
     import pandas as pd

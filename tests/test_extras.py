@@ -1,0 +1,121 @@
+"""A plain install answers the first questions; what needs more says which extra brings it, before it starts."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from veracausa.circuits.exchange.graphml import read_graphml
+from veracausa.errors import ExtraError
+from veracausa.extras import EXTRAS, require_extra
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+#: Package → the name under which it is imported, where these differ.
+IMPORTED = {"vl-convert-python": "vl_convert"}
+ABSENT = sorted(module for modules, _ in EXTRAS.values() for module in modules)
+
+
+def modules_of(requirements):
+    names = [requirement.split(">=")[0].split("==")[0] for requirement in requirements]
+    return {IMPORTED.get(name, name) for name in names}
+
+
+def without_extras(code: str, tmp_path: Path) -> str:
+    """What a program prints where torch and transformers have brought what they need, and no extra is installed."""
+    absent = ("accelerate", "altair", "gguf", "pyarrow", "sklearn", "vl_convert")
+    hidden = f"import sys\nfor name in {absent}: sys.modules[name] = None\nimport veracausa as vc\n"
+    done = subprocess.run(
+        [sys.executable, "-c", hidden + code], capture_output=True, text=True, timeout=300, cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_an_extra_brings_the_modules_that_it_says(extra):
+    assert modules_of(PROJECT["optional-dependencies"][extra]) == set(EXTRAS[extra][0])
+    require_extra(extra)  # the tests' own environment has them all
+    assert extra in PROJECT["optional-dependencies"]["all"][0].removeprefix("veracausa[").removesuffix("]").split(",")
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_a_missing_one_is_said_with_the_line_that_installs_it(extra, monkeypatch):
+    first = EXTRAS[extra][0][0]
+    monkeypatch.setattr("veracausa.extras.find_spec", lambda name: None if name == first else importlib.util.find_spec)
+    with pytest.raises(ExtraError, match=rf"\({first}\): pip install 'veracausa\[{extra}\]'$"):
+        require_extra(extra)
+
+
+def test_nothing_required_belongs_to_an_extra():
+    assert not modules_of(PROJECT["dependencies"]) & set(ABSENT)
+
+
+MODEL = """
+import tiny_models, word_tokenizer
+words = word_tokenizer.word_tokenizer(["one", "two", "three", "four"])
+lm = vc.load(tiny_models.make("llama", seed=1), tokenizer=words)
+task = vc.task(lm, clean=["one two three"], corrupted=["one four three"], correct=[" two"], incorrect=[" four"])
+"""
+
+
+def test_the_first_questions_need_no_extra(tmp_path):
+    code = """
+exact = vc.exact(lm, task, units="heads", show_progress=False)
+exact.save("exact.safetensors")
+atp = vc.attribute(lm, task, units="heads", show_progress=False)
+print(len(exact.top(3)), vc.agreement(atp, vc.open("exact.safetensors")).method)
+receipt = vc.verify(lm, task, atp, top=1, sample=1, show_progress=False)
+edges = vc.attribute(lm, task, units="edges", method="eap-ig", show_progress=False)
+print(vc.faithfulness(lm, task, vc.select(edges, n=9), show_progress=False).edges <= 9)
+"""
+    assert without_extras(MODEL + code, tmp_path).split() == ["3", "atp", "True"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "call"),
+    [
+        ("charts", "vc.exact(lm, task, show_progress=False).chart()"),
+        ("gguf", "vc.load('smollm2-135m', cache_dir='empty')"),
+        ("parquet", "vc.tasks.from_file(lm, 'pairs.parquet')"),
+    ],
+)
+def test_what_needs_an_extra_says_so(extra, call, tmp_path):
+    (tmp_path / "pairs.parquet").write_bytes(b"PAR1")
+    code = f"""
+try:
+    {call}
+except vc.errors.ExtraError as error:
+    print(error)
+"""
+    assert without_extras(MODEL + code, tmp_path).strip().endswith(f"pip install 'veracausa[{extra}]'")
+    assert not list(tmp_path.rglob("*.gguf"))  # nothing was fetched
+
+
+@pytest.mark.parametrize("command", ["study", "compare", "discover", "evaluate"])
+def test_a_command_that_ends_with_a_page_asks_for_charts_first(command, tmp_path):
+    code = f"""
+sys.argv = ["veracausa", "{command}", "ioi", "--model", "no-such-model"]
+sys.stderr = sys.stdout
+from veracausa.cli.app import main
+try:
+    main()
+except SystemExit as stopped:
+    print(stopped.code)
+"""
+    said, stopped = without_extras(code, tmp_path).splitlines()
+    assert said.startswith("ExtraError: ") and said.endswith("pip install 'veracausa[charts]'") and stopped == "2"
+
+
+def test_graphs_need_an_extra(monkeypatch):
+    monkeypatch.setattr("veracausa.extras.find_spec", lambda name: None)
+    with pytest.raises(ExtraError, match=r"GraphML files needs .*pip install 'veracausa\[graphs\]'"):
+        read_graphml("circuit.graphml")
