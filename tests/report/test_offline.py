@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from importlib.resources import files
 
 import altair as alt
 import pytest
 
 import veracausa as vc
 from veracausa.report.offline import Offline
+from veracausa.report.pages.library import licences
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +43,30 @@ def test_saved_as_html_nothing_is_fetched(charts, tmp_path, name):
     html = (tmp_path / "chart.html").read_text()
     assert fetched(html) == [] and len(html) > 500_000
     assert fetched(alt.Chart().mark_bar().to_html()) != []  # so would altair's own
+
+
+def require_licences(html: str) -> None:
+    """The notice is there, whole, in a script, and before the code that it is about."""
+    notice, code = html.index("/*!\nThe libraries that draw the charts"), html.index("window.vegaEmbed=")
+    assert html.rindex("<script", 0, notice) >= 0 and notice < code
+    assert (files("veracausa.report") / "assets" / "licences.txt").read_text(encoding="utf-8") in html
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_licences_stand_ahead_of_the_libraries_code(charts, tmp_path, name):
+    chart = charts[name]
+    chart.save(tmp_path / "chart.html")
+    with (tmp_path / "file.html").open("w", encoding="utf-8") as file:
+        chart.save(file, format="html")
+    saved = [(tmp_path / place).read_text(encoding="utf-8") for place in ("chart.html", "file.html")]
+    for html in (*saved, chart.to_html(), chart._repr_html_()):
+        require_licences(html)
+    assert "Copyright" not in chart.to_html(inline=False)  # the code is not in there either
+
+
+@pytest.mark.parametrize("library", ["Vega", "Mike Bostock", "University of Washington Interactive Data Lab", "Mapbox"])
+def test_licences_name_who_holds_the_rights(library):
+    assert library in licences() and "*/" not in licences()[:-3]
 
 
 @pytest.mark.parametrize("name", ["heads", "beside"])

@@ -20,7 +20,8 @@ from veracausa.report.charts.circuits import circuit_figure
 from veracausa.report.charts.faithfulness import curves_figure
 from veracausa.report.charts.figures import png, spec_of
 from veracausa.report.charts.theme import LIGHT
-from veracausa.report.pages.frame import embed, library
+from veracausa.report.pages.frame import embed
+from veracausa.report.pages.library import library
 
 FAMILIES = ("gpt2", "llama", "gpt_neox")
 

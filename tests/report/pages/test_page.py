@@ -15,6 +15,7 @@ import pytest
 import veracausa as vc
 from veracausa.report.pages import page as page_module
 from veracausa.report.pages.frame import embed
+from veracausa.report.pages.library import licences
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,11 @@ def test_page_is_one_offline_file(html):
     assert html.count("vegaEmbed=") == 1
     assert "default-src 'none'" in html
     assert len(html) < 6_000_000
+
+
+def test_licences_of_the_libraries_are_in_the_page(html):
+    assert html.count(licences().strip()) == 1 and "licences stand in the source of this page" in html
+    assert html.index(licences()) < html.index("window.vegaEmbed=")
 
 
 def test_hostile_texts_are_escaped(html):

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from importlib.resources import files
 from typing import Any
 
-import vl_convert
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from veracausa.report.charts.figures import Figure, vegalite_version
+from veracausa.report.charts.figures import Figure
 from veracausa.report.charts.theme import DARK, FONT, LIGHT
+from veracausa.report.pages.library import asset, library
 from veracausa.report.readable import readable
 from veracausa.report.tables import Table
 from veracausa.words import plain, signed, whole
@@ -28,7 +27,7 @@ def framed(template: str, figures: Sequence[Figure], tables: Sequence[Table], *,
     versions of what the page is about.
     """
     environment = Environment(
-        loader=FunctionLoader(_asset), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        loader=FunctionLoader(asset), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         finalize=_shown,
     )  # fmt: skip
     environment.filters |= {"signed": signed, "plain": plain, "whole": whole}
@@ -53,8 +52,8 @@ def framed(template: str, figures: Sequence[Figure], tables: Sequence[Table], *,
         shown=shown,
         light=_variables(LIGHT),
         dark=_variables(DARK),
-        style=Markup(_asset("page.css")),
-        script=Markup(_asset("page.js")),
+        style=Markup(asset("page.css")),
+        script=Markup(asset("page.js")),
         vega=Markup(library()),
         data=Markup(embed(data)),
     )
@@ -79,13 +78,3 @@ def _variables(theme: Any) -> Markup:
         f"--ink:{theme.ink};--muted:{theme.muted};--line:{theme.line};--surface:{theme.surface};"
         f"--accent:{theme.category[0]};--scale:linear-gradient(to right, {gradient});--font:{FONT}"
     )
-
-
-def library() -> str:
-    """The libraries that draw charts, as one script that may stand inside a <script> element."""
-    code: str = vl_convert.javascript_bundle(vl_version=vegalite_version())  # type: ignore[call-arg]
-    return code.replace("</script", "<\\/script").replace("<!--", "<\\!--")
-
-
-def _asset(name: str) -> str:
-    return (files("veracausa.report") / "assets" / name).read_text(encoding="utf-8")
