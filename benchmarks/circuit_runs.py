@@ -56,9 +56,10 @@ def ratios(lm: Model, task: Task) -> list[list[object]]:
     with borrowed(lm.decoder), torch.no_grad():
         bare = processor_seconds(lambda: [lm.hf(ids, logits_to_keep=1) for ids in batches])
         for share_prefix in (False, True):
-            tapes, _ = record_all(lm, task, Cost(), share_prefix)
+            buckets, _ = record_all(lm, task, Cost(), share_prefix)
             runs = [
-                (CircuitForward(lm.decoder, tape, OtherRun(lm.decoder, tape), Cost()), read) for tape, read in tapes
+                (CircuitForward(lm.decoder, one.tape, OtherRun(lm.decoder, one.tape), Cost()), one.read)
+                for one in buckets
             ]
             for row, mask in zip(rows, masks.values(), strict=True):
                 wiring = wiring_of(lm.decoder, mask)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from veracausa.engine.attention import SUFFIX
 from veracausa.engine.bucket import Bucket
 from veracausa.engine.budget import examples_per_batch, rows_per_chunk
 from veracausa.engine.guard import attention_function
-from veracausa.engine.memory import halving, shrinking
+from veracausa.engine.memory import chunks, halving
 from veracausa.engine.patches import Place, activation, sites_for
 from veracausa.engine.readout import Readout
 from veracausa.engine.suffix import sweep
@@ -83,6 +83,33 @@ def schedule(sizes: Sequence[int], learning: Learning) -> list[tuple[int, slice]
     return steps
 
 
+def descend(
+    start: Tensor,
+    size: Tensor,
+    learning: Learning,
+    sizes: Sequence[int],
+    slope: Callable[[Tensor, int, slice], Tensor],
+) -> Tensor:
+    """Constants after Adam from `start`, whose steps are in units of `size`.
+
+    `sizes`: pairs of each group; `slope(constants, group, which)`: the gradient of the mean loss over these pairs.
+    """
+    moved = torch.zeros_like(start, requires_grad=True)
+    optimiser = torch.optim.Adam([moved], lr=learning.rate)
+    falling = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, learning.steps)
+    for group, which in schedule(sizes, learning):
+        moved.grad = size * slope((start + size * moved).detach(), group, which)
+        optimiser.step()
+        falling.step()
+    return (start + size * moved).detach()
+
+
+def require_finite(loss: Tensor) -> None:
+    """Raise NumericsError where a loss of constants is no number any more."""
+    if not torch.isfinite(loss).all():
+        raise NumericsError("The loss of optimal constants became NaN or infinite: lower the rate.")
+
+
 @dataclass(frozen=True, eq=False)
 class Descent:
     """Units of a table at constants: losses and descent. The model is borrowed, without gradients.
@@ -143,21 +170,18 @@ class Descent:
 
     def learn(self, learning: Learning, units: np.ndarray, tick: Tick) -> Float[Tensor, "layers site"]:
         """Constants after descent; those of other units stay as they were."""
-        moved = torch.zeros_like(self.start, requires_grad=True)
-        optimiser = torch.optim.Adam([moved], lr=learning.rate)
-        falling = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, learning.steps)
-        for group, which in schedule([len(part.tape.examples) for part in self.parts], learning):
-            examples = range(which.start, which.stop)
-            sites = (self.start + self.size * moved.detach()).requires_grad_()
+        sizes = [len(part.tape.examples) for part in self.parts]
+
+        def slope(constants: Tensor, group: int, which: slice) -> Tensor:
+            sites, examples = constants.requires_grad_(), range(which.start, which.stop)
+            total = torch.zeros_like(constants)
             with torch.enable_grad():
                 for _, loss in self._run(self.parts[group], sites, units, examples, True, tick):
-                    if not torch.isfinite(loss).all():
-                        raise NumericsError("The loss of optimal constants became NaN or infinite: lower the rate.")
-                    (loss.sum() / len(examples)).backward()
-            moved.grad = None if sites.grad is None else self.size * sites.grad
-            optimiser.step()
-            falling.step()
-        return (self.start + self.size * moved).detach()
+                    require_finite(loss)
+                    total += torch.autograd.grad(loss.sum() / len(examples), sites)[0]
+            return total
+
+        return descend(self.start, self.size, learning, sizes, slope)
 
     def merged(self, found: Tensor, units: np.ndarray) -> Float[Tensor, "layers site"]:
         """The found constants of these units, the means of all others."""
@@ -177,17 +201,14 @@ class Descent:
         waiting = np.stack(np.meshgrid(np.array(examples), order, indexing="ij"), -1).transpose(1, 0, 2).reshape(-1, 2)
         length = part.tape.length
         size = rows_per_chunk(self.lm, length, length, backward)
+
+        def run(rows: np.ndarray) -> Tensor:
+            joins = work.joins(part.tape, part.tape.clean, rows, 0)
+            last = sweep(self.lm.decoder, part.tape, part.tape.clean, joins, start=0, backward=backward, cost=work.cost)
+            return -part.read(last, torch.as_tensor(rows[:, 0], device=last.device))
+
         with attention_function(self.lm.decoder, SUFFIX):
-            while len(waiting):
-
-                def attempt(most: int, rows: np.ndarray = waiting) -> Tensor:
-                    joins = work.joins(part.tape, part.tape.clean, rows[:most], 0)
-                    last = sweep(self.lm.decoder, part.tape, part.tape.clean, joins, start=0, backward=backward,
-                                 cost=work.cost)  # fmt: skip
-                    return -part.read(last, torch.as_tensor(rows[:most, 0], device=last.device))
-
-                loss, size = shrinking(size, attempt, f"{length} tokens")
-                rows, waiting = waiting[: len(loss)], waiting[len(loss) :]
+            for rows, loss in chunks(waiting, size, run, f"{length} tokens"):
                 tick(float(work.depth[rows[:, 1]].sum()) * length * (1 + backward))
                 yield rows, loss
 

@@ -60,6 +60,16 @@ class Session:
     _count: Tick = lambda amount: None
     _counted: int = 0
 
+    def hold(self, measured: Measurement) -> None:
+        """Take M of both bare runs from what was recorded, and compare it with what kept pieces were made with.
+
+        Raises:
+            FileError: the model behaves otherwise than when they were made.
+        """
+        self.measured = measured
+        if self.pieces is not None:
+            self.pieces.require_behaviour(self.lm, measured.clean, measured.corrupted)
+
     def put(self, at: Any, values: Tensor) -> None:
         """Write down finished numbers; `at` indexes [examples, units]."""
         self.values[at] = values.to(self.values)
@@ -111,13 +121,20 @@ class Session:
         """Call `run(start, examples)` for every bucket that is not done, in halves where it does not fit."""
         halving([(start, examples) for start, examples in groups if not self.done[list(examples)].all()], run)
 
+    @contextmanager
+    def ticking(self, label: str, total: float, done: float = 0.0) -> Iterator[None]:
+        """A progress bar for work that is not done bucket by bucket; `tick` moves it."""
+        with progress(label, total, self.show, done) as self.tick:
+            yield
+
 
 @contextmanager
 def session(
     lm: Model,
     task: Task,
-    shape: tuple[int, int],
+    shape: tuple[int, int] = (0, 0),
     *,
+    dtype: torch.dtype | None = None,
     out: str | Path | None = None,
     name: str = "",
     asked: Mapping[str, Any] | None = None,
@@ -125,31 +142,32 @@ def session(
     compared: int = 0,
     show: bool = True,
 ) -> Iterator[Session]:
-    """Borrow the model for a call whose numbers are `shape`, [examples, units]; see the module.
+    """Borrow the model for a call whose numbers are `shape`, [examples, units], of `dtype` (None: scores'); see above.
 
     `out`: a folder to keep finished pieces in, as `name` and a hash of the model, the task and what is `asked`: all
     that the numbers depend on. `measured`: run the bare model on all pairs first, and compare with what kept pieces
-    were made with; else that is done for the first `compared` pairs, uncounted, and only where there are such pieces.
+    were made with; else that is done for the first `compared` pairs, uncounted, and only where there are such pieces. A
+    call that records all pairs anyway says by `hold` what it saw.
 
     Raises:
         FileError: nothing can be written there, or the model behaves otherwise than when the kept pieces were made.
     """
-    began, origin = time.monotonic(), lm.header()
+    began, origin, dtype = time.monotonic(), lm.header(), dtype or lm.score_dtype
     pieces = None
     if out is not None:
         header = {"version": __version__, "model": origin["identity"], "task": task.digest(), **(asked or {})}
-        pieces = Checkpoint.open(out, name, header, shape, lm.score_dtype)
+        pieces = Checkpoint.open(out, name, header, shape, dtype)
     cost = pieces.cost if pieces else Cost()  # what an interrupted run spent counts, too
     cost.full = sum(task.lengths) * lm.layers
-    values = pieces.values if pieces else torch.full(shape, float("nan"), dtype=lm.score_dtype)
+    values = pieces.values if pieces else torch.full(shape, float("nan"), dtype=dtype)
     done = pieces.done if pieces else torch.zeros(shape, dtype=torch.bool)
     bare = Measurement.blank(len(task), lm.score_dtype)
     call = Session(lm, task, origin, cost, values, done, pieces, show, bare, began=began, before=cost.seconds)
     with borrowed(lm.decoder):
         if measured:
-            call.measured = measure(lm, task, None if cost.forward else cost)
-        some = call.measured if measured else measure(lm, task[:compared]) if pieces and compared else None
-        if pieces and some:
+            call.hold(measure(lm, task, None if cost.forward else cost))
+        elif pieces and compared:
+            some = measure(lm, task[:compared])
             pieces.require_behaviour(lm, some.clean, some.corrupted)
         try:
             yield call

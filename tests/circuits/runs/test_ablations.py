@@ -122,8 +122,8 @@ def test_gradients_of_constants(tiny, task_of, family):
     constants = mean_writes(lm, task, (), Cost())
     with borrowed(lm.decoder), attention_function(lm.decoder, SUFFIX):
         with torch.no_grad():
-            tapes = [tape for tape, _ in record_all(lm, task, Cost(), share_prefix=False)[0]]
-        learner = _Learner(lm, tapes, wiring_of(lm.decoder, some_masks(lm)[1], settled=False), Cost())
+            tapes = [bucket.tape for bucket in record_all(lm, task, Cost(), share_prefix=False)[0]]
+        learner = _Learner(lm, tapes, wiring_of(lm.decoder, some_masks(lm)[1], settled=False), Cost(), lambda _: None)
         leaf = constants.clone().requires_grad_()
         learner.divergence(leaf, tapes[0], slice(0, 2)).sum().backward()
         draw = torch.Generator().manual_seed(0)

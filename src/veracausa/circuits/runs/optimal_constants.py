@@ -23,13 +23,12 @@ from torch import Tensor
 
 from veracausa.circuits.runs.tapes import record_all
 from veracausa.cost import Cost
-from veracausa.effects.optimal_descent import Learning
+from veracausa.effects.optimal_descent import Learning, descend, require_finite
 from veracausa.engine.ablated import Constants
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.circuit_forward import CircuitForward, Wiring, wiring_of
 from veracausa.engine.guard import attention_function
 from veracausa.engine.tape import Tape
-from veracausa.errors import NumericsError
 from veracausa.progress import Tick, progress
 from veracausa.tasks.metrics import divergence
 
@@ -51,14 +50,16 @@ def learned_constants(
 
     The model must be borrowed, without gradients.
     """
-    tapes = [tape for tape, _ in record_all(lm, task, cost, share_prefix=False)[0]]
+    tapes = [bucket.tape for bucket in record_all(lm, task, cost, share_prefix=False)[0]]
+    size = start.square().mean(-1, keepdim=True).sqrt()
+    size = size.clamp_min(0.01 * float(size.max()))
     found, losses = [], []
     shown = progress("learning constants", len(masks) * learning.steps, show_progress)
     with attention_function(lm.decoder, SUFFIX), shown as tick:
         for mask in masks:
-            learner = _Learner(lm, tapes, wiring_of(lm.decoder, mask, settled=False), cost)
+            learner = _Learner(lm, tapes, wiring_of(lm.decoder, mask, settled=False), cost, tick)
             before = learner.loss(start)
-            constants = learner.learn(start, learning, tick)
+            constants = descend(start, size, learning, [len(tape.examples) for tape in tapes], learner.slope)
             after = learner.loss(constants)
             if after > before:  # means do better than what these steps found
                 constants, after = start, before
@@ -75,6 +76,7 @@ class _Learner:
     tapes: list[Tape]
     wiring: Wiring
     cost: Cost
+    tick: Tick
 
     def divergence(self, constants: Tensor, tape: Tape, rows: slice) -> Float[Tensor, " rows"]:
         """KL from the clean run's distribution at the last position."""
@@ -89,25 +91,12 @@ class _Learner:
         found = [self.divergence(constants, tape, slice(0, len(tape.examples))) for tape in self.tapes]
         return float(torch.cat(found).mean())
 
-    def learn(self, start: Tensor, learning: Learning, tick: Tick) -> Tensor:
-        """Adam from `start`; random batches, every one of pairs that share a tape."""
-        size = start.square().mean(-1, keepdim=True).sqrt()
-        size = size.clamp_min(0.01 * float(size.max()))
-        moved = torch.zeros_like(start, requires_grad=True)
-        optimiser = torch.optim.Adam([moved], lr=learning.rate)
-        schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, learning.steps)
-        draw = np.random.default_rng(learning.seed)
-        share = np.array([len(tape.examples) for tape in self.tapes], dtype=float)
+    def slope(self, constants: Tensor, group: int, which: slice) -> Tensor:
+        """Gradient of the mean over some pairs of a tape."""
+        leaf = constants.requires_grad_()
         with torch.enable_grad():
-            for _ in range(learning.steps):
-                tape = self.tapes[int(draw.choice(len(self.tapes), p=share / share.sum()))]
-                first = int(draw.integers(max(1, len(tape.examples) - learning.batch + 1)))
-                loss = self.divergence(start + size * moved, tape, slice(first, first + learning.batch)).mean()
-                if not torch.isfinite(loss):
-                    raise NumericsError("The loss of optimal constants became NaN or infinite: lower the rate.")
-                optimiser.zero_grad()
-                loss.backward()
-                optimiser.step()
-                schedule.step()
-                tick(1)
-        return (start + size * moved).detach()
+            loss = self.divergence(leaf, self.tapes[group], which).mean()
+            require_finite(loss)
+            (found,) = torch.autograd.grad(loss, leaf)
+        self.tick(1)
+        return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -18,7 +19,7 @@ from veracausa.engine.attention import SUFFIX
 from veracausa.engine.budget import rows_per_chunk
 from veracausa.engine.circuit_forward import CircuitForward, Wiring
 from veracausa.engine.guard import attention_function
-from veracausa.engine.memory import shrinking
+from veracausa.engine.memory import chunks
 from veracausa.engine.soft_circuit import SoftCircuit
 from veracausa.tasks.measurement import Measurement
 from veracausa.tasks.metrics import divergence
@@ -73,14 +74,8 @@ class Recorded:
         """
         for group in self.groups if among is None else among:
             size = rows_per_chunk(self.lm, group.positions, group.soft.tape.length, backward)
-            size, at = max(1, size // 4) if backward else size, 0  # a weighted run holds every writer's change
-            while at < len(group):
-
-                def attempt(most: int, at: int = at, group: Group = group) -> tuple[Found, int]:
-                    rows = slice(at, min(at + most, len(group)))
-                    return run(group, rows), rows.stop
-
-                (found, at), size = shrinking(size, attempt, f"{group.positions} tokens")
+            size = max(1, size // 4) if backward else size  # a weighted run holds every writer's change
+            for _, found in chunks(range(len(group)), size, partial(_run, run, group), f"{group.positions} tokens"):
                 yield found
 
     def of(self, group: Group, last: Tensor, rows: slice, loss: str) -> Float[Tensor, " rows"]:
@@ -113,6 +108,10 @@ class Recorded:
         return float(torch.cat(list(parts)).double().mean())
 
 
+def _run(run: Callable[[Group, slice], Found], group: Group, rows: range) -> Found:
+    return run(group, slice(rows.start, rows.stop))
+
+
 def record(lm: Model, task: Task, cost: Cost, most: int | None = None) -> Recorded:
     """Record every bucket of a task, of at most `most` pairs; the whole graph must reproduce the bare clean run.
 
@@ -121,9 +120,10 @@ def record(lm: Model, task: Task, cost: Cost, most: int | None = None) -> Record
     """
     groups: list[Group] = []
     with torch.no_grad():
-        tapes, measured = record_all(lm, task, cost, most=most)
+        buckets, measured = record_all(lm, task, cost, most=most)
     with torch.no_grad(), attention_function(lm.decoder, SUFFIX):
-        for tape, read in tapes:
+        for bucket in buckets:
+            tape, read = bucket.tape, bucket.read
             ablated = OtherRun(lm.decoder, tape)
             soft = SoftCircuit(lm.decoder, tape, ablated, read, cost)
             hard = CircuitForward(lm.decoder, tape, ablated, cost)

@@ -8,30 +8,30 @@ corrupted run where ablation is counterfactual, else the run that consists of wh
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from veracausa.circuits.runs.ablations import ablation_of
+from veracausa.circuits.runs.ablations import Ablation, ablation_of
 from veracausa.circuits.runs.tapes import circuit_buckets, record_bucket
 from veracausa.cost import Cost
 from veracausa.effects.optimal_descent import Learning
 from veracausa.engine.attention import SUFFIX
+from veracausa.engine.bucket import Bucket
 from veracausa.engine.budget import rows_per_chunk
 from veracausa.engine.circuit_forward import CircuitForward, Wiring, all_edges_mask, wiring_of
-from veracausa.engine.guard import attention_function, borrowed, precision_of
-from veracausa.engine.memory import halving, shrinking
+from veracausa.engine.guard import attention_function, precision_of
+from veracausa.engine.memory import chunks
 from veracausa.engine.readout import Readout
-from veracausa.engine.tape import Tape
+from veracausa.engine.session import session
 from veracausa.engine.validate import require_run
 from veracausa.errors import NumericsError
-from veracausa.progress import progress
+from veracausa.progress import Tick
 from veracausa.scores.headers import reference_settings
 from veracausa.scores.scores import task_header
 from veracausa.tasks.measurement import Measurement
@@ -86,43 +86,28 @@ def run_circuits(
         MethodError: an unknown ablation, or nothing to resample from.
         NumericsError, OutOfMemoryError: as for `vc.exact`.
     """
-    began = time.monotonic()
-    cost = Cost(full=sum(task.lengths) * lm.layers)
     every = [*masks, np.zeros_like(all_edges_mask(lm.graph))]  # the last one: no edges
-    with borrowed(lm.decoder), torch.no_grad():
-        how = ablation_of(lm, task, ablation, every, reference, seed, learning, cost, show_progress)
-    wirings = [wiring_of(lm.decoder, mask, how.settled) for mask in every]
-    metric, kl = torch.empty(2, len(every), len(task), dtype=lm.score_dtype)
-    clean = torch.empty(len(task), dtype=lm.score_dtype)
-    groups = circuit_buckets(lm, how.task, share_prefix and how.settled)
-    total = sum(len(members) for _, members in groups) * len(every)
-    with borrowed(lm.decoder), torch.no_grad(), progress(f"{len(masks)} circuits", total, show_progress) as tick:
+    shape, clean = (len(task), 2 * len(every)), torch.empty(len(task), dtype=lm.score_dtype)
+    with session(lm, task, shape, measured=False, show=show_progress) as call, torch.no_grad():
+        how = ablation_of(lm, task, ablation, every, reference, seed, learning, call.cost, show_progress)
+        wirings = [wiring_of(lm.decoder, mask, how.settled) for mask in every]
+        groups = circuit_buckets(lm, how.task, share_prefix and how.settled)
 
         def run(start: int, examples: tuple[int, ...]) -> None:
-            index = torch.tensor(examples)
-            tape, read = record_bucket(lm, how.task, start, examples, cost)
-            clean[index] = read.of_state(tape.clean).to("cpu", lm.score_dtype)
-            lasts = []
-            with attention_function(lm.decoder, SUFFIX):
-                forward = CircuitForward(lm.decoder, tape, how.of(lm, tape, -1), cost)
-                require_whole_is_clean(lm, forward, read)
-                for number, wiring in enumerate(wirings):
-                    forward = CircuitForward(lm.decoder, tape, how.of(lm, tape, number), cost)
-                    lasts.append(_last(lm, forward, wiring))
-                    tick(len(examples))
-            for rows, found, distance in _read(lm, tape, torch.cat(lasts), read):
-                into = rows // len(examples), index[rows % len(examples)]
-                metric[into], kl[into] = (part.to("cpu", lm.score_dtype) for part in (found, distance))
-            if not torch.isfinite(metric[:, index]).all():
+            bucket = record_bucket(lm, how.task, start, examples, call.cost)
+            found = _bucket(bucket, wirings, how, call.tick)
+            if not torch.isfinite(found[:, 0]).all():
                 raise NumericsError(f"NaN or infinity in a circuit's run on {task.name!r}. Run the model in float32.")
+            clean[bucket.index] = bucket.read.of_state(bucket.tape.clean).to(clean)
+            call.put(bucket.index, found.flatten(0, 1).T)
 
-        halving(groups, run)
+        call.each(f"{len(masks)} circuits", sum(len(one) for _, one in groups) * len(every), groups, run)
+        notes = (*how.notes, *precision_of(lm.decoder).notes)
+    metric, kl = (part.T.contiguous() for part in call.values.unflatten(1, (-1, 2)).unbind(-1))
     measured = Measurement(clean, metric[-1])
     measured.require_gap(task, "corrupted" if ablation == "counterfactual" else f"fully ablated ({ablation})")
-    cost.seconds = time.monotonic() - began
-    notes = (*how.notes, *precision_of(lm.decoder).notes)
     settings = outcome_settings(lm, task, ablation, reference, seed, learning)
-    return Outcomes(metric[:-1], kl[:-1], measured, cost, ablation, notes, settings)
+    return Outcomes(metric[:-1], kl[:-1], measured, call.cost, ablation, notes, settings)
 
 
 def outcome_settings(
@@ -139,30 +124,34 @@ def outcome_settings(
     return found | ({"seed": seed} if ablation == "resample" else {})
 
 
-def _last(lm: Model, forward: CircuitForward, wiring: Wiring) -> Float[Tensor, "examples width"]:
+def _bucket(
+    bucket: Bucket, wirings: Sequence[Wiring], how: Ablation, tick: Tick
+) -> Float[Tensor, "circuits metric_and_kl examples"]:
+    """M and KL of every circuit on the pairs of one bucket; the unembedding is read once for many circuits."""
+    lm, tape, read, lasts = bucket.lm, bucket.tape, bucket.read, []
+    with attention_function(lm.decoder, SUFFIX):
+        require_whole_is_clean(lm, CircuitForward(lm.decoder, tape, how.of(lm, tape, -1), bucket.cost), read)
+        for number, wiring in enumerate(wirings):
+            lasts.append(_last(CircuitForward(lm.decoder, tape, how.of(lm, tape, number), bucket.cost), lm, wiring))
+            tick(len(bucket.every))
+    last, clean = torch.cat(lasts), lm.decoder.logits(tape.clean.last).log_softmax(-1)
+    parts = []
+    for rows in torch.arange(len(last), device=lm.device).split(_UNEMBEDDED):
+        example = rows % len(bucket.every)
+        kl = divergence(clean[example], lm.decoder.logits(last[rows]))
+        parts.append(torch.stack([read(last[rows], example), kl]).to("cpu", lm.score_dtype))
+    return torch.cat(parts, 1).unflatten(1, (len(wirings), -1)).movedim(0, 1)
+
+
+def _last(forward: CircuitForward, lm: Model, wiring: Wiring) -> Float[Tensor, "examples width"]:
     """Final residual of all examples of a bucket, as many at a time as fit."""
-    tape = forward.tape
-    count, positions = len(tape.examples), tape.length - tape.start
-    size, at, found = rows_per_chunk(lm, positions, tape.length), 0, []
-    while at < count:
+    positions, length = forward.tape.length - forward.tape.start, forward.tape.length
 
-        def attempt(most: int, at: int = at) -> Tensor:
-            return forward(wiring, slice(at, min(at + most, count)))
+    def run(rows: range) -> Tensor:
+        return forward(wiring, slice(rows.start, rows.stop))
 
-        last, size = shrinking(size, attempt, f"{positions} tokens")
-        found.append(last)
-        at += len(last)
-    return torch.cat(found)
-
-
-def _read(
-    lm: Model, tape: Tape, last: Float[Tensor, "rows width"], read: Readout
-) -> Iterator[tuple[Int[Tensor, " rows"], Float[Tensor, " rows"], Float[Tensor, " rows"]]]:
-    """(rows, M, KL) of final residuals, circuit after circuit; the unembedding is read once for many circuits."""
-    clean = lm.decoder.logits(tape.clean.last).log_softmax(-1)
-    for rows in torch.arange(len(last), device=last.device).split(_UNEMBEDDED):
-        example = rows % len(tape.examples)
-        yield rows.cpu(), read(last[rows], example), divergence(clean[example], lm.decoder.logits(last[rows]))
+    every, size = range(len(forward.tape.examples)), rows_per_chunk(lm, positions, length)
+    return torch.cat([last for _, last in chunks(every, size, run, f"{positions} tokens")])
 
 
 def require_whole_is_clean(lm: Model, forward: CircuitForward, read: Readout) -> None:

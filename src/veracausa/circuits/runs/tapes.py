@@ -10,8 +10,7 @@ from veracausa.engine.bucket import Bucket
 from veracausa.engine.budget import examples_per_batch
 from veracausa.engine.circuit_forward import SITES
 from veracausa.engine.memory import halving
-from veracausa.engine.readout import Readout
-from veracausa.engine.tape import Tape, buckets
+from veracausa.engine.tape import buckets
 from veracausa.engine.validate_edges import require_edges
 from veracausa.tasks.measurement import Measurement
 
@@ -52,24 +51,25 @@ def _joined(
     return found
 
 
-def record_bucket(lm: Model, task: Task, start: int, examples: tuple[int, ...], cost: Cost) -> tuple[Tape, Readout]:
-    """Both runs of a bucket with all that circuits need, checked against the bare model, and its readout."""
+def record_bucket(lm: Model, task: Task, start: int, examples: tuple[int, ...], cost: Cost) -> Bucket:
+    """Both runs of some pairs with all that circuits need, checked against the bare model."""
     bucket = Bucket.record(lm, task, start, examples, cost, sites=SITES)
     require_edges(lm, bucket.tape, circuits=True)
-    return bucket.tape, bucket.read
+    return bucket
 
 
 def record_all(
     lm: Model, task: Task, cost: Cost, share_prefix: bool = True, most: int | None = None
-) -> tuple[list[tuple[Tape, Readout]], Measurement]:
+) -> tuple[list[Bucket], Measurement]:
     """Every bucket of a task (of at most `most` pairs), kept; and M of both bare runs."""
     measured = Measurement.blank(len(task), lm.score_dtype)
-    found: list[tuple[Tape, Readout]] = []
+    found: list[Bucket] = []
 
     def run(start: int, examples: tuple[int, ...]) -> None:
-        tape, read = record_bucket(lm, task, start, examples, cost)
+        bucket = record_bucket(lm, task, start, examples, cost)
+        tape, read = bucket.tape, bucket.read
         measured.put(examples, read.of_state(tape.clean), read.of_state(tape.corrupted))
-        found.append((tape, read))
+        found.append(bucket)
 
     halving(circuit_buckets(lm, task, share_prefix, most), run)
     return found, measured

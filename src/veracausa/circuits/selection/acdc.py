@@ -17,10 +17,9 @@ its own are tried.
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -28,19 +27,16 @@ from jaxtyping import Bool, Int
 
 from veracausa.circuits.circuit import Circuit
 from veracausa.circuits.runs.recorded import Recorded, record
-from veracausa.cost import Cost
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.circuit_forward import Wiring, kept_by, wiring_of
-from veracausa.engine.guard import attention_function, borrowed
+from veracausa.engine.guard import attention_function
+from veracausa.engine.session import session
 from veracausa.errors import MethodError, NumericsError
 from veracausa.estimates.learned.concrete import LOSSES, require_loss
-from veracausa.progress import progress
 from veracausa.scores.scores import task_header
-from veracausa.storage.pieces import Checkpoint
 from veracausa.suggestions import not_known
 from veracausa.units.edges import Edges
 from veracausa.units.resolve import all_edges
-from veracausa.version import __version__
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -89,7 +85,6 @@ def acdc(
     >>> circuit = vc.circuits.acdc(lm, task, tau=0.01)
     >>> vc.faithfulness(lm, held_out, circuit)
     """
-    began = time.monotonic()
     require_loss(loss)
     if order not in ORDERS:
         raise MethodError(not_known("order", order, ORDERS))
@@ -97,37 +92,28 @@ def acdc(
         raise MethodError(f"tau={tau}: the rise of the loss that one edge may cause is a positive number.")
     edges = all_edges(lm) if start is None else start.require_for(lm).edges
     settings = {"tau": tau, "loss": loss, "order": order, "begun": len(edges)}
-    pieces = _pieces(lm, task, edges, settings, out)
-    done = torch.zeros(1, len(edges), dtype=torch.bool) if pieces is None else pieces.done
-    rise = torch.full(done.shape, float("nan"), dtype=torch.float64) if pieces is None else pieces.values
-    cost = Cost() if pieces is None else pieces.cost  # what an interrupted run spent counts, too
-    cost.full, before = sum(task.lengths) * lm.layers, cost.seconds
-    with borrowed(lm.decoder), attention_function(lm.decoder, SUFFIX):
-        recorded = record(lm, task, cost)
-        if pieces is not None:
-            pieces.require_behaviour(lm, recorded.measured.clean, recorded.measured.corrupted)
-        search = _Search.of(recorded, edges, (done & (rise < tau))[0].numpy(), loss)
-        try:
-            with progress("acdc", len(edges), show_progress, float(done.sum())) as tick:
-                for edge in _order(edges, order).tolist():
-                    if not done[0, edge]:
-                        rise[0, edge] = search.attempt(edge, tau)
-                        done[0, edge] = True
-                        cost.seconds = before + time.monotonic() - began
-                        if pieces is not None:
-                            pieces.keep()
-                        tick(1)
-        finally:
-            cost.seconds = before + time.monotonic() - began
-            if pieces is not None:
-                pieces.keep(force=True)
+    asked = settings | {"edges": edges.digest()}
+    with session(
+        lm, task, (1, len(edges)), dtype=torch.float64, out=out, name="acdc", asked=asked, measured=False,
+        show=show_progress,
+    ) as call, attention_function(lm.decoder, SUFFIX):  # fmt: skip
+        recorded = record(lm, task, call.cost)
+        call.hold(recorded.measured)
+        done, rise = call.done[0], call.values[0]
+        search = _Search.of(recorded, edges, (done & (rise < tau)).numpy(), loss)
+        with call.ticking("acdc", len(edges), float(done.sum())):
+            for edge in _order(edges, order).tolist():
+                if not done[edge]:
+                    call.put((0, edge), torch.tensor(search.attempt(edge, tau), dtype=torch.float64))
+                    call.tick(1)
+    cost = call.cost
     kept = np.flatnonzero(search.mask[edges.reader, edges.writer])
     circuit = Circuit.of(
         lm.graph,
         edges.writer[kept],
         edges.reader[kept],
-        importance=rise[0].numpy()[kept],
-        model=lm.header(),
+        importance=rise.numpy()[kept],
+        model=call.origin,
         task=task_header(task),
         method="acdc",
         settings={**settings, "taken": len(kept), "pruned": prune, "direction": "noising"},
@@ -181,12 +167,3 @@ class _Search:
 def _order(edges: Edges, order: str) -> Int[np.ndarray, " edges"]:
     """Rows of the table as they are tried: readers backwards, each one's writers as `order` says."""
     return np.lexsort((-edges.writer if order == "late" else edges.writer, -edges.reader))
-
-
-def _pieces(lm: Model, task: Task, edges: Edges, settings: dict[str, Any], out: str | Path | None) -> Checkpoint | None:
-    """Decisions of an interrupted search: the rise of the loss of every edge that was tried."""
-    if out is None:
-        return None
-    header = {"version": __version__, "model": lm.identity, "task": task_header(task)["digest"], **settings}
-    header["edges"] = edges.digest()
-    return Checkpoint.open(out, "acdc", header, (1, len(edges)), torch.float64)

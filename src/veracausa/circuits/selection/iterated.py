@@ -16,20 +16,19 @@ Cost: (rounds + 1) × points × one run of the whole graph with its gradient.
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from veracausa.circuits.runs.recorded import Recorded, record
-from veracausa.cost import Cost
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.circuit_forward import kept_by
-from veracausa.engine.guard import attention_function, borrowed
+from veracausa.engine.guard import attention_function
+from veracausa.engine.session import session
 from veracausa.errors import MethodError, UnitError
 from veracausa.estimates.learned.concrete import require_keep, require_loss
-from veracausa.progress import Tick, progress
+from veracausa.progress import Tick
 from veracausa.scores.headers import start_settings
 from veracausa.scores.scores import Scores, assemble
 from veracausa.units.edges import Edges
@@ -85,7 +84,7 @@ def iterate(
     >>> ranking = iterate(lm, task)
     >>> vc.curve(lm, held_out, ranking).cpr_log
     """
-    began, edges = time.monotonic(), all_edges(lm)
+    edges = all_edges(lm)
     if rounds < 1 or points < 1 or by not in _RANKINGS:
         raise MethodError(
             f"rounds={rounds}, points={points}, by={by!r}: rounds and points must be at least 1, by one of "
@@ -99,17 +98,20 @@ def iterate(
         )
     if start is not None and start.units.digest() != edges.digest():
         raise UnitError(f"start= has scores of {start.units!r}, but all {len(edges):,} edges are ranked. Score those.")
-    last, cost = require_keep(edges, smallest, "smallest"), Cost(full=sum(task.lengths) * lm.layers)
+    last = require_keep(edges, smallest, "smallest")
     sizes = np.unique(np.geomspace(last, len(edges), rounds + 1).round().astype(int))[::-1]
     kept = ranking = np.arange(len(edges))
     back = 0
-    with borrowed(lm.decoder), progress("iterated selection", len(sizes) * points, show_progress) as tick:
-        recorded = record(lm, task, cost)
+    with (
+        session(lm, task, measured=False, show=show_progress) as call,
+        call.ticking("iterated selection", len(sizes) * points),
+    ):
+        recorded = record(lm, task, call.cost)
         for size in [*sizes[1:], last]:
             if start is not None and len(kept) == len(edges):
                 own = start.importance().double().numpy()
             else:
-                own = _scores(recorded, edges, kept, points, loss, tick)
+                own = _scores(recorded, edges, kept, points, loss, call.tick)
             among = np.arange(len(edges)) if returns and size < len(kept) else kept
             chosen = among[_strongest(own[among], by)[:size]]
             left = np.setdiff1d(kept, chosen)
@@ -119,7 +121,6 @@ def iterate(
             kept = np.sort(chosen)
     value = np.empty(len(edges))
     value[ranking] = 1 - (np.arange(len(edges)) + 0.5) / len(edges)
-    cost.seconds = time.monotonic() - began
     return assemble(
         lm,
         task,
@@ -140,8 +141,9 @@ def iterate(
             "unit": "rank",
             "per_example": False,
         },
-        cost=cost,
+        cost=call.cost,
         signed=False,
+        model=call.origin,
         notes=(
             "ranks, the last edge dropped highest; one ranking for all pairs, so no error is known",
             *([f"edges that returned: {back:,}"] if returns else []),

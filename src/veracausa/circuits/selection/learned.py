@@ -18,7 +18,6 @@ The loss is the mean KL from the clean output at the last position, or −metric
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -29,23 +28,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from veracausa.circuits.runs.recorded import Recorded, record
-from veracausa.cost import Cost
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.circuit_forward import kept_by, wiring_of
-from veracausa.engine.guard import attention_function, borrowed
+from veracausa.engine.guard import attention_function
+from veracausa.engine.session import session
 from veracausa.errors import MethodError
-from veracausa.estimates.learned.concrete import (
-    descend,
-    hard_concrete,
-    initial,
-    open_probability,
-    require_keep,
-    require_training,
-    schedule,
-    told,
-)
-from veracausa.progress import Tick, progress
-from veracausa.scores.headers import start_settings
+from veracausa.estimates.learned.concrete import Training, descend, hard_concrete, open_probability, told
+from veracausa.progress import Tick
 from veracausa.scores.scores import Scores, assemble
 from veracausa.units.edges import Edges
 from veracausa.units.resolve import all_edges
@@ -107,30 +96,25 @@ def learn(
     >>> mask = vc.circuits.learn(lm, task, keep=0.02, start=vc.attribute(lm, task, units="edges", method="eap-ig"))
     >>> vc.faithfulness(lm, held_out, vc.select(mask, n=1400))
     """
-    began, edges = time.monotonic(), all_edges(lm)
     if how not in WAYS or not 0 < smallest < 1:
         raise MethodError(f"how={how!r}, smallest={smallest}: how is one of {', '.join(WAYS)}, smallest in (0, 1).")
-    require_training(steps, lr, loss, batch)
-    count, cost = require_keep(edges, keep), Cost(full=sum(task.lengths) * lm.layers)
-    with borrowed(lm.decoder), attention_function(lm.decoder, SUFFIX):
-        runs = _Runs(record(lm, task, cost, most=batch), edges, loss)
-        parameters = initial(lm, edges, start).requires_grad_()
-        planned = schedule([len(group) for group in runs.recorded.groups], steps, batch, seed)
+    edges = all_edges(lm)
+    training = Training.of(edges, keep, steps, lr, loss, batch, start, seed)
+    with session(lm, task, measured=False, show=show_progress) as call, attention_function(lm.decoder, SUFFIX):
+        runs = _Runs(record(lm, task, call.cost, most=batch), edges, loss)
+        parameters = training.initial(lm).requires_grad_()
+        planned = training.schedule([len(group) for group in runs.recorded.groups])
         total = sum(runs.tokens(group) for groups in planned for group in groups)
-        with progress(f"mask over {len(edges):,} edges", total, show_progress) as tick:
+        with call.ticking(f"mask over {len(edges):,} edges", total):
             if how == "share":
-                share, losses = descend(runs, planned, parameters, lr, seed, count / len(edges), tick)
+                share, losses = descend(runs, planned, parameters, training, call.tick)
                 value = open_probability(parameters.detach()).cpu()
                 said = f"probability that an edge's gate is open; expected share kept {share:.3g}"
             else:
-                losses = _compete(runs, planned, parameters, lr, seed, smallest, tick)
+                losses = _compete(runs, planned, parameters, training, smallest, call.tick)
                 value = _ranks(parameters.detach())
                 said = f"ranks; sizes drawn from {smallest:.2%} to all edges"
-        kept = torch.argsort(parameters.detach(), descending=True, stable=True)[:count].cpu().numpy()
-        wiring = wiring_of(lm.decoder, kept_by(lm.graph, edges.writer[kept], edges.reader[kept]))
-        kl, metric = runs.recorded.loss(wiring, "kl"), runs.recorded.loss(wiring, "metric")
-        metric *= -float(runs.recorded.measured.gap.mean())
-    cost.seconds = time.monotonic() - began
+        kl, metric = runs.kept(training.likeliest(parameters).cpu().numpy())
     return assemble(
         lm,
         task,
@@ -138,25 +122,13 @@ def learn(
         edges,
         runs.recorded.measured,
         method="edge-mask" if how == "share" else "edge-top-k",
-        settings={
-            "direction": "noising",
-            "ablation": "counterfactual",
-            "loss": loss,
-            "keep": count,
-            **({"smallest": smallest} if how == "top-k" else {}),
-            "steps": steps,
-            "lr": lr,
-            "batch": batch,
-            **start_settings(start),
-            "seed": seed,
-            "unit": "probability" if how == "share" else "rank",
-            "per_example": False,
-        },
-        cost=cost,
+        settings=training.settings("probability") if how == "share" else training.settings("rank", smallest=smallest),
+        cost=call.cost,
+        model=call.origin,
         signed=False,
         notes=(
             f"{said}; {told(losses, loss)}; one mask for all pairs, so no error is known",
-            f"with the {count:,} likeliest edges and no others: KL {kl:.3f}, metric {metric:+.3f}",
+            f"with the {training.count:,} likeliest edges and no others: KL {kl:.3f}, metric {metric:+.3f}",
         ),
     )
 
@@ -195,14 +167,21 @@ class _Runs:
         value, slope = self.slope(group, gates)
         return value, torch.autograd.grad(gates, log_alpha, slope)[0]
 
+    def kept(self, edges: np.ndarray) -> tuple[float, float]:
+        """Mean KL and mean metric of the circuit of some edges, rows of the table."""
+        recorded, table = self.recorded, self.edges
+        wiring = wiring_of(recorded.lm.decoder, kept_by(table.graph, table.writer[edges], table.reader[edges]))
+        gap = float(recorded.measured.gap.mean())
+        return recorded.loss(wiring, "kl"), -gap * recorded.loss(wiring, "metric")
+
 
 def _compete(
-    runs: _Runs, planned: list[list[int]], scores: Tensor, lr: float, seed: int, smallest: float, tick: Tick
+    runs: _Runs, planned: list[list[int]], scores: Tensor, training: Training, smallest: float, tick: Tick
 ) -> list[float]:
     """Descend the scores of edges that compete for k places, in place; returns every step's mean loss."""
-    optimiser, losses = torch.optim.Adam([scores], lr=lr), []
+    optimiser, losses = torch.optim.Adam([scores], lr=training.lr), []
     for step, groups in enumerate(planned):
-        draw = np.random.default_rng([seed, step])
+        draw = np.random.default_rng([training.seed, step])
         size = len(scores) * math.exp(draw.uniform(math.log(smallest), 0))
         uniform = torch.from_numpy(draw.random(len(scores))).clamp(1e-6, 1 - 1e-6).to(scores)
         gates, steep = competing(scores.detach(), uniform, size)

@@ -16,15 +16,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from veracausa.errors import MethodError, UnitError
 from veracausa.progress import Tick
+from veracausa.scores.headers import start_settings
 from veracausa.suggestions import not_known
 
 if TYPE_CHECKING:
@@ -74,19 +76,19 @@ def open_probability(log_alpha: Float[Tensor, " units"]) -> Float[Tensor, " unit
 
 
 def descend(
-    runs: Gated, planned: list[list[int]], log_alpha: Tensor, lr: float, seed: int, wanted: float, tick: Tick
+    runs: Gated, planned: list[list[int]], log_alpha: Tensor, training: Training, tick: Tick
 ) -> tuple[float, list[float]]:
     """Descend in place; returns the expected share of the units that is kept, and every step's mean loss.
 
-    `planned`: groups of every step (see `schedule`). A draw of a gate depends on (seed, step, key, unit) only.
+    `planned`: groups of every step (`Training.schedule`). A draw of a gate depends on (seed, step, key, unit) only.
     """
     losses: list[float] = []
-    optimiser = torch.optim.Adam([log_alpha], lr=lr)
+    optimiser, wanted = torch.optim.Adam([log_alpha], lr=training.lr), training.wanted
     first, multiplier = float(open_probability(log_alpha.detach()).mean()), math.log(_MULTIPLIER)
     for step, groups in enumerate(planned):
 
         def noise(keys: Sequence[int], step: int = step) -> Tensor:
-            draws = [np.random.default_rng([seed, step, key]).random(len(log_alpha)) for key in keys]
+            draws = [np.random.default_rng([training.seed, step, key]).random(len(log_alpha)) for key in keys]
             return torch.from_numpy(np.stack(draws)).clamp(1e-6, 1 - 1e-6)
 
         gradient, loss, pairs = torch.zeros_like(log_alpha), 0.0, sum(map(runs.size, groups))
@@ -108,33 +110,98 @@ def descend(
     return float(open_probability(log_alpha.detach()).mean()), losses
 
 
-def schedule(sizes: list[int], steps: int, batch: int, seed: int) -> list[list[int]]:
-    """Groups of every step: at least `batch` pairs (or all), in random order, each once before any twice."""
-    order = np.random.default_rng([seed]).permutation
-    waiting: list[int] = []
-    planned: list[list[int]] = []
-    for _ in range(steps):
-        chosen: list[int] = []
-        while sum(sizes[group] for group in chosen) < min(batch, sum(sizes)):
-            if not waiting:
-                waiting = order(len(sizes)).tolist()
-            chosen.append(waiting.pop())
-        planned.append(chosen)
-    return planned
+@dataclass(frozen=True, eq=False)
+class Training:
+    """How gates on the units of a table are trained: `count` of them are to be kept, `start` ranks them beforehand.
 
+    `steps` of Adam with step size `lr` on a loss of `LOSSES`, at least `batch` pairs each; `seed`: of all draws.
+    """
 
-def initial(lm: Model, table: Units, start: Scores | None) -> Float[Tensor, " units"]:
-    """log α at the start: one value for all units, or spread by the rank of |mean score|."""
-    log_alpha = torch.full((len(table),), _START, dtype=lm.score_dtype, device=lm.device)
-    if start is None:
-        return log_alpha
-    if start.units.digest() != table.digest():
-        raise UnitError(
-            f"start= has scores of {start.units!r}, but the mask is over {table!r}. Pass scores of the same units."
-        )
-    rank = torch.empty(len(table), dtype=torch.float64)
-    rank[start.ranking()] = torch.arange(len(table), 0, -1, dtype=torch.float64)
-    return log_alpha + _SPREAD * torch.special.ndtri((rank - 0.5) / len(table)).to(log_alpha)
+    table: Units
+    count: int
+    steps: int
+    lr: float
+    loss: str
+    batch: int
+    start: Scores | None
+    seed: int
+
+    @classmethod
+    def of(
+        cls,
+        table: Units,
+        keep: float | int,
+        steps: int,
+        lr: float,
+        loss: str,
+        batch: int,
+        start: Scores | None,
+        seed: int,
+    ) -> Training:
+        """Check the options.
+
+        Raises:
+            MethodError: one is out of range. UnitError: `start` is about other units.
+        """
+        require_loss(loss)
+        for name, value, good in (("steps", steps, steps >= 1), ("lr", lr, lr > 0), ("batch", batch, batch >= 1)):
+            if not good:
+                raise MethodError(f"{name}={value}: it must be positive.")
+        count = require_keep(table, keep)
+        if start is not None and start.units.digest() != table.digest():
+            raise UnitError(
+                f"start= has scores of {start.units!r}, but the mask is over {table!r}. Pass scores of the same units."
+            )
+        return cls(table, count, steps, lr, loss, batch, start, seed)
+
+    @property
+    def wanted(self) -> float:
+        """The share of the units that is to be kept."""
+        return self.count / len(self.table)
+
+    def schedule(self, sizes: Sequence[int]) -> list[list[int]]:
+        """Groups of every step, given their sizes: at least `batch` pairs (or all), each once before any twice."""
+        order = np.random.default_rng([self.seed]).permutation
+        waiting: list[int] = []
+        planned: list[list[int]] = []
+        for _ in range(self.steps):
+            chosen: list[int] = []
+            while sum(sizes[group] for group in chosen) < min(self.batch, sum(sizes)):
+                if not waiting:
+                    waiting = order(len(sizes)).tolist()
+                chosen.append(waiting.pop())
+            planned.append(chosen)
+        return planned
+
+    def initial(self, lm: Model) -> Float[Tensor, " units"]:
+        """log α at the start: one value for all units, or spread by the rank of |mean score|."""
+        log_alpha = torch.full((len(self.table),), _START, dtype=lm.score_dtype, device=lm.device)
+        if self.start is None:
+            return log_alpha
+        rank = torch.empty(len(self.table), dtype=torch.float64)
+        rank[self.start.ranking()] = torch.arange(len(self.table), 0, -1, dtype=torch.float64)
+        return log_alpha + _SPREAD * torch.special.ndtri((rank - 0.5) / len(self.table)).to(log_alpha)
+
+    def likeliest(self, log_alpha: Tensor) -> Int[Tensor, " kept"]:
+        """The units that are kept in the end, the likeliest first."""
+        return torch.argsort(log_alpha.detach(), descending=True, stable=True)[: self.count]
+
+    def settings(self, unit: str, **more: float) -> dict[str, Any]:
+        """What headers say of one mask for all pairs, in `unit`s; `more`: what else it depends on."""
+        return {
+            "direction": "noising",
+            "ablation": "counterfactual",
+            "loss": self.loss,
+            "keep": self.count,
+            **more,
+            "steps": self.steps,
+            "lr": self.lr,
+            "batch": self.batch,
+            **start_settings(self.start),
+            "seed": self.seed,
+            "unit": unit,
+            "per_example": False,
+        }
 
 
 def told(losses: Sequence[float], loss: str) -> str:
@@ -148,14 +215,6 @@ def require_loss(loss: str) -> None:
     """Raise MethodError unless the loss is known."""
     if loss not in LOSSES:
         raise MethodError(not_known("loss", loss, LOSSES))
-
-
-def require_training(steps: int, lr: float, loss: str, batch: int) -> None:
-    """Raise MethodError unless these options make sense."""
-    require_loss(loss)
-    for name, value, good in (("steps", steps, steps >= 1), ("lr", lr, lr > 0), ("batch", batch, batch >= 1)):
-        if not good:
-            raise MethodError(f"{name}={value}: it must be positive.")
 
 
 def require_keep(table: Units, keep: float | int, name: str = "keep") -> int:

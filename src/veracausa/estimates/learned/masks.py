@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -28,18 +28,8 @@ from veracausa.engine.readout import Readout
 from veracausa.engine.tape import buckets, record_pairs
 from veracausa.engine.validate import require_run
 from veracausa.errors import MethodError
-from veracausa.estimates.learned.concrete import (
-    descend,
-    hard_concrete,
-    initial,
-    open_probability,
-    require_keep,
-    require_training,
-    schedule,
-    told,
-)
+from veracausa.estimates.learned.concrete import Training, descend, hard_concrete, open_probability, told
 from veracausa.progress import progress
-from veracausa.scores.headers import start_settings
 from veracausa.scores.scores import Scores, assemble
 from veracausa.tasks.measurement import Measurement
 from veracausa.tasks.metrics import metric
@@ -101,20 +91,19 @@ def learn_mask(
     """
     began = time.monotonic()
     table = resolve_units(lm, units, max(task.lengths))
-    count = _require(table, keep, steps, lr, loss, batch)
+    training = _training(table, keep, steps, lr, loss, batch, start, seed)
     cost = Cost(full=sum(task.lengths) * lm.layers)
     with borrowed(lm.decoder):
         parts, measured = _recorded(lm, task, table, batch, cost)
         measured.require_gap(task)
         gap = float(measured.gap.mean())
         runs = _Runs(lm, table, parts, cost, lambda part: part.kl if loss == "kl" else part.metric(gap))
-        log_alpha = initial(lm, table, start).requires_grad_()
-        planned = schedule([runs.size(group) for group in range(len(parts))], steps, batch, seed)
+        log_alpha = training.initial(lm).requires_grad_()
+        planned = training.schedule([runs.size(group) for group in range(len(parts))])
         label = f"mask over {len(table):,} {table.kind}"
         with progress(label, sum(runs.tokens(group) for groups in planned for group in groups), show_progress) as tick:
-            share, losses = descend(runs, planned, log_alpha, lr, seed, count / len(table), tick)
-        likeliest = torch.argsort(log_alpha.detach(), descending=True, stable=True)[:count]
-        kl, kept_metric = runs.closed_but(likeliest)
+            share, losses = descend(runs, planned, log_alpha, training, tick)
+        kl, kept_metric = runs.closed_but(training.likeliest(log_alpha))
     cost.seconds = time.monotonic() - began
     return assemble(
         lm,
@@ -123,25 +112,13 @@ def learn_mask(
         table,
         measured,
         method="mask",
-        settings={
-            "direction": "noising",
-            "ablation": "counterfactual",
-            "loss": loss,
-            "keep": count,
-            "steps": steps,
-            "lr": lr,
-            "batch": batch,
-            **start_settings(start),
-            "seed": seed,
-            "unit": "probability",
-            "per_example": False,
-        },
+        settings=training.settings("probability"),
         cost=cost,
         signed=False,
         notes=(
             f"probability that a unit's gate is open, {told(losses, loss)}; expected share kept {share:.3f}, wanted "
-            f"{count / len(table):.3f}; one mask for all pairs, so no error is known",
-            f"with the {count} likeliest open and all others closed: KL {kl:.3f}, metric {kept_metric:+.3f}",
+            f"{training.wanted:.3f}; one mask for all pairs, so no error is known",
+            f"with the {training.count} likeliest open and all others closed: KL {kl:.3f}, metric {kept_metric:+.3f}",
         ),
     )
 
@@ -150,10 +127,11 @@ def planned_mask(
     lm: Model, task: Task, units: str | Units, *, steps: int = 300, batch: int = 4, seed: int = 0
 ) -> float:
     """Token-layers that `learn_mask` will take beside recording both runs; a MethodError where it would raise one."""
-    _require(resolve_units(lm, units, max(task.lengths)), 0.5, steps, 1.0, "kl", batch)
+    table = resolve_units(lm, units, max(task.lengths))
+    training = _training(table, 0.5, steps, 1.0, "kl", batch, None, seed)
     groups = buckets(lm.decoder, task.clean, task.corrupted, True, batch)
     tokens = [(task.lengths[examples[0]] - start) * len(examples) for start, examples in groups]
-    planned = schedule([len(examples) for _, examples in groups], steps, batch, seed)
+    planned = training.schedule([len(examples) for _, examples in groups])
     return float(sum(tokens[group] for chosen in planned for group in chosen) * lm.layers * 2)
 
 
@@ -261,13 +239,12 @@ class _Runs:
         return float(torch.cat(kl).mean()), float(torch.cat(value).mean())
 
 
-def _require(table: Units, keep: float | int, steps: int, lr: float, loss: str, batch: int) -> int:
-    """How many units are to be kept; MethodError if an option makes no sense."""
+def _training(table: Units, keep: float | int, *options: Any) -> Training:
+    """The options of `Training.of`, for units that gates can be put on; MethodError for others."""
     if table.kind not in _KINDS or table.positional:
         what = f"{table.kind} at single positions" if table.positional else table.kind
         raise MethodError(
             f"A mask over {what} is not known: gates act on whole {', '.join(_KINDS)}, at all positions. Use one of "
             "these, vc.circuits.learn for all edges, or vc.exact, which knows all units."
         )
-    require_training(steps, lr, loss, batch)
-    return require_keep(table, keep)
+    return Training.of(table, keep, *options)
