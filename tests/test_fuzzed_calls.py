@@ -96,7 +96,7 @@ def setting() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
                                                          "positions": None, "most": 1, "seed": 0}),
         "load_scores": (vc.open, {"path": "no.safetensors"}),
         "load_circuit": (vc.open, {"path": "no.safetensors"}),
-        "Task.load": (vc.Task.load, {"path": "no.json"}),
+        "Task.load": (vc.open, {"path": "no.json"}),
         "Scores.save": (scores.save, {"path": "scores.safetensors"}),
         "Task.save": (task.save, {"path": "task.json"}),
     }  # fmt: skip

@@ -153,7 +153,7 @@ def test_attribute_with_a_receipt(call, pairs, folder, tmp_path):
     task = vc.tasks.from_file(lm, pairs)
     direct = vc.verify(lm, task, vc.attribute(lm, task, show_progress=False), top=3, sample=4, tau=0.02, seed=5,
                        show_progress=False)  # fmt: skip
-    receipt = vc.Receipt.load(tmp_path / "atp-heads-receipt.safetensors")
+    receipt = vc.open(tmp_path / "atp-heads-receipt.safetensors")
     assert torch.equal(receipt.exact.values, direct.exact.values) and receipt.missed == direct.missed
     assert vc.open(tmp_path / "atp-heads.safetensors").verified == direct.sentence
     assert "7 of 12 units exactly" in result.output and "not verified" not in result.output

@@ -10,7 +10,7 @@ import torch
 from bridges import naive_metric, naive_units, smooth
 
 import veracausa as vc
-from veracausa.effects.learned_constants import OptimalConstants, optimal_constants, planned_optimal
+from veracausa.effects.learned_constants import load_optimal_constants, optimal_constants, planned_optimal
 from veracausa.effects.optimal_descent import Learning
 from veracausa.errors import FileError, MethodError, UnitError
 from veracausa.units.resolve import all_units
@@ -151,13 +151,13 @@ def test_layer_paths_sum_to_what_replaces_the_whole_site(tiny, task_of, baseline
 def test_saved(tiny, task_of, tmp_path):
     lm, task = tiny("llama"), task_of(7, n=3)
     found = learn(lm, task)
-    again = OptimalConstants.load(found.save(tmp_path / "constants.safetensors"))
+    again = load_optimal_constants(found.save(tmp_path / "constants.safetensors"))
     assert again.digest() == found.digest() and again.sentences == found.sentences
     assert again.table().equals(found.table()) and again.describe() == found.describe()
     path = tmp_path / "constants.safetensors"
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(FileError, match="damaged or cut short"):
-        OptimalConstants.load(path)
+        load_optimal_constants(path)
 
 
 def test_refusals(tiny, task_of):

@@ -117,7 +117,7 @@ def test_every_call_expands_the_home_folder(tiny, task_of, tmp_path, monkeypatch
     )
     scores.save("~/s.safetensors")
     task.save("~/t.json")
-    assert len(vc.open("~/s.safetensors")) == len(scores) and vc.Task.load("~/t.json").digest() == task.digest()
+    assert len(vc.open("~/s.safetensors")) == len(scores) and vc.open("~/t.json").digest() == task.digest()
     edges = vc.attribute(lm, task, units="edges", method="eap", show_progress=False)
     vc.select(edges, n=40).save("~/c.json")
     assert vc.open("~/c.json").names == vc.select(edges, n=40).names

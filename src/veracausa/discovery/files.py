@@ -20,12 +20,12 @@ from veracausa.discovery.results import HELD_OUT, Discovery, stability_of
 from veracausa.doors import through
 from veracausa.engine.identity import difference
 from veracausa.errors import FileError
-from veracausa.receipts.receipts import Receipt
+from veracausa.receipts.files import load_receipt
 from veracausa.scores.files import confirmed, load_scores
 from veracausa.scores.scores import Scores
 from veracausa.storage.files import at, csv_text, keep, make_folder, read_json, write_json, write_text
 from veracausa.storage.schema import many, maybe, number, reading, record, text
-from veracausa.tasks.task import Task
+from veracausa.tasks.task import Task, load_task
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -145,7 +145,7 @@ def load_discovery(folder: str | Path) -> Discovery:
     with reading(folder / RUN):
         _FINISH(rest)
         stability_asked = [asked[name] for name in ("edges", "how", "by", "seed")]
-    task = Task.load(folder / PAIRS)
+    task = load_task(folder / PAIRS)
     scores = _fitting(load_scores(folder / SCORES), asked, folder / SCORES)
     with reading(folder):
         return Discovery(
@@ -153,7 +153,7 @@ def load_discovery(folder: str | Path) -> Discovery:
             task=task,
             scores=scores,
             circuit=load_circuit(folder / "circuit.json"),
-            receipt=Receipt.load(folder / RECEIPT) if (folder / RECEIPT).exists() else None,
+            receipt=load_receipt(folder / RECEIPT) if (folder / RECEIPT).exists() else None,
             stability=stability_of(scores, *stability_asked),
             evaluation=_evaluation(folder, HELD_OUT, task),
             further=tuple(_evaluation(folder, name, task) for name in _further(folder)),
@@ -186,7 +186,7 @@ def _fitting(scores: Scores, asked: dict[str, Any], path: Path) -> Scores:
 
 def _evaluation(folder: Path, name: str, selected: Task) -> Evaluation:
     own = place(folder, name)
-    task = Task.load(own / PAIRS)
+    task = load_task(own / PAIRS)
     return read(own, name, task, seen_by(task, selected))
 
 

@@ -97,7 +97,7 @@ def exact(
 
         if constants is None:
             constants = learned = optimal_constants(lm, task, units=table, out=out, show_progress=show_progress)
-        settings |= constants.settings()
+        settings |= constants.settings
 
     def plan(cost: Cost) -> Plan:
         if isinstance(table, Edges):

@@ -38,6 +38,7 @@ from veracausa.engine.identity import difference
 from veracausa.engine.tape import buckets
 from veracausa.errors import MethodError, UnitError
 from veracausa.progress import progress
+from veracausa.result import Shown
 from veracausa.scores.files import unpack_units
 from veracausa.storage.files import at, keep, read_tensors, write_tensors
 from veracausa.storage.schema import MODEL, TASK, number, reading, record, require_tensors, whole
@@ -64,7 +65,7 @@ _HEADER = record(
 
 
 @dataclass(frozen=True, eq=False)
-class OptimalConstants:
+class OptimalConstants(Shown):
     """What `vc.effects.optimal_constants` found.
 
     `sites`: [layers, site width], every layer's constants side by side; parts that were not asked for hold their means.
@@ -109,6 +110,7 @@ class OptimalConstants:
         """A hash of the constants, for files that must belong together."""
         return hashlib.sha256(self.sites.double().cpu().numpy().tobytes()).hexdigest()[:16]
 
+    @property
     def settings(self) -> dict[str, Any]:
         """What headers say: loss, steps, how many were learned, and which constants they are."""
         how = asdict(self.learning) | {"floor": self.floor, "learned": int(self.learned.sum())}
@@ -136,7 +138,7 @@ class OptimalConstants:
 
     def table(self) -> pd.DataFrame:
         """One row per unit: mean KL at its mean and at its constant, whether it was learned, n."""
-        table = self.units.table()
+        table: pd.DataFrame = self.units.table()
         table["KL at mean"], table["KL at constant"] = self.before.numpy(), self.after.numpy()
         table["learned"], table["n"] = self.learned, int(self.task["n"])
         return table
@@ -156,33 +158,33 @@ class OptimalConstants:
         return "\n".join([self.describe(), *self.sentences])
 
     def save(self, path: str | Path) -> Path:
-        """Write a safetensors file with a JSON header, whole or not at all; see `load`."""
+        """Write a safetensors file with a JSON header, whole or not at all; `vc.open` reads it."""
         header = {"version": __version__, "kind": self.units.kind, "floor": self.floor, "model": self.model}
         header |= {"learning": asdict(self.learning), "task": self.task, "cost": self.cost.to_dict()}
         columns = {name: torch.from_numpy(getattr(self.units, name)) for name in ("layer", "index", "position")}
         tensors = {"sites": self.sites, "before": self.before, "after": self.after} | columns
         return write_tensors(path, _FORMAT, header, tensors | {"learned": torch.from_numpy(self.learned)})
 
-    @classmethod
-    def load(cls, path: str | Path) -> OptimalConstants:
-        """Read what `save` wrote; FileError for any other file."""
-        header, tensors = read_tensors(path, _FORMAT)
-        with reading(at(path)):
-            units, found = unpack_units(header["kind"], tensors), _HEADER(header)
-            wanted = {"sites": "finite layers width", "learned": "flag units"}
-            wanted |= dict.fromkeys(("before", "after"), "finite units")
-            sizes = require_tensors(tensors, wanted, units=len(units))
-            if (units.layer >= sizes["layers"]).any():
-                raise ValueError("a unit is in a layer that has no constants")
-            return cls(
-                units=units,
-                sites=tensors["sites"],
-                before=tensors["before"],
-                after=tensors["after"],
-                learned=tensors["learned"].bool().numpy(),
-                learning=Learning(**{name: found["learning"][name] for name in ("steps", "rate", "batch", "seed")}),
-                **{name: found[name] for name in ("floor", "model", "task", "cost")},
-            )
+
+def load_optimal_constants(path: str | Path) -> OptimalConstants:
+    """Read what `OptimalConstants.save` wrote; FileError for any other file."""
+    header, tensors = read_tensors(path, _FORMAT)
+    with reading(at(path)):
+        units, found = unpack_units(header["kind"], tensors), _HEADER(header)
+        wanted = {"sites": "finite layers width", "learned": "flag units"}
+        wanted |= dict.fromkeys(("before", "after"), "finite units")
+        sizes = require_tensors(tensors, wanted, units=len(units))
+        if (units.layer >= sizes["layers"]).any():
+            raise ValueError("a unit is in a layer that has no constants")
+        return OptimalConstants(
+            units=units,
+            sites=tensors["sites"],
+            before=tensors["before"],
+            after=tensors["after"],
+            learned=tensors["learned"].bool().numpy(),
+            learning=Learning(**{name: found["learning"][name] for name in ("steps", "rate", "batch", "seed")}),
+            **{name: found[name] for name in ("floor", "model", "task", "cost")},
+        )
 
 
 def optimal_constants(
@@ -221,7 +223,7 @@ def optimal_constants(
     table = _checked(lm, task, units, floor, most)
     path = None if out is None else at(out) / _file_name(lm, task, table, learning, floor, most)
     if path is not None and path.exists():
-        return OptimalConstants.load(path)
+        return load_optimal_constants(path)
     cost = Cost(full=sum(task.lengths) * lm.layers)
     with borrowed(lm.decoder), torch.no_grad():
         parts = recorded_parts(lm, task, table, cost)

@@ -162,7 +162,7 @@ def attribute(
             "direction": direction,
             **parts.settings(),
             **reference_settings(ablation, task, reference),
-            **(constants.settings() if constants else {}),
+            **(constants.settings if constants else {}),
         },
         cost=cost,
         completeness=completeness,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,19 +11,21 @@ import numpy as np
 import torch
 
 from veracausa.receipts.stages import CONFIDENCE, Outcome, Until
-from veracausa.scores.files import unpack_scores
+from veracausa.result import ROWS, Shown
 from veracausa.scores.scores import METRIC, Scores, pack_scores
 from veracausa.statistics.bounds import needed, spare, unseen
-from veracausa.storage.files import at, read_tensors, write_tensors
-from veracausa.storage.schema import many, maybe, number, reading, record, require_tensors, whole
-from veracausa.words import settings_in_words
+from veracausa.storage.files import write_tensors
+from veracausa.words import sentence, settings_in_words
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from veracausa.cost import Cost
     from veracausa.scores.agreement import Agreement
 
 #: The share of the rest for which a receipt names the smallest threshold.
 RARE = 0.01
-_FORMAT = "veracausa-receipt-2"
+FORMAT = "veracausa-receipt-2"
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Ceiling:
 
 
 @dataclass(frozen=True, eq=False)
-class Receipt:
+class Receipt(Shown):
     """What `vc.verify` found. Effects are shares of the gap throughout; strong: |E| > `tau`.
 
     `exact`: exact effects of all verified units. `top`, `drawn`: which units of the estimate's table were verified as
@@ -65,6 +66,28 @@ class Receipt:
 
     def __len__(self) -> int:
         return len(self.exact)
+
+    @property
+    def model(self) -> dict[str, str]:
+        """The model of the scores."""
+        return self.exact.model
+
+    @property
+    def task(self) -> dict[str, Any]:
+        """The task of the scores."""
+        return self.exact.task
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What was asked of the verification, and how the estimate was made."""
+        until = asdict(self.until) if self.until else None
+        asked = {"tau": self.tau, "seed": self.seed, "budget": self.budget, "until": until}
+        return asked | {"estimate": self.estimate.settings}
+
+    @property
+    def cost(self) -> Cost:
+        """What the exact effects cost; the estimate has its own."""
+        return self.exact.cost
 
     @property
     def confidence(self) -> float:
@@ -161,6 +184,36 @@ class Receipt:
         checked = f"{len(self):,} of {len(self.estimate):,} units checked exactly, r {self.agreement.r:+.3f}"
         return f"{checked}; {self._missed()}"
 
+    def table(self) -> pd.DataFrame:
+        """One row per verified unit, in the estimate's order: both scores, their difference, why it was verified.
+
+        `estimate`, `exact`, `error`: shares of the gap. `verified`: "strongest", or "drawn" at random.
+        """
+
+        estimate = self.estimate.scaled().double().numpy()[np.sort(np.concatenate([self.top, self.drawn]))]
+        exact = self.exact.scaled().double().numpy()
+        table: pd.DataFrame = self.exact.units.table().assign(estimate=estimate, exact=exact, error=estimate - exact)
+        table["verified"] = "strongest"
+        table.loc[self._rows(self.drawn), "verified"] = "drawn"
+        return table
+
+    def head(self) -> pd.DataFrame:
+        """The ten verified units with the largest effects."""
+        return self.table().sort_values("exact", key=abs, ascending=False, kind="stable")[:ROWS]
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What was checked, how well it agrees, how much can have been missed, and what to be told with it."""
+        agree = f"Of all {len(self):,} checked {self.estimate.method} has {_figures(self.agreement)}."
+        said = [sentence(self._checked()), agree, f"{sentence(self._missed())} {sentence(self._known())}"]
+        if self.ceiling is not None and self.unverified:
+            said.append(sentence(self._ceiling(self.ceiling)))
+        return (*said, *map(sentence, self.exact.cautions))
+
+    def describe(self) -> str:
+        """The receipt in plain words, line by line."""
+        return "\n".join(f"{label:<8}{text}" for label, text in self.lines())
+
     def lines(self) -> list[tuple[str, str]]:
         """The receipt in plain words: (label, text)."""
         estimate = self.estimate
@@ -190,7 +243,10 @@ class Receipt:
         return lines
 
     def save(self, path: str | Path) -> Path:
-        """Write the receipt with its estimate and exact effects as safetensors with a JSON header; see `load`."""
+        """Write the receipt with its estimate and exact effects as safetensors with a JSON header.
+
+        Whole or not at all; `vc.open` reads it.
+        """
         header: dict[str, Any] = {
             "tau": self.tau,
             "seed": self.seed,
@@ -203,47 +259,10 @@ class Receipt:
         for name, scores in (("estimate", self.estimate), ("exact", self.exact)):
             header[name], parts = pack_scores(scores)
             tensors |= {f"{name}.{key}": tensor for key, tensor in parts.items()}
-        return write_tensors(path, _FORMAT, header, tensors)
-
-    @classmethod
-    def load(cls, path: str | Path) -> Receipt:
-        """Read a receipt that `save` wrote.
-
-        Raises:
-            FileError: no such file, damaged, or not a receipt.
-
-        >>> vc.Receipt.load("receipt.safetensors").missed
-        """
-        header, tensors = read_tensors(path, _FORMAT)
-        with reading(at(path)):
-            estimate, exact = (
-                unpack_scores(
-                    header[name],
-                    {key.partition(".")[2]: tensors[key] for key in tensors if key.startswith(f"{name}.")},
-                    at(path),
-                )
-                for name in ("estimate", "exact")
-            )
-            found = _HEADER(header)
-            require_tensors(tensors, {"top": "index top", "drawn": "index drawn"})
-            top, drawn = tensors["top"].numpy(), tensors["drawn"].numpy()
-            _require_checked(estimate, exact, np.concatenate([top, drawn]))
-            return cls(
-                estimate=estimate,
-                exact=exact,
-                top=top,
-                drawn=drawn,
-                outcomes=tuple(Outcome(**{f.name: one[f.name] for f in fields(Outcome)}) for one in found["outcomes"]),
-                until=Until(**found["until"]) if found["until"] else None,
-                **{name: found[name] for name in ("tau", "seed", "whole", "budget")},
-            )
+        return write_tensors(path, FORMAT, header, tensors)
 
     def __repr__(self) -> str:
-        return "\n".join(f"{label:<8}{text}" for label, text in self.lines())
-
-    def _repr_html_(self) -> str:
-        rows = (f"<tr><th>{escape(label)}</th><td>{escape(text)}</td></tr>" for label, text in self.lines())
-        return f'<table style="text-align: left">{"".join(rows)}</table>'
+        return self.describe()
 
     def _rows(self, units: np.ndarray) -> np.ndarray:
         """Where units of the estimate's table are among the verified ones, which are in the table's order."""
@@ -293,25 +312,6 @@ class Receipt:
         if self.reached:
             return f"{stages}: {wanted} is certified"
         return f"{stages}: the budget of {_percent(self.budget or 0)} ended before {wanted} could be certified"
-
-
-_OUTCOME = record(top=whole(), sample=whole(), alpha=number(0, 1), found=whole(), strong=whole(), missed=whole())
-_HEADER = record(
-    tau=number(1e-12),
-    seed=whole(),
-    whole=number(1e-12),
-    budget=maybe(number(0, 1)),
-    until=maybe(record(missed=whole(), tau=number(1e-12), confidence=number(0, 1))),
-    outcomes=many(_OUTCOME, least=1),
-)
-
-
-def _require_checked(estimate: Scores, exact: Scores, checked: np.ndarray) -> None:
-    """Raise ValueError unless the exact effects are those of the checked units of the estimate, each once."""
-    if len(checked) != len(set(checked.tolist())) or (checked < 0).any() or (checked >= len(estimate)).any():
-        raise ValueError("units were checked that the estimate has not, or twice")
-    if exact.n != estimate.n or exact.units.keys != estimate.units[np.sort(checked)].keys:
-        raise ValueError("the exact effects are not those of the checked units")
 
 
 def _figures(found: Agreement) -> str:

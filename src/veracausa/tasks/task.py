@@ -198,15 +198,8 @@ class Task:
         return f"{self.name}: {pairs}{f' ({made})' if made else ''} of {span} tokens, metric {self.metric}."
 
     def save(self, path: str | Path) -> Path:
-        """Write the task as JSON, whole or not at all; returns the path."""
-
+        """Write the task as JSON, whole or not at all; `vc.open` reads it."""
         return save_task(self, path)
-
-    @classmethod
-    def load(cls, path: str | Path) -> Task:
-        """Read a task that `save` wrote; FileError if the file is missing, damaged or something else."""
-
-        return load_task(path)
 
 
 def _rows(values: Any, what: str, error: type[VeracausaError]) -> Ids:
