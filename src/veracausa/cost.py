@@ -32,6 +32,12 @@ class Cost:
         """Token-layers in units of one bare forward pass over all the task's clean prompts."""
         return self.token_layers / self.full if self.full else float("nan")
 
+    def describe(self) -> str:
+        """The same in words: "12,345 token-layers = 3.2 forward passes, 0.4 s"."""
+        return (
+            f"{self.token_layers:,} token-layers = {self.forward_equivalents:,.1f} forward passes, {self.seconds:.1f} s"
+        )
+
     def add(self, rows: int, positions: int, backward: bool = False) -> None:
         """Count `rows` × `positions` tokens through one block."""
         self.forward += rows * positions

@@ -79,7 +79,7 @@ def test_mask_and_order(graph):
     assert [circuit.importance[names.index(name)] for name in shuffled] == list(range(len(names)))
     reader, writer = np.nonzero(circuit.mask)
     assert Edges.of(graph, writer, reader).names == names
-    table = circuit.to_pandas()
+    table = circuit.table()
     assert list(table.columns) == ["name", "writer", "reader", "layer", "importance"] and list(table["name"]) == names
 
 

@@ -91,7 +91,7 @@ def test_evaluate(call, pairs, out, tmp_path):
     assert result.exit_code == 0, (result.output, result.exception)  # the model is that of the circuit
     found = vc.open(path)
     assert found.further[0].held_out in result.output and "faithfulness f =" in result.output
-    assert found.further[0].seen == sum(text in found.task.clean_text for text, *_ in ROWS[:3])
+    assert found.further[0].seen == sum(text in found.pairs.clean_text for text, *_ in ROWS[:3])
     assert len(found.further) == 1 and found.further[0].curve.sizes == (0.1, 1.0)
     table = pd.read_csv(path / "evaluations" / found.further[0].name / "curve.csv")
     assert len(table) == 6 and "3 pairs of" in (path / "report.html").read_text()

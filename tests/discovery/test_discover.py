@@ -57,7 +57,7 @@ def text_of(html):
 
 def test_it_is_the_public_calls_one_after_the_other(lm, task, found):
     chosen, other = task.split(0.5, 0)
-    assert [found.task.digest(), found.evaluation.task.digest()] == [chosen.digest(), other.digest()]
+    assert [found.pairs.digest(), found.evaluation.pairs.digest()] == [chosen.digest(), other.digest()]
     assert found.evaluation.seen == 0
     scores = vc.attribute(lm, chosen, units="edges", method="eap-ig", show_progress=False)
     assert torch.equal(found.scores.values, scores.values)
@@ -72,7 +72,7 @@ def test_it_is_the_public_calls_one_after_the_other(lm, task, found):
 
 
 def test_edges_have_what_is_known_of_each(found):
-    table = found.edges()
+    table = found.table()
     assert table["importance"].abs().is_monotonic_decreasing and set(table["name"]) == set(found.circuit.names)
     exact = dict(zip(found.receipt.exact.units.names, (-found.receipt.exact.mean()).tolist(), strict=True))
     stderr = dict(zip(found.scores.units.names, found.scores.stderr().tolist(), strict=True))
@@ -95,7 +95,7 @@ def test_the_random_row_is_a_random_ranking_selected_in_the_same_way(lm, found):
     assert float(ranks.mean()) == pytest.approx(0.5, abs=0.1)
     assert abs(np.corrcoef(ranks, found.scores.importance())[0, 1]) < 0.29
     circuit = vc.select(chance, n=60)
-    alone = vc.faithfulness(lm, found.evaluation.task, circuit, show_progress=False)
+    alone = vc.faithfulness(lm, found.evaluation.pairs, circuit, show_progress=False)
     assert torch.equal(found.evaluation.random.metric, alone.metric)
     table = found.evaluation.table()
     assert table["ranking"].tolist() == ["eap-ig", "random ranking"]
@@ -112,7 +112,7 @@ def test_an_integer_program_is_not_run_on_a_random_ranking(found):
 def test_held_out_pairs_of_ones_own(lm, task, task_of):
     other = task_of((6,), n=3, seed=9)
     found = vc.discover(lm, task, held_out=other, **OPTIONS)
-    assert len(found.task) == 8 and found.evaluation.task == other and "held out: " in found.describe()
+    assert len(found.pairs) == 8 and found.evaluation.pairs == other and "held out: " in found.describe()
     overlapping = vc.discover(lm, task[:4], held_out=task[2:6], **OPTIONS)
     assert overlapping.evaluation.seen == 2 == seen_by(task[2:6], task[:4])
     assert "not all held out: the selection saw 2 of these 4 pairs" in overlapping.describe()
@@ -137,10 +137,10 @@ def test_no_edge_is_shown_without_a_receipt_or_the_words(lm, task, found, saved)
 def test_exact_scores_and_iterated_ranks(lm, task, tmp_path):
     exact = vc.discover(lm, task[:4], method="exact", out=tmp_path / "exact", **OPTIONS)
     assert exact.verified == "exact effects" and exact.checked == len(exact.circuit) and exact.receipt is None
-    assert np.allclose(exact.edges()["exact"], exact.edges()["importance"])
+    assert np.allclose(exact.table()["exact"], exact.table()["importance"])
     assert "The scores are exact effects." in text_of(page(exact))
     ranks = vc.discover(lm, task[:4], method="iterated", **OPTIONS)
-    assert ranks.stability is None and not {"stderr", "share"} & set(ranks.edges())
+    assert ranks.stability is None and not {"stderr", "share"} & set(ranks.table())
     assert ranks.receipt is not None and "iterated" in text_of(page(ranks))
     parts = vc.discover(lm, task[:4], method=vc.Method(path="inputs", nodes=2), **OPTIONS)
     assert parts.asked["method"]["nodes"] == 2
@@ -161,11 +161,11 @@ def test_the_forecast_is_what_it_costs(lm, task, found):
     assert steps[0].token_layers == plan[0].token_layers == found.scores.cost.token_layers
     for forecast, step in zip(plan[2:], steps[2:], strict=True):
         assert 0 < step.token_layers <= forecast.token_layers  # small circuits run fewer blocks
-    every = verifying(lm, found.task, lm.graph.size).token_layers
-    spent = vc.exact(lm, found.task, units="edges", show_progress=False).cost.token_layers
+    every = verifying(lm, found.pairs, lm.graph.size).token_layers
+    spent = vc.exact(lm, found.pairs, units="edges", show_progress=False).cost.token_layers
     assert spent == pytest.approx(every, rel=0.3)  # edges whose writer does not differ cost nothing
-    whole = running(lm, found.task, 1, "all")
-    assert whole.passes == pytest.approx(whole.token_layers / (sum(found.task.lengths) * lm.layers))
+    whole = running(lm, found.pairs, 1, "all")
+    assert whole.passes == pytest.approx(whole.token_layers / (sum(found.pairs.lengths) * lm.layers))
     lines = told(plan).splitlines()
     assert len(lines) == 8 and "–" in lines[-1] and f"{sum(step.token_layers for step in plan):,.0f}" in lines[-1]
 
@@ -176,7 +176,7 @@ def test_the_forecast_is_what_it_costs(lm, task, found):
 )
 def test_what_scores_cost(lm, task, method):
     found = vc.discover(lm, task[:2], method=method, **OPTIONS)
-    forecast = scoring(lm, found.task, method).token_layers
+    forecast = scoring(lm, found.pairs, method).token_layers
     # rounds of iterated selection merge where a tiny graph has fewer sizes than rounds; the pairs of a step are drawn
     loose = {"iterated": 0.5, "learned": 0.3}
     assert found.scores.cost.token_layers == pytest.approx(forecast, rel=loose.get(method, 1e-9))
@@ -204,7 +204,7 @@ def test_the_folder_has_everything_and_comes_back(lm, found, saved):
     assert wanted <= files and not [name for name in files if "tmp" in name or name.endswith(".part")]
     again = vc.open(saved)
     assert again.describe() == found.describe() and again.asked == json.loads(json.dumps(found.asked))
-    pd.testing.assert_frame_equal(again.edges(), found.edges())
+    pd.testing.assert_frame_equal(again.table(), found.table())
     assert again.steps == found.steps and again.plan == found.plan
     assert vc.open(saved / "circuit.json").require_for(lm).names == found.circuit.names
     assert vc.open(saved / "scores.safetensors").verified == found.receipt.sentence
@@ -212,7 +212,7 @@ def test_the_folder_has_everything_and_comes_back(lm, found, saved):
     assert pairs["f"].tolist() == pytest.approx(found.evaluation.circuit.per_example.tolist())
     sizes = pd.read_csv(saved / "evaluations/held-out/curve.csv")
     assert len(sizes) == 9 and sizes["f"][0] == pytest.approx(found.evaluation.curve.signed[0].f)
-    assert pd.read_csv(saved / "edges.csv")["name"].tolist() == found.edges()["name"].tolist()
+    assert pd.read_csv(saved / "edges.csv")["name"].tolist() == found.table()["name"].tolist()
 
 
 def test_the_page_says_what_was_found(found, saved):
@@ -225,8 +225,8 @@ def test_the_page_says_what_was_found(found, saved):
         "Selected on 4 pairs",
         "Beside a random ranking",
         "random ranking",
-        found.edges()["name"][0],
-        found.task.describe(),
+        found.table()["name"][0],
+        found.pairs.describe(),
         "positive supports",
     ):
         assert words in text, words
@@ -309,8 +309,8 @@ def test_evaluate_on_other_pairs(lm, task_of, saved, tmp_path):
     assert len(vc.open(folder).further) == 1
     memory = vc.discovery.evaluate(lm, found, other, show_progress=False)
     assert memory.curve.sizes == OPTIONS["sizes"] and torch.equal(memory.circuit.metric, alone.metric)
-    own = vc.discovery.evaluate(lm, found, found.task, show_progress=False)
-    assert own.seen == len(found.task) and "not held out" in own.describe()
+    own = vc.discovery.evaluate(lm, found, found.pairs, show_progress=False)
+    assert own.seen == len(found.pairs) and "not held out" in own.describe()
 
 
 def test_evaluate_refuses_another_model_and_bad_sizes(tiny, lm, task, task_of, saved, tmp_path):

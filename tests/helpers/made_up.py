@@ -38,6 +38,11 @@ def task_header(n: int, **over: Any) -> dict[str, Any]:
     } | over
 
 
+def about(n: int, **settings: Any) -> dict[str, Any]:
+    """What circuits' runs say of model, task and settings."""
+    return {"model": MODEL, "task": task_header(n), "settings": {"ablation": "counterfactual"} | settings}
+
+
 def scores(
     method: str,
     names: Sequence[str],

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from made_up import about
 
 import veracausa as vc
 from veracausa.cost import Cost
@@ -77,7 +78,9 @@ def test_one_estimator_for_one_figure(three):
     one = Scores(**{**vars(three), "values": values, "clean": clean, "corrupted": torch.zeros(4).double()} |
                  {"units": three.units[[0]]})  # fmt: skip
     share = share_of_gap(values[:, 0], clean)[0]
-    f = Faithfulness(1, 0.1, values[:, 0], torch.zeros(4), Measurement(clean, torch.zeros(4).double()), Cost())
+    f = Faithfulness(
+        1, 0.1, values[:, 0], torch.zeros(4), Measurement(clean, torch.zeros(4).double()), Cost(), **about(4)
+    )
     assert one.normalised_stderr().tolist() == pytest.approx([share.stderr], rel=1e-12)
     assert (f.f, f.stderr()) == pytest.approx((share.value, share.stderr), rel=1e-12)
 

@@ -21,7 +21,7 @@ import veracausa as vc
 from veracausa.circuits.exchange.eap_json import read_eap_json, scores_from_eap_json, write_eap_json
 from veracausa.circuits.exchange.graphml import read_csv, read_graphml, write_csv, write_graphml
 from veracausa.counterfactuals.compared_corruptions import corruptions
-from veracausa.discovery.outcome_files import load_curve, load_faithfulness, save_curve, save_faithfulness
+from veracausa.discovery.evaluation import Evaluation
 from veracausa.errors import VeracausaError
 from veracausa.storage.files import read_tensors, write_json, write_tensors
 from veracausa.storage.pieces import Checkpoint
@@ -86,8 +86,19 @@ def kinds(tiny, task_of, tmp_path_factory):
         "comparison": Kind(compared.save, type(compared).load),
         "disagreement": Kind(vc.causes.disagreement(lm, task, units=["a0.h0"], nodes=2, zero_nodes=None, **quiet).save,
                              vc.open),
-        "faithfulness": Kind(lambda path: save_faithfulness(curve.signed[0], path), load_faithfulness),
-        "curve": Kind(lambda path: save_curve(curve, path), load_curve),
+        "faithfulness": Kind(curve.signed[0].save, vc.open),
+        "curve": Kind(curve.save, vc.open),
+        "agreement": Kind(vc.agreement(vc.attribute(lm, task, **quiet), heads).save, vc.open),
+        "stability": Kind(vc.scores.stability(heads, top=3, draws=4).save, vc.open),
+        "circuit-stability": Kind(vc.circuits.stability(edges, n=20, draws=4).save, vc.open),
+        "completeness": Kind(
+            vc.circuits.completeness(lm, task, circuit, draws=2, greedy=1, candidates=1, **quiet).save, vc.open
+        ),
+        "minimality": Kind(vc.circuits.minimality(lm, task, circuit, sample=3, **quiet).save, vc.open),
+        "tests": Kind(vc.circuits.tests(lm, task, circuit, draws=4, edges=3, **quiet).save, vc.open),
+        "evaluation": Kind(
+            Evaluation("other", task, 0, curve.signed[0], curve, curve.absolute[0], curve).save, vc.open
+        ),
         "pieces": Kind(copied, resume),
         "graphml": Kind(lambda path: write_graphml(circuit, path), read_graphml, "graphml"),
         "eap": Kind(
@@ -102,7 +113,8 @@ def kinds(tiny, task_of, tmp_path_factory):
 
 KINDS = (
     "scores", "positions", "edges", "receipt", "circuit", "task", "constants", "surface", "responses", "locations",
-    "ablation", "comparison", "disagreement", "faithfulness", "curve", "pieces", "graphml", "eap", "eap-scores", "csv",
+    "ablation", "comparison", "disagreement", "faithfulness", "curve", "agreement", "stability", "circuit-stability",
+    "completeness", "minimality", "tests", "evaluation", "pieces", "graphml", "eap", "eap-scores", "csv",
 )  # fmt: skip
 TEXTS = ("circuit", "task", "graphml", "eap", "eap-scores", "csv")
 

@@ -22,9 +22,11 @@ from veracausa.engine.circuit_forward import kept_by
 from veracausa.engine.identity import difference
 from veracausa.errors import CircuitError
 from veracausa.extras import require_extra
+from veracausa.result import ROWS, Shown
 from veracausa.scores.scores import NOT_VERIFIED
 from veracausa.storage.files import write_json
 from veracausa.units.edges import Edges
+from veracausa.words import listed, number_of, sentence
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     import networkx as nx
     import pandas as pd
 
+    from veracausa.cost import Cost
     from veracausa.model import Model
     from veracausa.scores.scores import Scores
     from veracausa.tasks.task import Task
@@ -43,13 +46,14 @@ NO_TASK: dict[str, Any] = {"name": "", "description": "not stated", "digest": ""
 
 
 @dataclass(frozen=True, eq=False)
-class Circuit:
+class Circuit(Shown):
     """Edges that are kept; all others are ablated.
 
     `edges`: a table without positions, in the graph's order (reader by reader along the stream), none twice. `model`,
     `task`: headers as in `Scores`; a model without an identity stands for every model of this graph. `method`: what
     scored or stated the edges. `settings`: how they were selected, how many were asked for, the scores' direction.
-    `importance`: the edges' importances where they are known (positive supports the behaviour).
+    `importance`: the edges' importances where they are known (positive supports the behaviour). `cost`: of a search
+    that ran the model for it; None where it was selected from scores, which have their own, or stated.
 
     Raises:
         CircuitError: positions, an edge twice or out of order, importances of another length.
@@ -66,6 +70,7 @@ class Circuit:
     settings: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     importance: Float[np.ndarray, " edges"] | None = None
+    cost: Cost | None = None
 
     def __post_init__(self) -> None:
         _require_whole(self.edges)
@@ -183,9 +188,9 @@ class Circuit:
             )
         return self
 
-    def to_pandas(self) -> pd.DataFrame:
+    def table(self) -> pd.DataFrame:
         """One row per edge: name, writer, reader, layer of the reader, importance where it is known."""
-        table = self.edges.table()
+        table: pd.DataFrame = self.edges.table()
         if self.importance is not None:
             table["importance"] = self.importance
         return table
@@ -201,7 +206,13 @@ class Circuit:
         return save_circuit(self, path)
 
     def chart(
-        self, *, positions: Scores | None = None, tokens: Sequence[str] = (), most: int = 200
+        self,
+        *,
+        positions: Scores | None = None,
+        tokens: Sequence[str] = (),
+        most: int = 200,
+        width: float | None = None,
+        height: float | None = None,
     ) -> altair.LayerChart:
         """The circuit as an Altair chart: layers upwards, heads and MLPs across, an edge a curve.
 
@@ -213,13 +224,15 @@ class Circuit:
             positions: scores of edges at positions; draws those of this circuit's edges over layers × positions.
             tokens: texts of the positions, e.g. `task.tokens(0)[0]`.
             most: edges drawn at most, the strongest; the subtitle says so where there are more.
+            width, height: of the drawing, in pixels; None: what its columns and layers need.
 
         Raises:
             CircuitError: `positions` that are no scores of its edges at positions.
 
         >>> circuit.chart().save("circuit.svg")  # or .png, .html
         """
-        return through("Circuit.chart", self, positions=positions, tokens=tokens, most=most)
+        size = {"width": width, "height": height}
+        return through("Circuit.chart", self, positions=positions, tokens=tokens, most=most, **size)
 
     @property
     def verified(self) -> str:
@@ -238,25 +251,33 @@ class Circuit:
             f"method  {self.method}" + (f" · {how}" if how else ""),
             f"model   {self.model['source']}",
             f"task    {self.task['description']}",
+            *([f"cost    {self.cost.describe()}"] if self.cost else []),
             f"trust   {self.verified}",
         ]
         return "\n".join([*lines, *(f"note    {note}" for note in self.notes)])
 
-    def _shown(self) -> pd.DataFrame:
-        table = self.to_pandas()
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """How large the circuit is, which of its edges are strongest, and how sure that is."""
+        if not len(self):
+            return tuple(map(sentence, (self.describe().splitlines()[0], *self.notes)))
+        size = f"The circuit has {len(self):,} of {self.graph.size:,} edges ({self.share:.2%})"
+        size += f", between {len(self.nodes):,} nodes."
         if self.importance is None:
-            return table[:10]
-        return table.iloc[np.argsort(-self.importance, kind="stable")[:10]]
+            return (size,)
+        best = np.argsort(-np.abs(self.importance), kind="stable")[:3]
+        names = [f"{self.edges[[int(i)]].names[0]} {number_of(float(self.importance[i]))}" for i in best]
+        return size, f"Its strongest are {listed(names)}.", sentence(f"the scores behind it: {self.verified}")
+
+    def head(self) -> pd.DataFrame:
+        """The ten edges that support the behaviour most; the first ones where importances are not known."""
+        if self.importance is None:
+            return self.table()[:ROWS]
+        return self.table().iloc[np.argsort(-self.importance, kind="stable")[:ROWS]]
 
     def __repr__(self) -> str:
-        table = self._shown().to_string(index=False, float_format=lambda x: f"{x:+.4f}")
+        table = self.head().to_string(index=False, float_format=lambda x: f"{x:+.4f}")
         return f"{self.describe()}\n{table if len(self) else 'no edges'}"
-
-    def _repr_html_(self) -> str:
-        from html import escape
-
-        table = self._shown().to_html(index=False, float_format="{:+.4f}".format)
-        return f"<pre>{escape(self.describe())}</pre>{table}"
 
 
 def _require_whole(edges: Edges) -> None:
@@ -322,6 +343,7 @@ def pack_circuit(circuit: Circuit) -> dict[str, Any]:
         "model": circuit.model,
         "task": circuit.task,
         "notes": list(circuit.notes),
+        "cost": circuit.cost.to_dict() if circuit.cost else None,
         "graph": asdict(circuit.graph),
     }
 

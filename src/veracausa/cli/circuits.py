@@ -112,16 +112,16 @@ def evaluate(
         require_sizes(shares)
     require_ablation(ablation)
     found = load_discovery(folder)
-    name = found.task.name if task is None else task
+    name = found.pairs.name if task is None else task
     if task is None and name not in BUILTIN:
         raise TaskError(
             f"The pairs of {folder} came from {name!r}, which cannot be drawn anew. Add --task TASK or FILE."
         )
-    require_task(name, metric or found.task.metric)
+    require_task(name, metric or found.pairs.metric)
     if seed is None:
-        seed = int(found.task.options.get("seed", 0)) + 1
+        seed = int(found.pairs.options.get("seed", 0)) + 1
     lm = load_model(found.circuit.model["name"] if model is None else model, device, dtype)
-    built = load_task(lm, name, n, seed, metric or found.task.metric)
+    built = load_task(lm, name, n, seed, metric or found.pairs.metric)
     say(f"task   {built.describe()}")
     evaluation = run(lm, folder, built, sizes=shares, ablation=ablation)
     echo(evaluation)

@@ -153,7 +153,7 @@ def discover(
     steps += [Step.done(plan.what, plan.kind, one.cost) for plan, one in zip(work[-4:], runs, strict=True)]
     return Discovery(
         asked=asked,
-        task=chosen,
+        pairs=chosen,
         scores=scores,
         circuit=circuit,
         receipt=receipt,

@@ -10,25 +10,29 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from veracausa.circuits.circuit import Circuit
-from veracausa.circuits.quality.curve import Curve, curve
-from veracausa.circuits.quality.faithfulness import Faithfulness, faithfulness
+from veracausa.circuits.quality.curve import Curve, curve, pack_curve
+from veracausa.circuits.quality.faithfulness import Faithfulness, faithfulness, pack_runs
+from veracausa.circuits.quality.files import load_curve, load_faithfulness
 from veracausa.circuits.selection.select import select
-from veracausa.discovery.outcome_files import load_curve, load_faithfulness, save_curve, save_faithfulness
 from veracausa.errors import FileError
+from veracausa.result import Shown
 from veracausa.scores.scores import Scores
-from veracausa.storage.files import keep
+from veracausa.storage.files import keep, write_tensors
 from veracausa.storage.origin import require_same_ends
+from veracausa.tasks.task import task_content
+from veracausa.words import sentence, share
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from veracausa.cost import Cost
     from veracausa.model import Model
     from veracausa.tasks.measurement import Measurement
     from veracausa.tasks.task import Task
@@ -39,23 +43,43 @@ _T = TypeVar("_T", Faithfulness, Curve)
 
 
 @dataclass(frozen=True, eq=False)
-class Evaluation:
+class Evaluation(Shown):
     """A circuit on some pairs.
 
-    `name`: of its folder and section. `seen`: how many of the pairs the selection saw, too. `circuit`, `curve`: of the
-    circuit and of the ranking that it comes from; `random`, `random_curve`: the same from a random ranking.
+    `name`: of its folder and section. `seen`: how many of the `pairs` the selection saw, too. `circuit`, `curve`: of
+    the circuit and of the ranking that it comes from; `random`, `random_curve`: the same from a random ranking.
 
     >>> found = vc.discover(lm, task).evaluation
     >>> found.circuit.f, found.random.f, found.table()
     """
 
     name: str
-    task: Task
+    pairs: Task
     seen: int
     circuit: Faithfulness
     curve: Curve
     random: Faithfulness
     random_curve: Curve
+
+    @property
+    def model(self) -> dict[str, str]:
+        """The model that was run."""
+        return self.circuit.model
+
+    @property
+    def task(self) -> dict[str, Any]:
+        """The pairs' header."""
+        return self.circuit.task
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The ablation, and what it depends on."""
+        return self.circuit.settings
+
+    @property
+    def cost(self) -> Cost:
+        """Of all four runs."""
+        return self.circuit.cost + self.curve.cost + self.random.cost + self.random_curve.cost
 
     @property
     def ablation(self) -> str:
@@ -67,9 +91,9 @@ class Evaluation:
         """In words, whether the selection saw these pairs."""
         if not self.seen:
             return "held out: the selection saw none of these pairs"
-        if self.seen == len(self.task):
+        if self.seen == len(self.pairs):
             return "not held out: the circuit was selected on these very pairs"
-        return f"not all held out: the selection saw {self.seen:,} of these {len(self.task):,} pairs"
+        return f"not all held out: the selection saw {self.seen:,} of these {len(self.pairs):,} pairs"
 
     def table(self) -> pd.DataFrame:
         """The circuit and its ranking beside the random ones: edges, f, its error, KL, NDF, CPR, CMD, both also log."""
@@ -96,11 +120,11 @@ class Evaluation:
             )
         return pd.DataFrame(rows)
 
-    def pairs(self) -> pd.DataFrame:
+    def by_pair(self) -> pd.DataFrame:
         """One row per pair: prompts, M of the circuit and of both bare runs, f, KL, NDF, the random circuit's f."""
         import pandas as pd
 
-        found, task = self.circuit, self.task
+        found, task = self.circuit, self.pairs
         return pd.DataFrame(
             {
                 "pair": range(len(task)),
@@ -129,23 +153,36 @@ class Evaluation:
 
     def keep(self, folder: Path) -> None:
         """Write what was run, file by file."""
-        save_faithfulness(self.circuit, folder / f"{CIRCUIT}.safetensors")
-        save_curve(self.curve, folder / f"{CURVE}.safetensors")
-        save_faithfulness(self.random, folder / f"{RANDOM}.safetensors")
-        save_curve(self.random_curve, folder / f"{RANDOM_CURVE}.safetensors")
+        self.circuit.save(folder / f"{CIRCUIT}.safetensors")
+        self.curve.save(folder / f"{CURVE}.safetensors")
+        self.random.save(folder / f"{RANDOM}.safetensors")
+        self.random_curve.save(folder / f"{RANDOM_CURVE}.safetensors")
+
+    def save(self, path: str | Path) -> Path:
+        """Write one safetensors file with a JSON header, whole or not at all; `vc.open` reads it."""
+        parts = {CIRCUIT: pack_runs((self.circuit,)), CURVE: pack_curve(self.curve)}
+        parts |= {RANDOM: pack_runs((self.random,)), RANDOM_CURVE: pack_curve(self.random_curve)}
+        header: dict[str, Any] = {name: own for name, (own, _) in parts.items()}
+        header |= {"name": self.name, "seen": self.seen, "pairs": task_content(self.pairs)}
+        tensors = {f"{name}/{key}": one for name, (_, own) in parts.items() for key, one in own.items()}
+        return write_tensors(path, FORMAT, header, tensors)
 
     def describe(self) -> str:
         """The figures in a few lines."""
         table = self.table().round(4).to_string(index=False)
-        return "\n".join([self.task.describe(), self.held_out, self.circuit.describe(), table])
+        return "\n".join([self.pairs.describe(), self.held_out, self.circuit.describe(), table])
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What the circuit restores, what a random one does, and whether the selection saw these pairs."""
+        chance = f"A random circuit of that making restores {share(self.random.f, self.random.stderr())}."
+        return (*self.circuit.sentences, chance, sentence(self.held_out))
 
     def __repr__(self) -> str:
         return self.describe()
 
-    def _repr_html_(self) -> str:
-        from html import escape
 
-        return f"<pre>{escape(self.describe())}</pre>"
+FORMAT = "veracausa-evaluation-1"
 
 
 def measured(
@@ -168,16 +205,16 @@ def measured(
 
     bare = cache(lambda: _ends(now or lm.measure(task)))
 
-    def piece(file: str, load: Callable[[Path], _T], save: Callable[[_T, Path], Path], compute: Callable[[], _T]) -> _T:
+    def piece(file: str, load: Callable[[Path], _T], compute: Callable[[], _T]) -> _T:
         if folder is None:
             return compute()
         path = folder / f"{file}.safetensors"
         if path.exists():
-            found = _of_task(load(path), task, path)
+            found = of_task(load(path), task, path)
             require_same_ends(lm, _ends(_measured(found)), bare(), path)
             return found
         found = compute()
-        keep(lambda: save(found, path))
+        keep(lambda: found.save(path))
         return found
 
     def run(one: Circuit) -> Faithfulness:
@@ -188,12 +225,12 @@ def measured(
 
     return Evaluation(
         name=name,
-        task=task,
+        pairs=task,
         seen=seen,
-        circuit=piece(CIRCUIT, load_faithfulness, save_faithfulness, lambda: run(circuit)),
-        curve=piece(CURVE, load_curve, save_curve, lambda: walk(scores)),
-        random=piece(RANDOM, load_faithfulness, save_faithfulness, lambda: run(alike(circuit, chance))),
-        random_curve=piece(RANDOM_CURVE, load_curve, save_curve, lambda: walk(chance)),
+        circuit=piece(CIRCUIT, load_faithfulness, lambda: run(circuit)),
+        curve=piece(CURVE, load_curve, lambda: walk(scores)),
+        random=piece(RANDOM, load_faithfulness, lambda: run(alike(circuit, chance))),
+        random_curve=piece(RANDOM_CURVE, load_curve, lambda: walk(chance)),
     )
 
 
@@ -203,8 +240,8 @@ def read(folder: Path, name: str, task: Task, seen: int) -> Evaluation:
     Raises:
         FileError: a file is missing, damaged, cut short, or about other pairs.
     """
-    circuits = [_of_task(load_faithfulness(folder / f"{file}.safetensors"), task, folder) for file in (CIRCUIT, RANDOM)]
-    curves = [_of_task(load_curve(folder / f"{file}.safetensors"), task, folder) for file in (CURVE, RANDOM_CURVE)]
+    circuits = [of_task(load_faithfulness(folder / f"{file}.safetensors"), task, folder) for file in (CIRCUIT, RANDOM)]
+    curves = [of_task(load_curve(folder / f"{file}.safetensors"), task, folder) for file in (CURVE, RANDOM_CURVE)]
     return Evaluation(name, task, seen, circuits[0], curves[0], circuits[1], curves[1])
 
 
@@ -246,12 +283,12 @@ def _ends(measured: Measurement) -> Tensor:
     return torch.stack([measured.clean, measured.corrupted])
 
 
-def _of_task(found: _T, task: Task, path: Path) -> _T:
+def of_task(found: _T, task: Task, path: Path) -> _T:
     """What was read, if it is about this task: its pairs, answers and metric."""
     one = found.signed[0] if isinstance(found, Curve) else found
-    if one.settings.get("task") != task.digest():
+    if one.task["digest"] != task.digest():
         raise FileError(
-            f"{path} is about {one.settings.get('description', 'another task')!r} ({len(one.metric)} pairs), not about "
-            f"{task.describe()!r}. Delete it and run again."
+            f"{path} is about {one.task['description']!r} ({len(one.metric)} pairs), not about {task.describe()!r}. "
+            "Delete it and run again."
         )
     return found

@@ -98,11 +98,11 @@ def kept_scores(
 def save_discovery(found: Discovery, folder: Path) -> Path:
     """See `Discovery.save`."""
     claim(folder, found.asked)
-    found.task.save(folder / PAIRS)
+    found.pairs.save(folder / PAIRS)
     found.scores.save(folder / SCORES)
     found.circuit.save(folder / "circuit.json")
     write_graphml(found.circuit, folder / "circuit.graphml")
-    write_text(folder / "edges.csv", csv_text(found.edges()))
+    write_text(folder / "edges.csv", csv_text(found.table()))
     if found.receipt is not None:
         found.receipt.save(folder / RECEIPT)
         write_text(folder / "receipt.txt", f"{found.receipt}\n")
@@ -119,10 +119,10 @@ def save_evaluation(evaluation: Evaluation, folder: Path) -> None:
     """Tables of an evaluation whose numbers are there, and its pairs, which make it count."""
     own = place(folder, evaluation.name)
     evaluation.keep(own)
-    write_text(own / "faithfulness.csv", csv_text(evaluation.pairs()))
+    write_text(own / "faithfulness.csv", csv_text(evaluation.by_pair()))
     write_text(own / "curve.csv", csv_text(evaluation.sizes()))
     write_text(own / "summary.csv", csv_text(evaluation.table()))
-    evaluation.task.save(own / PAIRS)
+    evaluation.pairs.save(own / PAIRS)
 
 
 def load_discovery(folder: str | Path) -> Discovery:
@@ -150,7 +150,7 @@ def load_discovery(folder: str | Path) -> Discovery:
     with reading(folder):
         return Discovery(
             asked=asked,
-            task=task,
+            pairs=task,
             scores=scores,
             circuit=load_circuit(folder / "circuit.json"),
             receipt=load_receipt(folder / RECEIPT) if (folder / RECEIPT).exists() else None,

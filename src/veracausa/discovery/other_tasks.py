@@ -65,7 +65,7 @@ def evaluate(
         work = [running(lm, task, 3 * len(sizes) + 2, "the circuit, both curves, a random circuit", ablation)]
         announce(told(timed(lm, task, work), "drawing the page"), show_progress)
     evaluation = measured(
-        lm, name, task, found.circuit, found.scores, seen=seen_by(task, found.task), sizes=sizes,
+        lm, name, task, found.circuit, found.scores, seen=seen_by(task, found.pairs), sizes=sizes,
         seed=int(found.asked["seed"]), ablation=ablation, folder=folder and place(folder, name),
         show_progress=show_progress,
     )  # fmt: skip

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from veracausa.circuits.circuit import Circuit
 from veracausa.circuits.selection.stability import CircuitStability, stability
-from veracausa.cost import Step
+from veracausa.cost import Cost, Step
 from veracausa.discovery.evaluation import Evaluation
 from veracausa.doors import through
 from veracausa.progress import duration
 from veracausa.receipts.receipts import Receipt
+from veracausa.result import Shown
 from veracausa.scores.scores import Scores
 from veracausa.statistics.bootstrap import LEAST
 from veracausa.storage.files import at
@@ -32,10 +33,10 @@ _DRAWS = 50
 
 
 @dataclass(frozen=True, eq=False)
-class Discovery:
+class Discovery(Shown):
     """A circuit, where it comes from, and what it is worth.
 
-    `asked`: all that the call was asked for. `task`: the pairs that the edges were scored and selected on; `scores`,
+    `asked`: all that the call was asked for. `pairs`: those that the edges were scored and selected on; `scores`,
     `circuit`: of them. `receipt`: exact effects that check the scores (None: not verified, or exact already).
     `stability`: of the selection (None: a single pair, one ranking for all pairs, or an integer program). `evaluation`:
     on the pairs that were held out; `further`: what `vc.discovery.evaluate` added. `steps`: what each step cost;
@@ -46,7 +47,7 @@ class Discovery:
     """
 
     asked: dict[str, Any]
-    task: Task
+    pairs: Task
     scores: Scores
     circuit: Circuit
     receipt: Receipt | None
@@ -62,6 +63,27 @@ class Discovery:
     seconds: float
 
     @property
+    def model(self) -> dict[str, str]:
+        """The model of the scores."""
+        return self.scores.model
+
+    @property
+    def task(self) -> dict[str, Any]:
+        """The header of the pairs that the edges were selected on."""
+        return self.scores.task
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that was asked for."""
+        return self.asked
+
+    @property
+    def cost(self) -> Cost:
+        """Of scores, receipt and all evaluations; an interrupted step counts what it spent before."""
+        known = [self.scores.cost, *([self.receipt.cost] if self.receipt else [])]
+        return sum((one.cost for one in (self.evaluation, *self.further)), start=sum(known, start=Cost()))
+
+    @property
     def verified(self) -> str:
         """How far the scores can be trusted: the receipt in a line, "exact effects", or "not verified"."""
         return self.scores.verified
@@ -69,15 +91,15 @@ class Discovery:
     @property
     def checked(self) -> int:
         """How many of the circuit's edges have a known exact effect."""
-        return int(self.edges()["exact"].notna().sum())
+        return int(self.table()["exact"].notna().sum())
 
-    def edges(self) -> pd.DataFrame:
+    def table(self) -> pd.DataFrame:
         """One row per kept edge, the strongest first.
 
         Columns: name, writer, reader, layer, importance, stderr, share (importance / mean gap), exact (the exact
         importance, where it was verified), chosen (share of the bootstrap draws that keep the edge).
         """
-        table = self.circuit.to_pandas()
+        table = self.circuit.table()
         place = {name: i for i, name in enumerate(self.scores.units.names)}
         rows = [place[name] for name in table["name"]]
         if self.scores.per_example:  # ranks have neither an error nor a share of the gap
@@ -96,7 +118,7 @@ class Discovery:
         error = {name: f" ± {value:.3f}" if value == value else "" for name, value in curve.stderr().items()}
         lines = [
             *(line for line in self.circuit.describe().splitlines() if not line.startswith("trust")),
-            f"pairs   selected on {len(self.task):,}, evaluated on {len(self.evaluation.task):,}; "
+            f"pairs   selected on {len(self.pairs):,}, evaluated on {len(self.evaluation.pairs):,}; "
             f"{self.evaluation.held_out}",
             *found.describe().splitlines()[1:],
             f"random  f = {self.evaluation.random.f:.3f} for a random ranking, selected in the same way",
@@ -115,7 +137,19 @@ class Discovery:
         lines.append(f"cost    {cost:,.0f} token-layers, {duration(self.seconds)}")
         return "\n".join(lines)
 
-    def save(self, out: str | Path) -> Path:
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What the circuit restores on pairs that were held out, beside chance, and how far its scores are verified."""
+        known = f"Exact effects are known of {self.checked:,} of its {len(self.circuit):,} edges: {self.verified}."
+        stable = self.stability
+        steady = (
+            [f"Circuits of {stable.draws} bootstrap draws share {stable.jaccard:.2f} of their edges (Jaccard)."]
+            if stable
+            else []
+        )
+        return (*self.evaluation.sentences, known, *steady)
+
+    def save(self, path: str | Path) -> Path:
         """Write the folder with scores, circuit, tables and the offline page; returns the path of report.html.
 
         run.json, pairs.json (those selected on), scores.safetensors, circuit.json, circuit.graphml, edges.csv,
@@ -126,16 +160,11 @@ class Discovery:
         Raises:
             FileError: the folder cannot be written, or belongs to something else.
         """
-        saved: Path = through("Discovery.save", self, at(out))
+        saved: Path = through("Discovery.save", self, at(path))
         return saved
 
     def __repr__(self) -> str:
         return self.describe()
-
-    def _repr_html_(self) -> str:
-        from html import escape
-
-        return f"<pre>{escape(self.describe())}</pre>{self.edges()[:10].to_html(index=False)}"
 
     def _exact(self) -> dict[str, float]:
         """Name of each verified edge → its exact importance."""

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import singledispatch
 from typing import Any
 
 import numpy as np
 
+from veracausa.circuits.quality.completeness import Completeness
+from veracausa.circuits.quality.faithfulness import Faithfulness
+from veracausa.circuits.quality.hypotheses import CircuitTests
+from veracausa.circuits.quality.minimality import Minimality
+from veracausa.circuits.selection.stability import CircuitStability
+from veracausa.discovery.evaluation import Evaluation
+from veracausa.discovery.results import Discovery
 from veracausa.effects.learned_constants import OptimalConstants
 from veracausa.receipts.receipts import Receipt
 from veracausa.report.charts.charts import alone, together
+from veracausa.report.charts.circuits import circuit_part
 from veracausa.report.charts.data import Datasets
+from veracausa.report.charts.faithfulness import curves_part, pairs_view
 from veracausa.report.charts.figures import Figure, Part
 from veracausa.report.charts.scatters import against_exact, padded
-from veracausa.report.charts.strengths import bars_view, overlap_view
+from veracausa.report.charts.strengths import bars_view, diagonal_view, overlap_view, strips_view
 from veracausa.report.pages.discovery_figures import receipt_figure
 from veracausa.scores.agreement import Agreement
 from veracausa.scores.scores import METRIC
@@ -70,3 +80,60 @@ def _constants(found: OptimalConstants) -> Part:
     view = bars_view(data, _OWN, found.units[order].names, gain[order], "mean KL saved by learning, nats")
     heading = f"Optimal constants of {len(found.units):,} {found.units.kind}"
     return Part(heading, view, data, f"Bar chart. {' '.join(found.sentences)}", "the largest gains over the mean")
+
+
+@drawing.register
+def _faithfulness(found: Faithfulness) -> Part:
+    data = Datasets(inline=True)
+    first, *rest = found.describe().splitlines()
+    said = f"f of every pair; the bar is the ratio of means, {plain(found.f, 2)}"
+    return Part(first, pairs_view(data, {"circuit": found}, _OWN), data, said, "\n".join([said, *rest]))
+
+
+@drawing.register
+def _completeness(found: Completeness) -> Part:
+    data = Datasets(inline=True)
+    full, circuit = (each.mean(1).double().numpy() for each in (found.full, found.circuit))
+    names, titles = [" ".join(one) or "nothing" for one in found.sets], ("model without K, M", "circuit without K, M")
+    view = diagonal_view(data, _OWN, full, circuit, found.how, titles, names)
+    first, *rest = found.describe().splitlines()
+    said = "a dot is a set K of nodes; on the diagonal the circuit breaks as the model does"
+    return Part(first, view, data, f"Scatter. {said}", "\n".join([said, *rest]))
+
+
+@drawing.register
+def _minimality(found: Minimality) -> Part:
+    data, table = Datasets(inline=True), found.table()
+    columns = table["loss"].to_numpy(), table["stderr"].to_numpy()
+    view = bars_view(data, _OWN, table["name"].tolist(), columns[0], "loss, share of the gap", stderr=columns[1])
+    first, *rest = found.describe().splitlines()
+    return Part(first, view, data, f"Bar chart. {first}", "\n".join([*rest, "the largest losses"]))
+
+
+@drawing.register
+def _tests(found: CircuitTests) -> Part:
+    data = Datasets(inline=True)
+    groups = {"edges of the circuit": found.effect, "random edges": found.random_effect}
+    view = strips_view(data, _OWN, groups, "|effect| of removing an edge, share of the gap")
+    said = "\n".join(found.sentences)
+    return Part(f"Tests of a circuit of {found.size:,} edges", view, data, said, said)
+
+
+@drawing.register
+def _circuit_stability(found: CircuitStability) -> Part:
+    data, table = Datasets(inline=True), found.table()
+    names, shares = table["name"].tolist(), table["probability"].to_numpy()
+    view = bars_view(data, _OWN, names, shares, "share of the draws that keep it", domain=(0, 1))
+    first, *rest = found.describe().splitlines()
+    return Part(first, view, data, f"Bar chart. {first}", "\n".join(rest[:1]))
+
+
+@drawing.register
+def _evaluation(found: Evaluation) -> Part:
+    curves = (found.curve, replace(found.random_curve, method="random ranking"))
+    return curves_part(Datasets(inline=True), curves, _OWN)
+
+
+@drawing.register
+def _discovery(found: Discovery) -> Part:
+    return circuit_part(Datasets(inline=True), found.circuit, _OWN)

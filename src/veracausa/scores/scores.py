@@ -280,10 +280,8 @@ class Scores(Shown):
         `tokens`: texts of the positions of edges at positions, e.g. `task.tokens(0)[0]`. `width`, `height`: of the
         plot, in pixels.
         """
-        drawn: altair.Chart | altair.LayerChart = through(
-            "Scores.chart", self, tokens=tokens, most=most, width=width, height=height
-        )
-        return drawn
+        size = {"width": width, "height": height}
+        return through("Scores.chart", self, tokens=tokens, most=most, **size)
 
     def save(self, path: str | Path) -> Path:
         """Write a safetensors file with a JSON header, whole or not at all; `vc.open` reads it."""
@@ -305,8 +303,7 @@ class Scores(Shown):
             f"n       {self.n} pair{plural}; metric {self.clean.mean():+.3f} clean, "
             f"{self.corrupted.mean():+.3f} corrupted",
             *(f"caution {caution}" for caution in self.cautions),
-            f"cost    {self.cost.token_layers:,} token-layers = {self.cost.forward_equivalents:,.1f} forward passes, "
-            f"{self.cost.seconds:.1f} s",
+            f"cost    {self.cost.describe()}",
             f"trust   {self.verified}",
         ]
         if self.completeness is not None:

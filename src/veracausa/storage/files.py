@@ -131,7 +131,7 @@ def write_tensors(
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    dense = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    dense = _apart(tensors)
     text = json.dumps(header)
     metadata = {"format": kind, "veracausa": text, _SEAL: _seal(kind, text, dense)}
 
@@ -142,6 +142,17 @@ def write_tensors(
             raise OSError(str(error)) from error
 
     return written(path, write)
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, whole and on the CPU; those that share memory, which safetensors refuses, each by itself."""
+    made: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, tensor in tensors.items():
+        one = tensor.detach().cpu().contiguous()
+        made[name] = one.clone() if one.untyped_storage().data_ptr() in taken else one
+        taken.add(one.untyped_storage().data_ptr())
+    return made
 
 
 def read_tensors(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:

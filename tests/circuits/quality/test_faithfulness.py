@@ -6,6 +6,7 @@ import naive_circuit
 import numpy as np
 import pytest
 import torch
+from made_up import about
 
 import veracausa as vc
 from veracausa.anatomy.graph import Graph
@@ -66,7 +67,7 @@ def test_formulas_by_hand(lm, task):
 
 def _outcome(metric, gap, edges=1):
     zero = torch.zeros_like(gap)
-    return Faithfulness(edges, 0.1, metric, zero, Measurement(gap, zero), Cost(), settings={"metric": "logit_diff"})
+    return Faithfulness(edges, 0.1, metric, zero, Measurement(gap, zero), Cost(), **about(len(gap)))
 
 
 def test_the_standard_error_of_f_and_of_its_areas():
@@ -105,7 +106,7 @@ def test_headers_say_what_changes_a_number(lm, task):
     other = vc.faithfulness(lm, task, circuit, ablation="mean", reference=task[:1])
     assert found["mean"].settings["reference_digest"] != other.settings["reference_digest"]
     assert found["resample"].settings["seed"] == 3 and "reference" not in found["zero"].settings
-    assert {one.settings["task"] for one in found.values()} == {task.digest()}
+    assert {one.task["digest"] for one in found.values()} == {task.digest()}
     curves = [Curve(name, (1.0,), (one,), (one,), {"signed": (1,), "abs": (1,)}) for name, one in
               (("a", found["mean"]), ("b", other))]  # fmt: skip
     with pytest.raises(MethodError, match="reference"):

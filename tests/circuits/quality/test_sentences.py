@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from made_up import agreement, task
+from made_up import about, agreement, task
 
 from veracausa.circuits.quality.curve import Curve
 from veracausa.circuits.quality.faithfulness import Faithfulness
@@ -28,12 +28,13 @@ def ran(f, *, edges=60, pairs=2, kl=0.25):
     """A circuit's run that brings back this share of each pair's gap."""
     measured = Measurement(MEASURED.clean[:pairs], MEASURED.corrupted[:pairs])
     return Faithfulness(
-        edges, edges / 400, measured.corrupted + f * measured.gap, torch.full((pairs,), kl), measured, Cost()
-    )
+        edges, edges / 400, measured.corrupted + f * measured.gap, torch.full((pairs,), kl), measured, Cost(),
+        **about(pairs),
+    )  # fmt: skip
 
 
 def test_a_run_in_words():
-    made = Faithfulness(60, 0.15, torch.tensor([3.0, 3.4]), torch.tensor([0.2, 0.3]), MEASURED, Cost())
+    made = Faithfulness(60, 0.15, torch.tensor([3.0, 3.4]), torch.tensor([0.2, 0.3]), MEASURED, Cost(), **about(2))
     # f = (7 + 5.4) / 2 / 8; per pair .7 and .9; NDF the same
     assert made.describe().splitlines() == [
         "circuit of 60 edges (15.00%) · 2 pairs · counterfactual ablation",
@@ -77,7 +78,9 @@ def test_a_curve_in_words():
 
 def test_minimality_in_words():
     share = torch.tensor([0.2, 0.02, 0.0005, -0.0004, -0.03, 0.004])
-    made = Minimality("edges", tuple("abcdef"), 50, 8 * share.expand(2, 6), MEASURED.clean, MEASURED, Cost())
+    made = Minimality(
+        "edges", tuple("abcdef"), 50, 8 * share.expand(2, 6), MEASURED.clean, MEASURED, Cost(), **about(2)
+    )
     assert made.describe().splitlines() == [
         "minimality: 6 edges (of 50, drawn at random) removed one at a time · 2 pairs · counterfactual ablation",
         "removing it costs over 1% of the gap: 2; changes less than 0.1%: 2; brings over 0.1%: 1",
@@ -168,7 +171,7 @@ def discovery(**over):
     sentence = "150 of 70,651 units checked exactly, r +0.987; with 95% confidence at most 44 of the others are strong"
     receipt = Receipt(agreement=agreement("eap-ig", r=0.987), sentence=sentence)
     evaluation = Evaluation("held-out", task(7), 0, ran(0.85), curve(), ran(0.125), curve(less=0.5))
-    known = {"circuit": circuit(), "evaluation": evaluation, "receipt": receipt, "checked": 88, "task": task(9),
+    known = {"circuit": circuit(), "evaluation": evaluation, "receipt": receipt, "checked": 88, "pairs": task(9),
              "scores": SimpleNamespace(method="eap-ig"), "stability": SimpleNamespace(jaccard=0.63)}  # fmt: skip
     return SimpleNamespace(**(known | over))
 

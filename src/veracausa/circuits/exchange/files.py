@@ -12,9 +12,9 @@ from veracausa.circuits.wiring import parse_names
 from veracausa.errors import FileError
 from veracausa.scores.files import unpack_graph
 from veracausa.storage.files import at, read_json
-from veracausa.storage.schema import MODEL, TASK, many, number, reading, record, text
+from veracausa.storage.schema import MODEL, TASK, cost, many, maybe, number, reading, record, text
 
-_HEADER = record(method=text, settings=record(), model=MODEL, task=TASK, notes=many(text))
+_HEADER = record(method=text, settings=record(), model=MODEL, task=TASK, notes=many(text), cost=maybe(cost))
 
 
 def unpack_circuit(header: dict[str, Any], names: list[str], importance: list[float] | None, path: Path) -> Circuit:
@@ -34,7 +34,7 @@ def unpack_circuit(header: dict[str, Any], names: list[str], importance: list[fl
             ends[:, 0],
             ends[:, 1],
             importance=None if values is None else np.array(values, dtype=np.float64),
-            **{name: found[name] for name in ("method", "settings", "model", "task", "notes")},
+            **{name: found[name] for name in ("method", "settings", "model", "task", "notes", "cost")},
         )
 
 

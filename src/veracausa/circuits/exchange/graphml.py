@@ -80,7 +80,7 @@ def read_graphml(path: str | Path) -> Circuit:
 
 def write_csv(circuit: Circuit, path: str | Path) -> Path:
     """Write a circuit's edges as CSV, whole or not at all."""
-    return write_text(path, csv_text(circuit.to_pandas()))
+    return write_text(path, csv_text(circuit.table()))
 
 
 def read_csv(path: str | Path, lm: Model) -> Circuit:

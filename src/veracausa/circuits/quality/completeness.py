@@ -24,14 +24,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from veracausa.circuits.knockouts import inner_nodes, mask_to_test, require_count, without_writers
-from veracausa.circuits.runs.run_circuits import run_circuits
+from veracausa.circuits.runs.run_circuits import Outcomes, Ran, run_circuits
 from veracausa.cost import Cost
 from veracausa.engine.circuit_forward import all_edges_mask
 from veracausa.errors import MethodError
+from veracausa.result import ROWS
 from veracausa.statistics.ratios import ratios
+from veracausa.storage.files import write_tensors
 from veracausa.tasks.measurement import Measurement
+from veracausa.words import counted, listed, share
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
 
     from veracausa.circuits.circuit import Circuit
@@ -40,7 +45,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Completeness:
+class Completeness(Ran):
     """What is left of the model and of a circuit without sets of nodes; see the module.
 
     `how`: "none", "random" or "greedy", of every set. `full`: M(full ∖ K), `circuit`: M(C ∖ K), pair by pair.
@@ -53,7 +58,9 @@ class Completeness:
     circuit: Float[Tensor, "sets examples"]
     measured: Measurement
     cost: Cost
-    ablation: str = "counterfactual"
+    model: dict[str, str]
+    task: dict[str, Any]
+    settings: dict[str, Any]
 
     @cached_property
     def incompleteness(self) -> Float[Tensor, " sets"]:
@@ -101,6 +108,31 @@ class Completeness:
             )
         return pd.DataFrame(rows)
 
+    def head(self) -> pd.DataFrame:
+        """The ten sets with the largest |incompleteness|."""
+        return self.table().sort_values("incompleteness", key=abs, ascending=False, kind="stable")[:ROWS]
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """How far circuit and model part on average, and at worst."""
+        chosen, worst = self.worst
+        without = f"without {listed(chosen[:6])}{' and more' * (len(chosen) > 6)}" if chosen else "as they are"
+        return (
+            f"Without random sets of its {len(self.nodes)} nodes circuit and model part by "
+            f"{share(self.mean, self.stderr)} of the gap on average ({counted(len(self.measured.gap), 'pair')}, "
+            f"{self.ablation} ablation).",
+            f"They part most {without}: the model does {'better' if worst > 0 else 'worse'} by {abs(worst):.3f} of the "
+            "gap.",
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write a safetensors file with a JSON header, whole or not at all; `vc.open` reads it."""
+        header = {"nodes": self.nodes, "how": self.how, "sets": self.sets, "cost": self.cost.to_dict()}
+        header |= {"model": self.model, "task": self.task, "settings": self.settings}
+        tensors = {"full": self.full, "circuit": self.circuit}
+        tensors |= {"clean": self.measured.clean, "corrupted": self.measured.corrupted}
+        return write_tensors(path, FORMAT, header, tensors)
+
     def describe(self) -> str:
         """The figures in three lines."""
         n, chosen = len(self.measured.gap), self.worst[0]
@@ -116,8 +148,7 @@ class Completeness:
         )
 
     def __repr__(self) -> str:
-        order = np.argsort(-self.incompleteness.abs().numpy(), kind="stable")[:10]
-        shown = self.table().iloc[order].to_string(index=False, float_format=lambda x: f"{x:+.3f}", max_colwidth=60)
+        shown = self.head().to_string(index=False, float_format=lambda x: f"{x:+.3f}", max_colwidth=60)
         return f"{self.describe()}\n{shown}"
 
 
@@ -170,19 +201,19 @@ def completeness(
     both = (all_edges_mask(graph), mask)
     cost = Cost(full=sum(task.lengths) * lm.layers)
 
-    def run(sets: Sequence[Sequence[int]]) -> tuple[Tensor, Measurement]:
+    def run(sets: Sequence[Sequence[int]]) -> tuple[Tensor, Outcomes]:
         masks = [without_writers(whole, chosen) for whole in both for chosen in sets]
         how: dict[str, Any] = {"ablation": ablation, "reference": reference, "seed": seed}
         found = run_circuits(lm, task, masks, **how, show_progress=show_progress)
         nonlocal cost
         cost = cost + found.cost
-        return found.metric.unflatten(0, (2, len(sets))), found.measured
+        return found.metric.unflatten(0, (2, len(sets))), found
 
     sets: list[list[int]] = [[]]
     for draw in range(draws):
         generator = np.random.default_rng([seed, 0, draw])
         sets.append(np.sort(generator.permutation(nodes)[: generator.integers(1, len(nodes) + 1)]).tolist())
-    metric, measured = run(sets)
+    metric, first = run(sets)
     how, parts = ["none", *["random"] * draws], [metric]
     chosen: list[int] = []
     for step in range(min(greedy, len(nodes))):
@@ -196,4 +227,8 @@ def completeness(
     full, circuits = torch.cat(parts, 1)
     named = tuple(tuple(graph.writer_names[node] for node in one) for one in sets)
     every = tuple(graph.writer_names[node] for node in nodes)
-    return Completeness(every, tuple(how), named, full, circuits, measured, cost, ablation)
+    asked = first.settings | {"draws": draws, "greedy": greedy, "candidates": candidates, "seed": seed}
+    return Completeness(every, tuple(how), named, full, circuits, first.measured, cost, first.model, first.task, asked)
+
+
+FORMAT = "veracausa-completeness-1"

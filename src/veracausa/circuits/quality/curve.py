@@ -12,38 +12,47 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from scipy.integrate import trapezoid
 
 from veracausa.arguments import shown
-from veracausa.circuits.quality.faithfulness import Faithfulness, faithfulness_of
+from veracausa.circuits.quality.faithfulness import Faithfulness, faithfulness_of, pack_runs
 from veracausa.circuits.runs.ablations import SETTLED
 from veracausa.circuits.runs.run_circuits import run_circuits
 from veracausa.doors import through
 from veracausa.effects.optimal_descent import Learning
 from veracausa.engine.circuit_forward import kept_by, wiring_of
 from veracausa.errors import MethodError, UnitError
+from veracausa.result import Shown
 from veracausa.scores.scores import Scores
 from veracausa.statistics.ratios import error_of
+from veracausa.storage.files import write_tensors
 from veracausa.units.edges import Edges
+from veracausa.words import counted, sentence, share
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import altair
     import pandas as pd
+    from torch import Tensor
 
+    from veracausa.cost import Cost
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 
 #: Shares of the edges at which a curve is taken.
 SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+#: f this near to 1 is the model's behaviour.
+_NEAR = 0.1
 _RANKINGS = {"signed": "importance", "abs": "abs_mean"}
 
 
 @dataclass(frozen=True, eq=False)
-class Curve:
+class Curve(Shown):
     """Faithfulness of nested circuits, by signed importance and by |score|.
 
     `sizes`: shares asked for. `signed[k]`, `absolute[k]`: what the circuit of that size gave. `living`: of both
@@ -58,6 +67,26 @@ class Curve:
     signed: tuple[Faithfulness, ...]
     absolute: tuple[Faithfulness, ...]
     living: dict[str, tuple[int, ...]]
+
+    @property
+    def model(self) -> dict[str, str]:
+        """The model that was run."""
+        return self.signed[0].model
+
+    @property
+    def task(self) -> dict[str, Any]:
+        """The pairs that it was run on."""
+        return self.signed[0].task
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The ablation, and what it depends on."""
+        return self.signed[0].settings
+
+    @property
+    def cost(self) -> Cost:
+        """Of all circuits, which run together."""
+        return self.signed[0].cost
 
     @property
     def cpr(self) -> float:
@@ -100,11 +129,11 @@ class Curve:
 
         rows = []
         for name, found in (("signed", self.signed), ("abs", self.absolute)):
-            for share, one, living in zip(self.sizes, found, self.living[name], strict=True):
+            for size, one, living in zip(self.sizes, found, self.living[name], strict=True):
                 rows.append(
                     {
                         "ranking": name,
-                        "share": share,
+                        "share": size,
                         "edges": one.edges,
                         "living": living,
                         "f": one.f,
@@ -115,7 +144,36 @@ class Curve:
                 )
         return pd.DataFrame(rows)
 
-    def chart(self, *others: Curve) -> altair.LayerChart:
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The areas, from which size on the model's behaviour is there, and what to be told with it."""
+        error = self.stderr()
+        areas = (
+            f"By {self.method} circuits have CPR {share(self.cpr, error['cpr'])} by signed importance and CMD "
+            f"{share(self.cmd, error['cmd'])} by |score| ({counted(len(self.signed[0].metric), 'pair')}, "
+            f"{self.signed[0].ablation} ablation)."
+        )
+        near = [size for k, size in enumerate(self.sizes) if all(abs(1 - one.f) <= _NEAR for one in self.absolute[k:])]
+        since = f"from {100 * near[0]:.3g}% of the edges on" if near else "at no size"
+        there = f"By |score| f stays within {_NEAR:g} of 1 {since}."
+        return (areas, there, *map(sentence, self.signed[0].cautions))
+
+    def describe(self) -> str:
+        """The areas in a line, with their standard errors, and what to be told with them."""
+        error = {name: f" ± {value:.3f}" if value == value else "" for name, value in self.stderr().items()}
+        pairs = len(self.signed[0].metric)
+        head = (
+            f"{self.method}: CPR {self.cpr:.3f}{error['cpr']} (log axis {self.cpr_log:.3f}{error['cpr_log']}), CMD "
+            f"{self.cmd:.3f}{error['cmd']} (log axis {self.cmd_log:.3f}{error['cmd_log']}) · {pairs} "
+            f"pair{'s' * (pairs > 1)} · {self.signed[0].ablation} ablation"
+        )
+        return "\n".join([head, *self.signed[0].cautions])
+
+    def save(self, path: str | Path) -> Path:
+        """Write a safetensors file with a JSON header, whole or not at all; `vc.open` reads it."""
+        return write_tensors(path, FORMAT, *pack_curve(self))
+
+    def chart(self, *others: Curve, width: float | None = None, height: float | None = None) -> altair.LayerChart:
         """This curve, and others beside it, as an Altair chart: f over the share of edges, on a log axis.
 
         Solid lines: by signed importance; dashed: by |score|. Bands: ± 1 standard error over pairs (none where it is
@@ -126,18 +184,20 @@ class Curve:
 
         >>> eap.chart(eap_ig).save("curves.png")
         """
-        return through("Curve.chart", (self, *others))
+        return through("Curve.chart", (self, *others), width=width, height=height)
 
     def __repr__(self) -> str:
-        error = {name: f" ± {value:.3f}" if value == value else "" for name, value in self.stderr().items()}
-        pairs = len(self.signed[0].metric)
-        head = (
-            f"{self.method}: CPR {self.cpr:.3f}{error['cpr']} (log axis {self.cpr_log:.3f}{error['cpr_log']}), CMD "
-            f"{self.cmd:.3f}{error['cmd']} (log axis {self.cmd_log:.3f}{error['cmd_log']}) · {pairs} "
-            f"pair{'s' * (pairs > 1)} · {self.signed[0].ablation} ablation"
-        )
-        head = "\n".join([head, *self.signed[0].cautions])
-        return f"{head}\n{self.table().round(4).to_string(index=False)}"
+        return f"{self.describe()}\n{self.table().round(4).to_string(index=False)}"
+
+
+FORMAT = "veracausa-curve-2"
+
+
+def pack_curve(curve: Curve) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Header and tensors of a curve with all its circuits' outcomes."""
+    header, tensors = pack_runs((*curve.signed, *curve.absolute))
+    header |= {"method": curve.method, "sizes": list(curve.sizes)}
+    return header | {"living": {name: list(counts) for name, counts in curve.living.items()}}, tensors
 
 
 def curve(

@@ -9,34 +9,41 @@ M(full) is the bare model's clean run, M(∅) its corrupted one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from veracausa.circuits.runs.run_circuits import Outcomes, run_circuits
+from veracausa.circuits.runs.run_circuits import Outcomes, Ran, run_circuits
 from veracausa.cost import Cost
 from veracausa.effects.optimal_descent import Learning
 from veracausa.statistics.gaps import cautions
 from veracausa.statistics.ratios import error_of, influence
+from veracausa.storage.files import write_tensors
 from veracausa.tasks.measurement import Measurement
 from veracausa.tasks.metrics import compares_answers
+from veracausa.words import counted, sentence, share
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+
     from veracausa.circuits.circuit import Circuit
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 
 
 @dataclass(frozen=True, eq=False)
-class Faithfulness:
+class Faithfulness(Ran):
     """What a circuit's run gave, pair by pair.
 
     `metric`: M(C); `kl`: KL from the clean distribution; `measured`: M of the bare clean run and of the run without
-    edges (`corrupted`: the bare corrupted run where ablation is counterfactual). `settings`: model, task, metric,
-    reference set, seed: all that the numbers depend on beside the circuit.
+    edges (`corrupted`: the bare corrupted run where ablation is counterfactual). `settings`: the ablation, its
+    reference set and seed.
 
     >>> found = vc.faithfulness(lm, task, circuit)
     >>> found.f, found.kl.mean(), found.ndf.mean()
@@ -48,9 +55,10 @@ class Faithfulness:
     kl: Float[Tensor, " examples"]
     measured: Measurement
     cost: Cost
-    ablation: str = "counterfactual"
+    model: dict[str, str]
+    task: dict[str, Any]
+    settings: dict[str, Any]
     notes: tuple[str, ...] = ()
-    settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def f(self) -> float:
@@ -82,8 +90,39 @@ class Faithfulness:
     @property
     def cautions(self) -> tuple[str, ...]:
         """What must be told with f: see `statistics.gaps.cautions`."""
-        compares = compares_answers(str(self.settings.get("metric", "")))
+        compares = compares_answers(self.task["metric"])
         return cautions(self.measured.clean, self.measured.corrupted, compares=compares)
+
+    def table(self) -> pd.DataFrame:
+        """One row per pair: M of the circuit and of both bare runs, f, KL, NDF."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            {
+                "pair": range(len(self.metric)),
+                "metric": self.metric.numpy(),
+                "full": self.measured.clean.numpy(),
+                "none": self.measured.corrupted.numpy(),
+                "f": self.per_example.numpy(),
+                "KL": self.kl.numpy(),
+                "NDF": self.ndf.numpy(),
+            }
+        )
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """How much of the gap the circuit restores, and what to be told with it."""
+        over = "; over 1 is overshoot: what works against the behaviour was left out" if self.f > 1 else ""
+        restored = (
+            f"The circuit of {self.edges:,} edges ({self.share:.2%}) restores {share(self.f, self.stderr())} of the "
+            f"gap under {self.ablation} ablation ({counted(len(self.metric), 'pair')}){over}."
+        )
+        distance = f"Its prediction is {self.kl.mean():.4f} nats of KL from the model's."
+        return (restored, distance, *map(sentence, self.cautions))
+
+    def save(self, path: str | Path) -> Path:
+        """Write a safetensors file with a JSON header, whole or not at all; `vc.open` reads it."""
+        return write_tensors(path, FORMAT, *pack_runs((self,)))
 
     def describe(self) -> str:
         """The figures in three lines, and notes."""
@@ -157,6 +196,29 @@ def faithfulness(
 
 def faithfulness_of(found: Outcomes, number: int, edges: int, size: int) -> Faithfulness:
     """One circuit of a run, of `edges` out of `size`."""
-    share, metric, kl = edges / size, found.metric[number], found.kl[number]
-    return Faithfulness(edges, share, metric, kl, found.measured, found.cost, found.ablation, found.notes,
-                        found.settings)  # fmt: skip
+    rest = found.measured, found.cost, found.model, found.task, found.settings, found.notes
+    return Faithfulness(edges, edges / size, found.metric[number], found.kl[number], *rest)
+
+
+FORMAT = "veracausa-faithfulness-2"
+
+
+def pack_runs(found: tuple[Faithfulness, ...]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Header and tensors of what circuits gave in the same runs: all but edges, metric and KL are the same in all."""
+    one = found[0]
+    header = {
+        "edges": [each.edges for each in found],
+        "share": [each.share for each in found],
+        "model": one.model,
+        "task": one.task,
+        "cost": one.cost.to_dict(),
+        "notes": list(one.notes),
+        "settings": one.settings,
+    }
+    tensors = {
+        "metric": torch.stack([each.metric for each in found]),
+        "kl": torch.stack([each.kl for each in found]),
+        "clean": one.measured.clean,
+        "corrupted": one.measured.corrupted,
+    }
+    return header, tensors

@@ -23,23 +23,27 @@ proved: with few pairs nothing can be rejected, and the outcome says where that 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 
 from veracausa.circuits.knockouts import Mask, mask_to_test, require_count, without_edges
 from veracausa.circuits.random_circuits import inflated, random_circuit
-from veracausa.circuits.runs.run_circuits import run_circuits
+from veracausa.circuits.runs.run_circuits import Ran, run_circuits
 from veracausa.cost import Cost
 from veracausa.engine.circuit_forward import all_edges_mask
 from veracausa.engine.guard import precision_of
 from veracausa.engine.validate import tolerance
 from veracausa.errors import CircuitError, MethodError
 from veracausa.statistics.permutation import bonferroni, hsic_test, often_closer, seldom_larger, sign_test
+from veracausa.storage.files import write_tensors
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
 
     from veracausa.circuits.circuit import Circuit
@@ -66,7 +70,7 @@ class Verdict:
 
 
 @dataclass(frozen=True, eq=False)
-class CircuitTests:
+class CircuitTests(Ran):
     """Outcomes of the four tests, and what they are made of; see the module.
 
     `edges`: names of the edges tested for minimality, `effect`: δ of each, `beaten`: how many of `random_effect` it
@@ -87,7 +91,9 @@ class CircuitTests:
     random_f: Float[np.ndarray, " draws"]
     idle_p: float
     cost: Cost
-    ablation: str = "counterfactual"
+    model: dict[str, str]
+    task: dict[str, Any]
+    settings: dict[str, Any]
 
     def __getitem__(self, test: str) -> Verdict:
         return {verdict.test: verdict for verdict in self.verdicts}[test]
@@ -111,6 +117,22 @@ class CircuitTests:
         share = self.beaten / len(self.random_effect)
         columns = {"name": self.edges, "effect": self.effect, "beaten": share, "p (Bonferroni)": self.corrected}
         return pd.DataFrame(columns).sort_values("effect", kind="stable", ignore_index=True)
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What each test says of the circuit."""
+        word = {True: "passes", False: "fails", None: "cannot be judged by"}
+        return tuple(
+            f"The circuit {word[one.holds]} the test of {one.test}: {one.meaning} (p = {one.p:.3g})."
+            for one in self.verdicts
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write a safetensors file with a JSON header, whole or not at all; `vc.open` reads it."""
+        header: dict[str, Any] = {name: getattr(self, name) for name in PLAIN}
+        header |= {"verdicts": [asdict(verdict) for verdict in self.verdicts], "cost": self.cost.to_dict()}
+        arrays = {name: torch.from_numpy(np.asarray(getattr(self, name))) for name in ARRAYS}
+        return write_tensors(path, FORMAT, header, arrays)
 
     def describe(self) -> str:
         """The four outcomes, two lines each."""
@@ -212,10 +234,18 @@ def tests(
     )
     f = (np.concatenate([own, randoms]) - nothing).mean(1) / gap
     names, size = tuple(tested.names), len(circuit)
+    asked = {"draws": draws, "edges": edges, "margin": margin, "quantile": quantile, "alpha": alpha,
+             "permutations": permutations, "seed": seed}  # fmt: skip
     return CircuitTests(
         verdicts, alpha, len(task), size, names, effect, beaten, corrected, random_effect, float(f[0]), f[1:], idle_p,
-        found.cost, ablation,
+        found.cost, found.model, found.task, found.settings | asked,
     )  # fmt: skip
+
+
+FORMAT = "veracausa-circuit-tests-1"
+#: Fields of the tests that their file's header holds as they are, and those that are arrays.
+PLAIN = ("alpha", "pairs", "size", "edges", "f", "idle_p", "model", "task", "settings")
+ARRAYS = ("effect", "beaten", "corrected", "random_effect", "random_f")
 
 
 def _masks(lm: Model, mask: Mask, writer: np.ndarray, reader: np.ndarray, draws: int, seed: int) -> list[Mask]:

@@ -19,13 +19,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from veracausa.circuits.knockouts import inner_nodes, mask_to_test, require_count, without_edges, without_writers
-from veracausa.circuits.runs.run_circuits import run_circuits
+from veracausa.circuits.runs.run_circuits import Ran, run_circuits
 from veracausa.cost import Cost
 from veracausa.errors import MethodError
 from veracausa.statistics.ratios import ratios
+from veracausa.storage.files import write_tensors
 from veracausa.tasks.measurement import Measurement
+from veracausa.words import counted
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
 
     from veracausa.circuits.circuit import Circuit
@@ -33,10 +37,12 @@ if TYPE_CHECKING:
     from veracausa.tasks.task import Task
 
 _PARTS = ("edges", "nodes")
+#: Losses up to this share of the gap are none.
+_IDLE = 0.001
 
 
 @dataclass(frozen=True, eq=False)
-class Minimality:
+class Minimality(Ran):
     """Losses of a circuit's parts, one removed at a time; see the module.
 
     `loss`: M(C) − M(C ∖ part), pair by pair. `of`: how many such parts the circuit has; `names` are those tried.
@@ -49,7 +55,9 @@ class Minimality:
     metric: Float[Tensor, " examples"]
     measured: Measurement
     cost: Cost
-    ablation: str = "counterfactual"
+    model: dict[str, str]
+    task: dict[str, Any]
+    settings: dict[str, Any]
 
     @cached_property
     def share(self) -> Float[Tensor, " parts"]:
@@ -64,12 +72,30 @@ class Minimality:
         table = pd.DataFrame({"name": self.names, "loss": self.share.numpy(), "stderr": errors.numpy()})
         return table.sort_values("loss", ascending=False, kind="stable", ignore_index=True)
 
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What the circuit loses by its most needed part, and how many it could lose."""
+        best, idle = int(self.share.argmax()), int((self.share <= _IDLE).sum())
+        said = (
+            f"Of {len(self.names):,} {self.parts} removed one at a time {self.names[best]} costs the circuit most, "
+            f"{float(self.share[best]):.3f} of the gap ({counted(len(self.metric), 'pair')}, {self.ablation} ablation)."
+        )
+        return said, f"{idle:,} could go without costing over {_IDLE:.1%} of it, each by itself."
+
+    def save(self, path: str | Path) -> Path:
+        """Write a safetensors file with a JSON header, whole or not at all; `vc.open` reads it."""
+        header = {"parts": self.parts, "names": self.names, "of": self.of, "cost": self.cost.to_dict()}
+        header |= {"model": self.model, "task": self.task, "settings": self.settings}
+        tensors = {"loss": self.loss, "metric": self.metric}
+        tensors |= {"clean": self.measured.clean, "corrupted": self.measured.corrupted}
+        return write_tensors(path, FORMAT, header, tensors)
+
     def describe(self) -> str:
         """The figures in two lines."""
         n, tried = len(self.metric), len(self.names)
         some = "" if tried == self.of else f" (of {self.of:,}, drawn at random)"
-        needed, idle = int((self.share > 0.01).sum()), int((self.share.abs() <= 0.001).sum())
-        harmful = int((self.share < -0.001).sum())
+        needed, idle = int((self.share > 0.01).sum()), int((self.share.abs() <= _IDLE).sum())
+        harmful = int((self.share < -_IDLE).sum())
         return "\n".join(
             [
                 f"minimality: {tried:,} {self.parts}{some} removed one at a time · {n} pair{'s' * (n > 1)} · "
@@ -80,12 +106,7 @@ class Minimality:
         )
 
     def __repr__(self) -> str:
-        return f"{self.describe()}\n{self.table()[:10].to_string(index=False, float_format=lambda x: f'{x:+.4f}')}"
-
-    def _repr_html_(self) -> str:
-        from html import escape
-
-        return f"<pre>{escape(self.describe())}</pre>{self.table()[:10].to_html(index=False)}"
+        return f"{self.describe()}\n{self.head().to_string(index=False, float_format=lambda x: f'{x:+.4f}')}"
 
 
 def minimality(
@@ -144,4 +165,10 @@ def minimality(
     how: dict[str, Any] = {"ablation": ablation, "reference": reference, "seed": seed}
     found = run_circuits(lm, task, [mask, *masks], **how, show_progress=show_progress)
     loss = torch.stack([found.metric[0] - one for one in found.metric[1:]], 1)
-    return Minimality(parts, tuple(names), count, loss, found.metric[0], found.measured, found.cost, ablation)
+    asked = found.settings | {"sample": sample, "seed": seed}
+    return Minimality(
+        parts, tuple(names), count, loss, found.metric[0], found.measured, found.cost, found.model, found.task, asked
+    )
+
+
+FORMAT = "veracausa-minimality-1"

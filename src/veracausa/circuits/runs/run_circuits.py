@@ -9,7 +9,7 @@ corrupted run where ablation is counterfactual, else the run that consists of wh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +32,7 @@ from veracausa.engine.session import session
 from veracausa.engine.validate import require_run
 from veracausa.errors import NumericsError
 from veracausa.progress import Tick
+from veracausa.result import Shown
 from veracausa.scores.headers import reference_settings
 from veracausa.scores.scores import task_header
 from veracausa.tasks.measurement import Measurement
@@ -46,20 +47,36 @@ if TYPE_CHECKING:
 _UNEMBEDDED = 64
 
 
+class Ran(Shown):
+    """What circuits' runs gave: its settings say what ablated edges carry."""
+
+    if TYPE_CHECKING:
+
+        @property
+        def settings(self) -> dict[str, Any]: ...  # noqa: D102
+
+    @property
+    def ablation(self) -> str:
+        """What ablated edges carry: "counterfactual" (the corrupted run), "zero", …"""
+        return str(self.settings["ablation"])
+
+
 @dataclass(frozen=True, eq=False)
 class Outcomes:
     """Metric and KL (from the clean run's output distribution) of every circuit and pair.
 
-    `measured`: M of the bare clean run, and of the run without any edge. `settings`: what else the numbers depend on.
+    `measured`: M of the bare clean run, and of the run without any edge. `model`, `task`: headers. `settings`: the
+    ablation, and what it depends on.
     """
 
     metric: Float[Tensor, "circuits examples"]
     kl: Float[Tensor, "circuits examples"]
     measured: Measurement
     cost: Cost
-    ablation: str
+    model: dict[str, str]
+    task: dict[str, Any]
+    settings: dict[str, Any]
     notes: tuple[str, ...] = ()
-    settings: dict[str, Any] = field(default_factory=dict)
 
 
 @torch.inference_mode(False)
@@ -106,17 +123,15 @@ def run_circuits(
     metric, kl = (part.T.contiguous() for part in call.values.unflatten(1, (-1, 2)).unbind(-1))
     measured = Measurement(clean, metric[-1])
     measured.require_gap(task, "corrupted" if ablation == "counterfactual" else f"fully ablated ({ablation})")
-    settings = outcome_settings(lm, task, ablation, reference, seed, learning)
-    return Outcomes(metric[:-1], kl[:-1], measured, call.cost, ablation, notes, settings)
+    settings = ablation_settings(task, ablation, reference, seed, learning)
+    return Outcomes(metric[:-1], kl[:-1], measured, call.cost, call.origin, task_header(task), settings, notes)
 
 
-def outcome_settings(
-    lm: Model, task: Task, ablation: str, reference: Task | None, seed: int, learning: Learning | None
+def ablation_settings(
+    task: Task, ablation: str, reference: Task | None, seed: int, learning: Learning | None
 ) -> dict[str, Any]:
-    """What headers say of circuits' runs: model, task, ablation, and what the ablation depends on."""
-    model, header = lm.header(), task_header(task)
-    found: dict[str, Any] = {"model": model["identity"], "dtype": model["dtype"], "task": header["digest"]}
-    found |= {"description": header["description"], "metric": header["metric"], "ablation": ablation}
+    """What headers say of circuits' runs: the ablation, and what it depends on."""
+    found: dict[str, Any] = {"ablation": ablation}
     if ablation == "optimal":  # these, too, are learned on the reference set
         found |= reference_settings("mean", task, reference) | {"learning": asdict(learning or Learning(seed=seed))}
     else:

@@ -106,7 +106,6 @@ def acdc(
                 if not done[edge]:
                     call.put((0, edge), torch.tensor(search.attempt(edge, tau), dtype=torch.float64))
                     call.tick(1)
-    cost = call.cost
     kept = np.flatnonzero(search.mask[edges.reader, edges.writer])
     circuit = Circuit.of(
         lm.graph,
@@ -117,11 +116,10 @@ def acdc(
         task=task_header(task),
         method="acdc",
         settings={**settings, "taken": len(kept), "pruned": prune, "direction": "noising"},
+        cost=call.cost,
         notes=(
             f"readers from the logits backwards, of each {ORDERS[order]}; another order gives another circuit",
             f"loss {LOSSES[loss]}: {search.value:.4g} with the edges taken",
-            f"cost {cost.token_layers:,} token-layers = {cost.forward_equivalents:,.1f} forward passes, "
-            f"{cost.seconds:.1f} s",
         ),
     )
     return circuit.prune() if prune else circuit

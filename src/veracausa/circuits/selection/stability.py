@@ -10,7 +10,7 @@ edges, whose module says why a bootstrap is too kind to few examples; that holds
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,17 +19,23 @@ from jaxtyping import Float, Int
 from veracausa.circuits.selection.select import Rule
 from veracausa.circuits.wiring import live_edges
 from veracausa.errors import MethodError
+from veracausa.result import Shown
+from veracausa.scores.bundles import read_with_tensors, write_all
 from veracausa.scores.scores import Scores
 from veracausa.scores.stable import said_of_draws
 from veracausa.scores.top_units import _mean_jaccard, _pairwise
 from veracausa.statistics.bootstrap import with_replacement
+from veracausa.storage.files import at
+from veracausa.storage.schema import flag, number, reading, record, require_tensors, text, whole
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
 
 
 @dataclass(frozen=True, eq=False)
-class CircuitStability:
+class CircuitStability(Shown):
     """Stability of a selection; see the module. `sizes`: edges of every draw's circuit."""
 
     scores: Scores
@@ -44,6 +50,25 @@ class CircuitStability:
     sizes: Int[np.ndarray, " draws"]
 
     @property
+    def model(self) -> dict[str, str]:
+        """The model of the scores."""
+        return self.scores.model
+
+    @property
+    def task(self) -> dict[str, Any]:
+        """The task of the scores."""
+        return self.scores.task
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """How circuits were selected and drawn, and how the scores were made."""
+        return {name: getattr(self, name) for name in ASKED} | {"scores": self.scores.settings}
+
+    @property
+    def cost(self) -> None:
+        """None: it is made of scores that are there, and no model is run."""
+
+    @property
     def stable(self) -> list[str]:
         """Edges in at least 95% of the draws' circuits, the likeliest first."""
         order = np.argsort(-self.probability, kind="stable")
@@ -51,11 +76,26 @@ class CircuitStability:
 
     def table(self) -> pd.DataFrame:
         """One row per edge, the likeliest first: name, writer, reader, layer, effect, stderr, probability."""
-        table = self.scores.units.table()
+        table: pd.DataFrame = self.scores.units.table()
         table["effect"] = self.scores.mean().numpy()
         table["stderr"] = self.scores.stderr().numpy()
         table["probability"] = self.probability
         return table.iloc[np.argsort(-self.probability, kind="stable")].reset_index(drop=True)
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """How much of a circuit other examples would have selected."""
+        return (
+            f"Circuits of {self.asked:,} edges asked for, selected from {self.draws:,} bootstrap draws of "
+            f"{self.scores.n} examples, overlap by {self.jaccard:.2f} (Jaccard).",
+            f"{len(self.stable):,} edges are in at least 95% of them.",
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write a safetensors file with a JSON header, whole or not at all; `vc.open` reads it."""
+        header: dict[str, Any] = {name: getattr(self, name) for name in (*ASKED, "jaccard")}
+        tensors = {name: torch.from_numpy(getattr(self, name)) for name in ("probability", "sizes")}
+        return write_all(path, FORMAT, header, {"scores": self.scores}, tensors)
 
     def describe(self) -> str:
         """The figures in four lines."""
@@ -71,13 +111,29 @@ class CircuitStability:
         )
 
     def __repr__(self) -> str:
-        return f"{self.describe()}\n{self.table()[:10].to_string(index=False, float_format=lambda x: f'{x:+.4f}')}"
+        return f"{self.describe()}\n{self.head().to_string(index=False, float_format=lambda x: f'{x:+.4f}')}"
 
-    def _repr_html_(self) -> str:
-        from html import escape
 
-        table = self.table()[:10].to_html(index=False, float_format="{:+.4f}".format)
-        return f"<pre>{escape(self.describe())}</pre>{table}"
+FORMAT = "veracausa-circuit-stability-1"
+#: Fields of a stability that were asked for.
+ASKED = ("asked", "how", "by", "prune", "draws", "seed")
+_HEADER = record(asked=whole(1), how=text, by=text, prune=flag, draws=whole(2), seed=whole(), jaccard=number(0, 1))
+
+
+def load_circuit_stability(path: str | Path) -> CircuitStability:
+    """Read what `CircuitStability.save` wrote.
+
+    Raises:
+        FileError: no such file, damaged, cut short, or of another kind.
+    """
+    header, scores, tensors = read_with_tensors(path, FORMAT)
+    with reading(at(path)):
+        found, edges = _HEADER(header), scores["scores"]
+        wanted = {"probability": "finite edges", "sizes": "index draws"}
+        require_tensors(tensors, wanted, edges=len(edges), draws=found["draws"])
+        parts: dict[str, Any] = {name: found[name] for name in (*ASKED, "jaccard")}
+        parts |= {name: tensors[name].numpy() for name in wanted}
+        return CircuitStability(edges, **parts)
 
 
 def stability(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
 import numpy as np
 
 from veracausa.circuits.quality.curve import Curve
+from veracausa.circuits.quality.faithfulness import Faithfulness
 from veracausa.errors import MethodError
 from veracausa.report.charts import theme
 from veracausa.report.charts.data import Datasets, Row, number
@@ -18,6 +19,8 @@ from veracausa.words import joined, plain
 #: The two rankings of a curve, as the legend says them.
 RANKINGS = {"signed": "by signed importance", "abs": "by |score|"}
 _OVER = 1.02
+#: Pairs whose f lies outside are drawn at the border: a pair that is hardly separated can have any f.
+RANGE = (-1.0, 2.5)
 
 
 def curves_part(data: Datasets, curves: Sequence[Curve], name: str) -> Part:
@@ -46,9 +49,15 @@ def curves_part(data: Datasets, curves: Sequence[Curve], name: str) -> Part:
 
 def _require_one_question(curves: Sequence[Curve]) -> None:
     """MethodError unless all curves are about one model, one set of pairs and one ablation; it names the difference."""
-    first = curves[0].signed[0].settings
+
+    def asked(curve: Curve) -> dict[str, Any]:
+        model, task = curve.model, curve.task
+        about = {"model": model["identity"], "dtype": model.get("dtype"), "task": task["digest"]}
+        return about | {"description": task["description"], "metric": task["metric"], **curve.settings}
+
+    first = asked(curves[0])
     for curve in curves[1:]:
-        own = curve.signed[0].settings
+        own = asked(curve)
         differing = sorted(key for key in first.keys() | own.keys() if first.get(key) != own.get(key))
         if differing:
             told = "; ".join(f"{key}: {first.get(key)!r} and {own.get(key)!r}" for key in differing)
@@ -173,3 +182,39 @@ def _overshoot(data: Datasets, top: float, name: str) -> View:
 def _beside(base: alt.Chart, y: str) -> alt.Chart:
     words = base.mark_text(style=theme.NAME, align="left", baseline="middle", dx=6, opacity=0.8)
     return words.encode(x=alt.value("width"), y=y, text="text:N")
+
+
+def pairs_view(data: Datasets, found: Mapping[str, Faithfulness], name: str) -> View:
+    """f of every pair, a row for each circuit, with the ratio of means as a tick."""
+    rows: list[Row] = []
+    means: list[Row] = []
+    for label, one in found.items():
+        means.append({"which": label, "f": number(float(np.clip(one.f, *RANGE)))})
+        f = one.per_example.double().numpy()
+        # spread out by rank, the same on every drawing, so that equal values do not hide each other
+        spread = np.random.default_rng(0).permutation(len(f)) / max(1, len(f) - 1) - 0.5
+        for i, (value, metric) in enumerate(zip(f.tolist(), one.metric.tolist(), strict=True)):
+            drawn = number(float(np.clip(value, *RANGE)))
+            rows.append({"which": label, "pair": i, "f": number(value), "drawn": drawn, "M": number(metric),
+                         "KL": number(float(one.kl[i])), "spread": number(float(spread[i]))})  # fmt: skip
+    known = [row["drawn"] for row in rows if row["drawn"] is not None]
+    ends = [min(-0.1, *known), max(1.1, *known)]
+    order = list(found)
+    y = alt.Y("which:N", sort=order, title=None, axis=alt.Axis(domain=False, ticks=False, labelPadding=8))
+    x = alt.X("drawn:Q", title="faithfulness f of a pair", scale=alt.Scale(domain=ends, nice=False))
+    guides = alt.Chart(alt.InlineData(values=[{"f": 0}, {"f": 1}])).mark_rule(style=theme.GUIDE).encode(x="f:Q")
+    dots = alt.Chart(data.add(name, rows)).mark_point(filled=True, size=44, opacity=0.65)
+    dots = dots.encode(
+        x=x,
+        y=y,
+        yOffset=alt.YOffset("spread:Q", scale=alt.Scale(domain=[-0.8, 0.8])),
+        color=alt.Color("which:N", scale=alt.Scale(domain=order), legend=None),
+        tooltip=[
+            alt.Tooltip("pair:Q"),
+            alt.Tooltip("f:Q", format=".3f"),
+            alt.Tooltip("M:Q", format="+.3f"),
+            alt.Tooltip("KL:Q", format=".4f"),
+        ],
+    )
+    bars = alt.Chart(data.add(f"{name}-means", means)).mark_tick(style=theme.EXACT, thickness=3, size=44)
+    return alt.layer(guides, dots, bars.encode(x="f:Q", y=y)).properties(height=75 * len(found))

@@ -1,4 +1,4 @@
-"""Bars of the largest of many figures, and how often other examples would choose the same units."""
+"""Small charts of lists of figures: bars of the first ones, lines over sizes, strips of dots, one against another."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from veracausa.report.charts import theme
 from veracausa.report.charts.data import Datasets, Row, number
 from veracausa.report.charts.figures import View
 from veracausa.report.charts.maps import NAMES, SIGNED, STRONGEST
+from veracausa.report.charts.scatters import padded
 
 #: Colour of a line or a mark by the kind of its row.
 _KIND = "kind:N"
@@ -84,3 +85,32 @@ def strips_view(data: Datasets, name: str, groups: Mapping[str, np.ndarray], tit
     )  # fmt: skip
     ticks = alt.Chart(data.add(f"{name}-middles", middles)).mark_tick(style=theme.EXACT, thickness=3, size=44)
     return alt.layer(dots, ticks.encode(x="value:Q", y=y)).properties(height=75 * len(groups))
+
+
+def diagonal_view(
+    data: Datasets,
+    name: str,
+    x: np.ndarray,
+    y: np.ndarray,
+    kinds: Sequence[str],
+    titles: tuple[str, str],
+    names: Sequence[str],
+) -> View:
+    """One figure (y) against another in the same units (x), coloured by kind, with the line on which both are equal."""
+    rows: list[Row] = [
+        {"name": names[i], "kind": kinds[i], "x": number(x[i]), "y": number(y[i])} for i in range(len(names))
+    ]
+    low, high = padded([x, y])
+    scale, axis = alt.Scale(domain=[low, high], nice=False, zero=False), alt.Axis(tickCount=6, grid=False)
+    line = alt.Chart(alt.InlineData(values=[{}])).mark_rule(style=theme.DIAGONAL)
+    line = line.encode(x=alt.datum(low), y=alt.datum(low), x2=alt.datum(high), y2=alt.datum(high))
+    dots = alt.Chart(data.add(name, rows)).mark_point(filled=True, size=46, opacity=0.8)
+    dots = dots.encode(
+        x=alt.X("x:Q", title=titles[0], scale=scale, axis=axis),
+        y=alt.Y("y:Q", title=titles[1], scale=scale, axis=axis),
+        color=alt.Color(_KIND, scale=alt.Scale(domain=list(dict.fromkeys(kinds))),
+                        legend=alt.Legend(title=None, orient="top")),
+        tooltip=[alt.Tooltip("name:N"), alt.Tooltip(_KIND), alt.Tooltip("x:Q", format="+.4f"),
+                 alt.Tooltip("y:Q", format="+.4f")],
+    )  # fmt: skip
+    return alt.layer(line, dots).properties(height=300)

@@ -106,7 +106,7 @@ class _Page:
         """The page as text; `lacking`: what is missing beside it."""
         found = self.found
         own = {name: getattr(found, name) for name in ("command", "date", "machine", "seconds", "versions")}
-        title = f"A circuit of {whole(len(found.circuit))} edges for {found.task.name} in {found.circuit.model['name']}"
+        title = f"A circuit of {whole(len(found.circuit))} edges for {found.pairs.name} in {found.model['name']}"
         edges, costs = spared_tables("edges", "Edges", lambda: [edges_table(found)])[0], cost_table(found)
         return framed(
             "discovery.html",
@@ -138,7 +138,7 @@ def summary(found: Discovery) -> list[str]:
     one, chance = evaluation.circuit, evaluation.random
     error = f" ± {plain(one.stderr())}" if one.stderr() == one.stderr() else ""
     held = "held-out " if not evaluation.seen else ""
-    pairs = f"{len(evaluation.task):,} {held}pair{'' if len(evaluation.task) == 1 else 's'}"
+    pairs = f"{len(evaluation.pairs):,} {held}pair{'' if len(evaluation.pairs) == 1 else 's'}"
     lines = [
         f"{whole(len(circuit))} of {whole(circuit.graph.size)} edges ({circuit.share:.2%}; {heads} heads, {mlps} MLPs) "
         f"bring back f = {plain(one.f)}{error} of the model's gap on {pairs}.",
@@ -153,7 +153,7 @@ def summary(found: Discovery) -> list[str]:
         lines.append(f"{evaluation.held_out[0].upper()}{evaluation.held_out[1:]}.")
     if found.stability is not None:
         lines.append(
-            f"Drawing the {len(found.task):,} selected pairs anew gives circuits that share "
+            f"Drawing the {len(found.pairs):,} selected pairs anew gives circuits that share "
             f"{plain(found.stability.jaccard, 2)} of their edges (mean Jaccard)."
         )
     return lines
@@ -197,7 +197,7 @@ def _asked(found: Discovery) -> Asked:
     measured = found.evaluation.circuit.measured
     own = dataclasses.replace(measured, clean=found.scores.clean, corrupted=found.scores.corrupted)
     return dataclasses.replace(
-        asked(Section("", found.task, own, ())),
+        asked(Section("", found.pairs, own, ())),
         sign=f"{sign_of([found.scores])} Importance is the effect with the sign turned so that positive supports.",
     )
 
@@ -212,7 +212,7 @@ def _block(evaluation: Evaluation, own: bool) -> _Block:
     )
     if evaluation.ablation != "counterfactual":
         lead += f" Edges outside the circuit are ablated otherwise than the scores have it: {evaluation.ablation}."
-    title = f"On {called(evaluation.task)}" + (" that were held out" if own and not evaluation.seen else "")
+    title = f"On {called(evaluation.pairs)}" + (" that were held out" if own and not evaluation.seen else "")
     title += f", {evaluation.ablation} ablation" if evaluation.ablation != "counterfactual" else ""
     name = evaluation.name
     curves = [evaluation.curve, evaluation.random_curve]
@@ -220,7 +220,7 @@ def _block(evaluation: Evaluation, own: bool) -> _Block:
         evaluation,
         title,
         lead,
-        asked(Section("", evaluation.task, found.measured, ())),
+        asked(Section("", evaluation.pairs, found.measured, ())),
         [
             *spared_figures(f"{name}-curve", "Faithfulness by size", lambda: [curves_figure(curves, f"{name}-curve")]),
             *spared_figures(f"{name}-f", "Faithfulness pair by pair", lambda: [pairs_figure(evaluation)]),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def edges_table(found: Discovery) -> Table:
     """The circuit's edges, the strongest first, with what is known of each."""
-    frame = found.edges()
+    frame = found.table()
     shown = min(SHOWN, len(frame))
     heading = f"The {shown} strongest edges" if shown < len(frame) else f"All {len(frame)} edges"
     columns = [
@@ -45,7 +45,7 @@ def ranking_table(evaluation: Evaluation) -> Table:
         Column("ranking", "ranking"),
         Column("edges", "edges", "whole"),
         Column("f", "f", "plain"),
-        *([Column("stderr", "± SE", "plain")] if len(evaluation.task) > 1 else []),
+        *([Column("stderr", "± SE", "plain")] if len(evaluation.pairs) > 1 else []),
         Column("KL", "KL", "plain"),
         Column("NDF", "NDF", "plain"),
         Column("CPR", "CPR", "plain", help="area under f over the share of edges, by signed importance"),
@@ -72,7 +72,7 @@ def sizes_table(evaluation: Evaluation) -> Table:
         Column("edges", "edges", "whole"),
         Column("living", "can matter", "whole", help="edges on a way from the input to the logits"),
         Column("f", "f", "plain"),
-        *([Column("stderr", "± SE", "plain")] if len(evaluation.task) > 1 else []),
+        *([Column("stderr", "± SE", "plain")] if len(evaluation.pairs) > 1 else []),
         Column("KL", "KL", "plain"),
         Column("NDF", "NDF", "plain"),
     )
@@ -81,7 +81,7 @@ def sizes_table(evaluation: Evaluation) -> Table:
 
 def faithfulness_table(evaluation: Evaluation) -> Table:
     """The circuit pair by pair, the least faithful first."""
-    frame = evaluation.pairs().sort_values("f", kind="stable")
+    frame = evaluation.by_pair().sort_values("f", kind="stable")
     shown = min(SHOWN, len(frame))
     columns = (
         Column("pair", "pair", "index"),
