@@ -20,6 +20,8 @@ def main() -> None:
     panel = PanelView(Panel("heads", vc.exact(lm, task), estimates), "readme")
     PLACE.write_bytes(panel.figures[0].png())
     print(f"wrote {PLACE}")
+    for estimate in estimates:  # what the picture's caption must say
+        print(f"{estimate.method}: {'; '.join(estimate.notes) or 'converged in every layer'}")
 
 
 if __name__ == "__main__":

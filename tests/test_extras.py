@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,11 @@ def test_a_missing_one_is_said_with_the_line_that_installs_it(extra, monkeypatch
     monkeypatch.setattr("veracausa.extras.find_spec", lambda name: None if name == first else importlib.util.find_spec)
     with pytest.raises(ExtraError, match=rf"\({first}\): pip install 'veracausa\[{extra}\]'$"):
         require_extra(extra)
+
+
+def test_the_readme_names_every_extra():
+    shown = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"`\[(\w+)\]`", shown)) == set(EXTRAS)
 
 
 def test_nothing_required_belongs_to_an_extra():
