@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import veracausa as vc
-from veracausa.counterfactuals.compared_baselines import Baselines, baselines, planned_compare_baselines
+from veracausa.counterfactuals.comparing_baselines import baselines
 from veracausa.effects.optimal_descent import Learning
 from veracausa.errors import FileError, MethodError
 from veracausa.scores.agreement import agreement_across
@@ -23,25 +23,25 @@ def test_rows_are_exact_effects_and_ig(tiny, task_of, found):
     assert found.ablations == list(ABLATIONS) and len(found.names) == 10
     for ablation in ("counterfactual", "zero", "mean", "resample"):
         theirs = vc.exact(lm, task, ablation=ablation, show_progress=False)
-        np.testing.assert_allclose(found.scores[f"exact, {ablation}"].values, theirs.values)
+        np.testing.assert_allclose(found.scores["exact", ablation].values, theirs.values)
         baseline = "corrupted" if ablation == "counterfactual" else ablation
         theirs = vc.attribute(lm, task, method="ig", baseline=baseline, nodes=3, show_progress=False)
-        np.testing.assert_allclose(found.scores[f"IG, {ablation}"].values, theirs.values)
-    optimal, mean = (float(found.scores[f"exact, {a}"].values.abs().mean()) for a in ("optimal", "mean"))
+        np.testing.assert_allclose(found.scores["IG", ablation].values, theirs.values)
+    optimal, mean = (float(found.scores["exact", a].values.abs().mean()) for a in ("optimal", "mean"))
     assert optimal != mean
 
 
 def test_figures(found):
-    one, other = found.scores["exact, zero"], found.scores["exact, mean"]
-    theirs = agreement_across(other, one, "replacements")
-    assert found.between("exact, zero", "exact, mean").r == theirs.r == found.between("exact, mean", "exact, zero").r
+    one, other = found.scores["exact", "zero"], found.scores["exact", "mean"]
+    theirs, zero, mean = agreement_across(other, one, "replacements"), ("exact", "zero"), ("exact", "mean")
+    assert found.between(zero, mean).r == theirs.r == found.between(mean, zero).r
     r, jaccard = found.correlations("r"), found.correlations("jaccard")
     assert r.loc["exact, mean", "exact, zero"] == theirs.r and jaccard.loc["exact, zero", "exact, mean"] == (
         theirs.jaccard(4)
     )
     assert (np.diag(r) == 1).all() and r.shape == (10, 10)
     overview = found.overview().set_index("ablation")
-    assert overview.loc["zero", "r of IG"] == found.between("IG, zero", "exact, zero").r
+    assert overview.loc["zero", "r of IG"] == found.between(("IG", "zero"), zero).r
     assert overview.loc["counterfactual", "r with counterfactual"] == 1
     np.testing.assert_allclose(overview.loc["mean", "mean |effect|"], np.abs(other.scaled().numpy()).mean())
     table = found.table()
@@ -52,15 +52,15 @@ def test_figures(found):
     with pytest.raises(MethodError, match="by='kendall'"):
         found.correlations("kendall")
     with pytest.raises(MethodError, match="'exact, noise' was not computed"):
-        found.between("exact, noise", "exact, mean")
+        found.between(("exact", "noise"), mean)
 
 
 def test_what_is_known_is_taken(tiny, task_of, found, tmp_path):
     """Given scores are not computed again, and a folder serves every finished piece."""
     lm, task = tiny("llama"), task_of((6, 6, 8, 8), n=8)
-    given = {name: one for name, one in found.scores.items() if name.startswith("exact")}
+    given = {way: one for way, one in found.scores.items() if way[0] == "exact"}
     again = baselines(lm, task, known=given, out=tmp_path, **SHORT)
-    assert all(again.scores[name] is one for name, one in given.items())
+    assert all(again.scores[way] is one for way, one in given.items())
     assert again.table().equals(found.table())
     twice = baselines(lm, task, known=given, out=tmp_path, **SHORT)
     assert twice.table().equals(found.table()) and len(list(tmp_path.glob("ig-heads-*"))) == 5
@@ -73,18 +73,20 @@ def test_cost_is_what_was_planned(tiny, task_of, family):
     found = baselines(lm, task, **every)
     constants = vc.effects.optimal_constants(lm, task, learning=every["learning"], most=None, show_progress=False)
     spent = sum(one.cost.token_layers for one in found.scores.values()) + constants.cost.token_layers
-    planned = planned_compare_baselines(lm, task, nodes=3, learning=every["learning"], most=None)
+    work = baselines.work(lm, task, **every)
     # the floor of optimal constants may spare a unit
-    assert planned == pytest.approx(spent, rel=0.05)
+    assert work.tokens() == pytest.approx(spent, rel=0.05)
+    learned = [way for way in found.ways if way[1] == "optimal"]
+    assert work.tokens(given=found.ways) == 0 < work.tokens(given=learned) < work.tokens() - constants.cost.token_layers
 
 
 def test_saved(found, tmp_path):
-    again = Baselines.load(found.save(tmp_path / "baselines.safetensors"))
+    again = vc.open(found.save(tmp_path / "baselines.safetensors"))
     assert again.sentences == found.sentences and again.table().equals(found.table())
     path = tmp_path / "baselines.safetensors"
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(FileError, match="damaged or cut short"):
-        Baselines.load(path)
+        vc.open(path)
 
 
 def test_resampling_needs_donors(tiny, task_of):
@@ -97,7 +99,7 @@ def test_resampling_needs_donors(tiny, task_of):
     some = baselines(lm, task, reference=reference, **SHORT)
     assert some.ablations == list(ABLATIONS)
     theirs = vc.exact(lm, task, ablation="resample", reference=reference, show_progress=False)
-    np.testing.assert_allclose(some.scores["exact, resample"].values, theirs.values)
+    np.testing.assert_allclose(some.scores["exact", "resample"].values, theirs.values)
     with pytest.raises(MethodError, match="needs another prompt of the same length"):
         baselines(lm, task, ablations=("resample",), show_progress=False)
 

@@ -9,11 +9,8 @@ import torch
 from scipy import stats
 
 import veracausa as vc
-from veracausa.counterfactuals.compared_corruptions import (
-    CounterfactualComparison,
-    corruptions,
-    planned_compare_counterfactuals,
-)
+from veracausa.counterfactuals.compared_corruptions import CounterfactualComparison
+from veracausa.counterfactuals.comparing_corruptions import corruptions
 from veracausa.errors import FileError, MethodError, TaskError
 from veracausa.statistics.means import differs, exceeds, within
 from veracausa.tasks.task import Task
@@ -89,13 +86,13 @@ def test_on_a_model(tiny, task_of, tmp_path, family):
         np.testing.assert_allclose(np.abs(found.mean(name)), np.abs(theirs), atol=1e-12)
     table = found.table()
     assert len(table) == lm.layers * lm.heads and {"effect: first", "stderr: second", "rank: first"} <= set(table)
-    again = CounterfactualComparison.load(found.save(tmp_path / "found.safetensors"))
+    again = vc.open(found.save(tmp_path / "found.safetensors"))
     assert again.sentences == found.sentences and again.table().equals(table)
     spent = sum(one.cost.token_layers for one in found.scores.values())
-    assert planned_compare_counterfactuals(lm, tasks) == pytest.approx(spent, rel=0.01)
+    assert corruptions.work(lm, tasks).tokens() == pytest.approx(spent, rel=0.01)
     given = corruptions(lm, tasks, top=4, known={"first": found.scores["first"]}, show_progress=False)
     assert given.scores["first"] is found.scores["first"] and given.table().equals(table)
-    assert planned_compare_counterfactuals(lm, tasks, known=("first",)) < planned_compare_counterfactuals(lm, tasks)
+    assert corruptions.work(lm, tasks).tokens(given=("first",)) < corruptions.work(lm, tasks).tokens()
     resumed = corruptions(lm, tasks, top=4, out=tmp_path / "pieces", show_progress=False)
     assert resumed.table().equals(table)
 
@@ -124,4 +121,4 @@ def test_refusals(tiny, task_of, tmp_path):
     path = found.save(tmp_path / "x.safetensors")
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(FileError, match="damaged or cut short"):
-        CounterfactualComparison.load(path)
+        vc.open(path)

@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 import veracausa as vc
-from veracausa.counterfactuals.general_units import GeneralPurpose, general_purpose, planned_general_purpose
+from veracausa.counterfactuals.general_units import GeneralPurpose, general_purpose
 from veracausa.errors import FileError, MethodError
 
 
@@ -73,10 +73,10 @@ def test_on_a_model(tiny, task_of, tmp_path, family):
         expected = float(after.mean()[u] / theirs["mean"].gap.mean())
         assert found.followed(name)[0] == pytest.approx(expected, rel=1e-9)
     spent = sum(one.cost.token_layers for one in (found.counterfactual, found.ablated))
-    assert planned_general_purpose(lm, task) == pytest.approx(spent, rel=1e-9)
+    assert general_purpose.work(lm, task).tokens() == pytest.approx(spent, rel=1e-9)
     given = general_purpose(lm, task, known={"counterfactual": found.counterfactual, "mean": found.ablated}, **options)
     assert given.counterfactual is found.counterfactual and given.table().equals(found.table())
-    again = GeneralPurpose.load(found.save(tmp_path / "general.safetensors"))
+    again = vc.open(found.save(tmp_path / "general.safetensors"))
     assert again.sentences == found.sentences and again.table().equals(found.table())
 
 
@@ -92,4 +92,4 @@ def test_one_pair_and_refusals(tiny, task_of, tmp_path):
     path = found.save(tmp_path / "general.safetensors")
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(FileError, match="damaged or cut short"):
-        GeneralPurpose.load(path)
+        vc.open(path)

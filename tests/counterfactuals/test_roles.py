@@ -8,11 +8,10 @@ from veracausa.cost import Cost
 from veracausa.counterfactuals.roles import (
     NONE,
     ROLES,
-    HeadRoles,
     _figures,
     head_roles,
+    load_head_roles,
     pattern,
-    planned_head_roles,
 )
 from veracausa.effects.replacements import recorded
 from veracausa.engine.guard import borrowed
@@ -79,11 +78,11 @@ def test_prompts_without_places(tiny):
 def test_saved_and_counted(tiny, task_of, tmp_path):
     lm, task = tiny("llama"), task_of((6, 8), n=4)
     found = head_roles(lm, task)
-    again = HeadRoles.load(found.save(tmp_path / "roles.safetensors"))
+    again = load_head_roles(found.save(tmp_path / "roles.safetensors"))
     assert again.sentences == found.sentences and again.table().equals(found.table())
     assert found.table().shape == (len(found.units), 4 + 3 * len(ROLES))
-    assert planned_head_roles(lm, task) == sum(task.lengths) * lm.layers
+    assert head_roles.work(lm, task).tokens() == sum(task.lengths) * lm.layers
     with pytest.raises(FileError, match="not a veracausa-head-roles-2 file"):
         from veracausa import exact
 
-        HeadRoles.load(exact(lm, task, show_progress=False).save(tmp_path / "scores.safetensors"))
+        load_head_roles(exact(lm, task, show_progress=False).save(tmp_path / "scores.safetensors"))

@@ -10,7 +10,8 @@ from scipy import stats
 from word_tokenizer import word_tokenizer
 
 import veracausa as vc
-from veracausa.counterfactuals.searching import Search, planned_counterfactual_search, search
+from veracausa.counterfactuals.searches import Search
+from veracausa.counterfactuals.searching import search
 from veracausa.errors import FileError, MethodError, TaskError, UnitError
 from veracausa.tasks.data.ioi import OBJECTS, PLACES, TEMPLATES
 from veracausa.tasks.data.names import FEMALE, MALE
@@ -97,8 +98,8 @@ def test_the_best_pair_is_the_largest(tiny, task_of, tmp_path, family):
     margin = np.abs(every[:, 2]) - np.abs(every[:, [0, 1, 3]]).max(1)
     assert found.best("a1.h2") == searched[np.abs(every[searched, 2]).argmax()]
     assert found.best("a1.h2", "stands out") == searched[margin[searched].argmax()]
-    assert planned_counterfactual_search(lm, pool, units=["a1.h2"]) == pytest.approx(found.scores.cost.token_layers)
-    again = Search.load(found.save(tmp_path / "search.safetensors"))
+    assert search.work(lm, pool, units=["a1.h2"]).tokens() == pytest.approx(found.scores.cost.token_layers)
+    again = vc.open(found.save(tmp_path / "search.safetensors"))
     assert again.sentences == found.sentences and again.table().equals(found.table())
     assert again.pool.digest() == found.pool.digest()
     alone = search(lm, pool, units=["m1"], show_progress=False)
@@ -154,7 +155,7 @@ def test_refusals(tiny, task_of, tmp_path):
     path = search(lm, pool_of(task), units=["a0.h1"], show_progress=False).save(tmp_path / "x.st")
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(FileError, match="damaged or cut short"):
-        Search.load(path)
+        vc.open(path)
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ import torch
 import veracausa as vc
 from veracausa.circuits.exchange.eap_json import read_eap_json, scores_from_eap_json, write_eap_json
 from veracausa.circuits.exchange.graphml import read_csv, read_graphml, write_csv, write_graphml
-from veracausa.counterfactuals.compared_corruptions import corruptions
+from veracausa.counterfactuals.comparing_corruptions import corruptions
 from veracausa.discovery.evaluation import Evaluation
 from veracausa.errors import VeracausaError
 from veracausa.storage.files import read_tensors, write_json, write_tensors
@@ -83,7 +83,7 @@ def kinds(tiny, task_of, tmp_path_factory):
         "ablation": Kind(
             vc.behaviour.ablation_study(lm, task, units=["a0.h0"], ablations=["zero"], **quiet).save, vc.open
         ),
-        "comparison": Kind(compared.save, type(compared).load),
+        "comparison": Kind(compared.save, vc.open),
         "disagreement": Kind(vc.causes.disagreement(lm, task, units=["a0.h0"], nodes=2, zero_nodes=None, **quiet).save,
                              vc.open),
         "faithfulness": Kind(curve.signed[0].save, vc.open),

@@ -6,14 +6,14 @@ from veracausa.lazy import given_out
 
 if TYPE_CHECKING:
     from veracausa.counterfactuals.compared_baselines import Baselines as Baselines
-    from veracausa.counterfactuals.compared_baselines import baselines as baselines
     from veracausa.counterfactuals.compared_corruptions import CounterfactualComparison as CounterfactualComparison
-    from veracausa.counterfactuals.compared_corruptions import corruptions as corruptions
+    from veracausa.counterfactuals.comparing_baselines import baselines as baselines
+    from veracausa.counterfactuals.comparing_corruptions import corruptions as corruptions
     from veracausa.counterfactuals.general_units import GeneralPurpose as GeneralPurpose
     from veracausa.counterfactuals.general_units import general_purpose as general_purpose
     from veracausa.counterfactuals.roles import HeadRoles as HeadRoles
     from veracausa.counterfactuals.roles import head_roles as head_roles
-    from veracausa.counterfactuals.searching import Search as Search
+    from veracausa.counterfactuals.searches import Search as Search
     from veracausa.counterfactuals.searching import search as search
     from veracausa.tasks.pool import pool as pool
 
@@ -23,9 +23,9 @@ _HOMES = {
     "CounterfactualComparison": "veracausa.counterfactuals.compared_corruptions",
     "GeneralPurpose": "veracausa.counterfactuals.general_units",
     "HeadRoles": "veracausa.counterfactuals.roles",
-    "Search": "veracausa.counterfactuals.searching",
-    "baselines": "veracausa.counterfactuals.compared_baselines",
-    "corruptions": "veracausa.counterfactuals.compared_corruptions",
+    "Search": "veracausa.counterfactuals.searches",
+    "baselines": "veracausa.counterfactuals.comparing_baselines",
+    "corruptions": "veracausa.counterfactuals.comparing_corruptions",
     "general_purpose": "veracausa.counterfactuals.general_units",
     "head_roles": "veracausa.counterfactuals.roles",
     "pool": "veracausa.tasks.pool",

@@ -13,20 +13,16 @@ larger of the two, Holm-corrected for all units):
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import permutations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from scipy import stats
 
-from veracausa.effects.exact import exact
-from veracausa.effects.planning import planned_exact
-from veracausa.errors import GapError, MethodError, TaskError
-from veracausa.scores.agreement import require_top
+from veracausa.errors import MethodError
 from veracausa.scores.bundles import read_all, write_all
 from veracausa.scores.files import same_table
 from veracausa.scores.scores import Scores
@@ -36,17 +32,13 @@ from veracausa.statistics.ratios import ratios
 from veracausa.storage.files import at
 from veracausa.storage.schema import many, number, one_of, reading, whole
 from veracausa.suggestions import not_known
-from veracausa.units.resolve import resolve_units
 from veracausa.words import counted, listed, number_of, share
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import pandas as pd
 
-    from veracausa.model import Model
-    from veracausa.tasks.task import Task
-    from veracausa.units.table import Units
 
 #: An effect under this share of the scale is too small to be called shown.
 LEAST = 0.01
@@ -55,6 +47,7 @@ HIDDEN = 1 / 3
 #: Units that get a sentence.
 SAID = 6
 _FORMAT = "veracausa-counterfactuals-2"
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,18 +219,8 @@ class CounterfactualComparison:
         return f"{unit}: shown by {one}; {listed(others)} {verb} not show it (n = {self.n}, Holm at {LEVEL:g})."
 
     def save(self, path: str | Path) -> Path:
-        """Write everything to one safetensors file with a JSON header, whole or not at all; see `load`."""
+        """Write everything to one safetensors file with a JSON header, whole or not at all; `vc.open` reads it."""
         return write_all(path, _FORMAT, {"top": self.top, "least": self.least, "order": self.names}, self.scores)
-
-    @classmethod
-    def load(cls, path: str | Path) -> CounterfactualComparison:
-        """Read what `save` wrote; FileError for any other file."""
-        own, scores = read_all(path, _FORMAT)
-        with reading(at(path)):
-            names = many(one_of(*scores), least=2)(own["order"])
-            same_table(scores)
-            least = number(0)(own["least"])
-            return cls({name: scores[name] for name in names}, whole(1)(own["top"]), least)
 
     def describe(self) -> str:
         """What these numbers are."""
@@ -256,85 +239,26 @@ class CounterfactualComparison:
         return "\n".join([self.describe(), *self.sentences])
 
 
-def corruptions(
-    lm: Model,
-    tasks: Mapping[str, Task],
-    *,
-    units: str | Sequence[str] | Units = "heads",
-    top: int | None = None,
-    least: float = LEAST,
-    known: Mapping[str, Scores] | None = None,
-    out: str | Path | None = None,
-    show_progress: bool = True,
-) -> CounterfactualComparison:
-    """Exact effects of units under several corruptions of the same clean prompts, and which units only one shows.
+def load_counterfactual_comparison(path: str | Path) -> CounterfactualComparison:
+    """Read what `CounterfactualComparison.save` wrote; FileError for any other file.
 
-    Args:
-        lm: the model.
-        tasks: a name for each corruption → its task. All must have the same clean prompts, answers and metric, as
-            built-in tasks with the same seed have.
-        units: as for `vc.exact`, not per position (rankings of positions differ with the corrupted position).
-        top: strongest units that are compared as sets (None: 10; of ten units or fewer half).
-        least: effects under this share of the largest mean gap are not called shown.
-        known: exact effects that were computed already, by the names of `tasks`.
-        out: a folder to keep finished pieces in; an interrupted call continues from them.
-        show_progress: show progress bars.
-
-    Returns:
-        `CounterfactualComparison`, effects as shares of the largest mean gap among the corruptions.
-
-    Raises:
-        TaskError: fewer than two tasks, or their clean prompts differ; MethodError: `top`, `least` out of range;
-        GapError: no corruption separates clean from corrupted; otherwise as `vc.exact`.
-
-    >>> kinds = ("swap", "abc")
-    >>> vc.counterfactuals.corruptions(lm, {kind: vc.tasks.ioi(lm, n=16, corruption=kind) for kind in kinds})
+    >>> vc.open("corruptions.safetensors").contrasts()
     """
-    require_same_clean(tasks)
-    if not 0 <= least < 1:
-        raise MethodError(f"least={least}: a share of the gap lies between 0 and 1.")
-    table = resolve_units(lm, units, max(max(task.lengths) for task in tasks.values()))
-    if table.positional:
-        raise MethodError("Counterfactuals are compared on whole units, not at single positions. Leave out @positions.")
-    top = require_top(top, len(table))
-    given = dict(known or {})
-    scores = {
-        name: given.get(name) or exact(lm, task, units=units, out=out, show_progress=show_progress)
-        for name, task in tasks.items()
-    }
-    if max(abs(float(s.gap.mean())) for s in scores.values()) < 1e-12:
-        raise GapError("No corruption changes the metric, so effects have no scale. Add one that changes the answer.")
-    return CounterfactualComparison(scores, top, least)
+    own, scores = read_all(path, _FORMAT)
+    with reading(at(path)):
+        names = many(one_of(*scores), least=2)(own["order"])
+        same_table(scores)
+        least = number(0)(own["least"])
+        return CounterfactualComparison({name: scores[name] for name in names}, whole(1)(own["top"]), least)
 
 
-def planned_compare_counterfactuals(
-    lm: Model, tasks: Mapping[str, Task], *, units: str | Sequence[str] | Units = "heads", known: Sequence[str] = ()
-) -> float:
-    """Token-layers that `corruptions` will take; `known`: names whose scores are given. Errors as there."""
-    require_same_clean(tasks)
-    return sum(planned_exact(lm, task, units=units) for name, task in tasks.items() if name not in known)
-
-
-def require_same_clean(tasks: Mapping[str, Task]) -> None:
-    """Raise TaskError unless there are at least two tasks with the same clean prompts, answers and metric."""
-    if len(tasks) < 2:
-        raise TaskError("There is nothing to compare: give at least two corruptions, {'swap': task, 'abc': task}.")
-    (first, one), *others = tasks.items()
-    for name, task in others:
-        for what in ("clean", "correct", "incorrect", "metric"):
-            if getattr(task, what) != getattr(one, what):
-                raise TaskError(
-                    f"Corruptions {first!r} and {name!r} differ in {what}: effects are compared example by example, "
-                    "so their clean prompts, answers and metric must be the same. Build both with one seed and n."
-                )
-
-
-def square(names: Sequence[str], figure: Any) -> pd.DataFrame:
-    """A symmetric table of a figure of two names; 1 on the diagonal."""
+def square(keys: Sequence[Key], figure: Callable[[Key, Key], float], name: Callable[[Key], str] = str) -> pd.DataFrame:
+    """A symmetric table of a figure of two keys, by their names; 1 on the diagonal."""
     import pandas as pd
 
-    rows = [[1.0 if a == b else float(figure(a, b)) for b in names] for a in names]
-    return pd.DataFrame(rows, index=list(names), columns=list(names))
+    rows = [[1.0 if a == b else float(figure(a, b)) for b in keys] for a in keys]
+    names = [name(key) for key in keys]
+    return pd.DataFrame(rows, index=names, columns=names)
 
 
 def _common(one: list[str], other: list[str]) -> int:

@@ -15,16 +15,19 @@ hurts there, too. Where the corruption makes the other answer right, that is an 
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from scipy import stats
 
 from veracausa.effects.exact import exact
 from veracausa.effects.planning import planned_exact
+from veracausa.engine.tape import buckets
+from veracausa.engine.work import planned_by
 from veracausa.errors import GapError, MethodError
 from veracausa.scores.bundles import read_all, write_all
 from veracausa.scores.files import same_table
@@ -33,16 +36,15 @@ from veracausa.statistics.means import LEVEL, exceeds, magnitude, within
 from veracausa.statistics.ratios import ratios, share_of_gap
 from veracausa.storage.files import at
 from veracausa.storage.schema import number, reading, text
+from veracausa.units.resolve import resolve_units
+from veracausa.units.table import Units
 from veracausa.words import counted, share
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     import pandas as pd
 
     from veracausa.model import Model
     from veracausa.tasks.task import Task
-    from veracausa.units.table import Units
 
 #: Shares of the gap that count as large and as small.
 LARGE, SMALL = 0.05, 0.02
@@ -169,24 +171,11 @@ class GeneralPurpose:
         return tuple(said)
 
     def save(self, path: str | Path) -> Path:
-        """Write everything to one safetensors file with a JSON header, whole or not at all; see `load`."""
+        """Write everything to one safetensors file with a JSON header, whole or not at all; `vc.open` reads it."""
         scores = {"counterfactual": self.counterfactual, "ablated": self.ablated}
         if self.corrupted is not None:
             scores["corrupted"] = self.corrupted
         return write_all(path, _FORMAT, {"large": self.large, "small": self.small}, scores)
-
-    @classmethod
-    def load(cls, path: str | Path) -> GeneralPurpose:
-        """Read what `save` wrote; FileError for any other file."""
-        own, scores = read_all(path, _FORMAT)
-        with reading(at(path)):
-            both = {name: scores[name] for name in ("counterfactual", "ablated")}
-            same_table(both)
-            text(scores["ablated"].settings["ablation"])
-            if "corrupted" in scores:
-                same_table({name: replace(one, units=both["ablated"].units) for name, one in scores.items()})
-            large, small = (number(0)(own[name]) for name in ("large", "small"))
-            return cls(both["counterfactual"], both["ablated"], scores.get("corrupted"), large, small)
 
     def describe(self) -> str:
         """What these numbers are."""
@@ -205,6 +194,93 @@ class GeneralPurpose:
         return "\n".join([self.describe(), *self.sentences])
 
 
+def load_general_purpose(path: str | Path) -> GeneralPurpose:
+    """Read what `GeneralPurpose.save` wrote; FileError for any other file.
+
+    >>> vc.open("general.safetensors").found
+    """
+    own, scores = read_all(path, _FORMAT)
+    with reading(at(path)):
+        both = {name: scores[name] for name in ("counterfactual", "ablated")}
+        same_table(both)
+        text(scores["ablated"].settings["ablation"])
+        if "corrupted" in scores:
+            same_table({name: replace(one, units=both["ablated"].units) for name, one in scores.items()})
+        large, small = (number(0)(own[name]) for name in ("large", "small"))
+        return GeneralPurpose(both["counterfactual"], both["ablated"], scores.get("corrupted"), large, small)
+
+
+@dataclass(frozen=True, eq=False)
+class GeneralPurposeWork:
+    """What `general_purpose` is about to do: two exact effects of each unit, and a third of those that stand out."""
+
+    lm: Model
+    task: Task
+    table: Units
+    ablation: str
+    large: float
+    small: float
+    known: Mapping[str, Scores]
+    kind: ClassVar[str] = "exact"
+
+    @classmethod
+    def of(
+        cls,
+        lm: Model,
+        task: Task,
+        *,
+        units: str | Sequence[str] | Units = "heads",
+        ablation: str = "mean",
+        large: float = LARGE,
+        small: float = SMALL,
+        known: Mapping[str, Scores] | None = None,
+    ) -> GeneralPurposeWork:
+        """Check what is asked; see `general_purpose`."""
+        if not 0 < small <= large or ablation not in ("mean", "zero", "resample"):
+            raise MethodError(
+                f"small={small}, large={large}, ablation={ablation!r}: 0 < small ≤ large, and the ablation is mean, "
+                "zero or resample."
+            )
+        table = resolve_units(lm, units, max(task.lengths))
+        if table.positional or table.kind == "edges":
+            raise MethodError("General-purpose units are whole units: give no edges and no single positions.")
+        return cls(lm, task, table, ablation, large, small, dict(known or {}))
+
+    def lacking(self, given: Collection[str] = ()) -> list[str]:
+        """The ablations that are computed: both but what is `known`, or will be `given`."""
+        return [one for one in ("counterfactual", self.ablation) if one not in self.known and one not in given]
+
+    def batches(self) -> int:
+        """Buckets that are recorded."""
+        decoder, task = self.lm.decoder, self.task
+        shared = [ablation == "counterfactual" for ablation in self.lacking()]
+        return sum(len(buckets(decoder, task.clean, task.corrupted, share, len(task))) for share in shared)
+
+    def tokens(self, given: Collection[str] = ()) -> float:
+        """Token-layers where some scores will be `given`; without following a few units into the corrupted run."""
+        ablations = self.lacking(given)
+        return sum(planned_exact(self.lm, self.task, units=self.table, ablation=one) for one in ablations)
+
+    def run(self, show_progress: bool = True, out: str | Path | None = None) -> GeneralPurpose:
+        """Compute both effects, then follow the units in the region into the corrupted run."""
+        task, scores = self.task, dict(self.known)
+        for one in self.lacking():
+            scores[one] = exact(self.lm, task, units=self.table, ablation=one, out=out, show_progress=show_progress)
+        both = scores["counterfactual"], scores[self.ablation]
+        if abs(float(both[0].gap.mean())) < 1e-12:
+            raise GapError("The mean gap is zero, so effects have no share of it. Choose a corruption that has one.")
+        found = GeneralPurpose(*both, None, self.large, self.small)
+        if candidates := found.candidates[:FOLLOWED]:
+            mirrored = replace(task, clean=task.corrupted, corrupted=task.clean, clean_text=task.corrupted_text,
+                               corrupted_text=task.clean_text)  # fmt: skip
+            there = exact(
+                self.lm, mirrored, units=candidates, ablation=self.ablation, out=out, show_progress=show_progress
+            )
+            found = replace(found, corrupted=there)
+        return found
+
+
+@planned_by(GeneralPurposeWork.of)
 def general_purpose(
     lm: Model,
     task: Task,
@@ -237,37 +313,5 @@ def general_purpose(
 
     >>> vc.counterfactuals.general_purpose(lm, task, units="mlps").found
     """
-    if not 0 < small <= large or ablation not in ("mean", "zero", "resample"):
-        raise MethodError(
-            f"small={small}, large={large}, ablation={ablation!r}: 0 < small ≤ large, and the ablation is mean, zero "
-            "or resample."
-        )
-    known = dict(known or {})
-    scores = [
-        known.get(kind) or exact(lm, task, units=units, ablation=kind, out=out, show_progress=show_progress)
-        for kind in ("counterfactual", ablation)
-    ]
-    if scores[0].units.positional or scores[0].units.kind == "edges":
-        raise MethodError("General-purpose units are whole units: give no edges and no single positions.")
-    if abs(float(scores[0].gap.mean())) < 1e-12:
-        raise GapError("The mean gap is zero, so effects have no share of it. Choose a corruption that has one.")
-    found = GeneralPurpose(scores[0], scores[1], None, large, small)
-    if candidates := found.candidates[:FOLLOWED]:
-        mirrored = replace(task, clean=task.corrupted, corrupted=task.clean, clean_text=task.corrupted_text,
-                           corrupted_text=task.clean_text)  # fmt: skip
-        there = exact(lm, mirrored, units=candidates, ablation=ablation, out=out, show_progress=show_progress)
-        found = replace(found, corrupted=there)
-    return found
-
-
-def planned_general_purpose(
-    lm: Model,
-    task: Task,
-    *,
-    units: str | Sequence[str] | Units = "heads",
-    ablation: str = "mean",
-    known: Sequence[str] = (),
-) -> float:
-    """Token-layers that `general_purpose` will take, without following its few candidates into the corrupted run."""
-    kinds = [kind for kind in ("counterfactual", ablation) if kind not in known]
-    return sum(planned_exact(lm, task, units=units, ablation=kind) for kind in kinds)
+    work = GeneralPurposeWork.of(lm, task, units=units, ablation=ablation, large=large, small=small, known=known)
+    return work.run(show_progress, out)

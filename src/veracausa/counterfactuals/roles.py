@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from veracausa.effects.replacements import recorded
 from veracausa.engine.attention import attention_pattern
 from veracausa.engine.guard import borrowed
 from veracausa.engine.tape import State
+from veracausa.engine.work import planned_by
 from veracausa.scores.files import unpack_units
 from veracausa.storage.files import at, read_tensors, write_tensors
 from veracausa.storage.schema import many, reading, require_tensors, text, whole
@@ -121,26 +122,69 @@ class HeadRoles:
         return "\n".join([self.describe(), *self.sentences])
 
     def save(self, path: str | Path) -> Path:
-        """Write a safetensors file with a JSON header, whole or not at all; see `load`."""
+        """Write a safetensors file with a JSON header, whole or not at all; `vc.open` reads it."""
         header = {"counts": list(self.counts), "model": self.model, "task": self.task}
         columns = {"layer": self.units.layer, "index": self.units.index, "position": self.units.position}
         tensors = {name: torch.from_numpy(np.asarray(column)) for name, column in columns.items()}
         tensors |= {"attention": torch.from_numpy(self.attention), "error": torch.from_numpy(self.error)}
         return write_tensors(path, _FORMAT, header, tensors)
 
-    @classmethod
-    def load(cls, path: str | Path) -> HeadRoles:
-        """Read what `save` wrote; FileError for any other file."""
-        header, tensors = read_tensors(path, _FORMAT)
-        with reading(at(path)):
-            units = unpack_units("heads", tensors)
-            wanted = dict.fromkeys(("attention", "error"), "float roles units")
-            require_tensors(tensors, wanted, roles=len(ROLES), units=len(units))
-            counts = many(whole(), len(ROLES))(header["counts"])
-            figures = (tensors["attention"].numpy(), tensors["error"].numpy())
-            return cls(*figures, counts, units, text(header["model"]), text(header["task"]))
+
+def load_head_roles(path: str | Path) -> HeadRoles:
+    """Read what `HeadRoles.save` wrote; FileError for any other file.
+
+    >>> vc.open("roles.safetensors").role("a20.h0")
+    """
+    header, tensors = read_tensors(path, _FORMAT)
+    with reading(at(path)):
+        units = unpack_units("heads", tensors)
+        wanted = dict.fromkeys(("attention", "error"), "float roles units")
+        require_tensors(tensors, wanted, roles=len(ROLES), units=len(units))
+        counts = many(whole(), len(ROLES))(header["counts"])
+        figures = (tensors["attention"].numpy(), tensors["error"].numpy())
+        return HeadRoles(*figures, counts, units, text(header["model"]), text(header["task"]))
 
 
+@dataclass(frozen=True, eq=False)
+class HeadRolesWork:
+    """What `head_roles` is about to do: one forward pass over the clean prompts."""
+
+    lm: Model
+    task: Task
+    kind: ClassVar[str] = "gradients"
+
+    def batches(self) -> int:
+        """Groups of prompts that are recorded."""
+        return len(set(self.task.lengths))
+
+    def tokens(self) -> float:
+        """Token-layers of the whole call."""
+        return float(sum(self.task.lengths) * self.lm.layers)
+
+    def run(self, show_progress: bool = True, out: str | Path | None = None) -> HeadRoles:
+        """Look at every head's attention; so fast that there is no bar, and nothing is kept."""
+        lm, task, units = self.lm, self.task, all_units(self.lm, "heads")
+        figures = np.full((len(task), len(ROLES), len(units)), np.nan)
+        with borrowed(lm.decoder), torch.no_grad():
+            for examples, state in recorded(lm, task.clean, ("queries", "keys"), Cost()):
+                patterns = torch.stack([pattern(state, layer) for layer in range(lm.layers)], 1).flatten(1, 2)
+                for attention, example in zip(patterns.double().cpu().numpy(), examples, strict=True):
+                    for row, found in enumerate(_figures(attention, task, example)):
+                        if found is not None:
+                            figures[example, row] = found
+        known = ~np.isnan(figures[..., 0])
+        counts = known.sum(0)
+        mean, error = np.full((2, len(ROLES), len(units)), np.nan)
+        for row, count in enumerate(counts):
+            own = figures[known[:, row], row]
+            if count:
+                mean[row] = own.mean(0)
+            if count > 1:
+                error[row] = own.std(0, ddof=1) / np.sqrt(count)
+        return HeadRoles(mean, error, tuple(counts.tolist()), units, lm.source, task.describe())
+
+
+@planned_by(HeadRolesWork)
 def head_roles(lm: Model, task: Task) -> HeadRoles:
     """Where every head looks on the clean prompts of a task, and what kind of head that makes it.
 
@@ -148,30 +192,7 @@ def head_roles(lm: Model, task: Task) -> HeadRoles:
 
     >>> vc.counterfactuals.head_roles(lm, vc.tasks.ioi(lm, n=16)).role("a20.h0")
     """
-    units = all_units(lm, "heads")
-    figures = np.full((len(task), len(ROLES), len(units)), np.nan)
-    with borrowed(lm.decoder), torch.no_grad():
-        for examples, state in recorded(lm, task.clean, ("queries", "keys"), Cost()):
-            patterns = torch.stack([pattern(state, layer) for layer in range(lm.layers)], 1).flatten(1, 2)
-            for attention, example in zip(patterns.double().cpu().numpy(), examples, strict=True):
-                for row, found in enumerate(_figures(attention, task, example)):
-                    if found is not None:
-                        figures[example, row] = found
-    known = ~np.isnan(figures[..., 0])
-    counts = known.sum(0)
-    mean, error = np.full((2, len(ROLES), len(units)), np.nan)
-    for row, count in enumerate(counts):
-        own = figures[known[:, row], row]
-        if count:
-            mean[row] = own.mean(0)
-        if count > 1:
-            error[row] = own.std(0, ddof=1) / np.sqrt(count)
-    return HeadRoles(mean, error, tuple(counts.tolist()), units, lm.source, task.describe())
-
-
-def planned_head_roles(lm: Model, task: Task) -> float:
-    """Token-layers that `head_roles` will take."""
-    return float(sum(task.lengths) * lm.layers)
+    return HeadRolesWork(lm, task).run()
 
 
 def pattern(state: State, layer: int) -> Float[Tensor, "examples heads positions keys"]:

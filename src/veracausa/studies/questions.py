@@ -19,16 +19,12 @@ from veracausa.causes.disagree import disagreement, planned_disagreement
 from veracausa.causes.locating import locate
 from veracausa.causes.locations import Locations
 from veracausa.cost import Step
-from veracausa.counterfactuals.compared_baselines import (
-    Baselines,
-    baselines,
-    planned_compare_baselines,
-    possible_baselines,
-)
-from veracausa.counterfactuals.compared_corruptions import corruptions, planned_compare_counterfactuals
-from veracausa.counterfactuals.general_units import general_purpose, planned_general_purpose
-from veracausa.counterfactuals.roles import head_roles, planned_head_roles
-from veracausa.counterfactuals.searching import planned_counterfactual_search, search
+from veracausa.counterfactuals.compared_baselines import Baselines
+from veracausa.counterfactuals.comparing_baselines import baselines, possible_baselines
+from veracausa.counterfactuals.comparing_corruptions import corruptions
+from veracausa.counterfactuals.general_units import general_purpose
+from veracausa.counterfactuals.roles import head_roles
+from veracausa.counterfactuals.searching import search
 from veracausa.errors import TaskError
 from veracausa.studies.rates import batches
 from veracausa.studies.results import Failure
@@ -49,6 +45,8 @@ ALPHAS = tuple(np.linspace(-1, 2, 16).round(3).tolist())
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 #: Orders in which a site's units are added, for Shapley values.
 PERMUTATIONS = 16
+#: Ablations that tell general-purpose heads; their effects are computed with the baselines.
+TOLD_BY = ("counterfactual", "mean")
 #: Prompts on which the cost of an ablation study is counted.
 PLANNED = 256
 
@@ -142,23 +140,23 @@ class FurtherWork:
     def _prompts(self) -> list[Stage]:
         tasks, stages = self._corruptions(), []
         if len(tasks) > 1:
-            work = planned_compare_counterfactuals(self.lm, tasks)
+            work = corruptions.work(self.lm, tasks).tokens()
             count = sum(batches(self.lm, task) for task in tasks.values())
             stages.append(self._stage(f"heads under {len(tasks)} corruptions", "exact", work, self._contrast, count))
-            work = planned_head_roles(self.lm, self.task)
+            work = head_roles.work(self.lm, self.task).tokens()
             stages.append(self._stage("what heads look at", "gradients", work, self._roles))
         if self.level.searched and (pool := self._pool()) is not None:
             units = self._typical(self.level.searched)
-            work = planned_counterfactual_search(self.lm, pool, units=units)
+            work = search.work(self.lm, pool, units=units).tokens()
             what = f"search of {len(pool)} counterfactuals for {len(units)} head(s)"
             stages.append(self._stage(what, "exact", work, self._search, batches(self.lm, pool)))
         return stages
 
     def _replacements(self) -> list[Stage]:
         few, kinds = self._few(), self._kinds()
-        work = planned_compare_baselines(self.lm, few, ablations=kinds, nodes=self.level.nodes)
-        count, known = 2 * len(kinds) * batches(self.lm, few), ("counterfactual", "mean")
-        rest = planned_general_purpose(self.lm, few, known=known)
+        work = baselines.work(self.lm, few, ablations=kinds, nodes=self.level.nodes).tokens()
+        count = 2 * len(kinds) * batches(self.lm, few)
+        rest = general_purpose.work(self.lm, few).tokens(given=TOLD_BY)
         return [
             self._stage(f"heads by {len(kinds)} baselines ({len(few)} pairs)", "exact", work, self._baselines, count),
             self._stage("general-purpose heads", "exact", rest, self._general),
@@ -306,8 +304,8 @@ class FurtherWork:
         )  # fmt: skip
 
     def _general(self) -> None:
-        exact = next((one.scores for one in self.findings if isinstance(one, Baselines)), {})
-        known = {kind: exact[f"exact, {kind}"] for kind in ("counterfactual", "mean") if f"exact, {kind}" in exact}
+        compared = next((one.scores for one in self.findings if isinstance(one, Baselines)), {})
+        known = {kind: one for (how, kind), one in compared.items() if how == "exact" and kind in TOLD_BY}
         self.findings.append(
             general_purpose(self.lm, self._few(), known=known, out=self.pieces, show_progress=self.show)
         )

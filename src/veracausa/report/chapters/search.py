@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import altair as alt
 
-from veracausa.counterfactuals.searching import Search
+from veracausa.counterfactuals.searches import Search
 from veracausa.report.charts import theme
 from veracausa.report.charts.data import Datasets, Row, number
 from veracausa.report.charts.figures import Figure, Part
