@@ -64,6 +64,11 @@ class Wiring:
         """Kept edges that lie on a way from a live writer to the logits; without post-norms others change nothing."""
         return np.asarray(self.mask & self.live & self.graph.leading(self.mask)[:, None])
 
+    @property
+    def blocks(self) -> int:
+        """Blocks with a live part: those that a run goes through."""
+        return sum(self.mlp(layer) or len(self.heads(layer)) > 0 for layer in range(self.graph.layers))
+
     def readers(self, layer: int, kinds: Sequence[int]) -> np.ndarray:
         """Readers of a block with a kept edge from a live writer."""
         graph = self.graph

@@ -25,11 +25,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from veracausa.circuits.runs.optimal_constants import learned_constants
+from veracausa.circuits.runs.optimal_constants import learned_constants, planned_learning
 from veracausa.cost import Cost
 from veracausa.effects.optimal_descent import Learning
+from veracausa.effects.planning import planned_reference
 from veracausa.effects.replacements import recorded
 from veracausa.engine.ablated import Ablated, Constants, OtherRun
+from veracausa.engine.circuit_forward import Wiring
 from veracausa.engine.tape import Tape
 from veracausa.engine.writes import SITES, head_writes, mlp_write
 from veracausa.errors import MethodError
@@ -74,43 +76,60 @@ def require_ablation(kind: str) -> None:
         raise MethodError(not_known("ablation", kind, ABLATIONS))
 
 
-def ablation_of(
-    lm: Model,
-    task: Task,
-    kind: str,
-    masks: Sequence[np.ndarray],
-    reference: Task | None,
-    seed: int,
-    learning: Learning | None,
-    cost: Cost,
-    show_progress: bool,
-) -> Ablation:
-    """Prepare an ablation for circuits `masks` of a task.
+@dataclass(frozen=True, eq=False)
+class Ablating:
+    """An ablation as it is asked for. `source`: the reference set. `pairs`: those whose corrupted runs stand in."""
 
-    Raises:
-        MethodError: an unknown ablation; no other prompt of a pair's length to resample.
-    """
-    require_ablation(kind)
-    if kind == "counterfactual":
-        return Ablation(task)
-    source = task if reference is None else reference
-    if kind == "resample":
-        return Ablation(resampled(task, source, seed))
-    shape = (lm.graph.writers, 1, lm.width)
-    if kind == "zero":
-        nothing = torch.zeros(shape, dtype=lm.score_dtype, device=lm.device)
-        return Ablation(task, [nothing] * len(masks))
-    if kind == "mean":
-        return Ablation(task, [mean_writes(lm, source, task.lengths, cost)] * len(masks))
-    learning = learning or Learning(seed=seed)
-    start = mean_writes(lm, source, (), cost)
-    found, losses = learned_constants(lm, source, masks, start, learning, cost, show_progress)
-    note = (
-        f"optimal constants: one vector a writer, {learning.steps} steps of Adam at {learning.rate} on the KL of "
-        f"{len(source)} pairs; mean KL with means → with what was learned: "
-        + ", ".join(f"{before:.3f} → {after:.3f}" for before, after in losses)
-    )
-    return Ablation(task, found, (note,))
+    lm: Model
+    kind: str
+    source: Task
+    pairs: Task
+    learning: Learning
+
+    @classmethod
+    def of(
+        cls, lm: Model, task: Task, kind: str, reference: Task | None, seed: int, learning: Learning | None
+    ) -> Ablating:
+        """Check what is asked.
+
+        Raises:
+            MethodError: an unknown ablation; no other prompt of a pair's length to resample.
+        """
+        require_ablation(kind)
+        source = task if reference is None else reference
+        pairs = resampled(task, source, seed) if kind == "resample" else task
+        return cls(lm, kind, source, pairs, learning or Learning(seed=seed))
+
+    @property
+    def settled(self) -> bool:
+        """See `engine.ablated`."""
+        return self.kind in SETTLED
+
+    def tokens(self, wirings: Sequence[Wiring]) -> float:
+        """Token-layers of preparing it for some circuits: the reference set's runs, and learning."""
+        whole = planned_reference(self.lm, self.source, self.source, self.kind)
+        if self.kind == "optimal":
+            return whole + planned_learning(self.lm, self.source, wirings, self.learning)
+        return whole if self.kind == "mean" else 0.0
+
+    def prepared(self, masks: Sequence[np.ndarray], cost: Cost, show_progress: bool) -> Ablation:
+        """The same with its constants, for circuits `masks`; the model must be borrowed, without gradients."""
+        lm, pairs, learning = self.lm, self.pairs, self.learning
+        if self.settled:
+            return Ablation(pairs)
+        if self.kind == "zero":
+            nothing = torch.zeros(lm.graph.writers, 1, lm.width, dtype=lm.score_dtype, device=lm.device)
+            return Ablation(pairs, [nothing] * len(masks))
+        if self.kind == "mean":
+            return Ablation(pairs, [mean_writes(lm, self.source, pairs.lengths, cost)] * len(masks))
+        start = mean_writes(lm, self.source, (), cost)
+        found, losses = learned_constants(lm, self.source, masks, start, learning, cost, show_progress)
+        note = (
+            f"optimal constants: one vector a writer, {learning.steps} steps of Adam at {learning.rate} on the KL of "
+            f"{len(self.source)} pairs; mean KL with means → with what was learned: "
+            + ", ".join(f"{before:.3f} → {after:.3f}" for before, after in losses)
+        )
+        return Ablation(pairs, found, (note,))
 
 
 def resampled(task: Task, reference: Task, seed: int) -> Task:

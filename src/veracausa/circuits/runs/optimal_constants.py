@@ -21,9 +21,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from veracausa.circuits.runs.tapes import record_all
+from veracausa.circuits.runs.tapes import circuit_buckets, record_all
 from veracausa.cost import Cost
-from veracausa.effects.optimal_descent import Learning, descend, require_finite
+from veracausa.effects.optimal_descent import Learning, descend, require_finite, schedule
 from veracausa.engine.ablated import Constants
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.circuit_forward import CircuitForward, Wiring, wiring_of
@@ -68,6 +68,15 @@ def learned_constants(
     return found, losses
 
 
+def planned_learning(lm: Model, task: Task, wirings: Sequence[Wiring], learning: Learning) -> float:
+    """Token-layers of `learned_constants`: both runs of all pairs, then two losses and all steps of every circuit."""
+    groups = circuit_buckets(lm, task, share_prefix=False)
+    steps = schedule([len(members) for _, members in groups], learning)
+    learned = sum(task.lengths[groups[group][1][0]] * (which.stop - which.start) for group, which in steps)
+    runs = 2 * sum(task.lengths) + 2 * learned
+    return float(2 * sum(task.lengths) * lm.layers + sum(wiring.blocks for wiring in wirings) * runs)
+
+
 @dataclass(frozen=True, eq=False)
 class _Learner:
     """One circuit with the pairs that its constants are learned on."""
@@ -93,10 +102,11 @@ class _Learner:
 
     def slope(self, constants: Tensor, group: int, which: slice) -> Tensor:
         """Gradient of the mean over some pairs of a tape."""
-        leaf = constants.requires_grad_()
+        leaf, before = constants.requires_grad_(), self.cost.forward
         with torch.enable_grad():
             loss = self.divergence(leaf, self.tapes[group], which).mean()
             require_finite(loss)
             (found,) = torch.autograd.grad(loss, leaf)
+        self.cost.backward += self.cost.forward - before
         self.tick(1)
         return found

@@ -8,17 +8,19 @@ corrupted run where ablation is counterfactual, else the run that consists of wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from veracausa.circuits.runs.ablations import Ablation, ablation_of
-from veracausa.circuits.runs.tapes import circuit_buckets, record_bucket
+from veracausa.circuits.runs.ablations import Ablating, Ablation
+from veracausa.circuits.runs.tapes import circuit_buckets, record_bucket, recordings, whole_graph
 from veracausa.cost import Cost
 from veracausa.effects.optimal_descent import Learning
 from veracausa.engine.attention import SUFFIX
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from veracausa.tasks.task import Task
 
 
+Found_co = TypeVar("Found_co", covariant=True)
 #: Rows that are unembedded at once: enough to read its weights seldom, few enough for any vocabulary.
 _UNEMBEDDED = 64
 
@@ -79,7 +82,117 @@ class Outcomes:
     notes: tuple[str, ...] = ()
 
 
-@torch.inference_mode(False)
+@dataclass(frozen=True, eq=False)
+class CircuitRuns:
+    """Circuits, as masks [readers, writers] of the model's graph, that are about to be run on every pair of a task."""
+
+    lm: Model
+    task: Task
+    masks: tuple[np.ndarray, ...]
+    how: Ablating
+    share_prefix: bool
+    settings: dict[str, Any]
+    kind: ClassVar[str] = "circuits"
+
+    @classmethod
+    def of(
+        cls,
+        lm: Model,
+        task: Task,
+        masks: Sequence[np.ndarray],
+        *,
+        ablation: str = "counterfactual",
+        reference: Task | None = None,
+        seed: int = 0,
+        learning: Learning | None = None,
+        share_prefix: bool = True,
+    ) -> CircuitRuns:
+        """Check what is asked; see `run_circuits`."""
+        how = Ablating.of(lm, task, ablation, reference, seed, learning)
+        settings = ablation_settings(task, ablation, reference, seed, learning)
+        return cls(lm, task, tuple(masks), how, share_prefix and how.settled, settings)
+
+    @cached_property
+    def wirings(self) -> list[Wiring]:
+        """All circuits, and last the one without edges."""
+        every = [*self.masks, np.zeros_like(all_edges_mask(self.lm.graph))]
+        return [wiring_of(self.lm.decoder, mask, self.how.settled) for mask in every]
+
+    def groups(self) -> list[tuple[int, tuple[int, ...]]]:
+        """Buckets of pairs that are run together."""
+        return circuit_buckets(self.lm, self.how.pairs, self.share_prefix)
+
+    def batches(self) -> int:
+        """Buckets that are recorded."""
+        return len(self.groups())
+
+    def tokens(self) -> float:
+        """Token-layers: what ablation needs, the recorded runs, the whole graph's, and every circuit's live blocks."""
+        groups, pairs = self.groups(), self.how.pairs
+        recorded, behind = recordings(self.lm, pairs, groups)
+        blocks = sum(wiring.blocks for wiring in self.wirings)
+        runs = recorded + whole_graph(self.lm, pairs, groups) + blocks * behind // self.lm.layers
+        return self.how.tokens(self.wirings) + runs
+
+    @torch.inference_mode(False)
+    def run(self, show_progress: bool = True, out: str | Path | None = None) -> Outcomes:
+        """Run all circuits, bucket by bucket; finished pieces are not kept."""
+        lm, task, wirings, groups = self.lm, self.task, self.wirings, self.groups()
+        shape, clean = (len(task), 2 * len(wirings)), torch.empty(len(task), dtype=lm.score_dtype)
+        with session(lm, task, shape, measured=False, show=show_progress) as call, torch.no_grad():
+            how = self.how.prepared([wiring.mask for wiring in wirings], call.cost, show_progress)
+
+            def run(start: int, examples: tuple[int, ...]) -> None:
+                bucket = record_bucket(lm, how.task, start, examples, call.cost)
+                found = _bucket(bucket, wirings, how, call.tick)
+                if not torch.isfinite(found[:, 0]).all():
+                    raise NumericsError(
+                        f"NaN or infinity in a circuit's run on {task.name!r}. Run the model in float32."
+                    )
+                clean[bucket.index] = bucket.read.of_state(bucket.tape.clean).to(clean)
+                call.put(bucket.index, found.flatten(0, 1).T)
+
+            call.each(f"{len(self.masks)} circuits", len(task) * len(wirings), groups, run)
+            notes = (*how.notes, *precision_of(lm.decoder).notes)
+        metric, kl = (part.T.contiguous() for part in call.values.unflatten(1, (-1, 2)).unbind(-1))
+        measured, kind = Measurement(clean, metric[-1]), self.how.kind
+        measured.require_gap(task, "corrupted" if kind == "counterfactual" else f"fully ablated ({kind})")
+        header = task_header(task)
+        return Outcomes(metric[:-1], kl[:-1], measured, call.cost, call.origin, header, self.settings, notes)
+
+
+@dataclass(frozen=True, eq=False)
+class Judged(Generic[Found_co]):
+    """Circuits that are about to be run, and what is then made of their outcomes."""
+
+    runs: CircuitRuns
+    judge: Callable[[Outcomes], Found_co]
+    what: str
+    kind: ClassVar[str] = "circuits"
+
+    @property
+    def lm(self) -> Model:
+        """The model that is run."""
+        return self.runs.lm
+
+    @property
+    def task(self) -> Task:
+        """The pairs that it is run on."""
+        return self.runs.task
+
+    def batches(self) -> int:
+        """Buckets that are recorded."""
+        return self.runs.batches()
+
+    def tokens(self) -> float:
+        """Token-layers of the whole call."""
+        return self.runs.tokens()
+
+    def run(self, show_progress: bool = True, out: str | Path | None = None) -> Found_co:
+        """Run the circuits and judge them; finished pieces are not kept."""
+        return self.judge(self.runs.run(show_progress))
+
+
 def run_circuits(
     lm: Model,
     task: Task,
@@ -103,28 +216,8 @@ def run_circuits(
         MethodError: an unknown ablation, or nothing to resample from.
         NumericsError, OutOfMemoryError: as for `vc.exact`.
     """
-    every = [*masks, np.zeros_like(all_edges_mask(lm.graph))]  # the last one: no edges
-    shape, clean = (len(task), 2 * len(every)), torch.empty(len(task), dtype=lm.score_dtype)
-    with session(lm, task, shape, measured=False, show=show_progress) as call, torch.no_grad():
-        how = ablation_of(lm, task, ablation, every, reference, seed, learning, call.cost, show_progress)
-        wirings = [wiring_of(lm.decoder, mask, how.settled) for mask in every]
-        groups = circuit_buckets(lm, how.task, share_prefix and how.settled)
-
-        def run(start: int, examples: tuple[int, ...]) -> None:
-            bucket = record_bucket(lm, how.task, start, examples, call.cost)
-            found = _bucket(bucket, wirings, how, call.tick)
-            if not torch.isfinite(found[:, 0]).all():
-                raise NumericsError(f"NaN or infinity in a circuit's run on {task.name!r}. Run the model in float32.")
-            clean[bucket.index] = bucket.read.of_state(bucket.tape.clean).to(clean)
-            call.put(bucket.index, found.flatten(0, 1).T)
-
-        call.each(f"{len(masks)} circuits", sum(len(one) for _, one in groups) * len(every), groups, run)
-        notes = (*how.notes, *precision_of(lm.decoder).notes)
-    metric, kl = (part.T.contiguous() for part in call.values.unflatten(1, (-1, 2)).unbind(-1))
-    measured = Measurement(clean, metric[-1])
-    measured.require_gap(task, "corrupted" if ablation == "counterfactual" else f"fully ablated ({ablation})")
-    settings = ablation_settings(task, ablation, reference, seed, learning)
-    return Outcomes(metric[:-1], kl[:-1], measured, call.cost, call.origin, task_header(task), settings, notes)
+    how: dict[str, Any] = {"ablation": ablation, "reference": reference, "seed": seed, "learning": learning}
+    return CircuitRuns.of(lm, task, masks, **how, share_prefix=share_prefix).run(show_progress)
 
 
 def ablation_settings(

@@ -51,6 +51,20 @@ def _joined(
     return found
 
 
+def recordings(lm: Model, task: Task, groups: Sequence[tuple[int, tuple[int, ...]]]) -> tuple[int, int]:
+    """Token-layers of both recorded runs of all groups, and of one run of every pair behind what its group shares."""
+    shared = total = 0
+    for start, members in groups:
+        total += sum(task.lengths[i] for i in members)
+        shared += start * len(members)
+    return lm.layers * (2 * total - shared), lm.layers * (total - shared)
+
+
+def whole_graph(lm: Model, task: Task, groups: Sequence[tuple[int, tuple[int, ...]]]) -> int:
+    """Token-layers of the whole graph's run on the first pair of every group, which is compared with the model's."""
+    return lm.layers * sum(task.lengths[members[0]] - start for start, members in groups)
+
+
 def record_bucket(lm: Model, task: Task, start: int, examples: tuple[int, ...], cost: Cost) -> Bucket:
     """Both runs of some pairs with all that circuits need, checked against the bare model."""
     bucket = Bucket.record(lm, task, start, examples, cost, sites=SITES)
