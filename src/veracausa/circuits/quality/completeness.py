@@ -16,17 +16,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from veracausa.circuits.knockouts import inner_nodes, mask_to_test, require_count, without_writers
-from veracausa.circuits.runs.run_circuits import Outcomes, Ran, run_circuits
+from veracausa.circuits.knockouts import Mask, inner_nodes, mask_to_test, require_count, without_writers
+from veracausa.circuits.runs.run_circuits import CircuitRuns, Ran
 from veracausa.cost import Cost
 from veracausa.engine.circuit_forward import all_edges_mask
+from veracausa.engine.work import planned_by
 from veracausa.errors import MethodError
 from veracausa.result import ROWS
 from veracausa.statistics.ratios import ratios
@@ -152,6 +154,122 @@ class Completeness(Ran):
         return f"{self.describe()}\n{shown}"
 
 
+@dataclass(frozen=True, eq=False)
+class CompletenessWork:
+    """What `completeness` is about to do. `both`: the whole graph and the circuit; `nodes`: what K is drawn among."""
+
+    lm: Model
+    task: Task
+    both: tuple[Mask, Mask]
+    nodes: Int[np.ndarray, " nodes"]
+    draws: int
+    greedy: int
+    candidates: int
+    how: dict[str, Any]
+    kind: ClassVar[str] = "circuits"
+
+    @classmethod
+    def of(
+        cls,
+        lm: Model,
+        task: Task,
+        circuit: Circuit,
+        draws: int,
+        greedy: int,
+        candidates: int,
+        seed: int,
+        ablation: str,
+        reference: Task | None,
+    ) -> CompletenessWork:
+        """Check what is asked; see `completeness`."""
+        mask, graph = mask_to_test(lm, circuit), lm.graph
+        nodes = inner_nodes(graph, mask)
+        require_count(draws=draws, candidates=candidates)
+        if greedy < 0:
+            raise MethodError(f"greedy={greedy}: the number of steps is 0 or more.")
+        if not len(nodes):
+            raise MethodError(
+                "The circuit has no heads and no MLPs, only edges from the input: there is no K to remove."
+            )
+        how = {"ablation": ablation, "reference": reference, "seed": seed}
+        both = (all_edges_mask(graph), mask)
+        return cls(lm, task, both, nodes, draws, greedy, candidates, how)
+
+    @property
+    def steps(self) -> int:
+        """Greedy steps: no more than there are nodes."""
+        return min(self.greedy, len(self.nodes))
+
+    @property
+    def what(self) -> str:
+        """In words."""
+        return f"runs of the model and of a circuit without {1 + self.draws} sets, and {self.steps} greedy steps"
+
+    def drawn(self) -> list[list[int]]:
+        """The empty set, and all random ones."""
+        sets: list[list[int]] = [[]]
+        for draw in range(self.draws):
+            generator = np.random.default_rng([self.how["seed"], 0, draw])
+            order = generator.permutation(self.nodes)
+            sets.append(np.sort(order[: generator.integers(1, len(order) + 1)]).tolist())
+        return sets
+
+    def tried(self, step: int, chosen: Sequence[int]) -> list[list[int]]:
+        """The sets that a greedy step tries."""
+        draw = np.random.default_rng([self.how["seed"], 1, step])
+        left = draw.permutation(np.setdiff1d(self.nodes, chosen))[: self.candidates]
+        return [[*chosen, int(node)] for node in left]
+
+    def without(self, sets: Sequence[Sequence[int]]) -> CircuitRuns:
+        """Both without each of some sets of nodes."""
+        masks = [without_writers(one, chosen) for one in self.both for chosen in sets]
+        return CircuitRuns.of(self.lm, self.task, masks, **self.how)
+
+    def batches(self) -> int:
+        """Buckets that are recorded, anew for every greedy step."""
+        return self.without([[]]).batches() * (1 + self.steps)
+
+    def tokens(self) -> float:
+        """Token-layers, if every greedy step takes the first that it tries: its runs are about as long as others."""
+        total, chosen = self.without(self.drawn()).tokens(), list[int]()
+        for step in range(self.steps):
+            sets = self.tried(step, chosen)
+            total, chosen = total + self.without(sets).tokens(), sets[0]
+        return total
+
+    def run(self, show_progress: bool = True, out: str | Path | None = None) -> Completeness:
+        """Run all random sets at once, then every greedy step; finished pieces are not kept."""
+        sets = self.drawn()
+        first = self.without(sets).run(show_progress)
+        parts, cost = [first.metric.unflatten(0, (2, -1))], first.cost
+        chosen: list[int] = []
+        for step in range(self.steps):
+            tried = self.tried(step, chosen)
+            found = self.without(tried).run(show_progress)
+            metric, cost = found.metric.unflatten(0, (2, -1)), cost + found.cost
+            at = int((metric[0] - metric[1]).mean(1).abs().argmax())
+            chosen = tried[at]
+            sets.append(chosen)
+            parts.append(metric[:, at : at + 1])
+        full, circuits = torch.cat(parts, 1)
+        names = self.lm.graph.writer_names
+        asked = {name: getattr(self, name) for name in ("draws", "greedy", "candidates")} | {"seed": self.how["seed"]}
+        how = ("none", *["random"] * self.draws, *["greedy"] * self.steps)
+        return Completeness(
+            tuple(names[node] for node in self.nodes),
+            how,
+            tuple(tuple(names[node] for node in one) for one in sets),
+            full,
+            circuits,
+            first.measured,
+            cost,
+            first.model,
+            first.task,
+            first.settings | asked,
+        )
+
+
+@planned_by(CompletenessWork.of)
 def completeness(
     lm: Model,
     task: Task,
@@ -191,44 +309,8 @@ def completeness(
 
     >>> vc.circuits.completeness(lm, task, circuit).worst
     """
-    mask, graph = mask_to_test(lm, circuit), lm.graph
-    nodes = inner_nodes(graph, mask)
-    require_count(draws=draws, candidates=candidates)
-    if greedy < 0:
-        raise MethodError(f"greedy={greedy}: the number of steps is 0 or more.")
-    if not len(nodes):
-        raise MethodError("The circuit has no heads and no MLPs, only edges from the input: there is no K to remove.")
-    both = (all_edges_mask(graph), mask)
-    cost = Cost(full=sum(task.lengths) * lm.layers)
-
-    def run(sets: Sequence[Sequence[int]]) -> tuple[Tensor, Outcomes]:
-        masks = [without_writers(whole, chosen) for whole in both for chosen in sets]
-        how: dict[str, Any] = {"ablation": ablation, "reference": reference, "seed": seed}
-        found = run_circuits(lm, task, masks, **how, show_progress=show_progress)
-        nonlocal cost
-        cost = cost + found.cost
-        return found.metric.unflatten(0, (2, len(sets))), found
-
-    sets: list[list[int]] = [[]]
-    for draw in range(draws):
-        generator = np.random.default_rng([seed, 0, draw])
-        sets.append(np.sort(generator.permutation(nodes)[: generator.integers(1, len(nodes) + 1)]).tolist())
-    metric, first = run(sets)
-    how, parts = ["none", *["random"] * draws], [metric]
-    chosen: list[int] = []
-    for step in range(min(greedy, len(nodes))):
-        left = np.random.default_rng([seed, 1, step]).permutation(np.setdiff1d(nodes, chosen))[:candidates]
-        tried, _ = run([[*chosen, int(node)] for node in left])
-        at = int((tried[0] - tried[1]).mean(1).abs().argmax())
-        chosen = [*chosen, int(left[at])]
-        sets.append(chosen)
-        how.append("greedy")
-        parts.append(tried[:, at : at + 1])
-    full, circuits = torch.cat(parts, 1)
-    named = tuple(tuple(graph.writer_names[node] for node in one) for one in sets)
-    every = tuple(graph.writer_names[node] for node in nodes)
-    asked = first.settings | {"draws": draws, "greedy": greedy, "candidates": candidates, "seed": seed}
-    return Completeness(every, tuple(how), named, full, circuits, first.measured, cost, first.model, first.task, asked)
+    asked = (draws, greedy, candidates, seed, ablation, reference)
+    return CompletenessWork.of(lm, task, circuit, *asked).run(show_progress)
 
 
 FORMAT = "veracausa-completeness-1"

@@ -21,10 +21,11 @@ from scipy.integrate import trapezoid
 from veracausa.arguments import shown
 from veracausa.circuits.quality.faithfulness import Faithfulness, faithfulness_of, pack_runs
 from veracausa.circuits.runs.ablations import SETTLED
-from veracausa.circuits.runs.run_circuits import run_circuits
+from veracausa.circuits.runs.run_circuits import CircuitRuns, Judged, Outcomes
 from veracausa.doors import through
 from veracausa.effects.optimal_descent import Learning
 from veracausa.engine.circuit_forward import kept_by, wiring_of
+from veracausa.engine.work import planned_by
 from veracausa.errors import MethodError, UnitError
 from veracausa.result import Shown
 from veracausa.scores.scores import Scores
@@ -200,6 +201,46 @@ def pack_curve(curve: Curve) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return header | {"living": {name: list(counts) for name, counts in curve.living.items()}}, tensors
 
 
+def _work(
+    lm: Model,
+    task: Task,
+    scores: Scores,
+    sizes: Sequence[float],
+    ablation: str,
+    reference: Task | None,
+    seed: int,
+    learning: Learning | None,
+) -> Judged[Curve]:
+    """What `curve` is about to do."""
+    graph = lm.graph
+    if not isinstance(scores.units, Edges) or scores.units.graph != graph or len(scores.units) != graph.size:
+        raise UnitError(f"A curve needs scores of all {graph.size:,} edges of {lm.name}; these are {scores.units!r}.")
+    require_sizes(sizes)
+    counts = [max(1, round(share * graph.size)) for share in sizes]
+    masks, living = [], {}
+    for name, by in _RANKINGS.items():
+        ranking = np.array(scores.ranking(by))
+        chosen = [ranking[:count] for count in counts]
+        own = [kept_by(graph, scores.units.writer[kept], scores.units.reader[kept]) for kept in chosen]
+        living[name] = tuple(int(wiring_of(lm.decoder, mask, ablation in SETTLED).living.sum()) for mask in own)
+        masks += own
+    once = {mask.tobytes(): mask for mask in masks}  # all edges, and all sizes of magnitudes, are there twice
+    how: dict[str, Any] = {"ablation": ablation, "reference": reference, "seed": seed, "learning": learning}
+    runs = CircuitRuns.of(lm, task, list(once.values()), **how)
+
+    def judge(found: Outcomes) -> Curve:
+        place = {key: i for i, key in enumerate(once)}
+        outcomes = [
+            faithfulness_of(found, place[mask.tobytes()], count, graph.size)
+            for mask, count in zip(masks, [*counts, *counts], strict=True)
+        ]
+        signed, absolute = outcomes[: len(counts)], outcomes[len(counts) :]
+        return Curve(scores.method, tuple(sizes), tuple(signed), tuple(absolute), living)
+
+    return Judged(runs, judge, f"the curve of {len(once)} circuits by {scores.method}")
+
+
+@planned_by(_work)
 def curve(
     lm: Model,
     task: Task,
@@ -228,35 +269,7 @@ def curve(
 
     >>> vc.curve(lm, held_out, scores).table()
     """
-    graph = lm.graph
-    if not isinstance(scores.units, Edges) or scores.units.graph != graph or len(scores.units) != graph.size:
-        raise UnitError(f"A curve needs scores of all {graph.size:,} edges of {lm.name}; these are {scores.units!r}.")
-    require_sizes(sizes)
-    counts = [max(1, round(share * graph.size)) for share in sizes]
-    masks, living = [], {}
-    for name, by in _RANKINGS.items():
-        ranking = np.array(scores.ranking(by))
-        chosen = [ranking[:count] for count in counts]
-        own = [kept_by(graph, scores.units.writer[kept], scores.units.reader[kept]) for kept in chosen]
-        living[name] = tuple(int(wiring_of(lm.decoder, mask, ablation in SETTLED).living.sum()) for mask in own)
-        masks += own
-    once = {mask.tobytes(): mask for mask in masks}  # all edges, and all sizes of magnitudes, are there twice
-    found = run_circuits(
-        lm,
-        task,
-        list(once.values()),
-        ablation=ablation,
-        reference=reference,
-        seed=seed,
-        learning=learning,
-        show_progress=show_progress,
-    )
-    place = {key: i for i, key in enumerate(once)}
-    outcomes = [
-        faithfulness_of(found, place[mask.tobytes()], count, graph.size)
-        for mask, count in zip(masks, [*counts, *counts], strict=True)
-    ]
-    return Curve(scores.method, tuple(sizes), tuple(outcomes[: len(counts)]), tuple(outcomes[len(counts) :]), living)
+    return _work(lm, task, scores, sizes, ablation, reference, seed, learning).run(show_progress)
 
 
 def require_sizes(sizes: Sequence[float]) -> None:

@@ -17,9 +17,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from veracausa.circuits.runs.run_circuits import Outcomes, Ran, run_circuits
+from veracausa.circuits.runs.run_circuits import CircuitRuns, Judged, Outcomes, Ran
 from veracausa.cost import Cost
 from veracausa.effects.optimal_descent import Learning
+from veracausa.engine.work import planned_by
 from veracausa.statistics.gaps import cautions
 from veracausa.statistics.ratios import error_of, influence
 from veracausa.storage.files import write_tensors
@@ -147,6 +148,25 @@ class Faithfulness(Ran):
         return self.describe()
 
 
+def _work(
+    lm: Model,
+    task: Task,
+    circuit: Circuit,
+    ablation: str,
+    reference: Task | None,
+    seed: int,
+    learning: Learning | None,
+) -> Judged[Faithfulness]:
+    """What `faithfulness` is about to do."""
+    circuit.require_for(lm)
+    how: dict[str, Any] = {"ablation": ablation, "reference": reference, "seed": seed, "learning": learning}
+    runs = CircuitRuns.of(lm, task, [circuit.mask], **how)
+    size = lm.graph.size
+    what = f"the run of a circuit of {len(circuit):,} edges"
+    return Judged(runs, lambda found: faithfulness_of(found, 0, len(circuit), size), what)
+
+
+@planned_by(_work)
 def faithfulness(
     lm: Model,
     task: Task,
@@ -180,18 +200,7 @@ def faithfulness(
 
     >>> vc.faithfulness(lm, task, vc.select(scores, n=500), ablation="mean")
     """
-    circuit.require_for(lm)
-    found = run_circuits(
-        lm,
-        task,
-        [circuit.mask],
-        ablation=ablation,
-        reference=reference,
-        seed=seed,
-        learning=learning,
-        show_progress=show_progress,
-    )
-    return faithfulness_of(found, 0, len(circuit), lm.graph.size)
+    return _work(lm, task, circuit, ablation, reference, seed, learning).run(show_progress)
 
 
 def faithfulness_of(found: Outcomes, number: int, edges: int, size: int) -> Faithfulness:

@@ -32,11 +32,12 @@ from jaxtyping import Float, Int
 
 from veracausa.circuits.knockouts import Mask, mask_to_test, require_count, without_edges
 from veracausa.circuits.random_circuits import inflated, random_circuit
-from veracausa.circuits.runs.run_circuits import Ran, run_circuits
+from veracausa.circuits.runs.run_circuits import CircuitRuns, Judged, Outcomes, Ran
 from veracausa.cost import Cost
 from veracausa.engine.circuit_forward import all_edges_mask
 from veracausa.engine.guard import precision_of
 from veracausa.engine.validate import tolerance
+from veracausa.engine.work import planned_by
 from veracausa.errors import CircuitError, MethodError
 from veracausa.statistics.permutation import bonferroni, hsic_test, often_closer, seldom_larger, sign_test
 from veracausa.storage.files import write_tensors
@@ -146,6 +147,101 @@ class CircuitTests(Ran):
         return self.describe()
 
 
+def _work(
+    lm: Model,
+    task: Task,
+    circuit: Circuit,
+    draws: int,
+    edges: int | None,
+    margin: float,
+    quantile: float,
+    alpha: float,
+    permutations: int,
+    seed: int,
+    ablation: str,
+    reference: Task | None,
+) -> Judged[CircuitTests]:
+    """What `tests` is about to do."""
+    mask, whole = mask_to_test(lm, circuit), all_edges_mask(lm.graph)
+    require_count(draws=draws, permutations=permutations)
+    if edges is not None:
+        require_count(edges=edges)
+    if not (0 <= margin < 0.5 and 0 < quantile < 1 and 0 < alpha < 1):
+        raise MethodError(
+            f"margin={margin}, quantile={quantile}, alpha={alpha}: margin lies in [0, ½), the others between 0 and 1."
+        )
+    if (mask == whole).all():
+        raise CircuitError(
+            "The circuit is the whole graph: its run is the model's own, and there is nothing to test. Select fewer "
+            "edges."
+        )
+    tested = circuit.edges[np.sort(np.random.default_rng([seed, 2]).permutation(len(circuit))[:edges])]
+    masks = _masks(lm, mask, tested.writer, tested.reader, draws, seed)
+    how: dict[str, Any] = {"ablation": ablation, "reference": reference, "seed": seed}
+    tests = _Tests(lm, tuple(tested.names), len(circuit), edges, draws, margin, quantile, alpha, permutations, seed)
+    what = f"runs of a circuit, of {3 * draws:,} by chance and without each of {len(tested):,} edges"
+    return Judged(CircuitRuns.of(lm, task, masks, **how), tests.judge, what)
+
+
+#: What headers say of the tests.
+_ASKED = ("draws", "edges", "margin", "quantile", "alpha", "permutations", "seed")
+
+
+@dataclass(frozen=True)
+class _Tests:
+    """What is asked of the outcomes of `_masks`; see `tests`."""
+
+    lm: Model
+    names: tuple[str, ...]
+    size: int
+    edges: int | None
+    draws: int
+    margin: float
+    quantile: float
+    alpha: float
+    permutations: int
+    seed: int
+
+    def judge(self, found: Outcomes) -> CircuitTests:
+        """All four verdicts."""
+        metric, full, nothing = (
+            m.double().numpy() for m in (found.metric, found.measured.clean, found.measured.corrupted)
+        )
+        own, complement, randoms, larger, smaller, without = np.split(
+            metric, np.cumsum([1, 1, self.draws, self.draws, self.draws])
+        )
+        gap = float((full - nothing).mean())
+        noise = tolerance(precision_of(self.lm.decoder).dtype)
+        floor = noise * abs(gap)
+
+        def effects(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+            effect: np.ndarray = np.abs(before - after).mean(1) / abs(gap)
+            return np.where(effect <= noise, 0.0, effect)
+
+        random_effect, effect = effects(larger, smaller), effects(own, without)
+        beaten, p_edges = seldom_larger(effect, random_effect, self.quantile)
+        corrected = bonferroni(p_edges)
+        idle_p = hsic_test(
+            _steady(nothing, floor), _steady(full, floor), permutations=self.permutations, seed=self.seed
+        )[1]
+        distance, distances = effects(own, full[None])[0], effects(randoms, full[None])
+        verdicts = (
+            _equivalence(own[0], full, floor, self.margin, self.alpha),
+            _independence(
+                _steady(complement[0], floor), _steady(full, floor), idle_p, self.permutations, self.seed, self.alpha
+            ),
+            _minimality(beaten, corrected, self.draws, self.quantile, self.alpha),
+            _random(distance, distances, self.quantile, self.alpha),
+        )
+        f = (np.concatenate([own, randoms]) - nothing).mean(1) / gap
+        asked = {name: getattr(self, name) for name in _ASKED}
+        return CircuitTests(
+            verdicts, self.alpha, len(full), self.size, self.names, effect, beaten, corrected, random_effect,
+            float(f[0]), f[1:], idle_p, found.cost, found.model, found.task, found.settings | asked,
+        )  # fmt: skip
+
+
+@planned_by(_work)
 def tests(
     lm: Model,
     task: Task,
@@ -193,53 +289,8 @@ def tests(
     >>> tests = vc.circuits.tests(lm, held_out, circuit)
     >>> tests["minimality"], tests.idle
     """
-    mask, graph = mask_to_test(lm, circuit), lm.graph
-    require_count(draws=draws, permutations=permutations)
-    if edges is not None:
-        require_count(edges=edges)
-    if not (0 <= margin < 0.5 and 0 < quantile < 1 and 0 < alpha < 1):
-        raise MethodError(
-            f"margin={margin}, quantile={quantile}, alpha={alpha}: margin lies in [0, ½), the others between 0 and 1."
-        )
-    whole = all_edges_mask(graph)
-    if (mask == whole).all():
-        raise CircuitError(
-            "The circuit is the whole graph: its run is the model's own, and there is nothing to test. Select fewer "
-            "edges."
-        )
-    tested = circuit.edges[np.sort(np.random.default_rng([seed, 2]).permutation(len(circuit))[:edges])]
-    masks = _masks(lm, mask, tested.writer, tested.reader, draws, seed)
-    how: dict[str, Any] = {"ablation": ablation, "reference": reference, "seed": seed}
-    found = run_circuits(lm, task, masks, **how, show_progress=show_progress)
-    metric, full, nothing = (m.double().numpy() for m in (found.metric, found.measured.clean, found.measured.corrupted))
-    own, complement, randoms, larger, smaller, without = np.split(metric, np.cumsum([1, 1, draws, draws, draws]))
-    gap = float((full - nothing).mean())
-    noise = tolerance(precision_of(lm.decoder).dtype)
-    floor = noise * abs(gap)
-
-    def effects(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-        effect: np.ndarray = np.abs(before - after).mean(1) / abs(gap)
-        return np.where(effect <= noise, 0.0, effect)
-
-    random_effect, effect = effects(larger, smaller), effects(own, without)
-    beaten, p_edges = seldom_larger(effect, random_effect, quantile)
-    corrected = bonferroni(p_edges)
-    idle_p = hsic_test(_steady(nothing, floor), _steady(full, floor), permutations=permutations, seed=seed)[1]
-    distance, distances = effects(own, full[None])[0], effects(randoms, full[None])
-    verdicts = (
-        _equivalence(own[0], full, floor, margin, alpha),
-        _independence(_steady(complement[0], floor), _steady(full, floor), idle_p, permutations, seed, alpha),
-        _minimality(beaten, corrected, draws, quantile, alpha),
-        _random(distance, distances, quantile, alpha),
-    )
-    f = (np.concatenate([own, randoms]) - nothing).mean(1) / gap
-    names, size = tuple(tested.names), len(circuit)
-    asked = {"draws": draws, "edges": edges, "margin": margin, "quantile": quantile, "alpha": alpha,
-             "permutations": permutations, "seed": seed}  # fmt: skip
-    return CircuitTests(
-        verdicts, alpha, len(task), size, names, effect, beaten, corrected, random_effect, float(f[0]), f[1:], idle_p,
-        found.cost, found.model, found.task, found.settings | asked,
-    )  # fmt: skip
+    asked = (draws, edges, margin, quantile, alpha, permutations, seed, ablation, reference)
+    return _work(lm, task, circuit, *asked).run(show_progress)
 
 
 FORMAT = "veracausa-circuit-tests-1"

@@ -19,8 +19,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from veracausa.circuits.knockouts import inner_nodes, mask_to_test, require_count, without_edges, without_writers
-from veracausa.circuits.runs.run_circuits import Ran, run_circuits
+from veracausa.circuits.runs.run_circuits import CircuitRuns, Judged, Outcomes, Ran
 from veracausa.cost import Cost
+from veracausa.engine.work import planned_by
 from veracausa.errors import MethodError
 from veracausa.statistics.ratios import ratios
 from veracausa.storage.files import write_tensors
@@ -109,6 +110,46 @@ class Minimality(Ran):
         return f"{self.describe()}\n{self.head().to_string(index=False, float_format=lambda x: f'{x:+.4f}')}"
 
 
+def _work(
+    lm: Model,
+    task: Task,
+    circuit: Circuit,
+    parts: str,
+    sample: int | None,
+    seed: int,
+    ablation: str,
+    reference: Task | None,
+) -> Judged[Minimality]:
+    """What `minimality` is about to do."""
+    mask, graph = mask_to_test(lm, circuit), lm.graph
+    if parts not in _PARTS:
+        raise MethodError(f"parts={parts!r} is no kind of part of a circuit. Known: {', '.join(_PARTS)}.")
+    nodes = inner_nodes(graph, mask)
+    count = len(circuit) if parts == "edges" else len(nodes)
+    if not count:
+        raise MethodError("The circuit has no heads and no MLPs, only edges from the input: take parts='edges'.")
+    if sample is not None:
+        require_count(sample=sample)
+    tried = np.sort(np.random.default_rng(seed).permutation(count)[:sample])
+    if parts == "edges":
+        edges = circuit.edges[tried]
+        names, masks = edges.names, without_edges(mask, edges.writer, edges.reader)
+    else:
+        names = [graph.writer_names[node] for node in nodes[tried]]
+        masks = [without_writers(mask, [node]) for node in nodes[tried]]
+    how: dict[str, Any] = {"ablation": ablation, "reference": reference, "seed": seed}
+
+    def judge(found: Outcomes) -> Minimality:
+        loss = torch.stack([found.metric[0] - one for one in found.metric[1:]], 1)
+        asked = found.settings | {"sample": sample, "seed": seed}
+        headers = (found.measured, found.cost, found.model, found.task, asked)
+        return Minimality(parts, tuple(names), count, loss, found.metric[0], *headers)
+
+    what = f"runs of a circuit without each of {len(names):,} {parts}"
+    return Judged(CircuitRuns.of(lm, task, [mask, *masks], **how), judge, what)
+
+
+@planned_by(_work)
 def minimality(
     lm: Model,
     task: Task,
@@ -146,29 +187,7 @@ def minimality(
 
     >>> vc.circuits.minimality(lm, task, circuit, parts="nodes").table()
     """
-    mask, graph = mask_to_test(lm, circuit), lm.graph
-    if parts not in _PARTS:
-        raise MethodError(f"parts={parts!r} is no kind of part of a circuit. Known: {', '.join(_PARTS)}.")
-    nodes = inner_nodes(graph, mask)
-    count = len(circuit) if parts == "edges" else len(nodes)
-    if not count:
-        raise MethodError("The circuit has no heads and no MLPs, only edges from the input: take parts='edges'.")
-    if sample is not None:
-        require_count(sample=sample)
-    tried = np.sort(np.random.default_rng(seed).permutation(count)[:sample])
-    if parts == "edges":
-        edges = circuit.edges[tried]
-        names, masks = edges.names, without_edges(mask, edges.writer, edges.reader)
-    else:
-        names = [graph.writer_names[node] for node in nodes[tried]]
-        masks = [without_writers(mask, [node]) for node in nodes[tried]]
-    how: dict[str, Any] = {"ablation": ablation, "reference": reference, "seed": seed}
-    found = run_circuits(lm, task, [mask, *masks], **how, show_progress=show_progress)
-    loss = torch.stack([found.metric[0] - one for one in found.metric[1:]], 1)
-    asked = found.settings | {"sample": sample, "seed": seed}
-    return Minimality(
-        parts, tuple(names), count, loss, found.metric[0], found.measured, found.cost, found.model, found.task, asked
-    )
+    return _work(lm, task, circuit, parts, sample, seed, ablation, reference).run(show_progress)
 
 
 FORMAT = "veracausa-minimality-1"

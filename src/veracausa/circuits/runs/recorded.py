@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from veracausa.circuits.runs.run_circuits import require_whole_is_clean
-from veracausa.circuits.runs.tapes import record_all
+from veracausa.circuits.runs.tapes import circuit_buckets, record_all, recordings, whole_graph
 from veracausa.cost import Cost
 from veracausa.engine.ablated import OtherRun
 from veracausa.engine.attention import SUFFIX
@@ -131,3 +131,10 @@ def record(lm: Model, task: Task, cost: Cost, most: int | None = None) -> Record
             groups.append(Group(soft, hard, lm.decoder.logits(tape.clean.last).log_softmax(-1)))
     measured.require_gap(task)
     return Recorded(lm, groups, measured)
+
+
+def planned_record(lm: Model, task: Task, most: int | None = None) -> tuple[int, int]:
+    """Token-layers of `record`, and of one run of the whole graph on every pair behind."""
+    groups = circuit_buckets(lm, task, most=most)
+    recorded, behind = recordings(lm, task, groups)
+    return recorded + whole_graph(lm, task, groups), behind

@@ -19,18 +19,20 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Int
 
 from veracausa.circuits.circuit import Circuit
-from veracausa.circuits.runs.recorded import Recorded, record
+from veracausa.circuits.runs.recorded import Recorded, planned_record, record
+from veracausa.circuits.runs.tapes import circuit_buckets
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.circuit_forward import Wiring, kept_by, wiring_of
 from veracausa.engine.guard import attention_function
 from veracausa.engine.session import session
+from veracausa.engine.work import planned_by
 from veracausa.errors import MethodError, NumericsError
 from veracausa.estimates.learned.concrete import LOSSES, require_loss
 from veracausa.scores.scores import task_header
@@ -46,7 +48,90 @@ if TYPE_CHECKING:
 ORDERS = {"late": "the latest writer first", "early": "the earliest writer first"}
 
 
-@torch.inference_mode(False)
+@dataclass(frozen=True, eq=False)
+class AcdcWork:
+    """What `acdc` is about to do; `edges`: those that are there at first."""
+
+    lm: Model
+    task: Task
+    tau: float
+    loss: str
+    order: str
+    edges: Edges
+    prune: bool
+    kind: ClassVar[str] = "circuits"
+
+    @classmethod
+    def of(
+        cls, lm: Model, task: Task, tau: float, loss: str, order: str, start: Circuit | None, prune: bool
+    ) -> AcdcWork:
+        """Check what is asked; see `acdc`."""
+        require_loss(loss)
+        if order not in ORDERS:
+            raise MethodError(not_known("order", order, ORDERS))
+        if not tau > 0:
+            raise MethodError(f"tau={tau}: the rise of the loss that one edge may cause is a positive number.")
+        return cls(lm, task, tau, loss, order, all_edges(lm) if start is None else start.require_for(lm).edges, prune)
+
+    @property
+    def what(self) -> str:
+        """In words."""
+        return f"{len(self.edges):,} edges tried one by one"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that the numbers depend on, but for the edges themselves."""
+        return {"tau": self.tau, "loss": self.loss, "order": self.order, "begun": len(self.edges)}
+
+    def batches(self) -> int:
+        """Buckets that are recorded."""
+        return len(circuit_buckets(self.lm, self.task))
+
+    def tokens(self) -> float:
+        """Token-layers at most: every edge is tried by a run of all that leads to the logits at first."""
+        recorded, behind = planned_record(self.lm, self.task)
+        mask = kept_by(self.edges.graph, self.edges.writer, self.edges.reader)
+        blocks = wiring_of(self.lm.decoder, mask).blocks
+        return recorded + (1 + len(self.edges)) * behind * blocks / self.lm.layers
+
+    @torch.inference_mode(False)
+    def run(self, show_progress: bool = True, out: str | Path | None = None) -> Circuit:
+        """Try all edges that are not decided yet."""
+        lm, task, edges = self.lm, self.task, self.edges
+        asked = self.settings | {"edges": edges.digest()}
+        with session(
+            lm, task, (1, len(edges)), dtype=torch.float64, out=out, name="acdc", asked=asked, measured=False,
+            show=show_progress,
+        ) as call, attention_function(lm.decoder, SUFFIX):  # fmt: skip
+            recorded = record(lm, task, call.cost)
+            call.hold(recorded.measured)
+            done, rise = call.done[0], call.values[0]
+            search = _Search.of(recorded, edges, (done & (rise < self.tau)).numpy(), self.loss)
+            with call.ticking("acdc", len(edges), float(done.sum())):
+                for edge in _order(edges, self.order).tolist():
+                    if not done[edge]:
+                        call.put((0, edge), torch.tensor(search.attempt(edge, self.tau), dtype=torch.float64))
+                        call.tick(1)
+        kept = np.flatnonzero(search.mask[edges.reader, edges.writer])
+        circuit = Circuit.of(
+            lm.graph,
+            edges.writer[kept],
+            edges.reader[kept],
+            importance=rise.numpy()[kept],
+            model=call.origin,
+            task=task_header(task),
+            method="acdc",
+            settings={**self.settings, "taken": len(kept), "pruned": self.prune, "direction": "noising"},
+            cost=call.cost,
+            notes=(
+                f"readers from the logits backwards, of each {ORDERS[self.order]}; another order gives another circuit",
+                f"loss {LOSSES[self.loss]}: {search.value:.4g} with the edges taken",
+            ),
+        )
+        return circuit.prune() if self.prune else circuit
+
+
+@planned_by(AcdcWork.of)
 def acdc(
     lm: Model,
     task: Task,
@@ -85,44 +170,7 @@ def acdc(
     >>> circuit = vc.circuits.acdc(lm, task, tau=0.01)
     >>> vc.faithfulness(lm, held_out, circuit)
     """
-    require_loss(loss)
-    if order not in ORDERS:
-        raise MethodError(not_known("order", order, ORDERS))
-    if not tau > 0:
-        raise MethodError(f"tau={tau}: the rise of the loss that one edge may cause is a positive number.")
-    edges = all_edges(lm) if start is None else start.require_for(lm).edges
-    settings = {"tau": tau, "loss": loss, "order": order, "begun": len(edges)}
-    asked = settings | {"edges": edges.digest()}
-    with session(
-        lm, task, (1, len(edges)), dtype=torch.float64, out=out, name="acdc", asked=asked, measured=False,
-        show=show_progress,
-    ) as call, attention_function(lm.decoder, SUFFIX):  # fmt: skip
-        recorded = record(lm, task, call.cost)
-        call.hold(recorded.measured)
-        done, rise = call.done[0], call.values[0]
-        search = _Search.of(recorded, edges, (done & (rise < tau)).numpy(), loss)
-        with call.ticking("acdc", len(edges), float(done.sum())):
-            for edge in _order(edges, order).tolist():
-                if not done[edge]:
-                    call.put((0, edge), torch.tensor(search.attempt(edge, tau), dtype=torch.float64))
-                    call.tick(1)
-    kept = np.flatnonzero(search.mask[edges.reader, edges.writer])
-    circuit = Circuit.of(
-        lm.graph,
-        edges.writer[kept],
-        edges.reader[kept],
-        importance=rise.numpy()[kept],
-        model=call.origin,
-        task=task_header(task),
-        method="acdc",
-        settings={**settings, "taken": len(kept), "pruned": prune, "direction": "noising"},
-        cost=call.cost,
-        notes=(
-            f"readers from the logits backwards, of each {ORDERS[order]}; another order gives another circuit",
-            f"loss {LOSSES[loss]}: {search.value:.4g} with the edges taken",
-        ),
-    )
-    return circuit.prune() if prune else circuit
+    return AcdcWork.of(lm, task, tau, loss, order, start, prune).run(show_progress, out)
 
 
 @dataclass(eq=False)

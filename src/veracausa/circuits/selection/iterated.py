@@ -16,16 +16,20 @@ Cost: (rounds + 1) × points × one run of the whole graph with its gradient.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
 
-from veracausa.circuits.runs.recorded import Recorded, record
+from veracausa.circuits.runs.recorded import Recorded, planned_record, record
+from veracausa.circuits.runs.tapes import circuit_buckets
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.circuit_forward import kept_by
 from veracausa.engine.guard import attention_function
 from veracausa.engine.session import session
+from veracausa.engine.work import planned_by
 from veracausa.errors import MethodError, UnitError
 from veracausa.estimates.learned.concrete import require_keep, require_loss
 from veracausa.progress import Tick
@@ -43,6 +47,136 @@ _RANKINGS = ("importance", "abs")
 ROUNDS, POINTS = 5, 3
 
 
+@dataclass(frozen=True, eq=False)
+class IterateWork:
+    """What `iterate` is about to do; `last`: how many edges are ranked by their last scores."""
+
+    lm: Model
+    task: Task
+    rounds: int
+    smallest: float | int
+    points: int
+    by: str
+    loss: str
+    returns: bool
+    start: Scores | None
+    edges: Edges
+    last: int
+    kind: ClassVar[str] = "edge gradients"
+
+    @classmethod
+    def of(
+        cls,
+        lm: Model,
+        task: Task,
+        rounds: int = ROUNDS,
+        smallest: float | int = 0.001,
+        points: int = POINTS,
+        by: str = "abs",
+        loss: str = "metric",
+        returns: bool = False,
+        start: Scores | None = None,
+    ) -> IterateWork:
+        """Check what is asked; see `iterate`."""
+        edges = all_edges(lm)
+        if rounds < 1 or points < 1 or by not in _RANKINGS:
+            raise MethodError(
+                f"rounds={rounds}, points={points}, by={by!r}: rounds and points must be at least 1, by one of "
+                f"{', '.join(_RANKINGS)}."
+            )
+        require_loss(loss)
+        if loss == "kl" and points == 1 and start is None:
+            raise MethodError(
+                "loss='kl' is flat at the whole graph, where the first round scores the edges. Take points=3, or "
+                "start= from scores."
+            )
+        if start is not None and start.units.digest() != edges.digest():
+            raise UnitError(
+                f"start= has scores of {start.units!r}, but all {len(edges):,} edges are ranked. Score those."
+            )
+        last = require_keep(edges, smallest, "smallest")
+        return cls(lm, task, rounds, smallest, points, by, loss, returns, start, edges, last)
+
+    @property
+    def what(self) -> str:
+        """In words."""
+        return f"{len(self.edges):,} edges ranked in {len(self.sizes)} rounds"
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many edges each round leaves; the last two the same."""
+        whole = len(self.edges)
+        found = np.unique(np.geomspace(self.last, whole, self.rounds + 1).round().astype(int))[::-1]
+        return [*found[1:].tolist(), self.last]
+
+    @property
+    def slopes(self) -> int:
+        """Gradients that are taken."""
+        return self.points * (len(self.sizes) - (self.start is not None))
+
+    def batches(self) -> int:
+        """Buckets that are recorded, and run for every gradient."""
+        return len(circuit_buckets(self.lm, self.task))
+
+    def tokens(self) -> float:
+        """Token-layers: the recorded runs, and a run of the whole graph with its gradient for every point."""
+        recorded, behind = planned_record(self.lm, self.task)
+        return recorded + 2 * self.slopes * behind
+
+    def run(self, show_progress: bool = True, out: str | Path | None = None) -> Scores:
+        """Rank all edges; finished pieces are not kept."""
+        with (
+            session(self.lm, self.task, measured=False, show=show_progress) as call,
+            call.ticking("iterated selection", self.slopes),
+        ):
+            recorded = record(self.lm, self.task, call.cost)
+            ranking, back = self._ranking(recorded, call.tick)
+        value = np.empty(len(self.edges))
+        value[ranking] = 1 - (np.arange(len(value)) + 0.5) / len(value)
+        return assemble(
+            self.lm,
+            self.task,
+            torch.as_tensor(value, dtype=self.lm.score_dtype).expand(len(self.task), -1).contiguous(),
+            self.edges,
+            recorded.measured,
+            method="iterated",
+            settings={
+                "direction": "noising",
+                "ablation": "counterfactual",
+                **{name: getattr(self, name) for name in ("rounds", "smallest", "points", "by", "loss", "returns")},
+                **start_settings(self.start),
+                "unit": "rank",
+                "per_example": False,
+            },
+            cost=call.cost,
+            signed=False,
+            model=call.origin,
+            notes=(
+                "ranks, the last edge dropped highest; one ranking for all pairs, so no error is known",
+                *([f"edges that returned: {back:,}"] if self.returns else []),
+            ),
+        )
+
+    def _ranking(self, recorded: Recorded, tick: Tick) -> tuple[np.ndarray, int]:
+        """All edges, the strongest first; and how many returned on the way."""
+        edges, by, back = self.edges, self.by, 0
+        kept = ranking = np.arange(len(edges))
+        for size in self.sizes:
+            if self.start is not None and len(kept) == len(edges):
+                own = self.start.importance().double().numpy()
+            else:
+                own = _scores(recorded, edges, kept, self.points, self.loss, tick)
+            among = np.arange(len(edges)) if self.returns and size < len(kept) else kept
+            chosen = among[_strongest(own[among], by)[:size]]
+            left = np.setdiff1d(kept, chosen)
+            before = ranking[~np.isin(ranking, np.concatenate([chosen, left]))]
+            ranking = np.concatenate([chosen, left[_strongest(own[left], by)], before])
+            back += len(np.setdiff1d(chosen, kept))
+            kept = np.sort(chosen)
+        return ranking, back
+
+
+@planned_by(IterateWork.of)
 def iterate(
     lm: Model,
     task: Task,
@@ -84,71 +218,8 @@ def iterate(
     >>> ranking = iterate(lm, task)
     >>> vc.curve(lm, held_out, ranking).cpr_log
     """
-    edges = all_edges(lm)
-    if rounds < 1 or points < 1 or by not in _RANKINGS:
-        raise MethodError(
-            f"rounds={rounds}, points={points}, by={by!r}: rounds and points must be at least 1, by one of "
-            f"{', '.join(_RANKINGS)}."
-        )
-    require_loss(loss)
-    if loss == "kl" and points == 1 and start is None:
-        raise MethodError(
-            "loss='kl' is flat at the whole graph, where the first round scores the edges. Take points=3, or start= "
-            "from scores."
-        )
-    if start is not None and start.units.digest() != edges.digest():
-        raise UnitError(f"start= has scores of {start.units!r}, but all {len(edges):,} edges are ranked. Score those.")
-    last = require_keep(edges, smallest, "smallest")
-    sizes = np.unique(np.geomspace(last, len(edges), rounds + 1).round().astype(int))[::-1]
-    kept = ranking = np.arange(len(edges))
-    back = 0
-    with (
-        session(lm, task, measured=False, show=show_progress) as call,
-        call.ticking("iterated selection", len(sizes) * points),
-    ):
-        recorded = record(lm, task, call.cost)
-        for size in [*sizes[1:], last]:
-            if start is not None and len(kept) == len(edges):
-                own = start.importance().double().numpy()
-            else:
-                own = _scores(recorded, edges, kept, points, loss, call.tick)
-            among = np.arange(len(edges)) if returns and size < len(kept) else kept
-            chosen = among[_strongest(own[among], by)[:size]]
-            left = np.setdiff1d(kept, chosen)
-            before = ranking[~np.isin(ranking, np.concatenate([chosen, left]))]
-            ranking = np.concatenate([chosen, left[_strongest(own[left], by)], before])
-            back += len(np.setdiff1d(chosen, kept))
-            kept = np.sort(chosen)
-    value = np.empty(len(edges))
-    value[ranking] = 1 - (np.arange(len(edges)) + 0.5) / len(edges)
-    return assemble(
-        lm,
-        task,
-        torch.as_tensor(value, dtype=lm.score_dtype).expand(len(task), -1).contiguous(),
-        edges,
-        recorded.measured,
-        method="iterated",
-        settings={
-            "direction": "noising",
-            "ablation": "counterfactual",
-            "rounds": rounds,
-            "smallest": smallest,
-            "points": points,
-            "by": by,
-            "loss": loss,
-            "returns": returns,
-            **start_settings(start),
-            "unit": "rank",
-            "per_example": False,
-        },
-        cost=call.cost,
-        signed=False,
-        model=call.origin,
-        notes=(
-            "ranks, the last edge dropped highest; one ranking for all pairs, so no error is known",
-            *([f"edges that returned: {back:,}"] if returns else []),
-        ),
-    )
+    asked = (rounds, smallest, points, by, loss, returns, start)
+    return IterateWork.of(lm, task, *asked).run(show_progress)
 
 
 def _strongest(own: np.ndarray, by: str) -> np.ndarray:

@@ -20,18 +20,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from veracausa.circuits.runs.recorded import Recorded, record
+from veracausa.circuits.runs.recorded import Recorded, planned_record, record
+from veracausa.circuits.runs.tapes import circuit_buckets
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.circuit_forward import kept_by, wiring_of
 from veracausa.engine.guard import attention_function
 from veracausa.engine.session import session
+from veracausa.engine.work import planned_by
 from veracausa.errors import MethodError
 from veracausa.estimates.learned.concrete import Training, descend, hard_concrete, open_probability, told
 from veracausa.progress import Tick
@@ -50,6 +53,105 @@ STEPS, BATCH = 300, 4
 _HALVINGS = 60
 
 
+@dataclass(frozen=True, eq=False)
+class LearnWork:
+    """What `learn` is about to do."""
+
+    lm: Model
+    task: Task
+    how: str
+    smallest: float
+    training: Training
+    edges: Edges
+    kind: ClassVar[str] = "edge gradients"
+
+    @classmethod
+    def of(
+        cls,
+        lm: Model,
+        task: Task,
+        how: str = "share",
+        keep: float | int = 0.02,
+        smallest: float = 0.001,
+        steps: int = STEPS,
+        lr: float = 0.3,
+        loss: str = "kl",
+        batch: int = BATCH,
+        start: Scores | None = None,
+        seed: int = 0,
+    ) -> LearnWork:
+        """Check what is asked; see `learn`."""
+        if how not in WAYS or not 0 < smallest < 1:
+            raise MethodError(f"how={how!r}, smallest={smallest}: how is one of {', '.join(WAYS)}, smallest in (0, 1).")
+        edges = all_edges(lm)
+        return cls(lm, task, how, smallest, Training.of(edges, keep, steps, lr, loss, batch, start, seed), edges)
+
+    @property
+    def what(self) -> str:
+        """In words."""
+        return f"mask over {len(self.edges):,} edges"
+
+    def groups(self) -> list[tuple[int, tuple[int, ...]]]:
+        """Buckets of pairs that are run together."""
+        return circuit_buckets(self.lm, self.task, most=self.training.batch)
+
+    def batches(self) -> int:
+        """Buckets that are recorded."""
+        return len(self.groups())
+
+    def tokens(self) -> float:
+        """Token-layers: the recorded runs, all steps, and at most two runs of what is kept."""
+        groups, task, layers = self.groups(), self.task, self.lm.layers
+        recorded, behind = planned_record(self.lm, task, self.training.batch)
+        own = [2 * layers * len(members) * (task.lengths[members[0]] - start) for start, members in groups]
+        steps = self.training.schedule([len(members) for _, members in groups])
+        return recorded + sum(own[group] for chosen in steps for group in chosen) + 2 * behind
+
+    def run(self, show_progress: bool = True, out: str | Path | None = None) -> Scores:
+        """Learn the mask; finished pieces are not kept."""
+        lm, task, training, edges = self.lm, self.task, self.training, self.edges
+        with (
+            session(lm, task, measured=False, show=show_progress) as call,
+            attention_function(lm.decoder, SUFFIX),
+        ):
+            runs = _Runs(record(lm, task, call.cost, most=training.batch), edges, training.loss)
+            parameters = training.initial(lm).requires_grad_()
+            planned = training.schedule([len(group) for group in runs.recorded.groups])
+            total = sum(runs.tokens(group) for groups in planned for group in groups)
+            with call.ticking(self.what, total):
+                value, said, losses, settings = self._learned(runs, planned, parameters, call.tick)
+            kl, metric = runs.kept(training.likeliest(parameters).cpu().numpy())
+        return assemble(
+            lm,
+            task,
+            value.to(lm.score_dtype).expand(len(task), -1).contiguous(),
+            edges,
+            runs.recorded.measured,
+            method="edge-mask" if self.how == "share" else "edge-top-k",
+            settings=settings,
+            cost=call.cost,
+            model=call.origin,
+            signed=False,
+            notes=(
+                f"{said}; {told(losses, training.loss)}; one mask for all pairs, so no error is known",
+                f"with the {training.count:,} likeliest edges and no others: KL {kl:.3f}, metric {metric:+.3f}",
+            ),
+        )
+
+    def _learned(
+        self, runs: _Runs, planned: list[list[int]], parameters: Tensor, tick: Tick
+    ) -> tuple[Tensor, str, list[float], dict[str, Any]]:
+        """Scores of the edges, what they are in words, every step's loss, and the settings."""
+        if self.how == "share":
+            share, losses = descend(runs, planned, parameters, self.training, tick)
+            said = f"probability that an edge's gate is open; expected share kept {share:.3g}"
+            return open_probability(parameters.detach()).cpu(), said, losses, self.training.settings("probability")
+        losses = _compete(runs, planned, parameters, self.training, self.smallest, tick)
+        said = f"ranks; sizes drawn from {self.smallest:.2%} to all edges"
+        return _ranks(parameters.detach()), said, losses, self.training.settings("rank", smallest=self.smallest)
+
+
+@planned_by(LearnWork.of)
 def learn(
     lm: Model,
     task: Task,
@@ -96,41 +198,8 @@ def learn(
     >>> mask = vc.circuits.learn(lm, task, keep=0.02, start=vc.attribute(lm, task, units="edges", method="eap-ig"))
     >>> vc.faithfulness(lm, held_out, vc.select(mask, n=1400))
     """
-    if how not in WAYS or not 0 < smallest < 1:
-        raise MethodError(f"how={how!r}, smallest={smallest}: how is one of {', '.join(WAYS)}, smallest in (0, 1).")
-    edges = all_edges(lm)
-    training = Training.of(edges, keep, steps, lr, loss, batch, start, seed)
-    with session(lm, task, measured=False, show=show_progress) as call, attention_function(lm.decoder, SUFFIX):
-        runs = _Runs(record(lm, task, call.cost, most=batch), edges, loss)
-        parameters = training.initial(lm).requires_grad_()
-        planned = training.schedule([len(group) for group in runs.recorded.groups])
-        total = sum(runs.tokens(group) for groups in planned for group in groups)
-        with call.ticking(f"mask over {len(edges):,} edges", total):
-            if how == "share":
-                share, losses = descend(runs, planned, parameters, training, call.tick)
-                value = open_probability(parameters.detach()).cpu()
-                said = f"probability that an edge's gate is open; expected share kept {share:.3g}"
-            else:
-                losses = _compete(runs, planned, parameters, training, smallest, call.tick)
-                value = _ranks(parameters.detach())
-                said = f"ranks; sizes drawn from {smallest:.2%} to all edges"
-        kl, metric = runs.kept(training.likeliest(parameters).cpu().numpy())
-    return assemble(
-        lm,
-        task,
-        value.to(lm.score_dtype).expand(len(task), -1).contiguous(),
-        edges,
-        runs.recorded.measured,
-        method="edge-mask" if how == "share" else "edge-top-k",
-        settings=training.settings("probability") if how == "share" else training.settings("rank", smallest=smallest),
-        cost=call.cost,
-        model=call.origin,
-        signed=False,
-        notes=(
-            f"{said}; {told(losses, loss)}; one mask for all pairs, so no error is known",
-            f"with the {training.count:,} likeliest edges and no others: KL {kl:.3f}, metric {metric:+.3f}",
-        ),
-    )
+    asked = (how, keep, smallest, steps, lr, loss, batch, start, seed)
+    return LearnWork.of(lm, task, *asked).run(show_progress)
 
 
 @dataclass(frozen=True, eq=False)
