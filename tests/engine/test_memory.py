@@ -21,6 +21,7 @@ def out_of_memory_above(limit, error):
 
 
 ERRORS = [
+    OutOfMemoryError("Recording 8 prompts of 9 tokens does not fit into memory. Use shorter prompts or bfloat16"),
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
     MemoryError("no"),
     RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried"),
@@ -41,7 +42,8 @@ def test_one_row_that_does_not_fit_is_a_clear_error(error):
     with pytest.raises(OutOfMemoryError) as caught:
         memory.shrinking(5, attempt, "16 tokens")
     assert asked == [5, 2, 1]
-    for words in ("one row of 16 tokens", "shorter prompts", "bfloat16"):
+    what = "Recording 8 prompts" if isinstance(error, OutOfMemoryError) else "one row of 16 tokens"
+    for words in (what, "shorter prompts", "bfloat16"):
         assert words in str(caught.value)
 
 
@@ -73,6 +75,20 @@ def test_a_run_that_meets_the_limit_gives_the_same_numbers(tiny, task_of, agree,
     # rows of layer 0's attention pass here
     agree(run().values, scores.values, scores.gap)
     assert max(sizes) > 2
+
+
+def test_points_of_a_path_that_do_not_fit_together_are_run_in_smaller_chunks(tiny, task_of, agree):
+    """The points of one pair are halved, although what records them tells the error in its own words."""
+    lm, task = tiny("llama", fresh=True), task_of(6, n=1)
+    options = {"method": "eap-ig", "nodes": 4, "show_progress": False}
+    scores = vc.attribute(lm, task, units="heads", **options)
+
+    def refuse(module, args):
+        if args[0].shape[0] > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    lm.hf.model.layers[1].mlp.register_forward_pre_hook(refuse)
+    agree(vc.attribute(lm, task, units="heads", **options).values, scores.values, scores.gap)
 
 
 def test_a_run_that_cannot_do_one_row_says_so(tiny, task_of):

@@ -37,8 +37,9 @@ def shrinking(rows: int, attempt: Callable[[int], T], what: str) -> tuple[T, int
     while True:
         try:
             return attempt(rows), rows
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not _is_memory(error):
+        except (OutOfMemoryError, torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            # one that is in words already (`memory_errors` inside) says best what did not fit
+            if not _is_memory(error) or (rows == 1 and isinstance(error, OutOfMemoryError)):
                 raise
             message = _first_line(error)
         if rows == 1:
@@ -98,7 +99,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _is_memory(error: BaseException) -> bool:
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+    if isinstance(error, (OutOfMemoryError, torch.OutOfMemoryError, MemoryError)):
         return True
     text = str(error).lower()
     return "not enough memory" in text or "out of memory" in text or "can't allocate memory" in text
