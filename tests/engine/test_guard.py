@@ -71,7 +71,7 @@ def test_restored_when_interrupted_between_two_layers(task_of, monkeypatch):
     def fail(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("veracausa.estimates.paths.bucket.Bucket.contract", fail)
+    monkeypatch.setattr("veracausa.estimates.paths.unit_sums.UnitSums.contract", fail)
     hf = unusual()
     before = state_of(hf)
     try:

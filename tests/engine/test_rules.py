@@ -105,7 +105,7 @@ def test_a_rule_is_gone_after_an_exception_in_the_middle_of_a_run(tiny, task_of,
     def broken(*_, **__):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("veracausa.estimates.paths.network.gradients", broken)
+    monkeypatch.setattr("veracausa.estimates.paths.bucket.PathBucket.slopes", broken)
     for method in ("gim", vc.Method(path="inputs", rule="gim", nodes=2)):
         with pytest.raises(ZeroDivisionError):
             vc.attribute(lm, task, method=method, show_progress=False)

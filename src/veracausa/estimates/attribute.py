@@ -10,7 +10,6 @@ Beside the two recorded runs, each path costs what `parts.PATHS` says.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -18,15 +17,13 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from veracausa.cost import Cost
 from veracausa.effects.replacements import Replacement, replacement
 from veracausa.engine.bucket import Bucket
 from veracausa.engine.budget import examples_per_batch
-from veracausa.engine.guard import borrowed
-from veracausa.engine.memory import halving
 from veracausa.engine.patches import depth_behind, site_width, sites_for
 from veracausa.engine.rule import PLAIN
 from veracausa.engine.rules import applied
+from veracausa.engine.session import Session, session
 from veracausa.engine.tape import buckets
 from veracausa.engine.validate_edges import require_edges
 from veracausa.errors import MethodError
@@ -35,16 +32,16 @@ from veracausa.estimates.method import Method
 from veracausa.estimates.methods import resolve_method
 from veracausa.estimates.parts import PATHS
 from veracausa.estimates.paths import WALKS
-from veracausa.estimates.paths import edge_sums as edge_paths
-from veracausa.estimates.paths.bucket import PathBucket, Sums
-from veracausa.estimates.paths.edge_sites import moved, sites_of
-from veracausa.progress import Tick, progress
+from veracausa.estimates.paths.bucket import PathBucket
+from veracausa.estimates.paths.edge_sums import EdgeSums
+from veracausa.estimates.paths.edge_sums import sites as edge_sites
+from veracausa.estimates.paths.unit_sums import UnitSums
 from veracausa.scores.estimands import BASELINES
 from veracausa.scores.headers import reference_settings
 from veracausa.scores.scores import Completeness, Scores, assemble
 from veracausa.tasks.measurement import Measurement
 from veracausa.units.edges import Edges
-from veracausa.units.resolve import all_units, resolve_units
+from veracausa.units.resolve import resolve_units
 from veracausa.units.table import Units
 
 if TYPE_CHECKING:
@@ -106,7 +103,6 @@ def attribute(
     >>> estimate = vc.attribute(lm, task, units="heads", method="ig")
     >>> vc.agreement(estimate, vc.exact(lm, task, units="heads"))
     """
-    began = time.monotonic()
     if nodes is not None and steps is not None:
         raise MethodError("nodes= and steps= are the same number; give one of them.")
     over = {"baseline": baseline, "nodes": steps if nodes is None else nodes, "grid": grid, "seed": seed}
@@ -126,37 +122,26 @@ def attribute(
     ablation = BASELINES[parts.baseline]
     if ablation == "resample" and table.positional:
         raise MethodError("baseline='resample' draws one prompt a unit: at single positions take vc.exact instead.")
-    cost = Cost(full=sum(task.lengths) * lm.layers)
+    learned = None
     if ablation == "optimal" and constants is None:
         from veracausa.effects.learned_constants import optimal_constants
 
-        constants = optimal_constants(lm, task, units=table, show_progress=show_progress)
-        cost += constants.cost
-    with borrowed(lm.decoder):
-        found = _Found.empty(lm, task, table, parts)
-        over_units = all_units(lm, "heads") if isinstance(table, Edges) else table
-        source = replacement(lm, task, over_units, ablation, direction, reference, parts.seed, cost, constants)
-        kept = _kept(lm, table)
+        constants = learned = optimal_constants(lm, task, units=table, show_progress=show_progress)
+    with session(lm, task, (len(task), len(table)), measured=False, show=show_progress) as call:
+        source = replacement(lm, task, table, ablation, direction, reference, parts.seed, call.cost, constants)
+        walks = _Walks.of(call, table, parts, direction == "noising", source)
         share = ablation == "counterfactual" and PATHS[parts.path].shares_prefix
-        groups = buckets(lm.decoder, task.clean, task.corrupted, share, examples_per_batch(lm, task, kept))
-        label, total = f"{name} of {len(table):,} {table.kind}", _total(lm, groups, task, parts, table)
-        with progress(label, total, show_progress) as tick:
-
-            def run(start: int, examples: tuple[int, ...]) -> None:
-                _add_bucket(lm, task, source, parts, direction == "noising", start, examples, found, cost, tick)
-
-            halving(groups, run)
-    measured = Measurement(found.clean, found.corrupted)
+        groups = buckets(lm.decoder, task.clean, task.corrupted, share, examples_per_batch(lm, task, _kept(lm, table)))
+        call.each(f"{name} of {len(table):,} {table.kind}", _total(lm, groups, task, parts, table), groups, walks.walk)
     if ablation == "counterfactual":
-        measured.require_gap(task)
-    cost.seconds = time.monotonic() - began
-    completeness = Completeness(found.claimed, found.true) if found.complete else None
+        call.measured.require_gap(task)
+    completeness = Completeness(walks.claimed, walks.true) if parts.complete else None
     return assemble(
         lm,
         task,
-        found.values,
+        call.values,
         table,
-        measured,
+        call.measured,
         method=name,
         settings={
             "direction": direction,
@@ -164,13 +149,14 @@ def attribute(
             **reference_settings(ablation, task, reference),
             **(constants.settings if constants else {}),
         },
-        cost=cost,
+        cost=call.cost if learned is None else call.cost + learned.cost,
+        model=call.origin,
         completeness=completeness,
         signed=parts.signed,
-        draw_stderr=found.spread if parts.path == "draws" and parts.nodes > 1 and parts.combine == "mean" else None,
+        draw_stderr=walks.spread if parts.drawn else None,
         notes=(
             *_rule_notes(parts, table, completeness),
-            *_unconverged(completeness, found, parts),
+            *_unconverged(completeness, call.measured, walks.layers, parts),
             *(constants.sentences if constants is not None else ()),
         ),
     )
@@ -196,87 +182,61 @@ def _kept(lm: Model, table: Units) -> int:
     return site_width(lm.decoder, table.place) + lm.width
 
 
-def _add_bucket(
-    lm: Model,
-    task: Task,
-    source: Replacement,
-    parts: Method,
-    noising: bool,
-    start: int,
-    examples: tuple[int, ...],
-    found: _Found,
-    cost: Cost,
-    tick: Tick,
-) -> None:
-    """Record one bucket and walk its path."""
-    units, index = found.units, list(examples)
-    graph: Literal["clean", "corrupted"] = "clean" if noising else "corrupted"
-    point = parts.path == "point"
-    edges = isinstance(units, Edges)
-    qk_exact = "qk-exact" in parts.rule and (edges or units.kind in ("queries", "keys"))
-    sites = sites_for(units.place)
-    if edges:
-        sites = (*edge_paths.SITES, *(edge_paths.PATTERN_SITES if qk_exact else ()))
-    with applied(lm.decoder, parts.backward if point else PLAIN):
-        places = () if edges else (units.place,)
-        grad = graph if point else None
-        own = Bucket.record(lm, task, start, examples, cost, sites=sites, places=places, grad=grad)
-    if edges:
-        require_edges(lm, own.tape, gradients=True)
-    tape, read = own.tape, own.read
-    with torch.no_grad():
-        found.clean[index] = read.of_state(tape.clean).to("cpu", lm.score_dtype)
-        found.corrupted[index] = read.of_state(tape.corrupted).to("cpu", lm.score_dtype)
-    bucket = PathBucket(
-        lm,
-        tape,
-        read,
-        cost,
-        *own.runs(noising),
-        units,
-        source,
-        parts,
-        parts.backward,
-        qk_exact,
-        not parts.signed,
-        noising,
-        edge_paths.EdgeSums(units) if isinstance(units, Edges) else None,
-    )
-    sums = Sums.empty(bucket)
-    WALKS[parts.path](bucket, sums, tick)
-    sums.values[:, units.position >= tape.length] = float("nan")
-    found.values[index] = sums.values.cpu()
-    found.claimed[:, index], found.true[:, index] = sums.claimed.cpu(), sums.true.cpu()
-    found.complete = sums.complete
-    if sums.squares is not None:
-        count = parts.nodes
-        variance = (sums.squares / count - sums.values.square()).clamp_min(0) * count / (count - 1)
-        found.spread[index] = (variance / count).sqrt().cpu()
-
-
 @dataclass(eq=False)
-class _Found:
-    """What buckets fill in: scores and their draws' standard errors [examples, units], M of both runs, completeness."""
+class _Walks:
+    """The walks of a call's buckets, one after the other, and what they find beside the scores.
 
+    `layers`: where completeness is compared; `claimed`, `true`: both its sides, [layers, examples]. `spread`: the
+    draws' standard errors [examples, units].
+    """
+
+    call: Session
     units: Units
-    layers: list[int] | list[str]
-    values: Tensor
+    method: Method
+    noising: bool
+    source: Replacement
+    layers: Sequence[int | str]
     spread: Tensor
-    clean: Tensor
-    corrupted: Tensor
     claimed: Tensor
     true: Tensor
-    complete: bool = False
 
     @classmethod
-    def empty(cls, lm: Model, task: Task, units: Units, parts: Method) -> _Found:
-        layers: list[int] | list[str] = sorted(set(units.layer.tolist()))
-        if isinstance(units, Edges):
-            by_site = PATHS[parts.path].moves == "site"
-            layers = [site.name for site in sites_of(lm.decoder)] if by_site else list(range(lm.layers + 1))
-        values, spread = torch.full((2, len(task), len(units)), float("nan"), dtype=lm.score_dtype)
-        ends = torch.zeros(2, len(task), dtype=lm.score_dtype)
-        return cls(units, layers, values, spread, *ends, *torch.zeros(2, len(layers), len(task), dtype=lm.score_dtype))
+    def of(cls, call: Session, units: Units, method: Method, noising: bool, source: Replacement) -> _Walks:
+        """Nothing walked yet."""
+        decoder = call.lm.decoder
+        layers = (EdgeSums if isinstance(units, Edges) else UnitSums).compared(decoder, units, method)
+        sides = torch.zeros(2, len(layers), len(call.task), dtype=call.values.dtype)
+        return cls(call, units, method, noising, source, layers, call.values.clone(), *sides)
+
+    def walk(self, start: int, examples: tuple[int, ...]) -> None:
+        """Record one bucket, walk its path and write down what is found."""
+        call, index = self.call, list(examples)
+        own = self.record(start, examples)
+        with torch.no_grad():
+            call.measured.put(examples, own.read.of_state(own.tape.clean), own.read.of_state(own.tape.corrupted))
+        bucket = PathBucket.of(own, self.method, self.noising, call.tick)
+        units = self.units
+        sums = EdgeSums(bucket, units) if isinstance(units, Edges) else UnitSums(bucket, units, self.source)
+        WALKS[self.method.path](sums)
+        sums.values[:, self.units.position >= own.tape.length] = float("nan")
+        call.put(index, sums.values.cpu())
+        self.claimed[:, index], self.true[:, index] = sums.claimed.cpu(), sums.true.cpu()
+        if sums.spread is not None:
+            self.spread[index] = sums.spread.cpu()
+
+    def record(self, start: int, examples: tuple[int, ...]) -> Bucket:
+        """Both runs of a bucket, held against the weights; on a point path the patched one with its graph."""
+        lm, units, point = self.call.lm, self.units, self.method.path == "point"
+        edges = isinstance(units, Edges)
+        sites = sites_for(units.place) if not edges else edge_sites(self.method)
+        places = () if edges else (units.place,)
+        graph: Literal["clean", "corrupted"] = "clean" if self.noising else "corrupted"
+        with applied(lm.decoder, self.method.backward if point else PLAIN):
+            bucket = Bucket.record(lm, self.call.task, start, examples, self.call.cost, sites=sites, places=places,
+                                   grad=graph if point else None)  # fmt: skip
+        if edges:
+            require_edges(lm, bucket.tape, gradients=True)
+        return bucket
 
 
 def _rule_notes(parts: Method, units: Units, completeness: Completeness | None) -> tuple[str, ...]:
@@ -288,15 +248,17 @@ def _rule_notes(parts: Method, units: Units, completeness: Completeness | None) 
     return tuple(notes)
 
 
-def _unconverged(completeness: Completeness | None, found: _Found, parts: Method) -> tuple[str, ...]:
+def _unconverged(
+    completeness: Completeness | None, measured: Measurement, layers: Sequence[int | str], parts: Method
+) -> tuple[str, ...]:
     """A note that names the layers whose scores do not sum to what they should: there the grid is too coarse."""
     if completeness is None:
         return ()
-    share = completeness.shares(found.clean - found.corrupted)
-    coarse = [f"{layer} ({share[i]:.0%})" for i, layer in enumerate(found.layers) if share[i] > COARSE]
+    share = completeness.shares(measured.gap)
+    coarse = [f"{layer} ({share[i]:.0%})" for i, layer in enumerate(layers) if share[i] > COARSE]
     if not coarse:
         return ()
-    what = "sites" if isinstance(found.layers[0], str) else "layers"
+    what = "sites" if isinstance(layers[0], str) else "layers"
     return (
         f"not converged with {parts.nodes} nodes in {what} {', '.join(coarse)}: scores there miss the site's effect, "
         "pair by pair, by that share of the mean |gap|. A coarse grid is another estimate than the converged "
@@ -312,9 +274,8 @@ def _total(lm: Model, groups: list[tuple[int, tuple[int, ...]]], task: Task, par
         "nothing": lm.layers,
         "input": lm.layers,
         "site": sum(
-            [site.depth(lm.layers) for site in moved(lm.decoder, units)]
-            if isinstance(units, Edges)
-            else [depth_behind(lm.decoder, units.place, layer) for layer in set(units.layer.tolist())]
+            site.depth(lm.layers)
+            for site in (EdgeSums if isinstance(units, Edges) else UnitSums).moved(lm.decoder, units)
         ),
         "unit": 0
         if isinstance(units, Edges)

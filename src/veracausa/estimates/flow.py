@@ -14,7 +14,6 @@ gradient, no metric and no corrupted prompt comes in: a share says what is there
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -25,17 +24,14 @@ from torch import Tensor
 
 from veracausa.anatomy import Decoder
 from veracausa.anatomy.graph import LOGITS
-from veracausa.cost import Cost
+from veracausa.engine.bucket import Bucket
 from veracausa.engine.budget import examples_per_batch
-from veracausa.engine.guard import borrowed
-from veracausa.engine.measure import pair_ids, readout
-from veracausa.engine.memory import halving, memory_errors
-from veracausa.engine.tape import State, buckets, record_pairs
+from veracausa.engine.memory import memory_errors
+from veracausa.engine.session import session
+from veracausa.engine.tape import State, buckets
 from veracausa.engine.validate_edges import require_edges
 from veracausa.engine.writes import SITES, writes_until
-from veracausa.progress import progress
 from veracausa.scores.scores import Scores, assemble
-from veracausa.tasks.measurement import Measurement
 from veracausa.units.edges import Edges
 
 if TYPE_CHECKING:
@@ -58,34 +54,31 @@ def flow_routes(lm: Model, task: Task, edges: Edges, *, show_progress: bool = Tr
 
     >>> shares = vc.attribute(lm, task, units="edges", method="ifr")
     """
-    began, cost = time.monotonic(), Cost(full=sum(task.lengths) * lm.layers)
-    values = torch.full((len(task), len(edges)), float("nan"), dtype=lm.score_dtype)
-    measured = Measurement.blank(len(task), lm.score_dtype)
     kept = lm.heads * lm.decoder.head_dim + (2 * (lm.heads + 1) + 2) * lm.width
     groups = buckets(lm.decoder, task.clean, task.corrupted, False, examples_per_batch(lm, task, kept))
-    with borrowed(lm.decoder), torch.no_grad(), progress("information flow", len(task), show_progress) as tick:
+    with session(lm, task, (len(task), len(edges)), measured=False, show=show_progress) as call, torch.no_grad():
 
         def run(start: int, examples: tuple[int, ...]) -> None:
-            tape = record_pairs(lm.decoder, *pair_ids(lm, task, examples), 0, examples=examples, sites=SITES, cost=cost)
-            read, index = readout(lm, task, tape), list(examples)
-            require_edges(lm, tape)
-            measured.put(examples, read.of_state(tape.clean), read.of_state(tape.corrupted))
+            bucket = Bucket.record(lm, task, start, examples, call.cost, sites=SITES)
+            require_edges(lm, bucket.tape)
+            clean, corrupted = bucket.runs(noising=True)
+            call.measured.put(examples, bucket.read.of_state(clean), bucket.read.of_state(corrupted))
             with memory_errors(f"The writes of {len(examples)} prompts"):
-                values[index] = _of_edges(lm.decoder, tape.clean, edges).to("cpu", lm.score_dtype)
-            tick(len(examples))
+                call.put(list(examples), _of_edges(lm.decoder, clean, edges).to("cpu", lm.score_dtype))
+            call.tick(len(examples))
 
-        halving(groups, run)
-    measured.require_gap(task)
-    cost.seconds = time.monotonic() - began
+        call.each("information flow", len(task), groups, run)
+    call.measured.require_gap(task)
     return assemble(
         lm,
         task,
-        values,
+        call.values,
         edges,
-        measured,
+        call.measured,
         method="ifr",
         settings={"direction": "noising", "unit": "share of input"},
-        cost=cost,
+        cost=call.cost,
+        model=call.origin,
         signed=False,
         notes=("shares of what a reader sees in the clean run: what is there, not what it does",),
     )

@@ -39,6 +39,16 @@ class Method:
         return "graddrop" not in self.rule
 
     @property
+    def drawn(self) -> bool:
+        """Whether scores are means over several random draws, which have a standard error."""
+        return self.path == "draws" and self.nodes > 1 and self.combine == "mean"
+
+    @property
+    def complete(self) -> bool:
+        """Whether the rule and the combination promise that scores add up (see `Completeness`)."""
+        return self.backward.plain and (self.combine != "mean" or self.path in ("layer", "unit"))
+
+    @property
     def backward(self) -> Rule:
         """The rule of the backward passes themselves; AtP*'s parts are combined outside them."""
         return RULES.get(self.rule, PLAIN)

@@ -147,7 +147,7 @@ def test_chunks_some_edges_positions_and_single_pairs_change_nothing(tiny, task_
     agree(single.values.unflatten(1, (-1, 7)).nansum(2), every.values, every.gap)
     agree(attribute(lm, task[1], nodes=3).values[0], every.values[1], every.gap)
     for size in (4, 1000):
-        monkeypatch.setattr("veracausa.estimates.paths.edge_sites.rows_per_chunk", lambda *_, n=size: n)
+        monkeypatch.setattr("veracausa.estimates.paths.sites.rows_per_chunk", lambda *_, n=size: n)
         again = attribute(lm, task, nodes=3)
         agree(again.values, every.values, every.gap)
         agree(again.completeness.true, every.completeness.true, every.gap)

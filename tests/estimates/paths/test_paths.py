@@ -63,9 +63,9 @@ def walked(monkeypatch, module):
     """Lets every path of `module` be seen: a list of the points [examples, points, S, width] and weights walked."""
     seen, walk = [], module.walk_points
 
-    def spy(bucket, points, sums, tick):
-        seen.append((bucket.tape.examples, points.embeddings.detach().clone(), points.weights))
-        return walk(bucket, points, sums, tick)
+    def spy(sums, points):
+        seen.append((sums.bucket.tape.examples, points.embeddings.detach().clone(), points.weights))
+        return walk(sums, points)
 
     monkeypatch.setattr(module, "walk_points", spy)
     return seen
@@ -270,8 +270,8 @@ def test_geodesic(tiny, task_of, agree, monkeypatch, family):
     lm, task = tiny(family), task_of((5, 6), n=2, seed=4)
     bend, found = geodesic.bend, []
 
-    def spy(bucket, example, tick):
-        path, lengths = bend(bucket, example, tick)
+    def spy(bucket, example):
+        path, lengths = bend(bucket, example)
         found.append((bucket.tape.examples[example], path[0], lengths))
         return path, lengths
 

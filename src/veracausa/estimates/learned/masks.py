@@ -10,9 +10,9 @@ against the behaviour is kept where the loss is the KL divergence, and dropped w
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,18 +20,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from veracausa.cost import Cost
+from veracausa.engine.bucket import Bucket
 from veracausa.engine.gates import GatedPairs, layer_gates
-from veracausa.engine.guard import borrowed
-from veracausa.engine.measure import pair_ids, readout
-from veracausa.engine.memory import halving, memory_errors
+from veracausa.engine.memory import chunks
 from veracausa.engine.readout import Readout
-from veracausa.engine.tape import buckets, record_pairs
+from veracausa.engine.session import Session, session
+from veracausa.engine.tape import buckets
 from veracausa.engine.validate import require_run
 from veracausa.errors import MethodError
 from veracausa.estimates.learned.concrete import Training, descend, hard_concrete, open_probability, told
-from veracausa.progress import progress
 from veracausa.scores.scores import Scores, assemble
-from veracausa.tasks.measurement import Measurement
 from veracausa.tasks.metrics import metric
 from veracausa.units.resolve import resolve_units
 from veracausa.units.table import Units
@@ -89,31 +87,29 @@ def learn_mask(
     >>> mask = vc.estimates.learn_mask(lm, task, units="heads", keep=0.1)
     >>> vc.agreement(mask, vc.exact(lm, task, units="heads"))
     """
-    began = time.monotonic()
     table = resolve_units(lm, units, max(task.lengths))
     training = _training(table, keep, steps, lr, loss, batch, start, seed)
-    cost = Cost(full=sum(task.lengths) * lm.layers)
-    with borrowed(lm.decoder):
-        parts, measured = _recorded(lm, task, table, batch, cost)
-        measured.require_gap(task)
-        gap = float(measured.gap.mean())
-        runs = _Runs(lm, table, parts, cost, lambda part: part.kl if loss == "kl" else part.metric(gap))
+    with session(lm, task, (len(task), 1), measured=False, show=show_progress) as call:
+        parts = _recorded(call, table, batch)
+        call.measured.require_gap(task)
+        gap = float(call.measured.gap.mean())
+        runs = _Runs(lm, table, parts, call.cost, lambda part: part.kl if loss == "kl" else part.metric(gap))
         log_alpha = training.initial(lm).requires_grad_()
         planned = training.schedule([runs.size(group) for group in range(len(parts))])
-        label = f"mask over {len(table):,} {table.kind}"
-        with progress(label, sum(runs.tokens(group) for groups in planned for group in groups), show_progress) as tick:
-            share, losses = descend(runs, planned, log_alpha, training, tick)
+        total = sum(runs.tokens(group) for groups in planned for group in groups)
+        with call.ticking(f"mask over {len(table):,} {table.kind}", total):
+            share, losses = descend(runs, planned, log_alpha, training, call.tick)
         kl, kept_metric = runs.closed_but(training.likeliest(log_alpha))
-    cost.seconds = time.monotonic() - began
     return assemble(
         lm,
         task,
         open_probability(log_alpha.detach()).cpu().expand(len(task), -1).contiguous(),
         table,
-        measured,
+        call.measured,
         method="mask",
         settings=training.settings("probability"),
-        cost=cost,
+        cost=call.cost,
+        model=call.origin,
         signed=False,
         notes=(
             f"probability that a unit's gate is open, {told(losses, loss)}; expected share kept {share:.3f}, wanted "
@@ -152,34 +148,27 @@ class _Part:
         return lambda last, rows: -self.read(last, rows) / gap
 
 
-def _recorded(lm: Model, task: Task, table: Units, batch: int, cost: Cost) -> tuple[list[list[_Part]], Measurement]:
-    """The task's groups, each as one part (several where memory is short), and M of both runs."""
+def _recorded(call: Session, table: Units, batch: int) -> list[list[_Part]]:
+    """The task's groups, each as one part (several where memory is short); M of both runs is measured on the way."""
+    lm, task = call.lm, call.task
     groups = buckets(lm.decoder, task.clean, task.corrupted, True, batch)
     parts: list[list[_Part]] = [[] for _ in groups]
     group_of = {example: number for number, (_, examples) in enumerate(groups) for example in examples}
-    clean, corrupted = torch.empty(2, len(task), dtype=lm.score_dtype)
 
     def run(start: int, examples: tuple[int, ...]) -> None:
-        ids, index = pair_ids(lm, task, examples), list(examples)
-        tape = record_pairs(lm.decoder, *ids, start, examples=examples, sites=(table.place,), cost=cost)
-        read = readout(lm, task, tape)
+        bucket = Bucket.record(lm, task, start, examples, call.cost, sites=(table.place,))
+        tape, read = bucket.tape, bucket.read
         reference = lm.decoder.logits(tape.clean.last).log_softmax(-1)
-        part = _Part(
-            GatedPairs.of(lm.decoder, table.place, tape, ids[0]),
-            read,
-            Readout(lm, metric("neg_kl"), read.answers, reference),
-        )
-        rows = torch.arange(len(examples), device=lm.device)
+        pairs = GatedPairs.of(lm.decoder, table.place, tape, tape.tokens[0])
         opened = torch.ones(len(examples), lm.layers, 1, dtype=lm.score_dtype, device=lm.device)
         bare = read.of_state(tape.clean)
-        require_run(lm, read(part.pairs.run(opened, rows, cost), rows), bare, tape.clean)
-        clean[index] = bare.to("cpu", lm.score_dtype)
-        corrupted[index] = read.of_state(tape.corrupted).to("cpu", lm.score_dtype)
-        parts[group_of[examples[0]]].append(part)
+        require_run(lm, read(pairs.run(opened, bucket.every, call.cost), bucket.every), bare, tape.clean)
+        call.measured.put(examples, bare, read.of_state(tape.corrupted))
+        parts[group_of[examples[0]]].append(_Part(pairs, read, Readout(lm, metric("neg_kl"), read.answers, reference)))
 
     with torch.no_grad():
-        halving(groups, run)
-    return parts, Measurement(clean, corrupted)
+        call.rest(groups, run)
+    return parts
 
 
 @dataclass(frozen=True)
@@ -209,20 +198,23 @@ class _Runs:
 
     def gradient(self, group: int, log_alpha: Tensor, noise: Callable[[Sequence[int]], Tensor]) -> tuple[float, Tensor]:
         """Summed loss of a group and its gradient; in halves where memory is short."""
-        total, losses = torch.zeros_like(log_alpha), [0.0]
+        total, losses = torch.zeros_like(log_alpha), 0.0
         for part in self.groups[group]:
+            everyone = torch.arange(len(part.pairs), device=log_alpha.device)
+            run = partial(self._gated, part, log_alpha, noise)
+            for _, (loss, slope) in chunks(everyone, len(everyone), run, "gated prompts"):
+                losses, total = losses + loss, total + slope
+        return losses, total
 
-            def run(start: int, local: tuple[int, ...], part: _Part = part) -> None:
-                rows = torch.tensor(local, device=log_alpha.device)
-                uniform = noise([part.pairs.examples[i] for i in local]).to(log_alpha)
-                with torch.enable_grad(), memory_errors(f"A gated run of {len(local)} prompts"):
-                    last = self.last(part, rows, hard_concrete(log_alpha, uniform))
-                    loss = self.loss(part)(last, rows).sum()
-                    total.add_(torch.autograd.grad(loss, log_alpha)[0])
-                losses.append(float(loss.detach()))
-
-            halving([(0, tuple(range(len(part.pairs))))], run)
-        return sum(losses), total
+    def _gated(
+        self, part: _Part, log_alpha: Tensor, noise: Callable[[Sequence[int]], Tensor], rows: Tensor
+    ) -> tuple[float, Tensor]:
+        """Summed loss of some pairs of a part, and its gradient."""
+        uniform = noise([part.pairs.examples[i] for i in rows.tolist()]).to(log_alpha)
+        with torch.enable_grad():
+            last = self.last(part, rows, hard_concrete(log_alpha, uniform))
+            loss = self.loss(part)(last, rows).sum()
+            return float(loss.detach()), torch.autograd.grad(loss, log_alpha)[0]
 
     @torch.no_grad()
     def closed_but(self, kept: Int[Tensor, " kept"]) -> tuple[float, float]:

@@ -1,167 +1,214 @@
-"""What every path works on: a recorded bucket of pairs, and where its scores are added up.
+"""What every walk along a path works on: a recorded bucket of pairs, and the sums that the walk fills in.
 
-A path hands `Sums` gradients, row by row; contracting them with activation differences is done here, in the site's own
-space, once for all paths.
+A walk takes gradients at the points of its path and hands them on, row by row, with what has moved there. What becomes
+of them is told by `Sums`, of which there are two kinds: of units (`unit_sums`) and of edges (`edge_sums`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from veracausa.effects.replacements import Replacement
 from veracausa.engine.bucket import Bucket
-from veracausa.engine.patches import Place, activation, value_change, where
+from veracausa.engine.memory import memory_errors
 from veracausa.engine.rule import Rule
+from veracausa.engine.suffix import Join
 from veracausa.engine.tape import State
 from veracausa.progress import Tick
-from veracausa.units.table import Units, per_layer
+from veracausa.units.table import Units
 
 if TYPE_CHECKING:
+    from veracausa.anatomy import Decoder
     from veracausa.estimates.method import Method
-
-
-class EdgeWalks(Protocol):
-    """How scores of edges are added up along a path: an `EdgeSums`."""
-
-    def walk_point(self, bucket: PathBucket, sums: Sums, tick: Tick) -> None:
-        """One backward pass through the patched run."""
-
-    def walk_points(self, bucket: PathBucket, points: Any, sums: Sums, tick: Tick) -> None:
-        """All points of a path over the input."""
 
 
 @dataclass(frozen=True, eq=False)
 class PathBucket(Bucket):
-    """A recorded bucket, the run of it that is patched (`base`), and what its units move towards (`other`, `source`).
-
-    `rule`: the backward rule of the gradients. `qk_exact`, `graddrop`: whether those of AtP* are asked for. `edges`:
-    how scores of edges are added up, if units are edges.
-    """
+    """A recorded bucket, the run of it that is patched (`base`), and the one that its path leads to (`other`)."""
 
     base: State
     other: State
-    units: Units
-    source: Replacement
     method: Method
-    rule: Rule
-    qk_exact: bool
-    graddrop: bool
     noising: bool
-    edges: EdgeWalks | None = None
-    _differences: dict[int, Tensor] = field(default_factory=dict)
+    tick: Tick
+
+    @classmethod
+    def of(cls, bucket: Bucket, method: Method, noising: bool, tick: Tick) -> PathBucket:
+        """A bucket with a path through it."""
+        own = {one.name: getattr(bucket, one.name) for one in fields(bucket)}
+        base, other = bucket.runs(noising)
+        return cls(**own, base=base, other=other, method=method, noising=noising, tick=tick)
 
     @property
-    def place(self) -> Place:
-        """Where the units' activations are."""
-        return self.units.place
+    def rule(self) -> Rule:
+        """The backward rule of the gradients."""
+        return self.method.backward
 
-    @property
-    def gradient_place(self) -> Place:
-        """Where gradients are taken: the heads' values if the pattern is recomputed exactly, else the units' place."""
-        return "z" if self.qk_exact else self.place
+    def slopes(
+        self, state: State, example: Int[Tensor, " rows"], wanted: list[Tensor], *, again: bool = False
+    ) -> list[Tensor]:
+        """∂M/∂(some tensors of a run's graph); counts the backward pass. `again`: the graph is needed once more."""
+        rows = len(state.residual[0])
+        with torch.enable_grad(), memory_errors(f"The backward pass of {rows} prompts"):
+            metric = self.read(state.last, example).sum()
+            found = torch.autograd.grad(metric, wanted, allow_unused=True, materialize_grads=True, retain_graph=again)
+        self.cost.backward += rows * self.positions * self.lm.layers
+        return list(found)
 
-    @property
-    def layers(self) -> list[int]:
-        """Layers that have units; of edges, the places of the stream (or sites) where sums are compared."""
-        if self.edges is not None:
-            return list(range(1 + self.lm.layers * (2 if self.method.path == "layer" else 1)))
-        return sorted(set(self.units.layer.tolist()))
 
-    def own(self, layer: int) -> Float[Tensor, "examples positions site"]:
-        """The patched run's activations at the site of a layer."""
-        return activation(self.base, self.place, layer).detach()
+@dataclass(frozen=True)
+class Site:
+    """Activations that move together: their `number` among the sites where completeness is compared, and their name.
 
-    def difference(self, layer: int) -> Float[Tensor, "examples positions site"]:
-        """Δ of every unit of the site: replacement − own value."""
-        if layer not in self._differences:
-            with torch.no_grad():
-                new = self.source.rows(self.tape, self.place, layer, self.every, None)
-                self._differences[layer] = new - self.own(layer)
-        return self._differences[layer]
+    `join`: where rows with a change of them join the stream (see `suffix.Join`).
+    """
 
-    def of_layer(self, layer: int) -> np.ndarray:
-        """Indices of the units of a layer in the table."""
-        return np.flatnonzero(self.units.layer == layer)
+    number: int
+    name: int | str
+    join: tuple[int, bool]
 
-    def scores(
-        self, layer: int, gradient: Float[Tensor, "rows positions site"], example: Int[Tensor, " rows"]
-    ) -> Float[Tensor, "rows units"]:
-        """Δ · gradient of every unit of a layer, one row per gradient."""
-        if self.qk_exact:
-            return self._through_pattern(layer, gradient, example)
-        return self.contract(layer, self.difference(layer)[example] * gradient)
+    def depth(self, layers: int) -> int:
+        """Blocks that a row of this site runs."""
+        return layers - self.join[0]
 
-    def contract(self, layer: int, products: Float[Tensor, "rows positions site"]) -> Float[Tensor, "rows units"]:
-        """Sum products over each unit's part of the site, and over positions (or take the unit's own position)."""
-        units = self.units[self.of_layer(layer)]
-        products = products.to(self.lm.score_dtype)
-        if units.kind == "neurons":
-            per_position = products[..., units.index]
-        elif parts := per_layer(self.lm, units.kind):
-            per_position = products.unflatten(-1, (parts, -1)).sum(-1)[..., units.index]
-        else:
-            per_position = products.sum(-1, keepdim=True).expand(-1, -1, len(units))
-        if not units.positional:
-            return per_position.sum(1)
-        scores = products.new_zeros(len(products), len(units))
-        here = (units.position >= self.tape.start) & (units.position < self.tape.length)
-        scores[:, here] = per_position[:, units.position[here] - self.tape.start, np.flatnonzero(here)]
-        scores[:, units.position >= self.tape.length] = float("nan")
-        return scores
 
-    def _through_pattern(self, layer: int, gradient: Tensor, example: Tensor) -> Tensor:
-        """(A_patched − A) v · ∂M/∂z: the attention pattern recomputed with the patched queries or keys (AtP*)."""
-        at = where(self.lm.decoder, self.place, layer)
-        delta = self.difference(layer)
-        if self.place == "queries" or not self.units.positional:  # a query changes its own position's pattern only
-            with torch.no_grad():
-                change = value_change(self.lm.decoder, self.base, at, self.every, 0, delta)
-            return self.contract(layer, change[example] * gradient)
-        units = self.units[self.of_layer(layer)]
-        scores = torch.full((len(gradient), len(units)), float("nan"), dtype=self.lm.score_dtype, device=delta.device)
-        scores[:, units.position < self.tape.start] = 0
-        for position in range(self.positions):  # a key at one position changes the pattern of all later ones
-            chosen = np.flatnonzero(units.position == position + self.tape.start)
-            if len(chosen):
-                one = torch.zeros_like(delta)
-                one[:, position] = delta[:, position]
-                with torch.no_grad():
-                    change = value_change(self.lm.decoder, self.base, at, self.every, 0, one)
-                by_group = (change[example] * gradient).unflatten(-1, (self.lm.kv_heads, -1)).sum((1, 3))
-                scores[:, chosen] = by_group[:, units.index[chosen]].to(scores)
-        return scores
+@dataclass(frozen=True)
+class SiteRow:
+    """A point of a path that moves one site: `unit` is an index into the table, or −1 for all units of the site."""
+
+    site: Site
+    unit: int
+    example: int
+    alpha: float
+    weight: float
+
+
+@dataclass(frozen=True)
+class SiteRuns:
+    """Rows that were run, site by site along the stream; M of each.
+
+    With gradients: `moves`, `slopes`: of each site, the whole change of its rows and ∂M/∂(what moved); `state`,
+    `found`: the run behind them, and gradients as `Sums.wanted_behind` asked for them.
+    """
+
+    by_site: list[tuple[Site, list[SiteRow]]]
+    metric: Float[Tensor, " rows"]
+    state: State
+    found: list[Tensor]
+    moves: list[Tensor]
+    slopes: list[Tensor]
 
 
 @dataclass(eq=False)
-class Sums:
-    """What a path adds up for one bucket.
+class Sums(ABC):
+    """What a walk adds up for one bucket, and how gradients and changes become scores.
 
-    `values`: scores [examples, units]. `squares`: sums of squares over draws, for their standard error. `claimed`,
-    `true`: both sides of the completeness equation [layers, examples]. `dropped`: |scores| with one layer's gradient
-    dropped, summed over layers (graddrop).
+    `places`: where completeness is compared, layers or sites by name; `claimed`, `true`: both sides of its equation
+    [places, examples]. `values`: scores [examples, units]; `squares`: sums of squares over draws, for their error.
     """
 
-    values: Float[Tensor, "examples units"]
-    claimed: Float[Tensor, "layers examples"]
-    true: Float[Tensor, "layers examples"]
-    squares: Float[Tensor, "examples units"] | None = None
-    complete: bool = False
+    bucket: PathBucket
+    units: Units
 
-    @classmethod
-    def empty(cls, bucket: PathBucket) -> Sums:
-        """Zeros of a bucket's sizes, on its device."""
-        like = {"dtype": bucket.lm.score_dtype, "device": bucket.lm.device}
-        sizes = (len(bucket.tape.examples), len(bucket.units))
-        return cls(torch.zeros(sizes, **like), *torch.zeros(2, len(bucket.layers), sizes[0], **like))  # type: ignore[call-overload]
+    def __post_init__(self) -> None:
+        lm, method = self.bucket.lm, self.bucket.method
+        self.places = self.compared(lm.decoder, self.units, method)
+        like: Any = {"dtype": lm.score_dtype, "device": lm.device}
+        examples = len(self.bucket.tape.examples)
+        self.values = torch.zeros(examples, len(self.units), **like)
+        self.claimed, self.true = torch.zeros(2, len(self.places), examples, **like)
+        self.squares = torch.zeros_like(self.values) if method.drawn else None
 
-    def add(self, bucket: PathBucket, layer: int, scores: Tensor, example: Tensor) -> None:
-        """Add rows of scores of one layer's units to their examples."""
-        chosen = torch.as_tensor(bucket.of_layer(layer), device=scores.device)
-        rows = torch.zeros(len(self.values), len(chosen), dtype=scores.dtype, device=scores.device)
-        self.values[:, chosen] += rows.index_add_(0, example, scores)
+    @staticmethod
+    @abstractmethod
+    def compared(decoder: Decoder, units: Units, method: Method) -> Sequence[int | str]:
+        """The `places`."""
+
+    @property
+    def spread(self) -> Float[Tensor, "examples units"] | None:
+        """The draws' standard errors."""
+        if self.squares is None:
+            return None
+        count = self.bucket.method.nodes
+        variance = (self.squares / count - self.values.square()).clamp_min(0) * count / (count - 1)
+        return (variance / count).sqrt()
+
+    # ---- points of a path over the input ----------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def sites(self) -> Sequence[str]:
+        """What the run at a point must hold."""
+
+    @property
+    def most(self) -> int | None:
+        """Rows at a time, at most."""
+        return None
+
+    @abstractmethod
+    def wanted(self, state: State) -> list[Tensor]:
+        """The tensors of a run's graph that gradients are needed of."""
+
+    @abstractmethod
+    def gradients(self, state: State, found: list[Tensor]) -> Iterator[tuple[int, int, Tensor]]:
+        """(which of the `moving` it belongs to, key, gradient with its rows in the third dimension from the end).
+
+        `found`: gradients of the `wanted` tensors.
+        """
+
+    @abstractmethod
+    def moving(self, state: State) -> list[Float[Tensor, "rows ..."]]:
+        """What moves from point to point."""
+
+    @abstractmethod
+    def add(self, key: int, change: Tensor, gradient: Tensor, example: Int[Tensor, " rows"], weights: Tensor) -> None:
+        """Add weights · change · gradient, row by row."""
+
+    @abstractmethod
+    def add_mean(self, state: State, found: list[Tensor], example: Tensor, weights: Float[Tensor, " rows"]) -> None:
+        """Add weights · Δ · gradient, and the squares of each row's own Δ · gradient where they are summed."""
+
+    @torch.no_grad()
+    def close(self) -> None:
+        """Add what only the whole walk can tell: what increments of the stream at any place must sum to."""
+        if self.bucket.method.combine != "mean":
+            change = self.bucket.read.of_state(self.bucket.other) - self.bucket.read.of_state(self.bucket.base)
+            self.true += change.to(self.true)
+
+    # ---- paths of one site ------------------------------------------------------------------------------------------
+
+    #: What must be kept of the run behind a site so that gradients there can be taken, beside that of what moves.
+    behind: ClassVar[Sequence[str]] = ()
+
+    @staticmethod
+    @abstractmethod
+    def moved(decoder: Decoder, units: Units) -> list[Site]:
+        """Sites that have some of these units, along the stream."""
+
+    @abstractmethod
+    def move(self, site: Site, units: list[int], example: Int[Tensor, " rows"]) -> Float[Tensor, "rows positions _"]:
+        """The whole change of each row."""
+
+    @abstractmethod
+    def join(self, site: Site, example: Int[Tensor, " rows"], change: Tensor) -> Join:
+        """Where rows with such a change enter the stream."""
+
+    def wanted_behind(self, state: State, since: tuple[int, bool]) -> list[Tensor]:
+        """The tensors, beside what moves, that gradients are needed of, in a run from a place (block, middle) on."""
+        return []
+
+    @abstractmethod
+    def add_sites(self, ran: SiteRuns) -> None:
+        """Add weights · move · gradient of rows that were run."""
+
+
+def columns(rows: Sequence[SiteRow], like: Tensor) -> tuple[Int[Tensor, " rows"], Float[Tensor, " rows"]]:
+    """Examples and weights of rows."""
+    example = torch.tensor([row.example for row in rows], device=like.device)
+    return example, torch.tensor([row.weight for row in rows], device=like.device, dtype=like.dtype)

@@ -1,9 +1,9 @@
-"""Scores of edges on paths over the input: contract what writers add with the gradients at readers' inputs.
+"""Scores of edges: what writers add, contracted with the gradients at readers' inputs.
 
     mean:        Σ_k w_k Δ_u · g_v(γ_k),   Δ_u = write in the other run − write in the patched run
-    increments:  Σ_k (w_u(γ_{k+1}) − w_u(γ_k)) · ½(g_v(γ_k) + g_v(γ_{k+1})), the left rule, or tangents, as for nodes
+    increments:  Σ_k (w_u(γ_{k+1}) − w_u(γ_k)) · ½(g_v(γ_k) + g_v(γ_{k+1})), the left rule, or tangents, as for units
 
-All edges come from the passes that nodes take: per block one projection more (`engine.reader_gradients`) and one
+All edges come from the passes that units take: per block one projection more (`engine.reader_gradients`) and one
 [writers] × [readers] product per example and group of readers, so memory is that of the writes, writers · examples ·
 positions · width, whatever the number of edges. Summed over a writer's readers, the point path gives attribution
 patching of its write; summed over all edges that cross a place of the stream, increments add up to M(x′) − M(x)
@@ -11,308 +11,280 @@ patching of its write; summed over all edges that cross a place of the stream, i
 
 With rule qk-exact, queries and keys are recomputed from norm(residual + Δ_u), and the change of the head's value is
 contracted with the gradient there: E ≈ (A_patched − A) v · ∂M/∂z.
+
+Where writers move (path "layer", eap-ig-activations), a site is the input, the heads of one block, or one MLP:
+
+    score(u → v) = Δ_u · Σ_k w_k g_v(α_k)      u in the site that moves; writes behind it follow, those before stay
+
+So an edge gets its score from the passes of its writer's own site, and only from those. (EAP-IG's published code adds
+the gradients of the passes of all sites to every edge and divides by their number; its grid is α = k/m, k = 0 … m − 1
+from the clean end.) Writes move, not activations: behind a post-norm the two are not the same line.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd import forward_ad
+from torch.nn import functional
 
-from veracausa.anatomy.graph import K, Q
+from veracausa.anatomy.graph import MLP, Graph, K, Q
 from veracausa.engine import reader_gradients as reads
 from veracausa.engine import writes
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.budget import free_memory
 from veracausa.engine.guard import attention_function
-from veracausa.engine.memory import memory_errors
+from veracausa.engine.patches import where
 from veracausa.engine.reader_change import Reading
-from veracausa.engine.rules import applied
-from veracausa.engine.tape import State
-from veracausa.estimates.paths.bucket import PathBucket, Sums
-from veracausa.estimates.paths.network import Points, chunks, run, true_change
-from veracausa.progress import Tick
+from veracausa.engine.suffix import Join
+from veracausa.engine.tape import IN_ATTENTION, State
+from veracausa.estimates.paths.bucket import Site, SiteRuns, Sums, columns
+from veracausa.estimates.paths.edge_products import EdgeProducts
 from veracausa.units.edges import Edges
+from veracausa.units.table import Units
 
-#: What both runs must hold, and what is needed besides where the pattern is recomputed.
+if TYPE_CHECKING:
+    from veracausa.anatomy import Decoder
+    from veracausa.estimates.method import Method
+
+#: What both runs must hold.
 SITES = tuple(dict.fromkeys((*writes.SITES, *reads.SITES)))
-PATTERN_SITES = ("queries", "keys", "values")
 #: Share of the free memory that the writes of a chunk's points may take.
 _SHARE = 0.1
 
-#: First reader of a group, and gradients at its readers' inputs.
-Groups = Iterator[tuple[int, Float[Tensor, "readers rows positions width"]]]
+
+def sites(method: Method) -> tuple[str, ...]:
+    """What both runs must hold for a method."""
+    return (*SITES, *(IN_ATTENTION if "qk-exact" in method.rule else ()))
 
 
 @dataclass(eq=False)
-class EdgeSums:
-    """How one bucket's edge scores are added up."""
+class EdgeSums(Sums):
+    """How one bucket's scores of edges are added up.
 
-    table: Edges
+    `crossing`: of increments, what went from each block's writers into each block's readers.
+    """
+
+    units: Edges
     crossing: Float[Tensor, "examples writer_blocks reader_blocks"] | None = None
     _at_values: dict[int, Tensor] = field(default_factory=dict)
-    _differences: Tensor | None = None
 
-    def walk_point(self, bucket: PathBucket, sums: Sums, tick: Tick) -> None:
-        """One backward pass through the patched run, which was recorded with its graph."""
-        with applied(bucket.lm.decoder, bucket.rule):
-            found = self._differentiate(bucket, bucket.base, bucket.every)
-        weights = torch.ones(len(bucket.every), dtype=sums.values.dtype, device=sums.values.device)
-        self._add_mean(bucket, bucket.base, bucket.every, found, weights, sums)
-        self._through_patterns(bucket, sums)
-        tick(len(bucket.every) * bucket.positions * bucket.lm.layers)
-
-    def walk_points(self, bucket: PathBucket, points: Points, sums: Sums, tick: Tick) -> None:
-        """All points of a path over the input."""
-        if bucket.method.combine == "mean":
-            self._mean(bucket, points, sums, tick)
-            return
-        self.crossing = sums.values.new_zeros(len(bucket.every), bucket.lm.layers + 1, bucket.lm.layers + 1)
-        sums.complete = bucket.rule.plain
-        if points.tangent is None:
-            self._increments(bucket, points, sums, tick)
-        else:
-            self._tangents(bucket, points, sums, tick)
-        for i, cut in enumerate(bucket.layers):
-            sums.claimed[i] += self.crossing[:, : cut + 1, cut:].sum((1, 2))
-        true_change(bucket, sums)
-
-    # ---- walks ------------------------------------------------------------------------------------------------------
-
-    def _mean(self, bucket: PathBucket, points: Points, sums: Sums, tick: Tick) -> None:
-        nodes = points.embeddings.shape[1]
-        draws = bucket.method.path == "draws" and nodes > 1
-        if draws:
-            sums.squares = torch.zeros_like(sums.values)
-        for row, example, state, found in self._chunks(bucket, points, tick):
-            weights = points.weights[row % nodes].to(sums.values)
-            self._add_mean(bucket, state, example, found, weights, sums)
-            if draws:
-                self._add_squares(bucket, state, example, found, sums)
-        self._through_patterns(bucket, sums)
-
-    def _increments(self, bucket: PathBucket, points: Points, sums: Sums, tick: Tick) -> None:
-        left, nodes = bucket.method.combine == "left-increments", points.embeddings.shape[1]
-        last: tuple[Tensor, Tensor, list[Tensor]] | None = None  # row, writes and gradients of the row before a chunk
-        for row, example, state, found in self._chunks(bucket, points, tick):
-            with torch.no_grad():
-                written = writes.writes_until(bucket.lm.decoder, state, bucket.lm.graph.writers)
-                if last is not None:
-                    row, example = torch.cat([last[0], row]), torch.cat([last[0] // nodes, example])
-                    written = torch.cat([last[1], written], 1)
-                end: tuple[Tensor, Tensor, list[Tensor]] = (row[-1:], written[:, -1:].clone(), [])
-                moved = _steps(written)
-                del written  # as large as the rest of the chunk together
-                within = (row[:-1] % nodes != nodes - 1).to(sums.values)  # the next row is the example's next point
-                for group, (reader, g) in enumerate(self.reads_of(bucket).gradients(state, found)):
-                    if last is not None:
-                        g = torch.cat([last[2][group], g], 1)
-                    end[2].append(g[:, -1:].clone())
-                    gradient = g[:, :-1] if left else (g[:, 1:] + g[:, :-1]) / 2
-                    self.add_rows(bucket, reader, moved, gradient, example[:-1], within, sums)
-                last = end
-
-    def _tangents(self, bucket: PathBucket, points: Points, sums: Sums, tick: Tick) -> None:
-        assert points.tangent is not None
-        decoder, nodes = bucket.lm.decoder, points.embeddings.shape[1]
-        every = points.embeddings.flatten(0, 1)
-        for row, example, state, found in self._chunks(bucket, points, tick):
-            weights = points.weights[row % nodes].to(sums.values)
-            with torch.no_grad():
-                groups = list(self.reads_of(bucket).gradients(state, found))
-                with forward_ad.dual_level(), attention_function(decoder, SUFFIX):
-                    moving = forward_ad.make_dual(every[row].detach(), points.tangent[example])
-                    dual = run(bucket, moving, example, sites=writes.SITES, grad=False)
-                    bucket.cost.add(len(row), bucket.positions * bucket.lm.layers)  # the tangents' own pass
-                    written = writes.writes_until(decoder, dual, decoder.graph.writers)
-                    moved = forward_ad.unpack_dual(written).tangent.transpose(0, 1).contiguous()
-                for reader, g in groups:
-                    self.add_rows(bucket, reader, moved, g, example, weights, sums)
-
-    def _chunks(
-        self, bucket: PathBucket, points: Points, tick: Tick
-    ) -> Iterator[tuple[Tensor, Tensor, State, list[Tensor]]]:
-        lm = bucket.lm
-        row_bytes = 4 * lm.graph.writers * bucket.positions * lm.width
-        most = None if bucket.method.combine == "mean" else int(_SHARE * free_memory(lm.device) / row_bytes)
-        sites = SITES if bucket.method.combine != "mean" else (*reads.SITES, *(("z",) if bucket.qk_exact else ()))
-        return chunks(bucket, points, tick, sites, lambda s, e: self._differentiate(bucket, s, e), most)
-
-    # ---- gradients --------------------------------------------------------------------------------------------------
-
-    def reads_of(self, bucket: PathBucket) -> reads.Reads:
-        """How gradients come back to readers under the bucket's rule."""
-        return reads.Reads(bucket.lm.decoder, bucket.rule.freeze_norms)
-
-    def _differentiate(self, bucket: PathBucket, state: State, example: Tensor) -> list[Tensor]:
-        """Gradients of the tensors that readers are told by (and of heads' values, last, for qk-exact)."""
-        wanted = self.reads_of(bucket).wanted(state)
-        if bucket.qk_exact:
-            wanted += state.sites["z"]
-        rows, positions = state.residual[0].shape[:2]
-        with torch.enable_grad(), memory_errors(f"The backward pass of {rows} prompts"):
-            metric = bucket.read(state.last, example).sum()
-            found = torch.autograd.grad(metric, wanted, allow_unused=True, materialize_grads=True)
-        bucket.cost.backward += rows * positions * bucket.lm.layers
-        return list(found)
-
-    # ---- sums -------------------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def _add_mean(
-        self, bucket: PathBucket, state: State, example: Tensor, found: list[Tensor], weights: Tensor, sums: Sums
-    ) -> None:
-        """Σ over rows of w · g_v, example by example, times Δ."""
-        mine, row = torch.unique_consecutive(example, return_inverse=True)
-        for reader, g in self.reads_of(bucket).gradients(state, found):
-            total = g.new_zeros(len(g), len(mine), *g.shape[2:]).index_add_(1, row, g * weights.to(g)[:, None, None])
-            changes = self.changes(bucket)[int(mine[0]) : int(mine[-1]) + 1]  # rows are in the examples' order
-            one = torch.ones(len(mine), dtype=sums.values.dtype, device=g.device)
-            self.add_rows(bucket, reader, changes, total, mine, one, sums, self._approximate(bucket, reader))
-        if bucket.qk_exact:
-            for layer, gradient in enumerate(found[-bucket.lm.layers :]):
-                kept = self._at_values.setdefault(layer, torch.zeros_like(bucket.base.sites["z"][layer].detach()))
-                kept.index_add_(0, example, gradient * weights.to(gradient)[:, None, None])
-
-    @torch.no_grad()
-    def _add_squares(self, bucket: PathBucket, state: State, example: Tensor, found: list[Tensor], sums: Sums) -> None:
-        """Squares of every row's own score, for the draws' standard error."""
-        assert sums.squares is not None
-        for reader, g in self.reads_of(bucket).gradients(state, found):
-            for one in example.unique().tolist():
-                rows = example == one
-                changes = self.changes(bucket)[one].expand(int(rows.sum()), -1, -1, -1)
-                products = self._products(bucket, reader, changes, g[:, rows])
-                chosen, scores = self._listed_of(bucket, reader, products)
-                sums.squares[one, chosen] += scores.to(sums.squares).square().sum(0)
-
-    def add_rows(
-        self,
-        bucket: PathBucket,
-        reader: int,
-        changes: Float[Tensor, "rows writers positions width"],
-        gradient: Float[Tensor, "readers rows positions width"],
-        example: Tensor,
-        weights: Float[Tensor, " rows"],
-        sums: Sums,
-        replaced: np.ndarray | None = None,
-        first: int = 0,
-    ) -> None:
-        """Add change · gradient of one group's edges, row by row; not of readers that are `replaced` otherwise.
-
-        `first`: the writer that `changes` begin with.
-        """
-        products = self._products(bucket, reader, changes, gradient, first)
-        chosen, scores = self._listed_of(bucket, reader, products, first)
-        if replaced is not None:
-            keep = ~replaced[self.table.reader[chosen.cpu().numpy()] - reader]
-            chosen, scores = chosen[torch.as_tensor(keep)], scores[:, torch.as_tensor(keep)]
-        scores = scores.to(sums.values) * weights[:, None]
-        total = sums.values.new_zeros(len(sums.values), len(chosen)).index_add_(0, example, scores)
-        sums.values[:, chosen] += total
-        if self.crossing is not None:
-            graph = bucket.lm.graph
-            by_writer = products.to(sums.values).flatten(2).sum(2) * weights[:, None]
-            block = torch.as_tensor(graph.writer_layer[: by_writer.shape[1]] + 1, device=by_writer.device)
-            into = by_writer.new_zeros(len(sums.values), bucket.lm.layers + 1)
-            rows = by_writer.new_zeros(len(by_writer), bucket.lm.layers + 1).index_add_(1, block, by_writer)
-            self.crossing[:, :, int(graph.reader_layer[reader])] += into.index_add_(0, example, rows)
-
-    def _products(
-        self, bucket: PathBucket, reader: int, changes: Tensor, gradient: Tensor, first: int = 0
-    ) -> Float[Tensor, "rows writers readers *positions"]:
-        """Change · gradient of writers from `first` on and a group of readers; by position if the table has them."""
-        changes = changes[:, : self._seen(bucket, reader) - first].to(gradient.dtype)
-        if self.table.positional:
-            return torch.einsum("bwsd,rbsd->bwrs", changes, gradient)
-        return changes.flatten(2) @ gradient.transpose(0, 1).flatten(2).transpose(1, 2)
-
-    def _listed_of(
-        self, bucket: PathBucket, reader: int, products: Tensor, first: int = 0
-    ) -> tuple[Tensor, Float[Tensor, "rows edges"]]:
-        """(their indices in the table, scores) of the listed edges among `_products`."""
-        table, listed = self.table, self._listed[reader]
-        listed = listed[(table.writer[listed] >= first) & (table.writer[listed] < first + products.shape[1])]
-        writer = torch.as_tensor(table.writer[listed] - first, device=products.device)
-        which = torch.as_tensor(table.reader[listed] - reader, device=products.device)
-        chosen = torch.as_tensor(listed, device=products.device)
-        if not table.positional:
-            return chosen, products[:, writer, which]
-        position = torch.as_tensor(table.position[listed] - bucket.tape.start, device=products.device)
-        inside = (position >= 0) & (position < products.shape[3])
-        scores = products[:, writer, which, position.clamp(0, products.shape[3] - 1)]
-        return chosen, torch.where(inside, scores, torch.zeros_like(scores))
+    @staticmethod
+    def compared(decoder: Decoder, units: Units, method: Method) -> Sequence[int | str]:
+        """Places of the stream, or sites."""
+        return [site.name for site in _sites_of(decoder)] if method.path == "layer" else range(decoder.layers + 1)
 
     @cached_property
-    def _listed(self) -> dict[int, np.ndarray]:
-        """First reader of a group → the table's edges into it."""
-        graph, reader = self.table.graph, self.table.reader
-        block, within = np.divmod(reader, graph.per_layer)
-        first = block * graph.per_layer + np.where(within == graph.per_layer - 1, within, 0)
-        size = graph.per_layer
-        starts = [*range(0, graph.readers, size), *range(size - 1, graph.readers, size)]
-        order = np.argsort(first, kind="stable")
-        cuts = np.searchsorted(first[order], starts), np.searchsorted(first[order], starts, side="right")
-        return {start: order[a:b] for start, a, b in zip(starts, *cuts, strict=True)}
+    def qk_exact(self) -> bool:
+        """Whether patterns of queries and keys are recomputed."""
+        return "qk-exact" in self.bucket.method.rule
 
-    def _seen(self, bucket: PathBucket, reader: int) -> int:
-        """Writers before a reader: the first so many of the graph."""
-        graph = bucket.lm.graph
-        return int((graph.writer_order <= graph.reader_order[reader]).sum())
+    @cached_property
+    def products(self) -> EdgeProducts:
+        """How changes and gradients become scores."""
+        return EdgeProducts(self.units, self.bucket.tape.start)
 
-    def changes(self, bucket: PathBucket) -> Float[Tensor, "examples writers positions width"]:
+    @cached_property
+    def changes(self) -> Float[Tensor, "examples writers positions width"]:
         """Δ of every writer."""
-        if self._differences is None:
-            with torch.no_grad():
-                decoder, count = bucket.lm.decoder, bucket.lm.graph.writers
-                change = writes.writes_until(decoder, bucket.other, count)
-                change -= writes.writes_until(decoder, bucket.base, count)
-                self._differences = change.transpose(0, 1).contiguous()
-        return self._differences
+        decoder, count = self.bucket.lm.decoder, self.units.graph.writers
+        with torch.no_grad():
+            change = writes.writes_until(decoder, self.bucket.other, count)
+            change -= writes.writes_until(decoder, self.bucket.base, count)
+            return change.transpose(0, 1).contiguous()
 
-    # ---- qk-exact ---------------------------------------------------------------------------------------------------
+    # ---- points of a path over the input ----------------------------------------------------------------------------
 
-    def _approximate(self, bucket: PathBucket, reader: int) -> np.ndarray | None:
-        """Which readers of a group are queries and keys whose patterns are recomputed instead."""
-        if not bucket.qk_exact:
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """See `Sums.sites`."""
+        if self.bucket.method.combine != "mean":
+            return SITES
+        return (*reads.SITES, "z") if self.qk_exact else reads.SITES
+
+    @property
+    def most(self) -> int | None:
+        """Rows at a time, at most: increments hold the writes of all."""
+        lm = self.bucket.lm
+        if self.bucket.method.combine == "mean":
             return None
-        return np.isin(bucket.lm.graph.reader_kind[reader : reader + bucket.lm.graph.per_layer], (Q, K))
+        return int(_SHARE * free_memory(lm.device) / (4 * lm.graph.writers * self.bucket.positions * lm.width))
+
+    @cached_property
+    def _reads(self) -> reads.Reads:
+        """How gradients come back to readers under the bucket's rule."""
+        return reads.Reads(self.bucket.lm.decoder, self.bucket.rule.freeze_norms)
+
+    def wanted(self, state: State) -> list[Tensor]:
+        """What readers are told by; with qk-exact the heads' values, too."""
+        return self._reads.wanted(state) + (state.sites["z"] if self.qk_exact else [])
+
+    def gradients(self, state: State, found: list[Tensor]) -> Iterator[tuple[int, int, Tensor]]:
+        """Gradients at the inputs of groups of readers, by their first reader; all readers see the same writes move."""
+        for reader, gradient in self._reads.gradients(state, found):
+            yield 0, reader, gradient
+
+    def moving(self, state: State) -> list[Tensor]:
+        """All writes."""
+        written = writes.writes_until(self.bucket.lm.decoder, state, self.units.graph.writers)
+        return [written.transpose(0, 1).contiguous()]
+
+    def add(self, key: int, change: Tensor, gradient: Tensor, example: Tensor, weights: Tensor) -> None:
+        """See `Sums.add`; what crosses each place of the stream is what completeness claims."""
+        products, graph, blocks = self.products.of(key, change, gradient), self.units.graph, self.bucket.lm.layers + 1
+        self._put(key, products, example, weights)
+        if self.crossing is None:
+            self.crossing = self.values.new_zeros(len(self.values), blocks, blocks)
+        by_writer = products.to(self.values).flatten(2).sum(2) * weights[:, None]
+        block = torch.as_tensor(graph.writer_layer[: by_writer.shape[1]] + 1, device=by_writer.device)
+        into = by_writer.new_zeros(len(self.values), blocks)
+        rows = by_writer.new_zeros(len(by_writer), blocks).index_add_(1, block, by_writer)
+        self.crossing[:, :, int(graph.reader_layer[key])] += into.index_add_(0, example, rows)
 
     @torch.no_grad()
-    def _through_patterns(self, bucket: PathBucket, sums: Sums) -> None:
+    def add_mean(self, state: State, found: list[Tensor], example: Tensor, weights: Tensor) -> None:
+        """Σ over rows of w · g_v, example by example, times Δ."""
+        mine, row = torch.unique_consecutive(example, return_inverse=True)
+        changes = self.changes[int(mine[0]) : int(mine[-1]) + 1]  # rows are in the examples' order
+        for _, reader, g in self.gradients(state, found):
+            total = g.new_zeros(len(g), len(mine), *g.shape[2:]).index_add_(1, row, g * weights.to(g)[:, None, None])
+            self._put(reader, self.products.of(reader, changes, total), mine, torch.ones_like(mine))
+            if self.squares is not None:
+                self._add_squares(self.squares, reader, g, example)
+        if self.qk_exact:
+            for layer, gradient in enumerate(found[-self.bucket.lm.layers :]):
+                kept = self._at_values.setdefault(layer, torch.zeros_like(self.bucket.base.sites["z"][layer].detach()))
+                kept.index_add_(0, example, gradient * weights.to(gradient)[:, None, None])
+
+    def close(self) -> None:
+        """See `Sums.close`."""
+        super().close()
+        if self.crossing is not None:
+            for cut in range(len(self.claimed)):
+                self.claimed[cut] += self.crossing[:, : cut + 1, cut:].sum((1, 2))
+        if self.qk_exact:
+            self._through_patterns()
+
+    def _put(self, reader: int, products: Tensor, example: Tensor, weights: Tensor, first: int = 0) -> None:
+        """Add the listed edges' scores to their examples, row by row."""
+        chosen, scores = self.products.listed(reader, products, first)
+        if self.qk_exact:  # queries and keys are recomputed instead
+            approximate = np.isin(self.units.graph.reader_kind[self.units.reader[chosen.cpu().numpy()]], (Q, K))
+            chosen, scores = chosen[torch.as_tensor(~approximate)], scores[:, torch.as_tensor(~approximate)]
+        scores = scores.to(self.values) * weights[:, None]
+        self.values[:, chosen] += self.values.new_zeros(len(self.values), len(chosen)).index_add_(0, example, scores)
+
+    def _add_squares(self, squares: Tensor, reader: int, gradient: Tensor, example: Tensor) -> None:
+        """Add squares of every row's own scores."""
+        for one in example.unique().tolist():
+            rows = example == one
+            changes = self.changes[one].expand(int(rows.sum()), -1, -1, -1)
+            chosen, scores = self.products.listed(reader, self.products.of(reader, changes, gradient[:, rows]))
+            squares[one, chosen] += scores.to(squares).square().sum(0)
+
+    @torch.no_grad()
+    def _through_patterns(self) -> None:
         """(A_patched − A) v · ∂M/∂z for every edge into a query or key, writer by writer."""
-        if not bucket.qk_exact:
-            return
-        lm, graph, changes = bucket.lm, bucket.lm.graph, self.changes(bucket)
-        reading = Reading(lm.decoder, bucket.tape, bucket.base)
-        share = lm.heads // lm.kv_heads
+        bucket, table = self.bucket, self.units
+        lm, graph, reading = bucket.lm, table.graph, Reading(bucket.lm.decoder, bucket.tape, bucket.base)
         most = max(1, 1024 // bucket.positions)
         with attention_function(lm.decoder, SUFFIX):
             for layer in range(lm.layers):
-                first, seen = layer * graph.per_layer, self._seen(bucket, layer * graph.per_layer)
-                listed = self._listed[first]
-                listed = listed[np.isin(graph.reader_kind[self.table.reader[listed]], (Q, K))]
+                first = layer * graph.per_layer
+                listed, seen = self.products.into[first], self.products.seen(first)
+                listed = listed[np.isin(graph.reader_kind[table.reader[listed]], (Q, K))]
                 pairs = [(e, w) for e in range(len(bucket.every)) for w in range(seen)] if len(listed) else []
-                scores = sums.values.new_zeros(len(bucket.every), seen, lm.heads + lm.kv_heads)
+                scores = self.values.new_zeros(len(bucket.every), seen, lm.heads + lm.kv_heads)
                 for at in range(0, len(pairs), most):
                     of, writer = torch.tensor(pairs[at : at + most], device=lm.device).T
-                    found = reading.value_change(layer, (Q, K), changes[of, writer], of)
+                    found = reading.value_change(layer, (Q, K), self.changes[of, writer], of)
                     bucket.cost.add(len(of), bucket.positions)
                     gradient = self._at_values[layer][of].unflatten(-1, (lm.heads, -1))
                     heads, keys = ((found[kind] * gradient).sum((1, 3)) for kind in (Q, K))
-                    both = torch.cat([heads, keys.unflatten(-1, (lm.kv_heads, share)).sum(-1)], 1)
+                    both = torch.cat([heads, keys.unflatten(-1, (lm.kv_heads, -1)).sum(-1)], 1)
                     scores[of, writer] = both.to(scores)
-                columns = self.table.reader[listed] - first
-                sums.values[:, torch.as_tensor(listed)] += scores[:, self.table.writer[listed], columns]
+                columns = table.reader[listed] - first
+                self.values[:, torch.as_tensor(listed)] += scores[:, table.writer[listed], columns]
+
+    # ---- paths of one site ------------------------------------------------------------------------------------------
+
+    behind = reads.SITES
+
+    @staticmethod
+    def moved(decoder: Decoder, units: Units) -> list[Site]:
+        """Sites that have writers of these edges."""
+        assert isinstance(units, Edges)
+        listed = set(units.writer.tolist())
+        return [site for site in _sites_of(decoder) if listed & set(_writers(units.graph, site))]
+
+    def move(self, site: Site, units: list[int], example: Tensor) -> Tensor:
+        """Δ of the site's writes together."""
+        at = _writers(self.units.graph, site)
+        return self.changes[example, at.start : at.stop].sum(1)
+
+    def join(self, site: Site, example: Tensor, change: Tensor) -> Join:
+        """See `Sums.join`."""
+        (layer, middle), base = site.join, self.bucket.base
+        stream = (base.middle if middle else base.residual)[layer].detach()
+        return Join(layer, middle, example, lambda: stream[example] + change.to(stream.dtype))
+
+    def wanted_behind(self, state: State, since: tuple[int, bool]) -> list[Tensor]:
+        """What readers are told by; the run's lists then count from block 0, and what was not run is empty."""
+        layer, middle = since
+        nothing = state.residual[-1].new_empty(0)
+        for into, behind_attention in (
+            (state.residual, False),
+            (state.middle, True),
+            *((into, site == "mlp_in") for site, into in state.sites.items()),
+        ):
+            into[:0] = [nothing] * (layer + (middle and not behind_attention))
+        return self._reads.wanted(state, since)
+
+    @torch.no_grad()
+    def add_sites(self, ran: SiteRuns) -> None:
+        """Contract the gradients of every site's rows with its own writers, as they come."""
+        graph, since = self.units.graph, ran.by_site[0][0].join
+        for (site, rows), move, slope in zip(ran.by_site, ran.moves, ran.slopes, strict=True):
+            example, weights = columns(rows, self.values)
+            total = (move * slope).to(self.claimed).sum((1, 2)) * weights
+            self.claimed[site.number].index_add_(0, example, total)
+        for reader, gradient in self._reads.gradients(ran.state, ran.found, since):
+            place = int(graph.reader_layer[reader]), bool(graph.reader_kind[reader] == MLP)
+            first = 0
+            for site, rows in ran.by_site:
+                if site.join > place:
+                    break
+                example, weights = columns(rows, gradient)
+                mine, row = torch.unique_consecutive(example, return_inverse=True)
+                own = gradient[:, first : first + len(rows)] * weights[:, None, None]
+                summed = gradient.new_zeros(len(gradient), len(mine), *gradient.shape[2:]).index_add_(1, row, own)
+                # the logits are read at the last position only
+                whole = functional.pad(summed, (0, 0, self.bucket.positions - summed.shape[2], 0))
+                at = _writers(graph, site)
+                products = self.products.of(reader, self.changes[mine, at.start : at.stop], whole, at.start)
+                self._put(reader, products, mine, torch.ones_like(mine), at.start)
+                first += len(rows)
 
 
-def _steps(written: Float[Tensor, "writers rows positions width"]) -> Float[Tensor, "steps writers positions width"]:
-    """How every write changes from row to row."""
-    rows = written.transpose(0, 1)
-    return torch.sub(rows[1:], rows[:-1], out=rows.new_empty(rows[1:].shape))
+def _sites_of(decoder: Decoder) -> list[Site]:
+    """The input, then heads and MLP of every block, as they write."""
+    sites = [Site(0, "input", (0, False))]
+    for layer in range(decoder.layers):
+        for name, place in ((f"a{layer}", "z"), (f"m{layer}", "mlp")):
+            sites.append(Site(len(sites), name, where(decoder, place, layer).join))  # type: ignore[arg-type]
+    return sites
+
+
+def _writers(graph: Graph, site: Site) -> range:
+    """Writers of the graph that are a site's."""
+    if site.number == 0:
+        return range(1)
+    layer, mlp = divmod(site.number - 1, 2)
+    at = graph.block(layer)
+    return range(at.mlp, at.mlp + 1) if mlp else range(at.heads.start, at.heads.start + graph.heads)

@@ -19,35 +19,31 @@ from veracausa.engine.guard import attention_function
 from veracausa.estimates.paths.bucket import PathBucket, Sums
 from veracausa.estimates.paths.gradpath import FLOOR
 from veracausa.estimates.paths.network import Points, embeddings, run, walk_points
-from veracausa.progress import Tick
 
 #: First step of the descent, as a share of the segment's length.
 _FIRST = 0.25
 
 
-def walk_geodesic(bucket: PathBucket, sums: Sums, tick: Tick) -> None:
+def walk_geodesic(sums: Sums) -> None:
     """The bent path's points, one example at a time (their graphs with second derivatives are large)."""
-    points = torch.cat([bend(bucket, i, tick)[0] for i in range(len(bucket.tape.examples))])
-    count = points.shape[1]
-    weights = torch.full((count,), 1 / (count - 1), device=points.device, dtype=torch.float64)
-    weights[[0, -1]] /= 2
-    walk_points(bucket, Points(points, weights), sums, tick)
+    points = [bend(sums.bucket, i)[0] for i in range(len(sums.values))]
+    walk_points(sums, Points.even(torch.cat(points)))
 
 
-def bend(bucket: PathBucket, example: int, tick: Tick) -> tuple[Float[Tensor, "1 points positions width"], list[float]]:
+def bend(bucket: PathBucket, example: int) -> tuple[Float[Tensor, "1 points positions width"], list[float]]:
     """The path of one example, and its length before the descent and after every step that was kept."""
     base, other = embeddings(bucket)
     segments = bucket.method.nodes
     share = torch.linspace(0, 1, segments + 1, device=base.device, dtype=base.dtype)[:, None, None]
     path = base[example] + share * (other - base)[example]
     which = bucket.every[example].expand(segments + 1)
-    length, slope = _length(bucket, path, which, tick)
+    length, slope = _length(bucket, path, which)
     lengths, step = [length], _FIRST * float(torch.linalg.vector_norm(path[1] - path[0]))
     for _ in range(bucket.method.descent):
         moved = path.clone()
         inner = slope[1:-1]
         moved[1:-1] -= step * inner / torch.linalg.vector_norm(inner, dim=(1, 2), keepdim=True).clamp_min(FLOOR)
-        length, new = _length(bucket, moved, which, tick)
+        length, new = _length(bucket, moved, which)
         if length < lengths[-1]:
             path, slope = moved, new
             lengths.append(length)
@@ -56,7 +52,7 @@ def bend(bucket: PathBucket, example: int, tick: Tick) -> tuple[Float[Tensor, "1
     return path[None], lengths
 
 
-def _length(bucket: PathBucket, path: Tensor, which: Tensor, tick: Tick) -> tuple[float, Tensor]:
+def _length(bucket: PathBucket, path: Tensor, which: Tensor) -> tuple[float, Tensor]:
     """L of a path and its gradient; fused attention kernels have no second derivative, ours has."""
     leaf = path.detach().requires_grad_()
     with torch.enable_grad(), attention_function(bucket.lm.decoder, SUFFIX):
@@ -68,5 +64,5 @@ def _length(bucket: PathBucket, path: Tensor, which: Tensor, tick: Tick) -> tupl
         (change,) = torch.autograd.grad(length, leaf)
     work = len(path) * bucket.positions * bucket.lm.layers
     bucket.cost.backward += 3 * work  # the gradient, and both passes of its own backward
-    tick(4 * work)
+    bucket.tick(4 * work)
     return float(length.detach()), change

@@ -19,50 +19,45 @@ from jaxtyping import Float
 from torch import Tensor
 
 from veracausa.engine.budget import rows_per_chunk
-from veracausa.engine.memory import shrinking
+from veracausa.engine.memory import chunks
 from veracausa.estimates.paths.bucket import PathBucket, Sums
 from veracausa.estimates.paths.network import Points, embeddings, run, walk_points
-from veracausa.progress import Tick
 
 #: Below this norm a direction is nothing but rounding.
 FLOOR = 1e-12
 
 
-def walk_published(bucket: PathBucket, sums: Sums, tick: Tick) -> None:
+def walk_published(sums: Sums) -> None:
     """γ_1 … γ_k with equal weights."""
-    points = published(bucket, tick)
+    points = published(sums.bucket)
     weights = torch.full((points.shape[1],), 1 / points.shape[1], device=points.device, dtype=torch.float64)
-    walk_points(bucket, Points(points, weights), sums, tick)
+    walk_points(sums, Points(points, weights))
 
 
-def walk_completed(bucket: PathBucket, sums: Sums, tick: Tick) -> None:
+def walk_completed(sums: Sums) -> None:
     """γ_0 … γ_k, from e to e′."""
-    points = completed(bucket, tick)
-    count = points.shape[1]
-    weights = torch.full((count,), 1 / (count - 1), device=points.device, dtype=torch.float64)
-    weights[[0, -1]] /= 2
-    walk_points(bucket, Points(points, weights), sums, tick)
+    walk_points(sums, Points.even(completed(sums.bucket)))
 
 
-def published(bucket: PathBucket, tick: Tick) -> Float[Tensor, "examples steps positions width"]:
+def published(bucket: PathBucket) -> Float[Tensor, "examples steps positions width"]:
     """γ_1 … γ_k of the published path."""
     point, end = embeddings(bucket)
     target = _outputs(bucket, end)
     points = []
     for _ in range(bucket.method.nodes):
-        direction = _descent(bucket, point, target, tick)
+        direction = _descent(bucket, point, target)
         point = point - direction / _norm(direction)
         points.append(point)
     return torch.stack(points, 1)
 
 
-def completed(bucket: PathBucket, tick: Tick) -> Float[Tensor, "examples points positions width"]:
+def completed(bucket: PathBucket) -> Float[Tensor, "examples points positions width"]:
     """γ_0 … γ_k of the completed path, both ends included."""
     point, end = embeddings(bucket)
     target, steps = _outputs(bucket, end), bucket.method.nodes
     points = [point]
     for step in range(steps - 1):
-        field, rest, pull = _descent(bucket, point, target, tick), end - point, (step + 1) / steps
+        field, rest, pull = _descent(bucket, point, target), end - point, (step + 1) / steps
         distance = _norm(rest)
         direction = pull * rest / distance - (1 - pull) * field / _norm(field)
         point = point + distance / (steps - step) * direction / _norm(direction)
@@ -86,22 +81,20 @@ def _logits(bucket: PathBucket, points: Tensor, example: Tensor, grad: bool) -> 
     return bucket.lm.decoder.logits(final.flatten(0, 1)).unflatten(0, final.shape[:2])
 
 
-def _descent(bucket: PathBucket, points: Tensor, target: Tensor, tick: Tick) -> Tensor:
+def _descent(bucket: PathBucket, points: Tensor, target: Tensor) -> Tensor:
     """∇_γ ‖G(γ) − G(e′)‖² of every example; one forward and one backward pass."""
+
+    def slope(example: Tensor) -> Tensor:
+        leaf = points[example].detach().requires_grad_()
+        with torch.enable_grad():
+            distance = (_logits(bucket, leaf, example, grad=True) - target[example]).square().sum()
+            return torch.autograd.grad(distance, leaf)[0]
+
     found: list[Tensor] = []
-    size, first = rows_per_chunk(bucket.lm, bucket.positions, bucket.tape.length, backward=True), 0
-    while first < len(points):
-
-        def attempt(most: int, first: int = first) -> Tensor:
-            example = bucket.every[first : first + most]
-            leaf = points[example].detach().requires_grad_()
-            with torch.enable_grad():
-                distance = (_logits(bucket, leaf, example, grad=True) - target[example]).square().sum()
-                return torch.autograd.grad(distance, leaf)[0]
-
-        part, size = shrinking(size, attempt, f"{bucket.positions} tokens")
-        bucket.cost.backward += len(part) * bucket.positions * bucket.lm.layers
-        tick(2 * len(part) * bucket.positions * bucket.lm.layers)
+    size = rows_per_chunk(bucket.lm, bucket.positions, bucket.tape.length, backward=True)
+    for example, part in chunks(bucket.every, size, slope, f"{bucket.positions} tokens"):
+        work = len(example) * bucket.positions * bucket.lm.layers
+        bucket.cost.backward += work
+        bucket.tick(2 * work)
         found.append(part)
-        first += len(part)
     return torch.cat(found)

@@ -13,21 +13,21 @@ import torch
 from veracausa.estimates.paths.bucket import PathBucket, Sums
 from veracausa.estimates.paths.grids import grid
 from veracausa.estimates.paths.network import Points, embeddings, walk_points
-from veracausa.progress import Tick
 
 
-def walk_inputs(bucket: PathBucket, sums: Sums, tick: Tick) -> None:
+def walk_inputs(sums: Sums) -> None:
     """Points of the method's grid."""
+    bucket = sums.bucket
     alphas, weights = grid(bucket.method.grid, bucket.method.nodes, corrupted_at_one=bucket.noising)
     rows = np.tile(alphas, (len(bucket.tape.examples), 1))
-    walk_points(bucket, _straight(bucket, rows, weights, jvp=bucket.method.grid == "gauss"), sums, tick)
+    walk_points(sums, _straight(bucket, rows, weights, jvp=bucket.method.grid == "gauss"))
 
 
-def walk_draws(bucket: PathBucket, sums: Sums, tick: Tick) -> None:
+def walk_draws(sums: Sums) -> None:
     """Points at random α, each example's own."""
-    nodes = bucket.method.nodes
+    bucket, nodes = sums.bucket, sums.bucket.method.nodes
     rows = np.stack([np.random.default_rng([bucket.method.seed, e]).uniform(size=nodes) for e in bucket.tape.examples])
-    walk_points(bucket, _straight(bucket, rows, np.full(nodes, 1 / nodes), jvp=True), sums, tick)
+    walk_points(sums, _straight(bucket, rows, np.full(nodes, 1 / nodes), jvp=True))
 
 
 def _straight(bucket: PathBucket, alphas: np.ndarray, weights: np.ndarray, jvp: bool) -> Points:

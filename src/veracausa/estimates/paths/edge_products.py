@@ -1,0 +1,71 @@
+"""Products of what writers add with gradients at readers, and which of them are a table's edges."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from veracausa.units.edges import Edges
+
+
+@dataclass(frozen=True)
+class EdgeProducts:
+    """Of one bucket, whose runs begin at position `start`.
+
+    Readers come in groups (a block's attention, its MLP, the logits), which are named by their first reader; `first`:
+    the writer that changes begin with.
+    """
+
+    table: Edges
+    start: int
+
+    def of(
+        self,
+        reader: int,
+        changes: Float[Tensor, "rows writers positions width"],
+        gradient: Float[Tensor, "readers rows positions width"],
+        first: int = 0,
+    ) -> Float[Tensor, "rows writers readers *positions"]:
+        """Change · gradient of the writers before a group of readers; by position if the table has them."""
+        changes = changes[:, : self.seen(reader) - first].to(gradient.dtype)
+        if self.table.positional:
+            return torch.einsum("bwsd,rbsd->bwrs", changes, gradient)
+        return changes.flatten(2) @ gradient.transpose(0, 1).flatten(2).transpose(1, 2)
+
+    def listed(
+        self, reader: int, products: Tensor, first: int = 0
+    ) -> tuple[Int[Tensor, " edges"], Float[Tensor, "rows edges"]]:
+        """(their indices in the table, scores) of the table's edges among products."""
+        table, listed = self.table, self.into[reader]
+        listed = listed[(table.writer[listed] >= first) & (table.writer[listed] < first + products.shape[1])]
+        writer = torch.as_tensor(table.writer[listed] - first, device=products.device)
+        which = torch.as_tensor(table.reader[listed] - reader, device=products.device)
+        chosen = torch.as_tensor(listed, device=products.device)
+        if not table.positional:
+            return chosen, products[:, writer, which]
+        position = torch.as_tensor(table.position[listed] - self.start, device=products.device)
+        inside = (position >= 0) & (position < products.shape[3])
+        scores = products[:, writer, which, position.clamp(0, products.shape[3] - 1)]
+        return chosen, torch.where(inside, scores, torch.zeros_like(scores))
+
+    @cached_property
+    def into(self) -> dict[int, np.ndarray]:
+        """First reader of a group → the table's edges into it."""
+        graph, reader = self.table.graph, self.table.reader
+        block, within = np.divmod(reader, graph.per_layer)
+        first = block * graph.per_layer + np.where(within == graph.per_layer - 1, within, 0)
+        size = graph.per_layer
+        starts = [*range(0, graph.readers, size), *range(size - 1, graph.readers, size)]
+        order = np.argsort(first, kind="stable")
+        cuts = np.searchsorted(first[order], starts), np.searchsorted(first[order], starts, side="right")
+        return {start: order[a:b] for start, a, b in zip(starts, *cuts, strict=True)}
+
+    def seen(self, reader: int) -> int:
+        """Writers before a group of readers: the first so many of the graph."""
+        graph = self.table.graph
+        return int((graph.writer_order <= graph.reader_order[reader]).sum())
