@@ -13,7 +13,6 @@ from scipy import stats
 
 import veracausa as vc
 from veracausa.causes.differences import FLOOR
-from veracausa.causes.disagree import planned_disagreement
 from veracausa.errors import FileError, MethodError, UnitError
 
 
@@ -121,7 +120,7 @@ def test_the_forecast_is_the_count(found, kind, tmp_path):
     if kind != "neurons":
         options["shapley"] = 2
     spent = decomposed(found.lm, found.task, out=tmp_path, **options).cost.token_layers
-    assert planned_disagreement(found.lm, found.task, **options) == pytest.approx(spent, rel=0.01)
+    assert vc.causes.disagreement.work(found.lm, found.task, **options).tokens() == pytest.approx(spent, rel=0.01)
     if kind != "neurons":
         continued = decomposed(found.lm, found.task, out=tmp_path, **options)
         assert continued.cost.token_layers == spent  # read back, with what they cost

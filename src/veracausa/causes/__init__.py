@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 from veracausa.lazy import given_out
 
 if TYPE_CHECKING:
+    from veracausa.causes.curves.responding import responses as responses
     from veracausa.causes.curves.responses import Response as Response
     from veracausa.causes.curves.responses import Responses as Responses
-    from veracausa.causes.curves.responses import responses as responses
     from veracausa.causes.curves.surface import surface as surface
     from veracausa.causes.curves.surfaces import Surface as Surface
     from veracausa.causes.disagree import disagreement as disagreement
@@ -28,7 +28,7 @@ _HOMES = {
     "Surface": "veracausa.causes.curves.surfaces",
     "disagreement": "veracausa.causes.disagree",
     "locate": "veracausa.causes.locating",
-    "responses": "veracausa.causes.curves.responses",
+    "responses": "veracausa.causes.curves.responding",
     "surface": "veracausa.causes.curves.surface",
 }
 __all__ = list(_HOMES)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -18,22 +18,113 @@ from veracausa.effects.planning import planned_exact, recorded_runs, unpatched_r
 from veracausa.effects.shapley_values import planned_shapley
 from veracausa.effects.shapley_values import shapley as shapley_values
 from veracausa.effects.site_effects import direct, last_in, planned_direct, planned_last_in, whole_sites
+from veracausa.engine.tape import buckets
+from veracausa.engine.work import planned_by
 from veracausa.errors import UnitError
-from veracausa.estimates.attribute import attribute, planned
+from veracausa.estimates.attribute import planned
+from veracausa.estimates.kept import kept
 from veracausa.scores.headers import require_comparable
 from veracausa.scores.scores import Completeness, Scores
 from veracausa.storage.files import at
-from veracausa.units.resolve import all_units
 from veracausa.units.table import Units
 
 if TYPE_CHECKING:
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 
-#: Exact effects by their names.
-_EFFECTS: dict[str, Callable[..., Scores]] = {"exact": exact, "last-in": last_in, "direct": direct}
+#: Exact effects by their names, and what they will cost.
+_EFFECTS: dict[str, tuple[Callable[..., Scores], Callable[..., float]]] = {
+    "exact": (exact, planned_exact),
+    "last-in": (last_in, planned_last_in),
+    "direct": (direct, planned_direct),
+}
 
 
+@dataclass(frozen=True, eq=False)
+class DisagreementWork:
+    """What `disagreement` is about to do: which scores of a table of units, with the options of those that have any."""
+
+    lm: Model
+    task: Task
+    table: Units
+    asked: dict[str, dict[str, Any]]
+    known: Mapping[str, Scores]
+    locations: Mapping[str, Located]
+    seed: int
+    kind: ClassVar[str] = "exact"
+
+    @classmethod
+    def of(
+        cls,
+        lm: Model,
+        task: Task,
+        *,
+        units: str | Sequence[str] | Units = "heads",
+        shapley: int | None = None,
+        nodes: int = 16,
+        zero_nodes: int | None = 16,
+        known: Mapping[str, Scores] | None = None,
+        locations: Mapping[str, Located] | None = None,
+        seed: int = 0,
+    ) -> DisagreementWork:
+        """Check what is asked; see `disagreement`."""
+        table, asked = whole_sites(lm, task, units, "These"), _asked(shapley, nodes, zero_nodes)
+        own: dict[str, Scores] = {}
+        for name in asked:
+            if name in (known or {}):
+                own[name] = _of_units((known or {})[name], name, table)
+        return cls(lm, task, table, asked, own, dict(locations or {}), seed)
+
+    def lacking(self, given: Collection[str] = ()) -> dict[str, dict[str, Any]]:
+        """The scores that are computed: all but what is `known`, or will be `given`."""
+        return {name: how for name, how in self.asked.items() if name not in self.known and name not in given}
+
+    def batches(self) -> int:
+        """Buckets that are recorded."""
+        decoder, task = self.lm.decoder, self.task
+        shared = ["baseline" not in how for how in self.lacking().values()]
+        return sum(len(buckets(decoder, task.clean, task.corrupted, share, len(task))) for share in shared)
+
+    def tokens(self, given: Collection[str] = ()) -> float:
+        """Token-layers of the whole call, where some scores will be `given`."""
+        return sum(self._tokens(name, how) for name, how in self.lacking(given).items())
+
+    def _tokens(self, name: str, how: dict[str, Any]) -> float:
+        lm, task, table = self.lm, self.task, self.table
+        if name in _EFFECTS:
+            return _EFFECTS[name][1](lm, task, units=table)
+        if name == "shapley":
+            return planned_shapley(lm, task, units=table, seed=self.seed, **how)
+        share = "baseline" not in how
+        total = planned(lm, task, units=table, **how) + recorded_runs(lm, task, share)
+        return total + (unpatched_run(lm, task, share) if how["method"] == "ig" else 0.0)
+
+    def run(self, show_progress: bool = True, out: str | Path | None = None) -> Disagreement:
+        """Compute what is not known yet, and hold what is known against it."""
+        began, cost = time.monotonic(), Cost()
+        pieces, found = None if out is None else at(out), dict[str, Scores]()
+        for name, how in self.asked.items():
+            if name in self.known:
+                found[name] = self.known[name]
+                require_comparable(found[name], found["exact"], across=("replacements",) if "baseline" in how else ())
+            else:
+                found[name] = self._scores(name, how, pieces, show_progress)
+                cost = cost + found[name].cost
+        cost.seconds = time.monotonic() - began
+        return Disagreement(found, cost, dict(self.locations))
+
+    def _scores(self, name: str, how: dict[str, Any], pieces: Path | None, show: bool) -> Scores:
+        lm, task, table = self.lm, self.task, self.table
+        common: dict[str, Any] = {"units": table, "out": pieces, "show_progress": show}
+        if name in _EFFECTS:
+            return _EFFECTS[name][0](lm, task, **common)
+        if name == "shapley":
+            return shapley_values(lm, task, seed=self.seed, **how, **common)
+        parts = {key: value for key, value in how.items() if key != "method"}
+        return kept(lm, task, table, how["method"], parts, pieces, show)
+
+
+@planned_by(DisagreementWork.of)
 def disagreement(
     lm: Model,
     task: Task,
@@ -75,56 +166,18 @@ def disagreement(
     >>> found = vc.causes.disagreement(lm, task, units="heads")
     >>> found.cause("a20.h0", "ig").sentences
     """
-    began = time.monotonic()
-    table = whole_sites(lm, task, units, "These")
-    pieces, given, cost = None if out is None else at(out), known or {}, Cost()
-    common: dict[str, Any] = {"units": table, "out": pieces, "show_progress": show_progress}
-    found: dict[str, Scores] = {}
-    for name, options in _asked(shapley, nodes, zero_nodes).items():
-        if name in given:
-            found[name] = _of_units(given[name], name, table)
-            meant = ("replacements",) if "baseline" in options else ()
-            require_comparable(found[name], found["exact"], across=meant)
-            continue
-        if name in _EFFECTS:
-            found[name] = _EFFECTS[name](lm, task, **common)
-        elif name == "shapley":
-            found[name] = shapley_values(lm, task, seed=seed, **options, **common)
-        else:
-            found[name] = _of_units(_estimate(lm, task, table, options, pieces, show_progress), name, table)
-        cost = cost + found[name].cost
-    cost.seconds = time.monotonic() - began
-    return Disagreement(found, cost, dict(locations or {}))
-
-
-def planned_disagreement(
-    lm: Model,
-    task: Task,
-    *,
-    units: str | Sequence[str] | Units = "heads",
-    shapley: int | None = None,
-    nodes: int = 16,
-    zero_nodes: int | None = 16,
-    known: Sequence[str] = (),
-    seed: int = 0,
-) -> float:
-    """Token-layers that `disagreement` will take; `known`: names of scores that are there already."""
-    table = whole_sites(lm, task, units, "These")
-    planned_by = {"exact": planned_exact, "last-in": planned_last_in, "direct": planned_direct}
-    total = 0.0
-    for name, options in _asked(shapley, nodes, zero_nodes).items():
-        if name in known:
-            continue
-        if name in planned_by:
-            total += planned_by[name](lm, task, units=table)
-        elif name == "shapley":
-            total += planned_shapley(lm, task, units=table, seed=seed, **options)
-        else:
-            share = "baseline" not in options
-            total += planned(lm, task, units=table, **options) + recorded_runs(lm, task, share)
-            if options["method"] == "ig":
-                total += unpatched_run(lm, task, share)
-    return total
+    work = DisagreementWork.of(
+        lm,
+        task,
+        units=units,
+        shapley=shapley,
+        nodes=nodes,
+        zero_nodes=zero_nodes,
+        known=known,
+        locations=locations,
+        seed=seed,
+    )
+    return work.run(show_progress, out)
 
 
 def _asked(permutations: int | None, nodes: int, zero_nodes: int | None) -> dict[str, dict[str, Any]]:
@@ -141,19 +194,6 @@ def _asked(permutations: int | None, nodes: int, zero_nodes: int | None) -> dict
     if permutations is not None:
         asked["shapley"] = {"permutations": permutations}
     return asked
-
-
-def _estimate(
-    lm: Model, task: Task, table: Units, options: dict[str, Any], pieces: Path | None, show_progress: bool
-) -> Scores:
-    """A gradient estimate; of all units of a kind it is the one that a study keeps in the same folder."""
-    from veracausa.estimates.kept import kept
-
-    parts = dict(options)
-    method = parts.pop("method")
-    if len(table) == len(all_units(lm, table.kind)):
-        return kept(lm, task, table.kind, method, parts, pieces, show_progress)
-    return attribute(lm, task, units=table, method=method, show_progress=show_progress, **parts)
 
 
 def _of_units(scores: Scores, name: str, table: Units) -> Scores:

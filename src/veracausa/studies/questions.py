@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from veracausa.behaviour.study import ablation_study
-from veracausa.causes.curves.responses import planned_responses, responses
+from veracausa.causes.curves.responding import responses
 from veracausa.causes.curves.surface import surface
-from veracausa.causes.disagree import disagreement, planned_disagreement
+from veracausa.causes.disagree import disagreement
 from veracausa.causes.locating import locate
 from veracausa.causes.locations import Locations
 from veracausa.cost import Step
@@ -94,12 +94,12 @@ class FurtherWork:
             ),
             self._stage(
                 "last-in and direct effects of all heads", "exact",
-                planned_disagreement(self.lm, self.task, units="heads", zero_nodes=self._to_zero(), known=known),
+                disagreement.work(self.lm, self.task, zero_nodes=self._to_zero()).tokens(given=known),
                 self._disagree, 2 * batches(self.lm, self.task),
             ),
             self._stage(
                 f"responses of {len(typical)} outliers and their layers", "exact",
-                planned_responses(self.lm, self.task, typical, alphas=ALPHAS), self._respond,
+                responses.work(self.lm, self.task, units=typical, alphas=ALPHAS).tokens(), self._respond,
             ),
         ]  # fmt: skip
         return stages
@@ -120,9 +120,8 @@ class FurtherWork:
     def _together(self) -> list[Stage]:
         layers, pair = self._layers(self.likely), self._typical(2)
         known = ("exact", "atp", "ig")
-        work = planned_disagreement(
-            self.lm, self.task, units=layers, shapley=PERMUTATIONS, zero_nodes=None, known=known
-        )
+        asked = disagreement.work(self.lm, self.task, units=layers, shapley=PERMUTATIONS, zero_nodes=None)
+        work = asked.tokens(given=known)
         surfaces = surface.work(self.lm, self.task, units=pair, alphas=SHARES).tokens()
         return [
             self._stage(f"Shapley values of {self.level.shapley} layer(s) of heads", "exact", work, self._share),

@@ -10,7 +10,6 @@ import torch
 from bridges import naive_metric, naive_units
 
 import veracausa as vc
-from veracausa.causes.curves.responses import planned_responses
 from veracausa.errors import FileError, MethodError
 
 ALPHAS = [-2.0, -0.5, 0.0, 0.5, 1.0, 3.0]
@@ -55,7 +54,7 @@ def test_both_paths(tiny, task_of, agree, family, names):
 @pytest.mark.parametrize(("family", "names"), [("llama", ["a0.h1", "a2.h3"]), ("gpt_neox", ["m1"])], ids=str)
 def test_planned_is_what_it_takes(tiny, task_of, family, names):
     lm, task = tiny(family), task_of((6, 7), n=4)
-    planned = planned_responses(lm, task, names, alphas=ALPHAS)
+    planned = vc.causes.responses.work(lm, task, units=names, alphas=ALPHAS).tokens()
     assert responses(lm, task, names, alphas=ALPHAS).cost.token_layers == planned
 
 

@@ -10,7 +10,7 @@ coalitions in one batched pass: (L − l) · S token-layers a point and example.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,24 +23,13 @@ from torch import Tensor
 
 from veracausa.causes.curves.curve_shapes import Turn, follows_until, turns
 from veracausa.cost import Cost
-from veracausa.effects.coalitions import coalition_scores
-from veracausa.effects.planning import planned_exact, recorded_runs
-from veracausa.errors import MethodError
-from veracausa.estimates.attribute import attribute, planned
 from veracausa.statistics.ratios import Share, pairs_in_words, share_of_gap
 from veracausa.storage.files import write_tensors
-from veracausa.units.coalitions import Coalitions, require_kind
-from veracausa.units.resolve import all_units, resolve_units
 from veracausa.units.table import Units
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from veracausa.model import Model
-    from veracausa.tasks.task import Task
-
-#: Points of a path where nothing else is asked for.
-ALPHAS = tuple(np.linspace(-2, 3, 21).tolist())
 #: A curve follows its slope while it is within this share of the gap of it.
 FOLLOWS = 0.05
 
@@ -192,103 +181,6 @@ class Responses(Mapping[str, Response]):
         """Write a safetensors file with a JSON header, whole or not at all; `vc.open` reads it."""
 
         return save_responses(self, path)
-
-
-def responses(
-    lm: Model,
-    task: Task,
-    *,
-    units: Sequence[str] | Units,
-    alphas: Sequence[float] | np.ndarray = ALPHAS,
-    out: str | Path | None = None,
-    show_progress: bool = True,
-) -> Responses:
-    """M along each unit's own path and along its site's joint path, with slopes, turns and standard errors.
-
-    Args:
-        lm: the model.
-        task: the prompt pairs and the metric.
-        units: names or a table, of one kind, at all positions.
-        alphas: points of the path, inside or outside [0, 1]; 0 and 1 are always among them.
-        out: a folder to keep finished pieces in: an interrupted call with the same arguments continues from them.
-        show_progress: show progress bars.
-
-    Returns:
-        `Responses`, a mapping unit → `Response`: shares of the gap, sign as for `vc.exact` (noising, counterfactual).
-
-    Raises:
-        MethodError: edges, or units at single positions.
-        UnitError, GapError, NumericsError, OutOfMemoryError, ContractError: as for `vc.exact`.
-
-    >>> found = vc.causes.responses(lm, task, units=["a20.h0"], alphas=np.linspace(-2, 3, 21))
-    >>> found["a20.h0"].turns
-    """
-    table, grid = _require(lm, task, units), _grid(alphas)
-    moved, layers = _coalitions(lm, table, grid)
-    scores = coalition_scores(
-        lm, task, moved, ablation="counterfactual", direction="noising", reference=None, seed=0, out=out,
-        show_progress=show_progress,
-    )  # fmt: skip
-    site_units = _of_layers(lm, table, layers) if layers else table
-    slopes = attribute(lm, task, units=site_units, method="atp", show_progress=show_progress)
-    values = torch.zeros(len(table) + len(layers), len(grid), len(task), dtype=scores.values.dtype)
-    values[:, grid != 0] = scores.values.T.unflatten(0, (len(values), -1))
-    own = torch.stack([slopes.values[:, site_units.find(name)] for name in table.names])
-    whole = [slopes.values[:, torch.as_tensor(site_units.layer == layer)].sum(1) for layer in layers]
-    return Responses(
-        table,
-        layers,
-        grid,
-        values[: len(table)].contiguous(),
-        values[len(table) :].contiguous(),
-        own,
-        torch.stack(whole) if whole else own[:0],
-        scores.clean,
-        scores.corrupted,
-        scores.model,
-        scores.task,
-        scores.cost + slopes.cost,
-    )
-
-
-def planned_responses(
-    lm: Model, task: Task, units: Sequence[str] | Units, *, alphas: Sequence[float] | np.ndarray = ALPHAS
-) -> float:
-    """Token-layers that `responses` will take."""
-    table = _require(lm, task, units)
-    moved, layers = _coalitions(lm, table, _grid(alphas))
-    slopes = planned(lm, task, units=_of_layers(lm, table, layers) if layers else table, method="atp")
-    return planned_exact(lm, task, units=moved) + recorded_runs(lm, task, True) + slopes
-
-
-def _require(lm: Model, task: Task, units: Sequence[str] | Units) -> Units:
-    table = resolve_units(lm, units, max(task.lengths))
-    if table.kind == "edges" or table.positional:
-        raise MethodError(
-            f"Responses are of units at all positions; {table.names[0]!r} is none. Leave the position out, or take "
-            "vc.exact, which is the response at α = 1."
-        )
-    return table
-
-
-def _grid(alphas: Sequence[float] | np.ndarray) -> np.ndarray:
-    return np.unique(np.append(np.asarray(list(alphas), dtype=float), [0.0, 1.0]))
-
-
-def _coalitions(lm: Model, table: Units, grid: np.ndarray) -> tuple[Coalitions, tuple[int, ...]]:
-    """Rows (unit or site, α ≠ 0), and the layers of the sites; none where a unit is a whole site."""
-    parts = require_kind(lm, table.kind)
-    layers = tuple(sorted(set(table.layer.tolist()))) if parts > 1 else ()
-    shares = np.concatenate([table.shares(np.arange(len(table)), parts), np.ones((len(layers), parts))])
-    points = grid[grid != 0]
-    weights = (shares[:, None] * points[:, None]).reshape(-1, parts)
-    return Coalitions.of(table.kind, np.repeat([*table.layer, *layers], len(points)), weights), layers
-
-
-def _of_layers(lm: Model, table: Units, layers: tuple[int, ...]) -> Units:
-    """All units of the sites."""
-    every = all_units(lm, table.kind)
-    return every[np.flatnonzero(np.isin(every.layer, layers))]
 
 
 _FORMAT = "veracausa-responses-2"

@@ -1,0 +1,150 @@
+"""Responses computed: every point of every path is a coalition, run in one batched pass (`responses` says what of)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from veracausa.causes.curves.responses import Responses
+from veracausa.effects.coalitions import coalition_scores
+from veracausa.effects.planning import planned_exact, recorded_runs
+from veracausa.engine.tape import buckets
+from veracausa.engine.work import planned_by
+from veracausa.errors import MethodError
+from veracausa.estimates.attribute import attribute, planned
+from veracausa.units.coalitions import Coalitions, require_kind
+from veracausa.units.resolve import all_units, resolve_units
+from veracausa.units.table import Units
+
+if TYPE_CHECKING:
+    from veracausa.model import Model
+    from veracausa.tasks.task import Task
+
+#: Points of a path where nothing else is asked for.
+ALPHAS = tuple(np.linspace(-2, 3, 21).tolist())
+
+
+@dataclass(frozen=True, eq=False)
+class ResponsesWork:
+    """What `responses` is about to do: units and their sites, moved to each point of a grid."""
+
+    lm: Model
+    task: Task
+    table: Units
+    grid: Float[np.ndarray, " alphas"]
+    kind: ClassVar[str] = "exact"
+
+    @classmethod
+    def of(
+        cls,
+        lm: Model,
+        task: Task,
+        *,
+        units: Sequence[str] | Units,
+        alphas: Sequence[float] | np.ndarray = ALPHAS,
+    ) -> ResponsesWork:
+        """Check what is asked; see `responses`."""
+        table = resolve_units(lm, units, max(task.lengths))
+        if table.kind == "edges" or table.positional:
+            raise MethodError(
+                f"Responses are of units at all positions; {table.names[0]!r} is none. Leave the position out, or take "
+                "vc.exact, which is the response at α = 1."
+            )
+        return cls(lm, task, table, np.unique(np.append(np.asarray(list(alphas), dtype=float), [0.0, 1.0])))
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Layers of the sites; none where a unit is a whole site."""
+        return tuple(sorted(set(self.table.layer.tolist()))) if require_kind(self.lm, self.table.kind) > 1 else ()
+
+    def moved(self) -> Coalitions:
+        """Rows (unit or site, α ≠ 0)."""
+        table, layers, parts = self.table, self.layers, require_kind(self.lm, self.table.kind)
+        shares = np.concatenate([table.shares(np.arange(len(table)), parts), np.ones((len(layers), parts))])
+        points = self.grid[self.grid != 0]
+        weights = (shares[:, None] * points[:, None]).reshape(-1, parts)
+        return Coalitions.of(table.kind, np.repeat([*table.layer, *layers], len(points)), weights)
+
+    def sloped(self) -> Units:
+        """Units whose slopes are needed: all of the sites'."""
+        if not self.layers:
+            return self.table
+        every = all_units(self.lm, self.table.kind)
+        return every[np.flatnonzero(np.isin(every.layer, self.layers))]
+
+    def batches(self) -> int:
+        """Buckets that are recorded."""
+        return len(buckets(self.lm.decoder, self.task.clean, self.task.corrupted, True, len(self.task)))
+
+    def tokens(self) -> float:
+        """Token-layers: every point, and the slopes."""
+        slopes = planned(self.lm, self.task, units=self.sloped(), method="atp") + recorded_runs(
+            self.lm, self.task, True
+        )
+        return planned_exact(self.lm, self.task, units=self.moved()) + slopes
+
+    def run(self, show_progress: bool = True, out: str | Path | None = None) -> Responses:
+        """Run every point, then the slopes by attribution patching."""
+        table, grid, layers, sloped = self.table, self.grid, self.layers, self.sloped()
+        scores = coalition_scores(
+            self.lm, self.task, self.moved(), ablation="counterfactual", direction="noising", reference=None, seed=0,
+            out=out, show_progress=show_progress,
+        )  # fmt: skip
+        slopes = attribute(self.lm, self.task, units=sloped, method="atp", show_progress=show_progress)
+        values = torch.zeros(len(table) + len(layers), len(grid), len(self.task), dtype=scores.values.dtype)
+        values[:, grid != 0] = scores.values.T.unflatten(0, (len(values), -1))
+        own = torch.stack([slopes.values[:, sloped.find(name)] for name in table.names])
+        whole = [slopes.values[:, torch.as_tensor(sloped.layer == layer)].sum(1) for layer in layers]
+        return Responses(
+            table,
+            layers,
+            grid,
+            values[: len(table)].contiguous(),
+            values[len(table) :].contiguous(),
+            own,
+            torch.stack(whole) if whole else own[:0],
+            scores.clean,
+            scores.corrupted,
+            scores.model,
+            scores.task,
+            scores.cost + slopes.cost,
+        )
+
+
+@planned_by(ResponsesWork.of)
+def responses(
+    lm: Model,
+    task: Task,
+    *,
+    units: Sequence[str] | Units,
+    alphas: Sequence[float] | np.ndarray = ALPHAS,
+    out: str | Path | None = None,
+    show_progress: bool = True,
+) -> Responses:
+    """M along each unit's own path and along its site's joint path, with slopes, turns and standard errors.
+
+    Args:
+        lm: the model.
+        task: the prompt pairs and the metric.
+        units: names or a table, of one kind, at all positions.
+        alphas: points of the path, inside or outside [0, 1]; 0 and 1 are always among them.
+        out: a folder to keep finished pieces in: an interrupted call with the same arguments continues from them.
+        show_progress: show progress bars.
+
+    Returns:
+        `Responses`, a mapping unit → `Response`: shares of the gap, sign as for `vc.exact` (noising, counterfactual).
+
+    Raises:
+        MethodError: edges, or units at single positions.
+        UnitError, GapError, NumericsError, OutOfMemoryError, ContractError: as for `vc.exact`.
+
+    >>> found = vc.causes.responses(lm, task, units=["a20.h0"], alphas=np.linspace(-2, 3, 21))
+    >>> found["a20.h0"].turns
+    """
+    return ResponsesWork.of(lm, task, units=units, alphas=alphas).run(show_progress, out)
