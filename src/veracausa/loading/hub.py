@@ -15,7 +15,7 @@ from typing import Any
 
 from veracausa.errors import DownloadError, FileError
 from veracausa.loading.checkpoint import check_folder, lacking_weights
-from veracausa.loading.packaged import PACKAGED
+from veracausa.loading.wheels import PACKAGED
 
 PATIENCE = 2.0  # seconds until the hub counts as out of reach
 

@@ -23,8 +23,9 @@ from veracausa.loading.conversion import (
     without_collector,
 )
 from veracausa.loading.hub import cached_snapshot, hub_options, is_hub_id
-from veracausa.loading.packaged import PACKAGED, packaged_folder
+from veracausa.loading.packaged import packaged_folder
 from veracausa.loading.tokenizer import LOCAL, first_line, given_tokenizer, read_tokenizer
+from veracausa.loading.wheels import PACKAGED
 from veracausa.loading.wrappers import require_plain_weights, unwrapped
 from veracausa.storage.digests import sha256_of, weights_digest
 from veracausa.suggestions import closest

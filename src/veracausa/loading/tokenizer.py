@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from veracausa.errors import FileError, MethodError
 from veracausa.loading.hub import hub_options, is_hub_id
-from veracausa.loading.packaged import PACKAGED, packaged_folder
+from veracausa.loading.packaged import packaged_folder
+from veracausa.loading.wheels import PACKAGED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -19,6 +19,8 @@ from veracausa.typed import require
 Prompts = Sequence[str | Sequence[Message] | Sequence[int]] | Mapping[str, Any] | str
 #: One entry per example: an answer (text or token id), or several.
 AnswersOf = Sequence[str | int | Sequence[str | int]] | str
+#: What the published pair is called.
+PUBLISHED = "ioi-published"
 
 
 def task(
@@ -115,7 +117,7 @@ def published_pair(lm: Any) -> Task:
     text = "After John and Mary went to the store, {} gave a bottle of milk to"
     info = {"template": "published", "order": "ABBA", "indirect_object": "John", "subject": "Mary"}
     pair = Pair(text.format("Mary"), text.format("John"), (" John",), (" Mary",), info)
-    return from_pairs(lm, [("the published pair", pair)], metric="logit_diff", name="ioi-published", corruption="swap")
+    return from_pairs(lm, [("the published pair", pair)], metric="logit_diff", name=PUBLISHED, corruption="swap")
 
 
 def _prompts(values: Any, what: str) -> list[Any]:

@@ -19,6 +19,8 @@ from veracausa.tasks.pairs import Pair
 from veracausa.tasks.task import Task
 
 COLUMNS = ("clean", "corrupted", "correct", "incorrect")
+#: How a file of pairs is called.
+ENDINGS = (".csv", ".jsonl", ".ndjson", ".parquet")
 # a row, and where it stands in the file ("line 3")
 Row = tuple[str, Mapping[str, Any]]
 
@@ -44,7 +46,7 @@ def read_pairs(path: str | Path, metric: str = "logit_diff") -> list[tuple[str, 
     """The pairs of a file with the places where they stand in it, before any model is asked; errors as `from_file`."""
     path = at(path)
     needs_incorrect = metric_of(metric).needs_incorrect
-    kinds = {".csv": _csv, ".jsonl": _jsonl, ".ndjson": _jsonl, ".parquet": _parquet}
+    kinds = dict(zip(ENDINGS, (_csv, _jsonl, _jsonl, _parquet), strict=True))
     read = kinds.get(path.suffix.lower())
     if read is None:
         raise FileError(f"{path} is none of {', '.join(kinds)} by its name, so it cannot be read as prompt pairs")
