@@ -126,6 +126,7 @@ def test_evaluate_what_cannot_be(call, out, folder, tmp_path):
         (("--method", "nonsense"), MethodError, "eap-ig"),
         (("--method", "atp"), MethodError, "eap"),
         (("--sizes", "0.5,0.1"), MethodError, "rising"),
+        (("--sizes", "a,b"), MethodError, "0.001,0.01"),
         (("--metric", "nonsense"), VeracausaError, "logit_diff"),
         (("--held-out", "nowhere.csv"), FileError, "nowhere.csv"),
     ],
@@ -137,7 +138,7 @@ def test_what_discover_refuses_leaves_nothing_behind(call, pairs, tmp_path, word
 
 
 def test_usage_errors(call, pairs, tmp_path):
-    for words in (("--sizes", "a,b"), ("--n", 0), ("--edges", "many")):
+    for words in (("--n", 0), ("--edges", "many")):
         result = call("discover", pairs, *words, "--out", tmp_path / "out")
         assert result.exit_code == 2 and not (tmp_path / "out").exists()
     unknown = call("discover", "no-such-task", "--out", tmp_path / "out")
@@ -154,7 +155,7 @@ def test_usage_errors(call, pairs, tmp_path):
 def test_killed_and_continued(folder, pairs, out, tmp_path):
     words = ("discover", pairs, "--model", folder, "--device", "cpu", *SMALL, "--out", tmp_path)
     child = subprocess.Popen(
-        [sys.executable, "-m", "veracausa.cli.app", *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        [sys.executable, "-m", "veracausa", *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
     )  # fmt: skip
     deadline = time.monotonic() + 120

@@ -2,70 +2,48 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
-from veracausa.cli.checks import require_folder, require_task, units_of
-from veracausa.cli.parts import (
-    Device,
-    Dtype,
-    Metric,
-    ModelName,
-    Out,
-    Pairs,
-    Seed,
-    TaskName,
-    load_model,
-    load_task,
-    saved,
-)
-from veracausa.terminal import echo, say
+from veracausa.cli.checks import units_of
+from veracausa.cli.command import spread
+from veracausa.cli.options import Ablations, Names, NewTokens, Pairs, Together
+from veracausa.cli.output import body_of, finish, with_csv
+from veracausa.cli.setup import Setup
+from veracausa.terminal import echo
 
 
+class ManySetup(Setup):
+    """The setup of what counts answers: a share takes many prompts, and each is cheap."""
+
+    n: Pairs = 1000
+
+
+@spread
 def ablate(
-    task: TaskName,
-    units: Annotated[str, typer.Option(help="Heads, attention layers, MLPs or neurons: a20.h0,a17.h4,m29.")],
-    model: ModelName = "smollm2-135m",
-    ablations: Annotated[str, typer.Option(help="zero, mean, resample, counterfactual; several: zero,mean.")] = (
-        "zero,mean"
-    ),
-    together: Annotated[bool, typer.Option(help="Also ablate all units at once.")] = True,
-    new_tokens: Annotated[int, typer.Option(help="Tokens to generate; 1 decides for answers of one token.", min=1)] = 1,
-    n: Pairs = 1000,
-    seed: Seed = 0,
-    metric: Metric = None,
-    out: Out = None,
-    device: Device = None,
-    dtype: Dtype = None,
+    setup: ManySetup,
+    units: Names,
+    ablations: Ablations = "zero,mean",
+    together: Together = True,
+    new_tokens: NewTokens = 1,
 ) -> None:
     """Ablate units one at a time and together; what becomes of the metric and of the model's greedy answers."""
     from veracausa.behaviour.chosen import require_ablations, require_single
     from veracausa.behaviour.study import ablation_study
-    from veracausa.storage.files import csv_text, write_text
 
     wanted = require_ablations(ablations.split(","))
     units_of(units)
     require_single(units.split(","))
-    require_task(task, metric)
-    require_folder(out)
-    lm = load_model(model, device, dtype)
-    built = load_task(lm, task, n, seed, metric)
-    say(f"task   {built.describe()}")
+    lm, task = setup.ready()
     found = ablation_study(
-        lm, built, units=units, ablations=wanted, together=together, new_tokens=new_tokens, seed=seed,
-        out=out,
+        lm, task, units=units.split(","), ablations=wanted, together=together, new_tokens=new_tokens, seed=setup.seed,
+        out=setup.out,
     )  # fmt: skip
-    echo(found)
-    for sentence in found.sentences:
-        echo(f"• {sentence}")
-    if out is not None:
+    name = "ablation-study"
 
-        def write(folder: Path) -> Path:
-            path = found.save(folder / "ablation-study.safetensors")
-            write_text(path.with_suffix(".csv"), csv_text(found.table()))
-            return path
+    def show() -> None:
+        echo(found)
+        for sentence in found.sentences:
+            echo(f"• {sentence}")
 
-        path = saved(write, out)
-        echo(f"\nSaved {path} and {path.with_suffix('.csv').name}")
+    finish(
+        setup.json, show, lambda: body_of(found),
+        lambda out: with_csv(found.save(out / f"{name}.safetensors"), found.table()), setup.out, f" and {name}.csv",
+    )  # fmt: skip

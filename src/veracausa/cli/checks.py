@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from veracausa.errors import FileError, MethodError
+from veracausa.cli.options import DTYPES
+from veracausa.discovery.ways import FURTHER
+from veracausa.errors import FileError, MethodError, TaskError
 from veracausa.suggestions import not_known
-
-#: What `discover` takes beside the presets of edges.
-_SCORED_OTHERWISE = ("ifr", "iterated", "learned", "exact")
 
 
 def is_file(name: str) -> bool:
@@ -21,6 +20,7 @@ def is_file(name: str) -> bool:
 def require_task(name: str, metric: str | None) -> None:
     """The task is a built-in one or a file that can be read, and there is such a metric; errors as in `vc.tasks`."""
     from veracausa.storage.files import at
+    from veracausa.tasks.custom import PUBLISHED
     from veracausa.tasks.files import read_pairs
     from veracausa.tasks.metrics import metric as metric_of
     from veracausa.tasks.registry import named
@@ -30,7 +30,26 @@ def require_task(name: str, metric: str | None) -> None:
     if is_file(name):
         read_pairs(at(name), metric or "logit_diff")
     else:
-        named(name, more=("ioi-published",))
+        named(name, more=(PUBLISHED,))
+
+
+def require_corruption(task: str, corruption: str | None) -> None:
+    """The task can be corrupted so; a TaskError otherwise."""
+    if corruption is None:
+        return
+    from veracausa.tasks.registry import CORRUPTIONS
+
+    kinds = CORRUPTIONS.get(task.strip().lower().replace("_", "-"), ())
+    if not kinds:
+        raise TaskError(f"{task} has corrupted prompts of one kind only. --corruption is for {', '.join(CORRUPTIONS)}.")
+    if corruption not in kinds:
+        raise TaskError(not_known("corruption", corruption, kinds))
+
+
+def require_dtype(dtype: str | None) -> None:
+    """Models can be loaded in this precision; a MethodError otherwise."""
+    if dtype is not None and dtype not in DTYPES:
+        raise MethodError(not_known("dtype", dtype, DTYPES))
 
 
 def units_of(text: str) -> str | list[str]:
@@ -46,20 +65,26 @@ def require_edge_method(method: str) -> None:
     """There is such a method of edges, or way of scoring them; a MethodError otherwise."""
     from veracausa.estimates.methods import resolve_method
 
-    if method not in _SCORED_OTHERWISE:
+    if method not in FURTHER:
         resolve_method(method, "", "noising", edges=True)
 
 
-def require_method(
+def require_estimate(
     method: str, units: str | list[str], metric: str | None, baseline: str | None, direction: str, nodes: int | None
 ) -> None:
     """There is such a method of such units, and its options go together; a MethodError otherwise."""
     from veracausa.estimates.methods import resolve_method
 
-    edges = "edges" in units if isinstance(units, str) else any("->" in name for name in units)
-    if method == "ifr" and edges:
+    if method == "mask":
+        if (baseline, direction, nodes) != (None, "noising", None):
+            raise MethodError(
+                "method='mask' learns which units of the clean run can take their corrupted values: it has no "
+                "baseline, direction or nodes. Leave them out."
+            )
         return
-    resolve_method(method, metric or "", direction, edges, baseline=baseline, nodes=nodes)
+    edges = "edges" in units if isinstance(units, str) else any("->" in name for name in units)
+    if method != "ifr" or not edges:
+        resolve_method(method, metric or "", direction, edges, baseline=baseline, nodes=nodes)
 
 
 def require_selection(edges: int, how: str) -> None:
@@ -70,6 +95,14 @@ def require_selection(edges: int, how: str) -> None:
         raise MethodError(not_known("how", how, HOW))
     if edges < 1:
         raise MethodError(f"n={edges}: a circuit has at least one edge.")
+
+
+def shares_of(text: str | None) -> list[float] | None:
+    """The numbers of --sizes; None where it is not given."""
+    try:
+        return None if text is None else [float(part) for part in text.split(",")]
+    except ValueError:
+        raise MethodError(f"--sizes {text!r} is no list of shares. Write e.g. 0.001,0.01,0.1,1") from None
 
 
 def require_folder(out: Path | None) -> None:

@@ -7,130 +7,109 @@ from typing import Annotated
 
 import typer
 
-from veracausa.cli.checks import require_edge_method, require_folder, require_selection, require_task
-from veracausa.cli.parts import (
-    Device,
-    Dtype,
-    Folder,
-    Metric,
-    ModelName,
-    Pairs,
-    Seed,
-    TaskName,
-    load_model,
-    load_task,
-    saved,
-    took,
+from veracausa.cli.checks import require_edge_method, require_selection, require_task, shares_of
+from veracausa.cli.command import spread
+from veracausa.cli.options import (
+    Ablation,
+    EdgeMethod,
+    Edges,
+    HeldOut,
+    How,
+    OtherModel,
+    OtherSeed,
+    OtherTask,
+    Sample,
+    Sizes,
+    Top,
 )
+from veracausa.cli.output import body_of, finish, took
+from veracausa.cli.setup import PageSetup, TaskSetup
+from veracausa.errors import TaskError
+from veracausa.extras import require_extra
 from veracausa.storage.files import at
-from veracausa.terminal import echo, say
-
-Sizes = Annotated[
-    str | None, typer.Option(help="Shares of the edges for the curve, e.g. 0.001,0.01,0.1,1 (default: ten sizes).")
-]
+from veracausa.terminal import echo
 
 
+@spread
 def discover(
-    task: TaskName,
-    model: ModelName = "smollm2-135m",
-    method: Annotated[
-        str,
-        typer.Option(
-            help="eap, eap-ig, eap-ig-activations, eap-gp, ceap, conductance, gradpath-complete, expected-gradients, "
-            "geodesic-ig, gim, relp, qk-exact, ifr; iterated; learned; or exact."
-        ),
-    ] = "eap-ig",
-    edges: Annotated[int, typer.Option(help="Edges asked for; dead ends are pruned.")] = 200,
-    how: Annotated[str, typer.Option(help="connected, greedy, top, abs or optimal.")] = "connected",
+    setup: PageSetup,
+    method: EdgeMethod = "eap-ig",
+    edges: Edges = 200,
+    how: How = "connected",
     sizes: Sizes = None,
-    held_out: Annotated[
-        str | None, typer.Option("--held-out", help="A file of pairs to evaluate on (default: half of the pairs).")
-    ] = None,
-    top: Annotated[int, typer.Option(help="How many of the strongest edges to verify by exact effects.", min=0)] = 100,
-    sample: Annotated[int, typer.Option(help="How many others, drawn at random, to verify.", min=0)] = 50,
-    out: Folder = Path("out"),
-    n: Pairs = 32,
-    seed: Seed = 0,
-    metric: Metric = None,
-    device: Device = None,
-    dtype: Dtype = None,
+    held_out: HeldOut = None,
+    top: Top = 100,
+    sample: Sample = 50,
 ) -> None:
     """Find the circuit of a behaviour on half of the pairs, verify its scores, evaluate it on the other half."""
     from veracausa.circuits.quality.curve import SIZES, require_sizes
     from veracausa.discovery.discover import discover as run
-    from veracausa.extras import require_extra
 
-    require_extra("charts")
-    shares = _shares(sizes) or list(SIZES)
+    shares = shares_of(sizes) or list(SIZES)
     require_sizes(shares)
     require_edge_method(method)
     require_selection(edges, how)
-    for name in (task, *([held_out] if held_out else [])):
-        require_task(name, metric)
-    require_folder(out)
-    lm = load_model(model, device, dtype)
-    built = load_task(lm, task, n, seed, metric)
-    other = None if held_out is None else load_task(lm, held_out, n, seed + 1, metric)
-    say(f"task   {built.describe()}")
+    if held_out is not None:
+        require_task(held_out, setup.metric)
+    lm, task = setup.ready()
+    other = None if held_out is None else setup.build(lm, held_out, setup.seed + 1)
     found = run(
-        lm, built, method=method, edges=edges, how=how, held_out=other, sizes=shares, top=top, sample=sample, seed=seed,
-        out=out,
+        lm, task, method=method, edges=edges, how=how, held_out=other, sizes=shares, top=top, sample=sample,
+        seed=setup.seed, out=setup.out,
     )  # fmt: skip
-    echo(found)
-    page = saved(found.save, out)
-    echo(f"\n{took(found.seconds)} Page: {page.resolve()}")
+    finish(
+        setup.json,
+        lambda: echo(f"{found}\n\n{took(found.seconds)}"),
+        lambda: {**body_of(found), "evaluation": body_of(found.evaluation)},
+        found.save,
+        setup.out,
+    )
 
 
+class AgainSetup(TaskSetup):
+    """The setup of an evaluation: what is not given is the circuit's own."""
+
+    model: OtherModel = None  # type: ignore[assignment]
+    task: OtherTask = None  # type: ignore[assignment]
+    seed: OtherSeed = None  # type: ignore[assignment]
+
+
+@spread
 def evaluate(
+    setup: AgainSetup,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a `veracausa discover`.", parser=at)],
-    task: Annotated[
-        str | None, typer.Option(help="A task or a file, as for discover (default: the circuit's task, drawn anew).")
-    ] = None,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Default: the model of the circuit.")] = None,
     sizes: Sizes = None,
-    ablation: Annotated[
-        str, typer.Option(help="Edges outside the circuit carry: counterfactual, resample, zero, mean or optimal.")
-    ] = "counterfactual",
-    n: Pairs = 16,
-    seed: Annotated[int | None, typer.Option(help="Seed for the prompts (default: another than discover's).")] = None,
-    metric: Metric = None,
-    device: Device = None,
-    dtype: Dtype = None,
+    ablation: Ablation = "counterfactual",
 ) -> None:
-    """Run a circuit that was found before on other pairs; adds a section to its page and tables to its folder."""
+    """Run a circuit that was found before on other pairs; adds a section to its page and tables to its folder.
+
+    Without --task, --model, --metric and --corruption they are the circuit's own, and the pairs are drawn with the next
+    seed. --ablation says what the edges outside the circuit carry.
+    """
     from veracausa.circuits.quality.curve import require_sizes
     from veracausa.circuits.runs.ablations import require_ablation
     from veracausa.discovery.files import load_discovery
     from veracausa.discovery.other_tasks import evaluate as run
-    from veracausa.errors import TaskError
-    from veracausa.extras import require_extra
     from veracausa.tasks import BUILTIN
 
     require_extra("charts")
-    shares = _shares(sizes)
+    shares = shares_of(sizes)
     if shares is not None:
         require_sizes(shares)
     require_ablation(ablation)
     found = load_discovery(folder)
-    name = found.pairs.name if task is None else task
-    if task is None and name not in BUILTIN:
+    own = found.pairs.options
+    if setup.task is None and found.pairs.name not in BUILTIN:
         raise TaskError(
-            f"The pairs of {folder} came from {name!r}, which cannot be drawn anew. Add --task TASK or FILE."
+            f"The pairs of {folder} came from {found.pairs.name!r}, which cannot be drawn anew: add --task TASK or FILE"
         )
-    require_task(name, metric or found.pairs.metric)
-    if seed is None:
-        seed = int(found.pairs.options.get("seed", 0)) + 1
-    lm = load_model(found.circuit.model["name"] if model is None else model, device, dtype)
-    built = load_task(lm, name, n, seed, metric or found.pairs.metric)
-    say(f"task   {built.describe()}")
-    evaluation = run(lm, folder, built, sizes=shares, ablation=ablation)
-    echo(evaluation)
-    echo(f"\nPage: {(at(folder) / 'report.html').resolve()}")
-
-
-def _shares(text: str | None) -> list[float] | None:
-    """The numbers of --sizes."""
-    try:
-        return None if text is None else [float(part) for part in text.split(",")]
-    except ValueError:
-        raise typer.BadParameter(f"--sizes {text!r} is no list of shares; write e.g. 0.001,0.01,0.1,1") from None
+    lm, task = setup.but(
+        task=setup.task or found.pairs.name,
+        model=setup.model or found.circuit.model["name"],
+        metric=setup.metric or found.pairs.metric,
+        corruption=setup.corruption or (own.get("corruption") if setup.task is None else None),
+        seed=int(own.get("seed", 0)) + 1 if setup.seed is None else setup.seed,
+    ).ready()
+    evaluation = run(lm, folder, task, sizes=shares, ablation=ablation)
+    page = str((folder / "report.html").resolve())
+    finish(setup.json, lambda: echo(f"{evaluation}\n\nPage: {page}"), lambda: {**body_of(evaluation), "page": page})

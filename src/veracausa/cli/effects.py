@@ -1,0 +1,154 @@
+"""Commands about units: their exact effects, and estimates of them with receipts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from veracausa.cli.checks import require_estimate, units_of
+from veracausa.cli.command import Options, spread
+from veracausa.cli.options import (
+    Ablation,
+    Baseline,
+    Budget,
+    Direction,
+    Method,
+    Nodes,
+    Sample,
+    Tau,
+    Top,
+    Units,
+    UntilMissed,
+    Verify,
+)
+from veracausa.cli.output import body_of, finish, with_csv
+from veracausa.cli.setup import Setup
+from veracausa.errors import MethodError
+from veracausa.storage.files import keep, write_text
+from veracausa.terminal import echo
+
+if TYPE_CHECKING:
+    from veracausa.model import Model
+    from veracausa.receipts.receipts import Receipt
+    from veracausa.receipts.stages import Until
+    from veracausa.scores.scores import Scores
+    from veracausa.tasks.task import Task
+
+
+class ReceiptOptions(Options):
+    """How far a receipt goes."""
+
+    verify: Verify = False
+    top: Top = 50
+    sample: Sample = 300
+    tau: Tau = 0.01
+    until_missed: UntilMissed = None
+    budget: Budget = None
+
+    def require(self, method: str, baseline: str | None, seed: int) -> Until | None:
+        """What is to be reached; a MethodError for sizes that mean nothing, and for what can have no receipt."""
+        if not self.verify:
+            if self.until_missed is not None or self.budget is not None:
+                raise MethodError("--until-missed and --budget say how far a receipt goes. Add --verify.")
+            return None
+        from veracausa.receipts.stages import Until
+        from veracausa.receipts.verify import require_sizes
+
+        if method == "ifr" or baseline == "optimal":
+            what = "shares of a sum" if method == "ifr" else "learned constants"
+            raise MethodError(f"There is no exact effect to check {what} against, so no receipt. Leave out --verify.")
+        until = None if self.until_missed is None else Until(missed=self.until_missed, tau=self.tau)
+        require_sizes(self.top, self.sample, seed, until, self.budget, self.tau)
+        return until
+
+
+@spread
+def exact(
+    setup: Setup, units: Units = "heads", ablation: Ablation = "counterfactual", direction: Direction = "noising"
+) -> None:
+    """Exact causal effects of units: replace each one, run what follows, read the metric."""
+    from veracausa.effects.exact import exact as run
+    from veracausa.effects.replacements import require_effect
+
+    wanted = units_of(units)
+    require_effect(ablation, direction)
+    lm, task = setup.ready()
+    found = run(lm, task, units=wanted, ablation=ablation, direction=direction, seed=setup.seed, out=setup.out)
+    how = [ablation] * (ablation != "counterfactual") + [direction] * (direction != "noising")
+    name = "-".join(["exact", found.units.kind, *how])
+    _finish(setup, found, name)
+
+
+@spread
+def attribute(
+    setup: Setup,
+    receipt: ReceiptOptions,
+    method: Method = "atp",
+    units: Units = "heads",
+    baseline: Baseline = None,
+    direction: Direction = "noising",
+    nodes: Nodes = None,
+) -> None:
+    """Estimates of effects from gradients, or a learned mask; with --verify, how far they can be trusted."""
+    from veracausa.estimates.attribute import attribute as estimate
+    from veracausa.estimates.learned.masks import learn_mask
+
+    wanted = units_of(units)
+    require_estimate(method, wanted, setup.metric, baseline, direction, nodes)
+    until = receipt.require(method, baseline, setup.seed)
+    lm, task = setup.ready()
+    if method == "mask":
+        scores = learn_mask(lm, task, units=wanted, seed=setup.seed)
+    else:
+        scores = estimate(lm, task, units=wanted, method=method, baseline=baseline, direction=direction, nodes=nodes)
+    how = [baseline] * (baseline not in (None, "corrupted")) + [direction] * (direction != "noising")
+    name = "-".join([method, scores.units.kind, *(part for part in how if part)])
+    if receipt.verify:
+        _verify(setup, receipt, lm, task, scores, until, name)
+    else:
+        _finish(setup, scores, name)
+
+
+def _verify(
+    setup: Setup, options: ReceiptOptions, lm: Model, task: Task, scores: Scores, until: Until | None, name: str
+) -> None:
+    """Check scores, which are kept first: they are there, whatever becomes of their receipt."""
+    from veracausa.receipts.verify import verify
+
+    out = setup.out
+    if out is not None:
+        keep(lambda: _save_scores(scores, out, name))
+    found = verify(
+        lm, task, scores, top=options.top, sample=options.sample, tau=options.tau, seed=setup.seed, until=until,
+        budget=options.budget, out=out,
+    )  # fmt: skip
+    finish(
+        setup.json,
+        lambda: echo(f"{found.scores}\n\n{found}"),
+        lambda: {**body_of(found.scores), "receipt": body_of(found)},
+        lambda folder: _save_receipt(found, folder, name),
+        out,
+        f" and {name}-receipt.txt, and the scores as {name}.safetensors and .csv",
+    )
+
+
+def _finish(setup: Setup, scores: Scores, name: str) -> None:
+    finish(
+        setup.json,
+        lambda: echo(scores),
+        lambda: body_of(scores),
+        lambda folder: _save_scores(scores, folder, name),
+        setup.out,
+        f" and {name}.csv",
+    )
+
+
+def _save_scores(scores: Scores, out: Path, name: str) -> Path:
+    return with_csv(scores.save(out / f"{name}.safetensors"), scores.table())
+
+
+def _save_receipt(receipt: Receipt, out: Path, name: str) -> Path:
+    _save_scores(receipt.scores, out, name)
+    path = receipt.save(out / f"{name}-receipt.safetensors")
+    write_text(path.with_suffix(".txt"), f"{receipt}\n")
+    return path

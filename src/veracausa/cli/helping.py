@@ -1,0 +1,56 @@
+"""Help texts in plain sections, one for each panel that options and commands are put into.
+
+Plain, and not in boxes, since it is read in logs and by programs, too, and is there in half the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import typer.core
+
+#: How wide help may be, and where names end.
+WIDTH = 116
+_NAMES = 30
+
+
+class HelpingCommand(typer.core.TyperCommand):
+    """A command whose help has a section for each panel of options."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the sections."""
+        params = sorted(self.get_params(ctx), key=lambda one: one.param_type_name != "argument")
+        _sections(formatter, ((_panel(one), one.get_help_record(ctx)) for one in params))
+
+
+class HelpingGroup(typer.core.TyperGroup):
+    """A group whose help has a section for each panel of commands."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the sections: commands first."""
+        commands = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
+        rows = [(_panel(one), (name, _paragraph(one.help))) for name, one in commands.items() if one is not None]
+        _sections(formatter, rows)
+        _sections(formatter, (("Options", one.get_help_record(ctx)) for one in self.get_params(ctx)))
+
+
+def _panel(one: Any) -> str:
+    """What a command, option or argument stands under."""
+    kind = getattr(one, "param_type_name", "command")
+    return getattr(one, "rich_help_panel", None) or f"{kind.capitalize()}s"
+
+
+def _paragraph(text: str | None) -> str:
+    return " ".join((text or "").split("\n\n")[0].split())
+
+
+def _sections(formatter: Any, rows: Iterable[tuple[str, tuple[str, str] | None]]) -> None:
+    """Write rows under the title of their panel; panels in the order in which they come."""
+    panels: dict[str, list[tuple[str, str]]] = {}
+    for panel, row in rows:
+        if row is not None:
+            panels.setdefault(panel, []).append(row)
+    for title, found in panels.items():
+        with formatter.section(title):
+            formatter.write_dl(found, col_max=_NAMES)

@@ -1,0 +1,198 @@
+"""The options of all commands, each with one name, one type and one help text, made from the library's own tables.
+
+Nothing here needs torch, so that `--help` answers at once. Commands give the defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from veracausa.circuits.selection.ways import HOW
+from veracausa.cli.choices import models, one_of, several_of, tasks
+from veracausa.discovery.ways import SCORED_BY
+from veracausa.estimates.presets import EDGE_PRESETS, ESTIMATES, NODES_ONLY
+from veracausa.loading.wheels import PACKAGED
+from veracausa.scores.estimands import ABLATIONS, BASELINES, DIRECTIONS, UNLEARNED
+from veracausa.storage.files import at
+from veracausa.tasks.custom import PUBLISHED
+from veracausa.tasks.files import COLUMNS, ENDINGS
+from veracausa.tasks.metrics import METRICS
+from veracausa.tasks.registry import BUILTIN, CORRUPTIONS
+from veracausa.units.kinds import KINDS
+
+#: Precisions to load in; the first where none is named, the last: that of the file.
+DTYPES = ("float32", "bfloat16", "float16", "float64", "auto")
+#: What `--units` takes as a whole.
+_ALL_KINDS = (*KINDS, "edges")
+
+
+def _or(names: Iterable[str]) -> str:
+    """a, b or c."""
+    *first, last = names
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def _explained(table: dict[str, str]) -> str:
+    """A table of names in words: "zero (zeros), mean (its mean over the prompts)"."""
+    return ", ".join(f"{name} ({words})" for name, words in table.items())
+
+
+def _option(*names: str, panel: str | None = None, metavar: str = "NAME", **more: Any) -> Any:
+    return typer.Option(*names, rich_help_panel=panel, metavar=metavar, **more)
+
+
+_count, _number = partial(_option, metavar="N"), partial(_option, metavar="X")
+
+
+# ---- which pairs ----------------------------------------------------------------------------------------------------
+
+_TASKS = (
+    f"{', '.join((*BUILTIN, PUBLISHED))}; or a file of pairs ({', '.join(ENDINGS)}) with the columns "
+    f"{', '.join(COLUMNS)}. See `veracausa tasks`."
+)
+_CORRUPTIONS = "; ".join(f"{task}: {_or(kinds)}" for task, kinds in CORRUPTIONS.items())
+_SEED = _count(help="Of the pairs, and of all that is drawn at random.", min=0, panel="Pairs")
+_N = _count("--n", help="How many pairs of a built-in task to make; a file is taken whole.", min=1, panel="Pairs")
+
+TaskName = Annotated[
+    str, typer.Argument(metavar="TASK", help=f"{_TASKS} Also given as --task TASK.", autocompletion=tasks)
+]
+OtherTask = Annotated[str | None, _option("--task", help=_TASKS, autocompletion=tasks, panel="Pairs")]
+HeldOut = Annotated[
+    str | None, _option(help="A task or file to evaluate on. Default: half of the pairs.", autocompletion=tasks)
+]
+Pairs = Annotated[int, _N]
+SomePairs = Annotated[int | None, _N]
+Seed = Annotated[int, _SEED]
+OtherSeed = Annotated[int | None, _SEED]
+Corruption = Annotated[
+    str | None,
+    _option(
+        help=f"How the corrupted prompts are made. {_CORRUPTIONS}. Default: the first.",
+        autocompletion=one_of(dict.fromkeys(kind for kinds in CORRUPTIONS.values() for kind in kinds)),
+        panel="Pairs",
+    ),
+]
+Metric = Annotated[
+    str | None,
+    _option(help=f"{_or(METRICS)}. Default: the task's own.", autocompletion=one_of(METRICS), panel="Pairs"),
+]
+
+# ---- which model ----------------------------------------------------------------------------------------------------
+
+_MODEL = _option(
+    *("--model", "-m"),
+    help=f"{', '.join(PACKAGED)}, a hub id, a folder or a .gguf file. See `veracausa models`.",
+    autocompletion=models,
+    panel="Model",
+)
+ModelName = Annotated[str, _MODEL]
+OtherModel = Annotated[str | None, _MODEL]
+Device = Annotated[
+    str | None,
+    _option(help="cpu, cuda, … Default: a GPU if there is one.", autocompletion=one_of(("cpu", "cuda")), panel="Model"),
+]
+Dtype = Annotated[
+    str | None,
+    _option(help=f"{_or(DTYPES)}. Default: {DTYPES[0]}.", autocompletion=one_of(DTYPES), panel="Model"),
+]
+
+# ---- what comes out -------------------------------------------------------------------------------------------------
+
+_OUT = _option(help="Folder for results; a killed run continues from it.", parser=at, metavar="DIR", panel="Output")
+Out = Annotated[Path | None, _OUT]
+Folder = Annotated[Path, _OUT]
+Json = Annotated[
+    bool, _option("--json", help="Print JSON instead of text, and nothing else on standard output.", panel="Output")
+]
+Csv = Annotated[bool, _option("--csv", help="Print the whole table as CSV.", panel="Output")]
+Rows = Annotated[int, _count(help="How many rows of the table to print.", min=0, panel="Output")]
+Show = Annotated[int, _count(help="How many pairs to print.", min=0, panel="Output")]
+
+# ---- units, and what is done to them --------------------------------------------------------------------------------
+
+Units = Annotated[
+    str,
+    _option(
+        help=f"{', '.join(_ALL_KINDS)}; each also per position (heads@positions); or names with commas: a20.h0,a17.h4",
+        autocompletion=several_of(_ALL_KINDS),
+    ),
+]
+Kinds = Annotated[
+    str, _option("--units", help=f"Kinds with commas: {', '.join(KINDS)}.", autocompletion=several_of(KINDS))
+]
+Names = Annotated[
+    str, _option("--units", help="Names of heads, attention layers, MLPs or neurons, with commas: a20.h0,a17,m29.n7")
+]
+Ablation = Annotated[
+    str,
+    _option(help=f"What stands in the place: {_explained(ABLATIONS)}.", autocompletion=one_of(ABLATIONS)),
+]
+Ablations = Annotated[
+    str,
+    _option(
+        help=f"With commas: {_explained({name: ABLATIONS[name] for name in UNLEARNED})}.",
+        autocompletion=several_of(UNLEARNED),
+    ),
+]
+Direction = Annotated[
+    str, _option(help=f"What is patched: {_explained(DIRECTIONS)}.", autocompletion=one_of(DIRECTIONS))
+]
+Together = Annotated[bool, _option(help="Ablate all units at once, too.")]
+NewTokens = Annotated[int, _count(help="Tokens to generate; 1 decides for answers of one token.", min=1)]
+
+# ---- estimates, their receipts, circuits ----------------------------------------------------------------------------
+
+_OF_EDGES = ", ".join(f"{edge} for {node}" for node, edge in NODES_ONLY.items())
+Method = Annotated[
+    str,
+    _option(
+        help=f"{_or(ESTIMATES)}; of --units edges {_OF_EDGES}, or ifr. See `veracausa methods`.",
+        autocompletion=one_of(dict.fromkeys((*ESTIMATES, *EDGE_PRESETS, "ifr"))),
+    ),
+]
+Methods = Annotated[
+    str, _option(help=f"all, or with commas: {', '.join(ESTIMATES)}.", autocompletion=several_of(("all", *ESTIMATES)))
+]
+EdgeMethod = Annotated[
+    str,
+    _option(
+        *("--method",),
+        help=f"What scores the edges: {_or(SCORED_BY)}. See `veracausa methods`.",
+        autocompletion=one_of(SCORED_BY),
+    ),
+]
+Baseline = Annotated[
+    str | None,
+    _option(help=f"What units move towards: {_or(BASELINES)}. Default: corrupted.", autocompletion=one_of(BASELINES)),
+]
+Nodes = Annotated[int | None, _count(help="Points on the path. Default: the method's own.")]
+Minutes = Annotated[float | None, _number(help="Time to take; what does not fit is listed as left out.")]
+Edges = Annotated[int, _count(help="Edges asked for; dead ends are pruned.")]
+How = Annotated[
+    str,
+    _option(
+        help=f"How edges are chosen by their scores: {_or(HOW)}. See `veracausa methods`.", autocompletion=one_of(HOW)
+    ),
+]
+Sizes = Annotated[
+    str | None, _option(help="Shares of the edges to run circuits of, with commas. Default: ten, from 0.001 to 1.")
+]
+Verify = Annotated[bool, _option("--verify", help="Check it against exact effects; print a receipt.", panel="Receipt")]
+Top = Annotated[int, _count(help="How many of the strongest to verify by exact effects.", min=0, panel="Receipt")]
+Sample = Annotated[int, _count(help="How many of the others, drawn at random, to verify.", min=0, panel="Receipt")]
+Tau = Annotated[float, _number(help="A unit is strong above this share of the gap.", panel="Receipt")]
+UntilMissed = Annotated[
+    int | None, _count(help="Go on verifying until at most so many strong units can be missed.", panel="Receipt")
+]
+Budget = Annotated[
+    float | None,
+    _number(help="Largest share of the cost of exact effects of all units to spend on the receipt.", panel="Receipt"),
+]
+Quick = Annotated[bool, _option("--quick", help="Under a minute: heads and MLPs of a few pairs.")]
+Full = Annotated[bool, _option("--full", help="All neurons, 10,000 prompts, all searches: an hour or more.")]

@@ -1,0 +1,112 @@
+"""`Setup`: which model, which pairs, where to: what every command takes, checked before the model is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from veracausa.cli.checks import is_file, require_corruption, require_dtype, require_folder, require_task
+from veracausa.cli.command import BEGUN, Options
+from veracausa.cli.options import (
+    Corruption,
+    Device,
+    Dtype,
+    Folder,
+    Json,
+    Metric,
+    ModelName,
+    Out,
+    Pairs,
+    Seed,
+    TaskName,
+)
+from veracausa.extras import require_extra
+from veracausa.loading.wheels import PACKAGED
+from veracausa.storage.files import at
+from veracausa.tasks.custom import PUBLISHED
+from veracausa.terminal import say
+
+if TYPE_CHECKING:
+    from veracausa.model import Model
+    from veracausa.tasks.task import Task
+
+#: The model where none is named.
+MODEL = next(iter(PACKAGED))
+
+
+class ModelSetup(Options):
+    """What a command takes that runs a model."""
+
+    model: ModelName = MODEL
+    device: Device = None
+    dtype: Dtype = None
+    json: Json = False
+
+    def load_model(self) -> Model:
+        """The model, and on standard error what it is; errors as `vc.load`."""
+        from veracausa.loading.load import load
+
+        require_dtype(self.dtype)
+        lm = load(self.model, device=self.device, dtype=self.dtype)
+        say(f"model  {lm.source}\n       {lm}")
+        return lm
+
+
+class TaskSetup(ModelSetup):
+    """What a command takes that runs a model on pairs."""
+
+    task: TaskName
+    n: Pairs = 32
+    seed: Seed = 0
+    corruption: Corruption = None
+    metric: Metric = None
+
+    def require(self) -> None:
+        """Check everything that can be checked before the model is loaded; errors say what is wrong with it."""
+        require_dtype(self.dtype)
+        require_task(self.task, self.metric)
+        require_corruption(self.task, self.corruption)
+
+    def ready(self) -> tuple[Model, Task]:
+        """Model and pairs, once everything that can be is checked, and on standard error what they are."""
+        self.require()
+        lm = self.load_model()
+        task = self.build(lm)
+        say(f"task   {task.describe()}")
+        BEGUN.set(True)
+        return lm, task
+
+    def build(self, lm: Model, name: str | None = None, seed: int | None = None) -> Task:
+        """The pairs of the task, or of another one (`name`), or drawn with another seed."""
+        from veracausa import tasks
+
+        name, seed = self.task if name is None else name, self.seed if seed is None else seed
+        if is_file(name):
+            options: dict[str, Any] = {} if self.metric is None else {"metric": self.metric}
+            return tasks.from_file(lm, at(name), **options)
+        kind = {} if self.corruption is None or name != self.task else {"corruption": self.corruption}
+        built = tasks.published_pair(lm) if name == PUBLISHED else tasks.build(name, lm, n=self.n, seed=seed, **kind)
+        return built if self.metric is None else built.with_metric(self.metric)
+
+
+class Setup(TaskSetup):
+    """What a command takes whose results can be kept."""
+
+    out: Out = None
+
+    def require(self) -> None:
+        """The same, and that results can be written."""
+        super().require()
+        require_folder(self.out)
+
+
+class PageSetup(TaskSetup):
+    """What a command takes that writes a page: there is always a folder for it."""
+
+    out: Folder = Path("out")
+
+    def require(self) -> None:
+        """The same, and that the page can be drawn and written."""
+        require_extra("charts")
+        super().require()
+        require_folder(self.out)

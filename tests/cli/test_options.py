@@ -1,0 +1,176 @@
+"""One option, one name, one type, one default, one help text, in every command; all of it from the library's tables."""
+
+import inspect
+import os
+import subprocess
+import sys
+from typing import get_args
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+import veracausa as vc
+from veracausa.behaviour.study import ablation_study
+from veracausa.circuits.quality.curve import SIZES
+from veracausa.circuits.selection.ways import HOW
+from veracausa.cli.app import app
+from veracausa.cli.options import DTYPES
+from veracausa.discovery.other_tasks import evaluate
+from veracausa.discovery.ways import SCORED_BY
+from veracausa.estimates.presets import EDGE_PRESETS, ESTIMATES
+from veracausa.loading.wheels import PACKAGED
+from veracausa.receipts.verify import TAU
+from veracausa.scores.estimands import ABLATIONS, BASELINES, DIRECTIONS, UNLEARNED
+from veracausa.tasks.metrics import METRICS
+from veracausa.tasks.registry import BUILTIN, CORRUPTIONS
+from veracausa.units.kinds import KINDS
+
+COMMANDS = get_command(app).commands
+#: (option, command) → what differs there, and why.
+EXCEPTIONS = {
+    ("model", "evaluate"): ("default", "the circuit's own model"),
+    ("task", "evaluate"): ("kind", "the circuit's own task; elsewhere it is the first argument"),
+    ("seed", "evaluate"): ("default", "the seed after that of the circuit's pairs"),
+    ("n", "ablate"): ("default", "a share of right answers takes many prompts, and each is cheap"),
+    ("n", "study"): ("default", "that of the study's size"),
+    ("out", "study"): ("default", "a page needs a folder"),
+    ("out", "compare"): ("default", "a page needs a folder"),
+    ("out", "discover"): ("default", "a page needs a folder"),
+    ("units", "compare"): ("default help", "several kinds, and no names"),
+    ("units", "ablate"): ("default help", "names only: no kind is ablated unit by unit and prompt by prompt"),
+    ("method", "discover"): ("default help", "of edges, not of units"),
+    ("top", "discover"): ("default", "of edges: the library's own number"),
+    ("sample", "discover"): ("default", "of edges: the library's own number"),
+}
+
+
+def options():
+    """Name → command → what the option is there."""
+    found = {}
+    for name, command in COMMANDS.items():
+        declared = inspect.signature(command.callback, eval_str=True).parameters
+        for param in command.params:
+            if param.name in declared:
+                kind = set(get_args(get_args(declared[param.name].annotation)[0])) - {type(None)}
+                found.setdefault(param.name, {})[name] = {
+                    "kind": param.param_type_name,
+                    "type": kind or {get_args(declared[param.name].annotation)[0]},
+                    "default": param.default,
+                    "help": param.help,
+                    "flags": param.opts,
+                }
+    return found
+
+
+def test_an_option_is_the_same_in_every_command():
+    differing = {}
+    for option, commands in options().items():
+        usual = next(one for command, one in commands.items() if (option, command) not in EXCEPTIONS)
+        for command, one in commands.items():
+            if other := {fact for fact in one if one[fact] != usual[fact]}:
+                differing[option, command] = other
+    assert {where: set(what.split()) for where, (what, _) in EXCEPTIONS.items() if where[0] != "task"} == {
+        where: other for where, other in differing.items() if where[0] != "task"
+    }
+    assert differing["task", "evaluate"] >= {"kind"} and {where for where in differing if where[0] == "task"} == {
+        ("task", "evaluate")
+    }
+
+
+def test_shared_options_are_in_every_command_that_runs_a_model():
+    model = {"model", "device", "dtype", "json"}
+    pairs = {*model, "task", "n", "seed", "corruption", "metric"}
+    kept = {*pairs, "out"}
+    for commands, shared in {
+        ("exact", "attribute", "ablate", "study", "compare", "discover"): kept,
+        ("task", "evaluate"): pairs,
+        ("check",): model,
+        ("open", "models", "tasks", "methods"): {"json"},
+    }.items():
+        for command in commands:
+            assert shared <= {param.name for param in COMMANDS[command].params}, command
+
+
+@pytest.mark.parametrize(
+    ("command", "function"),
+    [
+        ("exact", vc.exact),
+        ("attribute", vc.attribute),
+        ("attribute", vc.verify),
+        ("ablate", ablation_study),
+        ("study", vc.study),
+        ("compare", vc.compare),
+        ("discover", vc.discover),
+        ("evaluate", evaluate),
+    ],
+)
+def test_defaults_are_those_of_the_public_call(command, function):
+    """Where both have an option of one name; `seed` and `out` are the setup's, lists are written with commas."""
+    library = {name: one.default for name, one in inspect.signature(function).parameters.items()}
+    own = {param.name: param.default for param in COMMANDS[command].params}
+    shared = (own.keys() & library.keys()) - {"task", "seed", "out"}
+    known = {"tau": TAU, "sizes": None}
+    for name in shared:
+        wanted = library[name]
+        if wanted is inspect.Parameter.empty:
+            continue
+        wanted = known.get(name, wanted) if wanted in (None, SIZES) else wanted
+        wanted = ",".join(wanted) if isinstance(wanted, tuple) else wanted
+        assert own[name] == wanted, (name, own[name], wanted)
+
+
+@pytest.mark.parametrize(
+    ("option", "commands", "names"),
+    [
+        ("model", ("exact", "check", "discover"), PACKAGED),
+        ("task", ("exact", "study"), BUILTIN),
+        ("metric", ("exact", "ablate"), METRICS),
+        ("corruption", ("exact",), [kind for kinds in CORRUPTIONS.values() for kind in kinds]),
+        ("units", ("exact", "attribute"), [*KINDS, "edges"]),
+        ("units", ("compare",), KINDS),
+        ("ablation", ("exact", "evaluate"), ABLATIONS),
+        ("ablations", ("ablate",), UNLEARNED),
+        ("direction", ("exact", "attribute"), DIRECTIONS),
+        ("method", ("attribute",), [*ESTIMATES, *(set(EDGE_PRESETS) - set(ESTIMATES))]),
+        ("method", ("discover",), SCORED_BY),
+        ("methods", ("compare",), ESTIMATES),
+        ("baseline", ("attribute",), BASELINES),
+        ("how", ("discover",), HOW),
+    ],
+)
+def test_help_and_completion_name_everything_that_can_be_given(option, commands, names):
+    for command in commands:
+        param = next(one for one in COMMANDS[command].params if one.name == option)
+        assert [name for name in names if name not in param.help] == []
+        assert CliRunner().invoke(app, [command, "--help"]).exit_code == 0
+        offered = {item.value for item in param.shell_complete(None, "")}
+        assert [name for name in names if name not in offered] == []
+
+
+def test_every_precision_that_help_names_can_be_loaded():
+    from veracausa.loading.resolve import _dtype
+
+    assert all(_dtype(name) is not None for name in DTYPES)
+
+
+@pytest.mark.parametrize("words", [["--help"], *([name, "--help"] for name in COMMANDS)], ids=" ".join)
+def test_help_needs_no_heavy_library(words):
+    code = (
+        "import sys; from veracausa.cli.app import main; sys.argv = ['veracausa', *sys.argv[1:]]\n"
+        "try: main()\nexcept SystemExit as end: assert not end.code\n"
+        "print([name for name in ('torch', 'transformers', 'pandas', 'numpy') if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60)
+    assert done.stderr.strip() == "[]" and "Usage: veracausa" in done.stdout
+
+
+def test_help_fits_a_terminal_and_groups_options():
+    done = subprocess.run(
+        [sys.executable, "-m", "veracausa", "attribute", "--help"], capture_output=True, text=True, timeout=60,
+        env={**os.environ, "COLUMNS": "100"},
+    )  # fmt: skip
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 100
+    titles = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
+    assert titles == ["Arguments:", "Options:", "Receipt:", "Pairs:", "Model:", "Output:"]
