@@ -28,7 +28,7 @@ from veracausa.statistics.means import exceeds
 from veracausa.storage.files import at
 from veracausa.storage.schema import flag, many, reading, record, text, whole
 from veracausa.tasks.task import Task, task_content, task_of
-from veracausa.units.kinds import INDEXED
+from veracausa.units.kinds import indexed
 from veracausa.words import number_of, share
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class Search:
         """One row per kind of pair: mean E_u, mean |E_u|, its standard error over prompts, mean margin, prompts."""
         import pandas as pd
 
-        alone = self.scores.units.kind not in INDEXED
+        alone = not indexed(self.scores.units.kind)
         effect, margin = self.effect(unit), None if alone else self.margin(unit)
         rows = []
         for how in dict.fromkeys(self._how.tolist()):
@@ -152,7 +152,7 @@ class Search:
     @property
     def by(self) -> tuple[By, ...]:
         """What was searched by: sites of one unit have nothing to stand out from."""
-        return BY if self.scores.units.kind in INDEXED else BY[:1]
+        return BY if indexed(self.scores.units.kind) else BY[:1]
 
     def table(self) -> pd.DataFrame:
         """One row per unit and criterion: the pair with its texts, effects, and the check on held-out prompts."""

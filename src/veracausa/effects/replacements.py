@@ -14,7 +14,8 @@ The reference set is, unless another task is given, the task's own clean and cor
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -157,6 +158,42 @@ class Resample:
         return torch.stack([split[donors[:, part], :, part] for part in range(len(keys))], 2).flatten(2)
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What a replacement is made from: arguments of a call; `source`: the reference set."""
+
+    lm: Model
+    task: Task
+    units: Units
+    direction: str
+    source: Task
+    seed: int
+    cost: Cost
+
+    @property
+    def prompts(self) -> list[tuple[int, ...]]:
+        """The prompts of the reference set."""
+        return [*self.source.clean, *self.source.corrupted]
+
+    def mean(self) -> Mean:
+        """Means over the reference set."""
+        aligned = len({*self.source.lengths, *self.task.lengths}) == 1
+        return Mean(self.lm, self.prompts, self.units.place, aligned, self.cost)
+
+    def resample(self) -> Resample:
+        """Draws from the reference set."""
+        return Resample(self.lm, self.prompts, self.task, self.units, self.seed, self.cost)
+
+
+#: Ablation → what makes its replacement; optimal constants are learned beforehand, and handed over.
+MAKERS: dict[str, Callable[[_Asked], Replacement]] = {
+    "counterfactual": lambda asked: Counterfactual(asked.direction == "noising"),
+    "zero": lambda asked: Zero(),
+    "mean": _Asked.mean,
+    "resample": _Asked.resample,
+}
+
+
 def replacement(
     lm: Model,
     task: Task,
@@ -184,16 +221,7 @@ def replacement(
     if constants is not None:
         constants.require(lm, task, units)
         return constants.replacement(lm)
-    if ablation == "counterfactual":
-        return Counterfactual(direction == "noising")
-    if ablation == "zero":
-        return Zero()
-    source = task if reference is None else reference
-    prompts = [*source.clean, *source.corrupted]
-    if ablation == "mean":
-        aligned = len({*source.lengths, *task.lengths}) == 1
-        return Mean(lm, prompts, units.place, aligned, cost)
-    return Resample(lm, prompts, task, units, seed, cost)
+    return MAKERS[ablation](_Asked(lm, task, units, direction, task if reference is None else reference, seed, cost))
 
 
 def require_effect(ablation: str, direction: str) -> None:

@@ -27,7 +27,7 @@ from veracausa.storage.schema import (
     whole,
 )
 from veracausa.units.edges import Edges
-from veracausa.units.kinds import INDEXED, KINDS
+from veracausa.units.kinds import KINDS, indexed
 from veracausa.units.table import Units
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def unpack_units(kind: str, tensors: dict[str, Tensor], graph: Any = None) -> Un
         _require_edges(units)  # type: ignore[arg-type]
     else:
         units = Units(one_of(*KINDS)(kind), layer, index, position)
-        if ((index < 0) != (kind not in INDEXED)).any() or (index > 10_000_000).any():
+        if ((index < 0) != (not indexed(kind))).any() or (index > 10_000_000).any():
             raise ValueError(f"an index is none of {kind}")
     if len(set(units.keys)) < len(units):
         raise ValueError("a unit is many twice")

@@ -329,7 +329,7 @@ class Scores(Shown):
             f"{name} {share(float(value[u]), float(error[u]))}"
             for name, u in zip(self.units[np.array(chosen)].names, chosen, strict=True)
         ]
-        units = counted(len(self), KINDS[self.units.kind][1] if self.units.kind in KINDS else "edge")
+        units = counted(len(self), KINDS[self.units.kind].singular if self.units.kind in KINDS else "edge")
         how = "exact effect" if self.method == "exact" else self.method
         scale = "shares of the gap" if shares else "in units of the metric" if self.unit == METRIC else self.unit
         many = f"; {int((value.abs() > STRONG).sum()):,} over 1% of it" if shares else ""

@@ -1,22 +1,64 @@
-"""Kinds of units, in words; a plain table."""
+"""Kinds of units: where they are, how many a layer has, what they are called; one plain table for all of it."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["heads", "mlps", "attention", "neurons", "residual", "queries", "keys", "values", "edges"]
 
-#: Kind → (place where its activation is, singular, meaning).
-KINDS: dict[str, tuple[str, str, str]] = {
-    "heads": ("z", "head", "attention heads (their value z, the input of the output projection)"),
-    "mlps": ("mlp", "MLP", "MLPs (their output)"),
-    "attention": ("z", "attention layer", "whole attention layers (all heads of a layer)"),
-    "neurons": ("neurons", "neuron", "MLP neurons (post-activation: the input of the down projection)"),
-    "residual": ("residual", "residual stream", "the residual stream at a layer (the input of a block)"),
-    "queries": ("queries", "head", "queries of heads"),
-    "keys": ("keys", "kv", "keys of key/value heads (a key changes all query heads of its group)"),
-    "values": ("values", "kv", "values of key/value heads (before the attention pattern)"),
-}
 
-#: Kinds with several units a layer.
-INDEXED = ("heads", "neurons", "queries", "keys", "values")
+@dataclass(frozen=True)
+class UnitKind:
+    """A kind of unit.
+
+    `place`: where in a block its activation is (see `engine.patches`). `name`: how one is called, made of its `layer`
+    and, where a layer has several, its `index`. `singular`, `meaning`: in words. `per_layer`: what a model calls the
+    number of them in a layer, side by side in their site (None: one a layer).
+
+    >>> KINDS["heads"].called(9, 6)
+    'a9.h6'
+    """
+
+    place: str
+    name: str
+    singular: str
+    meaning: str
+    per_layer: Literal["heads", "kv_heads", "neurons"] | None = None
+
+    def called(self, layer: int, index: int) -> str:
+        """The name of one unit, without a position."""
+        return self.name.format(layer=layer, index=index)
+
+
+KINDS: dict[str, UnitKind] = {
+    "heads": UnitKind(
+        "z", "a{layer}.h{index}", "head", "attention heads (their value z, the input of the output projection)", "heads"
+    ),
+    "mlps": UnitKind("mlp", "m{layer}", "MLP", "MLPs (their output)"),
+    "attention": UnitKind("z", "a{layer}", "attention layer", "whole attention layers (all heads of a layer)"),
+    "neurons": UnitKind(
+        "neurons", "m{layer}.n{index}", "neuron", "MLP neurons (post-activation: the input of the down projection)",
+        "neurons",
+    ),
+    "residual": UnitKind(
+        "residual", "r{layer}", "residual stream", "the residual stream at a layer (the input of a block)"
+    ),
+    "queries": UnitKind("queries", "a{layer}.h{index}<q>", "head", "queries of heads", "heads"),
+    "keys": UnitKind(
+        "keys", "a{layer}.kv{index}<k>", "kv",
+        "keys of key/value heads (a key changes all query heads of its group)", "kv_heads",
+    ),
+    "values": UnitKind(
+        "values", "a{layer}.kv{index}<v>", "kv", "values of key/value heads (before the attention pattern)", "kv_heads"
+    ),
+}  # fmt: skip
+
+
+def indexed(kind: str) -> bool:
+    """Whether a layer has several units of a kind, side by side in its site; edges have none of their own.
+
+    >>> indexed("heads"), indexed("mlps")
+    (True, False)
+    """
+    return kind in KINDS and KINDS[kind].per_layer is not None

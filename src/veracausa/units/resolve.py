@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING, NoReturn, cast
 
 import numpy as np
@@ -12,7 +13,7 @@ from veracausa.arguments import shown, texts
 from veracausa.errors import UnitError
 from veracausa.suggestions import did_you_mean
 from veracausa.units.edges import Edges
-from veracausa.units.kinds import INDEXED, KINDS, Kind
+from veracausa.units.kinds import KINDS, Kind, indexed
 from veracausa.units.table import Units, per_layer
 
 if TYPE_CHECKING:
@@ -25,20 +26,20 @@ _SHORT = {"attn": "attention", "resid": "residual", "q": "queries", "k": "keys",
 #: A number in a name: ASCII digits without leading zeros, so that a unit has one name, and few enough for an int64.
 NUMBER = r"(0|[1-9][0-9]{0,9})"
 _NUMBER = re.compile(NUMBER)
-_PATTERNS: dict[str, re.Pattern[str]] = {
-    "heads": re.compile(rf"a{NUMBER}\.h{NUMBER}"),
-    "attention": re.compile(rf"a{NUMBER}"),
-    "neurons": re.compile(rf"m{NUMBER}\.n{NUMBER}"),
-    "mlps": re.compile(rf"m{NUMBER}"),
-    "residual": re.compile(rf"r{NUMBER}"),
-    "queries": re.compile(rf"a{NUMBER}\.h{NUMBER}<q>"),
-    "keys": re.compile(rf"a{NUMBER}\.kv{NUMBER}<k>"),
-    "values": re.compile(rf"a{NUMBER}\.kv{NUMBER}<v>"),
-}
 
 #: What an edge's name looks like; `anatomy.graph` knows which ends there are.
 _EDGE = re.compile(r"[a-z][a-z0-9.]*->[a-z][a-z0-9.]*(<[qkv]>)?(@[0-9]+)?")
 _POSITION = re.compile(rf"(.*)@{NUMBER}")
+
+
+def _patterns() -> dict[str, re.Pattern[str]]:
+    """Kind → what its names look like."""
+    return dict(zip(KINDS, _compiled(tuple(kind.name for kind in KINDS.values())), strict=True))
+
+
+@cache
+def _compiled(names: tuple[str, ...]) -> tuple[re.Pattern[str], ...]:
+    return tuple(re.compile(name.replace(".", r"\.").format(layer=NUMBER, index=NUMBER)) for name in names)
 
 
 def all_edges(lm: Model, positions: int = 0) -> Edges:
@@ -118,11 +119,11 @@ def parse_names(lm: Model, names: Sequence[str]) -> Units:
 
 def _parse(lm: Model, name: str) -> tuple[str, int, int, int]:
     stem, at, where = name.partition("@")
-    for kind, pattern in _PATTERNS.items():
+    for kind, pattern in _patterns().items():
         match = pattern.fullmatch(stem)
         if match and (not at or _NUMBER.fullmatch(where)):
             layer, index = int(match[1]), int(match[2]) if match.lastindex == 2 else -1
-            if layer >= lm.layers + (kind == "residual") or (kind in INDEXED and index >= per_layer(lm, kind)):
+            if layer >= lm.layers + (kind == "residual") or (indexed(kind) and index >= per_layer(lm, kind)):
                 raise UnitError(f"{name!r} is not in {lm.name}: {_sizes(lm, kind)}.")
             return kind, layer, index, int(where) if at else -1
     raise UnitError(
@@ -136,7 +137,7 @@ def _hint(name: str) -> str:
     """What a name with capitals, spaces or leading zeros was meant to be, for messages."""
     plain = re.sub(r"(?<![0-9])0+(?=[0-9])", "", name.strip().lower())
     stem, at, where = plain.partition("@")
-    known = any(pattern.fullmatch(stem) for pattern in _PATTERNS.values()) and (not at or _NUMBER.fullmatch(where))
+    known = any(pattern.fullmatch(stem) for pattern in _patterns().values()) and (not at or _NUMBER.fullmatch(where))
     return f" Did you mean {plain!r}?" if known else ""
 
 
@@ -146,7 +147,7 @@ def require_names(units: str | Sequence[str]) -> None:
     for name in names:
         stem, at, where = name.partition("@")
         is_kind = isinstance(units, str) and stem in (*KINDS, *_SHORT, "edges") and (not at or where == "positions")
-        is_name = any(pattern.fullmatch(stem) for pattern in _PATTERNS.values())
+        is_name = any(pattern.fullmatch(stem) for pattern in _patterns().values())
         is_name = is_name and (not at or _NUMBER.fullmatch(where) is not None)
         if not (is_kind or is_name or _EDGE.fullmatch(name)):
             _refuse(units, name)
@@ -181,7 +182,7 @@ def resolve_units(lm: Model, units: str | Sequence[str] | Units, longest: int) -
     kind = _SHORT.get(kind, kind)
     if kind in KINDS and (not at or what == "positions"):
         return all_units(lm, cast("Kind", kind), longest if at else 0)
-    if any(pattern.fullmatch(kind) for pattern in _PATTERNS.values()) or _hint(names):
+    if any(pattern.fullmatch(kind) for pattern in _patterns().values()) or _hint(names):
         return _checked(lm, parse_names(lm, [names]), longest)
     _refuse(names, names)
 
@@ -206,5 +207,5 @@ def _checked(lm: Model, units: Units, longest: int) -> Units:
 
 def _sizes(lm: Model, kind: str) -> str:
     """ "its layers are 0 … 29, each with 9 heads", for messages."""
-    size = f", each with {per_layer(lm, kind)} {kind}" if kind in INDEXED else ""
+    size = f", each with {per_layer(lm, kind)} {kind}" if indexed(kind) else ""
     return f"its layers are 0 … {lm.layers - (kind != 'residual')}{size}"

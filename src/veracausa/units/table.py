@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from veracausa.errors import UnitError
-from veracausa.units.kinds import INDEXED, KINDS, Kind
+from veracausa.units.kinds import KINDS, Kind, indexed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 def per_layer(lm: Model, kind: str) -> int:
     """Units of an indexed kind in one layer, side by side in its site; 0 for kinds with one unit a layer."""
-    return {"heads": lm.heads, "queries": lm.heads, "keys": lm.kv_heads, "values": lm.kv_heads,
-            "neurons": lm.neurons}.get(kind, 0)  # fmt: skip
+    number = KINDS[kind].per_layer if kind in KINDS else None
+    return 0 if number is None else int(getattr(lm, number))
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +57,7 @@ class Units:
     @property
     def place(self) -> Place:
         """Where in a block these units' activations are."""
-        return cast("Place", KINDS[self.kind][0])
+        return cast("Place", KINDS[self.kind].place)
 
     @property
     def positional(self) -> bool:
@@ -95,8 +95,8 @@ class Units:
         import pandas as pd
 
         columns: dict[str, object] = {"name": self.names, "layer": self.layer}
-        if self.kind in INDEXED:
-            columns[KINDS[self.kind][1]] = self.index
+        if indexed(self.kind):
+            columns[KINDS[self.kind].singular] = self.index
         if self.positional:
             columns["position"] = self.position
         return pd.DataFrame(columns)
@@ -117,14 +117,5 @@ class Units:
 
 
 def _name(kind: str, layer: int, index: int, position: int) -> str:
-    stem = {
-        "heads": f"a{layer}.h{index}",
-        "mlps": f"m{layer}",
-        "attention": f"a{layer}",
-        "neurons": f"m{layer}.n{index}",
-        "residual": f"r{layer}",
-        "queries": f"a{layer}.h{index}<q>",
-        "keys": f"a{layer}.kv{index}<k>",
-        "values": f"a{layer}.kv{index}<v>",
-    }[kind]
+    stem = KINDS[kind].called(layer, index)
     return stem if position < 0 else f"{stem}@{position}"

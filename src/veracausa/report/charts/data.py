@@ -100,7 +100,7 @@ def heading(kind: str, positional: bool) -> str:
 
 def plural(kind: str) -> str:
     """A kind of unit within a sentence: "heads", "MLPs", "neurons"."""
-    return "edges" if kind == "edges" else KINDS[kind][1] + "s"
+    return "edges" if kind == "edges" else KINDS[kind].singular + "s"
 
 
 def thin(x: np.ndarray, y: np.ndarray, most: int = MOST_POINTS, keep: Sequence[int] = ()) -> list[int]:

@@ -85,7 +85,7 @@ def place_view(
     spread = {"stderr": stderr} if stderr is not None else {}
     rows = unit_rows(units, {"value": values, **spread, **fields}, chosen)
     base = alt.Chart(data.add(name, rows))
-    tips = [alt.Tooltip("name:N", title=KINDS[units.kind][1]), alt.Tooltip("layer:O")]
+    tips = [alt.Tooltip("name:N", title=KINDS[units.kind].singular), alt.Tooltip("layer:O")]
     tips += [alt.Tooltip(f"{f}:Q", title=label, format="+.5f") for f, label in zip(fields, columns, strict=True)]
     if form in ("map", "positions"):
         across, label = ("index", "head") if form == "map" else ("position", "position")
