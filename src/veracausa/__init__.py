@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from veracausa.loading.load import load as load
     from veracausa.model import Model as Model
     from veracausa.opening import open as open
+    from veracausa.planning.price import forecast as forecast
     from veracausa.receipts.receipts import Receipt as Receipt
     from veracausa.receipts.verify import verify as verify
     from veracausa.result import Result as Result
@@ -76,6 +77,7 @@ _HOMES = {
     "discover": "veracausa.discovery.discover",
     "exact": "veracausa.effects.exact",
     "faithfulness": "veracausa.circuits.quality.faithfulness",
+    "forecast": "veracausa.planning.price",
     "load": "veracausa.loading.load",
     "open": "veracausa.opening",
     "select": "veracausa.circuits.selection.select",

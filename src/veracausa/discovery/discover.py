@@ -9,39 +9,228 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from veracausa.circuits.quality.curve import SIZES, require_sizes
-from veracausa.circuits.selection.iterated import iterate
-from veracausa.circuits.selection.learned import learn
 from veracausa.circuits.selection.select import ranked_by, select
-from veracausa.cost import Step, after, told
-from veracausa.discovery.evaluation import measured, seen_by
-from veracausa.discovery.forecast import running, scoring, timed, verifying
+from veracausa.cost import Cost, Step, told
+from veracausa.discovery import files
+from veracausa.discovery.evaluation import CIRCUIT, CURVE, PARTS, RANDOM, RANDOM_CURVE, Evaluating, seen_by
 from veracausa.discovery.results import HELD_OUT, Discovery, stability_of
-from veracausa.effects.exact import exact
+from veracausa.discovery.steps import PIECES, Scoring, running, verifying
 from veracausa.engine.guard import borrowed
+from veracausa.engine.work import planned_by
 from veracausa.errors import MethodError
-from veracausa.estimates.attribute import attribute
 from veracausa.estimates.method import Method
+from veracausa.planning.rates import rates, timed
+from veracausa.planning.stages import Stage, perform
 from veracausa.progress import announce
 from veracausa.receipts.verify import verify
-from veracausa.scores.scores import Scores
+from veracausa.storage.environment import command, machine, versions
 from veracausa.storage.files import at
+from veracausa.version import __version__
+from veracausa.words import counted
 
 if TYPE_CHECKING:
+    from veracausa.circuits.circuit import Circuit
+    from veracausa.circuits.selection.stability import CircuitStability
     from veracausa.model import Model
+    from veracausa.receipts.receipts import Receipt
+    from veracausa.scores.scores import Scores
+    from veracausa.tasks.measurement import Measurement
     from veracausa.tasks.task import Task
 
-#: The folder of unfinished pieces.
-PIECES = "pieces"
 #: Exact effects that a receipt takes where nothing else is asked for: of the strongest edges, and of a random sample.
 TOP, SAMPLE = 100, 50
 
 
+@dataclass(frozen=True, eq=False)
+class DiscoverWork:
+    """What `discover` is about to do: select on `task`, evaluate on `other`; `checks`: exact effects of the receipt."""
+
+    lm: Model
+    task: Task
+    other: Task
+    scoring: Scoring
+    edges: int
+    how: str
+    by: str
+    sizes: tuple[float, ...]
+    top: int
+    sample: int
+    seed: int
+    kind: ClassVar[str] = "circuits"
+
+    @classmethod
+    def of(
+        cls,
+        lm: Model,
+        task: Task,
+        method: str | Method = "eap-ig",
+        edges: int = 200,
+        how: str = "connected",
+        by: str | None = None,
+        held_out: Task | None = None,
+        sizes: Sequence[float] = SIZES,
+        top: int = TOP,
+        sample: int = SAMPLE,
+        seed: int = 0,
+    ) -> DiscoverWork:
+        """Check what is asked; see `discover`."""
+        if how == "iterated":
+            raise MethodError(
+                "how='iterated' is a way of scoring here: take method='iterated', how='top' or 'connected'."
+            )
+        by = ranked_by(how, by, edges, lm.graph.size)
+        require_sizes(sizes)
+        if min(top, sample, seed) < 0:
+            raise MethodError(f"top={top}, sample={sample}, seed={seed}: they are 0 or more.")
+        chosen, other = _parts(task, held_out, seed)
+        scoring = Scoring.of(lm, chosen, method, edges, seed)
+        return cls(lm, chosen, other, scoring, edges, how, by, tuple(sizes), top, sample, seed)
+
+    @property
+    def what(self) -> str:
+        """In words."""
+        return f"a circuit of {self.edges:,} edges, evaluated on {counted(len(self.other), 'pair')}, selected"
+
+    @property
+    def checks(self) -> int:
+        """How many exact effects the receipt takes: exact scores need none, shares of a sum have no exact effect."""
+        return 0 if self.scoring.method in ("exact", "ifr") else min(self.top + self.sample, self.lm.graph.size)
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """All that the results depend on."""
+        method = self.scoring.method
+        return {
+            "method": method if isinstance(method, str) else asdict(method),
+            "edges": self.edges,
+            "how": self.how,
+            "by": self.by,
+            "sizes": list(self.sizes),
+            "top": self.top,
+            "sample": self.sample,
+            "seed": self.seed,
+            "model": self.lm.header(),
+            "selected on": {"description": self.task.describe(), "digest": self.task.digest()},
+            "evaluated on": {"description": self.other.describe(), "digest": self.other.digest()},
+            "version": __version__,
+        }
+
+    def steps(self) -> list[Step]:
+        """What each stage is forecast to cost."""
+        return [stage.step for stage in _Making(self).stages()]
+
+    def tokens(self) -> float:
+        """Token-layers of all steps."""
+        return sum(step.token_layers for step in self.steps())
+
+    def batches(self) -> int:
+        """Buckets that all steps record."""
+        return sum(step.batches for step in self.steps())
+
+    def run(self, show_progress: bool = True, out: str | Path | None = None) -> Discovery:
+        """Do all steps, in order, in the folder `out` if there is one."""
+        began, lm = time.monotonic(), self.lm
+        ends = {part.digest(): (part, lm.measure(part)) for part in (self.task, self.other)}
+        for part, measured in ends.values():
+            measured.require_gap(part)
+        folder = None if out is None else files.claim(at(out), self.asked)
+        making = _Making(self, folder, {digest: measured for digest, (_, measured) in ends.items()}, show_progress)
+        with borrowed(lm.decoder):
+            stages = making.stages()
+            plan = [stage.step for stage in stages]
+            if show_progress:
+                plan = timed(plan, rates(lm, self.task, (step.kind for step in plan)))
+            announce(told(plan, "selecting the circuit", "drawing the page"), show_progress)
+            steps = perform(stages, plan, show_progress)
+        return Discovery(
+            asked=self.asked,
+            pairs=self.task,
+            scores=making.scores,
+            circuit=making.circuit,
+            receipt=making.receipt,
+            stability=making.stability,
+            evaluation=making.evaluating.result(),
+            further=(),
+            steps=tuple(steps),
+            plan=tuple(plan),
+            versions=versions(),
+            machine=machine(lm.device, lm.dtype),
+            date=date.today().isoformat(),
+            command=command(),
+            seconds=time.monotonic() - began,
+        )
+
+
+@dataclass(eq=False)
+class _Making:
+    """A discovery on its way: its stages, and what they have found so far. `ends`: what the bare model gives."""
+
+    work: DiscoverWork
+    folder: Path | None = None
+    ends: dict[str, Measurement] = field(default_factory=dict)
+    show: bool = False
+    scores: Scores = field(init=False)
+    circuit: Circuit = field(init=False)
+    stability: CircuitStability | None = None
+    receipt: Receipt | None = None
+
+    def stages(self) -> list[Stage]:
+        """All steps, each with the call that does it."""
+        work, count = self.work, len(self.work.sizes)
+        circuits = {CIRCUIT: 1, CURVE: 2 * count, RANDOM: 1, RANDOM_CURVE: count}
+        return [
+            Stage(work.scoring.step, self.score),
+            *([Stage(verifying(work.lm, work.task, work.checks), self.check)] if work.checks else []),
+            *(
+                Stage(running(work.lm, work.other, circuits[part], what), partial(self.evaluate, part))
+                for part, what in PARTS.items()
+            ),
+        ]
+
+    def score(self) -> Cost:
+        """Score all edges, or read their scores; select the circuit."""
+        work, measured = self.work, self.ends[self.work.task.digest()]
+        self.scores = files.kept_scores(
+            work.lm, measured, self.folder, work.asked, lambda: work.scoring.run(self.folder, self.show)
+        )
+        self.circuit = select(self.scores, n=work.edges, how=work.how, by=work.by)
+        self.stability = stability_of(self.scores, work.edges, work.how, work.by, work.seed)
+        return self.scores.cost
+
+    def check(self) -> Cost:
+        """Exact effects of some edges; the scores and the circuit then say how far they can be trusted."""
+        work, pieces = self.work, self.folder and self.folder / PIECES
+        asked: dict[str, Any] = {"top": work.top, "sample": work.sample, "seed": work.seed}
+        self.receipt = verify(work.lm, work.task, self.scores, **asked, out=pieces, show_progress=self.show)
+        self.scores = self.receipt.scores
+        self.circuit = replace(self.circuit, settings={**self.circuit.settings, "verified": self.scores.verified})
+        return self.receipt.exact.cost
+
+    @cached_property
+    def evaluating(self) -> Evaluating:
+        """The evaluation of what is selected by now."""
+        work, other = self.work, self.work.other
+        found = Evaluating.of(
+            work.lm, HELD_OUT, other, self.circuit, self.scores, seen=seen_by(other, work.task), sizes=work.sizes,
+            seed=work.seed,
+        )  # fmt: skip
+        found.folder = self.folder and files.place(self.folder, HELD_OUT)
+        found.now, found.show = self.ends[other.digest()], self.show
+        return found
+
+    def evaluate(self, part: str) -> Cost:
+        """One part of the evaluation."""
+        return self.evaluating.do(part)
+
+
+@planned_by(DiscoverWork.of)
 def discover(
     lm: Model,
     task: Task,
@@ -90,97 +279,8 @@ def discover(
     >>> found = vc.discover(lm, vc.tasks.ioi(lm, n=32), method="eap-ig", edges=200)
     >>> found.evaluation.circuit.f
     """
-    from veracausa.discovery import files
-    from veracausa.storage.environment import command, machine, versions
-
-    began = time.monotonic()
-    if how == "iterated":
-        raise MethodError("how='iterated' is a way of scoring here: take method='iterated', how='top' or 'connected'.")
-    by = ranked_by(how, by, edges, lm.graph.size)
-    require_sizes(sizes)
-    if min(top, sample, seed) < 0:
-        raise MethodError(f"top={top}, sample={sample}, seed={seed}: they are 0 or more.")
-    chosen, other = _parts(task, held_out, seed)
-    work = _plan(lm, chosen, other, method, len(sizes), _checks(method, top, sample, lm.graph.size))
-    asked = {
-        "method": method if isinstance(method, str) else asdict(method),
-        "edges": edges,
-        "how": how,
-        "by": by,
-        "sizes": list(sizes),
-        "top": top,
-        "sample": sample,
-        "seed": seed,
-        "model": lm.header(),
-        "selected on": {"description": chosen.describe(), "digest": chosen.digest()},
-        "evaluated on": {"description": other.describe(), "digest": other.digest()},
-        "version": versions()["veracausa"],
-    }
-    parts = {part.digest(): part for part in (chosen, other)}
-    ends = {digest: lm.measure(part) for digest, part in parts.items()}
-    for digest, part in parts.items():
-        ends[digest].require_gap(part)
-    folder = None if out is None else files.claim(at(out), asked)
-    with borrowed(lm.decoder):
-        work = timed(lm, chosen, work) if show_progress else work
-        announce(told(work, "selecting the circuit", "drawing the page"), show_progress)
-        scores = files.kept_scores(
-            lm,
-            ends[chosen.digest()],
-            folder,
-            asked,
-            lambda: score(lm, chosen, method, edges, seed, folder, show_progress),
-        )
-        steps = [Step.done(work[0].what, work[0].kind, scores.cost)]
-        announce(after(work, steps), show_progress)
-        circuit = select(scores, n=edges, how=how, by=by)
-        stability = stability_of(scores, edges, how, by, seed)
-        receipt = None
-        if _checks(method, top, sample, lm.graph.size):
-            receipt = verify(
-                lm, chosen, scores, top=top, sample=sample, seed=seed,
-                out=folder and folder / PIECES, show_progress=show_progress,
-            )  # fmt: skip
-            scores = receipt.scores
-            circuit = replace(circuit, settings={**circuit.settings, "verified": scores.verified})
-            steps.append(Step.done(work[1].what, work[1].kind, receipt.exact.cost))
-            announce(after(work, steps), show_progress)
-        evaluation = measured(
-            lm, HELD_OUT, other, circuit, scores, seen=seen_by(other, chosen), sizes=sizes, seed=seed,
-            folder=folder and files.place(folder, HELD_OUT), now=ends[other.digest()], show_progress=show_progress,
-        )  # fmt: skip
-    runs = (evaluation.circuit, evaluation.curve.signed[0], evaluation.random, evaluation.random_curve.signed[0])
-    steps += [Step.done(plan.what, plan.kind, one.cost) for plan, one in zip(work[-4:], runs, strict=True)]
-    return Discovery(
-        asked=asked,
-        pairs=chosen,
-        scores=scores,
-        circuit=circuit,
-        receipt=receipt,
-        stability=stability,
-        evaluation=evaluation,
-        further=(),
-        steps=tuple(steps),
-        plan=tuple(work),
-        versions=versions(),
-        machine=machine(lm.device, lm.dtype),
-        date=date.today().isoformat(),
-        command=command(),
-        seconds=time.monotonic() - began,
-    )
-
-
-def score(
-    lm: Model, task: Task, method: str | Method, edges: int, seed: int, folder: Path | None, show_progress: bool
-) -> Scores:
-    """Scores of all edges by a method of edges, "iterated", "learned" or "exact"."""
-    if method == "exact":
-        return exact(lm, task, units="edges", out=folder and folder / PIECES, show_progress=show_progress)
-    if method == "iterated":
-        return iterate(lm, task, show_progress=show_progress)
-    if method == "learned":
-        return learn(lm, task, how="top-k", keep=edges, seed=seed, show_progress=show_progress)
-    return attribute(lm, task, units="edges", method=method, show_progress=show_progress)
+    asked = (method, edges, how, by, held_out, sizes, top, sample, seed)
+    return DiscoverWork.of(lm, task, *asked).run(show_progress, out)
 
 
 def _parts(task: Task, held_out: Task | None, seed: int) -> tuple[Task, Task]:
@@ -188,20 +288,3 @@ def _parts(task: Task, held_out: Task | None, seed: int) -> tuple[Task, Task]:
     if held_out is not None:
         return task, held_out
     return (task, task) if len(task) == 1 else task.split(0.5, seed)
-
-
-def _checks(method: str | Method, top: int, sample: int, size: int) -> int:
-    """How many exact effects the receipt takes; exact scores need none, and shares of a sum have no exact effect."""
-    return 0 if method in ("exact", "ifr") else min(top + sample, size)
-
-
-def _plan(lm: Model, chosen: Task, other: Task, method: str | Method, sizes: int, checks: int) -> list[Step]:
-    """The steps of a discovery with their costs; a MethodError for what cannot be done."""
-    return [
-        scoring(lm, chosen, method),
-        *([verifying(lm, chosen, checks)] if checks else []),
-        running(lm, other, 1, "the circuit"),
-        running(lm, other, 2 * sizes, "the curve"),
-        running(lm, other, 1, "a random circuit"),
-        running(lm, other, sizes, "a random curve"),
-    ]

@@ -6,9 +6,8 @@ ranking of the same edges; the curve of that ranking.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,6 +19,7 @@ from veracausa.circuits.circuit import Circuit
 from veracausa.circuits.quality.curve import Curve, curve, pack_curve
 from veracausa.circuits.quality.faithfulness import Faithfulness, faithfulness, pack_runs
 from veracausa.circuits.quality.files import load_curve, load_faithfulness
+from veracausa.circuits.runs.run_circuits import Judged
 from veracausa.circuits.selection.select import select
 from veracausa.errors import FileError
 from veracausa.result import Shown
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 #: Files of an evaluation in its folder, without their ending.
 CIRCUIT, CURVE, RANDOM, RANDOM_CURVE = "circuit", "curve", "random-circuit", "random-curve"
+#: … in words, in the order in which they are run.
+PARTS = {CIRCUIT: "the circuit", CURVE: "the curve", RANDOM: "a random circuit", RANDOM_CURVE: "a random curve"}
 _T = TypeVar("_T", Faithfulness, Curve)
 
 
@@ -185,53 +187,74 @@ class Evaluation(Shown):
 FORMAT = "veracausa-evaluation-1"
 
 
-def measured(
-    lm: Model,
-    name: str,
-    task: Task,
-    circuit: Circuit,
-    scores: Scores,
-    *,
-    seen: int,
-    sizes: Sequence[float],
-    seed: int,
-    ablation: str = "counterfactual",
-    folder: Path | None,
-    now: Measurement | None = None,
-    show_progress: bool,
-) -> Evaluation:
-    """Run all four, each read from `folder` if it is there; `now`: what the bare model gives, if that is known."""
-    chance = random_ranking(scores, seed)
+@dataclass(eq=False)
+class Evaluating:
+    """An evaluation on its way: the `work` of each of its four parts, and what is `found`.
 
-    bare = cache(lambda: _ends(now or lm.measure(task)))
+    `folder`: parts are kept there, and read if they are there. `now`: what the bare model gives, if that is known.
+    """
 
-    def piece(file: str, load: Callable[[Path], _T], compute: Callable[[], _T]) -> _T:
-        if folder is None:
-            return compute()
-        path = folder / f"{file}.safetensors"
-        if path.exists():
-            found = of_task(load(path), task, path)
-            require_same_ends(lm, _ends(_measured(found)), bare(), path)
-            return found
-        found = compute()
-        keep(lambda: found.save(path))
+    name: str
+    task: Task
+    seen: int
+    work: dict[str, Judged[Faithfulness] | Judged[Curve]]
+    folder: Path | None = None
+    now: Measurement | None = None
+    show: bool = True
+    found: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        lm: Model,
+        name: str,
+        task: Task,
+        circuit: Circuit,
+        scores: Scores,
+        *,
+        seen: int,
+        sizes: Sequence[float],
+        seed: int,
+        ablation: str = "counterfactual",
+    ) -> Evaluating:
+        """The circuit, the curve of its ranking, and both of a random ranking."""
+        chance = random_ranking(scores, seed)
+        how: dict[str, Any] = {"ablation": ablation, "seed": seed}
+        work: dict[str, Judged[Faithfulness] | Judged[Curve]] = {
+            CIRCUIT: faithfulness.work(lm, task, circuit, **how),
+            CURVE: curve.work(lm, task, scores, sizes=sizes, **how),
+            RANDOM: faithfulness.work(lm, task, alike(circuit, chance), **how),
+            RANDOM_CURVE: curve.work(lm, task, chance, sizes=sizes, **how),
+        }
+        return cls(name, task, seen, work)
+
+    def do(self, part: str) -> Cost:
+        """Run one of the four, or read it from the folder; what it cost."""
+        self.found[part] = self._read(part) or self._run(part)
+        cost: Cost = self.found[part].cost
+        return cost
+
+    def result(self) -> Evaluation:
+        """What was found, when all four are done."""
+        return Evaluation(self.name, self.task, self.seen, *(self.found[part] for part in PARTS))
+
+    def _run(self, part: str) -> Faithfulness | Curve:
+        found = self.work[part].run(self.show)
+        if self.folder is not None:
+            path = self.folder / f"{part}.safetensors"
+            keep(lambda: found.save(path))
         return found
 
-    def run(one: Circuit) -> Faithfulness:
-        return faithfulness(lm, task, one, ablation=ablation, seed=seed, show_progress=show_progress)
-
-    def walk(ranking: Scores) -> Curve:
-        return curve(lm, task, ranking, sizes=sizes, ablation=ablation, seed=seed, show_progress=show_progress)
-
-    return Evaluation(
-        name=name,
-        pairs=task,
-        seen=seen,
-        circuit=piece(CIRCUIT, load_faithfulness, lambda: run(circuit)),
-        curve=piece(CURVE, load_curve, lambda: walk(scores)),
-        random=piece(RANDOM, load_faithfulness, lambda: run(alike(circuit, chance))),
-        random_curve=piece(RANDOM_CURVE, load_curve, lambda: walk(chance)),
-    )
+    def _read(self, part: str) -> Faithfulness | Curve | None:
+        path = None if self.folder is None else self.folder / f"{part}.safetensors"
+        if path is None or not path.exists():
+            return None
+        load = load_faithfulness if part in (CIRCUIT, RANDOM) else load_curve
+        found: Faithfulness | Curve = of_task(load(path), self.task, path)  # type: ignore[type-var]
+        lm = self.work[part].lm
+        self.now = self.now or lm.measure(self.task)
+        require_same_ends(lm, _ends(_measured(found)), _ends(self.now), path)
+        return found
 
 
 def read(folder: Path, name: str, task: Task, seen: int) -> Evaluation:

@@ -6,16 +6,20 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from veracausa.circuits.quality.curve import require_sizes
 from veracausa.circuits.runs.ablations import require_ablation
-from veracausa.cost import told
-from veracausa.discovery.evaluation import Evaluation, measured, seen_by
+from veracausa.cost import Step, told
+from veracausa.discovery.evaluation import PARTS, Evaluating, Evaluation, seen_by
 from veracausa.discovery.files import load_discovery, place, save_discovery
-from veracausa.discovery.forecast import running, timed
 from veracausa.discovery.results import Discovery
+from veracausa.engine.work import planned_by
+from veracausa.planning.rates import rates, timed
+from veracausa.planning.stages import Stage, perform
 from veracausa.progress import announce
 from veracausa.storage.files import at
 
@@ -24,6 +28,73 @@ if TYPE_CHECKING:
     from veracausa.tasks.task import Task
 
 
+@dataclass(frozen=True, eq=False)
+class EvaluateWork:
+    """What `evaluate` is about to do; `folder`: where the discovery lies, if it was read from there."""
+
+    lm: Model
+    task: Task
+    discovery: Discovery
+    folder: Path | None
+    evaluating: Evaluating
+    ablation: str
+    kind: ClassVar[str] = "circuits"
+
+    @classmethod
+    def of(
+        cls, lm: Model, discovery: Discovery | str | Path, task: Task, sizes: Sequence[float] | None, ablation: str
+    ) -> EvaluateWork:
+        """Check what is asked; see `evaluate`."""
+        folder = None if isinstance(discovery, Discovery) else at(discovery)
+        found = discovery if isinstance(discovery, Discovery) else load_discovery(discovery)
+        found.circuit.require_for(lm)
+        sizes = found.evaluation.curve.sizes if sizes is None else tuple(sizes)
+        require_sizes(sizes)
+        require_ablation(ablation)
+        name = "pairs-" + hashlib.sha256(json.dumps([task.digest(), list(sizes), ablation]).encode()).hexdigest()[:8]
+        evaluating = Evaluating.of(
+            lm, name, task, found.circuit, found.scores, seen=seen_by(task, found.pairs), sizes=sizes,
+            seed=int(found.asked["seed"]), ablation=ablation,
+        )  # fmt: skip
+        return cls(lm, task, found, folder, evaluating, ablation)
+
+    def steps(self) -> list[Step]:
+        """What each part will cost."""
+        whole = sum(self.task.lengths) * self.lm.layers
+        found = []
+        for part, what in PARTS.items():
+            work = self.evaluating.work[part]
+            found.append(Step(what, work.kind, work.tokens(), work.tokens() / whole, batches=work.batches()))
+        return found
+
+    def tokens(self) -> float:
+        """Token-layers of all four parts."""
+        return sum(step.token_layers for step in self.steps())
+
+    def batches(self) -> int:
+        """Buckets that all parts record."""
+        return sum(step.batches for step in self.steps())
+
+    def run(self, show_progress: bool = True, out: str | Path | None = None) -> Evaluation:
+        """Run all parts; where the discovery was read from a folder, they and the page are written there."""
+        if self.ablation == "counterfactual":
+            self.lm.measure(self.task).require_gap(self.task)
+        doing = dataclasses.replace(self.evaluating, found={}, show=show_progress)
+        doing.folder = self.folder and place(self.folder, doing.name)
+        plan = self.steps()
+        if show_progress:
+            plan = timed(plan, rates(self.lm, self.task, [self.kind]))
+        announce(told(plan, "drawing the page"), show_progress)
+        stages = [Stage(step, partial(doing.do, part)) for part, step in zip(PARTS, plan, strict=True)]
+        perform(stages, plan, show_progress)
+        evaluation = doing.result()
+        if self.folder is not None:
+            others = tuple(one for one in self.discovery.further if one.name != doing.name)
+            save_discovery(dataclasses.replace(self.discovery, further=(*others, evaluation)), self.folder)
+        return evaluation
+
+
+@planned_by(EvaluateWork.of)
 def evaluate(
     lm: Model,
     discovery: Discovery | str | Path,
@@ -52,24 +123,4 @@ def evaluate(
 
     >>> vc.discovery.evaluate(lm, "out/", vc.tasks.ioi(lm, n=16, seed=7)).circuit.f
     """
-    folder = None if isinstance(discovery, Discovery) else at(discovery)
-    found = discovery if isinstance(discovery, Discovery) else load_discovery(discovery)
-    found.circuit.require_for(lm)
-    sizes = found.evaluation.curve.sizes if sizes is None else tuple(sizes)
-    require_sizes(sizes)
-    require_ablation(ablation)
-    if ablation == "counterfactual":
-        lm.measure(task).require_gap(task)
-    name = "pairs-" + hashlib.sha256(json.dumps([task.digest(), list(sizes), ablation]).encode()).hexdigest()[:8]
-    if show_progress:
-        work = [running(lm, task, 3 * len(sizes) + 2, "the circuit, both curves, a random circuit", ablation)]
-        announce(told(timed(lm, task, work), "drawing the page"), show_progress)
-    evaluation = measured(
-        lm, name, task, found.circuit, found.scores, seen=seen_by(task, found.pairs), sizes=sizes,
-        seed=int(found.asked["seed"]), ablation=ablation, folder=folder and place(folder, name),
-        show_progress=show_progress,
-    )  # fmt: skip
-    if folder is not None:
-        others = tuple(one for one in found.further if one.name != name)
-        save_discovery(dataclasses.replace(found, further=(*others, evaluation)), folder)
-    return evaluation
+    return EvaluateWork.of(lm, discovery, task, sizes, ablation).run(show_progress)

@@ -59,11 +59,20 @@ def rows_per_chunk(lm: Model, positions: int, length: int, backward: bool = Fals
     return max(1, int(min(tokens / positions, fits)))
 
 
+def chunk_bytes(lm: Model, positions: int, length: int, backward: bool = False) -> int:
+    """Bytes of a chunk of as many rows as it should hold."""
+    return rows_per_chunk(lm, positions, length, backward) * positions * _token_bytes(lm, length, backward)
+
+
+def tape_bytes(lm: Model, length: int, sites: int = 0) -> int:
+    """Bytes of a pair of prompts of `length` on a tape; `sites`: see `examples_per_batch`."""
+    decoder = lm.decoder
+    logits: Tensor = decoder.unembedding.weight  # type: ignore[assignment]
+    return (2 * length * decoder.layers * (3 * decoder.width + sites) + len(logits)) * lm.dtype.itemsize
+
+
 def examples_per_batch(lm: Model, task: Task, sites: int = 0) -> int:
     """Pairs that one tape should hold; `sites` = floats a token that it keeps of each layer beside the stream."""
-    decoder = lm.decoder
     longest = max(task.lengths)
-    logits: Tensor = decoder.unembedding.weight  # type: ignore[assignment]
-    kept = (2 * longest * decoder.layers * (3 * decoder.width + sites) + len(logits)) * lm.dtype.itemsize
     tokens = 2048 if lm.device.type == "cpu" else 32_768
-    return max(1, int(min(tokens / longest, _SHARE * free_memory(lm.device) / kept)))
+    return max(1, int(min(tokens / longest, _SHARE * free_memory(lm.device) / tape_bytes(lm, longest, sites))))

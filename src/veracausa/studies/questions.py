@@ -26,7 +26,8 @@ from veracausa.counterfactuals.general_units import general_purpose
 from veracausa.counterfactuals.roles import head_roles
 from veracausa.counterfactuals.searching import search
 from veracausa.errors import TaskError
-from veracausa.studies.rates import batches
+from veracausa.planning.rates import batches
+from veracausa.planning.stages import Stage
 from veracausa.studies.results import Failure
 from veracausa.tasks.pool import pool
 from veracausa.tasks.registry import corruptions_of, rebuilt
@@ -49,18 +50,6 @@ PERMUTATIONS = 16
 TOLD_BY = ("counterfactual", "mean")
 #: Prompts on which the cost of an ablation study is counted.
 PLANNED = 256
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A part of the work: what it is forecast to cost, and the call that does it.
-
-    `instead`: takes the failure of a part that the others can do without; None where nothing can.
-    """
-
-    step: Step
-    run: Callable[[], Any]
-    instead: Callable[[Failure], None] | None = None
 
 
 @dataclass
@@ -161,14 +150,15 @@ class FurtherWork:
             self._stage("general-purpose heads", "exact", rest, self._general),
         ]
 
-    def _stage(self, what: str, kind: str, work: float, run: Callable[[], Any], count: int | None = None) -> Stage:
+    def _stage(self, what: str, kind: str, work: float, run: Callable[[], None], count: int | None = None) -> Stage:
         """`count`: batches that are recorded on the way (default: those of the task, once)."""
         from veracausa.studies.summary import called
 
         passes = work / (sum(self.task.lengths) * self.lm.layers)
         count = batches(self.lm, self.task) if count is None else count
         step = Step(f"{what}, {called(self.task)}", kind, work, passes, batches=count)
-        return Stage(step, run, self.findings.append)
+        title = f"{step.what[0].upper()}{step.what[1:]}"
+        return Stage(step, run, lambda sentence: self.findings.append(Failure(title, sentence)))
 
     # What units stand in the plan, before the outliers are known.
 

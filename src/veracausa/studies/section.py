@@ -12,11 +12,12 @@ from veracausa.effects.exact import exact
 from veracausa.effects.planning import planned_exact, recorded_runs
 from veracausa.estimates.attribute import planned
 from veracausa.estimates.kept import kept
+from veracausa.planning.rates import batches
+from veracausa.planning.stages import Stage
 from veracausa.scores.scores import Scores
 from veracausa.studies.levels import Level
 from veracausa.studies.neurons import choose_neurons
-from veracausa.studies.questions import FurtherWork, Stage
-from veracausa.studies.rates import batches
+from veracausa.studies.questions import FurtherWork
 from veracausa.studies.results import Panel, Section
 from veracausa.studies.summary import called
 from veracausa.units.resolve import all_units
@@ -85,7 +86,7 @@ class SectionWork:
             wanted.append(("ig", {"nodes": self.level.to_zero, "baseline": "zero"}))
         return wanted
 
-    def _stage(self, what: str, kind: str, work: float, run: Callable[[], Any]) -> Stage:
+    def _stage(self, what: str, kind: str, work: float, run: Callable[[], None]) -> Stage:
         passes = work / (sum(self.task.lengths) * self.lm.layers)
         step = Step(f"{what} on {called(self.task)}", kind, work, passes, batches=batches(self.lm, self.task))
         return Stage(step, run)

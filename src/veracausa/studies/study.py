@@ -10,22 +10,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from veracausa.cost import Step, after, told
+from veracausa.cost import Step, told
 from veracausa.engine.guard import borrowed
 from veracausa.errors import TaskError
+from veracausa.estimates.attribute import attribute
+from veracausa.planning.rates import Rate, rates, timed
+from veracausa.planning.stages import perform
 from veracausa.progress import announce, duration
 from veracausa.spared import spared
 from veracausa.storage.environment import command, machine, versions
 from veracausa.storage.files import at
 from veracausa.studies.levels import LEVELS, Level, resolve_level
-from veracausa.studies.questions import Stage
-from veracausa.studies.rates import Rate, likely, rates, timed
-from veracausa.studies.results import Failure, Study
+from veracausa.studies.results import Study
 from veracausa.studies.section import SectionWork
 from veracausa.studies.summary import summarise
 from veracausa.tasks.registry import rebuilt
@@ -76,10 +76,7 @@ def study(
         plan = timed([stage.step for stage in stages], known)
         if show_progress:
             announce(_announcement(lm, tasks, chosen, heads, plan, known), True)
-        done: list[Step] = []
-        for stage in stages:
-            done.append(_done(stage))
-            announce(after(plan, done), show_progress)
+        done = perform(stages, plan, show_progress)
         sections = tuple(one.section() for one in work)
     return Study(
         title=f"Exact effects against gradient estimates: {tasks[-1].name} on {lm.name}",
@@ -93,6 +90,12 @@ def study(
         seconds=time.monotonic() - began,
         steps=tuple(zip(plan, done, strict=True)),
     )
+
+
+def likely(lm: Model, task: Task) -> tuple[str, ...]:
+    """Heads in the order of |atp| on the first pair: what will about be chosen, for counting its cost beforehand."""
+    guess = attribute(lm, task[:1], units="heads", method="atp", show_progress=False)
+    return tuple(guess.units.names[i] for i in guess.ranking())
 
 
 def forecast(lm: Model, task: Task | Sequence[Task], level: str | Level = "default", seed: int = 0) -> list[Step]:
@@ -142,16 +145,3 @@ def _as_usual(lm: Model, tasks: Sequence[Task], level: Level) -> list[Task]:
 def _asked(level: str) -> str:
     """A level with the option of the command line that asks for it; the default has none."""
     return "default (no option)" if level == "default" else f"{level} (--{level})"
-
-
-def _done(stage: Stage) -> Step:
-    """Do a stage; where the others can do without it, its failure stands in its place."""
-    began = time.monotonic()
-    if stage.instead is None:
-        stage.run()
-    else:
-        what = stage.step.what
-        failed = spared(f"“{what}”", stage.run, lambda sentence: Failure(f"{what[0].upper()}{what[1:]}", sentence))
-        if isinstance(failed, Failure):
-            stage.instead(failed)
-    return replace(stage.step, seconds=time.monotonic() - began)

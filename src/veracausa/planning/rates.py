@@ -1,6 +1,6 @@
-"""How fast this machine is at each kind of work, from a few seconds of it, so that a study's time can be told before.
+"""How fast this machine is at each kind of work, from a few seconds of it, so that a call's time can be told before.
 
-Rates are token-layers a second on the first pairs of the very task, in the very batches that the work will use as far
+Rates are token-layers a second on the first pair of the very task, in the very batches that the work will use as far
 as a short run can.
 """
 
@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from veracausa.circuits.runs.run_circuits import run_circuits
 from veracausa.cost import Cost, Step
 from veracausa.effects.exact import exact
+from veracausa.engine.circuit_forward import all_edges_mask
 from veracausa.engine.sharing import starts
+from veracausa.errors import GapError
 from veracausa.estimates.attribute import attribute
-from veracausa.units.resolve import all_units
+from veracausa.units.resolve import all_edges, all_units
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -32,6 +35,8 @@ _FEW, _ROWS = 4, 150
 LOCATING = 2.5
 #: Layers whose path to the corrupted values is timed.
 _LAYERS = 5
+#: Edges whose exact effects are timed.
+_EDGES = 64
 
 
 class Rate(NamedTuple):
@@ -45,11 +50,35 @@ class Rate(NamedTuple):
 
 
 def rates(lm: Model, task: Task, kinds: Iterable[str]) -> dict[str, Rate]:
-    """The rate of each kind of work: "exact", "neurons", "gradients", "paths", "locating".
+    """The rate of each kind of work (see `_timing`); of one that has no timing of its own that of exact effects.
+
+    Nothing where the task's first pair cannot tell, because the model gives both its prompts the same metric.
 
     >>> rates(lm, task, ["exact"])["exact"].speed
     """
-    pairs = task[:_PAIRS]
+    pairs = task[:_PAIRS].with_metric("logprob")  # one that every pair has a gap in
+    work, wanted = _timing(lm, pairs), dict.fromkeys(kinds)
+    known: dict[str, Rate] = {}
+    try:
+        # warm: what a first run costs once is not timed
+        attribute(lm, pairs, units="heads", method="atp", show_progress=False)
+        for kind in wanted:
+            own = kind if kind in work else "exact"
+            if own not in known:
+                known[own] = _rate(*work[own], batches(lm, pairs))
+            slower = LOCATING if kind == "locating" else 1.0
+            known[kind] = Rate(known[own].speed / slower, known[own].begin * slower)
+    except GapError:
+        return {}
+    return {kind: known[kind] for kind in wanted}
+
+
+def _timing(lm: Model, pairs: Task) -> dict[str, tuple[Callable[[], Cost], Callable[[], Cost]]]:
+    """Kind of work → a small run of it and a larger one, over the same batches.
+
+    "exact", "neurons": patched runs of heads and of neurons; "edges": of edges. "gradients", "paths": one gradient, and
+    integrated ones; "edge gradients": of edges. "circuits": runs of the whole graph.
+    """
 
     def patched(kind: str, rows: int) -> Cost:
         return exact(lm, pairs, units=_neighbours(lm, kind, rows), show_progress=False).cost
@@ -57,23 +86,26 @@ def rates(lm: Model, task: Task, kinds: Iterable[str]) -> dict[str, Rate]:
     def estimated(units: str | list[str], method: str, nodes: int | None = None) -> Cost:
         return attribute(lm, pairs, units=units, method=method, nodes=nodes, show_progress=False).cost
 
-    work: dict[str, tuple[Callable[[], Cost], Callable[[], Cost]]] = {
+    def edges() -> Cost:
+        every = all_edges(lm)
+        chosen = np.random.default_rng(0).permutation(len(every))[:_EDGES]
+        return exact(lm, pairs, units=every[np.sort(chosen)], show_progress=False).cost
+
+    def circuit() -> Cost:
+        return run_circuits(lm, pairs, [all_edges_mask(lm.graph)], show_progress=False).cost
+
+    return {
         "exact": (lambda: patched("heads", _FEW), lambda: patched("heads", _ROWS)),
         "neurons": (lambda: patched("neurons", _FEW), lambda: patched("neurons", _ROWS)),
-        "gradients": (lambda: Cost(), lambda: estimated("heads", "atp")),
+        "edges": (Cost, edges),
+        "gradients": (Cost, lambda: estimated("heads", "atp")),
+        "edge gradients": (Cost, lambda: estimated("edges", "eap")),
         "paths": (
             lambda: estimated(_layers(lm, 1), "ig", nodes=5),
             lambda: estimated(_layers(lm, _LAYERS), "ig", nodes=5),
         ),
+        "circuits": (Cost, circuit),
     }
-    estimated("heads", "atp")  # warm: what a first run costs once is not timed
-    wanted, count = dict.fromkeys(kinds), batches(lm, pairs)
-    known = {
-        kind: _rate(*work[kind], count) for kind in work if kind in wanted or (kind == "exact" and "locating" in wanted)
-    }
-    if "locating" in wanted:
-        known["locating"] = Rate(known["exact"].speed / LOCATING, known["exact"].begin * LOCATING)
-    return known
 
 
 def batches(lm: Model, task: Task) -> int:
@@ -81,18 +113,12 @@ def batches(lm: Model, task: Task) -> int:
     return len(set(zip(task.lengths, starts(lm.decoder, task.clean, task.corrupted), strict=True)))
 
 
-def likely(lm: Model, task: Task) -> tuple[str, ...]:
-    """Heads in the order of |atp| on the first pairs: what will about be chosen, for counting its cost beforehand."""
-    guess = attribute(lm, task[:_PAIRS], units="heads", method="atp", show_progress=False)
-    return tuple(guess.units.names[i] for i in guess.ranking())
-
-
 def timed(steps: Sequence[Step], known: dict[str, Rate]) -> list[Step]:
-    """The steps with the seconds that they will about take, at known rates."""
+    """The steps with the seconds that they will about take, at known rates; None where a step's kind is not known."""
 
-    def seconds(step: Step) -> float:
-        rate = known[step.kind]
-        return step.token_layers / rate.speed + step.batches * rate.begin
+    def seconds(step: Step) -> float | None:
+        rate = known.get(step.kind)
+        return None if rate is None else step.token_layers / rate.speed + step.batches * rate.begin
 
     return [replace(step, seconds=seconds(step)) for step in steps]
 

@@ -4,8 +4,9 @@ import pytest
 
 from veracausa.cost import Cost, Step
 from veracausa.engine.tape import buckets
-from veracausa.studies import rates as module
-from veracausa.studies.rates import _rate, batches, likely, rates, timed
+from veracausa.planning import rates as module
+from veracausa.planning.rates import _rate, batches, rates, timed
+from veracausa.studies.study import likely
 
 
 def test_beginning_a_batch_is_not_charged_to_its_rows(monkeypatch):
@@ -34,7 +35,7 @@ def test_batches_are_what_a_tape_holds(tiny, task_of):
 
 def test_every_kind_has_a_rate_and_steps_their_seconds(tiny, task_of):
     lm, task = tiny("llama"), task_of((5, 6), n=3)
-    kinds = ["exact", "neurons", "gradients", "paths", "locating"]
+    kinds = ["exact", "neurons", "edges", "gradients", "edge gradients", "paths", "circuits", "locating", "unheard of"]
     known = rates(lm, task, kinds)
     assert set(known) == set(kinds) and all(rate.speed > 0 and rate.begin >= 0 for rate in known.values())
     [step] = timed([Step("one", "exact", 1000.0, 1.0, batches=3)], known)

@@ -1,0 +1,117 @@
+"""What a call will cost, told before it is made; the verb's own work counts it, so both are about the same thing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from veracausa.cost import Step
+from veracausa.errors import MethodError
+from veracausa.planning.memory import peak
+from veracausa.planning.rates import rates, timed
+from veracausa.progress import duration
+from veracausa.words import counted
+
+if TYPE_CHECKING:
+    from veracausa.engine.work import Work
+    from veracausa.model import Model
+    from veracausa.tasks.task import Task
+
+#: Verbs whose names are no words for what they give.
+_WORDS = {"exact": "exact effects", "attribute": "estimates", "verify": "a receipt", "locate": "location"}
+
+
+@dataclass(frozen=True)
+class Price:
+    """What a call will cost. `what`: in words. `passes`: token-layers in forward passes over its clean prompts.
+
+    `seconds`: at this machine's speed just now; None where it was not measured, or could not be. `memory`: bytes at
+    most beside the weights, about. `steps`: parts of the work that run at speeds of their own.
+
+    >>> vc.forecast(vc.exact, lm, task, units="neurons").seconds
+    """
+
+    what: str
+    token_layers: float
+    passes: float
+    seconds: float | None
+    memory: int
+    steps: tuple[Step, ...]
+
+    def describe(self) -> str:
+        """In a line."""
+        parts = [f"{self.token_layers:,.0f} token-layers = {self.passes:,.1f} forward passes"]
+        if self.seconds is not None:
+            parts.append(f"about {duration(self.seconds)} at this machine's speed")
+        parts.append(f"peak memory about {_bytes(self.memory)}")
+        return f"{self.what}: {', '.join(parts)}"
+
+    def __repr__(self) -> str:
+        return self.describe()
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(self.describe())}</pre>"
+
+
+def forecast(
+    verb: Callable[..., Any], lm: Model, task: Task | Sequence[Task], *, measure: bool = True, **arguments: Any
+) -> Price:
+    """What a call will cost in token-layers, passes, seconds and memory, without making it.
+
+    Args:
+        verb: a public function that runs the model: `vc.exact`, `vc.attribute`, `vc.causes.locate`, …
+        lm: the model.
+        task: the pairs; for `vc.study` also several tasks.
+        measure: time a few runs of the same kind on the task's first pair, for the seconds.
+        arguments: the verb's own, by name.
+
+    Raises:
+        MethodError: something that has no price: it runs no model, or how long it takes shows only as it goes.
+        Others as for the verb itself with these arguments.
+
+    >>> vc.forecast(vc.exact, lm, task, units="neurons")
+    exact effects of 46,080 neurons on 4 pairs: 1,234,567 token-layers = 57.3 forward passes, about 3 min 20 s at this
+    machine's speed, peak memory about 1.2 GB
+    """
+    planned = getattr(verb, "work", None)
+    if not callable(planned):
+        name = getattr(verb, "__name__", repr(verb))
+        raise MethodError(
+            f"{name} has no forecast. Give a function that runs the model, as it is called: vc.forecast(vc.exact, lm, "
+            "task, units='neurons'); vc.select, vc.agreement and others that only read scores cost next to nothing."
+        )
+    work: Work = planned(lm=lm, task=task, **arguments)
+    steps = steps_of(work, getattr(verb, "__name__", ""))
+    total, whole = sum(step.token_layers for step in steps), sum(work.task.lengths) * work.lm.layers
+    if measure:
+        steps = timed(steps, rates(lm, work.task, (step.kind for step in steps)))
+    known = [step.seconds for step in steps if step.seconds is not None]
+    seconds = sum(known) if known and len(known) == len(steps) else None
+    return Price(_said(work, verb), total, total / whole, seconds, peak(work), tuple(steps))
+
+
+def steps_of(work: Work, name: str) -> list[Step]:
+    """The steps that a work says it has, or the whole as one."""
+    if hasattr(work, "steps"):
+        return list(work.steps())
+    tokens, whole = work.tokens(), sum(work.task.lengths) * work.lm.layers
+    return [Step(name, work.kind, tokens, tokens / whole, batches=work.batches())]
+
+
+def _said(work: Work, verb: Callable[..., Any]) -> str:
+    """A work in words: its own, or the verb's name with how many units there are."""
+    name, pairs = getattr(verb, "__name__", "the call"), counted(len(work.task), "pair")
+    own = getattr(work, "what", None)
+    if own is None:
+        units: Any = next((getattr(work, at) for at in ("table", "units") if hasattr(work, at)), None)
+        own = _WORDS.get(name, name.replace("_", " "))
+        if hasattr(units, "kind"):
+            own += f" of {len(units):,} {units.kind}"
+    return f"{own} on {pairs}"
+
+
+def _bytes(count: int) -> str:
+    """1.2 GB, 34 MB."""
+    return f"{count / 1e9:.1f} GB" if count >= 5e8 else f"{max(count / 1e6, 0.1):,.1f} MB"

@@ -1,0 +1,60 @@
+"""The price of a call: what it says, for every verb that has a work, and what it refuses."""
+
+from __future__ import annotations
+
+import pytest
+
+import veracausa as vc
+from veracausa.errors import GapError, MethodError
+
+
+def test_a_price_says_what_the_call_will_cost(tiny, task_of):
+    lm, task = tiny("llama"), task_of((6, 8), n=3)
+    circuit = vc.select(vc.attribute(lm, task, units="edges", method="eap", show_progress=False), n=40)
+    price = vc.forecast(vc.faithfulness, lm, task, circuit=circuit)
+    found = vc.faithfulness(lm, task, circuit, show_progress=False)
+    assert price.token_layers == found.cost.token_layers
+    assert price.passes == pytest.approx(found.cost.forward_equivalents)
+    assert price.seconds > 0 and price.memory > 0
+    said = repr(price)
+    assert f"{price.token_layers:,.0f} token-layers" in said and "on 3 pairs" in said and "peak memory" in said
+    assert "speed" in said and "speed" in price._repr_html_()
+
+
+def test_nothing_is_timed_where_no_seconds_are_wanted(tiny, task_of, monkeypatch):
+    monkeypatch.setattr("veracausa.planning.price.rates", None)
+    price = vc.forecast(vc.circuits.iterate, tiny("llama"), task_of(6, n=2), measure=False)
+    assert price.seconds is None and "speed" not in repr(price) and price.token_layers > 0
+
+
+def test_a_task_whose_first_pair_has_no_gap_tells_no_seconds(tiny, task_of, monkeypatch):
+    def attribute(*_, **__):
+        raise GapError("no gap")
+
+    monkeypatch.setattr("veracausa.planning.rates.attribute", attribute)
+    price = vc.forecast(vc.causes.surface, tiny("llama"), task_of(6, n=2), units=["a0.h0", "a1.h1"])
+    assert price.seconds is None and price.token_layers > 0
+
+
+def test_a_discovery_is_priced_by_its_steps(tiny, task_of):
+    lm, task = tiny("llama"), task_of((5, 7), n=8)
+    options = {"edges": 60, "sizes": (0.1, 1.0), "top": 4, "sample": 4}
+    price = vc.forecast(vc.discover, lm, task, **options)
+    found = vc.discover(lm, task, **options, show_progress=False)
+    assert [step.what for step in price.steps] == [step.what for step in found.steps]
+    assert price.steps[0].token_layers == found.steps[0].token_layers
+    assert price.token_layers >= sum(step.token_layers for step in found.steps)
+    assert price.seconds == pytest.approx(sum(step.seconds for step in price.steps))
+
+
+def test_what_runs_no_model_has_no_price(tiny, task_of):
+    for verb in (vc.select, vc.agreement, print):
+        with pytest.raises(MethodError, match="has no forecast"):
+            vc.forecast(verb, tiny("llama"), task_of(6))
+
+
+def test_wrong_arguments_are_the_verbs_own_errors(tiny, task_of):
+    with pytest.raises(MethodError, match="rounds"):
+        vc.forecast(vc.circuits.iterate, tiny("llama"), task_of(6), rounds=0)
+    with pytest.raises(TypeError, match="turns"):
+        vc.forecast(vc.circuits.iterate, tiny("llama"), task_of(6), turns=3)
