@@ -8,7 +8,8 @@ import torch
 from scipy import stats
 
 import veracausa as vc
-from veracausa.counterfactuals.general_units import GeneralPurpose, general_purpose
+from veracausa.counterfactuals.finding_general import general_purpose
+from veracausa.counterfactuals.general_units import GeneralPurpose
 from veracausa.errors import FileError, MethodError
 
 

@@ -72,20 +72,11 @@ class AblationStudyWork:
 
     @classmethod
     def of(
-        cls,
-        lm: Model,
-        task: Task,
-        *,
-        units: str | Sequence[str] | Units | Scores | Agreement,
-        ablations: Sequence[str] = ("zero", "mean"),
-        together: bool = True,
-        new_tokens: int = 1,
-        answers: Sequence[Sequence[str | Sequence[int]]] | None = None,
-        top: int = 6,
-        reference: Task | None = None,
-        alpha: float = 0.05,
-        seed: int = 0,
-    ) -> AblationStudyWork:
+        cls, lm: Model, task: Task, *, units: str | Sequence[str] | Units | Scores | Agreement,
+        ablations: Sequence[str], together: bool, new_tokens: int,
+        answers: Sequence[Sequence[str | Sequence[int]]] | None, top: int, reference: Task | None, alpha: float,
+        seed: int,
+    ) -> AblationStudyWork:  # fmt: skip
         """Check what is asked; see `ablation_study`."""
         if not 0 < alpha < 1:
             raise MethodError(f"alpha={alpha}: a level lies between 0 and 1.")
@@ -292,16 +283,7 @@ def ablation_study(
     >>> study["a20.h0", "zero"].accuracy, study["together", "mean"].p_holm
     """
     work = AblationStudyWork.of(
-        lm,
-        task,
-        units=units,
-        ablations=ablations,
-        together=together,
-        new_tokens=new_tokens,
-        answers=answers,
-        top=top,
-        reference=reference,
-        alpha=alpha,
-        seed=seed,
-    )
+        lm, task, units=units, ablations=ablations, together=together, new_tokens=new_tokens, answers=answers,
+        top=top, reference=reference, alpha=alpha, seed=seed,
+    )  # fmt: skip
     return work.run(show_progress, out)

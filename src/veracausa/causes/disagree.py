@@ -55,18 +55,9 @@ class DisagreementWork:
 
     @classmethod
     def of(
-        cls,
-        lm: Model,
-        task: Task,
-        *,
-        units: str | Sequence[str] | Units = "heads",
-        shapley: int | None = None,
-        nodes: int = 16,
-        zero_nodes: int | None = 16,
-        known: Mapping[str, Scores] | None = None,
-        locations: Mapping[str, Located] | None = None,
-        seed: int = 0,
-    ) -> DisagreementWork:
+        cls, lm: Model, task: Task, *, units: str | Sequence[str] | Units, shapley: int | None, nodes: int,
+        zero_nodes: int | None, known: Mapping[str, Scores] | None, locations: Mapping[str, Located] | None, seed: int,
+    ) -> DisagreementWork:  # fmt: skip
         """Check what is asked; see `disagreement`."""
         table, asked = whole_sites(lm, task, units, "These"), _asked(shapley, nodes, zero_nodes)
         own: dict[str, Scores] = {}
@@ -167,16 +158,9 @@ def disagreement(
     >>> found.cause("a20.h0", "ig").sentences
     """
     work = DisagreementWork.of(
-        lm,
-        task,
-        units=units,
-        shapley=shapley,
-        nodes=nodes,
-        zero_nodes=zero_nodes,
-        known=known,
-        locations=locations,
+        lm, task, units=units, shapley=shapley, nodes=nodes, zero_nodes=zero_nodes, known=known, locations=locations,
         seed=seed,
-    )
+    )  # fmt: skip
     return work.run(show_progress, out)
 
 

@@ -115,31 +115,14 @@ def watch_head(recorded: Recorded, rows: Rows, layer: int, head: int) -> tuple[T
 
     The last alpha must be 1: there the query positions are chosen.
     """
-    lm, tape, clean = recorded.bucket.lm, recorded.bucket.tape, recorded.bucket.tape.clean
-    points, block, n = len(rows.units), lm.decoder.blocks[layer], len(tape.examples)
-    order = np.stack([np.tile(np.arange(n), points), np.repeat(np.arange(points), n)], 1)
-    example = torch.as_tensor(order[:, 0], device=lm.device)
-    seen, given = Seen(), list[tuple[Tensor, Tensor]]()
-
-    def keep(_: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        return args, {**kwargs, "keep": lambda query, key, value, **settings: given.append((query, key))}
-
-    watching = block.attention.register_forward_pre_hook(keep, with_kwargs=True)
-    with hooks(watching, *seen.watch([block])):
-        sweep(lm.decoder, tape, clean, rows.joins(tape, clean, order, tape.start), start=tape.start, cost=rows.cost)
-    ((queries, keys),) = given
-    keys = torch.cat([clean.keys[layer][example, :, : tape.start], keys], 2)
-    replaced = slice(-n, None)
-    there = Seen({layer: seen.residual[layer][replaced]}, {layer: seen.middle[layer][replaced]})
-    tangent = tangents(recorded, there, block, example[replaced])
-    rows.cost.add(n, tape.length - tape.start)
-    moved = (seen.z[layer][replaced] - tangent.z[layer]) * recorded.gradients["z"][layer]
-    each = torch.arange(n, device=lm.device)
-    query = moved.unflatten(-1, (lm.heads, -1))[:, :, head].sum(-1).abs().argmax(-1)
+    tape, clean, heads = recorded.bucket.tape, recorded.bucket.tape.clean, recorded.bucket.lm.heads
+    seen, queries, keys = _run(recorded, rows, layer)
+    query = _most_moved(recorded, rows, seen, layer, head)
+    n, each = len(tape.examples), recorded.bucket.every
 
     def attends(queries: Tensor, keys: Tensor) -> Tensor:
         pattern = attention_pattern(queries, keys, **clean.attention[layer])
-        pattern = pattern.view(-1, lm.heads, queries.shape[2], keys.shape[2])[:, head]
+        pattern = pattern.view(-1, heads, queries.shape[2], keys.shape[2])[:, head]
         return pattern.unflatten(0, (-1, n))[:, each, query].transpose(0, 1)
 
     def of(state: State) -> Tensor:
@@ -154,3 +137,35 @@ def watch_head(recorded: Recorded, rows: Rows, layer: int, head: int) -> tuple[T
     if clean.attention[layer].get("is_causal") is False:
         visible = torch.full_like(visible, tape.length)
     return entropy, largest, key, query + tape.start, visible
+
+
+def _run(recorded: Recorded, rows: Rows, layer: int) -> tuple[Seen, Tensor, Tensor]:
+    """What one block's modules got and gave, and its queries and keys (the prefix's, too), as the unit moved.
+
+    Rows: by alpha, then by example.
+    """
+    lm, tape, clean = recorded.bucket.lm, recorded.bucket.tape, recorded.bucket.tape.clean
+    points, block, n = len(rows.units), lm.decoder.blocks[layer], len(tape.examples)
+    order = np.stack([np.tile(np.arange(n), points), np.repeat(np.arange(points), n)], 1)
+    seen, given = Seen(), list[tuple[Tensor, Tensor]]()
+
+    def keep(_: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return args, {**kwargs, "keep": lambda query, key, value, **settings: given.append((query, key))}
+
+    watching = block.attention.register_forward_pre_hook(keep, with_kwargs=True)
+    with hooks(watching, *seen.watch([block])):
+        sweep(lm.decoder, tape, clean, rows.joins(tape, clean, order, tape.start), start=tape.start, cost=rows.cost)
+    ((queries, keys),) = given
+    example = torch.as_tensor(order[:, 0], device=lm.device)
+    return seen, queries, torch.cat([clean.keys[layer][example, :, : tape.start], keys], 2)
+
+
+def _most_moved(recorded: Recorded, rows: Rows, seen: Seen, layer: int, head: int) -> Int[Tensor, " examples"]:
+    """The position at which a head adds most to E − AtP, where the unit went all its way (the last rows)."""
+    bucket = recorded.bucket
+    n = len(bucket.tape.examples)
+    there = Seen({layer: seen.residual[layer][-n:]}, {layer: seen.middle[layer][-n:]})
+    tangent = tangents(recorded, there, bucket.lm.decoder.blocks[layer], bucket.every)
+    rows.cost.add(n, bucket.positions)
+    moved = (seen.z[layer][-n:] - tangent.z[layer]) * recorded.gradients["z"][layer]
+    return moved.unflatten(-1, (bucket.lm.heads, -1))[:, :, head].sum(-1).abs().argmax(-1)

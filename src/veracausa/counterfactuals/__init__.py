@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from veracausa.counterfactuals.compared_corruptions import CounterfactualComparison as CounterfactualComparison
     from veracausa.counterfactuals.comparing_baselines import baselines as baselines
     from veracausa.counterfactuals.comparing_corruptions import corruptions as corruptions
+    from veracausa.counterfactuals.finding_general import general_purpose as general_purpose
     from veracausa.counterfactuals.general_units import GeneralPurpose as GeneralPurpose
-    from veracausa.counterfactuals.general_units import general_purpose as general_purpose
     from veracausa.counterfactuals.roles import HeadRoles as HeadRoles
     from veracausa.counterfactuals.roles import head_roles as head_roles
     from veracausa.counterfactuals.searches import Search as Search
@@ -26,7 +26,7 @@ _HOMES = {
     "Search": "veracausa.counterfactuals.searches",
     "baselines": "veracausa.counterfactuals.comparing_baselines",
     "corruptions": "veracausa.counterfactuals.comparing_corruptions",
-    "general_purpose": "veracausa.counterfactuals.general_units",
+    "general_purpose": "veracausa.counterfactuals.finding_general",
     "head_roles": "veracausa.counterfactuals.roles",
     "pool": "veracausa.tasks.pool",
     "search": "veracausa.counterfactuals.searching",

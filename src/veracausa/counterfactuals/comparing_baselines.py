@@ -58,20 +58,10 @@ class BaselinesWork:
 
     @classmethod
     def of(
-        cls,
-        lm: Model,
-        task: Task,
-        *,
-        units: str | Sequence[str] | Units = "heads",
-        ablations: Sequence[str] | None = None,
-        nodes: int = NODES,
-        learning: Learning = QUICK,
-        most: int | None = MOST,
-        top: int | None = None,
-        known: Mapping[Way, Scores] | None = None,
-        reference: Task | None = None,
-        seed: int = 0,
-    ) -> BaselinesWork:
+        cls, lm: Model, task: Task, *, units: str | Sequence[str] | Units, ablations: Sequence[str] | None,
+        nodes: int, learning: Learning, most: int | None, top: int | None, known: Mapping[Way, Scores] | None,
+        reference: Task | None, seed: int,
+    ) -> BaselinesWork:  # fmt: skip
         """Check what is asked; see `baselines`."""
         wanted, table = _checked(task, ablations, reference, seed), resolve_units(lm, units, max(task.lengths))
         most_alike = require_top(top, len(table))
@@ -183,18 +173,9 @@ def baselines(
     >>> vc.counterfactuals.baselines(lm, task, units="heads").overview()
     """
     work = BaselinesWork.of(
-        lm,
-        task,
-        units=units,
-        ablations=ablations,
-        nodes=nodes,
-        learning=learning,
-        most=most,
-        top=top,
-        known=known,
-        reference=reference,
-        seed=seed,
-    )
+        lm, task, units=units, ablations=ablations, nodes=nodes, learning=learning, most=most, top=top, known=known,
+        reference=reference, seed=seed,
+    )  # fmt: skip
     return work.run(show_progress, out)
 
 

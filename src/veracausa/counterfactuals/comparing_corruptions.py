@@ -37,15 +37,9 @@ class CorruptionsWork:
 
     @classmethod
     def of(
-        cls,
-        lm: Model,
-        tasks: Mapping[str, Task],
-        *,
-        units: str | Sequence[str] | Units = "heads",
-        top: int | None = None,
-        least: float = LEAST,
-        known: Mapping[str, Scores] | None = None,
-    ) -> CorruptionsWork:
+        cls, lm: Model, tasks: Mapping[str, Task], *, units: str | Sequence[str] | Units, top: int | None,
+        least: float, known: Mapping[str, Scores] | None,
+    ) -> CorruptionsWork:  # fmt: skip
         """Check what is asked; see `corruptions`."""
         require_same_clean(tasks)
         if not 0 <= least < 1:

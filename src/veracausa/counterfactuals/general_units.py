@@ -15,20 +15,14 @@ hurts there, too. Where the corruption makes the other answer right, that is an 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import stats
 
-from veracausa.effects.exact import exact
-from veracausa.effects.planning import planned_exact
-from veracausa.engine.tape import buckets
-from veracausa.engine.work import planned_by
-from veracausa.errors import GapError, MethodError
 from veracausa.scores.bundles import read_all, write_all
 from veracausa.scores.files import same_table
 from veracausa.scores.scores import Scores
@@ -36,20 +30,11 @@ from veracausa.statistics.means import LEVEL, exceeds, magnitude, within
 from veracausa.statistics.ratios import ratios, share_of_gap
 from veracausa.storage.files import at
 from veracausa.storage.schema import number, reading, text
-from veracausa.units.resolve import resolve_units
-from veracausa.units.table import Units
 from veracausa.words import counted, share
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from veracausa.model import Model
-    from veracausa.tasks.task import Task
-
-#: Shares of the gap that count as large and as small.
-LARGE, SMALL = 0.05, 0.02
-#: Units that are followed into the corrupted run, at most.
-FOLLOWED = 12
 _FORMAT = "veracausa-general-purpose-2"
 
 
@@ -208,110 +193,3 @@ def load_general_purpose(path: str | Path) -> GeneralPurpose:
             same_table({name: replace(one, units=both["ablated"].units) for name, one in scores.items()})
         large, small = (number(0)(own[name]) for name in ("large", "small"))
         return GeneralPurpose(both["counterfactual"], both["ablated"], scores.get("corrupted"), large, small)
-
-
-@dataclass(frozen=True, eq=False)
-class GeneralPurposeWork:
-    """What `general_purpose` is about to do: two exact effects of each unit, and a third of those that stand out."""
-
-    lm: Model
-    task: Task
-    table: Units
-    ablation: str
-    large: float
-    small: float
-    known: Mapping[str, Scores]
-    kind: ClassVar[str] = "exact"
-
-    @classmethod
-    def of(
-        cls,
-        lm: Model,
-        task: Task,
-        *,
-        units: str | Sequence[str] | Units = "heads",
-        ablation: str = "mean",
-        large: float = LARGE,
-        small: float = SMALL,
-        known: Mapping[str, Scores] | None = None,
-    ) -> GeneralPurposeWork:
-        """Check what is asked; see `general_purpose`."""
-        if not 0 < small <= large or ablation not in ("mean", "zero", "resample"):
-            raise MethodError(
-                f"small={small}, large={large}, ablation={ablation!r}: 0 < small ≤ large, and the ablation is mean, "
-                "zero or resample."
-            )
-        table = resolve_units(lm, units, max(task.lengths))
-        if table.positional or table.kind == "edges":
-            raise MethodError("General-purpose units are whole units: give no edges and no single positions.")
-        return cls(lm, task, table, ablation, large, small, dict(known or {}))
-
-    def lacking(self, given: Collection[str] = ()) -> list[str]:
-        """The ablations that are computed: both but what is `known`, or will be `given`."""
-        return [one for one in ("counterfactual", self.ablation) if one not in self.known and one not in given]
-
-    def batches(self) -> int:
-        """Buckets that are recorded."""
-        decoder, task = self.lm.decoder, self.task
-        shared = [ablation == "counterfactual" for ablation in self.lacking()]
-        return sum(len(buckets(decoder, task.clean, task.corrupted, share, len(task))) for share in shared)
-
-    def tokens(self, given: Collection[str] = ()) -> float:
-        """Token-layers where some scores will be `given`; without following a few units into the corrupted run."""
-        ablations = self.lacking(given)
-        return sum(planned_exact(self.lm, self.task, units=self.table, ablation=one) for one in ablations)
-
-    def run(self, show_progress: bool = True, out: str | Path | None = None) -> GeneralPurpose:
-        """Compute both effects, then follow the units in the region into the corrupted run."""
-        task, scores = self.task, dict(self.known)
-        for one in self.lacking():
-            scores[one] = exact(self.lm, task, units=self.table, ablation=one, out=out, show_progress=show_progress)
-        both = scores["counterfactual"], scores[self.ablation]
-        if abs(float(both[0].gap.mean())) < 1e-12:
-            raise GapError("The mean gap is zero, so effects have no share of it. Choose a corruption that has one.")
-        found = GeneralPurpose(*both, None, self.large, self.small)
-        if candidates := found.candidates[:FOLLOWED]:
-            mirrored = replace(task, clean=task.corrupted, corrupted=task.clean, clean_text=task.corrupted_text,
-                               corrupted_text=task.clean_text)  # fmt: skip
-            there = exact(
-                self.lm, mirrored, units=candidates, ablation=self.ablation, out=out, show_progress=show_progress
-            )
-            found = replace(found, corrupted=there)
-        return found
-
-
-@planned_by(GeneralPurposeWork.of)
-def general_purpose(
-    lm: Model,
-    task: Task,
-    *,
-    units: str | Sequence[str] | Units = "heads",
-    ablation: str = "mean",
-    large: float = LARGE,
-    small: float = SMALL,
-    known: Mapping[str, Scores] | None = None,
-    out: str | Path | None = None,
-    show_progress: bool = True,
-) -> GeneralPurpose:
-    """Units that the behaviour needs although the counterfactual does not change them.
-
-    Args:
-        lm: the model.
-        task: the prompt pairs and the metric.
-        units: as for `vc.exact`, at all positions; no edges.
-        ablation: what takes a unit's own information away: "mean", "zero" or "resample".
-        large, small: shares of the gap, 0 < small ≤ large.
-        known: exact effects that were computed already: {"counterfactual": Scores, "mean": Scores}.
-        out: a folder to keep finished pieces in; an interrupted call continues from them.
-        show_progress: show progress bars.
-
-    Returns:
-        `GeneralPurpose`, effects as shares of the mean gap.
-
-    Raises:
-        MethodError: thresholds, ablation or units out of range; GapError: no gap; others as for `vc.exact`.
-
-    >>> vc.counterfactuals.general_purpose(lm, task, units="mlps").found
-    """
-    work = GeneralPurposeWork.of(lm, task, units=units, ablation=ablation, large=large, small=small, known=known)
-    return work.run(show_progress, out)

@@ -41,13 +41,7 @@ class SearchWork:
 
     @classmethod
     def of(
-        cls,
-        lm: Model,
-        pool: Task,
-        *,
-        units: str | Sequence[str] | Units,
-        held_out: Task | None = None,
-        seed: int = 0,
+        cls, lm: Model, pool: Task, *, units: str | Sequence[str] | Units, held_out: Task | None, seed: int
     ) -> SearchWork:
         """Check what is asked; see `search`."""
         whole, searched = _split(pool, held_out, seed)

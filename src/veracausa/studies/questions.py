@@ -22,7 +22,7 @@ from veracausa.cost import Step
 from veracausa.counterfactuals.compared_baselines import Baselines
 from veracausa.counterfactuals.comparing_baselines import baselines, possible_baselines
 from veracausa.counterfactuals.comparing_corruptions import corruptions
-from veracausa.counterfactuals.general_units import general_purpose
+from veracausa.counterfactuals.finding_general import general_purpose
 from veracausa.counterfactuals.roles import head_roles
 from veracausa.counterfactuals.searching import search
 from veracausa.errors import TaskError

@@ -42,12 +42,7 @@ class ResponsesWork:
 
     @classmethod
     def of(
-        cls,
-        lm: Model,
-        task: Task,
-        *,
-        units: Sequence[str] | Units,
-        alphas: Sequence[float] | np.ndarray = ALPHAS,
+        cls, lm: Model, task: Task, *, units: Sequence[str] | Units, alphas: Sequence[float] | np.ndarray
     ) -> ResponsesWork:
         """Check what is asked; see `responses`."""
         table = resolve_units(lm, units, max(task.lengths))

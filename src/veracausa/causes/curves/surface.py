@@ -62,14 +62,9 @@ class SurfaceWork:
 
     @classmethod
     def of(
-        cls,
-        lm: Model,
-        task: Task,
-        *,
-        units: Sequence[str],
-        alphas: Sequence[float] | np.ndarray = SHARES,
-        betas: Sequence[float] | np.ndarray | None = None,
-    ) -> SurfaceWork:
+        cls, lm: Model, task: Task, *, units: Sequence[str], alphas: Sequence[float] | np.ndarray,
+        betas: Sequence[float] | np.ndarray | None,
+    ) -> SurfaceWork:  # fmt: skip
         """Check what is asked; see `surface`."""
         return cls(lm, task, _both(lm, task, units), (_axis(alphas), _axis(alphas if betas is None else betas)))
 
