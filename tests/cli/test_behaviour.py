@@ -20,6 +20,11 @@ def test_ablate_prints_and_saves_what_the_call_returns(places, tmp_path):
     assert result.exit_code == 0, result.output
     lm = vc.load(folder, device="cpu")
     task = vc.tasks.from_file(lm, pairs)
+    price = vc.forecast(
+        vc.behaviour.ablation_study, lm, task, units=["a0.h1", "m2"], ablations=("zero", "counterfactual"),
+        new_tokens=2, measure=False,
+    )  # fmt: skip
+    assert f"cost   {price.what}: {price.token_layers:,.0f} token-layers" in result.stderr  # before it starts
     study = vc.behaviour.ablation_study(
         lm, task, units=["a0.h1", "m2"], ablations=("zero", "counterfactual"), new_tokens=2, show_progress=False
     )

@@ -214,3 +214,34 @@ def test_a_closed_pipe_is_quiet(words):
     )
     child.stdout.close()
     assert child.stderr.read() == "" and child.wait(60) in (0, 1)
+
+
+# ---- forecasts ------------------------------------------------------------------------------------------------------
+
+
+def test_a_call_is_priced_with_its_own_arguments_and_then_made(capsys, monkeypatch):
+    """Timing the machine is for long work; a verb without a forecast, or a call that means nothing, says so itself."""
+    from types import SimpleNamespace
+
+    from veracausa.cli.foretelling import foretold
+
+    priced = []
+
+    def forecast(verb, lm, task, measure=True, **asked):
+        priced.append((measure, asked))
+        if asked["units"] == "nothing":
+            raise MethodError("no forecast")
+        return SimpleNamespace(passes=asked["passes"])
+
+    monkeypatch.setattr("veracausa.planning.price.forecast", forecast)
+
+    def verb(lm, task, **given):
+        return lm, task, given
+
+    assert foretold(verb, "lm", "task", {"out": "o"}, units="heads", passes=3) == (
+        "lm", "task", {"units": "heads", "passes": 3, "out": "o"},
+    )  # fmt: skip
+    assert priced == [(False, {"units": "heads", "passes": 3})] and capsys.readouterr().err.startswith("cost   ")
+    foretold(verb, "lm", "task", units="heads", passes=300)
+    assert [measure for measure, _ in priced[1:]] == [False, True] and capsys.readouterr().err.count("cost   ") == 1
+    assert foretold(verb, "lm", "task", units="nothing")[2] == {"units": "nothing"} and not capsys.readouterr().err

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from veracausa.cli.checks import units_of
 from veracausa.cli.command import spread
+from veracausa.cli.foretelling import foretold
 from veracausa.cli.options import Ablations, Names, NewTokens, Pairs, Together
 from veracausa.cli.output import body_of, finish, with_csv
 from veracausa.cli.setup import Setup
 from veracausa.terminal import echo
+
+if TYPE_CHECKING:
+    from veracausa.behaviour.results import AblationStudy
 
 
 class ManySetup(Setup):
@@ -32,10 +38,8 @@ def ablate(
     units_of(units)
     require_single(units.split(","))
     lm, task = setup.ready()
-    found = ablation_study(
-        lm, task, units=units.split(","), ablations=wanted, together=together, new_tokens=new_tokens, seed=setup.seed,
-        out=setup.out,
-    )  # fmt: skip
+    asked = {"units": units.split(","), "ablations": wanted, "together": together, "new_tokens": new_tokens}
+    found: AblationStudy = foretold(ablation_study, lm, task, {"out": setup.out}, seed=setup.seed, **asked)
     name = "ablation-study"
 
     def show() -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from veracausa.cli.checks import require_estimate, units_of
 from veracausa.cli.command import Options, spread
+from veracausa.cli.foretelling import foretold
 from veracausa.cli.options import (
     Ablation,
     Baseline,
@@ -73,7 +74,8 @@ def exact(
     wanted = units_of(units)
     require_effect(ablation, direction)
     lm, task = setup.ready()
-    found = run(lm, task, units=wanted, ablation=ablation, direction=direction, seed=setup.seed, out=setup.out)
+    asked = {"units": wanted, "ablation": ablation, "direction": direction, "seed": setup.seed}
+    found: Scores = foretold(run, lm, task, {"out": setup.out}, **asked)
     how = [ablation] * (ablation != "counterfactual") + [direction] * (direction != "noising")
     name = "-".join(["exact", found.units.kind, *how])
     _finish(setup, found, name)
@@ -98,9 +100,11 @@ def attribute(
     until = receipt.require(method, baseline, setup.seed)
     lm, task = setup.ready()
     if method == "mask":
-        scores = learn_mask(lm, task, units=wanted, seed=setup.seed)
+        scores: Scores = foretold(learn_mask, lm, task, units=wanted, seed=setup.seed)
     else:
-        scores = estimate(lm, task, units=wanted, method=method, baseline=baseline, direction=direction, nodes=nodes)
+        scores = foretold(
+            estimate, lm, task, units=wanted, method=method, baseline=baseline, direction=direction, nodes=nodes
+        )
     how = [baseline] * (baseline not in (None, "corrupted")) + [direction] * (direction != "noising")
     name = "-".join([method, scores.units.kind, *(part for part in how if part)])
     if receipt.verify:
