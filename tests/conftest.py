@@ -27,7 +27,7 @@ EXACT = 1e-9
 SIBLINGS = {"mistral", "qwen2", "smollm3", "gpt_neox-sequential"}
 #: Where every family is always tested: anatomy, recorded runs, exact effects against the naive reference, circuits.
 EVERY_FAMILY = {
-    "test_decoder.py", "test_graph.py", "test_tape.py", "test_exact.py", "test_naive.py", "test_contracts.py",
+    "test_graph.py", "test_tape.py", "test_exact.py", "test_naive.py",
     "test_circuit_forward.py",
 }  # fmt: skip
 

@@ -10,6 +10,7 @@ import io
 import re
 from contextlib import redirect_stdout
 from decimal import Decimal
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -59,11 +60,30 @@ def steps(source: str):
     yield "\n".join(code), promised
 
 
+#: Tables that docs/recipes.md adds to.
+TABLES = [
+    "anatomy.families:FAMILIES", "units.kinds:KINDS", "effects.replacements:MAKERS", "scores.estimands:ABLATIONS",
+    "estimates.paths:WALKS", "estimates.parts:PATHS", "estimates.parts:RULES", "engine.rule:RULES",
+    "tasks.registry:BUILTIN", "tasks.metrics:METRICS", "report.chapters.registry:CHAPTERS",
+]  # fmt: skip
+
+
+@pytest.fixture
+def tables_as_they_were():
+    """What a page adds to a table is gone after it; gives how many entries the tables have together."""
+    tables = [getattr(import_module(f"veracausa.{place}"), name) for place, name in (one.split(":") for one in TABLES)]
+    kept = [dict(table) for table in tables]
+    yield lambda: sum(map(len, tables))
+    for table, entries in zip(tables, kept, strict=True):
+        table.clear()
+        table.update(entries)
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if BLOCK.search(page.read_text())], ids=lambda page: page.name)
-def test_python_blocks_run_and_print_what_they_promise(page, tmp_path, monkeypatch):
+def test_python_blocks_run_and_print_what_they_promise(page, tmp_path, monkeypatch, tables_as_they_were):
     monkeypatch.chdir(tmp_path)
     session: dict = {}
-    ran = 0
+    ran, before = 0, tables_as_they_were()
     for block in BLOCK.findall(page.read_text()):
         for code, promised in steps(block):
             printed = io.StringIO()
@@ -78,6 +98,8 @@ def test_python_blocks_run_and_print_what_they_promise(page, tmp_path, monkeypat
                 f"{page.name} shows\n{chr(10).join(shown)}\nbut this is printed:\n{chr(10).join(lines)}"
             )
     assert ran
+    recipes = len(TABLES) if page.name == "recipes.md" else 0
+    assert tables_as_they_were() == before + recipes  # none of the recipes has become one that changes something else
 
 
 @pytest.mark.parametrize(

@@ -23,11 +23,9 @@ from veracausa.units.resolve import all_edges
 NUMBERS = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]
 
 
-@pytest.mark.parametrize("family", tiny_models.FAMILIES)
-def test_hold_in_float64(tiny, family):
-    outcomes = tiny(family).check()
-    assert [one.number for one in outcomes] == NUMBERS
-    assert all(one.ok and one.tolerance <= 1e-9 for one in outcomes)
+def test_all_are_tested(tiny):
+    """That they hold in float64, family by family: `anatomy/test_families.py`."""
+    assert [one.number for one in tiny("llama").check()] == NUMBERS
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3", "gpt_neox", "gpt2"])
