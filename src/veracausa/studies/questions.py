@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from veracausa.counterfactuals.searching import search
 from veracausa.errors import TaskError
 from veracausa.planning.rates import batches
 from veracausa.planning.stages import Stage
-from veracausa.studies.results import Failure
+from veracausa.studies.results import Failure, Finding
 from veracausa.tasks.pool import pool
 from veracausa.tasks.registry import corruptions_of, rebuilt
 
@@ -69,8 +69,9 @@ class FurtherWork:
     heads: Callable[[], Panel]
 
     def __post_init__(self) -> None:
-        self.findings: list[Any] = []
-        self._outliers: list[str] = []
+        self.findings: list[Finding] = []
+        self._places: Locations | None = None
+        self._compared: Baselines | None = None
 
     def why(self) -> list[Stage]:
         """Where and why attribution patching of heads goes wrong, and the metric along the outliers' paths."""
@@ -215,14 +216,14 @@ class FurtherWork:
     def _locate(self) -> None:
         units = self.heads().agreements[0].outliers[: self.level.explained]
         if units:
-            self.findings.append(locate(self.lm, self.task, units=units, out=self.pieces, show_progress=self.show))
+            self._places = locate(self.lm, self.task, units=units, out=self.pieces, show_progress=self.show)
+            self.findings.append(self._places)
 
     def _disagree(self) -> None:
-        places = next((one for one in self.findings if isinstance(one, Locations)), None)
         self.findings.append(
             disagreement(
                 self.lm, self.task, known=self._known(), zero_nodes=self._to_zero(), nodes=self.level.nodes,
-                locations=places, seed=self.seed, out=self.pieces, show_progress=self.show,
+                locations=self._places, seed=self.seed, out=self.pieces, show_progress=self.show,
             )
         )  # fmt: skip
 
@@ -285,15 +286,14 @@ class FurtherWork:
         return [kind for kind in self.level.baselines if kind in allowed]
 
     def _baselines(self) -> None:
-        self.findings.append(
-            baselines(
-                self.lm, self._few(), ablations=self._kinds(), nodes=self.level.nodes, seed=self.seed,
-                out=self.pieces, show_progress=self.show,
-            )
+        self._compared = baselines(
+            self.lm, self._few(), ablations=self._kinds(), nodes=self.level.nodes, seed=self.seed,
+            out=self.pieces, show_progress=self.show,
         )  # fmt: skip
+        self.findings.append(self._compared)
 
     def _general(self) -> None:
-        compared = next((one.scores for one in self.findings if isinstance(one, Baselines)), {})
+        compared = {} if self._compared is None else self._compared.scores
         known = {kind: one for (how, kind), one in compared.items() if how == "exact" and kind in TOLD_BY}
         self.findings.append(
             general_purpose(self.lm, self._few(), known=known, out=self.pieces, show_progress=self.show)

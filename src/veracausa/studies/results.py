@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from veracausa.behaviour.foretold import Against
+from veracausa.behaviour.results import AblationStudy
+from veracausa.causes.curves.responses import Responses
+from veracausa.causes.curves.surfaces import Surface
+from veracausa.causes.locations import Locations
+from veracausa.causes.results import Disagreement
 from veracausa.cost import Step
+from veracausa.counterfactuals.compared_baselines import Baselines
+from veracausa.counterfactuals.compared_corruptions import CounterfactualComparison
+from veracausa.counterfactuals.general_units import GeneralPurpose
+from veracausa.counterfactuals.roles import HeadRoles
+from veracausa.counterfactuals.searches import Search
 from veracausa.doors import through
 from veracausa.scores.agreement import Agreement, agreement_across, label, strongest_of
 from veracausa.scores.scores import Scores
@@ -89,6 +100,23 @@ class Failure:
         return f"{self.title}\n{self.sentence}"
 
 
+#: What the further questions of a study find; each has a chapter of the page, or stands in another one's.
+Finding = (
+    Disagreement
+    | Locations
+    | Responses
+    | Surface
+    | AblationStudy
+    | Against
+    | CounterfactualComparison
+    | HeadRoles
+    | Search
+    | Baselines
+    | GeneralPurpose
+    | Failure
+)
+
+
 @dataclass(frozen=True, eq=False)
 class Section:
     """One task of a study: the published pair, say, or a generated set.
@@ -102,7 +130,7 @@ class Section:
     task: Task
     measured: Measurement
     panels: tuple[Panel, ...]
-    findings: tuple[Any, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

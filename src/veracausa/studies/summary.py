@@ -7,10 +7,16 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from veracausa.behaviour.results import AblationStudy
+from veracausa.causes.results import Disagreement
+from veracausa.counterfactuals.compared_baselines import Baselines
+from veracausa.counterfactuals.compared_corruptions import CounterfactualComparison
+from veracausa.counterfactuals.general_units import GeneralPurpose
+from veracausa.counterfactuals.searches import Search
 from veracausa.scores.agreement import Agreement
 from veracausa.scores.scores import METRIC
 from veracausa.statistics.gaps import cautions
-from veracausa.studies.results import Panel, Section
+from veracausa.studies.results import Failure, Panel, Section
 from veracausa.tasks.metrics import compares_answers
 from veracausa.words import sentence
 
@@ -41,13 +47,13 @@ def summarise(lm: Model, sections: Sequence[Section]) -> tuple[str, ...]:
 
 
 #: Class of a finding → the word before its first sentence.
-_HEADINGS = {
-    "Disagreement": "Why",
-    "AblationStudy": "Answers",
-    "CounterfactualComparison": "Prompts",
-    "Search": "Search",
-    "Baselines": "Baselines",
-    "GeneralPurpose": "General",
+_HEADINGS: dict[type, str] = {
+    Disagreement: "Why",
+    AblationStudy: "Answers",
+    CounterfactualComparison: "Prompts",
+    Search: "Search",
+    Baselines: "Baselines",
+    GeneralPurpose: "General",
 }
 
 
@@ -55,7 +61,9 @@ def _found(section: Section) -> list[str]:
     """The first sentence of every kind of further finding; of an ablation study the second, too."""
     said: dict[str, str] = {}
     for finding in section.findings:
-        heading = _HEADINGS.get(type(finding).__name__)
+        if isinstance(finding, Failure):
+            continue
+        heading = _HEADINGS.get(type(finding))
         if heading and heading not in said and finding.sentences:
             count = 2 if heading in ("Answers", "Prompts") else 1
             said[heading] = " ".join(finding.sentences[:count])

@@ -7,14 +7,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from veracausa.behaviour.foretold import Against
+from veracausa.behaviour.results import AblationStudy
+from veracausa.causes.curves.responses import Responses
+from veracausa.causes.curves.surfaces import Surface
+from veracausa.causes.locations import Locations
+from veracausa.causes.results import Disagreement
+from veracausa.counterfactuals.compared_baselines import Baselines
+from veracausa.counterfactuals.compared_corruptions import CounterfactualComparison
+from veracausa.counterfactuals.general_units import GeneralPurpose
 from veracausa.counterfactuals.roles import HeadRoles
+from veracausa.counterfactuals.searches import Search
 from veracausa.report.chapters import ablation, baselines, causes, counterfactuals, location, responses, search, surface
 from veracausa.report.charts.data import identifier
 from veracausa.report.charts.figures import Figure
 from veracausa.report.spared import spared_figures, spared_tables
 from veracausa.report.tables import Table
 from veracausa.spared import spared
-from veracausa.studies.results import Failure
+from veracausa.studies.results import Failure, Finding
 
 
 @dataclass(frozen=True)
@@ -46,64 +55,64 @@ def _roles(beside: Sequence[Any]) -> tuple[HeadRoles | None]:
 
 
 #: Class of a finding → (heading, how it is drawn, what it is in a sentence or two).
-CHAPTERS: dict[str, tuple[str, Draw, str]] = {
-    "Disagreement": (
+CHAPTERS: dict[type, tuple[str, Draw, str]] = {
+    Disagreement: (
         "Why the methods disagree",
         Draw(causes),
         "For every head: curvature (exact − AtP), interaction within its layer (IG − exact), what later units make of "
         "it (exact − direct), and the baseline. Last-in: what a head still does when the rest of its layer is "
         "corrupted. Redundancy: heads of a layer cover for each other; synergy: they need each other.",
     ),
-    "Locations": (
+    Locations: (
         "Where attribution patching goes wrong",
         Draw(location),
         "E − AtP of the outliers, split exactly: by the kind of nonlinear part (its Shapley value over runs in which "
         "kinds are replaced by straight lines at the clean run), and along the forward pass, sublayer by sublayer.",
     ),
-    "Responses": (
+    Responses: (
         "The metric along the outliers’ paths",
         Draw(responses),
         "M while a head moves from its own value (α = 0) to its corrupted one (α = 1) and beyond; alone, and with all "
         "heads of its layer. Attribution patching reports the slope at 0.",
     ),
-    "Surface": (
+    Surface: (
         "Two heads together",
         Draw(surface),
         "Each head is moved a share of the way from its current value to its corrupted one. Interaction: both together "
         "minus the sum of each alone.",
     ),
-    "AblationStudy": (
+    AblationStudy: (
         "What ablation does to the answers",
         Draw(ablation, with_beside=_forecasts),
         "Heads are replaced at every position, alone and together, and the model answers greedily. Intervals are "
         "Wilson’s, tests McNemar’s against the same prompts unablated, Holm-corrected.",
     ),
-    "CounterfactualComparison": (
+    CounterfactualComparison: (
         "Which corruption shows which heads",
         Draw(counterfactuals, with_beside=_roles),
         "The same clean prompts under several corruptions: exact effects of all heads under each, and what the heads "
         "look at in the clean prompts (duplicate-token, induction, previous-token and name-moving heads).",
     ),
-    "Search": (
+    Search: (
         "The prompts that show a head best",
         Draw(search),
         "Exact effects over a pool of prompt pairs: the pair where the head matters most, and the one where it stands "
         "out most from its layer; repeated on pairs that were not searched, as a maximum flatters itself.",
     ),
-    "Baselines": (
+    Baselines: (
         "What units are replaced by",
         Draw(baselines),
         "Zero, mean, counterfactual, resampled and optimal constant: which of these ablations, and of integrated "
         "gradients towards them, agree with which.",
     ),
-    "GeneralPurpose": (
+    GeneralPurpose: (
         "General-purpose components",
         Draw(baselines, "general_"),
         "Heads that matter in both runs equally: replaced by their mean they are missed, by their corrupted value not.",
     ),
 }
-#: Findings that stand in another one's chapter.
-_BESIDE = (Against, HeadRoles)
+#: Findings that stand in another one's chapter → the one whose it is.
+BESIDE: dict[type, type] = {Against: AblationStudy, HeadRoles: CounterfactualComparison}
 
 
 @dataclass(frozen=True)
@@ -122,18 +131,18 @@ class Chapter:
     about: str
 
 
-def chapters(findings: Sequence[Any], section: str) -> list[Chapter]:
+def chapters(findings: Sequence[Finding], section: str) -> list[Chapter]:
     """Chapters of a section's findings; forecasts of an ablation's outcome stand in its chapter, roles with prompts."""
     made: list[Chapter] = []
-    beside = [finding for finding in findings if isinstance(finding, _BESIDE)]
+    beside = [finding for finding in findings if type(finding) in BESIDE]
     for finding in findings:
-        if isinstance(finding, _BESIDE):
+        if type(finding) in BESIDE:
             continue
         if isinstance(finding, Failure):
             name = f"{section}-{identifier(finding.title)}"
             made.append(Chapter(name, finding.title, finding.sentence, (), (), (), finding.describe()))
             continue
-        title, draw, lead = CHAPTERS[type(finding).__name__]
+        title, draw, lead = CHAPTERS[type(finding)]
         taken = sum(chapter.title == title for chapter in made)
         name = f"{section}-{identifier(title)}" + (f"-{taken + 1}" if taken else "")
         made.append(_chapter(finding, name, title, draw, lead, beside))
@@ -153,7 +162,5 @@ def _chapter(finding: Any, name: str, title: str, draw: Draw, lead: str, beside:
 
 def _sentences(finding: Any, beside: Sequence[Any]) -> tuple[str, ...]:
     """What a chapter has to say, that of the findings beside it included."""
-    kinds: dict[str, Any] = {"AblationStudy": Against, "CounterfactualComparison": HeadRoles}
-    kind = kinds.get(type(finding).__name__)
-    more = [line for one in beside if kind is not None and isinstance(one, kind) for line in one.sentences]
+    more = [line for one in beside if BESIDE[type(one)] is type(finding) for line in one.sentences]
     return (*finding.sentences, *more)
