@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 import veracausa as vc
@@ -45,6 +47,35 @@ def test_a_discovery_is_priced_by_its_steps(tiny, task_of):
     assert price.steps[0].token_layers == found.steps[0].token_layers
     assert price.token_layers >= sum(step.token_layers for step in found.steps)
     assert price.seconds == pytest.approx(sum(step.seconds for step in price.steps))
+
+
+@pytest.mark.parametrize(
+    ("verb", "options"),
+    [
+        (vc.causes.disagreement, {"nodes": 2}),
+        (vc.causes.locate, {"units": ["a0.h1"]}),
+        (vc.causes.responses, {"units": ["a0.h1"]}),
+        (vc.causes.surface, {"units": ("a0.h1", "m2")}),
+        (vc.behaviour.ablation_study, {"units": ["a0.h1"]}),
+        (vc.counterfactuals.baselines, {"ablations": ["zero", "mean"]}),
+        (vc.counterfactuals.general_purpose, {}),
+        (vc.counterfactuals.head_roles, {}),
+        (vc.counterfactuals.corruptions, {}),
+        (vc.counterfactuals.search, {"units": ["a0.h1"]}),
+    ],
+    ids=lambda one: getattr(one, "__name__", ""),
+)
+def test_every_question_has_a_price(tiny, task_of, verb, options):
+    """Also where the pairs are not called `task`: a pool, or one task of each corruption."""
+    lm, task = tiny("llama"), task_of((6, 8), n=4)
+    asked = task
+    if verb is vc.counterfactuals.corruptions:
+        asked = {"one": task, "other": replace(task, corrupted=task_of((6, 8), n=4, seed=5).corrupted)}
+    if verb is vc.counterfactuals.search:
+        asked = replace(task, info=tuple({"pair": i // 2, "how": "swap", "own": i % 2 == 0} for i in range(4)))
+    work = verb.work(lm, asked, **options)
+    assert vc.forecast(verb, lm, asked, measure=False, **options).token_layers == work.tokens() > 0
+    assert work.batches() > 0
 
 
 def test_what_runs_no_model_has_no_price(tiny, task_of):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -56,14 +56,20 @@ class Price:
 
 
 def forecast(
-    verb: Callable[..., Any], lm: Model, task: Task | Sequence[Task], *, measure: bool = True, **arguments: Any
+    verb: Callable[..., Any],
+    lm: Model,
+    task: Task | Sequence[Task] | Mapping[str, Task],
+    *,
+    measure: bool = True,
+    **arguments: Any,
 ) -> Price:
     """What a call will cost in token-layers, passes, seconds and memory, without making it.
 
     Args:
         verb: a public function that runs the model: `vc.exact`, `vc.attribute`, `vc.causes.locate`, …
         lm: the model.
-        task: the pairs; for `vc.study` also several tasks.
+        task: the pairs, or what else the verb takes second: several tasks for `vc.study`, one of each corruption for
+            `vc.counterfactuals.corruptions`.
         measure: time a few runs of the same kind on the task's first pair, for the seconds.
         arguments: the verb's own, by name.
 
@@ -82,7 +88,7 @@ def forecast(
             f"{name} has no forecast. Give a function that runs the model, as it is called: vc.forecast(vc.exact, lm, "
             "task, units='neurons'); vc.select, vc.agreement and others that only read scores cost next to nothing."
         )
-    work: Work = planned(lm=lm, task=task, **arguments)
+    work: Work = planned(lm, task, **arguments)
     steps = steps_of(work, getattr(verb, "__name__", ""))
     total, whole = sum(step.token_layers for step in steps), sum(work.task.lengths) * work.lm.layers
     if measure:
