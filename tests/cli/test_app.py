@@ -121,6 +121,7 @@ def test_exact_writes_scores_and_a_table(call, pairs, folder, tmp_path):
     assert [row["name"] for row in rows] == direct.units.names
     assert float(rows[5]["effect"]) == pytest.approx(float(direct.mean()[5]), abs=1e-6)
     assert scores.top(1)["name"][0] in result.output and "not verified" not in result.output
+    assert "… 2 weaker ones: --json" in result.stdout
 
 
 def test_exact_options(call, pairs, folder):

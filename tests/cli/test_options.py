@@ -172,5 +172,6 @@ def test_help_fits_a_terminal_and_groups_options():
     )  # fmt: skip
     lines = done.stdout.splitlines()
     assert max(map(len, lines)) <= 100
+    assert not [line for line in lines if line.endswith("-")]  # a name is one word
     titles = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
     assert titles == ["Arguments:", "Options:", "Receipt:", "Pairs:", "Model:", "Output:"]

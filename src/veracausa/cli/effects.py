@@ -25,6 +25,7 @@ from veracausa.cli.options import (
 from veracausa.cli.output import body_of, finish, with_csv
 from veracausa.cli.setup import Setup
 from veracausa.errors import MethodError
+from veracausa.result import ROWS
 from veracausa.storage.files import keep, write_text
 from veracausa.terminal import echo
 
@@ -139,12 +140,18 @@ def _verify(
 def _finish(setup: Setup, scores: Scores, name: str) -> None:
     finish(
         setup.json,
-        lambda: echo(scores),
+        lambda: echo(f"{scores}{_further(scores)}"),
         lambda: body_of(scores),
         lambda folder: _save_scores(scores, folder, name),
         setup.out,
         f" and {name}.csv",
     )
+
+
+def _further(scores: Scores) -> str:
+    """What to say behind the strongest units, which are all that is printed."""
+    rest = len(scores) - ROWS
+    return f"\n… {rest:,} weaker ones: --json prints all, --out keeps them" if rest > 0 else ""
 
 
 def _save_scores(scores: Scores, out: Path, name: str) -> Path:

@@ -10,9 +10,10 @@ from typing import Any
 
 import typer.core
 
-#: How wide help may be, and where names end.
+from veracausa.cli.listing import listing
+
+#: How wide help may be.
 WIDTH = 116
-_NAMES = 30
 
 
 class HelpingCommand(typer.core.TyperCommand):
@@ -52,5 +53,5 @@ def _sections(formatter: Any, rows: Iterable[tuple[str, tuple[str, str] | None]]
         if row is not None:
             panels.setdefault(panel, []).append(row)
     for title, found in panels.items():
-        with formatter.section(title):
-            formatter.write_dl(found, col_max=_NAMES)
+        formatter.write_paragraph()
+        formatter.write(f"{listing(f'{title}:', found, formatter.width)}\n")  # names are not broken at their hyphens

@@ -7,8 +7,8 @@ import textwrap
 from collections.abc import Sequence
 
 
-def listing(title: str, rows: Sequence[Sequence[str]]) -> str:
-    """Rows in columns under a title; the last column is wrapped into what is left of the line.
+def listing(title: str, rows: Sequence[Sequence[str]], width: int | None = None) -> str:
+    """Rows in columns under a title; the last is wrapped into what is left of the line (`width`: the terminal's).
 
     >>> print(listing("Directions:", [("noising", "the clean run, with a unit replaced")]))
     Directions:
@@ -16,7 +16,7 @@ def listing(title: str, rows: Sequence[Sequence[str]]) -> str:
     """
     if not rows:
         return title
-    width = shutil.get_terminal_size((100, 24)).columns
+    width = width or shutil.get_terminal_size((100, 24)).columns
     columns = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
     indent = 2 + sum(columns) + 2 * len(columns)
     lines = [title]

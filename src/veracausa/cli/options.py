@@ -64,7 +64,8 @@ TaskName = Annotated[
 ]
 OtherTask = Annotated[str | None, _option("--task", help=_TASKS, autocompletion=tasks, panel="Pairs")]
 HeldOut = Annotated[
-    str | None, _option(help="A task or file to evaluate on. Default: half of the pairs.", autocompletion=tasks)
+    str | None,
+    _option(metavar="TASK", help="A task or file to evaluate on. Default: half of the pairs.", autocompletion=tasks),
 ]
 Pairs = Annotated[int, _N]
 SomePairs = Annotated[int | None, _N]
@@ -181,7 +182,8 @@ How = Annotated[
     ),
 ]
 Sizes = Annotated[
-    str | None, _option(help="Shares of the edges to run circuits of, with commas. Default: ten, from 0.001 to 1.")
+    str | None,
+    _option(metavar="X,X", help="Shares of the edges to run circuits of, with commas. Default: ten, from 0.001 to 1."),
 ]
 Verify = Annotated[bool, _option("--verify", help="Check it against exact effects; print a receipt.", panel="Receipt")]
 Top = Annotated[int, _count(help="How many of the strongest to verify by exact effects.", min=0, panel="Receipt")]
