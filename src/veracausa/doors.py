@@ -24,6 +24,7 @@ DOORS: dict[str, str] = {
     "AblationStudy.sentences": "veracausa.behaviour.sentences:study_sentences",
     "Discovery.save": "veracausa.discovery.files:save_discovery",
     "Discovery.page": "veracausa.report.pages.discovery:write_page",
+    "Study.finding": "veracausa.opening:open",
     "Study.save": "veracausa.report.pages.page:save_study",
 }
 

@@ -10,10 +10,14 @@ from typing import Any
 from veracausa.errors import FileError
 from veracausa.storage.files import at, format_of
 
+#: What a study's folder holds, and no other.
+STUDY = "study.json"
+
 #: What a file's header says it is → "module:reader".
 READERS: dict[str, str] = {
-    "veracausa-agreement-1": "scores.result_files:load_agreement",
     "veracausa-ablation-study-2": "behaviour.files:load_ablation_study",
+    "veracausa-against-1": "behaviour.files:load_against",
+    "veracausa-agreement-1": "scores.result_files:load_agreement",
     "veracausa-baselines-2": "counterfactuals.compared_baselines:load_baselines",
     "veracausa-circuit-2": "circuits.exchange.files:load_circuit",
     "veracausa-counterfactuals-2": "counterfactuals.compared_corruptions:load_counterfactual_comparison",
@@ -30,18 +34,20 @@ READERS: dict[str, str] = {
     "veracausa-minimality-1": "circuits.quality.files:load_minimality",
     "veracausa-optimal-constants-2": "effects.learned_constants:load_optimal_constants",
     "veracausa-receipt-2": "receipts.files:load_receipt",
+    "veracausa-recovery-1": "ground_truth.recovered:load_recovery",
     "veracausa-responses-2": "causes.curves.files:load_responses",
     "veracausa-scores-2": "scores.files:load_scores",
     "veracausa-search-2": "counterfactuals.searches:load_search",
     "veracausa-stability-1": "scores.result_files:load_stability",
     "veracausa-surface-2": "causes.curves.surfaces:load_surface",
     "veracausa.task": "tasks.task:load_task",
-    "folder": "discovery.files:load_discovery",
+    "a discovery's folder": "discovery.files:load_discovery",
+    "a study's folder": "studies.files:load_study",
 }
 
 
 def open(path: str | Path) -> Any:
-    """Read any result that `save` wrote: scores, a receipt, a circuit, a task, a discovery's folder, …
+    """Read any result that `save` wrote: scores, a receipt, a circuit, a task, the folder of a discovery or study, …
 
     Raises:
         FileError: there is nothing, it is damaged or cut short, or no result of veracausa's.
@@ -50,7 +56,7 @@ def open(path: str | Path) -> Any:
     >>> vc.open("out/discovery").circuit
     """
     path = at(path)
-    kind = "folder" if path.is_dir() else format_of(path)
+    kind = _kind_of_folder(path) if path.is_dir() else format_of(path)
     if kind not in READERS:
         raise FileError(
             f"{path} is no result that this version of veracausa reads"
@@ -58,3 +64,7 @@ def open(path: str | Path) -> Any:
         )
     module, _, reader = READERS[kind].partition(":")
     return attrgetter(reader)(import_module(f"veracausa.{module}"))(path)
+
+
+def _kind_of_folder(path: Path) -> str:
+    return "a study's folder" if (path / STUDY).is_file() else "a discovery's folder"

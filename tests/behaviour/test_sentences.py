@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import numpy as np
+from made_up import about
 
 from veracausa.behaviour.chosen import Condition
 from veracausa.behaviour.foretold import Against, Forecast
@@ -80,6 +81,7 @@ def test_forecasts_in_words():
         200,
         0.05,
         (forecast("atp", 0.62, 4, 1, 0.71), forecast("ig", float("nan"), 0, 0, 0.83)),
+        **about(200),
     )
     assert made.sentences == (
         "Zero ablation changes accuracy significantly for 2 of 5 units (200 prompts, McNemar at 0.05 after Holm); a "

@@ -4,8 +4,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from made_up import heads, scores
+from made_up import MODEL, heads, scores, task_header
 
+from veracausa.cost import Cost
 from veracausa.counterfactuals.compared_baselines import Baselines
 from veracausa.counterfactuals.compared_corruptions import CounterfactualComparison
 from veracausa.counterfactuals.general_units import GeneralPurpose
@@ -65,7 +66,7 @@ def test_roles():
     attention[2, 2] = 0.41
     attention[4] = np.nan
     counts = (64, 63, 62, 61, 0)
-    assert HeadRoles(attention, attention, counts, heads(*NAMES), "m", "t").sentences == (
+    assert HeadRoles(attention, attention, counts, heads(*NAMES), MODEL, task_header(1), Cost()).sentences == (
         "2 heads are previous token by attention (at least 0.3, n = 64); clearest: a1.h2 with 0.77.",
         "No head is duplicate token by attention (at least 0.3, n = 63).",
         "1 head is induction by attention (at least 0.3, n = 62); clearest: a5.h6 with 0.41.",

@@ -69,7 +69,8 @@ def against(
         for one, table in zip(scores, tables, strict=True)
     )
     stderr = np.array([alone[name].accuracy_stderr for name in names])
-    return Against(names, ablation, change, stderr, changed, rule, study.n, study.alpha, forecasts)
+    about = study.model, study.task, study.settings
+    return Against(names, ablation, change, stderr, changed, rule, study.n, study.alpha, forecasts, *about)
 
 
 def _name(scores: Scores) -> str:
@@ -105,7 +106,7 @@ def _forecast(
         spearman=float(spearmanr(x, y).statistic) if varied else float("nan"),
         forecast=int(picked.sum()),
         hits=hits,
-        precision=hits / picked.sum() if picked.any() else float("nan"),
-        recall=hits / changed.sum() if changed.any() else float("nan"),
+        precision=hits / int(picked.sum()) if picked.any() else float("nan"),
+        recall=hits / int(changed.sum()) if changed.any() else float("nan"),
         average_precision=average_precision(changed, size) if changed.any() else float("nan"),
     )

@@ -1,14 +1,28 @@
-"""Files of ablation studies: safetensors with a JSON header, whole or absent."""
+"""Files of ablation studies and of what foretold them: safetensors with a JSON header, whole or absent."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from veracausa.behaviour import foretold
 from veracausa.behaviour.chosen import UNABLATED, Condition
+from veracausa.behaviour.foretold import Against, Forecast
 from veracausa.behaviour.results import _FORMAT
 from veracausa.storage.files import at, read_tensors
-from veracausa.storage.schema import MODEL, TASK, cost, many, number, reading, record, require_tensors, text
+from veracausa.storage.schema import (
+    MODEL,
+    TASK,
+    cost,
+    flag,
+    many,
+    number,
+    reading,
+    record,
+    require_tensors,
+    text,
+    whole,
+)
 
 if TYPE_CHECKING:
     from veracausa.behaviour.results import AblationStudy
@@ -45,3 +59,35 @@ def load_ablation_study(path: str | Path) -> AblationStudy:
             settings=header["settings"],
             **{name: found[name] for name in ("alpha", "model", "task", "cost")},
         )
+
+
+_FIGURE = number(nan=True)
+_FORECAST = record(
+    method=text, signed=flag, forecast=whole(), hits=whole(),
+    **dict.fromkeys(("r", "spearman", "precision", "recall", "average_precision"), _FIGURE),
+)  # fmt: skip
+_AGAINST = record(
+    names=many(text, least=2), ablation=text, rule=text, n=whole(1), alpha=number(0, 1), model=MODEL, task=TASK,
+    settings=record(), forecasts=many(_FORECAST, least=1),
+)  # fmt: skip
+
+
+def load_against(path: str | Path) -> Against:
+    """Read what `Against.save` wrote.
+
+    Raises:
+        FileError: no such file, damaged, cut short, or of another kind.
+    """
+    header, tensors = read_tensors(path, foretold.FORMAT)
+    with reading(at(path)):
+        found = _AGAINST(header)
+        wanted = {"change": "finite units", "stderr": "float units", "changed": "flag units"}
+        wanted |= {"scores": "finite methods units"}
+        require_tensors(tensors, wanted, units=len(found["names"]), methods=len(found["forecasts"]))
+        forecasts = tuple(
+            Forecast(score=score, **{name: one[name] for name in foretold.FIGURES})
+            for one, score in zip(found["forecasts"], tensors["scores"].numpy(), strict=True)
+        )
+        parts: dict[str, Any] = {name: found[name] for name in foretold.PLAIN}
+        parts |= {name: tensors[name].numpy() for name in ("change", "stderr")}
+        return Against(changed=tensors["changed"].bool().numpy(), forecasts=forecasts, **parts)

@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+
+from veracausa.result import Shown
+from veracausa.storage.files import write_tensors
+from veracausa.words import counted, listed
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
+
+
+FORMAT = "veracausa-against-1"
+#: Fields that a file's header holds as they are, those that are arrays, and those of a forecast.
+PLAIN = ("names", "ablation", "rule", "n", "alpha", "model", "task", "settings")
+ARRAYS = ("change", "stderr", "changed")
+FIGURES = (
+    "method", "signed", "r", "spearman", "forecast", "hits", "precision", "recall", "average_precision",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,10 +48,11 @@ class Forecast:
 
 
 @dataclass(frozen=True, eq=False)
-class Against:
+class Against(Shown):
     """Forecasts of several methods for the same `names` under one `ablation`; made by `AblationStudy.against`.
 
     `change` ± `stderr`: of accuracy, per unit; `changed`: whether significantly. `rule`: what counts as a forecast.
+    `model`, `task`, `settings`: of the study.
     """
 
     names: tuple[str, ...]
@@ -47,6 +64,13 @@ class Against:
     n: int
     alpha: float
     forecasts: tuple[Forecast, ...]
+    model: dict[str, str]
+    task: dict[str, Any]
+    settings: dict[str, Any]
+
+    @property
+    def cost(self) -> None:
+        """None: the study and the scores have their own, and comparing them runs no model."""
 
     def __getitem__(self, method: str) -> Forecast:
         return {one.method: one for one in self.forecasts}[method]
@@ -96,6 +120,27 @@ class Against:
                 text += f"; average precision {one.average_precision:.2f}"
             found.append(f"{text}.")
         return tuple(found)
+
+    def describe(self) -> str:
+        """What these numbers are, line by line."""
+        methods = listed([one.method for one in self.forecasts])
+        return "\n".join(
+            [
+                f"scores against ablation · {methods} · {len(self.names)} units, {self.ablation} ablation",
+                f"model   {self.model['source']}",
+                f"task    {self.task['description']}",
+                f"n       {counted(self.n, 'prompt')}; change of accuracy, McNemar at {self.alpha:g} after Holm",
+                f"rule    {self.rule}",
+            ]
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write a safetensors file with a JSON header, whole or not at all; `vc.open` reads it."""
+        header: dict[str, Any] = {name: getattr(self, name) for name in PLAIN}
+        header["forecasts"] = [{name: getattr(one, name) for name in FIGURES} for one in self.forecasts]
+        tensors = {name: torch.from_numpy(np.asarray(getattr(self, name))) for name in ARRAYS}
+        tensors["scores"] = torch.from_numpy(np.stack([one.score for one in self.forecasts]))
+        return write_tensors(path, FORMAT, header, tensors)
 
     def __repr__(self) -> str:
         return f"{self.sentences[0]}\n{self.table().to_string(index=False, float_format=lambda x: f'{x:.3f}')}"

@@ -20,6 +20,7 @@ from torch import Tensor
 from veracausa.behaviour.chosen import Condition
 from veracausa.cost import Cost
 from veracausa.doors import through
+from veracausa.result import Shown
 from veracausa.statistics.accuracy import holm, mcnemar, paired_error, wilson
 from veracausa.storage.files import write_tensors
 
@@ -77,7 +78,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, eq=False)
-class AblationStudy:
+class AblationStudy(Shown):
     """Effects of ablations on the metric and on greedy answers; made by `vc.behaviour.ablation_study`.
 
     `metric`, `right`: [conditions, prompts]; the first condition is the unablated model. `tokens`: greedy continuations

@@ -179,7 +179,7 @@ class Differences:
 
     def table(self) -> pd.DataFrame:
         """One row per unit: every score and difference as a share of the gap, its standard error, n, what they say."""
-        table = self.units.table()
+        table: pd.DataFrame = self.units.table()
         for name in self.figures:
             found = self.shares(name)
             table[name] = [share.value for share in found]

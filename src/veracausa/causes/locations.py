@@ -15,6 +15,7 @@ from torch import Tensor
 
 from veracausa.causes.saturation import Saturation
 from veracausa.cost import Cost
+from veracausa.result import Shown
 from veracausa.statistics.ratios import Share, pairs_in_words, share_of_gap
 from veracausa.storage.files import write_tensors
 from veracausa.units.table import Units
@@ -91,7 +92,7 @@ class Location:
 
 
 @dataclass(frozen=True, eq=False)
-class Locations(Mapping[str, Location]):
+class Locations(Mapping[str, Location], Shown):
     """A mapping unit → `Location`.
 
     `runs` [units, 2^k, examples]: M minus M(clean) with only some kinds live (bit i of the index: `kinds[i]`), so the
@@ -109,6 +110,11 @@ class Locations(Mapping[str, Location]):
     model: dict[str, str]
     task: dict[str, Any]
     cost: Cost
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Effects of noising towards the corrupted prompt."""
+        return {"direction": "noising", "ablation": "counterfactual", "kinds": self.kinds}
 
     @property
     def gap(self) -> Float[Tensor, " examples"]:

@@ -10,6 +10,7 @@ from typing import Any
 from veracausa.causes.differences import _FORMAT, LABELS, RATED, Differences, Place
 from veracausa.causes.naming import Cause, name_cause
 from veracausa.causes.telling import told
+from veracausa.result import Shown
 from veracausa.scores.bundles import read_all, write_all
 from veracausa.scores.files import same_table
 from veracausa.storage.files import at
@@ -17,12 +18,27 @@ from veracausa.storage.schema import cost, one_of, reading, text
 
 
 @dataclass(frozen=True, eq=False)
-class Disagreement(Differences):
+class Disagreement(Differences, Shown):
     """Scores of the same units by several methods, their differences, and the causes of the outliers.
 
     >>> found = vc.causes.disagreement(lm, task)
     >>> found.causes[0].sentences
     """
+
+    @property
+    def model(self) -> dict[str, str]:
+        """The model of the scores."""
+        return self.scores["exact"].model
+
+    @property
+    def task(self) -> dict[str, Any]:
+        """The task of the scores."""
+        return self.scores["exact"].task
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """How each of the scores was made."""
+        return {name: one.settings for name, one in self.scores.items()}
 
     @cached_property
     def causes(self) -> tuple[Cause, ...]:

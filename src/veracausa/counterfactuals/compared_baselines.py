@@ -23,6 +23,7 @@ from veracausa.errors import MethodError
 from veracausa.scores.agreement import Agreement, agreement_across
 from veracausa.scores.bundles import read_all, write_all
 from veracausa.scores.files import same_table
+from veracausa.scores.made_of import MadeOfScores
 from veracausa.scores.scores import Scores
 from veracausa.storage.files import at
 from veracausa.storage.schema import many, one_of, reading, whole
@@ -45,7 +46,7 @@ _FIRST: Way = ("exact", "counterfactual")
 
 
 @dataclass(frozen=True, eq=False)
-class Baselines:
+class Baselines(MadeOfScores):
     """Effects of the same units by every ablation, exactly and by IG; see the module's docstring.
 
     `scores`: way → scores, exact ones first. `top`: how many of the strongest units are compared as sets.
@@ -55,6 +56,16 @@ class Baselines:
 
     scores: dict[Way, Scores]
     top: int
+
+    @property
+    def parts(self) -> list[Scores]:
+        """All its scores."""
+        return list(self.scores.values())
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What was compared, and how each of the scores was made."""
+        return {"top": self.top, "scores": {label(way): one.settings for way, one in self.scores.items()}}
 
     @property
     def ways(self) -> list[Way]:
@@ -104,7 +115,7 @@ class Baselines:
 
     def table(self) -> pd.DataFrame:
         """One row per unit: effect and standard error by each, as shares of the gap; strongest first."""
-        table = self.one.units.table()
+        table: pd.DataFrame = self.one.units.table()
         table["n"] = self.one.n
         for name, scores in zip(self.names, self.scores.values(), strict=True):
             table[f"effect: {name}"] = scores.scaled().numpy()

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import permutations
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from scipy import stats
@@ -25,6 +25,7 @@ from scipy import stats
 from veracausa.errors import MethodError
 from veracausa.scores.bundles import read_all, write_all
 from veracausa.scores.files import same_table
+from veracausa.scores.made_of import MadeOfScores
 from veracausa.scores.scores import Scores
 from veracausa.statistics.accuracy import holm
 from veracausa.statistics.means import LEVEL, differs, exceeds, magnitude
@@ -51,7 +52,7 @@ Key = TypeVar("Key")
 
 
 @dataclass(frozen=True, eq=False)
-class CounterfactualComparison:
+class CounterfactualComparison(MadeOfScores):
     """Exact effects of the same units under several corruptions; see the module's docstring.
 
     `scores`: corruption → exact effects. `top`: how many of the strongest units are compared as sets.
@@ -60,6 +61,17 @@ class CounterfactualComparison:
     scores: dict[str, Scores]
     top: int
     least: float = LEAST
+
+    @property
+    def parts(self) -> list[Scores]:
+        """All its scores."""
+        return list(self.scores.values())
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What was compared, and how each of the scores was made."""
+        scores = {name: one.settings for name, one in self.scores.items()}
+        return {"top": self.top, "least": self.least, "scores": scores}
 
     @property
     def names(self) -> list[str]:
@@ -159,7 +171,7 @@ class CounterfactualComparison:
 
     def table(self) -> pd.DataFrame:
         """One row per unit: effect, standard error, rank and corrected p under each corruption; strongest first."""
-        table = self.one.units.table()
+        table: pd.DataFrame = self.one.units.table()
         table["n"] = self.n
         for name in self.names:
             table[f"effect: {name}"] = self.mean(name)

@@ -18,13 +18,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import stats
 
 from veracausa.scores.bundles import read_all, write_all
 from veracausa.scores.files import same_table
+from veracausa.scores.made_of import MadeOfScores
 from veracausa.scores.scores import Scores
 from veracausa.statistics.means import LEVEL, exceeds, magnitude, within
 from veracausa.statistics.ratios import ratios, share_of_gap
@@ -39,7 +40,7 @@ _FORMAT = "veracausa-general-purpose-2"
 
 
 @dataclass(frozen=True, eq=False)
-class GeneralPurpose:
+class GeneralPurpose(MadeOfScores):
     """Both effects of every unit, and which units are of general purpose; see the module's docstring.
 
     `corrupted`: the ablation's effects in the corrupted run, of the `candidates` alone (None if there are none).
@@ -50,6 +51,16 @@ class GeneralPurpose:
     corrupted: Scores | None
     large: float
     small: float
+
+    @property
+    def parts(self) -> list[Scores]:
+        """All its scores."""
+        return [one for one in (self.counterfactual, self.ablated, self.corrupted) if one is not None]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Thresholds, and how the ablation's effects were made."""
+        return {"large": self.large, "small": self.small, "ablated": self.ablated.settings}
 
     @property
     def n(self) -> int:
@@ -102,7 +113,7 @@ class GeneralPurpose:
 
     def table(self) -> pd.DataFrame:
         """One row per unit: both effects with standard errors, the ablation's in the corrupted run, adjusted p."""
-        table = self.ablated.units.table()
+        table: pd.DataFrame = self.ablated.units.table()
         table["n"] = self.n
         for name, values, error in zip(("counterfactual", self.ablation), self.shares, self.errors, strict=True):
             table[f"effect: {name}"], table[f"stderr: {name}"] = values.mean(0), error

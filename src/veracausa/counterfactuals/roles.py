@@ -15,10 +15,11 @@ looks and about nothing else: what it moves, and whether that matters, its exact
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -31,9 +32,12 @@ from veracausa.engine.attention import attention_pattern
 from veracausa.engine.guard import borrowed
 from veracausa.engine.tape import State
 from veracausa.engine.work import planned_by
+from veracausa.result import Shown
 from veracausa.scores.files import unpack_units
+from veracausa.scores.scores import task_header
 from veracausa.storage.files import at, read_tensors, write_tensors
-from veracausa.storage.schema import many, reading, require_tensors, text, whole
+from veracausa.storage.schema import MODEL, TASK, many, reading, record, require_tensors, whole
+from veracausa.storage.schema import cost as cost_of
 from veracausa.units.resolve import all_units
 from veracausa.units.table import Units
 
@@ -48,10 +52,11 @@ THRESHOLD = 0.3
 ROLES = ("previous token", "duplicate token", "induction", "S-inhibition-like", "name-mover-like")
 NONE = "none of these"
 _FORMAT = "veracausa-head-roles-2"
+_HEADER = record(counts=many(whole(), len(ROLES)), model=MODEL, task=TASK, cost=cost_of)
 
 
 @dataclass(frozen=True, eq=False)
-class HeadRoles:
+class HeadRoles(Shown):
     """Mean attention of every head by the patterns of `ROLES`, [roles, heads]; NaN: no prompt has such places.
 
     `error`: standard errors over prompts. `counts`: prompts behind each role's figures.
@@ -61,8 +66,14 @@ class HeadRoles:
     error: Float[np.ndarray, "roles heads"]
     counts: tuple[int, ...]
     units: Units
-    model: str
-    task: str
+    model: dict[str, str]
+    task: dict[str, Any]
+    cost: Cost
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """From which share of its attention on a head has a kind."""
+        return {"threshold": THRESHOLD}
 
     @property
     def roles(self) -> list[str]:
@@ -88,7 +99,7 @@ class HeadRoles:
 
     def table(self) -> pd.DataFrame:
         """One row per head: its kind, and mean attention and standard error of every pattern."""
-        table = self.units.table()
+        table: pd.DataFrame = self.units.table()
         table["role"] = self.roles
         for row, role in enumerate(ROLES):
             table[role], table[f"stderr: {role}"] = self.attention[row], self.error[row]
@@ -116,14 +127,17 @@ class HeadRoles:
 
     def describe(self) -> str:
         """What these numbers are."""
-        return f"head roles by attention · {len(self.units)} heads\nmodel   {self.model}\ntask    {self.task}"
+        return (
+            f"head roles by attention · {len(self.units)} heads\nmodel   {self.model['source']}\n"
+            f"task    {self.task['description']}\ncost    {self.cost.describe()}"
+        )
 
     def __repr__(self) -> str:
         return "\n".join([self.describe(), *self.sentences])
 
     def save(self, path: str | Path) -> Path:
         """Write a safetensors file with a JSON header, whole or not at all; `vc.open` reads it."""
-        header = {"counts": list(self.counts), "model": self.model, "task": self.task}
+        header = {"counts": list(self.counts), "model": self.model, "task": self.task, "cost": self.cost.to_dict()}
         columns = {"layer": self.units.layer, "index": self.units.index, "position": self.units.position}
         tensors = {name: torch.from_numpy(np.asarray(column)) for name, column in columns.items()}
         tensors |= {"attention": torch.from_numpy(self.attention), "error": torch.from_numpy(self.error)}
@@ -140,9 +154,9 @@ def load_head_roles(path: str | Path) -> HeadRoles:
         units = unpack_units("heads", tensors)
         wanted = dict.fromkeys(("attention", "error"), "float roles units")
         require_tensors(tensors, wanted, roles=len(ROLES), units=len(units))
-        counts = many(whole(), len(ROLES))(header["counts"])
+        found = _HEADER(header)
         figures = (tensors["attention"].numpy(), tensors["error"].numpy())
-        return HeadRoles(*figures, counts, units, text(header["model"]), text(header["task"]))
+        return HeadRoles(*figures, units=units, **{name: found[name] for name in ("counts", "model", "task", "cost")})
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,9 +178,10 @@ class HeadRolesWork:
     def run(self, show_progress: bool = True, out: str | Path | None = None) -> HeadRoles:
         """Look at every head's attention; so fast that there is no bar, and nothing is kept."""
         lm, task, units = self.lm, self.task, all_units(self.lm, "heads")
+        began, model, cost = time.monotonic(), lm.header(), Cost(full=sum(task.lengths) * lm.layers)
         figures = np.full((len(task), len(ROLES), len(units)), np.nan)
         with borrowed(lm.decoder), torch.no_grad():
-            for examples, state in recorded(lm, task.clean, ("queries", "keys"), Cost()):
+            for examples, state in recorded(lm, task.clean, ("queries", "keys"), cost):
                 patterns = torch.stack([pattern(state, layer) for layer in range(lm.layers)], 1).flatten(1, 2)
                 for attention, example in zip(patterns.double().cpu().numpy(), examples, strict=True):
                     for row, found in enumerate(_figures(attention, task, example)):
@@ -181,7 +196,8 @@ class HeadRolesWork:
                 mean[row] = own.mean(0)
             if count > 1:
                 error[row] = own.std(0, ddof=1) / np.sqrt(count)
-        return HeadRoles(mean, error, tuple(counts.tolist()), units, lm.source, task.describe())
+        cost.seconds = time.monotonic() - began
+        return HeadRoles(mean, error, tuple(counts.tolist()), units, model, task_header(task), cost)
 
 
 @planned_by(HeadRolesWork)

@@ -23,6 +23,7 @@ import numpy as np
 
 from veracausa.errors import MethodError
 from veracausa.scores.bundles import read_all, write_all
+from veracausa.scores.made_of import MadeOfScores
 from veracausa.scores.scores import Scores
 from veracausa.statistics.means import exceeds
 from veracausa.storage.files import at
@@ -55,7 +56,7 @@ class Check:
 
 
 @dataclass(frozen=True, eq=False)
-class Search:
+class Search(MadeOfScores):
     """What `vc.counterfactuals.search` found; effects are in units of the metric.
 
     `scores`: exact effects of all units of the searched units' sites on all pairs of the `pool`. `names`: the units
@@ -66,6 +67,16 @@ class Search:
     pool: Task
     names: tuple[str, ...]
     searched: np.ndarray
+
+    @property
+    def parts(self) -> list[Scores]:
+        """All its scores."""
+        return [self.scores]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What was searched for, and how the scores were made."""
+        return {"names": self.names, "scores": self.scores.settings}
 
     @cached_property
     def _values(self) -> np.ndarray:

@@ -13,7 +13,9 @@ A unit that scores 0 is never counted as found: a ranking of zeros finds nothing
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,18 +24,26 @@ from veracausa.circuits.selection.select import readers_of
 from veracausa.circuits.wiring import nodes_of
 from veracausa.errors import MethodError, UnitError
 from veracausa.ground_truth.known import Known
+from veracausa.result import Shown
 from veracausa.scores.scores import Scores
 from veracausa.statistics.ranking import auroc, average_precision
+from veracausa.storage.files import at, read_json, write_json
+from veracausa.storage.schema import MODEL, TASK, many, maybe, number, reading, record, text, whole
 from veracausa.units.edges import Edges
+from veracausa.words import listed
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: What a ranking goes by.
 RANKINGS = ("abs_mean", "mean_abs", "importance")
 
 
 @dataclass(frozen=True)
-class Recovery:
+class Recovery(Shown):
     """A comparison with the truth; see the module. `auroc`, `average_precision`: None for a circuit, which ranks
-    nothing. `missed`: true units that are not among the `n` taken; `wrong`: false ones that are."""
+    nothing. `missed`: true units that are not among the `n` taken; `wrong`: false ones that are. `model`, `task`: of
+    what was found; `settings`: how it was ranked, and how it was made."""
 
     units: str
     true: int
@@ -46,6 +56,36 @@ class Recovery:
     average_precision: float | None
     missed: tuple[str, ...]
     wrong: tuple[str, ...]
+    model: dict[str, str]
+    task: dict[str, Any]
+    settings: dict[str, Any]
+
+    @property
+    def cost(self) -> None:
+        """None: what was found has its own, and comparing it with the truth runs no model."""
+
+    def table(self) -> pd.DataFrame:
+        """The figures in one row."""
+        import pandas as pd
+
+        return pd.DataFrame([{name: getattr(self, name) for name in FIGURES}])
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """How much of the truth was found, and what was missed or wrong."""
+        said = [f"Of {self.true} true {self.units} among {self.of} the {self.n} taken hold {self.recall:.0%}."]
+        for what, names in (("Missed", self.missed), ("Wrongly taken", self.wrong)):
+            if names:
+                said.append(f"{what}: {listed(names[:5])}{' and more' * (len(names) > 5)}.")
+        return tuple(said)
+
+    def describe(self) -> str:
+        """The figures in a line."""
+        return str(self)
+
+    def save(self, path: str | Path) -> Path:
+        """Write a JSON file, whole or not at all; `vc.open` reads it."""
+        return write_json(path, {"format": _FORMAT, **asdict(self)})
 
     def __str__(self) -> str:
         ranked = ""
@@ -55,6 +95,27 @@ class Recovery:
             f"{self.true} true of {self.of} {self.units}: {ranked}{self.n} taken, precision {self.precision:.2f}, "
             f"recall {self.recall:.2f}, F1 {self.f1:.2f}"
         )
+
+
+#: Fields that are figures.
+FIGURES = ("units", "true", "of", "n", "precision", "recall", "f1", "auroc", "average_precision")
+_FORMAT = "veracausa-recovery-1"
+_SHARE = number(0, 1)
+_CONTENT = record(
+    units=text, true=whole(1), of=whole(1), n=whole(), precision=_SHARE, recall=_SHARE, f1=_SHARE,
+    auroc=maybe(_SHARE), average_precision=maybe(_SHARE), missed=many(text), wrong=many(text),
+    model=MODEL, task=TASK, settings=record(),
+)  # fmt: skip
+
+
+def load_recovery(path: str | Path) -> Recovery:
+    """Read what `Recovery.save` wrote; FileError for any other file."""
+    body = read_json(path, "a recovery")
+    with reading(at(path)):
+        if body.get("format") != _FORMAT:
+            raise ValueError(f"it says that it is {body.get('format')!r}")
+        found = _CONTENT(body)
+        return Recovery(**{field.name: found[field.name] for field in fields(Recovery)})
 
 
 def recovery(
@@ -119,6 +180,9 @@ def recovery(
         average_precision=average_precision(true, values) if ranked else None,
         missed=tuple(names[true & ~taken].tolist()),
         wrong=tuple(names[taken & ~true].tolist()),
+        model=found.model,
+        task=found.task,
+        settings={"by": by, "nodes": nodes, "found": found.method, "how": found.settings},
     )
 
 

@@ -8,26 +8,45 @@ from typing import Any
 
 import numpy as np
 
+from veracausa.behaviour.foretold import Against
+from veracausa.behaviour.results import AblationStudy
+from veracausa.causes.curves.responses import Responses
+from veracausa.causes.curves.surfaces import Surface
+from veracausa.causes.locations import Locations
+from veracausa.causes.results import Disagreement
 from veracausa.circuits.quality.completeness import Completeness
 from veracausa.circuits.quality.faithfulness import Faithfulness
 from veracausa.circuits.quality.hypotheses import CircuitTests
 from veracausa.circuits.quality.minimality import Minimality
 from veracausa.circuits.selection.stability import CircuitStability
+from veracausa.counterfactuals.compared_baselines import Baselines
+from veracausa.counterfactuals.compared_corruptions import CounterfactualComparison
+from veracausa.counterfactuals.general_units import GeneralPurpose
+from veracausa.counterfactuals.roles import ROLES, HeadRoles
+from veracausa.counterfactuals.searches import Search
 from veracausa.discovery.evaluation import Evaluation
 from veracausa.discovery.results import Discovery
 from veracausa.effects.learned_constants import OptimalConstants
+from veracausa.ground_truth.recovered import FIGURES, Recovery
 from veracausa.receipts.receipts import Receipt
+from veracausa.report.chapters.ablation import forecast_figure
+from veracausa.report.chapters.registry import CHAPTERS
 from veracausa.report.charts.charts import alone, together
 from veracausa.report.charts.circuits import circuit_part
 from veracausa.report.charts.data import Datasets
 from veracausa.report.charts.faithfulness import curves_part, pairs_view
 from veracausa.report.charts.figures import Figure, Part
+from veracausa.report.charts.maps import STRONGEST
+from veracausa.report.charts.matrices import matrix_view
 from veracausa.report.charts.scatters import against_exact, padded
 from veracausa.report.charts.strengths import bars_view, diagonal_view, overlap_view, strips_view
+from veracausa.report.charts.theme import Support
 from veracausa.report.pages.discovery_figures import receipt_figure
+from veracausa.report.pages.page import section_views
 from veracausa.scores.agreement import Agreement
 from veracausa.scores.scores import METRIC
 from veracausa.scores.stable import Stability
+from veracausa.studies.results import Study
 from veracausa.words import plain
 
 #: The chart of a result is named after what it is about; only its data have names.
@@ -137,3 +156,48 @@ def _evaluation(found: Evaluation) -> Part:
 @drawing.register
 def _discovery(found: Discovery) -> Part:
     return circuit_part(Datasets(inline=True), found.circuit, _OWN)
+
+
+@drawing.register(Disagreement)
+@drawing.register(Locations)
+@drawing.register(Responses)
+@drawing.register(Surface)
+@drawing.register(AblationStudy)
+@drawing.register(CounterfactualComparison)
+@drawing.register(Search)
+@drawing.register(Baselines)
+@drawing.register(GeneralPurpose)
+def _finding(found: Any) -> Figure:
+    """The first figure of its chapter in a study."""
+    _, draw, _ = CHAPTERS[type(found)]
+    return draw.figures(found, _OWN, ())[0]
+
+
+@drawing.register
+def _against(found: Against) -> Figure:
+    return forecast_figure(found, _OWN)
+
+
+@drawing.register
+def _roles(found: HeadRoles) -> Part:
+    data, known = Datasets(inline=True), np.nan_to_num(found.attention, nan=0.0)
+    chosen = np.argsort(-known.max(0), kind="stable")[:STRONGEST]
+    names, kinds = found.units[chosen].names, [f"{role} (n = {n})" for role, n in zip(ROLES, found.counts, strict=True)]
+    view = matrix_view(data, _OWN, found.attention[:, chosen].T, names, kinds, "mean attention", 1.0, Support.UNSIGNED,
+                       angle=-40)  # fmt: skip
+    return Part("Where heads look", view, data, " ".join(found.sentences), found.describe().splitlines()[0])
+
+
+@drawing.register
+def _recovery(found: Recovery) -> Part:
+    data, row = Datasets(inline=True), found.table().iloc[0]
+    names = [name for name in FIGURES if name not in ("units", "true", "of", "n") and row[name] is not None]
+    view = bars_view(data, _OWN, names, row[names].to_numpy(dtype=float), "share", domain=(0, 1))
+    return Part("What was found of the known circuit", view, data, str(found), str(found))
+
+
+@drawing.register
+def _study(found: Study) -> Figure:
+    """What truth costs in the last section; where nothing was estimated, its first figure."""
+    view = section_views(found)[-1]
+    return [*view.figures, *(figure for panel in view.panels for figure in panel.figures)][0]

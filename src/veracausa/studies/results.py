@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from veracausa.behaviour.foretold import Against
 from veracausa.behaviour.results import AblationStudy
@@ -11,22 +11,30 @@ from veracausa.causes.curves.responses import Responses
 from veracausa.causes.curves.surfaces import Surface
 from veracausa.causes.locations import Locations
 from veracausa.causes.results import Disagreement
-from veracausa.cost import Step
+from veracausa.cost import Cost, Step
 from veracausa.counterfactuals.compared_baselines import Baselines
 from veracausa.counterfactuals.compared_corruptions import CounterfactualComparison
 from veracausa.counterfactuals.general_units import GeneralPurpose
 from veracausa.counterfactuals.roles import HeadRoles
 from veracausa.counterfactuals.searches import Search
 from veracausa.doors import through
+from veracausa.result import Shown
 from veracausa.scores.agreement import Agreement, agreement_across, label, strongest_of
-from veracausa.scores.scores import Scores
+from veracausa.scores.scores import Scores, task_header
 from veracausa.statistics.bootstrap import LEAST
 from veracausa.tasks.measurement import Measurement
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import pandas as pd
+
     from veracausa.tasks.task import Task
+
+#: Figures of an agreement in a study's table.
+_FIGURES = (
+    "method", "units", "r", "spearman", "slope", "sign errors", "of strong", "median |error|", "bias", "outliers",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +91,11 @@ class Panel:
         return replace(scores, values=scores.values[:, chosen], units=scores.units[chosen])
 
     @property
+    def scores(self) -> tuple[Scores, ...]:
+        """The exact effects, then the estimates."""
+        return (self.exact, *self.estimates)
+
+    @property
     def labels(self) -> list[str]:
         """Names of the estimates, in order."""
         return [label(estimate) for estimate in self.estimates]
@@ -134,7 +147,7 @@ class Section:
 
 
 @dataclass(frozen=True, eq=False)
-class Study:
+class Study(Shown):
     """A whole comparison: `summary` in plain words, then one section per task.
 
     `steps`: every stage as it was forecast, and with the seconds that it took.
@@ -152,9 +165,54 @@ class Study:
     notes: tuple[str, ...] = field(default=())
     steps: tuple[tuple[Step, Step], ...] = ()
 
-    def save(self, out: str | Path) -> Path:
-        """Write report.html, PNGs, tables (CSV) and all scores into a folder; returns the path of report.html."""
-        saved: Path = through("Study.save", self, out)
+    @property
+    def task(self) -> dict[str, Any]:
+        """The task of the last section, which has everything; `sections` have their own."""
+        return task_header(self.sections[-1].task)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What was called, with which versions, on which machine."""
+        return {name: getattr(self, name) for name in ("command", "versions", "machine", "date")}
+
+    @property
+    def cost(self) -> Cost:
+        """Of all scores and findings; what one call took from another counts in both."""
+        known = [scores for section in self.sections for panel in section.panels for scores in panel.scores]
+        found = [one for section in self.sections for one in section.findings if not isinstance(one, Failure)]
+        return sum((one.cost for one in (*known, *found) if one.cost is not None), start=Cost())
+
+    def table(self) -> pd.DataFrame:
+        """One row per section, kind of unit and estimate: how well it agrees with the exact effects, and its cost."""
+        import pandas as pd
+
+        rows = []
+        for section in self.sections:
+            for panel in section.panels:
+                for scores, one in zip(panel.estimates, panel.agreements, strict=True):
+                    figures = {name: one.row()[name] for name in _FIGURES}
+                    cost = {"passes": scores.cost.forward_equivalents, "seconds": scores.cost.seconds}
+                    rows.append({"section": section.title, "kind": panel.kind, **figures, **cost})
+        return pd.DataFrame(rows, columns=["section", "kind", *_FIGURES, "passes", "seconds"])
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The summary."""
+        return self.summary
+
+    def describe(self) -> str:
+        """What this study is, line by line."""
+        tasks = "; ".join(section.task.describe() for section in self.sections)
+        lines = [self.title, f"model   {self.model['source']}", f"task    {tasks}", f"cost    {self.cost.describe()}",
+                 f"made    {self.date} on {self.machine}"]  # fmt: skip
+        return "\n".join([*lines, *(f"note    {note}" for note in self.notes)])
+
+    def save(self, path: str | Path) -> Path:
+        """Write report.html, PNGs, tables (CSV), scores and findings into a folder; returns the path of report.html.
+
+        `vc.open` reads the folder.
+        """
+        saved: Path = through("Study.save", self, path)
         return saved
 
     def __repr__(self) -> str:

@@ -100,7 +100,7 @@ def test_held_out_in_words(seen, said):
 
 
 def test_recovery_in_words():
-    made = Recovery("edges", 7, 46, 9, 0.66, 0.86, 0.75, 0.975, 0.812, (), ())
+    made = Recovery("edges", 7, 46, 9, 0.66, 0.86, 0.75, 0.975, 0.812, (), (), **about(7))
     assert str(made) == (
         "7 true of 46 edges: AUROC 0.975, average precision 0.812; 9 taken, precision 0.66, recall 0.86, F1 0.75"
     )

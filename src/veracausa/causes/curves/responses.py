@@ -23,6 +23,7 @@ from torch import Tensor
 
 from veracausa.causes.curves.curve_shapes import Turn, follows_until, turns
 from veracausa.cost import Cost
+from veracausa.result import Shown
 from veracausa.statistics.ratios import Share, pairs_in_words, share_of_gap
 from veracausa.storage.files import write_tensors
 from veracausa.units.table import Units
@@ -87,7 +88,7 @@ class Response:
 
 
 @dataclass(frozen=True, eq=False)
-class Responses(Mapping[str, Response]):
+class Responses(Mapping[str, Response], Shown):
     """A mapping unit → `Response` of its own path; `site(unit)` is that of its whole site.
 
     `own` [units, alphas, examples], `sites` [layers, alphas, examples]: M minus M(run). `slopes` [units, examples],
@@ -106,6 +107,11 @@ class Responses(Mapping[str, Response]):
     model: dict[str, str]
     task: dict[str, Any]
     cost: Cost
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Effects of noising towards the corrupted prompt, and how far units were moved."""
+        return {"direction": "noising", "ablation": "counterfactual", "alphas": self.alphas.tolist()}
 
     @property
     def gap(self) -> Float[Tensor, " examples"]:

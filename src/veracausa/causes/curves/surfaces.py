@@ -12,6 +12,7 @@ from torch import Tensor
 
 from veracausa.cost import Cost
 from veracausa.errors import MethodError
+from veracausa.result import Shown
 from veracausa.statistics.ratios import Share, pairs_in_words, share_of_gap
 from veracausa.storage.files import at, read_tensors, write_tensors
 from veracausa.storage.schema import MODEL, TASK, cost, many, number, reading, record, require_tensors, text
@@ -26,7 +27,7 @@ _HEADER = record(units=many(text, 2), alphas=_AXIS, betas=_AXIS, model=MODEL, ta
 
 
 @dataclass(frozen=True, eq=False)
-class Surface:
+class Surface(Shown):
     """S(α, β) of two units: `values` [alphas, betas, examples], in units of the metric; 0 at (0, 0)."""
 
     units: tuple[str, str]
@@ -38,6 +39,12 @@ class Surface:
     model: dict[str, str]
     task: dict[str, Any]
     cost: Cost
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Effects of noising towards the corrupted prompt, and how far both units were moved."""
+        grid = {"alphas": self.alphas.tolist(), "betas": self.betas.tolist()}
+        return {"direction": "noising", "ablation": "counterfactual", **grid}
 
     @property
     def gap(self) -> Float[Tensor, " examples"]:

@@ -72,7 +72,7 @@ def figures(study: AblationStudy, name: str, forecasts: Sequence[Against] = ()) 
             width=420,
         ),
     ]
-    return made + [_forecast_figure(one, f"{name}-scores-{one.ablation}") for one in forecasts]
+    return made + [forecast_figure(one, f"{name}-scores-{one.ablation}") for one in forecasts]
 
 
 def tables(study: AblationStudy, name: str, forecasts: Sequence[Against] = ()) -> list[Table]:
@@ -221,7 +221,7 @@ def _metric_view(data: Datasets, study: AblationStudy, shown: Sequence[Outcome],
     return alt.layer(*layers).properties(height=_height(study, shown))
 
 
-def _forecast_figure(found: Against, name: str) -> Figure:
+def forecast_figure(found: Against, name: str) -> Figure:
     """One scatter per method: its score (x) against the change of accuracy (y)."""
     parts = []
     for k, one in enumerate(found.forecasts):

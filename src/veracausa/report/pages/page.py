@@ -16,6 +16,7 @@ from veracausa.report.pages.panels import SectionView
 from veracausa.report.tables import Table, steps_table
 from veracausa.spared import in_words, spared
 from veracausa.storage.files import at, write_bytes, write_text
+from veracausa.studies.files import save_numbers
 from veracausa.studies.results import Study
 
 #: Longest name of a section in the names of its files, which systems limit to 255 bytes.
@@ -23,7 +24,7 @@ _STEM = 80
 
 
 def save_study(study: Study, out: str | Path) -> Path:
-    """Write a study into a folder: scores/*.safetensors, tables/*.csv, figures/*.png, and report.html last.
+    """Write a study into a folder: scores, findings, study.json, tables/*.csv, figures/*.png, and report.html last.
 
     Every file is written beside its place and then renamed, so an interrupted call leaves no half file, and a folder
     with a report.html has everything. Numbers come first: what cannot be drawn or put into words is missing, the page
@@ -34,9 +35,7 @@ def save_study(study: Study, out: str | Path) -> Path:
     """
     folder = at(out)
     views = section_views(study)
-    for view in views:
-        for name, scores in view.scores():
-            scores.save(folder / "scores" / f"{name}.safetensors")
+    save_numbers(study, folder, [[name for name, _ in view.scores()] for view in views])
     lacking: list[str] = []
     costs = [steps_table(study)] if study.steps else []
     for table in [*(table for view in views for table in _tables(view)), *costs]:
