@@ -81,7 +81,7 @@ def test_baselines_and_general_purpose(lm, task):
         lm, task, top=4, ablations=("counterfactual", "zero", "mean", "optimal"), **short
     )
     look(baselines.figures(found, "baselines"), baselines.tables(found, "baselines"))
-    known = {kind: found.scores[f"exact, {kind}"] for kind in ("counterfactual", "mean")}
+    known = {kind: found.scores["exact", kind] for kind in ("counterfactual", "mean")}
     general = vc.counterfactuals.general_purpose(lm, task, large=0.5, small=0.5, known=known, show_progress=False)
     figures = baselines.general_figures(general, "general")
     look(figures, baselines.general_tables(general, "general"))
