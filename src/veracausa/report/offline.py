@@ -17,6 +17,7 @@ import altair as alt
 from veracausa.report.pages.frame import embed
 from veracausa.report.pages.library import library, licences
 from veracausa.report.readable import drawable
+from veracausa.storage.files import write_text
 
 #: What a chart's menu offers: pictures, but not the editor, which is a page on the web.
 _OPTIONS = {"mode": "vega-lite", "actions": {"export": True, "source": False, "compiled": False, "editor": False}}
@@ -42,7 +43,7 @@ class Offline:
                 page = io.StringIO()
                 super().save(page, "html", *args, **options)  # type: ignore[misc]
                 text = _licensed(page.getvalue())
-                fp.write(text) if hasattr(fp, "write") else Path(fp).write_text(text, encoding="utf-8")
+                fp.write(text) if hasattr(fp, "write") else write_text(fp, text)
                 return
         super().save(fp, format, *args, **options)  # type: ignore[misc]
 
