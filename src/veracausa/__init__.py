@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from veracausa import errors as errors
     from veracausa import estimates as estimates
     from veracausa import ground_truth as ground_truth
+    from veracausa import planning as planning
     from veracausa import receipts as receipts
     from veracausa import scores as scores
     from veracausa import studies as studies
@@ -97,6 +98,7 @@ _PACKAGES = (
     "errors",
     "estimates",
     "ground_truth",
+    "planning",
     "receipts",
     "scores",
     "studies",
