@@ -40,27 +40,12 @@ def against(
              if one.condition.ablation == ablation and len(one.condition.units) == 1}  # fmt: skip
     if not alone:
         raise MethodError(f"ablation={ablation!r}: the study has {', '.join(study.settings['ablations'])}.")
-    if not scores:
-        raise MethodError("Pass the scores to compare, e.g. study.against(atp, exact, ablation='zero').")
-    for one in scores:
-        if one.model["identity"] != study.model["identity"] or one.task["name"] != study.task["name"]:
-            raise MethodError(
-                f"{label(one)} is of {one.model['name']} on {one.task['name']!r}, the study of {study.model['name']} "
-                f"on {study.task['name']!r}: their units' numbers do not correspond."
-            )
+    _require_same(study, scores)
     tables = [dict(zip(one.units.names, one.scaled().double().tolist(), strict=True)) for one in scores]
     names = tuple(name for name in alone if all(np.isfinite(table.get(name, np.nan)) for table in tables))
     if len(names) < 2:
         raise MethodError(f"Only {len(names)} of the study's units is in all scores; correlations need two or more.")
-    if (k is not None and not 1 <= k <= len(names)) or threshold < 0:
-        raise MethodError(
-            f"k={k}, threshold={threshold}: k lies between 1 and {len(names)}, the threshold at 0 or above."
-        )
-    if k is None and (other := [one for one in scores if one.unit != METRIC]):
-        raise MethodError(
-            f"threshold={threshold:g} is a share of the gap, but {label(other[0])} is in units of {other[0].unit}. "
-            "Pass k=, the number of strongest units that count as forecast."
-        )
+    _require_rule(scores, len(names), k, threshold)
     change = np.array([alone[name].accuracy_change for name in names])
     changed = np.array([alone[name].p_holm <= study.alpha for name in names])
     rule = f"|score| over {threshold:g} of the gap" if k is None else f"one of the {k} largest |scores|"
@@ -71,6 +56,29 @@ def against(
     stderr = np.array([alone[name].accuracy_stderr for name in names])
     about = study.model, study.task, study.settings
     return Against(names, ablation, change, stderr, changed, rule, study.n, study.alpha, forecasts, *about)
+
+
+def _require_same(study: AblationStudy, scores: Sequence[Scores]) -> None:
+    """There are scores, and they are of the study's model and task."""
+    if not scores:
+        raise MethodError("Pass the scores to compare, e.g. study.against(atp, exact, ablation='zero').")
+    for one in scores:
+        if one.model["identity"] != study.model["identity"] or one.task["name"] != study.task["name"]:
+            raise MethodError(
+                f"{label(one)} is of {one.model['name']} on {one.task['name']!r}, the study of {study.model['name']} "
+                f"on {study.task['name']!r}: their units' numbers do not correspond."
+            )
+
+
+def _require_rule(scores: Sequence[Scores], units: int, k: int | None, threshold: float) -> None:
+    """The rule is in range, and says something of all scores."""
+    if (k is not None and not 1 <= k <= units) or threshold < 0:
+        raise MethodError(f"k={k}, threshold={threshold}: k lies between 1 and {units}, the threshold at 0 or above.")
+    if k is None and (other := [one for one in scores if one.unit != METRIC]):
+        raise MethodError(
+            f"threshold={threshold:g} is a share of the gap, but {label(other[0])} is in units of {other[0].unit}. "
+            "Pass k=, the number of strongest units that count as forecast."
+        )
 
 
 def _name(scores: Scores) -> str:
