@@ -1,6 +1,6 @@
 # Every line here is one that you could type yourself.
 PYTHON ?= python3
-.PHONY: study test test-all lint types bench clean
+.PHONY: study test test-all lint types docs bench clean
 
 # The environment: made once, and again when the requirements change.
 .venv/ready: pyproject.toml constraints.txt
@@ -27,6 +27,10 @@ lint: .venv/ready
 
 types: .venv/ready
 	.venv/bin/mypy
+
+# The guides and the reference of every public name, as pages in out/site that ask nobody for anything.
+docs: .venv/ready
+	.venv/bin/mkdocs build --quiet
 
 # The benchmarks behind benchmarks/RESULTS.md (about twenty minutes).
 bench: .venv/ready

@@ -135,3 +135,20 @@ def test_every_command_of_the_readme_exists():
     assert used <= known
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
     assert set(re.findall(r"^make ([a-z-]+)", (ROOT / "README.md").read_text(), re.M)) <= targets
+
+
+def test_every_paper_is_in_the_references():
+    """Each arXiv number in the source, and each published estimate by name."""
+    from veracausa.estimates.presets import PAPERS
+
+    listed = (ROOT / "docs" / "references.md").read_text(encoding="utf-8")
+    source = [path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py")]
+    numbers = {number for text in source for number in re.findall(r"\b[12]\d{3}\.\d{5}\b", text)}
+    assert len(numbers) > 15 and not [number for number in numbers if number not in listed]
+    assert not [name for name in PAPERS if name != "mask" and f"`{name}`" not in listed]
+
+
+def test_the_citation_names_this_version():
+    from veracausa import __version__
+
+    assert f"version: {__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")

@@ -141,11 +141,14 @@ def disagreement(
         task: the prompt pairs and the metric. Effects are of noising towards the corrupted prompt.
         units: a kind, names or a table, at all positions; each unit's site is its layer.
         shapley: also compute Shapley values with this many permutations (see `vc.effects.shapley`); None: leave them
-        out. nodes: of integrated gradients along each site's joint path. zero_nodes: of those towards zero, which run
-        whole prompts; None: leave them out. known: scores that are there already, by the names of
-        `Disagreement.scores`; they may hold more units. locations: unit → where its curvature arises
-        (`vc.causes.locate`), woven into the causes. seed: of the permutations. out: a folder to keep finished pieces
-        in: an interrupted call with the same arguments continues from them. show_progress: show progress bars.
+            out.
+        nodes: of integrated gradients along each site's joint path.
+        zero_nodes: of those towards zero, which run whole prompts; None: leave them out.
+        known: scores that are there already, by the names of `Disagreement.scores`; they may hold more units.
+        locations: unit → where its curvature arises (`vc.causes.locate`), woven into the causes.
+        seed: of the permutations.
+        out: a folder to keep finished pieces in: an interrupted call with the same arguments continues from them.
+        show_progress: show progress bars.
 
     Returns:
         `Disagreement`: `.table()`, `.causes`, `.sentences`, `.save(path)`.

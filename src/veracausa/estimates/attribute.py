@@ -88,7 +88,8 @@ def attribute(
         seed: of random draws, which are keyed by (seed, example), and of the resample baseline.
         reference: prompts for the mean and resample baselines (default: the task's own).
         constants: of the optimal baseline (default: learned in this call, with `vc.effects.optimal_constants`'
-        defaults). show_progress: show a progress bar.
+            defaults).
+        show_progress: show a progress bar.
 
     Returns:
         `Scores`, marked "not verified": verify them (`vc.verify`), or compare them with `vc.exact`, before you believe

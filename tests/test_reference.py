@@ -1,0 +1,73 @@
+"""`make docs`: pages that hold every public name and load nothing from elsewhere, without a warning."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import re
+from html import unescape
+from pathlib import Path
+
+import pytest
+
+import veracausa as vc
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    from mkdocs.commands.build import build
+    from mkdocs.config import load_config
+
+    folder, warned = tmp_path_factory.mktemp("site"), []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: warned.append(record.getMessage())
+    logging.getLogger("mkdocs").addHandler(handler)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(ROOT)
+            build(load_config(str(ROOT / "mkdocs.yml"), site_dir=str(folder)))
+    finally:
+        logging.getLogger("mkdocs").removeHandler(handler)
+    assert not warned, warned  # a link that leads nowhere, a docstring that cannot be read
+    return folder
+
+
+def public() -> dict[str, list[str]]:
+    """Page → the names that it must hold."""
+    on_face = set(vc._HOMES)
+    packages = [name for name in vc.__all__ if name not in on_face and name != "__version__"]
+    found = {"vc": sorted(on_face)}
+    for name in packages:
+        package = importlib.import_module(f"veracausa.{name}")
+        own = getattr(package, "__all__", [key for key in vars(package) if key.endswith("Error")])
+        found[f"vc.{name}"] = [key for key in own if getattr(vc, key, None) is not getattr(package, key)]
+    return found
+
+
+def plain(text: str) -> str:
+    """Without spaces and marks of Markdown."""
+    return re.sub(r"[\s`*]+", "", text)
+
+
+@pytest.mark.parametrize("page", public())
+def test_every_public_name_has_its_docstring(site, page):
+    html = (site / "reference" / f"{page}.html").read_text(encoding="utf-8")
+    headings = re.findall(r'class="doc doc-heading">\s*([\w.]+)', html)
+    shown = plain(unescape(re.sub(r"<[^>]+>", "", html)))
+    for name in public()[page]:
+        assert f"{page}.{name}" in headings, name
+        value = getattr(importlib.import_module(page.replace("vc", "veracausa", 1)), name)
+        if callable(value):  # tables have a comment in the source
+            assert plain((value.__doc__ or "").split("\n\n")[0])[:40] in shown, name
+
+
+def test_nothing_is_loaded_from_elsewhere(site):
+    """A link may lead out; what a browser fetches by itself may not."""
+    for path in site.rglob("*.html"):
+        html = path.read_text(encoding="utf-8")
+        loaded = re.findall(r"<(?:script|link|img|iframe|source)\b[^>]*?(?:src|href)\s*=\s*[\"']?([^\"'>\s]+)", html)
+        assert loaded and not [place for place in loaded if "//" in place], path
+    styles = "".join(path.read_text(encoding="utf-8") for path in site.rglob("*.css"))
+    assert not re.findall(r"@import|url\([\"']?(?:https?:)?//", styles)
