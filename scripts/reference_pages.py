@@ -5,6 +5,7 @@ What is public is asked of the packages themselves, so a new name needs no entry
 
 from __future__ import annotations
 
+import inspect
 import re
 from importlib import import_module
 from pathlib import Path
@@ -55,10 +56,11 @@ def fenced(text: str) -> str:
 def pages() -> dict[str, str]:
     """Place of a page → its text."""
     packages = [name for name in vc.__all__ if name not in vc._HOMES and name != "__version__"]
-    made = {"reference/vc.md": _page("vc", vc.__doc__, vc._HOMES)}
+    face = homes(vc)
+    made = {"reference/vc.md": _page("vc", vc.__doc__, face)}
     for name in packages:
         package = import_module(f"veracausa.{name}")
-        own = {key: home for key, home in homes(package).items() if vc._HOMES.get(key) != home}  # others: on the face
+        own = {key: home for key, home in homes(package).items() if face.get(key) != home}  # others: on the face
         made[f"reference/vc.{name}.md"] = _page(f"vc.{name}", package.__doc__, own)
     return made
 
@@ -66,9 +68,14 @@ def pages() -> dict[str, str]:
 def homes(package: Any) -> dict[str, str]:
     """Public name → the module that it lives in."""
     if hasattr(package, "_HOMES"):
-        return dict(package._HOMES)
+        return {name: _home(getattr(package, name), home) for name, home in package._HOMES.items()}
     names = getattr(package, "__all__", None) or [name for name, value in vars(package).items() if _own(value, package)]
-    return {name: getattr(getattr(package, name), "__module__", package.__name__) for name in names}
+    return {name: _home(getattr(package, name), package.__name__) for name in names}
+
+
+def _home(value: Any, otherwise: str) -> str:
+    """Where a function or class is written; a value has no such place of its own."""
+    return inspect.unwrap(value).__module__ if callable(value) else otherwise
 
 
 def _own(value: Any, package: Any) -> bool:
@@ -77,7 +84,7 @@ def _own(value: Any, package: Any) -> bool:
 
 def _page(title: str, text: str | None, names: dict[str, str]) -> str:
     entries = "\n\n".join(
-        f"::: {home}.{name}\n    options:\n      heading: {title}.{name}\n      toc_label: {name}\n      heading_level: 2"
+        f"::: {home}.{name}\n    options: {{heading: {title}.{name}, toc_label: {name}, heading_level: 2}}"
         for name, home in sorted(names.items())
     )
     return f"# {title}\n\n{fenced(text or '')}\n\n{entries}\n"
