@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import struct
 from importlib.resources import files
+from pathlib import Path
 
 import altair as alt
 import pytest
@@ -84,12 +87,66 @@ def test_settings_of_altair_are_left_alone_and_heeded(charts):
     assert fetched(with_web) != []
 
 
-def test_pictures_are_as_before(charts, tmp_path):
-    charts["circuit"].save(tmp_path / "a.png")
-    charts["circuit"].save(tmp_path / "a.svg")
+def test_a_specification_is_json(charts, tmp_path):
     charts["circuit"].save(tmp_path / "a.json")
-    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
-    assert "<svg" in (tmp_path / "a.svg").read_text() and json.loads((tmp_path / "a.json").read_text())["layer"]
+    assert json.loads((tmp_path / "a.json").read_text())["layer"]
+
+
+def sizes(path: Path) -> tuple[float, float]:
+    """Width and height that a picture says it has: pixels of a PNG, points of an SVG or PDF."""
+    raw = path.read_bytes()
+    if path.suffix == ".png":
+        assert raw.startswith(b"\x89PNG\r\n")
+        return struct.unpack(">II", raw[16:24])
+    if path.suffix == ".pdf":
+        assert raw.startswith(b"%PDF-") and raw.rstrip().endswith(b"%%EOF")
+        return tuple(float(x) for x in re.search(rb"/MediaBox ?\[ ?0 0 ([\d.]+) ([\d.]+)", raw).groups())
+    head = raw.decode().partition(">")[0]
+    assert head.startswith("<svg")
+    return tuple(float(re.search(rf'\b{name}="([\d.]+)"', head)[1]) for name in ("width", "height"))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
+@pytest.mark.parametrize("name", ["heads", "beside"])
+def test_a_picture_is_as_large_as_its_scale_says(charts, tmp_path, name, suffix):
+    charts[name].save(tmp_path / f"one{suffix}")
+    charts[name].save(str(tmp_path / f"three{suffix}"), scale=3)
+    one, three = (sizes(tmp_path / f"{which}{suffix}") for which in ("one", "three"))
+    assert three == pytest.approx([3 * x for x in one], abs=3)
+
+
+def test_an_svg_refers_to_nothing_outside(charts, tmp_path):
+    charts["circuit"].save(tmp_path / "a.svg", scale=2)
+    svg = (tmp_path / "a.svg").read_text()
+    assert set(re.findall(r"\w+://[^\"' )]+", svg)) <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+    assert not re.search(r"<(script|image|use|style|link)\b|@import|@font-face", svg)
+
+
+def test_a_larger_chart_is_a_larger_picture(charts, tiny, task_of, tmp_path):
+    heads = vc.exact(tiny("llama"), task_of(6, n=2), show_progress=False)
+    for which, width, height in (("one", 1000, 200), ("other", 1200, 500)):  # wider than what stands above them
+        heads.chart(width=width, height=height).save(tmp_path / f"{which}.png")
+    (w, h), (wide, high) = (sizes(tmp_path / f"{which}.png") for which in ("one", "other"))
+    assert (wide - w, high - h) == (200, 300)
+
+
+def test_what_cannot_be_saved_is_said(charts, tmp_path):
+    with pytest.raises(vc.errors.MethodError, match=r"format='pgn' is not known\. Did you mean 'png'"):
+        charts["heads"].save(tmp_path / "a.pgn")
+    for name, scale in (("a.html", 2), ("a.json", 2), ("a.png", 0), ("a.png", float("nan"))):
+        with pytest.raises(vc.errors.MethodError, match="scale="):
+            charts["heads"].save(tmp_path / name, scale=scale)
+    with pytest.raises(vc.errors.FileError, match="folder"):
+        (tmp_path / "file").write_text("")
+        charts["heads"].save(tmp_path / "file" / "a.svg")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_open_file_is_written_to(charts):
+    text, picture = io.StringIO(), io.BytesIO()
+    charts["heads"].save(text, "svg")
+    charts["heads"].save(picture, "png")
+    assert text.getvalue().startswith("<svg") and picture.getvalue().startswith(b"\x89PNG")
 
 
 def test_a_title_of_the_users_own_can_be_drawn(charts, tmp_path):

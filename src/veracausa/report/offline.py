@@ -8,19 +8,28 @@ cell or file is about 0.9 MB larger for it, the licences of these libraries incl
 from __future__ import annotations
 
 import io
+import re
 import uuid
 from pathlib import Path
 from typing import Any
 
 import altair as alt
+import vl_convert
 
+from veracausa.errors import MethodError
 from veracausa.report.pages.frame import embed
 from veracausa.report.pages.library import library, licences
 from veracausa.report.readable import drawable
-from veracausa.storage.files import write_text
+from veracausa.storage.files import write_bytes
+from veracausa.suggestions import not_known
 
 #: What a chart's menu offers: pictures, but not the editor, which is a page on the web.
 _OPTIONS = {"mode": "vega-lite", "actions": {"export": True, "source": False, "compiled": False, "editor": False}}
+
+#: What a chart can be saved as; pictures have a scale.
+FORMATS = ("png", "svg", "pdf", "html", "json")
+_PICTURES = FORMATS[:3]
+_LARGEST = 100
 
 
 class Offline:
@@ -35,17 +44,47 @@ class Offline:
         page = super().to_html(*args, inline=inline, **_offering(options))  # type: ignore[misc]
         return _licensed(page) if inline else page
 
-    def save(self, fp: str | Path | Any, format: str | None = None, *args: Any, **options: Any) -> None:
-        """Write .html (with the library inside unless `inline=False`), .png, .svg, .pdf or .json."""
-        if (format or str(fp).rpartition(".")[2].lower()) == "html":
+    def save(
+        self, fp: str | Path | Any, format: str | None = None, *args: Any, scale: float | None = None, **options: Any
+    ) -> None:
+        """Write .png, .svg, .pdf, .html (with the library inside unless `inline=False`) or .json, whole or not at all.
+
+        `format`: where the file's name does not say it, or an open file is given. `scale`: of a picture; 2 draws it
+        twice as large, and a .png with as many more pixels.
+
+        Raises:
+            MethodError: another format, a scale that is none, or one of a page or a specification. FileError: the file
+                cannot be written.
+
+        >>> scores.chart(width=400).save("heads.png", scale=3)
+        """
+        form = format or str(fp).rpartition(".")[2].lower()
+        if form not in FORMATS:
+            raise MethodError(f"{not_known('format', form, FORMATS)} The file's name says it: chart.save('chart.pdf').")
+        if scale is not None and (form not in _PICTURES or not 0 < scale <= _LARGEST):
+            raise MethodError(
+                f"scale={scale:g} of a {form}: a scale over 0, up to {_LARGEST}, is that of a picture: "
+                f"{', '.join(_PICTURES)}."
+            )
+        content = self._content(form, scale, *args, **options)
+        if hasattr(fp, "write"):
+            fp.write(content)
+        else:
+            write_bytes(fp, content if isinstance(content, bytes) else content.encode())
+
+    def _content(self, form: str, scale: float | None, *args: Any, **options: Any) -> str | bytes:
+        """What a file of this format holds."""
+        if scale is not None and form != "png":  # a PDF is made of the drawing: its own maker has no scale
+            svg = _sized(str(self._content("svg", None, *args, **options)), scale)
+            return vl_convert.svg_to_pdf(svg) if form == "pdf" else svg
+        if form == "html":
             options = {"inline": True} | _offering(options)
-            if options["inline"]:
-                page = io.StringIO()
-                super().save(page, "html", *args, **options)  # type: ignore[misc]
-                text = _licensed(page.getvalue())
-                fp.write(text) if hasattr(fp, "write") else write_text(fp, text)
-                return
-        super().save(fp, format, *args, **options)  # type: ignore[misc]
+        elif scale is not None:
+            options = {"scale_factor": scale} | options
+        place: Any = io.BytesIO() if form in ("png", "pdf") else io.StringIO()
+        super().save(place, form, *args, **options)  # type: ignore[misc]
+        content: str | bytes = place.getvalue()
+        return _licensed(str(content)) if form == "html" and options["inline"] else content
 
     def _repr_html_(self) -> str:
         """The chart as a piece of a page, for notebooks."""
@@ -122,3 +161,9 @@ def _licensed(page: str) -> str:
 
 def _offering(options: dict[str, Any]) -> dict[str, Any]:
     return options | {"embed_options": _OPTIONS | (options.get("embed_options") or {})}
+
+
+def _sized(svg: str, scale: float) -> str:
+    """The drawing with its width and height multiplied; its view box, and so what is drawn, stays."""
+    head, close, rest = svg.partition(">")
+    return re.sub(r'\b(width|height)="([\d.]+)"', lambda m: f'{m[1]}="{float(m[2]) * scale:g}"', head) + close + rest
