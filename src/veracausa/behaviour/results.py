@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from veracausa.behaviour.foretold import Against
     from veracausa.scores.scores import Scores
 
+_FORMAT = "veracausa-ablation-study-2"
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -191,8 +193,16 @@ class AblationStudy(Shown):
 
     def save(self, path: str | Path) -> Path:
         """Write a safetensors file with a JSON header, whole or not at all; `vc.open` reads it."""
-
-        return save_study(self, path)
+        header = {
+            "conditions": [[list(one.units), one.ablation] for one in self.conditions],
+            "alpha": self.alpha,
+            "settings": self.settings,
+            "model": self.model,
+            "task": self.task,
+            "cost": self.cost.to_dict(),
+        }
+        tensors = {"metric": self.metric, "tokens": self.tokens, "right": self.right.to(torch.uint8)}
+        return write_tensors(path, _FORMAT, header, tensors)
 
     def describe(self) -> str:
         """What these numbers are: model, task, method, sign, n, cost, verified or not."""
@@ -213,20 +223,3 @@ class AblationStudy(Shown):
 
     def __repr__(self) -> str:
         return f"{self.describe()}\n{self.table().to_string(index=False, float_format=lambda x: f'{x:.4g}')}"
-
-
-_FORMAT = "veracausa-ablation-study-2"
-
-
-def save_study(study: AblationStudy, path: str | Path) -> Path:
-    """See `AblationStudy.save`."""
-    header = {
-        "conditions": [[list(one.units), one.ablation] for one in study.conditions],
-        "alpha": study.alpha,
-        "settings": study.settings,
-        "model": study.model,
-        "task": study.task,
-        "cost": study.cost.to_dict(),
-    }
-    tensors = {"metric": study.metric, "tokens": study.tokens, "right": study.right.to(torch.uint8)}
-    return write_tensors(path, _FORMAT, header, tensors)

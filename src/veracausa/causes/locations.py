@@ -34,6 +34,9 @@ WORDS = {
 HALF = 0.5
 #: Shares of the gap that are not worth a word.
 NEGLIGIBLE = 1e-3
+_FORMAT = "veracausa-locations-2"
+_TENSORS = ("runs", "sublayers", "heads", "clean", "corrupted")
+_WATCHED = ("entropy", "largest", "key", "query", "visible")
 
 
 @dataclass(frozen=True)
@@ -204,8 +207,22 @@ class Locations(Mapping[str, Location], Shown):
 
     def save(self, path: str | Path) -> Path:
         """Write a safetensors file with a JSON header, whole or not at all; `vc.open` reads it."""
-
-        return save_locations(self, path)
+        tensors: dict[str, Tensor] = {name: getattr(self, name) for name in _TENSORS}
+        for column in ("layer", "index", "position"):
+            tensors[column] = torch.from_numpy(getattr(self.units, column).astype("int64"))
+        watched: list[dict[str, Any] | None] = []
+        for i, one in enumerate(self.saturation):
+            watched.append(None if one is None else {"head": one.head, "alphas": one.alphas, "texts": one.texts})
+            tensors |= {} if one is None else {f"{i}.{name}": getattr(one, name) for name in _WATCHED}
+        header = {
+            "unit_kind": self.units.kind,
+            "kinds": self.kinds,
+            "model": self.model,
+            "task": self.task,
+            "cost": self.cost.to_dict(),
+            "saturation": watched,
+        }
+        return write_tensors(path, _FORMAT, header, tensors)
 
 
 def places(layers: int) -> list[str]:
@@ -221,34 +238,3 @@ def head_names(layers: int, heads: int) -> list[str]:
 def _largest(shares: dict[str, Share], most: int) -> list[tuple[str, Share]]:
     found = sorted(shares.items(), key=lambda item: -abs(item[1].value))[:most]
     return [(name, share) for name, share in found if abs(share.value) >= NEGLIGIBLE]
-
-
-_FORMAT = "veracausa-locations-2"
-
-
-_TENSORS = ("runs", "sublayers", "heads", "clean", "corrupted")
-
-
-_WATCHED = ("entropy", "largest", "key", "query", "visible")
-
-
-def save_locations(found: Locations, path: str | Path) -> Path:
-    """See `Locations.save`."""
-    import torch
-
-    tensors: dict[str, Tensor] = {name: getattr(found, name) for name in _TENSORS}
-    for column in ("layer", "index", "position"):
-        tensors[column] = torch.from_numpy(getattr(found.units, column).astype("int64"))
-    watched: list[dict[str, Any] | None] = []
-    for i, one in enumerate(found.saturation):
-        watched.append(None if one is None else {"head": one.head, "alphas": one.alphas, "texts": one.texts})
-        tensors |= {} if one is None else {f"{i}.{name}": getattr(one, name) for name in _WATCHED}
-    header = {
-        "unit_kind": found.units.kind,
-        "kinds": found.kinds,
-        "model": found.model,
-        "task": found.task,
-        "cost": found.cost.to_dict(),
-        "saturation": watched,
-    }
-    return write_tensors(path, _FORMAT, header, tensors)

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 #: A curve follows its slope while it is within this share of the gap of it.
 FOLLOWS = 0.05
+_FORMAT = "veracausa-responses-2"
+_TENSORS = ("own", "sites", "slopes", "site_slopes", "clean", "corrupted")
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,26 +187,14 @@ class Responses(Mapping[str, Response], Shown):
 
     def save(self, path: str | Path) -> Path:
         """Write a safetensors file with a JSON header, whole or not at all; `vc.open` reads it."""
-
-        return save_responses(self, path)
-
-
-_FORMAT = "veracausa-responses-2"
-
-
-_TENSORS = ("own", "sites", "slopes", "site_slopes", "clean", "corrupted")
-
-
-def save_responses(found: Responses, path: str | Path) -> Path:
-    """See `Responses.save`."""
-    tensors: dict[str, Tensor] = {name: getattr(found, name) for name in _TENSORS}
-    tensors |= {name: torch.from_numpy(getattr(found.units, name).astype("int64")) for name in ("layer", "index")}
-    header = {
-        "kind": found.units.kind,
-        "layers": found.layers,
-        "alphas": found.alphas.tolist(),
-        "model": found.model,
-        "task": found.task,
-        "cost": found.cost.to_dict(),
-    }
-    return write_tensors(path, _FORMAT, header, tensors)
+        tensors: dict[str, Tensor] = {name: getattr(self, name) for name in _TENSORS}
+        tensors |= {name: torch.from_numpy(getattr(self.units, name).astype("int64")) for name in ("layer", "index")}
+        header = {
+            "kind": self.units.kind,
+            "layers": self.layers,
+            "alphas": self.alphas.tolist(),
+            "model": self.model,
+            "task": self.task,
+            "cost": self.cost.to_dict(),
+        }
+        return write_tensors(path, _FORMAT, header, tensors)
