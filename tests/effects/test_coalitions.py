@@ -10,20 +10,19 @@ import torch
 from naive_coalitions import coalition_runs
 
 import veracausa as vc
-from veracausa.effects.coalitions import coalition_scores
+from veracausa.effects.coalitions import coalition_work
 from veracausa.errors import UnitError
 from veracausa.units.coalitions import Coalitions
 from veracausa.units.resolve import all_units
 from veracausa.units.table import per_layer
 
 FEW = ("llama", "gpt_neox", "gemma2")
+ASKED = {"ablation": "counterfactual", "direction": "noising", "reference": None, "seed": 0}
 
 
 def effects(lm, task, kind, layers, weights, **options):
-    asked = {"ablation": "counterfactual", "direction": "noising", "reference": None, "seed": 0, "out": None} | options
-    return coalition_scores(
-        lm, task, Coalitions.of(kind, np.asarray(layers), np.asarray(weights)), show_progress=False, **asked
-    ).values
+    table = Coalitions.of(kind, np.asarray(layers), np.asarray(weights))
+    return coalition_work(lm, task, table, **ASKED | options).run(show_progress=False).values
 
 
 def some_weights(lm, kind, rng):
@@ -68,15 +67,14 @@ def test_only_what_is_asked_is_run(tiny, task_of, agree, tmp_path):
     rng = np.random.default_rng(1)
     layers, weights = np.arange(12) % 3, rng.integers(0, 2, (12, lm.heads)).astype(bool)
     asked = rng.integers(0, 2, (4, 12)).astype(bool)
-    options = {"ablation": "counterfactual", "direction": "noising", "reference": None, "seed": 0,
-               "show_progress": False}  # fmt: skip
-    every = coalition_scores(lm, task, Coalitions.of("heads", layers, weights), **options, out=None)
-    table = Coalitions.of("heads", layers, weights, asked)
-    some = coalition_scores(lm, task, table, **options, out=tmp_path)
+    every = coalition_work(lm, task, Coalitions.of("heads", layers, weights), **ASKED).run(show_progress=False)
+    work = coalition_work(lm, task, Coalitions.of("heads", layers, weights, asked), **ASKED)
+    some = work.run(show_progress=False, out=tmp_path)
+    assert work.tokens() == some.cost.token_layers
     assert (some.values.isnan().numpy() == ~asked).all()
     agree(some.values[torch.as_tensor(asked)], every.values[torch.as_tensor(asked)], every.gap)
     assert some.cost.token_layers < every.cost.token_layers
-    again = coalition_scores(lm, task, table, **options, out=tmp_path)
+    again = work.run(show_progress=False, out=tmp_path)
     torch.testing.assert_close(again.values, some.values, rtol=0, atol=0, equal_nan=True)
     assert again.cost.token_layers == some.cost.token_layers
 

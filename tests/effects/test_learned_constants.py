@@ -10,7 +10,7 @@ import torch
 from bridges import naive_metric, naive_units, smooth
 
 import veracausa as vc
-from veracausa.effects.learned_constants import load_optimal_constants, optimal_constants, planned_optimal
+from veracausa.effects.learned_constants import load_optimal_constants, optimal_constants
 from veracausa.effects.optimal_descent import Learning
 from veracausa.errors import FileError, MethodError, UnitError
 from veracausa.units.resolve import all_units
@@ -104,11 +104,11 @@ def test_floor_and_most(tiny, task_of):
 def test_cost_is_what_was_planned(tiny, task_of, kind):
     lm, task = tiny("llama"), task_of((6, 8), n=4)
     found = learn(lm, task, kind)
-    assert planned_optimal(lm, task, units=kind, learning=SHORT) == pytest.approx(found.cost.token_layers, rel=1e-9)
+    planned = optimal_constants.work(lm, task, units=kind, learning=SHORT).tokens()
+    assert planned == pytest.approx(found.cost.token_layers, rel=1e-9)
     alone = vc.exact(lm, task, units=kind, ablation="optimal", constants=found, show_progress=False)
-    from veracausa.effects.planning import planned_exact
-
-    planned = planned_exact(lm, task, units=kind, ablation="zero")  # the means are recorded when constants are learned
+    # the means are recorded when constants are learned
+    planned = vc.exact.work(lm, task, units=kind, ablation="optimal", constants=found).tokens()
     assert planned == pytest.approx(alone.cost.token_layers, rel=1e-9)
 
 

@@ -15,7 +15,7 @@ from naive_coalitions import coalition_runs
 
 import veracausa as vc
 from veracausa.effects import shapley_values as module
-from veracausa.effects.shapley_values import planned_shapley, shapley
+from veracausa.effects.shapley_values import shapley
 from veracausa.effects.site_effects import last_in
 from veracausa.errors import MethodError
 
@@ -174,7 +174,7 @@ def test_cost_groups_and_files(tiny, task_of, agree, tmp_path, monkeypatch):
     """The forecast is the count; groups of layers change no number; saved and read back."""
     lm, task = tiny("llama", **NINE), task_of((6, 8), n=2)
     scores = values_of(lm, task, permutations=4)
-    assert planned_shapley(lm, task, permutations=4) == scores.cost.token_layers
+    assert shapley.work(lm, task, permutations=4).tokens() == scores.cost.token_layers
     back = vc.open(scores.save(tmp_path / "shapley.safetensors"))
     assert torch.equal(back.draw_stderr, scores.draw_stderr) and back.settings == scores.settings
     monkeypatch.setattr(module, "_ENTRIES", 1)

@@ -4,7 +4,7 @@ import pytest
 
 import veracausa as vc
 from veracausa.estimates.parts import PATHS
-from veracausa.estimates.presets import PRESETS
+from veracausa.estimates.presets import EDGE_PRESETS, PRESETS
 
 # One pair of n = 6 tokens, L = 3 blocks, first difference at position 2: the suffix has S = 4 positions.
 N, L, START = 6, 3, 2
@@ -56,12 +56,14 @@ def test_cost_in_token_layers(tiny, pair, name):
     nodes = M if PRESETS[name].path != "point" else None
     cost = vc.attribute(tiny("llama"), pair, method=name, nodes=nodes, show_progress=False).cost
     assert (cost.forward, cost.backward) == COSTS[name]
+    assert vc.attribute.work(tiny("llama"), pair, method=name, nodes=nodes).tokens() == sum(COSTS[name])
 
 
 def test_gauss_increments_pay_for_their_tangents(tiny, pair):
     method = vc.Method(path="inputs", combine="increments", grid="gauss", nodes=M)
     cost = vc.attribute(tiny("llama"), pair, method=method, show_progress=False).cost
     assert (cost.forward, cost.backward) == (RECORDED + 3 * passes(M), passes(M))
+    assert vc.attribute.work(tiny("llama"), pair, method=method).tokens() == cost.token_layers
 
 
 def test_a_unit_path_pays_for_every_unit(tiny, pair):
@@ -72,3 +74,19 @@ def test_a_unit_path_pays_for_every_unit(tiny, pair):
 
 def test_every_path_says_what_it_costs():
     assert all(path.passes(vc.Method(path=name)) > 0 for name, path in PATHS.items())
+
+
+@pytest.mark.parametrize("name", EDGE_PRESETS)
+def test_edges_cost_what_is_planned(tiny, task_of, name):
+    lm, task, nodes = tiny("llama"), task_of((5, 7), n=3), {} if EDGE_PRESETS[name].path == "point" else {"nodes": 2}
+    scores = vc.attribute(lm, task, units="edges", method=name, show_progress=False, **nodes)
+    assert vc.attribute.work(lm, task, units="edges", method=name, **nodes).tokens() == scores.cost.token_layers
+
+
+@pytest.mark.parametrize("path", ["layer", "unit"])
+def test_units_at_positions_and_references_cost_what_is_planned(tiny, task_of, path):
+    lm, task = tiny("llama"), task_of((6, 8), n=6)
+    for units, baseline in (("heads@positions", "corrupted"), ("heads", "mean"), ("heads", "resample")):
+        asked = {"units": units, "method": vc.Method(path=path, nodes=2, baseline=baseline)}
+        scores = vc.attribute(lm, task, show_progress=False, **asked)
+        assert vc.attribute.work(lm, task, **asked).tokens() == scores.cost.token_layers

@@ -7,7 +7,6 @@ import torch
 
 import veracausa as vc
 from veracausa.errors import GapError, MethodError, UnitError
-from veracausa.estimates.attribute import planned
 from veracausa.units.resolve import all_edges
 
 
@@ -86,7 +85,7 @@ def test_it_is_a_magnitude_like_any_other(tiny, task_of):
     assert scores.cost.forward == 2 * sum(task.lengths) * lm.layers and scores.cost.backward == 0
     found = vc.agreement(scores, vc.exact(lm, task, units="edges", show_progress=False))
     assert not found.signed and found.r > 0  # a hint, in random models, that shares have to do with effects
-    assert planned(lm, task, units="edges", method="ifr") == 0
+    assert vc.attribute.work(lm, task, units="edges", method="ifr").tokens() == scores.cost.token_layers
     assert len(vc.select(scores, n=60)) > 0
     assert len(vc.curve(lm, task, scores, sizes=(0.1, 1.0), show_progress=False).signed) == 2
 

@@ -137,12 +137,13 @@ def looked_up(monkeypatch, truth):
     """Exact effects from a table instead of a model; returns the list of all units that were asked for."""
     asked, rows = [], {name: i for i, name in enumerate(truth.units.names)}
 
-    def lookup(lm, task, *, units, **options):
+    def lookup(work, chosen, show_progress, out):
+        units = work.estimate.units[chosen]
         where = [rows[name] for name in units.names]
         asked.extend(units.names)
         return replace(truth, values=truth.values[:, where], units=units)
 
-    monkeypatch.setattr(module, "exact", lookup)
+    monkeypatch.setattr(module.VerifyWork, "effects_of", lookup)
     return asked
 
 
@@ -394,3 +395,14 @@ def test_it_continues_from_finished_pieces(case, tmp_path):
         assert torch.equal(one.exact.values, whole.exact.values) and one.outcomes == whole.outcomes
     more = again.exact.cost.token_layers - first.exact.cost.token_layers
     assert more <= module.overhead(lm, task, "counterfactual") * len(first.outcomes)  # recordings, no unit
+
+
+def test_the_plan_is_what_it_costs(case):
+    lm, task, estimate, _ = case
+    for options in ({"top": 5, "sample": 15}, {"top": 2, "sample": 9, "budget": 0.3}):
+        receipt = verify(lm, task, estimate, **options)
+        work = vc.verify.work(lm, task, estimate, **options)
+        assert work.tokens() == receipt.exact.cost.token_layers
+        assert work.units.names == receipt.exact.units.names
+    with pytest.raises(MethodError, match="top=-1"):
+        vc.verify.work(lm, task, estimate, top=-1)

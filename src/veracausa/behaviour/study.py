@@ -22,7 +22,7 @@ from veracausa.behaviour.generation import greedy
 from veracausa.behaviour.results import AblationStudy
 from veracausa.behaviour.runs import Ablated, Piece, first_tokens, recorded
 from veracausa.cost import Cost
-from veracausa.effects.planning import planned_reference
+from veracausa.effects.replacements import reference_runs
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.bucket import Bucket
 from veracausa.engine.budget import examples_per_batch
@@ -115,7 +115,7 @@ class AblationStudyWork:
         """Token-layers: the first pair, to validate the engine; references; each bucket recorded; each condition."""
         layers, total = self.lm.layers, 3.0 * self.task.lengths[0] * self.lm.layers
         for number, (names, groups) in enumerate(self.passes()):
-            recorded = [planned_reference(self.lm, self.source, self.task, name) for name in names]
+            recorded = [reference_runs(self.lm, self.source, self.task, name) for name in names]
             total += sum(recorded) * len(self.tables)
             run = [one for one in self.conditions if one.ablation in names or not (one.units or number)]
             depth = sum(map(self._depth, run))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,14 +14,12 @@ from veracausa.causes.differences import LABELS, Located
 from veracausa.causes.results import Disagreement
 from veracausa.cost import Cost
 from veracausa.effects.exact import exact
-from veracausa.effects.planning import planned_exact, recorded_runs, unpatched_run
-from veracausa.effects.shapley_values import planned_shapley
 from veracausa.effects.shapley_values import shapley as shapley_values
-from veracausa.effects.site_effects import direct, last_in, planned_direct, planned_last_in, whole_sites
+from veracausa.effects.site_effects import direct, last_in, whole_sites
 from veracausa.engine.tape import buckets
-from veracausa.engine.work import planned_by
+from veracausa.engine.work import Planned, Work, planned_by
 from veracausa.errors import UnitError
-from veracausa.estimates.attribute import planned
+from veracausa.estimates.attribute import attribute
 from veracausa.estimates.kept import kept
 from veracausa.scores.headers import require_comparable
 from veracausa.scores.scores import Completeness, Scores
@@ -32,12 +30,8 @@ if TYPE_CHECKING:
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 
-#: Exact effects by their names, and what they will cost.
-_EFFECTS: dict[str, tuple[Callable[..., Scores], Callable[..., float]]] = {
-    "exact": (exact, planned_exact),
-    "last-in": (last_in, planned_last_in),
-    "direct": (direct, planned_direct),
-}
+#: Exact effects by their names.
+_EFFECTS: dict[str, Planned[..., Scores, Work]] = {"exact": exact, "last-in": last_in, "direct": direct}
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,12 +77,10 @@ class DisagreementWork:
     def _tokens(self, name: str, how: dict[str, Any]) -> float:
         lm, task, table = self.lm, self.task, self.table
         if name in _EFFECTS:
-            return _EFFECTS[name][1](lm, task, units=table)
+            return _EFFECTS[name].work(lm, task, units=table).tokens()
         if name == "shapley":
-            return planned_shapley(lm, task, units=table, seed=self.seed, **how)
-        share = "baseline" not in how
-        total = planned(lm, task, units=table, **how) + recorded_runs(lm, task, share)
-        return total + (unpatched_run(lm, task, share) if how["method"] == "ig" else 0.0)
+            return shapley_values.work(lm, task, units=table, seed=self.seed, **how).tokens()
+        return attribute.work(lm, task, units=table, **how).tokens()
 
     def run(self, show_progress: bool = True, out: str | Path | None = None) -> Disagreement:
         """Compute what is not known yet, and hold what is known against it."""
@@ -108,7 +100,7 @@ class DisagreementWork:
         lm, task, table = self.lm, self.task, self.table
         common: dict[str, Any] = {"units": table, "out": pieces, "show_progress": show}
         if name in _EFFECTS:
-            return _EFFECTS[name][0](lm, task, **common)
+            return _EFFECTS[name](lm, task, **common)
         if name == "shapley":
             return shapley_values(lm, task, seed=self.seed, **how, **common)
         parts = {key: value for key, value in how.items() if key != "method"}

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from veracausa.counterfactuals.compared_baselines import Baselines, Way
 from veracausa.effects.exact import exact
-from veracausa.effects.learned_constants import optimal_constants, planned_optimal
+from veracausa.effects.learned_constants import optimal_constants
 from veracausa.effects.optimal_descent import Learning
-from veracausa.effects.planning import planned_exact, planned_reference, recorded_runs, unpatched_run
 from veracausa.effects.replacements import ABLATIONS, donors_of, without_donor
 from veracausa.engine.tape import buckets
 from veracausa.engine.work import planned_by
 from veracausa.errors import MethodError
-from veracausa.estimates.attribute import planned
+from veracausa.estimates.attribute import attribute
 from veracausa.estimates.kept import kept
 from veracausa.estimates.methods import BASELINES
 from veracausa.scores.agreement import require_top
@@ -90,18 +89,15 @@ class BaselinesWork:
         """
         lm, task, total = self.lm, self.task, 0.0
         for how, ablation in self.lacking(given):
+            kind = "zero" if ablation == "optimal" else ablation  # constants are learned once, for both
+            common: dict[str, Any] = {"units": self.table, "reference": self.reference}
             if how == "exact":
-                # the means of optimal ablation are recorded with its constants
-                kind = "zero" if ablation == "optimal" else ablation
-                total += planned_exact(lm, task, units=self.table, ablation=kind, reference=self.reference)
-                continue
-            baseline, share = _BASELINE_OF[ablation], ablation == "counterfactual"
-            total += planned(lm, task, units=self.table, method="ig", baseline=baseline, nodes=self.nodes)
-            total += recorded_runs(lm, task, share) + unpatched_run(lm, task, share)
-            if ablation != "optimal":
-                total += planned_reference(lm, self.reference or task, task, ablation)
+                total += exact.work(lm, task, ablation=kind, **common).tokens()
+            else:
+                options: dict[str, Any] = {"baseline": _BASELINE_OF[kind], "nodes": self.nodes}
+                total += attribute.work(lm, task, method="ig", **options, **common).tokens()
         if self._learns(given):
-            total += planned_optimal(lm, task, units=self.table, learning=self.learning, most=self.most)
+            total += optimal_constants.work(lm, task, units=self.table, learning=self.learning, most=self.most).tokens()
         return total
 
     def _learns(self, given: Collection[Way] = ()) -> bool:

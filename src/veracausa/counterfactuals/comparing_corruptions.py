@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from veracausa.counterfactuals.compared_corruptions import LEAST, CounterfactualComparison
 from veracausa.effects.exact import exact
-from veracausa.effects.planning import planned_exact
 from veracausa.engine.tape import buckets
 from veracausa.engine.work import planned_by
 from veracausa.errors import GapError, MethodError, TaskError
@@ -69,7 +68,7 @@ class CorruptionsWork:
 
     def tokens(self, given: Collection[str] = ()) -> float:
         """Token-layers of the whole call, where some scores will be `given`."""
-        return sum(planned_exact(self.lm, task, units=self.table) for task in self.lacking(given).values())
+        return sum(exact.work(self.lm, task, units=self.table).tokens() for task in self.lacking(given).values())
 
     def run(self, show_progress: bool = True, out: str | Path | None = None) -> CounterfactualComparison:
         """Compute the effects under each corruption."""

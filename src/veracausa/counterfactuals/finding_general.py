@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from veracausa.counterfactuals.general_units import GeneralPurpose
 from veracausa.effects.exact import exact
-from veracausa.effects.planning import planned_exact
 from veracausa.engine.tape import buckets
 from veracausa.engine.work import planned_by
 from veracausa.errors import GapError, MethodError
@@ -69,7 +68,7 @@ class GeneralPurposeWork:
     def tokens(self, given: Collection[str] = ()) -> float:
         """Token-layers where some scores will be `given`; without following a few units into the corrupted run."""
         ablations = self.lacking(given)
-        return sum(planned_exact(self.lm, self.task, units=self.table, ablation=one) for one in ablations)
+        return sum(exact.work(self.lm, self.task, units=self.table, ablation=one).tokens() for one in ablations)
 
     def run(self, show_progress: bool = True, out: str | Path | None = None) -> GeneralPurpose:
         """Compute both effects, then follow the units in the region into the corrupted run."""

@@ -11,7 +11,6 @@ import numpy as np
 
 from veracausa.counterfactuals.searches import Search
 from veracausa.effects.exact import exact
-from veracausa.effects.planning import planned_exact
 from veracausa.engine.tape import buckets
 from veracausa.engine.work import planned_by
 from veracausa.errors import TaskError, UnitError
@@ -53,7 +52,7 @@ class SearchWork:
 
     def tokens(self) -> float:
         """Token-layers of the whole call."""
-        return planned_exact(self.lm, self.task, units=self.sites)
+        return exact.work(self.lm, self.task, units=self.sites).tokens()
 
     def run(self, show_progress: bool = True, out: str | Path | None = None) -> Search:
         """Compute the effects on every pair."""

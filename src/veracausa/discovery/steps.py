@@ -16,11 +16,9 @@ from veracausa.circuits.selection.iterated import IterateWork, iterate
 from veracausa.circuits.selection.learned import LearnWork, learn
 from veracausa.cost import Step
 from veracausa.effects.exact import exact
-from veracausa.engine.tape import buckets
-from veracausa.estimates.attribute import attribute, planned
+from veracausa.estimates.attribute import attribute
 from veracausa.estimates.method import Method
-from veracausa.receipts.verify import exact_costs, overhead
-from veracausa.units.resolve import all_edges
+from veracausa.receipts.verify import overhead
 from veracausa.words import counted
 
 if TYPE_CHECKING:
@@ -54,15 +52,12 @@ class Scoring:
         """
         if method == "exact":
             return cls(lm, task, method, _exact(lm, task, lm.graph.size), None)
-        if method == "ifr":
-            return cls(lm, task, method, 2 * sum(task.lengths) * lm.layers, None)
         if method in ("iterated", "learned"):
             work: IterateWork | LearnWork
             iterated = method == "iterated"
             work = iterate.work(lm, task) if iterated else learn.work(lm, task, how="top-k", keep=edges, seed=seed)
             return cls(lm, task, method, work.tokens(), work)
-        recorded, _ = recordings(lm, task, buckets(lm.decoder, task.clean, task.corrupted, True, len(task)))
-        return cls(lm, task, method, recorded + planned(lm, task, units="edges", method=method), None)
+        return cls(lm, task, method, attribute.work(lm, task, units="edges", method=method).tokens(), None)
 
     @property
     def step(self) -> Step:
@@ -98,5 +93,5 @@ def _step(lm: Model, task: Task, what: str, kind: str, work: float) -> Step:
 
 
 def _exact(lm: Model, task: Task, edges: int) -> float:
-    costs = exact_costs(lm, task, all_edges(lm), ablation="counterfactual", direction="noising")
+    costs = exact.work(lm, task, units="edges").costs()
     return float(costs.mean()) * edges + overhead(lm, task, "counterfactual")

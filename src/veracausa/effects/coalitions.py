@@ -8,20 +8,18 @@ effects, Shapley values and joint paths are made of them.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from veracausa.effects.exact import exact
+from veracausa.effects.exact import ExactWork
 from veracausa.errors import MethodError, UnitError
 from veracausa.units.coalitions import Coalitions, require_kind
 
 if TYPE_CHECKING:
     from veracausa.model import Model
-    from veracausa.scores.scores import Scores
     from veracausa.tasks.task import Task
 
 
-def coalition_scores(
+def coalition_work(
     lm: Model,
     task: Task,
     table: Coalitions,
@@ -30,9 +28,7 @@ def coalition_scores(
     direction: str,
     reference: Task | None,
     seed: int,
-    out: str | Path | None,
-    show_progress: bool,
-) -> Scores:
+) -> ExactWork:
     """v(S) of coalitions of units of one site each, as scores: in units of the metric, with the sign of `vc.exact`.
 
     Args:
@@ -41,8 +37,8 @@ def coalition_scores(
         table: the coalitions (`Coalitions.of(kind, layers, weights)`): the layer of each, and the share of the way to
             its replacement that each part goes: 0 stays, 1 is replaced, any other number is a point on (or beyond) the
             straight path. All 1: the whole site.
-        ablation, direction, reference, seed, out, show_progress: as for `vc.exact`. With "resample" the whole site of
-            an example has one donor, keyed by (seed, example, layer).
+        ablation, direction, reference, seed: as for `vc.exact`. With "resample" the whole site of an example has one
+            donor, keyed by (seed, example, layer).
 
     Raises:
         UnitError: a layer or a number of parts that the model does not have. Others as for `vc.exact`.
@@ -56,8 +52,7 @@ def coalition_scores(
             f"weights of {len(table)} coalitions of {table.kind} must be {len(table)} × {parts}: a layer of {lm.name} "
             f"has {parts} of them. These are {' × '.join(map(str, table.weights.shape))}."
         )
-    return exact(lm, task, units=table, ablation=ablation, direction=direction, reference=reference, seed=seed, out=out,
-                 show_progress=show_progress)  # fmt: skip
+    return ExactWork.of(lm, task, units=table, ablation=ablation, direction=direction, reference=reference, seed=seed)
 
 
 def require_joint(ablation: str) -> None:

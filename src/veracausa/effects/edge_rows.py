@@ -66,6 +66,17 @@ class EdgeRows(Plan):
         """Blocks that each edge's row runs; an MLP's own run counts as one. Readers of a block share one pass more."""
         return np.where(self.kinds == LOGITS, 0, self.lm.layers - self.units.layer)
 
+    def beside(self, share: bool) -> float:
+        """See `Plan.beside`: each (writer, block) goes through the attention once, for all its readers."""
+        attention = self.units[self.kinds < MLP]
+        keys = np.stack([attention.layer, attention.writer, attention.position], 1)
+        _, sources = np.unique(keys, axis=0, return_index=True)
+        found = 0
+        for start, members in self.buckets(share):
+            length = len(self.task.clean[members[0]])
+            found += len(members) * int((length - self.starts(start, length)[self.kinds < MLP][sources]).sum())
+        return float(found)
+
     def record(self, start: int, examples: tuple[int, ...]) -> Patching:
         """See `Plan.record`."""
         with attention_function(self.lm.decoder, SUFFIX):

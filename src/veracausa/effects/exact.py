@@ -11,19 +11,30 @@ neurons of SmolLM2-135M on the published pair that is 46,080 · 15.5 · 7 on ave
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
 
 from veracausa.cost import Cost
 from veracausa.effects.edge_rows import EdgeRows
-from veracausa.effects.replacements import replacement, require_effect
+from veracausa.effects.learned_constants import OptimalConstants, OptimalWork, optimal_constants
+from veracausa.effects.replacements import (
+    Replacement,
+    Zero,
+    reference_runs,
+    replacement,
+    require_constants,
+    require_effect,
+)
 from veracausa.effects.rows import Plan, Rows
-from veracausa.engine.session import session
+from veracausa.engine.session import Session, session
+from veracausa.engine.work import planned_by, recorded_runs, unpatched_run
 from veracausa.errors import MethodError
 from veracausa.scores.headers import reference_settings
 from veracausa.scores.scores import Scores, assemble
@@ -32,11 +43,165 @@ from veracausa.units.resolve import resolve_units
 from veracausa.units.table import Units
 
 if TYPE_CHECKING:
-    from veracausa.effects.learned_constants import OptimalConstants
+    from typing import Self
+
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 
 
+@dataclass(frozen=True, eq=False)
+class ExactWork:
+    """Effects of a table of units by rows; see `exact`. `learn`: of optimal ablation, where no constants were given."""
+
+    lm: Model
+    task: Task
+    units: Units
+    ablation: str
+    direction: str
+    reference: Task | None
+    constants: OptimalConstants | None
+    learn: OptimalWork | None
+    seed: int
+    rows: int | None = None
+    share_prefix: bool = True
+    method: ClassVar[str] = "exact"
+    notes: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def of(
+        cls,
+        lm: Model,
+        task: Task,
+        *,
+        units: str | Sequence[str] | Units,
+        ablation: str,
+        direction: str,
+        reference: Task | None,
+        seed: int,
+        constants: OptimalConstants | None = None,
+        rows: int | None = None,
+        share_prefix: bool = True,
+    ) -> Self:
+        """Check what is asked; see `exact`."""
+        if rows is not None and rows < 1:
+            raise MethodError(
+                f"rows={rows}: a chunk holds at least one row. Leave rows out to let the free memory decide."
+            )
+        table, learn = resolve_units(lm, units, max(task.lengths)), None
+        if isinstance(table, Edges):
+            _require_edges(ablation, direction, reference)
+        else:
+            require_effect(ablation, direction)
+        require_constants(ablation, constants)
+        if ablation == "optimal" and constants is None:
+            learn = optimal_constants.work(lm, task, units=table)
+        return cls(lm, task, table, ablation, direction, reference, constants, learn, seed, rows, share_prefix)
+
+    @property
+    def kind(self) -> str:
+        """The rate it runs at."""
+        return self.units.kind if self.units.kind in ("neurons", "edges") else "exact"
+
+    @property
+    def share(self) -> bool:
+        """Whether rows begin at the first difference of each pair."""
+        return self.share_prefix and self.ablation == "counterfactual"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the header says."""
+        return {
+            "direction": self.direction,
+            "ablation": self.ablation,
+            "seed": self.seed if self.ablation == "resample" else None,
+            **reference_settings(self.ablation, self.task, self.reference),
+        }
+
+    def plan(self, cost: Cost, source: Replacement | None = None) -> Plan:
+        """The rows; without a `source` they can only be counted."""
+        lm, task, units, noising = self.lm, self.task, self.units, self.direction == "noising"
+        if isinstance(units, Edges):
+            return EdgeRows(lm, task, units, self.ablation == "zero", noising, self.rows, cost)
+        return Rows(lm, task, units, Zero() if source is None else source, noising, self.rows, cost)
+
+    def batches(self) -> int:
+        """Buckets that are recorded."""
+        return len(self.plan(Cost()).buckets(self.share))
+
+    def costs(self) -> np.ndarray:
+        """Token-layers of each unit's own rows."""
+        return self.plan(Cost()).costs(self.share)
+
+    def tokens(self) -> float:
+        """Token-layers: both runs measured, then recorded; the engine's own run; the reference set; the rows.
+
+        Of edges at most, since those whose writer does not differ cost nothing.
+        """
+        return self._own() + (0.0 if self.learn is None else self.learn.tokens())
+
+    def _own(self) -> float:
+        """`tokens` without those of learning."""
+        return self.beside() + float(self.costs().sum())
+
+    def beside(self) -> float:
+        """`tokens` without the units' own rows, and without learning."""
+        lm, task, share = self.lm, self.task, self.share
+        source = task if self.reference is None else self.reference
+        replaced = 0.0 if self.ablation == "optimal" else reference_runs(lm, source, task, self.ablation)
+        runs = recorded_runs(lm, task, True) + recorded_runs(lm, task, share) + unpatched_run(lm, task, share)
+        return runs + replaced + self.plan(Cost()).beside(share)
+
+    @torch.inference_mode(False)
+    def run(self, show_progress: bool = True, out: str | Path | None = None) -> Scores:
+        """The effects, resumable; NaN where the table does not want an effect of an example."""
+        lm, task, table, reference = self.lm, self.task, self.units, self.reference
+        learned = None if self.learn is None else self.learn.run(show_progress, out)
+        constants = self.constants if learned is None else learned
+        settings = self.settings | ({} if constants is None else constants.settings)
+        asked: dict[str, Any] = {
+            "units": table.digest(),
+            "reference": reference.digest() if reference is not None else None,
+            **{key: settings[key] for key in ("direction", "ablation", "seed", "constants") if key in settings},
+        }
+        shape, name = (len(task), len(table)), f"{self.method}-{table.kind}"
+        with session(lm, task, shape, out=out, name=name, asked=asked, show=show_progress) as call:
+            if self.ablation == "counterfactual":
+                call.measured.require_gap(task)
+            call.done |= ~torch.from_numpy(table.wanted(len(task)))
+            with call.bar(f"{self.method} effects of {len(table):,} {table.kind}", self._own()):
+                plan = self.plan(call.cost, self._source(call.cost, constants))
+                call.rest(plan.buckets(self.share), partial(_bucket, call, plan))
+        return assemble(
+            lm,
+            task,
+            call.values,
+            table,
+            call.measured,
+            method=self.method,
+            settings=settings,
+            cost=call.cost if learned is None else call.cost + learned.cost,
+            verified="exact effects",
+            model=call.origin,
+            notes=(*self.notes, *(() if constants is None else constants.sentences)),
+        )
+
+    def _source(self, cost: Cost, constants: OptimalConstants | None) -> Replacement | None:
+        """What units are replaced by; edges' writes by those of the other run or by nothing."""
+        if isinstance(self.units, Edges):
+            return None
+        return replacement(
+            self.lm, self.task, self.units, self.ablation, self.direction, self.reference, self.seed, cost, constants
+        )
+
+
+def _bucket(call: Session, plan: Plan, start: int, examples: tuple[int, ...]) -> None:
+    """The effects of a bucket, chunk by chunk."""
+    with closing(plan.run(start, examples, call.done)) as pieces:
+        for example, unit, effects in pieces:
+            call.put((example, unit), effects)
+
+
+@planned_by(ExactWork.of)
 def exact(
     lm: Model,
     task: Task,
@@ -84,96 +249,11 @@ def exact(
     >>> exact = vc.exact(lm, task, units="heads")
     >>> exact.top(5)
     """
-    if rows is not None and rows < 1:
-        raise MethodError(f"rows={rows}: a chunk holds at least one row. Leave rows out to let the free memory decide.")
-    table = resolve_units(lm, units, max(task.lengths))
-    if isinstance(table, Edges):
-        _require_edges(ablation, direction, reference)
-    else:
-        require_effect(ablation, direction)
-    settings, learned = effect_settings(direction, ablation, seed, task, reference), None
-    if ablation == "optimal" and direction == "noising" and not isinstance(table, Edges):
-        from veracausa.effects.learned_constants import optimal_constants
-
-        if constants is None:
-            constants = learned = optimal_constants(lm, task, units=table, out=out, show_progress=show_progress)
-        settings |= constants.settings
-
-    def plan(cost: Cost) -> Plan:
-        if isinstance(table, Edges):
-            return EdgeRows(lm, task, table, ablation == "zero", direction == "noising", rows, cost)
-        source = replacement(lm, task, table, ablation, direction, reference, seed, cost, constants)
-        return Rows(lm, task, table, source, direction == "noising", rows, cost)
-
-    scores = patched(lm, task, table, plan, method="exact", settings=settings, reference=reference,
-                     share_prefix=share_prefix, out=out, show_progress=show_progress)  # fmt: skip
-    if constants is not None:
-        cost = scores.cost if learned is None else scores.cost + learned.cost
-        scores = replace(scores, cost=cost, notes=(*scores.notes, *constants.sentences))
-    return scores
-
-
-def effect_settings(direction: str, ablation: str, seed: int, task: Task, reference: Task | None) -> dict[str, Any]:
-    """What the headers of effects say."""
-    return {
-        "direction": direction,
-        "ablation": ablation,
-        "seed": seed if ablation == "resample" else None,
-        **reference_settings(ablation, task, reference),
-    }
-
-
-@torch.inference_mode(False)
-def patched(
-    lm: Model,
-    task: Task,
-    table: Units,
-    plan: Callable[[Cost], Plan],
-    *,
-    method: str,
-    settings: dict[str, Any],
-    reference: Task | None = None,
-    share_prefix: bool = True,
-    out: str | Path | None = None,
-    show_progress: bool = True,
-) -> Scores:
-    """The effects of a table of units by the rows of `plan(cost)`, resumable; `exact` and its relatives call this.
-
-    NaN where the table does not want an effect of an example.
-    """
-    share = share_prefix and settings["ablation"] == "counterfactual"
-    asked: dict[str, Any] = {
-        "units": table.digest(),
-        "reference": reference.digest() if reference is not None else None,
-        **{key: settings[key] for key in ("direction", "ablation", "seed", "constants") if key in settings},
-    }
-    shape, name = (len(task), len(table)), f"{method}-{table.kind}"
-    with session(lm, task, shape, out=out, name=name, asked=asked, show=show_progress) as call:
-        if settings["ablation"] == "counterfactual":
-            call.measured.require_gap(task)
-        wanted, work = torch.from_numpy(table.wanted(len(task))), plan(call.cost)
-        total, finished = work.total(share), call.finished(wanted)
-        call.done |= ~wanted
-
-        def run(start: int, examples: tuple[int, ...]) -> None:
-            with closing(work.run(start, examples, call.done, call.tick)) as pieces:
-                for example, unit, effects in pieces:
-                    call.put((example, unit), effects)
-
-        label = f"{method} effects of {len(table):,} {table.kind}"
-        call.each(label, total, work.buckets(share), run, done=finished * total)
-    return assemble(
-        lm,
-        task,
-        call.values,
-        table,
-        call.measured,
-        method=method,
-        settings=settings,
-        cost=call.cost,
-        verified="exact effects",
-        model=call.origin,
-    )
+    work = ExactWork.of(
+        lm, task, units=units, ablation=ablation, direction=direction, reference=reference, constants=constants,
+        seed=seed, rows=rows, share_prefix=share_prefix,
+    )  # fmt: skip
+    return work.run(show_progress, out)
 
 
 def _require_edges(ablation: str, direction: str, reference: Task | None) -> None:

@@ -20,11 +20,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -32,14 +31,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from veracausa.cost import Cost
-from veracausa.effects.optimal_descent import Constants, Descent, Learning, recorded_parts
-from veracausa.engine.guard import borrowed
+from veracausa.effects.optimal_descent import Constants, Descent, Learning, recorded_parts, schedule
+from veracausa.effects.replacements import Zero, reference_runs
+from veracausa.effects.rows import Rows
+from veracausa.engine.budget import examples_per_batch
 from veracausa.engine.identity import difference
+from veracausa.engine.session import session
 from veracausa.engine.tape import buckets
+from veracausa.engine.work import planned_by, recorded_runs
 from veracausa.errors import MethodError, UnitError
-from veracausa.progress import progress
 from veracausa.result import Shown
 from veracausa.scores.files import unpack_units
+from veracausa.scores.scores import task_header
 from veracausa.storage.files import at, keep, read_tensors, write_tensors
 from veracausa.storage.schema import MODEL, TASK, number, reading, record, require_tensors, whole
 from veracausa.storage.schema import cost as cost_of
@@ -187,6 +190,99 @@ def load_optimal_constants(path: str | Path) -> OptimalConstants:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class OptimalWork:
+    """Constants of a table of units; see `optimal_constants`."""
+
+    lm: Model
+    task: Task
+    units: Units
+    learning: Learning
+    floor: float
+    most: int | None
+    kind: ClassVar[str] = "paths"
+
+    @classmethod
+    def of(
+        cls,
+        lm: Model,
+        task: Task,
+        *,
+        units: str | Sequence[str] | Units,
+        learning: Learning | None,
+        floor: float,
+        most: int | None,
+    ) -> OptimalWork:
+        """Check what is asked; see `optimal_constants`."""
+        table = resolve_units(lm, units, max(task.lengths))
+        if isinstance(table, Edges) or table.positional or table.joint:
+            raise MethodError("Optimal constants are those of single units at all positions: no edges, no @position.")
+        if not floor >= 0 or (most is not None and most < 0):
+            raise MethodError(f"floor={floor}, most={most}: neither may be below 0.")
+        return cls(lm, task, table, learning or Learning(), floor, most)
+
+    def groups(self) -> list[tuple[int, tuple[int, ...]]]:
+        """Pairs of one length that are recorded together."""
+        lm, task = self.lm, self.task
+        return buckets(lm.decoder, task.clean, task.corrupted, False, examples_per_batch(lm, task, lm.width))
+
+    def batches(self) -> int:
+        """Buckets that are recorded."""
+        return len(self.groups())
+
+    def tokens(self) -> float:
+        """Token-layers if `most` units (None: all) are over the floor.
+
+        Which units those will be is not known: they are taken to be as deep as all are on average. Fewer may have to be
+        learned, so this is an upper bound but for their depth.
+        """
+        lm, task, sizes = self.lm, self.task, [len(members) for _, members in self.groups()]
+        lengths = [task.lengths[members[0]] for _, members in self.groups()]
+        depth, every = Rows(lm, task, self.units, Zero(), True, None, Cost()).depth, sum(task.lengths)
+        steps = schedule(sizes, self.learning)
+        learned = sum(lengths[group] * (which.stop - which.start) for group, which in steps)
+        count = len(self.units) if self.most is None else min(self.most, len(self.units))
+        rows = float(depth.sum() * every + count * depth.mean() * (2 * learned + every))
+        return recorded_runs(lm, task, False) + reference_runs(lm, task, task, "optimal") + rows
+
+    def run(self, show_progress: bool = True, out: str | Path | None = None) -> OptimalConstants:
+        """Learn them, or take them from `out`."""
+        lm, task, table = self.lm, self.task, self.units
+        path = None if out is None else at(out) / self._file_name()
+        if path is not None and path.exists():
+            return load_optimal_constants(path)
+        with session(lm, task, (len(task), 1), measured=False, show=show_progress) as call:
+            label = f"optimal constants of {len(table):,} {table.kind}"
+            with torch.no_grad(), call.bar(label, self.tokens()):
+                descent = Descent.of(call, table, recorded_parts(call, table, self.groups()))
+                before = descent.losses(descent.start, np.arange(len(table)))
+                worst = np.argsort(-before.numpy(), kind="stable")[: self.most]
+                chosen = np.sort(worst[before.numpy()[worst] > self.floor])
+                sites, after = descent.start, before.clone()
+                if len(chosen):
+                    found = descent.learn(self.learning, chosen)
+                    loss = descent.losses(found, chosen)
+                    better = loss < before[chosen]
+                    after[chosen] = torch.where(better, loss, before[chosen])
+                    sites = descent.merged(found, chosen[better.numpy()])
+        learned = np.zeros(len(table), dtype=bool)
+        learned[chosen] = True
+        result = OptimalConstants(
+            table, sites.cpu(), before, after, learned, self.floor, self.learning, call.origin, task_header(task),
+            call.cost,
+        )  # fmt: skip
+        if path is not None:
+            keep(lambda: result.save(path))
+        return result
+
+    def _file_name(self) -> str:
+        lm, task, table = self.lm, self.task, self.units
+        asked = [__version__, lm.identity, task.digest(), table.digest(), asdict(self.learning), self.floor, self.most]
+        key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
+        return f"optimal-{table.kind}-{key}.safetensors"
+
+
+@planned_by(OptimalWork.of)
 def optimal_constants(
     lm: Model,
     task: Task,
@@ -216,85 +312,5 @@ def optimal_constants(
 
     >>> vc.effects.optimal_constants(lm, task, units=["a20.h0", "a23.h3"]).table()
     """
-    from veracausa.scores.scores import task_header
-
-    began = time.monotonic()
-    learning = learning or Learning()
-    table = _checked(lm, task, units, floor, most)
-    path = None if out is None else at(out) / _file_name(lm, task, table, learning, floor, most)
-    if path is not None and path.exists():
-        return load_optimal_constants(path)
-    cost = Cost(full=sum(task.lengths) * lm.layers)
-    with borrowed(lm.decoder), torch.no_grad():
-        parts = recorded_parts(lm, task, table, cost)
-        descent = Descent.of(lm, task, table, parts, cost)
-        total = descent.planned(learning, len(table) if most is None else most)
-        with progress(f"optimal constants of {len(table):,} {table.kind}", total, show_progress) as tick:
-            before = descent.losses(descent.start, np.arange(len(table)), tick)
-            worst = np.argsort(-before.numpy(), kind="stable")[:most]
-            chosen = np.sort(worst[before.numpy()[worst] > floor])
-            sites, after = descent.start, before.clone()
-            if len(chosen):
-                found = descent.learn(learning, chosen, tick)
-                loss = descent.losses(found, chosen, tick)
-                better = loss < before[chosen]
-                after[chosen] = torch.where(better, loss, before[chosen])
-                sites = descent.merged(found, chosen[better.numpy()])
-    cost.seconds = time.monotonic() - began
-    learned = np.zeros(len(table), dtype=bool)
-    learned[chosen] = True
-    result = OptimalConstants(
-        table,
-        sites.cpu(),
-        before,
-        after,
-        learned,
-        floor,
-        learning,
-        lm.header(),
-        task_header(task),
-        cost,
-    )
-    if path is not None:
-        keep(lambda: result.save(path))
-    return result
-
-
-def planned_optimal(
-    lm: Model,
-    task: Task,
-    *,
-    units: str | Sequence[str] | Units = "heads",
-    learning: Learning | None = None,
-    most: int | None = None,
-) -> float:
-    """Token-layers that `optimal_constants` takes if `most` units (default: all) are over its floor.
-
-    Which units those will be is not known: they are taken to be as deep as all are on average. Fewer may have to be
-    learned, so this is an upper bound but for their depth.
-    """
-    from veracausa.effects.planning import planned_reference, recorded_runs
-
-    table = _checked(lm, task, units, 0.0, most)
-    descent = Descent.planning(lm, task, table, buckets(lm.decoder, task.clean, task.corrupted, False, len(task)))
-    count = len(table) if most is None else min(most, len(table))
-    return (
-        descent.planned(learning or Learning(), count)
-        + recorded_runs(lm, task, False)
-        + planned_reference(lm, task, task, "optimal")
-    )
-
-
-def _checked(lm: Model, task: Task, units: str | Sequence[str] | Units, floor: float, most: int | None) -> Units:
-    table = resolve_units(lm, units, max(task.lengths))
-    if isinstance(table, Edges) or table.positional or table.joint:
-        raise MethodError("Optimal constants are those of single units at all positions: no edges, no @position.")
-    if not floor >= 0 or (most is not None and most < 0):
-        raise MethodError(f"floor={floor}, most={most}: neither may be below 0.")
-    return table
-
-
-def _file_name(lm: Model, task: Task, table: Units, learning: Learning, floor: float, most: int | None) -> str:
-    asked = [__version__, lm.identity, task.digest(), table.digest(), asdict(learning), floor, most]
-    key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
-    return f"optimal-{table.kind}-{key}.safetensors"
+    work = OptimalWork.of(lm, task, units=units, learning=learning, floor=floor, most=most)
+    return work.run(show_progress, out)

@@ -16,22 +16,21 @@ from veracausa.effects.replacements import Mean
 from veracausa.effects.rows import Rows
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.bucket import Bucket
-from veracausa.engine.budget import examples_per_batch, rows_per_chunk
+from veracausa.engine.budget import rows_per_chunk
 from veracausa.engine.guard import attention_function
-from veracausa.engine.memory import chunks, halving
+from veracausa.engine.memory import chunks
 from veracausa.engine.patches import Place, activation, sites_for
 from veracausa.engine.readout import Readout
+from veracausa.engine.session import Session
 from veracausa.engine.suffix import sweep
-from veracausa.engine.tape import Tape, buckets
+from veracausa.engine.tape import Tape
 from veracausa.errors import MethodError, NumericsError
-from veracausa.progress import Tick
 from veracausa.tasks.metrics import metric
 from veracausa.typed import require_fields
 from veracausa.units.table import Units, per_layer
 
 if TYPE_CHECKING:
-    from veracausa.model import Model
-    from veracausa.tasks.task import Task
+    pass
 
 
 @dataclass(frozen=True)
@@ -55,20 +54,20 @@ class Part:
     read: Readout
 
 
-def recorded_parts(lm: Model, task: Task, table: Units, cost: Cost) -> list[Part]:
+def recorded_parts(call: Session, table: Units, groups: Sequence[tuple[int, tuple[int, ...]]]) -> list[Part]:
     """The task's pairs, recorded from position 0 on, in groups of one length."""
+    lm, place = call.lm, table.place
     parts: list[Part] = []
 
     def run(start: int, examples: tuple[int, ...]) -> None:
-        place = table.place
-        bucket = Bucket.record(lm, task, 0, examples, cost, sites=sites_for(place), places=(place,))
-        tape, own = bucket.tape, bucket.read
+        bucket = Bucket.record(lm, call.task, 0, examples, call.cost, sites=sites_for(place), places=(place,))
         with attention_function(lm.decoder, SUFFIX):
-            replace(bucket, cost=Cost()).unpatched(tape.clean)
-        reference = lm.decoder.logits(tape.clean.last).log_softmax(-1)
-        parts.append(Part(tape, Readout(lm, metric("neg_kl"), own.answers, reference)))
+            replace(bucket, cost=Cost()).unpatched(bucket.tape.clean)
+        reference = lm.decoder.logits(bucket.tape.clean.last).log_softmax(-1)
+        parts.append(Part(bucket.tape, Readout(lm, metric("neg_kl"), bucket.read.answers, reference)))
+        call.advance()
 
-    halving(buckets(lm.decoder, task.clean, task.corrupted, False, examples_per_batch(lm, task, lm.width)), run)
+    call.rest(groups, run)
     return parts
 
 
@@ -117,18 +116,17 @@ class Descent:
     `start`, `size`: every layer's means, and the root mean square of each unit's activation, [layers, site].
     """
 
-    lm: Model
+    call: Session
     rows: Rows
     parts: list[Part]
-    lengths: list[tuple[int, int]]
     start: Float[Tensor, "layers site"]
     size: Float[Tensor, "layers site"]
 
     @classmethod
-    def of(cls, lm: Model, task: Task, table: Units, parts: list[Part], cost: Cost) -> Descent:
+    def of(cls, call: Session, table: Units, parts: list[Part]) -> Descent:
         """Starts from the means over all positions of the task's clean and corrupted prompts."""
-        means = Mean(lm, [*task.clean, *task.corrupted], table.place, False, cost).means
-        start = torch.cat(means)
+        lm, task = call.lm, call.task
+        start = torch.cat(Mean(lm, [*task.clean, *task.corrupted], table.place, False, call.cost).means)
         squares = torch.zeros_like(start)
         tokens = 0
         for part in parts:
@@ -138,37 +136,21 @@ class Descent:
         split = (squares / tokens).unflatten(-1, (max(1, per_layer(lm, table.kind)), -1))
         size = split.mean(-1, keepdim=True).sqrt().expand_as(split).flatten(-2)
         size = size.clamp_min(1e-6 * float(size.max()))
-        lengths = [(part.tape.length, len(part.tape.examples)) for part in parts]
-        return cls(lm, Rows(lm, task, table, Constants(start), True, None, cost), parts, lengths, start, size)
+        return cls(call, Rows(lm, task, table, Constants(start), True, None, call.cost), parts, start, size)
 
-    @classmethod
-    def planning(cls, lm: Model, task: Task, table: Units, groups: Sequence[tuple[int, tuple[int, ...]]]) -> Descent:
-        """One that can only say what it would cost."""
-        nothing = torch.zeros(0, 0)
-        rows = Rows(lm, task, table, Constants(nothing), True, None, Cost())
-        lengths = [(task.lengths[members[0]], len(members)) for _, members in groups]
-        return cls(lm, rows, [], lengths, nothing, nothing)
-
-    def planned(self, learning: Learning, count: int) -> float:
-        """Token-layers of the losses before, of descent for `count` units of mean depth, and of their losses after."""
-        depth, tokens = self.rows.depth, sum(length * size for length, size in self.lengths)
-        steps = schedule([size for _, size in self.lengths], learning)
-        learned = sum(self.lengths[group][0] * (which.stop - which.start) for group, which in steps)
-        return float(depth.sum() * tokens + count * depth.mean() * (2 * learned + tokens))
-
-    def losses(self, sites: Tensor, units: np.ndarray, tick: Tick) -> Float[Tensor, " units"]:
+    def losses(self, sites: Tensor, units: np.ndarray) -> Float[Tensor, " units"]:
         """Mean KL over all pairs of the run with each unit at its constant."""
-        total, count = torch.zeros(len(units), dtype=self.lm.score_dtype), 0
+        total, count = torch.zeros(len(units), dtype=self.rows.lm.score_dtype), 0
         column = {int(unit): i for i, unit in enumerate(units)}
         for part in self.parts:
             examples = range(len(part.tape.examples))
-            for rows, loss in self._run(part, sites, units, examples, False, tick):
+            for rows, loss in self._run(part, sites, units, examples, False):
                 where = torch.tensor([column[int(unit)] for unit in rows[:, 1]])
-                total.index_add_(0, where, loss.detach().to("cpu", self.lm.score_dtype))
+                total.index_add_(0, where, loss.detach().to("cpu", self.rows.lm.score_dtype))
             count += len(examples)
         return (total / count).clamp_min(0)
 
-    def learn(self, learning: Learning, units: np.ndarray, tick: Tick) -> Float[Tensor, "layers site"]:
+    def learn(self, learning: Learning, units: np.ndarray) -> Float[Tensor, "layers site"]:
         """Constants after descent; those of other units stay as they were."""
         sizes = [len(part.tape.examples) for part in self.parts]
 
@@ -176,7 +158,7 @@ class Descent:
             sites, examples = constants.requires_grad_(), range(which.start, which.stop)
             total = torch.zeros_like(constants)
             with torch.enable_grad():
-                for _, loss in self._run(self.parts[group], sites, units, examples, True, tick):
+                for _, loss in self._run(self.parts[group], sites, units, examples, True):
                     require_finite(loss)
                     total += torch.autograd.grad(loss.sum() / len(examples), sites)[0]
             return total
@@ -185,7 +167,7 @@ class Descent:
 
     def merged(self, found: Tensor, units: np.ndarray) -> Float[Tensor, "layers site"]:
         """The found constants of these units, the means of all others."""
-        parts = max(1, per_layer(self.lm, self.rows.units.kind))
+        parts = max(1, per_layer(self.rows.lm, self.rows.units.kind))
         whole = self.start.clone().unflatten(-1, (parts, -1))
         layer = torch.as_tensor(self.rows.units.layer[units])
         index = torch.as_tensor(self.rows.units.index[units]).clamp_min(0)
@@ -193,23 +175,23 @@ class Descent:
         return whole.flatten(-2)
 
     def _run(
-        self, part: Part, sites: Tensor, units: np.ndarray, examples: range, backward: bool, tick: Tick
+        self, part: Part, sites: Tensor, units: np.ndarray, examples: range, backward: bool
     ) -> Iterator[tuple[np.ndarray, Tensor]]:
         """Rows (example, unit) of a part, chunk by chunk, with their KL."""
-        work = replace(self.rows, source=Constants(sites))
+        work, decoder = replace(self.rows, source=Constants(sites)), self.rows.lm.decoder
         order = units[np.argsort(work.units.layer[units], kind="stable")]
         waiting = np.stack(np.meshgrid(np.array(examples), order, indexing="ij"), -1).transpose(1, 0, 2).reshape(-1, 2)
         length = part.tape.length
-        size = rows_per_chunk(self.lm, length, length, backward)
+        size = rows_per_chunk(self.rows.lm, length, length, backward)
 
         def run(rows: np.ndarray) -> Tensor:
             joins = work.joins(part.tape, part.tape.clean, rows, 0)
-            last = sweep(self.lm.decoder, part.tape, part.tape.clean, joins, start=0, backward=backward, cost=work.cost)
+            last = sweep(decoder, part.tape, part.tape.clean, joins, start=0, backward=backward, cost=work.cost)
             return -part.read(last, torch.as_tensor(rows[:, 0], device=last.device))
 
-        with attention_function(self.lm.decoder, SUFFIX):
+        with attention_function(decoder, SUFFIX):
             for rows, loss in chunks(waiting, size, run, f"{length} tokens"):
-                tick(float(work.depth[rows[:, 1]].sum()) * length * (1 + backward))
+                self.call.advance()
                 yield rows, loss
 
 

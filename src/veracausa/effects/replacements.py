@@ -212,16 +212,33 @@ def replacement(
             constants for optimal ablation, or those of another model, task or kind of unit.
     """
     require_effect(ablation, direction)
-    if (constants is None) is (ablation == "optimal"):
-        raise MethodError(
-            "ablation='optimal' needs constants=vc.effects.optimal_constants(lm, task, units=…) here."
-            if constants is None
-            else f"constants= are those of ablation='optimal', but ablation is {ablation!r}. Leave one of them out."
-        )
+    require_constants(ablation, constants)
+    if constants is None and ablation == "optimal":
+        raise MethodError("ablation='optimal' needs constants=vc.effects.optimal_constants(lm, task, units=…) here.")
     if constants is not None:
         constants.require(lm, task, units)
         return constants.replacement(lm)
     return MAKERS[ablation](_Asked(lm, task, units, direction, task if reference is None else reference, seed, cost))
+
+
+def require_constants(ablation: str, constants: Learned | None) -> None:
+    """Raise MethodError for constants of another ablation than "optimal"."""
+    if constants is not None and ablation != "optimal":
+        raise MethodError(
+            f"constants= are those of ablation='optimal', but ablation is {ablation!r}. Leave one of them out."
+        )
+
+
+def reference_runs(lm: Model, source: Task, task: Task, ablation: str) -> float:
+    """Token-layers of recording the reference set of an ablation: all prompts, or the donors of each length."""
+    prompts = [*source.clean, *source.corrupted]
+    if ablation in ("mean", "optimal"):
+        return float(lm.layers * sum(len(prompt) for prompt in prompts))
+    if ablation != "resample":
+        return 0.0
+    different = set(prompts)
+    lengths = {n: min(DONORS, sum(len(prompt) == n for prompt in different)) for n in set(task.lengths)}
+    return float(lm.layers * sum(n * count for n, count in lengths.items()))
 
 
 def require_effect(ablation: str, direction: str) -> None:

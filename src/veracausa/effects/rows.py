@@ -37,7 +37,6 @@ from veracausa.engine.patches import (
 from veracausa.engine.suffix import Join, sweep
 from veracausa.engine.tape import State, Tape, buckets
 from veracausa.errors import NumericsError
-from veracausa.progress import Tick
 from veracausa.units.table import Units, per_layer
 
 if TYPE_CHECKING:
@@ -98,7 +97,7 @@ class Plan(ABC):
     def chunk(self, patching: Patching, rows: np.ndarray, start: int) -> Tensor:
         """M of some rows, which are in that order, run from position `start` on."""
 
-    def run(self, start: int, examples: tuple[int, ...], done: Tensor, tick: Tick) -> Generator[Piece, None, None]:
+    def run(self, start: int, examples: tuple[int, ...], done: Tensor) -> Generator[Piece, None, None]:
         """Run a bucket; yields (example, unit, effect) of each finished chunk, indices into the whole table."""
         lm = self.lm
         with torch.no_grad():
@@ -107,11 +106,9 @@ class Plan(ABC):
             with attention_function(lm.decoder, SUFFIX):
                 unpatched = bucket.unpatched(patching.base).to("cpu", lm.score_dtype)
                 todo, starts = ~done[index], self.starts(start, length)
-                weight = self.weight(starts, length)
                 for rows, effect in self.free(patching, todo):
                     local, unit = torch.as_tensor(rows).unbind(1)
                     todo[local, unit] = False
-                    tick(float(weight[rows[:, 1]].sum()))
                     yield index[local], unit, torch.full((len(rows),), effect, dtype=lm.score_dtype)
                 for first in np.unique(starts[starts < length]).tolist():
                     rows, what = self.order(np.flatnonzero(starts == first), todo), f"{length - first} tokens"
@@ -119,7 +116,6 @@ class Plan(ABC):
                     for part, metric in chunks(rows, size, partial(self.chunk, patching, start=first), what):
                         self._require_finite(metric, part, examples)
                         local, unit = torch.as_tensor(part).unbind(1)
-                        tick(float(weight[part[:, 1]].sum()))
                         yield index[local], unit, metric - unpatched[local]
 
     def _require_finite(self, metric: Tensor, rows: np.ndarray, examples: tuple[int, ...]) -> None:
@@ -137,21 +133,17 @@ class Plan(ABC):
         first = position if self.lm.decoder.anatomy.causal else start  # else earlier positions see the patch, too
         return np.where(position < 0, start, np.where(within, first, length))
 
-    def weight(self, starts: np.ndarray, length: int) -> np.ndarray:
-        """Token-layers of each unit's row."""
-        return np.asarray(self.depth * (length - starts))
-
     def costs(self, share: bool) -> np.ndarray:
         """Token-layers that each unit takes in the whole call (each row's own blocks and positions)."""
         wanted, found = self.units.wanted(len(self.task)), np.zeros(len(self.units))
         for start, members in self.buckets(share):
             length = len(self.task.clean[members[0]])
-            found = found + self.weight(self.starts(start, length), length) * wanted[list(members)].sum(0)
+            found = found + self.depth * (length - self.starts(start, length)) * wanted[list(members)].sum(0)
         return found
 
-    def total(self, share: bool) -> float:
-        """Token-layers of the whole call."""
-        return float(self.costs(share).sum()) or 1.0
+    def beside(self, share: bool) -> float:
+        """Token-layers that units take together, beside their own."""
+        return 0.0
 
 
 @dataclass(frozen=True)

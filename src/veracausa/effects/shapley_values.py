@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import comb
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -27,9 +27,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from veracausa.cost import Cost
-from veracausa.effects.coalitions import coalition_scores
-from veracausa.effects.planning import planned_exact
+from veracausa.effects.coalitions import coalition_work, require_joint
+from veracausa.effects.exact import ExactWork
+from veracausa.effects.replacements import require_effect
 from veracausa.effects.site_effects import whole_sites
+from veracausa.engine.work import planned_by
 from veracausa.errors import MethodError
 from veracausa.scores.scores import Completeness, Scores
 from veracausa.units.coalitions import Coalitions, require_kind
@@ -46,6 +48,90 @@ EXACT = 8
 _ENTRIES = 1 << 26
 
 
+@dataclass(frozen=True, eq=False)
+class ShapleyWork:
+    """Shapley values of a table of units: a game for each layer that has some; see `shapley`."""
+
+    lm: Model
+    task: Task
+    units: Units
+    game: _Game
+    ablation: str
+    direction: str
+    reference: Task | None
+    seed: int
+    kind: ClassVar[str] = "exact"
+
+    @classmethod
+    def of(
+        cls, lm: Model, task: Task, *, units: str | Sequence[str] | Units, permutations: int, ablation: str,
+        direction: str, reference: Task | None, seed: int,
+    ) -> ShapleyWork:  # fmt: skip
+        """Check what is asked; see `shapley`."""
+        table = whole_sites(lm, task, units, "Shapley")
+        require_joint(ablation)
+        require_effect(ablation, direction)
+        game = _Game.of(lm, table.kind, permutations)
+        return cls(lm, task, table, game, ablation, direction, reference, seed)
+
+    @property
+    def layers(self) -> np.ndarray:
+        """Layers that have units."""
+        return np.unique(self.units.layer)
+
+    def parts(self) -> Iterator[tuple[list[int], list[np.ndarray], list[np.ndarray], ExactWork]]:
+        """(layers, their orders, where their coalitions are, the work of all coalitions) of layers run together."""
+        lm, task, game = self.lm, self.task, self.game
+        for group in game.groups(self.layers, len(task)):
+            orders = [game.orders(self.seed, len(task), layer) for layer in group]
+            every, columns = game.table(self.units.kind, group, orders, len(task))
+            work = coalition_work(lm, task, every, ablation=self.ablation, direction=self.direction,
+                                  reference=self.reference, seed=self.seed)  # fmt: skip
+            yield group, orders, columns, work
+
+    def batches(self) -> int:
+        """Buckets that are recorded."""
+        return sum(work.batches() for *_, work in self.parts())
+
+    def tokens(self) -> float:
+        """Token-layers of all coalitions."""
+        return sum(work.tokens() for *_, work in self.parts())
+
+    def run(self, show_progress: bool = True, out: str | Path | None = None) -> Scores:
+        """Run all coalitions, and solve every layer's game."""
+        task, table, layers = self.task, self.units, self.layers
+        values, spread = torch.full((2, len(task), len(table)), float("nan"), dtype=self.lm.score_dtype)
+        claimed, true = torch.zeros(2, len(layers), len(task), dtype=self.lm.score_dtype)
+        cost, measured = Cost(), None
+        for group, orders, columns, work in self.parts():
+            measured = work.run(show_progress, out)
+            cost = cost + measured.cost
+            worth = torch.cat([torch.zeros(len(task), 1).to(measured.values), measured.values], 1)  # v(∅) = 0
+            for layer, drawn, column in zip(group, orders, columns, strict=True):
+                each, error, site = self.game.solve(worth, drawn, column)
+                own, place = np.flatnonzero(table.layer == layer), int(np.searchsorted(layers, layer))
+                parts = np.maximum(table.index[own], 0)
+                values[:, own], spread[:, own] = each[:, parts], error[:, parts]
+                claimed[place], true[place] = each.sum(1), site
+        assert measured is not None  # a table has at least one layer
+        every = self.game.exact
+        note = "Shapley values: the mean over orders of a layer's units of what each adds, with the sign of E"
+        return replace(
+            measured,
+            values=values,
+            units=table,
+            method="shapley",
+            settings=measured.settings
+            | {"seed": self.seed, "permutations": "all" if every else self.game.permutations},
+            cost=cost,
+            completeness=Completeness(claimed, true),
+            draw_stderr=spread,
+            notes=(note, *measured.notes),
+            verified="exact effects of all coalitions" if every else "exact effects of sampled coalitions",
+        )
+
+
+@planned_by(ShapleyWork.of)
 def shapley(
     lm: Model,
     task: Task,
@@ -82,56 +168,11 @@ def shapley(
 
     >>> vc.effects.shapley(lm, task, units="heads", permutations=16).top(5)
     """
-    table = whole_sites(lm, task, units, "Shapley")
-    game = _Game.of(lm, table.kind, permutations)
-    layers = np.unique(table.layer)
-    values, spread = torch.full((2, len(task), len(table)), float("nan"), dtype=lm.score_dtype)
-    claimed, true = torch.zeros(2, len(layers), len(task), dtype=lm.score_dtype)
-    cost, measured = Cost(), None
-    for group in game.groups(layers, len(task)):
-        games = [game.orders(seed, len(task), layer) for layer in group]
-        every, columns = game.table(table.kind, group, games, len(task))
-        measured = coalition_scores(lm, task, every, ablation=ablation, direction=direction, reference=reference,
-                                    seed=seed, out=out, show_progress=show_progress)  # fmt: skip
-        cost = cost + measured.cost
-        worth = torch.cat([torch.zeros(len(task), 1).to(measured.values), measured.values], 1)  # v(∅) = 0
-        for layer, orders, column in zip(group, games, columns, strict=True):
-            each, error, site = game.solve(worth, orders, column)
-            own, place = np.flatnonzero(table.layer == layer), int(np.searchsorted(layers, layer))
-            parts = np.maximum(table.index[own], 0)
-            values[:, own], spread[:, own] = each[:, parts], error[:, parts]
-            claimed[place], true[place] = each.sum(1), site
-    assert measured is not None  # a table has at least one layer
-    return replace(
-        measured,
-        values=values,
-        units=table,
-        method="shapley",
-        settings=measured.settings | {"seed": seed, "permutations": "all" if game.exact else permutations},
-        cost=cost,
-        completeness=Completeness(claimed, true),
-        draw_stderr=spread,
-        notes=("Shapley values: the mean over orders of a layer's units of what each adds, with the sign of E",),
-        verified="exact effects of all coalitions" if game.exact else "exact effects of sampled coalitions",
-    )
-
-
-def planned_shapley(
-    lm: Model,
-    task: Task,
-    *,
-    units: str | Sequence[str] | Units = "heads",
-    permutations: int = 16,
-    ablation: str = "counterfactual",
-    seed: int = 0,
-) -> float:
-    """Token-layers that `shapley` will take."""
-    table = whole_sites(lm, task, units, "Shapley")
-    game, total = _Game.of(lm, table.kind, permutations), 0.0
-    for group in game.groups(np.unique(table.layer), len(task)):
-        every, _ = game.table(table.kind, group, [game.orders(seed, len(task), layer) for layer in group], len(task))
-        total += planned_exact(lm, task, units=every, ablation=ablation)
-    return total
+    work = ShapleyWork.of(
+        lm, task, units=units, permutations=permutations, ablation=ablation, direction=direction, reference=reference,
+        seed=seed,
+    )  # fmt: skip
+    return work.run(show_progress, out)
 
 
 @dataclass(frozen=True)

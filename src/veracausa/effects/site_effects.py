@@ -10,20 +10,20 @@ site cover for each other; where E − D has the sign opposite to D, later units
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from veracausa.cost import Cost
-from veracausa.effects.coalitions import coalition_scores, require_joint
-from veracausa.effects.exact import effect_settings, patched
-from veracausa.effects.planning import planned_exact
-from veracausa.effects.replacements import replacement
+from veracausa.effects.coalitions import coalition_work, require_joint
+from veracausa.effects.exact import ExactWork
+from veracausa.effects.replacements import Replacement, Zero
 from veracausa.effects.rows import Patching, Plan, Rows
+from veracausa.engine.work import planned_by
 from veracausa.errors import MethodError
 from veracausa.scores.scores import Scores
 from veracausa.units.coalitions import Coalitions, require_kind
@@ -32,13 +32,57 @@ from veracausa.units.resolve import resolve_units
 from veracausa.units.table import Units
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 
-_LAST_IN = "last-in: M(whole layer replaced) − M(whole layer but this unit replaced), with the sign of E"
-_DIRECT = "direct: later units are held at what they were, only the final stream changes"
+
+@dataclass(frozen=True, eq=False)
+class LastInWork:
+    """Last-in effects of a table of units, by coalitions: see `last_in`."""
+
+    lm: Model
+    task: Task
+    units: Units
+    coalitions: ExactWork
+
+    @classmethod
+    def of(
+        cls, lm: Model, task: Task, *, units: str | Sequence[str] | Units, ablation: str, direction: str,
+        reference: Task | None, seed: int,
+    ) -> LastInWork:  # fmt: skip
+        """Check what is asked; see `last_in`."""
+        table = whole_sites(lm, task, units, "Last-in")
+        every = coalition_work(
+            lm, task, _all_but(lm, table), ablation=ablation, direction=direction, reference=reference, seed=seed
+        )
+        return cls(lm, task, table, every)
+
+    @property
+    def kind(self) -> str:
+        """The rate it runs at."""
+        return self.coalitions.kind
+
+    def batches(self) -> int:
+        """Buckets that are recorded."""
+        return self.coalitions.batches()
+
+    def tokens(self) -> float:
+        """Token-layers of the coalitions."""
+        return self.coalitions.tokens()
+
+    def run(self, show_progress: bool = True, out: str | Path | None = None) -> Scores:
+        """The effects, from those of the whole sites and of the sites without each unit."""
+        scores, table = self.coalitions.run(show_progress, out), self.units
+        layers, site = np.unique(table.layer, return_inverse=True)
+        whole, without = scores.values.split([len(layers), len(table)], 1)
+        note = "last-in: M(whole layer replaced) − M(whole layer but this unit replaced), with the sign of E"
+        values, notes = whole[:, site] - without, (note, *scores.notes)
+        return replace(scores, values=values, units=table, method="last-in", notes=notes)
 
 
+@planned_by(LastInWork.of)
 def last_in(
     lm: Model,
     task: Task,
@@ -69,22 +113,34 @@ def last_in(
 
     >>> vc.effects.last_in(lm, task, units="heads").top(5)
     """
-    table = whole_sites(lm, task, units, "Last-in")
-    every = _all_but(lm, table)
-    scores = coalition_scores(lm, task, every, ablation=ablation, direction=direction, reference=reference, seed=seed,
-                              out=out, show_progress=show_progress)  # fmt: skip
-    layers, site = np.unique(table.layer, return_inverse=True)
-    whole, without = scores.values.split([len(layers), len(table)], 1)
-    return replace(scores, values=whole[:, site] - without, units=table, method="last-in", notes=(_LAST_IN,))
+    work = LastInWork.of(lm, task, units=units, ablation=ablation, direction=direction, reference=reference, seed=seed)
+    return work.run(show_progress, out)
 
 
-def planned_last_in(
-    lm: Model, task: Task, *, units: str | Sequence[str] | Units = "heads", ablation: str = "counterfactual"
-) -> float:
-    """Token-layers that `last_in` will take."""
-    return planned_exact(lm, task, units=_all_but(lm, whole_sites(lm, task, units, "Last-in")), ablation=ablation)
+class DirectWork(ExactWork):
+    """Direct effects of a table of units; see `direct`."""
+
+    method = "direct"
+    notes = ("direct: later units are held at what they were, only the final stream changes",)
+
+    @classmethod
+    def of(cls, lm: Model, task: Task, *, units: str | Sequence[str] | Units, ablation: str, **asked: Any) -> Self:
+        """Check what is asked; see `direct`."""
+        table = resolve_units(lm, units, max(task.lengths))
+        if isinstance(table, Edges):
+            raise MethodError(
+                "A direct effect goes to the logits: for edges that is vc.exact of the edges 'u->logits'."
+            )
+        require_joint(ablation)
+        return super().of(lm, task, units=table, ablation=ablation, **asked)
+
+    def plan(self, cost: Cost, source: Replacement | None = None) -> Plan:
+        """See `ExactWork.plan`."""
+        noising = self.direction == "noising"
+        return _DirectRows(self.lm, self.task, self.units, Zero() if source is None else source, noising, None, cost)
 
 
+@planned_by(DirectWork.of)
 def direct(
     lm: Model,
     task: Task,
@@ -113,27 +169,8 @@ def direct(
 
     >>> vc.effects.direct(lm, task, units="heads").top(5)
     """
-    table = resolve_units(lm, units, max(task.lengths))
-    if isinstance(table, Edges):
-        raise MethodError("A direct effect goes to the logits: for edges that is vc.exact of the edges 'u->logits'.")
-
-    require_joint(ablation)
-
-    def plan(cost: Cost) -> Plan:
-        source = replacement(lm, task, table, ablation, direction, reference, seed, cost)
-        return _DirectRows(lm, task, table, source, direction == "noising", None, cost)
-
-    settings = effect_settings(direction, ablation, seed, task, reference)
-    scores = patched(lm, task, table, plan, method="direct", settings=settings, reference=reference, out=out,
-                     show_progress=show_progress)  # fmt: skip
-    return replace(scores, notes=(_DIRECT,))
-
-
-def planned_direct(
-    lm: Model, task: Task, *, units: str | Sequence[str] | Units = "heads", ablation: str = "counterfactual"
-) -> float:
-    """Token-layers that `direct` will take, whatever the units: its rows cost no block."""
-    return planned_exact(lm, task, units=[f"r{lm.layers}"], ablation=ablation)  # nor does a patch of the final stream
+    work = DirectWork.of(lm, task, units=units, ablation=ablation, direction=direction, reference=reference, seed=seed)
+    return work.run(show_progress, out)
 
 
 class _DirectRows(Rows):

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast
 
+from veracausa.engine.sharing import starts
+
 if TYPE_CHECKING:
     from veracausa.model import Model
     from veracausa.tasks.task import Task
@@ -97,3 +99,15 @@ def planned_by(
         return planned
 
     return marked
+
+
+def recorded_runs(lm: Model, task: Task, share: bool) -> float:
+    """Token-layers of recording both runs of every pair, the shared prefix once where it is shared."""
+    first = starts(lm.decoder, task.clean, task.corrupted, share)
+    return float(lm.layers * sum(2 * n - start for n, start in zip(task.lengths, first, strict=True)))
+
+
+def unpatched_run(lm: Model, task: Task, share: bool) -> float:
+    """Token-layers of the engine's own run without a patch, which every bucket begins with."""
+    first = starts(lm.decoder, task.clean, task.corrupted, share)
+    return float(lm.layers * sum(n - start for n, start in zip(task.lengths, first, strict=True)))

@@ -12,29 +12,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from veracausa.effects.replacements import Replacement, replacement
-from veracausa.engine.bucket import Bucket
+from veracausa.effects.learned_constants import OptimalConstants, OptimalWork, optimal_constants
+from veracausa.effects.replacements import Replacement, reference_runs, replacement, require_constants, require_effect
 from veracausa.engine.budget import examples_per_batch
-from veracausa.engine.patches import depth_behind, site_width, sites_for
+from veracausa.engine.patches import depth_behind
 from veracausa.engine.rule import PLAIN
 from veracausa.engine.rules import applied
 from veracausa.engine.session import Session, session
 from veracausa.engine.tape import buckets
-from veracausa.engine.validate_edges import require_edges
+from veracausa.engine.work import planned_by, recorded_runs, unpatched_run
 from veracausa.errors import MethodError
-from veracausa.estimates.flow import flow_routes
+from veracausa.estimates.flow import FlowWork
 from veracausa.estimates.method import Method
 from veracausa.estimates.methods import resolve_method
 from veracausa.estimates.parts import PATHS
 from veracausa.estimates.paths import WALKS
-from veracausa.estimates.paths.bucket import PathBucket
+from veracausa.estimates.paths.bucket import Graph, PathBucket, Sums
 from veracausa.estimates.paths.edge_sums import EdgeSums
-from veracausa.estimates.paths.edge_sums import sites as edge_sites
 from veracausa.estimates.paths.unit_sums import UnitSums
 from veracausa.scores.estimands import BASELINES
 from veracausa.scores.headers import reference_settings
@@ -45,7 +45,6 @@ from veracausa.units.resolve import resolve_units
 from veracausa.units.table import Units
 
 if TYPE_CHECKING:
-    from veracausa.effects.learned_constants import OptimalConstants
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 
@@ -53,6 +52,231 @@ if TYPE_CHECKING:
 COARSE = 0.01
 
 
+@dataclass(frozen=True, eq=False)
+class AttributeWork:
+    """An estimate of the effects of a table of units; see `attribute`. `learn`: where constants have to be learned."""
+
+    lm: Model
+    task: Task
+    units: Units
+    name: str
+    method: Method
+    direction: str
+    reference: Task | None
+    constants: OptimalConstants | None
+    learn: OptimalWork | None
+
+    @classmethod
+    def of(
+        cls, lm: Model, task: Task, *, units: str | Sequence[str] | Units, method: str | Method, direction: str,
+        baseline: str | None, nodes: int | None, grid: str | None, steps: int | None, seed: int | None,
+        reference: Task | None, constants: OptimalConstants | None,
+    ) -> AttributeWork | FlowWork:  # fmt: skip
+        """Check what is asked; see `attribute`."""
+        if nodes is not None and steps is not None:
+            raise MethodError("nodes= and steps= are the same number; give one of them.")
+        over = {"baseline": baseline, "nodes": steps if nodes is None else nodes, "grid": grid, "seed": seed}
+        table = resolve_units(lm, units, max(task.lengths))
+        if method == "ifr" and isinstance(table, Edges):
+            if direction != "noising" or reference is not None or any(value is not None for value in over.values()):
+                raise MethodError(
+                    "method='ifr' reads shares off the clean run: it has no direction, path, seed or reference."
+                )
+            return FlowWork(lm, task, table)
+        name, parts = resolve_method(method, task.metric, direction, isinstance(table, Edges), **over)
+        if "graddrop" in parts.rule and lm.layers == 1:
+            raise MethodError(
+                f"graddrop averages over passes that drop another layer's gradient, but {lm.name} has one layer. Use "
+                "rule='plain' or 'qk-exact'."
+            )
+        ablation = BASELINES[parts.baseline]
+        if ablation == "resample" and table.positional:
+            raise MethodError("baseline='resample' draws one prompt a unit: at single positions take vc.exact instead.")
+        require_effect(ablation, direction)
+        require_constants(ablation, constants)
+        learning = ablation == "optimal" and constants is None
+        learn = optimal_constants.work(lm, task, units=table) if learning else None
+        return cls(lm, task, table, name, parts, direction, reference, constants, learn)
+
+    @property
+    def kind(self) -> str:
+        """The rate it runs at."""
+        if isinstance(self.units, Edges):
+            return "edge gradients"
+        return "paths" if self.at_sites else "gradients"
+
+    @property
+    def ablation(self) -> str:
+        """What replaces units in the effect that is estimated."""
+        return BASELINES[self.method.baseline]
+
+    @property
+    def share(self) -> bool:
+        """Whether runs begin at the first difference of each pair."""
+        return self.ablation == "counterfactual" and PATHS[self.method.path].shares_prefix
+
+    @property
+    def sums(self) -> type[Sums]:
+        """How scores are added up."""
+        return EdgeSums if isinstance(self.units, Edges) else UnitSums
+
+    @property
+    def at_sites(self) -> bool:
+        """Whether the path moves activations, so that only the blocks behind them run."""
+        return PATHS[self.method.path].moves in ("site", "unit")
+
+    def groups(self) -> list[tuple[int, tuple[int, ...]]]:
+        """Buckets of pairs that are recorded together."""
+        lm, task = self.lm, self.task
+        most = examples_per_batch(lm, task, self.sums.kept(lm, self.units))
+        return buckets(lm.decoder, task.clean, task.corrupted, self.share, most)
+
+    def batches(self) -> int:
+        """Buckets that are recorded."""
+        return len(self.groups())
+
+    def tokens(self) -> float:
+        """Token-layers: both runs, recorded; the reference set; the passes along the path."""
+        return self._own() + (0.0 if self.learn is None else self.learn.tokens())
+
+    def _own(self) -> float:
+        """`tokens` without those of learning."""
+        lm, task, method = self.lm, self.task, self.method
+        source = task if self.reference is None else self.reference
+        total = recorded_runs(lm, task, self.share)
+        if self.ablation != "optimal":
+            total += reference_runs(lm, source, task, self.ablation)
+        if self.at_sites:
+            total += unpatched_run(lm, task, self.share)
+        passes, beside = 2 * PATHS[method.path].passes(method), self.sums.beside(lm, self.units, method)
+        for start, members in self.groups():
+            length = task.lengths[members[0]]
+            total += (length - start) * len(members) * (passes * self._depth(start, length) + beside)
+        return total
+
+    def _depth(self, start: int, length: int) -> int:
+        """Blocks that one pass runs, in all: of the network, or behind each site or each unit that has a position."""
+        decoder, layers, units = self.lm.decoder, self.lm.layers, self.units
+        if not self.at_sites:
+            return layers
+        if PATHS[self.method.path].moves == "site":
+            return sum(site.depth(layers) for site in self.sums.moved(decoder, units))
+        here = (units.position < 0) | ((units.position >= start) & (units.position < length))
+        return sum(depth_behind(decoder, units.place, layer) for layer in units.layer[here].tolist())
+
+    @torch.inference_mode(False)
+    def run(self, show_progress: bool = True, out: str | Path | None = None) -> Scores:
+        """Walk every bucket's path and add up the scores."""
+        lm, task, table, method = self.lm, self.task, self.units, self.method
+        learned = None if self.learn is None else self.learn.run(show_progress, out)
+        constants, ablation = self.constants if learned is None else learned, self.ablation
+        with session(lm, task, (len(task), len(table)), measured=False, show=show_progress) as call:
+            label = f"{self.name} of {len(table):,} {table.kind}"
+            with call.bar(label, self._own()):
+                source = replacement(
+                    lm, task, table, ablation, self.direction, self.reference, method.seed, call.cost, constants
+                )
+                walks = _Walks.of(call, self, source)
+                call.rest(self.groups(), walks.walk)
+        if ablation == "counterfactual":
+            call.measured.require_gap(task)
+        completeness = Completeness(walks.claimed, walks.true) if method.complete else None
+        return assemble(
+            lm,
+            task,
+            call.values,
+            table,
+            call.measured,
+            method=self.name,
+            settings={
+                "direction": self.direction,
+                **method.settings(),
+                **reference_settings(ablation, task, self.reference),
+                **(constants.settings if constants is not None else {}),
+            },
+            cost=call.cost if learned is None else call.cost + learned.cost,
+            model=call.origin,
+            completeness=completeness,
+            signed=method.signed,
+            draw_stderr=walks.spread if method.drawn else None,
+            notes=(
+                *_rule_notes(method, table, completeness),
+                *_unconverged(completeness, call.measured, walks.places, method),
+                *(constants.sentences if constants is not None else ()),
+            ),
+        )
+
+
+@dataclass(eq=False)
+class _Walks:
+    """The walks of a call's buckets, one after the other, and what they find beside the scores.
+
+    `places`: where completeness is compared; `claimed`, `true`: both its sides, [places, examples]. `spread`: the
+    draws' standard errors [examples, units].
+    """
+
+    call: Session
+    work: AttributeWork
+    source: Replacement
+    places: Sequence[int | str]
+    spread: Tensor
+    claimed: Tensor
+    true: Tensor
+
+    @classmethod
+    def of(cls, call: Session, work: AttributeWork, source: Replacement) -> _Walks:
+        """Nothing walked yet."""
+        places = work.sums.compared(call.lm.decoder, work.units, work.method)
+        sides = torch.zeros(2, len(places), len(call.task), dtype=call.values.dtype)
+        return cls(call, work, source, places, call.values.clone(), *sides)
+
+    def walk(self, start: int, examples: tuple[int, ...]) -> None:
+        """Record one bucket, walk its path and write down what is found."""
+        call, work, index = self.call, self.work, list(examples)
+        units, method, noising = work.units, work.method, work.direction == "noising"
+        point = method.path == "point"  # its one gradient is taken through the recorded run
+        patched: Graph = "clean" if noising else "corrupted"
+        with applied(call.lm.decoder, method.backward if point else PLAIN):
+            own = work.sums.record(call, units, method, start, examples, patched if point else None)
+        with torch.no_grad():
+            call.measured.put(examples, own.read.of_state(own.tape.clean), own.read.of_state(own.tape.corrupted))
+        sums = work.sums(PathBucket.of(own, method, noising, call.advance), units, self.source)
+        WALKS[method.path](sums)
+        sums.values[:, units.position >= own.tape.length] = float("nan")
+        call.put(index, sums.values.cpu())
+        self.claimed[:, index], self.true[:, index] = sums.claimed.cpu(), sums.true.cpu()
+        if sums.spread is not None:
+            self.spread[index] = sums.spread.cpu()
+
+
+def _rule_notes(parts: Method, units: Units, completeness: Completeness | None) -> tuple[str, ...]:
+    notes = []
+    if "qk-exact" in parts.rule and units.kind not in ("queries", "keys", "edges"):
+        notes.append(f"{units.kind} have no queries or keys, so rule qk-exact is plain here")
+    if completeness is None:
+        notes.append("no completeness promised by this rule and combination")
+    return tuple(notes)
+
+
+def _unconverged(
+    completeness: Completeness | None, measured: Measurement, layers: Sequence[int | str], parts: Method
+) -> tuple[str, ...]:
+    """A note that names the layers whose scores do not sum to what they should: there the grid is too coarse."""
+    if completeness is None:
+        return ()
+    share = completeness.shares(measured.gap)
+    coarse = [f"{layer} ({share[i]:.0%})" for i, layer in enumerate(layers) if share[i] > COARSE]
+    if not coarse:
+        return ()
+    what = "sites" if isinstance(layers[0], str) else "layers"
+    return (
+        f"not converged with {parts.nodes} nodes in {what} {', '.join(coarse)}: scores there miss the site's effect, "
+        "pair by pair, by that share of the mean |gap|. A coarse grid is another estimate than the converged "
+        "path: raise nodes=",
+    )
+
+
+@planned_by(AttributeWork.of)
 def attribute(
     lm: Model,
     task: Task,
@@ -104,182 +328,8 @@ def attribute(
     >>> estimate = vc.attribute(lm, task, units="heads", method="ig")
     >>> vc.agreement(estimate, vc.exact(lm, task, units="heads"))
     """
-    if nodes is not None and steps is not None:
-        raise MethodError("nodes= and steps= are the same number; give one of them.")
-    over = {"baseline": baseline, "nodes": steps if nodes is None else nodes, "grid": grid, "seed": seed}
-    table = resolve_units(lm, units, max(task.lengths))
-    if method == "ifr" and isinstance(table, Edges):
-        if direction != "noising" or reference is not None or any(value is not None for value in over.values()):
-            raise MethodError(
-                "method='ifr' reads shares off the clean run: it has no direction, path, seed or reference."
-            )
-        return flow_routes(lm, task, table, show_progress=show_progress)
-    name, parts = resolve_method(method, task.metric, direction, isinstance(table, Edges), **over)
-    if "graddrop" in parts.rule and lm.layers == 1:
-        raise MethodError(
-            f"graddrop averages over passes that drop another layer's gradient, but {lm.name} has one layer. Use "
-            "rule='plain' or 'qk-exact'."
-        )
-    ablation = BASELINES[parts.baseline]
-    if ablation == "resample" and table.positional:
-        raise MethodError("baseline='resample' draws one prompt a unit: at single positions take vc.exact instead.")
-    learned = None
-    if ablation == "optimal" and constants is None:
-        from veracausa.effects.learned_constants import optimal_constants
-
-        constants = learned = optimal_constants(lm, task, units=table, show_progress=show_progress)
-    with session(lm, task, (len(task), len(table)), measured=False, show=show_progress) as call:
-        source = replacement(lm, task, table, ablation, direction, reference, parts.seed, call.cost, constants)
-        walks = _Walks.of(call, table, parts, direction == "noising", source)
-        share = ablation == "counterfactual" and PATHS[parts.path].shares_prefix
-        groups = buckets(lm.decoder, task.clean, task.corrupted, share, examples_per_batch(lm, task, _kept(lm, table)))
-        call.each(f"{name} of {len(table):,} {table.kind}", _total(lm, groups, task, parts, table), groups, walks.walk)
-    if ablation == "counterfactual":
-        call.measured.require_gap(task)
-    completeness = Completeness(walks.claimed, walks.true) if parts.complete else None
-    return assemble(
-        lm,
-        task,
-        call.values,
-        table,
-        call.measured,
-        method=name,
-        settings={
-            "direction": direction,
-            **parts.settings(),
-            **reference_settings(ablation, task, reference),
-            **(constants.settings if constants else {}),
-        },
-        cost=call.cost if learned is None else call.cost + learned.cost,
-        model=call.origin,
-        completeness=completeness,
-        signed=parts.signed,
-        draw_stderr=walks.spread if parts.drawn else None,
-        notes=(
-            *_rule_notes(parts, table, completeness),
-            *_unconverged(completeness, call.measured, walks.layers, parts),
-            *(constants.sentences if constants is not None else ()),
-        ),
-    )
-
-
-def planned(
-    lm: Model, task: Task, *, units: str | Sequence[str] | Units, method: str | Method, **over: object
-) -> float:
-    """Token-layers that `attribute` will take along the path, without both recorded runs; a MethodError as there."""
-    table = resolve_units(lm, units, max(task.lengths))
-    if method == "ifr" and isinstance(table, Edges):
-        return 0.0  # it reads the recorded run
-    _, parts = resolve_method(method, task.metric, "noising", isinstance(table, Edges), **over)
-    share = BASELINES[parts.baseline] == "counterfactual" and PATHS[parts.path].shares_prefix
-    groups = buckets(lm.decoder, task.clean, task.corrupted, share, examples_per_batch(lm, task, _kept(lm, table)))
-    return _total(lm, groups, task, parts, table)
-
-
-def _kept(lm: Model, table: Units) -> int:
-    """Floats a token that a bucket keeps of each layer beside the stream."""
-    if isinstance(table, Edges):  # what readers are told by, and the writes of both runs
-        return 4 * lm.heads * lm.decoder.head_dim + (2 * (lm.heads + 1) + 3) * lm.width
-    return site_width(lm.decoder, table.place) + lm.width
-
-
-@dataclass(eq=False)
-class _Walks:
-    """The walks of a call's buckets, one after the other, and what they find beside the scores.
-
-    `layers`: where completeness is compared; `claimed`, `true`: both its sides, [layers, examples]. `spread`: the
-    draws' standard errors [examples, units].
-    """
-
-    call: Session
-    units: Units
-    method: Method
-    noising: bool
-    source: Replacement
-    layers: Sequence[int | str]
-    spread: Tensor
-    claimed: Tensor
-    true: Tensor
-
-    @classmethod
-    def of(cls, call: Session, units: Units, method: Method, noising: bool, source: Replacement) -> _Walks:
-        """Nothing walked yet."""
-        decoder = call.lm.decoder
-        layers = (EdgeSums if isinstance(units, Edges) else UnitSums).compared(decoder, units, method)
-        sides = torch.zeros(2, len(layers), len(call.task), dtype=call.values.dtype)
-        return cls(call, units, method, noising, source, layers, call.values.clone(), *sides)
-
-    def walk(self, start: int, examples: tuple[int, ...]) -> None:
-        """Record one bucket, walk its path and write down what is found."""
-        call, index = self.call, list(examples)
-        own = self.record(start, examples)
-        with torch.no_grad():
-            call.measured.put(examples, own.read.of_state(own.tape.clean), own.read.of_state(own.tape.corrupted))
-        bucket = PathBucket.of(own, self.method, self.noising, call.tick)
-        units = self.units
-        sums = EdgeSums(bucket, units) if isinstance(units, Edges) else UnitSums(bucket, units, self.source)
-        WALKS[self.method.path](sums)
-        sums.values[:, self.units.position >= own.tape.length] = float("nan")
-        call.put(index, sums.values.cpu())
-        self.claimed[:, index], self.true[:, index] = sums.claimed.cpu(), sums.true.cpu()
-        if sums.spread is not None:
-            self.spread[index] = sums.spread.cpu()
-
-    def record(self, start: int, examples: tuple[int, ...]) -> Bucket:
-        """Both runs of a bucket, held against the weights; on a point path the patched one with its graph."""
-        lm, units, point = self.call.lm, self.units, self.method.path == "point"
-        edges = isinstance(units, Edges)
-        sites = sites_for(units.place) if not edges else edge_sites(self.method)
-        places = () if edges else (units.place,)
-        graph: Literal["clean", "corrupted"] = "clean" if self.noising else "corrupted"
-        with applied(lm.decoder, self.method.backward if point else PLAIN):
-            bucket = Bucket.record(lm, self.call.task, start, examples, self.call.cost, sites=sites, places=places,
-                                   grad=graph if point else None)  # fmt: skip
-        if edges:
-            require_edges(lm, bucket.tape, gradients=True)
-        return bucket
-
-
-def _rule_notes(parts: Method, units: Units, completeness: Completeness | None) -> tuple[str, ...]:
-    notes = []
-    if "qk-exact" in parts.rule and units.kind not in ("queries", "keys", "edges"):
-        notes.append(f"{units.kind} have no queries or keys, so rule qk-exact is plain here")
-    if completeness is None:
-        notes.append("no completeness promised by this rule and combination")
-    return tuple(notes)
-
-
-def _unconverged(
-    completeness: Completeness | None, measured: Measurement, layers: Sequence[int | str], parts: Method
-) -> tuple[str, ...]:
-    """A note that names the layers whose scores do not sum to what they should: there the grid is too coarse."""
-    if completeness is None:
-        return ()
-    share = completeness.shares(measured.gap)
-    coarse = [f"{layer} ({share[i]:.0%})" for i, layer in enumerate(layers) if share[i] > COARSE]
-    if not coarse:
-        return ()
-    what = "sites" if isinstance(layers[0], str) else "layers"
-    return (
-        f"not converged with {parts.nodes} nodes in {what} {', '.join(coarse)}: scores there miss the site's effect, "
-        "pair by pair, by that share of the mean |gap|. A coarse grid is another estimate than the converged "
-        "path: raise nodes=",
-    )
-
-
-def _total(lm: Model, groups: list[tuple[int, tuple[int, ...]]], task: Task, parts: Method, units: Units) -> float:
-    """Token-layers that the walk along the path will take, for the progress bar."""
-    tokens = sum((len(task.clean[members[0]]) - start) * len(members) for start, members in groups)
-    path = PATHS[parts.path]
-    depth = {
-        "nothing": lm.layers,
-        "input": lm.layers,
-        "site": sum(
-            site.depth(lm.layers)
-            for site in (EdgeSums if isinstance(units, Edges) else UnitSums).moved(lm.decoder, units)
-        ),
-        "unit": 0
-        if isinstance(units, Edges)
-        else sum(depth_behind(lm.decoder, units.place, layer) for layer in units.layer.tolist()),
-    }[path.moves]
-    return tokens * depth * 2 * path.passes(parts) or 1
+    work = AttributeWork.of(
+        lm, task, units=units, method=method, direction=direction, baseline=baseline, nodes=nodes, grid=grid,
+        steps=steps, seed=seed, reference=reference, constants=constants,
+    )  # fmt: skip
+    return work.run(show_progress)

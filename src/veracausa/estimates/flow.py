@@ -15,7 +15,10 @@ gradient, no metric and no corrupted prompt comes in: a share says what is there
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -27,9 +30,10 @@ from veracausa.anatomy.graph import LOGITS
 from veracausa.engine.bucket import Bucket
 from veracausa.engine.budget import examples_per_batch
 from veracausa.engine.memory import memory_errors
-from veracausa.engine.session import session
+from veracausa.engine.session import Session, session
 from veracausa.engine.tape import State, buckets
 from veracausa.engine.validate_edges import require_edges
+from veracausa.engine.work import recorded_runs
 from veracausa.engine.writes import SITES, writes_until
 from veracausa.scores.scores import Scores, assemble
 from veracausa.units.edges import Edges
@@ -39,49 +43,65 @@ if TYPE_CHECKING:
     from veracausa.tasks.task import Task
 
 
-@torch.inference_mode(False)
-def flow_routes(lm: Model, task: Task, edges: Edges, *, show_progress: bool = True) -> Scores:
+@dataclass(frozen=True, eq=False)
+class FlowWork:
     """Shares of edges, as `vc.attribute(lm, task, units="edges", method="ifr")` gives them.
 
-    Returns:
-        `Scores`, magnitudes only: [examples, edges], each in [0, 1]. Of an edge at one position: that position's part
-        of the mean, so that positions sum to the edge.
-
-    Raises:
-        GapError, ContractError, NumericsError, OutOfMemoryError: as for `vc.attribute`.
-
-    Cost: one pass over the clean prompts, and one over the corrupted ones for the header's M.
-
-    >>> shares = vc.attribute(lm, task, units="edges", method="ifr")
+    The scores are magnitudes only: [examples, edges], each in [0, 1]; of an edge at one position, that position's part
+    of the mean, so that positions sum to the edge. Cost: one pass over the clean prompts, and one over the corrupted
+    ones for the header's M.
     """
-    kept = lm.heads * lm.decoder.head_dim + (2 * (lm.heads + 1) + 2) * lm.width
-    groups = buckets(lm.decoder, task.clean, task.corrupted, False, examples_per_batch(lm, task, kept))
-    with session(lm, task, (len(task), len(edges)), measured=False, show=show_progress) as call, torch.no_grad():
 
-        def run(start: int, examples: tuple[int, ...]) -> None:
-            bucket = Bucket.record(lm, task, start, examples, call.cost, sites=SITES)
-            require_edges(lm, bucket.tape)
-            clean, corrupted = bucket.runs(noising=True)
-            call.measured.put(examples, bucket.read.of_state(clean), bucket.read.of_state(corrupted))
-            with memory_errors(f"The writes of {len(examples)} prompts"):
-                call.put(list(examples), _of_edges(lm.decoder, clean, edges).to("cpu", lm.score_dtype))
-            call.tick(len(examples))
+    lm: Model
+    task: Task
+    units: Edges
+    kind: ClassVar[str] = "edge gradients"
 
-        call.each("information flow", len(task), groups, run)
-    call.measured.require_gap(task)
-    return assemble(
-        lm,
-        task,
-        call.values,
-        edges,
-        call.measured,
-        method="ifr",
-        settings={"direction": "noising", "unit": "share of input"},
-        cost=call.cost,
-        model=call.origin,
-        signed=False,
-        notes=("shares of what a reader sees in the clean run: what is there, not what it does",),
-    )
+    def groups(self) -> list[tuple[int, tuple[int, ...]]]:
+        """Buckets of pairs that are recorded together."""
+        lm, task = self.lm, self.task
+        kept = lm.heads * lm.decoder.head_dim + (2 * (lm.heads + 1) + 2) * lm.width
+        return buckets(lm.decoder, task.clean, task.corrupted, False, examples_per_batch(lm, task, kept))
+
+    def batches(self) -> int:
+        """Buckets that are recorded."""
+        return len(self.groups())
+
+    def tokens(self) -> float:
+        """Token-layers: both runs, recorded."""
+        return recorded_runs(self.lm, self.task, False)
+
+    @torch.inference_mode(False)
+    def run(self, show_progress: bool = True, out: str | Path | None = None) -> Scores:
+        """Read the shares off the clean runs; see `attribute`."""
+        lm, task = self.lm, self.task
+        with session(lm, task, (len(task), len(self.units)), measured=False, show=show_progress) as call:
+            groups = self.groups()
+            with torch.no_grad(), call.bar("information flow", self.tokens()):
+                call.rest(groups, partial(self._bucket, call))
+        call.measured.require_gap(task)
+        return assemble(
+            lm,
+            task,
+            call.values,
+            self.units,
+            call.measured,
+            method="ifr",
+            settings={"direction": "noising", "unit": "share of input"},
+            cost=call.cost,
+            model=call.origin,
+            signed=False,
+            notes=("shares of what a reader sees in the clean run: what is there, not what it does",),
+        )
+
+    def _bucket(self, call: Session, start: int, examples: tuple[int, ...]) -> None:
+        """Shares of one bucket."""
+        bucket = Bucket.record(call.lm, call.task, start, examples, call.cost, sites=SITES)
+        require_edges(call.lm, bucket.tape)
+        clean, corrupted = bucket.runs(noising=True)
+        call.measured.put(examples, bucket.read.of_state(clean), bucket.read.of_state(corrupted))
+        with memory_errors(f"The writes of {len(examples)} prompts"):
+            call.put(list(examples), _of_edges(call.lm.decoder, clean, self.units).to("cpu"))
 
 
 def shares(decoder: Decoder, state: State) -> Iterator[tuple[int, int, Float[Tensor, "writers examples positions"]]]:

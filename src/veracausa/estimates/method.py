@@ -44,6 +44,13 @@ class Method:
         return self.path == "draws" and self.nodes > 1 and self.combine == "mean"
 
     @property
+    def tangents(self) -> bool:
+        """Whether increments are told by derivatives along the path, for which its points are run twice more."""
+        return self.combine == "increments" and (
+            self.path == "draws" or (self.path == "inputs" and self.grid == "gauss")
+        )
+
+    @property
     def complete(self) -> bool:
         """Whether the rule and the combination promise that scores add up (see `Completeness`)."""
         return self.backward.plain and (self.combine != "mean" or self.path in ("layer", "unit"))

@@ -31,12 +31,12 @@ class Path:
 
 PATHS: dict[str, Path] = {
     "point": Path("the patched run alone: one slope", "nothing", lambda m: 0.5, ends=False),
-    "inputs": Path("all embeddings, straight", "input", lambda m: m.nodes),
-    "draws": Path("all embeddings, straight, at random α", "input", lambda m: m.nodes),
+    "inputs": Path("all embeddings, straight", "input", lambda m: m.nodes * (2 if m.tangents else 1)),
+    "draws": Path("all embeddings, straight, at random α", "input", lambda m: m.nodes * (2 if m.tangents else 1)),
     "gradpath": Path(
-        *("EAP-GP's path as published", "input", lambda m: 2 * m.nodes), ends=False, shares_prefix=False
+        *("EAP-GP's path as published", "input", lambda m: 2 * m.nodes + 0.5), ends=False, shares_prefix=False
     ),
-    "gradpath-complete": Path("GradPath pulled to the other end", "input", lambda m: 2 * m.nodes),
+    "gradpath-complete": Path("GradPath pulled to the other end", "input", lambda m: 2 * m.nodes + 0.5),
     "geodesic": Path(
         "the shortest way where steep regions are long", "input",
         lambda m: (m.nodes + 1) * (1 + 2 * (1 + m.descent)), shares_prefix=False,

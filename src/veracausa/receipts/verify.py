@@ -7,7 +7,7 @@ stage certifies, is `receipts.stages`; the arithmetic of the bounds `statistics.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,18 +15,15 @@ import numpy as np
 import torch
 
 from veracausa.cost import Cost
-from veracausa.effects.edge_rows import EdgeRows
-from veracausa.effects.exact import exact
-from veracausa.effects.replacements import Zero
-from veracausa.effects.rows import Plan, Rows
+from veracausa.effects.exact import ExactWork
 from veracausa.engine.identity import difference
+from veracausa.engine.work import planned_by
 from veracausa.errors import MethodError
 from veracausa.receipts.receipts import Receipt
-from veracausa.receipts.stages import Orders, Until, plan, require_tau, walk
+from veracausa.receipts.stages import Orders, Stage, Until, plan, require_tau, walk
 from veracausa.scores.estimands import BASELINES
 from veracausa.scores.headers import UNRECORDED, reference_settings
 from veracausa.scores.scores import Scores
-from veracausa.units.edges import Edges
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -37,6 +34,106 @@ if TYPE_CHECKING:
 TAU = 0.01
 
 
+@dataclass(frozen=True, eq=False)
+class VerifyWork:
+    """A receipt for an estimate; see `verify`. `effects`: exact effects of all its units, of which `stages` run some.
+
+    `costs`: token-layers of each unit's own rows.
+    """
+
+    estimate: Scores
+    effects: ExactWork
+    costs: np.ndarray
+    orders: Orders
+    stages: tuple[Stage, ...]
+    tau: float
+    seed: int
+    until: Until | None
+    budget: float | None
+
+    @classmethod
+    def of(
+        cls, lm: Model, task: Task, estimate: Scores, *, top: int, sample: int, tau: float | None, seed: int,
+        until: Until | None, budget: float | None, reference: Task | None,
+    ) -> VerifyWork:  # fmt: skip
+        """Check what is asked, and plan the stages; see `verify`."""
+        threshold = require_sizes(top, sample, seed, until, budget, tau)
+        ablation = _ablation(lm, task, estimate)
+        _require_reference(task, estimate, ablation, reference)
+        drawn = int(estimate.settings.get("seed") or 0)
+        effects = ExactWork.of(
+            lm, task, units=estimate.units, ablation=ablation, direction=estimate.direction, reference=reference,
+            seed=drawn,
+        )  # fmt: skip
+        orders, costs = Orders.of(estimate.ranking(), seed), effects.costs()
+        stages = plan(
+            orders, costs, overhead(lm, task, ablation, reference), top=top, sample=sample, until=until, budget=budget
+        )
+        return cls(estimate, effects, costs, orders, stages, threshold, seed, until, budget)
+
+    @property
+    def lm(self) -> Model:
+        """The model."""
+        return self.effects.lm
+
+    @property
+    def task(self) -> Task:
+        """The task."""
+        return self.effects.task
+
+    @property
+    def units(self) -> Units:
+        """The units that are verified if all stages are gone through."""
+        last = self.orders.members(self.stages[-1].top, self.stages[-1].sample)
+        return self.estimate.units[np.sort(np.concatenate(last))]
+
+    @property
+    def kind(self) -> str:
+        """The rate it runs at."""
+        return self.effects.kind
+
+    def batches(self) -> int:
+        """Buckets that are recorded, at most."""
+        return len(self.stages) * self.effects.batches()
+
+    def tokens(self) -> float:
+        """Token-layers of all stages; `until` may end before the last."""
+        whole = replace(self.effects, units=self.units)
+        return float(whole.costs().sum()) + len(self.stages) * whole.beside()
+
+    def effects_of(self, units: np.ndarray, show_progress: bool, out: str | Path | None) -> Scores:
+        """Exact effects of some of the estimate's units."""
+        return replace(self.effects, units=self.estimate.units[units]).run(show_progress, out)
+
+    def run(self, show_progress: bool = True, out: str | Path | None = None) -> Receipt:
+        """Go through the stages."""
+        pieces: list[tuple[np.ndarray, Scores]] = []
+
+        def measure(units: np.ndarray) -> np.ndarray:
+            """Exact effects of units that were not run before, |E| / gap."""
+            pieces.append((units, self.effects_of(units, show_progress, out)))
+            return pieces[-1][1].scaled().abs().double().numpy()
+
+        missed = self.until.missed if self.until else None
+        outcomes = walk(self.stages, self.orders, measure, tau=self.tau, missed=missed)
+        strongest, drawn = self.orders.members(outcomes[-1].top, outcomes[-1].sample)
+        units, first = pieces[0]
+        recordings = first.cost.token_layers - float(self.costs[units].sum())
+        return Receipt(
+            estimate=self.estimate,
+            exact=_joined(self.estimate, pieces),
+            top=strongest,
+            drawn=drawn,
+            tau=self.tau,
+            seed=self.seed,
+            outcomes=outcomes,
+            whole=float(self.costs.sum()) + recordings,
+            until=self.until,
+            budget=self.budget,
+        )
+
+
+@planned_by(VerifyWork.of)
 def verify(
     lm: Model,
     task: Task,
@@ -84,48 +181,10 @@ def verify(
     >>> receipt = vc.verify(lm, task, vc.attribute(lm, task, units="neurons"), top=50, sample=300)
     >>> receipt.missed, receipt.scores
     """
-    threshold = require_sizes(top, sample, seed, until, budget, tau)
-    ablation = _ablation(lm, task, estimate)
-    _require_reference(task, estimate, ablation, reference)
-    orders = Orders.of(estimate.ranking(), seed)
-    costs = exact_costs(lm, task, estimate.units, ablation=ablation, direction=estimate.direction)
-    stages = plan(
-        orders, costs, overhead(lm, task, ablation, reference), top=top, sample=sample, until=until, budget=budget
+    work = VerifyWork.of(
+        lm, task, estimate, top=top, sample=sample, tau=tau, seed=seed, until=until, budget=budget, reference=reference
     )
-    pieces: list[tuple[np.ndarray, Scores]] = []
-
-    def measure(units: np.ndarray) -> np.ndarray:
-        """Exact effects of units that were not run before, |E| / gap."""
-        piece = exact(
-            lm,
-            task,
-            units=estimate.units[units],
-            ablation=ablation,
-            direction=estimate.direction,
-            reference=reference,
-            seed=int(estimate.settings.get("seed") or 0),
-            out=out,
-            show_progress=show_progress,
-        )
-        pieces.append((units, piece))
-        return piece.scaled().abs().double().numpy()
-
-    outcomes = walk(stages, orders, measure, tau=threshold, missed=until.missed if until else None)
-    strongest, drawn = orders.members(outcomes[-1].top, outcomes[-1].sample)
-    units, first = pieces[0]
-    recordings = first.cost.token_layers - float(costs[units].sum())
-    return Receipt(
-        estimate=estimate,
-        exact=_joined(estimate, pieces),
-        top=strongest,
-        drawn=drawn,
-        tau=threshold,
-        seed=seed,
-        outcomes=outcomes,
-        whole=float(costs.sum()) + recordings,
-        until=until,
-        budget=budget,
-    )
+    return work.run(show_progress, out)
 
 
 def _joined(estimate: Scores, pieces: list[tuple[np.ndarray, Scores]]) -> Scores:
@@ -135,17 +194,6 @@ def _joined(estimate: Scores, pieces: list[tuple[np.ndarray, Scores]]) -> Scores
     values = torch.cat([piece.values for _, piece in pieces], 1)[:, torch.from_numpy(order)]
     cost = sum((piece.cost for _, piece in pieces), Cost())
     return replace(pieces[0][1], values=values, units=estimate.units[units[order]], cost=cost)
-
-
-def exact_costs(lm: Model, task: Task, units: Units, *, ablation: str, direction: str) -> np.ndarray:
-    """Token-layers that each unit's exact effect takes, whatever replaces it."""
-    noising = direction == "noising"
-    work: Plan = (
-        EdgeRows(lm, task, units, ablation == "zero", noising, None, Cost())
-        if isinstance(units, Edges)
-        else Rows(lm, task, units, Zero(), noising, None, Cost())
-    )
-    return work.costs(ablation == "counterfactual")
 
 
 def overhead(lm: Model, task: Task, ablation: str, reference: Task | None = None) -> int:

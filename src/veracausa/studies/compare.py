@@ -12,16 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from veracausa.effects.exact import exact
 from veracausa.engine.guard import borrowed
 from veracausa.errors import MethodError, TaskError, UnitError
-from veracausa.estimates.attribute import planned
+from veracausa.estimates.attribute import attribute
 from veracausa.estimates.kept import kept
-from veracausa.estimates.learned.masks import planned_mask
+from veracausa.estimates.learned.masks import learn_mask
 from veracausa.estimates.presets import ESTIMATES, PRESETS
 from veracausa.progress import duration
 from veracausa.scores.scores import Scores
@@ -191,9 +191,9 @@ def _panel(
     for name in names:
         try:
             if name == "mask":
-                work[name] = planned_mask(lm, task, kind)
+                work[name] = learn_mask.work(lm, task, units=kind).tokens()
             else:
-                work[name] = planned(lm, task, units=kind, method=name, **_steps(name))
+                work[name] = attribute.work(lm, task, units=kind, method=name, **_steps(name)).tokens()
         except MethodError as error:
             left_out.append(f"{name}: {error}")
     for name in sorted(work, key=lambda one: work[one]):
@@ -206,7 +206,7 @@ def _panel(
     return Panel(kind, truth, tuple(estimates[name] for name in ordered), sampled=drawn), left_out
 
 
-def _steps(name: str) -> dict[str, int]:
+def _steps(name: str) -> dict[str, Any]:
     return {"nodes": _NODES[name]} if name in _NODES else {}
 
 

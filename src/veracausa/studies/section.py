@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from veracausa.cost import Step
 from veracausa.effects.exact import exact
-from veracausa.effects.planning import planned_exact, recorded_runs
-from veracausa.estimates.attribute import planned
+from veracausa.estimates.attribute import attribute
 from veracausa.estimates.kept import kept
 from veracausa.planning.rates import batches
 from veracausa.planning.stages import Stage
@@ -98,7 +97,7 @@ class SectionWork:
             found = exact(self.lm, self.task, units=kind, out=self.pieces, show_progress=self.show)
             self.panels[kind] = Panel(kind, found, ())
 
-        work = planned_exact(self.lm, self.task, units=kind)
+        work = exact.work(self.lm, self.task, units=kind).tokens()
         first = self._stage(f"exact effects of all {kind}", "exact", work, tested)
         return [first, *(self._estimate(kind, method, parts) for method, parts in methods)]
 
@@ -111,8 +110,7 @@ class SectionWork:
         return self._stage(f"{method}{towards} of all {kind}", rate, self._price(kind, method, parts), run)
 
     def _price(self, kind: str, method: str, parts: dict[str, Any]) -> float:
-        recorded = recorded_runs(self.lm, self.task, "baseline" not in parts)
-        return recorded + planned(self.lm, self.task, units=kind, method=method, **parts)
+        return attribute.work(self.lm, self.task, units=kind, method=method, **parts).tokens()
 
     def _add(self, kind: str, scores: Scores) -> None:
         panel = self.panels[kind]
@@ -140,7 +138,7 @@ class SectionWork:
             self.panels["neurons"] = Panel("neurons", found, tuple(guesses), sampled=drawn)
 
         # Which neurons will be the strongest is not known yet: as many layers deep as all on average.
-        work = planned_exact(self.lm, self.task, units="neurons") * count / every
+        work = exact.work(self.lm, self.task, units="neurons").tokens() * count / every
         wanted = [("atp", {}), *self._ig(True)]
         return [
             *(guess(method, parts) for method, parts in wanted),

@@ -12,12 +12,12 @@ import torch
 from jaxtyping import Float
 
 from veracausa.causes.curves.responses import Responses
-from veracausa.effects.coalitions import coalition_scores
-from veracausa.effects.planning import planned_exact, recorded_runs
+from veracausa.effects.coalitions import coalition_work
+from veracausa.effects.exact import ExactWork
 from veracausa.engine.tape import buckets
 from veracausa.engine.work import planned_by
 from veracausa.errors import MethodError
-from veracausa.estimates.attribute import attribute, planned
+from veracausa.estimates.attribute import attribute
 from veracausa.units.coalitions import Coalitions, require_kind
 from veracausa.units.resolve import all_units, resolve_units
 from veracausa.units.table import Units
@@ -66,6 +66,12 @@ class ResponsesWork:
         weights = (shares[:, None] * points[:, None]).reshape(-1, parts)
         return Coalitions.of(table.kind, np.repeat([*table.layer, *layers], len(points)), weights)
 
+    def points(self) -> ExactWork:
+        """The work of those rows."""
+        return coalition_work(
+            self.lm, self.task, self.moved(), ablation="counterfactual", direction="noising", reference=None, seed=0
+        )
+
     def sloped(self) -> Units:
         """Units whose slopes are needed: all of the sites'."""
         if not self.layers:
@@ -79,18 +85,13 @@ class ResponsesWork:
 
     def tokens(self) -> float:
         """Token-layers: every point, and the slopes."""
-        slopes = planned(self.lm, self.task, units=self.sloped(), method="atp") + recorded_runs(
-            self.lm, self.task, True
-        )
-        return planned_exact(self.lm, self.task, units=self.moved()) + slopes
+        slopes = attribute.work(self.lm, self.task, units=self.sloped(), method="atp")
+        return self.points().tokens() + slopes.tokens()
 
     def run(self, show_progress: bool = True, out: str | Path | None = None) -> Responses:
         """Run every point, then the slopes by attribution patching."""
         table, grid, layers, sloped = self.table, self.grid, self.layers, self.sloped()
-        scores = coalition_scores(
-            self.lm, self.task, self.moved(), ablation="counterfactual", direction="noising", reference=None, seed=0,
-            out=out, show_progress=show_progress,
-        )  # fmt: skip
+        scores = self.points().run(show_progress, out)
         slopes = attribute(self.lm, self.task, units=sloped, method="atp", show_progress=show_progress)
         values = torch.zeros(len(table) + len(layers), len(grid), len(self.task), dtype=scores.values.dtype)
         values[:, grid != 0] = scores.values.T.unflatten(0, (len(values), -1))

@@ -25,7 +25,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from veracausa.causes.curves.surfaces import Surface
-from veracausa.effects.planning import recorded_runs
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.bucket import Bucket
 from veracausa.engine.budget import examples_per_batch, rows_per_chunk
@@ -36,7 +35,7 @@ from veracausa.engine.patches import activation, site_width, sites_for
 from veracausa.engine.session import Session, session
 from veracausa.engine.suffix import sweep
 from veracausa.engine.tape import Tape, buckets
-from veracausa.engine.work import planned_by
+from veracausa.engine.work import planned_by, recorded_runs
 from veracausa.errors import MethodError, NumericsError
 from veracausa.scores.scores import task_header
 from veracausa.units.resolve import resolve_units

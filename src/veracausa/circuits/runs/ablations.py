@@ -28,8 +28,7 @@ from torch import Tensor
 from veracausa.circuits.runs.optimal_constants import learned_constants, planned_learning
 from veracausa.cost import Cost
 from veracausa.effects.optimal_descent import Learning
-from veracausa.effects.planning import planned_reference
-from veracausa.effects.replacements import recorded
+from veracausa.effects.replacements import recorded, reference_runs
 from veracausa.engine.ablated import Ablated, Constants, OtherRun
 from veracausa.engine.circuit_forward import Wiring
 from veracausa.engine.tape import Tape
@@ -107,7 +106,7 @@ class Ablating:
 
     def tokens(self, wirings: Sequence[Wiring]) -> float:
         """Token-layers of preparing it for some circuits: the reference set's runs, and learning."""
-        whole = planned_reference(self.lm, self.source, self.source, self.kind)
+        whole = reference_runs(self.lm, self.source, self.source, self.kind)
         if self.kind == "optimal":
             return whole + planned_learning(self.lm, self.source, wirings, self.learning)
         return whole if self.kind == "mean" else 0.0

@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -27,6 +28,7 @@ from veracausa.engine.readout import Readout
 from veracausa.engine.session import Session, session
 from veracausa.engine.tape import buckets
 from veracausa.engine.validate import require_run
+from veracausa.engine.work import planned_by, recorded_runs
 from veracausa.errors import MethodError
 from veracausa.estimates.learned.concrete import Training, descend, hard_concrete, open_probability, told
 from veracausa.scores.scores import Scores, assemble
@@ -41,94 +43,107 @@ if TYPE_CHECKING:
 _KINDS = ("heads", "mlps", "attention", "neurons")
 
 
-def learn_mask(
-    lm: Model,
-    task: Task,
-    *,
-    units: str | Sequence[str] | Units = "heads",
-    keep: float | int = 0.1,
-    steps: int = 300,
-    lr: float = 0.3,
-    loss: str = "kl",
-    batch: int = 4,
-    start: Scores | None = None,
-    seed: int = 0,
-    show_progress: bool = True,
-) -> Scores:
-    """Learn which units must be kept when all others are replaced by their values in the corrupted run.
+@dataclass(frozen=True, eq=False)
+class MaskWork:
+    """A mask over a table of units; see `learn_mask`."""
 
-    Args:
-        lm: the model.
-        task: the prompt pairs and the metric.
-        units: "heads", "mlps", "attention" or "neurons", summed over positions; or names. Others stay open.
-        keep: the share of the units to keep (a float under 1), or their number (an int).
-        steps: optimiser steps.
-        lr: Adam's step size for log α.
-        loss: "kl" (mean KL from the clean output distribution at the last position) or "metric" (−metric / gap).
-        batch: pairs a step, at least. Each step takes whole groups of pairs of the same length and first difference,
-            of at most so many pairs, in a random order that visits each once before any twice.
-        start: scores of the same units, by any method, whose ranking the gates start from.
-        seed: of the order of pairs and of the gates' noise; a draw depends on (seed, step, example, unit) only.
-        show_progress: show a progress bar.
+    lm: Model
+    task: Task
+    training: Training
+    kind: ClassVar[str] = "gradients"
 
-    Returns:
-        `Scores` of method "mask", magnitudes only: each unit's probability that its gate is open, P(g > 0), so that
-        their sum is the expected number of units kept. The mask is one for all examples: its row is repeated, it
-        has no standard error, and `vc.scores.stability` refuses it. A note gives the loss when exactly the wanted
-        number of units, the likeliest, is open and all others are closed.
+    @classmethod
+    def of(
+        cls, lm: Model, task: Task, *, units: str | Sequence[str] | Units, keep: float | int, steps: int, lr: float,
+        loss: str, batch: int, start: Scores | None, seed: int,
+    ) -> MaskWork:  # fmt: skip
+        """Check what is asked; see `learn_mask`."""
+        table = resolve_units(lm, units, max(task.lengths))
+        if table.kind not in _KINDS or table.positional:
+            what = f"{table.kind} at single positions" if table.positional else table.kind
+            raise MethodError(
+                f"A mask over {what} is not known: gates act on whole {', '.join(_KINDS)}, at all positions. Use one "
+                "of these, vc.circuits.learn for all edges, or vc.exact, which knows all units."
+            )
+        return cls(lm, task, Training.of(table, keep, steps, lr, loss, batch, start, seed))
 
-    Raises:
-        MethodError: units per position or of the residual stream; `keep`, `loss` or another option out of range.
-        UnitError: `start` is about other units.
-        GapError, NumericsError, OutOfMemoryError, ContractError: as for `vc.attribute`.
+    @property
+    def units(self) -> Units:
+        """What gates are put on."""
+        return self.training.table
 
-    Cost: steps × batch forward and backward passes from the first differing position on.
+    def groups(self) -> list[tuple[int, tuple[int, ...]]]:
+        """Pairs that are run together."""
+        return buckets(self.lm.decoder, self.task.clean, self.task.corrupted, True, self.training.batch)
 
-    >>> mask = vc.estimates.learn_mask(lm, task, units="heads", keep=0.1)
-    >>> vc.agreement(mask, vc.exact(lm, task, units="heads"))
-    """
-    table = resolve_units(lm, units, max(task.lengths))
-    training = _training(table, keep, steps, lr, loss, batch, start, seed)
-    with session(lm, task, (len(task), 1), measured=False, show=show_progress) as call:
-        parts = _recorded(call, table, batch)
-        call.measured.require_gap(task)
-        gap = float(call.measured.gap.mean())
-        runs = _Runs(lm, table, parts, call.cost, lambda part: part.kl if loss == "kl" else part.metric(gap))
-        log_alpha = training.initial(lm).requires_grad_()
-        planned = training.schedule([runs.size(group) for group in range(len(parts))])
-        total = sum(runs.tokens(group) for groups in planned for group in groups)
-        with call.ticking(f"mask over {len(table):,} {table.kind}", total):
-            share, losses = descend(runs, planned, log_alpha, training, call.tick)
-        kl, kept_metric = runs.closed_but(training.likeliest(log_alpha))
-    return assemble(
-        lm,
-        task,
-        open_probability(log_alpha.detach()).cpu().expand(len(task), -1).contiguous(),
-        table,
-        call.measured,
-        method="mask",
-        settings=training.settings("probability"),
-        cost=call.cost,
-        model=call.origin,
-        signed=False,
-        notes=(
-            f"probability that a unit's gate is open, {told(losses, loss)}; expected share kept {share:.3f}, wanted "
-            f"{training.wanted:.3f}; one mask for all pairs, so no error is known",
-            f"with the {training.count} likeliest open and all others closed: KL {kl:.3f}, metric {kept_metric:+.3f}",
-        ),
-    )
+    def batches(self) -> int:
+        """Buckets that are recorded."""
+        return len(self.groups())
 
+    def tokens(self) -> float:
+        """Token-layers: both runs, recorded; all pairs with open gates; the steps; all pairs with the mask."""
+        groups = self.groups()
+        positions = [(self.task.lengths[members[0]] - start) * len(members) for start, members in groups]
+        steps = self.training.schedule([len(members) for _, members in groups])
+        learned = sum(positions[group] for chosen in steps for group in chosen)
+        return recorded_runs(self.lm, self.task, True) + float(2 * (sum(positions) + learned) * self.lm.layers)
 
-def planned_mask(
-    lm: Model, task: Task, units: str | Units, *, steps: int = 300, batch: int = 4, seed: int = 0
-) -> float:
-    """Token-layers that `learn_mask` will take beside recording both runs; a MethodError where it would raise one."""
-    table = resolve_units(lm, units, max(task.lengths))
-    training = _training(table, 0.5, steps, 1.0, "kl", batch, None, seed)
-    groups = buckets(lm.decoder, task.clean, task.corrupted, True, batch)
-    tokens = [(task.lengths[examples[0]] - start) * len(examples) for start, examples in groups]
-    planned = training.schedule([len(examples) for _, examples in groups])
-    return float(sum(tokens[group] for chosen in planned for group in chosen) * lm.layers * 2)
+    @torch.inference_mode(False)
+    def run(self, show_progress: bool = True, out: str | Path | None = None) -> Scores:
+        """Record all pairs, then descend."""
+        lm, task, training, table = self.lm, self.task, self.training, self.units
+        with session(lm, task, (len(task), 1), measured=False, show=show_progress) as call:
+            label = f"mask over {len(table):,} {table.kind}"
+            with call.bar(label, self.tokens()):
+                parts = self._recorded(call)
+                call.measured.require_gap(task)
+                gap = float(call.measured.gap.mean())
+                judged = training.loss
+                runs = _Runs(lm, table, parts, call.cost, lambda part: part.kl if judged == "kl" else part.metric(gap))
+                log_alpha = training.initial(lm).requires_grad_()
+                steps = training.schedule([runs.size(group) for group in range(len(parts))])
+                share, losses = descend(runs, steps, log_alpha, training, lambda amount: call.advance())
+                kl, kept = runs.closed_but(training.likeliest(log_alpha))
+        return assemble(
+            lm,
+            task,
+            open_probability(log_alpha.detach()).cpu().expand(len(task), -1).contiguous(),
+            table,
+            call.measured,
+            method="mask",
+            settings=training.settings("probability"),
+            cost=call.cost,
+            model=call.origin,
+            signed=False,
+            notes=(
+                f"probability that a unit's gate is open, {told(losses, training.loss)}; expected share kept "
+                f"{share:.3f}, wanted {training.wanted:.3f}; one mask for all pairs, so no error is known",
+                f"with the {training.count} likeliest open and all others closed: KL {kl:.3f}, metric {kept:+.3f}",
+            ),
+        )
+
+    @torch.no_grad()
+    def _recorded(self, call: Session) -> list[list[_Part]]:
+        """The groups, each as one part (several where memory is short); M of both runs is measured on the way."""
+        lm, task, place, groups = self.lm, self.task, self.units.place, self.groups()
+        parts: list[list[_Part]] = [[] for _ in groups]
+        group_of = {example: number for number, (_, examples) in enumerate(groups) for example in examples}
+
+        def run(start: int, examples: tuple[int, ...]) -> None:
+            bucket = Bucket.record(lm, task, start, examples, call.cost, sites=(place,))
+            tape, read = bucket.tape, bucket.read
+            reference = lm.decoder.logits(tape.clean.last).log_softmax(-1)
+            pairs = GatedPairs.of(lm.decoder, place, tape, tape.tokens[0])
+            opened = torch.ones(len(examples), lm.layers, 1, dtype=lm.score_dtype, device=lm.device)
+            bare = read.of_state(tape.clean)
+            require_run(lm, read(pairs.run(opened, bucket.every, call.cost), bucket.every), bare, tape.clean)
+            call.measured.put(examples, bare, read.of_state(tape.corrupted))
+            read_kl = Readout(lm, metric("neg_kl"), read.answers, reference)
+            parts[group_of[examples[0]]].append(_Part(pairs, read, read_kl))
+            call.advance()
+
+        call.rest(groups, run)
+        return parts
 
 
 @dataclass(frozen=True)
@@ -146,29 +161,6 @@ class _Part:
     def metric(self, gap: float) -> Callable[[Tensor, Tensor], Tensor]:
         """−metric / gap, row by row."""
         return lambda last, rows: -self.read(last, rows) / gap
-
-
-def _recorded(call: Session, table: Units, batch: int) -> list[list[_Part]]:
-    """The task's groups, each as one part (several where memory is short); M of both runs is measured on the way."""
-    lm, task = call.lm, call.task
-    groups = buckets(lm.decoder, task.clean, task.corrupted, True, batch)
-    parts: list[list[_Part]] = [[] for _ in groups]
-    group_of = {example: number for number, (_, examples) in enumerate(groups) for example in examples}
-
-    def run(start: int, examples: tuple[int, ...]) -> None:
-        bucket = Bucket.record(lm, task, start, examples, call.cost, sites=(table.place,))
-        tape, read = bucket.tape, bucket.read
-        reference = lm.decoder.logits(tape.clean.last).log_softmax(-1)
-        pairs = GatedPairs.of(lm.decoder, table.place, tape, tape.tokens[0])
-        opened = torch.ones(len(examples), lm.layers, 1, dtype=lm.score_dtype, device=lm.device)
-        bare = read.of_state(tape.clean)
-        require_run(lm, read(pairs.run(opened, bucket.every, call.cost), bucket.every), bare, tape.clean)
-        call.measured.put(examples, bare, read.of_state(tape.corrupted))
-        parts[group_of[examples[0]]].append(_Part(pairs, read, Readout(lm, metric("neg_kl"), read.answers, reference)))
-
-    with torch.no_grad():
-        call.rest(groups, run)
-    return parts
 
 
 @dataclass(frozen=True)
@@ -231,12 +223,54 @@ class _Runs:
         return float(torch.cat(kl).mean()), float(torch.cat(value).mean())
 
 
-def _training(table: Units, keep: float | int, *options: Any) -> Training:
-    """The options of `Training.of`, for units that gates can be put on; MethodError for others."""
-    if table.kind not in _KINDS or table.positional:
-        what = f"{table.kind} at single positions" if table.positional else table.kind
-        raise MethodError(
-            f"A mask over {what} is not known: gates act on whole {', '.join(_KINDS)}, at all positions. Use one of "
-            "these, vc.circuits.learn for all edges, or vc.exact, which knows all units."
-        )
-    return Training.of(table, keep, *options)
+@planned_by(MaskWork.of)
+def learn_mask(
+    lm: Model,
+    task: Task,
+    *,
+    units: str | Sequence[str] | Units = "heads",
+    keep: float | int = 0.1,
+    steps: int = 300,
+    lr: float = 0.3,
+    loss: str = "kl",
+    batch: int = 4,
+    start: Scores | None = None,
+    seed: int = 0,
+    show_progress: bool = True,
+) -> Scores:
+    """Learn which units must be kept when all others are replaced by their values in the corrupted run.
+
+    Args:
+        lm: the model.
+        task: the prompt pairs and the metric.
+        units: "heads", "mlps", "attention" or "neurons", summed over positions; or names. Others stay open.
+        keep: the share of the units to keep (a float under 1), or their number (an int).
+        steps: optimiser steps.
+        lr: Adam's step size for log α.
+        loss: "kl" (mean KL from the clean output distribution at the last position) or "metric" (−metric / gap).
+        batch: pairs a step, at least. Each step takes whole groups of pairs of the same length and first difference,
+            of at most so many pairs, in a random order that visits each once before any twice.
+        start: scores of the same units, by any method, whose ranking the gates start from.
+        seed: of the order of pairs and of the gates' noise; a draw depends on (seed, step, example, unit) only.
+        show_progress: show a progress bar.
+
+    Returns:
+        `Scores` of method "mask", magnitudes only: each unit's probability that its gate is open, P(g > 0), so that
+        their sum is the expected number of units kept. The mask is one for all examples: its row is repeated, it
+        has no standard error, and `vc.scores.stability` refuses it. A note gives the loss when exactly the wanted
+        number of units, the likeliest, is open and all others are closed.
+
+    Raises:
+        MethodError: units per position or of the residual stream; `keep`, `loss` or another option out of range.
+        UnitError: `start` is about other units.
+        GapError, NumericsError, OutOfMemoryError, ContractError: as for `vc.attribute`.
+
+    Cost: steps × batch forward and backward passes from the first differing position on.
+
+    >>> mask = vc.estimates.learn_mask(lm, task, units="heads", keep=0.1)
+    >>> vc.agreement(mask, vc.exact(lm, task, units="heads"))
+    """
+    work = MaskWork.of(
+        lm, task, units=units, keep=keep, steps=steps, lr=lr, loss=loss, batch=batch, start=start, seed=seed
+    )
+    return work.run(show_progress)

@@ -7,25 +7,30 @@ of them is told by `Sums`, of which there are two kinds: of units (`unit_sums`) 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from veracausa.effects.replacements import Replacement
 from veracausa.engine.bucket import Bucket
 from veracausa.engine.memory import memory_errors
 from veracausa.engine.rule import Rule
+from veracausa.engine.session import Session
 from veracausa.engine.suffix import Join
 from veracausa.engine.tape import State
-from veracausa.progress import Tick
 from veracausa.units.table import Units
 
 if TYPE_CHECKING:
     from veracausa.anatomy import Decoder
     from veracausa.estimates.method import Method
+    from veracausa.model import Model
+
+#: The run that keeps its graph.
+Graph = Literal["clean", "corrupted"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,14 +41,14 @@ class PathBucket(Bucket):
     other: State
     method: Method
     noising: bool
-    tick: Tick
+    advance: Callable[[], None]
 
     @classmethod
-    def of(cls, bucket: Bucket, method: Method, noising: bool, tick: Tick) -> PathBucket:
-        """A bucket with a path through it."""
+    def of(cls, bucket: Bucket, method: Method, noising: bool, advance: Callable[[], None]) -> PathBucket:
+        """A bucket with a path through it; `advance` is called when something was run (see `Session`)."""
         own = {one.name: getattr(bucket, one.name) for one in fields(bucket)}
         base, other = bucket.runs(noising)
-        return cls(**own, base=base, other=other, method=method, noising=noising, tick=tick)
+        return cls(**own, base=base, other=other, method=method, noising=noising, advance=advance)
 
     @property
     def rule(self) -> Rule:
@@ -109,12 +114,14 @@ class SiteRuns:
 class Sums(ABC):
     """What a walk adds up for one bucket, and how gradients and changes become scores.
 
-    `places`: where completeness is compared, layers or sites by name; `claimed`, `true`: both sides of its equation
-    [places, examples]. `values`: scores [examples, units]; `squares`: sums of squares over draws, for their error.
+    `source`: what units move towards. `places`: where completeness is compared, layers or sites by name; `claimed`,
+    `true`: both sides of its equation [places, examples]. `values`: scores [examples, units]; `squares`: sums of
+    squares over draws, for their error.
     """
 
     bucket: PathBucket
     units: Units
+    source: Replacement
 
     def __post_init__(self) -> None:
         lm, method = self.bucket.lm, self.bucket.method
@@ -124,6 +131,25 @@ class Sums(ABC):
         self.values = torch.zeros(examples, len(self.units), **like)
         self.claimed, self.true = torch.zeros(2, len(self.places), examples, **like)
         self.squares = torch.zeros_like(self.values) if method.drawn else None
+
+    # ---- a call's buckets -------------------------------------------------------------------------------------------
+
+    @staticmethod
+    @abstractmethod
+    def kept(lm: Model, units: Units) -> int:
+        """Floats a token that a bucket keeps of each layer beside the stream."""
+
+    @staticmethod
+    @abstractmethod
+    def record(
+        call: Session, units: Units, method: Method, start: int, examples: tuple[int, ...], grad: Graph | None
+    ) -> Bucket:
+        """Both runs of a bucket, checked for what scores of these units rest on; `grad`: which keeps its graph."""
+
+    @staticmethod
+    @abstractmethod
+    def beside(lm: Model, units: Units, method: Method) -> float:
+        """Blocks that each position runs through beside the path's own passes."""
 
     @staticmethod
     @abstractmethod

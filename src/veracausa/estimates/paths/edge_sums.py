@@ -34,17 +34,21 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from veracausa.anatomy.graph import MLP, Graph, K, Q
+from veracausa.anatomy.graph import MLP, K, Q
+from veracausa.anatomy.graph import Graph as Wiring
 from veracausa.engine import reader_gradients as reads
 from veracausa.engine import writes
 from veracausa.engine.attention import SUFFIX
+from veracausa.engine.bucket import Bucket
 from veracausa.engine.budget import free_memory
 from veracausa.engine.guard import attention_function
 from veracausa.engine.patches import where
 from veracausa.engine.reader_change import Reading
+from veracausa.engine.session import Session
 from veracausa.engine.suffix import Join
 from veracausa.engine.tape import IN_ATTENTION, State
-from veracausa.estimates.paths.bucket import Site, SiteRuns, Sums, columns
+from veracausa.engine.validate_edges import require_edges
+from veracausa.estimates.paths.bucket import Graph, Site, SiteRuns, Sums, columns
 from veracausa.estimates.paths.edge_products import EdgeProducts
 from veracausa.units.edges import Edges
 from veracausa.units.table import Units
@@ -52,16 +56,12 @@ from veracausa.units.table import Units
 if TYPE_CHECKING:
     from veracausa.anatomy import Decoder
     from veracausa.estimates.method import Method
+    from veracausa.model import Model
 
 #: What both runs must hold.
 SITES = tuple(dict.fromkeys((*writes.SITES, *reads.SITES)))
 #: Share of the free memory that the writes of a chunk's points may take.
 _SHARE = 0.1
-
-
-def sites(method: Method) -> tuple[str, ...]:
-    """What both runs must hold for a method."""
-    return (*SITES, *(IN_ATTENTION if "qk-exact" in method.rule else ()))
 
 
 @dataclass(eq=False)
@@ -74,6 +74,31 @@ class EdgeSums(Sums):
     units: Edges
     crossing: Float[Tensor, "examples writer_blocks reader_blocks"] | None = None
     _at_values: dict[int, Tensor] = field(default_factory=dict)
+
+    @staticmethod
+    def kept(lm: Model, units: Units) -> int:
+        """See `Sums.kept`: what readers are told by, and the writes of both runs."""
+        return 4 * lm.heads * lm.decoder.head_dim + (2 * (lm.heads + 1) + 3) * lm.width
+
+    @staticmethod
+    def record(
+        call: Session, units: Units, method: Method, start: int, examples: tuple[int, ...], grad: Graph | None
+    ) -> Bucket:
+        """See `Sums.record`."""
+        sites = (*SITES, *(IN_ATTENTION if "qk-exact" in method.rule else ()))
+        bucket = Bucket.record(call.lm, call.task, start, examples, call.cost, sites=sites, grad=grad)
+        require_edges(call.lm, bucket.tape, gradients=True)
+        return bucket
+
+    @staticmethod
+    def beside(lm: Model, units: Units, method: Method) -> float:
+        """See `Sums.beside`: with qk-exact each writer goes through the attention of the blocks behind it."""
+        if "qk-exact" not in method.rule:
+            return 0.0
+        assert isinstance(units, Edges)
+        recomputed = units[np.isin(lm.graph.reader_kind[units.reader], (Q, K))]
+        products = EdgeProducts(units, 0)
+        return float(sum(products.seen(layer * lm.graph.per_layer) for layer in set(recomputed.layer.tolist())))
 
     @staticmethod
     def compared(decoder: Decoder, units: Units, method: Method) -> Sequence[int | str]:
@@ -281,7 +306,7 @@ def _sites_of(decoder: Decoder) -> list[Site]:
     return sites
 
 
-def _writers(graph: Graph, site: Site) -> range:
+def _writers(graph: Wiring, site: Site) -> range:
     """Writers of the graph that are a site's."""
     if site.number == 0:
         return range(1)

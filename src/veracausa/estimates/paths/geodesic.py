@@ -62,7 +62,7 @@ def _length(bucket: PathBucket, path: Tensor, which: Tensor) -> tuple[float, Ten
         steep = torch.linalg.vector_norm(slope[:-1], dim=(1, 2))
         length = (torch.linalg.vector_norm(leaf[1:] - leaf[:-1], dim=(1, 2)) * steep).sum()
         (change,) = torch.autograd.grad(length, leaf)
-    work = len(path) * bucket.positions * bucket.lm.layers
-    bucket.cost.backward += 3 * work  # the gradient, and both passes of its own backward
-    bucket.tick(4 * work)
+    # the gradient, and both passes of its own backward
+    bucket.cost.backward += 3 * len(path) * bucket.positions * bucket.lm.layers
+    bucket.advance()
     return float(length.detach()), change

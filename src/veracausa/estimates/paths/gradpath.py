@@ -93,8 +93,7 @@ def _descent(bucket: PathBucket, points: Tensor, target: Tensor) -> Tensor:
     found: list[Tensor] = []
     size = rows_per_chunk(bucket.lm, bucket.positions, bucket.tape.length, backward=True)
     for example, part in chunks(bucket.every, size, slope, f"{bucket.positions} tokens"):
-        work = len(example) * bucket.positions * bucket.lm.layers
-        bucket.cost.backward += work
-        bucket.tick(2 * work)
+        bucket.cost.backward += len(example) * bucket.positions * bucket.lm.layers
+        bucket.advance()
         found.append(part)
     return torch.cat(found)

@@ -20,20 +20,19 @@ def walk_inputs(sums: Sums) -> None:
     bucket = sums.bucket
     alphas, weights = grid(bucket.method.grid, bucket.method.nodes, corrupted_at_one=bucket.noising)
     rows = np.tile(alphas, (len(bucket.tape.examples), 1))
-    walk_points(sums, _straight(bucket, rows, weights, jvp=bucket.method.grid == "gauss"))
+    walk_points(sums, _straight(bucket, rows, weights))
 
 
 def walk_draws(sums: Sums) -> None:
     """Points at random α, each example's own."""
     bucket, nodes = sums.bucket, sums.bucket.method.nodes
     rows = np.stack([np.random.default_rng([bucket.method.seed, e]).uniform(size=nodes) for e in bucket.tape.examples])
-    walk_points(sums, _straight(bucket, rows, np.full(nodes, 1 / nodes), jvp=True))
+    walk_points(sums, _straight(bucket, rows, np.full(nodes, 1 / nodes)))
 
 
-def _straight(bucket: PathBucket, alphas: np.ndarray, weights: np.ndarray, jvp: bool) -> Points:
+def _straight(bucket: PathBucket, alphas: np.ndarray, weights: np.ndarray) -> Points:
     base, other = embeddings(bucket)
     share = torch.as_tensor(alphas, device=base.device, dtype=base.dtype)[:, :, None, None]
     change = other - base
     points = base[:, None] + share * change[:, None]
-    increments = bucket.method.combine != "mean"
-    return Points(points, torch.as_tensor(weights, device=base.device), change if jvp and increments else None)
+    return Points(points, torch.as_tensor(weights, device=base.device), change if bucket.method.tangents else None)

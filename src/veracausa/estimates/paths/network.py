@@ -109,7 +109,7 @@ def walk_point(sums: Sums) -> None:
     one = torch.ones(len(bucket.every), dtype=sums.values.dtype, device=sums.values.device)
     sums.add_mean(bucket.base, found, bucket.every, one)
     sums.close()
-    bucket.tick(len(bucket.every) * bucket.positions * bucket.lm.layers)
+    bucket.advance()
 
 
 def walk_points(sums: Sums, points: Points) -> None:
@@ -164,8 +164,8 @@ def _chunks(sums: Sums, points: Points) -> Iterator[_Chunk]:
     size = rows_per_chunk(bucket.lm, bucket.positions, bucket.tape.length, backward=True)
     size = size if sums.most is None else max(1, min(size, sums.most))
     every = torch.arange(len(rows), device=rows.device)
-    for row, chunk in chunks(every, size, partial(_chunk, sums, points), f"{bucket.positions} tokens"):
-        bucket.tick(2 * len(row) * bucket.positions * bucket.lm.layers)
+    for _, chunk in chunks(every, size, partial(_chunk, sums, points), f"{bucket.positions} tokens"):
+        bucket.advance()
         yield chunk
 
 

@@ -64,7 +64,7 @@ def _runs(sums: Sums, rows: list[SiteRow], backward: bool) -> Iterator[tuple[lis
     bucket = sums.bucket
     size = rows_per_chunk(bucket.lm, bucket.positions, bucket.tape.length, backward)
     for part, ran in chunks(rows, size, partial(_run, sums, backward), f"{bucket.positions} tokens"):
-        bucket.tick(sum(row.site.depth(bucket.lm.layers) for row in part) * bucket.positions * (1 + backward))
+        bucket.advance()
         yield part, ran
 
 

@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from veracausa.effects.replacements import Replacement
+from veracausa.engine.bucket import Bucket
 from veracausa.engine.patches import (
     Place,
     activation,
@@ -30,26 +30,49 @@ from veracausa.engine.patches import (
     join,
     output_change,
     recorded,
+    site_width,
     sites_for,
     value_change,
     where,
 )
+from veracausa.engine.session import Session
 from veracausa.engine.suffix import Join
 from veracausa.engine.tape import State
-from veracausa.estimates.paths.bucket import Site, SiteRuns, Sums, columns
+from veracausa.estimates.paths.bucket import Graph, Site, SiteRuns, Sums, columns
 from veracausa.units.table import Units, per_layer
 
 if TYPE_CHECKING:
     from veracausa.anatomy import Decoder
     from veracausa.estimates.method import Method
+    from veracausa.model import Model
 
 
 @dataclass(eq=False)
 class UnitSums(Sums):
-    """How one bucket's scores of units are added up; `source`: what units move towards."""
+    """How one bucket's scores of units are added up."""
 
-    source: Replacement
     _differences: dict[int, Tensor] = field(default_factory=dict)
+
+    @staticmethod
+    def kept(lm: Model, units: Units) -> int:
+        """See `Sums.kept`."""
+        return site_width(lm.decoder, units.place) + lm.width
+
+    @staticmethod
+    def record(
+        call: Session, units: Units, method: Method, start: int, examples: tuple[int, ...], grad: Graph | None
+    ) -> Bucket:
+        """See `Sums.record`."""
+        sites, places = sites_for(units.place), (units.place,)
+        return Bucket.record(call.lm, call.task, start, examples, call.cost, sites=sites, places=places, grad=grad)
+
+    @staticmethod
+    def beside(lm: Model, units: Units, method: Method) -> float:
+        """See `Sums.beside`: for graddrop the stream's gradients, then from each dropped block down to the first."""
+        if method.signed:
+            return 0.0
+        below = sum(block for block in range(lm.layers) if block > units.layer.min())
+        return (lm.layers + below) * (1 if method.path == "point" else method.nodes)
 
     @staticmethod
     def compared(decoder: Decoder, units: Units, method: Method) -> Sequence[int | str]:
