@@ -6,6 +6,7 @@ probabilities are in the logits that a call reads anyway, so looking costs no fo
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import warnings
 from collections.abc import Sequence
@@ -124,7 +125,8 @@ def _tell(lm: Model, task: Task, seen: _Seen) -> None:
 
 def _level() -> int:
     """The `stacklevel` of the first caller outside this package, as seen from the caller of `warnings.warn`."""
-    inside = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent))  # torch's decorators stand between
+    # decorators of torch and context managers stand between
+    inside = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent), str(contextlib.__file__))
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(inside):
         frame, level = frame.f_back, level + 1
