@@ -14,6 +14,7 @@ import veracausa as vc
 from veracausa.report.chapters.registry import chapters
 from veracausa.report.charts.figures import Figure
 from veracausa.scores.agreement import strongest_of
+from veracausa.studies import questions
 from veracausa.studies.levels import LEVELS
 from veracausa.studies.results import Failure, Panel
 from veracausa.tasks.data.ioi import OBJECTS, PLACES, TEMPLATES
@@ -86,7 +87,7 @@ def test_sets_of_the_strongest_leave_some_out():
 
 def test_what_compares_the_strongest_refuses_before_it_runs(tiny, task_of, monkeypatch):
     lm, task = tiny("llama"), task_of(6)
-    for module in ("compared_baselines", "compared_corruptions"):
+    for module in ("comparing_baselines", "comparing_corruptions"):
         monkeypatch.setattr(f"veracausa.counterfactuals.{module}.exact", None)  # nothing may run
     one = {"units": ["a0.h0"], "show_progress": False}
     with pytest.raises(vc.errors.MethodError, match="one unit only"):
@@ -101,7 +102,8 @@ def test_a_chapter_that_cannot_be_found_stands_there_as_a_sentence(study_of_one,
     def refuse(*_, **__):
         raise vc.errors.MethodError("There are no responses today.")
 
-    monkeypatch.setattr("veracausa.studies.questions.responses", refuse)
+    refuse.work = questions.responses.work  # it is still forecast
+    monkeypatch.setattr(questions, "responses", refuse)
     with pytest.warns(RuntimeWarning, match="There are no responses today"):
         study = study_of_one()
     [failure] = [one for one in study.sections[0].findings if isinstance(one, Failure)]
