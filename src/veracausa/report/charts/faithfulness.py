@@ -197,7 +197,7 @@ def pairs_view(data: Datasets, found: Mapping[str, Faithfulness], name: str) -> 
             drawn = number(float(np.clip(value, *RANGE)))
             rows.append({"which": label, "pair": i, "f": number(value), "drawn": drawn, "M": number(metric),
                          "KL": number(float(one.kl[i])), "spread": number(float(spread[i]))})  # fmt: skip
-    known = [row["drawn"] for row in rows if row["drawn"] is not None]
+    known = [row[key] for key, own in (("drawn", rows), ("f", means)) for row in own if row[key] is not None]
     ends = [min(-0.1, *known), max(1.1, *known)]
     order = list(found)
     y = alt.Y("which:N", sort=order, title=None, axis=alt.Axis(domain=False, ticks=False, labelPadding=8))

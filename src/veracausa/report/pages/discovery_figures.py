@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from veracausa.report.charts.data import Datasets
+from veracausa.report.charts.data import Datasets, plural
 from veracausa.report.charts.faithfulness import RANGE, pairs_view
 from veracausa.report.charts.figures import Figure, Part
 from veracausa.report.charts.scatters import against_exact, padded
@@ -24,9 +24,10 @@ def receipt_figure(receipt: Receipt) -> Figure:
     drawn = frozenset(receipt.estimate.units[receipt.drawn].names)
     data = Datasets()
     view = against_exact(data, found, drawn, "receipt", padded([found.exact, found.estimate]))
-    text = f"Scatter of {found.method} against exact effects, {len(found.names)} edges, r {plain(found.r)}"
+    kind = receipt.estimate.units.kind
+    text = f"Scatter of {found.method} against exact effects, {len(found.names)} {plural(kind)}, r {plain(found.r)}"
     subtitle = f"r {plain(found.r)}, Spearman {plain(found.spearman)}"
-    sentence = scatter_sentence("edges", [found], len(found.names))
+    sentence = scatter_sentence(kind, [found], len(found.names))
     part = Part(found.method, view, data, text, subtitle)
     return Figure("receipt", "Scores against exact effects", (part,), sentence, least=300, width=420)
 
