@@ -6,15 +6,15 @@ import pytest
 
 from veracausa.anatomy.graph import Graph
 from veracausa.circuits.circuit import Circuit
-from veracausa.circuits.known import GREATER_THAN, IOI_HEADS, greater_than_gpt2, ioi_gpt2
-from veracausa.errors import CircuitError
+from veracausa.circuits.known import GREATER_THAN, IOI_HEADS, published
+from veracausa.errors import CircuitError, MethodError
 
 GPT2 = Graph(12, 12, 12)
 
 
-@pytest.fixture(params=[ioi_gpt2, greater_than_gpt2], ids=["ioi", "greater-than"])
+@pytest.fixture(params=["ioi-gpt2", "greater-than-gpt2"])
 def circuit(request) -> Circuit:
-    return request.param()
+    return published(request.param)
 
 
 def test_on_gpt2s_graph_without_dead_ends(circuit):
@@ -26,7 +26,7 @@ def test_on_gpt2s_graph_without_dead_ends(circuit):
 
 
 def test_ioi_heads():
-    circuit = ioi_gpt2()
+    circuit = published("ioi-gpt2")
     heads = [name for name in circuit.nodes if name.startswith("a")]
     assert len(heads) == 26 and set(heads) == {head for group in IOI_HEADS.values() for head in group}
     assert [len(group) for group in IOI_HEADS.values()] == [3, 8, 2, 4, 4, 3, 2]
@@ -48,7 +48,7 @@ def test_ioi_heads():
 )
 def test_ioi_edges(writers, readers, inputs):
     """Exactly these inputs, for every pair of heads of the groups."""
-    names = ioi_gpt2().names
+    names = published("ioi-gpt2").names
     starts = ["input"] if writers is None else [head for group in writers for head in IOI_HEADS[group]]
     for start in starts:
         for head in [head for group in readers for head in IOI_HEADS[group]]:
@@ -58,7 +58,7 @@ def test_ioi_edges(writers, readers, inputs):
 
 
 def test_greater_than():
-    circuit = greater_than_gpt2()
+    circuit = published("greater-than-gpt2")
     heads = {name for name in circuit.nodes if name.startswith("a")}
     mlps = {name for name in circuit.nodes if name.startswith("m")}
     assert heads == {"a0.h1", "a0.h3", "a0.h5", "a5.h5", "a6.h1", "a6.h9", "a7.h10", "a8.h11", "a9.h1"}
@@ -76,3 +76,8 @@ def test_for_any_model_of_this_graph(circuit, tiny):
         circuit.require_for(tiny("gpt2"))
     assert circuit.require_for(tiny("gpt2", n_layer=12, n_head=12, n_embd=24)) is circuit
     assert "published" in circuit.describe()
+
+
+def test_another_name_is_said():
+    with pytest.raises(MethodError, match=r"name='ioi' is not known\. Did you mean 'ioi-gpt2'\?"):
+        published("ioi")

@@ -5,6 +5,9 @@ from typing import TYPE_CHECKING
 from veracausa.lazy import given_out
 
 if TYPE_CHECKING:
+    from veracausa.circuits.exchange.formats import read as read
+    from veracausa.circuits.exchange.formats import write as write
+    from veracausa.circuits.known import published as published
     from veracausa.circuits.quality.completeness import Completeness as Completeness
     from veracausa.circuits.quality.completeness import completeness as completeness
     from veracausa.circuits.quality.curve import Curve as Curve
@@ -34,8 +37,11 @@ _HOMES = {
     "iterate": "veracausa.circuits.selection.iterated",
     "learn": "veracausa.circuits.selection.learned",
     "minimality": "veracausa.circuits.quality.minimality",
+    "published": "veracausa.circuits.known",
+    "read": "veracausa.circuits.exchange.formats",
     "stability": "veracausa.circuits.selection.stability",
     "tests": "veracausa.circuits.quality.hypotheses",
+    "write": "veracausa.circuits.exchange.formats",
 }
 __all__ = list(_HOMES)
 

@@ -29,11 +29,14 @@ its query, and among these MLPs, to come near that; they are no part of the stat
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Literal
 
 from veracausa.anatomy.graph import Graph, graph_of
 from veracausa.circuits.circuit import Circuit
 from veracausa.circuits.wiring import parse_names
+from veracausa.errors import MethodError
+from veracausa.suggestions import not_known
 
 #: Sizes of GPT-2 small.
 LAYERS, HEADS = 12, 12
@@ -59,12 +62,26 @@ GREATER_THAN = {
 }
 
 
-def ioi_gpt2() -> Circuit:
-    """The IOI circuit on GPT-2 small's graph; `settings["groups"]` names its heads' groups.
+Published = Literal["ioi-gpt2", "greater-than-gpt2"]
 
-    >>> len(ioi_gpt2()), ioi_gpt2().prune().notes
-    (182, ())
+
+def published(name: Published) -> Circuit:
+    """A published circuit of GPT-2 small, of any weights of this graph; the module says how its text is read.
+
+    `settings["groups"]` names the groups of its heads and MLPs.
+
+    Raises:
+        MethodError: no such circuit.
+
+    >>> len(vc.circuits.published("ioi-gpt2"))
+    182
     """
+    if name not in _MADE:
+        raise MethodError(not_known("name", name, _MADE))
+    return _MADE[name]()
+
+
+def _ioi() -> Circuit:
     groups = IOI_HEADS
     movers = [*groups["name movers"], *groups["negative name movers"], *groups["backup name movers"]]
     early = [*groups["previous token"], *groups["duplicate token"]]
@@ -80,12 +97,7 @@ def ioi_gpt2() -> Circuit:
     return _circuit("IOI, Wang et al. 2022 (arXiv 2211.00593)", "ioi", names, groups)
 
 
-def greater_than_gpt2() -> Circuit:
-    """The Greater-Than circuit on GPT-2 small's graph; the module says how its text is read.
-
-    >>> greater_than_gpt2().settings["groups"]["late MLPs"]
-    ['m8', 'm9', 'm10', 'm11']
-    """
+def _greater_than() -> Circuit:
     groups = GREATER_THAN
     first, others, early, middle, late = groups.values()
     names = [
@@ -126,3 +138,7 @@ def _circuit(method: str, task: str, names: list[str], groups: dict[str, tuple[s
         task={"name": task, "description": f"{task}, as published", "digest": "", "metric": "", "n": 0},
         settings={"groups": {name: list(group) for name, group in groups.items()}},
     )
+
+
+#: Name → how the circuit is made.
+_MADE: dict[str, Callable[[], Circuit]] = {"ioi-gpt2": _ioi, "greater-than-gpt2": _greater_than}

@@ -11,7 +11,7 @@ import pytest
 
 import veracausa as vc
 from veracausa.circuits.circuit import Circuit
-from veracausa.circuits.known import ioi_gpt2
+from veracausa.circuits.known import published
 from veracausa.circuits.quality.curve import Curve
 from veracausa.errors import CircuitError, MethodError
 from veracausa.report.charts.charts import painted
@@ -117,7 +117,7 @@ def test_nodes_do_not_lie_on_each_other_and_edges_end_at_them(tiny, task_of):
 
 
 def test_a_published_circuit_is_neutral_and_names_its_groups():
-    circuit = ioi_gpt2()
+    circuit = published("ioi-gpt2")
     chart = circuit.chart()
     rows = rows_of(chart)
     assert {row["sign"] for row in rows["edges"]} == {NEITHER}
