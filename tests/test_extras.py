@@ -118,7 +118,7 @@ except SystemExit as stopped:
     print(stopped.code)
 """
     said, stopped = without_extras(code, tmp_path).splitlines()
-    assert said.startswith("ExtraError: ") and said.endswith("pip install 'veracausa[charts]'") and stopped == "2"
+    assert said.startswith("ExtraError: ") and said.endswith("pip install 'veracausa[charts]'") and stopped == "1"
 
 
 def test_graphs_need_an_extra(monkeypatch):
