@@ -1,12 +1,8 @@
 """A call at work: the model borrowed, the bare metric measured, finished pieces kept, time and cost counted.
 
     with session(lm, task, shape, out=out, name="exact-heads", asked={"units": table.digest()}) as call:
-        call.each("exact effects of 270 heads", total, groups, run)      # run(start, examples) calls call.put(…)
-
-or, where all that is counted is to move the bar,
-
         with call.bar("exact effects of 270 heads", work.tokens()):
-            call.rest(groups, run)
+            call.rest(groups, run)      # run(start, examples) calls call.put(…)
 
 What is done before is not done again; what is done is on the disk at most a few seconds later, also where the call ends
 by an exception.
@@ -88,28 +84,6 @@ class Session:
         if self.pieces is not None:
             self.pieces.keep(force=force)
 
-    def finished(self, wanted: Tensor | None = None) -> float:
-        """The share of what is wanted (default: all) that is done."""
-        wanted = torch.ones_like(self.done) if wanted is None else wanted
-        return float((self.done & wanted).sum()) / max(1, int(wanted.sum()))
-
-    def each(
-        self,
-        label: str,
-        total: float,
-        groups: Sequence[tuple[int, tuple[int, ...]]],
-        run: Callable[[int, tuple[int, ...]], None],
-        *,
-        done: float = 0.0,
-    ) -> None:
-        """Call `run(start, examples)` for every bucket that is not done, in halves where it does not fit.
-
-        `total`: token-layers of the whole work, `done`: of which so many were finished by an earlier run; `run` reports
-        its own by `self.tick`.
-        """
-        with progress(label, total, self.show, done) as self.tick:
-            self.rest(groups, run)
-
     @contextmanager
     def bar(self, label: str, total: float) -> Iterator[None]:
         """A progress bar for a call that counts `total` token-layers in all; it moves as `cost` grows."""
@@ -123,7 +97,7 @@ class Session:
 
     @contextmanager
     def ticking(self, label: str, total: float, done: float = 0.0) -> Iterator[None]:
-        """A progress bar for work that is not done bucket by bucket; `tick` moves it."""
+        """A progress bar for work that is counted otherwise than in token-layers; `tick` moves it."""
         with progress(label, total, self.show, done) as self.tick:
             yield
 

@@ -83,6 +83,6 @@ def load_stability(path: str | Path) -> Stability:
         found, units = _STABILITY(header), scores["scores"]
         require_tensors(tensors, {"probability": "finite units"}, units=len(units))
         units.ranking(found["by"])  # refuses another way to rank
-        parts: dict[str, Any] = {name: found[name] for name in (*stable.ASKED, "jaccard")}
+        parts: dict[str, Any] = {name: found[name] for name in (*stable.Stability.ASKED, "jaccard")}
         parts |= {name: {int(size): share for size, share in found[name]} for name in ("bootstrap", "fresh")}
         return Stability(scores=units, probability=tensors["probability"], **parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,12 +21,36 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FORMAT = "veracausa-stability-1"
-#: Fields of a stability that were asked for.
-ASKED = ("top", "by", "bar", "draws", "seed")
+
+
+class DrawnAgain(Shown):
+    """What is made of `scores` alone, by drawing their examples again: it says whose scores, and what was `ASKED`."""
+
+    scores: Scores
+    ASKED: ClassVar[tuple[str, ...]]
+
+    @property
+    def model(self) -> dict[str, str]:
+        """The model of the scores."""
+        return self.scores.model
+
+    @property
+    def task(self) -> dict[str, Any]:
+        """The task of the scores."""
+        return self.scores.task
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What was asked, and how the scores were made."""
+        return {name: getattr(self, name) for name in self.ASKED} | {"scores": self.scores.settings}
+
+    @property
+    def cost(self) -> None:
+        """None: it is made of scores that are there, and no model is run."""
 
 
 @dataclass(frozen=True, eq=False)
-class Stability(Shown):
+class Stability(DrawnAgain):
     """Stability of the `top` strongest units over examples; see `scores.top_units` for the figures.
 
     `jaccard`: mean pairwise Jaccard of bootstrap draws of all n examples. `probability[u]`: share of those draws that
@@ -43,30 +67,12 @@ class Stability(Shown):
     probability: Float[Tensor, " units"]
     bootstrap: dict[int, float]
     fresh: dict[int, float]
+    ASKED = ("top", "by", "bar", "draws", "seed")
 
     @property
     def n(self) -> int:
         """Number of examples."""
         return self.scores.n
-
-    @property
-    def model(self) -> dict[str, str]:
-        """The model of the scores."""
-        return self.scores.model
-
-    @property
-    def task(self) -> dict[str, Any]:
-        """The task of the scores."""
-        return self.scores.task
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What was asked, and how the scores were made."""
-        return {name: getattr(self, name) for name in ASKED} | {"scores": self.scores.settings}
-
-    @property
-    def cost(self) -> None:
-        """None: it is made of scores that are there, and no model is run."""
 
     @property
     def needed(self) -> int | None:
@@ -121,7 +127,7 @@ class Stability(Shown):
 
     def save(self, path: str | Path) -> Path:
         """Write a safetensors file with a JSON header, whole or not at all; `vc.open` reads it."""
-        header: dict[str, Any] = {name: getattr(self, name) for name in (*ASKED, "jaccard")}
+        header: dict[str, Any] = {name: getattr(self, name) for name in (*self.ASKED, "jaccard")}
         header |= {name: list(getattr(self, name).items()) for name in ("bootstrap", "fresh")}
         return write_all(path, FORMAT, header, {"scores": self.scores}, {"probability": self.probability})
 

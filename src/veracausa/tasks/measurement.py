@@ -33,6 +33,11 @@ class Measurement:
         self.corrupted[list(examples)] = corrupted.to(self.corrupted)
 
     @property
+    def ends(self) -> dict[str, Tensor]:
+        """Both, by name, for files."""
+        return {"clean": self.clean, "corrupted": self.corrupted}
+
+    @property
     def gap(self) -> Float[Tensor, " examples"]:
         """M(x) − M(x′), example by example."""
         return self.clean - self.corrupted

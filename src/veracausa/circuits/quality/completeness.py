@@ -129,10 +129,8 @@ class Completeness(Ran):
 
     def save(self, path: str | Path) -> Path:
         """Write a safetensors file with a JSON header, whole or not at all; `vc.open` reads it."""
-        header = {"nodes": self.nodes, "how": self.how, "sets": self.sets, "cost": self.cost.to_dict()}
-        header |= {"model": self.model, "task": self.task, "settings": self.settings}
-        tensors = {"full": self.full, "circuit": self.circuit}
-        tensors |= {"clean": self.measured.clean, "corrupted": self.measured.corrupted}
+        header = {"nodes": self.nodes, "how": self.how, "sets": self.sets, **self.about}
+        tensors = {"full": self.full, "circuit": self.circuit, **self.measured.ends}
         return write_tensors(path, FORMAT, header, tensors)
 
     def describe(self) -> str:

@@ -218,16 +218,12 @@ def pack_runs(found: tuple[Faithfulness, ...]) -> tuple[dict[str, Any], dict[str
     header = {
         "edges": [each.edges for each in found],
         "share": [each.share for each in found],
-        "model": one.model,
-        "task": one.task,
-        "cost": one.cost.to_dict(),
         "notes": list(one.notes),
-        "settings": one.settings,
+        **one.about,
     }
     tensors = {
         "metric": torch.stack([each.metric for each in found]),
         "kl": torch.stack([each.kl for each in found]),
-        "clean": one.measured.clean,
-        "corrupted": one.measured.corrupted,
+        **one.measured.ends,
     }
     return header, tensors

@@ -85,11 +85,8 @@ class Minimality(Ran):
 
     def save(self, path: str | Path) -> Path:
         """Write a safetensors file with a JSON header, whole or not at all; `vc.open` reads it."""
-        header = {"parts": self.parts, "names": self.names, "of": self.of, "cost": self.cost.to_dict()}
-        header |= {"model": self.model, "task": self.task, "settings": self.settings}
-        tensors = {"loss": self.loss, "metric": self.metric}
-        tensors |= {"clean": self.measured.clean, "corrupted": self.measured.corrupted}
-        return write_tensors(path, FORMAT, header, tensors)
+        header = {"parts": self.parts, "names": self.names, "of": self.of, **self.about}
+        return write_tensors(path, FORMAT, header, {"loss": self.loss, "metric": self.metric, **self.measured.ends})
 
     def describe(self) -> str:
         """The figures in two lines."""

@@ -58,6 +58,15 @@ class Ran(Shown):
         @property
         def settings(self) -> dict[str, Any]: ...  # noqa: D102
 
+        cost: Cost
+        model: dict[str, str]
+        task: dict[str, Any]
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What the headers of all such files say."""
+        return {"model": self.model, "task": self.task, "cost": self.cost.to_dict(), "settings": self.settings}
+
     @property
     def ablation(self) -> str:
         """What ablated edges carry: "counterfactual" (the corrupted run), "zero", …"""
@@ -152,7 +161,8 @@ class CircuitRuns:
                 clean[bucket.index] = bucket.read.of_state(bucket.tape.clean).to(clean)
                 call.put(bucket.index, found.flatten(0, 1).T)
 
-            call.each(f"{len(self.masks)} circuits", len(task) * len(wirings), groups, run)
+            with call.ticking(f"{len(self.masks)} circuits", len(task) * len(wirings)):
+                call.rest(groups, run)
             notes = (*how.notes, *precision_of(lm.decoder).notes)
         metric, kl = (part.T.contiguous() for part in call.values.unflatten(1, (-1, 2)).unbind(-1))
         measured, kind = Measurement(clean, metric[-1]), self.how.kind

@@ -19,10 +19,9 @@ from jaxtyping import Float, Int
 from veracausa.circuits.selection.select import Rule
 from veracausa.circuits.wiring import live_edges
 from veracausa.errors import MethodError
-from veracausa.result import Shown
 from veracausa.scores.bundles import read_with_tensors, write_all
 from veracausa.scores.scores import Scores
-from veracausa.scores.stable import said_of_draws
+from veracausa.scores.stable import DrawnAgain, said_of_draws
 from veracausa.scores.top_units import _mean_jaccard, _pairwise
 from veracausa.statistics.bootstrap import with_replacement
 from veracausa.storage.files import at
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class CircuitStability(Shown):
+class CircuitStability(DrawnAgain):
     """Stability of a selection; see the module. `sizes`: edges of every draw's circuit."""
 
     scores: Scores
@@ -48,25 +47,7 @@ class CircuitStability(Shown):
     jaccard: float
     probability: Float[np.ndarray, " edges"]
     sizes: Int[np.ndarray, " draws"]
-
-    @property
-    def model(self) -> dict[str, str]:
-        """The model of the scores."""
-        return self.scores.model
-
-    @property
-    def task(self) -> dict[str, Any]:
-        """The task of the scores."""
-        return self.scores.task
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """How circuits were selected and drawn, and how the scores were made."""
-        return {name: getattr(self, name) for name in ASKED} | {"scores": self.scores.settings}
-
-    @property
-    def cost(self) -> None:
-        """None: it is made of scores that are there, and no model is run."""
+    ASKED = ("asked", "how", "by", "prune", "draws", "seed")
 
     @property
     def stable(self) -> list[str]:
@@ -93,7 +74,7 @@ class CircuitStability(Shown):
 
     def save(self, path: str | Path) -> Path:
         """Write a safetensors file with a JSON header, whole or not at all; `vc.open` reads it."""
-        header: dict[str, Any] = {name: getattr(self, name) for name in (*ASKED, "jaccard")}
+        header: dict[str, Any] = {name: getattr(self, name) for name in (*self.ASKED, "jaccard")}
         tensors = {name: torch.from_numpy(getattr(self, name)) for name in ("probability", "sizes")}
         return write_all(path, FORMAT, header, {"scores": self.scores}, tensors)
 
@@ -115,8 +96,6 @@ class CircuitStability(Shown):
 
 
 FORMAT = "veracausa-circuit-stability-1"
-#: Fields of a stability that were asked for.
-ASKED = ("asked", "how", "by", "prune", "draws", "seed")
 _HEADER = record(asked=whole(1), how=text, by=text, prune=flag, draws=whole(2), seed=whole(), jaccard=number(0, 1))
 
 
@@ -131,7 +110,7 @@ def load_circuit_stability(path: str | Path) -> CircuitStability:
         found, edges = _HEADER(header), scores["scores"]
         wanted = {"probability": "finite edges", "sizes": "index draws"}
         require_tensors(tensors, wanted, edges=len(edges), draws=found["draws"])
-        parts: dict[str, Any] = {name: found[name] for name in (*ASKED, "jaccard")}
+        parts: dict[str, Any] = {name: found[name] for name in (*CircuitStability.ASKED, "jaccard")}
         parts |= {name: tensors[name].numpy() for name in wanted}
         return CircuitStability(edges, **parts)
 
