@@ -10,9 +10,6 @@ from typing import Any
 from veracausa.errors import FileError
 from veracausa.storage.files import at, format_of
 
-#: What a study's folder holds, and no other.
-STUDY = "study.json"
-
 #: What a file's header says it is → "module:reader".
 READERS: dict[str, str] = {
     "veracausa-ablation-study-2": "behaviour.files:load_ablation_study",
@@ -56,7 +53,7 @@ def open(path: str | Path) -> Any:
     >>> vc.open("out/discovery").circuit
     """
     path = at(path)
-    kind = _kind_of_folder(path) if path.is_dir() else format_of(path)
+    kind = (kind_of_folder(path) or "a discovery's folder") if path.is_dir() else format_of(path)
     if kind not in READERS:
         raise FileError(
             f"{path} is no result that this version of veracausa reads"
@@ -66,5 +63,11 @@ def open(path: str | Path) -> Any:
     return attrgetter(reader)(import_module(f"veracausa.{module}"))(path)
 
 
-def _kind_of_folder(path: Path) -> str:
-    return "a study's folder" if (path / STUDY).is_file() else "a discovery's folder"
+def kind_of_folder(path: Path) -> str:
+    """Which result a folder is, as a whole; "" where it is none, though it may hold some."""
+    from veracausa.discovery.files import RUN
+    from veracausa.studies.files import STUDY
+
+    if (path / STUDY).is_file():
+        return "a study's folder"
+    return "a discovery's folder" if (path / RUN).is_file() else ""

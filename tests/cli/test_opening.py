@@ -74,6 +74,14 @@ def test_a_folder_of_results_lists_them(results):
     }  # fmt: skip
 
 
+def test_a_study_is_opened_as_a_whole_although_it_holds_results(tiny, task_of, tmp_path):
+    study = vc.compare(tiny("llama"), task_of(6), units=["heads"], methods=["atp"], show_progress=False)
+    study.save(tmp_path)
+    text = opened(tmp_path)
+    assert study.title in text and "Open one of them" not in text
+    assert json.loads(opened(tmp_path, "--json"))["result"] == "Study"
+
+
 def test_what_cannot_be_opened(results, tmp_path):
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes((results / "out/exact-heads.safetensors").read_bytes()[:-20])

@@ -28,12 +28,13 @@ Saved = Annotated[
 
 def open_result(path: Saved, rows: Rows = 10, json: Json = False, csv: Csv = False) -> None:
     """Show any saved result: what it is, what it found, and the head of its table. No model is loaded."""
+    from veracausa.opening import kind_of_folder
     from veracausa.opening import open as read
     from veracausa.tasks.task import Task
 
     if json and csv:
         raise MethodError("--json and --csv are two forms of one result; give one of them.")
-    if path.is_dir() and (inside := _results_in(path)):
+    if path.is_dir() and not kind_of_folder(path) and (inside := _results_in(path)):
         _list(path, inside, json)
         return
     if not path.exists():
@@ -66,11 +67,8 @@ def _head(table: pd.DataFrame, rows: int) -> None:
 
 def _results_in(folder: Path) -> dict[str, str]:
     """Name → kind of the results in a folder that is no result itself."""
-    from veracausa.discovery.files import RUN
     from veracausa.opening import READERS
 
-    if (folder / RUN).is_file():
-        return {}
     found = {}
     for path in sorted((*folder.glob("*.safetensors"), *folder.glob("*.json"), *folder.glob("*/*.safetensors"))):
         try:
