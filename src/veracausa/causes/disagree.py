@@ -6,7 +6,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -16,8 +16,7 @@ from veracausa.cost import Cost
 from veracausa.effects.exact import exact
 from veracausa.effects.shapley_values import shapley as shapley_values
 from veracausa.effects.site_effects import direct, last_in, whole_sites
-from veracausa.engine.tape import buckets
-from veracausa.engine.work import Planned, Work, planned_by
+from veracausa.engine.work import Asked, Composed, Work, planned_by
 from veracausa.errors import UnitError
 from veracausa.estimates.attribute import attribute
 from veracausa.estimates.kept import kept
@@ -30,21 +29,17 @@ if TYPE_CHECKING:
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 
-#: Exact effects by their names.
-_EFFECTS: dict[str, Planned[..., Scores, Work]] = {"exact": exact, "last-in": last_in, "direct": direct}
-
 
 @dataclass(frozen=True, eq=False)
-class DisagreementWork:
-    """What `disagreement` is about to do: which scores of a table of units, with the options of those that have any."""
+class DisagreementWork(Composed):
+    """What `disagreement` is about to do: the verbs that give each score of a table of units."""
 
     lm: Model
     task: Task
     table: Units
-    asked: dict[str, dict[str, Any]]
+    asked: dict[str, Asked]
     known: Mapping[str, Scores]
     locations: Mapping[str, Located]
-    seed: int
     kind: ClassVar[str] = "exact"
 
     @classmethod
@@ -53,58 +48,36 @@ class DisagreementWork:
         zero_nodes: int | None, known: Mapping[str, Scores] | None, locations: Mapping[str, Located] | None, seed: int,
     ) -> DisagreementWork:  # fmt: skip
         """Check what is asked; see `disagreement`."""
-        table, asked = whole_sites(lm, task, units, "These"), _asked(shapley, nodes, zero_nodes)
-        own: dict[str, Scores] = {}
-        for name in asked:
-            if name in (known or {}):
-                own[name] = _of_units((known or {})[name], name, table)
-        return cls(lm, task, table, asked, own, dict(locations or {}), seed)
+        table, asked = whole_sites(lm, task, units, "These"), _asked(shapley, nodes, zero_nodes, seed)
+        own = {name: _of_units(one, name, table) for name, one in (known or {}).items() if name in asked}
+        return cls(lm, task, table, asked, own, dict(locations or {}))
 
-    def lacking(self, given: Collection[str] = ()) -> dict[str, dict[str, Any]]:
+    def parts(self, given: Collection[str] = ()) -> dict[str, Work]:
         """The scores that are computed: all but what is `known`, or will be `given`."""
-        return {name: how for name, how in self.asked.items() if name not in self.known and name not in given}
-
-    def batches(self) -> int:
-        """Buckets that are recorded."""
-        decoder, task = self.lm.decoder, self.task
-        shared = ["baseline" not in how for how in self.lacking().values()]
-        return sum(len(buckets(decoder, task.clean, task.corrupted, share, len(task))) for share in shared)
-
-    def tokens(self, given: Collection[str] = ()) -> float:
-        """Token-layers of the whole call, where some scores will be `given`."""
-        return sum(self._tokens(name, how) for name, how in self.lacking(given).items())
-
-    def _tokens(self, name: str, how: dict[str, Any]) -> float:
-        lm, task, table = self.lm, self.task, self.table
-        if name in _EFFECTS:
-            return _EFFECTS[name].work(lm, task, units=table).tokens()
-        if name == "shapley":
-            return shapley_values.work(lm, task, units=table, seed=self.seed, **how).tokens()
-        return attribute.work(lm, task, units=table, **how).tokens()
+        return {
+            name: verb.work(self.lm, self.task, units=self.table, **options)
+            for name, (verb, options) in self.asked.items()
+            if name not in self.known and name not in given
+        }
 
     def run(self, show_progress: bool = True, out: str | Path | None = None) -> Disagreement:
         """Compute what is not known yet, and hold what is known against it."""
         began, cost = time.monotonic(), Cost()
-        pieces, found = None if out is None else at(out), dict[str, Scores]()
-        for name, how in self.asked.items():
+        parts, found = self.parts(), dict[str, Scores]()
+        for name, (verb, options) in self.asked.items():
             if name in self.known:
+                meant = ("replacements",) if "baseline" in options else ()
                 found[name] = self.known[name]
-                require_comparable(found[name], found["exact"], across=("replacements",) if "baseline" in how else ())
+                require_comparable(found[name], found["exact"], across=meant)
+                continue
+            if verb is attribute:
+                pieces = None if out is None else at(out)
+                found[name] = kept(verb, self.lm, self.task, pieces, show_progress, units=self.table, **options)
             else:
-                found[name] = self._scores(name, how, pieces, show_progress)
-                cost = cost + found[name].cost
+                found[name] = parts[name].run(show_progress, out)
+            cost = cost + found[name].cost
         cost.seconds = time.monotonic() - began
         return Disagreement(found, cost, dict(self.locations))
-
-    def _scores(self, name: str, how: dict[str, Any], pieces: Path | None, show: bool) -> Scores:
-        lm, task, table = self.lm, self.task, self.table
-        common: dict[str, Any] = {"units": table, "out": pieces, "show_progress": show}
-        if name in _EFFECTS:
-            return _EFFECTS[name](lm, task, **common)
-        if name == "shapley":
-            return shapley_values(lm, task, seed=self.seed, **how, **common)
-        parts = {key: value for key, value in how.items() if key != "method"}
-        return kept(lm, task, table, how["method"], parts, pieces, show)
 
 
 @planned_by(DisagreementWork.of)
@@ -159,19 +132,19 @@ def disagreement(
     return work.run(show_progress, out)
 
 
-def _asked(permutations: int | None, nodes: int, zero_nodes: int | None) -> dict[str, dict[str, Any]]:
-    """Names of the scores to be had, exact effects first, with the options of those that have any."""
-    asked: dict[str, dict[str, Any]] = {
-        "exact": {},
-        "atp": {"method": "atp"},
-        "ig": {"method": "ig", "nodes": nodes},
-        "last-in": {},
-        "direct": {},
+def _asked(permutations: int | None, nodes: int, zero_nodes: int | None, seed: int) -> dict[str, Asked]:
+    """Names of the scores to be had, exact effects first."""
+    asked: dict[str, Asked] = {
+        "exact": (exact, {}),
+        "atp": (attribute, {"method": "atp"}),
+        "ig": (attribute, {"method": "ig", "nodes": nodes}),
+        "last-in": (last_in, {}),
+        "direct": (direct, {}),
     }
     if zero_nodes is not None:
-        asked["ig-zero"] = {"method": "ig", "nodes": zero_nodes, "baseline": "zero"}
+        asked["ig-zero"] = attribute, {"method": "ig", "nodes": zero_nodes, "baseline": "zero"}
     if permutations is not None:
-        asked["shapley"] = {"permutations": permutations}
+        asked["shapley"] = shapley_values, {"permutations": permutations, "seed": seed}
     return asked
 
 

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from veracausa.counterfactuals.compared_baselines import Baselines, Way
+from veracausa.counterfactuals.compared_baselines import Baselines, How, Way
 from veracausa.effects.exact import exact
-from veracausa.effects.learned_constants import optimal_constants
+from veracausa.effects.learned_constants import OptimalConstants, optimal_constants
 from veracausa.effects.optimal_descent import Learning
 from veracausa.effects.replacements import ABLATIONS, donors_of, without_donor
-from veracausa.engine.tape import buckets
-from veracausa.engine.work import planned_by
+from veracausa.engine.work import Asked, Composed, Work, planned_by
 from veracausa.errors import MethodError
 from veracausa.estimates.attribute import attribute
 from veracausa.estimates.kept import kept
@@ -39,7 +38,7 @@ _BASELINE_OF = {ablation: baseline for baseline, ablation in BASELINES.items()}
 
 
 @dataclass(frozen=True, eq=False)
-class BaselinesWork:
+class BaselinesWork(Composed):
     """What `baselines` is about to do: which ablations, exactly and by IG to each."""
 
     lm: Model
@@ -76,52 +75,40 @@ class BaselinesWork:
         """What is computed: all but what is `known`, or will be `given`."""
         return [way for way in self.ways if way not in self.known and way not in given]
 
-    def batches(self) -> int:
-        """Buckets that are recorded."""
-        decoder, task = self.lm.decoder, self.task
-        shared = [ablation == "counterfactual" for _, ablation in self.lacking()]
-        return sum(len(buckets(decoder, task.clean, task.corrupted, share, len(task))) for share in shared)
-
-    def tokens(self, given: Collection[Way] = ()) -> float:
-        """Token-layers of the whole call, where some scores will be `given`.
-
-        For optimal constants an upper bound, but for the depth of the units that will be learned.
-        """
-        lm, task, total = self.lm, self.task, 0.0
+    def parts(self, given: Collection[Way] = ()) -> dict[Way | str, Work]:
+        """What is computed; optimal constants are learned once, for both, so these stand without them."""
+        parts: dict[Way | str, Work] = {}
         for how, ablation in self.lacking(given):
-            kind = "zero" if ablation == "optimal" else ablation  # constants are learned once, for both
-            common: dict[str, Any] = {"units": self.table, "reference": self.reference}
-            if how == "exact":
-                total += exact.work(lm, task, ablation=kind, **common).tokens()
-            else:
-                options: dict[str, Any] = {"baseline": _BASELINE_OF[kind], "nodes": self.nodes}
-                total += attribute.work(lm, task, method="ig", **options, **common).tokens()
-        if self._learns(given):
-            total += optimal_constants.work(lm, task, units=self.table, learning=self.learning, most=self.most).tokens()
-        return total
+            if ablation == "optimal":
+                parts["constants"] = optimal_constants.work(self.lm, self.task, **self._learning())
+            verb, options = self._asked(how, "zero" if ablation == "optimal" else ablation)
+            parts[how, ablation] = verb.work(self.lm, self.task, **options)
+        return parts
 
-    def _learns(self, given: Collection[Way] = ()) -> bool:
-        return any(ablation == "optimal" for _, ablation in self.lacking(given))
+    def _learning(self) -> dict[str, Any]:
+        return {"units": self.table, "learning": self.learning, "most": self.most}
+
+    def _asked(self, how: How, ablation: str, constants: OptimalConstants | None = None) -> Asked:
+        """The verb that gives some scores, and the options that it is called with."""
+        options: dict[str, Any] = {"units": self.table, "seed": self.seed}
+        options["reference"] = self.reference if ablation in ("mean", "resample") else None
+        options["constants"] = constants if ablation == "optimal" else None
+        if how == "exact":
+            return exact, {"ablation": ablation, **options}
+        return attribute, {"method": "ig", "baseline": _BASELINE_OF[ablation], "nodes": self.nodes, **options}
 
     def run(self, show_progress: bool = True, out: str | Path | None = None) -> Baselines:
         """Compute exact effects, then IG, by each ablation."""
-        common: dict[str, Any] = {"units": self.table, "out": out, "show_progress": show_progress}
-        constants, scores = None, dict(self.known)
-        if self._learns():
-            learning: dict[str, Any] = {"learning": self.learning, "most": self.most}
-            constants = optimal_constants(self.lm, self.task, **learning, **common)
+        lm, task, scores, constants = self.lm, self.task, dict(self.known), None
+        if any(ablation == "optimal" for _, ablation in self.lacking()):
+            constants = optimal_constants(lm, task, **self._learning(), out=out, show_progress=show_progress)
         for how, ablation in self.lacking():
-            replaced: dict[str, Any] = {
-                "reference": self.reference if ablation in ("mean", "resample") else None,
-                "constants": constants if ablation == "optimal" else None,
-                "seed": self.seed,
-            }
-            if how == "exact":
-                scores[how, ablation] = exact(self.lm, self.task, ablation=ablation, **replaced, **common)
-            else:
-                parts = {"baseline": _BASELINE_OF[ablation], "nodes": self.nodes, **replaced}
+            verb, options = self._asked(how, ablation, constants)
+            if verb is attribute:
                 pieces = None if out is None else at(out)
-                scores[how, ablation] = kept(self.lm, self.task, self.table, "ig", parts, pieces, show_progress)
+                scores[how, ablation] = kept(verb, lm, task, pieces, show_progress, **options)
+            else:
+                scores[how, ablation] = verb(lm, task, **options, out=out, show_progress=show_progress)
         return Baselines({way: scores[way] for way in self.ways}, self.top)
 
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from veracausa.counterfactuals.compared_corruptions import LEAST, CounterfactualComparison
 from veracausa.effects.exact import exact
-from veracausa.engine.tape import buckets
-from veracausa.engine.work import planned_by
+from veracausa.engine.work import Composed, Work, planned_by
 from veracausa.errors import GapError, MethodError, TaskError
 from veracausa.scores.agreement import require_top
 from veracausa.scores.scores import Scores
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class CorruptionsWork:
+class CorruptionsWork(Composed):
     """What `corruptions` is about to do: exact effects of a table of units on the task of each corruption."""
 
     lm: Model
@@ -55,26 +54,17 @@ class CorruptionsWork:
         """The first corruption's task: the clean prompts are the same in all."""
         return next(iter(self.tasks.values()))
 
-    def lacking(self, given: Collection[str] = ()) -> dict[str, Task]:
-        """The tasks whose effects are computed: all but those `known`, or that will be `given`."""
-        return {name: task for name, task in self.tasks.items() if name not in self.known and name not in given}
-
-    def batches(self) -> int:
-        """Buckets that are recorded."""
-        return sum(
-            len(buckets(self.lm.decoder, task.clean, task.corrupted, True, len(task)))
-            for task in self.lacking().values()
-        )
-
-    def tokens(self, given: Collection[str] = ()) -> float:
-        """Token-layers of the whole call, where some scores will be `given`."""
-        return sum(exact.work(self.lm, task, units=self.table).tokens() for task in self.lacking(given).values())
+    def parts(self, given: Collection[str] = ()) -> dict[str, Work]:
+        """The effects that are computed: all but those `known`, or that will be `given`."""
+        return {
+            name: exact.work(self.lm, task, units=self.table)
+            for name, task in self.tasks.items()
+            if name not in self.known and name not in given
+        }
 
     def run(self, show_progress: bool = True, out: str | Path | None = None) -> CounterfactualComparison:
         """Compute the effects under each corruption."""
-        found = dict(self.known)
-        for name, task in self.lacking().items():
-            found[name] = exact(self.lm, task, units=self.table, out=out, show_progress=show_progress)
+        found = {**self.known, **{name: part.run(show_progress, out) for name, part in self.parts().items()}}
         scores = {name: found[name] for name in self.tasks}
         if max(abs(float(one.gap.mean())) for one in scores.values()) < 1e-12:
             raise GapError(

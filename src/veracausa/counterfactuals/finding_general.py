@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from veracausa.counterfactuals.general_units import GeneralPurpose
 from veracausa.effects.exact import exact
-from veracausa.engine.tape import buckets
-from veracausa.engine.work import planned_by
+from veracausa.engine.work import Composed, Work, planned_by
 from veracausa.errors import GapError, MethodError
 from veracausa.scores.scores import Scores
 from veracausa.units.resolve import resolve_units
@@ -27,7 +26,7 @@ FOLLOWED = 12
 
 
 @dataclass(frozen=True, eq=False)
-class GeneralPurposeWork:
+class GeneralPurposeWork(Composed):
     """What `general_purpose` is about to do: two exact effects of each unit, and a third of those that stand out."""
 
     lm: Model
@@ -55,26 +54,18 @@ class GeneralPurposeWork:
             raise MethodError("General-purpose units are whole units: give no edges and no single positions.")
         return cls(lm, task, table, ablation, large, small, dict(known or {}))
 
-    def lacking(self, given: Collection[str] = ()) -> list[str]:
-        """The ablations that are computed: both but what is `known`, or will be `given`."""
-        return [one for one in ("counterfactual", self.ablation) if one not in self.known and one not in given]
-
-    def batches(self) -> int:
-        """Buckets that are recorded."""
-        decoder, task = self.lm.decoder, self.task
-        shared = [ablation == "counterfactual" for ablation in self.lacking()]
-        return sum(len(buckets(decoder, task.clean, task.corrupted, share, len(task))) for share in shared)
-
-    def tokens(self, given: Collection[str] = ()) -> float:
-        """Token-layers where some scores will be `given`; without following a few units into the corrupted run."""
-        ablations = self.lacking(given)
-        return sum(exact.work(self.lm, self.task, units=self.table, ablation=one).tokens() for one in ablations)
+    def parts(self, given: Collection[str] = ()) -> dict[str, Work]:
+        """Both effects but what is `known`, or will be `given`; which units are followed is not known beforehand."""
+        return {
+            ablation: exact.work(self.lm, self.task, units=self.table, ablation=ablation)
+            for ablation in ("counterfactual", self.ablation)
+            if ablation not in self.known and ablation not in given
+        }
 
     def run(self, show_progress: bool = True, out: str | Path | None = None) -> GeneralPurpose:
         """Compute both effects, then follow the units in the region into the corrupted run."""
         task, scores = self.task, dict(self.known)
-        for one in self.lacking():
-            scores[one] = exact(self.lm, task, units=self.table, ablation=one, out=out, show_progress=show_progress)
+        scores |= {name: part.run(show_progress, out) for name, part in self.parts().items()}
         both = scores["counterfactual"], scores[self.ablation]
         if abs(float(both[0].gap.mean())) < 1e-12:
             raise GapError("The mean gap is zero, so effects have no share of it. Choose a corruption that has one.")

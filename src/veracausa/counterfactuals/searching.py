@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -11,8 +11,7 @@ import numpy as np
 
 from veracausa.counterfactuals.searches import Search
 from veracausa.effects.exact import exact
-from veracausa.engine.tape import buckets
-from veracausa.engine.work import planned_by
+from veracausa.engine.work import Composed, Work, planned_by
 from veracausa.errors import TaskError, UnitError
 from veracausa.tasks.draw import shuffled
 from veracausa.tasks.pool import merged
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class SearchWork:
+class SearchWork(Composed):
     """What `search` is about to do: exact effects of the units' whole `sites` on all pairs of a pool.
 
     `names`: the units searched for; `searched`: which pairs may be chosen.
@@ -46,18 +45,13 @@ class SearchWork:
         whole, searched = _split(pool, held_out, seed)
         return cls(lm, whole, *_sites(lm, whole, units), searched)
 
-    def batches(self) -> int:
-        """Buckets that are recorded."""
-        return len(buckets(self.lm.decoder, self.task.clean, self.task.corrupted, True, len(self.task)))
-
-    def tokens(self) -> float:
-        """Token-layers of the whole call."""
-        return exact.work(self.lm, self.task, units=self.sites).tokens()
+    def parts(self, given: Collection[str] = ()) -> dict[str, Work]:
+        """The effects of the sites."""
+        return {"exact": exact.work(self.lm, self.task, units=self.sites)}
 
     def run(self, show_progress: bool = True, out: str | Path | None = None) -> Search:
         """Compute the effects on every pair."""
-        scores = exact(self.lm, self.task, units=self.sites, out=out, show_progress=show_progress)
-        return Search(scores, self.task, self.names, self.searched)
+        return Search(self.parts()["exact"].run(show_progress, out), self.task, self.names, self.searched)
 
 
 @planned_by(SearchWork.of)

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast
 
@@ -60,6 +61,22 @@ class Work(Protocol):
         ...
 
 
+class Composed(ABC):
+    """A work that is made of others, its `parts`; it costs what they do."""
+
+    @abstractmethod
+    def parts(self, given: Collection[Any] = ()) -> Mapping[Any, Work]:
+        """What is computed, by what it is called, where the numbers of some will be `given`."""
+
+    def batches(self) -> int:
+        """Buckets that are recorded."""
+        return sum(part.batches() for part in self.parts().values())
+
+    def tokens(self, given: Collection[Any] = ()) -> float:
+        """Token-layers of the whole call, where the numbers of some parts will be `given`."""
+        return sum(part.tokens() for part in self.parts(given).values())
+
+
 class Planned(Protocol[Arguments, Result_co, Made_co]):
     """A public verb whose work can be had before it is done."""
 
@@ -70,6 +87,10 @@ class Planned(Protocol[Arguments, Result_co, Made_co]):
     def work(self, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Made_co:
         """What the same call would do."""
         ...
+
+
+#: A verb, and the options that it is called with.
+Asked = tuple[Planned[..., Any, Work], dict[str, Any]]
 
 
 def planned_by(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from veracausa.effects.learned_constants import OptimalConstants
-from veracausa.estimates.attribute import attribute
-from veracausa.estimates.learned.masks import learn_mask
 from veracausa.scores.files import confirmed, load_scores
 from veracausa.scores.scores import Scores
 from veracausa.storage.files import keep
@@ -23,26 +22,28 @@ if TYPE_CHECKING:
 
 
 def kept(
-    lm: Model, task: Task, units: str | Units, method: str, parts: dict[str, Any], pieces: Path | None, show: bool
+    estimate: Callable[..., Scores],
+    lm: Model,
+    task: Task,
+    pieces: Path | None,
+    show: bool,
+    *,
+    units: str | Units,
+    **options: Any,
 ) -> Scores:
-    """An estimate, read from `pieces` if an earlier call with the same arguments finished it there.
+    """What `estimate(lm, task, units=units, **options)` gives, from `pieces` if an earlier call finished it there.
 
-    `method`: as for `vc.attribute`, or "mask"; `parts`: the other arguments, a reference and constants among them.
+    >>> kept(attribute, lm, task, folder, True, units="heads", method="ig", nodes=5)
     """
     table = resolve_units(lm, units, max(task.lengths))
-
-    def compute() -> Scores:
-        if method == "mask":
-            return learn_mask(lm, task, units=table, show_progress=show, **parts)
-        return attribute(lm, task, units=table, method=method, show_progress=show, **parts)
-
     if pieces is None:
-        return compute()
-    said = {name: one.digest() if isinstance(one, Task | OptimalConstants) else one for name, one in parts.items()}
-    key = json.dumps([lm.identity, task.digest(), table.digest(), method, said, __version__], sort_keys=True)
-    path = pieces / f"{method}-{table.kind}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.safetensors"
+        return estimate(lm, task, units=table, show_progress=show, **options)
+    said = {name: one.digest() if isinstance(one, Task | OptimalConstants) else one for name, one in options.items()}
+    name = options.get("method", estimate.__name__)
+    key = json.dumps([lm.identity, task.digest(), table.digest(), name, said, __version__], sort_keys=True)
+    path = pieces / f"{name}-{table.kind}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.safetensors"
     if path.exists():
         return confirmed(load_scores(path), lm, lm.measure(task), path)
-    scores = compute()
+    scores = estimate(lm, task, units=table, show_progress=show, **options)
     keep(lambda: scores.save(path))
     return scores

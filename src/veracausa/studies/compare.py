@@ -177,7 +177,10 @@ def _panel(
         if name == "mask" or PRESETS[name].path == "draws":
             parts["seed"] = seed
         if name not in estimates:
-            estimates[name] = kept(lm, task, kind, name, parts, pieces, show)
+            verb = learn_mask if name == "mask" else attribute
+            if verb is attribute:
+                parts["method"] = name
+            estimates[name] = kept(verb, lm, task, pieces, show, units=kind, **parts)
             clock.learn(estimates[name])
 
     if kind == "neurons":

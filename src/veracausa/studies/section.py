@@ -103,11 +103,14 @@ class SectionWork:
 
     def _estimate(self, kind: str, method: str, parts: dict[str, Any]) -> Stage:
         def run() -> None:
-            self._add(kind, kept(self.lm, self.task, kind, method, parts, self.pieces, self.show))
+            self._add(kind, self._kept(kind, method, parts))
 
         towards = f" towards {parts['baseline']}" if "baseline" in parts else ""
         rate = "paths" if method == "ig" else "gradients"
         return self._stage(f"{method}{towards} of all {kind}", rate, self._price(kind, method, parts), run)
+
+    def _kept(self, kind: str, method: str, parts: dict[str, Any]) -> Scores:
+        return kept(attribute, self.lm, self.task, self.pieces, self.show, units=kind, method=method, **parts)
 
     def _price(self, kind: str, method: str, parts: dict[str, Any]) -> float:
         return attribute.work(self.lm, self.task, units=kind, method=method, **parts).tokens()
@@ -125,7 +128,7 @@ class SectionWork:
 
         def guess(method: str, parts: dict[str, Any]) -> Stage:
             def run() -> None:
-                guesses.append(kept(self.lm, self.task, "neurons", method, parts, self.pieces, self.show))
+                guesses.append(self._kept("neurons", method, parts))
 
             towards = f" towards {parts['baseline']}" if "baseline" in parts else ""
             price = self._price("neurons", method, parts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -13,9 +13,7 @@ from jaxtyping import Float
 
 from veracausa.causes.curves.responses import Responses
 from veracausa.effects.coalitions import coalition_work
-from veracausa.effects.exact import ExactWork
-from veracausa.engine.tape import buckets
-from veracausa.engine.work import planned_by
+from veracausa.engine.work import Composed, Work, planned_by
 from veracausa.errors import MethodError
 from veracausa.estimates.attribute import attribute
 from veracausa.units.coalitions import Coalitions, require_kind
@@ -31,7 +29,7 @@ ALPHAS = tuple(np.linspace(-2, 3, 21).tolist())
 
 
 @dataclass(frozen=True, eq=False)
-class ResponsesWork:
+class ResponsesWork(Composed):
     """What `responses` is about to do: units and their sites, moved to each point of a grid."""
 
     lm: Model
@@ -66,12 +64,6 @@ class ResponsesWork:
         weights = (shares[:, None] * points[:, None]).reshape(-1, parts)
         return Coalitions.of(table.kind, np.repeat([*table.layer, *layers], len(points)), weights)
 
-    def points(self) -> ExactWork:
-        """The work of those rows."""
-        return coalition_work(
-            self.lm, self.task, self.moved(), ablation="counterfactual", direction="noising", reference=None, seed=0
-        )
-
     def sloped(self) -> Units:
         """Units whose slopes are needed: all of the sites'."""
         if not self.layers:
@@ -79,20 +71,18 @@ class ResponsesWork:
         every = all_units(self.lm, self.table.kind)
         return every[np.flatnonzero(np.isin(every.layer, self.layers))]
 
-    def batches(self) -> int:
-        """Buckets that are recorded."""
-        return len(buckets(self.lm.decoder, self.task.clean, self.task.corrupted, True, len(self.task)))
-
-    def tokens(self) -> float:
-        """Token-layers: every point, and the slopes."""
-        slopes = attribute.work(self.lm, self.task, units=self.sloped(), method="atp")
-        return self.points().tokens() + slopes.tokens()
+    def parts(self, given: Collection[str] = ()) -> dict[str, Work]:
+        """Every point, and the slopes."""
+        lm, task, noising = self.lm, self.task, {"ablation": "counterfactual", "direction": "noising"}
+        return {
+            "points": coalition_work(lm, task, self.moved(), **noising, reference=None, seed=0),
+            "slopes": attribute.work(lm, task, units=self.sloped(), method="atp"),
+        }
 
     def run(self, show_progress: bool = True, out: str | Path | None = None) -> Responses:
         """Run every point, then the slopes by attribution patching."""
         table, grid, layers, sloped = self.table, self.grid, self.layers, self.sloped()
-        scores = self.points().run(show_progress, out)
-        slopes = attribute(self.lm, self.task, units=sloped, method="atp", show_progress=show_progress)
+        scores, slopes = (part.run(show_progress, out) for part in self.parts().values())
         values = torch.zeros(len(table) + len(layers), len(grid), len(self.task), dtype=scores.values.dtype)
         values[:, grid != 0] = scores.values.T.unflatten(0, (len(values), -1))
         own = torch.stack([slopes.values[:, sloped.find(name)] for name in table.names])
