@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from veracausa.studies.compare import compare as compare
     from veracausa.studies.results import Study as Study
     from veracausa.studies.study import study as study
-    from veracausa.tasks import task as task
+    from veracausa.tasks.custom import task as task
     from veracausa.tasks.task import Task as Task
     from veracausa.units.table import Units as Units
 

@@ -15,8 +15,9 @@ import numbers
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin
 
+from veracausa import choices
 from veracausa.arguments import is_list, kind_and_value, shown
 from veracausa.errors import CircuitError, FileError, MethodError, TaskError, UnitError, VeracausaError
 
@@ -38,6 +39,10 @@ _MADE: dict[str, tuple[type[VeracausaError], str]] = {
 _WORDS = {"int": "a whole number", "float": "a number", "bool": "True or False", "str": "text", "None": "None",
           "Path": "a path", "Callable": "a function", "Mapping": "a dict", "dict": "a dict",
           "Sequence": "a list", "tuple": "a list", "list": "a list"}  # fmt: skip
+#: Types of `choices` → the words that they allow.
+_CHOICES = {name: get_args(type_) for name, type_ in vars(choices).items() if get_origin(type_) is Literal}
+#: How many words are listed.
+_SAID = 8
 _LARGEST = 2**63  # of the integers that torch and numpy count with
 
 
@@ -118,6 +123,8 @@ def _is(value: Any, wanted: ast.expr, known: dict[str, Any]) -> bool:
         return True
     if wanted.id in _BUILT_IN:
         return _BUILT_IN[wanted.id](value)
+    if wanted.id in _CHOICES:
+        return isinstance(value, str)  # which ones there are is said where they mean something
     found = known.get(wanted.id)
     if isinstance(found, type):
         return isinstance(value, found)
@@ -128,7 +135,7 @@ def _holds(value: Any, wanted: ast.Subscript, known: dict[str, Any]) -> bool:
     """Whether a value is a container of a declared type."""
     outer = wanted.value.id if isinstance(wanted.value, ast.Name) else ""
     if outer == "Literal":
-        return isinstance(value, str)  # which ones there are is said where they mean something
+        return isinstance(value, str)
     if outer == "Mapping":
         inner = wanted.slice.elts if isinstance(wanted.slice, ast.Tuple) else [ast.Constant(...)] * 2
         pairs = value.items() if isinstance(value, Mapping) else ()
@@ -187,4 +194,6 @@ def _word(wanted: ast.expr) -> str:
         inner = wanted.slice.elts[0] if isinstance(wanted.slice, ast.Tuple) else wanted.slice
         return f"{outer} of {_words(inner)}" if outer == "a list" else outer
     name = ast.unparse(wanted)
+    if name in _CHOICES:
+        return f"one of {', '.join(_CHOICES[name])}" if len(_CHOICES[name]) <= _SAID else "text"
     return _WORDS.get(name, f"a {name}" if name in _MADE else "an array of numbers" if "ndarray" in name else name)

@@ -96,5 +96,5 @@ def test_complete_paths_sum_over_a_cut(name):
 @every_program
 def test_iterated_selection_ranks_every_edge(name):
     lm, _, task = loaded(name)
-    found = iterate(lm, task, rounds=6, smallest=0.02, by="abs", show_progress=False)
+    found = iterate(lm, task, rounds=6, smallest=0.02, by="abs_mean", show_progress=False)
     assert sorted(found.ranking()) == list(range(lm.graph.size))

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from veracausa.behaviour.chosen import Condition
+from veracausa.choices import Ablation
 from veracausa.cost import Cost
 from veracausa.doors import through
 from veracausa.result import Shown
@@ -184,7 +185,7 @@ class AblationStudy(Shown):
         """What a researcher would write, made from the numbers."""
         return through("AblationStudy.sentences", self)
 
-    def against(self, *scores: Scores, ablation: str, k: int | None = None, threshold: float = 0.01) -> Against:
+    def against(self, *scores: Scores, ablation: Ablation, k: int | None = None, threshold: float = 0.01) -> Against:
         """How far scores foretell what ablation does to accuracy; see `behaviour.against`.
 
         >>> study.against(atp, exact, ablation="zero").table()

@@ -21,6 +21,7 @@ from veracausa.behaviour.chosen import UNABLATED, Condition, chosen, conditions,
 from veracausa.behaviour.generation import greedy
 from veracausa.behaviour.results import AblationStudy
 from veracausa.behaviour.runs import Ablated, Piece, first_tokens, recorded
+from veracausa.choices import Ablation, AllUnits
 from veracausa.cost import Cost
 from veracausa.effects.replacements import reference_runs
 from veracausa.engine.attention import SUFFIX
@@ -236,8 +237,8 @@ def ablation_study(
     lm: Model,
     task: Task,
     *,
-    units: str | Sequence[str] | Units | Scores | Agreement,
-    ablations: Sequence[str] = ("zero", "mean"),
+    units: AllUnits | Sequence[str] | Units | Scores | Agreement,
+    ablations: Sequence[Ablation] = ("zero", "mean"),
     together: bool = True,
     new_tokens: int = 1,
     answers: Sequence[Sequence[str | Sequence[int]]] | None = None,

@@ -12,6 +12,7 @@ import numpy as np
 
 from veracausa.causes.differences import LABELS, Located
 from veracausa.causes.results import Disagreement
+from veracausa.choices import AllUnits
 from veracausa.cost import Cost
 from veracausa.effects.exact import exact
 from veracausa.effects.shapley_values import shapley as shapley_values
@@ -85,7 +86,7 @@ def disagreement(
     lm: Model,
     task: Task,
     *,
-    units: str | Sequence[str] | Units = "heads",
+    units: AllUnits | Sequence[str] | Units = "heads",
     shapley: int | None = None,
     nodes: int = 16,
     zero_nodes: int | None = 16,

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 
 from veracausa.anatomy.graph import LOGITS, MLP, READERS, Graph
 from veracausa.arguments import texts
+from veracausa.choices import Ablation
 from veracausa.circuits.wiring import live_edges, node_table, nodes_of, parse_names, touched_by
 from veracausa.doors import through
 from veracausa.engine.circuit_forward import kept_by
@@ -141,7 +142,9 @@ class Circuit(Shown):
         """True where the edge from a writer to a reader is kept."""
         return kept_by(self.graph, self.edges.writer, self.edges.reader)
 
-    def prune(self, lm: Model | None = None, task: Task | None = None, *, ablation: str = "counterfactual") -> Circuit:
+    def prune(
+        self, lm: Model | None = None, task: Task | None = None, *, ablation: Ablation = "counterfactual"
+    ) -> Circuit:
         """The circuit without dead ends: every writer is reachable from the input, every reader leads to the logits.
 
         All edges that are left lie on a path of kept edges from `input` to `logits`. The notes say how many were

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from veracausa.cli.options import DTYPES
 from veracausa.discovery.ways import FURTHER
 from veracausa.errors import FileError, MethodError, TaskError
 from veracausa.suggestions import not_known
+
+if TYPE_CHECKING:
+    from veracausa.choices import MetricName
 
 
 def is_file(name: str) -> bool:
@@ -28,7 +32,7 @@ def require_task(name: str, metric: str | None) -> None:
     if metric is not None:
         metric_of(metric)
     if is_file(name):
-        read_pairs(at(name), metric or "logit_diff")
+        read_pairs(at(name), cast("MetricName", metric or "logit_diff"))
     else:
         named(name, more=(PUBLISHED,))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -28,6 +28,9 @@ from veracausa.errors import TaskError
 from veracausa.extras import require_extra
 from veracausa.storage.files import at
 from veracausa.terminal import echo
+
+if TYPE_CHECKING:
+    from veracausa import choices
 
 
 @spread
@@ -54,8 +57,8 @@ def discover(
     lm, task = setup.ready()
     other = None if held_out is None else setup.build(lm, held_out, setup.seed + 1)
     found = run(
-        lm, task, method=method, edges=edges, how=how, held_out=other, sizes=shares, top=top, sample=sample,
-        seed=setup.seed, out=setup.out,
+        lm, task, method=cast("choices.EdgeScoring", method), edges=edges, how=cast("choices.Selection", how),
+        held_out=other, sizes=shares, top=top, sample=sample, seed=setup.seed, out=setup.out,
     )  # fmt: skip
     finish(
         setup.json,
@@ -110,6 +113,6 @@ def evaluate(
         corruption=setup.corruption or (own.get("corruption") if setup.task is None else None),
         seed=int(own.get("seed", 0)) + 1 if setup.seed is None else setup.seed,
     ).ready()
-    evaluation = run(lm, folder, task, sizes=shares, ablation=ablation)
+    evaluation = run(lm, folder, task, sizes=shares, ablation=cast("choices.Ablation", ablation))
     page = str((folder / "report.html").resolve())
     finish(setup.json, lambda: echo(f"{evaluation}\n\nPage: {page}"), lambda: {**body_of(evaluation), "page": page})

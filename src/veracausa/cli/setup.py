@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from veracausa.cli.checks import is_file, require_corruption, require_dtype, require_folder, require_task
 from veracausa.cli.command import BEGUN, Options
@@ -27,6 +27,7 @@ from veracausa.tasks.custom import PUBLISHED
 from veracausa.terminal import say
 
 if TYPE_CHECKING:
+    from veracausa.choices import MetricName
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 
@@ -86,7 +87,7 @@ class TaskSetup(ModelSetup):
             return tasks.from_file(lm, at(name), **options)
         kind = {} if self.corruption is None or name != self.task else {"corruption": self.corruption}
         built = tasks.published_pair(lm) if name == PUBLISHED else tasks.build(name, lm, n=self.n, seed=seed, **kind)
-        return built if self.metric is None else built.with_metric(self.metric)
+        return built if self.metric is None else built.with_metric(cast("MetricName", self.metric))
 
 
 class Setup(TaskSetup):

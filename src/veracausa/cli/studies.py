@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from veracausa.cli.command import spread
 from veracausa.cli.options import Full, Kinds, Methods, Minutes, Quick, SomePairs
@@ -14,6 +14,7 @@ from veracausa.tasks.custom import PUBLISHED
 from veracausa.terminal import echo, say
 
 if TYPE_CHECKING:
+    from veracausa import choices
     from veracausa.studies.results import Study
 
 
@@ -52,7 +53,15 @@ def compare(
     kinds, chosen = units.split(","), "all" if methods == "all" else methods.split(",")
     require_compared(kinds, chosen, minutes)
     lm, task = setup.ready()
-    page = run(lm, task, units=kinds, methods=chosen, budget=minutes, seed=setup.seed, out=setup.out)
+    page = run(
+        lm,
+        task,
+        units=cast("list[choices.AllUnits]", kinds),
+        methods=chosen,
+        budget=minutes,
+        seed=setup.seed,
+        out=setup.out,
+    )
     finish(setup.json, lambda: _told(page, tables=True), lambda: _body(page), page.save, setup.out)
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from veracausa.choices import Ablation
 from veracausa.counterfactuals.compared_corruptions import square
 from veracausa.effects.replacements import ABLATIONS
 from veracausa.errors import MethodError
@@ -38,9 +39,9 @@ if TYPE_CHECKING:
 _FORMAT = "veracausa-baselines-2"
 
 How = Literal["exact", "IG"]
-_HOW: tuple[How, ...] = ("exact", "IG")
+BOTH: tuple[How, ...] = ("exact", "IG")
 #: How effects were had, and what replaced the units: ("exact", "zero"), ("IG", "zero"), …
-Way = tuple[How, str]
+Way = tuple[How, Ablation]
 #: What others are held against.
 _FIRST: Way = ("exact", "counterfactual")
 
@@ -83,7 +84,7 @@ class Baselines(MadeOfScores):
         return next(iter(self.scores.values()))
 
     @property
-    def ablations(self) -> list[str]:
+    def ablations(self) -> list[Ablation]:
         """What was compared."""
         return [ablation for how, ablation in self.ways if how == "exact"]
 
@@ -129,7 +130,7 @@ class Baselines(MadeOfScores):
 
         return pd.DataFrame([self._overview(ablation) for ablation in self.ablations])
 
-    def _overview(self, ablation: str) -> dict[str, object]:
+    def _overview(self, ablation: Ablation) -> dict[str, object]:
         way: Way = ("exact", ablation)
         estimate: Way = ("IG", ablation)
         effects = self.scores[way].scaled().double().abs().numpy()
@@ -185,7 +186,7 @@ class Baselines(MadeOfScores):
         """How well IG to each baseline gives the exact effects of its own ablation, and the counterfactual ones."""
         said, estimated = [], [ablation for ablation in self.ablations if ("IG", ablation) in self.scores]
 
-        def against(ablation: str, way: Way) -> str:
+        def against(ablation: Ablation, way: Way) -> str:
             return f"{ablation} {_interval(self.between(('IG', ablation), way))}"
 
         if estimated:
@@ -226,7 +227,7 @@ def load_baselines(path: str | Path) -> Baselines:
     >>> vc.open("baselines.safetensors").overview()
     """
     own, scores = read_all(path, _FORMAT)
-    ways: dict[str, Way] = {label((how, ablation)): (how, ablation) for how in _HOW for ablation in ABLATIONS}
+    ways: dict[str, Way] = {label((how, ablation)): (how, ablation) for how in BOTH for ablation in ABLATIONS}
     with reading(at(path)):
         names = many(one_of(*scores), least=1)(own["order"])
         same_table(scores)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from veracausa.counterfactuals.compared_baselines import Baselines, How, Way
+from veracausa.choices import Ablation, AllUnits
+from veracausa.counterfactuals.compared_baselines import BOTH, Baselines, How, Way
 from veracausa.effects.exact import exact
 from veracausa.effects.learned_constants import OptimalConstants, optimal_constants
 from veracausa.effects.optimal_descent import Learning
@@ -44,7 +45,7 @@ class BaselinesWork(Composed):
     lm: Model
     task: Task
     table: Units
-    ablations: tuple[str, ...]
+    ablations: tuple[Ablation, ...]
     nodes: int
     learning: Learning
     most: int | None
@@ -56,7 +57,7 @@ class BaselinesWork(Composed):
 
     @classmethod
     def of(
-        cls, lm: Model, task: Task, *, units: str | Sequence[str] | Units, ablations: Sequence[str] | None,
+        cls, lm: Model, task: Task, *, units: str | Sequence[str] | Units, ablations: Sequence[Ablation] | None,
         nodes: int, learning: Learning, most: int | None, top: int | None, known: Mapping[Way, Scores] | None,
         reference: Task | None, seed: int,
     ) -> BaselinesWork:  # fmt: skip
@@ -68,8 +69,7 @@ class BaselinesWork(Composed):
     @property
     def ways(self) -> list[Way]:
         """All that is compared: exact effects, then IG."""
-        exacts: list[Way] = [("exact", ablation) for ablation in self.ablations]
-        return [*exacts, *(("IG", ablation) for ablation in self.ablations)]
+        return [(how, ablation) for how in BOTH for ablation in self.ablations]
 
     def lacking(self, given: Collection[Way] = ()) -> list[Way]:
         """What is computed: all but what is `known`, or will be `given`."""
@@ -88,7 +88,7 @@ class BaselinesWork(Composed):
     def _learning(self) -> dict[str, Any]:
         return {"units": self.table, "learning": self.learning, "most": self.most}
 
-    def _asked(self, how: How, ablation: str, constants: OptimalConstants | None = None) -> Asked:
+    def _asked(self, how: How, ablation: Ablation, constants: OptimalConstants | None = None) -> Asked:
         """The verb that gives some scores, and the options that it is called with."""
         options: dict[str, Any] = {"units": self.table, "seed": self.seed}
         options["reference"] = self.reference if ablation in ("mean", "resample") else None
@@ -117,8 +117,8 @@ def baselines(
     lm: Model,
     task: Task,
     *,
-    units: str | Sequence[str] | Units = "heads",
-    ablations: Sequence[str] | None = None,
+    units: AllUnits | Sequence[str] | Units = "heads",
+    ablations: Sequence[Ablation] | None = None,
     nodes: int = NODES,
     learning: Learning = QUICK,
     most: int | None = MOST,
@@ -162,14 +162,16 @@ def baselines(
     return work.run(show_progress, out)
 
 
-def possible_baselines(task: Task, *, reference: Task | None = None, seed: int = 0) -> list[str]:
+def possible_baselines(task: Task, *, reference: Task | None = None, seed: int = 0) -> list[Ablation]:
     """The ablations that can be compared on these pairs: resampling needs another prompt of the length of each."""
     source = reference or task
     lacking = without_donor(task, donors_of([*source.clean, *source.corrupted], seed)) is not None
     return [name for name in ABLATIONS if name != "resample" or not lacking]
 
 
-def _checked(task: Task, ablations: Sequence[str] | None, reference: Task | None, seed: int) -> tuple[str, ...]:
+def _checked(
+    task: Task, ablations: Sequence[Ablation] | None, reference: Task | None, seed: int
+) -> tuple[Ablation, ...]:
     """What is to be compared; MethodError for an ablation that is not known or named twice."""
     if ablations is None:
         return tuple(possible_baselines(task, reference=reference, seed=seed))

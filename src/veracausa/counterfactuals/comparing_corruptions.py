@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from veracausa.choices import AllUnits
 from veracausa.counterfactuals.compared_corruptions import LEAST, CounterfactualComparison
 from veracausa.effects.exact import exact
 from veracausa.engine.work import Composed, Work, planned_by
@@ -78,7 +79,7 @@ def corruptions(
     lm: Model,
     tasks: Mapping[str, Task],
     *,
-    units: str | Sequence[str] | Units = "heads",
+    units: AllUnits | Sequence[str] | Units = "heads",
     top: int | None = None,
     least: float = LEAST,
     known: Mapping[str, Scores] | None = None,

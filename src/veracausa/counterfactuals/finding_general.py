@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from veracausa.choices import Ablation, AllUnits
 from veracausa.counterfactuals.general_units import GeneralPurpose
 from veracausa.effects.exact import exact
 from veracausa.engine.work import Composed, Work, planned_by
@@ -32,7 +33,7 @@ class GeneralPurposeWork(Composed):
     lm: Model
     task: Task
     table: Units
-    ablation: str
+    ablation: Ablation
     large: float
     small: float
     known: Mapping[str, Scores]
@@ -40,8 +41,8 @@ class GeneralPurposeWork(Composed):
 
     @classmethod
     def of(
-        cls, lm: Model, task: Task, *, units: str | Sequence[str] | Units, ablation: str, large: float, small: float,
-        known: Mapping[str, Scores] | None,
+        cls, lm: Model, task: Task, *, units: str | Sequence[str] | Units, ablation: Ablation, large: float,
+        small: float, known: Mapping[str, Scores] | None,
     ) -> GeneralPurposeWork:  # fmt: skip
         """Check what is asked; see `general_purpose`."""
         if not 0 < small <= large or ablation not in ("mean", "zero", "resample"):
@@ -85,8 +86,8 @@ def general_purpose(
     lm: Model,
     task: Task,
     *,
-    units: str | Sequence[str] | Units = "heads",
-    ablation: str = "mean",
+    units: AllUnits | Sequence[str] | Units = "heads",
+    ablation: Ablation = "mean",
     large: float = LARGE,
     small: float = SMALL,
     known: Mapping[str, Scores] | None = None,

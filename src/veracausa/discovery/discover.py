@@ -15,6 +15,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from veracausa.choices import EdgeRanking, EdgeScoring, Selection
 from veracausa.circuits.quality.curve import SIZES, require_sizes
 from veracausa.circuits.selection.select import ranked_by, select
 from veracausa.cost import Cost, Step, told
@@ -57,8 +58,8 @@ class DiscoverWork:
     other: Task
     scoring: Scoring
     edges: int
-    how: str
-    by: str
+    how: Selection
+    by: EdgeRanking
     sizes: tuple[float, ...]
     top: int
     sample: int
@@ -70,10 +71,10 @@ class DiscoverWork:
         cls,
         lm: Model,
         task: Task,
-        method: str | Method = "eap-ig",
+        method: EdgeScoring | Method = "eap-ig",
         edges: int = 200,
-        how: str = "connected",
-        by: str | None = None,
+        how: Selection = "connected",
+        by: EdgeRanking | None = None,
         held_out: Task | None = None,
         sizes: Sequence[float] = SIZES,
         top: int = TOP,
@@ -85,13 +86,13 @@ class DiscoverWork:
             raise MethodError(
                 "how='iterated' is a way of scoring here: take method='iterated', how='top' or 'connected'."
             )
-        by = ranked_by(how, by, edges, lm.graph.size)
+        ranking = ranked_by(how, by, edges, lm.graph.size)
         require_sizes(sizes)
         if min(top, sample, seed) < 0:
             raise MethodError(f"top={top}, sample={sample}, seed={seed}: they are 0 or more.")
         chosen, other = _parts(task, held_out, seed)
         scoring = Scoring.of(lm, chosen, method, edges, seed)
-        return cls(lm, chosen, other, scoring, edges, how, by, tuple(sizes), top, sample, seed)
+        return cls(lm, chosen, other, scoring, edges, how, ranking, tuple(sizes), top, sample, seed)
 
     @property
     def what(self) -> str:
@@ -235,10 +236,10 @@ def discover(
     lm: Model,
     task: Task,
     *,
-    method: str | Method = "eap-ig",
+    method: EdgeScoring | Method = "eap-ig",
     edges: int = 200,
-    how: str = "connected",
-    by: str | None = None,
+    how: Selection = "connected",
+    by: EdgeRanking | None = None,
     held_out: Task | None = None,
     sizes: Sequence[float] = SIZES,
     top: int = TOP,

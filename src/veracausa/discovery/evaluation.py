@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from veracausa.choices import Ablation, Selection
 from veracausa.circuits.circuit import Circuit
 from veracausa.circuits.quality.curve import Curve, curve, pack_curve
 from veracausa.circuits.quality.faithfulness import Faithfulness, faithfulness, pack_runs
@@ -215,7 +216,7 @@ class Evaluating:
         seen: int,
         sizes: Sequence[float],
         seed: int,
-        ablation: str = "counterfactual",
+        ablation: Ablation = "counterfactual",
     ) -> Evaluating:
         """The circuit, the curve of its ranking, and both of a random ranking."""
         chance = random_ranking(scores, seed)
@@ -288,7 +289,7 @@ def random_ranking(scores: Scores, seed: int) -> Scores:
 def alike(circuit: Circuit, ranking: Scores) -> Circuit:
     """What a ranking gives, selected from as the circuit was (by whole ways in place of the integer program)."""
     settings = circuit.settings
-    how = "connected" if settings["how"] == "optimal" else str(settings["how"])
+    how: Selection = "connected" if settings["how"] == "optimal" else settings["how"]
     return select(ranking, n=int(settings["asked"]), how=how, prune=bool(settings["pruned"]))
 
 

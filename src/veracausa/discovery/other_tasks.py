@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from veracausa.choices import Ablation
 from veracausa.circuits.quality.curve import require_sizes
 from veracausa.circuits.runs.ablations import require_ablation
 from veracausa.cost import Step, told
@@ -37,12 +38,12 @@ class EvaluateWork:
     discovery: Discovery
     folder: Path | None
     evaluating: Evaluating
-    ablation: str
+    ablation: Ablation
     kind: ClassVar[str] = "circuits"
 
     @classmethod
     def of(
-        cls, lm: Model, discovery: Discovery | str | Path, task: Task, sizes: Sequence[float] | None, ablation: str
+        cls, lm: Model, discovery: Discovery | str | Path, task: Task, sizes: Sequence[float] | None, ablation: Ablation
     ) -> EvaluateWork:
         """Check what is asked; see `evaluate`."""
         folder = None if isinstance(discovery, Discovery) else at(discovery)
@@ -101,7 +102,7 @@ def evaluate(
     task: Task,
     *,
     sizes: Sequence[float] | None = None,
-    ablation: str = "counterfactual",
+    ablation: Ablation = "counterfactual",
     show_progress: bool = True,
 ) -> Evaluation:
     """Run a discovered circuit, the curve of its ranking and the same of a random ranking on other pairs.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from veracausa.choices import EdgeRanking, Selection
 from veracausa.circuits.circuit import Circuit
 from veracausa.circuits.selection.stability import CircuitStability, stability
 from veracausa.cost import Cost, Step
@@ -174,7 +175,7 @@ class Discovery(Shown):
         return dict(zip(known.units.names, known.importance().double().tolist(), strict=True))
 
 
-def stability_of(scores: Scores, edges: int, how: str, by: str, seed: int) -> CircuitStability | None:
+def stability_of(scores: Scores, edges: int, how: Selection, by: EdgeRanking, seed: int) -> CircuitStability | None:
     """Stability where it is cheap and means something."""
     if how == "optimal" or scores.n < LEAST or not scores.per_example:
         return None

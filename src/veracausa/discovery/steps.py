@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from veracausa.choices import EdgeScoring, Estimate
 from veracausa.circuits.runs.tapes import circuit_buckets, recordings
 from veracausa.circuits.selection.iterated import IterateWork, iterate
 from veracausa.circuits.selection.learned import LearnWork, learn
@@ -39,12 +40,12 @@ class Scoring:
 
     lm: Model
     task: Task
-    method: str | Method
+    method: EdgeScoring | Method
     tokens: float
     work: IterateWork | LearnWork | None
 
     @classmethod
-    def of(cls, lm: Model, task: Task, method: str | Method, edges: int, seed: int) -> Scoring:
+    def of(cls, lm: Model, task: Task, method: EdgeScoring | Method, edges: int, seed: int) -> Scoring:
         """Check what is asked.
 
         Raises:
@@ -52,7 +53,7 @@ class Scoring:
         """
         if method == "exact":
             return cls(lm, task, method, _exact(lm, task, lm.graph.size), None)
-        if method in ("iterated", "learned"):
+        if method == "iterated" or method == "learned":
             work: IterateWork | LearnWork
             iterated = method == "iterated"
             work = iterate.work(lm, task) if iterated else learn.work(lm, task, how="top-k", keep=edges, seed=seed)
@@ -73,7 +74,13 @@ class Scoring:
         if self.method == "exact":
             pieces = folder and folder / PIECES
             return exact(self.lm, self.task, units="edges", out=pieces, show_progress=show_progress)
-        return attribute(self.lm, self.task, units="edges", method=self.method, show_progress=show_progress)
+        return attribute(
+            self.lm,
+            self.task,
+            units="edges",
+            method=cast("Estimate | Method", self.method),
+            show_progress=show_progress,
+        )
 
 
 def verifying(lm: Model, task: Task, edges: int) -> Step:

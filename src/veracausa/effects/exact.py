@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
+from veracausa.choices import Ablation, AllUnits, Direction
 from veracausa.cost import Cost
 from veracausa.effects.edge_rows import EdgeRows
 from veracausa.effects.learned_constants import OptimalConstants, OptimalWork, optimal_constants
@@ -206,9 +207,9 @@ def exact(
     lm: Model,
     task: Task,
     *,
-    units: str | Sequence[str] | Units = "heads",
-    ablation: str = "counterfactual",
-    direction: str = "noising",
+    units: AllUnits | Sequence[str] | Units = "heads",
+    ablation: Ablation = "counterfactual",
+    direction: Direction = "noising",
     reference: Task | None = None,
     constants: OptimalConstants | None = None,
     seed: int = 0,

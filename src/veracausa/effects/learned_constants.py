@@ -30,6 +30,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from veracausa.choices import AllUnits
 from veracausa.cost import Cost
 from veracausa.effects.optimal_descent import Constants, Descent, Learning, recorded_parts, schedule
 from veracausa.effects.replacements import Zero, reference_runs
@@ -287,7 +288,7 @@ def optimal_constants(
     lm: Model,
     task: Task,
     *,
-    units: str | Sequence[str] | Units = "heads",
+    units: AllUnits | Sequence[str] | Units = "heads",
     learning: Learning | None = None,
     floor: float = 1e-3,
     most: int | None = None,

@@ -26,6 +26,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from veracausa.choices import Ablation, AllUnits, Direction
 from veracausa.cost import Cost
 from veracausa.effects.coalitions import coalition_work, require_joint
 from veracausa.effects.exact import ExactWork
@@ -136,10 +137,10 @@ def shapley(
     lm: Model,
     task: Task,
     *,
-    units: str | Sequence[str] | Units = "heads",
+    units: AllUnits | Sequence[str] | Units = "heads",
     permutations: int = 16,
-    ablation: str = "counterfactual",
-    direction: str = "noising",
+    ablation: Ablation = "counterfactual",
+    direction: Direction = "noising",
     reference: Task | None = None,
     seed: int = 0,
     out: str | Path | None = None,

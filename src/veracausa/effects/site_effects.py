@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from veracausa.choices import Ablation, AllUnits, Direction
 from veracausa.cost import Cost
 from veracausa.effects.coalitions import coalition_work, require_joint
 from veracausa.effects.exact import ExactWork
@@ -87,9 +88,9 @@ def last_in(
     lm: Model,
     task: Task,
     *,
-    units: str | Sequence[str] | Units = "heads",
-    ablation: str = "counterfactual",
-    direction: str = "noising",
+    units: AllUnits | Sequence[str] | Units = "heads",
+    ablation: Ablation = "counterfactual",
+    direction: Direction = "noising",
     reference: Task | None = None,
     seed: int = 0,
     out: str | Path | None = None,
@@ -145,9 +146,9 @@ def direct(
     lm: Model,
     task: Task,
     *,
-    units: str | Sequence[str] | Units = "heads",
-    ablation: str = "counterfactual",
-    direction: str = "noising",
+    units: AllUnits | Sequence[str] | Units = "heads",
+    ablation: Ablation = "counterfactual",
+    direction: Direction = "noising",
     reference: Task | None = None,
     seed: int = 0,
     out: str | Path | None = None,

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from veracausa.choices import AllUnits, Baseline, Direction, Estimate, GridName
 from veracausa.effects.learned_constants import OptimalConstants, OptimalWork, optimal_constants
 from veracausa.effects.replacements import Replacement, reference_runs, replacement, require_constants, require_effect
 from veracausa.engine.budget import examples_per_batch
@@ -281,12 +282,12 @@ def attribute(
     lm: Model,
     task: Task,
     *,
-    units: str | Sequence[str] | Units = "heads",
-    method: str | Method = "atp",
-    direction: str = "noising",
-    baseline: str | None = None,
+    units: AllUnits | Sequence[str] | Units = "heads",
+    method: Estimate | Method = "atp",
+    direction: Direction = "noising",
+    baseline: Baseline | None = None,
     nodes: int | None = None,
-    grid: str | None = None,
+    grid: GridName | None = None,
     steps: int | None = None,
     seed: int | None = None,
     reference: Task | None = None,

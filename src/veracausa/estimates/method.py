@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from veracausa.choices import Baseline, Combination, GridName, PathName, RuleName
 from veracausa.engine.rule import PLAIN, RULES, Rule
 from veracausa.typed import require_fields
 
@@ -21,12 +22,12 @@ class Method:
     >>> vc.attribute(lm, task, method=vc.Method(path="inputs", combine="increments", grid="gauss", nodes=8))
     """
 
-    path: str = "point"
-    rule: str = "plain"
-    combine: str = "mean"
-    baseline: str = "corrupted"
+    path: PathName = "point"
+    rule: RuleName = "plain"
+    combine: Combination = "mean"
+    baseline: Baseline = "corrupted"
     nodes: int = 16
-    grid: str = "gauss"
+    grid: GridName = "gauss"
     seed: int = 0
     descent: int = 10
 

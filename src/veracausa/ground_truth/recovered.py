@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from veracausa.choices import Ranking
 from veracausa.circuits.circuit import Circuit
 from veracausa.circuits.selection.select import readers_of
 from veracausa.circuits.wiring import nodes_of
@@ -123,7 +124,7 @@ def recovery(
     truth: Known | Circuit | Iterable[str],
     *,
     n: int | None = None,
-    by: str = "abs_mean",
+    by: Ranking = "abs_mean",
     nodes: bool = False,
 ) -> Recovery:
     """Compare scores, or a circuit, with the true parts; the module has the formulas.

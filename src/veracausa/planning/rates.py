@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from veracausa.choices import Estimate
 from veracausa.circuits.runs.run_circuits import run_circuits
 from veracausa.cost import Cost, Step
 from veracausa.effects.exact import exact
@@ -83,7 +84,7 @@ def _timing(lm: Model, pairs: Task) -> dict[str, tuple[Callable[[], Cost], Calla
     def patched(kind: str, rows: int) -> Cost:
         return exact(lm, pairs, units=_neighbours(lm, kind, rows), show_progress=False).cost
 
-    def estimated(units: str | list[str], method: str, nodes: int | None = None) -> Cost:
+    def estimated(units: str | list[str], method: Estimate, nodes: int | None = None) -> Cost:
         return attribute(lm, pairs, units=units, method=method, nodes=nodes, show_progress=False).cost
 
     def edges() -> Cost:

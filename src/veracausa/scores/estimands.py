@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from veracausa.choices import Ablation, Direction
+
 #: Direction → what is patched.
-DIRECTIONS = {
+DIRECTIONS: dict[Direction, str] = {
     "noising": "the clean run, with a unit replaced",
     "denoising": "the corrupted run, with a unit's clean value restored",
 }
 #: Ablation → what a unit is replaced by.
-ABLATIONS = {
+ABLATIONS: dict[Ablation, str] = {
     "counterfactual": "its value in the corrupted run of the same pair",
     "zero": "zeros",
     "mean": "its mean over the prompts",
@@ -20,4 +22,4 @@ UNLEARNED = tuple(name for name in ABLATIONS if name != "optimal")
 #: Those that depend on a reference set.
 REFERRING = ("mean", "resample")
 #: What units move towards → the ablation whose effect that estimates.
-BASELINES = {"corrupted" if name == "counterfactual" else name: name for name in ABLATIONS}
+BASELINES: dict[str, Ablation] = {"corrupted" if name == "counterfactual" else name: name for name in ABLATIONS}

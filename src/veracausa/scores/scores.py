@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from veracausa.choices import Ranking
 from veracausa.cost import Cost
 from veracausa.doors import through
 from veracausa.engine.guard import precision_of
@@ -234,7 +235,7 @@ class Scores(Shown):
                 "which prompt is the clean one, or use `mean()`."
             )
 
-    def ranking(self, by: str = "abs_mean") -> list[int]:
+    def ranking(self, by: Ranking = "abs_mean") -> list[int]:
         """Units from the strongest: by |mean E| ("abs_mean"), mean |E| ("mean_abs") or importance ("importance")."""
         keys = {
             "abs_mean": self.mean().abs(),
@@ -246,7 +247,7 @@ class Scores(Shown):
         last = keys[by].nan_to_num(nan=-torch.inf)  # units that no example has
         return torch.argsort(last, descending=True, stable=True).tolist()
 
-    def top(self, k: int = 10, *, by: str = "abs_mean") -> pd.DataFrame:
+    def top(self, k: int = 10, *, by: Ranking = "abs_mean") -> pd.DataFrame:
         """The k strongest units as a table."""
         chosen = self.ranking(by)[:k]
         return self.table().iloc[chosen].reset_index(drop=True)

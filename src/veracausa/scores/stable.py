@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from veracausa.choices import Ranking
 from veracausa.result import Shown
 from veracausa.scores.bundles import write_all
 from veracausa.scores.scores import Scores
@@ -59,7 +60,7 @@ class Stability(DrawnAgain):
 
     scores: Scores
     top: int
-    by: str
+    by: Ranking
     bar: float
     draws: int
     seed: int

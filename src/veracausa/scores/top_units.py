@@ -29,6 +29,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from veracausa.choices import Ranking
 from veracausa.errors import MethodError
 from veracausa.scores.scores import Scores
 from veracausa.scores.stable import Stability
@@ -41,7 +42,7 @@ _CURVE = 0.25
 
 
 def stability(
-    scores: Scores, *, top: int = 30, draws: int = 1000, seed: int = 0, bar: float = 0.8, by: str = "abs_mean"
+    scores: Scores, *, top: int = 30, draws: int = 1000, seed: int = 0, bar: float = 0.8, by: Ranking = "abs_mean"
 ) -> Stability:
     """How far the `top` strongest units depend on which examples were drawn.
 
@@ -91,7 +92,7 @@ def stability(
     )
 
 
-def _require(scores: Scores, top: int, draws: int, bar: float, by: str) -> None:
+def _require(scores: Scores, top: int, draws: int, bar: float, by: Ranking) -> None:
     if scores.n < 2:
         raise MethodError(
             "These scores have one example, and stability asks what other examples would have chosen. Compute them on "

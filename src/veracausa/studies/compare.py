@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from veracausa.choices import AllUnits, Estimate
 from veracausa.effects.exact import exact
 from veracausa.engine.guard import borrowed
 from veracausa.errors import MethodError, TaskError, UnitError
@@ -47,7 +48,7 @@ def compare(
     lm: Model,
     task: Task | Sequence[Task],
     *,
-    units: Sequence[str] = ("heads", "neurons"),
+    units: Sequence[AllUnits] = ("heads", "neurons"),
     methods: str | Sequence[str] = "all",
     budget: float | None = None,
     neurons: int = 500,
@@ -196,7 +197,9 @@ def _panel(
             if name == "mask":
                 work[name] = learn_mask.work(lm, task, units=kind).tokens()
             else:
-                work[name] = attribute.work(lm, task, units=kind, method=name, **_steps(name)).tokens()
+                work[name] = attribute.work(
+                    lm, task, units=kind, method=cast("Estimate", name), **_steps(name)
+                ).tokens()
         except MethodError as error:
             left_out.append(f"{name}: {error}")
     for name in sorted(work, key=lambda one: work[one]):

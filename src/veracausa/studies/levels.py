@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from veracausa.choices import Ablation
 from veracausa.errors import MethodError
 from veracausa.suggestions import not_known
 
@@ -33,11 +34,11 @@ class Level:
     explained: int
     shapley: int
     prompts: int
-    ablations: tuple[str, ...]
+    ablations: tuple[Ablation, ...]
     contrasted: int
     corruptions: int
     replaced: int
-    baselines: tuple[str, ...]
+    baselines: tuple[Ablation, ...]
     searched: int
     edits: int
 

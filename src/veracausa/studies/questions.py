@@ -18,6 +18,7 @@ from veracausa.causes.curves.surface import surface
 from veracausa.causes.disagree import disagreement
 from veracausa.causes.locating import locate
 from veracausa.causes.locations import Locations
+from veracausa.choices import Ablation
 from veracausa.cost import Step
 from veracausa.counterfactuals.compared_baselines import Baselines
 from veracausa.counterfactuals.comparing_baselines import baselines, possible_baselines
@@ -280,7 +281,7 @@ class FurtherWork:
     def _few(self) -> Task:
         return self.task[: self.level.replaced]
 
-    def _kinds(self) -> list[str]:
+    def _kinds(self) -> list[Ablation]:
         """The baselines that these pairs allow: resampling needs another prompt of each length."""
         allowed = possible_baselines(self._few(), seed=self.seed)
         return [kind for kind in self.level.baselines if kind in allowed]
@@ -294,7 +295,9 @@ class FurtherWork:
 
     def _general(self) -> None:
         compared = {} if self._compared is None else self._compared.scores
-        known = {kind: one for (how, kind), one in compared.items() if how == "exact" and kind in TOLD_BY}
+        known: dict[str, Scores] = {
+            kind: one for (how, kind), one in compared.items() if how == "exact" and kind in TOLD_BY
+        }
         self.findings.append(
             general_purpose(self.lm, self._few(), known=known, out=self.pieces, show_progress=self.show)
         )

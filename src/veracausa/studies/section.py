@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from veracausa.choices import Estimate
 from veracausa.cost import Step
 from veracausa.effects.exact import exact
 from veracausa.estimates.attribute import attribute
@@ -113,7 +114,7 @@ class SectionWork:
         return kept(attribute, self.lm, self.task, self.pieces, self.show, units=kind, method=method, **parts)
 
     def _price(self, kind: str, method: str, parts: dict[str, Any]) -> float:
-        return attribute.work(self.lm, self.task, units=kind, method=method, **parts).tokens()
+        return attribute.work(self.lm, self.task, units=kind, method=cast("Estimate", method), **parts).tokens()
 
     def _add(self, kind: str, scores: Scores) -> None:
         panel = self.panels[kind]

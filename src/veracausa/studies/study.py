@@ -14,6 +14,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from veracausa.choices import LevelName
 from veracausa.cost import Step, told
 from veracausa.engine.guard import borrowed
 from veracausa.errors import TaskError
@@ -39,7 +40,7 @@ def study(
     lm: Model,
     task: Task | Sequence[Task],
     *,
-    level: str | Level = "default",
+    level: LevelName | Level = "default",
     neurons: int | None = None,
     sample: int | None = None,
     nodes: int | None = None,
@@ -98,7 +99,7 @@ def likely(lm: Model, task: Task) -> tuple[str, ...]:
     return tuple(guess.units.names[i] for i in guess.ranking())
 
 
-def forecast(lm: Model, task: Task | Sequence[Task], level: str | Level = "default", seed: int = 0) -> list[Step]:
+def forecast(lm: Model, task: Task | Sequence[Task], level: LevelName | Level = "default", seed: int = 0) -> list[Step]:
     """The stages of a study with the token-layers and the seconds that each will take on this machine.
 
     >>> sum(step.seconds for step in forecast(lm, task, "quick"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from veracausa.choices import MetricName
 from veracausa.tasks.data.capital_country import CAPITALS, TEMPLATES
 from veracausa.tasks.draw import draw, size
 from veracausa.tasks.pairs import Pair, checked, collect
@@ -11,7 +12,7 @@ from veracausa.tasks.task import Task
 from veracausa.tasks.tokens import single, tokenizer_of, width
 
 
-def capital_country(lm: Any, n: int = 64, *, seed: int = 0, metric: str = "logit_diff") -> Task:
+def capital_country(lm: Any, n: int = 64, *, seed: int = 0, metric: MetricName = "logit_diff") -> Task:
     """A country and its capital; the corrupted prompt names another country of equally many tokens.
 
     Correct: the capital of the clean country; incorrect: that of the corrupted one. Only capitals that are a single

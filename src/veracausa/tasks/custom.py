@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from veracausa.arguments import entries, is_list, shown
+from veracausa.choices import MetricName
 from veracausa.errors import TaskError
 from veracausa.tasks.chat import Message, chat_text, is_chat
 from veracausa.tasks.metrics import metric as metric_of
@@ -30,7 +31,7 @@ def task(
     corrupted: Prompts,
     correct: AnswersOf,
     incorrect: AnswersOf | None = None,
-    metric: str = "logit_diff",
+    metric: MetricName = "logit_diff",
     name: str = "custom",
     chat: bool | Mapping[str, Any] = False,
 ) -> Task:
@@ -76,7 +77,7 @@ def from_pairs(
     lm: Any,
     rows: Sequence[tuple[str, Pair]],
     *,
-    metric: str,
+    metric: MetricName,
     name: str,
     chat: bool | Mapping[str, Any] = False,
     **options: Any,

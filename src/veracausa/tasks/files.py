@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from veracausa.arguments import kind_and_value
+from veracausa.choices import MetricName
 from veracausa.errors import FileError, TaskError
 from veracausa.extras import require_extra
 from veracausa.storage.files import at
@@ -25,7 +26,7 @@ ENDINGS = (".csv", ".jsonl", ".ndjson", ".parquet")
 Row = tuple[str, Mapping[str, Any]]
 
 
-def from_file(lm: Any, path: str | Path, *, metric: str = "logit_diff", name: str | None = None) -> Task:
+def from_file(lm: Any, path: str | Path, *, metric: MetricName = "logit_diff", name: str | None = None) -> Task:
     """A task from a .csv, .jsonl or .parquet file with one example per row.
 
     Columns: clean and corrupted (text), correct and incorrect (answers with their leading space; several are
@@ -42,7 +43,7 @@ def from_file(lm: Any, path: str | Path, *, metric: str = "logit_diff", name: st
     return from_pairs(lm, rows, metric=metric, name=name or path.stem, file=path.name)
 
 
-def read_pairs(path: str | Path, metric: str = "logit_diff") -> list[tuple[str, Pair]]:
+def read_pairs(path: str | Path, metric: MetricName = "logit_diff") -> list[tuple[str, Pair]]:
     """The pairs of a file with the places where they stand in it, before any model is asked; errors as `from_file`."""
     path = at(path)
     needs_incorrect = metric_of(metric).needs_incorrect

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from veracausa.choices import MetricName
 from veracausa.tasks.data.gendered_pronoun import TEMPLATES
 from veracausa.tasks.data.names import FEMALE, MALE
 from veracausa.tasks.draw import draw, size
@@ -12,7 +13,7 @@ from veracausa.tasks.task import Task
 from veracausa.tasks.tokens import tokenizer_of, width
 
 
-def gendered_pronoun(lm: Any, n: int = 64, *, seed: int = 0, metric: str = "logit_diff") -> Task:
+def gendered_pronoun(lm: Any, n: int = 64, *, seed: int = 0, metric: MetricName = "logit_diff") -> Task:
     """A name, and the pronoun it calls for; the corrupted prompt has a name of the other gender, equally long.
 
     Correct: " she" or " he" of the clean name (they take turns); incorrect: the other. Raises TaskError if n is more

@@ -14,6 +14,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from veracausa.choices import GreaterThanCorruption, MetricName
 from veracausa.errors import TaskError
 from veracausa.tasks.data.greater_than import CENTURIES, NOUNS, TEMPLATES
 from veracausa.tasks.draw import draw, number, size
@@ -27,7 +28,9 @@ _DIGITS = tuple("0123456789")
 _YEARS = tuple(f"{y:02d}" for y in range(100))
 
 
-def greater_than(lm: Any, n: int = 64, *, seed: int = 0, corruption: str = "01", metric: str = "prob_diff") -> Task:
+def greater_than(
+    lm: Any, n: int = 64, *, seed: int = 0, corruption: GreaterThanCorruption = "01", metric: MetricName = "prob_diff"
+) -> Task:
     """A first year, and the beginning of a last one, which must be later.
 
     `corruption="01"`: the corrupted first year ends in 01, so that all years are later; `"year"`: it is another year of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from veracausa.choices import MetricName
 from veracausa.tasks.data.hypernymy import CLASSES, OVERLAPS, TEMPLATES
 from veracausa.tasks.draw import draw, size
 from veracausa.tasks.pairs import Pair, checked, collect
@@ -11,7 +12,7 @@ from veracausa.tasks.task import Task
 from veracausa.tasks.tokens import single, tokenizer_of, width
 
 
-def hypernymy(lm: Any, n: int = 64, *, seed: int = 0, metric: str = "logit_diff") -> Task:
+def hypernymy(lm: Any, n: int = 64, *, seed: int = 0, metric: MetricName = "logit_diff") -> Task:
     """A word and its class; the corrupted prompt has a word of another class, with the same article and token count.
 
     Correct: the class of the clean word; incorrect: that of the corrupted one. Only classes whose name is a single

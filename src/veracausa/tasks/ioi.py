@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from veracausa.choices import IoiCorruption, MetricName
 from veracausa.errors import TaskError
 from veracausa.tasks.data.ioi import OBJECTS, PLACES, TEMPLATES
 from veracausa.tasks.data.names import FEMALE, MALE
@@ -20,7 +21,9 @@ from veracausa.tasks.tokens import single, tokenizer_of, width
 CORRUPTIONS = {"swap": 2, "third": 3, "abc": 5, "order": 2, "words": 2}
 
 
-def ioi(lm: Any, n: int = 64, *, seed: int = 0, corruption: str = "swap", metric: str = "logit_diff") -> Task:
+def ioi(
+    lm: Any, n: int = 64, *, seed: int = 0, corruption: IoiCorruption = "swap", metric: MetricName = "logit_diff"
+) -> Task:
     """Indirect-object pairs: correct = the indirect object of the clean prompt, incorrect = its subject.
 
     Names are single tokens of this tokenizer. The templates and both orders (ABBA, BABA) take turns.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from veracausa.arguments import is_list, shown
+from veracausa.choices import MetricName
 from veracausa.errors import AnswerError, PromptError, TaskError
 from veracausa.tasks.metrics import metric as metric_of
 from veracausa.tasks.task import Task
@@ -84,7 +85,7 @@ def assemble(
     name: str,
     encoded: Sequence[Encoded],
     *,
-    metric: str,
+    metric: MetricName,
     options: Mapping[str, Any] | None = None,
 ) -> Task:
     """A `Task` from encoded pairs; TaskError if there are none."""
@@ -116,7 +117,7 @@ def collect(
     *,
     n: int,
     seed: int,
-    metric: str,
+    metric: MetricName,
     most: int | None = None,
     why: str = "",
     options: Mapping[str, Any] | None = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from veracausa.choices import MetricName
 from veracausa.tasks.data.subject_verb import DISTRACTORS, NOUNS, OPENINGS, PHRASES, VERBS
 from veracausa.tasks.draw import draw, size
 from veracausa.tasks.pairs import Pair, checked, collect
@@ -11,7 +12,7 @@ from veracausa.tasks.task import Task
 from veracausa.tasks.tokens import single, tokenizer_of, width
 
 
-def subject_verb(lm: Any, n: int = 64, *, seed: int = 0, metric: str = "logit_diff") -> Task:
+def subject_verb(lm: Any, n: int = 64, *, seed: int = 0, metric: MetricName = "logit_diff") -> Task:
     """A subject, a phrase with a distracting noun of either number, and the verb form that agrees with the subject.
 
     Correct: the form (" is", " was", " has" or their plurals) of the clean subject's number; incorrect: the other

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from veracausa.arguments import entries, kind_and_value
+from veracausa.choices import MetricName
 from veracausa.errors import AnswerError, FileError, PromptError, TaskError, VeracausaError
 from veracausa.storage.files import at, require_seal, write_json
 from veracausa.tasks.metrics import Answers, metric
@@ -51,7 +52,7 @@ class Task:
     corrupted: Ids
     correct: Ids
     incorrect: Ids
-    metric: str = "logit_diff"
+    metric: MetricName = "logit_diff"
     clean_text: tuple[str, ...] = ()
     corrupted_text: tuple[str, ...] = ()
     info: tuple[dict[str, Any], ...] = ()
@@ -165,7 +166,7 @@ class Task:
         rows = range(len(self)) if examples is None else [operator.index(i) for i in examples]
         return Answers.of([self.correct[i] for i in rows], [self.incorrect[i] for i in rows])
 
-    def with_metric(self, name: str) -> Task:
+    def with_metric(self, name: MetricName) -> Task:
         """The same pairs under another metric; MethodError or AnswerError if that cannot be."""
         return dataclasses.replace(self, metric=name)
 

@@ -24,7 +24,7 @@ def test_one_round_ranks_by_the_circuit_behind_it(tiny, task_of):
     assert set(scores.ranking()[:kept]) == set(eap.ranking("importance")[:kept])
 
 
-@pytest.mark.parametrize("by", ["importance", "abs"])
+@pytest.mark.parametrize("by", ["importance", "abs_mean"])
 def test_values_are_ranks(tiny, task_of, by):
     lm, task = tiny("gemma2"), task_of((5, 6), n=2)
     scores = run(lm, task, rounds=4, by=by, points=2)

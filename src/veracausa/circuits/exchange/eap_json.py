@@ -37,6 +37,7 @@ import torch
 from jaxtyping import Bool, Float
 
 from veracausa.anatomy.graph import LOGITS, MLP, READERS, Graph
+from veracausa.choices import Direction
 from veracausa.circuits.circuit import NO_TASK, Circuit
 from veracausa.circuits.wiring import node_table, nodes_of, writers_fed
 from veracausa.cost import Cost
@@ -132,7 +133,7 @@ def read_eap_json(path: str | Path, lm: Model, *, groups: str = "agree") -> Circ
 
 
 def scores_from_eap_json(
-    path: str | Path, lm: Model, *, task: Task | None = None, direction: str = "noising", signed: bool = True
+    path: str | Path, lm: Model, *, task: Task | None = None, direction: Direction = "noising", signed: bool = True
 ) -> Scores:
     """The scores of all edges in an EAP-IG or MIB graph, as `Scores` that can be selected from and compared.
 

@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from veracausa.choices import Ablation
 from veracausa.circuits.knockouts import Mask, inner_nodes, mask_to_test, require_count, without_writers
 from veracausa.circuits.runs.run_circuits import CircuitRuns, Ran
 from veracausa.cost import Cost
@@ -277,7 +278,7 @@ def completeness(
     greedy: int = 5,
     candidates: int = 10,
     seed: int = 0,
-    ablation: str = "counterfactual",
+    ablation: Ablation = "counterfactual",
     reference: Task | None = None,
     show_progress: bool = True,
 ) -> Completeness:

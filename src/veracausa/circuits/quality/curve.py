@@ -19,6 +19,7 @@ import torch
 from scipy.integrate import trapezoid
 
 from veracausa.arguments import shown
+from veracausa.choices import Ablation, Ranking
 from veracausa.circuits.quality.faithfulness import Faithfulness, faithfulness_of, pack_runs
 from veracausa.circuits.runs.ablations import SETTLED
 from veracausa.circuits.runs.run_circuits import CircuitRuns, Judged, Outcomes
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 #: f this near to 1 is the model's behaviour.
 _NEAR = 0.1
-_RANKINGS = {"signed": "importance", "abs": "abs_mean"}
+_RANKINGS: dict[str, Ranking] = {"signed": "importance", "abs": "abs_mean"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,7 +248,7 @@ def curve(
     scores: Scores,
     *,
     sizes: Sequence[float] = SIZES,
-    ablation: str = "counterfactual",
+    ablation: Ablation = "counterfactual",
     reference: Task | None = None,
     seed: int = 0,
     learning: Learning | None = None,

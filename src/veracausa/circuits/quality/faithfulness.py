@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from veracausa.choices import Ablation
 from veracausa.circuits.runs.run_circuits import CircuitRuns, Judged, Outcomes, Ran
 from veracausa.cost import Cost
 from veracausa.effects.optimal_descent import Learning
@@ -172,7 +173,7 @@ def faithfulness(
     task: Task,
     circuit: Circuit,
     *,
-    ablation: str = "counterfactual",
+    ablation: Ablation = "counterfactual",
     reference: Task | None = None,
     seed: int = 0,
     learning: Learning | None = None,

@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from veracausa.choices import Ablation
 from veracausa.circuits.knockouts import Mask, mask_to_test, require_count, without_edges
 from veracausa.circuits.random_circuits import inflated, random_circuit
 from veracausa.circuits.runs.run_circuits import CircuitRuns, Judged, Outcomes, Ran
@@ -254,7 +255,7 @@ def tests(
     alpha: float = 0.05,
     permutations: int = 1000,
     seed: int = 0,
-    ablation: str = "counterfactual",
+    ablation: Ablation = "counterfactual",
     reference: Task | None = None,
     show_progress: bool = True,
 ) -> CircuitTests:

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from veracausa.choices import Ablation, CircuitParts
 from veracausa.circuits.knockouts import inner_nodes, mask_to_test, require_count, without_edges, without_writers
 from veracausa.circuits.runs.run_circuits import CircuitRuns, Judged, Outcomes, Ran
 from veracausa.cost import Cost
@@ -152,10 +153,10 @@ def minimality(
     task: Task,
     circuit: Circuit,
     *,
-    parts: str = "edges",
+    parts: CircuitParts = "edges",
     sample: int | None = 500,
     seed: int = 0,
-    ablation: str = "counterfactual",
+    ablation: Ablation = "counterfactual",
     reference: Task | None = None,
     show_progress: bool = True,
 ) -> Minimality:

@@ -46,7 +46,7 @@ SETTLED = ("counterfactual", "resample")
 
 
 @dataclass(frozen=True, eq=False)
-class Ablation:
+class AblatedEdges:
     """How edges are ablated in some circuits of one task.
 
     `task`: its corrupted prompts are those whose runs stand in for ablated edges. `constants`: for every circuit what
@@ -111,16 +111,16 @@ class Ablating:
             return whole + planned_learning(self.lm, self.source, wirings, self.learning)
         return whole if self.kind == "mean" else 0.0
 
-    def prepared(self, masks: Sequence[np.ndarray], cost: Cost, show_progress: bool) -> Ablation:
+    def prepared(self, masks: Sequence[np.ndarray], cost: Cost, show_progress: bool) -> AblatedEdges:
         """The same with its constants, for circuits `masks`; the model must be borrowed, without gradients."""
         lm, pairs, learning = self.lm, self.pairs, self.learning
         if self.settled:
-            return Ablation(pairs)
+            return AblatedEdges(pairs)
         if self.kind == "zero":
             nothing = torch.zeros(lm.graph.writers, 1, lm.width, dtype=lm.score_dtype, device=lm.device)
-            return Ablation(pairs, [nothing] * len(masks))
+            return AblatedEdges(pairs, [nothing] * len(masks))
         if self.kind == "mean":
-            return Ablation(pairs, [mean_writes(lm, self.source, pairs.lengths, cost)] * len(masks))
+            return AblatedEdges(pairs, [mean_writes(lm, self.source, pairs.lengths, cost)] * len(masks))
         start = mean_writes(lm, self.source, (), cost)
         found, losses = learned_constants(lm, self.source, masks, start, learning, cost, show_progress)
         note = (
@@ -128,7 +128,7 @@ class Ablating:
             f"{len(self.source)} pairs; mean KL with means → with what was learned: "
             + ", ".join(f"{before:.3f} → {after:.3f}" for before, after in losses)
         )
-        return Ablation(pairs, found, (note,))
+        return AblatedEdges(pairs, found, (note,))
 
 
 def resampled(task: Task, reference: Task, seed: int) -> Task:

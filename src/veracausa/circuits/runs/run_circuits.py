@@ -19,7 +19,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from veracausa.circuits.runs.ablations import Ablating, Ablation
+from veracausa.choices import Ablation
+from veracausa.circuits.runs.ablations import AblatedEdges, Ablating
 from veracausa.circuits.runs.tapes import circuit_buckets, record_bucket, recordings, whole_graph
 from veracausa.cost import Cost
 from veracausa.effects.optimal_descent import Learning
@@ -110,7 +111,7 @@ class CircuitRuns:
         task: Task,
         masks: Sequence[np.ndarray],
         *,
-        ablation: str = "counterfactual",
+        ablation: Ablation = "counterfactual",
         reference: Task | None = None,
         seed: int = 0,
         learning: Learning | None = None,
@@ -208,7 +209,7 @@ def run_circuits(
     task: Task,
     masks: Sequence[np.ndarray],
     *,
-    ablation: str = "counterfactual",
+    ablation: Ablation = "counterfactual",
     reference: Task | None = None,
     seed: int = 0,
     learning: Learning | None = None,
@@ -243,7 +244,7 @@ def ablation_settings(
 
 
 def _bucket(
-    bucket: Bucket, wirings: Sequence[Wiring], how: Ablation, tick: Tick
+    bucket: Bucket, wirings: Sequence[Wiring], how: AblatedEdges, tick: Tick
 ) -> Float[Tensor, "circuits metric_and_kl examples"]:
     """M and KL of every circuit on the pairs of one bucket; the unembedding is read once for many circuits."""
     lm, tape, read, lasts = bucket.lm, bucket.tape, bucket.read, []

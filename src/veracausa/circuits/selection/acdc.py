@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int
 
+from veracausa.choices import Loss, WriterOrder
 from veracausa.circuits.circuit import Circuit
 from veracausa.circuits.runs.recorded import Recorded, planned_record, record
 from veracausa.circuits.runs.tapes import circuit_buckets
@@ -137,8 +138,8 @@ def acdc(
     task: Task,
     *,
     tau: float,
-    loss: str = "kl",
-    order: str = "late",
+    loss: Loss = "kl",
+    order: WriterOrder = "late",
     start: Circuit | None = None,
     prune: bool = True,
     out: str | Path | None = None,

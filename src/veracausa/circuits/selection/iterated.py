@@ -18,11 +18,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, get_args
 
 import numpy as np
 import torch
 
+from veracausa.choices import EdgeRanking, Loss
 from veracausa.circuits.runs.recorded import Recorded, planned_record, record
 from veracausa.circuits.runs.tapes import circuit_buckets
 from veracausa.engine.attention import SUFFIX
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 
-_RANKINGS = ("importance", "abs")
+_RANKINGS: tuple[EdgeRanking, ...] = get_args(EdgeRanking)
 #: Defaults.
 ROUNDS, POINTS = 5, 3
 
@@ -72,8 +73,8 @@ class IterateWork:
         rounds: int = ROUNDS,
         smallest: float | int = 0.001,
         points: int = POINTS,
-        by: str = "abs",
-        loss: str = "metric",
+        by: EdgeRanking = "abs_mean",
+        loss: Loss = "metric",
         returns: bool = False,
         start: Scores | None = None,
     ) -> IterateWork:
@@ -184,8 +185,8 @@ def iterate(
     rounds: int = ROUNDS,
     smallest: float | int = 0.001,
     points: int = POINTS,
-    by: str = "abs",
-    loss: str = "metric",
+    by: EdgeRanking = "abs_mean",
+    loss: Loss = "metric",
     returns: bool = False,
     start: Scores | None = None,
     show_progress: bool = True,
@@ -199,7 +200,7 @@ def iterate(
         smallest: where dropping stops: a share of the edges (a float under 1) or their number (an int); what remains is
             ranked by its last scores.
         points: gradients per round, averaged from the circuit's state towards the ablated one.
-        by: "abs" drops what matters least; "importance" what helps least or hurts most, so that f overshoots.
+        by: "abs_mean" drops what matters least; "importance" what helps least or hurts most, so that f overshoots.
         loss: what edges are kept for: "metric" (M, so that edges which hold it back go first) or "kl" (small KL
             from the clean output, so that these stay where the model needs them; 0 and flat at the whole graph, so it
             takes several points, or a start).
@@ -224,7 +225,7 @@ def iterate(
 
 def _strongest(own: np.ndarray, by: str) -> np.ndarray:
     """Order of edges by their scores, the strongest first."""
-    return np.argsort(-(np.abs(own) if by == "abs" else own), kind="stable")
+    return np.argsort(-(np.abs(own) if by == "abs_mean" else own), kind="stable")
 
 
 def _scores(recorded: Recorded, edges: Edges, kept: np.ndarray, points: int, loss: str, tick: Tick) -> np.ndarray:

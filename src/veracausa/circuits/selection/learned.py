@@ -28,6 +28,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from veracausa.choices import GateControl, Loss
 from veracausa.circuits.runs.recorded import Recorded, planned_record, record
 from veracausa.circuits.runs.tapes import circuit_buckets
 from veracausa.engine.attention import SUFFIX
@@ -70,12 +71,12 @@ class LearnWork:
         cls,
         lm: Model,
         task: Task,
-        how: str = "share",
+        how: GateControl = "share",
         keep: float | int = 0.02,
         smallest: float = 0.001,
         steps: int = STEPS,
         lr: float = 0.3,
-        loss: str = "kl",
+        loss: Loss = "kl",
         batch: int = BATCH,
         start: Scores | None = None,
         seed: int = 0,
@@ -156,12 +157,12 @@ def learn(
     lm: Model,
     task: Task,
     *,
-    how: str = "share",
+    how: GateControl = "share",
     keep: float | int = 0.02,
     smallest: float = 0.001,
     steps: int = STEPS,
     lr: float = 0.3,
-    loss: str = "kl",
+    loss: Loss = "kl",
     batch: int = BATCH,
     start: Scores | None = None,
     seed: int = 0,

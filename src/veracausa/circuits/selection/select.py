@@ -29,7 +29,7 @@ from __future__ import annotations
 import dataclasses
 import heapq
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ from jaxtyping import Bool, Float, Int
 
 from veracausa.anatomy.graph import HEAD, LOGITS, WRITER_MLP, Graph
 from veracausa.arguments import shown
+from veracausa.choices import EdgeRanking, Selection
 from veracausa.circuits.circuit import Circuit
 from veracausa.circuits.selection.ways import HOW
 from veracausa.errors import MethodError
@@ -57,8 +58,8 @@ def select(
     scores: Scores,
     *,
     n: int,
-    how: str = "connected",
-    by: str | None = None,
+    how: Selection = "connected",
+    by: EdgeRanking | None = None,
     bootstrap: float | bool = False,
     draws: int = 1000,
     prune: bool = True,
@@ -142,7 +143,7 @@ def select(
 def _iterated(
     scores: Scores,
     n: int,
-    by: str | None,
+    by: EdgeRanking | None,
     bootstrap: bool,
     prune: bool,
     lm: Model | None,
@@ -165,7 +166,7 @@ def _iterated(
     from veracausa.circuits.selection.iterated import iterate
 
     by = by or "abs_mean"
-    ranking = iterate(lm, task, smallest=n, by="abs" if by == "abs_mean" else by, start=scores, **iteration)
+    ranking = iterate(lm, task, smallest=n, by=by, start=scores, **iteration)
     circuit = select(ranking, n=n, how="top", prune=prune)
     settings = {
         **circuit.settings,
@@ -256,7 +257,7 @@ class Rule:
         return some
 
 
-def ranked_by(how: str, by: str | None, n: int, scored: int) -> str:
+def ranked_by(how: str, by: str | None, n: int, scored: int) -> EdgeRanking:
     """What a way of selecting n of `scored` edges ranks by.
 
     Raises:
@@ -264,14 +265,14 @@ def ranked_by(how: str, by: str | None, n: int, scored: int) -> str:
     """
     if how not in HOW:
         raise MethodError(not_known("how", how, (*HOW, "iterated")))
-    by = by or HOW[how].by
-    if by not in ("importance", "abs_mean") or (how == "abs" and by != "abs_mean"):
+    ranking = by or HOW[how].by
+    if ranking not in get_args(EdgeRanking) or (how == "abs" and ranking != "abs_mean"):
         raise MethodError(
-            f"by={shown(by)} does not go with how={how!r}: 'importance' or 'abs_mean', for abs the latter."
+            f"by={shown(ranking)} does not go with how={how!r}: 'importance' or 'abs_mean', for abs the latter."
         )
     if not 1 <= n <= scored:
         raise MethodError(f"n={n}: at least 1 and at most as many edges as were scored, {scored:,}.")
-    return by
+    return cast("EdgeRanking", ranking)
 
 
 def greedy(

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from veracausa.choices import EdgeRanking, Selection
 from veracausa.circuits.selection.select import Rule
 from veracausa.circuits.wiring import live_edges
 from veracausa.errors import MethodError
@@ -119,8 +120,8 @@ def stability(
     scores: Scores,
     *,
     n: int,
-    how: str = "connected",
-    by: str | None = None,
+    how: Selection = "connected",
+    by: EdgeRanking | None = None,
     draws: int = 200,
     prune: bool = True,
     seed: int = 0,

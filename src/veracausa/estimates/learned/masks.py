@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from veracausa.choices import AllUnits, Loss
 from veracausa.cost import Cost
 from veracausa.engine.bucket import Bucket
 from veracausa.engine.gates import GatedPairs, layer_gates
@@ -228,11 +229,11 @@ def learn_mask(
     lm: Model,
     task: Task,
     *,
-    units: str | Sequence[str] | Units = "heads",
+    units: AllUnits | Sequence[str] | Units = "heads",
     keep: float | int = 0.1,
     steps: int = 300,
     lr: float = 0.3,
-    loss: str = "kl",
+    loss: Loss = "kl",
     batch: int = 4,
     start: Scores | None = None,
     seed: int = 0,

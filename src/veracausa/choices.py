@@ -1,0 +1,59 @@
+"""Arguments that are one of a few words, as types: editors complete them, and type checkers refuse all others.
+
+What each word means stands in the tables of those who use it (`estimands.ABLATIONS`, `presets.PRESETS`,
+`metrics.METRICS` …); `tests/test_choices.py` holds the words here to those there.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+#: Of which run an effect is.
+Direction = Literal["noising", "denoising"]
+#: What a unit is replaced by.
+Ablation = Literal["counterfactual", "zero", "mean", "resample", "optimal"]
+#: What units move towards in an estimate.
+Baseline = Literal["corrupted", "zero", "mean", "resample", "optimal"]
+#: What the behaviour is measured by.
+MetricName = Literal["logit_diff", "logit_diff_lse", "logprob", "prob", "prob_diff", "neg_kl"]
+
+#: All units of a kind, each at all positions or one by one at each.
+AllUnits = Literal[
+    "heads", "mlps", "attention", "neurons", "residual", "queries", "keys", "values", "edges",
+    "heads@positions", "mlps@positions", "attention@positions", "neurons@positions", "residual@positions",
+    "queries@positions", "keys@positions", "values@positions", "edges@positions",
+]  # fmt: skip
+
+#: Published estimates by name, of nodes and of edges.
+Estimate = Literal[
+    "atp", "atp-star", "ig", "eap-ig", "conductance", "ceap", "eap-gp", "gradpath-complete", "expected-gradients",
+    "geodesic-ig", "gim", "relp", "eap", "qk-exact", "eap-ig-activations", "ifr",
+]  # fmt: skip
+#: What scores the edges of a discovery.
+EdgeScoring = Literal[
+    "eap", "qk-exact", "eap-ig-activations", "eap-ig", "conductance", "ceap", "eap-gp", "gradpath-complete",
+    "expected-gradients", "geodesic-ig", "gim", "relp", "ifr", "iterated", "learned", "exact",
+]  # fmt: skip
+#: Parts of an estimate.
+PathName = Literal["point", "inputs", "draws", "gradpath", "gradpath-complete", "geodesic", "layer", "unit"]
+RuleName = Literal["plain", "gim", "relp", "qk-exact", "graddrop", "qk-exact+graddrop"]
+Combination = Literal["mean", "increments", "left-increments"]
+GridName = Literal["gauss", "trapezoid", "midpoint", "left", "right", "published"]
+
+#: How edges are selected, and by which of their numbers units are ranked.
+Selection = Literal["connected", "top", "abs", "greedy", "optimal", "iterated"]
+EdgeRanking = Literal["abs_mean", "importance"]
+Ranking = Literal["abs_mean", "mean_abs", "importance"]
+#: What the output is judged by while a circuit is being found.
+Loss = Literal["kl", "metric"]
+#: In which order ACDC tries a reader's edges; how learned gates are held to a size; what minimality takes out.
+WriterOrder = Literal["late", "early"]
+GateControl = Literal["share", "top-k"]
+CircuitParts = Literal["edges", "nodes"]
+
+#: How much a study does.
+LevelName = Literal["quick", "default", "full"]
+#: Built-in tasks, and how the corrupted prompts of two of them are made.
+TaskName = Literal["ioi", "greater-than", "subject-verb", "gendered-pronoun", "capital-country", "hypernymy"]
+IoiCorruption = Literal["swap", "third", "abc", "order", "words"]
+GreaterThanCorruption = Literal["01", "year"]

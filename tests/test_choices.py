@@ -1,0 +1,133 @@
+"""Words of `choices` are those of the tables; type checkers refuse others; calls with others say what there is."""
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+from typing import Literal, get_args, get_origin
+
+import pytest
+
+import veracausa as vc
+from veracausa import choices
+from veracausa.circuits.quality.minimality import _PARTS
+from veracausa.circuits.selection.acdc import ORDERS
+from veracausa.circuits.selection.learned import WAYS
+from veracausa.circuits.selection.ways import HOW
+from veracausa.discovery.ways import SCORED_BY
+from veracausa.estimates.learned.concrete import LOSSES
+from veracausa.estimates.parts import COMBINATIONS, PATHS, RULES
+from veracausa.estimates.paths.grids import GRIDS
+from veracausa.estimates.presets import EDGE_PRESETS, ESTIMATES
+from veracausa.ground_truth.recovered import RANKINGS
+from veracausa.scores.estimands import ABLATIONS, BASELINES, DIRECTIONS
+from veracausa.studies.levels import LEVELS
+from veracausa.tasks.metrics import METRICS
+from veracausa.tasks.registry import BUILTIN
+from veracausa.units.kinds import KINDS
+
+KINDS_AND_EDGES = (*KINDS, "edges")
+TABLES = {
+    "Direction": DIRECTIONS,
+    "Ablation": ABLATIONS,
+    "Baseline": BASELINES,
+    "MetricName": METRICS,
+    "AllUnits": (*KINDS_AND_EDGES, *(f"{kind}@positions" for kind in KINDS_AND_EDGES)),
+    "Estimate": ({*ESTIMATES, *EDGE_PRESETS, "ifr"} - {"mask"}),  # `vc.estimates.learn_mask` has a call of its own
+    "EdgeScoring": SCORED_BY,
+    "PathName": PATHS,
+    "RuleName": RULES,
+    "Combination": COMBINATIONS,
+    "GridName": GRIDS,
+    "Selection": (*HOW, "iterated"),
+    "EdgeRanking": {way.by for way in HOW.values()},
+    "Ranking": RANKINGS,
+    "Loss": LOSSES,
+    "WriterOrder": ORDERS,
+    "GateControl": WAYS,
+    "CircuitParts": _PARTS,
+    "LevelName": LEVELS,
+    "TaskName": BUILTIN,
+    "IoiCorruption": vars(sys.modules["veracausa.tasks.ioi"])["CORRUPTIONS"],
+    "GreaterThanCorruption": vars(sys.modules["veracausa.tasks.greater_than"])["CORRUPTIONS"],
+}
+
+
+def test_every_type_has_its_table():
+    types = {name for name, type_ in vars(choices).items() if get_origin(type_) is Literal}
+    assert types == set(TABLES)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_words_are_those_of_the_table(name):
+    words = get_args(getattr(choices, name))
+    assert len(set(words)) == len(words)
+    assert set(words) == set(TABLES[name])
+
+
+def test_defaults_are_among_the_words():
+    seen = 0
+    for home in (vc, vc.effects, vc.estimates, vc.circuits, vc.causes, vc.counterfactuals, vc.behaviour, vc.tasks):
+        for name in home.__all__:
+            if inspect.isfunction(function := getattr(home, name)):
+                for parameter in inspect.signature(function).parameters.values():
+                    first = str(parameter.annotation).split(" |")[0]
+                    if first in TABLES and isinstance(parameter.default, str):
+                        assert parameter.default in TABLES[first], (name, parameter.name)
+                        seen += 1
+    assert seen > 30
+
+
+RIGHT = """
+import veracausa as vc
+lm = vc.load("smollm2-135m")
+task = vc.tasks.ioi(lm, corruption="abc", metric="prob")
+vc.exact(lm, task, units=["a0.h0"], ablation="mean", direction="noising")
+vc.attribute(lm, task, units="edges", method="eap-ig", baseline="corrupted", grid="gauss")
+vc.attribute(lm, task, method=vc.Method(path="inputs", combine="increments", grid="gauss"))
+found = vc.discover(lm, task, method="iterated", how="connected", by="importance")
+vc.forecast(vc.exact, lm, task, ablation="zero")
+"""
+#: Every line is wrong in one word.
+WRONG = """
+vc.exact(lm, task, ablation="nonsense")
+vc.exact(lm, task, direction="noisin")
+vc.attribute(lm, task, method="eap-gi")
+vc.attribute(lm, task, grid="gaus")
+vc.Method(path="input")
+vc.task(lm, clean=[], corrupted=[], correct=[], metric="logitdiff")
+vc.tasks.task(lm, clean=[], corrupted=[], correct=[], metric="logitdiff")
+vc.tasks.ioi(lm, corruption="swop")
+vc.discover(lm, task, how="connect")
+vc.select(found.scores, n=3, by="abs")
+vc.circuits.learn(lm, task, how="topk")
+vc.circuits.acdc(lm, task, tau=0.1, order="last")
+vc.circuits.minimality(lm, task, found.circuit, parts="heads")
+vc.behaviour.ablation_study(lm, task, units="heads", ablations=["zeros"])
+found.scores.top(5, by="mean")
+vc.study(lm, task, level="fast")
+vc.exct(lm, task)
+vc.effects.shaply(lm, task)
+"""
+
+
+#: Only the project's own files are read: the libraries under it say nothing of these words.
+SETTINGS = """
+[mypy]
+ignore_missing_imports = true
+follow_imports = silent
+[mypy-torch.*,transformers.*,numpy.*,scipy.*,pandas.*,altair.*,jaxtyping.*,typer.*,rich.*,safetensors.*]
+follow_imports = skip
+"""
+
+
+def test_mypy_refuses_other_words(tmp_path):
+    """One run of mypy on calls that are right, then on calls that are wrong in a word each."""
+    file, settings = tmp_path / "asked.py", tmp_path / "mypy.ini"
+    file.write_text(RIGHT + WRONG.lstrip())
+    settings.write_text(SETTINGS)
+    command = [sys.executable, "-m", "mypy", "--config-file", str(settings), "--cache-dir", str(tmp_path / "cache")]
+    told = subprocess.run([*command, str(file)], capture_output=True, text=True, cwd=Path(vc.__file__).parents[1])
+    wrong = [int(line.split(":")[1]) for line in told.stdout.splitlines() if ": error:" in line]
+    first = len(RIGHT.splitlines()) + 1
+    assert wrong == list(range(first, first + len(WRONG.strip().splitlines()))), told.stdout + told.stderr
