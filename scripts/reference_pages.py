@@ -42,7 +42,10 @@ class Examples(griffe.Extension):
     """Lines of use in a docstring (`>>>`, and what they give) are shown as code; in Markdown they would be quotes."""
 
     def on_object(self, *, obj: Any, **_: Any) -> None:
-        """Rewrite the docstring of anything that griffe has read."""
+        """Rewrite the docstring of anything that griffe has read; a verb returns what its work gives."""
+        for decorator in getattr(obj, "decorators", ()):
+            if (given := re.fullmatch(r"gives\((\w+)\)", str(decorator.value))) and obj.is_function:
+                obj.returns = griffe.ExprName(given[1], obj.parent)
         if obj.docstring is not None:
             obj.docstring.value = fenced(obj.docstring.value)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 
 import pytest
 
-from veracausa.engine.work import planned_by
+from veracausa.engine.work import gives
 from veracausa.errors import MethodError
 from veracausa.typed import typed
 
@@ -20,12 +21,6 @@ class Adding:
     more: int
     kind: str = "exact"
 
-    @classmethod
-    def of(cls, lm, task, more):
-        if more < 0:
-            raise MethodError("less is not more")
-        return cls(lm, task, more)
-
     def tokens(self):
         return float(self.more)
 
@@ -37,10 +32,12 @@ class Adding:
         return self.task + self.more
 
 
-@planned_by(Adding.of)
-def add(lm: str, task: int, *, more: int = 3, out: str | None = None, show_progress: bool = True) -> int:
+@gives(int)
+def add(lm: str, task: int, *, more: int = 3, out: str | None = None, show_progress: bool = True) -> Adding:
     """Add more."""
-    return Adding.of(lm, task, more).run(show_progress, out)
+    if more < 0:
+        raise MethodError("less is not more")
+    return Adding(lm, task, more)
 
 
 def test_the_work_is_made_from_the_verbs_arguments_and_defaults():
@@ -50,6 +47,12 @@ def test_the_work_is_made_from_the_verbs_arguments_and_defaults():
     assert DONE == []
     assert add("lm", 1, out="here") == add.work("lm", 1).run(out="here") == 4
     assert DONE == [(True, "here")] * 2
+
+
+def test_a_verb_says_what_it_gives():
+    assert inspect.signature(add).return_annotation == "int"
+    assert list(inspect.signature(add).parameters) == ["lm", "task", "more", "out", "show_progress"]
+    assert add.__doc__ == "Add more."
 
 
 def test_the_work_refuses_what_the_verb_refuses():

@@ -32,7 +32,7 @@ from veracausa.engine.memory import memory_errors
 from veracausa.engine.patches import site_width, sites_for, where
 from veracausa.engine.session import Session, session
 from veracausa.engine.tape import buckets
-from veracausa.engine.work import planned_by
+from veracausa.engine.work import gives
 from veracausa.errors import MethodError
 from veracausa.scores.agreement import Agreement
 from veracausa.scores.scores import Scores, task_header
@@ -70,21 +70,6 @@ class AblationStudyWork:
     alpha: float
     seed: int
     kind: ClassVar[str] = "exact"
-
-    @classmethod
-    def of(
-        cls, lm: Model, task: Task, *, units: str | Sequence[str] | Units | Scores | Agreement,
-        ablations: Sequence[str], together: bool, new_tokens: int,
-        answers: Sequence[Sequence[str | Sequence[int]]] | None, top: int, reference: Task | None, alpha: float,
-        seed: int,
-    ) -> AblationStudyWork:  # fmt: skip
-        """Check what is asked; see `ablation_study`."""
-        if not 0 < alpha < 1:
-            raise MethodError(f"alpha={alpha}: a level lies between 0 and 1.")
-        right, tables = answer_tokens(lm, task, answers, new_tokens), chosen(lm, units, top)
-        wanted, names = require_ablations(ablations), [name for table in tables for name in table.names]
-        runs = conditions(names, wanted, together)
-        return cls(lm, task, tables, wanted, runs, new_tokens, right, reference, alpha, seed)
 
     @property
     def columns(self) -> tuple[int, int]:
@@ -232,7 +217,7 @@ class AblationStudyWork:
                 yield i, everyone, bucket.read.of_logits(logits, everyone), tokens
 
 
-@planned_by(AblationStudyWork.of)
+@gives(AblationStudy)
 def ablation_study(
     lm: Model,
     task: Task,
@@ -248,7 +233,7 @@ def ablation_study(
     seed: int = 0,
     out: str | Path | None = None,
     show_progress: bool = True,
-) -> AblationStudy:
+) -> AblationStudyWork:
     """Ablate units one at a time and together; effect on the metric and on task accuracy by greedy generation.
 
     Units are replaced at every position of the clean prompts, generated positions included: these carry what the
@@ -283,8 +268,9 @@ def ablation_study(
     >>> study = vc.behaviour.ablation_study(lm, vc.tasks.ioi(lm, n=1000), units=["a20.h0", "a23.h3"])
     >>> study["a20.h0", "zero"].accuracy, study["together", "mean"].p_holm
     """
-    work = AblationStudyWork.of(
-        lm, task, units=units, ablations=ablations, together=together, new_tokens=new_tokens, answers=answers,
-        top=top, reference=reference, alpha=alpha, seed=seed,
-    )  # fmt: skip
-    return work.run(show_progress, out)
+    if not 0 < alpha < 1:
+        raise MethodError(f"alpha={alpha}: a level lies between 0 and 1.")
+    right, tables = answer_tokens(lm, task, answers, new_tokens), chosen(lm, units, top)
+    wanted, names = require_ablations(ablations), [name for table in tables for name in table.names]
+    runs = conditions(names, wanted, together)
+    return AblationStudyWork(lm, task, tables, wanted, runs, new_tokens, right, reference, alpha, seed)

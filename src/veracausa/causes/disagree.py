@@ -17,7 +17,7 @@ from veracausa.cost import Cost
 from veracausa.effects.exact import exact
 from veracausa.effects.shapley_values import shapley as shapley_values
 from veracausa.effects.site_effects import direct, last_in, whole_sites
-from veracausa.engine.work import Asked, Composed, Work, planned_by
+from veracausa.engine.work import Asked, Composed, Work, gives
 from veracausa.errors import UnitError
 from veracausa.estimates.attribute import attribute
 from veracausa.estimates.kept import kept
@@ -42,16 +42,6 @@ class DisagreementWork(Composed):
     known: Mapping[str, Scores]
     locations: Mapping[str, Located]
     kind: ClassVar[str] = "exact"
-
-    @classmethod
-    def of(
-        cls, lm: Model, task: Task, *, units: str | Sequence[str] | Units, shapley: int | None, nodes: int,
-        zero_nodes: int | None, known: Mapping[str, Scores] | None, locations: Mapping[str, Located] | None, seed: int,
-    ) -> DisagreementWork:  # fmt: skip
-        """Check what is asked; see `disagreement`."""
-        table, asked = whole_sites(lm, task, units, "These"), _asked(shapley, nodes, zero_nodes, seed)
-        own = {name: _of_units(one, name, table) for name, one in (known or {}).items() if name in asked}
-        return cls(lm, task, table, asked, own, dict(locations or {}))
 
     def parts(self, given: Collection[str] = ()) -> dict[str, Work]:
         """The scores that are computed: all but what is `known`, or will be `given`."""
@@ -81,7 +71,7 @@ class DisagreementWork(Composed):
         return Disagreement(found, cost, dict(self.locations))
 
 
-@planned_by(DisagreementWork.of)
+@gives(Disagreement)
 def disagreement(
     lm: Model,
     task: Task,
@@ -95,7 +85,7 @@ def disagreement(
     seed: int = 0,
     out: str | Path | None = None,
     show_progress: bool = True,
-) -> Disagreement:
+) -> DisagreementWork:
     """Decompose the disagreement of attribution patching, integrated gradients and direct effects with exact effects.
 
     Curvature E − AtP, interaction IG − E (redundancy or synergy by F), what later units do E − D, baseline
@@ -126,11 +116,9 @@ def disagreement(
     >>> found = vc.causes.disagreement(lm, task, units="heads")
     >>> found.cause("a20.h0", "ig").sentences
     """
-    work = DisagreementWork.of(
-        lm, task, units=units, shapley=shapley, nodes=nodes, zero_nodes=zero_nodes, known=known, locations=locations,
-        seed=seed,
-    )  # fmt: skip
-    return work.run(show_progress, out)
+    table, asked = whole_sites(lm, task, units, "These"), _asked(shapley, nodes, zero_nodes, seed)
+    own = {name: _of_units(one, name, table) for name, one in (known or {}).items() if name in asked}
+    return DisagreementWork(lm, task, table, asked, own, dict(locations or {}))
 
 
 def _asked(permutations: int | None, nodes: int, zero_nodes: int | None, seed: int) -> dict[str, Asked]:

@@ -40,7 +40,7 @@ from veracausa.engine.memory import chunks, halving, memory_errors
 from veracausa.engine.patches import where
 from veracausa.engine.session import Session, session
 from veracausa.engine.tape import buckets
-from veracausa.engine.work import planned_by
+from veracausa.engine.work import gives
 from veracausa.errors import MethodError, NumericsError
 from veracausa.scores.scores import task_header
 from veracausa.units.resolve import resolve_units
@@ -65,12 +65,6 @@ class LocateWork:
     table: Units
     alphas: tuple[float, ...]
     kind: ClassVar[str] = "locating"
-
-    @classmethod
-    def of(cls, lm: Model, task: Task, *, units: Sequence[str] | Units, alphas: Sequence[float] = ALPHAS) -> LocateWork:
-        """Check what is asked; see `locate`."""
-        points = (*(float(alpha) for alpha in alphas if alpha not in (0, 1)), 1.0)
-        return cls(lm, task, _require(lm, task, units), points)
 
     @property
     def nonlinear(self) -> tuple[str, ...]:
@@ -205,7 +199,7 @@ class LocateWork:
         return tuple(found)
 
 
-@planned_by(LocateWork.of)
+@gives(Locations)
 def locate(
     lm: Model,
     task: Task,
@@ -214,7 +208,7 @@ def locate(
     alphas: Sequence[float] = ALPHAS,
     out: str | Path | None = None,
     show_progress: bool = True,
-) -> Locations:
+) -> LocateWork:
     """Where between its patch and the metric E − AtP of each unit arises: kind of nonlinearity, sublayer, head.
 
     Args:
@@ -238,7 +232,8 @@ def locate(
     >>> found = vc.causes.locate(lm, task, units=vc.agreement(estimate, exact).outliers[:6])
     >>> found["a20.h0"].cause
     """
-    return LocateWork.of(lm, task, units=units, alphas=alphas).run(show_progress, out)
+    points = (*(float(alpha) for alpha in alphas if alpha not in (0, 1)), 1.0)
+    return LocateWork(lm, task, _require(lm, task, units), points)
 
 
 def _require(lm: Model, task: Task, units: Sequence[str] | Units) -> Units:

@@ -13,7 +13,7 @@ from veracausa.effects.exact import exact
 from veracausa.effects.learned_constants import OptimalConstants, optimal_constants
 from veracausa.effects.optimal_descent import Learning
 from veracausa.effects.replacements import ABLATIONS, donors_of, without_donor
-from veracausa.engine.work import Asked, Composed, Work, planned_by
+from veracausa.engine.work import Asked, Composed, Work, gives
 from veracausa.errors import MethodError
 from veracausa.estimates.attribute import attribute
 from veracausa.estimates.kept import kept
@@ -54,17 +54,6 @@ class BaselinesWork(Composed):
     reference: Task | None
     seed: int
     kind: ClassVar[str] = "exact"
-
-    @classmethod
-    def of(
-        cls, lm: Model, task: Task, *, units: str | Sequence[str] | Units, ablations: Sequence[Ablation] | None,
-        nodes: int, learning: Learning, most: int | None, top: int | None, known: Mapping[Way, Scores] | None,
-        reference: Task | None, seed: int,
-    ) -> BaselinesWork:  # fmt: skip
-        """Check what is asked; see `baselines`."""
-        wanted, table = _checked(task, ablations, reference, seed), resolve_units(lm, units, max(task.lengths))
-        most_alike = require_top(top, len(table))
-        return cls(lm, task, table, wanted, nodes, learning, most, most_alike, dict(known or {}), reference, seed)
 
     @property
     def ways(self) -> list[Way]:
@@ -112,7 +101,7 @@ class BaselinesWork(Composed):
         return Baselines({way: scores[way] for way in self.ways}, self.top)
 
 
-@planned_by(BaselinesWork.of)
+@gives(Baselines)
 def baselines(
     lm: Model,
     task: Task,
@@ -128,7 +117,7 @@ def baselines(
     seed: int = 0,
     out: str | Path | None = None,
     show_progress: bool = True,
-) -> Baselines:
+) -> BaselinesWork:
     """Exact effects and IG by every ablation, and which of them agree with which.
 
     Args:
@@ -155,11 +144,9 @@ def baselines(
 
     >>> vc.counterfactuals.baselines(lm, task, units="heads").overview()
     """
-    work = BaselinesWork.of(
-        lm, task, units=units, ablations=ablations, nodes=nodes, learning=learning, most=most, top=top, known=known,
-        reference=reference, seed=seed,
-    )  # fmt: skip
-    return work.run(show_progress, out)
+    wanted, table = _checked(task, ablations, reference, seed), resolve_units(lm, units, max(task.lengths))
+    most_alike = require_top(top, len(table))
+    return BaselinesWork(lm, task, table, wanted, nodes, learning, most, most_alike, dict(known or {}), reference, seed)
 
 
 def possible_baselines(task: Task, *, reference: Task | None = None, seed: int = 0) -> list[Ablation]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from veracausa.choices import AllUnits
 from veracausa.counterfactuals.compared_corruptions import LEAST, CounterfactualComparison
 from veracausa.effects.exact import exact
-from veracausa.engine.work import Composed, Work, planned_by
+from veracausa.engine.work import Composed, Work, gives
 from veracausa.errors import GapError, MethodError, TaskError
 from veracausa.scores.agreement import require_top
 from veracausa.scores.scores import Scores
@@ -33,22 +33,6 @@ class CorruptionsWork(Composed):
     least: float
     known: Mapping[str, Scores]
     kind: ClassVar[str] = "exact"
-
-    @classmethod
-    def of(
-        cls, lm: Model, tasks: Mapping[str, Task], *, units: str | Sequence[str] | Units, top: int | None,
-        least: float, known: Mapping[str, Scores] | None,
-    ) -> CorruptionsWork:  # fmt: skip
-        """Check what is asked; see `corruptions`."""
-        require_same_clean(tasks)
-        if not 0 <= least < 1:
-            raise MethodError(f"least={least}: a share of the gap lies between 0 and 1.")
-        table = resolve_units(lm, units, max(max(task.lengths) for task in tasks.values()))
-        if table.positional:
-            raise MethodError(
-                "Counterfactuals are compared on whole units, not at single positions. Leave out @positions."
-            )
-        return cls(lm, dict(tasks), table, require_top(top, len(table)), least, dict(known or {}))
 
     @property
     def task(self) -> Task:
@@ -74,7 +58,7 @@ class CorruptionsWork(Composed):
         return CounterfactualComparison(scores, self.top, self.least)
 
 
-@planned_by(CorruptionsWork.of)
+@gives(CounterfactualComparison)
 def corruptions(
     lm: Model,
     tasks: Mapping[str, Task],
@@ -85,7 +69,7 @@ def corruptions(
     known: Mapping[str, Scores] | None = None,
     out: str | Path | None = None,
     show_progress: bool = True,
-) -> CounterfactualComparison:
+) -> CorruptionsWork:
     """Exact effects of units under several corruptions of the same clean prompts, and which units only one shows.
 
     Args:
@@ -109,8 +93,13 @@ def corruptions(
     >>> kinds = ("swap", "abc")
     >>> vc.counterfactuals.corruptions(lm, {kind: vc.tasks.ioi(lm, n=16, corruption=kind) for kind in kinds})
     """
-    work = CorruptionsWork.of(lm, tasks, units=units, top=top, least=least, known=known)
-    return work.run(show_progress, out)
+    require_same_clean(tasks)
+    if not 0 <= least < 1:
+        raise MethodError(f"least={least}: a share of the gap lies between 0 and 1.")
+    table = resolve_units(lm, units, max(max(task.lengths) for task in tasks.values()))
+    if table.positional:
+        raise MethodError("Counterfactuals are compared on whole units, not at single positions. Leave out @positions.")
+    return CorruptionsWork(lm, dict(tasks), table, require_top(top, len(table)), least, dict(known or {}))
 
 
 def require_same_clean(tasks: Mapping[str, Task]) -> None:

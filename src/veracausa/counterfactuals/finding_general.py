@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from veracausa.choices import Ablation, AllUnits
 from veracausa.counterfactuals.general_units import GeneralPurpose
 from veracausa.effects.exact import exact
-from veracausa.engine.work import Composed, Work, planned_by
+from veracausa.engine.work import Composed, Work, gives
 from veracausa.errors import GapError, MethodError
 from veracausa.scores.scores import Scores
 from veracausa.units.resolve import resolve_units
@@ -39,22 +39,6 @@ class GeneralPurposeWork(Composed):
     known: Mapping[str, Scores]
     kind: ClassVar[str] = "exact"
 
-    @classmethod
-    def of(
-        cls, lm: Model, task: Task, *, units: str | Sequence[str] | Units, ablation: Ablation, large: float,
-        small: float, known: Mapping[str, Scores] | None,
-    ) -> GeneralPurposeWork:  # fmt: skip
-        """Check what is asked; see `general_purpose`."""
-        if not 0 < small <= large or ablation not in ("mean", "zero", "resample"):
-            raise MethodError(
-                f"small={small}, large={large}, ablation={ablation!r}: 0 < small ≤ large, and the ablation is mean, "
-                "zero or resample."
-            )
-        table = resolve_units(lm, units, max(task.lengths))
-        if table.positional or table.kind == "edges":
-            raise MethodError("General-purpose units are whole units: give no edges and no single positions.")
-        return cls(lm, task, table, ablation, large, small, dict(known or {}))
-
     def parts(self, given: Collection[str] = ()) -> dict[str, Work]:
         """Both effects but what is `known`, or will be `given`; which units are followed is not known beforehand."""
         return {
@@ -81,7 +65,7 @@ class GeneralPurposeWork(Composed):
         return found
 
 
-@planned_by(GeneralPurposeWork.of)
+@gives(GeneralPurpose)
 def general_purpose(
     lm: Model,
     task: Task,
@@ -93,7 +77,7 @@ def general_purpose(
     known: Mapping[str, Scores] | None = None,
     out: str | Path | None = None,
     show_progress: bool = True,
-) -> GeneralPurpose:
+) -> GeneralPurposeWork:
     """Units that the behaviour needs although the counterfactual does not change them.
 
     Args:
@@ -114,5 +98,12 @@ def general_purpose(
 
     >>> vc.counterfactuals.general_purpose(lm, task, units="mlps").found
     """
-    work = GeneralPurposeWork.of(lm, task, units=units, ablation=ablation, large=large, small=small, known=known)
-    return work.run(show_progress, out)
+    if not 0 < small <= large or ablation not in ("mean", "zero", "resample"):
+        raise MethodError(
+            f"small={small}, large={large}, ablation={ablation!r}: 0 < small ≤ large, and the ablation is mean, "
+            "zero or resample."
+        )
+    table = resolve_units(lm, units, max(task.lengths))
+    if table.positional or table.kind == "edges":
+        raise MethodError("General-purpose units are whole units: give no edges and no single positions.")
+    return GeneralPurposeWork(lm, task, table, ablation, large, small, dict(known or {}))

@@ -31,7 +31,7 @@ from veracausa.effects.replacements import recorded
 from veracausa.engine.attention import attention_pattern
 from veracausa.engine.guard import borrowed
 from veracausa.engine.tape import State
-from veracausa.engine.work import planned_by
+from veracausa.engine.work import gives
 from veracausa.result import Shown
 from veracausa.scores.files import unpack_units
 from veracausa.scores.scores import task_header
@@ -200,15 +200,15 @@ class HeadRolesWork:
         return HeadRoles(mean, error, tuple(counts.tolist()), units, model, task_header(task), cost)
 
 
-@planned_by(HeadRolesWork)
-def head_roles(lm: Model, task: Task) -> HeadRoles:
+@gives(HeadRoles)
+def head_roles(lm: Model, task: Task) -> HeadRolesWork:
     """Where every head looks on the clean prompts of a task, and what kind of head that makes it.
 
     Cost: one forward pass over the clean prompts. Raises NumericsError, OutOfMemoryError as `vc.exact` does.
 
     >>> vc.counterfactuals.head_roles(lm, vc.tasks.ioi(lm, n=16)).role("a20.h0")
     """
-    return HeadRolesWork(lm, task).run()
+    return HeadRolesWork(lm, task)
 
 
 def pattern(state: State, layer: int) -> Float[Tensor, "examples heads positions keys"]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from veracausa.counterfactuals.searches import Search
 from veracausa.effects.exact import exact
-from veracausa.engine.work import Composed, Work, planned_by
+from veracausa.engine.work import Composed, Work, gives
 from veracausa.errors import TaskError, UnitError
 from veracausa.tasks.draw import shuffled
 from veracausa.tasks.pool import merged
@@ -37,14 +37,6 @@ class SearchWork(Composed):
     searched: np.ndarray
     kind: ClassVar[str] = "exact"
 
-    @classmethod
-    def of(
-        cls, lm: Model, pool: Task, *, units: str | Sequence[str] | Units, held_out: Task | None, seed: int
-    ) -> SearchWork:
-        """Check what is asked; see `search`."""
-        whole, searched = _split(pool, held_out, seed)
-        return cls(lm, whole, *_sites(lm, whole, units), searched)
-
     def parts(self, given: Collection[str] = ()) -> dict[str, Work]:
         """The effects of the sites."""
         return {"exact": exact.work(self.lm, self.task, units=self.sites)}
@@ -54,7 +46,7 @@ class SearchWork(Composed):
         return Search(self.parts()["exact"].run(show_progress, out), self.task, self.names, self.searched)
 
 
-@planned_by(SearchWork.of)
+@gives(Search)
 def search(
     lm: Model,
     pool: Task,
@@ -64,7 +56,7 @@ def search(
     seed: int = 0,
     out: str | Path | None = None,
     show_progress: bool = True,
-) -> Search:
+) -> SearchWork:
     """The pair of a pool that shows each unit best, by its effect and by how it stands out, checked on other prompts.
 
     Args:
@@ -85,7 +77,8 @@ def search(
     >>> pool = vc.counterfactuals.pool(lm, vc.tasks.ioi(lm, n=8))
     >>> vc.counterfactuals.search(lm, pool, units=["a16.h0"])
     """
-    return SearchWork.of(lm, pool, units=units, held_out=held_out, seed=seed).run(show_progress, out)
+    whole, searched = _split(pool, held_out, seed)
+    return SearchWork(lm, whole, *_sites(lm, whole, units), searched)
 
 
 def _split(pool: Task, held_out: Task | None, seed: int) -> tuple[Task, np.ndarray]:

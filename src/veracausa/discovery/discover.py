@@ -24,7 +24,7 @@ from veracausa.discovery.evaluation import CIRCUIT, CURVE, PARTS, RANDOM, RANDOM
 from veracausa.discovery.results import HELD_OUT, Discovery, stability_of
 from veracausa.discovery.steps import PIECES, Scoring, running, verifying
 from veracausa.engine.guard import borrowed
-from veracausa.engine.work import planned_by
+from veracausa.engine.work import gives
 from veracausa.errors import MethodError
 from veracausa.estimates.method import Method
 from veracausa.planning.rates import rates, timed
@@ -65,34 +65,6 @@ class DiscoverWork:
     sample: int
     seed: int
     kind: ClassVar[str] = "circuits"
-
-    @classmethod
-    def of(
-        cls,
-        lm: Model,
-        task: Task,
-        method: EdgeScoring | Method = "eap-ig",
-        edges: int = 200,
-        how: Selection = "connected",
-        by: EdgeRanking | None = None,
-        held_out: Task | None = None,
-        sizes: Sequence[float] = SIZES,
-        top: int = TOP,
-        sample: int = SAMPLE,
-        seed: int = 0,
-    ) -> DiscoverWork:
-        """Check what is asked; see `discover`."""
-        if how == "iterated":
-            raise MethodError(
-                "how='iterated' is a way of scoring here: take method='iterated', how='top' or 'connected'."
-            )
-        ranking = ranked_by(how, by, edges, lm.graph.size)
-        require_sizes(sizes)
-        if min(top, sample, seed) < 0:
-            raise MethodError(f"top={top}, sample={sample}, seed={seed}: they are 0 or more.")
-        chosen, other = _parts(task, held_out, seed)
-        scoring = Scoring.of(lm, chosen, method, edges, seed)
-        return cls(lm, chosen, other, scoring, edges, how, ranking, tuple(sizes), top, sample, seed)
 
     @property
     def what(self) -> str:
@@ -231,7 +203,7 @@ class _Making:
         return self.evaluating.do(part)
 
 
-@planned_by(DiscoverWork.of)
+@gives(Discovery)
 def discover(
     lm: Model,
     task: Task,
@@ -247,7 +219,7 @@ def discover(
     seed: int = 0,
     out: str | Path | None = None,
     show_progress: bool = True,
-) -> Discovery:
+) -> DiscoverWork:
     """Find the circuit of a behaviour, check its scores, and evaluate it on pairs that it was not selected on.
 
     Args:
@@ -280,8 +252,15 @@ def discover(
     >>> found = vc.discover(lm, vc.tasks.ioi(lm, n=32), method="eap-ig", edges=200)
     >>> found.evaluation.circuit.f
     """
-    asked = (method, edges, how, by, held_out, sizes, top, sample, seed)
-    return DiscoverWork.of(lm, task, *asked).run(show_progress, out)
+    if how == "iterated":
+        raise MethodError("how='iterated' is a way of scoring here: take method='iterated', how='top' or 'connected'.")
+    ranking = ranked_by(how, by, edges, lm.graph.size)
+    require_sizes(sizes)
+    if min(top, sample, seed) < 0:
+        raise MethodError(f"top={top}, sample={sample}, seed={seed}: they are 0 or more.")
+    chosen, other = _parts(task, held_out, seed)
+    scoring = Scoring.of(lm, chosen, method, edges, seed)
+    return DiscoverWork(lm, chosen, other, scoring, edges, how, ranking, tuple(sizes), top, sample, seed)
 
 
 def _parts(task: Task, held_out: Task | None, seed: int) -> tuple[Task, Task]:

@@ -18,7 +18,7 @@ from veracausa.cost import Step, told
 from veracausa.discovery.evaluation import PARTS, Evaluating, Evaluation, seen_by
 from veracausa.discovery.files import load_discovery, place, save_discovery
 from veracausa.discovery.results import Discovery
-from veracausa.engine.work import planned_by
+from veracausa.engine.work import gives
 from veracausa.planning.rates import rates, timed
 from veracausa.planning.stages import Stage, perform
 from veracausa.progress import announce
@@ -40,24 +40,6 @@ class EvaluateWork:
     evaluating: Evaluating
     ablation: Ablation
     kind: ClassVar[str] = "circuits"
-
-    @classmethod
-    def of(
-        cls, lm: Model, discovery: Discovery | str | Path, task: Task, sizes: Sequence[float] | None, ablation: Ablation
-    ) -> EvaluateWork:
-        """Check what is asked; see `evaluate`."""
-        folder = None if isinstance(discovery, Discovery) else at(discovery)
-        found = discovery if isinstance(discovery, Discovery) else load_discovery(discovery)
-        found.circuit.require_for(lm)
-        sizes = found.evaluation.curve.sizes if sizes is None else tuple(sizes)
-        require_sizes(sizes)
-        require_ablation(ablation)
-        name = "pairs-" + hashlib.sha256(json.dumps([task.digest(), list(sizes), ablation]).encode()).hexdigest()[:8]
-        evaluating = Evaluating.of(
-            lm, name, task, found.circuit, found.scores, seen=seen_by(task, found.pairs), sizes=sizes,
-            seed=int(found.asked["seed"]), ablation=ablation,
-        )  # fmt: skip
-        return cls(lm, task, found, folder, evaluating, ablation)
 
     def steps(self) -> list[Step]:
         """What each part will cost."""
@@ -95,7 +77,7 @@ class EvaluateWork:
         return evaluation
 
 
-@planned_by(EvaluateWork.of)
+@gives(Evaluation)
 def evaluate(
     lm: Model,
     discovery: Discovery | str | Path,
@@ -104,7 +86,7 @@ def evaluate(
     sizes: Sequence[float] | None = None,
     ablation: Ablation = "counterfactual",
     show_progress: bool = True,
-) -> Evaluation:
+) -> EvaluateWork:
     """Run a discovered circuit, the curve of its ranking and the same of a random ranking on other pairs.
 
     Args:
@@ -124,4 +106,15 @@ def evaluate(
 
     >>> vc.discovery.evaluate(lm, "out/", vc.tasks.ioi(lm, n=16, seed=7)).circuit.f
     """
-    return EvaluateWork.of(lm, discovery, task, sizes, ablation).run(show_progress)
+    folder = None if isinstance(discovery, Discovery) else at(discovery)
+    found = discovery if isinstance(discovery, Discovery) else load_discovery(discovery)
+    found.circuit.require_for(lm)
+    sizes = found.evaluation.curve.sizes if sizes is None else tuple(sizes)
+    require_sizes(sizes)
+    require_ablation(ablation)
+    name = "pairs-" + hashlib.sha256(json.dumps([task.digest(), list(sizes), ablation]).encode()).hexdigest()[:8]
+    evaluating = Evaluating.of(
+        lm, name, task, found.circuit, found.scores, seen=seen_by(task, found.pairs), sizes=sizes,
+        seed=int(found.asked["seed"]), ablation=ablation,
+    )  # fmt: skip
+    return EvaluateWork(lm, task, found, folder, evaluating, ablation)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from veracausa.effects.exact import ExactWork
+from veracausa.choices import Ablation, Direction
+from veracausa.effects.exact import ExactWork, exact
 from veracausa.errors import MethodError, UnitError
 from veracausa.units.coalitions import Coalitions, require_kind
 
@@ -24,8 +25,8 @@ def coalition_work(
     task: Task,
     table: Coalitions,
     *,
-    ablation: str,
-    direction: str,
+    ablation: Ablation,
+    direction: Direction,
     reference: Task | None,
     seed: int,
 ) -> ExactWork:
@@ -52,7 +53,7 @@ def coalition_work(
             f"weights of {len(table)} coalitions of {table.kind} must be {len(table)} × {parts}: a layer of {lm.name} "
             f"has {parts} of them. These are {' × '.join(map(str, table.weights.shape))}."
         )
-    return ExactWork.of(lm, task, units=table, ablation=ablation, direction=direction, reference=reference, seed=seed)
+    return exact.work(lm, task, units=table, ablation=ablation, direction=direction, reference=reference, seed=seed)
 
 
 def require_joint(ablation: str) -> None:

@@ -35,7 +35,7 @@ from veracausa.effects.replacements import (
 )
 from veracausa.effects.rows import Plan, Rows
 from veracausa.engine.session import Session, session
-from veracausa.engine.work import planned_by, recorded_runs, unpatched_run
+from veracausa.engine.work import gives, recorded_runs, unpatched_run
 from veracausa.errors import MethodError
 from veracausa.scores.headers import reference_settings
 from veracausa.scores.scores import Scores, assemble
@@ -44,8 +44,6 @@ from veracausa.units.resolve import resolve_units
 from veracausa.units.table import Units
 
 if TYPE_CHECKING:
-    from typing import Self
-
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 
@@ -57,8 +55,8 @@ class ExactWork:
     lm: Model
     task: Task
     units: Units
-    ablation: str
-    direction: str
+    ablation: Ablation
+    direction: Direction
     reference: Task | None
     constants: OptimalConstants | None
     learn: OptimalWork | None
@@ -67,36 +65,6 @@ class ExactWork:
     share_prefix: bool = True
     method: ClassVar[str] = "exact"
     notes: ClassVar[tuple[str, ...]] = ()
-
-    @classmethod
-    def of(
-        cls,
-        lm: Model,
-        task: Task,
-        *,
-        units: str | Sequence[str] | Units,
-        ablation: str,
-        direction: str,
-        reference: Task | None,
-        seed: int,
-        constants: OptimalConstants | None = None,
-        rows: int | None = None,
-        share_prefix: bool = True,
-    ) -> Self:
-        """Check what is asked; see `exact`."""
-        if rows is not None and rows < 1:
-            raise MethodError(
-                f"rows={rows}: a chunk holds at least one row. Leave rows out to let the free memory decide."
-            )
-        table, learn = resolve_units(lm, units, max(task.lengths)), None
-        if isinstance(table, Edges):
-            _require_edges(ablation, direction, reference)
-        else:
-            require_effect(ablation, direction)
-        require_constants(ablation, constants)
-        if ablation == "optimal" and constants is None:
-            learn = optimal_constants.work(lm, task, units=table)
-        return cls(lm, task, table, ablation, direction, reference, constants, learn, seed, rows, share_prefix)
 
     @property
     def kind(self) -> str:
@@ -202,7 +170,7 @@ def _bucket(call: Session, plan: Plan, start: int, examples: tuple[int, ...]) ->
             call.put((example, unit), effects)
 
 
-@planned_by(ExactWork.of)
+@gives(Scores)
 def exact(
     lm: Model,
     task: Task,
@@ -217,7 +185,7 @@ def exact(
     share_prefix: bool = True,
     out: str | Path | None = None,
     show_progress: bool = True,
-) -> Scores:
+) -> ExactWork:
     """Exact effects of units on the metric, example by example.
 
     Args:
@@ -250,11 +218,17 @@ def exact(
     >>> exact = vc.exact(lm, task, units="heads")
     >>> exact.top(5)
     """
-    work = ExactWork.of(
-        lm, task, units=units, ablation=ablation, direction=direction, reference=reference, constants=constants,
-        seed=seed, rows=rows, share_prefix=share_prefix,
-    )  # fmt: skip
-    return work.run(show_progress, out)
+    if rows is not None and rows < 1:
+        raise MethodError(f"rows={rows}: a chunk holds at least one row. Leave rows out to let the free memory decide.")
+    table, learn = resolve_units(lm, units, max(task.lengths)), None
+    if isinstance(table, Edges):
+        _require_edges(ablation, direction, reference)
+    else:
+        require_effect(ablation, direction)
+    require_constants(ablation, constants)
+    if ablation == "optimal" and constants is None:
+        learn = optimal_constants.work(lm, task, units=table)
+    return ExactWork(lm, task, table, ablation, direction, reference, constants, learn, seed, rows, share_prefix)
 
 
 def _require_edges(ablation: str, direction: str, reference: Task | None) -> None:

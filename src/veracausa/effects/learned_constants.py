@@ -39,7 +39,7 @@ from veracausa.engine.budget import examples_per_batch
 from veracausa.engine.identity import difference
 from veracausa.engine.session import session
 from veracausa.engine.tape import buckets
-from veracausa.engine.work import planned_by, recorded_runs
+from veracausa.engine.work import gives, recorded_runs
 from veracausa.errors import MethodError, UnitError
 from veracausa.result import Shown
 from veracausa.scores.files import unpack_units
@@ -203,25 +203,6 @@ class OptimalWork:
     most: int | None
     kind: ClassVar[str] = "paths"
 
-    @classmethod
-    def of(
-        cls,
-        lm: Model,
-        task: Task,
-        *,
-        units: str | Sequence[str] | Units,
-        learning: Learning | None,
-        floor: float,
-        most: int | None,
-    ) -> OptimalWork:
-        """Check what is asked; see `optimal_constants`."""
-        table = resolve_units(lm, units, max(task.lengths))
-        if isinstance(table, Edges) or table.positional or table.joint:
-            raise MethodError("Optimal constants are those of single units at all positions: no edges, no @position.")
-        if not floor >= 0 or (most is not None and most < 0):
-            raise MethodError(f"floor={floor}, most={most}: neither may be below 0.")
-        return cls(lm, task, table, learning or Learning(), floor, most)
-
     def groups(self) -> list[tuple[int, tuple[int, ...]]]:
         """Pairs of one length that are recorded together."""
         lm, task = self.lm, self.task
@@ -283,7 +264,7 @@ class OptimalWork:
         return f"optimal-{table.kind}-{key}.safetensors"
 
 
-@planned_by(OptimalWork.of)
+@gives(OptimalConstants)
 def optimal_constants(
     lm: Model,
     task: Task,
@@ -294,7 +275,7 @@ def optimal_constants(
     most: int | None = None,
     out: str | Path | None = None,
     show_progress: bool = True,
-) -> OptimalConstants:
+) -> OptimalWork:
     """Learn the constant of every unit that keeps the model's output closest to the clean run's, unit by unit.
 
     Args:
@@ -313,5 +294,9 @@ def optimal_constants(
 
     >>> vc.effects.optimal_constants(lm, task, units=["a20.h0", "a23.h3"]).table()
     """
-    work = OptimalWork.of(lm, task, units=units, learning=learning, floor=floor, most=most)
-    return work.run(show_progress, out)
+    table = resolve_units(lm, units, max(task.lengths))
+    if isinstance(table, Edges) or table.positional or table.joint:
+        raise MethodError("Optimal constants are those of single units at all positions: no edges, no @position.")
+    if not floor >= 0 or (most is not None and most < 0):
+        raise MethodError(f"floor={floor}, most={most}: neither may be below 0.")
+    return OptimalWork(lm, task, table, learning or Learning(), floor, most)

@@ -32,7 +32,7 @@ from veracausa.effects.coalitions import coalition_work, require_joint
 from veracausa.effects.exact import ExactWork
 from veracausa.effects.replacements import require_effect
 from veracausa.effects.site_effects import whole_sites
-from veracausa.engine.work import planned_by
+from veracausa.engine.work import gives
 from veracausa.errors import MethodError
 from veracausa.scores.scores import Completeness, Scores
 from veracausa.units.coalitions import Coalitions, require_kind
@@ -57,23 +57,11 @@ class ShapleyWork:
     task: Task
     units: Units
     game: _Game
-    ablation: str
-    direction: str
+    ablation: Ablation
+    direction: Direction
     reference: Task | None
     seed: int
     kind: ClassVar[str] = "exact"
-
-    @classmethod
-    def of(
-        cls, lm: Model, task: Task, *, units: str | Sequence[str] | Units, permutations: int, ablation: str,
-        direction: str, reference: Task | None, seed: int,
-    ) -> ShapleyWork:  # fmt: skip
-        """Check what is asked; see `shapley`."""
-        table = whole_sites(lm, task, units, "Shapley")
-        require_joint(ablation)
-        require_effect(ablation, direction)
-        game = _Game.of(lm, table.kind, permutations)
-        return cls(lm, task, table, game, ablation, direction, reference, seed)
 
     @property
     def layers(self) -> np.ndarray:
@@ -132,7 +120,7 @@ class ShapleyWork:
         )
 
 
-@planned_by(ShapleyWork.of)
+@gives(Scores)
 def shapley(
     lm: Model,
     task: Task,
@@ -145,7 +133,7 @@ def shapley(
     seed: int = 0,
     out: str | Path | None = None,
     show_progress: bool = True,
-) -> Scores:
+) -> ShapleyWork:
     """Shapley values of units within their sites (their layers), example by example.
 
     Args:
@@ -169,11 +157,11 @@ def shapley(
 
     >>> vc.effects.shapley(lm, task, units="heads", permutations=16).top(5)
     """
-    work = ShapleyWork.of(
-        lm, task, units=units, permutations=permutations, ablation=ablation, direction=direction, reference=reference,
-        seed=seed,
-    )  # fmt: skip
-    return work.run(show_progress, out)
+    table = whole_sites(lm, task, units, "Shapley")
+    require_joint(ablation)
+    require_effect(ablation, direction)
+    game = _Game.of(lm, table.kind, permutations)
+    return ShapleyWork(lm, task, table, game, ablation, direction, reference, seed)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,10 +21,10 @@ from torch import Tensor
 from veracausa.choices import Ablation, AllUnits, Direction
 from veracausa.cost import Cost
 from veracausa.effects.coalitions import coalition_work, require_joint
-from veracausa.effects.exact import ExactWork
+from veracausa.effects.exact import ExactWork, exact
 from veracausa.effects.replacements import Replacement, Zero
 from veracausa.effects.rows import Patching, Plan, Rows
-from veracausa.engine.work import planned_by
+from veracausa.engine.work import gives
 from veracausa.errors import MethodError
 from veracausa.scores.scores import Scores
 from veracausa.units.coalitions import Coalitions, require_kind
@@ -33,8 +33,6 @@ from veracausa.units.resolve import resolve_units
 from veracausa.units.table import Units
 
 if TYPE_CHECKING:
-    from typing import Self
-
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 
@@ -47,18 +45,6 @@ class LastInWork:
     task: Task
     units: Units
     coalitions: ExactWork
-
-    @classmethod
-    def of(
-        cls, lm: Model, task: Task, *, units: str | Sequence[str] | Units, ablation: str, direction: str,
-        reference: Task | None, seed: int,
-    ) -> LastInWork:  # fmt: skip
-        """Check what is asked; see `last_in`."""
-        table = whole_sites(lm, task, units, "Last-in")
-        every = coalition_work(
-            lm, task, _all_but(lm, table), ablation=ablation, direction=direction, reference=reference, seed=seed
-        )
-        return cls(lm, task, table, every)
 
     @property
     def kind(self) -> str:
@@ -83,7 +69,7 @@ class LastInWork:
         return replace(scores, values=values, units=table, method="last-in", notes=notes)
 
 
-@planned_by(LastInWork.of)
+@gives(Scores)
 def last_in(
     lm: Model,
     task: Task,
@@ -95,7 +81,7 @@ def last_in(
     seed: int = 0,
     out: str | Path | None = None,
     show_progress: bool = True,
-) -> Scores:
+) -> LastInWork:
     """Last-in effects: what a unit still does when all other units of its site (its layer) are replaced already.
 
     F_u = M(whole site replaced) − M(whole site replaced except u), in units of the metric, with the sign of
@@ -114,8 +100,11 @@ def last_in(
 
     >>> vc.effects.last_in(lm, task, units="heads").top(5)
     """
-    work = LastInWork.of(lm, task, units=units, ablation=ablation, direction=direction, reference=reference, seed=seed)
-    return work.run(show_progress, out)
+    table = whole_sites(lm, task, units, "Last-in")
+    every = coalition_work(
+        lm, task, _all_but(lm, table), ablation=ablation, direction=direction, reference=reference, seed=seed
+    )
+    return LastInWork(lm, task, table, every)
 
 
 class DirectWork(ExactWork):
@@ -124,24 +113,13 @@ class DirectWork(ExactWork):
     method = "direct"
     notes = ("direct: later units are held at what they were, only the final stream changes",)
 
-    @classmethod
-    def of(cls, lm: Model, task: Task, *, units: str | Sequence[str] | Units, ablation: str, **asked: Any) -> Self:
-        """Check what is asked; see `direct`."""
-        table = resolve_units(lm, units, max(task.lengths))
-        if isinstance(table, Edges):
-            raise MethodError(
-                "A direct effect goes to the logits: for edges that is vc.exact of the edges 'u->logits'."
-            )
-        require_joint(ablation)
-        return super().of(lm, task, units=table, ablation=ablation, **asked)
-
     def plan(self, cost: Cost, source: Replacement | None = None) -> Plan:
         """See `ExactWork.plan`."""
         noising = self.direction == "noising"
         return _DirectRows(self.lm, self.task, self.units, Zero() if source is None else source, noising, None, cost)
 
 
-@planned_by(DirectWork.of)
+@gives(Scores)
 def direct(
     lm: Model,
     task: Task,
@@ -153,7 +131,7 @@ def direct(
     seed: int = 0,
     out: str | Path | None = None,
     show_progress: bool = True,
-) -> Scores:
+) -> DirectWork:
     """Direct effects: a unit is replaced, all later units stay as they were, so that only the final stream changes.
 
     D_u = M(final stream + change of u's write) − M, in units of the metric, read through the live final norm. In
@@ -170,8 +148,12 @@ def direct(
 
     >>> vc.effects.direct(lm, task, units="heads").top(5)
     """
-    work = DirectWork.of(lm, task, units=units, ablation=ablation, direction=direction, reference=reference, seed=seed)
-    return work.run(show_progress, out)
+    table = resolve_units(lm, units, max(task.lengths))
+    if isinstance(table, Edges):
+        raise MethodError("A direct effect goes to the logits: for edges that is vc.exact of the edges 'u->logits'.")
+    require_joint(ablation)
+    asked = exact.work(lm, task, units=table, ablation=ablation, direction=direction, reference=reference, seed=seed)
+    return DirectWork(**vars(asked))
 
 
 class _DirectRows(Rows):

@@ -31,7 +31,7 @@ Made_co = TypeVar("Made_co", bound="Work", covariant=True)
 
 
 class Work(Protocol):
-    """What a call is about to do; frozen, and made by a classmethod `of` that checks the arguments."""
+    """What a call is about to do, all arguments checked; frozen."""
 
     @property
     def lm(self) -> Model:
@@ -93,33 +93,30 @@ class Planned(Protocol[Arguments, Result_co, Made_co]):
 Asked = tuple[Planned[..., Any, Work], dict[str, Any]]
 
 
-def planned_by(
-    of: Callable[..., Made_co],
-) -> Callable[[Callable[Arguments, Result_co]], Planned[Arguments, Result_co, Made_co]]:
-    """Give a public verb an attribute `work`: what it would do with the same arguments, made by `of`.
+def gives(result: type[Result_co]) -> Callable[[Callable[Arguments, Made_co]], Planned[Arguments, Result_co, Made_co]]:
+    """Make a public verb of a function that checks its arguments and returns the `Work` that they ask for.
 
-    `of` is called with every argument of the verb by name, defaults included, but for `show_progress` and `out`, which
-    `Work.run` takes.
+    Calling the verb does the work and gives its `result`; `verb.work(…)`, with the same arguments, only returns it.
+    `show_progress` and `out`, where the function has them, change nothing about the work: they go to `Work.run`.
 
-    >>> @planned_by(ExactWork.of)
-    ... def exact(lm, task, *, units="heads", out=None, show_progress=True):
-    ...     return ExactWork.of(lm, task, units=units).run(show_progress, out)
+    >>> @gives(Scores)
+    ... def exact(lm, task, *, units="heads", out=None, show_progress=True) -> ExactWork:
+    ...     return ExactWork(lm, task, resolve_units(lm, units, max(task.lengths)))
     """
 
-    def marked(verb: Callable[Arguments, Result_co]) -> Planned[Arguments, Result_co, Made_co]:
-        signature = inspect.signature(verb)
+    def made(asked: Callable[Arguments, Made_co]) -> Planned[Arguments, Result_co, Made_co]:
+        signature = inspect.signature(asked)
 
-        @functools.wraps(verb)
-        def work(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Made_co:
-            asked = signature.bind(*args, **kwargs)
-            asked.apply_defaults()
-            return of(**{name: value for name, value in asked.arguments.items() if name not in _HOW})
+        @functools.wraps(asked)
+        def verb(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result_co:
+            work, call = asked(*args, **kwargs), signature.bind(*args, **kwargs)
+            call.apply_defaults()
+            return work.run(**{name: call.arguments[name] for name in _HOW if name in call.arguments})
 
-        planned = cast("Planned[Arguments, Result_co, Made_co]", verb)
-        planned.work = work  # type: ignore[method-assign]
-        return planned
+        vars(verb)["work"], vars(verb)["__signature__"] = asked, signature.replace(return_annotation=result.__name__)
+        return cast("Planned[Arguments, Result_co, Made_co]", verb)
 
-    return marked
+    return made
 
 
 def recorded_runs(lm: Model, task: Task, share: bool) -> float:

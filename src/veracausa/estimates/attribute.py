@@ -27,7 +27,7 @@ from veracausa.engine.rule import PLAIN
 from veracausa.engine.rules import applied
 from veracausa.engine.session import Session, session
 from veracausa.engine.tape import buckets
-from veracausa.engine.work import planned_by, recorded_runs, unpatched_run
+from veracausa.engine.work import gives, recorded_runs, unpatched_run
 from veracausa.errors import MethodError
 from veracausa.estimates.flow import FlowWork
 from veracausa.estimates.method import Method
@@ -66,38 +66,6 @@ class AttributeWork:
     reference: Task | None
     constants: OptimalConstants | None
     learn: OptimalWork | None
-
-    @classmethod
-    def of(
-        cls, lm: Model, task: Task, *, units: str | Sequence[str] | Units, method: str | Method, direction: str,
-        baseline: str | None, nodes: int | None, grid: str | None, steps: int | None, seed: int | None,
-        reference: Task | None, constants: OptimalConstants | None,
-    ) -> AttributeWork | FlowWork:  # fmt: skip
-        """Check what is asked; see `attribute`."""
-        if nodes is not None and steps is not None:
-            raise MethodError("nodes= and steps= are the same number; give one of them.")
-        over = {"baseline": baseline, "nodes": steps if nodes is None else nodes, "grid": grid, "seed": seed}
-        table = resolve_units(lm, units, max(task.lengths))
-        if method == "ifr" and isinstance(table, Edges):
-            if direction != "noising" or reference is not None or any(value is not None for value in over.values()):
-                raise MethodError(
-                    "method='ifr' reads shares off the clean run: it has no direction, path, seed or reference."
-                )
-            return FlowWork(lm, task, table)
-        name, parts = resolve_method(method, task.metric, direction, isinstance(table, Edges), **over)
-        if "graddrop" in parts.rule and lm.layers == 1:
-            raise MethodError(
-                f"graddrop averages over passes that drop another layer's gradient, but {lm.name} has one layer. Use "
-                "rule='plain' or 'qk-exact'."
-            )
-        ablation = BASELINES[parts.baseline]
-        if ablation == "resample" and table.positional:
-            raise MethodError("baseline='resample' draws one prompt a unit: at single positions take vc.exact instead.")
-        require_effect(ablation, direction)
-        require_constants(ablation, constants)
-        learning = ablation == "optimal" and constants is None
-        learn = optimal_constants.work(lm, task, units=table) if learning else None
-        return cls(lm, task, table, name, parts, direction, reference, constants, learn)
 
     @property
     def kind(self) -> str:
@@ -277,7 +245,7 @@ def _unconverged(
     )
 
 
-@planned_by(AttributeWork.of)
+@gives(Scores)
 def attribute(
     lm: Model,
     task: Task,
@@ -293,7 +261,7 @@ def attribute(
     reference: Task | None = None,
     constants: OptimalConstants | None = None,
     show_progress: bool = True,
-) -> Scores:
+) -> AttributeWork | FlowWork:
     """Estimate the effects that `vc.exact` computes, from gradients, with the same sign.
 
     Args:
@@ -329,8 +297,27 @@ def attribute(
     >>> estimate = vc.attribute(lm, task, units="heads", method="ig")
     >>> vc.agreement(estimate, vc.exact(lm, task, units="heads"))
     """
-    work = AttributeWork.of(
-        lm, task, units=units, method=method, direction=direction, baseline=baseline, nodes=nodes, grid=grid,
-        steps=steps, seed=seed, reference=reference, constants=constants,
-    )  # fmt: skip
-    return work.run(show_progress)
+    if nodes is not None and steps is not None:
+        raise MethodError("nodes= and steps= are the same number; give one of them.")
+    over = {"baseline": baseline, "nodes": steps if nodes is None else nodes, "grid": grid, "seed": seed}
+    table = resolve_units(lm, units, max(task.lengths))
+    if method == "ifr" and isinstance(table, Edges):
+        if direction != "noising" or reference is not None or any(value is not None for value in over.values()):
+            raise MethodError(
+                "method='ifr' reads shares off the clean run: it has no direction, path, seed or reference."
+            )
+        return FlowWork(lm, task, table)
+    name, parts = resolve_method(method, task.metric, direction, isinstance(table, Edges), **over)
+    if "graddrop" in parts.rule and lm.layers == 1:
+        raise MethodError(
+            f"graddrop averages over passes that drop another layer's gradient, but {lm.name} has one layer. Use "
+            "rule='plain' or 'qk-exact'."
+        )
+    ablation = BASELINES[parts.baseline]
+    if ablation == "resample" and table.positional:
+        raise MethodError("baseline='resample' draws one prompt a unit: at single positions take vc.exact instead.")
+    require_effect(ablation, direction)
+    require_constants(ablation, constants)
+    learning = ablation == "optimal" and constants is None
+    learn = optimal_constants.work(lm, task, units=table) if learning else None
+    return AttributeWork(lm, task, table, name, parts, direction, reference, constants, learn)

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
 
+from veracausa.choices import Ablation
 from veracausa.cost import Cost
-from veracausa.effects.exact import ExactWork
+from veracausa.effects.exact import ExactWork, exact
 from veracausa.engine.identity import difference
-from veracausa.engine.work import planned_by
+from veracausa.engine.work import gives
 from veracausa.errors import MethodError
 from veracausa.receipts.receipts import Receipt
 from veracausa.receipts.stages import Orders, Stage, Until, plan, require_tau, walk
@@ -50,26 +51,6 @@ class VerifyWork:
     seed: int
     until: Until | None
     budget: float | None
-
-    @classmethod
-    def of(
-        cls, lm: Model, task: Task, estimate: Scores, *, top: int, sample: int, tau: float | None, seed: int,
-        until: Until | None, budget: float | None, reference: Task | None,
-    ) -> VerifyWork:  # fmt: skip
-        """Check what is asked, and plan the stages; see `verify`."""
-        threshold = require_sizes(top, sample, seed, until, budget, tau)
-        ablation = _ablation(lm, task, estimate)
-        _require_reference(task, estimate, ablation, reference)
-        drawn = int(estimate.settings.get("seed") or 0)
-        effects = ExactWork.of(
-            lm, task, units=estimate.units, ablation=ablation, direction=estimate.direction, reference=reference,
-            seed=drawn,
-        )  # fmt: skip
-        orders, costs = Orders.of(estimate.ranking(), seed), effects.costs()
-        stages = plan(
-            orders, costs, overhead(lm, task, ablation, reference), top=top, sample=sample, until=until, budget=budget
-        )
-        return cls(estimate, effects, costs, orders, stages, threshold, seed, until, budget)
 
     @property
     def lm(self) -> Model:
@@ -133,7 +114,7 @@ class VerifyWork:
         )
 
 
-@planned_by(VerifyWork.of)
+@gives(Receipt)
 def verify(
     lm: Model,
     task: Task,
@@ -148,7 +129,7 @@ def verify(
     reference: Task | None = None,
     out: str | Path | None = None,
     show_progress: bool = True,
-) -> Receipt:
+) -> VerifyWork:
     """Check an estimate against exact effects of its strongest units and of a random sample of the others.
 
     Args:
@@ -181,10 +162,19 @@ def verify(
     >>> receipt = vc.verify(lm, task, vc.attribute(lm, task, units="neurons"), top=50, sample=300)
     >>> receipt.missed, receipt.scores
     """
-    work = VerifyWork.of(
-        lm, task, estimate, top=top, sample=sample, tau=tau, seed=seed, until=until, budget=budget, reference=reference
+    threshold = require_sizes(top, sample, seed, until, budget, tau)
+    ablation = _ablation(lm, task, estimate)
+    _require_reference(task, estimate, ablation, reference)
+    drawn = int(estimate.settings.get("seed") or 0)
+    effects = exact.work(
+        lm, task, units=estimate.units, ablation=ablation, direction=estimate.direction, reference=reference,
+        seed=drawn,
+    )  # fmt: skip
+    orders, costs = Orders.of(estimate.ranking(), seed), effects.costs()
+    stages = plan(
+        orders, costs, overhead(lm, task, ablation, reference), top=top, sample=sample, until=until, budget=budget
     )
-    return work.run(show_progress, out)
+    return VerifyWork(estimate, effects, costs, orders, stages, threshold, seed, until, budget)
 
 
 def _joined(estimate: Scores, pieces: list[tuple[np.ndarray, Scores]]) -> Scores:
@@ -206,7 +196,7 @@ def overhead(lm: Model, task: Task, ablation: str, reference: Task | None = None
     return lm.layers * (5 * sum(task.lengths) + other)
 
 
-def _ablation(lm: Model, task: Task, estimate: Scores) -> str:
+def _ablation(lm: Model, task: Task, estimate: Scores) -> Ablation:
     """What replaces a unit in the exact effect that the scores estimate."""
     if differing := difference(estimate.model["identity"], lm.identity):
         raise MethodError(
@@ -229,7 +219,7 @@ def _ablation(lm: Model, task: Task, estimate: Scores) -> str:
     if baseline in BASELINES:
         return BASELINES[str(baseline)]
     if baseline is None and ablation in BASELINES.values():
-        return str(ablation)
+        return cast("Ablation", ablation)
     raise MethodError(
         f"{estimate.method} has baseline {baseline!r} and ablation {ablation!r}, for which there is no exact effect to "
         f"compare with. Known baselines: {', '.join(BASELINES)}."

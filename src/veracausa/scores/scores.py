@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from veracausa.choices import Ranking
+from veracausa.choices import Direction, Ranking
 from veracausa.cost import Cost
 from veracausa.doors import through
 from veracausa.engine.guard import precision_of
@@ -112,9 +112,9 @@ class Scores(Shown):
         return self.values.shape[0]
 
     @property
-    def direction(self) -> str:
+    def direction(self) -> Direction:
         """ "noising" or "denoising"."""
-        return str(self.settings["direction"])
+        return cast("Direction", self.settings["direction"])
 
     @property
     def unit(self) -> str:

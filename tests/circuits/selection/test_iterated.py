@@ -132,7 +132,7 @@ def test_select_offers_it(tiny, task_of, by):
     eap = vc.attribute(lm, task, units="edges", method="eap", show_progress=False)
     more = {"rounds": 4, "points": 1, "returns": True, "show_progress": False}
     circuit = vc.select(eap, n=40, how="iterated", by=by, lm=lm, task=task, prune=False, **more)
-    ranking = run(lm, task, rounds=4, smallest=40, returns=True, start=eap, by=by.removesuffix("_mean"))
+    ranking = run(lm, task, rounds=4, smallest=40, returns=True, start=eap, by=by)
     assert set(circuit.names) == set(ranking.units[ranking.ranking()[:40]].names) and len(circuit) == 40
     assert circuit.method == "eap" and circuit.settings["how"] == "iterated" and circuit.settings["rounds"] == 4
     assert "ranks" in repr(circuit)

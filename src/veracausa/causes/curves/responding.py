@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from veracausa.causes.curves.responses import Responses
 from veracausa.effects.coalitions import coalition_work
-from veracausa.engine.work import Composed, Work, planned_by
+from veracausa.engine.work import Composed, Work, gives
 from veracausa.errors import MethodError
 from veracausa.estimates.attribute import attribute
 from veracausa.units.coalitions import Coalitions, require_kind
@@ -38,19 +38,6 @@ class ResponsesWork(Composed):
     grid: Float[np.ndarray, " alphas"]
     kind: ClassVar[str] = "exact"
 
-    @classmethod
-    def of(
-        cls, lm: Model, task: Task, *, units: Sequence[str] | Units, alphas: Sequence[float] | np.ndarray
-    ) -> ResponsesWork:
-        """Check what is asked; see `responses`."""
-        table = resolve_units(lm, units, max(task.lengths))
-        if table.kind == "edges" or table.positional:
-            raise MethodError(
-                f"Responses are of units at all positions; {table.names[0]!r} is none. Leave the position out, or take "
-                "vc.exact, which is the response at α = 1."
-            )
-        return cls(lm, task, table, np.unique(np.append(np.asarray(list(alphas), dtype=float), [0.0, 1.0])))
-
     @property
     def layers(self) -> tuple[int, ...]:
         """Layers of the sites; none where a unit is a whole site."""
@@ -73,9 +60,11 @@ class ResponsesWork(Composed):
 
     def parts(self, given: Collection[str] = ()) -> dict[str, Work]:
         """Every point, and the slopes."""
-        lm, task, noising = self.lm, self.task, {"ablation": "counterfactual", "direction": "noising"}
+        lm, task = self.lm, self.task
         return {
-            "points": coalition_work(lm, task, self.moved(), **noising, reference=None, seed=0),
+            "points": coalition_work(
+                lm, task, self.moved(), ablation="counterfactual", direction="noising", reference=None, seed=0
+            ),
             "slopes": attribute.work(lm, task, units=self.sloped(), method="atp"),
         }
 
@@ -103,7 +92,7 @@ class ResponsesWork(Composed):
         )
 
 
-@planned_by(ResponsesWork.of)
+@gives(Responses)
 def responses(
     lm: Model,
     task: Task,
@@ -112,7 +101,7 @@ def responses(
     alphas: Sequence[float] | np.ndarray = ALPHAS,
     out: str | Path | None = None,
     show_progress: bool = True,
-) -> Responses:
+) -> ResponsesWork:
     """M along each unit's own path and along its site's joint path, with slopes, turns and standard errors.
 
     Args:
@@ -133,4 +122,10 @@ def responses(
     >>> found = vc.causes.responses(lm, task, units=["a20.h0"], alphas=np.linspace(-2, 3, 21))
     >>> found["a20.h0"].turns
     """
-    return ResponsesWork.of(lm, task, units=units, alphas=alphas).run(show_progress, out)
+    table = resolve_units(lm, units, max(task.lengths))
+    if table.kind == "edges" or table.positional:
+        raise MethodError(
+            f"Responses are of units at all positions; {table.names[0]!r} is none. Leave the position out, or take "
+            "vc.exact, which is the response at α = 1."
+        )
+    return ResponsesWork(lm, task, table, np.unique(np.append(np.asarray(list(alphas), dtype=float), [0.0, 1.0])))

@@ -35,7 +35,7 @@ from veracausa.engine.patches import activation, site_width, sites_for
 from veracausa.engine.session import Session, session
 from veracausa.engine.suffix import sweep
 from veracausa.engine.tape import Tape, buckets
-from veracausa.engine.work import planned_by, recorded_runs
+from veracausa.engine.work import gives, recorded_runs
 from veracausa.errors import MethodError, NumericsError
 from veracausa.scores.scores import task_header
 from veracausa.units.resolve import resolve_units
@@ -58,14 +58,6 @@ class SurfaceWork:
     units: tuple[Units, Units]
     axes: tuple[Float[np.ndarray, " alphas"], Float[np.ndarray, " betas"]]
     kind: ClassVar[str] = "exact"
-
-    @classmethod
-    def of(
-        cls, lm: Model, task: Task, *, units: Sequence[str], alphas: Sequence[float] | np.ndarray,
-        betas: Sequence[float] | np.ndarray | None,
-    ) -> SurfaceWork:  # fmt: skip
-        """Check what is asked; see `surface`."""
-        return cls(lm, task, _both(lm, task, units), (_axis(alphas), _axis(alphas if betas is None else betas)))
 
     @property
     def names(self) -> tuple[str, str]:
@@ -148,7 +140,7 @@ class SurfaceWork:
         return bucket.read(last, example)
 
 
-@planned_by(SurfaceWork.of)
+@gives(Surface)
 def surface(
     lm: Model,
     task: Task,
@@ -158,7 +150,7 @@ def surface(
     betas: Sequence[float] | np.ndarray | None = None,
     out: str | Path | None = None,
     show_progress: bool = True,
-) -> Surface:
+) -> SurfaceWork:
     """M on a grid of two units, each moved a share of the way from its current value to its corrupted one.
 
     Args:
@@ -177,7 +169,7 @@ def surface(
     >>> found = vc.causes.surface(lm, task, units=("a17.h4", "a20.h0"))
     >>> found.interaction, found.kind
     """
-    return SurfaceWork.of(lm, task, units=units, alphas=alphas, betas=betas).run(show_progress, out)
+    return SurfaceWork(lm, task, _both(lm, task, units), (_axis(alphas), _axis(alphas if betas is None else betas)))
 
 
 def _both(lm: Model, task: Task, units: Sequence[str]) -> tuple[Units, Units]:

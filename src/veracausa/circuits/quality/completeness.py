@@ -29,7 +29,7 @@ from veracausa.circuits.knockouts import Mask, inner_nodes, mask_to_test, requir
 from veracausa.circuits.runs.run_circuits import CircuitRuns, Ran
 from veracausa.cost import Cost
 from veracausa.engine.circuit_forward import all_edges_mask
-from veracausa.engine.work import planned_by
+from veracausa.engine.work import gives
 from veracausa.errors import MethodError
 from veracausa.result import ROWS
 from veracausa.statistics.ratios import ratios
@@ -167,33 +167,6 @@ class CompletenessWork:
     how: dict[str, Any]
     kind: ClassVar[str] = "circuits"
 
-    @classmethod
-    def of(
-        cls,
-        lm: Model,
-        task: Task,
-        circuit: Circuit,
-        draws: int,
-        greedy: int,
-        candidates: int,
-        seed: int,
-        ablation: str,
-        reference: Task | None,
-    ) -> CompletenessWork:
-        """Check what is asked; see `completeness`."""
-        mask, graph = mask_to_test(lm, circuit), lm.graph
-        nodes = inner_nodes(graph, mask)
-        require_count(draws=draws, candidates=candidates)
-        if greedy < 0:
-            raise MethodError(f"greedy={greedy}: the number of steps is 0 or more.")
-        if not len(nodes):
-            raise MethodError(
-                "The circuit has no heads and no MLPs, only edges from the input: there is no K to remove."
-            )
-        how = {"ablation": ablation, "reference": reference, "seed": seed}
-        both = (all_edges_mask(graph), mask)
-        return cls(lm, task, both, nodes, draws, greedy, candidates, how)
-
     @property
     def steps(self) -> int:
         """Greedy steps: no more than there are nodes."""
@@ -268,7 +241,7 @@ class CompletenessWork:
         )
 
 
-@planned_by(CompletenessWork.of)
+@gives(Completeness)
 def completeness(
     lm: Model,
     task: Task,
@@ -281,7 +254,7 @@ def completeness(
     ablation: Ablation = "counterfactual",
     reference: Task | None = None,
     show_progress: bool = True,
-) -> Completeness:
+) -> CompletenessWork:
     """Compare what the model and a circuit lose when the same nodes are removed from both.
 
     Args:
@@ -308,8 +281,16 @@ def completeness(
 
     >>> vc.circuits.completeness(lm, task, circuit).worst
     """
-    asked = (draws, greedy, candidates, seed, ablation, reference)
-    return CompletenessWork.of(lm, task, circuit, *asked).run(show_progress)
+    mask, graph = mask_to_test(lm, circuit), lm.graph
+    nodes = inner_nodes(graph, mask)
+    require_count(draws=draws, candidates=candidates)
+    if greedy < 0:
+        raise MethodError(f"greedy={greedy}: the number of steps is 0 or more.")
+    if not len(nodes):
+        raise MethodError("The circuit has no heads and no MLPs, only edges from the input: there is no K to remove.")
+    how = {"ablation": ablation, "reference": reference, "seed": seed}
+    both = (all_edges_mask(graph), mask)
+    return CompletenessWork(lm, task, both, nodes, draws, greedy, candidates, how)
 
 
 FORMAT = "veracausa-completeness-1"

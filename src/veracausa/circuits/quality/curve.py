@@ -26,7 +26,7 @@ from veracausa.circuits.runs.run_circuits import CircuitRuns, Judged, Outcomes
 from veracausa.doors import through
 from veracausa.effects.optimal_descent import Learning
 from veracausa.engine.circuit_forward import kept_by, wiring_of
-from veracausa.engine.work import planned_by
+from veracausa.engine.work import gives
 from veracausa.errors import MethodError, UnitError
 from veracausa.result import Shown
 from veracausa.scores.scores import Scores
@@ -202,17 +202,35 @@ def pack_curve(curve: Curve) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return header | {"living": {name: list(counts) for name, counts in curve.living.items()}}, tensors
 
 
-def _work(
+@gives(Curve)
+def curve(
     lm: Model,
     task: Task,
     scores: Scores,
-    sizes: Sequence[float],
-    ablation: str,
-    reference: Task | None,
-    seed: int,
-    learning: Learning | None,
+    *,
+    sizes: Sequence[float] = SIZES,
+    ablation: Ablation = "counterfactual",
+    reference: Task | None = None,
+    seed: int = 0,
+    learning: Learning | None = None,
+    show_progress: bool = True,
 ) -> Judged[Curve]:
-    """What `curve` is about to do."""
+    """Faithfulness of the circuits that a ranking of all edges gives, at shares `sizes` of the edges.
+
+    Args:
+        lm: the model.
+        task: the pairs to evaluate on; held-out ones, if the scores are of others.
+        scores: of all edges of the model, by any method or exact. Magnitudes (unsigned) rank the same both ways.
+        sizes: shares of the edges in (0, 1], rising.
+        ablation, reference, seed, learning: see `vc.faithfulness`.
+        show_progress: show a progress bar.
+
+    Raises:
+        UnitError: the scores are not of all edges of this model; MethodError: sizes out of range or not rising.
+        GapError, ContractError, NumericsError, OutOfMemoryError: see `run_circuits`.
+
+    >>> vc.curve(lm, held_out, scores).table()
+    """
     graph = lm.graph
     if not isinstance(scores.units, Edges) or scores.units.graph != graph or len(scores.units) != graph.size:
         raise UnitError(f"A curve needs scores of all {graph.size:,} edges of {lm.name}; these are {scores.units!r}.")
@@ -239,38 +257,6 @@ def _work(
         return Curve(scores.method, tuple(sizes), tuple(signed), tuple(absolute), living)
 
     return Judged(runs, judge, f"the curve of {len(once)} circuits by {scores.method}")
-
-
-@planned_by(_work)
-def curve(
-    lm: Model,
-    task: Task,
-    scores: Scores,
-    *,
-    sizes: Sequence[float] = SIZES,
-    ablation: Ablation = "counterfactual",
-    reference: Task | None = None,
-    seed: int = 0,
-    learning: Learning | None = None,
-    show_progress: bool = True,
-) -> Curve:
-    """Faithfulness of the circuits that a ranking of all edges gives, at shares `sizes` of the edges.
-
-    Args:
-        lm: the model.
-        task: the pairs to evaluate on; held-out ones, if the scores are of others.
-        scores: of all edges of the model, by any method or exact. Magnitudes (unsigned) rank the same both ways.
-        sizes: shares of the edges in (0, 1], rising.
-        ablation, reference, seed, learning: see `vc.faithfulness`.
-        show_progress: show a progress bar.
-
-    Raises:
-        UnitError: the scores are not of all edges of this model; MethodError: sizes out of range or not rising.
-        GapError, ContractError, NumericsError, OutOfMemoryError: see `run_circuits`.
-
-    >>> vc.curve(lm, held_out, scores).table()
-    """
-    return _work(lm, task, scores, sizes, ablation, reference, seed, learning).run(show_progress)
 
 
 def require_sizes(sizes: Sequence[float]) -> None:

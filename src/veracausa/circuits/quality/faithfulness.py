@@ -21,7 +21,7 @@ from veracausa.choices import Ablation
 from veracausa.circuits.runs.run_circuits import CircuitRuns, Judged, Outcomes, Ran
 from veracausa.cost import Cost
 from veracausa.effects.optimal_descent import Learning
-from veracausa.engine.work import planned_by
+from veracausa.engine.work import gives
 from veracausa.statistics.gaps import cautions
 from veracausa.statistics.ratios import error_of, influence
 from veracausa.storage.files import write_tensors
@@ -149,25 +149,7 @@ class Faithfulness(Ran):
         return self.describe()
 
 
-def _work(
-    lm: Model,
-    task: Task,
-    circuit: Circuit,
-    ablation: str,
-    reference: Task | None,
-    seed: int,
-    learning: Learning | None,
-) -> Judged[Faithfulness]:
-    """What `faithfulness` is about to do."""
-    circuit.require_for(lm)
-    how: dict[str, Any] = {"ablation": ablation, "reference": reference, "seed": seed, "learning": learning}
-    runs = CircuitRuns.of(lm, task, [circuit.mask], **how)
-    size = lm.graph.size
-    what = f"the run of a circuit of {len(circuit):,} edges"
-    return Judged(runs, lambda found: faithfulness_of(found, 0, len(circuit), size), what)
-
-
-@planned_by(_work)
+@gives(Faithfulness)
 def faithfulness(
     lm: Model,
     task: Task,
@@ -178,7 +160,7 @@ def faithfulness(
     seed: int = 0,
     learning: Learning | None = None,
     show_progress: bool = True,
-) -> Faithfulness:
+) -> Judged[Faithfulness]:
     """Run a circuit on a task, every edge outside it ablated.
 
     Args:
@@ -201,7 +183,12 @@ def faithfulness(
 
     >>> vc.faithfulness(lm, task, vc.select(scores, n=500), ablation="mean")
     """
-    return _work(lm, task, circuit, ablation, reference, seed, learning).run(show_progress)
+    circuit.require_for(lm)
+    how: dict[str, Any] = {"ablation": ablation, "reference": reference, "seed": seed, "learning": learning}
+    runs = CircuitRuns.of(lm, task, [circuit.mask], **how)
+    size = lm.graph.size
+    what = f"the run of a circuit of {len(circuit):,} edges"
+    return Judged(runs, lambda found: faithfulness_of(found, 0, len(circuit), size), what)
 
 
 def faithfulness_of(found: Outcomes, number: int, edges: int, size: int) -> Faithfulness:

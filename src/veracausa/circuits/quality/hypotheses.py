@@ -38,7 +38,7 @@ from veracausa.cost import Cost
 from veracausa.engine.circuit_forward import all_edges_mask
 from veracausa.engine.guard import precision_of
 from veracausa.engine.validate import tolerance
-from veracausa.engine.work import planned_by
+from veracausa.engine.work import gives
 from veracausa.errors import CircuitError, MethodError
 from veracausa.statistics.permutation import bonferroni, hsic_test, often_closer, seldom_larger, sign_test
 from veracausa.storage.files import write_tensors
@@ -148,42 +148,6 @@ class CircuitTests(Ran):
         return self.describe()
 
 
-def _work(
-    lm: Model,
-    task: Task,
-    circuit: Circuit,
-    draws: int,
-    edges: int | None,
-    margin: float,
-    quantile: float,
-    alpha: float,
-    permutations: int,
-    seed: int,
-    ablation: str,
-    reference: Task | None,
-) -> Judged[CircuitTests]:
-    """What `tests` is about to do."""
-    mask, whole = mask_to_test(lm, circuit), all_edges_mask(lm.graph)
-    require_count(draws=draws, permutations=permutations)
-    if edges is not None:
-        require_count(edges=edges)
-    if not (0 <= margin < 0.5 and 0 < quantile < 1 and 0 < alpha < 1):
-        raise MethodError(
-            f"margin={margin}, quantile={quantile}, alpha={alpha}: margin lies in [0, ½), the others between 0 and 1."
-        )
-    if (mask == whole).all():
-        raise CircuitError(
-            "The circuit is the whole graph: its run is the model's own, and there is nothing to test. Select fewer "
-            "edges."
-        )
-    tested = circuit.edges[np.sort(np.random.default_rng([seed, 2]).permutation(len(circuit))[:edges])]
-    masks = _masks(lm, mask, tested.writer, tested.reader, draws, seed)
-    how: dict[str, Any] = {"ablation": ablation, "reference": reference, "seed": seed}
-    tests = _Tests(lm, tuple(tested.names), len(circuit), edges, draws, margin, quantile, alpha, permutations, seed)
-    what = f"runs of a circuit, of {3 * draws:,} by chance and without each of {len(tested):,} edges"
-    return Judged(CircuitRuns.of(lm, task, masks, **how), tests.judge, what)
-
-
 #: What headers say of the tests.
 _ASKED = ("draws", "edges", "margin", "quantile", "alpha", "permutations", "seed")
 
@@ -242,7 +206,7 @@ class _Tests:
         )  # fmt: skip
 
 
-@planned_by(_work)
+@gives(CircuitTests)
 def tests(
     lm: Model,
     task: Task,
@@ -258,7 +222,7 @@ def tests(
     ablation: Ablation = "counterfactual",
     reference: Task | None = None,
     show_progress: bool = True,
-) -> CircuitTests:
+) -> Judged[CircuitTests]:
     """Test whether a circuit is equivalent to the model, solely responsible, minimal, and better than chance.
 
     Args:
@@ -290,8 +254,27 @@ def tests(
     >>> tests = vc.circuits.tests(lm, held_out, circuit)
     >>> tests["minimality"], tests.idle
     """
-    asked = (draws, edges, margin, quantile, alpha, permutations, seed, ablation, reference)
-    return _work(lm, task, circuit, *asked).run(show_progress)
+    mask, whole = mask_to_test(lm, circuit), all_edges_mask(lm.graph)
+    require_count(draws=draws, permutations=permutations)
+    if edges is not None:
+        require_count(edges=edges)
+    if not (0 <= margin < 0.5 and 0 < quantile < 1 and 0 < alpha < 1):
+        raise MethodError(
+            f"margin={margin}, quantile={quantile}, alpha={alpha}: margin lies in [0, ½), the others between 0 and 1."
+        )
+    if (mask == whole).all():
+        raise CircuitError(
+            "The circuit is the whole graph: its run is the model's own, and there is nothing to test. Select fewer "
+            "edges."
+        )
+    tested = circuit.edges[np.sort(np.random.default_rng([seed, 2]).permutation(len(circuit))[:edges])]
+    masks = _masks(lm, mask, tested.writer, tested.reader, draws, seed)
+    how: dict[str, Any] = {"ablation": ablation, "reference": reference, "seed": seed}
+    judge = _Tests(
+        lm, tuple(tested.names), len(circuit), edges, draws, margin, quantile, alpha, permutations, seed
+    ).judge
+    what = f"runs of a circuit, of {3 * draws:,} by chance and without each of {len(tested):,} edges"
+    return Judged(CircuitRuns.of(lm, task, masks, **how), judge, what)
 
 
 FORMAT = "veracausa-circuit-tests-1"

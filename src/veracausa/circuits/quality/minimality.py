@@ -22,7 +22,7 @@ from veracausa.choices import Ablation, CircuitParts
 from veracausa.circuits.knockouts import inner_nodes, mask_to_test, require_count, without_edges, without_writers
 from veracausa.circuits.runs.run_circuits import CircuitRuns, Judged, Outcomes, Ran
 from veracausa.cost import Cost
-from veracausa.engine.work import planned_by
+from veracausa.engine.work import gives
 from veracausa.errors import MethodError
 from veracausa.statistics.ratios import ratios
 from veracausa.storage.files import write_tensors
@@ -108,17 +108,44 @@ class Minimality(Ran):
         return f"{self.describe()}\n{self.head().to_string(index=False, float_format=lambda x: f'{x:+.4f}')}"
 
 
-def _work(
+@gives(Minimality)
+def minimality(
     lm: Model,
     task: Task,
     circuit: Circuit,
-    parts: str,
-    sample: int | None,
-    seed: int,
-    ablation: str,
-    reference: Task | None,
+    *,
+    parts: CircuitParts = "edges",
+    sample: int | None = 500,
+    seed: int = 0,
+    ablation: Ablation = "counterfactual",
+    reference: Task | None = None,
+    show_progress: bool = True,
 ) -> Judged[Minimality]:
-    """What `minimality` is about to do."""
+    """What each part of a circuit is worth to it: M(C) − M(C without the part).
+
+    Args:
+        lm: the model that the circuit belongs to.
+        task: the pairs.
+        circuit: the circuit.
+        parts: "edges", or "nodes" (heads and MLPs, with all their edges out).
+        sample: at most so many parts, drawn at random without replacement; None: all.
+        seed: of the draw (and of resampling).
+        ablation: what removed edges carry, and `reference`: the set it is taken from; see `vc.faithfulness`. "optimal"
+            learns constants for every circuit that is run.
+        show_progress: show a progress bar.
+
+    Returns:
+        `Minimality`, losses in units of M pair by pair, and as shares of the gap.
+
+    Raises:
+        CircuitError: a circuit of another model or graph, or an empty one. MethodError: options out of range, a circuit
+            without heads and MLPs for `parts="nodes"`.
+        GapError, ContractError, NumericsError, OutOfMemoryError: see `run_circuits`.
+
+    Cost: one run of the circuit for each part, and one more.
+
+    >>> vc.circuits.minimality(lm, task, circuit, parts="nodes").table()
+    """
     mask, graph = mask_to_test(lm, circuit), lm.graph
     if parts not in _PARTS:
         raise MethodError(f"parts={parts!r} is no kind of part of a circuit. Known: {', '.join(_PARTS)}.")
@@ -145,47 +172,6 @@ def _work(
 
     what = f"runs of a circuit without each of {len(names):,} {parts}"
     return Judged(CircuitRuns.of(lm, task, [mask, *masks], **how), judge, what)
-
-
-@planned_by(_work)
-def minimality(
-    lm: Model,
-    task: Task,
-    circuit: Circuit,
-    *,
-    parts: CircuitParts = "edges",
-    sample: int | None = 500,
-    seed: int = 0,
-    ablation: Ablation = "counterfactual",
-    reference: Task | None = None,
-    show_progress: bool = True,
-) -> Minimality:
-    """What each part of a circuit is worth to it: M(C) − M(C without the part).
-
-    Args:
-        lm: the model that the circuit belongs to.
-        task: the pairs.
-        circuit: the circuit.
-        parts: "edges", or "nodes" (heads and MLPs, with all their edges out).
-        sample: at most so many parts, drawn at random without replacement; None: all.
-        seed: of the draw (and of resampling).
-        ablation: what removed edges carry, and `reference`: the set it is taken from; see `vc.faithfulness`. "optimal"
-            learns constants for every circuit that is run.
-        show_progress: show a progress bar.
-
-    Returns:
-        `Minimality`, losses in units of M pair by pair, and as shares of the gap.
-
-    Raises:
-        CircuitError: a circuit of another model or graph, or an empty one. MethodError: options out of range, a circuit
-            without heads and MLPs for `parts="nodes"`.
-        GapError, ContractError, NumericsError, OutOfMemoryError: see `run_circuits`.
-
-    Cost: one run of the circuit for each part, and one more.
-
-    >>> vc.circuits.minimality(lm, task, circuit, parts="nodes").table()
-    """
-    return _work(lm, task, circuit, parts, sample, seed, ablation, reference).run(show_progress)
 
 
 FORMAT = "veracausa-minimality-1"

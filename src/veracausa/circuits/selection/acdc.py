@@ -33,7 +33,7 @@ from veracausa.engine.attention import SUFFIX
 from veracausa.engine.circuit_forward import Wiring, kept_by, wiring_of
 from veracausa.engine.guard import attention_function
 from veracausa.engine.session import session
-from veracausa.engine.work import planned_by
+from veracausa.engine.work import gives
 from veracausa.errors import MethodError, NumericsError
 from veracausa.estimates.learned.concrete import LOSSES, require_loss
 from veracausa.scores.scores import task_header
@@ -61,18 +61,6 @@ class AcdcWork:
     edges: Edges
     prune: bool
     kind: ClassVar[str] = "circuits"
-
-    @classmethod
-    def of(
-        cls, lm: Model, task: Task, tau: float, loss: str, order: str, start: Circuit | None, prune: bool
-    ) -> AcdcWork:
-        """Check what is asked; see `acdc`."""
-        require_loss(loss)
-        if order not in ORDERS:
-            raise MethodError(not_known("order", order, ORDERS))
-        if not tau > 0:
-            raise MethodError(f"tau={tau}: the rise of the loss that one edge may cause is a positive number.")
-        return cls(lm, task, tau, loss, order, all_edges(lm) if start is None else start.require_for(lm).edges, prune)
 
     @property
     def what(self) -> str:
@@ -132,7 +120,7 @@ class AcdcWork:
         return circuit.prune() if self.prune else circuit
 
 
-@planned_by(AcdcWork.of)
+@gives(Circuit)
 def acdc(
     lm: Model,
     task: Task,
@@ -144,7 +132,7 @@ def acdc(
     prune: bool = True,
     out: str | Path | None = None,
     show_progress: bool = True,
-) -> Circuit:
+) -> AcdcWork:
     """Find a circuit by dropping every edge whose removal raises the loss by less than τ; see the module.
 
     Args:
@@ -171,7 +159,12 @@ def acdc(
     >>> circuit = vc.circuits.acdc(lm, task, tau=0.01)
     >>> vc.faithfulness(lm, held_out, circuit)
     """
-    return AcdcWork.of(lm, task, tau, loss, order, start, prune).run(show_progress, out)
+    require_loss(loss)
+    if order not in ORDERS:
+        raise MethodError(not_known("order", order, ORDERS))
+    if not tau > 0:
+        raise MethodError(f"tau={tau}: the rise of the loss that one edge may cause is a positive number.")
+    return AcdcWork(lm, task, tau, loss, order, all_edges(lm) if start is None else start.require_for(lm).edges, prune)
 
 
 @dataclass(eq=False)

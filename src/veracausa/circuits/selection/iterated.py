@@ -30,7 +30,7 @@ from veracausa.engine.attention import SUFFIX
 from veracausa.engine.circuit_forward import kept_by
 from veracausa.engine.guard import attention_function
 from veracausa.engine.session import session
-from veracausa.engine.work import planned_by
+from veracausa.engine.work import gives
 from veracausa.errors import MethodError, UnitError
 from veracausa.estimates.learned.concrete import require_keep, require_loss
 from veracausa.progress import Tick
@@ -64,39 +64,6 @@ class IterateWork:
     edges: Edges
     last: int
     kind: ClassVar[str] = "edge gradients"
-
-    @classmethod
-    def of(
-        cls,
-        lm: Model,
-        task: Task,
-        rounds: int = ROUNDS,
-        smallest: float | int = 0.001,
-        points: int = POINTS,
-        by: EdgeRanking = "abs_mean",
-        loss: Loss = "metric",
-        returns: bool = False,
-        start: Scores | None = None,
-    ) -> IterateWork:
-        """Check what is asked; see `iterate`."""
-        edges = all_edges(lm)
-        if rounds < 1 or points < 1 or by not in _RANKINGS:
-            raise MethodError(
-                f"rounds={rounds}, points={points}, by={by!r}: rounds and points must be at least 1, by one of "
-                f"{', '.join(_RANKINGS)}."
-            )
-        require_loss(loss)
-        if loss == "kl" and points == 1 and start is None:
-            raise MethodError(
-                "loss='kl' is flat at the whole graph, where the first round scores the edges. Take points=3, or "
-                "start= from scores."
-            )
-        if start is not None and start.units.digest() != edges.digest():
-            raise UnitError(
-                f"start= has scores of {start.units!r}, but all {len(edges):,} edges are ranked. Score those."
-            )
-        last = require_keep(edges, smallest, "smallest")
-        return cls(lm, task, rounds, smallest, points, by, loss, returns, start, edges, last)
 
     @property
     def what(self) -> str:
@@ -177,7 +144,7 @@ class IterateWork:
         return ranking, back
 
 
-@planned_by(IterateWork.of)
+@gives(Scores)
 def iterate(
     lm: Model,
     task: Task,
@@ -190,7 +157,7 @@ def iterate(
     returns: bool = False,
     start: Scores | None = None,
     show_progress: bool = True,
-) -> Scores:
+) -> IterateWork:
     """Rank all edges by dropping the weakest again and again, scored in the remaining circuit's own run.
 
     Args:
@@ -219,8 +186,22 @@ def iterate(
     >>> ranking = iterate(lm, task)
     >>> vc.curve(lm, held_out, ranking).cpr_log
     """
-    asked = (rounds, smallest, points, by, loss, returns, start)
-    return IterateWork.of(lm, task, *asked).run(show_progress)
+    edges = all_edges(lm)
+    if rounds < 1 or points < 1 or by not in _RANKINGS:
+        raise MethodError(
+            f"rounds={rounds}, points={points}, by={by!r}: rounds and points must be at least 1, by one of "
+            f"{', '.join(_RANKINGS)}."
+        )
+    require_loss(loss)
+    if loss == "kl" and points == 1 and start is None:
+        raise MethodError(
+            "loss='kl' is flat at the whole graph, where the first round scores the edges. Take points=3, or "
+            "start= from scores."
+        )
+    if start is not None and start.units.digest() != edges.digest():
+        raise UnitError(f"start= has scores of {start.units!r}, but all {len(edges):,} edges are ranked. Score those.")
+    last = require_keep(edges, smallest, "smallest")
+    return IterateWork(lm, task, rounds, smallest, points, by, loss, returns, start, edges, last)
 
 
 def _strongest(own: np.ndarray, by: str) -> np.ndarray:

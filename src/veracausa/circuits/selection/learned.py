@@ -35,7 +35,7 @@ from veracausa.engine.attention import SUFFIX
 from veracausa.engine.circuit_forward import kept_by, wiring_of
 from veracausa.engine.guard import attention_function
 from veracausa.engine.session import session
-from veracausa.engine.work import planned_by
+from veracausa.engine.work import gives
 from veracausa.errors import MethodError
 from veracausa.estimates.learned.concrete import Training, descend, hard_concrete, open_probability, told
 from veracausa.progress import Tick
@@ -65,27 +65,6 @@ class LearnWork:
     training: Training
     edges: Edges
     kind: ClassVar[str] = "edge gradients"
-
-    @classmethod
-    def of(
-        cls,
-        lm: Model,
-        task: Task,
-        how: GateControl = "share",
-        keep: float | int = 0.02,
-        smallest: float = 0.001,
-        steps: int = STEPS,
-        lr: float = 0.3,
-        loss: Loss = "kl",
-        batch: int = BATCH,
-        start: Scores | None = None,
-        seed: int = 0,
-    ) -> LearnWork:
-        """Check what is asked; see `learn`."""
-        if how not in WAYS or not 0 < smallest < 1:
-            raise MethodError(f"how={how!r}, smallest={smallest}: how is one of {', '.join(WAYS)}, smallest in (0, 1).")
-        edges = all_edges(lm)
-        return cls(lm, task, how, smallest, Training.of(edges, keep, steps, lr, loss, batch, start, seed), edges)
 
     @property
     def what(self) -> str:
@@ -152,7 +131,7 @@ class LearnWork:
         return _ranks(parameters.detach()), said, losses, self.training.settings("rank", smallest=self.smallest)
 
 
-@planned_by(LearnWork.of)
+@gives(Scores)
 def learn(
     lm: Model,
     task: Task,
@@ -167,7 +146,7 @@ def learn(
     start: Scores | None = None,
     seed: int = 0,
     show_progress: bool = True,
-) -> Scores:
+) -> LearnWork:
     """Learn which edges must be kept when all others carry the corrupted run's writes; see the module.
 
     Args:
@@ -199,8 +178,10 @@ def learn(
     >>> mask = vc.circuits.learn(lm, task, keep=0.02, start=vc.attribute(lm, task, units="edges", method="eap-ig"))
     >>> vc.faithfulness(lm, held_out, vc.select(mask, n=1400))
     """
-    asked = (how, keep, smallest, steps, lr, loss, batch, start, seed)
-    return LearnWork.of(lm, task, *asked).run(show_progress)
+    if how not in WAYS or not 0 < smallest < 1:
+        raise MethodError(f"how={how!r}, smallest={smallest}: how is one of {', '.join(WAYS)}, smallest in (0, 1).")
+    edges = all_edges(lm)
+    return LearnWork(lm, task, how, smallest, Training.of(edges, keep, steps, lr, loss, batch, start, seed), edges)
 
 
 @dataclass(frozen=True, eq=False)

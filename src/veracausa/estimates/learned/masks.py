@@ -29,7 +29,7 @@ from veracausa.engine.readout import Readout
 from veracausa.engine.session import Session, session
 from veracausa.engine.tape import buckets
 from veracausa.engine.validate import require_run
-from veracausa.engine.work import planned_by, recorded_runs
+from veracausa.engine.work import gives, recorded_runs
 from veracausa.errors import MethodError
 from veracausa.estimates.learned.concrete import Training, descend, hard_concrete, open_probability, told
 from veracausa.scores.scores import Scores, assemble
@@ -52,21 +52,6 @@ class MaskWork:
     task: Task
     training: Training
     kind: ClassVar[str] = "gradients"
-
-    @classmethod
-    def of(
-        cls, lm: Model, task: Task, *, units: str | Sequence[str] | Units, keep: float | int, steps: int, lr: float,
-        loss: str, batch: int, start: Scores | None, seed: int,
-    ) -> MaskWork:  # fmt: skip
-        """Check what is asked; see `learn_mask`."""
-        table = resolve_units(lm, units, max(task.lengths))
-        if table.kind not in _KINDS or table.positional:
-            what = f"{table.kind} at single positions" if table.positional else table.kind
-            raise MethodError(
-                f"A mask over {what} is not known: gates act on whole {', '.join(_KINDS)}, at all positions. Use one "
-                "of these, vc.circuits.learn for all edges, or vc.exact, which knows all units."
-            )
-        return cls(lm, task, Training.of(table, keep, steps, lr, loss, batch, start, seed))
 
     @property
     def units(self) -> Units:
@@ -224,7 +209,7 @@ class _Runs:
         return float(torch.cat(kl).mean()), float(torch.cat(value).mean())
 
 
-@planned_by(MaskWork.of)
+@gives(Scores)
 def learn_mask(
     lm: Model,
     task: Task,
@@ -238,7 +223,7 @@ def learn_mask(
     start: Scores | None = None,
     seed: int = 0,
     show_progress: bool = True,
-) -> Scores:
+) -> MaskWork:
     """Learn which units must be kept when all others are replaced by their values in the corrupted run.
 
     Args:
@@ -271,7 +256,11 @@ def learn_mask(
     >>> mask = vc.estimates.learn_mask(lm, task, units="heads", keep=0.1)
     >>> vc.agreement(mask, vc.exact(lm, task, units="heads"))
     """
-    work = MaskWork.of(
-        lm, task, units=units, keep=keep, steps=steps, lr=lr, loss=loss, batch=batch, start=start, seed=seed
-    )
-    return work.run(show_progress)
+    table = resolve_units(lm, units, max(task.lengths))
+    if table.kind not in _KINDS or table.positional:
+        what = f"{table.kind} at single positions" if table.positional else table.kind
+        raise MethodError(
+            f"A mask over {what} is not known: gates act on whole {', '.join(_KINDS)}, at all positions. Use one "
+            "of these, vc.circuits.learn for all edges, or vc.exact, which knows all units."
+        )
+    return MaskWork(lm, task, Training.of(table, keep, steps, lr, loss, batch, start, seed))
