@@ -8,6 +8,7 @@ import pytest
 
 import veracausa as vc
 from veracausa.errors import GapError, MethodError
+from veracausa.studies.levels import LEVELS
 
 
 def test_a_price_says_what_the_call_will_cost(tiny, task_of):
@@ -89,3 +90,23 @@ def test_wrong_arguments_are_the_verbs_own_errors(tiny, task_of):
         vc.forecast(vc.circuits.iterate, tiny("llama"), task_of(6), rounds=0)
     with pytest.raises(TypeError, match="turns"):
         vc.forecast(vc.circuits.iterate, tiny("llama"), task_of(6), turns=3)
+
+
+def test_studies_and_comparisons_are_priced_by_their_stages(tiny, task_of):
+    lm, task = tiny("llama"), task_of((5, 6), n=3)
+    small = LEVELS["default"].but(neurons=4, sample=3, nodes=2, to_zero=2, prompts=4)
+    price = vc.forecast(vc.study, lm, task, level=small, measure=False)
+    plan = [planned for planned, _ in vc.study(lm, task, level=small, show_progress=False).steps]
+    assert [(step.what, step.token_layers) for step in price.steps] == [(step.what, step.token_layers) for step in plan]
+    compared = vc.forecast(vc.compare, lm, [task], units=["heads"], methods=["atp", "ig"], measure=False)
+    assert [step.what.split(" on ")[0] for step in compared.steps] == [
+        "exact effects of heads",
+        "atp of heads",
+        "ig of heads",
+    ]
+    assert "2 methods" in repr(compared)
+
+
+def test_a_verb_of_several_tasks_has_a_price(tiny, task_of):
+    tasks = {"one": task_of(6, n=2, seed=3), "other": task_of(6, n=2, seed=3)}
+    assert vc.forecast(vc.counterfactuals.corruptions, tiny("llama"), tasks, measure=False).token_layers > 0

@@ -11,7 +11,7 @@ from typer.main import get_command
 import veracausa as vc
 from veracausa.cli.app import app
 from veracausa.studies.neurons import choose_neurons
-from veracausa.studies.study import forecast, study
+from veracausa.studies.study import study
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +151,7 @@ def test_every_stage_was_forecast(lm, page):
 
 def test_levels_nest_and_are_told(lm, task_of, capfd):
     task = task_of((5, 6), n=3)
-    quick, default = (sum(step.token_layers for step in forecast(lm, task, level)) for level in ("quick", "default"))
+    quick, default = (study.work(lm, task, level=level).tokens() for level in ("quick", "default"))
     assert quick < default
     study(lm, task, level="quick", show_progress=True)
     told = capfd.readouterr().err

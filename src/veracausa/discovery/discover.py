@@ -24,7 +24,7 @@ from veracausa.discovery.evaluation import CIRCUIT, CURVE, PARTS, RANDOM, RANDOM
 from veracausa.discovery.results import HELD_OUT, Discovery, stability_of
 from veracausa.discovery.steps import PIECES, Scoring, running, verifying
 from veracausa.engine.guard import borrowed
-from veracausa.engine.work import gives
+from veracausa.engine.work import Staged, gives
 from veracausa.errors import MethodError
 from veracausa.estimates.method import Method
 from veracausa.planning.rates import rates, timed
@@ -50,7 +50,7 @@ TOP, SAMPLE = 100, 50
 
 
 @dataclass(frozen=True, eq=False)
-class DiscoverWork:
+class DiscoverWork(Staged):
     """What `discover` is about to do: select on `task`, evaluate on `other`; `checks`: exact effects of the receipt."""
 
     lm: Model
@@ -98,14 +98,6 @@ class DiscoverWork:
     def steps(self) -> list[Step]:
         """What each stage is forecast to cost."""
         return [stage.step for stage in _Making(self).stages()]
-
-    def tokens(self) -> float:
-        """Token-layers of all steps."""
-        return sum(step.token_layers for step in self.steps())
-
-    def batches(self) -> int:
-        """Buckets that all steps record."""
-        return sum(step.batches for step in self.steps())
 
     def run(self, show_progress: bool = True, out: str | Path | None = None) -> Discovery:
         """Do all steps, in order, in the folder `out` if there is one."""

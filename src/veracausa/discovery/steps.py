@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-from veracausa.choices import EdgeScoring, Estimate
+from veracausa.choices import EdgeScoring
 from veracausa.circuits.runs.tapes import circuit_buckets, recordings
-from veracausa.circuits.selection.iterated import IterateWork, iterate
-from veracausa.circuits.selection.learned import LearnWork, learn
+from veracausa.circuits.selection.iterated import iterate
+from veracausa.circuits.selection.learned import learn
 from veracausa.cost import Step
 from veracausa.effects.exact import exact
 from veracausa.estimates.attribute import attribute
@@ -23,6 +23,7 @@ from veracausa.receipts.verify import overhead
 from veracausa.words import counted
 
 if TYPE_CHECKING:
+    from veracausa.engine.work import Work
     from veracausa.model import Model
     from veracausa.scores.scores import Scores
     from veracausa.tasks.task import Task
@@ -33,54 +34,38 @@ PIECES = "pieces"
 
 @dataclass(frozen=True, eq=False)
 class Scoring:
-    """All edges are about to be scored: by a method of edges, "iterated", "learned" or "exact".
+    """All edges are about to be scored by the `work` of a method of edges, of "iterated", "learned" or "exact"."""
 
-    `tokens`: what that will cost. `edges`: how many will be selected, for which "learned" says what they give.
-    """
-
-    lm: Model
-    task: Task
     method: EdgeScoring | Method
-    tokens: float
-    work: IterateWork | LearnWork | None
+    work: Work
 
     @classmethod
     def of(cls, lm: Model, task: Task, method: EdgeScoring | Method, edges: int, seed: int) -> Scoring:
-        """Check what is asked.
+        """Check what is asked; `edges`: how many will be selected, for which "learned" says what they give.
 
         Raises:
             MethodError: an unknown method, or one that means nothing with this metric.
         """
         if method == "exact":
-            return cls(lm, task, method, _exact(lm, task, lm.graph.size), None)
-        if method == "iterated" or method == "learned":
-            work: IterateWork | LearnWork
-            iterated = method == "iterated"
-            work = iterate.work(lm, task) if iterated else learn.work(lm, task, how="top-k", keep=edges, seed=seed)
-            return cls(lm, task, method, work.tokens(), work)
-        return cls(lm, task, method, attribute.work(lm, task, units="edges", method=method).tokens(), None)
+            return cls(method, exact.work(lm, task, units="edges"))
+        if method == "iterated":
+            return cls(method, iterate.work(lm, task))
+        if method == "learned":
+            return cls(method, learn.work(lm, task, how="top-k", keep=edges, seed=seed))
+        return cls(method, attribute.work(lm, task, units="edges", method=method))
 
     @property
     def step(self) -> Step:
         """In words, with its cost."""
-        name = self.method if isinstance(self.method, str) else "a composed method"
-        kind = "edges" if self.method == "exact" else "edge gradients"
-        return _step(self.lm, self.task, f"scores of {self.lm.graph.size:,} edges by {name}", kind, self.tokens)
+        name, lm = self.method if isinstance(self.method, str) else "a composed method", self.work.lm
+        what = f"scores of {lm.graph.size:,} edges by {name}"
+        return _step(lm, self.work.task, what, self.work.kind, self.work.tokens())
 
     def run(self, folder: Path | None, show_progress: bool) -> Scores:
-        """Score them; `folder`: of the discovery, where unfinished pieces are kept."""
-        if self.work is not None:
-            return self.work.run(show_progress)
-        if self.method == "exact":
-            pieces = folder and folder / PIECES
-            return exact(self.lm, self.task, units="edges", out=pieces, show_progress=show_progress)
-        return attribute(
-            self.lm,
-            self.task,
-            units="edges",
-            method=cast("Estimate | Method", self.method),
-            show_progress=show_progress,
-        )
+        """Score them; `folder`: of the discovery, where unfinished pieces of exact effects are kept."""
+        pieces = folder and folder / PIECES if self.method == "exact" else None
+        scores: Scores = self.work.run(show_progress, pieces)
+        return scores
 
 
 def verifying(lm: Model, task: Task, edges: int) -> Step:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast
 
+from veracausa.cost import Step
 from veracausa.engine.sharing import starts
 
 if TYPE_CHECKING:
@@ -75,6 +76,22 @@ class Composed(ABC):
     def tokens(self, given: Collection[Any] = ()) -> float:
         """Token-layers of the whole call, where the numbers of some parts will be `given`."""
         return sum(part.tokens() for part in self.parts(given).values())
+
+
+class Staged(ABC):
+    """A work that is done in steps; it costs what they do."""
+
+    @abstractmethod
+    def steps(self) -> list[Step]:
+        """What each step is forecast to cost."""
+
+    def batches(self) -> int:
+        """Buckets that all steps record."""
+        return sum(step.batches for step in self.steps())
+
+    def tokens(self) -> float:
+        """Token-layers of all steps."""
+        return sum(step.token_layers for step in self.steps())
 
 
 class Planned(Protocol[Arguments, Result_co, Made_co]):

@@ -12,13 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from veracausa.choices import AllUnits, Estimate
+from veracausa.choices import AllUnits
+from veracausa.cost import Step
 from veracausa.effects.exact import exact
 from veracausa.engine.guard import borrowed
+from veracausa.engine.work import Asked, Staged, Work, gives
 from veracausa.errors import MethodError, TaskError, UnitError
 from veracausa.estimates.attribute import attribute
 from veracausa.estimates.kept import kept
@@ -35,6 +37,7 @@ from veracausa.studies.results import Panel, Section, Study
 from veracausa.studies.summary import called
 from veracausa.suggestions import did_you_mean
 from veracausa.units.kinds import KINDS
+from veracausa.words import listed
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -44,6 +47,125 @@ if TYPE_CHECKING:
 _NODES = {"ig": 5}
 
 
+@dataclass(frozen=True, eq=False)
+class CompareWork(Staged):
+    """What `compare` is about to do: on every task, exact effects of each kind of unit and `methods` that fit."""
+
+    lm: Model
+    tasks: tuple[Task, ...]
+    units: tuple[str, ...]
+    methods: tuple[str, ...]
+    budget: float | None
+    neurons: int
+    sample: int
+    seed: int
+    kind: ClassVar[str] = "exact"
+
+    @property
+    def task(self) -> Task:
+        """The last task."""
+        return self.tasks[-1]
+
+    @property
+    def what(self) -> str:
+        """In words."""
+        return f"{len(self.methods)} methods and exact effects of {listed(self.units)}, the last"
+
+    def steps(self) -> list[Step]:
+        """Exact effects and every method that means something, whatever the budget."""
+        return [step for task in self.tasks for kind in self.units for step in self._steps(task, kind)]
+
+    def _steps(self, task: Task, kind: str) -> list[Step]:
+        truth = exact.work(self.lm, task, units=kind)
+        share = 1.0
+        if kind == "neurons":  # which they will be is not known: as many layers deep as all on average
+            share = min(1.0, (self.neurons + self.sample) / len(truth.units))
+        found = [self._step(f"exact effects of {kind}", truth, share)]
+        return [*found, *(self._step(f"{name} of {kind}", work) for name, work in self.works(task, kind)[0].items())]
+
+    def _step(self, what: str, work: Work, share: float = 1.0) -> Step:
+        tokens, whole = share * work.tokens(), sum(work.task.lengths) * self.lm.layers
+        return Step(f"{what} on {called(work.task)}", work.kind, tokens, tokens / whole, batches=work.batches())
+
+    def works(self, task: Task, kind: str) -> tuple[dict[str, Work], list[str]]:
+        """What each method will do; and which means nothing here, and why."""
+        found: dict[str, Work] = {}
+        senseless = []
+        for name in self.methods:
+            verb, options = self._asked(name)
+            try:
+                found[name] = verb.work(self.lm, task, units=kind, **options)
+            except MethodError as error:
+                senseless.append(f"{name}: {error}")
+        return found, senseless
+
+    def _asked(self, name: str) -> Asked:
+        """The verb that gives an estimate, and the options that it is called with."""
+        if name == "mask":
+            return learn_mask, {"seed": self.seed}
+        drawn = {"seed": self.seed} if PRESETS[name].path == "draws" else {}
+        return attribute, {"method": name, **({"nodes": _NODES[name]} if name in _NODES else {}), **drawn}
+
+    def run(self, show_progress: bool = True, out: str | Path | None = None) -> Study:
+        """Compute exact effects, then methods as long as the budget lasts."""
+        began, lm, limit = time.monotonic(), self.lm, None
+        if self.budget is not None:
+            limit = 60 * self.budget / len(self.tasks) / len(self.units)
+        clock, pieces = _Clock(limit), None if out is None else at(out) / "pieces"
+        sections, left_out = [], []
+        with borrowed(lm.decoder):
+            for one in self.tasks:
+                panels = []
+                for kind in self.units:
+                    panel, missing = self._panel(one, kind, clock, pieces, show_progress)
+                    panels.append(panel)
+                    left_out += [f"left out on {kind} of {one.name}: {reason}" for reason in missing]
+                title = called(one)
+                sections.append(Section(title[0].upper() + title[1:], one, lm.measure(one), tuple(panels)))
+        return Study(
+            title=f"Which method to take: {', '.join(dict.fromkeys(one.name for one in self.tasks))} on {lm.name}",
+            model=lm.header(),
+            sections=tuple(sections),
+            summary=spared("The summary", lambda: advice(sections), lambda sentence: (sentence,)),
+            versions=versions(),
+            machine=machine(lm.device, lm.dtype),
+            date=date.today().isoformat(),
+            command=command(),
+            seconds=time.monotonic() - began,
+            notes=tuple(left_out),
+        )
+
+    def _panel(self, task: Task, kind: str, clock: _Clock, pieces: Path | None, show: bool) -> tuple[Panel, list[str]]:
+        """Exact effects of a kind of unit, the methods that fit, and what was left out and why."""
+        clock.start()
+        lm, estimates = self.lm, dict[str, Scores]()
+
+        def estimate(name: str) -> None:
+            if name not in estimates:
+                verb, options = self._asked(name)
+                estimates[name] = kept(verb, lm, task, pieces, show, units=kind, **options)
+                clock.learn(estimates[name])
+
+        if kind == "neurons":
+            estimate("atp")
+            chosen, drawn = choose_neurons(lm, estimates["atp"], self.neurons, self.sample, self.seed)
+            truth = exact(lm, task, units=chosen, out=pieces, show_progress=show)
+        else:
+            truth, drawn = exact(lm, task, units=kind, out=pieces, show_progress=show), 0
+            clock.learn(truth)
+        works, left_out = self.works(task, kind)
+        work = {name: one.tokens() for name, one in works.items()}
+        for name in sorted(work, key=lambda one: work[one]):
+            reason = "" if name in estimates or not estimates else clock.refuses(work[name])
+            if reason:
+                left_out.append(f"{name}: {reason}")
+            else:
+                estimate(name)
+        ordered = [name for name in self.methods if name in estimates]
+        return Panel(kind, truth, tuple(estimates[name] for name in ordered), sampled=drawn), left_out
+
+
+@gives(Study)
 def compare(
     lm: Model,
     task: Task | Sequence[Task],
@@ -56,7 +178,7 @@ def compare(
     seed: int = 0,
     out: str | Path | None = None,
     show_progress: bool = True,
-) -> Study:
+) -> CompareWork:
     """Compare methods with exact effects on a behaviour: agreement, wrong signs, cost, stability, completeness.
 
     Args:
@@ -77,35 +199,11 @@ def compare(
 
     >>> vc.compare(lm, task, units=["heads"], budget=10).save("out/")
     """
-    began = time.monotonic()
-    tasks = list(task) if isinstance(task, Sequence) else [task]
+    tasks = tuple(task) if isinstance(task, Sequence) else (task,)
     if not tasks:
         raise TaskError("There is no task to compare on. Give at least one, e.g. vc.tasks.ioi(lm).")
     names = require_compared(units, methods, budget)
-    clock = _Clock(None if budget is None else 60 * budget / len(tasks) / len(units))
-    pieces = None if out is None else at(out) / "pieces"
-    sections, left_out = [], []
-    with borrowed(lm.decoder):
-        for one in tasks:
-            panels = []
-            for kind in units:
-                panel, missing = _panel(lm, one, kind, names, clock, neurons, sample, seed, pieces, show_progress)
-                panels.append(panel)
-                left_out += [f"left out on {kind} of {one.name}: {reason}" for reason in missing]
-            title = called(one)
-            sections.append(Section(title[0].upper() + title[1:], one, lm.measure(one), tuple(panels)))
-    return Study(
-        title=f"Which method to take: {', '.join(dict.fromkeys(one.name for one in tasks))} on {lm.name}",
-        model=lm.header(),
-        sections=tuple(sections),
-        summary=spared("The summary", lambda: advice(sections), lambda sentence: (sentence,)),
-        versions=versions(),
-        machine=machine(lm.device, lm.dtype),
-        date=date.today().isoformat(),
-        command=command(),
-        seconds=time.monotonic() - began,
-        notes=tuple(left_out),
-    )
+    return CompareWork(lm, tasks, tuple(units), tuple(names), budget, neurons, sample, seed)
 
 
 def require_compared(units: Sequence[str], methods: str | Sequence[str], budget: float | None) -> list[str]:
@@ -154,66 +252,6 @@ class _Clock:
             return ""
         wanted, left = work / self.rate, self.limit - (time.monotonic() - self.began)
         return f"needs about {duration(wanted)}, {duration(max(left, 0))} of the budget left" if wanted > left else ""
-
-
-def _panel(
-    lm: Model,
-    task: Task,
-    kind: str,
-    names: Sequence[str],
-    clock: _Clock,
-    neurons: int,
-    sample: int,
-    seed: int,
-    pieces: Path | None,
-    show: bool,
-) -> tuple[Panel, list[str]]:
-    """Exact effects of a kind of unit, the methods that fit, and what was left out and why."""
-    clock.start()
-    estimates: dict[str, Scores] = {}
-    left_out: list[str] = []
-
-    def estimate(name: str) -> None:
-        parts = _steps(name)
-        if name == "mask" or PRESETS[name].path == "draws":
-            parts["seed"] = seed
-        if name not in estimates:
-            verb = learn_mask if name == "mask" else attribute
-            if verb is attribute:
-                parts["method"] = name
-            estimates[name] = kept(verb, lm, task, pieces, show, units=kind, **parts)
-            clock.learn(estimates[name])
-
-    if kind == "neurons":
-        estimate("atp")
-        chosen, drawn = choose_neurons(lm, estimates["atp"], neurons, sample, seed)
-        truth = exact(lm, task, units=chosen, out=pieces, show_progress=show)
-    else:
-        truth, drawn = exact(lm, task, units=kind, out=pieces, show_progress=show), 0
-        clock.learn(truth)
-    work: dict[str, float] = {}
-    for name in names:
-        try:
-            if name == "mask":
-                work[name] = learn_mask.work(lm, task, units=kind).tokens()
-            else:
-                work[name] = attribute.work(
-                    lm, task, units=kind, method=cast("Estimate", name), **_steps(name)
-                ).tokens()
-        except MethodError as error:
-            left_out.append(f"{name}: {error}")
-    for name in sorted(work, key=lambda one: work[one]):
-        reason = "" if name in estimates or not estimates else clock.refuses(work[name])
-        if reason:
-            left_out.append(f"{name}: {reason}")
-        else:
-            estimate(name)
-    ordered = [name for name in names if name in estimates]
-    return Panel(kind, truth, tuple(estimates[name] for name in ordered), sampled=drawn), left_out
-
-
-def _steps(name: str) -> dict[str, Any]:
-    return {"nodes": _NODES[name]} if name in _NODES else {}
 
 
 def table(panel: Panel) -> list[dict[str, object]]:

@@ -20,7 +20,7 @@ from veracausa.causes.locating import locate
 from veracausa.causes.locations import Locations
 from veracausa.choices import Ablation
 from veracausa.cost import Step
-from veracausa.counterfactuals.compared_baselines import Baselines
+from veracausa.counterfactuals.compared_baselines import Baselines, Way
 from veracausa.counterfactuals.comparing_baselines import baselines, possible_baselines
 from veracausa.counterfactuals.comparing_corruptions import corruptions
 from veracausa.counterfactuals.finding_general import general_purpose
@@ -30,6 +30,7 @@ from veracausa.errors import TaskError
 from veracausa.planning.rates import batches
 from veracausa.planning.stages import Stage
 from veracausa.studies.results import Failure, Finding
+from veracausa.studies.shared import first_pairs
 from veracausa.tasks.pool import pool
 from veracausa.tasks.registry import corruptions_of, rebuilt
 
@@ -51,6 +52,8 @@ PERMUTATIONS = 16
 TOLD_BY = ("counterfactual", "mean")
 #: Prompts on which the cost of an ablation study is counted.
 PLANNED = 256
+#: What a comparison of baselines takes from the panel of heads: its name there → its name here.
+_PANEL: dict[Way, str] = {("exact", "counterfactual"): "exact", ("IG", "counterfactual"): "ig"}
 
 
 @dataclass
@@ -130,8 +133,9 @@ class FurtherWork:
     def _prompts(self) -> list[Stage]:
         tasks, stages = self._corruptions(), []
         if len(tasks) > 1:
-            work = corruptions.work(self.lm, tasks).tokens()
-            count = sum(batches(self.lm, task) for task in tasks.values())
+            given = [name for name, task in tasks.items() if self._begins(task)]
+            work = corruptions.work(self.lm, tasks).tokens(given=given)
+            count = sum(batches(self.lm, task) for name, task in tasks.items() if name not in given)
             stages.append(self._stage(f"heads under {len(tasks)} corruptions", "exact", work, self._contrast, count))
             work = head_roles.work(self.lm, self.task).tokens()
             stages.append(self._stage("what heads look at", "gradients", work, self._roles))
@@ -144,8 +148,9 @@ class FurtherWork:
 
     def _replacements(self) -> list[Stage]:
         few, kinds = self._few(), self._kinds()
-        work = baselines.work(self.lm, few, ablations=kinds, nodes=self.level.nodes).tokens()
-        count = 2 * len(kinds) * batches(self.lm, few)
+        given = [way for way in _PANEL if way[1] in kinds]
+        work = baselines.work(self.lm, few, ablations=kinds, nodes=self.level.nodes).tokens(given=given)
+        count = (2 * len(kinds) - len(given)) * batches(self.lm, few)
         rest = general_purpose.work(self.lm, few).tokens(given=TOLD_BY)
         return [
             self._stage(f"heads by {len(kinds)} baselines ({len(few)} pairs)", "exact", work, self._baselines, count),
@@ -259,7 +264,9 @@ class FurtherWork:
             self.findings.append(found.against(heads.exact, *heads.estimates, ablation=ablation))
 
     def _contrast(self) -> None:
-        self.findings.append(corruptions(self.lm, self._corruptions(), out=self.pieces, show_progress=self.show))
+        tasks, heads = self._corruptions(), self.heads()
+        known = {name: first_pairs(heads.exact, self.task, one) for name, one in tasks.items() if self._begins(one)}
+        self.findings.append(corruptions(self.lm, tasks, known=known, out=self.pieces, show_progress=self.show))
 
     def _pool(self) -> Task | None:
         """Pairs to search: other corruptions of a few of the task's prompts, and edits by word lists."""
@@ -278,6 +285,10 @@ class FurtherWork:
             search(self.lm, pool, units=units, seed=self.seed, out=self.pieces, show_progress=self.show)
         )
 
+    def _begins(self, other: Task) -> bool:
+        """Whether another task is the first pairs of this one, whatever it is called."""
+        return self.task[: len(other)].digest() == other.digest()
+
     def _few(self) -> Task:
         return self.task[: self.level.replaced]
 
@@ -287,9 +298,11 @@ class FurtherWork:
         return [kind for kind in self.level.baselines if kind in allowed]
 
     def _baselines(self) -> None:
+        few, kinds, panel = self._few(), self._kinds(), self._known()
+        known = {way: first_pairs(panel[name], self.task, few) for way, name in _PANEL.items() if way[1] in kinds}
         self._compared = baselines(
-            self.lm, self._few(), ablations=self._kinds(), nodes=self.level.nodes, seed=self.seed,
-            out=self.pieces, show_progress=self.show,
+            self.lm, few, ablations=kinds, nodes=self.level.nodes, known=known, seed=self.seed, out=self.pieces,
+            show_progress=self.show,
         )  # fmt: skip
         self.findings.append(self._compared)
 

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import date
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from veracausa.choices import LevelName
 from veracausa.cost import Step, told
 from veracausa.engine.guard import borrowed
+from veracausa.engine.work import Staged, gives
 from veracausa.errors import TaskError
 from veracausa.estimates.attribute import attribute
 from veracausa.planning.rates import Rate, rates, timed
@@ -36,6 +39,78 @@ if TYPE_CHECKING:
     from veracausa.tasks.task import Task
 
 
+@dataclass(frozen=True, eq=False)
+class StudyWork(Staged):
+    """What `study` is about to do: every task's stages, the last one's with all that the level has."""
+
+    lm: Model
+    tasks: tuple[Task, ...]
+    level: Level
+    seed: int
+    kind: ClassVar[str] = "exact"
+
+    @property
+    def task(self) -> Task:
+        """The last task, which is asked the most."""
+        return self.tasks[-1]
+
+    @property
+    def what(self) -> str:
+        """In words."""
+        return f"a {self.level.name} study of {', '.join(dict.fromkeys(one.name for one in self.tasks))}, the last"
+
+    @cached_property
+    def heads(self) -> tuple[str, ...]:
+        """Heads that will about be chosen, for counting what they will cost."""
+        return likely(self.lm, self.task)
+
+    def sections(self, pieces: Path | None = None, show: bool = False) -> list[SectionWork]:
+        """The work on each task."""
+        rest = (self.level, self.heads, self.seed, pieces, show)
+        return [SectionWork(self.lm, one, *rest, main=one is self.task) for one in self.tasks]
+
+    def steps(self) -> list[Step]:
+        """What each stage is forecast to cost."""
+        return [stage.step for one in self.sections() for stage in one.stages()]
+
+    def run(self, show_progress: bool = True, out: str | Path | None = None) -> Study:
+        """Do all stages; finished pieces are kept in a folder within `out`."""
+        began, lm = time.monotonic(), self.lm
+        with borrowed(lm.decoder):
+            work = self.sections(None if out is None else at(out) / "pieces", show_progress)
+            stages = [stage for one in work for stage in one.stages()]
+            known = rates(lm, self.task, (stage.step.kind for stage in stages))
+            plan = timed([stage.step for stage in stages], known)
+            if show_progress:
+                announce(self._announcement(plan, known), True)
+            done = perform(stages, plan, show_progress)
+            sections = tuple(one.section() for one in work)
+        return Study(
+            title=f"Exact effects against gradient estimates: {self.task.name} on {lm.name}",
+            model=lm.header(),
+            sections=sections,
+            summary=spared("The summary", lambda: summarise(lm, sections), lambda sentence: (sentence,)),
+            versions=versions(),
+            machine=machine(lm.device, lm.dtype),
+            date=date.today().isoformat(),
+            command=command(),
+            seconds=time.monotonic() - began,
+            steps=tuple(zip(plan, done, strict=True)),
+        )
+
+    def _announcement(self, plan: list[Step], known: dict[str, Rate]) -> str:
+        """What each stage will cost, and what the other levels would with their own number of pairs."""
+        others = []
+        for name, level in LEVELS.items():
+            if name != self.level.name:
+                other = replace(self, tasks=_as_usual(self.lm, self.tasks, level), level=level)
+                vars(other)["heads"] = self.heads  # about the same, and known
+                seconds = sum(step.seconds or 0 for step in timed(other.steps(), known))
+                others.append(f"{_asked(name)} {duration(seconds)}")
+        return f"{told(plan, 'drawing the page')}\nother sizes, about: {', '.join(others)}"
+
+
+@gives(Study)
 def study(
     lm: Model,
     task: Task | Sequence[Task],
@@ -47,7 +122,7 @@ def study(
     seed: int = 0,
     out: str | Path | None = None,
     show_progress: bool = True,
-) -> Study:
+) -> StudyWork:
     """How well do gradient estimates agree with exact effects on this behaviour, where do they fail, and why?
 
     Args:
@@ -63,34 +138,11 @@ def study(
 
     >>> vc.study(lm, task).save("out/")
     """
-    began = time.monotonic()
     chosen = resolve_level(level).but(neurons=neurons, sample=sample, nodes=nodes)
-    tasks = list(task) if isinstance(task, Sequence) else [task]
+    tasks = tuple(task) if isinstance(task, Sequence) else (task,)
     if not tasks:
         raise TaskError("The study has no task. Give at least one, e.g. vc.tasks.ioi(lm).")
-    pieces = None if out is None else at(out) / "pieces"
-    with borrowed(lm.decoder):
-        heads = likely(lm, tasks[-1])
-        work = _work(lm, tasks, chosen, heads, seed, pieces, show_progress)
-        stages = [stage for one in work for stage in one.stages()]
-        known = rates(lm, tasks[-1], (stage.step.kind for stage in stages))
-        plan = timed([stage.step for stage in stages], known)
-        if show_progress:
-            announce(_announcement(lm, tasks, chosen, heads, plan, known), True)
-        done = perform(stages, plan, show_progress)
-        sections = tuple(one.section() for one in work)
-    return Study(
-        title=f"Exact effects against gradient estimates: {tasks[-1].name} on {lm.name}",
-        model=lm.header(),
-        sections=sections,
-        summary=spared("The summary", lambda: summarise(lm, sections), lambda sentence: (sentence,)),
-        versions=versions(),
-        machine=machine(lm.device, lm.dtype),
-        date=date.today().isoformat(),
-        command=command(),
-        seconds=time.monotonic() - began,
-        steps=tuple(zip(plan, done, strict=True)),
-    )
+    return StudyWork(lm, tasks, chosen, seed)
 
 
 def likely(lm: Model, task: Task) -> tuple[str, ...]:
@@ -99,48 +151,13 @@ def likely(lm: Model, task: Task) -> tuple[str, ...]:
     return tuple(guess.units.names[i] for i in guess.ranking())
 
 
-def forecast(lm: Model, task: Task | Sequence[Task], level: LevelName | Level = "default", seed: int = 0) -> list[Step]:
-    """The stages of a study with the token-layers and the seconds that each will take on this machine.
-
-    >>> sum(step.seconds for step in forecast(lm, task, "quick"))
-    """
-    tasks = list(task) if isinstance(task, Sequence) else [task]
-    steps = _steps(lm, tasks, resolve_level(level), likely(lm, tasks[-1]), seed)
-    return timed(steps, rates(lm, tasks[-1], (step.kind for step in steps)))
-
-
-def _steps(lm: Model, tasks: Sequence[Task], level: Level, heads: tuple[str, ...], seed: int = 0) -> list[Step]:
-    work = _work(lm, tasks, level, heads, seed, None, False)
-    return [stage.step for one in work for stage in one.stages()]
-
-
-def _work(
-    lm: Model, tasks: Sequence[Task], level: Level, heads: tuple[str, ...], seed: int, pieces: Path | None, show: bool
-) -> list[SectionWork]:
-    last = len(tasks) - 1
-    return [SectionWork(lm, one, level, heads, seed, pieces, show, main=i == last) for i, one in enumerate(tasks)]
-
-
-def _announcement(
-    lm: Model, tasks: Sequence[Task], level: Level, heads: tuple[str, ...], plan: list[Step], known: dict[str, Rate]
-) -> str:
-    """What each stage will cost, and what the other levels would with their own number of pairs."""
-    others = []
-    for name, other in LEVELS.items():
-        if name != level.name:
-            steps = [step for step in _steps(lm, _as_usual(lm, tasks, other), other, heads) if step.kind in known]
-            seconds = sum(step.seconds or 0 for step in timed(steps, known))
-            others.append(f"{_asked(name)} {duration(seconds)}")
-    return f"{told(plan, 'drawing the page')}\nother sizes, about: {', '.join(others)}"
-
-
-def _as_usual(lm: Model, tasks: Sequence[Task], level: Level) -> list[Task]:
+def _as_usual(lm: Model, tasks: Sequence[Task], level: Level) -> tuple[Task, ...]:
     """The tasks as the command line would give them at a level: as many pairs; a quick study has one task."""
     try:
         last = rebuilt(lm, tasks[-1], n=level.pairs) or tasks[-1]
     except TaskError:
         last = tasks[-1]
-    return [last] if level.name == "quick" else [*tasks[:-1], last]
+    return (last,) if level.name == "quick" else (*tasks[:-1], last)
 
 
 def _asked(level: str) -> str:
