@@ -36,6 +36,12 @@ def fetched(html: str) -> list[str]:
     return re.findall(r"<(?:script|link|img|iframe)[^>]*(?:src|href)\s*=[^>]*>", outside)
 
 
+def shown(chart) -> dict[str, str]:
+    """What a notebook's cell keeps: the bundle, and what each method of one kind says of kinds that are not in it."""
+    own = chart._repr_html_()
+    return ({} if own is None else {"text/html": own}) | chart._repr_mimebundle_() | {"text/plain": repr(chart)}
+
+
 NAMES = ("heads", "circuit", "edges", "curve", "beside", "above", "upon", "changed")
 
 
@@ -83,6 +89,8 @@ def test_settings_of_altair_are_left_alone_and_heeded(charts):
     assert alt.renderers.active == "default" and alt.data_transformers.active == "default"
     with alt.renderers.enable("json"):
         assert "application/json" in str(charts["heads"]._repr_mimebundle_())
+    with alt.renderers.enable("svg"):
+        assert set(shown(charts["heads"])) == {"image/svg+xml", "text/plain"}  # a page beside it would be shown instead
     with_web = charts["heads"].to_html(inline=False)
     assert fetched(with_web) != []
 

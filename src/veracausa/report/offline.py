@@ -86,8 +86,10 @@ class Offline:
         content: str | bytes = place.getvalue()
         return _licensed(str(content)) if form == "html" and options["inline"] else content
 
-    def _repr_html_(self) -> str:
-        """The chart as a piece of a page, for notebooks."""
+    def _repr_html_(self) -> str | None:
+        """The chart as a piece of a page, for notebooks; None where another renderer was chosen: it would be hidden."""
+        if alt.renderers.active != "default":
+            return None
         place = f"veracausa-{uuid.uuid4().hex}"
         return (
             f'<div id="{place}"></div><script>(function () {{\n{library()}\n'
