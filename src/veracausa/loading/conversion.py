@@ -17,20 +17,18 @@ import os
 import shutil
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from veracausa.errors import ArchitectureError, FileError
 from veracausa.extras import require_extra
 from veracausa.loading.checkpoint import require_all_of_gguf, require_all_taken
 from veracausa.storage.digests import weights_digest
 from veracausa.terminal import printable, say
-
-if TYPE_CHECKING:
-    pass
 
 MANIFEST = "veracausa.json"
 FORMAT = 1  # raise it when folders of an older layout must be converted again
@@ -60,8 +58,10 @@ def cache_root(cache_dir: str | os.PathLike[str] | None = None) -> Path:
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Silence transformers' loading bars and warnings, and give them back as they were."""
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-    from transformers.utils import logging
+    with warnings.catch_warnings():  # in a notebook tqdm asks for ipywidgets, which nothing here needs
+        warnings.filterwarnings("ignore", "IProgress not found")
+        from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+        from transformers.utils import logging
 
     level, bars, hub_bars = logging.get_verbosity(), logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
     logging.set_verbosity_error()
