@@ -96,14 +96,15 @@ def read_csv(path: str | Path, lm: Model) -> Circuit:
     if not path.is_file():
         raise FileError(f"There is no file {path}.")
     try:
-        table = pd.read_csv(path, keep_default_na=False)
+        table = pd.read_csv(path, keep_default_na=False, dtype={"importance": str})
     except (ValueError, OSError) as error:
         raise FileError(f"{path} is no CSV file ({error}).") from error
     if "name" not in table:
         raise FileError(f"{path} has no column 'name'; it has {', '.join(map(str, table.columns))}.")
     try:
         ends = parse_names(lm.graph, [str(name) for name in table["name"]])
-        importance = table["importance"].to_numpy(np.float64) if "importance" in table else None
+        # read by Python: pandas before 3 reads the last digits otherwise than they were written
+        importance = np.array([float(one) for one in table["importance"]]) if "importance" in table else None
     except VeracausaError as error:
         raise FileError(f"{path} does not fit {lm.name}: {error}") from error
     except ValueError as error:
