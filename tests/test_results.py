@@ -58,8 +58,8 @@ def test_it_says_what_it_is(made, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_in_a_notebook_it_is_text_and_a_table(made, kind):
     html = made[kind]._repr_html_()
-    assert html.startswith("<pre>") and html.count("<table") == 1 and html.count("<tr") <= 12
-    tag = r'</?(pre|p|table|thead|tbody|tr|th|td)( border="0")?( class="dataframe"| style="text-align: right;")?>'
+    assert html.startswith("<pre><code>") and html.count("<table") == 1 and html.count("<tr") <= 12
+    tag = r'</?(pre|code|p|table|thead|tbody|tr|th|td)( border="0")?( class="dataframe"| style="text-align: right;")?>'
     outside = re.sub(tag, "", html)
     assert "<" not in outside, "nothing but text and a table"
     assert "://" not in re.sub(r">[^<]*<", "><", html) and "color" not in html  # the colours of the page around it

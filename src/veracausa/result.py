@@ -107,4 +107,4 @@ class Shown:
             said.append(f"… and {more:,} more sentences")
         rows = self.head().to_html(index=False, border=0, na_rep="–", float_format="{:.4g}".format)
         text = "".join(f"<p>{escape(one)}</p>" for one in said)
-        return printable(f"<pre>{escape(self.describe())}</pre>{text}{rows}")
+        return printable(f"<pre><code>{escape(self.describe())}</code></pre>{text}{rows}")

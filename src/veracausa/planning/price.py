@@ -52,7 +52,7 @@ class Price:
         return self.describe()
 
     def _repr_html_(self) -> str:
-        return f"<pre>{escape(self.describe())}</pre>"
+        return f"<pre><code>{escape(self.describe())}</code></pre>"
 
 
 def forecast(
