@@ -17,8 +17,11 @@ from mkdocs.structure.files import File, Files
 import veracausa as vc
 
 ROOT = Path(__file__).parents[1]
-#: Pages beside docs/ that guides point at.
-BESIDE = ("CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/RESULTS.md")
+#: Pages and notebooks beside docs/ that guides point at; notebooks are there to be fetched.
+BESIDE = (
+    *("CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/RESULTS.md"),
+    *(f"examples/{path.name}" for path in sorted((ROOT / "examples").glob("*.ipynb"))),
+)
 
 
 def on_files(files: Files, config: Any) -> Files:

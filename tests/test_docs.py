@@ -9,40 +9,15 @@ order on another processor), and times ("3.1 s"). Whole numbers, names and words
 import io
 import re
 from contextlib import redirect_stdout
-from decimal import Decimal
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+from shown_lines import same
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.M | re.S)
-#: A time, or a number with a decimal point that is no part of a name or a version; its sign belongs to it.
-LOOSE = re.compile(r"(?P<time>(?<![\w.])\d[\d,]*(?:\.\d+)?(?= s\b))|(?<![\w.])[-+−]?\d[\d,]*\.\d+(?![\w.]*\w)")
-
-
-def parts(line: str) -> tuple[list[str], list[re.Match]]:
-    """What must be the same, and the numbers between."""
-    found = list(LOOSE.finditer(line))
-    ends = [0, *(match.end() for match in found)]
-    starts = [*(match.start() for match in found), len(line)]
-    return [line[a:b] for a, b in zip(ends, starts, strict=True)], found
-
-
-def same(shown: str, printed: str) -> bool:
-    """Whether a printed line is the one that is shown; see the module."""
-    (words, numbers), (others, found) = parts(shown.rstrip()), parts(printed.rstrip())
-    return words == others and all(map(near, numbers, found))
-
-
-def near(shown: re.Match, printed: re.Match) -> bool:
-    """Two times, or two numbers with as many decimals whose last digits differ by one at most."""
-    if shown["time"] or printed["time"]:
-        return bool(shown["time"] and printed["time"])
-    one, other = (Decimal(match[0].replace(",", "").replace("−", "-")) for match in (shown, printed))
-    exponent = one.as_tuple().exponent
-    return exponent == other.as_tuple().exponent and abs(one - other) <= Decimal(1).scaleb(int(exponent))
 
 
 def steps(source: str):
