@@ -1,13 +1,14 @@
 """A plain install answers the first questions; what needs more says which extra brings it, before it starts."""
 
 import importlib.util
+import json
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from processes import python
 
 from veracausa.circuits.exchange.graphml import read_graphml
 from veracausa.errors import ExtraError
@@ -27,18 +28,6 @@ ABSENT = sorted(module for modules, _ in EXTRAS.values() for module in modules)
 def modules_of(requirements):
     names = [requirement.split(">=")[0].split("==")[0] for requirement in requirements]
     return {IMPORTED.get(name, name) for name in names}
-
-
-def without_extras(code: str, tmp_path: Path) -> str:
-    """What a program prints where torch and transformers have brought what they need, and no extra is installed."""
-    absent = ("accelerate", "altair", "gguf", "pyarrow", "sklearn", "vl_convert")
-    hidden = f"import sys\nfor name in {absent}: sys.modules[name] = None\nimport veracausa as vc\n"
-    done = subprocess.run(
-        [sys.executable, "-c", hidden + code], capture_output=True, text=True, timeout=300, cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.mark.parametrize("extra", EXTRAS)
@@ -65,16 +54,17 @@ def test_nothing_required_belongs_to_an_extra():
     assert not modules_of(PROJECT["dependencies"]) & set(ABSENT)
 
 
-MODEL = """
+#: Torch and transformers have brought what they need, and no extra is installed.
+BEFORE = """
+import contextlib, io, json, sys
+for name in ("accelerate", "altair", "gguf", "pyarrow", "sklearn", "vl_convert"): sys.modules[name] = None
+import veracausa as vc
 import tiny_models, word_tokenizer
 words = word_tokenizer.word_tokenizer(["one", "two", "three", "four"])
 lm = vc.load(tiny_models.make("llama", seed=1), tokenizer=words)
 task = vc.task(lm, clean=["one two three"], corrupted=["one four three"], correct=[" two"], incorrect=[" four"])
 """
-
-
-def test_the_first_questions_need_no_extra(tmp_path):
-    code = """
+FIRST = """
 exact = vc.exact(lm, task, units="heads", show_progress=False)
 exact.save("exact.safetensors")
 atp = vc.attribute(lm, task, units="heads", show_progress=False)
@@ -83,42 +73,67 @@ receipt = vc.verify(lm, task, atp, top=1, sample=1, show_progress=False)
 edges = vc.attribute(lm, task, units="edges", method="eap-ig", show_progress=False)
 print(vc.faithfulness(lm, task, vc.select(edges, n=9), show_progress=False).edges <= 9)
 """
-    assert without_extras(MODEL + code, tmp_path).split() == ["3", "atp", "True"]
-
-
-@pytest.mark.parametrize(
-    ("extra", "call"),
-    [
-        ("charts", "vc.exact(lm, task, show_progress=False).chart()"),
-        ("gguf", "vc.load('smollm2-135m', cache_dir='empty')"),
-        ("parquet", "vc.tasks.from_file(lm, 'pairs.parquet')"),
-    ],
-)
-def test_what_needs_an_extra_says_so(extra, call, tmp_path):
-    (tmp_path / "pairs.parquet").write_bytes(b"PAR1")
-    code = f"""
+#: Extra → a call that needs it.
+CALLS = {
+    "charts": "vc.exact(lm, task, show_progress=False).chart()",
+    "gguf": "vc.load('smollm2-135m', cache_dir='empty')",
+    "parquet": "vc.tasks.from_file(lm, 'pairs.parquet')",
+}
+CALL = """
 try:
     {call}
 except vc.errors.ExtraError as error:
     print(error)
 """
-    assert without_extras(MODEL + code, tmp_path).strip().endswith(f"pip install 'veracausa[{extra}]'")
-    assert not list(tmp_path.rglob("*.gguf"))  # nothing was fetched
-
-
-@pytest.mark.parametrize("command", ["study", "compare", "discover", "evaluate"])
-def test_a_command_that_ends_with_a_page_asks_for_charts_first(command, tmp_path):
-    code = f"""
+COMMAND = """
 sys.argv = ["veracausa", "{command}", "ioi", "--model", "no-such-model"]
-sys.stderr = sys.stdout
 from veracausa.cli.app import main
 try:
-    main()
+    with contextlib.redirect_stderr(sys.stdout):
+        main()
 except SystemExit as stopped:
     print(stopped.code)
 """
-    said, stopped = without_extras(code, tmp_path).splitlines()
-    assert said.startswith("ExtraError: ") and said.endswith("pip install 'veracausa[charts]'") and stopped == "1"
+WITH_PAGES = ("study", "compare", "discover", "evaluate")
+PROGRAMS = (
+    {"first": FIRST}
+    | {extra: CALL.format(call=call) for extra, call in CALLS.items()}
+    | {command: COMMAND.format(command=command) for command in WITH_PAGES}
+)
+ALL = """
+said = {{}}
+for name, program in {programs!r}.items():
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(program, dict(globals()))
+    said[name] = printed.getvalue()
+print(json.dumps(said))
+"""
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory):
+    """What each program prints without extras, one after the other in one process, since its start takes seconds."""
+    folder = tmp_path_factory.mktemp("extras")
+    (folder / "pairs.parquet").write_bytes(b"PAR1")
+    code, path = BEFORE + ALL.format(programs=PROGRAMS), os.pathsep.join(sys.path)
+    found = json.loads(python(code, cwd=folder, env={"PYTHONPATH": path}).splitlines()[-1])
+    assert not list(folder.rglob("*.gguf"))  # nothing was fetched
+    return found
+
+
+def test_the_first_questions_need_no_extra(said):
+    assert said["first"].split() == ["3", "atp", "True"]
+
+
+@pytest.mark.parametrize("extra", CALLS)
+def test_what_needs_an_extra_says_so(said, extra):
+    assert said[extra].strip().endswith(f"pip install 'veracausa[{extra}]'")
+
+
+@pytest.mark.parametrize("command", WITH_PAGES)
+def test_a_command_that_ends_with_a_page_asks_for_charts_first(said, command):
+    told, stopped = said[command].splitlines()
+    assert told.startswith("ExtraError: ") and told.endswith("pip install 'veracausa[charts]'") and stopped == "1"
 
 
 def test_graphs_need_an_extra(monkeypatch):

@@ -2,13 +2,11 @@
 
 import ast
 import importlib
-import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from processes import python
 
 import veracausa as vc
 
@@ -23,15 +21,6 @@ PACKAGES = {
     for path in sorted(Path(vc.__file__).parent.glob("*/__init__.py"))
     if "given_out(" in path.read_text(encoding="utf-8")
 } | {"": vc}
-
-
-def python(code):
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.mark.parametrize("module", ["veracausa", "veracausa.errors", "veracausa.cli.app", "veracausa.tasks"])

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import PAIRS, TEXT, called, model_folder, pairs_file
+from processes import shell
 from typer.testing import CliRunner
 from word_tokenizer import word_tokenizer
 
@@ -21,6 +21,8 @@ import veracausa as vc
 from veracausa.cli.app import _warning, app, main
 from veracausa.cli.command import Terminated
 from veracausa.errors import FileError, MethodError, UnitError, VeracausaError
+
+WIDE = {"COLUMNS": "200"}
 
 
 @pytest.fixture(scope="module")
@@ -259,23 +261,15 @@ def test_an_unknown_precision_or_device(folder):
         assert isinstance(result.exception, VeracausaError) and value in str(result.exception)
 
 
-def shell(*words, **more):
-    """The installed command line as its own process; no network."""
-    return subprocess.run(
-        [sys.executable, "-m", "veracausa", *map(str, words)], capture_output=True, text=True, timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}, **more,
-    )  # fmt: skip
-
-
 def test_as_a_process(folder, pairs, tmp_path):
-    done = shell("exact", pairs, "--model", folder, "--device", "cpu", "--out", tmp_path)
+    done = shell("exact", pairs, "--model", folder, "--device", "cpu", "--out", tmp_path, env=WIDE)
     assert done.returncode == 0, done.stderr
     assert "exact · 12 heads" in done.stdout and (tmp_path / "exact-heads.csv").exists()
     assert "Traceback" not in done.stderr
 
 
 def test_an_error_is_one_paragraph_and_exit_code_2(folder, pairs):
-    done = shell("exact", pairs, "--units", "heads@5", "--model", folder)
+    done = shell("exact", pairs, "--units", "heads@5", "--model", folder, env=WIDE)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     paragraph = done.stderr.strip().splitlines()[-1]
     assert paragraph.startswith("UnitError: units='heads@5' is not known")

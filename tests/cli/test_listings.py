@@ -1,14 +1,12 @@
 """`veracausa models`, `tasks`, `methods`, and what the shell offers: all from the library's tables, without torch."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import tiny_models
 import torch
 from command_line import called, model_folder, pairs_file
+from processes import python, started
 from typer.testing import CliRunner
 
 from veracausa.circuits.selection.ways import HOW
@@ -155,8 +153,7 @@ def test_listings_need_no_torch(command):
         f"import sys; from veracausa.cli.app import main; sys.argv = ['veracausa', '{command}']\n"
         "try: main()\nexcept SystemExit as end: assert not end.code\nassert 'torch' not in sys.modules"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
+    python(code)
 
 
 # ---- completion -----------------------------------------------------------------------------------------------------
@@ -184,12 +181,10 @@ def test_files_are_completed(tmp_path, monkeypatch):
 
 def test_the_shell_completes_commands_and_choices():
     def offered(words):
-        done = subprocess.run(
-            [sys.executable, "-c", "from veracausa.cli.app import main; main()"],
-            capture_output=True, text=True, timeout=60,
-            env={**os.environ, "_VERACAUSA_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(words),
-                 "COMP_CWORD": str(len(words) - 1)},
-        )  # fmt: skip
+        asked = {"COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
+        done = started(
+            "-c", "from veracausa.cli.app import main; main()", env={"_VERACAUSA_COMPLETE": "complete_bash", **asked}
+        )
         return done.stdout.split()
 
     assert offered(["veracausa", "att"]) == ["attribute"]

@@ -1,9 +1,6 @@
 """What a model is: the same model has one identity, and whatever changes its numbers changes it."""
 
 import functools
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +8,7 @@ import tiny_models
 import torch
 from bridges import as_model
 from hooked import Scale, half, scaled, with_hooks
+from processes import python
 
 import veracausa as vc
 from veracausa.engine.identity import difference, identity_of
@@ -223,11 +221,8 @@ print(with_hooks())
 
 def test_another_process_gives_the_same_identity():
     """Hashes of strings differ from process to process, and so do addresses: neither may enter."""
-    said = subprocess.run(
-        [sys.executable, "-c", CHILD.format(tests=str(HELPERS))],
-        check=True, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "7"},
-    ).stdout.split()  # fmt: skip
-    assert said == [with_hooks()]
+    said = python(CHILD.format(tests=str(HELPERS)), env={"PYTHONHASHSEED": "7"})
+    assert said.split() == [with_hooks()]
 
 
 def test_saved_and_loaded_again_it_is_the_same(tmp_path):

@@ -7,15 +7,16 @@ would hide errors below 1e-7, so those casts are switched off inside the norms a
 
 from __future__ import annotations
 
+import inspect
 import random
+import textwrap
 from collections.abc import Sequence
-from types import MethodType
+from functools import cache
+from types import FunctionType, MethodType
 from typing import NamedTuple
 
 import pytest
 import torch
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 VOCAB = 60
@@ -99,28 +100,22 @@ def compute_in_float64(model):
     """The model in float64, with the casts to float32 inside its norms and attention modules switched off."""
     for module in model.to(torch.float64).modules():
         if type(module).__name__.endswith(("RMSNorm", "Attention")):
-            module.forward = MethodType(_forward_in_float64, module)
+            module.forward = MethodType(_in_float64(type(module).forward), module)
     return model
 
 
-def _forward_in_float64(self, *args, **kwargs):
-    with _KeepFloat64():
-        return type(self).forward(self, *args, **kwargs)
+@cache
+def _in_float64(function: FunctionType) -> FunctionType:
+    """The function as it is written, but for its casts to float32, its eager attention's among them.
 
-
-class _KeepFloat64(TorchFunctionMode):
-    """Turns casts of float64 tensors to float32 into no-ops."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = dict(kwargs or {})
-        if args and isinstance(args[0], torch.Tensor) and args[0].dtype == torch.float64:
-            if func is torch.Tensor.float:
-                return args[0]
-            if func is torch.Tensor.to and torch.float32 in (*args[1:], kwargs.get("dtype")):
-                return args[0]
-            if func in (functional.softmax, torch.softmax) and kwargs.get("dtype") == torch.float32:
-                kwargs["dtype"] = torch.float64
-        return func(*args, **kwargs)
+    Written anew once, since a mode that looks at every operation makes a tiny model half as fast again.
+    """
+    names = dict(function.__globals__)
+    if function.__name__ == "forward" and "eager_attention_forward" in names:
+        names["eager_attention_forward"] = _in_float64(names["eager_attention_forward"])
+    source = textwrap.dedent(inspect.getsource(function))
+    exec(source.replace("torch.float32", "torch.float64").replace(".float()", ".double()"), names)
+    return names[function.__name__]
 
 
 class Pair(NamedTuple):

@@ -7,13 +7,12 @@ import http.server
 import json
 import shutil
 import socket
-import subprocess
-import sys
 import threading
 import time
 
 import pytest
 import torch
+from processes import python
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModel,
@@ -655,4 +654,4 @@ def test_state_of_transformers_is_given_back(saved, folder, capfd):
 
 def test_import_is_cheap():
     code = "import sys, veracausa.loading.resolve; print([m for m in ('torch', 'transformers') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+    assert python(code).strip() == "[]"

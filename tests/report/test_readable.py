@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
-import sys
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import altair as alt
 import pytest
+from processes import python
 
 import veracausa as vc
 from veracausa.report.charts.data import Datasets
@@ -56,10 +56,7 @@ def test_every_text_can_be_drawn():
         "    assert figure(text).png().startswith(b'\\x89PNG')\n"
         "print('all', len(texts))"
     )
-    ran = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=__file__.rpartition("/")[0], check=False
-    )
-    assert ran.returncode == 0 and ran.stdout == "all 8\n", ran.stderr[-2000:]
+    assert python(code, cwd=Path(__file__).parent) == "all 8\n"
 
 
 @pytest.mark.parametrize("seed", range(50))

@@ -1,12 +1,10 @@
 """What holds for every built-in task, on real tokenizers."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from processes import python
 
 from veracausa.errors import MethodError, TaskError
 from veracausa.tasks import BUILTIN, build
@@ -77,11 +75,7 @@ def test_same_pairs_in_another_process(tmp_path, words):
         "print(ioi(word_tokenizer(words), n=20, corruption='abc').digest())"
     )
     here = str(Path(__file__).parents[1] / "helpers")
-    run = [sys.executable, "-c", code, here]
-    outputs = {
-        subprocess.run(run, env=os.environ | {"PYTHONHASHSEED": s}, capture_output=True, text=True, check=True).stdout
-        for s in ("1", "2")
-    }
+    outputs = {python(code, here, env={"PYTHONHASHSEED": seed}) for seed in ("1", "2")}
     assert len(outputs) == 1 and re.fullmatch("[0-9a-f]{64}\n", outputs.pop())
 
 

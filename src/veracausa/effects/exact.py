@@ -141,16 +141,13 @@ class ExactWork:
                 plan = self.plan(call.cost, self._source(call.cost, constants))
                 call.rest(plan.buckets(self.share), partial(_bucket, call, plan))
         return assemble(
-            lm,
-            task,
+            call,
             call.values,
             table,
-            call.measured,
             method=self.method,
             settings=settings,
-            cost=call.cost if learned is None else call.cost + learned.cost,
+            cost=None if learned is None else call.cost + learned.cost,
             verified="exact effects",
-            model=call.origin,
             notes=(*self.notes, *(() if constants is None else constants.sentences)),
         )
 

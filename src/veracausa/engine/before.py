@@ -86,7 +86,8 @@ class Before:
 
     def lend(self, hf: nn.Module) -> None:
         """Evaluation mode, frozen parameters, and outputs with names whatever the user's settings say."""
-        hf.eval()
+        if self.training:
+            hf.eval()
         for parameter in self.trainable:
             parameter.requires_grad_(False)
         for config, before in self.settings:

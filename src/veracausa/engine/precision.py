@@ -62,11 +62,17 @@ class _Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
-        if self.inside and self.inside[-1] not in self.coarse:
-            given = any(isinstance(one, Tensor) and one.dtype == torch.float64 for one in tree_leaves((args, kwargs)))
-            if given and any(isinstance(one, Tensor) and one.dtype == torch.float32 for one in tree_leaves(output)):
-                self.coarse[self.inside[-1]] = None
+        new = self.inside and self.inside[-1] not in self.coarse
+        if new and _any(torch.float32, output) and _any(torch.float64, (args, kwargs)):
+            self.coarse[self.inside[-1]] = None
         return output
+
+
+def _any(dtype: torch.dtype, given: Any) -> bool:
+    """Whether there is a tensor of a type among an operation's arguments or outputs."""
+    if isinstance(given, Tensor):  # most often, and much faster told than by walking a tree of one leaf
+        return given.dtype == dtype
+    return any(isinstance(one, Tensor) and one.dtype == dtype for one in tree_leaves(given))
 
 
 @contextmanager

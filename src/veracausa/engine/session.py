@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 
 from veracausa.cost import Cost
-from veracausa.engine.guard import borrowed
+from veracausa.engine.guard import borrowed, precision_of
 from veracausa.engine.measure import measure
 from veracausa.engine.memory import halving
+from veracausa.engine.precision import Precision
 from veracausa.progress import Tick, progress
 from veracausa.storage.pieces import Checkpoint
 from veracausa.tasks.measurement import Measurement
@@ -38,7 +39,8 @@ if TYPE_CHECKING:
 class Session:
     """One call: its numbers so far, which of them are `done`, what they cost, and where finished ones are kept.
 
-    `origin`: the model's header as it was when the call began. `measured`: M of both bare runs, where it was asked for.
+    `origin`: the model's header as it was when the call began. `precision`: what it computes in. `measured`: M of both
+    bare runs, where it was asked for.
     """
 
     lm: Model
@@ -50,6 +52,7 @@ class Session:
     pieces: Checkpoint | None
     show: bool
     measured: Measurement
+    precision: Precision
     tick: Tick = lambda amount: None
     began: float = field(default_factory=time.monotonic)
     before: float = 0.0
@@ -136,8 +139,9 @@ def session(
     values = pieces.values if pieces else torch.full(shape, float("nan"), dtype=dtype)
     done = pieces.done if pieces else torch.zeros(shape, dtype=torch.bool)
     bare = Measurement.blank(len(task), lm.score_dtype)
-    call = Session(lm, task, origin, cost, values, done, pieces, show, bare, began=began, before=cost.seconds)
     with borrowed(lm.decoder):
+        precision, before = precision_of(lm.decoder), cost.seconds
+        call = Session(lm, task, origin, cost, values, done, pieces, show, bare, precision, began=began, before=before)
         if measured:
             call.hold(measure(lm, task, None if cost.forward else cost))
         elif pieces and compared:

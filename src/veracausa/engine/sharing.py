@@ -126,14 +126,14 @@ def _received(decoder: Decoder, positions: int, past: int) -> list[dict[str, Ten
 def _without_hooks(decoder: Decoder) -> Iterator[None]:
     """Nothing is computed in the blocks, so hooks there, ours and the user's, have nothing to see."""
     modules = [m for block in decoder.blocks for m in block.module.modules()] + [decoder.final_norm]
-    own = [(m, m._forward_hooks, m._forward_pre_hooks) for m in modules]
+    own = [(m, m._forward_hooks, m._forward_pre_hooks) for m in modules if m._forward_hooks or m._forward_pre_hooks]
 
     def restore() -> None:
         for module, after, before in own:
             module._forward_hooks, module._forward_pre_hooks = after, before
 
     try:
-        for module in modules:
+        for module, _, _ in own:
             module._forward_hooks, module._forward_pre_hooks = OrderedDict(), OrderedDict()
         yield
     finally:

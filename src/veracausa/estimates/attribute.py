@@ -151,11 +151,9 @@ class AttributeWork:
             call.measured.require_gap(task)
         completeness = Completeness(walks.claimed, walks.true) if method.complete else None
         return assemble(
-            lm,
-            task,
+            call,
             call.values,
             table,
-            call.measured,
             method=self.name,
             settings={
                 "direction": self.direction,
@@ -163,8 +161,7 @@ class AttributeWork:
                 **reference_settings(ablation, task, self.reference),
                 **(constants.settings if constants is not None else {}),
             },
-            cost=call.cost if learned is None else call.cost + learned.cost,
-            model=call.origin,
+            cost=None if learned is None else call.cost + learned.cost,
             completeness=completeness,
             signed=method.signed,
             draw_stderr=walks.spread if method.drawn else None,

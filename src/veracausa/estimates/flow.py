@@ -81,15 +81,11 @@ class FlowWork:
                 call.rest(groups, partial(self._bucket, call))
         call.measured.require_gap(task)
         return assemble(
-            lm,
-            task,
+            call,
             call.values,
             self.units,
-            call.measured,
             method="ifr",
             settings={"direction": "noising", "unit": "share of input"},
-            cost=call.cost,
-            model=call.origin,
             signed=False,
             notes=("shares of what a reader sees in the clean run: what is there, not what it does",),
         )

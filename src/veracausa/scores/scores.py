@@ -14,7 +14,6 @@ from torch import Tensor
 from veracausa.choices import Direction, Ranking
 from veracausa.cost import Cost
 from veracausa.doors import through
-from veracausa.engine.guard import precision_of
 from veracausa.errors import GapError, MethodError
 from veracausa.result import ROWS, Shown
 from veracausa.statistics.gaps import cautions
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     import altair
     import pandas as pd
 
-    from veracausa.model import Model
+    from veracausa.engine.session import Session
     from veracausa.tasks.measurement import Measurement
     from veracausa.tasks.task import Task
 
@@ -341,33 +340,33 @@ class Scores(Shown):
 
 
 def assemble(
-    lm: Model,
-    task: Task,
+    call: Session,
     values: Tensor,
     units: Units,
-    measured: Measurement,
     *,
     method: str,
     settings: dict[str, Any],
-    cost: Cost,
-    model: dict[str, str] | None = None,
+    measured: Measurement | None = None,
+    cost: Cost | None = None,
     **extra: Any,
 ) -> Scores:
-    """Scores of a finished computation, with the headers of its model (as it was at `model`, or is now) and task.
+    """Scores of a finished call, with the headers of its task and of its model as it was when the call began.
 
-    A note says so where the model computes more coarsely than its weights are.
+    `measured`, `cost`: where they are others than the call's. A note says so where the model computes more coarsely
+    than its weights are.
     """
-    extra["notes"] = (*extra.get("notes", ()), *precision_of(lm.decoder).notes)
+    bare = call.measured if measured is None else measured
+    extra["notes"] = (*extra.get("notes", ()), *call.precision.notes)
     return Scores(
         values=values,
         units=units,
         method=method,
         settings=settings,
-        model=model or lm.header(),
-        task=task_header(task),
-        clean=measured.clean,
-        corrupted=measured.corrupted,
-        cost=cost,
+        model=call.origin,
+        task=task_header(call.task),
+        clean=bare.clean,
+        corrupted=bare.corrupted,
+        cost=call.cost if cost is None else cost,
         **extra,
     )
 

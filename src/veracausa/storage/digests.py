@@ -66,12 +66,14 @@ def tensor_digest(tensor: torch.Tensor) -> bytes:
     import torch
 
     piece = 4096
-    # Multiples of the golden ratio's 64-bit fraction, mixed and made odd: well spread, the same on every platform.
-    weights = torch.arange(1, piece + 1, dtype=torch.int64) * -7046029254386353131
-    weights = (weights ^ (weights >> 29)) | 1
     data = bytes_of(tensor)
     whole = data.numel() // (8 * piece) * (8 * piece)
     digest = hashlib.sha256(data[whole:].cpu().numpy().tobytes())
+    if not whole:
+        return digest.digest()
+    # Multiples of the golden ratio's 64-bit fraction, mixed and made odd: well spread, the same on every platform.
+    weights = torch.arange(1, piece + 1, dtype=torch.int64) * -7046029254386353131
+    weights = (weights ^ (weights >> 29)) | 1
     if data.data_ptr() % 8:  # a slice of a larger storage may start off the grid of words
         data = data.clone()
     on_cpu = tensor.device.type == "cpu"

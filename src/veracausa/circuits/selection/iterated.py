@@ -102,11 +102,10 @@ class IterateWork:
         value = np.empty(len(self.edges))
         value[ranking] = 1 - (np.arange(len(value)) + 0.5) / len(value)
         return assemble(
-            self.lm,
-            self.task,
+            call,
             torch.as_tensor(value, dtype=self.lm.score_dtype).expand(len(self.task), -1).contiguous(),
             self.edges,
-            recorded.measured,
+            measured=recorded.measured,
             method="iterated",
             settings={
                 "direction": "noising",
@@ -116,9 +115,7 @@ class IterateWork:
                 "unit": "rank",
                 "per_example": False,
             },
-            cost=call.cost,
             signed=False,
-            model=call.origin,
             notes=(
                 "ranks, the last edge dropped highest; one ranking for all pairs, so no error is known",
                 *([f"edges that returned: {back:,}"] if self.returns else []),

@@ -102,15 +102,12 @@ class LearnWork:
                 value, said, losses, settings = self._learned(runs, planned, parameters, call.tick)
             kl, metric = runs.kept(training.likeliest(parameters).cpu().numpy())
         return assemble(
-            lm,
-            task,
+            call,
             value.to(lm.score_dtype).expand(len(task), -1).contiguous(),
             edges,
-            runs.recorded.measured,
+            measured=runs.recorded.measured,
             method="edge-mask" if self.how == "share" else "edge-top-k",
             settings=settings,
-            cost=call.cost,
-            model=call.origin,
             signed=False,
             notes=(
                 f"{said}; {told(losses, training.loss)}; one mask for all pairs, so no error is known",

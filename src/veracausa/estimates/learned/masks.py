@@ -91,15 +91,11 @@ class MaskWork:
                 share, losses = descend(runs, steps, log_alpha, training, lambda amount: call.advance())
                 kl, kept = runs.closed_but(training.likeliest(log_alpha))
         return assemble(
-            lm,
-            task,
+            call,
             open_probability(log_alpha.detach()).cpu().expand(len(task), -1).contiguous(),
             table,
-            call.measured,
             method="mask",
             settings=training.settings("probability"),
-            cost=call.cost,
-            model=call.origin,
             signed=False,
             notes=(
                 f"probability that a unit's gate is open, {told(losses, training.loss)}; expected share kept "
