@@ -19,7 +19,9 @@ from torch import nn
 
 from veracausa.anatomy import Decoder
 from veracausa.engine.before import Before, Kept, insist
+from veracausa.engine.budget import free_memory
 from veracausa.engine.precision import Precision, found_out
+from veracausa.engine.shelf import Shelf
 from veracausa.engine.uncompiled import uncompiled
 from veracausa.errors import DeviceError
 
@@ -30,7 +32,7 @@ class Loan:
 
     `before`: what the model was when the outermost call began; None while nobody has borrowed it. `rest`: what its
     modules keep between runs, as every run begins with it. `shares[start, length]`: whether prefixes may be shared
-    (`sharing`). `verified`: what `validate_whole` has compared.
+    (`sharing`). `verified`: what `validate_whole` has compared. `shelf`: recordings that calls share (`shared`).
     """
 
     lock: Any = field(default_factory=threading.Lock)
@@ -39,14 +41,18 @@ class Loan:
     rest: Kept | None = None
     shares: dict[tuple[int, int], bool] = field(default_factory=dict)
     verified: set[tuple[int, bool]] = field(default_factory=set)
+    shelf: Shelf | None = None
 
     def end(self, *, failed: bool) -> None:
         """Give the model back; nothing to do where it is back already."""
         if self.before is not None:
             self.before.restore(failed=failed)
         self.before = self.rest = None
-        self.shares, self.verified = {}, set()
+        self.shares, self.verified, self.shelf = {}, set(), None
 
+
+#: Share of the free memory that shared recordings may take.
+_SHELF = 0.125
 
 _LOANS: WeakKeyDictionary[nn.Module, Loan] = WeakKeyDictionary()
 _REGISTER = threading.Lock()
@@ -108,6 +114,21 @@ def borrowed(decoder: Decoder) -> Iterator[Loan]:
                     insist(lambda: loan.end(failed=failed))
 
 
+@contextmanager
+def shared(decoder: Decoder) -> Iterator[None]:
+    """A borrowed model whose recordings are kept for later calls inside, as far as they fit into a share of the memory.
+
+    No number changes, nor what a call says that it cost: it counts a recording that it finds as if it had made it.
+    """
+    with borrowed(decoder) as loan:
+        before = loan.shelf
+        loan.shelf = before or Shelf(int(_SHELF * free_memory(next(decoder.hf.parameters()).device)))
+        try:
+            yield
+        finally:
+            loan.shelf = before
+
+
 def precision_of(decoder: Decoder) -> Precision:
     """The precision of a model; of a float64 model found out by a run of two tokens, once a call.
 
@@ -115,11 +136,17 @@ def precision_of(decoder: Decoder) -> Precision:
     under the user's holds, since runs under it are what ours are compared with.
     """
     with borrowed(decoder):  # outside of a call, too, it is a run of the user's model
-        found, name = decoder.found, str(decoder.blocks[0].attention.config._attn_implementation)  # type: ignore
+        found, name = decoder.found, attention_name(decoder)
         if not name.startswith("veracausa") or "precision" not in found.read:
             found.read["precision"] = found.remembered(name, decoder.hf, lambda: found_out(decoder))
         made: Precision = found.read["precision"]
         return made
+
+
+def attention_name(decoder: Decoder) -> str:
+    """The attention function that the blocks use now."""
+    config: Any = decoder.blocks[0].attention.config
+    return str(config._attn_implementation)
 
 
 def _require_usable(hf: nn.Module) -> None:

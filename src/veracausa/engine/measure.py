@@ -11,7 +11,7 @@ from torch import Tensor
 from veracausa.cost import Cost
 from veracausa.engine.answer_forms import note_forms
 from veracausa.engine.budget import examples_per_batch
-from veracausa.engine.guard import borrowed
+from veracausa.engine.guard import attention_name, borrowed
 from veracausa.engine.memory import halving
 from veracausa.engine.readout import Readout
 from veracausa.engine.tape import Tape, buckets, record_pairs
@@ -39,17 +39,32 @@ def readout(lm: Model, task: Task, tape: Tape) -> Readout:
 
 
 def measure(lm: Model, task: Task, cost: Cost | None = None) -> Measurement:
-    """M(x) and M(x′) of every pair of a task, by the bare model (public as `lm.measure`)."""
+    """M(x) and M(x′) of every pair of a task, by the bare model (public as `lm.measure`).
+
+    Where recordings are shared (`guard.shared`), it is asked once for each task; `cost` counts it every time.
+    """
+    with borrowed(lm.decoder) as loan, torch.no_grad():
+        key = "measured", attention_name(lm.decoder), task.digest()
+        found = loan.shelf.get(key) if loan.shelf else None
+        measured, own = found or _measured(lm, task)
+        if loan.shelf:
+            loan.shelf.put(key, (measured, own), 2 * measured.clean.nbytes)
+    if cost is not None:
+        cost.forward += own.forward
+    return measured
+
+
+def _measured(lm: Model, task: Task) -> tuple[Measurement, Cost]:
+    """The same, and what it cost."""
+    measured, cost = Measurement.blank(len(task), lm.score_dtype), Cost()
 
     def run(start: int, examples: tuple[int, ...]) -> None:
         tape = record_pairs(lm.decoder, *pair_ids(lm, task, examples), start, examples=examples, cost=cost)
         read = readout(lm, task, tape)
         measured.put(examples, read.of_state(tape.clean), read.of_state(tape.corrupted))
 
-    with borrowed(lm.decoder), torch.no_grad():
-        measured = Measurement.blank(len(task), lm.score_dtype)
-        halving(buckets(lm.decoder, task.clean, task.corrupted, True, examples_per_batch(lm, task)), run)
-    return measured
+    halving(buckets(lm.decoder, task.clean, task.corrupted, True, examples_per_batch(lm, task)), run)
+    return measured, cost
 
 
 def pair_ids(

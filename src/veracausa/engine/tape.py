@@ -10,9 +10,9 @@ A `State` holds one run at positions start … n − 1. Its tensors carry gradie
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -23,7 +23,7 @@ from transformers import DynamicCache
 from veracausa.anatomy import Decoder
 from veracausa.cost import Cost
 from veracausa.engine.attention import SUFFIX
-from veracausa.engine.guard import attention_function, hooks
+from veracausa.engine.guard import attention_function, attention_name, hooks, loan_of
 from veracausa.engine.memory import memory_errors
 from veracausa.engine.sharing import CACHES, from_rest, starts
 from veracausa.errors import NumericsError
@@ -66,13 +66,21 @@ class State:
         """The final residual at the last position, where the metric is read."""
         return self.residual[-1][:, -1]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its tensors."""
+        lists = [self.residual, self.middle, self.keys, self.values, *self.sites.values()]
+        return sum(tensor.nbytes for tensors in lists for tensor in tensors)
+
 
 @dataclass
 class Tape:
     """Clean and corrupted run of B pairs of one length n that first differ at `start`.
 
     `examples`: their indices in the task. `tokens`: clean and corrupted ids, [B, n] each. `calls[l]`: keyword arguments
-    of layer l's attention module for the positions start … n − 1.
+    of layer l's attention module for the positions start … n − 1. `prefix`: keys and values of the positions before
+    `start`. Known of this very recording, so that calls that share it don't ask twice: `checked`: the places whose
+    writes are what the weights say (`validate`); `ends`: the last residual of the engine's own run of each prompt.
     """
 
     examples: tuple[int, ...]
@@ -82,6 +90,14 @@ class Tape:
     clean: State
     corrupted: State
     calls: list[dict[str, Any]]
+    prefix: State | None = None
+    checked: set[str] = field(default_factory=set)
+    ends: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its tensors."""
+        return sum(state.nbytes for state in (self.clean, self.corrupted, self.prefix) if state is not None)
 
 
 def record(
@@ -267,13 +283,43 @@ def record_pairs(
     """Record both runs of a bucket, sharing the prefix of `start` positions.
 
     `grad` names the run that keeps its graph, if any. The clean run keeps the bare model's logits, for `validate`.
+    Where recordings are shared (`guard.shared`), runs that an earlier call has recorded are taken from it, and counted.
     """
-    prefix = record(decoder, clean[:, :start], cost=cost)[0] if start else None
+    if cost is not None:
+        cost.add(len(clean), (2 * clean.shape[1] - start) * decoder.layers)
+    shelf, key = loan_of(decoder).shelf, _key(decoder, clean, corrupted, start, sites)
+    known: Tape | None = shelf.get(key) if shelf else None
+    covered = known is not None and set(sites) <= set(known.clean.sites)
+    if known is not None and covered and grad is None:
+        return replace(known, examples=examples)
+    kept = set(sites) | set(known.clean.sites) if known and grad is None else sites
+    prefix = known.prefix if known else _prefix(decoder, clean[:, :start])
     states: dict[str, State] = {}
     calls: list[dict[str, Any]] = []
     for name, ids in (("clean", clean), ("corrupted", corrupted)):
-        state, calls = record(
-            decoder, ids[:, start:], prefix=prefix, sites=sites, grad=grad == name, logits=name == "clean", cost=cost
-        )
-        states[name] = state
-    return Tape(examples, (clean, corrupted), start, clean.shape[1], states["clean"], states["corrupted"], calls)
+        if known is not None and covered and grad != name:
+            states[name], calls = getattr(known, name), known.calls
+        else:
+            states[name], calls = record(
+                decoder, ids[:, start:], prefix=prefix, sites=kept, grad=grad == name, logits=name == "clean"
+            )
+    tape = Tape(
+        examples, (clean, corrupted), start, clean.shape[1], states["clean"], states["corrupted"], calls, prefix
+    )
+    if shelf and grad is None:
+        shelf.put(key, tape, tape.nbytes)
+    return tape
+
+
+def _key(decoder: Decoder, clean: Tensor, corrupted: Tensor, start: int, sites: Collection[str]) -> Hashable:
+    """All that a recording without gradients depends on, but for the sites that it keeps."""
+    name = SUFFIX if set(IN_ATTENTION) & set(sites) else attention_name(decoder)
+    return "tape", name, start, *(tuple(map(tuple, ids.tolist())) for ids in (clean, corrupted))
+
+
+def _prefix(decoder: Decoder, ids: Tensor) -> State | None:
+    """Keys and values of the tokens that both prompts begin with; None if there are none."""
+    if not ids.shape[1]:
+        return None
+    state, _ = record(decoder, ids)
+    return State(keys=state.keys, values=state.values)

@@ -19,7 +19,7 @@ import numpy as np
 from veracausa.choices import AllUnits
 from veracausa.cost import Step
 from veracausa.effects.exact import exact
-from veracausa.engine.guard import borrowed
+from veracausa.engine.guard import shared
 from veracausa.engine.work import Asked, Staged, Work, gives
 from veracausa.errors import MethodError, TaskError, UnitError
 from veracausa.estimates.attribute import attribute
@@ -113,7 +113,7 @@ class CompareWork(Staged):
             limit = 60 * self.budget / len(self.tasks) / len(self.units)
         clock, pieces = _Clock(limit), None if out is None else at(out) / "pieces"
         sections, left_out = [], []
-        with borrowed(lm.decoder):
+        with shared(lm.decoder):
             for one in self.tasks:
                 panels = []
                 for kind in self.units:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from veracausa.choices import LevelName
 from veracausa.cost import Step, told
-from veracausa.engine.guard import borrowed
+from veracausa.engine.guard import borrowed, shared
 from veracausa.engine.work import Staged, gives
 from veracausa.errors import TaskError
 from veracausa.estimates.attribute import attribute
@@ -83,7 +83,8 @@ class StudyWork(Staged):
             plan = timed([stage.step for stage in stages], known)
             if show_progress:
                 announce(self._announcement(plan, known), True)
-            done = perform(stages, plan, show_progress)
+            with shared(lm.decoder):
+                done = perform(stages, plan, show_progress)
             sections = tuple(one.section() for one in work)
         return Study(
             title=f"Exact effects against gradient estimates: {self.task.name} on {lm.name}",
