@@ -1,5 +1,6 @@
 """A plain install answers the first questions; what needs more says which extra brings it, before it starts."""
 
+import ast
 import importlib.util
 import json
 import os
@@ -54,10 +55,25 @@ def test_nothing_required_belongs_to_an_extra():
     assert not modules_of(PROJECT["dependencies"]) & set(ABSENT)
 
 
+def test_shapes_in_annotations_are_for_type_checkers_only():
+    """jaxtyping is imported under `if TYPE_CHECKING:`, and so nowhere at run time: a plain install has none."""
+    users = 0
+    for path in (Path(__file__).parents[1] / "src").rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        checked = [one for one in tree.body if isinstance(one, ast.If) and ast.unparse(one.test) == "TYPE_CHECKING"]
+        allowed = {id(node) for block in checked for node in ast.walk(block)}
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Import, ast.ImportFrom)) and "jaxtyping" in ast.unparse(node):
+                users += 1
+                assert id(node) in allowed, path
+    assert users > 50 and "jaxtyping" not in modules_of(PROJECT["dependencies"])
+
+
 #: Torch and transformers have brought what they need, and no extra is installed.
 BEFORE = """
 import contextlib, io, json, sys
-for name in ("accelerate", "altair", "gguf", "pyarrow", "sklearn", "vl_convert"): sys.modules[name] = None
+absent = "accelerate", "altair", "gguf", "jaxtyping", "pyarrow", "sklearn", "vl_convert"
+sys.modules.update(dict.fromkeys(absent))
 import veracausa as vc
 import tiny_models, word_tokenizer
 words = word_tokenizer.word_tokenizer(["one", "two", "three", "four"])

@@ -13,12 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from veracausa.anatomy.found import Found
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 #: Unit vectors times this are run, so that W is not lost in the rounding of a larger b; a power of two.
 _SIZE = 2.0**8

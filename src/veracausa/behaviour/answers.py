@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Bool, Int
 from torch import Tensor
 
 from veracausa.errors import AnswerError, MethodError
 from veracausa.tasks.tokens import continuation, encode, tokenizer_of
 
 if TYPE_CHECKING:
+    from jaxtyping import Bool, Int
+
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -22,6 +21,8 @@ from veracausa.engine.joint import Replaced, replacing
 from veracausa.engine.sharing import from_rest
 
 if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
     from veracausa.cost import Cost
     from veracausa.model import Model
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from veracausa.behaviour.chosen import Condition
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
+    from jaxtyping import Bool, Float, Int
 
     from veracausa.behaviour.foretold import Against
     from veracausa.scores.scores import Scores

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from veracausa.anatomy import Block
@@ -32,6 +31,8 @@ from veracausa.engine.suffix import Join, sweep
 from veracausa.engine.tape import State
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
+
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 

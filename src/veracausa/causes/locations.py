@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from veracausa.causes.saturation import Saturation
@@ -22,6 +21,7 @@ from veracausa.units.table import Units
 
 if TYPE_CHECKING:
     import pandas as pd
+    from jaxtyping import Float
 
 #: Kinds of nonlinear parts in words.
 WORDS = {

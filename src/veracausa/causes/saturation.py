@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from veracausa.causes.location_runs import Recorded, Seen, tangents
@@ -24,6 +23,7 @@ from veracausa.engine.tape import State
 
 if TYPE_CHECKING:
     import pandas as pd
+    from jaxtyping import Float, Int
 
     from veracausa.tasks.task import Task
 

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
 
 from veracausa.anatomy.graph import LOGITS, MLP, READERS, Graph
 from veracausa.arguments import texts
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     import altair
     import networkx as nx
     import pandas as pd
+    from jaxtyping import Bool, Float, Int
 
     from veracausa.cost import Cost
     from veracausa.model import Model

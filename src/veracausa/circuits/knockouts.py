@@ -6,16 +6,17 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Int
 
 from veracausa.anatomy.graph import Graph
 from veracausa.errors import CircuitError, MethodError
 
 if TYPE_CHECKING:
+    from jaxtyping import Bool, Int
+
     from veracausa.circuits.circuit import Circuit
     from veracausa.model import Model
 
-Mask = Bool[np.ndarray, "readers writers"]
+    Mask = Bool[np.ndarray, "readers writers"]
 
 
 def mask_to_test(lm: Model, circuit: Circuit) -> Mask:

@@ -9,10 +9,9 @@ enter the head. Over all positions the pairs join it to the heads that the circu
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
 
 from veracausa.anatomy.graph import HEAD, INPUT, MLP, Graph, K, Q, V
 from veracausa.circuits.circuit import Circuit
@@ -21,6 +20,9 @@ from veracausa.engine.circuit_forward import kept_by
 from veracausa.errors import CircuitError
 from veracausa.scores.scores import Scores
 from veracausa.units.edges import Edges
+
+if TYPE_CHECKING:
+    from jaxtyping import Int
 
 
 class Node(NamedTuple):

@@ -10,14 +10,17 @@ the logits are drawn. A circuit of n edges is a union of such ways; those that w
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool
 
 from veracausa.anatomy.graph import Graph
 from veracausa.circuits.wiring import writers_fed
 from veracausa.engine.circuit_forward import all_edges_mask
 from veracausa.errors import CircuitError
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool
 
 #: Ways in a row that bring nothing (do not fit, or are there already) before other means are taken.
 _PATIENCE = 200

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Bool, Int
 
 from veracausa.anatomy.graph import HEAD, LOGITS, MLP, WRITER_MLP, Graph, K, Q, V
 from veracausa.arguments import shown
 from veracausa.errors import CircuitError
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Int
 
 
 def parse_names(graph: Graph, names: Sequence[str]) -> Int[np.ndarray, "edges 2"]:

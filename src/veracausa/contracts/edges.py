@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from veracausa.anatomy.graph import HEAD, INPUT, LOGITS, MLP, WRITER_MLP, K, Q, V
@@ -34,6 +33,8 @@ from veracausa.estimates.attribute import attribute
 from veracausa.units.edges import Edges
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
+
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
 from veracausa.effects.exact import exact
@@ -20,6 +19,8 @@ from veracausa.engine.sharing import from_rest
 from veracausa.tasks.task import Task
 
 if TYPE_CHECKING:
+    from jaxtyping import Int
+
     from veracausa.model import Model
 
 #: Tokens of the longest prompt that is tested.

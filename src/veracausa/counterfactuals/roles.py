@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from veracausa.cost import Cost
@@ -43,6 +42,7 @@ from veracausa.units.table import Units
 
 if TYPE_CHECKING:
     import pandas as pd
+    from jaxtyping import Float
 
     from veracausa.model import Model
     from veracausa.tasks.task import Task

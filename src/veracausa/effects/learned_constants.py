@@ -27,7 +27,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from veracausa.choices import AllUnits
@@ -54,6 +53,7 @@ from veracausa.version import __version__
 
 if TYPE_CHECKING:
     import pandas as pd
+    from jaxtyping import Float
 
     from veracausa.model import Model
     from veracausa.tasks.task import Task

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from veracausa.cost import Cost
@@ -30,7 +29,7 @@ from veracausa.typed import require_fields
 from veracausa.units.table import Units, per_layer
 
 if TYPE_CHECKING:
-    pass
+    from jaxtyping import Float
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from veracausa.cost import Cost
@@ -33,6 +32,8 @@ from veracausa.suggestions import not_known
 from veracausa.units.table import Units, per_layer
 
 if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 

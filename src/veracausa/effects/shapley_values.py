@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from veracausa.choices import Ablation, AllUnits, Direction
@@ -40,6 +39,8 @@ from veracausa.units.kinds import Kind
 from veracausa.units.table import Units
 
 if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 

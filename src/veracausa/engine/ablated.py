@@ -13,16 +13,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from veracausa.anatomy import Decoder
 from veracausa.engine.attention import Past
 from veracausa.engine.tape import Tape
 from veracausa.engine.writes import head_writes, mlp_write, writes_of_heads
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 class Ablated(Protocol):

@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
     from veracausa.engine.attention_rule import AttentionRule
 
 #: The name under which transformers knows our attention function.

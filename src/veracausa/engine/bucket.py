@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from veracausa.cost import Cost
@@ -22,6 +21,8 @@ from veracausa.engine.tape import State, Tape, record, record_pairs
 from veracausa.engine.validate import require_run, require_sites
 
 if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
     from veracausa.engine.patches import Place
     from veracausa.model import Model
     from veracausa.tasks.task import Task

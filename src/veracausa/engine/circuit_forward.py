@@ -20,11 +20,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from veracausa.anatomy import Decoder
@@ -34,6 +33,9 @@ from veracausa.engine.ablated import Ablated
 from veracausa.engine.attention import Past
 from veracausa.engine.guard import hooks
 from veracausa.engine.tape import Tape
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
 
 #: What a tape must hold.
 SITES = ("z", "attention", "mlp", "q_out", "k_out", "v_out")

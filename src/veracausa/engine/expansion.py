@@ -21,10 +21,9 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -35,6 +34,9 @@ from veracausa.engine.guard import attention_function, hooks
 from veracausa.engine.readout import Readout
 from veracausa.engine.tape import State, Tape
 from veracausa.errors import ArchitectureError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 #: The kinds of nonlinear parts.
 KINDS = ("softmax", "norm", "MLP", "metric")

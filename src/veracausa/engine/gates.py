@@ -11,10 +11,9 @@ prefix: up to there both prompts agree, so no gate can change anything.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from veracausa.anatomy import Block, Decoder
@@ -23,6 +22,9 @@ from veracausa.engine.guard import hooks
 from veracausa.engine.patches import Place
 from veracausa.engine.sharing import from_rest
 from veracausa.engine.tape import State, Tape, record
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 
 @dataclass(frozen=True)

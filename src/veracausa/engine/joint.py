@@ -17,10 +17,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from veracausa.anatomy import Decoder
@@ -29,6 +28,9 @@ from veracausa.engine.patches import Place
 from veracausa.engine.suffix import Join
 from veracausa.engine.tape import State
 from veracausa.errors import MethodError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 #: Places whose activations can be replaced on the way.
 PLACES: tuple[Place, ...] = ("z", "neurons", "mlp")

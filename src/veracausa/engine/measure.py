@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
 from veracausa.cost import Cost
@@ -20,6 +19,8 @@ from veracausa.engine.validate_whole import require_whole
 from veracausa.tasks.measurement import Measurement
 
 if TYPE_CHECKING:
+    from jaxtyping import Int
+
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 

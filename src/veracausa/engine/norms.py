@@ -11,14 +11,17 @@ and, where the denominator is held constant, the first term alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from veracausa.anatomy import Decoder
 from veracausa.engine.guard import precision_of
 from veracausa.errors import ArchitectureError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 #: Where ε has no weight, and the sizes of the random inputs that a form is tested with.
 _LARGE = 1e4

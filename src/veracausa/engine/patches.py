@@ -11,16 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from veracausa.anatomy import Block, Decoder
 from veracausa.engine.attention import suffix_attention
 from veracausa.engine.suffix import Join
 from veracausa.engine.tape import IN_ATTENTION, State
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 #: Where a unit's activation is: a recorded site, or the residual stream before a block.
 Place = Literal["z", "neurons", "mlp", "residual", "queries", "keys", "values"]

@@ -9,10 +9,9 @@ still see what they saw. One pass over norm(residual + Δ) serves all queries, k
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from veracausa.anatomy import Decoder
@@ -21,6 +20,9 @@ from veracausa.cost import Cost
 from veracausa.engine.attention import Past, suffix_attention
 from veracausa.engine.patches import Where, enter
 from veracausa.engine.tape import State, Tape, slice_call
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 #: What a tape must hold so that readers can be run again.
 SITES = ("z", "attention", "mlp", "queries", "keys", "values")

@@ -11,15 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from veracausa.anatomy import Decoder
 from veracausa.anatomy.graph import K, Q, V
 from veracausa.engine.norms import NormForm, norm_form
 from veracausa.engine.tape import State
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 #: What a run must hold, with its graph.
 SITES = ("attention_in", "mlp_in", "q_out", "k_out", "v_out")

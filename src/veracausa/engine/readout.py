@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from veracausa.engine.validate import require_logits
 from veracausa.tasks.metrics import Answers, Metric, metric
 
 if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
     from veracausa.engine.tape import State
     from veracausa.model import Model
     from veracausa.tasks.task import Task

@@ -9,8 +9,8 @@ is that of `circuit_forward` (0 and 1 give the same numbers) with everything in 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from jaxtyping import Float
 from torch import Tensor
 
 from veracausa.anatomy import Decoder
@@ -20,6 +20,9 @@ from veracausa.engine.ablated import Ablated
 from veracausa.engine.circuit_forward import attend_with, project
 from veracausa.engine.readout import Readout
 from veracausa.engine.tape import Tape
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 @dataclass(eq=False)

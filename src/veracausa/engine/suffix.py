@@ -15,15 +15,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from veracausa.anatomy import Decoder
 from veracausa.cost import Cost
 from veracausa.engine.attention import Past
 from veracausa.engine.tape import State, Tape, slice_call
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,9 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -27,6 +26,9 @@ from veracausa.engine.guard import attention_function, attention_name, hooks, lo
 from veracausa.engine.memory import memory_errors
 from veracausa.engine.sharing import CACHES, from_rest, starts
 from veracausa.errors import NumericsError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 #: What a tape can hold of each layer beside the residual stream and the keys and values.
 #: z: input of the output projection (heads' values); neurons: input of the down projection;

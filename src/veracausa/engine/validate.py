@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from veracausa.engine.guard import precision_of
@@ -19,6 +18,8 @@ from veracausa.tasks.padding import Specials
 from veracausa.tasks.tokens import strings
 
 if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
     from veracausa.anatomy import Block, Decoder
     from veracausa.anatomy.linear import LinearMap
     from veracausa.engine.patches import Place

@@ -10,15 +10,18 @@ so writes carry gradients and tangents when a run does. Sums are taken in float3
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from veracausa.anatomy import Decoder
 from veracausa.anatomy.graph import HEAD, INPUT
 from veracausa.engine.norms import norm_form
 from veracausa.engine.tape import State
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 #: What a tape must hold of a run so that its writes can be told.
 SITES = ("z", "attention", "mlp")

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from veracausa.anatomy import Decoder
@@ -39,6 +38,8 @@ from veracausa.scores.scores import Scores, assemble
 from veracausa.units.edges import Edges
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
+
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 

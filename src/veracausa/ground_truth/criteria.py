@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import GPT2LMHeadModel
 
@@ -28,6 +28,9 @@ from veracausa.ground_truth.registers import (
     outcome,
     words_of,
 )
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
 
 #: What is asked of the stored model on held-out inputs: accuracies at least, leaks at most.
 ACCURACY, LEAK = 0.99, 0.02

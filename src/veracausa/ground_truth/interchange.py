@@ -9,14 +9,16 @@ interchange of node u. Every row has its own edges, and gradients reach the weig
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import GPT2LMHeadModel
 
 from veracausa.anatomy.graph import Graph, graph_of
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
 
 
 def graph(hf: GPT2LMHeadModel) -> Graph:

@@ -21,13 +21,16 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from itertools import product
+from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Bool, Int
 from torch import Tensor
 
 from veracausa.errors import PromptError
 from veracausa.ground_truth.known import Known, Pair, Word
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Int
 
 #: What a register holds and what is added to it: 0 … SIZE − 1.
 SIZE = 4

@@ -14,13 +14,16 @@ threshold, true effects far above (see `docs/ground-truth.md` for the figures).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from veracausa.ground_truth.compiled import CompiledForCausalLM
 from veracausa.ground_truth.programs import Pair, Program
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 #: An effect over this share of the gap is not zero.
 THRESHOLD = 1e-4

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from veracausa.choices import Direction, Ranking
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 
     import altair
     import pandas as pd
+    from jaxtyping import Float
 
     from veracausa.engine.session import Session
     from veracausa.tasks.measurement import Measurement

@@ -23,10 +23,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from veracausa.choices import Ranking
@@ -34,6 +34,9 @@ from veracausa.errors import MethodError
 from veracausa.scores.scores import Scores
 from veracausa.scores.stable import Stability
 from veracausa.statistics.bootstrap import _disjoint, with_replacement
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 #: Numbers that one chunk of draws holds: [draws, units] float32 stays under 64 MiB.
 _CHUNK = 16_000_000

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float
 from scipy.stats import binomtest
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 def wilson(right: int, n: int, level: float = 0.95) -> tuple[float, float]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 #: Fewest examples that a bootstrap is believed for: from here on nominal 95% holds in 90% or more of what was simulated
 #: (benchmarks/coverage.py) for means, slopes and sets of the strongest.

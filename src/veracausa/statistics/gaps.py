@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from jaxtyping import Float
+from typing import TYPE_CHECKING
+
 from torch import Tensor
 
 from veracausa.statistics.ratios import unseparated
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 def cautions(

@@ -15,11 +15,15 @@ more, so they have none. No interval says anything about units or tasks that wer
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from jaxtyping import Float
 from scipy import stats
 
 from veracausa.statistics.bootstrap import LEAST, with_replacement
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 #: Draws of pairs. Ends of a 95% interval are then known to about a tenth of its width.
 DRAWS = 400

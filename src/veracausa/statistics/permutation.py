@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from jaxtyping import Float, Int
 from scipy.spatial.distance import pdist, squareform
 from scipy.stats import binom
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 
 def sign_test(wins: int, n: int, margin: float) -> float:

@@ -7,8 +7,12 @@ of which K are true.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from jaxtyping import Bool, Float, Int
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
 
 
 def auroc(true: Bool[np.ndarray, " units"], scores: Float[np.ndarray, " units"]) -> float:

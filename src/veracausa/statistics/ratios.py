@@ -12,14 +12,16 @@ and `unseparated` says so. One example knows no error.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
 from scipy import stats
 from torch import Tensor
 
 from veracausa.statistics.means import standard_error
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
 
 #: Level of the interval of a mean gap that must not hold 0, and of a share that is called clear.
 LEVEL = 0.95

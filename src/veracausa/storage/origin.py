@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from veracausa.errors import FileError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 class Named(Protocol):

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from veracausa.errors import GapError
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
+
     from veracausa.tasks.task import Task
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 from scipy.signal import find_peaks
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 #: A turn is told if the curve comes back from it by this part of its whole span on both sides; rounding does not.
 PROMINENCE = 0.03

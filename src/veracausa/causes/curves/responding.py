@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
 
 from veracausa.causes.curves.responses import Responses
 from veracausa.effects.coalitions import coalition_work
@@ -21,6 +20,8 @@ from veracausa.units.resolve import all_units, resolve_units
 from veracausa.units.table import Units
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
+
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 

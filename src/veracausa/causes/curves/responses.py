@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from veracausa.causes.curves.curve_shapes import Turn, follows_until, turns
@@ -30,6 +29,7 @@ from veracausa.units.table import Units
 
 if TYPE_CHECKING:
     import pandas as pd
+    from jaxtyping import Float
 
 #: A curve follows its slope while it is within this share of the gap of it.
 FOLLOWS = 0.05

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
 from torch import Tensor
 
 from veracausa.cost import Cost
@@ -19,6 +18,7 @@ from veracausa.storage.schema import MODEL, TASK, cost, many, number, reading, r
 
 if TYPE_CHECKING:
     import pandas as pd
+    from jaxtyping import Float
 
 
 _FORMAT = "veracausa-surface-2"

@@ -34,7 +34,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
 
 from veracausa.anatomy.graph import LOGITS, MLP, READERS, Graph
 from veracausa.choices import Direction
@@ -50,6 +49,8 @@ from veracausa.units.edges import Edges
 from veracausa.units.resolve import all_edges, checked_edges
 
 if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 

@@ -31,7 +31,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
 
 from veracausa.circuits.circuit import Circuit
 from veracausa.circuits.nodes import Node, at_positions, edges_of, ends_of
@@ -41,6 +40,8 @@ from veracausa.storage.files import write_text
 from veracausa.units.edges import Edges
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
+
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 

@@ -21,11 +21,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from veracausa.choices import Ablation
-from veracausa.circuits.knockouts import Mask, inner_nodes, mask_to_test, require_count, without_writers
+from veracausa.circuits.knockouts import inner_nodes, mask_to_test, require_count, without_writers
 from veracausa.circuits.runs.run_circuits import CircuitRuns, Ran
 from veracausa.cost import Cost
 from veracausa.engine.circuit_forward import all_edges_mask
@@ -41,8 +40,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
+    from jaxtyping import Float, Int
 
     from veracausa.circuits.circuit import Circuit
+    from veracausa.circuits.knockouts import Mask
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from veracausa.choices import Ablation
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
+    from jaxtyping import Float
 
     from veracausa.circuits.circuit import Circuit
     from veracausa.model import Model

@@ -28,10 +28,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
 
 from veracausa.choices import Ablation
-from veracausa.circuits.knockouts import Mask, mask_to_test, require_count, without_edges
+from veracausa.circuits.knockouts import mask_to_test, require_count, without_edges
 from veracausa.circuits.random_circuits import inflated, random_circuit
 from veracausa.circuits.runs.run_circuits import CircuitRuns, Judged, Outcomes, Ran
 from veracausa.cost import Cost
@@ -47,8 +46,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
+    from jaxtyping import Float, Int
 
     from veracausa.circuits.circuit import Circuit
+    from veracausa.circuits.knockouts import Mask
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 

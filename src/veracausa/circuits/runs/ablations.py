@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from veracausa.circuits.runs.optimal_constants import learned_constants, planned_learning
@@ -38,6 +37,8 @@ from veracausa.scores.estimands import ABLATIONS
 from veracausa.suggestions import not_known
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
+
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 

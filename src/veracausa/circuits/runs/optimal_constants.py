@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from veracausa.circuits.runs.tapes import circuit_buckets, record_all
@@ -33,6 +32,8 @@ from veracausa.progress import Tick, progress
 from veracausa.tasks.metrics import divergence
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
+
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 

@@ -8,7 +8,6 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from veracausa.circuits.runs.run_circuits import require_whole_is_clean
@@ -25,6 +24,8 @@ from veracausa.tasks.measurement import Measurement
 from veracausa.tasks.metrics import divergence
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
+
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from veracausa.choices import Ablation
@@ -42,6 +41,8 @@ from veracausa.tasks.measurement import Measurement
 from veracausa.tasks.metrics import divergence
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
+
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
 
 from veracausa.choices import Loss, WriterOrder
 from veracausa.circuits.circuit import Circuit
@@ -42,6 +41,8 @@ from veracausa.units.edges import Edges
 from veracausa.units.resolve import all_edges
 
 if TYPE_CHECKING:
+    from jaxtyping import Bool, Int
+
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 

@@ -12,11 +12,14 @@ and anew only where an edge is not between two nodes that lie on ways already.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
 
 from veracausa.anatomy.graph import Graph
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
 
 #: Factor of an edge without importance, or against the ranking: tiny, but some way is better than none.
 _LEAST = 1e-12

@@ -29,13 +29,15 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from veracausa.anatomy.graph import Graph
 from veracausa.circuits.wiring import live_edges, writers_fed
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 #: Edges of the first program, for each edge of the budget and at least.
 _FIRST, _LEAST = 1.25, 500

@@ -33,7 +33,6 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
 
 from veracausa.anatomy.graph import HEAD, LOGITS, WRITER_MLP, Graph
 from veracausa.arguments import shown
@@ -47,6 +46,8 @@ from veracausa.suggestions import not_known
 from veracausa.units.edges import Edges
 
 if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
 
 from veracausa.choices import EdgeRanking, Selection
 from veracausa.circuits.selection.select import Rule
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
+    from jaxtyping import Float, Int
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from veracausa.errors import MethodError, UnitError
@@ -30,6 +29,8 @@ from veracausa.scores.headers import start_settings
 from veracausa.suggestions import not_known
 
 if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
     from veracausa.model import Model
     from veracausa.scores.scores import Scores
     from veracausa.units.table import Units

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from veracausa.choices import AllUnits, Loss
@@ -38,6 +37,8 @@ from veracausa.units.resolve import resolve_units
 from veracausa.units.table import Units
 
 if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 

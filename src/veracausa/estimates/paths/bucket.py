@@ -12,7 +12,6 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from veracausa.effects.replacements import Replacement
@@ -25,6 +24,8 @@ from veracausa.engine.tape import State
 from veracausa.units.table import Units
 
 if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
     from veracausa.anatomy import Decoder
     from veracausa.estimates.method import Method
     from veracausa.model import Model

@@ -30,7 +30,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
@@ -54,6 +53,8 @@ from veracausa.units.edges import Edges
 from veracausa.units.table import Units
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
+
     from veracausa.anatomy import Decoder
     from veracausa.estimates.method import Method
     from veracausa.model import Model

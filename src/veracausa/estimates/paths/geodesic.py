@@ -10,8 +10,9 @@ step halved whenever it does not lower L. Increments along the result are comple
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from veracausa.engine.attention import SUFFIX
@@ -19,6 +20,9 @@ from veracausa.engine.guard import attention_function
 from veracausa.estimates.paths.bucket import PathBucket, Sums
 from veracausa.estimates.paths.gradpath import FLOOR
 from veracausa.estimates.paths.network import Points, embeddings, run, walk_points
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 #: First step of the descent, as a share of the segment's length.
 _FIRST = 0.25

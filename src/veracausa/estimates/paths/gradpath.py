@@ -14,14 +14,18 @@ with the last steps, such as 1 / (k − j), would leave most of the way to them 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from veracausa.engine.budget import rows_per_chunk
 from veracausa.engine.memory import chunks
 from veracausa.estimates.paths.bucket import PathBucket, Sums
 from veracausa.estimates.paths.network import Points, embeddings, run, walk_points
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 #: Below this norm a direction is nothing but rounding.
 FLOOR = 1e-12

@@ -15,9 +15,9 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd import forward_ad
 
@@ -28,6 +28,9 @@ from veracausa.engine.memory import chunks
 from veracausa.engine.rules import applied
 from veracausa.engine.tape import State, record
 from veracausa.estimates.paths.bucket import PathBucket, Sums
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 
 @dataclass(frozen=True)

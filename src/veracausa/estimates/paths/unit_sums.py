@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from veracausa.engine.bucket import Bucket
@@ -42,6 +41,8 @@ from veracausa.estimates.paths.bucket import Graph, Site, SiteRuns, Sums, column
 from veracausa.units.table import Units, per_layer
 
 if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
     from veracausa.anatomy import Decoder
     from veracausa.estimates.method import Method
     from veracausa.model import Model

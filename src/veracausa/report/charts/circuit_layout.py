@@ -16,14 +16,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float
 
 from veracausa.anatomy.graph import READERS, Graph, K, Q, V
 from veracausa.circuits.nodes import Node, ends_of
 from veracausa.report.charts.data import Row, number
 from veracausa.units.edges import Edges
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 #: Where a head's query, key and value edges end: left, in the middle, right, in columns of positions, or in shares of
 #: the x axis on the grid of heads.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import altair as alt
 import numpy as np
-from jaxtyping import Float
 
 from veracausa.report.charts import theme
 from veracausa.report.charts.data import Datasets, Row, number
@@ -14,6 +14,9 @@ from veracausa.report.charts.figures import View
 from veracausa.report.charts.maps import colour
 from veracausa.report.charts.theme import Support
 from veracausa.words import plain
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 #: Height of a row, in pixels.
 _ROW = 21
