@@ -18,7 +18,7 @@ from veracausa.errors import DownloadError, ExtraError, MethodError, OutOfMemory
 from veracausa.terminal import say
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 FAILED, REFUSED = 1, 2
 #: What stands over shared options in help texts, in this order.

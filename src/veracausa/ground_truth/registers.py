@@ -135,8 +135,8 @@ class Registers(Known):
         found = []
         for i, row in enumerate(rows):
             for column, many in enumerate(VARIABLES.values()):
-                others = (place[(*row[:column], new, *row[column + 1 :])] for new in range(many) if new != row[column])
-                found += [(i, j) for j in others if results[i] != results[j]]
+                moved = ((*row[:column], new, *row[column + 1 :]) for new in range(many) if new != row[column])
+                found += [(i, place[to]) for to in moved if results[i] != results[place[to]]]
         text = self.inputs()
         return [Pair(text[i], text[j], len(text[i]) - 1) for i, j in found]
 
