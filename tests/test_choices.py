@@ -22,6 +22,7 @@ from veracausa.estimates.presets import EDGE_PRESETS, ESTIMATES
 from veracausa.ground_truth.recovered import RANKINGS
 from veracausa.scores.estimands import ABLATIONS, BASELINES, DIRECTIONS
 from veracausa.studies.levels import LEVELS
+from veracausa.tasks.columns import UNEQUAL
 from veracausa.tasks.metrics import METRICS
 from veracausa.tasks.registry import BUILTIN
 from veracausa.units.kinds import KINDS
@@ -46,6 +47,7 @@ TABLES = {
     "WriterOrder": ORDERS,
     "GateControl": WAYS,
     "CircuitParts": _PARTS,
+    "Unequal": UNEQUAL,
     "LevelName": LEVELS,
     "TaskName": BUILTIN,
     "IoiCorruption": vars(sys.modules["veracausa.tasks.ioi"])["CORRUPTIONS"],

@@ -93,7 +93,7 @@ print(vc.faithfulness(lm, task, vc.select(edges, n=9), show_progress=False).edge
 CALLS = {
     "charts": "vc.exact(lm, task, show_progress=False).chart()",
     "gguf": "vc.load('smollm2-135m', cache_dir='empty')",
-    "parquet": "vc.tasks.from_file(lm, 'pairs.parquet')",
+    "parquet": "vc.task(lm, 'pairs.parquet')",
 }
 CALL = """
 try:

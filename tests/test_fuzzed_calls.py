@@ -64,7 +64,7 @@ def setting() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
         "Task.split": (task.split, {"fraction": 0.5, "seed": 0}),
         "Task.with_metric": (task.with_metric, {"name": "prob"}),
         "tasks.build": (vc.tasks.build, {"name": "no task", "lm": lm}),
-        "tasks.from_file": (vc.tasks.from_file, {"lm": lm, "path": "no.csv", "metric": "prob", "name": None}),
+        "task of a file": (vc.task, {"lm": lm, "data": "no.csv", "metric": "prob", "name": None}),
         "Method": (vc.Method, {"path": "point", "rule": "plain", "combine": "mean", **one, "descent": 3}),
         "Until": (vc.receipts.Until, {"missed": 1, "tau": 0.1, "confidence": 0.9}),
         "Learning": (vc.effects.Learning, {"steps": 1, "rate": 0.1, "batch": 1, "seed": 0}),

@@ -51,6 +51,9 @@ WriterOrder = Literal["late", "early"]
 GateControl = Literal["share", "top-k"]
 CircuitParts = Literal["edges", "nodes"]
 
+#: What becomes of pairs that do not fit a tokenizer.
+Unequal = Literal["refuse", "skip"]
+
 #: How much a study does.
 LevelName = Literal["quick", "default", "full"]
 #: Built-in tasks, and how the corrupted prompts of two of them are made.

@@ -83,7 +83,7 @@ def test_check(call):
 def test_task(call, pairs, folder):
     result = call("task", pairs, "--show", 1)
     assert result.exit_code == 0, result.output
-    measured = vc.load(folder).measure(vc.tasks.from_file(vc.load(folder), pairs))
+    measured = vc.load(folder).measure(vc.task(vc.load(folder), pairs))
     assert "After| the| keys| near| the| cabinet" in result.output
     assert f"gap {measured.gap.mean():.3f}" in result.output
     assert f"{measured.clean[0]:+.3f} clean, {measured.corrupted[0]:+.3f} corrupted" in result.output
@@ -116,7 +116,7 @@ def test_exact_writes_scores_and_a_table(call, pairs, folder, tmp_path):
     assert result.exit_code == 0, result.output
     scores = vc.open(tmp_path / "deep" / "out" / "exact-heads.safetensors")
     lm = vc.load(folder)
-    direct = vc.exact(lm, vc.tasks.from_file(lm, pairs), show_progress=False)
+    direct = vc.exact(lm, vc.task(lm, pairs), show_progress=False)
     assert torch.equal(scores.values, direct.values)
     with (tmp_path / "deep" / "out" / "exact-heads.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -128,7 +128,7 @@ def test_exact_writes_scores_and_a_table(call, pairs, folder, tmp_path):
 
 def test_exact_options(call, pairs, folder):
     lm = vc.load(folder)
-    task = vc.tasks.from_file(lm, pairs, metric="prob")
+    task = vc.task(lm, pairs, metric="prob")
     result = call("exact", pairs, "--units", "a1.h0,a2.h3", "--direction", "denoising", "--metric", "prob")
     assert result.exit_code == 0, result.output
     direct = vc.exact(lm, task, units=["a1.h0", "a2.h3"], direction="denoising", show_progress=False)
@@ -143,7 +143,7 @@ def test_attribute(call, pairs, folder, tmp_path):
     assert result.exit_code == 0, result.output
     assert "not verified" in result.output and "sum     completeness" in result.output
     lm = vc.load(folder)
-    direct = vc.attribute(lm, vc.tasks.from_file(lm, pairs), units="mlps", method="ig", baseline="zero", nodes=3,
+    direct = vc.attribute(lm, vc.task(lm, pairs), units="mlps", method="ig", baseline="zero", nodes=3,
                           show_progress=False)  # fmt: skip
     assert torch.equal(vc.open(next(tmp_path.glob("*.safetensors"))).values, direct.values)
 
@@ -153,7 +153,7 @@ def test_attribute_with_a_receipt(call, pairs, folder, tmp_path):
                   "--out", tmp_path)  # fmt: skip
     assert result.exit_code == 0, result.output
     lm = vc.load(folder)
-    task = vc.tasks.from_file(lm, pairs)
+    task = vc.task(lm, pairs)
     direct = vc.verify(lm, task, vc.attribute(lm, task, show_progress=False), top=3, sample=4, tau=0.02, seed=5,
                        show_progress=False)  # fmt: skip
     receipt = vc.open(tmp_path / "atp-heads-receipt.safetensors")
@@ -224,7 +224,7 @@ def test_a_learned_mask(call, pairs, folder, tmp_path):
     result = call("attribute", pairs, "--method", "mask", "--seed", 3, "--out", tmp_path)
     assert result.exit_code == 0 and "gate is open" in result.output, result.output
     lm = vc.load(folder)
-    direct = vc.estimates.learn_mask(lm, vc.tasks.from_file(lm, pairs), seed=3, show_progress=False)
+    direct = vc.estimates.learn_mask(lm, vc.task(lm, pairs), seed=3, show_progress=False)
     assert torch.equal(vc.open(tmp_path / "mask-heads.safetensors").values, direct.values)
     refused = call("attribute", pairs, "--method", "mask", "--nodes", 3).exception
     assert isinstance(refused, MethodError) and "no baseline, direction or nodes" in str(refused)
@@ -354,6 +354,9 @@ WRONG = [
     (("task", "ioi-publishd"), "Did you mean 'ioi-published'?"),
     (("task", "ioi", "--metric", "logitdiff"), "Did you mean 'logit_diff'?"),
     (("task", "none.csv"), "there is no file none.csv"),
+    (("task", "ioi", "--columns", "clean=x"), "ioi is no file"),
+    (("task", "BAD", "--columns", "clean"), "write it as --columns clean=prompt"),
+    (("task", "BAD", "--unequal", "drop"), "unequal='drop'"),
     (("task", "BAD"), "no examples"),
     (("task", "notes.txt"), "none of .csv"),
     (("exact", "ioi", "--units", "head"), "Did you mean 'heads'?"),
@@ -497,6 +500,22 @@ def test_pairs_as_jsonl_and_bad_files(call, tmp_path):
         result = call("task", path)
         assert isinstance(result.exception, VeracausaError)
         assert all(word in str(result.exception) for word in words), result.exception
+
+
+def test_columns_of_a_file_and_pairs_that_do_not_fit(call, tmp_path):
+    path = tmp_path / "pairs.json"
+    row = {"prompt": "the keys near", "other": "the key near", "correct": " are", "incorrect": " is"}
+    rows = [
+        row,
+        row | {"prompt": "the keys"},
+        row | {"prompt": "the key", "other": "the keys", "correct": " is", "incorrect": " are"},
+    ]
+    path.write_text(json.dumps(rows))
+    columns = ("--columns", "clean=prompt,corrupted=other")
+    refused = call("task", path, *columns)
+    assert "row 1: the clean prompt is 2 tokens" in str(refused.exception)
+    found = call("task", path, *columns, "--unequal", "skip")
+    assert found.exit_code == 0 and "2 pairs (file pairs.json, 1 left out)" in found.output
 
 
 def test_readable_names(folder):

@@ -19,7 +19,7 @@ def test_ablate_prints_and_saves_what_the_call_returns(places, tmp_path):
     result = called(folder, "ablate", pairs, *how)
     assert result.exit_code == 0, result.output
     lm = vc.load(folder, device="cpu")
-    task = vc.tasks.from_file(lm, pairs)
+    task = vc.task(lm, pairs)
     price = vc.forecast(
         vc.behaviour.ablation_study, lm, task, units=["a0.h1", "m2"], ablations=("zero", "counterfactual"),
         new_tokens=2, measure=False,

@@ -60,9 +60,7 @@ def test_help():
 def test_discover_is_the_public_call(folder, pairs, out):
     path, result = out
     lm = vc.load(folder)
-    found = vc.discover(
-        lm, vc.tasks.from_file(lm, pairs), edges=60, top=8, sample=4, sizes=(0.05, 0.3, 1), show_progress=False
-    )
+    found = vc.discover(lm, vc.task(lm, pairs), edges=60, top=8, sample=4, sizes=(0.05, 0.3, 1), show_progress=False)
     again = vc.open(path)
     assert again.circuit.names == found.circuit.names and again.verified == found.verified
     assert again.evaluation.circuit.metric.equal(found.evaluation.circuit.metric)

@@ -19,7 +19,7 @@ def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
     model, pairs = model_folder(folder / "model"), pairs_file(folder / "pairs.csv")
     lm = vc.load(model, device="cpu")
-    task = vc.tasks.from_file(lm, pairs)
+    task = vc.task(lm, pairs)
     task.save(folder / "task.json")
     for words in (
         ("exact", pairs, "--out", folder / "out"),

@@ -7,7 +7,8 @@ import pytest
 from word_tokenizer import word_tokenizer
 
 from veracausa import errors
-from veracausa.tasks import from_file, task
+from veracausa.tasks import task
+from veracausa.tasks import task as given
 
 #: As the templates of Llama 3 and Gemma: the start token first, marks around turns, system messages refused.
 TEMPLATE = (
@@ -87,14 +88,14 @@ def test_chats_in_files(tmp_path, kind):
     else:
         cells = [json.dumps(row[key]).replace('"', '""') for key in ("clean", "corrupted")]
         path.write_text(f'clean,corrupted,correct,incorrect\n"{cells[0]}","{cells[1]}",is,are\n')
-    got = from_file(tokenizer, path)
+    got = given(tokenizer, path)
     assert got.digest() == task(tokenizer, clean=row["clean"], corrupted=row["corrupted"], **ANSWERS).digest()
 
 
 def test_a_text_in_brackets_is_no_chat(tmp_path):
     path = tmp_path / "texts.csv"
     path.write_text("clean,corrupted,correct,incorrect\n[{ The key,[{ The keys,is,are\n")
-    assert from_file(word_tokenizer(["The", "key", "keys", "is", "are", "[{"]), path).clean_text == ("[{ The key",)
+    assert given(word_tokenizer(["The", "key", "keys", "is", "are", "[{"]), path).clean_text == ("[{ The key",)
 
 
 @pytest.mark.parametrize(

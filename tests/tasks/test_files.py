@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from veracausa.errors import AnswerError, ExtraError, FileError, PromptError, TaskError
-from veracausa.tasks import from_file
+from veracausa.tasks import task as given
 
 ROWS = [
     {
@@ -46,7 +46,7 @@ def as_parquet(folder, rows=ROWS):
 
 
 def test_three_formats_give_one_task(tmp_path, words):
-    tasks = [from_file(words, make(tmp_path)) for make in (as_csv, as_jsonl, as_parquet)]
+    tasks = [given(words, make(tmp_path)) for make in (as_csv, as_jsonl, as_parquet)]
     assert len({task.digest() for task in tasks}) == 1
     assert [task.name for task in tasks] == ["pairs"] * 3
     assert tasks[0].answer_strings(1) == ([" John"], [" Mary", " Anna"])
@@ -57,7 +57,7 @@ def test_three_formats_give_one_task(tmp_path, words):
 def test_single_answers_as_text_and_other_columns(tmp_path, words):
     rows = [{**ROWS[0], "correct": " is", "incorrect": " are", "kind": "near", "n": 3, "odd": {"a": 1}}]
     for make in (as_jsonl, as_parquet):
-        task = from_file(words, make(tmp_path, rows), name="mine")
+        task = given(words, make(tmp_path, rows), name="mine")
         assert task.answer_strings(0) == ([" is"], [" are"]) and task.name == "mine"
         assert {k: v for k, v in task.info[0].items() if k != "row"} == {"kind": "near", "n": 3}
 
@@ -68,17 +68,17 @@ def test_a_spreadsheet_file(tmp_path, words):
     text += '"The\nkeys","The\nkey", are, is\r\nx\r\n'
     path = tmp_path / "pairs.csv"
     path.write_bytes(text.removesuffix("x\r\n").encode())
-    assert [info["row"] for info in from_file(words, path).info] == ["line 3", "line 4"]
+    assert [info["row"] for info in given(words, path).info] == ["line 3", "line 4"]
     path.write_bytes(text.encode())
     with pytest.raises(FileError, match=r"pairs.csv, line 7: 1 cells in a table of 4 columns"):
-        from_file(words, path)
+        given(words, path)
 
 
 def test_incorrect_may_be_absent_for_other_metrics(tmp_path, words):
     path = as_csv(tmp_path, ["clean,corrupted,correct", "The key,The keys, is"])
-    assert from_file(words, path, metric="logprob").incorrect == ((),)
-    with pytest.raises(TaskError, match="line 1: column 'incorrect' is missing; the file has 'clean', 'corrupted'"):
-        from_file(words, path)
+    assert given(words, path, metric="logprob").incorrect == ((),)
+    with pytest.raises(TaskError, match="line 1: column 'incorrect' is missing; there are 'clean', 'corrupted'"):
+        given(words, path)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_incorrect_may_be_absent_for_other_metrics(tmp_path, words):
 )
 def test_bad_csv(tmp_path, words, lines, error, message):
     with pytest.raises(error, match=message):
-        from_file(words, as_csv(tmp_path, lines))
+        given(words, as_csv(tmp_path, lines))
 
 
 @pytest.mark.parametrize(
@@ -123,34 +123,34 @@ def test_bad_jsonl(tmp_path, words, line, error, message):
     path = as_jsonl(tmp_path)
     write(path, [*path.read_text().splitlines(), line])
     with pytest.raises(error, match=message):
-        from_file(words, path)
+        given(words, path)
 
 
 def test_bad_files(tmp_path, words):
     with pytest.raises(FileError, match=r"there is no file .*none.csv"):
-        from_file(words, tmp_path / "none.csv")
-    with pytest.raises(FileError, match=r"pairs.txt is none of .csv, .jsonl, .ndjson, .parquet by its name"):
-        from_file(words, write(tmp_path / "pairs.txt", CSV))
+        given(words, tmp_path / "none.csv")
+    with pytest.raises(FileError, match=r"pairs.txt is none of .csv, .json, .jsonl, .ndjson, .parquet by its name"):
+        given(words, write(tmp_path / "pairs.txt", CSV))
     folder = tmp_path / "folder.csv"
     folder.mkdir()
     with pytest.raises(FileError, match="there is no file"):
-        from_file(words, folder)
+        given(words, folder)
     for suffix in (".csv", ".jsonl"):
         path = tmp_path / f"binary{suffix}"
         path.write_bytes(b"clean,\xff\xfe\x00")
         with pytest.raises(FileError, match="is damaged or not UTF-8 text"):
-            from_file(words, path)
+            given(words, path)
     whole = as_parquet(tmp_path)
     for content in (b"PAR1 not a table PAR1", whole.read_bytes()[:-40], b""):
         whole.write_bytes(content)
         with pytest.raises(FileError, match=r"pairs.parquet is damaged or not a Parquet file"):
-            from_file(words, whole)
+            given(words, whole)
     with pytest.raises(TaskError, match=r"pairs.parquet, the header: column 'correct', 'incorrect' is missing"):
-        from_file(words, as_parquet(tmp_path, [{"clean": "x", "corrupted": "y"}]))
+        given(words, as_parquet(tmp_path, [{"clean": "x", "corrupted": "y"}]))
 
 
 def test_parquet_without_pyarrow_says_how_to_install_it(tmp_path, words, monkeypatch):
     path = as_parquet(tmp_path)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ExtraError, match=r"needs what .* \(pyarrow\): pip install 'veracausa\[parquet\]'"):
-        from_file(words, path)
+        given(words, path)

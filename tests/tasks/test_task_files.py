@@ -47,7 +47,7 @@ def test_bad_files(tmp_path, real):
         ("", "is not a task file"),
         ("\x00\x01", "is not a task file"),
         ("[1]", "not a task that veracausa saved"),
-        ('{"format": "other"}', "not a task that veracausa saved; prompts of your own are read by tasks.from_file"),
+        ('{"format": "other"}', "not a task that veracausa saved; prompts of your own are read by vc.task"),
         ("[" * 100_000, "is not a task file"),
         (json.dumps({**content, "version": 9}), "version 9 of the task format; this library reads 2"),
         (json.dumps(changed), "its checksum does not fit it"),

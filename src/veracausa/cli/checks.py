@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -10,6 +11,7 @@ from veracausa.cli.options import DTYPES
 from veracausa.discovery.ways import FURTHER
 from veracausa.errors import FileError, MethodError, TaskError
 from veracausa.suggestions import not_known
+from veracausa.tasks.columns import UNEQUAL
 
 if TYPE_CHECKING:
     from veracausa.choices import MetricName
@@ -21,18 +23,37 @@ def is_file(name: str) -> bool:
     return bool(path.suffix) or len(path.parts) > 1
 
 
-def require_task(name: str, metric: str | None) -> None:
+def columns_of(text: str | None) -> dict[str, str] | None:
+    """What a pair is made of → its column, of "clean=prompt,correct=answer"; a TaskError for other text."""
+    if text is None:
+        return None
+    parts = [part.partition("=") for part in text.split(",")]
+    if not all(name.strip() and column.strip() for name, _, column in parts):
+        raise TaskError(f"--columns {text}: write it as --columns clean=prompt,correct=answer.")
+    return {name.strip(): column.strip() for name, _, column in parts}
+
+
+def require_table(name: str, columns: str | None, unequal: str) -> None:
+    """Options of a file are given for a file; a TaskError otherwise."""
+    if unequal not in UNEQUAL:
+        raise TaskError(not_known("unequal", unequal, UNEQUAL))
+    if not is_file(name) and (columns is not None or unequal != "refuse"):
+        raise TaskError(f"{name} is no file, so it has no columns and no pairs that do not fit. Leave --columns and "
+                        "--unequal out.")  # fmt: skip
+
+
+def require_task(name: str, metric: str | None, columns: Mapping[str, str] | None = None) -> None:
     """The task is a built-in one or a file that can be read, and there is such a metric; errors as in `vc.tasks`."""
     from veracausa.storage.files import at
     from veracausa.tasks.custom import PUBLISHED
-    from veracausa.tasks.files import read_pairs
     from veracausa.tasks.metrics import metric as metric_of
     from veracausa.tasks.registry import named
+    from veracausa.tasks.tables import read_pairs
 
     if metric is not None:
         metric_of(metric)
     if is_file(name):
-        read_pairs(at(name), cast("MetricName", metric or "logit_diff"))
+        read_pairs(at(name), cast("MetricName", metric or "logit_diff"), columns)
     else:
         named(name, more=(PUBLISHED,))
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from veracausa.cli.checks import require_edge_method, require_selection, require_task, shares_of
+from veracausa.cli.checks import columns_of, require_edge_method, require_selection, require_task, shares_of
 from veracausa.cli.command import spread
 from veracausa.cli.options import (
     Ablation,
@@ -53,7 +53,7 @@ def discover(
     require_edge_method(method)
     require_selection(edges, how)
     if held_out is not None:
-        require_task(held_out, setup.metric)
+        require_task(held_out, setup.metric, columns_of(setup.columns))
     lm, task = setup.ready()
     other = None if held_out is None else setup.build(lm, held_out, setup.seed + 1)
     found = run(

@@ -19,8 +19,9 @@ from veracausa.estimates.presets import EDGE_PRESETS, ESTIMATES, NODES_ONLY
 from veracausa.loading.wheels import PACKAGED
 from veracausa.scores.estimands import ABLATIONS, BASELINES, DIRECTIONS, UNLEARNED
 from veracausa.storage.files import at
+from veracausa.tasks.columns import COLUMNS, UNEQUAL
 from veracausa.tasks.custom import PUBLISHED
-from veracausa.tasks.files import COLUMNS, ENDINGS
+from veracausa.tasks.files import ENDINGS
 from veracausa.tasks.metrics import METRICS
 from veracausa.tasks.registry import BUILTIN, CORRUPTIONS
 from veracausa.units.kinds import KINDS
@@ -71,6 +72,18 @@ Pairs = Annotated[int, _N]
 SomePairs = Annotated[int | None, _N]
 Seed = Annotated[int, _SEED]
 OtherSeed = Annotated[int | None, _SEED]
+Columns = Annotated[
+    str | None,
+    _option(help="Columns of a file that are called otherwise: clean=prompt,correct=answer.", panel="Pairs"),
+]
+Unequal = Annotated[
+    str,
+    _option(
+        help=f"Pairs of a file that do not fit the tokenizer: {_explained(UNEQUAL)}.",
+        autocompletion=one_of(UNEQUAL),
+        panel="Pairs",
+    ),
+]
 Corruption = Annotated[
     str | None,
     _option(

@@ -5,9 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from veracausa.cli.checks import is_file, require_corruption, require_dtype, require_folder, require_task
+from veracausa.cli.checks import (
+    columns_of,
+    is_file,
+    require_corruption,
+    require_dtype,
+    require_folder,
+    require_table,
+    require_task,
+)
 from veracausa.cli.command import BEGUN, Options
 from veracausa.cli.options import (
+    Columns,
     Corruption,
     Device,
     Dtype,
@@ -19,6 +28,7 @@ from veracausa.cli.options import (
     Pairs,
     Seed,
     TaskName,
+    Unequal,
 )
 from veracausa.extras import require_extra
 from veracausa.loading.wheels import PACKAGED
@@ -27,7 +37,7 @@ from veracausa.tasks.custom import PUBLISHED
 from veracausa.terminal import say
 
 if TYPE_CHECKING:
-    from veracausa.choices import MetricName
+    from veracausa import choices
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 
@@ -61,11 +71,14 @@ class TaskSetup(ModelSetup):
     seed: Seed = 0
     corruption: Corruption = None
     metric: Metric = None
+    columns: Columns = None
+    unequal: Unequal = "refuse"
 
     def require(self) -> None:
         """Check everything that can be checked before the model is loaded; errors say what is wrong with it."""
         require_dtype(self.dtype)
-        require_task(self.task, self.metric)
+        require_table(self.task, self.columns, self.unequal)
+        require_task(self.task, self.metric, columns_of(self.columns))
         require_corruption(self.task, self.corruption)
 
     def ready(self) -> tuple[Model, Task]:
@@ -84,10 +97,12 @@ class TaskSetup(ModelSetup):
         name, seed = self.task if name is None else name, self.seed if seed is None else seed
         if is_file(name):
             options: dict[str, Any] = {} if self.metric is None else {"metric": self.metric}
-            return tasks.from_file(lm, at(name), **options)
+            return tasks.task(
+                lm, at(name), columns=columns_of(self.columns), unequal=cast("choices.Unequal", self.unequal), **options
+            )
         kind = {} if self.corruption is None or name != self.task else {"corruption": self.corruption}
         built = tasks.published_pair(lm) if name == PUBLISHED else tasks.build(name, lm, n=self.n, seed=seed, **kind)
-        return built if self.metric is None else built.with_metric(cast("MetricName", self.metric))
+        return built if self.metric is None else built.with_metric(cast("choices.MetricName", self.metric))
 
 
 class Setup(TaskSetup):

@@ -60,7 +60,8 @@ def tasks(json: Json = False) -> None:
         if one["corruptions"]:
             echo(f"  corruption  {', '.join(one['corruptions'])} (--corruption; the first is the default)")
         echo()
-    from veracausa.tasks.files import COLUMNS, ENDINGS
+    from veracausa.tasks.columns import COLUMNS
+    from veracausa.tasks.files import ENDINGS
 
     echo(f"Or pairs of your own: a file ({', '.join(ENDINGS)}) with the columns {', '.join(COLUMNS)}.")
     echo("`veracausa task NAME --model MODEL` shows pairs as a model reads them, and how well it does.")

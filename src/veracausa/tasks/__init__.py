@@ -6,7 +6,6 @@
 
 from veracausa.tasks.capital_country import capital_country
 from veracausa.tasks.custom import published_pair, task
-from veracausa.tasks.files import from_file
 from veracausa.tasks.gendered_pronoun import gendered_pronoun
 from veracausa.tasks.greater_than import greater_than
 from veracausa.tasks.hypernymy import hypernymy
@@ -24,7 +23,6 @@ __all__ = [
     "Task",
     "build",
     "capital_country",
-    "from_file",
     "gendered_pronoun",
     "greater_than",
     "hypernymy",

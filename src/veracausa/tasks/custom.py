@@ -7,11 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 from veracausa.arguments import entries, is_list, shown
-from veracausa.choices import MetricName
-from veracausa.errors import TaskError
+from veracausa.choices import MetricName, Unequal
+from veracausa.errors import AnswerError, PromptError, TaskError
+from veracausa.suggestions import not_known
 from veracausa.tasks.chat import Message, chat_text, is_chat
+from veracausa.tasks.columns import UNEQUAL
 from veracausa.tasks.metrics import metric as metric_of
 from veracausa.tasks.pairs import Pair, assemble, encode_pair
+from veracausa.tasks.tables import read_pairs
 from veracausa.tasks.task import Task
 from veracausa.tasks.tokens import id_row, tokenizer_of
 from veracausa.typed import require
@@ -22,23 +25,39 @@ Prompts = Sequence[str | Sequence[Message] | Sequence[int]] | Mapping[str, Any] 
 AnswersOf = Sequence[str | int | Sequence[str | int]] | str
 #: What the published pair is called.
 PUBLISHED = "ioi-published"
+#: From how many answers on it shows whether ids are those of this tokenizer.
+_TELLING = 8
 
 
 def task(
     lm: Any,
+    data: Any = None,
     *,
-    clean: Prompts,
-    corrupted: Prompts,
-    correct: AnswersOf,
+    clean: Prompts | None = None,
+    corrupted: Prompts | None = None,
+    correct: AnswersOf | None = None,
     incorrect: AnswersOf | None = None,
+    columns: Mapping[str, str] | None = None,
+    unequal: Unequal = "refuse",
     metric: MetricName = "logit_diff",
-    name: str = "custom",
+    name: str | None = None,
     chat: bool | Mapping[str, Any] = False,
 ) -> Task:
     """A task from your own pairs: prompts as text, chats or token ids, answers as text with their leading space.
 
-    Each argument has one entry per example (one string alone is one example); an entry of `correct` and `incorrect`
-    is one answer or a list of answers. Every answer must be one token after its prompt (or is a token id itself).
+    `clean`, `corrupted`, `correct` and `incorrect` have one entry per example (one string alone is one example); an
+    entry of `correct` and `incorrect` is one answer or a list of answers. Every answer must be one token after its
+    prompt (or is a token id itself).
+
+    Or `data` is a table with one pair a row: a file (.csv, .json, .jsonl, .parquet), a DataFrame of pandas or polars, a
+    dataset of Hugging Face, a list of records, a dict of columns. `columns` says which of its columns are which where
+    they are not called so: columns={"clean": "prompt", "correct": "answer"}; published sets of EAP-IG, feature
+    circuits, auto-circuit and MIB are known by their columns. Several answers are a list, in CSV a text with "|"
+    between them; columns whose name ends with "_idx" hold token ids (of one tokenizer: make sure that it is this
+    model's). Other columns are kept in `info`.
+
+    A pair that does not fit this tokenizer (prompts of different lengths, an answer of several tokens) is an error;
+    with unequal="skip" it is left out, and the task says how many were and why (`options["left out"]` lists them).
 
     A prompt is a text; or a chat, as a list of messages [{"role": "user", "content": "…"}], put into text by the
     model's own template and read where the assistant's answer begins (behind its first words, where the last message
@@ -48,13 +67,50 @@ def task(
 
     Raises PromptError for a pair whose prompts are of different lengths (showing both token lists), equal, empty, or
     padded; AnswerError for an answer of several tokens or on both sides; MethodError for an unknown metric; TaskError
-    for lists of different lengths, and for a chat where there is no template or it refuses.
+    for lists of different lengths, a missing column, an empty cell, for a table of which no pair fits, and for a chat
+    where there is no template or it refuses; FileError for a file that is missing or damaged. All say in which row.
 
     >>> vc.task(lm, clean="The keys to the cabinet", corrupted="The key to the cabinet",
     ...         correct=" are", incorrect=" is")
     """
-    for what, value, kind in (("name", name, "str"), ("metric", metric, "str"), ("chat", chat, "bool | Mapping")):
+    for what, value, kind in (
+        ("name", name, "str | None"), ("metric", metric, "str"), ("chat", chat, "bool | Mapping"),
+        ("columns", columns, "Mapping[str, str] | None"), ("unequal", unequal, "str"),
+    ):  # fmt: skip
         require(value, kind, f"vc.task: {what}", {}, TaskError)
+    if unequal not in UNEQUAL:
+        raise TaskError(not_known("unequal", unequal, UNEQUAL))
+    how: dict[str, Any] = {"metric": metric, "chat": chat, "unequal": unequal}
+    own = {"clean": clean, "corrupted": corrupted, "correct": correct}
+    if data is not None:
+        if both := [what for what, value in (own | {"incorrect": incorrect}).items() if value is not None]:
+            raise TaskError(f"vc.task: data holds the pairs, and so does {', '.join(both)}. Give one of them.")
+        given = read_pairs(data, metric, columns)
+        made = from_pairs(lm, given.rows, name=given.name if name is None else name, **how, **given.options)
+        if given.ids and not columns:
+            _require_own_ids(made)
+        return made
+    if missing := [what for what, value in own.items() if value is None]:
+        raise TaskError(f"vc.task: {', '.join(missing)} is missing. Give prompts and answers, or a table of them.")
+    if columns is not None:
+        raise TaskError("vc.task: columns= are those of a table: vc.task(lm, table, columns={…}).")
+    return from_pairs(lm, _rows(clean, corrupted, correct, incorrect, name or "custom"), name=name or "custom", **how)
+
+
+def _require_own_ids(task: Task) -> None:
+    """TaskError where a set's answers by id read like tokens at random, as those of another tokenizer do."""
+    answers = [one for i in range(len(task)) for one in task.answer_strings(i)[0]]
+    spaced = sum(one.startswith(" ") for one in answers) / len(answers)
+    if len(answers) >= _TELLING and 0.05 < spaced < 0.95:
+        raise TaskError(
+            f"{task.name}: the answers are token ids, which read {', '.join(map(repr, answers[:4]))}, … by this "
+            "tokenizer, so they seem to be another one's. Give the answers as text, or say that they are this one's: "
+            "columns={'correct': 'correct_idx', 'incorrect': 'incorrect_idx'}."
+        )
+
+
+def _rows(clean: Any, corrupted: Any, correct: Any, incorrect: Any, name: str) -> list[tuple[str, Pair]]:
+    """Pairs of lists, with what each is called in messages."""
     prompts = {"clean": _prompts(clean, "clean"), "corrupted": _prompts(corrupted, "corrupted")}
     n = len(prompts["clean"])
     answers = {
@@ -66,11 +122,10 @@ def task(
             raise TaskError(
                 f"task {shown(name)}: {n} clean prompts but {len(values)} entries of {column!r}; give one per example"
             )
-    rows = [
+    return [
         (f"pair {i} of task {shown(name)}", Pair(c, d, _answers(good), _answers(bad)))
         for i, (c, d, good, bad) in enumerate(zip(*prompts.values(), *answers.values(), strict=True))
     ]
-    return from_pairs(lm, rows, metric=metric, name=name, chat=chat)
 
 
 def from_pairs(
@@ -80,6 +135,7 @@ def from_pairs(
     metric: MetricName,
     name: str,
     chat: bool | Mapping[str, Any] = False,
+    unequal: Unequal = "refuse",
     **options: Any,
 ) -> Task:
     """A task from (where it comes from, pair) rows, chats by the model's template; the place is named in errors."""
@@ -88,8 +144,22 @@ def from_pairs(
     written = [(where, _written(tokenizer, pair, where, chat)) for where, pair in rows]
     if not all(pair.start for _, pair in written):
         options["prompts"] = "chats"
-    encoded = [encode_pair(tokenizer, pair, where) for where, pair in written]
-    return assemble(tokenizer, name, encoded, metric=metric, options=options)
+    if unequal == "refuse":
+        encoded = [encode_pair(tokenizer, pair, where) for where, pair in written]
+        return assemble(tokenizer, name, encoded, metric=metric, options=options)
+    fitting, reasons = [], []
+    for where, pair in written:
+        try:
+            one = encode_pair(tokenizer, pair, where)
+            assemble(tokenizer, name, [one], metric=metric)  # which refuses answers that are given twice
+            fitting.append(one)
+        except (PromptError, AnswerError) as error:
+            reasons.append(str(error).splitlines()[0])
+    if not fitting:
+        raise TaskError(f"None of the {len(rows)} pairs fits this tokenizer. The first: {reasons[0]}")
+    if reasons:
+        options["left out"] = reasons
+    return assemble(tokenizer, name, fitting, metric=metric, options=options)
 
 
 def _written(tokenizer: Any, pair: Pair, where: str, chat: bool | Mapping[str, Any]) -> Pair:

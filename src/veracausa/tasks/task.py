@@ -192,7 +192,7 @@ class Task:
 
     def describe(self) -> str:
         """One sentence: name, size, how it was made, lengths, metric."""
-        made = ", ".join(f"{k} {v}" for k, v in self.options.items())
+        made = ", ".join(f"{len(v)} {k}" if isinstance(v, list) else f"{k} {v}" for k, v in self.options.items())
         short, long = min(self.lengths), max(self.lengths)
         span = f"{short}" if short == long else f"{short} to {long}"
         pairs = "1 pair" if len(self) == 1 else f"{len(self)} pairs"
@@ -258,7 +258,7 @@ def task_of(content: Any, path: Path, *, sealed: bool = False) -> Task:
     """The task that `task_content` wrote down; FileError names `path` if it is something else, or damaged."""
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise FileError(
-            f"{path} is JSON, but not a task that veracausa saved; prompts of your own are read by tasks.from_file"
+            f"{path} is JSON, but not a task that veracausa saved; prompts of your own are read by vc.task(lm, path)"
         )
     if content.get("version") != VERSION:
         raise FileError(

@@ -1,0 +1,120 @@
+"""From a table to pairs: which columns are which, and what stands in their cells."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from veracausa.arguments import is_list, kind_and_value
+from veracausa.choices import MetricName
+from veracausa.errors import TaskError
+from veracausa.storage.files import at
+from veracausa.tasks.chat import is_chat
+from veracausa.tasks.columns import COLUMNS, Layout, layout
+from veracausa.tasks.files import table_of
+from veracausa.tasks.metrics import metric as metric_of
+from veracausa.tasks.pairs import Pair
+from veracausa.tasks.rows import Table, table_in_memory
+
+
+@dataclass(frozen=True)
+class Given:
+    """Pairs as they were given. `name`: what a task of them is called; `rows`: (where it stands, pair); `options`: what
+    the task says about where they are from. `ids`: whether answers are token ids.
+    """
+
+    name: str
+    rows: list[tuple[str, Pair]]
+    options: dict[str, Any]
+    ids: bool
+
+
+def read_pairs(data: Any, metric: MetricName = "logit_diff", columns: Mapping[str, str] | None = None) -> Given:
+    """The pairs of a file or of a table in memory, before any model is asked; `columns` as in `vc.task`.
+
+    Raises:
+        FileError: a missing or damaged file. TaskError: a missing column, an empty cell, no rows. Both say where.
+    """
+    file = isinstance(data, (str, os.PathLike))
+    table = table_of(at(data)) if file else table_in_memory(data)
+    required = COLUMNS if metric_of(metric).needs_incorrect else COLUMNS[:3]
+    layouts: dict[tuple[str, ...], Layout] = {}
+
+    def read(names: tuple[str, ...], where: str) -> Layout:
+        if names not in layouts:
+            layouts[names] = layout(names, columns or {}, required, where)
+        return layouts[names]
+
+    if table.columns is not None:
+        read(tuple(table.columns), f"{table.where}, {table.header}")
+    rows = []
+    for place, row in table.rows:
+        where = f"{table.where}, {place}"
+        found = read(tuple(row), where)
+        rows.append((where, _pair(found, row, required, where, place, table)))
+    if not rows:
+        raise TaskError(
+            f"{table.where} has no examples; it needs one row per pair, with the columns {', '.join(required)}"
+        )
+    named = sorted({one.name for one in layouts.values() if one.name})
+    options = ({"file": at(data).name} if file else {}) | ({"as": " and ".join(named)} if named else {})
+    ids = any(one.ids for one in layouts.values())
+    return Given(at(data).stem if file else "table", rows, options, ids)
+
+
+def _pair(
+    found: Layout, row: Mapping[str, Any], required: tuple[str, ...], where: str, place: str, table: Table
+) -> Pair:
+    try:
+        row = found.read(row)
+    except TaskError as error:
+        raise TaskError(f"{where}: {error}") from error
+    cells: dict[str, Any] = {}
+    for column in COLUMNS:
+        value, here = row.get(column), f"{where}, column {column!r}"
+        if isinstance(value, float) and math.isnan(value):  # an empty cell of a DataFrame
+            value = None
+        if column in ("correct", "incorrect"):
+            value = _answers(value, here, table.cut, column in found.ids)
+        else:
+            value = _messages(value)
+            if value is not None and not isinstance(value, str) and not is_chat(value):
+                raise TaskError(f"{here}: a prompt is text or a list of messages, but this is {kind_and_value(value)}")
+        if column in required and not (value.strip() if isinstance(value, str) else value):
+            raise TaskError(f"{here} is empty")
+        cells[column] = value
+    kept = {k: v for k, v in row.items() if k not in COLUMNS and isinstance(v, (str, int, float))}
+    return Pair(**cells, info={"row": place, **kept})
+
+
+def _messages(value: Any) -> Any:
+    """The messages of a cell that holds a chat as JSON; any other cell as it is."""
+    if not isinstance(value, str) or not value.lstrip().startswith("[{"):
+        return value
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+    return found if is_chat(found) and all({"role", "content"} <= set(one) for one in found) else value
+
+
+def _answers(value: Any, where: str, cut: str, ids: bool) -> tuple[str | int, ...]:
+    """The answers of a cell, one or a list; a text may hold several, with `cut` between them; `ids`: token ids."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return ()
+    if isinstance(value, str):
+        value = value.split(cut) if cut else [value]
+    answers = list(value) if is_list(value) else [value]
+    if ids and all(isinstance(one, int) for one in answers):
+        return tuple(answers)
+    if not all(isinstance(one, str) and one.strip() for one in answers):
+        if ids:
+            raise TaskError(f"{where}: answers are token ids here, but this is {kind_and_value(value)}")
+        raise TaskError(
+            f"{where}: answers are a text or a list of texts, none of them empty, but this is {kind_and_value(value)}"
+        )
+    return tuple(answers)
