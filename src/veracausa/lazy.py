@@ -11,9 +11,6 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
-from veracausa.suggestions import did_you_mean
-from veracausa.typed import typed
-
 
 def given_out(
     package: str, homes: Mapping[str, str], modules: tuple[str, ...] = ()
@@ -27,11 +24,15 @@ def given_out(
         if name in homes:
             value = getattr(import_module(homes[name]), name)
             if callable(value) and not isinstance(value, type):
+                from veracausa.typed import typed  # with it `import veracausa` would take twice as long
+
                 value = typed(value, package.replace("veracausa", "vc", 1))
                 value.__module__, value.__qualname__ = package, name
         elif name in modules:
             value = import_module(f"{package}.{name}")
         else:
+            from veracausa.suggestions import did_you_mean
+
             hint = "" if name.startswith("_") else did_you_mean(name, (*homes, *modules))
             raise AttributeError(f"module {package!r} has no attribute {name!r}.{hint}", name=name, obj=None)
         setattr(sys.modules[package], name, value)
