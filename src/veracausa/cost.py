@@ -79,7 +79,8 @@ class Step:
     """A step of the work, forecast or done: token-layers, in forward passes over its pairs, seconds (None: unknown).
 
     `batches`: of prompts that are recorded, each of which takes a while to begin. `kind`: which rate it runs at, as the
-    forecast that made it names them ("gradients", "exact", …).
+    forecast that made it names them ("gradients", "exact", …). `most`: token-layers at most, where what will be run
+    shows only on the way (None: just as many as forecast).
     """
 
     what: str
@@ -88,6 +89,7 @@ class Step:
     passes: float
     seconds: float | None = None
     batches: int = 0
+    most: float | None = None
 
     @classmethod
     def done(cls, what: str, kind: str, cost: Cost) -> Step:

@@ -9,6 +9,7 @@ import pytest
 import veracausa as vc
 from veracausa.errors import GapError, MethodError
 from veracausa.studies.levels import LEVELS
+from veracausa.studies.questions import FurtherWork
 
 
 def test_a_price_says_what_the_call_will_cost(tiny, task_of):
@@ -92,19 +93,43 @@ def test_wrong_arguments_are_the_verbs_own_errors(tiny, task_of):
         vc.forecast(vc.circuits.iterate, tiny("llama"), task_of(6), turns=3)
 
 
-def test_studies_and_comparisons_are_priced_by_their_stages(tiny, task_of):
+def test_a_study_costs_what_was_forecast(tiny, task_of):
     lm, task = tiny("llama"), task_of((5, 6), n=3)
-    small = LEVELS["default"].but(neurons=4, sample=3, nodes=2, to_zero=2, prompts=4)
-    price = vc.forecast(vc.study, lm, task, level=small, measure=False)
-    plan = [planned for planned, _ in vc.study(lm, task, level=small, show_progress=False).steps]
-    assert [(step.what, step.token_layers) for step in price.steps] == [(step.what, step.token_layers) for step in plan]
-    compared = vc.forecast(vc.compare, lm, [task], units=["heads"], methods=["atp", "ig"], measure=False)
-    assert [step.what.split(" on ")[0] for step in compared.steps] == [
-        "exact effects of heads",
-        "atp of heads",
-        "ig of heads",
+    small = LEVELS["default"].but(neurons=4, sample=3, nodes=2, to_zero=2, prompts=4, explained=2)
+    price = vc.forecast(vc.study, lm, [task[:1], task], level=small, measure=False)
+    steps = vc.study(lm, [task[:1], task], level=small, show_progress=False).steps
+    assert [(step.what, step.token_layers, step.most) for step in price.steps] == [
+        (plan.what, plan.token_layers, plan.most) for plan, _ in steps
     ]
-    assert "2 methods" in repr(compared)
+    for plan, done in steps:
+        if plan.most is None:
+            assert done.token_layers == plan.token_layers, plan.what
+        else:
+            assert done.token_layers <= plan.most and plan.token_layers <= plan.most, plan.what
+    assert sum(plan.most is not None for plan, _ in steps) < len(steps) / 2
+    took = sum(done.token_layers for _, done in steps)
+    assert took <= price.most and f"at most {price.most:,.0f}" in repr(price)
+
+
+def test_the_bounds_of_a_study_hold_whichever_heads_it_chooses(tiny, task_of, monkeypatch):
+    lm, task = tiny("llama"), task_of((5, 6), n=3)
+    for heads in (["a0.h0", "a0.h1", "a1.h0"], ["a0.h3", "a1.h1", "a2.h0"], ["a0.h0", "a0.h1", "a0.h2"]):
+        monkeypatch.setattr(FurtherWork, "_chosen", lambda self, heads=heads: heads)
+        small = LEVELS["default"].but(neurons=0, nodes=2, prompts=4, explained=3, shapley=2)
+        for plan, done in vc.study(lm, task, level=small, show_progress=False).steps:
+            assert done.token_layers <= (plan.token_layers if plan.most is None else plan.most), plan.what
+
+
+def test_a_comparison_costs_what_was_forecast(tiny, task_of):
+    lm, task = tiny("llama"), task_of((5, 6), n=3)
+    options = {"units": ["heads", "neurons"], "methods": ["atp", "ig", "mask"], "neurons": 5, "sample": 4}
+    price = vc.forecast(vc.compare, lm, [task], measure=False, **options)
+    [section] = vc.compare(lm, [task], show_progress=False, **options).sections
+    costs = [scores.cost.token_layers for panel in section.panels for scores in panel.scores]
+    assert [step.what.split(" of ")[0] for step in price.steps] == 2 * ["exact effects", "atp", "ig", "mask"]
+    for step, cost in zip(price.steps, costs, strict=True):
+        assert cost == step.token_layers if step.most is None else cost <= step.most, step.what
+    assert [step.most is None for step in price.steps].count(False) == 1 and "3 methods" in repr(price)
 
 
 def test_a_verb_of_several_tasks_has_a_price(tiny, task_of):

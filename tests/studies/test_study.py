@@ -144,7 +144,8 @@ def test_the_last_section_has_what_the_level_asks_for(lm, page):
 def test_every_stage_was_forecast(lm, page):
     assert len(page.steps) > 15
     for plan, done in page.steps:
-        assert (plan.what, plan.token_layers) == (done.what, done.token_layers)
+        assert plan.what == done.what
+        assert done.token_layers == plan.token_layers or done.token_layers <= (plan.most or 0)
         assert plan.seconds is not None and plan.seconds >= 0 and done.seconds > 0
     assert sum(done.seconds for _, done in page.steps) < page.seconds
 

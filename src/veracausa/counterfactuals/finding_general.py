@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
+
 from veracausa.choices import Ablation, AllUnits
 from veracausa.counterfactuals.general_units import GeneralPurpose
 from veracausa.effects.exact import exact
@@ -47,6 +49,13 @@ class GeneralPurposeWork(Composed):
             if ablation not in self.known and ablation not in given
         }
 
+    def at_most(self, given: Collection[str] = ()) -> float:
+        """`tokens`, and those of following as many units as there can be, of the first layers."""
+        first = self.table[np.argsort(self.table.layer, kind="stable")[:FOLLOWED]]
+        return (
+            self.tokens(given) + exact.work(self.lm, _mirrored(self.task), units=first, ablation=self.ablation).tokens()
+        )
+
     def run(self, show_progress: bool = True, out: str | Path | None = None) -> GeneralPurpose:
         """Compute both effects, then follow the units in the region into the corrupted run."""
         task, scores = self.task, dict(self.known)
@@ -56,13 +65,18 @@ class GeneralPurposeWork(Composed):
             raise GapError("The mean gap is zero, so effects have no share of it. Choose a corruption that has one.")
         found = GeneralPurpose(*both, None, self.large, self.small)
         if candidates := found.candidates[:FOLLOWED]:
-            mirrored = replace(task, clean=task.corrupted, corrupted=task.clean, clean_text=task.corrupted_text,
-                               corrupted_text=task.clean_text)  # fmt: skip
             there = exact(
-                self.lm, mirrored, units=candidates, ablation=self.ablation, out=out, show_progress=show_progress
+                self.lm, _mirrored(task), units=candidates, ablation=self.ablation, out=out, show_progress=show_progress
             )
             found = replace(found, corrupted=there)
         return found
+
+
+def _mirrored(task: Task) -> Task:
+    """The corrupted prompts in the clean ones' place."""
+    return replace(
+        task, clean=task.corrupted, corrupted=task.clean, clean_text=task.corrupted_text, corrupted_text=task.clean_text
+    )  # fmt: skip
 
 
 @gives(GeneralPurpose)

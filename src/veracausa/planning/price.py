@@ -40,9 +40,16 @@ class Price:
     memory: int
     steps: tuple[Step, ...]
 
+    @property
+    def most(self) -> float:
+        """Token-layers at most: more than `token_layers` where what is run shows only on the way."""
+        return sum(step.token_layers if step.most is None else step.most for step in self.steps)
+
     def describe(self) -> str:
         """In a line."""
         parts = [f"{self.token_layers:,.0f} token-layers = {self.passes:,.1f} forward passes"]
+        if self.most > self.token_layers:
+            parts.append(f"at most {self.most:,.0f}, by what it finds on the way")
         if self.seconds is not None:
             parts.append(f"about {duration(self.seconds)} at this machine's speed")
         parts.append(f"peak memory about {_bytes(self.memory)}")
@@ -103,7 +110,8 @@ def steps_of(work: Work, name: str) -> list[Step]:
     if hasattr(work, "steps"):
         return list(work.steps())
     tokens, whole = work.tokens(), sum(work.task.lengths) * work.lm.layers
-    return [Step(name, work.kind, tokens, tokens / whole, batches=work.batches())]
+    most = work.at_most() if hasattr(work, "at_most") else None
+    return [Step(name, work.kind, tokens, tokens / whole, batches=work.batches(), most=most)]
 
 
 def _said(work: Work, verb: Callable[..., Any]) -> str:

@@ -262,17 +262,22 @@ def pairs_table(section: Section, name: str) -> Table:
 
 
 def steps_table(study: Study) -> Table:
-    """Every stage of a study: token-layers, seconds as forecast, seconds as they were."""
+    """Every stage of a study: token-layers and seconds as forecast, and as they were."""
     rows = tuple(
-        {"what": plan.what, "token-layers": plan.token_layers, "forecast": plan.seconds, "seconds": done.seconds}
+        {"what": plan.what, "planned": plan.token_layers, "token-layers": done.token_layers, "forecast": plan.seconds}
+        | {"seconds": done.seconds}
         for plan, done in study.steps
     )
     columns = (
         Column("what", "stage"),
-        Column("token-layers", "token-layers", "whole", help="counted before the stage began"),
+        Column("planned", "forecast", "whole", help="token-layers, counted before the study began"),
+        Column(
+            "token-layers", "token-layers", "whole",
+            help="as the stage counted them; recordings that it found are counted as if it had made them",
+        ),
         Column("forecast", "forecast, s", "plain", 1, help="at this machine's rate, timed for a few seconds"),
         Column("seconds", "took, s", "plain", 1, help="less where an interrupted run had finished pieces"),
-    )
+    )  # fmt: skip
     forecast = sum(plan.seconds or 0.0 for plan, _ in study.steps)
     took = sum(done.seconds or 0.0 for _, done in study.steps)
     note = f"Together {plain(forecast, 0)} s were forecast and {plain(took, 0)} s taken, besides drawing this page."

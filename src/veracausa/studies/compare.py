@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import numpy as np
 
@@ -32,7 +32,7 @@ from veracausa.spared import spared
 from veracausa.storage.environment import command, machine, versions
 from veracausa.storage.files import at
 from veracausa.studies.frontier import advice
-from veracausa.studies.neurons import choose_neurons
+from veracausa.studies.neurons import choose_neurons, some_of
 from veracausa.studies.results import Panel, Section, Study
 from veracausa.studies.summary import called
 from veracausa.suggestions import did_you_mean
@@ -76,16 +76,21 @@ class CompareWork(Staged):
         return [step for task in self.tasks for kind in self.units for step in self._steps(task, kind)]
 
     def _steps(self, task: Task, kind: str) -> list[Step]:
-        truth = exact.work(self.lm, task, units=kind)
-        share = 1.0
-        if kind == "neurons":  # which they will be is not known: as many layers deep as all on average
-            share = min(1.0, (self.neurons + self.sample) / len(truth.units))
-        found = [self._step(f"exact effects of {kind}", truth, share)]
-        return [*found, *(self._step(f"{name} of {kind}", work) for name, work in self.works(task, kind)[0].items())]
+        truth = exact.work(self.lm, task, units=cast("AllUnits", kind))
+        tokens, most = truth.tokens(), None
+        if kind == "neurons" and (count := self.neurons + self.sample) < len(truth.units):
+            tokens, most = some_of(truth, count)
+        whole = sum(task.lengths) * self.lm.layers
 
-    def _step(self, what: str, work: Work, share: float = 1.0) -> Step:
-        tokens, whole = share * work.tokens(), sum(work.task.lengths) * self.lm.layers
-        return Step(f"{what} on {called(work.task)}", work.kind, tokens, tokens / whole, batches=work.batches())
+        def step(what: str, work: Work, tokens: float, most: float | None = None) -> Step:
+            what = f"{what} of {kind} on {called(task)}"
+            return Step(what, work.kind, tokens, tokens / whole, batches=work.batches(), most=most)
+
+        estimates = self.works(task, kind)[0].items()
+        return [
+            step("exact effects", truth, tokens, most),
+            *(step(name, work, work.tokens()) for name, work in estimates),
+        ]
 
     def works(self, task: Task, kind: str) -> tuple[dict[str, Work], list[str]]:
         """What each method will do; and which means nothing here, and why."""

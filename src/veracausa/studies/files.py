@@ -28,8 +28,9 @@ _FORMAT = "veracausa-study-1"
 #: Fields of a study that its file holds as they are.
 _PLAIN = ("title", "model", "summary", "versions", "machine", "date", "command", "seconds", "notes")
 _STEP = record(
-    what=text, kind=text, token_layers=number(0), passes=number(0, nan=True), seconds=maybe(number(0)), batches=whole()
-)
+    what=text, kind=text, token_layers=number(0), passes=number(0, nan=True), seconds=maybe(number(0)), batches=whole(),
+    most=maybe(number(0)),
+)  # fmt: skip
 _PANEL = record(kind=one_of(*KINDS), sampled=whole(), exact=text, estimates=many(text))
 _SECTION = record(
     title=text, dtype=one_of("float32", "float64"), clean=many(number(), least=1), corrupted=many(number(), least=1),

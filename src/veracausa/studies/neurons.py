@@ -1,4 +1,4 @@
-"""Which neurons a study computes exactly."""
+"""Which neurons a study computes exactly, and what that costs before it is known."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from veracausa.units.resolve import all_units
 from veracausa.units.table import Units
 
 if TYPE_CHECKING:
+    from veracausa.effects.exact import ExactWork
     from veracausa.model import Model
 
 
@@ -26,3 +27,9 @@ def choose_neurons(lm: Model, guess: Scores, strongest: int | None, sample: int,
     rest = ranking[strongest:]
     drawn = np.random.default_rng(seed).choice(rest, size=min(sample, len(rest)), replace=False)
     return every[np.concatenate([ranking[:strongest], np.sort(drawn)])], len(drawn)
+
+
+def some_of(work: ExactWork, count: int) -> tuple[float, float]:
+    """Token-layers of `count` of a work's units that are not known yet: as deep as all on average; at most."""
+    costs, beside = work.costs(), work.beside()
+    return beside + float(costs.mean()) * count, beside + float(np.sort(costs)[-count:].sum())

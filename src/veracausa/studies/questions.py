@@ -6,9 +6,9 @@ stand there as units of average depth.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from veracausa.causes.disagree import disagreement
 from veracausa.causes.locating import locate
 from veracausa.causes.locations import Locations
 from veracausa.choices import Ablation
-from veracausa.cost import Step
+from veracausa.cost import Cost
 from veracausa.counterfactuals.compared_baselines import Baselines, Way
 from veracausa.counterfactuals.comparing_baselines import baselines, possible_baselines
 from veracausa.counterfactuals.comparing_corruptions import corruptions
@@ -31,8 +31,11 @@ from veracausa.planning.rates import batches
 from veracausa.planning.stages import Stage
 from veracausa.studies.results import Failure, Finding
 from veracausa.studies.shared import first_pairs
+from veracausa.studies.stage import stage
+from veracausa.studies.summary import called
 from veracausa.tasks.pool import pool
 from veracausa.tasks.registry import corruptions_of, rebuilt
+from veracausa.units.resolve import all_units
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,24 +82,15 @@ class FurtherWork:
 
     def why(self) -> list[Stage]:
         """Where and why attribution patching of heads goes wrong, and the metric along the outliers' paths."""
-        typical = self._typical(self.level.explained)
-        known = ("exact", "atp", "ig", *(("ig-zero",) if self._to_zero() else ()))
-        stages = [
-            self._stage(
-                f"where {len(typical)} outliers' errors arise", "locating",
-                locate.work(self.lm, self.task, units=typical).tokens(), self._locate,
-            ),
-            self._stage(
-                "last-in and direct effects of all heads", "exact",
-                disagreement.work(self.lm, self.task, zero_nodes=self._to_zero()).tokens(given=known),
-                self._disagree, 2 * batches(self.lm, self.task),
-            ),
-            self._stage(
-                f"responses of {len(typical)} outliers and their layers", "exact",
-                responses.work(self.lm, self.task, units=typical, alphas=ALPHAS).tokens(), self._respond,
-            ),
-        ]  # fmt: skip
-        return stages
+        count, zero = self.level.explained, self._to_zero()
+        known = ("exact", "atp", "ig", *(("ig-zero",) if zero else ()))
+        apart = disagreement.work(self.lm, self.task, zero_nodes=zero).tokens(given=known)
+        what, one = f"where {count} outliers' errors arise", batches(self.lm, self.task)
+        return [
+            self._about(count, what, locate, self._located, run=self._locate),
+            self._stage("last-in and direct effects of all heads", "exact", apart, self._disagree, count=2 * one),
+            self._about(count, f"responses of {count} outliers and their layers", responses, self._curved),
+        ]
 
     def consequences(self) -> list[Stage]:
         """Shapley values, two units together, ablation with greedy answers, other counterfactuals and baselines.
@@ -112,23 +106,20 @@ class FurtherWork:
         ]
 
     def _together(self) -> list[Stage]:
-        layers, pair = self._layers(self.likely), self._typical(2)
-        known = ("exact", "atp", "ig")
-        asked = disagreement.work(self.lm, self.task, units=layers, shapley=PERMUTATIONS, zero_nodes=None)
-        work = asked.tokens(given=known)
-        surfaces = surface.work(self.lm, self.task, units=pair, alphas=SHARES).tokens()
+        count = self.level.shapley
         return [
-            self._stage(f"Shapley values of {self.level.shapley} layer(s) of heads", "exact", work, self._share),
-            self._stage("two outliers moved together", "exact", surfaces, self._surface),
+            self._about(count, f"Shapley values of {count} layer(s) of heads", disagreement, self._layered, known=True),
+            self._about(2, "two outliers moved together", surface, self._paired),
         ]
 
     def _answers(self) -> list[Stage]:
         # Ten thousand prompts take a while to make: counted on some of them.
-        some, units = self._many(PLANNED), self._typical(self.level.explained)
-        work = ablation_study.work(self.lm, some, units=units, ablations=self.level.ablations).tokens()
-        count = max(self.level.prompts, len(self.task)) if self._generated() else len(self.task)
-        what = f"ablation of {len(units)} heads, {count:,} prompts"
-        return [self._stage(what, "exact", work * count / len(some), self._ablate, len(set(some.lengths)))]
+        some, count = self._many(PLANNED), self.level.explained
+        every = max(self.level.prompts, len(self.task)) if self._generated() else len(self.task)
+        what = f"ablation of {count} heads, {every:,} prompts"
+        return [
+            self._about(count, what, ablation_study, self._ablated, run=self._ablate, on=some, times=every / len(some)),
+        ]
 
     def _prompts(self) -> list[Stage]:
         tasks, stages = self._corruptions(), []
@@ -136,46 +127,168 @@ class FurtherWork:
             given = [name for name, task in tasks.items() if self._begins(task)]
             work = corruptions.work(self.lm, tasks).tokens(given=given)
             count = sum(batches(self.lm, task) for name, task in tasks.items() if name not in given)
-            stages.append(self._stage(f"heads under {len(tasks)} corruptions", "exact", work, self._contrast, count))
+            what = f"heads under {len(tasks)} corruptions"
+            stages.append(self._stage(what, "exact", work, self._contrast, count=count))
             work = head_roles.work(self.lm, self.task).tokens()
             stages.append(self._stage("what heads look at", "gradients", work, self._roles))
         if self.level.searched and (pool := self._pool()) is not None:
-            units = self._typical(self.level.searched)
-            work = search.work(self.lm, pool, units=units).tokens()
-            what = f"search of {len(pool)} counterfactuals for {len(units)} head(s)"
-            stages.append(self._stage(what, "exact", work, self._search, batches(self.lm, pool)))
+            count = self.level.searched
+            what = f"search of {len(pool)} counterfactuals for {count} head(s)"
+            stages.append(self._about(count, what, search, self._sought, on=pool))
         return stages
 
     def _replacements(self) -> list[Stage]:
         few, kinds = self._few(), self._kinds()
         given = [way for way in _PANEL if way[1] in kinds]
-        work = baselines.work(self.lm, few, ablations=kinds, nodes=self.level.nodes).tokens(given=given)
+        compared = baselines.work(self.lm, few, ablations=kinds, nodes=self.level.nodes).tokens(given=given)
         count = (2 * len(kinds) - len(given)) * batches(self.lm, few)
-        rest = general_purpose.work(self.lm, few).tokens(given=TOLD_BY)
+        general = general_purpose.work(self.lm, few)
+        what = f"heads by {len(kinds)} baselines ({len(few)} pairs)"
         return [
-            self._stage(f"heads by {len(kinds)} baselines ({len(few)} pairs)", "exact", work, self._baselines, count),
-            self._stage("general-purpose heads", "exact", rest, self._general),
-        ]
+            self._stage(what, "exact", compared, self._baselines, count=count),
+            self._stage(
+                "general-purpose heads", "exact", general.tokens(given=TOLD_BY), self._general,
+                most=general.at_most(given=TOLD_BY),
+            ),
+        ]  # fmt: skip
 
-    def _stage(self, what: str, kind: str, work: float, run: Callable[[], None], count: int | None = None) -> Stage:
-        """`count`: batches that are recorded on the way (default: those of the task, once)."""
-        from veracausa.studies.summary import called
+    def _about(
+        self, count: int, what: str, verb: Any, asked: Callable[[Sequence[str]], dict[str, Any]], *,
+        known: bool = False, on: Task | None = None, times: float = 1.0, run: Callable[[], Cost] | None = None,
+    ) -> Stage:  # fmt: skip
+        """A stage about `count` heads that are chosen on the way: `asked(names)` is what the verb is called with.
 
-        passes = work / (sum(self.task.lengths) * self.lm.layers)
-        count = batches(self.lm, self.task) if count is None else count
-        step = Step(f"{what}, {called(self.task)}", kind, work, passes, batches=count)
-        title = f"{step.what[0].upper()}{step.what[1:]}"
-        return Stage(step, run, lambda sentence: self.findings.append(Failure(title, sentence)))
+        Forecast for those that will about be chosen; at most, whichever they are, it takes what it takes for those of
+        the first layers, whose rows run through the most blocks. `known`: the verb takes what the panel of heads knows.
+        `on`: other pairs, `times` as many in the end. `run`: does it, where that is more than the call.
+        """
+        task, given = on or self.task, {"given": ("exact", "atp", "ig")} if known else {}
 
-    # What units stand in the plan, before the outliers are known.
+        def work(names: Sequence[str]) -> Any:
+            return verb.work(self.lm, task, **asked(names))
 
-    def _typical(self, count: int) -> list[str]:
-        return list(self.likely[:count])
+        def call() -> Cost:
+            rest = {"known": self._known()} if known else {}
+            return self._found(verb(self.lm, task, **asked(self._chosen()), **rest, **self._how))
 
-    def _layers(self, names: Sequence[str]) -> list[str]:
-        """All heads of the first layers that named heads lie in, as many as get Shapley values."""
-        layers = list(dict.fromkeys(name.split(".")[0] for name in names))[: self.level.shapley]
-        return [f"{layer}.h{head}" for layer in layers for head in range(self.lm.heads)]
+        likely, first = work(self.likely), map(work, first_heads(self.lm, count))
+        tokens, most = times * likely.tokens(**given), times * max(one.tokens(**given) for one in first)
+        return self._stage(what, likely.kind, tokens, run or call, most=most, count=likely.batches())
+
+    def _stage(
+        self, what: str, kind: str, tokens: float, run: Callable[[], Cost], *, most: float | None = None,
+        count: int | None = None,
+    ) -> Stage:  # fmt: skip
+        """A stage whose failure is a sentence in its chapter's place."""
+        what = f"{what}, {called(self.task)}"
+        title = f"{what[0].upper()}{what[1:]}"
+
+        def instead(sentence: str) -> None:
+            self.findings.append(Failure(title, sentence))
+
+        return stage(self.lm, self.task, what, kind, tokens, run, most=most, count=count, instead=instead)
+
+    # What is asked about heads, in order of what makes them worth asking about.
+
+    def _located(self, heads: Sequence[str]) -> dict[str, Any]:
+        return {"units": list(heads[: self.level.explained])}
+
+    def _curved(self, heads: Sequence[str]) -> dict[str, Any]:
+        return {"units": list(heads[: self.level.explained]), "alphas": ALPHAS}
+
+    def _layered(self, heads: Sequence[str]) -> dict[str, Any]:
+        """All heads of the first layers that some lie in, as many as get Shapley values."""
+        layers = list(dict.fromkeys(name.split(".")[0] for name in heads))[: self.level.shapley]
+        units = [f"{layer}.h{head}" for layer in layers for head in range(self.lm.heads)]
+        return {
+            "units": units, "shapley": PERMUTATIONS, "zero_nodes": None, "nodes": self.level.nodes, "seed": self.seed
+        }  # fmt: skip
+
+    def _paired(self, heads: Sequence[str]) -> dict[str, Any]:
+        return {"units": list(heads[:2]), "alphas": SHARES}
+
+    def _ablated(self, heads: Sequence[str]) -> dict[str, Any]:
+        return {"units": list(heads[: self.level.explained]), "ablations": self.level.ablations, "seed": self.seed}
+
+    def _sought(self, heads: Sequence[str]) -> dict[str, Any]:
+        return {"units": list(heads[: self.level.searched]), "seed": self.seed}
+
+    # What the stages do.
+
+    @property
+    def _how(self) -> dict[str, Any]:
+        return {"out": self.pieces, "show_progress": self.show}
+
+    def _chosen(self) -> list[str]:
+        """The outliers of the first estimate of heads; then the strongest heads."""
+        heads = self.heads()
+        names = heads.exact.units.names
+        ranked = [names[i] for i in heads.exact.ranking()]
+        return list(dict.fromkeys([*heads.agreements[0].outliers, *ranked]))
+
+    def _known(self) -> dict[str, Scores]:
+        heads = self.heads()
+        keys = {"atp": "atp", "ig": "ig", "ig (zero baseline)": "ig-zero"}
+        own = {keys[name]: one for name, one in zip(heads.labels, heads.estimates, strict=True) if name in keys}
+        return {"exact": heads.exact, **own}
+
+    def _found(self, finding: Any, cost: Cost | None = None) -> Cost:
+        """Keep a finding; what it cost (default: as it says)."""
+        self.findings.append(finding)
+        own: Cost = finding.cost if cost is None else cost
+        return own
+
+    def _locate(self) -> Cost:
+        units = self.heads().agreements[0].outliers
+        if not units:
+            return Cost()
+        self._places = locate(self.lm, self.task, **self._located(units), **self._how)
+        return self._found(self._places)
+
+    def _disagree(self) -> Cost:
+        return self._found(
+            disagreement(
+                self.lm, self.task, known=self._known(), zero_nodes=self._to_zero(), nodes=self.level.nodes,
+                locations=self._places, seed=self.seed, **self._how,
+            )
+        )  # fmt: skip
+
+    def _ablate(self) -> Cost:
+        asked, heads = self._ablated(self._chosen()), self.heads()
+        found = ablation_study(self.lm, self._many(), **asked, **self._how)
+        cost = self._found(found)
+        for ablation in self.level.ablations if len(asked["units"]) > 1 else ():
+            self.findings.append(found.against(heads.exact, *heads.estimates, ablation=ablation))
+        return cost
+
+    def _contrast(self) -> Cost:
+        tasks, heads = self._corruptions(), self.heads()
+        known = {name: first_pairs(heads.exact, self.task, one) for name, one in tasks.items() if self._begins(one)}
+        found = corruptions(self.lm, tasks, known=known, **self._how)
+        return self._found(found, _besides(found.scores, known))
+
+    def _baselines(self) -> Cost:
+        few, kinds, panel = self._few(), self._kinds(), self._known()
+        known = {way: first_pairs(panel[name], self.task, few) for way, name in _PANEL.items() if way[1] in kinds}
+        self._compared = baselines(
+            self.lm, few, ablations=kinds, nodes=self.level.nodes, known=known, seed=self.seed, **self._how
+        )
+        return self._found(self._compared, _besides(self._compared.scores, known))
+
+    def _general(self) -> Cost:
+        compared = {} if self._compared is None else self._compared.scores
+        known: dict[str, Scores] = {
+            kind: one for (how, kind), one in compared.items() if how == "exact" and kind in TOLD_BY
+        }
+        found = general_purpose(self.lm, self._few(), known=known, **self._how)
+        named = {"counterfactual": found.counterfactual, found.ablation: found.ablated}
+        followed = {} if found.corrupted is None else {"corrupted": found.corrupted}
+        return self._found(found, _besides({**named, **followed}, known))
+
+    def _roles(self) -> Cost:
+        return self._found(head_roles(self.lm, self.task))
+
+    # Which pairs.
 
     def _to_zero(self) -> int | None:
         return self.level.to_zero or None if len(self.task) == 1 else None
@@ -204,70 +317,6 @@ class FurtherWork:
                 found[kind] = one
         return found
 
-    # What the stages do.
-
-    def _chosen(self, count: int | None = None) -> list[str]:
-        """The outliers of the first estimate of heads; then, if there are too few, the strongest heads."""
-        heads, count = self.heads(), self.level.explained if count is None else count
-        names = heads.exact.units.names
-        ranked = [names[i] for i in heads.exact.ranking()]
-        return list(dict.fromkeys([*heads.agreements[0].outliers[:count], *ranked]))[:count]
-
-    def _known(self) -> dict[str, Scores]:
-        heads = self.heads()
-        keys = {"atp": "atp", "ig": "ig", "ig (zero baseline)": "ig-zero"}
-        own = {keys[name]: one for name, one in zip(heads.labels, heads.estimates, strict=True) if name in keys}
-        return {"exact": heads.exact, **own}
-
-    def _locate(self) -> None:
-        units = self.heads().agreements[0].outliers[: self.level.explained]
-        if units:
-            self._places = locate(self.lm, self.task, units=units, out=self.pieces, show_progress=self.show)
-            self.findings.append(self._places)
-
-    def _disagree(self) -> None:
-        self.findings.append(
-            disagreement(
-                self.lm, self.task, known=self._known(), zero_nodes=self._to_zero(), nodes=self.level.nodes,
-                locations=self._places, seed=self.seed, out=self.pieces, show_progress=self.show,
-            )
-        )  # fmt: skip
-
-    def _respond(self) -> None:
-        self.findings.append(
-            responses(self.lm, self.task, units=self._chosen(), alphas=ALPHAS, out=self.pieces, show_progress=self.show)
-        )
-
-    def _share(self) -> None:
-        units = self._layers(self._chosen())
-        known = {name: scores for name, scores in self._known().items() if name != "ig-zero"}
-        self.findings.append(
-            disagreement(
-                self.lm, self.task, units=units, shapley=PERMUTATIONS, zero_nodes=None, nodes=self.level.nodes,
-                known=known, seed=self.seed, out=self.pieces, show_progress=self.show,
-            )
-        )  # fmt: skip
-
-    def _surface(self) -> None:
-        self.findings.append(
-            surface(self.lm, self.task, units=self._chosen(2), alphas=SHARES, out=self.pieces, show_progress=self.show)
-        )
-
-    def _ablate(self) -> None:
-        found = ablation_study(
-            self.lm, self._many(), units=self._chosen(), ablations=self.level.ablations, seed=self.seed,
-            out=self.pieces, show_progress=self.show,
-        )  # fmt: skip
-        self.findings.append(found)
-        heads = self.heads()
-        for ablation in self.level.ablations if len(self._chosen()) > 1 else ():
-            self.findings.append(found.against(heads.exact, *heads.estimates, ablation=ablation))
-
-    def _contrast(self) -> None:
-        tasks, heads = self._corruptions(), self.heads()
-        known = {name: first_pairs(heads.exact, self.task, one) for name, one in tasks.items() if self._begins(one)}
-        self.findings.append(corruptions(self.lm, tasks, known=known, out=self.pieces, show_progress=self.show))
-
     def _pool(self) -> Task | None:
         """Pairs to search: other corruptions of a few of the task's prompts, and edits by word lists."""
         try:
@@ -275,15 +324,6 @@ class FurtherWork:
             return pool(self.lm, some, most=self.level.edits, seed=self.seed)
         except TaskError:
             return None
-
-    def _search(self) -> None:
-        pool = self._pool()
-        if pool is None:
-            return
-        units = self._chosen(self.level.searched)
-        self.findings.append(
-            search(self.lm, pool, units=units, seed=self.seed, out=self.pieces, show_progress=self.show)
-        )
 
     def _begins(self, other: Task) -> bool:
         """Whether another task is the first pairs of this one, whatever it is called."""
@@ -297,23 +337,20 @@ class FurtherWork:
         allowed = possible_baselines(self._few(), seed=self.seed)
         return [kind for kind in self.level.baselines if kind in allowed]
 
-    def _baselines(self) -> None:
-        few, kinds, panel = self._few(), self._kinds(), self._known()
-        known = {way: first_pairs(panel[name], self.task, few) for way, name in _PANEL.items() if way[1] in kinds}
-        self._compared = baselines(
-            self.lm, few, ablations=kinds, nodes=self.level.nodes, known=known, seed=self.seed, out=self.pieces,
-            show_progress=self.show,
-        )  # fmt: skip
-        self.findings.append(self._compared)
 
-    def _general(self) -> None:
-        compared = {} if self._compared is None else self._compared.scores
-        known: dict[str, Scores] = {
-            kind: one for (how, kind), one in compared.items() if how == "exact" and kind in TOLD_BY
-        }
-        self.findings.append(
-            general_purpose(self.lm, self._few(), known=known, out=self.pieces, show_progress=self.show)
-        )
+def _besides(scores: Mapping[Any, Scores], known: Mapping[Any, Scores]) -> Cost:
+    """What scores cost that were not known before."""
+    return sum((one.cost for name, one in scores.items() if name not in known), start=Cost())
 
-    def _roles(self) -> None:
-        self.findings.append(head_roles(self.lm, self.task))
+
+def first_heads(lm: Model, count: int) -> Iterator[list[str]]:
+    """So many heads of the first layers: all next to each other, or some of them alone in a layer of their own.
+
+    Whatever a call's rows are (of heads, of their layers), no heads of that number have rows that run more blocks.
+    """
+    every = all_units(lm, "heads")[:count]
+    for alone in range(len(every)):
+        crowd = every[: len(every) - alone]
+        layers = range(int(crowd.layer[-1]) + 1, int(crowd.layer[-1]) + 1 + alone)
+        if layers.stop <= lm.layers:
+            yield [*crowd.names, *(f"a{layer}.h0" for layer in layers)]

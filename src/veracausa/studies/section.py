@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from veracausa.choices import Estimate
-from veracausa.cost import Step
+from veracausa.choices import AllUnits
+from veracausa.cost import Cost
 from veracausa.effects.exact import exact
 from veracausa.estimates.attribute import attribute
 from veracausa.estimates.kept import kept
-from veracausa.planning.rates import batches
 from veracausa.planning.stages import Stage
 from veracausa.scores.scores import Scores
 from veracausa.studies.levels import Level
-from veracausa.studies.neurons import choose_neurons
+from veracausa.studies.neurons import choose_neurons, some_of
 from veracausa.studies.questions import FurtherWork
 from veracausa.studies.results import Panel, Section
+from veracausa.studies.stage import stage
 from veracausa.studies.summary import called
-from veracausa.units.resolve import all_units
+from veracausa.units.table import Units
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -49,8 +48,10 @@ class SectionWork:
         else only what is needed to see where methods disagree, and why."""
         self.lm, self.task, self.level, self.seed, self.pieces, self.show = lm, task, level, seed, pieces, show
         self.main = main
-        self.panels: dict[str, Panel] = {}
-        self.further = FurtherWork(lm, task, level, heads, seed, pieces, show, lambda: self.panels["heads"])
+        self.exact: dict[str, Scores] = {}
+        self.estimates: dict[str, list[Scores]] = {}
+        self.sampled = 0
+        self.further = FurtherWork(lm, task, level, heads, seed, pieces, show, lambda: self.panel("heads"))
 
     def stages(self) -> list[Stage]:
         """All stages, in the order in which they must run."""
@@ -71,9 +72,14 @@ class SectionWork:
             title=title[0].upper() + title[1:],
             task=self.task,
             measured=self.lm.measure(self.task),
-            panels=tuple(self.panels.values()),
+            panels=tuple(map(self.panel, self.exact)),
             findings=tuple(self.further.findings),
         )
+
+    def panel(self, kind: str) -> Panel:
+        """What was found about a kind of unit."""
+        sampled = self.sampled if kind == "neurons" else 0
+        return Panel(kind, self.exact[kind], tuple(self.estimates[kind]), sampled)
 
     @property
     def single(self) -> bool:
@@ -86,65 +92,49 @@ class SectionWork:
             wanted.append(("ig", {"nodes": self.level.to_zero, "baseline": "zero"}))
         return wanted
 
-    def _stage(self, what: str, kind: str, work: float, run: Callable[[], None]) -> Stage:
-        passes = work / (sum(self.task.lengths) * self.lm.layers)
-        step = Step(f"{what} on {called(self.task)}", kind, work, passes, batches=batches(self.lm, self.task))
-        return Stage(step, run)
+    def _stage(self, what: str, kind: str, tokens: float, run: Callable[[], Cost], most: float | None = None) -> Stage:
+        return stage(self.lm, self.task, f"{what} on {called(self.task)}", kind, tokens, run, most=most)
 
     def _kind(self, kind: str, methods: list[tuple[str, dict[str, Any]]]) -> list[Stage]:
         """Exact effects of all units of a kind, then estimates of them."""
-
-        def tested() -> None:
-            found = exact(self.lm, self.task, units=kind, out=self.pieces, show_progress=self.show)
-            self.panels[kind] = Panel(kind, found, ())
-
-        work = exact.work(self.lm, self.task, units=kind).tokens()
-        first = self._stage(f"exact effects of all {kind}", "exact", work, tested)
+        work = exact.work(self.lm, self.task, units=cast("AllUnits", kind))
+        first = self._stage(f"exact effects of all {kind}", work.kind, work.tokens(), lambda: self._test(kind, kind))
         return [first, *(self._estimate(kind, method, parts) for method, parts in methods)]
 
+    def _test(self, kind: str, units: Units | str) -> Cost:
+        found = exact(
+            self.lm, self.task, units=cast("AllUnits | Units", units), out=self.pieces, show_progress=self.show
+        )
+        self.exact[kind] = found
+        return found.cost
+
     def _estimate(self, kind: str, method: str, parts: dict[str, Any]) -> Stage:
-        def run() -> None:
-            self._add(kind, self._kept(kind, method, parts))
+        """An estimate of all units of a kind."""
+        asked: dict[str, Any] = {"units": kind, "method": method, **parts}
 
+        def run() -> Cost:
+            found = kept(attribute, self.lm, self.task, self.pieces, self.show, **asked)
+            self.estimates.setdefault(kind, []).append(found)
+            return found.cost
+
+        work = attribute.work(self.lm, self.task, **asked)
         towards = f" towards {parts['baseline']}" if "baseline" in parts else ""
-        rate = "paths" if method == "ig" else "gradients"
-        return self._stage(f"{method}{towards} of all {kind}", rate, self._price(kind, method, parts), run)
-
-    def _kept(self, kind: str, method: str, parts: dict[str, Any]) -> Scores:
-        return kept(attribute, self.lm, self.task, self.pieces, self.show, units=kind, method=method, **parts)
-
-    def _price(self, kind: str, method: str, parts: dict[str, Any]) -> float:
-        return attribute.work(self.lm, self.task, units=kind, method=cast("Estimate", method), **parts).tokens()
-
-    def _add(self, kind: str, scores: Scores) -> None:
-        panel = self.panels[kind]
-        self.panels[kind] = replace(panel, estimates=(*panel.estimates, scores))
+        return self._stage(f"{method}{towards} of all {kind}", work.kind, work.tokens(), run)
 
     def _neurons(self) -> list[Stage]:
         """Estimates of all neurons; exact effects of the strongest by the first of them, and of a random sample."""
-        level, guesses = self.level, []
-        every = len(all_units(self.lm, "neurons"))
+        level, work = self.level, exact.work(self.lm, self.task, units="neurons")
+        every = len(work.units)
         strongest = min(level.neurons, every) if self.single else min(level.neurons, SEVERAL)
         count = min(every, strongest + level.sample)
+        tokens, most = some_of(work, count) if count < every else (work.tokens(), None)
 
-        def guess(method: str, parts: dict[str, Any]) -> Stage:
-            def run() -> None:
-                guesses.append(self._kept("neurons", method, parts))
+        def tested() -> Cost:
+            guess = self.estimates["neurons"][0]
+            chosen, self.sampled = choose_neurons(self.lm, guess, strongest, level.sample, self.seed)
+            return self._test("neurons", chosen)
 
-            towards = f" towards {parts['baseline']}" if "baseline" in parts else ""
-            price = self._price("neurons", method, parts)
-            rate = "paths" if method == "ig" else "gradients"
-            return self._stage(f"{method}{towards} of all neurons", rate, price, run)
-
-        def tested() -> None:
-            chosen, drawn = choose_neurons(self.lm, guesses[0], strongest, level.sample, self.seed)
-            found = exact(self.lm, self.task, units=chosen, out=self.pieces, show_progress=self.show)
-            self.panels["neurons"] = Panel("neurons", found, tuple(guesses), sampled=drawn)
-
-        # Which neurons will be the strongest is not known yet: as many layers deep as all on average.
-        work = exact.work(self.lm, self.task, units="neurons").tokens() * count / every
-        wanted = [("atp", {}), *self._ig(True)]
         return [
-            *(guess(method, parts) for method, parts in wanted),
-            self._stage(f"exact effects of {count:,} neurons", "neurons", work, tested),
+            *(self._estimate("neurons", method, parts) for method, parts in [("atp", {}), *self._ig(True)]),
+            self._stage(f"exact effects of {count:,} neurons", work.kind, tokens, tested, most),
         ]
