@@ -15,7 +15,10 @@ Ablation = Literal["counterfactual", "zero", "mean", "resample", "optimal"]
 #: What units move towards in an estimate.
 Baseline = Literal["corrupted", "zero", "mean", "resample", "optimal"]
 #: What the behaviour is measured by.
-MetricName = Literal["logit_diff", "logit_diff_lse", "logprob", "prob", "prob_diff", "neg_kl"]
+MetricName = Literal[
+    "logit_diff", "logit_diff_lse", "logit_diff_max", "logit", "logit_lse", "logprob", "prob", "prob_diff", "entropy",
+    "neg_kl", "neg_kl_reverse", "neg_js",
+]  # fmt: skip
 
 #: All units of a kind, each at all positions or one by one at each.
 AllUnits = Literal[

@@ -48,12 +48,26 @@ def naive_metric(lm: Model, task: Task, example: int) -> naive.Metric:
     correct, incorrect = list(task.correct[example]), list(task.incorrect[example])
     with torch.no_grad():
         clean = lm.hf(torch.tensor([task.clean[example]])).logits[0, -1].softmax(-1)
+
+    def entropy(p: torch.Tensor) -> torch.Tensor:
+        return -(p * p.log()).sum()
+
     return {
         "logit_diff": lambda logits: logits[correct].mean() - logits[incorrect].mean(),
         "prob": lambda logits: logits.softmax(-1)[correct].sum(),
         "logprob": lambda logits: logits.softmax(-1)[correct].sum().log(),
         "prob_diff": lambda logits: logits.softmax(-1)[correct].sum() - logits.softmax(-1)[incorrect].sum(),
         "neg_kl": lambda logits: -(clean * (clean.log() - logits.log_softmax(-1))).sum(),
+        "logit": lambda logits: logits[correct].mean(),
+        "logit_lse": lambda logits: logits[correct].exp().sum().log(),
+        "logit_diff_max": lambda logits: (
+            logits[correct].mean() - max(one for token, one in enumerate(logits) if token not in correct)
+        ),
+        "entropy": lambda logits: entropy(logits.softmax(-1)),
+        "neg_kl_reverse": lambda logits: (logits.softmax(-1) * (clean.log() - logits.log_softmax(-1))).sum(),
+        "neg_js": lambda logits: (
+            (entropy(clean) + entropy(logits.softmax(-1))) / 2 - entropy((clean + logits.softmax(-1)) / 2)
+        ),
     }[task.metric]
 
 

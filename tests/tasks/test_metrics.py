@@ -5,6 +5,7 @@ import torch
 
 from veracausa.errors import MethodError
 from veracausa.tasks import METRICS, Answers, metric
+from veracausa.tasks.metrics import flat_where_clean
 
 VOCAB = 13
 CORRECT = [[3], [1, 4], [0, 5, 12]]
@@ -25,13 +26,25 @@ def by_hand(name, row, correct, incorrect, reference):
     total = math.log(sum(math.exp(x) for x in row))
     p = [math.exp(x - total) for x in row]
     good, bad = [row[t] for t in correct], [row[t] for t in incorrect]
+    clean = [math.exp(r) for r in reference]
+    middle = [(q + r) / 2 for q, r in zip(p, clean, strict=True)]
+
+    def kl(one, other):
+        return sum(a * math.log(a / b) for a, b in zip(one, other, strict=True))
+
     return {
         "logit_diff": lambda: sum(good) / len(good) - sum(bad) / len(bad),
         "logit_diff_lse": lambda: math.log(sum(map(math.exp, good))) - math.log(sum(map(math.exp, bad))),
         "logprob": lambda: math.log(sum(p[t] for t in correct)),
         "prob": lambda: sum(p[t] for t in correct),
         "prob_diff": lambda: sum(p[t] for t in correct) - sum(p[t] for t in incorrect),
-        "neg_kl": lambda: -sum(math.exp(r) * (r - math.log(q)) for r, q in zip(reference, p, strict=True)),
+        "logit_diff_max": lambda: sum(good) / len(good) - max(x for t, x in enumerate(row) if t not in correct),
+        "logit": lambda: sum(good) / len(good),
+        "logit_lse": lambda: math.log(sum(map(math.exp, good))),
+        "entropy": lambda: -sum(q * math.log(q) for q in p),
+        "neg_kl": lambda: -kl(clean, p),
+        "neg_kl_reverse": lambda: -kl(p, clean),
+        "neg_js": lambda: -(kl(clean, middle) + kl(p, middle)) / 2,
     }[name]()
 
 
@@ -81,18 +94,52 @@ def test_one_correct_and_one_incorrect_is_the_plain_difference():
         torch.testing.assert_close(metric(name)(answers.pick(run), answers), run[:, 3] - run[:, 7])
 
 
-def test_neg_kl_at_the_clean_point():
+DIVERGENCES = [name for name in METRICS if METRICS[name].compared]
+
+
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_divergences_at_the_clean_point(name):
     run = logits().requires_grad_()
-    value = metric("neg_kl")(run, ANSWERS, run.detach().log_softmax(-1))
+    value = metric(name)(run, ANSWERS, run.detach().log_softmax(-1))
     torch.testing.assert_close(value, torch.zeros(3, dtype=torch.float64))
     (gradient,) = torch.autograd.grad(value.sum(), run)
     assert gradient.abs().max() < 1e-12
-    assert (metric("neg_kl")(run, ANSWERS, logits(1).log_softmax(-1)) < 0).all()
+    assert (metric(name)(run, ANSWERS, logits(1).log_softmax(-1)) < 0).all()
+    assert flat_where_clean(name) and not flat_where_clean("logprob")
 
 
-def test_neg_kl_ignores_tokens_that_the_clean_run_excludes():
+@pytest.mark.parametrize("name", [name for name in METRICS if METRICS[name].vocabulary])
+def test_tokens_that_both_runs_exclude_count_for_nothing(name):
+    """Values and gradients are those of the vocabulary without them (a logit mask sets them to −inf)."""
+    masked = torch.arange(VOCAB) == VOCAB - 2  # no answer
+    run = logits().masked_fill(masked, float("-inf")).requires_grad_()
+    reference = logits(1).masked_fill(masked, float("-inf")).log_softmax(-1)
+    value = metric(name)(run, ANSWERS, reference)
+    (gradient,) = torch.autograd.grad(value.sum(), run)
+    kept = ~masked
+    answers = Answers.of([[3], [1, 4], [0, 5, 11]], [[7, 8], [2], [6, 9, 10]])  # as they are called without it
+    ours = Answers.of([[3], [1, 4], [0, 5, 12]], [[7, 8], [2], [6, 9, 10]])
+    small = logits()[:, kept].requires_grad_()
+    other = metric(name)(small, answers, reference[:, kept])
+    torch.testing.assert_close(metric(name)(run, ours, reference), other)
+    if name != "prob_diff":  # which reads a token that the mask excludes, of value 0
+        torch.testing.assert_close(value, other)
+        torch.testing.assert_close(gradient[:, kept], torch.autograd.grad(other.sum(), small)[0])
+    assert gradient.isfinite().all()
+
+
+def test_kl_ignores_tokens_that_the_clean_run_alone_excludes():
     reference = logits(1).masked_fill(torch.arange(VOCAB) == 2, float("-inf")).log_softmax(-1)
-    assert metric("neg_kl")(logits(), ANSWERS, reference).isfinite().all()
+    for name in ("neg_kl", "neg_js"):
+        assert metric(name)(logits(), ANSWERS, reference).isfinite().all()
+    assert metric("neg_kl_reverse")(logits(), ANSWERS, reference).tolist() == [float("-inf")] * 3
+
+
+def test_the_strongest_other_token_may_be_the_padding_one():
+    """Token 0 fills rows of the table; it counts as right only where it is an answer."""
+    run = torch.zeros(3, VOCAB, dtype=torch.float64)
+    run[:, 0] = 5.0
+    assert metric("logit_diff_max")(run, ANSWERS).tolist() == pytest.approx([-5, -5, 5 / 3])
 
 
 def test_rows_repeat_and_move():
@@ -109,7 +156,7 @@ def test_no_incorrect_answers_anywhere():
 
 
 def test_errors():
-    with pytest.raises(MethodError, match=r"no metric 'logitdiff'.*logit_diff, logit_diff_lse, logprob, prob"):
+    with pytest.raises(MethodError, match=r"no metric 'logitdiff'.*logit_diff, logit_diff_lse, logit_diff_max, "):
         metric("logitdiff")
     with pytest.raises(MethodError, match=r"answer tokens, of shape \(3, 7\), but got \(3, 13\)"):
         metric("logit_diff")(logits(), ANSWERS)

@@ -42,6 +42,7 @@ from veracausa.engine.tape import buckets
 from veracausa.engine.work import gives
 from veracausa.errors import MethodError, NumericsError
 from veracausa.scores.scores import task_header
+from veracausa.tasks.metrics import flat_where_clean
 from veracausa.units.resolve import resolve_units
 from veracausa.units.table import Units
 
@@ -227,7 +228,7 @@ def locate(
 
     Raises:
         MethodError: units whose curvature begins before the patch (queries, keys, values), edges, units at single
-            positions; the metric `neg_kl`, whose AtP is 0.
+            positions; a divergence as the metric, whose AtP is 0.
         UnitError, GapError, NumericsError, OutOfMemoryError, ContractError: as for `vc.exact`.
 
     >>> found = vc.causes.locate(lm, task, units=vc.agreement(estimate, exact).outliers[:6])
@@ -245,9 +246,9 @@ def _require(lm: Model, task: Task, units: Sequence[str] | Units) -> Units:
             f"vc.causes.locate takes {', '.join(LOCATED)} at all positions; {table.names[0]!r} is of another kind. For "
             "a query, key or value take its head; for single positions the unit at all of them."
         )
-    if task.metric == "neg_kl":
+    if flat_where_clean(task.metric):
         raise MethodError(
-            "The gradient of a KL divergence at the clean run is zero, so attribution patching scores every unit 0 and "
+            "The gradient of a divergence at the clean run is zero, so attribution patching scores every unit 0 and "
             "its whole effect is curvature. Use another metric, e.g. logit_diff."
         )
     return table

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from veracausa.errors import AnswerFormWarning
+from veracausa.tasks.metrics import metric
 from veracausa.tasks.tokens import string
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def note_forms(
 ) -> None:
     """Read the forms of some pairs' answers; once all of a task's pairs are read, warn if another form is meant."""
     seen = _READ.setdefault(task, _Seen())
-    if lm.tokenizer is None or logits is None or seen.told or task.metric == "neg_kl":
+    if lm.tokenizer is None or logits is None or seen.told or not metric(task.metric).answered:
         return
     chances = logits.detach().float().softmax(-1)
     for row, i in enumerate(examples):

@@ -41,7 +41,7 @@ class Readout:
         kind, answers = metric(task.metric), task.answers(examples).to(lm.device)
         require_logits(lm, clean, answers.tokens)
         reference = None
-        if kind.name == "neg_kl":
+        if kind.compared:
             reference = lm.decoder.logits(clean.last.detach()).log_softmax(-1)
         return cls(lm, kind, answers, reference)
 

@@ -19,6 +19,7 @@ from veracausa.estimates.paths.grids import BOTH_ENDS, grid
 from veracausa.estimates.presets import EDGE_PRESETS, EDGES_ONLY, NODES_ONLY, PRESETS
 from veracausa.scores.estimands import BASELINES, DIRECTIONS
 from veracausa.suggestions import did_you_mean, not_known
+from veracausa.tasks.metrics import flat_where_clean
 from veracausa.typed import require
 
 
@@ -33,8 +34,8 @@ class _Refusal:
 #: The one place for what cannot be combined.
 REFUSALS: tuple[_Refusal, ...] = (
     _Refusal(
-        lambda m, metric, direction: metric == "neg_kl" and m.path == "point" and direction == "noising",
-        "the gradient of a KL divergence at the clean run is zero, so a point path would score every unit 0. "
+        lambda m, metric, direction: flat_where_clean(metric) and m.path == "point" and direction == "noising",
+        "the gradient of a divergence (KL, JS) at the clean run is zero, so a point path would score every unit 0. "
         "Use a path (method='ig')",
     ),
     _Refusal(

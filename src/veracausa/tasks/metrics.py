@@ -8,13 +8,22 @@ name                formula                                  needs I         rea
 ==================  =======================================  ==============  =================
 ``logit_diff``      mean of ℓ over C − mean of ℓ over I      yes             answer tokens only
 ``logit_diff_lse``  logsumexp of ℓ over C − the same over I  yes             answer tokens only
+``logit_diff_max``  mean of ℓ over C − max of ℓ outside C    no              whole vocabulary
+``logit``           mean of ℓ over C                         no              answer tokens only
+``logit_lse``       logsumexp of ℓ over C                    no              answer tokens only
 ``logprob``         log Σ_{c∈C} p_c                          no              whole vocabulary
 ``prob``            Σ_{c∈C} p_c                              no              whole vocabulary
 ``prob_diff``       Σ_{c∈C} p_c − Σ_{i∈I} p_i                yes             whole vocabulary
+``entropy``         −Σ_v p_v log p_v                         no              whole vocabulary
 ``neg_kl``          −KL(p of the clean run ‖ p of this run)  no              whole vocabulary
+``neg_kl_reverse``  −KL(p of this run ‖ p of the clean run)  no              whole vocabulary
+``neg_js``          −½ KL(p₀ ‖ m) − ½ KL(p ‖ m)              no              whole vocabulary
 ==================  =======================================  ==============  =================
 
-Probability saturates and hides negative components; the gradient of `neg_kl` at the clean point is zero.
+m = ½ (p₀ + p), p₀ of the clean run; all logarithms are natural. Probability saturates and hides negative components. A
+plain logit moves with all others, too, whatever becomes of the answer; `logit_diff_max` compares with the strongest
+other token, whichever it is, and bends where that changes. The divergences are largest (0) at the clean run, where
+their gradient is zero, whatever the answers; entropy says how open the prediction is, not whether it is right.
 """
 
 from __future__ import annotations
@@ -84,8 +93,9 @@ class Metric:
     """One number per example from logits; differentiable, higher = more of the behaviour.
 
     Called with logits [rows, A] of the answer tokens where `vocabulary` is False, else with all logits [rows, V];
-    returns [rows], in float32 at least (float64 stays). `reference`: clean log-probabilities [rows, V], for `neg_kl`
-    alone. Raises MethodError if logits have the wrong width or `neg_kl` gets no reference.
+    returns [rows], in float32 at least (float64 stays). `reference`: clean log-probabilities [rows, V], for those that
+    are `compared` with the clean run. `answered`: whether it reads the answers at all. Raises MethodError if logits or
+    reference have the wrong width, or a divergence gets no reference.
 
     >>> m = metric("prob")
     >>> m(logits if m.vocabulary else answers.pick(logits), answers)
@@ -95,6 +105,8 @@ class Metric:
     vocabulary: bool
     needs_incorrect: bool
     function: Callable[[Tensor, Answers, Tensor | None], Tensor]
+    compared: bool = False
+    answered: bool = True
 
     def __call__(self, logits: Tensor, answers: Answers, reference: Tensor | None = None) -> Tensor:
         """The metric of each row, [rows]."""
@@ -105,8 +117,17 @@ class Metric:
                 f"{self.name} takes the logits of the answer tokens, of shape {tuple(answers.tokens.shape)}, but got "
                 f"{tuple(logits.shape)}; use answers.pick(logits)"
             )
+        if self.compared and reference is None:
+            raise MethodError(
+                f"{self.name} compares a run with the clean one: pass reference=clean log-probabilities [rows, V]"
+            )
+        if self.compared and reference is not None and reference.shape != logits.shape:
+            raise MethodError(
+                f"{self.name}: reference has shape {tuple(reference.shape)}, the logits have {tuple(logits.shape)}; "
+                "both are [rows, V]"
+            )
         wide = logits if logits.dtype == torch.float64 else logits.float()
-        return self.function(wide, answers, reference)
+        return self.function(wide, answers, reference if reference is None else reference.to(wide.dtype))
 
 
 def _mean(values: Tensor, mask: Tensor) -> Tensor:
@@ -139,15 +160,48 @@ def _prob_diff(logits: Tensor, answers: Answers, reference: Tensor | None) -> Te
     return probability.where(answers.correct, 0).sum(-1) - probability.where(answers.incorrect, 0).sum(-1)
 
 
+def _logit(logits: Tensor, answers: Answers, reference: Tensor | None) -> Tensor:
+    return _mean(logits, answers.correct)
+
+
+def _logit_lse(logits: Tensor, answers: Answers, reference: Tensor | None) -> Tensor:
+    return _logsumexp(logits, answers.correct)
+
+
+def _logit_diff_max(logits: Tensor, answers: Answers, reference: Tensor | None) -> Tensor:
+    # counted, since padding names token 0 once more where that may be a right answer
+    counts = answers.correct.to(logits.dtype).new_zeros(logits.shape)
+    right = counts.scatter_add(-1, answers.tokens, answers.correct.to(logits.dtype)) > 0
+    return _mean(answers.pick(logits), answers.correct) - logits.masked_fill(right, float("-inf")).amax(-1)
+
+
+def _entropy(logits: Tensor, answers: Answers, reference: Tensor | None) -> Tensor:
+    return -_expected(logits.log_softmax(-1), logits.log_softmax(-1))
+
+
 def _neg_kl(logits: Tensor, answers: Answers, reference: Tensor | None) -> Tensor:
-    if reference is None:
-        raise MethodError("neg_kl compares a run with the clean one: pass reference=clean log-probabilities [rows, V]")
-    if reference.shape != logits.shape:
-        raise MethodError(
-            f"neg_kl: reference has shape {tuple(reference.shape)}, the logits have {tuple(logits.shape)}; both are "
-            "[rows, V]"
-        )
-    return -divergence(reference.to(logits.dtype), logits)
+    assert reference is not None  # held by Metric.__call__
+    return -divergence(reference, logits)
+
+
+def _neg_kl_reverse(logits: Tensor, answers: Answers, reference: Tensor | None) -> Tensor:
+    assert reference is not None
+    own = logits.log_softmax(-1)
+    return _expected(own, reference) - _expected(own, own)
+
+
+def _neg_js(logits: Tensor, answers: Answers, reference: Tensor | None) -> Tensor:
+    assert reference is not None
+    own = logits.log_softmax(-1)
+    both = (own.exp() + reference.exp()) / 2
+    middle = both.where(both > 0, 1).log()  # a token of no chance in either counts for nothing
+    parts = [_expected(p, middle) - _expected(p, p) for p in (reference, own)]
+    return (parts[0] + parts[1]) / 2
+
+
+def _expected(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Σ_v p_v log q_v of each row, [rows]; a token that p excludes (−inf, as after a logit mask) adds nothing."""
+    return (log_p.exp() * log_q.where(log_p > float("-inf"), 0)).sum(-1)
 
 
 def divergence(reference: Tensor, logits: Tensor) -> Tensor:
@@ -163,10 +217,17 @@ METRICS: dict[str, Metric] = {
     for m in (
         Metric("logit_diff", vocabulary=False, needs_incorrect=True, function=_logit_diff),
         Metric("logit_diff_lse", vocabulary=False, needs_incorrect=True, function=_logit_diff_lse),
+        Metric("logit_diff_max", vocabulary=True, needs_incorrect=False, function=_logit_diff_max),
+        Metric("logit", vocabulary=False, needs_incorrect=False, function=_logit),
+        Metric("logit_lse", vocabulary=False, needs_incorrect=False, function=_logit_lse),
         Metric("logprob", vocabulary=True, needs_incorrect=False, function=_logprob),
         Metric("prob", vocabulary=True, needs_incorrect=False, function=_prob),
         Metric("prob_diff", vocabulary=True, needs_incorrect=True, function=_prob_diff),
-        Metric("neg_kl", vocabulary=True, needs_incorrect=False, function=_neg_kl),
+        Metric("entropy", vocabulary=True, needs_incorrect=False, function=_entropy, answered=False),
+        *(
+            Metric(name, vocabulary=True, needs_incorrect=False, function=function, compared=True, answered=False)
+            for name, function in (("neg_kl", _neg_kl), ("neg_kl_reverse", _neg_kl_reverse), ("neg_js", _neg_js))
+        ),
     )
 }
 
@@ -188,3 +249,8 @@ def metric(name: str) -> Metric:
 def compares_answers(name: str) -> bool:
     """Whether a metric sets right against wrong answers, so that under 0 the wrong ones are preferred."""
     return name in METRICS and METRICS[name].needs_incorrect
+
+
+def flat_where_clean(name: str) -> bool:
+    """Whether a metric is largest at the clean run, so that its gradient there is zero."""
+    return name in METRICS and METRICS[name].compared

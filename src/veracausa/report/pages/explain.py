@@ -10,10 +10,16 @@ from veracausa.scores.scores import Scores
 METRICS = {
     "logit_diff": "logit difference: mean logit of the correct answers minus mean logit of the incorrect ones",
     "logit_diff_lse": "logit difference: log-sum-exp over the correct answers minus the same over the incorrect ones",
+    "logit_diff_max": "logit difference: mean logit of the correct answers minus the largest logit of any other token",
+    "logit": "mean logit of the correct answers",
+    "logit_lse": "log-sum-exp of the correct answers' logits",
     "logprob": "log-probability of the correct answers",
     "prob": "probability of the correct answers",
     "prob_diff": "probability of the correct answers minus probability of the incorrect ones",
+    "entropy": "entropy of the prediction, in nats: how open it is",
     "neg_kl": "minus the KL divergence from the clean run's prediction",
+    "neg_kl_reverse": "minus the KL divergence of the clean run's prediction from this one",
+    "neg_js": "minus the Jensen–Shannon divergence from the clean run's prediction",
 }
 
 SIGNS = {
