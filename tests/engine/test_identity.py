@@ -11,6 +11,7 @@ from hooked import Scale, half, scaled, with_hooks
 from processes import python
 
 import veracausa as vc
+from veracausa.engine.guard import borrowed
 from veracausa.engine.identity import difference, identity_of
 from veracausa.errors import CircuitError, FileError, MethodError
 
@@ -272,7 +273,7 @@ def test_a_call_reads_the_weights_a_few_times_at_most(lm, task_of, tmp_path, mon
 
     reads = []
     own = module.weights_digest
-    monkeypatch.setattr(module, "weights_digest", lambda hf: reads.append(hf) or own(hf))
+    monkeypatch.setattr(module, "weights_digest", lambda hf, known=None: reads.append(hf) or own(hf, known))
     estimate = vc.attribute(lm, task_of(6), show_progress=False)
     assert len(reads) == 1
     vc.exact(lm, task_of(6), show_progress=False)
@@ -281,3 +282,20 @@ def test_a_call_reads_the_weights_a_few_times_at_most(lm, task_of, tmp_path, mon
     assert len(reads) == 3
     vc.verify(lm, task_of(6), estimate, show_progress=False)
     assert len(reads) <= 5
+
+
+def test_within_a_call_only_what_was_written_to_is_read_again(lm, monkeypatch):
+    from veracausa.storage import digests
+
+    reads, own = [], digests.tensor_digest
+    monkeypatch.setattr(digests, "tensor_digest", lambda tensor: reads.append(tensor) or own(tensor))
+    with borrowed(lm.decoder):
+        before, weights = lm.identity, len(reads)
+        assert weights and lm.identity == before and len(reads) == weights
+        swap_heads(lm)
+        after = lm.identity
+        assert after != before and len(reads) == weights + 1
+        projection = lm.hf.model.layers[0].mlp.down_proj
+        projection.weight = torch.nn.Parameter(projection.weight.detach().clone())
+        assert lm.identity == after and len(reads) == weights + 2
+    assert lm.identity == after and len(reads) == 2 * weights + 2  # the next call knows nothing

@@ -50,15 +50,24 @@ def traces(hf):
 # ---- forward --------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def plain_runs(tiny, task_of, family):
+    """A model, a prompt, and its run without a rule: without and with its graph."""
+    lm, ids = tiny(family), torch.tensor([task_of(7, seed=4).clean[0]])
+    with attention_function(lm.decoder, SUFFIX):
+        return lm, ids, [record(lm.decoder, ids, sites=SITES[:3], grad=g, logits=True)[0] for g in (False, True)]
+
+
 @pytest.mark.parametrize("name", PARTS)
-@pytest.mark.parametrize("family", FAMILIES)
-def test_no_forward_value_changes(tiny, task_of, family, name):
-    lm, task = tiny(family), task_of(7, seed=4)
-    ids = torch.tensor([task.clean[0]])
+def test_no_forward_value_changes(plain_runs, name):
+    lm, ids, runs = plain_runs
     sites = SITES[:3]
-    for grad in (False, True):
-        with attention_function(lm.decoder, SUFFIX):
-            plain, _ = record(lm.decoder, ids, sites=sites, grad=grad, logits=True)
+    for grad, plain in zip((False, True), runs, strict=True):
         with applied(lm.decoder, PARTS[name]):
             ours, _ = record(lm.decoder, ids, sites=sites, grad=grad, logits=True)
         assert torch.equal(plain.logits, ours.logits)

@@ -18,6 +18,7 @@ from veracausa.cost import Step, told
 from veracausa.discovery.evaluation import PARTS, Evaluating, Evaluation, seen_by
 from veracausa.discovery.files import load_discovery, place, save_discovery
 from veracausa.discovery.results import Discovery
+from veracausa.engine.guard import borrowed
 from veracausa.engine.work import gives
 from veracausa.planning.rates import rates, timed
 from veracausa.planning.stages import Stage, perform
@@ -60,6 +61,11 @@ class EvaluateWork:
 
     def run(self, show_progress: bool = True, out: str | Path | None = None) -> Evaluation:
         """Run all parts; where the discovery was read from a folder, they and the page are written there."""
+        with borrowed(self.lm.decoder):
+            return self._run(show_progress)
+
+    def _run(self, show_progress: bool) -> Evaluation:
+        """`run`, as one call."""
         if self.ablation == "counterfactual":
             self.lm.measure(self.task).require_gap(self.task)
         doing = dataclasses.replace(self.evaluating, found={}, show=show_progress)

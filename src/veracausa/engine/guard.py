@@ -24,6 +24,7 @@ from veracausa.engine.precision import Precision, found_out
 from veracausa.engine.shelf import Shelf
 from veracausa.engine.uncompiled import uncompiled
 from veracausa.errors import DeviceError
+from veracausa.storage.digests import Read
 
 
 @dataclass(eq=False)
@@ -33,6 +34,7 @@ class Loan:
     `before`: what the model was when the outermost call began; None while nobody has borrowed it. `rest`: what its
     modules keep between runs, as every run begins with it. `shares[start, length]`: whether prefixes may be shared
     (`sharing`). `verified`: what `validate_whole` has compared. `shelf`: recordings that calls share (`shared`).
+    `digests`: weights that were read (`identity`).
     """
 
     lock: Any = field(default_factory=threading.Lock)
@@ -42,13 +44,14 @@ class Loan:
     shares: dict[tuple[int, int], bool] = field(default_factory=dict)
     verified: set[tuple[int, bool]] = field(default_factory=set)
     shelf: Shelf | None = None
+    digests: Read = field(default_factory=dict)
 
     def end(self, *, failed: bool) -> None:
         """Give the model back; nothing to do where it is back already."""
         if self.before is not None:
             self.before.restore(failed=failed)
         self.before = self.rest = None
-        self.shares, self.verified, self.shelf = {}, set(), None
+        self.shares, self.verified, self.shelf, self.digests = {}, set(), None, {}
 
 
 #: Share of the free memory that shared recordings may take.

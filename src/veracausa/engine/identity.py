@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from veracausa.engine.guard import alone
-from veracausa.storage.digests import tensor_digest, weights_digest
+from veracausa.storage.digests import Read, tensor_digest, weights_digest
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -66,13 +66,16 @@ _DEPTH = 4
 
 
 def identity(lm: Model) -> str:
-    """See `Model.identity`; waits while another thread's call has the model, whose hooks are not the user's."""
-    with alone(lm.decoder):
-        return identity_of(lm.hf)
+    """See `Model.identity`; waits while another thread's call has the model, whose hooks are not the user's.
+
+    Within one call (a study, a discovery) weights that nobody has written to are read once.
+    """
+    with alone(lm.decoder) as loan:
+        return identity_of(lm.hf, None if loan.before is None else loan.digests)
 
 
-def identity_of(hf: nn.Module) -> str:
-    """The identity of a Hugging Face model as it is now; see the module.
+def identity_of(hf: nn.Module, known: Read | None = None) -> str:
+    """The identity of a Hugging Face model as it is now; see the module. `known`: weights that were read before.
 
     >>> identity_of(lm.hf) == lm.identity
     True
@@ -87,7 +90,7 @@ def identity_of(hf: nn.Module) -> str:
         if any(said[2]):
             (adapters if _of_adapter(module) else configuration).append(said)
         hooks += [[name, *one] for one in _hooks(module, told)]
-    parts = [weights_digest(hf), f"c{_short(configuration)}"]
+    parts = [weights_digest(hf, known), f"c{_short(configuration)}"]
     parts += [f"a{_short(adapters)}"] * bool(adapters) + [f"h{_short(hooks)}"] * bool(hooks)
     return "-".join(parts)
 

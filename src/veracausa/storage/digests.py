@@ -21,7 +21,11 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def weights_digest(model: nn.Module) -> str:
+#: Where a tensor lies, what it is and how often it was written to → itself (its place stays its own so), its digest.
+Read = dict[tuple[Any, ...], tuple[Any, bytes]]
+
+
+def weights_digest(model: nn.Module, known: Read | None = None) -> str:
     """A short hash of all parameters and saved buffers: names, shapes, types and every bit of every value.
 
     Each tensor's bytes are read as 64-bit words w and cut into pieces of 4,096; a piece contributes Σᵢ aᵢ·wᵢ and
@@ -29,6 +33,8 @@ def weights_digest(model: nn.Module) -> str:
     weak in the high bits, where the signs are), and SHA-256 runs over the sums. Integer arithmetic makes it exact: it
     does not depend on the device, the number of threads or the order of summation.
     It takes a fraction of a second a gigabyte, where SHA-256 over the bytes themselves takes a second or more.
+    `known`: tensors that were read before, which are not read again unless they were written to since (through their
+    `.data` torch does not count that, so nothing is known for longer than a call takes); what is read is added.
 
     Example:
         >>> weights_digest(torch.nn.Linear(2, 2)) == weights_digest(torch.nn.Linear(2, 2))
@@ -37,17 +43,18 @@ def weights_digest(model: nn.Module) -> str:
     import torch
 
     digest = hashlib.sha256()
-    seen: dict[tuple[Any, ...], bytes] = {}
+    seen: Read = {} if known is None else known
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             if not isinstance(tensor, torch.Tensor):
                 continue
             # Tied tensors (embedding and unembedding) are read once.
-            place = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+            written = None if tensor.is_inference() else tensor._version
+            place = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, written)
             if place not in seen:
-                seen[place] = tensor_digest(tensor.detach())
+                seen[place] = tensor, tensor_digest(tensor.detach())
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-            digest.update(seen[place])
+            digest.update(seen[place][1])
     return digest.hexdigest()[:16]
 
 
