@@ -38,7 +38,7 @@ def random_model(layers: int = 12) -> Model:
     """GPT-2 small (or its first blocks alone) with random weights, frozen."""
     torch.manual_seed(0)
     hf = GPT2LMHeadModel(GPT2Config(n_layer=layers)).eval().requires_grad_(False)
-    return Model(hf, None, "gpt2-random", "random weights", "random", decoder_of(hf))
+    return Model(hf, None, "gpt2-random", "random weights", decoder_of(hf))
 
 
 def main() -> None:

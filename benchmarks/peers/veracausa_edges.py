@@ -18,7 +18,7 @@ def set_up(folder: Path, pairs: dict[str, Any]) -> tuple[Any, Any]:
     from veracausa.tasks.task import Task
 
     hf = GPT2LMHeadModel.from_pretrained(folder).eval().requires_grad_(False)
-    lm = Model(hf, None, "gpt2-random", "random weights", "random", decoder_of(hf))
+    lm = Model(hf, None, "gpt2-random", "random weights", decoder_of(hf))
     clean, corrupted = (tuple(map(tuple, pairs[side])) for side in ("clean", "corrupted"))
     correct, incorrect = (((pairs[side],),) * len(clean) for side in ("correct", "incorrect"))
     return lm, Task("random", clean, corrupted, correct, incorrect)
