@@ -10,9 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -20,20 +19,19 @@ from veracausa.choices import AllUnits
 from veracausa.cost import Step
 from veracausa.effects.exact import exact
 from veracausa.engine.guard import shared
-from veracausa.engine.work import Asked, Staged, Work, gives
-from veracausa.errors import MethodError, TaskError, UnitError
+from veracausa.engine.work import Asked, Work, gives
+from veracausa.errors import MethodError, UnitError
 from veracausa.estimates.attribute import attribute
 from veracausa.estimates.kept import kept
 from veracausa.estimates.learned.masks import learn_mask
 from veracausa.estimates.presets import ESTIMATES, PRESETS
 from veracausa.progress import duration
 from veracausa.scores.scores import Scores
-from veracausa.spared import spared
-from veracausa.storage.environment import command, machine, versions
 from veracausa.storage.files import at
 from veracausa.studies.frontier import advice
 from veracausa.studies.neurons import choose_neurons, some_of
 from veracausa.studies.results import Panel, Section, Study
+from veracausa.studies.stage import TasksWork, tasks_of
 from veracausa.studies.summary import called
 from veracausa.suggestions import did_you_mean
 from veracausa.units.kinds import KINDS
@@ -48,23 +46,15 @@ _NODES = {"ig": 5}
 
 
 @dataclass(frozen=True, eq=False)
-class CompareWork(Staged):
+class CompareWork(TasksWork):
     """What `compare` is about to do: on every task, exact effects of each kind of unit and `methods` that fit."""
 
-    lm: Model
-    tasks: tuple[Task, ...]
     units: tuple[str, ...]
     methods: tuple[str, ...]
     budget: float | None
     neurons: int
     sample: int
     seed: int
-    kind: ClassVar[str] = "exact"
-
-    @property
-    def task(self) -> Task:
-        """The last task."""
-        return self.tasks[-1]
 
     @property
     def what(self) -> str:
@@ -127,18 +117,8 @@ class CompareWork(Staged):
                     left_out += [f"left out on {kind} of {one.name}: {reason}" for reason in missing]
                 title = called(one)
                 sections.append(Section(title[0].upper() + title[1:], one, lm.measure(one), tuple(panels)))
-        return Study(
-            title=f"Which method to take: {', '.join(dict.fromkeys(one.name for one in self.tasks))} on {lm.name}",
-            model=lm.header(),
-            sections=tuple(sections),
-            summary=spared("The summary", lambda: advice(sections), lambda sentence: (sentence,)),
-            versions=versions(),
-            machine=machine(lm.device, lm.dtype),
-            date=date.today().isoformat(),
-            command=command(),
-            seconds=time.monotonic() - began,
-            notes=tuple(left_out),
-        )
+        title = f"Which method to take: {self.names}"
+        return self.study(began, title, sections, lambda: advice(sections), notes=tuple(left_out))
 
     def _panel(self, task: Task, kind: str, clock: _Clock, pieces: Path | None, show: bool) -> tuple[Panel, list[str]]:
         """Exact effects of a kind of unit, the methods that fit, and what was left out and why."""
@@ -204,11 +184,8 @@ def compare(
 
     >>> vc.compare(lm, task, units=["heads"], budget=10).save("out/")
     """
-    tasks = tuple(task) if isinstance(task, Sequence) else (task,)
-    if not tasks:
-        raise TaskError("There is no task to compare on. Give at least one, e.g. vc.tasks.ioi(lm).")
     names = require_compared(units, methods, budget)
-    return CompareWork(lm, tasks, tuple(units), tuple(names), budget, neurons, sample, seed)
+    return CompareWork(lm, tasks_of(task), tuple(units), tuple(names), budget, neurons, sample, seed)
 
 
 def require_compared(units: Sequence[str], methods: str | Sequence[str], budget: float | None) -> list[str]:

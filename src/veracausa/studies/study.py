@@ -11,26 +11,24 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import date
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from veracausa.choices import LevelName
 from veracausa.cost import Step, told
 from veracausa.engine.guard import borrowed, shared
-from veracausa.engine.work import Staged, gives
+from veracausa.engine.work import gives
 from veracausa.errors import TaskError
 from veracausa.estimates.attribute import attribute
 from veracausa.planning.rates import Rate, rates, timed
 from veracausa.planning.stages import perform
 from veracausa.progress import announce, duration
-from veracausa.spared import spared
-from veracausa.storage.environment import command, machine, versions
 from veracausa.storage.files import at
 from veracausa.studies.levels import LEVELS, Level, resolve_level
 from veracausa.studies.results import Study
 from veracausa.studies.section import SectionWork
+from veracausa.studies.stage import TasksWork, tasks_of
 from veracausa.studies.summary import summarise
 from veracausa.tasks.registry import rebuilt
 
@@ -40,24 +38,16 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class StudyWork(Staged):
+class StudyWork(TasksWork):
     """What `study` is about to do: every task's stages, the last one's with all that the level has."""
 
-    lm: Model
-    tasks: tuple[Task, ...]
     level: Level
     seed: int
-    kind: ClassVar[str] = "exact"
-
-    @property
-    def task(self) -> Task:
-        """The last task, which is asked the most."""
-        return self.tasks[-1]
 
     @property
     def what(self) -> str:
         """In words."""
-        return f"a {self.level.name} study of {', '.join(dict.fromkeys(one.name for one in self.tasks))}, the last"
+        return f"a {self.level.name} study of {self.names}, the last"
 
     @cached_property
     def heads(self) -> tuple[str, ...]:
@@ -86,18 +76,9 @@ class StudyWork(Staged):
             with shared(lm.decoder):
                 done = perform(stages, plan, show_progress)
             sections = tuple(one.section() for one in work)
-        return Study(
-            title=f"Exact effects against gradient estimates: {self.task.name} on {lm.name}",
-            model=lm.header(),
-            sections=sections,
-            summary=spared("The summary", lambda: summarise(lm, sections), lambda sentence: (sentence,)),
-            versions=versions(),
-            machine=machine(lm.device, lm.dtype),
-            date=date.today().isoformat(),
-            command=command(),
-            seconds=time.monotonic() - began,
-            steps=tuple(zip(plan, done, strict=True)),
-        )
+        title = f"Exact effects against gradient estimates: {self.task.name}"
+        steps = tuple(zip(plan, done, strict=True))
+        return self.study(began, title, sections, lambda: summarise(lm, sections), steps=steps)
 
     def _announcement(self, plan: list[Step], known: dict[str, Rate]) -> str:
         """What each stage will cost, and what the other levels would with their own number of pairs."""
@@ -140,10 +121,7 @@ def study(
     >>> vc.study(lm, task).save("out/")
     """
     chosen = resolve_level(level).but(neurons=neurons, sample=sample, nodes=nodes)
-    tasks = tuple(task) if isinstance(task, Sequence) else (task,)
-    if not tasks:
-        raise TaskError("The study has no task. Give at least one, e.g. vc.tasks.ioi(lm).")
-    return StudyWork(lm, tasks, chosen, seed)
+    return StudyWork(lm, tasks_of(task), chosen, seed)
 
 
 def likely(lm: Model, task: Task) -> tuple[str, ...]:
