@@ -30,8 +30,8 @@ _MADE: dict[str, tuple[type[VeracausaError], str]] = {
     "Scores": (MethodError, "vc.exact(lm, task) and vc.attribute(lm, task) make one"),
     "Units": (
         UnitError,
-        "give a kind ('heads') or names (['a9.h6']), each a unit with an effect of its own; what "
-        "several do at once is vc.behaviour.ablation_study(…, together=True)",
+        "give a kind ('heads') or names (['a9.h6']), each a unit with an effect of its own; what several do at once "
+        "say vc.exact(…, units=[('a9.h6', 'm10')]) and vc.behaviour.ablation_study(…, together=True)",
     ),
     "Circuit": (CircuitError, "vc.select(scores) makes one"),
     "Method": (MethodError, "vc.Method(path=…, rule=…) makes one, and a preset's name means one"),
@@ -180,19 +180,23 @@ _BUILT_IN: dict[str, Callable[[Any], bool]] = {
 
 def _words(wanted: ast.expr) -> str:
     """A declared type as a reader says it: "text, a list of text or None"."""
-    parts = []
-    while isinstance(wanted, ast.BinOp):
-        parts.append(wanted.right)
-        wanted = wanted.left
-    words = [_word(part) for part in (wanted, *reversed(parts))]
+    words = [_word(part) for part in _parts(wanted)]
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+def _parts(wanted: ast.expr) -> list[ast.expr]:
+    """The types of a union; one that is none alone."""
+    return [*_parts(wanted.left), *_parts(wanted.right)] if isinstance(wanted, ast.BinOp) else [wanted]
 
 
 def _word(wanted: ast.expr) -> str:
     if isinstance(wanted, ast.Subscript):
         outer = _WORDS.get(ast.unparse(wanted.value), ast.unparse(wanted.value))
         inner = wanted.slice.elts[0] if isinstance(wanted.slice, ast.Tuple) else wanted.slice
-        return f"{outer} of {_words(inner)}" if outer == "a list" else outer
+        if outer != "a list":
+            return outer
+        several = [_word(part) for part in _parts(inner)]  # of text or of lists of text
+        return f"{outer} {' or '.join(f'of {one}'.replace('of a list', 'of lists') for one in several)}"
     name = ast.unparse(wanted)
     if name in _CHOICES:
         return f"one of {', '.join(_CHOICES[name])}" if len(_CHOICES[name]) <= _SAID else "text"

@@ -130,12 +130,15 @@ def test_an_edge_has_one_name(tiny, edge):
 
 
 @pytest.mark.parametrize(
-    "units", [3, None, ["a0.h0", 3], [["a0.h0", "a1.h1"]], {"a0.h0": 1}, pd.DataFrame({"unit": ["a0.h0"]}), b"heads"]
+    "units", [3, None, ["a0.h0", 3], [["a0.h0", 1]], {"a0.h0": 1}, pd.DataFrame({"unit": ["a0.h0"]}), b"heads"]
 )
 def test_units_that_are_no_list_of_names(tiny, task_of, units):
-    with pytest.raises(UnitError, match=r"vc.exact: units is text, a list of text or a Units.*together=True"):
+    with pytest.raises(
+        UnitError,
+        match=r"vc.exact: units is text, a list of text or of lists of text, a dict or a Units.*together=True",
+    ):
         vc.exact(tiny("llama"), task_of(), units=units)
-    with pytest.raises(UnitError, match="is a list"):
+    with pytest.raises(UnitError, match=r"is a list|a group is a name|only vc\.exact takes"):
         resolve_units(tiny("llama"), units, 8)
 
 

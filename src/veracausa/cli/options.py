@@ -133,7 +133,8 @@ Show = Annotated[int, _count(help="How many pairs to print.", min=0, panel="Outp
 Units = Annotated[
     str,
     _option(
-        help=f"{', '.join(_ALL_KINDS)}; each also per position (heads@positions); or names with commas: a20.h0,a17.h4",
+        help=f"{', '.join(_ALL_KINDS)}; each also per position (heads@positions); or names with commas: a20.h0,a17.h4. "
+        "Names with + are one patch: a20.h0+m3@5-8.",
         autocompletion=several_of(_ALL_KINDS),
     ),
 ]

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from veracausa.choices import Ablation, Direction
 from veracausa.effects.exact import ExactWork, exact
-from veracausa.errors import MethodError, UnitError
+from veracausa.effects.replacements import require_joint
+from veracausa.errors import UnitError
 from veracausa.units.coalitions import Coalitions, require_kind
 
 if TYPE_CHECKING:
@@ -54,12 +55,3 @@ def coalition_work(
             f"has {parts} of them. These are {' × '.join(map(str, table.weights.shape))}."
         )
     return exact.work(lm, task, units=table, ablation=ablation, direction=direction, reference=reference, seed=seed)
-
-
-def require_joint(ablation: str) -> None:
-    """MethodError for optimal constants, which are learned for one unit at a time."""
-    if ablation == "optimal":
-        raise MethodError(
-            "ablation='optimal' is the best constant for one unit while all others stay; for several units together, "
-            "or with later units held, it is not defined. Use counterfactual, zero, mean or resample."
-        )

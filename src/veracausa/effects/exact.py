@@ -11,12 +11,12 @@ neurons of SmolLM2-135M on the published pair that is 46,080 · 15.5 · 7 on ave
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ import torch
 from veracausa.choices import Ablation, AllUnits, Direction
 from veracausa.cost import Cost
 from veracausa.effects.edge_rows import EdgeRows
+from veracausa.effects.group_rows import KIND_AT, GroupRows
 from veracausa.effects.learned_constants import OptimalConstants, OptimalWork, optimal_constants
 from veracausa.effects.replacements import (
     Replacement,
@@ -32,20 +33,26 @@ from veracausa.effects.replacements import (
     replacement,
     require_constants,
     require_effect,
+    require_joint,
 )
 from veracausa.effects.rows import Plan, Rows
+from veracausa.engine.patches import Place
 from veracausa.engine.session import Session, session
 from veracausa.engine.work import gives, recorded_runs, unpatched_run
 from veracausa.errors import MethodError
 from veracausa.scores.headers import reference_settings
 from veracausa.scores.scores import Scores, assemble
 from veracausa.units.edges import Edges
-from veracausa.units.resolve import resolve_units
+from veracausa.units.groups import Groups
+from veracausa.units.resolve import all_units, resolve_units
 from veracausa.units.table import Units
 
 if TYPE_CHECKING:
     from veracausa.model import Model
     from veracausa.tasks.task import Task
+
+#: What units are replaced by; of groups place by place.
+Sources = Replacement | dict[Place, Replacement]
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,12 +93,14 @@ class ExactWork:
             **reference_settings(self.ablation, self.task, self.reference),
         }
 
-    def plan(self, cost: Cost, source: Replacement | None = None) -> Plan:
+    def plan(self, cost: Cost, source: Sources | None = None) -> Plan:
         """The rows; without a `source` they can only be counted."""
         lm, task, units, noising = self.lm, self.task, self.units, self.direction == "noising"
         if isinstance(units, Edges):
             return EdgeRows(lm, task, units, self.ablation == "zero", noising, self.rows, cost)
-        return Rows(lm, task, units, Zero() if source is None else source, noising, self.rows, cost)
+        if isinstance(units, Groups):
+            return GroupRows(lm, task, units, cast("dict[Place, Replacement]", source or {}), noising, self.rows, cost)
+        return Rows(lm, task, units, cast("Replacement", source or Zero()), noising, self.rows, cost)
 
     def batches(self) -> int:
         """Buckets that are recorded."""
@@ -116,7 +125,8 @@ class ExactWork:
         """`tokens` without the units' own rows, and without learning."""
         lm, task, share = self.lm, self.task, self.share
         source = task if self.reference is None else self.reference
-        replaced = 0.0 if self.ablation == "optimal" else reference_runs(lm, source, task, self.ablation)
+        places = len(self.units.places) if isinstance(self.units, Groups) else 1
+        replaced = 0.0 if self.ablation == "optimal" else places * reference_runs(lm, source, task, self.ablation)
         runs = recorded_runs(lm, task, True) + recorded_runs(lm, task, share) + unpatched_run(lm, task, share)
         return runs + replaced + self.plan(Cost()).beside(share)
 
@@ -151,13 +161,16 @@ class ExactWork:
             notes=(*self.notes, *(() if constants is None else constants.sentences)),
         )
 
-    def _source(self, cost: Cost, constants: OptimalConstants | None) -> Replacement | None:
-        """What units are replaced by; edges' writes by those of the other run or by nothing."""
-        if isinstance(self.units, Edges):
-            return None
-        return replacement(
-            self.lm, self.task, self.units, self.ablation, self.direction, self.reference, self.seed, cost, constants
-        )
+    def _source(self, cost: Cost, constants: OptimalConstants | None) -> Sources | None:
+        """What units are replaced by, of groups place by place; edges bring the other run's writes, or nothing."""
+
+        def made(units: Units) -> Replacement:
+            asked = (self.ablation, self.direction, self.reference, self.seed, cost, constants)
+            return replacement(self.lm, self.task, units, *asked)
+
+        if isinstance(self.units, Groups):
+            return {place: made(all_units(self.lm, KIND_AT[place])) for place in self.units.places}
+        return None if isinstance(self.units, Edges) else made(self.units)
 
 
 def _bucket(call: Session, plan: Plan, start: int, examples: tuple[int, ...]) -> None:
@@ -172,7 +185,7 @@ def exact(
     lm: Model,
     task: Task,
     *,
-    units: AllUnits | Sequence[str] | Units = "heads",
+    units: AllUnits | Sequence[str | Sequence[str]] | Mapping[str, str | Sequence[str]] | Units = "heads",
     ablation: Ablation = "counterfactual",
     direction: Direction = "noising",
     reference: Task | None = None,
@@ -190,7 +203,8 @@ def exact(
         task: the prompt pairs and the metric.
         units: "heads", "mlps", "attention" (whole layers), "neurons", "residual" (the stream entering each block);
             each also per position ("heads@positions"); "edges" (a writer seen by one reader alone, see `edge_rows`); or
-            names: ["a20.h0", "m3.n1200@9"], ["a9.h6->m10", "input->a0.h0<q>"].
+            names: ["a20.h0", "m3.n1200@9"], ["a9.h6->m10", "input->a0.h0<q>"]; or groups, each one patch, of any kinds,
+            layers and positions: [("a9.h6", "m3"), "m3+m4@5-8"], {"movers": ["a9.h6", "a20.h0"]} (see `units.groups`).
         ablation: what replaces a unit: "counterfactual" (its value in the corrupted run), "zero", "mean", "resample",
             "optimal" (the constant that lets the model do best without it, see `vc.effects.optimal_constants`);
             an edge's write: "counterfactual" or "zero".
@@ -217,12 +231,14 @@ def exact(
     """
     if rows is not None and rows < 1:
         raise MethodError(f"rows={rows}: a chunk holds at least one row. Leave rows out to let the free memory decide.")
-    table, learn = resolve_units(lm, units, max(task.lengths)), None
+    table, learn = resolve_units(lm, units, max(task.lengths), groups=True), None
     if isinstance(table, Edges):
         _require_edges(ablation, direction, reference)
     else:
         require_effect(ablation, direction)
     require_constants(ablation, constants)
+    if isinstance(table, Groups):
+        require_joint(ablation)
     if ablation == "optimal" and constants is None:
         learn = optimal_constants.work(lm, task, units=table)
     return ExactWork(lm, task, table, ablation, direction, reference, constants, learn, seed, rows, share_prefix)

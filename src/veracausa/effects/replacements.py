@@ -254,6 +254,15 @@ def require_effect(ablation: str, direction: str) -> None:
         )
 
 
+def require_joint(ablation: str) -> None:
+    """MethodError for optimal constants, which are learned for one unit at a time."""
+    if ablation == "optimal":
+        raise MethodError(
+            "ablation='optimal' is the best constant for one unit while all others stay; for several units together, "
+            "or with later units held, it is not defined. Use counterfactual, zero, mean or resample."
+        )
+
+
 def donors_of(prompts: Sequence[tuple[int, ...]], seed: int) -> dict[int, list[tuple[int, ...]]]:
     """Length → the prompts that resampling draws from."""
     by_length: dict[int, list[tuple[int, ...]]] = {}

@@ -27,9 +27,9 @@ from torch import Tensor
 
 from veracausa.choices import Ablation, AllUnits, Direction
 from veracausa.cost import Cost
-from veracausa.effects.coalitions import coalition_work, require_joint
+from veracausa.effects.coalitions import coalition_work
 from veracausa.effects.exact import ExactWork
-from veracausa.effects.replacements import require_effect
+from veracausa.effects.replacements import require_effect, require_joint
 from veracausa.effects.site_effects import whole_sites
 from veracausa.engine.work import gives
 from veracausa.errors import MethodError

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -20,9 +20,9 @@ from torch import Tensor
 
 from veracausa.choices import Ablation, AllUnits, Direction
 from veracausa.cost import Cost
-from veracausa.effects.coalitions import coalition_work, require_joint
-from veracausa.effects.exact import ExactWork, exact
-from veracausa.effects.replacements import Replacement, Zero
+from veracausa.effects.coalitions import coalition_work
+from veracausa.effects.exact import ExactWork, Sources, exact
+from veracausa.effects.replacements import Replacement, Zero, require_joint
 from veracausa.effects.rows import Patching, Plan, Rows
 from veracausa.engine.work import gives
 from veracausa.errors import MethodError
@@ -113,10 +113,10 @@ class DirectWork(ExactWork):
     method = "direct"
     notes = ("direct: later units are held at what they were, only the final stream changes",)
 
-    def plan(self, cost: Cost, source: Replacement | None = None) -> Plan:
+    def plan(self, cost: Cost, source: Sources | None = None) -> Plan:
         """See `ExactWork.plan`."""
         noising = self.direction == "noising"
-        return _DirectRows(self.lm, self.task, self.units, Zero() if source is None else source, noising, None, cost)
+        return _DirectRows(self.lm, self.task, self.units, cast("Replacement", source or Zero()), noising, None, cost)
 
 
 @gives(Scores)

@@ -71,6 +71,7 @@ def suffix_attention(
     past: Past | None = None,
     rule: AttentionRule | None = None,
     keep: Callable[..., None] | None = None,
+    change: Callable[..., tuple[Tensor, ...]] | None = None,
     scaling: float | None = None,
     softcap: float | None = None,
     sliding_window: int | None = None,
@@ -82,11 +83,13 @@ def suffix_attention(
     `attention_mask` is ignored: suffix runs hold no padding, and the mask follows from the positions; with
     `is_causal=False` there is none. `past`: keys and values that the module's own do not hold yet. `rule`: another
     backward pass. `keep` is called with what came in, so that queries, keys and values can be recorded with their
-    graph.
+    graph. `change(query, key, value)`: other ones in their place (`engine.overrides`).
     """
     rows, heads, positions, dim = query.shape
     if keep is not None:
         keep(query, key, value, scaling=scaling, softcap=softcap, sliding_window=sliding_window, is_causal=is_causal)
+    if change is not None:
+        query, key, value = change(query, key, value)
     if rule is not None:
         query, key, value = rule.query_key(query), rule.query_key(key), rule.value(value)
     if past is not None:

@@ -13,7 +13,7 @@ Everything is made of ordinary operations, so a sweep carries gradients when its
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from torch import Tensor
 from veracausa.anatomy import Decoder
 from veracausa.cost import Cost
 from veracausa.engine.attention import Past
+from veracausa.engine.overrides import Override, overriding
 from veracausa.engine.tape import State, Tape, slice_call
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def sweep(
     joins: list[Join],
     *,
     start: int,
+    overrides: Mapping[int, Sequence[Override]] | None = None,
     backward: bool = False,
     cost: Cost | None = None,
 ) -> Float[Tensor, "rows width"]:
@@ -67,12 +69,13 @@ def sweep(
         base: the run that is patched, `tape.clean` or `tape.corrupted`: its keys and values are the past.
         joins: sorted by `Join.order`.
         start: first position that the rows hold, at least `tape.start`.
+        overrides: layer → what rows take there in the place of their own (L: the stream at the end).
         backward: count the cost of a backward pass, too.
         cost: where to count.
     """
     offset, positions = start - tape.start, tape.length - start
     several = len(tape.examples) > 1
-    waiting = list(joins)
+    waiting, taken = list(joins), overrides or {}
     rows: Tensor | None = None
     example: Tensor | None = None
 
@@ -84,29 +87,38 @@ def sweep(
             rows = entered if rows is None else torch.cat([rows, entered])
             example = new.example if example is None else torch.cat([example, new.example])
 
+    def streamed(layer: int) -> Tensor | None:
+        found = [one for one in taken.get(layer, ()) if one.place == "residual"]
+        return rows if rows is None or not found else found[0].of(rows)
+
     first = joins[0].layer
     for block in decoder.blocks[first:]:
         layer = block.layer
         join(layer, False)
+        rows = streamed(layer)
         last_block = layer == decoder.layers - 1
         attended: Tensor | None = None
-        if rows is not None:
-            past = Past(base.keys[layer][:, :, :start], base.values[layer][:, :, :start], example if several else None)
-            attended = block.attend(rows, slice_call(tape.calls[layer], offset) | _no_cache(past))
-        if block.parallel:
+        with overriding(block, taken.get(layer, ())) as beside:
             if rows is not None:
-                rows = (
-                    _at(last_block, rows)
-                    + _at(last_block, _require(attended))
-                    + block.feed_forward(_at(last_block, rows))
+                past = Past(
+                    base.keys[layer][:, :, :start], base.values[layer][:, :, :start], example if several else None
                 )
-        else:
-            if rows is not None:
-                rows = rows + _require(attended)
-            join(layer, True)
-            if rows is not None:
-                rows = _at(last_block, rows)
-                rows = rows + block.feed_forward(rows)
+                call = slice_call(tape.calls[layer], offset) | _no_cache(past) | beside
+                attended = block.attend(rows, call)
+            if block.parallel:
+                if rows is not None:
+                    rows = (
+                        _at(last_block, rows)
+                        + _at(last_block, _require(attended))
+                        + block.feed_forward(_at(last_block, rows))
+                    )
+            else:
+                if rows is not None:
+                    rows = rows + _require(attended)
+                join(layer, True)
+                if rows is not None:
+                    rows = _at(last_block, rows)
+                    rows = rows + block.feed_forward(rows)
         if rows is not None and cost is not None:
             cost.add(rows.shape[0], positions, backward)
     if rows is not None:
@@ -114,7 +126,7 @@ def sweep(
     if waiting:  # rows whose patch acts after the last block
         ends = [new.enter()[:, -1:] for new in waiting]
         rows = torch.cat(ends if rows is None else [rows, *ends])
-    return _require(rows)[:, -1]
+    return _require(streamed(decoder.layers))[:, -1]
 
 
 def _no_cache(past: Past) -> dict[str, object]:

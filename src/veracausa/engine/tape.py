@@ -190,7 +190,7 @@ def watch(decoder: Decoder, state: State, calls: list[dict[str, Any]]) -> list[A
         return keep
 
     def keep_call(_: Any, __: Any, kwargs: dict[str, Any]) -> None:
-        dropped = (*CACHES, "hidden_states", "attention_mask", "rule", "keep")
+        dropped = (*CACHES, "hidden_states", "attention_mask", "rule", "keep", "change")
         calls.append({name: value for name, value in kwargs.items() if name not in dropped})
 
     handles: list[Any] = []

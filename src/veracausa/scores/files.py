@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from veracausa.anatomy.graph import Graph, graph_of
+from veracausa.errors import UnitError
 from veracausa.scores.scores import _FORMAT, Completeness, Scores
 from veracausa.storage.files import at, read_tensors
 from veracausa.storage.origin import require_same_ends
@@ -27,6 +28,7 @@ from veracausa.storage.schema import (
     whole,
 )
 from veracausa.units.edges import Edges
+from veracausa.units.groups import Groups, Member
 from veracausa.units.kinds import KINDS, indexed
 from veracausa.units.table import Units
 
@@ -58,7 +60,7 @@ def confirmed(scores: Scores, lm: Model, measured: Measurement, path: Path) -> S
 
 
 _HEADER = record(
-    kind=one_of(*KINDS, "edges"),
+    kind=one_of(*KINDS, "edges", "groups"),
     method=text,
     settings=record(direction=one_of("noising", "denoising")),
     model=MODEL,
@@ -79,7 +81,10 @@ def unpack_scores(header: dict[str, Any], tensors: dict[str, Tensor], path: Path
     """
     with reading(path):
         found = _HEADER(header)
-        units = unpack_units(found["kind"], tensors, header["graph"])
+        if found["kind"] == "groups":
+            units: Units = unpack_groups(header["groups"])
+        else:
+            units = unpack_units(found["kind"], tensors, header["graph"])
         wanted = {"values": "float examples units", "clean": "float examples", "corrupted": "float examples"}
         wanted |= {"claimed": "float layers examples", "true": "float layers examples"} if "claimed" in tensors else {}
         wanted |= {"draw_stderr": "float examples units"} if "draw_stderr" in tensors else {}
@@ -119,6 +124,19 @@ def unpack_units(kind: str, tensors: dict[str, Tensor], graph: Any = None) -> Un
     if len(set(units.keys)) < len(units):
         raise ValueError("a unit is many twice")
     return units
+
+
+_MEMBER = record(kind=one_of(*KINDS), layer=whole(0, 1000), index=whole(-1), first=whole(-1), last=whole(-1))
+_GROUPS = many(record(name=text, members=many(_MEMBER, least=1)), least=1)
+
+
+def unpack_groups(listed: Any) -> Groups:
+    """The groups of a header; ValueError if they are none."""
+    found = _GROUPS(listed)
+    try:
+        return Groups.of([[Member(**one) for one in each["members"]] for each in found], [one["name"] for one in found])
+    except UnitError as error:
+        raise ValueError(str(error)) from error
 
 
 def unpack_graph(sizes: Any) -> Graph:

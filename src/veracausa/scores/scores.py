@@ -21,7 +21,9 @@ from veracausa.statistics.ratios import ratios
 from veracausa.storage.files import write_tensors
 from veracausa.tasks.metrics import compares_answers
 from veracausa.units.edges import Edges
-from veracausa.units.table import KINDS, Units
+from veracausa.units.groups import Groups
+from veracausa.units.kinds import singular
+from veracausa.units.table import Units
 from veracausa.words import counted, listed, sentence, settings_in_words, share
 
 if TYPE_CHECKING:
@@ -45,6 +47,14 @@ _ZERO = 1e-12
 STRONG = 0.01
 #: Units that a sentence names.
 _NAMED = 3
+
+
+#: Direction, or a method that has one of its own → what the signs mean.
+_SIGNS = {
+    "noising": "E = M(clean, unit replaced) − M(clean); negative: the unit supported the behaviour",
+    "denoising": "E = M(corrupted, unit restored) − M(corrupted); positive: the unit supports the behaviour",
+    "interaction": "E of the group − the sum of its members' E; 0: they add up",
+}
 
 
 @dataclass(frozen=True)
@@ -290,10 +300,7 @@ class Scores(Shown):
 
     def describe(self) -> str:
         """What these numbers are, in one line each: model, task, method, sign, n, cost, verified or not."""
-        sign = {
-            "noising": "E = M(clean, unit replaced) − M(clean); negative: the unit supported the behaviour",
-            "denoising": "E = M(corrupted, unit restored) − M(corrupted); positive: the unit supports the behaviour",
-        }[self.direction]
+        sign = _SIGNS[self.method if self.method in _SIGNS else self.direction]
         plural = "" if self.n == 1 else "s"
         lines = [
             f"{self.method} · {len(self):,} {self.units.kind} · {settings_in_words(self.settings)}",
@@ -329,7 +336,7 @@ class Scores(Shown):
             f"{name} {share(float(value[u]), float(error[u]))}"
             for name, u in zip(self.units[np.array(chosen)].names, chosen, strict=True)
         ]
-        units = counted(len(self), KINDS[self.units.kind].singular if self.units.kind in KINDS else "edge")
+        units = counted(len(self), singular(self.units.kind))
         how = "exact effect" if self.method == "exact" else self.method
         scale = "shares of the gap" if shares else "in units of the metric" if self.unit == METRIC else self.unit
         many = f"; {int((value.abs() > STRONG).sum()):,} over 1% of it" if shares else ""
@@ -399,6 +406,7 @@ def pack_scores(scores: Scores) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "version": __version__,
         "kind": scores.units.kind,
         "graph": asdict(scores.units.graph) if isinstance(scores.units, Edges) else None,
+        **({"groups": scores.units.to_list()} if isinstance(scores.units, Groups) else {}),
         "method": scores.method,
         "settings": scores.settings,
         "model": scores.model,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["heads", "mlps", "attention", "neurons", "residual", "queries", "keys", "values", "edges"]
+Kind = Literal["heads", "mlps", "attention", "neurons", "residual", "queries", "keys", "values", "edges", "groups"]
 
 
 @dataclass(frozen=True)
@@ -62,3 +62,12 @@ def indexed(kind: str) -> bool:
     (True, False)
     """
     return kind in KINDS and KINDS[kind].per_layer is not None
+
+
+def singular(kind: str) -> str:
+    """One unit of a kind, in a word.
+
+    >>> singular("heads"), singular("edges"), singular("groups")
+    ('head', 'edge', 'group')
+    """
+    return KINDS[kind].singular if kind in KINDS else kind.removesuffix("s")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from veracausa.arguments import shown, texts
 from veracausa.errors import UnitError
 from veracausa.suggestions import did_you_mean
 from veracausa.units.edges import Edges
+from veracausa.units.groups import Groups, Member, is_grouped, pieces
 from veracausa.units.kinds import KINDS, Kind, indexed
 from veracausa.units.table import Units, per_layer
 
@@ -144,7 +145,8 @@ def _hint(name: str) -> str:
 def require_names(units: str | Sequence[str]) -> None:
     """Raise UnitError unless these are a kind of units or read like names; which ones a model has is asked later."""
     names = [units] if isinstance(units, str) else list(units)
-    for name in names:
+    grouped = [stem for name in names if is_grouped(name) for stem, *_ in pieces(name, f"units={shown(name)}")]
+    for name in [*(name for name in names if not is_grouped(name)), *grouped]:
         stem, at, where = name.partition("@")
         is_kind = isinstance(units, str) and stem in (*KINDS, *_SHORT, "edges") and (not at or where == "positions")
         is_name = any(pattern.fullmatch(stem) for pattern in _patterns().values())
@@ -162,11 +164,47 @@ def _refuse(units: str | Sequence[str], name: str) -> NoReturn:
     )
 
 
-def resolve_units(lm: Model, units: str | Sequence[str] | Units, longest: int) -> Units:
+def parse_groups(lm: Model, asked: Any, longest: int) -> Groups:
+    """Groups by the names of their members (see `units.groups`), or by names of their own: {"movers": ["a9.h6", "m3"]}.
+
+    Raises:
+        UnitError: a unit that the model has not, a position that no prompt has, an empty group, a unit twice.
+    """
+    entries = dict(asked) if isinstance(asked, Mapping) else {}
+    listed = list(entries.values()) if entries else [asked] if isinstance(asked, str) else list(asked)
+    found = []
+    for entry in listed:
+        members = []
+        for stem, first, last in pieces(entry, f"units={shown(entry)}"):
+            kind, layer, index, _ = _parse(lm, stem)
+            members.append(Member(cast("Kind", kind), layer, index, first, last))
+        found.append(members)
+    return checked_groups(Groups.of(found, [str(name) for name in entries] or None), longest)
+
+
+def checked_groups(groups: Groups, longest: int) -> Groups:
+    """The table, if some prompt has every position."""
+    for name, members in zip(groups.names, groups.members, strict=True):
+        if beyond := next((one for one in members if one.last >= longest), None):
+            raise UnitError(
+                f"{beyond.name!r} of the group {name!r}: no prompt of this task has such a position; the longest has "
+                f"{longest} tokens, counted from 0."
+            )
+    return groups
+
+
+def resolve_units(lm: Model, units: Any, longest: int, *, groups: bool = False) -> Units:
     """What a public call's `units` means: a kind ("heads"), a kind per position ("heads@positions"), names, a table.
 
-    `longest`: number of positions of the task's longest prompt.
+    `longest`: number of positions of the task's longest prompt. `groups`: whether the call takes groups of units.
     """
+    if isinstance(units, Groups) or is_grouped(units):
+        if not groups:
+            raise UnitError(
+                f"units={shown(units)} names groups of units, which one patch replaces together; only vc.exact takes "
+                "them. Name single units here."
+            )
+        return checked_groups(units, longest) if isinstance(units, Groups) else parse_groups(lm, units, longest)
     if isinstance(units, Edges):
         return checked_edges(lm, units, longest)
     if isinstance(units, Units):

@@ -10,7 +10,7 @@ import altair as alt
 import numpy as np
 
 from veracausa.scores.scores import METRIC, Scores
-from veracausa.units.kinds import KINDS
+from veracausa.units.kinds import singular
 from veracausa.units.table import Units
 
 Row = dict[str, Any]
@@ -100,7 +100,7 @@ def heading(kind: str, positional: bool) -> str:
 
 def plural(kind: str) -> str:
     """A kind of unit within a sentence: "heads", "MLPs", "neurons"."""
-    return "edges" if kind == "edges" else KINDS[kind].singular + "s"
+    return f"{singular(kind)}s"
 
 
 def thin(x: np.ndarray, y: np.ndarray, most: int = MOST_POINTS, keep: Sequence[int] = ()) -> list[int]:

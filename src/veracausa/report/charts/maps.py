@@ -11,7 +11,7 @@ from veracausa.report.charts import theme
 from veracausa.report.charts.data import Datasets, Row, identifier, unit_rows
 from veracausa.report.charts.figures import View
 from veracausa.report.charts.theme import Support
-from veracausa.units.kinds import KINDS
+from veracausa.units.kinds import singular
 from veracausa.units.table import Units
 
 #: Axis labels with a sign, except at zero (a Vega expression).
@@ -27,6 +27,8 @@ def shape(units: Units) -> str:
     """How units are best shown: "map" (layer × head), "bars", "positions" (layer × position) or "ranking"."""
     layers, indices = len(set(units.layer.tolist())), len(set(units.index.tolist()))
     positions = len(set(units.position.tolist()))
+    if units.kind == "groups":
+        return "ranking"
     if units.kind not in ("heads", "neurons"):
         if not units.positional:
             return "bars"
@@ -85,7 +87,7 @@ def place_view(
     spread = {"stderr": stderr} if stderr is not None else {}
     rows = unit_rows(units, {"value": values, **spread, **fields}, chosen)
     base = alt.Chart(data.add(name, rows))
-    tips = [alt.Tooltip("name:N", title=KINDS[units.kind].singular), alt.Tooltip("layer:O")]
+    tips = [alt.Tooltip("name:N", title=singular(units.kind)), alt.Tooltip("layer:O")]
     tips += [alt.Tooltip(f"{f}:Q", title=label, format="+.5f") for f, label in zip(fields, columns, strict=True)]
     if form in ("map", "positions"):
         across, label = ("index", "head") if form == "map" else ("position", "position")

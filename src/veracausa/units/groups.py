@@ -1,0 +1,221 @@
+"""Groups: several units as one, patched together; of any kinds, layers and positions.
+
+    a9.h6+a20.h0        two heads, at all positions
+    m3@5-8              an MLP at positions 5 to 8
+    m3+m4@5-8           two MLPs at positions 5 to 8: the last name's positions hold for all where no other has any
+    a9.h6@2+m10@5       each at its own position
+
+A group's name is what it is made of, or one that you give: {"movers": ["a9.h6", "a20.h0"]}.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from veracausa.arguments import is_list, shown
+from veracausa.errors import UnitError
+from veracausa.units.kinds import KINDS, Kind
+from veracausa.units.table import Units
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from veracausa.engine.patches import Place
+
+#: Members that are shown one by one.
+_SHOWN = 8
+#: The positions of a member: "@7", "@5-8".
+_SPAN = re.compile(r"([^@]+)@(\d+)-(\d+)")
+
+
+@dataclass(frozen=True)
+class Member:
+    """One unit of a group, at positions `first` … `last` (−1: all)."""
+
+    kind: Kind
+    layer: int
+    index: int
+    first: int = -1
+    last: int = -1
+
+    @property
+    def place(self) -> Place:
+        """Where in a block its activation is."""
+        return cast("Place", KINDS[self.kind].place)
+
+    @property
+    def name(self) -> str:
+        """Its name with its positions."""
+        stem = KINDS[self.kind].called(self.layer, self.index)
+        if self.first < 0:
+            return stem
+        return f"{stem}@{self.first}" if self.first == self.last else f"{stem}@{self.first}-{self.last}"
+
+    def overlaps(self, other: Member) -> bool:
+        """Whether both set the same activation somewhere."""
+        if (self.place, self.layer) != (other.place, other.layer):
+            return False
+        parts = self.index < 0 or other.index < 0 or self.index == other.index
+        apart = 0 <= self.last < other.first or 0 <= other.last < self.first
+        return parts and not apart
+
+
+@dataclass(frozen=True, eq=False)
+class Groups(Units):
+    """A table of groups. `layer`: the first that a group touches; `members[g]`: what it is made of; `labels[g]`."""
+
+    members: tuple[tuple[Member, ...], ...]
+    labels: tuple[str, ...]
+
+    @classmethod
+    def of(cls, members: Sequence[Sequence[Member]], labels: Sequence[str] | None = None) -> Groups:
+        """Groups by their members, called by these names or by what they are made of.
+
+        Raises:
+            UnitError: no group, an empty one, two of one name, or one that names an activation twice.
+        """
+        found = tuple(tuple(group) for group in members)
+        called = tuple(labels) if labels else tuple(map(_called, found))
+        if not found:
+            raise UnitError("There are no groups. Name at least one, e.g. [('a0.h0', 'a1.h0')].")
+        for name, group in zip(called, found, strict=True):
+            _require_group(name, group)
+        if len(set(called)) < len(called):
+            twice = sorted({name for name in called if called.count(name) > 1})
+            raise UnitError(
+                f"Groups have the same name: {', '.join(twice[:5])}. Name them: units={{'one': […], 'other': […]}}."
+            )
+        none = np.full(len(found), -1)
+        first = np.array([min(one.layer for one in group) for group in found], dtype=np.int64)
+        return cls("groups", first, none, none, found, called)
+
+    def __getitem__(self, chosen: np.ndarray | slice | Sequence[int]) -> Groups:
+        kept = np.arange(len(self))[chosen].tolist()
+        return Groups.of([self.members[i] for i in kept], [self.labels[i] for i in kept])
+
+    @property
+    def place(self) -> Place:
+        """A group has no place of its own: its members have.
+
+        Raises:
+            UnitError: always.
+        """
+        raise UnitError("Groups of units are patched together, by vc.exact; take single units here.")
+
+    @property
+    def places(self) -> list[Place]:
+        """All places that members are at."""
+        return list(dict.fromkeys(one.place for group in self.members for one in group))
+
+    @property
+    def joint(self) -> bool:
+        """A row moves several parts."""
+        return True
+
+    @property
+    def names(self) -> list[str]:
+        """The groups' names, in order."""
+        return list(self.labels)
+
+    def earliest(self, start: int) -> np.ndarray:
+        """The first position that each group changes, at least `start`."""
+        first = [min(one.first if one.first >= 0 else start for one in group) for group in self.members]
+        return np.maximum(np.array(first), start)
+
+    def within(self, start: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of every group: whether all its positions exist, and whether one of them is at or behind `start`."""
+        exists = [all(one.last < length for one in group) for group in self.members]
+        reaches = [any(one.last < 0 or one.last >= start for one in group) for group in self.members]
+        return np.array(exists), np.array(reaches)
+
+    def table(self) -> pd.DataFrame:
+        """One row per group: name, first layer, how many units, and which (of many some; `members` has all)."""
+        import pandas as pd
+
+        made = [" ".join(_some([one.name for one in group])) for group in self.members]
+        sizes = [len(group) for group in self.members]
+        return pd.DataFrame({"name": self.names, "layer": self.layer, "units": sizes, "members": made})
+
+    def digest(self) -> str:
+        """A hash of the table, for files that must belong together."""
+        content = json.dumps([[asdict(one) for one in group] for group in self.members])
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """Names and members, for a file's header."""
+        pairs = zip(self.names, self.members, strict=True)
+        return [{"name": name, "members": [asdict(one) for one in group]} for name, group in pairs]
+
+    def singles(self) -> Groups:
+        """Every member as a group of its own, each once: what the sum of singles is made of."""
+        return Groups.of([[one] for one in dict.fromkeys(one for group in self.members for one in group)])
+
+
+def _called(group: Sequence[Member]) -> str:
+    """What a group is called that was given no name: all it is made of, or the first and the last of many."""
+    names = [one.name for one in group]
+    return "+".join(names) if len(names) <= _SHOWN else f"{names[0]}+…+{names[-1]} ({len(names)} units)"
+
+
+def _some(names: list[str]) -> list[str]:
+    return names if len(names) <= _SHOWN else [*names[: _SHOWN - 1], "…", names[-1]]
+
+
+def _require_group(name: str, group: Sequence[Member]) -> None:
+    if not group:
+        raise UnitError(f"The group {name!r} is empty. Name at least one unit in it.")
+    for i, one in enumerate(group):
+        if other := next((two for two in group[i + 1 :] if one.overlaps(two)), None):
+            what = f"{one.name} twice" if one.name == other.name else f"{one.name} and {other.name}, which overlap"
+            raise UnitError(f"The group {name!r} holds {what}. Name every activation once.")
+
+
+def is_grouped(units: Any) -> bool:
+    """Whether `units` asks for groups: a dict, a list with tuples in it, or names with "+" or a range of positions.
+
+    >>> is_grouped([("a9.h6", "m3")]), is_grouped(["m3@5-8"]), is_grouped(["a9.h6", "m3"])
+    (True, True, False)
+    """
+    if isinstance(units, Mapping):
+        return True
+    names = [units] if isinstance(units, str) else units
+    if isinstance(units, Units) or not (isinstance(units, str) or is_list(units)):
+        return False
+    return any(is_list(one) or (isinstance(one, str) and _reads_grouped(one)) for one in names)
+
+
+def _reads_grouped(name: str) -> bool:
+    return "->" not in name and ("+" in name or _SPAN.fullmatch(name) is not None)
+
+
+def pieces(entry: Any, what: str) -> list[tuple[str, int, int]]:
+    """(name, first, last) of every member that an entry of `units` names; −1 where it says nothing of positions."""
+    texts = [entry] if isinstance(entry, str) else list(entry) if is_list(entry) else None
+    if texts is None or not all(isinstance(one, str) for one in texts):
+        raise UnitError(f"{what}: a group is a name or a tuple of names, but this is {shown(entry)}.")
+    found = [part for text in texts for part in _spread([_span(name) for name in text.split("+")])]
+    if backwards := next((one for one in found if one[1] > one[2]), None):
+        raise UnitError(f"{what}: positions {backwards[1]}-{backwards[2]} of {backwards[0]} run backwards.")
+    return found
+
+
+def _span(name: str) -> tuple[str, int, int]:
+    name = name.strip()
+    if match := _SPAN.fullmatch(name):
+        return match[1], int(match[2]), int(match[3])
+    stem, at, where = name.partition("@")
+    return (stem, int(where), int(where)) if at and where.isascii() and where.isdigit() else (name, -1, -1)
+
+
+def _spread(found: list[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
+    """The last name's positions for all, where no other name has any."""
+    *others, last = found
+    alone = last[1] >= 0 and all(first < 0 for _, first, _ in others)
+    return [(name, *last[1:]) for name, *_ in found] if alone else found
