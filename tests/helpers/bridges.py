@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
+from types import MethodType
 
 import naive
 import pytest
@@ -21,16 +23,17 @@ def as_model(hf, name: str = "tiny", tokenizer=None) -> Model:
 
 @contextmanager
 def watched(module, before: Callable[..., object]) -> Iterator[None]:
-    """Call `before(*args)` ahead of a module's forward, in its class: a hook would make it another model."""
-    own = type(module).forward
+    """Call `before(*args)` ahead of a module's forward, under the name of that: a hook would make it another model."""
+    own, alone = module.forward, "forward" in vars(module)  # of a float64 model its own, else its class's
 
+    @wraps(own.__func__)
     def forward(self, *args, **kwargs):
         if self is module:
             before(*args)
-        return own(self, *args, **kwargs)
+        return own.__func__(self, *args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(module), "forward", forward)
+        patch.setattr(module if alone else type(module), "forward", MethodType(forward, module) if alone else forward)
         yield
 
 
