@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -56,7 +58,8 @@ def test_every_text_can_be_drawn():
         "    assert figure(text).png().startswith(b'\\x89PNG')\n"
         "print('all', len(texts))"
     )
-    assert python(code, cwd=Path(__file__).parent) == "all 8\n"
+    path = os.pathsep.join(sys.path)  # where this file finds its helpers
+    assert python(code, cwd=Path(__file__).parent, env={"PYTHONPATH": path}) == "all 8\n"
 
 
 @pytest.mark.parametrize("seed", range(50))
