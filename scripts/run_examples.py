@@ -25,7 +25,8 @@ def executed(path: Path, folder: str) -> NotebookNode:
     book = nbformat.read(path, as_version=4)
     before = book.metadata
     client = NotebookClient(book, timeout=600, record_timing=False, resources={"metadata": {"path": folder}})
-    client.execute(env={**os.environ, "IPYTHONDIR": folder})  # nobody's own startup files
+    # nobody's own startup files; one thread adds up in the same order on every machine, and leaves room for others
+    client.execute(env={**os.environ, "IPYTHONDIR": folder, "OMP_NUM_THREADS": "1"})
     book.metadata = before  # without the version of the Python that ran it
     return book
 
