@@ -20,6 +20,8 @@ GROUPS = [
     "r1@3+a2.h3",
     "r2@2-3+m2.n1",
     "a0.h3@1-5",
+    "m1@-1+a2.h0@-3--2",
+    ("m0@end", "r2@-2", "a0.h1@1"),
 ]
 
 
@@ -35,7 +37,8 @@ def hooked(lm, prompt, values, members):
 
     def put(own, new, one, size):
         out = own.clone()
-        where = slice(None) if one.first < 0 else slice(one.first, one.last + 1)
+        n = own.shape[1]
+        where = slice(None) if one.first is None else slice(one.first % n, one.last % n + 1)
         part = slice(None) if one.index < 0 else slice(one.index * size, (one.index + 1) * size)
         out[:, where, part] = new[:, where, part]
         return out
@@ -208,6 +211,15 @@ def test_positions_that_a_prompt_has_not(tiny, task_of):
     assert scores.values[short].isnan().all() and scores.values[~short].isfinite().all()
 
 
+def test_positions_from_the_end_are_those_of_each_prompt(tiny, task_of):
+    lm, task = tiny("llama"), task_of((6, 9), n=4)
+    ends = vc.exact(lm, task, units=["m0@-1", "m1@-2--1"], **QUIET)
+    for i, n in enumerate(task.lengths):
+        own = vc.exact(lm, task[i : i + 1], units=[f"m0@{n - 1}-{n - 1}", f"m1@{n - 2}-{n - 1}"], **QUIET)
+        torch.testing.assert_close(ends.values[i : i + 1], own.values, rtol=1e-10, atol=1e-12)
+    assert ends.values.isfinite().all() and ends.units.names == ["m0@-1", "m1@-2--1"]
+
+
 def test_before_the_first_difference_nothing_changes(tiny, task_of):
     lm, task = tiny("llama"), task_of(8, n=2)
     start = min(
@@ -290,8 +302,10 @@ def test_units_in_the_last_stream_add_up(tiny, task_of):
 
 def test_what_names_mean():
     assert pieces("m3+m4@5-8", "") == [("m3", 5, 8), ("m4", 5, 8)]
+    assert pieces("m3+m4@end", "") == [("m3", -1, -1), ("m4", -1, -1)] == pieces("m3+m4@-1", "")
+    assert pieces("m3@-3--1", "") == [("m3", -3, -1)]
     assert pieces("m3@2+m4@5-8", "") == [("m3", 2, 2), ("m4", 5, 8)]
-    assert pieces(("a0.h1", "m3+m4@5"), "") == [("a0.h1", -1, -1), ("m3", 5, 5), ("m4", 5, 5)]
+    assert pieces(("a0.h1", "m3+m4@5"), "") == [("a0.h1", None, None), ("m3", 5, 5), ("m4", 5, 5)]
     assert is_grouped({"x": ["m0"]}) and is_grouped("m0+m1") and is_grouped(["m0", ("m1",)]) and is_grouped("m0@1-2")
     assert not any(map(is_grouped, ("heads", ["m0@1"], "a0.h0->m1", ["a0.h0->m1@2"], 3)))
     pair = Groups.of([[Member("mlps", 0, -1), Member("heads", 1, 2)], [Member("mlps", 0, -1)]])
@@ -311,7 +325,10 @@ def test_what_names_mean():
         (["m0+m9"], "'m9' is not in"),
         (["m0+x"], "'x' is not the name of a unit"),
         (["m0@8-9"], "'m0@8-9' of the group 'm0@8-9': no prompt of this task has such a position"),
-        (["m0@5-3"], "positions 5-3 of m0 run backwards"),
+        (["m0@5-3"], "positions 5-3 of m0 are no range"),
+        (["m0@2--1"], "positions 2--1 of m0 are no range"),
+        (["m0@-9"], "no prompt of this task has such a position"),
+        (["m0@2+m0@-1"], "holds m0@2 and m0@-1, which overlap"),
         ([("m0", 3)], r"a group is a name or a tuple of names|units is"),
         (["m0+m1", ("m0", "m1")], r"Groups have the same name: m0\+m1"),
     ],

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from veracausa.lazy import given_out
 
 if TYPE_CHECKING:
-    from veracausa.effects.interactions import interactions as interactions
+    from veracausa.effects.interacting import interactions as interactions
     from veracausa.effects.learned_constants import OptimalConstants as OptimalConstants
     from veracausa.effects.learned_constants import optimal_constants as optimal_constants
     from veracausa.effects.optimal_descent import Learning as Learning
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Learning": "veracausa.effects.optimal_descent",
     "OptimalConstants": "veracausa.effects.learned_constants",
-    "interactions": "veracausa.effects.interactions",
+    "interactions": "veracausa.effects.interacting",
     "direct": "veracausa.effects.site_effects",
     "last_in": "veracausa.effects.site_effects",
     "optimal_constants": "veracausa.effects.learned_constants",

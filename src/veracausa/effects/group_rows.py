@@ -64,7 +64,9 @@ class GroupRows(Plan):
     def starts(self, start: int, length: int) -> np.ndarray:
         """First position that each group's row must run; `length` where there is nothing to run."""
         exists, reaches = self.units.within(start, length)
-        first = self.units.earliest(start) if self.lm.decoder.anatomy.causal else np.full(len(self.units), start)
+        first = (
+            self.units.earliest(start, length) if self.lm.decoder.anatomy.causal else np.full(len(self.units), start)
+        )
         return np.where(exists & reaches, first, length)
 
     def record(self, start: int, examples: tuple[int, ...]) -> Patching:
@@ -125,7 +127,8 @@ class GroupRows(Plan):
         taken = torch.zeros(len(own), tape.length - start, parts, dtype=torch.bool)
         for at, group in enumerate(members.values()):
             for one in group:
-                first, last = (start, tape.length - 1) if one.first < 0 else (max(one.first, start), one.last)
+                first, last = one.span(tape.length)
+                first = max(first, start)
                 part = slice(None) if one.index < 0 or parts == 1 else slice(one.index, one.index + 1)
                 taken[at, first - start : max(last + 1 - start, 0), part] = True
         example = torch.as_tensor(rows[own, 0], device=device)

@@ -20,6 +20,7 @@ from veracausa.storage.schema import (
     cost,
     flag,
     many,
+    maybe,
     one_of,
     reading,
     record,
@@ -126,7 +127,11 @@ def unpack_units(kind: str, tensors: dict[str, Tensor], graph: Any = None) -> Un
     return units
 
 
-_MEMBER = record(kind=one_of(*KINDS), layer=whole(0, 1000), index=whole(-1), first=whole(-1), last=whole(-1))
+#: Positions before a prompt's end that a file may name.
+_FAR = 1 << 31
+_MEMBER = record(
+    kind=one_of(*KINDS), layer=whole(0, 1000), index=whole(-1), first=maybe(whole(-_FAR)), last=maybe(whole(-_FAR))
+)
 _GROUPS = many(record(name=text, members=many(_MEMBER, least=1)), least=1)
 
 

@@ -4,6 +4,7 @@
     m3@5-8              an MLP at positions 5 to 8
     m3+m4@5-8           two MLPs at positions 5 to 8: the last name's positions hold for all where no other has any
     a9.h6@2+m10@5       each at its own position
+    m3@-1, m3@end       an MLP at each prompt's last position; @-3--1 at its last three
 
 A group's name is what it is made of, or one that you give: {"movers": ["a9.h6", "a20.h0"]}.
 """
@@ -32,18 +33,20 @@ if TYPE_CHECKING:
 #: Members that are shown one by one.
 _SHOWN = 8
 #: The positions of a member: "@7", "@5-8".
-_SPAN = re.compile(r"([^@]+)@(\d+)-(\d+)")
+_SPAN = re.compile(r"([^@]+)@(-?\d+)-(-?\d+)")
+_POINT = re.compile(r"([^@]+)@(-?\d+)")
+_END = "@end"
 
 
 @dataclass(frozen=True)
 class Member:
-    """One unit of a group, at positions `first` … `last` (−1: all)."""
+    """One unit of a group, at positions `first` … `last`; below 0 they count from each prompt's end. None: all."""
 
     kind: Kind
     layer: int
     index: int
-    first: int = -1
-    last: int = -1
+    first: int | None = None
+    last: int | None = None
 
     @property
     def place(self) -> Place:
@@ -54,17 +57,26 @@ class Member:
     def name(self) -> str:
         """Its name with its positions."""
         stem = KINDS[self.kind].called(self.layer, self.index)
-        if self.first < 0:
+        if self.first is None:
             return stem
         return f"{stem}@{self.first}" if self.first == self.last else f"{stem}@{self.first}-{self.last}"
 
+    def span(self, length: int) -> tuple[int, int]:
+        """First and last position in a prompt of that length; the first is below 0 where the prompt has no such."""
+        if self.first is None or self.last is None:
+            return 0, length - 1
+        first, last = (at + length if at < 0 else at for at in (self.first, self.last))
+        return (first, last) if last < length else (-1, last)
+
     def overlaps(self, other: Member) -> bool:
-        """Whether both set the same activation somewhere."""
+        """Whether both set the same activation somewhere, in prompts of some length."""
         if (self.place, self.layer) != (other.place, other.layer):
             return False
-        parts = self.index < 0 or other.index < 0 or self.index == other.index
-        apart = 0 <= self.last < other.first or 0 <= other.last < self.first
-        return parts and not apart
+        if not (self.index < 0 or other.index < 0 or self.index == other.index):
+            return False
+        if self.first is None or other.first is None or (self.first < 0) != (other.first < 0):
+            return True  # one counted from the start and one from the end meet in some prompt
+        return not (_before(self, other) or _before(other, self))
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,15 +136,16 @@ class Groups(Units):
         """The groups' names, in order."""
         return list(self.labels)
 
-    def earliest(self, start: int) -> np.ndarray:
-        """The first position that each group changes, at least `start`."""
-        first = [min(one.first if one.first >= 0 else start for one in group) for group in self.members]
+    def earliest(self, start: int, length: int) -> np.ndarray:
+        """The first position that each group changes in prompts of that length, at least `start`."""
+        first = [min(one.span(length)[0] for one in group) for group in self.members]
         return np.maximum(np.array(first), start)
 
     def within(self, start: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Of every group: whether all its positions exist, and whether one of them is at or behind `start`."""
-        exists = [all(one.last < length for one in group) for group in self.members]
-        reaches = [any(one.last < 0 or one.last >= start for one in group) for group in self.members]
+        """Of every group, in prompts of that length: whether it has all its positions, and one at or behind `start`."""
+        spans = [[one.span(length) for one in group] for group in self.members]
+        exists = [all(first >= 0 for first, _ in group) for group in spans]
+        reaches = [any(last >= start for _, last in group) for group in spans]
         return np.array(exists), np.array(reaches)
 
     def table(self) -> pd.DataFrame:
@@ -156,6 +169,10 @@ class Groups(Units):
     def singles(self) -> Groups:
         """Every member as a group of its own, each once: what the sum of singles is made of."""
         return Groups.of([[one] for one in dict.fromkeys(one for group in self.members for one in group)])
+
+
+def _before(one: Member, other: Member) -> bool:
+    return one.last is not None and other.first is not None and one.last < other.first
 
 
 def _called(group: Sequence[Member]) -> str:
@@ -192,30 +209,38 @@ def is_grouped(units: Any) -> bool:
 
 
 def _reads_grouped(name: str) -> bool:
-    return "->" not in name and ("+" in name or _SPAN.fullmatch(name) is not None)
+    ranged = _SPAN.fullmatch(name) is not None or name.endswith(_END) or "@-" in name
+    return "->" not in name and ("+" in name or ranged)
 
 
-def pieces(entry: Any, what: str) -> list[tuple[str, int, int]]:
-    """(name, first, last) of every member that an entry of `units` names; −1 where it says nothing of positions."""
+def pieces(entry: Any, what: str) -> list[tuple[str, int | None, int | None]]:
+    """(name, first, last) of every member that an entry of `units` names; None where it says nothing of positions."""
     texts = [entry] if isinstance(entry, str) else list(entry) if is_list(entry) else None
     if texts is None or not all(isinstance(one, str) for one in texts):
         raise UnitError(f"{what}: a group is a name or a tuple of names, but this is {shown(entry)}.")
     found = [part for text in texts for part in _spread([_span(name) for name in text.split("+")])]
-    if backwards := next((one for one in found if one[1] > one[2]), None):
-        raise UnitError(f"{what}: positions {backwards[1]}-{backwards[2]} of {backwards[0]} run backwards.")
+    for name, first, last in found:
+        if first is not None and last is not None and ((first < 0) != (last < 0) or first > last):
+            raise UnitError(
+                f"{what}: positions {first}-{last} of {name} are no range: both count from the start, or both from the "
+                "end (-3--1), and the smaller comes first."
+            )
     return found
 
 
-def _span(name: str) -> tuple[str, int, int]:
+def _span(name: str) -> tuple[str, int | None, int | None]:
     name = name.strip()
+    if name.endswith(_END):
+        name = f"{name.removesuffix(_END)}@-1"
     if match := _SPAN.fullmatch(name):
         return match[1], int(match[2]), int(match[3])
-    stem, at, where = name.partition("@")
-    return (stem, int(where), int(where)) if at and where.isascii() and where.isdigit() else (name, -1, -1)
+    if match := _POINT.fullmatch(name):
+        return match[1], int(match[2]), int(match[2])
+    return name, None, None
 
 
-def _spread(found: list[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
+def _spread(found: list[tuple[str, int | None, int | None]]) -> list[tuple[str, int | None, int | None]]:
     """The last name's positions for all, where no other name has any."""
     *others, last = found
-    alone = last[1] >= 0 and all(first < 0 for _, first, _ in others)
+    alone = last[1] is not None and all(first is None for _, first, _ in others)
     return [(name, *last[1:]) for name, *_ in found] if alone else found

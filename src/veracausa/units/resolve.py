@@ -185,7 +185,7 @@ def parse_groups(lm: Model, asked: Any, longest: int) -> Groups:
 def checked_groups(groups: Groups, longest: int) -> Groups:
     """The table, if some prompt has every position."""
     for name, members in zip(groups.names, groups.members, strict=True):
-        if beyond := next((one for one in members if one.last >= longest), None):
+        if beyond := next((one for one in members if one.span(longest)[0] < 0), None):
             raise UnitError(
                 f"{beyond.name!r} of the group {name!r}: no prompt of this task has such a position; the longest has "
                 f"{longest} tokens, counted from 0."
