@@ -41,6 +41,7 @@ bench: .venv/ready
 	.venv/bin/python benchmarks/circuit_runs.py
 	.venv/bin/python benchmarks/exact_edges.py
 	.venv/bin/python benchmarks/loading.py
+	.venv/bin/python benchmarks/forecasts.py
 
 clean:
 	rm -rf .venv out
