@@ -288,16 +288,13 @@ def test_interactions_are_what_is_left_of_the_sum(tiny, task_of):
             vc.effects.interactions(lm, task, units=units, **QUIET)
 
 
-def test_units_in_the_last_stream_add_up(tiny, task_of):
+def test_units_in_the_last_stream_add_up(tiny, task_of, monkeypatch):
     """Behind the last block the logit difference is affine in what two units write, but for the final norm."""
     lm, task = tiny("llama"), task_of((6, 8), n=2)
     last = lm.layers - 1
-    lm.decoder.final_norm.forward = lambda x: x
-    try:
-        found = vc.effects.interactions(lm, task, units=[(f"m{last}.n1", f"m{last}.n2")], **QUIET)
-        assert found.values.abs().max() < 1e-12
-    finally:
-        del lm.decoder.final_norm.forward
+    monkeypatch.setattr(lm.decoder.final_norm, "forward", lambda x: x)
+    found = vc.effects.interactions(lm, task, units=[(f"m{last}.n1", f"m{last}.n2")], **QUIET)
+    assert found.values.abs().max() < 1e-12
 
 
 def test_what_names_mean():
@@ -347,3 +344,36 @@ def test_other_verbs_take_single_units(tiny, task_of):
         vc.exact(lm, task, units=["m0+m1"], ablation="optimal", **QUIET)
     with pytest.raises(MethodError, match="Verify an estimate"):
         vc.verify(lm, task, vc.exact(lm, task, units=["m0+m1"], **QUIET), **QUIET)
+
+
+def test_names_read_back_as_what_they_name(tiny, task_of):
+    lm, task = tiny("llama"), task_of((6, 8), n=2)
+    for units in ([("a0.h1", "m1@2")], [("a0.h1@2", "m1")], [("a0.h1", "m1@2-3", "a2.h0")], ["a0.h1+m1@2"]):
+        first = vc.exact(lm, task, units=units, **QUIET)
+        again = vc.exact(lm, task, units=first.units.names, **QUIET)
+        assert again.units.names == first.units.names and torch.equal(again.values, first.values)
+
+
+def test_a_table_of_another_model_is_refused(tiny, task_of):
+    lm, task = tiny("llama"), task_of(6, n=2)
+    heads = [Member("heads", 0, 9)], [Member("heads", 0, -1)], [Member("mlps", 7, -1)], [Member("mlps", 0, 2)]
+    for members in heads:
+        with pytest.raises(UnitError, match=r"is not in|a unit of that kind has"):
+            vc.exact(lm, task, units=Groups.of([members]), **QUIET)
+    for wrong in (Member("mlps", 0, -1, 3, 2), Member("nope", 0, 0), Member("mlps", 0, -1, 3)):
+        with pytest.raises(UnitError, match="is no unit at positions"):
+            Groups.of([[wrong]])
+    with pytest.raises(UnitError, match="not the name of a unit"):
+        vc.exact(lm, task, units=["m0@" + "9" * 5000 + "-" + "9" * 5001], **QUIET)
+
+
+def test_agreement_of_several_groups(tiny, task_of):
+    lm, task = tiny("llama"), task_of((6, 8), n=8)
+    one = vc.exact(lm, task, units=["m0+m1", "m1+m2", "m0+m2"], **QUIET)
+    assert vc.agreement(one, one).r == pytest.approx(1)
+    # by what they are made of, whatever they are called and in whatever order
+    named = {"c": ("m2", "m0"), "a": "m1+m0", "b": "m1+m2"}
+    assert vc.agreement(vc.exact(lm, task, units=named, **QUIET), one).r == pytest.approx(1)
+    other = vc.agreement(vc.exact(lm, task, units=["m0+m1", "m0+m2", "a0.h0+m1"], **QUIET), one)
+    assert len(other.names) == 2
+    assert vc.scores.stability(one, top=1, draws=20).probability.sum() == pytest.approx(1)

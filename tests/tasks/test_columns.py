@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -76,6 +77,9 @@ def test_columns_that_are_called_otherwise(words, tmp_path):
         vc.task(words, pd.DataFrame(rows))
     with pytest.raises(TaskError, match=r"column 'promt' is missing.*Did you mean 'prompt'"):
         vc.task(words, pd.DataFrame(rows), columns={"clean": "promt", "correct": "answer"})
+    years = [{"clean": "from the year 1352 to the year 13", "corrupted": "x", "label": 52, "own": " is"}]
+    with pytest.raises(TaskError, match="column 'incorrect' is missing"):
+        vc.task(words, years, columns={"correct": "own"})
     with pytest.raises(TaskError, match="'question' is nothing that a pair is made of"):
         vc.task(words, pd.DataFrame(rows), columns={"question": "prompt"})
     path = tmp_path / "pairs.csv"
@@ -125,6 +129,11 @@ def test_sets_of_ids_hold_lists_too(words):
         }
     ]
     assert vc.task(words, rows).correct == (tuple(ids),)
+    assert token_ids("5|7") == [5, 7] == token_ids(np.array([5, 7])) and token_ids(np.int64(5)) == 5
+    for none in (5.7, "5.7", [5.7], True, "True", "1e400", float("inf"), "5|x"):
+        assert token_ids(none) is none
+        with pytest.raises(TaskError, match="answers are token ids here"):
+            vc.task(words, [rows[0] | {"answers_idx": none}])
     assert [token_ids(one) for one in (5, "5", "[5, 7]", [5.0], "five", None, "(")] == [
         5,
         5,
@@ -193,6 +202,12 @@ def test_mib(words):
     assert same.answer_strings(0) == ([" John"], [" Mary"]) and same.corrupted_text == ("Mary and John , Anna",)
     letters = MIB | {"choices": {"label": ["John", "Mary"], "text": ["a", "b"]}}
     assert vc.task(words, [letters], columns={"corrupted": "swap_counterfactual"}).digest() == found.digest()
+    arrays = MIB | {"choices": np.array(["John", "Mary"], dtype=object)}
+    assert vc.task(words, [arrays], columns={"corrupted": "swap_counterfactual"}).digest() == found.digest()
+    with pytest.raises(TaskError, match="none of its 0 choices"):
+        vc.task(words, [MIB | {"choices": 5}], columns={"corrupted": "swap_counterfactual"})
+    with pytest.raises(TaskError, match=r"MIB's sets columns= chooses the counterfactual, and nothing else"):
+        vc.task(words, [MIB | {"foo": " x"}], columns={"correct": "foo"})
     with pytest.raises(TaskError, match="row 0: answerKey 2 is none of its 2 choices"):
         vc.task(words, [MIB | {"answerKey": 2}], columns={"corrupted": "swap_counterfactual"})
 
@@ -231,7 +246,7 @@ def test_pairs_that_do_not_fit_are_left_out_and_listed(words):
     assert found.digest() == vc.task(words, OWN).digest()
     assert [info["row"] for info in found.info] == ["row 0", "row 3"]
     assert [why.split(":")[0] for why in found.options["left out"]] == [
-        "the table, row 1", "the table, row 2, correct", "pair 0 of task 'table'"
+        "the table, row 1", "the table, row 2, correct", "the table, row 4"
     ]  # fmt: skip
     assert "3 left out" in found.describe()
     with pytest.raises(TaskError, match=r"None of the 2 pairs fits this tokenizer. The first: the table, row 0"):
@@ -269,6 +284,23 @@ def test_a_task_with_pairs_left_out_is_kept_whole(words, tmp_path):
 def test_what_is_no_table_of_pairs(words, given, message):
     with pytest.raises(TaskError, match=message):
         vc.task(words, **given)
+
+
+def test_columns_whose_names_are_no_text(words):
+    frame = pd.DataFrame([list(row.values()) for row in OWN])
+    columns = {name: str(at) for at, name in enumerate(COLUMNS)}
+    assert vc.task(words, frame, columns=columns).digest() == vc.task(words, OWN).digest()
+    nested = pd.DataFrame(OWN)
+    nested.columns = pd.MultiIndex.from_product([["pair"], COLUMNS])
+    columns = {name: str(("pair", name)) for name in COLUMNS}
+    assert vc.task(words, nested, columns=columns).digest() == vc.task(words, OWN).digest()
+    for odd in ((one for one in OWN), {"clean": (x for x in "a")}, pd.DataFrame, [{5: 1}]):
+        with pytest.raises(TaskError):
+            vc.task(words, odd)
+
+
+def test_where_a_row_stood_is_kept_beside_a_column_of_that_name(words):
+    assert vc.task(words, [OWN[0] | {"row": "mine"}]).info[0]["row"] == "row 0"
 
 
 def test_an_arrow_table_is_read(words):

@@ -30,6 +30,8 @@ def columns_of(text: str | None) -> dict[str, str] | None:
     parts = [part.partition("=") for part in text.split(",")]
     if not all(name.strip() and column.strip() for name, _, column in parts):
         raise TaskError(f"--columns {text}: write it as --columns clean=prompt,correct=answer.")
+    if len({name.strip() for name, *_ in parts}) < len(parts):
+        raise TaskError(f"--columns {text} names a part of the pair twice.")
     return {name.strip(): column.strip() for name, _, column in parts}
 
 

@@ -92,7 +92,7 @@ def layout(found: Sequence[str], asked: Mapping[str, str], required: Sequence[st
     own = {name: asked.get(name, name) for name in COLUMNS if asked.get(name, name) in found}
     if set(required) <= set(own):
         return _renamed("", own)
-    known = (*(one.layout(found, asked) for one in PUBLISHED), _greater_than(found), _mib(found, asked, where))
+    known = (*(one.layout(found, asked) for one in PUBLISHED), _greater_than(found, asked), _mib(found, asked, where))
     if (made := next((one for one in known if one is not None), None)) is not None:
         return made
     missing = [name for name in required if name not in own]
@@ -114,22 +114,33 @@ def _renamed(name: str, columns: Mapping[str, str]) -> Layout:
 
 
 def token_ids(value: Any) -> Any:
-    """Whole numbers of a cell that holds some, written out as text or not: 5, "5", "[5, 7]"; else the cell as it is."""
+    """Whole numbers of a cell that holds some, as text or not: 5, "5", "[5, 7]", "5|7"; else the cell as it is."""
+    if isinstance(value, str) and "|" in value:
+        parts = [token_ids(part) for part in value.split("|")]
+        return parts if all(isinstance(one, int) for one in parts) else value
     try:
-        found = ast.literal_eval(value) if isinstance(value, str) else value
-        return [int(one) for one in found] if is_list(found) else int(found)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        found = ast.literal_eval(value.strip()) if isinstance(value, str) else value
+        return [_whole(one) for one in found] if is_list(found) else _whole(found)
+    except (ValueError, SyntaxError, TypeError, OverflowError, MemoryError, RecursionError):
         return value
 
 
-def _greater_than(found: Sequence[str]) -> Layout | None:
+def _whole(value: Any) -> int:
+    """A whole number, also where a table with gaps has made a fraction of it (5.0)."""
+    if isinstance(value, (bool, str)) or type(value).__name__ == "bool" or int(value) != value:
+        raise ValueError(value)
+    return int(value)
+
+
+def _greater_than(found: Sequence[str], asked: Mapping[str, str]) -> Layout | None:
     """Right is every two-digit year above the one that the column says, wrong are that one and all below."""
     column = next((name for name in ("label", "correct_idx") if name in found), None)
-    if column is None or not {"clean", "corrupted"} <= set(found):
+    if asked or column is None or not {"clean", "corrupted"} <= set(found):
         return None
 
     def read(row: Mapping[str, Any]) -> dict[str, Any]:
         prompt, year = row.get("clean"), token_ids(row.get(column))
+        year = year if isinstance(year, int) else -1
         match = _YEARS.search(prompt) if isinstance(prompt, str) else None
         if match is None or year != int(match[2]):
             raise TaskError(
@@ -148,6 +159,11 @@ def _mib(found: Sequence[str], asked: Mapping[str, str], where: str) -> Layout |
     others = [name for name in found if name.endswith(_COUNTERFACTUAL)]
     if not others or not {"prompt", "choices", "answerKey"} <= set(found):
         return None
+    if set(asked) - {"corrupted"}:
+        raise TaskError(
+            f"{where}: of MIB's sets columns= chooses the counterfactual, and nothing else: columns={{'corrupted': "
+            f"{others[0]!r}}}; the answers are those of its choices."
+        )
     if "corrupted" not in asked and len(others) > 1:
         raise TaskError(
             f"{where}: it has several counterfactuals: {', '.join(others)}. Choose one: columns={{'corrupted': "
@@ -172,8 +188,8 @@ def _mib(found: Sequence[str], asked: Mapping[str, str], where: str) -> Layout |
 def _choices(row: Mapping[str, Any]) -> list[str]:
     """What can be answered, each behind a space: names, or the letters before them."""
     choices = row.get("choices")
-    named = choices.get("label", ()) if isinstance(choices, Mapping) else choices
-    return [f" {str(one).lstrip()}" for one in named or ()]
+    named: Any = choices.get("label") if isinstance(choices, Mapping) else choices
+    return [f" {str(one).lstrip()}" for one in named] if is_list(named) else []
 
 
 def _choice(row: Mapping[str, Any]) -> str:

@@ -154,7 +154,7 @@ def from_pairs(
             assemble(tokenizer, name, [one], metric=metric)  # which refuses answers that are given twice
             fitting.append(one)
         except (PromptError, AnswerError) as error:
-            reasons.append(str(error).splitlines()[0])
+            reasons.append(str(error).splitlines()[0].replace(f"pair 0 of task {name!r}", where))
     if not fitting:
         raise TaskError(f"None of the {len(rows)} pairs fits this tokenizer. The first: {reasons[0]}")
     if reasons:

@@ -88,7 +88,7 @@ def _pair(
             raise TaskError(f"{here} is empty")
         cells[column] = value
     kept = {k: v for k, v in row.items() if k not in COLUMNS and isinstance(v, (str, int, float))}
-    return Pair(**cells, info={"row": place, **kept})
+    return Pair(**cells, info={**kept, "row": place})
 
 
 def _messages(value: Any) -> Any:
@@ -109,11 +109,11 @@ def _answers(value: Any, where: str, cut: str, ids: bool) -> tuple[str | int, ..
     if isinstance(value, str):
         value = value.split(cut) if cut else [value]
     answers = list(value) if is_list(value) else [value]
-    if ids and all(isinstance(one, int) for one in answers):
+    if ids:
+        if not all(isinstance(one, int) and not isinstance(one, bool) for one in answers):
+            raise TaskError(f"{where}: answers are token ids here, but this is {kind_and_value(value)}")
         return tuple(answers)
     if not all(isinstance(one, str) and one.strip() for one in answers):
-        if ids:
-            raise TaskError(f"{where}: answers are token ids here, but this is {kind_and_value(value)}")
         raise TaskError(
             f"{where}: answers are a text or a list of texts, none of them empty, but this is {kind_and_value(value)}"
         )

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 #: Members that are shown one by one.
 _SHOWN = 8
 #: The positions of a member: "@7", "@5-8".
-_SPAN = re.compile(r"([^@]+)@(-?\d+)-(-?\d+)")
-_POINT = re.compile(r"([^@]+)@(-?\d+)")
+_SPAN = re.compile(r"([^@]+)@(-?[0-9]{1,9})-(-?[0-9]{1,9})")
+_POINT = re.compile(r"([^@]+)@(-?[0-9]{1,9})")
 _END = "@end"
 
 
@@ -94,6 +94,8 @@ class Groups(Units):
             UnitError: no group, an empty one, two of one name, or one that names an activation twice.
         """
         found = tuple(tuple(group) for group in members)
+        for one in (one for group in found for one in group):
+            _require_member(one)
         called = tuple(labels) if labels else tuple(map(_called, found))
         if not found:
             raise UnitError("There are no groups. Name at least one, e.g. [('a0.h0', 'a1.h0')].")
@@ -110,7 +112,9 @@ class Groups(Units):
 
     def __getitem__(self, chosen: np.ndarray | slice | Sequence[int]) -> Groups:
         kept = np.arange(len(self))[chosen].tolist()
-        return Groups.of([self.members[i] for i in kept], [self.labels[i] for i in kept])
+        columns = (self.layer[kept], self.index[kept], self.position[kept])
+        # nothing is checked: a resample of the table names groups several times
+        return Groups("groups", *columns, tuple(self.members[i] for i in kept), tuple(self.labels[i] for i in kept))
 
     @property
     def place(self) -> Place:
@@ -130,6 +134,11 @@ class Groups(Units):
     def joint(self) -> bool:
         """A row moves several parts."""
         return True
+
+    @property
+    def keys(self) -> list[tuple[Any, ...]]:
+        """What every group is made of, whatever it is called and in whatever order."""
+        return [tuple(sorted(group, key=repr)) for group in self.members]
 
     @property
     def names(self) -> list[str]:
@@ -176,13 +185,23 @@ def _before(one: Member, other: Member) -> bool:
 
 
 def _called(group: Sequence[Member]) -> str:
-    """What a group is called that was given no name: all it is made of, or the first and the last of many."""
-    names = [one.name for one in group]
+    """What a group is called that was given no name: all it is made of, or the first and the last of many.
+
+    Where its last member alone has positions it comes first, since at the end they would be read as those of all.
+    """
+    alone = len(group) > 1 and group[-1].first is not None and all(one.first is None for one in group[:-1])
+    names = [one.name for one in ((group[-1], *group[:-1]) if alone else group)]
     return "+".join(names) if len(names) <= _SHOWN else f"{names[0]}+…+{names[-1]} ({len(names)} units)"
 
 
 def _some(names: list[str]) -> list[str]:
     return names if len(names) <= _SHOWN else [*names[: _SHOWN - 1], "…", names[-1]]
+
+
+def _require_member(one: Member) -> None:
+    spans = (one.first, one.last)
+    if one.kind not in KINDS or (None in spans) != (spans == (None, None)) or (one.first or 0) > (one.last or 0):
+        raise UnitError(f"{one} is no unit at positions that follow each other.")
 
 
 def _require_group(name: str, group: Sequence[Member]) -> None:

@@ -179,12 +179,21 @@ def parse_groups(lm: Model, asked: Any, longest: int) -> Groups:
             kind, layer, index, _ = _parse(lm, stem)
             members.append(Member(cast("Kind", kind), layer, index, first, last))
         found.append(members)
-    return checked_groups(Groups.of(found, [str(name) for name in entries] or None), longest)
+    return checked_groups(lm, Groups.of(found, [str(name) for name in entries] or None), longest)
 
 
-def checked_groups(groups: Groups, longest: int) -> Groups:
-    """The table, if some prompt has every position."""
+def checked_groups(lm: Model, groups: Groups, longest: int) -> Groups:
+    """The table, if the model has every unit of it and some prompt every position; names the first that is not."""
+    if not len(groups):
+        raise UnitError("The table of groups is empty. Name at least one, e.g. [('a0.h0', 'a1.h0')].")
     for name, members in zip(groups.names, groups.members, strict=True):
+        for one in members:
+            none, column = np.array([-1]), np.array([one.index])
+            if indexed(one.kind) != (one.index >= 0):
+                raise UnitError(
+                    f"The group {name!r} holds {one}: a unit of that kind has {'an' if one.index < 0 else 'no'} index."
+                )
+            _checked(lm, Units(one.kind, np.array([one.layer]), column, none), longest)
         if beyond := next((one for one in members if one.span(longest)[0] < 0), None):
             raise UnitError(
                 f"{beyond.name!r} of the group {name!r}: no prompt of this task has such a position; the longest has "
@@ -204,7 +213,7 @@ def resolve_units(lm: Model, units: Any, longest: int, *, groups: bool = False) 
                 f"units={shown(units)} names groups of units, which one patch replaces together; only vc.exact takes "
                 "them. Name single units here."
             )
-        return checked_groups(units, longest) if isinstance(units, Groups) else parse_groups(lm, units, longest)
+        return checked_groups(lm, units, longest) if isinstance(units, Groups) else parse_groups(lm, units, longest)
     if isinstance(units, Edges):
         return checked_edges(lm, units, longest)
     if isinstance(units, Units):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -70,8 +70,8 @@ class Units:
         return False
 
     @property
-    def keys(self) -> list[tuple[int, int, int]]:
-        """(layer, index, position) of every unit, to match tables by."""
+    def keys(self) -> list[tuple[Any, ...]]:
+        """What every unit is, to match tables by: (layer, index, position)."""
         return list(zip(self.layer.tolist(), self.index.tolist(), self.position.tolist(), strict=True))
 
     @property

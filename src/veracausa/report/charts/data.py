@@ -42,16 +42,15 @@ def errors(scores: Scores) -> np.ndarray:
     return found.double().numpy()
 
 
-def keys(units: Units) -> list[tuple[int, int, int]]:
-    """(layer, index, position) of every unit."""
+def keys(units: Units) -> list[tuple[Any, ...]]:
+    """What every unit is, to match tables by."""
     return units.keys
 
 
 def unit_rows(units: Units, columns: Mapping[str, np.ndarray], chosen: Iterable[int] | None = None) -> list[Row]:
     """One record per unit: name, layer, index, position and the given numbers."""
     chosen = range(len(units)) if chosen is None else list(chosen)
-    places = keys(units)
-    names = units.names
+    names, places = units.names, np.stack([units.layer, units.index, units.position], 1).tolist()
     return [
         {"name": names[i], "layer": places[i][0], "index": places[i][1], "position": places[i][2]}
         | {column: number(values[i]) for column, values in columns.items()}
