@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -85,25 +84,15 @@ class GroupRows(Plan):
             if len(rows):
                 yield rows, effect
 
-    def order(self, chosen: np.ndarray, todo: Tensor) -> np.ndarray:
-        """See `Plan.order`."""
-        chosen = chosen[np.argsort(self.units.layer[chosen], kind="stable")]
-        rows = np.stack(np.meshgrid(np.arange(len(todo)), chosen, indexing="ij"), -1).transpose(1, 0, 2).reshape(-1, 2)
-        return rows[todo.numpy()[rows[:, 0], rows[:, 1]]]
-
     def chunk(self, patching: Patching, rows: np.ndarray, start: int) -> Tensor:
         """See `Plan.chunk`."""
         tape, base, read = patching.bucket.tape, patching.base, patching.bucket.read
-        layers, offset = self.units.layer[rows[:, 1]], start - tape.start
-        borders = [0, *(np.flatnonzero(np.diff(layers)) + 1).tolist(), len(rows)]
-        joins = []
-        for a, b in pairwise(borders):
-            example, layer = torch.as_tensor(rows[a:b, 0], device=self.lm.device), int(layers[a])
+        offset = start - tape.start
 
-            def enter(layer: int = layer, example: Tensor = example) -> Tensor:
-                return base.residual[layer][example, offset:]
+        def joined(layer: int, example: Tensor) -> Join:
+            return Join(layer, False, example, lambda: base.residual[layer][example, offset:])
 
-            joins.append(Join(layer, False, example, enter))
+        joins = [joined(layer, example) for layer, _, example in self.by_layer(rows)]
         overrides = self._overrides(tape, rows, start)
         last = sweep(self.lm.decoder, tape, base, joins, start=start, overrides=overrides, cost=self.cost)
         return read(last, torch.as_tensor(rows[:, 0], device=self.lm.device)).to("cpu", self.lm.score_dtype)

@@ -18,7 +18,7 @@ import torch
 
 from veracausa.choices import Ablation, Direction
 from veracausa.effects.exact import ExactWork, exact
-from veracausa.engine.work import gives
+from veracausa.engine.work import Derived, gives
 from veracausa.errors import UnitError
 from veracausa.scores.scores import Scores
 from veracausa.units.groups import Groups
@@ -31,43 +31,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class InteractionsWork:
+class InteractionsWork(Derived):
     """Groups, and the effects of them and of all their members; see `interactions`."""
 
-    groups: Groups
+    units: Groups
     effects: ExactWork
-
-    @property
-    def lm(self) -> Model:
-        """The model."""
-        return self.effects.lm
-
-    @property
-    def task(self) -> Task:
-        """The pairs."""
-        return self.effects.task
-
-    @property
-    def units(self) -> Units:
-        """The groups."""
-        return self.groups
-
-    @property
-    def kind(self) -> str:
-        """The rate it runs at."""
-        return self.effects.kind
-
-    def batches(self) -> int:
-        """Buckets that are recorded."""
-        return self.effects.batches()
-
-    def tokens(self) -> float:
-        """Token-layers of all effects."""
-        return self.effects.tokens()
 
     def run(self, show_progress: bool = True, out: str | Path | None = None) -> Scores:
         """The effects of groups, less those of their members."""
-        scores, groups = self.effects.run(show_progress, out), self.groups
+        scores, groups = self.effects.run(show_progress, out), self.units
         column = {members: i for i, members in enumerate(scores.units.members)}  # type: ignore[attr-defined]
         alone = [torch.tensor([column[(one,)] for one in group]) for group in groups.members]
         values = scores.values[:, : len(groups)] - torch.stack([scores.values[:, own].sum(1) for own in alone], 1)

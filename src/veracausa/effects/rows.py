@@ -89,9 +89,20 @@ class Plan(ABC):
     def free(self, patching: Patching, todo: Tensor) -> Iterator[tuple[np.ndarray, float]]:
         """Rows (example in the bucket, unit) whose effect is known without a run, and that effect (NaN: no such)."""
 
-    @abstractmethod
     def order(self, chosen: np.ndarray, todo: Tensor) -> np.ndarray:
-        """Rows that are `todo` of the chosen units, in the order in which they join the stream."""
+        """Rows that are `todo` of the chosen units, in the order in which they join the stream: layer by layer."""
+        chosen = chosen[np.argsort(self.units.layer[chosen], kind="stable")]
+        rows = np.stack(np.meshgrid(np.arange(len(todo)), chosen, indexing="ij"), -1)
+        # unit by layer first, then example: rows of one layer stay together
+        rows = rows.transpose(1, 0, 2).reshape(-1, 2)
+        return rows[todo.numpy()[rows[:, 0], rows[:, 1]]]
+
+    def by_layer(self, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray, Tensor]]:
+        """(layer, its rows, their examples) of rows in that order."""
+        layers = self.units.layer[rows[:, 1]]
+        borders = [0, *(np.flatnonzero(np.diff(layers)) + 1).tolist(), len(rows)]
+        for a, b in pairwise(borders):
+            yield int(layers[a]), rows[a:b], torch.as_tensor(rows[a:b, 0], device=self.lm.device)
 
     @abstractmethod
     def chunk(self, patching: Patching, rows: np.ndarray, start: int) -> Tensor:
@@ -184,14 +195,6 @@ class Rows(Plan):
         bucket = Bucket.record(self.lm, self.task, start, examples, self.cost, sites=sites_for(place), places=(place,))
         return Patching(bucket, *bucket.runs(self.noising))
 
-    def order(self, chosen: np.ndarray, todo: Tensor) -> np.ndarray:
-        """See `Plan.order`."""
-        chosen = chosen[np.argsort(self.units.layer[chosen], kind="stable")]
-        rows = np.stack(np.meshgrid(np.arange(len(todo)), chosen, indexing="ij"), -1)
-        # unit by layer first, then example: rows of one layer stay together
-        rows = rows.transpose(1, 0, 2).reshape(-1, 2)
-        return rows[todo.numpy()[rows[:, 0], rows[:, 1]]]
-
     def free(self, patching: Patching, todo: Tensor) -> Iterator[tuple[np.ndarray, float]]:
         """Units at positions that do not exist, or that cannot change."""
         position, tape = self.units.position, patching.bucket.tape
@@ -211,13 +214,7 @@ class Rows(Plan):
 
     def joins(self, tape: Tape, base: State, rows: np.ndarray, start: int) -> list[Join]:
         """Where rows (sorted by layer) enter the stream, layer by layer."""
-        layers = self.units.layer[rows[:, 1]]
-        borders = [0, *(np.flatnonzero(np.diff(layers)) + 1).tolist(), len(rows)]
-        joins = []
-        for a, b in pairwise(borders):
-            example = torch.as_tensor(rows[a:b, 0], device=self.lm.device)
-            joins.append(self._join(tape, base, int(layers[a]), example, rows[a:b, 1], start))
-        return joins
+        return [self._join(tape, base, layer, example, own[:, 1], start) for layer, own, example in self.by_layer(rows)]
 
     def _join(self, tape: Tape, base: State, layer: int, example: Tensor, units: np.ndarray, start: int) -> Join:
         decoder, kind = self.lm.decoder, self.units.kind

@@ -24,7 +24,7 @@ from veracausa.effects.coalitions import coalition_work
 from veracausa.effects.exact import ExactWork, Sources, exact
 from veracausa.effects.replacements import Replacement, Zero, require_joint
 from veracausa.effects.rows import Patching, Plan, Rows
-from veracausa.engine.work import gives
+from veracausa.engine.work import Derived, gives
 from veracausa.errors import MethodError
 from veracausa.scores.scores import Scores
 from veracausa.units.coalitions import Coalitions, require_kind
@@ -38,30 +38,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class LastInWork:
+class LastInWork(Derived):
     """Last-in effects of a table of units, by coalitions: see `last_in`."""
 
-    lm: Model
-    task: Task
     units: Units
-    coalitions: ExactWork
-
-    @property
-    def kind(self) -> str:
-        """The rate it runs at."""
-        return self.coalitions.kind
-
-    def batches(self) -> int:
-        """Buckets that are recorded."""
-        return self.coalitions.batches()
-
-    def tokens(self) -> float:
-        """Token-layers of the coalitions."""
-        return self.coalitions.tokens()
+    effects: ExactWork
 
     def run(self, show_progress: bool = True, out: str | Path | None = None) -> Scores:
         """The effects, from those of the whole sites and of the sites without each unit."""
-        scores, table = self.coalitions.run(show_progress, out), self.units
+        scores, table = self.effects.run(show_progress, out), self.units
         layers, site = np.unique(table.layer, return_inverse=True)
         whole, without = scores.values.split([len(layers), len(table)], 1)
         note = "last-in: M(whole layer replaced) − M(whole layer but this unit replaced), with the sign of E"
@@ -104,7 +89,7 @@ def last_in(
     every = coalition_work(
         lm, task, _all_but(lm, table), ablation=ablation, direction=direction, reference=reference, seed=seed
     )
-    return LastInWork(lm, task, table, every)
+    return LastInWork(table, every)
 
 
 class DirectWork(ExactWork):

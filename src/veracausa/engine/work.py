@@ -94,6 +94,35 @@ class Staged(ABC):
         return sum(step.token_layers for step in self.steps())
 
 
+class Derived:
+    """A work that runs another, its `effects`, and computes something of what that gives; it costs what that does."""
+
+    effects: Any
+
+    @property
+    def lm(self) -> Model:
+        """The model."""
+        return self.effects.lm
+
+    @property
+    def task(self) -> Task:
+        """The pairs."""
+        return self.effects.task
+
+    @property
+    def kind(self) -> str:
+        """The rate it runs at."""
+        return self.effects.kind
+
+    def batches(self) -> int:
+        """Buckets that are recorded."""
+        return self.effects.batches()
+
+    def tokens(self) -> float:
+        """Token-layers of all effects."""
+        return self.effects.tokens()
+
+
 class Planned(Protocol[Arguments, Result_co, Made_co]):
     """A public verb whose work can be had before it is done."""
 

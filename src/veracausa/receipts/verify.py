@@ -18,7 +18,7 @@ from veracausa.choices import Ablation
 from veracausa.cost import Cost
 from veracausa.effects.exact import ExactWork, exact
 from veracausa.engine.identity import difference
-from veracausa.engine.work import gives
+from veracausa.engine.work import Derived, gives
 from veracausa.errors import MethodError
 from veracausa.receipts.receipts import Receipt
 from veracausa.receipts.stages import Orders, Stage, Until, plan, require_tau, walk
@@ -36,7 +36,7 @@ TAU = 0.01
 
 
 @dataclass(frozen=True, eq=False)
-class VerifyWork:
+class VerifyWork(Derived):
     """A receipt for an estimate; see `verify`. `effects`: exact effects of all its units, of which `stages` run some.
 
     `costs`: token-layers of each unit's own rows.
@@ -53,25 +53,10 @@ class VerifyWork:
     budget: float | None
 
     @property
-    def lm(self) -> Model:
-        """The model."""
-        return self.effects.lm
-
-    @property
-    def task(self) -> Task:
-        """The task."""
-        return self.effects.task
-
-    @property
     def units(self) -> Units:
         """The units that are verified if all stages are gone through."""
         last = self.orders.members(self.stages[-1].top, self.stages[-1].sample)
         return self.estimate.units[np.sort(np.concatenate(last))]
-
-    @property
-    def kind(self) -> str:
-        """The rate it runs at."""
-        return self.effects.kind
 
     def batches(self) -> int:
         """Buckets that are recorded, at most."""
