@@ -26,6 +26,7 @@ from veracausa.tasks.columns import UNEQUAL
 from veracausa.tasks.metrics import METRICS
 from veracausa.tasks.registry import BUILTIN
 from veracausa.units.kinds import KINDS
+from veracausa.units.resolve import ALL_CELLS
 
 KINDS_AND_EDGES = (*KINDS, "edges")
 TABLES = {
@@ -33,7 +34,7 @@ TABLES = {
     "Ablation": ABLATIONS,
     "Baseline": BASELINES,
     "MetricName": METRICS,
-    "AllUnits": (*KINDS_AND_EDGES, *(f"{kind}@positions" for kind in KINDS_AND_EDGES)),
+    "AllUnits": (*KINDS_AND_EDGES, *(f"{kind}@positions" for kind in KINDS_AND_EDGES), ALL_CELLS),
     "Estimate": ({*ESTIMATES, *EDGE_PRESETS, "ifr"} - {"mask"}),  # `vc.estimates.learn_mask` has a call of its own
     "EdgeScoring": SCORED_BY,
     "PathName": PATHS,

@@ -22,9 +22,10 @@ MetricName = Literal[
 
 #: All units of a kind, each at all positions or one by one at each.
 AllUnits = Literal[
-    "heads", "mlps", "attention", "neurons", "residual", "queries", "keys", "values", "edges",
+    "heads", "mlps", "attention", "neurons", "residual", "queries", "keys", "values", "patterns", "edges",
     "heads@positions", "mlps@positions", "attention@positions", "neurons@positions", "residual@positions",
-    "queries@positions", "keys@positions", "values@positions", "edges@positions",
+    "queries@positions", "keys@positions", "values@positions", "patterns@positions",
+    "patterns@cells", "edges@positions",
 ]  # fmt: skip
 
 #: Published estimates by name, of nodes and of edges.

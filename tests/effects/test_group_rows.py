@@ -298,11 +298,13 @@ def test_units_in_the_last_stream_add_up(tiny, task_of, monkeypatch):
 
 
 def test_what_names_mean():
-    assert pieces("m3+m4@5-8", "") == [("m3", 5, 8), ("m4", 5, 8)]
-    assert pieces("m3+m4@end", "") == [("m3", -1, -1), ("m4", -1, -1)] == pieces("m3+m4@-1", "")
-    assert pieces("m3@-3--1", "") == [("m3", -3, -1)]
-    assert pieces("m3@2+m4@5-8", "") == [("m3", 2, 2), ("m4", 5, 8)]
-    assert pieces(("a0.h1", "m3+m4@5"), "") == [("a0.h1", None, None), ("m3", 5, 5), ("m4", 5, 5)]
+    assert pieces("m3+m4@5-8", "") == [("m3", (5, 8), None), ("m4", (5, 8), None)]
+    assert pieces("m3+m4@end", "") == [("m3", (-1, -1), None), ("m4", (-1, -1), None)] == pieces("m3+m4@-1", "")
+    assert pieces("m3@-3--1", "") == [("m3", (-3, -1), None)]
+    assert pieces("m3@2+m4@5-8", "") == [("m3", (2, 2), None), ("m4", (5, 8), None)]
+    assert pieces(("a0.h1", "m3+m4@5"), "") == [
+        ("a0.h1", None, None), ("m3", (5, 5), None), ("m4", (5, 5), None),
+    ]  # fmt: skip
     assert is_grouped({"x": ["m0"]}) and is_grouped("m0+m1") and is_grouped(["m0", ("m1",)]) and is_grouped("m0@1-2")
     assert not any(map(is_grouped, ("heads", ["m0@1"], "a0.h0->m1", ["a0.h0->m1@2"], 3)))
     pair = Groups.of([[Member("mlps", 0, -1), Member("heads", 1, 2)], [Member("mlps", 0, -1)]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -83,7 +84,8 @@ def units_of(text: str) -> str | list[str]:
     """A kind of units, or a list of names; UnitError for what is neither."""
     from veracausa.units.resolve import require_names
 
-    units = text.split(",") if "," in text else text
+    names = re.split(r",(?![-0-9]|end\b)", text)  # a comma before a position is a cell's own: a9.h6<pattern>@12,5
+    units = names if len(names) > 1 else text
     require_names(units)
     return units
 

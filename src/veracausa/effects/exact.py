@@ -34,6 +34,7 @@ from veracausa.effects.replacements import (
     require_constants,
     require_effect,
     require_joint,
+    require_patterns,
 )
 from veracausa.effects.rows import Plan, Rows
 from veracausa.engine.patches import Place
@@ -92,6 +93,11 @@ class ExactWork:
             "seed": self.seed if self.ablation == "resample" else None,
             **reference_settings(self.ablation, self.task, self.reference),
         }
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.units, Edges):
+            places = self.units.places if isinstance(self.units, Groups) else [self.units.place]
+            require_patterns(places, self.ablation, self.task, self.reference or self.task)
 
     def plan(self, cost: Cost, source: Sources | None = None) -> Plan:
         """The rows; without a `source` they can only be counted."""

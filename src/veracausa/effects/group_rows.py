@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 #: Place → the kind whose units are side by side there.
 KIND_AT: dict[Place, Kind] = {
     "z": "heads", "neurons": "neurons", "mlp": "mlps", "residual": "residual", "queries": "queries", "keys": "keys",
-    "values": "values",
+    "values": "values", "pattern": "patterns",
 }  # fmt: skip
 
 
@@ -53,7 +53,8 @@ class GroupRows(Plan):
     @property
     def kept(self) -> int:
         """Floats a token that a tape keeps of each layer beside the stream."""
-        return sum(site_width(self.lm.decoder, place) for place in self.units.places) + 2 * self.lm.width
+        longest = max(self.task.lengths)
+        return sum(site_width(self.lm.decoder, place, longest) for place in self.units.places) + 2 * self.lm.width
 
     @property
     def depth(self) -> np.ndarray:
@@ -113,16 +114,18 @@ class GroupRows(Plan):
     ) -> Override:
         own, device = np.array(list(members)), self.lm.device
         parts = max(1, per_layer(self.lm, KIND_AT[place]))
-        taken = torch.zeros(len(own), tape.length - start, parts, dtype=torch.bool)
+        keys = tape.length if place == "pattern" else 1  # of patterns single keys may be taken
+        taken = torch.zeros(len(own), tape.length - start, parts, keys, dtype=torch.bool)
         for at, group in enumerate(members.values()):
             for one in group:
                 first, last = one.span(tape.length)
                 first = max(first, start)
                 part = slice(None) if one.index < 0 or parts == 1 else slice(one.index, one.index + 1)
-                taken[at, first - start : max(last + 1 - start, 0), part] = True
+                looked_at = one.looked_at(tape.length) if keys > 1 else slice(None)
+                taken[at, first - start : max(last + 1 - start, 0), part, looked_at] = True
         example = torch.as_tensor(rows[own, 0], device=device)
 
         def values() -> Tensor:
             return self.sources[place].rows(tape, place, layer, example, None)[:, start - tape.start :]
 
-        return Override(place, torch.as_tensor(own, device=device), taken.to(device), values)
+        return Override(place, torch.as_tensor(own, device=device), taken.flatten(2).to(device), values)

@@ -32,7 +32,7 @@ from torch import Tensor
 from veracausa.choices import AllUnits
 from veracausa.cost import Cost
 from veracausa.effects.optimal_descent import Constants, Descent, Learning, recorded_parts, schedule
-from veracausa.effects.replacements import Zero, reference_runs
+from veracausa.effects.replacements import Zero, reference_runs, require_patterns
 from veracausa.effects.rows import Rows
 from veracausa.engine.budget import examples_per_batch
 from veracausa.engine.identity import difference
@@ -297,6 +297,7 @@ def optimal_constants(
     table = resolve_units(lm, units, max(task.lengths))
     if isinstance(table, Edges) or table.positional or table.joint:
         raise MethodError("Optimal constants are those of single units at all positions: no edges, no @position.")
+    require_patterns([table.place], "optimal", task, task)
     if not floor >= 0 or (most is not None and most < 0):
         raise MethodError(f"floor={floor}, most={most}: neither may be below 0.")
     return OptimalWork(lm, task, table, learning or Learning(), floor, most)

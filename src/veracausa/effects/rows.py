@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from veracausa.cost import Cost
+from veracausa.effects.moves import own_part
 from veracausa.effects.replacements import Replacement
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.bucket import Bucket
@@ -178,7 +179,7 @@ class Rows(Plan):
     @property
     def kept(self) -> int:
         """Floats a token that a tape keeps of each layer beside the stream."""
-        return site_width(self.lm.decoder, self.units.place) + self.lm.width
+        return site_width(self.lm.decoder, self.units.place, max(self.task.lengths)) + self.lm.width
 
     @property
     def depth(self) -> np.ndarray:
@@ -244,9 +245,4 @@ class Rows(Plan):
 
     def _at_position(self, delta: Tensor, units: np.ndarray, start: int) -> Tensor:
         """A positional unit changes only its own position; rows hold the positions from `start` on."""
-        if not self.units.positional:
-            return delta
-        row, own = torch.arange(len(units)), torch.as_tensor(self.units.position[units] - start)
-        one = torch.zeros_like(delta)
-        one[row, own] = delta[row, own]
-        return one
+        return own_part(delta, self.units[units], start, self.lm.heads)

@@ -72,6 +72,7 @@ def suffix_attention(
     rule: AttentionRule | None = None,
     keep: Callable[..., None] | None = None,
     change: Callable[..., tuple[Tensor, ...]] | None = None,
+    look: Callable[[Tensor], Tensor] | None = None,
     scaling: float | None = None,
     softcap: float | None = None,
     sliding_window: int | None = None,
@@ -83,9 +84,10 @@ def suffix_attention(
     `attention_mask` is ignored: suffix runs hold no padding, and the mask follows from the positions; with
     `is_causal=False` there is none. `past`: keys and values that the module's own do not hold yet. `rule`: another
     backward pass. `keep` is called with what came in, so that queries, keys and values can be recorded with their
-    graph. `change(query, key, value)`: other ones in their place (`engine.overrides`).
+    graph. `change(query, key, value)`: other ones in their place (`engine.overrides`). `look(pattern)`, [rows, heads,
+    positions, keys]: is shown who looks where, and gives the pattern by which values are mixed.
     """
-    rows, heads, positions, dim = query.shape
+    rows, heads, positions = query.shape[:3]
     if keep is not None:
         keep(query, key, value, scaling=scaling, softcap=softcap, sliding_window=sliding_window, is_causal=is_causal)
     if change is not None:
@@ -94,11 +96,11 @@ def suffix_attention(
         query, key, value = rule.query_key(query), rule.query_key(key), rule.value(value)
     if past is not None:
         key, value = past.before(key, "keys"), past.before(value, "values")
-    groups, length = key.shape[1], key.shape[2]
     softmax = None if rule is None else rule.softmax
-    pattern = attention_pattern(query, key, softmax, scaling, softcap, sliding_window, is_causal)
-    output = torch.bmm(pattern, value.reshape(rows * groups, length, dim))
-    return output.view(rows, heads, positions, dim).transpose(1, 2), None
+    folded = attention_pattern(query, key, softmax, scaling, softcap, sliding_window, is_causal)
+    if look is not None:
+        folded = look(folded.view(rows, heads, positions, key.shape[2])).reshape(folded.shape)
+    return mixed(folded, value, positions), None
 
 
 def attention_pattern(
@@ -134,6 +136,17 @@ def attention_pattern(
             scores = torch.tanh(scores / softcap) * softcap
         scores = scores + mask
     return (torch.softmax(scores, dim=-1) if softmax is None else softmax(scores)).to(query.dtype)
+
+
+def mixed(
+    pattern: Float[Tensor, "rows_x_kv_heads share_x_positions keys"],
+    value: Float[Tensor, "rows kv_heads keys head_dim"],
+    positions: int,
+) -> Float[Tensor, "rows positions heads head_dim"]:
+    """Values mixed by a pattern as `attention_pattern` gives it, or by a change of one."""
+    rows, groups, length, dim = value.shape
+    output = torch.bmm(pattern, value.reshape(rows * groups, length, dim))
+    return output.view(rows, -1, positions, dim).transpose(1, 2)
 
 
 ALL_ATTENTION_FUNCTIONS.register(SUFFIX, suffix_attention)

@@ -44,8 +44,8 @@ class Override:
         out[self.rows] = torch.where(taken, new, own[self.rows])
         return out
 
-    def of_heads(self, own: Float[Tensor, "all heads positions head_dim"]) -> Tensor:
-        """The same for queries, keys or values as the attention function has them."""
+    def of_heads(self, own: Float[Tensor, "all heads positions _"]) -> Tensor:
+        """The same for queries, keys, values or patterns as the attention function has them."""
         flat = self.of(own.transpose(1, 2).flatten(2))
         return flat.unflatten(-1, (own.shape[1], own.shape[3])).transpose(1, 2)
 
@@ -71,5 +71,6 @@ def overriding(block: Block, found: Sequence[Override]) -> Iterator[dict[str, An
         named = zip(IN_ATTENTION, parts, strict=True)
         return tuple(inside[site].of_heads(own) if site in inside else own for site, own in named)
 
+    patterns = [one for one in found if one.place == "pattern"]
     with hooks(*handles):
-        yield {"change": change} if inside else {}
+        yield ({"change": change} if inside else {}) | ({"look": patterns[0].of_heads} if patterns else {})

@@ -4,7 +4,8 @@ Each kind of unit lives at one *site* of a block. A patch is a change `delta` of
 [rows, S, site width]; the output projection turns it into a change of the attention's or the MLP's output, the
 post-norm (Gemma) is taken anew, and the row joins the stream right behind that write. Blocks are linear there, so
 nothing before the patch is run again and a patch of zero changes nothing, bit for bit, where there is no post-norm.
-A change of queries, keys or values is first carried through that one layer's attention to a change of z.
+A change of queries, keys or values is first carried through that one layer's attention to a change of z, and one of an
+attention pattern is a change of z once it is multiplied with the run's own values.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ import torch
 from torch import Tensor
 
 from veracausa.anatomy import Block, Decoder
-from veracausa.engine.attention import suffix_attention
+from veracausa.engine.attention import mixed, suffix_attention
 from veracausa.engine.suffix import Join
-from veracausa.engine.tape import IN_ATTENTION, State
+from veracausa.engine.tape import BY_OURS, IN_ATTENTION, State
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 #: Where a unit's activation is: a recorded site, or the residual stream before a block.
-Place = Literal["z", "neurons", "mlp", "residual", "queries", "keys", "values"]
+Place = Literal["z", "neurons", "mlp", "residual", "queries", "keys", "values", "pattern"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def depth_behind(decoder: Decoder, place: Place, layer: int) -> int:
 
 def in_attention(place: Place) -> bool:
     """Whether a place is a part of the attention (else of the MLP, or the stream itself)."""
-    return place == "z" or place in IN_ATTENTION
+    return place == "z" or place in BY_OURS
 
 
 def recorded(state: State, place: Place, layer: int) -> Tensor:
@@ -65,8 +66,11 @@ def recorded(state: State, place: Place, layer: int) -> Tensor:
 
 
 def as_site(values: Tensor, place: Place, positions: int) -> Float[Tensor, "examples positions site"]:
-    """What `recorded` holds, or a gradient of it, as [B, S, site width]: heads side by side, own positions only."""
-    return values[:, :, -positions:].transpose(1, 2).flatten(2) if place in IN_ATTENTION else values
+    """What `recorded` holds, or a gradient of it, as [B, S, site width]: heads side by side, own positions only.
+
+    A pattern's site is each head's weights of all keys, [B, S, heads · keys]: its width grows with the prompt.
+    """
+    return values[:, :, -positions:].transpose(1, 2).flatten(2) if place in BY_OURS else values
 
 
 def activation(state: State, place: Place, layer: int) -> Float[Tensor, "examples positions site"]:
@@ -78,12 +82,15 @@ def sites_for(place: Place) -> tuple[str, ...]:
     """What a tape must hold so that `place` can be patched (see `tape.Site`)."""
     if place in IN_ATTENTION:
         return ("z", "attention", *IN_ATTENTION)
+    if place == "pattern":
+        return ("z", "attention", "pattern")
     return {"z": ("z", "attention"), "neurons": ("neurons", "mlp"), "mlp": ("mlp",), "residual": ()}[place]
 
 
-def site_width(decoder: Decoder, place: Place) -> int:
-    """Size of a place's activations at one position."""
+def site_width(decoder: Decoder, place: Place, length: int = 0) -> int:
+    """Size of a place's activations at one position; `length`: of the prompt, which only patterns depend on."""
     return {
+        "pattern": decoder.heads * length,
         "z": decoder.heads * decoder.head_dim,
         "neurons": decoder.neurons,
         "mlp": decoder.width,
@@ -104,7 +111,9 @@ def output_change(
 ) -> Float[Tensor, "rows positions width"]:
     """Change of the attention's or MLP's output for a change at its site: W_O or W_down, or the change itself."""
     place, block = at.place, decoder.blocks[min(at.layer, decoder.layers - 1)]
-    if place in IN_ATTENTION:
+    if place == "pattern":
+        delta = mixing_change(decoder, base, at, example, delta)
+    elif place in IN_ATTENTION:
         delta = value_change(decoder, base, at, example, offset, delta)
     if in_attention(place):
         return delta @ block.head_weights
@@ -134,6 +143,28 @@ def value_change(
     new, _ = suffix_attention(None, query, parts["keys"], parts["values"], None, **base.attention[at.layer])
     given = decoder.found.given(decoder.blocks[at.layer].attention_out, new.flatten(2))
     return given - base.sites["z"][at.layer][example, offset:]
+
+
+def mixing_change(
+    decoder: Decoder, base: State, at: Where, example: Int[Tensor, " rows"], delta: Float[Tensor, "rows positions site"]
+) -> Float[Tensor, "rows positions values"]:
+    """Change of the heads' values z for a change of the layer's patterns: that change times the run's own values.
+
+    z is linear in the pattern, so nothing is run again but hooks of the user's own before the output projection. Bound
+    by one product: 2 · heads · keys · head_dim operations a position, a fraction of those of the blocks behind it.
+    """
+    out, values = decoder.blocks[at.layer].attention_out, base.values[at.layer][example]
+    rows, groups, keys, _ = values.shape
+    positions = delta.shape[1]
+
+    def z(pattern: Tensor) -> Tensor:
+        return mixed(pattern.reshape(rows * groups, -1, keys), values, positions).flatten(2)
+
+    change = z(delta.unflatten(-1, (-1, keys)).transpose(1, 2))
+    if decoder.found.untouched(out):
+        return change
+    own = z(base.sites["pattern"][at.layer][example, :, -positions:])
+    return decoder.found.given(out, own + change) - decoder.found.given(out, own)
 
 
 def enter(

@@ -34,14 +34,18 @@ if TYPE_CHECKING:
 #: z: input of the output projection (heads' values); neurons: input of the down projection;
 #: attention, mlp: outputs of the attention's output projection and of the MLP module, before any post-norm.
 #: queries, keys, values: what the attention function is given, [B, heads, …, head_dim], behind rotation and norms;
-#: keys and values with the prefix. Recorded by our own attention function (see `attention.suffix_attention`).
+#: keys and values with the prefix; pattern: its softmax, [B, heads, S, keys], keys with the prefix. All four are
+#: recorded by our own attention function (see `attention.suffix_attention`).
 #: attention_in, mlp_in: outputs of the norms before attention and MLP; q_out, k_out, v_out: outputs of the projections
 #: (one and the same tensor where a family fuses them).
 Site = Literal[
-    "z", "neurons", "attention", "mlp", "queries", "keys", "values", "attention_in", "mlp_in", "q_out", "k_out", "v_out"
-]
+    "z", "neurons", "attention", "mlp", "queries", "keys", "values", "pattern",
+    "attention_in", "mlp_in", "q_out", "k_out", "v_out",
+]  # fmt: skip
 
 IN_ATTENTION = ("queries", "keys", "values")
+#: All that our attention function records.
+BY_OURS = (*IN_ATTENTION, "pattern")
 _PROJECTED = ("q_out", "k_out", "v_out")
 
 
@@ -155,7 +159,7 @@ def _recorded(
     rows, positions = (embeddings if ids is None else ids).shape[:2]  # type: ignore[union-attr]
     inputs = {"input_ids": ids} if embeddings is None else {"inputs_embeds": embeddings}
     watched, what = hooks(*watch(decoder, state, calls)), f"Recording {rows} prompts of {positions} tokens"
-    inside = attention_function(decoder, SUFFIX) if set(IN_ATTENTION) & set(sites) else nullcontext()
+    inside = attention_function(decoder, SUFFIX) if set(BY_OURS) & set(sites) else nullcontext()
     with inside, watched, torch.set_grad_enabled(grad), memory_errors(what):
         if logits:
             output = decoder.hf(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
@@ -190,7 +194,7 @@ def watch(decoder: Decoder, state: State, calls: list[dict[str, Any]]) -> list[A
         return keep
 
     def keep_call(_: Any, __: Any, kwargs: dict[str, Any]) -> None:
-        dropped = (*CACHES, "hidden_states", "attention_mask", "rule", "keep", "change")
+        dropped = (*CACHES, "hidden_states", "attention_mask", "rule", "keep", "change", "look")
         calls.append({name: value for name, value in kwargs.items() if name not in dropped})
 
     handles: list[Any] = []
@@ -212,14 +216,14 @@ def watch(decoder: Decoder, state: State, calls: list[dict[str, Any]]) -> list[A
                 handles.append(norm.register_forward_hook(keep_view(into)))
             elif site in _PROJECTED:
                 handles.append(block.projections[_PROJECTED.index(site)].register_forward_hook(keep_output(into)))
-        if any(site in state.sites for site in IN_ATTENTION):
+        if any(site in state.sites for site in BY_OURS):
             handles.append(block.attention.register_forward_pre_hook(_keeping(state), with_kwargs=True))
     handles.append(decoder.final_norm.register_forward_pre_hook(keep_input(state.residual)))
     return handles
 
 
 def _keeping(state: State) -> Any:
-    """A hook that lets our attention function record the queries, keys and values of the positions that it runs."""
+    """A hook that lets our attention function record what it is given, and its patterns, at the positions it runs."""
 
     def keep(query: Tensor, key: Tensor, value: Tensor, **settings: Any) -> None:
         for site, heads in (("queries", query), ("keys", key), ("values", value)):
@@ -227,7 +231,12 @@ def _keeping(state: State) -> Any:
                 state.sites[site].append(heads)
         state.attention.append(settings)
 
-    return lambda _, args, kwargs: (args, {**kwargs, "keep": keep})
+    def look(pattern: Tensor) -> Tensor:
+        state.sites["pattern"].append(pattern)
+        return pattern
+
+    asked = {"keep": keep} | ({"look": look} if "pattern" in state.sites else {})
+    return lambda _, args, kwargs: (args, kwargs | asked)
 
 
 def _require_finite(state: State) -> None:
@@ -315,7 +324,7 @@ def record_pairs(
 
 def _key(decoder: Decoder, clean: Tensor, corrupted: Tensor, start: int, sites: Collection[str]) -> Hashable:
     """All that a recording without gradients depends on, but for the sites that it keeps."""
-    name = SUFFIX if set(IN_ATTENTION) & set(sites) else attention_name(decoder)
+    name = SUFFIX if set(BY_OURS) & set(sites) else attention_name(decoder)
     return "tape", name, start, *(tuple(map(tuple, ids.tolist())) for ids in (clean, corrupted))
 
 

@@ -20,7 +20,14 @@ from torch import Tensor
 
 from veracausa.choices import AllUnits, Baseline, Direction, Estimate, GridName
 from veracausa.effects.learned_constants import OptimalConstants, OptimalWork, optimal_constants
-from veracausa.effects.replacements import Replacement, reference_runs, replacement, require_constants, require_effect
+from veracausa.effects.replacements import (
+    Replacement,
+    reference_runs,
+    replacement,
+    require_constants,
+    require_effect,
+    require_patterns,
+)
 from veracausa.engine.budget import examples_per_batch
 from veracausa.engine.patches import depth_behind
 from veracausa.engine.rule import PLAIN
@@ -97,7 +104,7 @@ class AttributeWork:
     def groups(self) -> list[tuple[int, tuple[int, ...]]]:
         """Buckets of pairs that are recorded together."""
         lm, task = self.lm, self.task
-        most = examples_per_batch(lm, task, self.sums.kept(lm, self.units))
+        most = examples_per_batch(lm, task, self.sums.kept(lm, self.units, max(task.lengths)))
         return buckets(lm.decoder, task.clean, task.corrupted, self.share, most)
 
     def batches(self) -> int:
@@ -217,7 +224,9 @@ class _Walks:
 
 def _rule_notes(parts: Method, units: Units, completeness: Completeness | None) -> tuple[str, ...]:
     notes = []
-    if "qk-exact" in parts.rule and units.kind not in ("queries", "keys", "edges"):
+    if "qk-exact" in parts.rule and units.kind == "patterns":
+        notes.append("the change of a pattern is exact already, so rule qk-exact is plain here")
+    elif "qk-exact" in parts.rule and units.kind not in ("queries", "keys", "edges"):
         notes.append(f"{units.kind} have no queries or keys, so rule qk-exact is plain here")
     if completeness is None:
         notes.append("no completeness promised by this rule and combination")
@@ -314,6 +323,8 @@ def attribute(
     if ablation == "resample" and table.positional:
         raise MethodError("baseline='resample' draws one prompt a unit: at single positions take vc.exact instead.")
     require_effect(ablation, direction)
+    if not isinstance(table, Edges):
+        require_patterns([table.place], ablation, task, reference or task)
     require_constants(ablation, constants)
     learning = ablation == "optimal" and constants is None
     learn = optimal_constants.work(lm, task, units=table) if learning else None

@@ -28,6 +28,7 @@ from veracausa.storage.schema import (
     text,
     whole,
 )
+from veracausa.units.cells import Cells
 from veracausa.units.edges import Edges
 from veracausa.units.groups import Groups, Member
 from veracausa.units.kinds import KINDS, indexed
@@ -104,12 +105,13 @@ def unpack_scores(header: dict[str, Any], tensors: dict[str, Tensor], path: Path
 
 
 def unpack_units(kind: str, tensors: dict[str, Tensor], graph: Any = None) -> Units:
-    """The table of units in the tensors "layer", "index" and "position"; `graph`: that of edges, as a header has it.
+    """The table of units in the tensors "layer", "index" and "position", and "key" of cells; `graph`: that of edges.
 
     Raises:
         KeyError, ValueError: a column is missing, or names no unit.
     """
-    require_tensors(tensors, dict.fromkeys(("layer", "index", "position"), "index units"))
+    cells = kind == "patterns" and "key" in tensors
+    require_tensors(tensors, dict.fromkeys(("layer", "index", "position", *(("key",) if cells else ())), "index units"))
     layer, index, position = (tensors[name].numpy() for name in ("layer", "index", "position"))
     if not len(layer) or (layer < 0).any() or (layer > 1000).any() or (position > 1 << 31).any():
         raise ValueError("its units are none, or in no layer that a model has")
@@ -119,7 +121,8 @@ def unpack_units(kind: str, tensors: dict[str, Tensor], graph: Any = None) -> Un
         units: Units = Edges("edges", layer, index, position, unpack_graph(graph))
         _require_edges(units)  # type: ignore[arg-type]
     else:
-        units = Units(one_of(*KINDS)(kind), layer, index, position)
+        columns = (layer, index, position)
+        units = _cells(*columns, tensors["key"].numpy()) if cells else Units(one_of(*KINDS)(kind), *columns)
         if ((index < 0) != (not indexed(kind))).any() or (index > 10_000_000).any():
             raise ValueError(f"an index is none of {kind}")
     if len(set(units.keys)) < len(units):
@@ -127,12 +130,28 @@ def unpack_units(kind: str, tensors: dict[str, Tensor], graph: Any = None) -> Un
     return units
 
 
+def _cells(layer: Any, head: Any, query: Any, key: Any) -> Cells:
+    """Cells of patterns; ValueError for a key that its query does not see."""
+    try:
+        return Cells.of(layer, head, query, key)
+    except UnitError as error:
+        raise ValueError(str(error)) from error
+
+
 #: Positions before a prompt's end that a file may name.
 _FAR = 1 << 31
 _MEMBER = record(
-    kind=one_of(*KINDS), layer=whole(0, 1000), index=whole(-1), first=maybe(whole(-_FAR)), last=maybe(whole(-_FAR))
-)
-_GROUPS = many(record(name=text, members=many(_MEMBER, least=1)), least=1)
+    kind=one_of(*KINDS), layer=whole(0, 1000), index=whole(-1), first=maybe(whole(-_FAR)), last=maybe(whole(-_FAR)),
+    keys=maybe(many(whole(-_FAR), 2)),
+)  # fmt: skip
+
+
+def _member(value: Any) -> Any:
+    """A member of a group; of cells it says which keys."""
+    return _MEMBER({"keys": None} | value)
+
+
+_GROUPS = many(record(name=text, members=many(_member, least=1)), least=1)
 
 
 def unpack_groups(listed: Any) -> Groups:

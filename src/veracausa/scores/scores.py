@@ -424,6 +424,8 @@ def pack_scores(scores: Scores) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "index": torch.from_numpy(scores.units.index.astype("int64")),
         "position": torch.from_numpy(scores.units.position.astype("int64")),
     }
+    if scores.units.cells is not None:
+        tensors["key"] = torch.from_numpy(scores.units.cells.astype("int64"))
     if scores.completeness is not None:
         tensors |= {"claimed": scores.completeness.claimed, "true": scores.completeness.true}
     if scores.draw_stderr is not None:

@@ -5,6 +5,7 @@
     m3+m4@5-8           two MLPs at positions 5 to 8: the last name's positions hold for all where no other has any
     a9.h6@2+m10@5       each at its own position
     m3@-1, m3@end       an MLP at each prompt's last position; @-3--1 at its last three
+    a9.h6<pattern>@12,3-5   what query 12 of a head takes from keys 3 to 5 (see `units.cells`), beside "m3" or alone
 
 A group's name is what it is made of, or one that you give: {"movers": ["a9.h6", "a20.h0"]}.
 """
@@ -13,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -23,6 +23,7 @@ import numpy as np
 from veracausa.arguments import is_list, shown
 from veracausa.errors import UnitError
 from veracausa.units.kinds import KINDS, Kind
+from veracausa.units.spans import Range, is_range, meet, read_range, shown_range, within
 from veracausa.units.table import Units
 
 if TYPE_CHECKING:
@@ -32,21 +33,23 @@ if TYPE_CHECKING:
 
 #: Members that are shown one by one.
 _SHOWN = 8
-#: The positions of a member: "@7", "@5-8".
-_SPAN = re.compile(r"([^@]+)@(-?[0-9]{1,9})-(-?[0-9]{1,9})")
-_POINT = re.compile(r"([^@]+)@(-?[0-9]{1,9})")
-_END = "@end"
+#: What an entry says of one member: its name, its positions and its keys; None where it says nothing of them.
+Piece = tuple[str, Range | None, Range | None]
 
 
 @dataclass(frozen=True)
 class Member:
-    """One unit of a group, at positions `first` … `last`; below 0 they count from each prompt's end. None: all."""
+    """One unit of a group, at positions `first` … `last`; below 0 they count from each prompt's end. None: all.
+
+    `keys`: of a pattern, the first and the last key whose cells are meant, counted in the same way. None: whole rows.
+    """
 
     kind: Kind
     layer: int
     index: int
     first: int | None = None
     last: int | None = None
+    keys: Range | None = None
 
     @property
     def place(self) -> Place:
@@ -57,16 +60,28 @@ class Member:
     def name(self) -> str:
         """Its name with its positions."""
         stem = KINDS[self.kind].called(self.layer, self.index)
-        if self.first is None:
+        if self.first is None or self.last is None:
             return stem
-        return f"{stem}@{self.first}" if self.first == self.last else f"{stem}@{self.first}-{self.last}"
+        return f"{stem}@{shown_range((self.first, self.last))}" + (f",{shown_range(self.keys)}" if self.keys else "")
 
     def span(self, length: int) -> tuple[int, int]:
-        """First and last position in a prompt of that length; the first is below 0 where the prompt has no such."""
+        """First and last position in a prompt of that length; the first is below 0 where the prompt has no such.
+
+        A prompt that lacks a key has no such cell either.
+        """
         if self.first is None or self.last is None:
             return 0, length - 1
-        first, last = (at + length if at < 0 else at for at in (self.first, self.last))
-        return (first, last) if last < length else (-1, last)
+        first, last = within((self.first, self.last), length)
+        return (first, last) if self.looked_at(length).start >= 0 else (-1, last)
+
+    def looked_at(self, length: int) -> slice:
+        """The keys in a prompt of that length; the first is below 0 where the prompt has no such."""
+        first, last = (0, length - 1) if self.keys is None else within(self.keys, length)
+        return slice(first, last + 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a file says of it: keys only where it has some."""
+        return {name: value for name, value in asdict(self).items() if name != "keys" or value}
 
     def overlaps(self, other: Member) -> bool:
         """Whether both set the same activation somewhere, in prompts of some length."""
@@ -74,9 +89,11 @@ class Member:
             return False
         if not (self.index < 0 or other.index < 0 or self.index == other.index):
             return False
-        if self.first is None or other.first is None or (self.first < 0) != (other.first < 0):
-            return True  # one counted from the start and one from the end meet in some prompt
-        return not (_before(self, other) or _before(other, self))
+        if self.first is None or self.last is None or other.first is None or other.last is None:
+            return True
+        if not meet((self.first, self.last), (other.first, other.last)):
+            return False
+        return self.keys is None or other.keys is None or meet(self.keys, other.keys)
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,21 +184,17 @@ class Groups(Units):
 
     def digest(self) -> str:
         """A hash of the table, for files that must belong together."""
-        content = json.dumps([[asdict(one) for one in group] for group in self.members])
+        content = json.dumps([[one.to_dict() for one in group] for group in self.members])
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def to_list(self) -> list[dict[str, Any]]:
         """Names and members, for a file's header."""
         pairs = zip(self.names, self.members, strict=True)
-        return [{"name": name, "members": [asdict(one) for one in group]} for name, group in pairs]
+        return [{"name": name, "members": [one.to_dict() for one in group]} for name, group in pairs]
 
     def singles(self) -> Groups:
         """Every member as a group of its own, each once: what the sum of singles is made of."""
         return Groups.of([[one] for one in dict.fromkeys(one for group in self.members for one in group)])
-
-
-def _before(one: Member, other: Member) -> bool:
-    return one.last is not None and other.first is not None and one.last < other.first
 
 
 def _called(group: Sequence[Member]) -> str:
@@ -202,6 +215,21 @@ def _require_member(one: Member) -> None:
     spans = (one.first, one.last)
     if one.kind not in KINDS or (None in spans) != (spans == (None, None)) or (one.first or 0) > (one.last or 0):
         raise UnitError(f"{one} is no unit at positions that follow each other.")
+    if one.keys is None or one.first is None or one.last is None:
+        if one.keys is not None:
+            raise UnitError(f"{one} has keys, but not the queries that look at them.")
+        return
+    if one.kind != "patterns":
+        raise UnitError(
+            f"{one.name!r} names a key, which only cells of patterns have: a9.h6<pattern>@12,5. Give every unit of the "
+            "group its own positions."
+        )
+    hidden = (one.keys[0] < 0) == (one.last < 0) and one.keys[0] > one.last
+    if hidden or not is_range(one.keys):
+        raise UnitError(
+            f"{one.name!r} is no cell of a pattern: a query sees the keys from 0 to its own position. The query comes "
+            "first: a9.h6<pattern>@12,5."
+        )
 
 
 def _require_group(name: str, group: Sequence[Member]) -> None:
@@ -228,18 +256,19 @@ def is_grouped(units: Any) -> bool:
 
 
 def _reads_grouped(name: str) -> bool:
-    ranged = _SPAN.fullmatch(name) is not None or name.endswith(_END) or "@-" in name
-    return "->" not in name and ("+" in name or ranged)
+    where = name.partition("@")[2]
+    ranged = any(read_range(part) is not None and not part.isdigit() for part in where.split(","))
+    return "->" not in name and ("+" in name or ranged or where.startswith("-"))
 
 
-def pieces(entry: Any, what: str) -> list[tuple[str, int | None, int | None]]:
-    """(name, first, last) of every member that an entry of `units` names; None where it says nothing of positions."""
+def pieces(entry: Any, what: str) -> list[Piece]:
+    """Name, positions and keys of every member that an entry of `units` names."""
     texts = [entry] if isinstance(entry, str) else list(entry) if is_list(entry) else None
     if texts is None or not all(isinstance(one, str) for one in texts):
         raise UnitError(f"{what}: a group is a name or a tuple of names, but this is {shown(entry)}.")
     found = [part for text in texts for part in _spread([_span(name) for name in text.split("+")])]
-    for name, first, last in found:
-        if first is not None and last is not None and ((first < 0) != (last < 0) or first > last):
+    for name, first, last in ((name, *span) for name, *spans in found for span in spans if span is not None):
+        if not is_range((first, last)):
             raise UnitError(
                 f"{what}: positions {first}-{last} of {name} are no range: both count from the start, or both from the "
                 "end (-3--1), and the smaller comes first."
@@ -247,19 +276,18 @@ def pieces(entry: Any, what: str) -> list[tuple[str, int | None, int | None]]:
     return found
 
 
-def _span(name: str) -> tuple[str, int | None, int | None]:
+def _span(name: str) -> Piece:
     name = name.strip()
-    if name.endswith(_END):
-        name = f"{name.removesuffix(_END)}@-1"
-    if match := _SPAN.fullmatch(name):
-        return match[1], int(match[2]), int(match[3])
-    if match := _POINT.fullmatch(name):
-        return match[1], int(match[2]), int(match[2])
-    return name, None, None
+    stem, _, where = name.partition("@")
+    at, comma, looked_at = where.partition(",")
+    queries, keys = read_range(at), read_range(looked_at)
+    if queries is None or (comma and keys is None):
+        return name, None, None  # at all positions, or no unit is called so
+    return stem, queries, keys
 
 
-def _spread(found: list[tuple[str, int | None, int | None]]) -> list[tuple[str, int | None, int | None]]:
+def _spread(found: list[Piece]) -> list[Piece]:
     """The last name's positions for all, where no other name has any."""
     *others, last = found
-    alone = last[1] is not None and all(first is None for _, first, _ in others)
+    alone = last[1] is not None and all(queries is None for _, queries, _ in others)
     return [(name, *last[1:]) for name, *_ in found] if alone else found

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["heads", "mlps", "attention", "neurons", "residual", "queries", "keys", "values", "edges", "groups"]
+Kind = Literal[
+    "heads", "mlps", "attention", "neurons", "residual", "queries", "keys", "values", "patterns", "edges", "groups"
+]
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,10 @@ KINDS: dict[str, UnitKind] = {
     ),
     "values": UnitKind(
         "values", "a{layer}.kv{index}<v>", "kv", "values of key/value heads (before the attention pattern)", "kv_heads"
+    ),
+    "patterns": UnitKind(
+        "pattern", "a{layer}.h{index}<pattern>", "head",
+        "attention patterns of heads (who looks where, behind the softmax; the values stay)", "heads",
     ),
 }  # fmt: skip
 

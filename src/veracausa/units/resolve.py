@@ -12,6 +12,7 @@ import numpy as np
 from veracausa.arguments import shown, texts
 from veracausa.errors import UnitError
 from veracausa.suggestions import did_you_mean
+from veracausa.units.cells import Cells
 from veracausa.units.edges import Edges
 from veracausa.units.groups import Groups, Member, is_grouped, pieces
 from veracausa.units.kinds import KINDS, Kind, indexed
@@ -21,12 +22,17 @@ if TYPE_CHECKING:
     from veracausa.model import Model
 
 
+#: Every cell of every head's pattern.
+ALL_CELLS = "patterns@cells"
+
 #: Other words for kinds.
 _SHORT = {"attn": "attention", "resid": "residual", "q": "queries", "k": "keys", "v": "values"}
 
 #: A number in a name: ASCII digits without leading zeros, so that a unit has one name, and few enough for an int64.
 NUMBER = r"(0|[1-9][0-9]{0,9})"
 _NUMBER = re.compile(NUMBER)
+#: What stands behind the @ of a single unit: its position, or the query and the key of a pattern's cell.
+_WHERE = re.compile(rf"{NUMBER}(,{NUMBER})?")
 
 #: What an edge's name looks like; `anatomy.graph` knows which ends there are.
 _EDGE = re.compile(r"[a-z][a-z0-9.]*->[a-z][a-z0-9.]*(<[qkv]>)?(@[0-9]+)?")
@@ -100,6 +106,13 @@ def all_units(lm: Model, kind: Kind, positions: int = 0) -> Units:
     return Units(kind, np.repeat(layer, positions), np.repeat(index, positions), position)
 
 
+def all_cells(lm: Model, longest: int) -> Cells:
+    """Every cell of every head's pattern in prompts of that length: key by key, then query by query."""
+    query, key = np.tril_indices(longest)
+    layer, head = (np.repeat(column.ravel(), len(query)) for column in np.indices((lm.layers, lm.heads)))
+    return Cells.of(layer, head, *(np.tile(column, lm.layers * lm.heads) for column in (query, key)))
+
+
 def parse_names(lm: Model, names: Sequence[str]) -> Units:
     """Units by name, all of one kind; names that this model does not have are errors that say its sizes."""
     names = texts(names, "A list of units", UnitError)
@@ -109,27 +122,35 @@ def parse_names(lm: Model, names: Sequence[str]) -> Units:
     kinds = sorted({kind for kind, *_ in rows})
     if len(kinds) > 1:
         raise UnitError(f"The list mixes kinds of units ({', '.join(kinds)}). Make one call per kind.")
-    if len({position < 0 for *_, position in rows}) > 1:
+    if len({position < 0 for *_, position, _ in rows}) > 1:
         raise UnitError("The list mixes units at one position (with @) and at all positions. Make two calls.")
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise UnitError(f"Units are listed twice: {', '.join(twice[:5])}.")
-    columns = np.array([row[1:] for row in rows], dtype=np.int64)
-    return Units(cast("Kind", kinds[0]), columns[:, 0], columns[:, 1], columns[:, 2])
+    layer, index, position, key = np.array([row[1:] for row in rows], dtype=np.int64).T
+    if (key < 0).any() and (key >= 0).any():
+        raise UnitError("The list mixes whole rows of patterns and single cells. Make two calls, or groups of them.")
+    if key[0] >= 0:
+        return Cells.of(layer, index, position, key)
+    return Units(cast("Kind", kinds[0]), layer, index, position)
 
 
-def _parse(lm: Model, name: str) -> tuple[str, int, int, int]:
-    stem, at, where = name.partition("@")
+def _parse(lm: Model, name: str) -> tuple[str, int, int, int, int]:
+    """(kind, layer, index, position, key) of a name; −1 where it says nothing."""
+    stem, at, text = name.partition("@")
+    where = _WHERE.fullmatch(text)
     for kind, pattern in _patterns().items():
         match = pattern.fullmatch(stem)
-        if match and (not at or _NUMBER.fullmatch(where)):
+        if match and (not at or (where and (kind == "patterns" or where[3] is None))):
             layer, index = int(match[1]), int(match[2]) if match.lastindex == 2 else -1
             if layer >= lm.layers + (kind == "residual") or (indexed(kind) and index >= per_layer(lm, kind)):
                 raise UnitError(f"{name!r} is not in {lm.name}: {_sizes(lm, kind)}.")
-            return kind, layer, index, int(where) if at else -1
+            position, key = (where[1], where[3] or -1) if where else (-1, -1)
+            return kind, layer, index, int(position), int(key)
     raise UnitError(
         f"{shown(name)} is not the name of a unit. Names look like a9.h6 (head), m3 (MLP), m3.n1200 (neuron), "
-        "a9 (attention layer), a9.h6<q>, a9.kv2<k>, a9.kv2<v>, r9 (residual stream), each with @7 for one position."
+        "a9 (attention layer), a9.h6<q>, a9.kv2<k>, a9.kv2<v>, a9.h6<pattern>, r9 (residual stream), each with @7 "
+        "for one position; a9.h6<pattern>@7,5 is one cell of a pattern: query 7, key 5."
         f"{_hint(name)}"
     )
 
@@ -138,7 +159,7 @@ def _hint(name: str) -> str:
     """What a name with capitals, spaces or leading zeros was meant to be, for messages."""
     plain = re.sub(r"(?<![0-9])0+(?=[0-9])", "", name.strip().lower())
     stem, at, where = plain.partition("@")
-    known = any(pattern.fullmatch(stem) for pattern in _patterns().values()) and (not at or _NUMBER.fullmatch(where))
+    known = any(pattern.fullmatch(stem) for pattern in _patterns().values()) and (not at or _WHERE.fullmatch(where))
     return f" Did you mean {plain!r}?" if known else ""
 
 
@@ -149,8 +170,9 @@ def require_names(units: str | Sequence[str]) -> None:
     for name in [*(name for name in names if not is_grouped(name)), *grouped]:
         stem, at, where = name.partition("@")
         is_kind = isinstance(units, str) and stem in (*KINDS, *_SHORT, "edges") and (not at or where == "positions")
+        is_kind = is_kind or units == ALL_CELLS
         is_name = any(pattern.fullmatch(stem) for pattern in _patterns().values())
-        is_name = is_name and (not at or _NUMBER.fullmatch(where) is not None)
+        is_name = is_name and (not at or _WHERE.fullmatch(where) is not None)
         if not (is_kind or is_name or _EDGE.fullmatch(name)):
             _refuse(units, name)
 
@@ -175,9 +197,10 @@ def parse_groups(lm: Model, asked: Any, longest: int) -> Groups:
     found = []
     for entry in listed:
         members = []
-        for stem, first, last in pieces(entry, f"units={shown(entry)}"):
-            kind, layer, index, _ = _parse(lm, stem)
-            members.append(Member(cast("Kind", kind), layer, index, first, last))
+        for stem, queries, keys in pieces(entry, f"units={shown(entry)}"):
+            kind, layer, index, *_ = _parse(lm, stem)
+            first, last = queries or (None, None)
+            members.append(Member(cast("Kind", kind), layer, index, first, last, keys))
         found.append(members)
     return checked_groups(lm, Groups.of(found, [str(name) for name in entries] or None), longest)
 
@@ -227,6 +250,8 @@ def resolve_units(lm: Model, units: Any, longest: int, *, groups: bool = False) 
     if kind == "edges" and (not at or what == "positions"):
         return all_edges(lm, longest if at else 0)
     kind = _SHORT.get(kind, kind)
+    if names == ALL_CELLS:
+        return all_cells(lm, longest)
     if kind in KINDS and (not at or what == "positions"):
         return all_units(lm, cast("Kind", kind), longest if at else 0)
     if any(pattern.fullmatch(kind) for pattern in _patterns().values()) or _hint(names):

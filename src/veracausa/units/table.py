@@ -2,8 +2,8 @@
 
 Names are those of the field's exchange format: `a9.h6` (head 6 of layer 9), `m3` (an MLP), `m3.n1200` (a neuron);
 beside them `a9` (a whole attention layer), `a9.h6<q>`, `a9.kv2<k>`, `a9.kv2<v>` (a head's queries; keys and values, one
-per key/value head) and `r9` (the residual stream that enters block 9; `r30` of a model with
-30 blocks is the final one). `@7` after a name means position 7 only.
+per key/value head), `a9.h6<pattern>` (where a head looks, see also `cells`) and `r9` (the residual stream that enters
+block 9; `r30` of a model with 30 blocks is the final one). `@7` after a name means position 7 only.
 """
 
 from __future__ import annotations
@@ -68,6 +68,11 @@ class Units:
     def joint(self) -> bool:
         """Whether a row of the table may move several parts of its site (see `coalitions.Coalitions`)."""
         return False
+
+    @property
+    def cells(self) -> np.ndarray | None:
+        """The one key that each unit is about, of single cells of patterns (see `cells.Cells`); None of all others."""
+        return None
 
     @property
     def keys(self) -> list[tuple[Any, ...]]:

@@ -137,8 +137,8 @@ class Sums(ABC):
 
     @staticmethod
     @abstractmethod
-    def kept(lm: Model, units: Units) -> int:
-        """Floats a token that a bucket keeps of each layer beside the stream."""
+    def kept(lm: Model, units: Units, length: int) -> int:
+        """Floats a token that a bucket keeps of each layer beside the stream; `length`: of the longest prompt."""
 
     @staticmethod
     @abstractmethod

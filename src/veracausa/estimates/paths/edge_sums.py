@@ -77,7 +77,7 @@ class EdgeSums(Sums):
     _at_values: dict[int, Tensor] = field(default_factory=dict)
 
     @staticmethod
-    def kept(lm: Model, units: Units) -> int:
+    def kept(lm: Model, units: Units, length: int) -> int:
         """See `Sums.kept`: what readers are told by, and the writes of both runs."""
         return 4 * lm.heads * lm.decoder.head_dim + (2 * (lm.heads + 1) + 3) * lm.width
 

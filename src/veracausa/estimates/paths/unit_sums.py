@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from veracausa.effects.moves import own_part
 from veracausa.engine.bucket import Bucket
 from veracausa.engine.patches import (
     Place,
@@ -55,9 +56,9 @@ class UnitSums(Sums):
     _differences: dict[int, Tensor] = field(default_factory=dict)
 
     @staticmethod
-    def kept(lm: Model, units: Units) -> int:
+    def kept(lm: Model, units: Units, length: int) -> int:
         """See `Sums.kept`."""
-        return site_width(lm.decoder, units.place) + lm.width
+        return site_width(lm.decoder, units.place, length) + lm.width
 
     @staticmethod
     def record(
@@ -164,12 +165,7 @@ class UnitSums(Sums):
             into[row, :, index] = split[row, :, index]
         else:
             one = delta.clone()
-        if not table.positional:
-            return one
-        position = torch.as_tensor(table.position - self.bucket.tape.start, device=delta.device)
-        at = torch.zeros_like(one)
-        at[row, position] = one[row, position]
-        return at
+        return own_part(one, table, self.bucket.tape.start, self.bucket.lm.heads)
 
     def join(self, site: Site, example: Tensor, change: Tensor) -> Join:
         """See `Sums.join`."""
@@ -222,6 +218,8 @@ class UnitSums(Sums):
         products = products.to(lm.score_dtype)
         if units.kind == "neurons":
             per_position = products[..., units.index]
+        elif units.cells is not None:
+            return self._contract_cells(units, products.unflatten(-1, (lm.heads, -1)))
         elif parts := per_layer(lm, units.kind):
             per_position = products.unflatten(-1, (parts, -1)).sum(-1)[..., units.index]
         else:
@@ -231,6 +229,14 @@ class UnitSums(Sums):
         scores = products.new_zeros(len(products), len(units))
         here = (units.position >= tape.start) & (units.position < tape.length)
         scores[:, here] = per_position[:, units.position[here] - tape.start, np.flatnonzero(here)]
+        return scores
+
+    def _contract_cells(self, units: Units, products: Float[Tensor, "rows positions heads keys"]) -> Tensor:
+        """Products at the cells' own queries, heads and keys, [rows, units]; 0 of queries that the bucket has not."""
+        tape, scores = self.bucket.tape, products.new_zeros(len(products), len(units))
+        here = (units.position >= tape.start) & (units.position < tape.length)
+        cells = units[np.flatnonzero(here)]
+        scores[:, here] = products[:, cells.position - tape.start, cells.index, cells.cells]
         return scores
 
     def _put(self, layer: int, scores: Float[Tensor, "rows units"], example: Tensor) -> None:
