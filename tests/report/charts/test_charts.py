@@ -23,9 +23,15 @@ SHAPES = {
     "attention": "bars",
     "residual": "bars",
     "neurons": "ranking",
+    "queries": "map",
+    "keys": "map",
+    "values": "map",
+    "patterns": "map",
     "mlps@positions": "positions",
     "residual@positions": "positions",
     "heads@positions": "ranking",
+    "patterns@positions": "ranking",
+    "patterns@cells": "ranking",
     "neurons@positions": "ranking",
 }
 

@@ -11,7 +11,7 @@ from veracausa.report.charts import theme
 from veracausa.report.charts.data import Datasets, Row, identifier, unit_rows
 from veracausa.report.charts.figures import View
 from veracausa.report.charts.theme import Support
-from veracausa.units.kinds import singular
+from veracausa.units.kinds import indexed, singular
 from veracausa.units.table import Units
 
 #: Axis labels with a sign, except at zero (a Vega expression).
@@ -29,12 +29,12 @@ def shape(units: Units) -> str:
     positions = len(set(units.position.tolist()))
     if units.kind == "groups":
         return "ranking"
-    if units.kind not in ("heads", "neurons"):
+    if not indexed(units.kind):
         if not units.positional:
             return "bars"
         return "positions" if len(units) == layers * positions else "ranking"
     full = not units.positional and len(units) == layers * indices
-    return "map" if units.kind == "heads" and full and layers > 1 else "ranking"
+    return "map" if units.kind != "neurons" and full and layers > 1 else "ranking"
 
 
 def limit_of(values: np.ndarray) -> float:
@@ -90,7 +90,7 @@ def place_view(
     tips = [alt.Tooltip("name:N", title=singular(units.kind)), alt.Tooltip("layer:O")]
     tips += [alt.Tooltip(f"{f}:Q", title=label, format="+.5f") for f, label in zip(fields, columns, strict=True)]
     if form in ("map", "positions"):
-        across, label = ("index", "head") if form == "map" else ("position", "position")
+        across, label = ("index", singular(units.kind)) if form == "map" else ("position", "position")
         layers_count = len(set(units.layer.tolist()))
         return (
             base.mark_rect(stroke=None)
