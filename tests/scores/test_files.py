@@ -34,10 +34,12 @@ def several(tiny, task_of):
         "resample": vc.exact(lm, task_of(5, n=3), units="mlps", ablation="resample", seed=4, show_progress=False),
         "atp": vc.attribute(tiny("gpt2", dtype=torch.float32), task, units="neurons", show_progress=False),
         "ig": vc.attribute(lm, task, units="residual", method="ig", nodes=2, baseline="zero", show_progress=False),
+        "cells": vc.exact(lm, task, units=["a1.h2<pattern>@4,3", "a0.h1<pattern>@5,0"], show_progress=False),
+        "groups": vc.exact(lm, task, units=["a1.h2<pattern>@-1,0-2", ("a1.h2<pattern>", "m1")], show_progress=False),
     }
 
 
-@pytest.mark.parametrize("which", ["exact", "resample", "atp", "ig"])
+@pytest.mark.parametrize("which", ["exact", "resample", "atp", "ig", "cells", "groups"])
 def test_round_trip(several, tmp_path, which):
     scores = several[which]
     path = scores.save(tmp_path / "deep" / "er" / "scores.safetensors")

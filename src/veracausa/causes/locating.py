@@ -244,7 +244,7 @@ def _require(lm: Model, task: Task, units: Sequence[str] | Units) -> Units:
     if table.kind not in LOCATED or table.positional:
         raise MethodError(
             f"vc.causes.locate takes {', '.join(LOCATED)} at all positions; {table.names[0]!r} is of another kind. For "
-            "a query, key or value take its head; for single positions the unit at all of them."
+            "a query, key, value or pattern take its head; for single positions the unit at all of them."
         )
     if flat_where_clean(task.metric):
         raise MethodError(

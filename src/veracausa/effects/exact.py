@@ -26,6 +26,7 @@ from veracausa.cost import Cost
 from veracausa.effects.edge_rows import EdgeRows
 from veracausa.effects.group_rows import KIND_AT, GroupRows
 from veracausa.effects.learned_constants import OptimalConstants, OptimalWork, optimal_constants
+from veracausa.effects.patterns import require_patterns
 from veracausa.effects.replacements import (
     Replacement,
     Zero,
@@ -34,7 +35,6 @@ from veracausa.effects.replacements import (
     require_constants,
     require_effect,
     require_joint,
-    require_patterns,
 )
 from veracausa.effects.rows import Plan, Rows
 from veracausa.engine.patches import Place

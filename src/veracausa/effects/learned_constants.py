@@ -32,7 +32,8 @@ from torch import Tensor
 from veracausa.choices import AllUnits
 from veracausa.cost import Cost
 from veracausa.effects.optimal_descent import Constants, Descent, Learning, recorded_parts, schedule
-from veracausa.effects.replacements import Zero, reference_runs, require_patterns
+from veracausa.effects.patterns import require_patterns
+from veracausa.effects.replacements import Zero, reference_runs
 from veracausa.effects.rows import Rows
 from veracausa.engine.budget import examples_per_batch
 from veracausa.engine.identity import difference

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from veracausa.cost import Cost
+from veracausa.effects.patterns import require_patterns
 from veracausa.engine.patches import Place, activation, sites_for
 from veracausa.engine.tape import State, Tape, record
 from veracausa.engine.validate import require_readable
@@ -252,23 +253,6 @@ def require_effect(ablation: str, direction: str) -> None:
         raise MethodError(
             f"direction='denoising' restores a unit's clean value in the corrupted run; there is nothing that "
             f"ablation={ablation!r} could replace. Use direction='noising', or ablation='counterfactual'."
-        )
-
-
-def require_patterns(places: Collection[Place], ablation: str, task: Task, source: Task) -> None:
-    """Raise MethodError for replacements that patterns do not have: a pattern is as wide as its prompt is long."""
-    if "pattern" not in places or ablation not in ("mean", "optimal"):
-        return
-    if ablation == "optimal":
-        raise MethodError(
-            "A pattern has as many weights as its prompt has positions, so there is no one constant to learn for "
-            "ablation='optimal'. Use counterfactual, zero, mean or resample."
-        )
-    lengths = sorted({*source.lengths, *task.lengths})
-    if len(lengths) > 1:
-        raise MethodError(
-            f"The mean of patterns is taken cell by cell, so all prompts must have one length; these have {lengths[0]} "
-            f"to {lengths[-1]} tokens. Choose pairs (and a reference) of one length, or another ablation."
         )
 
 

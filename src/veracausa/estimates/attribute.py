@@ -20,13 +20,13 @@ from torch import Tensor
 
 from veracausa.choices import AllUnits, Baseline, Direction, Estimate, GridName
 from veracausa.effects.learned_constants import OptimalConstants, OptimalWork, optimal_constants
+from veracausa.effects.patterns import require_patterns
 from veracausa.effects.replacements import (
     Replacement,
     reference_runs,
     replacement,
     require_constants,
     require_effect,
-    require_patterns,
 )
 from veracausa.engine.budget import examples_per_batch
 from veracausa.engine.patches import depth_behind

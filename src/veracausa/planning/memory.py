@@ -21,7 +21,7 @@ _EDGES = ("edges", "edge gradients", "circuits")
 def peak(work: Work) -> int:
     """Bytes at most, about: by the formulas that decide how many pairs and rows run at once (`engine.budget`)."""
     lm, task = work.lm, work.task
-    sites = _sites(lm, work.kind)
+    sites = _sites(work)
     at_once = examples_per_batch(lm, task, sites)
     groups: dict[tuple[int, int], int] = {}
     for start, length in zip(starts(lm.decoder, task.clean, task.corrupted), task.lengths, strict=True):
@@ -32,8 +32,11 @@ def peak(work: Work) -> int:
     return tape + chunk + _results(work, lm, task)
 
 
-def _sites(lm: Model, kind: str) -> int:
+def _sites(work: Work) -> int:
     """Floats a token that a tape keeps of each layer beside the stream."""
+    lm, kind = work.lm, work.kind
+    if getattr(getattr(work, "units", None), "kind", None) == "patterns":
+        return lm.heads * max(work.task.lengths) + lm.width
     if kind == "neurons":
         return lm.neurons + lm.width
     heads = lm.heads * lm.decoder.head_dim

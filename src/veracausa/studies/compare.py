@@ -169,7 +169,8 @@ def compare(
     Args:
         lm: the model.
         task: one task, or several: each becomes a section of the report.
-        units: kinds of units ("heads", "neurons", "mlps", "attention", "residual", "queries", "keys", "values").
+        units: kinds of units ("heads", "neurons", "mlps", "attention", "residual", "queries", "keys", "values",
+            "patterns").
         methods: "all" (every preset and the learned "mask"), or names of them.
         budget: minutes; a method whose time would exceed what is left is left out and listed (None: no limit). Exact
             effects and the first method are always computed.

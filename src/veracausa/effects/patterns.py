@@ -1,0 +1,32 @@
+"""Replacements that attention patterns do not have: a pattern is as wide as its prompt is long."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from veracausa.errors import MethodError
+
+if TYPE_CHECKING:
+    from veracausa.engine.patches import Place
+    from veracausa.tasks.task import Task
+
+
+def require_patterns(places: Collection[Place], ablation: str, task: Task, source: Task) -> None:
+    """Raise MethodError for learned constants, and for means over prompts of several lengths.
+
+    `source`: the reference set. Places other than "pattern" have all replacements.
+    """
+    if "pattern" not in places or ablation not in ("mean", "optimal"):
+        return
+    if ablation == "optimal":
+        raise MethodError(
+            "A pattern has as many weights as its prompt has positions, so there is no one constant to learn for "
+            "ablation='optimal'. Use counterfactual, zero, mean or resample."
+        )
+    lengths = sorted({*source.lengths, *task.lengths})
+    if len(lengths) > 1:
+        raise MethodError(
+            f"The mean of patterns is taken cell by cell, so all prompts must have one length; these have {lengths[0]} "
+            f"to {lengths[-1]} tokens. Choose pairs (and a reference) of one length, or another ablation."
+        )
