@@ -207,10 +207,12 @@ def exact(
     Args:
         lm: the model.
         task: the prompt pairs and the metric.
-        units: "heads", "mlps", "attention" (whole layers), "neurons", "residual" (the stream entering each block);
-            each also per position ("heads@positions"); "edges" (a writer seen by one reader alone, see `edge_rows`); or
-            names: ["a20.h0", "m3.n1200@9"], ["a9.h6->m10", "input->a0.h0<q>"]; or groups, each one patch, of any kinds,
-            layers and positions: [("a9.h6", "m3"), "m3+m4@5-8"], {"movers": ["a9.h6", "a20.h0"]} (see `units.groups`).
+        units: "heads", "mlps", "attention" (whole layers), "neurons", "residual" (the stream entering each block),
+            "queries", "keys", "values", "patterns" (where heads look); each also per position ("heads@positions", and
+            "patterns@cells", see `units.cells`); "edges" (a writer seen by one reader alone, see `edge_rows`); or
+            names: ["a20.h0", "m3.n1200@9"], ["a9.h6<pattern>@12,5"], ["a9.h6->m10", "input->a0.h0<q>"]; or groups, each
+            one patch, of any kinds, layers and positions: [("a9.h6", "m3"), "m3+m4@5-8"],
+            {"movers": ["a9.h6", "a20.h0"]} (see `units.groups`).
         ablation: what replaces a unit: "counterfactual" (its value in the corrupted run), "zero", "mean", "resample",
             "optimal" (the constant that lets the model do best without it, see `vc.effects.optimal_constants`);
             an edge's write: "counterfactual" or "zero".
