@@ -15,6 +15,7 @@ from veracausa.effects.exact import exact
 from veracausa.engine.work import Composed, Work, gives
 from veracausa.errors import GapError, MethodError
 from veracausa.scores.scores import Scores
+from veracausa.tasks.spans import Span
 from veracausa.units.resolve import resolve_units
 from veracausa.units.table import Units
 
@@ -74,9 +75,9 @@ class GeneralPurposeWork(Composed):
 
 def _mirrored(task: Task) -> Task:
     """The corrupted prompts in the clean ones' place."""
-    return replace(
-        task, clean=task.corrupted, corrupted=task.clean, clean_text=task.corrupted_text, corrupted_text=task.clean_text
-    )  # fmt: skip
+    texts = {"clean_text": task.corrupted_text, "corrupted_text": task.clean_text}
+    spans = tuple({name: Span(one.corrupted, one.clean) for name, one in each.items()} for each in task.spans)
+    return replace(task, clean=task.corrupted, corrupted=task.clean, **texts, spans=spans)
 
 
 @gives(GeneralPurpose)

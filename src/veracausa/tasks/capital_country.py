@@ -8,6 +8,7 @@ from veracausa.choices import MetricName
 from veracausa.tasks.data.capital_country import CAPITALS, TEMPLATES
 from veracausa.tasks.draw import draw, size
 from veracausa.tasks.pairs import Pair, checked, collect
+from veracausa.tasks.slots import prompts
 from veracausa.tasks.task import Task
 from veracausa.tasks.tokens import single, tokenizer_of, width
 
@@ -16,7 +17,7 @@ def capital_country(lm: Any, n: int = 64, *, seed: int = 0, metric: MetricName =
     """A country and its capital; the corrupted prompt names another country of equally many tokens.
 
     Correct: the capital of the clean country; incorrect: that of the corrupted one. Only capitals that are a single
-    token of this tokenizer are used. Raises TaskError if n is more than can be made, MethodError for a metric that
+    token of this tokenizer are used. Span: "country". Raises TaskError if n is more than can be made, MethodError for a metric that
     does not exist.
 
     >>> task = vc.tasks.capital_country(lm, n=32)
@@ -31,8 +32,7 @@ def capital_country(lm: Any, n: int = 64, *, seed: int = 0, metric: MetricName =
     def pair(choice: tuple[Any, ...]) -> Pair:
         template, (country, other) = choice
         return Pair(
-            clean=template.format(country=country),
-            corrupted=template.format(country=other),
+            **prompts(template, {"country": country}, {"country": other}, {"country": "country"}),
             correct=(f" {known[country]}",),
             incorrect=(f" {known[other]}",),
             info={"template": TEMPLATES.index(template), "country": country, "corrupted_country": other},

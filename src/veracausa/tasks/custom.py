@@ -12,6 +12,7 @@ from veracausa.errors import AnswerError, PromptError, TaskError
 from veracausa.suggestions import not_known
 from veracausa.tasks.chat import Message, chat_text, is_chat
 from veracausa.tasks.columns import UNEQUAL
+from veracausa.tasks.finding import sought
 from veracausa.tasks.metrics import metric as metric_of
 from veracausa.tasks.pairs import Pair, assemble, encode_pair
 from veracausa.tasks.tables import read_pairs
@@ -40,6 +41,7 @@ def task(
     columns: Mapping[str, str] | None = None,
     unequal: Unequal = "refuse",
     metric: MetricName = "logit_diff",
+    spans: Mapping[str, Any] | None = None,
     name: str | None = None,
     chat: bool | Mapping[str, Any] = False,
 ) -> Task:
@@ -65,8 +67,14 @@ def task(
     a dict is True with options of the template, such as {"enable_thinking": False}. A tokenizer's batch works, too,
     clean=tokenizer(texts, padding=True): its attention mask says what is padding.
 
+    `spans` names what stands somewhere in the prompts, so that effects can be had there ("heads@spans"): a text,
+    {"subject": "Eiffel Tower"}; a pattern, re.compile(r"the (\\w+) is") (its first group); characters of the prompt's
+    text, slice(4, 16); or tokens, range(2, 5). One for all pairs, or a list with one per pair (None: it lacks the span);
+    {"clean": …, "corrupted": …} where the prompts say it differently. In a table they are columns called "span subject",
+    or one column "spans" with a dict a row.
+
     Raises PromptError for a pair whose prompts are of different lengths (showing both token lists), equal, empty, or
-    padded; AnswerError for an answer of several tokens or on both sides; MethodError for an unknown metric; TaskError
+    padded, and for a span that is in one prompt alone, there twice, empty, a part of a token or overlaps another; AnswerError for an answer of several tokens or on both sides; MethodError for an unknown metric; TaskError
     for lists of different lengths, a missing column, an empty cell, for a table of which no pair fits, and for a chat
     where there is no template or it refuses; FileError for a file that is missing or damaged. All say in which row.
 
@@ -76,6 +84,7 @@ def task(
     for what, value, kind in (
         ("name", name, "str | None"), ("metric", metric, "str"), ("chat", chat, "bool | Mapping"),
         ("columns", columns, "Mapping[str, str] | None"), ("unequal", unequal, "str"),
+        ("spans", spans, "Mapping | None"),
     ):  # fmt: skip
         require(value, kind, f"vc.task: {what}", {}, TaskError)
     if unequal not in UNEQUAL:
@@ -86,7 +95,8 @@ def task(
         if both := [what for what, value in (own | {"incorrect": incorrect}).items() if value is not None]:
             raise TaskError(f"vc.task: data holds the pairs, and so does {', '.join(both)}. Give one of them.")
         given = read_pairs(data, metric, columns)
-        made = from_pairs(lm, given.rows, name=given.name if name is None else name, **how, **given.options)
+        rows = _with_spans(given.rows, spans)
+        made = from_pairs(lm, rows, name=given.name if name is None else name, **how, **given.options)
         if given.ids and not columns:
             _require_own_ids(made)
         return made
@@ -94,7 +104,29 @@ def task(
         raise TaskError(f"vc.task: {', '.join(missing)} is missing. Give prompts and answers, or a table of them.")
     if columns is not None:
         raise TaskError("vc.task: columns= are those of a table: vc.task(lm, table, columns={…}).")
-    return from_pairs(lm, _rows(clean, corrupted, correct, incorrect, name or "custom"), name=name or "custom", **how)
+    rows = _with_spans(_rows(clean, corrupted, correct, incorrect, name or "custom"), spans)
+    return from_pairs(lm, rows, name=name or "custom", **how)
+
+
+def _with_spans(rows: list[tuple[str, Pair]], spans: Mapping[str, Any] | None) -> list[tuple[str, Pair]]:
+    """The pairs with what `spans=` looks for, beside what they look for already."""
+    if spans is None:
+        return rows
+    wanted = sought(spans, len(rows), "vc.task: spans")
+    return [
+        (where, replace(pair, spans={**pair.spans, **one})) for (where, pair), one in zip(rows, wanted, strict=True)
+    ]
+
+
+def _require_found(task: Task, rows: Sequence[tuple[str, Pair]]) -> Task:
+    """The task; TaskError for a span that is looked for and that no pair has."""
+    asked = dict.fromkeys(name for _, pair in rows for name in pair.spans)
+    if lost := [name for name in asked if name not in task.span_names]:
+        raise TaskError(
+            f"task {task.name!r}: no prompt has the span {lost[0]!r}; the first is {shown(task.clean_text[0])}. Look "
+            "for what stands there, or leave the span out."
+        )
+    return task
 
 
 def _require_own_ids(task: Task) -> None:
@@ -146,7 +178,7 @@ def from_pairs(
         options["prompts"] = "chats"
     if unequal == "refuse":
         encoded = [encode_pair(tokenizer, pair, where) for where, pair in written]
-        return assemble(tokenizer, name, encoded, metric=metric, options=options)
+        return _require_found(assemble(tokenizer, name, encoded, metric=metric, options=options), rows)
     fitting, reasons = [], []
     for where, pair in written:
         try:
@@ -159,7 +191,7 @@ def from_pairs(
         raise TaskError(f"None of the {len(rows)} pairs fits this tokenizer. The first: {reasons[0]}")
     if reasons:
         options["left out"] = reasons
-    return assemble(tokenizer, name, fitting, metric=metric, options=options)
+    return _require_found(assemble(tokenizer, name, fitting, metric=metric, options=options), rows)
 
 
 def _written(tokenizer: Any, pair: Pair, where: str, chat: bool | Mapping[str, Any]) -> Pair:

@@ -9,6 +9,7 @@ from veracausa.tasks.data.gendered_pronoun import TEMPLATES
 from veracausa.tasks.data.names import FEMALE, MALE
 from veracausa.tasks.draw import draw, size
 from veracausa.tasks.pairs import Pair, checked, collect
+from veracausa.tasks.slots import prompts
 from veracausa.tasks.task import Task
 from veracausa.tasks.tokens import tokenizer_of, width
 
@@ -16,8 +17,8 @@ from veracausa.tasks.tokens import tokenizer_of, width
 def gendered_pronoun(lm: Any, n: int = 64, *, seed: int = 0, metric: MetricName = "logit_diff") -> Task:
     """A name, and the pronoun it calls for; the corrupted prompt has a name of the other gender, equally long.
 
-    Correct: " she" or " he" of the clean name (they take turns); incorrect: the other. Raises TaskError if n is more
-    than can be made, MethodError for a metric that does not exist.
+    Correct: " she" or " he" of the clean name (they take turns); incorrect: the other. Span: "name". Raises
+    TaskError if n is more than can be made, MethodError for a metric that does not exist.
 
     >>> task = vc.tasks.gendered_pronoun(lm, n=32)
     """
@@ -35,8 +36,7 @@ def gendered_pronoun(lm: Any, n: int = 64, *, seed: int = 0, metric: MetricName 
         name, other = couple if female else couple[::-1]
         right, wrong = (" she", " he") if female else (" he", " she")
         return Pair(
-            clean=template.format(name=name),
-            corrupted=template.format(name=other),
+            **prompts(template, {"name": name}, {"name": other}, {"name": "name"}),
             correct=(right,),
             incorrect=(wrong,),
             info={"template": TEMPLATES.index(template), "name": name, "corrupted_name": other},

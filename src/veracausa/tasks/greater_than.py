@@ -19,10 +19,13 @@ from veracausa.errors import TaskError
 from veracausa.tasks.data.greater_than import CENTURIES, NOUNS, TEMPLATES
 from veracausa.tasks.draw import draw, number, size
 from veracausa.tasks.pairs import Pair, checked, collect
+from veracausa.tasks.slots import prompts
 from veracausa.tasks.task import Task
 from veracausa.tasks.tokens import continuation, encode, strings, tokenizer_of
 
 CORRUPTIONS = ("01", "year")
+#: Span → slot: the century and the year of the first year, and the century that the last one begins with.
+_SPANS = {"noun": "noun", "XX1": "from", "YY": "year", "XX2": "century"}
 _BEFORE = "The war lasted from the year "
 _DIGITS = tuple("0123456789")
 _YEARS = tuple(f"{y:02d}" for y in range(100))
@@ -36,6 +39,7 @@ def greater_than(
     `corruption="01"`: the corrupted first year ends in 01, so that all years are later; `"year"`: it is another year of
     the same century, drawn at random (the gap is smaller, and of either sign). Both give the same clean prompts for the
     same seed. The metric is the probability of later minus that of earlier (see the module for what "later" reads).
+    Spans: "noun", "XX1" and "YY" (the first year: century and year), "XX2" (the century that the last one begins with).
     Raises TaskError if this tokenizer splits years in neither way or n is more than can be made, MethodError for a
     metric that does not exist.
 
@@ -62,10 +66,10 @@ def greater_than(
         # the equal digit can lead to a later or an earlier year; the equal year is not later
         earlier = following[: first if split == "next digits" else first + 1]
         later = following[first + 1 :]
-        text = template.format(noun=noun, century=century, start="{start}")
+        words = {"noun": noun, "century": century, "from": century, "year": year}
+        changed = {**words, "year": other(choice) if corruption == "year" else "01"}
         return Pair(
-            clean=text.format(start=century + year),
-            corrupted=text.format(start=century + (other(choice) if corruption == "year" else "01")),
+            **prompts(template.replace("{start}", "{from}{year}"), words, changed, _SPANS),
             correct=later,
             incorrect=earlier,
             info={"template": TEMPLATES.index(template), "noun": noun, "century": century, "year": year},

@@ -8,6 +8,7 @@ from veracausa.choices import MetricName
 from veracausa.tasks.data.hypernymy import CLASSES, OVERLAPS, TEMPLATES
 from veracausa.tasks.draw import draw, size
 from veracausa.tasks.pairs import Pair, checked, collect
+from veracausa.tasks.slots import prompts
 from veracausa.tasks.task import Task
 from veracausa.tasks.tokens import single, tokenizer_of, width
 
@@ -16,7 +17,7 @@ def hypernymy(lm: Any, n: int = 64, *, seed: int = 0, metric: MetricName = "logi
     """A word and its class; the corrupted prompt has a word of another class, with the same article and token count.
 
     Correct: the class of the clean word; incorrect: that of the corrupted one. Only classes whose name is a single
-    token of this tokenizer are used. Raises TaskError if n is more than can be made, MethodError for a metric that
+    token of this tokenizer are used. Span: "word". Raises TaskError if n is more than can be made, MethodError for a metric that
     does not exist.
 
     >>> task = vc.tasks.hypernymy(lm, n=32)
@@ -38,8 +39,7 @@ def hypernymy(lm: Any, n: int = 64, *, seed: int = 0, metric: MetricName = "logi
         template, (word, kind, other, other_kind, article) = choice
         articles = {"a": article, "A": article.capitalize()}
         return Pair(
-            clean=template.format(word=word, **articles),
-            corrupted=template.format(word=other, **articles),
+            **prompts(template, {"word": word, **articles}, {"word": other, **articles}, {"word": "word"}),
             correct=(f" {kind}",),
             incorrect=(f" {other_kind}",),
             info={"template": TEMPLATES.index(template), "word": word, "corrupted_word": other},

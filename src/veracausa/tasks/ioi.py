@@ -14,6 +14,7 @@ from veracausa.tasks.data.ioi import OBJECTS, PLACES, TEMPLATES
 from veracausa.tasks.data.names import FEMALE, MALE
 from veracausa.tasks.draw import draw, number, size
 from veracausa.tasks.pairs import Pair, checked, collect
+from veracausa.tasks.slots import prompts
 from veracausa.tasks.task import Task
 from veracausa.tasks.tokens import single, tokenizer_of, width
 
@@ -33,6 +34,7 @@ def ioi(
     `"order"`: the two are introduced the other way round, and `"words"`: another place and another object (a control);
     the answer of both is that of the clean prompt, so their gap is small. All give the same clean prompts for the same
     seed, "words" where the tokenizer has another place or object of as many tokens.
+    Spans: "IO", "S1", "S2" (the places of the names, with their roles in the clean prompt), "place", "object".
     Raises TaskError if n is more than can be made or the tokenizer has too few names, MethodError for a metric that
     does not exist.
 
@@ -94,9 +96,10 @@ def ioi(
             "object": thing,
             "corrupted_names": list(others.values()),
         }
+        named = {"IO": "A", "S1": "B"} if order == "ABBA" else {"S1": "A", "IO": "B"}
+        spans = {**named, "S2": "S", "place": "place", "object": "object"}
         return Pair(
-            clean=template.format(A=first, B=second, S=subject, **words),
-            corrupted=template.format(**others, **new),
+            **prompts(template, {"A": first, "B": second, "S": subject, **words}, {**others, **new}, spans),
             correct=(f" {indirect}",),
             incorrect=(f" {subject}",),
             info=info,

@@ -9,7 +9,9 @@ from typing import Any
 from veracausa.arguments import is_list, shown
 from veracausa.choices import MetricName
 from veracausa.errors import AnswerError, PromptError, TaskError
+from veracausa.tasks.finding import Prompt, Sought, find
 from veracausa.tasks.metrics import metric as metric_of
+from veracausa.tasks.spans import Span, require_spans
 from veracausa.tasks.task import Task
 from veracausa.tasks.tokens import encode_answer, encode_prompt, prompt_ids, strings
 
@@ -19,7 +21,7 @@ class Pair:
     """One example: two prompts, as text or token ids, and the answers, as text (leading spaces matter) or token ids.
 
     `info`: what it was made from. `start`: whether the tokenizer's start token belongs in front; a chat's text has its
-    own.
+    own. `spans`: what to look for in both prompts, by name.
     """
 
     clean: str | Sequence[int]
@@ -28,11 +30,12 @@ class Pair:
     incorrect: Sequence[str | int] = ()
     info: Mapping[str, Any] = field(default_factory=dict)
     start: bool = True
+    spans: Mapping[str, Sought] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A `Pair` with its token ids; `texts`: its two prompts as text."""
+    """A `Pair` with its token ids; `texts`: its two prompts as text; `spans`: what was looked for and found."""
 
     pair: Pair
     texts: tuple[str, str]
@@ -40,13 +43,14 @@ class Encoded:
     corrupted: tuple[int, ...]
     correct: tuple[int, ...]
     incorrect: tuple[int, ...]
+    spans: Mapping[str, Span]
 
 
 def encode_pair(tokenizer: Any, pair: Pair, where: str) -> Encoded:
     """Token ids of one pair.
 
     PromptError if the prompts are empty, equal, or of different lengths (with both token lists); AnswerError if an
-    answer is missing or not a single token, or is both correct and incorrect.
+    answer is missing or not a single token, or is both correct and incorrect. PromptError for spans as in `finding`.
     """
     text, clean = _prompt(tokenizer, pair.clean, f"{where}, clean prompt", pair.start)
     other, corrupted = _prompt(tokenizer, pair.corrupted, f"{where}, corrupted prompt", pair.start)
@@ -69,7 +73,12 @@ def encode_pair(tokenizer: Any, pair: Pair, where: str) -> Encoded:
             f"{where}: {strings(tokenizer, sorted(both))} are both correct and incorrect answers; a token can be only "
             "one of them"
         )
-    return Encoded(pair, (text, other), clean, corrupted, ids["correct"], ids["incorrect"])
+    spans: dict[str, Span] = {}
+    if pair.spans:
+        prompts = Prompt.of(tokenizer, text, clean), Prompt.of(tokenizer, other, corrupted)
+        spans = find(*prompts, pair.spans, where)
+        require_spans(spans, len(clean), where)
+    return Encoded(pair, (text, other), clean, corrupted, ids["correct"], ids["incorrect"], spans)
 
 
 def _prompt(tokenizer: Any, prompt: Any, where: str, start: bool) -> tuple[str, tuple[int, ...]]:
@@ -107,6 +116,7 @@ def assemble(
         info=tuple(dict(e.pair.info) for e in encoded),
         options=dict(options or {}),
         vocabulary=dict(zip(used, strings(tokenizer, used), strict=True)),
+        spans=tuple(e.spans for e in encoded),
     )
 
 

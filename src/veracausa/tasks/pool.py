@@ -21,11 +21,14 @@ from veracausa.tasks.data.ioi import PLACES
 from veracausa.tasks.data.names import FEMALE, MALE
 from veracausa.tasks.draw import shuffled
 from veracausa.tasks.registry import CORRUPTIONS, build
+from veracausa.tasks.spans import Span
 from veracausa.tasks.task import Task
 from veracausa.tasks.tokens import encode, single, string, tokenizer_of
 
 #: Word lists by name.
 LISTS: dict[str, tuple[str, ...]] = {"names": (*FEMALE, *MALE), "places": PLACES}
+#: A pair of a pool: its prompt, how it was made, the corrupted prompt as ids and (if known) as text, its spans.
+_Chosen = tuple[int, str, tuple[int, ...], str, Mapping[str, Span]]
 #: What the task's own pairs are called where it has no named corruption.
 OWN = "own"
 
@@ -67,24 +70,25 @@ def pool(
     lists = _lists(tokenizer, edits)
     own = str(task.options.get("corruption", OWN))
     tasks = {own: task} | {name: one for name, one in _siblings(lm, task, corruptions).items() if name != own}
-    chosen: list[tuple[int, str, tuple[int, ...], str]] = []
+    chosen: list[_Chosen] = []
     for i, clean in enumerate(task.clean):
         seen = {clean}
         for name, one in tasks.items():
             if one.corrupted[i] not in seen:
                 seen.add(one.corrupted[i])
-                chosen.append((i, name, one.corrupted[i], one.corrupted_text[i]))
+                chosen.append((i, name, one.corrupted[i], one.corrupted_text[i], one.spans[i]))
         for how, ids in _edited(clean, lists, positions, most, seed, i):
             if ids not in seen:
                 seen.add(ids)
-                chosen.append((i, how, ids, ""))
+                same = {name: Span(span.clean, span.clean) for name, span in task.spans[i].items()}
+                chosen.append((i, how, ids, "", same))
     return _assembled(tokenizer, task, own, chosen)
 
 
 def merged(one: Task, other: Task) -> Task:
     """Two pools as one; prompts of the second are counted on from those of the first."""
     first = 1 + max(int(info["pair"]) for info in one.info)
-    columns = ("clean", "corrupted", "correct", "incorrect", "clean_text", "corrupted_text")
+    columns = ("clean", "corrupted", "correct", "incorrect", "clean_text", "corrupted_text", "spans")
     joined: dict[str, Any] = {column: getattr(one, column) + getattr(other, column) for column in columns}
     info = (*one.info, *({**info, "pair": int(info["pair"]) + first} for info in other.info))
     return replace(one, **joined, info=info, vocabulary={**one.vocabulary, **other.vocabulary})
@@ -160,11 +164,11 @@ def _edited(
                     yield f"{words.name} {k} → {words.name} {first}", (*clean[:t], token, *clean[t + 1 :])
 
 
-def _assembled(tokenizer: Any, task: Task, own: str, chosen: Sequence[tuple[int, str, tuple[int, ...], str]]) -> Task:
+def _assembled(tokenizer: Any, task: Task, own: str, chosen: Sequence[_Chosen]) -> Task:
     index = [i for i, *_ in chosen]
-    corrupted = tuple(ids for _, _, ids, _ in chosen)
+    corrupted = tuple(ids for _, _, ids, *_ in chosen)
     tokens = {token for ids in corrupted for token in ids} - set(task.vocabulary)
-    texts = tuple(text or _text(tokenizer, ids) for _, _, ids, text in chosen)
+    texts = tuple(text or _text(tokenizer, ids) for _, _, ids, text, _ in chosen)
     info = tuple({**task.info[i], "pair": i, "how": how, "own": how == own} for i, how, *_ in chosen)
     kinds = len({how for _, how, *_ in chosen})
     picked: dict[str, Any] = {
@@ -178,6 +182,7 @@ def _assembled(tokenizer: Any, task: Task, own: str, chosen: Sequence[tuple[int,
         corrupted=corrupted,
         corrupted_text=texts,
         info=info,
+        spans=tuple(spans for *_, spans in chosen),
         options=options | {"kinds": kinds, "prompts": len(task)},
         vocabulary={**task.vocabulary, **{token: string(tokenizer, token) for token in tokens}},
         **picked,

@@ -8,6 +8,7 @@ from veracausa.choices import MetricName
 from veracausa.tasks.data.subject_verb import DISTRACTORS, NOUNS, OPENINGS, PHRASES, VERBS
 from veracausa.tasks.draw import draw, size
 from veracausa.tasks.pairs import Pair, checked, collect
+from veracausa.tasks.slots import prompts
 from veracausa.tasks.task import Task
 from veracausa.tasks.tokens import single, tokenizer_of, width
 
@@ -17,7 +18,7 @@ def subject_verb(lm: Any, n: int = 64, *, seed: int = 0, metric: MetricName = "l
 
     Correct: the form (" is", " was", " has" or their plurals) of the clean subject's number; incorrect: the other
     form of the same verb. The corrupted prompt has the subject in the other number. Singular and plural, distractors
-    that agree and that don't, take turns. Raises TaskError if n is more than can be made or no verb has two
+    that agree and that don't, take turns. Spans: "subject", "distractor". Raises TaskError if n is more than can be made or no verb has two
     single-token forms, MethodError for a metric that does not exist.
 
     >>> task = vc.tasks.subject_verb(lm, n=32)
@@ -34,10 +35,10 @@ def subject_verb(lm: Any, n: int = 64, *, seed: int = 0, metric: MetricName = "l
 
     def pair(choice: tuple[Any, ...]) -> Pair:
         number, distracting, opening, noun, phrase, distractor, verb = choice
-        rest = phrase.format(distractor[distracting])
+        template = f"{opening} {{subject}} {phrase.replace('{}', '{distractor}')}"
+        one, other = ({"subject": form, "distractor": distractor[distracting]} for form in (noun[number], noun[1 - number]))
         return Pair(
-            clean=f"{opening} {noun[number]} {rest}",
-            corrupted=f"{opening} {noun[1 - number]} {rest}",
+            **prompts(template, one, other, {"subject": "subject", "distractor": "distractor"}),
             correct=(verb[number],),
             incorrect=(verb[1 - number],),
             info={

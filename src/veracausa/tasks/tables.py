@@ -9,16 +9,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from veracausa.arguments import is_list, kind_and_value
+from veracausa.arguments import is_list, kind_and_value, shown
 from veracausa.choices import MetricName
 from veracausa.errors import TaskError
 from veracausa.storage.files import at
 from veracausa.tasks.chat import is_chat
 from veracausa.tasks.columns import COLUMNS, Layout, layout
 from veracausa.tasks.files import table_of
+from veracausa.tasks.finding import Sought, sought
 from veracausa.tasks.metrics import metric as metric_of
 from veracausa.tasks.pairs import Pair
 from veracausa.tasks.rows import Table, table_in_memory
+
+#: Columns that say where spans are: one for each, or one for all.
+_SPAN, _SPANS = "span ", "spans"
 
 
 @dataclass(frozen=True)
@@ -87,8 +91,44 @@ def _pair(
         if column in required and not (value.strip() if isinstance(value, str) else value):
             raise TaskError(f"{here} is empty")
         cells[column] = value
-    kept = {k: v for k, v in row.items() if k not in COLUMNS and isinstance(v, (str, int, float))}
-    return Pair(**cells, info={**kept, "row": place})
+    spans, taken = _spans(row, where)
+    kept = {k: v for k, v in row.items() if k not in (*COLUMNS, *taken) and isinstance(v, (str, int, float))}
+    return Pair(**cells, info={**kept, "row": place}, spans=spans)
+
+
+def _spans(row: Mapping[str, Any], where: str) -> tuple[dict[str, Sought], list[str]]:
+    """What a row says to look for, in "span …" columns or in one "spans" column, and the columns that say it."""
+    taken = [column for column in row if column == _SPANS or column.startswith(_SPAN)]
+    said = _object(row.get(_SPANS))
+    if said is not None and not isinstance(said, Mapping):
+        raise TaskError(f"{where}, column {_SPANS!r}: spans are name → what to look for, but this is {shown(said)}")
+    cells = {**(said or {}), **{name.removeprefix(_SPAN).strip(): row[name] for name in taken if name != _SPANS}}
+    asked = {name: _one(cell) for name, cell in cells.items() if not _blank(cell)}
+    return sought(asked, 1, f"{where}, spans")[0], taken
+
+
+def _one(cell: Any) -> Any:
+    """What a cell says of one pair, as `sought` takes it: [first, end] are tokens, a dict says both prompts apart."""
+    cell = _object(cell)
+    if isinstance(cell, Mapping):
+        return {side: _one(value) for side, value in cell.items()}
+    ends = list(cell) if is_list(cell) else []
+    return [range(*ends) if len(ends) == 2 and all(type(one) is int for one in ends) else cell]
+
+
+def _object(cell: Any) -> Any:
+    """What a cell of JSON holds, where it is an object or a list; any other cell as it is."""
+    if not isinstance(cell, str) or cell.lstrip()[:1] not in ("{", "["):
+        return cell
+    try:
+        return json.loads(cell)
+    except (ValueError, RecursionError):
+        return cell
+
+
+def _blank(cell: Any) -> bool:
+    """Whether a cell says nothing: this pair lacks the span."""
+    return cell is None or (isinstance(cell, str) and not cell.strip()) or (isinstance(cell, float) and cell != cell)
 
 
 def _messages(value: Any) -> Any:

@@ -16,6 +16,7 @@ from veracausa.choices import MetricName
 from veracausa.errors import AnswerError, FileError, PromptError, TaskError, VeracausaError
 from veracausa.storage.files import at, require_seal, write_json
 from veracausa.tasks.metrics import Answers, metric
+from veracausa.tasks.spans import Span, names_of, plain, require_spans, spans_of
 from veracausa.typed import require, require_fields
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ Ids = tuple[tuple[int, ...], ...]
 _ROWS: dict[str, type[VeracausaError]] = {
     "clean": PromptError, "corrupted": PromptError, "correct": AnswerError, "incorrect": AnswerError
 }  # fmt: skip
-_PER_EXAMPLE = ("clean", "corrupted", "correct", "incorrect", "clean_text", "corrupted_text", "info")
+_PER_EXAMPLE = ("clean", "corrupted", "correct", "incorrect", "clean_text", "corrupted_text", "info", "spans")
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +39,10 @@ class Task:
     or more) and `incorrect` (none only for metrics that don't need it): answer token ids per example. `info`: one dict
     per example (template, names, …); `options`: what the whole set was made with (seed, corruption, …); `vocabulary`:
     token id → text, for showing. Padded ids are refused by every call, since only the model's tokenizer knows them.
+    `spans`: per example, name → tokens in both prompts, {"subject": (3, 5)} or [(3, 5), (4, 6)] where they are others
+    in the corrupted one; examples may lack some (see `tasks.spans`).
 
-    Raises PromptError (lengths differ, equal or empty prompts), AnswerError (no correct answer, overlap, the metric
+    Raises PromptError (lengths differ, equal or empty prompts, spans that are empty or overlap), AnswerError (no correct answer, overlap, the metric
     lacks incorrect ones), MethodError (unknown metric) and TaskError (no example).
 
     >>> task = vc.tasks.ioi(lm, n=8)
@@ -58,6 +61,7 @@ class Task:
     info: tuple[dict[str, Any], ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     vocabulary: Mapping[int, str] = field(default_factory=dict)
+    spans: tuple[Mapping[str, Span], ...] = ()
 
     def __post_init__(self) -> None:
         require_fields(self, {}, TaskError)
@@ -70,6 +74,7 @@ class Task:
             "clean_text": ("",) * n,
             "corrupted_text": ("",) * n,
             "info": tuple({} for _ in range(n)),
+            "spans": tuple({} for _ in range(n)),
             "incorrect": ((),) * n,
         }
         for name in _PER_EXAMPLE:
@@ -77,6 +82,8 @@ class Task:
             object.__setattr__(self, name, values)
             if len(values) != n:
                 raise TaskError(f"task {self.name!r}: {n} clean prompts but {len(values)} of {name!r}; give one each")
+        where = f"of task {self.name!r}"
+        object.__setattr__(self, "spans", tuple(spans_of(one, f"pair {i} {where}") for i, one in enumerate(self.spans)))
         needs_incorrect = metric(self.metric).needs_incorrect
         for i in range(n):
             self._check(i, needs_incorrect)
@@ -98,6 +105,7 @@ class Task:
                 f"{where}: the clean and the corrupted prompt are the same tokens, so there is nothing to trace: "
                 f"{[self._string(t) for t in clean]}"
             )
+        require_spans(self.spans[i], len(clean), where)
         correct, incorrect = self.correct[i], self.incorrect[i]
         if not correct:
             raise AnswerError(f"{where} has no correct answer; give at least one")
@@ -151,6 +159,11 @@ class Task:
             next(k for k, (a, b) in enumerate(zip(c, d, strict=True)) if a != b)
             for c, d in zip(self.clean, self.corrupted, strict=True)
         )
+
+    @property
+    def span_names(self) -> tuple[str, ...]:
+        """The names of its spans, in the order in which the examples have them."""
+        return names_of(self.spans)
 
     def tokens(self, i: int) -> tuple[list[str], list[str]]:
         """Token strings of pair i, clean and corrupted, for showing: ([' Mary', …], [' John', …])."""
@@ -221,7 +234,9 @@ def _rows(values: Any, what: str, error: type[VeracausaError]) -> Ids:
 FORMAT = "veracausa.task"
 
 
-VERSION = 2
+VERSION = 3
+#: Versions that are still read; tasks had no spans before 3.
+_READ = (2, 3)
 
 
 _FIELDS = ("clean", "corrupted", "correct", "incorrect", "clean_text", "corrupted_text", "info")
@@ -251,6 +266,7 @@ def task_content(task: Task) -> dict[str, Any]:
     content: dict[str, Any] = {"format": FORMAT, "version": VERSION, "name": task.name, "metric": task.metric}
     content |= {"digest": task.digest(), "options": dict(task.options)}
     content |= {name: getattr(task, name) for name in _FIELDS}
+    content |= {"spans": [plain(one) for one in task.spans]} if task.span_names else {}
     return content | {"vocabulary": {str(k): v for k, v in task.vocabulary.items()}}
 
 
@@ -260,9 +276,10 @@ def task_of(content: Any, path: Path, *, sealed: bool = False) -> Task:
         raise FileError(
             f"{path} is JSON, but not a task that veracausa saved; prompts of your own are read by vc.task(lm, path)"
         )
-    if content.get("version") != VERSION:
+    if content.get("version") not in _READ:
         raise FileError(
-            f"{path} has version {content.get('version')!r} of the task format; this library reads {VERSION}"
+            f"{path} has version {content.get('version')!r} of the task format; this library reads "
+            f"{' and '.join(map(str, _READ))}"
         )
     if sealed:
         require_seal(content, path, "a task file")
@@ -272,6 +289,7 @@ def task_of(content: Any, path: Path, *, sealed: bool = False) -> Task:
             metric=content["metric"],
             options=dict(content["options"]),
             vocabulary={int(k): v for k, v in content["vocabulary"].items()},
+            spans=tuple(content.get("spans", ())),
             **{name: tuple(content[name]) for name in _FIELDS},
         )
         digest = content["digest"]

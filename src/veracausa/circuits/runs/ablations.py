@@ -148,7 +148,7 @@ def resampled(task: Task, reference: Task, seed: int) -> Task:
                 "ablation='mean'."
             )
         chosen.append(donors[int(np.random.default_rng([seed, i]).integers(len(donors)))])
-    return dataclasses.replace(task, corrupted=tuple(chosen), corrupted_text=())
+    return dataclasses.replace(task, corrupted=tuple(chosen), corrupted_text=(), spans=())
 
 
 @torch.no_grad()
