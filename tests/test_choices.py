@@ -34,7 +34,12 @@ TABLES = {
     "Ablation": ABLATIONS,
     "Baseline": BASELINES,
     "MetricName": METRICS,
-    "AllUnits": (*KINDS_AND_EDGES, *(f"{kind}@positions" for kind in KINDS_AND_EDGES), ALL_CELLS),
+    "AllUnits": (
+        *KINDS_AND_EDGES,
+        *(f"{kind}@positions" for kind in KINDS_AND_EDGES),
+        *(f"{kind}@spans" for kind in KINDS),
+        ALL_CELLS,
+    ),
     "Estimate": ({*ESTIMATES, *EDGE_PRESETS, "ifr"} - {"mask"}),  # `vc.estimates.learn_mask` has a call of its own
     "EdgeScoring": SCORED_BY,
     "PathName": PATHS,

@@ -26,6 +26,8 @@ AllUnits = Literal[
     "heads@positions", "mlps@positions", "attention@positions", "neurons@positions", "residual@positions",
     "queries@positions", "keys@positions", "values@positions", "patterns@positions",
     "patterns@cells", "edges@positions",
+    "heads@spans", "mlps@spans", "attention@spans", "neurons@spans", "residual@spans", "queries@spans", "keys@spans",
+    "values@spans", "patterns@spans",
 ]  # fmt: skip
 
 #: Published estimates by name, of nodes and of edges.

@@ -3,6 +3,7 @@
 import pytest
 import tiny_models
 import torch
+from naive_groups import effects
 
 import veracausa as vc
 from veracausa.errors import MethodError, UnitError
@@ -25,99 +26,17 @@ GROUPS = [
 ]
 
 
-def entry(lm, layer):
-    """The module that the residual stream enters."""
-    decoder = lm.decoder
-    return decoder.final_norm if layer == lm.layers else getattr(decoder.backbone, decoder.anatomy.blocks)[layer]
-
-
-def hooked(lm, prompt, values, members):
-    """Logits of a whole run in which every member has the values of `values[place, layer]`; nothing of ours runs."""
-    decoder, handles = lm.decoder, []
-
-    def put(own, new, one, size):
-        out = own.clone()
-        n = own.shape[1]
-        where = slice(None) if one.first is None else slice(one.first % n, one.last % n + 1)
-        part = slice(None) if one.index < 0 else slice(one.index * size, (one.index + 1) * size)
-        out[:, where, part] = new[:, where, part]
-        return out
-
-    def attach(one):
-        block = decoder.blocks[min(one.layer, lm.layers - 1)]
-        new, size = values[one.place, one.layer], decoder.head_dim
-        if one.place == "z":
-            return block.attention_out.register_forward_pre_hook(lambda _, a: (put(a[0], new, one, size), *a[1:]))
-        if one.place == "neurons":
-            return block.mlp_out.register_forward_pre_hook(lambda _, a: (put(a[0], new, one, 1), *a[1:]))
-        if one.place == "mlp":
-            return block.mlp.register_forward_hook(lambda _, __, out: put(out, new, one, 1))
-        if one.place == "residual":
-            return entry(lm, one.layer).register_forward_pre_hook(lambda _, a: (put(a[0], new, one, 1), *a[1:]))
-        kind = ("queries", "keys", "values").index(one.place)
-        return block.projections[kind].register_forward_hook(lambda _, __, out: put(out, new, one, size))
-
-    try:
-        handles += [attach(one) for one in members]
-        with torch.no_grad():
-            return lm.hf(torch.tensor([prompt])).logits[0, -1]
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def values_of(lm, prompt, members):
-    """Activations of a whole run at every member's place, [1, positions, site]."""
-    decoder, found, handles = lm.decoder, {}, []
-    for one in members:
-        block = decoder.blocks[min(one.layer, lm.layers - 1)]
-        key = one.place, one.layer
-
-        def take_input(_, a, key=key):
-            found[key] = a[0]
-
-        def take_output(_, __, out, key=key):
-            found[key] = out
-
-        if one.place in ("z", "neurons"):
-            part = block.attention_out if one.place == "z" else block.mlp_out
-            handles.append(part.register_forward_pre_hook(take_input))
-        elif one.place == "residual":
-            handles.append(entry(lm, one.layer).register_forward_pre_hook(take_input))
-        elif one.place == "mlp":
-            handles.append(block.mlp.register_forward_hook(take_output))
-        else:
-            kind = ("queries", "keys", "values").index(one.place)
-            handles.append(block.projections[kind].register_forward_hook(take_output))
-    with torch.no_grad():
-        lm.hf(torch.tensor([prompt]))
-    for handle in handles:
-        handle.remove()
-    return found
-
-
 def naive(lm, task, groups, direction="noising", ablation="counterfactual"):
     """Effects of groups by hooks on whole runs, pair by pair."""
-    rows = []
-    for i in range(len(task)):
-        base, other = task.clean[i], task.corrupted[i]
-        if direction == "denoising":
-            base, other = other, base
-        kind = vc.tasks.metric(task.metric)
-        answers = task.answers([i])
 
-        def read(logits, kind=kind, answers=answers):
-            return float(kind(logits[None] if kind.vocabulary else answers.pick(logits[None]), answers))
+    def where(one, n):
+        return slice(None) if one.first is None else slice(one.first % n, one.last % n + 1)
 
-        bare = read(hooked(lm, base, {}, ()))
-        row = []
-        for members in groups.members:
-            values = values_of(lm, other, members)
-            if ablation == "zero":
-                values = {key: torch.zeros_like(one) for key, one in values.items()}
-            row.append(read(hooked(lm, base, values, members)) - bare)
-        rows.append(row)
-    return torch.tensor(rows, dtype=torch.float64)
+    def placed(i):
+        n = task.lengths[i]
+        return [[(one, where(one, n), where(one, n)) for one in members] for members in groups.members]
+
+    return effects(lm, task, placed, direction, ablation)
 
 
 def usable(family):
@@ -305,6 +224,7 @@ def test_what_names_mean():
     assert pieces(("a0.h1", "m3+m4@5"), "") == [
         ("a0.h1", None, None), ("m3", (5, 5), None), ("m4", (5, 5), None),
     ]  # fmt: skip
+    assert pieces("m3+m4@S2", "") == [("m3", "S2", None), ("m4", "S2", None)]
     assert is_grouped({"x": ["m0"]}) and is_grouped("m0+m1") and is_grouped(["m0", ("m1",)]) and is_grouped("m0@1-2")
     assert not any(map(is_grouped, ("heads", ["m0@1"], "a0.h0->m1", ["a0.h0->m1@2"], 3)))
     pair = Groups.of([[Member("mlps", 0, -1), Member("heads", 1, 2)], [Member("mlps", 0, -1)]])

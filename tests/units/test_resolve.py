@@ -83,7 +83,8 @@ def test_selection_and_digest(tiny):
         (["r4"], ["'r4'", "0 … 3"]),
         (["a9.h6->m10"], ["a9.h6->m10", "is not the name of a unit"]),
         (["head 3"], ["head 3", "a9.h6 (head)", "@7"]),
-        (["a0.h0@x"], ["a0.h0@x"]),
+        (["a0.h0@x y"], ["a0.h0@x y"]),
+        (["a0.h0@x", "a0.h1"], ["mixes", "at a span"]),
         (["a0.h0@-1"], ["a0.h0@-1"]),
         (["a-1.h0"], ["a-1.h0"]),
         ([""], ["''"]),
@@ -98,10 +99,17 @@ def test_names_that_are_wrong(tiny, names, words):
     assert all(word in str(caught.value) for word in words), caught.value
 
 
-@pytest.mark.parametrize("units", ["head", "heads@position", "", "heads@3", "neurons@positions@positions"])
+@pytest.mark.parametrize("units", ["head", "", "heads@3", "neurons@positions@positions"])
 def test_kinds_that_are_wrong(tiny, units):
     with pytest.raises(UnitError, match=r"units=.*heads, mlps, attention, neurons, residual"):
         resolve_units(tiny("llama"), units, 4)
+
+
+def test_a_span_where_a_call_takes_none(tiny):
+    for units in ("heads@position", ["a0.h0@subject"]):
+        with pytest.raises(UnitError, match=r"names units at a span .*vc\.exact and vc\.attribute take") as caught:
+            resolve_units(tiny("llama"), units, 4)
+        assert ("Did you mean 'positions'" in str(caught.value)) == (units == "heads@position")
 
 
 @pytest.mark.parametrize("name", ["a0.h0@²", "a٣.h0", "a0.h0@٣", "a0.h0@99999999999999999999", "a0.h0@" + "9" * 5000])

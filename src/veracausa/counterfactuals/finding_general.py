@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -75,7 +75,7 @@ class GeneralPurposeWork(Composed):
 
 def _mirrored(task: Task) -> Task:
     """The corrupted prompts in the clean ones' place."""
-    texts = {"clean_text": task.corrupted_text, "corrupted_text": task.clean_text}
+    texts: dict[str, Any] = {"clean_text": task.corrupted_text, "corrupted_text": task.clean_text}
     spans = tuple({name: Span(one.corrupted, one.clean) for name, one in each.items()} for each in task.spans)
     return replace(task, clean=task.corrupted, corrupted=task.clean, **texts, spans=spans)
 

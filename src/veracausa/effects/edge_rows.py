@@ -74,7 +74,7 @@ class EdgeRows(Plan):
         found = 0
         for start, members in self.buckets(share):
             length = len(self.task.clean[members[0]])
-            found += len(members) * int((length - self.starts(start, length)[self.kinds < MLP][sources]).sum())
+            found += len(members) * int((length - self.starts(start, length, members)[self.kinds < MLP][sources]).sum())
         return float(found)
 
     def record(self, start: int, examples: tuple[int, ...]) -> Patching:
@@ -105,13 +105,12 @@ class EdgeRows(Plan):
             if len(rows):
                 yield rows, effect
 
-    def order(self, chosen: np.ndarray, todo: Tensor) -> np.ndarray:
+    def order(self, chosen: np.ndarray) -> np.ndarray:
         """See `Plan.order`; one writer's rows stand side by side."""
-        units, late = self.units, self.kinds[chosen] >= MLP
-        chosen = chosen[np.lexsort((units.reader[chosen], units.writer[chosen], late, units.layer[chosen]))]
-        rows = np.stack(np.meshgrid(np.arange(len(todo)), chosen, indexing="ij"), -1)
-        rows = rows.transpose(1, 0, 2).reshape(-1, 2)
-        return rows[todo.numpy()[rows[:, 0], rows[:, 1]]]
+        units = self.units
+        order = np.lexsort((units.reader, units.writer, self.kinds >= MLP, units.layer))
+        unit, example = np.nonzero(chosen[:, order].T)
+        return np.stack([example, order[unit]], 1)
 
     def chunk(self, patching: Patching, rows: np.ndarray, start: int) -> Tensor:
         """See `Plan.chunk`; rows are sorted by block, attention before MLP."""

@@ -37,12 +37,15 @@ from veracausa.effects.replacements import (
     require_joint,
 )
 from veracausa.effects.rows import Plan, Rows
+from veracausa.effects.span_rows import SpanRows, require_alike
 from veracausa.engine.patches import Place
 from veracausa.engine.session import Session, session
 from veracausa.engine.work import gives, recorded_runs, unpatched_run
 from veracausa.errors import MethodError
-from veracausa.scores.headers import reference_settings
+from veracausa.scores.headers import reference_settings, span_settings
 from veracausa.scores.scores import Scores, assemble
+from veracausa.tasks.placing import moved
+from veracausa.units.at_spans import SpanUnits
 from veracausa.units.edges import Edges
 from veracausa.units.groups import Groups
 from veracausa.units.resolve import all_units, resolve_units
@@ -81,8 +84,13 @@ class ExactWork:
 
     @property
     def share(self) -> bool:
-        """Whether rows begin at the first difference of each pair."""
-        return self.share_prefix and self.ablation == "counterfactual"
+        """Whether rows begin at the first difference of each pair; not where what is replaced may lie before it."""
+        return self.share_prefix and self.ablation == "counterfactual" and not moved(self.task, self._spans)
+
+    @property
+    def _spans(self) -> tuple[str, ...]:
+        """The spans that units are at."""
+        return self.units.named if isinstance(self.units, SpanUnits | Groups) else ()
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -92,6 +100,7 @@ class ExactWork:
             "ablation": self.ablation,
             "seed": self.seed if self.ablation == "resample" else None,
             **reference_settings(self.ablation, self.task, self.reference),
+            **(span_settings(self.task) if self._spans else {}),
         }
 
     def __post_init__(self) -> None:
@@ -106,7 +115,8 @@ class ExactWork:
             return EdgeRows(lm, task, units, self.ablation == "zero", noising, self.rows, cost)
         if isinstance(units, Groups):
             return GroupRows(lm, task, units, cast("dict[Place, Replacement]", source or {}), noising, self.rows, cost)
-        return Rows(lm, task, units, cast("Replacement", source or Zero()), noising, self.rows, cost)
+        rows = SpanRows if isinstance(units, SpanUnits) else Rows
+        return rows(lm, task, units, cast("Replacement", source or Zero()), noising, self.rows, cost)  # type: ignore
 
     def batches(self) -> int:
         """Buckets that are recorded."""
@@ -146,7 +156,11 @@ class ExactWork:
         asked: dict[str, Any] = {
             "units": table.digest(),
             "reference": reference.digest() if reference is not None else None,
-            **{key: settings[key] for key in ("direction", "ablation", "seed", "constants") if key in settings},
+            **{
+                key: settings[key]
+                for key in ("direction", "ablation", "seed", "constants", "spans_digest")
+                if key in settings
+            },
         }
         shape, name = (len(task), len(table)), f"{self.method}-{table.kind}"
         with session(lm, task, shape, out=out, name=name, asked=asked, show=show_progress) as call:
@@ -209,10 +223,11 @@ def exact(
         task: the prompt pairs and the metric.
         units: "heads", "mlps", "attention" (whole layers), "neurons", "residual" (the stream entering each block),
             "queries", "keys", "values", "patterns" (where heads look); each also per position ("heads@positions", and
-            "patterns@cells", see `units.cells`); "edges" (a writer seen by one reader alone, see `edge_rows`); or
-            names: ["a20.h0", "m3.n1200@9"], ["a9.h6<pattern>@12,5"], ["a9.h6->m10", "input->a0.h0<q>"]; or groups, each
+            "patterns@cells", see `units.cells`) and at each named span of the task ("heads@spans", all tokens of a span
+            together; "heads@subject" one of them); "edges" (a writer seen by one reader alone, see `edge_rows`); or
+            names: ["a20.h0", "m3.n1200@9"], ["a9.h6@subject"], ["a9.h6<pattern>@12,5"], ["a9.h6->m10"]; or groups, each
             one patch, of any kinds, layers and positions: [("a9.h6", "m3"), "m3+m4@5-8"],
-            {"movers": ["a9.h6", "a20.h0"]} (see `units.groups`).
+            {"movers": ["a9.h6", "a20.h0@subject"]} (see `units.groups`).
         ablation: what replaces a unit: "counterfactual" (its value in the corrupted run), "zero", "mean", "resample",
             "optimal" (the constant that lets the model do best without it, see `vc.effects.optimal_constants`);
             an edge's write: "counterfactual" or "zero".
@@ -228,7 +243,7 @@ def exact(
 
     Returns:
         `Scores` [examples, units] in units of the metric. A position before the first difference has effect 0; a
-        position beyond an example's end is NaN.
+        position beyond an example's end is NaN, and so is a span that an example lacks.
 
     Raises:
         MethodError, UnitError, GapError, NumericsError, OutOfMemoryError: see each message.
@@ -239,7 +254,7 @@ def exact(
     """
     if rows is not None and rows < 1:
         raise MethodError(f"rows={rows}: a chunk holds at least one row. Leave rows out to let the free memory decide.")
-    table, learn = resolve_units(lm, units, max(task.lengths), groups=True), None
+    table, learn = resolve_units(lm, units, max(task.lengths), groups=True, spans=task), None
     if isinstance(table, Edges):
         _require_edges(ablation, direction, reference)
     else:
@@ -247,6 +262,8 @@ def exact(
     require_constants(ablation, constants)
     if isinstance(table, Groups):
         require_joint(ablation)
+    if isinstance(table, SpanUnits | Groups) and ablation == "counterfactual":
+        require_alike(task, table)
     if ablation == "optimal" and constants is None:
         learn = optimal_constants.work(lm, task, units=table)
     return ExactWork(lm, task, table, ablation, direction, reference, constants, learn, seed, rows, share_prefix)

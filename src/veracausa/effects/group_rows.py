@@ -7,8 +7,9 @@ single unit's row begins behind its own write.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,13 +17,15 @@ import torch
 from torch import Tensor
 
 from veracausa.cost import Cost
-from veracausa.effects.replacements import Replacement
+from veracausa.effects.replacements import Counterfactual, Replacement
 from veracausa.effects.rows import Patching, Plan
 from veracausa.engine.bucket import Bucket
 from veracausa.engine.overrides import Override
 from veracausa.engine.patches import Place, site_width, sites_for
 from veracausa.engine.suffix import Join, sweep
 from veracausa.engine.tape import Tape
+from veracausa.tasks.placing import moved, places
+from veracausa.tasks.spans import Range
 from veracausa.units.groups import Groups, Member
 from veracausa.units.kinds import Kind
 from veracausa.units.table import per_layer
@@ -61,13 +64,36 @@ class GroupRows(Plan):
         """Blocks that each group's row runs: from the first that it touches."""
         return self.lm.layers - self.units.layer
 
-    def starts(self, start: int, length: int) -> np.ndarray:
-        """First position that each group's row must run; `length` where there is nothing to run."""
-        exists, reaches = self.units.within(start, length)
-        first = (
-            self.units.earliest(start, length) if self.lm.decoder.anatomy.causal else np.full(len(self.units), start)
-        )
-        return np.where(exists & reaches, first, length)
+    def starts(self, start: int, length: int, examples: tuple[int, ...]) -> np.ndarray:
+        """See `Plan.starts`."""
+
+        def first(where: dict[str, Range]) -> np.ndarray:
+            exists, reaches = self.units.within(start, length, where)
+            earliest = self.units.earliest(start, length, where) if self.lm.decoder.anatomy.causal else start
+            return np.where(exists & reaches, earliest, length)
+
+        return self._by_spans(examples, first)
+
+    def _by_spans(self, examples: tuple[int, ...], told: Callable[[dict[str, Range]], np.ndarray]) -> np.ndarray:
+        """What is told of the groups given where the spans are: once if there are none, else pair by pair."""
+        if not self.units.named:
+            return told({})
+        found: dict[tuple[tuple[str, Range], ...], np.ndarray] = {}
+        for example in examples:
+            if (key := tuple(self._own[example].items())) not in found:
+                found[key] = told(self._own[example])
+        return np.stack([found[tuple(self._own[example].items())] for example in examples])
+
+    @cached_property
+    def _own(self) -> list[dict[str, Range]]:
+        """Where each pair has the spans in the run that is patched."""
+        return _where(self.task, self.units.named, self.noising)
+
+    @cached_property
+    def _other(self) -> list[dict[str, Range]]:
+        """Where it has them in the run that replacements come from; none where they are in the same places."""
+        same = not moved(self.task, self.units.named)
+        return [{}] * len(self.task) if same else _where(self.task, self.units.named, not self.noising)
 
     def record(self, start: int, examples: tuple[int, ...]) -> Patching:
         """See `Plan.record`."""
@@ -79,8 +105,13 @@ class GroupRows(Plan):
     def free(self, patching: Patching, todo: Tensor) -> Iterator[tuple[np.ndarray, float]]:
         """Groups with a position that does not exist, or of which nothing can change."""
         tape = patching.bucket.tape
-        exists, reaches = self.units.within(tape.start, tape.length)
-        for chosen, effect in ((~exists, float("nan")), (exists & ~reaches, 0.0)):
+
+        def told(where: dict[str, Range]) -> np.ndarray:
+            exists, reaches = self.units.within(tape.start, tape.length, where)
+            return np.where(exists, np.where(reaches, 1, 0), -1)
+
+        found = self._by_spans(tape.examples, told)
+        for chosen, effect in ((found < 0, float("nan")), (found == 0, 0.0)):
             rows = np.argwhere(todo.numpy() & chosen)
             if len(rows):
                 yield rows, effect
@@ -116,16 +147,31 @@ class GroupRows(Plan):
         parts = max(1, per_layer(self.lm, KIND_AT[place]))
         keys = tape.length if place == "pattern" else 1  # of patterns single keys may be taken
         taken = torch.zeros(len(own), tape.length - start, parts, keys, dtype=torch.bool)
-        for at, group in enumerate(members.values()):
+        there = torch.arange(start, tape.length)[None, :, None].repeat(len(own), 1, parts)
+        pairs = [tape.examples[example] for example in rows[own, 0]]
+        for at, (group, pair) in enumerate(zip(members.values(), pairs, strict=True)):
             for one in group:
-                first, last = one.span(tape.length)
+                first, last = one.span(tape.length, self._own[pair])
+                shift = self._other[pair][one.at][0] - first if one.at in self._other[pair] else 0
                 first = max(first, start)
                 part = slice(None) if one.index < 0 or parts == 1 else slice(one.index, one.index + 1)
                 looked_at = one.looked_at(tape.length) if keys > 1 else slice(None)
-                taken[at, first - start : max(last + 1 - start, 0), part, looked_at] = True
+                here = slice(first - start, max(last + 1 - start, 0))
+                taken[at, here, part, looked_at] = True
+                there[at, here, part] += shift
         example = torch.as_tensor(rows[own, 0], device=device)
 
         def values() -> Tensor:
-            return self.sources[place].rows(tape, place, layer, example, None)[:, start - tape.start :]
+            new = self.sources[place].rows(tape, place, layer, example, None)
+            if isinstance(self.sources[place], Counterfactual) and any(self._other):
+                split = new.unflatten(-1, (parts, -1))
+                index = (there - tape.start).to(new.device)[..., None]
+                return split.gather(1, index.expand(-1, -1, -1, split.shape[-1])).flatten(2)
+            return new[:, start - tape.start :]
 
         return Override(place, torch.as_tensor(own, device=device), taken.flatten(2).to(device), values)
+
+
+def _where(task: Task, names: Sequence[str], clean: bool) -> list[dict[str, Range]]:
+    """Where each pair of a task has some spans, in its clean prompt or in its corrupted one."""
+    return [places(task, i, names, clean) for i in range(len(task))]

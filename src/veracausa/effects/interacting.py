@@ -76,7 +76,7 @@ def interactions(
 
     >>> vc.effects.interactions(lm, task, units=[("a20.h0", "a17.h4")])
     """
-    groups = resolve_units(lm, units, max(task.lengths), groups=True)
+    groups = resolve_units(lm, units, max(task.lengths), groups=True, spans=task)
     if not isinstance(groups, Groups) or any(len(group) < 2 for group in groups.members):
         raise UnitError("An interaction is one of two units or more: units=[('a9.h6', 'm10')], or 'a9.h6+m10'.")
     known = set(groups.members)

@@ -122,7 +122,7 @@ class Resample:
         self, lm: Model, prompts: Sequence[tuple[int, ...]], task: Task, units: Units, seed: int, cost: Cost
     ) -> None:
         self.task, self.seed, place, self.parts = task, seed, units.place, per_layer(lm, units.kind)
-        self.keys = np.stack([units.layer, units.index, units.position], 1) + 1  # −1 stands for "none", keys are ≥ 0
+        self.keys = units.draws
         self.donors = by_length = donors_of(prompts, seed)
         if (i := without_donor(task, by_length)) is not None:
             raise MethodError(

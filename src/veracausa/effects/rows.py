@@ -26,6 +26,7 @@ from veracausa.engine.budget import examples_per_batch, rows_per_chunk
 from veracausa.engine.guard import attention_function
 from veracausa.engine.memory import chunks
 from veracausa.engine.patches import (
+    Place,
     Where,
     activation,
     join,
@@ -90,13 +91,12 @@ class Plan(ABC):
     def free(self, patching: Patching, todo: Tensor) -> Iterator[tuple[np.ndarray, float]]:
         """Rows (example in the bucket, unit) whose effect is known without a run, and that effect (NaN: no such)."""
 
-    def order(self, chosen: np.ndarray, todo: Tensor) -> np.ndarray:
-        """Rows that are `todo` of the chosen units, in the order in which they join the stream: layer by layer."""
-        chosen = chosen[np.argsort(self.units.layer[chosen], kind="stable")]
-        rows = np.stack(np.meshgrid(np.arange(len(todo)), chosen, indexing="ij"), -1)
+    def order(self, chosen: np.ndarray) -> np.ndarray:
+        """Rows (example in the bucket, unit) that are `chosen`, [examples, units], in the order in which they join."""
+        order = np.argsort(self.units.layer, kind="stable")
         # unit by layer first, then example: rows of one layer stay together
-        rows = rows.transpose(1, 0, 2).reshape(-1, 2)
-        return rows[todo.numpy()[rows[:, 0], rows[:, 1]]]
+        unit, example = np.nonzero(chosen[:, order].T)
+        return np.stack([example, order[unit]], 1)
 
     def by_layer(self, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray, Tensor]]:
         """(layer, its rows, their examples) of rows in that order."""
@@ -117,13 +117,14 @@ class Plan(ABC):
             bucket, index, length = patching.bucket, patching.bucket.index, patching.bucket.tape.length
             with attention_function(lm.decoder, SUFFIX):
                 unpatched = bucket.unpatched(patching.base).to("cpu", lm.score_dtype)
-                todo, starts = ~done[index], self.starts(start, length)
+                todo = ~done[index]
+                starts = np.broadcast_to(self.starts(start, length, examples), todo.shape)
                 for rows, effect in self.free(patching, todo):
                     local, unit = torch.as_tensor(rows).unbind(1)
                     todo[local, unit] = False
                     yield index[local], unit, torch.full((len(rows),), effect, dtype=lm.score_dtype)
                 for first in np.unique(starts[starts < length]).tolist():
-                    rows, what = self.order(np.flatnonzero(starts == first), todo), f"{length - first} tokens"
+                    rows, what = self.order(todo.numpy() & (starts == first)), f"{length - first} tokens"
                     size = self.rows or rows_per_chunk(lm, length - first, length)
                     for part, metric in chunks(rows, size, partial(self.chunk, patching, start=first), what):
                         self._require_finite(metric, part, examples)
@@ -138,8 +139,11 @@ class Plan(ABC):
                 f"{self.task.name!r}. Run the model in float32."
             )
 
-    def starts(self, start: int, length: int) -> np.ndarray:
-        """First position that each unit's row must run; `length` where there is nothing to run."""
+    def starts(self, start: int, length: int, examples: tuple[int, ...]) -> np.ndarray:
+        """First position that each unit's row must run, [units] or, where examples differ, [examples, units].
+
+        `length` where there is nothing to run.
+        """
         position = self.units.position
         within = (position >= start) & (position < length)
         first = position if self.lm.decoder.anatomy.causal else start  # else earlier positions see the patch, too
@@ -150,7 +154,8 @@ class Plan(ABC):
         wanted, found = self.units.wanted(len(self.task)), np.zeros(len(self.units))
         for start, members in self.buckets(share):
             length = len(self.task.clean[members[0]])
-            found = found + self.depth * (length - self.starts(start, length)) * wanted[list(members)].sum(0)
+            positions = length - self.starts(start, length, members)
+            found = found + self.depth * (positions * wanted[list(members)]).sum(0)
         return found
 
     def beside(self, share: bool) -> float:
@@ -223,7 +228,7 @@ class Rows(Plan):
         offset = start - tape.start
 
         def change() -> Tensor:
-            new = self.source.rows(tape, at.place, layer, example, torch.as_tensor(units))[:, offset:]
+            new = self._new(tape, at.place, layer, example, units)[:, offset:]
             old = activation(base, at.place, layer)
             if kind == "neurons" and not self.units.joint:  # one neuron a row: a multiple of one row of W_down
                 index = torch.as_tensor(self.units.index[units], device=example.device)
@@ -231,10 +236,14 @@ class Rows(Plan):
                 delta = new[row, :, index] - old[example, offset:, index]
                 if self.alpha is not None:
                     delta = delta * torch.as_tensor(self.alpha[units]).to(delta)[:, None]
-                return neuron_change(decoder.blocks[layer], index, self._at_position(delta, units, start))
+                return neuron_change(
+                    decoder.blocks[layer], index, self._at_position(delta, tape, example, units, start)
+                )
             share = self._shares(units).to(delta := new - old[example, offset:])
             moved = (delta.unflatten(-1, (share.shape[1], -1)) * share[:, None, :, None]).flatten(-2)
-            return output_change(decoder, base, at, example, offset, self._at_position(moved, units, start))
+            return output_change(
+                decoder, base, at, example, offset, self._at_position(moved, tape, example, units, start)
+            )
 
         return join(decoder, base, at, example, offset, change)
 
@@ -243,6 +252,10 @@ class Rows(Plan):
         share = self.units.shares(units, max(1, per_layer(self.lm, self.units.kind)))
         return torch.as_tensor(share if self.alpha is None else share * self.alpha[units, None])
 
-    def _at_position(self, delta: Tensor, units: np.ndarray, start: int) -> Tensor:
+    def _new(self, tape: Tape, place: Place, layer: int, example: Tensor, units: np.ndarray) -> Tensor:
+        """What the site of each row is replaced by, [rows, positions, site]."""
+        return self.source.rows(tape, place, layer, example, torch.as_tensor(units))
+
+    def _at_position(self, delta: Tensor, tape: Tape, example: Tensor, units: np.ndarray, start: int) -> Tensor:
         """A positional unit changes only its own position; rows hold the positions from `start` on."""
         return own_part(delta, self.units[units], start, self.lm.heads)

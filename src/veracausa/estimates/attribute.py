@@ -44,10 +44,12 @@ from veracausa.estimates.paths import WALKS
 from veracausa.estimates.paths.bucket import Graph, PathBucket, Sums
 from veracausa.estimates.paths.edge_sums import EdgeSums
 from veracausa.estimates.paths.unit_sums import UnitSums
+from veracausa.estimates.span_sums import SpanSumsWork, at_positions, require_sums
 from veracausa.scores.estimands import BASELINES
 from veracausa.scores.headers import reference_settings
 from veracausa.scores.scores import Completeness, Scores, assemble
 from veracausa.tasks.measurement import Measurement
+from veracausa.units.at_spans import SpanUnits
 from veracausa.units.edges import Edges
 from veracausa.units.resolve import resolve_units
 from veracausa.units.table import Units
@@ -267,13 +269,13 @@ def attribute(
     reference: Task | None = None,
     constants: OptimalConstants | None = None,
     show_progress: bool = True,
-) -> AttributeWork | FlowWork:
+) -> AttributeWork | FlowWork | SpanSumsWork:
     """Estimate the effects that `vc.exact` computes, from gradients, with the same sign.
 
     Args:
         lm: the model.
         task: the prompt pairs and the metric.
-        units: as for `vc.exact`.
+        units: as for `vc.exact`, but no groups. At spans estimates are sums over the span's positions.
         method: a preset ("atp", "atp-star", "ig", "eap-ig", "conductance", "ceap", "eap-gp", "gradpath-complete",
             "expected-gradients", "geodesic-ig", "gim", "relp"; of edges "eap" and "qk-exact" for the first two,
             "eap-ig-activations" for "ig", and "ifr", see `estimates.flow`), or a composed
@@ -306,7 +308,7 @@ def attribute(
     if nodes is not None and steps is not None:
         raise MethodError("nodes= and steps= are the same number; give one of them.")
     over = {"baseline": baseline, "nodes": steps if nodes is None else nodes, "grid": grid, "seed": seed}
-    table = resolve_units(lm, units, max(task.lengths))
+    table = resolve_units(lm, units, max(task.lengths), spans=task)
     if method == "ifr" and isinstance(table, Edges):
         if direction != "noising" or reference is not None or any(value is not None for value in over.values()):
             raise MethodError(
@@ -319,13 +321,18 @@ def attribute(
             f"graddrop averages over passes that drop another layer's gradient, but {lm.name} has one layer. Use "
             "rule='plain' or 'qk-exact'."
         )
-    ablation = BASELINES[parts.baseline]
+    ablation, noising = BASELINES[parts.baseline], direction == "noising"
     if ablation == "resample" and table.positional:
         raise MethodError("baseline='resample' draws one prompt a unit: at single positions take vc.exact instead.")
     require_effect(ablation, direction)
     if not isinstance(table, Edges):
         require_patterns([table.place], ablation, task, reference or task)
     require_constants(ablation, constants)
+    if isinstance(table, SpanUnits):
+        require_sums(parts, table, task)
+        singles = at_positions(table, task, noising)
+        work = AttributeWork(lm, task, singles, name, parts, direction, reference, constants, None)
+        return SpanSumsWork(table, work, noising)
     learning = ablation == "optimal" and constants is None
     learn = optimal_constants.work(lm, task, units=table) if learning else None
     return AttributeWork(lm, task, table, name, parts, direction, reference, constants, learn)

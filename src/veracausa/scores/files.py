@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,8 @@ from veracausa.storage.schema import (
     text,
     whole,
 )
+from veracausa.tasks.spans import NAME
+from veracausa.units.at_spans import SpanUnits
 from veracausa.units.cells import Cells
 from veracausa.units.edges import Edges
 from veracausa.units.groups import Groups, Member
@@ -86,7 +89,7 @@ def unpack_scores(header: dict[str, Any], tensors: dict[str, Tensor], path: Path
         if found["kind"] == "groups":
             units: Units = unpack_groups(header["groups"])
         else:
-            units = unpack_units(found["kind"], tensors, header["graph"])
+            units = unpack_units(found["kind"], tensors, header["graph"], header.get("spans"))
         wanted = {"values": "float examples units", "clean": "float examples", "corrupted": "float examples"}
         wanted |= {"claimed": "float layers examples", "true": "float layers examples"} if "claimed" in tensors else {}
         wanted |= {"draw_stderr": "float examples units"} if "draw_stderr" in tensors else {}
@@ -104,8 +107,10 @@ def unpack_scores(header: dict[str, Any], tensors: dict[str, Tensor], path: Path
         )
 
 
-def unpack_units(kind: str, tensors: dict[str, Tensor], graph: Any = None) -> Units:
+def unpack_units(kind: str, tensors: dict[str, Tensor], graph: Any = None, spans: Any = None) -> Units:
     """The table of units in the tensors "layer", "index" and "position", and "key" of cells; `graph`: that of edges.
+
+    `spans`: the names of the spans that the tensor "span" counts.
 
     Raises:
         KeyError, ValueError: a column is missing, or names no unit.
@@ -125,6 +130,7 @@ def unpack_units(kind: str, tensors: dict[str, Tensor], graph: Any = None) -> Un
         units = _cells(*columns, tensors["key"].numpy()) if cells else Units(one_of(*KINDS)(kind), *columns)
         if ((index < 0) != (not indexed(kind))).any() or (index > 10_000_000).any():
             raise ValueError(f"an index is none of {kind}")
+        units = units if spans is None else SpanUnits.of(units.kind, layer, index, _spans(spans, tensors))
     if len(set(units.keys)) < len(units):
         raise ValueError("a unit is many twice")
     return units
@@ -138,17 +144,30 @@ def _cells(layer: Any, head: Any, query: Any, key: Any) -> Cells:
         raise ValueError(str(error)) from error
 
 
+def _spans(listed: Any, tensors: dict[str, Tensor]) -> list[str]:
+    """The span of each unit; ValueError for one that is not listed, or is no name."""
+    names = many(text, least=1)(listed)
+    require_tensors(tensors, {"layer": "index units", "span": "index units"})
+    numbers = tensors["span"].tolist()
+    if not all(re.fullmatch(NAME, name) for name in names) or not all(0 <= number < len(names) for number in numbers):
+        raise ValueError("a unit is at a span that has no name")
+    return [names[number] for number in numbers]
+
+
 #: Positions before a prompt's end that a file may name.
 _FAR = 1 << 31
 _MEMBER = record(
     kind=one_of(*KINDS), layer=whole(0, 1000), index=whole(-1), first=maybe(whole(-_FAR)), last=maybe(whole(-_FAR)),
-    keys=maybe(many(whole(-_FAR), 2)),
+    keys=maybe(many(whole(-_FAR), 2)), at=maybe(text),
 )  # fmt: skip
 
 
 def _member(value: Any) -> Any:
-    """A member of a group; of cells it says which keys."""
-    return _MEMBER({"keys": None} | value)
+    """A member of a group; of cells it says which keys, at a span which."""
+    found = _MEMBER({"keys": None, "at": None} | value)
+    if found["at"] is not None and not re.fullmatch(NAME, found["at"]):
+        raise ValueError(f"{found['at']!r} is no name of a span")
+    return found
 
 
 _GROUPS = many(record(name=text, members=many(_member, least=1)), least=1)

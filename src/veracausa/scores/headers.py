@@ -17,6 +17,7 @@ from veracausa.engine.identity import difference
 from veracausa.errors import MethodError, UnitError
 from veracausa.scores.estimands import BASELINES, REFERRING
 from veracausa.storage.origin import same_ends
+from veracausa.tasks.placing import placed
 
 if TYPE_CHECKING:
     from veracausa.scores.scores import Scores
@@ -36,6 +37,13 @@ def reference_settings(replacement: str, task: Task, reference: Task | None) -> 
         return {}
     source = task if reference is None else reference
     return {"reference": source.describe(), "reference_digest": prompts_digest(source)}
+
+
+def span_settings(task: Task) -> dict[str, Any]:
+    """The spans of a task, for numbers that rest on them: how many pairs have each, and where they are, as a hash."""
+    pairs = {name: sum(name in each for each in task.spans) for name in task.span_names}
+    told = (name if n == len(task) else f"{name} ({n} of {len(task)} pairs)" for name, n in pairs.items())
+    return {"spans": ", ".join(told), "spans_digest": placed(task)}
 
 
 def replacement_of(scores: Scores) -> str | None:
@@ -58,6 +66,8 @@ def estimand(scores: Scores) -> dict[str, str]:
         found["reference sets"] = str(settings.get("reference_digest", UNRECORDED))
     if replacement == "resample":
         found["seeds of resampling"] = str(settings.get("seed", UNRECORDED))
+    if "spans_digest" in settings:
+        found["places of the spans"] = str(settings["spans_digest"])
     if replacement == "optimal":
         found["learned constants"] = str(settings.get("constants", UNRECORDED))
     return found

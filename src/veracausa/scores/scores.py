@@ -20,6 +20,7 @@ from veracausa.statistics.means import standard_error
 from veracausa.statistics.ratios import ratios
 from veracausa.storage.files import write_tensors
 from veracausa.tasks.metrics import compares_answers
+from veracausa.units.at_spans import SpanUnits
 from veracausa.units.edges import Edges
 from veracausa.units.groups import Groups
 from veracausa.units.kinds import singular
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     import altair
     import pandas as pd
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
 
     from veracausa.engine.session import Session
     from veracausa.tasks.measurement import Measurement
@@ -147,6 +148,10 @@ class Scores(Shown):
         """Mean over the examples that have the unit's position."""
         return self.values.nanmean(0)
 
+    def pairs(self) -> Int[Tensor, " units"]:
+        """How many examples each unit rests on: those that have its position or its span."""
+        return (~self.values.isnan()).sum(0)
+
     def stderr(self) -> Float[Tensor, " units"]:
         """Standard error of `mean`; NaN for a single example, and where scores are one for all examples."""
         return standard_error(self.values) if self.per_example else self._unknown()
@@ -223,7 +228,7 @@ class Scores(Shown):
     def pooled(self) -> str:
         """That positions of prompts of several lengths are pooled by their index; nothing where they are not."""
         short, long = self.task.get("lengths", (0, 0))
-        if short == long or not self.units.positional:
+        if short == long or not self.units.positional or isinstance(self.units, SpanUnits):
             return ""
         return (
             f"positions of prompts of {short} to {long} tokens are pooled by their index from the first token on: "
@@ -266,15 +271,18 @@ class Scores(Shown):
         return self.top(ROWS)
 
     def table(self) -> pd.DataFrame:
-        """One row per unit: name, layer, head/neuron, position (those that apply), effect, stderr, share of the gap.
+        """One row per unit: name, layer, head/neuron, position or span (those that apply), effect, stderr, share of the
+        gap, and how many pairs it rests on.
 
-        No share where there is none (`has_shares`).
+        No share where there is none (`has_shares`); no pairs where every unit rests on all.
         """
         table: pd.DataFrame = self.units.table()
         table["effect"] = self.mean().numpy()
         table["stderr"] = self.stderr().numpy()
         if self.has_shares:
             table["share"] = self.normalised().numpy()
+        if (self.pairs() < self.n).any():
+            table["pairs"] = self.pairs().numpy()
         return table
 
     def chart(
@@ -407,6 +415,7 @@ def pack_scores(scores: Scores) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "kind": scores.units.kind,
         "graph": asdict(scores.units.graph) if isinstance(scores.units, Edges) else None,
         **({"groups": scores.units.to_list()} if isinstance(scores.units, Groups) else {}),
+        **({"spans": list(scores.units.named)} if isinstance(scores.units, SpanUnits) else {}),
         "method": scores.method,
         "settings": scores.settings,
         "model": scores.model,
@@ -426,6 +435,9 @@ def pack_scores(scores: Scores) -> tuple[dict[str, Any], dict[str, Tensor]]:
     }
     if scores.units.cells is not None:
         tensors["key"] = torch.from_numpy(scores.units.cells.astype("int64"))
+    if isinstance(scores.units, SpanUnits):
+        numbers = {name: number for number, name in enumerate(scores.units.named)}
+        tensors["span"] = torch.tensor([numbers[name] for name in scores.units.spans])
     if scores.completeness is not None:
         tensors |= {"claimed": scores.completeness.claimed, "true": scores.completeness.true}
     if scores.draw_stderr is not None:

@@ -69,14 +69,15 @@ def task(
 
     `spans` names what stands somewhere in the prompts, so that effects can be had there ("heads@spans"): a text,
     {"subject": "Eiffel Tower"}; a pattern, re.compile(r"the (\\w+) is") (its first group); characters of the prompt's
-    text, slice(4, 16); or tokens, range(2, 5). One for all pairs, or a list with one per pair (None: it lacks the span);
-    {"clean": …, "corrupted": …} where the prompts say it differently. In a table they are columns called "span subject",
-    or one column "spans" with a dict a row.
+    text, slice(4, 16); or tokens, range(2, 5). One for all pairs, or a list with one per pair (None: it lacks the
+    span); {"clean": …, "corrupted": …} where the prompts say it differently. In a table they are columns called "span
+    subject", or one column "spans" with a dict a row.
 
     Raises PromptError for a pair whose prompts are of different lengths (showing both token lists), equal, empty, or
-    padded, and for a span that is in one prompt alone, there twice, empty, a part of a token or overlaps another; AnswerError for an answer of several tokens or on both sides; MethodError for an unknown metric; TaskError
-    for lists of different lengths, a missing column, an empty cell, for a table of which no pair fits, and for a chat
-    where there is no template or it refuses; FileError for a file that is missing or damaged. All say in which row.
+    padded, and for a span that is in one prompt alone, there twice, empty, a part of a token or overlaps another;
+    AnswerError for an answer of several tokens or on both sides; MethodError for an unknown metric; TaskError for lists
+    of different lengths, a missing column, an empty cell, for a table of which no pair fits, and for a chat where there
+    is no template or it refuses; FileError for a file that is missing or damaged. All say in which row.
 
     >>> vc.task(lm, clean="The keys to the cabinet", corrupted="The key to the cabinet",
     ...         correct=" are", incorrect=" is")

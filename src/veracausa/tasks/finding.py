@@ -1,7 +1,7 @@
 """From words to tokens: where something that is looked for in a prompt's text is among its tokens.
 
-What can be looked for: a text ("Eiffel Tower"), a pattern (re.compile(r"the (\\w+) is"): its first group, or all of it),
-characters (slice(4, 16)), or tokens (range(2, 5)), which are counted from 0 with the start token.
+What can be looked for: a text ("Eiffel Tower"), a pattern (re.compile(r"the (\\w+) is"): its first group, or all of
+it), characters (slice(4, 16)), or tokens (range(2, 5)), which are counted from 0 with the start token.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def _range(prompt: Prompt, where: Where, what: str) -> Range | None:
     places = _places(where, prompt.text)
     if len(places) > 1:
         raise PromptError(
-            f"{what}: {_said(where)} is there {len(places)} times, so which one is meant is open: {shown(prompt.text)}. "
+            f"{what}: {_said(where)} is there {len(places)} times, so which is meant is open: {shown(prompt.text)}. "
             "Give a pattern with its surroundings, re.compile(r', (\\w+) gave'), or characters, slice(4, 16)."
         )
     return _tokens(prompt, *places[0], what) if places else None
@@ -178,15 +178,16 @@ def _tokens(prompt: Prompt, start: int, end: int, what: str) -> Range:
     own = [k for k, (a, b) in enumerate(prompt.characters) if max(a, start) < min(b, end)]
     beside = [text[prompt.characters[k][0] : start] + text[end : prompt.characters[k][1]] for k in own]
     if not own or any(one.strip() for one in beside):
+        wider = f": the token {_wider(prompt, own, beside)} goes beyond it" if own else ""
         raise PromptError(
-            f"{what}: {shown(text[start:end])} is no run of whole tokens"
-            f"{f': the token {_shown(prompt, own, beside)} goes beyond it' if own else ''}. Take the whole word, or tokens, "
+            f"{what}: {shown(text[start:end])} is no run of whole tokens{wider}. Take the whole word, or tokens, "
             "range(2, 5)."
         )
     return own[0], own[-1] + 1
 
 
-def _shown(prompt: Prompt, own: list[int], beside: list[str]) -> str:
+def _wider(prompt: Prompt, own: list[int], beside: list[str]) -> str:
+    """The first token that has something beside what is looked for."""
     assert prompt.characters is not None
     k = next(k for k, one in zip(own, beside, strict=True) if one.strip())
     return repr(prompt.text[slice(*prompt.characters[k])])
@@ -213,6 +214,7 @@ def _read(tokenizer: Any, text: str, ids: tuple[int, ...]) -> list[Range] | None
                 break
             ends.append(len(begun))
         if len(ends) == len(own) + 1 and ends[-1] == len(text):
-            return [(0, 0)] * before + [(a, next((e for e in ends[k:] if e > a), a)) for k, a in enumerate(ends[:-1], 1)]
+            return [(0, 0)] * before + [
+                (a, next((e for e in ends[k:] if e > a), a)) for k, a in enumerate(ends[:-1], 1)
+            ]
     return None
-

@@ -18,7 +18,8 @@ def filled(template: str, words: Mapping[str, str]) -> tuple[str, dict[tuple[str
     >>> filled("{A} met {B}", {"A": "Ann", "B": "Bob"})
     ('Ann met Bob', {('A', 0): slice(0, 3), ('B', 0): slice(8, 11)})
     """
-    text, places = "", {}
+    text = ""
+    places: dict[tuple[str, int], slice] = {}
     for before, name, _, _ in Formatter().parse(template):
         text += before
         if name is not None:

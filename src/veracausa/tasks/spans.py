@@ -6,22 +6,17 @@ may have it at other places, and some may lack it. "end" is the last position of
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from veracausa.arguments import is_list, kind_and_value, shown
 from veracausa.errors import PromptError, TaskError
 
-if TYPE_CHECKING:
-    from veracausa.tasks.task import Task
-
 #: What a span may be called: a letter, then letters, digits, underscores and hyphens.
-NAME = r"[^\W\d_](?:[\w-]*\w)?"
+NAME = r"[A-Za-z](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?"
 #: The last position of every prompt, by its name.
 END = "end"
 #: Names that mean something else behind an "@".
@@ -60,17 +55,12 @@ class Span:
         return self.clean if clean else self.corrupted
 
 
-def end_of(length: int) -> Span:
-    """The last position of two prompts of that length."""
-    return Span((length - 1, length), (length - 1, length))
-
-
 def require_name(name: Any, where: str) -> str:
     """A span's name; TaskError for one that no unit could be named by."""
     if not isinstance(name, str) or not re.fullmatch(NAME, name):
         raise TaskError(
-            f"{where}: {shown(name)} is no name for a span; a name is a letter, then letters, digits, '_' and '-': "
-            "'subject', 'S2'"
+            f"{where}: {shown(name)} is no name for a span; a name is a letter (a to z), then letters, digits, "
+            "'_' and '-': 'subject', 'S2'"
         )
     if name in _TAKEN:
         raise TaskError(f"{where}: a span cannot be called {name!r}: that is {_TAKEN[name]}")
@@ -152,15 +142,3 @@ def plain(spans: Mapping[str, Span]) -> dict[str, list[Range]]:
 def names_of(spans: Iterable[Mapping[str, Span]]) -> tuple[str, ...]:
     """The names of all pairs' spans, in the order in which they first come."""
     return tuple(dict.fromkeys(name for each in spans for name in each))
-
-
-def span_at(task: Task, example: int, name: str) -> Span | None:
-    """Where a pair of a task has a span; None where it lacks it."""
-    return end_of(task.lengths[example]) if name == END else task.spans[example].get(name)
-
-
-def placed(task: Task, names: Sequence[str]) -> str:
-    """A hash of where a task's pairs have some spans, for results that rest on it."""
-    content = [[name, [each[name].clean + each[name].corrupted if name in each else None for each in task.spans]]
-               for name in sorted(set(names) - {END})]  # fmt: skip
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]

@@ -42,8 +42,8 @@ class Task:
     `spans`: per example, name → tokens in both prompts, {"subject": (3, 5)} or [(3, 5), (4, 6)] where they are others
     in the corrupted one; examples may lack some (see `tasks.spans`).
 
-    Raises PromptError (lengths differ, equal or empty prompts, spans that are empty or overlap), AnswerError (no correct answer, overlap, the metric
-    lacks incorrect ones), MethodError (unknown metric) and TaskError (no example).
+    Raises PromptError (lengths differ, equal or empty prompts, spans that are empty or overlap), AnswerError (no
+    correct answer, overlap, the metric lacks incorrect ones), MethodError (unknown metric) and TaskError (no example).
 
     >>> task = vc.tasks.ioi(lm, n=8)
     >>> len(task[:4]), task.with_metric("prob").metric

@@ -4,7 +4,8 @@
     m3@5-8              an MLP at positions 5 to 8
     m3+m4@5-8           two MLPs at positions 5 to 8: the last name's positions hold for all where no other has any
     a9.h6@2+m10@5       each at its own position
-    m3@-1, m3@end       an MLP at each prompt's last position; @-3--1 at its last three
+    m3+m4@-1            two MLPs at each prompt's last position (also @end); @-3--1 at its last three
+    m3+m4@subject       two MLPs at the tokens that each pair names so (see `tasks.spans`)
     a9.h6<pattern>@12,3-5   what query 12 of a head takes from keys 3 to 5 (see `units.cells`), beside "m3" or alone
 
 A group's name is what it is made of, or one that you give: {"movers": ["a9.h6", "a20.h0"]}.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -22,6 +24,7 @@ import numpy as np
 
 from veracausa.arguments import is_list, shown
 from veracausa.errors import UnitError
+from veracausa.tasks.spans import END, NAME
 from veracausa.units.kinds import KINDS, Kind
 from veracausa.units.spans import Range, is_range, meet, read_range, shown_range, within
 from veracausa.units.table import Units
@@ -33,8 +36,8 @@ if TYPE_CHECKING:
 
 #: Members that are shown one by one.
 _SHOWN = 8
-#: What an entry says of one member: its name, its positions and its keys; None where it says nothing of them.
-Piece = tuple[str, Range | None, Range | None]
+#: What an entry says of one member: its name, its positions (or its span) and its keys; None where it says nothing.
+Piece = tuple[str, Range | str | None, Range | None]
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Member:
     """One unit of a group, at positions `first` … `last`; below 0 they count from each prompt's end. None: all.
 
     `keys`: of a pattern, the first and the last key whose cells are meant, counted in the same way. None: whole rows.
+    `at`: the name of a span, in the place of positions.
     """
 
     kind: Kind
@@ -50,6 +54,7 @@ class Member:
     first: int | None = None
     last: int | None = None
     keys: Range | None = None
+    at: str | None = None
 
     @property
     def place(self) -> Place:
@@ -60,15 +65,25 @@ class Member:
     def name(self) -> str:
         """Its name with its positions."""
         stem = KINDS[self.kind].called(self.layer, self.index)
+        if self.at is not None:
+            return f"{stem}@{self.at}"
         if self.first is None or self.last is None:
             return stem
         return f"{stem}@{shown_range((self.first, self.last))}" + (f",{shown_range(self.keys)}" if self.keys else "")
 
-    def span(self, length: int) -> tuple[int, int]:
+    @property
+    def everywhere(self) -> bool:
+        """Whether it is at all positions."""
+        return self.first is None and self.at is None
+
+    def span(self, length: int, spans: Mapping[str, Range]) -> tuple[int, int]:
         """First and last position in a prompt of that length; the first is below 0 where the prompt has no such.
 
-        A prompt that lacks a key has no such cell either.
+        `spans`: (first, end) of those that the prompt has. A prompt that lacks a key has no such cell either.
         """
+        if self.at is not None:
+            first, end = spans.get(self.at, (-1, 0))
+            return first, end - 1
         if self.first is None or self.last is None:
             return 0, length - 1
         first, last = within((self.first, self.last), length)
@@ -80,15 +95,20 @@ class Member:
         return slice(first, last + 1)
 
     def to_dict(self) -> dict[str, Any]:
-        """What a file says of it: keys only where it has some."""
-        return {name: value for name, value in asdict(self).items() if name != "keys" or value}
+        """What a file says of it: keys, and a span, only where it has some."""
+        return {name: value for name, value in asdict(self).items() if name not in ("keys", "at") or value}
+
+    def shares_activation(self, other: Member) -> bool:
+        """Whether both set the same activation, where their positions are the same."""
+        same = (self.place, self.layer) == (other.place, other.layer)
+        return same and (self.index < 0 or other.index < 0 or self.index == other.index)
 
     def overlaps(self, other: Member) -> bool:
-        """Whether both set the same activation somewhere, in prompts of some length."""
-        if (self.place, self.layer) != (other.place, other.layer):
+        """Whether both set the same activation somewhere, in prompts of some length; at spans, wherever these are."""
+        if not self.shares_activation(other):
             return False
-        if not (self.index < 0 or other.index < 0 or self.index == other.index):
-            return False
+        if self.at is not None or other.at is not None:
+            return self.everywhere or other.everywhere or self.at == other.at
         if self.first is None or self.last is None or other.first is None or other.last is None:
             return True
         if not meet((self.first, self.last), (other.first, other.last)):
@@ -162,14 +182,22 @@ class Groups(Units):
         """The groups' names, in order."""
         return list(self.labels)
 
-    def earliest(self, start: int, length: int) -> np.ndarray:
-        """The first position that each group changes in prompts of that length, at least `start`."""
-        first = [min(one.span(length)[0] for one in group) for group in self.members]
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The spans that members are at, each once."""
+        return tuple(dict.fromkeys(one.at for group in self.members for one in group if one.at is not None))
+
+    def earliest(self, start: int, length: int, spans: Mapping[str, Range]) -> np.ndarray:
+        """The first position that each group changes in prompts of that length with these spans, at least `start`."""
+        first = [min(one.span(length, spans)[0] for one in group) for group in self.members]
         return np.maximum(np.array(first), start)
 
-    def within(self, start: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Of every group, in prompts of that length: whether it has all its positions, and one at or behind `start`."""
-        spans = [[one.span(length) for one in group] for group in self.members]
+    def within(self, start: int, length: int, where: Mapping[str, Range]) -> tuple[np.ndarray, np.ndarray]:
+        """Of every group, in prompts of that length: whether it has all its positions, and one at or behind `start`.
+
+        `where`: (first, end) of the spans that the prompts have.
+        """
+        spans = [[one.span(length, where) for one in group] for group in self.members]
         exists = [all(first >= 0 for first, _ in group) for group in spans]
         reaches = [any(last >= start for _, last in group) for group in spans]
         return np.array(exists), np.array(reaches)
@@ -202,7 +230,7 @@ def _called(group: Sequence[Member]) -> str:
 
     Where its last member alone has positions it comes first, since at the end they would be read as those of all.
     """
-    alone = len(group) > 1 and group[-1].first is not None and all(one.first is None for one in group[:-1])
+    alone = len(group) > 1 and not group[-1].everywhere and all(one.everywhere for one in group[:-1])
     names = [one.name for one in ((group[-1], *group[:-1]) if alone else group)]
     return "+".join(names) if len(names) <= _SHOWN else f"{names[0]}+…+{names[-1]} ({len(names)} units)"
 
@@ -215,6 +243,8 @@ def _require_member(one: Member) -> None:
     spans = (one.first, one.last)
     if one.kind not in KINDS or (None in spans) != (spans == (None, None)) or (one.first or 0) > (one.last or 0):
         raise UnitError(f"{one} is no unit at positions that follow each other.")
+    if one.at is not None and (one.first is not None or one.keys is not None):
+        raise UnitError(f"{one} is at a span and at positions; it is at one of them.")
     if one.keys is None or one.first is None or one.last is None:
         if one.keys is not None:
             raise UnitError(f"{one} has keys, but not the queries that look at them.")
@@ -257,17 +287,17 @@ def is_grouped(units: Any) -> bool:
 
 def _reads_grouped(name: str) -> bool:
     where = name.partition("@")[2]
-    ranged = any(read_range(part) is not None and not part.isdigit() for part in where.split(","))
+    ranged = where != END and any(read_range(part) is not None and not part.isdigit() for part in where.split(","))
     return "->" not in name and ("+" in name or ranged or where.startswith("-"))
 
 
 def pieces(entry: Any, what: str) -> list[Piece]:
-    """Name, positions and keys of every member that an entry of `units` names."""
+    """Name, positions (or span) and keys of every member that an entry of `units` names."""
     texts = [entry] if isinstance(entry, str) else list(entry) if is_list(entry) else None
     if texts is None or not all(isinstance(one, str) for one in texts):
         raise UnitError(f"{what}: a group is a name or a tuple of names, but this is {shown(entry)}.")
     found = [part for text in texts for part in _spread([_span(name) for name in text.split("+")])]
-    for name, first, last in ((name, *span) for name, *spans in found for span in spans if span is not None):
+    for name, first, last in ((name, *span) for name, *spans in found for span in spans if isinstance(span, tuple)):
         if not is_range((first, last)):
             raise UnitError(
                 f"{what}: positions {first}-{last} of {name} are no range: both count from the start, or both from the "
@@ -281,13 +311,15 @@ def _span(name: str) -> Piece:
     stem, _, where = name.partition("@")
     at, comma, looked_at = where.partition(",")
     queries, keys = read_range(at), read_range(looked_at)
+    if not comma and queries is None and re.fullmatch(NAME, at):
+        return stem, at, None
     if queries is None or (comma and keys is None):
         return name, None, None  # at all positions, or no unit is called so
     return stem, queries, keys
 
 
 def _spread(found: list[Piece]) -> list[Piece]:
-    """The last name's positions for all, where no other name has any."""
+    """The last name's positions, or its span, for all, where no other name has any."""
     *others, last = found
     alone = last[1] is not None and all(queries is None for _, queries, _ in others)
     return [(name, *last[1:]) for name, *_ in found] if alone else found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
+from itertools import combinations, product
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import numpy as np
@@ -12,6 +13,9 @@ import numpy as np
 from veracausa.arguments import shown, texts
 from veracausa.errors import UnitError
 from veracausa.suggestions import did_you_mean
+from veracausa.tasks.placing import places
+from veracausa.tasks.spans import END, NAME
+from veracausa.units.at_spans import SpanUnits, require_spans
 from veracausa.units.cells import Cells
 from veracausa.units.edges import Edges
 from veracausa.units.groups import Groups, Member, is_grouped, pieces
@@ -20,6 +24,7 @@ from veracausa.units.table import Units, per_layer
 
 if TYPE_CHECKING:
     from veracausa.model import Model
+    from veracausa.tasks.task import Task
 
 
 #: Every cell of every head's pattern.
@@ -33,6 +38,9 @@ NUMBER = r"(0|[1-9][0-9]{0,9})"
 _NUMBER = re.compile(NUMBER)
 #: What stands behind the @ of a single unit: its position, or the query and the key of a pattern's cell.
 _WHERE = re.compile(rf"{NUMBER}(,{NUMBER})?")
+_SPAN = re.compile(NAME)
+#: All spans of a task, in "heads@spans".
+_EVERY = "spans"
 
 #: What an edge's name looks like; `anatomy.graph` knows which ends there are.
 _EDGE = re.compile(r"[a-z][a-z0-9.]*->[a-z][a-z0-9.]*(<[qkv]>)?(@[0-9]+)?")
@@ -122,11 +130,15 @@ def parse_names(lm: Model, names: Sequence[str]) -> Units:
     kinds = sorted({kind for kind, *_ in rows})
     if len(kinds) > 1:
         raise UnitError(f"The list mixes kinds of units ({', '.join(kinds)}). Make one call per kind.")
-    if len({position < 0 for *_, position, _ in rows}) > 1:
-        raise UnitError("The list mixes units at one position (with @) and at all positions. Make two calls.")
+    if len({at if at == -1 else type(at) for *_, at, _ in rows}) > 1:
+        raise UnitError("The list mixes units at one position (with @7), at a span (@subject) and at all positions. "
+                        "Make a call for each.")  # fmt: skip
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise UnitError(f"Units are listed twice: {', '.join(twice[:5])}.")
+    if isinstance(rows[0][3], str):
+        layer, index = np.array([row[1:3] for row in rows], dtype=np.int64).T
+        return SpanUnits.of(cast("Kind", kinds[0]), layer, index, [str(row[3]) for row in rows])
     layer, index, position, key = np.array([row[1:] for row in rows], dtype=np.int64).T
     if (key < 0).any() and (key >= 0).any():
         raise UnitError("The list mixes whole rows of patterns and single cells. Make two calls, or groups of them.")
@@ -135,22 +147,22 @@ def parse_names(lm: Model, names: Sequence[str]) -> Units:
     return Units(cast("Kind", kinds[0]), layer, index, position)
 
 
-def _parse(lm: Model, name: str) -> tuple[str, int, int, int, int]:
-    """(kind, layer, index, position, key) of a name; −1 where it says nothing."""
+def _parse(lm: Model, name: str) -> tuple[str, int, int, int | str, int]:
+    """(kind, layer, index, position or span, key) of a name; −1 where it says nothing."""
     stem, at, text = name.partition("@")
-    where = _WHERE.fullmatch(text)
+    where, span = _WHERE.fullmatch(text), text if _SPAN.fullmatch(text) else None
     for kind, pattern in _patterns().items():
         match = pattern.fullmatch(stem)
-        if match and (not at or (where and (kind == "patterns" or where[3] is None))):
+        if match and (not at or span or (where and (kind == "patterns" or where[3] is None))):
             layer, index = int(match[1]), int(match[2]) if match.lastindex == 2 else -1
             if layer >= lm.layers + (kind == "residual") or (indexed(kind) and index >= per_layer(lm, kind)):
                 raise UnitError(f"{name!r} is not in {lm.name}: {_sizes(lm, kind)}.")
             position, key = (where[1], where[3] or -1) if where else (-1, -1)
-            return kind, layer, index, int(position), int(key)
+            return kind, layer, index, span or int(position), int(key)
     raise UnitError(
         f"{shown(name)} is not the name of a unit. Names look like a9.h6 (head), m3 (MLP), m3.n1200 (neuron), "
         "a9 (attention layer), a9.h6<q>, a9.kv2<k>, a9.kv2<v>, a9.h6<pattern>, r9 (residual stream), each with @7 "
-        "for one position; a9.h6<pattern>@7,5 is one cell of a pattern: query 7, key 5."
+        "for one position or @subject for a span; a9.h6<pattern>@7,5 is one cell of a pattern: query 7, key 5."
         f"{_hint(name)}"
     )
 
@@ -169,10 +181,12 @@ def require_names(units: str | Sequence[str]) -> None:
     grouped = [stem for name in names if is_grouped(name) for stem, *_ in pieces(name, f"units={shown(name)}")]
     for name in [*(name for name in names if not is_grouped(name)), *grouped]:
         stem, at, where = name.partition("@")
-        is_kind = isinstance(units, str) and stem in (*KINDS, *_SHORT, "edges") and (not at or where == "positions")
+        at_span = _SPAN.fullmatch(where) is not None and stem != "edges"
+        is_kind = isinstance(units, str) and stem in (*KINDS, *_SHORT, "edges")
+        is_kind = is_kind and (not at or where == "positions" or at_span)
         is_kind = is_kind or units == ALL_CELLS
         is_name = any(pattern.fullmatch(stem) for pattern in _patterns().values())
-        is_name = is_name and (not at or _WHERE.fullmatch(where) is not None)
+        is_name = is_name and (not at or at_span or _WHERE.fullmatch(where) is not None)
         if not (is_kind or is_name or _EDGE.fullmatch(name)):
             _refuse(units, name)
 
@@ -181,16 +195,18 @@ def _refuse(units: str | Sequence[str], name: str) -> NoReturn:
     known = (*KINDS, "edges")
     meant = _hint(name) or did_you_mean(name.partition("@")[0], known)
     raise UnitError(
-        f"units={shown(units)} is not known.{meant} Kinds: {', '.join(known)}, each also as 'heads@positions'; or "
+        f"units={shown(units)} is not known.{meant} Kinds: {', '.join(known)}, each also as 'heads@positions' or "
+        "'heads@spans'; or "
         "a list of names such as ['a20.h0', 'm3.n1200'] or ['a9.h6->m10']."
     )
 
 
-def parse_groups(lm: Model, asked: Any, longest: int) -> Groups:
+def parse_groups(lm: Model, asked: Any, longest: int, spans: Task | None = None) -> Groups:
     """Groups by the names of their members (see `units.groups`), or by names of their own: {"movers": ["a9.h6", "m3"]}.
 
     Raises:
-        UnitError: a unit that the model has not, a position that no prompt has, an empty group, a unit twice.
+        UnitError: a unit that the model has not, a position that no prompt has, a span that the task (`spans`) has not,
+            an empty group, a unit twice.
     """
     entries = dict(asked) if isinstance(asked, Mapping) else {}
     listed = list(entries.values()) if entries else [asked] if isinstance(asked, str) else list(asked)
@@ -199,14 +215,19 @@ def parse_groups(lm: Model, asked: Any, longest: int) -> Groups:
         members = []
         for stem, queries, keys in pieces(entry, f"units={shown(entry)}"):
             kind, layer, index, *_ = _parse(lm, stem)
-            first, last = queries or (None, None)
-            members.append(Member(cast("Kind", kind), layer, index, first, last, keys))
+            at = queries if isinstance(queries, str) else None
+            first, last = queries if isinstance(queries, tuple) else (None, None)
+            members.append(Member(cast("Kind", kind), layer, index, first, last, keys, at))
         found.append(members)
-    return checked_groups(lm, Groups.of(found, [str(name) for name in entries] or None), longest)
+    return checked_groups(lm, Groups.of(found, [str(name) for name in entries] or None), longest, spans)
 
 
-def checked_groups(lm: Model, groups: Groups, longest: int) -> Groups:
-    """The table, if the model has every unit of it and some prompt every position; names the first that is not."""
+def checked_groups(lm: Model, groups: Groups, longest: int, spans: Task | None = None) -> Groups:
+    """The table, if the model has every unit of it, some prompt every position, and the task every span.
+
+    Raises:
+        UnitError: the first that is not there.
+    """
     if not len(groups):
         raise UnitError("The table of groups is empty. Name at least one, e.g. [('a0.h0', 'a1.h0')].")
     for name, members in zip(groups.names, groups.members, strict=True):
@@ -217,26 +238,51 @@ def checked_groups(lm: Model, groups: Groups, longest: int) -> Groups:
                     f"The group {name!r} holds {one}: a unit of that kind has {'an' if one.index < 0 else 'no'} index."
                 )
             _checked(lm, Units(one.kind, np.array([one.layer]), column, none), longest)
-        if beyond := next((one for one in members if one.span(longest)[0] < 0), None):
+        if beyond := next((one for one in members if one.at is None and one.span(longest, {})[0] < 0), None):
             raise UnitError(
                 f"{beyond.name!r} of the group {name!r}: no prompt of this task has such a position; the longest has "
                 f"{longest} tokens, counted from 0."
             )
+    if groups.named:
+        require_spans(groups.named, spans, f"units={shown(groups.names)}")
+        _require_apart(groups, cast("Task", spans))
     return groups
 
 
-def resolve_units(lm: Model, units: Any, longest: int, *, groups: bool = False) -> Units:
-    """What a public call's `units` means: a kind ("heads"), a kind per position ("heads@positions"), names, a table.
+def _require_apart(groups: Groups, task: Task) -> None:
+    """UnitError where two members at spans set the same activation in some pair."""
+    for name, members in zip(groups.names, groups.members, strict=True):
+        pairs = [(a, b) for a, b in combinations(members, 2) if (a.at or b.at) and a.shares_activation(b)]
+        for i, clean in product(range(len(task)) if pairs else (), (True, False)):
+            where = places(task, i, groups.named, clean)
+            for a, b in pairs:
+                (first, last), (other, end) = (one.span(task.lengths[i], where) for one in (a, b))
+                if min(first, other) >= 0 and first <= end and other <= last:
+                    raise UnitError(
+                        f"The group {name!r} holds {a.name} and {b.name}, which overlap in pair {i} of {task.name!r}. "
+                        "Name every activation once."
+                    )
+
+
+def resolve_units(
+    lm: Model, units: Any, longest: int, *, groups: bool = False, spans: Task | None = None
+) -> Units:  # fmt: skip
+    """What a public call's `units` means: a kind ("heads"), a kind per position ("heads@positions") or at each span
+    ("heads@spans"), names, a table.
 
     `longest`: number of positions of the task's longest prompt. `groups`: whether the call takes groups of units.
+    `spans`: the task whose spans units may be at; None where the call takes none.
     """
+    if isinstance(units, SpanUnits):
+        require_spans(units.named, spans, "units=")
     if isinstance(units, Groups) or is_grouped(units):
         if not groups:
             raise UnitError(
                 f"units={shown(units)} names groups of units, which one patch replaces together; only vc.exact takes "
                 "them. Name single units here."
             )
-        return checked_groups(lm, units, longest) if isinstance(units, Groups) else parse_groups(lm, units, longest)
+        given = isinstance(units, Groups)
+        return checked_groups(lm, units, longest, spans) if given else parse_groups(lm, units, longest, spans)
     if isinstance(units, Edges):
         return checked_edges(lm, units, longest)
     if isinstance(units, Units):
@@ -245,7 +291,7 @@ def resolve_units(lm: Model, units: Any, longest: int, *, groups: bool = False) 
     if any("->" in name for name in ([names] if isinstance(names, str) else names)):
         return checked_edges(lm, parse_edges(lm, [names] if isinstance(names, str) else names), longest)
     if not isinstance(names, str):
-        return _checked(lm, parse_names(lm, names), longest)
+        return _checked(lm, _at_spans(parse_names(lm, names), spans, names), longest)
     kind, at, what = names.partition("@")
     if kind == "edges" and (not at or what == "positions"):
         return all_edges(lm, longest if at else 0)
@@ -254,9 +300,30 @@ def resolve_units(lm: Model, units: Any, longest: int, *, groups: bool = False) 
         return all_cells(lm, longest)
     if kind in KINDS and (not at or what == "positions"):
         return all_units(lm, cast("Kind", kind), longest if at else 0)
+    if kind in KINDS and _SPAN.fullmatch(what):
+        return _all_at_spans(lm, cast("Kind", kind), what, spans)
     if any(pattern.fullmatch(kind) for pattern in _patterns().values()) or _hint(names):
-        return _checked(lm, parse_names(lm, [names]), longest)
+        return _checked(lm, _at_spans(parse_names(lm, [names]), spans, [names]), longest)
     _refuse(names, names)
+
+
+def _at_spans(units: Units, task: Task | None, names: Sequence[str]) -> Units:
+    """The table, if the task has all spans that its units are at."""
+    if isinstance(units, SpanUnits):
+        require_spans(units.named, task, f"units={shown(names)}")
+    return units
+
+
+def _all_at_spans(lm: Model, kind: Kind, span: str, task: Task | None) -> SpanUnits:
+    """Every unit of a kind at a span, or at all spans of the task, the last position among them."""
+    what = f"units={shown(f'{kind}@{span}')}"
+    if span != _EVERY:
+        require_spans([span], task, what)
+        return SpanUnits.at(all_units(lm, kind), [span])
+    if task is None or not task.span_names:
+        require_spans([_EVERY], task, what)
+    assert task is not None
+    return SpanUnits.at(all_units(lm, kind), [*task.span_names, END])
 
 
 def _checked(lm: Model, units: Units, longest: int) -> Units:

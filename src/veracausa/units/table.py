@@ -51,8 +51,9 @@ class Units:
         return Units(self.kind, self.layer[chosen], self.index[chosen], self.position[chosen])
 
     def __repr__(self) -> str:
-        per = " per position" if self.positional else ""
-        return f"Units({len(self)} {self.kind}{per}: {', '.join(self.names[:3])}{', …' if len(self) > 3 else ''})"
+        return (
+            f"Units({len(self)} {self.kind}{self.apart}: {', '.join(self.names[:3])}{', …' if len(self) > 3 else ''})"
+        )
 
     @property
     def place(self) -> Place:
@@ -63,6 +64,11 @@ class Units:
     def positional(self) -> bool:
         """Whether units are single positions (else a unit is patched at all positions)."""
         return bool(len(self)) and bool((self.position >= 0).any())
+
+    @property
+    def apart(self) -> str:
+        """How units of one part of the model are told apart, in words behind their kind; nothing where they are not."""
+        return " per position" if self.positional else ""
 
     @property
     def joint(self) -> bool:
@@ -78,6 +84,11 @@ class Units:
     def keys(self) -> list[tuple[Any, ...]]:
         """What every unit is, to match tables by: (layer, index, position)."""
         return list(zip(self.layer.tolist(), self.index.tolist(), self.position.tolist(), strict=True))
+
+    @property
+    def draws(self) -> np.ndarray:
+        """What random draws are keyed by, unit by unit: three numbers of 0 or more, by what it is."""
+        return np.stack([self.layer, self.index, self.position], 1) + 1  # −1 stands for "none"
 
     @property
     def names(self) -> list[str]:

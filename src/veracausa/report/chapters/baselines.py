@@ -53,7 +53,7 @@ def tables(result: Baselines, name: str) -> list[Table]:
         every.append(Column(f"stderr: {one}", f"± SE of {one}", "plain", csv_only=True))
     every.append(Column("n", "n", "whole", csv_only=True))
     units = tuple({str(key): value for key, value in row.items()} for row in result.table().to_dict("records"))
-    kind = heading(result.one.units.kind, False)
+    kind = heading(result.one.units.kind, "")
     return [
         Table(f"{name}-overview", "Baselines", columns, rows, note),
         Table(f"{name}-units", f"{kind} by every baseline", tuple(every), units, "The CSV has IG, too.", 20),

@@ -217,7 +217,7 @@ def _figures_table(result: Disagreement, name: str) -> Table:
     for row in rows:
         row["backup"] = "backup" if row["backup"] else ""
     shown = min(25, len(rows))
-    title = f"{heading(result.units.kind, False)}: every figure"
+    title = f"{heading(result.units.kind, '')}: every figure"
     note = (
         f"Shares of the mean gap, {_over(result)}; the strongest by |E|, |F| or |D| first. The CSV has all "
         f"{whole(len(rows))}, with standard errors."

@@ -184,7 +184,7 @@ def _units(result: CounterfactualComparison, name: str) -> Table:
         ]  # fmt: skip
     columns.append(Column("n", "n", "whole", csv_only=True))
     rows = tuple({str(key): value for key, value in row.items()} for row in frame.to_dict("records"))
-    title = f"{heading(result.one.units.kind, False)} under every counterfactual"
+    title = f"{heading(result.one.units.kind, '')} under every counterfactual"
     note = f"Shares of {result.widest}'s mean gap, n = {result.n}; the CSV has standard errors and p-values, too."
     return Table(name, title, tuple(columns), rows, note, min(SHOWN, 20))
 

@@ -10,6 +10,7 @@ import altair as alt
 import numpy as np
 
 from veracausa.scores.scores import METRIC, Scores
+from veracausa.units.at_spans import SpanUnits
 from veracausa.units.kinds import singular
 from veracausa.units.table import Units
 
@@ -51,8 +52,10 @@ def unit_rows(units: Units, columns: Mapping[str, np.ndarray], chosen: Iterable[
     """One record per unit: name, layer, index, position and the given numbers."""
     chosen = range(len(units)) if chosen is None else list(chosen)
     names, places = units.names, np.stack([units.layer, units.index, units.position], 1).tolist()
+    spans = units.spans if isinstance(units, SpanUnits) else None
     return [
         {"name": names[i], "layer": places[i][0], "index": places[i][1], "position": places[i][2]}
+        | ({"span": spans[i]} if spans else {})
         | {column: number(values[i]) for column, values in columns.items()}
         for i in chosen
     ]
@@ -90,11 +93,11 @@ def identifier(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "x"
 
 
-def heading(kind: str, positional: bool) -> str:
-    """A kind of unit as a heading: "Attention heads", "MLP neurons per position"."""
+def heading(kind: str, apart: str) -> str:
+    """A kind of unit as a heading: "Attention heads", "MLP neurons per position"; `apart` as in `Units.apart`."""
     words = {"heads": "Attention heads", "neurons": "MLP neurons", "residual": "Residual stream", "mlps": "MLPs"}
     words["attention"] = "Attention layers"
-    return words.get(kind, kind.capitalize()) + (" per position" if positional else "")
+    return words.get(kind, kind.capitalize()) + apart
 
 
 def plural(kind: str) -> str:

@@ -11,6 +11,7 @@ from veracausa.report.charts import theme
 from veracausa.report.charts.data import Datasets, Row, identifier, unit_rows
 from veracausa.report.charts.figures import View
 from veracausa.report.charts.theme import Support
+from veracausa.units.at_spans import SpanUnits
 from veracausa.units.kinds import indexed, singular
 from veracausa.units.table import Units
 
@@ -24,15 +25,16 @@ STRONGEST = 30
 
 
 def shape(units: Units) -> str:
-    """How units are best shown: "map" (layer × head), "bars", "positions" (layer × position) or "ranking"."""
+    """How units are best shown: "map" (layer × head), "bars", "positions" or "spans" (layer × these) or "ranking"."""
     layers, indices = len(set(units.layer.tolist())), len(set(units.index.tolist()))
-    positions = len(set(units.position.tolist()))
+    positions = len(units.named) if isinstance(units, SpanUnits) else len(set(units.position.tolist()))
     if units.kind == "groups":
         return "ranking"
     if not indexed(units.kind):
         if not units.positional:
             return "bars"
-        return "positions" if len(units) == layers * positions else "ranking"
+        full = len(units) == layers * positions
+        return "ranking" if not full else "spans" if isinstance(units, SpanUnits) else "positions"
     full = not units.positional and len(units) == layers * indices
     return "map" if units.kind != "neurons" and full and layers > 1 else "ranking"
 
@@ -89,13 +91,16 @@ def place_view(
     base = alt.Chart(data.add(name, rows))
     tips = [alt.Tooltip("name:N", title=singular(units.kind)), alt.Tooltip("layer:O")]
     tips += [alt.Tooltip(f"{f}:Q", title=label, format="+.5f") for f, label in zip(fields, columns, strict=True)]
-    if form in ("map", "positions"):
-        across, label = ("index", singular(units.kind)) if form == "map" else ("position", "position")
+    if form in ("map", "positions", "spans"):
+        across, label = {"map": ("index", singular(units.kind)), "spans": ("span", "span")}.get(
+            form, ("position", "position")
+        )
+        order = list(units.named) if isinstance(units, SpanUnits) else alt.Undefined
         layers_count = len(set(units.layer.tolist()))
         return (
             base.mark_rect(stroke=None)
             .encode(
-                x=alt.X(f"{across}:O", title=label, axis=alt.Axis(labelAngle=0, domain=False, ticks=False)),
+                x=alt.X(f"{across}:O", title=label, sort=order, axis=alt.Axis(labelAngle=0, domain=False, ticks=False)),
                 y=_layers(),
                 color=colour(limit, title, support),
                 tooltip=tips,

@@ -45,7 +45,7 @@ class PanelView:
     @property
     def title(self) -> str:
         """The heading."""
-        return heading(self.panel.kind, self.panel.exact.units.positional)
+        return heading(self.panel.kind, self.panel.exact.units.apart)
 
     @cached_property
     def agreements(self) -> list[Agreement]:
@@ -142,7 +142,7 @@ class PanelView:
             what = f"{label}: {axis} of {len(units)} {kind} by place; {largest}"
             own = bars or support is Support.UNSIGNED
             parts.append(Part(label, view, data, what, support.value.replace(", ", ",\n") if own else ""))
-        across = len(set((units.position if units.positional else units.index).tolist()))
+        across = len({key[-1] if units.positional else key[1] for key in units.keys})
         return Figure(
             name, f"Where: exact effects and estimates of {kind}", tuple(parts),
             sentence.split(" The scale ends")[0] if bars else sentence,
@@ -208,7 +208,7 @@ class SectionView:
         seen: dict[str, int] = {}
         views = []
         for panel in self.section.panels:
-            stem = identifier(heading(panel.kind, panel.exact.units.positional))
+            stem = identifier(heading(panel.kind, panel.exact.units.apart))
             seen[stem] = seen.get(stem, 0) + 1
             views.append(PanelView(panel, f"{self.name}-{stem}" + (f"-{seen[stem]}" if seen[stem] > 1 else "")))
         return views
