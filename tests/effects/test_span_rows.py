@@ -103,9 +103,9 @@ def test_spans_set_to_zero(tiny, at_spans, family, where):
 
 
 @pytest.mark.parametrize("ablation", ["counterfactual", "zero", "mean"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "patterns"])
 def test_a_span_of_one_token_is_that_position(tiny, at_spans, kind, ablation):
-    lm, task = tiny("llama"), at_spans([{"here": (3, 4)}] * 3)
+    lm, task = tiny("llama"), at_spans([{"here": (3, 4)}] * 3, lengths=6)
     spans = vc.exact(lm, task, units=f"{kind}@here", ablation=ablation, **QUIET)
     single = vc.exact(
         lm, task, units=[name.replace("@here", "@3") for name in spans.units.names], ablation=ablation, **QUIET
@@ -269,8 +269,8 @@ def test_tasks_and_calls_that_have_no_spans(tiny, task_of, at_spans):
 
 def test_queries_and_keys_belong_to_their_positions(tiny, at_spans):
     lm, task = tiny("llama"), at_spans(MOVED)
-    for units in ("queries@subject", ["a1.kv0<k>@verb"], [("a1.h0<q>@subject", "m0")]):
-        with pytest.raises(UnitError, match=r"Pair 0 .* Queries and keys belong to their positions"):
+    for units in ("queries@subject", "patterns@spans", ["a1.kv0<k>@verb"], [("a1.h0<q>@subject", "m0")]):
+        with pytest.raises(UnitError, match=r"Pair 0 .* Queries, keys and patterns belong to their"):
             vc.exact(lm, task, units=units, **QUIET)
     assert vc.exact(lm, task, units="keys@subject", ablation="zero", **QUIET).values.isfinite().all()
 

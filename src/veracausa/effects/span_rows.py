@@ -99,19 +99,19 @@ def require_alike(task: Task, units: SpanUnits | Groups) -> None:
     """UnitError where the other run's values at a span cannot stand in a pair's prompt.
 
     That is where the prompts have it of different lengths, so that its tokens do not correspond; and where they have it
-    at other positions, for queries and keys, which are rotated by theirs.
+    at other positions, for queries and keys, which are rotated by theirs, and for patterns, which end at theirs.
     """
-    rotated = {"queries", "keys"} & (
-        {one.kind for group in units.members for one in group if one.at} if isinstance(units, Groups) else {units.kind}
-    )
+    kinds: set[str] = {units.kind}
+    if isinstance(units, Groups):
+        kinds = {one.kind for group in units.members for one in group if one.at}
     for i, spans in enumerate(task.spans):
         for name in units.named:
-            if name in spans and spans[name].moved and rotated:
+            if name in spans and spans[name].moved and kinds & {"queries", "keys", "patterns"}:
                 raise UnitError(
                     f"Pair {i} of {task.name!r}: the span {name!r} is at tokens {spans[name].clean[0]} … of the clean "
-                    f"prompt and {spans[name].corrupted[0]} … of the corrupted one. Queries and keys belong to their "
-                    "positions, so those of one place say nothing at another: take values, heads, or prompts that have "
-                    "it in one place."
+                    f"prompt and {spans[name].corrupted[0]} … of the corrupted one. Queries, keys and patterns belong "
+                    "to their positions, so those of one place say nothing at another: take values, heads, or prompts "
+                    "that have it in one place."
                 )
             if name in spans and not spans[name].alike:
                 sizes = [end - first for first, end in (spans[name].clean, spans[name].corrupted)]
