@@ -30,6 +30,7 @@ from veracausa.engine.suffix import Join, sweep
 from veracausa.engine.validate_edges import require_edges
 from veracausa.engine.writes import moving, write_changes
 from veracausa.units.edges import Edges
+from veracausa.units.table import Units
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -37,15 +38,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class EdgeRows(Plan):
-    """All rows (example, edge) of one call, and how a bucket of them is run; see `rows.Rows`.
+class WriteRows(Plan):
+    """Rows whose replaced parts are what writers write: those of edges, and of paths.
 
     `zero`: writes are replaced by nothing, else by the other run's.
     """
 
     lm: Model
     task: Task
-    units: Edges
+    units: Units
     zero: bool
     noising: bool
     rows: int | None
@@ -55,6 +56,21 @@ class EdgeRows(Plan):
     def kept(self) -> int:
         """Floats a token that a tape keeps of each layer beside the stream."""
         return 4 * self.lm.heads * self.lm.decoder.head_dim + 3 * self.lm.width
+
+    def record(self, start: int, examples: tuple[int, ...]) -> Patching:
+        """See `Plan.record`."""
+        with attention_function(self.lm.decoder, SUFFIX):
+            bucket = Bucket.record(self.lm, self.task, start, examples, self.cost, sites=SITES)
+            require_edges(self.lm, bucket.tape)
+        base, other = bucket.runs(self.noising)
+        return Patching(bucket, base, None if self.zero else other)
+
+
+@dataclass(frozen=True)
+class EdgeRows(WriteRows):
+    """All rows (example, edge) of one call, and how a bucket of them is run; see `rows.Rows`."""
+
+    units: Edges
 
     @cached_property
     def kinds(self) -> np.ndarray:
@@ -76,14 +92,6 @@ class EdgeRows(Plan):
             length = len(self.task.clean[members[0]])
             found += len(members) * int((length - self.starts(start, length, members)[self.kinds < MLP][sources]).sum())
         return float(found)
-
-    def record(self, start: int, examples: tuple[int, ...]) -> Patching:
-        """See `Plan.record`."""
-        with attention_function(self.lm.decoder, SUFFIX):
-            bucket = Bucket.record(self.lm, self.task, start, examples, self.cost, sites=SITES)
-            require_edges(self.lm, bucket.tape)
-        base, other = bucket.runs(self.noising)
-        return Patching(bucket, base, None if self.zero else other)
 
     def free(self, patching: Patching, todo: Tensor) -> Iterator[tuple[np.ndarray, float]]:
         """Rows (example, edge) that cannot change anything, and rows whose position does not exist."""

@@ -26,6 +26,7 @@ from veracausa.cost import Cost
 from veracausa.effects.edge_rows import EdgeRows
 from veracausa.effects.group_rows import KIND_AT, GroupRows
 from veracausa.effects.learned_constants import OptimalConstants, OptimalWork, optimal_constants
+from veracausa.effects.path_rows import PathRows
 from veracausa.effects.patterns import require_patterns
 from veracausa.effects.replacements import (
     Replacement,
@@ -48,6 +49,7 @@ from veracausa.tasks.placing import moved
 from veracausa.units.at_spans import SpanUnits
 from veracausa.units.edges import Edges
 from veracausa.units.groups import Groups
+from veracausa.units.paths import Paths
 from veracausa.units.resolve import all_units, resolve_units
 from veracausa.units.table import Units
 
@@ -104,7 +106,7 @@ class ExactWork:
         }
 
     def __post_init__(self) -> None:
-        if not isinstance(self.units, Edges):
+        if not isinstance(self.units, Edges | Paths):
             places = self.units.places if isinstance(self.units, Groups) else [self.units.place]
             require_patterns(places, self.ablation, self.task, self.reference or self.task)
 
@@ -113,6 +115,8 @@ class ExactWork:
         lm, task, units, noising = self.lm, self.task, self.units, self.direction == "noising"
         if isinstance(units, Edges):
             return EdgeRows(lm, task, units, self.ablation == "zero", noising, self.rows, cost)
+        if isinstance(units, Paths):
+            return PathRows(lm, task, units, self.ablation == "zero", noising, self.rows, cost)
         if isinstance(units, Groups):
             return GroupRows(lm, task, units, cast("dict[Place, Replacement]", source or {}), noising, self.rows, cost)
         rows = SpanRows if isinstance(units, SpanUnits) else Rows
@@ -190,7 +194,7 @@ class ExactWork:
 
         if isinstance(self.units, Groups):
             return {place: made(all_units(self.lm, KIND_AT[place])) for place in self.units.places}
-        return None if isinstance(self.units, Edges) else made(self.units)
+        return None if isinstance(self.units, Edges | Paths) else made(self.units)
 
 
 def _bucket(call: Session, plan: Plan, start: int, examples: tuple[int, ...]) -> None:
@@ -227,10 +231,11 @@ def exact(
             together; "heads@subject" one of them); "edges" (a writer seen by one reader alone, see `edge_rows`); or
             names: ["a20.h0", "m3.n1200@9"], ["a9.h6@subject"], ["a9.h6<pattern>@12,5"], ["a9.h6->m10"]; or groups, each
             one patch, of any kinds, layers and positions: [("a9.h6", "m3"), "m3+m4@5-8"],
-            {"movers": ["a9.h6", "a20.h0@subject"]} (see `units.groups`).
+            {"movers": ["a9.h6", "a20.h0@subject"]} (see `units.groups`); or paths: ["a5.h5->a8.h6<v>+a9.h9<q>",
+            "a5.h5->...->a9.h9<q>->logits"] (see `units.paths`).
         ablation: what replaces a unit: "counterfactual" (its value in the corrupted run), "zero", "mean", "resample",
             "optimal" (the constant that lets the model do best without it, see `vc.effects.optimal_constants`);
-            an edge's write: "counterfactual" or "zero".
+            an edge's or a path's write: "counterfactual" or "zero".
         direction: "noising" patches the clean run (negative: the unit supported the behaviour); "denoising" restores
             clean values in the corrupted run (positive: it supports it).
         reference: prompts for mean and resample (default: the task's own, clean and corrupted).
@@ -255,8 +260,8 @@ def exact(
     if rows is not None and rows < 1:
         raise MethodError(f"rows={rows}: a chunk holds at least one row. Leave rows out to let the free memory decide.")
     table, learn = resolve_units(lm, units, max(task.lengths), groups=True, spans=task), None
-    if isinstance(table, Edges):
-        _require_edges(ablation, direction, reference)
+    if isinstance(table, Edges | Paths):
+        _require_writes(table.kind, ablation, direction, reference)
     else:
         require_effect(ablation, direction)
     require_constants(ablation, constants)
@@ -269,11 +274,11 @@ def exact(
     return ExactWork(lm, task, table, ablation, direction, reference, constants, learn, seed, rows, share_prefix)
 
 
-def _require_edges(ablation: str, direction: str, reference: Task | None) -> None:
-    """Edges carry writes, which are replaced by those of the other run or by nothing."""
+def _require_writes(kind: str, ablation: str, direction: str, reference: Task | None) -> None:
+    """Edges and paths carry writes, which are replaced by those of the other run or by nothing."""
     if ablation not in ("counterfactual", "zero") or reference is not None:
         raise MethodError(
-            f"ablation={ablation!r} is not known for single edges. Known: counterfactual, zero (of the writer's write)."
+            f"ablation={ablation!r} is not known for {kind}. Known: counterfactual, zero (of the writer's write)."
         )
     if direction not in ("noising", "denoising"):
         raise MethodError(f"direction={direction!r} is not known. Known: noising, denoising.")

@@ -81,16 +81,9 @@ class Reading:
     ) -> dict[int, Float[Tensor, "sources positions heads head_dim"]]:
         """Change of all heads' values z if their queries (keys, values) alone come from residual + Δ, by kind."""
         decoder, base = self.decoder, self.base
-        block, first = decoder.blocks[layer], self.tape.start + self.offset
+        block = decoder.blocks[layer]
         stream = base.residual[layer][of, self.offset :]
-        own: dict[str, Tensor] = {}
-
-        def keep(query: Tensor, key: Tensor, value: Tensor, **_: Any) -> None:
-            own.update(queries=query, keys=key, values=value)
-
-        past = Past(base.keys[layer][:, :, :first], base.values[layer][:, :, :first], of)
-        call = slice_call(self.tape.calls[layer], self.offset) | {"attention_mask": None, "past": past, "keep": keep}
-        block.attention(block.attention_norm(stream + delta.to(stream.dtype)), **call)
+        own = self.read(layer, stream + delta.to(stream.dtype), of)
         kept = {site: base.sites[site][layer][of] for site in _GIVEN.values()}
         kept["queries"] = kept["queries"][:, :, self.offset :]
         old = base.sites["z"][layer][of, self.offset :].unflatten(-1, (decoder.heads, -1))
@@ -106,6 +99,19 @@ class Reading:
             given = decoder.found.given(block.attention_out, z.flatten(2))
             changes[kind] = given.unflatten(-1, z.shape[2:]) - old
         return changes
+
+    def read(self, layer: int, stream: Float[Tensor, "rows positions width"], of: Tensor) -> dict[str, Tensor]:
+        """Queries, keys and values that a block's attention module makes of a stream; `of`: each row's example."""
+        block, base, first = self.decoder.blocks[layer], self.base, self.tape.start + self.offset
+        own: dict[str, Tensor] = {}
+
+        def keep(query: Tensor, key: Tensor, value: Tensor, **_: Any) -> None:
+            own.update(queries=query, keys=key, values=value)
+
+        past = Past(base.keys[layer][:, :, :first], base.values[layer][:, :, :first], of)
+        call = slice_call(self.tape.calls[layer], self.offset) | {"attention_mask": None, "past": past, "keep": keep}
+        block.attention(block.attention_norm(stream), **call)
+        return own
 
     def _through(self, layer: int, kind: int, index: Tensor, change: Tensor, source: Tensor) -> Tensor:
         """W_O of the heads that each row's reader belongs to."""

@@ -45,12 +45,18 @@ def writes_of_heads(
     if heads is not None:
         weights, split = weights[list(heads)], split[..., list(heads), :]
     writes = torch.einsum("bshd,hdw->hbsw", split, weights)
-    if block.attention_post_norm is None:
-        return writes
-    form, written = norm_form(decoder, block.attention_post_norm), block.attention_post_norm(output).to(exact)
+    return rescaled(decoder, layer, writes, output)
+
+
+def rescaled(decoder: Decoder, layer: int, part: Tensor, output: Tensor) -> Float[Tensor, "*rows positions width"]:
+    """What a part of the attention's output writes behind the post-norm, whose scale is that of the whole output."""
+    norm = decoder.blocks[layer].attention_post_norm
+    if norm is None:
+        return part
+    form, written = norm_form(decoder, norm), norm(output).to(part.dtype)
     if form.bias is not None:  # a constant of the stream, of no head
         written = written - form.bias
-    return form.linear(writes) * _live_inverse(form.linear(output.to(exact)), written)
+    return form.linear(part) * _live_inverse(form.linear(output.to(part.dtype)), written)
 
 
 def mlp_write(decoder: Decoder, state: State, layer: int) -> Float[Tensor, "examples positions width"]:

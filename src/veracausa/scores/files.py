@@ -35,6 +35,7 @@ from veracausa.units.cells import Cells
 from veracausa.units.edges import Edges
 from veracausa.units.groups import Groups, Member
 from veracausa.units.kinds import KINDS, indexed
+from veracausa.units.paths import Paths
 from veracausa.units.table import Units
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def confirmed(scores: Scores, lm: Model, measured: Measurement, path: Path) -> S
 
 
 _HEADER = record(
-    kind=one_of(*KINDS, "edges", "groups"),
+    kind=one_of(*KINDS, "edges", "groups", "paths"),
     method=text,
     settings=record(direction=one_of("noising", "denoising")),
     model=MODEL,
@@ -88,6 +89,8 @@ def unpack_scores(header: dict[str, Any], tensors: dict[str, Tensor], path: Path
         found = _HEADER(header)
         if found["kind"] == "groups":
             units: Units = unpack_groups(header["groups"])
+        elif found["kind"] == "paths":
+            units = unpack_paths(header["paths"], header["graph"])
         else:
             units = unpack_units(found["kind"], tensors, header["graph"], header.get("spans"))
         wanted = {"values": "float examples units", "clean": "float examples", "corrupted": "float examples"}
@@ -178,6 +181,18 @@ def unpack_groups(listed: Any) -> Groups:
     found = _GROUPS(listed)
     try:
         return Groups.of([[Member(**one) for one in each["members"]] for each in found], [one["name"] for one in found])
+    except UnitError as error:
+        raise ValueError(str(error)) from error
+
+
+_PATHS = many(record(name=text, path=text), least=1)
+
+
+def unpack_paths(listed: Any, graph: Any) -> Paths:
+    """The paths of a header, in its graph; ValueError if they are none."""
+    found = _PATHS(listed)
+    try:
+        return Paths.of(unpack_graph(graph), [one["path"] for one in found], [one["name"] for one in found])
     except UnitError as error:
         raise ValueError(str(error)) from error
 

@@ -24,6 +24,7 @@ from veracausa.units.at_spans import SpanUnits
 from veracausa.units.edges import Edges
 from veracausa.units.groups import Groups
 from veracausa.units.kinds import singular
+from veracausa.units.paths import Paths
 from veracausa.units.table import Units
 from veracausa.words import counted, listed, sentence, settings_in_words, share
 
@@ -413,8 +414,8 @@ def pack_scores(scores: Scores) -> tuple[dict[str, Any], dict[str, Tensor]]:
     header = {
         "version": __version__,
         "kind": scores.units.kind,
-        "graph": asdict(scores.units.graph) if isinstance(scores.units, Edges) else None,
-        **({"groups": scores.units.to_list()} if isinstance(scores.units, Groups) else {}),
+        "graph": asdict(scores.units.graph) if isinstance(scores.units, Edges | Paths) else None,
+        **({str(scores.units.kind): scores.units.to_list()} if isinstance(scores.units, Groups | Paths) else {}),
         **({"spans": list(scores.units.named)} if isinstance(scores.units, SpanUnits) else {}),
         "method": scores.method,
         "settings": scores.settings,

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal[
-    "heads", "mlps", "attention", "neurons", "residual", "queries", "keys", "values", "patterns", "edges", "groups"
-]
+    "heads", "mlps", "attention", "neurons", "residual", "queries", "keys", "values", "patterns",
+    "edges", "groups", "paths",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def indexed(kind: str) -> bool:
 def singular(kind: str) -> str:
     """One unit of a kind, in a word.
 
-    >>> singular("heads"), singular("edges"), singular("groups")
-    ('head', 'edge', 'group')
+    >>> singular("heads"), singular("edges"), singular("paths")
+    ('head', 'edge', 'path')
     """
     return KINDS[kind].singular if kind in KINDS else kind.removesuffix("s")

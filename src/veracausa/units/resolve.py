@@ -20,6 +20,7 @@ from veracausa.units.cells import Cells
 from veracausa.units.edges import Edges
 from veracausa.units.groups import Groups, Member, is_grouped, pieces
 from veracausa.units.kinds import KINDS, Kind, indexed
+from veracausa.units.paths import Paths, are_paths, is_path, path_texts, require_path
 from veracausa.units.table import Units, per_layer
 
 if TYPE_CHECKING:
@@ -178,6 +179,9 @@ def _hint(name: str) -> str:
 def require_names(units: str | Sequence[str]) -> None:
     """Raise UnitError unless these are a kind of units or read like names; which ones a model has is asked later."""
     names = [units] if isinstance(units, str) else list(units)
+    for path in filter(is_path, names):
+        require_path(path)
+    names = [name for name in names if not is_path(name)]
     grouped = [stem for name in names if is_grouped(name) for stem, *_ in pieces(name, f"units={shown(name)}")]
     for name in [*(name for name in names if not is_grouped(name)), *grouped]:
         stem, at, where = name.partition("@")
@@ -270,11 +274,19 @@ def resolve_units(
     """What a public call's `units` means: a kind ("heads"), a kind per position ("heads@positions") or at each span
     ("heads@spans"), names, a table.
 
-    `longest`: number of positions of the task's longest prompt. `groups`: whether the call takes groups of units.
+    `longest`: number of positions of the task's longest prompt. `groups`: whether the call takes groups and paths.
     `spans`: the task whose spans units may be at; None where the call takes none.
     """
     if isinstance(units, SpanUnits):
         require_spans(units.named, spans, "units=")
+    if isinstance(units, Paths) or are_paths(units):
+        if not groups:
+            raise UnitError(
+                f"units={shown(units)} names paths, along which a change is passed on; only vc.exact takes them. Name "
+                "single units or edges here."
+            )
+        table = units if isinstance(units, Paths) else Paths.of(lm.graph, *path_texts(units))
+        return table.checked(lm.graph, lm.name, longest)
     if isinstance(units, Groups) or is_grouped(units):
         if not groups:
             raise UnitError(
@@ -289,7 +301,8 @@ def resolve_units(
         return _checked(lm, units, longest)
     names = units if isinstance(units, str) else texts(units, "A list of units", UnitError)
     if any("->" in name for name in ([names] if isinstance(names, str) else names)):
-        return checked_edges(lm, parse_edges(lm, [names] if isinstance(names, str) else names), longest)
+        edges = [re.sub(r"\s*->\s*", "->", name) for name in ([names] if isinstance(names, str) else names)]
+        return checked_edges(lm, parse_edges(lm, edges), longest)
     if not isinstance(names, str):
         return _checked(lm, _at_spans(parse_names(lm, names), spans, names), longest)
     kind, at, what = names.partition("@")

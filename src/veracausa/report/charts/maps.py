@@ -28,7 +28,7 @@ def shape(units: Units) -> str:
     """How units are best shown: "map" (layer × head), "bars", "positions" or "spans" (layer × these) or "ranking"."""
     layers, indices = len(set(units.layer.tolist())), len(set(units.index.tolist()))
     positions = len(units.named) if isinstance(units, SpanUnits) else len(set(units.position.tolist()))
-    if units.kind == "groups":
+    if units.kind in ("groups", "paths"):
         return "ranking"
     if not indexed(units.kind):
         if not units.positional:

@@ -1,0 +1,177 @@
+"""Stages of paths while they run: what each hands on, and what readers are given to see.
+
+A stage of one example is kept once, whatever the number of paths that go through it (`engine.routes`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from veracausa.anatomy.graph import Graph
+from veracausa.engine.routes import Read, Routes, Stage
+from veracausa.engine.tape import State
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+#: What stages get from a part of a block: a change of their stream or of what they hand on.
+Changes = list[tuple[Stage, Tensor]]
+#: Stages with readers at one place.
+Entries = Sequence[tuple[Stage, Read]]
+
+
+@dataclass(eq=False)
+class Threads:
+    """A stage of some examples. `held`: the change that its writers hand on; `stream`: of a live one that has begun."""
+
+    example: Int[Tensor, " rows"]
+    held: Float[Tensor, "rows positions width"] | None = None
+    stream: Float[Tensor, "rows positions width"] | None = None
+
+
+@dataclass(eq=False)
+class Flow:
+    """All stages of some rows (a path, by its last stage in `ends`; an example). `base`: the run that is patched."""
+
+    base: State
+    routes: Routes
+    threads: dict[Stage, Threads]
+
+    @classmethod
+    def of(
+        cls,
+        base: State,
+        graph: Graph,
+        ends: Sequence[Stage],
+        example: Int[Tensor, " rows"],
+        sent: Callable[[Stage, Tensor], Tensor],
+    ) -> Flow:
+        """Every stage with the examples of its paths; `sent(stage, examples)`: what a sender hands on."""
+        needed: dict[Stage, set[int]] = {}
+        for end, one in zip(ends, example.tolist(), strict=True):
+            for stage in end.chain:
+                needed.setdefault(stage, set()).add(one)
+        found = {}
+        for stage, examples in needed.items():
+            found[stage] = Threads(torch.tensor(sorted(examples), device=example.device))
+            if stage.parent is None:
+                found[stage].held = sent(stage, found[stage].example)
+        return cls(base, Routes.of(graph, dict.fromkeys(ends)), found)
+
+    @property
+    def positions(self) -> int:
+        """Positions that are run."""
+        return self.base.residual[0].shape[1]
+
+    def late(self, layer: int) -> int:
+        """The first position that is read behind a block's attention, counted from the end."""
+        return -1 if layer == self.routes.graph.layers - 1 else -self.positions
+
+    def send(self, place: int) -> None:
+        """Begin the streams of live senders whose write is seen from here on."""
+        layer, late = divmod(place, 2)
+        for stage, own in self.threads.items():
+            if stage.live and stage.parent is None and stage.begins(self.routes.graph) == place:
+                after = (self.base.middle if late else self.base.residual)[layer][own.example]
+                own.stream = after + own.held.to(after.dtype)  # type: ignore[union-attr]
+
+    def running(self, place: int) -> list[Stage]:
+        """Live stages that have begun and run what reads at this place."""
+        return [s for s, own in self.threads.items() if own.stream is not None and self.routes.until[s] > place]
+
+    def take(self, changes: Changes, layer: int, behind: Tensor) -> None:
+        """Add changes to streams, to what is held, or to the base run's stream `behind` them, where one begins.
+
+        Of the last block only the last position is read.
+        """
+        late = self.late(layer)
+        for stage, every in changes:
+            own, change = self.threads[stage], every[:, late:]
+            if not stage.live:
+                if own.held is None:
+                    own.held = change.new_zeros(len(change), self.positions, change.shape[-1])
+                own.held[:, late:] += change
+            else:
+                before = behind[own.example] if own.stream is None else own.stream
+                own.stream = before[:, late:] + change.to(before.dtype)
+
+    def last(self, ends: Sequence[Stage], example: Tensor) -> Tensor:
+        """The final residual of every row."""
+        found, rows_of = self.base.last[example], dict[Stage, list[int]]()
+        for row, end in enumerate(ends):
+            rows_of.setdefault(end, []).append(row)
+        for end, own in rows_of.items():
+            rows = torch.tensor(own, device=example.device)
+            found[rows] = self.handed(end, example[rows], found[rows, None])[:, -1]
+        return found
+
+    def entries(self, layer: int, mlp: bool, own: bool) -> list[tuple[Stage, Read]]:
+        """Stages with readers here whose context is the base run, or their `own` stream."""
+        every = self.routes.reading.get((layer, mlp), [])
+        return [(stage, read) for stage, read in every if self.routes.source(stage, read)[1] == own]
+
+    def examples(self, stages: Sequence[Stage]) -> Tensor:
+        """The example of each of their rows."""
+        return torch.cat([self.threads[stage].example for stage in stages])
+
+    def handed(self, parent: Stage, examples: Tensor, context: Tensor) -> Tensor:
+        """What readers see whose context is this: the parent's stream, or the context with what it hands on."""
+        handed = self.threads[parent]
+        at = torch.searchsorted(handed.example, examples)
+        if handed.stream is not None:
+            return handed.stream[at, -context.shape[1] :]
+        assert handed.held is not None  # it has begun
+        return context + handed.held[at, -context.shape[1] :].to(context.dtype)
+
+    def sources(self, entries: Entries, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(streams that readers see, their examples, which of them each row sees), each stream once.
+
+        `context`: what the base run has there, [examples, positions, width].
+        """
+        readers: dict[Stage, list[Tensor]] = {}
+        for stage, _ in entries:
+            readers.setdefault(_parent(stage), []).append(self.threads[stage].example)
+        every = {parent: torch.cat(examples).unique() for parent, examples in readers.items()}
+        begins = _begins(every)
+        streams = [self.handed(parent, one, context[one]) for parent, one in every.items()]
+        rows = []
+        for stage, _ in entries:
+            parent = _parent(stage)
+            rows.append(begins[parent] + torch.searchsorted(every[parent], self.threads[stage].example))
+        return torch.cat(streams), torch.cat(list(every.values())), torch.cat(rows)
+
+    def within(self, entries: Entries, running: Sequence[Stage]) -> tuple[Tensor, Tensor]:
+        """Where rows with streams of their own are among the running ones, and what their readers see instead."""
+        begins = _begins({stage: self.threads[stage].example for stage in running})
+        own = [(stage, self.threads[stage]) for stage, _ in entries]
+        rows = [begins[stage] + torch.arange(len(one.example), device=one.example.device) for stage, one in own]
+        seen = [self.handed(_parent(stage), one.example, streamed(one)) for stage, one in own]
+        return torch.cat(rows), torch.cat(seen)
+
+    def split(self, stages: Sequence[Stage], rows: Tensor) -> Changes:
+        """Each stage with its rows, in that order."""
+        return list(zip(stages, rows.split([len(self.threads[stage].example) for stage in stages]), strict=True))
+
+
+def _parent(stage: Stage) -> Stage:
+    assert stage.parent is not None  # only senders have none
+    return stage.parent
+
+
+def streamed(own: Threads) -> Tensor:
+    """The stream of a stage that has begun."""
+    assert own.stream is not None
+    return own.stream
+
+
+def _begins(parts: dict[Stage, Tensor]) -> dict[Stage, int]:
+    """Where each part begins when all are put behind each other."""
+    found, total = {}, 0
+    for stage, part in parts.items():
+        found[stage], total = total, total + len(part)
+    return found

@@ -1,0 +1,216 @@
+"""Runs in which a change is passed on along paths alone: see `engine.routes` for what a path is made of.
+
+All rows go through the blocks together. In each block the stages' readers see what their parents hand on, the streams
+of live stages are run as they are, and new changes join them; a stage of one example is run once, whatever the number
+of paths that go through it. Everything else is the base run, as recorded.
+
+Cost: one token-layer a position for each (stage, block) whose readers see a stream of their own (all readers that see
+one stream: once), and one for each block of a live stage; a chain into the logits costs its readers and nothing else.
+Bound by matrix products: a reader's projections, and for live stages whole blocks, as in `engine.suffix`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from veracausa.anatomy import Decoder
+from veracausa.cost import Cost
+from veracausa.engine.attention import Past
+from veracausa.engine.path_flow import Changes, Entries, Flow, streamed
+from veracausa.engine.path_reads import HeadReads, Heard
+from veracausa.engine.reader_change import Reading
+from veracausa.engine.routes import Stage
+from veracausa.engine.tape import State, Tape
+from veracausa.engine.writes import rescaled, write_changes
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+
+def run_paths(
+    decoder: Decoder,
+    tape: Tape,
+    base: State,
+    other: State | None,
+    ends: Sequence[Stage],
+    example: Int[Tensor, " rows"],
+    cost: Cost,
+) -> Float[Tensor, "rows width"]:
+    """Final residual at the last position of every row: a path, by its last stage, and an example of the tape.
+
+    `base`: the run that is patched; `other`: the one that senders' writes are taken from (None: they write nothing).
+    The attention function must be `attention.SUFFIX`.
+    """
+    flow = Flow.of(base, decoder.graph, ends, example, partial(_sent, decoder, base, other))
+    run = PathRun(decoder, tape, base, flow, cost)
+    for layer in range(decoder.layers):
+        run.block(layer)
+    flow.send(2 * decoder.layers)
+    return flow.last(ends, example)
+
+
+def _sent(decoder: Decoder, base: State, other: State | None, stage: Stage, example: Tensor) -> Tensor:
+    """Change of what a sender writes, at its positions."""
+    total = torch.zeros(())
+    for writer, first, last in stage.sends:
+        change = write_changes(decoder, base, other, torch.full_like(example, writer), example)
+        change[:, :first], change[:, last + 1 :] = 0, 0
+        total = total.to(change) + change
+    return total
+
+
+@dataclass(eq=False)
+class PathRun:
+    """A run of some stages, block by block."""
+
+    decoder: Decoder
+    tape: Tape
+    base: State
+    flow: Flow
+    cost: Cost
+
+    @property
+    def positions(self) -> int:
+        """Positions that are run."""
+        return self.tape.length - self.tape.start
+
+    def block(self, layer: int) -> None:
+        """Bring all stages past a block."""
+        flow, base = self.flow, self.base
+        flow.send(2 * layer)
+        attended = self._attention(layer)
+        if not self.decoder.blocks[layer].parallel:
+            flow.take(attended, layer, base.middle[layer])
+            flow.send(2 * layer + 1)
+            flow.take(self._mlp(layer), layer, base.residual[layer + 1])
+        else:  # both read what enters the block
+            for changes in (attended, self._mlp(layer)):
+                flow.take(changes, layer, base.residual[layer + 1])
+
+    # ---- attention -------------------------------------------------------------------------------------------------
+
+    def _attention(self, layer: int) -> Changes:
+        """What the attention of a block changes of the base run, and what running streams get from it."""
+        reading, running = self.flow.entries(layer, False, False), self.flow.running(2 * layer)
+        found = self._heads(layer, reading) if reading else []
+        return [*found, *(self._attended(layer, running) if running else [])]
+
+    def _heads(self, layer: int, entries: Entries) -> Changes:
+        """Changes of what heads write whose other inputs are the base run's."""
+        base, settings, stages = self.base, self.base.attention[layer], [stage for stage, _ in entries]
+        streams, examples, source = self.flow.sources(entries, base.residual[layer])
+        other = self._heard(layer, streams, examples)
+        reads, example = self._reads(layer, entries), self.flow.examples(stages)
+        context = (base.sites["queries"][layer], base.sites["keys"][layer], base.sites["values"][layer])
+        old = reads.values(context, example, settings)
+        moved = reads.mixed(context, example, other, source, settings) - old
+        change = reads.through(moved, reads.filled)
+        if self.decoder.blocks[layer].attention_post_norm is not None:
+            of = self.flow.threads
+            live = torch.cat([torch.full_like(of[one].example, one.live, dtype=torch.bool) for one in stages])
+            own = reads.through(moved, reads.reading), reads.through(old, reads.reading)
+            change = self._behind_norm(layer, example, change, own, live)
+        return self.flow.split(stages, change)
+
+    def _behind_norm(
+        self, layer: int, example: Tensor, change: Tensor, own: tuple[Tensor, Tensor], live: Tensor
+    ) -> Tensor:
+        """What comes through a norm that all heads of a block share: of live rows everything, of others their own.
+
+        `change`: of the attention's output; `own`: the readers' part of that, and of the output in the base run.
+        """
+        block, old = self.decoder.blocks[layer], self.base.sites["attention"][layer][example]
+        new = old + change.to(old.dtype)
+        every = block.attention_write(new).to(change.dtype) - block.attention_write(old).to(change.dtype)
+        moved, before = own
+        alone = rescaled(self.decoder, layer, before + moved, new) - rescaled(self.decoder, layer, before, old)
+        return torch.where(live[:, None, None], every, alone)
+
+    def _attended(self, layer: int, running: Sequence[Stage]) -> Changes:
+        """What running streams get from a block's attention, some readers seeing what their parents hand on, too."""
+        block, base, tape = self.decoder.blocks[layer], self.base, self.tape
+        streams, example = (
+            torch.cat([streamed(self.flow.threads[stage]) for stage in running]),
+            self.flow.examples(running),
+        )
+        before = base.keys[layer][:, :, : tape.start], base.values[layer][:, :, : tape.start]
+        past, kept = Past(*before, example if len(tape.examples) > 1 else None), list[Tensor]()
+        call = tape.calls[layer] | {"attention_mask": None, "past": past}
+        entries = self.flow.entries(layer, False, True)
+        if entries:
+            call |= {"keep": lambda *parts, **_: kept.extend(parts)}
+        output = block.attention(block.attention_norm(streams), **call)[0]
+        self.cost.add(len(streams), self.positions)
+        if entries:
+            at, seen = self.flow.within(entries, running)
+            reads, settings = self._reads(layer, entries), base.attention[layer]
+            context = kept[0], past.before(kept[1], "keys"), past.before(kept[2], "values")
+            other, own = self._heard(layer, seen, example[at]), torch.arange(len(at), device=at.device)
+            moved = reads.mixed(context, at, other, own, settings) - reads.values(context, at, settings)
+            output = output.index_add(0, at, reads.through(moved, reads.filled).to(output.dtype))
+        return self.flow.split(running, block.attention_write(output))
+
+    def _reads(self, layer: int, entries: Entries) -> HeadReads:
+        many = [len(self.flow.threads[stage].example) for stage, _ in entries]
+        seen = [read.seen for _, read in entries]
+        return HeadReads.of(self.decoder, layer, seen, many, self.positions, self.base.last.device)
+
+    def _heard(self, layer: int, streams: Tensor, example: Tensor) -> Heard:
+        """Queries, keys and values that a block makes of streams."""
+        self.cost.add(len(streams), self.positions)
+        found = Reading(self.decoder, self.tape, self.base).read(layer, streams, example)
+        return found["queries"], found["keys"], found["values"]
+
+    # ---- MLPs ------------------------------------------------------------------------------------------------------
+
+    def _mlp(self, layer: int) -> Changes:
+        """What the MLP of a block changes of the base run, and what running streams get from it."""
+        reading = self.flow.entries(layer, True, False)
+        running = self.flow.running(2 * layer + (not self.decoder.graph.parallel))
+        found = self._fed(layer, reading) if reading else []
+        return [*found, *(self._ran(layer, running) if running else [])]
+
+    def _fed(self, layer: int, entries: Entries) -> Changes:
+        """Changes of what a block's MLP writes."""
+        block, late, stages = self.decoder.blocks[layer], self.flow.late(layer), [stage for stage, _ in entries]
+        streams, _, source = self.flow.sources(entries, self.base.middle[layer][:, late:])
+        self.cost.add(len(streams), self.positions)
+        old = self.base.sites["mlp"][layer][self.flow.examples(stages), late:]
+        new = torch.where(self._taken(entries, late), self._fed_with(layer, streams)[source], old)
+        exact = torch.promote_types(old.dtype, torch.float32)
+        return self.flow.split(stages, block.mlp_write(new).to(exact) - block.mlp_write(old).to(exact))
+
+    def _ran(self, layer: int, running: Sequence[Stage]) -> Changes:
+        """What running streams get from a block's MLP."""
+        block, late = self.decoder.blocks[layer], self.flow.late(layer)
+        output = self._fed_with(layer, torch.cat([streamed(self.flow.threads[stage])[:, late:] for stage in running]))
+        joined = [stage for stage in running if stage.begins(self.decoder.graph) > 2 * layer]  # the others are counted
+        self.cost.add(sum(len(self.flow.threads[stage].example) for stage in joined), self.positions)
+        if entries := self.flow.entries(layer, True, True):
+            at, seen = self.flow.within(entries, running)
+            self.cost.add(len(seen), self.positions)
+            new = self._fed_with(layer, seen[:, late:])
+            output = output.index_copy(0, at, torch.where(self._taken(entries, late), new, output[at]))
+        return self.flow.split(running, block.mlp_write(output))
+
+    def _fed_with(self, layer: int, streams: Tensor) -> Tensor:
+        """The MLP's output for streams that it reads."""
+        block = self.decoder.blocks[layer]
+        found: Tensor = block.mlp(block.mlp_norm(streams))
+        return found
+
+    def _taken(self, entries: Entries, late: int) -> Tensor:
+        """Whether each row's MLP sees a change at each position, [rows, positions, 1]."""
+        parts = []
+        for stage, read in entries:
+            own = torch.zeros(len(self.flow.threads[stage].example), self.positions, 1, dtype=torch.bool)
+            for *_, first, last in read.seen:
+                own[:, first : last + 1] = True
+            parts.append(own[:, late:])
+        return torch.cat(parts).to(self.base.last.device)
