@@ -137,6 +137,25 @@ def test_exact_options(call, pairs, folder):
     assert result.exit_code == 0 and "ablation mean" in result.output
 
 
+def test_units_at_spans(call, folder, tmp_path):
+    columns = ("clean", "corrupted", "correct", "incorrect", "span subject", "span store")
+    rows = [(*PAIRS[0], '{"clean": "keys", "corrupted": "key"}', ""), (*PAIRS[1], "[1, 2]", "store")]
+    with (tmp_path / "spans.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([columns, *rows])
+    lm = vc.load(folder)
+    task = vc.task(lm, tmp_path / "spans.csv")
+    for units in ("mlps@spans", "heads@subject", "m0@store,m1@subject", "m0+m1@subject"):
+        result = call("exact", tmp_path / "spans.csv", "--units", units, "--out", tmp_path / units)
+        assert result.exit_code == 0, result.output
+        scores = vc.open(next(one for one in (tmp_path / units).glob("*.safetensors") if "pieces" not in one.name))
+        direct = vc.exact(lm, task, units=units.split(",") if "," in units else units, show_progress=False)
+        assert torch.equal(scores.values.nan_to_num(7), direct.values.nan_to_num(7)) and len(direct)
+        assert "store (1 of 2 pairs)" in result.output
+    result = call("task", tmp_path / "spans.csv")
+    assert "spans      subject ' keys' (@2)" in result.stdout and "store ' store' (@4)" in result.stdout
+    assert "has no span 'verb'" in str(call("exact", tmp_path / "spans.csv", "--units", "heads@verb").exception)
+
+
 def test_attribute(call, pairs, folder, tmp_path):
     result = call("attribute", pairs, "--method", "ig", "--baseline", "zero", "--nodes", 3, "--units", "mlps",
                   "--out", tmp_path)  # fmt: skip

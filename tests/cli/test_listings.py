@@ -101,7 +101,15 @@ def test_tasks_show_a_pair_of_each():
     for name, one in found.items():
         assert one["clean"] != one["corrupted"] and one["correct"] and one["incorrect"]
         assert one["corruptions"] == list(CORRUPTIONS.get(name, ()))
-        for part in (one["clean"], one["corrupted"], one["metric"], one["description"], *one["corruptions"]):
+        assert one["spans"]
+        for part in (
+            one["clean"],
+            one["corrupted"],
+            one["metric"],
+            one["description"],
+            *one["corruptions"],
+            *one["spans"],
+        ):
             assert part in text
     assert found["greater-than"]["metric"] == "prob_diff"
     assert found["ioi-published"]["correct"] == [" John"]

@@ -133,8 +133,9 @@ Show = Annotated[int, _count(help="How many pairs to print.", min=0, panel="Outp
 Units = Annotated[
     str,
     _option(
-        help=f"{', '.join(_ALL_KINDS)}; each also per position (heads@positions); or names with commas: a20.h0,a17.h4. "
-        "Names with + are one patch: a20.h0+m3@5-8. Cells of a pattern: patterns@cells, 'a17.h4<pattern>@9,4'.",
+        help=f"{', '.join(_ALL_KINDS)}; each also per position (heads@positions) and at the task's spans (heads@spans, "
+        "heads@S2); or names with commas: a20.h0,a17.h4@S2. Names with + are one patch: a20.h0+m3@5-8. Cells of a "
+        "pattern: patterns@cells, 'a17.h4<pattern>@9,4'.",
         autocompletion=several_of(_ALL_KINDS),
     ),
 ]

@@ -57,6 +57,8 @@ def tasks(json: Json = False) -> None:
         echo(f"  clean       {one['clean']}  →{_listed(one['correct'])}")
         echo(f"  corrupted   {one['corrupted']}  →{_listed(one['incorrect'])}")
         echo(f"  metric      {one['metric']}")
+        if one["spans"]:
+            echo(f"  spans       {', '.join(one['spans'])}, end (--units heads@spans, a9.h6@{one['spans'][0]})")
         if one["corruptions"]:
             echo(f"  corruption  {', '.join(one['corruptions'])} (--corruption; the first is the default)")
         echo()
@@ -91,6 +93,7 @@ def _about(name: str) -> dict[str, Any]:
         "incorrect": incorrect,
         "metric": built.metric,
         "corruptions": list(CORRUPTIONS.get(name, ())),
+        "spans": list(built.span_names),
     }
 
 
@@ -119,7 +122,17 @@ def _print_pair(built: Task, measured: Measurement, i: int) -> None:
     echo(f"\n{i}  clean      {'|'.join(clean)}")
     echo(f"   corrupted  {'|'.join(b if a != b else '·' * len(b) for a, b in zip(clean, corrupted, strict=True))}")
     echo(f"   correct    {'|'.join(correct)}    incorrect  {'|'.join(incorrect) or '(none)'}")
+    if built.spans[i]:
+        echo(
+            f"   spans      {', '.join(f'{name} {_read(clean, span.clean)}' for name, span in built.spans[i].items())}"
+        )
     echo(f"   metric     {measured.clean[i]:+.3f} clean, {measured.corrupted[i]:+.3f} corrupted")
+
+
+def _read(tokens: list[str], span: tuple[int, int]) -> str:
+    """A span's tokens, with their positions: "IO ' Mary' (@4)"."""
+    first, end = span
+    return f"{''.join(tokens[first:end])!r} (@{first if end - first == 1 else f'{first}-{end - 1}'})"
 
 
 def _summary(built: Task, measured: Measurement) -> list[str]:
@@ -138,10 +151,13 @@ def _summary(built: Task, measured: Measurement) -> list[str]:
 
 
 def _body(built: Task, measured: Measurement, model: dict[str, str]) -> dict[str, Any]:
+    from veracausa.tasks.spans import plain
+
     rows = []
     for i in range(len(built)):
         (clean, corrupted), (correct, incorrect) = built.tokens(i), built.answer_strings(i)
-        row = {"clean": clean, "corrupted": corrupted, "correct": correct, "incorrect": incorrect}
+        row: dict[str, Any] = {"clean": clean, "corrupted": corrupted, "correct": correct, "incorrect": incorrect}
+        row |= {"spans": plain(built.spans[i])}
         rows.append({**row, "metric clean": float(measured.clean[i]), "metric corrupted": float(measured.corrupted[i])})
     gap = float(measured.gap.mean())
     return {"model": model, "task": built.describe(), "metric": built.metric, "gap": gap, "table": rows}

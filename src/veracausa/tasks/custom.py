@@ -15,6 +15,7 @@ from veracausa.tasks.columns import UNEQUAL
 from veracausa.tasks.finding import sought
 from veracausa.tasks.metrics import metric as metric_of
 from veracausa.tasks.pairs import Pair, assemble, encode_pair
+from veracausa.tasks.slots import prompts
 from veracausa.tasks.tables import read_pairs
 from veracausa.tasks.task import Task
 from veracausa.tasks.tokens import id_row, tokenizer_of
@@ -41,7 +42,7 @@ def task(
     columns: Mapping[str, str] | None = None,
     unequal: Unequal = "refuse",
     metric: MetricName = "logit_diff",
-    spans: Mapping[str, Any] | None = None,
+    spans: Mapping[Any, Any] | None = None,
     name: str | None = None,
     chat: bool | Mapping[str, Any] = False,
 ) -> Task:
@@ -109,7 +110,7 @@ def task(
     return from_pairs(lm, rows, name=name or "custom", **how)
 
 
-def _with_spans(rows: list[tuple[str, Pair]], spans: Mapping[str, Any] | None) -> list[tuple[str, Pair]]:
+def _with_spans(rows: list[tuple[str, Pair]], spans: Mapping[Any, Any] | None) -> list[tuple[str, Pair]]:
     """The pairs with what `spans=` looks for, beside what they look for already."""
     if spans is None:
         return rows
@@ -218,9 +219,10 @@ def published_pair(lm: Any) -> Task:
 
     >>> vc.tasks.published_pair(lm).tokens(0)
     """
-    text = "After John and Mary went to the store, {} gave a bottle of milk to"
+    template, names = "After {A} and {B} went to the store, {S} gave a bottle of milk to", {"A": "John", "B": "Mary"}
+    both = prompts(template, {**names, "S": "Mary"}, {**names, "S": "John"}, {"IO": "A", "S1": "B", "S2": "S"})
     info = {"template": "published", "order": "ABBA", "indirect_object": "John", "subject": "Mary"}
-    pair = Pair(text.format("Mary"), text.format("John"), (" John",), (" Mary",), info)
+    pair = Pair(**both, correct=(" John",), incorrect=(" Mary",), info=info)
     return from_pairs(lm, [("the published pair", pair)], metric="logit_diff", name=PUBLISHED, corruption="swap")
 
 

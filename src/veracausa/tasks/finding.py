@@ -207,14 +207,13 @@ def _told(tokenizer: Any, text: str, ids: tuple[int, ...]) -> list[Range] | None
 def _read(tokenizer: Any, text: str, ids: tuple[int, ...]) -> list[Range] | None:
     """The characters that every further token adds to what the tokens before it read; None if that is not the text."""
     for before in dict.fromkeys((0, max(0, len(ids) - len(encode(tokenizer, text, start=False))))):
-        own, ends = ids[before:], [0]
-        for k in range(1, len(own) + 1):
-            begun = str(tokenizer.decode(list(own[:k]), clean_up_tokenization_spaces=False)).rstrip(_PARTIAL)
-            if not text.startswith(begun):
-                break
-            ends.append(len(begun))
-        if len(ends) == len(own) + 1 and ends[-1] == len(text):
-            return [(0, 0)] * before + [
-                (a, next((e for e in ends[k:] if e > a), a)) for k, a in enumerate(ends[:-1], 1)
-            ]
+        own = ids[before:]
+        read = [str(tokenizer.decode(list(own[:k]), clean_up_tokenization_spaces=False)) for k in range(len(own) + 1)]
+        whole = [one.rstrip(_PARTIAL) for one in read]
+        if whole[-1] != text or not all(text.startswith(one) for one in whole):
+            continue
+        ends = [len(one) for one in whole]
+        # a token that ends within a character has that character, too
+        last = [next((e for e in ends[k:] if e > ends[k] or read[k] == whole[k]), ends[k]) for k in range(len(ends))]
+        return [(0, 0)] * before + list(zip(ends[:-1], last[1:], strict=True))
     return None
