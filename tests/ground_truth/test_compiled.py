@@ -246,6 +246,76 @@ def _patched(lm, task, example, kind, layer, index, position) -> float:
     return metric(clean, other) - metric(clean)
 
 
+@pytest.mark.parametrize("units", ["patterns", "patterns@positions", "patterns@cells"])
+def test_patterns_see_both_ways(mixed, units):
+    """Cells of keys behind their query, too; beyond the end of a prompt there is none, exact or estimated."""
+    lm = _random()
+    scores = vc.exact(lm, mixed, units=units, show_progress=False)
+    estimate = vc.attribute(lm, mixed, units=units, show_progress=False)
+    table, none = scores.units, [None] * len(scores)
+    queries = table.position.tolist() if table.positional else none
+    cells = list(zip(queries, none if table.cells is None else table.cells.tolist(), strict=True))
+    for example, length in enumerate(mixed.lengths):
+        own, other = (_patterns(lm, ids[example]) for ids in (mixed.clean, mixed.corrupted))
+        bare = _mixed_by(lm, mixed, example, {})
+        for unit, (query, key) in enumerate(cells):
+            layer, head = int(scores.units.layer[unit]), int(scores.units.index[unit])
+            if max(query or 0, key or 0) >= length:
+                assert scores.values[example, unit].isnan() and estimate.values[example, unit].isnan()
+            elif unit % 5 == 0:
+                new = own[layer].clone()
+                where = (head, *(slice(None) if one is None else one for one in (query, key)))
+                new[where] = other[layer][where]
+                theirs = _mixed_by(lm, mixed, example, {layer: new}) - bare
+                assert float(scores.values[example, unit]) == pytest.approx(theirs, abs=1e-9)
+    if units != "patterns":
+        whole = vc.attribute(lm, mixed, units="patterns", show_progress=False)
+        parts = estimate.values.nan_to_num().unflatten(1, (len(whole), -1)).sum(2)
+        torch.testing.assert_close(parts, whole.values, rtol=0, atol=1e-9)
+        assert vc.exact(lm, mixed, units="a0.h1<pattern>@0-1,2-3", show_progress=False).values.abs().max() > 1e-6
+
+
+def _patterns(lm, ids) -> dict[int, torch.Tensor]:
+    """Every layer's weights [heads, n, n], as the module gives them."""
+    found = {}
+    handles = [
+        block.self_attn.register_forward_hook(lambda _, __, out, layer=layer: found.update({layer: out[1][0]}))
+        for layer, block in enumerate(lm.hf.model.layers)
+    ]
+    _run(lm, ids)
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+def _mixed_by(lm, task, example, patterns) -> float:
+    """The metric of a run whose layers mix their values by other weights, written out from the module's projections."""
+    handles = []
+    for layer, weights in patterns.items():
+        block = lm.hf.model.layers[layer]
+
+        def write(module, args, kwargs, out, weights=weights):
+            hidden = args[0] if args else kwargs["hidden_states"]
+            values = module.v_proj(hidden).unflatten(-1, (len(weights), -1)).transpose(1, 2)
+            return (module.o_proj((weights @ values).transpose(1, 2).flatten(2)), *out[1:])
+
+        handles.append(block.self_attn.register_forward_hook(write, with_kwargs=True))
+    logits = _run(lm, task.clean[example])
+    for handle in handles:
+        handle.remove()
+    return float(logits[task.correct[example][0]] - logits[task.incorrect[example][0]])
+
+
+@torch.no_grad()
+def _run(lm, ids) -> torch.Tensor:
+    """Logits at the last position, by the family's own eager attention."""
+    before, lm.hf.config._attn_implementation = lm.hf.config._attn_implementation, "eager"
+    try:
+        return lm.hf(torch.tensor([ids])).logits[0, -1]
+    finally:
+        lm.hf.config._attn_implementation = before
+
+
 @torch.no_grad()
 def test_edges_at_one_position(mixed):
     """A reader sees the change at one position, early ones included; against whole runs written out."""

@@ -145,7 +145,7 @@ class Plan(ABC):
         `length` where there is nothing to run.
         """
         position = self.units.position
-        within = (position >= start) & (position < length)
+        within = (position >= start) & (self.units.furthest < length)
         first = position if self.lm.decoder.anatomy.causal else start  # else earlier positions see the patch, too
         return np.where(position < 0, start, np.where(within, first, length))
 
@@ -205,7 +205,7 @@ class Rows(Plan):
         """Units at positions that do not exist, or that cannot change."""
         position, tape = self.units.position, patching.bucket.tape
         for chosen, effect in (
-            (position >= tape.length, float("nan")),
+            (self.units.furthest >= tape.length, float("nan")),
             ((position < tape.start) & (position >= 0), 0.0),
         ):
             rows = np.argwhere(todo.numpy() & chosen)

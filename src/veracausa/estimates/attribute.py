@@ -139,7 +139,7 @@ class AttributeWork:
             return layers
         if PATHS[self.method.path].moves == "site":
             return sum(site.depth(layers) for site in self.sums.moved(decoder, units))
-        here = (units.position < 0) | ((units.position >= start) & (units.position < length))
+        here = (units.position < 0) | ((units.position >= start) & (units.furthest < length))
         return sum(depth_behind(decoder, units.place, layer) for layer in units.layer[here].tolist())
 
     @torch.inference_mode(False)
@@ -217,7 +217,7 @@ class _Walks:
             call.measured.put(examples, own.read.of_state(own.tape.clean), own.read.of_state(own.tape.corrupted))
         sums = work.sums(PathBucket.of(own, method, noising, call.advance), units, self.source)
         WALKS[method.path](sums)
-        sums.values[:, units.position >= own.tape.length] = float("nan")
+        sums.values[:, units.furthest >= own.tape.length] = float("nan")
         call.put(index, sums.values.cpu())
         self.claimed[:, index], self.true[:, index] = sums.claimed.cpu(), sums.true.cpu()
         if sums.spread is not None:

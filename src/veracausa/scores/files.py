@@ -130,21 +130,16 @@ def unpack_units(kind: str, tensors: dict[str, Tensor], graph: Any = None, spans
         _require_edges(units)  # type: ignore[arg-type]
     else:
         columns = (layer, index, position)
-        units = _cells(*columns, tensors["key"].numpy()) if cells else Units(one_of(*KINDS)(kind), *columns)
+        key = tensors["key"].numpy() if cells else None
+        units = Units(one_of(*KINDS)(kind), *columns) if key is None else Cells.of(*columns, key)
+        if key is not None and ((key < 0) | (key > 1 << 31)).any():
+            raise ValueError("a key is no position")
         if ((index < 0) != (not indexed(kind))).any() or (index > 10_000_000).any():
             raise ValueError(f"an index is none of {kind}")
         units = units if spans is None else SpanUnits.of(units.kind, layer, index, _spans(spans, tensors))
     if len(set(units.keys)) < len(units):
         raise ValueError("a unit is many twice")
     return units
-
-
-def _cells(layer: Any, head: Any, query: Any, key: Any) -> Cells:
-    """Cells of patterns; ValueError for a key that its query does not see."""
-    try:
-        return Cells.of(layer, head, query, key)
-    except UnitError as error:
-        raise ValueError(str(error)) from error
 
 
 def _spans(listed: Any, tensors: dict[str, Tensor]) -> list[str]:

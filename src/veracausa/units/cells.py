@@ -24,24 +24,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Cells(Units):
-    """A table of cells of patterns: `index` is the head, `position` the query, `key` what it looks at, from 0 to it."""
+    """A table of cells of patterns: `index` is the head, `position` the query, `key` what it looks at.
+
+    In causal models a query sees the keys from 0 to its own position, which is asked where the model is known.
+    """
 
     key: np.ndarray
 
     @classmethod
     def of(cls, layer: np.ndarray, head: np.ndarray, query: np.ndarray, key: np.ndarray) -> Cells:
-        """Cells by these columns.
-
-        Raises:
-            UnitError: a key behind its query.
-        """
-        cells = cls("patterns", np.asarray(layer), np.asarray(head), np.asarray(query), np.asarray(key))
-        if (hidden := np.flatnonzero((cells.key > cells.position) | (cells.key < 0))).size:
-            raise UnitError(
-                f"{cells.names[hidden[0]]!r} is no cell of a pattern: a query sees the keys from 0 to its own "
-                "position. The query comes first: a9.h6<pattern>@12,5."
-            )
-        return cells
+        """Cells by these columns."""
+        return cls("patterns", np.asarray(layer), np.asarray(head), np.asarray(query), np.asarray(key))
 
     def __getitem__(self, chosen: np.ndarray | slice | Sequence[int]) -> Cells:
         return Cells(
@@ -52,6 +45,11 @@ class Cells(Units):
     def cells(self) -> np.ndarray | None:
         """The keys."""
         return self.key
+
+    @property
+    def furthest(self) -> np.ndarray:
+        """The later of query and key."""
+        return np.maximum(self.position, self.key)
 
     @property
     def keys(self) -> list[tuple[Any, ...]]:
@@ -67,8 +65,21 @@ class Cells(Units):
         """One row per cell: name, layer, head, query and key."""
         return super().table().rename(columns={"position": "query"}).assign(key=self.key)
 
+    def require_seen(self) -> None:
+        """Raise UnitError for a key behind its query, which causal models hide from it."""
+        if (hidden := np.flatnonzero(self.key > self.position)).size:
+            raise UnitError(hidden_cell(self.names[hidden[0]]))
+
     def digest(self) -> str:
         """A hash of the table, for files that must belong together."""
         parts = hashlib.sha256(super().digest().encode())
         parts.update(np.ascontiguousarray(self.key, dtype=np.int64).tobytes())
         return parts.hexdigest()[:16]
+
+
+def hidden_cell(name: str) -> str:
+    """What is wrong with a cell whose key comes after its query."""
+    return (
+        f"{name!r} is no cell of a pattern of this model: a query sees the keys from 0 to its own position. The query "
+        "comes first: a9.h6<pattern>@12,5."
+    )

@@ -94,6 +94,13 @@ class Member:
         first, last = (0, length - 1) if self.keys is None else within(self.keys, length)
         return slice(first, last + 1)
 
+    @property
+    def hidden(self) -> bool:
+        """Whether all its keys come after its queries, whatever a prompt's length."""
+        if self.keys is None or self.last is None:
+            return False
+        return (self.keys[0] < 0) == (self.last < 0) and self.keys[0] > self.last
+
     def to_dict(self) -> dict[str, Any]:
         """What a file says of it: keys, and a span, only where it has some."""
         return {name: value for name, value in asdict(self).items() if name not in ("keys", "at") or value}
@@ -254,12 +261,8 @@ def _require_member(one: Member) -> None:
             f"{one.name!r} names a key, which only cells of patterns have: a9.h6<pattern>@12,5. Give every unit of the "
             "group its own positions."
         )
-    hidden = (one.keys[0] < 0) == (one.last < 0) and one.keys[0] > one.last
-    if hidden or not is_range(one.keys):
-        raise UnitError(
-            f"{one.name!r} is no cell of a pattern: a query sees the keys from 0 to its own position. The query comes "
-            "first: a9.h6<pattern>@12,5."
-        )
+    if not is_range(one.keys):
+        raise UnitError(f"{one.name!r} names no keys that follow each other.")
 
 
 def _require_group(name: str, group: Sequence[Member]) -> None:

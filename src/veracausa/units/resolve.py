@@ -16,7 +16,7 @@ from veracausa.suggestions import did_you_mean
 from veracausa.tasks.placing import places
 from veracausa.tasks.spans import END, NAME
 from veracausa.units.at_spans import SpanUnits, require_spans
-from veracausa.units.cells import Cells
+from veracausa.units.cells import Cells, hidden_cell
 from veracausa.units.edges import Edges
 from veracausa.units.groups import Groups, Member, is_grouped, pieces
 from veracausa.units.kinds import KINDS, Kind, indexed
@@ -116,8 +116,9 @@ def all_units(lm: Model, kind: Kind, positions: int = 0) -> Units:
 
 
 def all_cells(lm: Model, longest: int) -> Cells:
-    """Every cell of every head's pattern in prompts of that length: key by key, then query by query."""
-    query, key = np.tril_indices(longest)
+    """Every cell of every head's pattern in prompts of that length that a query sees: key by key, query by query."""
+    every = np.ones((longest, longest), dtype=bool)
+    query, key = np.nonzero(np.tril(every) if lm.decoder.anatomy.causal else every)
     layer, head = (np.repeat(column.ravel(), len(query)) for column in np.indices((lm.layers, lm.heads)))
     return Cells.of(layer, head, *(np.tile(column, lm.layers * lm.heads) for column in (query, key)))
 
@@ -200,8 +201,8 @@ def _refuse(units: str | Sequence[str], name: str) -> NoReturn:
     meant = _hint(name) or did_you_mean(name.partition("@")[0], known)
     raise UnitError(
         f"units={shown(units)} is not known.{meant} Kinds: {', '.join(known)}, each also as 'heads@positions' or "
-        "'heads@spans'; or "
-        "a list of names such as ['a20.h0', 'm3.n1200'] or ['a9.h6->m10']."
+        f"'heads@spans', patterns also as {ALL_CELLS!r}; or a list of names such as ['a20.h0', 'm3.n1200'] or "
+        "['a9.h6->m10']."
     )
 
 
@@ -242,6 +243,8 @@ def checked_groups(lm: Model, groups: Groups, longest: int, spans: Task | None =
                     f"The group {name!r} holds {one}: a unit of that kind has {'an' if one.index < 0 else 'no'} index."
                 )
             _checked(lm, Units(one.kind, np.array([one.layer]), column, none), longest)
+        if lm.decoder.anatomy.causal and (hidden := next((one for one in members if one.hidden), None)):
+            raise UnitError(hidden_cell(hidden.name))
         if beyond := next((one for one in members if one.at is None and one.span(longest, {})[0] < 0), None):
             raise UnitError(
                 f"{beyond.name!r} of the group {name!r}: no prompt of this task has such a position; the longest has "
@@ -349,8 +352,10 @@ def _checked(lm: Model, units: Units, longest: int) -> Units:
     if bad.any():
         name = units[np.flatnonzero(bad)[:1]].names[0]
         raise UnitError(f"{name!r} is not in {lm.name}: {_sizes(lm, units.kind)}.")
-    if (units.position >= longest).any():
-        name = units[np.flatnonzero(units.position >= longest)[:1]].names[0]
+    if isinstance(units, Cells) and lm.decoder.anatomy.causal:
+        units.require_seen()
+    if (units.furthest >= longest).any():
+        name = units[np.flatnonzero(units.furthest >= longest)[:1]].names[0]
         raise UnitError(
             f"{name!r}: no prompt of this task has such a position; the longest has {longest} tokens, counted from 0."
         )

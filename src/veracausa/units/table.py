@@ -81,6 +81,11 @@ class Units:
         return None
 
     @property
+    def furthest(self) -> np.ndarray:
+        """The last position that each unit is about: a prompt that ends before it has no such unit; −1: all have it."""
+        return self.position
+
+    @property
     def keys(self) -> list[tuple[Any, ...]]:
         """What every unit is, to match tables by: (layer, index, position)."""
         return list(zip(self.layer.tolist(), self.index.tolist(), self.position.tolist(), strict=True))

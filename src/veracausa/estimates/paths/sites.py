@@ -38,7 +38,7 @@ def walk_unit(sums: Sums) -> None:
     """Every unit on its own; `claimed` and `true` are sums over the layer's units of scores and exact effects."""
     tape, units = sums.bucket.tape, sums.units
     sites = {site.name: site for site in sums.moved(sums.bucket.lm.decoder, units)}
-    here = (units.position < 0) | ((units.position >= tape.start) & (units.position < tape.length))
+    here = (units.position < 0) | ((units.position >= tape.start) & (units.furthest < tape.length))
     order = np.argsort(units.layer, kind="stable")
     _walk(sums, [(sites[int(units.layer[unit])], int(unit)) for unit in order[here[order]]])
 

@@ -234,7 +234,7 @@ class UnitSums(Sums):
     def _contract_cells(self, units: Units, products: Float[Tensor, "rows positions heads keys"]) -> Tensor:
         """Products at the cells' own queries, heads and keys, [rows, units]; 0 of queries that the bucket has not."""
         tape, scores = self.bucket.tape, products.new_zeros(len(products), len(units))
-        here = (units.position >= tape.start) & (units.position < tape.length)
+        here = (units.position >= tape.start) & (units.furthest < tape.length)
         cells = units[np.flatnonzero(here)]
         scores[:, here] = products[:, cells.position - tape.start, cells.index, cells.cells]
         return scores
