@@ -23,7 +23,7 @@ from veracausa.ground_truth.recovered import RANKINGS
 from veracausa.scores.estimands import ABLATIONS, BASELINES, DIRECTIONS
 from veracausa.studies.levels import LEVELS
 from veracausa.tasks.columns import UNEQUAL
-from veracausa.tasks.metrics import METRICS
+from veracausa.tasks.metrics import COMBINED, METRICS
 from veracausa.tasks.registry import BUILTIN
 from veracausa.units.kinds import KINDS
 from veracausa.units.resolve import ALL_CELLS
@@ -54,6 +54,7 @@ TABLES = {
     "GateControl": WAYS,
     "CircuitParts": _PARTS,
     "Unequal": UNEQUAL,
+    "Over": COMBINED,
     "LevelName": LEVELS,
     "TaskName": BUILTIN,
     "IoiCorruption": vars(sys.modules["veracausa.tasks.ioi"])["CORRUPTIONS"],

@@ -20,6 +20,9 @@ MetricName = Literal[
     "neg_kl", "neg_kl_reverse", "neg_js",
 ]  # fmt: skip
 
+#: What becomes of the several positions at which a metric is read.
+Over = Literal["mean", "sum", "product"]
+
 #: All units of a kind, each at all positions or one by one at each.
 AllUnits = Literal[
     "heads", "mlps", "attention", "neurons", "residual", "queries", "keys", "values", "patterns", "edges",

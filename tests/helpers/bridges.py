@@ -47,10 +47,34 @@ def naive_units(units) -> list[tuple]:
 
 
 def naive_metric(lm: Model, task: Task, example: int) -> naive.Metric:
-    """The task's metric, written anew: logits [V] at the last position → number."""
-    correct, incorrect = list(task.correct[example]), list(task.incorrect[example])
+    """The task's metric, written anew: logits [V] at the last position → number; of logits [n, V] if it is `whole`."""
+    places, last = task.places[example], task.lengths[example] - 1
     with torch.no_grad():
-        clean = lm.hf(torch.tensor([task.clean[example]])).logits[0, -1].softmax(-1)
+        clean = lm.hf(torch.tensor([task.clean[example]])).logits[0].softmax(-1)
+    correct, incorrect = list(task.correct[example]), list(task.incorrect[example])
+    if places == (last,) and task.function is None:
+        return _of_one(task.metric, correct, incorrect, clean[-1])
+
+    def whole(logits: torch.Tensor) -> torch.Tensor:
+        if task.function is not None:
+            own = {"pair": torch.tensor([task.number[example]]), "clean": clean[None, list(places)].log()}
+            own = {name: one for name, one in own.items() if name in task.measure.asks}
+            if len(places) > 1:
+                return task.function(logits[None, list(places)], **own)[0]
+            return task.function(logits[None, places[0]], **own)[0]
+        answers = [[one] for one in correct] if task.continued else [correct] * len(places)
+        found = [
+            _of_one(task.metric, right, incorrect, clean[at])(logits[at])
+            for at, right in zip(places, answers, strict=True)
+        ]
+        return {"mean": torch.mean, "sum": torch.sum, "product": torch.prod}[task.over](torch.stack(found))
+
+    whole.whole = True
+    return whole
+
+
+def _of_one(name: str, correct: list[int], incorrect: list[int], clean: torch.Tensor) -> naive.Metric:
+    """A metric of logits [V] at one position; `clean`: the clean run's probabilities there."""
 
     def entropy(p: torch.Tensor) -> torch.Tensor:
         return -(p * p.log()).sum()
@@ -71,7 +95,7 @@ def naive_metric(lm: Model, task: Task, example: int) -> naive.Metric:
         "neg_js": lambda logits: (
             (entropy(clean) + entropy(logits.softmax(-1))) / 2 - entropy((clean + logits.softmax(-1)) / 2)
         ),
-    }[task.metric]
+    }[name]
 
 
 def smooth(family):

@@ -160,6 +160,11 @@ def _ends(model, family, clean, corrupted, units, direction, ablation, reference
     return clean, own, new
 
 
+def _read(metric, logits: Tensor) -> Tensor:
+    """A metric of logits [n, V]: of the last position, or of all where it says that it reads the `whole`."""
+    return metric(logits) if getattr(metric, "whole", False) else metric(logits[-1])
+
+
 # ---- exact effects ------------------------------------------------------------------------------------------------
 
 
@@ -170,10 +175,10 @@ def exact(model, family, clean_ids, corrupted_ids, metric, units,
     Noising replaces in the clean run, denoising puts the clean value into the corrupted run.
     """
     ids, _, new = _ends(model, family, clean_ids, corrupted_ids, units, direction, ablation, reference)
-    before = metric(run_patched(model, family, ids, [])[-1])
+    before = _read(metric, run_patched(model, family, ids, []))
     effects = []
     for unit, replacement in zip(units, new, strict=True):
-        after = metric(run_patched(model, family, ids, [_patch(model, unit, replacement)])[-1])
+        after = _read(metric, run_patched(model, family, ids, [_patch(model, unit, replacement)]))
         effects.append(after - before)
     return torch.stack(effects)
 
@@ -191,7 +196,7 @@ def alpha_curve(model, family, clean_ids, corrupted_ids, metric, unit, alphas,
     ids, own, [new] = _ends(model, family, clean_ids, corrupted_ids, [unit], direction, ablation, reference)
     a = own[SITE_OF[unit[0]]][unit[1]]
     values = [_patch(model, unit, a + float(alpha) * (new - a)) for alpha in alphas]
-    return torch.stack([metric(run_patched(model, family, ids, [value])[-1]) for value in values])
+    return torch.stack([_read(metric, run_patched(model, family, ids, [value])) for value in values])
 
 
 # ---- gradient estimates -------------------------------------------------------------------------------------------
@@ -200,7 +205,7 @@ def alpha_curve(model, family, clean_ids, corrupted_ids, metric, unit, alphas,
 def slope(model, family, ids, metric, kind: str, layer: int, value: Tensor) -> Tensor:
     """∂M/∂a [n, d] of a whole site at a = value, the rest of the run computed from it."""
     leaf = value.detach().clone().requires_grad_()
-    m = metric(_run(model, family, ids, [(SITE_OF[kind], layer, lambda a: leaf)])[-1])
+    m = _read(metric, _run(model, family, ids, [(SITE_OF[kind], layer, lambda a: leaf)]))
     return torch.autograd.grad(m, leaf)[0]
 
 
@@ -311,7 +316,7 @@ def published_pair(model, tokenizer, family="llama", fine_layers=(), progress=pr
     clean, corrupted = tokenizer(CLEAN).input_ids, tokenizer(CORRUPTED).input_ids
     correct, incorrect = (tokenizer(name, add_special_tokens=False).input_ids[0] for name in (" John", " Mary"))
     metric = logit_difference(correct, incorrect)
-    m_clean, m_corrupted = (metric(run_patched(model, family, ids, [])[-1]).item() for ids in (clean, corrupted))
+    m_clean, m_corrupted = (_read(metric, run_patched(model, family, ids, [])).item() for ids in (clean, corrupted))
     n_layers, n_heads = _n_layers(model, family), model.config.num_attention_heads
     layers = range(n_layers)
 

@@ -207,7 +207,12 @@ class Decoder:
         Raises:
             ContractError: the unembedding is no linear map (see `linear`).
         """
-        hidden = self.final_norm(residual)
+        return self.unembedded(self.final_norm(residual), tokens)
+
+    def unembedded(
+        self, hidden: Float[Tensor, "rows width"], tokens: Int[Tensor, "rows answers"] | None = None
+    ) -> Float[Tensor, "rows logits"]:
+        """`logits` of what the final norm gave."""
         read = linear_map(self.found, self.unembedding, self.width, before=True)
         if read.off is not None:
             raise ContractError(

@@ -35,6 +35,11 @@ def answer_tokens(
     """
     if new_tokens < 1:
         raise MethodError(f"new_tokens={new_tokens}: generate at least one token.")
+    if answers is None and not all(task.correct):
+        raise AnswerError(
+            f"Pair {[bool(own) for own in task.correct].index(False)} of {task.name!r} has no answer that what is "
+            "generated could be compared with: give answers=, one list per prompt."
+        )
     if answers is None:
         return tuple(tuple((token,) for token in correct) for correct in task.correct)
     if len(answers) != len(task):

@@ -161,11 +161,11 @@ def _in_chunks(bucket: Bucket, rows: Rowlike, run: Callable[[Rowlike], Answered]
 
 
 def _answers(bucket: Bucket, last: Tensor, example: Tensor) -> Answered:
-    """Metric and greedy token of rows, given their final residual."""
+    """Metric and greedy token of rows, given their final residual at the tail."""
     found = []
     for rows, who in zip(last.split(_UNEMBEDDED), example.split(_UNEMBEDDED), strict=True):
         logits = bucket.lm.decoder.logits(rows)
-        found.append((bucket.read.of_logits(logits, who), logits.argmax(-1)))
+        found.append((bucket.read.of_logits(logits, who), logits[:, -1].argmax(-1)))
     return torch.cat([metric for metric, _ in found]).cpu(), torch.cat([token for _, token in found]).cpu()
 
 

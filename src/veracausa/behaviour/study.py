@@ -72,6 +72,11 @@ class AblationStudyWork:
     kind: ClassVar[str] = "exact"
 
     @property
+    def alone(self) -> bool:
+        """Whether it does without corrupted prompts."""
+        return "counterfactual" not in self.ablations
+
+    @property
     def columns(self) -> tuple[int, int]:
         """Conditions, and numbers of each: the metric and the tokens."""
         return len(self.conditions), 1 + self.new_tokens
@@ -88,7 +93,7 @@ class AblationStudyWork:
         kept = sum(site_width(self.lm.decoder, table.place) + self.lm.width for table in self.tables)
         most = examples_per_batch(self.lm, self.task, kept)
         return [
-            (names, buckets(self.lm.decoder, self.task.clean, self.task.corrupted, share, most))
+            (names, buckets(self.lm.decoder, self.task, share, most))
             for names, share in ((whole, False), (paired, self.new_tokens == 1))
             if names
         ]
@@ -270,6 +275,7 @@ def ablation_study(
     """
     if not 0 < alpha < 1:
         raise MethodError(f"alpha={alpha}: a level lies between 0 and 1.")
+    task.require_last("Ablation studies")
     right, tables = answer_tokens(lm, task, answers, new_tokens), chosen(lm, units, top)
     wanted, names = require_ablations(ablations), [name for table in tables for name in table.names]
     runs = conditions(names, wanted, together)

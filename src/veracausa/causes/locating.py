@@ -99,7 +99,7 @@ class LocateWork:
 
     def groups(self) -> list[tuple[int, tuple[int, ...]]]:
         """Buckets of pairs that are run together."""
-        return buckets(self.lm.decoder, self.task.clean, self.task.corrupted, True, self.batch)
+        return buckets(self.lm.decoder, self.task, True, self.batch)
 
     def batches(self) -> int:
         """Buckets that are recorded."""

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import Any, cast
 
 from veracausa.cli.options import DTYPES
 from veracausa.discovery.ways import FURTHER
 from veracausa.errors import FileError, MethodError, TaskError
 from veracausa.suggestions import not_known
 from veracausa.tasks.columns import UNEQUAL
-
-if TYPE_CHECKING:
-    from veracausa.choices import MetricName
 
 
 def is_file(name: str) -> bool:
@@ -45,20 +44,70 @@ def require_table(name: str, columns: str | None, unequal: str) -> None:
                         "--unequal out.")  # fmt: skip
 
 
-def require_task(name: str, metric: str | None, columns: Mapping[str, str] | None = None) -> None:
+def require_task(
+    name: str,
+    metric: str | None,
+    columns: Mapping[str, str] | None = None,
+    read: int | str = -1,
+    paired: bool = True,
+) -> None:
     """The task is a built-in one or a file that can be read, and there is such a metric; errors as in `vc.tasks`."""
     from veracausa.storage.files import at
     from veracausa.tasks.custom import PUBLISHED
-    from veracausa.tasks.metrics import metric as metric_of
+    from veracausa.tasks.own_metrics import name_of
+    from veracausa.tasks.reading import lacking
     from veracausa.tasks.registry import named
     from veracausa.tasks.tables import read_pairs
 
-    if metric is not None:
-        metric_of(metric)
+    called = metric_of(metric)
     if is_file(name):
-        read_pairs(at(name), cast("MetricName", metric or "logit_diff"), columns)
+        without = lacking(called if isinstance(called, str) else name_of(called), read, paired)
+        read_pairs(at(name), columns, without)
+    elif read != -1 or not paired:
+        raise TaskError(f"{name} is no file: its prompts are paired, and read where they end. Leave --read and "
+                        "--unpaired out.")  # fmt: skip
     else:
         named(name, more=(PUBLISHED,))
+
+
+def metric_of(name: str | None) -> str | Callable[..., Any]:
+    """A metric by its name, or a function in a file of Python: "metrics.py:surprise".
+
+    Raises:
+        MethodError: no such metric, or no such function there. FileError: no such file, or it fails.
+    """
+    from veracausa.tasks.metrics import metric
+
+    path, colon, function = (name or "").rpartition(":")
+    if not colon or not path.endswith(".py"):
+        return "logit_diff" if name is None else metric(name).name
+    return function_in(Path(path).expanduser(), function)
+
+
+@functools.cache
+def function_in(path: Path, name: str) -> Callable[..., Any]:
+    """A function of a file of the user's own, which is run for it."""
+    if not path.is_file():
+        raise FileError(f"there is no file {path}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None  # by its ending it is Python's
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise FileError(f"{path} fails: {type(error).__name__}: {error}") from error
+    found = getattr(module, name, None)
+    if not callable(found):
+        raise MethodError(f"{path} has no function {name!r} that could be the metric.")
+    return cast("Callable[..., Any]", found)
+
+
+def places_of(text: str) -> int | str:
+    """Where the metric is read, from the command line: −1, "all", "text"."""
+    try:
+        return int(text)
+    except ValueError:
+        return text
 
 
 def require_corruption(task: str, corruption: str | None) -> None:

@@ -22,7 +22,7 @@ from veracausa.storage.files import at
 from veracausa.tasks.columns import COLUMNS, UNEQUAL
 from veracausa.tasks.custom import PUBLISHED
 from veracausa.tasks.files import ENDINGS
-from veracausa.tasks.metrics import METRICS
+from veracausa.tasks.metrics import COMBINED, METRICS
 from veracausa.tasks.registry import BUILTIN, CORRUPTIONS
 from veracausa.units.kinds import KINDS
 
@@ -94,7 +94,29 @@ Corruption = Annotated[
 ]
 Metric = Annotated[
     str | None,
-    _option(help=f"{_or(METRICS)}. Default: the task's own.", autocompletion=one_of(METRICS), panel="Pairs"),
+    _option(
+        help=f"{_or(METRICS)}; or a function of the logits in a file of your own: metrics.py:surprise. Default: the "
+        "task's own.",
+        autocompletion=one_of(METRICS),
+        panel="Pairs",
+    ),
+]
+Read = Annotated[
+    str,
+    _option(
+        help="Where the prompts of a file are read: a position (-3: the third from the end), all, or text: every token "
+        "as the answer to what stands before it.",
+        panel="Pairs",
+    ),
+]
+Over = Annotated[
+    str | None,
+    _option(
+        help=f"What becomes of several positions: {_or(COMBINED)}.", autocompletion=one_of(COMBINED), panel="Pairs"
+    ),
+]
+Unpaired = Annotated[
+    bool, _option("--unpaired", help="A file's prompts have no counterpart: use --ablation zero, mean.", panel="Pairs")
 ]
 
 # ---- which model ----------------------------------------------------------------------------------------------------

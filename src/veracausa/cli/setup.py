@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 from veracausa.cli.checks import (
     columns_of,
     is_file,
+    metric_of,
+    places_of,
     require_corruption,
     require_dtype,
     require_folder,
@@ -25,10 +27,13 @@ from veracausa.cli.options import (
     Metric,
     ModelName,
     Out,
+    Over,
     Pairs,
+    Read,
     Seed,
     TaskName,
     Unequal,
+    Unpaired,
 )
 from veracausa.extras import require_extra
 from veracausa.loading.wheels import PACKAGED
@@ -73,12 +78,15 @@ class TaskSetup(ModelSetup):
     metric: Metric = None
     columns: Columns = None
     unequal: Unequal = "refuse"
+    read: Read = "-1"
+    over: Over = None
+    unpaired: Unpaired = False
 
     def require(self) -> None:
         """Check everything that can be checked before the model is loaded; errors say what is wrong with it."""
         require_dtype(self.dtype)
         require_table(self.task, self.columns, self.unequal)
-        require_task(self.task, self.metric, columns_of(self.columns))
+        require_task(self.task, self.metric, columns_of(self.columns), places_of(self.read), not self.unpaired)
         require_corruption(self.task, self.corruption)
 
     def ready(self) -> tuple[Model, Task]:
@@ -96,13 +104,14 @@ class TaskSetup(ModelSetup):
 
         name, seed = self.task if name is None else name, self.seed if seed is None else seed
         if is_file(name):
-            options: dict[str, Any] = {} if self.metric is None else {"metric": self.metric}
+            options: dict[str, Any] = {"metric": metric_of(self.metric), "read": places_of(self.read)}
+            options |= {"over": self.over, "paired": not self.unpaired}
             return tasks.task(
                 lm, at(name), columns=columns_of(self.columns), unequal=cast("choices.Unequal", self.unequal), **options
             )
         kind = {} if self.corruption is None or name != self.task else {"corruption": self.corruption}
         built = tasks.published_pair(lm) if name == PUBLISHED else tasks.build(name, lm, n=self.n, seed=seed, **kind)
-        return built if self.metric is None else built.with_metric(cast("choices.MetricName", self.metric))
+        return built if self.metric is None else built.with_metric(cast("choices.MetricName", metric_of(self.metric)))
 
 
 class Setup(TaskSetup):

@@ -206,7 +206,7 @@ def _writes_sum_to_residual(lm: Model, task: Task) -> float:
             total = total + block.attention_write(heads + _or_nothing(block.head_map.bias))
             total = total + block.mlp_write(neurons @ block.neuron_weights + _or_nothing(block.neuron_map.bias))
         example = torch.zeros(1, dtype=torch.long, device=lm.device)
-        return float((read(total[:, -1], example) - read(state.last, example)).abs().max())
+        return float((read(total[:, -read.tail :], example) - read.of_state(state)).abs().max())
 
 
 def _or_nothing(bias: Tensor | None) -> Tensor | float:
@@ -231,7 +231,7 @@ def _suffix_equals_full(lm: Model, task: Task) -> float:
                     ours = read(sweep(decoder, tape, tape.clean, [join], start=start), example)
                 with _block_input(lm, layer, patched):
                     state, _ = record(decoder, clean)
-                worst = max(worst, float((ours - read(state.last, example)).abs().max()))
+                worst = max(worst, float((ours - read.of_state(state)).abs().max()))
     return worst
 
 

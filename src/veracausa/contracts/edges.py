@@ -149,13 +149,9 @@ class _Bare:
         """M of a run under some hooks; a list, if of several rows."""
         with hooks(*handles):
             at_rest(self.lm.decoder)
-            logits = self.lm.hf(self.ids[corrupted].expand(rows, -1), use_cache=False).logits[:, -1]
-        answers = self.read.answers[torch.zeros(rows, dtype=torch.long, device=self.lm.device)]
+            logits = self.lm.hf(self.ids[corrupted].expand(rows, -1), use_cache=False).logits[:, -self.read.tail :]
         exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        if not self.read.metric.vocabulary:
-            exact = exact.gather(1, answers.tokens)
-        reference = None if self.read.reference is None else self.read.reference.expand(rows, -1)
-        found = self.read.metric(exact, answers, reference).tolist()
+        found = self.read.of_logits(exact, torch.zeros(rows, dtype=torch.long, device=self.lm.device)).tolist()
         return found if rows > 1 else found[0]
 
     def change(self, writer: int) -> Float[Tensor, "1 positions width"]:

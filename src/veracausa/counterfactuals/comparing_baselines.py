@@ -152,7 +152,7 @@ def baselines(
 def possible_baselines(task: Task, *, reference: Task | None = None, seed: int = 0) -> list[Ablation]:
     """The ablations that can be compared on these pairs: resampling needs another prompt of the length of each."""
     source = reference or task
-    lacking = without_donor(task, donors_of([*source.clean, *source.corrupted], seed)) is not None
+    lacking = without_donor(task, donors_of(source.prompts, seed)) is not None
     return [name for name in ABLATIONS if name != "resample" or not lacking]
 
 

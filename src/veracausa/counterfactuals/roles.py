@@ -234,9 +234,10 @@ def _figures(
         attention, [(late, after) for late, early in repeats if (after := [t + 1 for t in early if t + 1 < late])]
     )
     wrong = [own[-1] for token in task.incorrect[example] if (own := places.get(token))]
-    yield attention[:, -1, wrong].sum(1) if wrong else None
+    read = [*task.places[example]]
+    yield attention[:, read][..., wrong].sum(2).mean(1) if wrong else None
     right = [t for token in task.correct[example] for t in places.get(token, ())]
-    yield attention[:, -1, right].sum(1) if right else None
+    yield attention[:, read][..., right].sum(2).mean(1) if right else None
 
 
 def _mean(

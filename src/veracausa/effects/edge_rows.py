@@ -103,9 +103,10 @@ class EdgeRows(WriteRows):
         ever: np.ndarray = np.any(moves, axis=2)
         changed = np.where(position < 0, ever[self.units.writer].T, moves[self.units.writer, :, where].T)
         changed = changed & ~((position >= 0) & (position < start))
-        at_end = self.kinds == LOGITS  # read at the last position alone
-        changed = np.where(at_end & (position < 0), moves[self.units.writer, :, -1].T, changed)
-        changed = changed & ~(at_end & (position >= 0) & (position != tape.length - 1))
+        at_end = self.kinds == LOGITS  # read at the tail alone
+        late = np.any(moves[self.units.writer, :, -tape.tail :], axis=2).T
+        changed = np.where(at_end & (position < 0), late, changed)
+        changed = changed & ~(at_end & (position >= 0) & (position < tape.length - tape.tail))
         absent = np.broadcast_to(position >= tape.length, changed.shape)
         waiting = todo.numpy()
         for chosen, effect in ((~changed & ~absent, 0.0), (absent, float("nan"))):

@@ -95,6 +95,11 @@ class ExactWork:
         return self.units.named if isinstance(self.units, SpanUnits | Groups) else ()
 
     @property
+    def alone(self) -> bool:
+        """Whether it does without corrupted prompts."""
+        return self.ablation != "counterfactual"
+
+    @property
     def settings(self) -> dict[str, Any]:
         """What the header says."""
         return {

@@ -203,11 +203,12 @@ class OptimalWork:
     floor: float
     most: int | None
     kind: ClassVar[str] = "paths"
+    alone: ClassVar[bool] = True
 
     def groups(self) -> list[tuple[int, tuple[int, ...]]]:
         """Pairs of one length that are recorded together."""
         lm, task = self.lm, self.task
-        return buckets(lm.decoder, task.clean, task.corrupted, False, examples_per_batch(lm, task, lm.width))
+        return buckets(lm.decoder, task, False, examples_per_batch(lm, task, lm.width))
 
     def batches(self) -> int:
         """Buckets that are recorded."""

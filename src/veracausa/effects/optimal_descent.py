@@ -24,7 +24,6 @@ from veracausa.engine.session import Session
 from veracausa.engine.suffix import sweep
 from veracausa.engine.tape import Tape
 from veracausa.errors import MethodError, NumericsError
-from veracausa.tasks.metrics import metric
 from veracausa.typed import require_fields
 from veracausa.units.table import Units, per_layer
 
@@ -62,8 +61,7 @@ def recorded_parts(call: Session, table: Units, groups: Sequence[tuple[int, tupl
         bucket = Bucket.record(lm, call.task, 0, examples, call.cost, sites=sites_for(place), places=(place,))
         with attention_function(lm.decoder, SUFFIX):
             replace(bucket, cost=Cost()).unpatched(bucket.tape.clean)
-        reference = lm.decoder.logits(bucket.tape.clean.last).log_softmax(-1)
-        parts.append(Part(bucket.tape, Readout(lm, metric("neg_kl"), bucket.read.answers, reference)))
+        parts.append(Part(bucket.tape, bucket.read.divergence(bucket.tape.clean)))
         call.advance()
 
     call.rest(groups, run)
@@ -125,7 +123,7 @@ class Descent:
     def of(cls, call: Session, table: Units, parts: list[Part]) -> Descent:
         """Starts from the means over all positions of the task's clean and corrupted prompts."""
         lm, task = call.lm, call.task
-        start = torch.cat(Mean(lm, [*task.clean, *task.corrupted], table.place, False, call.cost).means)
+        start = torch.cat(Mean(lm, task.prompts, table.place, False, call.cost).means)
         squares = torch.zeros_like(start)
         tokens = 0
         for part in parts:

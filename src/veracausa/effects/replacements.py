@@ -175,7 +175,7 @@ class _Asked:
     @property
     def prompts(self) -> list[tuple[int, ...]]:
         """The prompts of the reference set."""
-        return [*self.source.clean, *self.source.corrupted]
+        return [*self.source.prompts]
 
     def mean(self) -> Mean:
         """Means over the reference set."""
@@ -234,7 +234,7 @@ def require_constants(ablation: str, constants: Learned | None) -> None:
 
 def reference_runs(lm: Model, source: Task, task: Task, ablation: str) -> float:
     """Token-layers of recording the reference set of an ablation: all prompts, or the donors of each length."""
-    prompts = [*source.clean, *source.corrupted]
+    prompts = source.prompts
     if ablation in ("mean", "optimal"):
         return float(lm.layers * sum(len(prompt) for prompt in prompts))
     if ablation != "resample":

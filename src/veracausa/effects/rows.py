@@ -71,7 +71,7 @@ class Plan(ABC):
     def buckets(self, share: bool) -> list[tuple[int, tuple[int, ...]]]:
         """Groups of pairs that share a tape: (start, examples)."""
         most = examples_per_batch(self.lm, self.task, self.kept)
-        return buckets(self.lm.decoder, self.task.clean, self.task.corrupted, share, most)
+        return buckets(self.lm.decoder, self.task, share, most)
 
     @property
     @abstractmethod

@@ -154,8 +154,11 @@ class _DirectRows(Rows):
         base, last = patching.base, []
         for join in self.joins(patching.bucket.tape, base, rows, start):
             before = (base.middle if join.middle else base.residual)[join.layer]
-            change = join.enter()[:, -1] - before[join.example, -1]
-            last.append(base.last[join.example] + change)
+            entered = join.enter()[:, -patching.bucket.tape.tail :]
+            own = entered.shape[1]  # rows may begin behind the tail's first position
+            end = base.end(patching.bucket.tape.tail)[join.example]
+            end[:, -own:] += entered - before[join.example, -own:]
+            last.append(end)
         example = torch.as_tensor(rows[:, 0], device=self.lm.device)
         return patching.bucket.read(torch.cat(last), example).to("cpu", self.lm.score_dtype)
 

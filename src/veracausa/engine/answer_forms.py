@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from veracausa.errors import AnswerFormWarning
-from veracausa.tasks.metrics import metric
 from veracausa.tasks.tokens import string
 
 if TYPE_CHECKING:
@@ -51,7 +50,9 @@ def note_forms(
 ) -> None:
     """Read the forms of some pairs' answers; once all of a task's pairs are read, warn if another form is meant."""
     seen = _READ.setdefault(task, _Seen())
-    if lm.tokenizer is None or logits is None or seen.told or not metric(task.metric).answered:
+    if lm.tokenizer is None or logits is None or seen.told or not task.measure.answered:
+        return
+    if task.continued or any(task.places[i] != (task.lengths[i] - 1,) for i in examples):
         return
     chances = logits.detach().float().softmax(-1)
     for row, i in enumerate(examples):

@@ -64,7 +64,9 @@ class Bucket:
         """
         with torch.no_grad():
             ids = pair_ids(lm, task, examples)
-            tape = record_pairs(lm.decoder, *ids, start, examples=examples, sites=sites, grad=grad, cost=cost)
+            tape = record_pairs(
+                lm.decoder, *ids, start, examples=examples, tail=task.tail(examples), sites=sites, grad=grad, cost=cost
+            )
         for place in places:
             if place not in tape.checked:
                 require_sites(lm, tape, place)
@@ -79,7 +81,7 @@ class Bucket:
         with torch.no_grad():
             clean, _ = pair_ids(lm, task, examples)
             state, calls = record(lm.decoder, clean, sites=sites, logits=True, cost=cost)
-        tape = Tape(examples, (clean, clean), 0, clean.shape[1], state, state, calls)
+        tape = Tape(examples, (clean, clean), 0, clean.shape[1], state, state, calls, tail=task.tail(examples))
         return cls(lm, tape, readout(lm, task, tape), cost)
 
     @property
@@ -109,9 +111,10 @@ class Bucket:
         tape, whole = self.tape, Join(0, False, self.every, lambda: base.residual[0])
         which = "clean" if base is tape.clean else "corrupted"
         with memory_errors(f"The unpatched run of {len(tape.examples)} prompts"):
-            if which not in tape.ends:
-                tape.ends[which] = sweep(self.lm.decoder, tape, base, [whole], start=tape.start)
-            ours = self.read(tape.ends[which], self.every)
+            key = which, tape.tail
+            if key not in tape.ends:
+                tape.ends[key] = sweep(self.lm.decoder, tape, base, [whole], start=tape.start)
+            ours = self.read(tape.ends[key], self.every)
             require_run(self.lm, ours, self.read.of_state(base), tape.clean)
         self.cost.add(len(tape.examples), self.positions * self.lm.layers)
         return ours

@@ -9,7 +9,7 @@ ablated one. Only what can differ is run: a writer is live if kept edges lead fr
 unreached writer writes what is in its place anyway, if it is reached from the input; all others cost nothing. Each live
 query, key and value gets its own input and its own slice of the projection; the model's own attention module is then
 run with these in place of its projections' outputs, so norms of queries, rotations and masks are its own. The positions
-that both prompts share are never run (there δ = 0), and the last MLP runs at the last position alone.
+that both prompts share are never run (there δ = 0), and the last MLP runs at the tail alone.
 
 Bound by matrix products: a layer's mixing is [readers × writers] · [writers × positions · width], for the whole graph
 of SmolLM2-135M 38% of a forward pass; its projections are those of the model, its norms one for every reader.
@@ -95,17 +95,17 @@ class CircuitForward:
     ablated: Ablated
     cost: Cost
 
-    def __call__(self, wiring: Wiring, rows: slice) -> Float[Tensor, "rows width"]:
-        """Final residual at the last position of a range of the bucket's examples."""
+    def __call__(self, wiring: Wiring, rows: slice) -> Float[Tensor, "rows tail width"]:
+        """Final residual at the tail of a range of the bucket's examples."""
         decoder, graph, ablated = self.decoder, wiring.graph, self.ablated
-        last = ablated.stream(decoder.layers, rows)[:, -1]
+        end, tail = ablated.stream(decoder.layers, rows)[:, -self.tape.tail :], self.tape.tail
         order = np.flatnonzero(wiring.live)
         if not len(order):
-            return last
-        exact = torch.promote_types(last.dtype, torch.float32)
+            return end
+        exact = torch.promote_types(end.dtype, torch.float32)
         place = {int(writer): i for i, writer in enumerate(order)}
-        shape = (len(last), self.tape.length - self.tape.start, decoder.width)
-        changes = torch.empty(len(order), *shape, dtype=exact, device=last.device)
+        shape = (len(end), self.tape.length - self.tape.start, decoder.width)
+        changes = torch.empty(len(order), *shape, dtype=exact, device=end.device)
         if 0 in place:
             changes[0] = ablated.input_change(rows)
 
@@ -118,7 +118,7 @@ class CircuitForward:
 
         for layer, block in enumerate(decoder.blocks):
             heads, at = wiring.heads(layer), graph.block(layer)
-            wanted = 1 if layer == decoder.layers - 1 else shape[1]  # behind the last block one position is read
+            wanted = tail if layer == decoder.layers - 1 else shape[1]  # behind the last block only the tail is read
             if len(heads):
                 z, output = self._attention(wiring, layer, heads, rows, mixed)
                 into = slice(place[at.heads.start + int(heads[0])], place[at.heads.start + int(heads[-1])] + 1)
@@ -130,7 +130,7 @@ class CircuitForward:
                 changes[place[at.mlp], :, -wanted:] = ablated.mlp_change(layer, output, rows)
             if len(heads) or wiring.mlp(layer):
                 self.cost.add(*shape[:2])
-        return mixed(np.array([graph.readers - 1]), last[:, None])[0, :, 0]
+        return mixed(np.array([graph.readers - 1]), end)[0]
 
     def _attention(
         self, wiring: Wiring, layer: int, heads: np.ndarray, rows: slice, mixed: Any

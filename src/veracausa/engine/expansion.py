@@ -89,8 +89,8 @@ class Expansion:
             for block in decoder.blocks:
                 block.attend(base.residual[block.layer], made.call(block.layer, None))
                 block.feed_forward(base.middle[block.layer])
-            decoder.final_norm(base.last)
-        cost.add(len(base.last), (tape.length - tape.start) * decoder.layers)
+            decoder.final_norm(base.end(tape.tail))
+        cost.add(len(tape.examples), (tape.length - tape.start) * decoder.layers)
         return made
 
     def call(self, layer: int, example: Int[Tensor, " rows"] | None) -> dict[str, Any]:
@@ -122,7 +122,11 @@ class Expansion:
             yield
 
     def metric(
-        self, read: Readout, last: Float[Tensor, "rows width"], example: Int[Tensor, " rows"], kinds: Collection[str]
+        self,
+        read: Readout,
+        last: Float[Tensor, "rows tail width"],
+        example: Int[Tensor, " rows"],
+        kinds: Collection[str],
     ) -> Float[Tensor, " rows"]:
         """M of rows whose parts of these kinds, the metric perhaps among them, are tangents; call it in `expanded`."""
         if "metric" not in kinds:

@@ -43,6 +43,7 @@ class GatedPairs:
     keys: list[Tensor]
     values: list[Tensor]
     closed: list[Tensor]
+    tail: int
 
     @classmethod
     def of(cls, decoder: Decoder, place: Place, tape: Tape, clean: Int[Tensor, "examples length"]) -> GatedPairs:
@@ -56,6 +57,7 @@ class GatedPairs:
             [keys[:, :, :start].contiguous() for keys in tape.clean.keys],
             [values[:, :, :start].contiguous() for values in tape.clean.values],
             tape.corrupted.sites[place],
+            tape.tail,
         )
 
     def __len__(self) -> int:
@@ -63,8 +65,8 @@ class GatedPairs:
 
     def run(
         self, gates: Float[Tensor, "rows layers parts"], rows: Int[Tensor, " rows"], cost: Cost | None = None
-    ) -> Float[Tensor, "rows width"]:
-        """Final residual at the last position of the pairs `rows`, each under its own gates.
+    ) -> Float[Tensor, "rows tail width"]:
+        """Final residual at the tail of the pairs `rows`, each under its own gates.
 
         `parts` divides the site's width: its heads, its neurons, or 1 for an MLP or a whole attention layer. The result
         carries the gates' graph, if they have one.
@@ -84,7 +86,7 @@ class GatedPairs:
             state, _ = record(self.decoder, self.ids[rows], prefix=prefix, grad=gates.requires_grad, cost=cost)
         if cost is not None and gates.requires_grad:
             cost.backward += len(rows) * self.ids.shape[1] * self.decoder.layers
-        return state.last
+        return state.end(self.tail)
 
 
 def _gate(block: Block, place: Place, gate: Float[Tensor, "rows parts"], closed: Tensor) -> Any:

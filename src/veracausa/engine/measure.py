@@ -34,6 +34,7 @@ def readout(lm: Model, task: Task, tape: Tape) -> Readout:
         NumericsError, ContractError: see `validate.require_logits` and `validate_whole`.
     """
     read = Readout.of(lm, task, tape.examples, tape.clean)
+    read.require_rows(tape.clean)
     require_whole(lm, task, tape, read)
     note_forms(lm, task, tape.examples, tape.clean.logits)
     return read
@@ -60,11 +61,12 @@ def _measured(lm: Model, task: Task) -> tuple[Measurement, Cost]:
     measured, cost = Measurement.blank(len(task), lm.score_dtype), Cost()
 
     def run(start: int, examples: tuple[int, ...]) -> None:
-        tape = record_pairs(lm.decoder, *pair_ids(lm, task, examples), start, examples=examples, cost=cost)
+        ids, tail = pair_ids(lm, task, examples), task.tail(examples)
+        tape = record_pairs(lm.decoder, *ids, start, examples=examples, tail=tail, cost=cost)
         read = readout(lm, task, tape)
         measured.put(examples, read.of_state(tape.clean), read.of_state(tape.corrupted))
 
-    halving(buckets(lm.decoder, task.clean, task.corrupted, True, examples_per_batch(lm, task)), run)
+    halving(buckets(lm.decoder, task, True, examples_per_batch(lm, task)), run)
     return measured, cost
 
 

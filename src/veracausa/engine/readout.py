@@ -1,18 +1,21 @@
-"""The metric, read off a final residual."""
+"""The metric, read off a final residual at the positions where it is asked for."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from veracausa.engine.validate import require_logits
-from veracausa.tasks.metrics import Answers, Metric, metric
+from veracausa.choices import Over
+from veracausa.engine.validate import require_logits, rounding
+from veracausa.errors import MethodError
+from veracausa.tasks.metrics import Answers, Metric, combined, metric
+from veracausa.tasks.own_metrics import OwnMetric
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
 
     from veracausa.engine.tape import State
     from veracausa.model import Model
@@ -21,15 +24,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Readout:
-    """The metric of rows, given their final residual at the last position.
+    """The metric of rows, given their final residual at a bucket's tail (its last positions).
 
-    `answers` are those of a bucket's examples; `reference` their clean log-probabilities where the metric is a KL.
+    `places[example]`: positions in the tail at which an example is read, [examples, P], filled up with its first one;
+    `read` says which of them count. `over`: what becomes of an example's positions. `answers`: of every example and
+    place, [examples · P, A]. `pair`: the examples' numbers in the task as it was made. `reference`: the clean run's
+    log-probabilities there, where the metric compares with them, [examples, P, vocabulary].
     """
 
     lm: Model
-    metric: Metric
+    metric: Metric | OwnMetric
     answers: Answers
-    reference: Float[Tensor, "examples vocabulary"] | None
+    places: Int[Tensor, "examples places"]
+    read: Bool[Tensor, "examples places"]
+    pair: Int[Tensor, " examples"]
+    tail: int
+    over: Over
+    reference: Float[Tensor, "examples places vocabulary"] | None = None
 
     @classmethod
     def of(cls, lm: Model, task: Task, examples: tuple[int, ...], clean: State) -> Readout:
@@ -38,25 +49,88 @@ class Readout:
         Raises:
             NumericsError, ContractError: see `validate.require_logits`.
         """
-        kind, answers = metric(task.metric), task.answers(examples).to(lm.device)
-        require_logits(lm, clean, answers.tokens)
-        reference = None
-        if kind.compared:
-            reference = lm.decoder.logits(clean.last.detach()).log_softmax(-1)
-        return cls(lm, kind, answers, reference)
+        answers, tail = task.answers(examples).to(lm.device), task.tail(examples)
+        where = [[place + tail - task.lengths[i] for place in task.places[i]] for i in examples]
+        most = max(map(len, where))
+        places = torch.tensor([row + row[:1] * (most - len(row)) for row in where], device=lm.device)
+        read = torch.tensor([[k < len(row) for k in range(most)] for row in where], device=lm.device)
+        pair = torch.tensor([task.number[i] for i in examples], device=lm.device)
+        require_logits(lm, clean, answers.tokens[::most])
+        made = cls(lm, task.measure, answers, places, read, pair, tail, task.over)
+        return made.compared_with(clean) if made.metric.compared else made
 
-    def __call__(self, last: Float[Tensor, "rows width"], example: Int[Tensor, " rows"]) -> Float[Tensor, " rows"]:
+    def compared_with(self, clean: State) -> Readout:
+        """The same, with the clean run's log-probabilities."""
+        every = torch.arange(len(self.places), device=self.places.device)
+        hidden = self.lm.decoder.final_norm(clean.end(self.tail).detach())
+        logits = self.lm.decoder.unembedded(self._gathered(hidden, every).flatten(0, 1))
+        return replace(self, reference=logits.log_softmax(-1).unflatten(0, self.places.shape))
+
+    def require_rows(self, clean: State) -> None:
+        """MethodError if a function of the user's makes a row's number of other rows, too.
+
+        It is asked for the first pair alone, and beside other logits.
+        """
+        if not isinstance(self.metric, OwnMetric):
+            return
+        first = torch.zeros(1, dtype=torch.long, device=self.places.device)
+        with torch.no_grad():
+            hidden = self._gathered(self.lm.decoder.final_norm(clean.end(self.tail)[:1].detach()), first)[0]
+            logits = self.lm.decoder.unembedded(hidden)
+            alone = self._of(logits, first)
+            beside = self._of(torch.cat([logits, 1 + 2 * logits.flip(-1)]), first.expand(2))[:1]
+        if float((alone - beside).abs()) > rounding(logits.dtype, 1 + float(alone.abs())):
+            raise MethodError(
+                f"The metric {self.metric.name} gives {float(alone):.6g} for a pair's logits alone and "
+                f"{float(beside):.6g} beside another row: it mixes rows. Each row is a run of its own, so reduce over "
+                "the last dimension alone (dim=-1)."
+            )
+
+    def divergence(self, clean: State) -> Readout:
+        """Minus the KL from the clean run's output distribution, its mean over the places that are read."""
+        return replace(self, metric=metric("neg_kl"), over="mean").compared_with(clean)
+
+    def __call__(self, ends: Float[Tensor, "rows tail width"], example: Int[Tensor, " rows"]) -> Float[Tensor, " rows"]:
         """M of every row; `example[r]` is row r's example in the bucket."""
-        answers = self.answers[example]
-        logits = self.lm.decoder.logits(last, None if self.metric.vocabulary else answers.tokens)
-        return self.metric(logits, answers, None if self.reference is None else self.reference[example])
+        hidden = self._gathered(self.lm.decoder.final_norm(ends), example).flatten(0, 1)
+        if self.metric.vocabulary:
+            return self._of(self.lm.decoder.unembedded(hidden), example)
+        return self._of(self.lm.decoder.unembedded(hidden, self._answers(example).tokens), example)
 
-    def of_logits(self, logits: Float[Tensor, "rows vocabulary"], example: Int[Tensor, " rows"]) -> Tensor:
+    def of_logits(
+        self, logits: Float[Tensor, "rows tail vocabulary"], example: Int[Tensor, " rows"]
+    ) -> Float[Tensor, " rows"]:
         """M of every row, given its logits over the whole vocabulary."""
-        answers = self.answers[example]
-        read = logits if self.metric.vocabulary else answers.pick(logits)
-        return self.metric(read, answers, None if self.reference is None else self.reference[example])
+        read = self._gathered(logits, example).flatten(0, 1)
+        return self._of(read if self.metric.vocabulary else self._answers(example).pick(read), example)
 
-    def of_state(self, state: State) -> Float[Tensor, " examples"]:
-        """M of every example of a recorded run."""
-        return self(state.last, torch.arange(len(self.answers), device=state.last.device))
+    def of_state(self, state: State, example: Int[Tensor, " rows"] | None = None) -> Float[Tensor, " rows"]:
+        """M of every row of a recorded run; its rows are the bucket's examples where none are given."""
+        every = torch.arange(len(self.places), device=self.places.device)
+        return self(state.end(self.tail), every if example is None else example)
+
+    def _gathered(self, ends: Tensor, example: Tensor) -> Float[Tensor, "rows places channels"]:
+        """What rows have at the places where they are read."""
+        if ends.shape[1] == 1:
+            return ends
+        row = torch.arange(len(ends), device=ends.device)[:, None]
+        return ends[row, self.places[example]]
+
+    def _answers(self, example: Tensor) -> Answers:
+        """The answers of every row and place."""
+        most = self.places.shape[1]
+        if most == 1:
+            return self.answers[example]
+        return self.answers[(example[:, None] * most + torch.arange(most, device=example.device)).flatten()]
+
+    def _of(self, logits: Float[Tensor, "rows_x_places logits"], example: Tensor) -> Float[Tensor, " rows"]:
+        """M of every row, given the logits that it reads, of every place."""
+        most, reference = self.places.shape[1], None if self.reference is None else self.reference[example]
+        if isinstance(self.metric, OwnMetric):
+            return self.metric.of_rows(
+                logits.unflatten(0, (-1, most)), self.read[example], self.pair[example], reference
+            )
+        found = self.metric(logits, self._answers(example), None if reference is None else reference.flatten(0, 1))
+        if most == 1:
+            return found
+        return combined(found.unflatten(0, (-1, most)), self.read[example], self.over)

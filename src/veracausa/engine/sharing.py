@@ -9,9 +9,9 @@ the rest behind it, with nothing computed in its blocks, and what their attentio
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,28 +21,30 @@ from veracausa.anatomy import Decoder
 from veracausa.engine.before import Kept, insist
 from veracausa.engine.guard import borrowed
 
+if TYPE_CHECKING:
+    from veracausa.tasks.task import Task
+
 #: Names under which the families' attention modules take their cache; suffix runs bring their own past.
 CACHES = ("past_key_values", "layer_past", "past_key_value", "use_cache", "cache_position")
 
 
-def starts(
-    decoder: Decoder, clean: Sequence[Sequence[int]], corrupted: Sequence[Sequence[int]], share: bool = True
-) -> tuple[int, ...]:
+def starts(decoder: Decoder, task: Task, share: bool = True) -> tuple[int, ...]:
     """The first position that must be run for each pair: behind the prefix that both prompts share, or 0.
 
-    0 also where `share` is False, the model looks both ways, or the prefix alone is not what it is in the prompt. This
-    is the only place where sharing is decided.
+    Not behind the first position at which the metric is read. 0 also where `share` is False, the model looks both ways,
+    or the prefix alone is not what it is in the prompt. This is the only place where sharing is decided.
     """
     if not (share and decoder.anatomy.causal):
-        return (0,) * len(clean)
+        return (0,) * len(task)
     found = []
     wholes: dict[int, list[dict[str, Tensor]]] = {}
     with borrowed(decoder) as loan:
-        for x, y in zip(clean, corrupted, strict=True):
+        for x, y, read in zip(task.clean, task.corrupted, task.places, strict=True):
             if decoder.positions is not None and len(x) > decoder.positions:
                 found.append(0)  # it cannot be run at all, which `validate.require_readable` says
                 continue
             start = next((t for t, (a, b) in enumerate(zip(x, y, strict=True)) if a != b), len(x) - 1)
+            start = min(start, read[0])
             key = start, len(x)
             if start and key not in loan.shares:
                 if len(x) not in wholes:

@@ -35,8 +35,8 @@ class SoftCircuit:
     read: Readout
     cost: Cost
 
-    def run(self, mask: Float[Tensor, "readers writers"], rows: slice) -> Float[Tensor, "rows width"]:
-        """Final residual at the last position."""
+    def run(self, mask: Float[Tensor, "readers writers"], rows: slice) -> Float[Tensor, "rows tail width"]:
+        """Final residual at the tail."""
         decoder, graph, ablated = self.decoder, self.decoder.graph, self.ablated
         every = list(range(graph.heads))
         parts = [ablated.input_change(rows)[None]]
@@ -63,7 +63,7 @@ class SoftCircuit:
             if block.parallel:
                 parts.append(heads)
             parts.append(mlp[None])
-        return mixed(graph.readers - 1, 1, ablated.stream(decoder.layers, rows))[0, :, -1]
+        return mixed(graph.readers - 1, 1, ablated.stream(decoder.layers, rows))[0, :, -self.tape.tail :]
 
     def _attention(
         self, layer: int, normed: Float[Tensor, "readers rows positions width"], stream: Tensor, rows: slice

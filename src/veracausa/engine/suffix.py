@@ -5,8 +5,8 @@ that block's attention and its MLP ("middle"). Rows of different layers travel t
 heads of one prompt is one sweep through the model. Rows that joined later have simply run fewer blocks.
 
 Work of a row that joins at block l: (L − l) · S token-layers, S = positions from the patch to the end. The last
-block's MLP is run at the last position alone, where the metric is read. Bound by matrix products: each block is
-2 · (parameters of a block) operations a token against weights that are read once per chunk.
+block's MLP is run at the tail alone: the last positions, from the first on at which the metric is read. Bound by matrix
+products: each block is 2 · (parameters of a block) operations a token against weights that are read once per chunk.
 
 Everything is made of ordinary operations, so a sweep carries gradients when its joining rows do.
 """
@@ -60,8 +60,10 @@ def sweep(
     overrides: Mapping[int, Sequence[Override]] | None = None,
     backward: bool = False,
     cost: Cost | None = None,
-) -> Float[Tensor, "rows width"]:
-    """Final residual at the last position of every row, in the order of `joins` along the forward pass.
+) -> Float[Tensor, "rows tail width"]:
+    """Final residual of every row at the tape's tail, in the order of `joins` along the forward pass.
+
+    Where rows hold fewer positions than the tail, those before them are the base run's.
 
     Args:
         decoder: the model's anatomy; its attention function must be `attention.SUFFIX` (see `guard`).
@@ -74,6 +76,7 @@ def sweep(
         cost: where to count.
     """
     offset, positions = start - tape.start, tape.length - start
+    tail = min(tape.tail, positions)
     several = len(tape.examples) > 1
     waiting, taken = list(joins), overrides or {}
     rows: Tensor | None = None
@@ -108,34 +111,39 @@ def sweep(
             if block.parallel:
                 if rows is not None:
                     rows = (
-                        _at(last_block, rows)
-                        + _at(last_block, _require(attended))
-                        + block.feed_forward(_at(last_block, rows))
+                        _at(last_block, rows, tail)
+                        + _at(last_block, _require(attended), tail)
+                        + block.feed_forward(_at(last_block, rows, tail))
                     )
             else:
                 if rows is not None:
                     rows = rows + _require(attended)
                 join(layer, True)
                 if rows is not None:
-                    rows = _at(last_block, rows)
+                    rows = _at(last_block, rows, tail)
                     rows = rows + block.feed_forward(rows)
         if rows is not None and cost is not None:
             cost.add(rows.shape[0], positions, backward)
     if rows is not None:
-        rows = rows[:, -1:]
+        rows = rows[:, -tail:]
     if waiting:  # rows whose patch acts after the last block
-        ends = [new.enter()[:, -1:] for new in waiting]
+        ends = [new.enter()[:, -tail:] for new in waiting]
         rows = torch.cat(ends if rows is None else [rows, *ends])
-    return _require(streamed(decoder.layers))[:, -1]
+    found = _require(streamed(decoder.layers))
+    lacking = tape.tail - tail  # before the positions that rows hold, nothing has changed
+    if not lacking:
+        return found
+    early = base.end(tape.tail)[torch.cat([one.example for one in joins]), :lacking]
+    return torch.cat([early.to(found.dtype), found], 1)
 
 
 def _no_cache(past: Past) -> dict[str, object]:
     return {"attention_mask": None, "past": past}
 
 
-def _at(last_block: bool, rows: Tensor) -> Tensor:
-    """After the last block's attention only the last position is read."""
-    return rows[:, -1:] if last_block else rows
+def _at(last_block: bool, rows: Tensor, tail: int) -> Tensor:
+    """After the last block's attention only the tail is read."""
+    return rows[:, -tail:] if last_block else rows
 
 
 def _require(rows: Tensor | None) -> Tensor:

@@ -10,7 +10,7 @@ A `State` holds one run at positions start … n − 1. Its tensors carry gradie
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Collection, Hashable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,6 +29,8 @@ from veracausa.errors import NumericsError
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
+
+    from veracausa.tasks.task import Task
 
 #: What a tape can hold of each layer beside the residual stream and the keys and values.
 #: z: input of the output projection (heads' values); neurons: input of the down projection;
@@ -69,8 +71,12 @@ class State:
 
     @property
     def last(self) -> Float[Tensor, "examples width"]:
-        """The final residual at the last position, where the metric is read."""
+        """The final residual at the last position."""
         return self.residual[-1][:, -1]
+
+    def end(self, positions: int) -> Float[Tensor, "examples tail width"]:
+        """The final residual at that many last positions."""
+        return self.residual[-1][:, -positions:]
 
     @property
     def nbytes(self) -> int:
@@ -85,8 +91,9 @@ class Tape:
 
     `examples`: their indices in the task. `tokens`: clean and corrupted ids, [B, n] each. `calls[l]`: keyword arguments
     of layer l's attention module for the positions start … n − 1. `prefix`: keys and values of the positions before
-    `start`. Known of this very recording, so that calls that share it don't ask twice: `checked`: the places whose
-    writes are what the weights say (`validate`); `ends`: the last residual of the engine's own run of each prompt.
+    `start`. `tail`: last positions from the first on at which the metric of any pair is read; what runs of the bucket
+    give back. Known of this very recording, so that calls that share it don't ask twice: `checked`: the places whose
+    writes are what the weights say (`validate`); `ends`: the final residual of the engine's own run, by run and tail.
     """
 
     examples: tuple[int, ...]
@@ -97,8 +104,9 @@ class Tape:
     corrupted: State
     calls: list[dict[str, Any]]
     prefix: State | None = None
+    tail: int = 1
     checked: set[str] = field(default_factory=set)
-    ends: dict[str, Tensor] = field(default_factory=dict)
+    ends: dict[tuple[str, int], Tensor] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -262,17 +270,15 @@ def slice_call(call: dict[str, Any], start: int) -> dict[str, Any]:
     return call if start == 0 else {name: cut(value) for name, value in call.items()}
 
 
-def buckets(
-    decoder: Decoder, clean: Sequence[Sequence[int]], corrupted: Sequence[Sequence[int]], share_prefix: bool, most: int
-) -> list[tuple[int, tuple[int, ...]]]:
+def buckets(decoder: Decoder, task: Task, share_prefix: bool, most: int) -> list[tuple[int, tuple[int, ...]]]:
     """Group pairs that can run in one batch: (start, indices), at most `most` pairs each.
 
     Pairs of a group have the same length and the same first position to run: see `sharing.starts`.
     Order is that of the task within a group, and of first appearance between groups.
     """
     groups: dict[tuple[int, int], list[int]] = {}
-    for index, start in enumerate(starts(decoder, clean, corrupted, share_prefix)):
-        groups.setdefault((start, len(clean[index])), []).append(index)
+    for index, start in enumerate(starts(decoder, task, share_prefix)):
+        groups.setdefault((start, task.lengths[index]), []).append(index)
     return [
         (start, tuple(members[first : first + most]))
         for (start, _), members in groups.items()
@@ -287,6 +293,7 @@ def record_pairs(
     start: int,
     *,
     examples: tuple[int, ...],
+    tail: int = 1,
     sites: Collection[str] = (),
     grad: Literal["clean", "corrupted"] | None = None,
     cost: Cost | None = None,
@@ -302,7 +309,7 @@ def record_pairs(
     known: Tape | None = shelf.get(key) if shelf else None
     covered = known is not None and set(sites) <= set(known.clean.sites)
     if known is not None and covered and grad is None:
-        return replace(known, examples=examples)
+        return replace(known, examples=examples, tail=tail)
     kept = set(sites) | set(known.clean.sites) if known and grad is None else sites
     prefix = known.prefix if known else _prefix(decoder, clean[:, :start])
     states: dict[str, State] = {}
@@ -315,7 +322,7 @@ def record_pairs(
                 decoder, ids[:, start:], prefix=prefix, sites=kept, grad=grad == name, logits=name == "clean"
             )
     tape = Tape(
-        examples, (clean, corrupted), start, clean.shape[1], states["clean"], states["corrupted"], calls, prefix
+        examples, (clean, corrupted), start, clean.shape[1], states["clean"], states["corrupted"], calls, prefix, tail
     )
     if shelf and grad is None:
         shelf.put(key, tape, tape.nbytes)

@@ -73,7 +73,7 @@ def _require_unpadded(lm: Model, prompt: Sequence[int]) -> None:
 
 
 def require_logits(lm: Model, state: State, tokens: Int[Tensor, "examples answers"]) -> None:
-    """The logits that we read off the final residual are the bare model's, at the answer tokens.
+    """The logits that we read off the final residual are the bare model's, at the answer tokens (else the likeliest).
 
     Raises:
         NumericsError: they are not finite although the residual stream is.
@@ -81,6 +81,8 @@ def require_logits(lm: Model, state: State, tokens: Int[Tensor, "examples answer
     """
     if state.logits is None:
         return
+    if not tokens.shape[1]:
+        tokens = state.logits.argmax(-1, keepdim=True)
     ours, bare = lm.decoder.logits(state.last.detach(), tokens), state.logits.detach().gather(1, tokens)
     if not (torch.isfinite(ours).all() and torch.isfinite(bare).all()):
         raise NumericsError(

@@ -30,27 +30,33 @@ def require_whole(lm: Model, task: Task, tape: Tape, read: Readout) -> None:
     Raises:
         ContractError: the logits of the answers differ by more than rounding.
     """
-    key = tape.length, tape.start > 0
+    key = tape.length, tape.start > 0, tape.tail
     with borrowed(lm.decoder) as loan, torch.no_grad():
         if tape.length < max(task.lengths) or key in loan.verified:
             return
         runs = {"clean": (tape.tokens[0], tape.clean), "corrupted": (tape.tokens[1], tape.corrupted)}
         with from_rest(lm.decoder), as_found(lm.decoder) as hf:
             ids = torch.cat([prompts[:1] for prompts, _ in runs.values()])
-            logits = hf(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1]
+            logits = hf(input_ids=ids, use_cache=False, logits_to_keep=tape.tail).logits[:, -tape.tail :]
         for number, (which, (_, state)) in enumerate(runs.items()):
             _require_alike(lm, task, tape, read, which, state, logits[number : number + 1])
         loan.verified.add(key)
 
 
 def _require_alike(lm: Model, task: Task, tape: Tape, read: Readout, which: str, state: State, logits: Tensor) -> None:
-    """The first prompt of a recorded run has the bare model's logits at its answers."""
-    tokens, last = read.answers.tokens[:1], state.last[:1].detach()
-    worst = float((lm.decoder.logits(last, tokens) - logits.gather(1, tokens)).abs().max())
+    """The first prompt of a recorded run has the bare model's logits at its answers, everywhere in the tail.
+
+    Where there are no answers, at the likeliest token.
+    """
+    answers = read.answers.tokens[: read.places.shape[1]].flatten()
+    tokens = answers.expand(tape.tail, -1) if len(answers) else logits[0].argmax(-1, keepdim=True)
+    worst = float(
+        (lm.decoder.logits(state.end(tape.tail)[0].detach(), tokens) - logits[0].gather(1, tokens)).abs().max()
+    )
     if worst <= rounding(precision_of(lm.decoder).dtype, 1 + float(logits.abs().max())):
         return
     first = torch.zeros(1, dtype=torch.long, device=lm.device)
-    ours, bare = float(read(last, first)), float(read.of_logits(logits, first))
+    ours, bare = float(read(state.end(tape.tail)[:1].detach(), first)), float(read.of_logits(logits, first))
     how = f"takes its first {tape.start:,} tokens from a run of them alone" if tape.start else "keeps keys and values"
     raise ContractError(
         f"The {which} prompt of pair {tape.examples[0]} of {task.name!r} ({tape.length:,} tokens), run whole by the "

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast
 
 from veracausa.cost import Step
 from veracausa.engine.sharing import starts
+from veracausa.errors import MethodError
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -114,6 +115,11 @@ class Derived:
         """The rate it runs at."""
         return self.effects.kind
 
+    @property
+    def alone(self) -> bool:
+        """Whether it does without corrupted prompts."""
+        return getattr(self.effects, "alone", False)
+
     def batches(self) -> int:
         """Buckets that are recorded."""
         return self.effects.batches()
@@ -154,24 +160,40 @@ def gives(result: type[Result_co]) -> Callable[[Callable[Arguments, Made_co]], P
         signature = inspect.signature(asked)
 
         @functools.wraps(asked)
+        def paired(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Made_co:
+            work = asked(*args, **kwargs)
+            _require_counterpart(work, asked.__name__)
+            return work
+
+        @functools.wraps(asked)
         def verb(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result_co:
-            work, call = asked(*args, **kwargs), signature.bind(*args, **kwargs)
+            work, call = paired(*args, **kwargs), signature.bind(*args, **kwargs)
             call.apply_defaults()
             return work.run(**{name: call.arguments[name] for name in _HOW if name in call.arguments})
 
-        vars(verb)["work"], vars(verb)["__signature__"] = asked, signature.replace(return_annotation=result.__name__)
+        vars(verb)["work"], vars(verb)["__signature__"] = paired, signature.replace(return_annotation=result.__name__)
         return cast("Planned[Arguments, Result_co, Made_co]", verb)
 
     return made
 
 
+def _require_counterpart(work: Work, name: str) -> None:
+    """MethodError for a task without corrupted prompts, but for a work that does without (its `alone`)."""
+    if not work.task.paired and not getattr(work, "alone", False):
+        raise MethodError(
+            f"{name} needs the corrupted prompts, and {work.task.name!r} has none. Without a counterpart there are "
+            "exact effects and estimates with ablation='zero', 'mean', 'resample' or 'optimal' (estimates: baseline=); "
+            "else give the task corrupted= prompts."
+        )
+
+
 def recorded_runs(lm: Model, task: Task, share: bool) -> float:
     """Token-layers of recording both runs of every pair, the shared prefix once where it is shared."""
-    first = starts(lm.decoder, task.clean, task.corrupted, share)
+    first = starts(lm.decoder, task, share)
     return float(lm.layers * sum(2 * n - start for n, start in zip(task.lengths, first, strict=True)))
 
 
 def unpatched_run(lm: Model, task: Task, share: bool) -> float:
     """Token-layers of the engine's own run without a patch, which every bucket begins with."""
-    first = starts(lm.decoder, task.clean, task.corrupted, share)
+    first = starts(lm.decoder, task, share)
     return float(lm.layers * sum(n - start for n, start in zip(task.lengths, first, strict=True)))

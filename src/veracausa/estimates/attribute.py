@@ -48,7 +48,6 @@ from veracausa.estimates.span_sums import SpanSumsWork, at_positions, require_su
 from veracausa.scores.estimands import BASELINES
 from veracausa.scores.headers import reference_settings
 from veracausa.scores.scores import Completeness, Scores, assemble
-from veracausa.tasks.measurement import Measurement
 from veracausa.units.at_spans import SpanUnits
 from veracausa.units.edges import Edges
 from veracausa.units.resolve import resolve_units
@@ -89,6 +88,11 @@ class AttributeWork:
         return BASELINES[self.method.baseline]
 
     @property
+    def alone(self) -> bool:
+        """Whether it does without corrupted prompts."""
+        return self.ablation != "counterfactual"
+
+    @property
     def share(self) -> bool:
         """Whether runs begin at the first difference of each pair."""
         return self.ablation == "counterfactual" and PATHS[self.method.path].shares_prefix
@@ -107,7 +111,7 @@ class AttributeWork:
         """Buckets of pairs that are recorded together."""
         lm, task = self.lm, self.task
         most = examples_per_batch(lm, task, self.sums.kept(lm, self.units, max(task.lengths)))
-        return buckets(lm.decoder, task.clean, task.corrupted, self.share, most)
+        return buckets(lm.decoder, task, self.share, most)
 
     def batches(self) -> int:
         """Buckets that are recorded."""
@@ -141,6 +145,12 @@ class AttributeWork:
             return sum(site.depth(layers) for site in self.sums.moved(decoder, units))
         here = (units.position < 0) | ((units.position >= start) & (units.furthest < length))
         return sum(depth_behind(decoder, units.place, layer) for layer in units.layer[here].tolist())
+
+    def _scale(self, call: Session, completeness: Completeness | None) -> tuple[Tensor, str]:
+        """What a sum that misses is compared with, and its name: the gap; where there is none, sites' effects."""
+        if self.task.paired or completeness is None:
+            return call.measured.gap, "gap"
+        return completeness.true.flatten(), "effect of a site"
 
     @torch.inference_mode(False)
     def run(self, show_progress: bool = True, out: str | Path | None = None) -> Scores:
@@ -176,7 +186,7 @@ class AttributeWork:
             draw_stderr=walks.spread if method.drawn else None,
             notes=(
                 *_rule_notes(method, table, completeness),
-                *_unconverged(completeness, call.measured, walks.places, method),
+                *_unconverged(completeness, *self._scale(call, completeness), walks.places, method),
                 *(constants.sentences if constants is not None else ()),
             ),
         )
@@ -236,19 +246,22 @@ def _rule_notes(parts: Method, units: Units, completeness: Completeness | None) 
 
 
 def _unconverged(
-    completeness: Completeness | None, measured: Measurement, layers: Sequence[int | str], parts: Method
+    completeness: Completeness | None, scale: Tensor, of: str, layers: Sequence[int | str], parts: Method
 ) -> tuple[str, ...]:
-    """A note that names the layers whose scores do not sum to what they should: there the grid is too coarse."""
+    """A note that names the layers whose scores do not sum to what they should: there the grid is too coarse.
+
+    `scale`, `of`: what is compared with, and what it is called.
+    """
     if completeness is None:
         return ()
-    share = completeness.shares(measured.gap)
+    share = completeness.shares(scale)
     coarse = [f"{layer} ({share[i]:.0%})" for i, layer in enumerate(layers) if share[i] > COARSE]
     if not coarse:
         return ()
     what = "sites" if isinstance(layers[0], str) else "layers"
     return (
         f"not converged with {parts.nodes} nodes in {what} {', '.join(coarse)}: scores there miss the site's effect, "
-        "pair by pair, by that share of the mean |gap|. A coarse grid is another estimate than the converged "
+        "pair by pair, by that share of the mean |{of}|. A coarse grid is another estimate than the converged "
         "path: raise nodes=",
     )
 
@@ -314,6 +327,7 @@ def attribute(
             raise MethodError(
                 "method='ifr' reads shares off the clean run: it has no direction, path, seed or reference."
             )
+        task.require_last("IFR's scores")
         return FlowWork(lm, task, table)
     name, parts = resolve_method(method, task.metric, direction, isinstance(table, Edges), **over)
     if "graddrop" in parts.rule and lm.layers == 1:

@@ -57,12 +57,13 @@ class FlowWork:
     task: Task
     units: Edges
     kind: ClassVar[str] = "edge gradients"
+    alone: ClassVar[bool] = True
 
     def groups(self) -> list[tuple[int, tuple[int, ...]]]:
         """Buckets of pairs that are recorded together."""
         lm, task = self.lm, self.task
         kept = lm.heads * lm.decoder.head_dim + (2 * (lm.heads + 1) + 2) * lm.width
-        return buckets(lm.decoder, task.clean, task.corrupted, False, examples_per_batch(lm, task, kept))
+        return buckets(lm.decoder, task, False, examples_per_batch(lm, task, kept))
 
     def batches(self) -> int:
         """Buckets that are recorded."""

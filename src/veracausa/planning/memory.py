@@ -24,7 +24,7 @@ def peak(work: Work) -> int:
     sites = _sites(work)
     at_once = examples_per_batch(lm, task, sites)
     groups: dict[tuple[int, int], int] = {}
-    for start, length in zip(starts(lm.decoder, task.clean, task.corrupted), task.lengths, strict=True):
+    for start, length in zip(starts(lm.decoder, task), task.lengths, strict=True):
         groups[start, length] = groups.get((start, length), 0) + 1
     tape = max(min(count, at_once) * tape_bytes(lm, length, sites) for (_, length), count in groups.items())
     backward = work.kind in _BACKWARD

@@ -111,7 +111,7 @@ def _timing(lm: Model, pairs: Task) -> dict[str, tuple[Callable[[], Cost], Calla
 
 def batches(lm: Model, task: Task) -> int:
     """Groups of pairs that run together: those of one length and one first position to run."""
-    return len(set(zip(task.lengths, starts(lm.decoder, task.clean, task.corrupted), strict=True)))
+    return len(set(zip(task.lengths, starts(lm.decoder, task), strict=True)))
 
 
 def timed(steps: Sequence[Step], known: dict[str, Rate]) -> list[Step]:

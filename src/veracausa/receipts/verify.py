@@ -53,6 +53,11 @@ class VerifyWork(Derived):
     budget: float | None
 
     @property
+    def alone(self) -> bool:
+        """Strong is what has a share of the gap, so there must be one."""
+        return False
+
+    @property
     def units(self) -> Units:
         """The units that are verified if all stages are gone through."""
         last = self.orders.members(self.stages[-1].top, self.stages[-1].sample)

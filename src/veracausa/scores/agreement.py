@@ -275,7 +275,8 @@ def agreement_across(estimate: Scores, exact: Scores, *across: str) -> Agreement
     (x,), (y,) = x, y
     difference, middle = y - x, (x + y) / 2
     proportional = _line(middle, difference) if sized else (float("nan"), float("nan"))
-    residual = None if estimate.completeness is None else estimate.completeness.relative(estimate.gap)
+    compared = estimate.completeness if estimate.unit == METRIC else None
+    residual = None if compared is None else compared.relative(estimate.gap)
     nothing = float("nan")
     return Agreement(
         method=label(estimate),

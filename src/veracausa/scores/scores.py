@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 NOT_VERIFIED = "not verified"
 #: `Scores.unit` of effects.
 METRIC = "metric"
+#: The same where prompts have no counterpart, and so no gap.
+UNPAIRED = "the metric, without a gap"
 #: Mean gaps under this are 0.
 _ZERO = 1e-12
 #: Units with an effect under this share of the gap are too weak for their sign to count.
@@ -222,6 +224,8 @@ class Scores(Shown):
     @property
     def cautions(self) -> tuple[str, ...]:
         """What to tell with every figure of these scores: about the gap (`statistics.gaps.cautions`), and pooling."""
+        if self.unit == UNPAIRED:
+            return (self.pooled,) if self.pooled else ()
         told = cautions(self.clean, self.corrupted, compares=compares_answers(self.task["metric"]))
         return (*told, self.pooled) if self.pooled else told
 
@@ -237,6 +241,8 @@ class Scores(Shown):
         )
 
     def _require_shares(self) -> None:
+        if self.unit == UNPAIRED:
+            raise GapError("The prompts have no counterpart, so there is no gap to have a share of; use `mean()`.")
         if self.unit != METRIC:
             raise MethodError(
                 f"Values of {self.method} are in units of {self.unit}, not effects on the metric, so they are no "
@@ -316,7 +322,9 @@ class Scores(Shown):
             f"model   {self.model['source']}",
             f"task    {self.task['description']}",
             f"sign    {sign}" if self.signed else "sign    magnitudes only",
-            f"n       {self.n} pair{plural}; metric {self.clean.mean():+.3f} clean, "
+            f"n       {self.n} prompt{plural}; metric {self.clean.mean():+.3f}"
+            if self.unit == UNPAIRED
+            else f"n       {self.n} pair{plural}; metric {self.clean.mean():+.3f} clean, "
             f"{self.corrupted.mean():+.3f} corrupted",
             *(f"caution {caution}" for caution in self.cautions),
             f"cost    {self.cost.describe()}",
@@ -325,9 +333,9 @@ class Scores(Shown):
         if self.completeness is not None:
             worst = self.completeness.relative(self.gap)
             most = float(self.completeness.residual.max())
+            share_of = "" if self.unit == UNPAIRED else f", {worst:.2%} of the mean |gap|"
             lines.append(
-                f"sum     completeness: mean |Σ scores − true change| at most {most:.3g}, {worst:.2%} of the mean "
-                "|gap|, in any layer"
+                f"sum     completeness: mean |Σ scores − true change| at most {most:.3g}{share_of}, in any layer"
             )
         return "\n".join([*lines, *(f"note    {note}" for note in self.notes)])
 
@@ -347,9 +355,16 @@ class Scores(Shown):
         ]
         units = counted(len(self), singular(self.units.kind))
         how = "exact effect" if self.method == "exact" else self.method
-        scale = "shares of the gap" if shares else "in units of the metric" if self.unit == METRIC else self.unit
+        scale = (
+            "shares of the gap"
+            if shares
+            else "in units of the metric"
+            if self.unit in (METRIC, UNPAIRED)
+            else self.unit
+        )
         many = f"; {int((value.abs() > STRONG).sum()):,} over 1% of it" if shares else ""
-        return f"Strongest of {units} by {how}: {listed(named)} ({scale}, {counted(self.n, 'pair')}){many}."
+        over = counted(self.n, "prompt" if self.unit == UNPAIRED else "pair")
+        return f"Strongest of {units} by {how}: {listed(named)} ({scale}, {over}){many}."
 
     def __repr__(self) -> str:
         return f"{self.describe()}\n{self.head().to_string(index=False, float_format=lambda x: f'{x:+.4f}')}"
@@ -372,6 +387,8 @@ def assemble(
     than its weights are.
     """
     bare = call.measured if measured is None else measured
+    if not call.task.paired:
+        settings = {"unit": UNPAIRED} | settings
     extra["notes"] = (*extra.get("notes", ()), *call.precision.notes)
     return Scores(
         values=values,

@@ -100,7 +100,7 @@ class FurtherWork:
         level, several = self.level, self.lm.layers * self.lm.heads > 1
         return [
             *(self._together() if level.shapley and several else []),
-            *(self._answers() if level.prompts else []),
+            *(self._answers() if level.prompts and self.task.answered_at_the_end else []),
             *(self._prompts() if level.contrasted and several else []),
             *(self._replacements() if level.replaced and several else []),
         ]

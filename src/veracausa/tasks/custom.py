@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from veracausa.arguments import entries, is_list, shown
-from veracausa.choices import MetricName, Unequal
+from veracausa.choices import MetricName, Over, Unequal
 from veracausa.errors import AnswerError, PromptError, TaskError
 from veracausa.suggestions import not_known
 from veracausa.tasks.chat import Message, chat_text, is_chat
 from veracausa.tasks.columns import UNEQUAL
 from veracausa.tasks.finding import sought
 from veracausa.tasks.metrics import metric as metric_of
-from veracausa.tasks.pairs import Pair, assemble, encode_pair
+from veracausa.tasks.own_metrics import OwnMetric
+from veracausa.tasks.pairs import Encoded, Pair, assemble, encode_pair
+from veracausa.tasks.reading import Read, lacking, read_at
 from veracausa.tasks.slots import prompts
 from veracausa.tasks.tables import read_pairs
 from veracausa.tasks.task import Task
@@ -41,8 +43,11 @@ def task(
     incorrect: AnswersOf | None = None,
     columns: Mapping[str, str] | None = None,
     unequal: Unequal = "refuse",
-    metric: MetricName = "logit_diff",
+    metric: MetricName | Callable[..., Any] = "logit_diff",
     spans: Mapping[Any, Any] | None = None,
+    read: Read = -1,
+    over: Over | None = None,
+    paired: bool = True,
     name: str | None = None,
     chat: bool | Mapping[str, Any] = False,
 ) -> Task:
@@ -74,6 +79,22 @@ def task(
     span); {"clean": …, "corrupted": …} where the prompts say it differently. In a table they are columns called "span
     subject", or one column "spans" with a dict a row.
 
+    `metric` is a name (see `tasks.metrics`), or a function of your own: it is given the logits where the task is
+    read, [rows, vocabulary], and returns one number a row, higher = more of the behaviour; it may ask by name for
+    `pair`, the rows' numbers in this task, and `clean`, the clean run's log-probabilities. Answers are needed only by
+    metrics that read them.
+
+    `read` says where: a position of every prompt (−1, the last, from the end), or one entry a prompt, a position or a
+    list of them; "all" positions; or "text": every token of the clean prompt is the answer to what stands before it
+    (metric "logprob": minus the text's mean loss). What is read at position p is the prediction of token p + 1. `over`:
+    the "mean" (default), "sum" or "product" over several positions.
+
+    An answer of several tokens, correct=" South Korea", is read by metric="logprob" (Σ_t log p(y_t | x, y_<t)) and
+    "prob" (their product): the prompts then go on with all but its last token (teacher forcing), both alike.
+
+    `paired=False`: prompts without a counterpart, whose units are replaced by zero, means or other prompts' values
+    (ablation="zero", "mean", "resample"); effects are then in units of the metric.
+
     Raises PromptError for a pair whose prompts are of different lengths (showing both token lists), equal, empty, or
     padded, and for a span that is in one prompt alone, there twice, empty, a part of a token or overlaps another;
     AnswerError for an answer of several tokens or on both sides; MethodError for an unknown metric; TaskError for lists
@@ -84,26 +105,37 @@ def task(
     ...         correct=" are", incorrect=" is")
     """
     for what, value, kind in (
-        ("name", name, "str | None"), ("metric", metric, "str"), ("chat", chat, "bool | Mapping"),
-        ("columns", columns, "Mapping[str, str] | None"), ("unequal", unequal, "str"),
-        ("spans", spans, "Mapping | None"),
+        ("name", name, "str | None"), ("metric", metric, "str | Callable"), ("chat", chat, "bool | Mapping"),
+        ("columns", columns, "Mapping[str, str] | None"), ("unequal", unequal, "str"), ("over", over, "str | None"),
+        ("paired", paired, "bool"), ("spans", spans, "Mapping | None"),
     ):  # fmt: skip
         require(value, kind, f"vc.task: {what}", {}, TaskError)
     if unequal not in UNEQUAL:
         raise TaskError(not_known("unequal", unequal, UNEQUAL))
-    how: dict[str, Any] = {"metric": metric, "chat": chat, "unequal": unequal}
+    function = metric if callable(metric) else None
+    called: MetricName = metric if function is None else OwnMetric(function).name  # type: ignore[assignment]
+    how: dict[str, Any] = {"metric": called, "chat": chat, "unequal": unequal}
+    how |= {"function": function, "read": read, "over": over}
     own = {"clean": clean, "corrupted": corrupted, "correct": correct}
     if data is not None:
         if both := [what for what, value in (own | {"incorrect": incorrect}).items() if value is not None]:
             raise TaskError(f"vc.task: data holds the pairs, and so does {', '.join(both)}. Give one of them.")
-        given = read_pairs(data, metric, columns)
+        given = read_pairs(data, columns, lacking(called, read, paired))
         rows = _with_spans(given.rows, spans)
         made = from_pairs(lm, rows, name=given.name if name is None else name, **how, **given.options)
         if given.ids and not columns:
             _require_own_ids(made)
         return made
-    if missing := [what for what, value in own.items() if value is None]:
-        raise TaskError(f"vc.task: {', '.join(missing)} is missing. Give prompts and answers, or a table of them.")
+    without = lacking(called, read, paired)
+    if missing := [what for what, value in own.items() if value is None and what not in without]:
+        alone = "" if "corrupted" not in missing else " Prompts without a counterpart: paired=False."
+        raise TaskError(
+            f"vc.task: {', '.join(missing)} is missing. Give prompts and answers, or a table of them.{alone}"
+        )
+    if corrupted is not None and not paired:
+        raise TaskError(
+            "vc.task: paired=False says that there are no corrupted prompts, but there are. Give one of them."
+        )
     if columns is not None:
         raise TaskError("vc.task: columns= are those of a table: vc.task(lm, table, columns={…}).")
     rows = _with_spans(_rows(clean, corrupted, correct, incorrect, name or "custom"), spans)
@@ -145,10 +177,11 @@ def _require_own_ids(task: Task) -> None:
 
 def _rows(clean: Any, corrupted: Any, correct: Any, incorrect: Any, name: str) -> list[tuple[str, Pair]]:
     """Pairs of lists, with what each is called in messages."""
-    prompts = {"clean": _prompts(clean, "clean"), "corrupted": _prompts(corrupted, "corrupted")}
+    prompts = {"clean": _prompts(clean, "clean")}
     n = len(prompts["clean"])
+    prompts["corrupted"] = [None] * n if corrupted is None else _prompts(corrupted, "corrupted")
     answers = {
-        "correct": _entries(correct, "correct"),
+        "correct": [()] * n if correct is None else _entries(correct, "correct"),
         "incorrect": [()] * n if incorrect is None else _entries(incorrect, "incorrect"),
     }
     for column, values in (prompts | answers).items():
@@ -170,22 +203,28 @@ def from_pairs(
     name: str,
     chat: bool | Mapping[str, Any] = False,
     unequal: Unequal = "refuse",
+    function: Callable[..., Any] | None = None,
+    read: Read = -1,
+    over: Over | None = None,
     **options: Any,
 ) -> Task:
     """A task from (where it comes from, pair) rows, chats by the model's template; the place is named in errors."""
-    metric_of(metric)
+    if function is None:
+        metric_of(metric)
+    how: dict[str, Any] = {"metric": metric, "function": function}
+    without = lacking(metric, read, paired=True)
     tokenizer = tokenizer_of(lm)
     written = [(where, _written(tokenizer, pair, where, chat)) for where, pair in rows]
     if not all(pair.start for _, pair in written):
         options["prompts"] = "chats"
     if unequal == "refuse":
-        encoded = [encode_pair(tokenizer, pair, where) for where, pair in written]
-        return _require_found(assemble(tokenizer, name, encoded, metric=metric, options=options), rows)
+        encoded = [encode_pair(tokenizer, pair, where, metric, without) for where, pair in written]
+        return _require_found(_task(tokenizer, name, encoded, options, read, over, how), rows)
     fitting, reasons = [], []
     for where, pair in written:
         try:
-            one = encode_pair(tokenizer, pair, where)
-            assemble(tokenizer, name, [one], metric=metric)  # which refuses answers that are given twice
+            one = encode_pair(tokenizer, pair, where, metric, without)
+            _task(tokenizer, name, [one], {}, -1 if is_list(read) else read, over, how)  # which refuses more
             fitting.append(one)
         except (PromptError, AnswerError) as error:
             reasons.append(str(error).splitlines()[0].replace(f"pair 0 of task {name!r}", where))
@@ -193,22 +232,36 @@ def from_pairs(
         raise TaskError(f"None of the {len(rows)} pairs fits this tokenizer. The first: {reasons[0]}")
     if reasons:
         options["left out"] = reasons
-    return _require_found(assemble(tokenizer, name, fitting, metric=metric, options=options), rows)
+    return _require_found(_task(tokenizer, name, fitting, options, read, over, how), rows)
+
+
+def _task(
+    tokenizer: Any,
+    name: str,
+    encoded: Sequence[Encoded],
+    options: Mapping[str, Any],
+    read: Read,
+    over: Over | None,
+    how: Mapping[str, Any],
+) -> Task:
+    pairs, places = read_at(read, over, encoded, how["metric"])
+    return assemble(tokenizer, name, pairs, options=options, **how, **places)
 
 
 def _written(tokenizer: Any, pair: Pair, where: str, chat: bool | Mapping[str, Any]) -> Pair:
     """The pair with its chats put into text; the pair itself where it has none."""
     settings = dict(chat) if isinstance(chat, Mapping) else {}
-    chats = [is_chat(p) or (isinstance(p, str) and chat is not False) for p in (pair.clean, pair.corrupted)]
+    prompts = {"clean": pair.clean} | ({} if pair.corrupted is None else {"corrupted": pair.corrupted})
+    chats = [is_chat(p) or (isinstance(p, str) and chat is not False) for p in prompts.values()]
     if not any(chats):
         return pair
     if not all(chats):
         raise TaskError(f"{where}: one prompt is a chat, the other is not; give both as messages or both as text")
-    texts = [
-        chat_text(tokenizer, prompt, f"{where}, {kind} prompt", **settings)  # type: ignore[arg-type]
-        for kind, prompt in (("clean", pair.clean), ("corrupted", pair.corrupted))
-    ]
-    return replace(pair, clean=texts[0], corrupted=texts[1], start=False)
+    texts: dict[str, Any] = {
+        kind: chat_text(tokenizer, prompt, f"{where}, {kind} prompt", **settings)  # type: ignore[arg-type]
+        for kind, prompt in prompts.items()
+    }
+    return replace(pair, **texts, start=False)
 
 
 def published_pair(lm: Any) -> Task:

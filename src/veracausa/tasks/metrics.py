@@ -1,7 +1,7 @@
 """Metrics: one number per example from the logits at the metric's position, higher = more of the behaviour.
 
 `M(x)` of METHODS 1. C is an example's set of correct tokens, I its set of incorrect tokens, ℓ the logits and
-p = softmax(ℓ) at the last position of the prompt:
+p = softmax(ℓ) at the position where it is read, the last one of the prompt unless the task says otherwise:
 
 ==================  =======================================  ==============  =================
 name                formula                                  needs I         reads
@@ -24,6 +24,9 @@ m = ½ (p₀ + p), p₀ of the clean run; all logarithms are natural. Probabilit
 plain logit moves with all others, too, whatever becomes of the answer; `logit_diff_max` compares with the strongest
 other token, whichever it is, and bends where that changes. The divergences are largest (0) at the clean run, where
 their gradient is zero, whatever the answers; entropy says how open the prediction is, not whether it is right.
+
+Where a task is read at several positions, M is the mean, the sum or the product over them (`combined`): of a
+continuation y, log p(y | x) = Σ_t log p(y_t | x, y_<t), p(y | x) = Π_t p(y_t | x, y_<t).
 """
 
 from __future__ import annotations
@@ -33,11 +36,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from veracausa.arguments import shown
+from veracausa.choices import Over
 from veracausa.errors import MethodError
 from veracausa.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     import torch
+    from jaxtyping import Bool, Float
     from torch import Tensor
 
 
@@ -211,6 +216,20 @@ def divergence(reference: Tensor, logits: Tensor) -> Tensor:
     possible = reference > float("-inf")
     return (reference.exp() * log_ratio.where(possible, 0)).sum(-1)
 
+
+def combined(
+    values: Float[Tensor, "rows places"], read: Bool[Tensor, "rows places"], over: Over
+) -> Float[Tensor, " rows"]:
+    """The mean, the sum or the product of each row's values over the places that are `read`."""
+    return COMBINED[over](values, read)
+
+
+#: What becomes of an example's places: (values, which are read) → one number a row.
+COMBINED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mean": lambda values, read: values.where(read, 0).sum(-1) / read.sum(-1),
+    "sum": lambda values, read: values.where(read, 0).sum(-1),
+    "product": lambda values, read: values.where(read, 1).prod(-1),
+}
 
 METRICS: dict[str, Metric] = {
     m.name: m

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from veracausa.arguments import is_list, shown
@@ -12,20 +12,20 @@ from veracausa.errors import AnswerError, PromptError, TaskError
 from veracausa.tasks.finding import Prompt, Sought, find
 from veracausa.tasks.metrics import metric as metric_of
 from veracausa.tasks.spans import Span, require_spans
-from veracausa.tasks.task import Task
-from veracausa.tasks.tokens import encode_answer, encode_prompt, prompt_ids, strings
+from veracausa.tasks.task import CONTINUED, Task
+from veracausa.tasks.tokens import encode_answer, encode_continuation, encode_prompt, prompt_ids, strings
 
 
 @dataclass(frozen=True)
 class Pair:
     """One example: two prompts, as text or token ids, and the answers, as text (leading spaces matter) or token ids.
 
-    `info`: what it was made from. `start`: whether the tokenizer's start token belongs in front; a chat's text has its
-    own. `spans`: what to look for in both prompts, by name.
+    `corrupted`: None, where there is no counterpart. `info`: what it was made from. `start`: whether the tokenizer's
+    start token belongs in front; a chat's text has its own. `spans`: what to look for in both prompts, by name.
     """
 
     clean: str | Sequence[int]
-    corrupted: str | Sequence[int]
+    corrupted: str | Sequence[int] | None
     correct: Sequence[str | int]
     incorrect: Sequence[str | int] = ()
     info: Mapping[str, Any] = field(default_factory=dict)
@@ -35,7 +35,10 @@ class Pair:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A `Pair` with its token ids; `texts`: its two prompts as text; `spans`: what was looked for and found."""
+    """A `Pair` with its token ids; `texts`: its two prompts as text; `spans`: what was looked for and found.
+
+    `continued`: `correct` is one answer of several tokens, in order.
+    """
 
     pair: Pair
     texts: tuple[str, str]
@@ -43,16 +46,23 @@ class Encoded:
     corrupted: tuple[int, ...]
     correct: tuple[int, ...]
     incorrect: tuple[int, ...]
-    spans: Mapping[str, Span]
+    spans: Mapping[str, Span] = field(default_factory=dict)
+    continued: bool = False
 
 
-def encode_pair(tokenizer: Any, pair: Pair, where: str) -> Encoded:
+def encode_pair(
+    tokenizer: Any, pair: Pair, where: str, metric: str = "logit_diff", without: Collection[str] = ()
+) -> Encoded:
     """Token ids of one pair.
 
     PromptError if the prompts are empty, equal, or of different lengths (with both token lists); AnswerError if an
-    answer is missing or not a single token, or is both correct and incorrect. PromptError for spans as in `finding`.
+    answer is missing (but those that a pair may be `without`), is several tokens where the metric reads one, or is both
+    correct and incorrect. PromptError for spans as in `finding`.
     """
     text, clean = _prompt(tokenizer, pair.clean, f"{where}, clean prompt", pair.start)
+    if pair.corrupted is None:
+        alone = Encoded(pair, (text, text), clean, clean, (), ())
+        return _answered(tokenizer, _with_spans(tokenizer, alone, where), where, metric, without)
     other, corrupted = _prompt(tokenizer, pair.corrupted, f"{where}, corrupted prompt", pair.start)
     if clean == corrupted:
         raise PromptError(f"{where}: the clean and the corrupted prompt are the same: {shown(text)}")
@@ -62,8 +72,33 @@ def encode_pair(tokenizer: Any, pair: Pair, where: str) -> Encoded:
             f"positions do not correspond\n  clean:     {strings(tokenizer, clean)}\n"
             f"  corrupted: {strings(tokenizer, corrupted)}\nChoose words that tokenise to equally many tokens."
         )
+    both = Encoded(pair, (text, other), clean, corrupted, (), ())
+    return _answered(tokenizer, _with_spans(tokenizer, both, where), where, metric, without)
+
+
+def _with_spans(tokenizer: Any, prompts: Encoded, where: str) -> Encoded:
+    """The same with the spans that are looked for."""
+    if not prompts.pair.spans:
+        return prompts
+    text, other = prompts.texts
+    both = Prompt.of(tokenizer, text, prompts.clean), Prompt.of(tokenizer, other, prompts.corrupted)
+    spans = find(*both, prompts.pair.spans, where)
+    require_spans(spans, len(prompts.clean), where)
+    return replace(prompts, spans=spans)
+
+
+def _answered(tokenizer: Any, prompts: Encoded, where: str, metric: str, without: Collection[str]) -> Encoded:
+    """The same with the token ids of its answers."""
+    pair, text, clean = prompts.pair, prompts.texts[0], prompts.clean
+    if not pair.correct and "correct" in without:
+        return prompts
     if not pair.correct:
         raise AnswerError(f"{where} has no correct answer; give at least one")
+    if metric in CONTINUED and len(pair.correct) == 1 and isinstance(pair.correct[0], str) and pair.correct[0]:
+        behind = [*dict.fromkeys([(text, clean), (prompts.texts[1], prompts.corrupted)])]
+        found = encode_continuation(tokenizer, behind, pair.correct[0], f"{where}, correct", start=pair.start)
+        if len(found) > 1:
+            return replace(prompts, correct=found, continued=True)
     ids = {
         kind: tuple(encode_answer(tokenizer, text, clean, a, f"{where}, {kind}", start=pair.start) for a in answers)
         for kind, answers in (("correct", pair.correct), ("incorrect", pair.incorrect))
@@ -73,12 +108,7 @@ def encode_pair(tokenizer: Any, pair: Pair, where: str) -> Encoded:
             f"{where}: {strings(tokenizer, sorted(both))} are both correct and incorrect answers; a token can be only "
             "one of them"
         )
-    spans: dict[str, Span] = {}
-    if pair.spans:
-        prompts = Prompt.of(tokenizer, text, clean), Prompt.of(tokenizer, other, corrupted)
-        spans = find(*prompts, pair.spans, where)
-        require_spans(spans, len(clean), where)
-    return Encoded(pair, (text, other), clean, corrupted, ids["correct"], ids["incorrect"], spans)
+    return replace(prompts, correct=ids["correct"], incorrect=ids["incorrect"])
 
 
 def _prompt(tokenizer: Any, prompt: Any, where: str, start: bool) -> tuple[str, tuple[int, ...]]:
@@ -96,10 +126,19 @@ def assemble(
     *,
     metric: MetricName,
     options: Mapping[str, Any] | None = None,
+    **how: Any,
 ) -> Task:
-    """A `Task` from encoded pairs; TaskError if there are none."""
+    """A `Task` from encoded pairs, `how` it is read as in `Task`; TaskError if there are none.
+
+    Where an answer has several tokens, prompts hold all but the last token of theirs, and are read where each of them
+    is predicted.
+    """
     if not encoded:
         raise TaskError(f"task {name!r} has no examples; a task needs at least one pair")
+    if any(e.continued for e in encoded):
+        encoded = [_continued(tokenizer, e) for e in encoded]
+        how = {"read": tuple(tuple(range(-len(e.correct), 0)) for e in encoded), "over": CONTINUED[metric]} | how
+        how["continued"] = True
     seen: set[int] = set()
     for e in encoded:
         seen.update(e.clean, e.corrupted, e.correct, e.incorrect)
@@ -107,7 +146,7 @@ def assemble(
     return Task(
         name=name,
         clean=tuple(e.clean for e in encoded),
-        corrupted=tuple(e.corrupted for e in encoded),
+        corrupted=tuple(e.corrupted for e in encoded if e.pair.corrupted is not None),
         correct=tuple(e.correct for e in encoded),
         incorrect=tuple(e.incorrect for e in encoded),
         metric=metric,
@@ -117,7 +156,21 @@ def assemble(
         options=dict(options or {}),
         vocabulary=dict(zip(used, strings(tokenizer, used), strict=True)),
         spans=tuple(e.spans for e in encoded),
+        **how,
     )
+
+
+def _continued(tokenizer: Any, one: Encoded) -> Encoded:
+    """A pair whose prompts go on with all but the last token of the answer."""
+    if not one.continued and len(one.correct) > 1:
+        raise AnswerError(
+            f"{shown(one.texts[0])} has several answers, while another pair has an answer of several tokens: then "
+            "every pair has one correct answer"
+        )
+    before = one.correct[:-1]
+    text = "".join(strings(tokenizer, before))
+    texts = (one.texts[0] + text, one.texts[1] + text)
+    return replace(one, texts=texts, clean=one.clean + before, corrupted=one.corrupted + before, incorrect=())
 
 
 def collect(

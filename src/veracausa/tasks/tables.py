@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from veracausa.arguments import is_list, kind_and_value, shown
-from veracausa.choices import MetricName
 from veracausa.errors import TaskError
 from veracausa.storage.files import at
 from veracausa.tasks.chat import is_chat
 from veracausa.tasks.columns import COLUMNS, Layout, layout
 from veracausa.tasks.files import table_of
 from veracausa.tasks.finding import Sought, sought
-from veracausa.tasks.metrics import metric as metric_of
 from veracausa.tasks.pairs import Pair
 from veracausa.tasks.rows import Table, table_in_memory
 
@@ -37,15 +35,17 @@ class Given:
     ids: bool
 
 
-def read_pairs(data: Any, metric: MetricName = "logit_diff", columns: Mapping[str, str] | None = None) -> Given:
+def read_pairs(data: Any, columns: Mapping[str, str] | None = None, without: Collection[str] = ("incorrect",)) -> Given:
     """The pairs of a file or of a table in memory, before any model is asked; `columns` as in `vc.task`.
+
+    `without`: what a pair need not have; without "corrupted" there is no counterpart.
 
     Raises:
         FileError: a missing or damaged file. TaskError: a missing column, an empty cell, no rows. Both say where.
     """
     file = isinstance(data, (str, os.PathLike))
     table = table_of(at(data)) if file else table_in_memory(data)
-    required = COLUMNS if metric_of(metric).needs_incorrect else COLUMNS[:3]
+    required = tuple(column for column in COLUMNS if column not in without)
     layouts: dict[tuple[str, ...], Layout] = {}
 
     def read(names: tuple[str, ...], where: str) -> Layout:
@@ -59,7 +59,8 @@ def read_pairs(data: Any, metric: MetricName = "logit_diff", columns: Mapping[st
     for place, row in table.rows:
         where = f"{table.where}, {place}"
         found = read(tuple(row), where)
-        rows.append((where, _pair(found, row, required, where, place, table)))
+        pair = _pair(found, row, required, where, place, table)
+        rows.append((where, replace(pair, corrupted=None) if "corrupted" in without else pair))
     if not rows:
         raise TaskError(
             f"{table.where} has no examples; it needs one row per pair, with the columns {', '.join(required)}"

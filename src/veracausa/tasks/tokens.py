@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -117,6 +117,25 @@ def continuation(
     return joined[len(head) :] if joined[: len(head)] == head and len(joined) > len(head) else None
 
 
+def encode_continuation(
+    tokenizer: Any, prompts: Sequence[tuple[str, tuple[int, ...]]], answer: str, where: str, *, start: bool = True
+) -> tuple[int, ...]:
+    """Token ids of an answer of one or several tokens, the same behind each of the prompts, (text, ids).
+
+    As for `encode_answer`; AnswerError where the prompts make different tokens of it.
+    """
+    found = {_following(tokenizer, text, ids, answer, start) for text, ids in prompts}
+    if len(found) > 1:
+        shown_all = " and ".join(str(strings(tokenizer, ids)) for ids in found)
+        raise AnswerError(
+            f"{where}: the answer {shown(answer)} is different tokens behind the two prompts: {shown_all}"
+        )
+    (ids,) = found
+    if getattr(tokenizer, "unk_token_id", None) in ids:
+        raise AnswerError(f"{where}: the answer {shown(answer)} is not in this tokenizer's vocabulary (unknown token)")
+    return ids
+
+
 def encode_answer(
     tokenizer: Any, prompt: str, prompt_ids: tuple[int, ...], answer: str | int, where: str, *, start: bool = True
 ) -> int:
@@ -137,7 +156,7 @@ def encode_answer(
     if not answer:
         raise AnswerError(f"{where}: an answer is empty")
     follow = partial(continuation, tokenizer, start=start)
-    pieces = follow(prompt, answer, prompt_ids) or encode(tokenizer, answer, start=False)
+    pieces = _following(tokenizer, prompt, prompt_ids, answer, start)
     if len(pieces) != 1:
         raise AnswerError(
             f"{where}: the answer {shown(answer)} is {len(pieces)} tokens for this tokenizer: "
@@ -147,6 +166,11 @@ def encode_answer(
     if pieces[0] == getattr(tokenizer, "unk_token_id", None):
         raise AnswerError(f"{where}: the answer {answer!r} is not in this tokenizer's vocabulary (unknown token)")
     return pieces[0]
+
+
+def _following(tokenizer: Any, prompt: str, ids: tuple[int, ...], answer: str, start: bool) -> tuple[int, ...]:
+    """An answer's tokens behind a prompt; its own where it joins the prompt's last token."""
+    return continuation(tokenizer, prompt, answer, ids, start=start) or encode(tokenizer, answer, start=False)
 
 
 def _index(value: Any) -> int | None:

@@ -80,7 +80,7 @@ class SurfaceWork:
         """Buckets of pairs that are run together."""
         kept = sum(site_width(self.lm.decoder, table.place) + self.lm.width for table in self.units)
         most = examples_per_batch(self.lm, self.task, kept)
-        return buckets(self.lm.decoder, self.task.clean, self.task.corrupted, True, most)
+        return buckets(self.lm.decoder, self.task, True, most)
 
     def batches(self) -> int:
         """Buckets that are recorded."""

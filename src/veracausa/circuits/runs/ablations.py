@@ -138,7 +138,7 @@ def resampled(task: Task, reference: Task, seed: int) -> Task:
     Raises:
         MethodError: there is none of that length but the pair's own.
     """
-    prompts, chosen = sorted({*reference.clean, *reference.corrupted}), []
+    prompts, chosen = sorted(set(reference.prompts)), []
     for i, own in enumerate(zip(task.clean, task.corrupted, strict=True)):
         donors = [prompt for prompt in prompts if len(prompt) == len(own[0]) and prompt not in own]
         if not donors:
@@ -159,7 +159,7 @@ def mean_writes(
 
     A mean is over prompts (and positions), never over writers; no `lengths`: over positions, whatever the prompts.
     """
-    prompts = [*reference.clean, *reference.corrupted]
+    prompts = [*reference.prompts]
     aligned = len({*reference.lengths, *lengths}) == 1 and len(lengths) > 0
     total: Tensor | None = None
     count = 0

@@ -22,14 +22,12 @@ from torch import Tensor
 
 from veracausa.circuits.runs.tapes import circuit_buckets, record_all
 from veracausa.cost import Cost
-from veracausa.effects.optimal_descent import Learning, descend, require_finite, schedule
+from veracausa.effects.optimal_descent import Learning, Part, descend, require_finite, schedule
 from veracausa.engine.ablated import Constants
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.circuit_forward import CircuitForward, Wiring, wiring_of
 from veracausa.engine.guard import attention_function
-from veracausa.engine.tape import Tape
 from veracausa.progress import Tick, progress
-from veracausa.tasks.metrics import divergence
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -51,16 +49,16 @@ def learned_constants(
 
     The model must be borrowed, without gradients.
     """
-    tapes = [bucket.tape for bucket in record_all(lm, task, cost, share_prefix=False)[0]]
+    parts = [Part(one.tape, one.read.divergence(one.tape.clean)) for one in record_all(lm, task, cost, False)[0]]
     size = start.square().mean(-1, keepdim=True).sqrt()
     size = size.clamp_min(0.01 * float(size.max()))
     found, losses = [], []
     shown = progress("learning constants", len(masks) * learning.steps, show_progress)
     with attention_function(lm.decoder, SUFFIX), shown as tick:
         for mask in masks:
-            learner = _Learner(lm, tapes, wiring_of(lm.decoder, mask, settled=False), cost, tick)
+            learner = _Learner(lm, parts, wiring_of(lm.decoder, mask, settled=False), cost, tick)
             before = learner.loss(start)
-            constants = descend(start, size, learning, [len(tape.examples) for tape in tapes], learner.slope)
+            constants = descend(start, size, learning, [len(part.tape.examples) for part in parts], learner.slope)
             after = learner.loss(constants)
             if after > before:  # means do better than what these steps found
                 constants, after = start, before
@@ -83,29 +81,28 @@ class _Learner:
     """One circuit with the pairs that its constants are learned on."""
 
     lm: Model
-    tapes: list[Tape]
+    parts: list[Part]
     wiring: Wiring
     cost: Cost
     tick: Tick
 
-    def divergence(self, constants: Tensor, tape: Tape, rows: slice) -> Float[Tensor, " rows"]:
-        """KL from the clean run's distribution at the last position."""
-        decoder = self.lm.decoder
-        last = CircuitForward(decoder, tape, Constants(decoder, tape, constants), self.cost)(self.wiring, rows)
-        clean = decoder.logits(tape.clean.last[rows]).log_softmax(-1).detach()
-        return divergence(clean, decoder.logits(last))
+    def divergence(self, constants: Tensor, part: Part, rows: slice) -> Float[Tensor, " rows"]:
+        """KL from the clean run's distribution."""
+        decoder, tape = self.lm.decoder, part.tape
+        end = CircuitForward(decoder, tape, Constants(decoder, tape, constants), self.cost)(self.wiring, rows)
+        return -part.read(end, torch.arange(len(tape.examples), device=end.device)[rows])
 
     @torch.no_grad()
     def loss(self, constants: Tensor) -> float:
         """Mean over all pairs."""
-        found = [self.divergence(constants, tape, slice(0, len(tape.examples))) for tape in self.tapes]
+        found = [self.divergence(constants, part, slice(0, len(part.tape.examples))) for part in self.parts]
         return float(torch.cat(found).mean())
 
     def slope(self, constants: Tensor, group: int, which: slice) -> Tensor:
         """Gradient of the mean over some pairs of a tape."""
         leaf, before = constants.requires_grad_(), self.cost.forward
         with torch.enable_grad():
-            loss = self.divergence(leaf, self.tapes[group], which).mean()
+            loss = self.divergence(leaf, self.parts[group], which).mean()
             require_finite(loss)
             (found,) = torch.autograd.grad(loss, leaf)
         self.cost.backward += self.cost.forward - before

@@ -19,9 +19,9 @@ from veracausa.engine.budget import rows_per_chunk
 from veracausa.engine.circuit_forward import CircuitForward, Wiring
 from veracausa.engine.guard import attention_function
 from veracausa.engine.memory import chunks
+from veracausa.engine.readout import Readout
 from veracausa.engine.soft_circuit import SoftCircuit
 from veracausa.tasks.measurement import Measurement
-from veracausa.tasks.metrics import divergence
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -34,27 +34,27 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """One bucket: its weighted circuits, its circuits, and the clean run's log-probabilities."""
+    """One bucket: its weighted circuits, its circuits, and minus the KL from the clean run."""
 
     soft: SoftCircuit
     hard: CircuitForward
-    reference: Float[Tensor, "examples vocabulary"]
+    divergence: Readout
 
     def __len__(self) -> int:
-        return len(self.reference)
+        return len(self.soft.tape.examples)
 
     @property
     def positions(self) -> int:
         """Positions that are run."""
         return self.soft.tape.length - self.soft.tape.start
 
-    def metric(self, last: Float[Tensor, "rows width"], rows: slice) -> Float[Tensor, " rows"]:
+    def metric(self, last: Float[Tensor, "rows tail width"], rows: slice) -> Float[Tensor, " rows"]:
         """M of the rows' final residual."""
         return self.soft.read(last, torch.arange(len(self), device=last.device)[rows])
 
-    def kl(self, last: Float[Tensor, "rows width"], rows: slice) -> Float[Tensor, " rows"]:
+    def kl(self, last: Float[Tensor, "rows tail width"], rows: slice) -> Float[Tensor, " rows"]:
         """KL from the clean run's output distribution to the rows'."""
-        return divergence(self.reference[rows], self.soft.decoder.logits(last))
+        return -self.divergence(last, torch.arange(len(self), device=last.device)[rows])
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +129,7 @@ def record(lm: Model, task: Task, cost: Cost, most: int | None = None) -> Record
             soft = SoftCircuit(lm.decoder, tape, ablated, read, cost)
             hard = CircuitForward(lm.decoder, tape, ablated, cost)
             require_whole_is_clean(lm, hard, read)
-            groups.append(Group(soft, hard, lm.decoder.logits(tape.clean.last).log_softmax(-1)))
+            groups.append(Group(soft, hard, read.divergence(tape.clean)))
     measured.require_gap(task)
     return Recorded(lm, groups, measured)
 

@@ -38,7 +38,6 @@ from veracausa.result import Shown
 from veracausa.scores.headers import reference_settings
 from veracausa.scores.scores import task_header
 from veracausa.tasks.measurement import Measurement
-from veracausa.tasks.metrics import divergence
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -254,16 +253,16 @@ def _bucket(
         for number, wiring in enumerate(wirings):
             lasts.append(_last(CircuitForward(lm.decoder, tape, how.of(lm, tape, number), bucket.cost), lm, wiring))
             tick(len(bucket.every))
-    last, clean = torch.cat(lasts), lm.decoder.logits(tape.clean.last).log_softmax(-1)
+    last, divergence = torch.cat(lasts), read.divergence(tape.clean)
     parts = []
     for rows in torch.arange(len(last), device=lm.device).split(_UNEMBEDDED):
         example = rows % len(bucket.every)
-        kl = divergence(clean[example], lm.decoder.logits(last[rows]))
+        kl = -divergence(last[rows], example)
         parts.append(torch.stack([read(last[rows], example), kl]).to("cpu", lm.score_dtype))
     return torch.cat(parts, 1).unflatten(1, (len(wirings), -1)).movedim(0, 1)
 
 
-def _last(forward: CircuitForward, lm: Model, wiring: Wiring) -> Float[Tensor, "examples width"]:
+def _last(forward: CircuitForward, lm: Model, wiring: Wiring) -> Float[Tensor, "examples tail width"]:
     """Final residual of all examples of a bucket, as many at a time as fit."""
     positions, length = forward.tape.length - forward.tape.start, forward.tape.length
 

@@ -30,7 +30,7 @@ def circuit_buckets(
     kept = 4 * lm.heads * lm.decoder.head_dim + (lm.heads + 4) * lm.width
     fit = examples_per_batch(lm, task, kept)
     most = fit if most is None else min(fit, most)
-    groups = buckets(lm.decoder, task.clean, task.corrupted, share_prefix, most)
+    groups = buckets(lm.decoder, task, share_prefix, most)
     return _joined(groups, task.lengths, most, _FEW_TOKENS if lm.device.type == "cpu" else 16 * _FEW_TOKENS)
 
 

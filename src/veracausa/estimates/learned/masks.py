@@ -32,7 +32,6 @@ from veracausa.engine.work import gives, recorded_runs
 from veracausa.errors import MethodError
 from veracausa.estimates.learned.concrete import Training, descend, hard_concrete, open_probability, told
 from veracausa.scores.scores import Scores, assemble
-from veracausa.tasks.metrics import metric
 from veracausa.units.resolve import resolve_units
 from veracausa.units.table import Units
 
@@ -61,7 +60,7 @@ class MaskWork:
 
     def groups(self) -> list[tuple[int, tuple[int, ...]]]:
         """Pairs that are run together."""
-        return buckets(self.lm.decoder, self.task.clean, self.task.corrupted, True, self.training.batch)
+        return buckets(self.lm.decoder, self.task, True, self.training.batch)
 
     def batches(self) -> int:
         """Buckets that are recorded."""
@@ -115,14 +114,12 @@ class MaskWork:
         def run(start: int, examples: tuple[int, ...]) -> None:
             bucket = Bucket.record(lm, task, start, examples, call.cost, sites=(place,))
             tape, read = bucket.tape, bucket.read
-            reference = lm.decoder.logits(tape.clean.last).log_softmax(-1)
             pairs = GatedPairs.of(lm.decoder, place, tape, tape.tokens[0])
             opened = torch.ones(len(examples), lm.layers, 1, dtype=lm.score_dtype, device=lm.device)
             bare = read.of_state(tape.clean)
             require_run(lm, read(pairs.run(opened, bucket.every, call.cost), bucket.every), bare, tape.clean)
             call.measured.put(examples, bare, read.of_state(tape.corrupted))
-            read_kl = Readout(lm, metric("neg_kl"), read.answers, reference)
-            parts[group_of[examples[0]]].append(_Part(pairs, read, read_kl))
+            parts[group_of[examples[0]]].append(_Part(pairs, read, read.divergence(tape.clean)))
             call.advance()
 
         call.rest(groups, run)

@@ -62,7 +62,7 @@ class PathBucket(Bucket):
         """∂M/∂(some tensors of a run's graph); counts the backward pass. `again`: the graph is needed once more."""
         rows = len(state.residual[0])
         with torch.enable_grad(), memory_errors(f"The backward pass of {rows} prompts"):
-            metric = self.read(state.last, example).sum()
+            metric = self.read.of_state(state, example).sum()
             found = torch.autograd.grad(metric, wanted, allow_unused=True, materialize_grads=True, retain_graph=again)
         self.cost.backward += rows * self.positions * self.lm.layers
         return list(found)

@@ -290,7 +290,7 @@ class EdgeSums(Sums):
                 mine, row = torch.unique_consecutive(example, return_inverse=True)
                 own = gradient[:, first : first + len(rows)] * weights[:, None, None]
                 summed = gradient.new_zeros(len(gradient), len(mine), *gradient.shape[2:]).index_add_(1, row, own)
-                # the logits are read at the last position only
+                # the logits are read at the tail only
                 whole = functional.pad(summed, (0, 0, self.bucket.positions - summed.shape[2], 0))
                 at = _writers(graph, site)
                 products = self.products.of(reader, self.changes[mine, at.start : at.stop], whole, at.start)

@@ -61,7 +61,7 @@ def _length(bucket: PathBucket, path: Tensor, which: Tensor) -> tuple[float, Ten
     leaf = path.detach().requires_grad_()
     with torch.enable_grad(), attention_function(bucket.lm.decoder, SUFFIX):
         state = run(bucket, leaf, which)
-        metric = bucket.read(state.last, which).sum()
+        metric = bucket.read.of_state(state, which).sum()
         (slope,) = torch.autograd.grad(metric, leaf, create_graph=True)
         steep = torch.linalg.vector_norm(slope[:-1], dim=(1, 2))
         length = (torch.linalg.vector_norm(leaf[1:] - leaf[:-1], dim=(1, 2)) * steep).sum()

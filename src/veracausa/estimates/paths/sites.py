@@ -81,10 +81,10 @@ def _run(sums: Sums, backward: bool, rows: list[SiteRow]) -> SiteRuns:
     state = State(sites={site: [] for site in sums.behind})
     with torch.set_grad_enabled(backward):
         with hooks(*(watch(lm.decoder, state, []) if backward and sums.behind else ())):
-            last = sweep(lm.decoder, bucket.tape, bucket.base, joins, start=bucket.tape.start, backward=backward,
-                         cost=bucket.cost)  # fmt: skip
-        state.residual.append(last[:, None])
-        metric = bucket.read(state.last, torch.cat([join.example for join in joins]))
+            end = sweep(lm.decoder, bucket.tape, bucket.base, joins, start=bucket.tape.start, backward=backward,
+                        cost=bucket.cost)  # fmt: skip
+        state.residual.append(end)
+        metric = bucket.read(end, torch.cat([join.example for join in joins]))
     found: list[Tensor] = []
     if backward:
         wanted = [*sums.wanted_behind(state, by_site[0][0].join), *leaves]
