@@ -82,6 +82,15 @@ def test_what_is_no_place_to_read(words, change, message):
         task(words, **(PAIR | {"correct": [" is", " is"], "incorrect": [" are", " are"]} | change))
 
 
+def test_a_span_by_its_name(words):
+    made = task(words, **PAIR, metric="entropy", spans={"place": ["cabinet", "store"]}, read="place")
+    assert [made.tokens(i)[0][made.places[i][0]] for i in range(2)] == [" cabinet", " store"]
+    with pytest.raises(errors.TaskError, match=r"'names' is no position: .*'all' or 'text' or 'place'"):
+        task(words, **PAIR, metric="entropy", spans={"place": ["cabinet", "store"]}, read="names")
+    with pytest.raises(errors.TaskError, match="in pair 1 that span stands elsewhere"):
+        task(words, **PAIR, metric="entropy", spans={"who": ["The", "John"]}, read="who")
+
+
 def test_files_keep_it(words, tmp_path):
     made = task(words, **PAIR, correct=[" to the store", " is"], metric="logprob")
     again = vc.open(made.save(tmp_path / "a.json"))

@@ -85,9 +85,9 @@ def task(
     metrics that read them.
 
     `read` says where: a position of every prompt (−1, the last, from the end), or one entry a prompt, a position or a
-    list of them; "all" positions; or "text": every token of the clean prompt is the answer to what stands before it
-    (metric "logprob": minus the text's mean loss). What is read at position p is the prediction of token p + 1. `over`:
-    the "mean" (default), "sum" or "product" over several positions.
+    list of them; a span's name; "all" positions; or "text": every token of the clean prompt is the answer to what
+    stands before it (metric "logprob": minus the text's mean loss). What is read at position p is the prediction of
+    token p + 1. `over`: the "mean" (default), "sum" or "product" over several positions.
 
     An answer of several tokens, correct=" South Korea", is read by metric="logprob" (Σ_t log p(y_t | x, y_<t)) and
     "prob" (their product): the prompts then go on with all but its last token (teacher forcing), both alike.

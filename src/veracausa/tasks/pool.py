@@ -88,7 +88,9 @@ def pool(
 def merged(one: Task, other: Task) -> Task:
     """Two pools as one; prompts of the second are counted on from those of the first."""
     first = 1 + max(int(info["pair"]) for info in one.info)
-    columns = ("clean", "corrupted", "correct", "incorrect", "clean_text", "corrupted_text", "spans")
+    columns = (
+        "clean", "corrupted", "correct", "incorrect", "clean_text", "corrupted_text", "spans", "read", "number",
+    )  # fmt: skip
     joined: dict[str, Any] = {column: getattr(one, column) + getattr(other, column) for column in columns}
     info = (*one.info, *({**info, "pair": int(info["pair"]) + first} for info in other.info))
     return replace(one, **joined, info=info, vocabulary={**one.vocabulary, **other.vocabulary})
@@ -173,7 +175,7 @@ def _assembled(tokenizer: Any, task: Task, own: str, chosen: Sequence[_Chosen]) 
     kinds = len({how for _, how, *_ in chosen})
     picked: dict[str, Any] = {
         column: tuple(getattr(task, column)[i] for i in index)
-        for column in ("clean", "correct", "incorrect", "clean_text")
+        for column in ("clean", "correct", "incorrect", "clean_text", "read", "number")
     }
     options = {key: value for key, value in task.options.items() if key != "corruption"}
     return replace(

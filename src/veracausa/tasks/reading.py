@@ -16,7 +16,7 @@ from veracausa.tasks.own_metrics import is_function
 from veracausa.tasks.pairs import Encoded
 from veracausa.tasks.task import Ids
 
-#: A position of every prompt, one or several of each, or by a name of `NAMED`.
+#: A position of every prompt, one or several of each, or by a name of `NAMED` or of a span.
 Read = int | str | Sequence[int | Sequence[int]]
 #: Names for positions.
 NAMED = {"all": "every position", "text": "every token of the clean prompt is the answer to what stands before it"}
@@ -82,10 +82,7 @@ def _positions(read: Any, encoded: Sequence[Encoded]) -> Ids:
     if read == "all":
         return tuple(tuple(range(len(one.clean))) for one in encoded)
     if isinstance(read, str):
-        raise TaskError(
-            f"vc.task: read={shown(read)} is no position: give whole numbers, or {' or '.join(map(repr, NAMED))}."
-            f"{did_you_mean(read, NAMED)}"
-        )
+        return _spans(read, encoded)
     entries = list(read) if is_list(read) else [read] * len(encoded)
     if len(entries) != len(encoded):
         raise TaskError(
@@ -93,6 +90,25 @@ def _positions(read: Any, encoded: Sequence[Encoded]) -> Ids:
             "all, or one entry a prompt: a position, or a list of them."
         )
     return tuple(tuple(_position(at) for at in entry) if is_list(entry) else (_position(entry),) for entry in entries)
+
+
+def _spans(name: str, encoded: Sequence[Encoded]) -> Ids:
+    """The positions of a span, which every pair must have at one place in both prompts."""
+    known = dict.fromkeys(span for one in encoded for span in one.spans)
+    if name not in known:
+        names = [*NAMED, *known]
+        raise TaskError(
+            f"vc.task: read={shown(name)} is no position: give whole numbers, or {' or '.join(map(repr, names))}."
+            f"{did_you_mean(name, names)}"
+        )
+    for number, one in enumerate(encoded):
+        if name not in one.spans or one.spans[name].moved:
+            wrong = "stands elsewhere in the corrupted prompt" if name in one.spans else "is not there"
+            raise TaskError(
+                f"vc.task: read={shown(name)}, but in pair {number} that span {wrong}, so M would be read at two "
+                "places. Leave such pairs out, or give the positions."
+            )
+    return tuple(tuple(range(*one.spans[name].clean)) for one in encoded)
 
 
 def _position(value: Any) -> int:
