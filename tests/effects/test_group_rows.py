@@ -7,7 +7,8 @@ from naive_groups import effects
 
 import veracausa as vc
 from veracausa.errors import MethodError, UnitError
-from veracausa.units.groups import Groups, Member, is_grouped, pieces
+from veracausa.units.groups import Groups, is_grouped, pieces
+from veracausa.units.members import Member
 
 QUIET = {"show_progress": False}
 GROUPS = [

@@ -1,5 +1,7 @@
 """Patterns in groups: beside values they are the head's output; rows and parts of them; what is refused."""
 
+from dataclasses import replace
+
 import naive_patterns
 import pytest
 import tiny_models
@@ -8,6 +10,7 @@ from bridges import naive_metric
 
 import veracausa as vc
 from veracausa.errors import MethodError, UnitError
+from veracausa.tasks.spans import Span
 from veracausa.units.groups import is_grouped, pieces
 
 FAMILIES = tiny_models.FAMILIES
@@ -125,6 +128,9 @@ def test_names_read_back():
     ]  # fmt: skip
     for name in ("a9.h6<pattern>@12", "a9.h6<pattern>@12,5", "m3@x", "m3@2@5", "a9.h6<pattern>"):
         assert not is_grouped(name)
+    assert pieces("a9.h6<pattern>@verb,subject", "") == [("a9.h6<pattern>", "verb", "subject")]
+    for name in ("a9.h6<pattern>@end,subject", "a9.h6<pattern>@5,subject", "a9.h6<pattern>@subject,5"):
+        assert is_grouped(name)
     for name in ("a9.h6<pattern>@-1,5", "a9.h6<pattern>@12,end", "a9.h6<pattern>@1-2,5", "a9.h6<pattern>@12,3-5"):
         assert is_grouped(name)
 
@@ -172,6 +178,60 @@ def test_cells_that_a_prompt_lacks(tiny, task_of):
     assert (scores.values[:, 1] == 0).all() and scores.values[1].isfinite().all()
     apart = vc.exact(lm, task, units=[("a1.h2<pattern>@4,1-2", "a1.h2<pattern>@4,3", "a1.h2<pattern>@5,1-2")], **QUIET)
     assert apart.values.isfinite().all()
+
+
+SPANS = ({"subject": (1, 3), "verb": (5, 6)}, {"subject": (4, 7), "verb": (7, 8)}, {"verb": (2, 3)})
+
+
+@pytest.fixture
+def spanned(task_of):
+    """A task of two lengths whose pairs have two spans, the last one of them only."""
+    return replace(task_of((6, 8), n=3), spans=tuple({k: Span(at, at) for k, at in one.items()} for one in SPANS))
+
+
+@pytest.mark.parametrize("ablation", ["counterfactual", "zero"])
+def test_cells_at_spans_are_those_at_their_positions(tiny, spanned, agree, ablation):
+    lm, asked = tiny("llama"), {"ablation": ablation, **QUIET}
+    names = ["a1.h2<pattern>@verb,subject", "a1.h2<pattern>@-1,verb", "a0.h1<pattern>@subject,0", "a0.h0<pattern>@-1"]
+    scores = vc.exact(lm, spanned, units=names, **asked)
+    assert scores.units.names == names
+    for i, spans in enumerate(SPANS):
+        for name in names:
+            at = {span: f"{first}-{end - 1}" for span, (first, end) in spans.items()}
+            value = scores.values[i, scores.units.find(name)]
+            if "subject" in name and "subject" not in at:
+                assert value.isnan()
+                continue
+            stem, _, where = name.partition("@")
+            plain = f"{stem}@{','.join(at.get(part, part) for part in where.split(','))}"
+            one = vc.exact(lm, spanned[i : i + 1], units=[(plain,)], **asked)
+            assert float(value) == pytest.approx(float(one.values), rel=1e-9, abs=1e-11)
+    (saved,) = [scores.units.to_list()]
+    assert [one["members"][0].get("keys_at") for one in saved] == ["subject", "verb", None, None]
+
+
+def test_cells_at_spans_in_files_and_what_is_refused(tiny, spanned, tmp_path):
+    lm = tiny("llama")
+    scores = vc.exact(lm, spanned, units=["a1.h2<pattern>@verb,subject", ("a1.h2<pattern>@end,verb", "m1")], **QUIET)
+    again = vc.open(scores.save(tmp_path / "cells.safetensors"))
+    assert again.units.names == scores.units.names and again.units.keys == scores.units.keys
+    assert torch.equal(
+        vc.exact(lm, spanned, units=again.units, **QUIET).values.nan_to_num(), scores.values.nan_to_num()
+    )
+    for units, words in (
+        (["a1.h2<pattern>@end,object"], "has no span 'object'"),
+        (["m1@end,subject"], "only cells of patterns have"),
+        ([("a1.h2<pattern>@verb,subject", "a1.h2<pattern>@verb,subject")], "twice"),
+        ([("a1.h2<pattern>@verb,subject", "a1.h2<pattern>@verb")], "which overlap"),
+        ([("a1.h2<pattern>@verb,subject", "a1.h2<pattern>@5,2")], "overlap in pair 0"),
+    ):
+        with pytest.raises(UnitError, match=words):
+            vc.exact(lm, spanned, units=units, **QUIET)
+    apart = [("a1.h2<pattern>@verb,subject", "a1.h2<pattern>@verb,verb", "a1.h2<pattern>@0")]
+    assert vc.exact(lm, spanned, units=apart, **QUIET).values[:2].isfinite().all()
+    moved = replace(spanned, spans=({"verb": Span((4, 5), (5, 6))}, *spanned.spans[1:]))
+    with pytest.raises(UnitError, match="Queries, keys and patterns belong to their"):
+        vc.exact(lm, moved, units=["a1.h2<pattern>@end,verb"], **QUIET)
 
 
 def test_replacements_that_patterns_do_not_have(tiny, task_of):

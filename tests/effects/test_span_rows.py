@@ -12,7 +12,7 @@ from veracausa.errors import MethodError, UnitError
 from veracausa.tasks.placing import places
 from veracausa.tasks.spans import Span
 from veracausa.units.at_spans import SpanUnits
-from veracausa.units.groups import Member
+from veracausa.units.members import Member
 from veracausa.units.resolve import all_units
 
 QUIET = {"show_progress": False}

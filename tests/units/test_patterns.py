@@ -7,6 +7,7 @@ import torch
 from command_line import called, model_folder, pairs_file
 
 import veracausa as vc
+from veracausa.cli.checks import units_of
 from veracausa.errors import FileError, MethodError, UnitError
 from veracausa.storage.files import read_tensors, write_tensors
 from veracausa.units.cells import Cells
@@ -124,6 +125,22 @@ def test_on_the_command_line(places, tmp_path):
     assert called(folder, "attribute", pairs, "--units", "patterns", "--verify", "--top", 3).exit_code == 0
     for wrong in ("a1.h2<pattern>@3,", "a1.h2<pattern>@3,2,5", "patterns@cell"):
         assert called(folder, "exact", pairs, "--units", wrong).exit_code != 0
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("a1.h2<pattern>@verb,subject,m1", ["a1.h2<pattern>@verb,subject", "m1"]),
+        ("a1.h2<pattern>@verb,m1", ["a1.h2<pattern>@verb", "m1"]),
+        ("a1.h2<pattern>@3,2,a1,r2@3", ["a1.h2<pattern>@3,2", "a1", "r2@3"]),
+        ("m1+a1.h2<pattern>@3,-2--1+m2@5,a0.h0", ["m1+a1.h2<pattern>@3,-2--1+m2@5", "a0.h0"]),
+        ("a1.h2<pattern>@3,2+a1.h3<pattern>@3,1", "a1.h2<pattern>@3,2+a1.h3<pattern>@3,1"),
+        ("a1.h2<pattern>,m1", ["a1.h2<pattern>", "m1"]),
+        ("a1.h2<pattern>@3,a1.h2->a2.h0<q>", ["a1.h2<pattern>@3", "a1.h2->a2.h0<q>"]),
+    ],
+)
+def test_commas_of_cells_and_commas_between_names(text, names):
+    assert units_of(text) == names
 
 
 def test_other_verbs(tiny, task_of, agree):

@@ -129,11 +129,27 @@ def require_dtype(dtype: str | None) -> None:
         raise MethodError(not_known("dtype", dtype, DTYPES))
 
 
+def _split(text: str) -> list[str]:
+    """Names with commas between them; the comma before a cell's key is its own: a9.h6<pattern>@12,5.
+
+    >>> _split("a9.h6<pattern>@end,subject,m3")
+    ['a9.h6<pattern>@end,subject', 'm3']
+    """
+    names: list[str] = []
+    for part in text.split(","):
+        last = names[-1].rpartition("+")[2] if names else ""
+        if "<pattern>@" in last and "," not in last and not re.match(r"[amr][0-9]|.*->", part):
+            names[-1] += f",{part}"
+        else:
+            names.append(part)
+    return names
+
+
 def units_of(text: str) -> str | list[str]:
     """A kind of units, or a list of names; UnitError for what is neither."""
     from veracausa.units.resolve import require_names
 
-    names = re.split(r",(?![-0-9]|end\b)", text)  # a comma before a position is a cell's own: a9.h6<pattern>@12,5
+    names = _split(text)
     units = names if len(names) > 1 else text
     require_names(units)
     return units

@@ -26,8 +26,9 @@ from veracausa.engine.suffix import Join, sweep
 from veracausa.engine.tape import Tape
 from veracausa.tasks.placing import moved, places
 from veracausa.tasks.spans import Range
-from veracausa.units.groups import Groups, Member
+from veracausa.units.groups import Groups
 from veracausa.units.kinds import Kind
+from veracausa.units.members import Member
 from veracausa.units.table import per_layer
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ class GroupRows(Plan):
                 shift = self._other[pair][one.at][0] - first if one.at in self._other[pair] else 0
                 first = max(first, start)
                 part = slice(None) if one.index < 0 or parts == 1 else slice(one.index, one.index + 1)
-                looked_at = one.looked_at(tape.length) if keys > 1 else slice(None)
+                looked_at = one.looked_at(tape.length, self._own[pair]) if keys > 1 else slice(None)
                 here = slice(first - start, max(last + 1 - start, 0))
                 taken[at, here, part, looked_at] = True
                 there[at, here, part] += shift

@@ -103,7 +103,7 @@ def require_alike(task: Task, units: SpanUnits | Groups) -> None:
     """
     kinds: set[str] = {units.kind}
     if isinstance(units, Groups):
-        kinds = {one.kind for group in units.members for one in group if one.at}
+        kinds = {one.kind for group in units.members for one in group if one.named}
     for i, spans in enumerate(task.spans):
         for name in units.named:
             if name in spans and spans[name].moved and kinds & {"queries", "keys", "patterns"}:

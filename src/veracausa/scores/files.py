@@ -33,8 +33,9 @@ from veracausa.tasks.spans import NAME
 from veracausa.units.at_spans import SpanUnits
 from veracausa.units.cells import Cells
 from veracausa.units.edges import Edges
-from veracausa.units.groups import Groups, Member
+from veracausa.units.groups import Groups
 from veracausa.units.kinds import KINDS, indexed
+from veracausa.units.members import Member
 from veracausa.units.paths import Paths
 from veracausa.units.table import Units
 
@@ -156,15 +157,16 @@ def _spans(listed: Any, tensors: dict[str, Tensor]) -> list[str]:
 _FAR = 1 << 31
 _MEMBER = record(
     kind=one_of(*KINDS), layer=whole(0, 1000), index=whole(-1), first=maybe(whole(-_FAR)), last=maybe(whole(-_FAR)),
-    keys=maybe(many(whole(-_FAR), 2)), at=maybe(text),
+    keys=maybe(many(whole(-_FAR), 2)), at=maybe(text), keys_at=maybe(text),
 )  # fmt: skip
 
 
 def _member(value: Any) -> Any:
     """A member of a group; of cells it says which keys, at a span which."""
-    found = _MEMBER({"keys": None, "at": None} | value)
-    if found["at"] is not None and not re.fullmatch(NAME, found["at"]):
-        raise ValueError(f"{found['at']!r} is no name of a span")
+    found = _MEMBER({"keys": None, "at": None, "keys_at": None} | value)
+    for span in (found["at"], found["keys_at"]):
+        if span is not None and not re.fullmatch(NAME, span):
+            raise ValueError(f"{span!r} is no name of a span")
     return found
 
 

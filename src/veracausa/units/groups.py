@@ -7,6 +7,7 @@
     m3+m4@-1            two MLPs at each prompt's last position (also @end); @-3--1 at its last three
     m3+m4@subject       two MLPs at the tokens that each pair names so (see `tasks.spans`)
     a9.h6<pattern>@12,3-5   what query 12 of a head takes from keys 3 to 5 (see `units.cells`), beside "m3" or alone
+    a9.h6<pattern>@end,subject  what each prompt's last position takes from the tokens that are named so
 
 A group's name is what it is made of, or one that you give: {"movers": ["a9.h6", "a20.h0"]}.
 """
@@ -17,16 +18,16 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from veracausa.arguments import is_list, shown
 from veracausa.errors import UnitError
 from veracausa.tasks.spans import END, NAME
-from veracausa.units.kinds import KINDS, Kind
-from veracausa.units.spans import Range, is_range, meet, read_range, shown_range, within
+from veracausa.units.members import Member, require_member
+from veracausa.units.spans import Range, is_range, read_range
 from veracausa.units.table import Units
 
 if TYPE_CHECKING:
@@ -36,91 +37,8 @@ if TYPE_CHECKING:
 
 #: Members that are shown one by one.
 _SHOWN = 8
-#: What an entry says of one member: its name, its positions (or its span) and its keys; None where it says nothing.
-Piece = tuple[str, Range | str | None, Range | None]
-
-
-@dataclass(frozen=True)
-class Member:
-    """One unit of a group, at positions `first` … `last`; below 0 they count from each prompt's end. None: all.
-
-    `keys`: of a pattern, the first and the last key whose cells are meant, counted in the same way. None: whole rows.
-    `at`: the name of a span, in the place of positions.
-    """
-
-    kind: Kind
-    layer: int
-    index: int
-    first: int | None = None
-    last: int | None = None
-    keys: Range | None = None
-    at: str | None = None
-
-    @property
-    def place(self) -> Place:
-        """Where in a block its activation is."""
-        return cast("Place", KINDS[self.kind].place)
-
-    @property
-    def name(self) -> str:
-        """Its name with its positions."""
-        stem = KINDS[self.kind].called(self.layer, self.index)
-        if self.at is not None:
-            return f"{stem}@{self.at}"
-        if self.first is None or self.last is None:
-            return stem
-        return f"{stem}@{shown_range((self.first, self.last))}" + (f",{shown_range(self.keys)}" if self.keys else "")
-
-    @property
-    def everywhere(self) -> bool:
-        """Whether it is at all positions."""
-        return self.first is None and self.at is None
-
-    def span(self, length: int, spans: Mapping[str, Range]) -> tuple[int, int]:
-        """First and last position in a prompt of that length; the first is below 0 where the prompt has no such.
-
-        `spans`: (first, end) of those that the prompt has. A prompt that lacks a key has no such cell either.
-        """
-        if self.at is not None:
-            first, end = spans.get(self.at, (-1, 0))
-            return first, end - 1
-        if self.first is None or self.last is None:
-            return 0, length - 1
-        first, last = within((self.first, self.last), length)
-        return (first, last) if self.looked_at(length).start >= 0 else (-1, last)
-
-    def looked_at(self, length: int) -> slice:
-        """The keys in a prompt of that length; the first is below 0 where the prompt has no such."""
-        first, last = (0, length - 1) if self.keys is None else within(self.keys, length)
-        return slice(first, last + 1)
-
-    @property
-    def hidden(self) -> bool:
-        """Whether all its keys come after its queries, whatever a prompt's length."""
-        if self.keys is None or self.last is None:
-            return False
-        return (self.keys[0] < 0) == (self.last < 0) and self.keys[0] > self.last
-
-    def to_dict(self) -> dict[str, Any]:
-        """What a file says of it: keys, and a span, only where it has some."""
-        return {name: value for name, value in asdict(self).items() if name not in ("keys", "at") or value}
-
-    def shares_activation(self, other: Member) -> bool:
-        """Whether both set the same activation, where their positions are the same."""
-        same = (self.place, self.layer) == (other.place, other.layer)
-        return same and (self.index < 0 or other.index < 0 or self.index == other.index)
-
-    def overlaps(self, other: Member) -> bool:
-        """Whether both set the same activation somewhere, in prompts of some length; at spans, wherever these are."""
-        if not self.shares_activation(other):
-            return False
-        if self.at is not None or other.at is not None:
-            return self.everywhere or other.everywhere or self.at == other.at
-        if self.first is None or self.last is None or other.first is None or other.last is None:
-            return True
-        if not meet((self.first, self.last), (other.first, other.last)):
-            return False
-        return self.keys is None or other.keys is None or meet(self.keys, other.keys)
+#: What an entry says of one member: its name, its positions and its keys (or their spans); None where it says nothing.
+Piece = tuple[str, Range | str | None, Range | str | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +57,7 @@ class Groups(Units):
         """
         found = tuple(tuple(group) for group in members)
         for one in (one for group in found for one in group):
-            _require_member(one)
+            require_member(one)
         called = tuple(labels) if labels else tuple(map(_called, found))
         if not found:
             raise UnitError("There are no groups. Name at least one, e.g. [('a0.h0', 'a1.h0')].")
@@ -191,8 +109,8 @@ class Groups(Units):
 
     @property
     def named(self) -> tuple[str, ...]:
-        """The spans that members are at, each once."""
-        return tuple(dict.fromkeys(one.at for group in self.members for one in group if one.at is not None))
+        """The spans that members are at, or look at, each once."""
+        return tuple(dict.fromkeys(name for group in self.members for one in group for name in one.named))
 
     def earliest(self, start: int, length: int, spans: Mapping[str, Range]) -> np.ndarray:
         """The first position that each group changes in prompts of that length with these spans, at least `start`."""
@@ -246,25 +164,6 @@ def _some(names: list[str]) -> list[str]:
     return names if len(names) <= _SHOWN else [*names[: _SHOWN - 1], "…", names[-1]]
 
 
-def _require_member(one: Member) -> None:
-    spans = (one.first, one.last)
-    if one.kind not in KINDS or (None in spans) != (spans == (None, None)) or (one.first or 0) > (one.last or 0):
-        raise UnitError(f"{one} is no unit at positions that follow each other.")
-    if one.at is not None and (one.first is not None or one.keys is not None):
-        raise UnitError(f"{one} is at a span and at positions; it is at one of them.")
-    if one.keys is None or one.first is None or one.last is None:
-        if one.keys is not None:
-            raise UnitError(f"{one} has keys, but not the queries that look at them.")
-        return
-    if one.kind != "patterns":
-        raise UnitError(
-            f"{one.name!r} names a key, which only cells of patterns have: a9.h6<pattern>@12,5. Give every unit of the "
-            "group its own positions."
-        )
-    if not is_range(one.keys):
-        raise UnitError(f"{one.name!r} names no keys that follow each other.")
-
-
 def _require_group(name: str, group: Sequence[Member]) -> None:
     if not group:
         raise UnitError(f"The group {name!r} is empty. Name at least one unit in it.")
@@ -289,9 +188,10 @@ def is_grouped(units: Any) -> bool:
 
 
 def _reads_grouped(name: str) -> bool:
-    where = name.partition("@")[2]
-    ranged = where != END and any(read_range(part) is not None and not part.isdigit() for part in where.split(","))
-    return "->" not in name and ("+" in name or ranged or where.startswith("-"))
+    where, comma, keys = name.partition("@")[2].partition(",")
+    ranged = where != END and any(read_range(part) is not None and not part.isdigit() for part in (where, keys))
+    at_span = comma and any(re.fullmatch(NAME, part) for part in (where, keys))
+    return "->" not in name and ("+" in name or ranged or bool(at_span) or where.startswith("-"))
 
 
 def pieces(entry: Any, what: str) -> list[Piece]:
@@ -313,12 +213,15 @@ def _span(name: str) -> Piece:
     name = name.strip()
     stem, _, where = name.partition("@")
     at, comma, looked_at = where.partition(",")
-    queries, keys = read_range(at), read_range(looked_at)
-    if not comma and queries is None and re.fullmatch(NAME, at):
-        return stem, at, None
+    queries, keys = _where(at), _where(looked_at)
     if queries is None or (comma and keys is None):
         return name, None, None  # at all positions, or no unit is called so
     return stem, queries, keys
+
+
+def _where(text: str) -> Range | str | None:
+    """A range of positions, or the name of a span; None for other text."""
+    return read_range(text) or (text if re.fullmatch(NAME, text) else None)
 
 
 def _spread(found: list[Piece]) -> list[Piece]:

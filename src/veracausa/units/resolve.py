@@ -18,8 +18,9 @@ from veracausa.tasks.spans import END, NAME
 from veracausa.units.at_spans import SpanUnits, require_spans
 from veracausa.units.cells import Cells, hidden_cell
 from veracausa.units.edges import Edges
-from veracausa.units.groups import Groups, Member, is_grouped, pieces
+from veracausa.units.groups import Groups, is_grouped, pieces
 from veracausa.units.kinds import KINDS, Kind, indexed
+from veracausa.units.members import Member
 from veracausa.units.paths import Paths, are_paths, is_path, path_texts, require_path
 from veracausa.units.table import Units, per_layer
 
@@ -220,9 +221,10 @@ def parse_groups(lm: Model, asked: Any, longest: int, spans: Task | None = None)
         members = []
         for stem, queries, keys in pieces(entry, f"units={shown(entry)}"):
             kind, layer, index, *_ = _parse(lm, stem)
-            at = queries if isinstance(queries, str) else None
+            at, keys_at = (span if isinstance(span, str) else None for span in (queries, keys))
             first, last = queries if isinstance(queries, tuple) else (None, None)
-            members.append(Member(cast("Kind", kind), layer, index, first, last, keys, at))
+            own = keys if isinstance(keys, tuple) else None
+            members.append(Member(cast("Kind", kind), layer, index, first, last, own, at, keys_at))
         found.append(members)
     return checked_groups(lm, Groups.of(found, [str(name) for name in entries] or None), longest, spans)
 
@@ -245,7 +247,7 @@ def checked_groups(lm: Model, groups: Groups, longest: int, spans: Task | None =
             _checked(lm, Units(one.kind, np.array([one.layer]), column, none), longest)
         if lm.decoder.anatomy.causal and (hidden := next((one for one in members if one.hidden), None)):
             raise UnitError(hidden_cell(hidden.name))
-        if beyond := next((one for one in members if one.at is None and one.span(longest, {})[0] < 0), None):
+        if beyond := next((one for one in members if not one.named and one.span(longest, {})[0] < 0), None):
             raise UnitError(
                 f"{beyond.name!r} of the group {name!r}: no prompt of this task has such a position; the longest has "
                 f"{longest} tokens, counted from 0."
@@ -259,12 +261,11 @@ def checked_groups(lm: Model, groups: Groups, longest: int, spans: Task | None =
 def _require_apart(groups: Groups, task: Task) -> None:
     """UnitError where two members at spans set the same activation in some pair."""
     for name, members in zip(groups.names, groups.members, strict=True):
-        pairs = [(a, b) for a, b in combinations(members, 2) if (a.at or b.at) and a.shares_activation(b)]
+        pairs = [(a, b) for a, b in combinations(members, 2) if (a.named or b.named) and a.shares_activation(b)]
         for i, clean in product(range(len(task)) if pairs else (), (True, False)):
             where = places(task, i, groups.named, clean)
             for a, b in pairs:
-                (first, last), (other, end) = (one.span(task.lengths[i], where) for one in (a, b))
-                if min(first, other) >= 0 and first <= end and other <= last:
+                if a.meets(b, task.lengths[i], where):
                     raise UnitError(
                         f"The group {name!r} holds {a.name} and {b.name}, which overlap in pair {i} of {task.name!r}. "
                         "Name every activation once."
