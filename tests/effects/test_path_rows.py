@@ -3,6 +3,8 @@
 Tolerance: 1e-9 of the gap in float64 (conftest.EXACT).
 """
 
+import dataclasses
+
 import naive_path_patching as naive
 import numpy as np
 import pytest
@@ -12,7 +14,8 @@ import torch
 import veracausa as vc
 from veracausa.anatomy.graph import Graph
 from veracausa.errors import MethodError, UnitError
-from veracausa.units.paths import Paths, are_paths, is_path, parse_path
+from veracausa.units.path_names import are_paths, is_path, parse_path
+from veracausa.units.paths import Paths
 from veracausa.units.resolve import all_edges, require_names
 
 QUIET = {"show_progress": False}
@@ -243,6 +246,46 @@ def test_positions(tiny, task_of):
         torch.testing.assert_close(ends.values[i : i + 1], own.values, rtol=1e-10, atol=1e-12)
 
 
+#: Where pairs have their spans; some lack one.
+WHERE = [{"subject": (2, 4), "verb": (4, 5)}, {"subject": (3, 5)}, {"subject": (4, 6), "verb": (2, 4)}]
+
+
+@pytest.mark.parametrize("direction", ["noising", "denoising"])
+def test_spans_are_the_positions_where_the_patched_prompt_has_them(tiny, task_of, direction):
+    lm, plain = tiny("llama"), task_of((6, 8), n=3)
+    paths = ["a0.h1->a1.h2<q>@{subject}+m1@-1->a2.h1->logits", "m0->a1.h1@{verb}", "a0.h1@{subject}->...->m2@{verb}"]
+    task = dataclasses.replace(plain, spans=tuple(WHERE))
+    asked = [path.format(subject="subject", verb="verb") for path in paths]
+    scores, work = exact(lm, task, asked, direction=direction), vc.exact.work(lm, task, units=asked)
+    assert scores.units.names == asked and "pairs" in scores.table()
+    assert work.tokens() >= scores.cost.token_layers
+    for i, where in enumerate(WHERE):
+        here = {name: f"{first}-{end - 1}" for name, (first, end) in where.items()}
+        for u, path in enumerate(paths):
+            if "{verb}" in path and "verb" not in where:
+                assert scores.values[i, u].isnan()
+            else:
+                own = exact(lm, plain[i : i + 1], path.format(**here), direction=direction)
+                torch.testing.assert_close(scores.values[i, u], own.values[0, 0], rtol=1e-10, atol=1e-12)
+    assert (scores.values.nan_to_num() != 0).any(0).all()
+
+
+def test_spans_that_move(tiny, task_of):
+    """A reader sees the change where the patched prompt has the span; a sender's two writes don't correspond."""
+    lm, plain = tiny("llama"), task_of(8, n=2)
+    task = dataclasses.replace(plain, spans=({"it": [(3, 5), (4, 6)]}, {"it": [(2, 5), (1, 4)]}))
+    for direction, own in (("noising", ("3-4", "2-4")), ("denoising", ("4-5", "1-3"))):
+        found = exact(lm, task, "a0.h1->a1.h2<v>@it->logits", direction=direction).values[:, 0]
+        for i, where in enumerate(own):
+            alone = exact(lm, plain[i : i + 1], f"a0.h1->a1.h2<v>@{where}->logits", direction=direction)
+            torch.testing.assert_close(found[i], alone.values[0, 0], rtol=1e-10, atol=1e-12)
+    with pytest.raises(UnitError, match="two writes there do not correspond"):
+        exact(lm, task, "a0.h1@it->m1->logits")
+    assert exact(lm, task, "a0.h1@it->m1->logits", ablation="zero").values.isfinite().all()
+    with pytest.raises(UnitError, match="has no span 'them'"):
+        exact(lm, task, "a0.h1->m1@them->logits")
+
+
 def test_names_read_back_as_themselves(tiny):
     for family in FEW:
         lm = tiny(family)
@@ -343,6 +386,8 @@ def test_an_interrupted_call_goes_on(tiny, task_of, tmp_path, monkeypatch):
         ("a0.h1->m1+logits", "logits end a path"),
         ("a0.h1->m1->logits@3", "read at the last position alone"),
         ("a0.h1->m1@5-3->logits", "'5-3' behind m1 are no positions"),
+        ("a0.h1->m1@sub ject->logits", "'sub ject' behind m1 are no positions"),
+        ("a0.h1->m1@->logits", "'' behind m1 are no positions"),
         ("a0.h1->m1@9->logits", "no prompt of this task has all its positions; the longest has 6 tokens"),
         ("a0.h1->m1@-7->logits", "no prompt of this task has all its positions"),
         ("a0.h1->m1+m1", "names m1 twice"),

@@ -26,7 +26,7 @@ from veracausa.cost import Cost
 from veracausa.effects.edge_rows import EdgeRows
 from veracausa.effects.group_rows import KIND_AT, GroupRows
 from veracausa.effects.learned_constants import OptimalConstants, OptimalWork, optimal_constants
-from veracausa.effects.path_rows import PathRows
+from veracausa.effects.path_rows import PathRows, require_still
 from veracausa.effects.patterns import require_patterns
 from veracausa.effects.replacements import (
     Replacement,
@@ -92,7 +92,7 @@ class ExactWork:
     @property
     def _spans(self) -> tuple[str, ...]:
         """The spans that units are at."""
-        return self.units.named if isinstance(self.units, SpanUnits | Groups) else ()
+        return self.units.named if isinstance(self.units, SpanUnits | Groups | Paths) else ()
 
     @property
     def alone(self) -> bool:
@@ -269,6 +269,8 @@ def exact(
         _require_writes(table.kind, ablation, direction, reference)
     else:
         require_effect(ablation, direction)
+    if isinstance(table, Paths) and ablation == "counterfactual":
+        require_still(task, table)
     require_constants(ablation, constants)
     if isinstance(table, Groups):
         require_joint(ablation)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,7 +21,13 @@ from veracausa.effects.rows import Patching
 from veracausa.engine.path_forward import run_paths
 from veracausa.engine.routes import Read, Routes, Stage
 from veracausa.engine.writes import moving
-from veracausa.units.paths import Part, Path, Paths
+from veracausa.errors import UnitError
+from veracausa.tasks.placing import moved, places
+from veracausa.units.path_parts import Part, Path, Spans
+from veracausa.units.paths import Paths
+
+if TYPE_CHECKING:
+    from veracausa.tasks.task import Task
 
 #: Longer than any prompt: where positions don't matter.
 _LONG = 1 << 40
@@ -39,36 +45,58 @@ class PathRows(WriteRows):
         return {}
 
     @cached_property
+    def _ends(self) -> dict[tuple[Any, ...], Stage]:
+        """The last stages that were made, by path and positions."""
+        return {}
+
+    @cached_property
     def depth(self) -> np.ndarray:
         """Blocks that each path's row runs alone; what paths share, and their readers, are `beside`."""
-        return np.array([self._own(end) for end in (_staged(path, 0, _LONG, {}) for path in self.units.paths)])
+        anywhere = [dict.fromkeys(path.named, (0, 1)) for path in self.units.paths]
+        ends = [_staged(path, 0, _LONG, spans, {}) for path, spans in zip(self.units.paths, anywhere, strict=True)]
+        return np.array(list(map(self._own, ends)))
 
     def _own(self, end: Stage) -> int:
         return self.lm.layers - end.begins(self.lm.graph) // 2 if end.live else 0
+
+    @cached_property
+    def _spans(self) -> list[Spans]:
+        """Where each pair's patched prompt has the spans that parts are at."""
+        return [places(self.task, i, self.units.named, self.noising) for i in range(len(self.task))]
 
     def beside(self, share: bool) -> float:
         """See `Plan.beside`: readers, and streams that end at readers, each once for all paths that begin alike."""
         found = 0
         for start, members in self.buckets(share):
-            length = len(self.task.clean[members[0]])
-            runs = np.flatnonzero(self.starts(start, length, members) < length).tolist()
-            ends = [self._end(unit, start, length) for unit in runs]
-            shared = Routes.of(self.lm.graph, ends).depth - sum(map(self._own, ends))
-            found += len(members) * (length - start) * shared
+            length, alike = len(self.task.clean[members[0]]), not self.units.named
+            runs = np.broadcast_to(self.starts(start, length, members) < length, (len(members), len(self.units)))
+            for example, own in zip(members[:1] if alike else members, runs, strict=False):
+                ends = [self._end(unit, start, length, example) for unit in np.flatnonzero(own).tolist()]
+                shared = Routes.of(self.lm.graph, ends).depth - sum(map(self._own, ends))
+                found += (len(members) if alike else 1) * (length - start) * shared
         return float(found)
 
     def starts(self, start: int, length: int, examples: tuple[int, ...]) -> np.ndarray:
-        """The first position, of all paths that can change something in prompts of that length; `length` of others."""
-        runs = [path.exists(length) and _reaches(path, start, length) for path in self.units.paths]
-        return np.where(runs, start, length)
+        """The first position, of all paths that can change something in a prompt; `length` of others."""
+        spans = [self._spans[i] for i in (examples if self.units.named else examples[:1])]
+        runs = [
+            [path.exists(length, own) and _reaches(path, start, length, own) for path in self.units.paths]
+            for own in spans
+        ]
+        return np.where(runs if self.units.named else runs[0], start, length)
 
     def free(self, patching: Patching, todo: Tensor) -> Iterator[tuple[np.ndarray, float]]:
         """Rows (example, path) that cannot change anything, and rows whose positions do not exist."""
-        tape, paths, waiting = patching.bucket.tape, self.units.paths, todo.numpy()
+        tape, waiting = patching.bucket.tape, todo.numpy()
         moves: np.ndarray = moving(self.lm.decoder, patching.base, patching.other).cpu().numpy()
-        exists = np.array([path.exists(tape.length) for path in paths])
-        moved = [_reaches(path, tape.start, tape.length) & _moved(path, moves, tape.start) for path in paths]
-        changed = np.stack([np.broadcast_to(one, len(todo)) for one in moved], 1)
+        exists, changed = np.zeros_like(waiting), np.zeros_like(waiting)
+        for i, example in enumerate(tape.examples):
+            spans = self._spans[example]
+            exists[i] = [path.exists(tape.length, spans) for path in self.units.paths]
+            changed[i] = [
+                _reaches(path, tape.start, tape.length, spans) and _moved(path, moves[:, i], tape.start, spans)
+                for path in self.units.paths
+            ]
         for chosen, effect in ((~exists & waiting, float("nan")), (exists & ~changed & waiting, 0.0)):
             rows = np.argwhere(chosen)
             if len(rows):
@@ -85,17 +113,22 @@ class PathRows(WriteRows):
     def chunk(self, patching: Patching, rows: np.ndarray, start: int) -> Tensor:
         """See `Plan.chunk`."""
         tape, read = patching.bucket.tape, patching.bucket.read
-        known = {unit: self._end(unit, start, tape.length) for unit in np.unique(rows[:, 1]).tolist()}
         example = torch.as_tensor(rows[:, 0], device=self.lm.device)
-        ends = [known[unit] for unit in rows[:, 1].tolist()]
+        ends = [self._end(unit, start, tape.length, tape.examples[i]) for i, unit in rows.tolist()]
         last = run_paths(self.lm.decoder, tape, patching.base, patching.other, ends, example, self.cost)
         return read(last, example).to("cpu", self.lm.score_dtype)
 
-    def _end(self, unit: int, start: int, length: int) -> Stage:
-        return _staged(self.units.paths[unit], start, length, self._stages)
+    def _end(self, unit: int, start: int, length: int, example: int) -> Stage:
+        """The last stage of a path in a pair."""
+        path = self.units.paths[unit]
+        spans = {name: where for name, where in self._spans[example].items() if name in path.named}
+        key = unit, start, length, *spans.items()
+        if key not in self._ends:
+            self._ends[key] = _staged(path, start, length, spans, self._stages)
+        return self._ends[key]
 
 
-def _staged(path: Path, start: int, length: int, known: dict[Stage, Stage]) -> Stage:
+def _staged(path: Path, start: int, length: int, spans: Spans, known: dict[Stage, Stage]) -> Stage:
     """The last stage of a path in prompts of a length, of which the positions from `start` on are run.
 
     `known`: those made before, of which each is taken again.
@@ -106,43 +139,55 @@ def _staged(path: Path, start: int, length: int, known: dict[Stage, Stage]) -> S
         return known.setdefault(made, made)
 
     through = [step.through for step in path.steps] + [True]
-    sends = [(writer, *_held(part, start, length)) for part in path.sender for writer in part.writes]
+    sends = [(writer, *_held(part, start, length, spans)) for part in path.sender for writer in part.writes]
     stage = one(None, through[0], tuple(sorted(sent for sent in sends if sent[2] >= 0)))
     for step, live in zip(path.steps, through[1:], strict=True):
         if not step.at_end:
-            stage = one(stage, live, (), _reads(step.parts, start, length))
+            stage = one(stage, live, (), _reads(step.parts, start, length, spans))
     return stage
 
 
-def _reads(parts: tuple[Part, ...], start: int, length: int) -> tuple[Read, ...]:
+def _reads(parts: tuple[Part, ...], start: int, length: int, spans: Spans) -> tuple[Read, ...]:
     """The readers of a step, place by place along the stream."""
     places: dict[tuple[int, bool], list[tuple[int, int, int, int]]] = {}
     for part in parts:
-        first, last = _held(part, start, length)
+        first, last = _held(part, start, length, spans)
         if last >= 0:
             mlp = part.reads[0][1] < 0
             places.setdefault((part.layer, mlp), []).extend((*one, first, last) for one in part.reads)
     return tuple(Read(layer, mlp, tuple(sorted(seen))) for (layer, mlp), seen in sorted(places.items()))
 
 
-def _held(part: Part, start: int, length: int) -> tuple[int, int]:
+def _held(part: Part, start: int, length: int, spans: Spans) -> tuple[int, int]:
     """First and last position of a part, counted from `start`."""
-    first, last = part.placed(length)
+    first, last = part.placed(length, spans)
     return max(first - start, 0), last - start
 
 
-def _reaches(path: Path, start: int, length: int) -> bool:
+def _reaches(path: Path, start: int, length: int, spans: Spans) -> bool:
     """Whether something of every step lies where the prompts can differ."""
     groups = [path.sender, *(step.parts for step in path.steps)]
-    return all(any(part.placed(length)[1] >= start for part in parts) for parts in groups)
+    return all(any(part.placed(length, spans)[1] >= start for part in parts) for parts in groups)
 
 
-def _moved(path: Path, moves: np.ndarray, start: int) -> np.ndarray:
-    """Of every example, whether the sender's write differs between the runs where it is read."""
-    found = np.zeros(moves.shape[1], dtype=bool)
+def _moved(path: Path, moves: np.ndarray, start: int, spans: Spans) -> bool:
+    """Whether the sender's write differs between a pair's runs where it is read; `moves`: [writers, positions]."""
     for part in path.sender:
-        first, last = _held(part, start, start + moves.shape[2])
+        first, last = _held(part, start, start + moves.shape[1], spans)
         if path.steps[0].at_end and not path.steps[0].through:  # read at the last position alone
-            first = moves.shape[2] - 1
-        found |= moves[list(part.writes), :, first : max(last + 1, 0)].any((0, 2))
-    return found
+            first = moves.shape[1] - 1
+        if moves[list(part.writes), first : max(last + 1, 0)].any():
+            return True
+    return False
+
+
+def require_still(task: Task, paths: Paths) -> None:
+    """UnitError where a sender is at a span that stands at other positions in the other prompt of a pair."""
+    for path in paths.paths:
+        for part in path.sender:
+            if isinstance(part.span, str) and moved(task, (part.span,)):
+                raise UnitError(
+                    f"{part.name} in {path.name!r}: some pair of {task.name!r} has the span {part.span!r} at other "
+                    "tokens in its corrupted prompt, so the sender's two writes there do not correspond. Name the "
+                    "span at a reader, or take prompts that have it in one place."
+                )

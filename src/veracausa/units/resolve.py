@@ -21,7 +21,8 @@ from veracausa.units.edges import Edges
 from veracausa.units.groups import Groups, is_grouped, pieces
 from veracausa.units.kinds import KINDS, Kind, indexed
 from veracausa.units.members import Member
-from veracausa.units.paths import Paths, are_paths, is_path, path_texts, require_path
+from veracausa.units.path_names import are_paths, is_path, path_texts, require_path
+from veracausa.units.paths import Paths
 from veracausa.units.table import Units, per_layer
 
 if TYPE_CHECKING:
@@ -290,6 +291,8 @@ def resolve_units(
                 "single units or edges here."
             )
         table = units if isinstance(units, Paths) else Paths.of(lm.graph, *path_texts(units))
+        if table.named:
+            require_spans(table.named, spans, f"units={shown(table.names)}")
         return table.checked(lm.graph, lm.name, longest)
     if isinstance(units, Groups) or is_grouped(units):
         if not groups:
