@@ -14,6 +14,7 @@ import torch
 import veracausa as vc
 from veracausa.anatomy.graph import Graph
 from veracausa.errors import MethodError, UnitError
+from veracausa.scores.files import unpack_paths
 from veracausa.units.path_names import are_paths, is_path, parse_path
 from veracausa.units.paths import Paths
 from veracausa.units.resolve import all_edges, require_names
@@ -427,6 +428,13 @@ def test_tables_that_are_wrong(tiny, task_of):
         exact(lm, task, Paths.of(lm.graph, ["m0->m1->logits"])[:0])
     with pytest.raises(UnitError, match="empty"):
         Paths.of(lm.graph, [])
+    with pytest.raises(MethodError, match="reference= is for mean and resample"):
+        exact(lm, task, PATHS[:1], reference=task)
+    sizes = {"layers": 3, "heads": 4, "kv_heads": 2, "parallel": False}
+    for listed in ([{"name": "x", "path": "m9->m1"}], [{"name": "x"}], [], [{"name": "x", "path": "m0->m1->"}]):
+        with pytest.raises((ValueError, KeyError)):
+            unpack_paths(listed, sizes)
+    assert unpack_paths([{"name": "x", "path": PATHS[0]}], sizes).names == ["x"]
 
 
 @pytest.mark.parametrize(

@@ -283,9 +283,13 @@ def exact(
 
 def _require_writes(kind: str, ablation: str, direction: str, reference: Task | None) -> None:
     """Edges and paths carry writes, which are replaced by those of the other run or by nothing."""
-    if ablation not in ("counterfactual", "zero") or reference is not None:
+    if ablation not in ("counterfactual", "zero"):
         raise MethodError(
             f"ablation={ablation!r} is not known for {kind}. Known: counterfactual, zero (of the writer's write)."
+        )
+    if reference is not None:
+        raise MethodError(
+            f"reference= is for mean and resample; {kind} bring the other run's write, or nothing. Leave it out."
         )
     if direction not in ("noising", "denoising"):
         raise MethodError(f"direction={direction!r} is not known. Known: noising, denoising.")

@@ -24,6 +24,10 @@ _LOOK = (
     "Paths look like a5.h5->a8.h6<v>+a9.h9<q>, a5.h5->a8.h6<v>->a9.h9<q>->logits or a5.h5->...->a9.h9<q>->logits, each "
     "part also at positions (a9.h9<q>@7)."
 )
+_PARTS = (
+    "Parts are heads (a9.h6; as readers also a9.h6<q>, a9.h6<k>, a9.h6<v>, a9.kv2<k>, a9.kv2<v>), MLPs (m3), the input "
+    "as a sender and the logits as the end, each but the last also at positions (a9.h6<q>@7)."
+)
 
 
 def is_path(name: str) -> bool:
@@ -108,7 +112,7 @@ def require_path(text: str) -> None:
     pieces = [part for piece in _ARROW.split(text.strip().replace("…", THROUGH)) for part in piece.split("+")]
     for stem in (piece.strip().partition("@")[0] for piece in pieces):
         if stem not in ("input", "logits", THROUGH) and not (_MLP.fullmatch(stem) or _HEAD.fullmatch(stem)):
-            raise UnitError(f"{shown(stem)} in {shown(text)} is no part of a path. {_LOOK}")
+            raise UnitError(f"{shown(stem)} in {shown(text)} is no part of a path. {_PARTS}")
 
 
 def _parts(graph: Graph, text: str, piece: str) -> tuple[Part, ...]:
@@ -148,7 +152,7 @@ def _part(graph: Graph, text: str, name: str) -> Part:
     if match := _HEAD.fullmatch(stem):
         layer = _within(graph, text, stem, int(match[1]))
         return _head(graph, text, (layer, match[2], int(match[3]), match[4]), span)
-    raise UnitError(f"{shown(text)}: {shown(name)} is no part of a path. {_LOOK}")
+    raise UnitError(f"{shown(text)}: {shown(name)} is no part of a path. {_PARTS}")
 
 
 def _within(graph: Graph, text: str, stem: str, layer: int) -> int:

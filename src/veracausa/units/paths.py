@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from veracausa.engine.patches import Place
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Paths(Units):
     """A table of paths of one graph. `layer`: the first block that a path runs (L: none); `labels`: its names."""
 
