@@ -20,6 +20,7 @@ from veracausa.effects.edge_rows import WriteRows
 from veracausa.effects.rows import Patching
 from veracausa.engine.path_forward import run_paths
 from veracausa.engine.routes import Read, Routes, Stage
+from veracausa.engine.tape import Tape
 from veracausa.engine.writes import moving
 from veracausa.errors import UnitError
 from veracausa.tasks.placing import moved, places
@@ -94,7 +95,7 @@ class PathRows(WriteRows):
             spans = self._spans[example]
             exists[i] = [path.exists(tape.length, spans) for path in self.units.paths]
             changed[i] = [
-                _reaches(path, tape.start, tape.length, spans) and _moved(path, moves[:, i], tape.start, spans)
+                _reaches(path, tape.start, tape.length, spans) and _moved(path, moves[:, i], tape, spans)
                 for path in self.units.paths
             ]
         for chosen, effect in ((~exists & waiting, float("nan")), (exists & ~changed & waiting, 0.0)):
@@ -170,12 +171,12 @@ def _reaches(path: Path, start: int, length: int, spans: Spans) -> bool:
     return all(any(part.placed(length, spans)[1] >= start for part in parts) for parts in groups)
 
 
-def _moved(path: Path, moves: np.ndarray, start: int, spans: Spans) -> bool:
+def _moved(path: Path, moves: np.ndarray, tape: Tape, spans: Spans) -> bool:
     """Whether the sender's write differs between a pair's runs where it is read; `moves`: [writers, positions]."""
     for part in path.sender:
-        first, last = _held(part, start, start + moves.shape[1], spans)
-        if path.steps[0].at_end and not path.steps[0].through:  # read at the last position alone
-            first = moves.shape[1] - 1
+        first, last = _held(part, tape.start, tape.length, spans)
+        if path.steps[0].at_end and not path.steps[0].through:  # read at the tail alone
+            first = max(first, moves.shape[1] - tape.tail)
         if moves[list(part.writes), first : max(last + 1, 0)].any():
             return True
     return False

@@ -36,9 +36,13 @@ class Threads:
 
 @dataclass(eq=False)
 class Flow:
-    """All stages of some rows (a path, by its last stage in `ends`; an example). `base`: the run that is patched."""
+    """All stages of some rows (a path, by its last stage in `ends`; an example).
+
+    `base`: the run that is patched. `tail`: last positions from the first on at which the metric is read.
+    """
 
     base: State
+    tail: int
     routes: Routes
     threads: dict[Stage, Threads]
 
@@ -46,6 +50,7 @@ class Flow:
     def of(
         cls,
         base: State,
+        tail: int,
         graph: Graph,
         ends: Sequence[Stage],
         example: Int[Tensor, " rows"],
@@ -61,7 +66,7 @@ class Flow:
             found[stage] = Threads(torch.tensor(sorted(examples), device=example.device))
             if stage.parent is None:
                 found[stage].held = sent(stage, found[stage].example)
-        return cls(base, Routes.of(graph, dict.fromkeys(ends)), found)
+        return cls(base, tail, Routes.of(graph, dict.fromkeys(ends)), found)
 
     @property
     def positions(self) -> int:
@@ -70,7 +75,7 @@ class Flow:
 
     def late(self, layer: int) -> int:
         """The first position that is read behind a block's attention, counted from the end."""
-        return -1 if layer == self.routes.graph.layers - 1 else -self.positions
+        return -min(self.tail, self.positions) if layer == self.routes.graph.layers - 1 else -self.positions
 
     def send(self, place: int) -> None:
         """Begin the streams of live senders whose write is seen from here on."""
@@ -87,7 +92,7 @@ class Flow:
     def take(self, changes: Changes, layer: int, behind: Tensor) -> None:
         """Add changes to streams, to what is held, or to the base run's stream `behind` them, where one begins.
 
-        Of the last block only the last position is read.
+        Behind the last block's attention only the tail is read.
         """
         late = self.late(layer)
         for stage, every in changes:
@@ -100,14 +105,15 @@ class Flow:
                 before = behind[own.example] if own.stream is None else own.stream
                 own.stream = before[:, late:] + change.to(before.dtype)
 
-    def last(self, ends: Sequence[Stage], example: Tensor) -> Tensor:
-        """The final residual of every row."""
-        found, rows_of = self.base.last[example], dict[Stage, list[int]]()
+    def last(self, ends: Sequence[Stage], example: Tensor) -> Float[Tensor, "rows tail width"]:
+        """The final residual of every row, at the positions of the tail."""
+        found, rows_of = self.base.end(self.tail)[example], dict[Stage, list[int]]()
         for row, end in enumerate(ends):
             rows_of.setdefault(end, []).append(row)
+        late = self.late(self.routes.graph.layers - 1)  # before the positions that are run, nothing has changed
         for end, own in rows_of.items():
             rows = torch.tensor(own, device=example.device)
-            found[rows] = self.handed(end, example[rows], found[rows, None])[:, -1]
+            found[rows, late:] = self.handed(end, example[rows], found[rows, late:])
         return found
 
     def entries(self, layer: int, mlp: bool, own: bool) -> list[tuple[Stage, Read]]:

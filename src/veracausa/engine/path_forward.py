@@ -41,13 +41,13 @@ def run_paths(
     ends: Sequence[Stage],
     example: Int[Tensor, " rows"],
     cost: Cost,
-) -> Float[Tensor, "rows width"]:
-    """Final residual at the last position of every row: a path, by its last stage, and an example of the tape.
+) -> Float[Tensor, "rows tail width"]:
+    """Final residual of every row at the tape's tail: a row is a path, by its last stage, and an example of the tape.
 
     `base`: the run that is patched; `other`: the one that senders' writes are taken from (None: they write nothing).
     The attention function must be `attention.SUFFIX`.
     """
-    flow = Flow.of(base, decoder.graph, ends, example, partial(_sent, decoder, base, other))
+    flow = Flow.of(base, tape.tail, decoder.graph, ends, example, partial(_sent, decoder, base, other))
     run = PathRun(decoder, tape, base, flow, cost)
     for layer in range(decoder.layers):
         run.block(layer)
