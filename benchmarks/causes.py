@@ -17,12 +17,10 @@ from collections import Counter
 from pathlib import Path
 
 import torch
-from common import header, table
+from common import TASKS, header, table
 
 import veracausa as vc
 from veracausa.causes.locations import HALF, NEGLIGIBLE
-
-TASKS = ("ioi", "greater-than", "subject-verb", "gendered-pronoun", "capital-country", "hypernymy")
 
 
 def pair_causes(found: vc.causes.Locations, unit: int) -> list[str]:

@@ -21,13 +21,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from common import header, table
+from common import TASKS, header, table
 
 import veracausa as vc
 from veracausa.circuits.quality.curve import SIZES
 from veracausa.circuits.selection.iterated import iterate
 from veracausa.estimates.presets import EDGE_PRESETS
-from veracausa.tasks.registry import BUILTIN
 from veracausa.tasks.task import Task
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
@@ -131,7 +130,7 @@ def collect(model: str, out: Path) -> None:
     ]
     means = found.groupby("method")["cmd_log"].agg(["count", "mean"]).sort_values("mean")
     order = means.sort_values("count", ascending=False, kind="stable").index
-    tasks = [name for name in BUILTIN if name in set(found["task"])]
+    tasks = [name for name in TASKS if name in set(found["task"])]
 
     def section(title: str, column: str, digits: int = 3, error: bool = True) -> None:
         body: list[list[object]] = []
@@ -164,7 +163,7 @@ def collect(model: str, out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--tasks", default=",".join(BUILTIN))
+    parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--methods", default="", help="separated by ';'; default all")
     parser.add_argument("--pairs", type=int, default=8)
     parser.add_argument("--held-out", type=int, default=12)

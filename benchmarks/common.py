@@ -11,6 +11,9 @@ from datetime import date
 import torch
 import transformers
 
+#: The tasks that results are about.
+TASKS = ("ioi", "greater-than", "subject-verb", "gendered-pronoun", "capital-country", "hypernymy")
+
 
 def seconds(run: Callable[[], object], repeats: int = 3) -> float:
     """Fastest of some runs, after one that is not counted."""

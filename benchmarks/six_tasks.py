@@ -13,11 +13,10 @@ import argparse
 from pathlib import Path
 
 import pandas as pd
-from common import header, table
+from common import TASKS, header, table
 
 import veracausa as vc
 from veracausa.studies.compare import table as rows_of
-from veracausa.tasks.registry import BUILTIN
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 
@@ -43,7 +42,7 @@ def run(
 
 def collect(model: str, out: Path) -> None:
     """One CSV of all tasks, and Markdown tables: a row per method, a column per task."""
-    found = pd.concat([pd.read_csv(path) for name in BUILTIN for path in sorted(out.glob(f"{name}-*.csv"))])
+    found = pd.concat([pd.read_csv(path) for name in TASKS for path in sorted(out.glob(f"{name}-*.csv"))])
     RESULTS.mkdir(exist_ok=True)
     found.to_csv(RESULTS / f"methods-{model}.csv", index=False, float_format="%.5g")
     lines = [f"# Methods against exact effects: {model}", "", header("python benchmarks/six_tasks.py"), ""]
@@ -58,7 +57,7 @@ def collect(model: str, out: Path) -> None:
             ("passes", "cost, forward passes a pair"),
         ):
             wide = panel.pivot(index="method", columns="task", values=column)
-            wide = wide[[name for name in BUILTIN if name in wide]]
+            wide = wide[[name for name in TASKS if name in wide]]
             order = panel.groupby("method")["r"].mean().sort_values(ascending=False).index
             if column == "median |error|":
                 wide = 1000 * wide
@@ -83,7 +82,7 @@ def _cell(value: object) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--tasks", default=",".join(BUILTIN))
+    parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--units", default="heads,neurons")
     parser.add_argument("--methods", default="all")
     parser.add_argument("--n", type=int, default=32)

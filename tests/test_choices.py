@@ -59,6 +59,14 @@ TABLES = {
     "TaskName": BUILTIN,
     "IoiCorruption": vars(sys.modules["veracausa.tasks.ioi"])["CORRUPTIONS"],
     "GreaterThanCorruption": vars(sys.modules["veracausa.tasks.greater_than"])["CORRUPTIONS"],
+    "InductionCorruption": vars(sys.modules["veracausa.tasks.induction"])["CORRUPTIONS"],
+    "DocstringCorruption": vars(sys.modules["veracausa.tasks.docstring"])["CORRUPTIONS"],
+    "ColouredObjectsCorruption": vars(sys.modules["veracausa.tasks.coloured_objects"])["CORRUPTIONS"],
+    "MultipleChoiceCorruption": vars(sys.modules["veracausa.tasks.multiple_choice"])["CORRUPTIONS"],
+    "ArithmeticCorruption": vars(sys.modules["veracausa.tasks.arithmetic"])["CORRUPTIONS"],
+    "FactualRecallCorruption": vars(sys.modules["veracausa.tasks.factual_recall"])["CORRUPTIONS"],
+    "NegationCorruption": vars(sys.modules["veracausa.tasks.negation"])["CORRUPTIONS"],
+    "SentimentCorruption": vars(sys.modules["veracausa.tasks.sentiment"])["CORRUPTIONS"],
 }
 
 

@@ -65,7 +65,18 @@ Unequal = Literal["refuse", "skip"]
 
 #: How much a study does.
 LevelName = Literal["quick", "default", "full"]
-#: Built-in tasks, and how the corrupted prompts of two of them are made.
-TaskName = Literal["ioi", "greater-than", "subject-verb", "gendered-pronoun", "capital-country", "hypernymy"]
+#: Built-in tasks, and how the corrupted prompts are made of those that have several kinds.
+TaskName = Literal[
+    "ioi", "greater-than", "subject-verb", "gendered-pronoun", "capital-country", "hypernymy", "induction", "docstring",
+    "coloured-objects", "multiple-choice", "arithmetic", "factual-recall", "negation", "sentiment",
+]  # fmt: skip
 IoiCorruption = Literal["swap", "third", "abc", "order", "words"]
 GreaterThanCorruption = Literal["01", "year"]
+InductionCorruption = Literal["last", "target", "unrelated"]
+DocstringCorruption = Literal["definition", "docstring", "unrelated"]
+ColouredObjectsCorruption = Literal["question", "colours", "new"]
+MultipleChoiceCorruption = Literal["permuted", "symbols", "fact"]
+ArithmeticCorruption = Literal["operand", "operands", "operation"]
+FactualRecallCorruption = Literal["subject", "relation", "paraphrase"]
+NegationCorruption = Literal["affirmed", "opposite"]
+SentimentCorruption = Literal["both", "adjective", "verb"]

@@ -183,7 +183,7 @@ def test_files_are_completed(tmp_path, monkeypatch):
     (tmp_path / "folder" / "more.jsonl").write_text("")
     assert tasks("pa") == ["pairs.csv"] and tasks("fol") == ["folder/"]
     assert tasks("folder/") == ["folder/more.jsonl"] and tasks("~/pa") == ["~/pairs.csv"]
-    assert tasks("i") == ["ioi", "ioi-published"]
+    assert tasks("i") == ["ioi", "induction", "ioi-published"]
     assert models("mod") == ["model.gguf"] and models("smo") == ["smollm2-135m"] and tasks("[") == []
 
 

@@ -82,7 +82,7 @@ def test_same_pairs_in_another_process(tmp_path, words):
 def test_registry(real):
     assert build("greater_than", real, n=2).digest() == build("greater-than", real, n=2).digest()
     assert build("IOI", real, n=2, corruption="abc").options["corruption"] == "abc"
-    with pytest.raises(TaskError, match="there is no task 'docstring'; the built-in ones are ioi, greater-than"):
-        build("docstring", real)
+    with pytest.raises(TaskError, match="there is no task 'spelling'; the built-in ones are ioi, greater-than"):
+        build("spelling", real)
     with pytest.raises(TaskError, match="task 'hypernymy' has no option corruption; its options are n, seed, metric"):
         build("hypernymy", real, corruption="abc")

@@ -16,6 +16,7 @@ from typing import Any
 
 from veracausa.choices import GreaterThanCorruption, MetricName
 from veracausa.errors import TaskError
+from veracausa.tasks.corruption import require_corruption
 from veracausa.tasks.data.greater_than import CENTURIES, NOUNS, TEMPLATES
 from veracausa.tasks.draw import draw, number, size
 from veracausa.tasks.pairs import Pair, checked, collect
@@ -47,8 +48,7 @@ def greater_than(
     >>> task.options["compares"]
     'next digits'
     """
-    if corruption not in CORRUPTIONS:
-        raise TaskError(f"greater-than has no corruption {corruption!r}; choose one of {', '.join(CORRUPTIONS)}")
+    require_corruption("greater-than", corruption, CORRUPTIONS)
     n, seed = checked(n, seed, metric)
     tokenizer = tokenizer_of(lm)
     split, starts = _years(tokenizer)

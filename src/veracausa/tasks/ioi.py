@@ -10,6 +10,7 @@ from typing import Any
 
 from veracausa.choices import IoiCorruption, MetricName
 from veracausa.errors import TaskError
+from veracausa.tasks.corruption import require_corruption
 from veracausa.tasks.data.ioi import OBJECTS, PLACES, TEMPLATES
 from veracausa.tasks.data.names import FEMALE, MALE
 from veracausa.tasks.draw import draw, number, size
@@ -41,8 +42,7 @@ def ioi(
     >>> task = vc.tasks.ioi(lm, n=64, seed=0)
     >>> task.clean_text[0], task.answer_strings(0)
     """
-    if corruption not in CORRUPTIONS:
-        raise TaskError(f"ioi has no corruption {corruption!r}; choose one of {', '.join(CORRUPTIONS)}")
+    require_corruption("ioi", corruption, CORRUPTIONS)
     n, seed = checked(n, seed, metric)
     tokenizer = tokenizer_of(lm)
     names = [name for name in (*FEMALE, *MALE) if single(tokenizer, f" {name}")]

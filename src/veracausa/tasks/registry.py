@@ -8,13 +8,29 @@ from typing import Any
 from veracausa.arguments import shown
 from veracausa.errors import TaskError
 from veracausa.suggestions import did_you_mean
+from veracausa.tasks.arithmetic import CORRUPTIONS as ARITHMETIC
+from veracausa.tasks.arithmetic import arithmetic
 from veracausa.tasks.capital_country import capital_country
+from veracausa.tasks.coloured_objects import CORRUPTIONS as COLOURED_OBJECTS
+from veracausa.tasks.coloured_objects import coloured_objects
+from veracausa.tasks.docstring import CORRUPTIONS as DOCSTRING
+from veracausa.tasks.docstring import docstring
+from veracausa.tasks.factual_recall import CORRUPTIONS as FACTUAL_RECALL
+from veracausa.tasks.factual_recall import factual_recall
 from veracausa.tasks.gendered_pronoun import gendered_pronoun
 from veracausa.tasks.greater_than import CORRUPTIONS as GREATER_THAN
 from veracausa.tasks.greater_than import greater_than
 from veracausa.tasks.hypernymy import hypernymy
+from veracausa.tasks.induction import CORRUPTIONS as INDUCTION
+from veracausa.tasks.induction import induction
 from veracausa.tasks.ioi import CORRUPTIONS as IOI
 from veracausa.tasks.ioi import ioi
+from veracausa.tasks.multiple_choice import CORRUPTIONS as MULTIPLE_CHOICE
+from veracausa.tasks.multiple_choice import multiple_choice
+from veracausa.tasks.negation import CORRUPTIONS as NEGATION
+from veracausa.tasks.negation import negation
+from veracausa.tasks.sentiment import CORRUPTIONS as SENTIMENT
+from veracausa.tasks.sentiment import sentiment
 from veracausa.tasks.subject_verb import subject_verb
 from veracausa.tasks.task import Task
 from veracausa.typed import require
@@ -26,10 +42,29 @@ BUILTIN: dict[str, Callable[..., Task]] = {
     "gendered-pronoun": gendered_pronoun,
     "capital-country": capital_country,
     "hypernymy": hypernymy,
+    "induction": induction,
+    "docstring": docstring,
+    "coloured-objects": coloured_objects,
+    "multiple-choice": multiple_choice,
+    "arithmetic": arithmetic,
+    "factual-recall": factual_recall,
+    "negation": negation,
+    "sentiment": sentiment,
 }
 
 #: The kinds of corrupted prompts of the tasks that have several.
-CORRUPTIONS: dict[str, tuple[str, ...]] = {"ioi": tuple(IOI), "greater-than": GREATER_THAN}
+CORRUPTIONS: dict[str, tuple[str, ...]] = {
+    "ioi": tuple(IOI),
+    "greater-than": GREATER_THAN,
+    "induction": INDUCTION,
+    "docstring": DOCSTRING,
+    "coloured-objects": COLOURED_OBJECTS,
+    "multiple-choice": MULTIPLE_CHOICE,
+    "arithmetic": ARITHMETIC,
+    "factual-recall": FACTUAL_RECALL,
+    "negation": NEGATION,
+    "sentiment": SENTIMENT,
+}
 
 
 def named(name: str, more: tuple[str, ...] = ()) -> str:

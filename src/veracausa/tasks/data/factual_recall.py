@@ -1,0 +1,45 @@
+"""Countries, three facts of each, and ways to ask for one; the frames of a pair are equally many words."""
+
+FRAMES = (
+    "The {relation} of {subject} is",
+    "In {subject} the {relation} is",
+    "As everyone knows, the {relation} of {subject} is",
+    "I read that in {subject}, the {relation} is",
+    "We learned at school that the {relation} of {subject} is",
+    "If you go to {subject}, the {relation} there is",
+)
+#: Country → its capital, its (main) language, its continent.
+FACTS = {
+    "France": ("Paris", "French", "Europe"),
+    "Germany": ("Berlin", "German", "Europe"),
+    "Italy": ("Rome", "Italian", "Europe"),
+    "Spain": ("Madrid", "Spanish", "Europe"),
+    "Portugal": ("Lisbon", "Portuguese", "Europe"),
+    "Russia": ("Moscow", "Russian", "Europe"),
+    "Greece": ("Athens", "Greek", "Europe"),
+    "Poland": ("Warsaw", "Polish", "Europe"),
+    "Sweden": ("Stockholm", "Swedish", "Europe"),
+    "Norway": ("Oslo", "Norwegian", "Europe"),
+    "Denmark": ("Copenhagen", "Danish", "Europe"),
+    "Finland": ("Helsinki", "Finnish", "Europe"),
+    "Hungary": ("Budapest", "Hungarian", "Europe"),
+    "Turkey": ("Ankara", "Turkish", "Asia"),
+    "Ireland": ("Dublin", "English", "Europe"),
+    "England": ("London", "English", "Europe"),
+    "Austria": ("Vienna", "German", "Europe"),
+    "Japan": ("Tokyo", "Japanese", "Asia"),
+    "China": ("Beijing", "Chinese", "Asia"),
+    "Vietnam": ("Hanoi", "Vietnamese", "Asia"),
+    "Thailand": ("Bangkok", "Thai", "Asia"),
+    "Iran": ("Tehran", "Persian", "Asia"),
+    "Iraq": ("Baghdad", "Arabic", "Asia"),
+    "Israel": ("Jerusalem", "Hebrew", "Asia"),
+    "Egypt": ("Cairo", "Arabic", "Africa"),
+    "Cuba": ("Havana", "Spanish", "America"),
+    "Mexico": ("Mexico", "Spanish", "America"),
+    "Chile": ("Santiago", "Spanish", "America"),
+    "Peru": ("Lima", "Spanish", "America"),
+    "Brazil": ("Brasilia", "Portuguese", "America"),
+    "Kenya": ("Nairobi", "Swahili", "Africa"),
+}
+RELATIONS = ("capital", "language", "continent")
