@@ -83,6 +83,29 @@ def test_senders_that_write_nothing(tiny, task_of, agree, family):
     agree(scores.values, naive.effects(lm, task, paths, ablation="zero"), scores.gap)
 
 
+@pytest.mark.parametrize("family", FEW)
+def test_metrics_read_elsewhere(tiny, task_of, agree, family):
+    """At several positions of each prompt; and nothing is cut off before the first of them."""
+    lm, base = tiny(family), task_of((6, 8), n=2)
+    several = dataclasses.replace(base, read=tuple((n - 4, n - 2) for n in base.lengths), over="sum")
+    early = dataclasses.replace(base, read=tuple((n - 3,) for n in base.lengths))
+    for task in (several, early):
+        for how in ({}, {"direction": "denoising"}, {"rows": 3}):
+            scores = exact(lm, task, paths_of(family), **how)
+            wanted = naive.effects(lm, task, paths_of(family), how.get("direction", "noising"))
+            torch.testing.assert_close(scores.values, wanted, rtol=0, atol=1e-9)
+        edges = exact(lm, task, all_edges(lm)[::7])
+        torch.testing.assert_close(exact(lm, task, named(edges.units.names)).values, edges.values, rtol=0, atol=1e-9)
+
+
+def test_prompts_without_a_counterpart(tiny, task_of, agree):
+    lm, pairs = tiny("llama"), task_of((6, 8), n=2)
+    task, paths = dataclasses.replace(pairs, corrupted=()), ["a0.h1->a1.h2<q>->logits", "m0->...->a2.h1"]
+    agree(exact(lm, task, paths, ablation="zero").values, exact(lm, pairs, paths, ablation="zero").values, 1.0)
+    with pytest.raises(MethodError, match="needs the corrupted prompts"):
+        exact(lm, task, paths)
+
+
 @pytest.mark.parametrize("options", [{}, {"direction": "denoising"}, {"ablation": "zero"}])
 @pytest.mark.parametrize("family", tiny_models.FAMILIES)
 def test_one_arrow_is_the_edge(tiny, task_of, agree, family, options):

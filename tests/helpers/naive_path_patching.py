@@ -128,8 +128,12 @@ def _effects(lm, task, i, texts, direction, ablation):
     own, other = (task.clean[i], task.corrupted[i])
     if direction == "denoising":
         own, other = other, own
-    base, towards, metric = trace(lm.hf, lm.name, own), trace(lm.hf, lm.name, other), naive_metric(lm, task, i)
-    bare = metric(lm.hf(torch.tensor([list(own)]), use_cache=False).logits[0, -1])
+    base, towards, number = trace(lm.hf, lm.name, own), trace(lm.hf, lm.name, other), naive_metric(lm, task, i)
+
+    def metric(logits):
+        return number(logits if getattr(number, "whole", False) else logits[-1])
+
+    bare = metric(lm.hf(torch.tensor([list(own)]), use_cache=False).logits[0])
     found = []
     for text in texts:
         senders, edges = carried(lm, text, len(own))
@@ -150,7 +154,7 @@ def _only(change, span: Span):
 
 
 def _run(lm, ids, base, changes, senders, edges):
-    """Logits of a run whose readers see these changes."""
+    """Logits [n, V] of a run whose readers see these changes."""
     model, family, stream = lm.hf, lm.name, Stream(lm)
     blocks, heads = _blocks(model, family), stream.heads
     attention_norm, mlp_norm, projections = READS.get(family, _LLAMA)
@@ -185,7 +189,7 @@ def _run(lm, ids, base, changes, senders, edges):
             now[f"m{layer}"] = block.post_feedforward_layernorm(mlp) if stream.post_norm else mlp
         changes |= {name: new - base.writes[name] for name, new in now.items() if name not in senders}
     last = seen(base.stream[-1], "logits")
-    logits = model.get_output_embeddings()(model.get_submodule(parts[1])(base.stream[-1] if last is None else last))[-1]
+    logits = model.get_output_embeddings()(model.get_submodule(parts[1])(base.stream[-1] if last is None else last))
     cap = getattr(model.config, "final_logit_softcapping", None)
     return torch.tanh(logits / cap) * cap if cap else logits
 
