@@ -275,6 +275,26 @@ def test_queries_and_keys_belong_to_their_positions(tiny, at_spans):
     assert vc.exact(lm, task, units="keys@subject", ablation="zero", **QUIET).values.isfinite().all()
 
 
+def test_interactions_at_spans(tiny, at_spans):
+    lm, task = tiny("llama"), at_spans(MOVED)
+    found = vc.effects.interactions(lm, task, units=["m0+m1@subject", ("a0.h1@verb", "m1@end")], **QUIET)
+    both = vc.exact(lm, task, units=["m0+m1@subject", ("a0.h1@verb", "m1@end")], **QUIET)
+    mlps = vc.exact(lm, task, units=["m0@subject", "m1@subject"], **QUIET)
+    head, last = (vc.exact(lm, task, units=[name], **QUIET) for name in ("a0.h1@verb", "m1@end"))
+    wanted = torch.stack([mlps.values.sum(1), (head.values + last.values)[:, 0]], 1)
+    torch.testing.assert_close(found.values, both.values - wanted, rtol=1e-9, atol=1e-11, equal_nan=True)
+
+
+def test_patterns_at_a_span_are_their_rows_together(tiny, at_spans):
+    lm, task = tiny("llama"), at_spans([{"it": (2, 4)}] * 3, lengths=6)
+    spans = vc.exact(lm, task, units=["a1.h0<pattern>@it", "a0.h3<pattern>@it"], **QUIET)
+    ranged = vc.exact(lm, task, units=["a1.h0<pattern>@2-3", "a0.h3<pattern>@2-3"], **QUIET)
+    torch.testing.assert_close(spans.values, ranged.values, rtol=1e-9, atol=1e-11)
+    estimate = vc.attribute(lm, task, units=["a1.h0<pattern>@it"], **QUIET)
+    rows = vc.attribute(lm, task, units=["a1.h0<pattern>@2", "a1.h0<pattern>@3"], **QUIET)
+    torch.testing.assert_close(estimate.values[:, 0], rows.values.sum(1), rtol=1e-9, atol=1e-11)
+
+
 def test_prompts_that_say_it_in_more_tokens(tiny, at_spans):
     lm = tiny("llama")
     task = at_spans([{"subject": [(2, 4), (2, 5)]}, {"subject": [(1, 2), (1, 2)]}])

@@ -173,6 +173,10 @@ def test_tables_say_spans_in_columns_or_in_one(real, tmp_path):
     assert vc.task(real, tmp_path / "pairs.csv").spans == wanted
     more = vc.task(real, rows[:1], spans={"more": "and"})
     assert set(more.spans[0]) == {"noun", "country", "second", "more"}
+    with pytest.raises(TaskError, match="'noun' is said by spans= and by the table"):
+        vc.task(real, rows, spans={"noun": "capital"})
+    with pytest.raises(TaskError, match="row 0: the span 'noun' has a column of its own"):
+        vc.task(real, [{**rows[0], "span noun": "capital"}])
     with pytest.raises(TaskError, match=r"row 0, column 'spans': spans are name"):
         vc.task(real, [{**rows[0], "spans": 3}])
     with pytest.raises(TaskError, match=r"row 0, spans: 'a b' is no name"):

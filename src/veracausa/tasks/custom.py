@@ -147,6 +147,8 @@ def _with_spans(rows: list[tuple[str, Pair]], spans: Mapping[Any, Any] | None) -
     if spans is None:
         return rows
     wanted = sought(spans, len(rows), "vc.task: spans")
+    if twice := [name for name in spans if any(name in pair.spans for _, pair in rows)]:
+        raise TaskError(f"vc.task: the span {twice[0]!r} is said by spans= and by the table; say it once")
     return [
         (where, replace(pair, spans={**pair.spans, **one})) for (where, pair), one in zip(rows, wanted, strict=True)
     ]

@@ -103,7 +103,10 @@ def _spans(row: Mapping[str, Any], where: str) -> tuple[dict[str, Sought], list[
     said = _object(row.get(_SPANS))
     if said is not None and not isinstance(said, Mapping):
         raise TaskError(f"{where}, column {_SPANS!r}: spans are name → what to look for, but this is {shown(said)}")
-    cells = {**(said or {}), **{name.removeprefix(_SPAN).strip(): row[name] for name in taken if name != _SPANS}}
+    apart = {name.removeprefix(_SPAN).strip(): row[name] for name in taken if name != _SPANS}
+    if twice := [name for name in apart if not _blank(apart[name]) and name in (said or {})]:
+        raise TaskError(f"{where}: the span {twice[0]!r} has a column of its own and stands in {_SPANS!r}; say it once")
+    cells = {**(said or {}), **apart}
     asked = {name: _one(cell) for name, cell in cells.items() if not _blank(cell)}
     return sought(asked, 1, f"{where}, spans")[0], taken
 
