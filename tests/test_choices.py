@@ -24,6 +24,7 @@ from veracausa.scores.estimands import ABLATIONS, BASELINES, DIRECTIONS
 from veracausa.studies.levels import LEVELS
 from veracausa.tasks.columns import UNEQUAL
 from veracausa.tasks.metrics import COMBINED, METRICS
+from veracausa.tasks.references import PROMPTS
 from veracausa.tasks.registry import BUILTIN
 from veracausa.units.kinds import KINDS
 from veracausa.units.resolve import ALL_CELLS
@@ -54,6 +55,7 @@ TABLES = {
     "GateControl": WAYS,
     "CircuitParts": _PARTS,
     "Unequal": UNEQUAL,
+    "PairPrompts": PROMPTS,
     "Over": COMBINED,
     "LevelName": LEVELS,
     "TaskName": BUILTIN,

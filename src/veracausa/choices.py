@@ -63,6 +63,9 @@ CircuitParts = Literal["edges", "nodes"]
 #: What becomes of pairs that do not fit a tokenizer.
 Unequal = Literal["refuse", "skip"]
 
+#: Which prompts of pairs a reference set takes.
+PairPrompts = Literal["both", "clean"]
+
 #: How much a study does.
 LevelName = Literal["quick", "default", "full"]
 #: Built-in tasks, and how the corrupted prompts are made of those that have several kinds.

@@ -36,6 +36,7 @@ from veracausa.engine.work import gives
 from veracausa.errors import MethodError
 from veracausa.scores.agreement import Agreement
 from veracausa.scores.scores import Scores, task_header
+from veracausa.tasks.references import Reference, reference_set
 from veracausa.units.table import Units
 
 if TYPE_CHECKING:
@@ -233,7 +234,7 @@ def ablation_study(
     new_tokens: int = 1,
     answers: Sequence[Sequence[str | Sequence[int]]] | None = None,
     top: int = 6,
-    reference: Task | None = None,
+    reference: Reference | None = None,
     alpha: float = 0.05,
     seed: int = 0,
     out: str | Path | None = None,
@@ -279,4 +280,5 @@ def ablation_study(
     right, tables = answer_tokens(lm, task, answers, new_tokens), chosen(lm, units, top)
     wanted, names = require_ablations(ablations), [name for table in tables for name in table.names]
     runs = conditions(names, wanted, together)
+    reference = reference_set(lm, reference)
     return AblationStudyWork(lm, task, tables, wanted, runs, new_tokens, right, reference, alpha, seed)

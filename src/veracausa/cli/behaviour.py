@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from veracausa.cli.checks import units_of
+from veracausa.cli.checks import require_reference, units_of
 from veracausa.cli.command import spread
 from veracausa.cli.foretelling import foretold
-from veracausa.cli.options import Ablations, Names, NewTokens, Pairs, Together
+from veracausa.cli.options import Ablations, Names, NewTokens, Pairs, Reference, Together
 from veracausa.cli.output import body_of, finish, with_csv
 from veracausa.cli.setup import Setup
 from veracausa.terminal import echo
@@ -29,16 +29,19 @@ def ablate(
     ablations: Ablations = "zero,mean",
     together: Together = True,
     new_tokens: NewTokens = 1,
+    reference: Reference = None,
 ) -> None:
     """Ablate units one at a time and together; what becomes of the metric and of the model's greedy answers."""
     from veracausa.behaviour.chosen import require_ablations, require_single
     from veracausa.behaviour.study import ablation_study
 
     wanted = require_ablations(ablations.split(","))
+    require_reference(reference, wanted)
     units_of(units)
     require_single(units.split(","))
     lm, task = setup.ready()
-    asked = {"units": units.split(","), "ablations": wanted, "together": together, "new_tokens": new_tokens}
+    asked: dict[str, Any] = {"units": units.split(","), "ablations": wanted, "together": together}
+    asked |= {"new_tokens": new_tokens, "reference": reference}
     found: AblationStudy = foretold(ablation_study, lm, task, {"out": setup.out}, seed=setup.seed, **asked)
     name = "ablation-study"
 

@@ -6,7 +6,7 @@ import functools
 import importlib.util
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -108,6 +108,18 @@ def places_of(text: str) -> int | str:
         return int(text)
     except ValueError:
         return text
+
+
+def require_reference(path: Path | None, replacements: Collection[str]) -> None:
+    """The file of a reference set can be read, and something takes its values from it; errors say what is wrong."""
+    if path is None:
+        return
+    from veracausa.scores.estimands import REFERRING
+    from veracausa.tasks.references import prompts_in
+
+    if not set(REFERRING) & set(replacements):
+        raise MethodError(f"--reference is for {' and '.join(REFERRING)}, and none of them is asked for. Leave it out.")
+    prompts_in(path)
 
 
 def require_corruption(task: str, corruption: str | None) -> None:

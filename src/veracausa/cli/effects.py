@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from veracausa.cli.checks import require_estimate, units_of
+from veracausa.cli.checks import require_estimate, require_reference, units_of
 from veracausa.cli.command import Options, spread
 from veracausa.cli.foretelling import foretold
 from veracausa.cli.options import (
@@ -15,6 +15,7 @@ from veracausa.cli.options import (
     Direction,
     Method,
     Nodes,
+    Reference,
     Sample,
     Tau,
     Top,
@@ -66,7 +67,11 @@ class ReceiptOptions(Options):
 
 @spread
 def exact(
-    setup: Setup, units: Units = "heads", ablation: Ablation = "counterfactual", direction: Direction = "noising"
+    setup: Setup,
+    units: Units = "heads",
+    ablation: Ablation = "counterfactual",
+    direction: Direction = "noising",
+    reference: Reference = None,
 ) -> None:
     """Exact causal effects of units: replace each one, run what follows, read the metric."""
     from veracausa.effects.exact import exact as run
@@ -74,8 +79,9 @@ def exact(
 
     wanted = units_of(units)
     require_effect(ablation, direction)
+    require_reference(reference, [ablation])
     lm, task = setup.ready()
-    asked = {"units": wanted, "ablation": ablation, "direction": direction, "seed": setup.seed}
+    asked = {"units": wanted, "ablation": ablation, "direction": direction, "seed": setup.seed, "reference": reference}
     found: Scores = foretold(run, lm, task, {"out": setup.out}, **asked)
     how = [ablation] * (ablation != "counterfactual") + [direction] * (direction != "noising")
     name = "-".join(["exact", found.units.kind, *how])
@@ -91,6 +97,7 @@ def attribute(
     baseline: Baseline = None,
     direction: Direction = "noising",
     nodes: Nodes = None,
+    reference: Reference = None,
 ) -> None:
     """Estimates of effects from gradients, or a learned mask; with --verify, how far they can be trusted."""
     from veracausa.estimates.attribute import attribute as estimate
@@ -98,24 +105,33 @@ def attribute(
 
     wanted = units_of(units)
     require_estimate(method, wanted, setup.metric, baseline, direction, nodes)
+    require_reference(reference, [baseline or ""])
     until = receipt.require(method, baseline, setup.seed)
     lm, task = setup.ready()
     if method == "mask":
         scores: Scores = foretold(learn_mask, lm, task, units=wanted, seed=setup.seed)
     else:
         scores = foretold(
-            estimate, lm, task, units=wanted, method=method, baseline=baseline, direction=direction, nodes=nodes
-        )
+            estimate, lm, task, units=wanted, method=method, baseline=baseline, direction=direction, nodes=nodes,
+            reference=reference,
+        )  # fmt: skip
     how = [baseline] * (baseline not in (None, "corrupted")) + [direction] * (direction != "noising")
     name = "-".join([method, scores.units.kind, *(part for part in how if part)])
     if receipt.verify:
-        _verify(setup, receipt, lm, task, scores, until, name)
+        _verify(setup, receipt, lm, task, scores, until, name, reference)
     else:
         _finish(setup, scores, name)
 
 
 def _verify(
-    setup: Setup, options: ReceiptOptions, lm: Model, task: Task, scores: Scores, until: Until | None, name: str
+    setup: Setup,
+    options: ReceiptOptions,
+    lm: Model,
+    task: Task,
+    scores: Scores,
+    until: Until | None,
+    name: str,
+    reference: Path | None,
 ) -> None:
     """Check scores, which are kept first: they are there, whatever becomes of their receipt."""
     from veracausa.receipts.verify import verify
@@ -125,7 +141,7 @@ def _verify(
         keep(lambda: _save_scores(scores, out, name))
     found = verify(
         lm, task, scores, top=options.top, sample=options.sample, tau=options.tau, seed=setup.seed, until=until,
-        budget=options.budget, out=out,
+        budget=options.budget, reference=reference, out=out,
     )  # fmt: skip
     finish(
         setup.json,

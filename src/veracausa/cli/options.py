@@ -23,6 +23,7 @@ from veracausa.tasks.columns import COLUMNS, UNEQUAL
 from veracausa.tasks.custom import PUBLISHED
 from veracausa.tasks.files import ENDINGS
 from veracausa.tasks.metrics import COMBINED, METRICS
+from veracausa.tasks.references import REFERENCE_FILES
 from veracausa.tasks.registry import BUILTIN, CORRUPTIONS
 from veracausa.units.kinds import KINDS
 
@@ -171,6 +172,16 @@ Names = Annotated[
 Ablation = Annotated[
     str,
     _option(help=f"What stands in the place: {_explained(ABLATIONS)}.", autocompletion=one_of(ABLATIONS)),
+]
+Reference = Annotated[
+    Path | None,
+    _option(
+        "--reference",
+        help="Prompts that means and other prompts' values come from: a file with a sentence a line (.txt), or a "
+        f"table ({', '.join(REFERENCE_FILES[1:])}) with a column text. Default: the pairs' own.",
+        parser=at,
+        metavar="FILE",
+    ),
 ]
 Ablations = Annotated[
     str,

@@ -21,6 +21,7 @@ from veracausa.estimates.methods import BASELINES
 from veracausa.scores.agreement import require_top
 from veracausa.scores.scores import Scores
 from veracausa.storage.files import at
+from veracausa.tasks.references import Reference, reference_set
 from veracausa.units.resolve import resolve_units
 from veracausa.units.table import Units
 
@@ -113,7 +114,7 @@ def baselines(
     most: int | None = MOST,
     top: int | None = None,
     known: Mapping[Way, Scores] | None = None,
-    reference: Task | None = None,
+    reference: Reference | None = None,
     seed: int = 0,
     out: str | Path | None = None,
     show_progress: bool = True,
@@ -144,6 +145,7 @@ def baselines(
 
     >>> vc.counterfactuals.baselines(lm, task, units="heads").overview()
     """
+    reference = reference_set(lm, reference)
     wanted, table = _checked(task, ablations, reference, seed), resolve_units(lm, units, max(task.lengths))
     most_alike = require_top(top, len(table))
     return BaselinesWork(lm, task, table, wanted, nodes, learning, most, most_alike, dict(known or {}), reference, seed)

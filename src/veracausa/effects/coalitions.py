@@ -18,6 +18,7 @@ from veracausa.units.coalitions import Coalitions, require_kind
 
 if TYPE_CHECKING:
     from veracausa.model import Model
+    from veracausa.tasks.references import Reference
     from veracausa.tasks.task import Task
 
 
@@ -28,7 +29,7 @@ def coalition_work(
     *,
     ablation: Ablation,
     direction: Direction,
-    reference: Task | None,
+    reference: Reference | None,
     seed: int,
 ) -> ExactWork:
     """v(S) of coalitions of units of one site each, as scores: in units of the metric, with the sign of `vc.exact`.

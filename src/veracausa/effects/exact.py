@@ -46,6 +46,7 @@ from veracausa.errors import MethodError
 from veracausa.scores.headers import reference_settings, span_settings
 from veracausa.scores.scores import Scores, assemble
 from veracausa.tasks.placing import moved
+from veracausa.tasks.references import Reference, reference_set
 from veracausa.units.at_spans import SpanUnits
 from veracausa.units.edges import Edges
 from veracausa.units.groups import Groups
@@ -217,7 +218,7 @@ def exact(
     units: AllUnits | Sequence[str | Sequence[str]] | Mapping[str, str | Sequence[str]] | Units = "heads",
     ablation: Ablation = "counterfactual",
     direction: Direction = "noising",
-    reference: Task | None = None,
+    reference: Reference | None = None,
     constants: OptimalConstants | None = None,
     seed: int = 0,
     rows: int | None = None,
@@ -243,7 +244,8 @@ def exact(
             an edge's or a path's write: "counterfactual" or "zero".
         direction: "noising" patches the clean run (negative: the unit supported the behaviour); "denoising" restores
             clean values in the corrupted run (positive: it supports it).
-        reference: prompts for mean and resample (default: the task's own, clean and corrupted).
+        reference: prompts for mean and resample: a task, texts, a table or a file (see `vc.tasks.reference`; default:
+            the task's own, clean and corrupted).
         constants: of optimal ablation (default: learned in this call, with `vc.effects.optimal_constants`' defaults).
         seed: for resample; a donor depends on (seed, example, unit) only.
         rows: rows per chunk (default: from the free memory). Never changes a number beyond rounding.
@@ -265,6 +267,7 @@ def exact(
     if rows is not None and rows < 1:
         raise MethodError(f"rows={rows}: a chunk holds at least one row. Leave rows out to let the free memory decide.")
     table, learn = resolve_units(lm, units, max(task.lengths), groups=True, spans=task), None
+    reference = reference_set(lm, reference)
     if isinstance(table, Edges | Paths):
         _require_writes(table.kind, ablation, direction, reference)
     else:

@@ -27,6 +27,7 @@ from veracausa.units.table import Units
 
 if TYPE_CHECKING:
     from veracausa.model import Model
+    from veracausa.tasks.references import Reference
     from veracausa.tasks.task import Task
 
 
@@ -55,7 +56,7 @@ def interactions(
     units: str | Sequence[str | Sequence[str]] | Mapping[str, str | Sequence[str]] | Units,
     ablation: Ablation = "counterfactual",
     direction: Direction = "noising",
-    reference: Task | None = None,
+    reference: Reference | None = None,
     seed: int = 0,
     out: str | Path | None = None,
     show_progress: bool = True,

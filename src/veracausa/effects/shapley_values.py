@@ -34,6 +34,7 @@ from veracausa.effects.site_effects import whole_sites
 from veracausa.engine.work import gives
 from veracausa.errors import MethodError
 from veracausa.scores.scores import Completeness, Scores
+from veracausa.tasks.references import Reference, reference_set
 from veracausa.units.coalitions import Coalitions, require_kind
 from veracausa.units.kinds import Kind
 from veracausa.units.table import Units
@@ -130,7 +131,7 @@ def shapley(
     permutations: int = 16,
     ablation: Ablation = "counterfactual",
     direction: Direction = "noising",
-    reference: Task | None = None,
+    reference: Reference | None = None,
     seed: int = 0,
     out: str | Path | None = None,
     show_progress: bool = True,
@@ -162,7 +163,7 @@ def shapley(
     require_joint(ablation)
     require_effect(ablation, direction)
     game = _Game.of(lm, table.kind, permutations)
-    return ShapleyWork(lm, task, table, game, ablation, direction, reference, seed)
+    return ShapleyWork(lm, task, table, game, ablation, direction, reference_set(lm, reference), seed)
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from veracausa.units.table import Units
 
 if TYPE_CHECKING:
     from veracausa.model import Model
+    from veracausa.tasks.references import Reference
     from veracausa.tasks.task import Task
 
 
@@ -62,7 +63,7 @@ def last_in(
     units: AllUnits | Sequence[str] | Units = "heads",
     ablation: Ablation = "counterfactual",
     direction: Direction = "noising",
-    reference: Task | None = None,
+    reference: Reference | None = None,
     seed: int = 0,
     out: str | Path | None = None,
     show_progress: bool = True,
@@ -112,7 +113,7 @@ def direct(
     units: AllUnits | Sequence[str] | Units = "heads",
     ablation: Ablation = "counterfactual",
     direction: Direction = "noising",
-    reference: Task | None = None,
+    reference: Reference | None = None,
     seed: int = 0,
     out: str | Path | None = None,
     show_progress: bool = True,

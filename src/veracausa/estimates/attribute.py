@@ -48,6 +48,7 @@ from veracausa.estimates.span_sums import SpanSumsWork, at_positions, require_su
 from veracausa.scores.estimands import BASELINES
 from veracausa.scores.headers import reference_settings
 from veracausa.scores.scores import Completeness, Scores, assemble
+from veracausa.tasks.references import Reference, reference_set
 from veracausa.units.at_spans import SpanUnits
 from veracausa.units.edges import Edges
 from veracausa.units.resolve import resolve_units
@@ -279,7 +280,7 @@ def attribute(
     grid: GridName | None = None,
     steps: int | None = None,
     seed: int | None = None,
-    reference: Task | None = None,
+    reference: Reference | None = None,
     constants: OptimalConstants | None = None,
     show_progress: bool = True,
 ) -> AttributeWork | FlowWork | SpanSumsWork:
@@ -329,6 +330,7 @@ def attribute(
             )
         task.require_last("IFR's scores")
         return FlowWork(lm, task, table)
+    reference = reference_set(lm, reference)
     name, parts = resolve_method(method, task.metric, direction, isinstance(table, Edges), **over)
     if "graddrop" in parts.rule and lm.layers == 1:
         raise MethodError(

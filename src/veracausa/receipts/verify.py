@@ -25,6 +25,7 @@ from veracausa.receipts.stages import Orders, Stage, Until, plan, require_tau, w
 from veracausa.scores.estimands import BASELINES
 from veracausa.scores.headers import UNRECORDED, reference_settings
 from veracausa.scores.scores import Scores
+from veracausa.tasks.references import Reference, reference_set
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -116,7 +117,7 @@ def verify(
     seed: int = 0,
     until: Until | None = None,
     budget: float | None = None,
-    reference: Task | None = None,
+    reference: Reference | None = None,
     out: str | Path | None = None,
     show_progress: bool = True,
 ) -> VerifyWork:
@@ -154,6 +155,7 @@ def verify(
     """
     threshold = require_sizes(top, sample, seed, until, budget, tau)
     ablation = _ablation(lm, task, estimate)
+    reference = reference_set(lm, reference)
     _require_reference(task, estimate, ablation, reference)
     drawn = int(estimate.settings.get("seed") or 0)
     effects = exact.work(

@@ -18,6 +18,7 @@ from veracausa.tasks.ioi import ioi
 from veracausa.tasks.metrics import METRICS, Answers, Metric, metric
 from veracausa.tasks.multiple_choice import multiple_choice
 from veracausa.tasks.negation import negation
+from veracausa.tasks.references import reference
 from veracausa.tasks.registry import BUILTIN, build
 from veracausa.tasks.sentiment import sentiment
 from veracausa.tasks.subject_verb import subject_verb
@@ -44,6 +45,7 @@ __all__ = [
     "multiple_choice",
     "negation",
     "published_pair",
+    "reference",
     "sentiment",
     "subject_verb",
     "task",

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from veracausa.circuits.circuit import Circuit
     from veracausa.circuits.knockouts import Mask
     from veracausa.model import Model
+    from veracausa.tasks.references import Reference
     from veracausa.tasks.task import Task
 
 
@@ -253,7 +254,7 @@ def completeness(
     candidates: int = 10,
     seed: int = 0,
     ablation: Ablation = "counterfactual",
-    reference: Task | None = None,
+    reference: Reference | None = None,
     show_progress: bool = True,
 ) -> CompletenessWork:
     """Compare what the model and a circuit lose when the same nodes are removed from both.

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from veracausa.cost import Cost
     from veracausa.model import Model
+    from veracausa.tasks.references import Reference
     from veracausa.tasks.task import Task
 
 #: Shares of the edges at which a curve is taken.
@@ -210,7 +211,7 @@ def curve(
     *,
     sizes: Sequence[float] = SIZES,
     ablation: Ablation = "counterfactual",
-    reference: Task | None = None,
+    reference: Reference | None = None,
     seed: int = 0,
     learning: Learning | None = None,
     show_progress: bool = True,

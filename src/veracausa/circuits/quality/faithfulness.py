@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from veracausa.circuits.circuit import Circuit
     from veracausa.model import Model
+    from veracausa.tasks.references import Reference
     from veracausa.tasks.task import Task
 
 
@@ -156,7 +157,7 @@ def faithfulness(
     circuit: Circuit,
     *,
     ablation: Ablation = "counterfactual",
-    reference: Task | None = None,
+    reference: Reference | None = None,
     seed: int = 0,
     learning: Learning | None = None,
     show_progress: bool = True,

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from veracausa.circuits.circuit import Circuit
     from veracausa.circuits.knockouts import Mask
     from veracausa.model import Model
+    from veracausa.tasks.references import Reference
     from veracausa.tasks.task import Task
 
 
@@ -221,7 +222,7 @@ def tests(
     permutations: int = 1000,
     seed: int = 0,
     ablation: Ablation = "counterfactual",
-    reference: Task | None = None,
+    reference: Reference | None = None,
     show_progress: bool = True,
 ) -> Judged[CircuitTests]:
     """Test whether a circuit is equivalent to the model, solely responsible, minimal, and better than chance.

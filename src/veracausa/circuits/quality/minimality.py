@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from veracausa.circuits.circuit import Circuit
     from veracausa.model import Model
+    from veracausa.tasks.references import Reference
     from veracausa.tasks.task import Task
 
 _PARTS = ("edges", "nodes")
@@ -118,7 +119,7 @@ def minimality(
     sample: int | None = 500,
     seed: int = 0,
     ablation: Ablation = "counterfactual",
-    reference: Task | None = None,
+    reference: Reference | None = None,
     show_progress: bool = True,
 ) -> Judged[Minimality]:
     """What each part of a circuit is worth to it: M(C) − M(C without the part).

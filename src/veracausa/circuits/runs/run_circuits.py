@@ -38,6 +38,7 @@ from veracausa.result import Shown
 from veracausa.scores.headers import reference_settings
 from veracausa.scores.scores import task_header
 from veracausa.tasks.measurement import Measurement
+from veracausa.tasks.references import Reference, reference_set
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -112,12 +113,13 @@ class CircuitRuns:
         masks: Sequence[np.ndarray],
         *,
         ablation: Ablation = "counterfactual",
-        reference: Task | None = None,
+        reference: Reference | None = None,
         seed: int = 0,
         learning: Learning | None = None,
         share_prefix: bool = True,
     ) -> CircuitRuns:
         """Check what is asked; see `run_circuits`."""
+        reference = reference_set(lm, reference)
         how = Ablating.of(lm, task, ablation, reference, seed, learning)
         settings = ablation_settings(task, ablation, reference, seed, learning)
         return cls(lm, task, tuple(masks), how, share_prefix and how.settled, settings)
@@ -210,7 +212,7 @@ def run_circuits(
     masks: Sequence[np.ndarray],
     *,
     ablation: Ablation = "counterfactual",
-    reference: Task | None = None,
+    reference: Reference | None = None,
     seed: int = 0,
     learning: Learning | None = None,
     share_prefix: bool = True,
