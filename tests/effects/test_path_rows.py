@@ -89,11 +89,10 @@ def test_metrics_read_elsewhere(tiny, task_of, agree, family):
     lm, base = tiny(family), task_of((6, 8), n=2)
     several = dataclasses.replace(base, read=tuple((n - 4, n - 2) for n in base.lengths), over="sum")
     early = dataclasses.replace(base, read=tuple((n - 3,) for n in base.lengths))
-    for task in (several, early):
-        for how in ({}, {"direction": "denoising"}, {"rows": 3}):
-            scores = exact(lm, task, paths_of(family), **how)
-            wanted = naive.effects(lm, task, paths_of(family), how.get("direction", "noising"))
-            torch.testing.assert_close(scores.values, wanted, rtol=0, atol=1e-9)
+    for task, direction in ((several, "noising"), (early, "denoising")):
+        scores = exact(lm, task, paths_of(family), direction=direction)
+        wanted = naive.effects(lm, task, paths_of(family), direction)
+        torch.testing.assert_close(scores.values, wanted, rtol=0, atol=1e-9)
         edges = exact(lm, task, all_edges(lm)[::7])
         torch.testing.assert_close(exact(lm, task, named(edges.units.names)).values, edges.values, rtol=0, atol=1e-9)
 
@@ -184,8 +183,8 @@ def test_one_order_of_paths_or_another(tiny, task_of, agree):
     shuffled = np.random.default_rng(0).permutation(len(PATHS))
     agree(exact(lm, task, scores.units[shuffled]).values, scores.values[:, shuffled], scores.gap)
     agree(exact(lm, task[1], scores.units).values[0], scores.values[1], scores.gap)
-    for i, path in enumerate(PATHS):
-        agree(exact(lm, task, path).values[:, 0], scores.values[:, i], scores.gap)
+    for i in range(3, len(PATHS), 4):
+        agree(exact(lm, task, PATHS[i]).values[:, 0], scores.values[:, i], scores.gap)
 
 
 @pytest.mark.parametrize("family", FEW)
@@ -219,7 +218,7 @@ def test_lower_precision(tiny, task_of, dtype):
 def test_what_it_costs_is_forecast(tiny, task_of):
     for family in FEW:
         lm, task = tiny(family), task_of((6, 8), n=3)
-        for how in ({}, {"ablation": "zero"}, {"direction": "denoising"}):
+        for how in ({}, {"ablation": "zero"}):
             paths = [path for path in paths_of(family) if "@" not in path]
             scores, work = exact(lm, task, paths, **how), vc.exact.work(lm, task, units=paths, **how)
             assert work.tokens() == scores.cost.token_layers == work.beside() + work.costs().sum()

@@ -134,6 +134,7 @@ def _effects(lm, task, i, texts, direction, ablation):
         return number(logits if getattr(number, "whole", False) else logits[-1])
 
     bare = metric(lm.hf(torch.tensor([list(own)]), use_cache=False).logits[0])
+    values = [_values(lm, own, layer, 1, {}, None) for layer in range(lm.hf.config.num_hidden_layers)]
     found = []
     for text in texts:
         senders, edges = carried(lm, text, len(own))
@@ -141,7 +142,7 @@ def _effects(lm, task, i, texts, direction, ablation):
         for writer, span in senders.items():
             new = torch.zeros_like(base.writes[writer]) if ablation == "zero" else towards.writes[writer]
             changes[writer] = _only(new - base.writes[writer], span)
-        found.append(metric(_run(lm, own, base, changes, set(senders), edges)) - bare)
+        found.append(metric(_run(lm, own, base, values, changes, set(senders), edges)) - bare)
     return torch.stack(found)
 
 
@@ -153,7 +154,7 @@ def _only(change, span: Span):
     return kept
 
 
-def _run(lm, ids, base, changes, senders, edges):
+def _run(lm, ids, base, values, changes, senders, edges):
     """Logits [n, V] of a run whose readers see these changes."""
     model, family, stream = lm.hf, lm.name, Stream(lm)
     blocks, heads = _blocks(model, family), stream.heads
@@ -169,12 +170,14 @@ def _run(lm, ids, base, changes, senders, edges):
         return own if mine else None
 
     for layer, block in enumerate(blocks):
-        z = base_values(lm, ids, layer)
-        for h in range(heads):
-            inputs = {kind: seen(base.stream[layer], f"a{layer}.h{h}<{kind}>") for kind in "qkv"}
-            given = {kind: block.get_submodule(attention_norm)(x) for kind, x in inputs.items() if x is not None}
+        z, norm = values[layer].clone(), block.get_submodule(attention_norm)
+        for turn in range(stream.share):  # heads of different groups share nothing, so one run serves them
+            mine = range(turn, heads, stream.share)
+            inputs = {(h, kind): seen(base.stream[layer], f"a{layer}.h{h}<{kind}>") for h in mine for kind in "qkv"}
+            given = {reader: norm(x) for reader, x in inputs.items() if x is not None}
             if given:
-                z[:, h] = _values(lm, ids, layer, h, h // stream.share, given, projections)[:, h]
+                own = [h for h in mine if any(h == head for head, _ in given)]
+                z[:, own] = _values(lm, ids, layer, stream.share, given, projections)[:, own]
         linear = block.get_submodule(parts[2])
         weights, scale = _weight(linear).unflatten(0, (heads, -1)), 1.0
         if stream.post_norm:
@@ -194,18 +197,13 @@ def _run(lm, ids, base, changes, senders, edges):
     return torch.tanh(logits / cap) * cap if cap else logits
 
 
-def base_values(lm, ids, layer):
-    """z [n, heads, d] of a block of the run as it is."""
-    return _values(lm, ids, layer, 0, 0, {}, None).clone()
-
-
-def _values(lm, ids, layer, head, group, normed, projections):
-    """z [n, heads, d] of a block with one head's query, key or value projected from inputs of their own."""
+def _values(lm, ids, layer, share, normed, projections):
+    """z [n, heads, d] of a block with queries, keys or values, by (head, kind), projected from inputs of their own."""
     model, family = lm.hf, lm.name
     block, found, handles = _blocks(model, family)[layer], [], []
-    for kind, x in normed.items():
+    for (head, kind), x in normed.items():
         module = block.get_submodule(projections["qkv".index(kind)])
-        cut = columns(model, family, kind, head if kind == "q" else group)
+        cut = columns(model, family, kind, head if kind == "q" else head // share)
         own = module(x)[:, cut]
 
         def put(_, __, output, cut=cut, own=own):
