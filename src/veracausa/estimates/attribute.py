@@ -262,7 +262,7 @@ def _unconverged(
     what = "sites" if isinstance(layers[0], str) else "layers"
     return (
         f"not converged with {parts.nodes} nodes in {what} {', '.join(coarse)}: scores there miss the site's effect, "
-        "pair by pair, by that share of the mean |{of}|. A coarse grid is another estimate than the converged "
+        f"pair by pair, by that share of the mean |{of}|. A coarse grid is another estimate than the converged "
         "path: raise nodes=",
     )
 
