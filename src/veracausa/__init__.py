@@ -9,8 +9,9 @@
 >>> vc.verify(lm, task, estimate)
 
 The first questions are here; more of each kind are in `vc.effects`, `vc.estimates`, `vc.circuits`, `vc.causes`,
-`vc.counterfactuals`, `vc.behaviour` and `vc.ground_truth`. Names are imported on first use, so that `import veracausa`
-itself takes no time; functions so taken refuse arguments of the wrong type in words (see `veracausa.typed`).
+`vc.counterfactuals`, `vc.behaviour`, `vc.reading` and `vc.ground_truth`. Names are imported on first use, so that
+`import veracausa` itself takes no time; functions so taken refuse arguments of the wrong type in words (see
+`veracausa.typed`).
 """
 
 from typing import TYPE_CHECKING
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from veracausa import estimates as estimates
     from veracausa import ground_truth as ground_truth
     from veracausa import planning as planning
+    from veracausa import reading as reading
     from veracausa import receipts as receipts
     from veracausa import scores as scores
     from veracausa import studies as studies
@@ -99,6 +101,7 @@ _PACKAGES = (
     "estimates",
     "ground_truth",
     "planning",
+    "reading",
     "receipts",
     "scores",
     "studies",

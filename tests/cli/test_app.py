@@ -406,6 +406,8 @@ WRONG = [
     (("ablate", "ioi", "--units", "a20.x"), "not known"),
     (("ablate", "ioi", "--units", "heads"), "whole kind of units; name those to ablate"),
     (("ablate", "ioi", "--units", "a20.h0", "--ablations", "zeros"), "Did you mean 'zero'?"),
+    (("dla", "ioi", "--neurons", "1,x"), "no list of layers"),
+    (("dla", "ioi", "--metric", "prob"), "no sum of logits"),
 ]
 
 

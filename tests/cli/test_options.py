@@ -81,7 +81,7 @@ def test_shared_options_are_in_every_command_that_runs_a_model():
     pairs = {*model, "task", "n", "seed", "corruption", "metric"}
     kept = {*pairs, "out"}
     for commands, shared in {
-        ("exact", "attribute", "ablate", "study", "compare", "discover"): kept,
+        ("exact", "attribute", "ablate", "lens", "dla", "study", "compare", "discover"): kept,
         ("task", "evaluate"): pairs,
         ("check",): model,
         ("open", "models", "tasks", "methods"): {"json"},
@@ -97,6 +97,8 @@ def test_shared_options_are_in_every_command_that_runs_a_model():
         ("attribute", vc.attribute),
         ("attribute", vc.verify),
         ("ablate", ablation_study),
+        ("lens", vc.reading.lens),
+        ("dla", vc.reading.dla),
         ("study", vc.study),
         ("compare", vc.compare),
         ("discover", vc.discover),

@@ -49,6 +49,8 @@ DISCOVER = ("--edges", 60, "--top", 4, "--sample", 2, "--sizes", "0.3,1")
         (("attribute", "PAIRS", "--method", "ig", "--nodes", 2, "--units", "mlps"), "Scores", 3),
         (("attribute", "PAIRS", "--verify", "--top", 2, "--sample", 2), "Scores", 12),
         (("ablate", "PAIRS", "--units", "a0.h1", "--ablations", "zero"), "AblationStudy", 2),
+        (("lens", "PAIRS", "--tokens", 2), "Lens", 14),
+        (("dla", "PAIRS", "--neurons", "1", "--positions"), "LogitAttribution", None),
         (("discover", "PAIRS", "--held-out", "PAIRS", *DISCOVER), "Discovery", None),
         (("compare", "PAIRS", "--units", "heads", "--methods", "atp"), "Study", None),
         (("study", "PAIRS", "--quick"), "Study", None),

@@ -62,6 +62,8 @@ def test_a_discovery_is_priced_by_its_steps(tiny, task_of):
         (vc.counterfactuals.baselines, {"ablations": ["zero", "mean"]}),
         (vc.counterfactuals.general_purpose, {}),
         (vc.counterfactuals.head_roles, {}),
+        (vc.reading.lens, {}),
+        (vc.reading.dla, {"neurons": [0], "positions": True}),
         (vc.counterfactuals.corruptions, {}),
         (vc.counterfactuals.search, {"units": ["a0.h1"]}),
     ],

@@ -197,6 +197,21 @@ class Decoder:
         ]
         return [*dict.fromkeys([*found, self.final_norm])]
 
+    @property
+    def unembedding_map(self) -> LinearMap:
+        """The unembedding, from what the final norm gives to logits (before any cap).
+
+        Raises:
+            ContractError: it is no linear map (see `linear`).
+        """
+        read = linear_map(self.found, self.unembedding, self.width, before=True)
+        if read.off is not None:
+            raise ContractError(
+                f"The unembedding ({type(self.unembedding).__name__}) is not linear as it runs (off by {read.off:.2g} "
+                "of its output), so logits cannot be read off it and nothing is returned. Remove the hook on it."
+            )
+        return read
+
     def logits(
         self, residual: Float[Tensor, "rows width"], tokens: Int[Tensor, "rows answers"] | None = None
     ) -> Float[Tensor, "rows logits"]:
@@ -213,12 +228,7 @@ class Decoder:
         self, hidden: Float[Tensor, "rows width"], tokens: Int[Tensor, "rows answers"] | None = None
     ) -> Float[Tensor, "rows logits"]:
         """`logits` of what the final norm gave."""
-        read = linear_map(self.found, self.unembedding, self.width, before=True)
-        if read.off is not None:
-            raise ContractError(
-                f"The unembedding ({type(self.unembedding).__name__}) is not linear as it runs (off by {read.off:.2g} "
-                "of its output), so logits cannot be read off it and nothing is returned. Remove the hook on it."
-            )
+        read = self.unembedding_map
         weight, bias = read.weight.T, read.bias
         exact = torch.promote_types(hidden.dtype, torch.float32)
         hidden = hidden.to(exact)

@@ -10,6 +10,8 @@ veracausa attribute ioi --units neurons --verify --until-missed 50 --budget 0.1
 veracausa discover ioi --method eap-ig --edges 200 --out out/
 veracausa evaluate out/ --n 32 --seed 7
 veracausa ablate ioi --units a20.h0,a17.h4 --ablations zero,mean --n 10000 --out out/
+veracausa lens ioi --n 8
+veracausa dla ioi --neurons 29 --out out/
 veracausa open out/exact-neurons.safetensors --json
 veracausa models; veracausa tasks; veracausa methods
 """
@@ -24,7 +26,7 @@ from typing import Annotated
 
 import typer
 
-from veracausa.cli import behaviour, circuits, effects, methods, models, opening, studies, tasks
+from veracausa.cli import behaviour, circuits, effects, methods, models, opening, reading, studies, tasks
 from veracausa.cli.command import BEGUN, Command, TaskCommand, status_of, stopped, terminated
 from veracausa.cli.helping import WIDTH, HelpingGroup
 from veracausa.errors import VeracausaError
@@ -43,7 +45,7 @@ app = typer.Typer(
     epilog="Begin with `veracausa tasks`, or with `veracausa study ioi --quick`.",
 )
 for panel, kind, commands in (
-    (_ASK, TaskCommand, (effects.exact, effects.attribute, behaviour.ablate)),
+    (_ASK, TaskCommand, (effects.exact, effects.attribute, behaviour.ablate, reading.lens, reading.dla)),
     (_CIRCUITS, TaskCommand, (studies.study, studies.compare, circuits.discover)),
     (_CIRCUITS, Command, (circuits.evaluate,)),
     (_LOOK, Command, (tasks.tasks, models.models, methods.methods)),

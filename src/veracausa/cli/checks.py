@@ -211,6 +211,14 @@ def shares_of(text: str | None) -> list[float] | None:
         raise MethodError(f"--sizes {text!r} is no list of shares. Write e.g. 0.001,0.01,0.1,1") from None
 
 
+def layers_of(text: str | None) -> list[int] | None:
+    """The numbers of --neurons; None where it is not given."""
+    try:
+        return None if text is None else [int(part) for part in text.split(",")]
+    except ValueError:
+        raise MethodError(f"--neurons {text!r} is no list of layers. Write e.g. 20,21") from None
+
+
 def require_folder(out: Path | None) -> None:
     """Results can be written into this folder, or it can be made; nothing is made yet.
 

@@ -193,6 +193,13 @@ Ablations = Annotated[
 Direction = Annotated[
     str, _option(help=f"What is patched: {_explained(DIRECTIONS)}.", autocompletion=one_of(DIRECTIONS))
 ]
+TopTokens = Annotated[
+    int, _count("--tokens", help="How many of the likeliest tokens to keep at every point; 0: the metric alone.", min=0)
+]
+SplitLayers = Annotated[
+    str | None, _option(metavar="L,L", help="Layers whose MLPs are split into neurons, with commas.")
+]
+Positions = Annotated[bool, _option("--positions", help="Also by position: heads by the key that they look at.")]
 Together = Annotated[bool, _option(help="Ablate all units at once, too.")]
 NewTokens = Annotated[int, _count(help="Tokens to generate; 1 decides for answers of one token.", min=1)]
 

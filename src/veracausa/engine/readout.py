@@ -63,7 +63,7 @@ class Readout:
         """The same, with the clean run's log-probabilities."""
         every = torch.arange(len(self.places), device=self.places.device)
         hidden = self.lm.decoder.final_norm(clean.end(self.tail).detach())
-        logits = self.lm.decoder.unembedded(self._gathered(hidden, every).flatten(0, 1))
+        logits = self.lm.decoder.unembedded(self.gathered(hidden, every).flatten(0, 1))
         return replace(self, reference=logits.log_softmax(-1).unflatten(0, self.places.shape))
 
     def require_rows(self, clean: State) -> None:
@@ -75,7 +75,7 @@ class Readout:
             return
         first = torch.zeros(1, dtype=torch.long, device=self.places.device)
         with torch.no_grad():
-            hidden = self._gathered(self.lm.decoder.final_norm(clean.end(self.tail)[:1].detach()), first)[0]
+            hidden = self.gathered(self.lm.decoder.final_norm(clean.end(self.tail)[:1].detach()), first)[0]
             logits = self.lm.decoder.unembedded(hidden)
             alone = self._of(logits, first)
             beside = self._of(torch.cat([logits, 1 + 2 * logits.flip(-1)]), first.expand(2))[:1]
@@ -92,7 +92,7 @@ class Readout:
 
     def __call__(self, ends: Float[Tensor, "rows tail width"], example: Int[Tensor, " rows"]) -> Float[Tensor, " rows"]:
         """M of every row; `example[r]` is row r's example in the bucket."""
-        hidden = self._gathered(self.lm.decoder.final_norm(ends), example).flatten(0, 1)
+        hidden = self.gathered(self.lm.decoder.final_norm(ends), example).flatten(0, 1)
         if self.metric.vocabulary:
             return self._of(self.lm.decoder.unembedded(hidden), example)
         return self._of(self.lm.decoder.unembedded(hidden, self._answers(example).tokens), example)
@@ -101,7 +101,13 @@ class Readout:
         self, logits: Float[Tensor, "rows tail vocabulary"], example: Int[Tensor, " rows"]
     ) -> Float[Tensor, " rows"]:
         """M of every row, given its logits over the whole vocabulary."""
-        read = self._gathered(logits, example).flatten(0, 1)
+        return self.of_places(self.gathered(logits, example), example)
+
+    def of_places(
+        self, logits: Float[Tensor, "rows places vocabulary"], example: Int[Tensor, " rows"]
+    ) -> Float[Tensor, " rows"]:
+        """The same, given them at the places where it is read."""
+        read = logits.flatten(0, 1)
         return self._of(read if self.metric.vocabulary else self._answers(example).pick(read), example)
 
     def of_state(self, state: State, example: Int[Tensor, " rows"] | None = None) -> Float[Tensor, " rows"]:
@@ -109,8 +115,8 @@ class Readout:
         every = torch.arange(len(self.places), device=self.places.device)
         return self(state.end(self.tail), every if example is None else example)
 
-    def _gathered(self, ends: Tensor, example: Tensor) -> Float[Tensor, "rows places channels"]:
-        """What rows have at the places where they are read."""
+    def gathered(self, ends: Tensor, example: Tensor) -> Float[Tensor, "rows places *channels"]:
+        """What rows have at the places where they are read, given it at the tail."""
         if ends.shape[1] == 1:
             return ends
         row = torch.arange(len(ends), device=ends.device)[:, None]

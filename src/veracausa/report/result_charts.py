@@ -28,6 +28,8 @@ from veracausa.discovery.evaluation import Evaluation
 from veracausa.discovery.results import Discovery
 from veracausa.effects.learned_constants import OptimalConstants
 from veracausa.ground_truth.recovered import FIGURES, Recovery
+from veracausa.reading.attributions import LogitAttribution
+from veracausa.reading.lenses import Lens
 from veracausa.receipts.receipts import Receipt
 from veracausa.report.chapters.ablation import forecast_figure
 from veracausa.report.chapters.registry import CHAPTERS
@@ -167,6 +169,8 @@ def _discovery(found: Discovery) -> Part:
 @drawing.register(Search)
 @drawing.register(Baselines)
 @drawing.register(GeneralPurpose)
+@drawing.register(Lens)
+@drawing.register(LogitAttribution)
 def _finding(found: Any) -> Figure:
     """The first figure of its chapter in a study."""
     _, draw, _ = CHAPTERS[type(found)]

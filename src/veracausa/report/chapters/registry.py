@@ -17,7 +17,19 @@ from veracausa.counterfactuals.compared_corruptions import CounterfactualCompari
 from veracausa.counterfactuals.general_units import GeneralPurpose
 from veracausa.counterfactuals.roles import HeadRoles
 from veracausa.counterfactuals.searches import Search
-from veracausa.report.chapters import ablation, baselines, causes, counterfactuals, location, responses, search, surface
+from veracausa.reading.attributions import LogitAttribution
+from veracausa.reading.lenses import Lens
+from veracausa.report.chapters import (
+    ablation,
+    baselines,
+    causes,
+    counterfactuals,
+    location,
+    reading,
+    responses,
+    search,
+    surface,
+)
 from veracausa.report.charts.data import identifier
 from veracausa.report.charts.figures import Figure
 from veracausa.report.spared import spared_figures, spared_tables
@@ -109,6 +121,18 @@ CHAPTERS: dict[type, tuple[str, Draw, str]] = {
         "General-purpose components",
         Draw(baselines, "general_"),
         "Heads that matter in both runs equally: replaced by their mean they are missed, by their corrupted value not.",
+    ),
+    Lens: (
+        "What the stream says at every layer",
+        Draw(reading, "lens_"),
+        "The model’s own final norm and unembedding, put where each block begins and between its attention and its "
+        "MLP. What a layer holds in another form than the end’s does not show here.",
+    ),
+    LogitAttribution: (
+        "What each write adds to the logits",
+        Draw(reading, "dla_"),
+        "The final norm’s denominator is frozen at each run’s own, so all writes and the constants add up to the "
+        "metric. These are parts of the logits, not effects: what taking a write out does, exact effects say.",
     ),
 }
 #: Findings that stand in another one's chapter → the one whose it is.

@@ -1,0 +1,23 @@
+"""What the stream says at every layer, and who wrote it: logit lens and direct logit attribution."""
+
+from typing import TYPE_CHECKING
+
+from veracausa.lazy import given_out
+
+if TYPE_CHECKING:
+    from veracausa.reading.attributing import dla as dla
+    from veracausa.reading.attributions import LogitAttribution as LogitAttribution
+    from veracausa.reading.lenses import Lens as Lens
+    from veracausa.reading.looking import lens as lens
+
+#: Public name → where it lives.
+_HOMES = {
+    "Lens": "veracausa.reading.lenses",
+    "LogitAttribution": "veracausa.reading.attributions",
+    "dla": "veracausa.reading.attributing",
+    "lens": "veracausa.reading.looking",
+}
+__all__ = list(_HOMES)
+
+if not TYPE_CHECKING:  # a misspelt name is an error to type checkers, too
+    __getattr__, __dir__ = given_out(__name__, _HOMES)

@@ -1,0 +1,161 @@
+"""What each write adds to the metric, the final norm's denominator held at what it is in the run.
+
+The logits before any cap are y W_U + b, y = γ ⊙ (C x) / s + β, and x is a sum of writes w. With the metric's own mix of
+answers c (Σ_v c_v ℓ_v), D = Σ_v c_v W_U[:, v] and s a number of the run,
+
+    M = Σ_w ⟨w, g⟩ + ⟨β, D⟩ + ⟨c, b⟩,   g = C (γ ⊙ D) / s
+
+exactly: nothing is left over. A norm behind a sublayer (Gemma) is treated alike, its own denominator held, so g goes
+through it to the parts of what it is given. Cost: products with g at the positions that are read, of each layer's
+weights once; no block is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from veracausa.anatomy import Decoder
+from veracausa.engine.bucket import Bucket
+from veracausa.engine.norms import norm_form
+from veracausa.engine.tape import State
+from veracausa.reading.both_runs import at_places
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+#: What a tape must hold of a run.
+SITES = ("z", "attention", "mlp")
+
+
+@dataclass(frozen=True, eq=False)
+class Frozen:
+    """A bucket's run, and g at the places where it is read, weighted as the metric weighs these.
+
+    `total`: M before any cap. `constants`: what no write gives, by name, [examples, places].
+    """
+
+    bucket: Bucket
+    state: State
+    gradient: Float[Tensor, "examples places width"]
+    total: Float[Tensor, " examples"]
+    constants: dict[str, Float[Tensor, "examples places"]]
+
+    @classmethod
+    def of(cls, bucket: Bucket, state: State) -> Frozen:
+        """Read off a recorded run."""
+        decoder, end = bucket.lm.decoder, at_places(bucket, state.residual[-1])
+        direction, bias = _direction(bucket, end.dtype)
+        hidden, form = _exact(decoder.final_norm(_as(end, state))), norm_form(decoder, decoder.final_norm)
+        gradient = form.pull_back(end, form.inverse(end, hidden), direction[None], True)[0]
+        own = (hidden * direction).sum(-1)
+        constants = {} if form.bias is None else {"norm.bias": (direction * form.bias).sum(-1)}
+        if bias is not None:
+            own, constants["unembedding.bias"] = own + bias, bias
+        return cls(bucket, state, gradient, own.sum(-1), constants)
+
+    @property
+    def decoder(self) -> Decoder:
+        """The model's anatomy."""
+        return self.bucket.lm.decoder
+
+    def parts(
+        self, neurons: Sequence[int] = ()
+    ) -> Iterator[tuple[Sequence[str], Float[Tensor, "examples places parts"]]]:
+        """Names of writes with what they add at each place, in the order of the stream, constants last."""
+        yield ["input"], self._along(self.state.residual[0])[..., None]
+        for layer in range(self.decoder.layers):
+            yield from self._attention(layer)
+            yield from self._neurons(layer) if layer in neurons else self._mlp(layer)
+        for name, values in self.constants.items():
+            yield [name], values[..., None]
+
+    def _attention(self, layer: int) -> Iterator[tuple[Sequence[str], Tensor]]:
+        z = at_places(self.bucket, self.state.sites["z"][layer]).unflatten(-1, (self.decoder.heads, -1))
+        yield [f"a{layer}.h{head}" for head in range(self.decoder.heads)], (z * self.values_gradient(layer)).sum(-1)
+        yield from self._bias(f"a{layer}.bias", self._behind_attention(layer), self.decoder.blocks[layer].head_map.bias,
+                              self.decoder.blocks[layer].attention_post_norm)  # fmt: skip
+
+    def _mlp(self, layer: int) -> Iterator[tuple[Sequence[str], Tensor]]:
+        write = self.decoder.blocks[layer].mlp_write(self.state.sites["mlp"][layer])
+        yield [f"m{layer}"], self._along(write)[..., None]
+
+    def _neurons(self, layer: int) -> Iterator[tuple[Sequence[str], Tensor]]:
+        block = self.decoder.blocks[layer]
+        gradient = self._behind(block.mlp_post_norm, self.state.sites["mlp"][layer])
+        active = at_places(self.bucket, self.state.sites["neurons"][layer])
+        yield (
+            [f"m{layer}.n{index}" for index in range(self.decoder.neurons)],
+            active * (gradient @ _exact(block.neuron_weights).T),
+        )
+        yield from self._bias(f"m{layer}.bias", gradient, block.neuron_map.bias, block.mlp_post_norm)
+
+    def values_gradient(self, layer: int) -> Float[Tensor, "examples places heads head_dim"]:
+        """What g is at the heads' values z."""
+        weights = _exact(self.decoder.blocks[layer].head_weights)
+        return (self._behind_attention(layer) @ weights.T).unflatten(-1, (self.decoder.heads, -1))
+
+    def by_key(self, layer: int) -> Float[Tensor, "examples places heads keys"]:
+        """What each head brings from each key: its weight there times the value, along g."""
+        values = _exact(self.state.values[layer]).repeat_interleave(self.decoder.heads // self.decoder.kv_heads, 1)
+        pattern = at_places(self.bucket, self.state.sites["pattern"][layer].transpose(1, 2))
+        return torch.einsum("ephd,ehkd->ephk", self.values_gradient(layer), values) * pattern
+
+    def _behind_attention(self, layer: int) -> Tensor:
+        return self._behind(self.decoder.blocks[layer].attention_post_norm, self.state.sites["attention"][layer])
+
+    def _behind(self, norm: nn.Module | None, output: Tensor) -> Float[Tensor, "examples places width"]:
+        """g at what a sublayer gives before the norm behind it, if it has one."""
+        if norm is None:
+            return self.gradient
+        given, form = at_places(self.bucket, output), norm_form(self.decoder, norm)
+        inverse = form.inverse(given, _exact(norm(_as(given, self.state))))
+        return form.pull_back(given, inverse, self.gradient[None], True)[0]
+
+    def _bias(
+        self, name: str, gradient: Tensor, bias: Tensor | None, norm: nn.Module | None
+    ) -> Iterator[tuple[Sequence[str], Tensor]]:
+        """The constant of a sublayer: its output's bias, and that of the norm behind it."""
+        behind = None if norm is None else norm_form(self.decoder, norm).bias
+        found = [(g * _exact(b)).sum(-1) for g, b in ((gradient, bias), (self.gradient, behind)) if b is not None]
+        if found:
+            yield [name], torch.stack(found).sum(0)[..., None]
+
+    def _along(self, write: Float[Tensor, "examples positions width"]) -> Float[Tensor, "examples places"]:
+        return (at_places(self.bucket, write) * self.gradient).sum(-1)
+
+
+def _direction(bucket: Bucket, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    """D of every place, weighted as the metric weighs the places, and the same of the unembedding's bias.
+
+    Places that an example does not have weigh nothing.
+    """
+    read, answers, unembedding = bucket.read, bucket.read.answers, bucket.lm.decoder.unembedding_map
+    mix = _share(answers.correct, dtype)
+    if read.metric.name == "logit_diff":
+        mix = mix - _share(answers.incorrect, dtype)
+    weight = read.read.to(dtype)
+    weight = weight / weight.sum(-1, keepdim=True) if read.over == "mean" else weight
+    mix = mix * weight.reshape(-1, 1)
+    tokens, shape = answers.tokens, read.places.shape
+    direction = torch.einsum("ra,raw->rw", mix, unembedding.weight.T[tokens].to(dtype)).unflatten(0, shape)
+    bias = unembedding.bias
+    return direction, None if bias is None else (mix * bias[tokens].to(dtype)).sum(-1).unflatten(0, shape)
+
+
+def _share(chosen: Tensor, dtype: torch.dtype) -> Tensor:
+    """1 / n for each of the n answers of a row."""
+    return chosen.to(dtype) / chosen.sum(-1, keepdim=True).clamp_min(1)
+
+
+def _exact(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _as(tensor: Tensor, state: State) -> Tensor:
+    """A tensor as the model computes it."""
+    return tensor.to(state.residual[-1].dtype)
