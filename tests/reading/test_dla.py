@@ -129,8 +129,8 @@ def test_a_direct_effect_is_a_contribution_but_for_the_norm(tiny, task_of, famil
 
 def _spread(norm, x) -> float:
     if isinstance(norm, torch.nn.LayerNorm):
-        return float((x.var(unbiased=False) + norm.eps).sqrt())
-    return float((x.square().mean() + norm.variance_epsilon).sqrt())
+        return float((x.detach().var(unbiased=False) + norm.eps).sqrt())
+    return float((x.detach().square().mean() + norm.variance_epsilon).sqrt())
 
 
 def test_without_a_norm_a_direct_effect_is_minus_the_contribution():
