@@ -19,7 +19,7 @@ from torch import Tensor
 from veracausa.effects.edge_rows import WriteRows
 from veracausa.effects.rows import Patching
 from veracausa.engine.path_forward import run_paths
-from veracausa.engine.routes import Read, Routes, Stage
+from veracausa.engine.routes import Read, Routes, Station
 from veracausa.engine.tape import Tape
 from veracausa.engine.writes import moving
 from veracausa.errors import UnitError
@@ -41,23 +41,23 @@ class PathRows(WriteRows):
     units: Paths
 
     @cached_property
-    def _stages(self) -> dict[Stage, Stage]:
-        """Every stage that was made, so that paths that begin alike hold the very same."""
+    def _stations(self) -> dict[Station, Station]:
+        """Every station that was made, so that paths that begin alike hold the very same."""
         return {}
 
     @cached_property
-    def _ends(self) -> dict[tuple[Any, ...], Stage]:
-        """The last stages that were made, by path and positions."""
+    def _ends(self) -> dict[tuple[Any, ...], Station]:
+        """The last stations that were made, by path and positions."""
         return {}
 
     @cached_property
     def depth(self) -> np.ndarray:
         """Blocks that each path's row runs alone; what paths share, and their readers, are `beside`."""
         anywhere = [dict.fromkeys(path.named, (0, 1)) for path in self.units.paths]
-        ends = [_staged(path, 0, _LONG, spans, {}) for path, spans in zip(self.units.paths, anywhere, strict=True)]
+        ends = [_end_of(path, 0, _LONG, spans, {}) for path, spans in zip(self.units.paths, anywhere, strict=True)]
         return np.array(list(map(self._own, ends)))
 
-    def _own(self, end: Stage) -> int:
+    def _own(self, end: Station) -> int:
         return self.lm.layers - end.begins(self.lm.graph) // 2 if end.live else 0
 
     @cached_property
@@ -119,33 +119,33 @@ class PathRows(WriteRows):
         last = run_paths(self.lm.decoder, tape, patching.base, patching.other, ends, example, self.cost)
         return read(last, example).to("cpu", self.lm.score_dtype)
 
-    def _end(self, unit: int, start: int, length: int, example: int) -> Stage:
-        """The last stage of a path in a pair."""
+    def _end(self, unit: int, start: int, length: int, example: int) -> Station:
+        """The last station of a path in a pair."""
         path = self.units.paths[unit]
         spans = {name: where for name, where in self._spans[example].items() if name in path.named}
         key = unit, start, length, *spans.items()
         if key not in self._ends:
-            self._ends[key] = _staged(path, start, length, spans, self._stages)
+            self._ends[key] = _end_of(path, start, length, spans, self._stations)
         return self._ends[key]
 
 
-def _staged(path: Path, start: int, length: int, spans: Spans, known: dict[Stage, Stage]) -> Stage:
-    """The last stage of a path in prompts of a length, of which the positions from `start` on are run.
+def _end_of(path: Path, start: int, length: int, spans: Spans, known: dict[Station, Station]) -> Station:
+    """The last station of a path in prompts of a length, of which the positions from `start` on are run.
 
     `known`: those made before, of which each is taken again.
     """
 
-    def one(*what: Any) -> Stage:
-        made = Stage(*what)
+    def one(*what: Any) -> Station:
+        made = Station(*what)
         return known.setdefault(made, made)
 
     through = [step.through for step in path.steps] + [True]
     sends = [(writer, *_held(part, start, length, spans)) for part in path.sender for writer in part.writes]
-    stage = one(None, through[0], tuple(sorted(sent for sent in sends if sent[2] >= 0)))
+    station = one(None, through[0], tuple(sorted(sent for sent in sends if sent[2] >= 0)))
     for step, live in zip(path.steps, through[1:], strict=True):
         if not step.at_end:
-            stage = one(stage, live, (), _reads(step.parts, start, length, spans))
-    return stage
+            station = one(station, live, (), _reads(step.parts, start, length, spans))
+    return station
 
 
 def _reads(parts: tuple[Part, ...], start: int, length: int, spans: Spans) -> tuple[Read, ...]:

@@ -1,6 +1,6 @@
-"""Stages of paths while they run: what each hands on, and what readers are given to see.
+"""Stations of paths while they run: what each hands on, and what readers are given to see.
 
-A stage of one example is kept once, whatever the number of paths that go through it (`engine.routes`).
+A station of one example is kept once, whatever the number of paths that go through it (`engine.routes`).
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ import torch
 from torch import Tensor
 
 from veracausa.anatomy.graph import Graph
-from veracausa.engine.routes import Read, Routes, Stage
+from veracausa.engine.routes import Read, Routes, Station
 from veracausa.engine.tape import State
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-#: What stages get from a part of a block: a change of their stream or of what they hand on.
-Changes = list[tuple[Stage, Tensor]]
-#: Stages with readers at one place.
-Entries = Sequence[tuple[Stage, Read]]
+#: What stations get from a part of a block: a change of their stream or of what they hand on.
+Changes = list[tuple[Station, Tensor]]
+#: Stations with readers at one place.
+Entries = Sequence[tuple[Station, Read]]
 
 
 @dataclass(eq=False)
 class Threads:
-    """A stage of some examples. `held`: the change that its writers hand on; `stream`: of a live one that has begun."""
+    """A station of some examples. `held`: the change that its writers hand on; `stream`: of a live one, once begun."""
 
     example: Int[Tensor, " rows"]
     held: Float[Tensor, "rows positions width"] | None = None
@@ -36,7 +36,7 @@ class Threads:
 
 @dataclass(eq=False)
 class Flow:
-    """All stages of some rows (a path, by its last stage in `ends`; an example).
+    """All stations of some rows (a path, by its last station in `ends`; an example).
 
     `base`: the run that is patched. `tail`: last positions from the first on at which the metric is read.
     """
@@ -44,7 +44,7 @@ class Flow:
     base: State
     tail: int
     routes: Routes
-    threads: dict[Stage, Threads]
+    threads: dict[Station, Threads]
 
     @classmethod
     def of(
@@ -52,20 +52,20 @@ class Flow:
         base: State,
         tail: int,
         graph: Graph,
-        ends: Sequence[Stage],
+        ends: Sequence[Station],
         example: Int[Tensor, " rows"],
-        sent: Callable[[Stage, Tensor], Tensor],
+        sent: Callable[[Station, Tensor], Tensor],
     ) -> Flow:
-        """Every stage with the examples of its paths; `sent(stage, examples)`: what a sender hands on."""
-        needed: dict[Stage, set[int]] = {}
+        """Every station with the examples of its paths; `sent(station, examples)`: what a sender hands on."""
+        needed: dict[Station, set[int]] = {}
         for end, one in zip(ends, example.tolist(), strict=True):
-            for stage in end.chain:
-                needed.setdefault(stage, set()).add(one)
+            for station in end.chain:
+                needed.setdefault(station, set()).add(one)
         found = {}
-        for stage, examples in needed.items():
-            found[stage] = Threads(torch.tensor(sorted(examples), device=example.device))
-            if stage.parent is None:
-                found[stage].held = sent(stage, found[stage].example)
+        for station, examples in needed.items():
+            found[station] = Threads(torch.tensor(sorted(examples), device=example.device))
+            if station.parent is None:
+                found[station].held = sent(station, found[station].example)
         return cls(base, tail, Routes.of(graph, dict.fromkeys(ends)), found)
 
     @property
@@ -80,13 +80,13 @@ class Flow:
     def send(self, place: int) -> None:
         """Begin the streams of live senders whose write is seen from here on."""
         layer, late = divmod(place, 2)
-        for stage, own in self.threads.items():
-            if stage.live and stage.parent is None and stage.begins(self.routes.graph) == place:
+        for station, own in self.threads.items():
+            if station.live and station.parent is None and station.begins(self.routes.graph) == place:
                 after = (self.base.middle if late else self.base.residual)[layer][own.example]
                 own.stream = after + own.held.to(after.dtype)  # type: ignore[union-attr]
 
-    def running(self, place: int) -> list[Stage]:
-        """Live stages that have begun and run what reads at this place."""
+    def running(self, place: int) -> list[Station]:
+        """Live stations that have begun and run what reads at this place."""
         return [s for s, own in self.threads.items() if own.stream is not None and self.routes.until[s] > place]
 
     def take(self, changes: Changes, layer: int, behind: Tensor) -> None:
@@ -95,9 +95,9 @@ class Flow:
         Behind the last block's attention only the tail is read.
         """
         late = self.late(layer)
-        for stage, every in changes:
-            own, change = self.threads[stage], every[:, late:]
-            if not stage.live:
+        for station, every in changes:
+            own, change = self.threads[station], every[:, late:]
+            if not station.live:
                 if own.held is None:
                     own.held = change.new_zeros(len(change), self.positions, change.shape[-1])
                 own.held[:, late:] += change
@@ -105,9 +105,9 @@ class Flow:
                 before = behind[own.example] if own.stream is None else own.stream
                 own.stream = before[:, late:] + change.to(before.dtype)
 
-    def last(self, ends: Sequence[Stage], example: Tensor) -> Float[Tensor, "rows tail width"]:
+    def last(self, ends: Sequence[Station], example: Tensor) -> Float[Tensor, "rows tail width"]:
         """The final residual of every row, at the positions of the tail."""
-        found, rows_of = self.base.end(self.tail)[example], dict[Stage, list[int]]()
+        found, rows_of = self.base.end(self.tail)[example], dict[Station, list[int]]()
         for row, end in enumerate(ends):
             rows_of.setdefault(end, []).append(row)
         late = self.late(self.routes.graph.layers - 1)  # before the positions that are run, nothing has changed
@@ -116,16 +116,16 @@ class Flow:
             found[rows, late:] = self.handed(end, example[rows], found[rows, late:])
         return found
 
-    def entries(self, layer: int, mlp: bool, own: bool) -> list[tuple[Stage, Read]]:
-        """Stages with readers here whose context is the base run, or their `own` stream."""
+    def entries(self, layer: int, mlp: bool, own: bool) -> list[tuple[Station, Read]]:
+        """Stations with readers here whose context is the base run, or their `own` stream."""
         every = self.routes.reading.get((layer, mlp), [])
-        return [(stage, read) for stage, read in every if self.routes.source(stage, read)[1] == own]
+        return [(station, read) for station, read in every if self.routes.source(station, read)[1] == own]
 
-    def examples(self, stages: Sequence[Stage]) -> Tensor:
+    def examples(self, stations: Sequence[Station]) -> Tensor:
         """The example of each of their rows."""
-        return torch.cat([self.threads[stage].example for stage in stages])
+        return torch.cat([self.threads[station].example for station in stations])
 
-    def handed(self, parent: Stage, examples: Tensor, context: Tensor) -> Tensor:
+    def handed(self, parent: Station, examples: Tensor, context: Tensor) -> Tensor:
         """What readers see whose context is this: the parent's stream, or the context with what it hands on."""
         handed = self.threads[parent]
         at = torch.searchsorted(handed.example, examples)
@@ -139,45 +139,47 @@ class Flow:
 
         `context`: what the base run has there, [examples, positions, width].
         """
-        readers: dict[Stage, list[Tensor]] = {}
-        for stage, _ in entries:
-            readers.setdefault(_parent(stage), []).append(self.threads[stage].example)
+        readers: dict[Station, list[Tensor]] = {}
+        for station, _ in entries:
+            readers.setdefault(_parent(station), []).append(self.threads[station].example)
         every = {parent: torch.cat(examples).unique() for parent, examples in readers.items()}
         begins = _begins(every)
         streams = [self.handed(parent, one, context[one]) for parent, one in every.items()]
         rows = []
-        for stage, _ in entries:
-            parent = _parent(stage)
-            rows.append(begins[parent] + torch.searchsorted(every[parent], self.threads[stage].example))
+        for station, _ in entries:
+            parent = _parent(station)
+            rows.append(begins[parent] + torch.searchsorted(every[parent], self.threads[station].example))
         return torch.cat(streams), torch.cat(list(every.values())), torch.cat(rows)
 
-    def within(self, entries: Entries, running: Sequence[Stage]) -> tuple[Tensor, Tensor]:
+    def within(self, entries: Entries, running: Sequence[Station]) -> tuple[Tensor, Tensor]:
         """Where rows with streams of their own are among the running ones, and what their readers see instead."""
-        begins = _begins({stage: self.threads[stage].example for stage in running})
-        own = [(stage, self.threads[stage]) for stage, _ in entries]
-        rows = [begins[stage] + torch.arange(len(one.example), device=one.example.device) for stage, one in own]
-        seen = [self.handed(_parent(stage), one.example, streamed(one)) for stage, one in own]
+        begins = _begins({station: self.threads[station].example for station in running})
+        own = [(station, self.threads[station]) for station, _ in entries]
+        rows = [begins[station] + torch.arange(len(one.example), device=one.example.device) for station, one in own]
+        seen = [self.handed(_parent(station), one.example, streamed(one)) for station, one in own]
         return torch.cat(rows), torch.cat(seen)
 
-    def split(self, stages: Sequence[Stage], rows: Tensor) -> Changes:
-        """Each stage with its rows, in that order."""
-        return list(zip(stages, rows.split([len(self.threads[stage].example) for stage in stages]), strict=True))
+    def split(self, stations: Sequence[Station], rows: Tensor) -> Changes:
+        """Each station with its rows, in that order."""
+        return list(
+            zip(stations, rows.split([len(self.threads[station].example) for station in stations]), strict=True)
+        )
 
 
-def _parent(stage: Stage) -> Stage:
-    assert stage.parent is not None  # only senders have none
-    return stage.parent
+def _parent(station: Station) -> Station:
+    assert station.parent is not None  # only senders have none
+    return station.parent
 
 
 def streamed(own: Threads) -> Tensor:
-    """The stream of a stage that has begun."""
+    """The stream of a station that has begun."""
     assert own.stream is not None
     return own.stream
 
 
-def _begins(parts: dict[Stage, Tensor]) -> dict[Stage, int]:
+def _begins(parts: dict[Station, Tensor]) -> dict[Station, int]:
     """Where each part begins when all are put behind each other."""
     found, total = {}, 0
-    for stage, part in parts.items():
-        found[stage], total = total, total + len(part)
+    for station, part in parts.items():
+        found[station], total = total, total + len(part)
     return found

@@ -1,12 +1,12 @@
 """Runs in which a change is passed on along paths alone: see `engine.routes` for what a path is made of.
 
-All rows go through the blocks together. In each block the stages' readers see what their parents hand on, the streams
-of live stages are run as they are, and new changes join them; a stage of one example is run once, whatever the number
-of paths that go through it. Everything else is the base run, as recorded.
+All rows go through the blocks together. In each block the stations' readers see what their parents hand on, the streams
+of live stations are run as they are, and new changes join them; a station of one example is run once, whatever the
+number of paths that go through it. Everything else is the base run, as recorded.
 
-Cost: one token-layer a position for each (stage, block) whose readers see a stream of their own (all readers that see
-one stream: once), and one for each block of a live stage; a chain into the logits costs its readers and nothing else.
-Bound by matrix products: a reader's projections, and for live stages whole blocks, as in `engine.suffix`.
+Cost: one token-layer a position for each (station, block) whose readers see a stream of their own (all readers that see
+one stream: once), and one for each block of a live station; a chain into the logits costs its readers and nothing else.
+Bound by matrix products: a reader's projections, and for live stations whole blocks, as in `engine.suffix`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from veracausa.engine.attention import Past
 from veracausa.engine.path_flow import Changes, Entries, Flow, streamed
 from veracausa.engine.path_reads import HeadReads, Heard
 from veracausa.engine.reader_change import Reading
-from veracausa.engine.routes import Stage
+from veracausa.engine.routes import Station
 from veracausa.engine.tape import State, Tape
 from veracausa.engine.writes import rescaled, write_changes
 
@@ -38,11 +38,11 @@ def run_paths(
     tape: Tape,
     base: State,
     other: State | None,
-    ends: Sequence[Stage],
+    ends: Sequence[Station],
     example: Int[Tensor, " rows"],
     cost: Cost,
 ) -> Float[Tensor, "rows tail width"]:
-    """Final residual of every row at the tape's tail: a row is a path, by its last stage, and an example of the tape.
+    """Final residual of every row at the tape's tail: a row is a path, by its last station, and an example of the tape.
 
     `base`: the run that is patched; `other`: the one that senders' writes are taken from (None: they write nothing).
     The attention function must be `attention.SUFFIX`.
@@ -55,10 +55,10 @@ def run_paths(
     return flow.last(ends, example)
 
 
-def _sent(decoder: Decoder, base: State, other: State | None, stage: Stage, example: Tensor) -> Tensor:
+def _sent(decoder: Decoder, base: State, other: State | None, station: Station, example: Tensor) -> Tensor:
     """Change of what a sender writes, at its positions."""
     total = torch.zeros(())
-    for writer, first, last in stage.sends:
+    for writer, first, last in station.sends:
         change = write_changes(decoder, base, other, torch.full_like(example, writer), example)
         change[:, :first], change[:, last + 1 :] = 0, 0
         total = total.to(change) + change
@@ -67,7 +67,7 @@ def _sent(decoder: Decoder, base: State, other: State | None, stage: Stage, exam
 
 @dataclass(eq=False)
 class PathRun:
-    """A run of some stages, block by block."""
+    """A run of some stations, block by block."""
 
     decoder: Decoder
     tape: Tape
@@ -81,7 +81,7 @@ class PathRun:
         return self.tape.length - self.tape.start
 
     def block(self, layer: int) -> None:
-        """Bring all stages past a block."""
+        """Bring all stations past a block."""
         flow, base = self.flow, self.base
         flow.send(2 * layer)
         attended = self._attention(layer)
@@ -103,20 +103,20 @@ class PathRun:
 
     def _heads(self, layer: int, entries: Entries) -> Changes:
         """Changes of what heads write whose other inputs are the base run's."""
-        base, settings, stages = self.base, self.base.attention[layer], [stage for stage, _ in entries]
+        base, settings, stations = self.base, self.base.attention[layer], [station for station, _ in entries]
         streams, examples, source = self.flow.sources(entries, base.residual[layer])
         other = self._heard(layer, streams, examples)
-        reads, example = self._reads(layer, entries), self.flow.examples(stages)
+        reads, example = self._reads(layer, entries), self.flow.examples(stations)
         context = (base.sites["queries"][layer], base.sites["keys"][layer], base.sites["values"][layer])
         old = reads.values(context, example, settings)
         moved = reads.mixed(context, example, other, source, settings) - old
         change = reads.through(moved, reads.filled)
         if self.decoder.blocks[layer].attention_post_norm is not None:
             of = self.flow.threads
-            live = torch.cat([torch.full_like(of[one].example, one.live, dtype=torch.bool) for one in stages])
+            live = torch.cat([torch.full_like(of[one].example, one.live, dtype=torch.bool) for one in stations])
             own = reads.through(moved, reads.reading), reads.through(old, reads.reading)
             change = self._behind_norm(layer, example, change, own, live)
-        return self.flow.split(stages, change)
+        return self.flow.split(stations, change)
 
     def _behind_norm(
         self, layer: int, example: Tensor, change: Tensor, own: tuple[Tensor, Tensor], live: Tensor
@@ -132,11 +132,11 @@ class PathRun:
         alone = rescaled(self.decoder, layer, before + moved, new) - rescaled(self.decoder, layer, before, old)
         return torch.where(live[:, None, None], every, alone)
 
-    def _attended(self, layer: int, running: Sequence[Stage]) -> Changes:
+    def _attended(self, layer: int, running: Sequence[Station]) -> Changes:
         """What running streams get from a block's attention, some readers seeing what their parents hand on, too."""
         block, base, tape = self.decoder.blocks[layer], self.base, self.tape
         streams, example = (
-            torch.cat([streamed(self.flow.threads[stage]) for stage in running]),
+            torch.cat([streamed(self.flow.threads[station]) for station in running]),
             self.flow.examples(running),
         )
         before = base.keys[layer][:, :, : tape.start], base.values[layer][:, :, : tape.start]
@@ -157,7 +157,7 @@ class PathRun:
         return self.flow.split(running, block.attention_write(output))
 
     def _reads(self, layer: int, entries: Entries) -> HeadReads:
-        many = [len(self.flow.threads[stage].example) for stage, _ in entries]
+        many = [len(self.flow.threads[station].example) for station, _ in entries]
         seen = [read.seen for _, read in entries]
         return HeadReads.of(self.decoder, layer, seen, many, self.positions, self.base.last.device)
 
@@ -178,20 +178,24 @@ class PathRun:
 
     def _fed(self, layer: int, entries: Entries) -> Changes:
         """Changes of what a block's MLP writes."""
-        block, late, stages = self.decoder.blocks[layer], self.flow.late(layer), [stage for stage, _ in entries]
+        block, late, stations = self.decoder.blocks[layer], self.flow.late(layer), [station for station, _ in entries]
         streams, _, source = self.flow.sources(entries, self.base.middle[layer][:, late:])
         self.cost.add(len(streams), self.positions)
-        old = self.base.sites["mlp"][layer][self.flow.examples(stages), late:]
+        old = self.base.sites["mlp"][layer][self.flow.examples(stations), late:]
         new = torch.where(self._taken(entries, late), self._fed_with(layer, streams)[source], old)
         exact = torch.promote_types(old.dtype, torch.float32)
-        return self.flow.split(stages, block.mlp_write(new).to(exact) - block.mlp_write(old).to(exact))
+        return self.flow.split(stations, block.mlp_write(new).to(exact) - block.mlp_write(old).to(exact))
 
-    def _ran(self, layer: int, running: Sequence[Stage]) -> Changes:
+    def _ran(self, layer: int, running: Sequence[Station]) -> Changes:
         """What running streams get from a block's MLP."""
         block, late = self.decoder.blocks[layer], self.flow.late(layer)
-        output = self._fed_with(layer, torch.cat([streamed(self.flow.threads[stage])[:, late:] for stage in running]))
-        joined = [stage for stage in running if stage.begins(self.decoder.graph) > 2 * layer]  # the others are counted
-        self.cost.add(sum(len(self.flow.threads[stage].example) for stage in joined), self.positions)
+        output = self._fed_with(
+            layer, torch.cat([streamed(self.flow.threads[station])[:, late:] for station in running])
+        )
+        joined = [
+            station for station in running if station.begins(self.decoder.graph) > 2 * layer
+        ]  # the others are counted
+        self.cost.add(sum(len(self.flow.threads[station].example) for station in joined), self.positions)
         if entries := self.flow.entries(layer, True, True):
             at, seen = self.flow.within(entries, running)
             self.cost.add(len(seen), self.positions)
@@ -208,8 +212,8 @@ class PathRun:
     def _taken(self, entries: Entries, late: int) -> Tensor:
         """Whether each row's MLP sees a change at each position, [rows, positions, 1]."""
         parts = []
-        for stage, read in entries:
-            own = torch.zeros(len(self.flow.threads[stage].example), self.positions, 1, dtype=torch.bool)
+        for station, read in entries:
+            own = torch.zeros(len(self.flow.threads[station].example), self.positions, 1, dtype=torch.bool)
             for *_, first, last in read.seen:
                 own[:, first : last + 1] = True
             parts.append(own[:, late:])

@@ -1,9 +1,9 @@
-"""What paths are made of, as the engine runs them: stages that change is passed through, and which they share.
+"""What paths are made of, as the engine runs them: stations that change is passed through, and which they share.
 
-A path is a chain of stages: its sender, then the readers behind each arrow. What a stage's writers write otherwise is
-handed on in one of two ways: *held*, for the readers of the next stage alone, or *live*, as a stream that every later
-part reads, up to the place that the next stage reads (or to the logits). Paths with the same beginning share its
-stages.
+A path is a chain of stations: its sender, then the readers behind each arrow. What a station's writers write otherwise
+is handed on in one of two ways: *held*, for the readers of the next station alone, or *live*, as a stream that every
+later part reads, up to the place that the next station reads (or to the logits). Paths with the same beginning share
+its stations.
 
 Places of the stream are those of `anatomy.graph`: a part that reads at a place sees what is written up to there.
 """
@@ -38,10 +38,10 @@ class Read:
 
 
 @dataclass(frozen=True)
-class Stage:
+class Station:
     """A sender (`sends`: writers, each with its first and last position) or readers that see what `parent` hands on."""
 
-    parent: Stage | None
+    parent: Station | None
     live: bool
     sends: tuple[tuple[int, int, int], ...] = ()
     reads: tuple[Read, ...] = ()
@@ -51,7 +51,7 @@ class Stage:
 
     @cached_property
     def _hash(self) -> int:
-        """Made once: stages are looked up for every block."""
+        """Made once: stations are looked up for every block."""
         return hash((self.parent, self.live, self.sends, self.reads))
 
     def begins(self, graph: Graph) -> int:
@@ -61,53 +61,55 @@ class Stage:
         return min(read.seen_from(graph) for read in self.reads)
 
     @property
-    def chain(self) -> list[Stage]:
-        """From the sender to this stage."""
+    def chain(self) -> list[Station]:
+        """From the sender to this station."""
         return [*(() if self.parent is None else self.parent.chain), self]
 
 
 @dataclass(frozen=True, eq=False)
 class Routes:
-    """The stages of some paths, each once, parents first; `ends`: the last stage of each path.
+    """The stations of some paths, each once, parents first; `ends`: the last station of each path.
 
-    `until`: the place up to which a live stage runs. `reading`: (block, whether its MLP) → stages with readers there.
+    `until`: the place up to which a live station runs. `reading`: (block, whether its MLP) → stations that read there.
     """
 
     graph: Graph
-    ends: Sequence[Stage]
-    stages: list[Stage] = field(default_factory=list)
-    until: dict[Stage, int] = field(default_factory=dict)
-    reading: dict[tuple[int, bool], list[tuple[Stage, Read]]] = field(default_factory=dict)
+    ends: Sequence[Station]
+    stations: list[Station] = field(default_factory=list)
+    until: dict[Station, int] = field(default_factory=dict)
+    reading: dict[tuple[int, bool], list[tuple[Station, Read]]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, graph: Graph, ends: Iterable[Stage]) -> Routes:
-        """Put the paths that end with these stages together."""
+    def of(cls, graph: Graph, ends: Iterable[Station]) -> Routes:
+        """Put the paths that end with these stations together."""
         found = cls(graph, list(ends))
-        found.stages.extend(dict.fromkeys(stage for end in found.ends for stage in end.chain))
-        for stage in found.stages:
-            for read in stage.reads:
-                found.reading.setdefault((read.layer, read.mlp), []).append((stage, read))
-                if stage.parent is not None and stage.parent.live:
-                    found.until[stage.parent] = max(found.until.get(stage.parent, 0), read.at(graph))
+        found.stations.extend(dict.fromkeys(station for end in found.ends for station in end.chain))
+        for station in found.stations:
+            for read in station.reads:
+                found.reading.setdefault((read.layer, read.mlp), []).append((station, read))
+                if station.parent is not None and station.parent.live:
+                    found.until[station.parent] = max(found.until.get(station.parent, 0), read.at(graph))
         found.until.update({end: 2 * graph.layers for end in found.ends if end.live})
         return found
 
-    def source(self, stage: Stage, read: Read) -> tuple[Stage, bool]:
+    def source(self, station: Station, read: Read) -> tuple[Station, bool]:
         """Whose stream readers see: (the parent, False), the base run's but for what the parent hands on; or their own
-        (the stage, True), where it has begun already."""
-        if stage.live and stage.begins(self.graph) <= read.at(self.graph):
-            return stage, True
-        assert stage.parent is not None  # readers have one
-        return stage.parent, False
+        (the station, True), where it has begun already."""
+        if station.live and station.begins(self.graph) <= read.at(self.graph):
+            return station, True
+        assert station.parent is not None  # readers have one
+        return station.parent, False
 
-    def blocks(self, stage: Stage) -> int:
-        """Blocks that a live stage runs at least a part of."""
-        begins = stage.begins(self.graph)
-        until = self.until[stage] if stage.live else begins
+    def blocks(self, station: Station) -> int:
+        """Blocks that a live station runs at least a part of."""
+        begins = station.begins(self.graph)
+        until = self.until[station] if station.live else begins
         return -(-until // 2) - begins // 2 if until > begins else 0
 
     @property
     def depth(self) -> int:
-        """Blocks of all stages together, one example each; readers of one block that see the same stream: one."""
-        seen = {(self.source(stage, read), read.layer, read.mlp) for stage in self.stages for read in stage.reads}
-        return len(seen) + sum(map(self.blocks, self.stages))
+        """Blocks of all stations together, one example each; readers of one block that see the same stream: one."""
+        seen = {
+            (self.source(station, read), read.layer, read.mlp) for station in self.stations for read in station.reads
+        }
+        return len(seen) + sum(map(self.blocks, self.stations))
