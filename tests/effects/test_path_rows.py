@@ -3,7 +3,9 @@
 Tolerance: 1e-9 of the gap in float64 (conftest.EXACT).
 """
 
+import contextlib
 import dataclasses
+import random
 
 import naive_path_patching as naive
 import numpy as np
@@ -72,6 +74,38 @@ def test_paths_are_what_hooks_on_whole_runs_give(tiny, task_of, agree, family, d
     values = naive.effects(lm, task, paths, direction=direction)
     agree(scores.values, values, scores.gap)
     assert (values.abs().mean(0) > 1e-6).all()  # otherwise anything agrees
+
+
+def drawn(lm, rng):
+    """A random text that may be a path."""
+
+    def reader(first):
+        layer, head, group = rng.randrange(first, lm.layers), rng.randrange(lm.heads), rng.randrange(lm.kv_heads)
+        stem = rng.choice([f"m{layer}", f"a{layer}.h{head}", f"a{layer}.h{head}<q>", f"a{layer}.h{head}<v>",
+                           f"a{layer}.kv{group}<k>"])  # fmt: skip
+        return stem + rng.choice(["", "", "", "@3", "@2-5", "@-1", "@-4--2"])
+
+    text, first = rng.choice(["input", "m0", "a0.h1", "a1.h0@2-6"]), 0
+    for _ in range(rng.randrange(1, 4)):
+        first = min(first + rng.randrange(2), lm.layers - 1)
+        parts = "+".join(reader(first) for _ in range(rng.choice([1, 1, 2, 3])))
+        text += rng.choice(["->", "->", "->...->"]) + parts
+    return text + rng.choice(["", "->logits", "->logits"])
+
+
+@pytest.mark.parametrize("family", FEW)
+def test_random_paths(tiny, task_of, agree, family):
+    layers = {"num_hidden_layers": 5}
+    if family == "gemma2":
+        layers["layer_types"] = ["sliding_attention", "full_attention"] * 2 + ["sliding_attention"]
+    lm, task, rng, paths = tiny(family, **layers), task_of(8, n=1, seed=5), random.Random(3), {}
+    while len(paths) < 15:
+        with contextlib.suppress(UnitError):
+            text = drawn(lm, rng)
+            paths.setdefault(parse_path(lm.graph, text).key, text)
+    scores = exact(lm, task, named(paths.values()))
+    agree(scores.values, naive.effects(lm, task, paths.values()), scores.gap)
+    assert (scores.values != 0).sum() > 10
 
 
 @pytest.mark.parametrize("family", FEW)
