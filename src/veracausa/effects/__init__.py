@@ -5,6 +5,9 @@ from typing import TYPE_CHECKING
 from veracausa.lazy import given_out
 
 if TYPE_CHECKING:
+    from veracausa.effects.instead import Added as Added
+    from veracausa.effects.instead import Noise as Noise
+    from veracausa.effects.instead import Own as Own
     from veracausa.effects.interacting import interactions as interactions
     from veracausa.effects.learned_constants import OptimalConstants as OptimalConstants
     from veracausa.effects.learned_constants import optimal_constants as optimal_constants
@@ -15,8 +18,11 @@ if TYPE_CHECKING:
 
 #: Public name → where it lives.
 _HOMES = {
+    "Added": "veracausa.effects.instead",
     "Learning": "veracausa.effects.optimal_descent",
+    "Noise": "veracausa.effects.instead",
     "OptimalConstants": "veracausa.effects.learned_constants",
+    "Own": "veracausa.effects.instead",
     "interactions": "veracausa.effects.interacting",
     "direct": "veracausa.effects.site_effects",
     "last_in": "veracausa.effects.site_effects",

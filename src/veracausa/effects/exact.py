@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from veracausa.choices import Ablation, AllUnits, Direction
 from veracausa.cost import Cost
 from veracausa.effects.edge_rows import EdgeRows
 from veracausa.effects.group_rows import KIND_AT, GroupRows
+from veracausa.effects.instead import Instead
 from veracausa.effects.learned_constants import OptimalConstants, OptimalWork, optimal_constants
 from veracausa.effects.path_rows import PathRows, require_still
 from veracausa.effects.patterns import require_patterns
@@ -50,6 +52,7 @@ from veracausa.tasks.references import Reference, reference_set
 from veracausa.units.at_spans import SpanUnits
 from veracausa.units.edges import Edges
 from veracausa.units.groups import Groups
+from veracausa.units.kinds import Kind
 from veracausa.units.paths import Paths
 from veracausa.units.resolve import all_units, resolve_units
 from veracausa.units.table import Units
@@ -69,7 +72,7 @@ class ExactWork:
     lm: Model
     task: Task
     units: Units
-    ablation: Ablation
+    ablation: Ablation | Instead
     direction: Direction
     reference: Task | None
     constants: OptimalConstants | None
@@ -107,12 +110,27 @@ class ExactWork:
             "direction": self.direction,
             "ablation": self.ablation,
             "seed": self.seed if self.ablation == "resample" else None,
-            **reference_settings(self.ablation, self.task, self.reference),
+            **self._replaced,
             **(span_settings(self.task) if self._spans else {}),
         }
 
+    @property
+    def _replaced(self) -> dict[str, Any]:
+        """What the header says of values that come from other prompts, or from you."""
+        if isinstance(self.ablation, Instead):
+            return self.ablation.settings(self.task, self.reference or self.task)
+        return reference_settings(self.ablation, self.task, self.reference)
+
+    @property
+    def _draws(self) -> int:
+        """How often every row is run."""
+        return self.ablation.draws if isinstance(self.ablation, Instead) else 1
+
     def __post_init__(self) -> None:
-        if not isinstance(self.units, Edges | Paths):
+        if isinstance(self.ablation, Instead):
+            for units in self._at_places().values():
+                self.ablation.require(self.lm, self.task, units)
+        elif not isinstance(self.units, Edges | Paths):
             places = self.units.places if isinstance(self.units, Groups) else [self.units.place]
             require_patterns(places, self.ablation, self.task, self.reference or self.task)
 
@@ -130,11 +148,11 @@ class ExactWork:
 
     def batches(self) -> int:
         """Buckets that are recorded."""
-        return len(self.plan(Cost()).buckets(self.share))
+        return self._draws * len(self.plan(Cost()).buckets(self.share))
 
     def costs(self) -> np.ndarray:
         """Token-layers of each unit's own rows."""
-        return self.plan(Cost()).costs(self.share)
+        return self._draws * self.plan(Cost()).costs(self.share)
 
     def tokens(self) -> float:
         """Token-layers: both runs measured, then recorded; the engine's own run; the reference set; the rows.
@@ -152,9 +170,12 @@ class ExactWork:
         lm, task, share = self.lm, self.task, self.share
         source = task if self.reference is None else self.reference
         places = len(self.units.places) if isinstance(self.units, Groups) else 1
-        replaced = 0.0 if self.ablation == "optimal" else places * reference_runs(lm, source, task, self.ablation)
-        runs = recorded_runs(lm, task, True) + recorded_runs(lm, task, share) + unpatched_run(lm, task, share)
-        return runs + replaced + self.plan(Cost()).beside(share)
+        if isinstance(self.ablation, Instead):
+            replaced = places * self.ablation.tokens(lm, source)
+        else:
+            replaced = 0.0 if self.ablation == "optimal" else places * reference_runs(lm, source, task, self.ablation)
+        runs = self._draws * (recorded_runs(lm, task, share) + unpatched_run(lm, task, share))
+        return recorded_runs(lm, task, True) + runs + replaced + self.plan(Cost()).beside(share)
 
     @torch.inference_mode(False)
     def run(self, show_progress: bool = True, out: str | Path | None = None) -> Scores:
@@ -168,46 +189,85 @@ class ExactWork:
             "reference": reference.digest() if reference is not None else None,
             **{
                 key: settings[key]
-                for key in ("direction", "ablation", "seed", "constants", "spans_digest")
+                for key in ("direction", "ablation", "seed", "constants", "spans_digest", "replacement_digest", "scale")
                 if key in settings
             },
         }
-        shape, name = (len(task), len(table)), f"{self.method}-{table.kind}"
+        draws, name = self._draws, f"{self.method}-{table.kind}"
+        shape = (len(task), draws * len(table))
         with session(lm, task, shape, out=out, name=name, asked=asked, show=show_progress) as call:
             if self.ablation == "counterfactual":
                 call.measured.require_gap(task)
-            call.done |= ~torch.from_numpy(table.wanted(len(task)))
+            call.done |= ~torch.from_numpy(table.wanted(len(task))).repeat(1, draws)
             with call.bar(f"{self.method} effects of {len(table):,} {table.kind}", self._own()):
-                plan = self.plan(call.cost, self._source(call.cost, constants))
-                call.rest(plan.buckets(self.share), partial(_bucket, call, plan))
+                plans = [self.plan(call.cost, source) for source in self._sources(call.cost, constants)]
+                call.rest(plans[0].buckets(self.share), partial(_bucket, call, plans))
+        values, spread = over_draws(call.values, draws)
         return assemble(
             call,
-            call.values,
+            values,
             table,
             method=self.method,
             settings=settings,
             cost=None if learned is None else call.cost + learned.cost,
             verified="exact effects",
+            draw_stderr=spread,
             notes=(*self.notes, *(() if constants is None else constants.sentences)),
         )
 
-    def _source(self, cost: Cost, constants: OptimalConstants | None) -> Sources | None:
-        """What units are replaced by, of groups place by place; edges bring the other run's writes, or nothing."""
+    def _sources(self, cost: Cost, constants: OptimalConstants | None) -> list[Sources | None]:
+        """What units are replaced by, draw by draw; of groups place by place.
 
-        def made(units: Units) -> Replacement:
+        Edges bring the other run's writes, or nothing.
+        """
+
+        def made(units: Units) -> list[Replacement]:
+            if isinstance(self.ablation, Instead):
+                return self.ablation.made(self.lm, self.task, units, self.reference or self.task, cost)
             asked = (self.ablation, self.direction, self.reference, self.seed, cost, constants)
-            return replacement(self.lm, self.task, units, *asked)
+            return [replacement(self.lm, self.task, units, *asked)]
 
+        found = {place: made(units) for place, units in self._at_places().items()}
         if isinstance(self.units, Groups):
-            return {place: made(all_units(self.lm, KIND_AT[place])) for place in self.units.places}
-        return None if isinstance(self.units, Edges | Paths) else made(self.units)
+            return [{place: each[draw] for place, each in found.items()} for draw in range(self._draws)]
+        return [None] if isinstance(self.units, Edges | Paths) else [*found[self.units.place]]
+
+    def _at_places(self) -> dict[Place, Units]:
+        """Place → the units that are replaced there; of groups those that members are."""
+        if isinstance(self.units, Edges | Paths):
+            return {}
+        if not isinstance(self.units, Groups):
+            return {self.units.place: self.units}
+        if not isinstance(self.ablation, Instead):
+            return {place: all_units(self.lm, KIND_AT[place]) for place in self.units.places}
+        found: dict[Place, list[tuple[int, int]]] = {}
+        for one in (one for group in self.units.members for one in group):
+            found.setdefault(one.place, []).append((one.layer, one.index))
+        return {place: _whole_units(KIND_AT[place], members) for place, members in found.items()}
 
 
-def _bucket(call: Session, plan: Plan, start: int, examples: tuple[int, ...]) -> None:
-    """The effects of a bucket, chunk by chunk."""
-    with closing(plan.run(start, examples, call.done)) as pieces:
-        for example, unit, effects in pieces:
-            call.put((example, unit), effects)
+def _whole_units(kind: Kind, members: list[tuple[int, int]]) -> Units:
+    """Units (layer, index) of a kind, each once."""
+    layer, index = np.array([*dict.fromkeys(members)], dtype=np.int64).T
+    return Units(kind, layer, index, np.full(len(layer), -1))
+
+
+def _bucket(call: Session, plans: list[Plan], start: int, examples: tuple[int, ...]) -> None:
+    """The effects of a bucket, draw by draw and chunk by chunk; the draws' columns are side by side."""
+    for draw, (plan, done) in enumerate(zip(plans, call.done.chunk(len(plans), 1), strict=True)):
+        if done[list(examples)].all():
+            continue
+        with closing(plan.run(start, examples, done)) as pieces:
+            for example, unit, effects in pieces:
+                call.put((example, unit + draw * done.shape[1]), effects)
+
+
+def over_draws(values: Tensor, draws: int) -> tuple[Tensor, Tensor | None]:
+    """The mean over draws whose columns are side by side, and its standard error; none of a single draw."""
+    if draws == 1:
+        return values, None
+    each = values.unflatten(1, (draws, -1))
+    return each.mean(1), each.std(1) / draws**0.5
 
 
 @gives(Scores)
@@ -216,7 +276,7 @@ def exact(
     task: Task,
     *,
     units: AllUnits | Sequence[str | Sequence[str]] | Mapping[str, str | Sequence[str]] | Units = "heads",
-    ablation: Ablation = "counterfactual",
+    ablation: Ablation | Instead = "counterfactual",
     direction: Direction = "noising",
     reference: Reference | None = None,
     constants: OptimalConstants | None = None,
@@ -241,7 +301,8 @@ def exact(
             "a5.h5->...->a9.h9<q>->logits"] (see `units.paths`).
         ablation: what replaces a unit: "counterfactual" (its value in the corrupted run), "zero", "mean", "resample",
             "optimal" (the constant that lets the model do best without it, see `vc.effects.optimal_constants`);
-            an edge's or a path's write: "counterfactual" or "zero".
+            an edge's or a path's write: "counterfactual" or "zero". Or what you put there yourself: your own tensors,
+            a vector added, noise (`vc.effects.Own`, `Added`, `Noise`; see `instead`).
         direction: "noising" patches the clean run (negative: the unit supported the behaviour); "denoising" restores
             clean values in the corrupted run (positive: it supports it).
         reference: prompts for mean and resample: a task, texts, a table or a file (see `vc.tasks.reference`; default:
@@ -270,11 +331,14 @@ def exact(
     reference = reference_set(lm, reference)
     if isinstance(table, Edges | Paths):
         _require_writes(table.kind, ablation, direction, reference)
+    elif isinstance(ablation, Instead):
+        _require_instead(ablation, direction, constants)
     else:
         require_effect(ablation, direction)
     if isinstance(table, Paths) and ablation == "counterfactual":
         require_still(task, table)
-    require_constants(ablation, constants)
+    if not isinstance(ablation, Instead):
+        require_constants(ablation, constants)
     if isinstance(table, Groups):
         require_joint(ablation)
     if isinstance(table, SpanUnits | Groups) and ablation == "counterfactual":
@@ -284,11 +348,23 @@ def exact(
     return ExactWork(lm, task, table, ablation, direction, reference, constants, learn, seed, rows, share_prefix)
 
 
-def _require_writes(kind: str, ablation: str, direction: str, reference: Task | None) -> None:
+def _require_instead(ablation: Instead, direction: str, constants: OptimalConstants | None) -> None:
+    """MethodError for what means nothing with a replacement of your own."""
+    if direction != "noising":
+        raise MethodError(
+            f"direction={direction!r} restores a unit's clean value in the corrupted run; there is nothing that "
+            f"{type(ablation).__name__}(…) could replace. Use direction='noising'."
+        )
+    if constants is not None:
+        raise MethodError("constants= are those of ablation='optimal'. Leave them out.")
+
+
+def _require_writes(kind: str, ablation: str | Instead, direction: str, reference: Task | None) -> None:
     """Edges and paths carry writes, which are replaced by those of the other run or by nothing."""
     if ablation not in ("counterfactual", "zero"):
+        said = f"{type(ablation).__name__}(…)" if isinstance(ablation, Instead) else repr(ablation)
         raise MethodError(
-            f"ablation={ablation!r} is not known for {kind}. Known: counterfactual, zero (of the writer's write)."
+            f"ablation={said} is not known for {kind}. Known: counterfactual, zero (of the writer's write)."
         )
     if reference is not None:
         raise MethodError(

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from veracausa.cost import Cost
-from veracausa.effects.replacements import Counterfactual, Replacement
+from veracausa.effects.replacements import Counterfactual, Moving, Replacement
 from veracausa.effects.rows import Patching, Plan
 from veracausa.engine.bucket import Bucket
 from veracausa.engine.overrides import Override
@@ -162,15 +162,20 @@ class GroupRows(Plan):
                 there[at, here, part] += shift
         example = torch.as_tensor(rows[own, 0], device=device)
 
+        source = self.sources[place]
+        added = isinstance(source, Moving)
+
         def values() -> Tensor:
-            new = self.sources[place].rows(tape, place, layer, example, None)
-            if isinstance(self.sources[place], Counterfactual) and any(self._other):
+            if isinstance(source, Moving):
+                return source.moves(tape, place, layer, example)[:, start - tape.start :]
+            new = source.rows(tape, place, layer, example, None)
+            if isinstance(source, Counterfactual) and any(self._other):
                 split = new.unflatten(-1, (parts, -1))
                 index = (there - tape.start).to(new.device)[..., None]
                 return split.gather(1, index.expand(-1, -1, -1, split.shape[-1])).flatten(2)
             return new[:, start - tape.start :]
 
-        return Override(place, torch.as_tensor(own, device=device), taken.flatten(2).to(device), values)
+        return Override(place, torch.as_tensor(own, device=device), taken.flatten(2).to(device), values, added)
 
 
 def _where(task: Task, names: Sequence[str], clean: bool) -> list[dict[str, Range]]:

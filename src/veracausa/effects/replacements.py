@@ -14,6 +14,7 @@ The reference set is, unless another task is given, the task's own clean and cor
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -54,6 +55,18 @@ class Replacement(Protocol):
         unit is: its layer, index and position). No `unit`: every part of the site is replaced by its own value.
         """
         ...
+
+
+class Moving(ABC):
+    """A replacement that adds to the clean run's activations; in a group, to what earlier members made of them."""
+
+    @abstractmethod
+    def moves(self, tape: Tape, place: Place, layer: int, example: Tensor) -> Float[Tensor, "rows positions site"]:
+        """What is added to the whole site of each row, at the tape's positions."""
+
+    def rows(self, tape: Tape, place: Place, layer: int, example: Tensor, unit: Tensor | None) -> Tensor:
+        """See `Replacement.rows`."""
+        return activation(tape.clean, place, layer)[example] + self.moves(tape, place, layer, example)
 
 
 class Learned(Protocol):
@@ -256,7 +269,7 @@ def require_effect(ablation: str, direction: str) -> None:
         )
 
 
-def require_joint(ablation: str) -> None:
+def require_joint(ablation: object) -> None:
     """MethodError for optimal constants, which are learned for one unit at a time."""
     if ablation == "optimal":
         raise MethodError(

@@ -27,13 +27,15 @@ class Override:
     """What some rows take at a place of one layer.
 
     `rows`: which rows of the sweep. `taken`: where they take other values, part by part of the place (heads,
-    neurons, or the whole). `values()`: these values, asked for when the sweep gets there.
+    neurons, or the whole). `values()`: these values, asked for when the sweep gets there. `added`: they are added to
+    their own.
     """
 
     place: str
     rows: Int[Tensor, " rows"]
     taken: Bool[Tensor, "rows positions parts"]
     values: Callable[[], Float[Tensor, "rows positions site"]]
+    added: bool = False
 
     def of(self, own: Float[Tensor, "all positions site"]) -> Tensor:
         """The activations of all rows, those of these rows replaced; `own` may hold the last positions only."""
@@ -41,7 +43,8 @@ class Override:
         new = self.values()[:, -positions:].to(own.dtype)
         taken = self.taken[:, -positions:].repeat_interleave(own.shape[-1] // self.taken.shape[-1], -1)
         out = own.clone()
-        out[self.rows] = torch.where(taken, new, own[self.rows])
+        here = own[self.rows]
+        out[self.rows] = torch.where(taken, here + new if self.added else new, here)
         return out
 
     def of_heads(self, own: Float[Tensor, "all heads positions _"]) -> Tensor:

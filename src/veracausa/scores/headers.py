@@ -64,6 +64,8 @@ def estimand(scores: Scores) -> dict[str, str]:
         found["replacements"] = replacement
     if replacement in REFERRING:
         found["reference sets"] = str(settings.get("reference_digest", UNRECORDED))
+    if "replacement_digest" in settings:
+        found["replacements of your own"] = f"{settings['replacement_digest']} × {settings.get('scale', 1.0)}"
     if replacement == "resample":
         found["seeds of resampling"] = str(settings.get("seed", UNRECORDED))
     if "spans_digest" in settings:
