@@ -15,6 +15,7 @@ from veracausa.circuits.selection.acdc import ORDERS
 from veracausa.circuits.selection.learned import WAYS
 from veracausa.circuits.selection.ways import HOW
 from veracausa.discovery.ways import SCORED_BY
+from veracausa.effects.tracing import RESTORED
 from veracausa.estimates.learned.concrete import LOSSES
 from veracausa.estimates.parts import COMBINATIONS, PATHS, RULES
 from veracausa.estimates.paths.grids import GRIDS
@@ -56,6 +57,7 @@ TABLES = {
     "CircuitParts": _PARTS,
     "Unequal": UNEQUAL,
     "PairPrompts": PROMPTS,
+    "Restored": RESTORED,
     "Over": COMBINED,
     "LevelName": LEVELS,
     "TaskName": BUILTIN,

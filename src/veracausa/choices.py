@@ -66,6 +66,9 @@ Unequal = Literal["refuse", "skip"]
 #: Which prompts of pairs a reference set takes.
 PairPrompts = Literal["both", "clean"]
 
+#: What causal tracing restores.
+Restored = Literal["residual", "mlps", "attention"]
+
 #: How much a study does.
 LevelName = Literal["quick", "default", "full"]
 #: Built-in tasks, and how the corrupted prompts are made of those that have several kinds.

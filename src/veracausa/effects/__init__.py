@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from veracausa.effects.shapley_values import shapley as shapley
     from veracausa.effects.site_effects import direct as direct
     from veracausa.effects.site_effects import last_in as last_in
+    from veracausa.effects.tracing import causal_tracing as causal_tracing
 
 #: Public name → where it lives.
 _HOMES = {
@@ -23,6 +24,7 @@ _HOMES = {
     "Noise": "veracausa.effects.instead",
     "OptimalConstants": "veracausa.effects.learned_constants",
     "Own": "veracausa.effects.instead",
+    "causal_tracing": "veracausa.effects.tracing",
     "interactions": "veracausa.effects.interacting",
     "direct": "veracausa.effects.site_effects",
     "last_in": "veracausa.effects.site_effects",

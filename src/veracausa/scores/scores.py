@@ -302,8 +302,7 @@ class Scores(Shown):
     ) -> altair.Chart | altair.LayerChart:
         """The scores as an Altair chart: a layer × head map, bars, a ranking, or the `most` strongest edges drawn.
 
-        `tokens`: texts of the positions of edges at positions, e.g. `task.tokens(0)[0]`. `width`, `height`: of the
-        plot, in pixels.
+        `tokens`: texts of the positions, e.g. `task.tokens(0)[0]`. `width`, `height`: of the plot, in pixels.
         """
         size = {"width": width, "height": height}
         return through("Scores.chart", self, tokens=tokens, most=most, **size)

@@ -38,11 +38,11 @@ def scores_chart(
     """Scores as an Altair chart.
 
     Heads: a layer × head map. MLPs, attention layers, residual stream: bars per layer, or a layer × position map if
-    they are per position. Neurons, lists of units, heads per position: the 30 strongest. Edges: the `most` strongest,
-    drawn like a circuit; per position over layers × positions, `tokens` being their texts. Colours and axes are shares
-    of the gap (plain effects where the gap is zero; edges: importances); whiskers are one standard error, where there
-    are several examples. Blue supports the behaviour, orange works against it (grey: magnitudes, without a sign); early
-    layers are at the bottom.
+    they are per position, `tokens` being the positions' texts. Neurons, lists of units, heads per position: the 30
+    strongest. Edges: the `most` strongest, drawn like a circuit; per position over layers × positions. Colours and axes
+    are shares of the gap (plain effects where the gap is zero; edges: importances); whiskers are one standard error,
+    where there are several examples. Blue supports the behaviour, orange works against it (grey: magnitudes, without a
+    sign); early layers are at the bottom.
 
     >>> vc.exact(lm, task).chart().save("heads.png")
     """
@@ -55,7 +55,16 @@ def scores_chart(
     pairs = "1 pair" if scores.n == 1 else f"{scores.n} pairs"
     data = Datasets(inline=True)
     view = place_view(
-        data, scores.units, {"effect": values}, "effect", "scores", title, limit_of(values), support, stderr=spread
+        data,
+        scores.units,
+        {"effect": values},
+        "effect",
+        "scores",
+        title,
+        limit_of(values),
+        support,
+        stderr=spread,
+        tokens=tokens,
     )
     heading = f"{scores.method}: {len(scores):,} {scores.units.kind}"
     coloured = shape(scores.units) in ("map", "positions")  # the legend says what colours mean

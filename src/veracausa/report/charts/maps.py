@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 
 import altair as alt
 import numpy as np
@@ -76,11 +77,12 @@ def place_view(
     *,
     stderr: np.ndarray | None = None,
     domain: tuple[float, float] | None = None,
+    tokens: Sequence[str] = (),
 ) -> View:
     """One column of numbers of all units, in the shape that suits them; the others are in the tooltips.
 
     Early layers at the bottom. `limit`: end of the colour scale; `support`: what its signs mean. `stderr`: whiskers of
-    bars. `domain`: x axis of bars, to share among charts.
+    bars. `domain`: x axis of bars, to share among charts. `tokens`: texts of the positions.
     """
     form = shape(units)
     values = np.abs(columns[drawn]) if support is Support.UNSIGNED else columns[drawn]
@@ -97,10 +99,14 @@ def place_view(
         )
         order = list(units.named) if isinstance(units, SpanUnits) else alt.Undefined
         layers_count = len(set(units.layer.tolist()))
+        axis = alt.Axis(labelAngle=0, domain=False, ticks=False)
+        if tokens and form == "positions":
+            texts = json.dumps([f"{at} {text.strip()}" for at, text in enumerate(tokens)])
+            axis = alt.Axis(labelAngle=-50, domain=False, ticks=False, labelExpr=f"{texts}[datum.value] || datum.value")
         return (
             base.mark_rect(stroke=None)
             .encode(
-                x=alt.X(f"{across}:O", title=label, sort=order, axis=alt.Axis(labelAngle=0, domain=False, ticks=False)),
+                x=alt.X(f"{across}:O", title=label, sort=order, axis=axis),
                 y=_layers(),
                 color=colour(limit, title, support),
                 tooltip=tips,
