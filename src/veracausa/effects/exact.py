@@ -41,6 +41,7 @@ from veracausa.effects.replacements import (
 )
 from veracausa.effects.rows import Plan, Rows
 from veracausa.effects.span_rows import SpanRows, require_alike
+from veracausa.engine.measure import measured_groups
 from veracausa.engine.patches import Place
 from veracausa.engine.session import Session, session
 from veracausa.engine.work import gives, recorded_runs, unpatched_run
@@ -174,8 +175,9 @@ class ExactWork:
             replaced = places * self.ablation.tokens(lm, source)
         else:
             replaced = 0.0 if self.ablation == "optimal" else places * reference_runs(lm, source, task, self.ablation)
-        runs = self._draws * (recorded_runs(lm, task, share) + unpatched_run(lm, task, share))
-        return recorded_runs(lm, task, True) + runs + replaced + self.plan(Cost()).beside(share)
+        own = self.plan(Cost()).buckets(share)
+        runs = self._draws * (recorded_runs(lm, task, own) + unpatched_run(lm, task, own))
+        return recorded_runs(lm, task, measured_groups(lm, task)) + runs + replaced + self.plan(Cost()).beside(share)
 
     @torch.inference_mode(False)
     def run(self, show_progress: bool = True, out: str | Path | None = None) -> Scores:

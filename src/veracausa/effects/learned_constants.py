@@ -227,7 +227,7 @@ class OptimalWork:
         learned = sum(lengths[group] * (which.stop - which.start) for group, which in steps)
         count = len(self.units) if self.most is None else min(self.most, len(self.units))
         rows = float(depth.sum() * every + count * depth.mean() * (2 * learned + every))
-        return recorded_runs(lm, task, False) + reference_runs(lm, task, task, "optimal") + rows
+        return recorded_runs(lm, task, self.groups()) + reference_runs(lm, task, task, "optimal") + rows
 
     def run(self, show_progress: bool = True, out: str | Path | None = None) -> OptimalConstants:
         """Learn them, or take them from `out`."""

@@ -36,7 +36,7 @@ def readout(lm: Model, task: Task, tape: Tape) -> Readout:
     read = Readout.of(lm, task, tape.examples, tape.clean)
     read.require_rows(tape.clean)
     require_whole(lm, task, tape, read)
-    note_forms(lm, task, tape.examples, tape.clean.logits)
+    note_forms(lm, task, tape.examples, read.logits_at_the_end(tape.clean))
     return read
 
 
@@ -66,16 +66,27 @@ def _measured(lm: Model, task: Task) -> tuple[Measurement, Cost]:
         read = readout(lm, task, tape)
         measured.put(examples, read.of_state(tape.clean), read.of_state(tape.corrupted))
 
-    halving(buckets(lm.decoder, task, True, examples_per_batch(lm, task)), run)
+    halving(measured_groups(lm, task), run)
     return measured, cost
+
+
+def measured_groups(lm: Model, task: Task) -> list[tuple[int, tuple[int, ...]]]:
+    """The pairs that are measured together: (start, pairs)."""
+    return buckets(lm.decoder, task, True, examples_per_batch(lm, task), mixed=True)
 
 
 def pair_ids(
     lm: Model, task: Task, examples: tuple[int, ...]
 ) -> tuple[Int[Tensor, "examples positions"], Int[Tensor, "examples positions"]]:
-    """Clean and corrupted token ids of a bucket, on the model's device."""
+    """Clean and corrupted token ids of a bucket, on the model's device; the shorter ones filled up behind their end."""
+    longest = max(task.lengths[i] for i in examples)
     both = [[prompts[i] for i in examples] for prompts in (task.clean, task.corrupted)]
     for prompts in both:
         require_readable(lm, prompts)
-    clean, corrupted = (torch.tensor(prompts, device=lm.device) for prompts in both)
+    # what follows a shorter prompt is never read; one token for both runs, so that they differ as little as they can
+    behind = [(task.clean[i][-1],) * (longest - task.lengths[i]) for i in examples]
+    clean, corrupted = (
+        torch.tensor([ids + more for ids, more in zip(prompts, behind, strict=True)], device=lm.device)
+        for prompts in both
+    )
     return clean, corrupted

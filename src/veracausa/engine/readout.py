@@ -50,7 +50,8 @@ class Readout:
             NumericsError, ContractError: see `validate.require_logits`.
         """
         answers, tail = task.answers(examples).to(lm.device), task.tail(examples)
-        where = [[place + tail - task.lengths[i] for place in task.places[i]] for i in examples]
+        longest = max(task.lengths[i] for i in examples)
+        where = [[place + tail - longest for place in task.places[i]] for i in examples]
         most = max(map(len, where))
         places = torch.tensor([row + row[:1] * (most - len(row)) for row in where], device=lm.device)
         read = torch.tensor([[k < len(row) for k in range(most)] for row in where], device=lm.device)
@@ -114,6 +115,14 @@ class Readout:
         """M of every row of a recorded run; its rows are the bucket's examples where none are given."""
         every = torch.arange(len(self.places), device=self.places.device)
         return self(state.end(self.tail), every if example is None else example)
+
+    def logits_at_the_end(self, clean: State) -> Tensor | None:
+        """The clean run's logits where each example is last read; None where it kept none."""
+        if clean.logits is None or self.tail == 1:
+            return clean.logits
+        every = torch.arange(len(self.places), device=self.places.device)
+        last = self.places.gather(1, self.read.sum(1, keepdim=True) - 1)
+        return self.lm.decoder.logits(clean.end(self.tail)[every, last[:, 0]])
 
     def gathered(self, ends: Tensor, example: Tensor) -> Float[Tensor, "rows places *channels"]:
         """What rows have at the places where they are read, given it at the tail."""

@@ -9,7 +9,7 @@ the rest behind it, with nothing computed in its blocks, and what their attentio
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +52,20 @@ def starts(decoder: Decoder, task: Task, share: bool = True) -> tuple[int, ...]:
                 loan.shares[key] = _same_alone(decoder, wholes[len(x)], *key)
             found.append(start if start and loan.shares[key] else 0)
     return tuple(found)
+
+
+def alike(decoder: Decoder, groups: Sequence[tuple[int, int]], lengths: Sequence[int]) -> bool:
+    """Whether prompts of some lengths are encoded alike where they go on to be longer: (start, length) of each group.
+
+    Asked of the longest group for every length, and of every group for where it begins.
+    """
+    longest = max(length for _, length in groups)
+    asked = {*groups, *((length, longest) for length in lengths if length < longest)}
+    with borrowed(decoder) as loan:
+        for start, length in asked:
+            if start and (start, length) not in loan.shares:
+                loan.shares[start, length] = _same_alone(decoder, received(decoder, length), start, length)
+        return all(loan.shares[key] for key in asked if key[0])
 
 
 def _same_alone(decoder: Decoder, whole: list[dict[str, Tensor]], start: int, length: int) -> bool:

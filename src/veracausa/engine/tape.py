@@ -24,7 +24,8 @@ from veracausa.cost import Cost
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.guard import attention_function, attention_name, hooks, loan_of
 from veracausa.engine.memory import memory_errors
-from veracausa.engine.sharing import CACHES, from_rest, starts
+from veracausa.engine.mixing import joined
+from veracausa.engine.sharing import CACHES, alike, from_rest, starts
 from veracausa.errors import NumericsError
 
 if TYPE_CHECKING:
@@ -270,20 +271,29 @@ def slice_call(call: dict[str, Any], start: int) -> dict[str, Any]:
     return call if start == 0 else {name: cut(value) for name, value in call.items()}
 
 
-def buckets(decoder: Decoder, task: Task, share_prefix: bool, most: int) -> list[tuple[int, tuple[int, ...]]]:
+def buckets(
+    decoder: Decoder, task: Task, share_prefix: bool, most: int, mixed: bool = False
+) -> list[tuple[int, tuple[int, ...]]]:
     """Group pairs that can run in one batch: (start, indices), at most `most` pairs each.
 
-    Pairs of a group have the same length and the same first position to run: see `sharing.starts`.
+    Pairs of a group have the same length and the same first position to run: see `sharing.starts`. `mixed`: they may be
+    of several, as `mixing` joins them, the longest first; for what depends on no position of its own.
     Order is that of the task within a group, and of first appearance between groups.
     """
     groups: dict[tuple[int, int], list[int]] = {}
     for index, start in enumerate(starts(decoder, task, share_prefix)):
         groups.setdefault((start, task.lengths[index]), []).append(index)
-    return [
+    found = [
         (start, tuple(members[first : first + most]))
         for (start, _), members in groups.items()
         for first in range(0, len(members), most)
     ]
+    if not (mixed and decoder.anatomy.causal and len(found) > 1):
+        return found
+    together = joined(found, task.lengths, most * max(task.lengths))
+    return (
+        together if alike(decoder, [(start, task.lengths[own[0]]) for start, own in together], task.lengths) else found
+    )
 
 
 def record_pairs(

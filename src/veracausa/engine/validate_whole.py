@@ -30,6 +30,7 @@ def require_whole(lm: Model, task: Task, tape: Tape, read: Readout) -> None:
     Raises:
         ContractError: the logits of the answers differ by more than rounding.
     """
+    _require_short(lm, task, tape, read)
     key = tape.length, tape.start > 0, tape.tail
     with borrowed(lm.decoder) as loan, torch.no_grad():
         if tape.length < max(task.lengths) or key in loan.verified:
@@ -41,6 +42,33 @@ def require_whole(lm: Model, task: Task, tape: Tape, read: Readout) -> None:
         for number, (which, (_, state)) in enumerate(runs.items()):
             _require_alike(lm, task, tape, read, which, state, logits[number : number + 1])
         loan.verified.add(key)
+
+
+def _require_short(lm: Model, task: Task, tape: Tape, read: Readout) -> None:
+    """Of a bucket of several lengths the shortest pair has the bare model's M for its own prompts, which end there.
+
+    Once a call: nothing that is run behind a prompt's end changes what is read in it.
+    """
+    short = min(range(len(tape.examples)), key=lambda row: task.lengths[tape.examples[row]])
+    pair = tape.examples[short]
+    with borrowed(lm.decoder) as loan, torch.no_grad():
+        if task.lengths[pair] == tape.length or "several lengths" in loan.verified:
+            return
+        with from_rest(lm.decoder), as_found(lm.decoder) as hf:
+            ids = torch.tensor([task.clean[pair], task.corrupted[pair]], device=lm.device)
+            bare = hf(input_ids=ids, use_cache=False).logits
+        for which, state, logits in zip(("clean", "corrupted"), (tape.clean, tape.corrupted), bare, strict=True):
+            for place, at in zip(read.places[short].tolist(), task.places[pair], strict=False):
+                ours = lm.decoder.logits(state.end(read.tail)[short : short + 1, place].detach())[0]
+                worst = float((ours - logits[at]).abs().max())
+                if worst > rounding(precision_of(lm.decoder).dtype, 1 + float(logits.abs().max())):
+                    raise ContractError(
+                        f"The {which} prompt of pair {pair} of {task.name!r} ({task.lengths[pair]:,} tokens) has other "
+                        f"logits at position {at} in a batch of longer prompts than the bare {lm.name} has for it "
+                        f"alone (they differ by up to {worst:.3g}): something looks behind a prompt's end, so nothing "
+                        "is returned. Run lm.check() and report what it prints."
+                    )
+        loan.verified.add("several lengths")
 
 
 def _require_alike(lm: Model, task: Task, tape: Tape, read: Readout, which: str, state: State, logits: Tensor) -> None:

@@ -12,12 +12,11 @@ from __future__ import annotations
 import functools
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast
 
 from veracausa.cost import Step
-from veracausa.engine.sharing import starts
 from veracausa.errors import MethodError
 
 if TYPE_CHECKING:
@@ -187,13 +186,11 @@ def _require_counterpart(work: Work, name: str) -> None:
         )
 
 
-def recorded_runs(lm: Model, task: Task, share: bool) -> float:
-    """Token-layers of recording both runs of every pair, the shared prefix once where it is shared."""
-    first = starts(lm.decoder, task, share)
-    return float(lm.layers * sum(2 * n - start for n, start in zip(task.lengths, first, strict=True)))
+def recorded_runs(lm: Model, task: Task, groups: Sequence[tuple[int, tuple[int, ...]]]) -> float:
+    """Token-layers of recording both runs of some buckets, (start, pairs): the shared prefix is run once."""
+    return float(lm.layers * sum(len(own) * (2 * task.lengths[own[0]] - start) for start, own in groups))
 
 
-def unpatched_run(lm: Model, task: Task, share: bool) -> float:
+def unpatched_run(lm: Model, task: Task, groups: Sequence[tuple[int, tuple[int, ...]]]) -> float:
     """Token-layers of the engine's own run without a patch, which every bucket begins with."""
-    first = starts(lm.decoder, task, share)
-    return float(lm.layers * sum(n - start for n, start in zip(task.lengths, first, strict=True)))
+    return float(lm.layers * sum(len(own) * (task.lengths[own[0]] - start) for start, own in groups))

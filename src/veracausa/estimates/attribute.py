@@ -99,6 +99,12 @@ class AttributeWork:
         return self.ablation == "counterfactual" and PATHS[self.method.path].shares_prefix
 
     @property
+    def mixed(self) -> bool:
+        """Whether pairs of several lengths run together: where neither units nor path nor replacement has positions."""
+        positions = self.units.positional or isinstance(self.units, SpanUnits) or self.units.kind == "patterns"
+        return PATHS[self.method.path].of_any_length and self.ablation != "resample" and not positions
+
+    @property
     def sums(self) -> type[Sums]:
         """How scores are added up."""
         return EdgeSums if isinstance(self.units, Edges) else UnitSums
@@ -112,7 +118,7 @@ class AttributeWork:
         """Buckets of pairs that are recorded together."""
         lm, task = self.lm, self.task
         most = examples_per_batch(lm, task, self.sums.kept(lm, self.units, max(task.lengths)))
-        return buckets(lm.decoder, task, self.share, most)
+        return buckets(lm.decoder, task, self.share, most, self.mixed)
 
     def batches(self) -> int:
         """Buckets that are recorded."""
@@ -126,11 +132,11 @@ class AttributeWork:
         """`tokens` without those of learning."""
         lm, task, method = self.lm, self.task, self.method
         source = task if self.reference is None else self.reference
-        total = recorded_runs(lm, task, self.share)
+        total = recorded_runs(lm, task, self.groups())
         if self.ablation != "optimal":
             total += reference_runs(lm, source, task, self.ablation)
         if self.at_sites:
-            total += unpatched_run(lm, task, self.share)
+            total += unpatched_run(lm, task, self.groups())
         passes, beside = 2 * PATHS[method.path].passes(method), self.sums.beside(lm, self.units, method)
         for start, members in self.groups():
             length = task.lengths[members[0]]

@@ -71,7 +71,7 @@ class FlowWork:
 
     def tokens(self) -> float:
         """Token-layers: both runs, recorded."""
-        return recorded_runs(self.lm, self.task, False)
+        return recorded_runs(self.lm, self.task, self.groups())
 
     @torch.inference_mode(False)
     def run(self, show_progress: bool = True, out: str | Path | None = None) -> Scores:

@@ -19,7 +19,8 @@ class Path:
     `moves`: "nothing", the "input", one layer's "site", or one "unit". `passes(method)`: forward and backward passes of
     the whole network (moves: nothing, input), or of the blocks behind the site, per layer or unit. `ends`: whether its
     points can include both ends, so that increments between them add up. `shares_prefix`: whether no point leaves the
-    prefix that both prompts share.
+    prefix that both prompts share. `of_any_length`: whether pairs of several lengths can go along it in one batch, and
+    gain by it: it measures no distances over positions, and moves no single site, of which many rows run anyway.
     """
 
     description: str
@@ -27,12 +28,18 @@ class Path:
     passes: Callable[[Method], float]
     ends: bool = True
     shares_prefix: bool = True
+    of_any_length: bool = False
 
 
 PATHS: dict[str, Path] = {
-    "point": Path("the patched run alone: one slope", "nothing", lambda m: 0.5, ends=False),
-    "inputs": Path("all embeddings, straight", "input", lambda m: m.nodes * (2 if m.tangents else 1)),
-    "draws": Path("all embeddings, straight, at random α", "input", lambda m: m.nodes * (2 if m.tangents else 1)),
+    "point": Path("the patched run alone: one slope", "nothing", lambda m: 0.5, ends=False, of_any_length=True),
+    "inputs": Path(
+        *("all embeddings, straight", "input", lambda m: m.nodes * (2 if m.tangents else 1)), of_any_length=True
+    ),
+    "draws": Path(
+        *("all embeddings, straight, at random α", "input", lambda m: m.nodes * (2 if m.tangents else 1)),
+        of_any_length=True,
+    ),
     "gradpath": Path(
         *("EAP-GP's path as published", "input", lambda m: 2 * m.nodes + 0.5), ends=False, shares_prefix=False
     ),

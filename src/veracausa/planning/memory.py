@@ -26,7 +26,7 @@ def peak(work: Work) -> int:
     groups: dict[tuple[int, int], int] = {}
     for start, length in zip(starts(lm.decoder, task), task.lengths, strict=True):
         groups[start, length] = groups.get((start, length), 0) + 1
-    tape = max(min(count, at_once) * tape_bytes(lm, length, sites) for (_, length), count in groups.items())
+    tape = min(len(task), at_once) * tape_bytes(lm, max(task.lengths), sites)  # pairs of several lengths may be joined
     backward = work.kind in _BACKWARD
     chunk = max(chunk_bytes(lm, length - start, length, backward) for start, length in groups)
     return tape + chunk + _results(work, lm, task)

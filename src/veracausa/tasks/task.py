@@ -295,9 +295,12 @@ class Task:
         return Answers.of(correct, incorrect)
 
     def tail(self, examples: Sequence[int] | None = None) -> int:
-        """How many last positions the given examples are read at (all of them by default), from the first on."""
+        """How many last positions the given examples are read at (all of them by default), from the first on.
+
+        Counted from the end of the longest.
+        """
         rows = range(len(self)) if examples is None else examples
-        return max(len(self.clean[i]) - self.places[i][0] for i in rows)
+        return max(self.lengths[i] for i in rows) - min(self.places[i][0] for i in rows)
 
     @property
     def answered_at_the_end(self) -> bool:

@@ -72,7 +72,7 @@ class MaskWork:
         positions = [(self.task.lengths[members[0]] - start) * len(members) for start, members in groups]
         steps = self.training.schedule([len(members) for _, members in groups])
         learned = sum(positions[group] for chosen in steps for group in chosen)
-        return recorded_runs(self.lm, self.task, True) + float(2 * (sum(positions) + learned) * self.lm.layers)
+        return recorded_runs(self.lm, self.task, self.groups()) + float(2 * (sum(positions) + learned) * self.lm.layers)
 
     @torch.inference_mode(False)
     def run(self, show_progress: bool = True, out: str | Path | None = None) -> Scores:

@@ -1,0 +1,73 @@
+"""Which pairs of unequal lengths and first differences run in one batch.
+
+A shorter prompt is followed by tokens that nothing reads: under a causal mask they cannot change what stands before
+them, and the metric is read where the prompt ends, so their gradients are 0, exactly. What they cost is time. A batch
+of c pairs that are run from position s to length n takes c · (2n − s) tokens (the shared prefix once, the rest twice)
+and three forward passes, each of which takes as long as `BEGIN` tokens however few it has: weights are read once a
+pass, and Python walks the modules once. Pairs are joined as long as that sum falls, the best join first.
+
+Only where a model computes for a prompt alone what it computes for it in a longer one (`sharing`): some rotary
+embeddings depend on the length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+#: Tokens that a forward pass takes however short its prompts are. SmolLM2-135M on one core: .114 s, 2.5 ms a token.
+BEGIN = 48
+#: Passes of a recorded bucket: the prefix, the clean and the corrupted rest.
+_PASSES = 3
+#: Groups that are compared with each other at once.
+_AT_ONCE = 512
+
+Group = tuple[int, tuple[int, ...]]
+
+
+def joined(groups: Sequence[Group], lengths: Sequence[int], tokens: int) -> list[Group]:
+    """Groups of pairs of one length, joined into groups of several; the longest prompts of each come first.
+
+    `groups`: (start, pairs); `lengths`: of all pairs; `tokens`: that a batch holds at most.
+
+    >>> joined([(2, (0,)), (3, (1,))], [9, 10], 1024)
+    [(2, (1, 0))]
+    """
+    ordered = sorted(groups, key=lambda group: (lengths[group[1][0]], group[0]))
+    found: list[Group] = []
+    for first in range(0, len(ordered), _AT_ONCE):
+        found += _joined(ordered[first : first + _AT_ONCE], lengths, tokens)
+    return found
+
+
+def _joined(groups: Sequence[Group], lengths: Sequence[int], tokens: int) -> list[Group]:
+    start = np.array([one for one, _ in groups])
+    length = np.array([lengths[members[0]] for _, members in groups])
+    count = np.array([len(members) for _, members in groups])
+    members: list[list[int]] = [list(own) for _, own in groups]
+    alive = np.ones(len(groups), dtype=bool)
+
+    def price(start: np.ndarray, length: np.ndarray, count: np.ndarray) -> np.ndarray:
+        return np.asarray(_PASSES * BEGIN + count * (2 * length - start))
+
+    def gains(i: int) -> np.ndarray:
+        """What joining a group with each other one saves; −1 where that cannot be."""
+        both, longest = count + count[i], np.maximum(length, length[i])
+        saved = price(start, length, count) + price(start[i], length[i], count[i])
+        saved = saved - price(np.minimum(start, start[i]), longest, both)
+        fits = alive & (both * longest <= tokens) & (np.arange(len(count)) != i)
+        return np.where(fits, saved, -1)
+
+    best = np.array([gains(i) for i in range(len(groups))]).reshape(len(groups), len(groups))
+    while best.size and best.max() > 0:
+        i, j = np.unravel_index(int(best.argmax()), best.shape)
+        start[i], length[i], count[i] = min(start[i], start[j]), max(length[i], length[j]), count[i] + count[j]
+        members[i], alive[j] = members[i] + members[j], False
+        best[j], best[:, j] = -1, -1
+        best[i] = gains(int(i))
+        best[:, i] = np.where(alive, best[i], -1)
+    return [
+        (int(start[i]), tuple(sorted(members[i], key=lambda pair: (-lengths[pair], pair))))
+        for i in np.flatnonzero(alive).tolist()
+    ]

@@ -1,0 +1,96 @@
+"""Pairs of unequal lengths and first differences in one batch: the numbers of each pair alone, to rounding."""
+
+import dataclasses
+
+import pytest
+import torch
+from tiny_models import FAMILIES, mostly_slow
+
+import veracausa as vc
+from veracausa import errors
+from veracausa.engine import mixing
+from veracausa.engine.tape import buckets
+
+LENGTHS = (5, 6, 7, 9, 11, 14)
+#: float64; rounding leaves 1e-14, a token that is read behind a prompt's end changes the first digits.
+EXACT = 1e-11
+
+
+def groups(lm, task):
+    return buckets(lm.decoder, task, True, 64, mixed=True)
+
+
+def test_small_groups_are_joined_and_the_longest_comes_first():
+    own = [(2, (0,)), (3, (1,)), (2, (2, 3))]
+    found = mixing.joined(own, [9, 10, 8, 8], 1024)
+    assert found == [(2, (1, 0, 2, 3))]
+    assert mixing.joined(own, [9, 10, 8, 8], 16) == [(2, (2, 3)), (2, (0,)), (3, (1,))], "a batch holds 16 tokens"
+
+
+def test_what_is_too_far_apart_stays_alone():
+    """A long prompt costs more to run twice than a short one's pass takes to begin."""
+    found = mixing.joined([(0, (0,)), (0, tuple(range(1, 9)))], [600, *[8] * 8], 10_000)
+    assert sorted(found) == [(0, (0,)), (0, tuple(range(1, 9)))]
+
+
+@pytest.mark.parametrize("family", mostly_slow(FAMILIES))
+@pytest.mark.parametrize(
+    ("units", "method", "metric"),
+    [("heads", "atp", "logit_diff"), ("edges", "eap-ig", "neg_kl"), ("mlps", "conductance", "logprob")],
+)
+def test_estimates_are_those_of_each_pair_alone(tiny, task_of, family, units, method, metric):
+    lm, task = tiny(family), task_of(LENGTHS, n=9, metric=metric)
+    found = vc.attribute(lm, task, units=units, method=method, show_progress=False)
+    if lm.decoder.anatomy.causal:
+        assert len(groups(lm, task)) < len(LENGTHS)
+        assert found.cost.token_layers == pytest.approx(
+            vc.attribute.work(lm, task, units=units, method=method).tokens()
+        )
+    for i in range(0, len(task), 2):
+        alone = vc.attribute(lm, task[i], units=units, method=method, show_progress=False)
+        torch.testing.assert_close(found.values[i : i + 1], alone.values, rtol=0, atol=EXACT)
+        torch.testing.assert_close(found.clean[i : i + 1], alone.clean, rtol=0, atol=EXACT)
+
+
+def test_read_anywhere(tiny, task_of):
+    lm, task = tiny("llama"), task_of(LENGTHS, n=6)
+    task = dataclasses.replace(task, read=tuple((1, n // 2, -1) for n in task.lengths))
+    measured = lm.measure(task)
+    for i in range(len(task)):
+        alone = lm.measure(task[i])
+        assert float(measured.clean[i]) == pytest.approx(float(alone.clean[0]), abs=EXACT)
+        assert float(measured.corrupted[i]) == pytest.approx(float(alone.corrupted[0]), abs=EXACT)
+
+
+def test_positions_and_donors_keep_lengths_apart(tiny, task_of):
+    lm, task = tiny("llama"), task_of((5, 7), n=4)
+    for units, baseline in (("heads@positions", "corrupted"), ("heads", "resample")):
+        work = vc.attribute.work(lm, task, units=units, method="atp", baseline=baseline)
+        assert not work.mixed and len(work.groups()) >= 2
+    assert vc.attribute.work(lm, task, units="heads", method="atp").mixed
+
+
+def test_a_model_whose_encoding_depends_on_the_length_is_not_mixed(tiny, task_of, monkeypatch):
+    lm, task = tiny("llama", fresh=True), task_of(LENGTHS, n=6)
+    assert len(groups(lm, task)) < len(LENGTHS)
+    rotary = lm.decoder.backbone.rotary_emb
+    usual = type(rotary).forward
+
+    def by_length(self, x, position_ids):
+        cos, sin = usual(self, x, position_ids)
+        return cos * (1 + 0.01 * position_ids.shape[-1]), sin
+
+    monkeypatch.setattr(type(rotary), "forward", by_length)
+    assert len(groups(tiny("llama", fresh=True), task)) >= len(LENGTHS)
+
+
+def test_what_looks_behind_a_prompts_end_is_refused(tiny, task_of):
+    """The guard runs the short prompt by itself: it does not take for granted that nothing looks ahead."""
+    lm, task = tiny("llama", fresh=True), task_of(LENGTHS, n=6)
+    norm = lm.decoder.blocks[0].attention_norm
+    handle = norm.register_forward_hook(lambda _, __, output: output + 0.1 * output[:, -1:])
+    try:
+        with pytest.raises(errors.ContractError):
+            lm.measure(task)
+    finally:
+        handle.remove()
