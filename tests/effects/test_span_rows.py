@@ -246,7 +246,6 @@ def test_effects_at_other_places_are_not_compared(tiny, at_spans):
         ([("m0@subject", "m0")], "which overlap"),
         ([("m0@verb", "m0@end")], "overlap in pair 2"),
         ("edges@subject", "is not known"),
-        (["a0.h0->m1@subject"], "is not the name of an edge|names no edge|not an edge|is not known|reader"),
     ],
 )
 def test_what_is_no_unit_at_a_span(tiny, at_spans, units, message):

@@ -178,9 +178,12 @@ def gives(result: type[Result_co]) -> Callable[[Callable[Arguments, Made_co]], P
 
 def _require_counterpart(work: Work, name: str) -> None:
     """MethodError for a task without corrupted prompts, but for a work that does without (its `alone`)."""
-    if not work.task.paired and not getattr(work, "alone", False):
+    tasks = getattr(work, "tasks", [work.task])
+    every = tasks.values() if isinstance(tasks, Mapping) else tasks
+    lacking = [task for task in every if not getattr(task, "paired", True)]
+    if lacking and not getattr(work, "alone", False):
         raise MethodError(
-            f"{name} needs the corrupted prompts, and {work.task.name!r} has none. Without a counterpart there are "
+            f"{name} needs the corrupted prompts, and {lacking[0].name!r} has none. Without a counterpart there are "
             "exact effects and estimates with ablation='zero', 'mean', 'resample' or 'optimal' (estimates: baseline=); "
             "else give the task corrupted= prompts."
         )

@@ -58,7 +58,7 @@ class BothRuns:
     def tokens(self) -> float:
         """Token-layers of the whole call."""
         if self.task.paired:
-            return recorded_runs(self.lm, self.task, True)
+            return recorded_runs(self.lm, self.task, self.groups())
         return float(self.lm.layers * sum(self.task.lengths))
 
     def calling(self, show: bool) -> AbstractContextManager[Session]:
