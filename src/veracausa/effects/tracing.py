@@ -28,6 +28,7 @@ from veracausa.effects.exact import over_draws
 from veracausa.effects.noised_rows import NoisedGroupRows, NoisedRows, Noising, embeddings_sd
 from veracausa.effects.replacements import Counterfactual
 from veracausa.effects.rows import Plan
+from veracausa.engine.measure import measured_groups
 from veracausa.engine.session import Session, session
 from veracausa.engine.work import gives, recorded_runs
 from veracausa.errors import MethodError, TaskError
@@ -105,7 +106,8 @@ class TracingWork:
         """Token-layers: the bare runs; per draw the clean and the noised one, the engine's own, and the rows."""
         every = 3 * sum(self.task.lengths) * self.lm.layers
         rows = float(self.plan(Cost()).costs(False).sum())
-        return recorded_runs(self.lm, self.task, True) + self.draws * (every + rows)
+        measured = recorded_runs(self.lm, self.task, measured_groups(self.lm, self.task))
+        return measured + self.draws * (every + rows)
 
     @property
     def settings(self) -> dict[str, Any]:
