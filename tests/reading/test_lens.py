@@ -105,3 +105,22 @@ def test_bad_input(tiny, task_of):
 def test_more_tokens_than_there_are(tiny, task_of):
     found = vc.reading.lens(tiny("llama"), task_of(7, 1), tokens=VOCAB + 5, **QUIET)
     assert found.tokens.shape[-1] == VOCAB
+
+
+def test_a_continuation_is_read_where_it_is_predicted(tiny):
+    lm = tiny("gpt2")
+    task = Task("c", ((3, 5, 8, 9, 4),), ((3, 6, 8, 9, 4),), ((9, 4),), ((),), "logprob", read=((2, 3),), over="sum",
+                continued=True)  # fmt: skip
+    found = vc.reading.lens(lm, task, **QUIET)
+    for p, logits in enumerate(_naive(lm, task, 0).values()):
+        own = logits.log_softmax(-1)[[2, 3], [9, 4]]
+        assert float(found.metric[0, p, 0]) == pytest.approx(float(own.sum()), abs=1e-9)
+        assert float(found.probability[0, p, 0]) == pytest.approx(float(own.exp().mean()), abs=1e-9)
+
+
+def test_the_gap_is_told_by_the_end_s_half(tiny, task_of):
+    found = vc.reading.lens(tiny("llama"), task_of([7, 9], 2), **QUIET)
+    gap = (found.metric[0] - found.metric[1]).mean(1)
+    from_there = found.points.index(found.half())
+    assert (gap[from_there:] / gap[-1] >= 0.5).all()
+    assert not from_there or gap[from_there - 1] / gap[-1] < 0.5

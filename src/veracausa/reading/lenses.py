@@ -135,9 +135,12 @@ class Lens(Shown):
         ((token, count),) = Counter(last).most_common(1)
         return {"token": self.vocabulary[int(token)], "in": count}
 
-    def half(self, run: int = 0) -> str | None:
-        """The point from which on the mean metric is at least half of what it is in the end; None if that is 0."""
-        means = self.metric[run].mean(1).double().numpy()
+    def half(self) -> str | None:
+        """The point from which on at least half of the mean gap is there, of clean prompts alone of the mean metric.
+
+        None if that is 0 in the end.
+        """
+        means = (self.metric[0] - self.metric[1] if len(self.runs) > 1 else self.metric[0]).mean(1).double().numpy()
         if not means[-1]:
             return None
         below = np.flatnonzero(means / means[-1] < 0.5)
@@ -153,7 +156,8 @@ class Lens(Shown):
         )
         said = [f"Mean {name} of the stream as the final norm and the unembedding read it: {ends}."]
         if (point := self.half()) is not None:
-            said.append(f"In the clean prompts at least half of it is there from {point} on.")
+            what = "of the gap between clean and corrupted prompts" if len(self.runs) > 1 else "of it"
+            said.append(f"At least half {what} is there from {point} on.")
         if self.answered:
             said.append(self._answer())
         return tuple(said)
