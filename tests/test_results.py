@@ -22,7 +22,7 @@ KINDS = (
     "Scores", "Agreement", "Stability", "Receipt", "Circuit", "Faithfulness", "Curve", "Completeness", "Minimality",
     "CircuitTests", "CircuitStability", "Discovery", "Evaluation", "Disagreement", "Locations", "Responses", "Surface",
     "AblationStudy", "Against", "Baselines", "CounterfactualComparison", "GeneralPurpose", "HeadRoles", "Search",
-    "OptimalConstants", "Recovery", "Study", "Lens", "LogitAttribution",
+    "OptimalConstants", "Steering", "Recovery", "Study", "Lens", "LogitAttribution",
 )  # fmt: skip
 #: Made of other results, without a run of their own.
 COSTLESS = {"Agreement", "Stability", "Circuit", "CircuitStability", "Against", "Recovery"}

@@ -38,6 +38,7 @@ READERS: dict[str, str] = {
     "veracausa-scores-2": "scores.files:load_scores",
     "veracausa-search-2": "counterfactuals.searches:load_search",
     "veracausa-stability-1": "scores.result_files:load_stability",
+    "veracausa-steering-1": "effects.steering:load_steering",
     "veracausa-surface-2": "causes.curves.surfaces:load_surface",
     "veracausa.task": "tasks.task:load_task",
     "a discovery's folder": "discovery.files:load_discovery",

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from veracausa.effects.shapley_values import shapley as shapley
     from veracausa.effects.site_effects import direct as direct
     from veracausa.effects.site_effects import last_in as last_in
+    from veracausa.effects.steered import steering as steering
+    from veracausa.effects.steering import Steering as Steering
     from veracausa.effects.tracing import causal_tracing as causal_tracing
 
 #: Public name → where it lives.
@@ -24,11 +26,13 @@ _HOMES = {
     "Noise": "veracausa.effects.instead",
     "OptimalConstants": "veracausa.effects.learned_constants",
     "Own": "veracausa.effects.instead",
+    "Steering": "veracausa.effects.steering",
     "causal_tracing": "veracausa.effects.tracing",
     "interactions": "veracausa.effects.interacting",
     "direct": "veracausa.effects.site_effects",
     "last_in": "veracausa.effects.site_effects",
     "optimal_constants": "veracausa.effects.learned_constants",
+    "steering": "veracausa.effects.steered",
     "shapley": "veracausa.effects.shapley_values",
 }
 __all__ = list(_HOMES)

@@ -27,6 +27,7 @@ from veracausa.counterfactuals.searches import Search
 from veracausa.discovery.evaluation import Evaluation
 from veracausa.discovery.results import Discovery
 from veracausa.effects.learned_constants import OptimalConstants
+from veracausa.effects.steering import Steering
 from veracausa.ground_truth.recovered import FIGURES, Recovery
 from veracausa.reading.attributions import LogitAttribution
 from veracausa.reading.lenses import Lens
@@ -41,6 +42,7 @@ from veracausa.report.charts.figures import Figure, Part
 from veracausa.report.charts.maps import STRONGEST
 from veracausa.report.charts.matrices import matrix_view
 from veracausa.report.charts.scatters import against_exact, padded
+from veracausa.report.charts.steering import steering_part
 from veracausa.report.charts.strengths import bars_view, diagonal_view, overlap_view, strips_view
 from veracausa.report.charts.theme import Support
 from veracausa.report.pages.discovery_figures import receipt_figure
@@ -190,6 +192,11 @@ def _roles(found: HeadRoles) -> Part:
     view = matrix_view(data, _OWN, found.attention[:, chosen].T, names, kinds, "mean attention", 1.0, Support.UNSIGNED,
                        angle=-40)  # fmt: skip
     return Part("Where heads look", view, data, " ".join(found.sentences), found.describe().splitlines()[0])
+
+
+@drawing.register
+def _steering(found: Steering) -> Part:
+    return steering_part(found, _OWN)
 
 
 @drawing.register
