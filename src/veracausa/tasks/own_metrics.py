@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import sys
 import sysconfig
 import types
 import uuid
@@ -155,34 +156,34 @@ def digest_of(function: Callable[..., Any]) -> str:
     nothing that was computed in another is continued.
     """
     found = hashlib.sha256()
-    for part in _written(function, set()):
+    for part in _written(function, {}):
         found.update(part.encode() + b"\0")
     return found.hexdigest()
 
 
-def _written(value: Any, seen: set[int]) -> Iterator[str]:
-    """What a value is, in pieces of text."""
+def _written(value: Any, seen: dict[int, Any]) -> Iterator[str]:
+    """What a value is, in pieces of text. `seen`: by their places in memory, which nothing else may get meanwhile."""
     import numpy as np
     import torch
 
     if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
         yield f"{type(value).__name__} {value!r}"
     elif id(value) in seen:
-        yield "seen"
+        yield f"seen {list(seen).index(id(value))}"
     elif isinstance(value, (torch.Tensor, np.ndarray)):
         array = value.detach().cpu().contiguous() if isinstance(value, torch.Tensor) else np.ascontiguousarray(value)
-        raw = array.view(torch.uint8).numpy() if isinstance(array, torch.Tensor) and array.ndim else np.asarray(array)
+        raw = array.flatten().view(torch.uint8).numpy() if isinstance(array, torch.Tensor) else array
         yield f"array {array.dtype} {tuple(array.shape)} {hashlib.sha256(raw.tobytes()).hexdigest()}"
     elif isinstance(value, types.ModuleType):
         yield f"module {value.__name__}"
-    elif isinstance(value, (types.BuiltinFunctionType, type)):
+    elif isinstance(value, types.BuiltinFunctionType) or (isinstance(value, type) and _installed(value.__module__)):
         yield f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', repr(value))}"
     else:
-        seen.add(id(value))
+        seen[id(value)] = value
         yield from _composed(value, seen)
 
 
-def _composed(value: Any, seen: set[int]) -> Iterator[str]:
+def _composed(value: Any, seen: dict[int, Any]) -> Iterator[str]:
     """The same of what has parts."""
     parts: list[Any]
     if isinstance(value, types.FunctionType) and value.__code__.co_filename.startswith(_INSTALLED):
@@ -190,22 +191,33 @@ def _composed(value: Any, seen: set[int]) -> Iterator[str]:
         return
     if isinstance(value, types.FunctionType):
         cells = [cell.cell_contents for cell in value.__closure__ or () if _filled(cell)]
-        used = {name: value.__globals__[name] for name in sorted(_names(value.__code__)) if name in value.__globals__}
-        parts = [value.__code__, value.__defaults__, value.__kwdefaults__, cells, used]
+        names = sorted(_names(value.__code__))
+        used = {name: value.__globals__[name] for name in names if name in value.__globals__}
+        inside = [_used_of(one, names, [one]) for one in (*used.values(), *cells) if isinstance(one, types.ModuleType)]
+        parts = [value.__code__, value.__defaults__, value.__kwdefaults__, cells, used, inside, vars(value)]
     elif isinstance(value, types.CodeType):
         parts = [value.co_code, list(value.co_consts), list(value.co_names)]
     elif isinstance(value, functools.partial):
         parts = [value.func, value.args, value.keywords]
+    elif isinstance(value, type):
+        hidden = (types.MemberDescriptorType, types.GetSetDescriptorType)
+        own = {k: v for k, v in vars(value).items() if k == "__call__" or not (k.startswith("__") or k == "_abc_impl")}
+        own = {k: v for k, v in own.items() if not isinstance(v, hidden)}
+        parts = [value.__module__, value.__qualname__, own, value.__bases__]
+    elif isinstance(value, (staticmethod, classmethod)):
+        parts = [value.__func__]
+    elif isinstance(value, property):
+        parts = [value.fget]
     elif isinstance(value, types.MethodType):
         parts = [value.__func__, value.__self__]
     elif isinstance(value, Mapping):
-        parts = [part for pair in value.items() for part in pair]
+        parts = [type(value), *(part for pair in value.items() for part in pair)]
     elif isinstance(value, (set, frozenset)):
         parts = sorted(value, key=repr)
     elif is_list(value):
-        parts = list(value)
+        parts = [type(value), *value]
     elif is_dataclass(value) and not isinstance(value, type):
-        parts = [type(value), type(value).__call__, *(getattr(value, field.name) for field in fields(value))]
+        parts = [type(value), *(getattr(value, field.name) for field in fields(value))]
     else:
         _KEPT[id(value)] = value
         yield f"{type(value).__qualname__} of {_PROCESS} {id(value)}"
@@ -218,6 +230,21 @@ def _composed(value: Any, seen: set[int]) -> Iterator[str]:
 def _names(code: types.CodeType) -> set[str]:
     """Names that code and the functions inside it take from their module."""
     return set(code.co_names).union(*(_names(c) for c in code.co_consts if isinstance(c, types.CodeType)))
+
+
+def _used_of(module: types.ModuleType, names: list[str], behind: list[Any]) -> dict[str, Any]:
+    """What code that uses those names can take from a module of the user's, and from the modules in it."""
+    if _installed(module.__name__):
+        return {}
+    used = {name: vars(module)[name] for name in names if name in vars(module)}
+    inner = [one for one in used.values() if isinstance(one, types.ModuleType) and one not in behind]
+    return used | {f"in {one.__name__}": _used_of(one, names, [*behind, one]) for one in inner}
+
+
+def _installed(module: str) -> bool:
+    """Whether a module is not the user's own."""
+    file = getattr(sys.modules.get(module), "__file__", None) or ""
+    return module.partition(".")[0] in sys.stdlib_module_names or file.startswith(_INSTALLED)
 
 
 def _filled(cell: types.CellType) -> bool:
