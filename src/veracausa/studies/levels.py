@@ -22,7 +22,7 @@ class Level:
     outliers that get a cause, a place and a curve. `shapley`: layers whose heads get Shapley values. `prompts`: of the
     ablation study with its greedy answers, under `ablations`. `contrasted`: pairs on which so many `corruptions` of the
     task are compared, and among whose `edits` of a word counterfactuals are searched for `searched` units. `replaced`:
-    pairs on which the `baselines` are compared.
+    pairs on which the `baselines` are compared. `read`: pairs whose stream is read at every layer.
     """
 
     name: str
@@ -41,6 +41,7 @@ class Level:
     baselines: tuple[Ablation, ...]
     searched: int
     edits: int
+    read: int
 
     def but(self, **changes: int | None) -> Level:
         """This level with some counts changed; None changes nothing."""
@@ -65,6 +66,7 @@ LEVELS: dict[str, Level] = {
         baselines=(),
         searched=0,
         edits=0,
+        read=0,
     ),
     "default": Level(
         name="default",
@@ -83,6 +85,7 @@ LEVELS: dict[str, Level] = {
         baselines=("counterfactual", "zero", "mean"),
         searched=1,
         edits=2,
+        read=10,
     ),
     "full": Level(
         name="full",
@@ -101,6 +104,7 @@ LEVELS: dict[str, Level] = {
         baselines=("counterfactual", "zero", "mean", "resample", "optimal"),
         searched=6,
         edits=4,
+        read=32,
     ),
 }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +30,8 @@ from veracausa.counterfactuals.searching import search
 from veracausa.errors import TaskError
 from veracausa.planning.rates import batches
 from veracausa.planning.stages import Stage
+from veracausa.reading.attributing import LINEAR, dla
+from veracausa.reading.looking import lens
 from veracausa.studies.results import Failure, Finding
 from veracausa.studies.shared import first_pairs
 from veracausa.studies.stage import stage
@@ -93,7 +96,7 @@ class FurtherWork:
         ]
 
     def consequences(self) -> list[Stage]:
-        """Shapley values, two units together, ablation with greedy answers, other counterfactuals and baselines.
+        """Shapley values, two units together, greedy answers under ablation, other counterfactuals, baselines, reading.
 
         What compares heads with each other is left out where the model has only one.
         """
@@ -103,6 +106,7 @@ class FurtherWork:
             *(self._answers() if level.prompts and self.task.answered_at_the_end else []),
             *(self._prompts() if level.contrasted and several else []),
             *(self._replacements() if level.replaced and several else []),
+            *(self._reading() if level.read else []),
         ]
 
     def _together(self) -> list[Stage]:
@@ -151,6 +155,20 @@ class FurtherWork:
                 most=general.at_most(given=TOLD_BY),
             ),
         ]  # fmt: skip
+
+    def _reading(self) -> list[Stage]:
+        some, stages = self.task[: self.level.read], []
+        asked: list[tuple[str, Any]] = [("the stream at every layer", lens)]
+        if some.metric in LINEAR and some.over != "product":
+            asked.append(("what each write adds to the logits", dla))
+        for what, verb in asked:
+            work = verb.work(self.lm, some)
+            run = partial(self._read, verb, some)
+            stages.append(self._stage(what, work.kind, work.tokens(), run, count=work.batches()))
+        return stages
+
+    def _read(self, verb: Any, some: Task) -> Cost:
+        return self._found(verb(self.lm, some, show_progress=self.show))
 
     def _about(
         self, count: int, what: str, verb: Any, asked: Callable[[Sequence[str]], dict[str, Any]], *,

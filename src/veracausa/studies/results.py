@@ -18,6 +18,8 @@ from veracausa.counterfactuals.general_units import GeneralPurpose
 from veracausa.counterfactuals.roles import HeadRoles
 from veracausa.counterfactuals.searches import Search
 from veracausa.doors import through
+from veracausa.reading.attributions import LogitAttribution
+from veracausa.reading.lenses import Lens
 from veracausa.result import Shown
 from veracausa.scores.agreement import Agreement, agreement_across, label, strongest_of
 from veracausa.scores.scores import Scores, task_header
@@ -126,6 +128,8 @@ Finding = (
     | Search
     | Baselines
     | GeneralPurpose
+    | Lens
+    | LogitAttribution
     | Failure
 )
 
