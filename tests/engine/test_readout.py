@@ -211,3 +211,31 @@ def test_the_divergence_of_circuits_is_over_all_that_is_read(tiny, task_of):
         )
         theirs = (p.exp() * (p - q)).sum(-1)[list(task.places[i])].mean()
         assert float(runs.kl[1, i]) == pytest.approx(float(theirs), abs=1e-9)
+
+
+@pytest.mark.parametrize("way", ["earlier", "mean", "continuation"])
+def test_whether_the_likeliest_token_is_right(tiny, task_of, way):
+    """Beside any metric: at all places that are read, of whole logits."""
+    lm, task = tiny("llama"), tasks(task_of)[way]
+    both = (task.clean, task.corrupted)
+    said = [[lm.hf(torch.tensor([ids])).logits[0].argmax(-1).tolist() for ids in prompts] for prompts in both]
+    likely = [
+        [said[0][i][at] for at in task.places[i]] if task.continued else [said[0][i][task.places[i][-1]]]
+        for i in range(len(task))
+    ]
+    # the first two pairs' answers are what the clean run says, the third's is something else
+    right = [*likely[:2], [(one + 1) % VOCAB for one in likely[2]]]
+    wrong = [[] if task.continued else [(one + 2) % VOCAB for one in own] for own in right]
+    task = dataclasses.replace(task, correct=tuple(map(tuple, right)), incorrect=tuple(map(tuple, wrong)))
+    found = lm.measure(task).right
+    for run, answers in enumerate(said):
+        for i, own in enumerate(right):
+            asked = own if task.continued else own * len(task.places[i])
+            theirs = all(answers[i][at] == one for at, one in zip(task.places[i], asked, strict=True))
+            assert bool(found[run, i]) == theirs
+    assert found[0].tolist()[2] is False and lm.measure(task_of(5).with_metric(surprise)).right is not None
+
+
+def test_nothing_is_right_without_answers(tiny):
+    task = vc.Task("t", ((1, 2, 3),), ((1, 4, 3),), (), (), metric="entropy")
+    assert tiny("llama").measure(task).right is None

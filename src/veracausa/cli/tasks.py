@@ -12,6 +12,8 @@ from veracausa.cli.setup import TaskSetup
 from veracausa.terminal import echo
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from veracausa.tasks.measurement import Measurement
     from veracausa.tasks.task import Task
 
@@ -120,13 +122,15 @@ def _print_pair(built: Task, measured: Measurement, i: int) -> None:
     clean, corrupted = ([token.replace("\n", "⏎") for token in tokens] for tokens in built.tokens(i))
     correct, incorrect = built.answer_strings(i)
     echo(f"\n{i}  clean      {'|'.join(clean)}")
-    echo(f"   corrupted  {'|'.join(b if a != b else '·' * len(b) for a, b in zip(clean, corrupted, strict=True))}")
+    if built.paired:
+        echo(f"   corrupted  {'|'.join(b if a != b else '·' * len(b) for a, b in zip(clean, corrupted, strict=True))}")
     echo(f"   correct    {'|'.join(correct)}    incorrect  {'|'.join(incorrect) or '(none)'}")
     if built.spans[i]:
         echo(
             f"   spans      {', '.join(f'{name} {_read(clean, span.clean)}' for name, span in built.spans[i].items())}"
         )
-    echo(f"   metric     {measured.clean[i]:+.3f} clean, {measured.corrupted[i]:+.3f} corrupted")
+    other = f" clean, {measured.corrupted[i]:+.3f} corrupted" if built.paired else ""
+    echo(f"   metric     {measured.clean[i]:+.3f}{other}")
 
 
 def _read(tokens: list[str], span: tuple[int, int]) -> str:
@@ -139,6 +143,9 @@ def _summary(built: Task, measured: Measurement) -> list[str]:
     from veracausa.statistics.gaps import cautions
     from veracausa.tasks.metrics import compares_answers
 
+    top = [] if measured.right is None else [_said_right(built, measured.right)]
+    if not built.paired:
+        return [f"\nmean {built.metric}: {measured.clean.mean():+.3f}", *top]
     share = (measured.clean > 0).double().mean()
     compared = compares_answers(built.metric)
     return [
@@ -147,7 +154,14 @@ def _summary(built: Task, measured: Measurement) -> list[str]:
         *(f"caution: {caution}" for caution in cautions(measured.clean, measured.corrupted, compares=compared)),
         f"positive on {share:.0%} of the clean prompts; hardly separated (under a tenth of the mean gap): "
         f"{len(measured.weak)} of {len(built)} pairs",
+        *top,
     ]
+
+
+def _said_right(built: Task, right: Tensor) -> str:
+    clean, corrupted = right.sum(1).tolist()
+    other = f", of {corrupted} corrupted ones" if built.paired else ""
+    return f"the likeliest of all tokens is a right answer of {clean} of {len(built)} clean prompts{other}"
 
 
 def _body(built: Task, measured: Measurement, model: dict[str, str]) -> dict[str, Any]:
@@ -158,6 +172,7 @@ def _body(built: Task, measured: Measurement, model: dict[str, str]) -> dict[str
         (clean, corrupted), (correct, incorrect) = built.tokens(i), built.answer_strings(i)
         row: dict[str, Any] = {"clean": clean, "corrupted": corrupted, "correct": correct, "incorrect": incorrect}
         row |= {"spans": plain(built.spans[i])}
+        row |= {} if measured.right is None else {"right": bool(measured.right[0, i])}
         rows.append({**row, "metric clean": float(measured.clean[i]), "metric corrupted": float(measured.corrupted[i])})
     gap = float(measured.gap.mean())
     return {"model": model, "task": built.describe(), "metric": built.metric, "gap": gap, "table": rows}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
     from veracausa.model import Model
     from veracausa.tasks.task import Task
+
+
+#: Places of a pair up to which it is asked whether the likeliest token is right: each unembeds the whole vocabulary.
+_PLACES = 8
 
 
 def readout(lm: Model, task: Task, tape: Tape) -> Readout:
@@ -59,15 +64,19 @@ def measure(lm: Model, task: Task, cost: Cost | None = None) -> Measurement:
 def _measured(lm: Model, task: Task) -> tuple[Measurement, Cost]:
     """The same, and what it cost."""
     measured, cost = Measurement.blank(len(task), lm.score_dtype), Cost()
+    asked = all(task.correct) and max(map(len, task.places)) <= _PLACES
+    right = torch.zeros(2, len(task), dtype=torch.bool)
 
     def run(start: int, examples: tuple[int, ...]) -> None:
         ids, tail = pair_ids(lm, task, examples), task.tail(examples)
         tape = record_pairs(lm.decoder, *ids, start, examples=examples, tail=tail, cost=cost)
         read = readout(lm, task, tape)
         measured.put(examples, read.of_state(tape.clean), read.of_state(tape.corrupted))
+        if asked:
+            right[:, list(examples)] = torch.stack([read.right(tape.clean), read.right(tape.corrupted)]).cpu()
 
     halving(measured_groups(lm, task), run)
-    return measured, cost
+    return (replace(measured, right=right) if asked else measured), cost
 
 
 def measured_groups(lm: Model, task: Task) -> list[tuple[int, tuple[int, ...]]]:

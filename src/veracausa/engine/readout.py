@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from veracausa.tasks.task import Task
 
 
+#: Places whose logits over the whole vocabulary are held at once.
+_UNEMBEDDED = 64
+
+
 @dataclass(frozen=True)
 class Readout:
     """The metric of rows, given their final residual at a bucket's tail (its last positions).
@@ -115,6 +119,15 @@ class Readout:
         """M of every row of a recorded run; its rows are the bucket's examples where none are given."""
         every = torch.arange(len(self.places), device=self.places.device)
         return self(state.end(self.tail), every if example is None else example)
+
+    def right(self, state: State) -> Bool[Tensor, " examples"]:
+        """Whether the likeliest token is a correct answer, at all places where an example is read."""
+        every = torch.arange(len(self.places), device=self.places.device)
+        hidden = self.gathered(self.lm.decoder.final_norm(state.end(self.tail)), every).flatten(0, 1)
+        said = torch.cat([self.lm.decoder.unembedded(part).argmax(-1) for part in hidden.split(_UNEMBEDDED)])
+        answers = self._answers(every)
+        found = ((said[:, None] == answers.tokens) & answers.correct).any(-1).unflatten(0, self.places.shape)
+        return (found | ~self.read).all(-1)
 
     def logits_at_the_end(self, clean: State) -> Tensor | None:
         """The clean run's logits where each example is last read; None where it kept none."""

@@ -11,17 +11,22 @@ from torch import Tensor
 from veracausa.errors import GapError
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float
 
     from veracausa.tasks.task import Task
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """The metric of every example: `clean`, `corrupted`, and their difference `gap`, each [examples]."""
+    """The metric of every example: `clean`, `corrupted`, and their difference `gap`, each [examples].
+
+    `right`: beside any metric, whether the likeliest of all tokens is a correct answer in the clean and in the
+    corrupted run, at all places where it is read, [2, examples]; None where it was not asked (no answers, many places).
+    """
 
     clean: Float[Tensor, " examples"]
     corrupted: Float[Tensor, " examples"]
+    right: Bool[Tensor, "2 examples"] | None = None
 
     @classmethod
     def blank(cls, examples: int, dtype: torch.dtype) -> Measurement:
