@@ -1,4 +1,4 @@
-"""What natural text costs beside equal pairs: pairs of 8 to 120 tokens that differ anywhere, against as many of one length.
+"""What natural text costs beside equal pairs: 8 to 120 tokens, differing anywhere, against as many of one length.
 
     python benchmarks/natural.py --pairs 128
 
