@@ -60,9 +60,8 @@ def main() -> None:
             own = (time.process_time() - began) / tokens
             found[kind] = min(own, found.get(kind, own))
         ratio = found["natural"] / found["equal"]
-        print(
-            f"{name}: {found['equal'] * 1e3:.2f} ms a token equal, {found['natural'] * 1e3:.2f} natural, ratio {ratio:.2f}"
-        )
+        equals, naturals = (f"{found[kind] * 1e3:.2f}" for kind in ("equal", "natural"))
+        print(f"{name}: {equals} ms a token equal, {naturals} natural, ratio {ratio:.2f}")
 
 
 if __name__ == "__main__":
