@@ -136,9 +136,8 @@ def test_outliers_are_explained(lm, page):
 def test_the_last_section_has_what_the_level_asks_for(lm, page):
     first, last = ([type(finding).__name__ for finding in section.findings] for section in page.sections)
     assert set(first) <= {"Locations", "Disagreement", "Responses"}
-    assert {"Surface", "AblationStudy", "Against", "Baselines", "GeneralPurpose", "Lens", "LogitAttribution"} <= set(
-        last
-    )
+    asked = {"Surface", "AblationStudy", "Against", "Baselines", "GeneralPurpose", "Lens", "LogitAttribution"}
+    assert asked <= set(last)
     # the pairs are no built-in task's: there is no other corruption of them, and no more prompts
     assert "CounterfactualComparison" not in last and _finding(page.sections[1], "AblationStudy").n == 3
 

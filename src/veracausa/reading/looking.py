@@ -5,9 +5,9 @@
 The norm is the live one: each x_l is divided by its own size. At the end of the stream M_L is the model's own M.
 
 Cost: one recorded run of each prompt; nothing is run again. Reading costs one product with the unembedding for every
-point and position that is read, width × vocabulary each: of SmolLM2-135M, 61 points of 32 pairs, twice, are 0.1 TFLOP,
-as much as 32 forward passes over 15 tokens. With `tokens=0` only the answers' rows of it are multiplied, if the metric
-needs no others.
+point and position that is read, width × vocabulary each: of SmolLM2-135M, 61 points of 32 pairs, twice, are 0.2 TFLOP,
+about what the runs themselves are at 15 tokens. With `tokens=0` only the answers' rows of it are multiplied, if the
+metric needs no others.
 """
 
 from __future__ import annotations
