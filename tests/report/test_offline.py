@@ -178,3 +178,11 @@ def test_a_browser_draws_both_and_asks_nobody(charts, tmp_path, chromium):
         assert page.locator("canvas.marks, svg.marks").count() == canvases
         assert log == [] and [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
         page.close()
+
+
+def test_no_name_ends_the_script_that_holds_it(tiny, task_of, tmp_path):
+    name = "late</script><script>alert(1)</script><!--"
+    scores = vc.exact(tiny("llama"), task_of(5), units={name: ["a0.h0", "m1"], "other": "m0"}, show_progress=False)
+    page = scores.chart().save(tmp_path / "a.html") or (tmp_path / "a.html").read_text()
+    for text in (page, scores.chart().to_html(), scores.chart().to_html(inline=False)):
+        assert "alert(1)" in text and "</script><script>alert" not in text and "late\\u003c/script" in text

@@ -8,8 +8,10 @@ cell or file is about 0.9 MB larger for it, the licences of these libraries incl
 from __future__ import annotations
 
 import io
+import json
 import re
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,7 @@ class Offline:
 
     def to_html(self, *args: Any, inline: bool = True, **options: Any) -> str:
         """A page as text, with the library inside unless `inline=False`."""
-        page = super().to_html(*args, inline=inline, **_offering(options))  # type: ignore[misc]
+        page = _closed(super().to_html(*args, inline=inline, **_offering(options)), self.to_dict())  # type: ignore[misc]
         return _licensed(page) if inline else page
 
     def save(
@@ -84,6 +86,7 @@ class Offline:
         place: Any = io.BytesIO() if form in ("png", "pdf") else io.StringIO()
         super().save(place, form, *args, **options)  # type: ignore[misc]
         content: str | bytes = place.getvalue()
+        content = _closed(str(content), self.to_dict()) if form == "html" else content
         return _licensed(str(content)) if form == "html" and options["inline"] else content
 
     def _repr_html_(self) -> str | None:
@@ -154,6 +157,26 @@ def offline(chart: Any) -> Any:
     if made := _CLASSES.get(type(chart)):
         object.__setattr__(chart, "__class__", made)  # altair keeps what is set otherwise as a part of the chart
     return chart
+
+
+def _closed(page: str, spec: Any) -> str:
+    """A page that altair made, in which no text of the chart, such as a group's name, can end or begin a script."""
+    for text in {text for text in _texts(spec) if "<" in text}:
+        written = json.dumps(text)[1:-1]
+        page = page.replace(written, written.replace("<", "\\u003c"))
+    return page
+
+
+def _texts(spec: Any) -> Iterator[str]:
+    """All texts of a specification, names included."""
+    if isinstance(spec, str):
+        yield spec
+    elif isinstance(spec, dict):
+        for name, value in spec.items():
+            yield from (str(name), *_texts(value))
+    elif isinstance(spec, (list, tuple)):
+        for value in spec:
+            yield from _texts(value)
 
 
 def _licensed(page: str) -> str:
