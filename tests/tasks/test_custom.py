@@ -80,3 +80,11 @@ def test_real_bad_input(real):
     assert "' Italy', ' is']" in str(caught.value), "both token lists are shown"
     with pytest.raises(errors.AnswerError, match=r"' Vaduz Castle' is \d tokens for this tokenizer: \["):
         task(real, clean="The capital of France is", **(parts | {"correct": " Vaduz Castle"}))
+
+
+def test_half_of_a_character_is_no_text(words):
+    with pytest.raises(errors.PromptError, match=r"clean prompt holds half of a character, '\\ud83d'"):
+        make(words, clean=["The key \ud83d", "x"])
+    for metric in ("logit_diff", "logprob"):
+        with pytest.raises(errors.AnswerError, match="an answer holds half of a character"):
+            make(words, correct=[" is\udc00", " John"], metric=metric)

@@ -56,6 +56,8 @@ def encode_prompt(tokenizer: Any, text: str, where: str, *, start: bool = True) 
         raise PromptError(f"{where}: a prompt is text, but this is {kind_and_value(text)}")
     if not text.strip():
         raise PromptError(f"{where} is empty")
+    if half := _half(text):
+        raise PromptError(f"{where} holds {half}: no text in UTF-8 has it. Read the file with its own encoding.")
     ids = encode(tokenizer, text, start=start)
     if not ids:
         raise PromptError(f"{where}: the tokenizer makes no token of {shown(text)}")
@@ -124,6 +126,8 @@ def encode_continuation(
 
     As for `encode_answer`; AnswerError where the prompts make different tokens of it.
     """
+    if half := _half(answer):
+        raise AnswerError(f"{where}: an answer holds {half}: no text in UTF-8 has it.")
     found = {_following(tokenizer, text, ids, answer, start) for text, ids in prompts}
     if len(found) > 1:
         shown_all = " and ".join(str(strings(tokenizer, ids)) for ids in found)
@@ -155,6 +159,8 @@ def encode_answer(
         raise AnswerError(f"{where}: an answer is text (or a token id), but this is {kind_and_value(answer)}")
     if not answer:
         raise AnswerError(f"{where}: an answer is empty")
+    if half := _half(answer):
+        raise AnswerError(f"{where}: an answer holds {half}: no text in UTF-8 has it.")
     follow = partial(continuation, tokenizer, start=start)
     pieces = _following(tokenizer, prompt, prompt_ids, answer, start)
     if len(pieces) != 1:
@@ -166,6 +172,12 @@ def encode_answer(
     if pieces[0] == getattr(tokenizer, "unk_token_id", None):
         raise AnswerError(f"{where}: the answer {answer!r} is not in this tokenizer's vocabulary (unknown token)")
     return pieces[0]
+
+
+def _half(text: str) -> str:
+    """Half of a character (a lone surrogate) in a text, which tokenizers and files cannot hold; nothing without one."""
+    found = next((character for character in text if "\ud800" <= character <= "\udfff"), "")
+    return f"half of a character, {found!a}" if found else ""
 
 
 def _following(tokenizer: Any, prompt: str, ids: tuple[int, ...], answer: str, start: bool) -> tuple[int, ...]:
