@@ -300,3 +300,17 @@ def test_agreement_of_several_groups(tiny, task_of):
     other = vc.agreement(vc.exact(lm, task, units=["m0+m1", "m0+m2", "a0.h0+m1"], **QUIET), one)
     assert len(other.names) == 2
     assert vc.scores.stability(one, top=1, draws=20).probability.sum() == pytest.approx(1)
+
+
+def test_a_window_of_layers_is_its_layers(tiny, task_of):
+    lm, task = tiny("llama"), task_of((6, 8), n=2)
+    windows = ["m0-2", "a0-1.h2@1-3", "r1-2@-1", "a0-2", "a0.h0+m1-2@3"]
+    written = ["m0+m1+m2", "a0.h2+a1.h2@1-3", "r1+r2@-1", "a0+a1+a2", "a0.h0+m1+m2@3"]
+    ours, theirs = (vc.exact(lm, task, units=units, ablation="zero", **QUIET) for units in (windows, written))
+    assert torch.equal(ours.values, theirs.values)
+    assert ours.units.names[:4] == windows[:4] and theirs.units.names[0] == written[0]
+    one, other = (vc.exact(lm, task, units=units, **QUIET).values for units in ("m0-2", written[:1]))
+    assert torch.equal(one, other)
+    for wrong, says in (("m2-0", "smaller comes first"), ("m1-9", "m3"), ("m1-1", "no window"), ("x0-2", "x0-2")):
+        with pytest.raises(UnitError, match=says):
+            vc.exact(lm, task, units=[wrong], **QUIET)

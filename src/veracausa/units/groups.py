@@ -4,6 +4,7 @@
     m3@5-8              an MLP at positions 5 to 8
     m3+m4@5-8           two MLPs at positions 5 to 8: the last name's positions hold for all where no other has any
     a9.h6@2+m10@5       each at its own position
+    m3-7, a3-5.h2       a window of layers: the MLPs of layers 3 to 7, head 2 of layers 3 to 5; m3-7@subject
     m3+m4@-1            two MLPs at each prompt's last position (also @end); @-3--1 at its last three
     m3+m4@subject       two MLPs at the tokens that each pair names so (see `tasks.spans`)
     a9.h6<pattern>@12,3-5   what query 12 of a head takes from keys 3 to 5 (see `units.cells`), beside "m3" or alone
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 #: Members that are shown one by one.
 _SHOWN = 8
+#: A window of layers: m3-7, a3-5.h2.
+_WINDOW = re.compile(r"([amr])([0-9]{1,4})-([0-9]{1,4})(.*)")
 #: What an entry says of one member: its name, its positions and its keys (or their spans); None where it says nothing.
 Piece = tuple[str, Range | str | None, Range | str | None]
 
@@ -49,8 +52,8 @@ class Groups(Units):
     labels: tuple[str, ...]
 
     @classmethod
-    def of(cls, members: Sequence[Sequence[Member]], labels: Sequence[str] | None = None) -> Groups:
-        """Groups by their members, called by these names or by what they are made of.
+    def of(cls, members: Sequence[Sequence[Member]], labels: Sequence[str | None] | None = None) -> Groups:
+        """Groups by their members, called by these names or (None) by what they are made of.
 
         Raises:
             UnitError: no group, an empty one, two of one name, or one that names an activation twice.
@@ -58,7 +61,8 @@ class Groups(Units):
         found = tuple(tuple(group) for group in members)
         for one in (one for group in found for one in group):
             require_member(one)
-        called = tuple(labels) if labels else tuple(map(_called, found))
+        given = labels or [None] * len(found)
+        called = tuple(_called(group) if label is None else label for label, group in zip(given, found, strict=True))
         if not found:
             raise UnitError("There are no groups. Name at least one, e.g. [('a0.h0', 'a1.h0')].")
         for name, group in zip(called, found, strict=True):
@@ -191,7 +195,7 @@ def _reads_grouped(name: str) -> bool:
     where, comma, keys = name.partition("@")[2].partition(",")
     ranged = where != END and any(read_range(part) is not None and not part.isdigit() for part in (where, keys))
     at_span = comma and any(re.fullmatch(NAME, part) for part in (where, keys))
-    return "->" not in name and ("+" in name or ranged or bool(at_span) or where.startswith("-"))
+    return "->" not in name and (is_window(name) or "+" in name or ranged or bool(at_span) or where.startswith("-"))
 
 
 def pieces(entry: Any, what: str) -> list[Piece]:
@@ -199,7 +203,8 @@ def pieces(entry: Any, what: str) -> list[Piece]:
     texts = [entry] if isinstance(entry, str) else list(entry) if is_list(entry) else None
     if texts is None or not all(isinstance(one, str) for one in texts):
         raise UnitError(f"{what}: a group is a name or a tuple of names, but this is {shown(entry)}.")
-    found = [part for text in texts for part in _spread([_span(name) for name in text.split("+")])]
+    said = [part for text in texts for part in _spread([_span(name) for name in text.split("+")])]
+    found = [(name, queries, keys) for window, queries, keys in said for name in _layers(window, what)]
     for name, first, last in ((name, *span) for name, *spans in found for span in spans if isinstance(span, tuple)):
         if not is_range((first, last)):
             raise UnitError(
@@ -207,6 +212,25 @@ def pieces(entry: Any, what: str) -> list[Piece]:
                 "end (-3--1), and the smaller comes first."
             )
     return found
+
+
+def is_window(entry: Any) -> bool:
+    """Whether an entry of `units` is a window of layers alone, which then is its name.
+
+    >>> is_window("m3-7@subject"), is_window("m3+m4")
+    (True, False)
+    """
+    return isinstance(entry, str) and "+" not in entry and _WINDOW.fullmatch(entry.partition("@")[0]) is not None
+
+
+def _layers(stem: str, what: str) -> list[str]:
+    """The names of a window of layers; a name that is none, alone."""
+    if (window := _WINDOW.fullmatch(stem)) is None:
+        return [stem]
+    first, last = int(window[2]), int(window[3])
+    if first >= last:
+        raise UnitError(f"{what}: layers {first}-{last} of {stem} are no window: the smaller comes first.")
+    return [f"{window[1]}{layer}{window[4]}" for layer in range(first, last + 1)]
 
 
 def _span(name: str) -> Piece:

@@ -18,7 +18,7 @@ from veracausa.tasks.spans import END, NAME
 from veracausa.units.at_spans import SpanUnits, require_spans
 from veracausa.units.cells import Cells, hidden_cell
 from veracausa.units.edges import Edges
-from veracausa.units.groups import Groups, is_grouped, pieces
+from veracausa.units.groups import Groups, is_grouped, is_window, pieces
 from veracausa.units.kinds import KINDS, Kind, indexed
 from veracausa.units.members import Member
 from veracausa.units.path_names import are_paths, is_path, path_texts, require_path
@@ -227,7 +227,9 @@ def parse_groups(lm: Model, asked: Any, longest: int, spans: Task | None = None)
             own = keys if isinstance(keys, tuple) else None
             members.append(Member(cast("Kind", kind), layer, index, first, last, own, at, keys_at))
         found.append(members)
-    return checked_groups(lm, Groups.of(found, [str(name) for name in entries] or None), longest, spans)
+    named: list[str | None] = [str(name) for name in entries]
+    named = named or [entry if is_window(entry) else None for entry in listed]
+    return checked_groups(lm, Groups.of(found, named), longest, spans)
 
 
 def checked_groups(lm: Model, groups: Groups, longest: int, spans: Task | None = None) -> Groups:
