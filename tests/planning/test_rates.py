@@ -1,5 +1,7 @@
 """What a machine does in a second: the price of a row, not that of recording the pairs, and every kind of work."""
 
+from dataclasses import replace
+
 import pytest
 
 from veracausa.cost import Cost, Step
@@ -42,3 +44,9 @@ def test_every_kind_has_a_rate_and_steps_their_seconds(tiny, task_of):
     assert step.seconds == pytest.approx(1000 / known["exact"].speed + 3 * known["exact"].begin)
     heads = likely(lm, task)
     assert len(heads) == lm.layers * lm.heads == len(set(heads))
+
+
+def test_a_task_without_answers_is_timed_by_what_needs_none(tiny, task_of):
+    lm, task = tiny("llama"), task_of((5, 6), n=3)
+    own = replace(task, correct=(), incorrect=(), metric="entropy").with_metric(lambda logits: logits[:, 3])
+    assert rates(lm, own, ["exact", "gradients"]).keys() == {"exact", "gradients"}

@@ -57,7 +57,8 @@ def rates(lm: Model, task: Task, kinds: Iterable[str]) -> dict[str, Rate]:
 
     >>> rates(lm, task, ["exact"])["exact"].speed
     """
-    pairs = task[:_PAIRS].with_metric("logprob")  # one that every pair has a gap in
+    answered = all(task.correct[:_PAIRS])
+    pairs = task[:_PAIRS].with_metric("logprob" if answered else "entropy")  # ones that every pair has a gap in
     work, wanted = _timing(lm, pairs), dict.fromkeys(kinds)
     known: dict[str, Rate] = {}
     try:
