@@ -141,6 +141,18 @@ def test_noise(tiny, task_of, family, kind):
     torch.testing.assert_close(some.values, ours.values[:, 1:], rtol=0, atol=1e-12)
 
 
+def test_a_whole_attention_layer_is_noised_head_by_head(tiny, task_of):
+    lm, task = tiny("gemma2"), alone(task_of(6, n=2))
+    noise = vc.effects.Noise(draws=2)
+    layer = vc.exact(lm, task, units=["a1"], ablation=noise, **QUIET)
+    heads = vc.exact(
+        lm, task, units=[tuple(f"a1.h{head}" for head in range(lm.heads)), ("a1",)], ablation=noise, **QUIET
+    )
+    torch.testing.assert_close(heads.values, layer.values.expand(-1, 2), rtol=0, atol=1e-9)
+    with pytest.raises(UnitError, match="no tensor for a1"):
+        vc.exact(lm, task, units=[("a1", "m0")], ablation=vc.effects.Own({"m0": torch.zeros(lm.width)}), **QUIET)
+
+
 def test_resuming_saving_and_forecasts(tiny, task_of, tmp_path):
     lm, task = tiny("llama"), alone(task_of(7, n=2))
     one, other = (vc.effects.Own(tensors(lm, "mlps", seed=seed)) for seed in (0, 1))

@@ -80,7 +80,8 @@ def _require_all(units: Units, known: set[tuple[int, int]]) -> None:
     """UnitError for a unit that no tensor is given for."""
     for layer, index in dict.fromkeys(zip(units.layer.tolist(), units.index.tolist(), strict=True)):
         if (layer, index) not in known and (layer, -1) not in known:
-            name = KINDS[units.kind].called(layer, index)
+            kind = "attention" if units.kind == "heads" and index < 0 else units.kind
+            name = KINDS[kind].called(layer, index)
             raise UnitError(f"values= have no tensor for {name}. Give one for each of units=.")
 
 

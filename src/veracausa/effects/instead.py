@@ -5,7 +5,8 @@
     Noise(sd, draws)    a_u ← a_u + sd · σ_u · ε,   ε ~ N(0, 1)            the mean over draws, and its standard error
 
 σ_u is the standard deviation of the unit's own activations around each coordinate's mean, over all positions of the
-reference set's prompts, as a root mean square over its coordinates. None needs corrupted prompts.
+reference set's prompts, as a root mean square over its coordinates (of an attention layer head by head). None needs
+corrupted prompts.
 
 >>> vc.exact(lm, task, units=["r10"], ablation=vc.effects.Added({"r10": direction}, scale=4.0))
 """
@@ -26,6 +27,7 @@ from torch import Tensor
 from veracausa.arguments import kind_and_value
 from veracausa.cost import Cost
 from veracausa.effects.given_tensors import Sites, as_sites
+from veracausa.effects.group_rows import KIND_AT
 from veracausa.effects.replacements import Moving, Replacement, recorded
 from veracausa.engine.patches import Place, activation, sites_for
 from veracausa.engine.tape import Tape
@@ -213,7 +215,7 @@ def standard_normal(shape: tuple[int, ...], *key: int) -> Tensor:
 
 def spreads(lm: Model, source: Task, units: Units, cost: Cost) -> list[Tensor]:
     """σ of every coordinate of the units' place, layer by layer, [site]: one number for each part; see above."""
-    place, parts = units.place, max(1, per_layer(lm, units.kind))
+    place, parts = units.place, max(1, per_layer(lm, KIND_AT[units.place]))
     layers, count = lm.layers + (place == "residual"), 0
     sums: list[Any] = [0.0] * layers
     squares: list[Any] = [0.0] * layers
