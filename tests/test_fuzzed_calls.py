@@ -62,7 +62,7 @@ def setting() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
         "task": (vc.task, {"lm": lm, **texts, "metric": "logit_diff", "name": "x", "chat": False}),
         "Task": (vc.Task, {**ids, "clean_text": (), "info": (), "options": {}, "vocabulary": {}}),
         "Task.split": (task.split, {"fraction": 0.5, "seed": 0}),
-        "Task.with_metric": (task.with_metric, {"name": "prob"}),
+        "Task.with_metric": (task.with_metric, {"metric": "prob"}),
         "tasks.build": (vc.tasks.build, {"name": "no task", "lm": lm}),
         "task of a file": (vc.task, {"lm": lm, "data": "no.csv", "metric": "prob", "name": None}),
         "Method": (vc.Method, {"path": "point", "rule": "plain", "combine": "mean", **one, "descent": 3}),

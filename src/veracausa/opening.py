@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
@@ -38,7 +39,7 @@ READERS: dict[str, str] = {
     "veracausa-scores-2": "scores.files:load_scores",
     "veracausa-search-2": "counterfactuals.searches:load_search",
     "veracausa-stability-1": "scores.result_files:load_stability",
-    "veracausa-steering-1": "effects.steering:load_steering",
+    "veracausa-steering-1": "effects.steering_curves:load_steering",
     "veracausa-surface-2": "causes.curves.surfaces:load_surface",
     "veracausa.task": "tasks.task:load_task",
     "a discovery's folder": "discovery.files:load_discovery",
@@ -56,7 +57,7 @@ def open(path: str | Path) -> Any:
     >>> vc.open("out/discovery").circuit
     """
     path = at(path)
-    kind = (kind_of_folder(path) or "a discovery's folder") if path.is_dir() else format_of(path)
+    kind = (kind_of_folder(path) or "a discovery's folder") if os.path.isdir(path) else format_of(path)
     if kind not in READERS:
         raise FileError(
             f"{path} is no result that this version of veracausa reads"

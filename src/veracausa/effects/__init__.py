@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from veracausa.effects.site_effects import direct as direct
     from veracausa.effects.site_effects import last_in as last_in
     from veracausa.effects.steered import steering as steering
-    from veracausa.effects.steering import Steering as Steering
+    from veracausa.effects.steering_curves import Steering as Steering
     from veracausa.effects.tracing import causal_tracing as causal_tracing
 
 #: Public name → where it lives.
@@ -26,7 +26,7 @@ _HOMES = {
     "Noise": "veracausa.effects.instead",
     "OptimalConstants": "veracausa.effects.learned_constants",
     "Own": "veracausa.effects.instead",
-    "Steering": "veracausa.effects.steering",
+    "Steering": "veracausa.effects.steering_curves",
     "causal_tracing": "veracausa.effects.tracing",
     "interactions": "veracausa.effects.interacting",
     "direct": "veracausa.effects.site_effects",

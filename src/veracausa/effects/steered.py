@@ -13,7 +13,7 @@ import torch
 from veracausa.cost import Cost
 from veracausa.effects.exact import exact
 from veracausa.effects.instead import Added
-from veracausa.effects.steering import Steering
+from veracausa.effects.steering_curves import Steering
 from veracausa.engine.work import Composed, Work, gives
 from veracausa.errors import MethodError
 from veracausa.units.edges import Edges

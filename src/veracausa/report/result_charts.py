@@ -27,7 +27,7 @@ from veracausa.counterfactuals.searches import Search
 from veracausa.discovery.evaluation import Evaluation
 from veracausa.discovery.results import Discovery
 from veracausa.effects.learned_constants import OptimalConstants
-from veracausa.effects.steering import Steering
+from veracausa.effects.steering_curves import Steering
 from veracausa.ground_truth.recovered import FIGURES, Recovery
 from veracausa.reading.attributions import LogitAttribution
 from veracausa.reading.lenses import Lens

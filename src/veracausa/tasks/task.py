@@ -104,6 +104,12 @@ class Task:
             "read": ((-1,),) * n,
             "number": tuple(range(n)),
         }
+        if set(self.read) <= {(-1,)}:  # read at the end, however many there are now (`dataclasses.replace`)
+            object.__setattr__(self, "read", ())
+        if not any(self.spans):
+            object.__setattr__(self, "spans", ())
+        if len(self.number) != n:
+            object.__setattr__(self, "number", ())
         for name in _PER_EXAMPLE:
             values = tuple(getattr(self, name)) or blank.get(name, ())
             object.__setattr__(self, name, values)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import altair as alt
 import numpy as np
 
-from veracausa.effects.steering import Steering
+from veracausa.effects.steering_curves import Steering
 from veracausa.report.charts.data import Datasets, Row, number
 from veracausa.report.charts.figures import Part
 from veracausa.report.charts.maps import SIGNED, zero_line
