@@ -60,6 +60,8 @@ def alike(decoder: Decoder, groups: Sequence[tuple[int, int]], lengths: Sequence
     Asked of the longest group for every length, and of every group for where it begins.
     """
     longest = max(length for _, length in groups)
+    if decoder.positions is not None and longest > decoder.positions:
+        return False  # it cannot be run at all, which `validate.require_readable` says
     asked = {*groups, *((length, longest) for length in lengths if length < longest)}
     with borrowed(decoder) as loan:
         for start, length in asked:
