@@ -239,3 +239,15 @@ def test_whether_the_likeliest_token_is_right(tiny, task_of, way):
 def test_nothing_is_right_without_answers(tiny):
     task = vc.Task("t", ((1, 2, 3),), ((1, 4, 3),), (), (), metric="entropy")
     assert tiny("llama").measure(task).right is None
+
+
+@pytest.mark.parametrize("way", ["mean", "divergence", "function of several", "its probability"])
+def test_logits_in_parts_are_the_same_numbers(tiny, task_of, monkeypatch, way):
+    from veracausa.engine import readout
+
+    lm, task = tiny("llama"), tasks(task_of)[way]
+    whole = vc.exact(lm, task, units="heads", show_progress=False)
+    monkeypatch.setattr(readout, "_LOGITS", VOCAB * 4)
+    torch.testing.assert_close(
+        vc.exact(lm, task, units="heads", show_progress=False).values, whole.values, rtol=0, atol=1e-12
+    )

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 #: Places whose logits over the whole vocabulary are held at once.
 _UNEMBEDDED = 64
+#: Logits that a metric without gradients is given at once: 256 MB in float32.
+_LOGITS = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -97,10 +99,13 @@ class Readout:
 
     def __call__(self, ends: Float[Tensor, "rows tail width"], example: Int[Tensor, " rows"]) -> Float[Tensor, " rows"]:
         """M of every row; `example[r]` is row r's example in the bucket."""
-        hidden = self.gathered(self.lm.decoder.final_norm(ends), example).flatten(0, 1)
-        if self.metric.vocabulary:
-            return self._of(self.lm.decoder.unembedded(hidden), example)
-        return self._of(self.lm.decoder.unembedded(hidden, self._answers(example).tokens), example)
+        hidden, decoder = self.gathered(self.lm.decoder.final_norm(ends), example), self.lm.decoder
+        if not self.metric.vocabulary:
+            return self._of(decoder.unembedded(hidden.flatten(0, 1), self._answers(example).tokens), example)
+        vocabulary: Tensor = decoder.unembedding.weight  # type: ignore[assignment]
+        rows = len(hidden) if hidden.requires_grad else max(1, _LOGITS // (len(vocabulary) * hidden.shape[1]))
+        parts = zip(hidden.split(rows), example.split(rows), strict=True)
+        return torch.cat([self._of(decoder.unembedded(own.flatten(0, 1)), who) for own, who in parts])
 
     def of_logits(
         self, logits: Float[Tensor, "rows tail vocabulary"], example: Int[Tensor, " rows"]
