@@ -23,7 +23,7 @@ def gated_metric(lm, task, kind, gates, cost=None, share=True, most=9):
     """M of every pair under gates [layers, parts] of its own, [examples, layers, parts]."""
     place, found = all_units(lm, kind).place, {}
     with borrowed(lm.decoder):
-        for start, examples in buckets(lm.decoder, task.clean, task.corrupted, share, most):
+        for start, examples in buckets(lm.decoder, task, share, most):
             ids = pair_ids(lm, task, examples)
             tape = record_pairs(lm.decoder, *ids, start, examples=examples, sites=sites_for(place))
             pairs, rows = GatedPairs.of(lm.decoder, place, tape, ids[0]), torch.arange(len(examples))

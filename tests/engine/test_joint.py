@@ -43,7 +43,7 @@ def naive_joint(lm, task, example, units):
 
 
 def recorded(lm, task):
-    ((start, examples),) = buckets(lm.decoder, task.clean, task.corrupted, True, 8)
+    ((start, examples),) = buckets(lm.decoder, task, True, 8)
     ids = pair_ids(lm, task, examples)
     tape = record_pairs(lm.decoder, *ids, start, examples=examples, sites=SITES)
     return tape, readout(lm, task, tape)

@@ -50,7 +50,7 @@ def rotary_state(lm):
 @pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.slow) if "qwen" in k else k for k in KINDS])
 def test_every_computation_equals_whole_prompts(reference, agree, kind):
     lm, task = long_model(kind), pairs((FIRST, LENGTH))
-    assert starts(lm.decoder, task.clean, task.corrupted) == (0,)
+    assert starts(lm.decoder, task) == (0,)
     measured = [lm.measure(task) for _ in range(3)]
     bare = torch.stack([bare_metric(lm, task, 0, prompts) for prompts in (task.clean, task.corrupted)])
     for one in measured:
@@ -78,7 +78,7 @@ def test_every_computation_equals_whole_prompts(reference, agree, kind):
 def test_sets_of_lengths_under_and_beyond_the_original(reference, agree, kind):
     """Short prompts go on sharing; each has the numbers that it has alone, in any order."""
     lm, task = long_model(kind), pairs((10, 24), (FIRST, LENGTH), (12, 24), (30, 40))
-    assert starts(lm.decoder, task.clean, task.corrupted) == (10, 0, 12, 0)
+    assert starts(lm.decoder, task) == (10, 0, 12, 0)
     scores = vc.exact(lm, task, units="heads", show_progress=False)
     agree(scores.values, torch.cat([vc.exact(lm, task[i], units="heads", show_progress=False).values
                                     for i in (3, 1, 0, 2)])[[2, 1, 3, 0]], scores.gap)  # fmt: skip
@@ -90,7 +90,7 @@ def test_sets_of_lengths_under_and_beyond_the_original(reference, agree, kind):
 def test_a_long_prefix_of_its_own_long_kind_is_shared():
     """Longrope knows two sets of frequencies: a prefix beyond the original length has the long one like its prompt."""
     lm, task = long_model("longrope"), pairs((40, LENGTH), (FIRST, LENGTH))
-    assert starts(lm.decoder, task.clean, task.corrupted) == (40, 0)
+    assert starts(lm.decoder, task) == (40, 0)
 
 
 @pytest.mark.parametrize("kind", ["longrope", "dynamic", "gemma3 longrope"])
@@ -114,7 +114,7 @@ def test_rotary_modules_are_left_as_found_and_tell_nothing_of_earlier_prompts(ki
 def test_sliding_windows_are_shared_beyond_the_window(tiny, reference, agree, family):
     """Windows depend on distances, not on lengths: prompts five windows long share their prefix."""
     lm, task = tiny(family), pairs((9, 20), (13, 17), seed=2)
-    assert starts(lm.decoder, task.clean, task.corrupted) == (9, 13)
+    assert starts(lm.decoder, task) == (9, 13)
     scores = vc.exact(lm, task, units="heads", show_progress=False)
     agree(scores.values, reference(naive.exact, lm, task, scores.units), scores.gap)
 

@@ -32,7 +32,7 @@ def test_beginning_a_batch_is_not_charged_to_its_rows(monkeypatch):
 
 def test_batches_are_what_a_tape_holds(tiny, task_of):
     lm, task = tiny("llama"), task_of((5, 6, 6), n=6)
-    assert batches(lm, task) == len(buckets(lm.decoder, task.clean, task.corrupted, True, len(task)))
+    assert batches(lm, task) == len(buckets(lm.decoder, task, True, len(task)))
 
 
 def test_every_kind_has_a_rate_and_steps_their_seconds(tiny, task_of):
