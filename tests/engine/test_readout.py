@@ -173,6 +173,8 @@ def test_gradients_of_own_metrics_are_those_of_differences(tiny, task_of, refere
         (lambda logits: float(logits.sum()), errors.MethodError, "returned float"),
         (lambda logits: logits.sum(-1).log() * float("nan"), errors.NumericsError, "returned NaN"),
         (lambda logits: logits[:, 100], errors.MethodError, "failed on logits of shape .*IndexError"),
+        (lambda logits: logits @ logits, errors.MethodError, "failed on logits of shape .*RuntimeError"),
+        (lambda logits: logits[:, 0] * 1j, errors.MethodError, "returned complex numbers"),
         (lambda logits: logits[:, 3] - logits.mean(), errors.MethodError, "mixes rows"),
         (lambda logits, tokens: logits[:, 3], errors.MethodError, "asks for 'tokens'"),
         (lambda: 3, errors.MethodError, "takes nothing"),

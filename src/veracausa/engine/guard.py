@@ -33,8 +33,9 @@ class Loan:
 
     `before`: what the model was when the outermost call began; None while nobody has borrowed it. `rest`: what its
     modules keep between runs, as every run begins with it. `shares[start, length]`: whether prefixes may be shared
-    (`sharing`). `verified`: what `validate_whole` has compared. `shelf`: recordings that calls share (`shared`).
-    `digests`: weights that were read (`identity`).
+    (`sharing`). `verified`: what `validate_whole` has compared, as (length, whether a prefix is shared, positions from
+    the end); length 0: a short pair of a bucket of several. `shelf`: recordings that calls share (`shared`). `digests`:
+    weights that were read (`identity`).
     """
 
     lock: Any = field(default_factory=threading.Lock)
@@ -42,7 +43,7 @@ class Loan:
     before: Before | None = None
     rest: Kept | None = None
     shares: dict[tuple[int, int], bool] = field(default_factory=dict)
-    verified: set[tuple[int, bool, int] | str] = field(default_factory=set)
+    verified: set[tuple[int, bool, int]] = field(default_factory=set)
     shelf: Shelf | None = None
     digests: Read = field(default_factory=dict)
 

@@ -34,7 +34,16 @@ _KEPT: dict[int, Any] = {}
 #: Where functions lie that are known by their names.
 _INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 #: Errors of a function that are told as the metric's.
-_ITS_OWN = (TypeError, ValueError, IndexError, KeyError, AttributeError, ZeroDivisionError, AssertionError)
+_ITS_OWN = (
+    RuntimeError,
+    TypeError,
+    ValueError,
+    IndexError,
+    KeyError,
+    AttributeError,
+    ZeroDivisionError,
+    AssertionError,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +124,8 @@ class OwnMetric:
         try:
             value = self.function(logits, **own)
         except _ITS_OWN as error:
+            if isinstance(error, RuntimeError) and "memory" in str(error).lower():
+                raise  # of the machine, not of the function: a smaller batch may fit
             raise MethodError(
                 f"The metric {self.name} failed on logits of shape {_shape(logits)}: {type(error).__name__}: {error}"
             ) from error
@@ -124,6 +135,8 @@ class OwnMetric:
                 f"The metric {self.name} returned {shape} for logits of shape {_shape(logits)}. It returns one number "
                 f"for each of the {len(logits)} rows, of shape ({len(logits)},): sum over the last dimension, dim=-1."
             )
+        if value.is_complex():
+            raise MethodError(f"The metric {self.name} returned complex numbers; return real ones, such as value.real.")
         if logits.requires_grad and torch.is_grad_enabled() and not value.requires_grad:
             raise MethodError(
                 f"The metric {self.name} cannot be differentiated: what it returns does not depend on the logits by "

@@ -380,7 +380,8 @@ class Task:
         """Where the metric is read, in words; nothing where that is the last position alone."""
         counts = {len(read) for read in self.read}
         if self.continued:
-            return f" ({self.over} over {_several(counts)} of the answer)"
+            text = all(ids[1:] == own for ids, own in zip(self.clean, self.correct, strict=True))
+            return f" ({self.over} over {_several(counts)} of the {'text' if text else 'answer'})"
         ends = {at - n for places, n in zip(self.places, self.lengths, strict=True) for at in places}
         if ends == {-1}:
             return ""
