@@ -256,7 +256,8 @@ def test_it_continues_from_finished_pieces(tiny, task, tmp_path):
     again, less = counted.during(lambda: vc.discover(counted.lm, task, out=tmp_path, **OPTIONS))
     # what is left: M of both runs for the gap, and again before exact effects, all of which are there; and since kept
     # scores and evaluations are held against the bare model, once more for each of these
-    assert less < 0.25 * spent
+    # (pairs of several lengths share batches there, which takes a tenth more tokens)
+    assert less < 0.28 * spent
     assert again.describe().splitlines()[:-1] == first.describe().splitlines()[:-1]
     assert [step.token_layers for step in again.steps] == [step.token_layers for step in first.steps]
 

@@ -169,7 +169,7 @@ def test_refusals(tiny, task_of):
         learn(lm, task, floor=-1.0)
     with pytest.raises(MethodError, match="restores a unit's clean value"):
         vc.exact(lm, task, ablation="optimal", direction="denoising", show_progress=False)
-    with pytest.raises(MethodError, match="not known for single edges"):
+    with pytest.raises(MethodError, match="not known for edges"):
         vc.exact(lm, task, units="edges", ablation="optimal", show_progress=False)
     few = learn(lm, task, ["a0.h0"], most=0)
     with pytest.raises(UnitError, match=r"lack a0\.h1"):

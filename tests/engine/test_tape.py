@@ -14,9 +14,10 @@ def test_buckets_hold_one_length_and_one_start(tiny):
     decoder = tiny("llama").decoder
     clean = [(1, 2, 3), (1, 2, 3, 4), (5, 2, 3), (1, 2, 9), (7, 7, 1)]
     corrupted = [(1, 8, 3), (1, 8, 3, 4), (5, 8, 3), (1, 2, 8), (7, 6, 2)]
-    assert buckets(decoder, clean, corrupted, True, 9) == [(1, (0, 2, 4)), (1, (1,)), (2, (3,))]
-    assert buckets(decoder, clean, corrupted, True, 2) == [(1, (0, 2)), (1, (4,)), (1, (1,)), (2, (3,))]
-    assert buckets(decoder, clean, corrupted, False, 9) == [(0, (0, 2, 3, 4)), (0, (1,))]
+    task = vc.Task("t", clean, corrupted, ((0,),) * 5, ((11,),) * 5)
+    assert buckets(decoder, task, True, 9) == [(1, (0, 2, 4)), (1, (1,)), (2, (3,))]
+    assert buckets(decoder, task, True, 2) == [(1, (0, 2)), (1, (4,)), (1, (1,)), (2, (3,))]
+    assert buckets(decoder, task, False, 9) == [(0, (0, 2, 3, 4)), (0, (1,))]
 
 
 @pytest.mark.parametrize("family", tiny_models.FAMILIES)

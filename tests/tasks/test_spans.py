@@ -243,7 +243,7 @@ def test_files(real, tmp_path):
         ([{"a": (1, 2, 3)}], "is a range of tokens"),
         ([{"a": (True, 2)}], "is a range of tokens"),
         ([["a"]], "spans is a list of a dict"),
-        ([{}, {}], "1 clean prompts but 2 of 'spans'"),
+        ([{"a": (1, 2)}, {}], "1 clean prompts but 2 of 'spans'"),
     ],
 )
 def test_ranges_that_a_task_has_not(spans, message):

@@ -220,7 +220,7 @@ class AblationStudyWork:
                 parts = [part for one in by for part in one.parts(tape, condition.units, everyone)]
                 with memory_errors(f"Generating with {len(everyone)} prompts"):
                     tokens, logits = greedy(self.lm, tape.tokens[0], parts, self.new_tokens, bucket.cost)
-                yield i, everyone, bucket.read.of_logits(logits, everyone), tokens
+                yield i, everyone, bucket.read.of_logits(logits[:, None], everyone), tokens
 
 
 @gives(AblationStudy)

@@ -18,7 +18,8 @@ from veracausa.choices import Ablation
 from veracausa.cost import Cost
 from veracausa.effects.exact import ExactWork, exact
 from veracausa.engine.identity import difference
-from veracausa.engine.work import Derived, gives
+from veracausa.engine.measure import measured_groups
+from veracausa.engine.work import Derived, gives, recorded_runs
 from veracausa.errors import MethodError
 from veracausa.receipts.receipts import Receipt
 from veracausa.receipts.stages import Orders, Stage, Until, plan, require_tau, walk
@@ -185,7 +186,7 @@ def overhead(lm: Model, task: Task, ablation: str, reference: Task | None = None
     mean and for resampling, both prompts of every pair of the reference set.
     """
     other = 2 * sum((reference or task).lengths) if ablation in ("mean", "resample") else 0
-    return lm.layers * (5 * sum(task.lengths) + other)
+    return int(recorded_runs(lm, task, measured_groups(lm, task))) + lm.layers * (3 * sum(task.lengths) + other)
 
 
 def _ablation(lm: Model, task: Task, estimate: Scores) -> Ablation:

@@ -75,6 +75,7 @@ def _section(section: Section, folder: Path, names: Iterator[str], finding: str)
         "task": task_content(section.task),
         "dtype": str(measured.clean.dtype).removeprefix("torch."),
         "clean": measured.clean.tolist(),
+        **({} if measured.right is None else {"right": measured.right.tolist()}),
         "corrupted": measured.corrupted.tolist(),
         "panels": panels,
         "findings": found,
@@ -103,6 +104,16 @@ def load_study(folder: str | Path) -> Study:
         )
 
 
+def _right(told: dict[str, Any], pairs: int) -> torch.Tensor | None:
+    """Whether the likeliest tokens were right answers, where the file says so."""
+    if "right" not in told:
+        return None
+    found = torch.tensor(told["right"], dtype=torch.bool)
+    if found.shape != (2, pairs):
+        raise ValueError(f"{tuple(found.shape)} answers of {pairs} pairs")
+    return found
+
+
 def _read_section(told: dict[str, Any], folder: Path, path: Path) -> Section:
     dtype = getattr(torch, told["dtype"])
     task = task_of(told["task"], path)
@@ -112,7 +123,7 @@ def _read_section(told: dict[str, Any], folder: Path, path: Path) -> Section:
     return Section(
         title=told["title"],
         task=task,
-        measured=Measurement(clean, corrupted),
+        measured=Measurement(clean, corrupted, _right(told, len(task))),
         panels=tuple(_read_panel(one, folder) for one in told["panels"]),
         findings=tuple(_read_finding(one, folder) for one in told["findings"]),
     )

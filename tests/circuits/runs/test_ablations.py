@@ -16,7 +16,7 @@ import veracausa as vc
 from veracausa.circuits.runs.ablations import mean_writes, resampled
 from veracausa.circuits.runs.run_circuits import run_circuits
 from veracausa.cost import Cost
-from veracausa.effects.optimal_descent import Learning
+from veracausa.effects.optimal_descent import Learning, Part
 from veracausa.engine.circuit_forward import all_edges_mask
 from veracausa.errors import MethodError
 
@@ -122,16 +122,17 @@ def test_gradients_of_constants(tiny, task_of, family):
     constants = mean_writes(lm, task, (), Cost())
     with borrowed(lm.decoder), attention_function(lm.decoder, SUFFIX):
         with torch.no_grad():
-            tapes = [bucket.tape for bucket in record_all(lm, task, Cost(), share_prefix=False)[0]]
-        learner = _Learner(lm, tapes, wiring_of(lm.decoder, some_masks(lm)[1], settled=False), Cost(), lambda _: None)
+            buckets = record_all(lm, task, Cost(), share_prefix=False)[0]
+            parts = [Part(one.tape, one.read.divergence(one.tape.clean)) for one in buckets]
+        learner = _Learner(lm, parts, wiring_of(lm.decoder, some_masks(lm)[1], settled=False), Cost(), lambda _: None)
         leaf = constants.clone().requires_grad_()
-        learner.divergence(leaf, tapes[0], slice(0, 2)).sum().backward()
+        learner.divergence(leaf, parts[0], slice(0, 2)).sum().backward()
         draw = torch.Generator().manual_seed(0)
         for _ in range(5):
             way = torch.randn(constants.shape, generator=draw, dtype=constants.dtype)
             with torch.no_grad():
                 ends = [
-                    learner.divergence(constants + sign * 1e-5 * way, tapes[0], slice(0, 2)).sum() for sign in (1, -1)
+                    learner.divergence(constants + sign * 1e-5 * way, parts[0], slice(0, 2)).sum() for sign in (1, -1)
                 ]
             slope, ours = float(ends[0] - ends[1]) / 2e-5, float((leaf.grad * way).sum())
             assert ours == pytest.approx(slope, rel=1e-5, abs=1e-5 * float(leaf.grad.abs().max()))
