@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from bridges import naive_metric, naive_units
+from tiny_models import mostly_slow
 
 import veracausa as vc
 from veracausa.errors import MethodError, UnitError
@@ -51,7 +52,7 @@ def by_hooks(lm, task, units, new):
 
 
 @pytest.mark.parametrize("kind", UNITS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", mostly_slow(FAMILIES))
 def test_own_tensors_and_added_vectors(tiny, task_of, family, kind):
     lm, task = tiny(family), alone(task_of(7, n=2))
     for shape in [(), (7,), (2, 1), (2, 7)]:

@@ -67,7 +67,7 @@ def some(units):
     return units[[u for u, (_, index, _) in enumerate(units.keys) if index < 2 or index == 7]]
 
 
-@pytest.mark.parametrize("family", tiny_models.FAMILIES)
+@pytest.mark.parametrize("family", tiny_models.mostly_slow(tiny_models.FAMILIES))
 @pytest.mark.parametrize("kind", ["heads", "mlps", "neurons", "residual"])
 @pytest.mark.parametrize("where", [WHERE, MOVED], ids=["same", "moved"])
 def test_spans_are_what_hooks_on_a_whole_run_give(tiny, at_spans, family, kind, where):

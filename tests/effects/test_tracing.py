@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from bridges import naive_metric
+from tiny_models import mostly_slow
 
 import veracausa as vc
 from veracausa.errors import MethodError, TaskError
@@ -50,7 +51,7 @@ def by_hooks(lm, task, units, where, window, times, draws, seed):
 
 @pytest.mark.parametrize("window", [1, 2, 3])
 @pytest.mark.parametrize("kind", SITE)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", mostly_slow(FAMILIES))
 def test_effects_are_what_hooks_give(tiny, task_of, family, kind, window):
     lm, task = tiny(family), replace(task_of((5, 6), n=2), corrupted=(), paired=False)
     ours = vc.effects.causal_tracing(lm, task, span=[1, 2], units=kind, window=window, sd=2.0, draws=2, seed=3, **QUIET)
