@@ -6,6 +6,7 @@ from veracausa.lazy import given_out
 
 if TYPE_CHECKING:
     from veracausa.scores.agreement import Agreement as Agreement
+    from veracausa.scores.differing import difference as difference
     from veracausa.scores.scores import Completeness as Completeness
     from veracausa.scores.stable import Stability as Stability
     from veracausa.scores.top_units import stability as stability
@@ -15,6 +16,7 @@ _HOMES = {
     "Agreement": "veracausa.scores.agreement",
     "Completeness": "veracausa.scores.scores",
     "Stability": "veracausa.scores.stable",
+    "difference": "veracausa.scores.differing",
     "stability": "veracausa.scores.top_units",
 }
 __all__ = list(_HOMES)
