@@ -54,7 +54,16 @@ def tables_as_they_were():
         table.update(entries)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if BLOCK.search(page.read_text())], ids=lambda page: page.name)
+#: Guides that take long beside what their own tests already hold: `make test-all` runs them.
+LONG = {"spans.md", "replacements.md", "attention_patterns.md", "circuits.md", "paths.md"}
+GUIDES = [
+    pytest.param(page, id=page.name, marks=pytest.mark.slow if page.name in LONG else ())
+    for page in PAGES
+    if BLOCK.search(page.read_text())
+]
+
+
+@pytest.mark.parametrize("page", GUIDES)
 def test_python_blocks_run_and_print_what_they_promise(page, tmp_path, monkeypatch, tables_as_they_were):
     monkeypatch.chdir(tmp_path)
     session: dict = {}

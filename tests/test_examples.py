@@ -62,7 +62,10 @@ def pictures(book: NotebookNode) -> list[int]:
     return [i for i, outputs in enumerate(shown) if any("image/svg+xml" in one.data for one in outputs)]
 
 
-@pytest.mark.parametrize("path", BOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, id=path.stem, marks=() if path.stem == "first-look" else pytest.mark.slow) for path in BOOKS],
+)
 def test_cells_run_and_show_what_was_committed(path, examples, tmp_path):
     shown, book = kept(path), examples.executed(path, str(tmp_path))
     bars = [one for cell in book.cells for one in cell.get("outputs", []) if examples.is_finished_bar(one)]

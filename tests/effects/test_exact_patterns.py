@@ -33,7 +33,7 @@ def naive_effects(lm, task, units, direction="noising", **options):
 
 
 @pytest.mark.parametrize("direction", ["noising", "denoising"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", tiny_models.mostly_slow(FAMILIES))
 def test_whole_patterns(tiny, task_of, agree, family, direction):
     lm, task = tiny(family), task_of((6, 8), n=2)
     scores = vc.exact(lm, task, units="patterns", direction=direction, **QUIET)
@@ -44,7 +44,7 @@ def test_whole_patterns(tiny, task_of, agree, family, direction):
 
 @pytest.mark.parametrize("direction", ["noising", "denoising"])
 @pytest.mark.parametrize(("units", "every"), [("patterns@positions", 7), ("patterns@cells", 29)])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", tiny_models.mostly_slow(FAMILIES))
 def test_rows_and_cells(tiny, task_of, agree, family, units, every, direction):
     lm, task = tiny(family), task_of((5, 6), n=2, seed=4)
     scores = vc.exact(lm, task, units=some(lm, units, 6, every), direction=direction, **QUIET)

@@ -66,7 +66,7 @@ def exact(lm, task, units, **options):
 
 
 @pytest.mark.parametrize("direction", ["noising", "denoising"])
-@pytest.mark.parametrize("family", tiny_models.FAMILIES)
+@pytest.mark.parametrize("family", tiny_models.mostly_slow(tiny_models.FAMILIES))
 def test_paths_are_what_hooks_on_whole_runs_give(tiny, task_of, agree, family, direction):
     lm, task = tiny(family), task_of((6, 8), n=2)
     paths = paths_of(family)
@@ -140,7 +140,7 @@ def test_prompts_without_a_counterpart(tiny, task_of, agree):
 
 
 @pytest.mark.parametrize("options", [{}, {"direction": "denoising"}, {"ablation": "zero"}])
-@pytest.mark.parametrize("family", tiny_models.FAMILIES)
+@pytest.mark.parametrize("family", tiny_models.mostly_slow(tiny_models.FAMILIES))
 def test_one_arrow_is_the_edge(tiny, task_of, agree, family, options):
     lm, task = tiny(family), task_of((5, 7), n=2)
     edges = exact(lm, task, all_edges(lm)[::3], **options)
@@ -158,7 +158,7 @@ def test_one_arrow_to_one_position_is_that_edge(tiny, task_of, agree, family):
 
 
 @pytest.mark.parametrize("direction", ["noising", "denoising"])
-@pytest.mark.parametrize("family", tiny_models.FAMILIES)
+@pytest.mark.parametrize("family", tiny_models.mostly_slow(tiny_models.FAMILIES))
 def test_every_way_through_a_node_is_the_node(tiny, task_of, agree, family, direction):
     """It gets what it has in the other run, and all that comes after it follows; with a post-norm, too."""
     lm, task = tiny(family), task_of((6, 8), n=2)
@@ -169,7 +169,7 @@ def test_every_way_through_a_node_is_the_node(tiny, task_of, agree, family, dire
         assert paths.units.names[0] == f"input->...->{nodes.units.names[0]}"
 
 
-@pytest.mark.parametrize("family", tiny_models.FAMILIES)
+@pytest.mark.parametrize("family", tiny_models.mostly_slow(tiny_models.FAMILIES))
 def test_every_way_from_a_sender_is_its_write(tiny, task_of, agree, family):
     """All ways from the input are the whole gap; a head's write is its value where no norm stands behind it."""
     lm, task = tiny(family), task_of((6, 8), n=2)

@@ -25,7 +25,7 @@ def naive_estimates(lm, task, units, direction="noising", **options):
 
 @pytest.mark.parametrize("direction", ["noising", "denoising"])
 @pytest.mark.parametrize("units", ["patterns", "patterns@positions", "patterns@cells"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", tiny_models.mostly_slow(FAMILIES))
 def test_change_times_gradient(tiny, task_of, agree, family, units, direction):
     """Σ (A' − A) · ∂M/∂A."""
     lm, task = tiny(family), task_of((5, 6), n=2, seed=4)
@@ -67,7 +67,7 @@ def test_cells_add_up_to_rows_and_rows_to_patterns(tiny, task_of, agree, family,
 
 
 @pytest.mark.parametrize("units", ["patterns", "patterns@positions", "patterns@cells"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", tiny_models.mostly_slow(FAMILIES))
 def test_unit_path_ends_at_the_exact_effect(task_of, family, units):
     """Each pattern moved alone, straight to the other run's: with enough points its score is its effect."""
     lm, task = smooth(family), task_of(6, n=1)
@@ -79,7 +79,7 @@ def test_unit_path_ends_at_the_exact_effect(task_of, family, units):
     torch.testing.assert_close(scores.values, exact.values, rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", tiny_models.mostly_slow(FAMILIES))
 def test_layer_path_is_complete(task_of, family):
     """A layer's patterns add up to the effect of replacing them all."""
     lm, task = smooth(family), task_of(6, n=2)
@@ -92,7 +92,7 @@ def test_layer_path_is_complete(task_of, family):
     assert scores.completeness is not None and float(scores.completeness.shares(scores.gap).max()) < 1e-6
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", tiny_models.mostly_slow(FAMILIES))
 def test_finite_differences(tiny, task_of, family):
     """∂M along (A' − A) of one unit, by moving it a little both ways in Hugging Face's own attention."""
     lm, task, step = tiny(family), task_of(6, n=1), 1e-6

@@ -57,16 +57,20 @@ def starts(decoder: Decoder, task: Task, share: bool = True) -> tuple[int, ...]:
 def alike(decoder: Decoder, groups: Sequence[tuple[int, int]], lengths: Sequence[int]) -> bool:
     """Whether prompts of some lengths are encoded alike where they go on to be longer: (start, length) of each group.
 
-    Asked of the longest group for every length, and of every group for where it begins.
+    Asked of the longest group for the shortest length, and of every group for where it begins: encodings that depend on
+    the length do so from some length on, so that what holds for the shortest holds for those between.
     """
     longest = max(length for _, length in groups)
     if decoder.positions is not None and longest > decoder.positions:
         return False  # it cannot be run at all, which `validate.require_readable` says
-    asked = {*groups, *((length, longest) for length in lengths if length < longest)}
+    asked = {*groups, *((length, longest) for length in (min(lengths),) if length < longest)}
+    wholes: dict[int, list[dict[str, Tensor]]] = {}
     with borrowed(decoder) as loan:
         for start, length in asked:
             if start and (start, length) not in loan.shares:
-                loan.shares[start, length] = _same_alone(decoder, received(decoder, length), start, length)
+                if length not in wholes:
+                    wholes[length] = received(decoder, length)
+                loan.shares[start, length] = _same_alone(decoder, wholes[length], start, length)
         return all(loan.shares[key] for key in asked if key[0])
 
 
