@@ -55,7 +55,10 @@ def tables_as_they_were():
 
 
 #: Guides that take long beside what their own tests already hold: `make test-all` runs them.
-LONG = {"spans.md", "replacements.md", "attention_patterns.md", "circuits.md", "paths.md"}
+LONG = {
+    *("spans.md", "replacements.md", "attention_patterns.md", "circuits.md", "paths.md"),
+    *("trust.md", "receipts.md", "methods.md"),
+}
 GUIDES = [
     pytest.param(page, id=page.name, marks=pytest.mark.slow if page.name in LONG else ())
     for page in PAGES
