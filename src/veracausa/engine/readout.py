@@ -66,11 +66,15 @@ class Readout:
         made = cls(lm, task.measure, answers, places, read, pair, tail, task.over)
         return made.compared_with(clean) if made.metric.compared else made
 
+    @property
+    def every(self) -> Int[Tensor, " examples"]:
+        """All examples, by their places in the bucket."""
+        return torch.arange(len(self.places), device=self.places.device)
+
     def compared_with(self, clean: State) -> Readout:
         """The same, with the clean run's log-probabilities."""
-        every = torch.arange(len(self.places), device=self.places.device)
         hidden = self.lm.decoder.final_norm(clean.end(self.tail).detach())
-        logits = self.lm.decoder.unembedded(self.gathered(hidden, every).flatten(0, 1))
+        logits = self.lm.decoder.unembedded(self.gathered(hidden, self.every).flatten(0, 1))
         return replace(self, reference=logits.log_softmax(-1).unflatten(0, self.places.shape))
 
     def require_rows(self, clean: State) -> None:
@@ -122,15 +126,13 @@ class Readout:
 
     def of_state(self, state: State, example: Int[Tensor, " rows"] | None = None) -> Float[Tensor, " rows"]:
         """M of every row of a recorded run; its rows are the bucket's examples where none are given."""
-        every = torch.arange(len(self.places), device=self.places.device)
-        return self(state.end(self.tail), every if example is None else example)
+        return self(state.end(self.tail), self.every if example is None else example)
 
     def right(self, state: State) -> Bool[Tensor, " examples"]:
         """Whether the likeliest token is a correct answer, at all places where an example is read."""
-        every = torch.arange(len(self.places), device=self.places.device)
-        hidden = self.gathered(self.lm.decoder.final_norm(state.end(self.tail)), every).flatten(0, 1)
+        hidden = self.gathered(self.lm.decoder.final_norm(state.end(self.tail)), self.every).flatten(0, 1)
         said = torch.cat([self.lm.decoder.unembedded(part).argmax(-1) for part in hidden.split(_UNEMBEDDED)])
-        answers = self._answers(every)
+        answers = self._answers(self.every)
         found = ((said[:, None] == answers.tokens) & answers.correct).any(-1).unflatten(0, self.places.shape)
         return (found | ~self.read).all(-1)
 
@@ -138,9 +140,8 @@ class Readout:
         """The clean run's logits where each example is last read; None where it kept none."""
         if clean.logits is None or self.tail == 1:
             return clean.logits
-        every = torch.arange(len(self.places), device=self.places.device)
         last = self.places.gather(1, self.read.sum(1, keepdim=True) - 1)
-        return self.lm.decoder.logits(clean.end(self.tail)[every, last[:, 0]])
+        return self.lm.decoder.logits(clean.end(self.tail)[self.every, last[:, 0]])
 
     def gathered(self, ends: Tensor, example: Tensor) -> Float[Tensor, "rows places *channels"]:
         """What rows have at the places where they are read, given it at the tail."""

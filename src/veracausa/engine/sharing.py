@@ -39,12 +39,11 @@ def starts(decoder: Decoder, task: Task, share: bool = True) -> tuple[int, ...]:
     found = []
     wholes: dict[int, list[dict[str, Tensor]]] = {}
     with borrowed(decoder) as loan:
-        for x, y, read in zip(task.clean, task.corrupted, task.places, strict=True):
+        for x, first, read in zip(task.clean, task.first_difference, task.places, strict=True):
             if decoder.positions is not None and len(x) > decoder.positions:
                 found.append(0)  # it cannot be run at all, which `validate.require_readable` says
                 continue
-            start = next((t for t, (a, b) in enumerate(zip(x, y, strict=True)) if a != b), len(x) - 1)
-            start = min(start, read[0])
+            start = min(first, read[0])
             key = start, len(x)
             if start and key not in loan.shares:
                 if len(x) not in wholes:
