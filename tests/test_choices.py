@@ -15,13 +15,12 @@ from veracausa.circuits.selection.acdc import ORDERS
 from veracausa.circuits.selection.learned import WAYS
 from veracausa.circuits.selection.ways import HOW
 from veracausa.discovery.ways import SCORED_BY
-from veracausa.effects.tracing import RESTORED
 from veracausa.estimates.learned.concrete import LOSSES
 from veracausa.estimates.parts import COMBINATIONS, PATHS, RULES
 from veracausa.estimates.paths.grids import GRIDS
 from veracausa.estimates.presets import EDGE_PRESETS, ESTIMATES
 from veracausa.ground_truth.recovered import RANKINGS
-from veracausa.scores.estimands import ABLATIONS, BASELINES, DIRECTIONS
+from veracausa.scores.estimands import ABLATIONS, BASELINES, DIRECTIONS, RESTORED
 from veracausa.studies.levels import LEVELS
 from veracausa.tasks.columns import UNEQUAL
 from veracausa.tasks.metrics import COMBINED, METRICS

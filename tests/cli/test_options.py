@@ -19,7 +19,7 @@ from veracausa.discovery.ways import SCORED_BY
 from veracausa.estimates.presets import EDGE_PRESETS, ESTIMATES
 from veracausa.loading.wheels import PACKAGED
 from veracausa.receipts.verify import TAU
-from veracausa.scores.estimands import ABLATIONS, BASELINES, DIRECTIONS, UNLEARNED
+from veracausa.scores.estimands import ABLATIONS, BASELINES, DIRECTIONS, INSTEAD, RESTORED, UNLEARNED
 from veracausa.tasks.metrics import METRICS
 from veracausa.tasks.registry import BUILTIN, CORRUPTIONS
 from veracausa.units.kinds import KINDS
@@ -37,6 +37,10 @@ EXCEPTIONS = {
     ("out", "discover"): ("default", "a page needs a folder"),
     ("units", "compare"): ("default help", "several kinds, and no names"),
     ("units", "ablate"): ("default help", "names only: no kind is ablated unit by unit and prompt by prompt"),
+    ("units", "trace"): ("default help", "what is restored; no names"),
+    ("units", "steer"): ("default help", "names only; default: those that have a vector"),
+    ("ablation", "evaluate"): ("help", "edges of a circuit: nothing of one's own"),
+    ("draws", "exact"): ("default help", "of noise alone; the library's own number"),
     ("method", "discover"): ("default help", "of edges, not of units"),
     ("top", "discover"): ("default", "of edges: the library's own number"),
     ("sample", "discover"): ("default", "of edges: the library's own number"),
@@ -81,7 +85,7 @@ def test_shared_options_are_in_every_command_that_runs_a_model():
     pairs = {*model, "task", "n", "seed", "corruption", "metric"}
     kept = {*pairs, "out"}
     for commands, shared in {
-        ("exact", "attribute", "ablate", "lens", "dla", "study", "compare", "discover"): kept,
+        ("exact", "attribute", "ablate", "lens", "dla", "trace", "steer", "study", "compare", "discover"): kept,
         ("task", "evaluate"): pairs,
         ("check",): model,
         ("open", "models", "tasks", "methods"): {"json"},
@@ -97,6 +101,7 @@ def test_shared_options_are_in_every_command_that_runs_a_model():
         ("attribute", vc.attribute),
         ("attribute", vc.verify),
         ("ablate", ablation_study),
+        ("trace", vc.effects.causal_tracing),
         ("lens", vc.reading.lens),
         ("dla", vc.reading.dla),
         ("study", vc.study),
@@ -130,6 +135,8 @@ def test_defaults_are_those_of_the_public_call(command, function):
         ("units", ("exact", "attribute"), [*KINDS, "edges"]),
         ("units", ("compare",), KINDS),
         ("ablation", ("exact", "evaluate"), ABLATIONS),
+        ("ablation", ("exact",), INSTEAD),
+        ("units", ("trace",), RESTORED),
         ("ablations", ("ablate",), UNLEARNED),
         ("direction", ("exact", "attribute"), DIRECTIONS),
         ("method", ("attribute",), [*ESTIMATES, *(set(EDGE_PRESETS) - set(ESTIMATES))]),

@@ -10,6 +10,8 @@ veracausa attribute ioi --units neurons --verify --until-missed 50 --budget 0.1
 veracausa discover ioi --method eap-ig --edges 200 --out out/
 veracausa evaluate out/ --n 32 --seed 7
 veracausa ablate ioi --units a20.h0,a17.h4 --ablations zero,mean --n 10000 --out out/
+veracausa trace ioi --span S2 --units mlps --window 5 --n 8
+veracausa steer pairs.csv --tensor vectors.safetensors:happy --units r10 --scales=-4,4
 veracausa lens ioi --n 8
 veracausa dla ioi --neurons 29 --out out/
 veracausa open out/exact-neurons.safetensors --json
@@ -26,7 +28,7 @@ from typing import Annotated
 
 import typer
 
-from veracausa.cli import behaviour, circuits, effects, methods, models, opening, reading, studies, tasks
+from veracausa.cli import behaviour, circuits, effects, methods, models, opening, reading, states, studies, tasks
 from veracausa.cli.command import BEGUN, Command, TaskCommand, status_of, stopped, terminated
 from veracausa.cli.helping import WIDTH, HelpingGroup
 from veracausa.errors import VeracausaError
@@ -45,7 +47,8 @@ app = typer.Typer(
     epilog="Begin with `veracausa tasks`, or with `veracausa study ioi --quick`.",
 )
 for panel, kind, commands in (
-    (_ASK, TaskCommand, (effects.exact, effects.attribute, behaviour.ablate, reading.lens, reading.dla)),
+    (_ASK, TaskCommand, (effects.exact, effects.attribute, states.trace, states.steer)),
+    (_ASK, TaskCommand, (behaviour.ablate, reading.lens, reading.dla)),
     (_CIRCUITS, TaskCommand, (studies.study, studies.compare, circuits.discover)),
     (_CIRCUITS, Command, (circuits.evaluate,)),
     (_LOOK, Command, (tasks.tasks, models.models, methods.methods)),

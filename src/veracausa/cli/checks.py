@@ -117,8 +117,9 @@ def require_reference(path: Path | None, replacements: Collection[str]) -> None:
     from veracausa.scores.estimands import REFERRING
     from veracausa.tasks.references import prompts_in
 
-    if not set(REFERRING) & set(replacements):
-        raise MethodError(f"--reference is for {' and '.join(REFERRING)}, and none of them is asked for. Leave it out.")
+    known = (*REFERRING, "noise")  # whose size is in units of what activations vary by over the prompts
+    if not set(known) & set(replacements):
+        raise MethodError(f"--reference is for {', '.join(known)}, and none of them is asked for. Leave it out.")
     prompts_in(path)
 
 
@@ -217,6 +218,26 @@ def layers_of(text: str | None) -> list[int] | None:
         return None if text is None else [int(part) for part in text.split(",")]
     except ValueError:
         raise MethodError(f"--neurons {text!r} is no list of layers. Write e.g. 20,21") from None
+
+
+def scales_of(text: str) -> list[float]:
+    """The numbers of --scales."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise MethodError(f"--scales {text!r} is no list of numbers. Write e.g. --scales=-2,2") from None
+
+
+def span_of(text: str) -> str | list[int]:
+    """What --span noises: a span by its name, or positions.
+
+    >>> span_of("subject"), span_of("3,-1")
+    ('subject', [3, -1])
+    """
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        return text
 
 
 def require_folder(out: Path | None) -> None:

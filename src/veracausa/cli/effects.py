@@ -9,7 +9,7 @@ from veracausa.cli.checks import require_estimate, require_reference, units_of
 from veracausa.cli.command import Options, spread
 from veracausa.cli.foretelling import foretold
 from veracausa.cli.options import (
-    Ablation,
+    AnyAblation,
     Baseline,
     Budget,
     Direction,
@@ -24,9 +24,11 @@ from veracausa.cli.options import (
     Verify,
 )
 from veracausa.cli.output import body_of, finish, with_csv
+from veracausa.cli.replacing import ReplacingOptions
 from veracausa.cli.setup import Setup
 from veracausa.errors import MethodError
 from veracausa.result import ROWS
+from veracausa.scores.estimands import INSTEAD
 from veracausa.storage.files import keep, write_text
 from veracausa.terminal import echo
 
@@ -68,8 +70,9 @@ class ReceiptOptions(Options):
 @spread
 def exact(
     setup: Setup,
+    replacing: ReplacingOptions,
     units: Units = "heads",
-    ablation: Ablation = "counterfactual",
+    ablation: AnyAblation = "counterfactual",
     direction: Direction = "noising",
     reference: Reference = None,
 ) -> None:
@@ -78,14 +81,17 @@ def exact(
     from veracausa.effects.replacements import require_effect
 
     wanted = units_of(units)
-    require_effect(ablation, direction)
+    tensors = replacing.require(ablation, direction, setup.seed)
+    if ablation not in INSTEAD:
+        require_effect(ablation, direction)
     require_reference(reference, [ablation])
     lm, task = setup.ready()
-    asked = {"units": wanted, "ablation": ablation, "direction": direction, "seed": setup.seed, "reference": reference}
+    instead = replacing.made(ablation, tensors, lm, task, wanted, setup.seed)
+    asked = {"units": wanted, "ablation": instead, "direction": direction, "seed": setup.seed, "reference": reference}
     found: Scores = foretold(run, lm, task, {"out": setup.out}, **asked)
     how = [ablation] * (ablation != "counterfactual") + [direction] * (direction != "noising")
     name = "-".join(["exact", found.units.kind, *how])
-    _finish(setup, found, name)
+    finish_scores(setup, found, name)
 
 
 @spread
@@ -120,7 +126,7 @@ def attribute(
     if receipt.verify:
         _verify(setup, receipt, lm, task, scores, until, name, reference)
     else:
-        _finish(setup, scores, name)
+        finish_scores(setup, scores, name)
 
 
 def _verify(
@@ -153,7 +159,8 @@ def _verify(
     )
 
 
-def _finish(setup: Setup, scores: Scores, name: str) -> None:
+def finish_scores(setup: Setup, scores: Scores, name: str) -> None:
+    """End a command that computed scores: keep them under a name, print the strongest."""
     finish(
         setup.json,
         lambda: echo(f"{scores}{_further(scores)}"),

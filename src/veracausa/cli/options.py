@@ -17,7 +17,7 @@ from veracausa.cli.choices import models, one_of, several_of, tasks
 from veracausa.discovery.ways import SCORED_BY
 from veracausa.estimates.presets import EDGE_PRESETS, ESTIMATES, NODES_ONLY
 from veracausa.loading.wheels import PACKAGED
-from veracausa.scores.estimands import ABLATIONS, BASELINES, DIRECTIONS, UNLEARNED
+from veracausa.scores.estimands import ABLATIONS, BASELINES, DIRECTIONS, INSTEAD, RESTORED, UNLEARNED
 from veracausa.storage.files import at
 from veracausa.tasks.columns import COLUMNS, UNEQUAL
 from veracausa.tasks.custom import PUBLISHED
@@ -173,12 +173,54 @@ Ablation = Annotated[
     str,
     _option(help=f"What stands in the place: {_explained(ABLATIONS)}.", autocompletion=one_of(ABLATIONS)),
 ]
+AnyAblation = Annotated[
+    str,
+    _option(
+        "--ablation",
+        help=f"What stands in the place: {_explained(ABLATIONS | INSTEAD)}. own and added need --tensor.",
+        autocompletion=one_of((*ABLATIONS, *INSTEAD)),
+    ),
+]
+TensorFile = Annotated[
+    str | None,
+    _option(
+        "--tensor",
+        help="Your tensors: a .safetensors or .npz file with one a unit, by the unit's name; FILE:key takes one of "
+        "them for every unit.",
+        metavar="FILE[:KEY]",
+    ),
+]
+Scale = Annotated[
+    float | None,
+    _number(
+        help="How much is added: multiples of the vector, or of the unit's own standard deviation for noise. Default: 1"
+    ),
+]
+Draws = Annotated[int | None, _count(help="Draws of the noise, of which numbers are the mean. Default: 8.", min=1)]
+NoiseDraws = Annotated[int, _count("--draws", help="Draws of the noise, of which numbers are the mean.", min=1)]
+Span = Annotated[
+    str,
+    _option(metavar="SPAN", help="What is noised: a span of the task by its name, or positions with commas: 3,4,-1."),
+]
+Restored = Annotated[
+    str, _option("--units", help=f"What is restored: {_explained(RESTORED)}.", autocompletion=one_of(RESTORED))
+]
+Window = Annotated[int, _count(help="Layers restored together, around each state's.", min=1)]
+Sd = Annotated[float, _number(help="Of the noise, in units of the embeddings' own standard deviation.")]
+Steered = Annotated[
+    str | None,
+    _option(
+        "--units",
+        help="Names of one kind, with commas, also at positions: r10,r12@5. Default: all that have a tensor.",
+    ),
+]
+Scales = Annotated[str, _option(metavar="X,X", help="Multiples of the vectors, with commas.")]
 Reference = Annotated[
     Path | None,
     _option(
         "--reference",
-        help="Prompts that means and other prompts' values come from: a file with a sentence a line (.txt), or a "
-        f"table ({', '.join(REFERENCE_FILES[1:])}) with a column text. Default: the pairs' own.",
+        help="Prompts that means, other prompts' values and the size of noise come from: a file with a sentence a line "
+        f"(.txt), or a table ({', '.join(REFERENCE_FILES[1:])}) with a column text. Default: the pairs' own.",
         parser=at,
         metavar="FILE",
     ),

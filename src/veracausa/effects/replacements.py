@@ -29,7 +29,7 @@ from veracausa.engine.patches import Place, activation, sites_for
 from veracausa.engine.tape import State, Tape, record
 from veracausa.engine.validate import require_readable
 from veracausa.errors import MethodError
-from veracausa.scores.estimands import ABLATIONS, DIRECTIONS
+from veracausa.scores.estimands import ABLATIONS, DIRECTIONS, INSTEAD
 from veracausa.suggestions import not_known
 from veracausa.units.table import Units, per_layer
 
@@ -259,6 +259,10 @@ def reference_runs(lm: Model, source: Task, task: Task, ablation: str) -> float:
 
 def require_effect(ablation: str, direction: str) -> None:
     """Raise MethodError unless both are known and mean something together; asked before anything is run."""
+    if ablation in INSTEAD:
+        raise MethodError(
+            f"ablation={ablation!r} is made of what you put there: vc.effects.{ablation.capitalize()}(…)."
+        )
     for what, value, known in (("ablation", ablation, ABLATIONS), ("direction", direction, DIRECTIONS)):
         if value not in known:
             raise MethodError(not_known(what, value, known))

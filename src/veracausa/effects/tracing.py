@@ -32,6 +32,7 @@ from veracausa.engine.measure import measured_groups
 from veracausa.engine.session import Session, session
 from veracausa.engine.work import gives, recorded_runs
 from veracausa.errors import MethodError, TaskError
+from veracausa.scores.estimands import RESTORED
 from veracausa.scores.headers import span_settings
 from veracausa.scores.scores import METRIC, Scores, assemble
 from veracausa.suggestions import not_known
@@ -46,13 +47,6 @@ from veracausa.units.table import Units
 if TYPE_CHECKING:
     from veracausa.model import Model
     from veracausa.tasks.task import Task
-
-#: What is restored → in words.
-RESTORED: dict[Restored, str] = {
-    "residual": "the residual stream that enters a block",
-    "mlps": "an MLP's output",
-    "attention": "an attention layer's output",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,17 +206,22 @@ def causal_tracing(
     >>> scores = vc.effects.causal_tracing(lm, task, span="subject", units="mlps", window=10)
     >>> scores.chart(tokens=task.tokens(0)[0])
     """
-    if units not in RESTORED:
-        raise MethodError(not_known("units", units, RESTORED))
-    for what, value, least in (("window", window, 1), ("draws", draws, 1), ("rows", 1 if rows is None else rows, 1)):
-        if value < least:
-            raise MethodError(f"{what}={value}: it is at least {least}.")
-    if not (np.isfinite(sd) and sd > 0):
-        raise MethodError(f"sd={sd}: the noise has a standard deviation above 0.")
+    require_tracing(units, window, draws, sd, rows)
     where = _positions(task, span)
     table = all_units(lm, units, max(task.lengths))
     told = span if isinstance(span, str) else f"positions {span}"
     return TracingWork(lm, task, table, told, where, window, float(sd), draws, seed, rows)
+
+
+def require_tracing(units: str, window: int, draws: int, sd: float, rows: int | None = None) -> None:
+    """MethodError unless such states can be restored, and the numbers mean something; asked before anything is run."""
+    if units not in RESTORED:
+        raise MethodError(not_known("units", units, RESTORED))
+    for what, value in (("window", window), ("draws", draws), ("rows", 1 if rows is None else rows)):
+        if value < 1:
+            raise MethodError(f"{what}={value}: it is at least 1.")
+    if not (np.isfinite(sd) and sd > 0):
+        raise MethodError(f"sd={sd}: the noise has a standard deviation above 0.")
 
 
 def _positions(task: Task, span: str | int | Sequence[int]) -> tuple[tuple[int, ...], ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from veracausa.choices import Ablation, Direction
+from veracausa.choices import Ablation, Direction, Restored
 
 #: Direction → what is patched.
 DIRECTIONS: dict[Direction, str] = {
@@ -21,5 +21,17 @@ ABLATIONS: dict[Ablation, str] = {
 UNLEARNED = tuple(name for name in ABLATIONS if name != "optimal")
 #: Those that depend on a reference set.
 REFERRING = ("mean", "resample")
+#: What you put in a unit's place yourself (`vc.effects.Own`, `Added`, `Noise`) → in words.
+INSTEAD: dict[str, str] = {
+    "own": "your own tensor",
+    "added": "itself and a vector of yours",
+    "noise": "itself and Gaussian noise",
+}
+#: What causal tracing restores → in words.
+RESTORED: dict[Restored, str] = {
+    "residual": "the residual stream that enters a block",
+    "mlps": "an MLP's output",
+    "attention": "an attention layer's output",
+}
 #: What units move towards → the ablation whose effect that estimates.
 BASELINES: dict[str, Ablation] = {"corrupted" if name == "counterfactual" else name: name for name in ABLATIONS}
