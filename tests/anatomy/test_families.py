@@ -130,7 +130,12 @@ class TestGemma3(OfAFamily):
     post_norms = query_norms = True
 
 
+class TestGPTNeo(OfAFamily):
+    family, model_type = "gpt_neo", "gpt_neo"
+    gated, learned_positions = False, True
+
+
 def test_every_family_has_its_class():
     suites = OfAFamily.__subclasses__()
     assert {suite.model_type for suite in suites} == set(FAMILIES) - {COMPILED}
-    assert [suite.family for suite in suites] == tiny_models.FAMILIES
+    assert [suite.family for suite in suites] == [*tiny_models.FAMILIES, *tiny_models.BRIDGED]

@@ -4,33 +4,15 @@ Tolerance: 1e-9 of the gap in float64 (conftest.EXACT); the naive tangents are c
 """
 
 import naive
-import numpy as np
 import pytest
 import tiny_models
 import torch
+from accounts import account
 from bridges import naive_metric, naive_units
 
 import veracausa as vc
-from veracausa.causes.location_runs import record, run_rows
-from veracausa.cost import Cost
-from veracausa.effects.replacements import Counterfactual
-from veracausa.effects.rows import Rows
-from veracausa.engine.attention import SUFFIX
 from veracausa.engine.expansion import kinds_of
-from veracausa.engine.guard import attention_function, borrowed
 from veracausa.units.resolve import resolve_units
-
-
-def account(lm, task, names):
-    """(kinds, `Account`) of one pair's units, in their layers' order."""
-    table = resolve_units(lm, names, 9)
-    rows = Rows(lm, task, table, Counterfactual(True), True, None, Cost())
-    with borrowed(lm.decoder), attention_function(lm.decoder, SUFFIX):
-        ((start, examples),) = rows.buckets(True)
-        recorded = record(lm, task, table.place, start, examples, rows.cost)
-        order = np.array([[example, unit] for unit in range(len(table)) for example in examples])
-        return recorded.kinds, run_rows(recorded, rows, order)
-
 
 UNITS = [["a0.h1", "a1.h2", "a2.h3"], ["m0", "m2"], ["m0.n3", "m1.n5"], ["r0", "r2", "r3"], ["a0", "a2"]]
 

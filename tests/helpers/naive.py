@@ -33,6 +33,7 @@ PATHS = {
     "gpt_neox": _NEOX, "gpt_neox-sequential": _NEOX,
     "llama": _LLAMA, "mistral": _LLAMA, "qwen2": _LLAMA, "qwen3": _LLAMA, "smollm3": _LLAMA,
     "gemma2": _LLAMA, "gemma3": _LLAMA,
+    "gpt_neo": ("transformer.h", "transformer.ln_f", "attn.attention.out_proj", "mlp", "mlp.c_proj"),
 }  # fmt: skip
 
 

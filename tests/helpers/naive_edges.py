@@ -19,6 +19,7 @@ READS = {
     "gpt2": ("ln_1", "ln_2", ("attn.c_attn",) * 3), "gpt_neox": _NEOX, "gpt_neox-sequential": _NEOX,
     "gemma2": ("input_layernorm", "pre_feedforward_layernorm", _LLAMA[2]),
     "gemma3": ("input_layernorm", "pre_feedforward_layernorm", _LLAMA[2]),
+    "gpt_neo": ("ln_1", "ln_2", tuple(f"attn.attention.{part}_proj" for part in "qkv")),
 }  # fmt: skip
 
 

@@ -74,6 +74,28 @@ _SETTINGS: dict[str, tuple[str, dict]] = {
 }
 FAMILIES: list[str] = list(_SETTINGS)
 
+# families whose attention modules are led to our attention function by a bridge: see `anatomy.bridged_attentions`
+_BRIDGED: dict[str, tuple[str, dict]] = {
+    "gpt_neo": (
+        "gpt_neo",
+        {
+            "vocab_size": VOCAB,
+            "hidden_size": 24,
+            "intermediate_size": 40,
+            "num_layers": 3,
+            "num_heads": 4,
+            "max_position_embeddings": 64,
+            "attention_types": [[["global", "local", "local"], 1]],
+            "window_size": 4,
+            "bos_token_id": 0,
+            "eos_token_id": 0,
+            "attn_implementation": "eager",
+        },
+    ),
+}
+_SETTINGS |= _BRIDGED
+BRIDGED: list[str] = list(_BRIDGED)
+
 
 def make(family: str, seed: int = 0, dtype: torch.dtype = torch.float64, **over):
     """A model of `family` with random weights, in eval mode; `over`: settings of its config, or attn_implementation."""
@@ -101,6 +123,8 @@ def compute_in_float64(model):
     for module in model.to(torch.float64).modules():
         if type(module).__name__.endswith(("RMSNorm", "Attention")):
             module.forward = MethodType(_in_float64(type(module).forward), module)
+            if hasattr(module, "_attn"):  # the method in which some families compute their scores
+                module._attn = MethodType(_in_float64(type(module)._attn), module)
     return model
 
 

@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from veracausa.anatomy import bridged_attentions
+from veracausa.anatomy.bridges import Bridge
+
 Layout = Literal["separate", "fused-thirds", "fused-per-head"]
 
 
@@ -22,7 +25,8 @@ class Anatomy:
     whether attention and MLP read the same residual (None: never). `qkv` says how query, key and value projections are
     stored: "separate" modules, one module with "fused-thirds" (all q, all k, all v) or "fused-per-head" (q, k, v of
     head 0, …). `causal`: no position sees a later one; a family that is not says `is_causal=False` to its attention
-    function, and its clean and corrupted runs share no prefix.
+    function, and its clean and corrupted runs share no prefix. `bridge`: how an attention module that chooses no
+    attention function by name is led to one (see `bridges`).
     """
 
     family: str
@@ -49,6 +53,7 @@ class Anatomy:
     parallel: str | None = None
     logit_softcap: str | None = None
     causal: bool = True
+    bridge: Bridge | None = None
 
     def block_parts(self) -> dict[str, str]:
         """Role → dotted path, for every part that a block of this family must have."""
@@ -110,6 +115,24 @@ FAMILIES: dict[str, Anatomy] = {
     **{name: replace(_LLAMA, family=name) for name in ("llama", "mistral", "qwen2", "qwen3", "smollm3")},
     "gemma2": replace(_GEMMA, family="gemma2"),
     "gemma3_text": replace(_GEMMA, family="gemma3"),
+    "gpt_neo": Anatomy(
+        "gpt_neo",
+        backbone="transformer",
+        blocks="h",
+        embeddings="wte",
+        final_norm="ln_f",
+        attention="attn.attention",
+        attention_out="attn.attention.out_proj",
+        q="attn.attention.q_proj",
+        k="attn.attention.k_proj",
+        v="attn.attention.v_proj",
+        mlp_out="mlp.c_proj",
+        activation="mlp.act",
+        up=None,
+        attention_norm="ln_1",
+        mlp_norm="ln_2",
+        bridge=bridged_attentions.gpt_neo,
+    ),
     "compiled": Anatomy("compiled", up=None, qk_norms=(), causal=False),
 }
 

@@ -42,7 +42,7 @@ from veracausa.contracts.kept import kept_pieces_belong_to_their_model
 from veracausa.contracts.long import long_prompts_equal_bare_runs, reach
 from veracausa.effects.exact import exact
 from veracausa.engine.attention import SUFFIX
-from veracausa.engine.guard import alone, attention_function, borrowed, hooks, precision_of
+from veracausa.engine.guard import alone, attention_function, attention_name, borrowed, hooks, precision_of
 from veracausa.engine.measure import pair_ids, readout
 from veracausa.engine.readout import Readout
 from veracausa.engine.sharing import at_rest
@@ -291,8 +291,8 @@ def _chunks_and_attention(lm: Model, task: Task) -> float:
     reference = _effects(lm, task)
     worst = float((_effects(lm, task, rows=1) - reference).abs().max())
     worst = max(worst, float((_effects(lm, task, share_prefix=False) - reference).abs().max()))
-    own = lm.decoder.blocks[0].attention.config._attn_implementation  # type: ignore
-    for name in (name for name in ("eager", "sdpa") if name != own):  # `reference` is of the user's own
+    own, known = attention_name(lm.decoder), ("eager", *(["sdpa"] if getattr(lm.hf, "_supports_sdpa", True) else []))
+    for name in (name for name in known if name != own):  # `reference` is of the user's own
         try:
             with attention_function(lm.decoder, name):
                 worst = max(worst, float((_effects(lm, task) - reference).abs().max()))

@@ -5,7 +5,7 @@ a function chosen by name. `SUFFIX` is ours: it puts the stored keys and values 
 module's own and applies the causal (and sliding-window) mask itself. So a block can be run on positions
 p … n − 1 alone. The same function serves runs with gradients, because it is made of ordinary tensor operations.
 
-    scores = softcap(q kᵀ · scaling) + mask,   pattern = softmax(scores),   output = pattern v
+    scores = softcap(q kᵀ · scaling) + bias of positions + mask,   pattern = softmax(scores),   output = pattern v
 
 Query heads of one key/value group are folded into the rows of one product, so keys and values are never repeated.
 A run in bfloat16 or float16 takes its softmax in float32, as Hugging Face's own implementations do.
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 #: The name under which transformers knows our attention function.
 SUFFIX = "veracausa_suffix"
+
+#: What is added to the scaled scores of a prompt with so many keys, [heads, keys] or [rows, heads, keys] (ALiBi); made
+#: on the device and in the precision of the tensor that it is given.
+PositionBias = Callable[[int, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ def suffix_attention(
     softcap: float | None = None,
     sliding_window: int | None = None,
     is_causal: bool | None = None,
+    position_bias: PositionBias | None = None,
     **_: Any,
 ) -> tuple[Float[Tensor, "rows positions heads head_dim"], None]:
     """Attention of a suffix, in the form that transformers expects of an attention function.
@@ -88,8 +93,10 @@ def suffix_attention(
     positions, keys]: is shown who looks where, and gives the pattern by which values are mixed.
     """
     rows, heads, positions = query.shape[:3]
+    settings: dict[str, Any] = {"scaling": scaling, "softcap": softcap, "sliding_window": sliding_window}
+    settings |= {"is_causal": is_causal, "position_bias": position_bias}
     if keep is not None:
-        keep(query, key, value, scaling=scaling, softcap=softcap, sliding_window=sliding_window, is_causal=is_causal)
+        keep(query, key, value, **settings)
     if change is not None:
         query, key, value = change(query, key, value)
     if rule is not None:
@@ -97,7 +104,7 @@ def suffix_attention(
     if past is not None:
         key, value = past.before(key, "keys"), past.before(value, "values")
     softmax = None if rule is None else rule.softmax
-    folded = attention_pattern(query, key, softmax, scaling, softcap, sliding_window, is_causal)
+    folded = attention_pattern(query, key, softmax, **settings)
     if look is not None:
         folded = look(folded.view(rows, heads, positions, key.shape[2])).reshape(folded.shape)
     return mixed(folded, value, positions), None
@@ -111,6 +118,7 @@ def attention_pattern(
     softcap: float | None = None,
     sliding_window: int | None = None,
     is_causal: bool | None = None,
+    position_bias: PositionBias | None = None,
 ) -> Float[Tensor, "rows_x_kv_heads share_x_positions keys"]:
     """Who looks where: the softmax over the keys, for the last positions of the sequence.
 
@@ -135,6 +143,10 @@ def attention_pattern(
         if softcap is not None:
             scores = torch.tanh(scores / softcap) * softcap
         scores = scores + mask
+    if position_bias is not None:
+        bias = position_bias(length, query).to(work).expand(rows, heads, length)
+        scores = scores.view(-1, share, positions, length) + bias.reshape(-1, share, 1, length)
+        scores = scores.view(-1, share * positions, length)
     return (torch.softmax(scores, dim=-1) if softmax is None else softmax(scores)).to(query.dtype)
 
 
@@ -145,7 +157,7 @@ def mixed(
 ) -> Float[Tensor, "rows positions heads head_dim"]:
     """Values mixed by a pattern as `attention_pattern` gives it, or by a change of one."""
     rows, groups, length, dim = value.shape
-    output = torch.bmm(pattern, value.reshape(rows * groups, length, dim))
+    output = torch.bmm(pattern.to(value.dtype), value.reshape(rows * groups, length, dim))
     return output.view(rows, -1, positions, dim).transpose(1, 2)
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from veracausa.anatomy import Decoder
+from veracausa.anatomy.bridges import Bridged, bridged, lay, take_away
 from veracausa.engine.before import Before, Kept, insist
 from veracausa.engine.budget import free_memory
 from veracausa.engine.precision import Precision, found_out
@@ -149,8 +150,49 @@ def precision_of(decoder: Decoder) -> Precision:
 
 def attention_name(decoder: Decoder) -> str:
     """The attention function that the blocks use now."""
-    config: Any = decoder.blocks[0].attention.config
-    return str(config._attn_implementation)
+    stood = bridged(decoder.blocks[0].attention)
+    return str(_configs(decoder)[0]._attn_implementation) if stood is None else stood.function
+
+
+def _configs(decoder: Decoder) -> list[Any]:
+    """The configs in which the blocks' attention function is written; a module without one has the model's."""
+    return [*{id(c): c for b in decoder.blocks for c in (getattr(b.attention, "config", decoder.hf.config),)}.values()]
+
+
+@dataclass(frozen=True, eq=False)
+class _Choice:
+    """Which attention function the blocks use: the name in each config, and the bridges that stand (`bridges`)."""
+
+    names: list[tuple[Any, str]]
+    bridges: list[tuple[nn.Module, Bridged | None]]
+
+    @classmethod
+    def of(cls, decoder: Decoder) -> _Choice:
+        """What is in force now."""
+        names = [(config, config._attn_implementation) for config in _configs(decoder)]
+        return cls(names, [(block.attention, bridged(block.attention)) for block in decoder.blocks])
+
+    def restore(self) -> None:
+        """Put it in force again."""
+        for config, name in self.names:
+            config._attn_implementation = name
+        for module, stood in self.bridges:
+            take_away(module)
+            if stood is not None:
+                vars(module)["forward"] = stood
+
+
+def _choose(decoder: Decoder, name: str) -> None:
+    """Put an attention function in force; a family with bridges has ours behind them, and its config as it is."""
+    ours, bridge = name.startswith("veracausa"), decoder.anatomy.bridge
+    for block in decoder.blocks:
+        if ours and bridge is not None:
+            lay(block.attention, bridge, name)
+        else:
+            take_away(block.attention)
+    if not ours or bridge is None:
+        for config in _configs(decoder):
+            config._attn_implementation = name
 
 
 def _require_usable(hf: nn.Module) -> None:
@@ -166,18 +208,15 @@ def attention_function(decoder: Decoder, name: str) -> Iterator[None]:
     """Let the blocks use the attention function called `name`; the former choice is restored after."""
     with borrowed(decoder) as loan:
         during = loan.before
-        configs: list[Any] = list({id(b.attention.config): b.attention.config for b in decoder.blocks}.values())
-        before, precision = [config._attn_implementation for config in configs], precision_of(decoder)
+        before, precision = _Choice.of(decoder), precision_of(decoder)
 
         def restore() -> None:
             if loan.before is during:  # a generator that is closed late has nothing to say any more
-                for config, implementation in zip(configs, before, strict=True):
-                    config._attn_implementation = implementation
+                before.restore()
                 decoder.found.read["precision"] = precision
 
         try:
-            for config in configs:
-                config._attn_implementation = name
+            _choose(decoder, name)
             precision_of(decoder)  # of the other function, if it is a user's
             yield
         finally:
@@ -190,13 +229,16 @@ def as_found(decoder: Decoder) -> Iterator[Any]:
     with borrowed(decoder) as loan:
         assert loan.before is not None
         chosen = loan.before.attention()
-        ours = [(config, config._attn_implementation) for config, _ in chosen]
+        ours, beside = _Choice.of(decoder), [(config, config._attn_implementation) for config, _ in chosen]
 
         def restore() -> None:
-            for config, implementation in ours:
+            for config, implementation in beside:
                 config._attn_implementation = implementation
+            ours.restore()
 
         try:
+            for module, _ in ours.bridges:
+                take_away(module)
             for config, implementation in chosen:
                 config._attn_implementation = implementation
             yield decoder.hf

@@ -100,6 +100,8 @@ class HeadReads:
         return part[rows[:, None], self.heads.clamp_min(0) // share]
 
     def _attend(self, parts: list[Tensor], settings: dict[str, Any]) -> Tensor:
+        if (bias := settings.get("position_bias")) is not None:  # each slot has that of its own head
+            settings = settings | {"position_bias": lambda *of: bias(*of)[self.heads.clamp_min(0)]}
         z, _ = suffix_attention(None, parts[0], parts[1], parts[2], None, **settings)
         part = self.decoder.blocks[self.layer].attention_out
         if self.decoder.found.untouched(part):

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 #: Names under which the families' attention modules take their cache; suffix runs bring their own past.
 CACHES = ("past_key_values", "layer_past", "past_key_value", "use_cache", "cache_position")
+#: Names under which they take what is added to scores: made anew for the keys that a run has (`anatomy.bridges`).
+BIASES = ("alibi", "position_bias")
 
 
 def starts(decoder: Decoder, task: Task, share: bool = True) -> tuple[int, ...]:
@@ -126,7 +128,7 @@ def _received(decoder: Decoder, positions: int, past: int) -> list[dict[str, Ten
 
     def attention(*args: Any, **kwargs: Any) -> tuple[Tensor, None]:
         given = {str(place): value for place, value in enumerate(args)} | kwargs
-        found.append(dict(_tensors({k: v for k, v in given.items() if k not in (*CACHES, "attention_mask")})))
+        found.append(dict(_tensors({k: v for k, v in given.items() if k not in (*CACHES, *BIASES, "attention_mask")})))
         return torch.zeros_like(args[0] if args else kwargs["hidden_states"]), None
 
     functions: dict[Any, Any] = {block.attention: attention for block in decoder.blocks}

@@ -25,7 +25,7 @@ from veracausa.engine.attention import SUFFIX
 from veracausa.engine.guard import attention_function, attention_name, hooks, loan_of
 from veracausa.engine.memory import memory_errors
 from veracausa.engine.mixing import joined
-from veracausa.engine.sharing import CACHES, alike, from_rest, starts
+from veracausa.engine.sharing import BIASES, CACHES, alike, from_rest, starts
 from veracausa.errors import NumericsError
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def watch(decoder: Decoder, state: State, calls: list[dict[str, Any]]) -> list[A
         return keep
 
     def keep_call(_: Any, __: Any, kwargs: dict[str, Any]) -> None:
-        dropped = (*CACHES, "hidden_states", "attention_mask", "rule", "keep", "change", "look")
+        dropped = (*CACHES, *BIASES, "hidden_states", "attention_mask", "rule", "keep", "change", "look")
         calls.append({name: value for name, value in kwargs.items() if name not in dropped})
 
     handles: list[Any] = []
