@@ -1,0 +1,260 @@
+"""The census: every type of causal language model that transformers knows, tried on a tiny random model.
+
+    python scripts/census.py                              # all types: a line each
+    python scripts/census.py --only phi olmo2             # some of them
+    python scripts/census.py --write docs/families.md     # the table of the docs
+
+A type *works* if the library takes its model, all contracts of `lm.check()` hold, and exact effects and gradient
+estimates of every kind of unit are those of whole runs of the bare model with plain hooks (`census_plain.py`, which
+knows nothing of the library's anatomies). It works *in part* if some kinds of units are refused, and is
+*refused* if its model is. WRONG: the library gave a number that the plain run does not confirm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import get_context
+from typing import Any
+
+import census_models
+import torch
+import transformers
+from census_models import Type
+from census_plain import Plain
+
+import veracausa as vc
+from veracausa.anatomy import decoder_of
+from veracausa.engine.guard import precision_of
+from veracausa.errors import VeracausaError
+from veracausa.model import Model
+from veracausa.tasks.task import Task
+
+KINDS = ("heads", "attention", "mlps", "neurons", "residual", "edges")
+
+
+@dataclass
+class Verdict:
+    """What was found of one type. `kinds`: kind of unit → "" if it is right, else why it is not given."""
+
+    type: Type
+    refused: str = ""
+    built: bool = True
+    contracts: list[int] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+    kinds: dict[str, str] = field(default_factory=dict)
+    unseen: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def word(self) -> str:
+        """`works`, `part`, `refused`, `fails` (a contract, or an error that is not in words), `unbuilt` or `WRONG`."""
+        if not self.built:
+            return "unbuilt"
+        if self.wrong:
+            return "WRONG"
+        if self.refused:
+            return "refused"
+        if self.broken:
+            return "fails"
+        return "part" if any(self.kinds.values()) else "works"
+
+    @property
+    def right(self) -> list[str]:
+        """Kinds of units that can be asked for and are right."""
+        return [kind for kind, why in self.kinds.items() if not why]
+
+    def __str__(self) -> str:
+        held = f"contracts {_ranges(self.contracts)}" if self.contracts else "no contract"
+        lacking = "; ".join(f"no {kind}: {why}" for kind, why in self.kinds.items() if why)
+        unseen = f"; not compared: {', '.join(self.unseen)}" if self.unseen else ""
+        detail = {
+            "works": f"{held}{unseen}",
+            "part": f"{held}; {', '.join(self.right) or 'nothing'}; {lacking}{unseen}",
+            "refused": self.refused,
+            "unbuilt": self.refused,
+            "fails": f"{'; '.join(self.broken)}; {held}; {', '.join(self.right)}; {lacking}",
+            "WRONG": f"{'; '.join([*self.wrong, *self.broken])}; {held}",
+        }[self.word]
+        word = {"part": "works in part", "unbuilt": "not built", "fails": "FAILS"}.get(self.word, self.word)
+        return f"{self.type}: {word} ({detail})"
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """1, 2, 3, 5 as "1–3, 5"."""
+    runs: list[list[int]] = []
+    for n in sorted(numbers):
+        if runs and n == runs[-1][-1] + 1:
+            runs[-1].append(n)
+        else:
+            runs.append([n])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs)
+
+
+def first_sentence(error: BaseException) -> str:
+    """An error in a line; one that is not the library's own with its kind."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, VeracausaError) else f"{type(error).__name__}: {text}"
+
+
+def verdict(kind: Type) -> Verdict:
+    """Try one type."""
+    found, start = Verdict(kind), time.perf_counter()
+    try:
+        hf = census_models.make(kind)
+    except Exception as error:
+        found.refused, found.built = first_sentence(error)[:300], False
+        return found
+    try:
+        lm = Model(hf, None, str(kind), f"{kind}, random weights", decoder_of(hf))
+    except VeracausaError as error:
+        found.refused = first_sentence(error)
+        return found
+    except Exception as error:
+        found.broken.append(f"not taken: {first_sentence(error)[:200]}")
+        return found
+    _try_contracts(lm, found)
+    _try_kinds(lm, _plain(hf), found)
+    found.seconds = time.perf_counter() - start
+    return found
+
+
+def _plain(hf: Any) -> Plain:
+    """Two prompts of 12 tokens that differ twice, once within the windows; none of them is a special token."""
+    rng = random.Random(0)
+    clean = [rng.randrange(5, census_models.VOCABULARY - 1) for _ in range(12)]
+    corrupted = list(clean)
+    for position in (3, 9):
+        corrupted[position] = 5 + (clean[position] - 4) % (census_models.VOCABULARY - 6)
+    return Plain(hf, clean, corrupted, 7, 31)
+
+
+def _try_contracts(lm: Model, found: Verdict) -> None:
+    try:
+        outcomes = lm.check(strict=False)
+    except Exception as error:
+        found.broken.append(f"check: {first_sentence(error)[:200]}")
+        return
+    found.contracts = [one.number for one in outcomes if one.ok]
+    found.broken += [f"contract {one.number} fails by {one.error:.2g}" for one in outcomes if not one.ok]
+
+
+def _try_kinds(lm: Model, plain: Plain, found: Verdict) -> None:
+    """Every kind of unit against plain runs: exact effects, and attribution patching."""
+    task = Task("census", (tuple(plain.clean[0].tolist()),), (tuple(plain.corrupted[0].tolist()),), ((7,),), ((31,),))
+    gap = abs(plain.gap)
+    allowed = {torch.float64: 1e-8}.get(precision_of(lm.decoder).dtype, 1e-3)
+    for kind in KINDS:
+        compared = 0
+        found.kinds[kind] = ""
+        for name, how, truth in comparisons(lm, plain, kind):
+            ask = vc.exact if how == "exact" else partial(vc.attribute, method="atp")
+            try:
+                ours = float(ask(lm, task, units=[name], show_progress=False).values[0, 0])  # type: ignore[operator]
+            except VeracausaError as error:
+                found.kinds[kind] = first_sentence(error)
+                break
+            except Exception as error:
+                found.kinds[kind] = first_sentence(error)[:200]
+                found.broken.append(f"{how} {name}: {first_sentence(error)[:120]}")
+                break
+            true, compared = truth(), compared + 1
+            if not abs(ours - true) <= allowed * max(gap, abs(true), 1e-3):
+                found.wrong.append(f"{how} {name}: {ours:.6g}, plain run {true:.6g}")
+                found.kinds[kind] = "WRONG"
+                break
+        if not compared and not found.kinds[kind]:
+            found.unseen.append(kind)
+
+
+Comparison = tuple[str, str, Callable[[], float]]
+
+
+def comparisons(lm: Model, plain: Plain, kind: str) -> Iterator[Comparison]:
+    """(name of a unit, "exact" or "atp", the plain run's number) of a kind."""
+    last = len(plain.blocks) - 1
+    for layer in sorted({0, last // 2, last}):
+        parts = plain.blocks[layer]
+        out, mlp, down = parts.head_out, parts.mlp, parts.down
+        if kind == "heads" and out is not None:
+            for head in (0, parts.heads - 1):
+                where = (..., _columns(out, head, parts.heads))
+                yield f"a{layer}.h{head}", "exact", partial(plain.patched, out, "in", where)
+            yield f"a{layer}.h1", "atp", partial(plain.slope, out, "in", (..., _columns(out, 1, parts.heads)))
+            at = (slice(None), 9, _columns(out, 0, parts.heads))
+            yield f"a{layer}.h0@9", "exact", partial(plain.patched, out, "in", at)
+        elif kind == "attention" and out is not None:
+            yield f"a{layer}", "exact", partial(plain.patched, out, "in")
+            yield f"a{layer}", "atp", partial(plain.slope, out, "in")
+        elif kind == "mlps" and mlp is not None:
+            yield f"m{layer}", "exact", partial(plain.patched, mlp, "out")
+            yield f"m{layer}", "atp", partial(plain.slope, mlp, "out")
+        elif kind == "neurons" and down is not None:
+            yield f"m{layer}.n5", "exact", partial(plain.patched, down, "in", (..., slice(5, 6)))
+            yield f"m{layer}.n7", "atp", partial(plain.slope, down, "in", (..., slice(7, 8)))
+        elif kind == "residual":
+            at = (slice(None), 9)
+            yield f"r{layer}@9", "exact", partial(plain.patched, parts.block, "in", at)
+            yield f"r{layer}@9", "atp", partial(plain.slope, parts.block, "in", at)
+        elif kind == "edges" and plain.end is not None:
+            if mlp is not None:
+                yield f"m{layer}->logits", "exact", partial(plain.direct, layer, mlp, "out", (), None)
+            if out is not None and mlp is not None and plain.heads_add_up(layer):  # else a write is a share
+                where = (..., _columns(out, 1, parts.heads))
+                yield f"a{layer}.h1->logits", "exact", partial(plain.direct, layer, out, "in", where, mlp)
+
+
+def _columns(out: Any, head: int, heads: int) -> slice:
+    """A head's columns of what the output projection reads."""
+    size = max(out.weight.shape) if not hasattr(out, "in_features") else out.in_features
+    inputs = getattr(out, "nx", None) or size
+    dim = int(inputs) // heads
+    return slice(head * dim, (head + 1) * dim)
+
+
+def run(kinds: Sequence[Type], jobs: int = 1) -> Iterator[Verdict]:
+    """Verdicts in the order of `kinds`."""
+    _quiet()
+    if jobs == 1:
+        yield from map(verdict, kinds)
+        return
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_quiet) as pool:
+        yield from pool.map(verdict, kinds)
+
+
+def _quiet() -> None:
+    warnings.filterwarnings("ignore")
+    transformers.logging.set_verbosity_error()
+    torch.set_num_threads(1)
+    census_models.compute_in_float64()
+
+
+def main() -> int:
+    """Print a line for every type; 1 if anything was wrong."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="*", help="types, such as phi olmo2")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    options = parser.parse_args()
+    every = census_models.types()
+    known = {kind.name for kind in every}
+    if unknown := sorted(set(options.only or ()) - known):
+        parser.error(f"transformers {transformers.__version__} has no causal language model of type {unknown[0]}")
+    chosen = [kind for kind in every if not options.only or kind.name in options.only]
+    counts: dict[str, int] = {}
+    for one in run(chosen, options.jobs):
+        print(one, flush=True)
+        counts[one.word] = counts.get(one.word, 0) + 1
+    print(f"\n{len(chosen)} structures: " + ", ".join(f"{n} {word}" for word, n in sorted(counts.items())))
+    return int("WRONG" in counts)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

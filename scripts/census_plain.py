@@ -1,0 +1,216 @@
+"""Effects by whole runs of the bare Hugging Face model with plain hooks: nothing here knows veracausa's anatomies.
+
+Parts are found by watching one forward: which list of modules runs block after block, which linear map runs last in a
+block's attention and in its MLP. What cannot be found so without guessing is None, and is not compared.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_ATTENTION = re.compile(r"(self_?)?att(n|ention|entions)?(_?layer|_?block)?|multi_head_attention|self_att")
+_MLP = re.compile(r"mlp|ffn|feed_?forward|block_sparse_moe|moe|mlps")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Modules of one block: None where it has no such part, or it is not clear which it is."""
+
+    block: nn.Module
+    head_out: nn.Module | None  # the linear map behind the heads
+    heads: int
+    mlp: nn.Module | None
+    down: nn.Module | None  # the linear map behind the neurons
+
+
+class Plain:
+    """A model as plain hooks see it, and what a metric is in its runs.
+
+    `clean`, `corrupted`: tokens of both prompts. M = logit of `answer` − logit of `other`, at the last position.
+    """
+
+    def __init__(self, hf: Any, clean: Sequence[int], corrupted: Sequence[int], answer: int, other: int) -> None:
+        self.hf, self.answer, self.other = hf, answer, other
+        self.clean, self.corrupted = torch.tensor([list(clean)]), torch.tensor([list(corrupted)])
+        self.names = {module: name for name, module in hf.named_modules()}
+        self.called = self._called()
+        self.blocks = [self._parts(i, block) for i, block in enumerate(self._blocks())]
+        self.end = next((m for m in reversed(self.called) if self._is_after(m)), None)
+
+    def metric(self, ids: Tensor) -> Tensor:
+        """M of a run under the hooks that are set."""
+        logits = self.hf(input_ids=ids, use_cache=False).logits[0, -1]
+        return logits[self.answer] - logits[self.other]
+
+    @property
+    def gap(self) -> float:
+        """M(clean) − M(corrupted)."""
+        with torch.no_grad():
+            return float(self.metric(self.clean) - self.metric(self.corrupted))
+
+    # ---- finding parts
+
+    def _called(self) -> list[nn.Module]:
+        """Modules in the order in which they finish in a forward."""
+        order: list[nn.Module] = []
+        handles = [m.register_forward_hook(lambda m, *_: order.append(m)) for m in self.hf.modules()]
+        try:
+            with torch.no_grad():
+                self.hf(input_ids=self.clean, use_cache=False)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return order
+
+    def _blocks(self) -> list[nn.Module]:
+        """The outermost list of modules that run one after another, each once."""
+        for module in self.hf.modules():  # parents come first
+            own = list(module) if isinstance(module, nn.ModuleList) else []
+            if len(own) > 1 and [m for m in self.called if m in own] == own:
+                return own
+        raise LookupError("no list of blocks that run one after another")
+
+    def _parts(self, layer: int, block: nn.Module) -> Parts:
+        attentions = self._children(block, _ATTENTION)
+        mixers = [m for m in block.modules() if re.search(r"mamba|mixer|conv|recurrent", self._name(m))]
+        out = self._last_linear(attentions[0]) if len(attentions) == 1 and not mixers else None
+        mlps = self._children(block, _MLP)
+        mlp = mlps[0] if len(mlps) == 1 else None
+        if not mlps:  # its maps are in the block itself
+            own = [m for name, m in block.named_children() if name in ("fc2", "linear2") and m in self.called]
+            mlp = own[0] if own else None
+        dense = mlp is not None and not any("expert" in name for name, _ in mlp.named_modules())
+        down = self._last_linear(mlp) if mlp is not None and dense else None
+        return Parts(block, out, self._heads(layer), mlp, down)
+
+    def _name(self, module: nn.Module) -> str:
+        return self.names[module].rpartition(".")[2]
+
+    def _children(self, block: nn.Module, named: re.Pattern[str]) -> list[nn.Module]:
+        return [m for name, m in block.named_children() if named.fullmatch(name) and m in self.called]
+
+    def _last_linear(self, module: nn.Module) -> nn.Module | None:
+        inside = set(module.modules())
+        found = [m for m in self.called if m in inside and getattr(getattr(m, "weight", None), "ndim", 0) == 2]
+        return found[-1] if found else None
+
+    def _heads(self, layer: int) -> int:
+        config = self.hf.config.get_text_config(decoder=True)
+        each = getattr(config, "num_attention_heads_per_layer", None)
+        return int(each[layer] if each else getattr(config, "num_attention_heads", 0))
+
+    def _is_after(self, module: nn.Module) -> bool:
+        """Whether a module is a norm or the like that is called when the last block has run."""
+        last = max(i for i, m in enumerate(self.called) if m is self.blocks[-1].block)
+        rest = self.called[last + 1 :]
+        return module in rest and "norm" in (type(module).__name__ + self.names[module]).lower().replace("ln", "norm")
+
+    # ---- running
+
+    @contextmanager
+    def _edited(self, module: nn.Module, edit: Callable[[Tensor], Tensor], at: str) -> Iterator[None]:
+        """Pass a module's first input, or its (first) output, through `edit`."""
+
+        def before(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if args:
+                return (edit(args[0]), *args[1:]), kwargs
+            key = "hidden_states" if "hidden_states" in kwargs else next(iter(kwargs))
+            return args, {**kwargs, key: edit(kwargs[key])}
+
+        def behind(_: Any, args: Any, output: Any) -> Any:
+            return (edit(output[0]), *output[1:]) if isinstance(output, tuple) else edit(output)
+
+        handle = (
+            module.register_forward_pre_hook(before, with_kwargs=True)
+            if at == "in"
+            else module.register_forward_hook(behind)
+        )
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def seen(self, module: nn.Module, at: str, ids: Tensor) -> Tensor:
+        """What a module was given or gave in a run."""
+        kept: list[Tensor] = []
+
+        def keep(x: Tensor) -> Tensor:
+            kept.append(x.clone())
+            return x
+
+        with torch.no_grad(), self._edited(module, keep, at):
+            self.hf(input_ids=ids, use_cache=False)
+        return kept[0]
+
+    def patched(self, module: nn.Module, at: str, where: tuple[Any, ...] = ()) -> float:
+        """Effect of giving a site, or its part `where` ([..., columns] or [rows, positions]), its corrupted values.
+
+        A site of which tokens are flattened into one dimension ([tokens, width]) is taken as it comes.
+        """
+        new = self.seen(module, at, self.corrupted)
+
+        def edit(x: Tensor) -> Tensor:
+            x = x.clone()
+            x[where or ...] = new[where or ...]
+            return x
+
+        with torch.no_grad():
+            before = self.metric(self.clean)
+            with self._edited(module, edit, at):
+                return float(self.metric(self.clean) - before)
+
+    def slope(self, module: nn.Module, at: str, where: tuple[Any, ...] = ()) -> float:
+        """Attribution patching: Σ (a′ − a) · ∂M/∂a over the part of a site, at the clean run."""
+        own, new = (self.seen(module, at, ids) for ids in (self.clean, self.corrupted))
+        leaf = own.clone().requires_grad_()
+        with torch.enable_grad(), self._edited(module, lambda _: leaf, at):
+            gradient = torch.autograd.grad(self.metric(self.clean), leaf)[0]
+        return float(((new - own) * gradient)[where or ...].sum())
+
+    def direct(self, layer: int, module: nn.Module, at: str, where: tuple[Any, ...], freeze: nn.Module | None) -> float:
+        """Effect of a write of block `layer` on the final norm alone: the edge to the logits.
+
+        The write's change is read off the block's output, in a run where a site has its corrupted values and the
+        module `freeze`, which reads it in the same block, gives its clean output.
+        """
+        assert self.end is not None
+        moved = self._moved(layer, module, at, where, freeze)
+        with torch.no_grad():
+            before = self.metric(self.clean)
+            with self._edited(self.end, lambda x: x + moved, "in"):
+                return float(self.metric(self.clean) - before)
+
+    def heads_add_up(self, layer: int) -> bool:
+        """Whether a block's output is linear in its heads: no norm, gate or the like is behind their projection."""
+        parts = self.blocks[layer]
+        assert parts.head_out is not None and parts.mlp is not None
+        first, rest, all_of_them = (
+            self._moved(layer, parts.head_out, "in", (..., part), parts.mlp)
+            for part in (slice(0, 5), slice(5, None), slice(None))
+        )
+        return bool((first + rest - all_of_them).abs().max() <= 1e-6 * all_of_them.abs().max())
+
+    def _moved(
+        self, layer: int, module: nn.Module, at: str, where: tuple[Any, ...], freeze: nn.Module | None
+    ) -> Tensor:
+        block, new = self.blocks[layer].block, self.seen(module, at, self.corrupted)
+
+        def edit(x: Tensor) -> Tensor:
+            x = x.clone()
+            x[where or ...] = new[where or ...]
+            return x
+
+        kept = None if freeze is None else self.seen(freeze, "out", self.clean)
+        before = self.seen(block, "out", self.clean)
+        with self._edited(module, edit, at):
+            if freeze is None:
+                return self.seen(block, "out", self.clean) - before
+            with self._edited(freeze, lambda _: kept, "out"):
+                return self.seen(block, "out", self.clean) - before
