@@ -36,6 +36,12 @@ _MADE: dict[str, tuple[type[VeracausaError], str]] = {
     "Circuit": (CircuitError, "vc.select(scores) makes one"),
     "Method": (MethodError, "vc.Method(path=…, rule=…) makes one, and a preset's name means one"),
 }
+#: Class of a value that is refused → where it is taken.
+_TAKEN = dict.fromkeys(
+    ("Own", "Added", "Noise"),
+    "what you put in a unit's place yourself is taken by vc.exact and by vc.effects.direct, last_in, shapley and "
+    "interactions",
+)
 _WORDS = {"int": "a whole number", "float": "a number", "bool": "True or False", "str": "text", "None": "None",
           "Path": "a path", "Callable": "a function", "Mapping": "a dict", "dict": "a dict",
           "Sequence": "a list", "tuple": "a list", "list": "a list"}  # fmt: skip
@@ -95,6 +101,8 @@ def require(
             raise FileError(f"{what} is a path, in which no null character can stand: {shown(value)}.")
         return
     error, hint = next((_MADE[name] for name in names if name in _MADE), (otherwise, ""))
+    given = [type(one).__name__ for one in (value, *(value if isinstance(value, (list, tuple)) else ()))]
+    hint = next((_TAKEN[name] for name in given if name in _TAKEN), hint)
     raise error(f"{what} is {_words(wanted)}, but this is {kind_and_value(value)}{f'; {hint}' if hint else ''}.")
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from veracausa.choices import Ablation, Direction
 from veracausa.effects.exact import ExactWork, exact
+from veracausa.effects.instead import Instead
 from veracausa.effects.replacements import require_joint
 from veracausa.errors import UnitError
 from veracausa.units.coalitions import Coalitions, require_kind
@@ -27,7 +28,7 @@ def coalition_work(
     task: Task,
     table: Coalitions,
     *,
-    ablation: Ablation,
+    ablation: Ablation | Instead,
     direction: Direction,
     reference: Reference | None,
     seed: int,

@@ -51,6 +51,7 @@ from veracausa.scores.scores import Scores, assemble
 from veracausa.tasks.placing import moved
 from veracausa.tasks.references import Reference, reference_set
 from veracausa.units.at_spans import SpanUnits
+from veracausa.units.coalitions import Coalitions
 from veracausa.units.edges import Edges
 from veracausa.units.groups import Groups
 from veracausa.units.kinds import Kind
@@ -59,6 +60,8 @@ from veracausa.units.resolve import all_units, resolve_units
 from veracausa.units.table import Units
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
+
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 
@@ -179,9 +182,15 @@ class ExactWork:
         runs = self._draws * (recorded_runs(lm, task, own) + unpatched_run(lm, task, own))
         return recorded_runs(lm, task, measured_groups(lm, task)) + runs + replaced + self.plan(Cost()).beside(share)
 
-    @torch.inference_mode(False)
     def run(self, show_progress: bool = True, out: str | Path | None = None) -> Scores:
         """The effects, resumable; NaN where the table does not want an effect of an example."""
+        return self.by_draw(show_progress, out)[0]
+
+    @torch.inference_mode(False)
+    def by_draw(
+        self, show_progress: bool = True, out: str | Path | None = None
+    ) -> tuple[Scores, Float[Tensor, "draws examples units"]]:
+        """The same, and the effects of every draw of noise; of all else there is one draw."""
         lm, task, table, reference = self.lm, self.task, self.units, self.reference
         learned = None if self.learn is None else self.learn.run(show_progress, out)
         constants = self.constants if learned is None else learned
@@ -205,7 +214,7 @@ class ExactWork:
                 plans = [self.plan(call.cost, source) for source in self._sources(call.cost, constants)]
                 call.rest(plans[0].buckets(self.share), partial(_bucket, call, plans))
         values, spread = over_draws(call.values, draws)
-        return assemble(
+        scores = assemble(
             call,
             values,
             table,
@@ -216,6 +225,7 @@ class ExactWork:
             draw_stderr=spread,
             notes=(*self.notes, *(() if constants is None else constants.sentences)),
         )
+        return scores, call.values.unflatten(1, (draws, -1)).movedim(1, 0)
 
     def _sources(self, cost: Cost, constants: OptimalConstants | None) -> list[Sources | None]:
         """What units are replaced by, draw by draw; of groups place by place.
@@ -238,6 +248,8 @@ class ExactWork:
         """Place → the units that are replaced there; of groups those that members are."""
         if isinstance(self.units, Edges | Paths):
             return {}
+        if isinstance(self.units, Coalitions) and isinstance(self.ablation, Instead):
+            return {self.units.place: self.units.players()}
         if not isinstance(self.units, Groups):
             return {self.units.place: self.units}
         if not isinstance(self.ablation, Instead):
@@ -266,10 +278,13 @@ def _bucket(call: Session, plans: list[Plan], start: int, examples: tuple[int, .
 
 def over_draws(values: Tensor, draws: int) -> tuple[Tensor, Tensor | None]:
     """The mean over draws whose columns are side by side, and its standard error; none of a single draw."""
-    if draws == 1:
-        return values, None
-    each = values.unflatten(1, (draws, -1))
-    return each.mean(1), each.std(1) / draws**0.5
+    return mean_of_draws(values.unflatten(1, (draws, -1)).movedim(1, 0))
+
+
+def mean_of_draws(each: Float[Tensor, "draws examples units"]) -> tuple[Tensor, Tensor | None]:
+    """The same of draws that stand behind each other."""
+    draws = len(each)
+    return (each[0], None) if draws == 1 else (each.mean(0), each.std(0) / draws**0.5)
 
 
 @gives(Scores)
@@ -333,10 +348,8 @@ def exact(
     reference = reference_set(lm, reference)
     if isinstance(table, Edges | Paths):
         _require_writes(table.kind, ablation, direction, reference)
-    elif isinstance(ablation, Instead):
-        _require_instead(ablation, direction, constants)
     else:
-        require_effect(ablation, direction)
+        require_replaced(ablation, direction, constants)
     if isinstance(table, Paths) and ablation == "counterfactual":
         require_still(task, table)
     if not isinstance(ablation, Instead):
@@ -350,8 +363,11 @@ def exact(
     return ExactWork(lm, task, table, ablation, direction, reference, constants, learn, seed, rows, share_prefix)
 
 
-def _require_instead(ablation: Instead, direction: str, constants: OptimalConstants | None) -> None:
-    """MethodError for what means nothing with a replacement of your own."""
+def require_replaced(ablation: str | Instead, direction: str, constants: object = None) -> None:
+    """MethodError for ablations and directions that mean nothing together, also with a replacement of your own."""
+    if not isinstance(ablation, Instead):
+        require_effect(ablation, direction)
+        return
     if direction != "noising":
         raise MethodError(
             f"direction={direction!r} restores a unit's clean value in the corrupted run; there is nothing that "
@@ -365,8 +381,9 @@ def _require_writes(kind: str, ablation: str | Instead, direction: str, referenc
     """Edges and paths carry writes, which are replaced by those of the other run or by nothing."""
     if ablation not in ("counterfactual", "zero"):
         said = f"{type(ablation).__name__}(…)" if isinstance(ablation, Instead) else repr(ablation)
+        whole = " To put something else in a unit's place, name the unit whole." * isinstance(ablation, Instead)
         raise MethodError(
-            f"ablation={said} is not known for {kind}. Known: counterfactual, zero (of the writer's write)."
+            f"ablation={said} is not known for {kind}. Known: counterfactual, zero (of the writer's write).{whole}"
         )
     if reference is not None:
         raise MethodError(

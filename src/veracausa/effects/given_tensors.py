@@ -82,7 +82,7 @@ def _require_all(units: Units, known: set[tuple[int, int]]) -> None:
         if (layer, index) not in known and (layer, -1) not in known:
             kind = "attention" if units.kind == "heads" and index < 0 else units.kind
             name = KINDS[kind].called(layer, index)
-            raise UnitError(f"values= have no tensor for {name}. Give one for each of units=.")
+            raise UnitError(f"values= have no tensor for {name}. Give one for every unit that is replaced.")
 
 
 def _joined(before: Tensor | None, found: Tensor, first: int, whole: int) -> Tensor:

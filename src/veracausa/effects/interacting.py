@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from veracausa.choices import Ablation, Direction
-from veracausa.effects.exact import ExactWork, exact
+from veracausa.effects.exact import ExactWork, exact, mean_of_draws
+from veracausa.effects.instead import Instead
 from veracausa.engine.work import Derived, gives
 from veracausa.errors import UnitError
 from veracausa.scores.scores import Scores
@@ -40,12 +41,14 @@ class InteractionsWork(Derived):
 
     def run(self, show_progress: bool = True, out: str | Path | None = None) -> Scores:
         """The effects of groups, less those of their members."""
-        scores, groups = self.effects.run(show_progress, out), self.units
+        (scores, draws), groups = self.effects.by_draw(show_progress, out), self.units
         column = {members: i for i, members in enumerate(scores.units.members)}  # type: ignore[attr-defined]
         alone = [torch.tensor([column[(one,)] for one in group]) for group in groups.members]
-        values = scores.values[:, : len(groups)] - torch.stack([scores.values[:, own].sum(1) for own in alone], 1)
+        sums = torch.stack([draws[:, :, own].sum(2) for own in alone], 2)
+        values, spread = mean_of_draws(draws[:, :, : len(groups)] - sums)
         note = "interaction: the effect of all members together less the sum of their own effects"
-        return replace(scores, values=values, units=groups, method="interaction", notes=(note, *scores.notes))
+        notes = (note, *scores.notes)
+        return replace(scores, values=values, units=groups, method="interaction", notes=notes, draw_stderr=spread)
 
 
 @gives(Scores)
@@ -54,7 +57,7 @@ def interactions(
     task: Task,
     *,
     units: str | Sequence[str | Sequence[str]] | Mapping[str, str | Sequence[str]] | Units,
-    ablation: Ablation = "counterfactual",
+    ablation: Ablation | Instead = "counterfactual",
     direction: Direction = "noising",
     reference: Reference | None = None,
     seed: int = 0,

@@ -28,8 +28,9 @@ from torch import Tensor
 from veracausa.choices import Ablation, AllUnits, Direction
 from veracausa.cost import Cost
 from veracausa.effects.coalitions import coalition_work
-from veracausa.effects.exact import ExactWork
-from veracausa.effects.replacements import require_effect, require_joint
+from veracausa.effects.exact import ExactWork, mean_of_draws, require_replaced
+from veracausa.effects.instead import Instead, Noise
+from veracausa.effects.replacements import require_joint
 from veracausa.effects.site_effects import whole_sites
 from veracausa.engine.work import gives
 from veracausa.errors import MethodError
@@ -59,11 +60,16 @@ class ShapleyWork:
     task: Task
     units: Units
     game: _Game
-    ablation: Ablation
+    ablation: Ablation | Instead
     direction: Direction
     reference: Task | None
     seed: int
     kind: ClassVar[str] = "exact"
+
+    @property
+    def alone(self) -> bool:
+        """Whether it does without corrupted prompts."""
+        return self.ablation != "counterfactual"
 
     @property
     def layers(self) -> np.ndarray:
@@ -95,25 +101,26 @@ class ShapleyWork:
         claimed, true = torch.zeros(2, len(layers), len(task), dtype=self.lm.score_dtype)
         cost, measured = Cost(), None
         for group, orders, columns, work in self.parts():
-            measured = work.run(show_progress, out)
+            measured, draws = work.by_draw(show_progress, out)
             cost = cost + measured.cost
-            worth = torch.cat([torch.zeros(len(task), 1).to(measured.values), measured.values], 1)  # v(∅) = 0
+            worth = torch.cat([torch.zeros(*draws.shape[:2], 1).to(draws), draws], 2)  # v(∅) = 0
             for layer, drawn, column in zip(group, orders, columns, strict=True):
-                each, error, site = self.game.solve(worth, drawn, column)
+                each, error, site = self.game.over_draws(worth, drawn, column)
                 own, place = np.flatnonzero(table.layer == layer), int(np.searchsorted(layers, layer))
                 parts = np.maximum(table.index[own], 0)
                 values[:, own], spread[:, own] = each[:, parts], error[:, parts]
                 claimed[place], true[place] = each.sum(1), site
         assert measured is not None  # a table has at least one layer
-        every = self.game.exact
+        every, settings = self.game.exact, dict(measured.settings)
+        if isinstance(self.ablation, Noise):
+            settings["noise_seed"] = self.ablation.seed
         note = "Shapley values: the mean over orders of a layer's units of what each adds, with the sign of E"
         return replace(
             measured,
             values=values,
             units=table,
             method="shapley",
-            settings=measured.settings
-            | {"seed": self.seed, "permutations": "all" if every else self.game.permutations},
+            settings=settings | {"seed": self.seed, "permutations": "all" if every else self.game.permutations},
             cost=cost,
             completeness=Completeness(claimed, true),
             draw_stderr=spread,
@@ -129,7 +136,7 @@ def shapley(
     *,
     units: AllUnits | Sequence[str] | Units = "heads",
     permutations: int = 16,
-    ablation: Ablation = "counterfactual",
+    ablation: Ablation | Instead = "counterfactual",
     direction: Direction = "noising",
     reference: Reference | None = None,
     seed: int = 0,
@@ -140,7 +147,7 @@ def shapley(
 
     Args:
         lm, task, ablation, direction, reference, out, show_progress: as for `vc.exact`; with "resample" a site has one
-            donor, keyed by (seed, example, layer).
+            donor, keyed by (seed, example, layer); your own tensors are needed of all units of the layer.
         units: a kind, names or a table, at all positions. The players are always all units of a layer.
         permutations: orders drawn for each example and layer, in pairs of an order and its reverse. Not used where the
             site is small enough for all coalitions (`settings["permutations"]` says "all").
@@ -148,7 +155,8 @@ def shapley(
 
     Returns:
         `Scores` of method "shapley" in units of the metric, with the sign of `vc.exact`; `draw_stderr` over pairs of
-        permutations (0 where exact); `completeness`: Σ φ of a layer against the effect of patching its whole site.
+        permutations (0 where exact), and over draws of noise; `completeness`: Σ φ of a layer against the effect of
+        patching its whole site.
 
     Cost: `permutations` times what `vc.exact` costs, less where orders meet the same coalitions (with 16 permutations
     of SmolLM2-135M's 9 heads a layer: 11 times); or 2^k − 1 rows a layer. With 2 permutations the 1,536 neurons of one
@@ -161,7 +169,7 @@ def shapley(
     """
     table = whole_sites(lm, task, units, "Shapley")
     require_joint(ablation)
-    require_effect(ablation, direction)
+    require_replaced(ablation, direction)
     game = _Game.of(lm, table.kind, permutations)
     return ShapleyWork(lm, task, table, game, ablation, direction, reference_set(lm, reference), seed)
 
@@ -254,6 +262,17 @@ class _Game:
         mean, count = pairs.mean(1), pairs.shape[1]
         variance = (pairs - mean[:, None]).square().sum(1) / (count - 1)  # NaN for one pair
         return mean, (variance / count).sqrt(), gathered[:, 0, -1]
+
+    def over_draws(
+        self, worth: Float[Tensor, "draws examples columns"], orders: np.ndarray, columns: np.ndarray
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The same of the mean over draws of noise; its standard error is that over pairs and over draws together."""
+        mean, error, site = self.solve(mean_of_draws(worth)[0], orders, columns)
+        if len(worth) == 1:
+            return mean, error, site
+        _, spread = mean_of_draws(torch.stack([self.solve(each, orders, columns)[0] for each in worth]))
+        assert spread is not None  # there are several
+        return mean, (error.square() + spread.square()).sqrt(), site
 
     def _enumerated(self, worth: Float[Tensor, "examples masks"]) -> tuple[Tensor, Tensor, Tensor]:
         masks = np.arange(2**self.players)

@@ -21,7 +21,8 @@ from torch import Tensor
 from veracausa.choices import Ablation, AllUnits, Direction
 from veracausa.cost import Cost
 from veracausa.effects.coalitions import coalition_work
-from veracausa.effects.exact import ExactWork, Sources, exact
+from veracausa.effects.exact import ExactWork, Sources, exact, mean_of_draws
+from veracausa.effects.instead import Instead
 from veracausa.effects.replacements import Replacement, Zero, require_joint
 from veracausa.effects.rows import Patching, Plan, Rows
 from veracausa.engine.work import Derived, gives
@@ -47,12 +48,13 @@ class LastInWork(Derived):
 
     def run(self, show_progress: bool = True, out: str | Path | None = None) -> Scores:
         """The effects, from those of the whole sites and of the sites without each unit."""
-        scores, table = self.effects.run(show_progress, out), self.units
+        (scores, draws), table = self.effects.by_draw(show_progress, out), self.units
         layers, site = np.unique(table.layer, return_inverse=True)
-        whole, without = scores.values.split([len(layers), len(table)], 1)
+        whole, without = draws.split([len(layers), len(table)], 2)
         note = "last-in: M(whole layer replaced) − M(whole layer but this unit replaced), with the sign of E"
-        values, notes = whole[:, site] - without, (note, *scores.notes)
-        return replace(scores, values=values, units=table, method="last-in", notes=notes)
+        values, spread = mean_of_draws(whole[:, :, site] - without)
+        notes = (note, *scores.notes)
+        return replace(scores, values=values, units=table, method="last-in", notes=notes, draw_stderr=spread)
 
 
 @gives(Scores)
@@ -61,7 +63,7 @@ def last_in(
     task: Task,
     *,
     units: AllUnits | Sequence[str] | Units = "heads",
-    ablation: Ablation = "counterfactual",
+    ablation: Ablation | Instead = "counterfactual",
     direction: Direction = "noising",
     reference: Reference | None = None,
     seed: int = 0,
@@ -75,7 +77,7 @@ def last_in(
 
     Args:
         lm, task, ablation, direction, reference, seed, out, show_progress: as for `vc.exact`; with "resample" a site
-            has one donor, keyed by (seed, example, layer).
+            has one donor, keyed by (seed, example, layer); your own tensors are needed of all units of the layer.
         units: a kind, names or a table, at all positions; the site is always the whole layer.
 
     Returns:
@@ -111,7 +113,7 @@ def direct(
     task: Task,
     *,
     units: AllUnits | Sequence[str] | Units = "heads",
-    ablation: Ablation = "counterfactual",
+    ablation: Ablation | Instead = "counterfactual",
     direction: Direction = "noising",
     reference: Reference | None = None,
     seed: int = 0,

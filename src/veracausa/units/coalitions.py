@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from veracausa.errors import UnitError
-from veracausa.units.kinds import KINDS, Kind
+from veracausa.units.kinds import KINDS, Kind, indexed
 from veracausa.units.table import Units, per_layer
 
 if TYPE_CHECKING:
@@ -54,6 +54,13 @@ class Coalitions(Units):
     def shares(self, chosen: np.ndarray, parts: int) -> np.ndarray:
         """How far each part of the site goes in the chosen coalitions, [chosen, parts]."""
         return np.asarray(self.weights[chosen])
+
+    def players(self) -> Units:
+        """The units that any coalition moves, each once and whole."""
+        row, part = np.nonzero(self.weights)
+        index = part if indexed(self.kind) else np.full_like(part, -1)
+        layer, index = np.unique(np.stack([self.layer[row], index]), axis=1)
+        return Units(self.kind, layer, index, np.full(len(layer), -1))
 
     def wanted(self, examples: int) -> np.ndarray:
         """Which effects are asked for, [examples, coalitions]."""
