@@ -25,6 +25,7 @@ from veracausa.circuits.selection.select import select
 from veracausa.errors import FileError
 from veracausa.result import Shown
 from veracausa.scores.scores import Scores
+from veracausa.statistics.means import mean_of_known
 from veracausa.storage.files import keep, write_tensors
 from veracausa.storage.origin import require_same_ends
 from veracausa.tasks.task import task_content
@@ -114,7 +115,7 @@ class Evaluation(Shown):
                     "f": one.f,
                     "stderr": one.stderr(),
                     "KL": float(one.kl.mean()),
-                    "NDF": float(one.ndf.mean()),
+                    "NDF": mean_of_known(one.ndf),
                     "CPR": areas.cpr,
                     "CMD": areas.cmd,
                     "CPR log": areas.cpr_log,

@@ -19,7 +19,8 @@ def cautions(
 
     * the model prefers the wrong answer on most pairs: metric < 0, where it `compares` right with wrong answers;
     * the gap is inverted: its mean is negative;
-    * its mean is not told apart from 0 (`ratios.unseparated`).
+    * its mean is not told apart from 0 (`ratios.unseparated`);
+    * pairs whose own gap is exactly 0, as where their prompts differ only where the metric never looks.
 
     >>> cautions(torch.tensor([-1.0, -2.0]), torch.tensor([1.0, 1.0]), compares=True)[0]
     'the model prefers the wrong answer on 2 of 2 pairs'
@@ -37,4 +38,9 @@ def cautions(
         )
     if why := unseparated(gap):
         said.append(why)
+    if still := int((gap == 0).sum()):
+        said.append(
+            f"the gap of {still:,} of {pairs} is exactly 0: what differs there does not change the metric, and a share "
+            "of such a pair's own gap is not defined"
+        )
     return tuple(said)

@@ -19,6 +19,11 @@ def standard_error(values: Float[Tensor, "examples units"]) -> Float[Tensor, " u
     return (squares / (count - 1).clamp_min(0)).sqrt() / count.sqrt()
 
 
+def mean_of_known(values: Float[Tensor, " examples"]) -> float:
+    """Mean over the examples that have the number; NaN where none has."""
+    return float(values[~values.isnan()].mean())
+
+
 #: Level of every test, for all units together.
 LEVEL = 0.05
 

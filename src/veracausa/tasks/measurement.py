@@ -58,6 +58,13 @@ class Measurement:
         """Raise GapError unless the mean gap differs from zero by more than rounding; `corrupted`: the other run."""
         scale = torch.cat([self.clean, self.corrupted]).abs().max().clamp_min(1e-12)
         if abs(float(self.gap.mean())) <= 1e-5 * float(scale):
+            at, first = task.places, task.first_difference
+            unread = task.paired and corrupted == "corrupted" and not self.gap.any()
+            if unread and all(places[-1] < start for places, start in zip(at, first, strict=True)):
+                raise GapError(
+                    f"The prompts of {task.name!r} differ only behind where the metric is read, which cannot see that: "
+                    f"pair 0 from token {first[0]} on, read at {at[0][-1]}. Read later, or change an earlier token."
+                )
             raise GapError(
                 f"The model does not separate clean from {corrupted} on {task.name!r}: mean metric "
                 f"{float(self.clean.mean()):+.4g} clean, {float(self.corrupted.mean()):+.4g} {corrupted} "

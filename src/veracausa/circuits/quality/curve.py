@@ -30,6 +30,7 @@ from veracausa.engine.work import gives
 from veracausa.errors import MethodError, UnitError
 from veracausa.result import Shown
 from veracausa.scores.scores import Scores
+from veracausa.statistics.means import mean_of_known
 from veracausa.statistics.ratios import error_of
 from veracausa.storage.files import write_tensors
 from veracausa.units.edges import Edges
@@ -142,7 +143,7 @@ class Curve(Shown):
                         "f": one.f,
                         "stderr": one.stderr(),
                         "KL": float(one.kl.mean()),
-                        "NDF": float(one.ndf.mean()),
+                        "NDF": mean_of_known(one.ndf),
                     }
                 )
         return pd.DataFrame(rows)

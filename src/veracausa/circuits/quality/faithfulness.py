@@ -1,7 +1,8 @@
 """Does a circuit do what the model does? Everything outside it carries the corrupted run's writes.
 
     f(C) = (mean M(C) − mean M(∅)) / (mean M(full) − mean M(∅))      a ratio of means over pairs; f > 1 is overshoot
-    NDF  = 1 − min(|M(full) − M(C)| / |M(full) − M(∅)|, 1)           pair by pair, between 0 and 1
+    NDF  = 1 − min(|M(full) − M(C)| / |M(full) − M(∅)|, 1)           pair by pair, between 0 and 1; its mean is over
+                                                                     pairs whose gap is not exactly 0
     KL   = KL(clean output distribution ‖ the circuit's), at the last position, pair by pair
 
 M(full) is the bare model's clean run, M(∅) its corrupted one.
@@ -22,6 +23,7 @@ from veracausa.cost import Cost
 from veracausa.effects.optimal_descent import Learning
 from veracausa.engine.work import gives
 from veracausa.statistics.gaps import cautions
+from veracausa.statistics.means import mean_of_known
 from veracausa.statistics.ratios import error_of, influence
 from veracausa.storage.files import write_tensors
 from veracausa.tasks.measurement import Measurement
@@ -49,7 +51,7 @@ class Faithfulness(Ran):
     reference set and seed.
 
     >>> found = vc.faithfulness(lm, task, circuit)
-    >>> found.f, found.kl.mean(), found.ndf.mean()
+    >>> found.f, found.kl.mean(), found.ndf.nanmean()
     """
 
     edges: int
@@ -70,14 +72,18 @@ class Faithfulness(Ran):
 
     @property
     def per_example(self) -> Float[Tensor, " examples"]:
-        """(M(C) − M(∅)) / (M(full) − M(∅)) of each pair; wild where a pair is hardly separated."""
-        return (self.metric - self.measured.corrupted) / self.measured.gap
+        """(M(C) − M(∅)) / (M(full) − M(∅)) of each pair; wild where it is hardly separated, NaN where not at all."""
+        return self._of_gap(self.metric - self.measured.corrupted, self.measured.gap)
 
     @property
     def ndf(self) -> Float[Tensor, " examples"]:
-        """Normalised distance to the full model's metric, 1 = none."""
-        distance = (self.measured.clean - self.metric).abs() / self.measured.gap.abs()
-        return 1 - distance.clamp(max=1)
+        """Normalised distance to the full model's metric, 1 = none; NaN for a pair whose gap is exactly 0."""
+        return 1 - self._of_gap((self.measured.clean - self.metric).abs(), self.measured.gap.abs()).clamp(max=1)
+
+    @staticmethod
+    def _of_gap(part: Tensor, gap: Tensor) -> Tensor:
+        """A share of each pair's own gap, which is not defined where there is none."""
+        return torch.where(gap == 0, float("nan"), part / gap)
 
     def stderr(self) -> float:
         """Standard error of f over pairs, to first order (`statistics.ratios`).
@@ -139,7 +145,7 @@ class Faithfulness(Ran):
                 f"{self.ablation} ablation",
                 f"faithfulness f = {self.f:.3f}{error}   per pair {spread[0]:.3f} … {spread[1]:.3f} … {spread[2]:.3f} "
                 "(10%, median, 90%)",
-                f"KL {self.kl.mean():.4f}   NDF {self.ndf.mean():.3f}   M {self.metric.mean():+.3f}, full "
+                f"KL {self.kl.mean():.4f}   NDF {mean_of_known(self.ndf):.3f}   M {self.metric.mean():+.3f}, full "
                 f"{self.measured.clean.mean():+.3f}, none {self.measured.corrupted.mean():+.3f}",
                 *(f"caution {caution}" for caution in self.cautions),
                 *(f"note    {note}" for note in self.notes),

@@ -46,6 +46,8 @@ def pairs_figure(evaluation: Evaluation) -> Figure:
     )
     if outside:
         sentence += f" {whole(outside)} outside {plain(RANGE[0], 0)} … {plain(RANGE[1], 1)} are drawn at the border."
+    if unknown := int(np.isnan(f).sum()):
+        sentence += f" {whole(unknown)} without a gap of their own are not drawn."
     text = f"Faithfulness of the circuit on {len(f)} pairs: median {plain(float(middle), 2)}"
     part = Part("", pairs_view(data, circuits, name), data, text)
     return Figure(name, "Is it faithful on every pair?", (part,), sentence, least=320, width=560)
