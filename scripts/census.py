@@ -17,14 +17,17 @@ import random
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import census_models
+import census_page
 import torch
 import transformers
 from census_models import Type
@@ -72,20 +75,29 @@ class Verdict:
         """Kinds of units that can be asked for and are right."""
         return [kind for kind, why in self.kinds.items() if not why]
 
-    def __str__(self) -> str:
+    @property
+    def detail(self) -> str:
+        """What holds and what does not, in words."""
         held = f"contracts {_ranges(self.contracts)}" if self.contracts else "no contract"
-        lacking = "; ".join(f"no {kind}: {why}" for kind, why in self.kinds.items() if why)
-        unseen = f"; not compared: {', '.join(self.unseen)}" if self.unseen else ""
-        detail = {
-            "works": f"{held}{unseen}",
-            "part": f"{held}; {', '.join(self.right) or 'nothing'}; {lacking}{unseen}",
-            "refused": self.refused,
-            "unbuilt": self.refused,
-            "fails": f"{'; '.join(self.broken)}; {held}; {', '.join(self.right)}; {lacking}",
-            "WRONG": f"{'; '.join([*self.wrong, *self.broken])}; {held}",
+        reasons: dict[str, list[str]] = {}
+        for kind, why in self.kinds.items():
+            reasons.setdefault(why, []).append(kind)
+        lacking = "; ".join(f"no {', '.join(kinds)}: {why}" for why, kinds in reasons.items() if why)
+        unseen = f"not compared: {', '.join(self.unseen)}" if self.unseen else ""
+        right = ", ".join(self.right) or "nothing"
+        parts = {
+            "works": [held, unseen],
+            "part": [right, held, lacking, unseen],
+            "refused": [self.refused],
+            "unbuilt": [self.refused],
+            "fails": [*self.broken, held, right, lacking],
+            "WRONG": [*self.wrong, *self.broken, held],
         }[self.word]
-        word = {"part": "works in part", "unbuilt": "not built", "fails": "FAILS"}.get(self.word, self.word)
-        return f"{self.type}: {word} ({detail})"
+        return "; ".join(part for part in parts if part)
+
+    def __str__(self) -> str:
+        word = {"part": "works in part", "unbuilt": "not tried", "fails": "FAILS"}.get(self.word, self.word)
+        return f"{self.type}: {word} ({self.detail})"
 
 
 def _ranges(numbers: Sequence[int]) -> str:
@@ -105,8 +117,8 @@ def first_sentence(error: BaseException) -> str:
     return text if isinstance(error, VeracausaError) else f"{type(error).__name__}: {text}"
 
 
-def verdict(kind: Type) -> Verdict:
-    """Try one type."""
+def verdict(kind: Type, quick: bool = False) -> Verdict:
+    """Try one type; `quick`: heads and MLPs of one block alone, and no contracts."""
     found, start = Verdict(kind), time.perf_counter()
     try:
         hf = census_models.make(kind)
@@ -121,8 +133,12 @@ def verdict(kind: Type) -> Verdict:
     except Exception as error:
         found.broken.append(f"not taken: {first_sentence(error)[:200]}")
         return found
-    _try_contracts(lm, found)
-    _try_kinds(lm, _plain(hf), found)
+    if not quick:
+        _try_contracts(lm, found)
+    try:
+        _try_kinds(lm, _plain(hf), found, quick)
+    except Exception as error:
+        found.broken.append(f"plain runs: {first_sentence(error)[:200]}")
     found.seconds = time.perf_counter() - start
     return found
 
@@ -147,15 +163,18 @@ def _try_contracts(lm: Model, found: Verdict) -> None:
     found.broken += [f"contract {one.number} fails by {one.error:.2g}" for one in outcomes if not one.ok]
 
 
-def _try_kinds(lm: Model, plain: Plain, found: Verdict) -> None:
+def _try_kinds(lm: Model, plain: Plain, found: Verdict, quick: bool) -> None:
     """Every kind of unit against plain runs: exact effects, and attribution patching."""
     task = Task("census", (tuple(plain.clean[0].tolist()),), (tuple(plain.corrupted[0].tolist()),), ((7,),), ((31,),))
     gap = abs(plain.gap)
     allowed = {torch.float64: 1e-8}.get(precision_of(lm.decoder).dtype, 1e-3)
-    for kind in KINDS:
+    layers = range(1, 2) if quick else range(len(plain.blocks))
+    for kind in ("heads", "mlps") if quick else KINDS:
         compared = 0
         found.kinds[kind] = ""
-        for name, how, truth in comparisons(lm, plain, kind):
+        for name, how, truth in comparisons(plain, kind, layers):
+            if quick and how != "exact":
+                continue
             ask = vc.exact if how == "exact" else partial(vc.attribute, method="atp")
             try:
                 ours = float(ask(lm, task, units=[name], show_progress=False).values[0, 0])  # type: ignore[operator]
@@ -178,10 +197,9 @@ def _try_kinds(lm: Model, plain: Plain, found: Verdict) -> None:
 Comparison = tuple[str, str, Callable[[], float]]
 
 
-def comparisons(lm: Model, plain: Plain, kind: str) -> Iterator[Comparison]:
+def comparisons(plain: Plain, kind: str, layers: Iterable[int]) -> Iterator[Comparison]:
     """(name of a unit, "exact" or "atp", the plain run's number) of a kind."""
-    last = len(plain.blocks) - 1
-    for layer in sorted({0, last // 2, last}):
+    for layer in layers:
         parts = plain.blocks[layer]
         out, mlp, down = parts.head_out, parts.mlp, parts.down
         if kind == "heads" and out is not None:
@@ -220,14 +238,15 @@ def _columns(out: Any, head: int, heads: int) -> slice:
     return slice(head * dim, (head + 1) * dim)
 
 
-def run(kinds: Sequence[Type], jobs: int = 1) -> Iterator[Verdict]:
+def run(kinds: Sequence[Type], jobs: int = 1, quick: bool = False) -> Iterator[Verdict]:
     """Verdicts in the order of `kinds`."""
-    _quiet()
+    one = partial(verdict, quick=quick)
     if jobs == 1:
-        yield from map(verdict, kinds)
+        _quiet()
+        yield from map(one, kinds)
         return
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_quiet) as pool:
-        yield from pool.map(verdict, kinds)
+        yield from pool.map(one, kinds)
 
 
 def _quiet() -> None:
@@ -242,16 +261,25 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="*", help="types, such as phi olmo2")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--quick", action="store_true", help="heads and MLPs of one block, and no contracts")
+    parser.add_argument(
+        "--write", type=Path, metavar="PAGE", help="put the table into this page, such as docs/families.md"
+    )
     options = parser.parse_args()
+    if options.write and (options.only or options.quick):
+        parser.error("--write is for the whole census: leave --only and --quick out")
     every = census_models.types()
     known = {kind.name for kind in every}
     if unknown := sorted(set(options.only or ()) - known):
         parser.error(f"transformers {transformers.__version__} has no causal language model of type {unknown[0]}")
     chosen = [kind for kind in every if not options.only or kind.name in options.only]
-    counts: dict[str, int] = {}
-    for one in run(chosen, options.jobs):
+    found = []
+    for one in run(chosen, options.jobs, options.quick):
         print(one, flush=True)
-        counts[one.word] = counts.get(one.word, 0) + 1
+        found.append(one)
+    counts = Counter(one.word for one in found)
+    if options.write:
+        census_page.write(options.write, found)
     print(f"\n{len(chosen)} structures: " + ", ".join(f"{n} {word}" for word, n in sorted(counts.items())))
     return int("WRONG" in counts)
 

@@ -35,7 +35,7 @@ RULES: dict[str, Any] = (
     | _named(2, "num_key_value_heads num_kv_heads num_query_groups linear_num_key_heads indexer_kv_heads")
     | _named(WIDTH, "hidden_size n_embd d_model emb_dim embedding_size word_embed_proj_dim embedding_dim lru_width "
              "attention_hidden_size backbone_hidden_size dim input_embedding_size "
-             "output_embedding_size projection_dim")
+             "output_embedding_size projection_dim adapter_in_dim adapter_out_dim adapter_input_size")
     | _named(40, "intermediate_size n_inner ffn_dim decoder_ffn_dim encoder_ffn_dim dff dim_ff ffn_hidden_size d_inner "
              "feed_forward_size intermediate_size_mlp dense_intermediate_size prefix_dense_intermediate_size")
     | _named(24, "moe_intermediate_size expert_ffn_hidden_size")
@@ -44,10 +44,13 @@ RULES: dict[str, Any] = (
     | _named(16, "head_dim swa_head_dim dim_head kv_lora_rank q_lora_rank o_lora_rank linear_head_dim "
              "linear_key_head_dim linear_value_head_dim mamba_d_head mamba_head_dim mamba_headdim index_head_dim "
              "indexer_head_dim state_size ssm_state_size mamba_d_state")
-    | _named(8, "qk_rope_head_dim v_head_dim time_step_rank mamba_dt_rank router_hidden_size rotary_dim")
+    | _named(8, "hidden_size_per_layer_input qk_rope_head_dim v_head_dim time_step_rank mamba_dt_rank "
+             "router_hidden_size")
+    | _named(4, "rotary_dim")
     | _named(12, "qk_nope_head_dim")
     | _named(20, "qk_head_dim")
     | _named(VOCABULARY, "vocab_size vocab_size_per_layer_input decoder_vocab_size")
+    | _named(30, "encoder_hash_byte_group_vocab")
     | _named(64, "max_position_embeddings n_positions n_ctx max_seq_len max_target_positions context_length")
     # mixtures of experts
     | _named(4, "num_experts n_routed_experts num_local_experts moe_num_experts")
@@ -58,7 +61,8 @@ RULES: dict[str, Any] = (
     | _named(1.5, "routed_scaling_factor router_scaling_factor route_scale moe_routed_scaling_factor")
     # windows
     | _named(WINDOW, "sliding_window sliding_window_size window_size attention_window_size local_attention")
-    | _named(0, "max_window_layers")
+    | _named(WINDOW, "attention_chunk_size floor_scale index_topk")
+    | _named(1, "max_window_layers")
     # what can be switched on
     | _named(True, "attention_bias mlp_bias use_bias bias use_qkv_bias qkv_bias use_qk_norm qk_layernorm conv_bias "
              "attention_out_bias use_sliding_window lm_head_bias enable_bias add_bias_linear projectors_bias "
@@ -79,29 +83,44 @@ RULES: dict[str, Any] = (
     | _named(16, "image_size") | _named(8, "patch_size")
 )  # fmt: skip
 
+#: Types with norms behind attention and MLP, whose checkpoints have no biases in front of them.
+SANDWICH = ("gemma2", "gemma3_text", "olmo2", "olmo3")
 #: Type → settings that no rule finds (they come last).
 SPECIAL: dict[str, dict[str, Any]] = {
-    "helium": {"head_dim": 8},
-    "hunyuan_v1_dense": {"head_dim": 16}, "hunyuan_v1_moe": {"head_dim": 16}, "ministral": {"head_dim": 16},
-    "nemotron": {"num_key_value_heads": 2},
-    "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv"]},
-    "falcon_h1": {"mamba_d_ssm": 64, "mamba_d_head": 16},
-    "dots1": {"moe_intermediate_size": 24, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1},
+    "bamba": {"attn_layer_indices": [1]},
+    "blt": {"patcher_config": {"head_dim": 8}, "global_config": {"hidden_size": 64, "head_dim": 16},
+            "encoder_config": {"hidden_size_global": 64, "num_key_value_heads": 4},
+            "decoder_config": {"hidden_size_global": 64, "num_key_value_heads": 4, "head_dim": 8}},
+    "cohere_compass_text": {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+                            "rope_parameters": {"sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+                                                "full_attention": {"rope_type": "default", "rope_theta": 10000.0}}},
     "dbrx": {"attn_config": {"rope_theta": 10000.0, "kv_n_heads": 2, "clip_qkv": 8.0},
              "ffn_config": {"ffn_hidden_size": 24, "moe_num_experts": 4, "moe_top_k": 2, "hidden_size": WIDTH}},
-    "zaya": {"num_experts_per_tok": 1},
+    "dots3_note": {"text_config": {"head_dim": 20}, "vision_config": {"mlp_bias": False}},
+    "dots3_note_text": {"head_dim": 20},
+    "falcon_h1": {"mamba_d_ssm": 64, "mamba_d_head": 16, "mlp_multipliers": [0.8, 1.2],
+                  "ssm_multipliers": [0.9, 1.1, 0.8, 1.2, 0.7]},
+    "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention", "linear_attention"]},
+    "helium": {"head_dim": 8},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "laguna": {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+               "num_attention_heads_per_layer": [4, 2, 4]},
+    "lfm2": {"layer_types": ["conv", "full_attention", "conv"]},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv"]},
+    "ministral": {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
+    "mllama": {"text_config": {"cross_attention_layers": [1]}},
     "mpt": {"attn_pdrop": ...},
-    "zamba": {"attention_hidden_size": 64, "attention_head_dim": 16},
-    "zamba2": {"attention_hidden_size": 64, "attention_head_dim": 16},
-    "xmod": {"default_language": "en_XX"},
-    "gemma3n_text": {"num_kv_shared_layers": 0}, "gemma4_text": {"num_kv_shared_layers": 0},
-    "gemma4_unified_text": {"num_kv_shared_layers": 0},
-    "dots3_note": {"text_config": {"head_dim": 20}}, "dots3_note_text": {"head_dim": 20},
-    "blt": {f"{part}_config": {"head_dim": 8} for part in ("encoder", "decoder", "global", "patcher")},
+    "olmo": {"clip_qkv": 3.0},
+    "olmoe": {"clip_qkv": 3.0},
     "qwen4_exp": {"text_config": {"indexer_kv_heads": 1, "indexer_budget": 4, "indexer_compress_ratio": 2}},
     "qwen4_exp_text": {"indexer_kv_heads": 1, "indexer_budget": 4, "indexer_compress_ratio": 2},
-    "cohere_compass_text": {"layer_types": ["full_attention"] * LAYERS},
     "reformer": {"axial_pos_embds": False},
+    "xmod": {"default_language": "en_XX"},
+    "zamba": {"attention_hidden_size": 64, "attention_head_dim": 16},
+    "zamba2": {"attention_hidden_size": 64, "attention_head_dim": 16},
+    "zaya": {"num_experts_per_tok": 1},
+    **{name: {"attention_bias": False} for name in SANDWICH},
+    **{name: {"num_kv_shared_layers": 0} for name in ("gemma3n_text", "gemma4_text", "gemma4_unified_text")},
 }  # fmt: skip
 #: Types whose code cannot run in float64.
 SINGLE = {"xglm", "xlnet"}
@@ -117,6 +136,26 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "gpt_neox": {"sequential": {"use_parallel_residual": False}},
     "stablelm": {"parallel": {"use_parallel_residual": True}},
     "gpt_bigcode": {"multi_query=False": {"multi_query": False}},
+    "bloom": {"residual behind the norm": {"apply_residual_connection_post_layernorm": True}},
+    "codegen": {"all dimensions rotated": {"rotary_dim": 8}},
+    "deepseek_v3": {"queries not compressed": {"q_lora_rank": None}},
+    **{name: {"biases": {"attention_bias": True}} for name in SANDWICH},
+    "gemma4_text": {
+        "no inputs per layer": {"hidden_size_per_layer_input": 0},
+        "keys shared": {
+            "num_kv_shared_layers": 1,
+            "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+        },
+        "keys are values": {"hidden_size_per_layer_input": 0, "attention_k_eq_v": True},
+        "experts": {"hidden_size_per_layer_input": 0, "enable_moe_block": True},
+    },
+    "gpt2": {"scaled by layer": {"scale_attn_by_inverse_layer_idx": True, "reorder_and_upcast_attn": True}},
+    "granitemoehybrid": {
+        "attention alone, dense": {"layer_types": ["full_attention"] * LAYERS, "num_local_experts": 0}
+    },
+    "llama": {"tied embeddings": {"tie_word_embeddings": True}},
+    "mpt": {"biases": {"no_bias": False}},
+    "qwen2": {"no window": {"use_sliding_window": False}},
     "opt": {
         "norms behind": {"do_layer_norm_before": False},
         "embeddings projected": {"word_embed_proj_dim": 24},

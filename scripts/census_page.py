@@ -1,0 +1,72 @@
+"""`docs/families.md`: what the census found, as a page; and what such a page says of a type."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import transformers
+
+if TYPE_CHECKING:
+    from census import Verdict
+
+#: What stands between these two lines of the page is written by the census.
+BEGIN, END = "<!-- census -->", "<!-- end of the census -->"
+_TITLES = {
+    "works": "Works in full",
+    "part": "Works in part",
+    "refused": "Refused",
+    "unbuilt": "Not tried",
+    "fails": "Fails",
+    "WRONG": "Wrong",
+}
+
+
+def write(path: Path, verdicts: Sequence[Verdict]) -> None:
+    """Put the census between the two marks of a page."""
+    text = path.read_text(encoding="utf-8")
+    head, _, rest = text.partition(BEGIN)
+    path.write_text(f"{head}{BEGIN}\n\n{census(verdicts)}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+
+
+def census(verdicts: Sequence[Verdict]) -> str:
+    """The census in Markdown: a section for each outcome, a row for each reason."""
+    by_word = {word: [one for one in verdicts if one.word == word] for word in _TITLES}
+    version = transformers.__version__
+    names = {word: {one.type.name for one in found} for word, found in by_word.items()}
+    counts = f"{len(names['works'])} types work in full, {len(names['part'] - names['works'])} in part"
+    parts = [f"transformers {version}: {counts}, of {len({one.type.name for one in verdicts})}.\n"]
+    for word, found in by_word.items():
+        if found:
+            parts.append(f"## {_TITLES[word]}\n\n{_table(word, found)}")
+    return "\n".join(parts)
+
+
+def words(page: str) -> dict[str, str]:
+    """Structure → `works`, `part`, `refused`, …, as a page has it."""
+    found: dict[str, str] = {}
+    for word, title in _TITLES.items():
+        section = re.search(rf"^## {title}\n(.*?)(?=^## |{END})", page, re.M | re.S)
+        rows = re.findall(r"^\| (`.*?) \| ", section[1], re.M) if section else []
+        found |= {name: word for row in rows for name in re.findall(r"`([^`]+)`", row)}
+    return found
+
+
+def _table(word: str, verdicts: Iterable[Verdict]) -> str:
+    rows: dict[str, list[str]] = defaultdict(list)
+    for one in verdicts:
+        rows[_why(one)].append(f"`{one.type}`")
+    title = {"works": "what holds", "part": "what works, and what does not"}.get(word, "why")
+    ordered = sorted(rows.items(), key=lambda row: (-len(row[1]), row[1]))
+    lines = [f"| {', '.join(names)} | {why} |" for why, names in ordered]
+    return "\n".join([f"| types | {title} |", "|---|---|", *lines, ""])
+
+
+def _why(one: Verdict) -> str:
+    """A verdict's reason without what is this type's own, so that types refused for one reason stand in one row."""
+    text = one.detail.replace(str(one.type), "…").replace(f"'{one.type.name}'", "this type")
+    text = re.sub(r"\b\w+(ForCausalLM|LMHeadModel|ForConditionalGeneration)\b", "the model", text)
+    return text.replace("|", "\\|").replace("\n", " ")
