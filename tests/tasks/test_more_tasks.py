@@ -159,6 +159,63 @@ def test_arithmetic_of_numbers_that_are_single_tokens():
     assert any(int(answers(task, i)[0]) > 20 for i in range(30)) and not any(info["words"] for info in task.info)
 
 
+@pytest.mark.parametrize("digits", [1, 3, 9])
+@pytest.mark.parametrize("kind", CORRUPTIONS["arithmetic"])
+def test_long_sums(real, kind, digits):
+    """Both prompts go on with all tokens of the clean result but the last; each is read behind those before it."""
+    task = vc.tasks.arithmetic(real, n=12, digits=digits, corruption=kind, metric="logprob")
+    assert task.continued and task.over == "sum" and task.options["digits"] == digits
+    assert vc.tasks.arithmetic(real, n=12, digits=digits, corruption=kind, metric="logprob").digest() == task.digest()
+    for i, info in enumerate(task.info):
+        clean, other, (right, none) = read(task, i), read(task, i, corrupted=True), answers(task, i)
+        sign = 1 if clean["operation"] == "+" else -1
+        assert int(right) == int(clean["a"]) + sign * int(clean["b"]) >= 0 and none == ""
+        assert {len(said[name]) for said in (clean, other) for name in "ab"} == {digits}
+        assert (info["a"], info["b"], info["operation"]) == (int(clean["a"]), int(clean["b"]), clean["operation"])
+        changed = {name for name in clean if clean[name] != other[name]}
+        assert changed == {"operand": {"b"}, "operands": {"a", "b"}, "operation": {"operation"}}[kind]
+        written = "".join(real.decode([token]) for token in task.correct[i])
+        assert written.strip() == right and task.clean[i][len(task.clean[i]) - len(task.correct[i]) + 1 :] == (
+            task.corrupted[i][len(task.clean[i]) - len(task.correct[i]) + 1 :]
+        ) == task.correct[i][:-1]  # fmt: skip
+        assert f"{clean['a']} {clean['operation']} {clean['b']} = {right}".startswith(
+            re.split(r"\n|, ", task.clean_text[i])[-1].rstrip()
+        )
+        for solved in re.findall(r"(\d+) ([+-]) (\d+) = (\d+)(?=\n|,)", task.clean_text[i]):
+            a, operation, b, result = solved
+            assert int(a) + (int(b) if operation == "+" else -int(b)) == int(result)
+    assert digits == 1 or max(len(one) for one in task.correct) > 1
+    assert {info["operation"] for info in task.info} == {"+", "-"} and {info["template"] for info in task.info} == {
+        0,
+        1,
+    }
+
+
+def test_long_sums_of_a_tokenizer_with_pairs_of_digits(tmp_path):
+    """Pairs whose numbers are split otherwise are passed over; the task's file gives it back."""
+    tokenizer = digit_pair_tokenizer()
+    task = vc.tasks.arithmetic(tokenizer, n=20, digits=4, metric="prob")
+    assert task.over == "product" and len({len(one) for one in task.correct}) >= 1
+    task.save(tmp_path / "sums.json")
+    assert vc.open(tmp_path / "sums.json").digest() == task.digest()
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"digits": 3}, r"digits=3: results can be several tokens.*metric='logprob' or 'prob'"),
+        ({"digits": 0, "metric": "logprob"}, "1 to 9 digits"),
+        ({"digits": 10, "metric": "logprob"}, "1 to 9 digits"),
+        ({"digits": "3", "metric": "logprob"}, "1 to 9 digits"),
+        ({"digits": True, "metric": "logprob"}, "1 to 9 digits"),
+        ({"digits": 1, "metric": "logprob", "n": 10_000}, "only"),
+    ],
+)
+def test_long_sums_that_cannot_be_made(real, how, said):
+    with pytest.raises(TaskError, match=said):
+        vc.tasks.build("arithmetic", real, **how)
+
+
 @pytest.mark.parametrize("kind", CORRUPTIONS["factual-recall"])
 def test_factual_recall(real, kind):
     task = made(real, "factual-recall", kind)

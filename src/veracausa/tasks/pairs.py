@@ -184,11 +184,13 @@ def collect(
     most: int | None = None,
     why: str = "",
     options: Mapping[str, Any] | None = None,
+    continued: bool = False,
 ) -> Task:
     """The first n distinct usable pairs of a stream of candidates; unusable ones (None, or unequal) are passed over.
 
     `most`: an upper bound known beforehand, so that an impossible n fails at once. `why`: what limits the number,
-    for the message. TaskError says how many pairs there are.
+    for the message. `continued`: answers may have several tokens, which the metric reads one by one. TaskError says how
+    many pairs there are.
     """
     limit = f"; {why}" if why else ""
     if most is not None and n > most:
@@ -200,7 +202,7 @@ def collect(
         if pair is None:
             continue
         try:
-            encoded = encode_pair(tokenizer, pair, f"a pair of {name}")
+            encoded = encode_pair(tokenizer, pair, f"a pair of {name}", metric if continued else "logit_diff")
         except (PromptError, AnswerError) as error:
             failure = failure or str(error)
             continue
