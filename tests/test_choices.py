@@ -22,6 +22,7 @@ from veracausa.estimates.presets import EDGE_PRESETS, ESTIMATES
 from veracausa.ground_truth.recovered import RANKINGS
 from veracausa.scores.estimands import ABLATIONS, BASELINES, DIRECTIONS, RESTORED
 from veracausa.studies.levels import LEVELS
+from veracausa.tasks.aligned import ALIGNED
 from veracausa.tasks.columns import UNEQUAL
 from veracausa.tasks.metrics import COMBINED, METRICS
 from veracausa.tasks.references import PROMPTS
@@ -55,6 +56,7 @@ TABLES = {
     "GateControl": WAYS,
     "CircuitParts": _PARTS,
     "Unequal": UNEQUAL,
+    "Align": ALIGNED,
     "PairPrompts": PROMPTS,
     "Restored": RESTORED,
     "Over": COMBINED,

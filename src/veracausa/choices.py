@@ -62,6 +62,8 @@ CircuitParts = Literal["edges", "nodes"]
 
 #: What becomes of pairs that do not fit a tokenizer.
 Unequal = Literal["refuse", "skip"]
+#: What corresponds in spans of unequal lengths.
+Align = Literal["last", "mean"]
 
 #: Which prompts of pairs a reference set takes.
 PairPrompts = Literal["both", "clean"]

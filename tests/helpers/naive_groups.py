@@ -1,6 +1,7 @@
 """Effects of units at any positions by plain hooks on whole runs: nothing of the library's engine runs.
 
-A member is placed: (unit, its positions in the run that is patched, those that its values come from).
+A member is placed: (unit, its positions in the run that is patched, those that its values come from). In the place of
+the latter, a function of the other run's activations [1, positions, site] may give the values.
 """
 
 import torch
@@ -22,7 +23,7 @@ def hooked(lm, prompt, values, members):
         one, here, there = member
         out = own.clone()
         part = slice(None) if one.index < 0 else slice(one.index * size, (one.index + 1) * size)
-        out[:, here, part] = new[:, there, part]
+        out[:, here, part] = (there(new) if callable(there) else new[:, there])[:, :, part]
         return out
 
     def attach(member):

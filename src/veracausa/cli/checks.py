@@ -14,6 +14,7 @@ from veracausa.cli.options import DTYPES
 from veracausa.discovery.ways import FURTHER
 from veracausa.errors import FileError, MethodError, TaskError
 from veracausa.suggestions import not_known
+from veracausa.tasks.aligned import ALIGNED
 from veracausa.tasks.columns import UNEQUAL
 
 
@@ -35,13 +36,15 @@ def columns_of(text: str | None) -> dict[str, str] | None:
     return {name.strip(): column.strip() for name, _, column in parts}
 
 
-def require_table(name: str, columns: str | None, unequal: str) -> None:
+def require_table(name: str, columns: str | None, unequal: str, align: str | None = None) -> None:
     """Options of a file are given for a file; a TaskError otherwise."""
     if unequal not in UNEQUAL:
         raise TaskError(not_known("unequal", unequal, UNEQUAL))
-    if not is_file(name) and (columns is not None or unequal != "refuse"):
-        raise TaskError(f"{name} is no file, so it has no columns and no pairs that do not fit. Leave --columns and "
-                        "--unequal out.")  # fmt: skip
+    if align is not None and align not in ALIGNED:
+        raise TaskError(not_known("align", align, ALIGNED))
+    if not is_file(name) and (columns is not None or unequal != "refuse" or align is not None):
+        raise TaskError(f"{name} is no file, so it has no columns and no pairs that do not fit. Leave --columns, "
+                        "--unequal and --align out.")  # fmt: skip
 
 
 def require_task(

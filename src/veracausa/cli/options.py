@@ -19,6 +19,7 @@ from veracausa.estimates.presets import EDGE_PRESETS, ESTIMATES, NODES_ONLY
 from veracausa.loading.wheels import PACKAGED
 from veracausa.scores.estimands import ABLATIONS, BASELINES, DIRECTIONS, INSTEAD, RESTORED, UNLEARNED
 from veracausa.storage.files import at
+from veracausa.tasks.aligned import ALIGNED
 from veracausa.tasks.columns import COLUMNS, UNEQUAL
 from veracausa.tasks.custom import PUBLISHED
 from veracausa.tasks.files import ENDINGS
@@ -82,6 +83,15 @@ Unequal = Annotated[
     _option(
         help=f"Pairs of a file that do not fit the tokenizer: {_explained(UNEQUAL)}.",
         autocompletion=one_of(UNEQUAL),
+        panel="Pairs",
+    ),
+]
+Align = Annotated[
+    str | None,
+    _option(
+        help="A file's pairs may have prompts of different lengths, for effects at spans; of spans of unequal lengths: "
+        f"{_explained(ALIGNED)}.",
+        autocompletion=one_of(ALIGNED),
         panel="Pairs",
     ),
 ]

@@ -18,6 +18,7 @@ from veracausa.cli.checks import (
 )
 from veracausa.cli.command import BEGUN, Options
 from veracausa.cli.options import (
+    Align,
     Columns,
     Corruption,
     Device,
@@ -78,6 +79,7 @@ class TaskSetup(ModelSetup):
     metric: Metric = None
     columns: Columns = None
     unequal: Unequal = "refuse"
+    align: Align = None
     read: Read = "-1"
     over: Over = None
     unpaired: Unpaired = False
@@ -85,7 +87,7 @@ class TaskSetup(ModelSetup):
     def require(self) -> None:
         """Check everything that can be checked before the model is loaded; errors say what is wrong with it."""
         require_dtype(self.dtype)
-        require_table(self.task, self.columns, self.unequal)
+        require_table(self.task, self.columns, self.unequal, self.align)
         require_task(self.task, self.metric, columns_of(self.columns), places_of(self.read), not self.unpaired)
         require_corruption(self.task, self.corruption)
 
@@ -105,7 +107,7 @@ class TaskSetup(ModelSetup):
         name, seed = self.task if name is None else name, self.seed if seed is None else seed
         if is_file(name):
             options: dict[str, Any] = {"metric": metric_of(self.metric), "read": places_of(self.read)}
-            options |= {"over": self.over, "paired": not self.unpaired}
+            options |= {"over": self.over, "paired": not self.unpaired, "align": self.align}
             return tasks.task(
                 lm, at(name), columns=columns_of(self.columns), unequal=cast("choices.Unequal", self.unequal), **options
             )

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from veracausa.choices import Ablation, AllUnits, Direction
 from veracausa.cost import Cost
+from veracausa.effects.counterparts import require_alike
 from veracausa.effects.edge_rows import EdgeRows
 from veracausa.effects.group_rows import KIND_AT, GroupRows
 from veracausa.effects.instead import Instead
@@ -40,13 +41,13 @@ from veracausa.effects.replacements import (
     require_joint,
 )
 from veracausa.effects.rows import Plan, Rows
-from veracausa.effects.span_rows import SpanRows, require_alike
+from veracausa.effects.span_rows import SpanRows
 from veracausa.engine.measure import measured_groups
 from veracausa.engine.patches import Place
 from veracausa.engine.session import Session, session
 from veracausa.engine.work import gives, recorded_runs, unpatched_run
 from veracausa.errors import MethodError
-from veracausa.scores.headers import reference_settings, span_settings
+from veracausa.scores.headers import align_settings, reference_settings, span_settings
 from veracausa.scores.scores import Scores, assemble
 from veracausa.tasks.placing import moved
 from veracausa.tasks.references import Reference, reference_set
@@ -108,6 +109,16 @@ class ExactWork:
         return self.ablation != "counterfactual"
 
     @property
+    def aligned(self) -> bool:
+        """Whether it can do with pairs whose prompts have different lengths."""
+        return self.alone or isinstance(self.units, SpanUnits | Groups)
+
+    @property
+    def runs_on(self) -> Task:
+        """The prompts that are run: without their counterparts, where these are not needed and have other lengths."""
+        return self.task.side(True) if self.alone and self.task.uneven else self.task
+
+    @property
     def settings(self) -> dict[str, Any]:
         """What the header says."""
         return {
@@ -116,6 +127,7 @@ class ExactWork:
             "seed": self.seed if self.ablation == "resample" else None,
             **self._replaced,
             **(span_settings(self.task) if self._spans else {}),
+            **({} if self.alone else align_settings(self.task, self._spans)),
         }
 
     @property
@@ -140,7 +152,7 @@ class ExactWork:
 
     def plan(self, cost: Cost, source: Sources | None = None) -> Plan:
         """The rows; without a `source` they can only be counted."""
-        lm, task, units, noising = self.lm, self.task, self.units, self.direction == "noising"
+        lm, task, units, noising = self.lm, self.runs_on, self.units, self.direction == "noising"
         if isinstance(units, Edges):
             return EdgeRows(lm, task, units, self.ablation == "zero", noising, self.rows, cost)
         if isinstance(units, Paths):
@@ -178,9 +190,10 @@ class ExactWork:
             replaced = places * self.ablation.tokens(lm, source)
         else:
             replaced = 0.0 if self.ablation == "optimal" else places * reference_runs(lm, source, task, self.ablation)
-        own = self.plan(Cost()).buckets(share)
-        runs = self._draws * (recorded_runs(lm, task, own) + unpatched_run(lm, task, own))
-        return recorded_runs(lm, task, measured_groups(lm, task)) + runs + replaced + self.plan(Cost()).beside(share)
+        plan = self.plan(Cost())
+        own = plan.buckets(share)
+        runs = self._draws * (recorded_runs(lm, plan.task, own) + unpatched_run(lm, plan.patched, own))
+        return recorded_runs(lm, task, measured_groups(lm, task)) + runs + replaced + plan.beside(share)
 
     def run(self, show_progress: bool = True, out: str | Path | None = None) -> Scores:
         """The effects, resumable; NaN where the table does not want an effect of an example."""

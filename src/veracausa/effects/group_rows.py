@@ -7,16 +7,17 @@ single unit's row begins behind its own write.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from veracausa.cost import Cost
+from veracausa.effects.counterparts import with_means
 from veracausa.effects.replacements import Counterfactual, Moving, Replacement
 from veracausa.effects.rows import Patching, Plan
 from veracausa.engine.bucket import Bucket
@@ -24,7 +25,7 @@ from veracausa.engine.overrides import Override
 from veracausa.engine.patches import Place, site_width, sites_for
 from veracausa.engine.suffix import Join, sweep
 from veracausa.engine.tape import Tape
-from veracausa.tasks.placing import moved, places
+from veracausa.tasks.placing import corresponding, length_of, moved, places, ranges
 from veracausa.tasks.spans import Range
 from veracausa.units.groups import Groups
 from veracausa.units.kinds import Kind
@@ -32,6 +33,8 @@ from veracausa.units.members import Member
 from veracausa.units.table import per_layer
 
 if TYPE_CHECKING:
+    from jaxtyping import Int
+
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 
@@ -53,6 +56,7 @@ class GroupRows(Plan):
     noising: bool
     rows: int | None
     cost: Cost
+    aligned: ClassVar[bool] = True
 
     @property
     def kept(self) -> int:
@@ -88,19 +92,19 @@ class GroupRows(Plan):
     @cached_property
     def _own(self) -> list[dict[str, Range]]:
         """Where each pair has the spans in the run that is patched."""
-        return _where(self.task, self.units.named, self.noising)
+        return [places(self.task, i, self.units.named, self.noising) for i in range(len(self.task))]
 
-    @cached_property
-    def _other(self) -> list[dict[str, Range]]:
-        """Where it has them in the run that replacements come from; none where they are in the same places."""
-        same = not moved(self.task, self.units.named)
-        return [{}] * len(self.task) if same else _where(self.task, self.units.named, not self.noising)
+    @property
+    def _moved(self) -> bool:
+        """Whether replacements come from other positions than those that they are put at."""
+        return bool(self.task.uneven) or moved(self.task, self.units.named)
 
     def record(self, start: int, examples: tuple[int, ...]) -> Patching:
         """See `Plan.record`."""
         places = tuple(self.units.places)
         sites = tuple(dict.fromkeys(site for place in places for site in sites_for(place)))
-        bucket = Bucket.record(self.lm, self.task, start, examples, self.cost, sites=sites, places=places)
+        asked = (self.lm, self.task, start, examples, self.cost)
+        bucket = Bucket.record(*asked, sites=sites, places=places, noising=self.noising)
         return Patching(bucket, *bucket.runs(self.noising))
 
     def free(self, patching: Patching, todo: Tensor) -> Iterator[tuple[np.ndarray, float]]:
@@ -144,40 +148,55 @@ class GroupRows(Plan):
     def _override(
         self, tape: Tape, rows: np.ndarray, start: int, layer: int, place: Place, members: dict[int, list[Member]]
     ) -> Override:
-        own, device = np.array(list(members)), self.lm.device
+        own, device, source = np.array(list(members)), self.lm.device, self.sources[place]
         parts = max(1, per_layer(self.lm, KIND_AT[place]))
         keys = tape.length if place == "pattern" else 1  # of patterns single keys may be taken
         taken = torch.zeros(len(own), tape.length - start, parts, keys, dtype=torch.bool)
-        there = torch.arange(start, tape.length)[None, :, None].repeat(len(own), 1, parts)
+        there = torch.zeros(len(own), tape.length - start, parts, dtype=torch.long)
         pairs = [tape.examples[example] for example in rows[own, 0]]
+        elsewhere = self._moved and isinstance(source, Counterfactual)
         for at, (group, pair) in enumerate(zip(members.values(), pairs, strict=True)):
             for one in group:
                 first, last = one.span(tape.length, self._own[pair])
-                shift = self._other[pair][one.at][0] - first if one.at in self._other[pair] else 0
-                first = max(first, start)
+                if elsewhere:
+                    first, last, values_at = self._elsewhere(one, pair, first, last)
                 part = slice(None) if one.index < 0 or parts == 1 else slice(one.index, one.index + 1)
                 looked_at = one.looked_at(tape.length, self._own[pair]) if keys > 1 else slice(None)
-                here = slice(first - start, max(last + 1 - start, 0))
+                here = slice(max(first, start) - start, max(last + 1 - start, 0))
                 taken[at, here, part, looked_at] = True
-                there[at, here, part] += shift
+                if elsewhere:
+                    there[at, here, part] = values_at[max(start - first, 0) :, None] - tape.start
         example = torch.as_tensor(rows[own, 0], device=device)
-
-        source = self.sources[place]
-        added = isinstance(source, Moving)
 
         def values() -> Tensor:
             if isinstance(source, Moving):
                 return source.moves(tape, place, layer, example)[:, start - tape.start :]
             new = source.rows(tape, place, layer, example, None)
-            if isinstance(source, Counterfactual) and any(self._other):
-                split = new.unflatten(-1, (parts, -1))
-                index = (there - tape.start).to(new.device)[..., None]
-                return split.gather(1, index.expand(-1, -1, -1, split.shape[-1])).flatten(2)
-            return new[:, start - tape.start :]
+            if not elsewhere:
+                return new[:, start - tape.start :]
+            if self.task.align == "mean":
+                new = with_means(new, self._means[pairs] - tape.start)
+            split = new.unflatten(-1, (parts, -1))
+            return split.gather(1, there.to(new.device)[..., None].expand(-1, -1, -1, split.shape[-1])).flatten(2)
 
+        added = isinstance(source, Moving)
         return Override(place, torch.as_tensor(own, device=device), taken.flatten(2).to(device), values, added)
 
+    def _elsewhere(self, one: Member, pair: int, first: int, last: int) -> tuple[int, int, Int[Tensor, " positions"]]:
+        """First and last position at which a member at `first` … `last` takes values, and where the other run has each.
 
-def _where(task: Task, names: Sequence[str], clean: bool) -> list[dict[str, Range]]:
-    """Where each pair of a task has some spans, in its clean prompt or in its corrupted one."""
-    return [places(task, i, names, clean) for i in range(len(task))]
+        A mean is behind that run's positions, in the order of the spans.
+        """
+        length, other = (length_of(self.task, pair, side) for side in (self.noising, not self.noising))
+        if one.at is None:  # from the end, or prompts of one length
+            return first, last, torch.arange(first, last + 1) + other - length
+        here, there = (each[one.at] for each in corresponding(self.task, pair, [one.at], self.noising))
+        size = here[1] - here[0]
+        if size == there[1] - there[0]:
+            return here[0], here[1] - 1, torch.arange(*there)
+        return here[0], here[1] - 1, torch.full((size,), other + self.units.named.index(one.at))
+
+    @cached_property
+    def _means(self) -> Int[Tensor, "examples spans 2"]:
+        """Where the spans are in the run that replacements come from."""
+        return torch.as_tensor(ranges(self.task, self.units.named, not self.noising))

@@ -24,7 +24,7 @@ def require_patterns(places: Collection[Place], ablation: str, task: Task, sourc
             "A pattern has as many weights as its prompt has positions, so there is no one constant to learn for "
             "ablation='optimal'. Use counterfactual, zero, mean or resample."
         )
-    lengths = sorted({*source.lengths, *task.lengths})
+    lengths = sorted({len(prompt) for prompt in (*source.prompts, *task.prompts)})
     if len(lengths) > 1:
         raise MethodError(
             f"The mean of patterns is taken cell by cell, so all prompts must have one length; these have {lengths[0]} "

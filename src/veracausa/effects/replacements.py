@@ -193,7 +193,7 @@ class _Asked:
     def mean(self) -> Mean:
         """Means over the reference set."""
         require_patterns([self.units.place], "mean", self.task, self.source)
-        aligned = len({*self.source.lengths, *self.task.lengths}) == 1
+        aligned = len({len(prompt) for prompt in (*self.prompts, *self.task.prompts)}) == 1
         return Mean(self.lm, self.prompts, self.units.place, aligned, self.cost)
 
     def resample(self) -> Resample:

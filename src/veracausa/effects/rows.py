@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -65,8 +65,16 @@ class Plan(ABC):
     lm: Model
     task: Task
     units: Units
+    noising: bool
     rows: int | None
     cost: Cost
+    #: Whether it can do with pairs whose prompts have different lengths.
+    aligned: ClassVar[bool] = False
+
+    @property
+    def patched(self) -> Task:
+        """A task whose clean prompts are as long as those that are patched."""
+        return self.task.side(self.noising) if self.task.uneven else self.task
 
     def buckets(self, share: bool) -> list[tuple[int, tuple[int, ...]]]:
         """Groups of pairs that share a tape: (start, examples)."""
@@ -153,7 +161,7 @@ class Plan(ABC):
         """Token-layers that each unit takes in the whole call (each row's own blocks and positions)."""
         wanted, found = self.units.wanted(len(self.task)), np.zeros(len(self.units))
         for start, members in self.buckets(share):
-            length = len(self.task.clean[members[0]])
+            length = self.patched.lengths[members[0]]
             positions = length - self.starts(start, length, members)
             found = found + self.depth * (positions * wanted[list(members)]).sum(0)
         return found
@@ -198,7 +206,10 @@ class Rows(Plan):
     def record(self, start: int, examples: tuple[int, ...]) -> Patching:
         """See `Plan.record`."""
         place = self.units.place
-        bucket = Bucket.record(self.lm, self.task, start, examples, self.cost, sites=sites_for(place), places=(place,))
+        bucket = Bucket.record(
+            self.lm, self.task, start, examples, self.cost, sites=sites_for(place), places=(place,),
+            noising=self.noising if self.aligned else None,
+        )  # fmt: skip
         return Patching(bucket, *bucket.runs(self.noising))
 
     def free(self, patching: Patching, todo: Tensor) -> Iterator[tuple[np.ndarray, float]]:

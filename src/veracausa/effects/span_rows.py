@@ -1,7 +1,8 @@
 """Rows (example, unit at a span): a unit patched at all tokens of a named span together; see `rows`.
 
 Where a span stands at other positions in the run that replacements come from, its tokens take the values of those
-positions, token by token; then whole prompts are run, since what is replaced may lie before the first difference.
+positions, token by token; then whole prompts are run, since what is replaced may lie before the first difference. Where
+it is more tokens there, what corresponds is told by `tasks.aligned`.
 """
 
 from __future__ import annotations
@@ -9,25 +10,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from veracausa.effects.counterparts import with_means
 from veracausa.effects.replacements import Counterfactual
 from veracausa.effects.rows import Patching, Rows
 from veracausa.engine.patches import Place
 from veracausa.engine.tape import Tape
-from veracausa.errors import UnitError
-from veracausa.tasks.placing import moved, ranges
+from veracausa.tasks.placing import corresponding_ranges, moved, ranges
 from veracausa.units.at_spans import SpanUnits
-from veracausa.units.groups import Groups
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int
-
-    from veracausa.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,7 @@ class SpanRows(Rows):
     """All rows (example, unit at a span) of one call; see `rows.Rows`."""
 
     units: SpanUnits
+    aligned: ClassVar[bool] = True
 
     @cached_property
     def _number(self) -> Int[np.ndarray, " units"]:
@@ -43,14 +42,19 @@ class SpanRows(Rows):
         return np.array([numbers[name] for name in self.units.spans])
 
     @cached_property
-    def _own(self) -> Int[np.ndarray, "examples spans 2"]:
-        """Where the spans are in the run that is patched."""
-        return ranges(self.task, self.units.named, self.noising)
+    def _ranges(self) -> tuple[Int[np.ndarray, "examples spans 2"], Int[np.ndarray, "examples spans 2"]]:
+        """Where the spans are in the run that is patched, and in the one that replacements come from.
 
-    @cached_property
-    def _other(self) -> Int[np.ndarray, "examples spans 2"]:
-        """Where they are in the run that replacements come from."""
-        return ranges(self.task, self.units.named, not self.noising)
+        Replacements that do not come from there are put at all tokens of a span.
+        """
+        names = self.units.named
+        if isinstance(self.source, Counterfactual):
+            return corresponding_ranges(self.task, names, self.noising)
+        return ranges(self.task, names, self.noising), ranges(self.task, names, not self.noising)
+
+    @property
+    def _own(self) -> Int[np.ndarray, "examples spans 2"]:
+        return self._ranges[0]
 
     def starts(self, start: int, length: int, examples: tuple[int, ...]) -> np.ndarray:
         """See `Plan.starts`."""
@@ -70,14 +74,16 @@ class SpanRows(Rows):
 
     def _new(self, tape: Tape, place: Place, layer: int, example: Tensor, units: np.ndarray) -> Tensor:
         new = super()._new(tape, place, layer, example, units)
-        if not (isinstance(self.source, Counterfactual) and moved(self.task, self.units.named)):
+        if not (isinstance(self.source, Counterfactual) and (self.task.uneven or moved(self.task, self.units.named))):
             return new
         examples, number = self._examples(tape, example), self._number[units]
-        shift = self._other[examples, number, 0] - self._own[examples, number, 0]
-        from_there = torch.arange(tape.start, tape.length) + torch.as_tensor(shift)[:, None]
-        here = self._inside(tape, example, units, tape.start)
-        index = torch.where(here, from_there, torch.arange(tape.start, tape.length)) - tape.start
-        return new.gather(1, index.to(new.device)[..., None].expand_as(new))
+        own, other = (torch.as_tensor(where[examples, number]) for where in self._ranges)
+        there = torch.arange(tape.length - tape.start) + (other - own)[:, :1]
+        if (unlike := own.diff() != other.diff()).any():
+            there = torch.where(unlike, new.shape[1], there)
+            new = with_means(new, other[:, None] - tape.start)
+        index = torch.where(self._inside(tape, example, units, tape.start), there, 0)
+        return new.gather(1, index.to(new.device)[..., None].expand(-1, -1, new.shape[-1]))
 
     def _at_position(self, delta: Tensor, tape: Tape, example: Tensor, units: np.ndarray, start: int) -> Tensor:
         """Changes outside each row's span are none."""
@@ -93,31 +99,3 @@ class SpanRows(Rows):
     @staticmethod
     def _examples(tape: Tape, example: Tensor) -> Int[np.ndarray, " rows"]:
         return np.array(tape.examples)[example.cpu().numpy()]
-
-
-def require_alike(task: Task, units: SpanUnits | Groups) -> None:
-    """UnitError where the other run's values at a span cannot stand in a pair's prompt.
-
-    That is where the prompts have it of different lengths, so that its tokens do not correspond; and where they have it
-    at other positions, for queries and keys, which are rotated by theirs, and for patterns, which end at theirs.
-    """
-    kinds: set[str] = {units.kind}
-    if isinstance(units, Groups):
-        kinds = {one.kind for group in units.members for one in group if one.named}
-    for i, spans in enumerate(task.spans):
-        for name in units.named:
-            if name in spans and spans[name].moved and kinds & {"queries", "keys", "patterns"}:
-                raise UnitError(
-                    f"Pair {i} of {task.name!r}: the span {name!r} is at tokens {spans[name].clean[0]} … of the clean "
-                    f"prompt and {spans[name].corrupted[0]} … of the corrupted one. Queries, keys and patterns belong "
-                    "to their positions, so those of one place say nothing at another: take values, heads, or prompts "
-                    "that have it in one place."
-                )
-            if name in spans and not spans[name].alike:
-                sizes = [end - first for first, end in (spans[name].clean, spans[name].corrupted)]
-                raise UnitError(
-                    f"Pair {i} of {task.name!r}: the span {name!r} is {sizes[0]} tokens of the clean prompt and "
-                    f"{sizes[1]} of the corrupted one, so they do not correspond one by one. Leave it out of this pair "
-                    "(None), choose words that tokenise alike, or take ablation='zero' or 'mean', which need the clean "
-                    "prompt's alone."
-                )

@@ -6,18 +6,18 @@ Every computation on pairs begins here, so no number is given for a bucket that 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from veracausa.cost import Cost
-from veracausa.engine.measure import pair_ids, readout
+from veracausa.engine.measure import alone, apart, pair_ids, readout
 from veracausa.engine.memory import memory_errors
 from veracausa.engine.readout import Readout
 from veracausa.engine.suffix import Join, sweep
-from veracausa.engine.tape import State, Tape, record, record_pairs
+from veracausa.engine.tape import State, Tape, record_pairs
 from veracausa.engine.validate import require_run, require_sites
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 class Bucket:
     """Both runs of some pairs (`tape`), the metric of a final residual (`read`), and where runs of them are counted.
 
+    `read` is about the run that is patched; `elsewhere`: how the other one is read, where prompts differ in length.
+
     >>> bucket = Bucket.record(lm, task, start, (0, 1), cost, sites=("z",), places=("z",))
     >>> bucket.read.of_state(bucket.tape.clean)
     """
@@ -40,6 +42,7 @@ class Bucket:
     tape: Tape
     read: Readout
     cost: Cost
+    elsewhere: Readout | None = field(default=None, kw_only=True)
 
     @classmethod
     def record(
@@ -53,15 +56,20 @@ class Bucket:
         sites: Collection[str] = (),
         places: Collection[Place] = (),
         grad: Literal["clean", "corrupted"] | None = None,
+        noising: bool | None = None,
     ) -> Bucket:
         """Run both prompts of every example from `start` on, and hold the runs against the bare model's.
 
         `sites`: activations to keep. `places`: where units will be replaced; that they write what the weights say is
-        checked there. `grad`: the run that keeps its graph, if any.
+        checked there. `grad`: the run that keeps its graph, if any. `noising`: of callers who can do with prompts of
+        different lengths, whether the clean run will be patched, or (False) the corrupted one.
 
         Raises:
-            ContractError: see `validate` and `validate_whole`. NumericsError, OutOfMemoryError.
+            ContractError: see `validate` and `validate_whole`. NumericsError, OutOfMemoryError. MethodError: a pair's
+                prompts have different lengths.
         """
+        if noising is not None and task.uneven & {*examples}:
+            return cls._apart(lm, task, examples, cost, sites, places, grad, noising)
         with torch.no_grad():
             ids = pair_ids(lm, task, examples)
             tape = record_pairs(
@@ -74,14 +82,33 @@ class Bucket:
         return cls(lm, tape, readout(lm, task, tape), cost)
 
     @classmethod
+    def _apart(
+        cls,
+        lm: Model,
+        task: Task,
+        examples: tuple[int, ...],
+        cost: Cost,
+        sites: Collection[str],
+        places: Collection[Place],
+        grad: Literal["clean", "corrupted"] | None,
+        noising: bool,
+    ) -> Bucket:
+        """Pairs whose prompts have different lengths: the tape is that of the run that is patched."""
+        clean, corrupted = apart(lm, task, examples, cost, sites=sites, grad=grad)
+        (own, read), (_, elsewhere) = (clean, corrupted) if noising else (corrupted, clean)
+        tokens = (clean[0].tokens[0], corrupted[0].tokens[0])
+        tape = replace(own, tokens=tokens, clean=clean[0].clean, corrupted=corrupted[0].clean)
+        for place in places:
+            for recorded in (clean[0], corrupted[0], tape):
+                require_sites(lm, recorded, place)
+        return cls(lm, tape, read, cost, elsewhere=elsewhere)
+
+    @classmethod
     def record_clean(
         cls, lm: Model, task: Task, examples: tuple[int, ...], cost: Cost, *, sites: Collection[str] = ()
     ) -> Bucket:
         """Run the clean prompts alone, whole; the tape has that run in the corrupted one's place, too."""
-        with torch.no_grad():
-            clean, _ = pair_ids(lm, task, examples)
-            state, calls = record(lm.decoder, clean, sites=sites, logits=True, cost=cost)
-        tape = Tape(examples, (clean, clean), 0, clean.shape[1], state, state, calls, tail=task.tail(examples))
+        tape = alone(lm, task, examples, cost, sites=sites)
         return cls(lm, tape, readout(lm, task, tape), cost)
 
     @property
@@ -98,6 +125,12 @@ class Bucket:
     def positions(self) -> int:
         """Positions that runs of the bucket go through."""
         return self.tape.length - self.tape.start
+
+    def measured(self) -> tuple[Float[Tensor, " examples"], Float[Tensor, " examples"]]:
+        """M of the clean and of the corrupted run, each where it is read."""
+        tape, reads = self.tape, (self.read, self.elsewhere or self.read)
+        clean, corrupted = reads if tape.length == tape.tokens[0].shape[1] else reads[::-1]
+        return clean.of_state(tape.clean), corrupted.of_state(tape.corrupted)
 
     def runs(self, noising: bool) -> tuple[State, State]:
         """The run that is patched, and the one that replacements are taken from."""

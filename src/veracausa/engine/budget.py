@@ -73,6 +73,6 @@ def tape_bytes(lm: Model, length: int, sites: int = 0) -> int:
 
 def examples_per_batch(lm: Model, task: Task, sites: int = 0) -> int:
     """Pairs that one tape should hold; `sites` = floats a token that it keeps of each layer beside the stream."""
-    longest = max(task.lengths)
+    longest = max(map(len, task.prompts))
     tokens = 2048 if lm.device.type == "cpu" else 32_768
     return max(1, int(min(tokens / longest, _SHARE * free_memory(lm.device) / tape_bytes(lm, longest, sites))))

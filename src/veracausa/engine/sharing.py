@@ -34,16 +34,17 @@ def starts(decoder: Decoder, task: Task, share: bool = True) -> tuple[int, ...]:
     """The first position that must be run for each pair: behind the prefix that both prompts share, or 0.
 
     Not behind the first position at which the metric is read. 0 also where `share` is False, the model looks both ways,
-    or the prefix alone is not what it is in the prompt. This is the only place where sharing is decided.
+    the prompts have different lengths, or the prefix alone is not what it is in the prompt. This is the only place
+    where sharing is decided.
     """
     if not (share and decoder.anatomy.causal):
         return (0,) * len(task)
     found = []
     wholes: dict[int, list[dict[str, Tensor]]] = {}
     with borrowed(decoder) as loan:
-        for x, first, read in zip(task.clean, task.first_difference, task.places, strict=True):
-            if decoder.positions is not None and len(x) > decoder.positions:
-                found.append(0)  # it cannot be run at all, which `validate.require_readable` says
+        for i, (x, first, read) in enumerate(zip(task.clean, task.first_difference, task.places, strict=True)):
+            if i in task.uneven or (decoder.positions is not None and len(x) > decoder.positions):
+                found.append(0)  # two whole runs; or it cannot be run at all, which `validate.require_readable` says
                 continue
             start = min(first, read[0])
             key = start, len(x)

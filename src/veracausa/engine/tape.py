@@ -90,6 +90,9 @@ class State:
 class Tape:
     """Clean and corrupted run of B pairs of one length n that first differ at `start`.
 
+    Where their prompts have different lengths, both runs are whole, and n and `tail` are those of the run that is
+    patched (see `measure.apart`).
+
     `examples`: their indices in the task. `tokens`: clean and corrupted ids, [B, n] each. `calls[l]`: keyword arguments
     of layer l's attention module for the positions start … n − 1. `prefix`: keys and values of the positions before
     `start`. `tail`: last positions from the first on at which the metric of any pair is read; what runs of the bucket
@@ -276,24 +279,26 @@ def buckets(
 ) -> list[tuple[int, tuple[int, ...]]]:
     """Group pairs that can run in one batch: (start, indices), at most `most` pairs each.
 
-    Pairs of a group have the same length and the same first position to run: see `sharing.starts`. `mixed`: they may be
-    of several, as `mixing` joins them, the longest first; for what depends on no position of its own.
+    Pairs of a group have the same lengths and the same first position to run: see `sharing.starts`. `mixed`: they may
+    be of several, as `mixing` joins them, the longest first; for what depends on no position of its own. Never those
+    whose two prompts have different lengths.
     Order is that of the task within a group, and of first appearance between groups.
     """
-    groups: dict[tuple[int, int], list[int]] = {}
+    groups: dict[tuple[int, int, int], list[int]] = {}
     for index, start in enumerate(starts(decoder, task, share_prefix)):
-        groups.setdefault((start, task.lengths[index]), []).append(index)
-    found = [
+        groups.setdefault((start, task.lengths[index], len(task.corrupted[index])), []).append(index)
+    every = [
         (start, tuple(members[first : first + most]))
-        for (start, _), members in groups.items()
+        for (start, *_), members in groups.items()
         for first in range(0, len(members), most)
     ]
+    found = [group for group in every if not task.uneven & {*group[1]}]
     if not (mixed and decoder.anatomy.causal and len(found) > 1):
-        return found
+        return every
     together = joined(found, task.lengths, most * max(task.lengths))
-    return (
-        together if alike(decoder, [(start, task.lengths[own[0]]) for start, own in together], task.lengths) else found
-    )
+    if alike(decoder, [(start, task.lengths[own[0]]) for start, own in together], task.lengths):
+        return [*together, *(group for group in every if group not in found)]
+    return every
 
 
 def record_pairs(

@@ -151,10 +151,11 @@ def _misread(decoder: Decoder, block: Block, tape: Tape, place: Place) -> tuple[
     layer, attention, runs = block.layer, place not in ("neurons", "mlp"), (tape.clean, tape.corrupted)
     precision = precision_of(decoder).dtype
     out = "attention" if attention else "mlp"
+    shortest = min(run.residual[0].shape[1] for run in runs)  # where prompts have different lengths
     if place != "mlp":
         site = "z" if attention else "neurons"
         own, module = (block.head_map, block.attention_out) if attention else (block.neuron_map, block.mlp_out)
-        ends = [(run.sites[site][layer], run.sites[out][layer]) for run in runs]
+        ends = [(run.sites[site][layer][:, :shortest], run.sites[out][layer][:, :shortest]) for run in runs]
         error, scale = off_map(decoder, module, own, ends)
         if not error <= rounding(precision, scale):
             part = f"The {'attention output' if attention else 'down'} projection"
@@ -162,7 +163,7 @@ def _misread(decoder: Decoder, block: Block, tape: Tape, place: Place) -> tuple[
     if block.parallel and not attention:
         return "The MLP", 0.0, 1.0  # the attention writes at the same time; `require_run` sees the sum
     # Of a parallel block the whole MLP must be run, so there two positions must do.
-    at = [0, -1] if block.parallel else slice(None)
+    at = [0, shortest - 1] if block.parallel else slice(shortest)
     output = _firsts(runs, lambda state: state.sites[out][layer], at)
     early = attention or block.parallel
     before = _firsts(runs, lambda state: state.residual[layer] if early else state.middle[layer], at)

@@ -119,6 +119,11 @@ class Derived:
         """Whether it does without corrupted prompts."""
         return getattr(self.effects, "alone", False)
 
+    @property
+    def aligned(self) -> bool:
+        """Whether it can do with pairs whose prompts have different lengths."""
+        return getattr(self.effects, "aligned", False)
+
     def batches(self) -> int:
         """Buckets that are recorded."""
         return self.effects.batches()
@@ -162,6 +167,9 @@ def gives(result: type[Result_co]) -> Callable[[Callable[Arguments, Made_co]], P
         def paired(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Made_co:
             work = asked(*args, **kwargs)
             _require_counterpart(work, asked.__name__)
+            if not getattr(work, "aligned", False):
+                for task in _tasks(work):
+                    require_even(task, asked.__name__)
             return work
 
         @functools.wraps(asked)
@@ -178,9 +186,7 @@ def gives(result: type[Result_co]) -> Callable[[Callable[Arguments, Made_co]], P
 
 def _require_counterpart(work: Work, name: str) -> None:
     """MethodError for a task without corrupted prompts, but for a work that does without (its `alone`)."""
-    tasks = getattr(work, "tasks", [work.task])
-    every = tasks.values() if isinstance(tasks, Mapping) else tasks
-    lacking = [task for task in every if not getattr(task, "paired", True)]
+    lacking = [task for task in _tasks(work) if not getattr(task, "paired", True)]
     if lacking and not getattr(work, "alone", False):
         raise MethodError(
             f"{name} needs the corrupted prompts, and {lacking[0].name!r} has none. Without a counterpart there are "
@@ -189,9 +195,29 @@ def _require_counterpart(work: Work, name: str) -> None:
         )
 
 
+def _tasks(work: Work) -> Collection[Task]:
+    """All tasks that a work is about."""
+    tasks = getattr(work, "tasks", [work.task])
+    return [*tasks.values()] if isinstance(tasks, Mapping) else [*tasks]
+
+
+def require_even(task: Task, name: str) -> None:
+    """MethodError for a task with pairs whose prompts have different lengths, but for a work that is `aligned`."""
+    if not (uneven := getattr(task, "uneven", None)):
+        return
+    first = min(uneven)
+    raise MethodError(
+        f"{name} compares both runs position by position, but in {len(uneven)} of {len(task)} pairs of {task.name!r} "
+        f"spans alone correspond (pair {first}: {len(task.clean[first])} and {len(task.corrupted[first])} tokens): ask "
+        "vc.exact or vc.attribute(…, method='atp') at spans (units='heads@spans', ['m3@subject', 'm3@end'], groups of "
+        "such), the clean prompts alone (task.sides[0]), or words that tokenise alike."
+    )
+
+
 def recorded_runs(lm: Model, task: Task, groups: Sequence[tuple[int, tuple[int, ...]]]) -> float:
     """Token-layers of recording both runs of some buckets, (start, pairs): the shared prefix is run once."""
-    return float(lm.layers * sum(len(own) * (2 * task.lengths[own[0]] - start) for start, own in groups))
+    both = [len(one) + len(other) for one, other in zip(task.clean, task.corrupted, strict=True)]
+    return float(lm.layers * sum(len(own) * (both[own[0]] - start) for start, own in groups))
 
 
 def unpatched_run(lm: Model, task: Task, groups: Sequence[tuple[int, tuple[int, ...]]]) -> float:

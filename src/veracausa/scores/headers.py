@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -44,6 +45,13 @@ def span_settings(task: Task) -> dict[str, Any]:
     pairs = {name: sum(name in each for each in task.spans) for name in task.span_names}
     told = (name if n == len(task) else f"{name} ({n} of {len(task)} pairs)" for name, n in pairs.items())
     return {"spans": ", ".join(told), "spans_digest": placed(task)}
+
+
+def align_settings(task: Task, names: Sequence[str]) -> dict[str, Any]:
+    """What corresponds in spans of unequal lengths, and in how many pairs each of some spans is such a one."""
+    unlike = {name: sum(name in each and not each[name].alike for each in task.spans) for name in names}
+    told = ", ".join(f"{name} in {n} of {len(task)} pairs" for name, n in unlike.items() if n)
+    return {"align": task.align, "unequal": told} if told else {}
 
 
 def replacement_of(scores: Scores) -> str | None:

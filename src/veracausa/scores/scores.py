@@ -224,10 +224,10 @@ class Scores(Shown):
     @property
     def cautions(self) -> tuple[str, ...]:
         """What to tell with every figure of these scores: about the gap (`statistics.gaps.cautions`), and pooling."""
+        said = tuple(filter(None, (self.pooled, self.averaged)))
         if self.unit == UNPAIRED:
-            return (self.pooled,) if self.pooled else ()
-        told = cautions(self.clean, self.corrupted, compares=compares_answers(self.task["metric"]))
-        return (*told, self.pooled) if self.pooled else told
+            return said
+        return (*cautions(self.clean, self.corrupted, compares=compares_answers(self.task["metric"])), *said)
 
     @property
     def pooled(self) -> str:
@@ -238,6 +238,16 @@ class Scores(Shown):
         return (
             f"positions of prompts of {short} to {long} tokens are pooled by their index from the first token on: "
             "one index need not be one place in the sentence, and late ones are those of long prompts alone"
+        )
+
+    @property
+    def averaged(self) -> str:
+        """That means stand where spans of unequal lengths are patched; nothing where none do."""
+        if self.settings.get("align") != "mean":
+            return ""
+        return (
+            "where a span has other lengths in the two prompts its tokens take the mean over the other run's, which is "
+            f"an activation of neither run ({self.settings.get('unequal')})"
         )
 
     def _require_shares(self) -> None:

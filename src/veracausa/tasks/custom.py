@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from veracausa.arguments import entries, is_list, shown
-from veracausa.choices import MetricName, Over, Unequal
+from veracausa.choices import Align, MetricName, Over, Unequal
 from veracausa.errors import AnswerError, PromptError, TaskError
 from veracausa.suggestions import not_known
+from veracausa.tasks.aligned import ALIGNED
 from veracausa.tasks.chat import Message, chat_text, is_chat
 from veracausa.tasks.columns import UNEQUAL
 from veracausa.tasks.finding import sought
@@ -45,6 +46,7 @@ def task(
     unequal: Unequal = "refuse",
     metric: MetricName | Callable[..., Any] = "logit_diff",
     spans: Mapping[Any, Any] | None = None,
+    align: Align | None = None,
     read: Read = -1,
     over: Over | None = None,
     paired: bool = True,
@@ -79,6 +81,11 @@ def task(
     span); {"clean": …, "corrupted": …} where the prompts say it differently. In a table they are columns called "span
     subject", or one column "spans" with a dict a row.
 
+    `align` lets the prompts of a pair differ in length, where both name the same spans: effects are then had at spans
+    and at the end ("heads@spans", "a9.h6@subject", "mlps@end"). Tokens of a span that is equally long in both prompts
+    correspond one by one; of others "last" patches the last token with the other's last, "mean" every token with the
+    mean over the other's, which is an activation of neither run. Spans may come in another order in each prompt.
+
     `metric` is a name (see `tasks.metrics`), or a function of your own: it is given the logits where the task is
     read, [rows, vocabulary], and returns one number a row, higher = more of the behaviour; it may ask by name for
     `pair`, the rows' numbers in this task, and `clean`, the clean run's log-probabilities. Answers are needed only by
@@ -95,8 +102,9 @@ def task(
     `paired=False`: prompts without a counterpart, whose units are replaced by zero, means or other prompts' values
     (ablation="zero", "mean", "resample"); effects are then in units of the metric.
 
-    Raises PromptError for a pair whose prompts are of different lengths (showing both token lists), equal, empty, or
-    padded, and for a span that is in one prompt alone, there twice, empty, a part of a token or overlaps another;
+    Raises PromptError for a pair whose prompts are of different lengths (showing both token lists; but see `align`),
+    equal, empty, or padded, and for a span that is in one prompt alone, there twice, empty, a part of a token or
+    overlaps another;
     AnswerError for an answer of several tokens or on both sides; MethodError for an unknown metric; TaskError for lists
     of different lengths, a missing column, an empty cell, for a table of which no pair fits, and for a chat where there
     is no template or it refuses; FileError for a file that is missing or damaged. All say in which row.
@@ -107,15 +115,19 @@ def task(
     for what, value, kind in (
         ("name", name, "str | None"), ("metric", metric, "str | Callable"), ("chat", chat, "bool | Mapping"),
         ("columns", columns, "Mapping[str, str] | None"), ("unequal", unequal, "str"), ("over", over, "str | None"),
-        ("paired", paired, "bool"), ("spans", spans, "Mapping | None"),
+        ("paired", paired, "bool"), ("spans", spans, "Mapping | None"), ("align", align, "str | None"),
     ):  # fmt: skip
         require(value, kind, f"vc.task: {what}", {}, TaskError)
     if unequal not in UNEQUAL:
         raise TaskError(not_known("unequal", unequal, UNEQUAL))
+    if align is not None and align not in ALIGNED:
+        raise TaskError(not_known("align", align, ALIGNED))
+    if align is not None and not paired:
+        raise TaskError("vc.task: align= is about the two prompts of a pair, but paired=False. Leave one of them out.")
     function = metric if callable(metric) else None
     called: MetricName = metric if function is None else OwnMetric(function).name  # type: ignore[assignment]
     how: dict[str, Any] = {"metric": called, "chat": chat, "unequal": unequal}
-    how |= {"function": function, "read": read, "over": over}
+    how |= {"function": function, "read": read, "over": over, "align": align}
     own = {"clean": clean, "corrupted": corrupted, "correct": correct}
     if data is not None:
         if both := [what for what, value in (own | {"incorrect": incorrect}).items() if value is not None]:
@@ -208,24 +220,30 @@ def from_pairs(
     function: Callable[..., Any] | None = None,
     read: Read = -1,
     over: Over | None = None,
+    align: Align | None = None,
     **options: Any,
 ) -> Task:
     """A task from (where it comes from, pair) rows, chats by the model's template; the place is named in errors."""
     if function is None:
         metric_of(metric)
-    how: dict[str, Any] = {"metric": metric, "function": function}
+    how: dict[str, Any] = {"metric": metric, "function": function, "align": align}
+    if align is not None and not any(pair.spans for _, pair in rows):
+        raise TaskError(
+            f"task {name!r}: align={align!r} says what corresponds in spans of unequal lengths, but no pair names a "
+            "span. Give spans={'subject': …}, or leave align= out."
+        )
     without = lacking(metric, read, paired=True)
     tokenizer = tokenizer_of(lm)
     written = [(where, _written(tokenizer, pair, where, chat)) for where, pair in rows]
     if not all(pair.start for _, pair in written):
         options["prompts"] = "chats"
     if unequal == "refuse":
-        encoded = [encode_pair(tokenizer, pair, where, metric, without) for where, pair in written]
+        encoded = [encode_pair(tokenizer, pair, where, metric, without, align) for where, pair in written]
         return _require_found(_task(tokenizer, name, encoded, options, read, over, how), rows)
     fitting, reasons = [], []
     for where, pair in written:
         try:
-            one = encode_pair(tokenizer, pair, where, metric, without)
+            one = encode_pair(tokenizer, pair, where, metric, without, align)
             _task(tokenizer, name, [one], {}, -1 if is_list(read) else read, over, how)  # which refuses more
             fitting.append(one)
         except (PromptError, AnswerError) as error:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from veracausa.arguments import is_list, shown
-from veracausa.choices import MetricName
+from veracausa.choices import Align, MetricName
 from veracausa.errors import AnswerError, PromptError, TaskError
+from veracausa.tasks.aligned import require_aligned
 from veracausa.tasks.finding import Prompt, Sought, find
 from veracausa.tasks.metrics import metric as metric_of
 from veracausa.tasks.spans import Span, require_spans
@@ -51,9 +52,14 @@ class Encoded:
 
 
 def encode_pair(
-    tokenizer: Any, pair: Pair, where: str, metric: str = "logit_diff", without: Collection[str] = ()
+    tokenizer: Any,
+    pair: Pair,
+    where: str,
+    metric: str = "logit_diff",
+    without: Collection[str] = (),
+    align: Align | None = None,
 ) -> Encoded:
-    """Token ids of one pair.
+    """Token ids of one pair; `align`: as in `Task`.
 
     PromptError if the prompts are empty, equal, or of different lengths (with both token lists); AnswerError if an
     answer is missing (but those that a pair may be `without`), is several tokens where the metric reads one, or is both
@@ -66,14 +72,12 @@ def encode_pair(
     other, corrupted = _prompt(tokenizer, pair.corrupted, f"{where}, corrupted prompt", pair.start)
     if clean == corrupted:
         raise PromptError(f"{where}: the clean and the corrupted prompt are the same: {shown(text)}")
+    if len(clean) != len(corrupted) and align is None:
+        require_aligned(align, {}, strings(tokenizer, clean), strings(tokenizer, corrupted), where)
+    both = _with_spans(tokenizer, Encoded(pair, (text, other), clean, corrupted, (), ()), where)
     if len(clean) != len(corrupted):
-        raise PromptError(
-            f"{where}: the clean prompt is {len(clean)} tokens and the corrupted one {len(corrupted)}, so their "
-            f"positions do not correspond\n  clean:     {strings(tokenizer, clean)}\n"
-            f"  corrupted: {strings(tokenizer, corrupted)}\nChoose words that tokenise to equally many tokens."
-        )
-    both = Encoded(pair, (text, other), clean, corrupted, (), ())
-    return _answered(tokenizer, _with_spans(tokenizer, both, where), where, metric, without)
+        require_aligned(align, both.spans, strings(tokenizer, clean), strings(tokenizer, corrupted), where)
+    return _answered(tokenizer, both, where, metric, without)
 
 
 def _with_spans(tokenizer: Any, prompts: Encoded, where: str) -> Encoded:
@@ -83,7 +87,7 @@ def _with_spans(tokenizer: Any, prompts: Encoded, where: str) -> Encoded:
     text, other = prompts.texts
     both = Prompt.of(tokenizer, text, prompts.clean), Prompt.of(tokenizer, other, prompts.corrupted)
     spans = find(*both, prompts.pair.spans, where)
-    require_spans(spans, len(prompts.clean), where)
+    require_spans(spans, (len(prompts.clean), len(prompts.corrupted)), where)
     return replace(prompts, spans=spans)
 
 

@@ -11,6 +11,7 @@ from veracausa.arguments import is_list, shown
 from veracausa.choices import Over
 from veracausa.errors import TaskError
 from veracausa.suggestions import did_you_mean
+from veracausa.tasks.aligned import counterpart
 from veracausa.tasks.metrics import metric as metric_of
 from veracausa.tasks.own_metrics import is_function
 from veracausa.tasks.pairs import Encoded
@@ -93,7 +94,10 @@ def _positions(read: Any, encoded: Sequence[Encoded]) -> Ids:
 
 
 def _spans(name: str, encoded: Sequence[Encoded]) -> Ids:
-    """The positions of a span, which every pair must have at one place in both prompts."""
+    """The positions of a span, which every pair must have at one place in both prompts.
+
+    Where these have different lengths it must be equally long in both.
+    """
     known = dict.fromkeys(span for one in encoded for span in one.spans)
     if name not in known:
         names = [*NAMED, *known]
@@ -102,13 +106,22 @@ def _spans(name: str, encoded: Sequence[Encoded]) -> Ids:
             f"{did_you_mean(name, names)}"
         )
     for number, one in enumerate(encoded):
-        if name not in one.spans or one.spans[name].moved:
-            wrong = "stands elsewhere in the corrupted prompt" if name in one.spans else "is not there"
+        if wrong := _not_read(name, one):
             raise TaskError(
                 f"vc.task: read={shown(name)}, but in pair {number} that span {wrong}, so M would be read at two "
                 "places. Leave such pairs out, or give the positions."
             )
     return tuple(tuple(range(*one.spans[name].clean)) for one in encoded)
+
+
+def _not_read(name: str, one: Encoded) -> str:
+    """Why a pair cannot be read at a span; nothing where it can."""
+    if (span := one.spans.get(name)) is None:
+        return "is not there"
+    if len(one.clean) == len(one.corrupted):
+        return "stands elsewhere in the corrupted prompt" if span.moved else ""
+    there = [counterpart(at, one.clean, one.corrupted, one.spans) for at in range(*span.clean)]
+    return "" if there == [*range(*span.corrupted)] else "is not equally long in both prompts"
 
 
 def _position(value: Any) -> int:

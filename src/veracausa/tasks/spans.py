@@ -108,10 +108,13 @@ def _range(value: Any) -> Range | None:
     return int(ends[0]), int(ends[1])
 
 
-def require_spans(spans: Mapping[str, Span], length: int, where: str) -> None:
-    """PromptError for an empty span, one beyond the prompt, and two that share a token."""
+def require_spans(spans: Mapping[str, Span], lengths: tuple[int, int], where: str) -> None:
+    """PromptError for an empty span, one beyond its prompt, and two that share a token.
+
+    `lengths`: tokens of the clean and of the corrupted prompt. Spans may come in another order in each.
+    """
     for name, span in spans.items():
-        for prompt in ("clean", "corrupted"):
+        for prompt, length in zip(("clean", "corrupted"), lengths, strict=True):
             first, end = span.of(prompt == "clean")
             if first >= end:
                 raise PromptError(

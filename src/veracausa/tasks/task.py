@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from veracausa.arguments import entries, kind_and_value
-from veracausa.choices import MetricName, Over
+from veracausa.choices import Align, MetricName, Over
 from veracausa.errors import AnswerError, FileError, MethodError, PromptError, TaskError, VeracausaError
 from veracausa.storage.files import at, require_seal, write_json
 from veracausa.suggestions import not_known
+from veracausa.tasks.aligned import ALIGNED, counterpart, require_aligned, shared_start
 from veracausa.tasks.metrics import COMBINED, Answers, Metric, metric
 from veracausa.tasks.own_metrics import OwnMetric, digest_of, is_function
 from veracausa.tasks.spans import Span, names_of, plain, require_spans, spans_of
@@ -43,8 +44,9 @@ class Task:
     """Clean/corrupted token pairs, answers and a metric: everything a method needs to know of a behaviour.
 
     `clean`, `corrupted`: token ids (lists, arrays or tensors of whole numbers), never padded, equally long within a
-    pair, the start token included where the tokenizer adds one. `corrupted` may be left out: such a task has no
-    counterpart (`paired` is False), and units are replaced by zero, means or other prompts' values. `correct` (one or
+    pair (but see `align`), the start token included where the tokenizer adds one. `corrupted` may be left out: such a
+    task has no counterpart (`paired` is False), and units are replaced by zero, means or other prompts' values.
+    `correct` (one or
     more) and `incorrect` (none only for metrics that don't need it): answer token ids per example. `info`: one dict per
     example (template, names, …); `options`: what the whole set was made with (seed, corruption, …); `vocabulary`: token
     id → text, for showing. Padded ids are refused by every call, since only the model's tokenizer knows them.
@@ -54,7 +56,9 @@ class Task:
     product. `continued`: the correct answers of an example are one token for each of these positions, in order, as a
     continuation that the prompt holds already. `function`: the metric, if it is one of your own (`with_metric`).
     `spans`: per example, name → tokens in both prompts, {"subject": (3, 5)} or [(3, 5), (4, 6)] where they are others
-    in the corrupted one; examples may lack some (see `tasks.spans`).
+    in the corrupted one; examples may lack some (see `tasks.spans`). `align`: what corresponds in spans of unequal
+    lengths, "last" or "mean" (see `tasks.aligned`); the prompts of a pair that has spans may then differ in length, and
+    effects are had at spans and at the end.
 
     Raises PromptError (lengths differ, equal or empty prompts, spans that are empty or overlap), AnswerError (no
     correct answer, overlap, the metric lacks incorrect ones), MethodError (unknown metric) and TaskError (no example).
@@ -82,6 +86,7 @@ class Task:
     function: Callable[..., Any] | None = None
     number: tuple[int, ...] = ()
     paired: bool = True
+    align: Align | None = None
 
     def __post_init__(self) -> None:
         require_fields(self, {}, TaskError)
@@ -119,9 +124,11 @@ class Task:
         object.__setattr__(self, "spans", tuple(spans_of(one, f"pair {i} {where}") for i, one in enumerate(self.spans)))
         if self.over not in COMBINED:
             raise TaskError(not_known("over", self.over, COMBINED))
+        if self.align is not None and self.align not in ALIGNED:
+            raise TaskError(not_known("align", self.align, ALIGNED))
         for i in range(n):
             self._check_prompts(i)
-        _ = self.places
+        _ = self.places, self.counterparts
         for i in range(n):
             self._check_answers(i)
 
@@ -129,6 +136,35 @@ class Task:
     def places(self) -> Ids:
         """The positions where each example is read, in order, counted from its start."""
         return tuple(self._places(i) for i in range(len(self)))
+
+    @cached_property
+    def counterparts(self) -> Ids:
+        """The same positions of the corrupted prompts; others where their lengths differ."""
+        return tuple(self._counterparts(i) for i in range(len(self)))
+
+    @cached_property
+    def uneven(self) -> frozenset[int]:
+        """The pairs whose prompts have different lengths, which spans alone align."""
+        pairs = enumerate(zip(self.clean, self.corrupted, strict=True))
+        return frozenset(i for i, (clean, corrupted) in pairs if len(clean) != len(corrupted))
+
+    @cached_property
+    def sides(self) -> tuple[Task, Task]:
+        """The clean prompts alone and the corrupted prompts alone, each read where it is here, without counterparts."""
+        alone: dict[str, Any] = {"corrupted": (), "corrupted_text": (), "paired": False, "align": None}
+        own, other = ([{name: Span(one.of(clean), one.of(clean)) for name, one in each.items()} for each in self.spans]
+                      for clean in (True, False))  # fmt: skip
+        ends = zip(self.counterparts, self.corrupted, strict=True)
+        read = tuple(tuple(at - len(ids) for at in places) for places, ids in ends)
+        there = {"clean": self.corrupted, "clean_text": self.corrupted_text, "spans": tuple(other), "read": read}
+        return (
+            dataclasses.replace(self, spans=tuple(own), **alone),
+            dataclasses.replace(self, **(alone | there)),
+        )
+
+    def side(self, clean: bool) -> Task:
+        """One of the `sides`."""
+        return self.sides[0] if clean else self.sides[1]
 
     @property
     def measure(self) -> Metric | OwnMetric:
@@ -157,21 +193,32 @@ class Task:
             raise TaskError(f"{where} is read at positions {places}: give each once, in order")
         return tuple(places)
 
+    def _counterparts(self, i: int) -> tuple[int, ...]:
+        """Where its corrupted prompt is read."""
+        if i not in self.uneven:
+            return self.places[i]
+        found = [counterpart(at, self.clean[i], self.corrupted[i], self.spans[i]) for at in self.places[i]]
+        there = [at for at in found if at is not None]
+        if len(there) < len(found) or sorted(set(there)) != there:
+            raise TaskError(
+                f"pair {i} of task {self.name!r} is read at positions {list(self.places[i])}, of which the corrupted "
+                f"prompt has not all, in order, since its prompts have {len(self.clean[i])} and "
+                f"{len(self.corrupted[i])} tokens. Read such pairs at their end (−1), or at a span that is equally "
+                "long in both prompts."
+            )
+        return tuple(there)
+
     def _check_prompts(self, i: int) -> None:
         clean, corrupted = self.clean[i], self.corrupted[i]
         where = f"pair {i} of task {self.name!r}"
         if not clean or not corrupted:
             raise PromptError(f"{where}: the {'corrupted' if clean else 'clean'} prompt has no tokens")
-        require_spans(self.spans[i], len(clean), where)
+        require_spans(self.spans[i], (len(clean), len(corrupted)), where)
         if not self.paired:
             return
         if len(clean) != len(corrupted):
             shown = [[self._string(t) for t in ids] for ids in (clean, corrupted)]
-            raise PromptError(
-                f"{where}: the clean prompt is {len(clean)} tokens and the corrupted one {len(corrupted)}, so their "
-                f"positions do not correspond\n  clean:     {shown[0]}\n  corrupted: {shown[1]}\n"
-                "Choose words that tokenise to equally many tokens."
-            )
+            require_aligned(self.align, self.spans[i], shown[0], shown[1], where)
         if clean == corrupted:
             raise PromptError(
                 f"{where}: the clean and the corrupted prompt are the same tokens, so there is nothing to trace: "
@@ -248,7 +295,7 @@ class Task:
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """Tokens per pair (the clean and the corrupted prompt are equally long)."""
+        """Tokens of each clean prompt; of its counterpart, too, but for the `uneven` pairs."""
         return tuple(len(ids) for ids in self.clean)
 
     @property
@@ -257,10 +304,7 @@ class Task:
 
         The length, where there is no counterpart.
         """
-        return tuple(
-            next((k for k, (a, b) in enumerate(zip(c, d, strict=True)) if a != b), len(c))
-            for c, d in zip(self.clean, self.corrupted, strict=True)
-        )
+        return tuple(map(shared_start, self.clean, self.corrupted))
 
     @property
     def span_names(self) -> tuple[str, ...]:
@@ -359,6 +403,8 @@ class Task:
             content.append([self.places, self.over, self.continued])
         if self.function is not None:
             content.append([self._function_digest, self.number])
+        if self.align is not None:
+            content.append(["align", self.align, [sorted(plain(one).items()) for one in self.spans]])
         return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
 
     @cached_property
@@ -368,13 +414,19 @@ class Task:
     def describe(self) -> str:
         """One sentence: name, size, how it was made, lengths, metric."""
         made = ", ".join(f"{len(v)} {k}" if isinstance(v, list) else f"{k} {v}" for k, v in self.options.items())
-        short, long = min(self.lengths), max(self.lengths)
+        tokens = {len(prompt) for prompt in self.prompts}
+        short, long = min(tokens), max(tokens)
         span = f"{short}" if short == long else f"{short} to {long}"
         what = "pair" if self.paired else "prompt"
         pairs = f"1 {what}" if len(self) == 1 else f"{len(self)} {what}s"
         return (
-            f"{self.name}: {pairs}{f' ({made})' if made else ''} of {span} tokens, metric {self.metric}{self._where()}."
+            f"{self.name}: {pairs}{f' ({made})' if made else ''} of {span} tokens{self._aligned()}, metric "
+            f"{self.metric}{self._where()}."
         )
+
+    def _aligned(self) -> str:
+        """How many pairs spans alone align, in words."""
+        return f" ({len(self.uneven)} of unequal prompts, aligned at spans)" if self.uneven else ""
 
     def _where(self) -> str:
         """Where the metric is read, in words; nothing where that is the last position alone."""
@@ -453,6 +505,7 @@ def task_content(task: Task) -> dict[str, Any]:
     content |= {"digest": task.digest(), "options": dict(task.options)}
     content |= {name: getattr(task, name) for name in (*_FIELDS, *_LATER)}
     content |= {"spans": [plain(one) for one in task.spans]} if task.span_names else {}
+    content |= {} if task.align is None else {"align": task.align}
     return content | {"vocabulary": {str(k): v for k, v in task.vocabulary.items()}}
 
 
@@ -476,6 +529,7 @@ def task_of(content: Any, path: Path, *, sealed: bool = False) -> Task:
             options=dict(content["options"]),
             vocabulary={int(k): v for k, v in content["vocabulary"].items()},
             spans=tuple(content.get("spans", ())),
+            align=content.get("align"),
             **cast("dict[str, Any]", {name: tuple(content[name]) for name in _FIELDS}),
             **cast("dict[str, Any]", {name: content[name] for name in _LATER if name in content}),
         )

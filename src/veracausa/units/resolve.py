@@ -13,7 +13,7 @@ import numpy as np
 from veracausa.arguments import shown, texts
 from veracausa.errors import UnitError
 from veracausa.suggestions import did_you_mean
-from veracausa.tasks.placing import places
+from veracausa.tasks.placing import length_of, places
 from veracausa.tasks.spans import END, NAME
 from veracausa.units.at_spans import SpanUnits, require_spans
 from veracausa.units.cells import Cells, hidden_cell
@@ -268,7 +268,7 @@ def _require_apart(groups: Groups, task: Task) -> None:
         for i, clean in product(range(len(task)) if pairs else (), (True, False)):
             where = places(task, i, groups.named, clean)
             for a, b in pairs:
-                if a.meets(b, task.lengths[i], where):
+                if a.meets(b, length_of(task, i, clean), where):
                     raise UnitError(
                         f"The group {name!r} holds {a.name} and {b.name}, which overlap in pair {i} of {task.name!r}. "
                         "Name every activation once."
