@@ -32,6 +32,7 @@ from veracausa.effects.learned_constants import OptimalConstants, OptimalWork, o
 from veracausa.effects.path_rows import PathRows, require_still
 from veracausa.effects.patterns import require_patterns
 from veracausa.effects.replacements import (
+    Counterfactual,
     Replacement,
     Zero,
     reference_runs,
@@ -160,7 +161,8 @@ class ExactWork:
         if isinstance(units, Groups):
             return GroupRows(lm, task, units, cast("dict[Place, Replacement]", source or {}), noising, self.rows, cost)
         rows = SpanRows if isinstance(units, SpanUnits) else Rows
-        return rows(lm, task, units, cast("Replacement", source or Zero()), noising, self.rows, cost)  # type: ignore
+        asked = cast("Replacement", source or (Zero() if self.alone else Counterfactual(noising)))
+        return rows(lm, task, units, asked, noising, self.rows, cost)  # type: ignore
 
     def batches(self) -> int:
         """Buckets that are recorded."""
