@@ -3,6 +3,8 @@
 import json
 from types import SimpleNamespace
 
+import numpy as np
+import pandas as pd
 import pytest
 from word_tokenizer import word_tokenizer
 
@@ -90,6 +92,19 @@ def test_chats_in_files(tmp_path, kind):
         path.write_text(f'clean,corrupted,correct,incorrect\n"{cells[0]}","{cells[1]}",is,are\n')
     got = given(tokenizer, path)
     assert got.digest() == task(tokenizer, clean=row["clean"], corrupted=row["corrupted"], **ANSWERS).digest()
+
+
+def test_messages_in_arrays_of_a_table(tmp_path):
+    """As pandas reads lists out of a Parquet file; an array of texts is no chat."""
+    tokenizer, rows = make_tokenizer(), [{"clean": user("The key"), "corrupted": user("The keys"), **ANSWERS}]
+    pd.DataFrame(rows).to_parquet(tmp_path / "chats.parquet")
+    table = pd.read_parquet(tmp_path / "chats.parquet")
+    assert isinstance(table["clean"][0], np.ndarray)
+    asked = task(tokenizer, rows)
+    assert task(tokenizer, table).digest() == asked.digest() == task(tokenizer, tmp_path / "chats.parquet").digest()
+    table.at[0, "clean"] = np.array(["The key"], dtype=object)
+    with pytest.raises(errors.TaskError, match="a prompt is text or a list of messages, but this is a ndarray"):
+        task(tokenizer, table)
 
 
 def test_a_text_in_brackets_is_no_chat(tmp_path):

@@ -308,3 +308,16 @@ def test_an_arrow_table_is_read(words):
     table = pa.Table.from_pylist(OWN)
     assert table_in_memory(table).columns == list(COLUMNS)
     assert vc.task(words, table).digest() == vc.task(words, OWN).digest()
+
+
+def test_sets_of_acdc_as_auto_circuit_writes_them(words, tmp_path):
+    """Labels and indices of words beside the pairs are passed over; ids of a compiled program's own model refused."""
+    pair = {"clean": KEYS[0], "corrupt": KEYS[1], "answers": [" is"], "wrong_answers": [" are", " John"]}
+    body = {"seq_labels": ["The", "noun"], "word_idxs": {"noun": 1}, "prompts": [pair]}
+    (tmp_path / "docstring_prompts.json").write_text(json.dumps(body))
+    found = vc.task(words, tmp_path / "docstring_prompts.json")
+    assert found.options["as"] == "auto-circuit" and found.answer_strings(0) == ([" is"], [" are", " John"])
+    program = {"clean": [3, 0, 1], "corrupt": [3, 1, 0], "answers": [[1, 0]], "wrong_answers": [[0, 1]]}
+    (tmp_path / "tracr.json").write_text(json.dumps({"prompts": [program]}))
+    with pytest.raises(TaskError, match=r"row 0, column 'clean': a prompt is text or a list of messages.*\[3, 0, 1\]"):
+        vc.task(words, tmp_path / "tracr.json")

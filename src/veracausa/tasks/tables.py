@@ -136,7 +136,9 @@ def _blank(cell: Any) -> bool:
 
 
 def _messages(value: Any) -> Any:
-    """The messages of a cell that holds a chat as JSON; any other cell as it is."""
+    """The messages of a cell that holds a chat, as JSON or in an array; any other cell as it is."""
+    if is_list(value) and str(getattr(value, "dtype", "")) == "object":  # as pandas reads them from Parquet
+        return list(value) if any(isinstance(one, Mapping) for one in value) else value
     if not isinstance(value, str) or not value.lstrip().startswith("[{"):
         return value
     try:

@@ -16,6 +16,7 @@ from veracausa.arguments import entries, kind_and_value
 from veracausa.choices import Align, MetricName, Over
 from veracausa.errors import AnswerError, FileError, MethodError, PromptError, TaskError, VeracausaError
 from veracausa.storage.files import at, require_seal, write_json
+from veracausa.storage.plain import as_json
 from veracausa.suggestions import not_known
 from veracausa.tasks.aligned import ALIGNED, counterpart, require_aligned, shared_start
 from veracausa.tasks.metrics import COMBINED, Answers, Metric, metric
@@ -442,7 +443,11 @@ class Task:
         return f" ({self.over} over {_several(counts)})"
 
     def save(self, path: str | Path) -> Path:
-        """Write the task as JSON, whole or not at all; `vc.open` reads it."""
+        """Write the task as JSON, whole or not at all; `vc.open` reads it. Tuples and arrays in `info` become lists.
+
+        Raises:
+            FileError: it cannot be written, or holds what JSON cannot (`storage.plain`).
+        """
         return save_task(self, path)
 
 
@@ -500,13 +505,19 @@ def load_task(path: str | Path) -> Task:
 
 
 def task_content(task: Task) -> dict[str, Any]:
-    """A task as what a JSON file can hold, for files that keep a task beside something else."""
+    """A task as what a JSON file can hold, for files that keep a task beside something else.
+
+    Raises:
+        FileError: a text, or something of `info` or `options`, that no JSON file could give back.
+    """
     content: dict[str, Any] = {"format": FORMAT, "version": VERSION, "name": task.name, "metric": task.metric}
     content |= {"digest": task.digest(), "options": dict(task.options)}
     content |= {name: getattr(task, name) for name in (*_FIELDS, *_LATER)}
     content |= {"spans": [plain(one) for one in task.spans]} if task.span_names else {}
     content |= {} if task.align is None else {"align": task.align}
-    return content | {"vocabulary": {str(k): v for k, v in task.vocabulary.items()}}
+    content |= {"vocabulary": {str(k): v for k, v in task.vocabulary.items()}}
+    free = ("name", "options", "info", "clean_text", "corrupted_text", "vocabulary")
+    return content | {name: as_json(content[name], f"The task's {name}") for name in free}
 
 
 def task_of(content: Any, path: Path, *, sealed: bool = False) -> Task:
