@@ -9,6 +9,7 @@ from command_line import called, model_folder, pairs_file
 from safetensors.torch import save_file
 
 import veracausa as vc
+from veracausa.effects.steered import SCALES
 
 QUIET = {"show_progress": False}
 
@@ -179,3 +180,15 @@ def test_what_means_nothing(places, words, said):
     command, *rest = (f"{folder}/{one}" if "vectors" in str(one) else one for one in words)
     result = called(model, command, pairs, *rest)
     assert isinstance(result.exception, vc.VeracausaError) and said in str(result.exception), result.exception
+
+
+def test_prompts_without_a_counterpart(places, tmp_path):
+    """Neither command needs corrupted prompts."""
+    model, _, folder, _ = places
+    (tmp_path / "alone.csv").write_text("clean,correct\nAfter the keys near, are\nthe keys near the, are\n")
+    how = (tmp_path / "alone.csv", "--unpaired", "--metric", "logprob")
+    traced = called(model, "trace", *how, "--span", 1, "--draws", 1, "--json")
+    steered = called(model, "steer", *how, "--tensor", folder / "vectors.npz", "--units", "r1", "--json")
+    assert traced.exit_code == steered.exit_code == 0, traced.output + steered.output
+    found = json.loads(steered.stdout)["table"]
+    assert [row["scale"] for row in found] == sorted({*SCALES, 0.0}) and len(json.loads(traced.stdout)["table"]) == 16
