@@ -73,5 +73,9 @@ def test_differences_that_are_never_read(setting):
     assert any("of 1 of 1 pair is exactly 0" in one for one in zero.cautions) and not zero.has_shares
     with pytest.raises(GapError, match="no share of it"):
         zero.normalised()
+    values = vc.effects.shapley(lm, task[[1]], units=["a0.h0"], ablation="zero", **QUIET)
+    assert "nan" not in repr(values).lower().replace("     nan", "") and "sum     completeness" in repr(values)
+    path = vc.attribute(lm, task[[1]], method="ig", baseline="zero", nodes=2, **QUIET)
+    assert "inf" not in repr(path) and any("|effect of a site|" in note for note in path.notes)
     at_the_end = vc.task(lm, **TEXTS, correct=[" are"] * 2, incorrect=[" is"] * 2)
     assert lm.measure(at_the_end).gap.all()

@@ -155,7 +155,7 @@ class AttributeWork:
 
     def _scale(self, call: Session, completeness: Completeness | None) -> tuple[Tensor, str]:
         """What a sum that misses is compared with, and its name: the gap; where there is none, sites' effects."""
-        if self.task.paired or completeness is None:
+        if completeness is None or (self.task.paired and call.measured.gap.any()):
             return call.measured.gap, "gap"
         return completeness.true.flatten(), "effect of a site"
 

@@ -342,7 +342,8 @@ class Scores(Shown):
         if self.completeness is not None:
             worst = self.completeness.relative(self.gap)
             most = float(self.completeness.residual.max())
-            share_of = "" if self.unit == UNPAIRED else f", {worst:.2%} of the mean |gap|"
+            none = self.unit == UNPAIRED or not self.gap.any()
+            share_of = "" if none else f", {worst:.2%} of the mean |gap|"
             lines.append(
                 f"sum     completeness: mean |Σ scores − true change| at most {most:.3g}{share_of}, in any layer"
             )
