@@ -376,6 +376,8 @@ WRONG = [
     (("task", "ioi", "--columns", "clean=x"), "ioi is no file"),
     (("task", "BAD", "--columns", "clean"), "write it as --columns clean=prompt"),
     (("task", "BAD", "--unequal", "drop"), "unequal='drop'"),
+    (("task", "BAD", "--align", "first"), "align='first'"),
+    (("task", "ioi", "--align", "last"), "Leave --columns, --unequal and --align out"),
     (("task", "BAD"), "no examples"),
     (("task", "notes.txt"), "none of .csv"),
     (("exact", "ioi", "--units", "head"), "Did you mean 'heads'?"),
@@ -537,6 +539,20 @@ def test_columns_of_a_file_and_pairs_that_do_not_fit(call, tmp_path):
     assert "row 1: the clean prompt is 2 tokens" in str(refused.exception)
     found = call("task", path, *columns, "--unequal", "skip")
     assert found.exit_code == 0 and "2 pairs (file pairs.json, 1 left out)" in found.output
+
+
+def test_pairs_of_different_lengths(call, tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    row = {"clean": "the keys near", "corrupted": "the key and cabinet near", "correct": " are", "incorrect": " is"}
+    row |= {"spans": {"thing": {"clean": "keys", "corrupted": "key and cabinet"}}}
+    path.write_text(json.dumps(row))
+    assert "align='last'" in str(call("task", path).exception)
+    shown = call("task", path, "--align", "last")
+    assert shown.exit_code == 0 and "1 of unequal prompts, aligned at spans" in shown.output
+    assert re.search(r"corrupted  ·+\| ?key\| ?and\| ?cabinet\|·+", shown.output)
+    found = call("exact", path, "--align", "mean", "--units", "mlps@spans", "--json")
+    assert found.exit_code == 0 and "an activation of neither run" in found.output + found.stderr
+    assert "position by position" in str(call("exact", path, "--align", "mean").exception)
 
 
 def test_readable_names(folder):

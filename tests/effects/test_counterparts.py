@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import tiny_models
 import torch
-from naive_groups import effects
+from naive_groups import effects, values_of
 
 import veracausa as vc
 from veracausa.effects.counterparts import with_means
@@ -257,6 +257,72 @@ def test_resampling_never_draws_the_pair_itself(tiny):
     again = task_of("last", which=(1, 3, 5, 2, 0, 4))
     scores = vc.exact(lm, task, units="mlps", ablation="resample", reference=again, **QUIET)
     assert scores.values.isfinite().all() and scores.values.abs().max() > 0.01
+
+
+def slopes(lm, prompt, place, layer):
+    """The gradient of the logit difference at a place of a layer, [positions, site]."""
+    block, found = lm.decoder.blocks[layer], []
+
+    def watched(own):
+        found.append(torch.zeros_like(own, requires_grad=True))
+        return own + found[0]
+
+    if place == "z":
+        handle = block.attention_out.register_forward_pre_hook(lambda _, a: (watched(a[0]), *a[1:]))
+    else:
+        handle = block.mlp.register_forward_hook(lambda _, __, out: watched(out))
+    with torch.enable_grad():
+        logits = lm.hf(torch.tensor([prompt])).logits[0, -1]
+        (gradient,) = torch.autograd.grad(logits[40] - logits[41], found)
+    handle.remove()
+    return gradient[0]
+
+
+@pytest.mark.parametrize("family", tiny_models.mostly_slow(tiny_models.FAMILIES))
+@pytest.mark.parametrize("align", ALIGN)
+@pytest.mark.parametrize("kind", ["heads", "mlps"])
+def test_estimates_are_gradients_times_aligned_differences(tiny, family, align, kind):
+    lm, task = tiny(family), task_of(align)
+    units = some(SpanUnits.at(all_units(lm, kind), ["subject", "object"]))
+    for direction in ("noising", "denoising"):
+        noising = direction == "noising"
+        scores = vc.attribute(lm, task, units=units, method="atp", direction=direction, **QUIET)
+        wanted = torch.full_like(scores.values, float("nan"))
+        for i in range(len(task)):
+            base, other = (task.clean[i], task.corrupted[i])[:: 1 if noising else -1]
+            for u, (layer, index, name) in enumerate(units.keys):
+                if (where := counterpart(task, i, name, noising)) is None:
+                    continue
+                one, (here, there) = Member(units.kind, int(layer), int(index)), where
+                own, new = (values_of(lm, ids, [(one,)])[one.place, one.layer] for ids in (base, other))
+                change = (there(new) if callable(there) else new[:, there]) - own[:, here]
+                part = slice(0, lm.decoder.head_dim) if kind == "heads" else slice(None)
+                wanted[i, u] = (change[0] * slopes(lm, base, one.place, one.layer)[here])[:, part].sum()
+        close(scores.values, wanted)
+        assert scores.cost.token_layers == vc.attribute.work(lm, task, units=units, direction=direction).tokens()
+    assert scores.settings["align"] == align and "at spans: the sum" in " ".join(scores.notes)
+
+
+def test_estimates_beside_exact_effects(tiny):
+    lm = tiny("llama")
+    task = task_of("last", which=(0, 1, 2, 3, 5))
+    estimate = vc.attribute(lm, task, units="mlps@subject", **QUIET)
+    exact = vc.exact(lm, task, units="mlps@subject", **QUIET)
+    assert vc.agreement(estimate, exact).n == 5
+    receipt = vc.verify(lm, task, estimate, top=2, sample=1, **QUIET)
+    assert torch.equal(receipt.exact.values, exact.values)
+    ends = vc.attribute(lm, task, units="mlps@spans", **QUIET)
+    assert torch.equal(ends.values[:, 0], estimate.values[:, 0])
+    with pytest.raises(MethodError, match=r"path='inputs' moves whole prompts, of which spans alone correspond"):
+        vc.attribute(lm, task, units="mlps@spans", method="eap-ig", **QUIET)
+    for align in ALIGN:
+        with pytest.raises(MethodError, match=r"Pair 4 of 'uneven' ends with the span 'object'"):
+            vc.attribute(lm, task_of("mean"), units="mlps@spans", **QUIET)
+        with pytest.raises(UnitError, match="Queries, keys and patterns belong to their positions"):
+            vc.attribute(lm, task_of(align), units="queries@subject", **QUIET)
+    both = vc.effects.interactions(lm, task, units=["m0+m1@subject"], **QUIET)
+    pair = vc.exact(lm, task, units=["m0+m1@subject"], **QUIET)
+    close(both.values[:, 0], pair.values[:, 0] - exact.values[:, :2].sum(1))
 
 
 UNALIGNED = [

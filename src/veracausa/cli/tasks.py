@@ -9,6 +9,7 @@ from veracausa.cli.command import spread
 from veracausa.cli.options import Json, Show
 from veracausa.cli.output import print_json
 from veracausa.cli.setup import TaskSetup
+from veracausa.tasks.aligned import shared_end, shared_start
 from veracausa.terminal import echo
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def _print_pair(built: Task, measured: Measurement, i: int) -> None:
     correct, incorrect = built.answer_strings(i)
     echo(f"\n{i}  clean      {'|'.join(clean)}")
     if built.paired:
-        echo(f"   corrupted  {'|'.join(b if a != b else '·' * len(b) for a, b in zip(clean, corrupted, strict=True))}")
+        echo(f"   corrupted  {'|'.join(_differing(clean, corrupted))}")
     echo(f"   correct    {'|'.join(correct)}    incorrect  {'|'.join(incorrect) or '(none)'}")
     if built.spans[i]:
         echo(
@@ -131,6 +132,18 @@ def _print_pair(built: Task, measured: Measurement, i: int) -> None:
         )
     other = f" clean, {measured.corrupted[i]:+.3f} corrupted" if built.paired else ""
     echo(f"   metric     {measured.clean[i]:+.3f}{other}")
+
+
+def _differing(clean: list[str], corrupted: list[str]) -> list[str]:
+    """The corrupted prompt's tokens, with dots for those that are the clean one's.
+
+    Of prompts of different lengths for those that both begin with, or end with.
+    """
+    if len(clean) == len(corrupted):
+        return [b if a != b else "·" * len(b) for a, b in zip(clean, corrupted, strict=True)]
+    first, last = shared_start(clean, corrupted), len(corrupted) - shared_end(clean, corrupted)
+    found = [token if first <= k < last else "·" * len(token) for k, token in enumerate(corrupted)]
+    return found if clean[-1] == corrupted[-1] else [*found[:-1], corrupted[-1]]
 
 
 def _read(tokens: list[str], span: tuple[int, int]) -> str:

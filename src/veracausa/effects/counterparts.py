@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from veracausa.errors import UnitError
+from veracausa.effects.replacements import Replacement
+from veracausa.engine.patches import Place, activation
+from veracausa.engine.tape import Tape
+from veracausa.errors import MethodError, UnitError
 from veracausa.tasks.aligned import shared_end
-from veracausa.tasks.placing import places
-from veracausa.tasks.spans import Range
+from veracausa.tasks.placing import corresponding, places
+from veracausa.tasks.spans import END, Range
 from veracausa.units.at_spans import SpanUnits
 from veracausa.units.groups import Groups
 from veracausa.units.members import Member
@@ -36,6 +41,60 @@ def with_means(
     inside = ((position >= first) & (position < end)).to(values)
     share = inside / inside.sum(-1, keepdim=True).clamp_min(1)
     return torch.cat([values, share @ values], 1)
+
+
+def sources(own: Range, other: Range, mean: int) -> Int[Tensor, " positions"]:
+    """Where the other run has the value of each token of a span; `mean`: where it has the mean over its own.
+
+    >>> sources((3, 5), (7, 9), 20), sources((3, 5), (7, 8), 20)
+    (tensor([7, 8]), tensor([20, 20]))
+    """
+    size = own[1] - own[0]
+    return torch.arange(*other) if size == other[1] - other[0] else torch.full((size,), mean)
+
+
+@dataclass(frozen=True, eq=False)
+class Aligned:
+    """The other run's values at the tokens of some spans, wherever it has them; elsewhere the run's own."""
+
+    source: Replacement
+    task: Task
+    names: tuple[str, ...]
+    noising: bool
+
+    def rows(self, tape: Tape, place: Place, layer: int, example: Tensor, unit: Tensor | None) -> Tensor:
+        """See `Replacement.rows`."""
+        base = tape.clean if self.noising else tape.corrupted
+        own, new = activation(base, place, layer)[example], self.source.rows(tape, place, layer, example, unit)
+        index, pairs = torch.full(own.shape[:2], -1), [tape.examples[row] for row in example.tolist()]
+        whole = torch.full((len(pairs), len(self.names), 2), -1)
+        for row, pair in enumerate(pairs):
+            here, there = corresponding(self.task, pair, self.names, self.noising)
+            for number, name in enumerate(self.names):
+                if name not in here:
+                    continue
+                whole[row, number] = torch.tensor(there[name]) - tape.start
+                first, end = (at - tape.start for at in here[name])
+                if end > 0:
+                    found = sources(here[name], there[name], new.shape[1] + tape.start + number) - tape.start
+                    index[row, max(first, 0) : end] = found[max(-first, 0) :]
+        taken = with_means(new, whole).gather(1, index.clamp_min(0).to(new.device)[..., None].expand_as(own))
+        return torch.where((index >= 0).to(own.device)[..., None], taken, own)
+
+
+def require_apart(task: Task, names: Sequence[str]) -> None:
+    """MethodError where a pair's last token takes one value at its end and another at a span that it belongs to."""
+    for i in range(len(task) if END in names else 0):
+        for noising in (True, False):
+            own, other = corresponding(task, i, names, noising)
+            for name in own:
+                last = sources(own[name], other[name], -1)[-1] if own[name][1] == own[END][1] else other[END][0]
+                if last != other[END][0]:
+                    raise MethodError(
+                        f"Pair {i} of {task.name!r} ends with the span {name!r}, so its last token would move to one "
+                        "value there and to another at the end. Ask for both in calls of their own: "
+                        f"units='heads@{name}', units='heads@end'."
+                    )
 
 
 def require_alike(task: Task, units: SpanUnits | Groups) -> None:

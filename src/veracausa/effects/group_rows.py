@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from veracausa.cost import Cost
-from veracausa.effects.counterparts import with_means
+from veracausa.effects.counterparts import sources, with_means
 from veracausa.effects.replacements import Counterfactual, Moving, Replacement
 from veracausa.effects.rows import Patching, Plan
 from veracausa.engine.bucket import Bucket
@@ -191,10 +191,7 @@ class GroupRows(Plan):
         if one.at is None:  # from the end, or prompts of one length
             return first, last, torch.arange(first, last + 1) + other - length
         here, there = (each[one.at] for each in corresponding(self.task, pair, [one.at], self.noising))
-        size = here[1] - here[0]
-        if size == there[1] - there[0]:
-            return here[0], here[1] - 1, torch.arange(*there)
-        return here[0], here[1] - 1, torch.full((size,), other + self.units.named.index(one.at))
+        return here[0], here[1] - 1, sources(here, there, other + self.units.named.index(one.at))
 
     @cached_property
     def _means(self) -> Int[Tensor, "examples spans 2"]:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from veracausa.choices import AllUnits, Baseline, Direction, Estimate, GridName
+from veracausa.effects.counterparts import Aligned, require_alike, require_apart
 from veracausa.effects.learned_constants import OptimalConstants, OptimalWork, optimal_constants
 from veracausa.effects.patterns import require_patterns
 from veracausa.effects.replacements import (
@@ -48,6 +49,7 @@ from veracausa.estimates.span_sums import SpanSumsWork, at_positions, require_su
 from veracausa.scores.estimands import BASELINES
 from veracausa.scores.headers import reference_settings
 from veracausa.scores.scores import Completeness, Scores, assemble
+from veracausa.tasks.placing import moved
 from veracausa.tasks.references import Reference, reference_set
 from veracausa.units.at_spans import SpanUnits
 from veracausa.units.edges import Edges
@@ -64,7 +66,10 @@ COARSE = 0.01
 
 @dataclass(frozen=True, eq=False)
 class AttributeWork:
-    """An estimate of the effects of a table of units; see `attribute`. `learn`: where constants have to be learned."""
+    """An estimate of the effects of a table of units; see `attribute`. `learn`: where constants have to be learned.
+
+    `spans`: those whose tokens the other run's values come from, where these are at other positions (`tasks.aligned`).
+    """
 
     lm: Model
     task: Task
@@ -75,6 +80,7 @@ class AttributeWork:
     reference: Task | None
     constants: OptimalConstants | None
     learn: OptimalWork | None
+    spans: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -94,9 +100,20 @@ class AttributeWork:
         return self.ablation != "counterfactual"
 
     @property
+    def aligned(self) -> bool:
+        """Whether it can do with pairs whose prompts have different lengths."""
+        return bool(self.spans)
+
+    @property
+    def patched(self) -> Task:
+        """A task whose clean prompts are as long as those that are patched."""
+        return self.task.side(self.direction == "noising") if self.task.uneven else self.task
+
+    @property
     def share(self) -> bool:
-        """Whether runs begin at the first difference of each pair."""
-        return self.ablation == "counterfactual" and PATHS[self.method.path].shares_prefix
+        """Whether runs begin at the first difference of each pair; not where values may come from before it."""
+        here = self.ablation == "counterfactual" and not moved(self.task, self.spans)
+        return here and PATHS[self.method.path].shares_prefix
 
     @property
     def mixed(self) -> bool:
@@ -139,7 +156,7 @@ class AttributeWork:
             total += unpatched_run(lm, task, self.groups())
         passes, beside = 2 * PATHS[method.path].passes(method), self.sums.beside(lm, self.units, method)
         for start, members in self.groups():
-            length = task.lengths[members[0]]
+            length = self.patched.lengths[members[0]]
             total += (length - start) * len(members) * (passes * self._depth(start, length) + beside)
         return total
 
@@ -171,6 +188,8 @@ class AttributeWork:
                 source = replacement(
                     lm, task, table, ablation, self.direction, self.reference, method.seed, call.cost, constants
                 )
+                if self.spans:
+                    source = Aligned(source, task, self.spans, self.direction == "noising")
                 walks = _Walks.of(call, self, source)
                 call.rest(self.groups(), walks.walk)
         if ablation == "counterfactual":
@@ -229,9 +248,10 @@ class _Walks:
         point = method.path == "point"  # its one gradient is taken through the recorded run
         patched: Graph = "clean" if noising else "corrupted"
         with applied(call.lm.decoder, method.backward if point else PLAIN):
-            own = work.sums.record(call, units, method, start, examples, patched if point else None)
+            graph, side = patched if point else None, noising if work.aligned else None
+            own = work.sums.record(call, units, method, start, examples, graph, side)
         with torch.no_grad():
-            call.measured.put(examples, own.read.of_state(own.tape.clean), own.read.of_state(own.tape.corrupted))
+            call.measured.put(examples, *own.measured())
         sums = work.sums(PathBucket.of(own, method, noising, call.advance), units, self.source)
         WALKS[method.path](sums)
         sums.values[:, units.furthest >= own.tape.length] = float("nan")
@@ -353,7 +373,11 @@ def attribute(
     if isinstance(table, SpanUnits):
         require_sums(parts, table, task)
         singles = at_positions(table, task, noising)
-        work = AttributeWork(lm, task, singles, name, parts, direction, reference, constants, None)
+        spans = table.named if ablation == "counterfactual" and task.align is not None else ()
+        if spans:
+            require_alike(task, table)
+            require_apart(task, spans)
+        work = AttributeWork(lm, task, singles, name, parts, direction, reference, constants, None, spans)
         return SpanSumsWork(table, work, noising)
     learning = ablation == "optimal" and constants is None
     learn = optimal_constants.work(lm, task, units=table) if learning else None

@@ -15,7 +15,7 @@ from veracausa.engine.work import Derived, Work
 from veracausa.errors import MethodError
 from veracausa.estimates.method import Method
 from veracausa.estimates.parts import PATHS
-from veracausa.scores.headers import span_settings
+from veracausa.scores.headers import align_settings, span_settings
 from veracausa.scores.scores import Scores
 from veracausa.tasks.placing import moved, ranges
 from veracausa.units.at_spans import SpanUnits
@@ -36,6 +36,7 @@ class SpanSumsWork(Derived):
     def run(self, show_progress: bool = True, out: str | Path | None = None) -> Scores:
         """The sums; NaN where an example lacks the span."""
         single: Scores = self.effects.run(show_progress, out)
+        aligned = align_settings(self.task, self.units.named)
         column = {key: i for i, key in enumerate(single.units.keys)}
         values = single.values.new_full((single.n, len(self.units)), float("nan"))
         spans = np.array(self.units.spans)
@@ -52,7 +53,7 @@ class SpanSumsWork(Derived):
             single,
             values=values,
             units=self.units,
-            settings=single.settings | span_settings(self.task),
+            settings=single.settings | span_settings(self.task) | (aligned if self.aligned else {}),
             notes=(*single.notes, "at spans: the sum of the estimates at the span's positions"),
         )
 
@@ -83,6 +84,10 @@ def require_sums(method: Method, units: SpanUnits, task: Task) -> None:
         why = "rule='qk-exact' gives each key a pattern of its own"
     elif method.baseline == "optimal":
         why = "its constants are learned for units at all positions"
+    elif method.baseline == "corrupted" and task.align is not None:
+        if method.path == "point":
+            return
+        why = f"path={method.path!r} moves whole prompts, of which spans alone correspond"
     elif method.baseline == "corrupted" and moved(task, units.named):
         why = "some pairs have them at other positions in the corrupted prompt"
     else:

@@ -24,7 +24,7 @@ ALIGNED: dict[Align, str] = {
 }
 
 
-def shared_start(clean: Sequence[int], corrupted: Sequence[int]) -> int:
+def shared_start(clean: Sequence[object], corrupted: Sequence[object]) -> int:
     """How many tokens both prompts begin with.
 
     >>> shared_start([1, 2, 3, 9], [1, 2, 4, 4, 9])
@@ -34,7 +34,7 @@ def shared_start(clean: Sequence[int], corrupted: Sequence[int]) -> int:
     return next((k for k, (a, b) in pairs if a != b), min(len(clean), len(corrupted)))
 
 
-def shared_end(clean: Sequence[int], corrupted: Sequence[int]) -> int:
+def shared_end(clean: Sequence[object], corrupted: Sequence[object]) -> int:
     """How many tokens both prompts end with, those apart that both begin with; each prompt's last one always.
 
     >>> shared_end([1, 2, 3, 9], [1, 2, 4, 4, 9]), shared_end([1, 2], [1, 3, 4])

@@ -143,9 +143,18 @@ class Sums(ABC):
     @staticmethod
     @abstractmethod
     def record(
-        call: Session, units: Units, method: Method, start: int, examples: tuple[int, ...], grad: Graph | None
+        call: Session,
+        units: Units,
+        method: Method,
+        start: int,
+        examples: tuple[int, ...],
+        grad: Graph | None,
+        noising: bool | None,
     ) -> Bucket:
-        """Both runs of a bucket, checked for what scores of these units rest on; `grad`: which keeps its graph."""
+        """Both runs of a bucket, checked for what scores of these units rest on; `grad`: which keeps its graph.
+
+        `noising`: as in `Bucket.record`.
+        """
 
     @staticmethod
     @abstractmethod

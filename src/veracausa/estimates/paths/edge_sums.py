@@ -83,7 +83,13 @@ class EdgeSums(Sums):
 
     @staticmethod
     def record(
-        call: Session, units: Units, method: Method, start: int, examples: tuple[int, ...], grad: Graph | None
+        call: Session,
+        units: Units,
+        method: Method,
+        start: int,
+        examples: tuple[int, ...],
+        grad: Graph | None,
+        noising: bool | None,
     ) -> Bucket:
         """See `Sums.record`."""
         sites = (*SITES, *(IN_ATTENTION if "qk-exact" in method.rule else ()))

@@ -62,11 +62,17 @@ class UnitSums(Sums):
 
     @staticmethod
     def record(
-        call: Session, units: Units, method: Method, start: int, examples: tuple[int, ...], grad: Graph | None
+        call: Session,
+        units: Units,
+        method: Method,
+        start: int,
+        examples: tuple[int, ...],
+        grad: Graph | None,
+        noising: bool | None,
     ) -> Bucket:
         """See `Sums.record`."""
-        sites, places = sites_for(units.place), (units.place,)
-        return Bucket.record(call.lm, call.task, start, examples, call.cost, sites=sites, places=places, grad=grad)
+        asked, sites, places = (call.lm, call.task, start, examples, call.cost), sites_for(units.place), (units.place,)
+        return Bucket.record(*asked, sites=sites, places=places, grad=grad, noising=noising)
 
     @staticmethod
     def beside(lm: Model, units: Units, method: Method) -> float:
