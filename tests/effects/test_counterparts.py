@@ -313,13 +313,16 @@ def test_estimates_beside_exact_effects(tiny):
     assert torch.equal(receipt.exact.values, exact.values)
     ends = vc.attribute(lm, task, units="mlps@spans", **QUIET)
     assert torch.equal(ends.values[:, 0], estimate.values[:, 0])
-    with pytest.raises(MethodError, match=r"path='inputs' moves whole prompts, of which spans alone correspond"):
+    with pytest.raises(MethodError, match=r"path='inputs' moves all positions.*such as 'atp'\.$"):
         vc.attribute(lm, task, units="mlps@spans", method="eap-ig", **QUIET)
     for align in ALIGN:
         with pytest.raises(MethodError, match=r"Pair 4 of 'uneven' ends with the span 'object'"):
             vc.attribute(lm, task_of("mean"), units="mlps@spans", **QUIET)
         with pytest.raises(UnitError, match="Queries, keys and patterns belong to their positions"):
             vc.attribute(lm, task_of(align), units="queries@subject", **QUIET)
+    even, plain = (vc.attribute(lm, task_of(align, which=(1, 6)), units="mlps@spans", method="ig", **QUIET)
+                   for align in ("last", None))  # fmt: skip
+    assert torch.equal(even.values, plain.values)
     both = vc.effects.interactions(lm, task, units=["m0+m1@subject"], **QUIET)
     pair = vc.exact(lm, task, units=["m0+m1@subject"], **QUIET)
     close(both.values[:, 0], pair.values[:, 0] - exact.values[:, :2].sum(1))

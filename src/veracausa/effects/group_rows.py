@@ -25,7 +25,7 @@ from veracausa.engine.overrides import Override
 from veracausa.engine.patches import Place, site_width, sites_for
 from veracausa.engine.suffix import Join, sweep
 from veracausa.engine.tape import Tape
-from veracausa.tasks.placing import corresponding, length_of, moved, places, ranges
+from veracausa.tasks.placing import corresponding, elsewhere, length_of, places, ranges
 from veracausa.tasks.spans import Range
 from veracausa.units.groups import Groups
 from veracausa.units.kinds import Kind
@@ -94,11 +94,6 @@ class GroupRows(Plan):
         """Where each pair has the spans in the run that is patched."""
         return [places(self.task, i, self.units.named, self.noising) for i in range(len(self.task))]
 
-    @property
-    def _moved(self) -> bool:
-        """Whether replacements come from other positions than those that they are put at."""
-        return bool(self.task.uneven) or moved(self.task, self.units.named)
-
     def record(self, start: int, examples: tuple[int, ...]) -> Patching:
         """See `Plan.record`."""
         places = tuple(self.units.places)
@@ -154,17 +149,17 @@ class GroupRows(Plan):
         taken = torch.zeros(len(own), tape.length - start, parts, keys, dtype=torch.bool)
         there = torch.zeros(len(own), tape.length - start, parts, dtype=torch.long)
         pairs = [tape.examples[example] for example in rows[own, 0]]
-        elsewhere = self._moved and isinstance(source, Counterfactual)
+        moving = elsewhere(self.task, self.units.named) and isinstance(source, Counterfactual)
         for at, (group, pair) in enumerate(zip(members.values(), pairs, strict=True)):
             for one in group:
                 first, last = one.span(tape.length, self._own[pair])
-                if elsewhere:
+                if moving:
                     first, last, values_at = self._elsewhere(one, pair, first, last)
                 part = slice(None) if one.index < 0 or parts == 1 else slice(one.index, one.index + 1)
                 looked_at = one.looked_at(tape.length, self._own[pair]) if keys > 1 else slice(None)
                 here = slice(max(first, start) - start, max(last + 1 - start, 0))
                 taken[at, here, part, looked_at] = True
-                if elsewhere:
+                if moving:
                     there[at, here, part] = values_at[max(start - first, 0) :, None] - tape.start
         example = torch.as_tensor(rows[own, 0], device=device)
 
@@ -172,7 +167,7 @@ class GroupRows(Plan):
             if isinstance(source, Moving):
                 return source.moves(tape, place, layer, example)[:, start - tape.start :]
             new = source.rows(tape, place, layer, example, None)
-            if not elsewhere:
+            if not moving:
                 return new[:, start - tape.start :]
             if self.task.align == "mean":
                 new = with_means(new, self._means[pairs] - tape.start)

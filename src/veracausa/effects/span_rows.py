@@ -21,7 +21,7 @@ from veracausa.effects.replacements import Counterfactual
 from veracausa.effects.rows import Patching, Rows
 from veracausa.engine.patches import Place
 from veracausa.engine.tape import Tape
-from veracausa.tasks.placing import corresponding_ranges, moved, ranges
+from veracausa.tasks.placing import corresponding_ranges, elsewhere, ranges
 from veracausa.units.at_spans import SpanUnits
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class SpanRows(Rows):
 
     def _new(self, tape: Tape, place: Place, layer: int, example: Tensor, units: np.ndarray) -> Tensor:
         new = super()._new(tape, place, layer, example, units)
-        if not (isinstance(self.source, Counterfactual) and (self.task.uneven or moved(self.task, self.units.named))):
+        if not (isinstance(self.source, Counterfactual) and elsewhere(self.task, self.units.named)):
             return new
         examples, number = self._examples(tape, example), self._number[units]
         own, other = (torch.as_tensor(where[examples, number]) for where in self._ranges)

@@ -49,7 +49,7 @@ from veracausa.estimates.span_sums import SpanSumsWork, at_positions, require_su
 from veracausa.scores.estimands import BASELINES
 from veracausa.scores.headers import reference_settings
 from veracausa.scores.scores import Completeness, Scores, assemble
-from veracausa.tasks.placing import moved
+from veracausa.tasks.placing import elsewhere, moved
 from veracausa.tasks.references import Reference, reference_set
 from veracausa.units.at_spans import SpanUnits
 from veracausa.units.edges import Edges
@@ -373,7 +373,7 @@ def attribute(
     if isinstance(table, SpanUnits):
         require_sums(parts, table, task)
         singles = at_positions(table, task, noising)
-        spans = table.named if ablation == "counterfactual" and task.align is not None else ()
+        spans = table.named if ablation == "counterfactual" and elsewhere(task, table.named) else ()
         if spans:
             require_alike(task, table)
             require_apart(task, spans)

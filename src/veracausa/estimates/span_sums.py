@@ -17,7 +17,7 @@ from veracausa.estimates.method import Method
 from veracausa.estimates.parts import PATHS
 from veracausa.scores.headers import align_settings, span_settings
 from veracausa.scores.scores import Scores
-from veracausa.tasks.placing import moved, ranges
+from veracausa.tasks.placing import elsewhere, ranges
 from veracausa.units.at_spans import SpanUnits
 from veracausa.units.table import Units
 
@@ -84,15 +84,16 @@ def require_sums(method: Method, units: SpanUnits, task: Task) -> None:
         why = "rule='qk-exact' gives each key a pattern of its own"
     elif method.baseline == "optimal":
         why = "its constants are learned for units at all positions"
-    elif method.baseline == "corrupted" and task.align is not None:
-        if method.path == "point":
+    elif method.baseline == "corrupted" and elsewhere(task, units.named):
+        if task.align is not None and method.path == "point":
             return
-        why = f"path={method.path!r} moves whole prompts, of which spans alone correspond"
-    elif method.baseline == "corrupted" and moved(task, units.named):
         why = "some pairs have them at other positions in the corrupted prompt"
+        if task.align is not None:
+            why += f", and path={method.path!r} moves all positions (path='point' does not)"
     else:
         return
+    others = "'atp' or 'ig'" if task.align is None else "'atp'"
     raise MethodError(
         f"Estimates at spans are sums over the span's positions, which mean nothing here: {why}. Take vc.exact, or "
-        "another method, such as 'atp' or 'ig'."
+        f"another method, such as {others}."
     )

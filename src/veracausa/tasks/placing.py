@@ -46,6 +46,11 @@ def moved(task: Task, names: Sequence[str]) -> bool:
     return any(span.moved for each in even for name, span in each.items() if name in names)
 
 
+def elsewhere(task: Task, names: Sequence[str]) -> bool:
+    """Whether any pair has one of these spans, or its end, at other positions in its corrupted prompt."""
+    return bool(task.uneven) or moved(task, names)
+
+
 def corresponding(
     task: Task, example: int, names: Sequence[str], clean: bool
 ) -> tuple[dict[str, Range], dict[str, Range]]:
