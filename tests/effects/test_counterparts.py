@@ -144,6 +144,7 @@ def test_chunks_forecasts_and_interrupted_calls(tiny, align, tmp_path):
             how = {"units": units, "direction": direction, **QUIET}
             whole = vc.exact(lm, task, **how)
             assert vc.exact.work(lm, task, units=units, direction=direction).tokens() == whole.cost.token_layers
+            assert vc.forecast(vc.exact, lm, task, units=units, direction=direction).seconds > 0
             small = vc.exact(lm, task, rows=2, share_prefix=False, **how)
             close(small.values, whole.values)
             for _ in range(2):
@@ -252,6 +253,20 @@ def test_what_needs_the_clean_prompt_alone_is_had_everywhere(tiny, ablation):
         assert "align" not in scores.settings and scores.values.isfinite().any()
 
 
+def test_means_over_prompts_of_which_the_clean_ones_are_equally_long(tiny):
+    """Over all positions, as of the same prompts in a list."""
+    lm, pairs = tiny("llama"), task_of("last", which=(2, 3))
+    prompts = Task("all", pairs.prompts, (), ((40,),) * 4, ((41,),) * 4)
+    even = dataclasses.replace(
+        task_of(None, which=(1,)), clean=((1, 10, 3, 20, 21, 4),), corrupted=((1, 9, 3, 20, 7, 4),)
+    )
+    even = dataclasses.replace(even, spans=())
+    circuit = vc.select(vc.attribute(lm, even, units="edges", method="eap", **QUIET), n=30, how="top")
+    one, other = ({"ablation": "mean", "reference": reference, **QUIET} for reference in (pairs, prompts))
+    assert torch.equal(*(vc.exact(lm, even, units="mlps", **how).values for how in (one, other)))
+    assert torch.equal(*(vc.faithfulness(lm, even, circuit, **how).metric for how in (one, other)))
+
+
 def test_resampling_never_draws_the_pair_itself(tiny):
     lm, task = tiny("llama"), task_of("last", which=(1, 3, 5))
     again = task_of("last", which=(1, 3, 5, 2, 0, 4))
@@ -348,6 +363,14 @@ def test_what_compares_position_by_position_is_refused(tiny, verb, how):
         call = getattr(call, part)
     with pytest.raises(MethodError, match=r"position by position, but in \d of \d pairs of 'uneven' spans alone"):
         call(lm, task_of("last"), **how)
+
+
+def test_a_graph_for_neuronpedia_shows_where_prompts_differ(tiny, tmp_path):
+    lm = tiny("llama")
+    edges = vc.attribute(lm, task_of(None, which=(1,)), units="edges", method="eap", **QUIET)
+    circuit = vc.select(edges, n=20, how="top")
+    with pytest.raises(MethodError, match="position by position"):
+        vc.circuits.write(circuit, tmp_path / "x.json", format="neuronpedia", lm=lm, task=task_of("last"))
 
 
 @pytest.mark.parametrize(

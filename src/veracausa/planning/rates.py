@@ -58,7 +58,9 @@ def rates(lm: Model, task: Task, kinds: Iterable[str]) -> dict[str, Rate]:
     >>> rates(lm, task, ["exact"])["exact"].speed
     """
     answered = all(task.correct[:_PAIRS])
-    pairs = task[:_PAIRS].with_metric("logprob" if answered else "entropy")  # ones that every pair has a gap in
+    if (even := _even(task[:_PAIRS])) is None:
+        return {}
+    pairs = even.with_metric("logprob" if answered else "entropy")  # ones that every pair has a gap in
     work, wanted = _timing(lm, pairs), dict.fromkeys(kinds)
     known: dict[str, Rate] = {}
     try:
@@ -73,6 +75,17 @@ def rates(lm: Model, task: Task, kinds: Iterable[str]) -> dict[str, Rate]:
     except GapError:
         return {}
     return {kind: known[kind] for kind in wanted}
+
+
+def _even(pairs: Task) -> Task | None:
+    """The pairs, with the clean prompts turned round in the place of corrupted ones that have other lengths.
+
+    Runs take as long as their prompts are, whatever these say. None where that changes nothing.
+    """
+    if not pairs.uneven:
+        return pairs
+    turned = tuple((ids[0], *reversed(ids[1:])) for ids in pairs.clean)
+    return None if turned == pairs.clean else replace(pairs, corrupted=turned, corrupted_text=(), spans=(), align=None)
 
 
 def _timing(lm: Model, pairs: Task) -> dict[str, tuple[Callable[[], Cost], Callable[[], Cost]]]:

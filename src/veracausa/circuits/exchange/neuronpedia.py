@@ -34,6 +34,7 @@ import numpy as np
 
 from veracausa.circuits.circuit import Circuit
 from veracausa.circuits.nodes import Node, at_positions, edges_of, ends_of
+from veracausa.engine.work import require_even
 from veracausa.errors import CircuitError, TaskError
 from veracausa.scores.scores import Scores
 from veracausa.storage.files import write_text
@@ -149,6 +150,7 @@ def _group(edges: Edges, kv: Node) -> list[Node]:
 
 def _spread_input(weights: Weights, task: Task, pair: int) -> Weights:
     """Edges from the input of all positions, as those of the tokens in which the prompts differ."""
+    require_even(task[pair], "Neuronpedia's graph")
     both = enumerate(zip(task.clean[pair], task.corrupted[pair], strict=True))
     differ = [position for position, (clean, corrupted) in both if clean != corrupted]
     spread: Weights = {}

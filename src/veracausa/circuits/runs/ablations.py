@@ -160,7 +160,7 @@ def mean_writes(
     A mean is over prompts (and positions), never over writers; no `lengths`: over positions, whatever the prompts.
     """
     prompts = [*reference.prompts]
-    aligned = len({*reference.lengths, *lengths}) == 1 and len(lengths) > 0
+    aligned = len({*map(len, prompts), *lengths}) == 1 and len(lengths) > 0
     total: Tensor | None = None
     count = 0
     for _, state in recorded(lm, prompts, SITES, cost):
