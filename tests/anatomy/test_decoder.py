@@ -2,6 +2,7 @@
 
 import pytest
 import tiny_models
+from bridges import as_model
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, T5Config, T5ForConditionalGeneration
 
@@ -11,21 +12,19 @@ from veracausa.errors import ArchitectureError
 
 
 def test_an_unknown_architecture_says_what_it_lacks():
-    config = AutoConfig.for_model("opt", hidden_size=16, ffn_dim=32, num_hidden_layers=2, num_attention_heads=2,
-                                  vocab_size=30, word_embed_proj_dim=16)  # fmt: skip
+    config = AutoConfig.for_model("rwkv", hidden_size=16, num_hidden_layers=2, vocab_size=30)
     with pytest.raises(ArchitectureError) as caught:
         decoder_of(AutoModelForCausalLM.from_config(config))
-    for words in ("'opt'", "OPTForCausalLM", "lacks", "embed_tokens", "gpt2", "llama", "gemma3_text"):
+    for words in ("'rwkv'", "RwkvForCausalLM", "lacks", "lm_head", "gpt2", "llama", "gemma3_text"):
         assert words in str(caught.value)
 
 
 def test_an_unknown_name_of_a_known_layout_can_be_read_as_it():
-    config = AutoConfig.for_model("olmo", hidden_size=16, intermediate_size=32, num_hidden_layers=2,
-                                  num_attention_heads=2, vocab_size=30, pad_token_id=None, eos_token_id=0)  # fmt: skip
-    hf = AutoModelForCausalLM.from_config(config)
+    hf = tiny_models.make("llama")
+    hf.config.model_type = "of-our-own"
     with pytest.raises(ArchitectureError, match=r"anatomy='llama'.*lm\.check\(\)|anatomy='llama'"):
         decoder_of(hf)
-    assert decoder_of(hf, "llama").layers == 2
+    assert decoder_of(hf, "llama").layers == 3
     with pytest.raises(ArchitectureError, match=r"anatomy='lama' is not a known family"):
         decoder_of(hf, "lama")
 
@@ -72,4 +71,29 @@ def test_an_encoder_decoder_is_refused():
 def test_every_family_names_all_parts():
     for name, anatomy in FAMILIES.items():
         parts = anatomy.block_parts()
-        assert len(parts) >= 9 and all(parts.values()), name
+        assert {"attention", "attention_out", "mlp_out", "activation"} <= set(parts) and all(parts.values()), name
+        assert ("mlp" in parts) != ("mlp_in" in parts) and name == anatomy.family or name == "gemma3_text", name
+
+
+def test_a_setting_that_changes_the_picture_is_refused():
+    """OPT-350m's norms stand behind each sum, and its embeddings are narrower than its stream."""
+    sizes = {"hidden_size": 16, "ffn_dim": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 30}
+    behind = AutoConfig.for_model("opt", **sizes, word_embed_proj_dim=16, do_layer_norm_before=False)
+    with pytest.raises(ArchitectureError, match="do_layer_norm_before=False: its norms stand behind"):
+        decoder_of(AutoModelForCausalLM.from_config(behind))
+    narrow = AutoConfig.for_model("opt", **sizes, word_embed_proj_dim=8)
+    with pytest.raises(ArchitectureError, match="embeddings of 8 numbers and a residual stream of 16"):
+        decoder_of(AutoModelForCausalLM.from_config(narrow))
+
+
+def test_what_a_family_lacks_is_refused_by_name(task_of):
+    """A norm over the queries of all heads; experts; latent keys: each names the part, before anything runs."""
+    for family, units, words in (
+        ("olmo2", "edges", "a norm goes over the queries"),
+        ("mixtral", "neurons", "made of experts"),
+        ("deepseek_v3", "edges", "latent vectors"),
+        ("deepseek_v3", ["a0.h0<q>"], "latent vectors"),
+    ):
+        lm = as_model(tiny_models.make(family), family)
+        with pytest.raises(ArchitectureError, match=words):
+            vc.exact(lm, task_of(6), units=units, show_progress=False)

@@ -97,6 +97,70 @@ _SETTINGS |= _BRIDGED
 BRIDGED: list[str] = list(_BRIDGED)
 
 
+# structures that no family above has: one norm for two sublayers or none before them, factors, fused parts, an MLP that
+# a block calls itself, sinks, experts, latent keys; what a real model of them switches on is on
+_PAD = {"pad_token_id": 0}
+_MORE: dict[str, tuple[str, dict]] = {
+    "phi": (
+        "phi",
+        _BASE | {"hidden_size": 32, "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}},
+    ),
+    "phi3": ("phi3", _BASE | _PAD | {"num_key_value_heads": 2, "sliding_window": None, "rms_norm_eps": 1e-6}),
+    "cohere": ("cohere", _BASE | _PAD | {"num_key_value_heads": 2, "logit_scale": 0.3, "use_qk_norm": False}),
+    "glm4": ("glm4", _GQA | _PAD),
+    "granite": (
+        "granite",
+        _BASE
+        | {"num_key_value_heads": 2, "residual_multiplier": 0.4, "logits_scaling": 3.0}
+        | {"embedding_multiplier": 2.0, "attention_multiplier": 0.7},
+    ),
+    "granite_swa": ("granite_swa", _BASE | _PAD | {"num_key_value_heads": 2, "residual_multiplier": 0.4}),
+    "olmo": ("olmo", _BASE | _PAD | {"num_key_value_heads": 2, "clip_qkv": 0.5}),
+    "olmo2": ("olmo2", _BASE | _PAD | {"num_key_value_heads": 2}),
+    "stablelm": ("stablelm", _BASE | {"num_key_value_heads": 2, "use_parallel_residual": True}),
+    "opt": (
+        "opt",
+        {
+            "vocab_size": VOCAB,
+            "hidden_size": 24,
+            "word_embed_proj_dim": 24,
+            "ffn_dim": 40,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "max_position_embeddings": 64,
+            "pad_token_id": 1,
+            "bos_token_id": 0,
+            "eos_token_id": 0,
+        },
+    ),
+    "gpt_bigcode": (
+        "gpt_bigcode",
+        {"vocab_size": VOCAB, "n_embd": 24, "n_inner": 40, "n_layer": 3, "n_head": 4, "n_positions": 64}
+        | {"bos_token_id": 0, "eos_token_id": 0},
+    ),
+    "arcee": ("arcee", _BASE | {"num_key_value_heads": 2}),
+    "mixtral": ("mixtral", _BASE | {"num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 2}),
+    "gpt_oss": (
+        "gpt_oss",
+        _GQA
+        | _PAD
+        | {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 4, "attn_implementation": "eager"}
+        | {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+        | {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}},
+    ),
+    "deepseek_v3": (
+        "deepseek_v3",
+        _BASE
+        | _PAD
+        | {"num_key_value_heads": 4, "kv_lora_rank": 12, "q_lora_rank": 16, "qk_rope_head_dim": 4, "v_head_dim": 6}
+        | {"qk_nope_head_dim": 8, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1}
+        | {"moe_intermediate_size": 16, "first_k_dense_replace": 1, "n_shared_experts": 1},
+    ),
+}
+_SETTINGS |= _MORE
+STRUCTURES: list[str] = list(_MORE)
+
+
 def make(family: str, seed: int = 0, dtype: torch.dtype = torch.float64, **over):
     """A model of `family` with random weights, in eval mode; `over`: settings of its config, or attn_implementation."""
     kind, settings = _SETTINGS[family]

@@ -7,132 +7,333 @@ This is the only file that names an architecture. A family states names; what is
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from veracausa.anatomy import bridged_attentions
 from veracausa.anatomy.bridges import Bridge
 
-Layout = Literal["separate", "fused-thirds", "fused-per-head"]
+Layout = Literal["separate", "fused-thirds", "fused-per-group"]
+
+#: A dotted path, or several of which the first that a model has is meant.
+Path = str | tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Anatomy:
-    """Module names of one family, as dotted paths.
+    """Module names of one family, as dotted paths, and how the modules are glued together.
 
-    `backbone`, `unembedding`: from the causal-LM object. `blocks`, `final_norm`, `embeddings`: from the backbone.
-    The rest: from one block. `up`: the branch that a gated MLP multiplies its activation with (None: no gate).
-    `qk_norms`: norms of queries and keys, where a model has them. `parallel` names the config attribute that says
-    whether attention and MLP read the same residual (None: never). `qkv` says how query, key and value projections are
-    stored: "separate" modules, one module with "fused-thirds" (all q, all k, all v) or "fused-per-head" (q, k, v of
-    head 0, …). `causal`: no position sees a later one; a family that is not says `is_causal=False` to its attention
-    function, and its clean and corrupted runs share no prefix. `bridge`: how an attention module that chooses no
-    attention function by name is led to one (see `bridges`).
+    Ends. `backbone`, `unembedding`: from the causal-LM object. `blocks`, `final_norm`, `embeddings`, `position_table`
+    (learned embeddings of positions, if a family has them, behind `position_offset` rows that stand for none): from the
+    backbone. All else is from one block.
+
+    Attention. `q`, `k`, `v`: None where it makes them another way (of latent vectors). `qkv` says how these projections
+    are stored: "separate" modules, one module with "fused-thirds" (all q, all k, all v) or "fused-per-group" (the q of
+    the first key/value head's group, its k, its v, those of the next). `qk_norms`: norms of queries and keys, where a
+    model has them. `bridge`: how an attention module that chooses no attention function by name is led to one (see
+    `bridges`).
+
+    MLP. `mlp`: None where a block calls its parts itself; then `mlp_in` is the first of them. `experts`: what stands in
+    a mixture of experts in the place of a down projection and an activation. `up`: the branch that a gated MLP
+    multiplies its activation with (None: no gate); `up_fused`: the latter half of that module's output. `joins_rows`:
+    the block gives its MLP rows and positions as one dimension. `gives_two`: the MLP gives something beside its output.
+
+    Glue. `attention_norm`, `mlp_norm`: None where the sublayer reads the stream as it is; one module for both where one
+    norm serves both. `parallel`: whether attention and MLP read the same residual, or the config attribute that
+    says so. `residual_scale`: the block's number by which every write is multiplied. Config attributes: `logit_scale`
+    and `logit_divisor`, by which logits are multiplied and divided; `logit_softcap`; `clips`, to which the attention
+    clips what its projections give, in place.
+
+    Limits. `must`: what else must stand in the config, as (attribute, value, what another value means). `without`:
+    parts of a block that must not be there, and what they are. `lacks`: kinds of units that the family has not, and
+    why. `causal`: no position sees a later one; a family that is not says `is_causal=False` to its attention function,
+    and its clean and corrupted runs share no prefix.
     """
 
     family: str
     backbone: str = "model"
     blocks: str = "layers"
     embeddings: str = "embed_tokens"
+    position_table: str | None = None
+    position_offset: int = 0
     final_norm: str = "norm"
     unembedding: str = "lm_head"
     attention: str = "self_attn"
     attention_out: str = "self_attn.o_proj"
-    q: str = "self_attn.q_proj"
-    k: str = "self_attn.k_proj"
-    v: str = "self_attn.v_proj"
+    q: str | None = "self_attn.q_proj"
+    k: str | None = "self_attn.k_proj"
+    v: str | None = "self_attn.v_proj"
     qkv: Layout = "separate"
-    mlp: str = "mlp"
+    mlp: str | None = "mlp"
+    mlp_in: str | None = None
     mlp_out: str = "mlp.down_proj"
     activation: str = "mlp.act_fn"
+    experts: str | None = None
     up: str | None = "mlp.up_proj"
-    attention_norm: str = "input_layernorm"
-    mlp_norm: str = "post_attention_layernorm"
+    up_fused: bool = False
+    joins_rows: bool = False
+    gives_two: bool = False
+    attention_norm: Path | None = "input_layernorm"
+    mlp_norm: Path | None = "post_attention_layernorm"
     qk_norms: tuple[str, ...] = ("self_attn.q_norm", "self_attn.k_norm")
     attention_post_norm: str | None = None
     mlp_post_norm: str | None = None
-    parallel: str | None = None
+    parallel: str | bool = False
+    residual_scale: str | None = None
+    logit_scale: str | None = None
+    logit_divisor: str | None = None
     logit_softcap: str | None = None
+    clips: str | None = None
+    must: tuple[tuple[str, object, str], ...] = ()
+    without: tuple[tuple[str, str], ...] = ()
+    lacks: tuple[tuple[str, str], ...] = ()
     causal: bool = True
     bridge: Bridge | None = None
 
-    def block_parts(self) -> dict[str, str]:
+    def block_parts(self) -> dict[str, Path]:
         """Role → dotted path, for every part that a block of this family must have."""
         roles = (
-            *("attention", "attention_out", "q", "k", "v", "mlp", "mlp_out", "activation"),
-            *("attention_norm", "mlp_norm"),
+            *("attention", "attention_out", "q", "k", "v", "mlp", "mlp_in", "mlp_out", "activation", "up"),
+            *("attention_norm", "mlp_norm", "attention_post_norm", "mlp_post_norm"),
         )
-        optional = ("up", "attention_post_norm", "mlp_post_norm")
-        parts = {role: getattr(self, role) for role in roles}
-        return parts | {role: getattr(self, role) for role in optional if getattr(self, role)}
+        return {role: getattr(self, role) for role in roles if getattr(self, role)}
 
 
 _LLAMA = Anatomy("llama")
-_GEMMA = replace(
-    _LLAMA,
-    family="gemma",
-    mlp_norm="pre_feedforward_layernorm",
-    attention_post_norm="post_attention_layernorm",
-    mlp_post_norm="post_feedforward_layernorm",
-    logit_softcap="final_logit_softcapping",
+# One norm for an attention and an MLP that stand in parallel.
+_SHARED_NORM: dict[str, Any] = {"mlp_norm": "input_layernorm", "parallel": True}
+# No norm before a sublayer, one behind it.
+_POST_NORM: dict[str, Any] = {
+    "attention_norm": None,
+    "mlp_norm": None,
+    "attention_post_norm": "post_attention_layernorm",
+    "mlp_post_norm": "post_feedforward_layernorm",
+}
+_SANDWICH: dict[str, Any] = {
+    "mlp_norm": "pre_feedforward_layernorm",
+    "attention_post_norm": "post_attention_layernorm",
+    "mlp_post_norm": "post_feedforward_layernorm",
+}
+_SOFTCAP: dict[str, Any] = {"logit_softcap": "final_logit_softcapping"}
+# An MLP of two linear maps without a gate.
+_PLAIN: dict[str, Any] = {"mlp_out": "mlp.fc2", "activation": "mlp.activation_fn", "up": None}
+# Gate and up projection in one module.
+_GATE_UP: dict[str, Any] = {"activation": "mlp.activation_fn", "up": "mlp.gate_up_proj", "up_fused": True}
+_GPT2 = Anatomy(
+    "gpt2",
+    backbone="transformer",
+    blocks="h",
+    embeddings="wte",
+    position_table="wpe",
+    final_norm="ln_f",
+    attention="attn",
+    attention_out="attn.c_proj",
+    q="attn.c_attn",
+    k="attn.c_attn",
+    v="attn.c_attn",
+    qkv="fused-thirds",
+    mlp_out="mlp.c_proj",
+    activation="mlp.act",
+    up=None,
+    attention_norm="ln_1",
+    mlp_norm="ln_2",
 )
+_NEOX = Anatomy(
+    "gpt_neox",
+    backbone="gpt_neox",
+    embeddings="embed_in",
+    final_norm="final_layer_norm",
+    attention="attention",
+    attention_out="attention.dense",
+    q="attention.query_key_value",
+    k="attention.query_key_value",
+    v="attention.query_key_value",
+    qkv="fused-per-group",
+    mlp_out="mlp.dense_4h_to_h",
+    activation="mlp.act",
+    up=None,
+    parallel="use_parallel_residual",
+)
+# A block that calls the parts of its MLP itself, and embeddings of positions that begin with two rows for none.
+_OPT = Anatomy(
+    "opt",
+    backbone="model.decoder",
+    position_table="embed_positions",
+    position_offset=2,
+    final_norm="final_layer_norm",
+    attention_out="self_attn.out_proj",
+    mlp=None,
+    mlp_in="fc1",
+    mlp_out="fc2",
+    activation="activation_fn",
+    up=None,
+    attention_norm="self_attn_layer_norm",
+    mlp_norm="final_layer_norm",
+)
+
+
+def _between(what: str) -> tuple[tuple[str, str], ...]:
+    """What a family lacks whose heads' values pass something on their way to the output projection."""
+    why = f"{what} stands between its heads and their output projection, so what one of these changes there isn't told."
+    return tuple((kind, why) for kind in ("queries", "keys", "values", "patterns", "edges"))
+
+
+_GATED: dict[str, Any] = {"lacks": _between("a gate that reads the stream")}
+_MIXTURE: dict[str, Any] = {"experts": "mlp.experts"}
+_LATENT: dict[str, Any] = {"q": None, "k": None, "v": None, "experts": "mlp.experts", "qk_norms": ()}
+
+
+def _like(base: Anatomy, *names: str, **other: Any) -> dict[str, Anatomy]:
+    """Families that are called so and differ from another in this."""
+    return {name: replace(base, family=name, **other) for name in names}
+
 
 #: `config.model_type` → anatomy.
 FAMILIES: dict[str, Anatomy] = {
-    "gpt2": Anatomy(
-        "gpt2",
-        backbone="transformer",
-        blocks="h",
-        embeddings="wte",
-        final_norm="ln_f",
-        attention="attn",
-        attention_out="attn.c_proj",
-        q="attn.c_attn",
-        k="attn.c_attn",
-        v="attn.c_attn",
-        qkv="fused-thirds",
-        mlp_out="mlp.c_proj",
-        activation="mlp.act",
-        up=None,
-        attention_norm="ln_1",
-        mlp_norm="ln_2",
+    "gpt2": _GPT2,
+    "gpt_neox": _NEOX,
+    **_like(_LLAMA, "llama", "mistral", "qwen2", "qwen3", "smollm3"),
+    "gemma2": replace(_LLAMA, family="gemma2", **_SANDWICH, **_SOFTCAP),
+    "gemma3_text": replace(_LLAMA, family="gemma3", **_SANDWICH, **_SOFTCAP),
+    **_like(_LLAMA, "arcee", "jais2", up=None),
+    **_like(
+        _LLAMA,
+        *("cwm", "ernie4_5", "gemma", "helium", "hunyuan_v1_dense", "internlm3", "iquestcoder", "ministral"),
+        *("ministral3", "seed_oss"),
     ),
-    "gpt_neox": Anatomy(
-        "gpt_neox",
-        backbone="gpt_neox",
-        embeddings="embed_in",
-        final_norm="final_layer_norm",
-        attention="attention",
-        attention_out="attention.dense",
-        q="attention.query_key_value",
-        k="attention.query_key_value",
-        v="attention.query_key_value",
-        qkv="fused-per-head",
-        mlp_out="mlp.dense_4h_to_h",
-        activation="mlp.act",
-        up=None,
-        parallel="use_parallel_residual",
+    "olmo": replace(_LLAMA, family="olmo", clips="clip_qkv"),
+    "apertus": replace(
+        _LLAMA, family="apertus", up=None, attention_norm="attention_layernorm", mlp_norm="feedforward_layernorm"
     ),
-    **{name: replace(_LLAMA, family=name) for name in ("llama", "mistral", "qwen2", "qwen3", "smollm3")},
-    "gemma2": replace(_GEMMA, family="gemma2"),
-    "gemma3_text": replace(_GEMMA, family="gemma3"),
-    "gpt_neo": Anatomy(
-        "gpt_neo",
-        backbone="transformer",
-        blocks="h",
-        embeddings="wte",
-        final_norm="ln_f",
+    **_like(_LLAMA, "cohere", "cohere2", **_SHARED_NORM, logit_scale="logit_scale"),
+    **_like(_LLAMA, "glm", **_GATE_UP),
+    **_like(
+        _LLAMA, "glm4", **_GATE_UP, attention_post_norm="post_self_attn_layernorm", mlp_post_norm="post_mlp_layernorm"
+    ),
+    **_like(_GPT2, "gpt_bigcode", qkv="fused-per-group"),
+    **_like(_LLAMA, "granite", "granite_swa", residual_scale="residual_multiplier", logit_divisor="logits_scaling"),
+    "gpt_neo": replace(
+        _GPT2,
+        family="gpt_neo",
         attention="attn.attention",
         attention_out="attn.attention.out_proj",
         q="attn.attention.q_proj",
         k="attn.attention.k_proj",
         v="attn.attention.v_proj",
-        mlp_out="mlp.c_proj",
-        activation="mlp.act",
-        up=None,
-        attention_norm="ln_1",
-        mlp_norm="ln_2",
+        qkv="separate",
         bridge=bridged_attentions.gpt_neo,
     ),
+    "gpt-sw3": replace(_GPT2, family="gpt-sw3"),
+    **_like(_LLAMA, "nanochat", **_PLAIN, **_SOFTCAP),
+    **_like(_LLAMA, "nemotron", up=None),
+    **_like(_LLAMA, "exaone4", "olmo2", "olmo3", **_POST_NORM),
+    "opt": replace(
+        _OPT,
+        joins_rows=True,
+        must=(("do_layer_norm_before", True, "its norms stand behind each sum, not before a part"),),
+    ),
+    "biogpt": replace(
+        _OPT, family="biogpt", backbone="biogpt", final_norm="layer_norm", unembedding="output_projection"
+    ),
+    "persimmon": replace(
+        _LLAMA,
+        family="persimmon",
+        final_norm="final_layernorm",
+        attention_out="self_attn.dense",
+        q="self_attn.query_key_value",
+        k="self_attn.query_key_value",
+        v="self_attn.query_key_value",
+        qkv="fused-per-group",
+        mlp_out="mlp.dense_4h_to_h",
+        activation="mlp.act",
+        up=None,
+        qk_norms=("self_attn.q_layernorm", "self_attn.k_layernorm"),
+    ),
+    "phi": replace(
+        _LLAMA,
+        family="phi",
+        final_norm="final_layernorm",
+        attention_out="self_attn.dense",
+        qk_norms=("self_attn.q_layernorm", "self_attn.k_layernorm"),
+        **_PLAIN,
+        **_SHARED_NORM,
+    ),
+    "phi3": replace(
+        _LLAMA,
+        family="phi3",
+        q="self_attn.qkv_proj",
+        k="self_attn.qkv_proj",
+        v="self_attn.qkv_proj",
+        qkv="fused-thirds",
+        **_GATE_UP,
+    ),
+    "stablelm": replace(
+        _LLAMA,
+        family="stablelm",
+        mlp_norm=("post_attention_layernorm", "input_layernorm"),
+        parallel="use_parallel_residual",
+        qk_norms=("self_attn.q_layernorm", "self_attn.k_layernorm"),
+    ),
+    "starcoder2": replace(_LLAMA, family="starcoder2", mlp_out="mlp.c_proj", activation="mlp.act", up=None),
+    **_like(
+        _LLAMA,
+        *("aria_text", "dots1", "ernie4_5_moe", "exaone_moe", "flint", "glm4_moe", "hunyuan_v1_moe", "hy_v3", "mellum"),
+        *("minimax_m2", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe", "solar_open"),
+        **_MIXTURE,
+    ),
+    "cohere2_moe": replace(_LLAMA, family="cohere2_moe", **_SHARED_NORM, **_MIXTURE, logit_scale="logit_scale"),
+    "flex_olmo": replace(_LLAMA, family="flex_olmo", **_POST_NORM, **_MIXTURE),
+    "gpt_oss": replace(_LLAMA, family="gpt_oss", **_MIXTURE, gives_two=True),
+    **_like(
+        _LLAMA,
+        *("granitemoe", "granitemoe_swa"),
+        mlp="block_sparse_moe",
+        experts="block_sparse_moe.experts",
+        residual_scale="residual_multiplier",
+        logit_divisor="logits_scaling",
+        without=(("shared_mlp", "a second MLP beside the experts"),),
+    ),
+    "kolibri1": replace(
+        _LLAMA,
+        family="kolibri1",
+        attention_post_norm="post_self_attn_layernorm",
+        mlp_post_norm="post_mlp_layernorm",
+        **_MIXTURE,
+    ),
+    "mimo_v2_flash": replace(_LLAMA, family="mimo_v2_flash", **_MIXTURE),
+    "minimax_m3_vl_text": replace(_LLAMA, family="minimax_m3_vl_text", **_MIXTURE),
+    **_like(_LLAMA, "deepseek_v2", "deepseek_v3", "glm4_moe_lite", "axk1", "youtu", **_LATENT),
+    "minicpm3": replace(
+        _LLAMA, family="minicpm3", **_LATENT, residual_scale="residual_scale", logit_divisor="logits_scaling"
+    ),
+    "afmoe": replace(
+        _LLAMA,
+        family="afmoe",
+        attention_post_norm="post_attention_layernorm",
+        mlp_norm="pre_mlp_layernorm",
+        mlp_post_norm="post_mlp_layernorm",
+        **_GATED,
+        **_MIXTURE,
+    ),
+    "laguna": replace(_LLAMA, family="laguna", **_GATED, **_MIXTURE),
+    "bitnet": replace(_LLAMA, family="bitnet", lacks=_between("a norm of all of them")),
+    "hyperclovax": replace(
+        _LLAMA,
+        family="hyperclovax",
+        attention_post_norm="post_norm1",
+        mlp_post_norm="post_norm2",
+        residual_scale="residual_multiplier",
+        logit_scale="logits_scaling",
+    ),
+    "phi4_multimodal": replace(
+        _LLAMA,
+        family="phi4_multimodal",
+        q="self_attn.qkv_proj",
+        k="self_attn.qkv_proj",
+        v="self_attn.qkv_proj",
+        qkv="fused-thirds",
+        **_GATE_UP,
+    ),
+    "vaultgemma": replace(_LLAMA, family="vaultgemma", mlp_norm="pre_feedforward_layernorm", **_SOFTCAP),
     "compiled": Anatomy("compiled", up=None, qk_norms=(), causal=False),
 }
 
@@ -140,3 +341,16 @@ FAMILIES: dict[str, Anatomy] = {
 WRAPPERS: dict[str, str] = {
     "gemma3": "a text-only Gemma3ForCausalLM (AutoModelForCausalLM.from_pretrained gives one for text checkpoints)",
 }
+
+
+def part_of(root: Any, path: Path | None) -> Any:
+    """The part at a path, None if there is none."""
+    if path is None:
+        return None
+    if not isinstance(path, str):
+        return next((found for one in path if (found := part_of(root, one)) is not None), None)
+    for name in path.split("."):
+        root = getattr(root, name, None)
+        if root is None:
+            return None
+    return root

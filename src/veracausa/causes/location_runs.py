@@ -24,11 +24,11 @@ from veracausa.cost import Cost
 from veracausa.effects.rows import Rows
 from veracausa.engine.bucket import Bucket
 from veracausa.engine.expansion import SITES, Expansion, kinds_of
-from veracausa.engine.guard import hooks
+from veracausa.engine.guard import changing, hooks
 from veracausa.engine.memory import memory_errors
 from veracausa.engine.patches import Place, sites_for
 from veracausa.engine.suffix import Join, sweep
-from veracausa.engine.tape import State
+from veracausa.engine.tape import State, whole_middles
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -70,23 +70,31 @@ class Seen:
     mlp: dict[int, Tensor] = field(default_factory=dict)
 
     def watch(self, blocks: Sequence[Block]) -> list[Any]:
-        """Hooks that fill it in; `attention` and `mlp` are the writes, behind post-norms."""
+        """Hooks that fill it in; `attention` and `mlp` are the writes, behind post-norms and factors."""
 
         def got(module: nn.Module, into: dict[int, Tensor], layer: int) -> Any:
             return module.register_forward_pre_hook(lambda _, args: into.__setitem__(layer, args[0]))
 
-        def gave(module: nn.Module, into: dict[int, Tensor], layer: int) -> Any:
-            return module.register_forward_hook(lambda _, __, output: into.__setitem__(layer, output))
+        def got_first(module: nn.Module, into: dict[int, Tensor], layer: int) -> Any:
+            """Of a norm that serves attention and MLP, which runs for the attention first."""
+            return module.register_forward_pre_hook(lambda _, args: (into.setdefault(layer, args[0]), None)[1])
+
+        def gave(module: nn.Module, into: dict[int, Tensor], layer: int, scale: float) -> Any:
+            def keep(output: Tensor) -> Tensor:
+                into[layer] = output if scale == 1 else output * scale
+                return output
+
+            return changing(module, keep)
 
         handles: list[Any] = []
         for block in blocks:
             layer = block.layer
             handles += [
-                got(block.attention_norm, self.residual, layer),
+                (got_first if block.one_norm else got)(block.attention_norm, self.residual, layer),
                 got(block.mlp_norm, self.middle, layer),
                 got(block.attention_out, self.z, layer),
-                gave(block.attention_post_norm or block.attention_out, self.attention, layer),
-                gave(block.mlp_post_norm or block.mlp, self.mlp, layer),
+                gave(block.attention_post_norm or block.attention_out, self.attention, layer, block.scale),
+                gave(block.mlp_post_norm or block.mlp_end, self.mlp, layer, block.scale),
             ]
         return handles
 
@@ -103,6 +111,7 @@ def record(lm: Model, task: Task, place: Place, start: int, examples: tuple[int,
         found = iter(torch.autograd.grad(total, flat, allow_unused=True, materialize_grads=True))
     cost.backward += len(examples) * bucket.positions * lm.layers
     gradients = {name: [next(found) for _ in tensors] for name, tensors in wanted.items()}
+    gradients["middle"] = whole_middles(lm.decoder, gradients["middle"], gradients["residual"])
     tape.clean = _without_graph(clean)
     with torch.no_grad():
         unpatched = bucket.unpatched(tape.clean)

@@ -20,14 +20,14 @@ from veracausa.circuits.knockouts import without_edges, without_writers
 from veracausa.circuits.runs.run_circuits import run_circuits
 from veracausa.effects.exact import exact
 from veracausa.engine.circuit_forward import all_edges_mask
-from veracausa.engine.guard import borrowed, hooks, precision_of
+from veracausa.engine.guard import borrowed, changing, hooks, precision_of
 from veracausa.engine.measure import pair_ids, readout
 from veracausa.engine.reader_change import SITES
 from veracausa.engine.reader_gradients import SITES as READS
 from veracausa.engine.reader_gradients import Reads
 from veracausa.engine.readout import Readout
 from veracausa.engine.sharing import at_rest
-from veracausa.engine.tape import Tape, record_pairs
+from veracausa.engine.tape import Tape, record_pairs, whole_middles
 from veracausa.engine.writes import write_changes
 from veracausa.estimates.attribute import attribute
 from veracausa.units.edges import Edges
@@ -99,7 +99,8 @@ def readers_sum_to_the_stream(lm: Model, task: Task) -> float:
         with torch.enable_grad():
             metric = readout(lm, task, tape).of_state(state).sum()
             found = torch.autograd.grad(metric, [*wanted, *state.residual, *state.middle], materialize_grads=True)
-        stream, middle = found[len(wanted) : len(wanted) + lm.layers + 1], found[len(wanted) + lm.layers + 1 :]
+        stream = list(found[len(wanted) : len(wanted) + lm.layers + 1])
+        middle = whole_middles(decoder, list(found[len(wanted) + lm.layers + 1 :]), stream)
         with torch.no_grad():
             for reader, gradient in closed.gradients(state, list(found[: len(wanted)])):
                 if reader == lm.graph.readers - 1:
@@ -166,8 +167,8 @@ class _Bare:
         if graph.writer_kind[writer] == HEAD:
             module = block.attention_post_norm or block.attention_out
         else:
-            module = block.mlp_post_norm or block.mlp
-        return self.run(module.register_forward_hook(lambda _, __, out: out + delta.to(out.dtype)))
+            module = block.mlp_post_norm or block.mlp_end
+        return self.run(changing(module, lambda out: out + (delta / block.scale).to(out.dtype)))
 
     def reading(self, writer: int, reader: int, scales: Sequence[float]) -> list[float]:
         """M of clean runs in which a reader alone sees the stream plus t times the change of a write, for each t."""
@@ -181,14 +182,15 @@ class _Bare:
         elif kind == MLP:
             block = decoder.blocks[layer]
             new = block.mlp_norm(seen)
-            handle = block.mlp.register_forward_pre_hook(lambda _, __: (new,))
+            handle = block.mlp_start.register_forward_pre_hook(lambda _, args: (new.view(-1, *args[0].shape[1:]),))
         else:
             block, count = decoder.blocks[layer], decoder.heads if kind == Q else decoder.kv_heads
             own = block.projected(kind, block.projections[kind](block.attention_norm(seen)), count, decoder.head_dim)
 
             def replace(_: Any, __: Any, output: Tensor) -> Tensor:
                 output = output.clone()
-                block.projected(kind, output, count, decoder.head_dim)[:, :, index] = own[:, :, index]
+                one = slice(index, index + 1)
+                block.put(kind, output, one, own[:, :, one], decoder.head_dim)
                 return output
 
             handle = block.projections[kind].register_forward_hook(replace)

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from veracausa.errors import ArchitectureError
+
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
@@ -82,7 +84,8 @@ def suffix_attention(
     sliding_window: int | None = None,
     is_causal: bool | None = None,
     position_bias: PositionBias | None = None,
-    **_: Any,
+    s_aux: Tensor | None = None,
+    **others: Any,
 ) -> tuple[Float[Tensor, "rows positions heads head_dim"], None]:
     """Attention of a suffix, in the form that transformers expects of an attention function.
 
@@ -90,11 +93,16 @@ def suffix_attention(
     `is_causal=False` there is none. `past`: keys and values that the module's own do not hold yet. `rule`: another
     backward pass. `keep` is called with what came in, so that queries, keys and values can be recorded with their
     graph. `change(query, key, value)`: other ones in their place (`engine.overrides`). `look(pattern)`, [rows, heads,
-    positions, keys]: is shown who looks where, and gives the pattern by which values are mixed.
+    positions, keys]: is shown who looks where, and gives the pattern by which values are mixed. `s_aux`: a score of
+    each head beside those of the keys, whose share of the softmax goes to no value (attention sinks).
+
+    Raises:
+        ArchitectureError: the attention is given a tensor that we know no use of.
     """
+    _require_known(module, others)
     rows, heads, positions = query.shape[:3]
     settings: dict[str, Any] = {"scaling": scaling, "softcap": softcap, "sliding_window": sliding_window}
-    settings |= {"is_causal": is_causal, "position_bias": position_bias}
+    settings |= {"is_causal": is_causal, "position_bias": position_bias, "s_aux": s_aux}
     if keep is not None:
         keep(query, key, value, **settings)
     if change is not None:
@@ -107,7 +115,20 @@ def suffix_attention(
     folded = attention_pattern(query, key, softmax, **settings)
     if look is not None:
         folded = look(folded.view(rows, heads, positions, key.shape[2])).reshape(folded.shape)
-    return mixed(folded, value, positions), None
+    return mixed(folded, value, positions).contiguous(), None  # some modules ask for a view of it
+
+
+#: What attention functions are given beside what is named above, and what says nothing that we don't know.
+_KNOWN = ("position_ids", "cache_position", "position_embeddings", "hidden_states", "expand")
+
+
+def _require_known(module: Any, others: dict[str, Any]) -> None:
+    unknown = [name for name, value in others.items() if isinstance(value, Tensor) and name not in _KNOWN]
+    if unknown:
+        raise ArchitectureError(
+            f"{type(module).__name__} gives its attention function {', '.join(unknown)}, which changes what it does in "
+            "a way that veracausa doesn't know of. Exact effects of MLPs and of the stream would be wrong, too."
+        )
 
 
 def attention_pattern(
@@ -119,6 +140,7 @@ def attention_pattern(
     sliding_window: int | None = None,
     is_causal: bool | None = None,
     position_bias: PositionBias | None = None,
+    s_aux: Float[Tensor, "*rows heads"] | None = None,
 ) -> Float[Tensor, "rows_x_kv_heads share_x_positions keys"]:
     """Who looks where: the softmax over the keys, for the last positions of the sequence.
 
@@ -147,7 +169,11 @@ def attention_pattern(
         bias = position_bias(length, query).to(work).expand(rows, heads, length)
         scores = scores.view(-1, share, positions, length) + bias.reshape(-1, share, 1, length)
         scores = scores.view(-1, share * positions, length)
-    return (torch.softmax(scores, dim=-1) if softmax is None else softmax(scores)).to(query.dtype)
+    if s_aux is not None:
+        sinks = s_aux.to(work).expand(rows, heads).reshape(-1, share, 1, 1).expand(-1, share, positions, 1)
+        scores = torch.cat([scores, sinks.reshape(-1, share * positions, 1)], -1)
+    pattern = torch.softmax(scores, dim=-1) if softmax is None else softmax(scores)
+    return (pattern if s_aux is None else pattern[..., :length]).to(query.dtype)
 
 
 def mixed(

@@ -126,7 +126,7 @@ class CircuitForward:
                 changes[into, :, -wanted:] = written
             if wiring.mlp(layer):
                 seen = mixed(np.array([at.mlp_reader]), ablated.middle(layer, rows)[:, -wanted:])[0]
-                output = block.mlp(block.mlp_norm(seen))
+                output = block.run_mlp(block.mlp_norm(seen))
                 changes[place[at.mlp], :, -wanted:] = ablated.mlp_change(layer, output, rows)
             if len(heads) or wiring.mlp(layer):
                 self.cost.add(*shape[:2])
@@ -165,7 +165,7 @@ class CircuitForward:
         count = decoder.heads if kind == Q else decoder.kv_heads
         chosen = torch.as_tensor(index, device=normed.device) if len(index) < count else slice(None)  # a view
         new = project(decoder, layer, kind, normed, chosen)
-        block.projected(kind, outputs[kind], count, decoder.head_dim)[:, :, chosen] = new.movedim(0, 2)
+        block.put(kind, outputs[kind], chosen, new.movedim(0, 2), decoder.head_dim)
 
 
 def project(

@@ -72,9 +72,10 @@ class Expansion:
         """
         made = cls(decoder, tape, base)
         parts = [*decoder.norms, *(part for block in decoder.blocks for part in _gate(block))]
+        shared = {block.mlp_norm for block in decoder.blocks if block.one_norm}
 
         def keep(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            if module in made.ends:
+            if module in made.ends and not (module in shared and torch.equal(args[0], made.ends[module][0])):
                 raise ArchitectureError(
                     f"{type(module).__name__} stands in several places of this model, so what it sees in each cannot "
                     "be told apart. Give every block a module of its own."
@@ -169,6 +170,7 @@ class Expansion:
         def multiply(_: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             a, u = (now.pop(part) for part in _gate(block))
             a0, u0 = (_rows(self.ends[part][1], example, a) for part in _gate(block))
+            u, u0 = block.up_part(u), block.up_part(u0)
             return (a * u0 + a0 * (u - u0), *args[1:])
 
         return [

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from veracausa.anatomy import Block, Decoder
 from veracausa.cost import Cost
-from veracausa.engine.guard import hooks
+from veracausa.engine.guard import changing, hooks
 from veracausa.engine.patches import Place
 from veracausa.engine.sharing import from_rest
 from veracausa.engine.tape import State, Tape, record
@@ -93,12 +93,14 @@ def _gate(block: Block, place: Place, gate: Float[Tensor, "rows parts"], closed:
     """A hook that mixes the activations at `place` of a block with `closed`."""
 
     def mix(activation: Tensor) -> Tensor:
+        if activation.ndim == 2:  # rows and positions joined by the block for its MLP
+            return mix(activation.unflatten(0, closed.shape[:2])).flatten(0, 1)
         split = (gate.shape[1], activation.shape[-1] // gate.shape[1])
         share = gate.to(activation.dtype)[:, None, :, None]
         return (closed + ((activation - closed).unflatten(-1, split) * share).flatten(-2)).to(activation.dtype)
 
     if place == "mlp":
-        return block.mlp.register_forward_hook(lambda _, __, output: mix(output))
+        return changing(block.mlp_end, mix)
     module = block.attention_out if place == "z" else block.mlp_out
     return module.register_forward_pre_hook(lambda _, args: (mix(args[0]), *args[1:]))
 

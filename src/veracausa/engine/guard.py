@@ -8,14 +8,14 @@ Within a call, `borrowed` may be entered again and again; only the outermost giv
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from veracausa.anatomy import Decoder
 from veracausa.anatomy.bridges import Bridged, bridged, lay, take_away
@@ -244,6 +244,15 @@ def as_found(decoder: Decoder) -> Iterator[Any]:
             yield decoder.hf
         finally:
             insist(restore)
+
+
+def changing(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Any:
+    """A hook that puts another tensor in the place of a module's output, or of the first one if it gives several."""
+
+    def changed(_: Any, __: Any, output: Any) -> Any:
+        return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
+
+    return module.register_forward_hook(changed)
 
 
 @contextmanager

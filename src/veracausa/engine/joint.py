@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from veracausa.anatomy import Decoder
-from veracausa.engine.guard import hooks
+from veracausa.engine.guard import changing, hooks
 from veracausa.engine.patches import Place
 from veracausa.engine.suffix import Join
 from veracausa.engine.tape import State
@@ -119,6 +119,6 @@ def _hook(decoder: Decoder, part: Replaced) -> Any:
         return site.index_copy(-1, part.columns, part.value(site[..., part.columns]))
 
     if part.place == "mlp":
-        return block.mlp.register_forward_hook(lambda _, __, output: replaced(output))
+        return changing(block.mlp_end, replaced)
     module: nn.Module = block.attention_out if part.place == "z" else block.mlp_out
     return module.register_forward_pre_hook(lambda _, args: (replaced(args[0]), *args[1:]))

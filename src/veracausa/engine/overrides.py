@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from veracausa.anatomy import Block
-from veracausa.engine.guard import hooks
+from veracausa.engine.guard import changing, hooks
 from veracausa.engine.tape import IN_ATTENTION
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def overriding(block: Block, found: Sequence[Override]) -> Iterator[dict[str, An
         elif one.place == "neurons":
             handles.append(input_of(block.mlp_out, one))
         elif one.place == "mlp":
-            handles.append(block.mlp.register_forward_hook(lambda _, __, output, one=one: one.of(output)))
+            handles.append(changing(block.mlp_end, one.of))
 
     def change(*parts: Tensor) -> tuple[Tensor, ...]:
         named = zip(IN_ATTENTION, parts, strict=True)

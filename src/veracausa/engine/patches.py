@@ -109,7 +109,10 @@ def output_change(
     offset: int,
     delta: Float[Tensor, "rows positions site"],
 ) -> Float[Tensor, "rows positions width"]:
-    """Change of the attention's or MLP's output for a change at its site: W_O or W_down, or the change itself."""
+    """Change of what the attention or the MLP writes for a change at its site: W_O or W_down, or the change itself.
+
+    Under a post-norm it is the change of what that norm is given.
+    """
     place, block = at.place, decoder.blocks[min(at.layer, decoder.layers - 1)]
     if place == "pattern":
         delta = mixing_change(decoder, base, at, example, delta)
@@ -119,7 +122,7 @@ def output_change(
         return delta @ block.head_weights
     if place == "neurons":
         return delta @ block.neuron_weights
-    return delta
+    return delta * block.mlp_scale if place == "mlp" and block.mlp_scale != 1 else delta
 
 
 def value_change(

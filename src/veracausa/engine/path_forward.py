@@ -206,7 +206,7 @@ class PathRun:
     def _fed_with(self, layer: int, streams: Tensor) -> Tensor:
         """The MLP's output for streams that it reads."""
         block = self.decoder.blocks[layer]
-        found: Tensor = block.mlp(block.mlp_norm(streams))
+        found: Tensor = block.run_mlp(block.mlp_norm(streams))
         return found
 
     def _taken(self, entries: Entries, late: int) -> Tensor:

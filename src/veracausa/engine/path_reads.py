@@ -102,6 +102,8 @@ class HeadReads:
     def _attend(self, parts: list[Tensor], settings: dict[str, Any]) -> Tensor:
         if (bias := settings.get("position_bias")) is not None:  # each slot has that of its own head
             settings = settings | {"position_bias": lambda *of: bias(*of)[self.heads.clamp_min(0)]}
+        if (sinks := settings.get("s_aux")) is not None:
+            settings = settings | {"s_aux": sinks[self.heads.clamp_min(0)]}
         z, _ = suffix_attention(None, parts[0], parts[1], parts[2], None, **settings)
         part = self.decoder.blocks[self.layer].attention_out
         if self.decoder.found.untouched(part):

@@ -80,7 +80,7 @@ def _inside(decoder: Decoder, watched: _Watch) -> Iterator[None]:
     """Let the watch know which part is running: a norm within an attention is a norm."""
     parts: dict[nn.Module, str] = dict.fromkeys(decoder.norms, "norms")
     for block in decoder.blocks:
-        parts |= {block.attention: "attention", block.mlp: "MLPs"}
+        parts |= {block.attention: "attention"} | dict.fromkeys(block.mlp_modules, "MLPs")
 
     def enter(part: nn.Module, _: Any) -> None:
         watched.inside.append(parts[part])

@@ -125,6 +125,7 @@ class Reading:
         return rows
 
     def _mlp(self, layer: int, delta: Tensor, of: Tensor) -> Tensor:
-        """Change of the MLP module's output."""
+        """Change of what the MLP writes (under a post-norm: of its output)."""
         block, seen = self.decoder.blocks[layer], self.base.middle[layer][of, self.offset :]
-        return block.mlp(block.mlp_norm(seen + delta.to(seen.dtype))) - self.base.sites["mlp"][layer][of, self.offset :]
+        output = block.run_mlp(block.mlp_norm(seen + delta.to(seen.dtype)))
+        return (output - self.base.sites["mlp"][layer][of, self.offset :]) * block.mlp_scale

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from veracausa.anatomy import Decoder
+from veracausa.anatomy import Block, Decoder
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.attention_rule import AttentionRule, Scaled
 from veracausa.engine.guard import attention_function, hooks
@@ -46,7 +46,7 @@ def applied(decoder: Decoder, rule: Rule) -> Iterator[None]:
         if rule.linear_activations:
             forward.append((block.activation, _as_ratio(decoder, block.activation)))
         if rule.product != 1 and block.up is not None:
-            forward += [(block.activation, _scaling(rule.product)), (block.up, _scaling(rule.product))]
+            forward += [(block.activation, _scaling(rule.product)), (block.up, _scaling(rule.product, block))]
     if rule.freeze_norms:
         forward += [(norm, _frozen(decoder, norm)) for norm in decoder.norms]
     inner = _with_rule(rule)
@@ -77,8 +77,16 @@ def _with_rule(rule: Rule) -> Callable[..., tuple[Any, dict[str, Any]]]:
     return add
 
 
-def _scaling(factor: float) -> Callable[[Any, Any, Tensor], Tensor]:
-    return lambda _, __, output: Scaled.apply(output, factor)
+def _scaling(factor: float, gated: Block | None = None) -> Callable[[Any, Any, Tensor], Tensor]:
+    """Gradients of a module's output, or of its part that is a block's gated branch, times a factor."""
+
+    def scale(_: Any, __: Any, output: Tensor) -> Tensor:
+        if gated is None or not gated.up_fused:
+            return Scaled.apply(output, factor)
+        gate, up = output.chunk(2, -1)
+        return torch.cat([gate, Scaled.apply(up, factor)], -1)
+
+    return scale
 
 
 def _as_ratio(decoder: Decoder, activation: nn.Module) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:

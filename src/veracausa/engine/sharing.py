@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,11 +34,11 @@ BIASES = ("alibi", "position_bias")
 def starts(decoder: Decoder, task: Task, share: bool = True) -> tuple[int, ...]:
     """The first position that must be run for each pair: behind the prefix that both prompts share, or 0.
 
-    Not behind the first position at which the metric is read. 0 also where `share` is False, the model looks both ways,
-    the prompts have different lengths, or the prefix alone is not what it is in the prompt. This is the only place
-    where sharing is decided.
+    Not behind the first position at which the metric is read. 0 also where `share` is False, the model looks both ways
+    or caches latents, the prompts have different lengths, or the prefix alone is not what it is in the prompt. Nothing
+    else decides about sharing.
     """
-    if not (share and decoder.anatomy.causal):
+    if not (share and decoder.shares_prefixes):
         return (0,) * len(task)
     found = []
     wholes: dict[int, list[dict[str, Tensor]]] = {}
@@ -133,7 +134,7 @@ def _received(decoder: Decoder, positions: int, past: int) -> list[dict[str, Ten
         return torch.zeros_like(args[0] if args else kwargs["hidden_states"]), None
 
     functions: dict[Any, Any] = {block.attention: attention for block in decoder.blocks}
-    functions |= {block.mlp: torch.zeros_like for block in decoder.blocks}
+    functions |= {block.mlp_end: partial(_no_mlp, decoder) for block in decoder.blocks}
     device = next(decoder.hf.parameters()).device
     cache = DynamicCache()
     if past:
@@ -144,6 +145,12 @@ def _received(decoder: Decoder, positions: int, past: int) -> list[dict[str, Ten
     with decoder.found.standing_in(functions), _without_hooks(decoder):
         decoder.backbone(input_ids=ids, past_key_values=cache, use_cache=True)
     return found
+
+
+def _no_mlp(decoder: Decoder, x: Tensor, *_: Any, **__: Any) -> Any:
+    """Zeros in the shape of an MLP's output, with whatever its block may want to have beside them."""
+    zeros = x.new_zeros(*x.shape[:-1], decoder.width)
+    return (zeros, None) if decoder.anatomy.gives_two else zeros
 
 
 @contextmanager

@@ -59,7 +59,7 @@ class SoftCircuit:
             if not block.parallel:
                 parts.append(heads)
             seen = mixed(first + graph.per_layer - 1, 1, ablated.middle(layer, rows))[0]
-            mlp = ablated.mlp_change(layer, block.mlp(block.mlp_norm(seen)), rows)
+            mlp = ablated.mlp_change(layer, block.run_mlp(block.mlp_norm(seen)), rows)
             if block.parallel:
                 parts.append(heads)
             parts.append(mlp[None])

@@ -10,19 +10,20 @@ A `State` holds one run at positions start … n − 1. Its tensors carry gradie
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable
+from collections.abc import Callable, Collection, Hashable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache
 
-from veracausa.anatomy import Decoder
+from veracausa.anatomy import Block, Decoder, NoNorm
 from veracausa.cost import Cost
 from veracausa.engine.attention import SUFFIX
-from veracausa.engine.guard import attention_function, attention_name, hooks, loan_of
+from veracausa.engine.guard import attention_function, attention_name, changing, hooks, loan_of
 from veracausa.engine.memory import memory_errors
 from veracausa.engine.mixing import joined
 from veracausa.engine.sharing import BIASES, CACHES, alike, from_rest, starts
@@ -161,6 +162,8 @@ def _recorded(
 ) -> tuple[State, list[dict[str, Any]]]:
     """`record` of a borrowed model at rest."""
     state = State(sites={site: [] for site in sites})
+    if decoder.caches_latents:
+        state.sites |= {site: [] for site in ("keys", "values") if site not in sites}
     calls: list[dict[str, Any]] = []
     cache = DynamicCache()
     if prefix is not None:
@@ -171,7 +174,7 @@ def _recorded(
     rows, positions = (embeddings if ids is None else ids).shape[:2]  # type: ignore[union-attr]
     inputs = {"input_ids": ids} if embeddings is None else {"inputs_embeds": embeddings}
     watched, what = hooks(*watch(decoder, state, calls)), f"Recording {rows} prompts of {positions} tokens"
-    inside = attention_function(decoder, SUFFIX) if set(BY_OURS) & set(sites) else nullcontext()
+    inside = attention_function(decoder, SUFFIX) if set(BY_OURS) & set(state.sites) else nullcontext()
     with inside, watched, torch.set_grad_enabled(grad), memory_errors(what):
         if logits:
             output = decoder.hf(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
@@ -179,8 +182,12 @@ def _recorded(
         else:
             decoder.backbone(**inputs, past_key_values=cache, use_cache=True)
     layers: list[Any] = cache.layers
-    state.keys = [layer.keys for layer in layers]
-    state.values = [layer.values for layer in layers]
+    if decoder.caches_latents:
+        state.keys, state.values = state.sites["keys"], state.sites["values"]
+        state.sites = {site: state.sites[site] for site in sites}
+    else:
+        state.keys = [layer.keys for layer in layers]
+        state.values = [layer.values for layer in layers]
     if cost is not None:
         cost.add(rows, positions * decoder.layers)
     _require_finite(state)
@@ -190,20 +197,49 @@ def _recorded(
 def watch(decoder: Decoder, state: State, calls: list[dict[str, Any]]) -> list[Any]:
     """Hooks that fill `state` and `calls`, in the order in which the modules run."""
 
+    def keep(x: Tensor, into: list[Tensor]) -> Tensor:
+        """`x` is written down, with rows and positions apart if a block has joined them for its MLP."""
+        if x.ndim == 3:
+            into.append(x)
+            return x
+        into.append(x.unflatten(0, state.residual[-1].shape[:2]))
+        return into[-1].flatten(0, 1)
+
     def keep_input(into: list[Tensor]) -> Any:
-        return lambda _, args: into.append(args[0])
+        return lambda _, args: (keep(args[0], into), *args[1:])
 
     def keep_output(into: list[Tensor]) -> Any:
-        return lambda _, __, output: into.append(output)
+        return lambda _, __, output: keep(output, into)
 
-    def keep_view(into: list[Tensor]) -> Any:
-        """A tensor of its own in the graph: a norm that is the identity would hand on the stream itself."""
+    def keep_projected(into: list[Tensor]) -> Any:
+        """What a projection gave, also where the attention changes it in place behind that."""
 
-        def keep(_: Any, __: Any, output: Tensor) -> Tensor:
-            into.append(output.view_as(output))
-            return into[-1]
+        def kept(_: Any, __: Any, output: Tensor) -> Tensor:
+            into.append(output)
+            return output.clone() if decoder.changes_in_place else output
 
-        return keep
+        return kept
+
+    def keep_read(norm: nn.Module, part: nn.Module, into: list[Tensor]) -> Any:
+        """What a sublayer reads: the input of its norm, or its own where it has no norm."""
+        if not isinstance(norm, NoNorm):
+            return norm.register_forward_pre_hook(keep_input(into))
+        return part.register_forward_pre_hook(_first(lambda x: keep(x, into)), with_kwargs=True)
+
+    def keep_given(block: Block, site: str, into: list[Tensor]) -> Any:
+        """What attention or MLP is given behind the norm, as a tensor of its own in the graph.
+
+        (A norm that is the identity would hand on the stream itself, and one norm may serve both.)
+        """
+        attention = site == "attention_in"
+        norm, part = (block.attention_norm, block.attention) if attention else (block.mlp_norm, block.mlp)
+
+        def view(x: Tensor) -> Tensor:
+            return keep(x.view_as(x), into)
+
+        if block.one_norm or isinstance(norm, NoNorm):
+            return part.register_forward_pre_hook(_first(view), with_kwargs=True)
+        return norm.register_forward_hook(lambda _, __, output: view(output))
 
     def keep_call(_: Any, __: Any, kwargs: dict[str, Any]) -> None:
         dropped = (*CACHES, *BIASES, "hidden_states", "attention_mask", "rule", "keep", "change", "look")
@@ -211,9 +247,9 @@ def watch(decoder: Decoder, state: State, calls: list[dict[str, Any]]) -> list[A
 
     handles: list[Any] = []
     for block in decoder.blocks:
-        handles.append(block.attention_norm.register_forward_pre_hook(keep_input(state.residual)))
+        handles.append(keep_read(block.attention_norm, block.attention, state.residual))
         handles.append(block.attention.register_forward_pre_hook(keep_call, with_kwargs=True))
-        handles.append(block.mlp_norm.register_forward_pre_hook(keep_input(state.middle)))
+        handles.append(keep_read(block.mlp_norm, block.mlp, state.middle))
         for site, into in state.sites.items():
             if site == "z":
                 handles.append(block.attention_out.register_forward_pre_hook(keep_input(into)))
@@ -222,16 +258,35 @@ def watch(decoder: Decoder, state: State, calls: list[dict[str, Any]]) -> list[A
             elif site == "attention":
                 handles.append(block.attention_out.register_forward_hook(keep_output(into)))
             elif site == "mlp":
-                handles.append(block.mlp.register_forward_hook(keep_output(into)))
+                handles.append(changing(block.mlp_end, partial(keep, into=into)))
             elif site in ("attention_in", "mlp_in"):
-                norm = block.attention_norm if site == "attention_in" else block.mlp_norm
-                handles.append(norm.register_forward_hook(keep_view(into)))
+                handles.append(keep_given(block, site, into))
             elif site in _PROJECTED:
-                handles.append(block.projections[_PROJECTED.index(site)].register_forward_hook(keep_output(into)))
+                handles.append(block.projections[_PROJECTED.index(site)].register_forward_hook(keep_projected(into)))
         if any(site in state.sites for site in BY_OURS):
             handles.append(block.attention.register_forward_pre_hook(_keeping(state), with_kwargs=True))
     handles.append(decoder.final_norm.register_forward_pre_hook(keep_input(state.residual)))
     return handles
+
+
+def whole_middles(decoder: Decoder, middle: list[Tensor], stream: list[Tensor]) -> list[Tensor]:
+    """Gradients of the stream between attention and MLP, of those of a run's `middle` and `residual`.
+
+    Where a block joins rows and positions for its MLP, `middle` stands in the graph beside the stream, and its gradient
+    is what comes through the MLP alone.
+    """
+    return [m + s for m, s in zip(middle, stream[1:], strict=True)] if decoder.anatomy.joins_rows else middle
+
+
+def _first(change: Callable[[Tensor], Tensor]) -> Any:
+    """A hook that gives a module another first argument, its hidden states, however it is called."""
+
+    def give(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if args:
+            return (change(args[0]), *args[1:]), kwargs
+        return args, kwargs | {"hidden_states": change(kwargs["hidden_states"])}
+
+    return give
 
 
 def _keeping(state: State) -> Any:

@@ -155,7 +155,8 @@ def _misread(decoder: Decoder, block: Block, tape: Tape, place: Place) -> tuple[
     if place != "mlp":
         site = "z" if attention else "neurons"
         own, module = (block.head_map, block.attention_out) if attention else (block.neuron_map, block.mlp_out)
-        ends = [(run.sites[site][layer][:, :shortest], run.sites[out][layer][:, :shortest]) for run in runs]
+        factor = block.attention_scale if attention else block.mlp_scale
+        ends = [(run.sites[site][layer][:, :shortest], run.sites[out][layer][:, :shortest] * factor) for run in runs]
         error, scale = off_map(decoder, module, own, ends)
         if not error <= rounding(precision, scale):
             part = f"The {'attention output' if attention else 'down'} projection"

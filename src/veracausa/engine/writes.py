@@ -56,7 +56,8 @@ def rescaled(decoder: Decoder, layer: int, part: Tensor, output: Tensor) -> Floa
     form, written = norm_form(decoder, norm), norm(output).to(part.dtype)
     if form.bias is not None:  # a constant of the stream, of no head
         written = written - form.bias
-    return form.linear(part) * _live_inverse(form.linear(output.to(part.dtype)), written)
+    rescaled = form.linear(part) * _live_inverse(form.linear(output.to(part.dtype)), written)
+    return rescaled * decoder.blocks[layer].scale
 
 
 def mlp_write(decoder: Decoder, state: State, layer: int) -> Float[Tensor, "examples positions width"]:

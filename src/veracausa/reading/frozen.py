@@ -77,8 +77,10 @@ class Frozen:
     def _attention(self, layer: int) -> Iterator[tuple[Sequence[str], Tensor]]:
         z = at_places(self.bucket, self.state.sites["z"][layer]).unflatten(-1, (self.decoder.heads, -1))
         yield [f"a{layer}.h{head}" for head in range(self.decoder.heads)], (z * self.values_gradient(layer)).sum(-1)
-        yield from self._bias(f"a{layer}.bias", self._behind_attention(layer), self.decoder.blocks[layer].head_map.bias,
-                              self.decoder.blocks[layer].attention_post_norm)  # fmt: skip
+        block = self.decoder.blocks[layer]
+        yield from self._bias(
+            f"a{layer}.bias", layer, self._behind_attention(layer), block.head_map.bias, block.attention_post_norm
+        )
 
     def _mlp(self, layer: int) -> Iterator[tuple[Sequence[str], Tensor]]:
         write = self.decoder.blocks[layer].mlp_write(self.state.sites["mlp"][layer])
@@ -86,13 +88,13 @@ class Frozen:
 
     def _neurons(self, layer: int) -> Iterator[tuple[Sequence[str], Tensor]]:
         block = self.decoder.blocks[layer]
-        gradient = self._behind(block.mlp_post_norm, self.state.sites["mlp"][layer])
+        gradient = self._behind(layer, block.mlp_post_norm, self.state.sites["mlp"][layer])
         active = at_places(self.bucket, self.state.sites["neurons"][layer])
         yield (
             [f"m{layer}.n{index}" for index in range(self.decoder.neurons)],
             active * (gradient @ _exact(block.neuron_weights).T),
         )
-        yield from self._bias(f"m{layer}.bias", gradient, block.neuron_map.bias, block.mlp_post_norm)
+        yield from self._bias(f"m{layer}.bias", layer, gradient, block.neuron_map.bias, block.mlp_post_norm)
 
     def values_gradient(self, layer: int) -> Float[Tensor, "examples places heads head_dim"]:
         """What g is at the heads' values z."""
@@ -106,22 +108,23 @@ class Frozen:
         return torch.einsum("ephd,ehkd->ephk", self.values_gradient(layer), values) * pattern
 
     def _behind_attention(self, layer: int) -> Tensor:
-        return self._behind(self.decoder.blocks[layer].attention_post_norm, self.state.sites["attention"][layer])
+        return self._behind(layer, self.decoder.blocks[layer].attention_post_norm, self.state.sites["attention"][layer])
 
-    def _behind(self, norm: nn.Module | None, output: Tensor) -> Float[Tensor, "examples places width"]:
+    def _behind(self, layer: int, norm: nn.Module | None, output: Tensor) -> Float[Tensor, "examples places width"]:
         """g at what a sublayer gives before the norm behind it, if it has one."""
         if norm is None:
             return self.gradient
         given, form = at_places(self.bucket, output), norm_form(self.decoder, norm)
         inverse = form.inverse(given, _exact(norm(_as(given, self.state))))
-        return form.pull_back(given, inverse, self.gradient[None], True)[0]
+        return form.pull_back(given, inverse, self.gradient[None] * self.decoder.blocks[layer].scale, True)[0]
 
     def _bias(
-        self, name: str, gradient: Tensor, bias: Tensor | None, norm: nn.Module | None
+        self, name: str, layer: int, gradient: Tensor, bias: Tensor | None, norm: nn.Module | None
     ) -> Iterator[tuple[Sequence[str], Tensor]]:
         """The constant of a sublayer: its output's bias, and that of the norm behind it."""
         behind = None if norm is None else norm_form(self.decoder, norm).bias
-        found = [(g * _exact(b)).sum(-1) for g, b in ((gradient, bias), (self.gradient, behind)) if b is not None]
+        behind_norm = self.gradient * self.decoder.blocks[layer].scale
+        found = [(g * _exact(b)).sum(-1) for g, b in ((gradient, bias), (behind_norm, behind)) if b is not None]
         if found:
             yield [name], torch.stack(found).sum(0)[..., None]
 
@@ -140,7 +143,7 @@ def _direction(bucket: Bucket, dtype: torch.dtype) -> tuple[Tensor, Tensor | Non
         mix = mix - _share(answers.incorrect, dtype)
     weight = read.read.to(dtype)
     weight = weight / weight.sum(-1, keepdim=True) if read.over == "mean" else weight
-    mix = mix * weight.reshape(-1, 1)
+    mix = mix * weight.reshape(-1, 1) * bucket.lm.decoder.logit_scale
     tokens, shape = answers.tokens, read.places.shape
     direction = torch.einsum("ra,raw->rw", mix, unembedding.weight.T[tokens].to(dtype)).unflatten(0, shape)
     bias = unembedding.bias

@@ -26,7 +26,12 @@ if TYPE_CHECKING:
 
 
 def per_layer(lm: Model, kind: str) -> int:
-    """Units of an indexed kind in one layer, side by side in its site; 0 for kinds with one unit a layer."""
+    """Units of an indexed kind in one layer, side by side in its site; 0 for kinds with one unit a layer.
+
+    Raises:
+        ArchitectureError: the model has no units of that kind; says why.
+    """
+    lm.decoder.require(kind)
     number = KINDS[kind].per_layer if kind in KINDS else None
     return 0 if number is None else int(getattr(lm, number))
 

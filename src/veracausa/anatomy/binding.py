@@ -1,0 +1,233 @@
+"""Which module of a Hugging Face model is which part of a decoder, and whether the model has all of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from veracausa.anatomy.block import Block, NoNorm, OwnMLP
+from veracausa.anatomy.decoder import Decoder
+from veracausa.anatomy.families import FAMILIES, WRAPPERS, Anatomy, part_of
+from veracausa.anatomy.found import Found
+from veracausa.errors import ArchitectureError
+
+
+def _missing_parts(hf: Any, anatomy: Anatomy) -> list[str]:
+    backbone = part_of(hf, anatomy.backbone)
+    ends = {"backbone": backbone, "unembedding": part_of(hf, anatomy.unembedding)}
+    if backbone is not None:
+        ends |= {role: part_of(backbone, getattr(anatomy, role)) for role in ("blocks", "final_norm", "embeddings")}
+    missing = [f"{role} (`{getattr(anatomy, role)}`)" for role, module in ends.items() if module is None]
+    for layer, block in enumerate(ends.get("blocks") or ()):
+        wanted = anatomy.block_parts()
+        if part_of(block, anatomy.experts) is not None:
+            wanted = {role: path for role, path in wanted.items() if role not in ("mlp_out", "activation", "up")}
+        lacking = {role: path for role, path in wanted.items() if part_of(block, path) is None}
+        if lacking:
+            where = f" in block {layer}" if layer else ""
+            paths = {role: path if isinstance(path, str) else " or ".join(path) for role, path in lacking.items()}
+            missing += [f"{role} (`{path}`){where}" for role, path in paths.items()]
+            break
+    return missing
+
+
+def _anatomy_for(hf: Any, family: str | None) -> Anatomy:
+    model_type = getattr(getattr(hf, "config", None), "model_type", None)
+    known = ", ".join(FAMILIES)
+    if family is not None:
+        if family not in FAMILIES:
+            raise ArchitectureError(f"anatomy={family!r} is not a known family. Known: {known}.")
+        return FAMILIES[family]
+    if model_type in WRAPPERS:
+        raise ArchitectureError(
+            f"{type(hf).__name__} ({model_type}) is a multimodal wrapper; veracausa needs {WRAPPERS[model_type]}."
+        )
+    if model_type not in FAMILIES:
+        lacks = _missing_parts(hf, FAMILIES["llama"])
+        hint = (
+            f"Seen as a Llama-like decoder it lacks {', '.join(lacks)}."
+            if lacks
+            else "It has the parts of a Llama-like decoder: try load(…, anatomy='llama') and let lm.check() judge."
+        )
+        raise ArchitectureError(
+            f"The architecture {model_type!r} ({type(hf).__name__}) is not among the families that veracausa knows "
+            f"({known}). {hint}"
+        )
+    return FAMILIES[model_type]
+
+
+def decoder_of(hf: Any, family: str | None = None) -> Decoder:
+    """Bind the anatomy of a Hugging Face causal LM.
+
+    `family` overrides the lookup by `config.model_type` (for models that share a known layout under another name).
+
+    Raises:
+        ArchitectureError: an unknown family, a missing part (named), cross-attention, a bidirectional decoder, blocks
+            of several sizes.
+    """
+    anatomy = _anatomy_for(hf, family)
+    _require_fitting(hf, anatomy)
+    config, backbone = hf.config, part_of(hf, anatomy.backbone)
+    embeddings, found = part_of(backbone, anatomy.embeddings), Found()
+    modules, width = part_of(backbone, anatomy.blocks), int(embeddings.weight.shape[1])
+    heads = config.num_attention_heads
+    head_dim = _inputs(part_of(modules[0], anatomy.attention_out), width) // heads
+    kv_heads = _kv_heads(config, anatomy, modules[0], width, heads, head_dim)
+    sizes = {"heads": heads, "kv_heads": kv_heads, "width": width}
+    blocks = tuple(_block(anatomy, config, layer, block, found, sizes) for layer, block in enumerate(modules))
+    _require_equal(hf, blocks)
+    neurons = {0 if block.down is None else _inputs(block.down, width) for block in blocks}
+    lacks = _lacks(anatomy, blocks, head_dim, neurons)
+    return Decoder(
+        anatomy=anatomy,
+        hf=hf,
+        backbone=backbone,
+        blocks=blocks,
+        embeddings=embeddings,
+        final_norm=part_of(backbone, anatomy.final_norm),
+        unembedding=part_of(hf, anatomy.unembedding),
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        width=width,
+        neurons=0 if "neurons" in lacks else neurons.pop(),
+        logit_softcap=getattr(config, anatomy.logit_softcap, None) if anatomy.logit_softcap else None,
+        logit_scale=_factor(config, anatomy.logit_scale) / _factor(config, anatomy.logit_divisor),
+        lacks=lacks,
+        found=found,
+    )
+
+
+def _lacks(anatomy: Anatomy, blocks: tuple[Block, ...], head_dim: int, neurons: set[int]) -> dict[str, str]:
+    """Kinds of units that a model has not, and why; `neurons`: how many its MLPs have."""
+    lacks = dict(anatomy.lacks)
+    if any(b.attention_post_norm is not None and getattr(b.attention_out, "bias", None) is not None for b in blocks):
+        lacks["edges"] = (
+            "the attention's output has a bias in front of the norm behind it, so that a part of what the norm "
+            "gives belongs to no head."
+        )
+    if any(_is_flat(norm, head_dim) for block in blocks for norm in block.qk_norms):
+        lacks["edges"] = (
+            "a norm goes over the queries (or keys) of all heads at once, so that none is read apart from the others."
+        )
+    if anatomy.q is None:
+        lacks |= dict.fromkeys(("edges", "queries", "keys"), "its attention makes queries and keys of latent vectors.")
+    if 0 in neurons:
+        lacks["neurons"] = "its MLPs are made of experts."
+    elif len(neurons) > 1:
+        lacks["neurons"] = "its MLPs have several widths."
+    return lacks
+
+
+def _require_fitting(hf: Any, anatomy: Anatomy) -> None:
+    """Every part is there, and the config says nothing that the family's anatomy does not know."""
+    name, config = type(hf).__name__, hf.config
+    for flag, what in (("add_cross_attention", "cross-attention"), ("use_bidirectional_attention", "bidirectional")):
+        if getattr(config, flag, False):
+            raise ArchitectureError(f"{name} has {flag}=True; veracausa knows no {what} decoders.")
+    for setting, value, meaning in anatomy.must:
+        if getattr(config, setting, value) != value:
+            raise ArchitectureError(f"{name} has {setting}={getattr(config, setting)!r}: {meaning}.")
+    width = getattr(part_of(hf, f"{anatomy.backbone}.{anatomy.embeddings}.weight"), "shape", (0, None))[1]
+    if width is not None and getattr(config, "hidden_size", width) != width:
+        raise ArchitectureError(
+            f"{name} has embeddings of {width} numbers and a residual stream of {config.hidden_size}: a projection "
+            "stands between them, for which veracausa has no name."
+        )
+    for path, what in anatomy.without:
+        blocks = part_of(hf, f"{anatomy.backbone}.{anatomy.blocks}") or ()
+        if any(part_of(block, path) is not None for block in blocks):
+            raise ArchitectureError(f"{name} has {what} (`{path}`) in its blocks, which veracausa has no name for.")
+    missing = _missing_parts(hf, anatomy)
+    if missing:
+        raise ArchitectureError(
+            f"{name} is not a complete {anatomy.family} causal LM: it lacks {', '.join(missing)}. "
+            "Pass the …ForCausalLM model, not its backbone, and unmodified."
+        )
+
+
+def _block(anatomy: Anatomy, config: Any, layer: int, module: nn.Module, found: Found, sizes: dict[str, int]) -> Block:
+    """One block's parts; see `Block`."""
+
+    def part(role: str) -> Any:
+        return part_of(module, getattr(anatomy, role))
+
+    def norm_behind(role: str) -> nn.Module | None:
+        norm = part(role)
+        return None if type(norm) is nn.Identity else norm
+
+    parallel = anatomy.parallel if isinstance(anatomy.parallel, bool) else bool(getattr(config, anatomy.parallel))
+    own = anatomy.mlp is None
+    return Block(
+        layer=layer,
+        module=module,
+        attention=part("attention"),
+        attention_out=part("attention_out"),
+        projections=() if anatomy.q is None else (part("q"), part("k"), part("v")),
+        qkv=anatomy.qkv,
+        attention_norm=NoNorm() if anatomy.attention_norm is None else part("attention_norm"),
+        attention_post_norm=norm_behind("attention_post_norm"),
+        mlp=OwnMLP(part("mlp_in"), part("activation"), part("mlp_out")) if own else part("mlp"),
+        mlp_start=part("mlp_in") if own else part("mlp"),
+        mlp_end=part("mlp_out") if own else part("mlp"),
+        down=part("mlp_out"),
+        acting=part("activation"),
+        up=part("up"),
+        up_fused=anatomy.up_fused,
+        mlp_norm=NoNorm() if anatomy.mlp_norm is None else part("mlp_norm"),
+        mlp_post_norm=norm_behind("mlp_post_norm"),
+        qk_norms=tuple(norm for path in anatomy.qk_norms if (norm := part_of(module, path)) is not None),
+        parallel=parallel,
+        scale=1.0 if anatomy.residual_scale is None else float(getattr(module, anatomy.residual_scale)),
+        found=found,
+        **sizes,
+    )
+
+
+def _kv_heads(config: Any, anatomy: Anatomy, block: nn.Module, width: int, heads: int, head_dim: int) -> int:
+    """How many key/value heads a block has; of a fused projection its size says so."""
+    if anatomy.q is None:
+        return heads
+    if anatomy.qkv == "separate":
+        return int(getattr(config, "num_key_value_heads", None) or heads)
+    return (_inputs(part_of(block, anatomy.q), width) // head_dim - heads) // 2
+
+
+def _inputs(part: Any, width: int) -> int:
+    """The other side of a linear map that the stream is on one side of."""
+    return int(part.weight.numel()) // width
+
+
+def _is_flat(norm: nn.Module, head_dim: int) -> bool:
+    """Whether a norm of queries or keys goes over all heads at once."""
+    weight = getattr(norm, "weight", None)
+    return weight is not None and weight.ndim == 1 and len(weight) != head_dim
+
+
+def _factor(config: Any, name: str | None) -> float:
+    return 1.0 if name is None else float(getattr(config, name))
+
+
+def _require_equal(hf: Any, blocks: tuple[Block, ...]) -> None:
+    """All blocks have heads of one size, which is that of the attention modules."""
+    first = blocks[0]
+    for block in blocks:
+        own = getattr(block.attention, "head_dim", None)
+        if (
+            block.projections
+            and isinstance(own, int)
+            and own * block.heads != _inputs(block.attention_out, block.width)
+        ):
+            raise ArchitectureError(
+                f"{type(hf).__name__}: block {block.layer} has another number of heads than its config says "
+                f"({block.heads}), and veracausa counts heads of one number and one size in all blocks."
+            )
+        names = ("attention's output projection", "query projection", "key projection", "value projection")
+        pairs = zip((block.attention_out, *block.projections), (first.attention_out, *first.projections), strict=True)
+        for what, (one, other) in zip(names, pairs, strict=False):
+            if one.weight.numel() != other.weight.numel():  # type: ignore[operator]
+                raise ArchitectureError(
+                    f"{type(hf).__name__}: the {what} of block {block.layer} has another size than that of block 0, "
+                    "and veracausa counts heads of one number and one size in all blocks."
+                )

@@ -1,0 +1,242 @@
+"""One block of a decoder: its modules, and how its attention and its MLP read the residual stream and write to it.
+
+Nothing of a module's forward code is re-implemented here: attention and MLP modules are called as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from veracausa.anatomy.families import Layout
+from veracausa.anatomy.found import Found
+from veracausa.anatomy.linear import LinearMap, linear_map
+from veracausa.errors import ArchitectureError, ContractError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+
+class NoNorm(nn.Identity):
+    """Stands where a block has no norm: its sublayer reads the stream as it is. It is no module of the model."""
+
+
+class OwnMLP(nn.Sequential):
+    """The parts of an MLP that a block calls one by one, to be run as one. It is no module of the model."""
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """One block: the modules of layer `layer` and the order in which they read and write the residual stream.
+
+    `mlp_start`, `mlp_end`: the modules whose input and output are the MLP's. `down`, `acting`: its down projection and
+    its activation; None where it has several (experts). `projections`: of queries, keys and values, if it has them.
+    `up`, `up_fused`: see `Anatomy`.
+    `scale`: what every write is multiplied by on its way to the stream. `heads`, `kv_heads`: how many.
+    """
+
+    layer: int
+    module: nn.Module
+    attention: nn.Module
+    attention_out: nn.Module
+    projections: tuple[nn.Module, ...]
+    qkv: Layout
+    attention_norm: nn.Module
+    attention_post_norm: nn.Module | None
+    mlp: nn.Module
+    mlp_start: nn.Module
+    mlp_end: nn.Module
+    down: nn.Module | None
+    acting: nn.Module | None
+    up: nn.Module | None
+    up_fused: bool
+    mlp_norm: nn.Module
+    mlp_post_norm: nn.Module | None
+    qk_norms: tuple[nn.Module, ...]
+    parallel: bool
+    scale: float
+    heads: int
+    kv_heads: int
+    width: int
+    found: Found = field(default_factory=Found)
+
+    @property
+    def linear_parts(self) -> tuple[nn.Module, ...]:
+        """The modules that are read as linear maps: query, key and value projection, and those of the outputs."""
+        parts = (*self.projections, self.attention_out, self.down)
+        return tuple(dict.fromkeys(part for part in parts if part is not None))
+
+    @property
+    def mlp_out(self) -> nn.Module:
+        """The down projection.
+
+        Raises:
+            ArchitectureError: the MLP has not one.
+        """
+        return self._one(self.down, "down projection")
+
+    @property
+    def activation(self) -> nn.Module:
+        """The MLP's activation function; see `mlp_out`."""
+        return self._one(self.acting, "activation function")
+
+    def _one(self, part: nn.Module | None, what: str) -> nn.Module:
+        if part is None:
+            raise ArchitectureError(
+                f"The MLP of block {self.layer} ({type(self.mlp).__name__}) has no single {what}: it is made of "
+                "experts. Ask for whole MLPs, or for a method that follows plain gradients."
+            )
+        return part
+
+    @property
+    def attention_scale(self) -> float:
+        """What the attention's output is multiplied by on its way to the stream; 1 where a norm stands between."""
+        return self.scale if self.attention_post_norm is None else 1.0
+
+    @property
+    def mlp_scale(self) -> float:
+        """What the MLP's output is multiplied by on its way to the stream; see `attention_scale`."""
+        return self.scale if self.mlp_post_norm is None else 1.0
+
+    @property
+    def mlp_modules(self) -> tuple[nn.Module, ...]:
+        """The MLP as the block calls it: one module, or the parts one by one."""
+        return tuple(self.mlp) if isinstance(self.mlp, OwnMLP) else (self.mlp,)
+
+    @property
+    def one_norm(self) -> bool:
+        """Whether one norm serves attention and MLP."""
+        return self.attention_norm is self.mlp_norm
+
+    @property
+    def head_map(self) -> LinearMap:
+        """From heads' values z to the stream: the attention's output projection, times `attention_scale`; see `linear`.
+
+        Under a post-norm it goes to what that norm is given.
+
+        Raises:
+            ContractError: it is no linear map.
+        """
+        return self._behind("attention output", self.attention_out, self.attention_scale)
+
+    @property
+    def head_weights(self) -> Float[Tensor, "heads_x_dim width"]:
+        """W_O as [heads · head_dim, width]: rows h·d … (h+1)·d map head h's value z to its write."""
+        return self.head_map.weight
+
+    @property
+    def neuron_map(self) -> LinearMap:
+        """From neurons' activations to the stream: the down projection, times `mlp_scale`; see `head_map`."""
+        return self._behind("down", self.mlp_out, self.mlp_scale)
+
+    @property
+    def neuron_weights(self) -> Float[Tensor, "neurons width"]:
+        """The down projection as [neurons, width]: row n is what neuron n adds to the MLP's output."""
+        return self.neuron_map.weight
+
+    def projection(self, kind: int) -> LinearMap:
+        """The query (0), key (1) or value (2) projection, from the norm's output; see `linear`.
+
+        Raises:
+            ContractError: it is no linear map.
+        """
+        part = self.projections[kind]
+        what = ("query", "key", "value")[kind] if self.qkv == "separate" else "fused query, key and value"
+        return self._required(what, linear_map(self.found, part, self.width, before=True), part)
+
+    def projection_weights(self, kind: int, heads: int, head_dim: int) -> Float[Tensor, "width heads head_dim"]:
+        """Weights of the query (0), key (1) or value (2) projection, head by head."""
+        return self.projected(kind, self.projection(kind).weight, heads, head_dim)
+
+    def _behind(self, what: str, part: nn.Module, scale: float) -> LinearMap:
+        """The map of an output projection, whose outputs are as wide as the stream, times a factor."""
+        weight: Tensor = part.weight  # type: ignore[assignment]
+        own = self._required(what, linear_map(self.found, part, weight.numel() // self.width, before=False), part)
+        if scale == 1:
+            return own
+        scaled: LinearMap = self.found.remembered(
+            "scaled map", part, lambda: LinearMap(own.weight * scale, None if own.bias is None else own.bias * scale)
+        )
+        return scaled
+
+    def _required(self, what: str, found: LinearMap, part: nn.Module) -> LinearMap:
+        if found.off is not None:
+            raise ContractError(
+                f"The {what} projection of block {self.layer} ({type(part).__name__}) is not linear as it runs (off by "
+                f"{found.off:.2g} of its output), so what goes through it cannot be told by weights and nothing is "
+                "returned. Is there a hook or an adapter on it that does more than scale, mix or shift? Remove it."
+            )
+        return found
+
+    def projected(self, kind: int, output: Tensor, heads: int, head_dim: int) -> Float[Tensor, "*rows heads head_dim"]:
+        """A projection's output (or a gradient of it), split into the heads of its kind: `Anatomy.qkv` says how.
+
+        `heads`: how many of that kind there are. It may be a copy; `put` writes into an output.
+        """
+        if self.qkv == "separate":
+            return output.unflatten(-1, (heads, head_dim))
+        if self.qkv == "fused-thirds":
+            before = (0, self.heads, self.heads + self.kv_heads)[kind] * head_dim
+            return output[..., before : before + heads * head_dim].unflatten(-1, (heads, head_dim))
+        groups = output.unflatten(-1, (self.kv_heads, self._in_group, head_dim))
+        queries = self._in_group - 2
+        if kind:
+            return groups[..., queries + kind - 1, :]
+        return groups[..., 0, :] if queries == 1 else groups[..., :queries, :].flatten(-3, -2)
+
+    def put(self, kind: int, output: Tensor, chosen: Int[Tensor, " heads"] | slice, new: Tensor, head_dim: int) -> None:
+        """Write the chosen heads' part of a projection's output, [..., heads, head_dim], in place; see `projected`."""
+        heads = self.kv_heads if kind else self.heads
+        if self.qkv != "fused-per-group" or kind or self._in_group == 3:
+            self.projected(kind, output, heads, head_dim)[..., chosen, :] = new
+            return
+        groups = output.unflatten(-1, (self.kv_heads, self._in_group, head_dim))
+        at = torch.arange(heads, device=output.device)[chosen]
+        groups[..., at // (self._in_group - 2), at % (self._in_group - 2), :] = new
+
+    @property
+    def _in_group(self) -> int:
+        """Heads' widths that a key/value head's group takes in a "fused-per-group" output: queries, a key, a value."""
+        return self.heads // self.kv_heads + 2
+
+    def fused(self, parts: Sequence[Float[Tensor, "*rows heads head_dim"]]) -> list[Tensor]:
+        """The inverse of `projected`: outputs of the three projections (one and the same if a family fuses them)."""
+        if self.qkv == "separate":
+            return [part.flatten(-2) for part in parts]
+        if self.qkv == "fused-thirds":
+            return [torch.cat(list(parts), -2).flatten(-2)] * 3
+        grouped = [part.unflatten(-2, (self.kv_heads, -1)) for part in parts]
+        return [torch.cat(grouped, -2).flatten(-3)] * 3
+
+    def up_part(self, output: Tensor) -> Tensor:
+        """What the activation is multiplied with, of the output of `up`."""
+        return output.chunk(2, -1)[1] if self.up_fused else output
+
+    def attention_write(self, attention_output: Tensor) -> Tensor:
+        """What the attention adds to the stream, given the output of its output projection."""
+        return self._written(attention_output, self.attention_post_norm)
+
+    def mlp_write(self, mlp_output: Tensor) -> Tensor:
+        """What the MLP adds to the stream, given the output of the MLP module."""
+        return self._written(mlp_output, self.mlp_post_norm)
+
+    def _written(self, output: Tensor, norm: nn.Module | None) -> Tensor:
+        normed = output if norm is None else norm(output)
+        return normed if self.scale == 1 else normed * self.scale
+
+    def attend(self, residual: Float[Tensor, "rows positions width"], call: dict[str, Any]) -> Tensor:
+        """The attention's write for a block input, `call` being the module's keyword arguments at these positions."""
+        return self.attention_write(self.attention(self.attention_norm(residual), **call)[0])
+
+    def run_mlp(self, normed: Float[Tensor, "rows positions width"]) -> Tensor:
+        """The MLP module's output, without what some mixtures of experts give beside it."""
+        output = self.mlp(normed)
+        return output[0] if isinstance(output, tuple) else output
+
+    def feed_forward(self, residual: Float[Tensor, "rows positions width"]) -> Tensor:
+        """The MLP's write for the residual that it reads."""
+        return self.mlp_write(self.run_mlp(self.mlp_norm(residual)))
