@@ -72,7 +72,7 @@ def test_every_family_names_all_parts():
     for name, anatomy in FAMILIES.items():
         parts = anatomy.block_parts()
         assert {"attention", "attention_out", "mlp_out", "activation"} <= set(parts) and all(parts.values()), name
-        assert ("mlp" in parts) != ("mlp_in" in parts) and name == anatomy.family or name == "gemma3_text", name
+        assert (("mlp" in parts) != ("mlp_in" in parts) and name == anatomy.family) or name == "gemma3_text", name
 
 
 def test_a_setting_that_changes_the_picture_is_refused():

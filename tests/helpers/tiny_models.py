@@ -114,7 +114,10 @@ _MORE: dict[str, tuple[str, dict]] = {
         | {"num_key_value_heads": 2, "residual_multiplier": 0.4, "logits_scaling": 3.0}
         | {"embedding_multiplier": 2.0, "attention_multiplier": 0.7},
     ),
-    "granite_swa": ("granite_swa", _BASE | _PAD | {"num_key_value_heads": 2, "residual_multiplier": 0.4}),
+    "granite_swa": (
+        "granite_swa",
+        _BASE | _PAD | {"num_key_value_heads": 2, "residual_multiplier": 0.4, "attn_implementation": "eager"},
+    ),
     "olmo": ("olmo", _BASE | _PAD | {"num_key_value_heads": 2, "clip_qkv": 0.5}),
     "olmo2": ("olmo2", _BASE | _PAD | {"num_key_value_heads": 2}),
     "stablelm": ("stablelm", _BASE | {"num_key_value_heads": 2, "use_parallel_residual": True}),
@@ -169,6 +172,7 @@ def make(family: str, seed: int = 0, dtype: torch.dtype = torch.float64, **over)
     with torch.random.fork_rng(devices=[]):
         config = AutoConfig.for_model(kind, **settings)
         model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype).eval()
+        model.config._experts_implementation = "eager"  # others have no float64
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():

@@ -97,8 +97,8 @@ class Decoder:
 
     @property
     def has_corners(self) -> bool:
-        """Whether MLPs have corners (ReLU, its square): along a path no grid integrates them exactly."""
-        return any(type(block.acting).__name__ in _CORNERED for block in self.blocks)
+        """Whether the model has corners (ReLU, its square, clipping): along a path no grid integrates them exactly."""
+        return self.changes_in_place or any(type(block.acting).__name__ in _CORNERED for block in self.blocks)
 
     @property
     def has_experts(self) -> bool:
