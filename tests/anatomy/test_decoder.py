@@ -11,12 +11,27 @@ from veracausa.anatomy import FAMILIES, decoder_of
 from veracausa.errors import ArchitectureError
 
 
-def test_an_unknown_architecture_says_what_it_lacks():
-    config = AutoConfig.for_model("rwkv", hidden_size=16, num_hidden_layers=2, vocab_size=30)
+@pytest.mark.parametrize(
+    ("kind", "sizes", "words"),
+    [
+        ("rwkv", {}, ["recurrence", "`rwkv`"]),
+        ("mamba", {}, ["state-space layer", "`mixer`: MambaMixer"]),
+        ("bart", {"d_model": 16, "decoder_layers": 2}, ["cross-attention", "`encoder_attn`"]),
+        (
+            "roberta",
+            {"num_attention_heads": 4, "is_decoder": True},
+            ["behind each sum", "`attention.output.LayerNorm`"],
+        ),
+        ("diffllama", {"num_attention_heads": 4, "num_key_value_heads": 4}, ["two patterns", "`self_attn.groupnorm`"]),
+        ("ctrl", {"n_embd": 16, "n_head": 4, "n_layer": 2}, ["lacks", "`model`"]),
+    ],
+)
+def test_an_unknown_architecture_says_what_does_not_fit(kind, sizes, words):
+    config = AutoConfig.for_model(kind, **{"hidden_size": 16, "num_hidden_layers": 2, "vocab_size": 30} | sizes)
     with pytest.raises(ArchitectureError) as caught:
         decoder_of(AutoModelForCausalLM.from_config(config))
-    for words in ("'rwkv'", "RwkvForCausalLM", "lacks", "lm_head", "gpt2", "llama", "gemma3_text"):
-        assert words in str(caught.value)
+    for word in (f"'{kind}'", type(AutoModelForCausalLM.from_config(config)).__name__, "veracausa models", *words):
+        assert word in str(caught.value)
 
 
 def test_an_unknown_name_of_a_known_layout_can_be_read_as_it():

@@ -10,6 +10,7 @@ from veracausa.anatomy.block import Block, NoNorm, OwnMLP
 from veracausa.anatomy.decoder import Decoder
 from veracausa.anatomy.families import FAMILIES, WRAPPERS, Anatomy, part_of
 from veracausa.anatomy.found import Found
+from veracausa.anatomy.misfits import misfit
 from veracausa.errors import ArchitectureError
 
 
@@ -34,27 +35,29 @@ def _missing_parts(hf: Any, anatomy: Anatomy) -> list[str]:
 
 def _anatomy_for(hf: Any, family: str | None) -> Anatomy:
     model_type = getattr(getattr(hf, "config", None), "model_type", None)
-    known = ", ".join(FAMILIES)
     if family is not None:
         if family not in FAMILIES:
-            raise ArchitectureError(f"anatomy={family!r} is not a known family. Known: {known}.")
+            raise ArchitectureError(f"anatomy={family!r} is not a known family. Known: {', '.join(FAMILIES)}.")
         return FAMILIES[family]
     if model_type in WRAPPERS:
         raise ArchitectureError(
             f"{type(hf).__name__} ({model_type}) is a multimodal wrapper; veracausa needs {WRAPPERS[model_type]}."
         )
     if model_type not in FAMILIES:
-        lacks = _missing_parts(hf, FAMILIES["llama"])
-        hint = (
-            f"Seen as a Llama-like decoder it lacks {', '.join(lacks)}."
-            if lacks
-            else "It has the parts of a Llama-like decoder: try load(…, anatomy='llama') and let lm.check() judge."
-        )
         raise ArchitectureError(
-            f"The architecture {model_type!r} ({type(hf).__name__}) is not among the families that veracausa knows "
-            f"({known}). {hint}"
+            f"The architecture {model_type!r} ({type(hf).__name__}) is not among those that veracausa knows "
+            f"(`veracausa models` lists them). {_why_unknown(hf)}"
         )
     return FAMILIES[model_type]
+
+
+def _why_unknown(hf: Any) -> str:
+    """What of a model of no known family does not fit, or what can be tried."""
+    if (found := misfit(hf)) is not None:
+        return found
+    if lacks := _missing_parts(hf, FAMILIES["llama"]):
+        return f"Seen as a Llama-like decoder it lacks {', '.join(lacks)}."
+    return "It has the parts of a Llama-like decoder: try load(…, anatomy='llama') and let lm.check() judge."
 
 
 def decoder_of(hf: Any, family: str | None = None) -> Decoder:
