@@ -292,3 +292,11 @@ def test_relu_away_from_zero(tiny, task_of):
     """relu(x)/x is its own slope: RelP's activations change nothing on a relu model."""
     lm, task = tiny("gpt2", activation_function="relu"), task_of(7, seed=4)
     assert differ(gradients(lm, task, Rule(linear_activations=True)), gradients(lm, task, PLAIN)) < TOLERANCE
+
+
+@pytest.mark.parametrize("method", ["gim", "relp"])
+def test_rules_of_an_mlp_are_refused_for_experts(task_of, method):
+    """Their activations and products are inside of experts, where no hook reaches: half a rule would be no rule."""
+    lm = as_model(tiny_models.make("mixtral", seed=1), "mixtral")
+    with pytest.raises(ArchitectureError, match="made of experts"):
+        vc.attribute(lm, task_of(7), units="heads", method=method, show_progress=False)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+from bridges import as_model
 
 import veracausa as vc
 from veracausa.errors import MethodError
@@ -274,3 +275,10 @@ def test_kl_has_no_slope_at_the_clean_run(tiny, task_of):
         attribute(tiny("llama"), task, "heads", method="atp")
     scores = attribute(tiny("llama"), task, "heads", method="ig")
     assert scores.values.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(("family", "told"), [("mixtral", True), ("llama", False)])
+def test_an_estimate_of_experts_says_what_no_gradient_sees(task_of, family, told):
+    lm = as_model(tiny_models.make(family, seed=1), family)
+    scores = vc.attribute(lm, task_of(7), units="heads", method="atp", show_progress=False)
+    assert any("which experts are chosen" in note for note in scores.notes) is told

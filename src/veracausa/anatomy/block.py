@@ -84,6 +84,10 @@ class Block:
         """The MLP's activation function; see `mlp_out`."""
         return self._one(self.acting, "activation function")
 
+    def require_single(self) -> None:
+        """Refuse an MLP whose activation and gate are not single modules; see `mlp_out`."""
+        self._one(self.acting, "activation function")
+
     def _one(self, part: nn.Module | None, what: str) -> nn.Module:
         if part is None:
             raise ArchitectureError(

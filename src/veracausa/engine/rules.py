@@ -45,7 +45,9 @@ def applied(decoder: Decoder, rule: Rule) -> Iterator[None]:
     for block in decoder.blocks:
         if rule.linear_activations:
             forward.append((block.activation, _as_ratio(decoder, block.activation)))
-        if rule.product != 1 and block.up is not None:
+        if rule.product != 1 and block.down is None:
+            block.require_single()  # experts have products that no hook reaches
+        elif rule.product != 1 and block.up is not None:
             forward += [(block.activation, _scaling(rule.product)), (block.up, _scaling(rule.product, block))]
     if rule.freeze_norms:
         forward += [(norm, _frozen(decoder, norm)) for norm in decoder.norms]

@@ -212,6 +212,7 @@ class AttributeWork:
             draw_stderr=walks.spread if method.drawn else None,
             notes=(
                 *_rule_notes(method, table, completeness),
+                *((_UNSEEN,) if lm.decoder.has_experts else ()),
                 *_unconverged(completeness, *self._scale(call, completeness), walks.places, method),
                 *(constants.sentences if constants is not None else ()),
             ),
@@ -259,6 +260,10 @@ class _Walks:
         self.claimed[:, index], self.true[:, index] = sums.claimed.cpu(), sums.true.cpu()
         if sums.spread is not None:
             self.spread[index] = sums.spread.cpu()
+
+
+#: What an estimate of a mixture of experts leaves out.
+_UNSEEN = "no gradient sees which experts are chosen: what a unit does by changing the choice is in exact effects alone"
 
 
 def _rule_notes(parts: Method, units: Units, completeness: Completeness | None) -> tuple[str, ...]:
