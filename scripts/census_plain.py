@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
@@ -88,6 +89,8 @@ class Plain:
             mlp = own[0] if own else None
         dense = mlp is not None and not any("expert" in name for name, _ in mlp.named_modules())
         down = self._last_linear(mlp) if mlp is not None and dense else None
+        if mlp is not None and "residual" in signature(mlp.forward).parameters:
+            mlp = down  # it adds the stream itself, so what it writes is what comes before that
         return Parts(block, out, self._heads(layer), mlp, down)
 
     def _name(self, module: nn.Module) -> str:
@@ -170,7 +173,7 @@ class Plain:
         """Attribution patching: Σ (a′ − a) · ∂M/∂a over the part of a site, at the clean run."""
         own, new = (self.seen(module, at, ids) for ids in (self.clean, self.corrupted))
         leaf = own.clone().requires_grad_()
-        with torch.enable_grad(), self._edited(module, lambda _: leaf, at):
+        with torch.enable_grad(), self._edited(module, lambda _: leaf.clone(), at):
             gradient = torch.autograd.grad(self.metric(self.clean), leaf)[0]
         return float(((new - own) * gradient)[where or ...].sum())
 
