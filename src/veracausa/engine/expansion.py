@@ -192,8 +192,28 @@ def _rows(before: Tensor, example: Tensor, like: Tensor) -> Tensor:
 def _first_order(function: Callable[..., Tensor], before: tuple[Tensor, ...], now: tuple[Tensor, ...]) -> Tensor:
     """f(before) + J (now − before)."""
     moves = tuple(new - old for new, old in zip(now, before, strict=True))
-    value, change = torch.func.jvp(function, before, moves)[:2]
+    try:
+        value, change = torch.func.jvp(function, before, moves)[:2]
+    except RuntimeError as error:
+        if "autograd.Function" not in str(error):
+            raise
+        value, change = _by_two_backward_passes(function, before, moves)
     return value + change
+
+
+@torch.enable_grad()
+def _by_two_backward_passes(
+    function: Callable[..., Tensor], before: tuple[Tensor, ...], moves: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor]:
+    """f(before) and J moves of a part with a backward pass of its own making (BLOOM's activation): Jᵀu is linear in u,
+    and what u's gradient is for these moves is J moves.
+    """
+    inputs = tuple(one.detach().requires_grad_() for one in before)
+    value = function(*inputs)
+    u = torch.zeros_like(value, requires_grad=True)
+    pulled = torch.autograd.grad(value, inputs, u, create_graph=True)
+    (change,) = torch.autograd.grad(pulled, u, moves)
+    return value.detach(), change
 
 
 def _expanded_attention(

@@ -13,6 +13,7 @@ What a, Δ and g are, and what becomes of their products, is told by the `Sums`.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ from veracausa.engine.guard import attention_function
 from veracausa.engine.memory import chunks
 from veracausa.engine.rules import applied
 from veracausa.engine.tape import State, record
+from veracausa.errors import MethodError
 from veracausa.estimates.paths.bucket import PathBucket, Sums
 
 if TYPE_CHECKING:
@@ -151,7 +153,7 @@ def _tangents(sums: Sums, points: Points) -> None:
     for chunk in _chunks(sums, points):
         weights = points.weight(chunk.row, sums.values)
         with torch.no_grad():
-            with forward_ad.dual_level(), attention_function(bucket.lm.decoder, SUFFIX):
+            with _forward_mode(bucket.lm.name), attention_function(bucket.lm.decoder, SUFFIX):
                 moving = forward_ad.make_dual(points.rows[chunk.row], points.tangent[chunk.example])
                 state = run(bucket, moving, chunk.example, sites=sums.sites, grad=False)
                 tangents = [forward_ad.unpack_dual(one).tangent for one in sums.moving(state)]
@@ -159,6 +161,19 @@ def _tangents(sums: Sums, points: Points) -> None:
             for which, key, gradient in sums.gradients(chunk.state, chunk.found):
                 if tangents[which] is not None:  # else nothing there moves with the input
                     sums.add(key, tangents[which], gradient, chunk.example, weights)
+
+
+@contextmanager
+def _forward_mode(name: str) -> Iterator[None]:
+    """Forward-mode differentiation, of a model whose parts have it."""
+    try:
+        with forward_ad.dual_level():
+            yield
+    except NotImplementedError as error:
+        raise MethodError(
+            f"Increments between points need forward-mode derivatives, and a part of {name} has a backward pass of its "
+            f"own making and no such derivative ({error}). Take combine='mean', or a path that holds both its ends."
+        ) from error
 
 
 def _chunks(sums: Sums, points: Points) -> Iterator[_Chunk]:
