@@ -27,7 +27,7 @@ from veracausa.contracts.checks import check
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.circuit_forward import all_edges_mask
 from veracausa.engine.guard import as_found, attention_function, attention_name, borrowed
-from veracausa.errors import ArchitectureError
+from veracausa.errors import ArchitectureError, MethodError
 from veracausa.units.resolve import all_edges, all_units, resolve_units
 
 #: Those that are always tested, and those with the slow tests.
@@ -62,12 +62,21 @@ def of_softmax(model, patches=(), keep=None):
             keep[layer] = weights
         return weights.view(shape)
 
+    def scaled(query, key, value, attn_mask=None, is_causal=False, **_):
+        scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+        if is_causal:
+            attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
+        if attn_mask is not None and attn_mask.dtype == torch.bool:
+            attn_mask = torch.zeros(attn_mask.shape).masked_fill(~attn_mask, float("-inf"))
+        return own(scores if attn_mask is None else scores + attn_mask, dim=-1) @ value
+
     handles = []
     for layer, block in enumerate(as_model(model).decoder.blocks):
         handles.append(block.attention.register_forward_pre_hook(lambda *_, layer=layer: running.append(layer)))
         handles.append(block.attention.register_forward_hook(lambda *_: running.clear()))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.nn.functional, "softmax", own)
+        patch.setattr(torch.nn.functional, "scaled_dot_product_attention", scaled)
         try:
             yield
         finally:
@@ -82,6 +91,54 @@ def pairwise(function, lm, task, *rest, direction="noising", **options):
         own, other = (task.clean[i], task.corrupted[i])[:: 1 if direction == "noising" else -1]
         found.append(function(lm.hf, own, other, naive_metric(lm, task, i), *rest, **options))
     return torch.stack(found)
+
+
+@pytest.mark.parametrize("family", tiny_models.mostly_slow(tiny_models.BRIDGED, ("bloom", "falcon-groups", "codegen")))
+def test_contracts_hold(tiny, family):
+    assert all(contract.ok and contract.tolerance <= 1e-9 for contract in tiny(family).check())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_projections_are_split_into_heads(tiny, family):
+    """Put together they are the projection's output again; what is put into it is where it is read."""
+    lm = tiny(family)
+    block, counts, d = lm.decoder.blocks[1], (lm.heads, lm.kv_heads, lm.kv_heads), lm.decoder.head_dim
+    with torch.no_grad():
+        x = torch.randn(2, lm.width, dtype=torch.float64)
+        outputs = [part(x) for part in block.projections]
+    parts = [block.projected(kind, outputs[kind], count, d) for kind, count in enumerate(counts)]
+    for again, output in zip(block.fused(parts), outputs, strict=True):
+        assert torch.equal(again, output)
+    for kind, count in enumerate(counts):
+        cut = [naive_edges.columns(lm.hf, family, "qkv"[kind], head) for head in range(count)]
+        assert torch.equal(parts[kind], torch.stack([outputs[kind][:, one] for one in cut], 1))
+        changed, new = outputs[kind].clone(), torch.randn(2, 1, d, dtype=torch.float64)
+        block.put(kind, changed, torch.tensor([count - 1]), new, d)
+        assert torch.equal(changed[:, cut[-1]], new[:, 0]) and (changed != outputs[kind]).sum() == 2 * d
+
+
+def test_sizes(tiny):
+    assert [tiny(name).kv_heads for name in ("falcon", "falcon-groups", "falcon-alibi", "gptj")] == [1, 2, 4, 4]
+    assert [tiny(name).decoder.positions for name in ("gptj", "mpt", "gpt_neo", "bloom")] == [64, 64, 64, None]
+
+
+@pytest.mark.parametrize(
+    ("family", "setting", "why"),
+    [
+        ("bloom", "apply_residual_connection_post_layernorm", "stream goes through norms"),
+        ("bloom", "slow_but_exact", "slices"),
+        ("xglm", "add_cross_attention", "cross-attention"),
+    ],
+)
+def test_what_does_not_fit_is_refused(family, setting, why):
+    with pytest.raises(ArchitectureError, match=f"{setting}=True.*{why}"):
+        as_model(tiny_models.make(family, **{setting: True}))
+
+
+def test_eager_alibi_of_falcon_is_refused(task_of):
+    lm = as_model(tiny_models.make("falcon-alibi", seed=1, attn_implementation="eager"))
+    with pytest.raises(ArchitectureError, match=r"twice.*attn_implementation='sdpa'"):
+        vc.exact(lm, task_of(6), **QUIET)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -146,7 +203,7 @@ def test_circuits(tiny, task_of, agree, family):
 def test_patterns(tiny, task_of, agree, monkeypatch, family, units):
     """Patched in torch's softmax, and the estimate against its gradient there."""
     monkeypatch.setattr(naive_patterns, "patched", of_softmax)
-    lm, task = tiny(family, attn_implementation="eager"), task_of((5, 6), n=2, seed=4)
+    lm, task = tiny(family), task_of((5, 6), n=2, seed=4)
     table = resolve_units(lm, units, 6)
     table = table[np.arange(0, len(table), {"patterns": 1, "patterns@positions": 7}.get(units, 29))]
     for direction in ("noising", "denoising"):
@@ -219,6 +276,14 @@ def test_expansions_end_at_attribution_and_at_the_effect(tiny, task_of, agree, f
         agree(found.sublayers.sum(0), (exact.values - atp.values)[0], exact.gap)
 
 
+def test_tangents_of_blooms_activation_are_refused(tiny, task_of):
+    """Its backward pass is of its own making; an expansion takes two of these, a path over the input can't."""
+    lm, task = tiny("bloom"), task_of((5, 6), n=2)
+    with pytest.raises(MethodError, match=r"forward-mode.*bloom.*combine='mean'"):
+        vc.attribute(lm, task, method=vc.Method(path="inputs", combine="increments", nodes=3), **QUIET)
+    assert vc.attribute(lm, task, method=vc.Method(path="inputs", nodes=3), **QUIET).values.isfinite().all()
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_generation(tiny, task_of, family):
     lm, task = tiny(family), task_of((5, 6), 3)
@@ -248,7 +313,7 @@ def test_in_bfloat16(task_of, family):
 @pytest.mark.parametrize("after", [None, 0, 3, 7])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_model_is_left_as_it_was(task_of, family, after):
-    hf = unusual(family)
+    hf = unusual(family, "sdpa" if family.startswith("falcon") else "eager")
     part = as_model(hf).decoder.blocks[1].mlp_out
     handle = None if after is None else part.register_forward_pre_hook(explode(after))
     before = state_of(hf)

@@ -138,4 +138,4 @@ class TestGPTNeo(OfAFamily):
 def test_every_family_has_its_class():
     suites = OfAFamily.__subclasses__()
     assert {suite.model_type for suite in suites} <= set(FAMILIES) - {COMPILED}  # others: see `test_two_names`
-    assert [suite.family for suite in suites] == [*tiny_models.FAMILIES, *tiny_models.BRIDGED]
+    assert [suite.family for suite in suites] == [*tiny_models.FAMILIES, "gpt_neo"]  # others: `test_bridges`

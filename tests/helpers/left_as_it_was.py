@@ -33,9 +33,9 @@ def same(before, after):
             assert before[what] == after[what], what
 
 
-def unusual(family="gpt2"):
+def unusual(family="gpt2", attention="eager"):
     """A model in a mixed state: some parameters trainable, one block in training mode, a gradient, eager attention."""
-    hf = tiny_models.make(family, seed=1, attn_implementation="eager")
+    hf = tiny_models.make(family, seed=1, attn_implementation=attention)
     parameters = list(hf.parameters())
     for parameter in parameters[::3]:
         parameter.requires_grad_(False)

@@ -25,7 +25,8 @@ Metric = Callable[[Tensor], Tensor]
 
 SITE_OF = {"heads": "z", "attn": "z", "neurons": "neurons", "mlps": "mlp", "resid": "resid"}
 
-# family: (blocks, final norm; in a block: attention output projection, MLP, MLP down projection)
+# family: (blocks, final norm; in a block: attention output projection, MLP, MLP down projection). Where a block or its
+# MLP module adds the stream itself, the MLP's output is that of its down projection.
 _LLAMA = ("model.layers", "model.norm", "self_attn.o_proj", "mlp", "mlp.down_proj")
 _NEOX = ("gpt_neox.layers", "gpt_neox.final_layer_norm", "attention.dense", "mlp", "mlp.dense_4h_to_h")
 PATHS = {
@@ -34,6 +35,15 @@ PATHS = {
     "llama": _LLAMA, "mistral": _LLAMA, "qwen2": _LLAMA, "qwen3": _LLAMA, "smollm3": _LLAMA,
     "gemma2": _LLAMA, "gemma3": _LLAMA,
     "gpt_neo": ("transformer.h", "transformer.ln_f", "attn.attention.out_proj", "mlp", "mlp.c_proj"),
+    **dict.fromkeys(("gptj", "codegen"), ("transformer.h", "transformer.ln_f", "attn.out_proj", "mlp", "mlp.fc_out")),
+    "bloom": ("transformer.h", "transformer.ln_f", "self_attention.dense", *("mlp.dense_4h_to_h",) * 2),
+    **dict.fromkeys(
+        ("falcon", "falcon-groups", "falcon-alibi"),
+        ("transformer.h", "transformer.ln_f", "self_attention.dense", "mlp", "mlp.dense_4h_to_h"),
+    ),
+    "mpt": ("transformer.blocks", "transformer.norm_f", "attn.out_proj", *("ffn.down_proj",) * 2),
+    "gpt_neox_japanese": ("gpt_neox_japanese.layers", "gpt_neox_japanese.final_layer_norm", *_NEOX[2:]),
+    "xglm": ("model.layers", "model.layer_norm", "self_attn.out_proj", *("fc2",) * 2),
 }  # fmt: skip
 
 
@@ -206,7 +216,8 @@ def alpha_curve(model, family, clean_ids, corrupted_ids, metric, unit, alphas,
 def slope(model, family, ids, metric, kind: str, layer: int, value: Tensor) -> Tensor:
     """∂M/∂a [n, d] of a whole site at a = value, the rest of the run computed from it."""
     leaf = value.detach().clone().requires_grad_()
-    m = _read(metric, _run(model, family, ids, [(SITE_OF[kind], layer, lambda a: leaf)]))
+    edit = (SITE_OF[kind], layer, lambda a: leaf.clone())  # a block may add to it in place
+    m = _read(metric, _run(model, family, ids, [edit]))
     return torch.autograd.grad(m, leaf)[0]
 
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import torch
 from bridges import naive_metric
 from naive import PATHS
-from naive_edges import _LLAMA, READS, _blocks, _weight, columns, trace
+from naive_edges import _LLAMA, PARALLEL, READS, _blocks, _weight, columns, fed_forward, trace
 
 
 def metrics(lm, task, mask, constants=None) -> torch.Tensor:
@@ -28,7 +28,7 @@ def constant_trace(lm, constants, n):
         bias = getattr(block.get_submodule(PATHS[lm.name][2]), "bias", None)
         behind = total + sum(wide[name] for name in wide if name.startswith(f"a{layer}."))
         behind = behind if bias is None else behind + bias
-        middle.append(total if lm.name == "gpt_neox" else behind)
+        middle.append(total if lm.name in PARALLEL else behind)
         total = behind + wide[f"m{layer}"]
     return SimpleNamespace(writes=wide, stream=[*stream, total], middle=middle)
 
@@ -42,7 +42,7 @@ def _metric(lm, task, i, mask, constants):
         corrupted = constant_trace(lm, constants, len(task.clean[i]))
     out = {"input": clean.writes["input"]}
     rows = {name: {graph.writer_names[w] for w in mask[r].nonzero()[0]} for r, name in enumerate(graph.reader_names)}
-    parallel = family == "gpt_neox"
+    parallel = family in PARALLEL
 
     def stream(base, reader):
         total = base.clone()
@@ -65,7 +65,7 @@ def _metric(lm, task, i, mask, constants):
             if not parallel:
                 out |= written
             seen = stream(corrupted.middle[layer], f"m{layer}")
-            mlp = block.get_submodule(PATHS[family][3])(block.get_submodule(mlp_norm)(seen)[None])[0]
+            mlp = fed_forward(block, family, block.get_submodule(mlp_norm)(seen))
             out |= written | {f"m{layer}": block.post_feedforward_layernorm(mlp) if "gemma" in family else mlp}
         final = model.get_submodule(PATHS[family][1])(stream(corrupted.stream[-1], "logits"))
         logits = model.get_output_embeddings()(final)[-1]

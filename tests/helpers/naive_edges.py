@@ -15,12 +15,29 @@ from torch import Tensor
 # family: (attention norm, MLP norm, projections of q, k, v, attention post-norm, MLP post-norm)
 _LLAMA = ("input_layernorm", "post_attention_layernorm", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"))
 _NEOX = ("input_layernorm", "post_attention_layernorm", ("attention.query_key_value",) * 3)
+_SELF = ("self_attention.query_key_value",) * 3
 READS = {
     "gpt2": ("ln_1", "ln_2", ("attn.c_attn",) * 3), "gpt_neox": _NEOX, "gpt_neox-sequential": _NEOX,
     "gemma2": ("input_layernorm", "pre_feedforward_layernorm", _LLAMA[2]),
     "gemma3": ("input_layernorm", "pre_feedforward_layernorm", _LLAMA[2]),
     "gpt_neo": ("ln_1", "ln_2", tuple(f"attn.attention.{part}_proj" for part in "qkv")),
+    "gptj": ("ln_1", "ln_1", tuple(f"attn.{part}_proj" for part in "qkv")),
+    "codegen": ("ln_1", "ln_1", ("attn.qkv_proj",) * 3),
+    "bloom": (*_NEOX[:2], _SELF), "falcon-alibi": (*_NEOX[:2], _SELF),
+    "falcon": ("input_layernorm", "input_layernorm", _SELF), "falcon-groups": ("ln_attn", "ln_mlp", _SELF),
+    "mpt": ("norm_1", "norm_2", ("attn.Wqkv",) * 3),
+    "gpt_neox_japanese": _NEOX,
+    "xglm": ("self_attn_layer_norm", "final_layer_norm", _LLAMA[2]),
 }  # fmt: skip
+
+#: Families whose attention and MLP read the same stream.
+PARALLEL = ("gpt_neox", "gptj", "codegen", "falcon", "falcon-groups")
+#: MLPs that are no module of their own, or one that adds the stream: their parts in a row.
+MLPS = {
+    "bloom": ("mlp.dense_h_to_4h", "mlp.gelu_impl", "mlp.dense_4h_to_h"),
+    "mpt": ("ffn.up_proj", "ffn.act", "ffn.down_proj"),
+    "xglm": ("fc1", "activation_fn", "fc2"),
+}
 
 
 @dataclass
@@ -36,6 +53,18 @@ def _blocks(model, family):
     return model.get_submodule(PATHS[family][0])
 
 
+def mlp_parts(block, family):
+    """The modules that an MLP's input goes through, one after the other."""
+    return [block.get_submodule(path) for path in MLPS.get(family, PATHS[family][3:4])]
+
+
+def fed_forward(block, family, normed: Tensor) -> Tensor:
+    """An MLP's output [n, width] for what its norm gives."""
+    for part in mlp_parts(block, family):
+        normed = part(normed[None])[0]
+    return normed
+
+
 def _weight(linear) -> Tensor:
     return linear.weight if type(linear).__name__ == "Conv1D" else linear.weight.T
 
@@ -43,13 +72,15 @@ def _weight(linear) -> Tensor:
 def trace(model, family, ids) -> Run:
     """Streams and writes of a prompt. A Gemma head's write is its share of the sum, times (1 + γ) / rms(sum)."""
     found = activations(model, family, ids)
-    blocks, parallel = _blocks(model, family), family == "gpt_neox"
+    blocks, parallel = _blocks(model, family), family in PARALLEL
     heads = model.config.num_attention_heads
     run = Run([found["resid"][layer] for layer in range(len(blocks) + 1)], [], {"input": found["resid"][0]})
     for layer, block in enumerate(blocks):
         out = block.get_submodule(PATHS[family][2])
         with torch.no_grad():
             total = out(found["z"][layer])
+            if family == "gpt_neox_japanese" and block.attention.dense_bias is not None:  # its last block adds this
+                total = total + block.attention.dense_bias
             scale = torch.ones_like(total)
             mlp = found["mlp"][layer]
             if family.startswith("gemma"):
@@ -69,9 +100,16 @@ def columns(model, family, kind: str, index: int) -> slice:
     """A reader's columns in its projection's output."""
     heads = model.config.num_attention_heads
     d = getattr(model.config, "head_dim", None) or model.config.hidden_size // heads
-    if family == "gpt2":
+    if family == "gpt2" or family == "mpt":
         first = {"q": 0, "k": heads * d, "v": 2 * heads * d}[kind] + index * d
-    elif family.startswith("gpt_neox"):
+    elif family == "codegen":  # q, v and k of two heads each, four times
+        first = index // 2 * 6 * d + {"q": 0, "v": 2 * d, "k": 4 * d}[kind] + index % 2 * d
+    elif family == "falcon":  # all queries, one key, one value
+        first = {"q": index * d, "k": heads * d, "v": (heads + 1) * d}[kind]
+    elif family == "falcon-groups":  # two queries, a key and a value, twice
+        group, within = (index // 2, index % 2) if kind == "q" else (index, {"k": 2, "v": 3}[kind])
+        first = (group * 4 + within) * d
+    elif family.startswith("gpt_neox") or family in ("bloom", "falcon-alibi"):
         first = 3 * d * index + {"q": 0, "k": d, "v": 2 * d}[kind]
     else:
         first = index * d
@@ -89,7 +127,8 @@ def rewritten(model, family, ids, run: Run, reader: str, delta: Tensor) -> Tenso
         layer = int(reader[1:])
         block = blocks[layer]
         new = block.get_submodule(mlp_norm)(run.middle[layer] + delta)[None]
-        handle = block.get_submodule(PATHS[family][3]).register_forward_pre_hook(lambda module, args: (new,))
+        entry = mlp_parts(block, family)[0]
+        handle = entry.register_forward_pre_hook(lambda module, args: (new, *args[1:]))
     else:
         stem, kind = reader[:-3], reader[-2]
         layer, index = int(stem[1 : stem.index(".")]), int(stem.split(".")[1].lstrip("hkv"))

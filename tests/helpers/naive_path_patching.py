@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from bridges import naive_metric
 from naive import PATHS
-from naive_edges import _LLAMA, READS, _blocks, _weight, columns, trace
+from naive_edges import _LLAMA, PARALLEL, READS, _blocks, _weight, columns, fed_forward, trace
 
 Span = tuple[int, int] | None
 
@@ -21,8 +21,8 @@ class Stream:
     def __init__(self, lm) -> None:
         config = lm.hf.config
         self.layers, self.heads = config.num_hidden_layers, config.num_attention_heads
-        self.share = self.heads // (getattr(config, "num_key_value_heads", None) or self.heads)
-        self.parallel, self.post_norm = lm.name == "gpt_neox", lm.name.startswith("gemma")
+        self.share = self.heads // lm.kv_heads
+        self.parallel, self.post_norm = lm.name in PARALLEL, lm.name.startswith("gemma")
         self.writers = ["input"]
         self.readers = ["logits"]
         for layer in range(self.layers):
@@ -188,7 +188,7 @@ def _run(lm, ids, base, values, changes, senders, edges):
             changes |= {name: new - base.writes[name] for name, new in now.items() if name not in senders}
         read = seen(base.middle[layer], f"m{layer}")
         if read is not None:
-            mlp = block.get_submodule(parts[3])(block.get_submodule(mlp_norm)(read)[None])[0]
+            mlp = fed_forward(block, family, block.get_submodule(mlp_norm)(read))
             now[f"m{layer}"] = block.post_feedforward_layernorm(mlp) if stream.post_norm else mlp
         changes |= {name: new - base.writes[name] for name, new in now.items() if name not in senders}
     last = seen(base.stream[-1], "logits")

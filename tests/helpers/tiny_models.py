@@ -75,11 +75,23 @@ _SETTINGS: dict[str, tuple[str, dict]] = {
 FAMILIES: list[str] = list(_SETTINGS)
 
 # families whose attention modules are led to our attention function by a bridge: see `anatomy.bridged_attentions`
+_EAGER = {"vocab_size": VOCAB, "bos_token_id": 0, "eos_token_id": 0, "attn_implementation": "eager"}
+_OPENAI = _EAGER | {"n_embd": 24, "n_inner": 40, "n_layer": 3, "n_head": 4, "n_positions": 64, "rotary_dim": 4}
+_FALCON = _EAGER | {
+    "hidden_size": 32,
+    "ffn_hidden_size": 40,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "bias": True,
+    "alibi": False,
+    "attn_implementation": "sdpa",
+}
 _BRIDGED: dict[str, tuple[str, dict]] = {
     "gpt_neo": (
         "gpt_neo",
-        {
-            "vocab_size": VOCAB,
+        _EAGER
+        | {
             "hidden_size": 24,
             "intermediate_size": 40,
             "num_layers": 3,
@@ -87,10 +99,29 @@ _BRIDGED: dict[str, tuple[str, dict]] = {
             "max_position_embeddings": 64,
             "attention_types": [[["global", "local", "local"], 1]],
             "window_size": 4,
-            "bos_token_id": 0,
-            "eos_token_id": 0,
-            "attn_implementation": "eager",
         },
+    ),
+    "gptj": ("gptj", _OPENAI | {"tie_word_embeddings": False}),
+    "codegen": ("codegen", _OPENAI | {"n_embd": 64, "n_head": 8, "tie_word_embeddings": False}),
+    "bloom": ("bloom", _EAGER | {"hidden_size": 24, "n_layer": 3, "n_head": 4}),
+    "falcon": ("falcon", _FALCON | {"multi_query": True, "parallel_attn": True, "new_decoder_architecture": False}),
+    "falcon-groups": ("falcon", _FALCON | {"new_decoder_architecture": True, "num_kv_heads": 2}),
+    "falcon-alibi": (
+        "falcon",
+        _FALCON | {"alibi": True, "multi_query": False, "parallel_attn": False, "new_decoder_architecture": False},
+    ),
+    "mpt": ("mpt", _EAGER | {"d_model": 24, "n_heads": 4, "n_layers": 3, "max_seq_len": 64}),
+    "xglm": (
+        "xglm",
+        _EAGER
+        | {"d_model": 24, "ffn_dim": 40, "num_layers": 3, "attention_heads": 4, "max_position_embeddings": 64}
+        | {"pad_token_id": 1},
+    ),
+    "gpt_neox_japanese": (
+        "gpt_neox_japanese",
+        _EAGER
+        | {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_multiple_size": 2}
+        | {"max_position_embeddings": 64, "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}},
     ),
 }
 _SETTINGS |= _BRIDGED
@@ -206,7 +237,8 @@ def _in_float64(function: FunctionType) -> FunctionType:
     if function.__name__ == "forward" and "eager_attention_forward" in names:
         names["eager_attention_forward"] = _in_float64(names["eager_attention_forward"])
     source = textwrap.dedent(inspect.getsource(function))
-    exec(source.replace("torch.float32", "torch.float64").replace(".float()", ".double()"), names)
+    source = source.replace("torch.float32", "torch.float64").replace(".float()", ".double()")
+    exec(source.replace("torch.full((), ", "torch.full((), dtype=torch.float64, fill_value="), names)  # XGLM's own slip
     return names[function.__name__]
 
 

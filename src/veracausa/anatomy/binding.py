@@ -160,13 +160,15 @@ def _block(anatomy: Anatomy, config: Any, layer: int, module: nn.Module, found: 
         norm = part(role)
         return None if type(norm) is nn.Identity else norm
 
-    parallel = anatomy.parallel if isinstance(anatomy.parallel, bool) else bool(getattr(config, anatomy.parallel))
+    flags = (anatomy.parallel,) if isinstance(anatomy.parallel, str) else anatomy.parallel
+    parallel = flags if isinstance(flags, bool) else any(getattr(config, flag) for flag in flags)
     own = anatomy.mlp is None
     return Block(
         layer=layer,
         module=module,
         attention=part("attention"),
         attention_out=part("attention_out"),
+        attention_bias=part("attention_bias"),
         projections=() if anatomy.q is None else (part("q"), part("k"), part("v")),
         qkv=anatomy.qkv,
         attention_norm=NoNorm() if anatomy.attention_norm is None else part("attention_norm"),

@@ -6,7 +6,7 @@ Nothing of a module's forward code is re-implemented here: attention and MLP mod
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,7 +34,8 @@ class Block:
     """One block: the modules of layer `layer` and the order in which they read and write the residual stream.
 
     `mlp_start`, `mlp_end`: the modules whose input and output are the MLP's. `down`, `acting`: its down projection and
-    its activation; None where it has several (experts). `projections`: of queries, keys and values, if it has them.
+    its activation; None where it has several (experts). `attention_bias`: what is added behind the output projection, a
+    part of the attention's output. `projections`: of queries, keys and values, if it has them.
     `up`, `up_fused`: see `Anatomy`.
     `scale`: what every write is multiplied by on its way to the stream. `heads`, `kv_heads`: how many.
     """
@@ -43,6 +44,7 @@ class Block:
     module: nn.Module
     attention: nn.Module
     attention_out: nn.Module
+    attention_bias: Tensor | None
     projections: tuple[nn.Module, ...]
     qkv: Layout
     attention_norm: nn.Module
@@ -125,7 +127,11 @@ class Block:
         Raises:
             ContractError: it is no linear map.
         """
-        return self._behind("attention output", self.attention_out, self.attention_scale)
+        found = self._behind("attention output", self.attention_out, self.attention_scale)
+        if self.attention_bias is None:
+            return found
+        bias = self.attention_bias * self.attention_scale
+        return replace(found, bias=bias if found.bias is None else found.bias + bias)
 
     @property
     def head_weights(self) -> Float[Tensor, "heads_x_dim width"]:
@@ -186,6 +192,8 @@ class Block:
         if self.qkv == "fused-thirds":
             before = (0, self.heads, self.heads + self.kv_heads)[kind] * head_dim
             return output[..., before : before + heads * head_dim].unflatten(-1, (heads, head_dim))
+        if self.qkv == "fused-in-fours":
+            return self._fours(output, head_dim)[..., (0, 2, 1)[kind], :, :].flatten(-3, -2)
         groups = output.unflatten(-1, (self.kv_heads, self._in_group, head_dim))
         queries = self._in_group - 2
         if kind:
@@ -195,12 +203,20 @@ class Block:
     def put(self, kind: int, output: Tensor, chosen: Int[Tensor, " heads"] | slice, new: Tensor, head_dim: int) -> None:
         """Write the chosen heads' part of a projection's output, [..., heads, head_dim], in place; see `projected`."""
         heads = self.kv_heads if kind else self.heads
+        if self.qkv == "fused-in-fours":
+            at = torch.arange(heads, device=output.device)[chosen]
+            self._fours(output, head_dim)[..., at // (heads // 4), (0, 2, 1)[kind], at % (heads // 4), :] = new
+            return
         if self.qkv != "fused-per-group" or kind or self._in_group == 3:
             self.projected(kind, output, heads, head_dim)[..., chosen, :] = new
             return
         groups = output.unflatten(-1, (self.kv_heads, self._in_group, head_dim))
         at = torch.arange(heads, device=output.device)[chosen]
         groups[..., at // (self._in_group - 2), at % (self._in_group - 2), :] = new
+
+    def _fours(self, output: Tensor, head_dim: int) -> Float[Tensor, "*rows four kinds quarter head_dim"]:
+        """A "fused-in-fours" output: queries, values and keys of a quarter of the heads, four times."""
+        return output.unflatten(-1, (4, 3, self.heads // 4, head_dim))
 
     @property
     def _in_group(self) -> int:
@@ -213,6 +229,9 @@ class Block:
             return [part.flatten(-2) for part in parts]
         if self.qkv == "fused-thirds":
             return [torch.cat(list(parts), -2).flatten(-2)] * 3
+        if self.qkv == "fused-in-fours":
+            query, key, value = (part.unflatten(-2, (4, -1)) for part in parts)
+            return [torch.stack([query, value, key], -3).flatten(-4)] * 3
         grouped = [part.unflatten(-2, (self.kv_heads, -1)) for part in parts]
         return [torch.cat(grouped, -2).flatten(-3)] * 3
 

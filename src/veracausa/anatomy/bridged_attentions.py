@@ -6,6 +6,7 @@ What a bridge computes is compared with the module's own forward by every contra
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -48,6 +49,86 @@ def within(settings: Callable[[Any], dict[str, Any]]) -> Bridge:
     return bridge
 
 
+def _with_past(cache: Any, module: Any, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values behind those of a cache, which keeps them."""
+    if cache is not None:
+        key, value = cache.update(key, value, module.layer_idx)
+    return key, value
+
+
+def bloom(
+    module: Any, attend: Attend, _: Any, hidden_states: Tensor, residual: Tensor | None = None, **given: Any
+) -> tuple[Tensor, None]:
+    """BLOOM's attention, with ALiBi. Without a `residual` it gives what the attention writes alone."""
+    slopes = import_module("transformers.models.bloom.modeling_bloom")._get_alibi_slopes
+
+    def position_bias(keys: int, like: Tensor) -> Tensor:
+        bias: Tensor = slopes(module.num_heads, like.device)[:, None] * torch.arange(keys, device=like.device)
+        return bias.to(like.dtype)
+
+    query, key, value = module._reshape(module.query_key_value(hidden_states))
+    key, value = _with_past(given.get("layer_past"), module, key, value)
+    z = attend(query, key, value, scaling=module.inv_norm_factor, position_bias=position_bias)
+    output = module.dense(z.flatten(2))
+    return output if residual is None else residual + output, None
+
+
+def falcon(module: Any, attend: Attend, _: Any, hidden_states: Tensor, **given: Any) -> tuple[Tensor, None]:
+    """Falcon's attention in all its layouts, with rotation or ALiBi. Keys and values are those of key/value heads; the
+    cache of the grouped layout has each of them once for every query head.
+
+    Raises:
+        ArchitectureError: ALiBi with eager attention, where Hugging Face adds it twice.
+    """
+    helpers, alibi = import_module("transformers.models.falcon.modeling_falcon"), module.config.alibi
+    if alibi and module.config._attn_implementation == "eager":
+        raise ArchitectureError(
+            "Hugging Face's eager attention adds Falcon's position biases (ALiBi) twice, so its logits are not those "
+            "of its sdpa attention. Load the model with attn_implementation='sdpa'."
+        )
+
+    def position_bias(keys: int, like: Tensor) -> Tensor:
+        every = torch.ones(1, keys, dtype=torch.long, device=like.device)
+        bias: Tensor = helpers.build_alibi_tensor(every, module.num_heads, like.dtype)[:, 0]
+        return bias * module.inv_norm_factor
+
+    query, key, value = (part.transpose(1, 2) for part in module._split_heads(module.query_key_value(hidden_states)))
+    if not alibi:
+        query, key = helpers.apply_rotary_pos_emb(query, key, *given["position_embeddings"])
+    key, value = _with_past(given.get("layer_past"), module, key, value)
+    each = key.shape[1] // module.num_kv_heads
+    bias = position_bias if alibi else None
+    z = attend(query, key[:, ::each], value[:, ::each], scaling=module.inv_norm_factor, position_bias=bias)
+    return module.dense(z.flatten(2)), None
+
+
+def mpt(module: Any, attend: Attend, _: Any, hidden_states: Tensor, **given: Any) -> tuple[Tensor, None]:
+    """MPT's attention, with ALiBi that is zero at the last key."""
+    build = import_module("transformers.models.mpt.modeling_mpt").build_mpt_alibi_tensor
+
+    def position_bias(keys: int, like: Tensor) -> Tensor:
+        bias: Tensor = build(module.n_heads, keys, device=like.device)[:, 0]
+        return bias
+
+    fused = module.Wqkv(hidden_states)
+    if module.clip_qkv:
+        fused = fused.clamp(min=-module.clip_qkv, max=module.clip_qkv)
+    split = fused.unflatten(-1, (3, module.n_heads, module.head_dim)).permute(2, 0, 3, 1, 4)
+    key, value = _with_past(given.get("past_key_values"), module, split[1], split[2])
+    z = attend(split[0], key, value, scaling=module.softmax_scale, position_bias=position_bias)
+    return module.out_proj(z.flatten(2)), None
+
+
+def xglm(module: Any, attend: Attend, _: Any, hidden_states: Tensor, **given: Any) -> tuple[Tensor, None]:
+    """XGLM's attention."""
+    query, key, value = (
+        part(hidden_states).unflatten(-1, (module.num_heads, module.head_dim)).transpose(1, 2)
+        for part in (module.q_proj, module.k_proj, module.v_proj)
+    )
+    key, value = _with_past(given.get("past_key_values"), module, key, value)
+    return module.out_proj(attend(query, key, value, scaling=module.scaling).flatten(2)), None
+
+
 def _gpt_neo_settings(module: Any) -> dict[str, Any]:
     """Scores are not scaled; a local layer sees a window."""
     local = module.attention_type == "local"
@@ -55,3 +136,13 @@ def _gpt_neo_settings(module: Any) -> dict[str, Any]:
 
 
 gpt_neo = within(_gpt_neo_settings)
+
+
+def gpt_neox_japanese(module: Any, attend: Attend, own: Any, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+    """GPT-NeoX-Japanese's attention, with the bias that its last block would add behind it."""
+    output, pattern, bias = _neox_japanese(module, attend, own, *args, **kwargs)
+    return output if bias is None else output + bias, pattern, None
+
+
+_neox_japanese = within(lambda module: {"scaling": 1 / module.norm_factor})
+gptj = codegen = within(lambda module: {"scaling": 1 / module.scale_attn})

@@ -70,9 +70,12 @@ class Decoder:
 
     @property
     def positions(self) -> int | None:
-        """Positions that the model has learned embeddings for; None if it encodes them otherwise (rotary)."""
+        """Positions that the model has embeddings for; None if it encodes any number of them (rotary)."""
         table = part_of(self.backbone, self.anatomy.position_table)
-        return None if table is None else int(table.weight.shape[0]) - self.anatomy.position_offset
+        if table is None:
+            most = self.anatomy.most_positions
+            return None if most is None else int(getattr(self.hf.config, most))
+        return int(table.weight.shape[0]) - self.anatomy.position_offset
 
     @property
     def caches_latents(self) -> bool:
@@ -89,6 +92,12 @@ class Decoder:
         """Whether its attention changes in place what projections give it."""
         clips = self.anatomy.clips
         return clips is not None and getattr(self.hf.config, clips) is not None
+
+    @property
+    def cached_heads(self) -> int:
+        """Heads of the keys and values in the model's own cache: more than there are where it repeats each."""
+        flag = self.anatomy.repeats_keys
+        return self.heads if flag is not None and getattr(self.hf.config, flag) else self.kv_heads
 
     @property
     def layers(self) -> int:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from veracausa.anatomy import bridged_attentions
 from veracausa.anatomy.bridges import Bridge
 
-Layout = Literal["separate", "fused-thirds", "fused-per-group"]
+Layout = Literal["separate", "fused-thirds", "fused-per-group", "fused-in-fours"]
 
 #: A dotted path, or several of which the first that a model has is meant.
 Path = str | tuple[str, ...]
@@ -24,13 +24,17 @@ class Anatomy:
 
     Ends. `backbone`, `unembedding`: from the causal-LM object. `blocks`, `final_norm`, `embeddings`, `position_table`
     (learned embeddings of positions, if a family has them, behind `position_offset` rows that stand for none): from the
-    backbone. All else is from one block.
+    backbone. `most_positions`: config attribute that says how many positions there are where no table does. All else is
+    from one block.
 
-    Attention. `q`, `k`, `v`: None where it makes them another way (of latent vectors). `qkv` says how these projections
-    are stored: "separate" modules, one module with "fused-thirds" (all q, all k, all v) or "fused-per-group" (the q of
-    the first key/value head's group, its k, its v, those of the next). `qk_norms`: norms of queries and keys, where a
+    Attention. `attention_bias`: what a block adds behind `attention_out`, where it does. `attention_gives`: how many
+    things the module gives. `q`, `k`, `v`: None where it makes them another way (of latent vectors). `qkv` says how
+    these projections are stored: "separate" modules, one module with "fused-thirds" (all q, all k, all v),
+    "fused-per-group" (the q of the first key/value head's group, its k, its v, those of the next) or "fused-in-fours"
+    (q, v and k of the first quarter of the heads, those of the next). `qk_norms`: norms of queries and keys, where a
     model has them. `bridge`: how an attention module that chooses no attention function by name is led to one (see
-    `bridges`).
+    `bridges`). `repeats_keys`: config attribute that says whether the model's cache holds each key and value once for
+    every query head that shares it.
 
     MLP. `mlp`: None where a block calls its parts itself; then `mlp_in` is the first of them. `experts`: what stands in
     a mixture of experts in the place of a down projection and an activation. `up`: the branch that a gated MLP
@@ -39,9 +43,10 @@ class Anatomy:
 
     Glue. `attention_norm`, `mlp_norm`: None where the sublayer reads the stream as it is; one module for both where one
     norm serves both. `parallel`: whether attention and MLP read the same residual, or the config attribute that
-    says so. `residual_scale`: the block's number by which every write is multiplied. Config attributes: `logit_scale`
-    and `logit_divisor`, by which logits are multiplied and divided; `logit_softcap`; `clips`, to which the attention
-    clips what its projections give, in place.
+    says so, or several of which one must. `adds_in_place`: the block changes its MLP's output in place.
+    `residual_scale`: the block's number by which every write is multiplied. Config attributes: `logit_scale` and
+    `logit_divisor`, by which logits are multiplied and divided; `logit_softcap`; `clips`, to which the attention clips
+    what its projections give, in place.
 
     Limits. `must`: what else must stand in the config, as (attribute, value, what another value means). `without`:
     parts of a block that must not be there, and what they are. `lacks`: kinds of units that the family has not, and
@@ -55,10 +60,13 @@ class Anatomy:
     embeddings: str = "embed_tokens"
     position_table: str | None = None
     position_offset: int = 0
+    most_positions: str | None = None
     final_norm: str = "norm"
     unembedding: str = "lm_head"
     attention: str = "self_attn"
     attention_out: str = "self_attn.o_proj"
+    attention_bias: str | None = None
+    attention_gives: int = 2
     q: str | None = "self_attn.q_proj"
     k: str | None = "self_attn.k_proj"
     v: str | None = "self_attn.v_proj"
@@ -77,17 +85,19 @@ class Anatomy:
     qk_norms: tuple[str, ...] = ("self_attn.q_norm", "self_attn.k_norm")
     attention_post_norm: str | None = None
     mlp_post_norm: str | None = None
-    parallel: str | bool = False
+    parallel: str | bool | tuple[str, ...] = False
     residual_scale: str | None = None
     logit_scale: str | None = None
     logit_divisor: str | None = None
     logit_softcap: str | None = None
     clips: str | None = None
+    adds_in_place: bool = False
     must: tuple[tuple[str, object, str], ...] = ()
     without: tuple[tuple[str, str], ...] = ()
     lacks: tuple[tuple[str, str], ...] = ()
     causal: bool = True
     bridge: Bridge | None = None
+    repeats_keys: str | None = None
 
     def block_parts(self) -> dict[str, Path]:
         """Role → dotted path, for every part that a block of this family must have."""
@@ -170,6 +180,30 @@ _OPT = Anatomy(
     mlp_norm="final_layer_norm",
 )
 
+_BLOOM = replace(
+    _NEOX,
+    family="bloom",
+    backbone="transformer",
+    blocks="h",
+    embeddings="word_embeddings",
+    final_norm="ln_f",
+    attention="self_attention",
+    attention_out="self_attention.dense",
+    q="self_attention.query_key_value",
+    k="self_attention.query_key_value",
+    v="self_attention.query_key_value",
+    parallel=False,
+    bridge=bridged_attentions.bloom,
+)
+# Rotation by a table of sines, one norm, attention and MLP in parallel.
+_SINES: dict[str, Any] = {
+    "position_table": None,
+    "most_positions": "max_position_embeddings",
+    "mlp_norm": "ln_1",
+    "mlp_out": "mlp.fc_out",
+    "parallel": True,
+}
+
 
 def _between(what: str) -> tuple[tuple[str, str], ...]:
     """What a family lacks whose heads' values pass something on their way to the output projection."""
@@ -221,6 +255,86 @@ FAMILIES: dict[str, Anatomy] = {
         v="attn.attention.v_proj",
         qkv="separate",
         bridge=bridged_attentions.gpt_neo,
+    ),
+    "gptj": replace(
+        _GPT2,
+        **_SINES,
+        family="gptj",
+        attention_out="attn.out_proj",
+        q="attn.q_proj",
+        k="attn.k_proj",
+        v="attn.v_proj",
+        qkv="separate",
+        bridge=bridged_attentions.gptj,
+    ),
+    "codegen": replace(
+        _GPT2,
+        **_SINES,
+        family="codegen",
+        attention_out="attn.out_proj",
+        q="attn.qkv_proj",
+        k="attn.qkv_proj",
+        v="attn.qkv_proj",
+        qkv="fused-in-fours",
+        bridge=bridged_attentions.codegen,
+    ),
+    "bloom": replace(
+        _BLOOM,
+        mlp=None,
+        mlp_in="mlp.dense_h_to_4h",
+        activation="mlp.gelu_impl",
+        must=(
+            ("apply_residual_connection_post_layernorm", False, "its stream goes through norms, not beside them"),
+            ("slow_but_exact", False, "its output projections are run in slices, not as modules"),
+        ),
+    ),
+    "falcon": replace(
+        _BLOOM,
+        family="falcon",
+        attention_norm=("ln_attn", "input_layernorm"),
+        mlp_norm=("ln_mlp", "post_attention_layernorm", "input_layernorm"),
+        parallel=("new_decoder_architecture", "parallel_attn"),
+        adds_in_place=True,
+        bridge=bridged_attentions.falcon,
+        repeats_keys="new_decoder_architecture",
+    ),
+    "mpt": replace(
+        _GPT2,
+        family="mpt",
+        position_table=None,
+        most_positions="max_seq_len",
+        blocks="blocks",
+        final_norm="norm_f",
+        attention_out="attn.out_proj",
+        q="attn.Wqkv",
+        k="attn.Wqkv",
+        v="attn.Wqkv",
+        mlp=None,
+        mlp_in="ffn.up_proj",
+        mlp_out="ffn.down_proj",
+        activation="ffn.act",
+        attention_norm="norm_1",
+        mlp_norm="norm_2",
+        bridge=bridged_attentions.mpt,
+    ),
+    "xglm": replace(
+        _OPT,
+        family="xglm",
+        backbone="model",
+        position_table=None,
+        position_offset=0,
+        final_norm="layer_norm",
+        bridge=bridged_attentions.xglm,
+    ),
+    "gpt_neox_japanese": replace(
+        _NEOX,
+        family="gpt_neox_japanese",
+        backbone="gpt_neox_japanese",
+        unembedding="embed_out",
+        attention_bias="attention.dense_bias",
+        attention_gives=3,
+        parallel=False,
+        bridge=bridged_attentions.gpt_neox_japanese,
     ),
     "gpt-sw3": replace(_GPT2, family="gpt-sw3"),
     **_like(_LLAMA, "nanochat", **_PLAIN, **_SOFTCAP),

@@ -164,7 +164,7 @@ def _state(lm: Model) -> dict[str, Any]:
         "training modes": [m.training for m in modules],
         "requires_grad": [p.requires_grad for p in lm.hf.parameters()],
         "gradients": [p.grad is None for p in lm.hf.parameters()],
-        "attention implementation": lm.decoder.blocks[0].attention.config._attn_implementation,  # type: ignore
+        "attention implementation": attention_name(lm.decoder),
     }
 
 
@@ -306,8 +306,9 @@ def _chunks_and_attention(lm: Model, task: Task) -> float:
     reference = _effects(lm, task)
     worst = float((_effects(lm, task, rows=1) - reference).abs().max())
     worst = max(worst, float((_effects(lm, task, share_prefix=False) - reference).abs().max()))
-    own, known = attention_name(lm.decoder), ("eager", *(["sdpa"] if getattr(lm.hf, "_supports_sdpa", True) else []))
-    for name in (name for name in known if name != own):  # `reference` is of the user's own
+    own = attention_name(lm.decoder)
+    others = ("eager", "sdpa") if lm.decoder.anatomy.bridge is None else ()  # behind a bridge there is one of its own
+    for name in (name for name in others if name != own):  # `reference` is of the user's own
         try:
             with attention_function(lm.decoder, name):
                 worst = max(worst, float((_effects(lm, task) - reference).abs().max()))

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from veracausa.anatomy import Block, Decoder
+from veracausa.anatomy.bridges import bridged
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.attention_rule import AttentionRule, Scaled
 from veracausa.engine.guard import attention_function, hooks
@@ -51,7 +52,7 @@ def applied(decoder: Decoder, rule: Rule) -> Iterator[None]:
             forward += [(block.activation, _scaling(rule.product)), (block.up, _scaling(rule.product, block))]
     if rule.freeze_norms:
         forward += [(norm, _frozen(decoder, norm)) for norm in decoder.norms]
-    inner = _with_rule(rule)
+    inner = _with_rule(decoder, rule)
     handles = [block.attention.register_forward_pre_hook(inner, with_kwargs=True) for block in decoder.blocks]
     handles += [module.register_forward_hook(hook) for module, hook in forward]
     with attention_function(decoder, SUFFIX), hooks(*handles):
@@ -70,11 +71,12 @@ class _Surrogate(torch.autograd.Function):
         return None, gradient
 
 
-def _with_rule(rule: Rule) -> Callable[..., tuple[Any, dict[str, Any]]]:
-    inner = AttentionRule(rule)
+def _with_rule(decoder: Decoder, rule: Rule) -> Callable[..., tuple[Any, dict[str, Any]]]:
+    """A hook that tells our attention function of a rule; a module behind a bridge knows no such word in bare runs."""
+    inner, alone = AttentionRule(rule), decoder.anatomy.bridge is None
 
-    def add(_: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        return args, {**kwargs, "rule": inner}
+    def add(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return args, {**kwargs, "rule": inner} if alone or bridged(module) else kwargs
 
     return add
 

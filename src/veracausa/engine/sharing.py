@@ -128,10 +128,11 @@ def _received(decoder: Decoder, positions: int, past: int) -> list[dict[str, Ten
     """The backbone runs one token id throughout; attention and MLP modules give zeros instead of computing."""
     found: list[dict[str, Tensor]] = []
 
-    def attention(*args: Any, **kwargs: Any) -> tuple[Tensor, None]:
+    def attention(*args: Any, **kwargs: Any) -> tuple[Tensor | None, ...]:
         given = {str(place): value for place, value in enumerate(args)} | kwargs
         found.append(dict(_tensors({k: v for k, v in given.items() if k not in (*CACHES, *BIASES, "attention_mask")})))
-        return torch.zeros_like(args[0] if args else kwargs["hidden_states"]), None
+        zeros = torch.zeros_like(args[0] if args else kwargs["hidden_states"])
+        return zeros, *[None] * (decoder.anatomy.attention_gives - 1)
 
     functions: dict[Any, Any] = {block.attention: attention for block in decoder.blocks}
     functions |= {block.mlp_end: partial(_no_mlp, decoder) for block in decoder.blocks}

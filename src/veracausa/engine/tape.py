@@ -167,7 +167,9 @@ def _recorded(
     calls: list[dict[str, Any]] = []
     cache = DynamicCache()
     if prefix is not None:
-        for layer, (keys, values) in enumerate(zip(prefix.keys, prefix.values, strict=True)):
+        each = decoder.cached_heads // decoder.kv_heads
+        for layer, parts in enumerate(zip(prefix.keys, prefix.values, strict=True)):
+            keys, values = (part if each == 1 else part.repeat_interleave(each, 1) for part in parts)
             cache.update(keys, values, layer)
     if embeddings is None:
         embeddings = decoder.embeddings(ids).requires_grad_(grad) if grad else None
@@ -186,8 +188,9 @@ def _recorded(
         state.keys, state.values = state.sites["keys"], state.sites["values"]
         state.sites = {site: state.sites[site] for site in sites}
     else:
-        state.keys = [layer.keys for layer in layers]
-        state.values = [layer.values for layer in layers]
+        each = decoder.cached_heads // decoder.kv_heads
+        state.keys = [layer.keys if each == 1 else layer.keys[:, ::each] for layer in layers]
+        state.values = [layer.values if each == 1 else layer.values[:, ::each] for layer in layers]
     if cost is not None:
         cost.add(rows, positions * decoder.layers)
     _require_finite(state)
@@ -205,11 +208,22 @@ def watch(decoder: Decoder, state: State, calls: list[dict[str, Any]]) -> list[A
         into.append(x.unflatten(0, state.residual[-1].shape[:2]))
         return into[-1].flatten(0, 1)
 
+    def keep_whole(x: Tensor, into: list[Tensor]) -> Tensor:
+        """What an MLP gave, also where its block adds to it in place."""
+        given = keep(x, into)
+        return given.clone() if decoder.anatomy.adds_in_place else given
+
     def keep_input(into: list[Tensor]) -> Any:
         return lambda _, args: (keep(args[0], into), *args[1:])
 
     def keep_output(into: list[Tensor]) -> Any:
         return lambda _, __, output: keep(output, into)
+
+    def keep_attention(bias: Tensor | None, into: list[Tensor]) -> Any:
+        """With what the block adds to it before it writes."""
+        if bias is None:
+            return keep_output(into)
+        return lambda _, __, output: into.append(output + bias)
 
     def keep_projected(into: list[Tensor]) -> Any:
         """What a projection gave, also where the attention changes it in place behind that."""
@@ -225,6 +239,19 @@ def watch(decoder: Decoder, state: State, calls: list[dict[str, Any]]) -> list[A
         if not isinstance(norm, NoNorm):
             return norm.register_forward_pre_hook(keep_input(into))
         return part.register_forward_pre_hook(_first(lambda x: keep(x, into)), with_kwargs=True)
+
+    def keep_shared(block: Block) -> list[Any]:
+        """What one norm for both is given: it runs once in the model's own block, once for each in one of ours."""
+        given: list[Tensor] = []
+
+        def hand(into: list[Tensor]) -> Any:
+            return lambda *_: into.append(given[-1])
+
+        return [
+            block.attention_norm.register_forward_pre_hook(lambda _, args: given.__setitem__(slice(None), [args[0]])),
+            block.attention.register_forward_pre_hook(hand(state.residual)),
+            block.mlp_start.register_forward_pre_hook(hand(state.middle)),
+        ]
 
     def keep_given(block: Block, site: str, into: list[Tensor]) -> Any:
         """What attention or MLP is given behind the norm, as a tensor of its own in the graph.
@@ -247,18 +274,21 @@ def watch(decoder: Decoder, state: State, calls: list[dict[str, Any]]) -> list[A
 
     handles: list[Any] = []
     for block in decoder.blocks:
-        handles.append(keep_read(block.attention_norm, block.attention, state.residual))
         handles.append(block.attention.register_forward_pre_hook(keep_call, with_kwargs=True))
-        handles.append(keep_read(block.mlp_norm, block.mlp, state.middle))
+        if block.one_norm:
+            handles += keep_shared(block)
+        else:
+            handles.append(keep_read(block.attention_norm, block.attention, state.residual))
+            handles.append(keep_read(block.mlp_norm, block.mlp, state.middle))
         for site, into in state.sites.items():
             if site == "z":
                 handles.append(block.attention_out.register_forward_pre_hook(keep_input(into)))
             elif site == "neurons":
                 handles.append(block.mlp_out.register_forward_pre_hook(keep_input(into)))
             elif site == "attention":
-                handles.append(block.attention_out.register_forward_hook(keep_output(into)))
+                handles.append(block.attention_out.register_forward_hook(keep_attention(block.attention_bias, into)))
             elif site == "mlp":
-                handles.append(changing(block.mlp_end, partial(keep, into=into)))
+                handles.append(changing(block.mlp_end, partial(keep_whole, into=into)))
             elif site in ("attention_in", "mlp_in"):
                 handles.append(keep_given(block, site, into))
             elif site in _PROJECTED:
