@@ -135,6 +135,14 @@ def test_what_does_not_fit_is_refused(family, setting, why):
         as_model(tiny_models.make(family, **{setting: True}))
 
 
+def test_clipped_projections(task_of):
+    """Corners, as those of ReLU; no tangents."""
+    lm = as_model(tiny_models.make("mpt", seed=1, attn_config={"clip_qkv": 0.5}))
+    assert lm.decoder.has_corners and all(contract.ok for contract in lm.check())
+    with pytest.raises(ArchitectureError, match="clips queries, keys and values"):
+        account(lm, task_of(7), ["a0.h1"])
+
+
 def test_eager_alibi_of_falcon_is_refused(task_of):
     lm = as_model(tiny_models.make("falcon-alibi", seed=1, attn_implementation="eager"))
     with pytest.raises(ArchitectureError, match=r"twice.*attn_implementation='sdpa'"):

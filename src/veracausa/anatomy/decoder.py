@@ -88,10 +88,9 @@ class Decoder:
         return self.anatomy.causal and not self.caches_latents
 
     @property
-    def changes_in_place(self) -> bool:
-        """Whether its attention changes in place what projections give it."""
-        clips = self.anatomy.clips
-        return clips is not None and getattr(self.hf.config, clips) is not None
+    def clips(self) -> bool:
+        """Whether its attention clips what projections give it (in some families in place)."""
+        return bool(part_of(self.hf.config, self.anatomy.clips))
 
     @property
     def cached_heads(self) -> int:
@@ -107,7 +106,7 @@ class Decoder:
     @property
     def has_corners(self) -> bool:
         """Whether the model has corners (ReLU, its square, clipping): along a path no grid integrates them exactly."""
-        return self.changes_in_place or any(type(block.acting).__name__ in _CORNERED for block in self.blocks)
+        return self.clips or any(type(block.acting).__name__ in _CORNERED for block in self.blocks)
 
     @property
     def has_experts(self) -> bool:

@@ -46,7 +46,7 @@ class Anatomy:
     says so, or several of which one must. `adds_in_place`: the block changes its MLP's output in place.
     `residual_scale`: the block's number by which every write is multiplied. Config attributes: `logit_scale` and
     `logit_divisor`, by which logits are multiplied and divided; `logit_softcap`; `clips`, to which the attention clips
-    what its projections give, in place.
+    what its projections give.
 
     Limits. `must`: what else must stand in the config, as (attribute, value, what another value means). `without`:
     parts of a block that must not be there, and what they are. `lacks`: kinds of units that the family has not, and
@@ -315,6 +315,7 @@ FAMILIES: dict[str, Anatomy] = {
         activation="ffn.act",
         attention_norm="norm_1",
         mlp_norm="norm_2",
+        clips="attn_config.clip_qkv",
         bridge=bridged_attentions.mpt,
     ),
     "xglm": replace(

@@ -68,8 +68,14 @@ class Expansion:
         """Run each block once on the base run's own stream and keep what its parts see.
 
         Raises:
-            ArchitectureError: blocks share a norm or an activation module.
+            ArchitectureError: blocks share a norm or an activation module, or the attention clips queries, keys and
+                values.
         """
+        if decoder.clips:
+            raise ArchitectureError(
+                f"{type(decoder.hf).__name__} clips queries, keys and values, which is none of the parts that are made "
+                "linear here, so what they explain would not add up."
+            )
         made = cls(decoder, tape, base)
         parts = [*decoder.norms, *(part for block in decoder.blocks for part in _gate(block))]
         shared = {block.mlp_norm for block in decoder.blocks if block.one_norm}

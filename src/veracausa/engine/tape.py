@@ -230,7 +230,7 @@ def watch(decoder: Decoder, state: State, calls: list[dict[str, Any]]) -> list[A
 
         def kept(_: Any, __: Any, output: Tensor) -> Tensor:
             into.append(output)
-            return output.clone() if decoder.changes_in_place else output
+            return output.clone() if decoder.clips else output
 
         return kept
 
