@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import tiny_models
 import torch
+from long_models import ORIGINAL, long_model
 from naive_groups import effects, values_of
 
 import veracausa as vc
@@ -91,6 +92,20 @@ def test_spans_are_what_hooks_on_two_whole_runs_give(tiny, family, align, kind):
         scores = vc.exact(lm, task, units=units, direction=direction, **QUIET)
         close(scores.values, naive(lm, task, units, direction))
         assert (scores.mean().abs() > 1e-6).any() and scores.pairs().tolist() == [7, 6, 7] * (len(units) // 3)
+
+
+@pytest.mark.parametrize("kind", ["longrope", "gemma3 longrope"])
+def test_positions_that_depend_on_the_length(kind):
+    """One prompt is shorter than the length at which the model changes its positions, the other longer."""
+    lm, one, end = long_model(kind), tuple(range(1, 21)), tuple(range(30, 39))
+    clean, corrupted = (*one, 40, *end), (*one, 41, 42, 43, 44, 45, *end)
+    assert len(clean) < ORIGINAL < len(corrupted)
+    task = Task("long", (clean,), (corrupted,), ((40,),), ((41,),), spans=({"s": [(20, 21), (20, 25)]},), align="mean")
+    units = some(SpanUnits.at(all_units(lm, "heads"), ["s", "end"]))
+    for direction in ("noising", "denoising"):
+        scores = vc.exact(lm, task, units=units, direction=direction, **QUIET)
+        close(scores.values, naive(lm, task, units, direction))
+        assert scores.values.abs().max() > 0.1
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "gpt_neox"])

@@ -322,7 +322,8 @@ def exact(
 
     Args:
         lm: the model.
-        task: the prompt pairs and the metric.
+        task: the prompt pairs and the metric. Where the two prompts of a pair have different lengths
+            (`vc.task(…, align="last")`), units are at spans or ends, or groups of such.
         units: "heads", "mlps", "attention" (whole layers), "neurons", "residual" (the stream entering each block),
             "queries", "keys", "values", "patterns" (where heads look); each also per position ("heads@positions", and
             "patterns@cells", see `units.cells`) and at each named span of the task ("heads@spans", all tokens of a span
