@@ -67,6 +67,8 @@ def _table(word: str, verdicts: Iterable[Verdict]) -> str:
 
 def _why(one: Verdict) -> str:
     """A verdict's reason without what is this type's own, so that types refused for one reason stand in one row."""
-    text = one.detail.replace(str(one.type), "…").replace(f"'{one.type.name}'", "this type")
-    text = re.sub(r"\b\w+(ForCausalLM|LMHeadModel|ForConditionalGeneration)\b", "the model", text)
+    text = re.sub(r"^The architecture '.*? lists them\)\. ", "", one.detail)
+    text = re.sub(r"(`[\w.]+`): \w+", r"\1", text)  # a part's place without its class
+    text = text.replace(str(one.type), "…")
+    text = re.sub(r"\b\w+(ForCausalLM|LMHeadModel|ForConditionalGeneration)\b", "The model", text)
     return text.replace("|", "\\|").replace("\n", " ")

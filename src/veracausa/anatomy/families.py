@@ -338,7 +338,6 @@ FAMILIES: dict[str, Anatomy] = {
         bridge=bridged_attentions.gpt_neox_japanese,
     ),
     "gpt-sw3": replace(_GPT2, family="gpt-sw3"),
-    **_like(_LLAMA, "nanochat", **_PLAIN, **_SOFTCAP),
     **_like(_LLAMA, "nemotron", up=None),
     **_like(_LLAMA, "exaone4", "olmo2", "olmo3", **_POST_NORM),
     "opt": replace(

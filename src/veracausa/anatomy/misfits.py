@@ -27,6 +27,7 @@ AROUND: tuple[tuple[str, str], ...] = (
         "It runs the same blocks several times ({part}): a block has no one place in the stream.",
     ),
     (r"(^|\.)attentions:", "It keeps all attentions in one list ({part}) and all MLPs in another, and has no blocks."),
+    (r":NanoChatModel$", "Its last norm stands ahead of the blocks, too ({part}): one norm in two places."),
     (r":Rwkv\w+", "Its blocks mix positions by a recurrence ({part}), not by attention."),
 )
 #: … and these in them, with their paths from the block on.
