@@ -4,12 +4,14 @@ import re
 
 import numpy as np
 import pytest
+import tiny_models
 import torch
 from bridges import as_model
 from typer.main import get_command
 
 import veracausa as vc
 from veracausa.cli.app import app
+from veracausa.errors import ArchitectureError
 from veracausa.studies.neurons import choose_neurons
 from veracausa.studies.study import study
 
@@ -237,3 +239,13 @@ def test_other_families_and_metrics(task_of, tiny):
     lm = as_model(tiny("gemma3").hf, "gemma3")
     page = study(lm, task_of((5, 6), n=2, metric="prob_diff"), neurons=10, sample=5, nodes=2, show_progress=False)
     assert any("probability difference" in line for line in page.summary)
+
+
+@pytest.mark.slow
+def test_a_study_of_experts_leaves_out_what_they_have_not_and_says_so(task_of):
+    lm = as_model(tiny_models.make("mixtral", seed=1), "mixtral")
+    found = vc.study(lm, task_of(7), show_progress=False)
+    assert [note.split(":")[0] for note in found.notes] == ["no neurons", "nothing about where errors arise"]
+    assert {panel.kind for panel in found.sections[-1].panels} == {"heads", "mlps"}
+    with pytest.raises(ArchitectureError, match="made of experts"):
+        vc.study(lm, task_of(7), neurons=5, show_progress=False)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from veracausa.choices import Ablation
 from veracausa.errors import MethodError
 from veracausa.suggestions import not_known
+
+if TYPE_CHECKING:
+    from veracausa.model import Model
 
 #: More than any model has.
 ALL = 1 << 40
@@ -46,6 +50,24 @@ class Level:
     def but(self, **changes: int | None) -> Level:
         """This level with some counts changed; None changes nothing."""
         return replace(self, **{name: value for name, value in changes.items() if value is not None})  # type: ignore[arg-type]
+
+
+def fitting(lm: Model, level: Level) -> Level:
+    """A level without what a model has not (see `left_out`)."""
+    return level.but(neurons=0, sample=0) if "neurons" in lm.decoder.lacks else level
+
+
+def left_out(lm: Model, level: Level) -> tuple[str, ...]:
+    """What a study of this level has not because the model has it not, and why."""
+    said = []
+    if level.neurons and "neurons" in lm.decoder.lacks:
+        said.append(f"no neurons: {lm.decoder.lacks['neurons'].rstrip('.')}")
+    if level.explained and lm.decoder.has_experts:
+        said.append(
+            "nothing about where errors arise: that runs a model whose activations are replaced by their tangents, and "
+            "those of experts stand where no hook reaches"
+        )
+    return tuple(said)
 
 
 LEVELS: dict[str, Level] = {

@@ -89,8 +89,9 @@ class FurtherWork:
         known = ("exact", "atp", "ig", *(("ig-zero",) if zero else ()))
         apart = disagreement.work(self.lm, self.task, zero_nodes=zero).tokens(given=known)
         what, one = f"where {count} outliers' errors arise", batches(self.lm, self.task)
+        experts = self.lm.decoder.has_experts  # no tangents of their activations: see `levels.left_out`
         return [
-            self._about(count, what, locate, self._located, run=self._locate),
+            *([] if experts else [self._about(count, what, locate, self._located, run=self._locate)]),
             self._stage("last-in and direct effects of all heads", "exact", apart, self._disagree, count=2 * one),
             self._about(count, f"responses of {count} outliers and their layers", responses, self._curved),
         ]

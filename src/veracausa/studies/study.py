@@ -25,7 +25,7 @@ from veracausa.planning.rates import Rate, rates, timed
 from veracausa.planning.stages import perform
 from veracausa.progress import announce, duration
 from veracausa.storage.files import at
-from veracausa.studies.levels import LEVELS, Level, resolve_level
+from veracausa.studies.levels import LEVELS, Level, fitting, left_out, resolve_level
 from veracausa.studies.results import Study
 from veracausa.studies.section import SectionWork
 from veracausa.studies.stage import TasksWork, tasks_of
@@ -56,7 +56,7 @@ class StudyWork(TasksWork):
 
     def sections(self, pieces: Path | None = None, show: bool = False) -> list[SectionWork]:
         """The work on each task."""
-        rest = (self.level, self.heads, self.seed, pieces, show)
+        rest = (fitting(self.lm, self.level), self.heads, self.seed, pieces, show)
         return [SectionWork(self.lm, one, *rest, main=one is self.task) for one in self.tasks]
 
     def steps(self) -> list[Step]:
@@ -78,7 +78,8 @@ class StudyWork(TasksWork):
             sections = tuple(one.section() for one in work)
         title = f"Exact effects against gradient estimates: {self.task.name}"
         steps = tuple(zip(plan, done, strict=True))
-        return self.study(began, title, sections, lambda: summarise(lm, sections), steps=steps)
+        notes = left_out(lm, self.level)
+        return self.study(began, title, sections, lambda: summarise(lm, sections), steps=steps, notes=notes)
 
     def _announcement(self, plan: list[Step], known: dict[str, Rate]) -> str:
         """What each stage will cost, and what the other levels would with their own number of pairs."""
@@ -118,9 +119,17 @@ def study(
         out: keep finished pieces here, so that an interrupted study continues; `Study.save(out)` writes the report.
         show_progress: tell what each stage will cost, and show progress bars.
 
+    What the model has not is left out, and said in the study's notes: neurons, or where errors arise, of a mixture of
+    experts.
+
+    Raises:
+        ArchitectureError: neurons are asked for, and it has none.
+
     >>> vc.study(lm, task).save("out/")
     """
     chosen = resolve_level(level).but(neurons=neurons, sample=sample, nodes=nodes)
+    if neurons or sample:
+        lm.decoder.require("neurons")
     return StudyWork(lm, tasks_of(task), chosen, seed)
 
 
