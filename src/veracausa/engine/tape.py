@@ -27,7 +27,7 @@ from veracausa.engine.guard import attention_function, attention_name, changing,
 from veracausa.engine.memory import memory_errors
 from veracausa.engine.mixing import joined
 from veracausa.engine.sharing import BIASES, CACHES, alike, from_rest, starts
-from veracausa.errors import NumericsError
+from veracausa.errors import ContractError, NumericsError
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -245,7 +245,15 @@ def watch(decoder: Decoder, state: State, calls: list[dict[str, Any]]) -> list[A
         given: list[Tensor] = []
 
         def hand(into: list[Tensor]) -> Any:
-            return lambda *_: into.append(given[-1])
+            def kept(*_: Any) -> None:
+                if not given:
+                    raise ContractError(
+                        f"The norm that serves attention and MLP of block {block.layer} does not run before them, so "
+                        "this model is not built as veracausa has it and nothing is returned. Run lm.check()."
+                    )
+                into.append(given[0])
+
+            return kept
 
         return [
             block.attention_norm.register_forward_pre_hook(lambda _, args: given.__setitem__(slice(None), [args[0]])),
