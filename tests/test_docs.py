@@ -37,7 +37,7 @@ def steps(source: str):
 
 #: Tables that docs/recipes.md adds to.
 TABLES = [
-    "anatomy.families:FAMILIES", "units.kinds:KINDS", "effects.replacements:MAKERS", "scores.estimands:ABLATIONS",
+    "units.kinds:KINDS", "effects.replacements:MAKERS", "scores.estimands:ABLATIONS",
     "estimates.paths:WALKS", "estimates.parts:PATHS", "estimates.parts:RULES", "engine.rule:RULES",
     "tasks.registry:BUILTIN", "tasks.metrics:METRICS", "report.chapters.registry:CHAPTERS",
 ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 import pytest
 import tiny_models
+import torch
 from bridges import as_model
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, T5Config, T5ForConditionalGeneration
@@ -42,6 +43,35 @@ def test_an_unknown_name_of_a_known_layout_can_be_read_as_it():
     assert decoder_of(hf, "llama").layers == 3
     with pytest.raises(ArchitectureError, match=r"anatomy='lama' is not a known family"):
         decoder_of(hf, "lama")
+
+
+def test_a_layout_of_its_own_is_read_as_the_user_says(task_of):
+    """A Llama whose parts were given other names, with what differs from Llama said: the same numbers."""
+    ours, hf = as_model(tiny_models.make("llama", seed=1), "llama"), tiny_models.make("llama", seed=1)
+    hf.config.model_type = "of-our-own"
+    for block in hf.model.layers:
+        block.attn, block.pre, block.mlp.out = block.self_attn, block.input_layernorm, block.mlp.down_proj
+    names = {"attention": "attn", "attention_norm": ("before", "pre"), "mlp_out": "mlp.out", "qk_norms": []}
+    lm = vc.Model(hf, None, "ours", "random weights", decoder_of(hf, {"like": "llama", **names}))
+    assert "own, like llama" in repr(lm)
+    for units in ("heads", "neurons", "edges"):
+        one, other = (vc.exact(one, task_of(6), units=units, show_progress=False).values for one in (lm, ours))
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"like": "lama"}, "Did you mean 'llama'"),
+        ({"atention": "attn"}, "Did you mean 'attention'"),
+        ({"attention": 3}, "must be str"),
+        ({"parallel": "no_such"}, "no_such"),
+        ({"attention_out": "self_attn.nothing"}, r"lacks attention_out \(`self_attn.nothing`\)"),
+    ],
+)
+def test_an_anatomy_that_cannot_be_is_refused(asked, words):
+    with pytest.raises(ArchitectureError, match=words):
+        decoder_of(tiny_models.make("llama"), asked)
 
 
 def test_a_backbone_alone_is_refused():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from typing import Any
 
 from torch import nn
@@ -12,6 +14,7 @@ from veracausa.anatomy.families import FAMILIES, WRAPPERS, Anatomy, part_of
 from veracausa.anatomy.found import Found
 from veracausa.anatomy.misfits import misfit
 from veracausa.errors import ArchitectureError
+from veracausa.suggestions import not_known
 
 
 def _missing_parts(hf: Any, anatomy: Anatomy) -> list[str]:
@@ -33,8 +36,10 @@ def _missing_parts(hf: Any, anatomy: Anatomy) -> list[str]:
     return missing
 
 
-def _anatomy_for(hf: Any, family: str | None) -> Anatomy:
+def _anatomy_for(hf: Any, family: str | Mapping[str, Any] | None) -> Anatomy:
     model_type = getattr(getattr(hf, "config", None), "model_type", None)
+    if isinstance(family, Mapping):
+        return _own(family)
     if family is not None:
         if family not in FAMILIES:
             raise ArchitectureError(f"anatomy={family!r} is not a known family. Known: {', '.join(FAMILIES)}.")
@@ -51,6 +56,31 @@ def _anatomy_for(hf: Any, family: str | None) -> Anatomy:
     return FAMILIES[model_type]
 
 
+def _own(asked: Mapping[str, Any]) -> Anatomy:
+    """A user's anatomy: the fields that differ from those of the family that it is `like` (default: Llama).
+
+    Raises:
+        ArchitectureError: no such field, no such family, or a value of another kind than the field's.
+    """
+    parts = {"like": "llama"} | dict(asked)
+    like = parts.pop("like")
+    if like not in FAMILIES:
+        raise ArchitectureError(f"anatomy={{'like': {like!r}}}: {not_known('family', like, FAMILIES)}")
+    known = {field.name: getattr(FAMILIES[like], field.name) for field in fields(Anatomy)}
+    known = {name: own for name, own in known.items() if name not in ("family", "bridge")}
+    for name, value in parts.items():
+        if name not in known:
+            raise ArchitectureError(f"anatomy={{{name!r}: …}}: {not_known('part', name, known)}")
+        kinds = (bool, str) if name == "parallel" else (bool,) if isinstance(known[name], bool) else (str, tuple, list)
+        if value is not None and not isinstance(value, (int,) if name == "position_offset" else kinds):
+            raise ArchitectureError(
+                f"anatomy={{{name!r}: {value!r}}}: it must be {' or '.join(kind.__name__ for kind in kinds)}, such as "
+                f"{known[name]!r} of {like}."
+            )
+    given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in parts.items()}
+    return replace(FAMILIES[like], family=f"own, like {like}", **given)
+
+
 def _why_unknown(hf: Any) -> str:
     """What of a model of no known family does not fit, or what can be tried."""
     if (found := misfit(hf)) is not None:
@@ -60,10 +90,11 @@ def _why_unknown(hf: Any) -> str:
     return "It has the parts of a Llama-like decoder: try load(…, anatomy='llama') and let lm.check() judge."
 
 
-def decoder_of(hf: Any, family: str | None = None) -> Decoder:
+def decoder_of(hf: Any, family: str | Mapping[str, Any] | None = None) -> Decoder:
     """Bind the anatomy of a Hugging Face causal LM.
 
-    `family` overrides the lookup by `config.model_type` (for models that share a known layout under another name).
+    `family` overrides the lookup by `config.model_type`: for models that share a known layout under another name, or
+    have one of their own (see `_own`).
 
     Raises:
         ArchitectureError: an unknown family, a missing part (named), cross-attention, a bidirectional decoder, blocks
@@ -126,6 +157,12 @@ def _lacks(anatomy: Anatomy, blocks: tuple[Block, ...], head_dim: int, neurons: 
 def _require_fitting(hf: Any, anatomy: Anatomy) -> None:
     """Every part is there, and the config says nothing that the family's anatomy does not know."""
     name, config = type(hf).__name__, hf.config
+    flags = anatomy.parallel if isinstance(anatomy.parallel, tuple) else (anatomy.parallel,)
+    for setting in (*flags, anatomy.logit_scale, anatomy.logit_divisor):
+        if isinstance(setting, str) and not hasattr(config, setting):
+            raise ArchitectureError(
+                f"The config of {name} has no {setting!r}, by which its anatomy says how it is glued."
+            )
     for flag, what in (("add_cross_attention", "cross-attention"), ("use_bidirectional_attention", "bidirectional")):
         if getattr(config, flag, False):
             raise ArchitectureError(f"{name} has {flag}=True; veracausa knows no {what} decoders.")

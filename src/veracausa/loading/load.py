@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from veracausa.anatomy import decoder_of
@@ -18,7 +19,7 @@ def load(
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
     cache_dir: Any = None,
-    anatomy: str | None = None,
+    anatomy: str | Mapping[str, Any] | None = None,
 ) -> Model:
     """Load a model by name, or take one that is loaded.
 
@@ -32,10 +33,12 @@ def load(
         attn_implementation: as in transformers; effects are the same with any.
         trust_remote_code: run code from a model repository. Off unless you ask for it.
         cache_dir: where converted weights are kept (default: the user's cache folder).
-        anatomy: family to read the model as, for a known layout under an unknown name.
+        anatomy: family to read the model as, for a known layout under an unknown name; or where its parts lie, for
+            a layout of its own: {"like": "llama", "attention_out": "attn.proj", …}, the fields of
+            `veracausa.anatomy.Anatomy` that differ from that family's. Then let `lm.check()` judge.
 
     Raises:
-        ArchitectureError: not a decoder that veracausa knows; says what it lacks.
+        ArchitectureError: not a decoder that veracausa knows; says what it lacks. An anatomy that the model has not.
         DownloadError, FileError, DeviceError: see each message.
 
     >>> lm = vc.load("smollm2-135m")
