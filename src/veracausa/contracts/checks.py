@@ -306,8 +306,8 @@ def _chunks_and_attention(lm: Model, task: Task) -> float:
     reference = _effects(lm, task)
     worst = float((_effects(lm, task, rows=1) - reference).abs().max())
     worst = max(worst, float((_effects(lm, task, share_prefix=False) - reference).abs().max()))
-    own = attention_name(lm.decoder)
-    others = ("eager", "sdpa") if lm.decoder.anatomy.bridge is None else ()  # behind a bridge there is one of its own
+    own, known = attention_name(lm.decoder), ("eager", *(["sdpa"] if getattr(lm.hf, "_supports_sdpa", True) else []))
+    others = known if lm.decoder.anatomy.bridge is None else ()  # behind a bridge there is one of its own
     for name in (name for name in others if name != own):  # `reference` is of the user's own
         try:
             with attention_function(lm.decoder, name):
