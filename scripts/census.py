@@ -129,8 +129,11 @@ def verdict(kind: Type, quick: bool = False) -> Verdict:
     found, start = Verdict(kind), time.perf_counter()
     try:
         hf = census_models.make(kind)
+    except ImportError:
+        found.refused, found.built = "it needs a library that is not installed", False
+        return found
     except Exception as error:
-        found.refused, found.built = first_sentence(error)[:300], False
+        found.refused, found.built = f"its own configuration makes no model ({first_sentence(error)[:200]})", False
         return found
     try:
         lm = Model(hf, None, str(kind), f"{kind}, random weights", decoder_of(hf))
