@@ -231,7 +231,17 @@ FAMILIES: dict[str, Anatomy] = {
     **_like(_LLAMA, "arcee", "jais2", up=None),
     **_like(
         _LLAMA,
-        *("cwm", "ernie4_5", "gemma", "helium", "hunyuan_v1_dense", "internlm3", "iquestcoder", "ministral"),
+        *(
+            "cwm",
+            "emu3_text_model",
+            "ernie4_5",
+            "gemma",
+            "helium",
+            "hunyuan_v1_dense",
+            "internlm3",
+            "iquestcoder",
+            "ministral",
+        ),
         *("ministral3", "seed_oss"),
     ),
     "olmo": replace(_LLAMA, family="olmo", clips="clip_qkv"),

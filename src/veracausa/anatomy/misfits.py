@@ -41,7 +41,10 @@ INSIDE: tuple[tuple[str, str], ...] = (
         r":\w*(HyperConnection|AltUp|GatedResidual|BlockAttentionResidual)",
         "It has several residual streams, mixed by {part}: a write has no one stream that it is added to.",
     ),
-    (r":\w*ResidualScaling", "Its residual stream is scaled on its way ({part}), so that writes do not add up."),
+    (
+        r":\w*ResidualScaling|layer_scalar:",
+        "Its residual stream is scaled on its way ({part}), so that writes do not add up.",
+    ),
     (r"mlps\.\d+:", "Each of its blocks has several attentions and several MLPs ({part})."),
     (
         r"mamba\w*:|:\w*(Mixer|MambaLayer|Rglru)$",
@@ -85,6 +88,7 @@ INSIDE: tuple[tuple[str, str], ...] = (
 def misfit(hf: Any) -> str | None:
     """A sentence about the part of a model that does not fit; None if none is known."""
     named = [(path, type(module).__name__) for path, module in hf.named_modules() if path]
+    named += [(path, "number") for path, _ in hf.named_buffers()]
     inside = [(rest, kind) for path, kind in named if (rest := _in_block(path))]
     for table, modules in ((AROUND, named), (INSIDE, inside)):
         for pattern, words in table:
