@@ -142,6 +142,19 @@ def test_gemma3(capfd):
     assert (folder / "NOTICE.md").exists() and (folder / "SHA256SUMS").exists()
 
 
+def test_qwen():
+    """Joined of six wheels; the model knows the answer by a wide margin."""
+    if read_manifest(cache_root() / "models" / f"qwen2.5-coder-0.5b-1d9614638d18-v{FORMAT}") is None:
+        pytest.skip(
+            "qwen2.5-coder-0.5b is not in the cache (478 MB); veracausa.load('qwen2.5-coder-0.5b') puts it there"
+        )
+    loaded = resolve("qwen2.5-coder-0.5b")
+    assert (loaded.hf.config.model_type, loaded.hf.config.num_hidden_layers) == ("qwen2", 24)
+    assert logit_difference(loaded, CLEAN) > 3 and logit_difference(loaded, CORRUPTED) < -3
+    folder, _ = packaged_folder("qwen2.5-coder-0.5b")
+    assert "carry no licence text" in (folder / "CONVERTED.md").read_text()
+
+
 # ---------------------------------------------------------------- GGUF files
 
 

