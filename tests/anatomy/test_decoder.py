@@ -142,3 +142,31 @@ def test_what_a_family_lacks_is_refused_by_name(task_of):
         lm = as_model(tiny_models.make(family), family)
         with pytest.raises(ArchitectureError, match=words):
             vc.exact(lm, task_of(6), units=units, show_progress=False)
+
+
+def test_mixtures_of_experts_are_refused_before_anything_runs(task_of):
+    """Where a call would need the inside of an expert: no forward of the model has begun."""
+    lm = as_model(tiny_models.make("mixtral", seed=1), "mixtral")
+    ran: list[int] = []
+    lm.hf.model.embed_tokens.register_forward_pre_hook(lambda *_: ran.append(1))
+    for call in (
+        lambda: vc.attribute(lm, task_of(6), units="heads", method="relp", show_progress=False),
+        lambda: vc.causes.locate(lm, task_of(6)[0], units=["a0.h0"], show_progress=False),
+        lambda: vc.reading.dla(lm, task_of(6), neurons=[0], show_progress=False),
+        lambda: vc.compare(lm, task_of(6), units=["neurons"], show_progress=False),
+        lambda: vc.forecast(vc.attribute, lm, task_of(6), units="heads", method="gim", measure=False),
+    ):
+        with pytest.raises(ArchitectureError, match="made of experts"):
+            call()
+    assert not ran
+    found = vc.compare(lm, task_of(6), units=["heads"], methods=["atp", "relp"], show_progress=False)
+    assert any("relp" in note and "experts" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(("family", "setting"), [("cohere", "use_qk_norm"), ("stablelm", "qk_layernorm")])
+def test_norms_with_a_gain_per_head(task_of, family, setting):
+    """Contracts hold; rules that hold norms constant are refused in words."""
+    lm = as_model(tiny_models.make(family, seed=1, **{setting: True}), family)
+    assert all(one.ok for one in lm.check())
+    with pytest.raises(ArchitectureError, match="a gain for each head"):
+        vc.attribute(lm, task_of(6), units="heads", method="gim", show_progress=False)

@@ -185,3 +185,16 @@ def test_reading(both, task_of):
 def test_where_the_curvature_is(both, task_of):
     task = task_of(7)[0]
     _same(both, lambda lm: vc.causes.locate(lm, task, units=["a0.h1", "a1.h2"], show_progress=False).runs)
+
+
+def test_answers_under_ablation(both, task_of):
+    """Several new tokens, MLPs, neurons and heads at once."""
+
+    def metric(lm: vc.Model) -> torch.Tensor:
+        found = vc.behaviour.ablation_study(
+            lm, task_of(7), units=["m1", "a0.h1", "m2.n3"], ablations=["zero", "mean"], new_tokens=3,
+            answers=[[[1]]] * len(task_of(7)), show_progress=False,
+        )  # fmt: skip
+        return found.metric
+
+    _same(both, metric)

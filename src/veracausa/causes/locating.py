@@ -240,7 +240,9 @@ def locate(
 
 
 def _require(lm: Model, task: Task, units: Sequence[str] | Units) -> Units:
-    """The table, if its units' curvature lies behind their patches."""
+    """The table, if its units' curvature lies behind their patches and the model's parts have tangents."""
+    for block in lm.decoder.blocks:
+        block.require_single()
     table = resolve_units(lm, units, max(task.lengths))
     if table.kind not in LOCATED or table.positional:
         raise MethodError(

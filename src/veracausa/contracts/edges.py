@@ -75,13 +75,14 @@ def eap_is_the_slope(lm: Model, task: Task, edges: Edges | None = None) -> float
     """
     task, edges = task[0], _some_edges(lm) if edges is None else edges
     scores = attribute(lm, task, units=edges, method="eap", show_progress=False).values[0].tolist()
-    step, worst = _STEPS.get(precision_of(lm.decoder).dtype, (0.3, 0.3))[lm.decoder.has_corners], 0.0
-    scales = [sign * k * step for k in range(1, 1 + len(_STENCIL)) for sign in (1, -1)]
+    longest, worst = _STEPS.get(precision_of(lm.decoder).dtype, (0.3, 0.3))[lm.decoder.has_corners], 0.0
+    steps = (longest, longest / 4)  # a wrong score is wrong by any step; curvature and rounding each spoil one of them
+    scales = [sign * k * step for step in steps for k in range(1, 1 + len(_STENCIL)) for sign in (1, -1)]
     with _bare(lm, task) as bare:
         for score, writer, reader in zip(scores, edges.writer.tolist(), edges.reader.tolist(), strict=True):
             found = iter(bare.reading(writer, reader, scales))
-            slope = sum(weight * (next(found) - next(found)) for weight in _STENCIL) / step
-            worst = max(worst, abs(score - slope))
+            slopes = [sum(weight * (next(found) - next(found)) for weight in _STENCIL) / step for step in steps]
+            worst = max(worst, min(abs(score - slope) for slope in slopes))
     return worst
 
 

@@ -69,7 +69,7 @@ def replacing(decoder: Decoder, parts: Sequence[Replaced]) -> Iterator[None]:
                 f"Units of several layers can be replaced in one run at {', '.join(PLACES)} (heads, attention layers, "
                 f"neurons, MLPs), not at {part.place!r}. Patch such units one at a time, with vc.exact."
             )
-    with hooks(*(_hook(decoder, part) for part in parts)):
+    with hooks(*(handle for part in parts for handle in _hooks(decoder, part))):
         yield
 
 
@@ -110,15 +110,21 @@ def _last(new: Tensor, own: Tensor) -> Tensor:
     return new if new.shape[-2] == 1 else new[..., -own.shape[1] :, :]
 
 
-def _hook(decoder: Decoder, part: Replaced) -> Any:
-    block = decoder.blocks[part.layer]
+def _hooks(decoder: Decoder, part: Replaced) -> list[Any]:
+    block, shape = decoder.blocks[part.layer], list[torch.Size]()
 
     def replaced(site: Tensor) -> Tensor:
+        if site.ndim == 2:  # the block joins rows and positions for its MLP
+            return replaced(site.unflatten(0, shape.pop())).flatten(0, 1)
         if part.columns is None:
             return part.value(site).contiguous()  # GPT-2 asks for a view
         return site.index_copy(-1, part.columns, part.value(site[..., part.columns]))
 
+    def sized(_: Any, args: tuple[Tensor, ...]) -> None:
+        shape[:] = [args[0].shape[:2]]
+
+    handles = [block.attention_norm.register_forward_pre_hook(sized)] if decoder.anatomy.joins_rows else []
     if part.place == "mlp":
-        return changing(block.mlp_end, replaced)
+        return [*handles, changing(block.mlp_end, replaced)]
     module: nn.Module = block.attention_out if part.place == "z" else block.mlp_out
-    return module.register_forward_pre_hook(lambda _, args: (replaced(args[0]), *args[1:]))
+    return [*handles, module.register_forward_pre_hook(lambda _, args: (replaced(args[0]), *args[1:]))]

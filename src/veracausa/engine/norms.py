@@ -92,6 +92,12 @@ def _read(decoder: Decoder, norm: nn.Module) -> NormForm:
     plain = decoder.found.untouched(norm)
     if plain and isinstance(norm, nn.Identity):
         return NormForm(None, None, False)
+    weight = getattr(norm, "weight", None)
+    if (weight is not None and weight.ndim != 1) or any(True for _ in norm.children()):
+        raise ArchitectureError(
+            f"{type(norm).__name__} has a gain for each head, which methods that hold norms constant don't know of. "
+            "Take a method with rule='plain', such as atp, ig, eap or eap-ig."
+        )
     known = plain and type(norm) is nn.LayerNorm
     if known:
         form = NormForm(norm.weight.detach(), None if norm.bias is None else norm.bias.detach(), True)  # type: ignore

@@ -21,6 +21,11 @@ class Rule:
     linear_activations: bool = False
 
     @property
+    def inside_mlps(self) -> bool:
+        """Whether it changes something between the two linear maps of an MLP."""
+        return self.product != 1 or self.linear_activations
+
+    @property
     def plain(self) -> bool:
         """Whether the model's own backward pass is meant."""
         return all(getattr(self, part.name) == part.default for part in fields(self))

@@ -42,13 +42,12 @@ def applied(decoder: Decoder, rule: Rule) -> Iterator[None]:
     if rule.plain:
         yield
         return
+    require_reached(decoder, rule)
     forward: list[tuple[nn.Module, Any]] = []  # all made before the first is put on, so that none is left on an error
     for block in decoder.blocks:
         if rule.linear_activations:
             forward.append((block.activation, _as_ratio(decoder, block.activation)))
-        if rule.product != 1 and block.down is None:
-            block.require_single()  # experts have products that no hook reaches
-        elif rule.product != 1 and block.up is not None:
+        if rule.product != 1 and block.up is not None:
             forward += [(block.activation, _scaling(rule.product)), (block.up, _scaling(rule.product, block))]
     if rule.freeze_norms:
         forward += [(norm, _frozen(decoder, norm)) for norm in decoder.norms]
@@ -57,6 +56,16 @@ def applied(decoder: Decoder, rule: Rule) -> Iterator[None]:
     handles += [module.register_forward_hook(hook) for module, hook in forward]
     with attention_function(decoder, SUFFIX), hooks(*handles):
         yield
+
+
+def require_reached(decoder: Decoder, rule: Rule) -> None:
+    """Refuse a rule about the inside of MLPs where those are mixtures of experts, which no hook reaches.
+
+    Raises:
+        ArchitectureError: says what to take instead.
+    """
+    for block in decoder.blocks if rule.inside_mlps else ():
+        block.require_single()
 
 
 class _Surrogate(torch.autograd.Function):

@@ -109,10 +109,16 @@ def require_run(lm: Model, ours: Float[Tensor, " examples"], bare: Float[Tensor,
     worst = float((ours - bare).abs().max())
     logits = lm.decoder.logits(clean.last) if clean.logits is None else clean.logits
     if not worst <= rounding(precision_of(lm.decoder).dtype, 1 + float(logits.abs().max())):
+        half = torch.finfo(lm.dtype).bits == 16 and lm.decoder.has_experts
+        why = (
+            f"In {str(lm.dtype).removeprefix('torch.')} rounding alone can change which experts are chosen: load the "
+            "model in float32."
+            if half
+            else "Run lm.check() and report what it prints."
+        )
         raise ContractError(
             f"The engine's unpatched run of {lm.name} gives a metric that differs from the bare model's by "
-            f"{worst:.3g}: its effects would be wrong, so nothing is returned. Run lm.check() and report what it "
-            "prints."
+            f"{worst:.3g}: its effects would be wrong, so nothing is returned. {why}"
         )
 
 

@@ -32,7 +32,7 @@ from veracausa.effects.replacements import (
 from veracausa.engine.budget import examples_per_batch
 from veracausa.engine.patches import depth_behind
 from veracausa.engine.rule import PLAIN
-from veracausa.engine.rules import applied
+from veracausa.engine.rules import applied, require_reached
 from veracausa.engine.session import Session, session
 from veracausa.engine.tape import buckets
 from veracausa.engine.work import gives, recorded_runs, unpatched_run
@@ -363,6 +363,7 @@ def attribute(
         return FlowWork(lm, task, table)
     reference = reference_set(lm, reference)
     name, parts = resolve_method(method, task.metric, direction, isinstance(table, Edges), **over)
+    require_reached(lm.decoder, parts.backward)
     if "graddrop" in parts.rule and lm.layers == 1:
         raise MethodError(
             f"graddrop averages over passes that drop another layer's gradient, but {lm.name} has one layer. Use "

@@ -176,6 +176,8 @@ def dla(
             "The product over several positions is no sum of logits. Read the task with over='mean' or 'sum'."
         )
     layers = tuple(dict.fromkeys(neurons or ()))
+    if layers:
+        lm.decoder.require("neurons")
     if wrong := [layer for layer in layers if not 0 <= layer < lm.layers]:
         raise UnitError(
             f"neurons={list(layers)}: {lm.name} has no layer {wrong[0]}; its layers are 0 … {lm.layers - 1}."

@@ -20,7 +20,7 @@ from veracausa.cost import Step
 from veracausa.effects.exact import exact
 from veracausa.engine.guard import shared
 from veracausa.engine.work import Asked, Work, gives
-from veracausa.errors import MethodError, UnitError
+from veracausa.errors import ArchitectureError, MethodError, UnitError
 from veracausa.estimates.attribute import attribute
 from veracausa.estimates.kept import kept
 from veracausa.estimates.learned.masks import learn_mask
@@ -90,7 +90,7 @@ class CompareWork(TasksWork):
             verb, options = self._asked(name)
             try:
                 found[name] = verb.work(self.lm, task, units=kind, **options)
-            except MethodError as error:
+            except (MethodError, ArchitectureError) as error:
                 senseless.append(f"{name}: {error}")
         return found, senseless
 
@@ -181,11 +181,14 @@ def compare(
         show_progress: show progress bars.
 
     Raises:
-        MethodError: an unknown method; UnitError: an unknown kind; TaskError: no task.
+        MethodError: an unknown method; UnitError: an unknown kind; TaskError: no task; ArchitectureError: a kind that
+            the model has not.
 
     >>> vc.compare(lm, task, units=["heads"], budget=10).save("out/")
     """
     names = require_compared(units, methods, budget)
+    for kind in units:
+        lm.decoder.require(kind)
     return CompareWork(lm, tasks_of(task), tuple(units), tuple(names), budget, neurons, sample, seed)
 
 
