@@ -218,9 +218,10 @@ def make(family: str, seed: int = 0, dtype: torch.dtype = torch.float64, **over)
 
 
 def compute_in_float64(model):
-    """The model in float64, with the casts to float32 inside its norms and attention modules switched off."""
+    """The model in float64, with the casts to float32 inside its norms, attention modules and routers switched off."""
     for module in model.to(torch.float64).modules():
-        if type(module).__name__.endswith(("RMSNorm", "Attention")):
+        own = type(module).__module__.startswith("transformers.models")
+        if own and type(module).__name__.endswith(("RMSNorm", "LayerNorm", "Attention", "Router")):
             module.forward = MethodType(_in_float64(type(module).forward), module)
             if hasattr(module, "_attn"):  # the method in which some families compute their scores
                 module._attn = MethodType(_in_float64(type(module)._attn), module)
@@ -229,13 +230,14 @@ def compute_in_float64(model):
 
 @cache
 def _in_float64(function: FunctionType) -> FunctionType:
-    """The function as it is written, but for its casts to float32, its eager attention's among them.
+    """The function as it is written, but for its casts to float32, its eager attention and rotation among them.
 
     Written anew once, since a mode that looks at every operation makes a tiny model half as fast again.
     """
     names = dict(function.__globals__)
-    if function.__name__ == "forward" and "eager_attention_forward" in names:
-        names["eager_attention_forward"] = _in_float64(names["eager_attention_forward"])
+    for inner in ("eager_attention_forward", "apply_rotary_pos_emb"):
+        if function.__name__ == "forward" and inner in names:
+            names[inner] = _in_float64(names[inner])
     source = textwrap.dedent(inspect.getsource(function))
     source = source.replace("torch.float32", "torch.float64").replace(".float()", ".double()")
     exec(source.replace("torch.full((), ", "torch.full((), dtype=torch.float64, fill_value="), names)  # XGLM's own slip
