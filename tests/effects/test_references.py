@@ -142,6 +142,6 @@ def test_the_command_line_takes_a_file(tmp_path):
     study = ("ablate", pairs, "--units", "a0.h1", "--ablations", "mean", "--reference", path)
     assert (result := called(folder, *study)).exit_code == 0, result.output
     wrong = called(folder, "exact", pairs, "--reference", path).exception
-    assert isinstance(wrong, MethodError) and "--reference is for mean and resample" in str(wrong)
+    assert isinstance(wrong, MethodError) and "--reference is for mean, resample, noise" in str(wrong)
     lost = called(folder, "exact", pairs, "--ablation", "mean", "--reference", tmp_path / "no.txt").exception
     assert isinstance(lost, FileError)

@@ -1,6 +1,7 @@
 """A study end to end on a tiny model: sampled neurons, resuming from pieces, and sentences that match the numbers."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from typer.main import get_command
 
 import veracausa as vc
 from veracausa.cli.app import app
-from veracausa.errors import ArchitectureError
+from veracausa.errors import ArchitectureError, FileError
 from veracausa.studies.neurons import choose_neurons
 from veracausa.studies.study import study
 
@@ -249,3 +250,10 @@ def test_a_study_of_experts_leaves_out_what_they_have_not_and_says_so(task_of):
     assert {panel.kind for panel in found.sections[-1].panels} == {"heads", "mlps"}
     with pytest.raises(ArchitectureError, match="made of experts"):
         vc.study(lm, task_of(7), neurons=5, show_progress=False)
+
+
+def test_a_task_that_no_file_could_hold_is_refused_before_the_study(tiny, task_of):
+    """Not when it is saved, with everything computed."""
+    task = replace(task_of(6), name="half \ud800")
+    with pytest.raises(FileError, match="half of a character"):
+        vc.study(tiny("llama"), task, level="quick", show_progress=False)

@@ -15,7 +15,6 @@ from types import MethodType
 from typing import Any
 
 from torch import Tensor, nn
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 #: Keyword arguments that are for our attention functions alone.
 OURS = ("past", "rule", "keep", "change", "look", "expand")
@@ -40,6 +39,10 @@ class Bridged:
 
     def __call__(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """What the module's forward gives."""
+        from transformers.modeling_utils import (
+            ALL_ATTENTION_FUNCTIONS,  # late: families are named before a model is here
+        )
+
         ours = {name: kwargs.pop(name) for name in OURS if name in kwargs}
         function = ALL_ATTENTION_FUNCTIONS[self.function]
 

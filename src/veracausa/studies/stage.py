@@ -16,6 +16,7 @@ from veracausa.planning.stages import Stage
 from veracausa.spared import spared
 from veracausa.storage.environment import command, machine, versions
 from veracausa.studies.results import Section, Study
+from veracausa.tasks.task import task_content
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -59,10 +60,12 @@ class TasksWork(Staged):
 
 
 def tasks_of(task: Task | Sequence[Task]) -> tuple[Task, ...]:
-    """One task or several; TaskError if there is none."""
+    """One task or several; TaskError if there is none, FileError if one could not be written beside its results."""
     tasks = tuple(task) if isinstance(task, Sequence) else (task,)
     if not tasks:
         raise TaskError("There is no task to study. Give at least one, e.g. vc.tasks.ioi(lm).")
+    for one in tasks:
+        task_content(one)
     return tasks
 
 
