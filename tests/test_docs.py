@@ -57,7 +57,7 @@ def tables_as_they_were():
 #: Guides that take long beside what their own tests already hold: `make test-all` runs them.
 LONG = {
     *("spans.md", "replacements.md", "attention_patterns.md", "circuits.md", "paths.md"),
-    *("trust.md", "receipts.md", "methods.md"),
+    *("trust.md", "receipts.md", "methods.md", "questions.md", "first-look.md", "ablation.md", "groups.md", "lens.md"),
 }
 GUIDES = [
     pytest.param(page, id=page.name, marks=pytest.mark.slow if page.name in LONG else ())

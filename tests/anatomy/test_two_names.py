@@ -119,7 +119,7 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.fixture(params=CASES)
+@pytest.fixture(params=tiny_models.mostly_slow(CASES, ("phi", "granite")))
 def both(request: pytest.FixtureRequest) -> tuple[vc.Model, vc.Model]:
     hf = tiny_models.make(request.param, seed=1)
     other = CASES[request.param](hf)

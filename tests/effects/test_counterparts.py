@@ -80,7 +80,7 @@ def close(ours, theirs):
     torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10, equal_nan=True)
 
 
-@pytest.mark.parametrize("family", tiny_models.mostly_slow(tiny_models.FAMILIES))
+@pytest.mark.parametrize("family", tiny_models.mostly_slow(tiny_models.FAMILIES, ("llama", "gemma2")))
 @pytest.mark.parametrize("align", ALIGN)
 @pytest.mark.parametrize("kind", ["heads", "mlps", "attention", "neurons", "residual", "values"])
 def test_spans_are_what_hooks_on_two_whole_runs_give(tiny, family, align, kind):
@@ -108,7 +108,7 @@ def test_positions_that_depend_on_the_length(kind):
         assert scores.values.abs().max() > 0.1
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "gpt_neox"])
+@pytest.mark.parametrize("family", tiny_models.mostly_slow(["llama", "gpt2", "gemma2", "gpt_neox"], ("llama",)))
 @pytest.mark.parametrize("align", ALIGN)
 def test_groups(tiny, family, align):
     lm, task = tiny(family), task_of(align)
@@ -175,7 +175,7 @@ def measured(lm, prompt, at, correct=40, incorrect=41):
     return float(logits[correct] - logits[incorrect])
 
 
-@pytest.mark.parametrize("family", tiny_models.mostly_slow(tiny_models.FAMILIES))
+@pytest.mark.parametrize("family", tiny_models.mostly_slow(tiny_models.FAMILIES, ("llama", "gemma2")))
 def test_both_prompts_are_measured_at_their_own_length(tiny, family):
     lm, task = tiny(family), task_of("last")
     found = lm.measure(task)
@@ -308,7 +308,7 @@ def slopes(lm, prompt, place, layer):
     return gradient[0]
 
 
-@pytest.mark.parametrize("family", tiny_models.mostly_slow(tiny_models.FAMILIES))
+@pytest.mark.parametrize("family", tiny_models.mostly_slow(tiny_models.FAMILIES, ("llama", "gemma2")))
 @pytest.mark.parametrize("align", ALIGN)
 @pytest.mark.parametrize("kind", ["heads", "mlps"])
 def test_estimates_are_gradients_times_aligned_differences(tiny, family, align, kind):

@@ -76,6 +76,7 @@ PRESETS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "r"), PRESETS)
 def test_presets_against_exact_effects(smollm2, published, effects, method, r):
     """Measured once; 0.003 leaves room for float32 on other machines. |score| with |E| where it has no sign."""

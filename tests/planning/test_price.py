@@ -122,6 +122,7 @@ def test_the_bounds_of_a_study_hold_whichever_heads_it_chooses(tiny, task_of, mo
             assert done.token_layers <= (plan.token_layers if plan.most is None else plan.most), plan.what
 
 
+@pytest.mark.slow
 def test_a_comparison_costs_what_was_forecast(tiny, task_of):
     lm, task = tiny("llama"), task_of((5, 6), n=3)
     options = {"units": ["heads", "neurons"], "methods": ["atp", "ig", "mask"], "neurons": 5, "sample": 4}

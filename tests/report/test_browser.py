@@ -123,6 +123,7 @@ def test_figures_are_handed_out_whole(opened, saved, views):
     assert log == []
 
 
+@pytest.mark.slow
 def test_prints_everything_in_light_colours(chromium, saved, tmp_path):
     page = chromium.new_page(viewport={"width": 1400, "height": 900}, color_scheme="dark")
     page.goto((saved / "report.html").as_uri())
