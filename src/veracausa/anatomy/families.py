@@ -108,6 +108,11 @@ class Anatomy:
         return {role: getattr(self, role) for role in roles if getattr(self, role)}
 
 
+def _one(path: str) -> dict[str, Any]:
+    """One module for queries, keys and values."""
+    return dict.fromkeys("qkv", path)
+
+
 _LLAMA = Anatomy("llama")
 # One norm for an attention and an MLP that stand in parallel.
 _SHARED_NORM: dict[str, Any] = {"mlp_norm": "input_layernorm", "parallel": True}
@@ -137,9 +142,7 @@ _GPT2 = Anatomy(
     final_norm="ln_f",
     attention="attn",
     attention_out="attn.c_proj",
-    q="attn.c_attn",
-    k="attn.c_attn",
-    v="attn.c_attn",
+    **_one("attn.c_attn"),
     qkv="fused-thirds",
     mlp_out="mlp.c_proj",
     activation="mlp.act",
@@ -154,9 +157,7 @@ _NEOX = Anatomy(
     final_norm="final_layer_norm",
     attention="attention",
     attention_out="attention.dense",
-    q="attention.query_key_value",
-    k="attention.query_key_value",
-    v="attention.query_key_value",
+    **_one("attention.query_key_value"),
     qkv="fused-per-group",
     mlp_out="mlp.dense_4h_to_h",
     activation="mlp.act",
@@ -189,9 +190,7 @@ _BLOOM = replace(
     final_norm="ln_f",
     attention="self_attention",
     attention_out="self_attention.dense",
-    q="self_attention.query_key_value",
-    k="self_attention.query_key_value",
-    v="self_attention.query_key_value",
+    **_one("self_attention.query_key_value"),
     parallel=False,
     bridge=bridged_attentions.bloom,
 )
@@ -226,7 +225,7 @@ FAMILIES: dict[str, Anatomy] = {
     "gpt2": _GPT2,
     "gpt_neox": _NEOX,
     **_like(_LLAMA, "llama", "mistral", "qwen2", "qwen3", "smollm3"),
-    "gemma2": replace(_LLAMA, family="gemma2", **_SANDWICH, **_SOFTCAP),
+    **_like(_LLAMA, "gemma2", **_SANDWICH, **_SOFTCAP),
     "gemma3_text": replace(_LLAMA, family="gemma3", **_SANDWICH, **_SOFTCAP),
     **_like(_LLAMA, "arcee", "jais2", up=None),
     **_like(
@@ -244,10 +243,8 @@ FAMILIES: dict[str, Anatomy] = {
         ),
         *("ministral3", "seed_oss"),
     ),
-    "olmo": replace(_LLAMA, family="olmo", clips="clip_qkv"),
-    "apertus": replace(
-        _LLAMA, family="apertus", up=None, attention_norm="attention_layernorm", mlp_norm="feedforward_layernorm"
-    ),
+    **_like(_LLAMA, "olmo", clips="clip_qkv"),
+    **_like(_LLAMA, "apertus", up=None, attention_norm="attention_layernorm", mlp_norm="feedforward_layernorm"),
     **_like(_LLAMA, "cohere", "cohere2", **_SHARED_NORM, logit_scale="logit_scale"),
     **_like(_LLAMA, "glm", **_GATE_UP),
     **_like(
@@ -255,9 +252,9 @@ FAMILIES: dict[str, Anatomy] = {
     ),
     **_like(_GPT2, "gpt_bigcode", qkv="fused-per-group"),
     **_like(_LLAMA, "granite", "granite_swa", residual_scale="residual_multiplier", logit_divisor="logits_scaling"),
-    "gpt_neo": replace(
+    **_like(
         _GPT2,
-        family="gpt_neo",
+        "gpt_neo",
         attention="attn.attention",
         attention_out="attn.attention.out_proj",
         q="attn.attention.q_proj",
@@ -266,10 +263,10 @@ FAMILIES: dict[str, Anatomy] = {
         qkv="separate",
         bridge=bridged_attentions.gpt_neo,
     ),
-    "gptj": replace(
+    **_like(
         _GPT2,
+        "gptj",
         **_SINES,
-        family="gptj",
         attention_out="attn.out_proj",
         q="attn.q_proj",
         k="attn.k_proj",
@@ -277,14 +274,12 @@ FAMILIES: dict[str, Anatomy] = {
         qkv="separate",
         bridge=bridged_attentions.gptj,
     ),
-    "codegen": replace(
+    **_like(
         _GPT2,
+        "codegen",
         **_SINES,
-        family="codegen",
         attention_out="attn.out_proj",
-        q="attn.qkv_proj",
-        k="attn.qkv_proj",
-        v="attn.qkv_proj",
+        **_one("attn.qkv_proj"),
         qkv="fused-in-fours",
         bridge=bridged_attentions.codegen,
     ),
@@ -298,9 +293,9 @@ FAMILIES: dict[str, Anatomy] = {
             ("slow_but_exact", False, "its output projections are run in slices, not as modules"),
         ),
     ),
-    "falcon": replace(
+    **_like(
         _BLOOM,
-        family="falcon",
+        "falcon",
         attention_norm=("ln_attn", "input_layernorm"),
         mlp_norm=("ln_mlp", "post_attention_layernorm", "input_layernorm"),
         parallel=("new_decoder_architecture", "parallel_attn"),
@@ -308,17 +303,15 @@ FAMILIES: dict[str, Anatomy] = {
         bridge=bridged_attentions.falcon,
         repeats_keys="new_decoder_architecture",
     ),
-    "mpt": replace(
+    **_like(
         _GPT2,
-        family="mpt",
+        "mpt",
         position_table=None,
         most_positions="max_seq_len",
         blocks="blocks",
         final_norm="norm_f",
         attention_out="attn.out_proj",
-        q="attn.Wqkv",
-        k="attn.Wqkv",
-        v="attn.Wqkv",
+        **_one("attn.Wqkv"),
         mlp=None,
         mlp_in="ffn.up_proj",
         mlp_out="ffn.down_proj",
@@ -328,18 +321,18 @@ FAMILIES: dict[str, Anatomy] = {
         clips="attn_config.clip_qkv",
         bridge=bridged_attentions.mpt,
     ),
-    "xglm": replace(
+    **_like(
         _OPT,
-        family="xglm",
+        "xglm",
         backbone="model",
         position_table=None,
         position_offset=0,
         final_norm="layer_norm",
         bridge=bridged_attentions.xglm,
     ),
-    "gpt_neox_japanese": replace(
+    **_like(
         _NEOX,
-        family="gpt_neox_japanese",
+        "gpt_neox_japanese",
         backbone="gpt_neox_japanese",
         unembedding="embed_out",
         attention_bias="attention.dense_bias",
@@ -347,7 +340,7 @@ FAMILIES: dict[str, Anatomy] = {
         parallel=False,
         bridge=bridged_attentions.gpt_neox_japanese,
     ),
-    "gpt-sw3": replace(_GPT2, family="gpt-sw3"),
+    **_like(_GPT2, "gpt-sw3"),
     **_like(_LLAMA, "nemotron", up=None),
     **_like(_LLAMA, "exaone4", "olmo2", "olmo3", **_POST_NORM),
     "opt": replace(
@@ -355,58 +348,52 @@ FAMILIES: dict[str, Anatomy] = {
         joins_rows=True,
         must=(("do_layer_norm_before", True, "its norms stand behind each sum, not before a part"),),
     ),
-    "biogpt": replace(
-        _OPT, family="biogpt", backbone="biogpt", final_norm="layer_norm", unembedding="output_projection"
-    ),
-    "persimmon": replace(
+    **_like(_OPT, "biogpt", backbone="biogpt", final_norm="layer_norm", unembedding="output_projection"),
+    **_like(
         _LLAMA,
-        family="persimmon",
+        "persimmon",
         final_norm="final_layernorm",
         attention_out="self_attn.dense",
-        q="self_attn.query_key_value",
-        k="self_attn.query_key_value",
-        v="self_attn.query_key_value",
+        **_one("self_attn.query_key_value"),
         qkv="fused-per-group",
         mlp_out="mlp.dense_4h_to_h",
         activation="mlp.act",
         up=None,
         qk_norms=("self_attn.q_layernorm", "self_attn.k_layernorm"),
     ),
-    "phi": replace(
+    **_like(
         _LLAMA,
-        family="phi",
+        "phi",
         final_norm="final_layernorm",
         attention_out="self_attn.dense",
         qk_norms=("self_attn.q_layernorm", "self_attn.k_layernorm"),
         **_PLAIN,
         **_SHARED_NORM,
     ),
-    "phi3": replace(
+    **_like(
         _LLAMA,
-        family="phi3",
-        q="self_attn.qkv_proj",
-        k="self_attn.qkv_proj",
-        v="self_attn.qkv_proj",
+        "phi3",
+        **_one("self_attn.qkv_proj"),
         qkv="fused-thirds",
         **_GATE_UP,
     ),
-    "stablelm": replace(
+    **_like(
         _LLAMA,
-        family="stablelm",
+        "stablelm",
         mlp_norm=("post_attention_layernorm", "input_layernorm"),
         parallel="use_parallel_residual",
         qk_norms=("self_attn.q_layernorm", "self_attn.k_layernorm"),
     ),
-    "starcoder2": replace(_LLAMA, family="starcoder2", mlp_out="mlp.c_proj", activation="mlp.act", up=None),
+    **_like(_LLAMA, "starcoder2", mlp_out="mlp.c_proj", activation="mlp.act", up=None),
     **_like(
         _LLAMA,
         *("aria_text", "dots1", "ernie4_5_moe", "exaone_moe", "flint", "glm4_moe", "hunyuan_v1_moe", "hy_v3", "mellum"),
         *("minimax_m2", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe", "solar_open"),
         **_MIXTURE,
     ),
-    "cohere2_moe": replace(_LLAMA, family="cohere2_moe", **_SHARED_NORM, **_MIXTURE, logit_scale="logit_scale"),
-    "flex_olmo": replace(_LLAMA, family="flex_olmo", **_POST_NORM, **_MIXTURE),
-    "gpt_oss": replace(_LLAMA, family="gpt_oss", **_MIXTURE, gives_two=True),
+    **_like(_LLAMA, "cohere2_moe", **_SHARED_NORM, **_MIXTURE, logit_scale="logit_scale"),
+    **_like(_LLAMA, "flex_olmo", **_POST_NORM, **_MIXTURE),
+    **_like(_LLAMA, "gpt_oss", **_MIXTURE, gives_two=True),
     **_like(
         _LLAMA,
         *("granitemoe", "granitemoe_swa"),
@@ -416,48 +403,44 @@ FAMILIES: dict[str, Anatomy] = {
         logit_divisor="logits_scaling",
         without=(("shared_mlp", "a second MLP beside the experts"),),
     ),
-    "kolibri1": replace(
+    **_like(
         _LLAMA,
-        family="kolibri1",
+        "kolibri1",
         attention_post_norm="post_self_attn_layernorm",
         mlp_post_norm="post_mlp_layernorm",
         **_MIXTURE,
     ),
-    "mimo_v2_flash": replace(_LLAMA, family="mimo_v2_flash", **_MIXTURE),
-    "minimax_m3_vl_text": replace(_LLAMA, family="minimax_m3_vl_text", **_MIXTURE),
+    **_like(_LLAMA, "mimo_v2_flash", **_MIXTURE),
+    **_like(_LLAMA, "minimax_m3_vl_text", **_MIXTURE),
     **_like(_LLAMA, "deepseek_v2", "deepseek_v3", "glm4_moe_lite", "axk1", "youtu", **_LATENT),
-    "minicpm3": replace(
-        _LLAMA, family="minicpm3", **_LATENT, residual_scale="residual_scale", logit_divisor="logits_scaling"
-    ),
-    "afmoe": replace(
+    **_like(_LLAMA, "minicpm3", **_LATENT, residual_scale="residual_scale", logit_divisor="logits_scaling"),
+    **_like(
         _LLAMA,
-        family="afmoe",
+        "afmoe",
         attention_post_norm="post_attention_layernorm",
         mlp_norm="pre_mlp_layernorm",
         mlp_post_norm="post_mlp_layernorm",
         **_GATED,
         **_MIXTURE,
     ),
-    "laguna": replace(_LLAMA, family="laguna", **_GATED, **_MIXTURE),
-    "bitnet": replace(_LLAMA, family="bitnet", lacks=_between("a norm of all of them")),
-    "hyperclovax": replace(
+    **_like(_LLAMA, "laguna", **_GATED, **_MIXTURE),
+    **_like(_LLAMA, "bitnet", lacks=_between("a norm of all of them")),
+    **_like(
         _LLAMA,
-        family="hyperclovax",
+        "hyperclovax",
         attention_post_norm="post_norm1",
         mlp_post_norm="post_norm2",
         residual_scale="residual_multiplier",
         logit_scale="logits_scaling",
     ),
-    "phi4_multimodal": replace(
+    **_like(
         _LLAMA,
-        family="phi4_multimodal",
-        q="self_attn.qkv_proj",
-        k="self_attn.qkv_proj",
-        v="self_attn.qkv_proj",
+        "phi4_multimodal",
+        **_one("self_attn.qkv_proj"),
         qkv="fused-thirds",
         **_GATE_UP,
     ),
-    "vaultgemma": replace(_LLAMA, family="vaultgemma", mlp_norm="pre_feedforward_layernorm", **_SOFTCAP),
+    **_like(_LLAMA, "vaultgemma", mlp_norm="pre_feedforward_layernorm", **_SOFTCAP),
     "compiled": Anatomy("compiled", up=None, qk_norms=(), causal=False),
 }
 
