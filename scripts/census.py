@@ -43,6 +43,8 @@ from veracausa.model import Model
 from veracausa.tasks.task import Task
 
 KINDS = ("heads", "attention", "mlps", "neurons", "residual", "edges")
+#: Kinds that only mixtures of experts are asked for.
+OF_MIXTURES = ("experts", "shared")
 
 
 @dataclass
@@ -177,7 +179,8 @@ def try_kinds(lm: Model, plain: Plain, found: Verdict, quick: bool = False) -> N
     """Every kind of unit against plain runs: exact effects, and attribution patching."""
     task = Task("census", (tuple(plain.clean[0].tolist()),), (tuple(plain.corrupted[0].tolist()),), ((7,),), ((31,),))
     layers = range(1, 2) if quick else range(len(plain.blocks))
-    for kind in ("heads",) if quick else KINDS:
+    kinds = (*KINDS, *(OF_MIXTURES if lm.decoder.mixtures else ()))
+    for kind in ("heads",) if quick else kinds:
         asked = list(islice(comparisons(plain, kind, layers), 1 if quick else None))
         found.kinds[kind] = ""
         try:
@@ -225,7 +228,8 @@ def comparisons(plain: Plain, kind: str, layers: Iterable[int]) -> Iterator[Comp
     """What is asked of a kind of units in some blocks."""
     for layer in layers:
         yield from {"heads": _heads, "attention": _attention, "mlps": _mlps, "neurons": _neurons,
-                    "residual": _residual, "edges": _edges}[kind](plain, layer)  # fmt: skip
+                    "residual": _residual, "edges": _edges, "experts": _experts,
+                    "shared": _shared}[kind](plain, layer)  # fmt: skip
 
 
 def _heads(plain: Plain, layer: int) -> Iterator[Comparison]:
@@ -277,6 +281,31 @@ def _edges(plain: Plain, layer: int) -> Iterator[Comparison]:
     if out is not None and plain.heads_add_up(layer):  # else a head's write is a share of what a norm gives
         where = (..., _columns(out, 1, parts.heads))
         yield f"a{layer}.h1->logits", "exact", partial(plain.direct, layer, out, "in", where, mlp)
+
+
+def _experts(plain: Plain, layer: int) -> Iterator[Comparison]:
+    experts = plain.blocks[layer].experts
+    if experts is None:
+        return
+    for expert in range(experts.num_experts):
+
+        def change(expert: int = expert) -> Any:
+            return plain.adds(experts, expert, plain.corrupted) - plain.adds(experts, expert, plain.clean)
+
+        yield f"m{layer}.e{expert}", "exact", lambda change=change: plain.added(experts, change())
+        yield f"m{layer}.e{expert}", "atp", lambda change=change: plain.added_slope(experts, change())
+
+
+def _shared(plain: Plain, layer: int) -> Iterator[Comparison]:
+    parts = plain.blocks[layer]
+    if parts.experts is None or parts.mlp is None:
+        return
+
+    def change() -> Any:
+        return plain.beside(layer, plain.corrupted) - plain.beside(layer, plain.clean)
+
+    yield f"m{layer}.shared", "exact", lambda: plain.added(parts.mlp, change())
+    yield f"m{layer}.shared", "atp", lambda: plain.added_slope(parts.mlp, change())
 
 
 def _columns(out: Any, head: int, heads: int) -> slice:

@@ -29,6 +29,7 @@ class Parts:
     heads: int
     mlp: nn.Module | None
     down: nn.Module | None  # the linear map behind the neurons
+    experts: nn.Module | None  # called with tokens, the choice and the weights of each
 
 
 class Plain:
@@ -91,7 +92,9 @@ class Plain:
         down = self._last_linear(mlp) if mlp is not None and dense else None
         if mlp is not None and "residual" in signature(mlp.forward).parameters:
             mlp = down  # it adds the stream itself, so what it writes is what comes before that
-        return Parts(block, out, self._heads(layer), mlp, down)
+        experts = [m for m in self.called if m in set(mlp.modules()) and hasattr(m, "num_experts")] if mlp else []
+        routed = [m for m in experts if "experts" in self._name(m)]
+        return Parts(block, out, self._heads(layer), mlp, down, routed[0] if routed else None)
 
     def _name(self, module: nn.Module) -> str:
         return self.names[module].rpartition(".")[2]
@@ -176,6 +179,40 @@ class Plain:
         with torch.enable_grad(), self._edited(module, lambda _: leaf.clone(), at):
             gradient = torch.autograd.grad(self.metric(self.clean), leaf)[0]
         return float(((new - own) * gradient)[where or ...].sum())
+
+    # ---- experts
+
+    def adds(self, experts: nn.Module, expert: int, ids: Tensor) -> Tensor:
+        """What one expert adds to their sum in a run: their output where the others' weights are 0."""
+        given: list[tuple[Tensor, ...]] = []
+        handle = experts.register_forward_pre_hook(lambda _, args: given.append(args))
+        with torch.no_grad():
+            self.hf(input_ids=ids, use_cache=False)
+            handle.remove()
+            tokens, choice, weights = given[0]
+            return experts(tokens, choice, weights * (choice == expert))
+
+    def beside(self, layer: int, ids: Tensor) -> Tensor:
+        """What an MLP gives in a run where its experts give nothing in this block, and what they do elsewhere."""
+        parts = self.blocks[layer]
+        assert parts.experts is not None and parts.mlp is not None
+        with self._edited(parts.experts, torch.zeros_like, "out"):
+            return self.seen(parts.mlp, "out", ids)
+
+    def added(self, module: nn.Module, change: Tensor) -> float:
+        """Effect of adding something to a module's output in the clean run."""
+        with torch.no_grad():
+            before = self.metric(self.clean)
+            with self._edited(module, lambda x: x + change, "out"):
+                return float(self.metric(self.clean) - before)
+
+    def added_slope(self, module: nn.Module, change: Tensor) -> float:
+        """The same to first order: Σ change · ∂M/∂(output)."""
+        own = self.seen(module, "out", self.clean)
+        leaf = own.clone().requires_grad_()
+        with torch.enable_grad(), self._edited(module, lambda _: leaf.clone(), "out"):
+            gradient = torch.autograd.grad(self.metric(self.clean), leaf)[0]
+        return float((change * gradient).sum())
 
     def direct(self, layer: int, module: nn.Module, at: str, where: tuple[Any, ...], freeze: nn.Module | None) -> float:
         """Effect of a write of block `layer` on the final norm alone: the edge to the logits.

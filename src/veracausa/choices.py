@@ -25,12 +25,13 @@ Over = Literal["mean", "sum", "product"]
 
 #: All units of a kind, each at all positions or one by one at each.
 AllUnits = Literal[
-    "heads", "mlps", "attention", "neurons", "residual", "queries", "keys", "values", "patterns", "edges",
+    "heads", "mlps", "attention", "neurons", "residual", "queries", "keys", "values", "patterns", "experts", "shared",
+    "edges",
     "heads@positions", "mlps@positions", "attention@positions", "neurons@positions", "residual@positions",
     "queries@positions", "keys@positions", "values@positions", "patterns@positions",
-    "patterns@cells", "edges@positions",
+    "patterns@cells", "experts@positions", "shared@positions", "edges@positions",
     "heads@spans", "mlps@spans", "attention@spans", "neurons@spans", "residual@spans", "queries@spans", "keys@spans",
-    "values@spans", "patterns@spans",
+    "values@spans", "patterns@spans", "experts@spans", "shared@spans",
 ]  # fmt: skip
 
 #: Published estimates by name, of nodes and of edges.

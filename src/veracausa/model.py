@@ -96,6 +96,11 @@ class Model:
         return self.decoder.neurons
 
     @property
+    def experts(self) -> int:
+        """Experts of an MLP that is made of some, without a shared one; 0 where none is."""
+        return self.decoder.experts
+
+    @property
     def graph(self) -> Graph:
         """Writers, readers and edges of the residual stream; see `anatomy.graph`."""
         return self.decoder.graph

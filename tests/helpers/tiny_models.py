@@ -194,6 +194,23 @@ _MORE: dict[str, tuple[str, dict]] = {
 _SETTINGS |= _MORE
 STRUCTURES: list[str] = list(_MORE)
 
+# mixtures of experts beside those above: a shared expert behind a gate of its own, a dense block first, flat norms
+_EXPERTS: dict[str, tuple[str, dict]] = {
+    "qwen2_moe": (
+        "qwen2_moe",
+        _BASE
+        | _PAD
+        | {"num_key_value_heads": 2, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+        | {"shared_expert_intermediate_size": 12, "mlp_only_layers": [0], "norm_topk_prob": False},
+    ),
+    "olmoe": (
+        "olmoe",
+        _BASE | _PAD | {"num_key_value_heads": 2, "num_experts": 4, "num_experts_per_tok": 2, "clip_qkv": 3.0},
+    ),
+}
+_SETTINGS |= _EXPERTS
+MIXTURES: list[str] = ["mixtral", "gpt_oss", "deepseek_v3", *_EXPERTS]
+
 
 def make(family: str, seed: int = 0, dtype: torch.dtype = torch.float64, **over):
     """A model of `family` with random weights, in eval mode; `over`: settings of its config, or attn_implementation."""

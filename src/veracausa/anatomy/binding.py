@@ -13,6 +13,7 @@ from veracausa.anatomy.decoder import Decoder
 from veracausa.anatomy.families import FAMILIES, WRAPPERS, Anatomy, part_of
 from veracausa.anatomy.found import Found
 from veracausa.anatomy.misfits import misfit
+from veracausa.anatomy.mixture import Mixture
 from veracausa.errors import ArchitectureError
 from veracausa.suggestions import not_known
 
@@ -27,6 +28,7 @@ def _missing_parts(hf: Any, anatomy: Anatomy) -> list[str]:
         wanted = anatomy.block_parts()
         if part_of(block, anatomy.experts) is not None:
             wanted = {role: path for role, path in wanted.items() if role not in ("mlp_out", "activation", "up")}
+            wanted["router"] = anatomy.router
         lacking = {role: path for role, path in wanted.items() if part_of(block, path) is None}
         if lacking:
             where = f" in block {layer}" if layer else ""
@@ -151,6 +153,16 @@ def _lacks(anatomy: Anatomy, blocks: tuple[Block, ...], head_dim: int, neurons: 
         lacks["neurons"] = "its MLPs are made of experts."
     elif len(neurons) > 1:
         lacks["neurons"] = "its MLPs have several widths."
+    return _lacking_experts([block.mixture for block in blocks if block.mixture is not None]) | lacks
+
+
+def _lacking_experts(mixtures: list[Mixture]) -> dict[str, str]:
+    """Of experts and what belongs to them: the kinds that a model has not, and why."""
+    if not mixtures:
+        return dict.fromkeys(("experts", "shared", "routers"), "its MLPs are not made of experts.")
+    lacks = {} if all(one.has_shared for one in mixtures) else {"shared": "no expert of its MLPs sees every token."}
+    if len({one.count for one in mixtures}) > 1:
+        lacks["experts"] = "its MLPs have several numbers of experts."
     return lacks
 
 
@@ -222,9 +234,21 @@ def _block(anatomy: Anatomy, config: Any, layer: int, module: nn.Module, found: 
         qk_norms=tuple(norm for path in anatomy.qk_norms if (norm := part_of(module, path)) is not None),
         parallel=parallel,
         scale=1.0 if anatomy.residual_scale is None else float(getattr(module, anatomy.residual_scale)),
+        mixture=_mixture(anatomy, config, module),
         found=found,
         **sizes,
     )
+
+
+def _mixture(anatomy: Anatomy, config: Any, module: nn.Module) -> Mixture | None:
+    """The experts of one block; None where its MLP is not made of some."""
+    experts, shared = part_of(module, anatomy.experts), part_of(module, anatomy.shared)
+    if experts is None:
+        return None
+    scale = 1.0 if anatomy.experts_scale is None else float(part_of(module, anatomy.experts_scale))
+    if shared is not None and anatomy.averaged is not None and getattr(config, anatomy.averaged) == "average":
+        scale /= 2
+    return Mixture(experts, part_of(module, anatomy.router), shared is not None, scale)
 
 
 def _kv_heads(config: Any, anatomy: Anatomy, block: nn.Module, width: int, heads: int, head_dim: int) -> int:

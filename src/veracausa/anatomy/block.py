@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from veracausa.anatomy.families import Layout
 from veracausa.anatomy.found import Found
 from veracausa.anatomy.linear import LinearMap, linear_map
+from veracausa.anatomy.mixture import Mixture
 from veracausa.errors import ArchitectureError, ContractError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Block:
     """One block: the modules of layer `layer` and the order in which they read and write the residual stream.
 
     `mlp_start`, `mlp_end`: the modules whose input and output are the MLP's. `down`, `acting`: its down projection and
-    its activation; None where it has several (experts). `attention_bias`: what is added behind the output projection, a
+    its activation; None where it has several (experts); then `mixture` is what they are. `attention_bias`: what is added behind the output projection, a
     part of the attention's output. `projections`: of queries, keys and values, if it has them.
     `up`, `up_fused`: see `Anatomy`.
     `scale`: what every write is multiplied by on its way to the stream. `heads`, `kv_heads`: how many.
@@ -64,6 +65,7 @@ class Block:
     heads: int
     kv_heads: int
     width: int
+    mixture: Mixture | None = None
     found: Found = field(default_factory=Found)
 
     @property

@@ -18,6 +18,7 @@ from veracausa.anatomy.families import Anatomy, part_of
 from veracausa.anatomy.found import Found
 from veracausa.anatomy.graph import Graph, graph_of
 from veracausa.anatomy.linear import LinearMap, linear_map
+from veracausa.anatomy.mixture import Mixture
 from veracausa.errors import ArchitectureError, ContractError
 
 if TYPE_CHECKING:
@@ -54,9 +55,20 @@ class Decoder:
 
     @property
     def parts(self) -> list[nn.Module]:
-        """Every module that is asked what it does: linear maps, norms, activations and gates, the unembedding."""
+        """Every module that is asked what it does: linear maps, norms, activations and gates, experts, unembedding."""
         blocks = [part for b in self.blocks for part in (*b.linear_parts, b.acting, b.up) if part is not None]
-        return [*dict.fromkeys([*blocks, *self.norms, self.unembedding])]
+        experts = [part for m in self.mixtures.values() for part in (m.experts, m.router)]
+        return [*dict.fromkeys([*blocks, *experts, *self.norms, self.unembedding])]
+
+    @property
+    def mixtures(self) -> dict[int, Mixture]:
+        """Layer → the experts of its MLP, where it has some."""
+        return {block.layer: block.mixture for block in self.blocks if block.mixture is not None}
+
+    @property
+    def experts(self) -> int:
+        """Experts of one MLP that is made of some, without a shared one; 0 where none is."""
+        return next((mixture.count for mixture in self.mixtures.values()), 0)
 
     def require(self, kind: str) -> None:
         """Refuse a kind of units that this decoder has not.
@@ -66,7 +78,8 @@ class Decoder:
         """
         if kind in self.lacks:
             name = type(self.hf).__name__
-            raise ArchitectureError(f"{name} has no {kind} that veracausa could tell: {self.lacks[kind]}")
+            what = "shared experts" if kind == "shared" else kind
+            raise ArchitectureError(f"{name} has no {what} that veracausa could tell: {self.lacks[kind]}")
 
     @property
     def positions(self) -> int | None:

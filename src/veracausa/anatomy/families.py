@@ -37,7 +37,9 @@ class Anatomy:
     every query head that shares it.
 
     MLP. `mlp`: None where a block calls its parts itself; then `mlp_in` is the first of them. `experts`: what stands in
-    a mixture of experts in the place of a down projection and an activation. `up`: the branch that a gated MLP
+    a mixture of experts in the place of a down projection and an activation; `router`: what chooses among them;
+    `shared`: an expert beside them that sees every token; `experts_scale`: the block's number by which their sum is
+    multiplied; `averaged`: config attribute that says "average" where the MLP halves the sum of both. `up`: the branch that a gated MLP
     multiplies its activation with (None: no gate); `up_fused`: the latter half of that module's output. `joins_rows`:
     the block gives its MLP rows and positions as one dimension. `gives_two`: the MLP gives something beside its output.
 
@@ -76,6 +78,10 @@ class Anatomy:
     mlp_out: str = "mlp.down_proj"
     activation: str = "mlp.act_fn"
     experts: str | None = None
+    router: Path = ("mlp.gate", "mlp.router")
+    shared: Path = ("mlp.shared_experts", "mlp.shared_expert", "mlp.shared_mlp")
+    experts_scale: str | None = None
+    averaged: str | None = None
     up: str | None = "mlp.up_proj"
     up_fused: bool = False
     joins_rows: bool = False
@@ -208,6 +214,12 @@ def _between(what: str) -> tuple[tuple[str, str], ...]:
     """What a family lacks whose heads' values pass something on their way to the output projection."""
     why = f"{what} stands between its heads and their output projection, so what one of these changes there isn't told."
     return tuple((kind, why) for kind in ("queries", "keys", "values", "patterns", "edges"))
+
+
+def _behind_a_norm(what: str) -> tuple[tuple[str, str], ...]:
+    """What a family lacks whose experts do not add up to their MLP's output."""
+    why = f"{what} stands between its experts and their MLP's output, so what one of them adds there isn't told."
+    return tuple((kind, why) for kind in ("experts", "shared"))
 
 
 _GATED: dict[str, Any] = {"lacks": _between("a gate that reads the stream")}
@@ -391,7 +403,14 @@ FAMILIES: dict[str, Anatomy] = {
         *("minimax_m2", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe", "solar_open"),
         **_MIXTURE,
     ),
-    **_like(_LLAMA, "cohere2_moe", **_SHARED_NORM, **_MIXTURE, logit_scale="logit_scale"),
+    **_like(
+        _LLAMA,
+        "cohere2_moe",
+        **_SHARED_NORM,
+        **_MIXTURE,
+        averaged="shared_expert_combination_strategy",
+        logit_scale="logit_scale",
+    ),
     **_like(_LLAMA, "flex_olmo", **_POST_NORM, **_MIXTURE),
     **_like(_LLAMA, "gpt_oss", **_MIXTURE, gives_two=True),
     **_like(
@@ -399,6 +418,7 @@ FAMILIES: dict[str, Anatomy] = {
         *("granitemoe", "granitemoe_swa"),
         mlp="block_sparse_moe",
         experts="block_sparse_moe.experts",
+        router="block_sparse_moe.router",
         residual_scale="residual_multiplier",
         logit_divisor="logits_scaling",
         without=(("shared_mlp", "a second MLP beside the experts"),),
@@ -411,8 +431,9 @@ FAMILIES: dict[str, Anatomy] = {
         **_MIXTURE,
     ),
     **_like(_LLAMA, "mimo_v2_flash", **_MIXTURE),
-    **_like(_LLAMA, "minimax_m3_vl_text", **_MIXTURE),
-    **_like(_LLAMA, "deepseek_v2", "deepseek_v3", "glm4_moe_lite", "axk1", "youtu", **_LATENT),
+    **_like(_LLAMA, "minimax_m3_vl_text", **_MIXTURE, experts_scale="mlp.routed_scaling_factor"),
+    **_like(_LLAMA, "deepseek_v2", "deepseek_v3", "glm4_moe_lite", "youtu", **_LATENT),
+    **_like(_LLAMA, "axk1", **_LATENT, lacks=_behind_a_norm("a norm of their sum (`post_mlp_layernorm`)")),
     **_like(_LLAMA, "minicpm3", **_LATENT, residual_scale="residual_scale", logit_divisor="logits_scaling"),
     **_like(
         _LLAMA,
@@ -423,7 +444,7 @@ FAMILIES: dict[str, Anatomy] = {
         **_GATED,
         **_MIXTURE,
     ),
-    **_like(_LLAMA, "laguna", **_GATED, **_MIXTURE),
+    **_like(_LLAMA, "laguna", **_GATED, **_MIXTURE, experts_scale="mlp.routed_scaling_factor"),
     **_like(_LLAMA, "bitnet", lacks=_between("a norm of all of them")),
     **_like(
         _LLAMA,

@@ -26,9 +26,12 @@ compute in float32 (`engine.precision`) is held to float32.
 13. Gradients at readers, which come back through norms and projections in closed form, sum to the model's own gradient
    of the stream, hooks and adapters included.
 14. Finished pieces in a folder are given out only to the model that made them: a hook makes another model.
+15. What experts add and what their MLP gives without them sum to its output.
 
 Of a model that has no edges (`Decoder.lacks`) 4, 6 and 13 are not asked; of one without neurons 2 takes MLPs whole; of
-one with experts 5 and 6 are not, since its metric jumps where the choice of experts changes, on a path or in a step.
+one without experts that can be told apart 15 is not. The metric of a mixture of experts jumps where their choice
+changes, on a path or in a step: so there 5 is about the last block's MLP, behind which nothing is chosen, 6 is not
+asked, and 9 takes experts in the place of neurons.
 """
 
 from __future__ import annotations
@@ -41,6 +44,7 @@ import torch
 from torch import Tensor
 
 from veracausa.contracts.edges import circuits_equal_bare_runs, eap_is_the_slope, readers_sum_to_the_stream
+from veracausa.contracts.experts import experts_equal_bare_runs, experts_sum_to_their_mlp
 from veracausa.contracts.kept import kept_pieces_belong_to_their_model
 from veracausa.contracts.long import long_prompts_equal_bare_runs, reach
 from veracausa.effects.exact import exact
@@ -87,7 +91,7 @@ def _checked(lm: Model, task: Task, strict: bool) -> list[Check]:
     before = _state(lm)
     outcomes = []
     for number, claim, test, bits in _CONTRACTS:
-        if (number in _OF_EDGES and "edges" in lm.decoder.lacks) or (number in _SMOOTH and lm.decoder.has_experts):
+        if not _asked(lm, number):
             continue
         try:
             error = test(lm, task)
@@ -105,6 +109,13 @@ def _checked(lm: Model, task: Task, strict: bool) -> list[Check]:
     if strict and changed:
         raise ContractError(f"Contract 10 fails on {lm.name}: these changed: {', '.join(changed)}.")
     return outcomes
+
+
+def _asked(lm: Model, number: int) -> bool:
+    """Whether a contract is about something that the model has."""
+    if number == 6 and lm.decoder.has_experts:
+        return False
+    return not any(number in of and kind in lm.decoder.lacks for kind, of in _OF.items())
 
 
 def _allowed(lm: Model, number: int) -> float:
@@ -265,6 +276,10 @@ def _block_input(lm: Model, layer: int, value: Tensor) -> Iterator[None]:
 
 def _layer_is_complete(lm: Model, task: Task) -> float:
     middle = [f"a{lm.layers // 2}.h{head}" for head in range(lm.heads)]
+    if lm.decoder.has_experts:
+        last = lm.layers - 1
+        told = last in lm.decoder.mixtures and "experts" not in lm.decoder.lacks
+        middle = [f"m{last}.e{expert}" for expert in range(lm.experts)] if told else [f"m{last}"]
     nodes = _CORNERS[0] if lm.decoder.has_corners else 32
     scores = attribute(lm, task, units=middle, method="ig", nodes=nodes, show_progress=False)
     assert scores.completeness is not None
@@ -324,7 +339,7 @@ def _naive(lm: Model, task: Task) -> float:
     clean, corrupted = pair_ids(lm, task, (0,))
     heads = _some_heads(lm)
     neurons = [f"m{layer}.n{lm.neurons // 2}" for layer in sorted({0, lm.layers - 1}) if lm.neurons]
-    worst = 0.0
+    worst = 0.0 if "experts" in decoder.lacks else experts_equal_bare_runs(lm, task)
     with borrowed(decoder), torch.no_grad():
         other, _ = record(decoder, corrupted, sites=("z", *(["neurons"] if neurons else [])))
         state, _ = record(decoder, clean)
@@ -353,10 +368,8 @@ def _replacing(part: slice, new: Tensor) -> Callable[[Any, tuple[Tensor, ...]], 
 
 
 #: (number, claim, test, whether it must hold bit for bit).
-#: Contracts that are about edges.
-_OF_EDGES = (4, 6, 13)
-#: Contracts that hold along a path on which nothing jumps.
-_SMOOTH = (5, 6)
+#: Kind of unit → contracts that are about it.
+_OF = {"edges": (4, 6, 13), "experts": (15,)}
 
 _CONTRACTS: tuple[tuple[int, str, Callable[[Model, Task], float], bool], ...] = (
     (1, "Hooked logits equal bare logits bit for bit", _hooked_equals_bare, True),
@@ -372,4 +385,5 @@ _CONTRACTS: tuple[tuple[int, str, Callable[[Model, Task], float], bool], ...] = 
     (12, "Long prompts equal whole bare forwards", long_prompts_equal_bare_runs, False),
     (13, "Gradients at readers sum to the stream's own gradient", readers_sum_to_the_stream, False),
     (14, "Kept pieces are given out only to the model that made them", kept_pieces_belong_to_their_model, True),
+    (15, "What experts add sums to their MLP's output", experts_sum_to_their_mlp, False),
 )

@@ -22,7 +22,7 @@ from veracausa.effects.replacements import Counterfactual, Moving, Replacement
 from veracausa.effects.rows import Patching, Plan
 from veracausa.engine.bucket import Bucket
 from veracausa.engine.overrides import Override
-from veracausa.engine.patches import Place, site_width, sites_for
+from veracausa.engine.patches import Place, kept_width, sites_for
 from veracausa.engine.suffix import Join, sweep
 from veracausa.engine.tape import Tape
 from veracausa.tasks.placing import corresponding, elsewhere, length_of, places, ranges
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 #: Place → the kind whose units are side by side there.
 KIND_AT: dict[Place, Kind] = {
     "z": "heads", "neurons": "neurons", "mlp": "mlps", "residual": "residual", "queries": "queries", "keys": "keys",
-    "values": "values", "pattern": "patterns",
+    "values": "values", "pattern": "patterns", "experts": "experts", "shared": "shared",
 }  # fmt: skip
 
 
@@ -62,7 +62,7 @@ class GroupRows(Plan):
     def kept(self) -> int:
         """Floats a token that a tape keeps of each layer beside the stream."""
         longest = max(self.task.lengths)
-        return sum(site_width(self.lm.decoder, place, longest) for place in self.units.places) + 2 * self.lm.width
+        return sum(kept_width(self.lm.decoder, place, longest) for place in self.units.places) + 2 * self.lm.width
 
     @property
     def depth(self) -> np.ndarray:

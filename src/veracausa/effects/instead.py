@@ -40,7 +40,9 @@ if TYPE_CHECKING:
     from veracausa.tasks.task import Task
 
 #: Places by number, which noise is keyed by.
-_PLACES: tuple[Place, ...] = ("z", "neurons", "mlp", "residual", "queries", "keys", "values")
+_PLACES: tuple[Place, ...] = (
+    *("z", "neurons", "mlp", "residual", "queries", "keys", "values", "experts", "shared"),
+)
 
 
 class Instead(ABC):

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from veracausa.cost import Cost
+from veracausa.effects.expert_values import new_sum, own_sum
 from veracausa.effects.moves import own_part
 from veracausa.effects.replacements import Replacement
 from veracausa.engine.attention import SUFFIX
@@ -30,9 +31,9 @@ from veracausa.engine.patches import (
     Where,
     activation,
     join,
+    kept_width,
     neuron_change,
     output_change,
-    site_width,
     sites_for,
     where,
 )
@@ -192,7 +193,7 @@ class Rows(Plan):
     @property
     def kept(self) -> int:
         """Floats a token that a tape keeps of each layer beside the stream."""
-        return site_width(self.lm.decoder, self.units.place, max(self.task.lengths)) + self.lm.width
+        return kept_width(self.lm.decoder, self.units.place, max(self.task.lengths)) + self.lm.width
 
     @property
     def depth(self) -> np.ndarray:
@@ -240,6 +241,10 @@ class Rows(Plan):
 
         def change() -> Tensor:
             new = self._new(tape, at.place, layer, example, units)[:, offset:]
+            if kind == "experts":
+                delta = new - own_sum(base, layer, example, self._shares(units).to(new))[:, offset:]
+                own = self._at_position(delta, tape, example, units, start)
+                return output_change(decoder, base, at, example, offset, own)
             old = activation(base, at.place, layer)
             if kind == "neurons" and not self.units.joint:  # one neuron a row: a multiple of one row of W_down
                 index = torch.as_tensor(self.units.index[units], device=example.device)
@@ -264,8 +269,12 @@ class Rows(Plan):
         return torch.as_tensor(share if self.alpha is None else share * self.alpha[units, None])
 
     def _new(self, tape: Tape, place: Place, layer: int, example: Tensor, units: np.ndarray) -> Tensor:
-        """What the site of each row is replaced by, [rows, positions, site]."""
-        return self.source.rows(tape, place, layer, example, torch.as_tensor(units))
+        """What the site of each row is replaced by, [rows, positions, site]; of experts the sum of those that move."""
+        unit = torch.as_tensor(units)
+        if place != "experts":
+            return self.source.rows(tape, place, layer, example, unit)
+        share = self._shares(units).to(self.lm.device, self.lm.dtype)
+        return new_sum(self.source, tape, layer, example, unit, share)
 
     def _at_position(self, delta: Tensor, tape: Tape, example: Tensor, units: np.ndarray, start: int) -> Tensor:
         """A positional unit changes only its own position; rows hold the positions from `start` on."""

@@ -15,7 +15,10 @@ import torch
 from torch import Tensor
 
 from veracausa.anatomy import Block
+from veracausa.anatomy.found import Found
+from veracausa.anatomy.mixture import Mixture
 from veracausa.engine.guard import changing, hooks
+from veracausa.engine.routed import Routed
 from veracausa.engine.tape import IN_ATTENTION
 
 if TYPE_CHECKING:
@@ -47,10 +50,57 @@ class Override:
         out[self.rows] = torch.where(taken, here + new if self.added else new, here)
         return out
 
+    def of_experts(
+        self, mixture: Mixture, found: Found, rows: int, args: Sequence[Tensor], output: Float[Tensor, "tokens width"]
+    ) -> Float[Tensor, "tokens width"]:
+        """The same for the output of a mixture's experts, called with `args` for that many rows.
+
+        Experts that are taken add what they are given in the place of what they add here, whatever is chosen here.
+        """
+        tokens, choice, weights = (one.unflatten(0, (rows, -1))[self.rows] for one in args)
+        flat = (one.flatten(0, 1) for one in (tokens, choice, weights))
+        slots = mixture.contributions(found, *flat).unflatten(0, choice.shape[:2])
+        taken = self.taken[:, -tokens.shape[1] :]
+        values = self.values()[:, -tokens.shape[1] :].to(output.dtype).unflatten(-1, (mixture.count, -1))
+        change = (values * taken[..., None]).sum(2)
+        if not self.added:
+            change = change - Routed(slots, choice, mixture.count).taken(taken)
+        out = output.unflatten(0, (rows, -1)).clone()
+        out[self.rows] += change / mixture.scale
+        return out.flatten(0, 1)
+
     def of_heads(self, own: Float[Tensor, "all heads positions _"]) -> Tensor:
         """The same for queries, keys, values or patterns as the attention function has them."""
         flat = self.of(own.transpose(1, 2).flatten(2))
         return flat.unflatten(-1, (own.shape[1], own.shape[3])).transpose(1, 2)
+
+
+def _at_experts(block: Block, found: Sequence[Override]) -> list[Any]:
+    """Hooks for experts and the shared expert, in the order in which these run."""
+    experts, shared = ([one for one in found if one.place == place] for place in ("experts", "shared"))
+    mixture = block.mixture
+    if mixture is None or not (experts or shared):
+        return []
+    rows: list[int] = []
+    routed: list[Tensor] = []
+
+    def called(_: Any, args: tuple[Tensor, ...]) -> None:
+        rows[:] = [len(args[0])]
+
+    def routing(_: Any, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor) -> Tensor:
+        for one in experts:
+            output = one.of_experts(mixture, block.found, rows[0], (*args, *kwargs.values()), output)
+        routed[:] = [output.unflatten(0, (rows[0], -1)) * mixture.scale]
+        return output
+
+    def sharing(output: Tensor) -> Tensor:
+        return routed[0] + shared[0].of(output - routed[0])
+
+    handles = [
+        block.mlp_start.register_forward_pre_hook(called),
+        mixture.experts.register_forward_hook(routing, with_kwargs=True),
+    ]
+    return [*handles, changing(block.mlp_end, sharing)] if shared else handles
 
 
 @contextmanager
@@ -60,7 +110,7 @@ def overriding(block: Block, found: Sequence[Override]) -> Iterator[dict[str, An
     def input_of(part: torch.nn.Module, one: Override) -> Any:
         return part.register_forward_pre_hook(lambda _, args: (one.of(args[0]), *args[1:]))
 
-    handles: list[Any] = []
+    handles = _at_experts(block, found)
     inside = {one.place: one for one in found if one.place in IN_ATTENTION}
     for one in found:
         if one.place == "z":

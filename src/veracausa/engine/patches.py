@@ -5,7 +5,8 @@ Each kind of unit lives at one *site* of a block. A patch is a change `delta` of
 post-norm (Gemma) is taken anew, and the row joins the stream right behind that write. Blocks are linear there, so
 nothing before the patch is run again and a patch of zero changes nothing, bit for bit, where there is no post-norm.
 A change of queries, keys or values is first carried through that one layer's attention to a change of z, and one of an
-attention pattern is a change of z once it is multiplied with the run's own values.
+attention pattern is a change of z once it is multiplied with the run's own values. Experts add up to the MLP's output,
+so a change of theirs is given as that of their sum, [rows, S, width].
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from veracausa.anatomy import Block, Decoder
 from veracausa.engine.attention import mixed, suffix_attention
+from veracausa.engine.routed import Routed
 from veracausa.engine.suffix import Join
 from veracausa.engine.tape import BY_OURS, IN_ATTENTION, State
 
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 #: Where a unit's activation is: a recorded site, or the residual stream before a block.
-Place = Literal["z", "neurons", "mlp", "residual", "queries", "keys", "values", "pattern"]
+Place = Literal["z", "neurons", "mlp", "residual", "queries", "keys", "values", "pattern", "experts", "shared"]
+#: Parts of the MLP's output, which they add up to: so is the gradient there theirs.
+OF_MLP = ("experts", "shared")
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,11 @@ def in_attention(place: Place) -> bool:
 
 
 def recorded(state: State, place: Place, layer: int) -> Tensor:
-    """The tensor of a run's graph that holds the activations at a place (see `as_site` for its shape)."""
+    """The tensor of a run's graph that holds the activations at a place (see `as_site` for its shape).
+
+    Of experts that is what they add up to.
+    """
+    place = "mlp" if place in OF_MLP else place
     return state.residual[layer] if place == "residual" else state.sites[place][layer]
 
 
@@ -75,6 +83,10 @@ def as_site(values: Tensor, place: Place, positions: int) -> Float[Tensor, "exam
 
 def activation(state: State, place: Place, layer: int) -> Float[Tensor, "examples positions site"]:
     """A run's activations at a place, [B, S, site width]."""
+    if place == "experts":
+        return Routed.of(state, layer).site()
+    if place == "shared":
+        return state.sites["mlp"][layer] - state.sites["experts"][layer].sum(2)
     return as_site(recorded(state, place, layer), place, state.residual[0].shape[1])
 
 
@@ -84,6 +96,8 @@ def sites_for(place: Place) -> tuple[str, ...]:
         return ("z", "attention", *IN_ATTENTION)
     if place == "pattern":
         return ("z", "attention", "pattern")
+    if place in OF_MLP:
+        return ("mlp", "experts", "choice")
     return {"z": ("z", "attention"), "neurons": ("neurons", "mlp"), "mlp": ("mlp",), "residual": ()}[place]
 
 
@@ -98,7 +112,16 @@ def site_width(decoder: Decoder, place: Place, length: int = 0) -> int:
         "queries": decoder.heads * decoder.head_dim,
         "keys": decoder.kv_heads * decoder.head_dim,
         "values": decoder.kv_heads * decoder.head_dim,
+        "experts": decoder.experts * decoder.width,
+        "shared": decoder.width,
     }[place]
+
+
+def kept_width(decoder: Decoder, place: Place, length: int = 0) -> int:
+    """Floats that a tape holds of a place at one position: of experts those that are chosen alone."""
+    if place in OF_MLP:
+        return max(mixture.chosen for mixture in decoder.mixtures.values()) * (decoder.width + 1)
+    return site_width(decoder, place, length)
 
 
 def output_change(
@@ -122,7 +145,7 @@ def output_change(
         return delta @ block.head_weights
     if place == "neurons":
         return delta @ block.neuron_weights
-    return delta * block.mlp_scale if place == "mlp" and block.mlp_scale != 1 else delta
+    return delta * block.mlp_scale if place in ("mlp", *OF_MLP) and block.mlp_scale != 1 else delta
 
 
 def value_change(

@@ -42,9 +42,11 @@ if TYPE_CHECKING:
 #: recorded by our own attention function (see `attention.suffix_attention`).
 #: attention_in, mlp_in: outputs of the norms before attention and MLP; q_out, k_out, v_out: outputs of the projections
 #: (one and the same tensor where a family fuses them).
+#: experts: what each chosen expert adds to the MLP's output, [B, S, chosen, width] (chosen 0 where there are none), and
+#: choice: which experts these are, [B, S, chosen]; both are recorded together, without a graph.
 Site = Literal[
     "z", "neurons", "attention", "mlp", "queries", "keys", "values", "pattern",
-    "attention_in", "mlp_in", "q_out", "k_out", "v_out",
+    "attention_in", "mlp_in", "q_out", "k_out", "v_out", "experts", "choice",
 ]  # fmt: skip
 
 IN_ATTENTION = ("queries", "keys", "values")
@@ -60,7 +62,7 @@ class State:
     `residual[l]`: input of block l, and of the final norm for l = L, each [B, S, width]. `middle[l]`: what block l's
     MLP norm reads. `sites[site][l]`: [B, S, …]. `keys[l]`, `values[l]`: [B, kv_heads, n, head_dim], prefix included.
     `attention[l]`: settings of the attention function (scaling, …), kept with queries, keys and values. `logits`: the
-    bare model's own at the last position, [B, vocabulary], if they were asked for.
+    bare model's own at the last position, [B, vocabulary], if they were asked for. `experts`: how many an MLP has.
     """
 
     residual: list[Tensor] = field(default_factory=list)
@@ -70,6 +72,7 @@ class State:
     values: list[Tensor] = field(default_factory=list)
     attention: list[dict[str, Any]] = field(default_factory=list)
     logits: Tensor | None = None
+    experts: int = 0
 
     @property
     def last(self) -> Float[Tensor, "examples width"]:
@@ -299,12 +302,37 @@ def watch(decoder: Decoder, state: State, calls: list[dict[str, Any]]) -> list[A
                 handles.append(changing(block.mlp_end, partial(keep_whole, into=into)))
             elif site in ("attention_in", "mlp_in"):
                 handles.append(keep_given(block, site, into))
+            elif site == "experts":
+                state.experts = decoder.experts
+                handles.append(_keep_experts(block, state))
             elif site in _PROJECTED:
                 handles.append(block.projections[_PROJECTED.index(site)].register_forward_hook(keep_projected(into)))
         if any(site in state.sites for site in BY_OURS):
             handles.append(block.attention.register_forward_pre_hook(_keeping(state), with_kwargs=True))
     handles.append(decoder.final_norm.register_forward_pre_hook(keep_input(state.residual)))
     return handles
+
+
+def _keep_experts(block: Block, state: State) -> Any:
+    """A hook that records what each chosen expert adds to an MLP's output; nothing of an MLP that has none."""
+    mixture = block.mixture
+
+    def keep(slots: Tensor, choice: Tensor) -> None:
+        shape = state.residual[-1].shape[:2]
+        for site, found in (("experts", slots), ("choice", choice)):
+            state.sites[site].append(found.unflatten(0, shape))
+
+    def nothing(_: Any, __: Any, output: Any) -> None:
+        like = (output[0] if isinstance(output, tuple) else output).detach().flatten(0, -2)
+        keep(like.new_zeros(len(like), 0, like.shape[-1]), like.new_zeros(len(like), 0, dtype=torch.long))
+
+    def kept(_: Any, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], __: Any) -> None:
+        given = (*args, *kwargs.values())
+        keep(mixture.contributions(block.found, *given), given[1])  # type: ignore[union-attr]
+
+    if mixture is None:
+        return block.mlp_end.register_forward_hook(nothing)
+    return mixture.experts.register_forward_hook(kept, with_kwargs=True)
 
 
 def whole_middles(decoder: Decoder, middle: list[Tensor], stream: list[Tensor]) -> list[Tensor]:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from veracausa.engine.guard import precision_of
+from veracausa.engine.guard import changing, hooks, precision_of
+from veracausa.engine.patches import OF_MLP
 from veracausa.errors import ContractError, NumericsError, PromptError
 from veracausa.tasks.padding import Specials
 from veracausa.tasks.tokens import strings
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from veracausa.anatomy import Block, Decoder
     from veracausa.anatomy.linear import LinearMap
+    from veracausa.anatomy.mixture import Mixture
     from veracausa.engine.patches import Place
     from veracausa.engine.tape import State, Tape
     from veracausa.model import Model
@@ -154,11 +156,15 @@ def misread(lm: Model, part: str, block: Block, error: float) -> str:
 
 def _misread(decoder: Decoder, block: Block, tape: Tape, place: Place) -> tuple[str, float, float]:
     """(part, largest error, what rounding may do) of one block's writes."""
-    layer, attention, runs = block.layer, place not in ("neurons", "mlp"), (tape.clean, tape.corrupted)
+    layer, attention, runs = block.layer, place not in ("neurons", "mlp", *OF_MLP), (tape.clean, tape.corrupted)
     precision = precision_of(decoder).dtype
     out = "attention" if attention else "mlp"
     shortest = min(run.residual[0].shape[1] for run in runs)  # where prompts have different lengths
-    if place != "mlp":
+    if place in OF_MLP and block.mixture is not None:
+        error, allowed = unrouted(decoder, block, block.mixture, runs)
+        if not error <= allowed:
+            return "The mixture of experts", error, allowed
+    if place not in ("mlp", *OF_MLP):
         site = "z" if attention else "neurons"
         own, module = (block.head_map, block.attention_out) if attention else (block.neuron_map, block.mlp_out)
         factor = block.attention_scale if attention else block.mlp_scale
@@ -181,6 +187,21 @@ def _misread(decoder: Decoder, block: Block, tape: Tape, place: Place) -> tuple[
         new = new + block.feed_forward(before)
     error = float(((new[0] - new[1]) - (after[0] - after[1])).abs().max())
     return "The attention" if attention else "The MLP", error, rounding(precision, float(after.abs().max()) + 1e-6)
+
+
+def unrouted(decoder: Decoder, block: Block, mixture: Mixture, runs: Sequence[State]) -> tuple[float, float]:
+    """How far what experts add, and what the MLP gives without them, are from adding up to its output.
+
+    (largest error, what rounding may do) at the first and the last position of the first example of each run.
+    """
+    layer, ends = block.layer, [0, -1]
+    read = _firsts(runs, lambda state: (state.residual if block.parallel else state.middle)[layer], ends)
+    output = _firsts(runs, lambda state: state.sites["mlp"][layer], ends)
+    added = _firsts(runs, lambda state: state.sites["experts"][layer].sum(2), ends)
+    with hooks(changing(mixture.experts, torch.zeros_like)):
+        without = block.run_mlp(block.mlp_norm(read))
+    scale = float(torch.stack([output.abs().max(), added.abs().max()]).max()) + 1e-6
+    return float((output - added - without).abs().max()), rounding(precision_of(decoder).dtype, scale)
 
 
 def off_map(

@@ -44,6 +44,7 @@ from veracausa.estimates.parts import PATHS
 from veracausa.estimates.paths import WALKS
 from veracausa.estimates.paths.bucket import Graph, PathBucket, Sums
 from veracausa.estimates.paths.edge_sums import EdgeSums
+from veracausa.estimates.paths.expert_sums import ExpertSums
 from veracausa.estimates.paths.unit_sums import UnitSums
 from veracausa.estimates.span_sums import SpanSumsWork, at_positions, require_sums
 from veracausa.scores.estimands import BASELINES
@@ -124,7 +125,9 @@ class AttributeWork:
     @property
     def sums(self) -> type[Sums]:
         """How scores are added up."""
-        return EdgeSums if isinstance(self.units, Edges) else UnitSums
+        if isinstance(self.units, Edges):
+            return EdgeSums
+        return ExpertSums if self.units.kind == "experts" else UnitSums
 
     @property
     def at_sites(self) -> bool:

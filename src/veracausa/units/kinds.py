@@ -7,7 +7,7 @@ from typing import Literal
 
 Kind = Literal[
     "heads", "mlps", "attention", "neurons", "residual", "queries", "keys", "values", "patterns",
-    "edges", "groups", "paths",
+    "experts", "shared", "edges", "groups", "paths",
 ]  # fmt: skip
 
 
@@ -17,7 +17,8 @@ class UnitKind:
 
     `place`: where in a block its activation is (see `engine.patches`). `name`: how one is called, made of its `layer`
     and, where a layer has several, its `index`. `singular`, `meaning`: in words. `per_layer`: what a model calls the
-    number of them in a layer, side by side in their site (None: one a layer).
+    number of them in a layer, side by side in their site (None: one a layer). `mixed`: only layers have some whose MLP
+    is a mixture of experts.
 
     >>> KINDS["heads"].called(9, 6)
     'a9.h6'
@@ -27,7 +28,8 @@ class UnitKind:
     name: str
     singular: str
     meaning: str
-    per_layer: Literal["heads", "kv_heads", "neurons"] | None = None
+    per_layer: Literal["heads", "kv_heads", "neurons", "experts"] | None = None
+    mixed: bool = False
 
     def called(self, layer: int, index: int) -> str:
         """The name of one unit, without a position."""
@@ -58,6 +60,15 @@ KINDS: dict[str, UnitKind] = {
     "patterns": UnitKind(
         "pattern", "a{layer}.h{index}<pattern>", "head",
         "attention patterns of heads (who looks where, behind the softmax; the values stay)", "heads",
+    ),
+    "experts": UnitKind(
+        "experts", "m{layer}.e{index}", "expert",
+        "experts of MLPs (what one adds to its MLP's output: routing weight times expert output, 0 where not chosen)",
+        "experts", mixed=True,
+    ),
+    "shared": UnitKind(
+        "shared", "m{layer}.shared", "shared expert",
+        "shared experts (what one that sees every token adds to its MLP's output)", mixed=True,
     ),
 }  # fmt: skip
 

@@ -23,7 +23,7 @@ from veracausa.units.kinds import KINDS, Kind, indexed
 from veracausa.units.members import Member
 from veracausa.units.path_names import are_paths, is_path, path_texts, require_path
 from veracausa.units.paths import Paths
-from veracausa.units.table import Units, per_layer
+from veracausa.units.table import Units, layers_with, per_layer
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -107,10 +107,10 @@ def checked_edges(lm: Model, edges: Edges, longest: int) -> Edges:
 
 def all_units(lm: Model, kind: Kind, positions: int = 0) -> Units:
     """Every unit of a kind, layer by layer; with `positions` > 0 one unit per position, position fastest."""
-    layers = lm.layers + (kind == "residual")
+    layers = layers_with(lm, kind)
     count = per_layer(lm, kind)
-    layer = np.repeat(np.arange(layers), max(count, 1))
-    index = np.tile(np.arange(count), layers) if count else np.full(layers, -1)
+    layer = np.repeat(np.array(layers), max(count, 1))
+    index = np.tile(np.arange(count), len(layers)) if count else np.full(len(layers), -1)
     if not positions:
         return Units(kind, layer, index, np.full(len(layer), -1))
     position = np.tile(np.arange(positions), len(layer))
@@ -159,13 +159,14 @@ def _parse(lm: Model, name: str) -> tuple[str, int, int, int | str, int]:
         match = pattern.fullmatch(stem)
         if match and (not at or span or (where and (kind == "patterns" or where[3] is None))):
             layer, index = int(match[1]), int(match[2]) if match.lastindex == 2 else -1
-            if layer >= lm.layers + (kind == "residual") or (indexed(kind) and index >= per_layer(lm, kind)):
+            if layer not in layers_with(lm, kind) or (indexed(kind) and index >= per_layer(lm, kind)):
                 raise UnitError(f"{name!r} is not in {lm.name}: {_sizes(lm, kind)}.")
             position, key = (where[1], where[3] or -1) if where else (-1, -1)
             return kind, layer, index, span or int(position), int(key)
     raise UnitError(
         f"{shown(name)} is not the name of a unit. Names look like a9.h6 (head), m3 (MLP), m3.n1200 (neuron), "
-        "a9 (attention layer), a9.h6<q>, a9.kv2<k>, a9.kv2<v>, a9.h6<pattern>, r9 (residual stream), each with @7 "
+        "a9 (attention layer), a9.h6<q>, a9.kv2<k>, a9.kv2<v>, a9.h6<pattern>, r9 (residual stream), m3.e5 (expert), "
+        "m3.shared, each with @7 "
         "for one position or @subject for a span; a9.h6<pattern>@7,5 is one cell of a pattern: query 7, key 5."
         f"{_hint(name)}"
     )
@@ -353,8 +354,7 @@ def _checked(lm: Model, units: Units, longest: int) -> Units:
     if not len(units):
         raise UnitError("The table of units is empty. Name at least one, e.g. ['a0.h0'].")
     sizes = per_layer(lm, units.kind)
-    layers = lm.layers + (units.kind == "residual")
-    bad = (units.layer >= layers) | (units.layer < 0) | (units.index >= sizes if sizes else False)
+    bad = ~np.isin(units.layer, layers_with(lm, units.kind)) | (units.index >= sizes if sizes else False)
     if bad.any():
         name = units[np.flatnonzero(bad)[:1]].names[0]
         raise UnitError(f"{name!r} is not in {lm.name}: {_sizes(lm, units.kind)}.")
@@ -371,4 +371,7 @@ def _checked(lm: Model, units: Units, longest: int) -> Units:
 def _sizes(lm: Model, kind: str) -> str:
     """ "its layers are 0 … 29, each with 9 heads", for messages."""
     size = f", each with {per_layer(lm, kind)} {kind}" if indexed(kind) else ""
-    return f"its layers are 0 … {lm.layers - (kind != 'residual')}{size}"
+    layers = layers_with(lm, kind)
+    if len(layers) <= layers[-1]:
+        return f"its layers with experts are {', '.join(map(str, layers))}{size}"
+    return f"its layers are 0 … {layers[-1]}{size}"

@@ -28,9 +28,9 @@ from veracausa.engine.patches import (
     activation,
     as_site,
     join,
+    kept_width,
     output_change,
     recorded,
-    site_width,
     sites_for,
     value_change,
     where,
@@ -58,7 +58,7 @@ class UnitSums(Sums):
     @staticmethod
     def kept(lm: Model, units: Units, length: int) -> int:
         """See `Sums.kept`."""
-        return site_width(lm.decoder, units.place, length) + lm.width
+        return kept_width(lm.decoder, units.place, length) + lm.width
 
     @staticmethod
     def record(

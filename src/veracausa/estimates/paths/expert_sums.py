@@ -1,0 +1,78 @@
+"""Scores of experts: what each adds to its MLP's output, contracted with the gradient of that output.
+
+    Δ_e · g = Σ_w (replacement − own contribution of expert e)_w · ∂M/∂(MLP's output)_w
+
+Experts add up to the output, so one gradient serves all of them; a score is 0 where neither run chooses an expert. On a
+path of the site (`layer`) all of them move together, so their scores sum to the effect of patching all at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from veracausa.effects.expert_values import new_sum, own_sum
+from veracausa.effects.moves import own_part
+from veracausa.effects.replacements import Counterfactual
+from veracausa.engine.routed import Routed
+from veracausa.engine.tape import State
+from veracausa.estimates.paths.bucket import Site, SiteRuns, columns
+from veracausa.estimates.paths.unit_sums import UnitSums
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+
+class ExpertSums(UnitSums):
+    """How one bucket's scores of experts are added up."""
+
+    def gradients(self, state: State, found: list[Tensor]) -> Iterator[tuple[int, int, Tensor]]:
+        """See `Sums.gradients`; of increments the gradient stands beside every expert's contribution."""
+        experts = self.bucket.lm.experts
+        for at, key, gradient in super().gradients(state, found):
+            place, _ = self._taken[at]
+            whole = place == "experts" and self.bucket.method.combine != "mean"
+            yield at, key, gradient.repeat(1, 1, experts) if whole else gradient
+
+    def scores(
+        self, layer: int, gradient: Float[Tensor, "rows positions width"], example: Int[Tensor, " rows"]
+    ) -> Float[Tensor, "rows units"]:
+        """See `UnitSums.scores`."""
+        bucket = self.bucket
+        own = Routed.of(bucket.base, layer)[example].products(gradient)
+        if isinstance(self.source, Counterfactual):
+            new = Routed.of(self.source.state(bucket.tape), layer)[example].products(gradient)
+        else:
+            values = self.source.rows(bucket.tape, "experts", layer, bucket.every, None)[example]
+            new = torch.einsum("rsew,rsw->rse", values.unflatten(-1, (own.shape[-1], -1)), gradient)
+        return self.contract(layer, new - own)
+
+    def move(self, site: Site, units: list[int], example: Tensor) -> Tensor:
+        """See `UnitSums.move`: the change of the experts' sum."""
+        bucket, layer = self.bucket, self.layers[site.number]
+        table = self.units[np.array(units)]
+        whole = np.ones((len(units), bucket.lm.experts), dtype=bool)
+        share = whole if units[0] < 0 else table.shares(np.arange(len(units)), whole.shape[1])
+        shares = torch.as_tensor(share).to(bucket.lm.device, bucket.lm.dtype)
+        unit = torch.as_tensor([max(one, 0) for one in units])
+        with torch.no_grad():
+            new = new_sum(self.source, bucket.tape, layer, example, unit, shares)
+            delta = new - own_sum(bucket.base, layer, example, shares)
+        return delta if units[0] < 0 else own_part(delta, table, bucket.tape.start, bucket.lm.heads)
+
+    def add_sites(self, ran: SiteRuns) -> None:
+        """See `Sums.add_sites`."""
+        for (site, rows), move, slope in zip(ran.by_site, ran.moves, ran.slopes, strict=True):
+            products = (move * slope).to(self.claimed).sum((1, 2))
+            example, weights = columns(rows, products)
+            self.claimed[site.number].index_add_(0, example, products * weights)
+            if rows[0].unit < 0:
+                layer = self.layers[site.number]
+                self._put(layer, self.scores(layer, slope * weights[:, None, None].to(slope), example), example)
+            else:
+                unit = torch.tensor([row.unit for row in rows], device=products.device)
+                self.values.index_put_((example, unit), products * weights, accumulate=True)

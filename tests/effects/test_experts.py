@@ -1,0 +1,214 @@
+"""Experts of MLPs as units: exact effects against whole runs of the plain model with hooks, and estimates of them."""
+
+import naive_experts as naive
+import numpy as np
+import pytest
+import torch
+from tiny_models import MIXTURES, make, mostly_slow, pairs
+
+import veracausa as vc
+from veracausa.anatomy import decoder_of
+from veracausa.errors import ArchitectureError, ContractError, UnitError
+from veracausa.model import Model
+from veracausa.tasks.task import Task
+
+every_mixture = pytest.mark.parametrize("family", mostly_slow(MIXTURES, fast=("mixtral", "deepseek_v3")))
+
+
+def model_of(hf, name="tiny"):
+    return Model(hf, None, name, f"{name}, random weights", decoder_of(hf))
+
+
+def task_of(found):
+    columns = [[tuple(pair.clean) for pair in found], [tuple(pair.corrupted) for pair in found]]
+    return Task("random", *map(tuple, columns), tuple((p.correct,) for p in found), tuple((p.incorrect,) for p in found))
+
+
+def asked(family, count=1, length=8, seed=3, **over):
+    hf, found = make(family, **over), pairs(family, count, length, seed)
+    return hf, model_of(hf, family), found, task_of(found)
+
+
+def by_name(scores):
+    return dict(zip(scores.units.names, scores.values.T.tolist(), strict=True))
+
+
+@every_mixture
+def test_effects_are_those_of_whole_runs(family):
+    hf, lm, found, task = asked(family, count=2)
+    ours = by_name(vc.exact(lm, task, units="experts", show_progress=False))
+    back = by_name(vc.exact(lm, task, units="experts", direction="denoising", show_progress=False))
+    without = by_name(vc.exact(lm, task, units="experts", ablation="zero", show_progress=False))
+    assert len(ours) == 4 * len(naive.mixtures(hf))
+    for i, pair in enumerate(found):
+        runs = [naive.recorded(hf, ids) for ids in (pair.clean, pair.corrupted)]
+        bare = [naive.metric(hf, ids, pair) for ids in (pair.clean, pair.corrupted)]
+        for layer in naive.mixtures(hf):
+            for expert in range(4):
+                clean, other = (run[layer]["experts"][expert] for run in runs)
+                name, whole = f"m{layer}.e{expert}", lambda ids, delta, at=layer: naive.metric(  # noqa: E731
+                    hf, ids, pair, naive.plus(hf, at, delta)
+                )
+                assert ours[name][i] == pytest.approx(whole(pair.clean, other - clean) - bare[0], abs=1e-9)
+                assert back[name][i] == pytest.approx(whole(pair.corrupted, clean - other) - bare[1], abs=1e-9)
+                assert without[name][i] == pytest.approx(whole(pair.clean, -clean) - bare[0], abs=1e-9)
+
+
+@pytest.mark.parametrize("family", mostly_slow(["deepseek_v3", "qwen2_moe"], fast=("deepseek_v3",)))
+def test_shared_experts_are_those_of_whole_runs(family):
+    hf, lm, (pair,), task = asked(family)
+    ours = by_name(vc.exact(lm, task, units="shared", show_progress=False))
+    clean, other = (naive.recorded(hf, ids) for ids in (pair.clean, pair.corrupted))
+    bare = naive.metric(hf, pair.clean, pair)
+    assert [*ours] == ["m1.shared", "m2.shared"]
+    for layer in (1, 2):
+        delta = other[layer]["shared"].view_as(clean[layer]["output"]) - clean[layer]["shared"].view_as(
+            clean[layer]["output"]
+        )
+        whole = naive.metric(hf, pair.clean, pair, naive.plus(hf, layer, delta))
+        assert ours[f"m{layer}.shared"][0] == pytest.approx(whole - bare, abs=1e-9)
+
+
+@every_mixture
+def test_groups_replace_what_experts_add_in_the_run_that_is_going_on(family):
+    """The first member changes what the second would add, and which experts are chosen there."""
+    hf, lm, (pair,), task = asked(family)
+    first, last = sorted(naive.mixtures(hf))[0], sorted(naive.mixtures(hf))[-1]
+    group = (f"m{first}.e0", f"m{first}.e2", f"m{last}.e1", f"m{last}.e3")
+    ours = float(vc.exact(lm, task, units={"four": group}, show_progress=False).values)
+    other = naive.recorded(hf, pair.corrupted)
+    new = {layer: {e: other[layer]["experts"][e] for e in chosen} for layer, chosen in ((first, (0, 2)), (last, (1, 3)))}
+    whole = naive.metric(hf, pair.clean, pair, *(naive.replaced(hf, layer, one) for layer, one in new.items()))
+    assert ours == pytest.approx(whole - naive.metric(hf, pair.clean, pair), abs=1e-9)
+
+
+def test_all_experts_and_the_shared_one_are_the_whole_mlp():
+    _, lm, _, task = asked("deepseek_v3", count=2)
+    whole = vc.exact(lm, task, units=["m1"], show_progress=False).values
+    for parts in ("m1.e0+m1.e1+m1.e2+m1.e3+m1.shared", "m1.shared+m1.e3+m1.e2+m1.e1+m1.e0"):
+        together = vc.exact(lm, task, units=[(parts,)], show_progress=False).values
+        torch.testing.assert_close(together, whole, atol=1e-9, rtol=0)
+
+
+def test_positions_are_those_of_whole_runs():
+    hf, lm, (pair,), task = asked("mixtral")
+    clean, other = (naive.recorded(hf, ids)[1]["experts"] for ids in (pair.clean, pair.corrupted))
+    bare = naive.metric(hf, pair.clean, pair)
+    alone = by_name(vc.exact(lm, task, units="experts@positions", show_progress=False))
+    end = by_name(vc.exact(lm, task, units="experts@end", show_progress=False))
+    both = vc.exact(lm, task, units=["m1.e1+m1.e3@6-7"], show_progress=False).values
+    for expert in range(4):
+        for position in (5, 7):
+            delta = torch.zeros_like(clean[expert])
+            delta[position] = (other[expert] - clean[expert])[position]
+            whole = naive.metric(hf, pair.clean, pair, naive.plus(hf, 1, delta)) - bare
+            assert alone[f"m1.e{expert}@{position}"][0] == pytest.approx(whole, abs=1e-9)
+            if position == 7:
+                assert end[f"m1.e{expert}@end"][0] == pytest.approx(whole, abs=1e-9)
+    delta = torch.zeros_like(clean[0])
+    delta[6:] = sum((other[e] - clean[e])[6:] for e in (1, 3))
+    assert float(both) == pytest.approx(naive.metric(hf, pair.clean, pair, naive.plus(hf, 1, delta)) - bare, abs=1e-9)
+
+
+@pytest.mark.slow
+def test_other_replacements_are_those_of_whole_runs():
+    hf, lm, found, task = asked("qwen2_moe", count=4)
+    prompts = [naive.recorded(hf, ids)[1]["experts"] for pair in found for ids in (pair.clean, pair.corrupted)]
+    means = vc.exact(lm, task, units=["m1.e0", "m1.e3"], ablation="mean", show_progress=False)
+    vector = torch.randn(lm.width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    own = vc.exact(lm, task, units=["m1.e0"], ablation=vc.effects.Own({"m1.e0": vector}), show_progress=False)
+    added = vc.exact(lm, task, units=["m1.e0"], ablation=vc.effects.Added({"m1.e0": vector}, 2.0), show_progress=False)
+    for i, pair in enumerate(found):
+        bare, clean = naive.metric(hf, pair.clean, pair), naive.recorded(hf, pair.clean)[1]["experts"]
+
+        def whole(delta, pair=pair, bare=bare):
+            return naive.metric(hf, pair.clean, pair, naive.plus(hf, 1, delta)) - bare
+
+        for unit, expert in enumerate((0, 3)):
+            mean = torch.stack([run[expert] for run in prompts]).mean(0)
+            assert float(means.values[i, unit]) == pytest.approx(whole(mean - clean[expert]), abs=1e-9)
+        assert float(own.values[i]) == pytest.approx(whole(vector - clean[0]), abs=1e-9)
+        assert float(added.values[i]) == pytest.approx(whole((2 * vector).expand_as(clean[0])), abs=1e-9)
+    drawn = vc.exact(lm, task, units=["m1.e0", "m1.e1"], ablation="resample", show_progress=False)
+    again = vc.exact(lm, task, units=["m1.e1", "m1.e2"], ablation="resample", show_progress=False)
+    torch.testing.assert_close(drawn.values[:, 1], again.values[:, 0], atol=1e-12, rtol=0)
+    assert drawn.values.abs().max() > 0
+
+
+@every_mixture
+def test_estimates_are_slopes_and_integrals(family):
+    """AtP is the slope of the exact effect along the change of one expert; where nothing is chosen any more (the last
+    block) integrated gradients sum to the effect of all experts, and a path of each alone is its effect."""
+    hf, lm, (pair,), task = asked(family)
+    layer = max(naive.mixtures(hf))
+    names = [f"m{layer}.e{expert}" for expert in range(4)]
+    clean, other = (naive.recorded(hf, ids)[layer]["experts"] for ids in (pair.clean, pair.corrupted))
+    slopes = vc.attribute(lm, task, units=names, method="atp", show_progress=False)
+    step = 1e-4
+    for expert in range(4):
+        ends = [naive.metric(hf, pair.clean, pair, naive.plus(hf, layer, t * (other[expert] - clean[expert])))
+                for t in (-step, step)]  # fmt: skip
+        assert float(slopes.values[0, expert]) == pytest.approx((ends[1] - ends[0]) / (2 * step), abs=1e-5)
+    whole = vc.exact(lm, task, units=["+".join(names)], show_progress=False).values
+    layers = vc.attribute(lm, task, units=names, method="ig", nodes=24, show_progress=False)
+    assert float(layers.values.sum()) == pytest.approx(float(whole), abs=1e-7)
+    each = vc.attribute(lm, task, units=names, method=vc.Method(path="unit", nodes=24), show_progress=False)
+    exact = vc.exact(lm, task, units=names, show_progress=False)
+    torch.testing.assert_close(each.values, exact.values, atol=1e-7, rtol=0)
+    assert any("chosen" in note for note in slopes.notes)
+
+
+def test_a_receipt_of_experts():
+    _, lm, _, task = asked("mixtral", count=2)
+    estimate = vc.attribute(lm, task, units="experts", method="atp", show_progress=False)
+    receipt = vc.verify(lm, task, estimate, top=4, sample=8, show_progress=False)
+    exact = by_name(vc.exact(lm, task, units="experts", show_progress=False))
+    checked = by_name(receipt.exact)
+    assert len(checked) == 12
+    for name, values in checked.items():
+        np.testing.assert_allclose(values, exact[name], atol=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", MIXTURES)
+def test_float32_and_other_implementations(family):
+    """In float32, and where one grouped product runs all experts."""
+    _, lm, _, task = asked(family, dtype=torch.float32)
+    exact = vc.exact(lm, task, units="experts", show_progress=False).values
+    _, fine, _, _ = asked(family)
+    truth = vc.exact(fine, task, units="experts", show_progress=False).values
+    torch.testing.assert_close(exact.double(), truth, atol=2e-3, rtol=1e-3)
+    for implementation in ("batched_mm", "grouped_mm"):
+        lm.hf.config._experts_implementation = implementation
+        again = vc.exact(lm, task, units="experts", show_progress=False).values
+        torch.testing.assert_close(again, exact, atol=2e-3, rtol=1e-3)
+
+
+def test_refusals_name_the_part():
+    _, lm, _, task = asked("deepseek_v3")
+    with pytest.raises(UnitError, match=r"its layers with experts are 1, 2, each with 4 experts"):
+        vc.exact(lm, task, units=["m0.e1"])
+    with pytest.raises(UnitError, match="its layers with experts are 1, 2"):
+        vc.exact(lm, task, units=["m0.shared"])
+    with pytest.raises(UnitError, match="m1.e4"):
+        vc.exact(lm, task, units=["m1.e4"])
+    _, dense, _, other = asked("llama")
+    with pytest.raises(ArchitectureError, match="has no experts that veracausa could tell: its MLPs are not made of exp"):
+        vc.exact(dense, other, units="experts")
+    _, mixtral, _, third = asked("mixtral")
+    with pytest.raises(ArchitectureError, match="has no shared experts .* no expert of its MLPs sees every token"):
+        vc.exact(mixtral, third, units=["m1.shared"])
+
+
+def test_experts_that_do_not_add_up_are_refused():
+    """A hook of the user's between the experts and the MLP's output, and one on the experts themselves."""
+    hf, lm, _, task = asked("mixtral")
+    plain = vc.exact(lm, task, units=["m2.e1"], show_progress=False).values
+    handle = hf.model.layers[2].mlp.register_forward_hook(lambda _, __, out: out * 1.5)
+    with pytest.raises(ContractError, match="The mixture of experts of block 2"):
+        vc.exact(lm, task, units=["m2.e1"], show_progress=False)
+    handle.remove()
+    handle = hf.model.layers[2].mlp.experts.register_forward_hook(lambda _, __, out: out * 0.5)
+    halved = vc.exact(lm, task, units=["m2.e1"], show_progress=False).values
+    handle.remove()
+    assert float((plain - halved).abs().max()) > 1e-3

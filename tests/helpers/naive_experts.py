@@ -1,0 +1,96 @@
+"""Experts by whole runs of the plain Hugging Face model: what each adds is had by calling the experts with the routing
+weights of all others at zero. Nothing here knows veracausa."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+
+import torch
+from torch import Tensor
+
+
+def mixtures(model) -> dict[int, torch.nn.Module]:
+    """Layer → the MLP, where it is made of experts."""
+    return {i: block.mlp for i, block in enumerate(model.model.layers) if hasattr(block.mlp, "experts")}
+
+
+def router(mlp) -> torch.nn.Module:
+    """What chooses."""
+    return mlp.gate if hasattr(mlp, "gate") else mlp.router
+
+
+def logits(model, ids: Sequence[int], *handles: Callable[[], object]) -> Tensor:
+    """Logits of the last position, with hooks that `handles` put on."""
+    with ExitStack() as stack, torch.no_grad():
+        for put in handles:
+            stack.callback(put().remove)
+        return model(torch.tensor([ids]), use_cache=False).logits[0, -1]
+
+
+def metric(model, ids: Sequence[int], pair, *handles) -> float:
+    """Logit of the correct answer minus that of the incorrect one."""
+    found = logits(model, ids, *handles)
+    return float(found[pair.correct] - found[pair.incorrect])
+
+
+def alone(mlp, args: Sequence[Tensor], expert: int) -> Tensor:
+    """What one expert adds to the experts' sum, [positions, width], for the arguments of a call of them."""
+    hidden, choice, weights = args
+    return mlp.experts(hidden, choice, weights * (choice == expert))
+
+
+def recorded(model, ids: Sequence[int]) -> dict[int, dict]:
+    """Layer → what its experts were called with, what each adds (`experts`), and the MLP's `output`."""
+    found: dict[int, dict] = {layer: {} for layer in mixtures(model)}
+
+    def keep(layer: int, name: str):
+        def hook(_, args, output):
+            found[layer][name] = (args, output[0] if isinstance(output, tuple) else output)
+
+        return hook
+
+    puts = []
+    for layer, mlp in mixtures(model).items():
+        puts.append(lambda layer=layer, mlp=mlp: mlp.experts.register_forward_hook(keep(layer, "called")))
+        puts.append(lambda layer=layer, mlp=mlp: mlp.register_forward_hook(keep(layer, "whole")))
+    logits(model, ids, *puts)
+    with torch.no_grad():
+        for layer, mlp in mixtures(model).items():
+            args, _ = found[layer]["called"]
+            found[layer]["experts"] = [alone(mlp, args, e) for e in range(mlp.experts.num_experts)]
+            found[layer]["shared"] = shared(mlp, args[0])
+            found[layer]["output"] = found[layer]["whole"][1][0]
+    return found
+
+
+def shared(mlp, hidden: Tensor) -> Tensor | None:
+    """What the expert adds that sees every token; None where there is none."""
+    if hasattr(mlp, "shared_expert"):  # qwen2_moe, behind a gate of its own
+        return torch.sigmoid(mlp.shared_expert_gate(hidden)) * mlp.shared_expert(hidden)
+    return mlp.shared_experts(hidden) if hasattr(mlp, "shared_experts") else None
+
+
+def plus(model, layer: int, delta: Tensor):
+    """Puts on a hook that adds to an MLP's output, [positions, width]."""
+
+    def hook(_, __, output):
+        return (output[0] + delta, *output[1:]) if isinstance(output, tuple) else output + delta
+
+    return lambda: model.model.layers[layer].mlp.register_forward_hook(hook)
+
+
+def replaced(model, layer: int, new: dict[int, Tensor]):
+    """Puts on a hook that lets experts add other values than what they add in the run that is going on."""
+    mlp, inside = mixtures(model)[layer], []
+
+    def hook(_, args, output):
+        if inside:  # called by `alone`
+            return None
+        inside.append(True)
+        for expert, value in new.items():
+            output = output - alone(mlp, args, expert) + value
+        inside.clear()
+        return output
+
+    return lambda: mlp.experts.register_forward_hook(hook)
