@@ -43,8 +43,6 @@ from veracausa.model import Model
 from veracausa.tasks.task import Task
 
 KINDS = ("heads", "attention", "mlps", "neurons", "residual", "edges")
-#: Kinds that only mixtures of experts are asked for.
-OF_MIXTURES = ("experts", "shared")
 
 
 @dataclass
@@ -179,7 +177,8 @@ def try_kinds(lm: Model, plain: Plain, found: Verdict, quick: bool = False) -> N
     """Every kind of unit against plain runs: exact effects, and attribution patching."""
     task = Task("census", (tuple(plain.clean[0].tolist()),), (tuple(plain.corrupted[0].tolist()),), ((7,),), ((31,),))
     layers = range(1, 2) if quick else range(len(plain.blocks))
-    kinds = (*KINDS, *(OF_MIXTURES if lm.decoder.mixtures else ()))
+    mixtures = lm.decoder.mixtures.values()
+    kinds = (*KINDS, *(("experts",) if mixtures else ()), *(("shared",) if any(m.has_shared for m in mixtures) else ()))
     for kind in ("heads",) if quick else kinds:
         asked = list(islice(comparisons(plain, kind, layers), 1 if quick else None))
         found.kinds[kind] = ""

@@ -1,5 +1,7 @@
 """Experts of MLPs as units: exact effects against whole runs of the plain model with hooks, and estimates of them."""
 
+from functools import partial
+
 import naive_experts as naive
 import numpy as np
 import pytest
@@ -21,12 +23,19 @@ def model_of(hf, name="tiny"):
 
 def task_of(found):
     columns = [[tuple(pair.clean) for pair in found], [tuple(pair.corrupted) for pair in found]]
-    return Task("random", *map(tuple, columns), tuple((p.correct,) for p in found), tuple((p.incorrect,) for p in found))
+    return Task(
+        "random", *map(tuple, columns), tuple((p.correct,) for p in found), tuple((p.incorrect,) for p in found)
+    )
 
 
 def asked(family, count=1, length=8, seed=3, **over):
     hf, found = make(family, **over), pairs(family, count, length, seed)
     return hf, model_of(hf, family), found, task_of(found)
+
+
+def whole_run(hf, pair, layer, ids, delta):
+    """M of a run of the plain model whose MLP of a layer gives `delta` more."""
+    return naive.metric(hf, ids, pair, naive.plus(hf, layer, delta))
 
 
 def by_name(scores):
@@ -46,9 +55,7 @@ def test_effects_are_those_of_whole_runs(family):
         for layer in naive.mixtures(hf):
             for expert in range(4):
                 clean, other = (run[layer]["experts"][expert] for run in runs)
-                name, whole = f"m{layer}.e{expert}", lambda ids, delta, at=layer: naive.metric(  # noqa: E731
-                    hf, ids, pair, naive.plus(hf, at, delta)
-                )
+                name, whole = f"m{layer}.e{expert}", partial(whole_run, hf, pair, layer)
                 assert ours[name][i] == pytest.approx(whole(pair.clean, other - clean) - bare[0], abs=1e-9)
                 assert back[name][i] == pytest.approx(whole(pair.corrupted, clean - other) - bare[1], abs=1e-9)
                 assert without[name][i] == pytest.approx(whole(pair.clean, -clean) - bare[0], abs=1e-9)
@@ -77,7 +84,9 @@ def test_groups_replace_what_experts_add_in_the_run_that_is_going_on(family):
     group = (f"m{first}.e0", f"m{first}.e2", f"m{last}.e1", f"m{last}.e3")
     ours = float(vc.exact(lm, task, units={"four": group}, show_progress=False).values)
     other = naive.recorded(hf, pair.corrupted)
-    new = {layer: {e: other[layer]["experts"][e] for e in chosen} for layer, chosen in ((first, (0, 2)), (last, (1, 3)))}
+    new = {
+        layer: {e: other[layer]["experts"][e] for e in chosen} for layer, chosen in ((first, (0, 2)), (last, (1, 3)))
+    }
     whole = naive.metric(hf, pair.clean, pair, *(naive.replaced(hf, layer, one) for layer, one in new.items()))
     assert ours == pytest.approx(whole - naive.metric(hf, pair.clean, pair), abs=1e-9)
 
@@ -190,13 +199,15 @@ def test_refusals_name_the_part():
         vc.exact(lm, task, units=["m0.e1"])
     with pytest.raises(UnitError, match="its layers with experts are 1, 2"):
         vc.exact(lm, task, units=["m0.shared"])
-    with pytest.raises(UnitError, match="m1.e4"):
+    with pytest.raises(UnitError, match=r"m1\.e4"):
         vc.exact(lm, task, units=["m1.e4"])
     _, dense, _, other = asked("llama")
-    with pytest.raises(ArchitectureError, match="has no experts that veracausa could tell: its MLPs are not made of exp"):
+    with pytest.raises(
+        ArchitectureError, match=r"has no experts that veracausa could tell: its MLPs are not made of exp"
+    ):
         vc.exact(dense, other, units="experts")
     _, mixtral, _, third = asked("mixtral")
-    with pytest.raises(ArchitectureError, match="has no shared experts .* no expert of its MLPs sees every token"):
+    with pytest.raises(ArchitectureError, match=r"has no shared experts .* no expert of its MLPs sees every token"):
         vc.exact(mixtral, third, units=["m1.shared"])
 
 

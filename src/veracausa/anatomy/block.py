@@ -35,8 +35,9 @@ class Block:
     """One block: the modules of layer `layer` and the order in which they read and write the residual stream.
 
     `mlp_start`, `mlp_end`: the modules whose input and output are the MLP's. `down`, `acting`: its down projection and
-    its activation; None where it has several (experts); then `mixture` is what they are. `attention_bias`: what is added behind the output projection, a
-    part of the attention's output. `projections`: of queries, keys and values, if it has them.
+    its activation; None where it has several (experts); then `mixture` is what they are. `attention_bias`: what is
+    added behind the output projection, a part of the attention's output. `projections`: of queries, keys and values,
+    if it has them.
     `up`, `up_fused`: see `Anatomy`.
     `scale`: what every write is multiplied by on its way to the stream. `heads`, `kv_heads`: how many.
     """

@@ -39,9 +39,10 @@ class Anatomy:
     MLP. `mlp`: None where a block calls its parts itself; then `mlp_in` is the first of them. `experts`: what stands in
     a mixture of experts in the place of a down projection and an activation; `router`: what chooses among them;
     `shared`: an expert beside them that sees every token; `experts_scale`: the block's number by which their sum is
-    multiplied; `averaged`: config attribute that says "average" where the MLP halves the sum of both. `up`: the branch that a gated MLP
-    multiplies its activation with (None: no gate); `up_fused`: the latter half of that module's output. `joins_rows`:
-    the block gives its MLP rows and positions as one dimension. `gives_two`: the MLP gives something beside its output.
+    multiplied; `averaged`: config attribute that says "average" where the MLP halves the sum of both. `up`: the branch
+    that a gated MLP multiplies its activation with (None: no gate); `up_fused`: the latter half of that module's
+    output. `joins_rows`: the block gives its MLP rows and positions as one dimension. `gives_two`: the MLP gives
+    something beside its output.
 
     Glue. `attention_norm`, `mlp_norm`: None where the sublayer reads the stream as it is; one module for both where one
     norm serves both. `parallel`: whether attention and MLP read the same residual, or the config attribute that

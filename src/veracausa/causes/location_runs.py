@@ -12,7 +12,7 @@ so the increments sum to the curvature, exactly. `engine.expansion` computes f(r
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -141,9 +141,11 @@ class Recorder:
 
 
 def _without_graph(state: State) -> State:
-    lists = {name: [t.detach() for t in getattr(state, name)] for name in ("residual", "middle", "keys", "values")}
+    lists: dict[str, Any] = {
+        name: [t.detach() for t in getattr(state, name)] for name in ("residual", "middle", "keys", "values")
+    }
     sites = {site: [t.detach() for t in tensors] for site, tensors in state.sites.items()}
-    return State(**lists, sites=sites, attention=state.attention, logits=state.logits)
+    return replace(state, sites=sites, **lists)
 
 
 @dataclass(eq=False)

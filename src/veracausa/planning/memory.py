@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from veracausa.engine.budget import chunk_bytes, examples_per_batch, tape_bytes
+from veracausa.engine.patches import OF_MLP, kept_width
 from veracausa.engine.sharing import starts
 
 if TYPE_CHECKING:
@@ -35,8 +36,11 @@ def peak(work: Work) -> int:
 def _sites(work: Work) -> int:
     """Floats a token that a tape keeps of each layer beside the stream."""
     lm, kind = work.lm, work.kind
-    if getattr(getattr(work, "units", None), "kind", None) == "patterns":
+    units = getattr(getattr(work, "units", None), "kind", None)
+    if units == "patterns":
         return lm.heads * max(work.task.lengths) + lm.width
+    if units in OF_MLP:
+        return kept_width(lm.decoder, "experts") + lm.width
     if kind == "neurons":
         return lm.neurons + lm.width
     heads = lm.heads * lm.decoder.head_dim

@@ -96,7 +96,7 @@ def identifier(text: str) -> str:
 def heading(kind: str, apart: str) -> str:
     """A kind of unit as a heading: "Attention heads", "MLP neurons per position"; `apart` as in `Units.apart`."""
     words = {"heads": "Attention heads", "neurons": "MLP neurons", "residual": "Residual stream", "mlps": "MLPs"}
-    words["attention"] = "Attention layers"
+    words |= {"attention": "Attention layers", "shared": "Shared experts"}
     return words.get(kind, kind.capitalize()) + apart
 
 
