@@ -8,7 +8,7 @@ from tiny_models import FAMILIES, mostly_slow
 
 import veracausa as vc
 from veracausa import errors
-from veracausa.engine import mixing
+from veracausa.engine import mixing, tape
 from veracausa.engine.tape import buckets
 
 LENGTHS = (5, 6, 7, 9, 11, 14)
@@ -101,3 +101,25 @@ def test_a_prompt_that_is_too_long_is_named_beside_a_short_one(tiny):
     task = vc.Task("long", clean, corrupted, ((3,), (3,)), (), metric="logprob")
     with pytest.raises(errors.PromptError, match=r"has 65 tokens, but .* for 64 positions"):
         tiny("gpt2").measure(task)
+
+
+@pytest.mark.parametrize("units", ["heads", ["m1.n2@4", "m0.n1@6", "m2.n0@8"], ["a0.h1->m1", "m0->a1.kv0<v>"]])
+def test_where_passes_begin_slowly_pairs_that_differ_later_run_with_others_of_their_length(
+    tiny, task_of, monkeypatch, units
+):
+    """As on a GPU, on any machine: fewer batches, the same effects, and the cost that the forecast says."""
+    lm, task = tiny("llama"), task_of((7, 9), n=12)
+    alone = vc.exact(lm, task, units=units, show_progress=False)
+    before = buckets(lm.decoder, task, True, 64)
+    monkeypatch.setattr(tape, "begin", lambda decoder: 50_000.0)
+    assert len(buckets(lm.decoder, task, True, 64)) == 2 < len(before)
+    found = vc.exact(lm, task, units=units, show_progress=False)
+    torch.testing.assert_close(found.values, alone.values, rtol=0, atol=EXACT, equal_nan=True)
+    assert found.cost.token_layers == vc.exact.work(lm, task, units=units).tokens()
+
+
+def test_pairs_that_are_run_often_are_joined_less():
+    """A pair whose positions behind the start are run a thousand times waits for no other that starts earlier."""
+    own = [(2, (0,)), (8, (1,))]
+    assert mixing.joined(own, [10, 10], 1024, 1_000.0) == [(2, (0, 1))]
+    assert sorted(mixing.joined(own, [10, 10], 1024, 1_000.0, rows=1_000.0)) == own

@@ -5,8 +5,10 @@ import pytest
 import tiny_models
 import torch
 from bridges import as_model
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 import veracausa as vc
+from veracausa.engine.validate import rounding
 from veracausa.errors import ContractError
 
 CALLS = {
@@ -67,3 +69,26 @@ def test_a_logit_scale_of_the_models_own_is_refused(task_of):
     for call in ("exact", "atp"):
         with pytest.raises(ContractError, match="logits that veracausa reads off llama differ"):
             CALLS[call](as_model(hf, "llama"), task_of(6), "heads")
+
+
+@pytest.mark.parametrize("blocks", [4, 32, 96])
+def test_what_rounding_may_do_grows_with_depth_in_half_precision(blocks):
+    """A bfloat16 model against the same weights in float32: all of its rounding, which is a random walk."""
+    config = LlamaConfig(
+        vocab_size=512, hidden_size=64, intermediate_size=128, num_hidden_layers=blocks, num_attention_heads=4,
+        num_key_value_heads=2, initializer_range=0.125,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    hf = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+    ids = torch.randint(512, (4, 12))
+    with torch.no_grad():
+        half, full = hf(ids).logits.float(), hf.float()(ids).logits
+    off, scale = float((half - full).abs().max()), 1 + float(full.abs().max())
+    assert off <= rounding(torch.bfloat16, scale, blocks)
+    if blocks == 96:
+        assert off > rounding(torch.bfloat16, scale), "without its depth a sound model would be refused"
+
+
+def test_wider_types_have_room_for_any_depth():
+    assert rounding(torch.float32, 1.0, 96) == rounding(torch.float32, 1.0)
+    assert rounding(torch.bfloat16, 1.0, 8) == rounding(torch.bfloat16, 1.0)

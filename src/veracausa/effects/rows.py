@@ -80,7 +80,8 @@ class Plan(ABC):
     def buckets(self, share: bool) -> list[tuple[int, tuple[int, ...]]]:
         """Groups of pairs that share a tape: (start, examples)."""
         most = examples_per_batch(self.lm, self.task, self.kept)
-        return buckets(self.lm.decoder, self.task, share, most)
+        rows = float(self.depth.sum()) / self.lm.layers
+        return buckets(self.lm.decoder, self.task, share, most, rows=rows)
 
     @property
     @abstractmethod

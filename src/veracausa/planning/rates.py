@@ -34,6 +34,8 @@ _FEW, _ROWS = 4, 150
 #: `vc.causes.locate` takes so many times as long for a token-layer as exact effects do (0.28 and 0.11 ms on one core):
 #: its batches are small, and timing it would cost more than it mostly does.
 LOCATING = 2.5
+#: Copies of that pair that a larger run of gradients and circuits has, where a run takes as long with one (a GPU).
+_COPIES = 16
 #: Layers whose path to the corrupted values is timed.
 _LAYERS = 5
 #: Edges whose exact effects are timed.
@@ -69,6 +71,8 @@ def rates(lm: Model, task: Task, kinds: Iterable[str]) -> dict[str, Rate]:
         for kind in wanted:
             own = kind if kind in work else "exact"
             if own not in known:
+                if lm.device.type != "cpu":  # whose library loads every kernel when it is first asked for
+                    work[own][1]()
                 known[own] = _rate(*work[own], batches(lm, pairs))
             slower = LOCATING if kind == "locating" else 1.0
             known[kind] = Rate(known[own].speed / slower, known[own].begin * slower)
@@ -92,34 +96,39 @@ def _timing(lm: Model, pairs: Task) -> dict[str, tuple[Callable[[], Cost], Calla
     """Kind of work → a small run of it and a larger one, over the same batches.
 
     "exact", "neurons": patched runs of heads and of neurons; "edges": of edges. "gradients", "paths": one gradient, and
-    integrated ones; "edge gradients": of edges. "circuits": runs of the whole graph.
+    integrated ones; "edge gradients": of edges. "circuits": runs of the whole graph. On a CPU a pair is enough for the
+    last, since time goes with tokens; a GPU takes as long for sixteen.
     """
+    many = pairs if lm.device.type == "cpu" else pairs[[0] * _COPIES]
 
     def patched(kind: str, rows: int) -> Cost:
         return exact(lm, pairs, units=_neighbours(lm, kind, rows), show_progress=False).cost
 
-    def estimated(units: str | list[str], method: Estimate, nodes: int | None = None) -> Cost:
-        return attribute(lm, pairs, units=units, method=method, nodes=nodes, show_progress=False).cost
+    def estimated(of: Task, units: str | list[str], method: Estimate, nodes: int | None = None) -> Cost:
+        return attribute(lm, of, units=units, method=method, nodes=nodes, show_progress=False).cost
 
     def edges() -> Cost:
         every = all_edges(lm)
         chosen = np.random.default_rng(0).permutation(len(every))[:_EDGES]
         return exact(lm, pairs, units=every[np.sort(chosen)], show_progress=False).cost
 
-    def circuit() -> Cost:
-        return run_circuits(lm, pairs, [all_edges_mask(lm.graph)], show_progress=False).cost
+    def circuit(of: Task) -> Cost:
+        return run_circuits(lm, of, [all_edges_mask(lm.graph)], show_progress=False).cost
+
+    def by_pairs(run: Callable[[Task], Cost]) -> tuple[Callable[[], Cost], Callable[[], Cost]]:
+        return (Cost if many is pairs else lambda: run(pairs)), lambda: run(many)
 
     return {
         "exact": (lambda: patched("heads", _FEW), lambda: patched("heads", _ROWS)),
         "neurons": (lambda: patched("neurons", _FEW), lambda: patched("neurons", _ROWS)),
         "edges": (Cost, edges),
-        "gradients": (Cost, lambda: estimated("heads", "atp")),
-        "edge gradients": (Cost, lambda: estimated("edges", "eap")),
+        "gradients": by_pairs(lambda of: estimated(of, "heads", "atp")),
+        "edge gradients": by_pairs(lambda of: estimated(of, "edges", "eap")),
         "paths": (
-            lambda: estimated(_layers(lm, 1), "ig", nodes=5),
-            lambda: estimated(_layers(lm, _LAYERS), "ig", nodes=5),
+            lambda: estimated(pairs, _layers(lm, 1), "ig", nodes=5),
+            lambda: estimated(pairs, _layers(lm, _LAYERS), "ig", nodes=5),
         ),
-        "circuits": (Cost, circuit),
+        "circuits": by_pairs(circuit),
     }
 
 

@@ -129,7 +129,7 @@ class LogitAttributionWork(BothRuns):
 def _require_close(lm: Model, ours: Tensor, theirs: Tensor, what: str, scale: float = 1.0) -> None:
     """ContractError where a sum is not what it is the sum of, beyond rounding."""
     off = float((ours - theirs).abs().max())
-    if not off <= rounding(precision_of(lm.decoder).dtype, 1 + scale + float(theirs.abs().max())):
+    if not off <= rounding(precision_of(lm.decoder).dtype, 1 + scale + float(theirs.abs().max()), lm.layers):
         raise ContractError(
             f"The contributions of {what} add up to {off:.3g} more or less than what they are parts of, so nothing is "
             "returned. Is there a hook that changes the stream between the blocks, or a module that is not what its "
