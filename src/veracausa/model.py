@@ -9,6 +9,7 @@ import torch
 
 from veracausa.anatomy import Decoder
 from veracausa.doors import through
+from veracausa.placed import home_of
 
 if TYPE_CHECKING:
     from veracausa.anatomy.graph import Graph
@@ -112,8 +113,8 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.hf.parameters()).device
+        """Where the residual stream is: the device of the weights, of the first ones if there are several (`placed`)."""
+        return home_of(self.hf)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -105,7 +105,7 @@ def decoder_of(hf: Any, family: str | Mapping[str, Any] | None = None) -> Decode
     anatomy = _anatomy_for(hf, family)
     _require_fitting(hf, anatomy)
     config, backbone = hf.config, part_of(hf, anatomy.backbone)
-    embeddings, found = part_of(backbone, anatomy.embeddings), Found()
+    embeddings, found = part_of(backbone, anatomy.embeddings), Found(hf)
     modules, width = part_of(backbone, anatomy.blocks), int(embeddings.weight.shape[1])
     heads = config.num_attention_heads
     head_dim = _inputs(part_of(modules[0], anatomy.attention_out), width) // heads

@@ -14,19 +14,28 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+from veracausa.placed import home_of, replaced
 
 _AFTER = ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called")
 _BEFORE = ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs")
 
 
 class Found:
-    """How the parts of one model were when a call began; empty outside of calls, where parts are as they are now."""
+    """How the parts of a model (`hf`) were when a call began; empty outside of calls: parts are as they are now."""
 
-    def __init__(self) -> None:
+    def __init__(self, hf: Any = None) -> None:
+        self._hf = hf
         self._states: dict[nn.Module, dict[str, Any]] = {}
         #: What was read off the parts in this call (linear maps, norms), by whom and which part.
         self.read: dict[Any, Any] = {}
+
+    @property
+    def home(self) -> torch.device | None:
+        """Where what is read off a part belongs (`placed`); None: where the part lies."""
+        return None if self._hf is None else home_of(self._hf)
 
     @contextmanager
     def kept(self, parts: Iterable[nn.Module]) -> Iterator[None]:
@@ -52,9 +61,9 @@ class Found:
         return args[0]
 
     def untouched(self, part: nn.Module) -> bool:
-        """Whether a part has no hooks and its class's own forward."""
+        """Whether a part has no hooks and its class's own forward, wherever Accelerate places that."""
         state = self._of(part)
-        return not (state[_AFTER[0]] or state[_BEFORE[0]] or state["forward"])
+        return not (state[_AFTER[0]] or state[_BEFORE[0]] or replaced(part, state["forward"]))
 
     def run(self, part: nn.Module, *inputs: Tensor, before: bool = False) -> Any:
         """The part's output as the user left it; `before`: its pre-hooks run, too."""

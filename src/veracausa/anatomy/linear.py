@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from veracausa.anatomy.found import Found
+from veracausa.placed import weight_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -42,19 +43,19 @@ class LinearMap:
 
 def linear_map(found: Found, module: nn.Module, inputs: int, before: bool) -> LinearMap:
     """The map of a module with so many inputs; `before`: its pre-hooks belong to it (see `found`)."""
-    weight: Tensor = module.weight  # type: ignore[assignment]
-    if found.untouched(module):
-        if type(module) is nn.Linear:
-            return LinearMap(weight.T, module.bias)
-        if (type(module).__name__, type(module).__module__) == ("Conv1D", "transformers.pytorch_utils"):
-            return LinearMap(weight, module.bias)  # type: ignore[arg-type]
+    conv = (type(module).__name__, type(module).__module__) == ("Conv1D", "transformers.pytorch_utils")
+    if found.untouched(module) and (conv or type(module) is nn.Linear):
+        weight, bias = (weight_of(module, name, found.home) for name in ("weight", "bias"))
+        assert weight is not None
+        return LinearMap(weight if conv else weight.T, bias)
 
     def run(x: Tensor) -> Tensor:
         return found.run(module, x[:, None], before=before)[:, 0]
 
     def read() -> LinearMap:
-        like = weight if weight.is_floating_point() else torch.empty(0, device=weight.device)
-        return _read(run, inputs, like)
+        own: Tensor = module.weight  # type: ignore[assignment]
+        kind = own.dtype if own.is_floating_point() else torch.float32
+        return _read(run, inputs, torch.empty(0, dtype=kind, device=found.home or own.device))
 
     made: LinearMap = found.remembered("linear map", module, read)
     return made

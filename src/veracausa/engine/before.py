@@ -64,7 +64,7 @@ class Before:
     """A model as it was when a call began: modes, gradients, hooks, stand-ins, settings, and what modules keep."""
 
     training: list[nn.Module]
-    trainable: list[nn.Parameter]
+    trainable: list[tuple[nn.Module, str]]
     hooks: list[tuple[nn.Module, str, dict[int, Any], frozenset[int]]]
     forwards: list[tuple[nn.Module, Any]]
     settings: list[tuple[Any, dict[str, Any]]]
@@ -77,7 +77,7 @@ class Before:
         configs = {id(m.config): m.config for m in modules if hasattr(getattr(m, "config", None), "to_dict")}
         return cls(
             [m for m in modules if m.training],
-            [p for p in hf.parameters() if p.requires_grad],
+            [(m, name) for m in modules for name, p in m.named_parameters(recurse=False) if p.requires_grad],
             [(m, name, (held := getattr(m, name)), frozenset(held)) for m in modules for name in _HOOKS],
             [(m, m.__dict__.get("forward", _ABSENT)) for m in modules],
             [(c, {name: getattr(c, name) for name in _SET if hasattr(c, name)}) for c in configs.values()],
@@ -88,8 +88,7 @@ class Before:
         """Evaluation mode, frozen parameters, and outputs with names whatever the user's settings say."""
         if self.training:
             hf.eval()
-        for parameter in self.trainable:
-            parameter.requires_grad_(False)
+        self._train(False)
         for config, before in self.settings:
             for name in ("return_dict", "use_cache"):
                 if name in before and before[name] is not True:
@@ -97,8 +96,7 @@ class Before:
 
     def restore(self, *, failed: bool) -> None:
         """Put everything back; after a failure hooks that were set but never entered go, too."""
-        for parameter in self.trainable:
-            parameter.requires_grad_(True)
+        self._train(True)
         for module in self.training:
             module.training = True
         for config, before in self.settings:
@@ -117,6 +115,10 @@ class Before:
                 module.__dict__.pop("forward", None)
             else:
                 module.__dict__["forward"] = forward
+
+    def _train(self, whether: bool) -> None:
+        for module, name in self.trainable:  # by name: where weights are offloaded, every forward makes new parameters
+            getattr(module, name).requires_grad_(whether)
 
     def attention(self) -> list[tuple[Any, str]]:
         """(config, name of the attention function) as the user has them."""

@@ -25,6 +25,7 @@ from veracausa.engine.precision import Precision, found_out
 from veracausa.engine.shelf import Shelf
 from veracausa.engine.uncompiled import uncompiled
 from veracausa.errors import DeviceError
+from veracausa.placed import at_home, home_of
 from veracausa.storage.digests import Read
 
 
@@ -92,7 +93,8 @@ def borrowed(decoder: Decoder) -> Iterator[Loan]:
     Autocast is switched off: a run's precision is the model's own. The caller's inference mode is left, since gradients
     are impossible in it. Settings that shape the model's outputs (return_dict, use_cache) are ours inside. How the user
     left each part is written down (`anatomy.found`), and so is the precision in which the model computes (`precision`).
-    What the user compiled in place is run as it is written (`uncompiled`).
+    What the user compiled in place is run as it is written (`uncompiled`); a model on several devices gives everything
+    back on the first (`placed`).
 
     Raises:
         DeviceError: the weights were made inside `torch.inference_mode()`.
@@ -104,8 +106,8 @@ def borrowed(decoder: Decoder) -> Iterator[Loan]:
                 yield loan
             return
         _require_usable(hf)
-        failed, device = True, next(hf.parameters()).device.type
-        with uncompiled(hf):
+        failed, device = True, home_of(hf).type
+        with uncompiled(hf), at_home(hf):
             try:
                 with torch.autocast(device, enabled=False), torch.inference_mode(False):
                     loan.before = Before.of(hf)
@@ -127,7 +129,7 @@ def shared(decoder: Decoder) -> Iterator[None]:
     """
     with borrowed(decoder) as loan:
         before = loan.shelf
-        loan.shelf = before or Shelf(int(_SHELF * free_memory(next(decoder.hf.parameters()).device)))
+        loan.shelf = before or Shelf(int(_SHELF * free_memory(home_of(decoder.hf))))
         try:
             yield
         finally:

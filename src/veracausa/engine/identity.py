@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from veracausa.engine.guard import alone
+from veracausa.placed import ADDED, replaced
 from veracausa.storage.digests import Read, tensor_digest, weights_digest
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ _NO_NUMBER = frozenset(
 _NO_BEHAVIOUR = frozenset(vars(nn.Module())) | {
     *("_attn_implementation", "_is_hf_initialized", "all_tied_weights_keys", "gradient_checkpointing"),
     *("kernel_config", "loss_type", "name_or_path"),
+    *ADDED,
 }
 _HOOKS = (
     ("before", "_forward_pre_hooks"),
@@ -194,7 +196,7 @@ def _hooks(module: nn.Module, told: _Teller) -> Iterator[list[Any]]:
             if not _ours(hook):
                 keywords = number in getattr(module, f"{where}_with_kwargs", ())
                 yield [when, keywords, told(hook)]
-    forward = vars(module).get("forward")
+    forward = replaced(module, vars(module).get("forward"))
     if forward is not None and not _ours(forward):
         yield ["forward", told(forward)]
 

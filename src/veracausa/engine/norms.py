@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from veracausa.anatomy import Decoder
 from veracausa.engine.guard import precision_of
 from veracausa.errors import ArchitectureError
+from veracausa.placed import weight_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -100,7 +101,8 @@ def _read(decoder: Decoder, norm: nn.Module) -> NormForm:
         )
     known = plain and type(norm) is nn.LayerNorm
     if known:
-        form = NormForm(norm.weight.detach(), None if norm.bias is None else norm.bias.detach(), True)  # type: ignore
+        gain, bias = (weight_of(norm, name, decoder.found.home) for name in ("weight", "bias"))
+        form = NormForm(None if gain is None else gain.detach(), None if bias is None else bias.detach(), True)
     else:
         form = _off_outputs(decoder, norm)
     _require(decoder, norm, form, sized=not known)
@@ -130,8 +132,8 @@ def _run(decoder: Decoder, norm: nn.Module, x: Float[Tensor, "*rows width"]) -> 
 def _like(decoder: Decoder, norm: nn.Module) -> Float[Tensor, " width"]:
     """A vector as the norm takes it: as wide as its weight, or as the stream."""
     weight: Tensor | None = getattr(norm, "weight", None)
-    own = next(decoder.hf.parameters())
-    return own.new_empty(decoder.width if weight is None else weight.numel())
+    width = decoder.width if weight is None else weight.numel()
+    return torch.empty(width, dtype=next(decoder.hf.parameters()).dtype, device=decoder.found.home)
 
 
 def _require(decoder: Decoder, norm: nn.Module, form: NormForm, sized: bool) -> None:

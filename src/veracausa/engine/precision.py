@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from veracausa.anatomy import Decoder
+from veracausa.placed import home_of
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def found_out(decoder: Decoder) -> Precision:
     if own.dtype != torch.float64:
         return Precision(own.dtype)
     watched = _Watch()
-    tokens = torch.zeros(1, 2, dtype=torch.long, device=own.device)
+    tokens = torch.zeros(1, 2, dtype=torch.long, device=home_of(decoder.hf))
     with _inside(decoder, watched), watched, suppress(Exception):  # what fails here fails in the run itself, in words
         decoder.backbone(tokens, use_cache=False)
     return Precision(torch.float32, tuple(watched.coarse)) if watched.coarse else Precision(torch.float64)

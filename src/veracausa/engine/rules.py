@@ -30,6 +30,7 @@ from veracausa.engine.attention_rule import AttentionRule, Scaled
 from veracausa.engine.guard import attention_function, hooks
 from veracausa.engine.norms import norm_form
 from veracausa.engine.rule import Rule
+from veracausa.placed import home_of
 
 
 @contextmanager
@@ -104,9 +105,9 @@ def _scaling(factor: float, gated: Block | None = None) -> Callable[[Any, Any, T
 
 def _as_ratio(decoder: Decoder, activation: nn.Module) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
     """f(x) = x · (f(x)/x held constant); near 0 the ratio is the slope there, by a central difference."""
-    like = next(decoder.hf.parameters())
+    wide = torch.promote_types(next(decoder.hf.parameters()).dtype, torch.float32)
     with torch.no_grad():
-        step = torch.full((), 1e-4, dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)
+        step = torch.full((), 1e-4, dtype=wide, device=home_of(decoder.hf))
         up, down = (decoder.found.run(activation, end) for end in (step, -step))
         slope = (up - down) / (2 * step)
 

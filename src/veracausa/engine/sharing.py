@@ -21,6 +21,7 @@ from transformers import DynamicCache
 from veracausa.anatomy import Decoder
 from veracausa.engine.before import Kept, insist
 from veracausa.engine.guard import borrowed
+from veracausa.placed import home_of
 
 if TYPE_CHECKING:
     from veracausa.tasks.task import Task
@@ -136,7 +137,7 @@ def _received(decoder: Decoder, positions: int, past: int) -> list[dict[str, Ten
 
     functions: dict[Any, Any] = {block.attention: attention for block in decoder.blocks}
     functions |= {block.mlp_end: partial(_no_mlp, decoder) for block in decoder.blocks}
-    device = next(decoder.hf.parameters()).device
+    device = home_of(decoder.hf)
     cache = DynamicCache()
     if past:
         blank = torch.zeros(1, 1, past, 1, device=device)

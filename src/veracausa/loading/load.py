@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from veracausa.anatomy import decoder_of
-from veracausa.errors import DeviceError
 from veracausa.model import Model
 
 
@@ -55,11 +54,4 @@ def load(
         trust_remote_code=trust_remote_code,
         cache_dir=cache_dir,
     )
-    decoder = decoder_of(loaded.hf, anatomy)
-    devices = {str(parameter.device) for parameter in loaded.hf.parameters()}
-    if len(devices) > 1:
-        raise DeviceError(
-            f"{loaded.name} lies on several devices ({', '.join(sorted(devices))}). Load it on one: "
-            "device_map={'': 0}, or .to('cuda:0')."
-        )
-    return Model(loaded.hf, loaded.tokenizer, loaded.name, loaded.source, decoder)
+    return Model(loaded.hf, loaded.tokenizer, loaded.name, loaded.source, decoder_of(loaded.hf, anatomy))

@@ -27,6 +27,7 @@ from veracausa.loading.packaged import packaged_folder
 from veracausa.loading.tokenizer import LOCAL, first_line, given_tokenizer, read_tokenizer
 from veracausa.loading.wheels import PACKAGED
 from veracausa.loading.wrappers import require_plain_weights, unwrapped
+from veracausa.placed import home_of, require_placed
 from veracausa.storage.digests import sha256_of, weights_digest
 from veracausa.suggestions import closest
 
@@ -289,7 +290,7 @@ def _adopt(
             f"model of transformers (PreTrainedModel) with its tokenizer, or a name, folder or .gguf file.{hint}"
         )
     _require_decoder(model)
-    _require_one_device(model)
+    require_placed(model)
     require_plain_weights(model, f"The {type(model).__name__} passed")
     _require_as_it_is(model, dtype, device, attn_implementation)
     known = str(getattr(model, "name_or_path", "") or "")
@@ -319,28 +320,14 @@ def _require_decoder(hf: Any) -> None:
         )
 
 
-def _require_one_device(hf: Any) -> None:
-    devices = sorted({str(tensor.device) for tensor in (*hf.parameters(), *hf.buffers())})
-    if "meta" in devices:
-        raise DeviceError(
-            "Some or all weights of this model are on no device ('meta'): it was not loaded, or parts of it are "
-            "offloaded. Load it whole (nnsight: dispatch=True; transformers: no offloading device_map)."
-        )
-    if len(devices) > 1:
-        raise DeviceError(
-            f"The model lies on several devices ({', '.join(devices)}). "
-            "Load it on one, for instance with device_map={'': 0}."
-        )
-
-
 def _require_as_it_is(hf: Any, dtype: Any, device: Any, attn_implementation: str | None) -> None:
     """A passed model is never converted: an option may only state what is already so."""
     asked: list[str] = []
     if dtype is not None and dtype != "auto" and _dtype(dtype) != hf.dtype:
         asked.append(f"dtype={dtype}")
     if device is not None:
-        wanted = _device(device)
-        if wanted.type != hf.device.type or wanted.index not in (None, hf.device.index):
+        wanted, found = _device(device), home_of(hf)
+        if wanted.type != found.type or wanted.index not in (None, found.index):
             asked.append(f"device={device}")
     if attn_implementation is not None and attn_implementation != getattr(hf.config, "_attn_implementation", None):
         asked.append(f"attn_implementation={attn_implementation}")

@@ -6,6 +6,8 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from veracausa.placed import stored
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -45,7 +47,7 @@ def weights_digest(model: nn.Module, known: Read | None = None) -> str:
     digest = hashlib.sha256()
     seen: Read = {} if known is None else known
     with torch.no_grad():
-        for name, tensor in model.state_dict().items():
+        for name, tensor in stored(model):
             if not isinstance(tensor, torch.Tensor):
                 continue
             # Tied tensors (embedding and unembedding) are read once.
