@@ -113,7 +113,7 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Where the residual stream is: the device of the weights, of the first ones if there are several (`placed`)."""
+        """Where the residual stream is: with the weights, or with the first of them where Accelerate placed them."""
         return home_of(self.hf)
 
     @property
