@@ -178,7 +178,8 @@ def try_kinds(lm: Model, plain: Plain, found: Verdict, quick: bool = False) -> N
     task = Task("census", (tuple(plain.clean[0].tolist()),), (tuple(plain.corrupted[0].tolist()),), ((7,),), ((31,),))
     layers = range(1, 2) if quick else range(len(plain.blocks))
     mixtures = lm.decoder.mixtures.values()
-    kinds = (*KINDS, *(("experts",) if mixtures else ()), *(("shared",) if any(m.has_shared for m in mixtures) else ()))
+    kinds = (*KINDS, *(("experts", "routers") if mixtures else ()))
+    kinds = (*kinds, *(("shared",) if any(mixture.has_shared for mixture in mixtures) else ()))
     for kind in ("heads",) if quick else kinds:
         asked = list(islice(comparisons(plain, kind, layers), 1 if quick else None))
         found.kinds[kind] = ""
@@ -228,7 +229,7 @@ def comparisons(plain: Plain, kind: str, layers: Iterable[int]) -> Iterator[Comp
     for layer in layers:
         yield from {"heads": _heads, "attention": _attention, "mlps": _mlps, "neurons": _neurons,
                     "residual": _residual, "edges": _edges, "experts": _experts,
-                    "shared": _shared}[kind](plain, layer)  # fmt: skip
+                    "shared": _shared, "routers": _routers}[kind](plain, layer)  # fmt: skip
 
 
 def _heads(plain: Plain, layer: int) -> Iterator[Comparison]:
@@ -305,6 +306,12 @@ def _shared(plain: Plain, layer: int) -> Iterator[Comparison]:
 
     yield f"m{layer}.shared", "exact", lambda: plain.added(parts.mlp, change())
     yield f"m{layer}.shared", "atp", lambda: plain.added_slope(parts.mlp, change())
+
+
+def _routers(plain: Plain, layer: int) -> Iterator[Comparison]:
+    if (router := plain.blocks[layer].router) is not None:
+        yield f"m{layer}.router", "exact", partial(plain.rerouted, router)
+        yield f"m{layer}.router", "atp", partial(plain.rerouted_slope, router)
 
 
 def _columns(out: Any, head: int, heads: int) -> slice:

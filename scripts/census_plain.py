@@ -15,8 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 _ATTENTION = re.compile(r"(self_?)?att(n|ention|entions)?(_?layer|_?block)?|multi_head_attention|self_att")
+_ROUTER = re.compile(r"gate|router")
 _MLP = re.compile(r"mlp|ffn|feed_?forward|block_sparse_moe|moe|mlps")
 
 
@@ -30,6 +32,19 @@ class Parts:
     mlp: nn.Module | None
     down: nn.Module | None  # the linear map behind the neurons
     experts: nn.Module | None  # called with tokens, the choice and the weights of each
+    router: nn.Module | None  # gives the choice and the weights, by one linear map first
+
+
+class _Linear(TorchFunctionMode):
+    """What linear maps give passes through `edit`."""
+
+    def __init__(self, edit: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.edit = edit
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        return self.edit(found) if func is nn.functional.linear else found
 
 
 class Plain:
@@ -94,7 +109,9 @@ class Plain:
             mlp = down  # it adds the stream itself, so what it writes is what comes before that
         experts = [m for m in self.called if m in set(mlp.modules()) and hasattr(m, "num_experts")] if mlp else []
         routed = [m for m in experts if "experts" in self._name(m)]
-        return Parts(block, out, self._heads(layer), mlp, down, routed[0] if routed else None)
+        routers = [m for m in self._children(mlp, _ROUTER) if not isinstance(m, nn.Linear)] if routed else []
+        parts = routed[0] if routed else None, routers[0] if routers else None
+        return Parts(block, out, self._heads(layer), mlp, down, *parts)
 
     def _name(self, module: nn.Module) -> str:
         return self.names[module].rpartition(".")[2]
@@ -198,6 +215,40 @@ class Plain:
         assert parts.experts is not None and parts.mlp is not None
         with self._edited(parts.experts, torch.zeros_like, "out"):
             return self.seen(parts.mlp, "out", ids)
+
+    def logits(self, router: nn.Module, ids: Tensor, change: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """M of a run in which a router's logits are those that `change` makes of its own, and these own ones."""
+        seen: list[Tensor] = []
+        modes: list[_Linear] = []
+
+        def edit(found: Tensor) -> Tensor:
+            seen.append(found)
+            return change(found)
+
+        handles = [
+            router.register_forward_pre_hook(lambda *_: modes.append(_Linear(edit).__enter__())),
+            router.register_forward_hook(lambda *_: modes.pop().__exit__(None, None, None)),
+        ]
+        try:
+            return self.metric(ids), seen[0]
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def rerouted(self, router: nn.Module) -> float:
+        """Effect of giving a router the logits of the corrupted run."""
+        with torch.no_grad():
+            new = self.logits(router, self.corrupted, lambda own: own)[1]
+            return float(self.logits(router, self.clean, lambda _: new)[0] - self.metric(self.clean))
+
+    def rerouted_slope(self, router: nn.Module) -> float:
+        """The same to first order, as long as the choice stays."""
+        with torch.no_grad():
+            own, new = (self.logits(router, ids, lambda own: own)[1] for ids in (self.clean, self.corrupted))
+        leaf = own.clone().requires_grad_()
+        with torch.enable_grad():
+            gradient = torch.autograd.grad(self.logits(router, self.clean, lambda _: leaf.clone())[0], leaf)[0]
+        return float(((new - own) * gradient).sum())
 
     def added(self, module: nn.Module, change: Tensor) -> float:
         """Effect of adding something to a module's output in the clean run."""

@@ -10,7 +10,7 @@ from tiny_models import MIXTURES, make, mostly_slow, pairs
 
 import veracausa as vc
 from veracausa.anatomy import decoder_of
-from veracausa.errors import ArchitectureError, ContractError, UnitError
+from veracausa.errors import ArchitectureError, ContractError, MethodError, UnitError
 from veracausa.model import Model
 from veracausa.tasks.task import Task
 
@@ -142,6 +142,61 @@ def test_other_replacements_are_those_of_whole_runs():
     again = vc.exact(lm, task, units=["m1.e1", "m1.e2"], ablation="resample", show_progress=False)
     torch.testing.assert_close(drawn.values[:, 1], again.values[:, 0], atol=1e-12, rtol=0)
     assert drawn.values.abs().max() > 0
+
+
+@every_mixture
+def test_routers_choose_by_the_other_run_s_logits(family):
+    """Alone, at one position, and in a group with an expert of the same layer and a later router."""
+    hf, lm, (pair,), task = asked(family)
+    first, last = sorted(naive.mixtures(hf))[0], sorted(naive.mixtures(hf))[-1]
+    ours = by_name(vc.exact(lm, task, units="routers", show_progress=False))
+    back = by_name(vc.exact(lm, task, units="routers", direction="denoising", show_progress=False))
+    here = float(vc.exact(lm, task, units=[f"m{first}.router@7"], show_progress=False).values)
+    group = (f"m{first}.router", f"m{first}.e1", f"m{last}.router")
+    together = float(vc.exact(lm, task, units={"three": group}, show_progress=False).values)
+    bare = [naive.metric(hf, ids, pair) for ids in (pair.clean, pair.corrupted)]
+    new = {layer: naive.router_logits(hf, pair.corrupted, layer) for layer in naive.mixtures(hf)}
+
+    def swapped(layer):
+        return naive.rerouted(hf, layer, lambda own: new[layer].view_as(own))
+
+    for layer in new:
+        own = naive.router_logits(hf, pair.clean, layer)
+        assert ours[f"m{layer}.router"][0] == pytest.approx(
+            naive.metric(hf, pair.clean, pair, swapped(layer)) - bare[0], abs=1e-9
+        )
+        other = naive.rerouted(hf, layer, lambda logits, own=own: own.view_as(logits))
+        whole = naive.metric(hf, pair.corrupted, pair, other) - bare[1]
+        assert back[f"m{layer}.router"][0] == pytest.approx(whole, abs=1e-9)
+    at = naive.router_logits(hf, pair.clean, first)
+    at[7] = new[first][7]
+    whole = naive.metric(hf, pair.clean, pair, naive.rerouted(hf, first, at.view_as)) - bare[0]
+    assert here == pytest.approx(whole, abs=1e-9)
+    expert = naive.recorded(hf, pair.corrupted)[first]["experts"][1]
+    hooks = swapped(first), naive.replaced(hf, first, {1: expert}), swapped(last)
+    assert together == pytest.approx(naive.metric(hf, pair.clean, pair, *hooks) - bare[0], abs=1e-9)
+
+
+def test_a_router_s_estimate_does_not_see_the_choice():
+    """Its slope is that of a small step of the logits, which changes no choice, and the scores say so."""
+    hf, lm, (pair,), task = asked("mixtral")
+    slopes = vc.attribute(lm, task, units="routers", method="atp", show_progress=False)
+    assert any("slope of a router's logits" in note for note in slopes.notes)
+    own, new = (naive.router_logits(hf, ids, 1) for ids in (pair.clean, pair.corrupted))
+    ends = [naive.metric(hf, pair.clean, pair, naive.rerouted(hf, 1, (own + step * (new - own)).view_as))
+            for step in (-1e-5, 1e-5)]  # fmt: skip
+    assert float(slopes.values[0, 1]) == pytest.approx((ends[1] - ends[0]) / 2e-5, abs=1e-5)
+    with pytest.raises(MethodError, match="there is no ablation='zero' of routers"):
+        vc.exact(lm, task, units="routers", ablation="zero")
+
+
+def test_costs_are_those_that_were_forecast():
+    """Of experts' rows those of an MLP's, of routers' their own MLP beside."""
+    _, lm, _, task = asked("deepseek_v3", count=2)
+    for units in ("experts", "shared", "routers", "routers@positions"):
+        forecast = vc.forecast(vc.exact, lm, task, units=units)
+        made = vc.exact(lm, task, units=units, show_progress=False).cost
+        assert made.token_layers == pytest.approx(forecast.token_layers), units
 
 
 @every_mixture

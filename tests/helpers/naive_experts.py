@@ -8,6 +8,7 @@ from contextlib import ExitStack
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 
 def mixtures(model) -> dict[int, torch.nn.Module]:
@@ -94,3 +95,46 @@ def replaced(model, layer: int, new: dict[int, Tensor]):
         return output
 
     return lambda: mlp.experts.register_forward_hook(hook)
+
+
+class _Logits(TorchFunctionMode):
+    """The one linear map of a router gives what it is told to."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.change = change
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        return self.change(found) if func is torch.nn.functional.linear else found
+
+
+def rerouted(model, layer: int, change):
+    """Wraps a router's forward, so that its logits are what `change` makes of its own; gives what takes it off."""
+    part = router(mixtures(model)[layer])
+    own, mine = part.forward, "forward" in vars(part)
+
+    def forward(*args):
+        with _Logits(change):
+            return own(*args)
+
+    class Handle:
+        def remove(self):
+            vars(part).pop("forward")
+            if mine:
+                part.forward = own
+
+    def put():
+        part.forward = forward
+        return Handle()
+
+    return put
+
+
+def router_logits(model, ids: Sequence[int], layer: int) -> Tensor:
+    """A router's logits in a run: weights times what it is given, written out."""
+    part, given = router(mixtures(model)[layer]), []
+    logits(model, ids, lambda: part.register_forward_pre_hook(lambda _, args: given.append(args[0])))
+    with torch.no_grad():
+        found = given[0].flatten(0, -2) @ part.weight.T
+        return found + part.bias if getattr(part, "bias", None) is not None else found

@@ -8,16 +8,34 @@ token, or nothing. The experts' own module is called as it is, so none of its fo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from veracausa.anatomy.found import Found
+from veracausa.errors import ArchitectureError
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
+
+
+class _Linear(TorchFunctionMode):
+    """What linear maps give passes through `change`."""
+
+    def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.change, self.seen = change, 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if func is not nn.functional.linear:
+            return found
+        self.seen += 1
+        return self.change(found)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,3 +79,31 @@ class Mixture:
         each = tokens.repeat_interleave(choice.shape[1], 0)
         output = found.run(self.experts, each, choice.reshape(-1, 1), weights.reshape(-1, 1))
         return self.scale * output.unflatten(0, choice.shape)
+
+    def routing(self, change: Callable[[Tensor], Tensor]) -> list[Any]:
+        """Hooks that pass the router's logits through `change`; its own code makes choice and weights of those.
+
+        A router makes its logits by one linear map, wherever its family keeps the weights of it, and in the shape in
+        which `change` is given them: [tokens, experts], or with rows and positions apart.
+
+        Raises:
+            ArchitectureError: (in the run) a router that does it otherwise.
+        """
+        entered: list[_Linear] = []
+
+        def enter(*_: Any) -> None:
+            entered.append(_Linear(change).__enter__())
+
+        def leave(router: nn.Module, _: Any, __: Any) -> None:
+            mode = entered.pop()
+            mode.__exit__(None, None, None)
+            if mode.seen != 1:
+                raise ArchitectureError(
+                    f"{type(router).__name__} makes the logits of its experts by {mode.seen} linear maps, not by one, "
+                    "so they cannot be told and nothing is returned."
+                )
+
+        return [
+            self.router.register_forward_pre_hook(enter),
+            self.router.register_forward_hook(leave, prepend=True, always_call=True),
+        ]

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 KIND_AT: dict[Place, Kind] = {
     "z": "heads", "neurons": "neurons", "mlp": "mlps", "residual": "residual", "queries": "queries", "keys": "keys",
     "values": "values", "pattern": "patterns", "experts": "experts", "shared": "shared",
+    "router": "routers",
 }  # fmt: skip
 
 

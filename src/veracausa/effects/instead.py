@@ -40,7 +40,9 @@ if TYPE_CHECKING:
     from veracausa.tasks.task import Task
 
 #: Places by number, which noise is keyed by.
-_PLACES: tuple[Place, ...] = (*("z", "neurons", "mlp", "residual", "queries", "keys", "values", "experts", "shared"),)
+_PLACES: tuple[Place, ...] = (
+    *("z", "neurons", "mlp", "residual", "queries", "keys", "values", "experts", "shared", "router"),
+)
 
 
 class Instead(ABC):

@@ -1,4 +1,4 @@
-"""Replacements that attention patterns do not have: a pattern is as wide as its prompt is long."""
+"""Replacements that attention patterns do not have, as wide as their prompts are long, and routers do not."""
 
 from __future__ import annotations
 
@@ -13,10 +13,15 @@ if TYPE_CHECKING:
 
 
 def require_patterns(places: Collection[Place], ablation: str, task: Task, source: Task) -> None:
-    """Raise MethodError for learned constants, and for means over prompts of several lengths.
+    """Raise MethodError for learned constants, and for means over prompts of several lengths; for a router at zero.
 
-    `source`: the reference set. Places other than "pattern" have all replacements.
+    `source`: the reference set. Places other than "pattern" and "router" have all replacements.
     """
+    if "router" in places and ablation in ("zero", "optimal"):
+        raise MethodError(
+            "Logits of 0 leave it to chance which experts a router chooses, and no descent sees the choice, so there "
+            f"is no ablation={ablation!r} of routers. Use counterfactual, mean or resample."
+        )
     if "pattern" not in places or ablation not in ("mean", "optimal"):
         return
     if ablation == "optimal":

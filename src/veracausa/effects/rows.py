@@ -28,8 +28,8 @@ from veracausa.engine.guard import attention_function
 from veracausa.engine.memory import chunks
 from veracausa.engine.patches import (
     Place,
-    Where,
     activation,
+    depth_behind,
     join,
     kept_width,
     neuron_change,
@@ -199,11 +199,10 @@ class Rows(Plan):
     @property
     def depth(self) -> np.ndarray:
         """Blocks that each unit's row runs: those from where it joins the stream."""
-        joined = np.array([self._where(layer).join[0] for layer in range(self.lm.layers + 1)])[self.units.layer]
-        return np.asarray(self.lm.layers - joined)
-
-    def _where(self, layer: int) -> Where:
-        return where(self.lm.decoder, self.units.place, min(layer, self.lm.layers - (self.units.kind != "residual")))
+        last = self.lm.layers - (self.units.kind != "residual")
+        layers = [min(layer, last) for layer in range(self.lm.layers + 1)]
+        depths = [depth_behind(self.lm.decoder, self.units.place, layer) for layer in layers]
+        return np.array(depths)[self.units.layer]
 
     def record(self, start: int, examples: tuple[int, ...]) -> Patching:
         """See `Plan.record`."""
@@ -246,6 +245,8 @@ class Rows(Plan):
                 delta = new - own_sum(base, layer, example, self._shares(units).to(new))[:, offset:]
                 own = self._at_position(delta, tape, example, units, start)
                 return output_change(decoder, base, at, example, offset, own)
+            if kind == "routers":  # its own MLP is run again
+                self.cost.add(len(units), tape.length - start)
             old = activation(base, at.place, layer)
             if kind == "neurons" and not self.units.joint:  # one neuron a row: a multiple of one row of W_down
                 index = torch.as_tensor(self.units.index[units], device=example.device)

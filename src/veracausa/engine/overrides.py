@@ -76,10 +76,12 @@ class Override:
 
 
 def _at_experts(block: Block, found: Sequence[Override]) -> list[Any]:
-    """Hooks for experts and the shared expert, in the order in which these run."""
-    experts, shared = ([one for one in found if one.place == place] for place in ("experts", "shared"))
+    """Hooks for experts, the shared expert and the router, whatever order they were asked in."""
+    experts, shared, routers = (
+        [one for one in found if one.place == place] for place in ("experts", "shared", "router")
+    )
     mixture = block.mixture
-    if mixture is None or not (experts or shared):
+    if mixture is None or not (experts or shared or routers):
         return []
     rows: list[int] = []
     routed: list[Tensor] = []
@@ -87,7 +89,10 @@ def _at_experts(block: Block, found: Sequence[Override]) -> list[Any]:
     def called(_: Any, args: tuple[Tensor, ...]) -> None:
         rows[:] = [len(args[0])]
 
-    def routing(_: Any, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor) -> Tensor:
+    def logits(own: Tensor) -> Tensor:
+        return routers[0].of(own.reshape(rows[0], -1, mixture.count)).reshape_as(own)
+
+    def adding(_: Any, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor) -> Tensor:
         for one in experts:
             output = one.of_experts(mixture, block.found, rows[0], (*args, *kwargs.values()), output)
         routed[:] = [output.unflatten(0, (rows[0], -1)) * mixture.scale]
@@ -98,7 +103,8 @@ def _at_experts(block: Block, found: Sequence[Override]) -> list[Any]:
 
     handles = [
         block.mlp_start.register_forward_pre_hook(called),
-        mixture.experts.register_forward_hook(routing, with_kwargs=True),
+        mixture.experts.register_forward_hook(adding, with_kwargs=True),
+        *(mixture.routing(logits) if routers else ()),
     ]
     return [*handles, changing(block.mlp_end, sharing)] if shared else handles
 

@@ -6,7 +6,8 @@ post-norm (Gemma) is taken anew, and the row joins the stream right behind that 
 nothing before the patch is run again and a patch of zero changes nothing, bit for bit, where there is no post-norm.
 A change of queries, keys or values is first carried through that one layer's attention to a change of z, and one of an
 attention pattern is a change of z once it is multiplied with the run's own values. Experts add up to the MLP's output,
-so a change of theirs is given as that of their sum, [rows, S, width].
+so a change of theirs is given as that of their sum, [rows, S, width]; a change of a router's logits is carried through
+the MLP, run again.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from veracausa.anatomy import Block, Decoder
 from veracausa.engine.attention import mixed, suffix_attention
+from veracausa.engine.guard import hooks
 from veracausa.engine.routed import Routed
 from veracausa.engine.suffix import Join
 from veracausa.engine.tape import BY_OURS, IN_ATTENTION, State
@@ -28,7 +30,9 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 #: Where a unit's activation is: a recorded site, or the residual stream before a block.
-Place = Literal["z", "neurons", "mlp", "residual", "queries", "keys", "values", "pattern", "experts", "shared"]
+Place = Literal[
+    "z", "neurons", "mlp", "residual", "queries", "keys", "values", "pattern", "experts", "shared", "router"
+]
 #: Parts of the MLP's output, which they add up to: so is the gradient there theirs.
 OF_MLP = ("experts", "shared")
 
@@ -55,8 +59,8 @@ def where(decoder: Decoder, place: Place, layer: int) -> Where:
 
 
 def depth_behind(decoder: Decoder, place: Place, layer: int) -> int:
-    """Blocks that a row with a patch at `place` of `layer` runs."""
-    return decoder.layers - where(decoder, place, layer).join[0]
+    """Blocks that a row with a patch at `place` of `layer` runs; of a router's, its own MLP counts as one."""
+    return decoder.layers - where(decoder, place, layer).join[0] + (place == "router")
 
 
 def in_attention(place: Place) -> bool:
@@ -98,6 +102,8 @@ def sites_for(place: Place) -> tuple[str, ...]:
         return ("z", "attention", "pattern")
     if place in OF_MLP:
         return ("mlp", "experts", "choice")
+    if place == "router":
+        return ("mlp", "mlp_in", "router")
     return {"z": ("z", "attention"), "neurons": ("neurons", "mlp"), "mlp": ("mlp",), "residual": ()}[place]
 
 
@@ -114,6 +120,7 @@ def site_width(decoder: Decoder, place: Place, length: int = 0) -> int:
         "values": decoder.kv_heads * decoder.head_dim,
         "experts": decoder.experts * decoder.width,
         "shared": decoder.width,
+        "router": decoder.experts,
     }[place]
 
 
@@ -121,7 +128,8 @@ def kept_width(decoder: Decoder, place: Place, length: int = 0) -> int:
     """Floats that a tape holds of a place at one position: of experts those that are chosen alone."""
     if place in OF_MLP:
         return max(mixture.chosen for mixture in decoder.mixtures.values()) * (decoder.width + 1)
-    return site_width(decoder, place, length)
+    beside = decoder.width if place == "router" else 0  # what the MLP is given, to run it again
+    return site_width(decoder, place, length) + beside
 
 
 def output_change(
@@ -143,9 +151,11 @@ def output_change(
         delta = value_change(decoder, base, at, example, offset, delta)
     if in_attention(place):
         return delta @ block.head_weights
+    if place == "router":
+        delta = rerouted(block, base, example, offset, delta)
     if place == "neurons":
         return delta @ block.neuron_weights
-    return delta * block.mlp_scale if place in ("mlp", *OF_MLP) and block.mlp_scale != 1 else delta
+    return delta * block.mlp_scale if place in ("mlp", "router", *OF_MLP) and block.mlp_scale != 1 else delta
 
 
 def value_change(
@@ -169,6 +179,21 @@ def value_change(
     new, _ = suffix_attention(None, query, parts["keys"], parts["values"], None, **base.attention[at.layer])
     given = decoder.found.given(decoder.blocks[at.layer].attention_out, new.flatten(2))
     return given - base.sites["z"][at.layer][example, offset:]
+
+
+def rerouted(
+    block: Block,
+    base: State,
+    example: Int[Tensor, " rows"],
+    offset: int,
+    delta: Float[Tensor, "rows positions experts"],
+) -> Float[Tensor, "rows positions width"]:
+    """Change of an MLP's output for a change of its router's logits: the MLP, run again on what it was given."""
+    assert block.mixture is not None
+    given, logits, output = (base.sites[site][block.layer][example, offset:] for site in ("mlp_in", "router", "mlp"))
+    new = logits + delta.to(logits.dtype)
+    with hooks(*block.mixture.routing(new.reshape_as)):
+        return block.run_mlp(given) - output
 
 
 def mixing_change(

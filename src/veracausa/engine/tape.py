@@ -43,10 +43,11 @@ if TYPE_CHECKING:
 #: attention_in, mlp_in: outputs of the norms before attention and MLP; q_out, k_out, v_out: outputs of the projections
 #: (one and the same tensor where a family fuses them).
 #: experts: what each chosen expert adds to the MLP's output, [B, S, chosen, width] (chosen 0 where there are none), and
-#: choice: which experts these are, [B, S, chosen]; both are recorded together, without a graph.
+#: choice: which experts these are, [B, S, chosen]; both are recorded together, without a graph. router: the
+#: router's logits, [B, S, experts] (none where there is no router).
 Site = Literal[
     "z", "neurons", "attention", "mlp", "queries", "keys", "values", "pattern",
-    "attention_in", "mlp_in", "q_out", "k_out", "v_out", "experts", "choice",
+    "attention_in", "mlp_in", "q_out", "k_out", "v_out", "experts", "choice", "router",
 ]  # fmt: skip
 
 IN_ATTENTION = ("queries", "keys", "values")
@@ -305,6 +306,8 @@ def watch(decoder: Decoder, state: State, calls: list[dict[str, Any]]) -> list[A
             elif site == "experts":
                 state.experts = decoder.experts
                 handles.append(_keep_experts(block, state))
+            elif site == "router":
+                handles += _keep_router(block, partial(keep, into=into), into)
             elif site in _PROJECTED:
                 handles.append(block.projections[_PROJECTED.index(site)].register_forward_hook(keep_projected(into)))
         if any(site in state.sites for site in BY_OURS):
@@ -333,6 +336,17 @@ def _keep_experts(block: Block, state: State) -> Any:
     if mixture is None:
         return block.mlp_end.register_forward_hook(nothing)
     return mixture.experts.register_forward_hook(kept, with_kwargs=True)
+
+
+def _keep_router(block: Block, keep: Callable[[Tensor], Tensor], into: list[Tensor]) -> list[Any]:
+    """Hooks that record a router's logits; nothing of an MLP that has none."""
+
+    def nothing(_: Any, args: tuple[Tensor, ...]) -> None:
+        into.append(args[0].new_zeros(*args[0].shape[:2], 0))
+
+    if block.mixture is None:
+        return [block.mlp_start.register_forward_pre_hook(nothing)]
+    return block.mixture.routing(keep)
 
 
 def whole_middles(decoder: Decoder, middle: list[Tensor], stream: list[Tensor]) -> list[Tensor]:

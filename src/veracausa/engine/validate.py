@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from veracausa.engine.guard import changing, hooks, precision_of
-from veracausa.engine.patches import OF_MLP
+from veracausa.engine.patches import OF_MLP, rerouted
 from veracausa.errors import ContractError, NumericsError, PromptError
 from veracausa.tasks.padding import Specials
 from veracausa.tasks.tokens import strings
@@ -159,7 +159,11 @@ def misread(lm: Model, part: str, block: Block, error: float) -> str:
 
 def _misread(decoder: Decoder, block: Block, tape: Tape, place: Place) -> tuple[str, float, float]:
     """(part, largest error, what rounding may do) of one block's writes."""
-    layer, attention, runs = block.layer, place not in ("neurons", "mlp", *OF_MLP), (tape.clean, tape.corrupted)
+    layer, attention, runs = (
+        block.layer,
+        place not in ("neurons", "mlp", "router", *OF_MLP),
+        (tape.clean, tape.corrupted),
+    )
     precision = precision_of(decoder).dtype
     out = "attention" if attention else "mlp"
     shortest = min(run.residual[0].shape[1] for run in runs)  # where prompts have different lengths
@@ -167,7 +171,11 @@ def _misread(decoder: Decoder, block: Block, tape: Tape, place: Place) -> tuple[
         error, allowed = unrouted(decoder, block, block.mixture, runs)
         if not error <= allowed:
             return "The mixture of experts", error, allowed
-    if place not in ("mlp", *OF_MLP):
+    if place == "router" and block.mixture is not None:
+        error, allowed = unsteered(decoder, block, runs)
+        if not error <= allowed:
+            return "The router", error, allowed
+    if place not in ("mlp", "router", *OF_MLP):
         site = "z" if attention else "neurons"
         own, module = (block.head_map, block.attention_out) if attention else (block.neuron_map, block.mlp_out)
         factor = block.attention_scale if attention else block.mlp_scale
@@ -205,6 +213,15 @@ def unrouted(decoder: Decoder, block: Block, mixture: Mixture, runs: Sequence[St
         without = block.run_mlp(block.mlp_norm(read))
     scale = float(torch.stack([output.abs().max(), added.abs().max()]).max()) + 1e-6
     return float((output - added - without).abs().max()), rounding(precision_of(decoder).dtype, scale)
+
+
+def unsteered(decoder: Decoder, block: Block, runs: Sequence[State]) -> tuple[float, float]:
+    """How far an MLP whose router is given its own logits is from its output, and what rounding may do."""
+    layer = block.layer
+    first = torch.tensor([0], device=runs[0].residual[0].device)
+    off = [rerouted(block, run, first, 0, torch.zeros_like(run.sites["router"][layer][:1])) for run in runs]
+    scale = max(float(run.sites["mlp"][layer].abs().max()) for run in runs) + 1e-6
+    return max(float(one.abs().max()) for one in off), rounding(precision_of(decoder).dtype, scale)
 
 
 def off_map(

@@ -215,7 +215,7 @@ class AttributeWork:
             draw_stderr=walks.spread if method.drawn else None,
             notes=(
                 *_rule_notes(method, table, completeness),
-                *((_UNSEEN,) if lm.decoder.has_experts else ()),
+                *((_UNCHOSEN if table.kind == "routers" else _UNSEEN,) if lm.decoder.has_experts else ()),
                 *_unconverged(completeness, *self._scale(call, completeness), walks.places, method),
                 *(constants.sentences if constants is not None else ()),
             ),
@@ -267,6 +267,12 @@ class _Walks:
 
 #: What an estimate of a mixture of experts leaves out.
 _UNSEEN = "no gradient sees which experts are chosen: what a unit does by changing the choice is in exact effects alone"
+
+#: … and one of the logits that they are chosen by.
+_UNCHOSEN = (
+    "the slope of a router's logits is that of the weights of the experts that are chosen: what changes as others are "
+    "chosen is in exact effects alone"
+)
 
 
 def _rule_notes(parts: Method, units: Units, completeness: Completeness | None) -> tuple[str, ...]:

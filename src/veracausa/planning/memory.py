@@ -39,8 +39,8 @@ def _sites(work: Work) -> int:
     units = getattr(getattr(work, "units", None), "kind", None)
     if units == "patterns":
         return lm.heads * max(work.task.lengths) + lm.width
-    if units in OF_MLP:
-        return kept_width(lm.decoder, "experts") + lm.width
+    if units in (*OF_MLP, "routers"):
+        return kept_width(lm.decoder, "router" if units == "routers" else "experts") + lm.width
     if kind == "neurons":
         return lm.neurons + lm.width
     heads = lm.heads * lm.decoder.head_dim

@@ -7,7 +7,7 @@ from typing import Literal
 
 Kind = Literal[
     "heads", "mlps", "attention", "neurons", "residual", "queries", "keys", "values", "patterns",
-    "experts", "shared", "edges", "groups", "paths",
+    "experts", "shared", "routers", "edges", "groups", "paths",
 ]  # fmt: skip
 
 
@@ -69,6 +69,10 @@ KINDS: dict[str, UnitKind] = {
     "shared": UnitKind(
         "shared", "m{layer}.shared", "shared expert",
         "shared experts (what one that sees every token adds to its MLP's output)", mixed=True,
+    ),
+    "routers": UnitKind(
+        "router", "m{layer}.router", "router",
+        "routers of MLPs' experts (their logits; which experts are chosen, and with what weights, follows)", mixed=True,
     ),
 }  # fmt: skip
 

@@ -2,9 +2,9 @@
 
 Names are those of the field's exchange format: `a9.h6` (head 6 of layer 9), `m3` (an MLP), `m3.n1200` (a neuron);
 beside them `a9` (a whole attention layer), `a9.h6<q>`, `a9.kv2<k>`, `a9.kv2<v>` (a head's queries; keys and values, one
-per key/value head), `a9.h6<pattern>` (where a head looks, see also `cells`), `m5.e3` and `m5.shared` (an expert of an
-MLP, and one that sees every token) and `r9` (the residual stream that enters block 9; `r30` of a model with 30 blocks
-is the final one). `@7` after a name means position 7 only.
+per key/value head), `a9.h6<pattern>` (where a head looks, see also `cells`), `m5.e3`, `m5.shared` and `m5.router` (an
+expert of an MLP, one that sees every token, and what chooses among them) and `r9` (the residual stream that enters
+block 9; `r30` of a model with 30 blocks is the final one). `@7` after a name means position 7 only.
 """
 
 from __future__ import annotations
