@@ -59,7 +59,7 @@ def one(call: str) -> dict[str, float]:
     cost = found.signed[0].cost if isinstance(found, vc.circuits.Curve) else found.cost
     return {
         "said": price.token_layers, "spent": cost.token_layers, "seconds said": price.seconds or float("nan"),
-        "seconds": seconds, "memory said": price.memory / 2**20, "memory": peak / 2**20,
+        "seconds": seconds, "memory said": price.memory.beside / 2**20, "memory": peak / 2**20,
     }  # fmt: skip
 
 

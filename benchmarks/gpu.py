@@ -188,7 +188,7 @@ def reported(name: str, device: torch.device, dtype: torch.dtype, count: int) ->
         rows.append(
             [
                 what, len(part), f"{took.token_layers:,}", f"{took.token_layers / price.token_layers:.3f}",
-                f"{took.seconds:,.2f}", said, f"{took.memory / 2**20:,.0f}", f"{price.memory / 2**20:,.0f}",
+                f"{took.seconds:,.2f}", said, f"{took.memory / 2**20:,.0f}", f"{price.memory.beside / 2**20:,.0f}",
                 f"{share:.0%}", "–" if np.isnan(took.busy) else f"{took.busy:.0%}",
             ]
         )  # fmt: skip

@@ -19,7 +19,7 @@ def test_a_price_says_what_the_call_will_cost(tiny, task_of):
     found = vc.faithfulness(lm, task, circuit, show_progress=False)
     assert price.token_layers == found.cost.token_layers
     assert price.passes == pytest.approx(found.cost.forward_equivalents)
-    assert price.seconds > 0 and price.memory > 0
+    assert price.seconds > 0 and price.memory.beside > 0
     said = repr(price)
     assert f"{price.token_layers:,.0f} token-layers" in said and "on 3 pairs" in said and "peak memory" in said
     assert "speed" in said and "speed" in price._repr_html_()

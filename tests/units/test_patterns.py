@@ -62,7 +62,7 @@ def test_forecasts_are_what_calls_cost(tiny, task_of, units):
     for asked in ({}, {"direction": "denoising"}, {"ablation": "mean"}, {"ablation": "resample"}):
         price = vc.forecast(vc.exact, lm, task, units=units, measure=False, **asked)
         assert price.token_layers == vc.exact(lm, task, units=units, **asked, **QUIET).cost.token_layers
-        assert price.memory > 0
+        assert price.memory.beside > 0
     for method in ("atp", "atp-star", "ig", "conductance") if units is not GROUPS else ():
         price = vc.forecast(vc.attribute, lm, task, units=units, method=method, measure=False)
         assert price.token_layers == vc.attribute(lm, task, units=units, method=method, **QUIET).cost.token_layers

@@ -13,7 +13,8 @@ import os
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+
+from veracausa.engine.footprint import Footprint
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -44,35 +45,31 @@ def free_memory(device: torch.device) -> int:
         return 4 << 30
 
 
-def _token_bytes(lm: Model, positions: int, backward: bool) -> int:
-    """Peak bytes of one token of a row in one block; with a graph, in all blocks."""
-    decoder = lm.decoder
-    floats = 8 * decoder.width + 4 * decoder.neurons + 4 * decoder.heads * (decoder.head_dim + positions)
-    return floats * lm.dtype.itemsize * (decoder.layers if backward else 1)
+def rows_per_chunk(lm: Model, positions: int, length: int, backward: bool = False, beside: int = 0) -> int:
+    """Rows of `positions` tokens (out of prompts of `length`) that a chunk should hold; at least 1.
 
-
-def rows_per_chunk(lm: Model, positions: int, length: int, backward: bool = False) -> int:
-    """Rows of `positions` tokens (out of prompts of `length`) that a chunk should hold; at least 1."""
+    `backward`: with the graph of all blocks. `beside`: bytes of a token beside what it takes in the blocks.
+    """
     on_cpu = _CPU_TOKENS_WITH_GRAPH if backward else _CPU_TOKENS
     tokens = on_cpu if lm.device.type == "cpu" else _GPU_TOKENS
-    fits = _SHARE * free_memory(lm.device) / (_token_bytes(lm, length, backward) * positions)
-    return max(1, int(min(tokens / positions, fits)))
+    token = token_bytes(Footprint.of(lm), length, backward) + beside
+    return max(1, int(min(tokens / positions, _SHARE * free_memory(lm.device) / (token * positions))))
 
 
-def chunk_bytes(lm: Model, positions: int, length: int, backward: bool = False) -> int:
-    """Bytes of a chunk of as many rows as it should hold."""
-    return rows_per_chunk(lm, positions, length, backward) * positions * _token_bytes(lm, length, backward)
+def token_bytes(shapes: Footprint, length: int, backward: bool) -> int:
+    """Peak bytes of one token of a row in one block; with a graph, in all blocks, and the run that it is of."""
+    if not backward:
+        return shapes.row(length)
+    return shapes.graph(length) + shapes.back(length) + shapes.state(1, 1, 0)
 
 
-def tape_bytes(lm: Model, length: int, sites: int = 0) -> int:
-    """Bytes of a pair of prompts of `length` on a tape; `sites`: see `examples_per_batch`."""
-    decoder = lm.decoder
-    logits: Tensor = decoder.unembedding.weight  # type: ignore[assignment]
-    return (2 * length * decoder.layers * (3 * decoder.width + sites) + len(logits)) * lm.dtype.itemsize
+def examples_per_batch(lm: Model, task: Task, sites: int = 0, beside: int = 0) -> int:
+    """Pairs that one tape should hold.
 
-
-def examples_per_batch(lm: Model, task: Task, sites: int = 0) -> int:
-    """Pairs that one tape should hold; `sites` = floats a token that it keeps of each layer beside the stream."""
+    `sites`: floats a token that it keeps of each layer beside the stream. `beside`: bytes of a token of a pair beside
+    the tape, where the pairs of a tape share a graph or what is told of their writes.
+    """
     longest = max(map(len, task.prompts))
     tokens = 2048 if lm.device.type == "cpu" else 32_768
-    return max(1, int(min(tokens / longest, _SHARE * free_memory(lm.device) / tape_bytes(lm, longest, sites))))
+    pair = Footprint.of(lm).pair(longest, longest, sites) + beside * longest
+    return max(1, int(min(tokens / longest, _SHARE * free_memory(lm.device) / pair)))

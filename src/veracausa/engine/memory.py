@@ -51,6 +51,8 @@ def shrinking(rows: int, attempt: Callable[[int], T], what: str) -> tuple[T, int
 def chunks(rows: Rows, size: int, run: Callable[[Rows], T], what: str) -> Iterator[tuple[Rows, T]]:
     """Call `run(part)` for all rows in order, `size` at a time, fewer where memory runs out; yields (part, result).
 
+    A result that its user has let go of is gone before the next chunk runs.
+
     Raises:
         OutOfMemoryError: one row does not fit.
 
@@ -65,8 +67,9 @@ def chunks(rows: Rows, size: int, run: Callable[[Rows], T], what: str) -> Iterat
 
         found, size = shrinking(size, attempt, what)
         part = rows[first : first + size]
-        yield part, found
         first += len(part)
+        yield part, found
+        del found
 
 
 def halving(groups: Sequence[tuple[int, tuple[int, ...]]], run: Callable[[int, tuple[int, ...]], None]) -> None:

@@ -9,7 +9,8 @@ so writes carry gradients and tangents when a run does. Sums are taken in float3
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -68,14 +69,36 @@ def mlp_write(decoder: Decoder, state: State, layer: int) -> Float[Tensor, "exam
 
 def writes_until(decoder: Decoder, state: State, writers: int) -> Float[Tensor, "writers examples positions width"]:
     """Writes of the first `writers` of the graph, in its order."""
-    graph = decoder.graph
+    return torch.cat([*_parts(decoder, state, writers)])
+
+
+def differences(
+    decoder: Decoder, base: State, other: State, writers: int
+) -> Float[Tensor, "examples writers positions width"]:
+    """Writes of the first `writers` in the other run minus those in the base run; no second copy of them is made."""
+    found, first = torch.empty(0), 0
+    for own, new in zip(_parts(decoder, base, writers), _parts(decoder, other, writers), strict=True):
+        if not first:
+            found = own.new_empty(own.shape[1], min(writers, decoder.graph.writers), *own.shape[2:])
+        found[:, first : first + len(own)] = (new - own).transpose(0, 1)
+        first += len(own)
+    return found
+
+
+def _parts(decoder: Decoder, state: State, writers: int) -> Iterator[Float[Tensor, "some examples positions width"]]:
+    """Writes of the first `writers`: the input's, each block's heads' and its MLP's."""
+    left = min(writers, decoder.graph.writers)
     exact = torch.promote_types(state.residual[0].dtype, torch.float32)
-    parts = [state.residual[0].to(exact)[None]]
+    makers: list[Callable[[], Tensor]] = [lambda: state.residual[0].to(exact)[None]]
     for layer in range(decoder.layers):
-        if sum(map(len, parts)) >= writers:
-            break
-        parts += [head_writes(decoder, state, layer), mlp_write(decoder, state, layer)[None]]
-    return torch.cat(parts)[: min(writers, graph.writers)]
+        makers.append(partial(head_writes, decoder, state, layer))
+        makers.append(lambda layer=layer: mlp_write(decoder, state, layer)[None])  # type: ignore[misc]
+    for made in makers:
+        if left <= 0:
+            return
+        part = made()[:left]
+        left -= len(part)
+        yield part
 
 
 def write_changes(

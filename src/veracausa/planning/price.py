@@ -8,6 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from veracausa.cost import Step
+from veracausa.engine.footprint import Memory
 from veracausa.errors import MethodError
 from veracausa.planning.memory import peak
 from veracausa.planning.rates import rates, timed
@@ -28,7 +29,7 @@ class Price:
     """What a call will cost. `what`: in words. `passes`: token-layers in forward passes over its clean prompts.
 
     `seconds`: at this machine's speed just now; None where it was not measured, or could not be. `memory`: bytes at
-    most beside the weights, about. `steps`: parts of the work that run at speeds of their own.
+    most, about, by part. `steps`: parts of the work that run at speeds of their own.
 
     >>> vc.forecast(vc.exact, lm, task, units="neurons").seconds
     """
@@ -37,7 +38,7 @@ class Price:
     token_layers: float
     passes: float
     seconds: float | None
-    memory: int
+    memory: Memory
     steps: tuple[Step, ...]
 
     @property
@@ -52,14 +53,15 @@ class Price:
             parts.append(f"at most {self.most:,.0f}, by what it finds on the way")
         if self.seconds is not None:
             parts.append(f"about {duration(self.seconds)} at this machine's speed")
-        parts.append(f"peak memory about {_bytes(self.memory)}")
+        parts.append(f"peak memory about {_bytes(self.memory.beside)} beside the weights")
         return f"{self.what}: {', '.join(parts)}"
 
     def __repr__(self) -> str:
-        return self.describe()
+        rows = [f"  {name:<12}{_bytes(count):>10}" for name, count in self.memory.parts.items()]
+        return "\n".join([self.describe(), *rows])
 
     def _repr_html_(self) -> str:
-        return f"<pre><code>{escape(self.describe())}</code></pre>"
+        return f"<pre><code>{escape(repr(self))}</code></pre>"
 
 
 def forecast(
@@ -86,7 +88,12 @@ def forecast(
 
     >>> vc.forecast(vc.exact, lm, task, units="neurons")
     exact effects of 46,080 neurons on 4 pairs: 1,234,567 token-layers = 57.3 forward passes, about 3 min 20 s at this
-    machine's speed, peak memory about 1.2 GB
+    machine's speed, peak memory about 1.2 GB beside the weights
+      weights       269.0 MB
+      recordings     44.1 MB
+      rows            1.1 GB
+      gradients       0.1 MB
+      scores          1.7 MB
     """
     planned = getattr(verb, "work", None)
     if not callable(planned):

@@ -127,9 +127,7 @@ class EdgeSums(Sums):
         """Δ of every writer."""
         decoder, count = self.bucket.lm.decoder, self.units.graph.writers
         with torch.no_grad():
-            change = writes.writes_until(decoder, self.bucket.other, count)
-            change -= writes.writes_until(decoder, self.bucket.base, count)
-            return change.transpose(0, 1).contiguous()
+            return writes.differences(decoder, self.bucket.base, self.bucket.other, count)
 
     # ---- points of a path over the input ----------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ What a, Δ and g are, and what becomes of their products, is told by the `Sums`.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -126,41 +126,50 @@ def walk_points(sums: Sums, points: Points) -> None:
 
 def _mean(sums: Sums, points: Points) -> None:
     """Σ_k w_k Δ · g_k."""
-    for chunk in _chunks(sums, points):
+
+    def add(chunk: _Chunk) -> None:
         sums.add_mean(chunk.state, chunk.found, chunk.example, points.weight(chunk.row, sums.values))
+
+    _each(sums, points, add)
 
 
 def _increments(sums: Sums, points: Points) -> None:
     """Consecutive points: what changes between them, times the mean (or the first) of both gradients."""
     left, nodes, carried = sums.bucket.method.combine == "left-increments", points.embeddings.shape[1], _Carried()
-    for chunk in _chunks(sums, points):
-        with torch.no_grad():
-            row = carried("row", chunk.row)[:-1]
-            example, within = points.example(row), (row % nodes != nodes - 1).to(sums.values)  # not to the next example
-            moving, steps = sums.moving(chunk.state), {}
-            for which, key, gradient in sums.gradients(chunk.state, chunk.found):
-                if which not in steps:
-                    steps = {which: _steps(carried(("moving", which), moving.pop(0)))}
-                g = carried(key, gradient, dim=-3)
-                g = g[..., :-1, :, :] if left else (g[..., 1:, :, :] + g[..., :-1, :, :]) / 2
-                sums.add(key, steps[which], g, example, within)
+
+    @torch.no_grad()
+    def add(chunk: _Chunk) -> None:
+        row = carried("row", chunk.row)[:-1]
+        example, within = points.example(row), (row % nodes != nodes - 1).to(sums.values)  # not to the next example
+        moving, steps = sums.moving(chunk.state), {}
+        for which, key, gradient in sums.gradients(chunk.state, chunk.found):
+            if which not in steps:
+                steps = {which: _steps(carried(("moving", which), moving.pop(0)))}
+            g = carried(key, gradient, dim=-3)
+            g = g[..., :-1, :, :] if left else (g[..., 1:, :, :] + g[..., :-1, :, :]) / 2
+            sums.add(key, steps[which], g, example, within)
+
+    _each(sums, points, add)
 
 
 def _tangents(sums: Sums, points: Points) -> None:
     """Σ_k w_k (da/dα) · g_k, da/dα by forward-mode differentiation of the same run."""
-    assert points.tangent is not None
     bucket = sums.bucket
-    for chunk in _chunks(sums, points):
+
+    @torch.no_grad()
+    def add(chunk: _Chunk) -> None:
+        assert points.tangent is not None
         weights = points.weight(chunk.row, sums.values)
-        with torch.no_grad():
-            with _forward_mode(bucket.lm.name), attention_function(bucket.lm.decoder, SUFFIX):
-                moving = forward_ad.make_dual(points.rows[chunk.row], points.tangent[chunk.example])
-                state = run(bucket, moving, chunk.example, sites=sums.sites, grad=False)
-                tangents = [forward_ad.unpack_dual(one).tangent for one in sums.moving(state)]
-            bucket.cost.add(len(chunk.row), bucket.positions * bucket.lm.layers)  # the tangents' own pass
-            for which, key, gradient in sums.gradients(chunk.state, chunk.found):
-                if tangents[which] is not None:  # else nothing there moves with the input
-                    sums.add(key, tangents[which], gradient, chunk.example, weights)
+        with _forward_mode(bucket.lm.name), attention_function(bucket.lm.decoder, SUFFIX):
+            moving = forward_ad.make_dual(points.rows[chunk.row], points.tangent[chunk.example])
+            state = run(bucket, moving, chunk.example, sites=sums.sites, grad=False)
+            tangents = [forward_ad.unpack_dual(one).tangent for one in sums.moving(state)]
+        bucket.cost.add(len(chunk.row), bucket.positions * bucket.lm.layers)  # the tangents' own pass
+        for which, key, gradient in sums.gradients(chunk.state, chunk.found):
+            if tangents[which] is not None:  # else nothing there moves with the input
+                sums.add(key, tangents[which], gradient, chunk.example, weights)
+
+    _each(sums, points, add)
 
 
 @contextmanager
@@ -176,15 +185,16 @@ def _forward_mode(name: str) -> Iterator[None]:
         ) from error
 
 
-def _chunks(sums: Sums, points: Points) -> Iterator[_Chunk]:
-    """Run the points in order (example, point), as many at a time as fit, with their gradients."""
+def _each(sums: Sums, points: Points, add: Callable[[_Chunk], None]) -> None:
+    """Run the points in order (example, point), as many at a time as fit, with their gradients; `add` each chunk's."""
     bucket, rows = sums.bucket, points.rows
     size = rows_per_chunk(bucket.lm, bucket.positions, bucket.tape.length, backward=True)
     size = size if sums.most is None else max(1, min(size, sums.most))
     every = torch.arange(len(rows), device=rows.device)
     for _, chunk in chunks(every, size, partial(_chunk, sums, points), f"{bucket.positions} tokens"):
         bucket.advance()
-        yield chunk
+        add(chunk)
+        del chunk  # before the next one runs
 
 
 def _chunk(sums: Sums, points: Points, row: Tensor) -> _Chunk:

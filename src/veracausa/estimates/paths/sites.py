@@ -10,7 +10,7 @@ One more row per path, at α = 1 and without a gradient, gives what the scores m
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from functools import partial
 from itertools import groupby
 
@@ -51,21 +51,24 @@ def _walk(sums: Sums, paths: list[tuple[Site, int]]) -> None:
         with torch.no_grad():
             before = bucket.unpatched(bucket.base)
         ends = [SiteRow(site, unit, e, 1.0, 1.0) for site, unit in paths for e in examples]
-        for rows, ran in _runs(sums, ends, False):
+
+        def compare(rows: list[SiteRow], ran: SiteRuns) -> None:
             for row, metric in zip(rows, ran.metric, strict=True):
                 sums.true[row.site.number, row.example] += (metric - before[row.example]).to(sums.true)
+
+        _each(sums, ends, False, compare)
         nodes = [SiteRow(site, unit, e, a, w) for site, unit in paths for e in examples for a, w in points]
-        for _, ran in _runs(sums, nodes, True):
-            sums.add_sites(ran)
+        _each(sums, nodes, True, lambda _, ran: sums.add_sites(ran))
 
 
-def _runs(sums: Sums, rows: list[SiteRow], backward: bool) -> Iterator[tuple[list[SiteRow], SiteRuns]]:
-    """Run rows, which are sorted along the stream, as many at a time as fit."""
+def _each(sums: Sums, rows: list[SiteRow], backward: bool, use: Callable[[list[SiteRow], SiteRuns], None]) -> None:
+    """Run rows, which are sorted along the stream, as many at a time as fit; `use` each chunk's."""
     bucket = sums.bucket
     size = rows_per_chunk(bucket.lm, bucket.positions, bucket.tape.length, backward)
     for part, ran in chunks(rows, size, partial(_run, sums, backward), f"{bucket.positions} tokens"):
         bucket.advance()
-        yield part, ran
+        use(part, ran)
+        del ran  # before the next chunk runs
 
 
 def _run(sums: Sums, backward: bool, rows: list[SiteRow]) -> SiteRuns:

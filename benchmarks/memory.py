@@ -1,0 +1,205 @@
+"""What `vc.forecast` says of memory, part by part, against what each call then takes at its peak.
+
+On a CPU each call runs in a process of its own, after a small call of the same kind: the highest resident set during
+the call, less the set just before it (the weights are in it). Blocks of 64 KB and more are given back to the system as
+soon as they are free, so that nothing of the allocator's own is counted (Linux alone). On a GPU all calls run in one
+process, and the peak is that of torch's allocator, less what is held before the call.
+
+    python benchmarks/memory.py                    all calls on a CPU, float32 and bfloat16 (about five minutes)
+    python benchmarks/memory.py "exact heads"      the calls whose names begin so
+    python benchmarks/memory.py --device cuda      all calls on a GPU, bfloat16 (under two minutes)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import header, table
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import veracausa as vc
+from veracausa.anatomy import decoder_of
+from veracausa.model import Model
+from veracausa.tasks.task import Task
+from veracausa.units.resolve import all_edges, all_units
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A random model of Llama's kind, and pairs of prompts that first differ at their second token."""
+
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    neurons: int
+    vocabulary: int
+    pairs: int
+    tokens: int
+
+    def model(self, dtype: torch.dtype, device: str) -> Model:
+        """Random weights, made where they will be."""
+        config = LlamaConfig(
+            vocab_size=self.vocabulary, hidden_size=self.width, intermediate_size=self.neurons,
+            num_hidden_layers=self.layers, num_attention_heads=self.heads, num_key_value_heads=self.kv_heads,
+            max_position_embeddings=8192, tie_word_embeddings=False,
+        )  # fmt: skip
+        torch.manual_seed(0)
+        with torch.device(device):
+            hf = LlamaForCausalLM._from_config(config, dtype=dtype).eval().requires_grad_(False)
+        return Model(hf, None, "llama-random", "random weights", decoder_of(hf))
+
+    def task(self, pairs: int = 0, tokens: int = 0) -> Task:
+        """Pairs that differ in one token."""
+        count, length = pairs or self.pairs, tokens or self.tokens
+        clean = np.random.default_rng(0).integers(5, self.vocabulary - 5, (count, length))
+        corrupted = clean.copy()
+        corrupted[:, 1] += 1
+        rows = [tuple(map(tuple, prompts.tolist())) for prompts in (clean, corrupted)]
+        return Task("random", rows[0], rows[1], ((3,),) * count, ((4,),) * count)
+
+
+#: Parts of a forecast beside the weights.
+PARTS = ("recordings", "rows", "gradients", "scores")
+#: Many short prompts, and few long ones.
+CPU = {
+    "short": Shape(8, 256, 8, 4, 768, 4000, 24, 64),
+    "long": Shape(6, 256, 8, 4, 768, 4000, 1, 1200),
+}
+GPU = {
+    "short": Shape(16, 2048, 32, 8, 8192, 32_000, 64, 64),
+    "long": Shape(16, 2048, 32, 8, 8192, 32_000, 2, 2048),
+}
+
+
+def calls(lm: Model, task: Task) -> dict[str, tuple[Any, dict[str, Any]]]:
+    """Name → a verb, and what it is called with: of many units so many that chunks are full."""
+    middle, last = lm.layers // 2, lm.layers - 1
+    count = 3 if lm.device.type == "cpu" else 20
+    heads = [f"a0.h{head}" for head in range(min(count, lm.heads))]
+    edges = all_edges(lm)
+    some = edges[np.sort(np.random.default_rng(0).permutation(len(edges))[: 2 * count])]
+    places = all_units(lm, "heads", len(task.clean[0]))
+    place = places[np.flatnonzero((places.layer == middle) & (places.position == 2))]
+    few: dict[str, Any] = {"nodes": 3}
+    return {
+        "exact heads": (vc.exact, {"units": heads}),
+        "exact neurons": (vc.exact, {"units": [f"m{middle}.n{i}" for i in range(count)]}),
+        "exact heads at positions": (vc.exact, {"units": place}),
+        "exact edges": (vc.exact, {"units": some}),
+        "atp heads": (vc.attribute, {}),
+        "atp neurons": (vc.attribute, {"units": "neurons"}),
+        "ig heads": (vc.attribute, {"units": [f"a{middle}.h0", f"a{last}.h1"], "method": "ig"} | few),
+        "eap": (vc.attribute, {"units": "edges", "method": "eap"}),
+        "eap-ig": (vc.attribute, {"units": "edges", "method": "eap-ig"} | few),
+        "ceap": (vc.attribute, {"units": "edges", "method": "ceap"} | few),
+        "eap at positions": (vc.attribute, {"units": "edges@positions", "method": "eap"}),
+        "mask": (vc.estimates.learn_mask, {"steps": 2}),
+        "circuits": (vc.curve, {"scores": "edges", "sizes": (0.01, 0.3)}),
+        "learned circuit": (vc.circuits.learn, {"how": "top-k", "keep": 20, "steps": 2}),
+        "discover": (vc.discover, {"method": "eap", "edges": 20, "sizes": (0.05,), "top": 2, "sample": 2}),
+        "verify": (vc.verify, {"estimate": "heads", "top": count, "sample": 1}),
+    }
+
+
+def ready(lm: Model, task: Task, name: str) -> tuple[Any, dict[str, Any]]:
+    """The call with the scores that it works on."""
+    verb, options = calls(lm, task)[name]
+    for key in ("scores", "estimate"):
+        if options.get(key) == "edges":
+            options[key] = vc.attribute(lm, task, units="edges", method="eap", show_progress=False)
+        if options.get(key) == "heads":
+            options[key] = vc.attribute(lm, task, show_progress=False)
+    return verb, options
+
+
+def resident(name: str) -> int:
+    """Bytes: VmRSS now, VmHWM at most."""
+    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return 1024 * int(found[1])
+
+
+def one(shape: Shape, name: str, dtype: torch.dtype, device: str, lm: Model | None = None) -> dict[str, float]:
+    """Forecast and run one call in this process."""
+    lm, small = lm or shape.model(dtype, device), shape.task(2, 8)
+    verb, options = ready(lm, small, name)
+    verb(lm, small, **options, show_progress=False)
+    task = shape.task()
+    verb, options = ready(lm, task, name)
+    said = vc.forecast(verb, lm, task, measure=False, **options).memory
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")
+        before = resident("VmRSS")
+    began = time.perf_counter()
+    verb(lm, task, **options, show_progress=False)
+    peak = torch.cuda.max_memory_allocated() if device == "cuda" else resident("VmHWM")
+    return said.parts | {"seconds": time.perf_counter() - began, "peak": peak - before}
+
+
+def row(name: str, found: dict[str, float]) -> list[object]:
+    """A call's parts, their sum, the peak, and what the forecast is of it."""
+    parts = [found[part] for part in PARTS]
+    said = sum(parts)
+    cells: list[object] = [name, *(f"{value / 2**20:,.0f}" for value in parts)]
+    return [*cells, f"{said / 2**20:,.0f}", f"{found['peak'] / 2**20:,.0f}", f"{said / max(1, found['peak']):.2f}"]
+
+
+def main() -> None:
+    asked = argparse.ArgumentParser()
+    asked.add_argument("begins", nargs="?", default="")
+    asked.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    asked.add_argument("--shape", default="")
+    asked.add_argument("--dtype", default="")
+    asked.add_argument("--alone", action="store_true", help="run the one call of this name in this process")
+    given = asked.parse_args()
+    shapes = GPU if given.device == "cuda" else CPU
+    if given.alone:
+        print(json.dumps(one(shapes[given.shape], given.begins, getattr(torch, given.dtype), given.device)))
+        return
+    print(header(f"python benchmarks/memory.py --device {given.device}"))
+    rows: list[list[object]] = []
+    for dtype in [given.dtype] if given.dtype else ["bfloat16"] if given.device == "cuda" else ["float32", "bfloat16"]:
+        for size, shape in shapes.items():
+            if given.shape not in ("", size):
+                continue
+            tiny = Shape(2, 32, 2, 1, 64, 50, 1, 8)
+            names = list(calls(tiny.model(torch.float32, "cpu"), tiny.task()))
+            lm = shape.model(getattr(torch, dtype), given.device) if given.device == "cuda" else None
+            for name in [one for one in names if one.startswith(given.begins)]:
+                found = measured(shape, size, name, dtype, given.device, lm)
+                rows.append([*row(f"{name}, {size}, {dtype}", found), f"{found['seconds']:.1f}"])
+                print(*rows[-1], sep="  ", file=sys.stderr, flush=True)
+    print("\nMiB beside the weights.\n")
+    print(table(["call", *PARTS, "said", "taken", "said / taken", "seconds"], rows))
+
+
+def measured(shape: Shape, size: str, name: str, dtype: str, device: str, lm: Model | None) -> dict[str, float]:
+    """One call, on a CPU in a process of its own."""
+    if lm is not None:
+        return one(shape, name, getattr(torch, dtype), device, lm)
+    command = [sys.executable, __file__, name, "--alone", "--shape", size, "--dtype", dtype]
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    told = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment).stdout
+    found: dict[str, float] = json.loads(told.splitlines()[-1])
+    return found
+
+
+if __name__ == "__main__":
+    main()
