@@ -82,7 +82,8 @@ class Footprint:
         assert isinstance(logits, Tensor)
         return cls(
             decoder.layers, decoder.width, decoder.heads, decoder.kv_heads, decoder.head_dim, decoder.neurons,
-            len(logits), decoder.graph.writers, decoder.experts, max((one.chosen for one in decoder.mixtures.values()), default=0), True,
+            len(logits), decoder.graph.writers, decoder.experts,
+            max((one.chosen for one in decoder.mixtures.values()), default=0), True,
             lm.dtype.itemsize,
             torch.promote_types(lm.dtype, torch.float32).itemsize,
         )  # fmt: skip
