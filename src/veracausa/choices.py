@@ -26,12 +26,13 @@ Over = Literal["mean", "sum", "product"]
 #: All units of a kind, each at all positions or one by one at each.
 AllUnits = Literal[
     "heads", "mlps", "attention", "neurons", "residual", "queries", "keys", "values", "patterns", "experts", "shared",
-    "routers", "edges",
+    "routers", "expert_neurons", "edges",
     "heads@positions", "mlps@positions", "attention@positions", "neurons@positions", "residual@positions",
     "queries@positions", "keys@positions", "values@positions", "patterns@positions",
-    "patterns@cells", "experts@positions", "shared@positions", "routers@positions", "edges@positions",
+    "patterns@cells", "experts@positions", "shared@positions", "routers@positions", "expert_neurons@positions",
+    "edges@positions",
     "heads@spans", "mlps@spans", "attention@spans", "neurons@spans", "residual@spans", "queries@spans", "keys@spans",
-    "values@spans", "patterns@spans", "experts@spans", "shared@spans", "routers@spans",
+    "values@spans", "patterns@spans", "experts@spans", "shared@spans", "routers@spans", "expert_neurons@spans",
 ]  # fmt: skip
 
 #: Published estimates by name, of nodes and of edges.

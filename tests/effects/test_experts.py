@@ -177,6 +177,56 @@ def test_routers_choose_by_the_other_run_s_logits(family):
     assert together == pytest.approx(naive.metric(hf, pair.clean, pair, *hooks) - bare[0], abs=1e-9)
 
 
+@every_mixture
+def test_neurons_of_experts_are_those_of_whole_runs(family):
+    """Where an expert is chosen in the run that is patched, whatever the other chooses; weights stay."""
+    hf, lm, (pair,), task = asked(family)
+    layer = max(naive.mixtures(hf)) - 1
+    mlp = naive.mixtures(hf)[layer]
+    clean, other = (naive.recorded(hf, ids)[layer]["called"][0] for ids in (pair.clean, pair.corrupted))
+    names = [f"m{layer}.e{expert}.n{neuron}" for expert in range(4) for neuron in (0, 7)]
+    ours = by_name(vc.exact(lm, task, units=names, show_progress=False))
+    gone = by_name(vc.exact(lm, task, units=names, ablation="zero", show_progress=False))
+    end = by_name(vc.exact(lm, task, units=[f"{name}@end" for name in names], show_progress=False))
+    slopes = by_name(vc.attribute(lm, task, units=names, method="atp", show_progress=False))
+    bare = naive.metric(hf, pair.clean, pair)
+    with torch.no_grad():
+        for name in names:
+            expert, index = (int(part[1:]) for part in name.split(".")[1:])
+            delta, (own, _) = (
+                naive.neuron_change(mlp, clean, other, expert, index),
+                naive.neuron(mlp, clean, expert, index),
+            )
+            last = torch.zeros_like(delta)
+            last[-1] = delta[-1]
+            for found, change in ((ours[name], delta), (gone[name], -own), (end[f"{name}@end"], last)):
+                whole = whole_run(hf, pair, layer, pair.clean, change) - bare
+                assert found[0] == pytest.approx(whole, abs=1e-9), name
+            ends = [whole_run(hf, pair, layer, pair.clean, step * delta) for step in (-1e-5, 1e-5)]
+            assert slopes[name][0] == pytest.approx((ends[1] - ends[0]) / 2e-5, abs=1e-5)
+    assert max(abs(one) for (one,) in ours.values()) > 1e-3
+
+
+def test_neurons_of_experts_are_told_apart_and_refused_in_words():
+    hf, lm, _, task = asked("mixtral")
+    scores = vc.attribute(lm, task, units="expert_neurons", method="atp", show_progress=False)
+    assert len(scores.units) == 3 * 4 * 40
+    assert scores.units.names[41] == "m0.e1.n1"
+    assert scores.units.table()[["expert", "neuron"]].iloc[41].tolist() == [1, 1]
+    whole = by_name(vc.attribute(lm, task, units=["m0.e1"], method="atp", show_progress=False))["m0.e1"][0]
+    chosen = [(args[1] == 1).any(-1) for args in
+              (naive.recorded(hf, ids)[0]["called"][0] for ids in (task.clean[0], task.corrupted[0]))]  # fmt: skip
+    assert whole != 0 and (chosen[0] | chosen[1]).any()
+    with pytest.raises(UnitError, match=r"m1\.e1\.n40.*each with 4 experts of 40 neurons"):
+        vc.exact(lm, task, units=["m1.e1.n40"])
+    with pytest.raises(UnitError, match="a neuron of an expert is replaced alone"):
+        vc.exact(lm, task, units=["m1.e1.n3+m1"])
+    with pytest.raises(MethodError, match="no 'mean' of it over"):
+        vc.exact(lm, task, units=["m1.e1.n3"], ablation="mean")
+    with pytest.raises(MethodError, match="experts, and their neurons with them, come and go"):
+        vc.attribute(lm, task, units=["m1.e1.n3"], method="ig")
+
+
 def test_a_router_s_estimate_does_not_see_the_choice():
     """Its slope is that of a small step of the logits, which changes no choice, and the scores say so."""
     hf, lm, (pair,), task = asked("mixtral")

@@ -41,6 +41,23 @@ def alone(mlp, args: Sequence[Tensor], expert: int) -> Tensor:
     return mlp.experts(hidden, choice, weights * (choice == expert))
 
 
+def neuron(mlp, args: Sequence[Tensor], expert: int, index: int) -> tuple[Tensor, Tensor]:
+    """What a neuron of an expert adds, [positions, width], by taking it out of the down projection; and the weights."""
+    down, whole = mlp.experts.down_proj, alone(mlp, args, expert)
+    column = down.data[expert, index] if getattr(mlp.experts, "is_transposed", False) else down.data[expert, :, index]
+    kept = column.clone()
+    column.zero_()
+    found = whole - alone(mlp, args, expert)
+    column.copy_(kept)
+    return found, (args[2] * (args[1] == expert)).sum(-1, keepdim=True)
+
+
+def neuron_change(mlp, clean: Sequence[Tensor], other: Sequence[Tensor], expert: int, index: int) -> Tensor:
+    """What its activation of the other run (0 where that does not choose the expert) changes, under clean weights."""
+    (own, weight), (new, its) = (neuron(mlp, args, expert, index) for args in (clean, other))
+    return torch.where(its != 0, new * weight / torch.where(its != 0, its, 1), 0) - own
+
+
 def recorded(model, ids: Sequence[int]) -> dict[int, dict]:
     """Layer → what its experts were called with, what each adds (`experts`), and the MLP's `output`."""
     found: dict[int, dict] = {layer: {} for layer in mixtures(model)}

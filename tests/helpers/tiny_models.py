@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import random
+import re
 import textwrap
 from collections.abc import Sequence
 from functools import cache
@@ -256,7 +257,7 @@ def _in_float64(function: FunctionType) -> FunctionType:
         if function.__name__ == "forward" and inner in names:
             names[inner] = _in_float64(names[inner])
     source = textwrap.dedent(inspect.getsource(function))
-    source = source.replace("torch.float32", "torch.float64").replace(".float()", ".double()")
+    source = re.sub(r"torch\.float(32)?(?!\w)", "torch.float64", source).replace(".float()", ".double()")
     exec(source.replace("torch.full((), ", "torch.full((), dtype=torch.float64, fill_value="), names)  # XGLM's own slip
     return names[function.__name__]
 

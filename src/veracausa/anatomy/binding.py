@@ -159,10 +159,12 @@ def _lacks(anatomy: Anatomy, blocks: tuple[Block, ...], head_dim: int, neurons: 
 def _lacking_experts(mixtures: list[Mixture]) -> dict[str, str]:
     """Of experts and what belongs to them: the kinds that a model has not, and why."""
     if not mixtures:
-        return dict.fromkeys(("experts", "shared", "routers"), "its MLPs are not made of experts.")
+        return dict.fromkeys(("experts", "shared", "routers", "expert_neurons"), "its MLPs are not made of experts.")
     lacks = {} if all(one.has_shared for one in mixtures) else {"shared": "no expert of its MLPs sees every token."}
     if len({one.count for one in mixtures}) > 1:
         lacks["experts"] = "its MLPs have several numbers of experts."
+    if 0 in {one.neurons for one in mixtures}:
+        lacks["expert_neurons"] = "its experts do not keep their down projections side by side (`down_proj`)."
     return lacks
 
 

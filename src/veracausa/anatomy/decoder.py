@@ -78,7 +78,7 @@ class Decoder:
         """
         if kind in self.lacks:
             name = type(self.hf).__name__
-            what = "shared experts" if kind == "shared" else kind
+            what = {"shared": "shared experts", "expert_neurons": "neurons of experts"}.get(kind, kind)
             raise ArchitectureError(f"{name} has no {what} that veracausa could tell: {self.lacks[kind]}")
 
     @property

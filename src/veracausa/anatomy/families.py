@@ -220,7 +220,7 @@ def _between(what: str) -> tuple[tuple[str, str], ...]:
 def _behind_a_norm(what: str) -> tuple[tuple[str, str], ...]:
     """What a family lacks whose experts do not add up to their MLP's output."""
     why = f"{what} stands between its experts and their MLP's output, so what one of them adds there isn't told."
-    return tuple((kind, why) for kind in ("experts", "shared"))
+    return tuple((kind, why) for kind in ("experts", "shared", "expert_neurons"))
 
 
 _GATED: dict[str, Any] = {"lacks": _between("a gate that reads the stream")}

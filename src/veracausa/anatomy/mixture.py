@@ -8,7 +8,8 @@ token, or nothing. The experts' own module is called as it is, so none of its fo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,37 @@ class _Linear(TorchFunctionMode):
             return found
         self.seen += 1
         return self.change(found)
+
+
+class _Down(TorchFunctionMode):
+    """What each expert's down projection is multiplied with, as a call of the experts gets there."""
+
+    def __init__(self, weights: Tensor) -> None:
+        super().__init__()
+        self.weights, self.current, self.seen = weights, (-1, weights), dict[int, Tensor]()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        expert, taken = self.current
+        if expert >= 0 and len(args) > 1 and args[1] is taken:
+            self.seen[expert], self.current = args[0], (-1, self.weights)
+        found = func(*args, **(kwargs or {}))
+        if func is Tensor.__getitem__ and args[0] is self.weights:
+            self.current = int(args[1]), found
+        return found
+
+
+@contextmanager
+def _one_by_one(experts: nn.Module) -> Iterator[None]:
+    """Experts that are called one after the other, as their family writes it, not by one grouped product."""
+    config: Any = getattr(experts, "config", None)
+    before = getattr(config, "_experts_implementation", None)
+    try:
+        if before is not None:
+            config._experts_implementation = "eager"
+        yield
+    finally:
+        if before is not None:
+            config._experts_implementation = before
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +111,47 @@ class Mixture:
         each = tokens.repeat_interleave(choice.shape[1], 0)
         output = found.run(self.experts, each, choice.reshape(-1, 1), weights.reshape(-1, 1))
         return self.scale * output.unflatten(0, choice.shape)
+
+    @property
+    def neurons(self) -> int:
+        """How many neurons an expert has; 0 where its down projection is not told."""
+        down = getattr(self.experts, "down_proj", None)
+        return int(down.shape[1 if self._turned else 2]) if isinstance(down, Tensor) and down.ndim == 3 else 0
+
+    @property
+    def _turned(self) -> bool:
+        return bool(getattr(self.experts, "is_transposed", False))
+
+    def written(self, expert: Int[Tensor, " rows"], neuron: Int[Tensor, " rows"]) -> Float[Tensor, "rows width"]:
+        """What neurons of experts write, at a routing weight of 1: their part of the down projection, times `scale`."""
+        down: Tensor = self.experts.down_proj  # type: ignore[assignment]
+        return self.scale * (down[expert, neuron] if self._turned else down[expert, :, neuron])
+
+    @torch.no_grad()
+    def activations(
+        self,
+        found: Found,
+        tokens: Float[Tensor, "tokens width"],
+        choice: Int[Tensor, "tokens chosen"],
+        weights: Float[Tensor, "tokens chosen"],
+    ) -> Float[Tensor, "tokens chosen neurons"]:
+        """The activations of each chosen expert's neurons, before its down projection; see `contributions`.
+
+        Raises:
+            ArchitectureError: an expert that was chosen multiplies nothing with its down projection.
+        """
+        each, flat = tokens.repeat_interleave(choice.shape[1], 0), choice.reshape(-1, 1)
+        with _one_by_one(self.experts), _Down(self.experts.down_proj) as down:  # type: ignore[arg-type]
+            found.run(self.experts, each, flat, weights.reshape(-1, 1))
+        inside = each.new_zeros(len(each), self.neurons)
+        for expert in flat.unique().tolist():
+            if expert not in down.seen:
+                raise ArchitectureError(
+                    f"{type(self.experts).__name__} does not multiply an expert's activations with its `down_proj`, so "
+                    "neurons within experts cannot be told and nothing is returned."
+                )
+            inside[flat[:, 0] == expert] = down.seen[expert]
+        return inside.unflatten(0, choice.shape)
 
     def routing(self, change: Callable[[Tensor], Tensor]) -> list[Any]:
         """Hooks that pass the router's logits through `change`; its own code makes choice and weights of those.

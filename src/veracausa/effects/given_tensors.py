@@ -61,6 +61,9 @@ def as_sites(lm: Model, task: Task, values: Mapping[str, Any], units: Units) -> 
         one = parse_names(lm, [name])
         if isinstance(one, Edges) or one.positional or one.cells is not None:
             raise UnitError(f"values= are of whole units, but {name!r} is not one. Positions stand in units=.")
+        if one.place == "expert_neurons":
+            expert = name.rpartition(".")[0]
+            raise UnitError(f"{name}: a neuron of an expert is not there where that is not chosen. Give {expert}.")
         if one.place == "pattern":
             raise UnitError(f"{name}: where a head looks is no vector. Give its values, or those of another unit.")
         if one.place != units.place:

@@ -153,6 +153,10 @@ class Noise(Instead):
 
     def require(self, lm: Model, task: Task, units: Units) -> None:
         """See `Instead.require`."""
+        if units.place == "expert_neurons":
+            raise MethodError(
+                "Noise is added to whole experts, not to a neuron that is there only where one is chosen."
+            )
         if units.place == "pattern":
             raise MethodError(
                 "Noise added to a pattern is no pattern: its weights sum to one. Add it to queries, keys or values."

@@ -22,6 +22,11 @@ def require_patterns(places: Collection[Place], ablation: str, task: Task, sourc
             "Logits of 0 leave it to chance which experts a router chooses, and no descent sees the choice, so there "
             f"is no ablation={ablation!r} of routers. Use counterfactual, mean or resample."
         )
+    if "expert_neurons" in places and ablation not in ("counterfactual", "zero"):
+        raise MethodError(
+            f"A neuron of an expert has no activation where the expert is not chosen, so there is no {ablation!r} of "
+            "it over prompts. Use counterfactual or zero, or whole experts."
+        )
     if "pattern" not in places or ablation not in ("mean", "optimal"):
         return
     if ablation == "optimal":

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from veracausa.cost import Cost
-from veracausa.effects.expert_values import new_sum, own_sum
+from veracausa.effects.expert_values import new_neurons, new_sum, own_neurons, own_sum
 from veracausa.effects.moves import own_part
 from veracausa.effects.replacements import Replacement
 from veracausa.engine.attention import SUFFIX
@@ -28,6 +28,7 @@ from veracausa.engine.guard import attention_function
 from veracausa.engine.memory import chunks
 from veracausa.engine.patches import (
     Place,
+    Where,
     activation,
     depth_behind,
     join,
@@ -40,6 +41,7 @@ from veracausa.engine.patches import (
 from veracausa.engine.suffix import Join, sweep
 from veracausa.engine.tape import State, Tape, buckets
 from veracausa.errors import NumericsError
+from veracausa.units.kinds import inside_of
 from veracausa.units.table import Units, per_layer
 
 if TYPE_CHECKING:
@@ -245,6 +247,8 @@ class Rows(Plan):
                 delta = new - own_sum(base, layer, example, self._shares(units).to(new))[:, offset:]
                 own = self._at_position(delta, tape, example, units, start)
                 return output_change(decoder, base, at, example, offset, own)
+            if kind == "expert_neurons":
+                return self._inside_change(tape, base, at, example, units, new[..., 0], start)
             if kind == "routers":  # its own MLP is run again
                 self.cost.add(len(units), tape.length - start)
             old = activation(base, at.place, layer)
@@ -265,6 +269,21 @@ class Rows(Plan):
 
         return join(decoder, base, at, example, offset, change)
 
+    def _inside_change(
+        self, tape: Tape, base: State, at: Where, example: Tensor, units: np.ndarray, new: Tensor, start: int
+    ) -> Tensor:
+        """Change of the MLP's output where neurons of experts are `new`: a multiple of what each writes."""
+        mixture, offset, index = self.lm.decoder.blocks[at.layer].mixture, start - tape.start, self.units.index[units]
+        own, weight = own_neurons(base, at.layer, example, index)
+        delta = (new - own[:, offset:]) * weight[:, offset:]
+        if self.alpha is not None:
+            delta = delta * torch.as_tensor(self.alpha[units]).to(delta)[:, None]
+        delta = self._at_position(delta, tape, example, units, start)
+        parts = (torch.as_tensor(one, device=example.device) for one in inside_of(index))
+        written = mixture.written(*parts)  # type: ignore[union-attr]
+        change = torch.einsum("rs,rw->rsw", delta, written.to(delta))
+        return output_change(self.lm.decoder, base, at, example, offset, change)
+
     def _shares(self, units: np.ndarray) -> Tensor:
         """The share of the way to its replacement that each part of the site goes, row by row, [rows, parts]."""
         share = self.units.shares(units, max(1, per_layer(self.lm, self.units.kind)))
@@ -273,6 +292,8 @@ class Rows(Plan):
     def _new(self, tape: Tape, place: Place, layer: int, example: Tensor, units: np.ndarray) -> Tensor:
         """What the site of each row is replaced by, [rows, positions, site]; of experts the sum of those that move."""
         unit = torch.as_tensor(units)
+        if place == "expert_neurons":
+            return new_neurons(self.source, tape, layer, example, self.units.index[units])
         if place != "experts":
             return self.source.rows(tape, place, layer, example, unit)
         share = self._shares(units).to(self.lm.device, self.lm.dtype)

@@ -56,7 +56,8 @@ class Memory:
 class Footprint:
     """A model's shapes, and the bytes that follow from them.
 
-    `item`: bytes of a number, `wide`: of one that sums others. `chosen`: experts that a token goes through, if any.
+    `item`: bytes of a number, `wide`: of one that sums others. `chosen`: experts that a token goes through, if any;
+    `inside`: neurons of each.
 
     >>> Footprint.of(lm).row(length=64)
     """
@@ -71,6 +72,7 @@ class Footprint:
     writers: int
     experts: int
     chosen: int
+    inside: int
     gated: bool
     item: int
     wide: int
@@ -83,7 +85,8 @@ class Footprint:
         return cls(
             decoder.layers, decoder.width, decoder.heads, decoder.kv_heads, decoder.head_dim, decoder.neurons,
             len(logits), decoder.graph.writers, decoder.experts,
-            max((one.chosen for one in decoder.mixtures.values()), default=0), True,
+            max((one.chosen for one in decoder.mixtures.values()), default=0),
+            max((one.neurons for one in decoder.mixtures.values()), default=0), True,
             lm.dtype.itemsize,
             torch.promote_types(lm.dtype, torch.float32).itemsize,
         )  # fmt: skip
@@ -109,6 +112,7 @@ class Footprint:
             "z": self.h, "queries": self.h, "q_out": self.h, "k_out": self.g, "v_out": self.g,
             "keys": 0, "values": 0, "neurons": self.neurons, "pattern": self.heads * length,
             "experts": self.chosen * self.width, "choice": self.chosen, "router": self.experts,
+            "inside": self.chosen * self.inside, "weights": self.chosen,
         }  # fmt: skip
         return sum(size.get(site, self.width) for site in set(sites))
 

@@ -31,10 +31,11 @@ if TYPE_CHECKING:
 
 #: Where a unit's activation is: a recorded site, or the residual stream before a block.
 Place = Literal[
-    "z", "neurons", "mlp", "residual", "queries", "keys", "values", "pattern", "experts", "shared", "router"
-]
+    "z", "neurons", "mlp", "residual", "queries", "keys", "values", "pattern", "experts", "shared", "router",
+    "expert_neurons",
+]  # fmt: skip
 #: Parts of the MLP's output, which they add up to: so is the gradient there theirs.
-OF_MLP = ("experts", "shared")
+OF_MLP = ("experts", "shared", "expert_neurons")
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def sites_for(place: Place) -> tuple[str, ...]:
     if place == "pattern":
         return ("z", "attention", "pattern")
     if place in OF_MLP:
-        return ("mlp", "experts", "choice")
+        return ("mlp", "experts", "choice", *(("inside", "weights") if place == "expert_neurons" else ()))
     if place == "router":
         return ("mlp", "mlp_in", "router")
     return {"z": ("z", "attention"), "neurons": ("neurons", "mlp"), "mlp": ("mlp",), "residual": ()}[place]
@@ -127,7 +128,9 @@ def site_width(decoder: Decoder, place: Place, length: int = 0) -> int:
 def kept_width(decoder: Decoder, place: Place, length: int = 0) -> int:
     """Floats that a tape holds of a place at one position: of experts those that are chosen alone."""
     if place in OF_MLP:
-        return max(mixture.chosen for mixture in decoder.mixtures.values()) * (decoder.width + 1)
+        neurons = 1 + max(mixture.neurons for mixture in decoder.mixtures.values())
+        each = decoder.width + 1 + (neurons if place == "expert_neurons" else 0)
+        return max(mixture.chosen for mixture in decoder.mixtures.values()) * each
     beside = decoder.width if place == "router" else 0  # what the MLP is given, to run it again
     return site_width(decoder, place, length) + beside
 

@@ -61,3 +61,21 @@ class Routed:
         """What every expert adds times a gradient, summed over the width."""
         products = torch.einsum("bskw,bsw->bsk", self.slots.to(gradient), gradient)
         return products.new_zeros(*self.choice.shape[:2], self.count).scatter_add_(2, self.choice, products)
+
+
+def inside(
+    state: State, layer: int, example: Int[Tensor, " rows"], expert: Int[Tensor, " rows"], neuron: Int[Tensor, " rows"]
+) -> tuple[Float[Tensor, "rows positions"], Float[Tensor, "rows positions"]]:
+    """The activation of a neuron of an expert, row by row, and the expert's weight: 0 where it is not chosen."""
+    chosen = state.sites["choice"][layer][example] == expert[:, None, None]
+    activations = state.sites["inside"][layer][example, :, :, neuron]
+    return (activations * chosen).sum(-1), (state.sites["weights"][layer][example] * chosen).sum(-1)
+
+
+def inside_all(
+    state: State, layer: int, expert: Int[Tensor, " units"], neuron: Int[Tensor, " units"]
+) -> tuple[Float[Tensor, "examples positions units"], Float[Tensor, "examples positions units"]]:
+    """The same of several neurons in every example."""
+    chosen = state.sites["choice"][layer][..., None] == expert
+    activations, weights = state.sites["inside"][layer][..., neuron], state.sites["weights"][layer][..., None]
+    return (activations * chosen).sum(2), (weights * chosen).sum(2)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from veracausa.anatomy import Block, Decoder, NoNorm
+from veracausa.anatomy.mixture import Mixture
 from veracausa.cost import Cost
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.guard import attention_function, attention_name, changing, hooks, loan_of
@@ -44,10 +45,11 @@ if TYPE_CHECKING:
 #: (one and the same tensor where a family fuses them).
 #: experts: what each chosen expert adds to the MLP's output, [B, S, chosen, width] (chosen 0 where there are none), and
 #: choice: which experts these are, [B, S, chosen]; both are recorded together, without a graph. router: the
-#: router's logits, [B, S, experts] (none where there is no router).
+#: router's logits, [B, S, experts] (none where there is no router). inside, weights: the activations of the chosen
+#: experts' neurons, [B, S, chosen, neurons], and what the experts' outputs are weighted with, [B, S, chosen].
 Site = Literal[
     "z", "neurons", "attention", "mlp", "queries", "keys", "values", "pattern",
-    "attention_in", "mlp_in", "q_out", "k_out", "v_out", "experts", "choice", "router",
+    "attention_in", "mlp_in", "q_out", "k_out", "v_out", "experts", "choice", "router", "inside", "weights",
 ]  # fmt: skip
 
 IN_ATTENTION = ("queries", "keys", "values")
@@ -318,23 +320,30 @@ def watch(decoder: Decoder, state: State, calls: list[dict[str, Any]]) -> list[A
 
 def _keep_experts(block: Block, state: State) -> Any:
     """A hook that records what each chosen expert adds to an MLP's output; nothing of an MLP that has none."""
-    mixture = block.mixture
+    mixture, inside = block.mixture, "inside" in state.sites
 
-    def keep(slots: Tensor, choice: Tensor) -> None:
-        shape = state.residual[-1].shape[:2]
-        for site, found in (("experts", slots), ("choice", choice)):
-            state.sites[site].append(found.unflatten(0, shape))
+    def keep(**found: Tensor) -> None:
+        for site, values in found.items():
+            state.sites[site].append(values.unflatten(0, state.residual[-1].shape[:2]))
 
     def nothing(_: Any, __: Any, output: Any) -> None:
         like = (output[0] if isinstance(output, tuple) else output).detach().flatten(0, -2)
-        keep(like.new_zeros(len(like), 0, like.shape[-1]), like.new_zeros(len(like), 0, dtype=torch.long))
-
-    def kept(_: Any, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], __: Any) -> None:
-        given = (*args, *kwargs.values())
-        keep(mixture.contributions(block.found, *given), given[1])  # type: ignore[union-attr]
+        none = like.new_zeros(len(like), 0)
+        keep(experts=like.new_zeros(len(like), 0, like.shape[-1]), choice=none.long())
+        if inside:
+            keep(inside=none[..., None], weights=none)
 
     if mixture is None:
         return block.mlp_end.register_forward_hook(nothing)
+    experts: Mixture = mixture
+
+    def kept(_: Any, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], __: Any) -> None:
+        tokens, choice, weights = (*args, *kwargs.values())
+        keep(experts=experts.contributions(block.found, tokens, choice, weights), choice=choice)
+        if inside:
+            activations = experts.activations(block.found, tokens, choice, weights)
+            keep(inside=activations, weights=weights.detach())
+
     return mixture.experts.register_forward_hook(kept, with_kwargs=True)
 
 

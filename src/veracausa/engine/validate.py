@@ -169,6 +169,8 @@ def _misread(decoder: Decoder, block: Block, tape: Tape, place: Place) -> tuple[
     shortest = min(run.residual[0].shape[1] for run in runs)  # where prompts have different lengths
     if place in OF_MLP and block.mixture is not None:
         error, allowed = unrouted(decoder, block, block.mixture, runs)
+        if place == "expert_neurons" and error <= allowed:
+            error, allowed = unmapped(decoder, block, block.mixture, runs)
         if not error <= allowed:
             return "The mixture of experts", error, allowed
     if place == "router" and block.mixture is not None:
@@ -213,6 +215,25 @@ def unrouted(decoder: Decoder, block: Block, mixture: Mixture, runs: Sequence[St
         without = block.run_mlp(block.mlp_norm(read))
     scale = float(torch.stack([output.abs().max(), added.abs().max()]).max()) + 1e-6
     return float((output - added - without).abs().max()), rounding(precision_of(decoder).dtype, scale)
+
+
+def unmapped(decoder: Decoder, block: Block, mixture: Mixture, runs: Sequence[State]) -> tuple[float, float]:
+    """How far what the neurons of chosen experts write is from what these experts add, and what rounding may do.
+
+    At the ends of the first example of each run. A bias behind the down projection is of no neuron.
+    """
+    sites = ("inside", "weights", "choice", "experts")
+    inside, weights, choice, added = (
+        torch.stack([run.sites[site][block.layer][0, [0, -1]] for run in runs]).flatten(0, 2) for site in sites
+    )
+    neuron = torch.arange(mixture.neurons, device=choice.device)
+    maps = mixture.written(*(one.flatten() for one in torch.broadcast_tensors(choice[:, None], neuron)))
+    written = torch.einsum("cn,cnw->cw", inside, maps.unflatten(0, (len(choice), -1)))
+    bias = getattr(mixture.experts, "down_proj_bias", None)
+    constant = 0.0 if bias is None else mixture.scale * bias[choice]
+    scale = float(added.abs().max()) + 1e-6
+    error = float((weights[:, None] * (written + constant) - added).abs().max())
+    return error, rounding(precision_of(decoder).dtype, scale)
 
 
 def unsteered(decoder: Decoder, block: Block, runs: Sequence[State]) -> tuple[float, float]:

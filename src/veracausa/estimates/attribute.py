@@ -44,7 +44,7 @@ from veracausa.estimates.parts import PATHS
 from veracausa.estimates.paths import WALKS
 from veracausa.estimates.paths.bucket import Graph, PathBucket, Sums
 from veracausa.estimates.paths.edge_sums import EdgeSums
-from veracausa.estimates.paths.expert_sums import ExpertSums
+from veracausa.estimates.paths.expert_sums import ExpertSums, NeuronSums
 from veracausa.estimates.paths.unit_sums import UnitSums
 from veracausa.estimates.span_sums import SpanSumsWork, at_positions, require_sums
 from veracausa.scores.estimands import BASELINES
@@ -127,7 +127,7 @@ class AttributeWork:
         """How scores are added up."""
         if isinstance(self.units, Edges):
             return EdgeSums
-        return ExpertSums if self.units.kind == "experts" else UnitSums
+        return {"experts": ExpertSums, "expert_neurons": NeuronSums}.get(self.units.kind, UnitSums)
 
     @property
     def at_sites(self) -> bool:
@@ -384,6 +384,11 @@ def attribute(
     require_effect(ablation, direction)
     if not isinstance(table, Edges):
         require_patterns([table.place], ablation, task, reference or task)
+    if table.kind == "expert_neurons" and (parts.combine != "mean" or PATHS[parts.path].moves in ("site", "unit")):
+        raise MethodError(
+            f"method={name!r} follows activations along a path, on which experts, and their neurons with them, come "
+            "and go. For neurons of experts take one that averages slopes ('atp', 'eap-ig'), or vc.exact."
+        )
     require_constants(ablation, constants)
     if isinstance(table, SpanUnits):
         require_sums(parts, table, task)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Kind = Literal[
     "heads", "mlps", "attention", "neurons", "residual", "queries", "keys", "values", "patterns",
-    "experts", "shared", "routers", "edges", "groups", "paths",
+    "experts", "shared", "routers", "expert_neurons", "edges", "groups", "paths",
 ]  # fmt: skip
 
 
@@ -18,7 +18,7 @@ class UnitKind:
     `place`: where in a block its activation is (see `engine.patches`). `name`: how one is called, made of its `layer`
     and, where a layer has several, its `index`. `singular`, `meaning`: in words. `per_layer`: what a model calls the
     number of them in a layer, side by side in their site (None: one a layer). `mixed`: only layers have some whose MLP
-    is a mixture of experts.
+    is a mixture of experts. `inside`: a unit is a neuron of an expert; its index says which of both (`inside_index`).
 
     >>> KINDS["heads"].called(9, 6)
     'a9.h6'
@@ -30,10 +30,32 @@ class UnitKind:
     meaning: str
     per_layer: Literal["heads", "kv_heads", "neurons", "experts"] | None = None
     mixed: bool = False
+    inside: bool = False
 
     def called(self, layer: int, index: int) -> str:
         """The name of one unit, without a position."""
+        if self.inside:
+            index, neuron = divmod(index, _NEURONS)
+            return self.name.format(layer=layer, index=index, neuron=neuron)
         return self.name.format(layer=layer, index=index)
+
+
+#: More neurons than any expert has: indices count neurons expert by expert in steps of it, whatever the model.
+_NEURONS = 1 << 20
+
+
+def inside_index(expert: Any, neuron: Any) -> Any:
+    """The index of a neuron of an expert, numbers or arrays of them.
+
+    >>> inside_index(3, 12), inside_of(inside_index(3, 12))
+    (3145740, (3, 12))
+    """
+    return expert * _NEURONS + neuron
+
+
+def inside_of(index: Any) -> tuple[Any, Any]:
+    """Expert and neuron of such an index."""
+    return index // _NEURONS, index % _NEURONS
 
 
 KINDS: dict[str, UnitKind] = {
@@ -74,6 +96,11 @@ KINDS: dict[str, UnitKind] = {
         "router", "m{layer}.router", "router",
         "routers of MLPs' experts (their logits; which experts are chosen, and with what weights, follows)", mixed=True,
     ),
+    "expert_neurons": UnitKind(
+        "expert_neurons", "m{layer}.e{index}.n{neuron}", "expert's neuron",
+        "neurons of experts (post-activation, where the expert is chosen; its routing weights stay)", mixed=True,
+        inside=True,
+    ),
 }  # fmt: skip
 
 
@@ -83,7 +110,7 @@ def indexed(kind: str) -> bool:
     >>> indexed("heads"), indexed("mlps")
     (True, False)
     """
-    return kind in KINDS and KINDS[kind].per_layer is not None
+    return kind in KINDS and (KINDS[kind].per_layer is not None or KINDS[kind].inside)
 
 
 def singular(kind: str) -> str:

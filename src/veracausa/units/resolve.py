@@ -19,7 +19,7 @@ from veracausa.units.at_spans import SpanUnits, require_spans
 from veracausa.units.cells import Cells, hidden_cell
 from veracausa.units.edges import Edges
 from veracausa.units.groups import Groups, is_grouped, is_window, pieces
-from veracausa.units.kinds import KINDS, Kind, indexed
+from veracausa.units.kinds import KINDS, Kind, indexed, inside_index, inside_of
 from veracausa.units.members import Member
 from veracausa.units.path_names import are_paths, is_path, path_texts, require_path
 from veracausa.units.paths import Paths
@@ -57,7 +57,8 @@ def _patterns() -> dict[str, re.Pattern[str]]:
 
 @cache
 def _compiled(names: tuple[str, ...]) -> tuple[re.Pattern[str], ...]:
-    return tuple(re.compile(name.replace(".", r"\.").format(layer=NUMBER, index=NUMBER)) for name in names)
+    numbers = dict.fromkeys(("layer", "index", "neuron"), NUMBER)
+    return tuple(re.compile(name.replace(".", r"\.").format(**numbers)) for name in names)
 
 
 def all_edges(lm: Model, positions: int = 0) -> Edges:
@@ -109,12 +110,28 @@ def all_units(lm: Model, kind: Kind, positions: int = 0) -> Units:
     """Every unit of a kind, layer by layer; with `positions` > 0 one unit per position, position fastest."""
     layers = layers_with(lm, kind)
     count = per_layer(lm, kind)
+    if KINDS[kind].inside:
+        experts, neurons = (column.ravel() for column in np.indices((lm.experts, _inside(lm))))
+        units = Units(kind, np.repeat(layers, len(experts)), np.tile(inside_index(experts, neurons), len(layers)),
+                      np.full(len(layers) * len(experts), -1))  # fmt: skip
+        return _at_positions(units, positions)
     layer = np.repeat(np.array(layers), max(count, 1))
     index = np.tile(np.arange(count), len(layers)) if count else np.full(len(layers), -1)
+    return _at_positions(Units(kind, layer, index, np.full(len(layer), -1)), positions)
+
+
+def _at_positions(units: Units, positions: int) -> Units:
+    """Every unit at each of so many positions, position fastest; with 0 the units."""
     if not positions:
-        return Units(kind, layer, index, np.full(len(layer), -1))
-    position = np.tile(np.arange(positions), len(layer))
-    return Units(kind, np.repeat(layer, positions), np.repeat(index, positions), position)
+        return units
+    position = np.tile(np.arange(positions), len(units))
+    return Units(units.kind, np.repeat(units.layer, positions), np.repeat(units.index, positions), position)
+
+
+def _inside(lm: Model) -> int:
+    """Neurons of an expert."""
+    lm.decoder.require("expert_neurons")
+    return next(mixture.neurons for mixture in lm.decoder.mixtures.values())
 
 
 def all_cells(lm: Model, longest: int) -> Cells:
@@ -158,8 +175,10 @@ def _parse(lm: Model, name: str) -> tuple[str, int, int, int | str, int]:
     for kind, pattern in _patterns().items():
         match = pattern.fullmatch(stem)
         if match and (not at or span or (where and (kind == "patterns" or where[3] is None))):
-            layer, index = int(match[1]), int(match[2]) if match.lastindex == 2 else -1
-            if layer not in layers_with(lm, kind) or (indexed(kind) and index >= per_layer(lm, kind)):
+            layer, index = int(match[1]), int(match[2]) if len(match.groups()) > 1 else -1
+            if KINDS[kind].inside:
+                index = inside_index(index, int(match[3]))
+            if layer not in layers_with(lm, kind) or _beyond(lm, kind, np.array([index])).any():
                 raise UnitError(f"{name!r} is not in {lm.name}: {_sizes(lm, kind)}.")
             position, key = (where[1], where[3] or -1) if where else (-1, -1)
             return kind, layer, index, span or int(position), int(key)
@@ -244,6 +263,11 @@ def checked_groups(lm: Model, groups: Groups, longest: int, spans: Task | None =
     for name, members in zip(groups.names, groups.members, strict=True):
         for one in members:
             none, column = np.array([-1]), np.array([one.index])
+            if KINDS[one.kind].inside:
+                raise UnitError(
+                    f"The group {name!r} holds {one.name}: a neuron of an expert is replaced alone. Name it by itself, "
+                    "or take whole experts."
+                )
             if indexed(one.kind) != (one.index >= 0):
                 raise UnitError(
                     f"The group {name!r} holds {one}: a unit of that kind has {'an' if one.index < 0 else 'no'} index."
@@ -353,8 +377,8 @@ def _checked(lm: Model, units: Units, longest: int) -> Units:
     """The table, if the model has every unit of it and some prompt every position; names the first that is not."""
     if not len(units):
         raise UnitError("The table of units is empty. Name at least one, e.g. ['a0.h0'].")
-    sizes = per_layer(lm, units.kind)
-    bad = ~np.isin(units.layer, layers_with(lm, units.kind)) | (units.index >= sizes if sizes else False)
+    lm.decoder.require(units.kind)
+    bad = ~np.isin(units.layer, layers_with(lm, units.kind)) | _beyond(lm, units.kind, units.index)
     if bad.any():
         name = units[np.flatnonzero(bad)[:1]].names[0]
         raise UnitError(f"{name!r} is not in {lm.name}: {_sizes(lm, units.kind)}.")
@@ -368,9 +392,19 @@ def _checked(lm: Model, units: Units, longest: int) -> Units:
     return units
 
 
+def _beyond(lm: Model, kind: str, index: np.ndarray) -> np.ndarray:
+    """Which indices a layer has not."""
+    if KINDS[kind].inside:
+        expert, neuron = inside_of(index)
+        return (expert >= lm.experts) | (neuron >= _inside(lm))
+    return index >= per_layer(lm, kind) if indexed(kind) else np.zeros(len(index), dtype=bool)
+
+
 def _sizes(lm: Model, kind: str) -> str:
     """ "its layers are 0 … 29, each with 9 heads", for messages."""
     size = f", each with {per_layer(lm, kind)} {kind}" if indexed(kind) else ""
+    if KINDS[kind].inside:
+        size = f", each with {lm.experts} experts of {_inside(lm)} neurons"
     layers = layers_with(lm, kind)
     if len(layers) <= layers[-1]:
         return f"its layers with experts are {', '.join(map(str, layers))}{size}"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from veracausa.errors import UnitError
-from veracausa.units.kinds import KINDS, Kind, indexed
+from veracausa.units.kinds import KINDS, Kind, indexed, inside_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -134,7 +134,9 @@ class Units:
         import pandas as pd
 
         columns: dict[str, object] = {"name": self.names, "layer": self.layer}
-        if indexed(self.kind):
+        if KINDS[self.kind].inside:
+            columns["expert"], columns["neuron"] = inside_of(self.index)
+        elif indexed(self.kind):
             columns[KINDS[self.kind].singular] = self.index
         if self.positional:
             columns["position"] = self.position

@@ -17,14 +17,19 @@ from torch import Tensor
 
 from veracausa.effects.expert_values import new_sum, own_sum
 from veracausa.effects.moves import own_part
-from veracausa.effects.replacements import Counterfactual
-from veracausa.engine.routed import Routed
+from veracausa.effects.replacements import Counterfactual, Zero
+from veracausa.engine.routed import Routed, inside_all
 from veracausa.engine.tape import State
+from veracausa.errors import MethodError
 from veracausa.estimates.paths.bucket import Site, SiteRuns, columns
 from veracausa.estimates.paths.unit_sums import UnitSums
+from veracausa.units.kinds import inside_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
+
+#: Neurons of experts whose scores are taken at once.
+_MOST = 4096
 
 
 class ExpertSums(UnitSums):
@@ -76,3 +81,33 @@ class ExpertSums(UnitSums):
             else:
                 unit = torch.tensor([row.unit for row in rows], device=products.device)
                 self.values.index_put_((example, unit), products * weights, accumulate=True)
+
+
+class NeuronSums(UnitSums):
+    """The same of neurons within experts: Σ weight · (replacement − own activation) · (what the neuron writes) · g."""
+
+    def scores(
+        self, layer: int, gradient: Float[Tensor, "rows positions width"], example: Int[Tensor, " rows"]
+    ) -> Float[Tensor, "rows units"]:
+        """See `UnitSums.scores`."""
+        bucket, chosen = self.bucket, self.of_layer(layer)
+        parts = [
+            self._some(layer, gradient, example, some) for some in np.array_split(chosen, len(chosen) // _MOST + 1)
+        ]
+        return self.placed(self.units[chosen], torch.cat(parts, -1).to(bucket.lm.score_dtype))
+
+    def _some(self, layer: int, gradient: Tensor, example: Tensor, some: np.ndarray) -> Tensor:
+        """Position by position, [rows, positions, units], of some units of a layer."""
+        bucket, device = self.bucket, gradient.device
+        mixture = bucket.lm.decoder.blocks[layer].mixture
+        expert, neuron = (torch.as_tensor(one, device=device) for one in inside_of(self.units.index[some]))
+        own, weight = inside_all(bucket.base, layer, expert, neuron)
+        new = torch.zeros_like(own)
+        if isinstance(self.source, Counterfactual):
+            new, _ = inside_all(self.source.state(bucket.tape), layer, expert, neuron)
+        elif not isinstance(self.source, Zero):
+            raise MethodError(
+                "Neurons of experts move to what they are in the other run at the same positions, or to 0."
+            )
+        along = gradient @ mixture.written(expert, neuron).T.to(gradient)  # type: ignore[union-attr]
+        return ((new - own) * weight)[example] * along

@@ -220,7 +220,7 @@ class UnitSums(Sums):
 
     def contract(self, layer: int, products: Float[Tensor, "rows positions site"]) -> Float[Tensor, "rows units"]:
         """Sum products over each unit's part of the site, and over positions (or take the unit's own position)."""
-        lm, tape, units = self.bucket.lm, self.bucket.tape, self.units[self.of_layer(layer)]
+        lm, units = self.bucket.lm, self.units[self.of_layer(layer)]
         products = products.to(lm.score_dtype)
         if units.kind == "neurons":
             per_position = products[..., units.index]
@@ -230,9 +230,14 @@ class UnitSums(Sums):
             per_position = products.unflatten(-1, (parts, -1)).sum(-1)[..., units.index]
         else:
             per_position = products.sum(-1, keepdim=True).expand(-1, -1, len(units))
+        return self.placed(units, per_position)
+
+    def placed(self, units: Units, per_position: Float[Tensor, "rows positions units"]) -> Float[Tensor, "rows units"]:
+        """Scores of a layer's units by position, summed, or of each unit's own position."""
+        tape = self.bucket.tape
         if not units.positional:
             return per_position.sum(1)
-        scores = products.new_zeros(len(products), len(units))
+        scores = per_position.new_zeros(len(per_position), len(units))
         here = (units.position >= tape.start) & (units.position < tape.length)
         scores[:, here] = per_position[:, units.position[here] - tape.start, np.flatnonzero(here)]
         return scores
