@@ -84,7 +84,7 @@ class Footprint:
         assert isinstance(logits, Tensor)
         return cls(
             decoder.layers, decoder.width, decoder.heads, decoder.kv_heads, decoder.head_dim, decoder.neurons,
-            len(logits), decoder.graph.writers, decoder.experts,
+            len(logits), 1 + decoder.layers * (decoder.heads + 1), decoder.experts,
             max((one.chosen for one in decoder.mixtures.values()), default=0),
             max((one.neurons for one in decoder.mixtures.values()), default=0), True,
             lm.dtype.itemsize,
