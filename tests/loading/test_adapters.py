@@ -146,3 +146,15 @@ def test_a_peft_model_is_taken_as_it_runs(task_of, agree, kind):
     for call in (NODES["exact heads"], NODES["atp"], EDGES["eap"]):
         ours, theirs = call(lm, task), call(other, task)
         agree(ours.values, theirs.values, theirs.gap)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["use_rslora", "use_dora"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox"])
+def test_other_ways_to_scale_a_lora(task_of, agree, family, kind):
+    """DoRA divides by the norm of the adapted weight: a number, so what runs is a linear map."""
+    hf, task = adapted(family, **{kind: True}), task_of(6, 3)
+    lm, other = as_model(hf, family), as_model(merged(hf), family)
+    for call in (NODES["exact heads"], NODES["exact neurons"], NODES["atp"], EDGES["exact"], EDGES["eap"]):
+        ours, theirs = call(lm, task), call(other, task)
+        agree(ours.values, theirs.values, theirs.gap)

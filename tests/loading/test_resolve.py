@@ -28,7 +28,7 @@ from transformers.utils import logging
 
 from veracausa.errors import ArchitectureError, DeviceError, DownloadError, FileError, MethodError
 from veracausa.loading.resolve import resolve
-from veracausa.loading.wrappers import require_plain_weights
+from veracausa.loading.wrappers import require_weights
 from veracausa.storage.digests import weights_digest
 
 WORDS = ["<unk>", "John", "Mary", "gave", "milk", "to"]
@@ -439,7 +439,6 @@ class Shard(torch.nn.Linear):
     ("kind", "said"),
     [
         (Linear4bit, r"uint8 of shape \[192, 1\]"),
-        (Linear8bitLt, "int8"),
         (QuantLinear, "absent"),
         (Shard, r"\[12, 16\]"),
     ],
@@ -449,6 +448,14 @@ def test_quantised_weights_are_refused(kind, said):
     mlp = hf.model.layers[1].mlp
     mlp.up_proj = kind(mlp.up_proj)
     with pytest.raises(ArchitectureError, match=rf"layers\.1\.mlp\.up_proj\.weight.*{kind.__name__} is .*{said}"):
+        resolve(hf, tiny_tokenizer())
+
+
+def test_linear_maps_that_round_what_they_are_given_are_refused():
+    hf = tiny_model()
+    mlp = hf.model.layers[1].mlp
+    mlp.up_proj = Linear8bitLt(mlp.up_proj)
+    with pytest.raises(ArchitectureError, match=r"layers\.1\.mlp\.up_proj as a Linear8bitLt, .*load_in_4bit=True"):
         resolve(hf, tiny_tokenizer())
 
 
@@ -467,7 +474,7 @@ def test_weights_under_a_parametrisation_or_an_adapter_are_plain():
     assert resolve(hf, tiny_tokenizer()).hf is hf
     peft = pytest.importorskip("peft")
     tuned = peft.get_peft_model(tiny_model(), peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]))
-    require_plain_weights(tuned.get_base_model(), "it")
+    require_weights(tuned.get_base_model(), "it")
 
 
 def test_transformer_lens_is_refused():

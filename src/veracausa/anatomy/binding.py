@@ -12,6 +12,7 @@ from veracausa.anatomy.block import Block, NoNorm, OwnMLP
 from veracausa.anatomy.decoder import Decoder
 from veracausa.anatomy.families import FAMILIES, WRAPPERS, Anatomy, part_of
 from veracausa.anatomy.found import Found
+from veracausa.anatomy.linear import numbers_of
 from veracausa.anatomy.misfits import misfit
 from veracausa.anatomy.mixture import Mixture
 from veracausa.errors import ArchitectureError
@@ -264,7 +265,7 @@ def _kv_heads(config: Any, anatomy: Anatomy, block: nn.Module, width: int, heads
 
 def _inputs(part: Any, width: int) -> int:
     """The other side of a linear map that the stream is on one side of."""
-    return int(part.weight.numel()) // width
+    return numbers_of(part) // width
 
 
 def _is_flat(norm: nn.Module, head_dim: int) -> bool:
@@ -294,7 +295,7 @@ def _require_equal(hf: Any, blocks: tuple[Block, ...]) -> None:
         names = ("attention's output projection", "query projection", "key projection", "value projection")
         pairs = zip((block.attention_out, *block.projections), (first.attention_out, *first.projections), strict=True)
         for what, (one, other) in zip(names, pairs, strict=False):
-            if one.weight.numel() != other.weight.numel():  # type: ignore[operator]
+            if numbers_of(one) != numbers_of(other):
                 raise ArchitectureError(
                     f"{type(hf).__name__}: the {what} of block {block.layer} has another size than that of block 0, "
                     "and veracausa counts heads of one number and one size in all blocks."

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from veracausa.anatomy.families import Layout
 from veracausa.anatomy.found import Found
-from veracausa.anatomy.linear import LinearMap, linear_map
+from veracausa.anatomy.linear import LinearMap, linear_map, numbers_of
 from veracausa.anatomy.mixture import Mixture
 from veracausa.errors import ArchitectureError, ContractError
 
@@ -167,8 +167,8 @@ class Block:
 
     def _behind(self, what: str, part: nn.Module, scale: float) -> LinearMap:
         """The map of an output projection, whose outputs are as wide as the stream, times a factor."""
-        weight: Tensor = part.weight  # type: ignore[assignment]
-        own = self._required(what, linear_map(self.found, part, weight.numel() // self.width, before=False), part)
+        inputs = numbers_of(part) // self.width
+        own = self._required(what, linear_map(self.found, part, inputs, before=False), part)
         if scale == 1:
             return own
         scaled: LinearMap = self.found.remembered(

@@ -37,6 +37,12 @@ class Found:
         """Where what is read off a part belongs (`placed`); None: where the part lies."""
         return None if self._hf is None else home_of(self._hf)
 
+    @property
+    def like(self) -> Tensor:
+        """A weight of the type that the model computes in: its first one, of the embeddings."""
+        first: Tensor = next(self._hf.parameters())
+        return first
+
     @contextmanager
     def kept(self, parts: Iterable[nn.Module]) -> Iterator[None]:
         """Write down how these parts are, for the time of a call; a call inside of another one changes nothing."""

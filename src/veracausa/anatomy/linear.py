@@ -44,7 +44,7 @@ class LinearMap:
 def linear_map(found: Found, module: nn.Module, inputs: int, before: bool) -> LinearMap:
     """The map of a module with so many inputs; `before`: its pre-hooks belong to it (see `found`)."""
     conv = (type(module).__name__, type(module).__module__) == ("Conv1D", "transformers.pytorch_utils")
-    if found.untouched(module) and (conv or type(module) is nn.Linear):
+    if (conv or type(module) is nn.Linear) and is_plain(module.weight) and found.untouched(module):
         weight, bias = (weight_of(module, name, found.home) for name in ("weight", "bias"))
         assert weight is not None
         return LinearMap(weight if conv else weight.T, bias)
@@ -53,12 +53,34 @@ def linear_map(found: Found, module: nn.Module, inputs: int, before: bool) -> Li
         return found.run(module, x[:, None], before=before)[:, 0]
 
     def read() -> LinearMap:
-        own: Tensor = module.weight  # type: ignore[assignment]
-        kind = own.dtype if own.is_floating_point() else torch.float32
-        return _read(run, inputs, torch.empty(0, dtype=kind, device=found.home or own.device))
+        own = getattr(module, "weight", None)
+        like = own if own is not None and is_plain(own) else found.like
+        return _read(run, inputs, torch.empty(0, dtype=like.dtype, device=found.home or like.device))
 
     made: LinearMap = found.remembered("linear map", module, read)
     return made
+
+
+def is_plain(weight: object) -> bool:
+    """Whether a weight is a floating-point tensor of at least 16 bits, whole: not packed, not spread."""
+    if not isinstance(weight, Tensor) or type(weight.data) is not Tensor:
+        return False
+    return weight.is_floating_point() and weight.element_size() >= 2
+
+
+def linear_shape(module: nn.Module) -> tuple[int, int] | None:
+    """[outputs, inputs] of a module that says how many it has, whatever its weight looks like; None of another."""
+    for outputs, inputs in (("out_features", "in_features"), ("outfeatures", "infeatures")):
+        shape = getattr(module, outputs, None), getattr(module, inputs, None)
+        if isinstance(shape[0], int) and isinstance(shape[1], int):
+            return shape[0], shape[1]
+    return None
+
+
+def numbers_of(module: nn.Module) -> int:
+    """How many weights a linear map has, also where they are packed."""
+    shape = linear_shape(module)
+    return int(module.weight.numel()) if shape is None else shape[0] * shape[1]  # type: ignore[operator]
 
 
 @torch.no_grad()

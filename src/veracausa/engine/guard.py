@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from veracausa.anatomy import Decoder
 from veracausa.anatomy.bridges import Bridged, bridged, lay, take_away
+from veracausa.anatomy.packed import require_unpacked, unpacked
 from veracausa.engine.before import Before, Kept, insist
 from veracausa.engine.budget import free_memory
 from veracausa.engine.precision import Precision, found_out
@@ -107,7 +108,7 @@ def borrowed(decoder: Decoder) -> Iterator[Loan]:
             return
         _require_usable(hf)
         failed, device = True, home_of(hf).type
-        with uncompiled(hf), at_home(hf):
+        with uncompiled(hf), unpacked(hf), at_home(hf):
             try:
                 with torch.autocast(device, enabled=False), torch.inference_mode(False):
                     loan.before = Before.of(hf)
@@ -198,6 +199,7 @@ def _choose(decoder: Decoder, name: str) -> None:
 
 
 def _require_usable(hf: nn.Module) -> None:
+    require_unpacked(hf)
     if any(parameter.is_inference() for parameter in hf.parameters()):
         raise DeviceError(
             "The model's weights were made inside torch.inference_mode(), so no gradient can pass through them, there "

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from veracausa.anatomy.packed import SWITCH, require_unpacked
 from veracausa.engine.guard import alone
 from veracausa.placed import ADDED, replaced
 from veracausa.storage.digests import Read, tensor_digest, weights_digest
@@ -52,6 +53,7 @@ _NO_NUMBER = frozenset(
 _NO_BEHAVIOUR = frozenset(vars(nn.Module())) | {
     *("_attn_implementation", "_is_hf_initialized", "all_tied_weights_keys", "gradient_checkpointing"),
     *("kernel_config", "loss_type", "name_or_path"),
+    *(SWITCH, "compute_type_is_set"),  # of bitsandbytes
     *ADDED,
 }
 _HOOKS = (
@@ -82,6 +84,7 @@ def identity_of(hf: nn.Module, known: Read | None = None) -> str:
     >>> identity_of(lm.hf) == lm.identity
     True
     """
+    require_unpacked(hf)
     configuration: list[Any] = [_configuration(config) for config in _configs(hf)]
     adapters: list[Any] = []
     told = _Teller({module: name for name, module in hf.named_modules()})

@@ -26,7 +26,7 @@ from veracausa.loading.hub import cached_snapshot, hub_options, is_hub_id
 from veracausa.loading.packaged import packaged_folder
 from veracausa.loading.tokenizer import LOCAL, first_line, given_tokenizer, read_tokenizer
 from veracausa.loading.wheels import PACKAGED
-from veracausa.loading.wrappers import require_plain_weights, unwrapped
+from veracausa.loading.wrappers import require_weights, unwrapped
 from veracausa.placed import home_of, require_placed
 from veracausa.storage.digests import sha256_of, weights_digest
 from veracausa.suggestions import closest
@@ -219,7 +219,7 @@ def _read(
         except Exception as error:
             raise _explained(error, title, options) from error
     require_all_taken(title, hf, info)
-    require_plain_weights(hf, title)
+    require_weights(hf, title)
     require_finite(title, hf)
     _require_decoder(hf)
     try:
@@ -291,7 +291,7 @@ def _adopt(
         )
     _require_decoder(model)
     require_placed(model)
-    require_plain_weights(model, f"The {type(model).__name__} passed")
+    require_weights(model, f"The {type(model).__name__} passed")
     _require_as_it_is(model, dtype, device, attn_implementation)
     known = str(getattr(model, "name_or_path", "") or "")
     with without_collector(), quiet_transformers():

@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from veracausa.errors import ArchitectureError
+from veracausa.placed import home_of
 
 #: Wrappers that only run the model inside otherwise (compiled, on several devices): class → attribute that holds it.
 _WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
 #: PEFT's adapters that live in the layers of the model inside: a PeftModel runs that model and nothing else.
 _IN_LAYERS = {"LORA", "ADALORA", "IA3", "LOHA", "LOKR", "VERA"}
+
+#: Linear maps that round the numbers that they are given, too, whatever their weights are.
+_ROUNDING = {"Linear8bitLt"}
 
 
 def unwrapped(model: Any) -> tuple[Any, str]:
@@ -56,26 +60,53 @@ def _in_layers(config: Any) -> bool:
     return kind in _IN_LAYERS and getattr(config, "alora_invocation_tokens", None) is None
 
 
-def require_plain_weights(hf: Any, title: str) -> None:
-    """Check that every weight is a whole floating-point tensor of at least 16 bits: not packed, not spread.
+def require_weights(hf: Any, title: str) -> None:
+    """Check that every weight is whole and has numbers: floating-point ones, or packed in a linear map that runs.
+
+    A quantised linear map is taken as it runs (`anatomy.linear`): it must give floating-point numbers that follow what
+    it is given, without rounding that first.
 
     Raises:
         ArchitectureError: naming the first module where it is something else.
     """
+    from veracausa.anatomy.linear import is_plain, linear_shape
+    from veracausa.anatomy.packed import require_unpacked
+
+    require_unpacked(hf)
     for name, module in hf.named_modules():
-        wanted = _linear_shape(module)
+        wanted = linear_shape(module)
+        if type(module).__name__ in _ROUNDING:
+            raise ArchitectureError(
+                f"{title} has {name} as a {type(module).__name__}, which rounds what it is given, by all that is given "
+                "at once: no run would have a number of its own. Load the model in 4 bits (load_in_4bit=True), with "
+                "torchao's Int8WeightOnlyConfig, or unquantised."
+            )
         for key, weight in _weights(module, wanted is not None):
-            if not _is_plain(weight) or (
-                wanted and key == "weight" and tuple(weight.shape) not in (wanted, wanted[::-1])
-            ):
+            whole = wanted is None or key != "weight" or tuple(getattr(weight, "shape", ())) in (wanted, wanted[::-1])
+            if not (is_plain(weight) and whole) and not (wanted and _runs(module, wanted, hf)):
                 kind = type(module)
                 shape = f" of shape [{wanted[0]}, {wanted[1]}]" if wanted else ""
                 raise ArchitectureError(
-                    f"{title} has quantised weights, or only a part of them: {name}.{key} of a "
+                    f"{title} has quantised weights that do not run here, or only a part of them: {name}.{key} of a "
                     f"{kind.__module__.partition('.')[0]} {kind.__name__} is {_described(weight)}, not floating-point "
                     f"numbers{shape}. Load the model without quantization_config (dtype=torch.bfloat16 halves its "
                     "memory), or turn it back first where its library can: model.dequantize()."
                 )
+
+
+def _runs(module: Any, shape: tuple[int, int], hf: Any) -> bool:
+    """Whether a linear map gives finite numbers of its shape, with a gradient; without the user's hooks on it."""
+    import torch
+
+    dtype = next(hf.parameters()).dtype
+    with torch.inference_mode(False), torch.enable_grad():
+        given = torch.ones(1, 1, shape[1], dtype=dtype, device=home_of(hf), requires_grad=True)
+        try:
+            output = module.forward(given)
+            (gradient,) = torch.autograd.grad(output.sum(), given)
+        except Exception:
+            return False
+    return output.shape[-1] == shape[0] and bool(output.isfinite().all() and gradient.isfinite().all())
 
 
 def _is_of_torch(model: Any) -> bool:
@@ -88,29 +119,12 @@ def _adapters(model: Any) -> list[Any]:
     return list(configs.values()) if isinstance(configs, dict) else []
 
 
-def _linear_shape(module: Any) -> tuple[int, int] | None:
-    """[outputs, inputs] of a module that says how many it has."""
-    for outputs, inputs in (("out_features", "in_features"), ("outfeatures", "infeatures")):
-        shape = getattr(module, outputs, None), getattr(module, inputs, None)
-        if isinstance(shape[0], int) and isinstance(shape[1], int):
-            return shape[0], shape[1]
-    return None
-
-
 def _weights(module: Any, linear: bool) -> list[tuple[str, Any]]:
     """A module's own parameters; of a linear map also its `weight`, whatever that is."""
     own = dict(module.named_parameters(recurse=False))
     if linear and "weight" not in own:
         own["weight"] = getattr(module, "weight", None)
     return list(own.items())
-
-
-def _is_plain(weight: Any) -> bool:
-    import torch
-
-    if not isinstance(weight, torch.Tensor) or type(weight.data) is not torch.Tensor:
-        return False
-    return weight.is_floating_point() and weight.element_size() >= 2
 
 
 def _described(weight: Any) -> str:

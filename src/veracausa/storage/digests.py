@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,9 +48,7 @@ def weights_digest(model: nn.Module, known: Read | None = None) -> str:
     digest = hashlib.sha256()
     seen: Read = {} if known is None else known
     with torch.no_grad():
-        for name, tensor in stored(model):
-            if not isinstance(tensor, torch.Tensor):
-                continue
+        for name, tensor in (one for item in stored(model) for one in _plain(*item)):
             # Tied tensors (embedding and unembedding) are read once.
             written = None if tensor.is_inference() else tensor._version
             place = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, written)
@@ -58,6 +57,17 @@ def weights_digest(model: nn.Module, known: Read | None = None) -> str:
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
             digest.update(seen[place][1])
     return digest.hexdigest()[:16]
+
+
+def _plain(name: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """The plain tensors that a saved value is made of: itself, or those in a tensor that packs others."""
+    import torch
+
+    if hasattr(value, "__tensor_flatten__"):
+        for inner in value.__tensor_flatten__()[0]:
+            yield from _plain(f"{name}.{inner}", getattr(value, inner))
+    elif isinstance(value, torch.Tensor):
+        yield name, value
 
 
 def bytes_of(tensor: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,125 @@
+"""Models with packed weights are taken as they run: the numbers of a copy that is turned back to plain weights.
+
+Tolerance: 1e-9 of the gap for maps that compute in float64; 1e-4 in float32 and 0.1 in bfloat16 (the contracts' own).
+"""
+
+import copy
+
+import pytest
+import tiny_models
+import torch
+from placements import CALLS, by_hooks
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from word_tokenizer import word_tokenizer
+
+import veracausa as vc
+from veracausa.anatomy.packed import SWITCH
+from veracausa.errors import ArchitectureError
+
+
+class Packed(torch.nn.Module):
+    """Weights as bytes with one scale a row, as quantised linear maps have them; sizes by name, no plain weight."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        weight = linear.weight.detach()
+        self.register_buffer("scale", weight.abs().amax(1, keepdim=True) / 127)
+        self.weight = torch.nn.Parameter((weight / self.scale).round().to(torch.int8), requires_grad=False)
+        self.bias = linear.bias
+
+    def forward(self, x):
+        return torch.nn.functional.linear(x, self.weight.to(x) * self.scale, self.bias)
+
+
+def replaced(hf, make):
+    """A copy in which every linear map of the blocks is `make(it)`."""
+    hf = copy.deepcopy(hf)
+    for name, module in list(hf.named_modules()):
+        if type(module) in (torch.nn.Linear, Packed) and "lm_head" not in name:
+            owner, _, own = name.rpartition(".")
+            setattr(hf.get_submodule(owner), own, make(module))
+    return hf
+
+
+def turned_back(packed):
+    linear = torch.nn.Linear(packed.in_features, packed.out_features, bias=packed.bias is not None)
+    linear.weight = torch.nn.Parameter(packed.weight.to(packed.scale) * packed.scale)
+    linear.bias = packed.bias
+    return linear
+
+
+def load(hf):
+    return vc.load(hf, word_tokenizer(["word"]))
+
+
+@pytest.mark.parametrize("family", tiny_models.mostly_slow(["llama", "gpt_neox", "gemma2"], fast=("llama",)))
+def test_packed_weights_give_the_numbers_of_plain_ones(task_of, agree, family):
+    hf, task = replaced(tiny_models.make(family, seed=1), Packed), task_of(6)
+    lm, plain = load(hf), load(replaced(hf, turned_back))
+    calls = CALLS if family == "llama" else {name: CALLS[name] for name in ("heads", "atp", "eap")}
+    for call in calls.values():
+        agree(call(lm, task), call(plain, task), plain.measure(task).gap)
+
+
+def test_packed_weights_are_told_apart():
+    hf = replaced(tiny_models.make("llama", seed=1), Packed)
+    before = load(hf).identity
+    hf.model.layers[0].mlp.up_proj.weight[0, 0] += 1
+    assert load(hf).identity.split("-")[0] != before.split("-")[0]
+
+
+def middle(dtype):
+    sizes = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 3, "num_attention_heads": 4}
+    config = LlamaConfig(vocab_size=60, num_key_value_heads=2, initializer_range=0.12, **sizes)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return LlamaForCausalLM(config).to(dtype).eval()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_torchao(task_of, agree, dtype):
+    quantization, task = pytest.importorskip("torchao.quantization"), task_of((6, 9), 4)
+    hf = middle(dtype)
+    quantization.quantize_(hf, quantization.Int8WeightOnlyConfig())
+    lm = load(hf)
+    tolerance = {torch.float32: 1e-4, torch.bfloat16: 0.1}[dtype]
+    agree(CALLS["heads"](lm, task), by_hooks(hf, task, 32), lm.measure(task).gap, tolerance)
+    assert dtype == torch.float32 or all(one.ok for one in lm.check())
+
+
+@pytest.mark.slow
+def test_bitsandbytes_in_4_bits(task_of, agree, tmp_path):
+    """A run of the user's own packs the weights anew where the CPU has instructions for that: then it is refused."""
+    pytest.importorskip("bitsandbytes")
+    from transformers import BitsAndBytesConfig
+
+    middle(torch.float32).save_pretrained(tmp_path)
+    how = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.float32)
+    hf = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=how, device_map={"": "cpu"})
+    lm, task = load(hf.eval()), task_of((6, 9), 4)
+    switches = [vars(module).get(SWITCH) for module in hf.modules()]
+    assert all(one.ok for one in lm.check())
+    found = {name: call(lm, task) for name, call in CALLS.items()}
+    assert [vars(module).get(SWITCH) for module in hf.modules()] == switches
+    plain = load(copy.deepcopy(hf).dequantize())
+    for name, call in CALLS.items():
+        agree(found[name], call(plain, task), plain.measure(task).gap, 1e-4)
+    with torch.no_grad():
+        hf(torch.tensor([task.clean[0]]))
+    if any(switches):
+        with pytest.raises(ArchitectureError, match=r"packed the 4-bit weights of model\.layers\.0"):
+            CALLS["atp"](lm, task)
+
+
+@pytest.mark.slow
+def test_bitsandbytes_in_8_bits_is_refused(tmp_path):
+    pytest.importorskip("bitsandbytes")
+    from transformers import BitsAndBytesConfig
+
+    middle(torch.float32).save_pretrained(tmp_path)
+    how = BitsAndBytesConfig(load_in_8bit=True)
+    hf = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=how, device_map={"": "cpu"})
+    with pytest.raises(ArchitectureError, match="Linear8bitLt, which rounds what it is given"):
+        load(hf)
