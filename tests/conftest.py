@@ -26,6 +26,8 @@ EXACT = 1e-9
 
 #: Families that are another one with other sizes or switches: blocks as in llama, or gpt_neox with sequential blocks.
 SIBLINGS = {"mistral", "qwen2", "smollm3", "gpt_neox-sequential"}
+#: Cases that are run of every test with so many, whatever they show; see `_beyond`.
+FEWEST = 6
 #: Where every family is always tested: anatomy, recorded runs, exact effects against the naive reference, circuits.
 EVERY_FAMILY = {
     "test_graph.py", "test_tape.py", "test_exact.py", "test_naive.py",
@@ -40,6 +42,35 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         callspec = getattr(item, "callspec", None)
         if callspec and item.path.name not in EVERY_FAMILY and callspec.params.get("family") in SIBLINGS:
             item.add_marker(pytest.mark.slow)
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if getattr(item, "callspec", None) and not item.get_closest_marker("slow"):
+            cases.setdefault(item.nodeid.split("[")[0], []).append(item)
+    for own in cases.values():
+        for item in _beyond(own):
+            item.add_marker(pytest.mark.slow)
+
+
+def _beyond(cases: list[pytest.Item]) -> list[pytest.Item]:
+    """The cases of one test that `make test` leaves out: those that show no value of any parameter for the first time.
+
+    Of a test over families × metrics × baselines every family, metric and baseline is run, not every three of them.
+    Each next case is the one with the most values that were not run before; `FEWEST` are run where there are so many.
+    """
+    left, seen, chosen = list(cases), set[tuple[str, str]](), 0
+    while left:
+        new = [len(_values(item) - seen) for item in left]
+        if not max(new) and chosen >= FEWEST:
+            break
+        item = left.pop(new.index(max(new)))
+        seen |= _values(item)
+        chosen += 1
+    return left
+
+
+def _values(item: pytest.Item) -> set[tuple[str, str]]:
+    """Parameters of a case, each with its value."""
+    return {(name, repr(value)) for name, value in item.callspec.params.items()}  # type: ignore[attr-defined]
 
 
 @pytest.hookimpl(optionalhook=True)
