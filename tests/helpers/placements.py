@@ -76,7 +76,8 @@ def offloaded(hf, how: str, device, folder):
         where.pop("")
         return dispatch_model(hf, where, main_device=device, offload_dir=folder)
     where = device_map(hf, ["cpu", device, "cpu"], device)
-    attach_align_device_hook_on_blocks(hf, execution_device=where, offload=dict.fromkeys(where, False))
+    # as dispatch_model does: the whole model has a device, but is no block
+    attach_align_device_hook_on_blocks(hf, execution_device=where, offload={name: False for name in where if name})
     return hf
 
 

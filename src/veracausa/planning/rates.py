@@ -34,8 +34,8 @@ _FEW, _ROWS = 4, 150
 #: `vc.causes.locate` takes so many times as long for a token-layer as exact effects do (0.28 and 0.11 ms on one core):
 #: its batches are small, and timing it would cost more than it mostly does.
 LOCATING = 2.5
-#: Copies of that pair that a larger run of gradients and circuits has, where a run takes as long with one (a GPU).
-_COPIES = 16
+#: Copies of that pair that a larger run has where a run takes as long with one (a GPU), and units that it patches.
+_COPIES, _MANY_ROWS = 16, 256
 #: Layers whose path to the corrupted values is timed.
 _LAYERS = 5
 #: Edges whose exact effects are timed.
@@ -96,21 +96,24 @@ def _timing(lm: Model, pairs: Task) -> dict[str, tuple[Callable[[], Cost], Calla
     """Kind of work → a small run of it and a larger one, over the same batches.
 
     "exact", "neurons": patched runs of heads and of neurons; "edges": of edges. "gradients", "paths": one gradient, and
-    integrated ones; "edge gradients": of edges. "circuits": runs of the whole graph. On a CPU a pair is enough for the
-    last, since time goes with tokens; a GPU takes as long for sixteen.
+    integrated ones; "edge gradients": of edges. "circuits": runs of the whole graph. On a CPU a pair is enough, since
+    time goes with tokens; a GPU takes as long for sixteen.
     """
     many = pairs if lm.device.type == "cpu" else pairs[[0] * _COPIES]
 
-    def patched(kind: str, rows: int) -> Cost:
-        return exact(lm, pairs, units=_neighbours(lm, kind, rows), show_progress=False).cost
+    def patched(kind: str) -> tuple[Callable[[], Cost], Callable[[], Cost]]:
+        def run(of: Task, rows: int) -> Cost:
+            return exact(lm, of, units=_neighbours(lm, kind, rows), show_progress=False).cost
+
+        return lambda: run(pairs, _FEW), lambda: run(many, _ROWS if many is pairs else _MANY_ROWS)
 
     def estimated(of: Task, units: str | list[str], method: Estimate, nodes: int | None = None) -> Cost:
         return attribute(lm, of, units=units, method=method, nodes=nodes, show_progress=False).cost
 
-    def edges() -> Cost:
+    def edges(of: Task) -> Cost:
         every = all_edges(lm)
         chosen = np.random.default_rng(0).permutation(len(every))[:_EDGES]
-        return exact(lm, pairs, units=every[np.sort(chosen)], show_progress=False).cost
+        return exact(lm, of, units=every[np.sort(chosen)], show_progress=False).cost
 
     def circuit(of: Task) -> Cost:
         return run_circuits(lm, of, [all_edges_mask(lm.graph)], show_progress=False).cost
@@ -119,9 +122,9 @@ def _timing(lm: Model, pairs: Task) -> dict[str, tuple[Callable[[], Cost], Calla
         return (Cost if many is pairs else lambda: run(pairs)), lambda: run(many)
 
     return {
-        "exact": (lambda: patched("heads", _FEW), lambda: patched("heads", _ROWS)),
-        "neurons": (lambda: patched("neurons", _FEW), lambda: patched("neurons", _ROWS)),
-        "edges": (Cost, edges),
+        "exact": patched("heads"),
+        "neurons": patched("neurons"),
+        "edges": by_pairs(edges),
         "gradients": by_pairs(lambda of: estimated(of, "heads", "atp")),
         "edge gradients": by_pairs(lambda of: estimated(of, "edges", "eap")),
         "paths": (
