@@ -42,7 +42,7 @@ from veracausa.errors import VeracausaError
 from veracausa.model import Model
 from veracausa.tasks.task import Task
 
-KINDS = ("heads", "attention", "mlps", "neurons", "residual", "edges")
+KINDS = ("heads", "attention", "mixers", "channels", "mlps", "neurons", "residual", "edges")
 
 
 @dataclass
@@ -182,6 +182,8 @@ def try_kinds(lm: Model, plain: Plain, found: Verdict, quick: bool = False) -> N
     kinds = (*kinds, *(("shared",) if any(mixture.has_shared for mixture in mixtures) else ()))
     for kind in ("heads",) if quick else kinds:
         asked = list(islice(comparisons(plain, kind, layers), 1 if quick else None))
+        if not asked:  # no block has such a part
+            continue
         found.kinds[kind] = ""
         try:
             ours = _numbers(lm, task, asked)
@@ -227,13 +229,15 @@ Comparison = tuple[str, str, Callable[[], float] | None]
 def comparisons(plain: Plain, kind: str, layers: Iterable[int]) -> Iterator[Comparison]:
     """What is asked of a kind of units in some blocks."""
     for layer in layers:
-        yield from {"heads": _heads, "attention": _attention, "mlps": _mlps, "neurons": _neurons,
-                    "residual": _residual, "edges": _edges, "experts": _experts,
+        yield from {"heads": _heads, "attention": _attention, "mixers": _mixers, "channels": _channels,
+                    "mlps": _mlps, "neurons": _neurons, "residual": _residual, "edges": _edges, "experts": _experts,
                     "shared": _shared, "routers": _routers}[kind](plain, layer)  # fmt: skip
 
 
 def _heads(plain: Plain, layer: int) -> Iterator[Comparison]:
     out, heads = plain.blocks[layer].head_out, plain.blocks[layer].heads
+    if not plain.blocks[layer].attends:
+        return
     if out is None:
         yield f"a{layer}.h1", "exact", None
         return
@@ -246,13 +250,33 @@ def _heads(plain: Plain, layer: int) -> Iterator[Comparison]:
 
 def _attention(plain: Plain, layer: int) -> Iterator[Comparison]:
     out = plain.blocks[layer].head_out
+    if not plain.blocks[layer].attends:
+        return
     yield f"a{layer}", "exact", None if out is None else partial(plain.patched, out, "in")
     if out is not None:
         yield f"a{layer}", "atp", partial(plain.slope, out, "in")
 
 
+def _mixers(plain: Plain, layer: int) -> Iterator[Comparison]:
+    mixer = plain.blocks[layer].mixer
+    if mixer is not None:
+        yield f"x{layer}", "exact", partial(plain.patched, mixer, "out")
+        yield f"x{layer}", "atp", partial(plain.slope, mixer, "out")
+        yield f"x{layer}@9", "exact", partial(plain.patched, mixer, "out", (slice(None), 9))
+
+
+def _channels(plain: Plain, layer: int) -> Iterator[Comparison]:
+    out = plain.blocks[layer].mixer_out
+    if out is not None:
+        yield f"x{layer}.c5", "exact", partial(plain.patched, out, "in", (..., slice(5, 6)))
+        yield f"x{layer}.c7", "atp", partial(plain.slope, out, "in", (..., slice(7, 8)))
+        yield f"x{layer}.c6@9", "exact", partial(plain.patched, out, "in", (slice(None), 9, slice(6, 7)))
+
+
 def _mlps(plain: Plain, layer: int) -> Iterator[Comparison]:
     mlp = plain.blocks[layer].mlp
+    if not plain.blocks[layer].has_mlp:
+        return
     yield f"m{layer}", "exact", None if mlp is None else partial(plain.patched, mlp, "out")
     if mlp is not None:
         yield f"m{layer}", "atp", partial(plain.slope, mlp, "out")
@@ -260,6 +284,8 @@ def _mlps(plain: Plain, layer: int) -> Iterator[Comparison]:
 
 def _neurons(plain: Plain, layer: int) -> Iterator[Comparison]:
     down = plain.blocks[layer].down
+    if not plain.blocks[layer].has_mlp:
+        return
     yield f"m{layer}.n5", "exact", None if down is None else partial(plain.patched, down, "in", (..., slice(5, 6)))
     if down is not None:
         yield f"m{layer}.n7", "atp", partial(plain.slope, down, "in", (..., slice(7, 8)))

@@ -108,6 +108,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "lfm2": {"layer_types": ["conv", "full_attention", "conv"]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv"]},
     "ministral": {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
+    **{name: {"residual_in_fp32": False} for name in ("falcon_mamba", "mamba")},
+    "mamba2": {"residual_in_fp32": False, "head_dim": 16, "num_heads": 4, "chunk_size": 4},
     "mllama": {"text_config": {"cross_attention_layers": [1]}},
     "mpt": {"attn_pdrop": ...},
     "olmo": {"clip_qkv": 3.0},
@@ -151,8 +153,10 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "gpt2": {"scaled by layer": {"scale_attn_by_inverse_layer_idx": True, "reorder_and_upcast_attn": True}},
     "granitemoehybrid": {
-        "attention alone, dense": {"layer_types": ["full_attention"] * LAYERS, "num_local_experts": 0}
+        "attention alone, dense": {"layer_types": ["full_attention"] * LAYERS, "num_local_experts": 0},
+        "dense": {"num_local_experts": 0},
     },
+    "jamba": {"dense": {"num_experts": 1}},
     "llama": {"tied embeddings": {"tie_word_embeddings": True}},
     "mpt": {"biases": {"no_bias": False}},
     "qwen2": {"no window": {"use_sliding_window": False}},

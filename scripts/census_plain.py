@@ -19,7 +19,9 @@ from torch.overrides import TorchFunctionMode
 
 _ATTENTION = re.compile(r"(self_?)?att(n|ention|entions)?(_?layer|_?block)?|multi_head_attention|self_att")
 _ROUTER = re.compile(r"gate|router")
-_MLP = re.compile(r"mlp|ffn|feed_?forward|block_sparse_moe|moe|mlps")
+#: What a block calls a part that may mix positions otherwise; of some types also an attention or an MLP.
+_MIXER = re.compile(r"mamba|mixer|conv|temporal_block|linear_attn")
+_MLP = re.compile(r"mlp|mlp_block|shared_mlp|ffn|feed_?forward|block_sparse_moe|moe|mlps")
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,10 @@ class Parts:
     down: nn.Module | None  # the linear map behind the neurons
     experts: nn.Module | None  # called with tokens, the choice and the weights of each
     router: nn.Module | None  # gives the choice and the weights, by one linear map first
+    mixer: nn.Module | None = None  # what mixes positions otherwise than by attention
+    mixer_out: nn.Module | None = None  # the linear map behind its channels
+    attends: bool = True
+    has_mlp: bool = True
 
 
 class _Linear(TorchFunctionMode):
@@ -95,10 +101,12 @@ class Plain:
         raise LookupError("no list of blocks that run one after another")
 
     def _parts(self, layer: int, block: nn.Module) -> Parts:
-        attentions = self._children(block, _ATTENTION)
-        mixers = [m for m in block.modules() if re.search(r"mamba|mixer|conv|recurrent", self._name(m))]
-        out = self._last_linear(attentions[0]) if len(attentions) == 1 and not mixers else None
-        mlps = self._children(block, _MLP)
+        named = {m: [type(part) for part in m.modules()] for m in self._children(block, _MIXER)}
+        mixers = [m for m, inside in named.items() if nn.Conv1d in inside]
+        asking = [m for m in named if m not in mixers and any("q_proj" in name for name, _ in m.named_modules())]
+        attentions = [*self._children(block, _ATTENTION), *asking]
+        out = self._last_linear(attentions[0]) if len(attentions) == 1 else None
+        mlps = [*self._children(block, _MLP), *(m for m in named if m not in (*mixers, *asking))]
         mlp = mlps[0] if len(mlps) == 1 else None
         if not mlps:  # its maps are in the block itself
             own = [m for name, m in block.named_children() if name in ("fc2", "linear2") and m in self.called]
@@ -111,7 +119,12 @@ class Plain:
         routed = [m for m in experts if "experts" in self._name(m)]
         routers = [m for m in self._children(mlp, _ROUTER) if not isinstance(m, nn.Linear)] if routed else []
         parts = routed[0] if routed else None, routers[0] if routers else None
-        return Parts(block, out, self._heads(layer), mlp, down, *parts)
+        mixer = mixers[0] if len(mixers) == 1 else None
+        mixer_out = None if mixer is None else self._last_linear(mixer)
+        attends = bool(attentions) or not named
+        return Parts(
+            block, out, self._heads(layer), mlp, down, *parts, mixer, mixer_out, attends, bool(mlps) or not named
+        )
 
     def _name(self, module: nn.Module) -> str:
         return self.names[module].rpartition(".")[2]

@@ -27,6 +27,8 @@ Over = Literal["mean", "sum", "product"]
 AllUnits = Literal[
     "heads", "mlps", "attention", "neurons", "residual", "queries", "keys", "values", "patterns", "experts", "shared",
     "routers", "expert_neurons", "edges",
+    "mixers", "mixer_heads", "channels", "mixers@positions", "mixer_heads@positions", "channels@positions",
+    "mixers@spans", "mixer_heads@spans", "channels@spans",
     "heads@positions", "mlps@positions", "attention@positions", "neurons@positions", "residual@positions",
     "queries@positions", "keys@positions", "values@positions", "patterns@positions",
     "patterns@cells", "experts@positions", "shared@positions", "routers@positions", "expert_neurons@positions",

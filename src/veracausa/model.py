@@ -54,8 +54,10 @@ class Model:
     def __repr__(self) -> str:
         d = self.decoder
         kv = "" if d.kv_heads == d.heads else f" ({d.kv_heads} K/V)"
+        heads = f"{d.heads} heads{kv} of width {d.head_dim}, " if d.heads else ""
+        mixers = f"{len(d.layers_with('mixer'))} mixers of {d.channels:,} channels, " if d.channels else ""
         return (
-            f"Model({self.name}: {d.anatomy.family}, {d.layers} layers, {d.heads} heads{kv} of width {d.head_dim}, "
+            f"Model({self.name}: {d.anatomy.family}, {d.layers} layers, {heads}{mixers}"
             f"width {d.width}, {d.neurons:,} neurons a layer, {str(self.dtype).removeprefix('torch.')}, {self.device})"
         )
 

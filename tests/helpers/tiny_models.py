@@ -212,6 +212,68 @@ _EXPERTS: dict[str, tuple[str, dict]] = {
 _SETTINGS |= _EXPERTS
 MIXTURES: list[str] = ["mixtral", "gpt_oss", "deepseek_v3", *_EXPERTS]
 
+# mixers in the place of attention, alone, in most blocks, or one sublayer a block
+_SCAN = {
+    "vocab_size": VOCAB,
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "state_size": 4,
+    "conv_kernel": 3,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 0,
+    "residual_in_fp32": False,
+    "attn_implementation": "eager",
+}
+_MAMBA_OF_HYBRIDS = {"mamba_d_state": 4, "mamba_d_conv": 3, "mamba_expand": 2}
+_HYBRID = _BASE | _PAD | _MAMBA_OF_HYBRIDS | {"num_key_value_heads": 2}
+_HEADS_OF_HYBRIDS = {"mamba_n_heads": 4, "mamba_d_head": 12, "mamba_n_groups": 2, "mamba_chunk_size": 4}
+_MIXED: dict[str, tuple[str, dict]] = {
+    "mamba": ("mamba", _SCAN | {"time_step_rank": 3}),
+    "falcon_mamba": ("falcon_mamba", _SCAN | {"time_step_rank": 3}),
+    "mamba2": ("mamba2", _SCAN | {"num_heads": 4, "head_dim": 12, "n_groups": 2, "chunk_size": 4}),
+    "bamba": ("bamba", _HYBRID | _HEADS_OF_HYBRIDS | {"attn_layer_indices": [1]}),
+    "jamba": (
+        "jamba",
+        _HYBRID | {"attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 1, "mamba_dt_rank": 3},
+    ),
+    "granitemoehybrid": (
+        "granitemoehybrid",
+        _HYBRID
+        | _HEADS_OF_HYBRIDS
+        | {"layer_types": ["linear_attention", "full_attention", "linear_attention"], "num_local_experts": 0}
+        | {"shared_intermediate_size": 40, "residual_multiplier": 0.6, "logits_scaling": 2.0},
+    ),
+    "lfm2": (
+        "lfm2",
+        _BASE | _PAD | {"num_key_value_heads": 2, "layer_types": ["conv", "full_attention", "conv"]},
+    ),
+    "recurrent_gemma": (
+        "recurrent_gemma",
+        _GQA
+        | _PAD
+        | {"lru_width": 24, "block_types": ["recurrent", "recurrent", "attention"], "attention_window_size": 4},
+    ),
+    "nemotron_h": (
+        "nemotron_h",
+        _GQA
+        | _PAD
+        | {"layers_block_type": ["linear_attention", "mlp", "full_attention", "linear_attention"]}
+        | {"num_hidden_layers": 4, "mamba_num_heads": 4, "mamba_head_dim": 12, "n_groups": 2, "ssm_state_size": 4}
+        | {"conv_kernel": 3, "chunk_size": 4},
+    ),
+    "qwen3_next": (
+        "qwen3_next",
+        _GQA
+        | _PAD
+        | {"layer_types": ["linear_attention", "full_attention", "linear_attention"], "num_experts": 0}
+        | {"linear_num_key_heads": 2, "linear_num_value_heads": 4}
+        | {"linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_conv_kernel_dim": 3},
+    ),
+}
+_SETTINGS |= _MIXED
+MIXED: list[str] = list(_MIXED)
+
 
 def make(family: str, seed: int = 0, dtype: torch.dtype = torch.float64, **over):
     """A model of `family` with random weights, in eval mode; `over`: settings of its config, or attn_implementation."""
@@ -228,6 +290,8 @@ def make(family: str, seed: int = 0, dtype: torch.dtype = torch.float64, **over)
             noise = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
             if "norm" in name or ".ln_" in name:
                 weight += 0.3 * noise  # from 1, or from Gemma's 0
+            elif name.endswith(("A_log", "dt_bias", ".D", "recurrent_param")) or "dt_proj" in name:
+                weight += 0.3 * noise  # decays and steps stay what they are made for
             elif "embed" in name or ".wte" in name or ".wpe" in name:
                 weight.copy_(0.6 * noise)
             else:

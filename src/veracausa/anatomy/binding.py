@@ -8,13 +8,14 @@ from typing import Any
 
 from torch import nn
 
-from veracausa.anatomy.block import Block, NoNorm, OwnMLP
+from veracausa.anatomy.block import Block
+from veracausa.anatomy.block_parts import block_of
 from veracausa.anatomy.decoder import Decoder
 from veracausa.anatomy.families import FAMILIES, WRAPPERS, Anatomy, part_of
 from veracausa.anatomy.found import Found
+from veracausa.anatomy.lacking import lacks_of
 from veracausa.anatomy.linear import numbers_of
 from veracausa.anatomy.misfits import misfit
-from veracausa.anatomy.mixture import Mixture
 from veracausa.errors import ArchitectureError
 from veracausa.suggestions import not_known
 
@@ -26,10 +27,7 @@ def _missing_parts(hf: Any, anatomy: Anatomy) -> list[str]:
         ends |= {role: part_of(backbone, getattr(anatomy, role)) for role in ("blocks", "final_norm", "embeddings")}
     missing = [f"{role} (`{getattr(anatomy, role)}`)" for role, module in ends.items() if module is None]
     for layer, block in enumerate(ends.get("blocks") or ()):
-        wanted = anatomy.block_parts()
-        if part_of(block, anatomy.experts) is not None:
-            wanted = {role: path for role, path in wanted.items() if role not in ("mlp_out", "activation", "up")}
-            wanted["router"] = anatomy.router
+        wanted = anatomy.block_parts(block)
         lacking = {role: path for role, path in wanted.items() if part_of(block, path) is None}
         if lacking:
             where = f" in block {layer}" if layer else ""
@@ -70,7 +68,7 @@ def _own(asked: Mapping[str, Any]) -> Anatomy:
     if like not in FAMILIES:
         raise ArchitectureError(f"anatomy={{'like': {like!r}}}: {not_known('family', like, FAMILIES)}")
     known = {field.name: getattr(FAMILIES[like], field.name) for field in fields(Anatomy)}
-    known = {name: own for name, own in known.items() if name not in ("family", "bridge")}
+    known = {name: own for name, own in known.items() if name not in ("family", "bridge", "mixer")}
     for name, value in parts.items():
         if name not in known:
             raise ArchitectureError(f"anatomy={{{name!r}: …}}: {not_known('part', name, known)}")
@@ -108,14 +106,18 @@ def decoder_of(hf: Any, family: str | Mapping[str, Any] | None = None) -> Decode
     config, backbone = hf.config, part_of(hf, anatomy.backbone)
     embeddings, found = part_of(backbone, anatomy.embeddings), Found(hf)
     modules, width = part_of(backbone, anatomy.blocks), int(embeddings.weight.shape[1])
-    heads = config.num_attention_heads
-    head_dim = _inputs(part_of(modules[0], anatomy.attention_out), width) // heads
-    kv_heads = _kv_heads(config, anatomy, modules[0], width, heads, head_dim)
+    attending = next((block for block in modules if anatomy.mixing(block) == "attention"), None)
+    heads = head_dim = kv_heads = 0
+    if attending is not None:
+        heads = config.num_attention_heads
+        head_dim = _inputs(part_of(attending, anatomy.attention_out), width) // heads
+        kv_heads = _kv_heads(config, anatomy, attending, width, heads, head_dim)
     sizes = {"heads": heads, "kv_heads": kv_heads, "width": width}
-    blocks = tuple(_block(anatomy, config, layer, block, found, sizes) for layer, block in enumerate(modules))
+    blocks = tuple(block_of(anatomy, config, layer, block, found, sizes) for layer, block in enumerate(modules))
     _require_equal(hf, blocks)
-    neurons = {0 if block.down is None else _inputs(block.down, width) for block in blocks}
-    lacks = _lacks(anatomy, blocks, head_dim, neurons)
+    neurons = {0 if block.down is None else _inputs(block.down, width) for block in blocks if block.has_mlp}
+    channels, mixer_heads, states = _mixer_sizes(hf, anatomy, blocks)
+    lacks = lacks_of(anatomy, blocks, head_dim, neurons)
     return Decoder(
         anatomy=anatomy,
         hf=hf,
@@ -129,6 +131,9 @@ def decoder_of(hf: Any, family: str | Mapping[str, Any] | None = None) -> Decode
         head_dim=head_dim,
         width=width,
         neurons=0 if "neurons" in lacks else neurons.pop(),
+        channels=channels,
+        mixer_heads=mixer_heads,
+        states=states,
         logit_softcap=getattr(config, anatomy.logit_softcap, None) if anatomy.logit_softcap else None,
         logit_scale=_factor(config, anatomy.logit_scale) / _factor(config, anatomy.logit_divisor),
         lacks=lacks,
@@ -136,37 +141,24 @@ def decoder_of(hf: Any, family: str | Mapping[str, Any] | None = None) -> Decode
     )
 
 
-def _lacks(anatomy: Anatomy, blocks: tuple[Block, ...], head_dim: int, neurons: set[int]) -> dict[str, str]:
-    """Kinds of units that a model has not, and why; `neurons`: how many its MLPs have."""
-    lacks = dict(anatomy.lacks)
-    if any(b.attention_post_norm is not None and getattr(b.attention_out, "bias", None) is not None for b in blocks):
-        lacks["edges"] = (
-            "the attention's output has a bias in front of the norm behind it, so that a part of what the norm "
-            "gives belongs to no head."
-        )
-    if any(_is_flat(norm, head_dim) for block in blocks for norm in block.qk_norms):
-        lacks["edges"] = (
-            "a norm goes over the queries (or keys) of all heads at once, so that none is read apart from the others."
-        )
-    if anatomy.q is None:
-        lacks |= dict.fromkeys(("edges", "queries", "keys"), "its attention makes queries and keys of latent vectors.")
-    if 0 in neurons:
-        lacks["neurons"] = "its MLPs are made of experts."
-    elif len(neurons) > 1:
-        lacks["neurons"] = "its MLPs have several widths."
-    return _lacking_experts([block.mixture for block in blocks if block.mixture is not None]) | lacks
+def _mixer_sizes(hf: Any, anatomy: Anatomy, blocks: tuple[Block, ...]) -> tuple[int, int, int]:
+    """Channels and heads of a mixer, and numbers in a channel's state; 0 where a model has none.
 
-
-def _lacking_experts(mixtures: list[Mixture]) -> dict[str, str]:
-    """Of experts and what belongs to them: the kinds that a model has not, and why."""
-    if not mixtures:
-        return dict.fromkeys(("experts", "shared", "routers", "expert_neurons"), "its MLPs are not made of experts.")
-    lacks = {} if all(one.has_shared for one in mixtures) else {"shared": "no expert of its MLPs sees every token."}
-    if len({one.count for one in mixtures}) > 1:
-        lacks["experts"] = "its MLPs have several numbers of experts."
-    if 0 in {one.neurons for one in mixtures}:
-        lacks["expert_neurons"] = "its experts do not keep their down projections side by side (`down_proj`)."
-    return lacks
+    Raises:
+        ArchitectureError: they are not the same in all blocks.
+    """
+    found = {
+        (
+            _inputs(block.attention_out, block.width),
+            int(getattr(block.attention, anatomy.mixer.heads)) if anatomy.mixer.heads else 0,
+            int(getattr(block.attention, anatomy.mixer.state)) if anatomy.mixer.state else 1,
+        )
+        for block in blocks
+        if anatomy.mixer is not None and block.mixing == "mixer"
+    }
+    if len(found) > 1:
+        raise ArchitectureError(f"{type(hf).__name__} has mixers of several sizes, which veracausa counts as one.")
+    return found.pop() if found else (0, 0, 0)
 
 
 def _require_fitting(hf: Any, anatomy: Anatomy) -> None:
@@ -202,58 +194,6 @@ def _require_fitting(hf: Any, anatomy: Anatomy) -> None:
         )
 
 
-def _block(anatomy: Anatomy, config: Any, layer: int, module: nn.Module, found: Found, sizes: dict[str, int]) -> Block:
-    """One block's parts; see `Block`."""
-
-    def part(role: str) -> Any:
-        return part_of(module, getattr(anatomy, role))
-
-    def norm_behind(role: str) -> nn.Module | None:
-        norm = part(role)
-        return None if type(norm) is nn.Identity else norm
-
-    flags = (anatomy.parallel,) if isinstance(anatomy.parallel, str) else anatomy.parallel
-    parallel = flags if isinstance(flags, bool) else any(getattr(config, flag) for flag in flags)
-    own = anatomy.mlp is None
-    return Block(
-        layer=layer,
-        module=module,
-        attention=part("attention"),
-        attention_out=part("attention_out"),
-        attention_bias=part("attention_bias"),
-        projections=() if anatomy.q is None else (part("q"), part("k"), part("v")),
-        qkv=anatomy.qkv,
-        attention_norm=NoNorm() if anatomy.attention_norm is None else part("attention_norm"),
-        attention_post_norm=norm_behind("attention_post_norm"),
-        mlp=OwnMLP(part("mlp_in"), part("activation"), part("mlp_out")) if own else part("mlp"),
-        mlp_start=part("mlp_in") if own else part("mlp"),
-        mlp_end=part("mlp_out") if own else part("mlp"),
-        down=part("mlp_out"),
-        acting=part("activation"),
-        up=part("up"),
-        up_fused=anatomy.up_fused,
-        mlp_norm=NoNorm() if anatomy.mlp_norm is None else part("mlp_norm"),
-        mlp_post_norm=norm_behind("mlp_post_norm"),
-        qk_norms=tuple(norm for path in anatomy.qk_norms if (norm := part_of(module, path)) is not None),
-        parallel=parallel,
-        scale=1.0 if anatomy.residual_scale is None else float(getattr(module, anatomy.residual_scale)),
-        mixture=_mixture(anatomy, config, module),
-        found=found,
-        **sizes,
-    )
-
-
-def _mixture(anatomy: Anatomy, config: Any, module: nn.Module) -> Mixture | None:
-    """The experts of one block; None where its MLP is not made of some."""
-    experts, shared = part_of(module, anatomy.experts), part_of(module, anatomy.shared)
-    if experts is None:
-        return None
-    scale = 1.0 if anatomy.experts_scale is None else float(part_of(module, anatomy.experts_scale))
-    if shared is not None and anatomy.averaged is not None and getattr(config, anatomy.averaged) == "average":
-        scale /= 2
-    return Mixture(experts, part_of(module, anatomy.router), shared is not None, scale)
-
-
 def _kv_heads(config: Any, anatomy: Anatomy, block: nn.Module, width: int, heads: int, head_dim: int) -> int:
     """How many key/value heads a block has; of a fused projection its size says so."""
     if anatomy.q is None:
@@ -268,20 +208,16 @@ def _inputs(part: Any, width: int) -> int:
     return numbers_of(part) // width
 
 
-def _is_flat(norm: nn.Module, head_dim: int) -> bool:
-    """Whether a norm of queries or keys goes over all heads at once."""
-    weight = getattr(norm, "weight", None)
-    return weight is not None and weight.ndim == 1 and len(weight) != head_dim
-
-
 def _factor(config: Any, name: str | None) -> float:
     return 1.0 if name is None else float(getattr(config, name))
 
 
 def _require_equal(hf: Any, blocks: tuple[Block, ...]) -> None:
     """All blocks have heads of one size, which is that of the attention modules."""
-    first = blocks[0]
-    for block in blocks:
+    attending = [block for block in blocks if block.mixing == "attention"]
+    first = attending[0] if attending else None
+    for block in attending:
+        assert first is not None
         own = getattr(block.attention, "head_dim", None)
         if (
             block.projections
@@ -297,6 +233,6 @@ def _require_equal(hf: Any, blocks: tuple[Block, ...]) -> None:
         for what, (one, other) in zip(names, pairs, strict=False):
             if numbers_of(one) != numbers_of(other):
                 raise ArchitectureError(
-                    f"{type(hf).__name__}: the {what} of block {block.layer} has another size than that of block 0, "
-                    "and veracausa counts heads of one number and one size in all blocks."
+                    f"{type(hf).__name__}: the {what} of block {block.layer} has another size than that of block "
+                    f"{first.layer}, and veracausa counts heads of one number and one size in all blocks."
                 )

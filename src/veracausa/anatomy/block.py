@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from veracausa.anatomy.families import Layout
+from veracausa.anatomy.families import Layout, Mixing
 from veracausa.anatomy.found import Found
 from veracausa.anatomy.linear import LinearMap, linear_map, numbers_of
+from veracausa.anatomy.mixers import NoSublayer
 from veracausa.anatomy.mixture import Mixture
 from veracausa.errors import ArchitectureError, ContractError
 
@@ -34,16 +35,19 @@ class OwnMLP(nn.Sequential):
 class Block:
     """One block: the modules of layer `layer` and the order in which they read and write the residual stream.
 
-    `mlp_start`, `mlp_end`: the modules whose input and output are the MLP's. `down`, `acting`: its down projection and
-    its activation; None where it has several (experts); then `mixture` is what they are. `attention_bias`: what is
-    added behind the output projection, a part of the attention's output. `projections`: of queries, keys and values,
-    if it has them.
+    `mixing`: what mixes the positions; a mixer stands in the place of the attention (see `mixers`), and so does
+    `NoSublayer` in a block that is an MLP alone. `mlp_start`, `mlp_end`: the modules whose input and output are the
+    MLP's. `down`, `acting`: its down projection and its activation; None where it has several (experts), or (`acting`)
+    calls a function. `attention_bias`: what is added behind the output projection, a part of the attention's output.
+    `projections`: of queries, keys and values, if it has them.
     `up`, `up_fused`: see `Anatomy`.
-    `scale`: what every write is multiplied by on its way to the stream. `heads`, `kv_heads`: how many.
+    `scale`: what every write is multiplied by on its way to the stream. `float32_stream`: see `Anatomy`. `heads`,
+    `kv_heads`: how many an attention has.
     """
 
     layer: int
     module: nn.Module
+    mixing: Mixing
     attention: nn.Module
     attention_out: nn.Module
     attention_bias: Tensor | None
@@ -63,6 +67,7 @@ class Block:
     qk_norms: tuple[nn.Module, ...]
     parallel: bool
     scale: float
+    float32_stream: bool
     heads: int
     kv_heads: int
     width: int
@@ -73,7 +78,17 @@ class Block:
     def linear_parts(self) -> tuple[nn.Module, ...]:
         """The modules that are read as linear maps: query, key and value projection, and those of the outputs."""
         parts = (*self.projections, self.attention_out, self.down)
-        return tuple(dict.fromkeys(part for part in parts if part is not None))
+        return tuple(dict.fromkeys(part for part in parts if part is not None and not isinstance(part, NoSublayer)))
+
+    @property
+    def has_mlp(self) -> bool:
+        """Whether it has an MLP."""
+        return not isinstance(self.mlp, NoSublayer)
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether its MLP is a mixture of experts."""
+        return self.has_mlp and self.down is None
 
     @property
     def mlp_out(self) -> nn.Module:
@@ -97,7 +112,7 @@ class Block:
         if part is None:
             raise ArchitectureError(
                 f"The MLP of block {self.layer} ({type(self.mlp).__name__}) has no single {what}: it is made of "
-                "experts. Ask for whole MLPs, or for a method that follows plain gradients."
+                "experts, or has none as a module. Ask for whole MLPs, or for a method that follows plain gradients."
             )
         return part
 
@@ -256,7 +271,25 @@ class Block:
 
     def attend(self, residual: Float[Tensor, "rows positions width"], call: dict[str, Any]) -> Tensor:
         """The attention's write for a block input, `call` being the module's keyword arguments at these positions."""
-        return self.attention_write(self.attention(self.attention_norm(residual), **call)[0])
+        output = self.attention(self.normed(self.attention_norm, residual), **call)
+        return self.attention_write(output[0] if isinstance(output, tuple) else output)
+
+    def mix(
+        self,
+        before: Float[Tensor, "rows earlier width"],
+        rows: Float[Tensor, "rows positions width"],
+        call: dict[str, Any],
+    ) -> Tensor:
+        """A mixer's write at the last positions, given what it has read `before` them and reads there."""
+        return self.attend(torch.cat([before, rows], 1), call)[:, before.shape[1] :]
+
+    def normed(self, norm: nn.Module, residual: Tensor) -> Tensor:
+        """The stream behind a norm; one that is carried in float32 is rounded to the weights' precision before."""
+        return norm(residual.to(norm.weight.dtype) if self.float32_stream else residual)  # type: ignore[arg-type]
+
+    def added(self, residual: Tensor, write: Tensor) -> Tensor:
+        """The stream behind a write."""
+        return (residual.to(torch.float32) if self.float32_stream else residual) + write
 
     def run_mlp(self, normed: Float[Tensor, "rows positions width"]) -> Tensor:
         """The MLP module's output, without what some mixtures of experts give beside it."""
@@ -265,4 +298,6 @@ class Block:
 
     def feed_forward(self, residual: Float[Tensor, "rows positions width"]) -> Tensor:
         """The MLP's write for the residual that it reads."""
+        if not self.has_mlp:
+            return residual.new_zeros(residual.shape)
         return self.mlp_write(self.run_mlp(self.mlp_norm(residual)))

@@ -33,7 +33,9 @@ _CORNERED = ("ReLU", "ReLUSquaredActivation", "XIELUActivation")
 class Decoder:
     """A whole decoder: blocks, the ends of the stream, and its sizes.
 
-    `neurons`: of one MLP; 0 where it has none of its own. `lacks`: kinds of units that it has not, and why.
+    `neurons`: of one MLP; 0 where it has none of its own. `channels`, `mixer_heads`, `states`: of a mixer its channels,
+    its heads and the numbers in a channel's state; 0 where there is none. `lacks`: kinds of units that it has not, and
+    why.
     """
 
     anatomy: Anatomy
@@ -48,6 +50,9 @@ class Decoder:
     head_dim: int
     width: int
     neurons: int
+    channels: int
+    mixer_heads: int
+    states: int
     logit_softcap: float | None
     logit_scale: float = 1.0
     lacks: Mapping[str, str] = field(default_factory=dict)
@@ -98,7 +103,12 @@ class Decoder:
     @property
     def shares_prefixes(self) -> bool:
         """Whether a run can go on from the keys and values of the positions before it."""
-        return self.anatomy.causal and not self.caches_latents
+        return self.anatomy.causal and not self.caches_latents and not self.has_mixers
+
+    @property
+    def has_mixers(self) -> bool:
+        """Whether some blocks have a mixer in the place of attention."""
+        return any(block.mixing == "mixer" for block in self.blocks)
 
     @property
     def clips(self) -> bool:
@@ -124,7 +134,7 @@ class Decoder:
     @property
     def has_experts(self) -> bool:
         """Whether some MLP is a mixture of experts, whose choice no gradient sees."""
-        return any(block.down is None for block in self.blocks)
+        return any(block.has_experts for block in self.blocks)
 
     @property
     def graph(self) -> Graph:
@@ -149,6 +159,14 @@ class Decoder:
             if norm is not None
         ]
         return [*dict.fromkeys([*found, self.final_norm])]
+
+    def layers_with(self, part: str) -> list[int]:
+        """Blocks that have an "attention", a "mixer", an "mlp" or "experts"; those that a "stream" enters, and its end."""
+        if part == "experts":
+            return [*self.mixtures]
+        if part == "stream":
+            return [*range(self.layers + 1)]
+        return [block.layer for block in self.blocks if (block.has_mlp if part == "mlp" else block.mixing == part)]
 
     @property
     def unembedding_map(self) -> LinearMap:

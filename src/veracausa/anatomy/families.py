@@ -11,11 +11,22 @@ from typing import Any, Literal
 
 from veracausa.anatomy import bridged_attentions
 from veracausa.anatomy.bridges import Bridge
+from veracausa.anatomy.mixers import Mixer
 
 Layout = Literal["separate", "fused-thirds", "fused-per-group", "fused-in-fours"]
 
+#: What mixes the positions in a block; "nothing" in one that is an MLP alone.
+Mixing = Literal["attention", "mixer", "nothing"]
+
 #: A dotted path, or several of which the first that a model has is meant.
 Path = str | tuple[str, ...]
+
+
+#: Parts of a block, in the order in which messages name them.
+_ROLES = (
+    *("attention", "attention_out", "q", "k", "v", "mlp", "mlp_in", "mlp_out", "activation", "up"),
+    *("attention_norm", "mlp_norm", "attention_post_norm", "mlp_post_norm", "router"),
+)
 
 
 @dataclass(frozen=True)
@@ -35,6 +46,11 @@ class Anatomy:
     model has them. `bridge`: how an attention module that chooses no attention function by name is led to one (see
     `bridges`). `repeats_keys`: config attribute that says whether the model's cache holds each key and value once for
     every query head that shares it.
+
+    Mixers. `mixer`: of blocks that have one in the place of attention (see `mixers`). `mixer_gives_two`: it gives
+    something beside its output. `lone`: a block is one sublayer, an attention, a mixer or an MLP, whichever it has.
+    `float32_stream`: config attribute that says whether the stream is
+    carried in float32, whatever the weights are in.
 
     MLP. `mlp`: None where a block calls its parts itself; then `mlp_in` is the first of them. `experts`: what stands in
     a mixture of experts in the place of a down projection and an activation; `router`: what chooses among them;
@@ -74,10 +90,14 @@ class Anatomy:
     k: str | None = "self_attn.k_proj"
     v: str | None = "self_attn.v_proj"
     qkv: Layout = "separate"
+    mixer: Mixer | None = None
+    mixer_gives_two: bool = False
+    lone: bool = False
+    float32_stream: str | None = None
     mlp: str | None = "mlp"
     mlp_in: str | None = None
     mlp_out: str = "mlp.down_proj"
-    activation: str = "mlp.act_fn"
+    activation: str | None = "mlp.act_fn"
     experts: str | None = None
     router: Path = ("mlp.gate", "mlp.router")
     shared: Path = ("mlp.shared_experts", "mlp.shared_expert", "mlp.shared_mlp")
@@ -106,13 +126,28 @@ class Anatomy:
     bridge: Bridge | None = None
     repeats_keys: str | None = None
 
-    def block_parts(self) -> dict[str, Path]:
-        """Role → dotted path, for every part that a block of this family must have."""
-        roles = (
-            *("attention", "attention_out", "q", "k", "v", "mlp", "mlp_in", "mlp_out", "activation", "up"),
-            *("attention_norm", "mlp_norm", "attention_post_norm", "mlp_post_norm"),
-        )
-        return {role: getattr(self, role) for role in roles if getattr(self, role)}
+    def mixing(self, block: Any) -> Mixing:
+        """What mixes the positions in a block of this family."""
+        if self.mixer is not None and part_of(block, self.mixer.out) is not None:
+            return "mixer"
+        return "nothing" if self.lone and part_of(block, self.attention_out) is None else "attention"
+
+    def has_mlp(self, block: Any) -> bool:
+        """Whether a block of this family has an MLP."""
+        return not self.lone or self.mixing(block) == "nothing"
+
+    def block_parts(self, block: Any) -> dict[str, Path]:
+        """Role → dotted path, for every part that this block must have."""
+        mixing, roles = self.mixing(block), ["attention_norm", "attention_post_norm"]
+        if mixing == "attention":
+            roles += ["attention", "attention_out", "q", "k", "v"]
+        if self.has_mlp(block):
+            roles += ["mlp", "mlp_in", "mlp_norm", "mlp_post_norm"]
+            roles += ["mlp_out", "activation", "up"] if part_of(block, self.experts) is None else ["router"]
+        found = {role: getattr(self, role) for role in _ROLES if role in roles}
+        if mixing == "mixer" and self.mixer is not None:
+            found["mixer"] = self.mixer.module
+        return {role: path for role, path in found.items() if path}
 
 
 def _one(path: str) -> dict[str, Any]:
@@ -226,6 +261,36 @@ def _behind_a_norm(what: str) -> tuple[tuple[str, str], ...]:
 _GATED: dict[str, Any] = {"lacks": _between("a gate that reads the stream")}
 _MIXTURE: dict[str, Any] = {"experts": "mlp.experts"}
 _LATENT: dict[str, Any] = {"q": None, "k": None, "v": None, "experts": "mlp.experts", "qk_norms": ()}
+
+# A block is one mixer.
+_MAMBA = Anatomy(
+    "mamba",
+    backbone="backbone",
+    embeddings="embeddings",
+    final_norm="norm_f",
+    attention_norm="norm",
+    mixer=Mixer("mixer", "mixer.out_proj", state="ssm_state_size"),
+    lone=True,
+    float32_stream="residual_in_fp32",
+)
+_MAMBA2 = Mixer("mixer", "mixer.out_proj", heads="num_heads", state="ssm_state_size")
+_FEED_FORWARD: dict[str, Any] = {
+    "mlp": "feed_forward",
+    "mlp_out": "feed_forward.down_proj",
+    "activation": "feed_forward.act_fn",
+    "up": "feed_forward.up_proj",
+    "experts": "feed_forward.experts",
+    "router": ("feed_forward.router", "feed_forward.gate"),
+}
+# A mixer in most blocks and attention in some, each before an MLP.
+_HYBRID = replace(
+    _LLAMA,
+    mixer=Mixer("mamba", "mamba.out_proj", heads="num_heads", state="ssm_state_size"),
+    final_norm="final_layernorm",
+    mlp_norm="pre_ff_layernorm",
+    **_FEED_FORWARD,
+)
+_DELTA: dict[str, Any] = {"mixer": Mixer("linear_attn", "linear_attn.out_proj", heads="num_v_heads")}
 
 
 def _like(base: Anatomy, *names: str, **other: Any) -> dict[str, Anatomy]:
@@ -463,6 +528,78 @@ FAMILIES: dict[str, Anatomy] = {
         **_GATE_UP,
     ),
     **_like(_LLAMA, "vaultgemma", mlp_norm="pre_feedforward_layernorm", **_SOFTCAP),
+    **_like(_MAMBA, "mamba", "falcon_mamba"),
+    **_like(_MAMBA, "mamba2", mixer=_MAMBA2),
+    **_like(
+        _MAMBA,
+        "nemotron_h",
+        backbone="model",
+        float32_stream=None,
+        mixer=_MAMBA2,
+        attention="mixer",
+        attention_out="mixer.o_proj",
+        q="mixer.q_proj",
+        k="mixer.k_proj",
+        v="mixer.v_proj",
+        mlp="mixer",
+        mlp_out="mixer.down_proj",
+        activation="mixer.act_fn",
+        up=None,
+        experts="mixer.experts",
+        router="mixer.gate",
+        shared="mixer.shared_experts",
+        mlp_norm="norm",
+    ),
+    **_like(_HYBRID, "bamba"),
+    **_like(_HYBRID, "jamba", mixer=Mixer("mamba", "mamba.out_proj", state="ssm_state_size")),
+    **_like(
+        _HYBRID,
+        "granitemoehybrid",
+        final_norm="norm",
+        mlp_norm="post_attention_layernorm",
+        mlp="shared_mlp",
+        mlp_out="shared_mlp.output_linear",
+        activation="shared_mlp.activation",
+        up="shared_mlp.input_linear",
+        up_fused=True,
+        residual_scale="residual_multiplier",
+        logit_divisor="logits_scaling",
+        without=(("block_sparse_moe", "experts beside an MLP that all tokens share"),),
+    ),
+    **_like(
+        _HYBRID,
+        "lfm2",
+        "lfm2_moe",
+        mixer=Mixer("conv", "conv.out_proj"),
+        final_norm="embedding_norm",
+        attention_norm="operator_norm",
+        mlp_norm="ffn_norm",
+        attention_out="self_attn.out_proj",
+        qk_norms=("self_attn.q_layernorm", "self_attn.k_layernorm"),
+        mlp_out="feed_forward.w2",
+        activation=None,
+        up="feed_forward.w3",
+    ),
+    **_like(
+        _LLAMA,
+        "recurrent_gemma",
+        mixer=Mixer("temporal_block", "temporal_block.linear_out"),
+        mixer_gives_two=True,
+        final_norm="final_norm",
+        attention="temporal_block",
+        attention_out="temporal_block.o_proj",
+        q="temporal_block.q_proj",
+        k="temporal_block.k_proj",
+        v="temporal_block.v_proj",
+        mlp="mlp_block",
+        mlp_out="mlp_block.down_proj",
+        activation="mlp_block.act_fn",
+        up="mlp_block.up_proj",
+        attention_norm="temporal_pre_norm",
+        mlp_norm="channel_pre_norm",
+        logit_softcap="logits_soft_cap",
+    ),
+    **_like(_LLAMA, "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", **_DELTA, **_GATED, **_MIXTURE),
     "compiled": Anatomy("compiled", up=None, qk_norms=(), causal=False),
 }
 

@@ -28,6 +28,8 @@ compute in float32 (`engine.precision`) is held to float32.
 14. Finished pieces in a folder are given out only to the model that made them: a hook makes another model.
 15. What experts add and what their MLP gives without them sum to its output.
 
+Where blocks have mixers in the place of attention, channels are tried, too.
+
 Of a model that has no edges (`Decoder.lacks`) 4, 6 and 13 are not asked; of one without neurons 2 takes MLPs whole; of
 one without experts that can be told apart 15 is not. The metric of a mixture of experts jumps where their choice
 changes, on a path or in a step: so there 5 is about the last block's MLP, behind which nothing is chosen, 6 is not
@@ -43,6 +45,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from veracausa.anatomy import Block
+from veracausa.contracts.chosen import Chosen, middle_units, names, some_units
 from veracausa.contracts.edges import circuits_equal_bare_runs, eap_is_the_slope, readers_sum_to_the_stream
 from veracausa.contracts.experts import experts_equal_bare_runs, experts_sum_to_their_mlp
 from veracausa.contracts.kept import kept_pieces_belong_to_their_model
@@ -214,20 +218,25 @@ def _writes_sum_to_residual(lm: Model, task: Task) -> float:
         read = Readout.of(lm, task, (0,), state)
         total = state.residual[0].clone()
         for block in lm.decoder.blocks:
-            z, mlp = state.sites["z"][block.layer], state.sites["mlp"][block.layer]
-            heads = torch.einsum(
-                "bshd,hdw->bsw",
-                z.unflatten(-1, (lm.heads, -1)),
-                block.head_weights.reshape(lm.heads, -1, lm.width),
-            )
             # the maps go to the stream; what behind them makes a write of an output takes the output itself
-            attention = (heads + _or_nothing(block.head_map.bias)) / block.attention_scale
-            if lm.neurons:
-                neurons = state.sites["neurons"][block.layer]
-                mlp = (neurons @ block.neuron_weights + _or_nothing(block.neuron_map.bias)) / block.mlp_scale
-            total = total + block.attention_write(attention) + block.mlp_write(mlp)
+            if block.mixing != "nothing":
+                attention = _heads_writes(lm, block, state.sites["z"][block.layer]) + _or_nothing(block.head_map.bias)
+                total = total + block.attention_write(attention / block.attention_scale)
+            if block.has_mlp:
+                mlp = state.sites["mlp"][block.layer]
+                if lm.neurons:
+                    neurons = state.sites["neurons"][block.layer]
+                    mlp = (neurons @ block.neuron_weights + _or_nothing(block.neuron_map.bias)) / block.mlp_scale
+                total = total + block.mlp_write(mlp)
         example = torch.zeros(1, dtype=torch.long, device=lm.device)
         return float((read(total[:, -read.tail :], example) - read.of_state(state)).abs().max())
+
+
+def _heads_writes(lm: Model, block: Block, z: Tensor) -> Tensor:
+    """The sum of what a block's heads write, or all channels of its mixer."""
+    parts = lm.heads if block.mixing == "attention" else 1
+    split = z.unflatten(-1, (parts, -1))
+    return torch.einsum("bshd,hdw->bsw", split, block.head_weights.reshape(parts, -1, lm.width))
 
 
 def _sites(lm: Model) -> tuple[str, ...]:
@@ -275,28 +284,26 @@ def _block_input(lm: Model, layer: int, value: Tensor) -> Iterator[None]:
 
 
 def _layer_is_complete(lm: Model, task: Task) -> float:
-    middle = [f"a{lm.layers // 2}.h{head}" for head in range(lm.heads)]
+    middle = middle_units(lm)
     if lm.decoder.has_experts:
-        last = lm.layers - 1
+        last = lm.decoder.layers_with("mlp")[-1]
         told = last in lm.decoder.mixtures and "experts" not in lm.decoder.lacks
         middle = [f"m{last}.e{expert}" for expert in range(lm.experts)] if told else [f"m{last}"]
-    nodes = _CORNERS[0] if lm.decoder.has_corners else 32
+    nodes = _CORNERS[0] if lm.decoder.has_corners else _NODES[lm.decoder.has_mixers]
     scores = attribute(lm, task, units=middle, method="ig", nodes=nodes, show_progress=False)
     assert scores.completeness is not None
     return float(scores.completeness.residual.abs().max())
 
 
+#: Contract 5: nodes, without mixers and with them (whose gate, step and state are multiplied).
+_NODES = (32, 128)
 #: Contract 5 where the metric has corners along the path: nodes, and what they leave of the gap.
 _CORNERS = (512, 0.05)
 
 
-def _some_heads(lm: Model) -> list[str]:
-    layers = sorted({0, lm.layers // 3, lm.layers - 1})
-    return [f"a{layer}.h{head}" for layer in layers for head in sorted({0, lm.heads - 1})]
-
-
 def _effects(lm: Model, task: Task, **options: Any) -> Tensor:
-    return exact(lm, task, units=_some_heads(lm), show_progress=False, **options).values
+    asked = [names(units) for units in some_units(lm)]
+    return torch.cat([exact(lm, task, units=own, show_progress=False, **options).values for own in asked], 1)
 
 
 def _mixed_lengths(lm: Model, task: Task) -> float:
@@ -334,25 +341,24 @@ def _chunks_and_attention(lm: Model, task: Task) -> float:
 
 
 def _naive(lm: Model, task: Task) -> float:
-    """Exact effects of some heads and neurons by whole-model forwards with one hook each."""
+    """Exact effects of some heads, channels and neurons by whole-model forwards with one hook each."""
     decoder = lm.decoder
     clean, corrupted = pair_ids(lm, task, (0,))
-    heads = _some_heads(lm)
-    neurons = [f"m{layer}.n{lm.neurons // 2}" for layer in sorted({0, lm.layers - 1}) if lm.neurons]
+    middle, layers = lm.neurons // 2, decoder.layers_with("mlp") if lm.neurons else []
+    neurons = [
+        Chosen(f"m{layer}.n{middle}", layer, slice(middle, middle + 1)) for layer in sorted({*layers[:1], *layers[-1:]})
+    ]
     worst = 0.0 if "experts" in decoder.lacks else experts_equal_bare_runs(lm, task)
     with borrowed(decoder), torch.no_grad():
         other, _ = record(decoder, corrupted, sites=("z", *(["neurons"] if neurons else [])))
         state, _ = record(decoder, clean)
         read = Readout.of(lm, task, (0,), state)
-        for names, site in ((heads, "z"), *([(neurons, "neurons")] if neurons else [])):
-            ours = exact(lm, task, units=names, show_progress=False)
-            for unit, effect in enumerate(ours.values[0].tolist()):
-                layer, index = int(ours.units.layer[unit]), int(ours.units.index[unit])
-                block = decoder.blocks[layer]
-                size = decoder.head_dim if site == "z" else 1
-                part = slice(index * size, (index + 1) * size)
+        for units, site in (*((own, "z") for own in some_units(lm)), *([(neurons, "neurons")] if neurons else [])):
+            ours = exact(lm, task, units=names(units), show_progress=False)
+            for unit, effect in zip(units, ours.values[0].tolist(), strict=True):
+                block = decoder.blocks[unit.layer]
                 module = block.attention_out if site == "z" else block.mlp_out
-                with hooks(module.register_forward_pre_hook(_replacing(part, other.sites[site][layer]))):
+                with hooks(module.register_forward_pre_hook(_replacing(unit.columns, other.sites[site][unit.layer]))):
                     patched, _ = record(decoder, clean)
                 worst = max(worst, abs(float(read.of_state(patched) - read.of_state(state)) - effect))
     return worst

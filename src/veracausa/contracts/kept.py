@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from veracausa.contracts.chosen import end_units, names
 from veracausa.effects.exact import exact
 from veracausa.engine.guard import hooks
 from veracausa.errors import FileError
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 def kept_pieces_belong_to_their_model(lm: Model, task: Task) -> float:
     """How many of these fail: a call leaves the model's identity; a hook changes it, and then no old number comes back;
     without the hook the identity and the numbers are the old ones."""
-    units = [f"a{lm.layers - 1}.h0"]
+    units = names(end_units(lm)[-1][-1:])
+    first = lm.decoder.blocks[0]
 
     def asked(folder: str | None) -> Tensor:
         return exact(lm, task[0], units=units, out=folder and Path(folder), show_progress=False).values
@@ -33,7 +35,7 @@ def kept_pieces_belong_to_their_model(lm: Model, task: Task) -> float:
     with TemporaryDirectory() as folder:
         before, kept = lm.identity, asked(folder)
         failed = [lm.identity != before, not torch.equal(asked(folder), kept)]
-        with hooks(lm.decoder.blocks[0].mlp_end.register_forward_hook(_halved)):
+        with hooks((first.mlp_end if first.has_mlp else first.attention_out).register_forward_hook(_halved)):
             fresh = asked(None)
             try:
                 failed += [lm.identity == before, not torch.equal(asked(folder), fresh)]

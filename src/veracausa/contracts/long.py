@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from veracausa.contracts.chosen import Chosen, end_units, names
 from veracausa.effects.exact import exact
 from veracausa.engine.guard import as_found, borrowed, hooks
 from veracausa.engine.sharing import from_rest
@@ -71,14 +72,13 @@ def _length(lm: Model) -> int:
 
 
 def long_prompts_equal_bare_runs(lm: Model, task: Task) -> float:
-    """Largest error of both runs' metric and of two heads' exact effects, scaled from the long pair's gap to `task`'s.
+    """Largest error of both runs' metric and of some exact effects, scaled from the long pair's gap to `task`'s.
 
     The bare model runs whole prompts, without a cache, under the user's attention function.
     """
     usual = float(lm.measure(task).gap.abs().mean())
     pair = task[0] if lm.probe is not None else _long_pair(lm)
     decoder, prompts = lm.decoder, [torch.tensor(side, device=lm.device) for side in (pair.clean, pair.corrupted)]
-    names = [f"a0.h{lm.heads - 1}", f"a{lm.layers - 1}.h0"]
     with borrowed(decoder), torch.no_grad():
         kept: dict[int, Tensor] = {}
         clean = _bare(lm, prompts[0])
@@ -88,20 +88,20 @@ def long_prompts_equal_bare_runs(lm: Model, task: Task) -> float:
             pair = Task("long", pair.clean, pair.corrupted, ((int(moved.argmax()),),), ((int(moved.argmin()),),))
         metric = _metric(lm, pair)
         gap = abs(metric(clean) - metric(corrupted))
-        scores = exact(lm, pair, units=names, show_progress=False)
-        worst = max(abs(float(scores.clean) - metric(clean)), abs(float(scores.corrupted) - metric(corrupted)))
-        for (layer, head), effect in zip(
-            ((0, lm.heads - 1), (lm.layers - 1, 0)), scores.values[0].tolist(), strict=True
-        ):
-            own = slice(head * decoder.head_dim, (head + 1) * decoder.head_dim)
+        worst = 0.0
+        for units in end_units(lm):
+            scores = exact(lm, pair, units=names(units), show_progress=False)
+            worst = max(worst, abs(float(scores.clean) - metric(clean)))
+            worst = max(worst, abs(float(scores.corrupted) - metric(corrupted)))
+            for unit, effect in zip(units, scores.values[0].tolist(), strict=True):
 
-            def patched(at: int, z: Tensor, layer: int = layer, own: slice = own) -> Tensor:
-                if at == layer:
-                    z = z.clone()
-                    z[..., own] = kept[layer][..., own]
-                return z
+                def patched(at: int, z: Tensor, unit: Chosen = unit) -> Tensor:
+                    if at == unit.layer:
+                        z = z.clone()
+                        z[..., unit.columns] = kept[unit.layer][..., unit.columns]
+                    return z
 
-            worst = max(worst, abs(metric(_bare(lm, prompts[0], patched)) - metric(clean) - effect))
+                worst = max(worst, abs(metric(_bare(lm, prompts[0], patched)) - metric(clean) - effect))
     return worst * max(usual, 1e-6) / max(gap, 1e-6)
 
 

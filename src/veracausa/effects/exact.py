@@ -26,7 +26,7 @@ from veracausa.choices import Ablation, AllUnits, Direction
 from veracausa.cost import Cost
 from veracausa.effects.counterparts import require_alike
 from veracausa.effects.edge_rows import EdgeRows
-from veracausa.effects.group_rows import KIND_AT, GroupRows
+from veracausa.effects.group_rows import KIND_AT, GroupRows, part_of
 from veracausa.effects.instead import Instead
 from veracausa.effects.learned_constants import OptimalConstants, OptimalWork, optimal_constants
 from veracausa.effects.path_rows import PathRows, require_still
@@ -59,7 +59,7 @@ from veracausa.units.groups import Groups
 from veracausa.units.kinds import Kind
 from veracausa.units.paths import Paths
 from veracausa.units.resolve import all_units, resolve_units
-from veracausa.units.table import Units
+from veracausa.units.table import Units, per_layer
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -271,7 +271,11 @@ class ExactWork:
             return {place: all_units(self.lm, KIND_AT[place]) for place in self.units.places}
         found: dict[Place, list[tuple[int, int]]] = {}
         for one in (one for group in self.units.members for one in group):
-            found.setdefault(one.place, []).append((one.layer, one.index))
+            index = [one.index]
+            if one.kind != KIND_AT[one.place] and one.index >= 0:  # a mixer's head, which is several channels
+                whole = part_of(self.lm, one, per_layer(self.lm, KIND_AT[one.place]))
+                index = [*range(whole.start, whole.stop)]
+            found.setdefault(one.place, []).extend((one.layer, i) for i in index)
         return {place: _whole_units(KIND_AT[place], members) for place, members in found.items()}
 
 

@@ -13,7 +13,7 @@ from veracausa.arguments import kind_and_value
 from veracausa.engine.patches import site_width
 from veracausa.errors import MethodError, UnitError
 from veracausa.units.edges import Edges
-from veracausa.units.kinds import KINDS
+from veracausa.units.kinds import KINDS, whole_kind
 from veracausa.units.resolve import parse_names
 from veracausa.units.table import Units, per_layer
 
@@ -56,7 +56,7 @@ def as_sites(lm: Model, task: Task, values: Mapping[str, Any], units: Units) -> 
     if not isinstance(values, Mapping) or not values:
         raise MethodError(f"values= are unit → tensor, such as {{'a0.h0': …}}, but this is {kind_and_value(values)}.")
     layers: dict[int, Tensor] = {}
-    known: set[tuple[int, int]] = set()
+    known: dict[int, list[tuple[int, int]]] = {}
     for name, value in values.items():
         one = parse_names(lm, [name])
         if isinstance(one, Edges) or one.positional or one.cells is not None:
@@ -72,19 +72,20 @@ def as_sites(lm: Model, task: Task, values: Mapping[str, Any], units: Units) -> 
         whole = site_width(lm.decoder, one.place)
         width = whole // parts if index >= 0 else whole
         found = _shaped(name, value, task, width)
-        known.add((layer, index))
         first = index * width if index >= 0 else 0
+        known.setdefault(layer, []).append((first, first + width))
         layers[layer] = _joined(layers.get(layer), found, first, whole)
-    _require_all(units, known)
+    _require_all(lm, units, known)
     return Sites(layers)
 
 
-def _require_all(units: Units, known: set[tuple[int, int]]) -> None:
-    """UnitError for a unit that no tensor is given for."""
+def _require_all(lm: Model, units: Units, known: Mapping[int, list[tuple[int, int]]]) -> None:
+    """UnitError for a unit that no tensor is given for; `known`: layer → columns of its site that some are for."""
+    size = site_width(lm.decoder, units.place) // max(1, per_layer(lm, units.kind))
     for layer, index in dict.fromkeys(zip(units.layer.tolist(), units.index.tolist(), strict=True)):
-        if (layer, index) not in known and (layer, -1) not in known:
-            kind = "attention" if units.kind == "heads" and index < 0 else units.kind
-            name = KINDS[kind].called(layer, index)
+        own = (index * size, (index + 1) * size) if index >= 0 else (0, site_width(lm.decoder, units.place))
+        if not any(first <= own[0] and own[1] <= end for first, end in known.get(layer, ())):
+            name = KINDS[whole_kind(units.kind) if index < 0 else units.kind].called(layer, index)
             raise UnitError(f"values= have no tensor for {name}. Give one for every unit that is replaced.")
 
 

@@ -42,8 +42,16 @@ if TYPE_CHECKING:
 KIND_AT: dict[Place, Kind] = {
     "z": "heads", "neurons": "neurons", "mlp": "mlps", "residual": "residual", "queries": "queries", "keys": "keys",
     "values": "values", "pattern": "patterns", "experts": "experts", "shared": "shared",
-    "router": "routers",
+    "router": "routers", "channels": "channels",
 }  # fmt: skip
+
+
+def part_of(lm: Model, one: Member, parts: int) -> slice:
+    """Which parts of its site a unit is: one, all of them, or the channels of a mixer's head."""
+    if one.index < 0:
+        return slice(parts)
+    size = parts // per_layer(lm, one.kind)
+    return slice(one.index * size, (one.index + 1) * size)
 
 
 @dataclass(frozen=True)
@@ -156,7 +164,7 @@ class GroupRows(Plan):
                 first, last = one.span(tape.length, self._own[pair])
                 if moving:
                     first, last, values_at = self._elsewhere(one, pair, first, last)
-                part = slice(None) if one.index < 0 or parts == 1 else slice(one.index, one.index + 1)
+                part = slice(None) if parts == 1 else part_of(self.lm, one, parts)
                 looked_at = one.looked_at(tape.length, self._own[pair]) if keys > 1 else slice(None)
                 here = slice(max(first, start) - start, max(last + 1 - start, 0))
                 taken[at, here, part, looked_at] = True

@@ -33,7 +33,7 @@ from veracausa.engine.patches import Place, activation, sites_for
 from veracausa.engine.tape import Tape
 from veracausa.errors import MethodError
 from veracausa.scores.headers import prompts_digest
-from veracausa.units.table import Units, per_layer
+from veracausa.units.table import Units, layers_with, per_layer
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 #: Places by number, which noise is keyed by.
 _PLACES: tuple[Place, ...] = (
-    *("z", "neurons", "mlp", "residual", "queries", "keys", "values", "experts", "shared", "router"),
+    *("z", "neurons", "mlp", "residual", "queries", "keys", "values", "experts", "shared", "router", "channels"),
 )
 
 
@@ -231,8 +231,11 @@ def spreads(lm: Model, source: Task, units: Units, cost: Cost) -> list[Tensor]:
             sums[layer] = sums[layer] + values.sum((0, 1))
             squares[layer] = squares[layer] + values.square().sum((0, 1))
         count += values.shape[0] * values.shape[1]
-    found = []
-    for total, square in zip(sums, squares, strict=True):
+    found, having = [], layers_with(lm, KIND_AT[place])
+    for layer, (total, square) in enumerate(zip(sums, squares, strict=True)):
+        if layer not in having:
+            found.append(torch.zeros_like(total))
+            continue
         variance = (square / count - (total / count).square()).clamp_min(0).unflatten(-1, (parts, -1)).mean(-1)
         found.append(variance.sqrt().repeat_interleave(total.shape[-1] // parts))
     return found

@@ -19,7 +19,7 @@ from veracausa.storage.files import at
 from veracausa.suggestions import not_known
 from veracausa.units.edges import Edges
 from veracausa.units.groups import Groups
-from veracausa.units.kinds import KINDS
+from veracausa.units.kinds import KINDS, whole_kind
 from veracausa.units.paths import Paths
 from veracausa.units.table import Units
 
@@ -88,7 +88,7 @@ def whole_names(units: Units) -> list[str]:
         parts = [
             (units.kind, layer, index) for layer, index in zip(units.layer.tolist(), units.index.tolist(), strict=True)
         ]
-    whole = [("attention" if kind == "heads" and index < 0 else kind, layer, index) for kind, layer, index in parts]
+    whole = [(whole_kind(kind) if index < 0 else kind, layer, index) for kind, layer, index in parts]
     return [KINDS[kind].called(layer, index) for kind, layer, index in dict.fromkeys(whole)]
 
 

@@ -19,6 +19,8 @@ _LARGE = 1 << 22
 _SET = ("_attn_implementation", "return_dict", "use_cache")
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _ABSENT = object()
+#: Attributes in which recurrences keep the state that their last run came to, for one that goes on from it.
+STATES = ("conv1d_state", "recurrent_states")
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +71,7 @@ class Before:
     forwards: list[tuple[nn.Module, Any]]
     settings: list[tuple[Any, dict[str, Any]]]
     kept: Kept
+    states: list[tuple[nn.Module, dict[str, Any]]]
 
     @classmethod
     def of(cls, hf: nn.Module) -> Before:
@@ -82,6 +85,7 @@ class Before:
             [(m, m.__dict__.get("forward", _ABSENT)) for m in modules],
             [(c, {name: getattr(c, name) for name in _SET if hasattr(c, name)}) for c in configs.values()],
             Kept.of(hf),
+            [(m, own) for m in modules if (own := {name: vars(m)[name] for name in STATES if name in vars(m)})],
         )
 
     def lend(self, hf: nn.Module) -> None:
@@ -104,6 +108,8 @@ class Before:
                 if getattr(config, name) is not value:
                     setattr(config, name, value)
         self.kept.restore()
+        for module, states in self.states:
+            vars(module).update(states)
         if not failed:
             return
         for module, name, held, before_us in self.hooks:

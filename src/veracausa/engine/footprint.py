@@ -74,6 +74,8 @@ class Footprint:
     chosen: int
     inside: int
     gated: bool
+    channels: int
+    states: int
     item: int
     wide: int
 
@@ -86,7 +88,7 @@ class Footprint:
             decoder.layers, decoder.width, decoder.heads, decoder.kv_heads, decoder.head_dim, decoder.neurons,
             len(logits), 1 + decoder.layers * (decoder.heads + 1), decoder.experts,
             max((one.chosen for one in decoder.mixtures.values()), default=0),
-            max((one.neurons for one in decoder.mixtures.values()), default=0), True,
+            max((one.neurons for one in decoder.mixtures.values()), default=0), True, decoder.channels, decoder.states,
             lm.dtype.itemsize,
             torch.promote_types(lm.dtype, torch.float32).itemsize,
         )  # fmt: skip
@@ -109,7 +111,7 @@ class Footprint:
     def held(self, sites: Collection[str], length: int = 0) -> int:
         """Floats a token that recorded sites take of each layer beside the stream, keys and values."""
         size = {
-            "z": self.h, "queries": self.h, "q_out": self.h, "k_out": self.g, "v_out": self.g,
+            "z": max(self.h, self.channels), "queries": self.h, "q_out": self.h, "k_out": self.g, "v_out": self.g,
             "keys": 0, "values": 0, "neurons": self.neurons, "pattern": self.heads * length,
             "experts": self.chosen * self.width, "choice": self.chosen, "router": self.experts,
             "inside": self.chosen * self.inside, "weights": self.chosen,
@@ -129,7 +131,13 @@ class Footprint:
     def row(self, length: int) -> int:
         """A token of a row in one block: behind its MLP, or in the attention, whichever is more."""
         mlp = self.item * (2 * self.width + 3 * self.neurons)
-        return max(mlp, self.item * (2 * self.width + self.h + 2 * self.g) + self.pattern(length))
+        attention = self.item * (2 * self.width + self.h + 2 * self.g) + self.pattern(length)
+        return max(mlp, attention, 2 * self.item * self.width + self.scan)
+
+    @property
+    def scan(self) -> int:
+        """A token's states in a mixer's plain scan, decays and inputs beside them, in float32 at least."""
+        return self.wide * self.channels * (4 + 3 * self.states)
 
     def pattern(self, length: int) -> int:
         """Scores and softmax of a token's heads; half types take them in float32 and cast back."""
@@ -137,7 +145,7 @@ class Footprint:
 
     def mask(self, positions: int, length: int) -> int:
         """The causal mask of a chunk, whatever its rows."""
-        return self.wide * positions * length * self.heads // self.kv_heads
+        return self.wide * positions * length * self.heads // max(1, self.kv_heads)
 
     def graph(self, length: int, ours: bool = False, prefix: bool = True, since: tuple[int, bool] = (0, False)) -> int:
         """What a token's graph holds in all layers, beside the stream and recorded sites.

@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from veracausa.anatomy.packed import SWITCH, require_unpacked
+from veracausa.engine.before import STATES
 from veracausa.engine.guard import alone
 from veracausa.placed import ADDED, replaced
 from veracausa.storage.digests import Read, tensor_digest, weights_digest
@@ -173,8 +174,8 @@ def _attributes(module: nn.Module, told: _Teller) -> tuple[dict[str, Any], dict[
 
 
 def _of_last_run(module: nn.Module, name: str) -> bool:
-    """Whether an attribute is what rotary embeddings remember of the length of their last run."""
-    if name.endswith(("max_seq_len_cached", "long_inv_freq")):
+    """Whether an attribute is what rotary embeddings, or recurrences, remember of their last run."""
+    if name in STATES or name.endswith(("max_seq_len_cached", "long_inv_freq")):
         return True
     if not name.endswith("inv_freq") or name.endswith("original_inv_freq"):
         return False

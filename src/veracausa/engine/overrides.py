@@ -119,7 +119,7 @@ def overriding(block: Block, found: Sequence[Override]) -> Iterator[dict[str, An
     handles = _at_experts(block, found)
     inside = {one.place: one for one in found if one.place in IN_ATTENTION}
     for one in found:
-        if one.place == "z":
+        if one.place in ("z", "channels"):
             handles.append(input_of(block.attention_out, one))
         elif one.place == "neurons":
             handles.append(input_of(block.mlp_out, one))

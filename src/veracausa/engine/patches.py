@@ -30,9 +30,10 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 #: Where a unit's activation is: a recorded site, or the residual stream before a block.
+#: (The channels of a mixer are what its output projection reads: the site "z" of a layer that has a mixer.)
 Place = Literal[
-    "z", "neurons", "mlp", "residual", "queries", "keys", "values", "pattern", "experts", "shared", "router",
-    "expert_neurons",
+    "z", "channels", "neurons", "mlp", "residual", "queries", "keys", "values", "pattern", "experts", "shared",
+    "router", "expert_neurons",
 ]  # fmt: skip
 #: Parts of the MLP's output, which they add up to: so is the gradient there theirs.
 OF_MLP = ("experts", "shared", "expert_neurons")
@@ -65,8 +66,8 @@ def depth_behind(decoder: Decoder, place: Place, layer: int) -> int:
 
 
 def in_attention(place: Place) -> bool:
-    """Whether a place is a part of the attention (else of the MLP, or the stream itself)."""
-    return place == "z" or place in BY_OURS
+    """Whether a place is a part of the attention, or of the mixer in its place (else of the MLP, or the stream)."""
+    return place in ("z", "channels") or place in BY_OURS
 
 
 def recorded(state: State, place: Place, layer: int) -> Tensor:
@@ -74,8 +75,9 @@ def recorded(state: State, place: Place, layer: int) -> Tensor:
 
     Of experts that is what they add up to.
     """
-    place = "mlp" if place in OF_MLP else place
-    return state.residual[layer] if place == "residual" else state.sites[place][layer]
+    if place == "residual":
+        return state.residual[layer]
+    return state.sites["mlp" if place in OF_MLP else "z" if place == "channels" else place][layer]
 
 
 def as_site(values: Tensor, place: Place, positions: int) -> Float[Tensor, "examples positions site"]:
@@ -105,7 +107,9 @@ def sites_for(place: Place) -> tuple[str, ...]:
         return ("mlp", "experts", "choice", *(("inside", "weights") if place == "expert_neurons" else ()))
     if place == "router":
         return ("mlp", "mlp_in", "router")
-    return {"z": ("z", "attention"), "neurons": ("neurons", "mlp"), "mlp": ("mlp",), "residual": ()}[place]
+    if in_attention(place):
+        return ("z", "attention")
+    return {"neurons": ("neurons", "mlp"), "mlp": ("mlp",), "residual": ()}[place]
 
 
 def site_width(decoder: Decoder, place: Place, length: int = 0) -> int:
@@ -113,6 +117,7 @@ def site_width(decoder: Decoder, place: Place, length: int = 0) -> int:
     return {
         "pattern": decoder.heads * length,
         "z": decoder.heads * decoder.head_dim,
+        "channels": decoder.channels,
         "neurons": decoder.neurons,
         "mlp": decoder.width,
         "residual": decoder.width,

@@ -50,7 +50,8 @@ def found_out(decoder: Decoder) -> Precision:
     tokens = torch.zeros(1, 2, dtype=torch.long, device=home_of(decoder.hf))
     with _inside(decoder, watched), watched, suppress(Exception):  # what fails here fails in the run itself, in words
         decoder.backbone(tokens, use_cache=False)
-    return Precision(torch.float32, tuple(watched.coarse)) if watched.coarse else Precision(torch.float64)
+    coarse = (*watched.coarse, *(("residual stream",) if any(b.float32_stream for b in decoder.blocks) else ()))
+    return Precision(torch.float32, coarse) if coarse else Precision(torch.float64)
 
 
 class _Watch(TorchDispatchMode):
@@ -81,7 +82,9 @@ def _inside(decoder: Decoder, watched: _Watch) -> Iterator[None]:
     """Let the watch know which part is running: a norm within an attention is a norm."""
     parts: dict[nn.Module, str] = dict.fromkeys(decoder.norms, "norms")
     for block in decoder.blocks:
-        parts |= {block.attention: "attention"} | dict.fromkeys(block.mlp_modules, "MLPs")
+        parts |= {block.attention: "mixers" if block.mixing == "mixer" else "attention"} | dict.fromkeys(
+            block.mlp_modules, "MLPs"
+        )
 
     def enter(part: nn.Module, _: Any) -> None:
         watched.inside.append(parts[part])

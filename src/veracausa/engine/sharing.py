@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from veracausa.tasks.task import Task
 
 #: Names under which the families' attention modules take their cache; suffix runs bring their own past.
-CACHES = ("past_key_values", "layer_past", "past_key_value", "use_cache", "cache_position")
+CACHES = ("past_key_values", "layer_past", "past_key_value", "cache_params", "use_cache", "cache_position")
 #: Names under which they take what is added to scores: made anew for the keys that a run has (`anatomy.bridges`).
 BIASES = ("alibi", "position_bias")
 
@@ -36,8 +36,8 @@ def starts(decoder: Decoder, task: Task, share: bool = True) -> tuple[int, ...]:
     """The first position that must be run for each pair: behind the prefix that both prompts share, or 0.
 
     Not behind the first position at which the metric is read. 0 also where `share` is False, the model looks both ways
-    or caches latents, the prompts have different lengths, or the prefix alone is not what it is in the prompt. Nothing
-    else decides about sharing.
+    or caches latents, has mixers, the prompts have different lengths, or the prefix alone is not what it is in the
+    prompt. Nothing else decides about sharing.
     """
     if not (share and decoder.shares_prefixes):
         return (0,) * len(task)
@@ -65,6 +65,8 @@ def alike(decoder: Decoder, groups: Sequence[tuple[int, int]], lengths: Sequence
     the length do so from some length on, so that what holds for the shortest holds for those between.
     """
     longest = max(length for _, length in groups)
+    if decoder.has_mixers:
+        return False  # their states cannot be had for a prefix alone
     if decoder.positions is not None and longest > decoder.positions:
         return False  # it cannot be run at all, which `validate.require_readable` says
     asked = {*groups, *((length, longest) for length in (min(lengths),) if length < longest)}
@@ -135,18 +137,29 @@ def _received(decoder: Decoder, positions: int, past: int) -> list[dict[str, Ten
         zeros = torch.zeros_like(args[0] if args else kwargs["hidden_states"])
         return zeros, *[None] * (decoder.anatomy.attention_gives - 1)
 
-    functions: dict[Any, Any] = {block.attention: attention for block in decoder.blocks}
+    def mixer(*args: Any, **kwargs: Any) -> Any:
+        zeros, *others = attention(*args, **kwargs)
+        return (zeros, *others) if decoder.anatomy.mixer_gives_two else zeros
+
+    functions: dict[Any, Any] = {
+        block.attention: mixer if block.mixing == "mixer" else attention for block in decoder.blocks
+    }
     functions |= {block.mlp_end: partial(_no_mlp, decoder) for block in decoder.blocks}
     device = home_of(decoder.hf)
-    cache = DynamicCache()
-    if past:
+    cache = None if decoder.has_mixers else DynamicCache()
+    if past and cache is not None:
         blank = torch.zeros(1, 1, past, 1, device=device)
         for layer in range(decoder.layers):
             cache.update(blank, blank, layer)
     ids = torch.zeros(1, positions, dtype=torch.long, device=device)
     with decoder.found.standing_in(functions), _without_hooks(decoder):
-        decoder.backbone(input_ids=ids, past_key_values=cache, use_cache=True)
+        decoder.backbone(input_ids=ids, **({"use_cache": False} if cache is None else caching(cache)))
     return found
+
+
+def caching(cache: Any) -> dict[str, Any]:
+    """How a model is called that keeps its keys and values in a cache."""
+    return {"past_key_values": cache, "use_cache": True}
 
 
 def _no_mlp(decoder: Decoder, x: Tensor, *_: Any, **__: Any) -> Any:

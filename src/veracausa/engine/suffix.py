@@ -4,6 +4,9 @@ A row is one example with one patch. It joins the batch where its patch acts: be
 that block's attention and its MLP ("middle"). Rows of different layers travel together, so that a batch of all
 heads of one prompt is one sweep through the model. Rows that joined later have simply run fewer blocks.
 
+A mixer has no keys and values to go on from: rows give it what it has read before them, as the base run has recorded
+it, so that its scan comes to where they begin.
+
 Work of a row that joins at block l: (L − l) · S token-layers, S = positions from the patch to the end. The last
 block's MLP is run at the tail alone: the last positions, from the first on at which the metric is read. Bound by matrix
 products: each block is 2 · (parameters of a block) operations a token against weights that are read once per chunk.
@@ -102,7 +105,10 @@ def sweep(
         last_block = layer == decoder.layers - 1
         attended: Tensor | None = None
         with overriding(block, taken.get(layer, ())) as beside:
-            if rows is not None:
+            if rows is not None and example is not None and block.mixing == "mixer":
+                before = base.residual[layer][example, :offset]
+                attended = block.mix(before, rows, tape.calls[layer])
+            elif rows is not None and block.mixing == "attention":
                 past = Past(
                     base.keys[layer][:, :, :start], base.values[layer][:, :, :start], example if several else None
                 )
@@ -116,12 +122,12 @@ def sweep(
                         + block.feed_forward(_at(last_block, rows, tail))
                     )
             else:
-                if rows is not None:
-                    rows = rows + _require(attended)
+                if rows is not None and block.mixing != "nothing":
+                    rows = block.added(rows, _require(attended))
                 join(layer, True)
                 if rows is not None:
                     rows = _at(last_block, rows, tail)
-                    rows = rows + block.feed_forward(rows)
+                    rows = rows + block.feed_forward(rows) if block.has_mlp else rows
         if rows is not None and cost is not None:
             cost.add(rows.shape[0], positions, backward)
     if rows is not None:

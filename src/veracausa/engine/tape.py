@@ -27,7 +27,7 @@ from veracausa.engine.attention import SUFFIX
 from veracausa.engine.guard import attention_function, attention_name, changing, hooks, loan_of
 from veracausa.engine.memory import memory_errors
 from veracausa.engine.mixing import BEGIN, begin, joined
-from veracausa.engine.sharing import BIASES, CACHES, alike, from_rest, starts
+from veracausa.engine.sharing import BIASES, CACHES, alike, caching, from_rest, starts
 from veracausa.errors import ContractError, NumericsError
 
 if TYPE_CHECKING:
@@ -168,7 +168,8 @@ def _recorded(
 ) -> tuple[State, list[dict[str, Any]]]:
     """`record` of a borrowed model at rest."""
     state = State(sites={site: [] for site in sites})
-    if decoder.caches_latents:
+    watches_keys = decoder.caches_latents or decoder.has_mixers
+    if watches_keys:
         state.sites |= {site: [] for site in ("keys", "values") if site not in sites}
     calls: list[dict[str, Any]] = []
     cache = DynamicCache()
@@ -180,17 +181,18 @@ def _recorded(
     if embeddings is None:
         embeddings = decoder.embeddings(ids).requires_grad_(grad) if grad else None
     rows, positions = (embeddings if ids is None else ids).shape[:2]  # type: ignore[union-attr]
-    inputs = {"input_ids": ids} if embeddings is None else {"inputs_embeds": embeddings}
+    inputs: dict[str, Any] = {"input_ids": ids} if embeddings is None else {"inputs_embeds": embeddings}
     watched, what = hooks(*watch(decoder, state, calls)), f"Recording {rows} prompts of {positions} tokens"
     inside = attention_function(decoder, SUFFIX) if set(BY_OURS) & set(state.sites) else nullcontext()
+    inputs |= {"use_cache": False} if decoder.has_mixers else caching(cache)
     with inside, watched, torch.set_grad_enabled(grad), memory_errors(what):
         if logits:
-            output = decoder.hf(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            output = decoder.hf(**inputs, logits_to_keep=1)
             state.logits = output.logits[:, -1].detach()
         else:
-            decoder.backbone(**inputs, past_key_values=cache, use_cache=True)
+            decoder.backbone(**inputs)
     layers: list[Any] = cache.layers
-    if decoder.caches_latents:
+    if watches_keys:
         state.keys, state.values = state.sites["keys"], state.sites["values"]
         state.sites = {site: state.sites[site] for site in sites}
     else:
@@ -282,19 +284,32 @@ def watch(decoder: Decoder, state: State, calls: list[dict[str, Any]]) -> list[A
             return part.register_forward_pre_hook(_first(view), with_kwargs=True)
         return norm.register_forward_hook(lambda _, __, output: view(output))
 
-    def keep_call(_: Any, __: Any, kwargs: dict[str, Any]) -> None:
-        dropped = (*CACHES, *BIASES, "hidden_states", "attention_mask", "rule", "keep", "change", "look")
-        calls.append({name: value for name, value in kwargs.items() if name not in dropped})
+    def keep_call(block: Block) -> Any:
+        dropped = {*CACHES, *BIASES, "hidden_states", "attention_mask", "rule", "keep", "change", "look"}
+        if block.mixing == "mixer":  # which may keep states unless it is told not to
+            dropped.remove("use_cache")
+
+        def kept(_: Any, __: Any, kwargs: dict[str, Any]) -> None:
+            called = {name: value for name, value in kwargs.items() if name not in dropped}
+            calls.append(called | ({"attention_mask": None} if block.mixing == "mixer" else {}))
+
+        return block.attention.register_forward_pre_hook(kept, with_kwargs=True)
 
     handles: list[Any] = []
     for block in decoder.blocks:
-        handles.append(block.attention.register_forward_pre_hook(keep_call, with_kwargs=True))
+        handles += _without(block, state, calls, keep)
+        if block.mixing != "nothing":
+            handles.append(keep_call(block))
         if block.one_norm:
             handles += keep_shared(block)
         else:
-            handles.append(keep_read(block.attention_norm, block.attention, state.residual))
-            handles.append(keep_read(block.mlp_norm, block.mlp, state.middle))
+            if block.mixing != "nothing":
+                handles.append(keep_read(block.attention_norm, block.attention, state.residual))
+            if block.has_mlp:
+                handles.append(keep_read(block.mlp_norm, block.mlp, state.middle))
         for site, into in state.sites.items():
+            if site in _blank_sites(block):
+                continue
             if site == "z":
                 handles.append(block.attention_out.register_forward_pre_hook(keep_input(into)))
             elif site == "neurons":
@@ -312,7 +327,7 @@ def watch(decoder: Decoder, state: State, calls: list[dict[str, Any]]) -> list[A
                 handles += _keep_router(block, partial(keep, into=into), into)
             elif site in _PROJECTED:
                 handles.append(block.projections[_PROJECTED.index(site)].register_forward_hook(keep_projected(into)))
-        if any(site in state.sites for site in BY_OURS):
+        if block.mixing == "attention" and any(site in state.sites for site in BY_OURS):
             handles.append(block.attention.register_forward_pre_hook(_keeping(state), with_kwargs=True))
     handles.append(decoder.final_norm.register_forward_pre_hook(keep_input(state.residual)))
     return handles
@@ -356,6 +371,56 @@ def _keep_router(block: Block, keep: Callable[[Tensor], Tensor], into: list[Tens
     if block.mixture is None:
         return [block.mlp_start.register_forward_pre_hook(nothing)]
     return block.mixture.routing(keep)
+
+
+#: Sites of what mixes the positions, and of the MLP.
+_MIXING_SITES = ("z", "attention", "attention_in", *_PROJECTED, *BY_OURS)
+_MLP_SITES = ("neurons", "mlp", "mlp_in", "experts", "choice", "router")
+
+
+def _blank_sites(block: Block) -> tuple[str, ...]:
+    """Sites that a block has not: of an attention where there is a mixer, of a sublayer where there is none."""
+    mixing = {"attention": (), "mixer": (*_PROJECTED, *BY_OURS), "nothing": _MIXING_SITES}[block.mixing]
+    return mixing if block.has_mlp else (*mixing, *_MLP_SITES)
+
+
+def _without(
+    block: Block, state: State, calls: list[dict[str, Any]], keep: Callable[[Tensor, list[Tensor]], Tensor]
+) -> list[Any]:
+    """Hooks of a block that lacks an attention or an MLP: what it has not is written down as nothing.
+
+    Of a stream that no sublayer changes on the way, both of its recorded places are one tensor.
+    """
+    blank = [site for site in _blank_sites(block) if site in state.sites]
+
+    def begin(x: Tensor) -> Tensor:
+        for site in blank:
+            state.sites[site].append(_nothing_at(site, x))
+        if set(blank) & set(BY_OURS):
+            state.attention.append({})
+        if block.mixing == "nothing":
+            calls.append({})
+            keep(x, state.residual)
+        return x
+
+    handles = []
+    if blank or block.mixing == "nothing":
+        handles.append(block.module.register_forward_pre_hook(_first(begin), with_kwargs=True))
+    if not block.has_mlp:
+        handles.append(changing(block.module, lambda output: keep(output, state.middle)))
+    return handles
+
+
+def _nothing_at(site: str, x: Float[Tensor, "rows positions width"]) -> Tensor:
+    """What is recorded at a site that a block has not: no heads, no neurons, a write of zeros."""
+    rows, positions, width = x.shape
+    if site in BY_OURS:
+        return x.new_zeros(rows, 0, positions, 0)
+    if site == "experts":
+        return x.new_zeros(rows, positions, 0, width)
+    if site == "choice":
+        return torch.zeros(rows, positions, 0, dtype=torch.long, device=x.device)
+    return x.new_zeros(rows, positions, width if site in ("attention", "mlp", "attention_in", "mlp_in") else 0)
 
 
 def whole_middles(decoder: Decoder, middle: list[Tensor], stream: list[Tensor]) -> list[Tensor]:

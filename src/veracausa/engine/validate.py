@@ -166,6 +166,8 @@ def _misread(decoder: Decoder, block: Block, tape: Tape, place: Place) -> tuple[
     )
     precision = precision_of(decoder).dtype
     out = "attention" if attention else "mlp"
+    if (block.mixing == "nothing") if attention else not block.has_mlp:
+        return "What is not there", 0.0, 1.0
     shortest = min(run.residual[0].shape[1] for run in runs)  # where prompts have different lengths
     if place in OF_MLP and block.mixture is not None:
         error, allowed = unrouted(decoder, block, block.mixture, runs)

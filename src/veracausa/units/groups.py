@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 #: Members that are shown one by one.
 _SHOWN = 8
 #: A window of layers: m3-7, a3-5.h2.
-_WINDOW = re.compile(r"([amr])([0-9]{1,4})-([0-9]{1,4})(.*)")
+_WINDOW = re.compile(r"([amrx])([0-9]{1,4})-([0-9]{1,4})(.*)")
 #: What an entry says of one member: its name, its positions and its keys (or their spans); None where it says nothing.
 Piece = tuple[str, Range | str | None, Range | str | None]
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 Kind = Literal[
     "heads", "mlps", "attention", "neurons", "residual", "queries", "keys", "values", "patterns",
-    "experts", "shared", "routers", "expert_neurons", "edges", "groups", "paths",
+    "experts", "shared", "routers", "expert_neurons", "mixers", "mixer_heads", "channels", "edges", "groups", "paths",
 ]  # fmt: skip
 
 
@@ -17,8 +17,9 @@ class UnitKind:
 
     `place`: where in a block its activation is (see `engine.patches`). `name`: how one is called, made of its `layer`
     and, where a layer has several, its `index`. `singular`, `meaning`: in words. `per_layer`: what a model calls the
-    number of them in a layer, side by side in their site (None: one a layer). `mixed`: only layers have some whose MLP
-    is a mixture of experts. `inside`: a unit is a neuron of an expert; its index says which of both (`inside_index`).
+    number of them in a layer, side by side in their site (None: one a layer). `part`: which part of a block has them,
+    and so which layers: see `Decoder.layers_with`. `inside`: a unit is a neuron of an expert; its index says which of
+    both (`inside_index`).
 
     >>> KINDS["heads"].called(9, 6)
     'a9.h6'
@@ -28,8 +29,8 @@ class UnitKind:
     name: str
     singular: str
     meaning: str
-    per_layer: Literal["heads", "kv_heads", "neurons", "experts"] | None = None
-    mixed: bool = False
+    per_layer: Literal["heads", "kv_heads", "neurons", "experts", "mixer_heads", "channels"] | None = None
+    part: Literal["attention", "mixer", "mlp", "experts", "stream"] = "attention"
     inside: bool = False
 
     def called(self, layer: int, index: int) -> str:
@@ -62,14 +63,15 @@ KINDS: dict[str, UnitKind] = {
     "heads": UnitKind(
         "z", "a{layer}.h{index}", "head", "attention heads (their value z, the input of the output projection)", "heads"
     ),
-    "mlps": UnitKind("mlp", "m{layer}", "MLP", "MLPs (their output)"),
+    "mlps": UnitKind("mlp", "m{layer}", "MLP", "MLPs (their output)", part="mlp"),
     "attention": UnitKind("z", "a{layer}", "attention layer", "whole attention layers (all heads of a layer)"),
     "neurons": UnitKind(
         "neurons", "m{layer}.n{index}", "neuron", "MLP neurons (post-activation: the input of the down projection)",
-        "neurons",
+        "neurons", "mlp",
     ),
     "residual": UnitKind(
-        "residual", "r{layer}", "residual stream", "the residual stream at a layer (the input of a block)"
+        "residual", "r{layer}", "residual stream", "the residual stream at a layer (the input of a block)",
+        part="stream",
     ),
     "queries": UnitKind("queries", "a{layer}.h{index}<q>", "head", "queries of heads", "heads"),
     "keys": UnitKind(
@@ -86,19 +88,34 @@ KINDS: dict[str, UnitKind] = {
     "experts": UnitKind(
         "experts", "m{layer}.e{index}", "expert",
         "experts of MLPs (what one adds to its MLP's output: routing weight times expert output, 0 where not chosen)",
-        "experts", mixed=True,
+        "experts", part="experts",
     ),
     "shared": UnitKind(
         "shared", "m{layer}.shared", "shared expert",
-        "shared experts (what one that sees every token adds to its MLP's output)", mixed=True,
+        "shared experts (what one that sees every token adds to its MLP's output)", part="experts",
     ),
     "routers": UnitKind(
         "router", "m{layer}.router", "router",
-        "routers of MLPs' experts (their logits; which experts are chosen, and with what weights, follows)", mixed=True,
+        "routers of MLPs' experts (their logits; which experts are chosen, and with what weights, follows)",
+        part="experts",
+    ),
+    "mixers": UnitKind(
+        "channels", "x{layer}", "mixer",
+        "whole mixers (state-space layers, recurrences, convolutions: all channels of a layer)", part="mixer",
+    ),
+    "mixer_heads": UnitKind(
+        "channels", "x{layer}.h{index}", "mixer head",
+        "heads of mixers (their channels in front of the output projection)",
+        "mixer_heads", "mixer",
+    ),
+    "channels": UnitKind(
+        "channels", "x{layer}.c{index}", "channel",
+        "channels of mixers (behind the gate: the input of the output projection)",
+        "channels", "mixer",
     ),
     "expert_neurons": UnitKind(
         "expert_neurons", "m{layer}.e{index}.n{neuron}", "expert's neuron",
-        "neurons of experts (post-activation, where the expert is chosen; its routing weights stay)", mixed=True,
+        "neurons of experts (post-activation, where the expert is chosen; its routing weights stay)", part="experts",
         inside=True,
     ),
 }  # fmt: skip
@@ -111,6 +128,15 @@ def indexed(kind: str) -> bool:
     (True, False)
     """
     return kind in KINDS and (KINDS[kind].per_layer is not None or KINDS[kind].inside)
+
+
+def whole_kind(kind: str) -> str:
+    """The kind of which one unit is all units of a kind in a layer.
+
+    >>> whole_kind("heads"), whole_kind("mlps")
+    ('attention', 'mlps')
+    """
+    return {"heads": "attention", "channels": "mixers", "mixer_heads": "mixers"}.get(kind, kind)
 
 
 def singular(kind: str) -> str:

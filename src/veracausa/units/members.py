@@ -96,6 +96,8 @@ class Member:
     def shares_activation(self, other: Member) -> bool:
         """Whether both set the same activation, where their positions are the same."""
         same = (self.place, self.layer) == (other.place, other.layer)
+        if self.kind != other.kind and min(self.index, other.index) >= 0:
+            return same  # a mixer's head and a channel, which may be one of its own
         return same and (self.index < 0 or other.index < 0 or self.index == other.index)
 
     def overlaps(self, other: Member) -> bool:

@@ -108,8 +108,7 @@ def checked_edges(lm: Model, edges: Edges, longest: int) -> Edges:
 
 def all_units(lm: Model, kind: Kind, positions: int = 0) -> Units:
     """Every unit of a kind, layer by layer; with `positions` > 0 one unit per position, position fastest."""
-    layers = layers_with(lm, kind)
-    count = per_layer(lm, kind)
+    layers, count = layers_with(lm, kind), per_layer(lm, kind)
     if KINDS[kind].inside:
         experts, neurons = (column.ravel() for column in np.indices((lm.experts, _inside(lm))))
         units = Units(kind, np.repeat(layers, len(experts)), np.tile(inside_index(experts, neurons), len(layers)),
@@ -138,8 +137,9 @@ def all_cells(lm: Model, longest: int) -> Cells:
     """Every cell of every head's pattern in prompts of that length that a query sees: key by key, query by query."""
     every = np.ones((longest, longest), dtype=bool)
     query, key = np.nonzero(np.tril(every) if lm.decoder.anatomy.causal else every)
-    layer, head = (np.repeat(column.ravel(), len(query)) for column in np.indices((lm.layers, lm.heads)))
-    return Cells.of(layer, head, *(np.tile(column, lm.layers * lm.heads) for column in (query, key)))
+    heads = all_units(lm, "patterns")
+    layer, head = (np.repeat(column, len(query)) for column in (heads.layer, heads.index))
+    return Cells.of(layer, head, *(np.tile(column, len(heads)) for column in (query, key)))
 
 
 def parse_names(lm: Model, names: Sequence[str]) -> Units:
@@ -185,7 +185,7 @@ def _parse(lm: Model, name: str) -> tuple[str, int, int, int | str, int]:
     raise UnitError(
         f"{shown(name)} is not the name of a unit. Names look like a9.h6 (head), m3 (MLP), m3.n1200 (neuron), "
         "a9 (attention layer), a9.h6<q>, a9.kv2<k>, a9.kv2<v>, a9.h6<pattern>, r9 (residual stream), m3.e5 (expert), "
-        "m3.shared, m3.router, each with @7 "
+        "m3.shared, m3.router, x9 (mixer), x9.h2, x9.c7, each with @7 "
         "for one position or @subject for a span; a9.h6<pattern>@7,5 is one cell of a pattern: query 7, key 5."
         f"{_hint(name)}"
     )
@@ -405,7 +405,7 @@ def _sizes(lm: Model, kind: str) -> str:
     size = f", each with {per_layer(lm, kind)} {kind}" if indexed(kind) else ""
     if KINDS[kind].inside:
         size = f", each with {lm.experts} experts of {_inside(lm)} neurons"
-    layers = layers_with(lm, kind)
-    if len(layers) <= layers[-1]:
-        return f"its layers with experts are {', '.join(map(str, layers))}{size}"
-    return f"its layers are 0 … {layers[-1]}{size}"
+    layers, last = layers_with(lm, kind), lm.layers - (kind != "residual")
+    if len(layers) > last:
+        return f"its layers are 0 … {last}{size}"
+    return f"its layers with {kind.replace('_', ' ')} are {', '.join(map(str, layers))}{size}"

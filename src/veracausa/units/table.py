@@ -4,7 +4,9 @@ Names are those of the field's exchange format: `a9.h6` (head 6 of layer 9), `m3
 beside them `a9` (a whole attention layer), `a9.h6<q>`, `a9.kv2<k>`, `a9.kv2<v>` (a head's queries; keys and values, one
 per key/value head), `a9.h6<pattern>` (where a head looks, see also `cells`), `m5.e3`, `m5.shared` and `m5.router` (an
 expert of an MLP, one that sees every token, and what chooses among them) and `r9` (the residual stream that enters
-block 9; `r30` of a model with 30 blocks is the final one). `@7` after a name means position 7 only.
+block 9; `r30` of a model with 30 blocks is the final one). Mixers, which stand in the place of attention, are `x4`,
+their heads and channels `x4.h2` and `x4.c17` (x as in "mix": a and m are taken, and not all have a state). `@7` after a
+name means position 7 only.
 """
 
 from __future__ import annotations
@@ -34,19 +36,17 @@ def per_layer(lm: Model, kind: str) -> int:
     """
     lm.decoder.require(kind)
     number = KINDS[kind].per_layer if kind in KINDS else None
-    return 0 if number is None else int(getattr(lm, number))
+    return 0 if number is None else int(getattr(lm.decoder, number))
 
 
 def layers_with(lm: Model, kind: str) -> list[int]:
-    """Layers that have units of a kind: all; with the final one of the stream; those whose MLP is made of experts.
+    """Layers that have units of a kind: all that have the part of a block that these are in.
 
     Raises:
-        ArchitectureError: the model has no units of that kind; says why.
+        ArchitectureError: see `per_layer`.
     """
-    if kind in KINDS and KINDS[kind].mixed:
-        lm.decoder.require(kind)
-        return [*lm.decoder.mixtures]
-    return [*range(lm.layers + (kind == "residual"))]
+    lm.decoder.require(kind)
+    return lm.decoder.layers_with(KINDS[kind].part)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,93 @@
+"""Which module of a block is which of its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from veracausa.anatomy.block import Block, NoNorm, OwnMLP
+from veracausa.anatomy.families import Anatomy, part_of
+from veracausa.anatomy.found import Found
+from veracausa.anatomy.mixers import NoSublayer
+from veracausa.anatomy.mixture import Mixture
+
+
+def block_of(anatomy: Anatomy, config: Any, layer: int, module: nn.Module, found: Found, sizes: Any) -> Block:
+    """One block's parts; see `Block`. `sizes`: heads, key/value heads and width of the model."""
+
+    def part(role: str) -> Any:
+        return part_of(module, getattr(anatomy, role))
+
+    def norm_behind(role: str) -> nn.Module | None:
+        norm = part(role)
+        return None if type(norm) is nn.Identity else norm
+
+    flags = (anatomy.parallel,) if isinstance(anatomy.parallel, str) else anatomy.parallel
+    parallel = flags if isinstance(flags, bool) else any(getattr(config, flag) for flag in flags)
+    return Block(
+        layer=layer,
+        module=module,
+        **_mixing_parts(anatomy, module, part),
+        attention_bias=part("attention_bias"),
+        qkv=anatomy.qkv,
+        attention_post_norm=norm_behind("attention_post_norm"),
+        **_mlp_parts(anatomy, module, part),
+        up_fused=anatomy.up_fused,
+        mlp_post_norm=norm_behind("mlp_post_norm"),
+        qk_norms=tuple(norm for path in anatomy.qk_norms if (norm := part_of(module, path)) is not None),
+        parallel=parallel,
+        scale=1.0 if anatomy.residual_scale is None else float(getattr(module, anatomy.residual_scale)),
+        float32_stream=bool(getattr(config, anatomy.float32_stream)) if anatomy.float32_stream else False,
+        mixture=_mixture(anatomy, config, module) if anatomy.has_mlp(module) else None,
+        found=found,
+        **sizes,
+    )
+
+
+def _mixing_parts(anatomy: Anatomy, module: nn.Module, part: Callable[[str], Any]) -> Any:
+    """What mixes a block's positions, its ends and the norm before it."""
+    mixing, mixer = anatomy.mixing(module), anatomy.mixer
+    if mixing == "nothing":
+        none = NoSublayer()
+        return {
+            "mixing": mixing,
+            "attention": none,
+            "attention_out": none,
+            "projections": (),
+            "attention_norm": NoNorm(),
+        }
+    norm = NoNorm() if anatomy.attention_norm is None else part("attention_norm")
+    if mixing == "mixer" and mixer is not None:
+        parts = {"attention": part_of(module, mixer.module), "attention_out": part_of(module, mixer.out)}
+        return {"mixing": mixing, **parts, "projections": (), "attention_norm": norm}
+    projections = () if anatomy.q is None else (part("q"), part("k"), part("v"))
+    parts = {"attention": part("attention"), "attention_out": part("attention_out")}
+    return {"mixing": mixing, **parts, "projections": projections, "attention_norm": norm}
+
+
+def _mlp_parts(anatomy: Anatomy, module: nn.Module, part: Callable[[str], Any]) -> Any:
+    """A block's MLP, its parts and the norm before it."""
+    names = {"down": "mlp_out", "acting": "activation", "up": "up"}
+    if not anatomy.has_mlp(module):
+        none = NoSublayer()
+        return {"mlp": none, "mlp_start": none, "mlp_end": none, "mlp_norm": NoNorm(), **dict.fromkeys(names)}
+    if anatomy.mlp is None:
+        ends = {"mlp_start": part("mlp_in"), "mlp_end": part("mlp_out")}
+        ends["mlp"] = OwnMLP(part("mlp_in"), part("activation"), part("mlp_out"))
+    else:
+        ends = dict.fromkeys(("mlp", "mlp_start", "mlp_end"), part("mlp"))
+    norm = NoNorm() if anatomy.mlp_norm is None else part("mlp_norm")
+    return {**ends, "mlp_norm": norm, **{name: part(role) for name, role in names.items()}}
+
+
+def _mixture(anatomy: Anatomy, config: Any, module: nn.Module) -> Mixture | None:
+    """The experts of one block; None where its MLP is not made of some."""
+    experts, shared = part_of(module, anatomy.experts), part_of(module, anatomy.shared)
+    if experts is None:
+        return None
+    scale = 1.0 if anatomy.experts_scale is None else float(part_of(module, anatomy.experts_scale))
+    if shared is not None and anatomy.averaged is not None and getattr(config, anatomy.averaged) == "average":
+        scale /= 2
+    return Mixture(experts, part_of(module, anatomy.router), shared is not None, scale)

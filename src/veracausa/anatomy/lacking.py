@@ -1,0 +1,69 @@
+"""Which kinds of units a model has not, and why: in words that its refusals quote."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from veracausa.anatomy.block import Block
+from veracausa.anatomy.families import Anatomy
+from veracausa.anatomy.mixture import Mixture
+
+#: Kinds of units that attentions have, and those that mixers have.
+_OF_ATTENTION = ("heads", "attention", "queries", "keys", "values", "patterns")
+_OF_MIXERS = ("mixers", "mixer_heads", "channels")
+
+
+def lacks_of(anatomy: Anatomy, blocks: tuple[Block, ...], head_dim: int, neurons: set[int]) -> dict[str, str]:
+    """Kinds of units that a model has not, and why; `neurons`: how many its MLPs have."""
+    lacks = dict(anatomy.lacks)
+    if any(b.attention_post_norm is not None and getattr(b.attention_out, "bias", None) is not None for b in blocks):
+        lacks["edges"] = (
+            "the attention's output has a bias in front of the norm behind it, so that a part of what the norm "
+            "gives belongs to no head."
+        )
+    if any(_is_flat(norm, head_dim) for block in blocks for norm in block.qk_norms):
+        lacks["edges"] = (
+            "a norm goes over the queries (or keys) of all heads at once, so that none is read apart from the others."
+        )
+    if anatomy.q is None:
+        lacks |= dict.fromkeys(("edges", "queries", "keys"), "its attention makes queries and keys of latent vectors.")
+    lacks |= _lacks_sublayers(blocks)
+    if anatomy.mixer is not None and anatomy.mixer.heads is None:
+        lacks.setdefault("mixer_heads", "its mixers' channels are not grouped into heads. Ask for channels.")
+    if 0 in neurons:
+        lacks["neurons"] = "its MLPs are made of experts."
+    elif len(neurons) > 1:
+        lacks["neurons"] = "its MLPs have several widths."
+    return _lacking_experts([block.mixture for block in blocks if block.mixture is not None]) | lacks
+
+
+def _lacks_sublayers(blocks: tuple[Block, ...]) -> dict[str, str]:
+    """Kinds of units that a model has not because no block has their sublayer, or not every block."""
+    lacks: dict[str, str] = {}
+    if all(block.mixing != "attention" for block in blocks):
+        lacks |= dict.fromkeys(_OF_ATTENTION, "its positions are mixed by other means than attention. Ask for mixers.")
+    if not any(block.mixing == "mixer" for block in blocks):
+        lacks |= dict.fromkeys(_OF_MIXERS, "its positions are mixed by attention alone. Ask for heads.")
+    if not any(block.has_mlp for block in blocks):
+        lacks |= dict.fromkeys(("mlps", "neurons"), "its blocks have no MLP.")
+    if any(block.mixing != "attention" or not block.has_mlp for block in blocks):
+        lacks["edges"] = "not every block of it is an attention and an MLP, of which alone edges are told."
+    return lacks
+
+
+def _lacking_experts(mixtures: list[Mixture]) -> dict[str, str]:
+    """Of experts and what belongs to them: the kinds that a model has not, and why."""
+    if not mixtures:
+        return dict.fromkeys(("experts", "shared", "routers", "expert_neurons"), "its MLPs are not made of experts.")
+    lacks = {} if all(one.has_shared for one in mixtures) else {"shared": "no expert of its MLPs sees every token."}
+    if len({one.count for one in mixtures}) > 1:
+        lacks["experts"] = "its MLPs have several numbers of experts."
+    if 0 in {one.neurons for one in mixtures}:
+        lacks["expert_neurons"] = "its experts do not keep their down projections side by side (`down_proj`)."
+    return lacks
+
+
+def _is_flat(norm: nn.Module, head_dim: int) -> bool:
+    """Whether a norm of queries or keys goes over all heads at once."""
+    weight = getattr(norm, "weight", None)
+    return weight is not None and weight.ndim == 1 and len(weight) != head_dim
