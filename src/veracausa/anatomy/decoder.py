@@ -161,7 +161,7 @@ class Decoder:
         return [*dict.fromkeys([*found, self.final_norm])]
 
     def layers_with(self, part: str) -> list[int]:
-        """Blocks that have an "attention", a "mixer", an "mlp" or "experts"; those that a "stream" enters, and its end."""
+        """Blocks that have an "attention", a "mixer", an "mlp" or "experts"; "stream": all, and what is behind them."""
         if part == "experts":
             return [*self.mixtures]
         if part == "stream":

@@ -155,7 +155,7 @@ class Footprint:
         it begins.
         """
         norm = self.width * self.wide if self.item < self.wide else 0
-        attention = norm + 2 * self.h * self.item
+        attention = norm + 2 * self.h * self.item + self.scan
         if ours:
             attention += self.heads * length * (self.wide + (self.item if self.item < self.wide else 0))
         elif prefix:
