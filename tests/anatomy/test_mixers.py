@@ -128,9 +128,9 @@ def test_a_hybrid_has_units_where_it_has_the_parts(task_of):
         assert vc.exact(lm, task, units=kind, show_progress=False).units.layer.tolist() == expected
     heads = vc.exact(lm, task, units="heads", show_progress=False).units.names
     assert heads == [f"a2.h{head}" for head in range(4)]
-    with pytest.raises(UnitError, match=r"'a0\.h1' is not in nemotron_h: its layers with heads are 2, each with 4"):
+    with pytest.raises(UnitError, match=r"'a0\.h1' is not in nemotron_h: its layers with attention are 2, each with 4"):
         vc.exact(lm, task, units=["a0.h1"], show_progress=False)
-    with pytest.raises(UnitError, match=r"'x2' is not in nemotron_h: its layers with mixers are 0, 3"):
+    with pytest.raises(UnitError, match=r"'x2' is not in nemotron_h: its layers with a mixer are 0, 3"):
         vc.exact(lm, task, units=["x2"], show_progress=False)
     with pytest.raises(ArchitectureError, match=r"no edges that veracausa could tell: not every block"):
         vc.exact(lm, task, units="edges", show_progress=False)
