@@ -177,10 +177,7 @@ def try_kinds(lm: Model, plain: Plain, found: Verdict, quick: bool = False) -> N
     """Every kind of unit against plain runs: exact effects, and attribution patching."""
     task = Task("census", (tuple(plain.clean[0].tolist()),), (tuple(plain.corrupted[0].tolist()),), ((7,),), ((31,),))
     layers = range(1, 2) if quick else range(len(plain.blocks))
-    mixtures = lm.decoder.mixtures.values()
-    kinds = (*KINDS, *(("experts", "routers") if mixtures else ()))
-    kinds = (*kinds, *(("shared",) if any(mixture.has_shared for mixture in mixtures) else ()))
-    for kind in ("heads",) if quick else kinds:
+    for kind in ("heads",) if quick else _kinds(lm):
         asked = list(islice(comparisons(plain, kind, layers), 1 if quick else None))
         if not asked:  # no block has such a part
             continue
@@ -193,6 +190,15 @@ def try_kinds(lm: Model, plain: Plain, found: Verdict, quick: bool = False) -> N
                 found.broken.append(f"{kind}: {first_sentence(error)[:120]}")
             continue
         _compare(lm, plain, found, kind, asked, ours)
+
+
+def _kinds(lm: Model) -> list[str]:
+    """The kinds that a model may have: of a mixture of experts they and their neurons in the place of neurons."""
+    mixtures = lm.decoder.mixtures.values()
+    if not mixtures:
+        return [*KINDS]
+    shared = ("shared",) if any(one.has_shared for one in mixtures) else ()
+    return [*(kind for kind in KINDS if kind != "neurons"), "experts", *shared, "routers", "expert_neurons"]
 
 
 def _numbers(lm: Model, task: Task, asked: Sequence[Comparison]) -> list[float]:
@@ -231,7 +237,7 @@ def comparisons(plain: Plain, kind: str, layers: Iterable[int]) -> Iterator[Comp
     for layer in layers:
         yield from {"heads": _heads, "attention": _attention, "mixers": _mixers, "channels": _channels,
                     "mlps": _mlps, "neurons": _neurons, "residual": _residual, "edges": _edges, "experts": _experts,
-                    "shared": _shared, "routers": _routers}[kind](plain, layer)  # fmt: skip
+                    "shared": _shared, "routers": _routers, "expert_neurons": _inside}[kind](plain, layer)  # fmt: skip
 
 
 def _heads(plain: Plain, layer: int) -> Iterator[Comparison]:
@@ -338,6 +344,16 @@ def _routers(plain: Plain, layer: int) -> Iterator[Comparison]:
     if (router := plain.blocks[layer].router) is not None:
         yield f"m{layer}.router", "exact", partial(plain.rerouted, router)
         yield f"m{layer}.router", "atp", partial(plain.rerouted_slope, router)
+
+
+def _inside(plain: Plain, layer: int) -> Iterator[Comparison]:
+    experts = plain.blocks[layer].experts
+    if experts is None:
+        return
+    for expert in range(experts.num_experts):
+        change = partial(plain.inside, experts, expert, 5)
+        yield f"m{layer}.e{expert}.n5", "exact", lambda change=change: plain.added(experts, change())
+        yield f"m{layer}.e{expert}.n5", "atp", lambda change=change: plain.added_slope(experts, change())
 
 
 def _columns(out: Any, head: int, heads: int) -> slice:

@@ -214,13 +214,40 @@ class Plain:
 
     def adds(self, experts: nn.Module, expert: int, ids: Tensor) -> Tensor:
         """What one expert adds to their sum in a run: their output where the others' weights are 0."""
+        tokens, choice, weights = self._given(experts, ids)
+        with torch.no_grad():
+            return experts(tokens, choice, weights * (choice == expert))
+
+    def _given(self, experts: nn.Module, ids: Tensor) -> tuple[Tensor, ...]:
+        """What the experts are called with in a run."""
         given: list[tuple[Tensor, ...]] = []
         handle = experts.register_forward_pre_hook(lambda _, args: given.append(args))
         with torch.no_grad():
             self.hf(input_ids=ids, use_cache=False)
-            handle.remove()
-            tokens, choice, weights = given[0]
-            return experts(tokens, choice, weights * (choice == expert))
+        handle.remove()
+        return given[0]
+
+    def inside(self, experts: Any, expert: int, neuron: int) -> Tensor:
+        """Change of the experts' sum where a neuron of one is what it is in the corrupted run (0 if not chosen there).
+
+        What a neuron adds is told by taking it out of the down projection.
+        """
+        (own, weight), (new, its) = (
+            self._adds_inside(experts, expert, neuron, ids) for ids in (self.clean, self.corrupted)
+        )
+        return torch.where(its != 0, new * weight / torch.where(its != 0, its, 1), 0) - own
+
+    @torch.no_grad()
+    def _adds_inside(self, experts: Any, expert: int, neuron: int, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """What a neuron of an expert adds to the experts' sum in a run, and the expert's weights."""
+        tokens, choice, weights = self._given(experts, ids)
+        weights, down = weights * (choice == expert), experts.down_proj.data
+        column = down[expert, neuron] if getattr(experts, "is_transposed", False) else down[expert, :, neuron]
+        kept, whole = column.clone(), experts(tokens, choice, weights)
+        column.zero_()
+        without = experts(tokens, choice, weights)
+        column.copy_(kept)
+        return whole - without, weights.sum(-1, keepdim=True)
 
     def beside(self, layer: int, ids: Tensor) -> Tensor:
         """What an MLP gives in a run where its experts give nothing in this block, and what they do elsewhere."""
