@@ -494,3 +494,21 @@ def test_no_registry_is_named():
 
     text = "".join(path.read_text() for path in Path(veracausa.__file__).parent.glob("*.py"))
     assert not any(name in text for name in ("pypi" + ".", "python" + "hosted"))
+
+
+def test_a_gguf_file_is_read_once(tiny):
+    """The same fields and tensors as gguf's own reader gives, which is back afterwards."""
+    import gguf
+
+    from veracausa.loading.gguf_reading import read_once
+
+    own, names = gguf.GGUFReader, gguf.get_tensor_name_map
+    plain = own(tiny)
+    with read_once():
+        quick = gguf.GGUFReader(tiny)
+        assert gguf.GGUFReader(str(tiny)) is quick
+        assert type(quick.tensors[0].data) is np.ndarray
+    assert (gguf.GGUFReader, gguf.get_tensor_name_map) == (own, names)
+    assert list(quick.fields) == list(plain.fields)
+    for ours, theirs in zip(quick.tensors, plain.tensors, strict=True):
+        assert ours.name == theirs.name and np.array_equal(ours.data, theirs.data)

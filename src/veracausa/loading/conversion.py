@@ -27,6 +27,7 @@ from typing import Any
 from veracausa.errors import ArchitectureError, FileError
 from veracausa.extras import require_extra
 from veracausa.loading.checkpoint import require_all_of_gguf, require_all_taken
+from veracausa.loading.gguf_reading import read_once
 from veracausa.storage.digests import weights_digest
 from veracausa.terminal import printable, say
 
@@ -203,7 +204,7 @@ def _convert(gguf: Path, folder: Path, title: str) -> str:
     with gguf.open("rb") as file:
         if file.read(4) != b"GGUF":
             raise FileError(f"{title} is not a GGUF file (it does not begin with 'GGUF'), or it is damaged.")
-    with quiet_transformers(), without_collector(), _no_bars():
+    with quiet_transformers(), without_collector(), _no_bars(), read_once():
         try:
             where: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True}
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **where)
