@@ -37,7 +37,7 @@ def _plain(reader: type) -> type:
     """The reader with a plain array: every slice of a memory map costs as much as three of those."""
     import numpy as np
 
-    class Plain(reader):  # type: ignore[misc, valid-type]
+    class Plain(reader):
         @property
         def data(self) -> Any:
             return self.mapped
