@@ -15,6 +15,7 @@ DOORS: dict[str, str] = {
     "Model.identity": "veracausa.engine.identity:identity",
     "Model.measure": "veracausa.engine.measure:measure",
     "Model.check": "veracausa.contracts.checks:check",
+    "Work.require_fits": "veracausa.planning.fitting:require_fits",
     "Result.chart": "veracausa.report.result_charts:result_chart",
     "Scores.chart": "veracausa.report.charts.charts:scores_chart",
     "Circuit.chart": "veracausa.report.charts.charts:circuit_chart",

@@ -10,6 +10,9 @@ on one core). Chunk sizes never change a number beyond rounding (contract 8).
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,8 +30,24 @@ _GPU_TOKENS = 65_536
 _SHARE = 0.25
 
 
+#: Bytes that are planned with in the place of those that are free.
+_GIVEN: ContextVar[int | None] = ContextVar("given", default=None)
+
+
+@contextmanager
+def within(memory: int | None) -> Iterator[None]:
+    """Chunks and batches inside are planned as if so many bytes could be had (None: those that are free)."""
+    token = _GIVEN.set(memory)
+    try:
+        yield
+    finally:
+        _GIVEN.reset(token)
+
+
 def free_memory(device: torch.device) -> int:
     """Bytes that can be had now on a device."""
+    if (given := _GIVEN.get()) is not None:
+        return given
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

@@ -184,3 +184,13 @@ class Footprint:
     def mixed(self) -> int:
         """Inputs of the queries, keys and values of one block at a token, and their norms."""
         return self.readers * self.width * (self.wide + 2 * self.item + (self.wide if self.item < self.wide else 0))
+
+    @property
+    def told(self) -> int:
+        """What gradients at all readers of a token take, and what is made of those of one block."""
+        return self.item * self.layers * (self.h + 2 * self.g + self.width) + self.read
+
+    @property
+    def circuit(self) -> int:
+        """What a token of a circuit's run takes beside one block: every writer's change, and inputs of readers."""
+        return self.writes + self.mixed

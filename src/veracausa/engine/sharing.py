@@ -37,9 +37,9 @@ def starts(decoder: Decoder, task: Task, share: bool = True) -> tuple[int, ...]:
 
     Not behind the first position at which the metric is read. 0 also where `share` is False, the model looks both ways
     or caches latents, has mixers, the prompts have different lengths, or the prefix alone is not what it is in the
-    prompt. Nothing else decides about sharing.
+    prompt; and for a model without weights, which can be asked nothing. Nothing else decides about sharing.
     """
-    if not (share and decoder.shares_prefixes):
+    if not (share and decoder.shares_prefixes) or next(decoder.hf.parameters()).is_meta:
         return (0,) * len(task)
     found = []
     wholes: dict[int, list[dict[str, Tensor]]] = {}

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast
 
 from veracausa.cost import Step
+from veracausa.doors import through
 from veracausa.errors import MethodError
 
 if TYPE_CHECKING:
@@ -175,6 +176,7 @@ def gives(result: type[Result_co]) -> Callable[[Callable[Arguments, Made_co]], P
         @functools.wraps(asked)
         def verb(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result_co:
             work, call = paired(*args, **kwargs), signature.bind(*args, **kwargs)
+            through("Work.require_fits", work)
             call.apply_defaults()
             return work.run(**{name: call.arguments[name] for name in _HOW if name in call.arguments})
 

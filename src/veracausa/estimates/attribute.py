@@ -30,6 +30,7 @@ from veracausa.effects.replacements import (
     require_effect,
 )
 from veracausa.engine.budget import examples_per_batch
+from veracausa.engine.footprint import Footprint
 from veracausa.engine.patches import depth_behind
 from veracausa.engine.rule import PLAIN
 from veracausa.engine.rules import applied, require_reached
@@ -137,7 +138,11 @@ class AttributeWork:
     def groups(self) -> list[tuple[int, tuple[int, ...]]]:
         """Buckets of pairs that are recorded together."""
         lm, task = self.lm, self.task
-        most = examples_per_batch(lm, task, self.sums.kept(lm, self.units, max(task.lengths)))
+        shapes, longest = Footprint.of(lm), max(task.lengths)
+        beside = shapes.writes if isinstance(self.units, Edges) else 0
+        if self.method.path == "point":  # its graph is that of all pairs of a tape
+            beside = max(beside, shapes.graph(longest) + shapes.back(longest))
+        most = examples_per_batch(lm, task, self.sums.kept(lm, self.units, longest), beside)
         return buckets(lm.decoder, task, self.share, most, self.mixed)
 
     def batches(self) -> int:

@@ -8,8 +8,11 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from veracausa.cost import Step
+from veracausa.engine.budget import within
 from veracausa.engine.footprint import Memory
 from veracausa.errors import MethodError
+from veracausa.planning.fitting import require_fits
+from veracausa.planning.groups import sized
 from veracausa.planning.memory import peak
 from veracausa.planning.rates import rates, timed
 from veracausa.progress import duration
@@ -53,11 +56,11 @@ class Price:
             parts.append(f"at most {self.most:,.0f}, by what it finds on the way")
         if self.seconds is not None:
             parts.append(f"about {duration(self.seconds)} at this machine's speed")
-        parts.append(f"peak memory about {_bytes(self.memory.beside)} beside the weights")
+        parts.append(f"peak memory about {sized(self.memory.beside)} beside the weights")
         return f"{self.what}: {', '.join(parts)}"
 
     def __repr__(self) -> str:
-        rows = [f"  {name:<12}{_bytes(count):>10}" for name, count in self.memory.parts.items()]
+        rows = [f"  {name:<12}{sized(count):>10}" for name, count in self.memory.parts.items()]
         return "\n".join([self.describe(), *rows])
 
     def _repr_html_(self) -> str:
@@ -70,6 +73,7 @@ def forecast(
     task: Task | Sequence[Task] | Mapping[str, Task],
     *,
     measure: bool = True,
+    memory: float | None = None,
     **arguments: Any,
 ) -> Price:
     """What a call will cost in token-layers, passes, seconds and memory, without making it.
@@ -80,9 +84,12 @@ def forecast(
         task: the pairs, or what else the verb takes second: several tasks for `vc.study`, one of each corruption for
             `vc.counterfactuals.corruptions`.
         measure: time a few runs of the same kind on the task's first pair, for the seconds.
+        memory: bytes beside the weights to plan with, such as 8e9 (default: those that are free now). The more there
+            are, the more pairs and rows run at once.
         arguments: the verb's own, by name.
 
     Raises:
+        OutOfMemoryError: it cannot fit; says with what it would.
         MethodError: something that has no price: it runs no model, or how long it takes shows only as it goes.
         Others as for the verb itself with these arguments.
 
@@ -103,13 +110,15 @@ def forecast(
             "task, units='neurons'); vc.select, vc.agreement and others that only read scores cost next to nothing."
         )
     work: Work = planned(lm, task, **arguments)
-    steps = steps_of(work, getattr(verb, "__name__", ""))
+    with within(None if memory is None else int(memory)):
+        require_fits(work)
+        steps, most = steps_of(work, getattr(verb, "__name__", "")), peak(work)
     total, whole = sum(step.token_layers for step in steps), sum(work.task.lengths) * work.lm.layers
     if measure:
         steps = timed(steps, rates(lm, work.task, (step.kind for step in steps)))
     known = [step.seconds for step in steps if step.seconds is not None]
     seconds = sum(known) if known and len(known) == len(steps) else None
-    return Price(_said(work, verb), total, total / whole, seconds, peak(work), tuple(steps))
+    return Price(_said(work, verb), total, total / whole, seconds, most, tuple(steps))
 
 
 def steps_of(work: Work, name: str) -> list[Step]:
@@ -131,8 +140,3 @@ def _said(work: Work, verb: Callable[..., Any]) -> str:
         if hasattr(units, "kind"):
             own += f" of {len(units):,} {units.kind}"
     return f"{own} on {pairs}"
-
-
-def _bytes(count: int) -> str:
-    """1.2 GB, 34 MB."""
-    return f"{count / 1e9:.1f} GB" if count >= 5e8 else f"{max(count / 1e6, 0.1):,.1f} MB"

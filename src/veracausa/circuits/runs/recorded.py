@@ -17,6 +17,7 @@ from veracausa.engine.ablated import OtherRun
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.budget import rows_per_chunk
 from veracausa.engine.circuit_forward import CircuitForward, Wiring
+from veracausa.engine.footprint import Footprint
 from veracausa.engine.guard import attention_function
 from veracausa.engine.memory import chunks
 from veracausa.engine.readout import Readout
@@ -74,7 +75,8 @@ class Recorded:
             OutOfMemoryError: one example does not fit.
         """
         for group in self.groups if among is None else among:
-            size = rows_per_chunk(self.lm, group.positions, group.soft.tape.length, backward)
+            beside = Footprint.of(self.lm).circuit
+            size = rows_per_chunk(self.lm, group.positions, group.soft.tape.length, backward, beside)
             size = max(1, size // 4) if backward else size  # a weighted run holds every writer's change
             for _, found in chunks(range(len(group)), size, partial(_run, run, group), f"{group.positions} tokens"):
                 yield found

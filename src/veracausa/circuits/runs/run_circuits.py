@@ -27,6 +27,7 @@ from veracausa.engine.attention import SUFFIX
 from veracausa.engine.bucket import Bucket
 from veracausa.engine.budget import rows_per_chunk
 from veracausa.engine.circuit_forward import CircuitForward, Wiring, all_edges_mask, wiring_of
+from veracausa.engine.footprint import Footprint
 from veracausa.engine.guard import attention_function, precision_of
 from veracausa.engine.memory import chunks
 from veracausa.engine.readout import Readout
@@ -271,7 +272,8 @@ def _last(forward: CircuitForward, lm: Model, wiring: Wiring) -> Float[Tensor, "
     def run(rows: range) -> Tensor:
         return forward(wiring, slice(rows.start, rows.stop))
 
-    every, size = range(len(forward.tape.examples)), rows_per_chunk(lm, positions, length)
+    every = range(len(forward.tape.examples))
+    size = rows_per_chunk(lm, positions, length, False, Footprint.of(lm).circuit)
     return torch.cat([last for _, last in chunks(every, size, run, f"{positions} tokens")])
 
 

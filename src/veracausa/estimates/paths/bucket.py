@@ -187,6 +187,11 @@ class Sums(ABC):
         """Rows at a time, at most."""
         return None
 
+    @property
+    def told(self) -> int:
+        """Bytes of a token that gradients take beside the graph that they come from."""
+        return 0
+
     @abstractmethod
     def wanted(self, state: State) -> list[Tensor]:
         """The tensors of a run's graph that gradients are needed of."""

@@ -40,6 +40,7 @@ from veracausa.engine import writes
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.bucket import Bucket
 from veracausa.engine.budget import free_memory
+from veracausa.engine.footprint import Footprint
 from veracausa.engine.guard import attention_function
 from veracausa.engine.patches import where
 from veracausa.engine.reader_change import Reading
@@ -78,8 +79,8 @@ class EdgeSums(Sums):
 
     @staticmethod
     def kept(lm: Model, units: Units, length: int) -> int:
-        """See `Sums.kept`: what readers are told by, and the writes of both runs."""
-        return 4 * lm.heads * lm.decoder.head_dim + (2 * (lm.heads + 1) + 3) * lm.width
+        """See `Sums.kept`."""
+        return Footprint.of(lm).held(SITES)
 
     @staticmethod
     def record(
@@ -145,6 +146,11 @@ class EdgeSums(Sums):
         if self.bucket.method.combine == "mean":
             return None
         return int(_SHARE * free_memory(lm.device) / (4 * lm.graph.writers * self.bucket.positions * lm.width))
+
+    @property
+    def told(self) -> int:
+        """See `Sums.told`."""
+        return Footprint.of(self.bucket.lm).told
 
     @cached_property
     def _reads(self) -> reads.Reads:

@@ -188,7 +188,7 @@ def _forward_mode(name: str) -> Iterator[None]:
 def _each(sums: Sums, points: Points, add: Callable[[_Chunk], None]) -> None:
     """Run the points in order (example, point), as many at a time as fit, with their gradients; `add` each chunk's."""
     bucket, rows = sums.bucket, points.rows
-    size = rows_per_chunk(bucket.lm, bucket.positions, bucket.tape.length, backward=True)
+    size = rows_per_chunk(bucket.lm, bucket.positions, bucket.tape.length, backward=True, beside=sums.told)
     size = size if sums.most is None else max(1, min(size, sums.most))
     every = torch.arange(len(rows), device=rows.device)
     for _, chunk in chunks(every, size, partial(_chunk, sums, points), f"{bucket.positions} tokens"):

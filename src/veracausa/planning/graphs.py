@@ -1,0 +1,129 @@
+"""Memory of calls that take gradients: estimates, and learned masks and circuits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from veracausa.circuits.selection.learned import LearnWork
+from veracausa.engine import circuit_forward
+from veracausa.engine.budget import rows_per_chunk
+from veracausa.engine.footprint import Footprint, Memory
+from veracausa.engine.patches import sites_for
+from veracausa.estimates.attribute import AttributeWork
+from veracausa.estimates.learned.masks import MaskWork
+from veracausa.estimates.parts import PATHS
+from veracausa.estimates.paths import edge_sums
+from veracausa.planning.groups import Group, logits, most, scores, whole
+from veracausa.planning.patched import of_circuit
+from veracausa.units.edges import Edges
+
+if TYPE_CHECKING:
+    from veracausa.model import Model
+
+
+def estimates(work: AttributeWork, shapes: Footprint, groups: Sequence[Group]) -> Memory:
+    """Of estimates of units and of edges."""
+    lm, edges = work.lm, isinstance(work.units, Edges)
+    sites = edge_sums.SITES if edges else sites_for(work.units.place)
+    asked = Gradients(
+        lm, shapes, PATHS[work.method.path].moves, sites, work.method.nodes, work.method.combine != "mean", edges,
+        edges and work.units.positional,
+    )  # fmt: skip
+    if work.at_sites:
+        asked = replace(asked, since=min(site.join for site in work.sums.moved(lm.decoder, work.units)))
+    found = most([asked.needed(group) for group in groups])
+    return replace(found, scores=scores(lm, len(work.task), len(work.units)))
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """What gradients of an estimate take. `moving`: activations of points are compared, too (increments)."""
+
+    lm: Model
+    shapes: Footprint
+    moves: str
+    sites: tuple[str, ...]
+    nodes: int
+    moving: bool
+    edges: bool
+    positional: bool = False
+    since: tuple[int, bool] = (0, False)
+
+    def needed(self, group: Group) -> Memory:
+        """Of one bucket."""
+        shapes, s, n = self.shapes, group.positions, group.length
+        tape = group.pairs * shapes.pair(s, n, shapes.held(self.sites, n))
+        if self.moves == "nothing":
+            return self._told(tape, group, group.tokens, 0)
+        if self.moves in ("site", "unit"):
+            return self._behind(tape, group)
+        size = min(rows_per_chunk(self.lm, s, n, True, shapes.told if self.edges else 0), group.pairs * self.nodes)
+        points = 3 * group.tokens * self.nodes * shapes.width * shapes.item
+        return self._told(tape + points, group, size * s, size * shapes.state(s, n, shapes.held(self.sites, n)))
+
+    def _told(self, tape: int, group: Group, tokens: int, state: int) -> Memory:
+        """The graph of some tokens; or, behind it, its gradients, what readers get of them, and all writes."""
+        shapes, n = self.shapes, group.length
+        graph = tokens * shapes.graph(n, prefix=group.positions < n)
+        graph += max(tokens * shapes.back(n), whole(shapes, n) if self.moves == "nothing" else 0)
+        if not self.edges:
+            return Memory(recordings=tape, rows=state, gradients=graph + logits(shapes, group.pairs))
+        writes = group.tokens * shapes.writes + (3 * tokens * shapes.writes if self.moving else 0)
+        told = tokens * shapes.told
+        if self.positional:
+            told += 2 * tokens * shapes.writers * shapes.readers * shapes.wide
+        if self.moves == "nothing" and graph > told + writes:
+            return Memory(recordings=tape, rows=state, gradients=graph + logits(shapes, group.pairs))
+        return Memory(recordings=tape + writes, rows=state, gradients=max(graph, told))
+
+    def _behind(self, tape: int, group: Group) -> Memory:
+        """Rows of single sites with the graph of all blocks behind them, under our own attention function."""
+        shapes, s, n = self.shapes, group.positions, group.length
+        size = min(rows_per_chunk(self.lm, s, n, True), group.pairs * self.nodes * shapes.layers)
+        blocks = shapes.layers - self.since[0]
+        past = 2 * shapes.g * n * shapes.item * blocks if s < n else 0
+        stream = 2 * blocks * (shapes.width + shapes.g) * shapes.item
+        token = shapes.graph(n, True, since=self.since) + stream + shapes.back(n, True)
+        unpatched = group.tokens * shapes.row(n) + shapes.mask(s, n)
+        writes = group.tokens * shapes.writes if self.edges else 0
+        return Memory(recordings=tape + writes, gradients=max(size * (s * token + past), unpatched))
+
+
+def masks(work: MaskWork, shapes: Footprint, groups: Sequence[Group]) -> Memory:
+    """Of all pairs the corrupted values and the beginnings are kept; one group at a time runs with its graph."""
+    lm, held = work.lm, shapes.held((work.units.place,))
+    kept = sum(
+        group.tokens * shapes.layers * held * shapes.item
+        + group.pairs * 2 * shapes.layers * shapes.g * (group.length - group.positions) * shapes.item
+        + group.pairs * shapes.vocabulary * shapes.wide
+        for group in groups
+    )  # fmt: skip
+
+    def gated(group: Group) -> int:
+        graph = shapes.graph(group.length, prefix=group.positions < group.length) + shapes.state(1, 1, 0)
+        own = graph + shapes.back(group.length) + 3 * shapes.layers * held * shapes.item
+        return max(group.tokens * own, group.pairs * shapes.pair(group.positions, group.length, held))
+
+    largest = max(map(gated, groups))
+    return Memory(recordings=kept, gradients=largest, scores=scores(lm, len(work.task), len(work.units)))
+
+
+def gates(work: LearnWork, shapes: Footprint, groups: Sequence[Group]) -> Memory:
+    """All pairs are recorded at once; weighted circuits keep every reader's input."""
+    lm = work.lm
+    held = shapes.held(circuit_forward.SITES)
+    kept = sum(group.pairs * shapes.pair(group.positions, group.length, held) for group in groups)
+
+    def weighted(group: Group) -> int:
+        s, n = group.positions, group.length
+        size = min(max(1, rows_per_chunk(lm, s, n, True) // 4), group.pairs)
+        seen = (shapes.readers + 1) * shapes.width * (shapes.item if shapes.item == shapes.wide else shapes.wide)
+        token = shapes.graph(n, True) + shapes.layers * seen + shapes.writes + shapes.back(n, True) + shapes.mixed
+        return max(size * s * token, min(rows_per_chunk(lm, s, n), group.pairs) * s * of_circuit(shapes, n))
+
+    return Memory(
+        recordings=kept, gradients=max(map(weighted, groups)) + 12 * shapes.wide * len(work.edges),
+        scores=scores(lm, len(work.task), len(work.edges)),
+    )  # fmt: skip

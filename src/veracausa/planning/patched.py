@@ -1,0 +1,65 @@
+"""Memory of calls that run rows without a graph: exact effects, and circuits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from veracausa.circuits.runs.run_circuits import CircuitRuns
+from veracausa.effects.exact import ExactWork
+from veracausa.engine import circuit_forward, reader_change
+from veracausa.engine.budget import rows_per_chunk
+from veracausa.engine.footprint import Footprint, Memory
+from veracausa.engine.patches import sites_for
+from veracausa.planning.groups import READ, Group, logits, most, scores, whole
+from veracausa.units.edges import Edges
+from veracausa.units.groups import Groups
+from veracausa.units.paths import Paths
+
+if TYPE_CHECKING:
+    from veracausa.model import Model
+
+
+def exact(work: ExactWork, shapes: Footprint, groups: Sequence[Group]) -> Memory:
+    """Of exact effects."""
+    lm, units = work.lm, work.units
+    if isinstance(units, Edges | Paths):
+        sites: tuple[str, ...] = reader_change.SITES
+    elif isinstance(units, Groups):
+        sites = tuple(site for place in units.places for site in sites_for(place))
+    else:
+        sites = sites_for(units.place)
+    found = [rows(lm, shapes, group, sites, len(units), work.rows) for group in groups]
+    draws = getattr(work.ablation, "draws", 1)
+    return replace(most(found), scores=scores(lm, len(work.task), draws * len(units)))
+
+
+def rows(
+    lm: Model, shapes: Footprint, group: Group, sites: tuple[str, ...], units: int, asked: int | None = None
+) -> Memory:
+    """Rows of patched runs beside the tape; the unpatched run of all its pairs comes first."""
+    s, n = group.positions, group.length
+    size = min(asked or rows_per_chunk(lm, s, n), group.pairs * units)
+    tape = group.pairs * shapes.pair(s, n, shapes.held(sites, n))
+    chunk = max(size, group.pairs) * s * shapes.row(n) + shapes.mask(s, n)
+    return Memory(recordings=tape, rows=max(chunk, whole(shapes, n)) + logits(shapes, group.pairs))
+
+
+def circuits(work: CircuitRuns, shapes: Footprint, groups: Sequence[Group]) -> Memory:
+    """Of circuits that are run."""
+    return most([circuit(work.lm, shapes, group) for group in groups])
+
+
+def circuit(lm: Model, shapes: Footprint, group: Group) -> Memory:
+    """The runs of one circuit on one bucket, beside its tape."""
+    s, n = group.positions, group.length
+    size = min(rows_per_chunk(lm, s, n, beside=shapes.circuit), group.pairs)
+    tape = group.pairs * shapes.pair(s, n, shapes.held(circuit_forward.SITES))
+    chunk = size * s * of_circuit(shapes, n) + shapes.mask(s, n) + logits(shapes, READ)
+    return Memory(recordings=tape, rows=max(chunk, whole(shapes, n)))
+
+
+def of_circuit(shapes: Footprint, length: int) -> int:
+    """A token of a circuit's run: every writer's change, and one block's inputs or attention."""
+    return shapes.writes + max(shapes.mixed, shapes.row(length)) + (shapes.h + 2 * shapes.g) * shapes.item

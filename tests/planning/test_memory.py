@@ -1,0 +1,93 @@
+"""Memory by part: what is told against bytes that are alive, and calls that cannot fit."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from live import LiveBytes
+
+import veracausa as vc
+from veracausa.engine import budget
+from veracausa.errors import OutOfMemoryError
+from veracausa.tasks.task import Task
+
+#: Calls that take different forms of memory, and (slow) the others.
+CALLS = {
+    "exact": (vc.exact, {"units": ["a0.h0", "a0.h1"]}),
+    "atp": (vc.attribute, {"units": "neurons"}),
+    "eap-ig": (vc.attribute, {"units": "edges", "method": "eap-ig", "nodes": 2}),
+    "circuits": (vc.circuits.learn, {"how": "top-k", "keep": 20, "steps": 1}),
+}
+SLOW = {
+    "edges": (vc.exact, {"units": ["a0.h0->m1", "m1->a3.h0<q>"]}),
+    "ig": (vc.attribute, {"method": "ig", "nodes": 2}),
+    "eap": (vc.attribute, {"units": "edges", "method": "eap"}),
+    "ceap": (vc.attribute, {"units": "edges", "method": "ceap", "nodes": 3}),
+    "masks": (vc.estimates.learn_mask, {"steps": 1}),
+    "discover": (vc.discover, {"method": "eap", "edges": 20, "sizes": (0.1,), "top": 2, "sample": 2}),
+}
+
+
+@pytest.fixture(scope="module")
+def lm(tiny):
+    sizes = {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 4, "head_dim": 16}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    return tiny("llama", dtype=torch.float32, **sizes, **heads)
+
+
+def pairs(vocabulary: int, count: int, length: int) -> Task:
+    clean = np.random.default_rng(0).integers(5, vocabulary - 5, (count, length))
+    corrupted = clean.copy()
+    corrupted[:, 1] += 1
+    rows = [tuple(map(tuple, prompts.tolist())) for prompts in (clean, corrupted)]
+    return Task("random", rows[0], rows[1], ((3,),) * count, ((4,),) * count)
+
+
+@pytest.mark.parametrize("name", [*CALLS, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+def test_a_forecast_is_within_a_fifth_of_the_peak(lm, name):
+    verb, options = (CALLS | SLOW)[name]
+    task = pairs(len(lm.decoder.unembedding.weight), 6, 48)
+    said = vc.forecast(verb, lm, task, measure=False, **options).memory
+    with LiveBytes() as live:
+        verb(lm, task, **options, show_progress=False)
+    assert said.beside == pytest.approx(live.peak, rel=0.2)
+    assert said.weights == sum(one.nbytes for one in lm.hf.parameters())
+
+
+def test_chunks_follow_the_memory_that_is_given(lm):
+    task = pairs(len(lm.decoder.unembedding.weight), 6, 48)
+    plenty = vc.forecast(vc.exact, lm, task, measure=False)
+    few = vc.forecast(vc.exact, lm, task, measure=False, memory=4e6)
+    assert few.memory.beside < 4e6 < plenty.memory.beside and "recordings" in repr(few)
+
+
+@pytest.mark.parametrize(
+    ("verb", "options", "memory", "remedy"),
+    [
+        (vc.exact, {}, 600_000, r"prompts of (\d+) tokens fit"),
+        (vc.attribute, {"units": "edges", "method": "eap"}, 800_000, r"prompts of (\d+) tokens fit"),
+        (vc.circuits.learn, {}, 12_000_000, r"fit \(task\[:(\d+)\]\)"),
+    ],
+    ids=["exact", "edges", "circuits"],
+)
+def test_what_cannot_fit_is_refused_before_it_runs_and_says_what_would(lm, verb, options, memory, remedy):
+    count, length, vocabulary = 16, 128, len(lm.decoder.unembedding.weight)
+    task = pairs(vocabulary, count, length)
+    with budget.within(memory), pytest.raises(OutOfMemoryError, match=remedy) as refused:
+        verb(lm, task, **options, show_progress=False)
+    found = re.search(remedy, str(refused.value))
+    assert found and f"{memory / 1e6:.1f} MB can be had" in str(refused.value)
+    with pytest.raises(OutOfMemoryError, match=remedy):
+        vc.forecast(verb, lm, task, measure=False, memory=memory, **options)
+    fitting = task[: int(found[1])] if "task" in remedy else pairs(vocabulary, count, int(found[1]))
+    assert vc.forecast(verb, lm, fitting, measure=False, memory=memory, **options).memory.beside > 0
+
+
+def test_half_the_bytes_a_number_are_offered_first(lm):
+    task = pairs(len(lm.decoder.unembedding.weight), 2, 128)
+    whole = vc.forecast(vc.attribute, lm, task[:1], measure=False).memory.beside
+    with pytest.raises(OutOfMemoryError, match="dtype='bfloat16'"):
+        vc.forecast(vc.attribute, lm, task, measure=False, memory=0.7 * whole)
