@@ -26,8 +26,10 @@ _SURELY = 0.8
 _LENGTHS = tuple(2**power for power in range(16, 2, -1))
 
 
-def require_fits(work: Any) -> None:
+def require_fits(work: Any, surely: float = _SURELY) -> None:
     """Raise OutOfMemoryError for a call that cannot fit into the memory that can be had, with what makes it fit.
+
+    `surely`: the share of what it needs by our count that must be there.
 
     >>> require_fits(vc.attribute.work(lm, task, units="edges"))
     """
@@ -36,7 +38,7 @@ def require_fits(work: Any) -> None:
         return
     free, shapes, groups = budget.free_memory(work.lm.device), Footprint.of(work.lm), _alone(work)
     found = _least(work, shapes, groups)
-    if _SURELY * found.beside <= free:
+    if surely * found.beside <= free:
         return
     parts = {name: count for name, count in found.parts.items() if count > 0.05 * found.beside}
     raise OutOfMemoryError(

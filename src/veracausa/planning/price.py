@@ -111,7 +111,7 @@ def forecast(
         )
     work: Work = planned(lm, task, **arguments)
     with within(None if memory is None else int(memory)):
-        require_fits(work)
+        require_fits(work, **({} if memory is None else {"surely": 1.0}))
         steps, most = steps_of(work, getattr(verb, "__name__", "")), peak(work)
     total, whole = sum(step.token_layers for step in steps), sum(work.task.lengths) * work.lm.layers
     if measure:

@@ -195,8 +195,10 @@ class EdgeSums(Sums):
                 self._add_squares(self.squares, reader, g, example)
         if self.qk_exact:
             for layer, gradient in enumerate(found[-self.bucket.lm.layers :]):
-                kept = self._at_values.setdefault(layer, torch.zeros_like(self.bucket.base.sites["z"][layer].detach()))
-                kept.index_add_(0, example, gradient * weights.to(gradient)[:, None, None])
+                z = self.bucket.base.sites["z"][layer]
+                own = gradient.to(torch.promote_types(z.dtype, torch.float32))  # half types lose what is added up
+                kept = self._at_values.setdefault(layer, own.new_zeros(z.shape))
+                kept.index_add_(0, example, own * weights.to(own)[:, None, None])
 
     def close(self) -> None:
         """See `Sums.close`."""
