@@ -60,10 +60,10 @@ def _needed(work: Any) -> Memory:
         return _needed(work.effects)
     if isinstance(work, Judged):
         return _needed(work.runs)
-    for kind, needed in NEEDED.items():
-        if isinstance(work, kind):
-            return needed(work, Footprint.of(work.lm), _groups(work))
-    return _of_kind(work.lm, work.task, work.kind)
+    needed = next((one for kind, one in NEEDED.items() if isinstance(work, kind)), None)
+    if needed is None:
+        return _of_kind(work.lm, work.task, work.kind)
+    return needed(work, Footprint.of(work.lm), _groups(work))
 
 
 def _groups(work: Any) -> list[Group]:
