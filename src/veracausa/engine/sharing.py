@@ -39,7 +39,7 @@ def starts(decoder: Decoder, task: Task, share: bool = True) -> tuple[int, ...]:
     or caches latents, has mixers, the prompts have different lengths, or the prefix alone is not what it is in the
     prompt; and for a model without weights, which can be asked nothing. Nothing else decides about sharing.
     """
-    if not (share and decoder.shares_prefixes) or next(decoder.hf.parameters()).is_meta:
+    if not (share and decoder.shares_prefixes) or home_of(decoder.hf).type == "meta":
         return (0,) * len(task)
     found = []
     wholes: dict[int, list[dict[str, Tensor]]] = {}

@@ -70,8 +70,8 @@ class Gradients:
         graph += max(tokens * shapes.back(n), whole(shapes, n) if self.moves == "nothing" else 0)
         if not self.edges:
             return Memory(recordings=tape, rows=state, gradients=graph + logits(shapes, group.pairs))
-        writes = group.tokens * shapes.writes + (3 * tokens * shapes.writes if self.moving else 0)
-        told = tokens * shapes.told
+        writes = 0 if self.moving else group.tokens * shapes.writes
+        told = tokens * (shapes.told + 3 * shapes.writes * self.moving)
         if self.positional:
             told += 2 * tokens * shapes.writers * shapes.readers * shapes.wide
         if self.moves == "nothing" and graph > told + writes:
