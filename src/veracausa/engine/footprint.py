@@ -150,7 +150,7 @@ class Footprint:
     def graph(self, length: int, ours: bool = False, prefix: bool = True, since: tuple[int, bool] = (0, False)) -> int:
         """What a token's graph holds in all layers, beside the stream and recorded sites.
 
-        `ours`: under our own attention function. `prefix`: prompts have a shared beginning, so that the user's
+        `ours`: of rows under our own attention function, the last MLP of which runs at the tail alone. `prefix`: prompts have a shared beginning, so that the user's
         attention is given a mask, and keys and values head by head. `since`: the place, (block, middle), behind which
         it begins.
         """
@@ -163,7 +163,7 @@ class Footprint:
             attention += (repeated + length) * self.item
         mlp = norm + (3 if self.gated else 2) * self.neurons * self.item
         blocks = self.layers - since[0]
-        return (blocks - since[1]) * attention + blocks * mlp
+        return (blocks - since[1]) * attention + (blocks - ours) * mlp
 
     def back(self, length: int, ours: bool = False) -> int:
         """What the backward pass of a token needs in one block."""

@@ -120,7 +120,8 @@ def gates(work: LearnWork, shapes: Footprint, groups: Sequence[Group]) -> Memory
         s, n = group.positions, group.length
         size = min(max(1, rows_per_chunk(lm, s, n, True) // 4), group.pairs)
         seen = (shapes.readers + 1) * shapes.width * (shapes.item if shapes.item == shapes.wide else shapes.wide)
-        token = shapes.graph(n, True) + shapes.layers * seen + shapes.writes + shapes.back(n, True) + shapes.mixed
+        token = shapes.graph(n, True) + shapes.layers * seen + shapes.writes + 2 * shapes.back(n) + shapes.mixed
+        token += max(0, shapes.back(n, True) - shapes.back(n))
         return max(size * s * token, min(rows_per_chunk(lm, s, n), group.pairs) * s * of_circuit(shapes, n))
 
     return Memory(
