@@ -150,9 +150,9 @@ class Footprint:
     def graph(self, length: int, ours: bool = False, prefix: bool = True, since: tuple[int, bool] = (0, False)) -> int:
         """What a token's graph holds in all layers, beside the stream and recorded sites.
 
-        `ours`: of rows under our own attention function, the last MLP of which runs at the tail alone. `prefix`: prompts have a shared beginning, so that the user's
-        attention is given a mask, and keys and values head by head. `since`: the place, (block, middle), behind which
-        it begins.
+        `ours`: of rows under our own attention function, the last MLP of which runs at the tail alone. `prefix`:
+        prompts have a shared beginning, so that the user's attention is given a mask, and keys and values head by head.
+        `since`: the place, (block, middle), behind which it begins.
         """
         norm = self.width * self.wide if self.item < self.wide else 0
         attention = norm + 2 * self.h * self.item + self.scan
