@@ -144,7 +144,7 @@ def test_what_a_family_lacks_is_refused_by_name(task_of):
         ("olmo2", "edges", "a norm goes over the queries"),
         ("mixtral", "neurons", "made of experts"),
         ("deepseek_v3", "edges", "latent vectors"),
-        ("deepseek_v3", ["a0.h0<q>"], "latent vectors"),
+        ("deepseek_v3", ["input->a0.h0<q>"], "latent vectors"),
     ):
         lm = as_model(tiny_models.make(family), family)
         with pytest.raises(ArchitectureError, match=words):

@@ -96,6 +96,12 @@ class Decoder:
         return int(table.weight.shape[0]) - self.anatomy.position_offset
 
     @property
+    def key_dim(self) -> int:
+        """Width of a query and of a key; of latent attention another one than that of a value."""
+        found = next((getattr(block.attention, "qk_head_dim", None) for block in self.blocks), None)
+        return self.head_dim if found is None else int(found)
+
+    @property
     def caches_latents(self) -> bool:
         """Whether a cache holds something else than the keys and values that the attention function is given."""
         return self.anatomy.q is None

@@ -26,7 +26,7 @@ def lacks_of(anatomy: Anatomy, blocks: tuple[Block, ...], head_dim: int, neurons
             "a norm goes over the queries (or keys) of all heads at once, so that none is read apart from the others."
         )
     if anatomy.q is None:
-        lacks |= dict.fromkeys(("edges", "queries", "keys"), "its attention makes queries and keys of latent vectors.")
+        lacks["edges"] = "its attention makes queries and keys of latent vectors."
     lacks |= _lacks_sublayers(blocks)
     if anatomy.mixer is not None and anatomy.mixer.heads is None:
         lacks.setdefault("mixer_heads", "its mixers' channels are not grouped into heads. Ask for channels.")
