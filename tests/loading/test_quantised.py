@@ -58,6 +58,7 @@ def test_packed_weights_give_the_numbers_of_plain_ones(task_of, agree, family):
     hf, task = replaced(tiny_models.make(family, seed=1), Packed), task_of(6)
     lm, plain = load(hf), load(replaced(hf, turned_back))
     calls = CALLS if family == "llama" else {name: CALLS[name] for name in ("heads", "atp", "eap")}
+    assert "weights quantised (Packed)" in lm.source and "quantised" not in plain.source
     for call in calls.values():
         agree(call(lm, task), call(plain, task), plain.measure(task).gap)
 
@@ -85,6 +86,7 @@ def test_torchao(task_of, agree, dtype):
     quantization.quantize_(hf, quantization.Int8WeightOnlyConfig())
     lm = load(hf)
     tolerance = {torch.float32: 1e-4, torch.bfloat16: 0.1}[dtype]
+    assert "weights quantised (Int8Tensor)" in lm.source
     agree(CALLS["heads"](lm, task), by_hooks(hf, task, 32), lm.measure(task).gap, tolerance)
     assert dtype == torch.float32 or all(one.ok for one in lm.check())
 
@@ -99,6 +101,7 @@ def test_bitsandbytes_in_4_bits(task_of, agree, tmp_path):
     how = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.float32)
     hf = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=how, device_map={"": "cpu"})
     lm, task = load(hf.eval()), task_of((6, 9), 4)
+    assert "weights quantised (Linear4bit)" in lm.source
     switches = [vars(module).get(SWITCH) for module in hf.modules()]
     assert all(one.ok for one in lm.check())
     found = {name: call(lm, task) for name, call in CALLS.items()}
@@ -106,6 +109,9 @@ def test_bitsandbytes_in_4_bits(task_of, agree, tmp_path):
     plain = load(copy.deepcopy(hf).dequantize())
     for name, call in CALLS.items():
         agree(found[name], call(plain, task), plain.measure(task).gap, 1e-4)
+    hf.save_pretrained(tmp_path / "saved")
+    saved = vc.load(tmp_path / "saved", lm.tokenizer)
+    assert torch.equal(CALLS["heads"](saved, task), found["heads"])
     with torch.no_grad():
         hf(torch.tensor([task.clean[0]]))
     if any(switches):

@@ -26,7 +26,7 @@ from veracausa.loading.hub import cached_snapshot, hub_options, is_hub_id
 from veracausa.loading.packaged import packaged_folder
 from veracausa.loading.tokenizer import LOCAL, first_line, given_tokenizer, read_tokenizer
 from veracausa.loading.wheels import PACKAGED
-from veracausa.loading.wrappers import require_weights, unwrapped
+from veracausa.loading.wrappers import packed_as, require_weights, unwrapped
 from veracausa.placed import home_of, require_placed
 from veracausa.storage.digests import sha256_of, weights_digest
 from veracausa.suggestions import closest
@@ -112,7 +112,7 @@ def resolve(
     if path.is_dir():
         check_folder(path)
         hf, tok = _read(str(path), tokenizer, options, where, f"the folder {path}", LOCAL)
-        source = f"{type(hf).__name__} from the local folder {path}, {_dtype_name(hf)}"
+        source = f"{type(hf).__name__} from the local folder {path}, {_kind_of(hf)}"
         return Loaded(hf, tok, name, source, weights_digest(hf))
     if path.exists():
         raise FileError(f"{path} is a file, but neither a .gguf file nor a model folder. Pass the folder it lies in.")
@@ -190,7 +190,7 @@ def _from_hub(
     hf, tok = _read(repo, repo if tokenizer is None else tokenizer, options, where, f"the hub model {repo}", hub)
     snapshot = cached_snapshot(repo, cache_dir)  # its folder is named by the commit
     commit = f", commit {snapshot.name[:12]}" if snapshot is not None else ""
-    source = f"{repo} from the Hugging Face hub{commit}, {_dtype_name(hf)}"
+    source = f"{repo} from the Hugging Face hub{commit}, {_kind_of(hf)}"
     return Loaded(hf, tok, repo, source, weights_digest(hf))
 
 
@@ -305,7 +305,7 @@ def _adopt(
         else:
             raise FileError("A loaded model needs its tokenizer: pass it as the second argument.")
     called = f" (name_or_path {known!r})" if known else ""
-    source = f"{type(model).__name__}{called} {origin}, {_dtype_name(model)}"
+    source = f"{type(model).__name__}{called} {origin}, {_kind_of(model)}"
     return Loaded(model, tok, known or type(model).__name__, source, weights_digest(model))
 
 
@@ -372,6 +372,11 @@ def _device(device: Any) -> torch.device:
     if found.type == "meta":
         raise DeviceError("device='meta' holds no values: choose 'cpu' or 'cuda'.")
     return found
+
+
+def _kind_of(hf: Any) -> str:
+    packed = packed_as(hf)
+    return _dtype_name(hf) + (f", weights quantised ({packed})" if packed else "")
 
 
 def _dtype_name(hf: Any) -> str:

@@ -94,6 +94,18 @@ def require_weights(hf: Any, title: str) -> None:
                 )
 
 
+def packed_as(hf: Any) -> str:
+    """The class of the first linear map whose weight is packed, or of that weight; "" if there is none."""
+    from veracausa.anatomy.linear import is_plain, linear_shape
+
+    for module in hf.modules():
+        weight = getattr(module, "weight", None) if linear_shape(module) else None
+        if weight is not None and not is_plain(weight):
+            plain = type(module).__name__ != "Linear"
+            return type(module if plain else weight.data).__name__
+    return ""
+
+
 def _runs(module: Any, shape: tuple[int, int], hf: Any) -> bool:
     """Whether a linear map gives finite numbers of its shape, with a gradient; without the user's hooks on it."""
     import torch
