@@ -76,6 +76,7 @@ class Coalitions(Units):
 
 def require_kind(lm: Model, kind: str) -> int:
     """Parts of the site of a kind in one layer; UnitError if there is no such kind."""
-    if kind not in KINDS or KINDS[kind].inside:
-        raise UnitError(f"{kind!r} is not a kind of unit with a site. Known: {', '.join(KINDS)}.")
+    known = [name for name, one in KINDS.items() if not one.inside]
+    if kind not in known:
+        raise UnitError(f"{kind!r} is not a kind of unit with a site. Known: {', '.join(known)}.")
     return max(1, per_layer(lm, kind))
