@@ -375,7 +375,7 @@ def _keep_router(block: Block, keep: Callable[[Tensor], Tensor], into: list[Tens
 
 #: Sites of what mixes the positions, and of the MLP.
 _MIXING_SITES = ("z", "attention", "attention_in", *_PROJECTED, *BY_OURS)
-_MLP_SITES = ("neurons", "mlp", "mlp_in", "experts", "choice", "router")
+_MLP_SITES = ("neurons", "mlp", "mlp_in", "experts", "choice", "router", "inside", "weights")
 
 
 def _blank_sites(block: Block) -> tuple[str, ...]:
@@ -416,8 +416,8 @@ def _nothing_at(site: str, x: Float[Tensor, "rows positions width"]) -> Tensor:
     rows, positions, width = x.shape
     if site in BY_OURS:
         return x.new_zeros(rows, 0, positions, 0)
-    if site == "experts":
-        return x.new_zeros(rows, positions, 0, width)
+    if site in ("experts", "inside"):
+        return x.new_zeros(rows, positions, 0, width if site == "experts" else 0)
     if site == "choice":
         return torch.zeros(rows, positions, 0, dtype=torch.long, device=x.device)
     return x.new_zeros(rows, positions, width if site in ("attention", "mlp", "attention_in", "mlp_in") else 0)
