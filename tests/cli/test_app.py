@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import tiny_models
 import torch
 from command_line import PAIRS, TEXT, called, model_folder, pairs_file
 from processes import shell
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 from word_tokenizer import word_tokenizer
 
 import veracausa as vc
+from veracausa.anatomy import FAMILIES
 from veracausa.cli.app import _warning, app, main
 from veracausa.cli.command import Terminated
 from veracausa.errors import FileError, MethodError, UnitError, VeracausaError
@@ -78,6 +80,26 @@ def test_check(call):
     lines = [line for line in result.output.splitlines() if line.startswith("holds")]
     assert len(lines) == 14 and all("error" in line and "tolerance 0" in line for line in lines)
     assert "All 14 contracts hold" in result.output
+
+
+def test_check_proposes_an_anatomy_for_an_unknown_family(tmp_path, pairs, monkeypatch):
+    """What it prints, given back as a file, makes every other command run."""
+    tokenizer = word_tokenizer(TEXT.split())
+    hf = tiny_models.make("phi", seed=1, dtype=torch.float32, vocab_size=len(tokenizer))
+    for one in (hf, tokenizer):
+        one.save_pretrained(tmp_path / "model")
+    expected = vc.exact(lm := vc.load(tmp_path / "model"), vc.task(lm, pairs), show_progress=False)
+    monkeypatch.delitem(FAMILIES, "phi")
+    result = called(tmp_path / "model", "check")
+    assert result.exit_code == 0, result.output
+    own = next(line for line in result.output.splitlines() if line.startswith('{"like"'))
+    assert '"parallel": true' in own and "All 14 contracts hold" in result.output
+    (tmp_path / "own.json").write_text(own)
+    result = called(tmp_path / "model", "exact", pairs, "--anatomy", tmp_path / "own.json", "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    found = vc.open(tmp_path / "exact-heads.safetensors")
+    torch.testing.assert_close(found.values, expected.values)
+    assert "FileError" in repr(called(tmp_path / "model", "check", "--anatomy", tmp_path / "none.json").exception)
 
 
 def test_task(call, pairs, folder):

@@ -4,5 +4,6 @@ from veracausa.anatomy.binding import decoder_of
 from veracausa.anatomy.block import Block, NoNorm
 from veracausa.anatomy.decoder import Decoder
 from veracausa.anatomy.families import FAMILIES, Anatomy
+from veracausa.anatomy.proposals import proposals
 
-__all__ = ["FAMILIES", "Anatomy", "Block", "Decoder", "NoNorm", "decoder_of"]
+__all__ = ["FAMILIES", "Anatomy", "Block", "Decoder", "NoNorm", "decoder_of", "proposals"]

@@ -19,6 +19,9 @@ from veracausa.anatomy.misfits import misfit
 from veracausa.errors import ArchitectureError
 from veracausa.suggestions import not_known
 
+#: Fields of an anatomy that are numbers.
+_COUNTS = ("position_offset", "attention_gives")
+
 
 def _missing_parts(hf: Any, anatomy: Anatomy) -> list[str]:
     backbone = part_of(hf, anatomy.backbone)
@@ -73,7 +76,7 @@ def _own(asked: Mapping[str, Any]) -> Anatomy:
         if name not in known:
             raise ArchitectureError(f"anatomy={{{name!r}: …}}: {not_known('part', name, known)}")
         kinds = (bool, str) if name == "parallel" else (bool,) if isinstance(known[name], bool) else (str, tuple, list)
-        if value is not None and not isinstance(value, (int,) if name == "position_offset" else kinds):
+        if value is not None and not isinstance(value, (int,) if name in _COUNTS else kinds):
             raise ArchitectureError(
                 f"anatomy={{{name!r}: {value!r}}}: it must be {' or '.join(kind.__name__ for kind in kinds)}, such as "
                 f"{known[name]!r} of {like}."

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -11,7 +12,11 @@ from veracausa.cli.listing import listing
 from veracausa.cli.options import Json
 from veracausa.cli.output import print_json
 from veracausa.cli.setup import ModelSetup
-from veracausa.terminal import echo
+from veracausa.errors import ArchitectureError
+from veracausa.terminal import echo, say
+
+if TYPE_CHECKING:
+    from veracausa.contracts.checks import Check
 
 
 def models(json: Json = False) -> None:
@@ -81,19 +86,46 @@ def _here() -> list[dict[str, Any]]:
     ]
 
 
+def _proposed(setup: ModelSetup, error: ArchitectureError) -> tuple[dict[str, Any], list[Check], dict[str, Any]]:
+    """The anatomy that fits a model of no known family best, its contracts, and what the model is."""
+    from veracausa.contracts.proposed import proposed
+    from veracausa.loading.resolve import resolve
+
+    loaded = resolve(setup.model, device=setup.device, dtype=setup.dtype)
+    say(f"model  {loaded.source}\n       {error}\nlooking at its modules")
+    try:
+        own, outcomes = proposed(loaded)
+    except ArchitectureError as why:
+        raise ArchitectureError(f"{error} {why}") from error
+    if not setup.json:
+        echo(f"An anatomy for {loaded.name}: put it into a file, and give --anatomy FILE.json to every command\n")
+        echo(json.dumps(own) + "\n")
+    return own, outcomes, {"name": loaded.name, "source": loaded.source}
+
+
 @spread
 def check(setup: ModelSetup) -> None:
-    """Test the contracts on this very model, and print each with its error."""
-    lm = setup.load_model()
-    BEGUN.set(True)
-    outcomes = lm.check(strict=False)
+    """Test the contracts on this very model, and print each with its error.
+
+    For a model of no known family: what its anatomy may be, read off its modules, and the contracts with that.
+    """
+    own = None
+    try:
+        lm = setup.load_model()
+    except ArchitectureError as error:
+        if setup.anatomy is not None:
+            raise
+        own, outcomes, header = _proposed(setup, error)
+    else:
+        BEGUN.set(True)
+        outcomes, header = lm.check(strict=False), lm.header()
     failed = [one for one in outcomes if not one.ok]
     if setup.json:
         rows = [
             {"number": one.number, "claim": one.claim, "error": one.error, "tolerance": one.tolerance, "holds": one.ok}
             for one in outcomes
         ]
-        print_json({"model": lm.header(), "holds": not failed, "table": rows})
+        print_json({"model": header, "holds": not failed, "table": rows} | ({"anatomy": own} if own else {}))
     else:
         for outcome in outcomes:
             echo(outcome)

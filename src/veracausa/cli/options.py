@@ -149,6 +149,16 @@ Dtype = Annotated[
     _option(help=f"{_or(DTYPES)}. Default: {DTYPES[0]}.", autocompletion=one_of(DTYPES), panel="Model"),
 ]
 
+Anatomy = Annotated[
+    str | None,
+    _option(
+        help="Family to read the model as, or a .json file that says where its parts lie: for models of no known "
+        "family. `veracausa check` proposes one.",
+        metavar="NAME or FILE",
+        panel="Model",
+    ),
+]
+
 # ---- what comes out -------------------------------------------------------------------------------------------------
 
 _OUT = _option(help="Folder for results; a killed run continues from it.", parser=at, metavar="DIR", panel="Output")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from veracausa.cli.checks import (
+    anatomy_of,
     columns_of,
     is_file,
     metric_of,
@@ -19,6 +20,7 @@ from veracausa.cli.checks import (
 from veracausa.cli.command import BEGUN, Options
 from veracausa.cli.options import (
     Align,
+    Anatomy,
     Columns,
     Corruption,
     Device,
@@ -57,6 +59,7 @@ class ModelSetup(Options):
     model: ModelName = MODEL
     device: Device = None
     dtype: Dtype = None
+    anatomy: Anatomy = None
     json: Json = False
 
     def load_model(self) -> Model:
@@ -64,7 +67,7 @@ class ModelSetup(Options):
         from veracausa.loading.load import load
 
         require_dtype(self.dtype)
-        lm = load(self.model, device=self.device, dtype=self.dtype)
+        lm = load(self.model, device=self.device, dtype=self.dtype, anatomy=anatomy_of(self.anatomy))
         say(f"model  {lm.source}\n       {lm}")
         return lm
 
