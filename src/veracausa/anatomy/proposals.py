@@ -192,8 +192,8 @@ def _ends(hf: Any, backbone: nn.Module, blocks: nn.ModuleList, watched: _Watched
     }
     if tables:
         table = _only(list(tables), "position table", backbone)
-        most = int(getattr(hf.config, "max_position_embeddings", len(tables[table].weight)))  # type: ignore[arg-type]
-        found |= {"position_table": table, "position_offset": len(tables[table].weight) - most}  # type: ignore[arg-type]
+        most = int(getattr(hf.config, "max_position_embeddings", len(tables[table].weight)))
+        found |= {"position_table": table, "position_offset": len(tables[table].weight) - most}
     return found
 
 
