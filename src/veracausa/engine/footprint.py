@@ -181,6 +181,11 @@ class Footprint:
         return 4 * self.readers * self.width * self.wide
 
     @property
+    def everywhere(self) -> int:
+        """Gradients at all readers of all blocks at a token."""
+        return self.layers * (self.readers + 1) * self.width * self.wide
+
+    @property
     def mixed(self) -> int:
         """Inputs of the queries, keys and values of one block at a token, and their norms."""
         return self.readers * self.width * (self.wide + 2 * self.item + (self.wide if self.item < self.wide else 0))

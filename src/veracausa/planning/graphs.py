@@ -70,8 +70,10 @@ class Gradients:
         graph += max(tokens * shapes.back(n), whole(shapes, n) if self.moves == "nothing" else 0)
         if not self.edges:
             return Memory(recordings=tape, rows=state, gradients=graph + logits(shapes, group.pairs))
-        writes = 0 if self.moving else group.tokens * shapes.writes
-        told = tokens * (shapes.told + 3 * shapes.writes * self.moving)
+        writes, told = group.tokens * shapes.writes, tokens * shapes.told
+        if self.moving:  # from chunk to chunk the last row is kept: its writes, and gradients at all readers
+            writes = group.positions * (shapes.writes + shapes.everywhere)
+            told += (2 * tokens + group.positions) * shapes.writes
         if self.positional:
             told += 2 * tokens * shapes.writers * shapes.readers * shapes.wide
         if self.moves == "nothing" and graph > told + writes:
