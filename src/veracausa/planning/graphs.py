@@ -34,7 +34,8 @@ def estimates(work: AttributeWork, shapes: Footprint, groups: Sequence[Group]) -
     if work.at_sites:
         asked = replace(asked, since=min(site.join for site in work.sums.moved(lm.decoder, work.units)))
     found = most([asked.needed(group) for group in groups])
-    return replace(found, scores=scores(lm, len(work.task), len(work.units)))
+    sorted_by_reader = 4 * 8 * len(work.units) if asked.positional else 0  # whole numbers beside those of the table
+    return replace(found, scores=scores(lm, len(work.task), len(work.units)) + sorted_by_reader)
 
 
 @dataclass(frozen=True)
