@@ -6,6 +6,7 @@ import torch
 from bridges import as_model
 
 import veracausa as vc
+from veracausa.contracts.checks import check
 from veracausa.effects import Added
 from veracausa.errors import ArchitectureError, UnitError
 
@@ -178,4 +179,4 @@ def test_a_stream_in_float32_beside_weights_in_bfloat16(task_of):
     hf = tiny_models.make("mamba", seed=1, dtype=torch.float32, residual_in_fp32=True).to(torch.bfloat16)
     lm = as_model(hf, "mamba")
     assert lm.decoder.blocks[0].float32_stream
-    assert all(one.ok for one in lm.check(pair=task_of(8, seed=27)))
+    assert all(one.ok for one in check(lm, pair=task_of(8, seed=27)))
