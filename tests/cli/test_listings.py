@@ -64,14 +64,14 @@ def test_models_of_the_hub_cache(caches, monkeypatch):
     whole = hub_model(caches, "owner/tiny-gpt2")
     cut = hub_model(caches, "other")
     (cut / "model.safetensors").unlink()
-    config = json.loads((cut / "config.json").read_text()) | {"model_type": "mamba"}
+    config = json.loads((cut / "config.json").read_text()) | {"model_type": "rwkv"}
     (cut / "config.json").write_text(json.dumps(config))
     here = {one["name"]: one for one in json.loads(run("models", "--json"))["here"]}
     assert here["owner/tiny-gpt2"]["whole"] and here["owner/tiny-gpt2"]["known"]
     assert here["owner/tiny-gpt2"]["folder"] == str(whole) and here["owner/tiny-gpt2"]["bytes"] > 1000
-    assert not here["other"]["whole"] and not here["other"]["known"] and here["other"]["architecture"] == "mamba"
+    assert not here["other"]["whole"] and not here["other"]["known"] and here["other"]["architecture"] == "rwkv"
     text = run("models")
-    assert "mamba (unknown), not whole" in text and "owner/tiny-gpt2" in text
+    assert "rwkv (unknown), not whole" in text and "owner/tiny-gpt2" in text
     assert models("owner/t") == ["owner/tiny-gpt2"]
 
 
