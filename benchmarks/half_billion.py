@@ -66,7 +66,7 @@ def measured(lm: vc.Model, name: str, n: int) -> list[object]:
         name,
         *seconds,
         *(f"{one['name']} {one['share']:+.2f}" for one in first),
-        f"{float(faithful.mean):.2f}",
+        f"{faithful.f:.2f}",
         f"{peak_gib():.1f}",
     ]
 

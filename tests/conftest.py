@@ -70,7 +70,14 @@ def _beyond(cases: list[pytest.Item]) -> list[pytest.Item]:
 
 def _values(item: pytest.Item) -> set[tuple[str, str]]:
     """Parameters of a case, each with its value."""
-    return {(name, repr(value)) for name, value in item.callspec.params.items()}  # type: ignore[attr-defined]
+    return {(name, _shown(value)) for name, value in item.callspec.params.items()}  # type: ignore[attr-defined]
+
+
+def _shown(value: object) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # a whole number of thousands of digits
+        return f"number {id(value)}"
 
 
 @pytest.hookimpl(optionalhook=True)
