@@ -8,11 +8,12 @@ from bridges import naive_metric
 
 import veracausa as vc
 from veracausa.cost import Cost
+from veracausa.engine.batches import buckets
 from veracausa.engine.gates import GatedPairs, layer_gates
 from veracausa.engine.guard import borrowed
 from veracausa.engine.measure import pair_ids, readout
 from veracausa.engine.patches import sites_for
-from veracausa.engine.tape import buckets, record_pairs
+from veracausa.engine.tape import record_pairs
 from veracausa.units.resolve import all_units
 
 FAMILIES = tiny_models.FAMILIES

@@ -11,12 +11,13 @@ from bridges import naive_metric
 
 from veracausa.cost import Cost
 from veracausa.engine.attention import SUFFIX
+from veracausa.engine.batches import buckets
 from veracausa.engine.guard import attention_function, borrowed
 from veracausa.engine.joint import Replaced, columns_of, constant, join_before, replacing, towards
 from veracausa.engine.measure import pair_ids, readout
 from veracausa.engine.patches import activation
 from veracausa.engine.suffix import sweep
-from veracausa.engine.tape import buckets, record_pairs
+from veracausa.engine.tape import record_pairs
 from veracausa.errors import MethodError
 
 SITES = ("z", "attention", "neurons", "mlp")

@@ -8,8 +8,8 @@ from tiny_models import FAMILIES, mostly_slow
 
 import veracausa as vc
 from veracausa import errors
-from veracausa.engine import mixing, tape
-from veracausa.engine.tape import buckets
+from veracausa.engine import batches, mixing
+from veracausa.engine.batches import buckets
 
 LENGTHS = (5, 6, 7, 9, 11, 14)
 #: float64; rounding leaves 1e-14, a token that is read behind a prompt's end changes the first digits.
@@ -111,7 +111,7 @@ def test_where_passes_begin_slowly_pairs_that_differ_later_run_with_others_of_th
     lm, task = tiny("llama"), task_of((7, 9), n=12)
     alone = vc.exact(lm, task, units=units, show_progress=False)
     before = buckets(lm.decoder, task, True, 64)
-    monkeypatch.setattr(tape, "begin", lambda decoder: 50_000.0)
+    monkeypatch.setattr(batches, "begin", lambda decoder: 50_000.0)
     assert len(buckets(lm.decoder, task, True, 64)) == 2 < len(before)
     found = vc.exact(lm, task, units=units, show_progress=False)
     torch.testing.assert_close(found.values, alone.values, rtol=0, atol=EXACT, equal_nan=True)

@@ -6,7 +6,8 @@ import torch
 from bridges import as_model
 
 import veracausa as vc
-from veracausa.engine.tape import buckets, record
+from veracausa.engine.batches import buckets
+from veracausa.engine.tape import record
 from veracausa.errors import NumericsError
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from veracausa.cost import Cost, Step
-from veracausa.engine.tape import buckets
+from veracausa.engine.batches import buckets
 from veracausa.planning import rates as module
 from veracausa.planning.rates import _rate, batches, rates, timed
 from veracausa.studies.study import likely

@@ -8,10 +8,11 @@ from typing import Any
 
 from torch import nn
 
+from veracausa.anatomy.anatomy import Anatomy, part_of
 from veracausa.anatomy.block import Block
 from veracausa.anatomy.block_parts import block_of
 from veracausa.anatomy.decoder import Decoder
-from veracausa.anatomy.families import FAMILIES, WRAPPERS, Anatomy, part_of
+from veracausa.anatomy.families import FAMILIES, WRAPPERS
 from veracausa.anatomy.found import Found
 from veracausa.anatomy.lacking import lacks_of
 from veracausa.anatomy.linear import numbers_of

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from veracausa.anatomy.anatomy import Anatomy, part_of
 from veracausa.anatomy.block import Block, NoNorm, OwnMLP
-from veracausa.anatomy.families import Anatomy, part_of
 from veracausa.anatomy.found import Found
 from veracausa.anatomy.mixers import NoSublayer
 from veracausa.anatomy.mixture import Mixture

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from veracausa.anatomy.anatomy import Anatomy, part_of
 from veracausa.anatomy.block import Block
-from veracausa.anatomy.families import Anatomy, part_of
 from veracausa.anatomy.found import Found
 from veracausa.anatomy.graph import Graph, graph_of
 from veracausa.anatomy.linear import LinearMap, linear_map

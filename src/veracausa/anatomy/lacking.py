@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from veracausa.anatomy.anatomy import Anatomy
 from veracausa.anatomy.block import Block
-from veracausa.anatomy.families import Anatomy
 from veracausa.anatomy.mixture import Mixture
 
 #: Kinds of units that attentions have, and those that mixers have.

@@ -25,13 +25,13 @@ from veracausa.choices import Ablation, AllUnits
 from veracausa.cost import Cost
 from veracausa.effects.replacements import reference_runs
 from veracausa.engine.attention import SUFFIX
+from veracausa.engine.batches import buckets
 from veracausa.engine.bucket import Bucket
 from veracausa.engine.budget import examples_per_batch
 from veracausa.engine.guard import attention_function
 from veracausa.engine.memory import memory_errors
 from veracausa.engine.patches import site_width, sites_for, where
 from veracausa.engine.session import Session, session
-from veracausa.engine.tape import buckets
 from veracausa.engine.work import gives
 from veracausa.errors import MethodError
 from veracausa.scores.agreement import Agreement

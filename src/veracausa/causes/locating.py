@@ -32,6 +32,7 @@ from veracausa.cost import Cost
 from veracausa.effects.replacements import Counterfactual
 from veracausa.effects.rows import Rows
 from veracausa.engine.attention import SUFFIX
+from veracausa.engine.batches import buckets
 from veracausa.engine.budget import examples_per_batch, rows_per_chunk
 from veracausa.engine.expansion import kinds_of
 from veracausa.engine.guard import attention_function
@@ -39,7 +40,6 @@ from veracausa.engine.measure import measured_groups
 from veracausa.engine.memory import chunks, halving, memory_errors
 from veracausa.engine.patches import where
 from veracausa.engine.session import Session, session
-from veracausa.engine.tape import buckets
 from veracausa.engine.work import gives, recorded_runs
 from veracausa.errors import MethodError, NumericsError
 from veracausa.scores.scores import task_header

@@ -35,10 +35,10 @@ from veracausa.effects.optimal_descent import Constants, Descent, Learning, reco
 from veracausa.effects.patterns import require_patterns
 from veracausa.effects.replacements import Zero, reference_runs
 from veracausa.effects.rows import Rows
+from veracausa.engine.batches import buckets
 from veracausa.engine.budget import examples_per_batch
 from veracausa.engine.identity import difference
 from veracausa.engine.session import session
-from veracausa.engine.tape import buckets
 from veracausa.engine.work import gives, recorded_runs
 from veracausa.errors import MethodError, UnitError
 from veracausa.result import Shown

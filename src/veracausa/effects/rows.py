@@ -22,6 +22,7 @@ from veracausa.effects.expert_values import new_neurons, new_sum, own_neurons, o
 from veracausa.effects.moves import own_part
 from veracausa.effects.replacements import Replacement
 from veracausa.engine.attention import SUFFIX
+from veracausa.engine.batches import buckets
 from veracausa.engine.bucket import Bucket
 from veracausa.engine.budget import examples_per_batch, rows_per_chunk
 from veracausa.engine.guard import attention_function
@@ -39,7 +40,7 @@ from veracausa.engine.patches import (
     where,
 )
 from veracausa.engine.suffix import Join, sweep
-from veracausa.engine.tape import State, Tape, buckets
+from veracausa.engine.tape import State, Tape
 from veracausa.errors import NumericsError
 from veracausa.units.kinds import inside_of
 from veracausa.units.table import Units, per_layer

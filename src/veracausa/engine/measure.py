@@ -11,11 +11,12 @@ from torch import Tensor
 
 from veracausa.cost import Cost
 from veracausa.engine.answer_forms import note_forms
+from veracausa.engine.batches import buckets
 from veracausa.engine.budget import examples_per_batch
 from veracausa.engine.guard import attention_name, borrowed
 from veracausa.engine.memory import halving
 from veracausa.engine.readout import Readout
-from veracausa.engine.tape import Tape, buckets, record, record_pairs
+from veracausa.engine.tape import Tape, record, record_pairs
 from veracausa.engine.validate import require_readable
 from veracausa.engine.validate_whole import require_whole
 from veracausa.engine.work import require_even

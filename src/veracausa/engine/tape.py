@@ -10,7 +10,7 @@ A `State` holds one run at positions start … n − 1. Its tensors carry gradie
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -26,14 +26,12 @@ from veracausa.cost import Cost
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.guard import attention_function, attention_name, changing, hooks, loan_of
 from veracausa.engine.memory import memory_errors
-from veracausa.engine.mixing import BEGIN, begin, joined
-from veracausa.engine.sharing import BIASES, CACHES, alike, caching, from_rest, starts
+from veracausa.engine.sharing import BIASES, CACHES, caching, from_rest
 from veracausa.errors import ContractError, NumericsError
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-    from veracausa.tasks.task import Task
 
 #: What a tape can hold of each layer beside the residual stream and the keys and values.
 #: z: input of the output projection (heads' values); neurons: input of the down projection;
@@ -481,47 +479,6 @@ def slice_call(call: dict[str, Any], start: int) -> dict[str, Any]:
         return value
 
     return call if start == 0 else {name: cut(value) for name, value in call.items()}
-
-
-def buckets(
-    decoder: Decoder, task: Task, share_prefix: bool, most: int, mixed: bool = False, rows: float = 0.0
-) -> list[tuple[int, tuple[int, ...]]]:
-    """Group pairs that can run in one batch: (start, indices), at most `most` pairs each.
-
-    Pairs of a group have the same lengths and the same first position to run: see `sharing.starts`. `mixed`: they may
-    be of several, as `mixing` joins them, the longest first; for what depends on no position of its own. Never those
-    whose two prompts have different lengths. Where passes begin slowly (a GPU), pairs of one length may first differ at
-    several positions, if that pays: `rows` is how often each is run beside its recording.
-    Order is that of the task within a group, and of first appearance between groups.
-    """
-    groups: dict[tuple[int, int, int], list[int]] = {}
-    for index, start in enumerate(starts(decoder, task, share_prefix)):
-        groups.setdefault((start, task.lengths[index], len(task.corrupted[index])), []).append(index)
-    every = [
-        (start, tuple(members[first : first + most]))
-        for (start, *_), members in groups.items()
-        for first in range(0, len(members), most)
-    ]
-    found = [group for group in every if not task.uneven & {*group[1]}]
-    slow = begin(decoder)
-    if not (decoder.anatomy.causal and len(found) > 1 and (mixed or slow > BEGIN)):
-        return every
-    if not mixed:
-        return [*_of_one_length(found, task, most, slow, rows), *(group for group in every if group not in found)]
-    together = joined(found, task.lengths, most * max(task.lengths), slow, rows)
-    if alike(decoder, [(start, task.lengths[own[0]]) for start, own in together], task.lengths):
-        return [*together, *(group for group in every if group not in found)]
-    return every
-
-
-def _of_one_length(
-    groups: Sequence[tuple[int, tuple[int, ...]]], task: Task, most: int, slow: float, rows: float
-) -> list[tuple[int, tuple[int, ...]]]:
-    """Groups of pairs joined with others of their length; see `mixing`."""
-    by_length: dict[int, list[tuple[int, tuple[int, ...]]]] = {}
-    for group in groups:
-        by_length.setdefault(task.lengths[group[1][0]], []).append(group)
-    return [one for length, own in by_length.items() for one in joined(own, task.lengths, most * length, slow, rows)]
 
 
 def record_pairs(

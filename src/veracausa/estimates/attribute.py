@@ -29,13 +29,13 @@ from veracausa.effects.replacements import (
     require_constants,
     require_effect,
 )
+from veracausa.engine.batches import buckets
 from veracausa.engine.budget import examples_per_batch
 from veracausa.engine.footprint import Footprint
 from veracausa.engine.patches import depth_behind
 from veracausa.engine.rule import PLAIN
 from veracausa.engine.rules import applied, require_reached
 from veracausa.engine.session import Session, session
-from veracausa.engine.tape import buckets
 from veracausa.engine.work import gives, recorded_runs, unpatched_run
 from veracausa.errors import MethodError
 from veracausa.estimates.flow import FlowWork

@@ -26,11 +26,12 @@ from torch import Tensor
 
 from veracausa.anatomy import Decoder
 from veracausa.anatomy.graph import LOGITS
+from veracausa.engine.batches import buckets
 from veracausa.engine.bucket import Bucket
 from veracausa.engine.budget import examples_per_batch
 from veracausa.engine.memory import memory_errors
 from veracausa.engine.session import Session, session
-from veracausa.engine.tape import State, buckets
+from veracausa.engine.tape import State
 from veracausa.engine.validate_edges import require_edges
 from veracausa.engine.work import recorded_runs
 from veracausa.engine.writes import SITES, writes_until

@@ -16,10 +16,10 @@ from veracausa.circuits.selection.learned import LearnWork
 from veracausa.cost import Cost
 from veracausa.effects.exact import ExactWork
 from veracausa.engine import reader_change
+from veracausa.engine.batches import buckets
 from veracausa.engine.budget import examples_per_batch
 from veracausa.engine.footprint import Footprint, Memory
 from veracausa.engine.patches import sites_for
-from veracausa.engine.tape import buckets
 from veracausa.engine.work import Composed, Derived, Staged, Work
 from veracausa.estimates.attribute import AttributeWork
 from veracausa.estimates.learned.masks import MaskWork

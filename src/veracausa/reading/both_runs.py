@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from veracausa.engine.batches import buckets
 from veracausa.engine.bucket import Bucket
 from veracausa.engine.budget import examples_per_batch
 from veracausa.engine.session import Session, session
-from veracausa.engine.tape import State, buckets
+from veracausa.engine.tape import State
 from veracausa.engine.work import recorded_runs
 
 if TYPE_CHECKING:

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from veracausa.causes.curves.surfaces import Surface
 from veracausa.engine.attention import SUFFIX
+from veracausa.engine.batches import buckets
 from veracausa.engine.bucket import Bucket
 from veracausa.engine.budget import examples_per_batch, rows_per_chunk
 from veracausa.engine.guard import attention_function
@@ -34,7 +35,7 @@ from veracausa.engine.memory import chunks
 from veracausa.engine.patches import activation, site_width, sites_for
 from veracausa.engine.session import Session, session
 from veracausa.engine.suffix import sweep
-from veracausa.engine.tape import Tape, buckets
+from veracausa.engine.tape import Tape
 from veracausa.engine.work import gives, recorded_runs
 from veracausa.errors import MethodError, NumericsError
 from veracausa.scores.scores import task_header

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from veracausa.cost import Cost
+from veracausa.engine.batches import buckets
 from veracausa.engine.bucket import Bucket
 from veracausa.engine.budget import examples_per_batch
 from veracausa.engine.circuit_forward import SITES
 from veracausa.engine.memory import halving
-from veracausa.engine.tape import buckets
 from veracausa.engine.validate_edges import require_edges
 from veracausa.tasks.measurement import Measurement
 

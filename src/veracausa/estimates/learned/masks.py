@@ -21,12 +21,12 @@ from torch import Tensor
 
 from veracausa.choices import AllUnits, Loss
 from veracausa.cost import Cost
+from veracausa.engine.batches import buckets
 from veracausa.engine.bucket import Bucket
 from veracausa.engine.gates import GatedPairs, layer_gates
 from veracausa.engine.memory import chunks
 from veracausa.engine.readout import Readout
 from veracausa.engine.session import Session, session
-from veracausa.engine.tape import buckets
 from veracausa.engine.validate import require_run
 from veracausa.engine.work import gives, recorded_runs
 from veracausa.errors import MethodError
