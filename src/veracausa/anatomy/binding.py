@@ -12,7 +12,7 @@ from veracausa.anatomy.anatomy import Anatomy, part_of
 from veracausa.anatomy.block import Block
 from veracausa.anatomy.block_parts import block_of
 from veracausa.anatomy.decoder import Decoder
-from veracausa.anatomy.families import FAMILIES, WRAPPERS
+from veracausa.anatomy.families import FAMILIES
 from veracausa.anatomy.found import Found
 from veracausa.anatomy.lacking import lacks_of
 from veracausa.anatomy.linear import numbers_of
@@ -49,10 +49,6 @@ def _anatomy_for(hf: Any, family: str | Mapping[str, Any] | None) -> Anatomy:
         if family not in FAMILIES:
             raise ArchitectureError(f"anatomy={family!r} is not a known family. Known: {', '.join(FAMILIES)}.")
         return FAMILIES[family]
-    if model_type in WRAPPERS:
-        raise ArchitectureError(
-            f"{type(hf).__name__} ({model_type}) is a multimodal wrapper; veracausa needs {WRAPPERS[model_type]}."
-        )
     if model_type not in FAMILIES:
         raise ArchitectureError(
             f"The architecture {model_type!r} ({type(hf).__name__}) is not among those that veracausa knows "

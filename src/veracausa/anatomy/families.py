@@ -466,8 +466,3 @@ FAMILIES: dict[str, Anatomy] = {
     **_like(_LLAMA, "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", **_DELTA, **_GATED, **_MIXTURE),
     "compiled": Anatomy("compiled", up=None, qk_norms=(), causal=False),
 }
-
-#: Multimodal wrappers whose text decoder is supported: model_type → what to pass instead.
-WRAPPERS: dict[str, str] = {
-    "gemma3": "a text-only Gemma3ForCausalLM (AutoModelForCausalLM.from_pretrained gives one for text checkpoints)",
-}

@@ -24,6 +24,7 @@ from veracausa.loading.conversion import (
 )
 from veracausa.loading.hub import cached_snapshot, hub_options, is_hub_id
 from veracausa.loading.packaged import packaged_folder
+from veracausa.loading.text_decoders import text_decoder
 from veracausa.loading.tokenizer import LOCAL, first_line, given_tokenizer, read_tokenizer
 from veracausa.loading.wheels import PACKAGED
 from veracausa.loading.wrappers import packed_as, require_weights, unwrapped
@@ -199,10 +200,14 @@ def _read(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load model and tokenizer with transformers, and turn its errors into ours."""
     with without_collector(), quiet_transformers():
-        from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMultimodalLM
+        from transformers.models.auto.modeling_auto import (
+            MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+            MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+        )
 
         try:  # a config with an error in it would otherwise be reported as a lack of a tokenizer
-            AutoConfig.from_pretrained(place, trust_remote_code=options["trust_remote_code"], **hub)
+            config = AutoConfig.from_pretrained(place, trust_remote_code=options["trust_remote_code"], **hub)
         except Exception as error:
             raise _explained(error, title, options) from error
         # The tokenizer first: a folder without one should not cost the time of loading the weights.
@@ -213,14 +218,18 @@ def _read(
             tok = given_tokenizer(tokenizer, title, trust, hub.get("cache_dir"))
         # With PEFT installed, transformers also looks for an adapter: where told to, or it would ask the hub for one.
         how = {"use_safetensors": True, "ignore_mismatched_sizes": True, "adapter_kwargs": dict(hub)}
+        kind = getattr(config, "model_type", None)
+        wider = kind in MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+        kinds: Any = AutoModelForMultimodalLM if wider else AutoModelForCausalLM
         try:
-            pair: Any = AutoModelForCausalLM.from_pretrained(place, output_loading_info=True, **how, **options, **hub)
+            pair: Any = kinds.from_pretrained(place, output_loading_info=True, **how, **options, **hub)
             hf, info = pair
         except Exception as error:
             raise _explained(error, title, options) from error
     require_all_taken(title, hf, info)
     require_weights(hf, title)
     require_finite(title, hf)
+    hf = text_decoder(hf.eval())[0]
     _require_decoder(hf)
     try:
         return hf.to(where).eval(), tok
@@ -289,6 +298,8 @@ def _adopt(
             f"A {type(model).__module__}.{type(model).__name__} is not a Hugging Face model. Pass a causal language "
             f"model of transformers (PreTrainedModel) with its tokenizer, or a name, folder or .gguf file.{hint}"
         )
+    model, inside = text_decoder(model)
+    origin += inside
     _require_decoder(model)
     require_placed(model)
     require_weights(model, f"The {type(model).__name__} passed")
