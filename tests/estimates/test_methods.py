@@ -143,16 +143,20 @@ def test_a_part_given_beside_a_preset_is_checked_with_it():
 
 
 def combinations():
-    """All path × rule × combination × baseline, on a grid where as many as can be are legal; few nodes."""
-    for path, rule, combine, baseline in product(PATHS, RULES, COMBINATIONS, BASELINES):
-        yield Method(path, rule, combine, baseline, nodes=2, grid="trapezoid", descent=1)
+    """All path × rule × combination × baseline."""
+    return product(PATHS, RULES, COMBINATIONS, BASELINES)
 
 
-def legal(method):
-    return not any(refusal.applies(method, "logit_diff", "noising") for refusal in REFUSALS)
+def made(path, rule, combine, baseline):
+    """On a grid where as many as can be are legal; few nodes."""
+    return Method(path, rule, combine, baseline, nodes=2, grid="trapezoid", descent=1)
 
 
-LEGAL = [method for method in combinations() if legal(method)]
+def legal(parts):
+    return not any(refusal.applies(made(*parts), "logit_diff", "noising") for refusal in REFUSALS)
+
+
+LEGAL = [parts for parts in combinations() if legal(parts)]
 
 
 @pytest.fixture(scope="module")
@@ -162,8 +166,9 @@ def constants(tiny, task_of):
     return vc.effects.optimal_constants(lm, task, units="queries", most=0, show_progress=False)
 
 
-@pytest.mark.parametrize("method", LEGAL, ids=lambda m: f"{m.path}-{m.rule}-{m.combine}-{m.baseline}")
-def test_a_legal_combination_gives_numbers(tiny, task_of, constants, method):
+@pytest.mark.parametrize(("path", "rule", "combine", "baseline"), LEGAL)
+def test_a_legal_combination_gives_numbers(tiny, task_of, constants, path, rule, combine, baseline):
+    method = made(path, rule, combine, baseline)
     lm, task = tiny("llama"), task_of((5, 6, 6, 5), n=4, seed=4)
     constants = constants if method.baseline == "optimal" else None
     scores = attribute(lm, task, method=method, constants=constants)
@@ -183,10 +188,8 @@ def test_a_legal_combination_gives_numbers(tiny, task_of, constants, method):
 
 
 def test_all_paths_and_rules_and_combinations_have_a_legal_partner():
-    assert {m.path for m in LEGAL} == set(PATHS)
-    assert {m.rule for m in LEGAL} == set(RULES)
-    assert {m.combine for m in LEGAL} == set(COMBINATIONS)
-    assert {m.baseline for m in LEGAL} == set(BASELINES)
+    for found, every in zip(zip(*LEGAL, strict=True), (PATHS, RULES, COMBINATIONS, BASELINES), strict=True):
+        assert set(found) == set(every)
 
 
 def test_graddrop_needs_another_layer(task_of):
