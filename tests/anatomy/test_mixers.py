@@ -180,3 +180,32 @@ def test_a_stream_in_float32_beside_weights_in_bfloat16(task_of):
     lm = as_model(hf, "mamba")
     assert lm.decoder.blocks[0].float32_stream
     assert all(one.ok for one in check(lm, pair=task_of(8, seed=27)))
+
+
+def test_positions_in_a_group_that_begin_late(task_of):
+    """A mixer that reads earlier positions again leaves them as they were recorded."""
+    lm, task = model("mamba"), task_of(9)
+    found = vc.exact(lm, task, units={"late": "x0@7+x0@8", "two layers": "x0@8+x1@7-8"}, show_progress=False)
+    outs = [lm.decoder.blocks[layer].attention_out for layer in (0, 1)]
+    news = [read(lm, task.corrupted[0], out) for out in outs]
+    late = (slice(None), slice(7, 9))
+    patches = [
+        [(outs[0], taking(news[0], late))],
+        [(outs[0], taking(news[0], (slice(None), 8))), (outs[1], taking(news[1], late))],
+    ]
+    for column, hooked in enumerate(patches):
+        assert float(found.values[0, column]) == pytest.approx(metric(lm, task, hooked) - metric(lm, task), abs=1e-5)
+
+
+@pytest.mark.parametrize("family", ["mamba", "bamba"])
+def test_forecasts_and_what_takes_every_block_for_attention_and_mlp(family, task_of):
+    lm, task = model(family), task_of(7, n=2)
+    for verb, options in ((vc.exact, {"units": "mixers"}), (vc.attribute, {"units": "channels", "method": "ig"})):
+        assert vc.forecast(verb, lm, task, **options).token_layers > 0
+    for call in (
+        lambda: vc.reading.dla(lm, task),
+        lambda: vc.exact(lm, task, units="mixers", ablation="optimal"),
+        lambda: vc.study(lm, task),
+    ):
+        with pytest.raises(ArchitectureError, match="block 0 of .* has a mixer in the place of attention"):
+            call()

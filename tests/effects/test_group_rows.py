@@ -311,6 +311,6 @@ def test_a_window_of_layers_is_its_layers(tiny, task_of):
     assert ours.units.names[:4] == windows[:4] and theirs.units.names[0] == written[0]
     one, other = (vc.exact(lm, task, units=units, **QUIET).values for units in ("m0-2", written[:1]))
     assert torch.equal(one, other)
-    for wrong, says in (("m2-0", "smaller comes first"), ("m1-9", "m3"), ("m1-1", "no window"), ("x0-2", "x0-2")):
+    for wrong, says in (("m2-0", "smaller comes first"), ("m1-9", "m3"), ("m1-1", "no window"), ("y0-2", "y0-2")):
         with pytest.raises(UnitError, match=says):
             vc.exact(lm, task, units=[wrong], **QUIET)

@@ -109,6 +109,11 @@ class Block:
         self._one(self.acting, "activation function")
 
     def _one(self, part: nn.Module | None, what: str) -> nn.Module:
+        if not self.has_mlp:
+            raise ArchitectureError(
+                f"Block {self.layer} has no MLP, so no {what}. Take a method that follows plain gradients, or units of "
+                "blocks that have one."
+            )
         if part is None:
             raise ArchitectureError(
                 f"The MLP of block {self.layer} ({type(self.mlp).__name__}) has no single {what}: it is made of "

@@ -140,6 +140,11 @@ class Mixture:
         Raises:
             ArchitectureError: an expert that was chosen multiplies nothing with its down projection.
         """
+        if self.experts.down_proj.is_meta:  # type: ignore[union-attr]
+            raise ArchitectureError(
+                f"The weights of {type(self.experts).__name__} are offloaded, and neurons within experts need them in "
+                "place. Load the model on one device, or ask for whole experts."
+            )
         each, flat = tokens.repeat_interleave(choice.shape[1], 0), choice.reshape(-1, 1)
         with _one_by_one(self.experts), _Down(self.experts.down_proj) as down:  # type: ignore[arg-type]
             found.run(self.experts, each, flat, weights.reshape(-1, 1))

@@ -282,7 +282,8 @@ class Rows(Plan):
         delta = self._at_position(delta, tape, example, units, start)
         parts = (torch.as_tensor(one, device=example.device) for one in inside_of(index))
         written = mixture.written(*parts)  # type: ignore[union-attr]
-        change = torch.einsum("rs,rw->rsw", delta, written.to(delta))
+        # some routers give weights in float32 whatever the model's precision is
+        change = torch.einsum("rs,rw->rsw", delta, written.to(delta)).to(base.residual[at.layer].dtype)
         return output_change(self.lm.decoder, base, at, example, offset, change)
 
     def _shares(self, units: np.ndarray) -> Tensor:

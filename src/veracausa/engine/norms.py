@@ -94,6 +94,11 @@ def _read(decoder: Decoder, norm: nn.Module) -> NormForm:
     if plain and isinstance(norm, nn.Identity):
         return NormForm(None, None, False)
     weight = getattr(norm, "weight", None)
+    if type(norm).__name__ == "ModulesToSaveWrapper":
+        raise ArchitectureError(
+            "PEFT has put a trained norm beside the model's own (modules_to_save); methods that hold norms constant "
+            "can't tell which is in force. Merge the adapter and pass the result: model.merge_and_unload()."
+        )
     if (weight is not None and weight.ndim != 1) or any(True for _ in norm.children()):
         raise ArchitectureError(
             f"{type(norm).__name__} has a gain for each head, which methods that hold norms constant don't know of. "

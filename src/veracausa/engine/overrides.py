@@ -41,13 +41,16 @@ class Override:
     added: bool = False
 
     def of(self, own: Float[Tensor, "all positions site"]) -> Tensor:
-        """The activations of all rows, those of these rows replaced; `own` may hold the last positions only."""
+        """The activations of all rows, those of these rows replaced.
+
+        `own` may hold the last positions only, or earlier ones, too: those that a mixer reads again stay as they are.
+        """
         positions = own.shape[1]
         new = self.values()[:, -positions:].to(own.dtype)
         taken = self.taken[:, -positions:].repeat_interleave(own.shape[-1] // self.taken.shape[-1], -1)
-        out = own.clone()
-        here = own[self.rows]
-        out[self.rows] = torch.where(taken, here + new if self.added else new, here)
+        out, early = own.clone(), positions - new.shape[1]
+        here = own[self.rows, early:]
+        out[self.rows, early:] = torch.where(taken, here + new if self.added else new, here)
         return out
 
     def of_experts(

@@ -85,6 +85,11 @@ def require_weights(hf: Any, title: str) -> None:
             whole = wanted is None or key != "weight" or tuple(getattr(weight, "shape", ())) in (wanted, wanted[::-1])
             if not (is_plain(weight) and whole) and not (wanted and _runs(module, wanted, hf)):
                 kind = type(module)
+                if kind.__name__ == "ParamWrapper":
+                    raise ArchitectureError(
+                        f"{title} has a PEFT adapter on {name}, a parameter and not a linear map of its own (experts). "
+                        "Merge it and pass the result: model.merge_and_unload()."
+                    )
                 shape = f" of shape [{wanted[0]}, {wanted[1]}]" if wanted else ""
                 raise ArchitectureError(
                     f"{title} has quantised weights that do not run here, or only a part of them: {name}.{key} of a "

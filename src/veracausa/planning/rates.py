@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
@@ -67,7 +67,7 @@ def rates(lm: Model, task: Task, kinds: Iterable[str]) -> dict[str, Rate]:
     known: dict[str, Rate] = {}
     try:
         # warm: what a first run costs once is not timed
-        attribute(lm, pairs, units="heads", method="atp", show_progress=False)
+        attribute(lm, pairs, units=_usual(lm), method="atp", show_progress=False)
         for kind in wanted:
             own = kind if kind in work else "exact"
             if own not in known:
@@ -122,10 +122,10 @@ def _timing(lm: Model, pairs: Task) -> dict[str, tuple[Callable[[], Cost], Calla
         return (Cost if many is pairs else lambda: run(pairs)), lambda: run(many)
 
     return {
-        "exact": patched("heads"),
+        "exact": patched(_usual(lm)),
         "neurons": patched("neurons"),
         "edges": by_pairs(edges),
-        "gradients": by_pairs(lambda of: estimated(of, "heads", "atp")),
+        "gradients": by_pairs(lambda of: estimated(of, _usual(lm), "atp")),
         "edge gradients": by_pairs(lambda of: estimated(of, "edges", "eap")),
         "paths": (
             lambda: estimated(pairs, _layers(lm, 1), "ig", nodes=5),
@@ -166,10 +166,15 @@ def _clocked(work: Callable[[], Cost]) -> tuple[int, float]:
     return cost.token_layers, time.monotonic() - began
 
 
+def _usual(lm: Model) -> Literal["heads", "residual"]:
+    """Units that every layer has: heads, or the stream where some layers have no attention."""
+    return "heads" if len(lm.decoder.layers_with("attention")) == lm.layers else "residual"
+
+
 def _layers(lm: Model, count: int) -> list[str]:
-    """A head of each of some layers, spread evenly."""
+    """A head of each of some layers, or their stream, spread evenly."""
     layers = np.unique(np.linspace(0, lm.layers - 1, min(count, lm.layers)).astype(int))
-    return [f"a{layer}.h0" for layer in layers]
+    return [f"a{layer}.h0" if _usual(lm) == "heads" else f"r{layer}" for layer in layers]
 
 
 def _neighbours(lm: Model, kind: str, rows: int) -> list[str]:

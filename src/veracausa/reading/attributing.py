@@ -164,6 +164,7 @@ def dla(
 
     Raises:
         MethodError: a metric that is no sum of logits. UnitError: no such layer.
+        ArchitectureError: a block has a mixer, or no MLP.
         ContractError: the contributions do not add up. NumericsError, OutOfMemoryError: see each message.
 
     Source: direct logit attribution (Elhage et al. 2021; Wang et al. 2022).
@@ -171,6 +172,7 @@ def dla(
     >>> vc.reading.dla(lm, vc.tasks.ioi(lm, n=8)).top(5)
     """
     require_linear(task.metric)
+    lm.decoder.require_attention_and_mlp("Direct logit attribution")
     if task.over == "product":
         raise MethodError(
             "The product over several positions is no sum of logits. Read the task with over='mean' or 'sum'."

@@ -123,13 +123,14 @@ def study(
     experts.
 
     Raises:
-        ArchitectureError: neurons are asked for, and it has none.
+        ArchitectureError: neurons are asked for, and it has none; a block has a mixer, or no MLP.
 
     >>> vc.study(lm, task).save("out/")
     """
     chosen = resolve_level(level).but(neurons=neurons, sample=sample, nodes=nodes)
     if neurons or sample:
         lm.decoder.require("neurons")
+    lm.decoder.require_attention_and_mlp("A study")
     return StudyWork(lm, tasks_of(task), chosen, seed)
 
 
