@@ -207,5 +207,5 @@ def test_forecasts_and_what_takes_every_block_for_attention_and_mlp(family, task
         lambda: vc.exact(lm, task, units="mixers", ablation="optimal"),
         lambda: vc.study(lm, task),
     ):
-        with pytest.raises(ArchitectureError, match="block 0 of .* has a mixer in the place of attention"):
+        with pytest.raises(ArchitectureError, match=r"block 0 of .* has a mixer in the place of attention"):
             call()

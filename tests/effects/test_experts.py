@@ -1,5 +1,6 @@
 """Experts of MLPs as units: exact effects against whole runs of the plain model with hooks, and estimates of them."""
 
+import copy
 from functools import partial
 
 import naive_experts as naive
@@ -225,6 +226,18 @@ def test_neurons_of_experts_are_told_apart_and_refused_in_words():
         vc.exact(lm, task, units=["m1.e1.n3"], ablation="mean")
     with pytest.raises(MethodError, match="experts, and their neurons with them, come and go"):
         vc.attribute(lm, task, units=["m1.e1.n3"], method="ig")
+
+
+@pytest.mark.parametrize("family", mostly_slow(["deepseek_v3", "mixtral"], fast=("mixtral",)))
+def test_neurons_of_experts_in_bfloat16(family):
+    """Their routers give weights in float32. Both ways are rounded; a tenth of the gap would be another number."""
+    _, lm, _, task = asked(family, dtype=torch.bfloat16)
+    layer = max(lm.decoder.mixtures)
+    units = [f"m{layer}.e{expert}.n{neuron}" for expert in range(4) for neuron in (0, 7)]
+    half = vc.exact(lm, task, units=units, show_progress=False)
+    full = model_of(copy.deepcopy(lm.hf).float(), family)
+    truth = vc.exact(full, task, units=units, show_progress=False).values
+    assert float((half.values.float() - truth.float()).abs().max()) < 0.1 * float(half.gap.abs().mean())
 
 
 def test_a_router_s_estimate_does_not_see_the_choice():
