@@ -140,7 +140,7 @@ class Mixture:
         Raises:
             ArchitectureError: an expert that was chosen multiplies nothing with its down projection.
         """
-        if self.experts.down_proj.is_meta:  # type: ignore[union-attr]
+        if self.experts.down_proj.is_meta:
             raise ArchitectureError(
                 f"The weights of {type(self.experts).__name__} are offloaded, and neurons within experts need them in "
                 "place. Load the model on one device, or ask for whole experts."
