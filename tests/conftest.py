@@ -27,7 +27,7 @@ EXACT = 1e-9
 #: Families that are another one with other sizes or switches: blocks as in llama, or gpt_neox with sequential blocks.
 SIBLINGS = {"mistral", "qwen2", "smollm3", "gpt_neox-sequential"}
 #: Cases that are run of every test with so many, whatever they show; see `_beyond`.
-FEWEST = 6
+FEWEST = 4
 #: Where every family is always tested: anatomy, recorded runs, exact effects against the naive reference, circuits.
 EVERY_FAMILY = {
     "test_graph.py", "test_tape.py", "test_exact.py", "test_naive.py",

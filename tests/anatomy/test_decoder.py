@@ -105,9 +105,10 @@ def test_decoders_that_look_elsewhere_are_refused(flag):
 
 
 def test_a_multimodal_wrapper_says_what_to_pass_instead():
+    """One whose text decoder is of no known family; others: `loading/test_text_decoders`."""
     hf = nn.Module()
-    hf.config = AutoConfig.for_model("gemma3")
-    with pytest.raises(ArchitectureError, match="Gemma3ForCausalLM"):
+    hf.config, hf.vision_tower = AutoConfig.for_model("qwen2_vl"), nn.Linear(2, 2)
+    with pytest.raises(ArchitectureError, match=r"wrapper for images or sound .*vision_tower.* Pass that alone"):
         decoder_of(hf)
 
 
