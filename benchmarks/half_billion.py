@@ -5,7 +5,7 @@ likelier than the other. Then, on the six tasks that results are about: exact ef
 all edges, and how faithful the circuit of a fiftieth of the edges is, that one on pairs that did not choose it.
 float32, two cores.
 
-    python benchmarks/half_billion.py             about half an hour on two cores
+    python benchmarks/half_billion.py             about six minutes on two cores
     python benchmarks/half_billion.py --n 2 --tasks ioi
 """
 

@@ -39,6 +39,7 @@ import veracausa as vc
 from veracausa.anatomy import decoder_of
 from veracausa.engine.guard import precision_of
 from veracausa.errors import VeracausaError
+from veracausa.loading.text_decoders import text_decoder
 from veracausa.model import Model
 from veracausa.tasks.task import Task
 
@@ -136,6 +137,7 @@ def verdict(kind: Type, quick: bool = False) -> Verdict:
         found.refused, found.built = f"its own configuration makes no model ({first_sentence(error)[:200]})", False
         return found
     try:
+        hf, _ = text_decoder(hf)
         lm = Model(hf, None, str(kind), f"{kind}, random weights", decoder_of(hf))
     except VeracausaError as error:
         found.refused = first_sentence(error)

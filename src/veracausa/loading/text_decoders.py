@@ -6,6 +6,7 @@ decoder and nothing else, so the decoder is taken out, with its own weights and 
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from typing import Any
 
@@ -42,7 +43,7 @@ def text_decoder(hf: Any) -> tuple[Any, str]:
     decoder = inside[0] if inside[0].get_output_embeddings() is not None else _with_head(inside[0], hf)
     if decoder is None:
         return hf, ""
-    _require_same(hf, decoder)
+    _require_same(hf, decoder, next(path for path, one in hf.named_modules() if one is inside[0]))
     return decoder, f", the text decoder of {'an' if type(hf).__name__[0] in 'AEIOU' else 'a'} {type(hf).__name__}"
 
 
@@ -75,12 +76,15 @@ def _with_head(backbone: Any, hf: Any) -> Any:
     return decoder.train(hf.training)
 
 
-def _require_same(hf: Any, decoder: Any) -> None:
+def _require_same(hf: Any, decoder: Any, path: str) -> None:
     """Text alone gives the decoder's logits in the whole model, too, where that can be run on text alone."""
     import torch
 
     weight = decoder.get_input_embeddings().weight
-    ids = torch.arange(1, _TOKENS + 1, device=weight.device)[None] % len(weight)
+    numbers = [one for name, one in hf.config.to_dict().items() if re.search(r"_(id|ids|index)$", name)]
+    marks = {token for one in numbers for token in (one if isinstance(one, list | tuple) else [one])}
+    plain = [token for token in range(1, len(weight)) if token not in marks][:_TOKENS]
+    ids = torch.tensor([plain], device=weight.device)
     whole = None
     with torch.no_grad():
         with suppress(Exception):  # some ask for an image
@@ -91,7 +95,7 @@ def _require_same(hf: Any, decoder: Any) -> None:
     off, scale = float((whole - alone).abs().max()), 1 + float(whole.abs().max())
     if off > _ALLOWED * scale:
         raise ArchitectureError(
-            f"The text decoder ({type(decoder).__name__}) of this {type(hf).__name__} gives other logits for a text "
-            f"than the whole model (they differ by up to {off:.3g}): the model does something else with text, so its "
-            "decoder alone is not it. Load a text-only checkpoint."
+            f"The text decoder of this {type(hf).__name__} (`{path}`) gives other logits for a text than the whole "
+            f"model (they differ by up to {off:.3g}): the model does something else with text, so its decoder alone is "
+            "not it. Load a text-only checkpoint."
         )
