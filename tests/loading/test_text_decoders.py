@@ -109,3 +109,8 @@ def test_a_plain_decoder_is_itself(tiny):
     lm = tiny("llama")
     assert text_decoder(lm.hf) == (lm.hf, "")
     assert as_model(lm.hf, "llama").hf is lm.hf
+
+
+def test_a_family_that_is_none_is_refused_before_anything_is_loaded():
+    with pytest.raises(ArchitectureError, match="anatomy='lama' is not a known family"):
+        vc.load("no/such-model", anatomy="lama")

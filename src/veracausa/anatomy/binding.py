@@ -41,13 +41,18 @@ def _missing_parts(hf: Any, anatomy: Anatomy) -> list[str]:
     return missing
 
 
+def require_family(family: str | Mapping[str, Any] | None) -> None:
+    """Refuse a name of a family that is none, before a model is loaded for it."""
+    if isinstance(family, str) and family not in FAMILIES:
+        raise ArchitectureError(f"anatomy={family!r} is not a known family. Known: {', '.join(FAMILIES)}.")
+
+
 def _anatomy_for(hf: Any, family: str | Mapping[str, Any] | None) -> Anatomy:
     model_type = getattr(getattr(hf, "config", None), "model_type", None)
     if isinstance(family, Mapping):
         return _own(family)
     if family is not None:
-        if family not in FAMILIES:
-            raise ArchitectureError(f"anatomy={family!r} is not a known family. Known: {', '.join(FAMILIES)}.")
+        require_family(family)
         return FAMILIES[family]
     if model_type not in FAMILIES:
         raise ArchitectureError(

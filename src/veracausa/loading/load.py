@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from veracausa.anatomy import decoder_of
+from veracausa.anatomy import decoder_of, require_family
 from veracausa.model import Model
 
 
@@ -45,6 +45,7 @@ def load(
     """
     from veracausa.loading.resolve import resolve
 
+    require_family(anatomy)
     loaded = resolve(
         model,
         tokenizer,
