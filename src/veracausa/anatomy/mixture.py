@@ -108,9 +108,13 @@ class Mixture:
 
         >>> block.mixture.contributions(block.found, *args).sum(1)  # the experts' output, times `scale`
         """
+        return self.scale * self._apart(found, tokens, choice, weights).unflatten(0, choice.shape)
+
+    def _apart(self, found: Found, tokens: Tensor, choice: Tensor, weights: Tensor) -> Tensor:
+        """What the experts' own module gives for one choice a token, [tokens · chosen, width]."""
         each = tokens.repeat_interleave(choice.shape[1], 0)
-        output = found.run(self.experts, each, choice.reshape(-1, 1), weights.reshape(-1, 1))
-        return self.scale * output.unflatten(0, choice.shape)
+        output: Tensor = found.run(self.experts, each, choice.reshape(-1, 1), weights.reshape(-1, 1))
+        return output
 
     @property
     def neurons(self) -> int:
@@ -145,18 +149,17 @@ class Mixture:
                 f"The weights of {type(self.experts).__name__} are offloaded, and neurons within experts need them in "
                 "place. Load the model on one device, or ask for whole experts."
             )
-        each, flat = tokens.repeat_interleave(choice.shape[1], 0), choice.reshape(-1, 1)
         with _one_by_one(self.experts), _Down(self.experts.down_proj) as down:  # type: ignore[arg-type]
-            found.run(self.experts, each, flat, weights.reshape(-1, 1))
-        inside = each.new_zeros(len(each), self.neurons)
-        for expert in flat.unique().tolist():
+            self._apart(found, tokens, choice, weights)
+        inside = tokens.new_zeros(*choice.shape, self.neurons)
+        for expert in choice.unique().tolist():
             if expert not in down.seen:
                 raise ArchitectureError(
                     f"{type(self.experts).__name__} does not multiply an expert's activations with its `down_proj`, so "
                     "neurons within experts cannot be told and nothing is returned."
                 )
-            inside[flat[:, 0] == expert] = down.seen[expert]
-        return inside.unflatten(0, choice.shape)
+            inside[choice == expert] = down.seen[expert]
+        return inside
 
     def routing(self, change: Callable[[Tensor], Tensor]) -> list[Any]:
         """Hooks that pass the router's logits through `change`; its own code makes choice and weights of those.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import json
 import os
 import re
 from collections.abc import Callable, Collection, Mapping
@@ -29,13 +28,9 @@ def anatomy_of(text: str | None) -> str | dict[str, Any] | None:
     """What `--anatomy` means for `vc.load`: a family's name, or what a .json file holds; a FileError for a bad file."""
     if text is None or not text.endswith(".json"):
         return text
-    try:
-        found = json.loads(Path(text).expanduser().read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise FileError(f"--anatomy {text}: {error}.") from error
-    if not isinstance(found, dict):
-        raise FileError(f'--anatomy {text}: it must hold an object such as {{"like": "llama", "up": null}}.')
-    return found
+    from veracausa.storage.files import read_json
+
+    return read_json(text, 'an anatomy, such as {"like": "llama", "up": null}', sealed=False)
 
 
 def columns_of(text: str | None) -> dict[str, str] | None:

@@ -17,6 +17,7 @@ from veracausa.terminal import echo, say
 
 if TYPE_CHECKING:
     from veracausa.contracts.checks import Check
+    from veracausa.loading.resolve import Loaded
 
 
 def models(json: Json = False) -> None:
@@ -86,12 +87,12 @@ def _here() -> list[dict[str, Any]]:
     ]
 
 
-def _proposed(setup: ModelSetup, error: ArchitectureError) -> tuple[dict[str, Any], list[Check], dict[str, Any]]:
+def _proposed(
+    setup: ModelSetup, loaded: Loaded, error: ArchitectureError
+) -> tuple[dict[str, Any], list[Check], dict[str, Any]]:
     """The anatomy that fits a model of no known family best, its contracts, and what the model is."""
     from veracausa.contracts.proposed import proposed
-    from veracausa.loading.resolve import resolve
 
-    loaded = resolve(setup.model, device=setup.device, dtype=setup.dtype)
     say(f"model  {loaded.source}\n       {error}\nlooking at its modules")
     try:
         own, outcomes = proposed(loaded)
@@ -109,13 +110,13 @@ def check(setup: ModelSetup) -> None:
 
     For a model of no known family: what its anatomy may be, read off its modules, and the contracts with that.
     """
-    own = None
+    own, loaded = None, setup.find_model()
     try:
-        lm = setup.load_model()
+        lm = setup.load_model(loaded)
     except ArchitectureError as error:
         if setup.anatomy is not None:
             raise
-        own, outcomes, header = _proposed(setup, error)
+        own, outcomes, header = _proposed(setup, loaded, error)
     else:
         BEGUN.set(True)
         outcomes, header = lm.check(strict=False), lm.header()

@@ -46,6 +46,7 @@ from veracausa.terminal import say
 
 if TYPE_CHECKING:
     from veracausa import choices
+    from veracausa.loading.resolve import Loaded
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 
@@ -62,12 +63,20 @@ class ModelSetup(Options):
     anatomy: Anatomy = None
     json: Json = False
 
-    def load_model(self) -> Model:
-        """The model, and on standard error what it is; errors as `vc.load`."""
-        from veracausa.loading.load import load
+    def find_model(self) -> Loaded:
+        """The Hugging Face model and where it comes from, not yet read as a decoder; errors as `vc.load`."""
+        from veracausa.anatomy import require_family
+        from veracausa.loading.resolve import resolve
 
         require_dtype(self.dtype)
-        lm = load(self.model, device=self.device, dtype=self.dtype, anatomy=anatomy_of(self.anatomy))
+        require_family(anatomy_of(self.anatomy))
+        return resolve(self.model, device=self.device, dtype=self.dtype)
+
+    def load_model(self, found: Loaded | None = None) -> Model:
+        """The model, and on standard error what it is; errors as `vc.load`. `found`: by `find_model`."""
+        from veracausa.loading.load import bound
+
+        lm = bound(found or self.find_model(), anatomy_of(self.anatomy))
         say(f"model  {lm.source}\n       {lm}")
         return lm
 

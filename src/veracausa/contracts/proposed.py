@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from veracausa.anatomy import decoder_of, proposals
+from veracausa.anatomy import proposals
 from veracausa.contracts.checks import Check, check
 from veracausa.errors import ArchitectureError
-from veracausa.model import Model
+from veracausa.loading.load import bound
 
 if TYPE_CHECKING:
     from veracausa.loading.resolve import Loaded
@@ -24,7 +24,7 @@ def proposed(loaded: Loaded) -> tuple[dict[str, Any], list[Check]]:
     best: tuple[dict[str, Any], list[Check]] | None = None
     for own in proposals(loaded.hf):
         try:
-            lm = Model(loaded.hf, loaded.tokenizer, loaded.name, loaded.source, decoder_of(loaded.hf, own))
+            lm = bound(loaded, own)
         except ArchitectureError as error:
             why = error
             continue

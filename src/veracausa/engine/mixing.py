@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from veracausa.placed import home_of
+
 if TYPE_CHECKING:
     from veracausa.anatomy import Decoder
 
@@ -39,7 +41,7 @@ Group = tuple[int, tuple[int, ...]]
 
 def begin(decoder: Decoder) -> float:
     """Tokens that a forward pass takes however short its prompts are, on the device that the model is on."""
-    if next(decoder.hf.parameters()).device.type == "cpu":
+    if home_of(decoder.hf).type == "cpu":
         return BEGIN
     return max(BEGIN, _MEANWHILE / (2 * sum(part.numel() for part in decoder.blocks[0].module.parameters())))
 

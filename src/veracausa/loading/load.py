@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from veracausa.anatomy import decoder_of, require_family
 from veracausa.model import Model
+
+if TYPE_CHECKING:
+    from veracausa.loading.resolve import Loaded
 
 
 def load(
@@ -55,4 +58,9 @@ def load(
         trust_remote_code=trust_remote_code,
         cache_dir=cache_dir,
     )
+    return bound(loaded, anatomy)
+
+
+def bound(loaded: Loaded, anatomy: str | Mapping[str, Any] | None = None) -> Model:
+    """What was found or taken, as a model that can be asked; `anatomy` and errors: see `load`."""
     return Model(loaded.hf, loaded.tokenizer, loaded.name, loaded.source, decoder_of(loaded.hf, anatomy))

@@ -174,7 +174,8 @@ def _usual(lm: Model) -> Literal["heads", "residual"]:
 def _layers(lm: Model, count: int) -> list[str]:
     """A head of each of some layers, or their stream, spread evenly."""
     layers = np.unique(np.linspace(0, lm.layers - 1, min(count, lm.layers)).astype(int))
-    return [f"a{layer}.h0" if _usual(lm) == "heads" else f"r{layer}" for layer in layers]
+    name = "a{}.h0" if _usual(lm) == "heads" else "r{}"
+    return [name.format(layer) for layer in layers]
 
 
 def _neighbours(lm: Model, kind: str, rows: int) -> list[str]:
