@@ -1,0 +1,160 @@
+"""A dictionary: features of one site, what each writes at a site, and what they leave out.
+
+    f = encode(x),   ŷ = f W_dec + b (+ W_skip x),   ε = y − ŷ
+
+x is what it reads and y what it is to explain: the same activations for a sparse autoencoder, the MLP's input and
+output for a transcoder. ε, the error, is a part beside the features; so is the skip of a skip transcoder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from veracausa.arguments import shown
+from veracausa.dictionaries.encoder import Encoder
+from veracausa.dictionaries.site import Site
+from veracausa.errors import MethodError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+#: Parts beside the features, by what stands in the place of a number in their names.
+ERROR, SKIP = "error", "skip"
+_WORD = re.compile(r"[a-z_][a-z0-9_]*")
+
+
+@dataclass(frozen=True, eq=False)
+class Dictionary:
+    """Features of a site. `reads`, `writes`: the sites of x and y. `weight`: W_dec, [L, width of y]; `bias`: b.
+
+    `skip`: W_skip, [width of x, width of y], of a skip transcoder. `name`: tells several dictionaries of one layer
+    apart (`f10.mlp.1234`); empty where there is one. `labels`: names of the features, of directions
+    (`d10.subject`). `source`: where it comes from, in words.
+
+    Raises:
+        MethodError: shapes do not fit, or a name is none.
+
+    >>> dic = Dictionary.of(encoder, decoder_weight, decoder_bias, site="r10")
+    >>> dic.encode(x), dic.decode(f), dic.error(x, x)
+    """
+
+    reads: Site
+    writes: Site
+    encoder: Encoder
+    weight: Float[Tensor, "features width"]
+    bias: Float[Tensor, " width"]
+    skip: Float[Tensor, "read width"] | None = None
+    name: str = ""
+    labels: tuple[str, ...] = ()
+    source: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        encoder: Encoder,
+        weight: Float[Tensor, "features width"],
+        bias: Float[Tensor, " width"] | None = None,
+        *,
+        site: str,
+        writes: str | None = None,
+        **more: Any,
+    ) -> Dictionary:
+        """A dictionary that reads the site of that name, and writes the same, or `writes`."""
+        b = weight.new_zeros(weight.shape[1]) if bias is None else bias
+        return cls(Site.of(site), Site.of(site if writes is None else writes), encoder, weight, b, **more)
+
+    def __post_init__(self) -> None:
+        features, width = self.encoder.size, self.weight.shape[1]
+        if self.weight.shape[0] != features or tuple(self.bias.shape) != (width,):
+            raise MethodError(
+                f"A dictionary of {features} features needs a decoder [{features}, width] and a bias [width], but they "
+                f"are {list(self.weight.shape)} and {list(self.bias.shape)}. Was a matrix transposed?"
+            )
+        read = self.encoder.weight.shape[0]
+        if self.skip is not None and tuple(self.skip.shape) != (read, width):
+            raise MethodError(f"The skip of this dictionary must be [{read}, {width}]; it is {list(self.skip.shape)}.")
+        if self.writes.kind == "n":
+            raise MethodError(
+                f"Nothing writes at {self.writes.name}, which is what an MLP reads behind its norm. A transcoder "
+                f"reads it and writes m{self.writes.layer}."
+            )
+        for word in (*self.labels, *([self.name] if self.name else [])):
+            if not _WORD.fullmatch(word) or word in (ERROR, SKIP):
+                raise MethodError(
+                    f"{shown(word)} is no name of a feature or dictionary: small letters, digits and _, a letter "
+                    f"first, and neither {ERROR!r} nor {SKIP!r}."
+                )
+        if self.labels and (len(self.labels) != features or len({*self.labels}) < features):
+            raise MethodError(f"{len(self.labels)} labels for {features} features: give each one of its own.")
+
+    @property
+    def size(self) -> int:
+        """Number of features."""
+        return self.encoder.size
+
+    @property
+    def transcodes(self) -> bool:
+        """Whether it writes at another site than it reads."""
+        return self.reads != self.writes
+
+    def encode(self, x: Float[Tensor, "*rows read"]) -> Float[Tensor, "*rows features"]:
+        """Features of activations, in units of the site (see `encoder`)."""
+        return self.encoder(x)
+
+    def decode(self, f: Float[Tensor, "*rows features"]) -> Float[Tensor, "*rows width"]:
+        """Σ f W_dec + b; without a skip, and of tokens that no norm has scaled."""
+        return f @ self.weight + self.bias
+
+    def reconstruct(self, x: Float[Tensor, "*rows read"]) -> Float[Tensor, "*rows width"]:
+        """ŷ of what it reads, skip, norm and all."""
+        found = self.encode(x) @ self.weight + self.bias * self.encoder.scale(x) + self.encoder.shift(x)
+        return found if self.skip is None else found + x @ self.skip
+
+    def error(self, x: Float[Tensor, "*rows read"], y: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows width"]:
+        """ε = y − ŷ."""
+        return y - self.reconstruct(x)
+
+    def to(self, *where: Any, **how: Any) -> Dictionary:
+        """The same on another device, or in another precision."""
+        return self._each(lambda tensor: tensor.to(*where, **how))
+
+    def named(self, name: str) -> Dictionary:
+        """The same under a name."""
+        return replace(self, name=name)
+
+    def digest(self) -> str:
+        """A hash of all of it but its source: two dictionaries of one digest give the same numbers."""
+        told = (self.reads.name, self.writes.name, self.name, self.labels, self.encoder.activation, self.encoder.k,
+                self.encoder.norm, self.encoder.norm_eps)  # fmt: skip
+        found = hashlib.sha256(repr(told).encode())
+        for name, tensor in self._tensors():
+            found.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return found.hexdigest()[:16]
+
+    def _tensors(self) -> list[tuple[str, Tensor]]:
+        return [
+            (f.name, value)
+            for part in (self.encoder, self)
+            for f in fields(part)
+            if isinstance(value := getattr(part, f.name), Tensor)
+        ]
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Dictionary:
+        def changed(part: Any) -> dict[str, Tensor]:
+            values = {f.name: getattr(part, f.name) for f in fields(part)}
+            return {name: change(value) for name, value in values.items() if isinstance(value, Tensor)}
+
+        return replace(self, encoder=replace(self.encoder, **changed(self.encoder)), **changed(self))
+
+    def __repr__(self) -> str:
+        sites = self.reads.name + (f" → {self.writes.name}" if self.transcodes else "")
+        what = self.encoder.activation + (f", k {self.encoder.k}" if self.encoder.k else "")
+        return f"Dictionary({self.name or 'features'} of {sites}: {self.size:,} × {self.weight.shape[1]}, {what})"
