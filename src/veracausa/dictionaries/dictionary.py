@@ -148,7 +148,7 @@ class Dictionary:
         ]
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Dictionary:
-        def changed(part: Any) -> dict[str, Tensor]:
+        def changed(part: Any) -> dict[str, Any]:
             values = {f.name: getattr(part, f.name) for f in fields(part)}
             return {name: change(value) for name, value in values.items() if isinstance(value, Tensor)}
 

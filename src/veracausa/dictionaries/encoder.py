@@ -120,6 +120,7 @@ class Encoder:
         if self.activation == "relu":
             return pre.relu()
         if self.activation == "jumprelu":
+            assert self.threshold is not None
             return torch.where(pre > self.threshold, pre, 0).relu()
         if self.activation == "topk":
             assert self.k is not None
