@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from veracausa.errors import VeracausaError as VeracausaError
     from veracausa.estimates.attribute import attribute as attribute
     from veracausa.estimates.method import Method as Method
+    from veracausa.loading.dictionaries.read import dictionary as dictionary
     from veracausa.loading.load import load as load
     from veracausa.model import Model as Model
     from veracausa.opening import open as open
@@ -77,6 +78,7 @@ _HOMES = {
     "attribute": "veracausa.estimates.attribute",
     "compare": "veracausa.studies.compare",
     "curve": "veracausa.circuits.quality.curve",
+    "dictionary": "veracausa.loading.dictionaries.read",
     "discover": "veracausa.discovery.discover",
     "exact": "veracausa.effects.exact",
     "faithfulness": "veracausa.circuits.quality.faithfulness",

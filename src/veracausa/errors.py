@@ -79,3 +79,7 @@ class ContractError(VeracausaError):
 
 class AnswerFormWarning(UserWarning):
     """The model says the answers in another form: without the leading space, say, or capitalised."""
+
+
+class DictionaryWarning(UserWarning):
+    """A dictionary was made for another model, or leaves out something of its files."""

@@ -38,8 +38,8 @@ def naive(e: Encoder, x: torch.Tensor) -> torch.Tensor:
             scale = token.pow(2).sum().sqrt() / len(token) ** 0.5
             token = token / scale
         if e.norm == "layer_norm":
-            scale = token.std() + e.norm_eps
-            token = (token - token.mean()) / scale
+            scale = token.std()
+            token = (token - token.mean()) / (scale + e.norm_eps)
         token = token if e.before is None else token - e.before
         raw = torch.stack([(token * e.weight[:, i]).sum() for i in range(e.size)])
         pre = raw + e.bias
@@ -80,7 +80,7 @@ def test_a_norm_is_undone(parts):
     """Directions that span everything give back what they were given, whatever the norm."""
     basis = torch.linalg.qr(parts(WIDTH, WIDTH))[0]
     for norm in ("none", "constant_norm", "layer_norm"):
-        encoder = Encoder(basis, torch.zeros(WIDTH, dtype=torch.float64), "linear", norm=norm)
+        encoder = Encoder(basis, torch.zeros(WIDTH, dtype=torch.float64), "linear", norm=norm, norm_eps=0.0)
         dic = Dictionary.of(encoder, basis.T, site="r2")
         x = parts(4, WIDTH)
         torch.testing.assert_close(dic.reconstruct(x), x, rtol=0, atol=1e-12)

@@ -10,8 +10,8 @@
 | `topk` | the k largest of max(pre, 0) of each token, else 0 |
 | `gated` | max(pre · exp(r) + b_mag − b · exp(r), 0) where pre > 0, else 0 |
 
-`norm`: what is done to a token before: "constant_norm" (x · √d / ‖x‖) or "layer_norm" ((x − mean) / sd); the decoder
-undoes it, so features are handed on in units of the site: times ‖x‖ / √d, or sd.
+`norm`: what is done to a token before: "constant_norm" (x · √d / ‖x‖) or "layer_norm" ((x − mean) / (sd + ε)); the
+decoder undoes it, so features are handed on in units of the site: times ‖x‖ / √d, or sd.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Encoder:
         if self.norm == "constant_norm":
             return x.norm(dim=-1, keepdim=True) / x.shape[-1] ** 0.5
         if self.norm == "layer_norm":
-            return x.std(dim=-1, keepdim=True) + self.norm_eps
+            return x.std(dim=-1, keepdim=True)
         return 1.0
 
     def shift(self, x: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows 1"] | float:
@@ -98,7 +98,8 @@ class Encoder:
     ) -> Float[Tensor, "*rows chosen"]:
         """Some features alone (None: all): of every activation but topk no others are computed."""
         scale = self.scale(x)
-        given = (x - self.shift(x)) / scale if self.norm != "none" else x
+        eps = self.norm_eps if self.norm == "layer_norm" else 0.0
+        given = (x - self.shift(x)) / (scale + eps) if self.norm != "none" else x
         if self.before is not None:
             given = given - self.before
         if columns is None or self.activation == "topk":
