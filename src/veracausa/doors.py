@@ -14,6 +14,7 @@ from typing import Any
 DOORS: dict[str, str] = {
     "Model.identity": "veracausa.engine.identity:identity",
     "Model.measure": "veracausa.engine.measure:measure",
+    "Model.reading": "veracausa.engine.coded:codes_of",
     "Model.check": "veracausa.contracts.checks:check",
     "Work.require_fits": "veracausa.planning.fitting:require_fits",
     "Result.chart": "veracausa.report.result_charts:result_chart",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +13,7 @@ from veracausa.placed import home_of
 
 if TYPE_CHECKING:
     from veracausa.anatomy.graph import Graph
+    from veracausa.dictionaries.dictionary import Dictionary
     from veracausa.tasks.measurement import Measurement
     from veracausa.tasks.task import Task
 
@@ -135,6 +136,20 @@ class Model:
         """
         found: Measurement = through("Model.measure", self, task)
         return found
+
+    def reading(self, *dictionaries: Dictionary) -> Model:
+        """The same model with dictionaries laid on it, in the place of earlier ones: their features are units.
+
+        Nothing is changed or run; all calls take what is returned.
+
+        Raises:
+            MethodError: a dictionary does not fit the model, or two of them have one name in one layer.
+
+        >>> lm = lm.reading(vc.dictionary(lm, "sae.safetensors", site="r10"))
+        >>> vc.exact(lm, task, units="features")
+        """
+        codes: Any = through("Model.reading", self, dictionaries)
+        return replace(self, decoder=replace(self.decoder, codes=codes))
 
     def check(self, *, strict: bool = True) -> list[Check]:
         """Test the contracts on this very model; see `veracausa.contracts.checks`.

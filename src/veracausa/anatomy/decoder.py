@@ -19,6 +19,7 @@ from veracausa.anatomy.found import Found
 from veracausa.anatomy.graph import Graph, graph_of
 from veracausa.anatomy.linear import LinearMap, linear_map
 from veracausa.anatomy.mixture import Mixture
+from veracausa.dictionaries.code import Code
 from veracausa.errors import ArchitectureError, ContractError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Decoder:
 
     `neurons`: of one MLP; 0 where it has none of its own. `channels`, `mixer_heads`, `states`: of a mixer its channels,
     its heads and the numbers in a channel's state; 0 where there is none. `lacks`: kinds of units that it has not, and
-    why.
+    why. `codes`: dictionaries of features that were laid on it, by the kind of units that these are, and layer.
     """
 
     anatomy: Anatomy
@@ -56,6 +57,7 @@ class Decoder:
     logit_softcap: float | None
     logit_scale: float = 1.0
     lacks: Mapping[str, str] = field(default_factory=dict)
+    codes: Mapping[tuple[str, int], Code] = field(default_factory=dict)
     found: Found = field(default_factory=Found)
 
     @property
@@ -81,6 +83,13 @@ class Decoder:
         Raises:
             ArchitectureError: says which part does not fit.
         """
+        slot = kind.partition(".")[0]
+        if slot in ("features", "directions") and not any(kind == known for known, _ in self.codes):
+            here = f" Here are {', '.join(sorted({known for known, _ in self.codes}))}." if self.codes else ""
+            raise ArchitectureError(
+                f"No dictionary of {kind} is laid on {type(self.hf).__name__}: take lm = lm.reading(dictionary), or "
+                f"give the call dictionary=….{here}"
+            )
         if kind in self.lacks:
             name = type(self.hf).__name__
             what = {"shared": "shared experts", "expert_neurons": "neurons of experts"}.get(kind, kind)

@@ -9,25 +9,25 @@ output for a transcoder. ε, the error, is a part beside the features; so is the
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from veracausa.arguments import shown
 from veracausa.dictionaries.encoder import Encoder
 from veracausa.dictionaries.site import Site
+from veracausa.dictionaries.words import LONGEST, WORD, word_index
 from veracausa.errors import MethodError
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
 
 #: Parts beside the features, by what stands in the place of a number in their names.
 ERROR, SKIP = "error", "skip"
-_WORD = re.compile(r"[a-z_][a-z0-9_]*")
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,11 +86,13 @@ class Dictionary:
                 f"reads it and writes m{self.writes.layer}."
             )
         for word in (*self.labels, *([self.name] if self.name else [])):
-            if not _WORD.fullmatch(word) or word in (ERROR, SKIP):
+            if not WORD.fullmatch(word) or word in (ERROR, SKIP):
                 raise MethodError(
                     f"{shown(word)} is no name of a feature or dictionary: small letters, digits and _, a letter "
                     f"first, and neither {ERROR!r} nor {SKIP!r}."
                 )
+        if long := [label for label in self.labels if len(label) > LONGEST]:
+            raise MethodError(f"{long[0]!r} is too long for the name of a direction: at most {LONGEST} characters.")
         if self.labels and (len(self.labels) != features or len({*self.labels}) < features):
             raise MethodError(f"{len(self.labels)} labels for {features} features: give each one of its own.")
 
@@ -98,6 +100,13 @@ class Dictionary:
     def size(self) -> int:
         """Number of features."""
         return self.encoder.size
+
+    @property
+    def indices(self) -> Int[np.ndarray, " features"]:
+        """The index of each feature in tables of units: its number, or its name as one (`words`)."""
+        if self.labels:
+            return np.array([word_index(label) for label in self.labels], dtype=np.int64)
+        return np.arange(self.size)
 
     @property
     def transcodes(self) -> bool:

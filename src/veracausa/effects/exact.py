@@ -24,10 +24,12 @@ from torch import Tensor
 
 from veracausa.choices import Ablation, AllUnits, Direction
 from veracausa.cost import Cost
+from veracausa.dictionaries.dictionary import Dictionary
 from veracausa.effects.counterparts import require_alike
 from veracausa.effects.edge_rows import EdgeRows
 from veracausa.effects.group_rows import KIND_AT, GroupRows, part_of
 from veracausa.effects.instead import Instead
+from veracausa.effects.laid import laid_units
 from veracausa.effects.learned_constants import OptimalConstants, OptimalWork, optimal_constants
 from veracausa.effects.path_rows import PathRows, require_still
 from veracausa.effects.patterns import require_patterns
@@ -58,7 +60,7 @@ from veracausa.units.edges import Edges
 from veracausa.units.groups import Groups
 from veracausa.units.kinds import Kind
 from veracausa.units.paths import Paths
-from veracausa.units.resolve import all_units, resolve_units
+from veracausa.units.resolve import all_units
 from veracausa.units.table import Units, per_layer
 
 if TYPE_CHECKING:
@@ -316,6 +318,7 @@ def exact(
     direction: Direction = "noising",
     reference: Reference | None = None,
     constants: OptimalConstants | None = None,
+    dictionary: Dictionary | Sequence[Dictionary] | None = None,
     seed: int = 0,
     rows: int | None = None,
     share_prefix: bool = True,
@@ -345,6 +348,9 @@ def exact(
         reference: prompts for mean and resample: a task, texts, a table or a file (see `vc.tasks.reference`; default:
             the task's own, clean and corrupted).
         constants: of optimal ablation (default: learned in this call, with `vc.effects.optimal_constants`' defaults).
+        dictionary: features or directions of a site, as `vc.dictionary` makes them, or several; their parts are units,
+            "features" (those that are active in some prompt), ["f10.1234", "f10.error"], ["d10.subject"]. In the place
+            of those that were laid on the model (`lm.reading`).
         seed: for resample; a donor depends on (seed, example, unit) only.
         rows: rows per chunk (default: from the free memory). Never changes a number beyond rounding.
         share_prefix: run only the positions from the first difference on, which is exact; False to compare.
@@ -364,7 +370,7 @@ def exact(
     """
     if rows is not None and rows < 1:
         raise MethodError(f"rows={rows}: a chunk holds at least one row. Leave rows out to let the free memory decide.")
-    table, learn = resolve_units(lm, units, max(task.lengths), groups=True, spans=task), None
+    (lm, table), learn = laid_units(lm, task, units, dictionary, groups=True), None
     reference = reference_set(lm, reference)
     if isinstance(table, Edges | Paths):
         _require_writes(table.kind, ablation, direction, reference)

@@ -123,7 +123,7 @@ class Descent:
     def of(cls, call: Session, table: Units, parts: list[Part]) -> Descent:
         """Starts from the means over all positions of the task's clean and corrupted prompts."""
         lm, task = call.lm, call.task
-        start = torch.cat(Mean(lm, task.prompts, table.place, False, call.cost).means)
+        start = torch.cat([*Mean(lm, task.prompts, table.place, False, call.cost).means.values()])
         squares = torch.zeros_like(start)
         tokens = 0
         for part in parts:

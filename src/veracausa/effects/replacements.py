@@ -25,7 +25,8 @@ from torch import Tensor
 
 from veracausa.cost import Cost
 from veracausa.effects.patterns import require_patterns
-from veracausa.engine.patches import Place, activation, sites_for
+from veracausa.engine.coded import is_coded
+from veracausa.engine.patches import Place, activation, layers_at, sites_for
 from veracausa.engine.tape import State, Tape, record
 from veracausa.engine.validate import require_readable
 from veracausa.errors import MethodError
@@ -108,18 +109,16 @@ class Mean:
     """Means over a reference set; `means[layer]`: [n, site] per position, or [1, site] over positions."""
 
     def __init__(self, lm: Model, prompts: Sequence[tuple[int, ...]], place: Place, aligned: bool, cost: Cost) -> None:
-        self.means: list[Tensor] = []
-        count = 0
+        totals: dict[int, Tensor] = {}
+        count, layers = 0, layers_at(lm.decoder, place)
         for _, state in recorded(lm, prompts, sites_for(place), cost):
-            for layer in range(lm.layers + (place == "residual")):
+            for layer in layers:
                 values = activation(state, place, layer).to(torch.promote_types(lm.dtype, torch.float32))
                 total = values.sum(0) if aligned else values.sum((0, 1))[None]
-                if len(self.means) <= layer:
-                    self.means.append(total)
-                else:
-                    self.means[layer] = self.means[layer] + total
+                totals[layer] = totals[layer] + total if layer in totals else total
             count += values.shape[0] * (1 if aligned else values.shape[1])
-        self.means = [(total / count).to(lm.dtype) for total in self.means]
+        kind = lm.score_dtype if is_coded(place) else lm.dtype
+        self.means = {layer: (total / count).to(kind) for layer, total in totals.items()}
 
     def rows(self, tape: Tape, place: Place, layer: int, example: Tensor, unit: Tensor | None) -> Tensor:
         """See `Replacement.rows`."""
@@ -143,14 +142,14 @@ class Resample:
                 f"of {task.lengths[i]} tokens for pair {i} of {task.name!r}. Add pairs, pass reference=another task, "
                 "or use ablation='mean'."
             )
-        self.activations: dict[int, list[Tensor]] = {}
+        self.activations: dict[int, dict[int, Tensor]] = {}
         for length, donors in by_length.items():
             if length in set(task.lengths):
                 states = [state for _, state in recorded(lm, donors, sites_for(place), cost)]
-                self.activations[length] = [
-                    torch.cat([activation(state, place, layer) for state in states])
-                    for layer in range(lm.layers + (place == "residual"))
-                ]
+                self.activations[length] = {
+                    layer: torch.cat([activation(state, place, layer) for state in states])
+                    for layer in layers_at(lm.decoder, place)
+                }
 
     def donor(self, example: int, key: Sequence[int]) -> int:
         """Index of the donor of (example, key of a unit) among those of its length; never a prompt of the pair."""

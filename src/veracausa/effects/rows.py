@@ -25,6 +25,7 @@ from veracausa.engine.attention import SUFFIX
 from veracausa.engine.batches import buckets
 from veracausa.engine.bucket import Bucket
 from veracausa.engine.budget import examples_per_batch, rows_per_chunk
+from veracausa.engine.coded import is_coded, written_change
 from veracausa.engine.guard import attention_function
 from veracausa.engine.memory import chunks
 from veracausa.engine.patches import (
@@ -202,10 +203,9 @@ class Rows(Plan):
     @property
     def depth(self) -> np.ndarray:
         """Blocks that each unit's row runs: those from where it joins the stream."""
-        last = self.lm.layers - (self.units.kind != "residual")
-        layers = [min(layer, last) for layer in range(self.lm.layers + 1)]
-        depths = [depth_behind(self.lm.decoder, self.units.place, layer) for layer in layers]
-        return np.array(depths)[self.units.layer]
+        layers, which = np.unique(self.units.layer, return_inverse=True)
+        depths = [depth_behind(self.lm.decoder, self.units.place, int(layer)) for layer in layers]
+        return np.array(depths, dtype=np.int64)[which]
 
     def record(self, start: int, examples: tuple[int, ...]) -> Patching:
         """See `Plan.record`."""
@@ -250,6 +250,8 @@ class Rows(Plan):
                 return output_change(decoder, base, at, example, offset, own)
             if kind == "expert_neurons":
                 return self._inside_change(tape, base, at, example, units, new[..., 0], start)
+            if is_coded(at.place):
+                return self._coded_change(tape, base, at, example, units, new, start)
             if kind == "routers":  # its own MLP is run again
                 self.cost.add(len(units), tape.length - start)
             old = activation(base, at.place, layer)
@@ -285,6 +287,22 @@ class Rows(Plan):
         # some routers give weights in float32 whatever the model's precision is
         change = torch.einsum("rs,rw->rsw", delta, written.to(delta)).to(base.residual[at.layer].dtype)
         return output_change(self.lm.decoder, base, at, example, offset, change)
+
+    def _coded_change(
+        self, tape: Tape, base: State, at: Where, example: Tensor, units: np.ndarray, new: Tensor, start: int
+    ) -> Tensor:
+        """Change of what is written where parts of a dictionary are `new`."""
+        decoder, offset = self.lm.decoder, start - tape.start
+        code, old = decoder.codes[at.place, at.layer], activation(base, at.place, at.layer)
+        if self.units.joint:
+            delta = (new - old[example, offset:]) * code.spread(self._shares(units).to(new))[:, None]
+            changed = code.change(self._at_position(delta, tape, example, units, start))
+        else:
+            changed = code.moved(new, old[example, offset:], code.parts(self.units.index[units]))
+            if self.alpha is not None:
+                changed = changed * torch.as_tensor(self.alpha[units]).to(changed)[:, None, None]
+            changed = self._at_position(changed, tape, example, units, start)
+        return written_change(decoder, code, changed, base.residual[at.layer])
 
     def _shares(self, units: np.ndarray) -> Tensor:
         """The share of the way to its replacement that each part of the site goes, row by row, [rows, parts]."""

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from veracausa.anatomy import Block, Decoder
 from veracausa.engine.attention import mixed, suffix_attention
+from veracausa.engine.coded import SITES, is_coded, site_of, written_at, written_change
 from veracausa.engine.guard import hooks
 from veracausa.engine.routed import Routed
 from veracausa.engine.suffix import Join
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 #: (The channels of a mixer are what its output projection reads: the site "z" of a layer that has a mixer.)
 Place = Literal[
     "z", "channels", "neurons", "mlp", "residual", "queries", "keys", "values", "pattern", "experts", "shared",
-    "router", "expert_neurons",
+    "router", "expert_neurons", "features", "directions",
 ]  # fmt: skip
 #: Parts of the MLP's output, which they add up to: so is the gradient there theirs.
 OF_MLP = ("experts", "shared", "expert_neurons")
@@ -53,11 +54,18 @@ class Where:
 
 def where(decoder: Decoder, place: Place, layer: int) -> Where:
     """Where rows with a patch at `place` of `layer` join the stream."""
-    if place == "residual":
+    if place == "residual" or (is_coded(place) and written_at(decoder.codes[place, layer]) == "residual"):
         return Where(place, layer, (layer, False))
-    if in_attention(place) and not decoder.blocks[layer].parallel:
+    if in_attention(place, decoder, layer) and not decoder.blocks[layer].parallel:
         return Where(place, layer, (layer, True))
     return Where(place, layer, (layer + 1, False))
+
+
+def layers_at(decoder: Decoder, place: Place) -> list[int]:
+    """Layers whose activations at a place are asked for together: all, or those that have a dictionary of that kind."""
+    if is_coded(place):
+        return sorted(layer for kind, layer in decoder.codes if kind == place)
+    return [*range(decoder.layers + (place == "residual"))]
 
 
 def depth_behind(decoder: Decoder, place: Place, layer: int) -> int:
@@ -65,16 +73,26 @@ def depth_behind(decoder: Decoder, place: Place, layer: int) -> int:
     return decoder.layers - where(decoder, place, layer).join[0] + (place == "router")
 
 
-def in_attention(place: Place) -> bool:
-    """Whether a place is a part of the attention, or of the mixer in its place (else of the MLP, or the stream)."""
+def in_attention(place: Place, decoder: Decoder | None = None, layer: int = 0) -> bool:
+    """Whether a place is a part of the attention, or of the mixer in its place (else of the MLP, or the stream).
+
+    Of a dictionary the decoder says it, layer by layer.
+    """
+    if decoder is not None and is_coded(place):
+        return written_at(decoder.codes[place, layer]) in ("z", "attention", "behind attention")
     return place in ("z", "channels") or place in BY_OURS
 
 
 def recorded(state: State, place: Place, layer: int) -> Tensor:
     """The tensor of a run's graph that holds the activations at a place (see `as_site` for its shape).
 
-    Of experts that is what they add up to.
+    Of experts that is what they add up to; of a dictionary, what it explains.
     """
+    if is_coded(place):
+        at = written_at(state.codes[place, layer])
+        if at in ("z", "attention", "mlp"):
+            return state.sites[at][layer]
+        return state.middle[layer] if at == "behind attention" else state.residual[layer + (at == "behind mlp")]
     if place == "residual":
         return state.residual[layer]
     return state.sites["mlp" if place in OF_MLP else "z" if place == "channels" else place][layer]
@@ -90,6 +108,8 @@ def as_site(values: Tensor, place: Place, positions: int) -> Float[Tensor, "exam
 
 def activation(state: State, place: Place, layer: int) -> Float[Tensor, "examples positions site"]:
     """A run's activations at a place, [B, S, site width]."""
+    if is_coded(place):
+        return site_of(state, place, layer)
     if place == "experts":
         return Routed.of(state, layer).site()
     if place == "shared":
@@ -99,6 +119,8 @@ def activation(state: State, place: Place, layer: int) -> Float[Tensor, "example
 
 def sites_for(place: Place) -> tuple[str, ...]:
     """What a tape must hold so that `place` can be patched (see `tape.Site`)."""
+    if is_coded(place):
+        return SITES
     if place in IN_ATTENTION:
         return ("z", "attention", *IN_ATTENTION)
     if place == "pattern":
@@ -114,6 +136,8 @@ def sites_for(place: Place) -> tuple[str, ...]:
 
 def site_width(decoder: Decoder, place: Place, length: int = 0) -> int:
     """Size of a place's activations at one position; `length`: of the prompt, which only patterns depend on."""
+    if is_coded(place):
+        return max(code.width for (kind, _), code in decoder.codes.items() if kind == place)
     return {
         "pattern": decoder.heads * length,
         "z": decoder.heads * decoder.head_dim,
@@ -136,6 +160,8 @@ def kept_width(decoder: Decoder, place: Place, length: int = 0) -> int:
         neurons = 1 + max(mixture.neurons for mixture in decoder.mixtures.values())
         each = decoder.width + 1 + (neurons if place == "expert_neurons" else 0)
         return max(mixture.chosen for mixture in decoder.mixtures.values()) * each
+    if is_coded(place):  # what it is read from, and all features of some tokens at once
+        return site_width(decoder, place) + decoder.heads * decoder.head_dim + 3 * decoder.width
     beside = decoder.width if place == "router" else 0  # what the MLP is given, to run it again
     return site_width(decoder, place, length) + beside
 
@@ -153,6 +179,9 @@ def output_change(
     Under a post-norm it is the change of what that norm is given.
     """
     place, block = at.place, decoder.blocks[min(at.layer, decoder.layers - 1)]
+    if is_coded(place):
+        code = decoder.codes[place, at.layer]
+        return written_change(decoder, code, code.change(delta), base.residual[at.layer])
     if place == "pattern":
         delta = mixing_change(decoder, base, at, example, delta)
     elif place in IN_ATTENTION:
@@ -241,14 +270,21 @@ def enter(
     block = decoder.blocks[at.layer] if at.layer < decoder.layers else None
     joined, middle = at.join
     after = (base.middle[joined] if middle else base.residual[joined])[example, offset:]
-    if at.place == "residual" or block is None:
+    if at.place == "residual" or block is None or _straight(decoder, at):
         return after + change
-    attention = in_attention(at.place)
+    attention = in_attention(at.place, decoder, at.layer)
     write = block.attention_write if attention else block.mlp_write
     if (block.attention_post_norm if attention else block.mlp_post_norm) is None:
         return after + change
     output = base.sites["attention" if attention else "mlp"][at.layer][example, offset:]
     return after + (write(output + change) - write(output))
+
+
+def _straight(decoder: Decoder, at: Where) -> bool:
+    """Whether what a dictionary explains is the stream itself, or what a post-norm has given it."""
+    if not is_coded(at.place):
+        return False
+    return written_at(decoder.codes[at.place, at.layer]) in ("residual", "behind attention", "behind mlp")
 
 
 def join(

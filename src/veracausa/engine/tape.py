@@ -10,7 +10,7 @@ A `State` holds one run at positions start … n − 1. Its tensors carry gradie
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Callable, Collection, Hashable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -23,6 +23,7 @@ from transformers import DynamicCache
 from veracausa.anatomy import Block, Decoder, NoNorm
 from veracausa.anatomy.mixture import Mixture
 from veracausa.cost import Cost
+from veracausa.dictionaries.code import Code
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.guard import attention_function, attention_name, changing, hooks, loan_of
 from veracausa.engine.memory import memory_errors
@@ -64,6 +65,7 @@ class State:
     MLP norm reads. `sites[site][l]`: [B, S, …]. `keys[l]`, `values[l]`: [B, kv_heads, n, head_dim], prefix included.
     `attention[l]`: settings of the attention function (scaling, …), kept with queries, keys and values. `logits`: the
     bare model's own at the last position, [B, vocabulary], if they were asked for. `experts`: how many an MLP has.
+    `codes`: dictionaries laid on the model, and `coded`: what was read by them (see `coded`).
     """
 
     residual: list[Tensor] = field(default_factory=list)
@@ -74,6 +76,8 @@ class State:
     attention: list[dict[str, Any]] = field(default_factory=list)
     logits: Tensor | None = None
     experts: int = 0
+    codes: Mapping[tuple[str, int], Code] = field(default_factory=dict)
+    coded: dict[tuple[str, int], Tensor] = field(default_factory=dict)
 
     @property
     def last(self) -> Float[Tensor, "examples width"]:
@@ -165,7 +169,7 @@ def _recorded(
     cost: Cost | None,
 ) -> tuple[State, list[dict[str, Any]]]:
     """`record` of a borrowed model at rest."""
-    state = State(sites={site: [] for site in sites})
+    state = State(sites={site: [] for site in sites}, codes=decoder.codes)
     watches_keys = decoder.caches_latents or decoder.has_mixers
     if watches_keys:
         state.sites |= {site: [] for site in ("keys", "values") if site not in sites}
@@ -504,14 +508,15 @@ def record_pairs(
     known: Tape | None = shelf.get(key) if shelf else None
     covered = known is not None and set(sites) <= set(known.clean.sites)
     if known is not None and covered and grad is None:
-        return replace(known, examples=examples, tail=tail)
+        own = _read_by(decoder, known)
+        return replace(known, examples=examples, tail=tail, clean=own["clean"], corrupted=own["corrupted"])
     kept = set(sites) | set(known.clean.sites) if known and grad is None else sites
     prefix = known.prefix if known else _prefix(decoder, clean[:, :start])
     states: dict[str, State] = {}
     calls: list[dict[str, Any]] = []
     for name, ids in (("clean", clean), ("corrupted", corrupted)):
         if known is not None and covered and grad != name:
-            states[name], calls = getattr(known, name), known.calls
+            states[name], calls = _read_by(decoder, known)[name], known.calls
         else:
             states[name], calls = record(
                 decoder, ids[:, start:], prefix=prefix, sites=kept, grad=grad == name, logits=name == "clean"
@@ -522,6 +527,12 @@ def record_pairs(
     if shelf and grad is None:
         shelf.put(key, tape, tape.nbytes)
     return tape
+
+
+def _read_by(decoder: Decoder, tape: Tape) -> dict[str, State]:
+    """Both runs of a tape that another call recorded, with the dictionaries of this one."""
+    runs = {"clean": tape.clean, "corrupted": tape.corrupted}
+    return {name: replace(run, codes=decoder.codes, coded={}) for name, run in runs.items()} if decoder.codes else runs
 
 
 def _key(decoder: Decoder, clean: Tensor, corrupted: Tensor, start: int, sites: Collection[str]) -> Hashable:

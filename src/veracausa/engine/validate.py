@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from veracausa.engine.coded import is_coded, written_at
 from veracausa.engine.guard import changing, hooks, precision_of
-from veracausa.engine.patches import OF_MLP, rerouted
+from veracausa.engine.patches import OF_MLP, Place, rerouted
 from veracausa.errors import ContractError, NumericsError, PromptError
 from veracausa.tasks.padding import Specials
 from veracausa.tasks.tokens import strings
@@ -140,11 +141,23 @@ def require_sites(lm: Model, tape: Tape, place: Place) -> None:
     """
     if place == "residual":
         return
+    places = _under_dictionaries(lm.decoder, place) if is_coded(place) else dict.fromkeys(range(lm.layers), place)
     with torch.no_grad():
-        for block in lm.decoder.blocks:
-            part, error, allowed = _misread(lm.decoder, block, tape, place)
+        for layer, own in places.items():
+            block = lm.decoder.blocks[layer]
+            part, error, allowed = _misread(lm.decoder, block, tape, own)
             if not error <= allowed:
                 raise ContractError(misread(lm, part, block, error))
+
+
+def _under_dictionaries(decoder: Decoder, place: Place) -> dict[int, Place]:
+    """Layer → the place at which what a dictionary explains is written; those that read and write the stream aside."""
+    under: dict[str, Place] = {"z": "z", "attention": "z", "behind attention": "z", "mlp": "mlp", "behind mlp": "mlp"}
+    return {
+        layer: under[at]
+        for (kind, layer), code in decoder.codes.items()
+        if kind == place and (at := written_at(code)) != "residual"
+    }
 
 
 def misread(lm: Model, part: str, block: Block, error: float) -> str:

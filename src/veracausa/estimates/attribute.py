@@ -19,7 +19,9 @@ import torch
 from torch import Tensor
 
 from veracausa.choices import AllUnits, Baseline, Direction, Estimate, GridName
+from veracausa.dictionaries.dictionary import Dictionary
 from veracausa.effects.counterparts import Aligned, require_alike, require_apart
+from veracausa.effects.laid import laid_units
 from veracausa.effects.learned_constants import OptimalConstants, OptimalWork, optimal_constants
 from veracausa.effects.patterns import require_patterns
 from veracausa.effects.replacements import (
@@ -31,6 +33,7 @@ from veracausa.effects.replacements import (
 )
 from veracausa.engine.batches import buckets
 from veracausa.engine.budget import examples_per_batch
+from veracausa.engine.coded import is_coded
 from veracausa.engine.footprint import Footprint
 from veracausa.engine.patches import depth_behind
 from veracausa.engine.rule import PLAIN
@@ -46,6 +49,7 @@ from veracausa.estimates.paths import WALKS
 from veracausa.estimates.paths.bucket import Graph, PathBucket, Sums
 from veracausa.estimates.paths.edge_sums import EdgeSums
 from veracausa.estimates.paths.expert_sums import ExpertSums, NeuronSums
+from veracausa.estimates.paths.feature_sums import FeatureSums
 from veracausa.estimates.paths.unit_sums import UnitSums
 from veracausa.estimates.span_sums import SpanSumsWork, at_positions, require_sums
 from veracausa.scores.estimands import BASELINES
@@ -55,7 +59,6 @@ from veracausa.tasks.placing import elsewhere, moved
 from veracausa.tasks.references import Reference, reference_set
 from veracausa.units.at_spans import SpanUnits
 from veracausa.units.edges import Edges
-from veracausa.units.resolve import resolve_units
 from veracausa.units.table import Units
 
 if TYPE_CHECKING:
@@ -128,6 +131,8 @@ class AttributeWork:
         """How scores are added up."""
         if isinstance(self.units, Edges):
             return EdgeSums
+        if is_coded(self.units.kind):
+            return FeatureSums
         return {"experts": ExpertSums, "expert_neurons": NeuronSums}.get(self.units.kind, UnitSums)
 
     @property
@@ -327,6 +332,7 @@ def attribute(
     seed: int | None = None,
     reference: Reference | None = None,
     constants: OptimalConstants | None = None,
+    dictionary: Dictionary | Sequence[Dictionary] | None = None,
     show_progress: bool = True,
 ) -> AttributeWork | FlowWork | SpanSumsWork:
     """Estimate the effects that `vc.exact` computes, from gradients, with the same sign.
@@ -349,6 +355,7 @@ def attribute(
         reference: prompts for the mean and resample baselines (default: the task's own).
         constants: of the optimal baseline (default: learned in this call, with `vc.effects.optimal_constants`'
             defaults).
+        dictionary: features or directions of a site, or several, as for `vc.exact`.
         show_progress: show a progress bar.
 
     Returns:
@@ -367,7 +374,7 @@ def attribute(
     if nodes is not None and steps is not None:
         raise MethodError("nodes= and steps= are the same number; give one of them.")
     over = {"baseline": baseline, "nodes": steps if nodes is None else nodes, "grid": grid, "seed": seed}
-    table = resolve_units(lm, units, max(task.lengths), spans=task)
+    lm, table = laid_units(lm, task, units, dictionary)
     if method == "ifr" and isinstance(table, Edges):
         if direction != "noising" or reference is not None or any(value is not None for value in over.values()):
             raise MethodError(

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from typing import Any, Literal
+
+from veracausa.dictionaries.code import ERROR, SKIP
+from veracausa.dictionaries.words import index_word
 
 Kind = Literal[
     "heads", "mlps", "attention", "neurons", "residual", "queries", "keys", "values", "patterns",
-    "experts", "shared", "routers", "expert_neurons", "mixers", "mixer_heads", "channels", "edges", "groups", "paths",
+    "experts", "shared", "routers", "expert_neurons", "mixers", "mixer_heads", "channels", "features", "directions",
+    "edges", "groups", "paths",
 ]  # fmt: skip
 
 
@@ -19,7 +24,9 @@ class UnitKind:
     and, where a layer has several, its `index`. `singular`, `meaning`: in words. `per_layer`: what a model calls the
     number of them in a layer, side by side in their site (None: one a layer). `part`: which part of a block has them,
     and so which layers: see `Decoder.layers_with`. `inside`: a unit is a neuron of an expert; its index says which of
-    both (`inside_index`).
+    both (`inside_index`). `coded`: a unit is a part of a dictionary, which the user lays on the model; its index is the
+    "number" of a feature, or the "word" that a direction is called (`dictionaries.words`); beside these `ERROR` and
+    `SKIP`.
 
     >>> KINDS["heads"].called(9, 6)
     'a9.h6'
@@ -30,15 +37,23 @@ class UnitKind:
     singular: str
     meaning: str
     per_layer: Literal["heads", "kv_heads", "neurons", "experts", "mixer_heads", "channels"] | None = None
-    part: Literal["attention", "mixer", "mlp", "experts", "stream"] = "attention"
+    part: Literal["attention", "mixer", "mlp", "experts", "stream", "dictionary"] = "attention"
     inside: bool = False
+    coded: Literal["number", "word"] | None = None
 
     def called(self, layer: int, index: int) -> str:
         """The name of one unit, without a position."""
+        if self.coded:
+            return self.name.format(layer=layer, index=self._told(index))
         if self.inside:
             index, neuron = divmod(index, _NEURONS)
             return self.name.format(layer=layer, index=index, neuron=neuron)
         return self.name.format(layer=layer, index=index)
+
+    def _told(self, index: int) -> str:
+        """A part of a dictionary, behind its layer."""
+        beside = {ERROR: "error", SKIP: "skip"}.get(int(index))
+        return beside or (index_word(int(index)) if self.coded == "word" else str(index))
 
 
 #: More neurons than any expert has: indices count neurons expert by expert in steps of it, whatever the model.
@@ -59,7 +74,24 @@ def inside_of(index: Any) -> tuple[Any, Any]:
     return index // _NEURONS, index % _NEURONS
 
 
-KINDS: dict[str, UnitKind] = {
+class _Kinds(dict[str, UnitKind]):
+    """Kinds by name; of dictionaries that have a name of their own, too: "features.mlp" has units `f10.mlp.1234`."""
+
+    def __missing__(self, kind: str) -> UnitKind:
+        if kind not in self:
+            raise KeyError(kind)
+        slot, _, name = kind.partition(".")
+        own = self[slot]
+        return replace(own, place=kind, name=own.name.replace("}.", f"}}.{name}.", 1))
+
+    def __contains__(self, kind: object) -> bool:
+        found = _NAMED.fullmatch(kind) if isinstance(kind, str) else None
+        return found is not None if isinstance(kind, str) and "." in kind else super().__contains__(kind)
+
+
+_NAMED = re.compile(r"(features|directions)\.[a-z_][a-z0-9_]*")
+
+KINDS: dict[str, UnitKind] = _Kinds({
     "heads": UnitKind(
         "z", "a{layer}.h{index}", "head", "attention heads (their value z, the input of the output projection)", "heads"
     ),
@@ -118,7 +150,16 @@ KINDS: dict[str, UnitKind] = {
         "neurons of experts (post-activation, where the expert is chosen; its routing weights stay)", part="experts",
         inside=True,
     ),
-}  # fmt: skip
+    "features": UnitKind(
+        "features", "f{layer}.{index}", "feature",
+        "features of a dictionary that is laid on the model (how much of each there is, times what each writes)",
+        part="dictionary", coded="number",
+    ),
+    "directions": UnitKind(
+        "directions", "d{layer}.{index}", "direction",
+        "directions in a site's activations (how far these go along each)", part="dictionary", coded="word",
+    ),
+})  # fmt: skip
 
 
 def indexed(kind: str) -> bool:
@@ -127,7 +168,7 @@ def indexed(kind: str) -> bool:
     >>> indexed("heads"), indexed("mlps")
     (True, False)
     """
-    return kind in KINDS and (KINDS[kind].per_layer is not None or KINDS[kind].inside)
+    return kind in KINDS and (KINDS[kind].per_layer is not None or KINDS[kind].inside or bool(KINDS[kind].coded))
 
 
 def whole_kind(kind: str) -> str:

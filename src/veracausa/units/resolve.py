@@ -17,6 +17,7 @@ from veracausa.tasks.placing import length_of, places
 from veracausa.tasks.spans import END, NAME
 from veracausa.units.at_spans import SpanUnits, require_spans
 from veracausa.units.cells import Cells, hidden_cell
+from veracausa.units.dictionaries import all_of_dictionaries, lacking, parse_feature, reads_like_feature, sizes_of
 from veracausa.units.edges import Edges
 from veracausa.units.groups import Groups, is_grouped, is_window, pieces
 from veracausa.units.kinds import KINDS, Kind, indexed, inside_index, inside_of
@@ -52,7 +53,8 @@ _POSITION = re.compile(rf"(.*)@{NUMBER}")
 
 def _patterns() -> dict[str, re.Pattern[str]]:
     """Kind → what its names look like."""
-    return dict(zip(KINDS, _compiled(tuple(kind.name for kind in KINDS.values())), strict=True))
+    plain = {name: kind.name for name, kind in KINDS.items() if not kind.coded}  # of coded ones see `dictionaries`
+    return dict(zip(plain, _compiled(tuple(plain.values())), strict=True))
 
 
 @cache
@@ -108,6 +110,8 @@ def checked_edges(lm: Model, edges: Edges, longest: int) -> Edges:
 
 def all_units(lm: Model, kind: Kind, positions: int = 0) -> Units:
     """Every unit of a kind, layer by layer; with `positions` > 0 one unit per position, position fastest."""
+    if KINDS[kind].coded:
+        return _at_positions(all_of_dictionaries(lm, kind), positions)
     layers, count = layers_with(lm, kind), per_layer(lm, kind)
     if KINDS[kind].inside:
         experts, neurons = (column.ravel() for column in np.indices((lm.experts, _inside(lm))))
@@ -172,30 +176,40 @@ def _parse(lm: Model, name: str) -> tuple[str, int, int, int | str, int]:
     """(kind, layer, index, position or span, key) of a name; −1 where it says nothing."""
     stem, at, text = name.partition("@")
     where, span = _WHERE.fullmatch(text), text if _SPAN.fullmatch(text) else None
+    if (found := parse_feature(stem)) and (not at or span or (where and where[3] is None)):
+        kind, layer, index = found
+        if layer not in layers_with(lm, kind) or lacking(lm, kind, np.array([layer]), np.array([index])).any():
+            raise UnitError(f"{name!r} is not in {lm.name}: {sizes_of(lm, kind)}.")
+        return kind, layer, index, span or int(where[1] if where else -1), -1
     for kind, pattern in _patterns().items():
         match = pattern.fullmatch(stem)
         if match and (not at or span or (where and (kind == "patterns" or where[3] is None))):
             layer, index = int(match[1]), int(match[2]) if len(match.groups()) > 1 else -1
             if KINDS[kind].inside:
                 index = inside_index(index, int(match[3]))
-            if layer not in layers_with(lm, kind) or _beyond(lm, kind, np.array([index])).any():
+            if layer not in layers_with(lm, kind) or _beyond(lm, kind, np.array([index]), np.array([layer])).any():
                 raise UnitError(f"{name!r} is not in {lm.name}: {_sizes(lm, kind)}.")
             position, key = (where[1], where[3] or -1) if where else (-1, -1)
             return kind, layer, index, span or int(position), int(key)
     raise UnitError(
         f"{shown(name)} is not the name of a unit. Names look like a9.h6 (head), m3 (MLP), m3.n1200 (neuron), "
         "a9 (attention), a9.h6<q>, a9.kv2<k>, a9.kv2<v>, a9.h6<pattern>, r9 (stream), m3.e5 (expert), "
-        "m3.shared, m3.router, x9 (mixer), x9.c7, each with @7 "
-        "for one position or @subject for a span; a9.h6<pattern>@7,5 is one cell of a pattern: query 7, key 5."
+        "m3.shared, m3.router, x9 (mixer), x9.c7, f9.1234 and f9.error (of a dictionary), d9.subject (direction), each "
+        "with @7 for one position or @subject for a span; a9.h6<pattern>@7,5 is one cell of a pattern: query 7, key 5."
         f"{_hint(name)}"
     )
+
+
+def _known_stem(stem: str) -> bool:
+    """Whether a name without a position reads like that of a unit."""
+    return reads_like_feature(stem) or any(pattern.fullmatch(stem) for pattern in _patterns().values())
 
 
 def _hint(name: str) -> str:
     """What a name with capitals, spaces or leading zeros was meant to be, for messages."""
     plain = re.sub(r"(?<![0-9])0+(?=[0-9])", "", name.strip().lower())
     stem, at, where = plain.partition("@")
-    known = any(pattern.fullmatch(stem) for pattern in _patterns().values()) and (not at or _WHERE.fullmatch(where))
+    known = (_known_stem(stem)) and (not at or _WHERE.fullmatch(where))
     return f" Did you mean {plain!r}?" if known else ""
 
 
@@ -209,10 +223,10 @@ def require_names(units: str | Sequence[str]) -> None:
     for name in [*(name for name in names if not is_grouped(name)), *grouped]:
         stem, at, where = name.partition("@")
         at_span = _SPAN.fullmatch(where) is not None and stem != "edges"
-        is_kind = isinstance(units, str) and stem in (*KINDS, *_SHORT, "edges")
+        is_kind = isinstance(units, str) and (stem in KINDS or stem in (*_SHORT, "edges"))
         is_kind = is_kind and (not at or where == "positions" or at_span)
         is_kind = is_kind or units == ALL_CELLS
-        is_name = any(pattern.fullmatch(stem) for pattern in _patterns().values())
+        is_name = _known_stem(stem)
         is_name = is_name and (not at or at_span or _WHERE.fullmatch(where) is not None)
         if not (is_kind or is_name or _EDGE.fullmatch(name)):
             _refuse(units, name)
@@ -349,7 +363,7 @@ def resolve_units(
         return all_units(lm, cast("Kind", kind), longest if at else 0)
     if kind in KINDS and _SPAN.fullmatch(what):
         return _all_at_spans(lm, cast("Kind", kind), what, spans)
-    if any(pattern.fullmatch(kind) for pattern in _patterns().values()) or _hint(names):
+    if _known_stem(kind) or _hint(names):
         return _checked(lm, _at_spans(parse_names(lm, [names]), spans, [names]), longest)
     _refuse(names, names)
 
@@ -378,7 +392,7 @@ def _checked(lm: Model, units: Units, longest: int) -> Units:
     if not len(units):
         raise UnitError("The table of units is empty. Name at least one, e.g. ['a0.h0'].")
     lm.decoder.require(units.kind)
-    bad = ~np.isin(units.layer, layers_with(lm, units.kind)) | _beyond(lm, units.kind, units.index)
+    bad = ~np.isin(units.layer, layers_with(lm, units.kind)) | _beyond(lm, units.kind, units.index, units.layer)
     if bad.any():
         name = units[np.flatnonzero(bad)[:1]].names[0]
         raise UnitError(f"{name!r} is not in {lm.name}: {_sizes(lm, units.kind)}.")
@@ -392,8 +406,10 @@ def _checked(lm: Model, units: Units, longest: int) -> Units:
     return units
 
 
-def _beyond(lm: Model, kind: str, index: np.ndarray) -> np.ndarray:
+def _beyond(lm: Model, kind: str, index: np.ndarray, layer: np.ndarray) -> np.ndarray:
     """Which indices a layer has not."""
+    if KINDS[kind].coded:
+        return lacking(lm, kind, layer, index)
     if KINDS[kind].inside:
         expert, neuron = inside_of(index)
         return (expert >= lm.experts) | (neuron >= _inside(lm))
@@ -402,6 +418,8 @@ def _beyond(lm: Model, kind: str, index: np.ndarray) -> np.ndarray:
 
 def _sizes(lm: Model, kind: str) -> str:
     """ "its layers are 0 … 29, each with 9 heads", for messages."""
+    if KINDS[kind].coded:
+        return sizes_of(lm, kind)
     size = f", each with {per_layer(lm, kind)} {kind}" if indexed(kind) else ""
     if KINDS[kind].inside:
         size = f", each with {lm.experts} experts of {_inside(lm)} neurons"

@@ -5,8 +5,9 @@ beside them `a9` (a whole attention layer), `a9.h6<q>`, `a9.kv2<k>`, `a9.kv2<v>`
 per key/value head), `a9.h6<pattern>` (where a head looks, see also `cells`), `m5.e3`, `m5.shared` and `m5.router` (an
 expert of an MLP, one that sees every token, and what chooses among them) and `r9` (the residual stream that enters
 block 9; `r30` of a model with 30 blocks is the final one). Mixers, which stand in the place of attention, are `x4`,
-their heads and channels `x4.h2` and `x4.c17` (x as in "mix": a and m are taken, and not all have a state). `@7` after a
-name means position 7 only.
+their heads and channels `x4.h2` and `x4.c17` (x as in "mix": a and m are taken, and not all have a state). Features of
+a dictionary are `f10.1234`, what it leaves out `f10.error`, directions `d10.subject`. `@7` after a name means position
+7 only.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ def per_layer(lm: Model, kind: str) -> int:
         ArchitectureError: the model has no units of that kind; says why.
     """
     lm.decoder.require(kind)
+    if kind in KINDS and KINDS[kind].coded:
+        return max(len(code.widths) for (slot, _), code in lm.decoder.codes.items() if slot == kind)
     number = KINDS[kind].per_layer if kind in KINDS else None
     return 0 if number is None else int(getattr(lm.decoder, number))
 
@@ -46,6 +49,8 @@ def layers_with(lm: Model, kind: str) -> list[int]:
         ArchitectureError: see `per_layer`.
     """
     lm.decoder.require(kind)
+    if KINDS[kind].coded:
+        return sorted(layer for slot, layer in lm.decoder.codes if slot == kind)
     return lm.decoder.layers_with(KINDS[kind].part)
 
 
@@ -136,6 +141,8 @@ class Units:
         columns: dict[str, object] = {"name": self.names, "layer": self.layer}
         if KINDS[self.kind].inside:
             columns["expert"], columns["neuron"] = inside_of(self.index)
+        elif KINDS[self.kind].coded:
+            columns[KINDS[self.kind].singular] = [name.rpartition(".")[2].partition("@")[0] for name in self.names]
         elif indexed(self.kind):
             columns[KINDS[self.kind].singular] = self.index
         if self.positional:

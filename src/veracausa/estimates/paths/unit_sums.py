@@ -121,8 +121,12 @@ class UnitSums(Sums):
 
     def gradients(self, state: State, found: list[Tensor]) -> Iterator[tuple[int, int, Tensor]]:
         """See `Sums.gradients`."""
-        for i, (gradient, (place, _)) in enumerate(zip(found, self._taken, strict=True)):
-            yield i, i, as_site(gradient, place, self.bucket.positions)
+        for i, gradient in enumerate(found):
+            yield i, i, self.as_site(gradient, *self._taken[i])
+
+    def as_site(self, gradient: Tensor, place: Place, layer: int) -> Float[Tensor, "rows positions site"]:
+        """A gradient of what a run recorded at a place, as one of its site."""
+        return as_site(gradient, place, self.bucket.positions)
 
     def moving(self, state: State) -> list[Tensor]:
         """Activations, layer by layer, of the units and of the stream."""
@@ -291,7 +295,7 @@ class UnitSums(Sums):
                 allow_unused=True, materialize_grads=True, retain_graph=True,
             ) if below else ()  # fmt: skip
             cost.backward += len(example) * bucket.positions * (dropped if below else 0)
-            without = {layer: as_site(g, place, bucket.positions) for layer, g in zip(below, found, strict=True)}
+            without = {layer: self.as_site(g, place, layer) for layer, g in zip(below, found, strict=True)}
             without |= {layer: slopes[layer] for layer in self.layers if layer > dropped}
             for layer, gradient in without.items():
                 others = layers - (layer < layers)  # the final stream is no block's own

@@ -1,0 +1,143 @@
+"""A dictionary at work in a call: the parts of a site's activations, side by side.
+
+    y = Σ_i a_i W_i + b + ε (+ W_skip x)
+
+The site of a code is [a of the chosen features | ε | W_skip x | what the features that were not chosen write], one
+number a feature and as many as y is wide for each of the others, so that a change of the site adds up to the change of
+y whatever is chosen. With a norm in the encoder b is scaled token by token and moves with ε.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from veracausa.dictionaries.dictionary import Dictionary
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+#: Numbers that all features of some tokens may take at once.
+_AT_ONCE = 1 << 24
+#: In the place of a feature's number: the error, and the skip of a skip transcoder.
+ERROR, SKIP = 1 << 40, (1 << 40) + 1
+
+
+@dataclass(frozen=True, eq=False)
+class Code:
+    """A dictionary, the features of it that a call is about, and what is done to y before (`posted`: a post-norm).
+
+    `chosen`: places of features in the dictionary, sorted (None: all).
+    """
+
+    dictionary: Dictionary
+    chosen: Int[np.ndarray, " chosen"] | None = None
+    posted: Callable[[Tensor], Tensor] | None = None
+
+    def of(self, index: Int[np.ndarray, " units"]) -> Code:
+        """The same for the features among these numbers alone."""
+        return replace(self, chosen=np.flatnonzero(np.isin(self.dictionary.indices, index)))
+
+    @cached_property
+    def _columns(self) -> Tensor | None:
+        return None if self.chosen is None else torch.as_tensor(self.chosen, device=self.dictionary.weight.device)
+
+    @cached_property
+    def weight(self) -> Float[Tensor, "chosen width"]:
+        """What each chosen feature writes."""
+        weight = self.dictionary.weight
+        return weight if self._columns is None else weight[self._columns]
+
+    @property
+    def features(self) -> int:
+        """How many features were chosen."""
+        return len(self.weight)
+
+    @property
+    def widths(self) -> list[int]:
+        """How many numbers of the site each part has: features, the error, the skip, the rest."""
+        more = 1 + (self.dictionary.skip is not None) + (self.chosen is not None)
+        return [1] * self.features + [self.weight.shape[1]] * more
+
+    @property
+    def width(self) -> int:
+        """Numbers of the site at one position."""
+        return sum(self.widths)
+
+    def parts(self, index: Int[np.ndarray, " units"]) -> Int[np.ndarray, " units"]:
+        """Which part of the site each unit is."""
+        own = self.dictionary.indices if self.chosen is None else self.dictionary.indices[self.chosen]
+        order = np.argsort(own)
+        at = np.minimum(np.searchsorted(own, index, sorter=order), len(own) - 1)
+        found = np.where(index == ERROR, self.features, order[at] if len(own) else index)
+        return np.where(index == SKIP, self.features + 1, found)
+
+    def spread(self, share: Float[Tensor, "rows parts"]) -> Float[Tensor, "rows site"]:
+        """Shares of parts as shares of the site's numbers; parts that none is given for have 0."""
+        widths = torch.tensor(self.widths, device=share.device)
+        lacking = share.new_zeros(len(share), len(widths) - share.shape[1])
+        return torch.cat([share, lacking], 1).repeat_interleave(widths, 1)
+
+    def site(
+        self, x: Float[Tensor, "examples positions read"], y: Float[Tensor, "examples positions width"]
+    ) -> Float[Tensor, "examples positions site"]:
+        """The site of activations that the dictionary reads and explains."""
+        kind = self.dictionary.weight.dtype
+        x, y = x.to(kind), y.to(kind)
+        y = y if self.posted is None else self.posted(y)
+        step = max(1, _AT_ONCE // self.dictionary.size)
+        rows = zip(x.flatten(0, 1).split(step), y.flatten(0, 1).split(step), strict=True)
+        return torch.cat([self._site(*each) for each in rows]).unflatten(0, x.shape[:2])
+
+    def _site(self, x: Float[Tensor, "rows read"], y: Float[Tensor, "rows width"]) -> Float[Tensor, "rows site"]:
+        dictionary = self.dictionary
+        every = dictionary.encode(x)
+        written = every @ dictionary.weight
+        error = y - written
+        if dictionary.encoder.norm == "none":
+            error = error - dictionary.bias
+        found = [every if self._columns is None else every[:, self._columns]]
+        if dictionary.skip is not None:
+            skip = x @ dictionary.skip
+            found += [error - skip, skip]
+        else:
+            found.append(error)
+        if self._columns is not None:
+            found.append(written - found[0] @ self.weight)
+        return torch.cat(found, 1)
+
+    def moved(
+        self,
+        new: Float[Tensor, "rows positions site"],
+        old: Float[Tensor, "rows positions site"],
+        parts: Int[np.ndarray, " rows"],
+    ) -> Float[Tensor, "rows positions width"]:
+        """`change` of rows that each move one part of the site: a multiple of what it writes, or a vector."""
+        n, width = self.features, self.weight.shape[1]
+        found = new.new_zeros(*new.shape[:2], width)
+        for block in np.unique(np.maximum(parts, n - 1)):
+            rows = torch.as_tensor(np.flatnonzero(np.maximum(parts, n - 1) == block), device=new.device)
+            if block < n:
+                at = torch.as_tensor(parts, device=new.device)[rows]
+                found[rows] = (new[rows, :, at] - old[rows, :, at])[..., None] * self.weight[at][:, None]
+            else:
+                own = slice(n + (block - n) * width, n + (block - n + 1) * width)
+                found[rows] = new[rows, :, own] - old[rows, :, own]
+        return found
+
+    def change(self, delta: Float[Tensor, "*rows site"]) -> Float[Tensor, "*rows width"]:
+        """The change of y for a change of the site."""
+        n = self.features
+        return delta[..., :n] @ self.weight + delta[..., n:].unflatten(-1, (-1, self.weight.shape[1])).sum(-2)
+
+    def pulled(self, gradient: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows site"]:
+        """The gradient of the site's numbers for one of y."""
+        gradient = gradient.to(self.weight.dtype)
+        more = len(self.widths) - self.features
+        return torch.cat([gradient @ self.weight.T, *[gradient] * more], -1)

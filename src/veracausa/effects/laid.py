@@ -1,0 +1,80 @@
+"""Tables of units where these may be parts of dictionaries: which features are candidates, and what is told apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from veracausa.cost import Cost
+from veracausa.dictionaries.code import ERROR
+from veracausa.dictionaries.dictionary import Dictionary
+from veracausa.effects.replacements import recorded
+from veracausa.engine.coded import SITES, is_coded, narrowed, read_by
+from veracausa.units.resolve import resolve_units
+from veracausa.units.table import Units
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool
+
+    from veracausa.model import Model
+    from veracausa.tasks.task import Task
+
+#: Tokens that are encoded at once.
+_TOKENS = 256
+
+
+def laid_units(
+    lm: Model,
+    task: Task,
+    units: Any,
+    dictionary: Dictionary | Sequence[Dictionary] | None = None,
+    *,
+    groups: bool = False,
+) -> tuple[Model, Units]:
+    """What `units=` of a call means, and the model that it is about.
+
+    Of a kind of dictionary ("features", "features@positions") those are meant that are active in some prompt of the
+    task, in either run (of positions: there): all others have effect 0. The model's dictionaries then tell the table's
+    features apart, and hold the others together.
+
+    Raises:
+        UnitError, ArchitectureError: see `units.resolve`. MethodError: see `Model.reading`.
+    """
+    if dictionary is not None:
+        lm = lm.reading(*([dictionary] if isinstance(dictionary, Dictionary) else dictionary))
+    table = resolve_units(lm, units, max(task.lengths), groups=groups, spans=task)
+    if not is_coded(table.kind):
+        return lm, table
+    if isinstance(units, str) and is_coded(units.partition("@")[0]):
+        table = _active(lm, task, table)
+    return narrowed(lm, table.kind, table.layer, table.index), table
+
+
+def _active(lm: Model, task: Task, table: Units) -> Units:
+    """The units of a table that are active somewhere; errors and skips always are."""
+    keep = table.index >= ERROR
+    for layer, found in active_features(lm, task, table.kind).items():
+        here = np.flatnonzero((table.layer == layer) & (table.index < ERROR))
+        parts = lm.decoder.codes[table.kind, layer].parts(table.index[here])
+        position = table.position[here]
+        anywhere: np.ndarray = np.asarray(found.any(0))
+        keep[here] = np.where(position < 0, anywhere[parts], found[np.maximum(position, 0), parts])
+    return table[np.flatnonzero(keep)]
+
+
+@torch.no_grad()
+def active_features(lm: Model, task: Task, kind: str) -> dict[int, Bool[np.ndarray, "positions features"]]:
+    """Layer → which features of its dictionary are not 0 at each position of some prompt of the task, in either run."""
+    found: dict[int, np.ndarray] = {}
+    for _, state in recorded(lm, [*dict.fromkeys(task.prompts)], SITES, Cost()):
+        for (slot, layer), code in lm.decoder.codes.items():
+            if slot != kind:
+                continue
+            into = found.setdefault(layer, np.zeros((max(task.lengths), code.dictionary.size), dtype=bool))
+            x = read_by(state, code.dictionary.reads).to(code.dictionary.weight.dtype)
+            for some in x.split(max(1, _TOKENS // x.shape[1])):
+                into[: x.shape[1]] |= (code.dictionary.encode(some) != 0).any(0).cpu().numpy()
+    return found

@@ -1,0 +1,137 @@
+"""Dictionaries laid on a model: what they read in a recorded run, and where they write.
+
+A code's site (`dictionaries.code`) is a place like any other: a patch changes it, and the change of what the dictionary
+explains enters the stream where that is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from torch import Tensor
+
+from veracausa.arguments import kind_and_value
+from veracausa.dictionaries.code import Code
+from veracausa.dictionaries.dictionary import Dictionary
+from veracausa.dictionaries.site import Site
+from veracausa.errors import MethodError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+    from veracausa.anatomy import Decoder
+    from veracausa.engine.tape import State
+    from veracausa.model import Model
+
+#: What a tape must hold so that any dictionary can read it.
+SITES = ("z", "attention", "mlp", "mlp_in")
+#: Where what a dictionary explains is written; "behind": straight to the stream, behind a post-norm.
+Written = Literal["residual", "z", "attention", "mlp", "behind attention", "behind mlp"]
+
+
+def is_coded(place: str) -> bool:
+    """Whether a place is the site of a dictionary."""
+    return place.partition(".")[0] in ("features", "directions")
+
+
+def kind_of(dictionary: Dictionary) -> str:
+    """The kind of units, and the place, that a dictionary's parts are: "features", "directions", "features.mlp"."""
+    slot = "directions" if dictionary.labels else "features"
+    return f"{slot}.{dictionary.name}" if dictionary.name else slot
+
+
+def codes_of(lm: Model, dictionaries: Iterable[Dictionary]) -> dict[tuple[str, int], Code]:
+    """Dictionaries by kind and layer, on the model's device and in the precision of its scores; see `Model.reading`."""
+    found: dict[tuple[str, int], Code] = {}
+    for dictionary in dictionaries:
+        if not isinstance(dictionary, Dictionary):
+            raise MethodError(
+                f"lm.reading takes dictionaries, as vc.dictionary makes them; this is {kind_and_value(dictionary)}."
+            )
+        _require_fits(lm, dictionary)
+        key = kind_of(dictionary), dictionary.writes.layer
+        if key in found:
+            raise MethodError(
+                f"Two dictionaries of layer {key[1]} are both called {key[0]!r}. Give them names: "
+                "vc.dictionary(…, name='mlp') has units f10.mlp.1234."
+            )
+        block = lm.decoder.blocks[key[1]] if dictionary.writes.post else None
+        posted = None if block is None else block.mlp_write if dictionary.writes.kind == "m" else block.attention_write
+        own = dictionary.to(lm.device, lm.score_dtype)
+        found[key] = Code(own, posted=posted)
+    return found
+
+
+def _require_fits(lm: Model, dictionary: Dictionary) -> None:
+    decoder = lm.decoder
+    for site, width in (
+        (dictionary.reads, dictionary.encoder.weight.shape[0]),
+        (dictionary.writes, dictionary.weight.shape[1]),
+    ):
+        last = lm.layers - (site.kind != "r")
+        if site.layer > last:
+            raise MethodError(f"The dictionary is of {site.name}, but the layers of {lm.name} are 0 … {last}.")
+        own = decoder.heads * decoder.head_dim if site.kind == "z" else lm.width
+        if width != own:
+            raise MethodError(
+                f"The dictionary is {width} wide at {site.name}, where {lm.name} is {own} wide: it was made for "
+                "another model, or another site."
+            )
+        if site.layer < lm.layers:
+            block = decoder.blocks[site.layer]
+            if (site.kind in "mn" and not block.has_mlp) or (site.kind in "az" and block.mixing != "attention"):
+                raise MethodError(f"Block {site.layer} of {lm.name} has no {site.name} that a dictionary could read.")
+
+
+def written_at(code: Code) -> Written:
+    """Where in its layer what a dictionary explains is written."""
+    site = code.dictionary.writes
+    if site.post:
+        return "behind mlp" if site.kind == "m" else "behind attention"
+    return {"r": "residual", "z": "z", "a": "attention", "m": "mlp"}[site.kind]  # type: ignore[return-value]
+
+
+def site_of(state: State, place: str, layer: int) -> Float[Tensor, "examples positions site"]:
+    """The site of a code in a recorded run, read once."""
+    key = place, layer
+    if key not in state.coded:
+        code = state.codes[key]
+        read, explained = (read_by(state, site) for site in (code.dictionary.reads, code.dictionary.writes))
+        state.coded[key] = code.site(read, explained)
+    return state.coded[key]
+
+
+def read_by(state: State, site: Site) -> Tensor:
+    """What a dictionary reads or explains; a post-norm is the code's to take."""
+    if site.kind == "r":
+        return state.residual[site.layer]
+    return state.sites[{"a": "attention", "m": "mlp", "z": "z", "n": "mlp_in"}[site.kind]][site.layer]
+
+
+def narrowed(lm: Model, kind: str, layer: Int[np.ndarray, " units"], index: Int[np.ndarray, " units"]) -> Model:
+    """A model whose dictionaries of a kind tell apart those of their features alone that a table of units names."""
+    codes = {
+        (slot, at): code.of(index[layer == at]) if slot == kind else code
+        for (slot, at), code in lm.decoder.codes.items()
+    }
+    return replace(lm, decoder=replace(lm.decoder, codes=codes))
+
+
+def written_change(
+    decoder: Decoder, code: Code, change: Float[Tensor, "rows positions width"], like: Tensor
+) -> Float[Tensor, "rows positions width"]:
+    """The change of what the attention or the MLP writes for one of what a dictionary explains.
+
+    `like`: the stream, in whose precision it is. See `patches.output_change`.
+    """
+    at, layer = written_at(code), code.dictionary.writes.layer
+    if at == "z":
+        weights = decoder.blocks[layer].head_weights
+        return change.to(weights.dtype) @ weights
+    scale = 1.0
+    if at in ("mlp", "attention"):
+        scale = decoder.blocks[layer].mlp_scale if at == "mlp" else decoder.blocks[layer].attention_scale
+    return change.to(like.dtype) * scale if scale != 1 else change.to(like.dtype)

@@ -1,0 +1,196 @@
+"""Features of dictionaries: exact effects and estimates against whole runs of the plain model with hooks."""
+
+import naive_features as plain
+import numpy as np
+import pytest
+import torch
+from bridges import as_model
+from tiny_models import FAMILIES, VOCAB, make, mostly_slow, pairs
+
+import veracausa as vc
+from veracausa.dictionaries import Dictionary, Encoder
+from veracausa.errors import VeracausaError
+from veracausa.tasks.task import Task
+
+SIZE = 14
+
+
+def task_of(found):
+    columns = [[tuple(pair.clean) for pair in found], [tuple(pair.corrupted) for pair in found]]
+    return Task(
+        "random", *map(tuple, columns), tuple((p.correct,) for p in found), tuple((p.incorrect,) for p in found)
+    )
+
+
+SITES = {"r": "resid", "a": "attn_out", "m": "mlp", "z": "z", "n": "mlp_in"}
+
+
+def dictionary(width, site, kind="topk", writes=None, skip=False, out=None, seed=5, **more):
+    """The same dictionary for both sides."""
+    g = torch.Generator().manual_seed(seed)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=g, dtype=torch.float64)
+
+    out = out or width
+    w_enc, b_enc, w_dec, b_dec = draw(width, SIZE), draw(SIZE) / 4, draw(SIZE, out) / 4, draw(out)
+    threshold, through = draw(SIZE).abs(), draw(width, out) / 4 if skip else None
+    own = {"jumprelu": {"threshold": threshold}, "topk": {"k": 4}}.get(kind, {})
+    encoder = Encoder(w_enc, b_enc, kind, **own)
+    ours = Dictionary.of(encoder, w_dec, b_dec, site=site, writes=writes, skip=through, **more)
+    where = [(SITES[name[0]], int(name[1:])) for name in (site, writes or site)]
+    return ours, plain.Plain(kind, w_enc, b_enc, w_dec, b_dec, *where, threshold=threshold, k=4, skip=through)
+
+
+def asked(family, count=2, length=6, seed=3):
+    hf = make(family)
+    found = pairs(VOCAB, count, length, seed)
+    return hf, as_model(hf, family), found, task_of(found)
+
+
+def by_name(scores):
+    return dict(zip(scores.units.names, scores.values.T.tolist(), strict=True))
+
+
+def part_of(name):
+    stem = name.partition("@")[0].rpartition(".")[2]
+    return stem if stem in ("error", "skip") else int(stem)
+
+
+CASES = [
+    ("r1", None, "topk", False), ("r0", None, "jumprelu", False), ("r3", None, "relu", False),
+    ("m1", None, "relu", False), ("a1", None, "topk", False), ("z2", None, "jumprelu", False),
+    ("n1", "m1", "topk", True), ("r1", "m1", "relu", True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("family", mostly_slow(FAMILIES, fast=("llama", "gpt_neox", "gemma2", "gpt2")))
+@pytest.mark.parametrize(("site", "writes", "kind", "skip"), CASES)
+def test_effects_and_slopes_are_those_of_whole_runs(family, site, writes, kind, skip):
+    hf, lm, found, task = asked(family)
+    width = lm.heads * lm.decoder.head_dim if site[0] == "z" else lm.width
+    ours, theirs = dictionary(width, site, kind, writes, skip)
+    lm = lm.reading(ours)
+    exact = by_name(vc.exact(lm, task, units="features", show_progress=False))
+    back = by_name(vc.exact(lm, task, units="features", direction="denoising", show_progress=False))
+    zero = by_name(vc.exact(lm, task, units="features", ablation="zero", show_progress=False))
+    slope = by_name(vc.attribute(lm, task, units="features", method="atp", show_progress=False))
+    layer = ours.writes.layer
+    assert {f"f{layer}.error"} | ({f"f{layer}.skip"} if skip else set()) <= set(exact)
+    for i, pair in enumerate(found):
+        for name in exact:
+            given = (hf, family, pair, theirs, part_of(name))
+            # float64, a few blocks: rounding of logits of size 10 and less
+            assert exact[name][i] == pytest.approx(plain.effect(*given, "other"), abs=1e-9), name
+            assert back[name][i] == pytest.approx(plain.effect(*given, "other", False), abs=1e-9), name
+            assert zero[name][i] == pytest.approx(plain.effect(*given, "zero"), abs=1e-9), name
+            assert slope[name][i] == pytest.approx(plain.atp(*given), abs=1e-9), name
+        # what is no candidate does nothing
+        for feature in set(range(SIZE)) - {part_of(name) for name in exact}:
+            assert plain.effect(hf, family, pair, theirs, feature, "other") == 0
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_positions(family):
+    hf, lm, found, task = asked(family, count=1)
+    ours, theirs = dictionary(lm.width, "m1")
+    exact = by_name(vc.exact(lm, task, units="features@positions", dictionary=ours, show_progress=False))
+    slope = by_name(vc.attribute(lm, task, units="features@positions", dictionary=ours, show_progress=False))
+    whole = by_name(vc.attribute(lm, task, units="features", dictionary=ours, show_progress=False))
+    assert set(exact) == set(slope)
+    for name in exact:
+        at = int(name.partition("@")[2])
+        wanted = plain.effect(hf, family, found[0], theirs, part_of(name), "other", position=at)
+        assert exact[name][0] == pytest.approx(wanted, abs=1e-9), name
+    for stem, value in whole.items():
+        summed = sum(each[0] for name, each in slope.items() if name.startswith(f"{stem}@"))
+        assert summed == pytest.approx(value[0], abs=1e-9)
+
+
+def identity(width, site):
+    eye = torch.eye(width, dtype=torch.float64)
+    return Dictionary.of(Encoder(eye, torch.zeros(width, dtype=torch.float64), "linear"), eye, site=site)
+
+
+def test_an_identity_gives_what_the_coordinates_are():
+    """The parts of a site by another door: z's coordinates of a head add up as the head's own values do."""
+    _, lm, _, task = asked("llama")
+    width = lm.heads * lm.decoder.head_dim
+    slopes = vc.attribute(lm.reading(identity(width, "z1")), task, units="features", show_progress=False)
+    heads = by_name(vc.attribute(lm, task, units="heads", show_progress=False))
+    values = by_name(slopes)
+    for head in range(lm.heads):
+        own = range(head * lm.decoder.head_dim, (head + 1) * lm.decoder.head_dim)
+        summed = np.sum([values[f"f1.{i}"] for i in own if f"f1.{i}" in values], 0)
+        np.testing.assert_allclose(summed, heads[f"a1.h{head}"], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("method", ["ig", "conductance", vc.Method(path="unit", nodes=3)])
+def test_paths_that_promise_it_add_up(method):
+    """All features and the error are the site: their scores sum to its effect, whatever is left out of the table."""
+    _, lm, _, task = asked("gpt2")
+    for site, kind, writes, skip in (("r1", "jumprelu", None, False), ("n1", "topk", "m1", True)):
+        ours, _ = dictionary(lm.width, site, kind, writes, skip)
+        lm = lm.reading(ours)
+        found = vc.attribute(lm, task, units="features", method=method, nodes=24, show_progress=False)
+        few = vc.attribute(lm, task, units=found.units.names[:3], method=method, nodes=24, show_progress=False)
+        np.testing.assert_allclose(few.values, found.values[:, :3], rtol=0, atol=1e-9)
+        whole = vc.exact(lm, task, units=["r1" if writes is None else "m1"], show_progress=False)
+        if method == "ig":  # 24 Gauss nodes on smooth tiny models
+            np.testing.assert_allclose(found.values.sum(1), whole.values[:, 0], rtol=0, atol=1e-7)
+
+
+def test_bad_dictionaries_are_refused():
+    _, lm, _, task = asked("llama")
+    ours, _ = dictionary(lm.width, "r1")
+    for call, said in (
+        (lambda: vc.exact(lm, task, units="features"), "lm.reading"),
+        (lambda: vc.exact(lm, task, units=["f1.3"]), "lm.reading"),
+        (lambda: vc.exact(lm, task, units=["f1.99"], dictionary=ours), "14 features"),
+        (lambda: vc.exact(lm, task, units=["f2.1"], dictionary=ours), "f1 with"),
+        (lambda: vc.exact(lm, task, units=["f1.skip"], dictionary=ours), "f1 with"),
+        (lambda: lm.reading(ours, ours), "names"),
+        (lambda: lm.reading(dictionary(lm.width, "r9")[0]), "layers"),
+        (lambda: lm.reading(dictionary(lm.width + 1, "r1")[0]), "wide"),
+        (lambda: lm.reading("sae"), "vc.dictionary"),
+    ):
+        with pytest.raises(VeracausaError, match=said):
+            call()
+
+
+def test_named_dictionaries_and_directions():
+    hf, lm, found, task = asked("llama", count=1)
+    stream, theirs = dictionary(lm.width, "r1")
+    mlp, of_mlp = dictionary(lm.width, "m1", "relu", name="mlp")
+    labels = tuple(f"way{i}" for i in range(SIZE))
+    ways, _ = dictionary(lm.width, "r1", "linear", labels=labels)
+    lm = lm.reading(stream, mlp, ways)
+    assert by_name(vc.exact(lm, task, units=["f1.mlp.error"], show_progress=False))["f1.mlp.error"][0] == pytest.approx(
+        plain.effect(hf, "llama", found[0], of_mlp, "error", "other"), abs=1e-9
+    )
+    names = vc.exact(lm, task, units="directions", show_progress=False).units.names
+    assert names == [*(f"d1.way{i}" for i in range(SIZE)), "d1.error"]
+    one = vc.exact(lm, task, units=["d1.way3"], show_progress=False)
+    linear = plain.Plain("linear", theirs.w_enc, theirs.b_enc, theirs.w_dec, theirs.b_dec, theirs.reads, theirs.writes)
+    assert one.values[0, 0] == pytest.approx(plain.effect(hf, "llama", found[0], linear, 3, "other"), abs=1e-9)
+
+
+def test_means_and_donors():
+    hf, lm, found, task = asked("llama", count=3)
+    ours, theirs = dictionary(lm.width, "r1")
+    lm = lm.reading(ours)
+    mean = vc.exact(lm, task, units=["f1.3", "f1.error"], ablation="mean", show_progress=False)
+    every = [plain.both(hf, "llama", ids, theirs) for pair in found for ids in (pair.clean, pair.corrupted)]
+    for column, part in enumerate((3, "error")):
+        average = torch.stack([theirs.parts(*each)[part] for each in every]).mean(0)
+        for i, pair in enumerate(found):
+            own = theirs.parts(*plain.both(hf, "llama", pair.clean, theirs))[part]
+            with torch.no_grad():
+                new, old = (
+                    plain.run(hf, "llama", pair.clean, [(theirs.writes, lambda a, d=d: a + d)])
+                    for d in (average - own, torch.zeros_like(own))
+                )
+            wanted = (new - old)[pair.correct] - (new - old)[pair.incorrect]
+            assert mean.values[i, column] == pytest.approx(float(wanted), abs=1e-9)
+    again = [vc.exact(lm, task, units="features", ablation="resample", seed=s, show_progress=False) for s in (0, 0, 1)]
+    assert torch.equal(again[0].values, again[1].values) and not torch.equal(again[0].values, again[2].values)
