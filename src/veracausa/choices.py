@@ -27,6 +27,7 @@ Over = Literal["mean", "sum", "product"]
 AllUnits = Literal[
     "heads", "mlps", "attention", "neurons", "residual", "queries", "keys", "values", "patterns", "experts", "shared",
     "routers", "expert_neurons", "edges",
+    "features", "directions", "features@positions", "directions@positions", "features@spans", "directions@spans",
     "mixers", "mixer_heads", "channels", "mixers@positions", "mixer_heads@positions", "channels@positions",
     "mixers@spans", "mixer_heads@spans", "channels@spans",
     "heads@positions", "mlps@positions", "attention@positions", "neurons@positions", "residual@positions",

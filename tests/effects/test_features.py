@@ -194,3 +194,58 @@ def test_means_and_donors():
             assert mean.values[i, column] == pytest.approx(float(wanted), abs=1e-9)
     again = [vc.exact(lm, task, units="features", ablation="resample", seed=s, show_progress=False) for s in (0, 0, 1)]
     assert torch.equal(again[0].values, again[1].values) and not torch.equal(again[0].values, again[2].values)
+
+
+def test_results_go_to_files_and_back(tmp_path):
+    _, lm, _, task = asked("llama")
+    mlp, _ = dictionary(lm.width, "m1", "relu", name="mlp")
+    ways, _ = dictionary(lm.width, "r1", "linear", labels=tuple(f"way{i}" for i in range(SIZE)))
+    for units in ("features.mlp", "directions", "features.mlp@positions", ["f1.mlp.error"]):
+        found = vc.exact(lm, task, units=units, dictionary=[mlp, ways], show_progress=False)
+        path = tmp_path / f"{len(found)}.safetensors"
+        found.save(path)
+        again = vc.open(path)
+        assert again.units.names == found.units.names
+        assert torch.equal(again.values, found.values)
+        assert again.settings["dictionary"] == found.settings["dictionary"]
+        assert list(again.units.table()["name"]) == found.units.names
+
+
+def test_estimates_are_compared_and_verified_with_their_own_dictionary(tmp_path):
+    _, lm, _, task = asked("llama", count=4)
+    ours, _ = dictionary(lm.width, "r1", "relu")
+    other, _ = dictionary(lm.width, "r1", "relu", seed=6)
+    exact = vc.exact(lm, task, units="features", dictionary=ours, out=tmp_path, show_progress=False)
+    slopes = vc.attribute(lm, task, units="features", dictionary=ours, show_progress=False)
+    assert len(vc.agreement(slopes, exact).names) == len(exact.units)
+    receipt = vc.verify(lm, task, slopes, top=3, sample=4, dictionary=ours, show_progress=False)
+    shared = [exact.units.find(name) for name in receipt.exact.units.names]
+    # chunks of other sizes: rounding
+    np.testing.assert_allclose(receipt.exact.values, exact.values[:, shared], rtol=0, atol=1e-10)
+    elsewhere = vc.exact(lm, task, units="features", dictionary=other, out=tmp_path, show_progress=False)
+    assert elsewhere.settings["dictionary_digest"] != exact.settings["dictionary_digest"]
+    with pytest.raises(VeracausaError, match="different dictionaries"):
+        vc.agreement(slopes, elsewhere)
+    for wrong in (None, other):
+        with pytest.raises(VeracausaError, match="dictionar"):
+            vc.verify(lm, task, slopes, top=3, sample=4, dictionary=wrong, show_progress=False)
+
+
+def test_spans_and_nothing_active():
+    _, lm, _, task = asked("llama")
+    encoder = Encoder(torch.zeros(lm.width, SIZE), torch.full((SIZE,), -1.0), "relu")
+    silent = Dictionary.of(encoder, torch.ones(SIZE, lm.width), site="r1")
+    found = vc.exact(lm, task, units="features", dictionary=silent, show_progress=False)
+    whole = vc.exact(lm, task, units=["r1"], show_progress=False)
+    assert found.units.names == ["f1.error"]
+    np.testing.assert_allclose(found.values, whole.values, rtol=0, atol=1e-10)
+
+
+def test_half_precision():
+    hf, found = make("llama", dtype=torch.bfloat16), pairs(VOCAB, 2, 6, 3)
+    lm, task = as_model(hf, "llama"), task_of(found)
+    ours, _ = dictionary(lm.width, "r1")
+    low = vc.exact(lm, task, units="features", dictionary=ours, show_progress=False)
+    assert low.values.dtype == torch.float32 and torch.isfinite(low.values).all()
+    slopes = vc.attribute(lm, task, units="features", dictionary=ours, method="ig", show_progress=False)
+    assert torch.isfinite(slopes.values).all()

@@ -1,8 +1,23 @@
 """Dictionaries of features: encoders and decoders of a site's activations, as tensors."""
 
-from veracausa.dictionaries.code import Code as Code
-from veracausa.dictionaries.dictionary import Dictionary as Dictionary
-from veracausa.dictionaries.encoder import Encoder as Encoder
-from veracausa.dictionaries.site import Site as Site
+from typing import TYPE_CHECKING
 
-__all__ = ["Code", "Dictionary", "Encoder", "Site"]
+from veracausa.lazy import given_out
+
+if TYPE_CHECKING:
+    from veracausa.dictionaries.code import Code as Code
+    from veracausa.dictionaries.dictionary import Dictionary as Dictionary
+    from veracausa.dictionaries.encoder import Encoder as Encoder
+    from veracausa.dictionaries.site import Site as Site
+
+#: Public name → where it lives.
+_HOMES = {
+    "Code": "veracausa.dictionaries.code",
+    "Dictionary": "veracausa.dictionaries.dictionary",
+    "Encoder": "veracausa.dictionaries.encoder",
+    "Site": "veracausa.dictionaries.site",
+}
+__all__ = list(_HOMES)
+
+if not TYPE_CHECKING:  # a misspelt name is an error to type checkers, too
+    __getattr__, __dir__ = given_out(__name__, _HOMES)

@@ -19,26 +19,26 @@ import torch
 from torch import Tensor
 
 from veracausa.dictionaries.dictionary import Dictionary
+from veracausa.dictionaries.words import ERROR, SKIP
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 #: Numbers that all features of some tokens may take at once.
 _AT_ONCE = 1 << 24
-#: In the place of a feature's number: the error, and the skip of a skip transcoder.
-ERROR, SKIP = 1 << 40, (1 << 40) + 1
 
 
 @dataclass(frozen=True, eq=False)
 class Code:
     """A dictionary, the features of it that a call is about, and what is done to y before (`posted`: a post-norm).
 
-    `chosen`: places of features in the dictionary, sorted (None: all).
+    `chosen`: places of features in the dictionary, sorted (None: all). `digest`: of the dictionary as it was given.
     """
 
     dictionary: Dictionary
     chosen: Int[np.ndarray, " chosen"] | None = None
     posted: Callable[[Tensor], Tensor] | None = None
+    digest: str = ""
 
     def of(self, index: Int[np.ndarray, " units"]) -> Code:
         """The same for the features among these numbers alone."""

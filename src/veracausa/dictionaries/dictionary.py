@@ -26,8 +26,8 @@ from veracausa.errors import MethodError
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-#: Parts beside the features, by what stands in the place of a number in their names.
-ERROR, SKIP = "error", "skip"
+#: What stands in the place of a feature in the names of the parts beside them.
+_BESIDE = ("error", "skip")
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,10 +86,10 @@ class Dictionary:
                 f"reads it and writes m{self.writes.layer}."
             )
         for word in (*self.labels, *([self.name] if self.name else [])):
-            if not WORD.fullmatch(word) or word in (ERROR, SKIP):
+            if not WORD.fullmatch(word) or word in _BESIDE:
                 raise MethodError(
                     f"{shown(word)} is no name of a feature or dictionary: small letters, digits and _, a letter "
-                    f"first, and neither {ERROR!r} nor {SKIP!r}."
+                    f"first, and neither 'error' nor 'skip'."
                 )
         if long := [label for label in self.labels if len(label) > LONGEST]:
             raise MethodError(f"{long[0]!r} is too long for the name of a direction: at most {LONGEST} characters.")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+#: In the place of a feature's number: the error, and the skip of a skip transcoder.
+ERROR, SKIP = 1 << 40, (1 << 40) + 1
 #: Letters of names, which are read as digits in base 38 (0: no letter).
 _LETTERS = "_abcdefghijklmnopqrstuvwxyz0123456789"
 #: As many of them as 64 bits have room for.

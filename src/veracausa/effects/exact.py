@@ -45,12 +45,13 @@ from veracausa.effects.replacements import (
 )
 from veracausa.effects.rows import Plan, Rows
 from veracausa.effects.span_rows import SpanRows
+from veracausa.engine.coded import is_coded
 from veracausa.engine.measure import measured_groups
 from veracausa.engine.patches import Place
 from veracausa.engine.session import Session, session
 from veracausa.engine.work import gives, recorded_runs, unpatched_run
 from veracausa.errors import MethodError
-from veracausa.scores.headers import align_settings, reference_settings, span_settings
+from veracausa.scores.headers import align_settings, dictionary_settings, reference_settings, span_settings
 from veracausa.scores.scores import Scores, assemble
 from veracausa.tasks.placing import moved
 from veracausa.tasks.references import Reference, reference_set
@@ -129,6 +130,7 @@ class ExactWork:
             "ablation": self.ablation,
             "seed": self.seed if self.ablation == "resample" else None,
             **self._replaced,
+            **dictionary_settings(self.lm, self.units.kind),
             **(span_settings(self.task) if self._spans else {}),
             **({} if self.alone else align_settings(self.task, self._spans)),
         }
@@ -217,7 +219,16 @@ class ExactWork:
             "reference": reference.digest() if reference is not None else None,
             **{
                 key: settings[key]
-                for key in ("direction", "ablation", "seed", "constants", "spans_digest", "replacement_digest", "scale")
+                for key in (
+                    "direction",
+                    "ablation",
+                    "seed",
+                    "constants",
+                    "spans_digest",
+                    "replacement_digest",
+                    "scale",
+                    "dictionary_digest",
+                )
                 if key in settings
             },
         }
@@ -384,6 +395,8 @@ def exact(
         require_joint(ablation)
     if isinstance(table, SpanUnits | Groups) and ablation == "counterfactual":
         require_alike(task, table)
+    if ablation == "optimal" and is_coded(table.kind):
+        raise MethodError(f"ablation='optimal' learns constants of sites, not of {table.kind}. Take zero or mean.")
     if ablation == "optimal" and constants is None:
         learn = optimal_constants.work(lm, task, units=table)
     return ExactWork(lm, task, table, ablation, direction, reference, constants, learn, seed, rows, share_prefix)

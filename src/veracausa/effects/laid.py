@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from veracausa.cost import Cost
-from veracausa.dictionaries.code import ERROR
 from veracausa.dictionaries.dictionary import Dictionary
+from veracausa.dictionaries.words import ERROR
 from veracausa.effects.replacements import recorded
 from veracausa.engine.coded import SITES, is_coded, narrowed, read_by
 from veracausa.units.resolve import resolve_units
@@ -43,14 +43,20 @@ def laid_units(
     Raises:
         UnitError, ArchitectureError: see `units.resolve`. MethodError: see `Model.reading`.
     """
-    if dictionary is not None:
-        lm = lm.reading(*([dictionary] if isinstance(dictionary, Dictionary) else dictionary))
+    lm = with_dictionary(lm, dictionary)
     table = resolve_units(lm, units, max(task.lengths), groups=groups, spans=task)
     if not is_coded(table.kind):
         return lm, table
     if isinstance(units, str) and is_coded(units.partition("@")[0]):
         table = _active(lm, task, table)
     return narrowed(lm, table.kind, table.layer, table.index), table
+
+
+def with_dictionary(lm: Model, dictionary: Dictionary | Sequence[Dictionary] | None) -> Model:
+    """A model with the dictionary of a call, or several, laid on it; without one as it is."""
+    if dictionary is None:
+        return lm
+    return lm.reading(*([dictionary] if isinstance(dictionary, Dictionary) else dictionary))
 
 
 def _active(lm: Model, task: Task, table: Units) -> Units:

@@ -61,7 +61,7 @@ def codes_of(lm: Model, dictionaries: Iterable[Dictionary]) -> dict[tuple[str, i
         block = lm.decoder.blocks[key[1]] if dictionary.writes.post else None
         posted = None if block is None else block.mlp_write if dictionary.writes.kind == "m" else block.attention_write
         own = dictionary.to(lm.device, lm.score_dtype)
-        found[key] = Code(own, posted=posted)
+        found[key] = Code(own, posted=posted, digest=dictionary.digest())
     return found
 
 
@@ -82,6 +82,8 @@ def _require_fits(lm: Model, dictionary: Dictionary) -> None:
             )
         if site.layer < lm.layers:
             block = decoder.blocks[site.layer]
+            if site.post and block.parallel:
+                raise MethodError(f"Block {site.layer} of {lm.name} writes once, so it has no {site.name} of its own.")
             if (site.kind in "mn" and not block.has_mlp) or (site.kind in "az" and block.mixing != "attention"):
                 raise MethodError(f"Block {site.layer} of {lm.name} has no {site.name} that a dictionary could read.")
 

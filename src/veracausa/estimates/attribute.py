@@ -53,7 +53,7 @@ from veracausa.estimates.paths.feature_sums import FeatureSums
 from veracausa.estimates.paths.unit_sums import UnitSums
 from veracausa.estimates.span_sums import SpanSumsWork, at_positions, require_sums
 from veracausa.scores.estimands import BASELINES
-from veracausa.scores.headers import reference_settings
+from veracausa.scores.headers import dictionary_settings, reference_settings
 from veracausa.scores.scores import Completeness, Scores, assemble
 from veracausa.tasks.placing import elsewhere, moved
 from veracausa.tasks.references import Reference, reference_set
@@ -217,6 +217,7 @@ class AttributeWork:
                 "direction": self.direction,
                 **method.settings(),
                 **reference_settings(ablation, task, self.reference),
+                **dictionary_settings(lm, table.kind),
                 **(constants.settings if constants is not None else {}),
             },
             cost=None if learned is None else call.cost + learned.cost,
@@ -396,6 +397,11 @@ def attribute(
     require_effect(ablation, direction)
     if not isinstance(table, Edges):
         require_patterns([table.place], ablation, task, reference or task)
+    if is_coded(table.kind) and (ablation in ("resample", "optimal") or "graddrop" in parts.rule):
+        raise MethodError(
+            f"method={name!r} with baseline={parts.baseline!r} is not known for {table.kind}: their baselines are "
+            "corrupted, zero and mean, and no rule drops gradients. vc.exact takes ablation='resample', too."
+        )
     if table.kind == "expert_neurons" and (parts.combine != "mean" or PATHS[parts.path].moves in ("site", "unit")):
         raise MethodError(
             f"method={name!r} follows activations along a path, on which experts, and their neurons with them, come "

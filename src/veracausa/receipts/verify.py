@@ -7,6 +7,7 @@ stage certifies, is `receipts.stages`; the arithmetic of the bounds `statistics.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -16,7 +17,9 @@ import torch
 
 from veracausa.choices import Ablation
 from veracausa.cost import Cost
+from veracausa.dictionaries.dictionary import Dictionary
 from veracausa.effects.exact import ExactWork, exact
+from veracausa.effects.laid import with_dictionary
 from veracausa.engine.identity import difference
 from veracausa.engine.measure import measured_groups
 from veracausa.engine.work import Derived, gives, recorded_runs
@@ -24,7 +27,7 @@ from veracausa.errors import MethodError
 from veracausa.receipts.receipts import Receipt
 from veracausa.receipts.stages import Orders, Stage, Until, plan, require_tau, walk
 from veracausa.scores.estimands import BASELINES
-from veracausa.scores.headers import UNRECORDED, reference_settings
+from veracausa.scores.headers import UNRECORDED, dictionary_settings, reference_settings
 from veracausa.scores.scores import Scores
 from veracausa.tasks.references import Reference, reference_set
 
@@ -119,6 +122,7 @@ def verify(
     until: Until | None = None,
     budget: float | None = None,
     reference: Reference | None = None,
+    dictionary: Dictionary | Sequence[Dictionary] | None = None,
     out: str | Path | None = None,
     show_progress: bool = True,
 ) -> VerifyWork:
@@ -139,6 +143,7 @@ def verify(
             as large as it pays for, in the proportion top : sample.
         reference: the prompts of a mean or resample baseline, if the estimate was made with others than the task's
             own; it must be the set that the estimate's header names.
+        dictionary: that of the estimate's features or directions, unless it is laid on the model (`lm.reading`).
         out: a folder to keep finished pieces in: an interrupted call with the same arguments continues from them.
         show_progress: show a progress bar.
 
@@ -155,9 +160,11 @@ def verify(
     >>> receipt.missed, receipt.scores
     """
     threshold = require_sizes(top, sample, seed, until, budget, tau)
+    lm = with_dictionary(lm, dictionary)
     ablation = _ablation(lm, task, estimate)
     reference = reference_set(lm, reference)
     _require_reference(task, estimate, ablation, reference)
+    _require_dictionary(lm, estimate)
     drawn = int(estimate.settings.get("seed") or 0)
     effects = exact.work(
         lm, task, units=estimate.units, ablation=ablation, direction=estimate.direction, reference=reference,
@@ -230,6 +237,17 @@ def _require_reference(task: Task, estimate: Scores, ablation: str, reference: T
         f"The estimate's {ablation} baseline is of the reference set {words!r} ({own}), but verify was given "
         f"{given['reference']!r} ({given['reference_digest']}). Pass reference= as it was passed to vc.attribute."
     )
+
+
+def _require_dictionary(lm: Model, estimate: Scores) -> None:
+    """MethodError unless the features of an estimate are those of the dictionaries that are laid on the model."""
+    own = estimate.settings.get("dictionary_digest")
+    here = dictionary_settings(lm, estimate.units.kind)
+    if own is not None and own != here.get("dictionary_digest"):
+        raise MethodError(
+            f"The estimate is about {estimate.settings.get('dictionary')}, but laid on this model is "
+            f"{here.get('dictionary', 'none')}. Pass dictionary= as it was passed to vc.attribute."
+        )
 
 
 def _threshold(tau: float | None, until: Until | None) -> float:

@@ -66,8 +66,18 @@ def confirmed(scores: Scores, lm: Model, measured: Measurement, path: Path) -> S
     return scores
 
 
+def kind_of_units(value: Any) -> Any:
+    """A kind of units; those of dictionaries may have a name of their own ("features.mlp")."""
+    return value if isinstance(value, str) and value in KINDS else one_of(*KINDS)(value)
+
+
+def _kind(value: Any) -> Any:
+    """A kind of what scores are about."""
+    return value if value in ("edges", "groups", "paths") else kind_of_units(value)
+
+
 _HEADER = record(
-    kind=one_of(*KINDS, "edges", "groups", "paths"),
+    kind=_kind,
     method=text,
     settings=record(direction=one_of("noising", "denoising")),
     model=MODEL,
@@ -132,10 +142,11 @@ def unpack_units(kind: str, tensors: dict[str, Tensor], graph: Any = None, spans
     else:
         columns = (layer, index, position)
         key = tensors["key"].numpy() if cells else None
-        units = Units(one_of(*KINDS)(kind), *columns) if key is None else Cells.of(*columns, key)
+        units = Units(kind_of_units(kind), *columns) if key is None else Cells.of(*columns, key)
         if key is not None and ((key < 0) | (key > 1 << 31)).any():
             raise ValueError("a key is no position")
-        if ((index < 0) != (not indexed(kind))).any() or (index > 10_000_000).any():
+        most = (1 << 63) - 1 if KINDS[kind].coded else 10_000_000
+        if ((index < 0) != (not indexed(kind))).any() or (index > most).any():
             raise ValueError(f"an index is none of {kind}")
         units = units if spans is None else SpanUnits.of(units.kind, layer, index, _spans(spans, tensors))
     if len(set(units.keys)) < len(units):
@@ -156,7 +167,7 @@ def _spans(listed: Any, tensors: dict[str, Tensor]) -> list[str]:
 #: Positions before a prompt's end that a file may name.
 _FAR = 1 << 31
 _MEMBER = record(
-    kind=one_of(*KINDS), layer=whole(0, 1000), index=whole(-1), first=maybe(whole(-_FAR)), last=maybe(whole(-_FAR)),
+    kind=kind_of_units, layer=whole(0, 1000), index=whole(-1), first=maybe(whole(-_FAR)), last=maybe(whole(-_FAR)),
     keys=maybe(many(whole(-_FAR), 2)), at=maybe(text), keys_at=maybe(text),
 )  # fmt: skip
 

@@ -21,6 +21,7 @@ from veracausa.storage.origin import same_ends
 from veracausa.tasks.placing import placed
 
 if TYPE_CHECKING:
+    from veracausa.model import Model
     from veracausa.scores.scores import Scores
     from veracausa.tasks.task import Task
 
@@ -54,6 +55,17 @@ def align_settings(task: Task, names: Sequence[str]) -> dict[str, Any]:
     return {"align": task.align, "unequal": told} if told else {}
 
 
+def dictionary_settings(lm: Model, kind: str) -> dict[str, Any]:
+    """The dictionaries whose parts units of a kind are, in words and as a hash; nothing of other kinds."""
+    codes = {layer: code for (slot, layer), code in sorted(lm.decoder.codes.items()) if slot == kind}
+    if not codes:
+        return {}
+    every = [code.dictionary for code in codes.values()]
+    told = [f"{one!r} ({one.source})" if one.source else repr(one) for one in every]
+    digest = hashlib.sha256(json.dumps([[layer, code.digest] for layer, code in codes.items()]).encode())
+    return {"dictionary": "; ".join(told), "dictionary_digest": digest.hexdigest()[:12]}
+
+
 def replacement_of(scores: Scores) -> str | None:
     """What replaces a unit in the effect that scores are or estimate; None where the header does not say."""
     baseline, ablation = (scores.settings.get(name) for name in ("baseline", "ablation"))
@@ -78,6 +90,8 @@ def estimand(scores: Scores) -> dict[str, str]:
         found["seeds of resampling"] = str(settings.get("seed", UNRECORDED))
     if "spans_digest" in settings:
         found["places of the spans"] = str(settings["spans_digest"])
+    if "dictionary_digest" in settings:
+        found["dictionaries"] = str(settings["dictionary_digest"])
     if replacement == "optimal":
         found["learned constants"] = str(settings.get("constants", UNRECORDED))
     return found

@@ -15,13 +15,12 @@ import torch
 from veracausa.cost import Step
 from veracausa.doors import through
 from veracausa.errors import FileError
-from veracausa.scores.files import load_scores
+from veracausa.scores.files import kind_of_units, load_scores
 from veracausa.storage.files import at, read_json, write_json
 from veracausa.storage.schema import MODEL, many, maybe, number, one_of, plain, reading, record, text, whole
 from veracausa.studies.results import Failure, Panel, Section, Study
 from veracausa.tasks.measurement import Measurement
 from veracausa.tasks.task import task_content, task_of
-from veracausa.units.kinds import KINDS
 
 STUDY, SCORES, FINDINGS = "study.json", "scores", "findings"
 _FORMAT = "veracausa-study-1"
@@ -31,7 +30,7 @@ _STEP = record(
     what=text, kind=text, token_layers=number(0), passes=number(0, nan=True), seconds=maybe(number(0)), batches=whole(),
     most=maybe(number(0)),
 )  # fmt: skip
-_PANEL = record(kind=one_of(*KINDS), sampled=whole(), exact=text, estimates=many(text))
+_PANEL = record(kind=kind_of_units, sampled=whole(), exact=text, estimates=many(text))
 _SECTION = record(
     title=text, dtype=one_of("float32", "float64"), clean=many(number(), least=1), corrupted=many(number(), least=1),
     panels=many(_PANEL), findings=many(plain),

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from veracausa.dictionaries.code import ERROR, SKIP
-from veracausa.dictionaries.words import LONGEST, word_index
+from veracausa.dictionaries.words import ERROR, LONGEST, SKIP, word_index
 from veracausa.units.kinds import KINDS, Kind
 from veracausa.units.table import Units, layers_with
 

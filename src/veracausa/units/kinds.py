@@ -6,8 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from veracausa.dictionaries.code import ERROR, SKIP
-from veracausa.dictionaries.words import index_word
+from veracausa.dictionaries.words import ERROR, SKIP, index_word
 
 Kind = Literal[
     "heads", "mlps", "attention", "neurons", "residual", "queries", "keys", "values", "patterns",
