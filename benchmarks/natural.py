@@ -1,9 +1,11 @@
 """What natural text costs beside equal pairs: 8 to 120 tokens, differing anywhere, against as many of one length.
 
-    python benchmarks/natural.py --pairs 128
+    python benchmarks/natural.py --pairs 512 --only measure --repeat 3
 
-Prints seconds (of the processor) per token that each pair would take alone: its shared prefix once, the rest twice. The
-text is that of this project's guides, cut anywhere; in the corrupted prompts one token is another.
+Prints seconds (of the processor) per token that each pair would take alone: its shared prefix once, the rest twice, and
+the rest as often again as a call runs it forward or backward. Both kinds are run in turn; the ratio is that of their
+medians, and its range over the turns stands beside it. The text is that of this project's guides, cut anywhere; in the
+corrupted prompts one token is another.
 """
 
 from __future__ import annotations
@@ -11,18 +13,54 @@ from __future__ import annotations
 import argparse
 import random
 import re
+import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import veracausa as vc
 from veracausa.model import Model
 from veracausa.tasks.task import Task
 
 GUIDES = ("decisions.md", "methods.md", "recipes.md", "circuits.md", "receipts.md", "ground-truth.md")
-VERBS = {
-    "measure": lambda lm, task: lm.measure(task),
-    "atp, heads": lambda lm, task: vc.attribute(lm, task, units="heads", method="atp", show_progress=False),
-    "eap, edges": lambda lm, task: vc.attribute(lm, task, units="edges", method="eap", show_progress=False),
+#: Layers whose heads are patched, steps and pairs a step of a mask.
+PATCHED, STEPS, BATCH = (10, 15, 20), 10, 24
+
+
+def estimate(units: str, method: str) -> Callable[[Model, Task], Any]:
+    return lambda lm, task: vc.attribute(lm, task, units=units, method=method, show_progress=False)
+
+
+def heads(lm: Model, task: Task) -> Any:
+    names = [f"a{layer}.h{head}" for layer in PATCHED for head in range(lm.heads)]
+    return vc.exact(lm, task, units=names, show_progress=False)
+
+
+def circuits(lm: Model, task: Task) -> Any:
+    few = task[:4]
+    ranking = vc.attribute(lm, few, units="edges", method="eap", show_progress=False)
+    chosen = [vc.select(ranking, n=n) for n in (300, 1000, 3000, 10_000)]
+    return lambda: vc.faithfulness(lm, task, chosen, show_progress=False)
+
+
+def mask(lm: Model, task: Task) -> Any:
+    return vc.estimates.learn_mask(lm, task, units="heads", steps=STEPS, batch=BATCH, show_progress=False)
+
+
+#: What is called, and how often it runs each pair behind its prefix beside recording it, given pairs and layers.
+VERBS: dict[str, tuple[Callable[[Model, Task], Any], Callable[[int, int], float]]] = {
+    "measure": (lambda lm, task: lm.measure(task), lambda pairs, layers: 0),
+    "atp, heads": (estimate("heads", "atp"), lambda pairs, layers: 1),
+    "eap, edges": (estimate("edges", "eap"), lambda pairs, layers: 1),
+    "eap-ig, edges": (estimate("edges", "eap-ig"), lambda pairs, layers: 10),
+    "exact, heads": (heads, lambda pairs, layers: 9 * sum(layers - one for one in PATCHED) / layers),
+    "exact, mlps": (
+        lambda lm, task: vc.exact(lm, task, units="mlps", show_progress=False),
+        lambda pairs, layers: (layers - 1) / 2,
+    ),
+    "circuits": (circuits, lambda pairs, layers: 5),
+    "mask, heads": (mask, lambda pairs, layers: 2 + 2 * STEPS * min(BATCH, pairs) / pairs),
 }
 
 
@@ -41,27 +79,43 @@ def pairs(lm: Model, lengths: list[int], starts: list[int]) -> Task:
     return Task("text", tuple(clean), tuple(corrupted), ((5,),) * len(clean), ((7,),) * len(clean))
 
 
+def seconds(verb: Callable[[Model, Task], Any], lm: Model, task: Task, times: float) -> float:
+    """Seconds per token of a call; what a verb has to prepare is not counted."""
+    prepared = verb if verb is not circuits else None
+    call = circuits(lm, task) if prepared is None else lambda: verb(lm, task)
+    tokens = sum(
+        2 * n - start + times * (n - start) for n, start in zip(task.lengths, task.first_difference, strict=True)
+    )
+    began = time.process_time()
+    call()
+    return (time.process_time() - began) / tokens
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=128)
-    count = parser.parse_args().pairs
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--only", action="append", choices=VERBS)
+    given = parser.parse_args()
     lm, drawn = vc.load("smollm2-135m", device="cpu"), random.Random(0)
-    lengths = [drawn.randint(8, 120) for _ in range(count)]
-    mean = round(sum(lengths) / count)
-    natural = pairs(lm, lengths, [drawn.randrange(length - 1) for length in lengths])
-    equal = pairs(lm, [mean] * count, [mean // 2] * count)
-    print(f"{count} pairs of 8 to 120 tokens, {mean} on average; {len(set(lengths))} lengths")
-    for name, verb in VERBS.items():
-        found = {}
-        for kind, task in (("equal", equal), ("natural", natural)) * 2:
-            began = time.process_time()
-            verb(lm, task)
-            tokens = sum(2 * n - start for n, start in zip(task.lengths, task.first_difference, strict=True))
-            own = (time.process_time() - began) / tokens
-            found[kind] = min(own, found.get(kind, own))
-        ratio = found["natural"] / found["equal"]
-        equals, naturals = (f"{found[kind] * 1e3:.2f}" for kind in ("equal", "natural"))
-        print(f"{name}: {equals} ms a token equal, {naturals} natural, ratio {ratio:.2f}")
+    lengths = [drawn.randint(8, 120) for _ in range(given.pairs)]
+    starts = [drawn.randrange(length - 1) for length in lengths]
+    mean, start = round(statistics.mean(lengths)), round(statistics.mean(starts))
+    tasks = {"natural": pairs(lm, lengths, starts), "equal": pairs(lm, [mean] * len(lengths), [start] * len(lengths))}
+    print(f"{given.pairs} pairs of 8 to 120 tokens, {mean} on average; {len(set(lengths))} lengths", flush=True)
+    for name in given.only or VERBS:
+        verb, times = VERBS[name]
+        found: dict[str, list[float]] = {kind: [] for kind in tasks}
+        for _ in range(given.repeat):
+            for kind, task in tasks.items():
+                found[kind].append(seconds(verb, lm, task, times(given.pairs, lm.layers)))
+        natural, equal = (statistics.median(found[kind]) for kind in tasks)
+        turns = sorted(n / e for n, e in zip(found["natural"], found["equal"], strict=True))
+        print(
+            f"{name}: {equal * 1e3:.2f} ms a token equal, {natural * 1e3:.2f} natural, ratio {natural / equal:.2f} "
+            f"({turns[0]:.2f} to {turns[-1]:.2f} over {given.repeat} turns)",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

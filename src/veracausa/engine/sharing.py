@@ -41,28 +41,23 @@ def starts(decoder: Decoder, task: Task, share: bool = True) -> tuple[int, ...]:
     """
     if not (share and decoder.shares_prefixes) or home_of(decoder.hf).type == "meta":
         return (0,) * len(task)
-    found = []
-    wholes: dict[int, list[dict[str, Tensor]]] = {}
-    with borrowed(decoder) as loan:
-        for i, (x, first, read) in enumerate(zip(task.clean, task.first_difference, task.places, strict=True)):
-            if i in task.uneven or (decoder.positions is not None and len(x) > decoder.positions):
-                found.append(0)  # two whole runs; or it cannot be run at all, which `validate.require_readable` says
-                continue
-            start = min(first, read[0])
-            key = start, len(x)
-            if start and key not in loan.shares:
-                if len(x) not in wholes:
-                    wholes[len(x)] = received(decoder, len(x))
-                loan.shares[key] = _same_alone(decoder, wholes[len(x)], *key)
-            found.append(start if start and loan.shares[key] else 0)
-    return tuple(found)
+    most = decoder.positions or max(task.lengths)
+    # two whole runs where lengths differ; what cannot be run at all is left to `validate.require_readable`
+    keys = {
+        i: (min(first, read[0]), length)
+        for i, (first, read, length) in enumerate(zip(task.first_difference, task.places, task.lengths, strict=True))
+        if i not in task.uneven and length <= most
+    }
+    asked = {key for key in keys.values() if key[0]}
+    with borrowed(decoder):
+        same = _shareable(decoder, asked)
+    return tuple(keys[i][0] if keys.get(i) in same else 0 for i in range(len(task)))
 
 
 def alike(decoder: Decoder, groups: Sequence[tuple[int, int]], lengths: Sequence[int]) -> bool:
     """Whether prompts of some lengths are encoded alike where they go on to be longer: (start, length) of each group.
 
-    Asked of the longest group for the shortest length, and of every group for where it begins: encodings that depend on
-    the length do so from some length on, so that what holds for the shortest holds for those between.
+    Asked of the longest group for the shortest length, and of every group for where it begins.
     """
     longest = max(length for _, length in groups)
     if decoder.has_mixers:
@@ -70,14 +65,32 @@ def alike(decoder: Decoder, groups: Sequence[tuple[int, int]], lengths: Sequence
     if decoder.positions is not None and longest > decoder.positions:
         return False  # it cannot be run at all, which `validate.require_readable` says
     asked = {*groups, *((length, longest) for length in (min(lengths),) if length < longest)}
-    wholes: dict[int, list[dict[str, Tensor]]] = {}
+    asked = {key for key in asked if key[0]}
+    with borrowed(decoder):
+        return _shareable(decoder, asked) == asked
+
+
+def _shareable(decoder: Decoder, asked: set[tuple[int, int]]) -> set[tuple[int, int]]:
+    """Those of some (start, length) whose prefix alone is what it is in the whole prompt.
+
+    Encodings that depend on the length do so from some length on, so what holds for the shortest prefix in the longest
+    prompt holds for all between: that is asked first, and of each only where it does not hold.
+    """
     with borrowed(decoder) as loan:
-        for start, length in asked:
-            if start and (start, length) not in loan.shares:
+        wholes: dict[int, list[dict[str, Tensor]]] = {}
+
+        def same(start: int, length: int) -> bool:
+            if any(known and s <= start and length <= n for (s, n), known in loan.shares.items()):
+                return True
+            if (start, length) not in loan.shares:
                 if length not in wholes:
                     wholes[length] = received(decoder, length)
                 loan.shares[start, length] = _same_alone(decoder, wholes[length], start, length)
-        return all(loan.shares[key] for key in asked if key[0])
+            return loan.shares[start, length]
+
+        if asked:
+            same(min(start for start, _ in asked), max(length for _, length in asked))
+        return {key for key in asked if same(*key)}
 
 
 def _same_alone(decoder: Decoder, whole: list[dict[str, Tensor]], start: int, length: int) -> bool:
