@@ -26,6 +26,8 @@ from veracausa.tasks.task import Task
 GUIDES = ("decisions.md", "methods.md", "recipes.md", "circuits.md", "receipts.md", "ground-truth.md")
 #: Layers whose heads are patched, steps and pairs a step of a mask.
 PATCHED, STEPS, BATCH = (10, 15, 20), 10, 24
+#: Shares of the edges of the circuits that are run.
+SIZES = (0.005, 0.02, 0.05, 0.1)
 
 
 def estimate(units: str, method: str) -> Callable[[Model, Task], Any]:
@@ -37,11 +39,10 @@ def heads(lm: Model, task: Task) -> Any:
     return vc.exact(lm, task, units=names, show_progress=False)
 
 
-def circuits(lm: Model, task: Task) -> Any:
-    few = task[:4]
+def circuits(lm: Model, task: Task) -> Callable[[], Any]:
+    few = pairs(lm, [32] * 4, [8, 12, 16, 20])
     ranking = vc.attribute(lm, few, units="edges", method="eap", show_progress=False)
-    chosen = [vc.select(ranking, n=n) for n in (300, 1000, 3000, 10_000)]
-    return lambda: vc.faithfulness(lm, task, chosen, show_progress=False)
+    return lambda: vc.curve(lm, task, ranking, sizes=SIZES, show_progress=False)
 
 
 def mask(lm: Model, task: Task) -> Any:
@@ -81,8 +82,7 @@ def pairs(lm: Model, lengths: list[int], starts: list[int]) -> Task:
 
 def seconds(verb: Callable[[Model, Task], Any], lm: Model, task: Task, times: float) -> float:
     """Seconds per token of a call; what a verb has to prepare is not counted."""
-    prepared = verb if verb is not circuits else None
-    call = circuits(lm, task) if prepared is None else lambda: verb(lm, task)
+    call = verb(lm, task) if verb is circuits else lambda: verb(lm, task)
     tokens = sum(
         2 * n - start + times * (n - start) for n, start in zip(task.lengths, task.first_difference, strict=True)
     )

@@ -8,6 +8,8 @@ from tiny_models import FAMILIES, mostly_slow
 
 import veracausa as vc
 from veracausa import errors
+from veracausa.circuits.runs.tapes import circuit_buckets
+from veracausa.cost import Cost
 from veracausa.engine import batches, mixing
 from veracausa.engine.batches import buckets
 
@@ -50,6 +52,48 @@ def test_estimates_are_those_of_each_pair_alone(tiny, task_of, family, units, me
         alone = vc.attribute(lm, task[i], units=units, method=method, show_progress=False)
         torch.testing.assert_close(found.values[i : i + 1], alone.values, rtol=0, atol=EXACT)
         torch.testing.assert_close(found.clean[i : i + 1], alone.clean, rtol=0, atol=EXACT)
+
+
+@pytest.mark.parametrize("family", mostly_slow(FAMILIES))
+@pytest.mark.parametrize(("units", "ablation"), [("heads", "counterfactual"), ("mlps", "zero"), ("neurons", "zero")])
+def test_exact_effects_are_those_of_each_pair_alone(tiny, task_of, monkeypatch, family, units, ablation):
+    """Also where a batch is worth so much that all are joined."""
+    lm, task = tiny(family), task_of(LENGTHS, n=8)
+    asked = {"units": units, "ablation": ablation}
+    monkeypatch.setattr(batches, "begin", lambda decoder: 50_000.0)
+    if lm.decoder.anatomy.causal:
+        assert len(vc.exact.work(lm, task, **asked).plan(Cost()).buckets(True)) == 1
+    found = vc.exact(lm, task, **asked, show_progress=False)
+    assert found.cost.token_layers == vc.exact.work(lm, task, **asked).tokens()
+    for i in range(0, len(task), 2):
+        alone = vc.exact(lm, task[i], **asked, show_progress=False)
+        torch.testing.assert_close(found.values[i : i + 1], alone.values, rtol=0, atol=EXACT)
+
+
+@pytest.mark.parametrize("family", mostly_slow(FAMILIES))
+@pytest.mark.parametrize(("ablation", "metric"), [("counterfactual", "neg_kl"), ("zero", "logit_diff")])
+def test_circuits_are_those_of_each_pair_alone(tiny, task_of, family, ablation, metric):
+    lm, task = tiny(family), task_of(LENGTHS, n=8, metric=metric)
+    if lm.decoder.anatomy.causal:
+        assert len(circuit_buckets(lm, task)) == 1
+    edges = vc.attribute(lm, task, units="edges", method="eap-ig", show_progress=False)
+    circuit = vc.select(edges, n=20, how="abs")
+    asked = {"ablation": ablation, "show_progress": False}
+    found = vc.faithfulness(lm, task, circuit, **asked)
+    for i in range(0, len(task), 2):
+        alone = vc.faithfulness(lm, task[i], circuit, **asked)
+        torch.testing.assert_close(found.metric[i : i + 1], alone.metric, rtol=0, atol=EXACT)
+        torch.testing.assert_close(found.kl[i : i + 1], alone.kl, rtol=0, atol=EXACT)
+
+
+def test_a_mask_goes_on_with_steps_of_as_many_pairs_as_asked_for(tiny, task_of):
+    """Pairs of several lengths make steps of at most so many more than asked for as there are in a batch."""
+    lm, task = tiny("llama"), task_of(LENGTHS, n=12)
+    asked = {"units": "heads", "steps": 4, "batch": 5, "show_progress": False}
+    work = vc.estimates.learn_mask.work(lm, task, units="heads", steps=4, batch=5)
+    assert len(work.groups()) < len(LENGTHS) and max(len(members) for _, members in work.groups()) <= 5
+    found = vc.estimates.learn_mask(lm, task, **asked)
+    assert found.cost.token_layers == pytest.approx(work.tokens())
 
 
 def test_read_anywhere(tiny, task_of):

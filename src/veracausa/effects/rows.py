@@ -20,7 +20,7 @@ from torch import Tensor
 from veracausa.cost import Cost
 from veracausa.effects.expert_values import new_neurons, new_sum, own_neurons, own_sum
 from veracausa.effects.moves import own_part
-from veracausa.effects.replacements import Replacement
+from veracausa.effects.replacements import Replacement, anywhere
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.batches import buckets
 from veracausa.engine.bucket import Bucket
@@ -85,7 +85,12 @@ class Plan(ABC):
         """Groups of pairs that share a tape: (start, examples)."""
         most = examples_per_batch(self.lm, self.task, self.kept)
         rows = float(self.depth.sum()) / self.lm.layers
-        return buckets(self.lm.decoder, self.task, share, most, rows=rows)
+        return buckets(self.lm.decoder, self.task, share, most, self.mixed, rows)
+
+    @property
+    def mixed(self) -> bool:
+        """Whether pairs of several lengths run together: where neither units nor replacements have positions."""
+        return False
 
     @property
     @abstractmethod
@@ -199,6 +204,11 @@ class Rows(Plan):
     def kept(self) -> int:
         """Floats a token that a tape keeps of each layer beside the stream."""
         return kept_width(self.lm.decoder, self.units.place, max(self.task.lengths)) + self.lm.width
+
+    @property
+    def mixed(self) -> bool:
+        """See `Plan.mixed`."""
+        return not (self.aligned or self.units.positional or self.units.kind == "patterns") and anywhere(self.source)
 
     @property
     def depth(self) -> np.ndarray:

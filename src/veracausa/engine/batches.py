@@ -14,14 +14,23 @@ if TYPE_CHECKING:
 
 
 def buckets(
-    decoder: Decoder, task: Task, share_prefix: bool, most: int, mixed: bool = False, rows: float = 0.0
+    decoder: Decoder,
+    task: Task,
+    share_prefix: bool,
+    most: int,
+    mixed: bool = False,
+    rows: float = 0.0,
+    passes: float = 0.0,
+    pairs: int | None = None,
 ) -> list[tuple[int, tuple[int, ...]]]:
     """Group pairs that can run in one batch: (start, indices), at most `most` pairs each.
 
     Pairs of a group have the same lengths and the same first position to run: see `sharing.starts`. `mixed`: they may
     be of several, as `mixing` joins them, the longest first; for what depends on no position of its own. Never those
     whose two prompts have different lengths. Where passes begin slowly (a GPU), pairs of one length may first differ at
-    several positions, if that pays: `rows` is how often each is run beside its recording.
+    several positions, if that pays: `rows` is how often each is run beside its recording, `passes` in how many passes.
+    `pairs`: that a group has at most whatever their lengths; `most` counts the longest pairs, and of shorter ones more
+    may be joined.
     Order is that of the task within a group, and of first appearance between groups.
     """
     groups: dict[tuple[int, int, int], list[int]] = {}
@@ -38,7 +47,7 @@ def buckets(
         return every
     if not mixed:
         return [*_of_one_length(found, task, most, slow, rows), *(group for group in every if group not in found)]
-    together = joined(found, task.lengths, most * max(task.lengths), slow, rows)
+    together = joined(found, task.lengths, most * max(task.lengths), slow, rows, passes, pairs)
     if alike(decoder, [(start, task.lengths[own[0]]) for start, own in together], task.lengths):
         return [*together, *(group for group in every if group not in found)]
     return every

@@ -4,7 +4,9 @@ A shorter prompt is followed by tokens that nothing reads: under a causal mask t
 them, and the metric is read where the prompt ends, so their gradients are 0, exactly. What they cost is time. A batch
 of c pairs that are run from position s to length n takes c · (2n − s) tokens (the shared prefix once, the rest twice)
 and three forward passes, each of which takes as long as `BEGIN` tokens however few it has: weights are read once a
-pass, and Python walks the modules once. Pairs are joined as long as that sum falls, the best join first.
+pass, and Python walks the modules once. A call that then runs the positions behind s again, forward or backward, adds
+c · (n − s) tokens for each time (`rows`), and where all pairs of a batch go together, a pass (`passes`). Pairs are
+joined as long as that sum falls, the best join first.
 
 Only where a model computes for a prompt alone what it computes for it in a longer one (`sharing`): some rotary
 embeddings depend on the length.
@@ -47,24 +49,34 @@ def begin(decoder: Decoder) -> float:
 
 
 def joined(
-    groups: Sequence[Group], lengths: Sequence[int], tokens: int, begin: float = BEGIN, rows: float = 0.0
+    groups: Sequence[Group],
+    lengths: Sequence[int],
+    tokens: int,
+    begin: float = BEGIN,
+    rows: float = 0.0,
+    passes: float = 0.0,
+    pairs: int | None = None,
 ) -> list[Group]:
     """Groups of pairs of one length, joined into groups of several; the longest prompts of each come first.
 
     `groups`: (start, pairs); `lengths`: of all pairs; `tokens`: that a batch holds at most; `begin`: see `begin`;
-    `rows`: how often each pair is run beside its recording, in passes through all blocks.
+    `rows`: how often each pair is run beside its recording, in passes through all blocks; `passes`: how often all pairs
+    of a batch are run together for that; `pairs`: that a batch holds at most (None: as many as its tokens allow).
 
     >>> joined([(2, (0,)), (3, (1,))], [9, 10], 1024)
     [(2, (1, 0))]
     """
     ordered = sorted(groups, key=lambda group: (lengths[group[1][0]], group[0]))
     found: list[Group] = []
+    most, batch = pairs or len(lengths), (_PASSES + passes) * begin
     for first in range(0, len(ordered), _AT_ONCE):
-        found += _joined(ordered[first : first + _AT_ONCE], lengths, tokens, begin, rows)
+        found += _joined(ordered[first : first + _AT_ONCE], lengths, tokens, most, batch, rows)
     return found
 
 
-def _joined(groups: Sequence[Group], lengths: Sequence[int], tokens: int, begin: float, rows: float) -> list[Group]:
+def _joined(
+    groups: Sequence[Group], lengths: Sequence[int], tokens: int, most: int, batch: float, rows: float
+) -> list[Group]:
     start = np.array([one for one, _ in groups])
     length = np.array([lengths[members[0]] for _, members in groups])
     count = np.array([len(members) for _, members in groups])
@@ -72,14 +84,14 @@ def _joined(groups: Sequence[Group], lengths: Sequence[int], tokens: int, begin:
     alive = np.ones(len(groups), dtype=bool)
 
     def price(start: np.ndarray, length: np.ndarray, count: np.ndarray) -> np.ndarray:
-        return np.asarray(_PASSES * begin + count * (2 * length - start + rows * (length - start)))
+        return np.asarray(batch + count * (2 * length - start + rows * (length - start)))
 
     def gains(i: int) -> np.ndarray:
         """What joining a group with each other one saves; −1 where that cannot be."""
         both, longest = count + count[i], np.maximum(length, length[i])
         saved = price(start, length, count) + price(start[i], length[i], count[i])
         saved = saved - price(np.minimum(start, start[i]), longest, both)
-        fits = alive & (both * longest <= tokens) & (np.arange(len(count)) != i)
+        fits = alive & (both * longest <= tokens) & (both <= most) & (np.arange(len(count)) != i)
         return np.where(fits, saved, -1)
 
     best = np.array([gains(i) for i in range(len(groups))]).reshape(len(groups), len(groups))

@@ -148,7 +148,8 @@ class AttributeWork:
         if self.method.path == "point":  # its graph is that of all pairs of a tape
             beside = max(beside, shapes.graph(longest) + shapes.back(longest))
         most = examples_per_batch(lm, task, self.sums.kept(lm, self.units, longest), beside)
-        return buckets(lm.decoder, task, self.share, most, self.mixed)
+        again = 2 * PATHS[self.method.path].passes(self.method) if self.mixed else 0.0
+        return buckets(lm.decoder, task, self.share, most, self.mixed, again, again)
 
     def batches(self) -> int:
         """Buckets that are recorded."""

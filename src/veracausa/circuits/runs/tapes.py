@@ -12,6 +12,7 @@ from veracausa.engine.budget import examples_per_batch
 from veracausa.engine.circuit_forward import SITES
 from veracausa.engine.memory import halving
 from veracausa.engine.validate_edges import require_edges
+from veracausa.engine.work import recorded_runs
 from veracausa.tasks.measurement import Measurement
 
 if TYPE_CHECKING:
@@ -19,45 +20,27 @@ if TYPE_CHECKING:
     from veracausa.tasks.task import Task
 
 
-#: Up to so many tokens a run is bound by reading the model's weights, so pairs that differ later join for nothing.
-_FEW_TOKENS = 256
+#: How often a recorded pair is run, for making batches: many circuits at a time, or again in every round or step.
+_RUNS = 10
 
 
 def circuit_buckets(
     lm: Model, task: Task, share_prefix: bool = True, most: int | None = None
 ) -> list[tuple[int, tuple[int, ...]]]:
-    """Groups of pairs that share a tape for circuits: (start, examples); `most`: pairs of a group at most."""
+    """Groups of pairs that share a tape for circuits: (start, examples); `most`: pairs of a group at most.
+
+    They may be of several lengths, the longest first: no edge has a position of its own.
+    """
     kept = 4 * lm.heads * lm.decoder.head_dim + (lm.heads + 4) * lm.width
     fit = examples_per_batch(lm, task, kept)
-    most = fit if most is None else min(fit, most)
-    groups = buckets(lm.decoder, task, share_prefix, most)
-    return _joined(groups, task.lengths, most, _FEW_TOKENS if lm.device.type == "cpu" else 16 * _FEW_TOKENS)
-
-
-def _joined(
-    groups: list[tuple[int, tuple[int, ...]]], lengths: Sequence[int], most: int, tokens: int
-) -> list[tuple[int, tuple[int, ...]]]:
-    """Small groups of one length made into one that runs from the smallest start, up to so many tokens and pairs."""
-    found: list[tuple[int, tuple[int, ...]]] = []
-    for start, examples in sorted(groups, key=lambda group: (lengths[group[1][0]], group[0])):
-        if found:
-            first, others = found[-1]
-            together, length = len(others) + len(examples), lengths[examples[0]]
-            same = lengths[others[0]] == length
-            if same and together <= most and together * (length - first) <= tokens:
-                found[-1] = first, (*others, *examples)
-                continue
-        found.append((start, examples))
-    return found
+    pairs, most = most, fit if most is None else min(fit, most)
+    return buckets(lm.decoder, task, share_prefix, most, mixed=True, rows=_RUNS, passes=_RUNS, pairs=pairs)
 
 
 def recordings(lm: Model, task: Task, groups: Sequence[tuple[int, tuple[int, ...]]]) -> tuple[int, int]:
     """Token-layers of both recorded runs of all groups, and of one run of every pair behind what its group shares."""
-    shared = total = 0
-    for start, members in groups:
-        total += sum(task.lengths[i] for i in members)
-        shared += start * len(members)
-    return lm.layers * (2 * total - shared), lm.layers * (total - shared)
+    behind = sum(len(members) * (task.lengths[members[0]] - start) for start, members in groups)
+    return int(recorded_runs(lm, task, groups)), lm.layers * behind
 
 
 def whole_graph(lm: Model, task: Task, groups: Sequence[tuple[int, tuple[int, ...]]]) -> int:

@@ -60,7 +60,10 @@ class MaskWork:
 
     def groups(self) -> list[tuple[int, tuple[int, ...]]]:
         """Pairs that are run together."""
-        return buckets(self.lm.decoder, self.task, True, self.training.batch)
+        lm, task, training = self.lm, self.task, self.training
+        again = 2 * min(training.steps * training.batch / len(task), training.steps)
+        most = training.batch
+        return buckets(lm.decoder, task, True, most, mixed=True, rows=again, passes=again, pairs=most)
 
     def batches(self) -> int:
         """Buckets that are recorded."""
