@@ -49,7 +49,9 @@ def learned_constants(
 
     The model must be borrowed, without gradients.
     """
-    parts = [Part(one.tape, one.read.divergence(one.tape.clean)) for one in record_all(lm, task, cost, False)[0]]
+    parts = [
+        Part(one.tape, one.read.divergence(one.tape.clean)) for one in record_all(lm, task, cost, False, mixed=False)[0]
+    ]
     size = start.square().mean(-1, keepdim=True).sqrt()
     size = size.clamp_min(0.01 * float(size.max()))
     found, losses = [], []
@@ -69,7 +71,7 @@ def learned_constants(
 
 def planned_learning(lm: Model, task: Task, wirings: Sequence[Wiring], learning: Learning) -> float:
     """Token-layers of `learned_constants`: both runs of all pairs, then two losses and all steps of every circuit."""
-    groups = circuit_buckets(lm, task, share_prefix=False)
+    groups = circuit_buckets(lm, task, share_prefix=False, mixed=False)
     steps = schedule([len(members) for _, members in groups], learning)
     learned = sum(task.lengths[groups[group][1][0]] * (which.stop - which.start) for group, which in steps)
     runs = 2 * sum(task.lengths) + 2 * learned

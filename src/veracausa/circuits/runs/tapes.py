@@ -25,16 +25,16 @@ _RUNS = 10
 
 
 def circuit_buckets(
-    lm: Model, task: Task, share_prefix: bool = True, most: int | None = None
+    lm: Model, task: Task, share_prefix: bool = True, most: int | None = None, mixed: bool = True
 ) -> list[tuple[int, tuple[int, ...]]]:
     """Groups of pairs that share a tape for circuits: (start, examples); `most`: pairs of a group at most.
 
-    They may be of several lengths, the longest first: no edge has a position of its own.
+    Where they may be `mixed` they are of several lengths, the longest first: no edge has a position of its own.
     """
     kept = 4 * lm.heads * lm.decoder.head_dim + (lm.heads + 4) * lm.width
     fit = examples_per_batch(lm, task, kept)
     pairs, most = most, fit if most is None else min(fit, most)
-    return buckets(lm.decoder, task, share_prefix, most, mixed=True, rows=_RUNS, passes=_RUNS, pairs=pairs)
+    return buckets(lm.decoder, task, share_prefix, most, mixed, rows=_RUNS, passes=_RUNS, pairs=pairs)
 
 
 def recordings(lm: Model, task: Task, groups: Sequence[tuple[int, tuple[int, ...]]]) -> tuple[int, int]:
@@ -56,9 +56,9 @@ def record_bucket(lm: Model, task: Task, start: int, examples: tuple[int, ...], 
 
 
 def record_all(
-    lm: Model, task: Task, cost: Cost, share_prefix: bool = True, most: int | None = None
+    lm: Model, task: Task, cost: Cost, share_prefix: bool = True, most: int | None = None, mixed: bool = True
 ) -> tuple[list[Bucket], Measurement]:
-    """Every bucket of a task (of at most `most` pairs), kept; and M of both bare runs."""
+    """Every bucket of a task, as `circuit_buckets` makes them, kept; and M of both bare runs."""
     measured = Measurement.blank(len(task), lm.score_dtype)
     found: list[Bucket] = []
 
@@ -68,5 +68,5 @@ def record_all(
         measured.put(examples, read.of_state(tape.clean), read.of_state(tape.corrupted))
         found.append(bucket)
 
-    halving(circuit_buckets(lm, task, share_prefix, most), run)
+    halving(circuit_buckets(lm, task, share_prefix, most, mixed), run)
     return found, measured
