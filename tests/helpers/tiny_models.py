@@ -281,6 +281,7 @@ def make(family: str, seed: int = 0, dtype: torch.dtype = torch.float64, **over)
     settings = {key: (dict(value) if isinstance(value, dict) else value) for key, value in (settings | over).items()}
     attention = settings.pop("attn_implementation", "sdpa")
     with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # what is not drawn below (steps and decays of mixers) is the same in every run
         config = AutoConfig.for_model(kind, **settings)
         model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype).eval()
         model.config._experts_implementation = "eager"  # others have no float64

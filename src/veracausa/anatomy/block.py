@@ -5,7 +5,7 @@ Nothing of a module's forward code is re-implemented here: attention and MLP mod
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -276,8 +276,13 @@ class Block:
 
     def attend(self, residual: Float[Tensor, "rows positions width"], call: dict[str, Any]) -> Tensor:
         """The attention's write for a block input, `call` being the module's keyword arguments at these positions."""
+        return self.attention_write(self.attended(residual, call))
+
+    def attended(self, residual: Float[Tensor, "rows positions width"], call: Mapping[str, Any]) -> Tensor:
+        """The attention's (or mixer's) output for a block input; see `attend`."""
         output = self.attention(self.normed(self.attention_norm, residual), **call)
-        return self.attention_write(output[0] if isinstance(output, tuple) else output)
+        found: Tensor = output[0] if isinstance(output, tuple) else output
+        return found
 
     def mix(
         self,
@@ -286,11 +291,25 @@ class Block:
         call: dict[str, Any],
     ) -> Tensor:
         """A mixer's write at the last positions, given what it has read `before` them and reads there."""
-        return self.attend(torch.cat([before, rows], 1), call)[:, before.shape[1] :]
+        return self.attention_write(self.mixed(before, rows, call))
+
+    def mixed(
+        self,
+        before: Float[Tensor, "rows earlier width"],
+        rows: Float[Tensor, "rows positions width"],
+        call: Mapping[str, Any],
+    ) -> Tensor:
+        """A mixer's output at the last positions; see `mix`."""
+        return self.attended(torch.cat([before, rows], 1), call)[:, before.shape[1] :]
 
     def normed(self, norm: nn.Module, residual: Tensor) -> Tensor:
         """The stream behind a norm; one that is carried in float32 is rounded to the weights' precision before."""
-        return norm(residual.to(norm.weight.dtype) if self.float32_stream else residual)  # type: ignore[arg-type]
+        found: Tensor = norm(self.rounded(norm, residual))
+        return found
+
+    def rounded(self, norm: nn.Module, residual: Tensor) -> Tensor:
+        """The stream as a norm is given it; see `normed`."""
+        return residual.to(norm.weight.dtype) if self.float32_stream else residual  # type: ignore[arg-type]
 
     def added(self, residual: Tensor, write: Tensor) -> Tensor:
         """The stream behind a write."""

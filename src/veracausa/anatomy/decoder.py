@@ -159,7 +159,16 @@ class Decoder:
             ArchitectureError: it reads the stream in ways that edges do not name.
         """
         self.require("edges")
-        return graph_of(self.layers, self.heads, self.kv_heads, self.blocks[0].parallel)
+        return self.structure
+
+    @property
+    def structure(self) -> Graph:
+        """Its writers and readers, also where edges cannot be told."""
+        letters = {"attention": "a", "mixer": "x", "nothing": ""}
+        blocks = tuple(letters[block.mixing] + "m" * block.has_mlp for block in self.blocks)
+        usual = set(blocks) == {"am"}
+        sizes = self.layers, self.heads, self.kv_heads, self.blocks[0].parallel
+        return graph_of(*sizes) if usual else graph_of(*sizes, self.mixer_heads, blocks)
 
     @property
     def norms(self) -> list[nn.Module]:

@@ -1,100 +1,164 @@
 """Writers and readers: a decoder as a graph over its residual stream.
 
-Writers add to the stream: `input` (the embeddings), every head, every MLP. Readers look at it: each head's query, each
-key/value head's key and value, each MLP, the `logits`. An edge writer → reader exists where the writer comes earlier in
-the stream. Order is stated, not assumed: what block l's attention reads lies at place 2l, what its MLP reads at 2l + 1,
-or at 2l where attention and MLP stand in parallel; a head of block l writes behind place 2l, an MLP behind 2l + 1, so
+Writers add to the stream: `input` (the embeddings), every head, every MLP, every head of a mixer (or the whole mixer,
+where it has none). Readers look at it: each head's query, each key/value head's key and value, each mixer as a whole,
+each MLP, the `logits`. An edge writer → reader exists where the writer comes earlier in the stream. Order is stated,
+not assumed: what block l's attention (or mixer) reads lies at place 2l, what its MLP reads at 2l + 1, or at 2l where
+attention and MLP stand in parallel; a head of block l writes behind place 2l, an MLP behind 2l + 1, so
 `writer.order ≤ reader.order` says that the reader sees the writer.
 
 Names are those of the field's exchange format (EAP-IG, MIB), with keys and values counted by key/value head:
-`input->a0.h0<q>`, `a9.h6->m10`, `a3.h1->a20.kv0<k>`, `m29->logits`.
+`input->a0.h0<q>`, `a9.h6->m10`, `a3.h1->a20.kv0<k>`, `m29->logits`; of mixers `x3.h1->x4`, or `x3->x4`.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 
+from veracausa.anatomy.block_index import BlockIndex
 from veracausa.arguments import shown
 from veracausa.errors import UnitError
 
 #: Kinds of readers, by their code in `Graph.reader_kind`.
-READERS = ("q", "k", "v", "mlp", "logits")
-Q, K, V, MLP, LOGITS = range(5)
+READERS = ("q", "k", "v", "mlp", "logits", "mixer")
+Q, K, V, MLP, LOGITS, MIXER = range(6)
 #: Kinds of writers, by their code in `Graph.writer_kind`.
-INPUT, HEAD, WRITER_MLP = range(3)
+INPUT, HEAD, WRITER_MLP, WRITER_MIXER = range(4)
+#: Kinds of readers that belong to what mixes a block's positions.
+MIXING = (Q, K, V, MIXER)
 
+#: What a block of a decoder has, if nothing else is said.
+_USUAL = "am"
 _NUMBER = r"(0|[1-9][0-9]*)"  # ASCII digits without leading zeros, so that a part has one name
-_NAME = re.compile(rf"input|logits|[am]{_NUMBER}(\.(h|kv){_NUMBER})?(<[qkv]>)?")
+_NAME = re.compile(rf"input|logits|[amx]{_NUMBER}(\.(h|kv){_NUMBER})?(<[qkv]>)?")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Graph:
     """All writers, readers and edges of a decoder with these sizes.
 
+    `blocks`: what each block has, in letters: `a` an attention, `x` a mixer, `m` an MLP; none: all have "am".
+    `mixer_heads`: writers of a mixer that are its heads; 0: a mixer is one writer.
+
     >>> Graph(layers=30, heads=9, kv_heads=3).size
     70651
+    >>> Graph(layers=3, heads=0, kv_heads=0, blocks=("x", "x", "x")).writer_names
+    ['input', 'x0', 'x1', 'x2']
     """
 
     layers: int
     heads: int
     kv_heads: int
     parallel: bool = False
+    mixer_heads: int = 0
+    blocks: tuple[str, ...] = ()
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """Its sizes, as files keep them."""
+        usual = {"layers": self.layers, "heads": self.heads, "kv_heads": self.kv_heads, "parallel": self.parallel}
+        return usual | ({"mixer_heads": self.mixer_heads, "blocks": list(self.blocks)} if self.blocks else {})
+
+    @property
+    def sizes(self) -> tuple[Any, ...]:
+        """Its sizes, as hashes take them."""
+        usual = (self.layers, self.heads, self.kv_heads, self.parallel)
+        return (*usual, self.mixer_heads, self.blocks) if self.blocks else usual
+
+    def __repr__(self) -> str:
+        return f"Graph({', '.join(f'{name}={value}' for name, value in self.header.items())})"
+
+    @property
+    def share(self) -> int:
+        """Query heads of a key/value head."""
+        return self.heads // max(1, self.kv_heads)
+
+    @property
+    def has_mixers(self) -> bool:
+        """Whether some block has a mixer."""
+        return any("x" in parts for parts in self.blocks)
 
     @property
     def writers(self) -> int:
-        """Number of writers: the input, then layer by layer heads and MLP."""
-        return 1 + self.layers * (self.heads + 1)
-
-    @property
-    def per_layer(self) -> int:
-        """Readers of one block: queries, keys, values, the MLP."""
-        return self.heads + 2 * self.kv_heads + 1
+        """Number of writers: the input, then layer by layer heads (or the mixer's) and MLP."""
+        return len(self.writer_kind)
 
     @property
     def readers(self) -> int:
-        """Number of readers: layer by layer queries, keys, values and MLP, then the logits."""
-        return self.layers * self.per_layer + 1
+        """Number of readers: layer by layer queries, keys, values (or the mixer) and MLP, then the logits."""
+        return len(self.reader_kind)
+
+    def parts(self, layer: int) -> str:
+        """What a block has, in letters; see `blocks`."""
+        return self.blocks[layer] if self.blocks else _USUAL
+
+    def _writers_of(self, part: str) -> list[tuple[int, int]]:
+        """(kind, index) of the writers of an attention, a mixer or an MLP."""
+        heads: list[tuple[int, int]] = [(WRITER_MIXER, i) for i in range(self.mixer_heads)]
+        return {
+            "a": [(HEAD, i) for i in range(self.heads)],
+            "x": heads or [(WRITER_MIXER, -1)],
+            "m": [(WRITER_MLP, -1)],
+        }[part]
+
+    def _readers_of(self, part: str) -> list[tuple[int, int]]:
+        """(kind, index) of the readers of an attention, a mixer or an MLP."""
+        keys = [(kind, i) for kind in (K, V) for i in range(self.kv_heads)]
+        queries = [(Q, i) for i in range(self.heads)]
+        return {"a": [*queries, *keys], "x": [(MIXER, -1)], "m": [(MLP, -1)]}[part]
+
+    def _all(self, of: Callable[[str], list[tuple[int, int]]]) -> list[tuple[int, int, int]]:
+        """(layer, kind, index) of the writers or readers of all blocks."""
+        return [(layer, *one) for layer in range(self.layers) for part in self.parts(layer) for one in of(part)]
 
     @cached_property
+    def _writing(self) -> np.ndarray:
+        return np.array([(-1, INPUT, -1), *self._all(self._writers_of)]).T
+
+    @cached_property
+    def _reading(self) -> np.ndarray:
+        return np.array([*self._all(self._readers_of), (self.layers, LOGITS, -1)]).T
+
+    @property
     def writer_layer(self) -> np.ndarray:
         """Block of each writer; −1 for the input."""
-        return np.concatenate([[-1], np.repeat(np.arange(self.layers), self.heads + 1)])
+        return np.asarray(self._writing[0])
 
-    @cached_property
+    @property
     def writer_kind(self) -> np.ndarray:
-        """INPUT, HEAD or WRITER_MLP."""
-        return np.concatenate([[INPUT], np.tile([HEAD] * self.heads + [WRITER_MLP], self.layers)])
+        """INPUT, HEAD, WRITER_MLP or WRITER_MIXER."""
+        return np.asarray(self._writing[1])
 
-    @cached_property
+    @property
     def writer_index(self) -> np.ndarray:
-        """Head of each writer; −1 for the input and MLPs."""
-        return np.concatenate([[-1], np.tile([*range(self.heads), -1], self.layers)])
+        """Head of each writer; −1 for the input, MLPs and whole mixers."""
+        return np.asarray(self._writing[2])
 
-    @cached_property
+    @property
     def reader_layer(self) -> np.ndarray:
         """Block of each reader; L for the logits."""
-        return np.concatenate([np.repeat(np.arange(self.layers), self.per_layer), [self.layers]])
+        return np.asarray(self._reading[0])
 
-    @cached_property
+    @property
     def reader_kind(self) -> np.ndarray:
-        """Q, K, V, MLP or LOGITS."""
-        block = [Q] * self.heads + [K] * self.kv_heads + [V] * self.kv_heads + [MLP]
-        return np.concatenate([np.tile(block, self.layers), [LOGITS]])
+        """Q, K, V, MLP, LOGITS or MIXER."""
+        return np.asarray(self._reading[1])
 
-    @cached_property
+    @property
     def reader_index(self) -> np.ndarray:
-        """Head of a query, key/value head of a key or value; −1 for MLPs and the logits."""
-        block = [*range(self.heads), *range(self.kv_heads), *range(self.kv_heads), -1]
-        return np.concatenate([np.tile(block, self.layers), [-1]])
+        """Head of a query, key/value head of a key or value; −1 for mixers, MLPs and the logits."""
+        return np.asarray(self._reading[2])
 
     @cached_property
     def writer_order(self) -> np.ndarray:
         """Place of the stream from which on a writer is seen (see the module)."""
-        behind = np.where(self.writer_kind == HEAD, 1 + self.parallel, 2)
+        behind = np.where(self.writer_kind == WRITER_MLP, 2, 1 + self.parallel)
         return np.where(self.writer_layer < 0, 0, 2 * self.writer_layer + behind)
 
     @cached_property
@@ -117,9 +181,14 @@ class Graph:
     @cached_property
     def writer_names(self) -> list[str]:
         """Names of the writers."""
-        columns = zip(self.writer_layer, self.writer_kind, self.writer_index, strict=True)
-        return ["input" if kind == INPUT else f"a{layer}.h{i}" if kind == HEAD else f"m{layer}"
-                for layer, kind, i in columns]  # fmt: skip
+        names = []
+        for layer, kind, i in zip(self.writer_layer, self.writer_kind, self.writer_index, strict=True):
+            if kind in (HEAD, WRITER_MIXER):
+                stem = f"{'a' if kind == HEAD else 'x'}{layer}"
+                names.append(stem if i < 0 else f"{stem}.h{i}")
+            else:
+                names.append("input" if kind == INPUT else f"m{layer}")
+        return names
 
     @cached_property
     def reader_names(self) -> list[str]:
@@ -131,25 +200,50 @@ class Graph:
             elif kind in (K, V):
                 names.append(f"a{layer}.kv{i}<{READERS[kind]}>")
             else:
-                names.append("logits" if kind == LOGITS else f"m{layer}")
+                names.append("logits" if kind == LOGITS else f"{'m' if kind == MLP else 'x'}{layer}")
         return names
 
     def block(self, layer: int) -> BlockIndex:
         """Where one block's writers and readers stand."""
-        writer, reader = 1 + layer * (self.heads + 1), layer * self.per_layer
-        return BlockIndex(
-            group=self.heads // self.kv_heads,
-            heads=slice(writer, writer + self.heads),
-            mlp=writer + self.heads,
-            attention=slice(reader, reader + self.per_layer - 1),
-            mlp_reader=reader + self.per_layer - 1,
-        )
+        return self._blocks[layer]
+
+    @cached_property
+    def _blocks(self) -> tuple[BlockIndex, ...]:
+        found, writer, reader = [], 1, 0
+        for layer in range(self.layers):
+            parts = self.parts(layer)
+            mixing = next((part for part in parts if part != "m"), "")
+            heads = len(self._writers_of(mixing)) if mixing else 0
+            reads = len(self._readers_of(mixing)) if mixing else 0
+            mlp = int("m" in parts)
+            found.append(
+                BlockIndex(
+                    group=self.share if mixing == "a" else 0,
+                    heads=slice(writer, writer + heads),
+                    mlp=slice(writer + heads, writer + heads + mlp),
+                    attention=slice(reader, reader + reads),
+                    mlp_reader=slice(reader + reads, reader + reads + mlp),
+                )
+            )
+            writer, reader = writer + heads + mlp, reader + reads + mlp
+        return tuple(found)
+
+    @cached_property
+    def reader_group(self) -> np.ndarray:
+        """First of the readers that see what each reader sees: of its block's attention (mixer), its MLP, the logits.
+
+        (Attention and MLP of a parallel block are told apart.)
+        """
+        found = np.arange(self.readers)
+        for block in self._blocks:
+            found[block.attention] = block.attention.start
+        return found
 
     def reached(self, mask: np.ndarray, shared_scale: bool = False) -> np.ndarray:
         """Which writers the input reaches through the edges of `mask` [readers, writers], one pass along the stream.
 
         A head is reached by its query, its key or its value; with `shared_scale` (a post-norm over all heads of a
-        block) by those of its siblings, too.
+        block) by those of its siblings, too. A mixer's heads are reached by the mixer.
         """
         reached = np.zeros(self.writers, dtype=bool)
         reached[0] = True
@@ -157,7 +251,7 @@ class Graph:
             block = self.block(layer)
             fed = np.any(mask[block.attention] & reached, axis=1)
             reached[block.heads] = fed.any() if shared_scale else block.of_heads(fed)
-            reached[block.mlp] = (mask[block.mlp_reader] & reached).any()
+            reached[block.mlp] = np.any(mask[block.mlp_reader] & reached, axis=1)
         return reached
 
     def leading(self, mask: np.ndarray) -> np.ndarray:
@@ -166,7 +260,7 @@ class Graph:
         leads[-1] = True
         for layer in reversed(range(self.layers)):
             block = self.block(layer)
-            leads[block.mlp_reader] = (mask[:, block.mlp] & leads).any()
+            leads[block.mlp_reader] = np.any(mask[:, block.mlp] & leads[:, None], axis=0)
             leads[block.attention] = block.to_readers(np.any(mask[:, block.heads] & leads[:, None], axis=0))
         return leads
 
@@ -201,10 +295,12 @@ class Graph:
         return {name: i for i, name in enumerate(self.reader_names)}
 
     def _why(self, end: str, what: str) -> str:
+        mixers = ("mixers' heads (x4.h2), " if self.mixer_heads else "mixers (x4), ") if self.has_mixers else ""
+        reading = "mixers (x4), " if mixers else ""
         kinds = {
-            "writer": "input, heads (a9.h6) and MLPs (m3)",
-            "reader": "queries (a9.h6<q>), keys and values per key/value head (a9.kv0<k>, a9.kv0<v>), MLPs (m3) and "
-            "logits",
+            "writer": f"input, heads (a9.h6){', ' + mixers if mixers else ' and '}MLPs (m3)",
+            "reader": "queries (a9.h6<q>), keys and values per key/value head (a9.kv0<k>, a9.kv0<v>), "
+            f"{reading}MLPs (m3) and logits",
         }
         if not _NAME.fullmatch(end):
             return f"{shown(end)} is no {what}. The {what}s are {kinds[what]}."
@@ -214,29 +310,9 @@ class Graph:
         )
 
 
-@dataclass(frozen=True)
-class BlockIndex:
-    """Indices of one block's writers and readers; `group`: query heads of a key/value head."""
-
-    group: int
-    heads: slice
-    mlp: int
-    attention: slice
-    mlp_reader: int
-
-    def of_heads(self, readers: np.ndarray) -> np.ndarray:
-        """For each head, whether its query, key or value (of the block's attention readers) is True."""
-        heads = self.heads.stop - self.heads.start
-        queries, keys, values = np.split(readers, [heads, heads + heads // self.group])
-        return np.asarray(queries | np.repeat(keys | values, self.group))
-
-    def to_readers(self, heads: np.ndarray) -> np.ndarray:
-        """For each query, key and value, whether (any of) its heads is True."""
-        groups = heads.reshape(-1, self.group).any(1)
-        return np.concatenate([heads, groups, groups])
-
-
 @lru_cache(maxsize=16)
-def graph_of(layers: int, heads: int, kv_heads: int, parallel: bool) -> Graph:
+def graph_of(
+    layers: int, heads: int, kv_heads: int, parallel: bool, mixer_heads: int = 0, blocks: tuple[str, ...] = ()
+) -> Graph:
     """The graph of these sizes, made once."""
-    return Graph(layers, heads, kv_heads, parallel)
+    return Graph(layers, heads, kv_heads, parallel, mixer_heads, blocks)

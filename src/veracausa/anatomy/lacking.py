@@ -46,8 +46,6 @@ def _lacks_sublayers(blocks: tuple[Block, ...]) -> dict[str, str]:
         lacks |= dict.fromkeys(_OF_MIXERS, "its positions are mixed by attention alone. Ask for heads.")
     if not any(block.has_mlp for block in blocks):
         lacks |= dict.fromkeys(("mlps", "neurons"), "its blocks have no MLP.")
-    if any(block.mixing != "attention" or not block.has_mlp for block in blocks):
-        lacks["edges"] = "not every block of it is an attention and an MLP, of which alone edges are told."
     return lacks
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from veracausa.anatomy.graph import LOGITS, MLP, READERS, Graph
+from veracausa.anatomy.graph import LOGITS, MIXER, MLP, READERS, Graph
 from veracausa.arguments import texts
 from veracausa.choices import Ablation
 from veracausa.circuits.wiring import live_edges, node_table, nodes_of, parse_names, touched_by
@@ -326,7 +326,7 @@ def graph_of(circuit: Circuit) -> nx.MultiDiGraph:
             what["importance"] = float(importance[i])
         start = graph.writer_names[writer]
         for end in [graph.writer_names[one] for one in touched[reader]] or ["logits"]:
-            suffix = "" if kind in (MLP, LOGITS) else f"<{READERS[kind]}>"
+            suffix = "" if kind in (MLP, LOGITS, MIXER) else f"<{READERS[kind]}>"
             made.add_edge(start, end, key=f"{start}->{end}{suffix}", **what)
     return made
 
@@ -347,7 +347,7 @@ def pack_circuit(circuit: Circuit) -> dict[str, Any]:
         "task": circuit.task,
         "notes": list(circuit.notes),
         "cost": circuit.cost.to_dict() if circuit.cost else None,
-        "graph": asdict(circuit.graph),
+        "graph": circuit.graph.header,
     }
 
 

@@ -2,8 +2,9 @@
 
 An edge at a position stays there: a reader sees what was written at its own position. What attention carries on, from a
 key/value head at its position to the heads of its group where these read a query or write, now or later, is a pair
-beside the edges. A key/value head is a node of its own at positions and where several heads share it; else its edges
-enter the head. Over all positions the pairs join it to the heads that the circuit touches (`Circuit.nodes`).
+beside the edges; so is what a mixer carries from where it reads to where it (or a head of it) writes. A key/value head
+is a node of its own at positions and where several heads share it; else its edges enter the head. Over all positions
+the pairs join it to the heads that the circuit touches (`Circuit.nodes`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from veracausa.anatomy.graph import HEAD, INPUT, MLP, Graph, K, Q, V
+from veracausa.anatomy.graph import HEAD, INPUT, MIXER, MLP, WRITER_MIXER, Graph, K, Q, V
 from veracausa.circuits.circuit import Circuit
 from veracausa.circuits.wiring import heads_of, touched_by
 from veracausa.engine.circuit_forward import kept_by
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
 
 
 class Node(NamedTuple):
-    """A node at a position (−1: all); `kind`: input, head, kv, mlp or logits; `which`: of the heads or kv heads."""
+    """A node at a position (−1: all); `which`: of the heads or kv heads.
+
+    `kind`: input, head, kv, mlp, mixer, mixer head or logits.
+    """
 
     kind: str
     layer: int
@@ -38,8 +42,10 @@ class Node(NamedTuple):
         """The node's name without its position."""
         if self.kind in ("input", "logits"):
             return self.kind
-        if self.kind == "mlp":
-            return f"m{self.layer}"
+        if self.kind in ("mlp", "mixer"):
+            return f"{'m' if self.kind == 'mlp' else 'x'}{self.layer}"
+        if self.kind == "mixer head":
+            return f"x{self.layer}.h{self.which}"
         return f"a{self.layer}.{'h' if self.kind == 'head' else 'kv'}{self.which}"
 
     @property
@@ -52,11 +58,12 @@ def ends_of(edges: Edges) -> tuple[list[tuple[Node, Node]], list[tuple[Node, Nod
     """The two nodes of every edge, and the (key/value head, head) pairs that the module speaks of."""
     graph = edges.graph
     apart = edges.positional or graph.heads > graph.kv_heads
+    passing = apart or graph.mixer_heads > 0
     ends = []
     columns = (edges.writer.tolist(), edges.reader.tolist(), edges.position.tolist())
     for writer, reader, position in zip(*columns, strict=True):
         ends.append((_writer(graph, writer, position), _reader(graph, reader, position, apart)))
-    if not apart:
+    if not passing:
         return ends, []
     if edges.positional:
         return ends, _carried(graph, ends)
@@ -64,31 +71,33 @@ def ends_of(edges: Edges) -> tuple[list[tuple[Node, Node]], list[tuple[Node, Nod
     joins = {
         (_reader(graph, reader, -1, True), _writer(graph, head, -1))
         for reader, heads in touched_by(graph, mask).items()
-        if graph.reader_kind[reader] in (K, V)
+        if (graph.reader_kind[reader] in (K, V) and apart) or (graph.reader_kind[reader] == MIXER and graph.mixer_heads)
         for head in heads
     }
     return ends, sorted(joins)
 
 
 def _carried(graph: Graph, ends: list[tuple[Node, Node]]) -> list[tuple[Node, Node]]:
-    """Of every key/value head at a position, the heads of its group at the same or a later one."""
+    """Of every key/value head at a position, the heads of its group at the same or a later one; of mixers likewise."""
     nodes = {node for pair in ends for node in pair}
-    group = graph.heads // graph.kv_heads
     heads = defaultdict(list)
     for node in nodes:
         if node.kind == "head":
-            heads[node.layer, node.which // group].append(node)
+            heads["kv", node.layer, node.which // graph.share].append(node)
+        elif node.kind == ("mixer head" if graph.mixer_heads else "mixer"):
+            heads["mixer", node.layer, -1].append(node)
     return sorted(
-        (kv, head)
-        for kv in nodes
-        if kv.kind == "kv"
-        for head in heads[kv.layer, kv.which]
-        if head.position >= kv.position
+        (reader, head)
+        for reader in nodes
+        if reader.kind in ("kv", "mixer")
+        for head in heads[reader.kind, reader.layer, reader.which]
+        if head.position >= reader.position and head != reader
     )
 
 
 def _writer(graph: Graph, writer: int, position: int) -> Node:
-    kind = {INPUT: "input", HEAD: "head"}.get(int(graph.writer_kind[writer]), "mlp")
+    kinds = {INPUT: "input", HEAD: "head", WRITER_MIXER: "mixer head" if graph.mixer_heads else "mixer"}
+    kind = kinds.get(int(graph.writer_kind[writer]), "mlp")
     return Node(kind, int(graph.writer_layer[writer]), int(graph.writer_index[writer]), position)
 
 
@@ -98,7 +107,7 @@ def _reader(graph: Graph, reader: int, position: int, apart: bool) -> Node:
         return Node("kv", layer, index, position)
     if kind in (Q, K, V):
         return _writer(graph, heads_of(graph, reader)[0], position)
-    return Node("mlp" if kind == MLP else "logits", layer, index, position)
+    return Node({MLP: "mlp", MIXER: "mixer"}.get(kind, "logits"), layer, index, position)
 
 
 def edges_of(scores: Scores) -> Edges:

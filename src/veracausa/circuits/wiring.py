@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from veracausa.anatomy.graph import HEAD, LOGITS, MLP, WRITER_MLP, Graph, K, Q, V
+from veracausa.anatomy.graph import HEAD, INPUT, LOGITS, MIXER, MLP, WRITER_MIXER, WRITER_MLP, Graph, K, Q, V
 from veracausa.arguments import shown
 from veracausa.errors import CircuitError
 
@@ -42,13 +42,14 @@ def live_edges(graph: Graph, mask: Bool[np.ndarray, "readers writers"]) -> Bool[
 
 
 def heads_of(graph: Graph, reader: int) -> list[int]:
-    """Indices, as writers, of the heads that a reader feeds: one of a query, the group of a key or value."""
+    """Indices, as writers, of the heads that a reader feeds: one of a query, the group of a key or value, a mixer's."""
     layer, index = int(graph.reader_layer[reader]), int(graph.reader_index[reader])
-    first = 1 + layer * (graph.heads + 1)
+    heads, group = graph.block(layer).heads, graph.share
+    if graph.reader_kind[reader] == MIXER:
+        return list(range(heads.start, heads.stop))
     if graph.reader_kind[reader] == Q:
-        return [first + index]
-    group = graph.heads // graph.kv_heads
-    return list(range(first + index * group, first + (index + 1) * group))
+        return [heads.start + index]
+    return list(range(heads.start + index * group, heads.start + (index + 1) * group))
 
 
 def writers_fed(graph: Graph, reader: int) -> list[int]:
@@ -56,7 +57,22 @@ def writers_fed(graph: Graph, reader: int) -> list[int]:
     kind = graph.reader_kind[reader]
     if kind == LOGITS:
         return []
-    return [int(graph.reader_layer[reader] + 1) * (graph.heads + 1)] if kind == MLP else heads_of(graph, reader)
+    return [graph.block(int(graph.reader_layer[reader])).mlp.start] if kind == MLP else heads_of(graph, reader)
+
+
+def readers_of(graph: Graph, writer: int) -> list[int]:
+    """Indices of the readers that feed a writer: a head's query, key and value; an MLP's own; the mixer; or none."""
+    kind, layer, index = graph.writer_kind[writer], int(graph.writer_layer[writer]), int(graph.writer_index[writer])
+    if kind == INPUT:
+        return []
+    at = graph.block(layer)
+    if kind == WRITER_MLP:
+        return [at.mlp_reader.start]
+    first = at.attention.start
+    if kind == WRITER_MIXER:
+        return [first]
+    shared = first + graph.heads + index // graph.share
+    return [first + index, shared, shared + graph.kv_heads]
 
 
 def touched_by(graph: Graph, mask: Bool[np.ndarray, "readers writers"]) -> dict[int, list[int]]:
@@ -67,10 +83,19 @@ def touched_by(graph: Graph, mask: Bool[np.ndarray, "readers writers"]) -> dict[
     touched: dict[int, list[int]] = {}
     for reader in np.flatnonzero(reads).tolist():
         fed = writers_fed(graph, reader)
-        if graph.reader_kind[reader] in (K, V):
+        if graph.reader_kind[reader] in (K, V, MIXER):
             fed = [writer for writer in fed if own[writer]] or fed
         touched[reader] = fed
     return touched
+
+
+def require_heads_and_mlps(graph: Graph, what: str) -> None:
+    """CircuitError where a format of others, `what`, has no words for what a graph holds."""
+    if graph.has_mixers:
+        raise CircuitError(
+            f"{what} is made of heads and MLPs, and {graph} has mixers, for which it has no word. Save the circuit "
+            "itself (circuit.save), or as GraphML."
+        )
 
 
 def nodes_of(graph: Graph, mask: Bool[np.ndarray, "readers writers"]) -> list[str]:
@@ -88,6 +113,8 @@ def node_table(graph: Graph) -> Mapping[str, dict[str, Any]]:
     for name, kind, layer, index in columns:
         if kind == HEAD:
             table[name] = {"kind": "head", "layer": int(layer), "head": int(index)}
+        elif kind == WRITER_MIXER:
+            table[name] = {"kind": "mixer", "layer": int(layer)} | ({"head": int(index)} if index >= 0 else {})
         else:
             table[name] = {"kind": "mlp", "layer": int(layer)} if kind == WRITER_MLP else {"kind": "input"}
     return table | {"logits": {"kind": "logits"}}

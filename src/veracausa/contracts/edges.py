@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from veracausa.anatomy.graph import HEAD, INPUT, LOGITS, MLP, WRITER_MLP, K, Q, V
+from veracausa.anatomy.graph import HEAD, INPUT, LOGITS, MIXER, MLP, WRITER_MIXER, WRITER_MLP, K, Q, V
 from veracausa.circuits.knockouts import without_edges, without_writers
 from veracausa.circuits.runs.run_circuits import run_circuits
 from veracausa.effects.exact import exact
 from veracausa.engine.circuit_forward import all_edges_mask
-from veracausa.engine.guard import borrowed, changing, hooks, precision_of
+from veracausa.engine.guard import borrowed, changing, giving, hooks, precision_of
 from veracausa.engine.measure import pair_ids, readout
 from veracausa.engine.reader_change import SITES
 from veracausa.engine.reader_gradients import SITES as READS
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 #: Central difference of sixth order: weights of f(+h) − f(−h), f(+2h) − f(−2h), f(+3h) − f(−3h), over h.
 _STENCIL = (3 / 4, -3 / 20, 1 / 60)
 #: Its step, as a share of the edge's change, by the precision that the model computes in; and where MLPs have corners
-#: (the slope is that of one side of them, so the step must stay there). Rounding is divided by it, curvature grows with
-#: its sixth power.
+#: (the slope is that of one side of them, so the step must stay there; a squared ReLU has none in its slope, so there the
+#: usual step is tried, too). Rounding is divided by it, curvature grows with its sixth power.
 _STEPS = {torch.float64: (2e-3, 1e-5), torch.float32: (0.03, 1e-4)}
 
 
@@ -75,8 +75,9 @@ def eap_is_the_slope(lm: Model, task: Task, edges: Edges | None = None) -> float
     """
     task, edges = task[0], _some_edges(lm) if edges is None else edges
     scores = attribute(lm, task, units=edges, method="eap", show_progress=False).values[0].tolist()
-    longest, worst = _STEPS.get(precision_of(lm.decoder).dtype, (0.3, 0.3))[lm.decoder.has_corners], 0.0
-    steps = (longest, longest / 4)  # a wrong score is wrong by any step; curvature and rounding each spoil one of them
+    longest, worst = _STEPS.get(precision_of(lm.decoder).dtype, (0.3, 0.3))[: 1 + lm.decoder.has_corners], 0.0
+    # a wrong score is wrong by any step; curvature, corners and rounding each spoil some of them
+    steps = [step for one in reversed(longest) for step in (one, one / 4)]
     scales = [sign * k * step for step in steps for k in range(1, 1 + len(_STENCIL)) for sign in (1, -1)]
     with _bare(lm, task) as bare:
         for score, writer, reader in zip(scores, edges.writer.tolist(), edges.reader.tolist(), strict=True):
@@ -124,15 +125,25 @@ def readers_sum_to_the_stream(lm: Model, task: Task) -> float:
 
 def _some_edges(lm: Model) -> Edges:
     """One edge into every kind of reader, early, in the middle and late; heads, MLPs and the input write in turn."""
-    graph, middle, last = lm.graph, lm.layers // 2, lm.layers - 1
-    readers = [(0, Q, 0), (middle, K, 0), (middle, V, lm.kv_heads - 1), (middle, MLP, -1), (last, Q, lm.heads - 1)]
-    readers += [(last, MLP, -1), (lm.layers, LOGITS, -1)]
+    graph = lm.graph
+    attention, mlps = lm.decoder.layers_with("attention"), lm.decoder.layers_with("mlp")
+    readers: list[tuple[int, int, int]] = []
+    if attention:
+        first, middle, last = attention[0], attention[len(attention) // 2], attention[-1]
+        readers += [(first, Q, 0), (middle, K, 0), (middle, V, lm.kv_heads - 1)]
+    readers += [(mlps[len(mlps) // 2], MLP, -1)] if mlps else []
+    readers += [(last, Q, lm.heads - 1)] if attention else []
+    readers += [(mlps[-1], MLP, -1)] if mlps else []
+    readers.append((lm.layers, LOGITS, -1))
+    mixers = lm.decoder.layers_with("mixer")
+    readers += [(layer, MIXER, -1) for layer in (*mixers[:1], *mixers[-1:])]
     own = np.stack([graph.reader_layer, graph.reader_kind, graph.reader_index], 1)
+    of_heads = np.where(graph.writer_kind == WRITER_MIXER, HEAD, graph.writer_kind)
     ends = set()
     for number, key in enumerate(readers):
         reader = int(np.flatnonzero((own == key).all(1))[0])
         seen = np.flatnonzero(graph.writer_order <= graph.reader_order[reader])
-        kinds = [seen[graph.writer_kind[seen] == (HEAD, WRITER_MLP, INPUT)[(number + turn) % 3]] for turn in range(3)]
+        kinds = [seen[of_heads[seen] == (HEAD, WRITER_MLP, INPUT)[(number + turn) % 3]] for turn in range(3)]
         ends.add((reader, int(next(found[-1] for found in kinds if len(found)))))
     reader, writer = np.array(sorted(ends)).T
     return Edges.of(graph, writer, reader)
@@ -162,10 +173,10 @@ class _Bare:
         return write_changes(self.lm.decoder, self.tape.clean, self.tape.corrupted, first + writer, first)
 
     def writing(self, writer: int) -> float:
-        """M of the clean run in which a head or an MLP writes what it writes in the corrupted run."""
+        """M of the clean run in which a head, a mixer or an MLP writes what it writes in the corrupted run."""
         graph, delta = self.lm.graph, self.change(writer)
         block = self.lm.decoder.blocks[graph.writer_layer[writer]]
-        if graph.writer_kind[writer] == HEAD:
+        if graph.writer_kind[writer] in (HEAD, WRITER_MIXER):
             module = block.attention_post_norm or block.attention_out
         else:
             module = block.mlp_post_norm or block.mlp_end
@@ -180,6 +191,10 @@ class _Bare:
         seen, rows = stream + (times * self.change(writer)).to(stream.dtype), len(scales)
         if kind == LOGITS:
             handle: Any = decoder.final_norm.register_forward_pre_hook(lambda _, __: (seen,))
+        elif kind == MIXER:
+            block = decoder.blocks[layer]
+            normed = block.normed(block.attention_norm, seen)
+            handle = block.attention.register_forward_pre_hook(giving(lambda _: normed), with_kwargs=True)
         elif kind == MLP:
             block = decoder.blocks[layer]
             new = block.mlp_norm(seen)

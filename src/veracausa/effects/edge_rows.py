@@ -3,7 +3,7 @@
 Only reader v sees writer u's replaced value. Its output is computed once (all queries, keys and values that see the
 same change in one pass through the attention module), joins the stream behind v's write, and only the later blocks and
 positions are run. An edge into block l costs (L − l) · S token-layers, one into the logits nothing; beside them, each
-(writer, block) costs one pass of the attention module. Of SmolLM2-135M's 70,651 edges that is 6.7 times fewer
+(writer, block) costs one pass of the attention (mixer) module. Of SmolLM2-135M's 70,651 edges that is 6.7 times fewer
 token-layers than a full forward each. Edges whose writer does not differ between the runs cost nothing.
 """
 
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from veracausa.anatomy.graph import LOGITS, MLP
+from veracausa.anatomy.graph import LOGITS, MIXING
 from veracausa.cost import Cost
 from veracausa.effects.rows import Patching, Plan
 from veracausa.engine.attention import SUFFIX
@@ -55,7 +55,8 @@ class WriteRows(Plan):
     @property
     def kept(self) -> int:
         """Floats a token that a tape keeps of each layer beside the stream."""
-        return 4 * self.lm.heads * self.lm.decoder.head_dim + 3 * self.lm.width
+        heads = 4 * self.lm.heads * self.lm.decoder.head_dim
+        return max(heads, self.lm.decoder.channels) + 3 * self.lm.width
 
     def record(self, start: int, examples: tuple[int, ...]) -> Patching:
         """See `Plan.record`."""
@@ -83,14 +84,15 @@ class EdgeRows(WriteRows):
         return np.where(self.kinds == LOGITS, 0, self.lm.layers - self.units.layer)
 
     def beside(self, share: bool) -> float:
-        """See `Plan.beside`: each (writer, block) goes through the attention once, for all its readers."""
-        attention = self.units[self.kinds < MLP]
+        """See `Plan.beside`: each (writer, block) goes through the attention (mixer) once, for all its readers."""
+        mixing = np.isin(self.kinds, MIXING)
+        attention = self.units[mixing]
         keys = np.stack([attention.layer, attention.writer, attention.position], 1)
         _, sources = np.unique(keys, axis=0, return_index=True)
         found = 0
         for start, members in self.buckets(share):
             length = len(self.task.clean[members[0]])
-            found += len(members) * int((length - self.starts(start, length, members)[self.kinds < MLP][sources]).sum())
+            found += len(members) * int((length - self.starts(start, length, members)[mixing][sources]).sum())
         return float(found)
 
     def free(self, patching: Patching, todo: Tensor) -> Iterator[tuple[np.ndarray, float]]:
@@ -117,14 +119,14 @@ class EdgeRows(WriteRows):
     def order(self, chosen: np.ndarray) -> np.ndarray:
         """See `Plan.order`; one writer's rows stand side by side."""
         units = self.units
-        order = np.lexsort((units.reader, units.writer, self.kinds >= MLP, units.layer))
+        order = np.lexsort((units.reader, units.writer, ~np.isin(self.kinds, MIXING), units.layer))
         unit, example = np.nonzero(chosen[:, order].T)
         return np.stack([example, order[unit]], 1)
 
     def chunk(self, patching: Patching, rows: np.ndarray, start: int) -> Tensor:
         """See `Plan.chunk`; rows are sorted by block, attention before MLP."""
         kinds, layers = self.kinds[rows[:, 1]], self.units.layer[rows[:, 1]]
-        group = np.asarray(2 * layers + (kinds >= MLP))
+        group = np.asarray(2 * layers + ~np.isin(kinds, MIXING))
         borders: list[int] = [0, *(np.flatnonzero(np.diff(group)) + 1).tolist(), len(rows)]
         joins = [self._join(patching, rows[a:b], int(layers[a]), start) for a, b in pairwise(borders)]
         last = sweep(self.lm.decoder, patching.bucket.tape, patching.base, joins, start=start, cost=self.cost)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from veracausa.anatomy.graph import MLP
 from veracausa.effects.edge_rows import WriteRows
 from veracausa.effects.rows import Patching
 from veracausa.engine.path_forward import run_paths
@@ -154,7 +155,7 @@ def _reads(parts: tuple[Part, ...], start: int, length: int, spans: Spans) -> tu
     for part in parts:
         first, last = _held(part, start, length, spans)
         if last >= 0:
-            mlp = part.reads[0][1] < 0
+            mlp = part.reads[0][0] == MLP
             places.setdefault((part.layer, mlp), []).extend((*one, first, last) for one in part.reads)
     return tuple(Read(layer, mlp, tuple(sorted(seen))) for (layer, mlp), seen in sorted(places.items()))
 

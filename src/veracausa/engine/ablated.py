@@ -34,7 +34,7 @@ class Ablated(Protocol):
     settled: bool
 
     def stream(self, layer: int, rows: slice) -> Float[Tensor, "rows positions width"]:
-        """What a block's attention reads; layer L: what the logits read."""
+        """What a block's attention (or mixer) reads; layer L: what the logits read."""
         ...
 
     def middle(self, layer: int, rows: slice) -> Float[Tensor, "rows positions width"]:
@@ -56,7 +56,7 @@ class Ablated(Protocol):
     def head_changes(
         self, layer: int, heads: Sequence[int], z: Tensor, output: Tensor, rows: slice
     ) -> Float[Tensor, "heads rows positions width"]:
-        """Writes of heads, given z and the output of the attention, minus what stands in their place."""
+        """Writes of heads, given z and the output of the attention (mixer), minus what stands in their place."""
         ...
 
     def mlp_change(self, layer: int, output: Tensor, rows: slice) -> Float[Tensor, "rows positions width"]:
@@ -127,10 +127,10 @@ class Constants:
         stream, streams, middles = self.writes[0], [], []
         for layer, block in enumerate(decoder.blocks):
             streams.append(stream)
-            at, bias = graph.block(layer), block.head_map.bias
+            at, bias = graph.block(layer), None if block.mixing == "nothing" else block.head_map.bias
             behind = stream + self.writes[at.heads].sum(0) + (0.0 if bias is None else bias)
             middles.append(stream if block.parallel else behind)
-            stream = behind + self.writes[at.mlp]
+            stream = behind + self.writes[at.mlp].sum(0)
         return [*streams, stream], middles
 
     def _rows(self, one: Tensor, rows: slice) -> Tensor:
@@ -168,7 +168,7 @@ class Constants:
 
     def mlp_change(self, layer: int, output: Tensor, rows: slice) -> Tensor:
         """See `Ablated`."""
-        own = self.writes[self.decoder.graph.block(layer).mlp]
+        own = self.writes[self.decoder.graph.block(layer).mlp.start]
         return _exact(self.decoder.blocks[layer].mlp_write(output)) - own[-output.shape[1] :]
 
 

@@ -9,7 +9,8 @@ ablated one. Only what can differ is run: a writer is live if kept edges lead fr
 unreached writer writes what is in its place anyway, if it is reached from the input; all others cost nothing. Each live
 query, key and value gets its own input and its own slice of the projection; the model's own attention module is then
 run with these in place of its projections' outputs, so norms of queries, rotations and masks are its own. The positions
-that both prompts share are never run (there δ = 0), and the last MLP runs at the tail alone.
+that both prompts share are never run (there δ = 0), and the last MLP runs at the tail alone. A mixer reads as a whole:
+its own module is run on its one input.
 
 Bound by matrix products: a layer's mixing is [readers × writers] · [writers × positions · width], for the whole graph
 of SmolLM2-135M 38% of a forward pass; its projections are those of the model, its norms one for every reader.
@@ -78,12 +79,12 @@ class Wiring:
         return chosen[(self.mask[chosen] & self.live).any(1)]
 
     def heads(self, layer: int) -> np.ndarray:
-        """Live heads of a block."""
+        """Live heads of a block, also of its mixer."""
         return np.flatnonzero(self.live[self.graph.block(layer).heads])
 
     def mlp(self, layer: int) -> bool:
-        """Whether a block's MLP is live."""
-        return bool(self.live[self.graph.block(layer).mlp])
+        """Whether a block has an MLP and it is live."""
+        return bool(self.live[self.graph.block(layer).mlp].any())
 
 
 @dataclass(eq=False)
@@ -120,14 +121,15 @@ class CircuitForward:
             heads, at = wiring.heads(layer), graph.block(layer)
             wanted = tail if layer == decoder.layers - 1 else shape[1]  # behind the last block only the tail is read
             if len(heads):
-                z, output = self._attention(wiring, layer, heads, rows, mixed)
+                run = self._mixer if block.mixing == "mixer" else self._attention
+                z, output = run(wiring, layer, heads, rows, mixed)
                 into = slice(place[at.heads.start + int(heads[0])], place[at.heads.start + int(heads[-1])] + 1)
                 written = ablated.head_changes(layer, heads.tolist(), z[:, -wanted:], output[:, -wanted:], rows)
                 changes[into, :, -wanted:] = written
             if wiring.mlp(layer):
-                seen = mixed(np.array([at.mlp_reader]), ablated.middle(layer, rows)[:, -wanted:])[0]
+                seen = mixed(np.array([at.mlp_reader.start]), ablated.middle(layer, rows)[:, -wanted:])[0]
                 output = block.run_mlp(block.mlp_norm(seen))
-                changes[place[at.mlp], :, -wanted:] = ablated.mlp_change(layer, output, rows)
+                changes[place[at.mlp.start], :, -wanted:] = ablated.mlp_change(layer, output, rows)
             if len(heads) or wiring.mlp(layer):
                 self.cost.add(*shape[:2])
         return mixed(np.array([graph.readers - 1]), end)[0]
@@ -148,9 +150,16 @@ class CircuitForward:
                 at += len(index)
         return attend_with(self.decoder, layer, stream, outputs, self.tape.calls[layer], self.ablated.past(layer, rows))
 
+    def _mixer(self, wiring: Wiring, layer: int, heads: np.ndarray, rows: slice, mixed: Any) -> tuple[Tensor, Tensor]:
+        """z and output of a block's mixer, run on its reader's input."""
+        reader = wiring.graph.block(layer).attention.start
+        return mix_with(
+            self.decoder, layer, mixed(np.array([reader]), self.ablated.stream(layer, rows))[0], self.tape.calls[layer]
+        )
+
     def _needed(self, wiring: Wiring, layer: int, heads: np.ndarray) -> np.ndarray:
         """Readers with live edges that belong to live heads (under a post-norm: to any head, all share its scale)."""
-        graph, share = wiring.graph, wiring.graph.heads // wiring.graph.kv_heads
+        graph, share = wiring.graph, wiring.graph.share
         readers = wiring.readers(layer, (Q, K, V))
         if wiring.shared_scale:
             return readers
@@ -216,6 +225,17 @@ def attend_with(
     with decoder.found.standing_in(functions), hooks(*watching):
         block.attention(stream, **(dict(call) | {"attention_mask": None, "past": past}))
     return found[0], found[-1]
+
+
+def mix_with(
+    decoder: Decoder, layer: int, stream: Float[Tensor, "rows positions width"], call: Mapping[str, Any]
+) -> tuple[Float[Tensor, "rows positions channels"], Float[Tensor, "rows positions width"]]:
+    """z and output of a block's own mixer for a stream at all positions."""
+    block, found = decoder.blocks[layer], list[Tensor]()
+    watching = block.attention_out.register_forward_pre_hook(lambda _, args: found.append(args[0]))
+    with hooks(watching):
+        output = block.attended(stream, call)
+    return found[0], output
 
 
 def _given(output: Tensor, _: Tensor) -> Tensor:

@@ -86,7 +86,7 @@ class Footprint:
         assert isinstance(logits, Tensor)
         return cls(
             decoder.layers, decoder.width, decoder.heads, decoder.kv_heads, decoder.head_dim, decoder.neurons,
-            len(logits), 1 + decoder.layers * (decoder.heads + 1), decoder.experts,
+            len(logits), decoder.structure.writers, decoder.experts,
             max((one.chosen for one in decoder.mixtures.values()), default=0),
             max((one.neurons for one in decoder.mixtures.values()), default=0), True, decoder.channels, decoder.states,
             lm.dtype.itemsize,

@@ -250,6 +250,17 @@ def as_found(decoder: Decoder) -> Iterator[Any]:
             insist(restore)
 
 
+def giving(change: Callable[[Tensor], Tensor]) -> Any:
+    """A hook that gives a module another first argument, its hidden states, however it is called."""
+
+    def give(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if args:
+            return (change(args[0]), *args[1:]), kwargs
+        return args, kwargs | {"hidden_states": change(kwargs["hidden_states"])}
+
+    return give
+
+
 def changing(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Any:
     """A hook that puts another tensor in the place of a module's output, or of the first one if it gives several."""
 

@@ -84,7 +84,8 @@ class PathRun:
         """Bring all stations past a block."""
         flow, base = self.flow, self.base
         flow.send(2 * layer)
-        attended = self._attention(layer)
+        mixing = {"attention": self._attention, "mixer": self._mixer, "nothing": self._nothing}
+        attended = mixing[self.decoder.blocks[layer].mixing](layer)
         if not self.decoder.blocks[layer].parallel:
             flow.take(attended, layer, base.middle[layer])
             flow.send(2 * layer + 1)
@@ -92,6 +93,10 @@ class PathRun:
         else:  # both read what enters the block
             for changes in (attended, self._mlp(layer)):
                 flow.take(changes, layer, base.residual[layer + 1])
+
+    def _nothing(self, layer: int) -> Changes:
+        """A block without attention, or without an MLP, changes nothing there; streams that run go on as they are."""
+        return []
 
     # ---- attention -------------------------------------------------------------------------------------------------
 
@@ -167,10 +172,43 @@ class PathRun:
         found = Reading(self.decoder, self.tape, self.base).read(layer, streams, example)
         return found["queries"], found["keys"], found["values"]
 
+    # ---- mixers ----------------------------------------------------------------------------------------------------
+
+    def _mixer(self, layer: int) -> Changes:
+        """What the mixer of a block changes of the base run, and what running streams get from it."""
+        reading, running = self.flow.entries(layer, False, False), self.flow.running(2 * layer)
+        found = self._mixed(layer, reading) if reading else []
+        return [*found, *(self._mixing(layer, running) if running else [])]
+
+    def _mixed(self, layer: int, entries: Entries) -> Changes:
+        """Changes of what a block's mixer writes that sees another stream at some positions."""
+        block, base, stations = self.decoder.blocks[layer], self.base, [station for station, _ in entries]
+        streams, _, source = self.flow.sources(entries, base.residual[layer])
+        example = self.flow.examples(stations)
+        seen = torch.where(self._taken(entries, -self.positions), streams[source], base.residual[layer][example])
+        self.cost.add(len(seen), self.positions)
+        old = base.sites["attention"][layer][example]
+        exact = torch.promote_types(old.dtype, torch.float32)
+        new = block.attention_write(block.attended(seen, self.tape.calls[layer])).to(exact)
+        return self.flow.split(stations, new - block.attention_write(old).to(exact))
+
+    def _mixing(self, layer: int, running: Sequence[Station]) -> Changes:
+        """What running streams get from a block's mixer, some seeing what their parents hand on, too."""
+        block, streams = self.decoder.blocks[layer], [streamed(self.flow.threads[station]) for station in running]
+        seen = torch.cat(streams)
+        self.cost.add(len(seen), self.positions)
+        if entries := self.flow.entries(layer, False, True):
+            at, other = self.flow.within(entries, running)
+            taken = self._taken(entries, -self.positions)
+            seen = seen.index_copy(0, at, torch.where(taken, other, seen[at]))
+        return self.flow.split(running, block.attend(seen, self.tape.calls[layer]))
+
     # ---- MLPs ------------------------------------------------------------------------------------------------------
 
     def _mlp(self, layer: int) -> Changes:
         """What the MLP of a block changes of the base run, and what running streams get from it."""
+        if not self.decoder.blocks[layer].has_mlp:
+            return self._nothing(layer)
         reading = self.flow.entries(layer, True, False)
         running = self.flow.running(2 * layer + (not self.decoder.graph.parallel))
         found = self._fed(layer, reading) if reading else []

@@ -1,9 +1,10 @@
 """What happens when one reader alone sees another stream: its input becomes `residual + Δ` (before its norm).
 
 A query, key or value is recomputed from norm(residual + Δ) by the model's own attention module, and the attention of
-its head (of its key/value group) is run again with everything else as it was: z changes. An MLP is run on the changed
-input. The change of the block's output joins the stream right behind that write (`patches.enter`); all other readers
-still see what they saw. One pass over norm(residual + Δ) serves all queries, keys and values of a block.
+its head (of its key/value group) is run again with everything else as it was: z changes. An MLP or a mixer is run on
+the changed input (a mixer on all positions before, too, as they were). The change of the block's output joins the
+stream right behind that write (`patches.enter`); all other readers still see what they saw. One pass over norm(residual
++ Δ) serves all queries, keys and values of a block.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from veracausa.anatomy import Decoder
-from veracausa.anatomy.graph import LOGITS, MLP, K, Q, V
+from veracausa.anatomy.graph import LOGITS, MIXER, MLP, K, Q, V
 from veracausa.cost import Cost
 from veracausa.engine.attention import Past, suffix_attention
 from veracausa.engine.patches import Where, enter
@@ -41,7 +42,7 @@ class Reading:
 
     def joins_at(self, layer: int, kind: int) -> tuple[int, bool]:
         """(layer, middle) where a reader's changed output enters the stream (see `suffix.Join`)."""
-        if kind in _GIVEN:
+        if kind in _GIVEN or kind == MIXER:
             return (layer, True) if not self.decoder.blocks[layer].parallel else (layer + 1, False)
         return (layer, False) if kind == LOGITS else (layer + 1, False)
 
@@ -55,7 +56,7 @@ class Reading:
         of: Int[Tensor, " sources"],
         cost: Cost,
     ) -> Float[Tensor, "rows positions width"]:
-        """The stream behind readers of one block, all in its attention or all MLPs (or the logits).
+        """The stream behind readers of one block, all in its attention (mixer) or all MLPs (or the logits).
 
         Each row's reader sees one of the changes `delta`: `source[r]`; `of`: the example of each change. `kind` and
         `index`: what the reader is, and its head or key/value head.
@@ -67,6 +68,8 @@ class Reading:
         cost.add(len(delta), delta.shape[1])
         if first == MLP:
             at, change = Where("mlp", layer, self.joins_at(layer, first)), self._mlp(layer, delta, of)[source]
+        elif first == MIXER:
+            at, change = Where("z", layer, self.joins_at(layer, first)), self._mixer(layer, delta, of)[source]
         else:
             at, change = Where("z", layer, self.joins_at(layer, first)), delta.new_empty(len(source), *delta.shape[1:])
             found = self.value_change(layer, tuple(kind.unique().tolist()), delta, of)
@@ -123,6 +126,13 @@ class Reading:
             mine, heads = index == one, slice(one * share, (one + 1) * share)
             rows[mine] = change[source[mine]][:, :, heads].flatten(2) @ weights[heads].flatten(0, 1)
         return rows
+
+    def _mixer(self, layer: int, delta: Tensor, of: Tensor) -> Tensor:
+        """Change of what the mixer writes (under a post-norm: of its output)."""
+        block, stream = self.decoder.blocks[layer], self.base.residual[layer][of]
+        seen = stream[:, self.offset :] + delta.to(stream.dtype)
+        output = block.mixed(stream[:, : self.offset], seen, self.tape.calls[layer])
+        return (output - self.base.sites["attention"][layer][of, self.offset :]) * block.attention_scale
 
     def _mlp(self, layer: int, delta: Tensor, of: Tensor) -> Tensor:
         """Change of what the MLP writes (under a post-norm: of its output)."""

@@ -1,6 +1,7 @@
 """Gradients at readers' inputs: ∂M/∂(what reader v takes from the stream), through v's norm and into v's channel only.
 
-    g_v = J_normᵀ W_vᵀ ĝ_v,   ĝ_v = ∂M/∂(v's projection output, its own head's part), or at the MLP's normed input
+    g_v = J_normᵀ W_vᵀ ĝ_v,   ĝ_v = ∂M/∂(v's projection output, its own head's part)
+    g_v = J_normᵀ ĝ_v,        ĝ_v at the normed input, of an MLP or a mixer
 
 One backward pass gives every ĝ. W_vᵀ is applied head by head, so all readers of a block cost one projection more,
 and the norm's Jacobian is a closed form (`norms`). Summed over the readers behind a place of the stream, g_v is the
@@ -10,15 +11,15 @@ gradient of the stream there.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from veracausa.anatomy import Decoder
+from veracausa.anatomy import Block, Decoder
 from veracausa.anatomy.graph import K, Q, V
-from veracausa.engine.norms import NormForm, norm_form
+from veracausa.engine.norms import norm_form
 from veracausa.engine.tape import State
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ class Reads:
 
     decoder: Decoder
     frozen: bool
-    _forms: dict[int, tuple[NormForm, NormForm]] = field(default_factory=dict)
 
     def wanted(self, state: State, since: tuple[int, bool] = (0, False)) -> list[Tensor]:
         """The tensors of a run's graph that gradients are needed of, in the order that `gradients` expects.
@@ -43,10 +43,11 @@ class Reads:
         `since`: the place of the stream, as (block, middle), behind which readers are asked for.
         """
         sites: list[Tensor] = []
-        for layer in range(self.decoder.layers):
+        for layer, block in enumerate(self.decoder.blocks):
             if (layer, False) >= since:
-                sites += [state.sites[site][layer] for site in _OUTPUTS]
-            if (layer, True) >= since:
+                own = {"attention": _OUTPUTS, "mixer": ("attention_in",), "nothing": ()}[block.mixing]
+                sites += [state.sites[site][layer] for site in own]
+            if (layer, True) >= since and block.has_mlp:
                 sites.append(state.sites["mlp_in"][layer])
         return [*sites, state.residual[-1]]
 
@@ -60,26 +61,32 @@ class Reads:
         decoder, waiting = self.decoder, iter(found)
         exact = torch.promote_types(state.residual[-1].dtype, torch.float32)
         for layer, block in enumerate(decoder.blocks):
-            attention, mlp = self._norms(layer)
             at = decoder.graph.block(layer)
-            if (layer, False) >= since:
-                parts = []
-                for kind in (Q, K, V):
-                    heads = decoder.heads if kind == Q else decoder.kv_heads
-                    own = block.projected(kind, next(waiting).to(exact), heads, decoder.head_dim)
-                    weights = block.projection_weights(kind, heads, decoder.head_dim).to(exact)
-                    parts.append(torch.einsum("rshd,whd->hrsw", own, weights))
-                stream = state.residual[layer].detach().to(exact)
-                inverse = attention.inverse(stream, state.sites["attention_in"][layer].detach().to(exact))
-                yield at.attention.start, attention.pull_back(stream, inverse, torch.cat(parts), self.frozen)
-            if (layer, True) >= since:
-                seen = state.middle[layer].detach().to(exact)
-                inverse = mlp.inverse(seen, state.sites["mlp_in"][layer].detach().to(exact))
-                yield at.mlp_reader, mlp.pull_back(seen, inverse, next(waiting).to(exact)[None], self.frozen)
+            if (layer, False) >= since and at.count:
+                back = self._mixing(block, waiting, exact)
+                seen, given = state.residual[layer], state.sites["attention_in"][layer]
+                yield at.attention.start, self._through(block.attention_norm, seen, given, back)
+            if (layer, True) >= since and block.has_mlp:
+                back, seen, given = next(waiting).to(exact)[None], state.middle[layer], state.sites["mlp_in"][layer]
+                yield at.mlp_reader.start, self._through(block.mlp_norm, seen, given, back)
         yield decoder.graph.readers - 1, next(waiting).to(exact)[None]
 
-    def _norms(self, layer: int) -> tuple[NormForm, NormForm]:
-        if layer not in self._forms:
-            block = self.decoder.blocks[layer]
-            self._forms[layer] = norm_form(self.decoder, block.attention_norm), norm_form(self.decoder, block.mlp_norm)
-        return self._forms[layer]
+    def _mixing(
+        self, block: Block, waiting: Iterator[Tensor], exact: torch.dtype
+    ) -> Float[Tensor, "readers rows positions width"]:
+        """Gradients at the normed inputs of a block's queries, keys and values, or of its mixer."""
+        if block.mixing == "mixer":
+            return next(waiting).to(exact)[None]
+        decoder, parts = self.decoder, []
+        for kind in (Q, K, V):
+            heads = decoder.heads if kind == Q else decoder.kv_heads
+            own = block.projected(kind, next(waiting).to(exact), heads, decoder.head_dim)
+            weights = block.projection_weights(kind, heads, decoder.head_dim).to(exact)
+            parts.append(torch.einsum("rshd,whd->hrsw", own, weights))
+        return torch.cat(parts)
+
+    def _through(self, norm: nn.Module, seen: Tensor, given: Tensor, back: Tensor) -> Tensor:
+        """Gradients at what a norm is given, of those behind it."""
+        form = norm_form(self.decoder, norm)
+        seen = seen.detach().to(back)
+        return form.pull_back(seen, form.inverse(seen, given.detach().to(back)), back, self.frozen)

@@ -19,7 +19,7 @@ from veracausa.anatomy.graph import Graph
 
 @dataclass(frozen=True)
 class Read:
-    """Readers of one block, all in its attention or its MLP, that see a change.
+    """Readers of one block, all in its attention (or its mixer) or its MLP, that see a change.
 
     `seen`: (kind, head, first, last) of each, with the positions at which, counted from the tape's start.
     """

@@ -17,7 +17,7 @@ from veracausa.anatomy import Decoder
 from veracausa.anatomy.graph import K, Q, V
 from veracausa.cost import Cost
 from veracausa.engine.ablated import Ablated
-from veracausa.engine.circuit_forward import attend_with, project
+from veracausa.engine.circuit_forward import attend_with, mix_with, project
 from veracausa.engine.readout import Readout
 from veracausa.engine.tape import Tape
 
@@ -38,7 +38,6 @@ class SoftCircuit:
     def run(self, mask: Float[Tensor, "readers writers"], rows: slice) -> Float[Tensor, "rows tail width"]:
         """Final residual at the tail."""
         decoder, graph, ablated = self.decoder, self.decoder.graph, self.ablated
-        every = list(range(graph.heads))
         parts = [ablated.input_change(rows)[None]]
 
         def mixed(first: int, count: int, stream: Tensor) -> Float[Tensor, "readers rows positions width"]:
@@ -52,24 +51,30 @@ class SoftCircuit:
             return total.to(stream.dtype)
 
         for layer, block in enumerate(decoder.blocks):
-            first, stream = layer * graph.per_layer, ablated.stream(layer, rows)
-            normed = block.attention_norm(mixed(first, graph.per_layer - 1, stream))
-            z, output = self._attention(layer, normed, stream, rows)
-            heads = ablated.head_changes(layer, every, z, output, rows)
+            at, stream, heads = graph.block(layer), ablated.stream(layer, rows), list[Tensor]()
+            if at.count:
+                seen = mixed(at.attention.start, at.attention.stop - at.attention.start, stream)
+                z, output = self._mixing(layer, seen, stream, rows)
+                heads = [ablated.head_changes(layer, list(range(at.count)), z, output, rows)]
             if not block.parallel:
-                parts.append(heads)
-            seen = mixed(first + graph.per_layer - 1, 1, ablated.middle(layer, rows))[0]
-            mlp = ablated.mlp_change(layer, block.run_mlp(block.mlp_norm(seen)), rows)
+                parts += heads
+            mlp = list[Tensor]()
+            if block.has_mlp:
+                seen = mixed(at.mlp_reader.start, 1, ablated.middle(layer, rows))[0]
+                mlp = [ablated.mlp_change(layer, block.run_mlp(block.mlp_norm(seen)), rows)[None]]
             if block.parallel:
-                parts.append(heads)
-            parts.append(mlp[None])
+                parts += heads
+            parts += mlp
         return mixed(graph.readers - 1, 1, ablated.stream(decoder.layers, rows))[0, :, -self.tape.tail :]
 
-    def _attention(
-        self, layer: int, normed: Float[Tensor, "readers rows positions width"], stream: Tensor, rows: slice
+    def _mixing(
+        self, layer: int, seen: Float[Tensor, "readers rows positions width"], stream: Tensor, rows: slice
     ) -> tuple[Tensor, Tensor]:
-        """z and output of a block's attention, each query, key and value from its own reader's normed input."""
+        """z and output of a block's attention, each query, key and value from its own input; or of its mixer."""
         decoder, heads, groups = self.decoder, self.decoder.heads, self.decoder.kv_heads
+        if decoder.blocks[layer].mixing == "mixer":
+            return mix_with(decoder, layer, seen[0], self.tape.calls[layer])
+        normed = decoder.blocks[layer].attention_norm(seen)
         split = {Q: normed[:heads], K: normed[heads : heads + groups], V: normed[heads + groups :]}
         projected = [project(decoder, layer, kind, own, slice(None)).movedim(0, 2) for kind, own in split.items()]
         outputs = decoder.blocks[layer].fused(projected)

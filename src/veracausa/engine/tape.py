@@ -25,7 +25,7 @@ from veracausa.anatomy.mixture import Mixture
 from veracausa.cost import Cost
 from veracausa.dictionaries.code import Code
 from veracausa.engine.attention import SUFFIX
-from veracausa.engine.guard import attention_function, attention_name, changing, hooks, loan_of
+from veracausa.engine.guard import attention_function, attention_name, changing, giving, hooks, loan_of
 from veracausa.engine.memory import memory_errors
 from veracausa.engine.sharing import BIASES, CACHES, caching, from_rest
 from veracausa.errors import ContractError, NumericsError
@@ -248,7 +248,7 @@ def watch(decoder: Decoder, state: State, calls: list[dict[str, Any]]) -> list[A
         """What a sublayer reads: the input of its norm, or its own where it has no norm."""
         if not isinstance(norm, NoNorm):
             return norm.register_forward_pre_hook(keep_input(into))
-        return part.register_forward_pre_hook(_first(lambda x: keep(x, into)), with_kwargs=True)
+        return part.register_forward_pre_hook(giving(lambda x: keep(x, into)), with_kwargs=True)
 
     def keep_shared(block: Block) -> list[Any]:
         """What one norm for both is given: it runs once in the model's own block, once for each in one of ours."""
@@ -283,7 +283,7 @@ def watch(decoder: Decoder, state: State, calls: list[dict[str, Any]]) -> list[A
             return keep(x.view_as(x), into)
 
         if block.one_norm or isinstance(norm, NoNorm):
-            return part.register_forward_pre_hook(_first(view), with_kwargs=True)
+            return part.register_forward_pre_hook(giving(view), with_kwargs=True)
         return norm.register_forward_hook(lambda _, __, output: view(output))
 
     def keep_call(block: Block) -> Any:
@@ -407,7 +407,7 @@ def _without(
 
     handles = []
     if blank or block.mixing == "nothing":
-        handles.append(block.module.register_forward_pre_hook(_first(begin), with_kwargs=True))
+        handles.append(block.module.register_forward_pre_hook(giving(begin), with_kwargs=True))
     if not block.has_mlp:
         handles.append(changing(block.module, lambda output: keep(output, state.middle)))
     return handles
@@ -432,17 +432,6 @@ def whole_middles(decoder: Decoder, middle: list[Tensor], stream: list[Tensor]) 
     is what comes through the MLP alone.
     """
     return [m + s for m, s in zip(middle, stream[1:], strict=True)] if decoder.anatomy.joins_rows else middle
-
-
-def _first(change: Callable[[Tensor], Tensor]) -> Any:
-    """A hook that gives a module another first argument, its hidden states, however it is called."""
-
-    def give(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if args:
-            return (change(args[0]), *args[1:]), kwargs
-        return args, kwargs | {"hidden_states": change(kwargs["hidden_states"])}
-
-    return give
 
 
 def _keeping(state: State) -> Any:

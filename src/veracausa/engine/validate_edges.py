@@ -44,11 +44,13 @@ def require_edges(lm: Model, tape: Tape, *, gradients: bool = False, circuits: b
             output = tape.clean.sites["attention"][block.layer]
             found.append(("The norm behind the attention", *_off_norm(decoder, block.attention_post_norm, output)))
         if gradients:
-            for name, norm, stream in (
-                ("attention", block.attention_norm, tape.clean.residual[block.layer]),
-                ("MLP", block.mlp_norm, tape.clean.middle[block.layer]),
+            for name, there, norm, stream in (
+                (block.mixing, block.mixing != "nothing", block.attention_norm, tape.clean.residual[block.layer]),
+                ("MLP", block.has_mlp, block.mlp_norm, tape.clean.middle[block.layer]),
             ):
-                found.append((f"The norm before the {name}", *_off_norm(decoder, norm, stream)))
+                if there:
+                    off = _off_norm(decoder, norm, block.rounded(norm, stream))
+                    found.append((f"The norm before the {name}", *off))
         if gradients or circuits:
             found += _off_projections(decoder, block, tape, circuits)
         for part, error, scale in found:

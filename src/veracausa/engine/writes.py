@@ -1,6 +1,6 @@
 """What each writer adds to the residual stream, and how that differs between two runs.
 
-    input: the embeddings;   head h: z_h W_O^h;   MLP: its output
+    input: the embeddings;   head h: z_h W_O^h, also of a mixer (one without heads: z W_O);   MLP: its output
 
 with post-norms (Gemma) the share of each head in the normalised sum, scaled by the realised norm, so that all writes
 and the constants (output biases) add up to the stream. Everything is made of ordinary operations of recorded tensors,
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from veracausa.anatomy import Decoder
-from veracausa.anatomy.graph import HEAD, INPUT
+from veracausa.anatomy.graph import HEAD, INPUT, WRITER_MIXER
 from veracausa.engine.norms import norm_form
 from veracausa.engine.tape import State
 
@@ -31,7 +31,7 @@ SITES = ("z", "attention", "mlp")
 def head_writes(
     decoder: Decoder, state: State, layer: int, heads: Sequence[int] | None = None
 ) -> Float[Tensor, "heads examples positions width"]:
-    """Writes of heads (default: all) of one block of a recorded run."""
+    """Writes of heads (default: all) of one block of a recorded run, or of its mixer's."""
     return writes_of_heads(decoder, layer, state.sites["z"][layer], state.sites["attention"][layer], heads)
 
 
@@ -41,8 +41,9 @@ def writes_of_heads(
     """Writes of heads, given their values z and the output of the attention's output projection."""
     block = decoder.blocks[layer]
     exact = torch.promote_types(z.dtype, torch.float32)
-    weights = block.head_weights.to(exact).unflatten(0, (decoder.heads, -1))
-    split = z.to(exact).unflatten(-1, (decoder.heads, -1))
+    count = decoder.graph.block(layer).count
+    weights = block.head_weights.to(exact).unflatten(0, (count, -1))
+    split = z.to(exact).unflatten(-1, (count, -1))
     if heads is not None:
         weights, split = weights[list(heads)], split[..., list(heads), :]
     writes = torch.einsum("bshd,hdw->hbsw", split, weights)
@@ -91,8 +92,10 @@ def _parts(decoder: Decoder, state: State, writers: int) -> Iterator[Float[Tenso
     exact = torch.promote_types(state.residual[0].dtype, torch.float32)
     makers: list[Callable[[], Tensor]] = [lambda: state.residual[0].to(exact)[None]]
     for layer in range(decoder.layers):
-        makers.append(partial(head_writes, decoder, state, layer))
-        makers.append(lambda layer=layer: mlp_write(decoder, state, layer)[None])  # type: ignore[misc]
+        if decoder.graph.block(layer).count:
+            makers.append(partial(head_writes, decoder, state, layer))
+        if decoder.blocks[layer].has_mlp:
+            makers.append(lambda layer=layer: mlp_write(decoder, state, layer)[None])  # type: ignore[misc]
     for made in makers:
         if left <= 0:
             return
@@ -129,8 +132,8 @@ def _writing(decoder: Decoder, state: State, writer: int) -> Float[Tensor, "exam
     layer, kind = int(graph.writer_layer[writer]), graph.writer_kind[writer]
     if kind == INPUT:
         return state.residual[0].to(torch.promote_types(state.residual[0].dtype, torch.float32))
-    if kind == HEAD:
-        return head_writes(decoder, state, layer, [int(graph.writer_index[writer])])[0]
+    if kind in (HEAD, WRITER_MIXER):
+        return head_writes(decoder, state, layer, [max(0, int(graph.writer_index[writer]))])[0]
     return mlp_write(decoder, state, layer)
 
 
@@ -142,10 +145,13 @@ def moving(decoder: Decoder, base: State, other: State | None) -> Float[Tensor, 
         return torch.ones(graph.writers, *shape, dtype=torch.bool, device=base.residual[0].device)
     found = [(base.residual[0] != other.residual[0]).any(-1)[None]]
     for layer in range(decoder.layers):
-        z = (base.sites["z"][layer] != other.sites["z"][layer]).unflatten(-1, (decoder.heads, -1)).any(-1)
-        found += [z.movedim(-1, 0), (base.sites["mlp"][layer] != other.sites["mlp"][layer]).any(-1)[None]]
-        if decoder.blocks[layer].attention_post_norm is not None:  # a sibling's change rescales a head's write
-            found[-2] = found[-2].any(0, keepdim=True).expand(decoder.heads, -1, -1)
+        if count := graph.block(layer).count:
+            z = (base.sites["z"][layer] != other.sites["z"][layer]).unflatten(-1, (count, -1)).any(-1).movedim(-1, 0)
+            if decoder.blocks[layer].attention_post_norm is not None:  # a sibling's change rescales a head's write
+                z = z.any(0, keepdim=True).expand(count, -1, -1)
+            found.append(z)
+        if decoder.blocks[layer].has_mlp:
+            found.append((base.sites["mlp"][layer] != other.sites["mlp"][layer]).any(-1)[None])
     return torch.cat(found)
 
 

@@ -111,9 +111,11 @@ def shares(decoder: Decoder, state: State) -> Iterator[tuple[int, int, Float[Ten
     for layer in range(decoder.layers):
         at = graph.block(layer)
         places.append((at.attention.start, at.attention.stop, state.residual[layer]))
-        places.append((at.mlp_reader, at.mlp_reader + 1, state.middle[layer]))
+        places.append((at.mlp_reader.start, at.mlp_reader.stop, state.middle[layer]))
     places.append((graph.readers - 1, graph.readers, state.residual[-1]))
     for first, behind, stream in places:
+        if first == behind:  # a block has no such sublayer
+            continue
         own = written[: int((graph.writer_order <= graph.reader_order[first]).sum())]
         seen = stream.to(own.dtype)
         near = (seen.abs().sum(-1) - (seen - own).abs().sum(-1)).clamp_min(0)

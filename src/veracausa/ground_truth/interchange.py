@@ -40,7 +40,7 @@ def run(
     >>> logits, _ = run(hf, ids, interchanged, source=writes)
     """
     body: Any = hf.transformer
-    heads, readers = hf.config.n_head, graph(hf).per_layer
+    heads, readers = hf.config.n_head, 3 * hf.config.n_head + 1
     length = ids.shape[1]
     hidden = torch.ones(length, length, dtype=torch.bool, device=ids.device).triu(1)
     stream = body.wte(ids) + body.wpe(torch.arange(length, device=ids.device))

@@ -21,8 +21,7 @@ import numpy as np
 
 from veracausa.choices import Ranking
 from veracausa.circuits.circuit import Circuit
-from veracausa.circuits.selection.select import readers_of
-from veracausa.circuits.wiring import nodes_of
+from veracausa.circuits.wiring import nodes_of, readers_of
 from veracausa.errors import MethodError, UnitError
 from veracausa.ground_truth.known import Known
 from veracausa.result import Shown

@@ -87,7 +87,9 @@ _HEADER = record(
     verified=text,
     notes=many(text),
 )
-_GRAPH = record(layers=whole(1, 1000), heads=whole(1, 1000), kv_heads=whole(1, 1000), parallel=flag)
+_GRAPH = record(layers=whole(1, 1000), heads=whole(0, 1000), kv_heads=whole(0, 1000), parallel=flag)
+#: Of a graph whose blocks are not all an attention and an MLP.
+_BLOCKS = record(mixer_heads=whole(0, 1000), blocks=many(one_of("", "a", "am", "x", "xm", "m"), least=1))
 
 
 def unpack_scores(header: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> Scores:
@@ -208,8 +210,18 @@ def unpack_paths(listed: Any, graph: Any) -> Paths:
 def unpack_graph(sizes: Any) -> Graph:
     """The graph of a header; ValueError if it is none."""
     found = _GRAPH(sizes)
-    graph = graph_of(*(found[name] for name in ("layers", "heads", "kv_heads", "parallel")))
-    if graph.heads % graph.kv_heads:
+    usual = [found[name] for name in ("layers", "heads", "kv_heads", "parallel")]
+    if "blocks" in found:
+        found |= _BLOCKS(sizes)
+        graph = graph_of(*usual, found["mixer_heads"], tuple(found["blocks"]))
+        if len(graph.blocks) != graph.layers:
+            raise ValueError(f"{len(graph.blocks)} blocks are not {graph.layers} layers")
+    else:
+        graph = graph_of(*usual)
+    attends = any("a" in graph.parts(layer) for layer in range(graph.layers))
+    if attends != (graph.heads > 0) or attends != (graph.kv_heads > 0):
+        raise ValueError("a graph has heads and key/value heads if, and only if, a block has an attention")
+    if attends and graph.heads % graph.kv_heads:
         raise ValueError(f"{graph.heads} heads cannot share {graph.kv_heads} key/value heads")
     if graph.writers * graph.readers > 1e9:
         raise ValueError(f"{graph.writers:,} × {graph.readers:,} edges are more than any model has")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
@@ -441,7 +441,7 @@ def pack_scores(scores: Scores) -> tuple[dict[str, Any], dict[str, Tensor]]:
     header = {
         "version": __version__,
         "kind": scores.units.kind,
-        "graph": asdict(scores.units.graph) if isinstance(scores.units, Edges | Paths) else None,
+        "graph": scores.units.graph.header if isinstance(scores.units, Edges | Paths) else None,
         **({str(scores.units.kind): scores.units.to_list()} if isinstance(scores.units, Groups | Paths) else {}),
         **({"spans": list(scores.units.named)} if isinstance(scores.units, SpanUnits) else {}),
         "method": scores.method,

@@ -86,5 +86,4 @@ class Edges(Units):
 
     def digest(self) -> str:
         """A hash of the table and of the graph."""
-        sizes = (self.graph.layers, self.graph.heads, self.graph.kv_heads, self.graph.parallel)
-        return hashlib.sha256(f"{super().digest()} {sizes}".encode()).hexdigest()[:16]
+        return hashlib.sha256(f"{super().digest()} {self.graph.sizes}".encode()).hexdigest()[:16]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from veracausa.anatomy.graph import LOGITS, MLP, Graph, K, Q, V
+from veracausa.anatomy.graph import LOGITS, MIXER, MLP, Graph, K, Q, V
 from veracausa.arguments import is_list, shown
 from veracausa.errors import UnitError
 from veracausa.tasks.spans import NAME as SPAN_NAME
@@ -17,6 +17,7 @@ from veracausa.units.table import Units
 _ARROW = re.compile(r"\s*->\s*")
 _NUMBER = r"(0|[1-9][0-9]{0,9})"
 _MLP, _HEAD = re.compile(f"m{_NUMBER}"), re.compile(rf"a{_NUMBER}\.(h|kv){_NUMBER}(?:<([qkv])>)?")
+_MIXER = re.compile(rf"x{_NUMBER}(?:\.h{_NUMBER})?")
 _KINDS = {"q": Q, "k": K, "v": V}
 #: The last part of an edge's name that is a path's: a head, or one head's own key or value.
 _OF_A_HEAD = re.compile(rf"a{_NUMBER}\.h{_NUMBER}(<[kv]>)?")
@@ -25,7 +26,8 @@ _LOOK = (
     "part also at positions (a9.h9<q>@7)."
 )
 _PARTS = (
-    "Parts are heads (a9.h6; as readers also a9.h6<q>, a9.h6<k>, a9.h6<v>, a9.kv2<k>, a9.kv2<v>), MLPs (m3), the input "
+    "Parts are heads (a9.h6; as readers also a9.h6<q>, a9.h6<k>, a9.h6<v>, a9.kv2<k>, a9.kv2<v>), MLPs (m3), mixers "
+    "(x4; their heads, x4.h2, as senders), the input "
     "as a sender and the logits as the end, each but the last also at positions (a9.h6<q>@7)."
 )
 
@@ -111,7 +113,7 @@ def require_path(text: str) -> None:
     """Raise UnitError unless a text reads like a path; which parts a model has is asked later."""
     pieces = [part for piece in _ARROW.split(text.strip().replace("…", THROUGH)) for part in piece.split("+")]
     for stem in (piece.strip().partition("@")[0] for piece in pieces):
-        if stem not in ("input", "logits", THROUGH) and not (_MLP.fullmatch(stem) or _HEAD.fullmatch(stem)):
+        if stem not in ("input", "logits", THROUGH) and not any(sort.fullmatch(stem) for sort in (_MLP, _HEAD, _MIXER)):
             raise UnitError(f"{shown(stem)} in {shown(text)} is no part of a path. {_PARTS}")
 
 
@@ -147,23 +149,42 @@ def _part(graph: Graph, text: str, name: str) -> Part:
             raise UnitError(f"{shown(text)}: the logits are read at the last position alone. Leave the positions out.")
         return Part(stem, graph.layers, ((LOGITS, -1),), ())
     if match := _MLP.fullmatch(stem):
-        layer = _within(graph, text, stem, int(match[1]))
-        return Part(stem, layer, ((MLP, -1),), (graph.block(layer).mlp,), span)
+        layer = _within(graph, text, stem, int(match[1]), "m")
+        return Part(stem, layer, ((MLP, -1),), (graph.block(layer).mlp.start,), span)
+    if match := _MIXER.fullmatch(stem):
+        layer = _within(graph, text, stem, int(match[1]), "x")
+        return _mixer(graph, text, layer, match[2], span)
     if match := _HEAD.fullmatch(stem):
-        layer = _within(graph, text, stem, int(match[1]))
+        layer = _within(graph, text, stem, int(match[1]), "a")
         return _head(graph, text, (layer, match[2], int(match[3]), match[4]), span)
     raise UnitError(f"{shown(text)}: {shown(name)} is no part of a path. {_PARTS}")
 
 
-def _within(graph: Graph, text: str, stem: str, layer: int) -> int:
+def _within(graph: Graph, text: str, stem: str, layer: int, part: str) -> int:
+    """The layer, if there is such a one and it has an attention (`a`), a mixer (`x`) or an MLP (`m`)."""
     if layer >= graph.layers:
         raise UnitError(f"{shown(text)}: there is no {stem}; layers are 0 … {graph.layers - 1}.")
+    if part not in graph.parts(layer):
+        what = {"a": "attention", "x": "mixer", "m": "MLP"}[part]
+        raise UnitError(f"{shown(text)}: there is no {stem}; block {layer} has no {what}.")
     return layer
+
+
+def _mixer(graph: Graph, text: str, layer: int, head: str | None, span: Range | str | None) -> Part:
+    """A whole mixer, which reads and writes, or one of its heads, which only writes."""
+    at = graph.block(layer).heads
+    if head is None:
+        return Part(f"x{layer}", layer, ((MIXER, -1),), tuple(range(at.start, at.stop)), span)
+    if int(head) >= graph.mixer_heads:
+        raise UnitError(
+            f"{shown(text)}: there is no x{layer}.h{head}; a mixer has {graph.mixer_heads} heads that write apart."
+        )
+    return Part(f"x{layer}.h{head}", layer, (), (at.start + int(head),), span)
 
 
 def _head(graph: Graph, text: str, named: tuple[int, str, int, str | None], span: Range | str | None) -> Part:
     layer, what, index, kind = named
-    share, whole = graph.heads // graph.kv_heads, what == "kv"
+    share, whole = graph.share, what == "kv"
     stem = f"a{layer}.{what}{index}" + (f"<{kind}>" if kind else "")
     if index >= (graph.kv_heads if whole else graph.heads):
         raise UnitError(
@@ -191,7 +212,10 @@ def _require_ends(text: str, sender: Sequence[Part], steps: Sequence[Step]) -> N
     for i, step in enumerate(steps):
         for one in step.parts:
             if not one.reads:
-                raise UnitError(f"{shown(text)}: {one.stem} reads nothing. It can only be a sender, the first name.")
+                mixer = f" (the mixer reads as a whole: x{one.layer})" if one.stem.startswith("x") else ""
+                raise UnitError(
+                    f"{shown(text)}: {one.stem} reads nothing{mixer}. It can only be a sender, the first name."
+                )
             if not one.writes and (i < len(steps) - 1 or len(step.parts) > 1):
                 raise UnitError(f"{shown(text)}: logits end a path, and stand there alone.")
 

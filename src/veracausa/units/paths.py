@@ -132,8 +132,7 @@ class Paths(Units):
 
     def digest(self) -> str:
         """A hash of the table and of the graph."""
-        sizes = (self.graph.layers, self.graph.heads, self.graph.kv_heads, self.graph.parallel)
-        return hashlib.sha256(f"{[path.name for path in self.paths]} {sizes}".encode()).hexdigest()[:16]
+        return hashlib.sha256(f"{[path.name for path in self.paths]} {self.graph.sizes}".encode()).hexdigest()[:16]
 
     def to_list(self) -> list[dict[str, Any]]:
         """Names and texts, for a file's header."""

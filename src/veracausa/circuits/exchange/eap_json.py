@@ -38,7 +38,7 @@ import torch
 from veracausa.anatomy.graph import LOGITS, MLP, READERS, Graph
 from veracausa.choices import Direction
 from veracausa.circuits.circuit import NO_TASK, Circuit
-from veracausa.circuits.wiring import node_table, nodes_of, writers_fed
+from veracausa.circuits.wiring import node_table, nodes_of, require_heads_and_mlps, writers_fed
 from veracausa.cost import Cost
 from veracausa.engine.identity import difference
 from veracausa.errors import CircuitError, FileError, MethodError
@@ -67,13 +67,14 @@ def write_eap_json(
         scores: of edges; their importances are written. None: the circuit's own. Edges without one get 0.
 
     Raises:
-        CircuitError: a circuit of another model; neither a circuit nor scores.
+        CircuitError: a circuit of another model; neither a circuit nor scores; a model with mixers.
         MethodError: scores of other units, of another model, or per position.
         UnitError: scores of another graph.
     """
     if circuit is None and scores is None:
         raise CircuitError("Nothing to write: pass circuit=…, scores=…, or both.")
     graph = lm.graph
+    require_heads_and_mlps(graph, "EAP-IG's graph")
     score = np.zeros((graph.readers, graph.writers))
     mask = np.zeros((graph.readers, graph.writers), dtype=bool)
     if circuit is not None:
@@ -205,6 +206,7 @@ def _read(
     """Flags and summed scores of our edges; no scores where all are 0 or null."""
     if groups not in ("agree", "any"):
         raise MethodError(f"groups={groups!r} is neither 'agree' nor 'any'.")
+    require_heads_and_mlps(lm.graph, "EAP-IG's graph")
     body = read_json(path, "an EAP-IG graph", sealed=False)
     with reading(path):
         return _graph_in(path, lm, body, groups)

@@ -34,6 +34,7 @@ import numpy as np
 
 from veracausa.circuits.circuit import Circuit
 from veracausa.circuits.nodes import Node, at_positions, edges_of, ends_of
+from veracausa.circuits.wiring import require_heads_and_mlps
 from veracausa.engine.work import require_even
 from veracausa.errors import CircuitError, TaskError
 from veracausa.scores.scores import Scores
@@ -74,12 +75,14 @@ def write_neuronpedia(
         scan: the model's name there, e.g. "gpt2-small"; ours where empty.
 
     Raises:
-        CircuitError: a circuit of another model, without edges, or `positions` of other prompts, units or edges.
+        CircuitError: a circuit of another model, without edges, or `positions` of other prompts, units or edges; a
+            model with mixers.
         TaskError: no such pair.
 
     >>> write_neuronpedia(lm, "ioi.json", circuit=circuit, task=task, positions=at_each)
     """
     circuit.require_for(lm)
+    require_heads_and_mlps(lm.graph, "Neuronpedia's graph")
     if not len(circuit):
         raise CircuitError("The circuit has no edges, so there is no graph to write.")
     if not 0 <= pair < len(task):
@@ -144,7 +147,7 @@ def _weights(edges: Edges, importance: Float[np.ndarray, " edges"] | None) -> We
 
 def _group(edges: Edges, kv: Node) -> list[Node]:
     """All heads of a key/value head, where it stands."""
-    size = edges.graph.heads // edges.graph.kv_heads
+    size = edges.graph.share
     return [kv._replace(kind="head", which=head) for head in range(kv.which * size, (kv.which + 1) * size)]
 
 

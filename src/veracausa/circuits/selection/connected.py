@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from veracausa.anatomy.graph import Graph
+from veracausa.circuits.wiring import readers_of
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -133,8 +134,11 @@ class Ways:
                 readers = self._feeding(layer, k)
                 best = readers[int(np.argmin(self.to_reader[readers]))]
                 self.to_writer[head], self.came_writer[head] = self.to_reader[best], best
-            self._arrive(slice(block.mlp_reader, block.mlp_reader + 1))
-            self.to_writer[block.mlp], self.came_writer[block.mlp] = self.to_reader[block.mlp_reader], block.mlp_reader
+            if block.mlp.stop > block.mlp.start:
+                self._arrive(block.mlp_reader)
+                self.to_writer[block.mlp], self.came_writer[block.mlp] = (
+                    self.to_reader[block.mlp_reader], block.mlp_reader.start
+                )  # fmt: skip
         self._arrive(slice(self.graph.readers - 1, self.graph.readers))
 
     def _arrive(self, readers: slice) -> None:
@@ -148,9 +152,10 @@ class Ways:
         self.from_reader[-1] = 0.0
         for layer in reversed(range(self.graph.layers)):
             block = self.graph.block(layer)
-            self._leave(slice(block.mlp, block.mlp + 1))
-            self.from_reader[block.mlp_reader] = self.from_writer[block.mlp]
-            self.goes_reader[block.mlp_reader] = block.mlp
+            if block.mlp.stop > block.mlp.start:
+                self._leave(block.mlp)
+                self.from_reader[block.mlp_reader] = self.from_writer[block.mlp]
+                self.goes_reader[block.mlp_reader] = block.mlp.start
             self._leave(block.heads)
             for k, head in enumerate(range(block.heads.start, block.heads.stop)):
                 for reader in self._feeding(layer, k):
@@ -164,8 +169,5 @@ class Ways:
         self.from_writer[writers] = costs.min(0)
 
     def _feeding(self, layer: int, head: int) -> list[int]:
-        """The readers that feed a head of a block: its query, and the key and value of its group."""
-        block = self.graph.block(layer)
-        first, heads = block.attention.start, self.graph.heads
-        shared = first + heads + head // block.group
-        return [first + head, shared, shared + self.graph.kv_heads]
+        """The readers that feed a head of a block: its query, and the key and value of its group; or the mixer."""
+        return readers_of(self.graph, self.graph.block(layer).heads.start + head)

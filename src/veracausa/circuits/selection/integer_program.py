@@ -190,7 +190,7 @@ class _Program:
     def fed(self) -> Int[np.ndarray, "edges most"]:
         """Writers that each edge feeds, −1 for none."""
         lists = [writers_fed(self.graph, reader) for reader in range(self.graph.readers)]
-        table = np.full((len(lists), max(1, self.graph.heads // self.graph.kv_heads)), -1)
+        table = np.full((len(lists), max(1, *map(len, lists))), -1)
         for reader, ends in enumerate(lists):
             table[reader, : len(ends)] = ends
         return table[self.reader]

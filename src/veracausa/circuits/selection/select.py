@@ -34,11 +34,12 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 import numpy as np
 import torch
 
-from veracausa.anatomy.graph import HEAD, LOGITS, WRITER_MLP, Graph
+from veracausa.anatomy.graph import LOGITS, Graph
 from veracausa.arguments import shown
 from veracausa.choices import EdgeRanking, Selection
 from veracausa.circuits.circuit import Circuit
 from veracausa.circuits.selection.ways import HOW
+from veracausa.circuits.wiring import readers_of
 from veracausa.errors import MethodError
 from veracausa.scores.scores import Scores
 from veracausa.statistics.bootstrap import LEAST, too_few, with_replacement
@@ -313,18 +314,6 @@ def greedy(
             inside[writer[row]] = True
             open_readers(readers_of(graph, int(writer[row])))
     return np.array(chosen, dtype=np.int64)
-
-
-def readers_of(graph: Graph, writer: int) -> list[int]:
-    """Indices of the readers that feed a writer: a head's query, key and value; an MLP's own; none for the input."""
-    kind, layer, index = graph.writer_kind[writer], int(graph.writer_layer[writer]), int(graph.writer_index[writer])
-    first = layer * graph.per_layer
-    if kind == WRITER_MLP:
-        return [first + graph.per_layer - 1]
-    if kind != HEAD:
-        return []
-    shared = first + graph.heads + index // (graph.heads // graph.kv_heads)
-    return [first + index, shared, shared + graph.kv_heads]
 
 
 def significant(scores: Scores, *, level: float, draws: int, seed: int) -> Bool[np.ndarray, " edges"]:

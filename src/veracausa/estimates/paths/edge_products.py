@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class EdgeProducts:
     """Of one bucket, whose runs begin at position `start`.
 
-    Readers come in groups (a block's attention, its MLP, the logits), which are named by their first reader; `first`:
-    the writer that changes begin with.
+    Readers come in groups (a block's attention or mixer, its MLP, the logits), which are named by their first reader;
+    `first`: the writer that changes begin with.
     """
 
     table: Edges
@@ -59,11 +59,8 @@ class EdgeProducts:
     @cached_property
     def into(self) -> dict[int, np.ndarray]:
         """First reader of a group → the table's edges into it."""
-        graph, reader = self.table.graph, self.table.reader
-        block, within = np.divmod(reader, graph.per_layer)
-        first = block * graph.per_layer + np.where(within == graph.per_layer - 1, within, 0)
-        size = graph.per_layer
-        starts = [*range(0, graph.readers, size), *range(size - 1, graph.readers, size)]
+        graph = self.table.graph
+        first, starts = graph.reader_group[self.table.reader], np.unique(graph.reader_group).tolist()
         order = np.argsort(first, kind="stable")
         cuts = np.searchsorted(first[order], starts), np.searchsorted(first[order], starts, side="right")
         return {start: order[a:b] for start, a, b in zip(starts, *cuts, strict=True)}

@@ -12,7 +12,7 @@ patching of its write; summed over all edges that cross a place of the stream, i
 With rule qk-exact, queries and keys are recomputed from norm(residual + Δ_u), and the change of the head's value is
 contracted with the gradient there: E ≈ (A_patched − A) v · ∂M/∂z.
 
-Where writers move (path "layer", eap-ig-activations), a site is the input, the heads of one block, or one MLP:
+Where writers move (path "layer", eap-ig-activations), a site is the input, the heads of one block, a mixer, or an MLP:
 
     score(u → v) = Δ_u · Σ_k w_k g_v(α_k)      u in the site that moves; writes behind it follow, those before stay
 
@@ -105,8 +105,8 @@ class EdgeSums(Sums):
             return 0.0
         assert isinstance(units, Edges)
         recomputed = units[np.isin(lm.graph.reader_kind[units.reader], (Q, K))]
-        products = EdgeProducts(units, 0)
-        return float(sum(products.seen(layer * lm.graph.per_layer) for layer in set(recomputed.layer.tolist())))
+        products, first = EdgeProducts(units, 0), lm.graph.reader_group
+        return float(sum(products.seen(reader) for reader in set(first[recomputed.reader].tolist())))
 
     @staticmethod
     def compared(decoder: Decoder, units: Units, method: Method) -> Sequence[int | str]:
@@ -234,7 +234,9 @@ class EdgeSums(Sums):
         most = max(1, 1024 // bucket.positions)
         with attention_function(lm.decoder, SUFFIX):
             for layer in range(lm.layers):
-                first = layer * graph.per_layer
+                if lm.decoder.blocks[layer].mixing != "attention":
+                    continue
+                first = graph.block(layer).attention.start
                 listed, seen = self.products.into[first], self.products.seen(first)
                 listed = listed[np.isin(graph.reader_kind[table.reader[listed]], (Q, K))]
                 pairs = [(e, w) for e in range(len(bucket.every)) for w in range(seen)] if len(listed) else []
@@ -311,11 +313,14 @@ class EdgeSums(Sums):
 
 
 def _sites_of(decoder: Decoder) -> list[Site]:
-    """The input, then heads and MLP of every block, as they write."""
+    """The input, then heads (or mixer) and MLP of every block, as they write."""
     sites = [Site(0, "input", (0, False))]
-    for layer in range(decoder.layers):
-        for name, place in ((f"a{layer}", "z"), (f"m{layer}", "mlp")):
-            sites.append(Site(len(sites), name, where(decoder, place, layer).join))  # type: ignore[arg-type]
+    for layer, block in enumerate(decoder.blocks):
+        stem: dict[str, str] = {"attention": "a", "mixer": "x"}
+        if block.mixing in stem:
+            sites.append(Site(len(sites), f"{stem[block.mixing]}{layer}", where(decoder, "z", layer).join))
+        if block.has_mlp:
+            sites.append(Site(len(sites), f"m{layer}", where(decoder, "mlp", layer).join))
     return sites
 
 
@@ -323,6 +328,7 @@ def _writers(graph: Wiring, site: Site) -> range:
     """Writers of the graph that are a site's."""
     if site.number == 0:
         return range(1)
-    layer, mlp = divmod(site.number - 1, 2)
-    at = graph.block(layer)
-    return range(at.mlp, at.mlp + 1) if mlp else range(at.heads.start, at.heads.start + graph.heads)
+    name = str(site.name)
+    at = graph.block(int(name[1:]))
+    own = at.mlp if name.startswith("m") else at.heads
+    return range(own.start, own.stop)

@@ -164,6 +164,8 @@ def _nodes(data: Datasets, layout: Layout, name: str, known: bool, over: alt.Par
         tips += [alt.Tooltip(f"{way}_importance:Q", title=f"importance {word}", format="+.4~")
                  for way, word in (("into", "in"), ("out", "out"))]  # fmt: skip
     shapes = {"head": "circle", "mlp": "square", "kv": "diamond", "input": "square", "logits": "square"}
+    if any(row["kind"].startswith("mixer") for row in layout.nodes):
+        shapes |= {"mixer": "triangle-up", "mixer head": "circle"}
     bars = not layout.positional
     marks = [row for row in layout.nodes if not (bars and row["kind"] in ("input", "logits"))]
     column = drawing_width(layout) / (layout.across[1] - layout.across[0])

@@ -1,15 +1,16 @@
 """Where the nodes and edges of a circuit lie on a grid: layers × heads, or layers × positions.
 
 **Layers × heads.** One column per head, one for the MLPs; a block's MLP stands half a row above its heads, or beside
-them where both are parallel. `input` and `logits` are bars below and above. An edge ends left, in the middle or right
-of a head if it goes into its query, key or value.
+them where both are parallel. Mixers stand in the place of heads. `input` and `logits` are bars below and above. An
+edge ends left, in the middle or right of a head if it goes into its query, key or value.
 
 **Layers × positions.** One column per token, narrow where nothing happens; heads left, MLPs right in it. An edge lies
 at one position, since a reader sees what was written there; what attention carries to later positions has no score of
 its own and is drawn as a thin line from the key/value head at its position to the heads of its group where these read a
 query or write.
 
-A key/value head of several query heads is a node of its own, joined to those heads that the circuit touches.
+A key/value head of several query heads is a node of its own, joined to those heads that the circuit touches; so is a
+mixer with heads, which reads for all of them.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _SIDES = {Q: -1.0, K: 0.0, V: 1.0}
 _ASIDE, _ASIDE_SHARE = 0.05, 0.008
 #: Width of the column of a position that nothing touches; where in a column heads and MLPs stand.
 _NARROW = 0.2
-_LANES = {"head": -0.13, "kv": -0.13, "mlp": 0.3}
+_LANES = {"head": -0.13, "kv": -0.13, "mixer": -0.13, "mixer head": -0.13, "mlp": 0.3}
 #: Rows from the lowest layer down to `input`, and from the highest up to `logits`.
 _BELOW, _ABOVE = 1.5, 1.5
 #: Longest token text on the axis.
@@ -117,12 +118,14 @@ def _row_of(graph: Graph, node: Node) -> float:
         return -_BELOW
     if node.kind == "logits":
         return graph.layers - 1 + _ABOVE
-    return node.layer + {"kv": -0.35, "mlp": 0.0 if graph.parallel else 0.5}.get(node.kind, 0.0)
+    mixer = -0.35 if graph.mixer_heads else 0.0
+    return node.layer + {"kv": -0.35, "mixer": mixer, "mlp": 0.0 if graph.parallel else 0.5}.get(node.kind, 0.0)
 
 
 def _at_heads(graph: Graph, node: Node) -> tuple[float, float]:
-    group = graph.heads // graph.kv_heads
+    group = graph.share
     x = {"head": node.which, "kv": node.which * group + (group - 1) / 2, "mlp": _mlps(graph)}
+    x |= {"mixer head": node.which, "mixer": _mixers(graph)}
     return float(x.get(node.kind, _mlps(graph) / 2)), _row_of(graph, node)
 
 
@@ -142,11 +145,21 @@ def _at_positions(graph: Graph, nodes: list[Node], middles: dict[int, float]) ->
 
 def _mlps(graph: Graph) -> float:
     """The column of the MLPs."""
-    return graph.heads + 0.5
+    return _heads(graph) + 0.5
+
+
+def _heads(graph: Graph) -> int:
+    """Columns of heads, of attentions and of mixers; a mixer without heads has one."""
+    return max(graph.heads, graph.mixer_heads, int(graph.has_mixers))
+
+
+def _mixers(graph: Graph) -> float:
+    """The column of whole mixers: the midst of their heads."""
+    return (max(graph.mixer_heads, 1) - 1) / 2
 
 
 def _head_columns(graph: Graph) -> tuple[dict[float, str], tuple[float, float]]:
-    columns = {float(head): str(head) for head in range(graph.heads)} | {_mlps(graph): "MLP"}
+    columns = {float(head): str(head) for head in range(_heads(graph))} | {_mlps(graph): "MLP"}
     return columns, (-0.7, _mlps(graph) + 1.2)
 
 
@@ -190,10 +203,17 @@ def _straight(one: tuple[float, float], other: tuple[float, float]) -> Row:
 
 
 def _places(graph: Graph) -> list[Row]:
-    """All heads and MLPs of the model, as the empty grid."""
+    """All heads, mixers and MLPs of the model, as the empty grid."""
     rise = _row_of(graph, Node("mlp", 0, -1, -1))
-    columns = [(float(head), 0.0) for head in range(graph.heads)] + [(_mlps(graph), rise)]
-    return [{"x": x, "y": layer + up} for layer in range(graph.layers) for x, up in columns]
+    counts = {"a": graph.heads, "x": max(1, graph.mixer_heads)}
+    columns = {part: [(float(head), 0.0) for head in range(many)] for part, many in counts.items()}
+    columns["m"] = [(_mlps(graph), rise)]
+    return [
+        {"x": x, "y": layer + up}
+        for layer in range(graph.layers)
+        for part in graph.parts(layer)
+        for x, up in columns[part]
+    ]
 
 
 def _node_rows(
