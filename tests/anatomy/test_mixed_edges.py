@@ -9,6 +9,8 @@ from bridges import as_model
 
 import veracausa as vc
 from veracausa.anatomy.graph import Graph
+from veracausa.circuits.exchange.eap_json import write_eap_json
+from veracausa.circuits.exchange.neuronpedia import write_neuronpedia
 from veracausa.circuits.runs.run_circuits import run_circuits
 from veracausa.circuits.wiring import nodes_of
 from veracausa.engine.circuit_forward import all_edges_mask
@@ -50,11 +52,10 @@ def test_graphs_hold_the_same_edges_and_effects_are_theirs(both):
 
 @pytest.mark.parametrize(("method", "grid"), [("eap", [0.0]), ("eap-ig", [1.0, 0.8, 0.6, 0.4, 0.2])])
 def test_gradient_estimates(both, method, grid):
-    """The difference is (corrupted − clean) everywhere; the gradients are those at embeddings from the corrupted end on."""
+    """The difference is (corrupted − clean) everywhere; gradients are taken from the corrupted end on."""
     lm, task, by_hand = both
-    ours, true = numbers(
-        vc.attribute(lm, task, units="edges", method=method, **QUIET), by_hand.slopes(dict.fromkeys(grid, 1 / len(grid)))
-    )
+    table = by_hand.slopes(dict.fromkeys(grid, 1 / len(grid)))
+    ours, true = numbers(vc.attribute(lm, task, units="edges", method=method, **QUIET), table)
     assert true.abs().max() > 0.5 and torch.allclose(ours, true, atol=CLOSE)
 
 
@@ -90,3 +91,124 @@ def test_edges_at_positions_add_up_to_the_estimate_and_stay_there(both):
         true = by_hand.metric(by_hand.naive.run(by_hand.embedded, see)) - by_hand.metric(by_hand.clean)
     ours = float(vc.exact(lm, task, units=[f"{edge}@{at}"], **QUIET).values)
     assert abs(float(true)) > 1e-3 and ours == pytest.approx(float(true), abs=CLOSE)
+
+
+def alone(by_hand, changes):
+    """What readers' writers write otherwise where each of `changes` (reader → change of its input) alone is seen."""
+
+    def see(reader, place, stream, writes):
+        return stream + changes.get(reader, 0.0)
+
+    with torch.no_grad():
+        return by_hand.naive.run(by_hand.embedded, see)
+
+
+@pytest.mark.parametrize("family", tiny_models.mostly_slow(("mamba", "mamba2", "bamba", "nemotron_h"), ("mamba2",)))
+def test_paths_through_mixers(family):
+    """A chain hands on what each mixer writes otherwise, and nothing else; along `...` everything behind sees it."""
+    lm, task, by_hand = made(family)
+    mixers = [part for part in by_hand.naive.parts if part.kind == "mixer"]
+    first, last = mixers[0], mixers[-1]
+    sender, base = first.writers[-1], by_hand.clean
+    sent = by_hand.other.writes[sender] - base.writes[sender]
+    seen = alone(by_hand, {last.readers[0]: sent})
+    written = written_by(seen, base, last)
+    end = alone(by_hand, {"logits": written})
+    ours = vc.exact(lm, task, units=[f"{sender}->{last.readers[0]}->logits"], **QUIET)
+    assert float(ours.values) == pytest.approx(float(by_hand.metric(end) - by_hand.metric(base)), abs=CLOSE)
+    # through everything, up to the last mixer; and what it writes otherwise goes into the logits alone
+    running = streamed(by_hand, by_hand.naive.parts.index(first), sent)
+    place = by_hand.naive.parts.index(last)
+    seen = alone(by_hand, {last.readers[0]: running.streams[place] + sent - base.streams[place]})
+    written = written_by(seen, base, last)
+    ends = running, alone(by_hand, {"logits": written})
+    asked = [f"{sender}->...->logits", f"{sender}->...->{last.readers[0]}->logits"]
+    ours = vc.exact(lm, task, units=asked, **QUIET).values[0].tolist()
+    assert ours == pytest.approx([float(by_hand.metric(one) - by_hand.metric(base)) for one in ends], abs=CLOSE)
+    # along one edge to the last mixer, and from there through everything
+    path = f"{sender}->{last.readers[0]}->...->logits"
+    joined = streamed(by_hand, place, written_by(alone(by_hand, {last.readers[0]: sent}), base, last))
+    ours = float(vc.exact(lm, task, units=[path], **QUIET).values)
+    assert ours == pytest.approx(float(by_hand.metric(joined) - by_hand.metric(base)), abs=CLOSE)
+
+
+def written_by(run, base, part):
+    """What a sublayer writes otherwise."""
+    return sum(run.writes[name] - base.writes[name] for name in part.writers)
+
+
+def streamed(by_hand, place, change):
+    """A run in which the stream behind a sublayer is changed for everything behind it."""
+    embedded, naive_run = by_hand.embedded, by_hand.naive
+
+    def see(reader, at, stream, writes):
+        return stream + change if at > place else stream
+
+    with torch.no_grad():
+        return naive_run.run(embedded, see)
+
+
+def test_paths_of_mixers_that_cannot_be(task_of):
+    lm = made("mamba2")[0]
+    for path, words in {
+        "x0->x1.h2->logits": r"x1\.h2 reads nothing \(the mixer reads as a whole: x1\)",
+        "x0.h4->x1->logits": "a mixer has 4 heads that write apart",
+        "a0.h1->x1->logits": "there is no a0.h1; block 0 has no attention",
+        "x0->m1->logits": "there is no m1; block 1 has no MLP",
+        "x1->x0->logits": "writes to the stream only behind what x0 reads",
+    }.items():
+        with pytest.raises(UnitError, match=words):
+            vc.exact(lm, task_of(6), units=[path], **QUIET)
+
+
+def test_circuits_are_found_kept_and_drawn(both, tmp_path):
+    lm, task, by_hand = both
+    scores = vc.attribute(lm, task, units="edges", method="eap", **QUIET)
+    n = max(7, len(scores.units) // 3)
+    for how in ("top", "greedy", "connected", "optimal"):
+        circuit = vc.select(scores, n=n, how=how, by="abs_mean")
+        assert len(circuit) and set(circuit.names) <= set(by_hand.naive.edges)
+        assert by_hand.circuit(set(circuit.names)) == pytest.approx(
+            float(run_circuits(lm, task, [circuit.mask], **QUIET).metric), abs=CLOSE
+        )
+    writers = {name for part in by_hand.naive.parts for name in part.writers} | {"input", "logits"}
+    assert set(nodes_of(circuit.graph, circuit.mask)) <= writers
+    assert vc.open(circuit.save(tmp_path / "circuit.json")).names == circuit.names
+    assert vc.open(scores.save(tmp_path / "scores.safetensors")).units.graph == lm.graph
+    assert circuit.prune().names and vc.faithfulness(lm, task, circuit, **QUIET).f is not None
+    assert circuit.chart() is not None and len(circuit.to_networkx()) <= len(writers)
+    with pytest.raises(CircuitError, match=r"has mixers, for which it has no word"):
+        write_neuronpedia(lm, tmp_path / "np.json", circuit=circuit, task=task)
+    with pytest.raises(CircuitError, match=r"has mixers, for which it has no word"):
+        write_eap_json(lm, tmp_path / "eap.json", circuit=circuit)
+
+
+@pytest.mark.parametrize("ablation", ["zero", "mean", "optimal"])
+@pytest.mark.parametrize("family", tiny_models.mostly_slow(("mamba2", "nemotron_h"), ("nemotron_h",)))
+def test_constants_stand_in_the_place_of_edges(family, ablation, task_of):
+    lm, task = made(family)[0], task_of(8, n=3)
+    whole = all_edges_mask(lm.graph)
+    found = run_circuits(lm, task, [whole, np.zeros_like(whole)], ablation=ablation, **QUIET)
+    assert torch.allclose(found.metric[0], lm.measure(task).clean.to(found.metric), atol=1e-5)
+    assert float(found.metric[1].std()) == pytest.approx(0, abs=1e-6 if ablation == "zero" else 10)
+
+
+def test_zeros_in_the_place_of_edges(both):
+    lm, task, by_hand = both
+    graph, names = lm.graph, by_hand.naive.edges
+    mask = all_edges_mask(graph) & (np.random.default_rng(1).random((graph.readers, graph.writers)) < 0.8)
+    kept = {name for name, one in zip(names, mask[graph.edges[1], graph.edges[0]], strict=True) if one}
+    ours = float(run_circuits(lm, task, [mask], ablation="zero", **QUIET).metric)
+    assert ours == pytest.approx(by_hand.circuit(kept, zero=True), abs=CLOSE)
+
+
+def test_graphs_of_several_shapes():
+    graph = Graph(4, 2, 1, mixer_heads=2, blocks=("x", "m", "a", "xm"))
+    assert graph.writer_names == ["input", "x0.h0", "x0.h1", "m1", "a2.h0", "a2.h1", "x3.h0", "x3.h1", "m3"]
+    assert graph.reader_names == ["x0", "m1", "a2.h0<q>", "a2.h1<q>", "a2.kv0<k>", "a2.kv0<v>", "x3", "m3", "logits"]
+    assert [int((graph.writer_order <= order).sum()) for order in graph.reader_order] == [1, 3, 4, 4, 4, 4, 6, 8, 9]
+    whole = all_edges_mask(graph)
+    assert graph.reached(whole).all() and graph.leading(whole).all()
+    lonely = np.zeros_like(whole)
+    lonely[graph.reader_names.index("x3"), graph.writer_names.index("m1")] = True
+    assert not graph.leading(lonely)[:-1].any() and graph.reached(lonely).sum() == 1

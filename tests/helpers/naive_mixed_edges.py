@@ -206,12 +206,16 @@ class NaiveEdges:
     def metric(self, run: Run) -> Tensor:
         return run.logits[0, self.answers[0]] - run.logits[0, self.answers[1]]
 
-    def circuit(self, kept: set[str]) -> float:
-        """M where edges that are not kept carry the corrupted run's writes."""
+    def circuit(self, kept: set[str], zero: bool = False) -> float:
+        """M where edges that are not kept carry the corrupted run's writes (or nothing; constants stay)."""
 
         def see(reader: str, place: int, _: Tensor, writes: dict[str, Tensor]) -> Tensor:
-            changes = [w - self.other.writes[u] for u, w in writes.items() if f"{u}->{reader}" in kept]
-            return self.other.streams[place] + sum(changes, torch.zeros(()))
+            others, base = self.other.writes, self.other.streams[place]
+            if zero:
+                base = base - sum((others[u] for u in writes), torch.zeros(()))
+                others = dict.fromkeys(writes, torch.zeros(()))
+            changes = [w - others[u] for u, w in writes.items() if f"{u}->{reader}" in kept]
+            return base + sum(changes, torch.zeros(()))
 
         with torch.no_grad():
             return float(self.metric(self.naive.run(self.embedded, see)))

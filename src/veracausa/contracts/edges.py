@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 #: Central difference of sixth order: weights of f(+h) − f(−h), f(+2h) − f(−2h), f(+3h) − f(−3h), over h.
 _STENCIL = (3 / 4, -3 / 20, 1 / 60)
 #: Its step, as a share of the edge's change, by the precision that the model computes in; and where MLPs have corners
-#: (the slope is that of one side of them, so the step must stay there; a squared ReLU has none in its slope, so there the
-#: usual step is tried, too). Rounding is divided by it, curvature grows with its sixth power.
+#: (the slope is that of one side of them, so the step must stay there; a squared ReLU has none in its slope, so the
+#: usual step is tried there, too). Rounding is divided by it, curvature grows with its sixth power.
 _STEPS = {torch.float64: (2e-3, 1e-5), torch.float32: (0.03, 1e-4)}
 
 

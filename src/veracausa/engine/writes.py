@@ -70,7 +70,7 @@ def mlp_write(decoder: Decoder, state: State, layer: int) -> Float[Tensor, "exam
 
 def writes_until(decoder: Decoder, state: State, writers: int) -> Float[Tensor, "writers examples positions width"]:
     """Writes of the first `writers` of the graph, in its order."""
-    return torch.cat([*_parts(decoder, state, writers)])
+    return torch.cat([*writes_in_turn(decoder, state, writers)])
 
 
 def differences(
@@ -78,7 +78,7 @@ def differences(
 ) -> Float[Tensor, "examples writers positions width"]:
     """Writes of the first `writers` in the other run minus those in the base run; no second copy of them is made."""
     found, first = torch.empty(0), 0
-    for own, new in zip(_parts(decoder, base, writers), _parts(decoder, other, writers), strict=True):
+    for own, new in zip(writes_in_turn(decoder, base, writers), writes_in_turn(decoder, other, writers), strict=True):
         if not first:
             found = own.new_empty(own.shape[1], min(writers, decoder.graph.writers), *own.shape[2:])
         found[:, first : first + len(own)] = (new - own).transpose(0, 1)
@@ -86,7 +86,9 @@ def differences(
     return found
 
 
-def _parts(decoder: Decoder, state: State, writers: int) -> Iterator[Float[Tensor, "some examples positions width"]]:
+def writes_in_turn(
+    decoder: Decoder, state: State, writers: int
+) -> Iterator[Float[Tensor, "some examples positions width"]]:
     """Writes of the first `writers`: the input's, each block's heads' and its MLP's."""
     left = min(writers, decoder.graph.writers)
     exact = torch.promote_types(state.residual[0].dtype, torch.float32)

@@ -31,7 +31,7 @@ from veracausa.effects.replacements import recorded, reference_runs
 from veracausa.engine.ablated import Ablated, Constants, OtherRun
 from veracausa.engine.circuit_forward import Wiring
 from veracausa.engine.tape import Tape
-from veracausa.engine.writes import SITES, head_writes, mlp_write
+from veracausa.engine.writes import SITES, writes_in_turn
 from veracausa.errors import MethodError
 from veracausa.scores.estimands import ABLATIONS
 from veracausa.suggestions import not_known
@@ -164,12 +164,8 @@ def mean_writes(
     total: Tensor | None = None
     count = 0
     for _, state in recorded(lm, prompts, SITES, cost):
-        parts = [state.residual[0].to(lm.score_dtype)[None]]
-        for layer in range(lm.layers):
-            parts += [head_writes(lm.decoder, state, layer), mlp_write(lm.decoder, state, layer)[None]]
-            parts[-2:] = [_summed(part, aligned) for part in parts[-2:]]
-        parts[0] = _summed(parts[0], aligned)
-        found = torch.cat(parts)
+        written = writes_in_turn(lm.decoder, state, lm.graph.writers)
+        found = torch.cat([_summed(part.to(lm.score_dtype), aligned) for part in written])
         total = found if total is None else total + found
         rows, positions = state.residual[0].shape[:2]
         count += rows * (1 if aligned else positions)
