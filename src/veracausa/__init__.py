@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from veracausa import circuits as circuits
     from veracausa import contracts as contracts
     from veracausa import counterfactuals as counterfactuals
+    from veracausa import dictionaries as dictionaries
     from veracausa import discovery as discovery
     from veracausa import effects as effects
     from veracausa import errors as errors
@@ -97,6 +98,7 @@ _PACKAGES = (
     "circuits",
     "contracts",
     "counterfactuals",
+    "dictionaries",
     "discovery",
     "effects",
     "errors",

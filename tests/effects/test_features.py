@@ -38,7 +38,10 @@ def dictionary(width, site, kind="topk", writes=None, skip=False, out=None, seed
     own = {"jumprelu": {"threshold": threshold}, "topk": {"k": 4}}.get(kind, {})
     encoder = Encoder(w_enc, b_enc, kind, **own)
     ours = Dictionary.of(encoder, w_dec, b_dec, site=site, writes=writes, skip=through, **more)
-    where = [(SITES[name[0]], int(name[1:])) for name in (site, writes or site)]
+    where = [
+        ({"a.post": "attn_post", "m.post": "mlp_post"}.get(name[0] + name[2:], SITES[name[0]]), int(name[1]))
+        for name in (site, writes or site)
+    ]
     return ours, plain.Plain(kind, w_enc, b_enc, w_dec, b_dec, *where, threshold=threshold, k=4, skip=through)
 
 
@@ -249,3 +252,96 @@ def test_half_precision():
     assert low.values.dtype == torch.float32 and torch.isfinite(low.values).all()
     slopes = vc.attribute(lm, task, units="features", dictionary=ours, method="ig", show_progress=False)
     assert torch.isfinite(slopes.values).all()
+
+
+def group_run(hf, family, pair, members, noising=True):
+    """M of a run in which parts of dictionaries take the other run's values in the run that is going on."""
+    base, other = (pair.clean, pair.corrupted) if noising else (pair.corrupted, pair.clean)
+    edits, read = [], {}
+    for theirs, parts in members:
+        there = theirs.parts(*plain.both(hf, family, other, theirs))
+
+        def keep(a, theirs=theirs):
+            read[theirs.reads] = a
+            return a
+
+        def edit(y, theirs=theirs, parts=parts, there=there):
+            own = theirs.parts(read[theirs.reads] if theirs.reads != theirs.writes else y, y)
+            return y + sum(there[part] - own[part] for part in parts)
+
+        edits += [(theirs.reads, keep)] if theirs.reads != theirs.writes else []
+        edits.append((theirs.writes, edit))
+    with torch.no_grad():
+        logits = plain.run(hf, family, base, edits)
+    return float(logits[pair.correct] - logits[pair.incorrect])
+
+
+@pytest.mark.parametrize("family", mostly_slow(FAMILIES, fast=("llama", "gpt_neox", "gemma2", "gpt2")))
+@pytest.mark.parametrize("where", [("r0", "m1"), ("z0", "a1"), ("n0", "r3")])
+def test_sets_of_features_are_replaced_in_the_run_that_is_going_on(family, where):
+    hf, lm, found, task = asked(family)
+    dictionaries, plains = [], []
+    for at, name in zip(where, ("one", "two"), strict=True):
+        width = lm.heads * lm.decoder.head_dim if at[0] == "z" else lm.width
+        writes = f"m{at[1:]}" if at[0] == "n" else None
+        out = None if at[0] == "z" else lm.width
+        ours, theirs = dictionary(width, at, "topk", writes, at[0] == "n", out=out, name=name)
+        dictionaries.append(ours)
+        plains.append(theirs)
+    first, second = (d.writes.layer for d in dictionaries)
+    parts = [(3, 5, "error"), (2, 7, 8, "error")]
+    group = tuple(
+        f"f{layer}.{name}.{part}"
+        for layer, name, each in zip((first, second), ("one", "two"), parts, strict=True)
+        for part in each
+    )
+    for direction in ("noising", "denoising"):
+        units = [group, (*group[:2], "a1.h0")]
+        both = vc.exact(lm, task, units=units, dictionary=dictionaries, direction=direction, show_progress=False)
+        for i, pair in enumerate(found):
+            bare = group_run(hf, family, pair, [], direction == "noising")
+            wanted = group_run(hf, family, pair, list(zip(plains, parts, strict=True)), direction == "noising")
+            assert both.values[i, 0] == pytest.approx(wanted - bare, abs=1e-9)
+
+
+def test_all_features_and_the_error_are_the_site():
+    """The contract of METHODS 12: the sum of a dictionary's parts is the site's own patch."""
+    _, lm, _, task = asked("gemma2")
+    for site, writes, unit in (("r1", None, "r1"), ("m1", None, "m1"), ("n1", "m1", "m1"), ("r3", None, "r3")):
+        ours, _ = dictionary(lm.width, site, "topk", writes, writes is not None)
+        layer = ours.writes.layer
+        every = [*(f"f{layer}.{i}" for i in range(SIZE)), f"f{layer}.error"] + [f"f{layer}.skip"] * (writes is not None)
+        for direction in ("noising", "denoising"):
+            asked_for = {"direction": direction, "show_progress": False}
+            whole = vc.exact(lm, task, units=[unit], **asked_for)
+            group = vc.exact(lm, task, units=[tuple(every)], dictionary=ours, **asked_for)
+            np.testing.assert_allclose(group.values, whole.values, rtol=0, atol=1e-9)
+
+
+def test_groups_that_set_an_activation_twice_are_refused():
+    _, lm, _, task = asked("llama")
+    stream, _ = dictionary(lm.width, "r1")
+    ways, _ = dictionary(lm.width, "r1", "linear", labels=tuple(f"way{i}" for i in range(SIZE)))
+    for group in (("f1.3", "r1"), ("f1.3", "d1.way2"), ("f1.3", "f1.3")):
+        with pytest.raises(VeracausaError, match=r"same activation|twice"):
+            vc.exact(lm, task, units=[group], dictionary=[stream, ways])
+
+
+@pytest.mark.parametrize(("site", "writes"), [("m1.post", None), ("a1.post", None), ("n2", "m2.post")])
+def test_behind_post_norms(site, writes):
+    """Where a norm stands behind the MLP or the attention, a dictionary may explain what that gives."""
+    hf, lm, found, task = asked("gemma2")
+    ours, theirs = dictionary(lm.width, site, "topk", writes, writes is not None)
+    exact = vc.exact(lm, task, units="features", dictionary=ours, show_progress=False)
+    slope = vc.attribute(lm, task, units="features", dictionary=ours, show_progress=False)
+    every = tuple(exact.units.names)
+    group = vc.exact(lm, task, units=[every, every[2:4]], dictionary=ours, show_progress=False)
+    for i, pair in enumerate(found):
+        for column, name in enumerate(every):
+            given = (hf, "gemma2", pair, theirs, part_of(name))
+            assert exact.values[i, column] == pytest.approx(plain.effect(*given, "other"), abs=1e-9), name
+            assert slope.values[i, column] == pytest.approx(plain.atp(*given), abs=1e-9), name
+        for column, parts in enumerate((every, every[2:4])):
+            members = [(theirs, [part_of(name) for name in parts])]
+            wanted = group_run(hf, "gemma2", pair, members) - group_run(hf, "gemma2", pair, [])
+            assert group.values[i, column] == pytest.approx(wanted, abs=1e-9)

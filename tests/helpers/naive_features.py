@@ -13,6 +13,9 @@ import naive
 import torch
 from torch import Tensor
 
+#: Post-norms of Gemma 2, whose outputs go straight to the stream.
+POSTED = {"mlp_post": "post_feedforward_layernorm", "attn_post": "post_attention_layernorm"}
+
 
 @dataclass
 class Plain:
@@ -54,6 +57,8 @@ def _module(model, family: str, site: str, layer: int):
     if site == "resid":
         last = layer == naive._n_layers(model, family)
         return model.get_submodule(final_norm if last else f"{blocks}.{layer}")
+    if site in POSTED:
+        return model.get_submodule(f"{blocks}.{layer}.{POSTED[site]}")
     return model.get_submodule(f"{blocks}.{layer}.{mlp if site in ('mlp', 'mlp_in') else out_proj}")
 
 
@@ -61,7 +66,7 @@ def hook(model, family: str, where: tuple[str, int], edit):
     """Pass a site's activation [n, d] through `edit`."""
     site, layer = where
     module = _module(model, family, site, layer)
-    if site in ("mlp", "attn_out"):
+    if site in ("mlp", "attn_out", *POSTED):
         return module.register_forward_hook(lambda _, args, output: edit(output[0])[None])
     return module.register_forward_pre_hook(lambda _, args: (edit(args[0][0])[None], *args[1:]))
 

@@ -78,6 +78,14 @@ class Code:
         found = np.where(index == ERROR, self.features, order[at] if len(own) else index)
         return np.where(index == SKIP, self.features + 1, found)
 
+    def numbers(self, index: int) -> slice:
+        """Which of the site's numbers one unit is."""
+        part = int(self.parts(np.array([index]))[0])
+        if part < self.features:
+            return slice(part, part + 1)
+        width, first = self.weight.shape[1], self.features
+        return slice(first + (part - first) * width, first + (part - first + 1) * width)
+
     def spread(self, share: Float[Tensor, "rows parts"]) -> Float[Tensor, "rows site"]:
         """Shares of parts as shares of the site's numbers; parts that none is given for have 0."""
         widths = torch.tensor(self.widths, device=share.device)
@@ -85,12 +93,20 @@ class Code:
         return torch.cat([share, lacking], 1).repeat_interleave(widths, 1)
 
     def site(
-        self, x: Float[Tensor, "examples positions read"], y: Float[Tensor, "examples positions width"]
+        self,
+        x: Float[Tensor, "examples positions read"],
+        y: Float[Tensor, "examples positions width"],
+        posted: bool = True,
     ) -> Float[Tensor, "examples positions site"]:
-        """The site of activations that the dictionary reads and explains."""
+        """The site of activations that the dictionary reads and explains.
+
+        `posted`: they are in front of the post-norm behind which it reads, if it reads behind one.
+        """
         kind = self.dictionary.weight.dtype
+        if posted and self.posted is not None:
+            y = self.posted(y)
+            x = x if self.dictionary.transcodes else y
         x, y = x.to(kind), y.to(kind)
-        y = y if self.posted is None else self.posted(y)
         step = max(1, _AT_ONCE // self.dictionary.size)
         rows = zip(x.flatten(0, 1).split(step), y.flatten(0, 1).split(step), strict=True)
         return torch.cat([self._site(*each) for each in rows]).unflatten(0, x.shape[:2])

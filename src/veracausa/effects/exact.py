@@ -130,10 +130,17 @@ class ExactWork:
             "ablation": self.ablation,
             "seed": self.seed if self.ablation == "resample" else None,
             **self._replaced,
-            **dictionary_settings(self.lm, self.units.kind),
+            **dictionary_settings(self.lm, *self._kinds),
             **(span_settings(self.task) if self._spans else {}),
             **({} if self.alone else align_settings(self.task, self._spans)),
         }
+
+    @property
+    def _kinds(self) -> list[str]:
+        """The kinds of its units, of groups those of their members."""
+        if not isinstance(self.units, Groups):
+            return [self.units.kind]
+        return sorted({one.kind for group in self.units.members for one in group})
 
     @property
     def _replaced(self) -> dict[str, Any]:
@@ -281,7 +288,10 @@ class ExactWork:
         if not isinstance(self.units, Groups):
             return {self.units.place: self.units}
         if not isinstance(self.ablation, Instead):
-            return {place: all_units(self.lm, KIND_AT[place]) for place in self.units.places}
+            return {
+                place: all_units(self.lm, cast("Kind", place) if is_coded(place) else KIND_AT[place])
+                for place in self.units.places
+            }
         found: dict[Place, list[tuple[int, int]]] = {}
         for one in (one for group in self.units.members for one in group):
             index = [one.index]

@@ -21,6 +21,7 @@ from veracausa.effects.counterparts import sources, with_means
 from veracausa.effects.replacements import Counterfactual, Moving, Replacement
 from veracausa.effects.rows import Patching, Plan
 from veracausa.engine.bucket import Bucket
+from veracausa.engine.coded import is_coded
 from veracausa.engine.overrides import Override
 from veracausa.engine.patches import Place, kept_width, sites_for
 from veracausa.engine.suffix import Join, sweep
@@ -47,7 +48,9 @@ KIND_AT: dict[Place, Kind] = {
 
 
 def part_of(lm: Model, one: Member, parts: int) -> slice:
-    """Which parts of its site a unit is: one, all of them, or the channels of a mixer's head."""
+    """Which parts of its site a unit is: one, all of them, the channels of a mixer's head, a feature."""
+    if is_coded(one.kind):
+        return lm.decoder.codes[one.kind, one.layer].numbers(one.index)
     if one.index < 0:
         return slice(parts)
     size = parts // per_layer(lm, one.kind)
@@ -153,7 +156,8 @@ class GroupRows(Plan):
         self, tape: Tape, rows: np.ndarray, start: int, layer: int, place: Place, members: dict[int, list[Member]]
     ) -> Override:
         own, device, source = np.array(list(members)), self.lm.device, self.sources[place]
-        parts = max(1, per_layer(self.lm, KIND_AT[place]))
+        code = self.lm.decoder.codes[place, layer] if is_coded(place) else None
+        parts = max(1, per_layer(self.lm, KIND_AT[place])) if code is None else code.width
         keys = tape.length if place == "pattern" else 1  # of patterns single keys may be taken
         taken = torch.zeros(len(own), tape.length - start, parts, keys, dtype=torch.bool)
         there = torch.zeros(len(own), tape.length - start, parts, dtype=torch.long)
@@ -184,7 +188,7 @@ class GroupRows(Plan):
             return split.gather(1, there.to(new.device)[..., None].expand(-1, -1, -1, split.shape[-1])).flatten(2)
 
         added = isinstance(source, Moving)
-        return Override(place, torch.as_tensor(own, device=device), taken.flatten(2).to(device), values, added)
+        return Override(place, torch.as_tensor(own, device=device), taken.flatten(2).to(device), values, added, code)
 
     def _elsewhere(self, one: Member, pair: int, first: int, last: int) -> tuple[int, int, Int[Tensor, " positions"]]:
         """First and last position at which a member at `first` … `last` takes values, and where the other run has each.

@@ -13,6 +13,9 @@ from veracausa.dictionaries.dictionary import Dictionary
 from veracausa.dictionaries.words import ERROR
 from veracausa.effects.replacements import recorded
 from veracausa.engine.coded import SITES, is_coded, narrowed, read_by
+from veracausa.errors import UnitError
+from veracausa.units.groups import Groups
+from veracausa.units.members import Member
 from veracausa.units.resolve import resolve_units
 from veracausa.units.table import Units
 
@@ -45,11 +48,47 @@ def laid_units(
     """
     lm = with_dictionary(lm, dictionary)
     table = resolve_units(lm, units, max(task.lengths), groups=groups, spans=task)
+    if isinstance(table, Groups):
+        return _for_groups(lm, table), table
     if not is_coded(table.kind):
         return lm, table
     if isinstance(units, str) and is_coded(units.partition("@")[0]):
         table = _active(lm, task, table)
     return narrowed(lm, table.kind, table.layer, table.index), table
+
+
+def _for_groups(lm: Model, groups: Groups) -> Model:
+    """A model whose dictionaries tell apart the features that members of groups are."""
+    members = [one for group in groups.members for one in group if is_coded(one.kind)]
+    for group in groups.members:
+        _require_apart(lm, [one for one in group if is_coded(one.kind)], group)
+    for kind in sorted({one.kind for one in members}):
+        layer, index = np.array([(one.layer, one.index) for one in members if one.kind == kind], dtype=np.int64).T
+        lm = narrowed(lm, kind, layer, index)
+    return lm
+
+
+def _require_apart(lm: Model, coded: Sequence[Member], group: Sequence[Member]) -> None:
+    """UnitError where members of a group set one activation, one whole and one as parts of a dictionary."""
+    for one in coded:
+        dictionary = lm.decoder.codes[one.kind, one.layer].dictionary
+        if dictionary.transcodes and dictionary.reads.kind != "n":
+            raise UnitError(
+                f"{one.name} is of a dictionary that reads {dictionary.reads.name} and explains "
+                f"{dictionary.writes.name}; in groups, features are of one site, or of a transcoder that reads what "
+                "the MLP reads. Name it by itself."
+            )
+        site = {"r": "residual", "m": "mlp", "z": "z"}.get(dictionary.writes.kind)
+        for other in group:
+            if is_coded(other.kind):
+                written = lm.decoder.codes[other.kind, other.layer].dictionary.writes
+                shared = other.kind != one.kind and written == dictionary.writes
+            else:
+                shared = other.place == site and other.layer == dictionary.writes.layer and not dictionary.writes.post
+            if shared:
+                raise UnitError(
+                    f"{one.name} and {other.name} set the same activation, {dictionary.writes.name}. Name one of them."
+                )
 
 
 def with_dictionary(lm: Model, dictionary: Dictionary | Sequence[Dictionary] | None) -> Model:

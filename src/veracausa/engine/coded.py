@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -22,7 +23,7 @@ from veracausa.errors import MethodError
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-    from veracausa.anatomy import Decoder
+    from veracausa.anatomy import Block, Decoder
     from veracausa.engine.tape import State
     from veracausa.model import Model
 
@@ -59,14 +60,25 @@ def codes_of(lm: Model, dictionaries: Iterable[Dictionary]) -> dict[tuple[str, i
                 "vc.dictionary(…, name='mlp') has units f10.mlp.1234."
             )
         block = lm.decoder.blocks[key[1]] if dictionary.writes.post else None
-        posted = None if block is None else block.mlp_write if dictionary.writes.kind == "m" else block.attention_write
+        posted = None if block is None else partial(_posted, block, dictionary.writes.kind)
         own = dictionary.to(lm.device, lm.score_dtype)
         found[key] = Code(own, posted=posted, digest=dictionary.digest())
     return found
 
 
+def _posted(block: Block, kind: str, output: Tensor) -> Tensor:
+    """What is written of an output of attention or MLP, by the norm as the user left it, whatever watches it now."""
+    norm = block.mlp_post_norm if kind == "m" else block.attention_post_norm
+    return (output if norm is None else block.found.run(norm, output)) * block.scale
+
+
 def _require_fits(lm: Model, dictionary: Dictionary) -> None:
     decoder = lm.decoder
+    if dictionary.transcodes and dictionary.reads.post:
+        raise MethodError(
+            f"A dictionary that reads {dictionary.reads.name} writes there, too; this one writes "
+            f"{dictionary.writes.name}. Transcoders read the stream (r), or what the MLP reads (n)."
+        )
     for site, width in (
         (dictionary.reads, dictionary.encoder.weight.shape[0]),
         (dictionary.writes, dictionary.weight.shape[1]),

@@ -17,6 +17,8 @@ from torch import Tensor
 from veracausa.anatomy import Block
 from veracausa.anatomy.found import Found
 from veracausa.anatomy.mixture import Mixture
+from veracausa.dictionaries.code import Code
+from veracausa.engine.coded import written_at
 from veracausa.engine.guard import changing, hooks
 from veracausa.engine.routed import Routed
 from veracausa.engine.tape import IN_ATTENTION
@@ -31,7 +33,7 @@ class Override:
 
     `rows`: which rows of the sweep. `taken`: where they take other values, part by part of the place (heads,
     neurons, or the whole). `values()`: these values, asked for when the sweep gets there. `added`: they are added to
-    their own.
+    their own. `code`: of a dictionary, whose site it is then; `taken` are its numbers.
     """
 
     place: str
@@ -39,6 +41,30 @@ class Override:
     taken: Bool[Tensor, "rows positions parts"]
     values: Callable[[], Float[Tensor, "rows positions site"]]
     added: bool = False
+    code: Code | None = None
+
+    @property
+    def at(self) -> str:
+        """Where it acts: its place, or where what a dictionary explains is written."""
+        return self.place if self.code is None else written_at(self.code)
+
+    def of_stream(self, own: Float[Tensor, "all positions width"]) -> Tensor:
+        """`of` of the residual stream, or of what a dictionary reads and explains at one site."""
+        return self.of(own) if self.code is None else self.of_code(own, own)
+
+    def of_code(
+        self, read: Float[Tensor, "all positions read"], explained: Float[Tensor, "all positions width"]
+    ) -> Float[Tensor, "all positions width"]:
+        """What a dictionary explains, of all rows, where some of its parts are taken in the run that is going on."""
+        assert self.code is not None
+        site = self.code.site(read[self.rows], explained[self.rows], posted=False)
+        positions = site.shape[1]
+        new = self.values()[:, -positions:].to(site.dtype)
+        taken = self.taken[:, -positions:].to(site.device)
+        change = self.code.change(torch.where(taken, new if self.added else new - site, 0))
+        out = explained.clone()
+        out[self.rows] += change.to(out.dtype)
+        return out
 
     def of(self, own: Float[Tensor, "all positions site"]) -> Tensor:
         """The activations of all rows, those of these rows replaced.
@@ -112,6 +138,39 @@ def _at_experts(block: Block, found: Sequence[Override]) -> list[Any]:
     return [*handles, changing(block.mlp_end, sharing)] if shared else handles
 
 
+def _at_code(block: Block, one: Override) -> list[Any]:
+    """Hooks for the parts of a dictionary that explains an output of the block; the stream itself is the sweep's."""
+    if one.code is None or one.at == "residual":
+        return []
+    if one.at == "z":
+        return [block.attention_out.register_forward_pre_hook(lambda _, args: (one.of_stream(args[0]), *args[1:]))]
+    read: list[Tensor] = []
+
+    def keep(_: Any, args: tuple[Tensor, ...]) -> None:
+        read[:] = [args[0]]
+
+    module, shift, scale = _explained(block, one.at)
+
+    def taken(output: Tensor) -> Tensor:
+        y = (output + shift) * scale
+        return one.of_code(read[0] if read else y, y) / scale - shift
+
+    transcodes = one.code.dictionary.transcodes
+    return [*([block.mlp_start.register_forward_pre_hook(keep)] if transcodes else []), changing(module, taken)]
+
+
+def _explained(block: Block, at: str) -> tuple[torch.nn.Module, Tensor | float, float]:
+    """(module, shift, scale): what a dictionary explains of a block is (the module's output + shift) · scale."""
+    bias = 0.0 if block.attention_bias is None else block.attention_bias
+    if at in ("attention", "mlp"):
+        return (block.attention_out, bias, 1.0) if at == "attention" else (block.mlp_end, 0.0, 1.0)
+    attention = at == "behind attention"
+    norm = block.attention_post_norm if attention else block.mlp_post_norm
+    if norm is not None:
+        return norm, 0.0, block.scale
+    return (block.attention_out, bias, block.scale) if attention else (block.mlp_end, 0.0, block.scale)
+
+
 @contextmanager
 def overriding(block: Block, found: Sequence[Override]) -> Iterator[dict[str, Any]]:
     """A block whose rows take other values at these places; gives what its attention is called with beside."""
@@ -119,7 +178,7 @@ def overriding(block: Block, found: Sequence[Override]) -> Iterator[dict[str, An
     def input_of(part: torch.nn.Module, one: Override) -> Any:
         return part.register_forward_pre_hook(lambda _, args: (one.of(args[0]), *args[1:]))
 
-    handles = _at_experts(block, found)
+    handles = _at_experts(block, found) + [handle for one in found for handle in _at_code(block, one)]
     inside = {one.place: one for one in found if one.place in IN_ATTENTION}
     for one in found:
         if one.place in ("z", "channels"):

@@ -94,8 +94,8 @@ def sweep(
             example = new.example if example is None else torch.cat([example, new.example])
 
     def streamed(layer: int) -> Tensor | None:
-        found = [one for one in taken.get(layer, ()) if one.place == "residual"]
-        return rows if rows is None or not found else found[0].of(rows)
+        found = [one for one in taken.get(layer, ()) if one.at == "residual"]
+        return rows if rows is None or not found else found[0].of_stream(rows)
 
     first = joins[0].layer
     for block in decoder.blocks[first:]:

@@ -55,14 +55,14 @@ def align_settings(task: Task, names: Sequence[str]) -> dict[str, Any]:
     return {"align": task.align, "unequal": told} if told else {}
 
 
-def dictionary_settings(lm: Model, kind: str) -> dict[str, Any]:
-    """The dictionaries whose parts units of a kind are, in words and as a hash; nothing of other kinds."""
-    codes = {layer: code for (slot, layer), code in sorted(lm.decoder.codes.items()) if slot == kind}
+def dictionary_settings(lm: Model, *kinds: str) -> dict[str, Any]:
+    """The dictionaries whose parts units of some kinds are, in words and as a hash; nothing of other kinds."""
+    codes = {key: lm.decoder.codes[key] for key in sorted(lm.decoder.codes) if key[0] in kinds}
     if not codes:
         return {}
     every = [code.dictionary for code in codes.values()]
     told = [f"{one!r} ({one.source})" if one.source else repr(one) for one in every]
-    digest = hashlib.sha256(json.dumps([[layer, code.digest] for layer, code in codes.items()]).encode())
+    digest = hashlib.sha256(json.dumps([[*key, code.digest] for key, code in codes.items()]).encode())
     return {"dictionary": "; ".join(told), "dictionary_digest": digest.hexdigest()[:12]}
 
 

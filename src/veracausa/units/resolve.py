@@ -193,9 +193,9 @@ def _parse(lm: Model, name: str) -> tuple[str, int, int, int | str, int]:
             return kind, layer, index, span or int(position), int(key)
     raise UnitError(
         f"{shown(name)} is not the name of a unit. Names look like a9.h6 (head), m3 (MLP), m3.n1200 (neuron), "
-        "a9 (attention), a9.h6<q>, a9.kv2<k>, a9.kv2<v>, a9.h6<pattern>, r9 (stream), m3.e5 (expert), m3.shared, "
-        "m3.router, x9 (mixer), x9.c7, f9.12 (feature), f9.error, d9.on (direction), each with @7 for one position or "
-        "@subject for a span; a9.h6<pattern>@7,5 is one cell: query 7, key 5."
+        "a9 (attention), a9.h6<q>, a9.kv2<k>, a9.kv2<v>, a9.h6<pattern>, r9 (stream), m3.e5 (expert), "
+        "x9 (mixer), x9.c7, f9.12 (feature), f9.error, d9.on (direction), each with @7 for one position or "
+        "@subject for a span; a9.h6<pattern>@7,5: query 7, key 5."
         f"{_hint(name)}"
     )
 
