@@ -27,7 +27,7 @@ KINDS = (
 #: Made of other results, without a run of their own.
 COSTLESS = {"Agreement", "Stability", "Circuit", "CircuitStability", "Against", "Recovery"}
 #: What a public function may return that is no result.
-OTHERS = {"Model", "Task", "Check", "Program", "Registers", "Metric", "Price"}
+OTHERS = {"Model", "Task", "Check", "Dictionary", "Program", "Registers", "Metric", "Price"}
 
 
 @pytest.fixture(scope="module")

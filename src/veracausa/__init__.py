@@ -9,8 +9,8 @@
 >>> vc.verify(lm, task, estimate)
 
 The first questions are here; more of each kind are in `vc.effects`, `vc.estimates`, `vc.circuits`, `vc.causes`,
-`vc.counterfactuals`, `vc.behaviour`, `vc.reading` and `vc.ground_truth`. Names are imported on first use, so that
-`import veracausa` itself takes no time; functions so taken refuse arguments of the wrong type in words (see
+`vc.counterfactuals`, `vc.behaviour`, `vc.reading`, `vc.fitting` and `vc.ground_truth`. Names are imported on first use,
+so that `import veracausa` itself takes no time; functions so taken refuse arguments of the wrong type in words (see
 `veracausa.typed`).
 """
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from veracausa import effects as effects
     from veracausa import errors as errors
     from veracausa import estimates as estimates
+    from veracausa import fitting as fitting
     from veracausa import ground_truth as ground_truth
     from veracausa import planning as planning
     from veracausa import reading as reading
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from veracausa.errors import VeracausaError as VeracausaError
     from veracausa.estimates.attribute import attribute as attribute
     from veracausa.estimates.method import Method as Method
+    from veracausa.loading.dictionaries.directions import directions as directions
     from veracausa.loading.dictionaries.read import dictionary as dictionary
     from veracausa.loading.load import load as load
     from veracausa.model import Model as Model
@@ -80,6 +82,7 @@ _HOMES = {
     "compare": "veracausa.studies.compare",
     "curve": "veracausa.circuits.quality.curve",
     "dictionary": "veracausa.loading.dictionaries.read",
+    "directions": "veracausa.loading.dictionaries.directions",
     "discover": "veracausa.discovery.discover",
     "exact": "veracausa.effects.exact",
     "faithfulness": "veracausa.circuits.quality.faithfulness",
@@ -103,6 +106,7 @@ _PACKAGES = (
     "effects",
     "errors",
     "estimates",
+    "fitting",
     "ground_truth",
     "planning",
     "reading",

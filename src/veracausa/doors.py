@@ -24,6 +24,8 @@ DOORS: dict[str, str] = {
     "Curve.chart": "veracausa.report.charts.charts:curve_chart",
     "AblationStudy.against": "veracausa.behaviour.against:against",
     "AblationStudy.sentences": "veracausa.behaviour.sentences:study_sentences",
+    "Dictionary.check": "veracausa.fitting.quality:check",
+    "Dictionary.save": "veracausa.loading.dictionaries.own:save",
     "Discovery.save": "veracausa.discovery.files:save_discovery",
     "Discovery.page": "veracausa.report.pages.discovery:write_page",
     "Study.finding": "veracausa.opening:open",

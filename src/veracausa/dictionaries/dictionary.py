@@ -21,9 +21,12 @@ from veracausa.arguments import shown
 from veracausa.dictionaries.encoder import Encoder
 from veracausa.dictionaries.site import Site
 from veracausa.dictionaries.words import LONGEST, WORD, word_index
+from veracausa.doors import through
 from veracausa.errors import MethodError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from jaxtyping import Float, Int
 
 #: What stands in the place of a feature in the names of the parts beside them.
@@ -147,6 +150,21 @@ class Dictionary:
             found.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
             found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return found.hexdigest()[:16]
+
+    def check(self, lm: Any, texts: Any) -> Any:
+        """How much it explains on a task's prompts, texts or token ids, and what the model does with x̂ in place of x.
+
+        Returns:
+            A `fitting.Quality`: variance explained, active and dead features, loss recovered, a task's gap kept.
+
+        >>> dic.check(lm, vc.tasks.ioi(lm, n=16))
+        """
+        return through("Dictionary.check", lm, self, texts)
+
+    def save(self, path: str | Path, *, dtype: torch.dtype | None = None) -> Path:
+        """Write it to a .safetensors file, which `vc.dictionary(lm, path)` reads; `dtype`: to keep it in."""
+        found: Path = through("Dictionary.save", self, path, dtype=dtype)
+        return found
 
     def _tensors(self) -> list[tuple[str, Tensor]]:
         return [

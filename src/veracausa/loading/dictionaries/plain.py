@@ -42,7 +42,7 @@ def of_tensors(given: Mapping[str, Any], *, path: Path | str = "The dict", k: in
             f"{path} has {', '.join(strange[:6])}, which is not known. A dictionary of plain tensors has W_enc and "
             f"W_dec, and may have {', '.join((*list(_NAMES)[2:], *_SETTINGS))}."
         )
-    tensors = Tensors(path, {key: _tensor(key, value) for key, value in given.items() if key in _NAMES})
+    tensors = Tensors(path, {key: tensor_of(key, value) for key, value in given.items() if key in _NAMES})
     encoder, decoder = tensors.one("W_enc", what="encoder"), tensors.one("W_dec", what="decoder")
     _require_matrices(encoder, decoder)
     parts = {name: tensors.get(key) for key, name in _NAMES.items()}
@@ -65,7 +65,12 @@ def of_tensors(given: Mapping[str, Any], *, path: Path | str = "The dict", k: in
     )
 
 
-def _tensor(key: str, value: Any) -> Tensor:
+def tensor_of(key: str, value: Any) -> Tensor:
+    """A tensor of what a user gives: a tensor, an array, numbers.
+
+    Raises:
+        MethodError: it is none, or has NaN or infinite numbers.
+    """
     found = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
     found = torch.tensor(found) if isinstance(found, (int, float, list, tuple)) else found
     if not isinstance(found, Tensor) or not found.is_floating_point() or found.layout != torch.strided:

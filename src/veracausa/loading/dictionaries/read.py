@@ -16,12 +16,13 @@ from veracausa.loading.dictionaries import (
     dictionary_learning,
     gemma_scope,
     llama_scope,
+    own,
     plain,
     sae_lens,
     sparsify,
 )  # fmt: skip
+from veracausa.loading.dictionaries.adapting import adapted
 from veracausa.loading.dictionaries.files import ENDINGS, tensors_of
-from veracausa.loading.dictionaries.fitting import fitted
 from veracausa.loading.dictionaries.parts import Parts
 from veracausa.model import Model
 
@@ -89,12 +90,12 @@ def dictionary(
     """A dictionary of features for a model: from a folder or file of any library, or from tensors.
 
     Formats are recognised by their files: SAELens, sparsify, dictionary_learning, Gemma Scope 1 and 2, Llama Scope,
-    circuit-tracer's transcoders, and files with plain tensors. Nothing of a file is run.
+    circuit-tracer's transcoders, this library's own files, and files with plain tensors. Nothing of a file is run.
 
     Args:
         lm: the model that it was trained on.
-        source: a folder, a file of it, or a dict of tensors: {"W_enc": [width, features], "W_dec": [features, width],
-            "b_enc", "b_dec", "threshold", "k", "activation", …}.
+        source: a folder, a file of it, the name of one that comes with this library, or a dict of tensors: {"W_enc":
+            [width, features], "W_dec": [features, width], "b_enc", "b_dec", "threshold", "k", "activation", …}.
         site: where it reads, "r10" (the stream entering block 10), "m10", "a10", "z10", "n10"; needed where the files
             don't say.
         writes: where it writes, of a transcoder ("m10").
@@ -108,20 +109,24 @@ def dictionary(
         FileError: there is no such file, it is damaged or of no known format, or says something that is not done here.
         MethodError: the site or the sizes don't fit the model, or something must be said that the files leave open.
 
+    >>> dic = vc.dictionary(lm, "smollm2-135m-r10")
     >>> dic = vc.dictionary(lm, "gpt2-small-res-jb/blocks.8.hook_resid_pre")
     >>> dic = vc.dictionary(lm, {"W_enc": w, "W_dec": v, "k": 32}, site="r10")
     """
     asked = Asked(lm.score_dtype, layer, k, norm_factor)
     parts = plain.of_tensors(source, k=k) if isinstance(source, Mapping) else _parts(Path(source).expanduser(), asked)
-    return fitted(lm, parts, site=site, writes=writes, layer=layer, name=name, centred=centred)
+    return adapted(lm, parts, site=site, writes=writes, layer=layer, name=name, centred=centred)
 
 
 def _parts(path: Path, asked: Asked) -> Parts:
     """What lies at a path: a folder of a known format, a file of one, or plain tensors."""
+    if path.name in own.packaged_names() and not path.exists():
+        path = own.packaged_file(f"{path.name}.safetensors")
     if not path.exists():
         raise FileError(
             f"There is nothing at {path}. A dictionary is read from a folder on this machine; one from the hub is "
-            "fetched with huggingface_hub.snapshot_download('owner/name') first."
+            f"fetched with huggingface_hub.snapshot_download('owner/name') first. With this library come "
+            f"{', '.join(own.packaged_names()) or 'none'}."
         )
     folder = path if path.is_dir() else path.parent
     single = path.is_file() and path.stem.startswith("layer_") and path.suffix == ".safetensors"
@@ -132,6 +137,8 @@ def _parts(path: Path, asked: Asked) -> Parts:
         parts = found.read(folder, asked)
         _require_unasked(found, asked)
         return parts
+    if path.is_file() and path.suffix == ".safetensors" and (header := own.header_of(path)):
+        return own.read(path, header, asked.dtype)
     if path.is_file() and path.suffix in ENDINGS:
         return plain.of_tensors(dict(tensors_of(path, asked.dtype).found), path=path, k=asked.k)
     known = "; ".join(f"{form.name}: {form.files}" for form in FORMATS)

@@ -1,4 +1,4 @@
-"""A dictionary from a file, fitted to a model: its site is there and as wide, and it reads what it learned.
+"""A dictionary from a file, adapted to a model: its site is there and as wide, and it reads what it learned.
 
 Habits of training that change what a dictionary reads are folded in here:
 
@@ -29,7 +29,7 @@ from veracausa.model import Model
 _LARGE = 1e4
 
 
-def fitted(
+def adapted(
     lm: Model,
     parts: Parts,
     *,
