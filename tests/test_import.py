@@ -13,8 +13,8 @@ import veracausa as vc
 #: Of the face itself, then of a package: "causes.locate".
 PUBLIC = [
     "Circuit", "Method", "Model", "Receipt", "Result", "Scores", "Study", "Task", "Units", "VeracausaError",
-    "agreement", "attribute", "compare", "curve", "dictionary", "discover", "errors", "exact", "faithfulness",
-    "forecast", "load", "open", "select", "study", "task", "tasks", "verify",
+    "agreement", "attribute", "compare", "curve", "dictionaries", "dictionary", "directions", "discover", "errors",
+    "exact", "faithfulness", "forecast", "load", "open", "select", "study", "task", "tasks", "verify",
 ]  # fmt: skip
 PACKAGES = {
     path.parent.name: importlib.import_module(f"veracausa.{path.parent.name}")
