@@ -345,3 +345,27 @@ def test_behind_post_norms(site, writes):
             members = [(theirs, [part_of(name) for name in parts])]
             wanted = group_run(hf, "gemma2", pair, members) - group_run(hf, "gemma2", pair, [])
             assert group.values[i, column] == pytest.approx(wanted, abs=1e-9)
+
+
+def test_coalitions_of_features():
+    """Shapley values, last-in effects and responses of parts of a dictionary hang together with exact effects."""
+    _, lm, _, task = asked("llama")
+    lm = lm.reading(dictionary(lm.width, "r1", "topk")[0])
+    shown = {"show_progress": False}
+    exact = vc.exact(lm, task, units="features", **shown)
+    site = vc.exact(lm, task, units=["r1"], **shown).values[:, 0]
+    shapley = vc.effects.shapley(lm, task, units="features", permutations=2, **shown)
+    assert shapley.units.names == exact.units.names
+    # what orders add up telescopes: rounding
+    np.testing.assert_allclose(shapley.values.sum(1), site, rtol=0, atol=1e-9)
+    last = vc.effects.last_in(lm, task, units="features", **shown)
+    names = exact.units.names
+    for u in (0, len(names) - 1):
+        others = tuple(name for name in names if name != names[u])
+        without = vc.exact(lm, task, units=[others], **shown).values[:, 0]
+        np.testing.assert_allclose(last.values[:, u], site - without, rtol=0, atol=1e-9)
+    found = vc.causes.responses(lm, task, units=[names[0], "f1.error"], alphas=[0.5], **shown)
+    gap = float((exact.clean - exact.corrupted).mean())
+    for name in (names[0], "f1.error"):
+        own = float(exact.values[:, exact.units.find(name)].mean()) / gap
+        assert found[name].alphas[-1] == 1 and found[name].values[-1] == pytest.approx(own, abs=1e-9)

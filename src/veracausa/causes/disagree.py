@@ -116,7 +116,7 @@ def disagreement(
     >>> found = vc.causes.disagreement(lm, task, units="heads")
     >>> found.cause("a20.h0", "ig").sentences
     """
-    table, asked = whole_sites(lm, task, units, "These"), _asked(shapley, nodes, zero_nodes, seed)
+    (lm, table), asked = whole_sites(lm, task, units, "These"), _asked(shapley, nodes, zero_nodes, seed)
     own = {name: _of_units(one, name, table) for name, one in (known or {}).items() if name in asked}
     return DisagreementWork(lm, task, table, asked, own, dict(locations or {}))
 

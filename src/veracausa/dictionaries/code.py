@@ -70,6 +70,11 @@ class Code:
         """Numbers of the site at one position."""
         return sum(self.widths)
 
+    def tells(self, index: int) -> bool:
+        """Whether a unit is told apart from others: one of the chosen features, the error, or the skip."""
+        own = self.dictionary.indices if self.chosen is None else self.dictionary.indices[self.chosen]
+        return index == ERROR or (index == SKIP and self.dictionary.skip is not None) or bool(np.isin(index, own))
+
     def parts(self, index: Int[np.ndarray, " units"]) -> Int[np.ndarray, " units"]:
         """Which part of the site each unit is."""
         own = self.dictionary.indices if self.chosen is None else self.dictionary.indices[self.chosen]
@@ -89,6 +94,7 @@ class Code:
     def spread(self, share: Float[Tensor, "rows parts"]) -> Float[Tensor, "rows site"]:
         """Shares of parts as shares of the site's numbers; parts that none is given for have 0."""
         widths = torch.tensor(self.widths, device=share.device)
+        share = share[:, : len(widths)]  # of another layer's dictionary there may be more
         lacking = share.new_zeros(len(share), len(widths) - share.shape[1])
         return torch.cat([share, lacking], 1).repeat_interleave(widths, 1)
 

@@ -29,6 +29,7 @@ from veracausa.cost import Cost
 from veracausa.effects.given_tensors import Sites, as_sites
 from veracausa.effects.group_rows import KIND_AT
 from veracausa.effects.replacements import Moving, Replacement, recorded
+from veracausa.engine.coded import is_coded
 from veracausa.engine.patches import Place, activation, sites_for
 from veracausa.engine.tape import Tape
 from veracausa.errors import MethodError
@@ -157,6 +158,8 @@ class Noise(Instead):
             raise MethodError(
                 "Noise is added to whole experts, not to a neuron that is there only where one is chosen."
             )
+        if is_coded(units.place):
+            raise MethodError(f"Noise is added to activations of the model, not to {units.kind} read from them.")
         if units.place == "pattern":
             raise MethodError(
                 "Noise added to a pattern is no pattern: its weights sum to one. Add it to queries, keys or values."

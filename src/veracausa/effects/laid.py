@@ -36,21 +36,22 @@ def laid_units(
     dictionary: Dictionary | Sequence[Dictionary] | None = None,
     *,
     groups: bool = False,
+    spans: bool = True,
 ) -> tuple[Model, Units]:
     """What `units=` of a call means, and the model that it is about.
 
     Of a kind of dictionary ("features", "features@positions") those are meant that are active in some prompt of the
     task, in either run (of positions: there): all others have effect 0. The model's dictionaries then tell the table's
-    features apart, and hold the others together.
+    features apart, and hold the others together. `groups`, `spans`: whether the call takes groups, and units at spans.
 
     Raises:
         UnitError, ArchitectureError: see `units.resolve`. MethodError: see `Model.reading`.
     """
     lm = with_dictionary(lm, dictionary)
-    table = resolve_units(lm, units, max(task.lengths), groups=groups, spans=task)
+    table = resolve_units(lm, units, max(task.lengths), groups=groups, spans=task if spans else None)
     if isinstance(table, Groups):
         return _for_groups(lm, table), table
-    if not is_coded(table.kind):
+    if not is_coded(table.kind) or table.joint:  # of coalitions the model tells the parts apart already
         return lm, table
     if isinstance(units, str) and is_coded(units.partition("@")[0]):
         table = _active(lm, task, table)

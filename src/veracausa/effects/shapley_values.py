@@ -37,6 +37,7 @@ from veracausa.errors import MethodError
 from veracausa.scores.scores import Completeness, Scores
 from veracausa.tasks.references import Reference, reference_set
 from veracausa.units.coalitions import Coalitions, require_kind
+from veracausa.units.dictionaries import in_parts
 from veracausa.units.kinds import Kind
 from veracausa.units.table import Units
 
@@ -107,7 +108,7 @@ class ShapleyWork:
             for layer, drawn, column in zip(group, orders, columns, strict=True):
                 each, error, site = self.game.over_draws(worth, drawn, column)
                 own, place = np.flatnonzero(table.layer == layer), int(np.searchsorted(layers, layer))
-                parts = np.maximum(table.index[own], 0)
+                parts = np.maximum(in_parts(self.lm, table).index[own], 0)
                 values[:, own], spread[:, own] = each[:, parts], error[:, parts]
                 claimed[place], true[place] = each.sum(1), site
         assert measured is not None  # a table has at least one layer
@@ -167,7 +168,7 @@ def shapley(
 
     >>> vc.effects.shapley(lm, task, units="heads", permutations=16).top(5)
     """
-    table = whole_sites(lm, task, units, "Shapley")
+    lm, table = whole_sites(lm, task, units, "Shapley")
     require_joint(ablation)
     require_replaced(ablation, direction)
     game = _Game.of(lm, table.kind, permutations)

@@ -23,14 +23,15 @@ from veracausa.cost import Cost
 from veracausa.effects.coalitions import coalition_work
 from veracausa.effects.exact import ExactWork, Sources, exact, mean_of_draws
 from veracausa.effects.instead import Instead
+from veracausa.effects.laid import laid_units
 from veracausa.effects.replacements import Replacement, Zero, require_joint
 from veracausa.effects.rows import Patching, Plan, Rows
 from veracausa.engine.work import Derived, gives
 from veracausa.errors import MethodError
 from veracausa.scores.scores import Scores
 from veracausa.units.coalitions import Coalitions, require_kind
+from veracausa.units.dictionaries import in_parts
 from veracausa.units.edges import Edges
-from veracausa.units.resolve import resolve_units
 from veracausa.units.table import Units
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def last_in(
 
     >>> vc.effects.last_in(lm, task, units="heads").top(5)
     """
-    table = whole_sites(lm, task, units, "Last-in")
+    lm, table = whole_sites(lm, task, units, "Last-in")
     every = coalition_work(
         lm, task, _all_but(lm, table), ablation=ablation, direction=direction, reference=reference, seed=seed
     )
@@ -136,7 +137,7 @@ def direct(
 
     >>> vc.effects.direct(lm, task, units="heads").top(5)
     """
-    table = resolve_units(lm, units, max(task.lengths))
+    lm, table = laid_units(lm, task, units, spans=False)
     if isinstance(table, Edges):
         raise MethodError("A direct effect goes to the logits: for edges that is vc.exact of the edges 'u->logits'.")
     require_joint(ablation)
@@ -166,19 +167,19 @@ class _DirectRows(Rows):
         return patching.bucket.read(torch.cat(last), example).to("cpu", self.lm.score_dtype)
 
 
-def whole_sites(lm: Model, task: Task, units: str | Sequence[str] | Units, what: str) -> Units:
-    """The table, if its units have a site and are not single positions."""
-    table = resolve_units(lm, units, max(task.lengths))
+def whole_sites(lm: Model, task: Task, units: str | Sequence[str] | Units, what: str) -> tuple[Model, Units]:
+    """The table, if its units have a site and are not single positions, and the model (see `laid_units`)."""
+    lm, table = laid_units(lm, task, units, spans=False)
     if isinstance(table, Edges) or table.positional:
         kind = "edges" if isinstance(table, Edges) else f"{table.kind} at single positions"
         raise MethodError(f"{what} effects are about the units of a whole layer at all positions, not {kind}.")
-    return table
+    return lm, table
 
 
 def _all_but(lm: Model, table: Units) -> Coalitions:
     """The whole site of every layer of the table, then the site without each of its units."""
     parts = require_kind(lm, table.kind)
     layers = np.unique(table.layer)
-    without = ~table.shares(np.arange(len(table)), parts)
+    without = ~in_parts(lm, table).shares(np.arange(len(table)), parts)
     weights = np.concatenate([np.ones((len(layers), parts), dtype=bool), without])
     return Coalitions.of(table.kind, np.concatenate([layers, table.layer]), weights)

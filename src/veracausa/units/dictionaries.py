@@ -59,13 +59,24 @@ def all_of_dictionaries(lm: Model, kind: str) -> Units:
     return Units(cast("Kind", kind), np.concatenate(layers), every, np.full(len(every), -1))
 
 
+def in_parts(lm: Model, table: Units) -> Units:
+    """A table whose indices say which part of its layer's site each unit is: of dictionaries, as they tell apart."""
+    if not KINDS[table.kind].coded:
+        return table
+    index = table.index.copy()
+    for layer in np.unique(table.layer):
+        here = table.layer == layer
+        index[here] = lm.decoder.codes[table.kind, int(layer)].parts(index[here])
+    return Units(table.kind, table.layer, index, table.position)
+
+
 def lacking(lm: Model, kind: str, layer: np.ndarray, index: np.ndarray) -> np.ndarray:
     """Which units no dictionary has; those of layers without one are not asked about."""
     bad = np.zeros(len(index), dtype=bool)
     for one in layers_with(lm, kind):
         dictionary, here = lm.decoder.codes[kind, one].dictionary, layer == one
         known = [*dictionary.indices.tolist(), ERROR, *([SKIP] if dictionary.skip is not None else [])]
-        bad |= here & ~np.isin(index, known)
+        bad |= here & ~np.isin(index, known) & (index >= 0)  # below 0: coalitions, of no one part
     return bad
 
 

@@ -12,11 +12,13 @@ import torch
 
 from veracausa.causes.curves.responses import Responses
 from veracausa.effects.coalitions import coalition_work
+from veracausa.effects.laid import laid_units
 from veracausa.engine.work import Composed, Work, gives
 from veracausa.errors import MethodError
 from veracausa.estimates.attribute import attribute
 from veracausa.units.coalitions import Coalitions, require_kind
-from veracausa.units.resolve import all_units, resolve_units
+from veracausa.units.dictionaries import in_parts
+from veracausa.units.resolve import all_units
 from veracausa.units.table import Units
 
 if TYPE_CHECKING:
@@ -47,7 +49,8 @@ class ResponsesWork(Composed):
     def moved(self) -> Coalitions:
         """Rows (unit or site, α ≠ 0)."""
         table, layers, parts = self.table, self.layers, require_kind(self.lm, self.table.kind)
-        shares = np.concatenate([table.shares(np.arange(len(table)), parts), np.ones((len(layers), parts))])
+        own = in_parts(self.lm, table).shares(np.arange(len(table)), parts)
+        shares = np.concatenate([own, np.ones((len(layers), parts))])
         points = self.grid[self.grid != 0]
         weights = (shares[:, None] * points[:, None]).reshape(-1, parts)
         return Coalitions.of(table.kind, np.repeat([*table.layer, *layers], len(points)), weights)
@@ -123,7 +126,7 @@ def responses(
     >>> found = vc.causes.responses(lm, task, units=["a20.h0"], alphas=np.linspace(-2, 3, 21))
     >>> found["a20.h0"].turns
     """
-    table = resolve_units(lm, units, max(task.lengths))
+    lm, table = laid_units(lm, task, units, spans=False)
     if table.kind == "edges" or table.positional:
         raise MethodError(
             f"Responses are of units at all positions; {table.names[0]!r} is none. Leave the position out, or take "
