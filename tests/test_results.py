@@ -27,7 +27,18 @@ KINDS = (
 #: Made of other results, without a run of their own.
 COSTLESS = {"Agreement", "Stability", "Circuit", "CircuitStability", "Against", "Recovery"}
 #: What a public function may return that is no result.
-OTHERS = {"Model", "Task", "Check", "Dictionary", "Program", "Registers", "Metric", "Price"}
+OTHERS = {
+    "FeaturesFound",
+    "Superposition",
+    "Model",
+    "Task",
+    "Check",
+    "Dictionary",
+    "Program",
+    "Registers",
+    "Metric",
+    "Price",
+}
 
 
 @pytest.fixture(scope="module")

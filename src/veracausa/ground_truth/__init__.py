@@ -1,4 +1,4 @@
-"""Models whose circuits are known, to judge methods that look for circuits: eight compiled, one trained.
+"""Models whose circuits are known, eight compiled and one trained, and one whose features are known.
 
 >>> lm, program = vc.ground_truth.load_compiled("sort")          # or vc.ground_truth.load_trained()
 >>> task, true_edges = program.task(n=64), program.edges
@@ -18,17 +18,25 @@ if TYPE_CHECKING:
     from veracausa.ground_truth.registers import Registers as Registers
     from veracausa.ground_truth.stored import COMPILED as COMPILED
     from veracausa.ground_truth.stored import load_compiled as load_compiled
+    from veracausa.ground_truth.superposed import FeaturesFound as FeaturesFound
+    from veracausa.ground_truth.superposed import Superposition as Superposition
+    from veracausa.ground_truth.superposed import features_found as features_found
+    from veracausa.ground_truth.superposed import load_superposed as load_superposed
     from veracausa.ground_truth.trained import load_trained as load_trained
 
 #: Public name → where it lives.
 _HOMES = {
     "COMPILED": "veracausa.ground_truth.stored",
+    "FeaturesFound": "veracausa.ground_truth.superposed",
     "Known": "veracausa.ground_truth.known",
     "Pair": "veracausa.ground_truth.known",
     "Program": "veracausa.ground_truth.programs",
     "Recovery": "veracausa.ground_truth.recovered",
     "Registers": "veracausa.ground_truth.registers",
+    "Superposition": "veracausa.ground_truth.superposed",
+    "features_found": "veracausa.ground_truth.superposed",
     "load_compiled": "veracausa.ground_truth.stored",
+    "load_superposed": "veracausa.ground_truth.superposed",
     "load_trained": "veracausa.ground_truth.trained",
     "recovery": "veracausa.ground_truth.recovered",
 }
