@@ -115,6 +115,21 @@ def test_tasks_show_a_pair_of_each():
     assert found["ioi-published"]["correct"] == [" John"]
 
 
+def test_long_sums_and_a_temperature_are_asked_for(tmp_path):
+    model = model_folder(tmp_path / "model")
+    result = called(model, "task", "arithmetic", "--n", 2, "--digits", 3, "--show", 1)
+    assert result.exit_code == 0 and "digits 3" in result.stdout and "logprob" in result.stdout, result.exception
+    result = called(model, "task", "ioi", "--n", 2, "--metric", "neg_kl_t2", "--json")
+    assert result.exit_code == 0 and json.loads(result.stdout)["metric"] == "neg_kl_t2", result.exception
+    for asked, words in (
+        (("ioi", "--digits", 3), "--digits is for arithmetic, not for ioi"),
+        (("arithmetic", "--digits", 12), "1 to 9 digits"),
+        (("arithmetic", "--digits", 3, "--metric", "logit_diff"), "leave digits out"),
+        (("ioi", "--metric", "neg_kl_t0"), "temperature above 0"),
+    ):
+        assert words in str(called(model, "task", *asked).exception)
+
+
 def test_a_corruption_is_chosen(tmp_path):
     model = model_folder(tmp_path / "model")
     result = called(model, "task", "ioi", "--n", 2, "--corruption", "third", "--show", 1)

@@ -82,7 +82,7 @@ def test_an_option_is_the_same_in_every_command():
 
 def test_shared_options_are_in_every_command_that_runs_a_model():
     model = {"model", "device", "dtype", "json"}
-    pairs = {*model, "task", "n", "seed", "corruption", "metric"}
+    pairs = {*model, "task", "n", "seed", "corruption", "digits", "metric"}
     kept = {*pairs, "out"}
     for commands, shared in {
         ("exact", "attribute", "ablate", "lens", "dla", "trace", "steer", "study", "compare", "discover"): kept,

@@ -1,11 +1,14 @@
 import math
+from functools import partial
 
 import pytest
 import torch
 
+import veracausa as vc
 from veracausa.errors import MethodError
 from veracausa.tasks import METRICS, Answers, metric
 from veracausa.tasks.metrics import flat_where_clean
+from veracausa.tasks.task import load_task
 
 VOCAB = 13
 CORRECT = [[3], [1, 4], [0, 5, 12]]
@@ -126,6 +129,59 @@ def test_tokens_that_both_runs_exclude_count_for_nothing(name):
         torch.testing.assert_close(value, other)
         torch.testing.assert_close(gradient[:, kept], torch.autograd.grad(other.sum(), small)[0])
     assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("temperature", ["0.5", "1", "2", ".25", "10"])
+def test_divergences_at_a_temperature_are_those_of_torch(temperature):
+    """Of logits that are divided by it, the clean run's as the other's; at 1 the plain metric."""
+    run, clean, t = logits().requires_grad_(), logits(1), float(temperature)
+    p, q = (run / t).log_softmax(-1), (clean / t).log_softmax(-1)
+    kl_div = partial(torch.nn.functional.kl_div, reduction="none", log_target=True)
+    middle = ((p.exp() + q.exp()) / 2).log()
+    want = {
+        "neg_kl": -kl_div(p, q).sum(-1),
+        "neg_kl_reverse": -kl_div(q, p).sum(-1),
+        "neg_js": -(kl_div(middle, p) + kl_div(middle, q)).sum(-1) / 2,
+        "entropy": torch.distributions.Categorical(logits=run / t).entropy(),
+    }
+    for name, value in want.items():
+        found = metric(f"{name}_t{temperature}")
+        assert found.name == f"{name}_t{temperature}" and found.vocabulary and not found.answered
+        ours = found(run, ANSWERS, clean.log_softmax(-1))
+        torch.testing.assert_close(ours, value, rtol=0, atol=1e-12)
+        slopes = [torch.autograd.grad(one.sum(), run, retain_graph=True)[0] for one in (ours, value)]
+        torch.testing.assert_close(*slopes, rtol=0, atol=1e-12)
+        if temperature == "1":
+            torch.testing.assert_close(ours, metric(name)(run, ANSWERS, clean.log_softmax(-1)), rtol=0, atol=1e-12)
+    assert flat_where_clean(f"neg_kl_t{temperature}") and not flat_where_clean(f"entropy_t{temperature}")
+
+
+@pytest.mark.parametrize(
+    "name", ["neg_kl_t0", "neg_kl_t", "neg_kl_t-1", "neg_kl_t2x", "prob_t2", "kl_t2", "neg_kl_t2_t2"]
+)
+def test_no_such_temperature(name):
+    with pytest.raises(MethodError, match="temperature above 0"):
+        metric(name)
+
+
+def test_a_task_is_measured_at_a_temperature(tiny, task_of, tmp_path):
+    """Effects are those of the same function by hand; the name goes into files and back."""
+    lm, task = tiny("llama"), task_of((6, 8), n=4)
+    warm = task.with_metric("neg_kl_reverse_t2")
+
+    def by_hand(logits, clean):
+        p, q = (logits / 2).log_softmax(-1), (clean / 2).log_softmax(-1)
+        return (p.exp() * (q - p)).sum(-1)
+
+    found = vc.exact(lm, warm, units="heads", show_progress=False)
+    torch.testing.assert_close(
+        found.values, vc.exact(lm, task.with_metric(by_hand), units="heads", show_progress=False).values
+    )
+    with pytest.raises(MethodError, match="gradient"):
+        vc.attribute(lm, warm, units="heads", method="atp", show_progress=False)
+    vc.attribute(lm, warm, units="heads", method="ig", show_progress=False)
+    warm.save(tmp_path / "task.json")
+    assert load_task(tmp_path / "task.json").metric == "neg_kl_reverse_t2"
 
 
 def test_kl_ignores_tokens_that_the_clean_run_alone_excludes():

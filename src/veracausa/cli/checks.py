@@ -148,6 +148,17 @@ def require_corruption(task: str, corruption: str | None) -> None:
         raise TaskError(not_known("corruption", corruption, kinds))
 
 
+def require_digits(task: str, digits: int | None, metric: str | None) -> None:
+    """The task has sums of so many digits, under such a metric; a TaskError otherwise."""
+    if digits is None:
+        return
+    from veracausa.tasks.long_sums import require_long
+
+    if task.strip().lower() != "arithmetic":
+        raise TaskError(f"--digits is for arithmetic, not for {task}.")
+    require_long(digits, metric or "logprob")
+
+
 def require_dtype(dtype: str | None) -> None:
     """Models can be loaded in this precision; a MethodError otherwise."""
     if dtype is not None and dtype not in DTYPES:

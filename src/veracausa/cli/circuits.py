@@ -86,8 +86,8 @@ def evaluate(
 ) -> None:
     """Run a circuit that was found before on other pairs; adds a section to its page and tables to its folder.
 
-    Without --task, --model, --metric and --corruption they are the circuit's own, and the pairs are drawn with the next
-    seed. --ablation says what the edges outside the circuit carry.
+    Without --task, --model, --metric, --corruption and --digits they are the circuit's own, and the pairs are drawn
+    with the next seed. --ablation says what the edges outside the circuit carry.
     """
     from veracausa.circuits.quality.curve import require_sizes
     from veracausa.circuits.runs.ablations import require_ablation
@@ -111,6 +111,7 @@ def evaluate(
         model=setup.model or found.circuit.model["name"],
         metric=setup.metric or found.pairs.metric,
         corruption=setup.corruption or (own.get("corruption") if setup.task is None else None),
+        digits=setup.digits or (own.get("digits") if setup.task is None else None),
         seed=int(own.get("seed", 0)) + 1 if setup.seed is None else setup.seed,
     ).ready()
     evaluation = run(lm, folder, task, sizes=shares, ablation=cast("choices.Ablation", ablation))

@@ -103,11 +103,15 @@ Corruption = Annotated[
         panel="Pairs",
     ),
 ]
+Digits = Annotated[
+    int | None,
+    _option(help="arithmetic: sums of numbers of so many digits, 1 to 9, under logprob or prob.", panel="Pairs"),
+]
 Metric = Annotated[
     str | None,
     _option(
-        help=f"{_or(METRICS)}; or a function of the logits in a file of your own: metrics.py:surprise. Default: the "
-        "task's own.",
+        help=f"{_or(METRICS)}; neg_kl_t2: at temperature 2; or a function of the logits in a file of your own: "
+        "metrics.py:surprise. Default: the task's own.",
         autocompletion=one_of(METRICS),
         panel="Pairs",
     ),

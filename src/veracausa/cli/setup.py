@@ -12,6 +12,7 @@ from veracausa.cli.checks import (
     metric_of,
     places_of,
     require_corruption,
+    require_digits,
     require_dtype,
     require_folder,
     require_table,
@@ -24,6 +25,7 @@ from veracausa.cli.options import (
     Columns,
     Corruption,
     Device,
+    Digits,
     Dtype,
     Folder,
     Json,
@@ -88,6 +90,7 @@ class TaskSetup(ModelSetup):
     n: Pairs = 32
     seed: Seed = 0
     corruption: Corruption = None
+    digits: Digits = None
     metric: Metric = None
     columns: Columns = None
     unequal: Unequal = "refuse"
@@ -102,6 +105,7 @@ class TaskSetup(ModelSetup):
         require_table(self.task, self.columns, self.unequal, self.align)
         require_task(self.task, self.metric, columns_of(self.columns), places_of(self.read), not self.unpaired)
         require_corruption(self.task, self.corruption)
+        require_digits(self.task, self.digits, self.metric)
 
     def ready(self) -> tuple[Model, Task]:
         """Model and pairs, once everything that can be is checked, and on standard error what they are."""
@@ -123,7 +127,9 @@ class TaskSetup(ModelSetup):
             return tasks.task(
                 lm, at(name), columns=columns_of(self.columns), unequal=cast("choices.Unequal", self.unequal), **options
             )
-        kind = {} if self.corruption is None or name != self.task else {"corruption": self.corruption}
+        kind: dict[str, Any] = {} if self.corruption is None or name != self.task else {"corruption": self.corruption}
+        if self.digits is not None and name == self.task:
+            kind |= {"digits": self.digits, "metric": self.metric or "logprob"}
         built = tasks.published_pair(lm) if name == PUBLISHED else tasks.build(name, lm, n=self.n, seed=seed, **kind)
         return built if self.metric is None else built.with_metric(cast("choices.MetricName", metric_of(self.metric)))
 

@@ -85,7 +85,8 @@ class Plan(ABC):
         """Groups of pairs that share a tape: (start, examples)."""
         most = examples_per_batch(self.lm, self.task, self.kept)
         rows = float(self.depth.sum()) / self.lm.layers
-        return buckets(self.lm.decoder, self.task, share, most, self.mixed, rows)
+        # beside them the engine's own run; both begin once a batch at least
+        return buckets(self.lm.decoder, self.task, share, most, self.mixed, rows + 1, 2.0)
 
     @property
     def mixed(self) -> bool:

@@ -44,7 +44,7 @@ def task(
     incorrect: AnswersOf | None = None,
     columns: Mapping[str, str] | None = None,
     unequal: Unequal = "refuse",
-    metric: MetricName | Callable[..., Any] = "logit_diff",
+    metric: MetricName | str | Callable[..., Any] = "logit_diff",
     spans: Mapping[Any, Any] | None = None,
     align: Align | None = None,
     read: Read = -1,

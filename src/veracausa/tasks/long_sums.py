@@ -21,17 +21,22 @@ _TEMPLATES = ("{first}\n{second}\n{{a}} {{operation}} {{b}} =", "Solve: {first},
 _MOST = 9
 
 
+def require_long(digits: int, metric: str) -> None:
+    """There are sums of so many digits, and the metric can read them; a TaskError otherwise."""
+    if metric not in CONTINUED:
+        raise TaskError(
+            f"arithmetic, digits={shown(digits)}: results can be several tokens, which the metric {shown(metric)} "
+            f"cannot read. Use metric={' or '.join(map(repr, CONTINUED))}, or leave digits out."
+        )
+    if isinstance(digits, bool) or not isinstance(digits, int) or not 1 <= digits <= _MOST:
+        raise TaskError(f"arithmetic: digits={shown(digits)}: numbers have 1 to {_MOST} digits.")
+
+
 def long_sums(
     tokenizer: Any, n: int, seed: int, corruption: str, metric: MetricName, digits: int, spaced: bool
 ) -> Task:
     """Pairs of `vc.tasks.arithmetic(lm, digits=…)`; `spaced`: whether the space before a number stays in the prompt."""
-    if metric not in CONTINUED:
-        raise TaskError(
-            f"arithmetic, digits={shown(digits)}: results can be several tokens, which the metric {metric!r} cannot "
-            f"read. Use metric={' or '.join(map(repr, CONTINUED))}, or leave digits out."
-        )
-    if isinstance(digits, bool) or not isinstance(digits, int) or not 1 <= digits <= _MOST:
-        raise TaskError(f"arithmetic: digits={shown(digits)}: numbers have 1 to {_MOST} digits.")
+    require_long(digits, metric)
     least, numbers = 10 ** (digits - 1), range(10 ** (digits - 1), 10**digits)
     templates = [template.format(**_solved(digits)) + " " * spaced for template in _TEMPLATES]
 

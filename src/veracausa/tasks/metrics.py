@@ -23,7 +23,9 @@ name                formula                                  needs I         rea
 m = ½ (p₀ + p), p₀ of the clean run; all logarithms are natural. Probability saturates and hides negative components. A
 plain logit moves with all others, too, whatever becomes of the answer; `logit_diff_max` compares with the strongest
 other token, whichever it is, and bends where that changes. The divergences are largest (0) at the clean run, where
-their gradient is zero, whatever the answers; entropy says how open the prediction is, not whether it is right.
+their gradient is zero, whatever the answers; entropy says how open the prediction is, not whether it is right. They
+and entropy can be of a temperature T, `_t` and a number behind the name, such as `neg_kl_t2` or `neg_kl_reverse_t0.5`:
+p = softmax(ℓ / T) and p₀ likewise, without the factor T² of distillation.
 
 Where a task is read at several positions, M is the mean, the sum or the product over them (`combined`): of a
 continuation y, log p(y | x) = Σ_t log p(y_t | x, y_<t), p(y | x) = Π_t p(y_t | x, y_<t).
@@ -31,8 +33,10 @@ continuation y, log p(y | x) = Σ_t log p(y_t | x, y_<t), p(y | x) = Π_t p(y_t 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from veracausa.arguments import shown
@@ -251,25 +255,53 @@ METRICS: dict[str, Metric] = {
 }
 
 
+#: A metric's name with a temperature behind it.
+_WARM = re.compile(r"(.+)_t(\d+(?:\.\d+)?|\.\d+)")
+
+
+def _known(name: str) -> Metric | None:
+    """The metric of that name, maybe of a temperature; None if there is none."""
+    if not isinstance(name, str) or name in METRICS or not (found := _WARM.fullmatch(name)):
+        return METRICS.get(name) if isinstance(name, str) else None
+    base, temperature = METRICS.get(found[1]), float(found[2])
+    if base is None or base.answered or not temperature:
+        return None
+    return replace(base, name=name, function=partial(_warm, base.function, temperature))
+
+
+def _warm(
+    function: Callable[[Tensor, Answers, Tensor | None], Tensor],
+    temperature: float,
+    logits: Tensor,
+    answers: Answers,
+    reference: Tensor | None,
+) -> Tensor:
+    """A metric of logits that are divided by a temperature."""
+    clean = None if reference is None else (reference / temperature).log_softmax(-1)
+    return function(logits / temperature, answers, clean)
+
+
 def metric(name: str) -> Metric:
     """The metric of that name; MethodError lists the names if there is none.
 
     >>> metric("logit_diff").vocabulary
     False
+    >>> metric("neg_kl_t2").compared
+    True
     """
-    try:
-        return METRICS[name]
-    except (KeyError, TypeError):
-        raise MethodError(
-            f"there is no metric {shown(name)}; the metrics are {', '.join(METRICS)}.{did_you_mean(name, METRICS)}"
-        ) from None
+    if (found := _known(name)) is not None:
+        return found
+    raise MethodError(
+        f"there is no metric {shown(name)}; the metrics are {', '.join(METRICS)}; those that read no answers also at a "
+        f"temperature above 0 (neg_kl_t2).{did_you_mean(name, METRICS)}"
+    )
 
 
 def compares_answers(name: str) -> bool:
     """Whether a metric sets right against wrong answers, so that under 0 the wrong ones are preferred."""
-    return name in METRICS and METRICS[name].needs_incorrect
+    return (found := _known(name)) is not None and found.needs_incorrect
 
 
 def flat_where_clean(name: str) -> bool:
     """Whether a metric is largest at the clean run, so that its gradient there is zero."""
-    return name in METRICS and METRICS[name].compared
+    return (found := _known(name)) is not None and found.compared

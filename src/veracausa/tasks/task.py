@@ -367,11 +367,12 @@ class Task:
                     f"its {self.lengths[i]} tokens{' (an answer of several tokens)' if self.continued else ''}."
                 )
 
-    def with_metric(self, metric: MetricName | Callable[..., Any]) -> Task:
+    def with_metric(self, metric: MetricName | str | Callable[..., Any]) -> Task:
         """The same pairs under another metric, by its name or as a function of the logits (see `OwnMetric`).
 
         Raises MethodError or AnswerError if that cannot be.
 
+        >>> task.with_metric("neg_kl_t2")
         >>> task.with_metric(lambda logits: -logits.log_softmax(-1).exp().square().sum(-1))
         """
         if callable(metric):
@@ -379,7 +380,7 @@ class Task:
             return dataclasses.replace(self, metric=cast("MetricName", own.name), function=metric)
         over: Over = "product" if self.continued and metric == "prob" else self.over
         over = "sum" if over == "product" and metric != "prob" else over
-        return dataclasses.replace(self, metric=metric, function=None, over=over)
+        return dataclasses.replace(self, metric=cast("MetricName", metric), function=None, over=over)
 
     def split(self, fraction: float, seed: int = 0) -> tuple[Task, Task]:
         """Two disjoint tasks, the first with `fraction` of the examples (rounded), both in the original order.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from veracausa.report.pages.explain import METRICS, sign_of
+from veracausa.report.pages.explain import metric_in_words, sign_of
 from veracausa.studies.results import Section
 from veracausa.words import signed, whole
 
@@ -68,7 +68,7 @@ def asked(section: Section) -> Asked:
     clean, corrupted = float(measured.clean.mean()), float(measured.corrupted.mean())
     of = "" if n == 1 else ", mean"
     facts = [
-        ("Metric M", METRICS.get(task.metric, task.metric)),
+        ("Metric M", metric_in_words(task.metric)),
         ("Pairs", whole(n)),
         (f"M, clean{of}", signed(clean)),
         (f"M, corrupted{of}", signed(corrupted)),

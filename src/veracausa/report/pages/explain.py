@@ -22,6 +22,14 @@ METRICS = {
     "neg_js": "minus the Jensen–Shannon divergence from the clean run's prediction",
 }
 
+
+def metric_in_words(name: str) -> str:
+    """What a metric is, with its temperature if it has one; a function of the user's is its own name."""
+    base, at, temperature = name.rpartition("_t")
+    warm = METRICS[base] + f", at temperature {temperature}" if at and base in METRICS else name
+    return METRICS.get(name, warm)
+
+
 SIGNS = {
     "noising": "Every effect is M(clean run with the unit replaced) − M(clean run), shown as a share of the gap: "
     "negative means that the unit supported the behaviour, −0.25 that a quarter of it goes without the unit.",
