@@ -369,3 +369,22 @@ def test_coalitions_of_features():
     for name in (names[0], "f1.error"):
         own = float(exact.values[:, exact.units.find(name)].mean()) / gap
         assert found[name].alphas[-1] == 1 and found[name].values[-1] == pytest.approx(own, abs=1e-9)
+
+
+def test_features_that_are_the_same_in_both_runs_cost_nothing():
+    """Token-layers of the call are those of the rows whose feature moves, each its blocks × its positions."""
+    hf, lm, found, task = asked("llama", count=3)
+    ours, theirs = dictionary(lm.width, "r1", "topk")
+    lm, saved = lm.reading(ours), 0
+    table = vc.exact(lm, task, units="features", show_progress=False).units
+    for pair in found:
+        alone = task_of([pair])
+        f, g = (theirs.encode(plain.both(hf, "llama", ids, theirs)[0]) for ids in (pair.clean, pair.corrupted))
+        start = next(i for i, (a, b) in enumerate(zip(pair.clean, pair.corrupted, strict=True)) if a != b)
+        moving = int((f != g)[start:].any(0).sum())
+        every, error = (
+            vc.exact(lm, alone, units=units, show_progress=False).cost.token_layers for units in (table, ["f1.error"])
+        )
+        assert every - error == moving * (lm.layers - 1) * (len(pair.clean) - start)
+        saved += len(table) - 1 - moving
+    assert saved > 0

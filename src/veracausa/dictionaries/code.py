@@ -22,7 +22,7 @@ from veracausa.dictionaries.dictionary import Dictionary
 from veracausa.dictionaries.words import ERROR, SKIP
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
 
 #: Numbers that all features of some tokens may take at once.
 _AT_ONCE = 1 << 24
@@ -136,22 +136,36 @@ class Code:
 
     def moved(
         self,
-        new: Float[Tensor, "rows positions site"],
-        old: Float[Tensor, "rows positions site"],
+        new: tuple[Float[Tensor, "examples positions site"], Int[Tensor, " rows"]],
+        old: tuple[Float[Tensor, "examples positions site"], Int[Tensor, " rows"]],
         parts: Int[np.ndarray, " rows"],
     ) -> Float[Tensor, "rows positions width"]:
-        """`change` of rows that each move one part of the site: a multiple of what it writes, or a vector."""
-        n, width = self.features, self.weight.shape[1]
-        found = new.new_zeros(*new.shape[:2], width)
-        for block in np.unique(np.maximum(parts, n - 1)):
-            rows = torch.as_tensor(np.flatnonzero(np.maximum(parts, n - 1) == block), device=new.device)
+        """`change` of rows that each move one part of the site: a multiple of what it writes, or a vector.
+
+        `new`, `old`: sites, and which of them is each row's: no row has a site of its own.
+        """
+        n, width, device = self.features, self.weight.shape[1], self.weight.device
+        found = new[0].new_zeros(len(parts), new[0].shape[1], width)
+        kind = np.maximum(parts, n - 1)  # all features at once, then the vectors one by one
+        for block in np.unique(kind).tolist():
+            rows = torch.as_tensor(np.flatnonzero(kind == block), device=device)
             if block < n:
-                at = torch.as_tensor(parts, device=new.device)[rows]
-                found[rows] = (new[rows, :, at] - old[rows, :, at])[..., None] * self.weight[at][:, None]
+                at = torch.as_tensor(parts, device=device)[rows]
+                values = [site[which[rows], :, at] for site, which in (new, old)]
+                found[rows] = (values[0] - values[1])[..., None] * self.weight[at][:, None]
             else:
                 own = slice(n + (block - n) * width, n + (block - n + 1) * width)
-                found[rows] = new[rows, :, own] - old[rows, :, own]
+                values = [site[which[rows]][:, :, own] for site, which in (new, old)]
+                found[rows] = values[0] - values[1]
         return found
+
+    def still(
+        self, new: Float[Tensor, "examples positions site"], old: Float[Tensor, "examples positions site"]
+    ) -> Bool[Tensor, "examples positions parts"]:
+        """Where features are the same in both; of the error and what else is a vector it is not asked."""
+        same = new[..., : self.features] == old[..., : self.features]
+        beside = same.new_zeros(*same.shape[:2], len(self.widths) - self.features)
+        return torch.cat([same, beside], -1)
 
     def change(self, delta: Float[Tensor, "*rows site"]) -> Float[Tensor, "*rows width"]:
         """The change of y for a change of the site."""

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from veracausa.cost import Cost
 from veracausa.effects.expert_values import new_neurons, new_sum, own_neurons, own_sum
+from veracausa.effects.feature_values import shared_site, still_units
 from veracausa.effects.moves import own_part
 from veracausa.effects.replacements import Replacement, anywhere
 from veracausa.engine.attention import SUFFIX
@@ -237,6 +238,10 @@ class Rows(Plan):
             rows = np.argwhere(todo.numpy() & chosen)
             if len(rows):
                 yield rows, effect
+        for own, still in self._still(patching):
+            example, unit = np.nonzero(todo.numpy()[:, own] & still)
+            if len(unit):
+                yield np.stack([example, own[unit]], 1), 0.0
 
     def chunk(self, patching: Patching, rows: np.ndarray, start: int) -> Tensor:
         """See `Plan.chunk`."""
@@ -254,6 +259,8 @@ class Rows(Plan):
         offset = start - tape.start
 
         def change() -> Tensor:
+            if is_coded(at.place):
+                return self._coded_change(tape, base, at, example, units, start)
             new = self._new(tape, at.place, layer, example, units)[:, offset:]
             if kind == "experts":
                 delta = new - own_sum(base, layer, example, self._shares(units).to(new))[:, offset:]
@@ -261,8 +268,6 @@ class Rows(Plan):
                 return output_change(decoder, base, at, example, offset, own)
             if kind == "expert_neurons":
                 return self._inside_change(tape, base, at, example, units, new[..., 0], start)
-            if is_coded(at.place):
-                return self._coded_change(tape, base, at, example, units, new, start)
             if kind == "routers":  # its own MLP is run again
                 self.cost.add(len(units), tape.length - start)
             old = activation(base, at.place, layer)
@@ -300,20 +305,33 @@ class Rows(Plan):
         return output_change(self.lm.decoder, base, at, example, offset, change)
 
     def _coded_change(
-        self, tape: Tape, base: State, at: Where, example: Tensor, units: np.ndarray, new: Tensor, start: int
+        self, tape: Tape, base: State, at: Where, example: Tensor, units: np.ndarray, start: int
     ) -> Tensor:
-        """Change of what is written where parts of a dictionary are `new`."""
+        """Change of what is written where parts of a dictionary are replaced."""
         decoder, offset = self.lm.decoder, start - tape.start
-        code, old = decoder.codes[at.place, at.layer], activation(base, at.place, at.layer)
+        code, old = decoder.codes[at.place, at.layer], activation(base, at.place, at.layer)[:, offset:]
+        shared = self._shared_new(tape, at.place, at.layer)
+        if shared is None or self.units.joint:
+            new = self._new(tape, at.place, at.layer, example, units)[:, offset:], torch.arange(len(units))
+        else:
+            new = shared[:, offset:], example
         if self.units.joint:
-            delta = (new - old[example, offset:]) * code.spread(self._shares(units).to(new))[:, None]
+            delta = (new[0] - old[example]) * code.spread(self._shares(units).to(old))[:, None]
             changed = code.change(self._at_position(delta, tape, example, units, start))
         else:
-            changed = code.moved(new, old[example, offset:], code.parts(self.units.index[units]))
+            changed = code.moved(new, (old, example), code.parts(self.units.index[units]))
             if self.alpha is not None:
                 changed = changed * torch.as_tensor(self.alpha[units]).to(changed)[:, None, None]
             changed = self._at_position(changed, tape, example, units, start)
         return written_change(decoder, code, changed, base.residual[at.layer])
+
+    def _shared_new(self, tape: Tape, place: Place, layer: int) -> Tensor | None:
+        """See `feature_values.shared_site`."""
+        return shared_site(self.source, tape, place, layer)
+
+    def _still(self, patching: Patching) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """See `feature_values.still_units`."""
+        return still_units(self.lm.decoder, self.source, patching.bucket.tape, patching.base, self.units)
 
     def _shares(self, units: np.ndarray) -> Tensor:
         """The share of the way to its replacement that each part of the site goes, row by row, [rows, parts]."""

@@ -72,6 +72,16 @@ class SpanRows(Rows):
             if len(rows):
                 yield rows, effect
 
+    def _shared_new(self, tape: Tape, place: Place, layer: int) -> Tensor | None:
+        """See `Rows._shared_new`; a span that is elsewhere in the other run takes the values of there, row by row."""
+        if isinstance(self.source, Counterfactual) and elsewhere(self.task, self.units.named):
+            return None
+        return super()._shared_new(tape, place, layer)
+
+    def _still(self, patching: Patching) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """See `Rows._still`; what is at a span differs from pair to pair, and is run."""
+        yield from ()
+
     def _new(self, tape: Tape, place: Place, layer: int, example: Tensor, units: np.ndarray) -> Tensor:
         new = super()._new(tape, place, layer, example, units)
         if not (isinstance(self.source, Counterfactual) and elsewhere(self.task, self.units.named)):
