@@ -212,3 +212,49 @@ def test_graphs_of_several_shapes():
     lonely = np.zeros_like(whole)
     lonely[graph.reader_names.index("x3"), graph.writer_names.index("m1")] = True
     assert not graph.leading(lonely)[:-1].any() and graph.reached(lonely).sum() == 1
+
+
+@pytest.mark.parametrize("family", tiny_models.mostly_slow(("mamba2", "bamba", "nemotron_h"), ("nemotron_h",)))
+def test_gradients_where_a_site_moves(family):
+    """eap-ig-activations: all writers of a sublayer move together, and everything behind them follows."""
+    lm, task, by_hand = made(family)
+    nodes, weights = np.polynomial.legendre.leggauss(5)
+    ours = vc.attribute(lm, task, units="edges", method="eap-ig-activations", **QUIET)
+    true = dict.fromkeys(ours.units.names, 0.0)
+    for place, part in [(-1, None), *enumerate(by_hand.naive.parts)]:
+        writers = ["input"] if part is None else part.writers
+        changes = {name: by_hand.other.writes[name] - by_hand.clean.writes[name] for name in writers}
+        for node, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
+            gradients = moved_gradients(by_hand, place, node * sum(changes.values()))
+            for edge in true:
+                writer, reader = edge.split("->")
+                if writer in changes:
+                    true[edge] += float(weight * (gradients[reader] * changes[writer]).sum())
+    ours, wanted = numbers(ours, true)
+    assert wanted.abs().max() > 0.5 and torch.allclose(ours, wanted, atol=CLOSE)
+
+
+def moved_gradients(by_hand, place, change):
+    """∂M/∂(what each reader sees) where the stream behind a sublayer is changed."""
+    leaves = {}
+
+    def see(reader, at, stream, writes):
+        leaves[reader] = torch.zeros_like(stream, requires_grad=True)
+        return stream + leaves[reader] + (change if at > place else 0.0)
+
+    run = by_hand.naive.run(by_hand.embedded, see)
+    return dict(zip(leaves, torch.autograd.grad(by_hand.metric(run), [*leaves.values()]), strict=True))
+
+
+@pytest.mark.parametrize("method", ["qk-exact", "ifr", "ceap", "eap-gp", "expected-gradients", "geodesic-ig"])
+def test_other_estimates_take_mixers(method, task_of):
+    """All edges get a number; what is recomputed of patterns is that of attention, and edges into mixers are eap's."""
+    lm, task = made("nemotron_h")[0], task_of([7, 8], n=3)
+    scores = vc.attribute(lm, task, units="edges", method=method, **QUIET)
+    some = (scores.values != 0).any(0).double().mean()  # a share of the input is never below zero, and may be clipped
+    assert torch.isfinite(scores.values).all() and some == 1 if method != "ifr" else some > 0.9
+    if method == "qk-exact":
+        plain = vc.attribute(lm, task, units="edges", method="eap", **QUIET)
+        other = np.array([not name.endswith(("<q>", "<k>")) for name in scores.units.names])
+        assert torch.allclose(scores.values[:, other], plain.values[:, other])
+        assert not torch.allclose(scores.values[:, ~other], plain.values[:, ~other])

@@ -310,7 +310,7 @@ def watch(decoder: Decoder, state: State, calls: list[dict[str, Any]]) -> list[A
             if block.has_mlp:
                 handles.append(keep_read(block.mlp_norm, block.mlp, state.middle))
         for site, into in state.sites.items():
-            if site in _blank_sites(block):
+            if site in blank_sites(block):
                 continue
             if site == "z":
                 handles.append(block.attention_out.register_forward_pre_hook(keep_input(into)))
@@ -380,7 +380,7 @@ _MIXING_SITES = ("z", "attention", "attention_in", *_PROJECTED, *BY_OURS)
 _MLP_SITES = ("neurons", "mlp", "mlp_in", "experts", "choice", "router", "inside", "weights")
 
 
-def _blank_sites(block: Block) -> tuple[str, ...]:
+def blank_sites(block: Block) -> tuple[str, ...]:
     """Sites that a block has not: of an attention where there is a mixer, of a sublayer where there is none."""
     mixing = {"attention": (), "mixer": (*_PROJECTED, *BY_OURS), "nothing": _MIXING_SITES}[block.mixing]
     return mixing if block.has_mlp else (*mixing, *_MLP_SITES)
@@ -393,7 +393,7 @@ def _without(
 
     Of a stream that no sublayer changes on the way, both of its recorded places are one tensor.
     """
-    blank = [site for site in _blank_sites(block) if site in state.sites]
+    blank = [site for site in blank_sites(block) if site in state.sites]
 
     def begin(x: Tensor) -> Tensor:
         for site in blank:

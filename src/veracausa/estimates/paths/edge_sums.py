@@ -46,7 +46,7 @@ from veracausa.engine.patches import where
 from veracausa.engine.reader_change import Reading
 from veracausa.engine.session import Session
 from veracausa.engine.suffix import Join
-from veracausa.engine.tape import IN_ATTENTION, State
+from veracausa.engine.tape import IN_ATTENTION, State, blank_sites
 from veracausa.engine.validate_edges import require_edges
 from veracausa.estimates.paths.bucket import Graph, Site, SiteRuns, Sums, columns
 from veracausa.estimates.paths.edge_products import EdgeProducts
@@ -157,9 +157,14 @@ class EdgeSums(Sums):
         """How gradients come back to readers under the bucket's rule."""
         return reads.Reads(self.bucket.lm.decoder, self.bucket.rule.freeze_norms)
 
+    @property
+    def _attending(self) -> list[int]:
+        """Blocks whose patterns are recomputed."""
+        return self.bucket.lm.decoder.layers_with("attention") if self.qk_exact else []
+
     def wanted(self, state: State) -> list[Tensor]:
         """What readers are told by; with qk-exact the heads' values, too."""
-        return self._reads.wanted(state) + (state.sites["z"] if self.qk_exact else [])
+        return self._reads.wanted(state) + [state.sites["z"][layer] for layer in self._attending]
 
     def gradients(self, state: State, found: list[Tensor]) -> Iterator[tuple[int, int, Tensor]]:
         """Gradients at the inputs of groups of readers, by their first reader; all readers see the same writes move."""
@@ -194,7 +199,7 @@ class EdgeSums(Sums):
             if self.squares is not None:
                 self._add_squares(self.squares, reader, g, example)
         if self.qk_exact:
-            for layer, gradient in enumerate(found[-self.bucket.lm.layers :]):
+            for layer, gradient in zip(self._attending, found[len(found) - len(self._attending) :], strict=True):
                 z = self.bucket.base.sites["z"][layer]
                 own = gradient.to(torch.promote_types(z.dtype, torch.float32))  # half types lose what is added up
                 kept = self._at_values.setdefault(layer, own.new_zeros(z.shape))
@@ -233,9 +238,7 @@ class EdgeSums(Sums):
         lm, graph, reading = bucket.lm, table.graph, Reading(bucket.lm.decoder, bucket.tape, bucket.base)
         most = max(1, 1024 // bucket.positions)
         with attention_function(lm.decoder, SUFFIX):
-            for layer in range(lm.layers):
-                if lm.decoder.blocks[layer].mixing != "attention":
-                    continue
+            for layer in self._attending:
                 first = graph.block(layer).attention.start
                 listed, seen = self.products.into[first], self.products.seen(first)
                 listed = listed[np.isin(graph.reader_kind[table.reader[listed]], (Q, K))]
@@ -277,13 +280,15 @@ class EdgeSums(Sums):
     def wanted_behind(self, state: State, since: tuple[int, bool]) -> list[Tensor]:
         """What readers are told by; the run's lists then count from block 0, and what was not run is empty."""
         layer, middle = since
-        nothing = state.residual[-1].new_empty(0)
-        for into, behind_attention in (
-            (state.residual, False),
-            (state.middle, True),
-            *((into, site == "mlp_in") for site, into in state.sites.items()),
+        nothing, blocks = state.residual[-1].new_empty(0), self.bucket.lm.decoder.blocks
+        for into, site in (
+            (state.residual, "attention_in"),
+            (state.middle, "mlp_in"),
+            *((into, site) for site, into in state.sites.items()),
         ):
-            into[:0] = [nothing] * (layer + (middle and not behind_attention))
+            first, ran = layer + (middle and site != "mlp_in"), iter([*into])
+            into[:] = [next(ran) if b.layer >= first and site not in blank_sites(b) else nothing for b in blocks]
+            into.extend(ran)  # the stream at the end
         return self._reads.wanted(state, since)
 
     @torch.no_grad()
