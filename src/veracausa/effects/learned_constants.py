@@ -291,7 +291,6 @@ def optimal_constants(
         show_progress: show a progress bar.
 
     Raises:
-        ArchitectureError: mixers, and heads beside them.
         MethodError: edges or single positions; `floor`, `most` or `learning` out of range.
         NumericsError, OutOfMemoryError, ContractError: as for `vc.exact`.
 
@@ -300,8 +299,6 @@ def optimal_constants(
     table = resolve_units(lm, units, max(task.lengths))
     if isinstance(table, Edges) or table.positional or table.joint:
         raise MethodError("Optimal constants are those of single units at all positions: no edges, no @position.")
-    if table.place not in ("mlp", "neurons", "residual"):
-        lm.decoder.require_attention_and_mlp("A constant that is learned for heads, attention or mixers")
     require_patterns([table.place], "optimal", task, task)
     if not floor >= 0 or (most is not None and most < 0):
         raise MethodError(f"floor={floor}, most={most}: neither may be below 0.")

@@ -25,7 +25,7 @@ from veracausa.engine.suffix import sweep
 from veracausa.engine.tape import Tape
 from veracausa.errors import MethodError, NumericsError
 from veracausa.typed import require_fields
-from veracausa.units.table import Units, per_layer
+from veracausa.units.table import Units, layers_with, per_layer
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -123,11 +123,16 @@ class Descent:
     def of(cls, call: Session, table: Units, parts: list[Part]) -> Descent:
         """Starts from the means over all positions of the task's clean and corrupted prompts."""
         lm, task = call.lm, call.task
-        start = torch.cat([*Mean(lm, task.prompts, table.place, False, call.cost).means.values()])
+        means = Mean(lm, task.prompts, table.place, False, call.cost).means
+        means = {layer: means[layer] for layer in layers_with(lm, table.kind)}
+        some = next(iter(means.values()))
+        start = some.new_zeros(max(lm.layers, max(means) + 1), some.shape[-1])
+        for layer, mean in means.items():  # of a layer that has no such part nothing is asked
+            start[layer] = mean[0]
         squares = torch.zeros_like(start)
         tokens = 0
         for part in parts:
-            for layer in range(len(start)):
+            for layer in means:
                 squares[layer] += activation(part.tape.clean, table.place, layer).square().sum((0, 1))
             tokens += part.tape.length * len(part.tape.examples)
         split = (squares / tokens).unflatten(-1, (max(1, per_layer(lm, table.kind)), -1))

@@ -51,7 +51,8 @@ class LogitAttributionWork(BothRuns):
     def floats(self) -> int:
         """See `BothRuns`."""
         decoder = self.lm.decoder
-        own = decoder.heads * decoder.head_dim + 2 * decoder.width + (decoder.neurons if self.neurons else 0)
+        z = max(decoder.heads * decoder.head_dim, decoder.channels)
+        own = z + 2 * decoder.width + (decoder.neurons if self.neurons else 0)
         return own + (decoder.heads * max(self.task.lengths) if self.positions else 0)
 
     @property
@@ -102,24 +103,32 @@ class LogitAttributionWork(BothRuns):
         }
 
     def _where(self, frozen: Frozen, by_place: Tensor) -> Tensor:
-        """By position, [examples, writes, positions]: a head's keys, the positions that are read of all else."""
-        bucket, heads = frozen.bucket, self.lm.heads
+        """By position, [examples, writes, positions]: a head's keys, the positions that are read of all else.
+
+        (A mixer has no pattern over positions, so what it writes stands where it is read.)
+        """
+        bucket, blocks = frozen.bucket, self.lm.decoder.blocks
         length = bucket.tape.length
         found = by_place.new_zeros(len(bucket.every), by_place.shape[2], length)
         at = bucket.read.places + length - bucket.tape.tail
         found.scatter_add_(2, at[:, None].expand(-1, found.shape[1], -1), by_place.transpose(1, 2))
         first = 1
         for layer in range(self.lm.layers):
-            keys = frozen.by_key(layer).sum(1)
-            _require_close(self.lm, keys.sum(-1), found[:, first : first + heads].sum(-1), "its keys")
-            found[:, first : first + heads] = keys
+            heads = self.lm.decoder.structure.block(layer).count
+            if blocks[layer].mixing == "attention":
+                keys = frozen.by_key(layer).sum(1)
+                _require_close(self.lm, keys.sum(-1), found[:, first : first + heads].sum(-1), "its keys")
+                found[:, first : first + heads] = keys
             first += heads + self._behind(layer)
         return found
 
     def _behind(self, layer: int) -> int:
         """How many rows of a layer stand behind its heads'."""
         block = self.lm.decoder.blocks[layer]
-        biases = [block.head_map.bias, *([block.neuron_map.bias] if layer in self.neurons else [])]
+        biases = [None if block.mixing == "nothing" else block.head_map.bias]
+        if not block.has_mlp:
+            return sum(bias is not None for bias in biases)
+        biases += [block.neuron_map.bias] if layer in self.neurons else []
         return sum(bias is not None for bias in biases) + (self.lm.neurons if layer in self.neurons else 1)
 
     def _require_sum(self, bucket: Bucket, total: Tensor, values: Tensor) -> None:
@@ -146,7 +155,7 @@ def dla(
     positions: bool = False,
     show_progress: bool = True,
 ) -> LogitAttributionWork:
-    """Direct logit attribution: what each head, each MLP, the embeddings and the constants add to the logits read.
+    """Direct logit attribution: what each head, mixer and MLP, the embeddings and the constants add to the logits read.
 
     The final norm is frozen at each run's own denominator, so that contributions (constants included) add up to the
     logit difference: exactly, which is checked. A contribution is a part of this run's logits, not an effect: taking
@@ -164,7 +173,6 @@ def dla(
 
     Raises:
         MethodError: a metric that is no sum of logits. UnitError: no such layer.
-        ArchitectureError: a block has a mixer, or no MLP.
         ContractError: the contributions do not add up. NumericsError, OutOfMemoryError: see each message.
 
     Source: direct logit attribution (Elhage et al. 2021; Wang et al. 2022).
@@ -172,7 +180,6 @@ def dla(
     >>> vc.reading.dla(lm, vc.tasks.ioi(lm, n=8)).top(5)
     """
     require_linear(task.metric)
-    lm.decoder.require_attention_and_mlp("Direct logit attribution")
     if task.over == "product":
         raise MethodError(
             "The product over several positions is no sum of logits. Read the task with over='mean' or 'sum'."
@@ -184,6 +191,8 @@ def dla(
         raise UnitError(
             f"neurons={list(layers)}: {lm.name} has no layer {wrong[0]}; its layers are 0 … {lm.layers - 1}."
         )
+    if wrong := [layer for layer in layers if layer not in lm.decoder.layers_with("mlp")]:
+        raise UnitError(f"neurons={list(layers)}: block {wrong[0]} of {lm.name} has no MLP.")
     return LogitAttributionWork(lm, task, layers, positions)
 
 

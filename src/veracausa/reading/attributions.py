@@ -31,8 +31,9 @@ _HEADER = record(
 )  # fmt: skip
 #: Kind of a row → what its names look like. Rows of no kind are constants.
 KINDS = {
-    "heads": re.compile(r"a(\d+)\.h\d+"), "mlps": re.compile(r"m(\d+)"), "neurons": re.compile(r"m(\d+)\.n\d+"),
-    "biases": re.compile(r"[am](\d+)\.bias"), "embeddings": re.compile(r"input"),
+    "heads": re.compile(r"a(\d+)\.h\d+"), "mixers": re.compile(r"x(\d+)(?:\.h\d+)?"),
+    "mlps": re.compile(r"m(\d+)"), "neurons": re.compile(r"m(\d+)\.n\d+"),
+    "biases": re.compile(r"[amx](\d+)\.bias"), "embeddings": re.compile(r"input"),
 }  # fmt: skip
 CONSTANTS = "constants"
 #: Writes that a sentence names.
@@ -71,7 +72,7 @@ class LogitAttribution(Shown):
 
     @property
     def kinds(self) -> list[str]:
-        """The kind of every row: "heads", "mlps", "neurons", "biases", "embeddings" or "constants"."""
+        """The kind of every row: "heads", "mixers", "mlps", "neurons", "biases", "embeddings" or "constants"."""
         return [kind_of(name)[0] for name in self.names]
 
     @property
@@ -148,7 +149,7 @@ class LogitAttribution(Shown):
         found: dict[str, Tensor] = {}
         for column, kind in enumerate(self.kinds):
             found[kind] = found.get(kind, 0) + self.difference[:, column]
-        order = ("embeddings", "heads", "mlps", "neurons", "biases", CONSTANTS)
+        order = ("embeddings", "heads", "mixers", "mlps", "neurons", "biases", CONSTANTS)
         return {kind: found[kind] for kind in order if kind in found}
 
     @property

@@ -69,18 +69,22 @@ class Frozen:
         """Names of writes with what they add at each place, in the order of the stream, constants last."""
         yield ["input"], self._along(self.state.residual[0])[..., None]
         for layer in range(self.decoder.layers):
-            yield from self._attention(layer)
-            yield from self._neurons(layer) if layer in neurons else self._mlp(layer)
+            if self.decoder.blocks[layer].mixing != "nothing":
+                yield from self._attention(layer)
+            if self.decoder.blocks[layer].has_mlp:
+                yield from self._neurons(layer) if layer in neurons else self._mlp(layer)
         for name, values in self.constants.items():
             yield [name], values[..., None]
 
     def _attention(self, layer: int) -> Iterator[tuple[Sequence[str], Tensor]]:
-        z = at_places(self.bucket, self.state.sites["z"][layer]).unflatten(-1, (self.decoder.heads, -1))
-        yield [f"a{layer}.h{head}" for head in range(self.decoder.heads)], (z * self.values_gradient(layer)).sum(-1)
-        block = self.decoder.blocks[layer]
+        graph, block = self.decoder.structure, self.decoder.blocks[layer]
+        own = graph.block(layer)
+        z = at_places(self.bucket, self.state.sites["z"][layer]).unflatten(-1, (own.count, -1))
+        yield graph.writer_names[own.heads], (z * self.values_gradient(layer)).sum(-1)
         yield from self._bias(
-            f"a{layer}.bias", layer, self._behind_attention(layer), block.head_map.bias, block.attention_post_norm
-        )
+            f"{'x' if block.mixing == 'mixer' else 'a'}{layer}.bias", layer, self._behind_attention(layer),
+            block.head_map.bias, block.attention_post_norm,
+        )  # fmt: skip
 
     def _mlp(self, layer: int) -> Iterator[tuple[Sequence[str], Tensor]]:
         write = self.decoder.blocks[layer].mlp_write(self.state.sites["mlp"][layer])
@@ -97,9 +101,11 @@ class Frozen:
         yield from self._bias(f"m{layer}.bias", layer, gradient, block.neuron_map.bias, block.mlp_post_norm)
 
     def values_gradient(self, layer: int) -> Float[Tensor, "examples places heads head_dim"]:
-        """What g is at the heads' values z."""
+        """What g is at the values z of the heads, or of the mixer's writers."""
         weights = _exact(self.decoder.blocks[layer].head_weights)
-        return (self._behind_attention(layer) @ weights.T).unflatten(-1, (self.decoder.heads, -1))
+        return (self._behind_attention(layer) @ weights.T).unflatten(
+            -1, (self.decoder.structure.block(layer).count, -1)
+        )
 
     def by_key(self, layer: int) -> Float[Tensor, "examples places heads keys"]:
         """What each head brings from each key: its weight there times the value, along g."""
