@@ -308,11 +308,21 @@ def _residual(plain: Plain, layer: int) -> Iterator[Comparison]:
 def _edges(plain: Plain, layer: int) -> Iterator[Comparison]:
     parts = plain.blocks[layer]
     out, mlp = parts.head_out, parts.mlp
-    if plain.end is None or mlp is None:
+    if parts.mixer_out is not None and plain.end is not None:
+        name, where = f"x{layer}->logits", ()
+        if parts.mixer_heads:
+            name, where = f"x{layer}.h1->logits", (..., _columns(parts.mixer_out, 1, parts.mixer_heads))
+        yield name, "exact", partial(plain.direct, layer, parts.mixer_out, "in", where, mlp)
+    if not parts.has_mlp and (not parts.attends or parts.head_out is None):
+        return
+    if plain.end is None or (mlp is None and parts.has_mlp):
         yield f"m{layer}->logits", "exact", None
         return
-    yield f"m{layer}->logits", "exact", partial(plain.direct, layer, mlp, "out", (), None)
-    if out is not None and plain.heads_add_up(layer):  # else a head's write is a share of what a norm gives
+    if mlp is not None:
+        yield f"m{layer}->logits", "exact", partial(plain.direct, layer, mlp, "out", (), None)
+    if (
+        out is not None and parts.attends and (mlp is None or plain.heads_add_up(layer))
+    ):  # else a head's write is a share of what a norm gives
         where = (..., _columns(out, 1, parts.heads))
         yield f"a{layer}.h1->logits", "exact", partial(plain.direct, layer, out, "in", where, mlp)
 

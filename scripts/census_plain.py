@@ -37,6 +37,7 @@ class Parts:
     router: nn.Module | None  # gives the choice and the weights, by one linear map first
     mixer: nn.Module | None = None  # what mixes positions otherwise than by attention
     mixer_out: nn.Module | None = None  # the linear map behind its channels
+    mixer_heads: int = 0  # of these channels; 0 where they are in no heads
     attends: bool = True
     has_mlp: bool = True
 
@@ -122,9 +123,11 @@ class Plain:
         mixer = mixers[0] if len(mixers) == 1 else None
         mixer_out = None if mixer is None else self._last_linear(mixer)
         attends = bool(attentions) or not named
-        return Parts(
-            block, out, self._heads(layer), mlp, down, *parts, mixer, mixer_out, attends, bool(mlps) or not named
+        heads = next(
+            (n for name in ("num_v_heads", "num_heads") if isinstance(n := getattr(mixer, name, None), int)), 0
         )
+        has_mlp = bool(mlps) or not named
+        return Parts(block, out, self._heads(layer), mlp, down, *parts, mixer, mixer_out, heads, attends, has_mlp)
 
     def _name(self, module: nn.Module) -> str:
         return self.names[module].rpartition(".")[2]
