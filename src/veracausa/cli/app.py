@@ -3,6 +3,7 @@
 veracausa study ioi --model smollm2-135m --out out/
 veracausa compare ioi --units heads,neurons --minutes 20 --out out/
 veracausa check --model gpt2
+veracausa dictionary smollm2-135m-r10 --task ioi
 veracausa task ioi --model smollm2-135m --show 5
 veracausa exact ioi --units neurons --out out/
 veracausa attribute ioi --method ig --units heads
@@ -28,7 +29,19 @@ from typing import Annotated
 
 import typer
 
-from veracausa.cli import behaviour, circuits, effects, methods, models, opening, reading, states, studies, tasks
+from veracausa.cli import (
+    behaviour,
+    circuits,
+    dictionaries,
+    effects,
+    methods,
+    models,
+    opening,
+    reading,
+    states,
+    studies,
+    tasks,
+)
 from veracausa.cli.command import BEGUN, Command, TaskCommand, status_of, stopped, terminated
 from veracausa.cli.helping import WIDTH, HelpingGroup
 from veracausa.errors import VeracausaError
@@ -53,7 +66,7 @@ for panel, kind, commands in (
     (_CIRCUITS, Command, (circuits.evaluate,)),
     (_LOOK, Command, (tasks.tasks, models.models, methods.methods)),
     (_LOOK, TaskCommand, (tasks.task,)),
-    (_LOOK, Command, (models.check,)),
+    (_LOOK, Command, (models.check, dictionaries.dictionary)),
 ):
     for command in commands:
         app.command(cls=kind, rich_help_panel=panel)(command)
