@@ -88,7 +88,7 @@ class Decoder:
             here = f" Here are {', '.join(sorted({known for known, _ in self.codes}))}." if self.codes else ""
             raise ArchitectureError(
                 f"No dictionary of {kind} is laid on {type(self.hf).__name__}: take lm = lm.reading(dictionary), or "
-                f"give the call dictionary=….{here}"
+                f"give the call dictionary=… (--dictionary on the command line).{here}"
             )
         if kind in self.lacks:
             name = type(self.hf).__name__

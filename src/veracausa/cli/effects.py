@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from veracausa.cli.checks import require_estimate, require_reference, units_of
 from veracausa.cli.command import Options, spread
 from veracausa.cli.foretelling import foretold
+from veracausa.cli.laying import LayingOptions
 from veracausa.cli.options import (
     AnyAblation,
     Baseline,
@@ -71,6 +72,7 @@ class ReceiptOptions(Options):
 def exact(
     setup: Setup,
     replacing: ReplacingOptions,
+    laying: LayingOptions,
     units: Units = "heads",
     ablation: AnyAblation = "counterfactual",
     direction: Direction = "noising",
@@ -86,6 +88,7 @@ def exact(
         require_effect(ablation, direction)
     require_reference(reference, [ablation])
     lm, task = setup.ready()
+    lm = laying.on(lm)
     instead = replacing.made(ablation, tensors, lm, task, wanted, setup.seed)
     asked = {"units": wanted, "ablation": instead, "direction": direction, "seed": setup.seed, "reference": reference}
     found: Scores = foretold(run, lm, task, {"out": setup.out}, **asked)
@@ -98,6 +101,7 @@ def exact(
 def attribute(
     setup: Setup,
     receipt: ReceiptOptions,
+    laying: LayingOptions,
     method: Method = "atp",
     units: Units = "heads",
     baseline: Baseline = None,
@@ -114,6 +118,7 @@ def attribute(
     require_reference(reference, [baseline or ""])
     until = receipt.require(method, baseline, setup.seed)
     lm, task = setup.ready()
+    lm = laying.on(lm)
     if method == "mask":
         scores: Scores = foretold(learn_mask, lm, task, units=wanted, seed=setup.seed)
     else:

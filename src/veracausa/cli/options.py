@@ -187,6 +187,15 @@ Units = Annotated[
         autocompletion=several_of(_ALL_KINDS),
     ),
 ]
+Dictionaries = Annotated[
+    list[str] | None,
+    _option(
+        "--dictionary",
+        help="Features or directions whose parts are units (features, f10.1234, f10.error): a folder or file, or the "
+        "name of one that comes along; PATH@r10 says its site, PATH@m10:mlp a name, too. May be given several times.",
+        metavar="PATH[@SITE]",
+    ),
+]
 Kinds = Annotated[
     str, _option("--units", help=f"Kinds with commas: {', '.join(KINDS)}.", autocompletion=several_of(KINDS))
 ]
