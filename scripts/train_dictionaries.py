@@ -3,7 +3,7 @@
     apt-get download wordnet-base && dpkg-deb -x wordnet-base_*.deb out/wordnet
     python scripts/train_dictionaries.py --wordnet out/wordnet/usr/share/wordnet
 
-Five minutes of one core. The text, all of it free:
+Seven minutes of one core. The text, all of it free:
 
 * glosses of WordNet 3.0 with their example sentences (Debian's `wordnet-base`; the WordNet licence, which lets anybody
   use, copy and change it): everyday words of all kinds, defined and used;

@@ -12,9 +12,7 @@ from veracausa.cli.output import print_json, rows_of
 from veracausa.cli.setup import TaskSetup
 from veracausa.terminal import echo
 
-_PATH = (
-    "A folder or file of SAELens, sparsify, dictionary_learning, Gemma Scope, Llama Scope or circuit-tracer, a file "
-)
+_PATH = "A folder or file of SAELens, sparsify, dictionary_learning, Gemma Scope, Llama Scope or circuit-tracer, a "
 _SITE = "Where it reads: r10 (the stream entering block 10), m10, a10, z10, n10. Needed where the files do not say."
 
 DictionaryPath = Annotated[
