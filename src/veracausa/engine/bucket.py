@@ -56,13 +56,15 @@ class Bucket:
         sites: Collection[str] = (),
         places: Collection[Place] = (),
         grad: Literal["clean", "corrupted"] | None = None,
+        beside_graph: Collection[str] = (),
         noising: bool | None = None,
     ) -> Bucket:
         """Run both prompts of every example from `start` on, and hold the runs against the bare model's.
 
         `sites`: activations to keep. `places`: where units will be replaced; that they write what the weights say is
-        checked there. `grad`: the run that keeps its graph, if any. `noising`: of callers who can do with prompts of
-        different lengths, whether the clean run will be patched, or (False) the corrupted one.
+        checked there. `grad`: the run that keeps its graph, if any; `beside_graph`: sites that it alone keeps.
+        `noising`: of callers who can do with prompts of different lengths, whether the clean run will be patched, or
+        (False) the corrupted one.
 
         Raises:
             ContractError: see `validate` and `validate_whole`. NumericsError, OutOfMemoryError. MethodError: a pair's
@@ -73,8 +75,9 @@ class Bucket:
         with torch.no_grad():
             ids = pair_ids(lm, task, examples)
             tape = record_pairs(
-                lm.decoder, *ids, start, examples=examples, tail=task.tail(examples), sites=sites, grad=grad, cost=cost
-            )
+                lm.decoder, *ids, start, examples=examples, tail=task.tail(examples), sites=sites, grad=grad,
+                beside_graph=beside_graph, cost=cost,
+            )  # fmt: skip
         for place in places:
             if place not in tape.checked:
                 require_sites(lm, tape, place)

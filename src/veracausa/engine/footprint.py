@@ -192,8 +192,8 @@ class Footprint:
 
     @property
     def told(self) -> int:
-        """What gradients at all readers of a token take, and what is made of those of one block."""
-        return self.item * self.layers * (self.h + 2 * self.g + self.width) + self.read
+        """What gradients at what all readers have made of a token take."""
+        return self.item * self.layers * (self.h + 2 * self.g + self.width)
 
     @property
     def circuit(self) -> int:

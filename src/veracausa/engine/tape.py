@@ -126,6 +126,14 @@ class Tape:
         """Bytes of all its tensors."""
         return sum(state.nbytes for state in (self.clean, self.corrupted, self.prefix) if state is not None)
 
+    def keeping(self, sites: Mapping[str, Collection[str]]) -> Tape:
+        """The same with some sites of its runs alone; run ("clean", "corrupted") → what it keeps."""
+
+        def of(side: str, state: State) -> State:
+            return replace(state, sites={site: state.sites[site] for site in sites[side]})
+
+        return replace(self, clean=of("clean", self.clean), corrupted=of("corrupted", self.corrupted))
+
 
 def record(
     decoder: Decoder,
@@ -484,12 +492,14 @@ def record_pairs(
     tail: int = 1,
     sites: Collection[str] = (),
     grad: Literal["clean", "corrupted"] | None = None,
+    beside_graph: Collection[str] = (),
     cost: Cost | None = None,
 ) -> Tape:
     """Record both runs of a bucket, sharing the prefix of `start` positions.
 
-    `grad` names the run that keeps its graph, if any. The clean run keeps the bare model's logits, for `validate`.
-    Where recordings are shared (`guard.shared`), runs that an earlier call has recorded are taken from it, and counted.
+    `grad` names the run that keeps its graph, if any, and `beside_graph` what that run keeps beside the `sites`. The
+    clean run keeps the bare model's logits, for `validate`. Where recordings are shared (`guard.shared`), runs that an
+    earlier call has recorded are taken from it, and counted.
     """
     if cost is not None:
         cost.add(len(clean), (2 * clean.shape[1] - start) * decoder.layers)
@@ -507,8 +517,9 @@ def record_pairs(
         if known is not None and covered and grad != name:
             states[name], calls = _read_by(decoder, known)[name], known.calls
         else:
+            own = {*kept, *(beside_graph if grad == name else ())}
             states[name], calls = record(
-                decoder, ids[:, start:], prefix=prefix, sites=kept, grad=grad == name, logits=name == "clean"
+                decoder, ids[:, start:], prefix=prefix, sites=own, grad=grad == name, logits=name == "clean"
             )
     tape = Tape(
         examples, (clean, corrupted), start, clean.shape[1], states["clean"], states["corrupted"], calls, prefix, tail

@@ -69,41 +69,42 @@ def mlp_write(decoder: Decoder, state: State, layer: int) -> Float[Tensor, "exam
 
 
 def writes_until(decoder: Decoder, state: State, writers: int) -> Float[Tensor, "writers examples positions width"]:
-    """Writes of the first `writers` of the graph, in its order."""
-    return torch.cat([*writes_in_turn(decoder, state, writers)])
+    """Writes of the first `writers` of the graph, in its order, whole blocks' heads."""
+    return torch.cat([*writes_in_turn(decoder, state, range(writers))])
 
 
 def differences(
-    decoder: Decoder, base: State, other: State, writers: int
+    decoder: Decoder, base: State, other: State, writers: range
 ) -> Float[Tensor, "examples writers positions width"]:
-    """Writes of the first `writers` in the other run minus those in the base run; no second copy of them is made."""
+    """Writes of some writers in the other run minus those in the base run; no second copy of them is made.
+
+    `writers`: neighbours in the graph's order, of one block either all heads or none.
+    """
     found, first = torch.empty(0), 0
     for own, new in zip(writes_in_turn(decoder, base, writers), writes_in_turn(decoder, other, writers), strict=True):
         if not first:
-            found = own.new_empty(own.shape[1], min(writers, decoder.graph.writers), *own.shape[2:])
+            found = own.new_empty(own.shape[1], len(writers), *own.shape[2:])
         found[:, first : first + len(own)] = (new - own).transpose(0, 1)
         first += len(own)
     return found
 
 
 def writes_in_turn(
-    decoder: Decoder, state: State, writers: int
+    decoder: Decoder, state: State, writers: range
 ) -> Iterator[Float[Tensor, "some examples positions width"]]:
-    """Writes of the first `writers`: the input's, each block's heads' and its MLP's."""
-    left = min(writers, decoder.graph.writers)
+    """Writes of some writers in turn: the input's, each block's heads' and its MLP's."""
     exact = torch.promote_types(state.residual[0].dtype, torch.float32)
-    makers: list[Callable[[], Tensor]] = [lambda: state.residual[0].to(exact)[None]]
+    makers: list[tuple[int, Callable[[], Tensor]]] = [(1, lambda: state.residual[0].to(exact)[None])]
     for layer in range(decoder.layers):
-        if decoder.graph.block(layer).count:
-            makers.append(partial(head_writes, decoder, state, layer))
+        if count := decoder.graph.block(layer).count:
+            makers.append((count, partial(head_writes, decoder, state, layer)))
         if decoder.blocks[layer].has_mlp:
-            makers.append(lambda layer=layer: mlp_write(decoder, state, layer)[None])  # type: ignore[misc]
-    for made in makers:
-        if left <= 0:
-            return
-        part = made()[:left]
-        left -= len(part)
-        yield part
+            makers.append((1, lambda layer=layer: mlp_write(decoder, state, layer)[None]))  # type: ignore[misc]
+    first = 0
+    for count, made in makers:
+        if writers.start <= first < writers.stop:
+            yield made()
+        first += count
 
 
 def write_changes(

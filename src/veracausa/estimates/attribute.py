@@ -144,9 +144,8 @@ class AttributeWork:
         """Buckets of pairs that are recorded together."""
         lm, task = self.lm, self.task
         shapes, longest = Footprint.of(lm), max(task.lengths)
-        beside = shapes.writes if isinstance(self.units, Edges) else 0
-        if self.method.path == "point":  # its graph is that of all pairs of a tape
-            beside = max(beside, shapes.graph(longest) + shapes.back(longest))
+        point = self.method.path == "point"  # its graph is that of all pairs of a tape
+        beside = shapes.graph(longest) + shapes.back(longest) if point else 0
         most = examples_per_batch(lm, task, self.sums.kept(lm, self.units, longest), beside)
         again = 2 * PATHS[self.method.path].passes(self.method) if self.mixed else 0.0
         return buckets(lm.decoder, task, self.share, most, self.mixed, again, again)

@@ -28,9 +28,11 @@ from veracausa.anatomy import Decoder
 from veracausa.anatomy.graph import LOGITS
 from veracausa.engine.batches import buckets
 from veracausa.engine.bucket import Bucket
-from veracausa.engine.budget import examples_per_batch
+from veracausa.engine.budget import examples_per_batch, free_memory
+from veracausa.engine.footprint import Footprint
 from veracausa.engine.memory import memory_errors
 from veracausa.engine.session import Session, session
+from veracausa.engine.stretches import Stretch, stretches
 from veracausa.engine.tape import State
 from veracausa.engine.validate_edges import require_edges
 from veracausa.engine.work import recorded_runs
@@ -63,7 +65,7 @@ class FlowWork:
     def groups(self) -> list[tuple[int, tuple[int, ...]]]:
         """Buckets of pairs that are recorded together."""
         lm, task = self.lm, self.task
-        kept = lm.heads * lm.decoder.head_dim + (2 * (lm.heads + 1) + 2) * lm.width
+        kept = Footprint.of(lm).held(SITES)
         return buckets(lm.decoder, task, False, examples_per_batch(lm, task, kept))
 
     def batches(self) -> int:
@@ -100,7 +102,8 @@ class FlowWork:
         clean, corrupted = bucket.runs(noising=True)
         call.measured.put(examples, bucket.read.of_state(clean), bucket.read.of_state(corrupted))
         with memory_errors(f"The writes of {len(examples)} prompts"):
-            call.put(list(examples), _of_edges(call.lm.decoder, clean, self.units).to("cpu"))
+            token = Footprint.of(call.lm).writes
+            call.put(list(examples), _of_edges(call.lm.decoder, clean, self.units, token).to("cpu"))
 
 
 def shares(decoder: Decoder, state: State) -> Iterator[tuple[int, int, Float[Tensor, "writers examples positions"]]]:
@@ -123,22 +126,35 @@ def shares(decoder: Decoder, state: State) -> Iterator[tuple[int, int, Float[Ten
         yield first, behind, near / torch.where(total > 0, total, torch.ones_like(total))
 
 
-def _of_edges(decoder: Decoder, state: State, edges: Edges) -> Float[Tensor, "examples edges"]:
-    """Scores of a table's edges on the examples of one recorded run."""
-    graph, positions = decoder.graph, state.residual[0].shape[1]
+def _of_edges(decoder: Decoder, state: State, edges: Edges, token: int) -> Float[Tensor, "examples edges"]:
+    """Scores of a table's edges on the examples of one recorded run; `token`: bytes of all writes at a position."""
+    positions, device = state.residual[0].shape[1], state.residual[0].device
     values = state.residual[0].new_zeros(len(state.residual[0]), len(edges), dtype=torch.float64)
-    for first, behind, share in shares(decoder, state):
-        listed = np.flatnonzero((edges.reader >= first) & (edges.reader < behind))
-        if graph.reader_kind[first] == LOGITS:  # read at the last position alone
-            share = torch.cat([torch.zeros_like(share[..., :-1]), share[..., -1:]], -1)
-        else:
-            share = share / positions
-        own = share[torch.as_tensor(edges.writer[listed], device=share.device)].to(values)
-        if edges.positional:
-            at = torch.as_tensor(edges.position[listed], device=share.device)
-            here = own[torch.arange(len(listed), device=share.device), :, at.clamp_max(positions - 1)]
-            own = torch.where((at < positions)[:, None], here, float("nan"))
-        else:
-            own = own.sum(-1)
-        values[:, torch.as_tensor(listed, device=share.device)] = own.T
+    for at in stretches(positions, 4 * len(values) * token, free_memory(device)):
+        for first, behind, share in shares(decoder, at.state(state)):
+            listed = np.flatnonzero((edges.reader >= first) & (edges.reader < behind))
+            _put(values, edges, listed, _weighed(share, at, decoder.graph.reader_kind[first] == LOGITS), at)
+    values[:, torch.as_tensor(edges.position >= positions, device=device)] = float("nan")
     return values
+
+
+def _weighed(share: Tensor, at: Stretch, logits: bool) -> Float[Tensor, "writers examples positions"]:
+    """Each position's part of the mean; the logits are read at the last position alone."""
+    if not logits:
+        return share / at.of
+    last = torch.zeros_like(share)
+    if at.behind == at.of:
+        last[..., -1:] = share[..., -1:]
+    return last
+
+
+def _put(values: Tensor, edges: Edges, listed: np.ndarray, share: Tensor, at: Stretch) -> None:
+    """Add some positions' part of the edges that are listed."""
+    if edges.positional:
+        listed = listed[(edges.position[listed] >= at.first) & (edges.position[listed] < at.behind)]
+    own = share[torch.as_tensor(edges.writer[listed], device=share.device)].to(values)
+    if edges.positional:
+        own = own[torch.arange(len(listed), device=share.device), :, edges.position[listed] - at.first]
+    else:
+        own = own.sum(-1)
+    values[:, torch.as_tensor(listed, device=share.device)] += own.T

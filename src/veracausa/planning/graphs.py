@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from veracausa.circuits.selection.learned import LearnWork
-from veracausa.engine import circuit_forward
-from veracausa.engine.budget import rows_per_chunk
+from veracausa.engine import circuit_forward, reader_gradients, writes
+from veracausa.engine.budget import free_memory, rows_per_chunk
 from veracausa.engine.footprint import Footprint, Memory
 from veracausa.engine.patches import sites_for
+from veracausa.engine.stretches import at_once
 from veracausa.estimates.attribute import AttributeWork
 from veracausa.estimates.learned.masks import MaskWork
 from veracausa.estimates.parts import PATHS
@@ -26,10 +27,10 @@ if TYPE_CHECKING:
 def estimates(work: AttributeWork, shapes: Footprint, groups: Sequence[Group]) -> Memory:
     """Of estimates of units and of edges."""
     lm, edges = work.lm, isinstance(work.units, Edges)
-    sites = edge_sums.SITES if edges else sites_for(work.units.place)
+    sites = edge_sums.CHECKED if edges else sites_for(work.units.place)
     asked = Gradients(
         lm, shapes, PATHS[work.method.path].moves, sites, work.method.nodes, work.method.combine != "mean", edges,
-        edges and work.units.positional,
+        edges and work.units.positional, lm.score_dtype.itemsize * len(work.units) * (edges and work.method.drawn),
     )  # fmt: skip
     if work.at_sites:
         asked = replace(asked, since=min(site.join for site in work.sums.moved(lm.decoder, work.units)))
@@ -40,7 +41,10 @@ def estimates(work: AttributeWork, shapes: Footprint, groups: Sequence[Group]) -
 
 @dataclass(frozen=True)
 class Gradients:
-    """What gradients of an estimate take. `moving`: activations of points are compared, too (increments)."""
+    """What gradients of an estimate take. `moving`: activations of points are compared, too (increments).
+
+    `drawn`: bytes of a row's own scores, where its draws are compared.
+    """
 
     lm: Model
     shapes: Footprint
@@ -50,36 +54,58 @@ class Gradients:
     moving: bool
     edges: bool
     positional: bool = False
+    drawn: int = 0
     since: tuple[int, bool] = (0, False)
 
     def needed(self, group: Group) -> Memory:
         """Of one bucket."""
         shapes, s, n = self.shapes, group.positions, group.length
-        tape = group.pairs * shapes.pair(s, n, shapes.held(self.sites, n))
+        tape = self._tape(group, self.sites)
         if self.moves == "nothing":
-            return self._told(tape, group, group.tokens, 0)
+            return self._told(tape, group, group.pairs, 0)
+        kept = self._tape(group, writes.SITES) if self.edges else tape  # the rest was there for its checks alone
         if self.moves in ("site", "unit"):
-            return self._behind(tape, group)
+            return most([Memory(recordings=tape), self._behind(kept, group)])
         size = min(rows_per_chunk(self.lm, s, n, True, shapes.told if self.edges else 0), group.pairs * self.nodes)
         points = 3 * group.tokens * self.nodes * shapes.width * shapes.item
-        return self._told(tape + points, group, size * s, size * shapes.state(s, n, shapes.held(self.sites, n)))
+        sites = self.sites if not self.edges else edge_sums.SITES if self.moving else reader_gradients.SITES
+        state = size * shapes.state(s, n, shapes.held(sites, n))
+        return most([Memory(recordings=tape + points), self._told(kept + points, group, size, state)])
 
-    def _told(self, tape: int, group: Group, tokens: int, state: int) -> Memory:
-        """The graph of some tokens; or, behind it, its gradients, what readers get of them, and all writes."""
-        shapes, n = self.shapes, group.length
+    def _tape(self, group: Group, sites: Collection[str]) -> int:
+        """Both runs of a bucket's pairs; where one has its graph, what readers are told by, too."""
+        shapes, s, n = self.shapes, group.positions, group.length
+        found = group.pairs * shapes.pair(s, n, shapes.held(sites, n))
+        if self.edges and self.moves == "nothing":
+            held = shapes.held({*sites, *reader_gradients.SITES}, n) - shapes.held(sites, n)
+            found += group.tokens * shapes.layers * held * shapes.item
+        return found
+
+    def _told(self, tape: int, group: Group, rows: int, state: int) -> Memory:
+        """The graph of some rows; or, behind it, its gradients, and for edges what is told of them and of writes."""
+        shapes, n, tokens = self.shapes, group.length, rows * group.positions
         graph = tokens * shapes.graph(n, prefix=group.positions < n)
         graph += max(tokens * shapes.back(n), whole(shapes, n) if self.moves == "nothing" else 0)
         if not self.edges:
             return Memory(recordings=tape, rows=state, gradients=graph + logits(shapes, group.pairs))
-        writes, told = group.tokens * shapes.writes, tokens * shapes.told
-        if self.moving:  # from chunk to chunk the last row is kept: its writes, and gradients at all readers
-            writes = group.positions * (shapes.writes + shapes.everywhere)
-            told += (2 * tokens + group.positions) * shapes.writes
-        if self.positional:
-            told += 2 * tokens * shapes.writers * shapes.readers * shapes.wide
-        if self.moves == "nothing" and graph > told + writes:
+        kept, told = self._edges(group, rows)
+        if self.moves == "nothing" and graph > told + kept:
             return Memory(recordings=tape, rows=state, gradients=graph + logits(shapes, group.pairs))
-        return Memory(recordings=tape + writes, rows=state, gradients=max(graph, told))
+        return Memory(recordings=tape + kept, rows=state, gradients=max(graph, told))
+
+    def _edges(self, group: Group, rows: int) -> tuple[int, int]:
+        """What is kept from chunk to chunk beside the tape, and what gradients of edges take beside that."""
+        shapes, s, free = self.shapes, group.positions, free_memory(self.lm.device)
+        state, found = shapes.state(s, group.length, shapes.held(edge_sums.SITES)), s * shapes.told
+        kept = 0 if self.moving else group.tokens * shapes.writes
+        whole = at_once(s, group.pairs * shapes.writes, free) == s
+        if self.moving:  # the last row of the chunk before
+            kept, rows, whole = state + found, rows + 1, True
+        token = edge_sums.told_at_once(
+            shapes, rows, min(rows, group.pairs), moving=self.moving, positional=self.positional, keeps=whole
+        )
+        told = rows * (found + self.drawn) + at_once(s, token, free) * token
+        return (kept if whole else 0), told
 
     def _behind(self, tape: int, group: Group) -> Memory:
         """Rows of single sites with the graph of all blocks behind them, under our own attention function."""
@@ -90,8 +116,8 @@ class Gradients:
         stream = 2 * blocks * (shapes.width + shapes.g) * shapes.item
         token = shapes.graph(n, True, since=self.since) + stream + shapes.back(n, True)
         unpatched = group.tokens * shapes.row(n) + shapes.mask(s, n)
-        writes = group.tokens * shapes.writes if self.edges else 0
-        return Memory(recordings=tape + writes, gradients=max(size * (s * token + past), unpatched))
+        kept, told = self._edges(group, size) if self.edges else (0, 0)
+        return Memory(recordings=tape + kept, gradients=max(size * (s * token + past), unpatched, told))
 
 
 def masks(work: MaskWork, shapes: Footprint, groups: Sequence[Group]) -> Memory:

@@ -90,7 +90,7 @@ def _of_kind(lm: Model, task: Task, kind: str) -> Memory:
     if kind == "edges":
         sites = reader_change.SITES
     if kind == "edge gradients":
-        sites = edge_sums.SITES
+        sites = edge_sums.CHECKED
     pairs = examples_per_batch(lm, task, shapes.held(sites, max(map(len, task.prompts))))
     groups = groups_of(task, buckets(lm.decoder, task, True, pairs))
     if kind in ("exact", "neurons", "edges"):

@@ -164,7 +164,7 @@ def mean_writes(
     total: Tensor | None = None
     count = 0
     for _, state in recorded(lm, prompts, SITES, cost):
-        written = writes_in_turn(lm.decoder, state, lm.graph.writers)
+        written = writes_in_turn(lm.decoder, state, range(lm.graph.writers))
         found = torch.cat([_summed(part.to(lm.score_dtype), aligned) for part in written])
         total = found if total is None else total + found
         rows, positions = state.residual[0].shape[:2]

@@ -19,6 +19,7 @@ from veracausa.engine.bucket import Bucket
 from veracausa.engine.memory import memory_errors
 from veracausa.engine.rule import Rule
 from veracausa.engine.session import Session
+from veracausa.engine.stretches import Stretch
 from veracausa.engine.suffix import Join
 from veracausa.engine.tape import State
 from veracausa.units.table import Units
@@ -192,6 +193,10 @@ class Sums(ABC):
         """Bytes of a token that gradients take beside the graph that they come from."""
         return 0
 
+    def stretches(self, rows: int, examples: int = 0) -> list[Stretch]:
+        """Positions of a chunk whose gradients are contracted at once; `examples`: whose Δ stands beside them."""
+        return [Stretch(0, self.bucket.positions, self.bucket.positions)]
+
     @abstractmethod
     def wanted(self, state: State) -> list[Tensor]:
         """The tensors of a run's graph that gradients are needed of."""
@@ -208,8 +213,10 @@ class Sums(ABC):
         """What moves from point to point."""
 
     @abstractmethod
-    def add(self, key: int, change: Tensor, gradient: Tensor, example: Int[Tensor, " rows"], weights: Tensor) -> None:
-        """Add weights · change · gradient, row by row."""
+    def add(
+        self, key: int, change: Tensor, gradient: Tensor, example: Int[Tensor, " rows"], weights: Tensor, at: Stretch
+    ) -> None:
+        """Add weights · change · gradient, row by row; `at`: the positions that they are of."""
 
     @abstractmethod
     def add_mean(self, state: State, found: list[Tensor], example: Tensor, weights: Float[Tensor, " rows"]) -> None:

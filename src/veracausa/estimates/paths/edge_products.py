@@ -41,20 +41,24 @@ class EdgeProducts:
         return changes.flatten(2) @ gradient.transpose(0, 1).flatten(2).transpose(1, 2)
 
     def listed(
-        self, reader: int, products: Tensor, first: int = 0
+        self, reader: int, products: Tensor, first: int = 0, begin: int = 0
     ) -> tuple[Int[Tensor, " edges"], Float[Tensor, "rows edges"]]:
-        """(their indices in the table, scores) of the table's edges among products."""
+        """(their indices in the table, scores) of the table's edges among products.
+
+        `begin`: the position, counted from the runs' first one, that products by position begin with.
+        """
         table, listed = self.table, self.into[reader]
         listed = listed[(table.writer[listed] >= first) & (table.writer[listed] < first + products.shape[1])]
+        if table.positional:
+            position = table.position[listed] - self.start - begin
+            here = (position >= 0) & (position < products.shape[3])
+            listed, position = listed[here], torch.as_tensor(position[here], device=products.device)
         writer = torch.as_tensor(table.writer[listed] - first, device=products.device)
         which = torch.as_tensor(table.reader[listed] - reader, device=products.device)
         chosen = torch.as_tensor(listed, device=products.device)
         if not table.positional:
             return chosen, products[:, writer, which]
-        position = torch.as_tensor(table.position[listed] - self.start, device=products.device)
-        inside = (position >= 0) & (position < products.shape[3])
-        scores = products[:, writer, which, position.clamp(0, products.shape[3] - 1)]
-        return chosen, torch.where(inside, scores, torch.zeros_like(scores))
+        return chosen, products[:, writer, which, position]
 
     @cached_property
     def into(self) -> dict[int, np.ndarray]:

@@ -4,8 +4,9 @@
     increments:  Σ_k (w_u(γ_{k+1}) − w_u(γ_k)) · ½(g_v(γ_k) + g_v(γ_{k+1})), the left rule, or tangents, as for units
 
 All edges come from the passes that units take: per block one projection more (`engine.reader_gradients`) and one
-[writers] × [readers] product per example and group of readers, so memory is that of the writes, writers · examples ·
-positions · width, whatever the number of edges. Summed over a writer's readers, the point path gives attribution
+[writers] × [readers] product per example and group of readers. Writes and gradients at readers are told from what runs
+hold, a stretch of positions at a time where those of all do not fit (`engine.stretches`), so nothing grows with writers
+· positions · width, let alone with edges. Summed over a writer's readers, the point path gives attribution
 patching of its write; summed over all edges that cross a place of the stream, increments add up to M(x′) − M(x)
 (`Completeness`: before each block and before the logits).
 
@@ -24,9 +25,9 @@ from the clean end.) Writes move, not activations: behind a post-norm the two ar
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import torch
@@ -45,6 +46,7 @@ from veracausa.engine.guard import attention_function
 from veracausa.engine.patches import where
 from veracausa.engine.reader_change import Reading
 from veracausa.engine.session import Session
+from veracausa.engine.stretches import SHARE, Stretch, at_once, rows_of, stretches
 from veracausa.engine.suffix import Join
 from veracausa.engine.tape import IN_ATTENTION, State, blank_sites
 from veracausa.engine.validate_edges import require_edges
@@ -60,10 +62,10 @@ if TYPE_CHECKING:
     from veracausa.estimates.method import Method
     from veracausa.model import Model
 
-#: What both runs must hold.
+#: What a run must hold whose steps and gradients are both needed, …
 SITES = tuple(dict.fromkeys((*writes.SITES, *reads.SITES)))
-#: Share of the free memory that the writes of a chunk's points may take.
-_SHARE = 0.1
+#: … and what both recorded runs are held against the modules by.
+CHECKED = (*writes.SITES, "q_out", "k_out", "v_out")
 
 
 @dataclass(eq=False)
@@ -80,7 +82,7 @@ class EdgeSums(Sums):
     @staticmethod
     def kept(lm: Model, units: Units, length: int) -> int:
         """See `Sums.kept`."""
-        return Footprint.of(lm).held(SITES)
+        return Footprint.of(lm).held(CHECKED)
 
     @staticmethod
     def record(
@@ -92,11 +94,13 @@ class EdgeSums(Sums):
         grad: Graph | None,
         noising: bool | None,
     ) -> Bucket:
-        """See `Sums.record`."""
-        sites = (*SITES, *(IN_ATTENTION if "qk-exact" in method.rule else ()))
-        bucket = Bucket.record(call.lm, call.task, start, examples, call.cost, sites=sites, grad=grad)
+        """See `Sums.record`; what only the checks needed is let go of."""
+        inside = IN_ATTENTION if "qk-exact" in method.rule else ()
+        asked, sites = (call.lm, call.task, start, examples, call.cost), (*CHECKED, *inside)
+        bucket = Bucket.record(*asked, sites=sites, grad=grad, beside_graph=reads.SITES)
         require_edges(call.lm, bucket.tape, gradients=True)
-        return bucket
+        kept = {side: (*writes.SITES, *inside, *(reads.SITES if grad == side else ())) for side in get_args(Graph)}
+        return replace(bucket, tape=bucket.tape.keeping(kept))
 
     @staticmethod
     def beside(lm: Model, units: Units, method: Method) -> float:
@@ -123,12 +127,45 @@ class EdgeSums(Sums):
         """How changes and gradients become scores."""
         return EdgeProducts(self.units, self.bucket.tape.start)
 
+    # ---- what writers add, of all positions or of some ---------------------------------------------------------------
+
+    @cached_property
+    def keeps(self) -> bool:
+        """Whether Δ of every writer, pair and position is kept for the whole walk, since it fits."""
+        bucket = self.bucket
+        token = len(bucket.every) * Footprint.of(bucket.lm).writes
+        return at_once(bucket.positions, token, free_memory(bucket.lm.device)) == bucket.positions
+
     @cached_property
     def changes(self) -> Float[Tensor, "examples writers positions width"]:
         """Δ of every writer."""
         decoder, count = self.bucket.lm.decoder, self.units.graph.writers
         with torch.no_grad():
-            return writes.differences(decoder, self.bucket.base, self.bucket.other, count)
+            return writes.differences(decoder, self.bucket.base, self.bucket.other, range(count))
+
+    def stretches(self, rows: int, examples: int = 0) -> list[Stretch]:
+        """See `Sums.stretches`."""
+        lm, how = self.bucket.lm, {"positional": self.units.positional, "keeps": self.keeps}
+        moving = self.bucket.method.combine != "mean"
+        token = told_at_once(Footprint.of(lm), rows, examples, moving=moving, **how)
+        return stretches(self.bucket.positions, token, free_memory(lm.device))
+
+    def changes_at(
+        self, at: Stretch, mine: slice, writers: range | None = None
+    ) -> Float[Tensor, "examples writers positions width"]:
+        """Δ of (some) writers on neighbouring examples at some positions."""
+        count = self.units.graph.writers
+        some = range(count) if writers is None else writers
+        if self.keeps:
+            return at.cut(self.changes[mine, some.start : some.stop], 2).contiguous()
+        base, other = (at.state(rows_of(state, mine)) for state in (self.bucket.base, self.bucket.other))
+        return writes.differences(self.bucket.lm.decoder, base, other, some)
+
+    def _of_writers(self, of: Tensor, writer: Tensor) -> Float[Tensor, "rows positions width"]:
+        """Δ of one writer on one example a row."""
+        if self.keeps:
+            return self.changes[of, writer]
+        return writes.write_changes(self.bucket.lm.decoder, self.bucket.base, self.bucket.other, writer, of)
 
     # ---- points of a path over the input ----------------------------------------------------------------------------
 
@@ -141,11 +178,10 @@ class EdgeSums(Sums):
 
     @property
     def most(self) -> int | None:
-        """Rows at a time, at most: increments hold the writes of all."""
-        lm = self.bucket.lm
-        if self.bucket.method.combine == "mean":
+        """Rows at a time, at most: of draws every row's own scores are squared, which stretches give in parts."""
+        if self.squares is None:
             return None
-        return int(_SHARE * free_memory(lm.device) / (4 * lm.graph.writers * self.bucket.positions * lm.width))
+        return int(SHARE * free_memory(self.bucket.lm.device) / (self.values.itemsize * len(self.units)))
 
     @property
     def told(self) -> int:
@@ -176,10 +212,10 @@ class EdgeSums(Sums):
         written = writes.writes_until(self.bucket.lm.decoder, state, self.units.graph.writers)
         return [written.transpose(0, 1).contiguous()]
 
-    def add(self, key: int, change: Tensor, gradient: Tensor, example: Tensor, weights: Tensor) -> None:
+    def add(self, key: int, change: Tensor, gradient: Tensor, example: Tensor, weights: Tensor, at: Stretch) -> None:
         """See `Sums.add`; what crosses each place of the stream is what completeness claims."""
         products, graph, blocks = self.products.of(key, change, gradient), self.units.graph, self.bucket.lm.layers + 1
-        self._put(key, products, example, weights)
+        self._put(key, products, example, weights, at)
         if self.crossing is None:
             self.crossing = self.values.new_zeros(len(self.values), blocks, blocks)
         by_writer = products.to(self.values).flatten(2).sum(2) * weights[:, None]
@@ -192,18 +228,25 @@ class EdgeSums(Sums):
     def add_mean(self, state: State, found: list[Tensor], example: Tensor, weights: Tensor) -> None:
         """Σ over rows of w · g_v, example by example, times Δ."""
         mine, row = torch.unique_consecutive(example, return_inverse=True)
-        changes = self.changes[int(mine[0]) : int(mine[-1]) + 1]  # rows are in the examples' order
-        for _, reader, g in self.gradients(state, found):
-            total = g.new_zeros(len(g), len(mine), *g.shape[2:]).index_add_(1, row, g * weights.to(g)[:, None, None])
-            self._put(reader, self.products.of(reader, changes, total), mine, torch.ones_like(mine))
-            if self.squares is not None:
-                self._add_squares(self.squares, reader, g, example)
+        own = slice(int(mine[0]), int(mine[-1]) + 1)  # rows are in the examples' order
+        drawn = None if self.squares is None else self.values.new_zeros(len(example), len(self.units))
+        for at in self.stretches(len(example), len(mine)):
+            changes = self.changes_at(at, own)
+            for _, reader, g in self.gradients(at.state(state), [*map(at.cut, found)]):
+                weighted = g * weights.to(g)[:, None, None]
+                total = g.new_zeros(len(g), len(mine), *g.shape[2:]).index_add_(1, row, weighted)
+                self._put(reader, self.products.of(reader, changes, total), mine, torch.ones_like(mine), at)
+                if drawn is not None:
+                    self._add_rows(drawn, reader, changes, g, row, at)
+        if drawn is not None and self.squares is not None:
+            for i, one in enumerate(mine.tolist()):
+                self.squares[one] += drawn[row == i].square().sum(0)
         if self.qk_exact:
             for layer, gradient in zip(self._attending, found[len(found) - len(self._attending) :], strict=True):
                 z = self.bucket.base.sites["z"][layer]
-                own = gradient.to(torch.promote_types(z.dtype, torch.float32))  # half types lose what is added up
-                kept = self._at_values.setdefault(layer, own.new_zeros(z.shape))
-                kept.index_add_(0, example, own * weights.to(own)[:, None, None])
+                at_z = gradient.to(torch.promote_types(z.dtype, torch.float32))  # half types lose what is added up
+                kept = self._at_values.setdefault(layer, at_z.new_zeros(z.shape))
+                kept.index_add_(0, example, at_z * weights.to(at_z)[:, None, None])
 
     def close(self) -> None:
         """See `Sums.close`."""
@@ -214,22 +257,27 @@ class EdgeSums(Sums):
         if self.qk_exact:
             self._through_patterns()
 
-    def _put(self, reader: int, products: Tensor, example: Tensor, weights: Tensor, first: int = 0) -> None:
+    def _put(
+        self, reader: int, products: Tensor, example: Tensor, weights: Tensor, at: Stretch, first: int = 0
+    ) -> None:
         """Add the listed edges' scores to their examples, row by row."""
-        chosen, scores = self.products.listed(reader, products, first)
+        chosen, scores = self.products.listed(reader, products, first, at.first)
         if self.qk_exact:  # queries and keys are recomputed instead
             approximate = np.isin(self.units.graph.reader_kind[self.units.reader[chosen.cpu().numpy()]], (Q, K))
             chosen, scores = chosen[torch.as_tensor(~approximate)], scores[:, torch.as_tensor(~approximate)]
         scores = scores.to(self.values) * weights[:, None]
         self.values[:, chosen] += self.values.new_zeros(len(self.values), len(chosen)).index_add_(0, example, scores)
 
-    def _add_squares(self, squares: Tensor, reader: int, gradient: Tensor, example: Tensor) -> None:
-        """Add squares of every row's own scores."""
-        for one in example.unique().tolist():
-            rows = example == one
-            changes = self.changes[one].expand(int(rows.sum()), -1, -1, -1)
-            chosen, scores = self.products.listed(reader, self.products.of(reader, changes, gradient[:, rows]))
-            squares[one, chosen] += scores.to(squares).square().sum(0)
+    def _add_rows(
+        self, drawn: Tensor, reader: int, changes: Tensor, gradient: Tensor, row: Tensor, at: Stretch
+    ) -> None:
+        """Add every row's own scores; `row`: which of the examples of `changes` each is of."""
+        for one in row.unique().tolist():
+            rows = torch.nonzero(row == one)[:, 0]
+            own = changes[one].expand(len(rows), -1, -1, -1)
+            products = self.products.of(reader, own, gradient[:, rows])
+            chosen, scores = self.products.listed(reader, products, 0, at.first)
+            drawn[rows[:, None], chosen] += scores.to(drawn)
 
     @torch.no_grad()
     def _through_patterns(self) -> None:
@@ -246,7 +294,7 @@ class EdgeSums(Sums):
                 scores = self.values.new_zeros(len(bucket.every), seen, lm.heads + lm.kv_heads)
                 for at in range(0, len(pairs), most):
                     of, writer = torch.tensor(pairs[at : at + most], device=lm.device).T
-                    found = reading.value_change(layer, (Q, K), self.changes[of, writer], of)
+                    found = reading.value_change(layer, (Q, K), self._of_writers(of, writer), of)
                     bucket.cost.add(len(of), bucket.positions)
                     gradient = self._at_values[layer][of].unflatten(-1, (lm.heads, -1))
                     heads, keys = ((found[kind] * gradient).sum((1, 3)) for kind in (Q, K))
@@ -268,8 +316,13 @@ class EdgeSums(Sums):
 
     def move(self, site: Site, units: list[int], example: Tensor) -> Tensor:
         """Δ of the site's writes together."""
-        at = _writers(self.units.graph, site)
-        return self.changes[example, at.start : at.stop].sum(1)
+        writers, graph = _writers(self.units.graph, site), self.units.graph
+        if self.keeps:
+            return self.changes[example, writers.start : writers.stop].sum(1)
+        mine = slice(int(example.min()), int(example.max()) + 1)
+        token = (mine.stop - mine.start) * Footprint.of(self.bucket.lm).writes * 2 * len(writers) // graph.writers
+        parts = stretches(self.bucket.positions, token, free_memory(self.bucket.lm.device))
+        return torch.cat([self.changes_at(at, mine, writers).sum(1) for at in parts], 1)[example - mine.start]
 
     def join(self, site: Site, example: Tensor, change: Tensor) -> Join:
         """See `Sums.join`."""
@@ -294,27 +347,48 @@ class EdgeSums(Sums):
     @torch.no_grad()
     def add_sites(self, ran: SiteRuns) -> None:
         """Contract the gradients of every site's rows with its own writers, as they come."""
-        graph, since = self.units.graph, ran.by_site[0][0].join
+        since = ran.by_site[0][0].join
         for (site, rows), move, slope in zip(ran.by_site, ran.moves, ran.slopes, strict=True):
             example, weights = columns(rows, self.values)
             total = (move * slope).to(self.claimed).sum((1, 2)) * weights
             self.claimed[site.number].index_add_(0, example, total)
-        for reader, gradient in self._reads.gradients(ran.state, ran.found, since):
-            place = int(graph.reader_layer[reader]), bool(graph.reader_kind[reader] == MLP)
-            first = 0
-            for site, rows in ran.by_site:
-                if site.join > place:
-                    break
-                example, weights = columns(rows, gradient)
-                mine, row = torch.unique_consecutive(example, return_inverse=True)
-                own = gradient[:, first : first + len(rows)] * weights[:, None, None]
-                summed = gradient.new_zeros(len(gradient), len(mine), *gradient.shape[2:]).index_add_(1, row, own)
-                # the logits are read at the tail only
-                whole = functional.pad(summed, (0, 0, self.bucket.positions - summed.shape[2], 0))
-                at = _writers(graph, site)
-                products = self.products.of(reader, self.changes[mine, at.start : at.stop], whole, at.start)
-                self._put(reader, products, mine, torch.ones_like(mine), at.start)
-                first += len(rows)
+        examples = {row.example for _, rows in ran.by_site for row in rows}
+        for at in self.stretches(sum(len(rows) for _, rows in ran.by_site), len(examples)):
+            for reader, gradient in self._reads.gradients(at.state(ran.state), [*map(at.cut, ran.found)], since):
+                self._add_reader(ran, reader, gradient, at)
+
+    def _add_reader(
+        self, ran: SiteRuns, reader: int, gradient: Float[Tensor, "readers rows positions width"], at: Stretch
+    ) -> None:
+        """Contract the gradients at some readers with the writes of the sites before them."""
+        graph, first = self.units.graph, 0
+        place = int(graph.reader_layer[reader]), bool(graph.reader_kind[reader] == MLP)
+        for site, rows in ran.by_site:
+            if site.join > place:
+                break
+            example, weights = columns(rows, gradient)
+            mine, row = torch.unique_consecutive(example, return_inverse=True)
+            own = gradient[:, first : first + len(rows)] * weights[:, None, None]
+            summed = gradient.new_zeros(len(gradient), len(mine), *gradient.shape[2:]).index_add_(1, row, own)
+            # the logits are read at the tail only
+            whole = functional.pad(summed, (0, 0, len(at) - summed.shape[2], 0))
+            writers = _writers(graph, site)
+            changes = self.changes_at(at, slice(int(mine[0]), int(mine[-1]) + 1), writers)
+            self._put(reader, self.products.of(reader, changes, whole, writers.start), mine, torch.ones_like(mine), at,
+                      writers.start)  # fmt: skip
+            first += len(rows)
+
+
+def told_at_once(shapes: Footprint, rows: int, examples: int, *, moving: bool, positional: bool, keeps: bool) -> int:
+    """Bytes of one position: Δ of all writers of some examples, and what gradients become at the readers of a block.
+
+    `moving`: the writes of every row instead, themselves and in their steps. `positional`: products stay by position.
+    `keeps`: Δ is there already.
+    """
+    read = rows * shapes.read
+    if positional:
+        read += (rows if moving else examples) * 2 * shapes.writers * shapes.readers * shapes.wide
+    return read + (3 * rows if moving else 0 if keeps else examples) * shapes.writes
 
 
 def _sites_of(decoder: Decoder) -> list[Site]:

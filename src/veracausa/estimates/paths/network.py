@@ -12,10 +12,10 @@ What a, Δ and g are, and what becomes of their products, is told by the `Sums`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import partial, reduce
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,6 +27,7 @@ from veracausa.engine.budget import rows_per_chunk
 from veracausa.engine.guard import attention_function
 from veracausa.engine.memory import chunks
 from veracausa.engine.rules import applied
+from veracausa.engine.stretches import Stretch, joined, rows_of
 from veracausa.engine.tape import State, record
 from veracausa.errors import MethodError
 from veracausa.estimates.paths.bucket import PathBucket, Sums
@@ -76,6 +77,22 @@ class _Chunk:
     example: Int[Tensor, " rows"]
     state: State
     found: list[Tensor]
+
+    def cut(self, stretch: Stretch) -> _Chunk:
+        """Some positions of all rows."""
+        return replace(self, state=stretch.state(self.state), found=[*map(stretch.cut, self.found)])
+
+    def joined(self, other: _Chunk) -> _Chunk:
+        """Its rows, and behind them those of another."""
+        both = [(self.row, other.row), (self.example, other.example), *zip(self.found, other.found, strict=True)]
+        row, example, *found = map(torch.cat, both)
+        return _Chunk(row, example, joined(self.state, other.state), found)
+
+    def last(self) -> _Chunk:
+        """The last row, by itself."""
+        row = slice(len(self.row) - 1, len(self.row))
+        found = [one[row].clone() for one in self.found]
+        return _Chunk(self.row[row], self.example[row], rows_of(self.state, row, copied=True), found)
 
 
 def embeddings(bucket: PathBucket) -> tuple[Tensor, Tensor]:
@@ -135,19 +152,22 @@ def _mean(sums: Sums, points: Points) -> None:
 
 def _increments(sums: Sums, points: Points) -> None:
     """Consecutive points: what changes between them, times the mean (or the first) of both gradients."""
-    left, nodes, carried = sums.bucket.method.combine == "left-increments", points.embeddings.shape[1], _Carried()
+    left, nodes = sums.bucket.method.combine == "left-increments", points.embeddings.shape[1]
+    before: list[_Chunk] = []  # the last row of the chunk before
 
     @torch.no_grad()
     def add(chunk: _Chunk) -> None:
-        row = carried("row", chunk.row)[:-1]
+        row = torch.cat([one.row for one in (*before, chunk)])[:-1]
         example, within = points.example(row), (row % nodes != nodes - 1).to(sums.values)  # not to the next example
-        moving, steps = sums.moving(chunk.state), {}
-        for which, key, gradient in sums.gradients(chunk.state, chunk.found):
-            if which not in steps:
-                steps = {which: _steps(carried(("moving", which), moving.pop(0)))}
-            g = carried(key, gradient, dim=-3)
-            g = g[..., :-1, :, :] if left else (g[..., 1:, :, :] + g[..., :-1, :, :]) / 2
-            sums.add(key, steps[which], g, example, within)
+        for stretch in sums.stretches(len(row) + 1):
+            part = reduce(_Chunk.joined, [one.cut(stretch) for one in (*before, chunk)])
+            moving, steps = sums.moving(part.state), {}
+            for which, key, g in sums.gradients(part.state, part.found):
+                if which not in steps:
+                    steps = {which: _steps(moving.pop(0))}
+                g = g[..., :-1, :, :] if left else (g[..., 1:, :, :] + g[..., :-1, :, :]) / 2
+                sums.add(key, steps[which], g, example, within, stretch)
+        before[:] = [chunk.last()]
 
     _each(sums, points, add)
 
@@ -163,11 +183,13 @@ def _tangents(sums: Sums, points: Points) -> None:
         with _forward_mode(bucket.lm.name), attention_function(bucket.lm.decoder, SUFFIX):
             moving = forward_ad.make_dual(points.rows[chunk.row], points.tangent[chunk.example])
             state = run(bucket, moving, chunk.example, sites=sums.sites, grad=False)
-            tangents = [forward_ad.unpack_dual(one).tangent for one in sums.moving(state)]
+            for stretch in sums.stretches(len(chunk.row)):
+                part, moved = chunk.cut(stretch), sums.moving(stretch.state(state))
+                tangents = [forward_ad.unpack_dual(one).tangent for one in moved]
+                for which, key, gradient in sums.gradients(part.state, part.found):
+                    if tangents[which] is not None:  # else nothing there moves with the input
+                        sums.add(key, tangents[which], gradient, chunk.example, weights, stretch)
         bucket.cost.add(len(chunk.row), bucket.positions * bucket.lm.layers)  # the tangents' own pass
-        for which, key, gradient in sums.gradients(chunk.state, chunk.found):
-            if tangents[which] is not None:  # else nothing there moves with the input
-                sums.add(key, tangents[which], gradient, chunk.example, weights)
 
     _each(sums, points, add)
 
@@ -203,19 +225,6 @@ def _chunk(sums: Sums, points: Points, row: Tensor) -> _Chunk:
         state = run(bucket, points.rows[row].detach().requires_grad_(), example, sites=sums.sites)
         found = bucket.slopes(state, example, sums.wanted(state), again=not bucket.method.signed)
     return _Chunk(row, example, state, found)
-
-
-@dataclass
-class _Carried:
-    """The last row of the chunk before, of everything that steps are taken of: `carried(key, values)` puts it first."""
-
-    ends: dict[Hashable, Tensor] = field(default_factory=dict)
-
-    def __call__(self, key: Hashable, values: Tensor, dim: int = 0) -> Tensor:
-        if key in self.ends:
-            values = torch.cat([self.ends[key], values], dim)
-        self.ends[key] = values.narrow(dim, values.shape[dim] - 1, 1).clone()
-        return values
 
 
 def _steps(values: Float[Tensor, "rows ..."]) -> Float[Tensor, "steps ..."]:

@@ -36,6 +36,7 @@ from veracausa.engine.patches import (
     where,
 )
 from veracausa.engine.session import Session
+from veracausa.engine.stretches import Stretch
 from veracausa.engine.suffix import Join
 from veracausa.engine.tape import State
 from veracausa.estimates.paths.bucket import Graph, Site, SiteRuns, Sums, columns
@@ -132,7 +133,7 @@ class UnitSums(Sums):
         """Activations, layer by layer, of the units and of the stream."""
         return [activation(state, place, layer) for place, layer in self._taken]
 
-    def add(self, key: int, change: Tensor, gradient: Tensor, example: Tensor, weights: Tensor) -> None:
+    def add(self, key: int, change: Tensor, gradient: Tensor, example: Tensor, weights: Tensor, at: Stretch) -> None:
         """See `Sums.add`; the stream's increments are what completeness claims."""
         at_stream, i = divmod(key, len(self.layers))
         products = change * gradient
