@@ -25,6 +25,7 @@ SLOW = {
     "edges": (vc.exact, {"units": ["a0.h0->m1", "m1->a3.h0<q>"]}),
     "ig": (vc.attribute, {"method": "ig", "nodes": 2}),
     "eap": (vc.attribute, {"units": "edges", "method": "eap"}),
+    "qk-exact": (vc.attribute, {"units": "edges", "method": "qk-exact"}),
     "ceap": (vc.attribute, {"units": "edges", "method": "ceap", "nodes": 3}),
     "masks": (vc.estimates.learn_mask, {"steps": 1}),
     "discover": (vc.discover, {"method": "eap", "edges": 20, "sizes": (0.1,), "top": 2, "sample": 2}),
@@ -55,6 +56,22 @@ def test_a_forecast_is_within_a_fifth_of_the_peak(lm, name):
         verb(lm, task, **options, show_progress=False)
     assert said.beside == pytest.approx(live.peak, rel=0.2)
     assert said.weights == sum(one.nbytes for one in lm.hf.parameters())
+
+
+@pytest.mark.parametrize("method", ["eap", "eap-ig", "ceap"])
+def test_edges_of_long_prompts_fit_where_all_that_writers_add_does_not(tiny, agree, method):
+    """Many narrow heads, so that writes are most of what there is."""
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 8, "head_dim": 4}
+    lm = tiny("llama", dtype=torch.float32, **sizes, num_attention_heads=16, num_key_value_heads=2)
+    task = pairs(len(lm.decoder.unembedding.weight), 1, 240)
+    asked = {"units": "edges", "method": method} | ({} if method == "eap" else {"nodes": 2})
+    whole = vc.attribute(lm, task, **asked, show_progress=False)
+    memory = int(0.7 * vc.forecast(vc.attribute, lm, task, measure=False, memory=10**12, **asked).memory.beside)
+    with budget.within(memory), LiveBytes() as live:
+        said = vc.forecast(vc.attribute, lm, task, measure=False, memory=memory, **asked).memory
+        found = vc.attribute(lm, task, **asked, show_progress=False)
+    assert live.peak < memory and said.beside == pytest.approx(live.peak, rel=0.2)
+    agree(found.values, whole.values, whole.gap, 1e-4)  # float32
 
 
 def test_chunks_follow_the_memory_that_is_given(lm):

@@ -180,10 +180,10 @@ class Footprint:
         """Gradients at the queries, keys and values of one block at a token, and what they are made of."""
         return 4 * self.readers * self.width * self.wide
 
-    @property
-    def everywhere(self) -> int:
-        """Gradients at all readers of all blocks at a token."""
-        return self.layers * (self.readers + 1) * self.width * self.wide
+    def reread(self, length: int) -> int:
+        """What a token takes whose queries and keys are made anew of another stream, with all patterns."""
+        given = 3 * (self.h + 2 * self.g)
+        return self.item * (4 * (self.width + self.h) + given) + self.pattern(length)
 
     @property
     def mixed(self) -> int:

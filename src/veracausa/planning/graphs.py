@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from veracausa.circuits.selection.learned import LearnWork
-from veracausa.engine import circuit_forward, reader_gradients, writes
+from veracausa.engine import circuit_forward, reader_gradients
 from veracausa.engine.budget import free_memory, rows_per_chunk
 from veracausa.engine.footprint import Footprint, Memory
 from veracausa.engine.patches import sites_for
 from veracausa.engine.stretches import at_once
+from veracausa.engine.tape import BY_OURS
 from veracausa.estimates.attribute import AttributeWork
 from veracausa.estimates.learned.masks import MaskWork
 from veracausa.estimates.parts import PATHS
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 def estimates(work: AttributeWork, shapes: Footprint, groups: Sequence[Group]) -> Memory:
     """Of estimates of units and of edges."""
     lm, edges = work.lm, isinstance(work.units, Edges)
-    sites = edge_sums.CHECKED if edges else sites_for(work.units.place)
+    sites = edge_sums.recorded(work.method) if edges else sites_for(work.units.place)
     asked = Gradients(
         lm, shapes, PATHS[work.method.path].moves, sites, work.method.nodes, work.method.combine != "mean", edges,
         edges and work.units.positional, lm.score_dtype.itemsize * len(work.units) * (edges and work.method.drawn),
@@ -63,7 +64,7 @@ class Gradients:
         tape = self._tape(group, self.sites)
         if self.moves == "nothing":
             return self._told(tape, group, group.pairs, 0)
-        kept = self._tape(group, writes.SITES) if self.edges else tape  # the rest was there for its checks alone
+        kept = self._tape(group, edge_sums.held(self.sites)) if self.edges else tape
         if self.moves in ("site", "unit"):
             return most([Memory(recordings=tape), self._behind(kept, group)])
         size = min(rows_per_chunk(self.lm, s, n, True, shapes.told if self.edges else 0), group.pairs * self.nodes)
@@ -84,13 +85,18 @@ class Gradients:
     def _told(self, tape: int, group: Group, rows: int, state: int) -> Memory:
         """The graph of some rows; or, behind it, its gradients, and for edges what is told of them and of writes."""
         shapes, n, tokens = self.shapes, group.length, rows * group.positions
-        graph = tokens * shapes.graph(n, prefix=group.positions < n)
+        ours = not set(BY_OURS).isdisjoint(self.sites)  # it records what attention is given
+        graph = tokens * shapes.graph(n, ours, prefix=group.positions < n)
         graph += max(tokens * shapes.back(n), whole(shapes, n) if self.moves == "nothing" else 0)
         if not self.edges:
             return Memory(recordings=tape, rows=state, gradients=graph + logits(shapes, group.pairs))
         kept, told = self._edges(group, rows)
-        if self.moves == "nothing" and graph > told + kept:
-            return Memory(recordings=tape, rows=state, gradients=graph + logits(shapes, group.pairs))
+        if self.moves == "nothing":  # what is kept comes behind the graph
+            ended = Memory(recordings=tape + kept, gradients=told)
+            at_values = shapes.h * shapes.layers * group.tokens * shapes.wide
+            again = edge_sums.patterns_at_once(group.positions) * group.positions * shapes.reread(n)
+            patterns = Memory(recordings=tape + kept, rows=again if ours else 0, gradients=at_values if ours else 0)
+            return most([Memory(recordings=tape, gradients=graph + logits(shapes, group.pairs)), ended, patterns])
         return Memory(recordings=tape + kept, rows=state, gradients=max(graph, told))
 
     def _edges(self, group: Group, rows: int) -> tuple[int, int]:
@@ -99,8 +105,9 @@ class Gradients:
         state, found = shapes.state(s, group.length, shapes.held(edge_sums.SITES)), s * shapes.told
         kept = 0 if self.moving else group.tokens * shapes.writes
         whole = at_once(s, group.pairs * shapes.writes, free) == s
-        if self.moving:  # the last row of the chunk before
-            kept, rows, whole = state + found, rows + 1, True
+        if self.moving:
+            several = rows < group.pairs * self.nodes  # then the last row of the chunk before is kept
+            kept, rows, whole = (state + found) * several, rows + several, True
         token = edge_sums.told_at_once(
             shapes, rows, min(rows, group.pairs), moving=self.moving, positional=self.positional, keeps=whole
         )

@@ -95,11 +95,10 @@ class EdgeSums(Sums):
         noising: bool | None,
     ) -> Bucket:
         """See `Sums.record`; what only the checks needed is let go of."""
-        inside = IN_ATTENTION if "qk-exact" in method.rule else ()
-        asked, sites = (call.lm, call.task, start, examples, call.cost), (*CHECKED, *inside)
+        asked, sites = (call.lm, call.task, start, examples, call.cost), recorded(method)
         bucket = Bucket.record(*asked, sites=sites, grad=grad, beside_graph=reads.SITES)
         require_edges(call.lm, bucket.tape, gradients=True)
-        kept = {side: (*writes.SITES, *inside, *(reads.SITES if grad == side else ())) for side in get_args(Graph)}
+        kept = {side: {*held(sites), *(reads.SITES if grad == side else ())} for side in get_args(Graph)}
         return replace(bucket, tape=bucket.tape.keeping(kept))
 
     @staticmethod
@@ -284,7 +283,7 @@ class EdgeSums(Sums):
         """(A_patched − A) v · ∂M/∂z for every edge into a query or key, writer by writer."""
         bucket, table = self.bucket, self.units
         lm, graph, reading = bucket.lm, table.graph, Reading(bucket.lm.decoder, bucket.tape, bucket.base)
-        most = max(1, 1024 // bucket.positions)
+        most = patterns_at_once(bucket.positions)
         with attention_function(lm.decoder, SUFFIX):
             for layer in self._attending:
                 first = graph.block(layer).attention.start
@@ -377,6 +376,21 @@ class EdgeSums(Sums):
             self._put(reader, self.products.of(reader, changes, whole, writers.start), mine, torch.ones_like(mine), at,
                       writers.start)  # fmt: skip
             first += len(rows)
+
+
+def recorded(method: Method) -> tuple[str, ...]:
+    """What both runs of a bucket are recorded with."""
+    return (*CHECKED, *(IN_ATTENTION if "qk-exact" in method.rule else ()))
+
+
+def held(sites: Sequence[str]) -> tuple[str, ...]:
+    """What is kept of them: some were needed for checks alone."""
+    return tuple(site for site in sites if site in (*writes.SITES, *IN_ATTENTION))
+
+
+def patterns_at_once(positions: int) -> int:
+    """Rows whose attention is recomputed at once under qk-exact."""
+    return max(1, 1024 // positions)
 
 
 def told_at_once(shapes: Footprint, rows: int, examples: int, *, moving: bool, positional: bool, keeps: bool) -> int:
