@@ -77,10 +77,12 @@ def joined(first: State, second: State) -> State:
 
     sites = {site: both(own, second.sites[site]) for site, own in first.sites.items()}
     return replace(second, residual=both(first.residual, second.residual), middle=both(first.middle, second.middle),
-                   sites=sites)  # fmt: skip
+                   sites=sites, coded={})  # fmt: skip
 
 
 def _changed(state: State, change: Callable[[Tensor], Tensor], sites: Collection[str]) -> State:
     """A run's stream and some sites, every tensor changed."""
     kept = {site: [*map(change, state.sites[site])] for site in sites}
-    return State([*map(change, state.residual)], [*map(change, state.middle)], kept, experts=state.experts)
+    return State(
+        [*map(change, state.residual)], [*map(change, state.middle)], kept, experts=state.experts, codes=state.codes
+    )

@@ -517,9 +517,9 @@ def record_pairs(
         if known is not None and covered and grad != name:
             states[name], calls = _read_by(decoder, known)[name], known.calls
         else:
-            own = {*kept, *(beside_graph if grad == name else ())}
+            watched = {*kept, *(beside_graph if grad == name else ())}
             states[name], calls = record(
-                decoder, ids[:, start:], prefix=prefix, sites=own, grad=grad == name, logits=name == "clean"
+                decoder, ids[:, start:], prefix=prefix, sites=watched, grad=grad == name, logits=name == "clean"
             )
     tape = Tape(
         examples, (clean, corrupted), start, clean.shape[1], states["clean"], states["corrupted"], calls, prefix, tail
