@@ -36,7 +36,7 @@ def one_at_a_time(monkeypatch):
 
 @pytest.mark.parametrize("method", [*EDGE_PRESETS, "ifr"])
 @pytest.mark.parametrize(
-    "family", tiny_models.mostly_slow(["llama", "gpt2", "gemma2", "gpt_neox", "nemotron_h"], ["gemma2"])
+    "family", tiny_models.mostly_slow(["llama", "gpt2", "gemma2", "gpt_neox"], ["gemma2"])
 )
 def test_scores_of_edges_are_those_of_all_positions_at_once(tiny, task_of, agree, one_at_a_time, family, method):
     lm, task = tiny(family), task_of((5, 7), n=3)
@@ -48,6 +48,15 @@ def test_scores_of_edges_are_those_of_all_positions_at_once(tiny, task_of, agree
         agree(parts.completeness.claimed, found.completeness.claimed, found.gap)
     if found.draw_stderr is not None:
         agree(parts.draw_stderr, found.draw_stderr, found.gap, 1e-6)  # a root of a difference
+
+
+@pytest.mark.parametrize("method", ["eap", "eap-ig", "ceap", "ifr"])
+def test_scores_of_edges_of_mixers(tiny, task_of, agree, one_at_a_time, method):
+    lm, task = tiny("nemotron_h"), task_of((5, 7), n=2)
+    found = vc.attribute(lm, task, units="edges", method=method, show_progress=False)
+    one_at_a_time()
+    parts = vc.attribute(lm, task, units="edges", method=method, show_progress=False)
+    agree(parts.values, found.values, found.gap)
 
 
 @pytest.mark.parametrize("method", ["eap", "eap-ig", "ceap", "eap-ig-activations", "ifr"])
