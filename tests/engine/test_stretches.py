@@ -35,9 +35,7 @@ def one_at_a_time(monkeypatch):
 
 
 @pytest.mark.parametrize("method", [*EDGE_PRESETS, "ifr"])
-@pytest.mark.parametrize(
-    "family", tiny_models.mostly_slow(["llama", "gpt2", "gemma2", "gpt_neox"], ["gemma2"])
-)
+@pytest.mark.parametrize("family", tiny_models.mostly_slow(["llama", "gpt2", "gemma2", "gpt_neox"], ["gemma2"]))
 def test_scores_of_edges_are_those_of_all_positions_at_once(tiny, task_of, agree, one_at_a_time, family, method):
     lm, task = tiny(family), task_of((5, 7), n=3)
     found = vc.attribute(lm, task, units="edges", method=method, show_progress=False)
