@@ -3,6 +3,7 @@
     python scripts/census.py                              # all types: a line each
     python scripts/census.py --only phi olmo2             # some of them
     python scripts/census.py --write docs/families.md     # the table of the docs
+    python scripts/census.py --only phi --write docs/families.md  # the lines of one type in it
 
 A type *works* if the library takes its model, all contracts of `lm.check()` hold, and exact effects and gradient
 estimates of every kind of unit are those of whole runs of the bare model with plain hooks (`census_plain.py`, which
@@ -406,8 +407,8 @@ def main() -> int:
         "--write", type=Path, metavar="PAGE", help="put the table into this page, such as docs/families.md"
     )
     options = parser.parse_args()
-    if options.write and (options.only or options.quick):
-        parser.error("--write is for the whole census: leave --only and --quick out")
+    if options.write and options.quick:
+        parser.error("--write is for what is tried in full: leave --quick out")
     every = census_models.types()
     known = {kind.name for kind in every}
     if unknown := sorted(set(options.only or ()) - known):
@@ -419,7 +420,7 @@ def main() -> int:
         found.append(one)
     counts = Counter(one.word for one in found)
     if options.write:
-        census_page.write(options.write, found)
+        census_page.write(options.write, found, every=not options.only)
     print(f"\n{len(chosen)} structures: " + ", ".join(f"{n} {word}" for word, n in sorted(counts.items())))
     return int("WRONG" in counts)
 

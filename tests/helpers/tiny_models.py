@@ -270,6 +270,14 @@ _MIXED: dict[str, tuple[str, dict]] = {
         | {"linear_num_key_heads": 2, "linear_num_value_heads": 4}
         | {"linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_conv_kernel_dim": 3},
     ),
+    "olmo_hybrid": (
+        "olmo_hybrid",
+        _GQA
+        | _PAD
+        | {"layer_types": ["linear_attention", "full_attention", "linear_attention"]}
+        | {"linear_num_key_heads": 4, "linear_num_value_heads": 4}
+        | {"linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_conv_kernel_dim": 3},
+    ),
 }
 _SETTINGS |= _MIXED
 MIXED: list[str] = list(_MIXED)

@@ -42,10 +42,10 @@ class Anatomy:
     `bridges`). `repeats_keys`: config attribute that says whether the model's cache holds each key and value once for
     every query head that shares it.
 
-    Mixers. `mixer`: of blocks that have one in the place of attention (see `mixers`). `mixer_gives_two`: it gives
-    something beside its output. `lone`: a block is one sublayer, an attention, a mixer or an MLP, whichever it has.
-    `float32_stream`: config attribute that says whether the stream is
-    carried in float32, whatever the weights are in.
+    Mixers. `mixer`: of blocks that have one in the place of attention (see `mixers`). `mixer_blocks`: those blocks'
+    anatomy, where they are glued otherwise than the rest. `mixer_gives_two`: it gives something beside its output.
+    `lone`: a block is one sublayer, an attention, a mixer or an MLP, whichever it has. `float32_stream`: config
+    attribute that says whether the stream is carried in float32, whatever the weights are in.
 
     MLP. `mlp`: None where a block calls its parts itself; then `mlp_in` is the first of them. `experts`: what stands in
     a mixture of experts in the place of a down projection and an activation; `router`: what chooses among them;
@@ -86,6 +86,7 @@ class Anatomy:
     v: str | None = "self_attn.v_proj"
     qkv: Layout = "separate"
     mixer: Mixer | None = None
+    mixer_blocks: Anatomy | None = None
     mixer_gives_two: bool = False
     lone: bool = False
     float32_stream: str | None = None
@@ -127,12 +128,18 @@ class Anatomy:
             return "mixer"
         return "nothing" if self.lone and part_of(block, self.attention_out) is None else "attention"
 
+    def of(self, block: Any) -> Anatomy:
+        """The anatomy of a block: the family's, or that of its blocks with mixers."""
+        return self.mixer_blocks if self.mixer_blocks is not None and self.mixing(block) == "mixer" else self
+
     def has_mlp(self, block: Any) -> bool:
         """Whether a block of this family has an MLP."""
         return not self.lone or self.mixing(block) == "nothing"
 
     def block_parts(self, block: Any) -> dict[str, Path]:
         """Role → dotted path, for every part that this block must have."""
+        if (own := self.of(block)) is not self:
+            return own.block_parts(block)
         mixing, roles = self.mixing(block), ["attention_norm", "attention_post_norm"]
         if mixing == "attention":
             roles += ["attention", "attention_out", "q", "k", "v"]

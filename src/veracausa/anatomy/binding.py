@@ -73,7 +73,7 @@ def _own(asked: Mapping[str, Any]) -> Anatomy:
     if like not in FAMILIES:
         raise ArchitectureError(f"anatomy={{'like': {like!r}}}: {not_known('family', like, FAMILIES)}")
     known = {field.name: getattr(FAMILIES[like], field.name) for field in fields(Anatomy)}
-    known = {name: own for name, own in known.items() if name not in ("family", "bridge", "mixer")}
+    known = {name: own for name, own in known.items() if name not in ("family", "bridge", "mixer", "mixer_blocks")}
     for name, value in parts.items():
         if name not in known:
             raise ArchitectureError(f"anatomy={{{name!r}: …}}: {not_known('part', name, known)}")

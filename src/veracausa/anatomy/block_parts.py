@@ -16,6 +16,7 @@ from veracausa.anatomy.mixture import Mixture
 
 def block_of(anatomy: Anatomy, config: Any, layer: int, module: nn.Module, found: Found, sizes: Any) -> Block:
     """One block's parts; see `Block`. `sizes`: heads, key/value heads and width of the model."""
+    anatomy = anatomy.of(module)
 
     def part(role: str) -> Any:
         return part_of(module, getattr(anatomy, role))

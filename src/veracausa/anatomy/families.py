@@ -154,6 +154,7 @@ _HYBRID = replace(
     mlp_norm="pre_ff_layernorm",
     **_FEED_FORWARD,
 )
+_GATED_DELTA = Mixer("linear_attn", "linear_attn.o_proj", heads="num_v_heads")
 _DELTA: dict[str, Any] = {"mixer": Mixer("linear_attn", "linear_attn.out_proj", heads="num_v_heads")}
 
 
@@ -464,5 +465,12 @@ FAMILIES: dict[str, Anatomy] = {
         logit_softcap="logits_soft_cap",
     ),
     **_like(_LLAMA, "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", **_DELTA, **_GATED, **_MIXTURE),
+    "olmo_hybrid": replace(
+        _LLAMA,
+        family="olmo_hybrid",
+        mixer=_GATED_DELTA,
+        mixer_blocks=replace(_LLAMA, family="olmo_hybrid", mixer=_GATED_DELTA),
+        **_POST_NORM,
+    ),
     "compiled": Anatomy("compiled", up=None, qk_norms=(), causal=False),
 }

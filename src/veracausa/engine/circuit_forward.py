@@ -244,7 +244,8 @@ def _given(output: Tensor, _: Tensor) -> Tensor:
 
 def wiring_of(decoder: Decoder, mask: np.ndarray, settled: bool = True) -> Wiring:
     """The wiring of a mask [readers, writers] in a model."""
-    return Wiring(decoder.graph, mask, decoder.blocks[0].attention_post_norm is not None, settled)
+    shared = any(block.attention_post_norm is not None for block in decoder.blocks)
+    return Wiring(decoder.graph, mask, shared, settled)
 
 
 def all_edges_mask(graph: Graph) -> Bool[np.ndarray, "readers writers"]:
