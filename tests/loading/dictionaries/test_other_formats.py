@@ -153,7 +153,7 @@ def test_a_pickle_that_would_run_code_is_not_read(llama, tmp_path):
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "made"),)
 
-    (tmp_path / "ae.pt").write_bytes(pickle.dumps({"encoder.weight": Runs()}))
+    (tmp_path / "ae.pt").write_bytes(pickle.dumps({"encoder.weight": Runs()}, protocol=2))
     with pytest.raises(FileError, match=r"cannot be read|run code"):
         vc.dictionary(llama, tmp_path, site="r1")
     torch.save({"encoder.weight": Runs()}, tmp_path / "ae.pt")
