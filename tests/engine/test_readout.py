@@ -176,6 +176,11 @@ def test_gradients_of_own_metrics_are_those_of_differences(tiny, task_of, refere
         (lambda logits: logits @ logits, errors.MethodError, "failed on logits of shape .*RuntimeError"),
         (lambda logits: logits[:, 0] * 1j, errors.MethodError, "returned complex numbers"),
         (lambda logits: logits[:, 3] - logits.mean(), errors.MethodError, "mixes rows"),
+        (
+            lambda logits: logits[:, 3] * (1 if len(logits) < 3 else 2),
+            errors.MethodError,
+            "beside 6 others: it mixes rows",
+        ),
         (lambda logits, tokens: logits[:, 3], errors.MethodError, "asks for 'tokens'"),
         (lambda: 3, errors.MethodError, "takes nothing"),
     ],

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 #: Places whose logits over the whole vocabulary are held at once.
 _UNEMBEDDED = 64
+#: Beside how many other rows a function of the user's is tried.
+_BESIDE = (1, 6)
 #: Logits that a metric without gradients is given at once: 256 MB in float32.
 _LOGITS = 1 << 26
 
@@ -80,7 +82,7 @@ class Readout:
     def require_rows(self, clean: State) -> None:
         """MethodError if a function of the user's makes a row's number of other rows, too.
 
-        It is asked for the first pair alone, and beside other logits.
+        It is asked for the first pair alone, and beside the logits of one other row and of several.
         """
         if not isinstance(self.metric, OwnMetric):
             return
@@ -89,13 +91,15 @@ class Readout:
             hidden = self.gathered(self.lm.decoder.final_norm(clean.end(self.tail)[:1].detach()), first)[0]
             logits = self.lm.decoder.unembedded(hidden)
             alone = self._of(logits, first)
-            beside = self._of(torch.cat([logits, 1 + 2 * logits.flip(-1)]), first.expand(2))[:1]
-        if float((alone - beside).abs()) > rounding(logits.dtype, 1 + float(alone.abs())):
-            raise MethodError(
-                f"The metric {self.metric.name} gives {float(alone):.6g} for a pair's logits alone and "
-                f"{float(beside):.6g} beside another row: it mixes rows. Each row is a run of its own, so reduce over "
-                "the last dimension alone (dim=-1)."
-            )
+            others = [1 + (2 + k) * logits.flip(-1) for k in range(max(_BESIDE))]
+            beside = {n: self._of(torch.cat([logits, *others[:n]]), first.expand(1 + n))[:1] for n in _BESIDE}
+        for count, found in beside.items():
+            if float((alone - found).abs()) > rounding(logits.dtype, 1 + float(alone.abs())):
+                raise MethodError(
+                    f"The metric {self.metric.name} gives {float(alone):.6g} for a pair's logits alone and "
+                    f"{float(found):.6g} beside {'another row' if count == 1 else f'{count} others'}: it mixes rows. "
+                    "Each row is a run of its own, so reduce over the last dimension alone (dim=-1)."
+                )
 
     def divergence(self, clean: State) -> Readout:
         """Minus the KL from the clean run's output distribution, its mean over the places that are read."""
