@@ -420,7 +420,7 @@ def main() -> int:
         found.append(one)
     counts = Counter(one.word for one in found)
     if options.write:
-        census_page.write(options.write, found, every=not options.only)
+        census_page.write(options.write, found, [str(kind) for kind in every] if options.only else ())
     print(f"\n{len(chosen)} structures: " + ", ".join(f"{n} {word}" for word, n in sorted(counts.items())))
     return int("WRONG" in counts)
 

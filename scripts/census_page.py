@@ -40,14 +40,14 @@ class Line:
         return self.name.partition(" (")[0]
 
 
-def write(path: Path, verdicts: Sequence[Verdict], every: bool = True) -> None:
-    """Put the census between the two marks of a page; not `every`: in the place of these types' lines alone."""
+def write(path: Path, verdicts: Sequence[Verdict], every: Sequence[str] = ()) -> None:
+    """Put the census between the two marks of a page; `every`: all structures in order, to keep the lines of others."""
     text = path.read_text(encoding="utf-8")
     head, _, rest = text.partition(BEGIN)
     lines = [Line(one.word, str(one.type), _why(one)) for one in verdicts]
     new = {line.type for line in lines}
-    kept = [] if every else [line for line in lines_of(text) if line.type not in new]
-    written = census(sorted([*kept, *lines], key=lambda line: line.name) if kept else lines)
+    kept = [line for line in lines_of(text) if line.type not in new and line.name in every]
+    written = census(sorted([*kept, *lines], key=lambda line: every.index(line.name)) if kept else lines)
     path.write_text(f"{head}{BEGIN}\n\n{written}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
 
 
