@@ -48,7 +48,7 @@ def test_scores_of_edges_are_those_of_all_positions_at_once(tiny, task_of, agree
         agree(parts.draw_stderr, found.draw_stderr, found.gap, 1e-6)  # a root of a difference
 
 
-@pytest.mark.parametrize("method", ["eap", "eap-ig", "ceap", "ifr"])
+@pytest.mark.parametrize("method", ["eap", "eap-ig", "ceap", "eap-ig-activations", "qk-exact", "ifr"])
 def test_scores_of_edges_of_mixers(tiny, task_of, agree, one_at_a_time, method):
     lm, task = tiny("nemotron_h"), task_of((5, 7), n=2)
     found = vc.attribute(lm, task, units="edges", method=method, show_progress=False)
