@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from command_line import called, model_folder, pairs_file
 
+from veracausa.errors import VeracausaError
+
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory):
@@ -54,4 +56,4 @@ def test_several_dictionaries_of_a_layer_have_names(given):
 def test_what_does_not_fit_is_said(given, words, said):
     folder, pairs, sae = given
     found = called(folder, "exact", pairs, *(word.replace("{sae}", str(sae)) for word in words))
-    assert found.exit_code == 2 and said in found.output, found.output
+    assert isinstance(found.exception, VeracausaError) and said in str(found.exception)
