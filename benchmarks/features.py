@@ -50,7 +50,7 @@ def main() -> None:
     rows = []
     for layer in LAYERS:
         names = [f"m{layer}.n{i}" for i in range(ROWS)]
-        neurons, seconds = timed(lambda names=names: vc.exact(lm, task, units=names, show_progress=False))
+        _, seconds = timed(lambda names=names: vc.exact(lm, task, units=names, show_progress=False))
         per_neuron = seconds / (ROWS * len(task))
         for site, writes in ((f"r{layer}", None), (f"m{layer}", None), (f"n{layer}", f"m{layer}")):
             own = lm.reading(random_dictionary(lm, site, writes))
