@@ -402,7 +402,7 @@ def told_at_once(shapes: Footprint, rows: int, examples: int, *, moving: bool, p
     read = rows * shapes.read
     if positional:
         read += (rows if moving else examples) * 2 * shapes.writers * shapes.readers * shapes.wide
-    return read + (3 * rows if moving else 0 if keeps else examples) * shapes.writes
+    return read + (2 * rows if moving else 0 if keeps else examples) * shapes.writes
 
 
 def _sites_of(decoder: Decoder) -> list[Site]:
