@@ -9,7 +9,6 @@ from tiny_models import FAMILIES, mostly_slow
 import veracausa as vc
 from veracausa import errors
 from veracausa.circuits.runs.tapes import circuit_buckets
-from veracausa.cost import Cost
 from veracausa.engine import batches, mixing
 from veracausa.engine.batches import buckets
 
@@ -52,22 +51,6 @@ def test_estimates_are_those_of_each_pair_alone(tiny, task_of, family, units, me
         alone = vc.attribute(lm, task[i], units=units, method=method, show_progress=False)
         torch.testing.assert_close(found.values[i : i + 1], alone.values, rtol=0, atol=EXACT)
         torch.testing.assert_close(found.clean[i : i + 1], alone.clean, rtol=0, atol=EXACT)
-
-
-@pytest.mark.parametrize("family", mostly_slow(FAMILIES))
-@pytest.mark.parametrize(("units", "ablation"), [("heads", "counterfactual"), ("mlps", "zero"), ("neurons", "zero")])
-def test_exact_effects_are_those_of_each_pair_alone(tiny, task_of, monkeypatch, family, units, ablation):
-    """Also where a batch is worth so much that all are joined."""
-    lm, task = tiny(family), task_of(LENGTHS, n=8)
-    asked = {"units": units, "ablation": ablation}
-    monkeypatch.setattr(batches, "begin", lambda decoder: 50_000.0)
-    if lm.decoder.anatomy.causal:
-        assert len(vc.exact.work(lm, task, **asked).plan(Cost()).buckets(True)) == 1
-    found = vc.exact(lm, task, **asked, show_progress=False)
-    assert found.cost.token_layers == vc.exact.work(lm, task, **asked).tokens()
-    for i in range(0, len(task), 2):
-        alone = vc.exact(lm, task[i], **asked, show_progress=False)
-        torch.testing.assert_close(found.values[i : i + 1], alone.values, rtol=0, atol=EXACT)
 
 
 @pytest.mark.parametrize("family", mostly_slow(FAMILIES))

@@ -105,11 +105,6 @@ class Zero:
         return like.new_zeros(len(example), *like.shape[1:])
 
 
-def anywhere(source: Replacement) -> bool:
-    """Whether replacements are the same whatever else is run beside a pair, at every position of its own."""
-    return isinstance(source, (Counterfactual, Zero))
-
-
 class Mean:
     """Means over a reference set; `means[layer]`: [n, site] per position, or [1, site] over positions."""
 

@@ -21,7 +21,7 @@ from veracausa.cost import Cost
 from veracausa.effects.expert_values import new_neurons, new_sum, own_neurons, own_sum
 from veracausa.effects.feature_values import shared_site, still_units
 from veracausa.effects.moves import own_part
-from veracausa.effects.replacements import Replacement, anywhere
+from veracausa.effects.replacements import Replacement
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.batches import buckets
 from veracausa.engine.bucket import Bucket
@@ -86,13 +86,7 @@ class Plan(ABC):
         """Groups of pairs that share a tape: (start, examples)."""
         most = examples_per_batch(self.lm, self.task, self.kept)
         rows = float(self.depth.sum()) / self.lm.layers
-        # beside them the engine's own run; both begin once a batch at least
-        return buckets(self.lm.decoder, self.task, share, most, self.mixed, rows + 1, 2.0)
-
-    @property
-    def mixed(self) -> bool:
-        """Whether pairs of several lengths run together: where neither units nor replacements have positions."""
-        return False
+        return buckets(self.lm.decoder, self.task, share, most, rows=rows)
 
     @property
     @abstractmethod
@@ -206,11 +200,6 @@ class Rows(Plan):
     def kept(self) -> int:
         """Floats a token that a tape keeps of each layer beside the stream."""
         return kept_width(self.lm.decoder, self.units.place, max(self.task.lengths)) + self.lm.width
-
-    @property
-    def mixed(self) -> bool:
-        """See `Plan.mixed`."""
-        return not (self.aligned or self.units.positional or self.units.kind == "patterns") and anywhere(self.source)
 
     @property
     def depth(self) -> np.ndarray:
