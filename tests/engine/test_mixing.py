@@ -9,6 +9,7 @@ from tiny_models import FAMILIES, mostly_slow
 import veracausa as vc
 from veracausa import errors
 from veracausa.circuits.runs.tapes import circuit_buckets
+from veracausa.cost import Cost
 from veracausa.engine import batches, mixing
 from veracausa.engine.batches import buckets
 
@@ -51,6 +52,38 @@ def test_estimates_are_those_of_each_pair_alone(tiny, task_of, family, units, me
         alone = vc.attribute(lm, task[i], units=units, method=method, show_progress=False)
         torch.testing.assert_close(found.values[i : i + 1], alone.values, rtol=0, atol=EXACT)
         torch.testing.assert_close(found.clean[i : i + 1], alone.clean, rtol=0, atol=EXACT)
+
+
+@pytest.mark.parametrize("family", mostly_slow(FAMILIES))
+@pytest.mark.parametrize(
+    ("units", "ablation"), [("heads", "counterfactual"), ("mlps", "zero"), ("neurons", "zero"), ("residual", "mean")]
+)
+def test_exact_effects_are_those_of_each_pair_alone(tiny, task_of, monkeypatch, family, units, ablation):
+    """Also where a batch is worth so much that all are joined."""
+    lm, task = tiny(family), task_of(LENGTHS, n=8)
+    asked = {"units": units, "ablation": ablation}
+    monkeypatch.setattr(batches, "begin", lambda decoder: 50_000.0)
+    if lm.decoder.anatomy.causal:
+        assert len(vc.exact.work(lm, task, **asked).plan(Cost()).buckets(True)) == 1
+    found = vc.exact(lm, task, **asked, show_progress=False)
+    assert found.cost.token_layers == vc.exact.work(lm, task, **asked).tokens()
+    for i in range(0, len(task), 2):
+        alone = vc.exact(lm, task[i], **asked, reference=task if ablation == "mean" else None, show_progress=False)
+        torch.testing.assert_close(found.values[i : i + 1], alone.values, rtol=0, atol=EXACT)
+
+
+@pytest.mark.parametrize("ablation", ["counterfactual", "zero", "mean", "resample", "optimal"])
+@pytest.mark.parametrize("verb", [vc.exact, vc.effects.last_in, vc.effects.direct, vc.effects.shapley])
+def test_what_is_run_is_what_was_counted(tiny, task_of, monkeypatch, verb, ablation):
+    """Whatever replaces units, rows are counted in the batches that they are run in."""
+    if ablation == "optimal" and verb is not vc.exact:
+        pytest.skip("learned constants are of single units")
+    lm, task = tiny("llama"), task_of((6, 6, 8, 8, 7, 7), n=6)
+    monkeypatch.setattr(batches, "begin", lambda decoder: 50_000.0)
+    asked = {"units": ["a0.h0", "a2.h1"], "ablation": ablation}
+    asked |= {"permutations": 2} if verb is vc.effects.shapley else {}
+    found = verb(lm, task, **asked, show_progress=False)
+    assert found.cost.token_layers == verb.work(lm, task, **asked).tokens()
 
 
 @pytest.mark.parametrize("family", mostly_slow(FAMILIES))

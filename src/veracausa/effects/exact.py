@@ -36,6 +36,7 @@ from veracausa.effects.patterns import require_patterns
 from veracausa.effects.replacements import (
     Counterfactual,
     Replacement,
+    Unmixed,
     Zero,
     reference_runs,
     replacement,
@@ -172,8 +173,15 @@ class ExactWork:
         if isinstance(units, Groups):
             return GroupRows(lm, task, units, cast("dict[Place, Replacement]", source or {}), noising, self.rows, cost)
         rows = SpanRows if isinstance(units, SpanUnits) else Rows
-        asked = cast("Replacement", source or (Zero() if self.alone else Counterfactual(noising)))
+        asked = cast("Replacement", source or self._counted)
         return rows(lm, task, units, asked, noising, self.rows, cost)  # type: ignore
+
+    @property
+    def _counted(self) -> Replacement:
+        """What stands for replacements while rows are counted: pairs then share batches as they will."""
+        if self.ablation in ("zero", "mean", "optimal"):
+            return Zero()
+        return Unmixed() if self.alone else Counterfactual(self.direction == "noising")
 
     def batches(self) -> int:
         """Buckets that are recorded."""

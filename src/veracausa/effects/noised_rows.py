@@ -72,6 +72,11 @@ class NoisedRows(Rows):
 
     noise: Noising | None = None
 
+    @property
+    def mixed(self) -> bool:
+        """See `Plan.mixed`: noise is drawn for a pair's own positions."""
+        return False
+
     def record(self, start: int, examples: tuple[int, ...]) -> Patching:
         """See `Plan.record`."""
         assert self.noise is not None  # it stands behind a field that may be left out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Constants:
     """A `Replacement`: the same values at every position, `sites[layer]`."""
+
+    anywhere: ClassVar[bool] = True
 
     sites: Float[Tensor, "layers site"]
 

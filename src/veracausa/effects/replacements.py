@@ -45,7 +45,10 @@ DONORS = 64
 
 
 class Replacement(Protocol):
-    """Values that patched units take, for rows of one bucket at one layer."""
+    """Values that patched units take, for rows of one bucket at one layer.
+
+    `anywhere`: whether they are the same whatever runs beside a pair; where a class has no such, they are not.
+    """
 
     def rows(
         self, tape: Tape, place: Place, layer: int, example: Int[Tensor, " rows"], unit: Int[Tensor, " rows"] | None
@@ -84,6 +87,8 @@ class Learned(Protocol):
 class Counterfactual:
     """The other run's activations: corrupted when the clean run is patched, clean when the corrupted one is."""
 
+    anywhere = True
+
     def __init__(self, noising: bool) -> None:
         self.noising = noising
 
@@ -99,14 +104,24 @@ class Counterfactual:
 class Zero:
     """Zeros."""
 
+    anywhere = True
+
     def rows(self, tape: Tape, place: Place, layer: int, example: Tensor, unit: Tensor | None) -> Tensor:
         """See `Replacement.rows`."""
         like = activation(tape.clean, place, layer)
         return like.new_zeros(len(example), *like.shape[1:])
 
 
+class Unmixed(Zero):
+    """Stands for values that depend on a pair's own length, where rows are counted before there are any."""
+
+    anywhere = False
+
+
 class Mean:
     """Means over a reference set; `means[layer]`: [n, site] per position, or [1, site] over positions."""
+
+    anywhere = True  # by position only where all prompts have one length
 
     def __init__(self, lm: Model, prompts: Sequence[tuple[int, ...]], place: Place, aligned: bool, cost: Cost) -> None:
         totals: dict[int, Tensor] = {}

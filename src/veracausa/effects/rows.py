@@ -86,7 +86,13 @@ class Plan(ABC):
         """Groups of pairs that share a tape: (start, examples)."""
         most = examples_per_batch(self.lm, self.task, self.kept)
         rows = float(self.depth.sum()) / self.lm.layers
-        return buckets(self.lm.decoder, self.task, share, most, rows=rows)
+        # beside them the engine's own run; both begin once a batch at least
+        return buckets(self.lm.decoder, self.task, share, most, self.mixed, rows + 1, 2.0)
+
+    @property
+    def mixed(self) -> bool:
+        """Whether pairs of several lengths run together: where neither units nor replacements have positions."""
+        return False
 
     @property
     @abstractmethod
@@ -200,6 +206,12 @@ class Rows(Plan):
     def kept(self) -> int:
         """Floats a token that a tape keeps of each layer beside the stream."""
         return kept_width(self.lm.decoder, self.units.place, max(self.task.lengths)) + self.lm.width
+
+    @property
+    def mixed(self) -> bool:
+        """See `Plan.mixed`."""
+        placed = self.aligned or self.units.positional or self.units.kind == "patterns"
+        return not placed and getattr(self.source, "anywhere", False)
 
     @property
     def depth(self) -> np.ndarray:

@@ -24,7 +24,7 @@ from veracausa.effects.coalitions import coalition_work
 from veracausa.effects.exact import ExactWork, Sources, exact, mean_of_draws
 from veracausa.effects.instead import Instead
 from veracausa.effects.laid import laid_units
-from veracausa.effects.replacements import Replacement, Zero, require_joint
+from veracausa.effects.replacements import Replacement, require_joint
 from veracausa.effects.rows import Patching, Plan, Rows
 from veracausa.engine.work import Derived, gives
 from veracausa.errors import MethodError
@@ -105,7 +105,9 @@ class DirectWork(ExactWork):
     def plan(self, cost: Cost, source: Sources | None = None) -> Plan:
         """See `ExactWork.plan`."""
         noising = self.direction == "noising"
-        return _DirectRows(self.lm, self.task, self.units, cast("Replacement", source or Zero()), noising, None, cost)
+        return _DirectRows(
+            self.lm, self.task, self.units, cast("Replacement", source or self._counted), noising, None, cost
+        )
 
 
 @gives(Scores)
