@@ -388,3 +388,17 @@ def test_features_that_are_the_same_in_both_runs_cost_nothing():
         assert every - error == moving * (lm.layers - 1) * (len(pair.clean) - start)
         saved += len(table) - 1 - moving
     assert saved > 0
+
+
+def test_estimates_that_are_kept_are_those_of_their_dictionary(tmp_path):
+    """Two dictionaries have units of the same names: a folder of pieces tells them apart."""
+    _, lm, _, task = asked("llama")
+    names = ["f1.1", "f1.2", "f1.error"]
+    found = {}
+    for seed in (5, 6):
+        own = lm.reading(dictionary(lm.width, "r1", "relu", seed=seed)[0])
+        found[seed] = vc.causes.disagreement(own, task, units=names, out=tmp_path, show_progress=False)
+        alone = vc.causes.disagreement(own, task, units=names, show_progress=False)
+        for name, scores in found[seed].scores.items():
+            assert torch.equal(scores.values, alone.scores[name].values), name
+    assert not torch.equal(found[5].scores["atp"].values, found[6].scores["atp"].values)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -90,6 +90,7 @@ class ExactWork:
     seed: int
     rows: int | None = None
     share_prefix: bool = True
+    within: np.ndarray | None = None
     method: ClassVar[str] = "exact"
     notes: ClassVar[tuple[str, ...]] = ()
 
@@ -174,7 +175,12 @@ class ExactWork:
             return GroupRows(lm, task, units, cast("dict[Place, Replacement]", source or {}), noising, self.rows, cost)
         rows = SpanRows if isinstance(units, SpanUnits) else Rows
         asked = cast("Replacement", source or self._counted)
-        return rows(lm, task, units, asked, noising, self.rows, cost)  # type: ignore
+        return rows(lm, task, units, asked, noising, self.rows, cost, within=self.within)  # type: ignore
+
+    def part(self, units: Units) -> ExactWork:
+        """The effects of some of these units, in the batches that all of them would run in: at the same costs."""
+        plain = not isinstance(self.units, Edges | Paths | Groups)
+        return replace(self, units=units, within=self.plan(Cost()).depth if plain else None)
 
     @property
     def _counted(self) -> Replacement:

@@ -76,6 +76,8 @@ class Plan(ABC):
     cost: Cost
     #: Whether it can do with pairs whose prompts have different lengths.
     aligned: ClassVar[bool] = False
+    #: `depth` of a larger table, in whose batches these rows run.
+    within: np.ndarray | None = None
 
     @property
     def patched(self) -> Task:
@@ -85,7 +87,7 @@ class Plan(ABC):
     def buckets(self, share: bool) -> list[tuple[int, tuple[int, ...]]]:
         """Groups of pairs that share a tape: (start, examples)."""
         most = examples_per_batch(self.lm, self.task, self.kept)
-        rows = float(self.depth.sum()) / self.lm.layers
+        rows = float((self.depth if self.within is None else self.within).sum()) / self.lm.layers
         # beside them the engine's own run; both begin once a batch at least
         return buckets(self.lm.decoder, self.task, share, most, self.mixed, rows + 1, 2.0)
 
@@ -201,6 +203,7 @@ class Rows(Plan):
     rows: int | None
     cost: Cost
     alpha: np.ndarray | None = None
+    within: np.ndarray | None = None
 
     @property
     def kept(self) -> int:

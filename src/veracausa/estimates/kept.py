@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from veracausa.effects.learned_constants import OptimalConstants
 from veracausa.scores.files import confirmed, load_scores
+from veracausa.scores.headers import dictionary_settings
 from veracausa.scores.scores import Scores
 from veracausa.storage.files import keep
 from veracausa.tasks.task import Task
@@ -39,6 +40,7 @@ def kept(
     if pieces is None:
         return estimate(lm, task, units=table, show_progress=show, **options)
     said = {name: one.digest() if isinstance(one, Task | OptimalConstants) else one for name, one in options.items()}
+    said |= dictionary_settings(lm, table.kind)
     name = options.get("method", estimate.__name__)
     key = json.dumps([lm.identity, task.digest(), table.digest(), name, said, __version__], sort_keys=True)
     path = pieces / f"{name}-{table.kind}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.safetensors"

@@ -74,12 +74,12 @@ class VerifyWork(Derived):
 
     def tokens(self) -> float:
         """Token-layers of all stages; `until` may end before the last."""
-        whole = replace(self.effects, units=self.units)
+        whole = self.effects.part(self.units)
         return float(whole.costs().sum()) + len(self.stages) * whole.beside()
 
     def effects_of(self, units: np.ndarray, show_progress: bool, out: str | Path | None) -> Scores:
         """Exact effects of some of the estimate's units."""
-        return replace(self.effects, units=self.estimate.units[units]).run(show_progress, out)
+        return self.effects.part(self.estimate.units[units]).run(show_progress, out)
 
     def run(self, show_progress: bool = True, out: str | Path | None = None) -> Receipt:
         """Go through the stages."""
@@ -171,9 +171,7 @@ def verify(
         seed=drawn,
     )  # fmt: skip
     orders, costs = Orders.of(estimate.ranking(), seed), effects.costs()
-    stages = plan(
-        orders, costs, overhead(lm, task, ablation, reference), top=top, sample=sample, until=until, budget=budget
-    )
+    stages = plan(orders, costs, effects.beside(), top=top, sample=sample, until=until, budget=budget)
     return VerifyWork(estimate, effects, costs, orders, stages, threshold, seed, until, budget)
 
 
