@@ -138,7 +138,7 @@ class Model:
         return found
 
     def reading(self, *dictionaries: Dictionary) -> Model:
-        """The same model with dictionaries laid on it, in the place of earlier ones: their features are units.
+        """The same model with dictionaries laid on it, beside earlier ones of other names: their features are units.
 
         Nothing is changed or run; all calls take what is returned.
 
@@ -149,7 +149,7 @@ class Model:
         >>> vc.exact(lm, task, units="features")
         """
         codes: Any = through("Model.reading", self, dictionaries)
-        return replace(self, decoder=replace(self.decoder, codes=codes))
+        return replace(self, decoder=replace(self.decoder, codes={**self.decoder.codes, **codes}))
 
     def check(self, *, strict: bool = True) -> list[Check]:
         """Test the contracts on this very model; see `veracausa.contracts.checks`.

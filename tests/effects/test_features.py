@@ -402,3 +402,23 @@ def test_estimates_that_are_kept_are_those_of_their_dictionary(tmp_path):
         for name, scores in found[seed].scores.items():
             assert torch.equal(scores.values, alone.scores[name].values), name
     assert not torch.equal(found[5].scores["atp"].values, found[6].scores["atp"].values)
+
+
+@pytest.mark.parametrize(("reads", "writes"), [("n1", "m2"), ("n1", "r3"), ("n1", "a1"), ("n2", "m1"), ("r1", "m1")])
+def test_sets_are_of_one_site_or_one_mlp(reads, writes):
+    """Of other transcoders single features are right, and sets are refused."""
+    hf, lm, found, task = asked("llama", count=1)
+    ours, theirs = dictionary(lm.width, reads, "relu", writes)
+    layer = ours.writes.layer
+    one = vc.exact(lm, task, units=[f"f{layer}.3"], dictionary=ours, show_progress=False)
+    assert one.values[0, 0] == pytest.approx(plain.effect(hf, "llama", found[0], theirs, 3, "other"), abs=1e-9)
+    with pytest.raises(VeracausaError, match="groups"):
+        vc.exact(lm, task, units=[(f"f{layer}.3", f"f{layer}.4")], dictionary=ours, show_progress=False)
+
+
+def test_sets_take_no_donors_and_readings_add_up():
+    _, lm, _, task = asked("llama", count=3)
+    with pytest.raises(VeracausaError, match="resample"):
+        vc.exact(lm, task, units=[("f1.3", "f1.4")], ablation="resample", dictionary=dictionary(lm.width, "r1")[0])
+    both = lm.reading(dictionary(lm.width, "r1")[0]).reading(dictionary(lm.width, "m2", "relu")[0])
+    assert set(vc.exact(both, task, units="features", show_progress=False).units.layer) == {1, 2}

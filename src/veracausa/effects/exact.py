@@ -29,7 +29,7 @@ from veracausa.effects.counterparts import require_alike
 from veracausa.effects.edge_rows import EdgeRows
 from veracausa.effects.group_rows import KIND_AT, GroupRows, part_of
 from veracausa.effects.instead import Instead
-from veracausa.effects.laid import laid_units
+from veracausa.effects.laid import laid_units, require_one_donor
 from veracausa.effects.learned_constants import OptimalConstants, OptimalWork, optimal_constants
 from veracausa.effects.path_rows import PathRows, require_still
 from veracausa.effects.patterns import require_patterns
@@ -384,8 +384,8 @@ def exact(
             the task's own, clean and corrupted).
         constants: of optimal ablation (default: learned in this call, with `vc.effects.optimal_constants`' defaults).
         dictionary: features or directions of a site, as `vc.dictionary` makes them, or several; their parts are units,
-            "features" (those that are active in some prompt), ["f10.1234", "f10.error"], ["d10.subject"]. In the place
-            of those that were laid on the model (`lm.reading`).
+            "features" (those that are active in some prompt), ["f10.1234", "f10.error"], ["d10.subject"]. Beside those
+            that were laid on the model (`lm.reading`).
         seed: for resample; a donor depends on (seed, example, unit) only.
         rows: rows per chunk (default: from the free memory). Never changes a number beyond rounding.
         share_prefix: run only the positions from the first difference on, which is exact; False to compare.
@@ -407,6 +407,7 @@ def exact(
         raise MethodError(f"rows={rows}: a chunk holds at least one row. Leave rows out to let the free memory decide.")
     (lm, table), learn = laid_units(lm, task, units, dictionary, groups=True), None
     reference = reference_set(lm, reference)
+    require_one_donor(table, ablation)
     if isinstance(table, Edges | Paths):
         _require_writes(table.kind, ablation, direction, reference)
     else:

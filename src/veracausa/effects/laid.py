@@ -69,15 +69,26 @@ def _for_groups(lm: Model, groups: Groups) -> Model:
     return lm
 
 
+def require_one_donor(units: Units, ablation: object) -> None:
+    """UnitError for groups of features that would each come from another prompt."""
+    coded = isinstance(units, Groups) and any(is_coded(one.kind) for group in units.members for one in group)
+    if coded and ablation == "resample":
+        raise UnitError(
+            "ablation='resample' is not known for groups with features: take mean or zero, or single features."
+        )
+
+
 def _require_apart(lm: Model, coded: Sequence[Member], group: Sequence[Member]) -> None:
     """UnitError where members of a group set one activation, one whole and one as parts of a dictionary."""
     for one in coded:
         dictionary = lm.decoder.codes[one.kind, one.layer].dictionary
-        if dictionary.transcodes and dictionary.reads.kind != "n":
+        reads, writes = dictionary.reads, dictionary.writes
+        of_one_mlp = (reads.kind, writes.kind) == ("n", "m") and reads.layer == writes.layer
+        if dictionary.transcodes and not of_one_mlp:
             raise UnitError(
                 f"{one.name} is of a dictionary that reads {dictionary.reads.name} and explains "
-                f"{dictionary.writes.name}; in groups, features are of one site, or of a transcoder that reads what "
-                "the MLP reads. Name it by itself."
+                f"{dictionary.writes.name}; in groups, features are of one site, or of a transcoder of one layer's MLP "
+                f"(n{writes.layer} → m{writes.layer}). Name it by itself."
             )
         site = {"r": "residual", "m": "mlp", "z": "z"}.get(dictionary.writes.kind)
         for other in group:

@@ -5,6 +5,7 @@ The answer is read as a continuation: each of its tokens is predicted behind tho
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 from veracausa.arguments import shown
@@ -19,6 +20,8 @@ from veracausa.tasks.task import CONTINUED, Task
 #: Behind two solved ones.
 _TEMPLATES = ("{first}\n{second}\n{{a}} {{operation}} {{b}} =", "Solve: {first}, {second}, {{a}} {{operation}} {{b}} =")
 _MOST = 9
+#: Sums that are tried before it is said that a tokenizer has none, beside a hundred for each that is asked for.
+_DRAWS = 5000
 
 
 def require_long(digits: int, metric: str) -> None:
@@ -65,7 +68,7 @@ def long_sums(
 
     strata = [((t,), (sign,), numbers, numbers) for t in range(len(templates)) for sign in OPERATIONS]
     how: dict[str, Any] = {"options": {"corruption": corruption, "digits": digits}, "continued": True}
-    pairs = (pair(choice) for choice in draw(strata, "arithmetic", seed))
+    pairs = (pair(choice) for choice in islice(draw(strata, "arithmetic", seed), _DRAWS + 100 * n))
     return collect(tokenizer, "arithmetic", pairs, n=n, seed=seed, metric=metric, **how)
 
 

@@ -314,7 +314,7 @@ def test_a_hook_that_is_no_site_is_named(llama, folder, draw):
 
 
 def test_plain_tensors(llama, tmp_path, jumping, x):
-    dic = vc.dictionary(llama, {**jumping, "k": 3}, site="r1", name="mine")
+    dic = vc.dictionary(llama, {**jumping, "k": 3, "threshold": None}, site="r1", name="mine")
     t = double(jumping)
     close(dic.encode(x), largest(x @ t["W_enc"] + t["b_enc"], 3))
     assert dic.name == "mine"
@@ -340,7 +340,13 @@ def test_plain_tensors(llama, tmp_path, jumping, x):
         ({"b_enc": torch.full((SIZE,), float("nan"))}, {"site": "r1"}, "b_enc has NaN"),
         ({"b_enc": "zero"}, {"site": "r1"}, "b_enc is a tensor"),
         ({"W_dec": torch.ones(WIDTH, SIZE)}, {"site": "r1"}, "Transpose"),
-        ({"k": 99}, {"site": "r1"}, "1 … 40 features"),
+        ({"k": 99, "threshold": None}, {"site": "r1"}, "1 … 40 features"),
+        ({"k": 5}, {"site": "r1"}, "threshold belongs to"),
+        ({"activation": "relu"}, {"site": "r1"}, "threshold belongs to"),
+        ({"k": 3.7, "threshold": None}, {"site": "r1"}, "whole number"),
+        ({"subtract_b_dec": "no"}, {"site": "r1"}, "True or False"),
+        ({"labels": "abc"}, {"site": "r1"}, "names"),
+        ({"norm_eps": -1.0}, {"site": "r1"}, "small number"),
     ],
 )
 def test_what_does_not_fit_is_refused(llama, jumping, more, asked, said):

@@ -43,7 +43,7 @@ def read(folder: Path, dtype: torch.dtype) -> Parts:
         FileError: a file is not whole, or of a class that is not known here.
     """
     tensors, path = tensors_of(folder / WEIGHTS, dtype), folder / CONFIG
-    told = settings_of(path).get("trainer", {}) if path.exists() else {}
+    told = (settings_of(path).get("trainer") or {}) if path.exists() else {}
     kind = _class(told, tensors, path)
     known = _KEYS["AutoEncoderTopK" if kind in _BATCHED else kind]
     tensors.only((*known, "threshold", "active_groups", "group_sizes"), kind)
@@ -135,7 +135,6 @@ def _hook(told: dict[str, Any], path: Path) -> str | None:
         return None
     layer = setting(told, path, "layer", int)
     named = str(told.get("submodule_name") or f"resid_post_layer_{layer}")
-    kinds = {"resid_post": "hook_resid_post", "resid_pre": "hook_resid_pre", "mlp_out": "hook_mlp_out",
-             "attn_out": "hook_attn_out"}  # fmt: skip
-    found = next((hook for key, hook in kinds.items() if named.startswith(key)), None)
-    return f"blocks.{layer}.{found}" if found else f"layer {layer}, {named}"
+    kinds = {"resid_post": f"blocks.{layer}.hook_resid_post", "resid_pre": f"blocks.{layer}.hook_resid_pre",
+             "mlp_out": f"layers.{layer}.mlp", "attn_out": f"layers.{layer}.self_attn"}  # fmt: skip
+    return next((hook for key, hook in kinds.items() if named.startswith(key)), f"layer {layer}, {named}")

@@ -47,6 +47,8 @@ def directions(
     at = Site.of(site)
     given = {key: tensor_of(f"vectors[{key!r}]", value) for key, value in vectors.items()} if isinstance(
         vectors, Mapping) else {f"v{i}": row for i, row in enumerate(_matrix(vectors))}  # fmt: skip
+    if not all(isinstance(key, str) for key in given):
+        raise MethodError("Directions have names: {'truth': vector}.")
     if not given:
         raise MethodError("There is no direction; give {'name': vector}, or a matrix [directions, width].")
     for key, row in given.items():
@@ -56,7 +58,9 @@ def directions(
     rows = torch.stack([row.to(lm.device, lm.score_dtype) for row in given.values()])
     _require_apart(rows, list(given))
     middle = rows.new_zeros(rows.shape[1]) if center is None else tensor_of("center", center).to(rows)
-    encoder = Encoder(torch.linalg.pinv(rows.double()).to(rows), rows.new_zeros(len(rows)), "linear", before=middle)
+    norms = rows.double().norm(dim=-1)  # of lengths that differ much, the short ones would be taken for rounding
+    inverse = torch.linalg.pinv(rows.double() / norms[:, None]) / norms
+    encoder = Encoder(inverse.to(rows), rows.new_zeros(len(rows)), "linear", before=middle)
     return Dictionary(at, at, encoder, rows, middle, name=name, labels=tuple(given), source="directions")
 
 

@@ -53,11 +53,24 @@ def _npz(path: Path) -> dict[str, Tensor]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {key: torch.from_numpy(arrays[key]) for key in arrays.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+    except (OSError, ValueError, TypeError, zipfile.BadZipFile, EOFError) as error:
         raise FileError(f"{path} cannot be read as npz without running code ({error}). Fetch it again.") from error
 
 
+def beside_tensors(path: Path) -> dict[str, Any]:
+    """What a `.pt` file holds beside tensors: settings, by name; nothing of other files."""
+    if path.suffix != ".pt":
+        return {}
+    return {key: value for key, value in _loaded(path).items() if not isinstance(value, Tensor)}
+
+
 def _pt(path: Path) -> dict[str, Tensor]:
+    tensors = {key: value for key, value in _loaded(path).items() if isinstance(value, Tensor)}
+    prefix = "_orig_mod."  # of a compiled module
+    return {key.removeprefix(prefix): value for key, value in tensors.items()}
+
+
+def _loaded(path: Path) -> dict[str, Any]:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -65,13 +78,11 @@ def _pt(path: Path) -> dict[str, Tensor]:
             f"{path} holds more than tensors, and reading it would run code of its own, which is not done "
             f"({' '.join(str(error).split())[:160]}). If you trust it, save its state_dict as safetensors."
         ) from error
-    except (OSError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, RuntimeError, EOFError, ValueError, LookupError, zipfile.BadZipFile) as error:
         raise FileError(f"{path} cannot be read as a file of torch ({error}). Fetch it again.") from error
     if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
         raise FileError(f"{path} holds {shown(found)}, but a dictionary is a state_dict: names and tensors.")
-    tensors = {key: value for key, value in found.items() if isinstance(value, Tensor)}
-    prefix = "_orig_mod."  # of a compiled module
-    return {key.removeprefix(prefix): value for key, value in tensors.items()}
+    return found
 
 
 def settings_of(path: Path) -> dict[str, Any]:

@@ -39,10 +39,11 @@ def read_first(path: Path, dtype: torch.dtype) -> Parts:
     whole = str(path.parent.absolute())
     if re.search(r"(^|/)embedding(/|$)", whole):
         raise FileError(f"{path}: a dictionary of the embeddings, which are no site of veracausa.")
-    layer = re.search(r"layer_(\d+)", whole)
+    layers = re.findall(r"(?:^|/)layer_(\d+)(?=/|$)", whole)
+    layer = layers[-1] if layers else None
     kind = re.search(r"gemma-scope-(\w+)-(?:pt|it)-(transcoders|res|mlp|att)", whole)
     reads, writes = _COLLECTIONS[kind[2]] if kind else (None, None)
-    hooks = [None if hook is None or layer is None else f"blocks.{layer[1]}.{hook}" for hook in (reads, writes)]
+    hooks = [None if hook is None or layer is None else f"blocks.{layer}.{hook}" for hook in (reads, writes)]
     return Parts(
         tensors.one("W_enc", "w_enc", what="encoder"),
         tensors.one("W_dec", "w_dec", what="decoder"),

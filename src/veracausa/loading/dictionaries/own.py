@@ -17,7 +17,7 @@ from veracausa.errors import FileError
 from veracausa.loading.dictionaries.files import tensors_of
 from veracausa.loading.dictionaries.parts import Parts
 from veracausa.loading.dictionaries.plain import of_tensors
-from veracausa.storage.files import written
+from veracausa.storage.files import write_bytes
 
 #: Under which name the header lies in a file's metadata.
 HEADER = "veracausa.dictionary"
@@ -38,7 +38,7 @@ def save(
     Raises:
         FileError: it cannot be written, or has another ending.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save as packed
 
     path = Path(path).expanduser()
     if path.suffix != ".safetensors":
@@ -57,7 +57,7 @@ def save(
     header = {key: getattr(e, key) for key in _SETTINGS} | {"reads": dic.reads.name, "writes": dic.writes.name}
     header |= {"labels": list(dic.labels), "source": dic.source} | dict(told or {})
     text = json.dumps(header)
-    return written(path, lambda beside: save_file(kept, beside, metadata={HEADER: text}))
+    return write_bytes(path, packed(kept, metadata={HEADER: text}))
 
 
 def header_of(path: Path) -> dict[str, Any] | None:
@@ -68,7 +68,7 @@ def header_of(path: Path) -> dict[str, Any] | None:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(HEADER)
         return None if text is None else dict(json.loads(text))
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise FileError(f"{path} cannot be read as safetensors ({error}). Fetch it again.") from error
 
 

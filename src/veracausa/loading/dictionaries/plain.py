@@ -42,7 +42,9 @@ def of_tensors(given: Mapping[str, Any], *, path: Path | str = "The dict", k: in
             f"{path} has {', '.join(strange[:6])}, which is not known. A dictionary of plain tensors has W_enc and "
             f"W_dec, and may have {', '.join((*list(_NAMES)[2:], *_SETTINGS))}."
         )
-    tensors = Tensors(path, {key: tensor_of(key, value) for key, value in given.items() if key in _NAMES})
+    tensors = Tensors(
+        path, {key: tensor_of(key, value) for key, value in given.items() if key in _NAMES and value is not None}
+    )
     encoder, decoder = tensors.one("W_enc", what="encoder"), tensors.one("W_dec", what="decoder")
     _require_matrices(encoder, decoder)
     parts = {name: tensors.get(key) for key, name in _NAMES.items()}
@@ -54,15 +56,43 @@ def of_tensors(given: Mapping[str, Any], *, path: Path | str = "The dict", k: in
     if threshold is not None and threshold.numel() == 1:
         parts["threshold"] = torch.full((encoder.shape[1],), float(threshold))
     chosen = given.get("k") if k is None else k
+    chosen = chosen.item() if isinstance(chosen, (Tensor, np.ndarray)) and chosen.ndim == 0 else chosen
+    activation = _activation(given, parts, chosen)
+    _require_used(given, parts, chosen, activation)
+    assert chosen is None or isinstance(chosen, int)
     return Parts(
         **cast("Any", parts),
-        activation=_activation(given, parts, chosen),
-        k=None if chosen is None else int(chosen),
+        activation=activation,
+        k=chosen,
         norm=_among(given.get("norm", "none"), get_args(Norm), "norm"),
-        norm_eps=float(given.get("norm_eps", 1e-5)),
-        labels=tuple(given.get("labels", ())),
+        norm_eps=given.get("norm_eps", 1e-5),
+        labels=tuple(given.get("labels") or ()),
         source="tensors" if isinstance(path, str) else f"tensors, {path}",
     )
+
+
+def _require_used(given: Mapping[str, Any], parts: Mapping[str, Any], k: Any, activation: Activation) -> None:
+    """Refuse settings that are none of their kind, and tensors that the activation would leave out silently."""
+    if k is not None and (isinstance(k, bool) or not isinstance(k, int)):
+        raise MethodError(f"k is a whole number, but this is {kind_and_value(k)}.")
+    eps, labels, off = given.get("norm_eps", 1e-5), given.get("labels") or (), given.get("subtract_b_dec", False)
+    if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not 0 <= eps < 1:
+        raise MethodError(f"norm_eps is a small number of 0 or more, but this is {kind_and_value(eps)}.")
+    if isinstance(labels, str) or not all(isinstance(one, str) for one in labels):
+        raise MethodError(f"labels are names, one a feature, but this is {kind_and_value(labels)}.")
+    if not isinstance(off, (bool, np.bool_)):
+        raise MethodError(f"subtract_b_dec is True or False, but this is {kind_and_value(off)}.")
+    if off and "before" in given:
+        raise MethodError("before and subtract_b_dec both say what comes off the input. Give one of them.")
+    used = {"k": ["topk"], "threshold": ["jumprelu"], "log_scale": ["gated"], "magnitude_bias": ["gated"]}
+    for name, by in used.items():
+        value = k if name == "k" else parts[name]
+        if value is not None and activation not in by:
+            called = next((key for key, role in _NAMES.items() if role == name), name)
+            raise MethodError(
+                f"{called} belongs to activation={by[0]!r}, but this dictionary's is {activation!r}. Leave it out, "
+                "or say activation=."
+            )
 
 
 def tensor_of(key: str, value: Any) -> Tensor:

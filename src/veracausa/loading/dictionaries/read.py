@@ -22,7 +22,7 @@ from veracausa.loading.dictionaries import (
     sparsify,
 )  # fmt: skip
 from veracausa.loading.dictionaries.adapting import adapted
-from veracausa.loading.dictionaries.files import ENDINGS, tensors_of
+from veracausa.loading.dictionaries.files import ENDINGS, beside_tensors, tensors_of
 from veracausa.loading.dictionaries.parts import Parts
 from veracausa.model import Model
 
@@ -42,7 +42,7 @@ class Format:
     """A library's files: `has` recognises a folder, `read` reads it; `files` says what it has."""
 
     name: str
-    files: str
+    files: str  # with a plus between them
     has: Callable[[Path], bool]
     read: Callable[[Path, Asked], Parts]
 
@@ -133,14 +133,16 @@ def _parts(path: Path, asked: Asked) -> Parts:
     found = next((form for form in FORMATS if form.has(folder)), None)
     if single and found is not None and found.name == "circuit-tracer":
         return circuit_tracer.read(path, asked.dtype, asked.layer)
-    if found is not None and (path.is_dir() or path.name in found.files):
-        parts = found.read(folder, asked)
+    if found is not None and (path.is_dir() or path.name in found.files.split(" + ")):
         _require_unasked(found, asked)
-        return parts
+        return found.read(folder, asked)
     if path.is_file() and path.suffix == ".safetensors" and (header := own.header_of(path)):
+        _require_no("files of veracausa", layer=asked.layer, k=asked.k, norm_factor=asked.norm_factor)
         return own.read(path, header, asked.dtype)
     if path.is_file() and path.suffix in ENDINGS:
-        return plain.of_tensors(dict(tensors_of(path, asked.dtype).found), path=path, k=asked.k)
+        _require_no("plain tensors", layer=asked.layer, norm_factor=asked.norm_factor)
+        given = beside_tensors(path) | dict(tensors_of(path, asked.dtype).found)
+        return plain.of_tensors(given, path=path, k=asked.k)
     known = "; ".join(f"{form.name}: {form.files}" for form in FORMATS)
     raise FileError(
         f"{path} is no dictionary of a known format. A folder has the files of one ({known}), or name a file with "
@@ -148,8 +150,19 @@ def _parts(path: Path, asked: Asked) -> Parts:
     )
 
 
+def _require_no(what: str, **given: Any) -> None:
+    """Refuse what a format has no use for."""
+    for name, value in given.items():
+        if value is not None:
+            raise MethodError(f"{name}={value}: {what} have no use for it; leave it out.")
+
+
 def _require_unasked(form: Format, asked: Asked) -> None:
     """Refuse what a format's own settings say."""
+    if asked.layer is not None and form.name in ("SAELens", "sparsify", "dictionary_learning"):
+        raise MethodError(
+            f"layer={asked.layer}: a folder of {form.name} is one dictionary; say where it reads by site=."
+        )
     if asked.k is not None:
         raise MethodError(f"k: the settings of {form.name} say how many features are active; leave it out.")
     if asked.norm_factor is not None and form.name != "SAELens":

@@ -86,6 +86,16 @@ def _require_plain(told: dict[str, Any], tensors: Tensors, path: Path) -> None:
             "heads reads z10."
         )
     function = told.get("activation_fn") or "relu"
+    architecture = told.get("architecture") or "standard"
+    if function == "topk" and architecture not in ("standard", "topk"):
+        raise FileError(f"{path} says activation_fn='topk' of a {shown(architecture)}, which is not read here.")
+    if "transcoder" in str(architecture) and told.get("apply_b_dec_to_input"):
+        raise FileError(
+            f"{path} is a transcoder with apply_b_dec_to_input, whose bias is of another site than it reads. Hand its "
+            "tensors over as a dict."
+        )
+    if told.get("normalize_activations") is not None and not isinstance(told["normalize_activations"], str | bool):
+        raise FileError(f"{path} says normalize_activations={shown(told['normalize_activations'])}, which is no word.")
     if function not in ("relu", "topk"):
         raise FileError(f"{path} says activation_fn={shown(function)}, which is none that is known: relu, topk.")
     for key in ("scaling_factor", "finetuning_scaling_factor"):
@@ -121,9 +131,17 @@ def _parts(told: dict[str, Any], path: Path, tensors: Tensors, architecture: str
     )
     if transcodes and parts.writes is None:
         raise FileError(f"{path}: a transcoder that does not say where it writes (hook_name_out).")
+    centred = _centred(told, parts.reads)
+    normed = told.get("normalize_activations") in ("constant_norm_rescale", "layer_norm")
+    if centred and (parts.skip is not None or (normed and str(parts.reads).endswith("hook_z"))):
+        what = "a skip" if parts.skip is not None else "normalize_activations at hook_z"
+        raise FileError(
+            f"{path}: trained on processed weights, with {what}: what was taken off before is not put back here. Hand "
+            "over tensors that are fitted to the model's own activations, as a dict."
+        )
     rescaled = setting(told, path, "rescale_acts_by_decoder_norm", bool, False)
     parts = parts.scaled_features(decoder_norms(decoder)) if rescaled else parts
-    return replace(parts, centred=_centred(told, parts.reads))
+    return replace(parts, centred=centred)
 
 
 def _k(told: dict[str, Any], path: Path) -> int:

@@ -5,6 +5,7 @@ u = x − b_dec (of a transcoder: x),   f = the k largest of ReLU(u Wᵀ + b),  
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import torch
@@ -15,8 +16,10 @@ from veracausa.loading.dictionaries.files import setting, settings_of, tensors_o
 from veracausa.loading.dictionaries.parts import Parts
 
 WEIGHTS, CONFIG = "sae.safetensors", "cfg.json"
+#: A folder's name that says where: a number of a layer stands in it.
+_HOOK = re.compile(r"(^|\.)\d+(\.|$)")
 #: Settings that change features and are not done here.
-_OTHER = ("embed_skip", "gram_lookup")
+_OTHER = ("embed_skip", "gram_lookup", "signed")
 
 
 def read(folder: Path, dtype: torch.dtype) -> Parts:
@@ -35,7 +38,7 @@ def read(folder: Path, dtype: torch.dtype) -> Parts:
     tensors.only(("encoder.weight", "encoder.bias", "W_dec", "b_dec", "W_skip"), "dictionary of sparsify")
     transcodes = setting(told, path, "transcode", bool, False)
     bias, skip = tensors.one("b_dec", what="decoder bias"), tensors.get("W_skip")
-    hook = folder.name if "." in folder.name else None
+    hook = folder.name if _HOOK.search(folder.name) else None
     return Parts(
         tensors.one("encoder.weight", what="encoder").T,
         tensors.one("W_dec", what="decoder"),
