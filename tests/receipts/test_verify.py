@@ -394,7 +394,7 @@ def test_it_continues_from_finished_pieces(case, tmp_path):
     for one in (first, again):
         assert torch.equal(one.exact.values, whole.exact.values) and one.outcomes == whole.outcomes
     more = again.exact.cost.token_layers - first.exact.cost.token_layers
-    assert more <= module.overhead(lm, task, "counterfactual") * len(first.outcomes)  # recordings, no unit
+    assert more <= module.overhead(lm, task) * len(first.outcomes)  # recordings, no unit
 
 
 def test_the_plan_is_what_it_costs(case):

@@ -20,6 +20,7 @@ from veracausa.anatomy.graph import Graph, graph_of
 from veracausa.anatomy.linear import LinearMap, linear_map
 from veracausa.anatomy.mixture import Mixture
 from veracausa.dictionaries.code import Code
+from veracausa.dictionaries.words import is_coded
 from veracausa.errors import ArchitectureError, ContractError
 
 if TYPE_CHECKING:
@@ -83,8 +84,7 @@ class Decoder:
         Raises:
             ArchitectureError: says which part does not fit.
         """
-        slot = kind.partition(".")[0]
-        if slot in ("features", "directions") and not any(kind == known for known, _ in self.codes):
+        if is_coded(kind) and not any(kind == known for known, _ in self.codes):
             here = f" Here are {', '.join(sorted({known for known, _ in self.codes}))}." if self.codes else ""
             raise ArchitectureError(
                 f"No dictionary of {kind} is laid on {type(self.hf).__name__}: take lm = lm.reading(dictionary), or "

@@ -49,6 +49,13 @@ class Code:
         return None if self.chosen is None else torch.as_tensor(self.chosen, device=self.dictionary.weight.device)
 
     @cached_property
+    def _indices(self) -> tuple[Int[np.ndarray, " chosen"], Int[np.ndarray, " chosen"]]:
+        """The indices of the chosen features in tables of units, in order, and which feature each is."""
+        own = self.dictionary.indices if self.chosen is None else self.dictionary.indices[self.chosen]
+        order = np.argsort(own)
+        return own[order], order
+
+    @cached_property
     def weight(self) -> Float[Tensor, "chosen width"]:
         """What each chosen feature writes."""
         weight = self.dictionary.weight
@@ -72,24 +79,26 @@ class Code:
 
     def tells(self, index: int) -> bool:
         """Whether a unit is told apart from others: one of the chosen features, the error, or the skip."""
-        own = self.dictionary.indices if self.chosen is None else self.dictionary.indices[self.chosen]
-        return index == ERROR or (index == SKIP and self.dictionary.skip is not None) or bool(np.isin(index, own))
+        known = bool(np.isin(index, self._indices[0]))
+        return known or index == ERROR or (index == SKIP and self.dictionary.skip is not None)
 
     def parts(self, index: Int[np.ndarray, " units"]) -> Int[np.ndarray, " units"]:
         """Which part of the site each unit is."""
-        own = self.dictionary.indices if self.chosen is None else self.dictionary.indices[self.chosen]
-        order = np.argsort(own)
-        at = np.minimum(np.searchsorted(own, index, sorter=order), len(own) - 1)
+        own, order = self._indices
+        at = np.minimum(np.searchsorted(own, index), len(own) - 1)
         found = np.where(index == ERROR, self.features, order[at] if len(own) else index)
         return np.where(index == SKIP, self.features + 1, found)
 
     def numbers(self, index: int) -> slice:
         """Which of the site's numbers one unit is."""
         part = int(self.parts(np.array([index]))[0])
-        if part < self.features:
-            return slice(part, part + 1)
-        width, first = self.weight.shape[1], self.features
-        return slice(first + (part - first) * width, first + (part - first + 1) * width)
+        return slice(part, part + 1) if part < self.features else self._vector(part)
+
+    def _vector(self, part: int) -> slice:
+        """Which of the site's numbers a part that is as wide as y is."""
+        width = self.weight.shape[1]
+        first = self.features + (part - self.features) * width
+        return slice(first, first + width)
 
     def spread(self, share: Float[Tensor, "rows parts"]) -> Float[Tensor, "rows site"]:
         """Shares of parts as shares of the site's numbers; parts that none is given for have 0."""
@@ -154,8 +163,7 @@ class Code:
                 values = [site[which[rows], :, at] for site, which in (new, old)]
                 found[rows] = (values[0] - values[1])[..., None] * self.weight[at][:, None]
             else:
-                own = slice(n + (block - n) * width, n + (block - n + 1) * width)
-                values = [site[which[rows]][:, :, own] for site, which in (new, old)]
+                values = [site[which[rows]][:, :, self._vector(block)] for site, which in (new, old)]
                 found[rows] = values[0] - values[1]
         return found
 

@@ -14,6 +14,15 @@ LONGEST = 12
 WORD = re.compile(r"[a-z_][a-z0-9_]*")
 
 
+def is_coded(kind: str) -> bool:
+    """Whether units of a kind, or what is at a place of that name, are parts of dictionaries.
+
+    >>> is_coded("features"), is_coded("directions.mlp"), is_coded("heads")
+    (True, True, False)
+    """
+    return kind.partition(".")[0] in ("features", "directions")
+
+
 def word_index(word: str) -> int:
     """A name as a number.
 

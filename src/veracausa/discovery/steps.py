@@ -86,4 +86,4 @@ def _step(lm: Model, task: Task, what: str, kind: str, work: float) -> Step:
 
 def _exact(lm: Model, task: Task, edges: int) -> float:
     costs = exact.work(lm, task, units="edges").costs()
-    return float(costs.mean()) * edges + overhead(lm, task, "counterfactual")
+    return float(costs.mean()) * edges + overhead(lm, task)

@@ -25,6 +25,7 @@ from torch import Tensor
 from veracausa.choices import Ablation, AllUnits, Direction
 from veracausa.cost import Cost
 from veracausa.dictionaries.dictionary import Dictionary
+from veracausa.dictionaries.words import is_coded
 from veracausa.effects.counterparts import require_alike
 from veracausa.effects.edge_rows import EdgeRows
 from veracausa.effects.group_rows import KIND_AT, GroupRows, part_of
@@ -46,7 +47,6 @@ from veracausa.effects.replacements import (
 )
 from veracausa.effects.rows import Plan, Rows
 from veracausa.effects.span_rows import SpanRows
-from veracausa.engine.coded import is_coded
 from veracausa.engine.measure import measured_groups
 from veracausa.engine.patches import Place
 from veracausa.engine.session import Session, session

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from veracausa.dictionaries.words import is_coded
 from veracausa.effects.replacements import Counterfactual, Replacement, Zero
-from veracausa.engine.coded import is_coded
 from veracausa.engine.patches import Place, activation
 from veracausa.engine.tape import State, Tape
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from veracausa.arguments import kind_and_value
-from veracausa.engine.coded import is_coded
+from veracausa.dictionaries.words import is_coded
 from veracausa.engine.patches import Place, site_width
 from veracausa.errors import MethodError, UnitError
 from veracausa.units.edges import Edges

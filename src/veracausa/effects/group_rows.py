@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from veracausa.cost import Cost
+from veracausa.dictionaries.words import is_coded
 from veracausa.effects.counterparts import sources, with_means
 from veracausa.effects.replacements import Counterfactual, Moving, Replacement
 from veracausa.effects.rows import Patching, Plan
 from veracausa.engine.bucket import Bucket
-from veracausa.engine.coded import is_coded
 from veracausa.engine.overrides import Override
 from veracausa.engine.patches import Place, kept_width, sites_for
 from veracausa.engine.suffix import Join, sweep

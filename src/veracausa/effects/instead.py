@@ -26,10 +26,10 @@ from torch import Tensor
 
 from veracausa.arguments import kind_and_value
 from veracausa.cost import Cost
+from veracausa.dictionaries.words import is_coded
 from veracausa.effects.given_tensors import Sites, as_sites
 from veracausa.effects.group_rows import KIND_AT
 from veracausa.effects.replacements import Moving, Replacement, recorded
-from veracausa.engine.coded import is_coded
 from veracausa.engine.patches import Place, activation, sites_for
 from veracausa.engine.tape import Tape
 from veracausa.errors import MethodError

@@ -10,9 +10,9 @@ import torch
 
 from veracausa.cost import Cost
 from veracausa.dictionaries.dictionary import Dictionary
-from veracausa.dictionaries.words import ERROR
+from veracausa.dictionaries.words import ERROR, is_coded
 from veracausa.effects.replacements import recorded
-from veracausa.engine.coded import SITES, is_coded, narrowed, read_by
+from veracausa.engine.coded import SITES, narrowed, read_by
 from veracausa.errors import UnitError
 from veracausa.units.groups import Groups
 from veracausa.units.members import Member

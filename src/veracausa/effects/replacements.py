@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from veracausa.cost import Cost
+from veracausa.dictionaries.words import is_coded
 from veracausa.effects.patterns import require_patterns
-from veracausa.engine.coded import is_coded
 from veracausa.engine.patches import Place, activation, layers_at, sites_for
 from veracausa.engine.tape import State, Tape, record
 from veracausa.engine.validate import require_readable

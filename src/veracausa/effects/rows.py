@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from veracausa.cost import Cost
+from veracausa.dictionaries.words import is_coded
 from veracausa.effects.expert_values import new_neurons, new_sum, own_neurons, own_sum
 from veracausa.effects.feature_values import shared_site, still_units
 from veracausa.effects.moves import own_part
@@ -26,7 +27,7 @@ from veracausa.engine.attention import SUFFIX
 from veracausa.engine.batches import buckets
 from veracausa.engine.bucket import Bucket
 from veracausa.engine.budget import examples_per_batch, rows_per_chunk
-from veracausa.engine.coded import is_coded, written_change
+from veracausa.engine.coded import written_change
 from veracausa.engine.guard import attention_function
 from veracausa.engine.memory import chunks
 from veracausa.engine.patches import (

@@ -33,11 +33,6 @@ SITES = ("z", "attention", "mlp", "mlp_in")
 Written = Literal["residual", "z", "attention", "mlp", "behind attention", "behind mlp"]
 
 
-def is_coded(place: str) -> bool:
-    """Whether a place is the site of a dictionary."""
-    return place.partition(".")[0] in ("features", "directions")
-
-
 def kind_of(dictionary: Dictionary) -> str:
     """The kind of units, and the place, that a dictionary's parts are: "features", "directions", "features.mlp"."""
     slot = "directions" if dictionary.labels else "features"

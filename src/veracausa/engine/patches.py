@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from veracausa.anatomy import Block, Decoder
+from veracausa.dictionaries.words import is_coded
 from veracausa.engine.attention import mixed, suffix_attention
-from veracausa.engine.coded import SITES, is_coded, site_of, written_at, written_change
+from veracausa.engine.coded import SITES, site_of, written_at, written_change
 from veracausa.engine.guard import hooks
 from veracausa.engine.routed import Routed
 from veracausa.engine.suffix import Join

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from veracausa.engine.coded import is_coded, written_at
+from veracausa.dictionaries.words import is_coded
+from veracausa.engine.coded import written_at
 from veracausa.engine.guard import changing, hooks, precision_of
 from veracausa.engine.patches import OF_MLP, Place, rerouted
 from veracausa.errors import ContractError, NumericsError, PromptError

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from veracausa.choices import AllUnits, Baseline, Direction, Estimate, GridName
 from veracausa.dictionaries.dictionary import Dictionary
+from veracausa.dictionaries.words import is_coded
 from veracausa.effects.counterparts import Aligned, require_alike, require_apart
 from veracausa.effects.laid import laid_units
 from veracausa.effects.learned_constants import OptimalConstants, OptimalWork, optimal_constants
@@ -33,7 +34,6 @@ from veracausa.effects.replacements import (
 )
 from veracausa.engine.batches import buckets
 from veracausa.engine.budget import examples_per_batch
-from veracausa.engine.coded import is_coded
 from veracausa.engine.footprint import Footprint
 from veracausa.engine.patches import depth_behind
 from veracausa.engine.rule import PLAIN

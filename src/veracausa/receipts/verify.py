@@ -184,14 +184,12 @@ def _joined(estimate: Scores, pieces: list[tuple[np.ndarray, Scores]]) -> Scores
     return replace(pieces[0][1], values=values, units=estimate.units[units[order]], cost=cost)
 
 
-def overhead(lm: Model, task: Task, ablation: str, reference: Task | None = None) -> int:
-    """Token-layers, at most, of one call of `exact` beside its units.
+def overhead(lm: Model, task: Task) -> int:
+    """Token-layers, at most, of one call of counterfactual `exact` beside its edges, before there is a table of them.
 
-    Both prompts of every pair are run for the ends of the gap, both again for the tape, and one without a patch; for a
-    mean and for resampling, both prompts of every pair of the reference set.
+    Both prompts of every pair are run for the ends of the gap, both again for the tape, and one without a patch.
     """
-    other = 2 * sum((reference or task).lengths) if ablation in ("mean", "resample") else 0
-    return int(recorded_runs(lm, task, measured_groups(lm, task))) + lm.layers * (3 * sum(task.lengths) + other)
+    return int(recorded_runs(lm, task, measured_groups(lm, task))) + 3 * lm.layers * sum(task.lengths)
 
 
 def _ablation(lm: Model, task: Task, estimate: Scores) -> Ablation:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from veracausa.dictionaries.code import Code
+from veracausa.dictionaries.words import is_coded
 from veracausa.effects.moves import own_part
-from veracausa.engine.coded import is_coded
 from veracausa.engine.patches import Place
 from veracausa.estimates.paths.bucket import Site
 from veracausa.estimates.paths.unit_sums import UnitSums
