@@ -15,6 +15,21 @@ from veracausa.circuits.runs.run_circuits import run_circuits
 from veracausa.engine.circuit_forward import Wiring, all_edges_mask, kept_by
 
 FAMILIES = tiny_models.FAMILIES
+#: Forms of attention: positions added to scores, sinks, windows, parallel blocks, experts, projections in one.
+FORMS = [
+    "bloom",
+    "falcon",
+    "falcon-alibi",
+    "mpt",
+    "gptj",
+    "gpt_neo",
+    "phi",
+    "cohere",
+    "olmo",
+    "glm4",
+    "gpt_oss",
+    "mixtral",
+]
 
 
 def run(lm, task, masks, **options):
@@ -53,6 +68,40 @@ def test_batches_and_the_prefix_change_nothing(tiny, task_of, agree, monkeypatch
     monkeypatch.setattr("veracausa.circuits.runs.run_circuits.rows_per_chunk", lambda *_: 1)
     agree(run(lm, task, masks).metric, found.metric, found.measured.gap)
     agree(run(lm, task[2], masks).metric[:, 0], found.metric[:, 2], found.measured.gap)
+
+
+def in_stretches(monkeypatch):
+    """No memory for more than two positions of both rows at once."""
+
+    def few(lm, length):
+        return 4 if lm.decoder.shares_prefixes else None
+
+    monkeypatch.setattr("veracausa.engine.circuit_forward.tokens_at_once", few)
+
+
+@pytest.mark.parametrize("ablation", ["counterfactual", "mean"])
+@pytest.mark.parametrize("family", tiny_models.mostly_slow([*FAMILIES, *FORMS], ["llama", "gemma2", "gpt_neox", "mpt"]))
+def test_stretches_of_positions_change_nothing(tiny, task_of, agree, monkeypatch, family, ablation):
+    """Also where the tail (of mixed lengths) lies in several stretches."""
+    lm, task = tiny(family), task_of((5, 8), n=2)
+    whole = all_edges_mask(lm.graph)
+    masks = [whole, *(whole & (np.random.default_rng(seed).random(whole.shape) < 0.5) for seed in range(2))]
+    found = run(lm, task, masks, ablation=ablation)
+    in_stretches(monkeypatch)
+    parts = run(lm, task, masks, ablation=ablation)
+    agree(parts.metric, found.metric, found.measured.gap)
+    agree(parts.kl, found.kl, found.kl.abs().max())
+    assert parts.cost.forward == found.cost.forward and lm.decoder.shares_prefixes
+
+
+@pytest.mark.parametrize("family", ["nemotron_h", "jamba"])
+def test_what_cannot_go_on_from_keys_and_values_runs_whole(tiny, task_of, agree, monkeypatch, family):
+    lm, task = tiny(family), task_of(7, n=2)
+    whole = all_edges_mask(lm.graph)
+    masks = [whole & (np.random.default_rng(0).random(whole.shape) < 0.5)]
+    found = run(lm, task, masks)
+    in_stretches(monkeypatch)
+    assert torch.equal(run(lm, task, masks).metric, found.metric) and not lm.decoder.shares_prefixes
 
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if not family.startswith("gemma")])

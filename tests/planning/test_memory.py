@@ -74,6 +74,21 @@ def test_edges_of_long_prompts_fit_where_all_that_writers_add_does_not(tiny, agr
     agree(found.values, whole.values, whole.gap, 1e-4)  # float32
 
 
+def test_circuits_of_long_prompts_fit_where_all_that_writers_add_does_not(tiny, agree):
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 8, "head_dim": 4}
+    lm = tiny("llama", dtype=torch.float32, **sizes, num_attention_heads=16, num_key_value_heads=2)
+    task = pairs(len(lm.decoder.unembedding.weight), 1, 240)
+    circuit = vc.Circuit.of(lm.graph, *(ends[::2] for ends in lm.graph.edges))
+    whole = vc.faithfulness(lm, task, circuit, show_progress=False)
+    plenty = vc.forecast(vc.faithfulness, lm, task, circuit=circuit, measure=False, memory=10**12).memory
+    memory = int(0.5 * plenty.beside)
+    with budget.within(memory), LiveBytes() as live:
+        said = vc.forecast(vc.faithfulness, lm, task, circuit=circuit, measure=False, memory=memory).memory
+        found = vc.faithfulness(lm, task, circuit, show_progress=False)
+    assert live.peak < memory and said.beside == pytest.approx(live.peak, rel=0.2)
+    agree(found.metric, whole.metric, lm.measure(task).gap, 1e-4)  # float32
+
+
 def test_chunks_follow_the_memory_that_is_given(lm):
     task = pairs(len(lm.decoder.unembedding.weight), 6, 48)
     plenty = vc.forecast(vc.exact, lm, task, measure=False)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from veracausa.anatomy import Decoder
 from veracausa.engine.attention import Past
+from veracausa.engine.stretches import Stretch
 from veracausa.engine.tape import Tape
 from veracausa.engine.writes import head_writes, mlp_write, writes_of_heads
 
@@ -32,6 +33,10 @@ class Ablated(Protocol):
 
     #: Whether writers that nothing reaches write what stands in their place.
     settled: bool
+
+    def at(self, stretch: Stretch) -> Ablated:
+        """The same at some positions alone, all but what is before those that are run (`past`)."""
+        ...
 
     def stream(self, layer: int, rows: slice) -> Float[Tensor, "rows positions width"]:
         """What a block's attention (or mixer) reads; layer L: what the logits read."""
@@ -71,6 +76,10 @@ class OtherRun:
     decoder: Decoder
     tape: Tape
     settled: bool = True
+
+    def at(self, stretch: Stretch) -> OtherRun:
+        """See `Ablated`."""
+        return self if stretch.whole else OtherRun(self.decoder, stretch.tape(self.tape), self.settled)
 
     def stream(self, layer: int, rows: slice) -> Tensor:
         """See `Ablated`."""
@@ -119,6 +128,13 @@ class Constants:
     tape: Tape
     writes: Float[Tensor, "writers positions width"]
     settled: bool = False
+
+    def at(self, stretch: Stretch) -> Constants:
+        """See `Ablated`."""
+        if stretch.whole:
+            return self
+        own = self.writes if self.writes.shape[1] == 1 else stretch.cut(self.writes)
+        return Constants(self.decoder, stretch.tape(self.tape), own, self.settled)
 
     @cached_property
     def _streams(self) -> tuple[list[Tensor], list[Tensor]]:

@@ -75,6 +75,11 @@ def rows_per_chunk(lm: Model, positions: int, length: int, backward: bool = Fals
     return max(1, int(min(tokens / positions, _SHARE * free_memory(lm.device) / (token * positions))))
 
 
+def tokens_per_chunk(lm: Model, length: int, beside: int) -> int:
+    """Tokens of rows (out of prompts of `length`) that fit, where one row may be too much; see `rows_per_chunk`."""
+    return max(1, int(_SHARE * free_memory(lm.device) / (token_bytes(Footprint.of(lm), length, False) + beside)))
+
+
 def token_bytes(shapes: Footprint, length: int, backward: bool) -> int:
     """Peak bytes of one token of a row in one block; with a graph, in all blocks, and the run that it is of."""
     if not backward:

@@ -12,6 +12,14 @@ run with these in place of its projections' outputs, so norms of queries, rotati
 that both prompts share are never run (there δ = 0), and the last MLP runs at the tail alone. A mixer reads as a whole:
 its own module is run on its one input.
 
+Every live writer's change stands in memory at the positions that are run at once: W · w numbers a position, which of
+long prompts is far more than the run itself (Llama-3-8B: 17 MB a position, 71 GB for 4,096). So positions are run in
+stretches where all of them don't fit: all blocks on the first ones, then all blocks on the next, whose attention goes
+on from the keys and values before them, 2 · L · g numbers a position. Nothing is computed twice, and nothing else of
+one position is needed at another. (Keeping z and making writes anew for every block would cost L / 2 times the products
+of W_O.) A model whose blocks cannot go on from keys and values (mixers, cached latents) is run at all positions at
+once.
+
 Bound by matrix products: a layer's mixing is [readers × writers] · [writers × positions · width], for the whole graph
 of SmolLM2-135M 38% of a forward pass; its projections are those of the model, its norms one for every reader.
 """
@@ -32,11 +40,16 @@ from veracausa.anatomy.graph import Graph, K, Q, V
 from veracausa.cost import Cost
 from veracausa.engine.ablated import Ablated
 from veracausa.engine.attention import Past
+from veracausa.engine.budget import tokens_per_chunk
+from veracausa.engine.footprint import Footprint
 from veracausa.engine.guard import hooks
-from veracausa.engine.tape import Tape
+from veracausa.engine.stretches import Stretch, cut_into
+from veracausa.engine.tape import Tape, slice_call
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
+
+    from veracausa.model import Model
 
 #: What a tape must hold.
 SITES = ("z", "attention", "mlp", "q_out", "k_out", "v_out")
@@ -89,23 +102,44 @@ class Wiring:
 
 @dataclass(eq=False)
 class CircuitForward:
-    """Runs circuits on the pairs of one bucket; the attention function must be `attention.SUFFIX`."""
+    """Runs circuits on the pairs of one bucket; the attention function must be `attention.SUFFIX`.
+
+    `tokens`: how many positions, of all rows together, are run at once (None: all).
+    """
 
     decoder: Decoder
     tape: Tape
     ablated: Ablated
     cost: Cost
+    tokens: int | None = None
+
+    @classmethod
+    def of(cls, lm: Model, tape: Tape, ablated: Ablated, cost: Cost) -> CircuitForward:
+        """One that runs so many positions at once as fit into memory."""
+        return cls(lm.decoder, tape, ablated, cost, tokens_at_once(lm, tape.length))
 
     def __call__(self, wiring: Wiring, rows: slice) -> Float[Tensor, "rows tail width"]:
         """Final residual at the tail of a range of the bucket's examples."""
-        decoder, graph, ablated = self.decoder, wiring.graph, self.ablated
-        end, tail = ablated.stream(decoder.layers, rows)[:, -self.tape.tail :], self.tape.tail
+        end = self.ablated.stream(self.decoder.layers, rows)
+        if not wiring.live.any():
+            return end[:, -self.tape.tail :]
+        count, positions = end.shape[:2]
+        size = positions if self.tokens is None else max(1, self.tokens // count)
+        before: dict[int, Past] = {}
+        parts = [self._at(wiring, rows, at, before) for at in cut_into(positions, min(size, positions))]
+        return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+
+    def _at(self, wiring: Wiring, rows: slice, at: Stretch, before: dict[int, Past]) -> Tensor:
+        """The run at some positions: those of the tail in it; `before`: what attention has of those before, by layer.
+
+        The only part of a block that sees other positions is its attention.
+        """
+        decoder, graph, ablated, tail = self.decoder, wiring.graph, self.ablated.at(at), at.last(self.tape.tail)
+        end = ablated.stream(decoder.layers, rows)[:, len(at) - tail :]
         order = np.flatnonzero(wiring.live)
-        if not len(order):
-            return end
         exact = torch.promote_types(end.dtype, torch.float32)
         place = {int(writer): i for i, writer in enumerate(order)}
-        shape = (len(end), self.tape.length - self.tape.start, decoder.width)
+        shape = (len(end), len(at), decoder.width)
         changes = torch.empty(len(order), *shape, dtype=exact, device=end.device)
         if 0 in place:
             changes[0] = ablated.input_change(rows)
@@ -114,43 +148,64 @@ class CircuitForward:
             """Inputs of readers, given the ablated stream at the positions that they are wanted at."""
             known = order[graph.writer_order[order] <= graph.reader_order[readers[0]]]
             mask = torch.as_tensor(wiring.mask[np.ix_(readers, known)], dtype=exact, device=stream.device)
-            seen = changes[: len(known), :, -stream.shape[1] :]
+            seen = changes[: len(known), :, len(at) - stream.shape[1] :]
             return (mask @ seen.flatten(1)).unflatten(1, seen.shape[1:]).add_(stream).to(stream.dtype)
 
         for layer, block in enumerate(decoder.blocks):
-            heads, at = wiring.heads(layer), graph.block(layer)
-            wanted = tail if layer == decoder.layers - 1 else shape[1]  # behind the last block only the tail is read
+            heads, own = wiring.heads(layer), graph.block(layer)
+            # behind the last block only the tail is read
+            wanted = slice(len(at) - tail if layer == decoder.layers - 1 else 0, None)
             if len(heads):
-                run = self._mixer if block.mixing == "mixer" else self._attention
-                z, output = run(wiring, layer, heads, rows, mixed)
-                into = slice(place[at.heads.start + int(heads[0])], place[at.heads.start + int(heads[-1])] + 1)
-                written = ablated.head_changes(layer, heads.tolist(), z[:, -wanted:], output[:, -wanted:], rows)
-                changes[into, :, -wanted:] = written
-            if wiring.mlp(layer):
-                seen = mixed(np.array([at.mlp_reader.start]), ablated.middle(layer, rows)[:, -wanted:])[0]
+                if block.mixing == "mixer":
+                    z, output = self._mixer(wiring, layer, rows, mixed)
+                else:
+                    z, output = self._attention(wiring, layer, heads, rows, mixed, at, before)
+                if wanted.start < len(at):
+                    into = slice(place[own.heads.start + int(heads[0])], place[own.heads.start + int(heads[-1])] + 1)
+                    written = ablated.head_changes(layer, heads.tolist(), z[:, wanted], output[:, wanted], rows)
+                    changes[into, :, wanted] = written
+            if wiring.mlp(layer) and wanted.start < len(at):
+                seen = mixed(np.array([own.mlp_reader.start]), ablated.middle(layer, rows)[:, wanted])[0]
                 output = block.run_mlp(block.mlp_norm(seen))
-                changes[place[at.mlp.start], :, -wanted:] = ablated.mlp_change(layer, output, rows)
+                changes[place[own.mlp.start], :, wanted] = ablated.mlp_change(layer, output, rows)
             if len(heads) or wiring.mlp(layer):
                 self.cost.add(*shape[:2])
-        return mixed(np.array([graph.readers - 1]), end)[0]
+        return mixed(np.array([graph.readers - 1]), end)[0] if tail else end
 
     def _attention(
-        self, wiring: Wiring, layer: int, heads: np.ndarray, rows: slice, mixed: Any
+        self,
+        wiring: Wiring,
+        layer: int,
+        heads: np.ndarray,
+        rows: slice,
+        mixed: Any,
+        at: Stretch,
+        before: dict[int, Past],
     ) -> tuple[Tensor, Tensor]:
         """z and output of a block's attention, each query, key and value projected from its own reader's input."""
-        block, graph, stream = self.decoder.blocks[layer], wiring.graph, self.ablated.stream(layer, rows)
-        outputs = self.ablated.projected(layer, rows)
+        block, graph, ablated = self.decoder.blocks[layer], wiring.graph, self.ablated.at(at)
+        stream, outputs = ablated.stream(layer, rows), ablated.projected(layer, rows)
         readers = self._needed(wiring, layer, heads)
         if len(readers):
             normed = block.attention_norm(mixed(readers, stream))
-            at = 0
+            first = 0
             for kind in (Q, K, V):
                 index = graph.reader_index[readers[graph.reader_kind[readers] == kind]]
-                self._project(layer, kind, index, normed[at : at + len(index)], outputs)
-                at += len(index)
-        return attend_with(self.decoder, layer, stream, outputs, self.tape.calls[layer], self.ablated.past(layer, rows))
+                self._project(layer, kind, index, normed[first : first + len(index)], outputs)
+                first += len(index)
+        past = before[layer] if at.first else self.ablated.past(layer, rows)
+        call = self.tape.calls[layer]
+        if not at.whole:
+            call = slice_call(call, at.first, at.behind)
 
-    def _mixer(self, wiring: Wiring, layer: int, heads: np.ndarray, rows: slice, mixed: Any) -> tuple[Tensor, Tensor]:
+        def keep(_: Tensor, key: Tensor, value: Tensor, **__: Any) -> None:
+            before[layer] = Past(past.before(key, "keys"), past.before(value, "values"))
+
+        if at.behind < at.of:
+            call = call | {"keep": keep}
+        return attend_with(self.decoder, layer, stream, outputs, call, past)
+
+    def _mixer(self, wiring: Wiring, layer: int, rows: slice, mixed: Any) -> tuple[Tensor, Tensor]:
         """z and output of a block's mixer, run on its reader's input."""
         reader = wiring.graph.block(layer).attention.start
         return mix_with(
@@ -175,6 +230,11 @@ class CircuitForward:
         chosen = torch.as_tensor(index, device=normed.device) if len(index) < count else slice(None)  # a view
         new = project(decoder, layer, kind, normed, chosen)
         block.put(kind, outputs[kind], chosen, new.movedim(0, 2), decoder.head_dim)
+
+
+def tokens_at_once(lm: Model, length: int) -> int | None:
+    """Positions of rows of prompts of `length` that a circuit's run holds at once; None where it must hold all."""
+    return tokens_per_chunk(lm, length, Footprint.of(lm).circuit) if lm.decoder.shares_prefixes else None
 
 
 def project(

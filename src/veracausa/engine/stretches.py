@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from veracausa.engine.tape import BY_OURS, State
+from veracausa.engine.tape import BY_OURS, State, Tape
 
 #: Share of the free memory that what is told of one stretch may take.
 SHARE = 0.1
@@ -48,6 +48,14 @@ class Stretch:
         first, behind = max(0, self.first - lacking), max(0, self.behind - lacking)
         return x.narrow(dim, first, behind - first)
 
+    def last(self, positions: int) -> int:
+        """How many of a run's last so many positions are in it; they are its own last ones."""
+        return max(0, self.behind - max(self.first, self.of - positions))
+
+    def tape(self, tape: Tape) -> Tape:
+        """A tape with what both runs hold there, without keys and values."""
+        return tape if self.whole else replace(tape, clean=self.state(tape.clean), corrupted=self.state(tape.corrupted))
+
     def state(self, state: State) -> State:
         """What a run holds there of its stream and sites, but for those that attention itself is given."""
         return state if self.whole else _changed(state, self.cut, [one for one in state.sites if one not in BY_OURS])
@@ -55,7 +63,15 @@ class Stretch:
 
 def stretches(positions: int, token: int, free: int) -> list[Stretch]:
     """All positions of runs in stretches that fit; `token`: bytes that one position takes, `free`: what can be had."""
-    size = at_once(positions, token, free)
+    return cut_into(positions, at_once(positions, token, free))
+
+
+def cut_into(positions: int, size: int) -> list[Stretch]:
+    """All positions of runs, `size` at a time.
+
+    >>> len(cut_into(10, 4))
+    3
+    """
     return [Stretch(first, min(first + size, positions), positions) for first in range(0, positions, size)]
 
 

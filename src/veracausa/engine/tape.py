@@ -469,17 +469,20 @@ def _require_finite(state: State) -> None:
             )
 
 
-def slice_call(call: dict[str, Any], start: int) -> dict[str, Any]:
-    """A recorded attention call for its positions from `start` on (dimension 1 of every position-wise tensor)."""
+def slice_call(call: dict[str, Any], start: int, behind: int | None = None) -> dict[str, Any]:
+    """A recorded attention call for its positions from `start` on (dimension 1 of every position-wise tensor).
+
+    `behind`: the first position that is left out again, if any.
+    """
 
     def cut(value: Any) -> Any:
         if isinstance(value, Tensor) and value.ndim >= 2:
-            return value[:, start:]
+            return value[:, start:behind]
         if isinstance(value, tuple):
             return tuple(cut(part) for part in value)
         return value
 
-    return call if start == 0 else {name: cut(value) for name, value in call.items()}
+    return call if start == 0 and behind is None else {name: cut(value) for name, value in call.items()}
 
 
 def record_pairs(

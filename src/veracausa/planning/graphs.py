@@ -18,7 +18,7 @@ from veracausa.estimates.learned.masks import MaskWork
 from veracausa.estimates.parts import PATHS
 from veracausa.estimates.paths import edge_sums
 from veracausa.planning.groups import Group, logits, most, scores, whole
-from veracausa.planning.patched import of_circuit
+from veracausa.planning.patched import circuit_rows
 from veracausa.units.edges import Edges
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def gates(work: LearnWork, shapes: Footprint, groups: Sequence[Group]) -> Memory
         seen = (shapes.readers + 1) * shapes.width * (shapes.item if shapes.item == shapes.wide else shapes.wide)
         token = shapes.graph(n, True) + shapes.layers * seen + shapes.writes + 2 * shapes.back(n) + shapes.mixed
         token += max(0, shapes.back(n, True) - shapes.back(n))
-        return max(size * s * token, min(rows_per_chunk(lm, s, n), group.pairs) * s * of_circuit(shapes, n))
+        return max(size * s * token, circuit_rows(lm, shapes, group, min(rows_per_chunk(lm, s, n), group.pairs)))
 
     return Memory(
         recordings=kept, gradients=max(map(weighted, groups)) + 12 * shapes.wide * len(work.edges),

@@ -56,8 +56,17 @@ def circuit(lm: Model, shapes: Footprint, group: Group) -> Memory:
     s, n = group.positions, group.length
     size = min(rows_per_chunk(lm, s, n, beside=shapes.circuit), group.pairs)
     tape = group.pairs * shapes.pair(s, n, shapes.held(circuit_forward.SITES))
-    chunk = size * s * of_circuit(shapes, n) + shapes.mask(s, n) + logits(shapes, READ)
-    return Memory(recordings=tape, rows=max(chunk, whole(shapes, n)))
+    return Memory(
+        recordings=tape, rows=max(circuit_rows(lm, shapes, group, size) + logits(shapes, READ), whole(shapes, n))
+    )
+
+
+def circuit_rows(lm: Model, shapes: Footprint, group: Group, size: int) -> int:
+    """Some rows of a circuit's run at as many positions as are run at once, and keys and values of those before."""
+    s, n, tokens = group.positions, group.length, circuit_forward.tokens_at_once(lm, group.length)
+    at_once = s if tokens is None else min(s, max(1, tokens // size))
+    before = 2 * shapes.layers * shapes.g * shapes.item * s if at_once < s else 0
+    return size * (at_once * of_circuit(shapes, n) + before) + shapes.mask(at_once, n)
 
 
 def of_circuit(shapes: Footprint, length: int) -> int:

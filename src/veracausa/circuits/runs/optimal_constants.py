@@ -91,7 +91,7 @@ class _Learner:
     def divergence(self, constants: Tensor, part: Part, rows: slice) -> Float[Tensor, " rows"]:
         """KL from the clean run's distribution."""
         decoder, tape = self.lm.decoder, part.tape
-        end = CircuitForward(decoder, tape, Constants(decoder, tape, constants), self.cost)(self.wiring, rows)
+        end = CircuitForward.of(self.lm, tape, Constants(decoder, tape, constants), self.cost)(self.wiring, rows)
         return -part.read(end, torch.arange(len(tape.examples), device=end.device)[rows])
 
     @torch.no_grad()

@@ -129,7 +129,7 @@ def record(lm: Model, task: Task, cost: Cost, most: int | None = None) -> Record
             tape, read = bucket.tape, bucket.read
             ablated = OtherRun(lm.decoder, tape)
             soft = SoftCircuit(lm.decoder, tape, ablated, read, cost)
-            hard = CircuitForward(lm.decoder, tape, ablated, cost)
+            hard = CircuitForward.of(lm, tape, ablated, cost)
             require_whole_is_clean(lm, hard, read)
             groups.append(Group(soft, hard, read.divergence(tape.clean)))
     measured.require_gap(task)

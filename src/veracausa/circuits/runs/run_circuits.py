@@ -252,9 +252,9 @@ def _bucket(
     """M and KL of every circuit on the pairs of one bucket; the unembedding is read once for many circuits."""
     lm, tape, read, lasts = bucket.lm, bucket.tape, bucket.read, []
     with attention_function(lm.decoder, SUFFIX):
-        require_whole_is_clean(lm, CircuitForward(lm.decoder, tape, how.of(lm, tape, -1), bucket.cost), read)
+        require_whole_is_clean(lm, CircuitForward.of(lm, tape, how.of(lm, tape, -1), bucket.cost), read)
         for number, wiring in enumerate(wirings):
-            lasts.append(_last(CircuitForward(lm.decoder, tape, how.of(lm, tape, number), bucket.cost), lm, wiring))
+            lasts.append(_last(CircuitForward.of(lm, tape, how.of(lm, tape, number), bucket.cost), lm, wiring))
             tick(len(bucket.every))
     last, divergence = torch.cat(lasts), read.divergence(tape.clean)
     parts = []
