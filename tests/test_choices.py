@@ -15,11 +15,13 @@ from veracausa.circuits.selection.acdc import ORDERS
 from veracausa.circuits.selection.learned import WAYS
 from veracausa.circuits.selection.ways import HOW
 from veracausa.discovery.ways import SCORED_BY
+from veracausa.engine.passages import WAYS as BETWEEN
 from veracausa.estimates.learned.concrete import LOSSES
 from veracausa.estimates.parts import COMBINATIONS, PATHS, RULES
 from veracausa.estimates.paths.grids import GRIDS
 from veracausa.estimates.presets import EDGE_PRESETS, ESTIMATES
 from veracausa.ground_truth.recovered import RANKINGS
+from veracausa.interplay.interacting import METHODS, MODES, REPLACED
 from veracausa.scores.estimands import ABLATIONS, BASELINES, DIRECTIONS, RESTORED
 from veracausa.studies.levels import LEVELS
 from veracausa.tasks.aligned import ALIGNED
@@ -60,6 +62,10 @@ TABLES = {
     "PairPrompts": PROMPTS,
     "Restored": RESTORED,
     "Over": COMBINED,
+    "InteractionMethod": METHODS,
+    "InteractionWay": BETWEEN,
+    "InteractionAblation": REPLACED,
+    "ProductMode": MODES,
     "LevelName": LEVELS,
     "TaskName": BUILTIN,
     "IoiCorruption": vars(sys.modules["veracausa.tasks.ioi"])["CORRUPTIONS"],

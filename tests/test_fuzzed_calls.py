@@ -86,6 +86,8 @@ def setting() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
                            "together": True,
                            "new_tokens": 1, "answers": None, "top": 1, "alpha": 0.05, "seed": 0, "out": None, **quiet}),
         "head_roles": (vc.counterfactuals.head_roles, on),
+        "interactions": (vc.interactions, {**on, "sources": "heads:0", "readers": "heads:1", "method": "ig", "nodes": 1,
+                         "probes": 1, "mode": "auto", "way": "direct", "ablation": "zero", "seed": 0, **quiet}),
         "lens": (vc.reading.lens, {**on, "tokens": 1, **quiet}),
         "dla": (vc.reading.dla, {**on, "neurons": [0], "positions": True, **quiet}),
         "locate": (vc.causes.locate, {**on, "units": ["a0.h0"], "out": None, **quiet}),

@@ -9,9 +9,9 @@
 >>> vc.verify(lm, task, estimate)
 
 The first questions are here; more of each kind are in `vc.effects`, `vc.estimates`, `vc.circuits`, `vc.causes`,
-`vc.counterfactuals`, `vc.behaviour`, `vc.reading`, `vc.fitting` and `vc.ground_truth`. Names are imported on first use,
-so that `import veracausa` itself takes no time; functions so taken refuse arguments of the wrong type in words (see
-`veracausa.typed`).
+`vc.counterfactuals`, `vc.behaviour`, `vc.reading`, `vc.fitting`, `vc.interplay` and `vc.ground_truth`. Names are
+imported on first use, so that `import veracausa` itself takes no time; functions so taken refuse arguments of the wrong
+type in words (see `veracausa.typed`).
 """
 
 from typing import TYPE_CHECKING
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from veracausa import estimates as estimates
     from veracausa import fitting as fitting
     from veracausa import ground_truth as ground_truth
+    from veracausa import interplay as interplay
     from veracausa import planning as planning
     from veracausa import reading as reading
     from veracausa import receipts as receipts
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from veracausa.errors import VeracausaError as VeracausaError
     from veracausa.estimates.attribute import attribute as attribute
     from veracausa.estimates.method import Method as Method
+    from veracausa.interplay.interacting import interactions as interactions
     from veracausa.loading.dictionaries.directions import directions as directions
     from veracausa.loading.dictionaries.read import dictionary as dictionary
     from veracausa.loading.load import load as load
@@ -87,6 +89,7 @@ _HOMES = {
     "exact": "veracausa.effects.exact",
     "faithfulness": "veracausa.circuits.quality.faithfulness",
     "forecast": "veracausa.planning.price",
+    "interactions": "veracausa.interplay.interacting",
     "load": "veracausa.loading.load",
     "open": "veracausa.opening",
     "select": "veracausa.circuits.selection.select",
@@ -108,6 +111,7 @@ _PACKAGES = (
     "estimates",
     "fitting",
     "ground_truth",
+    "interplay",
     "planning",
     "reading",
     "receipts",

@@ -76,6 +76,13 @@ PairPrompts = Literal["both", "clean"]
 #: What causal tracing restores.
 Restored = Literal["residual", "mlps", "attention"]
 
+#: How an interaction of two layers is found, what responds between them, what sources are replaced by (all at once, so
+#: that neither donors nor learned constants are known), and whose products are taken.
+InteractionMethod = Literal["ig", "gradient", "exact"]
+InteractionWay = Literal["whole", "direct"]
+InteractionAblation = Literal["counterfactual", "zero", "mean"]
+ProductMode = Literal["auto", "forward", "reverse"]
+
 #: How much a study does.
 LevelName = Literal["quick", "default", "full"]
 #: Built-in tasks, and how the corrupted prompts are made of those that have several kinds.

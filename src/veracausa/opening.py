@@ -28,6 +28,7 @@ READERS: dict[str, str] = {
     "veracausa-faithfulness-2": "circuits.quality.files:load_faithfulness",
     "veracausa-general-purpose-2": "counterfactuals.general_units:load_general_purpose",
     "veracausa-head-roles-2": "counterfactuals.roles:load_head_roles",
+    "veracausa-interactions-1": "interplay.results:load_interactions",
     "veracausa-lens-1": "reading.lenses:load_lens",
     "veracausa-locations-2": "causes.location_files:load_locations",
     "veracausa-logit-attribution-1": "reading.attributions:load_logit_attribution",

@@ -60,6 +60,7 @@ def every_result() -> dict[str, Any]:
         "Baselines": vc.counterfactuals.baselines(**on, ablations=("counterfactual", "zero"), nodes=2, **QUIET),
         "CounterfactualComparison": vc.counterfactuals.corruptions(lm, {"one": task, "other": other}, **QUIET),
         "GeneralPurpose": vc.counterfactuals.general_purpose(**on, **QUIET),
+        "Interactions": vc.interactions(**on, sources="heads:0", readers="neurons:2", nodes=2, **QUIET),
         "Lens": vc.reading.lens(**on, tokens=2, **QUIET),
         "LogitAttribution": vc.reading.dla(**on, neurons=[1], positions=True, **QUIET),
         "HeadRoles": vc.counterfactuals.head_roles(lm, task),

@@ -60,6 +60,7 @@ def sweep(
     joins: list[Join],
     *,
     start: int,
+    behind: int | None = None,
     overrides: Mapping[int, Sequence[Override]] | None = None,
     backward: bool = False,
     cost: Cost | None = None,
@@ -74,6 +75,7 @@ def sweep(
         base: the run that is patched, `tape.clean` or `tape.corrupted`: its keys and values are the past.
         joins: sorted by `Join.order`.
         start: first position that the rows hold, at least `tape.start`.
+        behind: the block in front of which rows are read (None: the end). The tape's tail must then be all positions.
         overrides: layer → what rows take there in the place of their own (L: the stream at the end).
         backward: count the cost of a backward pass, too.
         cost: where to count.
@@ -98,7 +100,7 @@ def sweep(
         return rows if rows is None or not found else found[0].of_stream(rows)
 
     first = joins[0].layer
-    for block in decoder.blocks[first:]:
+    for block in decoder.blocks[first:behind]:
         layer = block.layer
         join(layer, False)
         rows = streamed(layer)

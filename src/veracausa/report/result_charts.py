@@ -29,6 +29,7 @@ from veracausa.discovery.results import Discovery
 from veracausa.effects.learned_constants import OptimalConstants
 from veracausa.effects.steering_curves import Steering
 from veracausa.ground_truth.recovered import FIGURES, Recovery
+from veracausa.interplay.results import Interactions
 from veracausa.reading.attributions import LogitAttribution
 from veracausa.reading.lenses import Lens
 from veracausa.receipts.receipts import Receipt
@@ -39,6 +40,7 @@ from veracausa.report.charts.circuits import circuit_part
 from veracausa.report.charts.data import Datasets
 from veracausa.report.charts.faithfulness import curves_part, pairs_view
 from veracausa.report.charts.figures import Figure, Part
+from veracausa.report.charts.interplay import interactions_part
 from veracausa.report.charts.maps import STRONGEST
 from veracausa.report.charts.matrices import matrix_view
 from veracausa.report.charts.scatters import against_exact, padded
@@ -192,6 +194,11 @@ def _roles(found: HeadRoles) -> Part:
     view = matrix_view(data, _OWN, found.attention[:, chosen].T, names, kinds, "mean attention", 1.0, Support.UNSIGNED,
                        angle=-40)  # fmt: skip
     return Part("Where heads look", view, data, " ".join(found.sentences), found.describe().splitlines()[0])
+
+
+@drawing.register
+def _interactions(found: Interactions) -> Part:
+    return interactions_part(found, _OWN)
 
 
 @drawing.register

@@ -1,0 +1,20 @@
+"""Which parts of two layers talk to each other: interactions, their check, and modules of many layers.
+
+The first question is `vc.interactions`; here is what follows from its answer.
+"""
+
+from typing import TYPE_CHECKING
+
+from veracausa.lazy import given_out
+
+if TYPE_CHECKING:
+    from veracausa.interplay.results import Interactions as Interactions
+
+#: Public name → where it lives.
+_HOMES = {
+    "Interactions": "veracausa.interplay.results",
+}
+__all__ = list(_HOMES)
+
+if not TYPE_CHECKING:  # a misspelt name is an error to type checkers, too
+    __getattr__, __dir__ = given_out(__name__, _HOMES)

@@ -1,0 +1,336 @@
+"""Interactions of two layers: how strongly every part of one drives every part of the other (`interactions`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from veracausa.arguments import shown
+from veracausa.choices import InteractionAblation, InteractionMethod, InteractionWay, ProductMode
+from veracausa.dictionaries.dictionary import Dictionary
+from veracausa.dictionaries.words import is_coded
+from veracausa.effects.laid import with_dictionary
+from veracausa.effects.replacements import Replacement, reference_runs, replacement
+from veracausa.engine.attention import SUFFIX
+from veracausa.engine.batches import buckets
+from veracausa.engine.bucket import Bucket
+from veracausa.engine.budget import examples_per_batch
+from veracausa.engine.guard import attention_function
+from veracausa.engine.memory import halving
+from veracausa.engine.passages import WAYS, Passage
+from veracausa.engine.patches import activation, kept_width
+from veracausa.engine.session import Session, session
+from veracausa.engine.work import gives, recorded_runs, unpatched_run
+from veracausa.errors import MethodError, UnitError
+from veracausa.estimates.paths.grids import grid
+from veracausa.interplay.products import Kept, Pair
+from veracausa.interplay.results import Interactions
+from veracausa.interplay.sides import Asked, Side, both_sides
+from veracausa.interplay.signs import full
+from veracausa.scores.headers import dictionary_settings, reference_settings
+from veracausa.scores.scores import task_header
+from veracausa.suggestions import not_known
+
+if TYPE_CHECKING:
+    from veracausa.model import Model
+    from veracausa.tasks.task import Task
+
+#: Method → what J is.
+METHODS: dict[InteractionMethod, str] = {
+    "ig": "Δ times the gradient, integrated from what sources are replaced by to their own values",
+    "gradient": "Δ times the gradient at the sources' own values",
+    "exact": "f − f with the source replaced",
+}
+#: What sources can be replaced by.
+REPLACED: tuple[InteractionAblation, ...] = ("counterfactual", "zero", "mean")
+#: Whose products of derivatives are taken.
+MODES: tuple[ProductMode, ...] = ("auto", "forward", "reverse")
+
+
+@dataclass(frozen=True, eq=False)
+class InteractionsWork:
+    """All pairs of a source and a reader; see `interactions`."""
+
+    lm: Model
+    task: Task
+    source: Side
+    reader: Side
+    passage: Passage
+    method: InteractionMethod
+    ablation: InteractionAblation
+    reference: Task | None
+    nodes: int
+    mode: ProductMode
+    probes: int | None
+    orthogonal: bool
+    seed: int
+
+    @property
+    def kind(self) -> str:
+        """The rate it runs at."""
+        return "exact" if self.method == "exact" else "gradients"
+
+    @property
+    def what(self) -> str:
+        """In words, for forecasts."""
+        return (
+            f"interactions of {len(self.source):,} {_said(self.source)} with {len(self.reader):,} {_said(self.reader)}"
+        )
+
+    @property
+    def alone(self) -> bool:
+        """Whether it does without corrupted prompts."""
+        return self.ablation != "counterfactual"
+
+    @property
+    def aligned(self) -> bool:
+        """Whether it can do with pairs whose prompts have different lengths."""
+        return self.alone
+
+    @property
+    def runs_on(self) -> Task:
+        """The prompts that are run."""
+        return self.task.side(True) if self.alone and self.task.uneven else self.task
+
+    @cached_property
+    def grid(self) -> tuple[tuple[float, float], ...]:
+        """Nodes and weights: of one gradient that at the prompt's own values."""
+        if self.method != "ig":
+            return ((1.0, 1.0),)
+        return tuple(zip(*(each.tolist() for each in grid("gauss", self.nodes)), strict=True))
+
+    @cached_property
+    def chosen(self) -> Literal["forward", "reverse", "exact"]:
+        """Whose products are taken, the sources' or the readers': whichever are fewer."""
+        if self.method == "exact":
+            return "exact"
+        if self.mode != "auto":
+            return self.mode
+        return "forward" if self.between("forward") <= self.between("reverse") else "reverse"
+
+    def rows(self, how: str, positions: int) -> int:
+        """Runs of one prompt through the blocks between, of so many positions.
+
+        A product counts as one beside the run that it is of (forward), or backward from it.
+        """
+        nodes, ends = len(self.grid), 2
+        if how == "exact":
+            return ends + 1 + len(self.source) + 1
+        if how == "forward":
+            return ends + 2 * nodes * (len(self.source) + 1)
+        each = len(self.reader) * (self.probes + 1) if self.probes else len(self.reader.number) * positions
+        return ends + nodes * (1 + each)
+
+    def between(self, how: str) -> float:
+        """Token-layers of all rows through the blocks between."""
+        found = 0.0
+        for start, own in self.buckets:
+            positions = self.runs_on.lengths[own[0]] - start
+            found += len(own) * self.rows(how, positions) * positions * max(1, self.passage.depth)
+        return found
+
+    @cached_property
+    def buckets(self) -> list[tuple[int, tuple[int, ...]]]:
+        """Groups of pairs that share a tape."""
+        kept = sum(kept_width(self.lm.decoder, side.units.place) for side in (self.source, self.reader))
+        most = examples_per_batch(self.lm, self.task, kept)
+        return buckets(self.lm.decoder, self.runs_on, not self.alone, most)
+
+    def batches(self) -> int:
+        """Buckets that are recorded."""
+        return len(self.buckets)
+
+    def tokens(self) -> float:
+        """Token-layers: recorded runs, the engine's own, the reference set, and the rows through the blocks between."""
+        lm, task = self.lm, self.runs_on
+        found = recorded_runs(lm, task, self.buckets) + unpatched_run(lm, task, self.buckets)
+        found += reference_runs(lm, self.reference or self.task, self.task, self.ablation)
+        return found + (self.between(self.chosen) if self.passage.depth else 0.0)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the header says."""
+        by = {"forward": "forward, by sources", "reverse": "backward, by readers", "exact": "one run a source"}
+        sides = {"sources": self.source, "readers": self.reader}
+        vectors = "" if self.reader.single else "; readers of several numbers: the root of the sum of their squares"
+        signs = None if self.chosen != "reverse" or not self.probes else self.probes
+        told = "all, summed exactly" if signs is None else f"by {signs} vectors of random signs"
+        kinds = [side.units.kind for side in sides.values()]
+        return {
+            "method": self.method, "way": self.passage.way, "ablation": self.ablation,
+            "products": f"{len(self.grid)} Gauss–Legendre node{'s' * (len(self.grid) > 1)}, {by[self.chosen]}"
+            if self.method == "ig" else by[self.chosen],
+            **{name: f"{len(side):,} {_said(side)}" for name, side in sides.items()},
+            "positions": told + vectors, "nodes": len(self.grid), "mode": self.chosen, "probes": signs,
+            "signs": ("orthogonal" if self.orthogonal else "random") if signs else None,
+            "seed": self.seed if signs else None,
+            "way_said": WAYS[self.passage.way],
+            **reference_settings(self.ablation, self.task, self.reference),
+            **dictionary_settings(self.lm, *kinds),
+        }  # fmt: skip
+
+    @torch.inference_mode(False)
+    def run(self, show_progress: bool = True, out: str | Path | None = None) -> Interactions:
+        """All pairs, prompt by prompt."""
+        shape = (len(self.task), len(self.reader), len(self.source))
+        found = {name: torch.zeros(shape, dtype=self.lm.score_dtype) for name in ("squares", "means", "error")}
+        found |= {name: torch.zeros(shape[:2], dtype=self.lm.score_dtype) for name in ("rest", "change")}
+        lm, task = self.lm, self.task
+        with session(lm, task, measured=False, show=show_progress) as call, torch.no_grad():
+            asked = (self.ablation, "noising", self.reference, self.seed, call.cost)
+            put = replacement(lm, task, self.source.units, *asked)
+
+            def each(start: int, examples: tuple[int, ...]) -> None:
+                for example, kept in self._bucket(call, put, start, examples):
+                    self._write(found, example, kept)
+
+            with call.bar(self.what, self.tokens()):
+                halving(self.buckets, each)
+        sampled = self.settings["probes"]
+        if (several := torch.as_tensor(self.reader.sizes > 1)).any():
+            found["means"][:, several] = float("nan")
+        return Interactions(
+            tuple(self.source.units.names), tuple(self.reader.units.names), found["squares"], found["means"],
+            torch.tensor(self.runs_on.lengths), found["rest"], found["change"], self.settings, call.origin,
+            task_header(self.task), call.cost, found["error"] if sampled else None, call.precision.notes,
+        )  # fmt: skip
+
+    def _write(self, found: dict[str, torch.Tensor], example: int, kept: Kept) -> None:
+        """A prompt's sums, as means over all of its positions (no source moves in a shared prefix)."""
+        length = self.runs_on.lengths[example]
+        named = {"squares": kept.squares, "means": kept.sums, "rest": kept.rest, "change": kept.change}
+        for name, values in (named | ({} if kept.error is None else {"error": kept.error})).items():
+            found[name][example] = values.to(found[name]) / length
+
+    def _bucket(
+        self, call: Session, put: Replacement, start: int, examples: tuple[int, ...]
+    ) -> Iterator[tuple[int, Kept]]:
+        """(pair, what is kept of it) of a bucket."""
+        place, layer = self.source.site
+        bucket = Bucket.record(
+            self.lm, self.runs_on, start, examples, call.cost, sites=self.passage.sites, places=(place,)
+        )
+        tape, base = bucket.tape, bucket.tape.clean
+        with attention_function(self.lm.decoder, SUFFIX):
+            bucket.unpatched(base)
+            for local, example in enumerate(examples):
+                at = torch.tensor([local], device=self.lm.device)
+                new = put.rows(tape, place, layer, at, None)[0]
+                delta = activation(base, place, layer)[local] - new
+                pair = Pair(
+                    self.lm, self.passage, tape, base, local, self.source, self.reader, delta, self.grid, call.cost
+                )
+                yield example, self._kept(pair, example)
+                call.advance()
+
+    def _kept(self, pair: Pair, example: int) -> Kept:
+        if self.chosen == "reverse" and self.probes:
+            return pair.probed(self.probes, self.seed, example, self.orthogonal)
+        return {"forward": pair.forward, "reverse": pair.reverse, "exact": pair.exact}[self.chosen]()
+
+
+def _said(side: Side) -> str:
+    return f"{side.units.kind} of layer {side.site[1]}"
+
+
+@gives(Interactions)
+def interactions(
+    lm: Model,
+    task: Task,
+    sources: Asked,
+    readers: Asked,
+    *,
+    method: InteractionMethod = "ig",
+    way: InteractionWay = "whole",
+    ablation: InteractionAblation = "counterfactual",
+    reference: Task | None = None,
+    nodes: int = 8,
+    mode: ProductMode = "auto",
+    probes: int | None = None,
+    orthogonal: bool = False,
+    dictionary: Dictionary | Sequence[Dictionary] | None = None,
+    seed: int = 0,
+    show_progress: bool = True,
+) -> InteractionsWork:
+    """How strongly every part of one layer drives every part of a later one.
+
+        J_{i,t←j} = Σ_t' Δ_{j,t'} ∫₀¹ ∂f_{i,t}(α) / ∂f_{j,t'} dα,    strength = √ mean over prompts and positions of J²
+
+    The whole site of the sources goes from what it is replaced by (α = 0) to its own values (α = 1) in the clean run;
+    Δ is that way. f is a head's value, a neuron behind its activation, a feature behind its threshold. Of a source of
+    several numbers J is the sum over them; of such a reader J² is (and J has no mean). Strengths are in units of f.
+
+    (How far groups of units are from adding up in the metric is another question: `vc.effects.interactions`.)
+
+    Args:
+        lm: the model.
+        task: the prompts; its metric is not read.
+        sources, readers: parts of one site each, the readers' behind: "heads:10" (a kind of one layer), a name, or
+            several: heads, MLPs, attention, neurons, the residual stream, mixers and their heads and channels, features
+            and directions. Of "features:10" those are meant that are active in some prompt.
+        method: "ig" as above; "gradient": the gradient at the prompt's own values in the place of the integral;
+            "exact": J = f_i − f_i with j replaced, run once for every source.
+        way: "whole": all blocks between respond; "direct": the reader alone sees the change, as an edge's does.
+        ablation: what sources are replaced by: "counterfactual" (the corrupted run's values), "zero" or "mean".
+        reference: as for `vc.exact`.
+        nodes: of the Gauss–Legendre grid over α, for "ig". `residual` says how far the sum is from the whole change.
+        mode: "forward": a product per source and node, which gives all readers at all positions; "reverse": one per
+            reader, position and node; "auto": whichever are fewer runs. Numbers are the same to rounding.
+        probes: backward, so many vectors of random signs in the place of the sum over positions, with standard errors.
+        orthogonal: signs of a Hadamard matrix: with the next power of 2 above the positions the sum is exact.
+        dictionary: as for `vc.exact`.
+        seed: of the signs, which are keyed by (seed, example).
+        show_progress: show a progress bar.
+
+    Raises:
+        UnitError: no such parts, parts of several layers, or readers that are not behind the sources. MethodError.
+
+    Source: local interaction basis and interactions by integrated gradients (Bushnaq et al. 2405.10927, 2405.10928).
+
+    >>> vc.interactions(lm, task, "heads:10", "neurons:12").top(5)
+    """
+    for what, value, known in (
+        ("method", method, METHODS), ("way", way, WAYS), ("ablation", ablation, REPLACED), ("mode", mode, MODES)
+    ):  # fmt: skip
+        if value not in known:
+            raise MethodError(not_known(what, value, [*known]))
+    if nodes < 1:
+        raise MethodError(f"nodes={nodes}: a path needs at least one node.")
+    lm, source, reader = both_sides(with_dictionary(lm, dictionary), task, sources, readers)
+    passage = Passage(lm.decoder, source.site, reader.site, way)
+    _require_passage(passage, source, reader)
+    longest = max(task.lengths) * int(reader.sizes.max())
+    _require_probes(probes, orthogonal, method, mode, longest)
+    return InteractionsWork(
+        lm, task, source, reader, passage, method, ablation, reference, nodes, mode, probes, orthogonal, seed
+    )
+
+
+def _require_passage(passage: Passage, source: Side, reader: Side) -> None:
+    for place, layer in (source.site, reader.site):
+        if is_coded(place) and (code := passage.decoder.codes[place, layer].dictionary).reads.layer != layer:
+            raise UnitError(
+                f"{code!r} reads {code.reads.name} and writes {code.writes.name}: parts of two layers, not of one site."
+            )
+    if not passage.possible:
+        raise UnitError(
+            f"The readers are {_said(reader)}, which see nothing of the sources, {_said(source)}: readers come behind."
+        )
+
+
+def _require_probes(probes: int | None, orthogonal: bool, method: str, mode: str, longest: int) -> None:
+    if probes is None:
+        if orthogonal:
+            raise MethodError("orthogonal=True is about probes=, and there are none.")
+        return
+    if method == "exact" or mode == "forward":
+        raise MethodError(f"probes={probes} are of mode='reverse' (or 'auto'): other ways sum over positions exactly.")
+    most = full(longest) if orthogonal else None
+    if probes < 1 or (most is not None and probes > most):
+        end = f", and at most {most} orthogonal ones." if most else "."
+        raise MethodError(f"probes={shown(probes)}: 1 or more{end}")
