@@ -13,7 +13,7 @@ from typer.main import get_command
 import veracausa as vc
 from veracausa.cli.app import app
 from veracausa.errors import ArchitectureError, FileError
-from veracausa.studies.neurons import choose_neurons
+from veracausa.studies.choosing import choose_some
 from veracausa.studies.study import study
 
 
@@ -66,12 +66,12 @@ def test_chosen_neurons_are_the_strongest_and_a_sample_of_the_rest(lm, page):
 
 def test_the_sample_is_drawn_by_its_seed(lm, page):
     guess = page.sections[0].panels[2].estimates[0]
-    one, same, other = (choose_neurons(lm, guess, 20, 15, seed)[0].names for seed in (0, 0, 1))
+    one, same, other = (choose_some(guess, 20, 15, seed)[0].names for seed in (0, 0, 1))
     assert one == same and one[:20] == other[:20] and one[20:] != other[20:]
-    every, sampled = choose_neurons(lm, guess, None, 15, 0)
+    every, sampled = choose_some(guess, None, 15, 0)
     assert (len(every), sampled) == (120, 0)
-    assert choose_neurons(lm, guess, 500, 15, 0)[1] == 0
-    most, sampled = choose_neurons(lm, guess, 110, 15, 0)
+    assert choose_some(guess, 500, 15, 0)[1] == 0
+    most, sampled = choose_some(guess, 110, 15, 0)
     assert (len(most), sampled) == (120, 10) and len(set(most.names)) == 120
 
 
@@ -80,7 +80,7 @@ def test_the_sample_is_uniform(lm, page):
     guess = page.sections[0].panels[2].estimates[0]
     counts = dict.fromkeys(guess.units.names, 0)
     for seed in range(400):
-        for name in choose_neurons(lm, guess, 20, 15, seed)[0].names[20:]:
+        for name in choose_some(guess, 20, 15, seed)[0].names[20:]:
             counts[name] += 1
     drawn = sorted(counts.values())
     assert drawn[:20] == [0] * 20

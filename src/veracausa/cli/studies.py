@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from veracausa.cli.command import spread
+from veracausa.cli.laying import LayingOptions
 from veracausa.cli.options import Full, Kinds, Methods, Minutes, Quick, SomePairs
 from veracausa.cli.output import finish, rows_of, took
 from veracausa.cli.setup import PageSetup
@@ -25,7 +26,7 @@ class StudySetup(PageSetup):
 
 
 @spread
-def study(setup: StudySetup, quick: Quick = False, full: Full = False) -> None:
+def study(setup: StudySetup, laying: LayingOptions, quick: Quick = False, full: Full = False) -> None:
     """Exact effects against gradient estimates: where they disagree and why, as one offline page."""
     from veracausa.studies.study import study as run
 
@@ -34,7 +35,7 @@ def study(setup: StudySetup, quick: Quick = False, full: Full = False) -> None:
     level = LEVELS["quick" if quick else "full" if full else "default"]
     setup = setup.but(n=setup.n or level.pairs)
     lm, task = setup.ready()
-    tasks = [task]
+    lm, tasks = laying.on(lm), [task]
     if setup.task == "ioi" and not quick:
         tasks.insert(0, setup.build(lm, PUBLISHED))
         say(f"task   {tasks[0].describe()}")

@@ -33,7 +33,7 @@ from veracausa.engine.tape import State
 from veracausa.engine.work import gives
 from veracausa.result import Shown
 from veracausa.scores.files import unpack_units
-from veracausa.scores.scores import task_header
+from veracausa.scores.scores import pack_units, task_header
 from veracausa.storage.files import at, read_tensors, write_tensors
 from veracausa.storage.schema import MODEL, TASK, many, reading, record, require_tensors, whole
 from veracausa.storage.schema import cost as cost_of
@@ -138,9 +138,10 @@ class HeadRoles(Shown):
     def save(self, path: str | Path) -> Path:
         """Write a safetensors file with a JSON header, whole or not at all; `vc.open` reads it."""
         header = {"counts": list(self.counts), "model": self.model, "task": self.task, "cost": self.cost.to_dict()}
-        columns = {"layer": self.units.layer, "index": self.units.index, "position": self.units.position}
-        tensors = {name: torch.from_numpy(np.asarray(column)) for name, column in columns.items()}
-        tensors |= {"attention": torch.from_numpy(self.attention), "error": torch.from_numpy(self.error)}
+        tensors = pack_units(self.units) | {
+            "attention": torch.from_numpy(self.attention),
+            "error": torch.from_numpy(self.error),
+        }
         return write_tensors(path, _FORMAT, header, tensors)
 
 

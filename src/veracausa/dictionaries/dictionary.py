@@ -181,7 +181,11 @@ class Dictionary:
 
         return replace(self, encoder=replace(self.encoder, **changed(self.encoder)), **changed(self))
 
+    @property
+    def sites(self) -> str:
+        """Where it reads, and where it writes, if that is elsewhere: "r20", "n10 → m10"."""
+        return self.reads.name + (f" → {self.writes.name}" if self.transcodes else "")
+
     def __repr__(self) -> str:
-        sites = self.reads.name + (f" → {self.writes.name}" if self.transcodes else "")
         what = self.encoder.activation + (f", k {self.encoder.k}" if self.encoder.k else "")
-        return f"Dictionary({self.name or 'features'} of {sites}: {self.size:,} × {self.weight.shape[1]}, {what})"
+        return f"Dictionary({self.name or 'features'} of {self.sites}: {self.size:,} × {self.weight.shape[1]}, {what})"

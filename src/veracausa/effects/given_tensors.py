@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 
 from veracausa.arguments import kind_and_value
-from veracausa.dictionaries.words import is_coded
-from veracausa.engine.patches import Place, site_width
+from veracausa.effects.numbers import numbers_of, width_of
 from veracausa.errors import MethodError, UnitError
 from veracausa.units.edges import Edges
 from veracausa.units.kinds import KINDS, whole_kind
 from veracausa.units.resolve import parse_names
-from veracausa.units.table import Units, per_layer
+from veracausa.units.table import Units
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -70,38 +69,20 @@ def as_sites(lm: Model, task: Task, values: Mapping[str, Any], units: Units) -> 
             raise UnitError(f"{name}: where a head looks is no vector. Give its values, or those of another unit.")
         if one.place != units.place:
             continue
-        layer, own = int(one.layer[0]), _numbers(lm, one)
+        layer, own = int(one.layer[0]), numbers_of(lm, one, 0)
         if own is None:
             continue  # a feature that this call is not about
         found = _shaped(name, value, task, own.stop - own.start)
         known.setdefault(layer, []).append((own.start, own.stop))
-        layers[layer] = _joined(layers.get(layer), found, own.start, _whole(lm, one.place, layer))
+        layers[layer] = _joined(layers.get(layer), found, own.start, width_of(lm, one.place, layer))
     _require_all(lm, units, known)
     return Sites(layers)
-
-
-def _whole(lm: Model, place: Place, layer: int) -> int:
-    """How many numbers a layer's site has."""
-    return lm.decoder.codes[place, layer].width if is_coded(place) else site_width(lm.decoder, place)
-
-
-def _numbers(lm: Model, one: Units) -> slice | None:
-    """Which of its site's numbers the one unit of a table is; None of a feature that is not told apart from others."""
-    layer, index = int(one.layer[0]), int(one.index[0])
-    whole = _whole(lm, one.place, layer)
-    if is_coded(one.place):
-        code = lm.decoder.codes[one.place, layer]
-        return code.numbers(index) if code.tells(index) else None
-    if index < 0:
-        return slice(0, whole)
-    width = whole // max(1, per_layer(lm, one.kind))
-    return slice(index * width, (index + 1) * width)
 
 
 def _require_all(lm: Model, units: Units, known: Mapping[int, list[tuple[int, int]]]) -> None:
     """UnitError for a unit that no tensor is given for; `known`: layer → columns of its site that some are for."""
     for layer, index in dict.fromkeys(zip(units.layer.tolist(), units.index.tolist(), strict=True)):
-        own = _numbers(lm, Units(units.kind, np.array([layer]), np.array([index]), np.array([-1])))
+        own = numbers_of(lm, Units(units.kind, np.array([layer]), np.array([index]), np.array([-1])), 0)
         if own is None or not any(first <= own.start and own.stop <= end for first, end in known.get(layer, ())):
             name = KINDS[whole_kind(units.kind) if index < 0 else units.kind].called(layer, index)
             raise UnitError(f"values= have no tensor for {name}. Give one for every unit that is replaced.")

@@ -10,10 +10,11 @@ import torch
 
 from veracausa.cost import Cost
 from veracausa.dictionaries.dictionary import Dictionary
-from veracausa.dictionaries.words import ERROR, is_coded
+from veracausa.dictionaries.words import is_coded
 from veracausa.effects.replacements import recorded
 from veracausa.engine.coded import SITES, narrowed, read_by
 from veracausa.errors import UnitError
+from veracausa.units.dictionaries import is_beside
 from veracausa.units.groups import Groups
 from veracausa.units.members import Member
 from veracausa.units.resolve import resolve_units
@@ -112,9 +113,9 @@ def with_dictionary(lm: Model, dictionary: Dictionary | Sequence[Dictionary] | N
 
 def _active(lm: Model, task: Task, table: Units) -> Units:
     """The units of a table that are active somewhere; errors and skips always are."""
-    keep = table.index >= ERROR
+    keep = is_beside(table.index)
     for layer, found in active_features(lm, task, table.kind).items():
-        here = np.flatnonzero((table.layer == layer) & (table.index < ERROR))
+        here = np.flatnonzero((table.layer == layer) & ~is_beside(table.index))
         parts = lm.decoder.codes[table.kind, layer].parts(table.index[here])
         position = table.position[here]
         anywhere: np.ndarray = np.asarray(found.any(0))

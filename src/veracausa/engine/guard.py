@@ -137,6 +137,17 @@ def shared(decoder: Decoder) -> Iterator[None]:
             loan.shelf = before
 
 
+@contextmanager
+def unshared(decoder: Decoder) -> Iterator[None]:
+    """Nothing recorded before is found inside, and nothing is kept: for runs under hooks of a caller's own."""
+    with borrowed(decoder) as loan:
+        before, loan.shelf = loan.shelf, None
+        try:
+            yield
+        finally:
+            loan.shelf = before
+
+
 def precision_of(decoder: Decoder) -> Precision:
     """The precision of a model; of a float64 model found out by a run of two tokens, once a call.
 

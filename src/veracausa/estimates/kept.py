@@ -8,13 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from veracausa.effects.laid import laid_units
 from veracausa.effects.learned_constants import OptimalConstants
 from veracausa.scores.files import confirmed, load_scores
 from veracausa.scores.headers import dictionary_settings
 from veracausa.scores.scores import Scores
 from veracausa.storage.files import keep
 from veracausa.tasks.task import Task
-from veracausa.units.resolve import resolve_units
 from veracausa.version import __version__
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def kept(
 
     >>> kept(attribute, lm, task, folder, True, units="heads", method="ig", nodes=5)
     """
-    table = resolve_units(lm, units, max(task.lengths))
+    _, table = laid_units(lm, task, units)
     if pieces is None:
         return estimate(lm, task, units=table, show_progress=show, **options)
     said = {name: one.digest() if isinstance(one, Task | OptimalConstants) else one for name, one in options.items()}

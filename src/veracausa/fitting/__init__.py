@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from veracausa.fitting.makers import difference as difference
     from veracausa.fitting.makers import pca as pca
     from veracausa.fitting.makers import probe as probe
-    from veracausa.fitting.quality import Quality as Quality
+    from veracausa.fitting.qualities import Quality as Quality
     from veracausa.fitting.training import train as train
 
 #: Public name → where it lives.
 _HOMES = {
-    "Quality": "veracausa.fitting.quality",
+    "Quality": "veracausa.fitting.qualities",
     "difference": "veracausa.fitting.makers",
     "pca": "veracausa.fitting.makers",
     "probe": "veracausa.fitting.makers",

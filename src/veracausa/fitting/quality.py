@@ -14,87 +14,26 @@ Everything that is put in place is put there by a plain hook on the bare model, 
 
 from __future__ import annotations
 
+import hashlib
+import json
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from veracausa.cost import Cost
 from veracausa.dictionaries import Dictionary, Site
-from veracausa.engine.guard import borrowed, hooks
+from veracausa.engine.guard import borrowed, hooks, unshared
+from veracausa.engine.measure import measure
+from veracausa.fitting.qualities import Quality, share_of
 from veracausa.fitting.sites import Change, at_site, batches, prompts_of, run
 from veracausa.loading.dictionaries.adapting import require_site
 from veracausa.model import Model
+from veracausa.scores.scores import task_header
 from veracausa.tasks.task import Task
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-
-@dataclass(frozen=True)
-class Quality:
-    """Figures of one dictionary on some texts (`dic.check(lm, texts)`); NaN where there is nothing to divide by.
-
-    `residue`: largest |ŷ + ε − y| in units of the largest |y|, which rounding alone makes. `cross_entropy` and its
-    sisters: nats a token. `gap`, `gap_kept`: the metric's mean gap of the model as it is, and with ŷ; None of texts.
-    """
-
-    dictionary: str
-    tokens: int
-    residue: float
-    variance_explained: float
-    active: float
-    dead: float
-    cross_entropy: float
-    with_reconstruction: float
-    with_mean: float
-    with_zero: float
-    gap: float | None = None
-    gap_kept: float | None = None
-
-    @property
-    def recovered(self) -> float:
-        """Loss recovered, against the mean."""
-        return _share(self.with_mean - self.with_reconstruction, self.with_mean - self.cross_entropy)
-
-    @property
-    def recovered_from_zero(self) -> float:
-        """Loss recovered, against 0."""
-        return _share(self.with_zero - self.with_reconstruction, self.with_zero - self.cross_entropy)
-
-    def figures(self) -> dict[str, float]:
-        """All numbers by name, rounded to four places."""
-        found = asdict(self) | {"recovered": self.recovered, "recovered_from_zero": self.recovered_from_zero}
-        return {key: round(value, 4) for key, value in found.items() if isinstance(value, (int, float))}
-
-    def table(self) -> pd.DataFrame:
-        """One row a figure, with what it is."""
-        import pandas as pd
-
-        return pd.DataFrame(self._lines(), columns=["figure", "value", "what it is"])
-
-    def _lines(self) -> list[tuple[str, float, str]]:
-        lines = [
-            ("variance explained", self.variance_explained, "1 − Σ‖ε‖² / Σ‖y − mean y‖²"),
-            ("active features", self.active, "mean of a token"),
-            ("dead features", self.dead, "share, active at no token"),
-            ("cross-entropy", self.cross_entropy, "of the model as it is, nats a token"),
-            ("… with ŷ", self.with_reconstruction, "the reconstruction in the place of y"),
-            ("… with the mean", self.with_mean, "y's mean at every token"),
-            ("… with 0", self.with_zero, "nothing in the place of y"),
-            ("loss recovered", self.recovered, "against the mean"),
-            ("… against 0", self.recovered_from_zero, "against 0"),
-            ("largest residue", self.residue, "|ŷ + ε − y| / largest |y|"),
-        ]
-        if self.gap is not None and self.gap_kept is not None:
-            lines += [("gap", self.gap, "mean M(clean) − M(corrupted), of the model as it is"),
-                      ("… with ŷ", self.gap_kept, "in both runs")]  # fmt: skip
-        return lines
-
-    def __repr__(self) -> str:
-        rows = "\n".join(f"  {name:<20}{value:>10.4g}   {what}" for name, value, what in self._lines())
-        return f"Quality of {self.dictionary} on {self.tokens:,} tokens\n{rows}"
+from veracausa.words import counted
 
 
 def check(lm: Model, dic: Dictionary, texts: Task | Sequence[str | Sequence[int]]) -> Quality:
@@ -105,7 +44,10 @@ def check(lm: Model, dic: Dictionary, texts: Task | Sequence[str | Sequence[int]
     """
     for site, width in ((dic.reads, dic.encoder.weight.shape[0]), (dic.writes, dic.weight.shape[1])):
         require_site(lm, site, width)
-    dic, prompts = dic.to(lm.device, lm.score_dtype), prompts_of(lm, texts)
+    began, given, prompts = time.monotonic(), dic, prompts_of(lm, texts)
+    dic = dic.to(lm.device, lm.score_dtype)
+    once = lm.layers * sum(map(len, prompts))
+    cost = Cost(full=once)
     with borrowed(lm.decoder), torch.no_grad():
         seen = _Seen(dic)
         bare = _entropy(lm, prompts, _watching(lm, dic, seen.add))
@@ -115,10 +57,27 @@ def check(lm: Model, dic: Dictionary, texts: Task | Sequence[str | Sequence[int]
             lambda: [at_site(lm, dic.writes, lambda y: mean.to(y.dtype).expand_as(y))],
             lambda: [at_site(lm, dic.writes, torch.zeros_like)],
         )]  # fmt: skip
-    gaps = _gaps(lm, dic, texts) if isinstance(texts, Task) and texts.paired else (None, None)
-    explained = _share(total - seen.left, total)
-    return Quality(repr(dic), seen.tokens, seen.residue, explained, seen.active / seen.tokens,
-                   float((~seen.fired).double().mean()), bare, *losses, *gaps)  # fmt: skip
+        cost.forward += (1 + len(losses)) * once
+        gaps = _gaps(lm, dic, texts, cost) if isinstance(texts, Task) and texts.paired else (None, None)
+    cost.seconds = time.monotonic() - began
+    with_reconstruction, with_mean, with_zero = losses
+    gap, gap_kept = gaps
+    return Quality(
+        dictionary=repr(dic), site=dic.sites, digest=given.digest(), tokens=seen.tokens, residue=seen.residue,
+        variance_explained=share_of(total - seen.left, total), active=seen.active / seen.tokens,
+        dead=float((~seen.fired).double().mean()), cross_entropy=bare, with_reconstruction=with_reconstruction,
+        with_mean=with_mean, with_zero=with_zero, gap=gap, gap_kept=gap_kept, model=lm.header(), cost=cost,
+        task=task_header(texts) if isinstance(texts, Task) else _texts_header(prompts),
+    )  # fmt: skip
+
+
+def _texts_header(prompts: Sequence[tuple[int, ...]]) -> dict[str, Any]:
+    """What a result says about texts that are no task."""
+    digest = hashlib.sha256(json.dumps(prompts, separators=(",", ":")).encode()).hexdigest()[:16]
+    said = f"{counted(len(prompts), 'text')}, {sum(map(len, prompts)):,} tokens"
+    lengths = [min(map(len, prompts)), max(map(len, prompts))]
+    return {"name": "texts", "description": said, "digest": digest, "metric": "none", "n": len(prompts),
+            "lengths": lengths}  # fmt: skip
 
 
 class _Seen:
@@ -198,12 +157,8 @@ def _entropy(lm: Model, prompts: Sequence[tuple[int, ...]], put: Callable[[], li
     return total / count
 
 
-def _gaps(lm: Model, dic: Dictionary, task: Task) -> tuple[float, float]:
+def _gaps(lm: Model, dic: Dictionary, task: Task, cost: Cost) -> tuple[float, float]:
     """The mean gap of the model as it is, and with ŷ in the place of y."""
-    bare = float(lm.measure(task).gap.mean())
-    with hooks(*_reconstructing(lm, dic)):
-        return bare, float(lm.measure(task).gap.mean())
-
-
-def _share(part: float, whole: float) -> float:
-    return part / whole if whole else float("nan")
+    bare = float(measure(lm, task, cost).gap.mean())
+    with unshared(lm.decoder), hooks(*_reconstructing(lm, dic)):  # what a study has recorded, it has without hooks
+        return bare, float(measure(lm, task, cost).gap.mean())

@@ -1,10 +1,12 @@
-"""What the stream says at every layer, and who wrote it: logit lens and direct logit attribution."""
+"""What the stream says at every layer, who wrote it, and what units are at every position."""
 
 from typing import TYPE_CHECKING
 
 from veracausa.lazy import given_out
 
 if TYPE_CHECKING:
+    from veracausa.reading.activating import activations as activations
+    from veracausa.reading.activity import Activations as Activations
     from veracausa.reading.attributing import dla as dla
     from veracausa.reading.attributions import LogitAttribution as LogitAttribution
     from veracausa.reading.lenses import Lens as Lens
@@ -12,8 +14,10 @@ if TYPE_CHECKING:
 
 #: Public name → where it lives.
 _HOMES = {
+    "Activations": "veracausa.reading.activity",
     "Lens": "veracausa.reading.lenses",
     "LogitAttribution": "veracausa.reading.attributions",
+    "activations": "veracausa.reading.activating",
     "dla": "veracausa.reading.attributing",
     "lens": "veracausa.reading.looking",
 }

@@ -28,8 +28,10 @@ from veracausa.discovery.evaluation import Evaluation
 from veracausa.discovery.results import Discovery
 from veracausa.effects.learned_constants import OptimalConstants
 from veracausa.effects.steering_curves import Steering
+from veracausa.fitting.qualities import Quality
 from veracausa.ground_truth.recovered import FIGURES, Recovery
 from veracausa.interplay.results import Interactions
+from veracausa.reading.activity import Activations
 from veracausa.reading.attributions import LogitAttribution
 from veracausa.reading.lenses import Lens
 from veracausa.receipts.receipts import Receipt
@@ -175,6 +177,8 @@ def _discovery(found: Discovery) -> Part:
 @drawing.register(GeneralPurpose)
 @drawing.register(Lens)
 @drawing.register(LogitAttribution)
+@drawing.register(Quality)
+@drawing.register(Activations)
 def _finding(found: Any) -> Figure:
     """The first figure of its chapter in a study."""
     _, draw, _ = CHAPTERS[type(found)]

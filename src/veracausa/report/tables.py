@@ -203,14 +203,14 @@ def units_table(panel: Panel, name: str) -> Table:
     count = len(units)
     rows = []
     for i in np.argsort(-np.abs(np.nan_to_num(exact)), kind="stable").tolist():
-        row: dict[str, Any] = {"name": table["name"][i], **{c: int(table[c][i]) for c in place}}
+        row: dict[str, Any] = {"name": table["name"][i], **{c: _cell(table[c][i]) for c in place}}
         row |= {"exact": float(exact[i]), "stderr": float(spread[i])}
         row |= {f"estimate: {label}": float(values[i]) for label, values in estimates.items()}
         row["chosen"] = "at random" if i >= count - panel.sampled else "strong"
         rows.append(row)
     columns = [
         Column("name", "unit"),
-        *(Column(c, c, "index") for c in place),
+        *(Column(c, c, "index" if table[c].dtype.kind == "i" else "text") for c in place),
         Column("exact", "exact", "signed", 4),
         *([Column("stderr", "± SE", "plain", 4)] if several else []),
         *(

@@ -434,6 +434,12 @@ def save_scores(scores: Scores, path: str | Path) -> Path:
     return write_tensors(path, _FORMAT, *pack_scores(scores))
 
 
+def pack_units(units: Units) -> dict[str, Tensor]:
+    """The columns of a table of units as tensors of a file; `files.unpack_units` makes the table of them."""
+    columns = {"layer": units.layer, "index": units.index, "position": units.position}
+    return {name: torch.from_numpy(column.astype("int64")) for name, column in columns.items()}
+
+
 def pack_scores(scores: Scores) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Scores as the header and the tensors of a file."""
     from veracausa.version import __version__
@@ -457,9 +463,7 @@ def pack_scores(scores: Scores) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "values": scores.values,
         "clean": scores.clean,
         "corrupted": scores.corrupted,
-        "layer": torch.from_numpy(scores.units.layer.astype("int64")),
-        "index": torch.from_numpy(scores.units.index.astype("int64")),
-        "position": torch.from_numpy(scores.units.position.astype("int64")),
+        **pack_units(scores.units),
     }
     if scores.units.cells is not None:
         tensors["key"] = torch.from_numpy(scores.units.cells.astype("int64"))

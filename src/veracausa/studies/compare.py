@@ -28,8 +28,8 @@ from veracausa.estimates.presets import ESTIMATES, PRESETS
 from veracausa.progress import duration
 from veracausa.scores.scores import Scores
 from veracausa.storage.files import at
+from veracausa.studies.choosing import choose_some, some_of
 from veracausa.studies.frontier import advice
-from veracausa.studies.neurons import choose_neurons, some_of
 from veracausa.studies.results import Panel, Section, Study
 from veracausa.studies.stage import TasksWork, tasks_of
 from veracausa.studies.summary import called
@@ -133,7 +133,7 @@ class CompareWork(TasksWork):
 
         if kind == "neurons":
             estimate("atp")
-            chosen, drawn = choose_neurons(lm, estimates["atp"], self.neurons, self.sample, self.seed)
+            chosen, drawn = choose_some(estimates["atp"], self.neurons, self.sample, self.seed)
             truth = exact(lm, task, units=chosen, out=pieces, show_progress=show)
         else:
             truth, drawn = exact(lm, task, units=kind, out=pieces, show_progress=show), 0

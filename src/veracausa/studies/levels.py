@@ -21,17 +21,19 @@ class Level:
     """What a study of one size computes; a count of 0 leaves that part out.
 
     `pairs`: of a generated task, where the command line makes it. `neurons`: exact effects of so many neurons, the
-    strongest by `atp` (of tasks with several pairs at most 500), and of `sample` more at random. `nodes`: points on
-    paths towards the corrupted values; `to_zero`: towards zero, where they bend more (of a single pair). `explained`:
-    outliers that get a cause, a place and a curve. `shapley`: layers whose heads get Shapley values. `prompts`: of the
-    ablation study with its greedy answers, under `ablations`. `contrasted`: pairs on which so many `corruptions` of the
-    task are compared, and among whose `edits` of a word counterfactuals are searched for `searched` units. `replaced`:
-    pairs on which the `baselines` are compared. `read`: pairs whose stream is read at every layer.
+    strongest by `atp` (of tasks with several pairs at most 500), and of `sample` more at random; `features`: the same
+    of each kind of dictionaries that lie on the model. `nodes`: points on paths towards the corrupted values;
+    `to_zero`: towards zero, where they bend more (of a single pair). `explained`: outliers that get a cause, a place
+    and a curve. `shapley`: layers whose heads get Shapley values. `prompts`: of the ablation study with its greedy
+    answers, under `ablations`. `contrasted`: pairs on which so many `corruptions` of the task are compared, and among
+    whose `edits` of a word counterfactuals are searched for `searched` units. `replaced`: pairs on which the
+    `baselines` are compared. `read`: pairs whose stream is read at every layer.
     """
 
     name: str
     pairs: int
     neurons: int
+    features: int
     sample: int
     nodes: int
     to_zero: int
@@ -75,6 +77,7 @@ LEVELS: dict[str, Level] = {
         name="quick",
         pairs=1,
         neurons=0,
+        features=60,
         sample=0,
         nodes=3,
         to_zero=0,
@@ -94,6 +97,7 @@ LEVELS: dict[str, Level] = {
         name="default",
         pairs=10,
         neurons=300,
+        features=300,
         sample=150,
         nodes=5,
         to_zero=16,
@@ -113,6 +117,7 @@ LEVELS: dict[str, Level] = {
         name="full",
         pairs=32,
         neurons=ALL,
+        features=ALL,
         sample=300,
         nodes=16,
         to_zero=32,

@@ -92,7 +92,7 @@ class FurtherWork:
         experts = self.lm.decoder.has_experts  # no tangents of their activations: see `levels.left_out`
         return [
             *([] if experts else [self._about(count, what, locate, self._located, run=self._locate)]),
-            self._stage("last-in and direct effects of all heads", "exact", apart, self._disagree, count=2 * one),
+            self.stage("last-in and direct effects of all heads", "exact", apart, self._disagree, count=2 * one),
             self._about(count, f"responses of {count} outliers and their layers", responses, self._curved),
         ]
 
@@ -133,9 +133,9 @@ class FurtherWork:
             work = corruptions.work(self.lm, tasks).tokens(given=given)
             count = sum(batches(self.lm, task) for name, task in tasks.items() if name not in given)
             what = f"heads under {len(tasks)} corruptions"
-            stages.append(self._stage(what, "exact", work, self._contrast, count=count))
+            stages.append(self.stage(what, "exact", work, self._contrast, count=count))
             work = head_roles.work(self.lm, self.task).tokens()
-            stages.append(self._stage("what heads look at", "gradients", work, self._roles))
+            stages.append(self.stage("what heads look at", "gradients", work, self._roles))
         if self.level.searched and (pool := self._pool()) is not None:
             count = self.level.searched
             what = f"search of {len(pool)} counterfactuals for {count} head(s)"
@@ -150,8 +150,8 @@ class FurtherWork:
         general = general_purpose.work(self.lm, few)
         what = f"heads by {len(kinds)} baselines ({len(few)} pairs)"
         return [
-            self._stage(what, "exact", compared, self._baselines, count=count),
-            self._stage(
+            self.stage(what, "exact", compared, self._baselines, count=count),
+            self.stage(
                 "general-purpose heads", "exact", general.tokens(given=TOLD_BY), self._general,
                 most=general.at_most(given=TOLD_BY),
             ),
@@ -165,11 +165,11 @@ class FurtherWork:
         for what, verb in asked:
             work = verb.work(self.lm, some)
             run = partial(self._read, verb, some)
-            stages.append(self._stage(what, work.kind, work.tokens(), run, count=work.batches()))
+            stages.append(self.stage(what, work.kind, work.tokens(), run, count=work.batches()))
         return stages
 
     def _read(self, verb: Any, some: Task) -> Cost:
-        return self._found(verb(self.lm, some, show_progress=self.show))
+        return self.found(verb(self.lm, some, show_progress=self.show))
 
     def _about(
         self, count: int, what: str, verb: Any, asked: Callable[[Sequence[str]], dict[str, Any]], *,
@@ -188,13 +188,13 @@ class FurtherWork:
 
         def call() -> Cost:
             rest = {"known": self._known()} if known else {}
-            return self._found(verb(self.lm, task, **asked(self._chosen()), **rest, **self._how))
+            return self.found(verb(self.lm, task, **asked(self._chosen()), **rest, **self._how))
 
         likely, first = work(self.likely), map(work, first_heads(self.lm, count))
         tokens, most = times * likely.tokens(**given), times * max(one.tokens(**given) for one in first)
-        return self._stage(what, likely.kind, tokens, run or call, most=most, count=likely.batches())
+        return self.stage(what, likely.kind, tokens, run or call, most=most, count=likely.batches())
 
-    def _stage(
+    def stage(
         self, what: str, kind: str, tokens: float, run: Callable[[], Cost], *, most: float | None = None,
         count: int | None = None,
     ) -> Stage:  # fmt: skip
@@ -251,7 +251,7 @@ class FurtherWork:
         own = {keys[name]: one for name, one in zip(heads.labels, heads.estimates, strict=True) if name in keys}
         return {"exact": heads.exact, **own}
 
-    def _found(self, finding: Any, cost: Cost | None = None) -> Cost:
+    def found(self, finding: Any, cost: Cost | None = None) -> Cost:
         """Keep a finding; what it cost (default: as it says)."""
         self.findings.append(finding)
         own: Cost = finding.cost if cost is None else cost
@@ -262,10 +262,10 @@ class FurtherWork:
         if not units:
             return Cost()
         self._places = locate(self.lm, self.task, **self._located(units), **self._how)
-        return self._found(self._places)
+        return self.found(self._places)
 
     def _disagree(self) -> Cost:
-        return self._found(
+        return self.found(
             disagreement(
                 self.lm, self.task, known=self._known(), zero_nodes=self._to_zero(), nodes=self.level.nodes,
                 locations=self._places, seed=self.seed, **self._how,
@@ -275,7 +275,7 @@ class FurtherWork:
     def _ablate(self) -> Cost:
         asked, heads = self._ablated(self._chosen()), self.heads()
         found = ablation_study(self.lm, self._many(), **asked, **self._how)
-        cost = self._found(found)
+        cost = self.found(found)
         for ablation in self.level.ablations if len(asked["units"]) > 1 else ():
             self.findings.append(found.against(heads.exact, *heads.estimates, ablation=ablation))
         return cost
@@ -284,7 +284,7 @@ class FurtherWork:
         tasks, heads = self._corruptions(), self.heads()
         known = {name: first_pairs(heads.exact, self.task, one) for name, one in tasks.items() if self._begins(one)}
         found = corruptions(self.lm, tasks, known=known, **self._how)
-        return self._found(found, _besides(found.scores, known))
+        return self.found(found, _besides(found.scores, known))
 
     def _baselines(self) -> Cost:
         few, kinds, panel = self._few(), self._kinds(), self._known()
@@ -292,7 +292,7 @@ class FurtherWork:
         self._compared = baselines(
             self.lm, few, ablations=kinds, nodes=self.level.nodes, known=known, seed=self.seed, **self._how
         )
-        return self._found(self._compared, _besides(self._compared.scores, known))
+        return self.found(self._compared, _besides(self._compared.scores, known))
 
     def _general(self) -> Cost:
         compared = {} if self._compared is None else self._compared.scores
@@ -302,10 +302,10 @@ class FurtherWork:
         found = general_purpose(self.lm, self._few(), known=known, **self._how)
         named = {"counterfactual": found.counterfactual, found.ablation: found.ablated}
         followed = {} if found.corrupted is None else {"corrupted": found.corrupted}
-        return self._found(found, _besides({**named, **followed}, known))
+        return self.found(found, _besides({**named, **followed}, known))
 
     def _roles(self) -> Cost:
-        return self._found(head_roles(self.lm, self.task))
+        return self.found(head_roles(self.lm, self.task))
 
     # Which pairs.
 

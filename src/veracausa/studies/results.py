@@ -18,6 +18,8 @@ from veracausa.counterfactuals.general_units import GeneralPurpose
 from veracausa.counterfactuals.roles import HeadRoles
 from veracausa.counterfactuals.searches import Search
 from veracausa.doors import through
+from veracausa.fitting.qualities import Quality
+from veracausa.reading.activity import Activations
 from veracausa.reading.attributions import LogitAttribution
 from veracausa.reading.lenses import Lens
 from veracausa.result import Shown
@@ -130,6 +132,8 @@ Finding = (
     | GeneralPurpose
     | Lens
     | LogitAttribution
+    | Quality
+    | Activations
     | Failure
 )
 

@@ -13,8 +13,9 @@ from veracausa.estimates.attribute import attribute
 from veracausa.estimates.kept import kept
 from veracausa.planning.stages import Stage
 from veracausa.scores.scores import Scores
+from veracausa.studies.choosing import choose_some, some_of
+from veracausa.studies.features import FeatureWork, kinds_laid
 from veracausa.studies.levels import Level
-from veracausa.studies.neurons import choose_neurons, some_of
 from veracausa.studies.questions import FurtherWork
 from veracausa.studies.results import Panel, Section
 from veracausa.studies.stage import stage
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 
-#: Most neurons of a task with several pairs that get exact effects.
+#: Most neurons (features) of a task with several pairs that get exact effects.
 SEVERAL = 500
 
 
@@ -50,8 +51,9 @@ class SectionWork:
         self.main = main
         self.exact: dict[str, Scores] = {}
         self.estimates: dict[str, list[Scores]] = {}
-        self.sampled = 0
-        self.further = FurtherWork(lm, task, level, heads, seed, pieces, show, lambda: self.panel("heads"))
+        self.sampled: dict[str, int] = {}
+        self.further = further = FurtherWork(lm, task, level, heads, seed, pieces, show, lambda: self.panel("heads"))
+        self.features = FeatureWork(lm, task, show, self.panel, further.stage, further.found)
 
     def stages(self) -> list[Stage]:
         """All stages, in the order in which they must run."""
@@ -60,7 +62,9 @@ class SectionWork:
             # An MLP is its layer's whole site, so its integrated gradients are its exact effect: shown once, and
             # towards zero an MLP and its neurons take one path.
             *self._kind("mlps", [("atp", {}), *(self._ig(False) if self.single else [])]),
-            *(self._neurons() if self.level.neurons else []),
+            *(self._many("neurons", self.level.neurons) if self.level.neurons else []),
+            *(stage for kind in kinds_laid(self.lm) for stage in self._many(kind, self.level.features)),
+            *self.features.stages(),
             *self.further.why(),
             *(self.further.consequences() if self.main else []),
         ]
@@ -78,8 +82,7 @@ class SectionWork:
 
     def panel(self, kind: str) -> Panel:
         """What was found about a kind of unit."""
-        sampled = self.sampled if kind == "neurons" else 0
-        return Panel(kind, self.exact[kind], tuple(self.estimates[kind]), sampled)
+        return Panel(kind, self.exact[kind], tuple(self.estimates[kind]), self.sampled.get(kind, 0))
 
     @property
     def single(self) -> bool:
@@ -121,20 +124,20 @@ class SectionWork:
         towards = f" towards {parts['baseline']}" if "baseline" in parts else ""
         return self._stage(f"{method}{towards} of all {kind}", work.kind, work.tokens(), run)
 
-    def _neurons(self) -> list[Stage]:
-        """Estimates of all neurons; exact effects of the strongest by the first of them, and of a random sample."""
-        level, work = self.level, exact.work(self.lm, self.task, units="neurons")
+    def _many(self, kind: str, wanted: int) -> list[Stage]:
+        """Estimates of many units; exact effects of the strongest by the first of them, and of a random sample."""
+        level, work = self.level, exact.work(self.lm, self.task, units=cast("AllUnits", kind))
         every = len(work.units)
-        strongest = min(level.neurons, every) if self.single else min(level.neurons, SEVERAL)
+        strongest = min(wanted, every) if self.single else min(wanted, SEVERAL)
         count = min(every, strongest + level.sample)
         tokens, most = some_of(work, count) if count < every else (work.tokens(), None)
 
         def tested() -> Cost:
-            guess = self.estimates["neurons"][0]
-            chosen, self.sampled = choose_neurons(self.lm, guess, strongest, level.sample, self.seed)
-            return self._test("neurons", chosen)
+            guess = self.estimates[kind][0]
+            chosen, self.sampled[kind] = choose_some(guess, strongest, level.sample, self.seed)
+            return self._test(kind, chosen)
 
         return [
-            *(self._estimate("neurons", method, parts) for method, parts in [("atp", {}), *self._ig(True)]),
-            self._stage(f"exact effects of {count:,} neurons", work.kind, tokens, tested, most),
+            *(self._estimate(kind, method, parts) for method, parts in [("atp", {}), *self._ig(True)]),
+            self._stage(f"exact effects of {count:,} {kind}", work.kind, tokens, tested, most),
         ]

@@ -7,6 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from veracausa.behaviour.results import AblationStudy
 from veracausa.causes.results import Disagreement
 from veracausa.counterfactuals.compared_baselines import Baselines
@@ -18,6 +20,8 @@ from veracausa.scores.scores import METRIC
 from veracausa.statistics.gaps import cautions
 from veracausa.studies.results import Failure, Panel, Section
 from veracausa.tasks.metrics import compares_answers
+from veracausa.units.dictionaries import is_beside
+from veracausa.units.kinds import KINDS
 from veracausa.words import sentence
 
 if TYPE_CHECKING:
@@ -93,10 +97,30 @@ def _panel(panel: Panel) -> str:
         f"{what}: {strongest['name']} matters most ({size}), and {strong:,} of "
         f"{len(panel.exact):,} carry more than 1%. {said}."
     )
+    if KINDS[panel.kind].coded:
+        text += _left_out(panel)
     if panel.sampled:
         chosen = len(panel.exact) - panel.sampled
         text += f" (Compared: {chosen:,} chosen by {panel.labels[0]}, {panel.sampled:,} drawn at random.)"
     return text
+
+
+def _left_out(panel: Panel) -> str:
+    """What stands beside the features carries, and how each estimate does without it: a giant makes any r high."""
+    beside, names = is_beside(panel.exact.units.index), panel.exact.units.names
+    left = [name for name, one in zip(names, beside, strict=True) if one]
+    if not left:
+        return ""
+    table = panel.exact.table().set_index("name").loc[left]
+    column, what = ("share", " of the gap") if panel.exact.has_shares else ("effect", "")
+    carried = ", ".join(f"{name} {value:+.3f}" for name, value in table[column].items())
+    without = []
+    for one in panel.agreements:
+        own = ~np.isin(one.names, left)
+        if own.sum() > 2:
+            without.append(f"{one.method} {np.corrcoef(one.exact[own], one.estimate[own])[0, 1]:.3f}")
+    among = f"; over the features alone r is {', '.join(without)}" if without else ""
+    return f" Not held by features: {carried}{what}{among}."
 
 
 def interval(agreement: Agreement) -> str:

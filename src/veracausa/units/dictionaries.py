@@ -46,6 +46,11 @@ def parse_feature(stem: str) -> tuple[str, int, int] | None:
     return None
 
 
+def is_beside(index: np.ndarray) -> np.ndarray:
+    """Which indices of parts of dictionaries stand beside the features: errors and skips."""
+    return np.isin(index, (ERROR, SKIP))
+
+
 def all_of_dictionaries(lm: Model, kind: str) -> Units:
     """Every part of every dictionary of a kind, layer by layer: features, the error, the skip."""
     layers, indices = [], []

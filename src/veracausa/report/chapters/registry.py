@@ -17,6 +17,8 @@ from veracausa.counterfactuals.compared_corruptions import CounterfactualCompari
 from veracausa.counterfactuals.general_units import GeneralPurpose
 from veracausa.counterfactuals.roles import HeadRoles
 from veracausa.counterfactuals.searches import Search
+from veracausa.fitting.qualities import Quality
+from veracausa.reading.activity import Activations
 from veracausa.reading.attributions import LogitAttribution
 from veracausa.reading.lenses import Lens
 from veracausa.report.chapters import (
@@ -24,6 +26,7 @@ from veracausa.report.chapters import (
     baselines,
     causes,
     counterfactuals,
+    features,
     location,
     reading,
     responses,
@@ -134,6 +137,17 @@ CHAPTERS: dict[type, tuple[str, Draw, str]] = {
         "The final norm’s denominator is frozen at each run’s own, so all writes and the constants add up to the "
         "metric. These are parts of the logits, not effects: what taking a write out does, exact effects say.",
     ),
+    Quality: (
+        "How well the dictionary fits",
+        Draw(features, "quality_"),
+        "What of a site's activations the features hold, and what the model does with their sum in its place. What is "
+        "left out is the error, a unit of its own: what an interpretation of features says nothing about.",
+    ),
+    Activations: (
+        "Where the strongest features fire",
+        Draw(features, "activations_"),
+        "The features with the strongest exact effects, the error first, at every token of the prompts.",
+    ),
 }
 #: Findings that stand in another one's chapter → the one whose it is.
 BESIDE: dict[type, type] = {Against: AblationStudy, HeadRoles: CounterfactualComparison}
@@ -167,6 +181,7 @@ def chapters(findings: Sequence[Finding], section: str) -> list[Chapter]:
             made.append(Chapter(name, finding.title, finding.sentence, (), (), (), finding.describe()))
             continue
         title, draw, lead = CHAPTERS[type(finding)]
+        title += f": {finding.site}" if isinstance(finding, Quality) else ""
         taken = sum(chapter.title == title for chapter in made)
         name = f"{section}-{identifier(title)}" + (f"-{taken + 1}" if taken else "")
         made.append(_chapter(finding, name, title, draw, lead, beside))

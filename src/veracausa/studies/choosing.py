@@ -1,4 +1,4 @@
-"""Which neurons a study computes exactly, and what that costs before it is known."""
+"""Which of many units a study computes exactly, and what that costs before it is known."""
 
 from __future__ import annotations
 
@@ -7,23 +7,26 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from veracausa.scores.scores import Scores
-from veracausa.units.resolve import all_units
+from veracausa.units.dictionaries import is_beside
+from veracausa.units.kinds import KINDS
 from veracausa.units.table import Units
 
 if TYPE_CHECKING:
     from veracausa.effects.exact import ExactWork
-    from veracausa.model import Model
 
 
-def choose_neurons(lm: Model, guess: Scores, strongest: int | None, sample: int, seed: int) -> tuple[Units, int]:
-    """Which neurons get exact effects: the strongest by `guess`, then a uniform sample of the rest; and its size.
+def choose_some(guess: Scores, strongest: int | None, sample: int, seed: int) -> tuple[Units, int]:
+    """Which units get exact effects: the strongest by `guess`, then a uniform sample of the rest; and its size.
 
-    All neurons, and 0, if `strongest` is None or covers all.
+    What a dictionary leaves out, and writes beside its features, is always among the strongest. All units, and 0, if
+    `strongest` is None or covers all.
     """
-    every = all_units(lm, "neurons")
+    every = guess.units
     if strongest is None or strongest >= len(every):
         return every, 0
     ranking = np.array(guess.ranking())
+    if KINDS[every.kind].coded:
+        ranking = ranking[np.argsort(~is_beside(every.index[ranking]), kind="stable")]
     rest = ranking[strongest:]
     drawn = np.random.default_rng(seed).choice(rest, size=min(sample, len(rest)), replace=False)
     return every[np.concatenate([ranking[:strongest], np.sort(drawn)])], len(drawn)
