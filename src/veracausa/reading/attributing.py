@@ -184,7 +184,7 @@ def dla(
         raise MethodError(
             "The product over several positions is no sum of logits. Read the task with over='mean' or 'sum'."
         )
-    layers = tuple(dict.fromkeys(neurons or ()))
+    layers = tuple(dict.fromkeys(() if neurons is None else neurons))
     if layers:
         lm.decoder.require("neurons")
     if wrong := [layer for layer in layers if not 0 <= layer < lm.layers]:
