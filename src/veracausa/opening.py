@@ -18,6 +18,7 @@ READERS: dict[str, str] = {
     "veracausa-agreement-1": "scores.result_files:load_agreement",
     "veracausa-baselines-2": "counterfactuals.compared_baselines:load_baselines",
     "veracausa-activations-1": "reading.activity:load_activations",
+    "veracausa-checked-interactions-1": "interplay.checked:load_checked_interactions",
     "veracausa-circuit-2": "circuits.exchange.files:load_circuit",
     "veracausa-counterfactuals-2": "counterfactuals.compared_corruptions:load_counterfactual_comparison",
     "veracausa-circuit-stability-1": "circuits.selection.stability:load_circuit_stability",

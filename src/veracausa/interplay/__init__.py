@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING
 from veracausa.lazy import given_out
 
 if TYPE_CHECKING:
+    from veracausa.interplay.checked import CheckedInteractions as CheckedInteractions
+    from veracausa.interplay.checking import check as check
     from veracausa.interplay.results import Interactions as Interactions
 
 #: Public name → where it lives.
 _HOMES = {
+    "CheckedInteractions": "veracausa.interplay.checked",
+    "check": "veracausa.interplay.checking",
     "Interactions": "veracausa.interplay.results",
 }
 __all__ = list(_HOMES)

@@ -190,7 +190,7 @@ class Interactions(Shown):
             f"task    {self.task['description']}",
             f"J       {'f − f with the source replaced' if self.exact else 'Δ · ∂f summed over source positions'}; "
             f"replaced by {s['ablation']}, positions {s['positions']}",
-            f"sum     Σ J differs from the whole change by {self.residual:.2%} of it"
+            f"sum     Σ J differs from the whole change by {self.residual:.2g} of it"
             + (" (what sources do together)" if self.exact else ""),
             f"n       {counted(self.n, 'prompt')}, {int(self.positions.sum()):,} positions",
             f"cost    {self.cost.describe()}",

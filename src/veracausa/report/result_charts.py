@@ -30,6 +30,7 @@ from veracausa.effects.learned_constants import OptimalConstants
 from veracausa.effects.steering_curves import Steering
 from veracausa.fitting.qualities import Quality
 from veracausa.ground_truth.recovered import FIGURES, Recovery
+from veracausa.interplay.checked import CheckedInteractions
 from veracausa.interplay.results import Interactions
 from veracausa.reading.activity import Activations
 from veracausa.reading.attributions import LogitAttribution
@@ -42,7 +43,7 @@ from veracausa.report.charts.circuits import circuit_part
 from veracausa.report.charts.data import Datasets
 from veracausa.report.charts.faithfulness import curves_part, pairs_view
 from veracausa.report.charts.figures import Figure, Part
-from veracausa.report.charts.interplay import interactions_part
+from veracausa.report.charts.interplay import checked_part, interactions_part
 from veracausa.report.charts.maps import STRONGEST
 from veracausa.report.charts.matrices import matrix_view
 from veracausa.report.charts.scatters import against_exact, padded
@@ -203,6 +204,11 @@ def _roles(found: HeadRoles) -> Part:
 @drawing.register
 def _interactions(found: Interactions) -> Part:
     return interactions_part(found, _OWN)
+
+
+@drawing.register
+def _checked(found: CheckedInteractions) -> Part:
+    return checked_part(found, _OWN)
 
 
 @drawing.register
