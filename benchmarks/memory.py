@@ -8,28 +8,33 @@ process, and the peak is that of torch's allocator, less what is held before the
     python benchmarks/memory.py                    all calls on a CPU, float32 and bfloat16 (about five minutes)
     python benchmarks/memory.py "exact heads"      the calls whose names begin so
     python benchmarks/memory.py --device cuda      all calls on a GPU, bfloat16 (under two minutes)
+    python benchmarks/memory.py circuits --shape long --tokens 2400 --memory 300e6
+    python benchmarks/memory.py --shape short --family gpt2 gemma2 phi mixtral mamba olmo2
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import re
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from common import header, table
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import veracausa as vc
 from veracausa.anatomy import decoder_of
+from veracausa.engine.budget import within
 from veracausa.model import Model
 from veracausa.tasks.task import Task
 from veracausa.units.resolve import all_edges, all_units
@@ -37,7 +42,7 @@ from veracausa.units.resolve import all_edges, all_units
 
 @dataclass(frozen=True)
 class Shape:
-    """A random model of Llama's kind, and pairs of prompts that first differ at their second token."""
+    """A random model, and pairs of prompts that first differ at their second token."""
 
     layers: int
     width: int
@@ -47,18 +52,25 @@ class Shape:
     vocabulary: int
     pairs: int
     tokens: int
+    family: str = "llama"
 
     def model(self, dtype: torch.dtype, device: str) -> Model:
         """Random weights, made where they will be."""
-        config = LlamaConfig(
-            vocab_size=self.vocabulary, hidden_size=self.width, intermediate_size=self.neurons,
-            num_hidden_layers=self.layers, num_attention_heads=self.heads, num_key_value_heads=self.kv_heads,
-            max_position_embeddings=8192, tie_word_embeddings=False,
-        )  # fmt: skip
+        config = AutoConfig.for_model(self.family, **self.settings())
         torch.manual_seed(0)
         with torch.device(device):
-            hf = LlamaForCausalLM._from_config(config, dtype=dtype).eval().requires_grad_(False)
-        return Model(hf, None, "llama-random", "random weights", decoder_of(hf))
+            hf = AutoModelForCausalLM.from_config(config, dtype=dtype).eval().requires_grad_(False)
+        return Model(hf, None, f"{self.family}-random", "random weights", decoder_of(hf))
+
+    def settings(self) -> dict[str, Any]:
+        """Of the family's configuration."""
+        sizes = {
+            "vocab_size": self.vocabulary, "hidden_size": self.width, "intermediate_size": self.neurons,
+            "num_hidden_layers": self.layers, "num_attention_heads": self.heads, "num_key_value_heads": self.kv_heads,
+            "max_position_embeddings": 8192, "tie_word_embeddings": False, "pad_token_id": 0, "bos_token_id": 1,
+            "eos_token_id": 2,
+        }  # fmt: skip
+        return sizes | FAMILIES.get(self.family, lambda shape: {})(self)
 
     def task(self, pairs: int = 0, tokens: int = 0) -> Task:
         """Pairs that differ in one token."""
@@ -70,6 +82,16 @@ class Shape:
         return Task("random", rows[0], rows[1], ((3,),) * count, ((4,),) * count)
 
 
+#: What families call otherwise, or have beside.
+FAMILIES: dict[str, Callable[[Shape], dict[str, Any]]] = {
+    "gpt2": lambda shape: {
+        "n_embd": shape.width, "n_layer": shape.layers, "n_head": shape.heads, "n_inner": shape.neurons,
+        "n_positions": 8192,
+    },
+    "gemma2": lambda shape: {"head_dim": shape.width // shape.heads, "query_pre_attn_scalar": 32},
+    "mixtral": lambda shape: {"num_local_experts": 8, "num_experts_per_tok": 2},
+    "mamba": lambda shape: {"state_size": 16, "use_mambapy": False, "expand": 2, "time_step_rank": 16},
+}  # fmt: skip
 #: Parts of a forecast beside the weights.
 PARTS = ("recordings", "rows", "gradients", "scores")
 #: Many short prompts, and few long ones.
@@ -131,14 +153,16 @@ def resident(name: str) -> int:
     return 1024 * int(found[1])
 
 
-def one(shape: Shape, name: str, dtype: torch.dtype, device: str, lm: Model | None = None) -> dict[str, float]:
+def one(
+    shape: Shape, name: str, dtype: torch.dtype, device: str, lm: Model | None = None, memory: int | None = None
+) -> dict[str, float]:
     """Forecast and run one call in this process."""
     lm, small = lm or shape.model(dtype, device), shape.task(2, 8)
     verb, options = ready(lm, small, name)
     verb(lm, small, **options, show_progress=False)
     task = shape.task()
     verb, options = ready(lm, task, name)
-    said = vc.forecast(verb, lm, task, measure=False, **options).memory
+    said = vc.forecast(verb, lm, task, measure=False, memory=memory, **options).memory
     if device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
@@ -148,16 +172,17 @@ def one(shape: Shape, name: str, dtype: torch.dtype, device: str, lm: Model | No
         Path("/proc/self/clear_refs").write_text("5")
         before = resident("VmRSS")
     began = time.perf_counter()
-    verb(lm, task, **options, show_progress=False)
+    with within(memory):
+        verb(lm, task, **options, show_progress=False)
     peak = torch.cuda.max_memory_allocated() if device == "cuda" else resident("VmHWM")
     return said.parts | {"seconds": time.perf_counter() - began, "peak": peak - before}
 
 
-def row(name: str, found: dict[str, float]) -> list[object]:
+def row(found: dict[str, float]) -> list[object]:
     """A call's parts, their sum, the peak, and what the forecast is of it."""
     parts = [found[part] for part in PARTS]
     said = sum(parts)
-    cells: list[object] = [name, *(f"{value / 2**20:,.0f}" for value in parts)]
+    cells: list[object] = [f"{value / 2**20:,.0f}" for value in parts]
     return [*cells, f"{said / 2**20:,.0f}", f"{found['peak'] / 2**20:,.0f}", f"{said / max(1, found['peak']):.2f}"]
 
 
@@ -167,34 +192,54 @@ def main() -> None:
     asked.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     asked.add_argument("--shape", default="")
     asked.add_argument("--dtype", default="")
+    asked.add_argument("--family", nargs="+", default=["llama"])
+    asked.add_argument("--tokens", type=int, default=0, help="of a prompt, in the place of the shape's")
+    asked.add_argument(
+        "--memory", type=float, default=0, help="bytes to plan with, in the place of those that are free"
+    )
     asked.add_argument("--alone", action="store_true", help="run the one call of this name in this process")
     given = asked.parse_args()
     shapes = GPU if given.device == "cuda" else CPU
     if given.alone:
-        print(json.dumps(one(shapes[given.shape], given.begins, getattr(torch, given.dtype), given.device)))
+        shape = replace(shapes[given.shape], family=given.family[0], tokens=given.tokens)
+        found = one(shape, given.begins, getattr(torch, given.dtype), given.device, memory=int(given.memory) or None)
+        print(json.dumps(found))
         return
     print(header(f"python benchmarks/memory.py --device {given.device}"))
     rows: list[list[object]] = []
-    for dtype in [given.dtype] if given.dtype else ["bfloat16"] if given.device == "cuda" else ["float32", "bfloat16"]:
-        for size, shape in shapes.items():
-            if given.shape not in ("", size):
+    kinds = [given.dtype] if given.dtype else ["bfloat16"] if given.device == "cuda" else ["float32", "bfloat16"]
+    for family, dtype, (size, base) in itertools.product(given.family, kinds, shapes.items()):
+        if given.shape not in ("", size):
+            continue
+        shape = replace(base, family=family, tokens=given.tokens or base.tokens)
+        lm = shape.model(getattr(torch, dtype), given.device) if given.device == "cuda" else None
+        for name in [one for one in names() if one.startswith(given.begins)]:
+            try:
+                found = measured(shape, size, name, dtype, given, lm)
+            except subprocess.CalledProcessError:
+                print(f"{name}, {family}: no such call", file=sys.stderr, flush=True)
                 continue
-            tiny = Shape(2, 32, 2, 1, 64, 50, 1, 8)
-            names = list(calls(tiny.model(torch.float32, "cpu"), tiny.task()))
-            lm = shape.model(getattr(torch, dtype), given.device) if given.device == "cuda" else None
-            for name in [one for one in names if one.startswith(given.begins)]:
-                found = measured(shape, size, name, dtype, given.device, lm)
-                rows.append([*row(f"{name}, {size}, {dtype}", found), f"{found['seconds']:.1f}"])
-                print(*rows[-1], sep="  ", file=sys.stderr, flush=True)
+            what = f"{name}, {size if not given.tokens else f'{given.tokens:,} tokens'}, {dtype}"
+            rows.append([what if family == "llama" else f"{family}: {what}", *row(found), f"{found['seconds']:.1f}"])
+            print(*rows[-1], sep="  ", file=sys.stderr, flush=True)
     print("\nMiB beside the weights.\n")
     print(table(["call", *PARTS, "said", "taken", "said / taken", "seconds"], rows))
 
 
-def measured(shape: Shape, size: str, name: str, dtype: str, device: str, lm: Model | None) -> dict[str, float]:
+def names() -> list[str]:
+    """Of all calls."""
+    tiny = Shape(2, 32, 2, 1, 64, 50, 1, 8)
+    return list(calls(tiny.model(torch.float32, "cpu"), tiny.task()))
+
+
+def measured(
+    shape: Shape, size: str, name: str, dtype: str, given: argparse.Namespace, lm: Model | None
+) -> dict[str, float]:
     """One call, on a CPU in a process of its own."""
     if lm is not None:
-        return one(shape, name, getattr(torch, dtype), device, lm)
+        return one(shape, name, getattr(torch, dtype), given.device, lm, int(given.memory) or None)
     command = [sys.executable, __file__, name, "--alone", "--shape", size, "--dtype", dtype]
+    command += ["--family", shape.family, "--tokens", str(shape.tokens), "--memory", str(given.memory)]
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     told = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment).stdout
     found: dict[str, float] = json.loads(told.splitlines()[-1])

@@ -74,7 +74,7 @@ def in_stretches(monkeypatch):
     """No memory for more than two positions of both rows at once."""
 
     def few(lm, length):
-        return 4 if lm.decoder.shares_prefixes else None
+        return 8 if lm.decoder.shares_prefixes else None
 
     monkeypatch.setattr("veracausa.engine.circuit_forward.tokens_at_once", few)
 

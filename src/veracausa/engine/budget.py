@@ -69,15 +69,21 @@ def rows_per_chunk(lm: Model, positions: int, length: int, backward: bool = Fals
 
     `backward`: with the graph of all blocks. `beside`: bytes of a token beside what it takes in the blocks.
     """
-    on_cpu = _CPU_TOKENS_WITH_GRAPH if backward else _CPU_TOKENS
-    tokens = on_cpu if lm.device.type == "cpu" else _GPU_TOKENS
+    tokens = busy_tokens(lm, backward)
     token = token_bytes(Footprint.of(lm), length, backward) + beside
     return max(1, int(min(tokens / positions, _SHARE * free_memory(lm.device) / (token * positions))))
 
 
 def tokens_per_chunk(lm: Model, length: int, beside: int) -> int:
-    """Tokens of rows (out of prompts of `length`) that fit, where one row may be too much; see `rows_per_chunk`."""
-    return max(1, int(_SHARE * free_memory(lm.device) / (token_bytes(Footprint.of(lm), length, False) + beside)))
+    """Tokens of rows (out of prompts of `length`) at once, where one row may be too much; see `rows_per_chunk`."""
+    token = token_bytes(Footprint.of(lm), length, False) + beside
+    return max(1, int(min(busy_tokens(lm), _SHARE * free_memory(lm.device) / token)))
+
+
+def busy_tokens(lm: Model, backward: bool = False) -> int:
+    """Tokens that keep the device busy: more gain nothing."""
+    on_cpu = _CPU_TOKENS_WITH_GRAPH if backward else _CPU_TOKENS
+    return on_cpu if lm.device.type == "cpu" else _GPU_TOKENS
 
 
 def token_bytes(shapes: Footprint, length: int, backward: bool) -> int:

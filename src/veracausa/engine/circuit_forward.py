@@ -104,7 +104,7 @@ class Wiring:
 class CircuitForward:
     """Runs circuits on the pairs of one bucket; the attention function must be `attention.SUFFIX`.
 
-    `tokens`: how many positions, of all rows together, are run at once (None: all).
+    `tokens`: how many positions, of all rows together, may be run at once (None: all).
     """
 
     decoder: Decoder
@@ -124,9 +124,9 @@ class CircuitForward:
         if not wiring.live.any():
             return end[:, -self.tape.tail :]
         count, positions = end.shape[:2]
-        size = positions if self.tokens is None else max(1, self.tokens // count)
         before: dict[int, Past] = {}
-        parts = [self._at(wiring, rows, at, before) for at in cut_into(positions, min(size, positions))]
+        stretches = cut_into(positions, positions_at_once(count, positions, self.tokens))
+        parts = [self._at(wiring, rows, at, before) for at in stretches]
         return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
 
     def _at(self, wiring: Wiring, rows: slice, at: Stretch, before: dict[int, Past]) -> Tensor:
@@ -233,8 +233,19 @@ class CircuitForward:
 
 
 def tokens_at_once(lm: Model, length: int) -> int | None:
-    """Positions of rows of prompts of `length` that a circuit's run holds at once; None where it must hold all."""
+    """Tokens of prompts of `length` that a circuit's run may hold at once; None where it must hold all."""
     return tokens_per_chunk(lm, length, Footprint.of(lm).circuit) if lm.decoder.shares_prefixes else None
+
+
+def positions_at_once(rows: int, positions: int, tokens: int | None) -> int:
+    """Positions of a stretch: all, or where these are too many tokens half as many as might be.
+
+    Attention of a shorter stretch looks at fewer keys in vain, and a stretch's changes stay in the cache (a model of
+    width 256, prompts of 2,400 tokens, one core: 7.8 s whole, 5.6 in 1,024, 4.6 in 512, 4.5 in 256).
+    """
+    if tokens is None or rows * positions <= tokens:
+        return positions
+    return max(1, tokens // (2 * rows))
 
 
 def project(

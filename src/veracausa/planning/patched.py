@@ -64,7 +64,7 @@ def circuit(lm: Model, shapes: Footprint, group: Group) -> Memory:
 def circuit_rows(lm: Model, shapes: Footprint, group: Group, size: int) -> int:
     """Some rows of a circuit's run at as many positions as are run at once, and keys and values of those before."""
     s, n, tokens = group.positions, group.length, circuit_forward.tokens_at_once(lm, group.length)
-    at_once = s if tokens is None else min(s, max(1, tokens // size))
+    at_once = circuit_forward.positions_at_once(size, s, tokens)
     before = 2 * shapes.layers * shapes.g * shapes.item * s if at_once < s else 0
     return size * (at_once * of_circuit(shapes, n) + before) + shapes.mask(at_once, n)
 
