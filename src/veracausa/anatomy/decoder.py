@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from veracausa.anatomy.adapters import Adapted, adapted_of
 from veracausa.anatomy.anatomy import Anatomy, part_of
 from veracausa.anatomy.block import Block
 from veracausa.anatomy.found import Found
@@ -90,10 +91,24 @@ class Decoder:
                 f"No dictionary of {kind} is laid on {type(self.hf).__name__}: take lm = lm.reading(dictionary), or "
                 f"give the call dictionary=… (--dictionary on the command line).{here}"
             )
+        if kind in ("adapters", "layer_adapters") and not self.adapters:
+            raise ArchitectureError(
+                f"{type(self.hf).__name__} has no LoRA of PEFT on linear maps of its blocks that is switched on and "
+                "unmerged, so there are no adapters to tell. (An embedding's or an unembedding's is in no layer.)"
+            )
         if kind in self.lacks:
             name = type(self.hf).__name__
             what = {"shared": "shared experts", "expert_neurons": "neurons of experts"}.get(kind, kind)
             raise ArchitectureError(f"{name} has no {what} that veracausa could tell: {self.lacks[kind]}")
+
+    @property
+    def adapters(self) -> dict[int, Adapted]:
+        """Layer → its adapted linear maps, as they are now; see `adapters`.
+
+        Raises:
+            ArchitectureError: an adapter that no unit can be.
+        """
+        return {found.layer: found for found in map(adapted_of, self.blocks) if found.maps}
 
     @property
     def positions(self) -> int | None:
@@ -201,7 +216,9 @@ class Decoder:
                 )
 
     def layers_with(self, part: str) -> list[int]:
-        """Blocks that have an "attention", a "mixer", an "mlp" or "experts"; "stream": all, and what is behind them."""
+        """Blocks that have an "attention", a "mixer", an "mlp", "experts" or "adapters"; "stream": all, and the end."""
+        if part == "adapters":
+            return [*self.adapters]
         if part == "experts":
             return [*self.mixtures]
         if part == "stream":

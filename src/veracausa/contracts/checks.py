@@ -27,13 +27,14 @@ compute in float32 (`engine.precision`) is held to float32.
    of the stream, hooks and adapters included.
 14. Finished pieces in a folder are given out only to the model that made them: a hook makes another model.
 15. What experts add and what their MLP gives without them sum to its output.
+16. With all its adapters (LoRA) at zero a model is the one that they are on.
 
 Where blocks have mixers in the place of attention, channels are tried, too.
 
 Of a model that has no edges (`Decoder.lacks`) 4, 6 and 13 are not asked; of one without neurons 2 takes MLPs whole; of
-one without experts that can be told apart 15 is not. The metric of a mixture of experts jumps where their choice
-changes, on a path or in a step: so there 5 is about the last block's MLP, behind which nothing is chosen, 6 is not
-asked, and 9 takes experts in the place of neurons.
+one without experts that can be told apart 15 is not, nor 16 of one without adapters. The metric of a mixture of experts
+jumps where their choice changes, on a path or in a step: so there 5 is about the last block's MLP, behind which nothing
+is chosen, 6 is not asked, and 9 takes experts in the place of neurons.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ import torch
 from torch import Tensor
 
 from veracausa.anatomy import Block
+from veracausa.contracts.adapters import all_off_is_the_model_without, has_adapters
 from veracausa.contracts.chosen import Chosen, middle_units, names, some_units
 from veracausa.contracts.edges import circuits_equal_bare_runs, eap_is_the_slope, readers_sum_to_the_stream
 from veracausa.contracts.experts import experts_equal_bare_runs, experts_sum_to_their_mlp
@@ -119,6 +121,8 @@ def _asked(lm: Model, number: int) -> bool:
     """Whether a contract is about something that the model has."""
     if number == 6 and lm.decoder.has_experts:
         return False
+    if number == 16:
+        return has_adapters(lm)
     return not any(number in of and kind in lm.decoder.lacks for kind, of in _OF.items())
 
 
@@ -392,4 +396,5 @@ _CONTRACTS: tuple[tuple[int, str, Callable[[Model, Task], float], bool], ...] = 
     (13, "Gradients at readers sum to the stream's own gradient", readers_sum_to_the_stream, False),
     (14, "Kept pieces are given out only to the model that made them", kept_pieces_belong_to_their_model, True),
     (15, "What experts add sums to their MLP's output", experts_sum_to_their_mlp, False),
+    (16, "With all adapters at zero it is the model without them", all_off_is_the_model_without, False),
 )

@@ -158,6 +158,7 @@ class ExactWork:
 
     def __post_init__(self) -> None:
         if isinstance(self.ablation, Instead):
+            _require_no_adapters(self._kinds, f"{type(self.ablation).__name__}(…)")
             for units in self._at_places().values():
                 self.ablation.require(self.lm, self.task, units)
         elif not isinstance(self.units, Edges | Paths):
@@ -439,6 +440,14 @@ def require_replaced(ablation: str | Instead, direction: str, constants: object 
         )
     if constants is not None:
         raise MethodError("constants= are those of ablation='optimal'. Leave them out.")
+
+
+def _require_no_adapters(kinds: Sequence[str], what: str) -> None:
+    if {"adapters", "layer_adapters"} & {*kinds}:
+        raise MethodError(
+            f"{what} is put in the place of activations; what an adapter adds is replaced by zero (switched off), "
+            "counterfactual, mean or resample. Name the unit that the map makes to put something else there."
+        )
 
 
 def _require_writes(kind: str, ablation: str | Instead, direction: str, reference: Task | None) -> None:

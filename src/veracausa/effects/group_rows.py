@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from veracausa.anatomy.adapters import adapted_of
 from veracausa.cost import Cost
 from veracausa.dictionaries.words import is_coded
 from veracausa.effects.counterparts import sources, with_means
@@ -43,14 +44,16 @@ if TYPE_CHECKING:
 KIND_AT: dict[Place, Kind] = {
     "z": "heads", "neurons": "neurons", "mlp": "mlps", "residual": "residual", "queries": "queries", "keys": "keys",
     "values": "values", "pattern": "patterns", "experts": "experts", "shared": "shared",
-    "router": "routers", "channels": "channels",
+    "router": "routers", "channels": "channels", "adapters": "layer_adapters",
 }  # fmt: skip
 
 
 def part_of(lm: Model, one: Member, parts: int) -> slice:
-    """Which parts of its site a unit is: one, all of them, the channels of a mixer's head, a feature."""
+    """Which parts of its site a unit is: one, all of them, the channels of a mixer's head, a feature, an adapter."""
     if is_coded(one.kind):
         return lm.decoder.codes[one.kind, one.layer].numbers(one.index)
+    if one.place == "adapters":
+        return adapted_of(lm.decoder.blocks[one.layer]).numbers(one.index)
     if one.index < 0:
         return slice(parts)
     size = parts // per_layer(lm, one.kind)
@@ -157,7 +160,7 @@ class GroupRows(Plan):
     ) -> Override:
         own, device, source = np.array(list(members)), self.lm.device, self.sources[place]
         code = self.lm.decoder.codes[place, layer] if is_coded(place) else None
-        parts = max(1, per_layer(self.lm, KIND_AT[place])) if code is None else code.width
+        parts = self._parts(place, layer)
         keys = tape.length if place == "pattern" else 1  # of patterns single keys may be taken
         taken = torch.zeros(len(own), tape.length - start, parts, keys, dtype=torch.bool)
         there = torch.zeros(len(own), tape.length - start, parts, dtype=torch.long)
@@ -189,6 +192,14 @@ class GroupRows(Plan):
 
         added = isinstance(source, Moving)
         return Override(place, torch.as_tensor(own, device=device), taken.flatten(2).to(device), values, added, code)
+
+    def _parts(self, place: Place, layer: int) -> int:
+        """Of how many parts members are told at a place: numbers where these are not all of one size."""
+        if is_coded(place):
+            return self.lm.decoder.codes[place, layer].width
+        if place == "adapters":
+            return adapted_of(self.lm.decoder.blocks[layer]).width
+        return max(1, per_layer(self.lm, KIND_AT[place]))
 
     def _elsewhere(self, one: Member, pair: int, first: int, last: int) -> tuple[int, int, Int[Tensor, " positions"]]:
         """First and last position at which a member at `first` … `last` takes values, and where the other run has each.

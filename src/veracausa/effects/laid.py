@@ -71,12 +71,13 @@ def _for_groups(lm: Model, groups: Groups) -> Model:
 
 
 def require_one_donor(units: Units, ablation: object) -> None:
-    """UnitError for groups of features that would each come from another prompt."""
-    coded = isinstance(units, Groups) and any(is_coded(one.kind) for group in units.members for one in group)
-    if coded and ablation == "resample":
-        raise UnitError(
-            "ablation='resample' is not known for groups with features: take mean or zero, or single features."
-        )
+    """UnitError for groups of features or adapters that would each come from another prompt."""
+    members = [one for group in units.members for one in group] if isinstance(units, Groups) else []
+    for one in members if ablation == "resample" else ():
+        if is_coded(one.kind) or one.kind == "adapters":
+            raise UnitError(
+                f"ablation='resample' is not known for groups with {one.kind}: take mean or zero, or single units."
+            )
 
 
 def _require_apart(lm: Model, coded: Sequence[Member], group: Sequence[Member]) -> None:

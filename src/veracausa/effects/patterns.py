@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def require_patterns(places: Collection[Place], ablation: str, task: Task, source: Task) -> None:
     """Raise MethodError for learned constants, and for means over prompts of several lengths; for a router at zero.
 
-    `source`: the reference set. Places other than "pattern" and "router" have all replacements.
+    `source`: the reference set. Places that are not named here have all replacements.
     """
     if "router" in places and ablation in ("zero", "optimal"):
         raise MethodError(
@@ -26,6 +26,11 @@ def require_patterns(places: Collection[Place], ablation: str, task: Task, sourc
         raise MethodError(
             f"A neuron of an expert has no activation where the expert is not chosen, so there is no {ablation!r} of "
             "it over prompts. Use counterfactual or zero, or whole experts."
+        )
+    if "adapters" in places and ablation == "optimal":
+        raise MethodError(
+            "ablation='optimal' learns constants of sites that the rest is computed from, and adapters are several in "
+            "a block. Use zero (switched off), counterfactual, mean or resample."
         )
     if "pattern" not in places or ablation not in ("mean", "optimal"):
         return

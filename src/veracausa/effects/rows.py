@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from veracausa.anatomy.adapters import adapted_of
 from veracausa.cost import Cost
 from veracausa.dictionaries.words import is_coded
 from veracausa.effects.expert_values import new_neurons, new_sum, own_neurons, own_sum
@@ -30,6 +31,7 @@ from veracausa.engine.budget import examples_per_batch, rows_per_chunk
 from veracausa.engine.coded import written_change
 from veracausa.engine.guard import attention_function
 from veracausa.engine.memory import chunks
+from veracausa.engine.overrides import Override
 from veracausa.engine.patches import (
     Place,
     Where,
@@ -42,7 +44,7 @@ from veracausa.engine.patches import (
     sites_for,
     where,
 )
-from veracausa.engine.suffix import Join, sweep
+from veracausa.engine.suffix import Join, sweep, through
 from veracausa.engine.tape import State, Tape
 from veracausa.errors import NumericsError
 from veracausa.units.kinds import inside_of
@@ -262,6 +264,8 @@ class Rows(Plan):
         decoder, kind = self.lm.decoder, self.units.kind
         at = where(decoder, self.units.place, layer)
         offset = start - tape.start
+        if at.place == "adapters":
+            return Join(*at.join, example, lambda: self._adapted(tape, base, layer, example, units, start))
 
         def change() -> Tensor:
             if is_coded(at.place):
@@ -308,6 +312,27 @@ class Rows(Plan):
         # some routers give weights in float32 whatever the model's precision is
         change = torch.einsum("rs,rw->rsw", delta, written.to(delta)).to(base.residual[at.layer].dtype)
         return output_change(self.lm.decoder, base, at, example, offset, change)
+
+    def _adapted(self, tape: Tape, base: State, layer: int, example: Tensor, units: np.ndarray, start: int) -> Tensor:
+        """The stream behind a block in which adapters add something else: the block, run again."""
+        block = self.lm.decoder.blocks[layer]
+        offset, own = start - tape.start, activation(base, "adapters", layer)[example, start - tape.start :]
+        share = self._adapter_shares(layer, units).to(own)[:, None]
+        delta = self._new(tape, "adapters", layer, example, units)[:, offset:] - own
+        whole = (share != 0).to(own).expand_as(own)
+        taken = self._at_position(whole, tape, example, units, start) != 0
+        rows = torch.arange(len(units), device=own.device)
+        override = Override("adapters", rows, taken, lambda: own + delta * share)
+        return through(tape, base, block, example, [override], start=start, cost=self.cost)
+
+    def _adapter_shares(self, layer: int, units: np.ndarray) -> Tensor:
+        """The share of the way to its replacement that each number of an adapters' site goes, [rows, site]."""
+        found = adapted_of(self.lm.decoder.blocks[layer])
+        if self.units.joint or self.units.kind == "layer_adapters":
+            return found.spread(self._shares(units).double())
+        share = np.zeros((len(units), len(found.maps)))
+        share[np.arange(len(units)), found.parts(self.units.index[units])] = 1
+        return found.spread(torch.as_tensor(share if self.alpha is None else share * self.alpha[units, None]))
 
     def _coded_change(
         self, tape: Tape, base: State, at: Where, example: Tensor, units: np.ndarray, start: int

@@ -142,6 +142,11 @@ def direct(
     lm, table = laid_units(lm, task, units, spans=False)
     if isinstance(table, Edges):
         raise MethodError("A direct effect goes to the logits: for edges that is vc.exact of the edges 'u->logits'.")
+    if table.kind in ("adapters", "layer_adapters"):
+        raise MethodError(
+            "An adapter changes what the rest of its own block computes, so it has no direct effect on the logits. Ask "
+            "for the direct effects of heads and MLPs."
+        )
     require_joint(ablation)
     asked = exact.work(lm, task, units=table, ablation=ablation, direction=direction, reference=reference, seed=seed)
     return DirectWork(**vars(asked))

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from veracausa.anatomy import Block
+from veracausa.anatomy.adapters import adapted_of
 from veracausa.anatomy.found import Found
 from veracausa.anatomy.mixture import Mixture
 from veracausa.dictionaries.code import Code
@@ -171,6 +172,33 @@ def _explained(block: Block, at: str) -> tuple[torch.nn.Module, Tensor | float, 
     return (block.attention_out, bias, block.scale) if attention else (block.mlp_end, 0.0, block.scale)
 
 
+def _at_adapters(block: Block, one: Override) -> list[Any]:
+    """Hooks for contributions that rows take in the place of their own; the first map B gives them, others nothing."""
+    found, rows = adapted_of(block), list[int]()
+
+    def called(_: Any, args: tuple[Tensor, ...]) -> None:
+        rows[:] = [len(args[0])]
+
+    def given(part: slice, scale: float, first: bool) -> Callable[[Any, Any, Tensor], Tensor]:
+        def values() -> Float[Tensor, "rows positions width"]:
+            new = one.values()[..., part]
+            return new / scale if first else torch.zeros_like(new)
+
+        own = replace(one, taken=one.taken[..., part], values=values)
+
+        def put(_: Any, __: Any, output: Tensor) -> Tensor:
+            whole = output if output.ndim == 3 else output.unflatten(0, (rows[0], -1))
+            return own.of(whole).reshape(output.shape)
+
+        return put
+
+    handles = [block.mlp_start.register_forward_pre_hook(called)] if block.has_mlp else []
+    for each, part in zip(found.maps, found.slices, strict=True):
+        chosen = [(at, scale, not i) for i, (at, scale) in enumerate(each.adding) if not (i and one.added)]
+        handles += [at.register_forward_hook(given(part, scale, first)) for at, scale, first in chosen]
+    return handles
+
+
 @contextmanager
 def overriding(block: Block, found: Sequence[Override]) -> Iterator[dict[str, Any]]:
     """A block whose rows take other values at these places; gives what its attention is called with beside."""
@@ -183,6 +211,8 @@ def overriding(block: Block, found: Sequence[Override]) -> Iterator[dict[str, An
     for one in found:
         if one.place in ("z", "channels"):
             handles.append(input_of(block.attention_out, one))
+        elif one.place == "adapters":
+            handles += _at_adapters(block, one)
         elif one.place == "neurons":
             handles.append(input_of(block.mlp_out, one))
         elif one.place == "mlp":

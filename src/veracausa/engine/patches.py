@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 #: (The channels of a mixer are what its output projection reads: the site "z" of a layer that has a mixer.)
 Place = Literal[
     "z", "channels", "neurons", "mlp", "residual", "queries", "keys", "values", "pattern", "experts", "shared",
-    "router", "expert_neurons", "features", "directions",
+    "router", "expert_neurons", "features", "directions", "adapters",
 ]  # fmt: skip
 #: Parts of the MLP's output, which they add up to: so is the gradient there theirs.
 OF_MLP = ("experts", "shared", "expert_neurons")
@@ -64,14 +64,19 @@ def where(decoder: Decoder, place: Place, layer: int) -> Where:
 
 def layers_at(decoder: Decoder, place: Place) -> list[int]:
     """Layers whose activations at a place are asked for together: all, or those that have a dictionary of that kind."""
+    if place == "adapters":
+        return [*decoder.adapters]
     if is_coded(place):
         return sorted(layer for kind, layer in decoder.codes if kind == place)
     return [*range(decoder.layers + (place == "residual"))]
 
 
 def depth_behind(decoder: Decoder, place: Place, layer: int) -> int:
-    """Blocks that a row with a patch at `place` of `layer` runs; of a router's, its own MLP counts as one."""
-    return decoder.layers - where(decoder, place, layer).join[0] + (place == "router")
+    """Blocks that a row with a patch at `place` of `layer` runs; a router's MLP, run again, counts as one.
+
+    So does the block of adapters.
+    """
+    return decoder.layers - where(decoder, place, layer).join[0] + (place in ("router", "adapters"))
 
 
 def in_attention(place: Place, decoder: Decoder | None = None, layer: int = 0) -> bool:
@@ -87,8 +92,10 @@ def in_attention(place: Place, decoder: Decoder | None = None, layer: int = 0) -
 def recorded(state: State, place: Place, layer: int) -> Tensor:
     """The tensor of a run's graph that holds the activations at a place (see `as_site` for its shape).
 
-    Of experts that is what they add up to; of a dictionary, what it explains.
+    Of experts that is what they add up to; of a dictionary, what it explains; of adapters, what was added to them.
     """
+    if place == "adapters":
+        return state.sites["adapted"][layer]
     if is_coded(place):
         at = written_at(state.codes[place, layer])
         if at in ("z", "attention", "mlp"):
@@ -111,6 +118,8 @@ def activation(state: State, place: Place, layer: int) -> Float[Tensor, "example
     """A run's activations at a place, [B, S, site width]."""
     if is_coded(place):
         return site_of(state, place, layer)
+    if place == "adapters":
+        return state.sites["adapters"][layer]
     if place == "experts":
         return Routed.of(state, layer).site()
     if place == "shared":
@@ -122,6 +131,8 @@ def sites_for(place: Place) -> tuple[str, ...]:
     """What a tape must hold so that `place` can be patched (see `tape.Site`)."""
     if is_coded(place):
         return SITES
+    if place == "adapters":
+        return ("adapters", "adapted")
     if place in IN_ATTENTION:
         return ("z", "attention", *IN_ATTENTION)
     if place == "pattern":
@@ -137,6 +148,8 @@ def sites_for(place: Place) -> tuple[str, ...]:
 
 def site_width(decoder: Decoder, place: Place, length: int = 0) -> int:
     """Size of a place's activations at one position; `length`: of the prompt, which only patterns depend on."""
+    if place == "adapters":
+        return max(found.width for found in decoder.adapters.values())
     if is_coded(place):
         return max(code.width for (kind, _), code in decoder.codes.items() if kind == place)
     return {

@@ -18,12 +18,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from veracausa.anatomy import Decoder
+from veracausa.anatomy import Block, Decoder
 from veracausa.cost import Cost
 from veracausa.engine.attention import Past
 from veracausa.engine.overrides import Override, overriding
@@ -80,9 +80,8 @@ def sweep(
         backward: count the cost of a backward pass, too.
         cost: where to count.
     """
-    offset, positions = start - tape.start, tape.length - start
+    positions = tape.length - start
     tail = min(tape.tail, positions)
-    several = len(tape.examples) > 1
     waiting, taken = list(joins), overrides or {}
     rows: Tensor | None = None
     example: Tensor | None = None
@@ -107,15 +106,8 @@ def sweep(
         last_block = layer == decoder.layers - 1
         attended: Tensor | None = None
         with overriding(block, taken.get(layer, ())) as beside:
-            if rows is not None and example is not None and block.mixing == "mixer":
-                before = base.residual[layer][example, :offset]
-                attended = block.mix(before, rows, tape.calls[layer])
-            elif rows is not None and block.mixing == "attention":
-                past = Past(
-                    base.keys[layer][:, :, :start], base.values[layer][:, :, :start], example if several else None
-                )
-                call = slice_call(tape.calls[layer], offset) | _no_cache(past) | beside
-                attended = block.attend(rows, call)
+            if rows is not None and example is not None and block.mixing != "nothing":
+                attended = _mixed(tape, base, block, rows, example, start, beside)
             if block.parallel:
                 if rows is not None:
                     rows = (
@@ -143,6 +135,44 @@ def sweep(
         return found
     early = base.end(tape.tail)[torch.cat([one.example for one in joins]), :lacking]
     return torch.cat([early.to(found.dtype), found], 1)
+
+
+def through(
+    tape: Tape,
+    base: State,
+    block: Block,
+    example: Int[Tensor, " rows"],
+    found: Sequence[Override],
+    *,
+    start: int,
+    cost: Cost | None = None,
+) -> Float[Tensor, "rows positions width"]:
+    """The stream behind one block, of rows that enter it as the base run does and take other values in it."""
+    rows = base.residual[block.layer][example, start - tape.start :]
+    with overriding(block, found) as beside:
+        attended = None
+        if block.mixing != "nothing":
+            attended = _mixed(tape, base, block, rows, example, start, beside)
+        if block.parallel:
+            rows = rows + _require(attended) + block.feed_forward(rows)
+        else:
+            rows = rows if attended is None else block.added(rows, attended)
+            rows = rows + block.feed_forward(rows) if block.has_mlp else rows
+    if cost is not None:
+        cost.add(len(rows), rows.shape[1])
+    return rows
+
+
+def _mixed(
+    tape: Tape, base: State, block: Block, rows: Tensor, example: Tensor, start: int, beside: dict[str, Any]
+) -> Float[Tensor, "rows positions width"]:
+    """What a block's attention or mixer writes of rows from `start` on, with the base run's past before them."""
+    layer, offset = block.layer, start - tape.start
+    if block.mixing == "mixer":
+        return block.mix(base.residual[layer][example, :offset], rows, tape.calls[layer])
+    several = len(tape.examples) > 1
+    past = Past(base.keys[layer][:, :, :start], base.values[layer][:, :, :start], example if several else None)
+    return block.attend(rows, slice_call(tape.calls[layer], offset) | _no_cache(past) | beside)
 
 
 def _no_cache(past: Past) -> dict[str, object]:

@@ -24,6 +24,7 @@ from veracausa.anatomy import Block, Decoder, NoNorm
 from veracausa.anatomy.mixture import Mixture
 from veracausa.cost import Cost
 from veracausa.dictionaries.code import Code
+from veracausa.engine.adapted import keep_adapters
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.guard import attention_function, attention_name, changing, giving, hooks, loan_of
 from veracausa.engine.memory import memory_errors
@@ -46,9 +47,11 @@ if TYPE_CHECKING:
 #: choice: which experts these are, [B, S, chosen]; both are recorded together, without a graph. router: the
 #: router's logits, [B, S, experts] (none where there is no router). inside, weights: the activations of the chosen
 #: experts' neurons, [B, S, chosen, neurons], and what the experts' outputs are weighted with, [B, S, chosen].
+#: adapters: what LoRA adapters add to the outputs of a block's maps, side by side; adapted: see `adapted`.
 Site = Literal[
     "z", "neurons", "attention", "mlp", "queries", "keys", "values", "pattern",
     "attention_in", "mlp_in", "q_out", "k_out", "v_out", "experts", "choice", "router", "inside", "weights",
+    "adapters", "adapted",
 ]  # fmt: skip
 
 IN_ATTENTION = ("queries", "keys", "values")
@@ -317,6 +320,8 @@ def watch(decoder: Decoder, state: State, calls: list[dict[str, Any]]) -> list[A
                 handles.append(keep_read(block.attention_norm, block.attention, state.residual))
             if block.has_mlp:
                 handles.append(keep_read(block.mlp_norm, block.mlp, state.middle))
+        if "adapters" in state.sites:
+            handles += keep_adapters(block, state.residual, state.sites)
         for site, into in state.sites.items():
             if site in blank_sites(block):
                 continue

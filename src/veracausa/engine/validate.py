@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from veracausa.anatomy.adapters import adapted_of
 from veracausa.dictionaries.words import is_coded
 from veracausa.engine.coded import written_at
 from veracausa.engine.guard import changing, hooks, precision_of
@@ -142,6 +143,9 @@ def require_sites(lm: Model, tape: Tape, place: Place) -> None:
     """
     if place == "residual":
         return
+    if place == "adapters":
+        require_adapters(lm)
+        return
     places = _under_dictionaries(lm.decoder, place) if is_coded(place) else dict.fromkeys(range(lm.layers), place)
     with torch.no_grad():
         for layer, own in places.items():
@@ -149,6 +153,30 @@ def require_sites(lm: Model, tape: Tape, place: Place) -> None:
             part, error, allowed = _misread(lm.decoder, block, tape, own)
             if not error <= allowed:
                 raise ContractError(misread(lm, part, block, error))
+
+
+def keeping(part: nn.Module, scale: float, into: list[Tensor]) -> Any:
+    """A hook that writes down what a module gives, times a factor."""
+    return part.register_forward_hook(lambda _, __, output: into.append(scale * output))
+
+
+@torch.no_grad()
+def require_adapters(lm: Model) -> None:
+    """What an adapted map gives, and what it gives without its adapters, differ by s · B(A x), at some random inputs.
+
+    Raises:
+        ContractError: names the block and the map.
+    """
+    for block in lm.decoder.blocks:
+        for one in adapted_of(block).maps:
+            like = next(one.module.parameters())
+            drawn = torch.randn(2, 1, one.module.in_features, generator=torch.Generator().manual_seed(0))
+            given, added = drawn.to(like.device, lm.dtype), list[Tensor]()
+            with hooks(*(keeping(part, scale, added) for part, scale in one.adding)):
+                output = one.module(given)
+            error = float((output - one.module.base_layer(given) - torch.stack(added).sum(0)).abs().max())
+            if not error <= rounding(precision_of(lm.decoder).dtype, float(output.abs().max()) + 1e-6):
+                raise ContractError(misread(lm, f"The adapter on {one.name}", block, error))
 
 
 def _under_dictionaries(decoder: Decoder, place: Place) -> dict[int, Place]:

@@ -46,6 +46,7 @@ from veracausa.estimates.method import Method
 from veracausa.estimates.methods import resolve_method
 from veracausa.estimates.parts import PATHS
 from veracausa.estimates.paths import WALKS
+from veracausa.estimates.paths.adapter_sums import AdapterSums
 from veracausa.estimates.paths.bucket import Graph, PathBucket, Sums
 from veracausa.estimates.paths.edge_sums import EdgeSums
 from veracausa.estimates.paths.expert_sums import ExpertSums, NeuronSums
@@ -133,6 +134,8 @@ class AttributeWork:
             return EdgeSums
         if is_coded(self.units.kind):
             return FeatureSums
+        if self.units.place == "adapters":
+            return AdapterSums
         return {"experts": ExpertSums, "expert_neurons": NeuronSums}.get(self.units.kind, UnitSums)
 
     @property
@@ -406,6 +409,16 @@ def attribute(
         raise MethodError(
             f"method={name!r} follows activations along a path, on which experts, and their neurons with them, come "
             "and go. For neurons of experts take one that averages slopes ('atp', 'eap-ig'), or vc.exact."
+        )
+    if table.kind == "layer_adapters" and PATHS[parts.path].moves not in ("site", "unit"):
+        raise MethodError(
+            f"method={name!r} takes each gradient while all else is live, but a layer's adapters are set together. "
+            "Take 'ig', or its first point alone: vc.Method(path='layer', grid='left', nodes=1). Or single adapters."
+        )
+    if table.kind == "adapters" and ablation == "resample":
+        raise MethodError(
+            "baseline='resample' is not known for adapters, which are of several sizes in a layer. Take corrupted, "
+            "zero or mean, or vc.exact(…, ablation='resample')."
         )
     require_constants(ablation, constants)
     if isinstance(table, SpanUnits):

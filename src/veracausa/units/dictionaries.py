@@ -65,13 +65,15 @@ def all_of_dictionaries(lm: Model, kind: str) -> Units:
 
 
 def in_parts(lm: Model, table: Units) -> Units:
-    """A table whose indices say which part of its layer's site each unit is: of dictionaries, as they tell apart."""
+    """A table whose indices say which part of its layer's site each unit is, of dictionaries and of adapters."""
     if not KINDS[table.kind].coded:
         return table
     index = table.index.copy()
-    for layer in np.unique(table.layer):
+    adapters = lm.decoder.adapters if table.kind == "adapters" else {}
+    for layer in np.unique(table.layer).tolist():
         here = table.layer == layer
-        index[here] = lm.decoder.codes[table.kind, int(layer)].parts(index[here])
+        told = adapters[layer] if adapters else lm.decoder.codes[table.kind, layer]
+        index[here] = told.parts(index[here])
     return Units(table.kind, table.layer, index, table.position)
 
 

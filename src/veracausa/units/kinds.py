@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from veracausa.dictionaries.words import ERROR, SKIP, index_word
+from veracausa.module_names import module_name
 
 Kind = Literal[
     "heads", "mlps", "attention", "neurons", "residual", "queries", "keys", "values", "patterns",
     "experts", "shared", "routers", "expert_neurons", "mixers", "mixer_heads", "channels", "features", "directions",
-    "edges", "groups", "paths",
+    "adapters", "layer_adapters", "edges", "groups", "paths",
 ]  # fmt: skip
 
 
@@ -25,7 +26,7 @@ class UnitKind:
     and so which layers: see `Decoder.layers_with`. `inside`: a unit is a neuron of an expert; its index says which of
     both (`inside_index`). `coded`: a unit is a part of a dictionary, which the user lays on the model; its index is the
     "number" of a feature, or the "word" that a direction is called (`dictionaries.words`); beside these `ERROR` and
-    `SKIP`.
+    `SKIP`. Of an adapter it stands for the "module" that this is on (`module_names`).
 
     >>> KINDS["heads"].called(9, 6)
     'a9.h6'
@@ -36,9 +37,9 @@ class UnitKind:
     singular: str
     meaning: str
     per_layer: Literal["heads", "kv_heads", "neurons", "experts", "mixer_heads", "channels"] | None = None
-    part: Literal["attention", "mixer", "mlp", "experts", "stream", "dictionary"] = "attention"
+    part: Literal["attention", "mixer", "mlp", "experts", "stream", "dictionary", "adapters"] = "attention"
     inside: bool = False
-    coded: Literal["number", "word"] | None = None
+    coded: Literal["number", "word", "module"] | None = None
 
     def called(self, layer: int, index: int) -> str:
         """The name of one unit, without a position."""
@@ -50,7 +51,9 @@ class UnitKind:
         return self.name.format(layer=layer, index=index)
 
     def _told(self, index: int) -> str:
-        """A part of a dictionary, behind its layer."""
+        """A part of a dictionary, or the module of an adapter, behind its layer."""
+        if self.coded == "module":
+            return module_name(int(index))
         beside = {ERROR: "error", SKIP: "skip"}.get(int(index))
         return beside or (index_word(int(index)) if self.coded == "word" else str(index))
 
@@ -158,6 +161,14 @@ KINDS: dict[str, UnitKind] = _Kinds({
         "directions", "d{layer}.{index}", "direction",
         "directions in a site's activations (how far these go along each)", part="dictionary", coded="word",
     ),
+    "adapters": UnitKind(
+        "adapters", "lora{layer}.{index}", "adapter",
+        "LoRA adapters of linear maps (what all that are active add to one map's output: s B A x)", part="adapters",
+        coded="module",
+    ),
+    "layer_adapters": UnitKind(
+        "adapters", "lora{layer}", "layer's adapters", "all LoRA adapters of a layer together", part="adapters",
+    ),
 })  # fmt: skip
 
 
@@ -176,7 +187,9 @@ def whole_kind(kind: str) -> str:
     >>> whole_kind("heads"), whole_kind("mlps")
     ('attention', 'mlps')
     """
-    return {"heads": "attention", "channels": "mixers", "mixer_heads": "mixers"}.get(kind, kind)
+    return {"heads": "attention", "channels": "mixers", "mixer_heads": "mixers", "adapters": "layer_adapters"}.get(
+        kind, kind
+    )
 
 
 def singular(kind: str) -> str:

@@ -15,6 +15,7 @@ from veracausa.errors import UnitError
 from veracausa.suggestions import did_you_mean
 from veracausa.tasks.placing import length_of, places
 from veracausa.tasks.spans import END, NAME
+from veracausa.units.adapters import adapters_told, all_adapters, lacking_adapters, parse_adapter
 from veracausa.units.at_spans import SpanUnits, require_spans
 from veracausa.units.cells import Cells, hidden_cell
 from veracausa.units.dictionaries import all_of_dictionaries, lacking, parse_feature, reads_like_feature, sizes_of
@@ -110,6 +111,8 @@ def checked_edges(lm: Model, edges: Edges, longest: int) -> Edges:
 
 def all_units(lm: Model, kind: Kind, positions: int = 0) -> Units:
     """Every unit of a kind, layer by layer; with `positions` > 0 one unit per position, position fastest."""
+    if kind == "adapters":
+        return _at_positions(all_adapters(lm), positions)
     if KINDS[kind].coded:
         return _at_positions(all_of_dictionaries(lm, kind), positions)
     layers, count = layers_with(lm, kind), per_layer(lm, kind)
@@ -176,10 +179,10 @@ def _parse(lm: Model, name: str) -> tuple[str, int, int, int | str, int]:
     """(kind, layer, index, position or span, key) of a name; −1 where it says nothing."""
     stem, at, text = name.partition("@")
     where, span = _WHERE.fullmatch(text), text if _SPAN.fullmatch(text) else None
-    if (found := parse_feature(stem)) and (not at or span or (where and where[3] is None)):
+    if (found := parse_feature(stem) or parse_adapter(stem)) and (not at or span or (where and where[3] is None)):
         kind, layer, index = found
-        if layer not in layers_with(lm, kind) or lacking(lm, kind, np.array([layer]), np.array([index])).any():
-            raise UnitError(f"{name!r} is not in {lm.name}: {sizes_of(lm, kind)}.")
+        if layer not in layers_with(lm, kind) or _beyond(lm, kind, np.array([index]), np.array([layer])).any():
+            raise UnitError(f"{name!r} is not in {lm.name}: {_sizes(lm, kind)}.")
         return kind, layer, index, span or int(where[1] if where else -1), -1
     for kind, pattern in _patterns().items():
         match = pattern.fullmatch(stem)
@@ -194,15 +197,19 @@ def _parse(lm: Model, name: str) -> tuple[str, int, int, int | str, int]:
     raise UnitError(
         f"{shown(name)} is not the name of a unit. Names look like a9.h6 (head), m3 (MLP), m3.n1200 (neuron), "
         "a9 (attention), a9.h6<q>, a9.kv2<k>, a9.kv2<v>, a9.h6<pattern>, r9 (stream), m3.e5 (expert), "
-        "x9 (mixer), x9.c7, f9.12 (feature), f9.error, d9.on (direction), each with @7 for one position or "
-        "@subject for a span; a9.h6<pattern>@7,5: query 7, key 5."
+        "x9 (mixer), x9.c7, f9.12 (feature), d9.on (direction), lora9.q_proj, each with @7 for one position "
+        "or @subject for a span; a9.h6<pattern>@7,5: query 7, key 5."
         f"{_hint(name)}"
     )
 
 
 def _known_stem(stem: str) -> bool:
     """Whether a name without a position reads like that of a unit."""
-    return reads_like_feature(stem) or any(pattern.fullmatch(stem) for pattern in _patterns().values())
+    return (
+        reads_like_feature(stem)
+        or parse_adapter(stem) is not None
+        or any(pattern.fullmatch(stem) for pattern in _patterns().values())
+    )
 
 
 def _hint(name: str) -> str:
@@ -408,6 +415,8 @@ def _checked(lm: Model, units: Units, longest: int) -> Units:
 
 def _beyond(lm: Model, kind: str, index: np.ndarray, layer: np.ndarray) -> np.ndarray:
     """Which indices a layer has not."""
+    if kind == "adapters":
+        return lacking_adapters(lm, layer, index)
     if KINDS[kind].coded:
         return lacking(lm, kind, layer, index)
     if KINDS[kind].inside:
@@ -418,6 +427,8 @@ def _beyond(lm: Model, kind: str, index: np.ndarray, layer: np.ndarray) -> np.nd
 
 def _sizes(lm: Model, kind: str) -> str:
     """ "its layers are 0 … 29, each with 9 heads", for messages."""
+    if KINDS[kind].place == "adapters":
+        return adapters_told(lm)
     if KINDS[kind].coded:
         return sizes_of(lm, kind)
     size = f", each with {per_layer(lm, kind)} {kind}" if indexed(kind) else ""

@@ -6,8 +6,8 @@ per key/value head), `a9.h6<pattern>` (where a head looks, see also `cells`), `m
 expert of an MLP, one that sees every token, and what chooses among them) and `r9` (the residual stream that enters
 block 9; `r30` of a model with 30 blocks is the final one). Mixers, which stand in the place of attention, are `x4`,
 their heads and channels `x4.h2` and `x4.c17` (x as in "mix": a and m are taken, and not all have a state). Features of
-a dictionary are `f10.1234`, what it leaves out `f10.error`, directions `d10.subject`. `@7` after a name means position
-7 only.
+a dictionary are `f10.1234`, what it leaves out `f10.error`, directions `d10.subject`. LoRA adapters
+are `lora3.q_proj`, those of a layer together `lora3`. `@7` after a name means position 7 only.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ def per_layer(lm: Model, kind: str) -> int:
         ArchitectureError: the model has no units of that kind; says why.
     """
     lm.decoder.require(kind)
+    if kind == "adapters":
+        return max(len(found.maps) for found in lm.decoder.adapters.values())
     if kind in KINDS and KINDS[kind].coded:
         return max(len(code.widths) for (slot, _), code in lm.decoder.codes.items() if slot == kind)
     number = KINDS[kind].per_layer if kind in KINDS else None
@@ -49,7 +51,7 @@ def layers_with(lm: Model, kind: str) -> list[int]:
         ArchitectureError: see `per_layer`.
     """
     lm.decoder.require(kind)
-    if KINDS[kind].coded:
+    if KINDS[kind].part == "dictionary":
         return sorted(layer for slot, layer in lm.decoder.codes if slot == kind)
     return lm.decoder.layers_with(KINDS[kind].part)
 
@@ -142,7 +144,9 @@ class Units:
         if KINDS[self.kind].inside:
             columns["expert"], columns["neuron"] = inside_of(self.index)
         elif KINDS[self.kind].coded:
-            columns[KINDS[self.kind].singular] = [name.rpartition(".")[2].partition("@")[0] for name in self.names]
+            stems = [name.partition("@")[0] for name in self.names]
+            part = [stem.partition(".") if self.kind == "adapters" else stem.rpartition(".") for stem in stems]
+            columns[KINDS[self.kind].singular] = [own for *_, own in part]
         elif indexed(self.kind):
             columns[KINDS[self.kind].singular] = self.index
         if self.positional:
