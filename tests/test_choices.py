@@ -21,6 +21,7 @@ from veracausa.estimates.parts import COMBINATIONS, PATHS, RULES
 from veracausa.estimates.paths.grids import GRIDS
 from veracausa.estimates.presets import EDGE_PRESETS, ESTIMATES
 from veracausa.ground_truth.recovered import RANKINGS
+from veracausa.interplay.clustering import WEIGHTS
 from veracausa.interplay.interacting import METHODS, MODES, REPLACED
 from veracausa.scores.estimands import ABLATIONS, BASELINES, DIRECTIONS, RESTORED
 from veracausa.studies.levels import LEVELS
@@ -66,6 +67,7 @@ TABLES = {
     "InteractionWay": BETWEEN,
     "InteractionAblation": REPLACED,
     "ProductMode": MODES,
+    "EdgeWeight": WEIGHTS,
     "LevelName": LEVELS,
     "TaskName": BUILTIN,
     "IoiCorruption": vars(sys.modules["veracausa.tasks.ioi"])["CORRUPTIONS"],

@@ -23,10 +23,10 @@ KINDS = (
     "CircuitTests", "CircuitStability", "Discovery", "Evaluation", "Disagreement", "Locations", "Responses", "Surface",
     "AblationStudy", "Against", "Baselines", "CounterfactualComparison", "GeneralPurpose", "HeadRoles", "Search",
     "OptimalConstants", "Steering", "Recovery", "Study", "Lens", "LogitAttribution",
-    "Interactions", "CheckedInteractions",
+    "Interactions", "CheckedInteractions", "Modules",
 )  # fmt: skip
 #: Made of other results, without a run of their own.
-COSTLESS = {"Agreement", "Stability", "Circuit", "CircuitStability", "Against", "Recovery"}
+COSTLESS = {"Agreement", "Stability", "Circuit", "CircuitStability", "Against", "Recovery", "Modules"}
 #: What a public function may return that is no result.
 OTHERS = {
     "FeaturesFound",
@@ -108,7 +108,9 @@ def same(one, other) -> bool:
 def test_saved_and_opened_it_is_the_same(made, tmp_path, kind):
     found = made[kind]
     folder = kind in ("Discovery", "Study")
-    place = tmp_path / ("out" if folder else "file.json" if kind in ("Circuit", "Recovery") else "file.safetensors")
+    place = tmp_path / (
+        "out" if folder else "file.json" if kind in ("Circuit", "Recovery", "Modules") else "file.safetensors"
+    )
     found.save(place)
     again = vc.open(place)
     assert type(again) is type(found)

@@ -83,6 +83,8 @@ InteractionMethod = Literal["ig", "gradient", "exact"]
 InteractionWay = Literal["whole", "direct"]
 InteractionAblation = Literal["counterfactual", "zero", "mean"]
 ProductMode = Literal["auto", "forward", "reverse"]
+#: How edges between layers are weighed.
+EdgeWeight = Literal["share", "raw", "log"]
 
 #: How much a study does.
 LevelName = Literal["quick", "default", "full"]

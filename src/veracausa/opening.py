@@ -36,6 +36,7 @@ READERS: dict[str, str] = {
     "veracausa-locations-2": "causes.location_files:load_locations",
     "veracausa-logit-attribution-1": "reading.attributions:load_logit_attribution",
     "veracausa-minimality-1": "circuits.quality.files:load_minimality",
+    "veracausa-modules-1": "interplay.module_results:load_modules",
     "veracausa-optimal-constants-2": "effects.learned_constants:load_optimal_constants",
     "veracausa-receipt-2": "receipts.files:load_receipt",
     "veracausa-recovery-1": "ground_truth.recovered:load_recovery",

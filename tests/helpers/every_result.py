@@ -61,6 +61,7 @@ def every_result() -> dict[str, Any]:
         "CounterfactualComparison": vc.counterfactuals.corruptions(lm, {"one": task, "other": other}, **QUIET),
         "GeneralPurpose": vc.counterfactuals.general_purpose(**on, **QUIET),
         "Interactions": (talk := vc.interactions(**on, sources="heads:0", readers="neurons:2", nodes=2, **QUIET)),
+        "Modules": vc.interplay.modules([talk], draws=3),
         "CheckedInteractions": vc.interplay.check(**on, estimate=talk, top=2, sample=3, **QUIET),
         "Lens": vc.reading.lens(**on, tokens=2, **QUIET),
         "LogitAttribution": vc.reading.dla(**on, neurons=[1], positions=True, **QUIET),

@@ -10,12 +10,16 @@ from veracausa.lazy import given_out
 if TYPE_CHECKING:
     from veracausa.interplay.checked import CheckedInteractions as CheckedInteractions
     from veracausa.interplay.checking import check as check
+    from veracausa.interplay.clustering import modules as modules
+    from veracausa.interplay.module_results import Modules as Modules
     from veracausa.interplay.results import Interactions as Interactions
 
 #: Public name → where it lives.
 _HOMES = {
     "CheckedInteractions": "veracausa.interplay.checked",
     "check": "veracausa.interplay.checking",
+    "Modules": "veracausa.interplay.module_results",
+    "modules": "veracausa.interplay.clustering",
     "Interactions": "veracausa.interplay.results",
 }
 __all__ = list(_HOMES)

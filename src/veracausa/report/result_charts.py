@@ -31,6 +31,7 @@ from veracausa.effects.steering_curves import Steering
 from veracausa.fitting.qualities import Quality
 from veracausa.ground_truth.recovered import FIGURES, Recovery
 from veracausa.interplay.checked import CheckedInteractions
+from veracausa.interplay.module_results import Modules
 from veracausa.interplay.results import Interactions
 from veracausa.reading.activity import Activations
 from veracausa.reading.attributions import LogitAttribution
@@ -46,6 +47,7 @@ from veracausa.report.charts.figures import Figure, Part
 from veracausa.report.charts.interplay import checked_part, interactions_part
 from veracausa.report.charts.maps import STRONGEST
 from veracausa.report.charts.matrices import matrix_view
+from veracausa.report.charts.modules import modules_part
 from veracausa.report.charts.scatters import against_exact, padded
 from veracausa.report.charts.steering import steering_part
 from veracausa.report.charts.strengths import bars_view, diagonal_view, overlap_view, strips_view
@@ -209,6 +211,11 @@ def _interactions(found: Interactions) -> Part:
 @drawing.register
 def _checked(found: CheckedInteractions) -> Part:
     return checked_part(found, _OWN)
+
+
+@drawing.register
+def _modules(found: Modules) -> Part:
+    return modules_part(found, _OWN)
 
 
 @drawing.register
