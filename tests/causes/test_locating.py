@@ -195,3 +195,24 @@ def test_units_that_it_does_not_take(tiny, task_of, units):
 def test_kl_has_no_slope(tiny, task_of):
     with pytest.raises(MethodError, match="logit_diff"):
         located(tiny("llama"), task_of(6, metric="neg_kl"), ["a0.h1"])
+
+
+@pytest.mark.parametrize("site, writes", [("r1", None), ("m1", None), ("z1", None), ("n1", "m1")])
+def test_features_are_located_between_attribution_patching_and_exact_effects(task_of, site, writes, tmp_path):
+    """A part of a dictionary enters linearly where that writes, so its accounts are those of any unit."""
+    from veracausa.dictionaries import Dictionary, Encoder
+
+    lm, task = as_model(tiny_models.make("gemma2"), "gemma2"), task_of([6, 8], 2)
+    g = torch.Generator().manual_seed(2)
+    width = lm.heads * lm.decoder.head_dim if site[0] == "z" else lm.width
+    draw = lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float64)  # noqa: E731
+    encoder = Encoder(draw(width, 9), draw(9), "topk", k=5)
+    lm = lm.reading(Dictionary.of(encoder, draw(9, width) / 3, site=site, writes=writes))
+    names = ["f1.error", "f1.0", "f1.4", "f1.7"]
+    exact, atp = (call(lm, task, units=names, show_progress=False) for call in (vc.exact, vc.attribute))
+    found = located(lm, task, names)
+    torch.testing.assert_close(found.runs[:, -1].T, exact.values, rtol=0, atol=1e-9)
+    torch.testing.assert_close(found.runs[:, 0].T, atp.values, rtol=0, atol=1e-9)
+    torch.testing.assert_close(found.sublayers.sum(1).T, exact.values - atp.values, rtol=0, atol=1e-9)
+    back = vc.open(found.save(tmp_path / "l.safetensors"))
+    assert back.settings == found.settings and back.settings["dictionary_digest"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from veracausa.arguments import is_list
+from veracausa.dictionaries.words import is_coded
 from veracausa.errors import MethodError, UnitError
 from veracausa.scores.agreement import Agreement
 from veracausa.scores.estimands import UNLEARNED
@@ -64,10 +65,10 @@ def chosen(lm: Model, units: str | Sequence[str] | Units | Scores | Agreement, t
     by_kind: dict[str, list[str]] = {}
     for name in names:
         one = parse_names(lm, [name])
-        if one.kind not in KINDS or one.positional:
+        if not (one.kind in KINDS or is_coded(one.kind)) or one.positional:
             raise UnitError(
                 f"{name!r} cannot be ablated while the model generates: units are replaced at every position, and are "
-                "heads (a9.h6), attention layers (a9), MLPs (m3) or neurons (m3.n1200)."
+                "heads (a9.h6), attention layers (a9), MLPs (m3), neurons (m3.n1200) or features (f10.517)."
             )
         by_kind.setdefault(one.kind, []).append(name)
     return tuple(parse_names(lm, group) for group in by_kind.values())

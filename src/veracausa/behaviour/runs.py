@@ -22,8 +22,10 @@ from torch import Tensor
 
 from veracausa.behaviour.chosen import Condition
 from veracausa.cost import Cost
+from veracausa.dictionaries.words import is_coded
+from veracausa.effects.group_rows import GroupRows
 from veracausa.effects.replacements import Replacement, replacement
-from veracausa.effects.rows import Rows
+from veracausa.effects.rows import Patching, Rows
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.bucket import Bucket
 from veracausa.engine.budget import rows_per_chunk
@@ -34,6 +36,8 @@ from veracausa.engine.patches import sites_for
 from veracausa.engine.suffix import sweep
 from veracausa.engine.tape import Tape
 from veracausa.errors import NumericsError
+from veracausa.units.groups import Groups
+from veracausa.units.resolve import resolve_units
 from veracausa.units.table import Units
 
 if TYPE_CHECKING:
@@ -67,6 +71,18 @@ class Ablated:
             source = replacement(lm, task, table, ablation, "noising", reference, seed, cost)
             made.append(Rows(lm, task, table, source, True, None, cost))
         return cls(lm, ablation, tuple(made))
+
+    def coded(self, condition: Condition) -> bool:
+        """Whether some of a condition's units are parts of dictionaries, which no hook of `engine.joint` replaces."""
+        return any(is_coded(rows.units.place) and {*rows.units.names} & {*condition.units} for rows in self.rows)
+
+    def group(self, condition: Condition) -> GroupRows:
+        """A condition's units as one group, whose rows take every member's values on the way."""
+        first = self.rows[0]
+        units = resolve_units(self.lm, {condition.name: list(condition.units)}, max(first.task.lengths), groups=True)
+        assert isinstance(units, Groups)
+        sources = {rows.units.place: rows.source for rows in self.rows}
+        return GroupRows(self.lm, first.task, units, sources, True, None, first.cost)
 
     def parts(self, tape: Tape, names: Sequence[str], example: Tensor) -> list[Replaced]:
         """These units' values in some of a tape's examples, at its positions, for runs that go through all of them."""
@@ -140,9 +156,13 @@ def _single(bucket: Bucket, rows: Rows, own: np.ndarray, todo: Tensor) -> Iterat
 def _joint(bucket: Bucket, one: Ablated, condition: Condition, todo: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """A condition of several units: rows that are still the clean run where the first of the units is."""
     decoder, tape = bucket.lm.decoder, bucket.tape
+    group = one.group(condition) if one.coded(condition) else None
 
     def run(part: Tensor) -> tuple[Tensor, Tensor]:
         example = part.to(bucket.lm.device)
+        if group is not None:
+            rows = np.stack([part.cpu().numpy(), np.zeros(len(part), dtype=np.int64)], 1)
+            return _answers(bucket, group.streams(Patching(bucket, tape.clean, None), rows, tape.start), example)
         parts = one.parts(tape, condition.units, example)
         with replacing(decoder, parts):
             start = join_before(decoder, tape.clean, parts, example, 0)

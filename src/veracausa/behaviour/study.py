@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,23 +23,30 @@ from veracausa.behaviour.results import AblationStudy
 from veracausa.behaviour.runs import Ablated, Piece, first_tokens, recorded
 from veracausa.choices import Ablation, AllUnits
 from veracausa.cost import Cost
+from veracausa.dictionaries.words import is_coded
+from veracausa.effects.laid import laid_for_groups, require_one_donor, with_dictionary
 from veracausa.effects.replacements import reference_runs
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.batches import buckets
 from veracausa.engine.bucket import Bucket
 from veracausa.engine.budget import examples_per_batch
+from veracausa.engine.coded import narrowed
 from veracausa.engine.guard import attention_function
 from veracausa.engine.memory import memory_errors
 from veracausa.engine.patches import site_width, sites_for, where
 from veracausa.engine.session import Session, session
 from veracausa.engine.work import gives
-from veracausa.errors import MethodError
+from veracausa.errors import MethodError, UnitError
 from veracausa.scores.agreement import Agreement
+from veracausa.scores.headers import dictionary_settings
 from veracausa.scores.scores import Scores, task_header
 from veracausa.tasks.references import Reference, reference_set
+from veracausa.units.groups import Groups as UnitGroups
+from veracausa.units.resolve import resolve_units
 from veracausa.units.table import Units
 
 if TYPE_CHECKING:
+    from veracausa.dictionaries.dictionary import Dictionary
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 
@@ -81,6 +88,11 @@ class AblationStudyWork:
     def columns(self) -> tuple[int, int]:
         """Conditions, and numbers of each: the metric and the tokens."""
         return len(self.conditions), 1 + self.new_tokens
+
+    @property
+    def _dictionaries(self) -> dict[str, Any]:
+        """The dictionaries whose parts are ablated; nothing of other units."""
+        return dictionary_settings(self.lm, *(table.kind for table in self.tables))
 
     @property
     def source(self) -> Task:
@@ -142,6 +154,7 @@ class AblationStudyWork:
             "conditions": [[*condition.units, condition.ablation] for condition in self.conditions],
             "seed": self.seed,
             "new tokens": self.new_tokens,
+            **self._dictionaries,
         }
         shape = (len(task), count * numbers)
         with session(
@@ -167,6 +180,7 @@ class AblationStudyWork:
                 "new tokens": self.new_tokens,
                 "reference": None if self.reference is None else self.reference.describe(),
                 "seed": self.seed if "resample" in self.ablations else None,
+                **self._dictionaries,
             },
             model=call.origin,
             task=task_header(task),
@@ -237,6 +251,7 @@ def ablation_study(
     reference: Reference | None = None,
     alpha: float = 0.05,
     seed: int = 0,
+    dictionary: Dictionary | Sequence[Dictionary] | None = None,
     out: str | Path | None = None,
     show_progress: bool = True,
 ) -> AblationStudyWork:
@@ -248,8 +263,8 @@ def ablation_study(
     Args:
         lm: the model.
         task: prompts, metric and answers; only the "counterfactual" ablation looks at the corrupted prompts.
-        units: names of heads, attention layers, MLPs or neurons, of any layers (["a20.h0", "m3"]); scores, whose `top`
-            strongest are taken; or an agreement, whose outliers are.
+        units: names of heads, attention layers, MLPs, neurons or features, of any layers (["a20.h0", "m3"]); scores,
+            whose `top` strongest are taken; or an agreement, whose outliers are.
         ablations: what replaces units, as for `vc.exact`: "zero", "mean", "resample", "counterfactual".
         together: also all units at once.
         new_tokens: tokens to generate. 1 decides for answers of one token, and is the fastest.
@@ -258,6 +273,7 @@ def ablation_study(
         reference: prompts for mean and resample (default: the task's first 256 pairs, clean and corrupted).
         alpha: level of the tests.
         seed: for resample.
+        dictionary: features or directions of a site, or several; their parts are units, for one new token.
         out: a folder to keep finished pieces in: an interrupted call with the same arguments continues from them.
         show_progress: show a progress bar.
 
@@ -277,8 +293,37 @@ def ablation_study(
     if not 0 < alpha < 1:
         raise MethodError(f"alpha={alpha}: a level lies between 0 and 1.")
     task.require_last("Ablation studies")
+    lm = with_dictionary(lm, dictionary)
     right, tables = answer_tokens(lm, task, answers, new_tokens), chosen(lm, units, top)
     wanted, names = require_ablations(ablations), [name for table in tables for name in table.names]
+    lm = _laid(lm, max(task.lengths), tables, wanted, together, new_tokens)
     runs = conditions(names, wanted, together)
     reference = reference_set(lm, reference)
     return AblationStudyWork(lm, task, tables, wanted, runs, new_tokens, right, reference, alpha, seed)
+
+
+def _laid(
+    lm: Model, longest: int, tables: Sequence[Units], ablations: Sequence[str], together: bool, new_tokens: int
+) -> Model:
+    """A model whose dictionaries tell apart the parts that are ablated.
+
+    Raises:
+        UnitError: parts of dictionaries while several tokens are generated, or together from other prompts; what sets
+            one activation twice.
+    """
+    coded = [table for table in tables if is_coded(table.kind)]
+    if not coded:
+        return lm
+    name = coded[0].names[0]
+    if new_tokens > 1:
+        raise UnitError(f"{name} can be ablated for the first answered token: leave new_tokens at 1.")
+    names = [name for table in tables for name in table.names]
+    if together and len(names) > 1:
+        groups = resolve_units(lm, {"together": names}, longest, groups=True)
+        assert isinstance(groups, UnitGroups)
+        if "resample" in ablations:
+            require_one_donor(groups, "resample")
+        return laid_for_groups(lm, groups)
+    for table in coded:
+        lm = narrowed(lm, table.kind, table.layer, table.index)
+    return lm

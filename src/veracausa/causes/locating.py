@@ -29,6 +29,8 @@ from veracausa.causes.location_runs import Recorder, run_rows
 from veracausa.causes.locations import Locations
 from veracausa.causes.saturation import Saturation, watch_head
 from veracausa.cost import Cost
+from veracausa.dictionaries.words import is_coded
+from veracausa.effects.laid import laid_units
 from veracausa.effects.replacements import Counterfactual
 from veracausa.effects.rows import Rows
 from veracausa.engine.attention import SUFFIX
@@ -42,14 +44,16 @@ from veracausa.engine.patches import where
 from veracausa.engine.session import Session, session
 from veracausa.engine.work import gives, recorded_runs
 from veracausa.errors import MethodError, NumericsError
+from veracausa.scores.headers import dictionary_settings
 from veracausa.scores.scores import task_header
 from veracausa.tasks.metrics import flat_where_clean
-from veracausa.units.resolve import resolve_units
+from veracausa.units.groups import Groups
 from veracausa.units.table import Units
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
+    from veracausa.dictionaries.dictionary import Dictionary
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 
@@ -128,6 +132,7 @@ class LocateWork:
         """Compute all accounts, pair by pair, then look at the attention of each unit's strongest head."""
         lm, task, table = self.lm, self.task, self.table
         shape, asked = (len(task), len(table) * sum(self.sizes)), {"units": table.digest()}
+        asked |= dictionary_settings(lm, table.kind)
         with session(lm, task, shape, out=out, name="location", asked=asked, show=show_progress) as call:
             call.measured.require_gap(task)
             recorder = Recorder(lm, task, table.place, self.stays, call.cost)
@@ -150,6 +155,7 @@ class LocateWork:
             call.origin,
             task_header(task),
             call.cost,
+            dictionary_settings(lm, table.kind),
         )
 
     def _bucket(self, call: Session, recorder: Recorder, start: int, examples: tuple[int, ...]) -> None:
@@ -209,6 +215,7 @@ def locate(
     *,
     units: Sequence[str] | Units,
     alphas: Sequence[float] = ALPHAS,
+    dictionary: Dictionary | Sequence[Dictionary] | None = None,
     out: str | Path | None = None,
     show_progress: bool = True,
 ) -> LocateWork:
@@ -218,9 +225,10 @@ def locate(
         lm: the model.
         task: the prompt pairs and the metric.
         units: names (["a20.h0", "a9.h6"]) or a table, of one kind: heads, MLPs, neurons, attention layers, the
-            residual stream; at all positions. Meant for a few units that an estimate gets wrong.
+            residual stream, parts of dictionaries; at all positions. Meant for a few units that an estimate gets wrong.
         alphas: where on a unit's own path (0: its own value, 1: replaced) the attention behind it is looked at; 1 is
             always among them.
+        dictionary: features or directions of a site, or several; see `vc.exact`.
         out: a folder to keep finished pieces in: an interrupted call with the same arguments continues from them.
         show_progress: show a progress bar.
 
@@ -236,22 +244,25 @@ def locate(
     >>> found["a20.h0"].cause
     """
     points = (*(float(alpha) for alpha in alphas if alpha not in (0, 1)), 1.0)
-    return LocateWork(lm, task, _require(lm, task, units), points)
+    return LocateWork(*_require(lm, task, units, dictionary), points)
 
 
-def _require(lm: Model, task: Task, units: Sequence[str] | Units) -> Units:
-    """The table, if its units' curvature lies behind their patches and the model's parts have tangents."""
+def _require(
+    lm: Model, task: Task, units: Sequence[str] | Units, dictionary: Dictionary | Sequence[Dictionary] | None
+) -> tuple[Model, Task, Units]:
+    """What is located, if its units' curvature lies behind their patches and the model's parts have tangents."""
     for block in lm.decoder.blocks:
         block.require_single()
-    table = resolve_units(lm, units, max(task.lengths))
-    if table.kind not in LOCATED or table.positional:
+    lm, table = laid_units(lm, task, units, dictionary, spans=False)
+    if isinstance(table, Groups) or not (table.kind in LOCATED or is_coded(table.kind)) or table.positional:
         raise MethodError(
-            f"vc.causes.locate takes {', '.join(LOCATED)} at all positions; {table.names[0]!r} is of another kind. For "
-            "a query, key, value or pattern take its head; for single positions the unit at all of them."
+            f"vc.causes.locate takes {', '.join(LOCATED)}, features and directions at all positions; "
+            f"{table.names[0]!r} is of another kind. For a query, key, value or pattern take its head; for single "
+            "positions the unit at all of them."
         )
     if flat_where_clean(task.metric):
         raise MethodError(
             "The gradient of a divergence at the clean run is zero, so attribution patching scores every unit 0 and "
             "its whole effect is curvature. Use another metric, e.g. logit_diff."
         )
-    return table
+    return lm, task, table

@@ -13,7 +13,7 @@ from veracausa.scores.files import unpack_units
 from veracausa.storage.files import at, read_tensors
 from veracausa.storage.schema import MODEL, TASK, cost, many, maybe, number, reading, record, require_tensors, text
 
-_HEADER = record(kinds=many(text, least=1), model=MODEL, task=TASK, cost=cost)
+_HEADER = record(kinds=many(text, least=1), laid=record(), model=MODEL, task=TASK, cost=cost)
 _WATCH = record(head=text, alphas=many(number(), least=1), texts=many(many(text, 3)))
 
 
@@ -40,7 +40,7 @@ def load_locations(path: str | Path) -> Locations:
         examples = require_tensors(tensors, wanted, **sizes)["examples"]
         watched = many(maybe(_WATCH), len(units))(header["saturation"])
         parts: dict[str, Any] = {name: tensors[name] for name in _TENSORS}
-        parts |= {name: found[name] for name in ("model", "task", "cost")}
+        parts |= {name: found[name] for name in ("laid", "model", "task", "cost")}
         return Locations(
             units,
             kinds,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from math import factorial
 from pathlib import Path
@@ -15,6 +15,7 @@ from torch import Tensor
 from veracausa.causes.saturation import Saturation
 from veracausa.cost import Cost
 from veracausa.result import Shown
+from veracausa.scores.scores import pack_units
 from veracausa.statistics.ratios import Share, pairs_in_words, share_of_gap
 from veracausa.storage.files import write_tensors
 from veracausa.units.table import Units
@@ -100,6 +101,7 @@ class Locations(Mapping[str, Location], Shown):
 
     `runs` [units, 2^k, examples]: M minus M(clean) with only some kinds live (bit i of the index: `kinds[i]`), so the
     first is AtP and the last E. `sublayers` [units, 2L + 2, examples], `heads` [units, L, H, examples]: increments.
+    `laid`: the dictionaries whose parts the units are, if they are such.
     """
 
     units: Units
@@ -113,11 +115,12 @@ class Locations(Mapping[str, Location], Shown):
     model: dict[str, str]
     task: dict[str, Any]
     cost: Cost
+    laid: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def settings(self) -> dict[str, Any]:
         """Effects of noising towards the corrupted prompt."""
-        return {"direction": "noising", "ablation": "counterfactual", "kinds": self.kinds}
+        return {"direction": "noising", "ablation": "counterfactual", "kinds": self.kinds, **self.laid}
 
     @property
     def gap(self) -> Float[Tensor, " examples"]:
@@ -207,9 +210,7 @@ class Locations(Mapping[str, Location], Shown):
 
     def save(self, path: str | Path) -> Path:
         """Write a safetensors file with a JSON header, whole or not at all; `vc.open` reads it."""
-        tensors: dict[str, Tensor] = {name: getattr(self, name) for name in _TENSORS}
-        for column in ("layer", "index", "position"):
-            tensors[column] = torch.from_numpy(getattr(self.units, column).astype("int64"))
+        tensors: dict[str, Tensor] = {name: getattr(self, name) for name in _TENSORS} | pack_units(self.units)
         watched: list[dict[str, Any] | None] = []
         for i, one in enumerate(self.saturation):
             watched.append(None if one is None else {"head": one.head, "alphas": one.alphas, "texts": one.texts})
@@ -217,6 +218,7 @@ class Locations(Mapping[str, Location], Shown):
         header = {
             "unit_kind": self.units.kind,
             "kinds": self.kinds,
+            "laid": dict(self.laid),
             "model": self.model,
             "task": self.task,
             "cost": self.cost.to_dict(),

@@ -35,7 +35,7 @@ from veracausa.units.members import Member
 from veracausa.units.table import per_layer
 
 if TYPE_CHECKING:
-    from jaxtyping import Int
+    from jaxtyping import Float, Int
 
     from veracausa.model import Model
     from veracausa.tasks.task import Task
@@ -133,7 +133,13 @@ class GroupRows(Plan):
 
     def chunk(self, patching: Patching, rows: np.ndarray, start: int) -> Tensor:
         """See `Plan.chunk`."""
-        tape, base, read = patching.bucket.tape, patching.base, patching.bucket.read
+        last = self.streams(patching, rows, start)
+        example = torch.as_tensor(rows[:, 0], device=self.lm.device)
+        return patching.bucket.read(last, example).to("cpu", self.lm.score_dtype)
+
+    def streams(self, patching: Patching, rows: np.ndarray, start: int) -> Float[Tensor, "rows tail width"]:
+        """The final stream of rows (example, group), run from position `start` on, where it is read."""
+        tape, base = patching.bucket.tape, patching.base
         offset = start - tape.start
 
         def joined(layer: int, example: Tensor) -> Join:
@@ -141,8 +147,7 @@ class GroupRows(Plan):
 
         joins = [joined(layer, example) for layer, _, example in self.by_layer(rows)]
         overrides = self._overrides(tape, rows, start)
-        last = sweep(self.lm.decoder, tape, base, joins, start=start, overrides=overrides, cost=self.cost)
-        return read(last, torch.as_tensor(rows[:, 0], device=self.lm.device)).to("cpu", self.lm.score_dtype)
+        return sweep(self.lm.decoder, tape, base, joins, start=start, overrides=overrides, cost=self.cost)
 
     def _overrides(self, tape: Tape, rows: np.ndarray, start: int) -> dict[int, list[Override]]:
         """Layer → what the rows of a chunk take there, place by place."""

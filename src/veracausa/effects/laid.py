@@ -51,7 +51,7 @@ def laid_units(
     lm = with_dictionary(lm, dictionary)
     table = resolve_units(lm, units, max(task.lengths), groups=groups, spans=task if spans else None)
     if isinstance(table, Groups):
-        return _for_groups(lm, table), table
+        return laid_for_groups(lm, table), table
     if not is_coded(table.kind) or table.joint:  # of coalitions the model tells the parts apart already
         return lm, table
     if isinstance(units, str) and is_coded(units.partition("@")[0]):
@@ -59,7 +59,7 @@ def laid_units(
     return narrowed(lm, table.kind, table.layer, table.index), table
 
 
-def _for_groups(lm: Model, groups: Groups) -> Model:
+def laid_for_groups(lm: Model, groups: Groups) -> Model:
     """A model whose dictionaries tell apart the features that members of groups are."""
     members = [one for group in groups.members for one in group if is_coded(one.kind)]
     for group in groups.members:
