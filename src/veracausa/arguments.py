@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from veracausa.errors import VeracausaError
+from veracausa.errors import MethodError, VeracausaError
+
+#: What a size in words may be of.
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]?i?)b?\s*", re.IGNORECASE)
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
@@ -66,3 +71,23 @@ def texts(values: Any, what: str, error: type[VeracausaError]) -> list[str]:
         if not isinstance(one, str):
             raise error(f"{what} is a list of texts, but it holds {kind_and_value(one)}")
     return found
+
+
+def bytes_of(memory: float | str | None) -> int | None:
+    """A size in bytes: a number, or one in words; None for None.
+
+    Raises:
+        MethodError: it is no size.
+
+    >>> bytes_of("8GB"), bytes_of("1.5 GiB"), bytes_of(8e9)
+    (8000000000, 1610612736, 8000000000)
+    """
+    if memory is None:
+        return None
+    found = _SIZE.fullmatch(memory) if isinstance(memory, str) else None
+    if found and found[2].lower() in _UNITS:
+        memory = float(found[1]) * _UNITS[found[2].lower()]
+    number = isinstance(memory, (int, float)) and not isinstance(memory, bool) and 1 <= memory < 2**63
+    if not number:
+        raise MethodError(f"memory={shown(memory)}: give bytes, or a size such as '8GB' or '500 MB'.")
+    return int(memory)

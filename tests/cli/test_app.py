@@ -22,7 +22,8 @@ import veracausa as vc
 from veracausa.anatomy import FAMILIES
 from veracausa.cli.app import _warning, app, main
 from veracausa.cli.command import Terminated
-from veracausa.errors import FileError, MethodError, UnitError, VeracausaError
+from veracausa.engine import budget
+from veracausa.errors import FileError, MethodError, OutOfMemoryError, UnitError, VeracausaError
 
 WIDE = {"COLUMNS": "200"}
 
@@ -157,6 +158,15 @@ def test_exact_options(call, pairs, folder):
     assert str(direct.top(10).to_string(index=False, float_format=lambda x: f"{x:+.4f}")) in result.output
     result = call("exact", pairs, "--units", "m1", "--ablation", "mean")
     assert result.exit_code == 0 and "ablation mean" in result.output
+
+
+def test_commands_work_within_the_memory_that_they_are_given(call, pairs):
+    plenty, some = (call("exact", pairs, "--memory", size, "--json") for size in ("1GB", "300kB"))
+    assert plenty.exit_code == some.exit_code == 0, some.output
+    few = call("exact", pairs, "--memory", "2kB")
+    assert isinstance(few.exception, OutOfMemoryError) and "more than was given: memory=" in str(few.exception)
+    assert call("exact", pairs, "--memory", "much").exit_code == 2
+    assert budget.given() is None
 
 
 def test_units_at_spans(call, folder, tmp_path):

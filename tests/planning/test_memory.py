@@ -10,6 +10,7 @@ import torch
 from live import LiveBytes
 
 import veracausa as vc
+from veracausa.arguments import bytes_of
 from veracausa.engine import budget
 from veracausa.errors import OutOfMemoryError
 from veracausa.tasks.task import Task
@@ -123,3 +124,34 @@ def test_half_the_bytes_a_number_are_offered_first(lm):
     whole = vc.forecast(vc.attribute, lm, task[:1], measure=False).memory.beside
     with pytest.raises(OutOfMemoryError, match="dtype='bfloat16'"):
         vc.forecast(vc.attribute, lm, task, measure=False, memory=0.7 * whole)
+
+
+def test_calls_work_within_the_memory_that_they_are_given(lm, agree):
+    task = pairs(len(lm.decoder.unembedding.weight), 6, 48)
+    options = {"units": ["a0.h0", "a0.h1"], "show_progress": False}
+    with LiveBytes() as plenty:
+        whole = vc.exact(lm, task, **options)
+    with LiveBytes() as few:
+        found = vc.exact(lm, task, **options, memory="4MB")
+    assert few.peak < 4e6 < plenty.peak and found.cost.token_layers >= whole.cost.token_layers
+    agree(found.values, whole.values, whole.gap, 1e-4)  # float32
+
+
+def test_a_call_that_does_not_fit_into_what_it_is_given_says_what_would(lm):
+    task = pairs(len(lm.decoder.unembedding.weight), 2, 128)
+    with pytest.raises(
+        OutOfMemoryError, match=r"0.6 MB can be had: prompts of .* memory='(\d+MB)' would do"
+    ) as refused:
+        vc.exact(lm, task, memory=600_000, show_progress=False)
+    enough = re.search(r"memory='(\d+MB)'", str(refused.value))
+    assert enough and len(vc.exact(lm, task, memory=enough[1], show_progress=False).values) == 2
+    with pytest.raises(vc.errors.MethodError, match="memory='much': give bytes, or a size such as '8GB'"):
+        vc.exact(lm, task, memory="much", show_progress=False)
+
+
+def test_sizes_in_words():
+    assert bytes_of("8GB") == bytes_of(8e9) == bytes_of("8 g") == 8_000_000_000
+    assert bytes_of("1.5GiB") == 3 << 29 and bytes_of("500") == 500 and bytes_of(None) is None
+    for wrong in ("", "GB", "-1", "8XB", 0, float("nan"), float("inf"), True, [8]):
+        with pytest.raises(vc.errors.MethodError, match="memory="):
+            bytes_of(wrong)

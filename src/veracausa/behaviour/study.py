@@ -253,6 +253,7 @@ def ablation_study(
     seed: int = 0,
     dictionary: Dictionary | Sequence[Dictionary] | None = None,
     out: str | Path | None = None,
+    memory: float | str | None = None,
     show_progress: bool = True,
 ) -> AblationStudyWork:
     """Ablate units one at a time and together; effect on the metric and on task accuracy by greedy generation.
@@ -275,6 +276,7 @@ def ablation_study(
         seed: for resample.
         dictionary: features or directions of a site, or several; their parts are units, for one new token.
         out: a folder to keep finished pieces in: an interrupted call with the same arguments continues from them.
+        memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
         show_progress: show a progress bar.
 
     Returns:

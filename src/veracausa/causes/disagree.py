@@ -84,6 +84,7 @@ def disagreement(
     locations: Mapping[str, Located] | None = None,
     seed: int = 0,
     out: str | Path | None = None,
+    memory: float | str | None = None,
     show_progress: bool = True,
 ) -> DisagreementWork:
     """Decompose the disagreement of attribution patching, integrated gradients and direct effects with exact effects.
@@ -104,6 +105,7 @@ def disagreement(
         locations: unit → where its curvature arises (`vc.causes.locate`), woven into the causes.
         seed: of the permutations.
         out: a folder to keep finished pieces in: an interrupted call with the same arguments continues from them.
+        memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
         show_progress: show progress bars.
 
     Returns:

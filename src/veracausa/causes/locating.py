@@ -217,6 +217,7 @@ def locate(
     alphas: Sequence[float] = ALPHAS,
     dictionary: Dictionary | Sequence[Dictionary] | None = None,
     out: str | Path | None = None,
+    memory: float | str | None = None,
     show_progress: bool = True,
 ) -> LocateWork:
     """Where between its patch and the metric E − AtP of each unit arises: kind of nonlinearity, sublayer, head.
@@ -230,6 +231,7 @@ def locate(
             always among them.
         dictionary: features or directions of a site, or several; see `vc.exact`.
         out: a folder to keep finished pieces in: an interrupted call with the same arguments continues from them.
+        memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
         show_progress: show a progress bar.
 
     Returns:

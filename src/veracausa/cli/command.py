@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 import typer
 
+from veracausa.arguments import bytes_of
 from veracausa.cli.helping import HelpingCommand
 from veracausa.errors import DownloadError, ExtraError, MethodError, OutOfMemoryError, UnitError, VeracausaError
 from veracausa.terminal import say
@@ -55,10 +57,20 @@ class Command(HelpingCommand):
     def invoke(self, ctx: Any) -> Any:
         """Run the command; Ctrl-C ends with status 130 and SIGTERM with 143."""
         try:
-            return super().invoke(ctx)
+            with _memory(ctx.params.get("memory")):
+                return super().invoke(ctx)
         except KeyboardInterrupt as error:
             say(_interrupted(ctx.params.get("out") or ctx.params.get("folder"), "out" in ctx.params))
             raise typer.Exit(stopped(error)) from None
+
+
+def _memory(given: str | None) -> AbstractContextManager[None]:
+    """All calls inside work within so much memory."""
+    if given is None:
+        return nullcontext()  # nothing that needs torch is read for it
+    from veracausa.engine.budget import within
+
+    return within(bytes_of(given))
 
 
 def _interrupted(out: Path | None, can_keep: bool) -> str:

@@ -52,6 +52,14 @@ def _option(*names: str, panel: str | None = None, metavar: str = "NAME", **more
 _count, _number = partial(_option, metavar="N"), partial(_option, metavar="X")
 
 
+Memory = Annotated[
+    str | None,
+    _option(
+        metavar="SIZE", help="Work within so much memory beside the weights: 8GB. Default: what is free.", panel="Model"
+    ),
+]
+
+
 # ---- which pairs ----------------------------------------------------------------------------------------------------
 
 _TASKS = (

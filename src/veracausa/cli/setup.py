@@ -29,6 +29,7 @@ from veracausa.cli.options import (
     Dtype,
     Folder,
     Json,
+    Memory,
     Metric,
     ModelName,
     Out,
@@ -63,6 +64,7 @@ class ModelSetup(Options):
     device: Device = None
     dtype: Dtype = None
     anatomy: Anatomy = None
+    memory: Memory = None
     json: Json = False
 
     def find_model(self) -> Loaded:

@@ -117,6 +117,7 @@ def baselines(
     reference: Reference | None = None,
     seed: int = 0,
     out: str | Path | None = None,
+    memory: float | str | None = None,
     show_progress: bool = True,
 ) -> BaselinesWork:
     """Exact effects and IG by every ablation, and which of them agree with which.
@@ -135,6 +136,7 @@ def baselines(
         reference: prompts for mean and resample (default: the task's own).
         seed: of resampling.
         out: a folder to keep finished pieces in; an interrupted call continues from them.
+        memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
         show_progress: show progress bars.
 
     Returns:

@@ -68,6 +68,7 @@ def corruptions(
     least: float = LEAST,
     known: Mapping[str, Scores] | None = None,
     out: str | Path | None = None,
+    memory: float | str | None = None,
     show_progress: bool = True,
 ) -> CorruptionsWork:
     """Exact effects of units under several corruptions of the same clean prompts, and which units only one shows.
@@ -81,6 +82,7 @@ def corruptions(
         least: effects under this share of the largest mean gap are not called shown.
         known: exact effects that were computed already, by the names of `tasks`.
         out: a folder to keep finished pieces in; an interrupted call continues from them.
+        memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
         show_progress: show progress bars.
 
     Returns:

@@ -91,6 +91,7 @@ def general_purpose(
     small: float = SMALL,
     known: Mapping[str, Scores] | None = None,
     out: str | Path | None = None,
+    memory: float | str | None = None,
     show_progress: bool = True,
 ) -> GeneralPurposeWork:
     """Units that the behaviour needs although the counterfactual does not change them.
@@ -103,6 +104,7 @@ def general_purpose(
         large, small: shares of the gap, 0 < small ≤ large.
         known: exact effects that were computed already: {"counterfactual": Scores, "mean": Scores}.
         out: a folder to keep finished pieces in; an interrupted call continues from them.
+        memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
         show_progress: show progress bars.
 
     Returns:

@@ -202,7 +202,7 @@ class HeadRolesWork:
 
 
 @gives(HeadRoles)
-def head_roles(lm: Model, task: Task) -> HeadRolesWork:
+def head_roles(lm: Model, task: Task, *, memory: float | str | None = None) -> HeadRolesWork:
     """Where every head looks on the clean prompts of a task, and what kind of head that makes it.
 
     Cost: one forward pass over the clean prompts. Raises NumericsError, OutOfMemoryError as `vc.exact` does.

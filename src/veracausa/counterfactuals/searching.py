@@ -55,6 +55,7 @@ def search(
     held_out: Task | None = None,
     seed: int = 0,
     out: str | Path | None = None,
+    memory: float | str | None = None,
     show_progress: bool = True,
 ) -> SearchWork:
     """The pair of a pool that shows each unit best, by its effect and by how it stands out, checked on other prompts.
@@ -66,6 +67,7 @@ def search(
         held_out: another pool, made from other prompts, to check on (default: half of the pool's prompts).
         seed: of the choice of held-out prompts.
         out: a folder to keep finished pieces in; an interrupted call continues from them.
+        memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
         show_progress: show a progress bar.
 
     Returns:

@@ -210,6 +210,7 @@ def discover(
     sample: int = SAMPLE,
     seed: int = 0,
     out: str | Path | None = None,
+    memory: float | str | None = None,
     show_progress: bool = True,
 ) -> DiscoverWork:
     """Find the circuit of a behaviour, check its scores, and evaluate it on pairs that it was not selected on.
@@ -231,6 +232,7 @@ def discover(
         seed: of the split, of the sample, of the random ranking and of the bootstrap.
         out: keep finished pieces in this folder: an interrupted call with the same arguments continues from them.
             `Discovery.save(out)` writes the rest, and the page.
+        memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
         show_progress: show what it will cost, then progress bars.
 
     Returns:

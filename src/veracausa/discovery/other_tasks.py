@@ -91,6 +91,7 @@ def evaluate(
     *,
     sizes: Sequence[float] | None = None,
     ablation: Ablation = "counterfactual",
+    memory: float | str | None = None,
     show_progress: bool = True,
 ) -> EvaluateWork:
     """Run a discovered circuit, the curve of its ranking and the same of a random ranking on other pairs.
@@ -103,6 +104,7 @@ def evaluate(
         sizes: shares of the edges for the curve (None: those of the discovery).
         ablation: what edges outside the circuit carry: "counterfactual", "resample", "zero", "mean" or "optimal", see
             `vc.faithfulness`; constants are taken from these pairs. The edges were scored for the counterfactual one.
+        memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
         show_progress: show what it will cost, then progress bars.
 
     Raises:

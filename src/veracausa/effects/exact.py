@@ -359,6 +359,7 @@ def exact(
     rows: int | None = None,
     share_prefix: bool = True,
     out: str | Path | None = None,
+    memory: float | str | None = None,
     show_progress: bool = True,
 ) -> ExactWork:
     """Exact effects of units on the metric, example by example.
@@ -391,6 +392,7 @@ def exact(
         rows: rows per chunk (default: from the free memory). Never changes a number beyond rounding.
         share_prefix: run only the positions from the first difference on, which is exact; False to compare.
         out: a folder to keep finished pieces in: an interrupted call with the same arguments continues from them.
+        memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
         show_progress: show a progress bar.
 
     Returns:

@@ -62,6 +62,7 @@ def interactions(
     reference: Reference | None = None,
     seed: int = 0,
     out: str | Path | None = None,
+    memory: float | str | None = None,
     show_progress: bool = True,
 ) -> InteractionsWork:
     """How far groups of units are from adding up: INT = E of the group − the sum of its members' own E, exactly.

@@ -276,6 +276,7 @@ def optimal_constants(
     floor: float = 1e-3,
     most: int | None = None,
     out: str | Path | None = None,
+    memory: float | str | None = None,
     show_progress: bool = True,
 ) -> OptimalWork:
     """Learn the constant of every unit that keeps the model's output closest to the clean run's, unit by unit.
@@ -288,6 +289,7 @@ def optimal_constants(
         floor: units whose mean KL (nats) at their mean activation is at most this keep the mean.
         most: learn at most this many units, those with the largest loss at their mean (default: all over `floor`).
         out: a folder to keep the finished constants in: a call with the same arguments takes them from there.
+        memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
         show_progress: show a progress bar.
 
     Raises:

@@ -142,6 +142,7 @@ def shapley(
     reference: Reference | None = None,
     seed: int = 0,
     out: str | Path | None = None,
+    memory: float | str | None = None,
     show_progress: bool = True,
 ) -> ShapleyWork:
     """Shapley values of units within their sites (their layers), example by example.

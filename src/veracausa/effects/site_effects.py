@@ -69,6 +69,7 @@ def last_in(
     reference: Reference | None = None,
     seed: int = 0,
     out: str | Path | None = None,
+    memory: float | str | None = None,
     show_progress: bool = True,
 ) -> LastInWork:
     """Last-in effects: what a unit still does when all other units of its site (its layer) are replaced already.
@@ -121,6 +122,7 @@ def direct(
     reference: Reference | None = None,
     seed: int = 0,
     out: str | Path | None = None,
+    memory: float | str | None = None,
     show_progress: bool = True,
 ) -> DirectWork:
     """Direct effects: a unit is replaced, all later units stay as they were, so that only the final stream changes.

@@ -67,6 +67,7 @@ def steering(
     units: Sequence[str] | Units | None = None,
     scales: Sequence[float] = SCALES,
     out: str | Path | None = None,
+    memory: float | str | None = None,
     show_progress: bool = True,
 ) -> SteeringWork:
     """Add a vector to units, one unit at a time, at several scales, and read the metric.

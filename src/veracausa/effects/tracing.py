@@ -180,6 +180,7 @@ def causal_tracing(
     seed: int = 0,
     rows: int | None = None,
     out: str | Path | None = None,
+    memory: float | str | None = None,
     show_progress: bool = True,
 ) -> TracingWork:
     """Noise a span's embeddings, restore one state at a time: which states bring the behaviour back.

@@ -36,18 +36,26 @@ _GIVEN: ContextVar[int | None] = ContextVar("given", default=None)
 
 @contextmanager
 def within(memory: int | None) -> Iterator[None]:
-    """Chunks and batches inside are planned as if so many bytes could be had (None: those that are free)."""
-    token = _GIVEN.set(memory)
+    """Chunks and batches inside are planned as if so many bytes could be had (None: as many as outside)."""
+    token = _GIVEN.set(_GIVEN.get() if memory is None else memory)
     try:
         yield
     finally:
         _GIVEN.reset(token)
 
 
+def given() -> int | None:
+    """Bytes that are planned with because the caller said so; None where it is what is free."""
+    return _GIVEN.get()
+
+
 def free_memory(device: torch.device) -> int:
+    """Bytes that can be had now on a device, or those that are `given`."""
+    return free_now(device) if _GIVEN.get() is None else int(_GIVEN.get() or 0)
+
+
+def free_now(device: torch.device) -> int:
     """Bytes that can be had now on a device."""
-    if (given := _GIVEN.get()) is not None:
-        return given
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

@@ -16,8 +16,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast
 
+from veracausa.arguments import bytes_of
 from veracausa.cost import Step
 from veracausa.doors import through
+from veracausa.engine.budget import within
 from veracausa.errors import MethodError
 
 if TYPE_CHECKING:
@@ -154,7 +156,8 @@ def gives(result: type[Result_co]) -> Callable[[Callable[Arguments, Made_co]], P
     """Make a public verb of a function that checks its arguments and returns the `Work` that they ask for.
 
     Calling the verb does the work and gives its `result`; `verb.work(…)`, with the same arguments, only returns it.
-    `show_progress` and `out`, where the function has them, change nothing about the work: they go to `Work.run`.
+    `show_progress` and `out`, where the function has them, change nothing about the work: they go to `Work.run`; nor
+    does `memory`, within which it is run.
 
     >>> @gives(Scores)
     ... def exact(lm, task, *, units="heads", out=None, show_progress=True) -> ExactWork:
@@ -176,9 +179,10 @@ def gives(result: type[Result_co]) -> Callable[[Callable[Arguments, Made_co]], P
         @functools.wraps(asked)
         def verb(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result_co:
             work, call = paired(*args, **kwargs), signature.bind(*args, **kwargs)
-            through("Work.require_fits", work)
             call.apply_defaults()
-            return work.run(**{name: call.arguments[name] for name in _HOW if name in call.arguments})
+            with within(bytes_of(call.arguments.get("memory"))):
+                through("Work.require_fits", work)
+                return work.run(**{name: call.arguments[name] for name in _HOW if name in call.arguments})
 
         vars(verb)["work"], vars(verb)["__signature__"] = paired, signature.replace(return_annotation=result.__name__)
         return cast("Planned[Arguments, Result_co, Made_co]", verb)

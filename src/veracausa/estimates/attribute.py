@@ -337,6 +337,7 @@ def attribute(
     reference: Reference | None = None,
     constants: OptimalConstants | None = None,
     dictionary: Dictionary | Sequence[Dictionary] | None = None,
+    memory: float | str | None = None,
     show_progress: bool = True,
 ) -> AttributeWork | FlowWork | SpanSumsWork:
     """Estimate the effects that `vc.exact` computes, from gradients, with the same sign.
@@ -360,6 +361,7 @@ def attribute(
         constants: of the optimal baseline (default: learned in this call, with `vc.effects.optimal_constants`'
             defaults).
         dictionary: features or directions of a site, or several, as for `vc.exact`.
+        memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
         show_progress: show a progress bar.
 
     Returns:

@@ -59,6 +59,7 @@ def check(
     seed: int = 0,
     reference: Task | None = None,
     dictionary: Dictionary | Sequence[Dictionary] | None = None,
+    memory: float | str | None = None,
     show_progress: bool = True,
 ) -> CheckWork:
     """Exact interactions of the strongest pairs of an estimate and of a random sample of the others.
@@ -74,6 +75,7 @@ def check(
         confidence: of the bound.
         seed: of the sample, which depends on nothing else.
         reference: that of the estimate, for `ablation="mean"`.
+        memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
         show_progress: show a progress bar.
 
     Raises:

@@ -255,6 +255,7 @@ def interactions(
     orthogonal: bool = False,
     dictionary: Dictionary | Sequence[Dictionary] | None = None,
     seed: int = 0,
+    memory: float | str | None = None,
     show_progress: bool = True,
 ) -> InteractionsWork:
     """How strongly every part of one layer drives every part of a later one.
@@ -285,6 +286,7 @@ def interactions(
         orthogonal: signs of a Hadamard matrix: with the next power of 2 above the positions the sum is exact.
         dictionary: as for `vc.exact`.
         seed: of the signs, which are keyed by (seed, example).
+        memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
         show_progress: show a progress bar.
 
     Raises:

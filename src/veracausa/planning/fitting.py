@@ -1,11 +1,13 @@
 """Whether a call can fit into memory at all: one pair and one row at a time; and if not, what would make it fit.
 
 Asked before anything is run, and told by the same counts that forecasts take. What cannot be known so early (other
-programs, fragments) is left out: only a call that would need a quarter more than there is is refused.
+programs, fragments) is left out: only a call that would need a quarter more than there is is refused; of memory that
+was given (`memory=`) one that would need more at all.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -26,10 +28,8 @@ _SURELY = 0.8
 _LENGTHS = tuple(2**power for power in range(16, 2, -1))
 
 
-def require_fits(work: Any, surely: float = _SURELY) -> None:
+def require_fits(work: Any) -> None:
     """Raise OutOfMemoryError for a call that cannot fit into the memory that can be had, with what makes it fit.
-
-    `surely`: the share of what it needs by our count that must be there.
 
     >>> require_fits(vc.attribute.work(lm, task, units="edges"))
     """
@@ -38,13 +38,13 @@ def require_fits(work: Any, surely: float = _SURELY) -> None:
         return
     free, shapes, groups = budget.free_memory(work.lm.device), Footprint.of(work.lm), _alone(work)
     found = _least(work, shapes, groups)
-    if surely * found.beside <= free:
+    if (_SURELY if budget.given() is None else 1.0) * found.beside <= free:
         return
     parts = {name: count for name, count in found.parts.items() if count > 0.05 * found.beside}
     raise OutOfMemoryError(
         f"This call needs about {sized(found.beside)} beside the weights even with one pair and one row at a time "
         f"({', '.join(f'{name} {sized(count)}' for name, count in parts.items())}), and {sized(free)} can be had: "
-        f"{_remedy(work, shapes, groups, free)}."
+        f"{_remedy(work, shapes, groups, free)}.{_more(work, found.beside)}"
     )
 
 
@@ -81,6 +81,7 @@ def _remedy(work: Any, shapes: Footprint, groups: Sequence[Group], free: int) ->
 
     half = replace(shapes, item=2, wide=4)
     longest, pairs = max(group.length for group in groups), len(groups)
+    least = _least(work, shapes, groups)
     if shapes.item > 2 and fits(half, groups):
         return "load the model with dtype='bfloat16'"
     if isinstance(work, MaskWork | LearnWork):
@@ -91,7 +92,15 @@ def _remedy(work: Any, shapes: Footprint, groups: Sequence[Group], free: int) ->
         shorter = [Group(1, min(group.positions, length), min(group.length, length)) for group in groups]
         if length < longest and fits(shapes, shorter):
             return f"prompts of {length:,} tokens fit (the longest has {longest:,})"
-    scores = _least(work, shapes, groups).scores
-    if scores > free:
-        return f"ask for fewer units or pairs: the scores alone are {sized(scores)}"
+    if least.scores > free:
+        return f"ask for fewer units or pairs: the scores alone are {sized(least.scores)}"
     return "take a device with more memory"
+
+
+def _more(work: Any, needed: int) -> str:
+    """What to say where less memory was given than is free, and the call would fit into that."""
+    device = work.lm.device
+    if budget.given() is None or device.type == "meta" or needed > _SURELY * budget.free_now(device):
+        return ""
+    size = f"{math.ceil(needed / 1e8) / 10:g}GB" if needed >= 1e9 else f"{math.ceil(needed / 1e6)}MB"
+    return f" There is more than was given: memory='{size}' would do."

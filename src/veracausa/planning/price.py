@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from veracausa.arguments import bytes_of
 from veracausa.cost import Step
 from veracausa.engine.budget import within
 from veracausa.engine.footprint import Memory
@@ -73,7 +74,7 @@ def forecast(
     task: Task | Sequence[Task] | Mapping[str, Task],
     *,
     measure: bool = True,
-    memory: float | None = None,
+    memory: float | str | None = None,
     **arguments: Any,
 ) -> Price:
     """What a call will cost in token-layers, passes, seconds and memory, without making it.
@@ -84,8 +85,8 @@ def forecast(
         task: the pairs, or what else the verb takes second: several tasks for `vc.study`, one of each corruption for
             `vc.counterfactuals.corruptions`.
         measure: time a few runs of the same kind on the task's first pair, for the seconds.
-        memory: bytes beside the weights to plan with, such as 8e9 (default: those that are free now). The more there
-            are, the more pairs and rows run at once.
+        memory: bytes beside the weights to plan with, such as 8e9 or "8GB" (default: those that are free now). The more
+            there are, the more pairs and rows run at once. The verbs themselves take it, too.
         arguments: the verb's own, by name.
 
     Raises:
@@ -110,8 +111,8 @@ def forecast(
             "task, units='neurons'); vc.select, vc.agreement and others that only read scores cost next to nothing."
         )
     work: Work = planned(lm, task, **arguments)
-    with within(None if memory is None else int(memory)):
-        require_fits(work, **({} if memory is None else {"surely": 1.0}))
+    with within(bytes_of(memory)):
+        require_fits(work)
         steps, most = steps_of(work, getattr(verb, "__name__", "")), peak(work)
     total, whole = sum(step.token_layers for step in steps), sum(work.task.lengths) * work.lm.layers
     if measure:

@@ -108,6 +108,7 @@ def activations(
     *,
     units: AllUnits | Sequence[str] = "features",
     dictionary: Dictionary | Sequence[Dictionary] | None = None,
+    memory: float | str | None = None,
     show_progress: bool = True,
 ) -> ActivationsWork:
     """What units are at every position of both runs: where a feature fires in the prompts, and how strongly.
@@ -120,6 +121,7 @@ def activations(
         task: prompts; without a counterpart the clean prompts alone.
         units: names, or all of a kind; of a kind of dictionary those that are active in some prompt.
         dictionary: dictionaries to lay on the model for this call, beside those that lie on it.
+        memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
         show_progress: show a progress bar.
 
     Returns:

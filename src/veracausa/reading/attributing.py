@@ -153,6 +153,7 @@ def dla(
     *,
     neurons: Sequence[int] | None = None,
     positions: bool = False,
+    memory: float | str | None = None,
     show_progress: bool = True,
 ) -> LogitAttributionWork:
     """Direct logit attribution: what each head, mixer and MLP, the embeddings and the constants add to the logits read.
@@ -166,6 +167,7 @@ def dla(
         task: prompts, with metric "logit_diff" or "logit"; without a counterpart the clean prompts alone.
         neurons: layers whose MLPs are split into their neurons (and the bias behind them).
         positions: also by position: heads by the key that they bring it from, all else by the position that is read.
+        memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
         show_progress: show a progress bar.
 
     Returns:

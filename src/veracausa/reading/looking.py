@@ -128,7 +128,9 @@ class LensWork(BothRuns):
 
 
 @gives(Lens)
-def lens(lm: Model, task: Task, *, tokens: int = 5, show_progress: bool = True) -> LensWork:
+def lens(
+    lm: Model, task: Task, *, tokens: int = 5, memory: float | str | None = None, show_progress: bool = True
+) -> LensWork:
     """The logit lens: the metric, the answer's probability and rank, and the likeliest tokens, at every layer.
 
     The stream is read by the model's own final norm and unembedding where each block begins, between its attention and
@@ -139,6 +141,7 @@ def lens(lm: Model, task: Task, *, tokens: int = 5, show_progress: bool = True) 
         task: prompts and metric; without a counterpart the clean prompts alone are read.
         tokens: how many of the likeliest tokens to keep of every point and position; 0: the metric alone, which needs
             no more of the unembedding than it reads itself.
+        memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
         show_progress: show a progress bar.
 
     Returns:

@@ -124,6 +124,7 @@ def verify(
     reference: Reference | None = None,
     dictionary: Dictionary | Sequence[Dictionary] | None = None,
     out: str | Path | None = None,
+    memory: float | str | None = None,
     show_progress: bool = True,
 ) -> VerifyWork:
     """Check an estimate against exact effects of its strongest units and of a random sample of the others.
@@ -145,6 +146,7 @@ def verify(
             own; it must be the set that the estimate's header names.
         dictionary: that of the estimate's features or directions, unless it is laid on the model (`lm.reading`).
         out: a folder to keep finished pieces in: an interrupted call with the same arguments continues from them.
+        memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
         show_progress: show a progress bar.
 
     Returns:

@@ -162,6 +162,7 @@ def compare(
     sample: int = 300,
     seed: int = 0,
     out: str | Path | None = None,
+    memory: float | str | None = None,
     show_progress: bool = True,
 ) -> CompareWork:
     """Compare methods with exact effects on a behaviour: agreement, wrong signs, cost, stability, completeness.
@@ -178,6 +179,7 @@ def compare(
         sample: exact effects of this many more neurons, drawn at random among the rest.
         seed: for the random sample and random draws.
         out: keep finished pieces here, so that an interrupted comparison continues; `Study.save(out)` writes the page.
+        memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
         show_progress: show progress bars.
 
     Raises:

@@ -104,6 +104,7 @@ def study(
     nodes: int | None = None,
     seed: int = 0,
     out: str | Path | None = None,
+    memory: float | str | None = None,
     show_progress: bool = True,
 ) -> StudyWork:
     """How well do gradient estimates agree with exact effects on this behaviour, where do they fail, and why?
@@ -117,6 +118,7 @@ def study(
         nodes: points on the paths of integrated gradients towards the corrupted values (None: the level's).
         seed: for the random sample and random draws.
         out: keep finished pieces here, so that an interrupted study continues; `Study.save(out)` writes the report.
+        memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
         show_progress: tell what each stage will cost, and show progress bars.
 
     What the model has not is left out, and said in the study's notes: neurons, or where errors arise, of a mixture of

@@ -104,6 +104,7 @@ def responses(
     units: Sequence[str] | Units,
     alphas: Sequence[float] | np.ndarray = ALPHAS,
     out: str | Path | None = None,
+    memory: float | str | None = None,
     show_progress: bool = True,
 ) -> ResponsesWork:
     """M along each unit's own path and along its site's joint path, with slopes, turns and standard errors.
@@ -114,6 +115,7 @@ def responses(
         units: names or a table, of one kind, at all positions.
         alphas: points of the path, inside or outside [0, 1]; 0 and 1 are always among them.
         out: a folder to keep finished pieces in: an interrupted call with the same arguments continues from them.
+        memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
         show_progress: show progress bars.
 
     Returns:

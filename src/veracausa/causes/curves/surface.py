@@ -153,6 +153,7 @@ def surface(
     alphas: Sequence[float] | np.ndarray = SHARES,
     betas: Sequence[float] | np.ndarray | None = None,
     out: str | Path | None = None,
+    memory: float | str | None = None,
     show_progress: bool = True,
 ) -> SurfaceWork:
     """M on a grid of two units, each moved a share of the way from its current value to its corrupted one.
@@ -164,6 +165,7 @@ def surface(
         alphas, betas: shares of the way of the first and the second unit, inside or outside [0, 1]; 0 and 1 are always
             among them. `betas` defaults to `alphas`.
         out: a folder to keep finished pieces in: an interrupted call with the same arguments continues from them.
+        memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
         show_progress: show a progress bar.
 
     Raises:

@@ -255,6 +255,7 @@ def completeness(
     seed: int = 0,
     ablation: Ablation = "counterfactual",
     reference: Reference | None = None,
+    memory: float | str | None = None,
     show_progress: bool = True,
 ) -> CompletenessWork:
     """Compare what the model and a circuit lose when the same nodes are removed from both.
@@ -269,6 +270,7 @@ def completeness(
         seed: of all draws (and of resampling); set k does not depend on how many are drawn.
         ablation: what removed edges carry, and `reference`: the set it is taken from; see `vc.faithfulness`. "optimal"
             learns constants for every circuit that is run.
+        memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
         show_progress: show progress bars.
 
     Returns:

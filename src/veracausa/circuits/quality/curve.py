@@ -215,6 +215,7 @@ def curve(
     reference: Reference | None = None,
     seed: int = 0,
     learning: Learning | None = None,
+    memory: float | str | None = None,
     show_progress: bool = True,
 ) -> Judged[Curve]:
     """Faithfulness of the circuits that a ranking of all edges gives, at shares `sizes` of the edges.
@@ -225,6 +226,7 @@ def curve(
         scores: of all edges of the model, by any method or exact. Magnitudes (unsigned) rank the same both ways.
         sizes: shares of the edges in (0, 1], rising.
         ablation, reference, seed, learning: see `vc.faithfulness`.
+        memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
         show_progress: show a progress bar.
 
     Raises:

@@ -166,6 +166,7 @@ def faithfulness(
     reference: Reference | None = None,
     seed: int = 0,
     learning: Learning | None = None,
+    memory: float | str | None = None,
     show_progress: bool = True,
 ) -> Judged[Faithfulness]:
     """Run a circuit on a task, every edge outside it ablated.
@@ -179,6 +180,7 @@ def faithfulness(
         reference: the set that means, other prompts and optimal constants come from; default: the task itself.
         seed: of resampling and of learning.
         learning: steps and rate of "optimal".
+        memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
         show_progress: show a progress bar.
 
     Raises:

@@ -223,6 +223,7 @@ def tests(
     seed: int = 0,
     ablation: Ablation = "counterfactual",
     reference: Reference | None = None,
+    memory: float | str | None = None,
     show_progress: bool = True,
 ) -> Judged[CircuitTests]:
     """Test whether a circuit is equivalent to the model, solely responsible, minimal, and better than chance.
@@ -240,6 +241,7 @@ def tests(
         seed: of all draws (and of resampling); draw k does not depend on how many are made.
         ablation: what removed edges carry, and `reference`: the set it is taken from; see `vc.faithfulness`. "optimal"
             learns constants for every circuit that is run.
+        memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
         show_progress: show a progress bar.
 
     Returns:

@@ -120,6 +120,7 @@ def minimality(
     seed: int = 0,
     ablation: Ablation = "counterfactual",
     reference: Reference | None = None,
+    memory: float | str | None = None,
     show_progress: bool = True,
 ) -> Judged[Minimality]:
     """What each part of a circuit is worth to it: M(C) − M(C without the part).
@@ -133,6 +134,7 @@ def minimality(
         seed: of the draw (and of resampling).
         ablation: what removed edges carry, and `reference`: the set it is taken from; see `vc.faithfulness`. "optimal"
             learns constants for every circuit that is run.
+        memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
         show_progress: show a progress bar.
 
     Returns:

@@ -132,6 +132,7 @@ def acdc(
     start: Circuit | None = None,
     prune: bool = True,
     out: str | Path | None = None,
+    memory: float | str | None = None,
     show_progress: bool = True,
 ) -> AcdcWork:
     """Find a circuit by dropping every edge whose removal raises the loss by less than τ; see the module.
@@ -145,6 +146,7 @@ def acdc(
         start: the circuit to begin with, instead of the whole graph.
         prune: drop dead ends at the end.
         out: a folder to keep decisions in: an interrupted call with the same arguments continues from them.
+        memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
         show_progress: show a progress bar.
 
     Returns:

@@ -153,6 +153,7 @@ def iterate(
     loss: Loss = "metric",
     returns: bool = False,
     start: Scores | None = None,
+    memory: float | str | None = None,
     show_progress: bool = True,
 ) -> IterateWork:
     """Rank all edges by dropping the weakest again and again, scored in the remaining circuit's own run.
@@ -170,6 +171,7 @@ def iterate(
             takes several points, or a start).
         returns: let a removed edge return when it scores above a kept one.
         start: scores of all edges, by any method, that the first round drops by, instead of its own.
+        memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
         show_progress: show a progress bar.
 
     Returns:

@@ -143,6 +143,7 @@ def learn(
     batch: int = BATCH,
     start: Scores | None = None,
     seed: int = 0,
+    memory: float | str | None = None,
     show_progress: bool = True,
 ) -> LearnWork:
     """Learn which edges must be kept when all others carry the corrupted run's writes; see the module.
@@ -160,6 +161,7 @@ def learn(
         batch: pairs a step, at least, in whole groups as for `vc.estimates.learn_mask`.
         start: scores of all edges, by any method, whose ranking the gates start from.
         seed: of the order of pairs, of the gates' noise and of the sizes; a draw depends on (seed, step) only.
+        memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
         show_progress: show a progress bar.
 
     Returns:

@@ -219,6 +219,7 @@ def learn_mask(
     batch: int = 4,
     start: Scores | None = None,
     seed: int = 0,
+    memory: float | str | None = None,
     show_progress: bool = True,
 ) -> MaskWork:
     """Learn which units must be kept when all others are replaced by their values in the corrupted run.
@@ -235,6 +236,7 @@ def learn_mask(
             of at most so many pairs, in a random order that visits each once before any twice.
         start: scores of the same units, by any method, whose ranking the gates start from.
         seed: of the order of pairs and of the gates' noise; a draw depends on (seed, step, example, unit) only.
+        memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
         show_progress: show a progress bar.
 
     Returns:
