@@ -50,7 +50,7 @@ EdgeScoring = Literal[
     "expected-gradients", "geodesic-ig", "gim", "relp", "ifr", "iterated", "learned", "exact",
 ]  # fmt: skip
 #: Parts of an estimate.
-PathName = Literal["point", "inputs", "draws", "gradpath", "gradpath-complete", "geodesic", "layer", "unit"]
+PathName = Literal["point", "inputs", "draws", "gradpath", "gradpath-complete", "geodesic", "layer", "encoded", "unit"]
 RuleName = Literal["plain", "gim", "relp", "qk-exact", "graddrop", "qk-exact+graddrop"]
 Combination = Literal["mean", "increments", "left-increments"]
 GridName = Literal["gauss", "trapezoid", "midpoint", "left", "right", "published"]

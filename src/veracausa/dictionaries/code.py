@@ -175,6 +175,11 @@ class Code:
         beside = same.new_zeros(*same.shape[:2], len(self.widths) - self.features)
         return torch.cat([same, beside], -1)
 
+    def explained(self, site: Float[Tensor, "*rows site"]) -> Float[Tensor, "*rows width"]:
+        """y of a site: the sum of its parts (and b, where that does not move with the error)."""
+        y = self.change(site)
+        return y + self.dictionary.bias if self.dictionary.encoder.norm == "none" else y
+
     def change(self, delta: Float[Tensor, "*rows site"]) -> Float[Tensor, "*rows width"]:
         """The change of y for a change of the site."""
         n = self.features

@@ -407,6 +407,8 @@ def attribute(
             f"method={name!r} with baseline={parts.baseline!r} is not known for {table.kind}: their baselines are "
             "corrupted, zero and mean, and no rule drops gradients. vc.exact takes ablation='resample', too."
         )
+    if parts.path == "encoded":
+        _require_encoded(lm, table, parts, name)
     if table.kind == "expert_neurons" and (parts.combine != "mean" or PATHS[parts.path].moves in ("site", "unit")):
         raise MethodError(
             f"method={name!r} follows activations along a path, on which experts, and their neurons with them, come "
@@ -435,3 +437,21 @@ def attribute(
     learning = ablation == "optimal" and constants is None
     learn = optimal_constants.work(lm, task, units=table) if learning else None
     return AttributeWork(lm, task, table, name, parts, direction, reference, constants, learn)
+
+
+def _require_encoded(lm: Model, table: Units, parts: Method, name: str) -> None:
+    """MethodError unless what moves along the path can be encoded on the way."""
+    if not is_coded(table.kind):
+        raise MethodError(f"path='encoded' is of parts of dictionaries; for {table.kind} take path='layer'.")
+    if parts.baseline != "corrupted":
+        raise MethodError(
+            f"method={name!r} with path='encoded' and baseline={parts.baseline!r} means nothing: what a site without "
+            "its features is encoded as is not 0. Take baseline='corrupted', or path='layer'."
+        )
+    for layer in dict.fromkeys(table.layer.tolist()):
+        dictionary = lm.decoder.codes[table.kind, layer].dictionary
+        if dictionary.transcodes:
+            raise MethodError(
+                f"path='encoded' moves what a dictionary explains, but {table.names[0]} reads {dictionary.reads.name}, "
+                f"which {dictionary.writes.name} does not change. Take path='layer'."
+            )

@@ -54,7 +54,7 @@ class Method:
     @property
     def complete(self) -> bool:
         """Whether the rule and the combination promise that scores add up (see `Completeness`)."""
-        return self.backward.plain and (self.combine != "mean" or self.path in ("layer", "unit"))
+        return self.backward.plain and (self.combine != "mean" or self.path in ("layer", "encoded", "unit"))
 
     @property
     def backward(self) -> Rule:
@@ -66,7 +66,7 @@ class Method:
         parts: dict[str, object] = {"path": self.path, "rule": self.rule, "baseline": self.baseline}
         if self.path != "point":
             parts |= {"combine": self.combine, "nodes": self.nodes}
-        if self.path in ("inputs", "layer", "unit"):
+        if self.path in ("inputs", "layer", "encoded", "unit"):
             parts["grid"] = self.grid
         if self.path == "draws" or self.baseline == "resample":
             parts["seed"] = self.seed

@@ -85,6 +85,10 @@ REFUSALS: tuple[_Refusal, ...] = (
 #: The same for edges.
 EDGE_REFUSALS: tuple[_Refusal, ...] = (
     _Refusal(
+        lambda m, metric, direction: m.path == "encoded",
+        "an edge carries a write, which no dictionary encodes. Use path='layer'",
+    ),
+    _Refusal(
         lambda m, metric, direction: PATHS[m.path].moves == "unit",
         "an edge has no activation of its own that could move alone; its exact effect is vc.exact(units='edges')",
     ),
@@ -134,7 +138,7 @@ def resolve_method(
     ):
         if not isinstance(value, str) or value not in known:
             raise MethodError(not_known(what, value, known))
-    if parts.path in ("inputs", "layer", "unit"):
+    if parts.path in ("inputs", "layer", "encoded", "unit"):
         grid(parts.grid, parts.nodes)
     elif parts.nodes < 1 or parts.descent < 0:
         raise MethodError(f"nodes={parts.nodes}, descent={parts.descent}: a path needs at least one node.")

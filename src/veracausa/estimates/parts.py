@@ -49,6 +49,9 @@ PATHS: dict[str, Path] = {
         lambda m: (m.nodes + 1) * (1 + 2 * (1 + m.descent)), shares_prefix=False,
     ),
     "layer": Path("all units of one layer's site, straight", "site", lambda m: m.nodes + 0.5),
+    "encoded": Path(
+        *("what a dictionary reads, straight, its features encoded anew at every step", "site", lambda m: m.nodes + 0.5)
+    ),
     "unit": Path("one unit, straight", "unit", lambda m: m.nodes + 0.5),
 }  # fmt: skip
 #: Backward rule → what gradients become on their way back.

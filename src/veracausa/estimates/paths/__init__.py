@@ -23,5 +23,6 @@ WALKS: dict[str, Callable[[Sums], None]] = {
     "gradpath-complete": walk_completed,
     "geodesic": walk_geodesic,
     "layer": walk_layer,
+    "encoded": walk_layer,
     "unit": walk_unit,
 }

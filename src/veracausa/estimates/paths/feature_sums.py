@@ -4,11 +4,17 @@
 
 so one backward pass serves all features of all dictionaries. On a path of the site (`layer`) every feature goes
 straight from its own value to its replacement, and the error with them, so that they add up to the effect of patching
-the site.
+the site. On the path `encoded` y goes straight, and its parts are what it is encoded as on the way:
+
+    Σ_k (a_i(C_k) − a_i(C_{k−1})) · (g_k · W_i),   C_k = w_1 + … + w_k
+
+so that node k stands for the stretch of the path that is its weight. Parts add up to y at every α, so the scores have
+the same sum as on `layer`, and are the same where no feature crosses a threshold.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,8 +24,9 @@ from torch import Tensor
 from veracausa.dictionaries.code import Code
 from veracausa.dictionaries.words import is_coded
 from veracausa.effects.moves import own_part
-from veracausa.engine.patches import Place
-from veracausa.estimates.paths.bucket import Site
+from veracausa.engine.patches import Place, activation
+from veracausa.estimates.paths.bucket import Site, SiteRow, SiteRuns, columns
+from veracausa.estimates.paths.grids import grid
 from veracausa.estimates.paths.unit_sums import UnitSums
 
 if TYPE_CHECKING:
@@ -49,6 +56,32 @@ class FeatureSums(UnitSums):
         one[torch.arange(len(units)), torch.as_tensor(code.parts(table.index))] = 1
         share = code.spread(one[:, : len(code.widths)])
         return own_part(delta * share[:, None], table, self.bucket.tape.start, self.bucket.lm.heads)
+
+    def add_sites(self, ran: SiteRuns) -> None:
+        """See `Sums.add_sites`."""
+        if self.bucket.method.path == "encoded":
+            moves = [self._steps(site, rows, move) for (site, rows), move in zip(ran.by_site, ran.moves, strict=True)]
+            ran = replace(ran, moves=moves)
+        super().add_sites(ran)
+
+    @torch.no_grad()
+    def _steps(self, site: Site, rows: list[SiteRow], move: Tensor) -> Float[Tensor, "rows positions site"]:
+        """What the parts of y do on the stretch that each row stands for, in units of its weight."""
+        layer = self.layers[site.number]
+        code, method = self._code(layer), self.bucket.method
+        alphas, weights = grid(method.grid, method.nodes, corrupted_at_one=self.bucket.noising)
+        ends = dict(zip(alphas.tolist(), np.cumsum(weights).tolist(), strict=True))
+        example, weight = columns(rows, move)
+        behind = torch.tensor([ends[row.alpha] for row in rows], device=move.device, dtype=move.dtype)
+        base = code.explained(activation(self.bucket.base, self.units.place, layer))[example]
+        whole = code.change(move)
+
+        def encoded(share: Tensor) -> Tensor:
+            y = base + share[:, None, None] * whole
+            return code.site(y, y, posted=False)
+
+        steps = encoded(behind) - encoded(behind - weight)
+        return steps / weight.clamp_min(torch.finfo(weight.dtype).tiny)[:, None, None]
 
     def contract(self, layer: int, products: Float[Tensor, "rows positions site"]) -> Float[Tensor, "rows units"]:
         """See `UnitSums.contract`."""

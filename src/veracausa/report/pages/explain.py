@@ -104,6 +104,8 @@ _PATHS = {
     "patching): as if the metric were a straight line in every activation",
     "layer": "integrated gradients along a straight path on which all units of a layer move together to their "
     "replacement; the scores of a layer add up to the effect of replacing the whole layer",
+    "encoded": "integrated gradients along a straight path of what a dictionary reads; its features are encoded anew "
+    "at every step, so that they come and go on the way, and with the error their scores add up to the site's effect",
     "unit": "integrated gradients along each unit's own path, while all others stay; with many points the exact effect",
     "inputs": "gradients at points on the straight way between both prompts' embeddings",
     "draws": "gradients at random points on the straight way between both prompts' embeddings (expected gradients)",
@@ -154,7 +156,7 @@ def method_of(scores: Scores) -> tuple[str, str]:
     if settings.get("nodes"):
         grid = f" ({settings['grid']} grid)" if settings.get("grid") else ""
         parts.append(f"{settings['nodes']} points on the path{grid}")
-    if settings.get("combine") in _COMBINATIONS and settings.get("path") != "layer":
+    if settings.get("combine") in _COMBINATIONS and settings.get("path") not in ("layer", "encoded"):
         parts.append(_COMBINATIONS[str(settings["combine"])])
     if baseline := settings.get("baseline"):
         parts.append(_BASELINES.get(str(baseline), f"baseline {baseline}"))
