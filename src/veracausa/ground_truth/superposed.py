@@ -77,6 +77,19 @@ class Superposition:
         own = own[..., :-1]  # the last one is `read`
         return own + own.sum(1, keepdim=True)
 
+    def interactions(self, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "features features"]:
+        """True strengths of the stream entering block 0 on that entering block 1, [readers, sources].
+
+        √ mean over prompts and positions of J², where a feature is taken out of all positions of the earlier stream:
+        it takes itself out of the later one, and nothing else.
+        """
+        return (self.values(prompts) ** 2).mean((0, 1)).sqrt().diag()
+
+    def before(self) -> Dictionary:
+        """The true features of the stream entering block 0, where a position holds one: with nothing left over."""
+        rows = self.directions
+        return Dictionary.of(Encoder(rows.T.clone(), rows.new_zeros(len(rows)), "topk", k=1), rows, site="r0")
+
     def task(self, n: int = 32, *, seed: int = 0) -> Task:
         """Pairs that differ in one feature of strength 1: M = logit of the clean one − logit of the corrupted one."""
         g = torch.Generator().manual_seed(seed)

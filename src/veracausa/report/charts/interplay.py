@@ -26,12 +26,12 @@ def interactions_part(found: Interactions, name: str) -> Part:
     down, across = [found.sources[j] for j in sources], [found.readers[i] for i in readers]
     view = matrix_view(
         data, name, values.clip(min=0), down, across, "strength: √ mean of J²", limit_of(values), Support.UNSIGNED,
-        angle=-40,
+        angle=-40, digits=3,
     )  # fmt: skip
     heading = f"{found.settings['sources']} (rows) → {found.settings['readers']} (columns)"
     shown = f"the strongest {len(down)} of {len(found.sources):,} and {len(across)} of {len(found.readers):,}"
-    trust = "exact" if found.exact else "not verified"
-    return Part(heading, view, data, " ".join(found.sentences), f"{found.settings['method']}, {trust}; {shown}")
+    trust = "exact" if found.exact else f"{found.settings['method']}, not verified"
+    return Part(heading, view, data, " ".join(found.sentences), f"{trust}; {shown}")
 
 
 def checked_part(found: CheckedInteractions, name: str) -> Part:

@@ -45,7 +45,7 @@ def modules_part(found: Modules, name: str) -> Part:
         alt.Chart(data.add(f"{name}-nodes", nodes)).mark_point(filled=True, size=46, opacity=1)
         .encode(x=_x(), y=_y(found), color=colour,
                 tooltip=[alt.Tooltip("name:N"), alt.Tooltip("site:N"), alt.Tooltip("module:N")]),
-        _names(data, found, nodes, name),
+        *_names(data, found, nodes, name),
     ]  # fmt: skip
     view = alt.layer(*layers).properties(width=680, height=_BETWEEN * (len(found.layers) - 1) + 40)
     drawn = (
@@ -99,8 +99,12 @@ def _edges(found: Modules, x: np.ndarray, y: np.ndarray, said: list[str]) -> lis
     return rows
 
 
-def _names(data: Datasets, found: Modules, nodes: list[Row], name: str) -> alt.Chart:
-    """Names of the parts of sites where there is room for them."""
+def _names(data: Datasets, found: Modules, nodes: list[Row], name: str) -> list[alt.Chart]:
+    """Names of the parts of sites where there is room for them, of the lowest site beneath its parts."""
     few = [row for row, step in zip(nodes, found.step, strict=True) if found.step.count(step) <= _NAMED]
-    base = alt.Chart(data.add(f"{name}-names", few)).mark_text(style=theme.NAME, dy=-10)
-    return base.encode(x=_x(), y=_y(found), text="name:N")
+    own = data.add(f"{name}-names", few)
+    return [
+        alt.Chart(own).transform_filter(test).mark_text(style=theme.NAME, dy=away)
+        .encode(x=_x(), y=_y(found), text="name:N")
+        for test, away in (("datum.y > 0", -10), ("datum.y == 0", 12))
+    ]  # fmt: skip

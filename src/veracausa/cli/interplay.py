@@ -1,0 +1,87 @@
+"""The command about two layers: how strongly the parts of one drive those of the other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from veracausa.cli.choices import one_of
+from veracausa.cli.command import spread
+from veracausa.cli.foretelling import foretold
+from veracausa.cli.laying import LayingOptions
+from veracausa.cli.options import Sample, Top, Verify
+from veracausa.cli.output import body_of, finish, with_csv
+from veracausa.cli.setup import Setup
+from veracausa.result import ROWS
+from veracausa.terminal import echo
+
+if TYPE_CHECKING:
+    from veracausa.interplay.checked import CheckedInteractions
+    from veracausa.interplay.results import Interactions
+
+_PARTS = "heads:10, neurons:12, features:20, …; or names with commas: a10.h1,a10.h4."
+Sources = Annotated[str, typer.Option("--sources", metavar="PARTS", help=f"Parts of one layer: {_PARTS}")]
+Readers = Annotated[str, typer.Option("--readers", metavar="PARTS", help=f"Parts of a later layer: {_PARTS}")]
+Method = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME", help="ig (integrated gradients), gradient, or exact (run without each source).",
+        autocompletion=one_of(("ig", "gradient", "exact")),
+    ),
+]  # fmt: skip
+Way = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME", help="whole (through everything between) or direct (the reader alone sees it).",
+        autocompletion=one_of(("whole", "direct")),
+    ),
+]  # fmt: skip
+Ablation = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME", help="What sources are replaced by: counterfactual, zero or mean.",
+        autocompletion=one_of(("counterfactual", "zero", "mean")),
+    ),
+]  # fmt: skip
+
+
+@spread
+def interactions(
+    setup: Setup,
+    laying: LayingOptions,
+    sources: Sources,
+    readers: Readers,
+    method: Method = "ig",
+    way: Way = "whole",
+    ablation: Ablation = "counterfactual",
+    verify: Verify = False,
+    top: Top = 20,
+    sample: Sample = 100,
+) -> None:
+    """How strongly every part of a layer drives every part of a later one; with --verify, against exact ones."""
+    from veracausa.interplay.checking import check
+    from veracausa.interplay.interacting import interactions as interact
+
+    lm, task = setup.ready()
+    lm = laying.on(lm)
+    sides: dict[str, Any] = {"sources": _named(sources), "readers": _named(readers)}
+    found: Interactions | CheckedInteractions = foretold(
+        interact, lm, task, method=method, way=way, ablation=ablation, seed=setup.seed, **sides
+    )
+    if verify:
+        found = foretold(check, lm, task, estimate=found, top=top, sample=sample, seed=setup.seed)
+
+    def show() -> None:
+        echo(f"{found.describe()}\n\n{found.table()[:ROWS].to_string(index=False, float_format='{:+.4g}'.format)}")
+
+    finish(
+        setup.json, show, lambda: body_of(found),
+        lambda out: with_csv(found.save(out / "interactions.safetensors"), found.table()), setup.out,
+        " and interactions.csv",
+    )  # fmt: skip
+
+
+def _named(asked: str) -> str | list[str]:
+    """A kind of one layer, or a list of names."""
+    return asked if ":" in asked else [name.strip() for name in asked.split(",")]
