@@ -7,8 +7,9 @@ import naive
 import pytest
 import tiny_models
 import torch
-from bridges import naive_metric
+from bridges import as_model, naive_metric
 
+import veracausa as vc
 from veracausa.cost import Cost
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.batches import buckets
@@ -19,7 +20,10 @@ from veracausa.engine.patches import activation
 from veracausa.engine.suffix import sweep
 from veracausa.engine.tape import record_pairs
 from veracausa.errors import MethodError
+from veracausa.units.table import per_layer
 
+#: Place → the kind whose units are its parts.
+KIND = {"z": "heads", "neurons": "neurons", "mlp": "mlps"}
 SITES = ("z", "attention", "neurons", "mlp")
 #: (place, layer, index) and the same for the naive reference.
 UNITS = [
@@ -43,6 +47,10 @@ def naive_joint(lm, task, example, units):
     return naive_metric(lm, task, example)(logits)
 
 
+def columns(lm, place, index):
+    return columns_of(lm.decoder, place, index, per_layer(lm, KIND[place]))
+
+
 def recorded(lm, task):
     ((start, examples),) = buckets(lm.decoder, task, True, 8)
     ids = pair_ids(lm, task, examples)
@@ -53,9 +61,8 @@ def recorded(lm, task):
 def parts_of(lm, tape, chosen, value):
     found = []
     for (place, layer, index), _ in chosen:
-        columns = columns_of(lm.decoder, place, index)
-        new = activation(tape.corrupted, place, layer)
-        found.append(Replaced(place, layer, value(new if columns is None else new[..., columns]), columns))
+        own, new = columns(lm, place, index), activation(tape.corrupted, place, layer)
+        found.append(Replaced(place, layer, value(new if own is None else new[..., own]), own))
     return found
 
 
@@ -87,7 +94,7 @@ def test_the_models_own_forward(tiny, task_of, agree, family):
     sizes = (lm.decoder.head_dim, lm.width)
     values = [torch.randn(size, generator=generator, dtype=torch.float64) for size in sizes]
     parts = [
-        Replaced(place, layer, constant(value[None, None]), columns_of(lm.decoder, place, index))
+        Replaced(place, layer, constant(value[None, None]), columns(lm, place, index))
         for ((place, layer, index), _), value in zip(units, values, strict=True)
     ]
     ids = torch.tensor([task.clean[0]])
@@ -107,7 +114,7 @@ def test_nothing_is_left_behind(tiny, task_of):
     lm, task = tiny("llama"), task_of(6)
     ids = torch.tensor([task.clean[0]])
     before = lm.hf(ids).logits
-    part = Replaced("z", 0, constant(torch.zeros(1, 1, lm.decoder.head_dim)), columns_of(lm.decoder, "z", 1))
+    part = Replaced("z", 0, constant(torch.zeros(1, 1, lm.decoder.head_dim)), columns_of(lm.decoder, "z", 1, lm.heads))
     both = [part, Replaced("keys", 0, part.value)]
     with pytest.raises(MethodError, match="one at a time"), replacing(lm.decoder, both):
         pass
@@ -115,3 +122,37 @@ def test_nothing_is_left_behind(tiny, task_of):
         assert not torch.equal(lm.hf(ids).logits, before)
         raise ZeroDivisionError
     assert torch.equal(lm.hf(ids).logits, before)
+
+
+@pytest.mark.parametrize("family", ["mamba2", "bamba"])
+def test_mixers_are_replaced_on_the_way(family, task_of):
+    """Block 0 has a mixer and no attention: whole mixers and heads of them, against hooks on the bare model."""
+    lm, task = as_model(tiny_models.make(family, seed=1), family), task_of(7)
+    layers = lm.decoder.layers_with("mixer")
+    size = lm.decoder.channels // lm.decoder.mixer_heads
+    assert columns_of(lm.decoder, "channels", 1, lm.decoder.mixer_heads).tolist() == [*range(size, 2 * size)]
+    part = slice(size, 2 * size)
+
+    def hooked(module, args):
+        site = args[0].clone()
+        site[..., part] = 0
+        return (site, *args[1:])
+
+    ids = torch.tensor([task.clean[0]])
+    parts = [Replaced("channels", layers[0], constant(torch.zeros(1, 1, size)), torch.arange(size, 2 * size))]
+    with torch.no_grad():
+        before = lm.hf(ids, use_cache=False).logits
+        handle = lm.decoder.blocks[layers[0]].attention_out.register_forward_pre_hook(hooked)
+        theirs = lm.hf(ids, use_cache=False).logits
+        handle.remove()
+        with replacing(lm.decoder, parts):
+            ours = lm.hf(ids, use_cache=False).logits
+    assert torch.equal(ours, theirs) and not torch.equal(ours, before)
+    table = vc.behaviour.ablation_study(
+        lm, task, units=[f"x{layers[0]}.h1", f"x{layers[-1]}"], ablations=["zero"], show_progress=False
+    )
+    alone = vc.exact(lm, task, units=[f"x{layers[0]}.h1"], ablation="zero", show_progress=False)
+    joint = vc.exact(lm, task, units=[(f"x{layers[0]}.h1", f"x{layers[-1]}")], ablation="zero", show_progress=False)
+    moved = table.metric - table.metric[0]
+    assert torch.allclose(moved[1], alone.values[:, 0].double(), atol=1e-5)
+    assert torch.allclose(moved[3], joint.values[:, 0].double(), atol=1e-5)

@@ -8,7 +8,7 @@ from veracausa.cost import Cost, Step
 from veracausa.engine.batches import buckets
 from veracausa.planning import rates as module
 from veracausa.planning.rates import _rate, batches, rates, timed
-from veracausa.studies.study import likely
+from veracausa.studies.study import likely_units
 
 
 def test_beginning_a_batch_is_not_charged_to_its_rows(monkeypatch):
@@ -42,7 +42,7 @@ def test_every_kind_has_a_rate_and_steps_their_seconds(tiny, task_of):
     assert set(known) == set(kinds) and all(rate.speed > 0 and rate.begin >= 0 for rate in known.values())
     [step] = timed([Step("one", "exact", 1000.0, 1.0, batches=3)], known)
     assert step.seconds == pytest.approx(1000 / known["exact"].speed + 3 * known["exact"].begin)
-    heads = likely(lm, task)
+    heads = likely_units(lm, task)
     assert len(heads) == lm.layers * lm.heads == len(set(heads))
 
 

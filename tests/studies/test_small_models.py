@@ -7,7 +7,9 @@ import warnings
 
 import pandas as pd
 import pytest
+import tiny_models
 import torch
+from bridges import as_model
 from word_tokenizer import word_tokenizer
 
 import veracausa as vc
@@ -26,14 +28,14 @@ SMALL = {
     "default": LEVELS["default"].but(neurons=4, sample=3, nodes=2, to_zero=2, prompts=4),
     "full": LEVELS["full"].but(neurons=6, sample=3, nodes=2, to_zero=2, prompts=4, searched=1, edits=1, replaced=3),
 }
+WORDS = " ".join((*OBJECTS, *PLACES, *TEMPLATES, *FEMALE, *MALE)).split()
 TINY = {"num_key_value_heads": 1, "hidden_size": 16, "intermediate_size": 5, "dtype": torch.float32}
 
 
 @pytest.fixture(scope="module")
 def small(tiny):
     """`small(layers, heads)`: a tiny model with a vocabulary for IOI."""
-    words = " ".join((*OBJECTS, *PLACES, *TEMPLATES, *FEMALE, *MALE)).split()
-    tokenizer = word_tokenizer(words)
+    tokenizer = word_tokenizer(WORDS)
 
     def build(layers: int, heads: int):
         sizes = {"num_hidden_layers": layers, "num_attention_heads": heads, "vocab_size": len(tokenizer)}
@@ -72,6 +74,32 @@ def test_every_size_of_study_on_two_layers_of_two_heads(small, task_of, tmp_path
     assert (tmp_path / "report.html").read_text().count("could not be made") == 0
     rated = pd.read_csv(tmp_path / "tables" / f"{len(tasks)}-3-pairs-of-ioi-attention-heads-agreement.csv")
     assert rated["jaccard"].between(0, 1).all()
+
+
+@pytest.mark.parametrize(
+    "family", tiny_models.mostly_slow(["mamba", "mamba2", "bamba", "lfm2"], fast=("mamba", "bamba"))
+)
+def test_a_study_is_about_mixers_where_there_are_some(tmp_path, no_pictures, family):
+    tokenizer = word_tokenizer(WORDS)
+    hf = tiny_models.make(family, seed=1, dtype=torch.float32, vocab_size=len(tokenizer))
+    lm = dataclasses.replace(as_model(hf, family), tokenizer=tokenizer)
+    study, failed = quietly(lm, vc.tasks.ioi(lm, n=3), SMALL["default"], out=tmp_path)
+    assert failed == [] and not any(isinstance(one, Failure) for one in study.sections[0].findings)
+    kinds = [panel.kind for panel in study.sections[0].panels]
+    wanted = {
+        "mamba": ["mixers", "channels"], "mamba2": ["mixer_heads", "channels"],
+        "bamba": ["mixer_heads", "heads", "mlps", "neurons"], "lfm2": ["mixers", "heads", "mlps", "neurons"],
+    }  # fmt: skip
+    assert kinds == wanted[family]
+    first = study.sections[0].panels[0]
+    assert torch.equal(
+        first.exact.values, vc.exact(lm, study.sections[0].task, units=kinds[0], show_progress=False).values
+    )
+    assert any("no tangents" in note for note in study.notes) and "could not be made" not in " ".join(study.summary)
+    asked = {type(one).__name__ for one in study.sections[0].findings}
+    assert {"Disagreement", "Responses", "Surface", "AblationStudy", "Search", "Baselines", "LogitAttribution"} <= asked
+    page = (tmp_path / "report.html").read_text()
+    assert "could not be made" not in page and "mixer_heads" not in " ".join(study.summary)
 
 
 @pytest.mark.parametrize("layers, heads", [(1, 1), pytest.param(1, 2, marks=pytest.mark.slow)])

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from veracausa.model import Model
 
 #: Kinds of units that can be replaced at every position, in one run with units of other layers and kinds.
-KINDS = ("heads", "mlps", "attention", "neurons")
+KINDS = ("heads", "mlps", "attention", "neurons", "mixers", "mixer_heads", "channels")
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,8 @@ def chosen(lm: Model, units: str | Sequence[str] | Units | Scores | Agreement, t
         if not (one.kind in KINDS or is_coded(one.kind)) or one.positional:
             raise UnitError(
                 f"{name!r} cannot be ablated while the model generates: units are replaced at every position, and are "
-                "heads (a9.h6), attention layers (a9), MLPs (m3), neurons (m3.n1200) or features (f10.517)."
+                "heads (a9.h6), attention layers (a9), mixers (x9, x9.h2), MLPs (m3), neurons (m3.n1200) or features "
+                "(f10.517)."
             )
         by_kind.setdefault(one.kind, []).append(name)
     return tuple(parse_names(lm, group) for group in by_kind.values())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from veracausa.causes.differences import LABELS, RATED
+from veracausa.units.kinds import in_words
 from veracausa.words import listed
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ STRONG = 0.01
 
 def told(found: Differences, causes: Sequence[Cause]) -> tuple[str, ...]:
     """Outliers and their causes, what interactions, later units and baselines do, who agrees with whom."""
-    over = f"{len(found.units):,} {found.units.kind}, n = {found.n} pair{'' if found.n == 1 else 's'}"
+    over = f"{len(found.units):,} {in_words(found.units.kind)}, n = {found.n} pair{'' if found.n == 1 else 's'}"
     said = [_outliers(found, causes, over), _sites(found), _downstream(found)]
     if "baseline" in found.figures:
         said.append(_baseline(found))
@@ -50,8 +51,9 @@ def _sites(found: Differences) -> str:
     redundant = [i for i in strong if kinds[i] == "redundancy"]
     synergetic = [i for i in strong if kinds[i] == "synergy"]
     text = (
-        f"Of {len(strong)} {found.units.kind} worth over {STRONG:.0%} of the gap, alone or last-in, {len(redundant)} "
-        f"{'is' if len(redundant) == 1 else 'are'} clearly redundant within the layer and {len(synergetic)} synergetic"
+        f"Of {len(strong)} {in_words(found.units.kind)} worth over {STRONG:.0%} of the gap, alone or last-in, "
+        f"{len(redundant)} {'is' if len(redundant) == 1 else 'are'} clearly redundant "
+        f"within the layer and {len(synergetic)} synergetic"
     )
     if redundant:
         most = max(redundant, key=lambda i: _size(found, "pairwise", i))
@@ -70,8 +72,8 @@ def _downstream(found: Differences) -> str:
     strong = [i for i in range(len(names)) if _size(found, "direct", i) > STRONG]
     covered = [i for i in strong if found.backed_up(names[i])]
     text = (
-        f"Of {len(strong)} {found.units.kind} with a direct effect over {STRONG:.0%} of the gap, later units clearly "
-        f"work against {len(covered)}"
+        f"Of {len(strong)} {in_words(found.units.kind)} with a direct effect over {STRONG:.0%} of the gap, later units "
+        f"clearly work against {len(covered)}"
     )
     if covered:
         most = max(covered, key=lambda i: _size(found, "downstream", i))

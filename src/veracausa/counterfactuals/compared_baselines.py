@@ -29,6 +29,7 @@ from veracausa.scores.scores import Scores
 from veracausa.storage.files import at
 from veracausa.storage.schema import many, one_of, reading, whole
 from veracausa.suggestions import not_known
+from veracausa.units.kinds import in_words
 from veracausa.words import counted, listed
 
 if TYPE_CHECKING:
@@ -171,9 +172,10 @@ class Baselines(MadeOfScores):
             return []
         near, far = (pick(combinations(ways, 2), key=lambda pair: self.between(*pair).r) for pick in (max, min))
         said = [
-            f"Over {len(self.one):,} {self.one.units.kind} and {counted(self.one.n, 'pair')} the exact effects that "
-            f"agree best are those of {near[0][1]} and {near[1][1]} (r = {_interval(self.between(*near))}), worst "
-            f"those of {far[0][1]} and {far[1][1]} (r = {_interval(self.between(*far))})."
+            f"Over {len(self.one):,} {in_words(self.one.units.kind)} and {counted(self.one.n, 'pair')} the exact "
+            f"effects that agree best are those of {near[0][1]} and {near[1][1]} "
+            f"(r = {_interval(self.between(*near))}), worst those of {far[0][1]} and {far[1][1]} "
+            f"(r = {_interval(self.between(*far))})."
         ]
         if _FIRST in ways:
             parts = [f"{way[1]} {self.between(way, _FIRST).jaccard(self.top):.2f}" for way in ways if way != _FIRST]

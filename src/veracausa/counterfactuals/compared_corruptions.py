@@ -33,6 +33,7 @@ from veracausa.statistics.ratios import ratios
 from veracausa.storage.files import at
 from veracausa.storage.schema import many, number, one_of, reading, whole
 from veracausa.suggestions import not_known
+from veracausa.units.kinds import in_words
 from veracausa.words import counted, listed, number_of, share
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ class CounterfactualComparison(MadeOfScores):
     @property
     def sentences(self) -> tuple[str, ...]:
         """What a researcher would write."""
-        kind, said = self.one.units.kind, []
+        kind, said = in_words(self.one.units.kind), []
         gaps = [f"{name} {number_of(float(self.scores[name].gap.mean()), 2)}" for name in self.names]
         said.append(
             f"On the same {counted(self.n, 'clean prompt')} the mean gap is {listed(gaps)}; effects are shares of the "

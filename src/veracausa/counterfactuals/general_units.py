@@ -31,6 +31,7 @@ from veracausa.statistics.means import LEVEL, exceeds, magnitude, within
 from veracausa.statistics.ratios import ratios, share_of_gap
 from veracausa.storage.files import at
 from veracausa.storage.schema import number, reading, text
+from veracausa.units.kinds import in_words
 from veracausa.words import counted, share
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ class GeneralPurpose(MadeOfScores):
     @property
     def sentences(self) -> tuple[str, ...]:
         """What a researcher would write."""
-        kind, found, candidates = self.ablated.units.kind, self.found, self.candidates
+        kind, found, candidates = in_words(self.ablated.units.kind), self.found, self.candidates
         rule = (
             f"{self.ablation} ablation over {self.large:.0%} of the gap, counterfactual effect under {self.small:.0%}"
         )

@@ -179,11 +179,12 @@ class HeadRolesWork:
     def run(self, show_progress: bool = True, out: str | Path | None = None) -> HeadRoles:
         """Look at every head's attention; so fast that there is no bar, and nothing is kept."""
         lm, task, units = self.lm, self.task, all_units(self.lm, "heads")
+        layers = np.unique(units.layer).tolist()
         began, model, cost = time.monotonic(), lm.header(), Cost(full=sum(task.lengths) * lm.layers)
         figures = np.full((len(task), len(ROLES), len(units)), np.nan)
         with borrowed(lm.decoder), torch.no_grad():
             for examples, state in recorded(lm, task.clean, ("queries", "keys"), cost):
-                patterns = torch.stack([pattern(state, layer) for layer in range(lm.layers)], 1).flatten(1, 2)
+                patterns = torch.stack([pattern(state, layer) for layer in layers], 1).flatten(1, 2)
                 for attention, example in zip(patterns.double().cpu().numpy(), examples, strict=True):
                     for row, found in enumerate(_figures(attention, task, example)):
                         if found is not None:

@@ -4,6 +4,7 @@ A run that goes through the blocks' own modules (`engine.suffix.sweep`, or the m
 key/value cache) is watched by hooks that put new values in place of a site's own, where the activation is read:
 
     z         input of the attention's output projection (heads, whole attention layers)
+    channels  input of the mixer's, in the place of attention (mixers, their heads and channels)
     neurons   input of the down projection
     mlp       output of the MLP module, before a post-norm
 
@@ -24,16 +25,17 @@ from torch import Tensor, nn
 
 from veracausa.anatomy import Decoder
 from veracausa.engine.guard import changing, hooks
-from veracausa.engine.patches import Place
+from veracausa.engine.patches import Place, in_attention, site_width
 from veracausa.engine.suffix import Join
 from veracausa.engine.tape import State
 from veracausa.errors import MethodError
+from veracausa.placed import home_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 #: Places whose activations can be replaced on the way.
-PLACES: tuple[Place, ...] = ("z", "neurons", "mlp")
+PLACES: tuple[Place, ...] = ("z", "channels", "neurons", "mlp")
 
 #: The current values of a part of a site, [rows, positions, columns] → the new ones, of the same shape. The positions
 #: are those that the run has there: all of them, its last ones, or one at a time behind a cache.
@@ -67,19 +69,18 @@ def replacing(decoder: Decoder, parts: Sequence[Replaced]) -> Iterator[None]:
         if part.place not in PLACES:
             raise MethodError(
                 f"Units of several layers can be replaced in one run at {', '.join(PLACES)} (heads, attention layers, "
-                f"neurons, MLPs), not at {part.place!r}. Patch such units one at a time, with vc.exact."
+                f"mixers, neurons, MLPs), not at {part.place!r}. Patch such units one at a time, with vc.exact."
             )
     with hooks(*(handle for part in parts for handle in _hooks(decoder, part))):
         yield
 
 
-def columns_of(decoder: Decoder, place: Place, index: int) -> Int[Tensor, " columns"] | None:
-    """Columns of one unit in its site: a head's, a neuron's; None for index −1, the whole site."""
+def columns_of(decoder: Decoder, place: Place, index: int, parts: int) -> Int[Tensor, " columns"] | None:
+    """Columns of one unit in its site, of which there are so many parts; None for index −1, the whole site."""
     if index < 0:
         return None
-    size = decoder.head_dim if place == "z" else 1
-    device = decoder.blocks[0].head_weights.device
-    return torch.arange(index * size, (index + 1) * size, device=device)
+    size = site_width(decoder, place) // parts
+    return torch.arange(index * size, (index + 1) * size, device=home_of(decoder.hf))
 
 
 def constant(new: Float[Tensor, "*rows positions columns"]) -> Value:
@@ -100,7 +101,10 @@ def join_before(
     `offset`: their first position, counted from the tape's start.
     """
     first = min(part.layer for part in parts)
-    behind = all(part.place != "z" for part in parts if part.layer == first) and not decoder.blocks[first].parallel
+    behind = (
+        all(not in_attention(part.place) for part in parts if part.layer == first)
+        and not decoder.blocks[first].parallel
+    )
     stream = base.middle if behind else base.residual
     return Join(first, behind, example, lambda: stream[first][example, offset:])
 
@@ -126,5 +130,5 @@ def _hooks(decoder: Decoder, part: Replaced) -> list[Any]:
     handles = [block.attention_norm.register_forward_pre_hook(sized)] if decoder.anatomy.joins_rows else []
     if part.place == "mlp":
         return [*handles, changing(block.mlp_end, replaced)]
-    module: nn.Module = block.attention_out if part.place == "z" else block.mlp_out
+    module: nn.Module = block.attention_out if in_attention(part.place) else block.mlp_out
     return [*handles, module.register_forward_pre_hook(lambda _, args: (replaced(args[0]), *args[1:]))]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from veracausa.choices import Ablation
 from veracausa.errors import MethodError
+from veracausa.studies.kinds import many_kind
 from veracausa.suggestions import not_known
 
 if TYPE_CHECKING:
@@ -56,15 +57,18 @@ class Level:
 
 def fitting(lm: Model, level: Level) -> Level:
     """A level without what a model has not (see `left_out`)."""
-    return level.but(neurons=0, sample=0) if "neurons" in lm.decoder.lacks else level
+    return level.but(neurons=0, sample=0) if many_kind(lm) in lm.decoder.lacks else level
 
 
 def left_out(lm: Model, level: Level) -> tuple[str, ...]:
     """What a study of this level has not because the model has it not, and why."""
     said = []
     if level.neurons and "neurons" in lm.decoder.lacks:
-        said.append(f"no neurons: {lm.decoder.lacks['neurons'].rstrip('.')}")
-    if level.explained and lm.decoder.has_experts:
+        instead = "; channels of its mixers stand in their place" if many_kind(lm) == "channels" else ""
+        said.append(f"no neurons: {lm.decoder.lacks['neurons'].rstrip('.')}{instead}")
+    if level.explained and lm.decoder.has_mixers:
+        said.append("nothing about where errors arise: a mixer's scan has no tangents that stand for parts of it")
+    elif level.explained and lm.decoder.has_experts:
         said.append(
             "nothing about where errors arise: that runs a model whose activations are replaced by their tangents, and "
             "those of experts stand where no hook reaches"

@@ -32,13 +32,16 @@ from veracausa.planning.rates import batches
 from veracausa.planning.stages import Stage
 from veracausa.reading.attributing import LINEAR, dla
 from veracausa.reading.looking import lens
+from veracausa.studies.kinds import main_kind
 from veracausa.studies.results import Failure, Finding
 from veracausa.studies.shared import first_pairs
 from veracausa.studies.stage import stage
 from veracausa.studies.summary import called
 from veracausa.tasks.pool import pool
 from veracausa.tasks.registry import corruptions_of, rebuilt
+from veracausa.units.kinds import Kind, in_words, indexed
 from veracausa.units.resolve import all_units
+from veracausa.units.table import layers_with
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,9 +67,9 @@ _PANEL: dict[Way, str] = {("exact", "counterfactual"): "exact", ("IG", "counterf
 
 @dataclass
 class FurtherWork:
-    """The further questions of one task. `likely`: heads that will about be chosen, in order, to count costs by.
+    """The further questions of one task, about the main kind of units (`kinds.main_kind`; heads, as a rule).
 
-    `heads()` gives the panel of heads, which is found before.
+    `likely`: those that will about be chosen, in order, to count costs by. `first()` gives their panel, found before.
     """
 
     lm: Model
@@ -76,32 +79,36 @@ class FurtherWork:
     seed: int
     pieces: Path | None
     show: bool
-    heads: Callable[[], Panel]
+    first: Callable[[], Panel]
 
     def __post_init__(self) -> None:
         self.findings: list[Finding] = []
+        self.kind = main_kind(self.lm)
+        self._plural = in_words(self.kind)
         self._places: Locations | None = None
         self._compared: Baselines | None = None
 
     def why(self) -> list[Stage]:
-        """Where and why attribution patching of heads goes wrong, and the metric along the outliers' paths."""
+        """Where and why attribution patching goes wrong, and the metric along the outliers' paths."""
         count, zero = self.level.explained, self._to_zero()
         known = ("exact", "atp", "ig", *(("ig-zero",) if zero else ()))
-        apart = disagreement.work(self.lm, self.task, zero_nodes=zero).tokens(given=known)
+        apart = disagreement.work(self.lm, self.task, units=self.kind, zero_nodes=zero).tokens(given=known)
         what, one = f"where {count} outliers' errors arise", batches(self.lm, self.task)
-        experts = self.lm.decoder.has_experts  # no tangents of their activations: see `levels.left_out`
+        both = f"last-in and direct effects of all {self._plural}"
+        # no tangents of experts' activations, nor of scans: see `levels.left_out`
+        without = self.lm.decoder.has_experts or self.lm.decoder.has_mixers
         return [
-            *([] if experts else [self._about(count, what, locate, self._located, run=self._locate)]),
-            self.stage("last-in and direct effects of all heads", "exact", apart, self._disagree, count=2 * one),
+            *([] if without else [self._about(count, what, locate, self._located, run=self._locate)]),
+            self.stage(both, "exact", apart, self._disagree, count=2 * one),
             self._about(count, f"responses of {count} outliers and their layers", responses, self._curved),
         ]
 
     def consequences(self) -> list[Stage]:
         """Shapley values, two units together, greedy answers under ablation, other counterfactuals, baselines, reading.
 
-        What compares heads with each other is left out where the model has only one.
+        What compares units with each other is left out where the model has only one.
         """
-        level, several = self.level, self.lm.layers * self.lm.heads > 1
+        level, several = self.level, len(all_units(self.lm, self.kind)) > 1
         return [
             *(self._together() if level.shapley and several else []),
             *(self._answers() if level.prompts and self.task.answered_at_the_end else []),
@@ -112,8 +119,9 @@ class FurtherWork:
 
     def _together(self) -> list[Stage]:
         count = self.level.shapley
+        shapley = f"Shapley values of {count} layer(s) of {self._plural}"
         return [
-            self._about(count, f"Shapley values of {count} layer(s) of heads", disagreement, self._layered, known=True),
+            *([self._about(count, shapley, disagreement, self._layered, known=True)] if indexed(self.kind) else []),
             self._about(2, "two outliers moved together", surface, self._paired),
         ]
 
@@ -121,7 +129,7 @@ class FurtherWork:
         # Ten thousand prompts take a while to make: counted on some of them.
         some, count = self._many(PLANNED), self.level.explained
         every = max(self.level.prompts, len(self.task)) if self._generated() else len(self.task)
-        what = f"ablation of {count} heads, {every:,} prompts"
+        what = f"ablation of {count} {self._plural}, {every:,} prompts"
         return [
             self._about(count, what, ablation_study, self._ablated, run=self._ablate, on=some, times=every / len(some)),
         ]
@@ -130,29 +138,30 @@ class FurtherWork:
         tasks, stages = self._corruptions(), []
         if len(tasks) > 1:
             given = [name for name, task in tasks.items() if self._begins(task)]
-            work = corruptions.work(self.lm, tasks).tokens(given=given)
+            work = corruptions.work(self.lm, tasks, units=self.kind).tokens(given=given)
             count = sum(batches(self.lm, task) for name, task in tasks.items() if name not in given)
-            what = f"heads under {len(tasks)} corruptions"
+            what = f"{self._plural} under {len(tasks)} corruptions"
             stages.append(self.stage(what, "exact", work, self._contrast, count=count))
-            work = head_roles.work(self.lm, self.task).tokens()
-            stages.append(self.stage("what heads look at", "gradients", work, self._roles))
+            if "heads" not in self.lm.decoder.lacks:
+                work = head_roles.work(self.lm, self.task).tokens()
+                stages.append(self.stage("what heads look at", "gradients", work, self._roles))
         if self.level.searched and (pool := self._pool()) is not None:
             count = self.level.searched
-            what = f"search of {len(pool)} counterfactuals for {count} head(s)"
+            what = f"search of {len(pool)} counterfactuals for {count} of the {self._plural}"
             stages.append(self._about(count, what, search, self._sought, on=pool))
         return stages
 
     def _replacements(self) -> list[Stage]:
         few, kinds = self._few(), self._kinds()
         given = [way for way in _PANEL if way[1] in kinds]
-        compared = baselines.work(self.lm, few, ablations=kinds, nodes=self.level.nodes).tokens(given=given)
+        compared = baselines.work(self.lm, few, **self._compared_by(kinds)).tokens(given=given)
         count = (2 * len(kinds) - len(given)) * batches(self.lm, few)
-        general = general_purpose.work(self.lm, few)
-        what = f"heads by {len(kinds)} baselines ({len(few)} pairs)"
+        general = general_purpose.work(self.lm, few, units=self.kind)
+        what = f"{self._plural} by {len(kinds)} baselines ({len(few)} pairs)"
         return [
             self.stage(what, "exact", compared, self._baselines, count=count),
             self.stage(
-                "general-purpose heads", "exact", general.tokens(given=TOLD_BY), self._general,
+                f"general-purpose {self._plural}", "exact", general.tokens(given=TOLD_BY), self._general,
                 most=general.at_most(given=TOLD_BY),
             ),
         ]  # fmt: skip
@@ -175,10 +184,10 @@ class FurtherWork:
         self, count: int, what: str, verb: Any, asked: Callable[[Sequence[str]], dict[str, Any]], *,
         known: bool = False, on: Task | None = None, times: float = 1.0, run: Callable[[], Cost] | None = None,
     ) -> Stage:  # fmt: skip
-        """A stage about `count` heads that are chosen on the way: `asked(names)` is what the verb is called with.
+        """A stage about `count` units that are chosen on the way: `asked(names)` is what the verb is called with.
 
         Forecast for those that will about be chosen; at most, whichever they are, it takes what it takes for those of
-        the first layers, whose rows run through the most blocks. `known`: the verb takes what the panel of heads knows.
+        the first layers, whose rows run through the most blocks. `known`: the verb takes what their panel knows.
         `on`: other pairs, `times` as many in the end. `run`: does it, where that is more than the call.
         """
         task, given = on or self.task, {"given": ("exact", "atp", "ig")} if known else {}
@@ -190,7 +199,7 @@ class FurtherWork:
             rest = {"known": self._known()} if known else {}
             return self.found(verb(self.lm, task, **asked(self._chosen()), **rest, **self._how))
 
-        likely, first = work(self.likely), map(work, first_heads(self.lm, count))
+        likely, first = work(self.likely), map(work, first_units(self.lm, self.kind, count))
         tokens, most = times * likely.tokens(**given), times * max(one.tokens(**given) for one in first)
         return self.stage(what, likely.kind, tokens, run or call, most=most, count=likely.batches())
 
@@ -207,30 +216,31 @@ class FurtherWork:
 
         return stage(self.lm, self.task, what, kind, tokens, run, most=most, count=count, instead=instead)
 
-    # What is asked about heads, in order of what makes them worth asking about.
+    # What is asked about units, in order of what makes them worth asking about.
 
-    def _located(self, heads: Sequence[str]) -> dict[str, Any]:
-        return {"units": list(heads[: self.level.explained])}
+    def _located(self, names: Sequence[str]) -> dict[str, Any]:
+        return {"units": list(names[: self.level.explained])}
 
-    def _curved(self, heads: Sequence[str]) -> dict[str, Any]:
-        return {"units": list(heads[: self.level.explained]), "alphas": ALPHAS}
+    def _curved(self, names: Sequence[str]) -> dict[str, Any]:
+        return {"units": list(names[: self.level.explained]), "alphas": ALPHAS}
 
-    def _layered(self, heads: Sequence[str]) -> dict[str, Any]:
-        """All heads of the first layers that some lie in, as many as get Shapley values."""
-        layers = list(dict.fromkeys(name.split(".")[0] for name in heads))[: self.level.shapley]
-        units = [f"{layer}.h{head}" for layer in layers for head in range(self.lm.heads)]
+    def _layered(self, names: Sequence[str]) -> dict[str, Any]:
+        """All units of the first layers that some lie in, as many as get Shapley values."""
+        layers = list(dict.fromkeys(name.split(".")[0] for name in names))[: self.level.shapley]
+        every = all_units(self.lm, self.kind).names
+        units = [name for layer in layers for name in every if name.split(".")[0] == layer]
         return {
             "units": units, "shapley": PERMUTATIONS, "zero_nodes": None, "nodes": self.level.nodes, "seed": self.seed
         }  # fmt: skip
 
-    def _paired(self, heads: Sequence[str]) -> dict[str, Any]:
-        return {"units": list(heads[:2]), "alphas": SHARES}
+    def _paired(self, names: Sequence[str]) -> dict[str, Any]:
+        return {"units": list(names[:2]), "alphas": SHARES}
 
-    def _ablated(self, heads: Sequence[str]) -> dict[str, Any]:
-        return {"units": list(heads[: self.level.explained]), "ablations": self.level.ablations, "seed": self.seed}
+    def _ablated(self, names: Sequence[str]) -> dict[str, Any]:
+        return {"units": list(names[: self.level.explained]), "ablations": self.level.ablations, "seed": self.seed}
 
-    def _sought(self, heads: Sequence[str]) -> dict[str, Any]:
-        return {"units": list(heads[: self.level.searched]), "seed": self.seed}
+    def _sought(self, names: Sequence[str]) -> dict[str, Any]:
+        return {"units": list(names[: self.level.searched]), "seed": self.seed}
 
     # What the stages do.
 
@@ -239,14 +249,14 @@ class FurtherWork:
         return {"out": self.pieces, "show_progress": self.show}
 
     def _chosen(self) -> list[str]:
-        """The outliers of the first estimate of heads; then the strongest heads."""
-        heads = self.heads()
+        """The outliers of the first estimate; then the strongest."""
+        heads = self.first()
         names = heads.exact.units.names
         ranked = [names[i] for i in heads.exact.ranking()]
         return list(dict.fromkeys([*heads.agreements[0].outliers, *ranked]))
 
     def _known(self) -> dict[str, Scores]:
-        heads = self.heads()
+        heads = self.first()
         keys = {"atp": "atp", "ig": "ig", "ig (zero baseline)": "ig-zero"}
         own = {keys[name]: one for name, one in zip(heads.labels, heads.estimates, strict=True) if name in keys}
         return {"exact": heads.exact, **own}
@@ -258,7 +268,7 @@ class FurtherWork:
         return own
 
     def _locate(self) -> Cost:
-        units = self.heads().agreements[0].outliers
+        units = self.first().agreements[0].outliers
         if not units:
             return Cost()
         self._places = locate(self.lm, self.task, **self._located(units), **self._how)
@@ -267,13 +277,13 @@ class FurtherWork:
     def _disagree(self) -> Cost:
         return self.found(
             disagreement(
-                self.lm, self.task, known=self._known(), zero_nodes=self._to_zero(), nodes=self.level.nodes,
-                locations=self._places, seed=self.seed, **self._how,
+                self.lm, self.task, units=self.kind, known=self._known(), zero_nodes=self._to_zero(),
+                nodes=self.level.nodes, locations=self._places, seed=self.seed, **self._how,
             )
         )  # fmt: skip
 
     def _ablate(self) -> Cost:
-        asked, heads = self._ablated(self._chosen()), self.heads()
+        asked, heads = self._ablated(self._chosen()), self.first()
         found = ablation_study(self.lm, self._many(), **asked, **self._how)
         cost = self.found(found)
         for ablation in self.level.ablations if len(asked["units"]) > 1 else ():
@@ -281,17 +291,18 @@ class FurtherWork:
         return cost
 
     def _contrast(self) -> Cost:
-        tasks, heads = self._corruptions(), self.heads()
+        tasks, heads = self._corruptions(), self.first()
         known = {name: first_pairs(heads.exact, self.task, one) for name, one in tasks.items() if self._begins(one)}
-        found = corruptions(self.lm, tasks, known=known, **self._how)
+        found = corruptions(self.lm, tasks, units=self.kind, known=known, **self._how)
         return self.found(found, _besides(found.scores, known))
+
+    def _compared_by(self, kinds: list[Ablation]) -> dict[str, Any]:
+        return {"units": self.kind, "ablations": kinds, "nodes": self.level.nodes}
 
     def _baselines(self) -> Cost:
         few, kinds, panel = self._few(), self._kinds(), self._known()
         known = {way: first_pairs(panel[name], self.task, few) for way, name in _PANEL.items() if way[1] in kinds}
-        self._compared = baselines(
-            self.lm, few, ablations=kinds, nodes=self.level.nodes, known=known, seed=self.seed, **self._how
-        )
+        self._compared = baselines(self.lm, few, **self._compared_by(kinds), known=known, seed=self.seed, **self._how)
         return self.found(self._compared, _besides(self._compared.scores, known))
 
     def _general(self) -> Cost:
@@ -299,7 +310,7 @@ class FurtherWork:
         known: dict[str, Scores] = {
             kind: one for (how, kind), one in compared.items() if how == "exact" and kind in TOLD_BY
         }
-        found = general_purpose(self.lm, self._few(), known=known, **self._how)
+        found = general_purpose(self.lm, self._few(), units=self.kind, known=known, **self._how)
         named = {"counterfactual": found.counterfactual, found.ablation: found.ablated}
         followed = {} if found.corrupted is None else {"corrupted": found.corrupted}
         return self.found(found, _besides({**named, **followed}, known))
@@ -362,14 +373,16 @@ def _besides(scores: Mapping[Any, Scores], known: Mapping[Any, Scores]) -> Cost:
     return sum((one.cost for name, one in scores.items() if name not in known), start=Cost())
 
 
-def first_heads(lm: Model, count: int) -> Iterator[list[str]]:
-    """So many heads of the first layers: all next to each other, or some of them alone in a layer of their own.
+def first_units(lm: Model, kind: Kind, count: int) -> Iterator[list[str]]:
+    """So many units of the first layers: all next to each other, or some of them alone in a layer of their own.
 
-    Whatever a call's rows are (of heads, of their layers), no heads of that number have rows that run more blocks.
+    Whatever a call's rows are (of units, of their layers), no units of that number have rows that run more blocks.
     """
-    every = all_units(lm, "heads")[:count]
+    whole, having = all_units(lm, kind), layers_with(lm, kind)
+    every = whole[:count]
     for alone in range(len(every)):
         crowd = every[: len(every) - alone]
-        layers = range(int(crowd.layer[-1]) + 1, int(crowd.layer[-1]) + 1 + alone)
-        if layers.stop <= lm.layers:
-            yield [*crowd.names, *(f"a{layer}.h0" for layer in layers)]
+        after = having.index(int(crowd.layer[-1])) + 1
+        layers = having[after : after + alone]
+        if len(layers) == alone:
+            yield [*crowd.names, *(whole.names[int((whole.layer == layer).argmax())] for layer in layers)]

@@ -15,11 +15,13 @@ from veracausa.planning.stages import Stage
 from veracausa.scores.scores import Scores
 from veracausa.studies.choosing import choose_some, some_of
 from veracausa.studies.features import FeatureWork, kinds_laid
+from veracausa.studies.kinds import main_kind, many_kind, whole_kinds
 from veracausa.studies.levels import Level
 from veracausa.studies.questions import FurtherWork
 from veracausa.studies.results import Panel, Section
 from veracausa.studies.stage import stage
 from veracausa.studies.summary import called
+from veracausa.units.kinds import Kind
 from veracausa.units.table import Units
 
 if TYPE_CHECKING:
@@ -38,31 +40,30 @@ class SectionWork:
         lm: Model,
         task: Task,
         level: Level,
-        heads: tuple[str, ...],
+        likely: tuple[str, ...],
         seed: int,
         pieces: Path | None,
         show: bool,
         *,
         main: bool,
     ) -> None:
-        """`heads`: those that will about be chosen, in order, for the plan. `main`: with all that the level asks for;
+        """`likely`: units that will about be chosen, in order, for the plan. `main`: with all that the level asks for;
         else only what is needed to see where methods disagree, and why."""
         self.lm, self.task, self.level, self.seed, self.pieces, self.show = lm, task, level, seed, pieces, show
         self.main = main
         self.exact: dict[str, Scores] = {}
         self.estimates: dict[str, list[Scores]] = {}
         self.sampled: dict[str, int] = {}
-        self.further = further = FurtherWork(lm, task, level, heads, seed, pieces, show, lambda: self.panel("heads"))
+        self.further = further = FurtherWork(lm, task, level, likely, seed, pieces, show, self._first)
         self.features = FeatureWork(lm, task, show, self.panel, further.stage, further.found)
 
     def stages(self) -> list[Stage]:
         """All stages, in the order in which they must run."""
         return [
-            *self._kind("heads", [("atp", {}), *self._ig(True)]),
             # An MLP is its layer's whole site, so its integrated gradients are its exact effect: shown once, and
-            # towards zero an MLP and its neurons take one path.
-            *self._kind("mlps", [("atp", {}), *(self._ig(False) if self.single else [])]),
-            *(self._many("neurons", self.level.neurons) if self.level.neurons else []),
+            # towards zero an MLP and its neurons take one path. So is a mixer without heads.
+            *(stage for kind in whole_kinds(self.lm) for stage in self._kind(kind, [("atp", {}), *self._along(kind)])),
+            *(self._many(many_kind(self.lm), self.level.neurons) if self.level.neurons else []),
             *(stage for kind in kinds_laid(self.lm) for stage in self._many(kind, self.level.features)),
             *self.features.stages(),
             *self.further.why(),
@@ -84,10 +85,20 @@ class SectionWork:
         """What was found about a kind of unit."""
         return Panel(kind, self.exact[kind], tuple(self.estimates[kind]), self.sampled.get(kind, 0))
 
+    def _first(self) -> Panel:
+        """What was found about the main kind."""
+        return self.panel(main_kind(self.lm))
+
     @property
     def single(self) -> bool:
         """One pair only."""
         return len(self.task) == 1
+
+    def _along(self, kind: Kind) -> list[tuple[str, dict[str, Any]]]:
+        """Integrated gradients of all units of a kind."""
+        if kind == main_kind(self.lm):
+            return self._ig(True)
+        return self._ig(kind == "heads") if self.single or kind == "heads" else []
 
     def _ig(self, zero: bool) -> list[tuple[str, dict[str, Any]]]:
         wanted: list[tuple[str, dict[str, Any]]] = [("ig", {"nodes": self.level.nodes})]

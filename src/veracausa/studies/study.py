@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from veracausa.choices import LevelName
+from veracausa.choices import AllUnits, LevelName
 from veracausa.cost import Step, told
 from veracausa.engine.guard import borrowed, shared
 from veracausa.engine.work import gives
@@ -25,6 +25,7 @@ from veracausa.planning.rates import Rate, rates, timed
 from veracausa.planning.stages import perform
 from veracausa.progress import announce, duration
 from veracausa.storage.files import at
+from veracausa.studies.kinds import main_kind, many_kind
 from veracausa.studies.levels import LEVELS, Level, fitting, left_out, resolve_level
 from veracausa.studies.results import Study
 from veracausa.studies.section import SectionWork
@@ -50,13 +51,13 @@ class StudyWork(TasksWork):
         return f"a {self.level.name} study of {self.names}, the last"
 
     @cached_property
-    def heads(self) -> tuple[str, ...]:
-        """Heads that will about be chosen, for counting what they will cost."""
-        return likely(self.lm, self.task)
+    def likely(self) -> tuple[str, ...]:
+        """Units that will about be chosen, for counting what they will cost."""
+        return likely_units(self.lm, self.task)
 
     def sections(self, pieces: Path | None = None, show: bool = False) -> list[SectionWork]:
         """The work on each task."""
-        rest = (fitting(self.lm, self.level), self.heads, self.seed, pieces, show)
+        rest = (fitting(self.lm, self.level), self.likely, self.seed, pieces, show)
         return [SectionWork(self.lm, one, *rest, main=one is self.task) for one in self.tasks]
 
     def steps(self) -> list[Step]:
@@ -87,7 +88,7 @@ class StudyWork(TasksWork):
         for name, level in LEVELS.items():
             if name != self.level.name:
                 other = replace(self, tasks=_as_usual(self.lm, self.tasks, level), level=level)
-                vars(other)["heads"] = self.heads  # about the same, and known
+                vars(other)["likely"] = self.likely  # about the same, and known
                 seconds = sum(step.seconds or 0 for step in timed(other.steps(), known))
                 others.append(f"{_asked(name)} {duration(seconds)}")
         return f"{told(plan, 'drawing the page')}\nother sizes, about: {', '.join(others)}"
@@ -121,24 +122,24 @@ def study(
         memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
         show_progress: tell what each stage will cost, and show progress bars.
 
+    Of a model with mixers (state-space layers, recurrences) it is about these in the place of heads (`studies.kinds`).
     What the model has not is left out, and said in the study's notes: neurons, or where errors arise, of a mixture of
-    experts.
+    experts or of mixers.
 
     Raises:
-        ArchitectureError: neurons are asked for, and it has none; a block has a mixer, or no MLP.
+        ArchitectureError: neurons are asked for, and it has none.
 
     >>> vc.study(lm, task).save("out/")
     """
     chosen = resolve_level(level).but(neurons=neurons, sample=sample, nodes=nodes)
     if neurons or sample:
-        lm.decoder.require("neurons")
-    lm.decoder.require_attention_and_mlp("A study")
+        lm.decoder.require(many_kind(lm))
     return StudyWork(lm, tasks_of(task), chosen, seed)
 
 
-def likely(lm: Model, task: Task) -> tuple[str, ...]:
-    """Heads in the order of |atp| on the first pair: what will about be chosen, for counting its cost beforehand."""
-    guess = attribute(lm, task[:1], units="heads", method="atp", show_progress=False)
+def likely_units(lm: Model, task: Task) -> tuple[str, ...]:
+    """Units in the order of |atp| on the first pair: what will about be chosen, for counting its cost beforehand."""
+    guess = attribute(lm, task[:1], units=cast("AllUnits", main_kind(lm)), method="atp", show_progress=False)
     return tuple(guess.units.names[i] for i in guess.ranking())
 
 

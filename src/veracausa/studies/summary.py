@@ -21,7 +21,7 @@ from veracausa.statistics.gaps import cautions
 from veracausa.studies.results import Failure, Panel, Section
 from veracausa.tasks.metrics import compares_answers
 from veracausa.units.dictionaries import is_beside
-from veracausa.units.kinds import KINDS
+from veracausa.units.kinds import KINDS, in_words
 from veracausa.words import sentence
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _words(metric: str) -> str:
 def _panel(panel: Panel) -> str:
     """Which unit matters most, and what each estimate makes of these units."""
     strongest = panel.exact.table().iloc[panel.exact.ranking()[0]]
-    what = {"heads": "Heads", "mlps": "MLPs", "neurons": "Neurons"}.get(panel.kind, panel.kind.capitalize())
+    what = in_words(panel.kind).capitalize() if panel.kind != "mlps" else "MLPs"
     strong = panel.agreements[0].strong
     said = "; ".join(_estimate(agreement) for agreement in panel.agreements)
     shared = panel.exact.has_shares
@@ -147,26 +147,27 @@ def _estimate(agreement: Agreement) -> str:
 
 
 def _verdict(sections: Sequence[Section]) -> str:
-    """What to take, from the heads of the last (largest) section."""
+    """What to take, from the heads (or mixers) of the last, largest section."""
     panel, over = sections[-1].panels[0], called(sections[-1].task)
     first, best = panel.agreements[0], max(panel.agreements, key=lambda one: -math.inf if math.isnan(one.r) else one.r)
     whole = max(panel.exact.cost.token_layers, 1)
     price = {name: scores.cost.token_layers / whole for name, scores in zip(panel.labels, panel.estimates, strict=True)}
     names = ", ".join(first.outliers[:4])
     check = f" If you use {first.method} for its price, check these exactly: {names}." if names else ""
-    paid = "of what computing every head exactly costs"
+    of, one = in_words(panel.kind), KINDS[panel.kind].singular
+    paid = f"of what computing every {one} exactly costs"
     if best.method == first.method:
         return (
-            f"For heads of {over}, {best.method} comes closest to the exact effects (r = {best.r:.3f}), for "
+            f"For {of} of {over}, {best.method} comes closest to the exact effects (r = {best.r:.3f}), for "
             f"{price[best.method]:.0%} {paid}.{check}"
         )
     closer = (
-        f"but {best.method} costs {price[best.method]:.1f} times as much as computing every head exactly, so take the "
-        "exact effects"
+        f"but {best.method} costs {price[best.method]:.1f} times as much as computing every {one} exactly, so take "
+        "the exact effects"
         if price[best.method] >= 1
         else f"for {price[best.method]:.0%} {paid} ({first.method}: {price[first.method]:.0%})"
     )
     return (
-        f"For heads of {over}, {first.method} agrees with the exact effects at r = {first.r:.3f}. {best.method} comes "
-        f"closer, at r = {best.r:.3f}, {closer}.{check}"
+        f"For {of} of {over}, {first.method} agrees with the exact effects at r = {first.r:.3f}. {best.method} "
+        f"comes closer, at r = {best.r:.3f}, {closer}.{check}"
     )

@@ -192,6 +192,15 @@ def whole_kind(kind: str) -> str:
     )
 
 
+def in_words(kind: str) -> str:
+    """A kind within a sentence.
+
+    >>> in_words("heads"), in_words("mixer_heads")
+    ('heads', 'mixer heads')
+    """
+    return kind.replace("_", " ")
+
+
 def singular(kind: str) -> str:
     """One unit of a kind, in a word.
 

@@ -25,6 +25,7 @@ from veracausa.cost import Cost
 from veracausa.result import Shown
 from veracausa.statistics.ratios import Share, pairs_in_words, share_of_gap
 from veracausa.storage.files import write_tensors
+from veracausa.units.kinds import in_words
 from veracausa.units.table import Units
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ class Responses(Mapping[str, Response], Shown):
         if layer not in self.layers:
             return None
         i = self.layers.index(layer)
-        return self._response(f"all {self.units.kind} of layer {layer}", self.sites[i], self.site_slopes[i])
+        return self._response(f"all {in_words(self.units.kind)} of layer {layer}", self.sites[i], self.site_slopes[i])
 
     def _response(self, name: str, values: Tensor, slope: Tensor) -> Response:
         shares = share_of_gap(torch.cat([values, slope[None]]), self.gap)

@@ -32,7 +32,7 @@ from veracausa.engine.guard import attention_function
 from veracausa.engine.joint import PLACES, Replaced, columns_of, join_before, replacing, towards
 from veracausa.engine.measure import measured_groups
 from veracausa.engine.memory import chunks
-from veracausa.engine.patches import activation, site_width, sites_for
+from veracausa.engine.patches import activation, in_attention, site_width, sites_for
 from veracausa.engine.session import Session, session
 from veracausa.engine.suffix import sweep
 from veracausa.engine.tape import Tape
@@ -40,7 +40,7 @@ from veracausa.engine.work import gives, recorded_runs
 from veracausa.errors import MethodError, NumericsError
 from veracausa.scores.scores import task_header
 from veracausa.units.resolve import resolve_units
-from veracausa.units.table import Units
+from veracausa.units.table import Units, per_layer
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -161,7 +161,8 @@ def surface(
     Args:
         lm: the model.
         task: the prompt pairs and the metric.
-        units: two names, of one kind or of two: heads, attention layers, neurons, MLPs, at all positions.
+        units: two names, of one kind or of two: heads, attention layers, mixers, neurons, MLPs, at all
+            positions.
         alphas, betas: shares of the way of the first and the second unit, inside or outside [0, 1]; 0 and 1 are always
             among them. `betas` defaults to `alphas`.
         out: a folder to keep finished pieces in: an interrupted call with the same arguments continues from them.
@@ -186,12 +187,13 @@ def _both(lm: Model, task: Task, units: Sequence[str]) -> tuple[Units, Units]:
     for name, table in zip(units, both, strict=True):
         if table.kind == "edges" or table.place not in PLACES or table.positional:
             raise MethodError(
-                f"{name!r} is not replaced on the way through a run. Surfaces are of heads, attention layers, neurons "
-                "and MLPs at all positions."
+                f"{name!r} is not replaced on the way through a run. Surfaces are of heads, attention layers, mixers, "
+                "their heads and channels, neurons and MLPs at all positions."
             )
     first, second = both
     whole = {table.kind: int(table.layer[0]) for table in both}
-    if first.place == second.place == "z" and len(whole) == 2 and len(set(whole.values())) == 1:
+    nested = first.place == second.place and in_attention(first.place)
+    if nested and len(whole) == 2 and len(set(whole.values())) == 1:
         raise MethodError(f"One of {units[0]} and {units[1]} is a part of the other, so they cannot move on their own.")
     return first, second
 
@@ -203,6 +205,6 @@ def _axis(shares: Sequence[float] | np.ndarray) -> np.ndarray:
 def _moved(lm: Model, tape: Tape, table: Units, example: Tensor, share: Tensor) -> Replaced:
     """One unit, moved each row's share of the way from what it is to what it was in the corrupted run."""
     layer, place = int(table.layer[0]), table.place
-    columns = columns_of(lm.decoder, place, int(table.index[0]))
+    columns = columns_of(lm.decoder, place, int(table.index[0]), per_layer(lm, table.kind))
     other = activation(tape.corrupted, place, layer)[example]
     return Replaced(place, layer, towards(other if columns is None else other[..., columns], share), columns)

@@ -16,6 +16,7 @@ from veracausa.report.charts.strengths import bars_view
 from veracausa.report.charts.theme import Support
 from veracausa.report.tables import SHOWN, Column, Table
 from veracausa.statistics.means import standard_error
+from veracausa.units.kinds import Kind
 from veracausa.units.table import Units
 
 if TYPE_CHECKING:
@@ -23,9 +24,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _RUN = "run:N"
+#: What mixes positions, as headings.
+_MIXING = {"heads": "Attention heads", "mixers": "Mixers"}
 #: What the kinds of rows are called beside bars.
-_WORDS = {"embeddings": "embeddings", "heads": "all heads", "mlps": "all MLPs", "neurons": "all split neurons",
-          "biases": "biases of blocks", "constants": "norm and unembedding"}  # fmt: skip
+_WORDS = {"embeddings": "embeddings", "heads": "all heads", "mixers": "all mixers", "mlps": "all MLPs",
+          "neurons": "all split neurons", "biases": "biases of blocks",
+          "constants": "norm and unembedding"}  # fmt: skip
 
 
 def lens_figures(found: Lens, name: str) -> list[Figure]:
@@ -56,13 +60,15 @@ def dla_figures(found: LogitAttribution, name: str) -> list[Figure]:
     """Heads as a map, MLPs as bars, and what each kind of write adds."""
     means, limit = found.difference.mean(0).double().numpy(), 0.0
     title, said = f"logits, {found.said}", found.sentences
-    heads, at = _heads(found)
-    limit = limit_of(means[at])
+    mixing = {kind: at for kind in _MIXING if (at := [i for i, own in enumerate(found.kinds) if own == kind])}
+    limit = limit_of(means[[row for at in mixing.values() for row in at]])
     parts = [
-        _placed(f"{name}-heads", "Attention heads", heads, means[at], title, limit),
-        _placed(f"{name}-mlps", "MLPs", *_mlps(found), title, limit),
-        _kinds(found, f"{name}-kinds", title),
+        _placed(f"{name}-{kind}", _MIXING[kind], _mixing(found, kind, at), means[at], title, limit)
+        for kind, at in mixing.items()
     ]
+    if any(kind == "mlps" for kind in found.kinds):
+        parts.append(_placed(f"{name}-mlps", "MLPs", *_mlps(found), title, limit))
+    parts.append(_kinds(found, f"{name}-kinds", title))
     return [Figure(name, f"What adds to {found.task['metric']}", tuple(parts), " ".join(said), width=300, columns=3)]
 
 
@@ -106,12 +112,12 @@ def _line(
     return Part(heading, alt.layer(*layers).properties(height=230), data, f"Line chart. {heading} over the layers.")
 
 
-def _heads(found: LogitAttribution) -> tuple[Units, list[int]]:
-    """All heads as a table, and which rows they are."""
-    rows = [column for column, kind in enumerate(found.kinds) if kind == "heads"]
+def _mixing(found: LogitAttribution, kind: str, rows: list[int]) -> Units:
+    """The heads or mixers of these rows as a table."""
     places = [[int(part[1:]) for part in found.names[row].split(".")] for row in rows]
-    layer, index = np.array(places, dtype=np.int64).T
-    return Units("heads", layer, index, np.full(len(rows), -1)), rows
+    layer, index = np.array([(place[0], place[1] if len(place) > 1 else -1) for place in places], dtype=np.int64).T
+    own: Kind = "heads" if kind == "heads" else "mixers" if (index < 0).all() else "mixer_heads"
+    return Units(own, layer, index, np.full(len(rows), -1))
 
 
 def _mlps(found: LogitAttribution) -> tuple[Units, np.ndarray]:

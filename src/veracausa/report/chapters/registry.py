@@ -74,9 +74,9 @@ CHAPTERS: dict[type, tuple[str, Draw, str]] = {
     Disagreement: (
         "Why the methods disagree",
         Draw(causes),
-        "For every head: curvature (exact − AtP), interaction within its layer (IG − exact), what later units make of "
-        "it (exact − direct), and the baseline. Last-in: what a head still does when the rest of its layer is "
-        "corrupted. Redundancy: heads of a layer cover for each other; synergy: they need each other.",
+        "For every unit: curvature (exact − AtP), interaction within its layer (IG − exact), what later units make of "
+        "it (exact − direct), and the baseline. Last-in: what a unit still does when the rest of its layer is "
+        "corrupted. Redundancy: units of a layer cover for each other; synergy: they need each other.",
     ),
     Locations: (
         "Where attribution patching goes wrong",
@@ -87,31 +87,31 @@ CHAPTERS: dict[type, tuple[str, Draw, str]] = {
     Responses: (
         "The metric along the outliers’ paths",
         Draw(responses),
-        "M while a head moves from its own value (α = 0) to its corrupted one (α = 1) and beyond; alone, and with all "
-        "heads of its layer. Attribution patching reports the slope at 0.",
+        "M while a unit moves from its own value (α = 0) to its corrupted one (α = 1) and beyond; alone, and with all "
+        "units of its layer. Attribution patching reports the slope at 0.",
     ),
     Surface: (
-        "Two heads together",
+        "Two units together",
         Draw(surface),
-        "Each head is moved a share of the way from its current value to its corrupted one. Interaction: both together "
+        "Each unit is moved a share of the way from its current value to its corrupted one. Interaction: both together "
         "minus the sum of each alone.",
     ),
     AblationStudy: (
         "What ablation does to the answers",
         Draw(ablation, with_beside=_forecasts),
-        "Heads are replaced at every position, alone and together, and the model answers greedily. Intervals are "
+        "Units are replaced at every position, alone and together, and the model answers greedily. Intervals are "
         "Wilson’s, tests McNemar’s against the same prompts unablated, Holm-corrected.",
     ),
     CounterfactualComparison: (
-        "Which corruption shows which heads",
+        "Which corruption shows which units",
         Draw(counterfactuals, with_beside=_roles),
-        "The same clean prompts under several corruptions: exact effects of all heads under each, and what the heads "
+        "The same clean prompts under several corruptions: exact effects of all units under each, and what heads "
         "look at in the clean prompts (duplicate-token, induction, previous-token and name-moving heads).",
     ),
     Search: (
-        "The prompts that show a head best",
+        "The prompts that show a unit best",
         Draw(search),
-        "Exact effects over a pool of prompt pairs: the pair where the head matters most, and the one where it stands "
+        "Exact effects over a pool of prompt pairs: the pair where the unit matters most, and the one where it stands "
         "out most from its layer; repeated on pairs that were not searched, as a maximum flatters itself.",
     ),
     Baselines: (
