@@ -183,6 +183,18 @@ def test_circuits_are_found_kept_and_drawn(both, tmp_path):
         write_eap_json(lm, tmp_path / "eap.json", circuit=circuit)
 
 
+@pytest.mark.parametrize("method", ["eap-ig", "iterated"])
+def test_discoveries_hold_what_runs_by_hand_give(both, method):
+    """The circuit that is found restores what a run put together by hand restores; a ranking by iteration has all."""
+    lm, task, by_hand = both
+    n = len(lm.graph.edges[0]) // 2
+    found = vc.discover(lm, task, method=method, edges=n, sizes=[0.5, 1.0], top=2, sample=2, **QUIET)
+    clean, other = (float(by_hand.metric(run)) for run in (by_hand.clean, by_hand.other))
+    theirs = (by_hand.circuit(set(found.circuit.names)) - other) / (clean - other)
+    assert vc.faithfulness(lm, task, found.circuit, **QUIET).f == pytest.approx(theirs, abs=CLOSE)
+    assert set(found.circuit.names) <= set(by_hand.naive.edges)
+
+
 @pytest.mark.parametrize("ablation", ["zero", "mean", "optimal"])
 @pytest.mark.parametrize("family", tiny_models.mostly_slow(("mamba2", "nemotron_h"), ("nemotron_h",)))
 def test_constants_stand_in_the_place_of_edges(family, ablation, task_of):

@@ -156,3 +156,23 @@ def test_mixers_are_replaced_on_the_way(family, task_of):
     moved = table.metric - table.metric[0]
     assert torch.allclose(moved[1], alone.values[:, 0].double(), atol=1e-5)
     assert torch.allclose(moved[3], joint.values[:, 0].double(), atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["mamba", "bamba", pytest.param("recurrent_gemma", marks=pytest.mark.slow)])
+def test_models_with_mixers_generate_what_whole_runs_do(family, task_of):
+    """Token by token, every one by a whole run of the bare model; a mixer at zero stays so behind the prompt."""
+    lm, task = as_model(tiny_models.make(family, seed=1), family), task_of(7)
+    layer = lm.decoder.layers_with("mixer")[0]
+    study = vc.behaviour.ablation_study(
+        lm, task, units=[f"x{layer}"], ablations=["zero"], new_tokens=4, show_progress=False
+    )
+    out = lm.decoder.blocks[layer].attention_out
+    for condition in (0, 1):
+        tokens = torch.tensor(task.clean)
+        handle = out.register_forward_pre_hook(lambda _, args, condition=condition: (args[0] * (1 - condition),))
+        for _ in range(4):
+            with torch.no_grad():
+                last = lm.hf(input_ids=tokens, use_cache=False).logits[:, -1].argmax(-1)
+            tokens = torch.cat([tokens, last[:, None]], 1)
+        handle.remove()
+        assert torch.equal(study.tokens[condition], tokens[:, 7:])

@@ -199,22 +199,6 @@ class Decoder:
         ]
         return [*dict.fromkeys([*found, self.final_norm])]
 
-    def require_attention_and_mlp(self, what: str) -> None:
-        """Refuse what takes every block for an attention and an MLP, where one has a mixer, or one of both alone.
-
-        Raises:
-            ArchitectureError: names the first such block.
-        """
-        for block in self.blocks:
-            if block.mixing != "attention" or not block.has_mlp:
-                has = {"mixer": "a mixer in the place of attention", "nothing": "no attention"}.get(
-                    block.mixing, "no MLP"
-                )
-                raise ArchitectureError(
-                    f"{what} takes every block for an attention and an MLP, but block {block.layer} of "
-                    f"{type(self.hf).__name__} has {has}. Ask for exact effects or estimates of its units instead."
-                )
-
     def layers_with(self, part: str) -> list[int]:
         """Blocks that have an "attention", a "mixer", an "mlp", "experts" or "adapters"; "stream": all, and the end."""
         if part == "adapters":

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from veracausa.behaviour.answers import Answers, answer_tokens, begins_right
 from veracausa.behaviour.chosen import UNABLATED, Condition, chosen, conditions, require_ablations
-from veracausa.behaviour.generation import greedy
+from veracausa.behaviour.generation import greedy, new_positions
 from veracausa.behaviour.results import AblationStudy
 from veracausa.behaviour.runs import Ablated, Piece, first_tokens, recorded
 from veracausa.choices import Ablation, AllUnits
@@ -127,7 +127,7 @@ class AblationStudyWork:
                 length = self.task.lengths[members[0]]
                 own = layers * (start + (length - start) * (2 if "counterfactual" in names else 1))
                 if self.new_tokens > 1:
-                    own += layers * len(run) * (length + self.new_tokens - 1)
+                    own += layers * len(run) * new_positions(self.lm, length, self.new_tokens)
                 else:
                     own += depth * (length - start)
                 total += len(members) * own
