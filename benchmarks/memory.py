@@ -34,10 +34,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import veracausa as vc
 from veracausa.anatomy import decoder_of
+from veracausa.dictionaries import Dictionary, Encoder
 from veracausa.engine.budget import within
 from veracausa.model import Model
 from veracausa.tasks.task import Task
 from veracausa.units.resolve import all_edges, all_units
+from veracausa.units.table import Units
 
 
 @dataclass(frozen=True)
@@ -105,45 +107,64 @@ GPU = {
 }
 
 
-def calls(lm: Model, task: Task) -> dict[str, tuple[Any, dict[str, Any]]]:
-    """Name → a verb, and what it is called with: of many units so many that chunks are full."""
-    middle, last = lm.layers // 2, lm.layers - 1
-    count = 3 if lm.device.type == "cpu" else 20
-    heads = [f"a0.h{head}" for head in range(min(count, lm.heads))]
+def few(lm: Model) -> int:
+    """So many units that chunks are full."""
+    return 3 if lm.device.type == "cpu" else 20
+
+
+def some_edges(lm: Model, task: Task) -> Units:
+    """A few edges of the whole graph."""
     edges = all_edges(lm)
-    some = edges[np.sort(np.random.default_rng(0).permutation(len(edges))[: 2 * count])]
+    return edges[np.sort(np.random.default_rng(0).permutation(len(edges))[: 2 * few(lm)])]
+
+
+def late_heads(lm: Model, task: Task) -> Units:
+    """Heads of the block in the middle at one position."""
     places = all_units(lm, "heads", len(task.clean[0]))
-    place = places[np.flatnonzero((places.layer == middle) & (places.position == 2))]
-    few: dict[str, Any] = {"nodes": 3}
-    return {
-        "exact heads": (vc.exact, {"units": heads}),
-        "exact neurons": (vc.exact, {"units": [f"m{middle}.n{i}" for i in range(count)]}),
-        "exact heads at positions": (vc.exact, {"units": place}),
-        "exact edges": (vc.exact, {"units": some}),
-        "atp heads": (vc.attribute, {}),
-        "atp neurons": (vc.attribute, {"units": "neurons"}),
-        "ig heads": (vc.attribute, {"units": [f"a{middle}.h0", f"a{last}.h1"], "method": "ig"} | few),
-        "eap": (vc.attribute, {"units": "edges", "method": "eap"}),
-        "eap-ig": (vc.attribute, {"units": "edges", "method": "eap-ig"} | few),
-        "ceap": (vc.attribute, {"units": "edges", "method": "ceap"} | few),
-        "eap at positions": (vc.attribute, {"units": "edges@positions", "method": "eap"}),
-        "mask": (vc.estimates.learn_mask, {"steps": 2}),
-        "circuits": (vc.curve, {"scores": "edges", "sizes": (0.01, 0.3)}),
-        "learned circuit": (vc.circuits.learn, {"how": "top-k", "keep": 20, "steps": 2}),
-        "discover": (vc.discover, {"method": "eap", "edges": 20, "sizes": (0.05,), "top": 2, "sample": 2}),
-        "verify": (vc.verify, {"estimate": "heads", "top": count, "sample": 1}),
-    }
+    return places[np.flatnonzero((places.layer == lm.layers // 2) & (places.position == 2))]
+
+
+def with_features(lm: Model) -> Model:
+    """With a random dictionary at the stream in the middle, eight times as wide."""
+    weight = torch.randn(lm.width, 8 * lm.width, generator=torch.Generator().manual_seed(0)) / lm.width**0.5
+    encoder = Encoder(weight, torch.zeros(weight.shape[1]), "topk", k=32)
+    return lm.reading(Dictionary.of(encoder, weight.T.contiguous(), site=f"r{lm.layers // 2}"))
+
+
+IG: dict[str, Any] = {"nodes": 3}
+#: Name → a verb, and what it is called with; functions are asked with model and pairs.
+CALLS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "exact heads": (vc.exact, {"units": lambda lm, task: [f"a0.h{head}" for head in range(min(few(lm), lm.heads))]}),
+    "exact neurons": (vc.exact, {"units": lambda lm, task: [f"m{lm.layers // 2}.n{i}" for i in range(few(lm))]}),
+    "exact heads at positions": (vc.exact, {"units": late_heads}),
+    "exact mixers": (vc.exact, {"units": "mixers"}),
+    "exact features": (vc.exact, {"units": lambda lm, task: [f"f{lm.layers // 2}.{i}" for i in range(9 * few(lm))]}),
+    "exact edges": (vc.exact, {"units": some_edges}),
+    "atp heads": (vc.attribute, {}),
+    "atp neurons": (vc.attribute, {"units": "neurons"}),
+    "atp mixers": (vc.attribute, {"units": "mixers"}),
+    "atp features": (vc.attribute, {"units": "features"}),
+    "ig heads": (vc.attribute, {
+        "units": lambda lm, task: [f"a{lm.layers // 2}.h0", f"a{lm.layers - 1}.h1"], "method": "ig"} | IG),
+    "eap": (vc.attribute, {"units": "edges", "method": "eap"}),
+    "eap-ig": (vc.attribute, {"units": "edges", "method": "eap-ig"} | IG),
+    "ceap": (vc.attribute, {"units": "edges", "method": "ceap"} | IG),
+    "eap at positions": (vc.attribute, {"units": "edges@positions", "method": "eap"}),
+    "mask": (vc.estimates.learn_mask, {"steps": 2}),
+    "circuits": (vc.curve, {
+        "scores": lambda lm, task: vc.attribute(lm, task, units="edges", method="eap", show_progress=False),
+        "sizes": (0.01, 0.3)}),
+    "learned circuit": (vc.circuits.learn, {"how": "top-k", "keep": 20, "steps": 2}),
+    "discover": (vc.discover, {"method": "eap", "edges": 20, "sizes": (0.05,), "top": 2, "sample": 2}),
+    "verify": (vc.verify, {
+        "estimate": lambda lm, task: vc.attribute(lm, task, show_progress=False), "top": 3, "sample": 1}),
+}  # fmt: skip
 
 
 def ready(lm: Model, task: Task, name: str) -> tuple[Any, dict[str, Any]]:
-    """The call with the scores that it works on."""
-    verb, options = calls(lm, task)[name]
-    for key in ("scores", "estimate"):
-        if options.get(key) == "edges":
-            options[key] = vc.attribute(lm, task, units="edges", method="eap", show_progress=False)
-        if options.get(key) == "heads":
-            options[key] = vc.attribute(lm, task, show_progress=False)
-    return verb, options
+    """The call with the units or scores that it works on."""
+    verb, options = CALLS[name]
+    return verb, {key: one(lm, task) if callable(one) else one for key, one in options.items()}
 
 
 def resident(name: str) -> int:
@@ -158,6 +179,7 @@ def one(
 ) -> dict[str, float]:
     """Forecast and run one call in this process."""
     lm, small = lm or shape.model(dtype, device), shape.task(2, 8)
+    lm = with_features(lm) if name.endswith("features") else lm
     verb, options = ready(lm, small, name)
     verb(lm, small, **options, show_progress=False)
     task = shape.task()
@@ -213,7 +235,7 @@ def main() -> None:
             continue
         shape = replace(base, family=family, tokens=given.tokens or base.tokens)
         lm = shape.model(getattr(torch, dtype), given.device) if given.device == "cuda" else None
-        for name in [one for one in names() if one.startswith(given.begins)]:
+        for name in [one for one in CALLS if one.startswith(given.begins)]:
             try:
                 found = measured(shape, size, name, dtype, given, lm)
             except subprocess.CalledProcessError:
@@ -226,12 +248,6 @@ def main() -> None:
     print(table(["call", *PARTS, "said", "taken", "said / taken", "seconds"], rows))
 
 
-def names() -> list[str]:
-    """Of all calls."""
-    tiny = Shape(2, 32, 2, 1, 64, 50, 1, 8)
-    return list(calls(tiny.model(torch.float32, "cpu"), tiny.task()))
-
-
 def measured(
     shape: Shape, size: str, name: str, dtype: str, given: argparse.Namespace, lm: Model | None
 ) -> dict[str, float]:
@@ -241,7 +257,9 @@ def measured(
     command = [sys.executable, __file__, name, "--alone", "--shape", size, "--dtype", dtype]
     command += ["--family", shape.family, "--tokens", str(shape.tokens), "--memory", str(given.memory)]
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-    told = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment).stdout
+    told = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True, env=environment
+    ).stdout
     found: dict[str, float] = json.loads(told.splitlines()[-1])
     return found
 
