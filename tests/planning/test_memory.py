@@ -90,6 +90,30 @@ def test_circuits_of_long_prompts_fit_where_all_that_writers_add_does_not(tiny, 
     agree(found.metric, whole.metric, lm.measure(task).gap, 1e-4)  # float32
 
 
+@pytest.mark.parametrize("name", ["exact edges", "eap", "eap-ig", "circuits"])
+def test_nothing_grows_with_edges_times_width_times_positions(tiny, name):
+    """Of twice the blocks, and so nearly four times the edges, twice as much at most, scores left out."""
+    said, peaks, edges = [], [], []
+    for layers in (4, 8):
+        sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": layers, "head_dim": 4}
+        lm = tiny("llama", dtype=torch.float32, **sizes, num_attention_heads=16, num_key_value_heads=8)
+        verb, options = {
+            "exact edges": (vc.exact, {"units": ["a0.h0->m1", "m1->a3.h0<q>"]}),
+            "eap": (vc.attribute, {"units": "edges", "method": "eap"}),
+            "eap-ig": (vc.attribute, {"units": "edges", "method": "eap-ig", "nodes": 2}),
+            "circuits": (vc.faithfulness, {"circuit": vc.Circuit.of(lm.graph, *lm.graph.edges)}),
+        }[name]
+        task = pairs(len(lm.decoder.unembedding.weight), 2, 60)
+        memory = vc.forecast(verb, lm, task, measure=False, **options).memory
+        with LiveBytes() as live:
+            verb(lm, task, **options, show_progress=False)
+        said.append(memory.beside - memory.scores)
+        peaks.append(live.peak - memory.scores)
+        edges.append(lm.graph.size)
+    assert edges[1] > 3.5 * edges[0] and said[1] < 2.1 * said[0] and peaks[1] < 2.1 * peaks[0]
+    assert max(peaks) < 4 * edges[1] * 64 * 60 / 10  # a tenth of float32 numbers of that count, of one pair alone
+
+
 def test_chunks_follow_the_memory_that_is_given(lm):
     task = pairs(len(lm.decoder.unembedding.weight), 6, 48)
     plenty = vc.forecast(vc.exact, lm, task, measure=False)

@@ -130,9 +130,13 @@ class Footprint:
 
     def row(self, length: int) -> int:
         """A token of a row in one block: behind its MLP, or in the attention, whichever is more."""
-        mlp = self.item * (2 * self.width + 3 * self.neurons)
+        mlp = self.item * (2 * self.width + 3 * self.neurons + self.mixture(4))
         attention = self.item * (2 * self.width + self.h + 2 * self.g) + self.pattern(length)
         return max(mlp, attention, 2 * self.item * self.width + self.scan)
+
+    def mixture(self, kept: int) -> int:
+        """Floats of a token in its chosen experts: what they read and write, and so many numbers of each neuron."""
+        return self.chosen * (2 * self.width + kept * self.inside)
 
     @property
     def scan(self) -> int:
@@ -161,13 +165,13 @@ class Footprint:
         elif prefix:
             repeated = 2 * self.h if self.heads > self.kv_heads else 0
             attention += (repeated + length) * self.item
-        mlp = norm + (3 if self.gated else 2) * self.neurons * self.item
+        mlp = norm + ((3 if self.gated else 2) * self.neurons + self.mixture(3)) * self.item
         blocks = self.layers - since[0]
         return (blocks - since[1]) * attention + (blocks - ours) * mlp
 
     def back(self, length: int, ours: bool = False) -> int:
         """What the backward pass of a token needs in one block."""
-        mlp = self.item * (2 * self.width + 3 * self.neurons)
+        mlp = self.item * (2 * self.width + 3 * self.neurons + self.mixture(3))
         return max(mlp, 2 * self.heads * length * self.wide) if ours else mlp
 
     @property

@@ -121,7 +121,7 @@ def _off_outputs(decoder: Decoder, norm: nn.Module) -> NormForm:
     half = len(like) - len(like) // 2
     pattern = torch.ones_like(like)
     pattern[half:] = -half / (len(like) - half)
-    pattern = pattern / pattern.square().mean().sqrt()
+    pattern = pattern / pattern.to(torch.promote_types(like.dtype, torch.float32)).square().mean().sqrt()
     other = (_run(decoder, norm, _LARGE * pattern) - bias) / pattern
     centred = bool(gain.abs().max() < 1e-2 * other.abs().max())
     return NormForm(other if centred else gain, bias if bias.any() else None, centred)

@@ -400,8 +400,8 @@ def told_at_once(shapes: Footprint, rows: int, examples: int, *, moving: bool, p
     `keeps`: Δ is there already.
     """
     read = rows * shapes.read
-    if positional:
-        read += (rows if moving else examples) * 2 * shapes.writers * shapes.readers * shapes.wide
+    if positional:  # the products by position, found and listed, and the writes that they are made of once more
+        read += (rows if moving else examples) * (2 * shapes.writers * shapes.readers * shapes.wide + shapes.writes)
     return read + (2 * rows if moving else 0 if keeps else examples) * shapes.writes
 
 
