@@ -2,9 +2,9 @@
 
 The four dictionaries of SmolLM2-135M that come along (768 features, TopK 32). Exact effects of all features that differ
 somewhere; attribution patching, integrated gradients with features straight between their ends and encoded anew on the
-way; correlations of means over pairs, of all parts and of the features alone, wrong signs among those worth a percent
-of the gap; what the error carries, and whether it is the strongest part; what the dictionary explains, and how much of the
-gap is left with its reconstruction.
+way; correlations of means over pairs, of all parts and of the features alone; wrong signs among those worth a percent
+of the gap; what the error carries, and whether it is the strongest part; what the dictionary explains, and how much of
+the gap is left with its reconstruction.
 
     python benchmarks/feature_agreement.py --n 8      (about ten minutes on one core)
 """
