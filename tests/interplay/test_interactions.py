@@ -1,5 +1,6 @@
 """Interactions of two layers against a triple loop over readers, positions and nodes on the bare model."""
 
+import naive_features as features
 import naive_interactions as plain
 import numpy as np
 import pytest
@@ -7,7 +8,22 @@ import torch
 from two_layers import QUIET, asked
 
 import veracausa as vc
+from veracausa.dictionaries import Dictionary, Encoder
 from veracausa.errors import VeracausaError
+
+SIZE = 10
+
+
+def two_sided(width, site, kind, writes=None, seed=5):
+    """The same dictionary for both sides: ours, and plain tensors."""
+    g = torch.Generator().manual_seed(seed)
+    w_enc, w_dec = torch.randn(width, SIZE, generator=g).double(), torch.randn(SIZE, width, generator=g).double() / 4
+    b_enc, b_dec = torch.randn(SIZE, generator=g).double() / 4, torch.randn(width, generator=g).double()
+    threshold = torch.rand(SIZE, generator=g).double()
+    own = {"jumprelu": {"threshold": threshold}, "topk": {"k": 4}}.get(kind, {})
+    ours = Dictionary.of(Encoder(w_enc, b_enc, kind, **own), w_dec, b_dec, site=site, writes=writes)
+    sites = [({"r": "resid", "m": "mlp", "n": "mlp_in"}[one[0]], int(one[1])) for one in (site, writes or site)]
+    return ours, features.Plain(kind, w_enc, b_enc, w_dec, b_dec, *sites, threshold=threshold, k=4)
 
 
 def groups(lm, asked_for):
@@ -196,3 +212,41 @@ def test_a_result_is_read_as_it_was_written(tmp_path):
         again = vc.open(found.save(tmp_path / "found.safetensors"))
         assert torch.equal(again.squares, found.squares) and repr(again) == repr(found)
         assert again.table().equals(found.table()) and again.spread().equals(found.spread())
+
+
+@pytest.mark.parametrize(
+    ("kind", "reads", "writes"), [("topk", "r2", None), ("jumprelu", "m2", None), ("relu", "n2", "m2")]
+)
+@pytest.mark.parametrize("method", ["ig", "exact"])
+def test_features_are_those_of_encoders_written_out_anew(kind, reads, writes, method):
+    hf, lm, task = asked("llama")
+    mine, theirs = two_sided(lm.width, "r1", "topk", seed=1)
+    far, there = two_sided(lm.width, reads, kind, writes)
+    laid = lm.reading(mine, far)
+    sides = [*(f"f1.{j}" for j in range(SIZE)), "f1.error"], [f"f2.{i}" for i in range(SIZE)]
+    found = vc.interactions(laid, task, *sides, method=method, nodes=3, **QUIET)
+    for example, (clean, corrupted) in enumerate(zip(task.clean, task.corrupted, strict=True)):
+        own, other = (theirs.parts(*features.both(hf, "llama", ids, theirs)) for ids in (clean, corrupted))
+        delta = torch.stack([own[part] - other[part] for part in (*range(SIZE), "error")])  # [parts, n, width]
+        start = features.both(hf, "llama", clean, theirs)[1]
+
+        def read(y, ids=clean):
+            seen = []
+            features.run(hf, "llama", ids, [(theirs.writes, lambda a: y), (there.reads, lambda a: seen.append(a) or a)])
+            return there.encode(seen[0])
+
+        j = torch.zeros(SIZE, len(clean), len(delta), dtype=torch.float64)
+        if method == "exact":
+            with torch.no_grad():
+                j = torch.stack([(read(start) - read(start - one)).T for one in delta], -1)
+        else:
+            for alpha, weight in plain.naive.gauss_legendre(3):
+                y = (start - (1 - float(alpha)) * delta.sum(0)).requires_grad_(True)
+                f = read(y)
+                for i in range(SIZE):
+                    for t in range(len(clean)):
+                        (g,) = torch.autograd.grad(f[t, i], y, retain_graph=True)
+                        j[i, t] += float(weight) * (g * delta).sum((1, 2))
+        squares, means = plain.kept(j, [slice(i, i + 1) for i in range(SIZE)])
+        assert torch.allclose(found.squares[example], squares, atol=1e-9 * float(squares.max()))
+        assert torch.allclose(found.means[example], means, atol=1e-9 * float(means.abs().max()))
