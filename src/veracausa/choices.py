@@ -26,7 +26,8 @@ Over = Literal["mean", "sum", "product"]
 #: All units of a kind, each at all positions or one by one at each.
 AllUnits = Literal[
     "heads", "mlps", "attention", "neurons", "residual", "queries", "keys", "values", "patterns", "experts", "shared",
-    "routers", "expert_neurons", "adapters", "layer_adapters", "edges",
+    "routers", "expert_neurons", "adapters", "layer_adapters", "gates", "layer_gates",
+    "edges", "gates@positions", "layer_gates@positions", "gates@spans", "layer_gates@spans",
     "adapters@positions", "layer_adapters@positions", "adapters@spans", "layer_adapters@spans",
     "features", "directions", "features@positions", "directions@positions", "features@spans", "directions@spans",
     "mixers", "mixer_heads", "channels", "mixers@positions", "mixer_heads@positions", "channels@positions",

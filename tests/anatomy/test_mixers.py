@@ -8,7 +8,7 @@ from bridges import as_model
 import veracausa as vc
 from veracausa.contracts.checks import check
 from veracausa.effects import Added
-from veracausa.errors import ArchitectureError, UnitError
+from veracausa.errors import ArchitectureError, MethodError, UnitError
 
 FAST = ("mamba", "bamba")
 #: Another seed where the pair of the contracts has too narrow a gap for float32.
@@ -200,9 +200,85 @@ def test_positions_in_a_group_that_begin_late(task_of):
 
 
 @pytest.mark.parametrize("family", ["mamba", "bamba"])
-def test_forecasts_and_what_takes_every_block_for_attention_and_mlp(family, task_of):
+def test_forecasts(family, task_of):
     lm, task = model(family), task_of(7, n=2)
-    for verb, options in ((vc.exact, {"units": "mixers"}), (vc.attribute, {"units": "channels", "method": "ig"})):
+    for verb, options in (
+        (vc.exact, {"units": "mixers"}), (vc.attribute, {"units": "channels", "method": "ig"}),
+        (vc.exact, {"units": "gates"}), (vc.study, {"level": "quick"}),
+    ):  # fmt: skip
         assert vc.forecast(verb, lm, task, **options).token_layers > 0
-    with pytest.raises(ArchitectureError, match=r"block 0 of .* has a mixer in the place of attention"):
-        vc.study(lm, task)
+
+
+#: Family → its gate's module within a block, and which of the numbers that this gives are the gate's (of c channels).
+GATES = {
+    **dict.fromkeys(("mamba", "falcon_mamba"), ("mixer.in_proj", lambda c: slice(c, 2 * c))),
+    **dict.fromkeys(("mamba2", "nemotron_h"), ("mixer.in_proj", lambda c: slice(0, c))),
+    **dict.fromkeys(("bamba", "granitemoehybrid"), ("mamba.in_proj", lambda c: slice(0, c))),
+    "jamba": ("mamba.in_proj", lambda c: slice(c, 2 * c)),
+    "lfm2": ("conv.in_proj", lambda c: slice(c, 2 * c)),
+    "recurrent_gemma": ("temporal_block.linear_y", lambda c: slice(0, c)),
+    "olmo_hybrid": ("linear_attn.g_proj", lambda c: slice(0, c)),
+}
+
+
+def given(lm, tokens, module):
+    """What a module of the bare model gives in a run."""
+    kept = []
+    handle = module.register_forward_hook(lambda _, __, output: kept.append(output.clone()))
+    with torch.no_grad():
+        lm.hf(input_ids=torch.tensor([tokens]), use_cache=False)
+    handle.remove()
+    return kept[0]
+
+
+def giving_instead(lm, task, module, new, where):
+    """M of the bare model's clean run, a module of which gives something else at some places."""
+
+    def hook(_, __, output):
+        output = output.clone()
+        output[where] = new[where]
+        return output
+
+    handle = module.register_forward_hook(hook)
+    found = metric(lm, task)
+    handle.remove()
+    return found
+
+
+@pytest.mark.parametrize("family", tiny_models.mostly_slow(list(GATES), FAST))
+def test_gates_are_those_of_hooks(family, task_of):
+    """What a channel is gated with: at all positions, at one, at zero, all of a layer; slopes by finite differences."""
+    lm, task, quiet = model(family), task_of(9), {"show_progress": False}
+    path, numbers = GATES[family]
+    layers = lm.decoder.layers_with("mixer")
+    modules = {layer: lm.decoder.blocks[layer].module.get_submodule(path) for layer in layers}
+    part, before, every = numbers(lm.decoder.channels), metric(lm, task), (slice(None), slice(None))
+    for layer in {layers[0], layers[-1]}:
+        own, other = (given(lm, tokens, modules[layer]) for tokens in (task.clean[0], task.corrupted[0]))
+        one = slice(part.start + 3, part.start + 4)
+        asked = {f"x{layer}.c3<gate>": (*every, one), f"x{layer}.c3<gate>@8": (slice(None), 8, one),
+                 f"x{layer}<gate>": (*every, part)}  # fmt: skip
+        for name, where in asked.items():
+            for ablation, new in (("counterfactual", other), ("zero", torch.zeros_like(own))):
+                ours = vc.exact(lm, task, units=[name], ablation=ablation, **quiet)
+                true = giving_instead(lm, task, modules[layer], new, where) - before
+                assert float(ours.values[0, 0]) == pytest.approx(true, abs=1e-5), name
+        both = vc.exact(lm, task, units=[(f"x{layer}.c3<gate>", f"x{layer}.c4<gate>")], **quiet)
+        pair = (*every, slice(one.start, one.start + 2))
+        true = giving_instead(lm, task, modules[layer], other, pair) - before
+        assert float(both.values[0, 0]) == pytest.approx(true, abs=1e-5)
+        slope, step = vc.attribute(lm, task, units=[f"x{layer}<gate>"], **quiet), 3e-3
+        up, down = (giving_instead(lm, task, modules[layer], own + s * step * (other - own), asked[f"x{layer}<gate>"])
+                    for s in (1, -1))  # fmt: skip
+        assert float(slope.values[0, 0]) == pytest.approx((up - down) / (2 * step), rel=2e-3, abs=2e-4)
+    parts = vc.attribute(lm, task, units="gates", method="ig", nodes=128, **quiet)
+    whole = vc.exact(lm, task, units="layer_gates", **quiet)
+    summed = torch.stack([parts.values[0, parts.units.layer == layer].sum() for layer in layers])
+    assert torch.allclose(summed, whole.values[0], atol=1e-5) and parts.units.names[1] == f"x{layers[0]}.c1<gate>"
+    with pytest.raises(MethodError, match="direct effect"):
+        vc.effects.direct(lm, task, units="layer_gates", **quiet)
+
+
+def test_a_gate_among_other_numbers_is_refused(task_of):
+    with pytest.raises(ArchitectureError, match="gates are told apart by no linear map"):
+        vc.exact(model("qwen3_next"), task_of(9), units="gates", show_progress=False)

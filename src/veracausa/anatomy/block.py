@@ -41,6 +41,7 @@ class Block:
     calls a function. `attention_bias`: what is added behind the output projection, a part of the attention's output.
     `projections`: of queries, keys and values, if it has them.
     `up`, `up_fused`: see `Anatomy`.
+    `gate`, `gate_behind`: see `Mixer.gate`.
     `scale`: what every write is multiplied by on its way to the stream. `float32_stream`: see `Anatomy`. `heads`,
     `kv_heads`: how many an attention has.
     """
@@ -72,6 +73,8 @@ class Block:
     kv_heads: int
     width: int
     mixture: Mixture | None = None
+    gate: nn.Module | None = None
+    gate_behind: int = 0
     found: Found = field(default_factory=Found)
 
     @property
@@ -79,6 +82,12 @@ class Block:
         """The modules that are read as linear maps: query, key and value projection, and those of the outputs."""
         parts = (*self.projections, self.attention_out, self.down)
         return tuple(dict.fromkeys(part for part in parts if part is not None and not isinstance(part, NoSublayer)))
+
+    @property
+    def gate_numbers(self) -> slice:
+        """Which of the numbers that `gate` gives are those of the gate, one a channel."""
+        channels = numbers_of(self.attention_out) // self.width
+        return slice(self.gate_behind * channels, (1 + self.gate_behind) * channels)
 
     @property
     def has_mlp(self) -> bool:

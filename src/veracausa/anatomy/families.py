@@ -133,11 +133,11 @@ _MAMBA = Anatomy(
     embeddings="embeddings",
     final_norm="norm_f",
     attention_norm="norm",
-    mixer=Mixer("mixer", "mixer.out_proj", state="ssm_state_size"),
+    mixer=Mixer("mixer", "mixer.out_proj", state="ssm_state_size", gate=("mixer.in_proj", 1)),
     lone=True,
     float32_stream="residual_in_fp32",
 )
-_MAMBA2 = Mixer("mixer", "mixer.out_proj", heads="num_heads", state="ssm_state_size")
+_MAMBA2 = Mixer("mixer", "mixer.out_proj", heads="num_heads", state="ssm_state_size", gate=("mixer.in_proj", 0))
 _FEED_FORWARD: dict[str, Any] = {
     "mlp": "feed_forward",
     "mlp_out": "feed_forward.down_proj",
@@ -149,13 +149,15 @@ _FEED_FORWARD: dict[str, Any] = {
 # A mixer in most blocks and attention in some, each before an MLP.
 _HYBRID = replace(
     _LLAMA,
-    mixer=Mixer("mamba", "mamba.out_proj", heads="num_heads", state="ssm_state_size"),
+    mixer=Mixer("mamba", "mamba.out_proj", heads="num_heads", state="ssm_state_size", gate=("mamba.in_proj", 0)),
     final_norm="final_layernorm",
     mlp_norm="pre_ff_layernorm",
     **_FEED_FORWARD,
 )
-_GATED_DELTA = Mixer("linear_attn", "linear_attn.o_proj", heads="num_v_heads")
-_DELTA: dict[str, Any] = {"mixer": Mixer("linear_attn", "linear_attn.out_proj", heads="num_v_heads")}
+_GATED_DELTA = Mixer("linear_attn", "linear_attn.o_proj", heads="num_v_heads", gate=("linear_attn.g_proj", 0))
+_DELTA: dict[str, Any] = {
+    "mixer": Mixer("linear_attn", "linear_attn.out_proj", heads="num_v_heads", gate=("linear_attn.in_proj_z", 0))
+}
 
 
 def _like(base: Anatomy, *names: str, **other: Any) -> dict[str, Anatomy]:
@@ -416,7 +418,9 @@ FAMILIES: dict[str, Anatomy] = {
         mlp_norm="norm",
     ),
     **_like(_HYBRID, "bamba"),
-    **_like(_HYBRID, "jamba", mixer=Mixer("mamba", "mamba.out_proj", state="ssm_state_size")),
+    **_like(
+        _HYBRID, "jamba", mixer=Mixer("mamba", "mamba.out_proj", state="ssm_state_size", gate=("mamba.in_proj", 1))
+    ),
     **_like(
         _HYBRID,
         "granitemoehybrid",
@@ -435,7 +439,7 @@ FAMILIES: dict[str, Anatomy] = {
         _HYBRID,
         "lfm2",
         "lfm2_moe",
-        mixer=Mixer("conv", "conv.out_proj"),
+        mixer=Mixer("conv", "conv.out_proj", gate=("conv.in_proj", 1)),
         final_norm="embedding_norm",
         attention_norm="operator_norm",
         mlp_norm="ffn_norm",
@@ -448,7 +452,7 @@ FAMILIES: dict[str, Anatomy] = {
     **_like(
         _LLAMA,
         "recurrent_gemma",
-        mixer=Mixer("temporal_block", "temporal_block.linear_out"),
+        mixer=Mixer("temporal_block", "temporal_block.linear_out", gate=("temporal_block.linear_y", 0)),
         mixer_gives_two=True,
         final_norm="final_norm",
         attention="temporal_block",

@@ -45,6 +45,7 @@ KIND_AT: dict[Place, Kind] = {
     "z": "heads", "neurons": "neurons", "mlp": "mlps", "residual": "residual", "queries": "queries", "keys": "keys",
     "values": "values", "pattern": "patterns", "experts": "experts", "shared": "shared",
     "router": "routers", "channels": "channels", "adapters": "layer_adapters",
+    "gate": "gates",
 }  # fmt: skip
 
 

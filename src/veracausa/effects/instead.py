@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 
 #: Places by number, which noise is keyed by.
 _PLACES: tuple[Place, ...] = (
-    *("z", "neurons", "mlp", "residual", "queries", "keys", "values", "experts", "shared", "router", "channels"),
-)
+    "z", "neurons", "mlp", "residual", "queries", "keys", "values", "experts", "shared", "router", "channels", "gate",
+)  # fmt: skip
 
 
 class Instead(ABC):

@@ -27,10 +27,10 @@ def require_patterns(places: Collection[Place], ablation: str, task: Task, sourc
             f"A neuron of an expert has no activation where the expert is not chosen, so there is no {ablation!r} of "
             "it over prompts. Use counterfactual or zero, or whole experts."
         )
-    if "adapters" in places and ablation == "optimal":
+    if {"adapters", "gate"} & {*places} and ablation == "optimal":
         raise MethodError(
-            "ablation='optimal' learns constants of sites that the rest is computed from, and adapters are several in "
-            "a block. Use zero (switched off), counterfactual, mean or resample."
+            "ablation='optimal' learns constants of what is written to the stream; adapters and gates act inside their "
+            "block. Use zero, counterfactual, mean or resample."
         )
     if "pattern" not in places or ablation not in ("mean", "optimal"):
         return

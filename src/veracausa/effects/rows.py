@@ -33,6 +33,7 @@ from veracausa.engine.guard import attention_function
 from veracausa.engine.memory import chunks
 from veracausa.engine.overrides import Override
 from veracausa.engine.patches import (
+    RUN_AGAIN,
     Place,
     Where,
     activation,
@@ -264,8 +265,8 @@ class Rows(Plan):
         decoder, kind = self.lm.decoder, self.units.kind
         at = where(decoder, self.units.place, layer)
         offset = start - tape.start
-        if at.place == "adapters":
-            return Join(*at.join, example, lambda: self._adapted(tape, base, layer, example, units, start))
+        if at.place in RUN_AGAIN:
+            return Join(*at.join, example, lambda: self._again(tape, base, at, example, units, start))
 
         def change() -> Tensor:
             if is_coded(at.place):
@@ -313,16 +314,17 @@ class Rows(Plan):
         change = torch.einsum("rs,rw->rsw", delta, written.to(delta)).to(base.residual[at.layer].dtype)
         return output_change(self.lm.decoder, base, at, example, offset, change)
 
-    def _adapted(self, tape: Tape, base: State, layer: int, example: Tensor, units: np.ndarray, start: int) -> Tensor:
-        """The stream behind a block in which adapters add something else: the block, run again."""
-        block = self.lm.decoder.blocks[layer]
-        offset, own = start - tape.start, activation(base, "adapters", layer)[example, start - tape.start :]
-        share = self._adapter_shares(layer, units).to(own)[:, None]
-        delta = self._new(tape, "adapters", layer, example, units)[:, offset:] - own
+    def _again(self, tape: Tape, base: State, at: Where, example: Tensor, units: np.ndarray, start: int) -> Tensor:
+        """The stream behind a block in which adapters add something else, or gates are others: the block, run again."""
+        block, offset = self.lm.decoder.blocks[at.layer], start - tape.start
+        own = activation(base, at.place, at.layer)[example, offset:]
+        share = self._adapter_shares(at.layer, units) if at.place == "adapters" else self._shares(units)
+        share = share.expand(-1, own.shape[-1]).to(own)[:, None]
+        delta = self._new(tape, at.place, at.layer, example, units)[:, offset:] - own
         whole = (share != 0).to(own).expand_as(own)
         taken = self._at_position(whole, tape, example, units, start) != 0
         rows = torch.arange(len(units), device=own.device)
-        override = Override("adapters", rows, taken, lambda: own + delta * share)
+        override = Override(at.place, rows, taken, lambda: own + delta * share)
         return through(tape, base, block, example, [override], start=start, cost=self.cost)
 
     def _adapter_shares(self, layer: int, units: np.ndarray) -> Tensor:

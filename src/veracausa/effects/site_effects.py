@@ -26,6 +26,7 @@ from veracausa.effects.instead import Instead
 from veracausa.effects.laid import laid_units
 from veracausa.effects.replacements import Replacement, require_joint
 from veracausa.effects.rows import Patching, Plan, Rows
+from veracausa.engine.patches import RUN_AGAIN
 from veracausa.engine.work import Derived, gives
 from veracausa.errors import MethodError
 from veracausa.scores.scores import Scores
@@ -144,10 +145,10 @@ def direct(
     lm, table = laid_units(lm, task, units, spans=False)
     if isinstance(table, Edges):
         raise MethodError("A direct effect goes to the logits: for edges that is vc.exact of the edges 'u->logits'.")
-    if table.kind in ("adapters", "layer_adapters"):
+    if table.place in RUN_AGAIN:
         raise MethodError(
-            "An adapter changes what the rest of its own block computes, so it has no direct effect on the logits. Ask "
-            "for the direct effects of heads and MLPs."
+            f"{table.names[0]} changes what the rest of its own block computes, so it has no direct effect on the "
+            "logits. Ask for the direct effects of heads, mixers and MLPs."
         )
     require_joint(ablation)
     asked = exact.work(lm, task, units=table, ablation=ablation, direction=direction, reference=reference, seed=seed)

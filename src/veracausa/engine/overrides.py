@@ -172,6 +172,17 @@ def _explained(block: Block, at: str) -> tuple[torch.nn.Module, Tensor | float, 
     return (block.attention_out, bias, block.scale) if attention else (block.mlp_end, 0.0, block.scale)
 
 
+def _at_gate(block: Block, one: Override) -> Any:
+    """A hook for what a mixer's channels are gated with."""
+    assert block.gate is not None
+    own = block.gate_numbers
+
+    def taken(output: Tensor) -> Tensor:
+        return torch.cat([output[..., : own.start], one.of(output[..., own]), output[..., own.stop :]], -1)
+
+    return changing(block.gate, taken)
+
+
 def _at_adapters(block: Block, one: Override) -> list[Any]:
     """Hooks for contributions that rows take in the place of their own; the first map B gives them, others nothing."""
     found, rows = adapted_of(block), list[int]()
@@ -211,6 +222,8 @@ def overriding(block: Block, found: Sequence[Override]) -> Iterator[dict[str, An
     for one in found:
         if one.place in ("z", "channels"):
             handles.append(input_of(block.attention_out, one))
+        elif one.place == "gate":
+            handles.append(_at_gate(block, one))
         elif one.place == "adapters":
             handles += _at_adapters(block, one)
         elif one.place == "neurons":

@@ -35,8 +35,10 @@ if TYPE_CHECKING:
 #: (The channels of a mixer are what its output projection reads: the site "z" of a layer that has a mixer.)
 Place = Literal[
     "z", "channels", "neurons", "mlp", "residual", "queries", "keys", "values", "pattern", "experts", "shared",
-    "router", "expert_neurons", "features", "directions", "adapters",
+    "router", "expert_neurons", "features", "directions", "adapters", "gate",
 ]  # fmt: skip
+#: Places whose changes are carried through their own block, run again (`suffix.through`).
+RUN_AGAIN = ("adapters", "gate")
 #: Parts of the MLP's output, which they add up to: so is the gradient there theirs.
 OF_MLP = ("experts", "shared", "expert_neurons")
 
@@ -74,9 +76,9 @@ def layers_at(decoder: Decoder, place: Place) -> list[int]:
 def depth_behind(decoder: Decoder, place: Place, layer: int) -> int:
     """Blocks that a row with a patch at `place` of `layer` runs; a router's MLP, run again, counts as one.
 
-    So does the block of adapters.
+    So does the block of adapters, and of gates.
     """
-    return decoder.layers - where(decoder, place, layer).join[0] + (place in ("router", "adapters"))
+    return decoder.layers - where(decoder, place, layer).join[0] + (place == "router" or place in RUN_AGAIN)
 
 
 def in_attention(place: Place, decoder: Decoder | None = None, layer: int = 0) -> bool:
@@ -131,8 +133,8 @@ def sites_for(place: Place) -> tuple[str, ...]:
     """What a tape must hold so that `place` can be patched (see `tape.Site`)."""
     if is_coded(place):
         return SITES
-    if place == "adapters":
-        return ("adapters", "adapted")
+    if place in RUN_AGAIN:
+        return ("adapters", "adapted") if place == "adapters" else ("gate",)
     if place in IN_ATTENTION:
         return ("z", "attention", *IN_ATTENTION)
     if place == "pattern":
@@ -156,6 +158,7 @@ def site_width(decoder: Decoder, place: Place, length: int = 0) -> int:
         "pattern": decoder.heads * length,
         "z": decoder.heads * decoder.head_dim,
         "channels": decoder.channels,
+        "gate": decoder.channels,
         "neurons": decoder.neurons,
         "mlp": decoder.width,
         "residual": decoder.width,

@@ -47,11 +47,12 @@ if TYPE_CHECKING:
 #: choice: which experts these are, [B, S, chosen]; both are recorded together, without a graph. router: the
 #: router's logits, [B, S, experts] (none where there is no router). inside, weights: the activations of the chosen
 #: experts' neurons, [B, S, chosen, neurons], and what the experts' outputs are weighted with, [B, S, chosen].
-#: adapters: what LoRA adapters add to the outputs of a block's maps, side by side; adapted: see `adapted`.
+#: adapters: what LoRA adapters add to the outputs of a block's maps, side by side; adapted: see `adapted`. gate: what
+#: the channels of a mixer are gated with, before any activation.
 Site = Literal[
     "z", "neurons", "attention", "mlp", "queries", "keys", "values", "pattern",
     "attention_in", "mlp_in", "q_out", "k_out", "v_out", "experts", "choice", "router", "inside", "weights",
-    "adapters", "adapted",
+    "adapters", "adapted", "gate",
 ]  # fmt: skip
 
 IN_ATTENTION = ("queries", "keys", "values")
@@ -340,6 +341,8 @@ def watch(decoder: Decoder, state: State, calls: list[dict[str, Any]]) -> list[A
                 handles.append(_keep_experts(block, state))
             elif site == "router":
                 handles += _keep_router(block, partial(keep, into=into), into)
+            elif site == "gate":
+                handles.append(_keep_gate(block, into))
             elif site in _PROJECTED:
                 handles.append(block.projections[_PROJECTED.index(site)].register_forward_hook(keep_projected(into)))
         if block.mixing == "attention" and any(site in state.sites for site in BY_OURS):
@@ -377,6 +380,18 @@ def _keep_experts(block: Block, state: State) -> Any:
     return mixture.experts.register_forward_hook(kept, with_kwargs=True)
 
 
+def _keep_gate(block: Block, into: list[Tensor]) -> Any:
+    """A hook that records a mixer's gate, as a tensor of its own in the graph."""
+    assert block.gate is not None
+    own = block.gate_numbers
+
+    def kept(output: Tensor) -> Tensor:
+        into.append(output[..., own].clone())
+        return torch.cat([output[..., : own.start], into[-1], output[..., own.stop :]], -1)
+
+    return changing(block.gate, kept)
+
+
 def _keep_router(block: Block, keep: Callable[[Tensor], Tensor], into: list[Tensor]) -> list[Any]:
     """Hooks that record a router's logits; nothing of an MLP that has none."""
 
@@ -389,13 +404,14 @@ def _keep_router(block: Block, keep: Callable[[Tensor], Tensor], into: list[Tens
 
 
 #: Sites of what mixes the positions, and of the MLP.
-_MIXING_SITES = ("z", "attention", "attention_in", *_PROJECTED, *BY_OURS)
+_MIXING_SITES = ("z", "attention", "attention_in", "gate", *_PROJECTED, *BY_OURS)
 _MLP_SITES = ("neurons", "mlp", "mlp_in", "experts", "choice", "router", "inside", "weights")
 
 
 def blank_sites(block: Block) -> tuple[str, ...]:
     """Sites that a block has not: of an attention where there is a mixer, of a sublayer where there is none."""
-    mixing = {"attention": (), "mixer": (*_PROJECTED, *BY_OURS), "nothing": _MIXING_SITES}[block.mixing]
+    ours = (*_PROJECTED, *BY_OURS) if block.gate is not None else ("gate", *_PROJECTED, *BY_OURS)
+    mixing = {"attention": ("gate",), "mixer": ours, "nothing": _MIXING_SITES}[block.mixing]
     return mixing if block.has_mlp else (*mixing, *_MLP_SITES)
 
 

@@ -14,9 +14,12 @@ from torch import Tensor, nn
 
 from veracausa.anatomy.adapters import adapted_of
 from veracausa.dictionaries.words import is_coded
+from veracausa.engine.attention import SUFFIX
 from veracausa.engine.coded import written_at
-from veracausa.engine.guard import changing, hooks, precision_of
+from veracausa.engine.guard import attention_function, changing, hooks, precision_of
+from veracausa.engine.overrides import Override
 from veracausa.engine.patches import OF_MLP, Place, rerouted
+from veracausa.engine.suffix import through
 from veracausa.errors import ContractError, NumericsError, PromptError
 from veracausa.tasks.padding import Specials
 from veracausa.tasks.tokens import strings
@@ -146,6 +149,9 @@ def require_sites(lm: Model, tape: Tape, place: Place) -> None:
     if place == "adapters":
         require_adapters(lm)
         return
+    if place == "gate":
+        require_gates(lm, tape)
+        return
     places = _under_dictionaries(lm.decoder, place) if is_coded(place) else dict.fromkeys(range(lm.layers), place)
     with torch.no_grad():
         for layer, own in places.items():
@@ -177,6 +183,27 @@ def require_adapters(lm: Model) -> None:
             error = float((output - one.module.base_layer(given) - torch.stack(added).sum(0)).abs().max())
             if not error <= rounding(precision_of(lm.decoder).dtype, float(output.abs().max()) + 1e-6):
                 raise ContractError(misread(lm, f"The adapter on {one.name}", block, error))
+
+
+@torch.no_grad()
+def require_gates(lm: Model, tape: Tape) -> None:
+    """A block whose mixer is given its own gate gives its own output, at both recorded runs of the first example.
+
+    Raises:
+        ContractError: names the block.
+    """
+    first = torch.tensor([0], device=lm.device)
+    with attention_function(lm.decoder, SUFFIX):
+        for block in (block for block in lm.decoder.blocks if block.gate is not None):
+            for run in (tape.clean, tape.corrupted):
+                own, stream = run.sites["gate"][block.layer][:1], run.residual[block.layer + 1][:1]
+                taken = torch.ones_like(own, dtype=torch.bool)
+                override = Override("gate", first, taken, lambda own=own: own)  # type: ignore[misc]
+                again = through(tape, run, block, first, [override], start=tape.start)
+                error = float((again - stream).abs().max())
+                allowed = rounding(precision_of(lm.decoder).dtype, float(stream.abs().max()) + 1e-6)
+                if not error <= allowed or block.gate_numbers.stop > getattr(block.gate, "out_features", 1 << 40):
+                    raise ContractError(misread(lm, "The mixer's gate", block, error))
 
 
 def _under_dictionaries(decoder: Decoder, place: Place) -> dict[int, Place]:

@@ -35,7 +35,7 @@ from veracausa.effects.replacements import (
 from veracausa.engine.batches import buckets
 from veracausa.engine.budget import examples_per_batch
 from veracausa.engine.footprint import Footprint
-from veracausa.engine.patches import depth_behind
+from veracausa.engine.patches import RUN_AGAIN, depth_behind
 from veracausa.engine.rule import PLAIN
 from veracausa.engine.rules import applied, require_reached
 from veracausa.engine.session import Session, session
@@ -46,11 +46,11 @@ from veracausa.estimates.method import Method
 from veracausa.estimates.methods import resolve_method
 from veracausa.estimates.parts import PATHS
 from veracausa.estimates.paths import WALKS
-from veracausa.estimates.paths.adapter_sums import AdapterSums
 from veracausa.estimates.paths.bucket import Graph, PathBucket, Sums
 from veracausa.estimates.paths.edge_sums import EdgeSums
 from veracausa.estimates.paths.expert_sums import ExpertSums, NeuronSums
 from veracausa.estimates.paths.feature_sums import FeatureSums
+from veracausa.estimates.paths.inner_sums import AdapterSums, InnerSums
 from veracausa.estimates.paths.unit_sums import UnitSums
 from veracausa.estimates.span_sums import SpanSumsWork, at_positions, require_sums
 from veracausa.scores.estimands import BASELINES
@@ -134,8 +134,8 @@ class AttributeWork:
             return EdgeSums
         if is_coded(self.units.kind):
             return FeatureSums
-        if self.units.place == "adapters":
-            return AdapterSums
+        if self.units.place in RUN_AGAIN:
+            return AdapterSums if self.units.place == "adapters" else InnerSums
         return {"experts": ExpertSums, "expert_neurons": NeuronSums}.get(self.units.kind, UnitSums)
 
     @property

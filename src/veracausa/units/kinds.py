@@ -12,7 +12,7 @@ from veracausa.module_names import module_name
 Kind = Literal[
     "heads", "mlps", "attention", "neurons", "residual", "queries", "keys", "values", "patterns",
     "experts", "shared", "routers", "expert_neurons", "mixers", "mixer_heads", "channels", "features", "directions",
-    "adapters", "layer_adapters", "edges", "groups", "paths",
+    "adapters", "layer_adapters", "gates", "layer_gates", "edges", "groups", "paths",
 ]  # fmt: skip
 
 
@@ -152,6 +152,12 @@ KINDS: dict[str, UnitKind] = _Kinds({
         "neurons of experts (post-activation, where the expert is chosen; its routing weights stay)", part="experts",
         inside=True,
     ),
+    "gates": UnitKind(
+        "gate", "x{layer}.c{index}<gate>", "gate",
+        "gates of mixers' channels (what a channel is multiplied with behind the scan, before any activation)",
+        "channels", "mixer",
+    ),
+    "layer_gates": UnitKind("gate", "x{layer}<gate>", "layer's gates", "all gates of a mixer together", part="mixer"),
     "features": UnitKind(
         "features", "f{layer}.{index}", "feature",
         "features of a dictionary that is laid on the model (how much of each there is, times what each writes)",
@@ -187,9 +193,13 @@ def whole_kind(kind: str) -> str:
     >>> whole_kind("heads"), whole_kind("mlps")
     ('attention', 'mlps')
     """
-    return {"heads": "attention", "channels": "mixers", "mixer_heads": "mixers", "adapters": "layer_adapters"}.get(
-        kind, kind
-    )
+    return {
+        "heads": "attention",
+        "channels": "mixers",
+        "mixer_heads": "mixers",
+        "adapters": "layer_adapters",
+        "gates": "layer_gates",
+    }.get(kind, kind)
 
 
 def in_words(kind: str) -> str:

@@ -5,9 +5,10 @@ beside them `a9` (a whole attention layer), `a9.h6<q>`, `a9.kv2<k>`, `a9.kv2<v>`
 per key/value head), `a9.h6<pattern>` (where a head looks, see also `cells`), `m5.e3`, `m5.shared` and `m5.router` (an
 expert of an MLP, one that sees every token, and what chooses among them) and `r9` (the residual stream that enters
 block 9; `r30` of a model with 30 blocks is the final one). Mixers, which stand in the place of attention, are `x4`,
-their heads and channels `x4.h2` and `x4.c17` (x as in "mix": a and m are taken, and not all have a state). Features of
-a dictionary are `f10.1234`, what it leaves out `f10.error`, directions `d10.subject`. LoRA adapters
-are `lora3.q_proj`, those of a layer together `lora3`. `@7` after a name means position 7 only.
+their heads and channels `x4.h2` and `x4.c17` (x as in "mix": a and m are taken, and not all have a state), what a
+channel is gated with `x4.c17<gate>`. Features of a dictionary are `f10.1234`, what it leaves out `f10.error`,
+directions `d10.subject`. LoRA adapters are `lora3.q_proj`, those of a layer together `lora3`. `@7` after a name means
+position 7 only.
 """
 
 from __future__ import annotations
