@@ -25,6 +25,7 @@ from veracausa.effects.rows import Patching, Plan
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.bucket import Bucket
 from veracausa.engine.guard import attention_function
+from veracausa.engine.patches import Place, kept_width, sites_for
 from veracausa.engine.reader_change import SITES, Reading
 from veracausa.engine.suffix import Join, sweep
 from veracausa.engine.validate_edges import require_edges
@@ -53,15 +54,22 @@ class WriteRows(Plan):
     cost: Cost
 
     @property
+    def coded(self) -> list[Place]:
+        """Kinds of dictionaries whose parts are among writers or readers."""
+        return []
+
+    @property
     def kept(self) -> int:
         """Floats a token that a tape keeps of each layer beside the stream."""
         heads = 4 * self.lm.heads * self.lm.decoder.head_dim
-        return max(heads, self.lm.decoder.channels) + 3 * self.lm.width
+        coded = sum(kept_width(self.lm.decoder, kind) for kind in self.coded)
+        return max(heads, self.lm.decoder.channels) + 3 * self.lm.width + coded
 
     def record(self, start: int, examples: tuple[int, ...]) -> Patching:
         """See `Plan.record`."""
+        sites = tuple(dict.fromkeys((*SITES, *(site for kind in self.coded for site in sites_for(kind)))))
         with attention_function(self.lm.decoder, SUFFIX):
-            bucket = Bucket.record(self.lm, self.task, start, examples, self.cost, sites=SITES)
+            bucket = Bucket.record(self.lm, self.task, start, examples, self.cost, sites=sites, places=self.coded)
             require_edges(self.lm, bucket.tape)
         base, other = bucket.runs(self.noising)
         return Patching(bucket, base, None if self.zero else other)

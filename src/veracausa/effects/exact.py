@@ -139,7 +139,9 @@ class ExactWork:
 
     @property
     def _kinds(self) -> list[str]:
-        """The kinds of its units, of groups those of their members."""
+        """The kinds of its units, of groups those of their members, of paths those of dictionaries on them."""
+        if isinstance(self.units, Paths):
+            return sorted({one.kind for one in self.units.coded})
         if not isinstance(self.units, Groups):
             return [self.units.kind]
         return sorted({one.kind for group in self.units.members for one in group})

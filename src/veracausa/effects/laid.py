@@ -17,6 +17,7 @@ from veracausa.errors import UnitError
 from veracausa.units.dictionaries import is_beside
 from veracausa.units.groups import Groups
 from veracausa.units.members import Member
+from veracausa.units.paths import Paths
 from veracausa.units.resolve import resolve_units
 from veracausa.units.table import Units
 
@@ -52,6 +53,8 @@ def laid_units(
     table = resolve_units(lm, units, max(task.lengths), groups=groups, spans=task if spans else None)
     if isinstance(table, Groups):
         return laid_for_groups(lm, table), table
+    if isinstance(table, Paths):
+        return for_parts(lm, [(one.kind, one.layer, one.index) for one in table.coded]), table
     if not is_coded(table.kind) or table.joint:  # of coalitions the model tells the parts apart already
         return lm, table
     if isinstance(units, str) and is_coded(units.partition("@")[0]):
@@ -64,8 +67,13 @@ def laid_for_groups(lm: Model, groups: Groups) -> Model:
     members = [one for group in groups.members for one in group if is_coded(one.kind)]
     for group in groups.members:
         _require_apart(lm, [one for one in group if is_coded(one.kind)], group)
-    for kind in sorted({one.kind for one in members}):
-        layer, index = np.array([(one.layer, one.index) for one in members if one.kind == kind], dtype=np.int64).T
+    return for_parts(lm, [(one.kind, one.layer, one.index) for one in members])
+
+
+def for_parts(lm: Model, parts: Sequence[tuple[str, int, int]]) -> Model:
+    """A model whose dictionaries tell apart the features among some parts: (kind, layer, index)."""
+    for kind in sorted({kind for kind, *_ in parts}):
+        layer, index = np.array([where for own, *where in parts if own == kind], dtype=np.int64).T
         lm = narrowed(lm, kind, layer, index)
     return lm
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from torch import Tensor
 from veracausa.anatomy.graph import MLP
 from veracausa.effects.edge_rows import WriteRows
 from veracausa.effects.rows import Patching
+from veracausa.engine.patches import Place
+from veracausa.engine.path_codes import Coded, moving_parts
 from veracausa.engine.path_forward import run_paths
 from veracausa.engine.routes import Read, Routes, Station
 from veracausa.engine.tape import Tape
@@ -40,6 +42,11 @@ class PathRows(WriteRows):
     """All rows (example, path) of one call, and how a bucket of them is run; see `rows.Rows`."""
 
     units: Paths
+
+    @property
+    def coded(self) -> list[Place]:
+        """See `WriteRows.coded`."""
+        return cast("list[Place]", sorted({one.kind for one in self.units.coded}))
 
     @cached_property
     def _stations(self) -> dict[Station, Station]:
@@ -91,12 +98,17 @@ class PathRows(WriteRows):
         """Rows (example, path) that cannot change anything, and rows whose positions do not exist."""
         tape, waiting = patching.bucket.tape, todo.numpy()
         moves: np.ndarray = moving(self.lm.decoder, patching.base, patching.other).cpu().numpy()
+        coded = {
+            part: moving_parts(patching.base, patching.other, part).cpu().numpy()
+            for part in dict.fromkeys(one.coded for path in self.units.paths for one in path.sender if one.coded)
+        }
         exists, changed = np.zeros_like(waiting), np.zeros_like(waiting)
         for i, example in enumerate(tape.examples):
             spans = self._spans[example]
             exists[i] = [path.exists(tape.length, spans) for path in self.units.paths]
             changed[i] = [
-                _reaches(path, tape.start, tape.length, spans) and _moved(path, moves[:, i], tape, spans)
+                _reaches(path, tape.start, tape.length, spans)
+                and _moved(path, moves[:, i], {part: own[i] for part, own in coded.items()}, tape, spans)
                 for path in self.units.paths
             ]
         for chosen, effect in ((~exists & waiting, float("nan")), (exists & ~changed & waiting, 0.0)):
@@ -142,7 +154,9 @@ def _end_of(path: Path, start: int, length: int, spans: Spans, known: dict[Stati
 
     through = [step.through for step in path.steps] + [True]
     sends = [(writer, *_held(part, start, length, spans)) for part in path.sender for writer in part.writes]
-    station = one(None, through[0], tuple(sorted(sent for sent in sends if sent[2] >= 0)))
+    coded = [(part.coded, *_held(part, start, length, spans)) for part in path.sender if part.coded]
+    sent, sent_coded = (tuple(sorted((s for s in found if s[2] >= 0), key=repr)) for found in (sends, coded))
+    station = one(None, through[0], sent, (), sent_coded)
     for step, live in zip(path.steps, through[1:], strict=True):
         if not step.at_end:
             station = one(station, live, (), _reads(step.parts, start, length, spans))
@@ -152,11 +166,16 @@ def _end_of(path: Path, start: int, length: int, spans: Spans, known: dict[Stati
 def _reads(parts: tuple[Part, ...], start: int, length: int, spans: Spans) -> tuple[Read, ...]:
     """The readers of a step, place by place along the stream."""
     places: dict[tuple[int, bool], list[tuple[int, int, int, int]]] = {}
+    coded = list[tuple[Coded, int, int]]()
     for part in parts:
         first, last = _held(part, start, length, spans)
-        if last >= 0:
+        if last >= 0 and part.coded is not None:
+            coded.append((part.coded, first, last))
+        elif last >= 0:
             mlp = part.reads[0][0] == MLP
             places.setdefault((part.layer, mlp), []).extend((*one, first, last) for one in part.reads)
+    if coded:  # of one dictionary, and alone
+        return (Read(coded[0][0].layer, False, (), tuple(sorted(coded, key=repr))),)
     return tuple(Read(layer, mlp, tuple(sorted(seen))) for (layer, mlp), seen in sorted(places.items()))
 
 
@@ -172,13 +191,17 @@ def _reaches(path: Path, start: int, length: int, spans: Spans) -> bool:
     return all(any(part.placed(length, spans)[1] >= start for part in parts) for parts in groups)
 
 
-def _moved(path: Path, moves: np.ndarray, tape: Tape, spans: Spans) -> bool:
-    """Whether the sender's write differs between a pair's runs where it is read; `moves`: [writers, positions]."""
+def _moved(path: Path, moves: np.ndarray, coded: dict[Coded, np.ndarray], tape: Tape, spans: Spans) -> bool:
+    """Whether the sender's write differs between a pair's runs where it is read.
+
+    `moves`: [writers, positions]; `coded`: of parts of dictionaries, [positions].
+    """
     for part in path.sender:
         first, last = _held(part, tape.start, tape.length, spans)
         if path.steps[0].at_end and not path.steps[0].through:  # read at the tail alone
             first = max(first, moves.shape[1] - tape.tail)
-        if moves[list(part.writes), first : max(last + 1, 0)].any():
+        own = coded[part.coded] if part.coded else moves[list(part.writes)]
+        if own[..., first : max(last + 1, 0)].any():
             return True
     return False
 

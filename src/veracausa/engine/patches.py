@@ -284,17 +284,29 @@ def enter(
 
     `offset`: first position of the rows, counted from the tape's start.
     """
-    block = decoder.blocks[at.layer] if at.layer < decoder.layers else None
     joined, middle = at.join
     after = (base.middle[joined] if middle else base.residual[joined])[example, offset:]
+    return after + stream_change(decoder, base, at, example, offset, change)
+
+
+def stream_change(
+    decoder: Decoder,
+    base: State,
+    at: Where,
+    example: Int[Tensor, " rows"],
+    offset: int,
+    change: Float[Tensor, "rows positions width"],
+) -> Float[Tensor, "rows positions width"]:
+    """What a change of a write (see `output_change`) changes of the stream: through a post-norm, where there is one."""
+    block = decoder.blocks[at.layer] if at.layer < decoder.layers else None
     if at.place == "residual" or block is None or _straight(decoder, at):
-        return after + change
+        return change
     attention = in_attention(at.place, decoder, at.layer)
     write = block.attention_write if attention else block.mlp_write
     if (block.attention_post_norm if attention else block.mlp_post_norm) is None:
-        return after + change
+        return change
     output = base.sites["attention" if attention else "mlp"][at.layer][example, offset:]
-    return after + (write(output + change) - write(output))
+    return write(output + change) - write(output)
 
 
 def _straight(decoder: Decoder, at: Where) -> bool:

@@ -75,7 +75,11 @@ class Flow:
 
     def late(self, layer: int) -> int:
         """The first position that is read behind a block's attention, counted from the end."""
-        return -min(self.tail, self.positions) if layer == self.routes.graph.layers - 1 else -self.positions
+        return self.entered(layer + 1)
+
+    def entered(self, layer: int) -> int:
+        """The first position of the stream that enters a block that is read, counted from the end."""
+        return -min(self.tail, self.positions) if layer == self.routes.graph.layers else -self.positions
 
     def send(self, place: int) -> None:
         """Begin the streams of live senders whose write is seen from here on."""
@@ -89,15 +93,17 @@ class Flow:
         """Live stations that have begun and run what reads at this place."""
         return [s for s, own in self.threads.items() if own.stream is not None and self.routes.until[s] > place]
 
-    def take(self, changes: Changes, layer: int, behind: Tensor) -> None:
+    def take(self, changes: Changes, late: int, behind: Tensor) -> None:
         """Add changes to streams, to what is held, or to the base run's stream `behind` them, where one begins.
 
-        Behind the last block's attention only the tail is read.
+        `late`: the first position that is read there (see `late`). A part of a dictionary that does not change at all
+        begins no stream: nothing behind it is run.
         """
-        late = self.late(layer)
         for station, every in changes:
             own, change = self.threads[station], every[:, late:]
-            if not station.live:
+            if station.live and own.stream is None and any(read.coded for read in station.reads) and not change.any():
+                own.held = change.new_zeros(len(change), self.positions, change.shape[-1])
+            elif not station.live:
                 if own.held is None:
                     own.held = change.new_zeros(len(change), self.positions, change.shape[-1])
                 own.held[:, late:] += change

@@ -20,8 +20,11 @@ import torch
 from torch import Tensor
 
 from veracausa.anatomy import Decoder
+from veracausa.anatomy.graph import K, Q, V
 from veracausa.cost import Cost
+from veracausa.dictionaries.code import Code
 from veracausa.engine.attention import Past
+from veracausa.engine.path_codes import Behind, passed_on, sent_by, site_change
 from veracausa.engine.path_flow import Changes, Entries, Flow, streamed
 from veracausa.engine.path_reads import HeadReads, Heard
 from veracausa.engine.reader_change import Reading
@@ -51,7 +54,7 @@ def run_paths(
     run = PathRun(decoder, tape, base, flow, cost)
     for layer in range(decoder.layers):
         run.block(layer)
-    flow.send(2 * decoder.layers)
+    run.enter(decoder.layers)
     return flow.last(ends, example)
 
 
@@ -62,6 +65,10 @@ def _sent(decoder: Decoder, base: State, other: State | None, station: Station, 
         change = write_changes(decoder, base, other, torch.full_like(example, writer), example)
         change[:, :first], change[:, last + 1 :] = 0, 0
         total = total.to(change) + change
+    for part, first, last in station.coded:
+        change = sent_by(decoder, base, other, part, example)
+        change[:, :first], change[:, last + 1 :] = 0, 0
+        total = total.to(torch.promote_types(change.dtype, torch.float32)) + change
     return total
 
 
@@ -82,21 +89,76 @@ class PathRun:
 
     def block(self, layer: int) -> None:
         """Bring all stations past a block."""
-        flow, base = self.flow, self.base
-        flow.send(2 * layer)
+        flow, base, late = self.flow, self.base, self.flow.late(layer)
+        self.enter(layer)
         mixing = {"attention": self._attention, "mixer": self._mixer, "nothing": self._nothing}
-        attended = mixing[self.decoder.blocks[layer].mixing](layer)
+        attended = [*mixing[self.decoder.blocks[layer].mixing](layer), *self._encoded(layer, "attention")]
         if not self.decoder.blocks[layer].parallel:
-            flow.take(attended, layer, base.middle[layer])
+            flow.take(attended, late, base.middle[layer])
             flow.send(2 * layer + 1)
-            flow.take(self._mlp(layer), layer, base.residual[layer + 1])
+            flow.take([*self._mlp(layer), *self._encoded(layer, "mlp")], late, base.residual[layer + 1])
         else:  # both read what enters the block
-            for changes in (attended, self._mlp(layer)):
-                flow.take(changes, layer, base.residual[layer + 1])
+            for changes in (attended, [*self._mlp(layer), *self._encoded(layer, "mlp")]):
+                flow.take(changes, late, base.residual[layer + 1])
+
+    def enter(self, layer: int) -> None:
+        """What enters a block (L: the stream at the end): senders that are written there, dictionaries that read it."""
+        self.flow.send(2 * layer)
+        self.flow.take(self._encoded(layer, "stream"), self.flow.entered(layer), self.base.residual[layer])
 
     def _nothing(self, layer: int) -> Changes:
         """A block without attention, or without an MLP, changes nothing there; streams that run go on as they are."""
         return []
+
+    # ---- parts of dictionaries -------------------------------------------------------------------------------------
+
+    def _encoded(self, layer: int, behind: Behind) -> Changes:
+        """What parts of dictionaries pass on that see another stream."""
+        every, found = self.flow.routes.encoding.get((layer, behind), []), list[tuple[Station, Tensor]]()
+        for kind in dict.fromkeys(read.coded[0][0].kind for _, read in every):
+            found += self._coded(layer, behind, [entry for entry in every if entry[1].coded[0][0].kind == kind])
+        return found
+
+    def _coded(self, layer: int, behind: Behind, entries: Entries) -> Changes:
+        """The same of one dictionary."""
+        code = self.decoder.codes[entries[0][1].coded[0][0].kind, layer]
+        late = self.flow.entered(layer) if behind == "stream" else self.flow.late(layer) if behind == "mlp" else 0
+        context = self.base.middle[layer] if behind == "mlp" else self.base.residual[layer]
+        streams, examples, source = self.flow.sources(entries, context[:, late:])
+        delta = site_change(code, self.base, self._explained(layer, code, streams, examples, behind), examples, late)
+        offset, rows = (
+            (self.positions + late if late else 0),
+            source.split([len(self.flow.threads[station].example) for station, _ in entries]),
+        )
+        return [
+            (station, passed_on(self.decoder, self.base, read.coded, delta[own], example, offset))
+            for (station, read), own in zip(entries, rows, strict=True)
+            for example in [self.flow.threads[station].example]
+        ]
+
+    def _explained(
+        self, layer: int, code: Code, streams: Tensor, examples: Tensor, behind: Behind
+    ) -> tuple[Tensor, Tensor]:
+        """What a dictionary reads and explains where its block sees these streams."""
+        if behind == "stream":
+            return streams, streams
+        block, base = self.decoder.blocks[layer], self.base
+        if behind == "mlp":
+            self.cost.add(len(streams), self.positions)
+            given = block.mlp_norm(streams)
+            output = block.run_mlp(given)
+            return (given if code.dictionary.transcodes else output), output
+        every = [(kind, head, 0, self.positions - 1) for head in range(self.decoder.heads) for kind in (Q, K, V)]
+        reads = HeadReads.of(self.decoder, layer, [every], [len(streams)], self.positions, streams.device)
+        context = (base.sites["queries"][layer], base.sites["keys"][layer], base.sites["values"][layer])
+        own, other = torch.arange(len(streams), device=streams.device), self._heard(layer, streams, examples)
+        z, settings = reads.mixed(context, examples, other, own, base.attention[layer]), base.attention[layer]
+        if code.dictionary.writes.kind == "z":
+            return z.flatten(2), z.flatten(2)
+        moved = z - reads.values(context, examples, settings)
+        output = base.sites["attention"][layer][examples]
+        output = output + reads.through(moved, reads.filled).to(output.dtype)
+        return output, output
 
     # ---- attention -------------------------------------------------------------------------------------------------
 

@@ -15,36 +15,46 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from veracausa.anatomy.graph import Graph
+from veracausa.engine.path_codes import Behind, Coded
 
 
 @dataclass(frozen=True)
 class Read:
     """Readers of one block, all in its attention (or its mixer) or its MLP, that see a change.
 
-    `seen`: (kind, head, first, last) of each, with the positions at which, counted from the tape's start.
+    `seen`: (kind, head, first, last) of each, with the positions at which, counted from the tape's start. `coded`: in
+    their place, parts of one dictionary with their positions; these see what enters the block, or what is behind its
+    attention or its MLP.
     """
 
     layer: int
     mlp: bool
     seen: tuple[tuple[int, int, int, int], ...]
+    coded: tuple[tuple[Coded, int, int], ...] = ()
 
     def at(self, graph: Graph) -> int:
         """The place of the stream that they read."""
+        if self.coded:
+            return self.coded[0][0].read_at(graph)
         return 2 * self.layer + (self.mlp and not graph.parallel)
 
     def seen_from(self, graph: Graph) -> int:
         """The place of the stream from which on what they write is seen."""
+        if self.coded:
+            return self.coded[0][0].written_at(graph)
         return 2 * self.layer + (2 if self.mlp or graph.parallel else 1)
 
 
 @dataclass(frozen=True)
 class Station:
-    """A sender (`sends`: writers, each with its first and last position) or readers that see what `parent` hands on."""
+    """A sender (`sends`: writers, each with its first and last position, `coded`: parts of dictionaries likewise) or
+    readers that see what `parent` hands on."""
 
     parent: Station | None
     live: bool
     sends: tuple[tuple[int, int, int], ...] = ()
     reads: tuple[Read, ...] = ()
+    coded: tuple[tuple[Coded, int, int], ...] = ()
 
     def __hash__(self) -> int:
         return self._hash
@@ -52,12 +62,13 @@ class Station:
     @cached_property
     def _hash(self) -> int:
         """Made once: stations are looked up for every block."""
-        return hash((self.parent, self.live, self.sends, self.reads))
+        return hash((self.parent, self.live, self.sends, self.reads, self.coded))
 
     def begins(self, graph: Graph) -> int:
         """The place of the stream from which on its first write is seen."""
         if self.parent is None:
-            return min(int(graph.writer_order[writer]) for writer, *_ in self.sends)
+            places = [int(graph.writer_order[writer]) for writer, *_ in self.sends]
+            return min(places + [part.written_at(graph) for part, *_ in self.coded])
         return min(read.seen_from(graph) for read in self.reads)
 
     @property
@@ -70,7 +81,8 @@ class Station:
 class Routes:
     """The stations of some paths, each once, parents first; `ends`: the last station of each path.
 
-    `until`: the place up to which a live station runs. `reading`: (block, whether its MLP) → stations that read there.
+    `until`: the place up to which a live station runs. `reading`: (block, whether its MLP) → stations that read there;
+    `encoding`: (block, what its encoder stands behind) → stations that are parts of dictionaries.
     """
 
     graph: Graph
@@ -78,6 +90,7 @@ class Routes:
     stations: list[Station] = field(default_factory=list)
     until: dict[Station, int] = field(default_factory=dict)
     reading: dict[tuple[int, bool], list[tuple[Station, Read]]] = field(default_factory=dict)
+    encoding: dict[tuple[int, Behind], list[tuple[Station, Read]]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, graph: Graph, ends: Iterable[Station]) -> Routes:
@@ -86,7 +99,10 @@ class Routes:
         found.stations.extend(dict.fromkeys(station for end in found.ends for station in end.chain))
         for station in found.stations:
             for read in station.reads:
-                found.reading.setdefault((read.layer, read.mlp), []).append((station, read))
+                if read.coded:
+                    found.encoding.setdefault((read.layer, read.coded[0][0].behind), []).append((station, read))
+                else:
+                    found.reading.setdefault((read.layer, read.mlp), []).append((station, read))
                 if station.parent is not None and station.parent.live:
                     found.until[station.parent] = max(found.until.get(station.parent, 0), read.at(graph))
         found.until.update({end: 2 * graph.layers for end in found.ends if end.live})
@@ -95,7 +111,7 @@ class Routes:
     def source(self, station: Station, read: Read) -> tuple[Station, bool]:
         """Whose stream readers see: (the parent, False), the base run's but for what the parent hands on; or their own
         (the station, True), where it has begun already."""
-        if station.live and station.begins(self.graph) <= read.at(self.graph):
+        if station.live and not read.coded and station.begins(self.graph) <= read.at(self.graph):
             return station, True
         assert station.parent is not None  # readers have one
         return station.parent, False
@@ -108,8 +124,14 @@ class Routes:
 
     @property
     def depth(self) -> int:
-        """Blocks of all stations together, one example each; readers of one block that see the same stream: one."""
+        """Blocks of all stations together, one example each; readers of one block that see the same stream: one.
+
+        An encoder of the stream runs no block.
+        """
         seen = {
-            (self.source(station, read), read.layer, read.mlp) for station in self.stations for read in station.reads
+            (self.source(station, read), read.layer, read.mlp, bool(read.coded))
+            for station in self.stations
+            for read in station.reads
+            if not (read.coded and read.coded[0][0].behind == "stream")
         }
         return len(seen) + sum(map(self.blocks, self.stations))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from veracausa.circuits.runs.run_circuits import CircuitRuns
 from veracausa.effects.exact import ExactWork
 from veracausa.engine import circuit_forward, reader_change
 from veracausa.engine.budget import rows_per_chunk
 from veracausa.engine.footprint import Footprint, Memory
-from veracausa.engine.patches import sites_for
+from veracausa.engine.patches import Place, sites_for
 from veracausa.planning.groups import READ, Group, logits, most, scores, whole
 from veracausa.units.edges import Edges
 from veracausa.units.groups import Groups
@@ -25,7 +25,9 @@ def exact(work: ExactWork, shapes: Footprint, groups: Sequence[Group]) -> Memory
     """Of exact effects."""
     lm, units = work.lm, work.units
     if isinstance(units, Edges | Paths):
-        sites: tuple[str, ...] = reader_change.SITES
+        coded = units.coded if isinstance(units, Paths) else []
+        more = [site for one in coded for site in sites_for(cast("Place", one.kind))]
+        sites: tuple[str, ...] = tuple(dict.fromkeys((*reader_change.SITES, *more)))
     elif isinstance(units, Groups):
         sites = tuple(site for place in units.places for site in sites_for(place))
     else:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from veracausa.anatomy.graph import Graph, graph_of
-from veracausa.errors import UnitError
+from veracausa.errors import UnitError, VeracausaError
 from veracausa.scores.scores import _FORMAT, Completeness, Scores
 from veracausa.storage.files import at, read_tensors
 from veracausa.storage.origin import require_same_ends
@@ -103,7 +103,7 @@ def unpack_scores(header: dict[str, Any], tensors: dict[str, Tensor], path: Path
         if found["kind"] == "groups":
             units: Units = unpack_groups(header["groups"])
         elif found["kind"] == "paths":
-            units = unpack_paths(header["paths"], header["graph"])
+            units = unpack_paths(header["paths"], header["graph"], header.get("laid"))
         else:
             units = unpack_units(found["kind"], tensors, header["graph"], header.get("spans"))
         wanted = {"values": "float examples units", "clean": "float examples", "corrupted": "float examples"}
@@ -196,14 +196,16 @@ def unpack_groups(listed: Any) -> Groups:
 
 
 _PATHS = many(record(name=text, path=text), least=1)
+_LAID = many(record(kind=kind_of_units, layer=whole(0, 1000), reads=text, writes=text))
 
 
-def unpack_paths(listed: Any, graph: Any) -> Paths:
-    """The paths of a header, in its graph; ValueError if they are none."""
+def unpack_paths(listed: Any, graph: Any, laid: Any = None) -> Paths:
+    """The paths of a header, in its graph, through these dictionaries; ValueError if they are none."""
     found = _PATHS(listed)
+    sites = {(one["kind"], one["layer"]): (one["reads"], one["writes"]) for one in _LAID(laid or [])}
     try:
-        return Paths.of(unpack_graph(graph), [one["path"] for one in found], [one["name"] for one in found])
-    except UnitError as error:
+        return Paths.of(unpack_graph(graph), [one["path"] for one in found], [one["name"] for one in found], sites)
+    except VeracausaError as error:
         raise ValueError(str(error)) from error
 
 

@@ -449,6 +449,7 @@ def pack_scores(scores: Scores) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "kind": scores.units.kind,
         "graph": scores.units.graph.header if isinstance(scores.units, Edges | Paths) else None,
         **({str(scores.units.kind): scores.units.to_list()} if isinstance(scores.units, Groups | Paths) else {}),
+        **_laid(scores.units),
         **({"spans": list(scores.units.named)} if isinstance(scores.units, SpanUnits) else {}),
         "method": scores.method,
         "settings": scores.settings,
@@ -475,3 +476,10 @@ def pack_scores(scores: Scores) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if scores.draw_stderr is not None:
         tensors["draw_stderr"] = scores.draw_stderr
     return header, tensors
+
+
+def _laid(units: Units) -> dict[str, Any]:
+    """The dictionaries that paths go through: kind, layer and sites of each; nothing of other units."""
+    laid = units.laid if isinstance(units, Paths) else {}
+    names = ("kind", "layer", "reads", "writes")
+    return {"laid": [dict(zip(names, (*key, *sites), strict=True)) for key, sites in laid.items()]} if laid else {}

@@ -8,8 +8,11 @@ from typing import Any
 
 from veracausa.anatomy.graph import LOGITS, MIXER, MLP, Graph, K, Q, V
 from veracausa.arguments import is_list, shown
+from veracausa.dictionaries.site import Site
+from veracausa.engine.path_codes import Coded
 from veracausa.errors import UnitError
 from veracausa.tasks.spans import NAME as SPAN_NAME
+from veracausa.units.dictionaries import parse_feature
 from veracausa.units.path_parts import THROUGH, Part, Path, Step, joined
 from veracausa.units.spans import Range, is_range, read_range
 from veracausa.units.table import Units
@@ -28,12 +31,15 @@ _LOOK = (
 _PARTS = (
     "Parts are heads (a9.h6; as readers also a9.h6<q>, a9.h6<k>, a9.h6<v>, a9.kv2<k>, a9.kv2<v>), MLPs (m3), mixers "
     "(x4; their heads, x4.h2, as senders), the input "
-    "as a sender and the logits as the end, each but the last also at positions (a9.h6<q>@7)."
+    "as a sender and the logits as the end, parts of dictionaries (f10.12, f10.error, d10.subject), each but the "
+    "logits also at positions (a9.h6<q>@7)."
 )
+#: (Kind, layer) of dictionaries that are laid on a model → the sites that they read and explain.
+Laid = Mapping[tuple[str, int], tuple[str, str]]
 
 
 def is_path(name: str) -> bool:
-    """Whether a name reads like a path, and like no edge: more arrows, several parts, positions of its own.
+    """Whether a name reads like a path, and like no edge: more arrows, several parts, positions of its own, features.
 
     >>> is_path("a5.h5->a8.h6<v>->logits"), is_path("a5.h5->m8@7"), is_path("a9.h6+m10")
     (True, False, False)
@@ -43,7 +49,8 @@ def is_path(name: str) -> bool:
         return False
     stem, _, where = others[-1].partition("@")
     ranged = not ((where.isascii() and where.isdigit()) or not where)
-    return len(others) > 1 or "+" in name or "@" in first or ranged or _OF_A_HEAD.fullmatch(stem) is not None
+    coded = any(parse_feature(one.partition("@")[0].strip()) for one in (first, *others))
+    return coded or len(others) > 1 or "+" in name or "@" in first or ranged or _OF_A_HEAD.fullmatch(stem) is not None
 
 
 def are_paths(units: Any) -> bool:
@@ -85,8 +92,8 @@ def path_texts(asked: Any) -> tuple[list[str], list[str] | None]:
     return listed, None if entries is None else [str(name) for name in entries]
 
 
-def parse_path(graph: Graph, text: str) -> Path:
-    """A path by its text.
+def parse_path(graph: Graph, text: str, laid: Laid | None = None) -> Path:
+    """A path by its text; `laid`: the dictionaries whose parts it may name.
 
     Raises:
         UnitError: no path, a part that the graph has not, or an arrow that no change can go along.
@@ -94,12 +101,12 @@ def parse_path(graph: Graph, text: str) -> Path:
     first, *others = [piece.strip() for piece in text.replace("…", THROUGH).split("->")]
     if not others or not all((first, *others)) or THROUGH in (first, others[-1]):
         raise UnitError(f"{shown(text)} is no path: an arrow leads from a part to a part. {_LOOK}")
-    sender, steps, through = _parts(graph, text, first), [], False
+    sender, steps, through = _parts(graph, text, first, laid or {}), [], False
     for piece in others:
         if piece == THROUGH and through:
             raise UnitError(f"{shown(text)} has nothing between two '{THROUGH}'. Leave one of them out.")
         if piece != THROUGH:
-            steps.append(Step(_parts(graph, text, piece), through))
+            steps.append(Step(_parts(graph, text, piece, laid or {}), through))
         through = piece == THROUGH
     _require_ends(text, sender, steps)
     for left, step in zip((sender, *(step.parts for step in steps)), steps, strict=False):
@@ -113,13 +120,14 @@ def require_path(text: str) -> None:
     """Raise UnitError unless a text reads like a path; which parts a model has is asked later."""
     pieces = [part for piece in _ARROW.split(text.strip().replace("…", THROUGH)) for part in piece.split("+")]
     for stem in (piece.strip().partition("@")[0] for piece in pieces):
-        if stem not in ("input", "logits", THROUGH) and not any(sort.fullmatch(stem) for sort in (_MLP, _HEAD, _MIXER)):
+        known = parse_feature(stem) or any(sort.fullmatch(stem) for sort in (_MLP, _HEAD, _MIXER))
+        if stem not in ("input", "logits", THROUGH) and not known:
             raise UnitError(f"{shown(stem)} in {shown(text)} is no part of a path. {_PARTS}")
 
 
-def _parts(graph: Graph, text: str, piece: str) -> tuple[Part, ...]:
+def _parts(graph: Graph, text: str, piece: str, laid: Laid) -> tuple[Part, ...]:
     """The parts that a piece between arrows names."""
-    found = tuple(_part(graph, text, name) for name in piece.split("+"))
+    found = tuple(_part(graph, text, name, laid) for name in piece.split("+"))
     for i, one in enumerate(found):
         for other in found[:i]:
             same = one.layer == other.layer and (
@@ -131,7 +139,7 @@ def _parts(graph: Graph, text: str, piece: str) -> tuple[Part, ...]:
     return found
 
 
-def _part(graph: Graph, text: str, name: str) -> Part:
+def _part(graph: Graph, text: str, name: str, laid: Laid) -> Part:
     stem, at, where = name.strip().partition("@")
     span: Range | str | None = read_range(where) if at else None
     if at and span is None and re.fullmatch(SPAN_NAME, where):
@@ -154,10 +162,24 @@ def _part(graph: Graph, text: str, name: str) -> Part:
     if match := _MIXER.fullmatch(stem):
         layer = _within(graph, text, stem, int(match[1]), "x")
         return _mixer(graph, text, layer, match[2], span)
+    if found := parse_feature(stem):
+        return _coded(text, stem, found, laid, span)
     if match := _HEAD.fullmatch(stem):
         layer = _within(graph, text, stem, int(match[1]), "a")
         return _head(graph, text, (layer, match[2], int(match[3]), match[4]), span)
     raise UnitError(f"{shown(text)}: {shown(name)} is no part of a path. {_PARTS}")
+
+
+def _coded(text: str, stem: str, found: tuple[str, int, int], laid: Laid, span: Range | str | None) -> Part:
+    """A part of a dictionary."""
+    kind, layer, index = found
+    if (kind, layer) not in laid:
+        raise UnitError(
+            f"{shown(text)}: there is no {stem}; no such dictionary is laid on the model. Lay it there, "
+            "lm.reading(vc.dictionary(lm, …)), or give dictionary=."
+        )
+    reads, writes = map(Site.of, laid[kind, layer])
+    return Part(stem, layer, (), (), span, Coded(kind, layer, index, reads, writes))
 
 
 def _within(graph: Graph, text: str, stem: str, layer: int, part: str) -> int:
@@ -204,13 +226,16 @@ def _head(graph: Graph, text: str, named: tuple[int, str, int, str | None], span
 def _require_ends(text: str, sender: Sequence[Part], steps: Sequence[Step]) -> None:
     """The sender writes, all behind it reads, and the logits come last and alone."""
     for one in sender:
-        if not one.writes or "<" in one.stem:
+        if not one.sends or "<" in one.stem:
             raise UnitError(
                 f"{shown(text)}: {one.stem} sends nothing. A sender writes to the stream: input, a head (a5.h5) or an "
-                "MLP (m3)."
+                "MLP (m3), or a part of a dictionary (f10.12)."
             )
     for i, step in enumerate(steps):
         for one in step.parts:
+            if one.coded is not None:
+                _require_reader(text, one.coded, one.stem, step)
+                continue
             if not one.reads:
                 mixer = f" (the mixer reads as a whole: x{one.layer})" if one.stem.startswith("x") else ""
                 raise UnitError(
@@ -220,11 +245,26 @@ def _require_ends(text: str, sender: Sequence[Part], steps: Sequence[Step]) -> N
                 raise UnitError(f"{shown(text)}: logits end a path, and stand there alone.")
 
 
+def _require_reader(text: str, coded: Coded, stem: str, step: Step) -> None:
+    """UnitError for a part of a dictionary that cannot see a change by itself, or not beside others."""
+    if not coded.passes_on:
+        raise UnitError(
+            f"{shown(text)}: {stem} is of a dictionary that reads {coded.reads.name} and explains {coded.writes.name}. "
+            "It can only be a sender; readers are of one site, or of a transcoder of one layer's MLP."
+        )
+    for other in step.parts:
+        if other.coded is None or (other.coded.kind, other.layer) != (coded.kind, coded.layer):
+            raise UnitError(
+                f"{shown(text)} joins {stem} and {other.stem} as readers; only parts of one dictionary can be joined "
+                "there. Make a path of each."
+            )
+
+
 def _require_arrow(graph: Graph, text: str, left: Sequence[Part], step: Step, sends: bool) -> None:
     """Every part right of an arrow sees every part left of it; `...` leads from one place of the stream to one."""
     for writer in left:
         for reader in step.parts:
-            if writer.written_at(graph) > reader.read_at(graph):
+            if writer.written_at(graph) > reader.read_at(graph) or _beside(writer, reader):
                 raise UnitError(
                     f"{shown(text)} cannot exist: {writer.stem} writes to the stream only behind what {reader.stem} "
                     "reads. An arrow leads to a later part; make two paths where one of several is earlier."
@@ -239,3 +279,10 @@ def _require_arrow(graph: Graph, text: str, left: Sequence[Part], step: Step, se
                 f"{shown(text)}: '{THROUGH}' {what} {joined(parts)}, one of which lies on ways to another. Make a "
                 "path of each, or join those of one block alone."
             )
+
+
+def _beside(writer: Part, reader: Part) -> bool:
+    """Whether both are parts of the stream at one place: an encoder of the stream sees nothing of what is written there
+    by another."""
+    one, other = writer.coded, reader.coded
+    return one is not None and other is not None and one.writes == other.writes

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from veracausa.anatomy.graph import MLP, Graph
+from veracausa.engine.path_codes import Coded
 from veracausa.units.spans import Range, meet, shown_range, within
 
 #: Between two arrows: through anything.
@@ -20,7 +21,7 @@ class Part:
     """One name of a path, at some positions, or at a named span of each pair (None: at all positions).
 
     `reads`: (kind of reader, head; −1 where there is none) of all that it reads with, nothing for the input.
-    `writes`: the graph's writers that it is, none for the logits.
+    `writes`: the graph's writers that it is, none for the logits. `coded`: the part of a dictionary that it is instead.
     """
 
     stem: str
@@ -28,6 +29,17 @@ class Part:
     reads: tuple[tuple[int, int], ...]
     writes: tuple[int, ...]
     span: Range | str | None = None
+    coded: Coded | None = None
+
+    @property
+    def hears(self) -> bool:
+        """Whether it can be a reader."""
+        return bool(self.reads) if self.coded is None else self.coded.passes_on
+
+    @property
+    def sends(self) -> bool:
+        """Whether it can be a sender."""
+        return bool(self.writes) or self.coded is not None
 
     @property
     def name(self) -> str:
@@ -39,6 +51,8 @@ class Part:
     @property
     def key(self) -> list[tuple[Any, ...]]:
         """What it is, reader by reader (of a sender its writer), however it is called."""
+        if self.coded is not None:
+            return [(self.layer, self.coded.kind, self.coded.index, str(self.span))]
         return [(self.layer, *one, str(self.span)) for one in self.reads]
 
     def placed(self, length: int, spans: Spans) -> Range:
@@ -59,10 +73,14 @@ class Part:
 
     def read_at(self, graph: Graph) -> int:
         """The place of the stream that it looks at (see `anatomy.graph`)."""
+        if self.coded is not None:
+            return self.coded.read_at(graph)
         return 2 * self.layer + (self.reads[0][0] == MLP and not graph.parallel)
 
     def written_at(self, graph: Graph) -> int:
         """The place of the stream from which on its write is seen."""
+        if self.coded is not None:
+            return self.coded.written_at(graph)
         return int(graph.writer_order[self.writes[0]])
 
 
@@ -95,8 +113,11 @@ class Path:
     @property
     def key(self) -> tuple[Any, ...]:
         """What it means, whatever it is called and in whatever order its parts stand."""
-        steps = [(step.through, *sorted(one for part in step.parts for one in part.key)) for step in self.steps]
-        return tuple(sorted((part.writes, str(part.span)) for part in self.sender)), *steps
+        steps = [
+            (step.through, *sorted((one for part in step.parts for one in part.key), key=repr)) for step in self.steps
+        ]
+        sent = [(part.writes, str(part.span)) if part.coded is None else part.key[0] for part in self.sender]
+        return tuple(sorted(sent, key=repr)), *steps
 
     @property
     def parts(self) -> list[Part]:

@@ -4,6 +4,8 @@
     a5.h5->a8.h6<v>->a9.h9<q>->logits    a chain: that one way, nothing else
     a5.h5->...->a9.h9<q>->logits         every way from a5.h5 to that query, through anything between
     input->...->a9.h9->...->logits       every way through a node (its query, key and value)
+    f10.12->f20.517                      a feature's change, seen by another's encoder alone; all after that follows
+    f10.12->...->f20.517->logits         the same with all heads and MLPs between following, and straight to the logits
     m3@7->a9.kv1<v>@5-8->logits          the change at position 7 alone, seen at positions 5 to 8 alone
     a5.h5->a9.h9<q>@subject->logits      seen at the tokens of a span alone, where the patched prompt has it
 
@@ -16,8 +18,9 @@ own (`a9.kv1<v>` are those of all heads of a key/value group, `a9.h3<v>` is one 
 
 The sender's change is given: its write in the other run (or nothing) − its write in the base run. Every reader's input
 is the base run's stream plus the changes that its edges bring, and every writer's change is what it makes of its
-readers' inputs − its write in the base run. In families with post-norms a head's change rescales what the other heads
-of its block write: that is part of `...` and of no other arrow.
+readers' inputs − its write in the base run. A part of a dictionary reads with its encoder alone (of an attention's or
+an MLP's output: with that, too) and writes the change of its own activation. In families with post-norms a head's
+change rescales what the other heads of its block write: that is part of `...` and of no other arrow.
 """
 
 from __future__ import annotations
@@ -30,8 +33,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from veracausa.anatomy.graph import Graph
+from veracausa.engine.path_codes import Coded
 from veracausa.errors import UnitError
-from veracausa.units.path_names import parse_path
+from veracausa.units.path_names import Laid, parse_path
 from veracausa.units.path_parts import Path, joined
 from veracausa.units.table import Units
 
@@ -50,8 +54,12 @@ class Paths(Units):
     labels: tuple[str, ...]
 
     @classmethod
-    def of(cls, graph: Graph, texts: Sequence[str], labels: Sequence[str] | None = None) -> Paths:
+    def of(
+        cls, graph: Graph, texts: Sequence[str], labels: Sequence[str] | None = None, laid: Laid | None = None
+    ) -> Paths:
         """Paths by their texts, called by these names or by what they are made of.
+
+        `laid`: the sites of the dictionaries whose parts they may name, by kind and layer.
 
         Raises:
             UnitError: a text that is no path of this graph, or two of one name.
@@ -59,7 +67,7 @@ class Paths(Units):
         >>> Paths.of(lm.graph, ["a5.h5->a8.h6<v>->logits"]).names
         ['a5.h5->a8.h6<v>->logits']
         """
-        found = tuple(parse_path(graph, text) for text in texts)
+        found = tuple(parse_path(graph, text, laid) for text in texts)
         called = tuple(labels) if labels else tuple(path.name for path in found)
         if not found:
             raise UnitError("The list of paths is empty. Name at least one, e.g. ['a0.h0->m1->logits'].")
@@ -99,6 +107,16 @@ class Paths(Units):
     def named(self) -> tuple[str, ...]:
         """The spans that parts are at, each once."""
         return tuple(dict.fromkeys(name for path in self.paths for name in path.named))
+
+    @property
+    def coded(self) -> list[Coded]:
+        """The parts of dictionaries that paths name, each once."""
+        return list(dict.fromkeys(part.coded for path in self.paths for part in path.parts if part.coded is not None))
+
+    @property
+    def laid(self) -> Laid:
+        """The sites of the dictionaries whose parts paths name, by kind and layer."""
+        return {(one.kind, one.layer): (one.reads.name, one.writes.name) for one in self.coded}
 
     def checked(self, graph: Graph, model: str, longest: int) -> Paths:
         """The table, if it is about a model's graph and some prompt has all counted positions of each path.

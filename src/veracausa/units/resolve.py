@@ -23,7 +23,7 @@ from veracausa.units.edges import Edges
 from veracausa.units.groups import Groups, is_grouped, is_window, pieces
 from veracausa.units.kinds import KINDS, Kind, indexed, inside_index, inside_of
 from veracausa.units.members import Member
-from veracausa.units.path_names import are_paths, is_path, path_texts, require_path
+from veracausa.units.path_names import Laid, are_paths, is_path, path_texts, require_path
 from veracausa.units.paths import Paths
 from veracausa.units.table import Units, layers_with, per_layer
 
@@ -338,9 +338,13 @@ def resolve_units(
                 f"units={shown(units)} names paths, along which a change is passed on; only vc.exact takes them. Name "
                 "single units or edges here."
             )
-        table = units if isinstance(units, Paths) else Paths.of(lm.graph, *path_texts(units))
+        laid = {
+            key: (code.dictionary.reads.name, code.dictionary.writes.name) for key, code in lm.decoder.codes.items()
+        }
+        table = units if isinstance(units, Paths) else Paths.of(lm.graph, *path_texts(units), laid=laid)
         if table.named:
             require_spans(table.named, spans, f"units={shown(table.names)}")
+        _require_laid(lm, table, laid)
         return table.checked(lm.graph, lm.name, longest)
     if isinstance(units, Groups) or is_grouped(units):
         if not groups:
@@ -373,6 +377,19 @@ def resolve_units(
     if _known_stem(kind) or _hint(names):
         return _checked(lm, _at_spans(parse_names(lm, [names]), spans, [names]), longest)
     _refuse(names, names)
+
+
+def _require_laid(lm: Model, table: Paths, laid: Laid) -> None:
+    """UnitError for a path through a part that no dictionary of the model has."""
+    for one in table.coded:
+        if laid.get((one.kind, one.layer)) != table.laid[one.kind, one.layer]:
+            raise UnitError(
+                f"The paths go through {one.kind} of layer {one.layer} that read {one.reads.name} and explain "
+                f"{one.writes.name}; no such dictionary is laid on {lm.name}."
+            )
+        if lacking(lm, one.kind, np.array([one.layer]), np.array([one.index])).any():
+            name = KINDS[one.kind].called(one.layer, one.index)
+            raise UnitError(f"{name!r} is not in {lm.name}: {sizes_of(lm, one.kind)}.")
 
 
 def _at_spans(units: Units, task: Task | None, names: Sequence[str]) -> Units:

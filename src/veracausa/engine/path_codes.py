@@ -1,0 +1,136 @@
+"""Parts of dictionaries on the way of a change: as senders, and as readers that pass on what they make of it.
+
+A feature (a direction, an error, a skip) that reads is its encoder alone: it sees the base run's activations with the
+change, and writes a(seen) − a(base) times what it writes. What the encoder reads of a block's attention or MLP is that
+part's output, run on the changed stream; of all it changes only the named part is passed on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from veracausa.dictionaries.code import Code
+from veracausa.dictionaries.site import Site
+from veracausa.engine.coded import read_by, site_of, written_change
+from veracausa.engine.patches import stream_change, where
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+    from veracausa.anatomy import Decoder
+    from veracausa.anatomy.graph import Graph
+    from veracausa.engine.tape import State
+
+#: What of a block an encoder stands behind: the stream that enters it, its attention, its MLP.
+Behind = Literal["stream", "attention", "mlp"]
+
+
+@dataclass(frozen=True)
+class Coded:
+    """One part of a dictionary by its kind, layer and index; `reads`, `writes`: the sites of its dictionary."""
+
+    kind: str
+    layer: int
+    index: int
+    reads: Site
+    writes: Site
+
+    @property
+    def behind(self) -> Behind:
+        """What its encoder stands behind."""
+        return {"r": "stream", "a": "attention", "z": "attention"}.get(self.writes.kind, "mlp")  # type: ignore[return-value]
+
+    @property
+    def passes_on(self) -> bool:
+        """Whether it can be a reader: it explains what it reads, or one MLP's output by its input."""
+        mlp = (self.reads.kind, self.writes.kind) == ("n", "m") and self.reads.layer == self.writes.layer
+        return mlp or self.reads == self.writes
+
+    def read_at(self, graph: Graph) -> int:
+        """The place of the stream that it looks at (see `anatomy.graph`)."""
+        return 2 * self.layer + (self.behind == "mlp" and not graph.parallel)
+
+    def written_at(self, graph: Graph) -> int:
+        """The place of the stream from which on its write is seen."""
+        if self.behind == "stream":
+            return 2 * self.layer
+        return 2 * self.layer + (2 if self.behind == "mlp" or graph.parallel else 1)
+
+
+#: Parts with their first and last position, counted from the tape's start.
+Placed = Sequence[tuple[Coded, int, int]]
+
+
+def sent_by(
+    decoder: Decoder, base: State, other: State | None, part: Coded, example: Int[Tensor, " rows"]
+) -> Float[Tensor, "rows positions width"]:
+    """Change of what a part writes between two runs (other None: from its own to nothing)."""
+    old = site_of(base, part.kind, part.layer)
+    new = torch.zeros_like(old) if other is None else site_of(other, part.kind, part.layer)
+    return _written(decoder, base, part, _by(decoder, part, new - old)[example], example, 0)
+
+
+def moving_parts(base: State, other: State | None, part: Coded) -> Bool[Tensor, "examples positions"]:
+    """Where a part differs between two runs (other None: from 0)."""
+    numbers = base.codes[part.kind, part.layer].numbers(part.index)
+    old = site_of(base, part.kind, part.layer)[..., numbers]
+    new = torch.zeros_like(old) if other is None else site_of(other, part.kind, part.layer)[..., numbers]
+    return (new != old).any(-1)
+
+
+def passed_on(
+    decoder: Decoder,
+    base: State,
+    parts: Placed,
+    delta: Float[Tensor, "rows positions site"],
+    example: Int[Tensor, " rows"],
+    offset: int,
+) -> Float[Tensor, "rows positions width"]:
+    """What some parts of one site write of a change of that site, each at its own positions.
+
+    `offset`: the first position of the rows, counted from the tape's start.
+    """
+    found = torch.zeros(())
+    for part, first, last in parts:
+        change = _by(decoder, part, delta).clone()
+        change[:, : max(first - offset, 0)], change[:, max(last + 1 - offset, 0) :] = 0, 0
+        found = found.to(change) + change
+    return _written(decoder, base, parts[0][0], found, example, offset)
+
+
+def site_change(
+    code: Code,
+    base: State,
+    seen: tuple[Tensor, Tensor],
+    of: Int[Tensor, " sources"],
+    late: int,
+) -> Float[Tensor, "sources positions site"]:
+    """Change of a code's site where what it reads and explains is `seen`, at the last `late` positions (negative).
+
+    What is not changed at all gives 0: both are encoded in batches of one shape.
+    """
+    read, explained = (read_by(base, site)[of, late:] for site in (code.dictionary.reads, code.dictionary.writes))
+    return code.site(*seen) - code.site(read, explained)
+
+
+def _by(decoder: Decoder, part: Coded, delta: Tensor) -> Float[Tensor, "rows positions explained"]:
+    """Change of what a dictionary explains, by one part of its site's change."""
+    code = decoder.codes[part.kind, part.layer]
+    numbers = code.numbers(part.index)
+    own = delta[..., numbers]
+    return own * code.weight[numbers.start] if numbers.stop <= code.features else own
+
+
+def _written(
+    decoder: Decoder, base: State, part: Coded, change: Tensor, example: Tensor, offset: int
+) -> Float[Tensor, "rows positions width"]:
+    """Change of the stream for one of what a dictionary explains."""
+    at, code = where(decoder, part.kind, part.layer), decoder.codes[part.kind, part.layer]  # type: ignore[arg-type]
+    return stream_change(
+        decoder, base, at, example, offset, written_change(decoder, code, change, base.residual[part.layer])
+    )
