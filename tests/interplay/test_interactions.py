@@ -173,6 +173,21 @@ def test_what_is_counted_beforehand_is_what_is_run():
     assert vc.interactions.work(lm, task, "neurons:0", ["m2.n1"]).chosen == "reverse"
 
 
+def test_a_model_without_products_forward_is_read_backward():
+    hf, lm, task = asked("bloom")
+    (source, of), (reader, by) = groups(lm, "heads:0"), groups(lm, "neurons:2")
+    assert vc.interactions.work(lm, task, "heads:0", "neurons:2").chosen == "forward"
+    found = vc.interactions(lm, task, "heads:0", "neurons:2", nodes=2, **QUIET)
+    assert found.settings["mode"] == "reverse"
+    for example, pair in enumerate(zip(task.clean, task.corrupted, strict=True)):
+        own, other = (plain.values(hf, "bloom", ids, source) for ids in pair)
+        squares, _ = plain.kept(plain.ig(hf, "bloom", pair[0], source, own, other, reader, of, 2), by)
+        assert torch.allclose(found.squares[example], squares, atol=1e-9 * float(squares.max()))
+    with pytest.raises(VeracausaError, match="mode='reverse'"):
+        vc.interactions(lm, task, "heads:0", "neurons:2", nodes=2, mode="forward", **QUIET)
+    assert vc.interactions(lm, task, "heads:0", "neurons:2", method="exact", **QUIET).exact
+
+
 def test_features_and_directions_talk_and_listen():
     """Of a dictionary that is the identity, parts are the stream's numbers; of others everything adds up."""
     _, lm, task = asked("llama")

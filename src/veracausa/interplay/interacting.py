@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -176,6 +176,23 @@ class InteractionsWork:
 
     @torch.inference_mode(False)
     def run(self, show_progress: bool = True, out: str | Path | None = None) -> Interactions:
+        """All pairs; backward where the model has a function of its own without products forward, and none were asked.
+
+        Raises:
+            MethodError: they were.
+        """
+        try:
+            return self._run(show_progress)
+        except NotImplementedError as error:
+            if self.chosen != "forward":
+                raise
+            if self.mode == "forward":
+                raise MethodError(
+                    f"{self.lm.name} has a function without derivatives forward ({error}). Use mode='reverse'."
+                ) from error
+            return replace(self, mode="reverse")._run(show_progress)
+
+    def _run(self, show_progress: bool) -> Interactions:
         """All pairs, prompt by prompt."""
         shape = (len(self.task), len(self.reader), len(self.source))
         found = {name: torch.zeros(shape, dtype=self.lm.score_dtype) for name in ("squares", "means", "error")}
@@ -281,7 +298,8 @@ def interactions(
         reference: as for `vc.exact`.
         nodes: of the Gauss–Legendre grid over α, for "ig". `residual` says how far the sum is from the whole change.
         mode: "forward": a product per source and node, which gives all readers at all positions; "reverse": one per
-            reader, position and node; "auto": whichever are fewer runs. Numbers are the same to rounding.
+            reader, position and node; "auto": whichever are fewer runs (backward where a model has none forward, as
+            BLOOM). Numbers are the same to rounding.
         probes: backward, so many vectors of random signs in the place of the sum over positions, with standard errors.
         orthogonal: signs of a Hadamard matrix: with the next power of 2 above the positions the sum is exact.
         dictionary: as for `vc.exact`.
