@@ -15,7 +15,7 @@ The forms are those of Llama's blocks; others keep less beside their MLP. Nothin
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -45,6 +45,10 @@ class Memory:
     def beside(self) -> int:
         """All but the weights."""
         return self.recordings + self.rows + self.gradients + self.scores
+
+    def with_recordings(self, more: int) -> Memory:
+        """The same, where so many bytes more are kept."""
+        return replace(self, recordings=self.recordings + more)
 
     @property
     def parts(self) -> dict[str, int]:

@@ -17,7 +17,7 @@ from veracausa.estimates.attribute import AttributeWork
 from veracausa.estimates.learned.masks import MaskWork
 from veracausa.estimates.parts import PATHS
 from veracausa.estimates.paths import edge_sums
-from veracausa.planning.groups import Group, logits, most, scores, whole
+from veracausa.planning.groups import Group, codes, logits, most, scores, whole
 from veracausa.planning.patched import circuit_rows
 from veracausa.units.edges import Edges
 
@@ -35,7 +35,8 @@ def estimates(work: AttributeWork, shapes: Footprint, groups: Sequence[Group]) -
     )  # fmt: skip
     if work.at_sites:
         asked = replace(asked, since=min(site.join for site in work.sums.moved(lm.decoder, work.units)))
-    found = most([asked.needed(group) for group in groups])
+    coded = 0 if edges else codes(lm, work.units.place, {*work.units.layer.tolist()})
+    found = most([asked.needed(group).with_recordings(coded * group.tokens) for group in groups])
     sorted_by_reader = 4 * 8 * len(work.units) if asked.positional else 0  # whole numbers beside those of the table
     return replace(found, scores=scores(lm, len(work.task), len(work.units)) + sorted_by_reader)
 

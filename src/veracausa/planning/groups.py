@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -51,6 +51,14 @@ def scores(lm: Model, pairs: int, units: int) -> int:
 def logits(shapes: Footprint, pairs: int) -> int:
     """Logits over the vocabulary where metrics are read."""
     return shapes.wide * shapes.vocabulary * min(READ, 3 * pairs)
+
+
+def codes(lm: Model, place: str, layers: Collection[int]) -> int:
+    """Bytes a token of a pair: features of dictionaries that are read in both of its runs."""
+    sizes = [
+        code.dictionary.size for (kind, layer), code in lm.decoder.codes.items() if kind == place and layer in layers
+    ]
+    return 2 * lm.score_dtype.itemsize * sum(sizes)
 
 
 def sized(count: float) -> str:

@@ -12,10 +12,11 @@ from veracausa.engine import circuit_forward, reader_change
 from veracausa.engine.budget import rows_per_chunk
 from veracausa.engine.footprint import Footprint, Memory
 from veracausa.engine.patches import Place, sites_for
-from veracausa.planning.groups import READ, Group, logits, most, scores, whole
+from veracausa.planning.groups import READ, Group, codes, logits, most, scores, whole
 from veracausa.units.edges import Edges
 from veracausa.units.groups import Groups
 from veracausa.units.paths import Paths
+from veracausa.units.table import Units
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -32,7 +33,10 @@ def exact(work: ExactWork, shapes: Footprint, groups: Sequence[Group]) -> Memory
         sites = tuple(site for place in units.places for site in sites_for(place))
     else:
         sites = sites_for(units.place)
-    found = [rows(lm, shapes, group, sites, len(units), work.rows) for group in groups]
+    coded = codes(lm, units.place, {*units.layer.tolist()}) if isinstance(units, Units) else 0
+    found = [
+        rows(lm, shapes, group, sites, len(units), work.rows).with_recordings(coded * group.tokens) for group in groups
+    ]
     draws = getattr(work.ablation, "draws", 1)
     return replace(most(found), scores=scores(lm, len(work.task), draws * len(units)))
 
