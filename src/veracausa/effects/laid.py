@@ -12,7 +12,7 @@ from veracausa.cost import Cost
 from veracausa.dictionaries.dictionary import Dictionary
 from veracausa.dictionaries.words import is_coded
 from veracausa.effects.replacements import recorded
-from veracausa.engine.coded import SITES, narrowed, read_by
+from veracausa.engine.coded import narrowed, read_at, read_by
 from veracausa.errors import UnitError
 from veracausa.units.dictionaries import is_beside
 from veracausa.units.groups import Groups
@@ -136,7 +136,8 @@ def _active(lm: Model, task: Task, table: Units) -> Units:
 def active_features(lm: Model, task: Task, kind: str) -> dict[int, Bool[np.ndarray, "positions features"]]:
     """Layer → which features of its dictionary are not 0 at each position of some prompt of the task, in either run."""
     found: dict[int, np.ndarray] = {}
-    for _, state in recorded(lm, [*dict.fromkeys(task.prompts)], SITES, Cost()):
+    sites = read_at(code for (slot, _), code in lm.decoder.codes.items() if slot == kind)
+    for _, state in recorded(lm, [*dict.fromkeys(task.prompts)], sites, Cost()):
         for (slot, layer), code in lm.decoder.codes.items():
             if slot != kind:
                 continue

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 #: What a tape must hold so that any dictionary can read it.
 SITES = ("z", "attention", "mlp", "mlp_in")
+#: Kind of a site, but for the stream → what a tape holds of it.
+_READ = {"a": "attention", "m": "mlp", "z": "z", "n": "mlp_in"}
 #: Where what a dictionary explains is written; "behind": straight to the stream, behind a post-norm.
 Written = Literal["residual", "z", "attention", "mlp", "behind attention", "behind mlp"]
 
@@ -117,7 +119,12 @@ def read_by(state: State, site: Site) -> Tensor:
     """What a dictionary reads or explains; a post-norm is the code's to take."""
     if site.kind == "r":
         return state.residual[site.layer]
-    return state.sites[{"a": "attention", "m": "mlp", "z": "z", "n": "mlp_in"}[site.kind]][site.layer]
+    return state.sites[_READ[site.kind]][site.layer]
+
+
+def read_at(codes: Iterable[Code]) -> tuple[str, ...]:
+    """What a tape must hold so that some dictionaries can encode."""
+    return tuple(dict.fromkeys(_READ[one.dictionary.reads.kind] for one in codes if one.dictionary.reads.kind != "r"))
 
 
 def narrowed(lm: Model, kind: str, layer: Int[np.ndarray, " units"], index: Int[np.ndarray, " units"]) -> Model:

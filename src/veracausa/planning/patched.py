@@ -33,9 +33,9 @@ def exact(work: ExactWork, shapes: Footprint, groups: Sequence[Group]) -> Memory
         sites = tuple(site for place in units.places for site in sites_for(place))
     else:
         sites = sites_for(units.place)
-    coded = codes(lm, units.place, {*units.layer.tolist()}) if isinstance(units, Units) else 0
+    read = codes(lm, units.place, {*units.layer.tolist()}) if isinstance(units, Units) else 0
     found = [
-        rows(lm, shapes, group, sites, len(units), work.rows).with_recordings(coded * group.tokens) for group in groups
+        rows(lm, shapes, group, sites, len(units), work.rows).with_recordings(read * group.tokens) for group in groups
     ]
     draws = getattr(work.ablation, "draws", 1)
     return replace(most(found), scores=scores(lm, len(work.task), draws * len(units)))
