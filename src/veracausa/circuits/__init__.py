@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from veracausa.circuits.quality.hypotheses import tests as tests
     from veracausa.circuits.quality.minimality import Minimality as Minimality
     from veracausa.circuits.quality.minimality import minimality as minimality
+    from veracausa.circuits.quality.part_curve import PartCurve as PartCurve
+    from veracausa.circuits.quality.part_curve import part_curve as part_curve
     from veracausa.circuits.selection.acdc import acdc as acdc
     from veracausa.circuits.selection.iterated import iterate as iterate
     from veracausa.circuits.selection.learned import learn as learn
@@ -31,12 +33,14 @@ _HOMES = {
     "Curve": "veracausa.circuits.quality.curve",
     "Faithfulness": "veracausa.circuits.quality.faithfulness",
     "Minimality": "veracausa.circuits.quality.minimality",
+    "PartCurve": "veracausa.circuits.quality.part_curve",
     "Verdict": "veracausa.circuits.quality.hypotheses",
     "acdc": "veracausa.circuits.selection.acdc",
     "completeness": "veracausa.circuits.quality.completeness",
     "iterate": "veracausa.circuits.selection.iterated",
     "learn": "veracausa.circuits.selection.learned",
     "minimality": "veracausa.circuits.quality.minimality",
+    "part_curve": "veracausa.circuits.quality.part_curve",
     "published": "veracausa.circuits.known",
     "read": "veracausa.circuits.exchange.formats",
     "stability": "veracausa.circuits.selection.stability",
