@@ -20,11 +20,15 @@ _TABLE = 5 * 8
 
 @dataclass(frozen=True)
 class Group:
-    """Pairs that are recorded together: how many, how many positions each runs, and how long they are."""
+    """Pairs that are recorded together: how many, how many positions each runs, and how long they are.
+
+    `tail`: last positions from the first on at which any of them is read.
+    """
 
     pairs: int
     positions: int
     length: int
+    tail: int = 1
 
     @property
     def tokens(self) -> int:
@@ -40,7 +44,7 @@ def most(found: Sequence[Memory]) -> Memory:
 def groups_of(task: Task, found: Sequence[tuple[int, tuple[int, ...]]]) -> list[Group]:
     """Buckets of pairs, (start, pairs), by their sizes."""
     longest = [max(max(len(task.clean[i]), len(task.corrupted[i])) for i in own) for _, own in found]
-    return [Group(len(own), n - start, n) for (start, own), n in zip(found, longest, strict=True)]
+    return [Group(len(own), n - start, n, task.tail(own)) for (start, own), n in zip(found, longest, strict=True)]
 
 
 def scores(lm: Model, pairs: int, units: int) -> int:

@@ -68,13 +68,14 @@ def circuit(lm: Model, shapes: Footprint, group: Group) -> Memory:
 
 
 def circuit_rows(lm: Model, shapes: Footprint, group: Group, size: int) -> int:
-    """Some rows of a circuit's run at as many positions as are run at once, and keys and values of those before."""
+    """Some rows of a circuit's run at as many positions as are run at once, and keys and values of those before.
+
+    Every writer's change, and one block's inputs or attention; or, at the end, a copy of these changes at the tail.
+    """
     s, n, tokens = group.positions, group.length, circuit_forward.tokens_at_once(lm, group.length)
     at_once = circuit_forward.positions_at_once(size, s, tokens)
     before = 2 * shapes.layers * shapes.g * shapes.item * s if at_once < s else 0
-    return size * (at_once * of_circuit(shapes, n) + before) + shapes.mask(at_once, n)
-
-
-def of_circuit(shapes: Footprint, length: int) -> int:
-    """A token of a circuit's run: every writer's change, and one block's inputs or attention."""
-    return shapes.writes + max(shapes.mixed, shapes.row(length)) + (shapes.h + 2 * shapes.g) * shapes.item
+    block, end = at_once * max(shapes.mixed, shapes.row(n)), min(group.tail, at_once) * shapes.writes
+    own = at_once * shapes.writes + max(block, end)
+    projected = at_once * (shapes.h + 2 * shapes.g) * shapes.item
+    return size * (own + projected + before) + shapes.mask(at_once, n)
