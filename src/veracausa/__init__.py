@@ -110,6 +110,7 @@ _PACKAGES = (
     "errors",
     "estimates",
     "fitting",
+    "graphs",
     "ground_truth",
     "interplay",
     "planning",

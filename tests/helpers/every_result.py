@@ -6,12 +6,20 @@ from dataclasses import replace
 from typing import Any
 
 import tiny_models
+import torch
 from bridges import as_model
 from word_tokenizer import word_tokenizer
 
 import veracausa as vc
 
 QUIET: dict[str, Any] = {"show_progress": False}
+
+
+def transcoder(lm: vc.Model) -> Any:
+    """A random transcoder of block 1."""
+    g = torch.Generator().manual_seed(0)
+    read, write = torch.randn(lm.width, 9, generator=g), torch.randn(9, lm.width, generator=g)
+    return vc.dictionary(lm, {"W_enc": read, "W_dec": write, "k": 3}, site="n1", writes="m1")
 
 
 def setting() -> tuple[vc.Model, vc.Task]:
@@ -63,6 +71,8 @@ def every_result() -> dict[str, Any]:
         "Interactions": (talk := vc.interactions(**on, sources="heads:0", readers="neurons:2", nodes=2, **QUIET)),
         "Modules": vc.interplay.modules([talk], draws=3),
         "CheckedInteractions": vc.interplay.check(**on, estimate=talk, top=2, sample=3, **QUIET),
+        "AttributionGraph": (graph := vc.graphs.attribution_graph(lm, task, dictionary=(coder := transcoder(lm)))),
+        "GraphCheck": vc.graphs.check(lm, graph, task, dictionary=coder, top=12),
         "Lens": vc.reading.lens(**on, tokens=2, **QUIET),
         "LogitAttribution": vc.reading.dla(**on, neurons=[1], positions=True, **QUIET),
         "HeadRoles": vc.counterfactuals.head_roles(lm, task),

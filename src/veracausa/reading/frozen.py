@@ -49,7 +49,7 @@ class Frozen:
     def of(cls, bucket: Bucket, state: State) -> Frozen:
         """Read off a recorded run."""
         decoder, end = bucket.lm.decoder, at_places(bucket, state.residual[-1])
-        direction, bias = _direction(bucket, end.dtype)
+        direction, bias = metric_direction(bucket, end.dtype)
         hidden, form = _exact(decoder.final_norm(_as(end, state))), norm_form(decoder, decoder.final_norm)
         gradient = form.pull_back(end, form.inverse(end, hidden), direction[None], True)[0]
         own = (hidden * direction).sum(-1)
@@ -138,7 +138,7 @@ class Frozen:
         return (at_places(self.bucket, write) * self.gradient).sum(-1)
 
 
-def _direction(bucket: Bucket, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+def metric_direction(bucket: Bucket, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
     """D of every place, weighted as the metric weighs the places, and the same of the unembedding's bias.
 
     Places that an example does not have weigh nothing.

@@ -29,6 +29,8 @@ from veracausa.discovery.results import Discovery
 from veracausa.effects.learned_constants import OptimalConstants
 from veracausa.effects.steering_curves import Steering
 from veracausa.fitting.qualities import Quality
+from veracausa.graphs.checked import GraphCheck
+from veracausa.graphs.graph import AttributionGraph
 from veracausa.ground_truth.recovered import FIGURES, Recovery
 from veracausa.interplay.checked import CheckedInteractions
 from veracausa.interplay.module_results import Modules
@@ -39,6 +41,7 @@ from veracausa.reading.lenses import Lens
 from veracausa.receipts.receipts import Receipt
 from veracausa.report.chapters.ablation import forecast_figure
 from veracausa.report.chapters.registry import CHAPTERS
+from veracausa.report.charts.attribution import attribution_part, graph_check_part
 from veracausa.report.charts.charts import alone, together
 from veracausa.report.charts.circuits import circuit_part
 from veracausa.report.charts.data import Datasets
@@ -216,6 +219,16 @@ def _checked(found: CheckedInteractions) -> Part:
 @drawing.register
 def _modules(found: Modules) -> Part:
     return modules_part(found, _OWN)
+
+
+@drawing.register
+def _attribution(found: AttributionGraph) -> Part:
+    return attribution_part(found, _OWN)
+
+
+@drawing.register
+def _graph_check(found: GraphCheck) -> Part:
+    return graph_check_part(found, _OWN)
 
 
 @drawing.register

@@ -1,0 +1,146 @@
+"""`vc.graphs.check`: an attribution graph's strongest nodes, taken out of the live model and of the frozen one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from veracausa.cost import Cost
+from veracausa.dictionaries.dictionary import Dictionary
+from veracausa.effects.exact import exact
+from veracausa.effects.laid import with_dictionary
+from veracausa.engine.guard import borrowed
+from veracausa.errors import MethodError
+from veracausa.graphs.ablating import frozen_metrics
+from veracausa.graphs.building import Held, transcoders
+from veracausa.graphs.checked import GraphCheck
+from veracausa.graphs.graph import AttributionGraph
+from veracausa.graphs.influence import ERROR
+from veracausa.scores.scores import task_header
+
+if TYPE_CHECKING:
+    from veracausa.model import Model
+    from veracausa.tasks.task import Task
+
+
+def check(
+    lm: Model,
+    graphs: AttributionGraph | Sequence[AttributionGraph],
+    task: Task,
+    *,
+    dictionary: Dictionary | Sequence[Dictionary] | None = None,
+    top: int = 50,
+    node_threshold: float = 0.8,
+    edge_threshold: float = 0.98,
+) -> GraphCheck:
+    """Live ablation beside frozen ablation beside influence, of the nodes with the most influence.
+
+    A node is set to 0 at its position: a feature, an error, an MLP's output, a token's embedding. Live, everything
+    downstream answers (`vc.exact`); frozen, features alone do, patterns and norms being held. The circuit is what
+    pruning keeps, all other features and errors being 0.
+
+    Args:
+        lm: the model.
+        graphs: graphs of pairs of the task, as `attribution_graph` made them.
+        task: the task.
+        dictionary: the same transcoders.
+        top: nodes of each graph.
+        node_threshold, edge_threshold: see `AttributionGraph.pruned`.
+
+    Raises:
+        MethodError: a graph of another model, task or dictionary.
+
+    >>> vc.graphs.check(lm, graph, task, dictionary=transcoders).agreement(by="distance")
+    """
+    every = [graphs] if isinstance(graphs, AttributionGraph) else [*graphs]
+    lm, cost = with_dictionary(lm, dictionary), Cost()
+    if not every or top < 1:
+        raise MethodError("A check takes at least one graph, and at least one of its nodes.")
+    parts: list[dict[str, Tensor]] = []
+    names: list[str] = []
+    circuits = []
+    for number, graph in enumerate(every):
+        one = _own(lm, graph, task)
+        chosen = graph.strongest(top)
+        kept = graph.pruned(node_threshold, edge_threshold).nodes
+        outside = [i for i in range(len(graph.names)) if graph.kinds[i] <= ERROR and not kept[i]]
+        rest = [i for i in range(len(graph.names)) if graph.kinds[i] <= ERROR]
+        with borrowed(lm.decoder):
+            held = Held.of(lm, one, transcoders(lm), cost)
+            frozen = frozen_metrics(held, graph, [[], outside, rest, *([i] for i in chosen)]).cpu()
+        live, clean, (without, nothing), spent = _live(lm, one, graph, chosen, (outside, rest))
+        cost = cost + spent
+        names += [graph.names[i] for i in chosen]
+        parts.append(
+            {
+                "graphs": torch.full((len(chosen),), number), "kinds": graph.kinds[chosen],
+                "layers": graph.layers[chosen], "live": live, "frozen": frozen[3:] - frozen[0],
+                "linear": graph.linear_effects()[chosen].to(live), "direct": -graph.direct[chosen].to(live),
+                "influence": graph.influence[chosen].to(live),
+            }
+        )  # fmt: skip
+        sizes = len(rest) - len(outside), len(rest)
+        circuits.append(
+            [clean, clean + without, float(frozen[1]), *map(float, sizes), clean + nothing, float(frozen[2])]
+        )
+    settings = {
+        "nodes": f"the {top} with the most influence of each graph, set to 0", "top": top, "layers": lm.layers,
+        "node_threshold": node_threshold, "edge_threshold": edge_threshold,
+        "dictionaries": every[0].settings["dictionaries"],
+    }  # fmt: skip
+    columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    table = torch.tensor(circuits, dtype=columns["live"].dtype)
+    return GraphCheck(
+        names=tuple(names), **columns, circuits=table, settings=settings, model=lm.header(), task=task_header(task),
+        cost=cost,
+    )  # fmt: skip
+
+
+def _own(lm: Model, graph: AttributionGraph, task: Task) -> Task:
+    """The pair that a graph is of."""
+    known: Any = graph.settings.get("dictionaries")
+    pair: Any = graph.settings.get("pair", -1)
+    laid = {str(layer): code.digest for layer, code in transcoders(lm).items()}
+    fits = isinstance(pair, int) and 0 <= pair < len(task) and graph.model["identity"] == lm.identity
+    if not fits or known != laid or task[pair : pair + 1].digest() != graph.task["digest"]:
+        raise MethodError(
+            "This graph is of another model, task or dictionary, or was read from a file of another program. Build it "
+            "by vc.graphs.attribution_graph(lm, task, pair=…, dictionary=…) and give the same here."
+        )
+    return task[pair : pair + 1]
+
+
+def _live(
+    lm: Model, one: Task, graph: AttributionGraph, chosen: Sequence[int], sets: Sequence[Sequence[int]]
+) -> tuple[Tensor, float, list[float], Cost]:
+    """Exact effects of nodes, M of the clean prompt, and exact effects of sets of nodes."""
+    alone = one.side(True)
+    cost = Cost()
+    found = torch.zeros(len(chosen), dtype=lm.score_dtype)
+    kinds = {i: graph.names[i].partition("@")[0] for i in chosen}
+    for group in ([i for i in chosen if kinds[i].startswith(letter)] for letter in "fmr"):
+        for own in _of_one_table(graph, group):
+            scores = exact(lm, alone, units=[graph.names[i] for i in own], ablation="zero", show_progress=False)
+            where = {name: k for k, name in enumerate(scores.units.names)}
+            found[[chosen.index(i) for i in own]] = scores.values[0, [where[graph.names[i]] for i in own]]
+            cost = cost + (scores.cost or Cost())
+    whole = [0.0 for _ in sets]
+    clean = float(lm.measure(alone).clean[0])
+    for k, members in enumerate(sets):
+        if members:
+            scores = exact(
+                lm, alone, units={"set": [graph.names[i] for i in members]}, ablation="zero", show_progress=False
+            )
+            whole[k], cost = float(scores.values[0, 0]), cost + (scores.cost or Cost())
+    return found, clean, whole, cost
+
+
+def _of_one_table(graph: AttributionGraph, nodes: Sequence[int]) -> list[list[int]]:
+    """Nodes whose names one table of units can hold: dictionaries of one name."""
+    groups: dict[str, list[int]] = {}
+    for i in nodes:
+        groups.setdefault(".".join(graph.names[i].partition("@")[0].split(".")[1:-1]), []).append(i)
+    return [own for own in groups.values() if own]
