@@ -14,7 +14,7 @@ from word_tokenizer import word_tokenizer
 
 import veracausa as vc
 from veracausa.anatomy.packed import SWITCH
-from veracausa.errors import ArchitectureError
+from veracausa.errors import ArchitectureError, MethodError
 
 
 class Packed(torch.nn.Module):
@@ -32,11 +32,19 @@ class Packed(torch.nn.Module):
         return torch.nn.functional.linear(x, self.weight.to(x) * self.scale, self.bias)
 
 
+class Closed(Packed):
+    """The same, but no gradient passes."""
+
+    def forward(self, x):
+        with torch.no_grad():
+            return super().forward(x)
+
+
 def replaced(hf, make):
     """A copy in which every linear map of the blocks is `make(it)`."""
     hf = copy.deepcopy(hf)
     for name, module in list(hf.named_modules()):
-        if type(module) in (torch.nn.Linear, Packed) and "lm_head" not in name:
+        if type(module) in (torch.nn.Linear, Packed, Closed) and "lm_head" not in name:
             owner, _, own = name.rpartition(".")
             setattr(hf.get_submodule(owner), own, make(module))
     return hf
@@ -61,6 +69,47 @@ def test_packed_weights_give_the_numbers_of_plain_ones(task_of, agree, family):
     assert "weights quantised (Packed)" in lm.source and "quantised" not in plain.source
     for call in calls.values():
         agree(call(lm, task), call(plain, task), plain.measure(task).gap)
+
+
+def test_where_no_gradient_passes_exact_effects_alone_are_given(task_of, agree):
+    """Estimates would miss what goes through such a map: the stream's gradient passes beside it, and looks whole."""
+    hf, task = replaced(tiny_models.make("llama", seed=1), Closed), task_of(6)
+    lm, plain = load(hf), load(replaced(hf, turned_back))
+    assert "quantised (Closed; no gradient passes: exact effects alone)" in lm.source
+    for units in ("heads", "neurons", "residual", ["a0.h0->m1", "m0->logits"]):
+        ours, theirs = (vc.exact(one, task, units=units, show_progress=False) for one in (lm, plain))
+        agree(ours.values, theirs.values, theirs.gap)
+    circuit = vc.Circuit.from_names(lm, ["a0.h0->m1", "m1->logits"])
+    assert vc.faithfulness(lm, task, circuit, show_progress=False).f is not None
+    quiet = {"show_progress": False}
+    for call in (
+        lambda: vc.attribute(lm, task, units="heads", **quiet),
+        lambda: vc.attribute(lm, task, units="heads", method="ig", **quiet),
+        lambda: vc.attribute(lm, task, units="edges", method="eap-ig", **quiet),
+        lambda: vc.estimates.learn_mask(lm, task, units="heads", steps=1, **quiet),
+        lambda: vc.effects.optimal_constants(lm, task, units="heads", **quiet),
+        lambda: vc.circuits.iterate(lm, task, **quiet),
+        lambda: vc.circuits.learn(lm, task, steps=1, **quiet),
+    ):
+        with pytest.raises(MethodError, match=r"No gradient passes through model\.layers\.\d\.\S+ \(Closed"):
+            call()
+    assert not any(module._forward_pre_hooks for module in hf.modules())
+    assert {1, 2, 3, 9, 11} <= {one.number for one in lm.check()} and not {5, 6, 13} & {o.number for o in lm.check()}
+
+
+class Rounding(Closed):
+    """The same, with inputs rounded to eight bits token by token."""
+
+    def forward(self, x):
+        step = x.abs().amax(-1, keepdim=True) / 127
+        return super().forward((x / step.clamp_min(1e-9)).round() * step)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_maps_that_round_their_inputs_are_refused(dtype):
+    """In bfloat16 such a map is linear within what rounding may do; what it writes is off by a tenth of the gap."""
+    with pytest.raises(ArchitectureError, match=r"rounds what it is given, too"):
+        load(replaced(middle(dtype), Rounding))
 
 
 def test_packed_weights_are_told_apart():

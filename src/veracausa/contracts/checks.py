@@ -47,6 +47,7 @@ import torch
 from torch import Tensor
 
 from veracausa.anatomy import Block
+from veracausa.anatomy.packed import without_gradient
 from veracausa.contracts.adapters import all_off_is_the_model_without, has_adapters
 from veracausa.contracts.chosen import Chosen, middle_units, names, some_units
 from veracausa.contracts.edges import circuits_equal_bare_runs, eap_is_the_slope, readers_sum_to_the_stream
@@ -123,6 +124,8 @@ def _asked(lm: Model, number: int) -> bool:
         return False
     if number == 16:
         return has_adapters(lm)
+    if number in (5, 6, 13) and without_gradient(lm.hf):
+        return False
     return not any(number in of and kind in lm.decoder.lacks for kind, of in _OF.items())
 
 

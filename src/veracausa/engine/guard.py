@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from veracausa.anatomy import Decoder
 from veracausa.anatomy.bridges import Bridged, bridged, lay, take_away
-from veracausa.anatomy.packed import require_unpacked, unpacked
+from veracausa.anatomy.packed import require_unpacked, unpacked, without_estimates
 from veracausa.engine.before import Before, Kept, insist
 from veracausa.engine.budget import free_memory
 from veracausa.engine.precision import Precision, found_out
@@ -115,7 +115,8 @@ def borrowed(decoder: Decoder) -> Iterator[Loan]:
                     loan.before.lend(hf)
                     with decoder.found.kept(decoder.parts):
                         precision_of(decoder)
-                        yield loan
+                        with without_estimates(hf):
+                            yield loan
                 failed = False
             finally:
                 with torch.inference_mode(False):

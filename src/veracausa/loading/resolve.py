@@ -386,8 +386,11 @@ def _device(device: Any) -> torch.device:
 
 
 def _kind_of(hf: Any) -> str:
+    from veracausa.anatomy.packed import without_gradient
+
     packed = packed_as(hf)
-    return _dtype_name(hf) + (f", weights quantised ({packed})" if packed else "")
+    alone = "; no gradient passes: exact effects alone" if packed and without_gradient(hf) else ""
+    return _dtype_name(hf) + (f", weights quantised ({packed}{alone})" if packed else "")
 
 
 def _dtype_name(hf: Any) -> str:

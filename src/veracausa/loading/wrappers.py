@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from veracausa.errors import ArchitectureError
-from veracausa.placed import home_of
 
 #: Wrappers that only run the model inside otherwise (compiled, on several devices): class → attribute that holds it.
 _WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
@@ -63,14 +62,14 @@ def _in_layers(config: Any) -> bool:
 def require_weights(hf: Any, title: str) -> None:
     """Check that every weight is whole and has numbers: floating-point ones, or packed in a linear map that runs.
 
-    A quantised linear map is taken as it runs (`anatomy.linear`): it must give floating-point numbers that follow what
-    it is given, without rounding that first.
+    A quantised linear map is taken as it runs (`anatomy.linear`): it must give finite numbers that follow what it is
+    given. Where no gradient passes, exact effects alone are given (`anatomy.packed`).
 
     Raises:
         ArchitectureError: naming the first module where it is something else.
     """
     from veracausa.anatomy.linear import is_plain, linear_shape
-    from veracausa.anatomy.packed import require_unpacked
+    from veracausa.anatomy.packed import passed_by, require_unpacked
 
     require_unpacked(hf)
     for name, module in hf.named_modules():
@@ -83,8 +82,16 @@ def require_weights(hf: Any, title: str) -> None:
             )
         for key, weight in _weights(module, wanted is not None):
             whole = wanted is None or key != "weight" or tuple(getattr(weight, "shape", ())) in (wanted, wanted[::-1])
-            if not (is_plain(weight) and whole) and not (wanted and _runs(module, wanted, hf)):
-                kind = type(module)
+            passes = "gradients" if is_plain(weight) and whole else passed_by(module, wanted, hf) if wanted else ""
+            kind = type(module)
+            if passes == "rounded":
+                raise ArchitectureError(
+                    f"{title} has {name}, a {kind.__name__} ({_described(weight)}), that rounds what it is given, too "
+                    "(dynamic quantisation of activations): it is no linear map, so what heads and neurons write "
+                    "cannot be told. Load the model with quantised weights alone, such as torchao's "
+                    "Int8WeightOnlyConfig, or unquantised."
+                )
+            if not passes:
                 if kind.__name__ == "ParamWrapper":
                     raise ArchitectureError(
                         f"{title} has a PEFT adapter on {name}, a parameter and not a linear map of its own (experts). "
@@ -109,21 +116,6 @@ def packed_as(hf: Any) -> str:
             plain = type(module).__name__ != "Linear"
             return type(module if plain else weight.data).__name__
     return ""
-
-
-def _runs(module: Any, shape: tuple[int, int], hf: Any) -> bool:
-    """Whether a linear map gives finite numbers of its shape, with a gradient; without the user's hooks on it."""
-    import torch
-
-    dtype = next(hf.parameters()).dtype
-    with torch.inference_mode(False), torch.enable_grad():
-        given = torch.ones(1, 1, shape[1], dtype=dtype, device=home_of(hf), requires_grad=True)
-        try:
-            output = module.forward(given)
-            (gradient,) = torch.autograd.grad(output.sum(), given)
-        except Exception:
-            return False
-    return output.shape[-1] == shape[0] and bool(output.isfinite().all() and gradient.isfinite().all())
 
 
 def _is_of_torch(model: Any) -> bool:
