@@ -30,6 +30,7 @@ COSTLESS = {"Agreement", "Stability", "Circuit", "CircuitStability", "Against", 
 #: What a public function may return that is no result.
 OTHERS = {
     "FeaturesFound",
+    "PartCurve",
     "Superposition",
     "Model",
     "Task",
