@@ -33,12 +33,23 @@ def exact(work: ExactWork, shapes: Footprint, groups: Sequence[Group]) -> Memory
         sites = tuple(site for place in units.places for site in sites_for(place))
     else:
         sites = sites_for(units.place)
-    read = codes(lm, units.place, {*units.layer.tolist()}) if isinstance(units, Units) else 0
+    read = _read(lm, units)
     found = [
         rows(lm, shapes, group, sites, len(units), work.rows).with_recordings(read * group.tokens) for group in groups
     ]
     draws = getattr(work.ablation, "draws", 1)
     return replace(most(found), scores=scores(lm, len(work.task), draws * len(units)))
+
+
+def _read(lm: Model, units: Units) -> int:
+    """Bytes a token of a pair: dictionaries whose parts are units, members of groups, or ends of edges."""
+    if isinstance(units, Groups):
+        found = {(str(one.kind), one.layer) for group in units.members for one in group}
+    elif isinstance(units, Paths):
+        found = {(one.kind, one.layer) for one in units.coded}
+    else:
+        found = set() if isinstance(units, Edges) else {(str(units.place), layer) for layer in units.layer.tolist()}
+    return sum(codes(lm, kind, {layer}) for kind, layer in found)
 
 
 def rows(
