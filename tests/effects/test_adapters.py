@@ -4,6 +4,7 @@ Tolerance: 1e-9 of the effects in float64. Rounding leaves 1e-13; an adapter rea
 """
 
 import copy
+from dataclasses import replace
 
 import naive_adapters as naive
 import numpy as np
@@ -139,6 +140,9 @@ def test_sets_mix_with_other_units_spans_and_donors(task_of):
     mixed = vc.exact(lm, task, units=["lora0.q_proj+a1.h0"], **QUIET)
     alone = vc.exact(lm, task, units=[("a1.h0",)], **QUIET)
     assert not torch.equal(mixed.values, alone.values)
+    named = replace(task, spans=tuple({"subject": ((4, 6), (4, 6))} for _ in range(len(task))))
+    span = vc.exact(lm, named, units=["lora0.v_proj@subject"], **QUIET)
+    close(span.values, vc.exact(lm, named, units=["lora0.v_proj@4-5"], **QUIET).values)
     donor = vc.exact(lm, task, units="adapters", ablation="resample", **QUIET)
     mean = vc.exact(lm, task, units="adapters", ablation="mean", **QUIET)
     assert (donor.values != 0).all() and not torch.equal(mean.values, donor.values)
