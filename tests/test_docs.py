@@ -58,7 +58,7 @@ def tables_as_they_were():
 LONG = {
     *("spans.md", "replacements.md", "attention_patterns.md", "circuits.md", "paths.md"),
     *("trust.md", "receipts.md", "methods.md", "questions.md", "first-look.md", "ablation.md", "groups.md", "lens.md"),
-    *("wrapped.md", "experts.md", "dictionaries.md", "features.md", "interactions.md"),
+    *("wrapped.md", "experts.md", "dictionaries.md", "features.md", "interactions.md", "attribution-graphs.md"),
 }
 GUIDES = [
     pytest.param(page, id=page.name, marks=pytest.mark.slow if page.name in LONG else ())

@@ -115,7 +115,7 @@ class GraphCheck(Shown):
         return "\n".join(
             [
                 f"attribution graphs checked · {counted(len(self.names), 'node')} of {counted(self.n, 'graph')}",
-                f"model   {self.model['source']}, {self.model['dtype']}",
+                f"model   {self.model['source']}, computed in {self.model['dtype']}",
                 f"task    {self.task['description']}",
                 "sign    M without the node − M; influence has none",
                 f"nodes   {said['nodes']}",
