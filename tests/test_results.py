@@ -23,7 +23,8 @@ KINDS = (
     "CircuitTests", "CircuitStability", "Discovery", "Evaluation", "Disagreement", "Locations", "Responses", "Surface",
     "AblationStudy", "Against", "Baselines", "CounterfactualComparison", "GeneralPurpose", "HeadRoles", "Search",
     "OptimalConstants", "Steering", "Recovery", "Study", "Lens", "LogitAttribution",
-    "Interactions", "CheckedInteractions", "Modules", "AttributionGraph", "GraphCheck",
+    "Interactions", "CheckedInteractions", "Modules", "AttributionGraph", "GraphCheck", "Activations",
+    "Quality",
 )  # fmt: skip
 #: Made of other results, without a run of their own.
 COSTLESS = {"Agreement", "Stability", "Circuit", "CircuitStability", "Against", "Recovery", "Modules"}

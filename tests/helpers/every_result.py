@@ -73,6 +73,8 @@ def every_result() -> dict[str, Any]:
         "CheckedInteractions": vc.interplay.check(**on, estimate=talk, top=2, sample=3, **QUIET),
         "AttributionGraph": (graph := vc.graphs.attribution_graph(lm, task, dictionary=(coder := transcoder(lm)))),
         "GraphCheck": vc.graphs.check(lm, graph, task, dictionary=coder, top=12),
+        "Activations": vc.reading.activations(**on, units=["m1.n3"], **QUIET),
+        "Quality": coder.check(lm, task),
         "Lens": vc.reading.lens(**on, tokens=2, **QUIET),
         "LogitAttribution": vc.reading.dla(**on, neurons=[1], positions=True, **QUIET),
         "HeadRoles": vc.counterfactuals.head_roles(lm, task),
