@@ -113,6 +113,10 @@ def test_how_units_were_chosen():
         "picked by an estimate, so agreement over all of them says little about the rest; the random draw does."
     )
     panel.sampled = 0
+    assert chosen_sentence(panel).startswith(
+        "Exact effects of 7 of 9 heads, the strongest by atp, so agreement over them"
+    )
+    panel.estimates = (SimpleNamespace(units=heads(*truth.units.names), ranking=lambda: order[:7]),)
     assert chosen_sentence(panel) == "Exact effects of all 7 heads."
 
 
@@ -122,7 +126,7 @@ def test_how_units_were_chosen():
 def test_panel_leads():
     lead = PanelView._lead
     view = SimpleNamespace(
-        panel=SimpleNamespace(kind="heads", exact=range(7), sampled=0), agreements=[ATP, IG], drawn=[]
+        panel=SimpleNamespace(kind="heads", exact=range(7), sampled=0, estimates=()), agreements=[ATP, IG], drawn=[]
     )
     assert lead(view) == "Exact effects of all 7 heads. Correlation with them: atp 0.610 and ig 0.970."
     view.drawn = [agreement("atp", r=0.44), agreement("ig", r=-0.05)]

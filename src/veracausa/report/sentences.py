@@ -125,7 +125,7 @@ def cost_sentence(rows: Sequence[Row]) -> str:
 def chosen_sentence(panel: Panel) -> str:
     """How the compared units were chosen."""
     count, kind = len(panel.exact), plural(panel.kind)
-    every = max((len(one) for one in panel.estimates), default=count)
+    every = max((len(one.units) for one in panel.estimates), default=count)
     if not panel.sampled and every > count:
         return (
             f"Exact effects of {whole(count)} of {whole(every)} {kind}, the strongest by {_chosen_by(panel, count)}, "
