@@ -124,7 +124,9 @@ def test_orthogonal_signs_give_the_sum_and_random_ones_come_near(readers):
     numbers = 1 if readers == "neurons:2" else lm.decoder.head_dim
     most = 1 << (6 * numbers - 1).bit_length()
     how = {"nodes": 2, "mode": "reverse", **QUIET}
-    same(exact, vc.interactions(lm, task, "heads:0", readers, probes=most, orthogonal=True, **how))
+    whole = vc.interactions(lm, task, "heads:0", readers, probes=most, orthogonal=True, **how)
+    same(exact, whole)
+    assert not whole.stderr.any()  # all signs that there are: nothing is left to chance
     some = vc.interactions(lm, task, "heads:0", readers, probes=400, **how)
     off = (some.strength - exact.strength) / some.stderr
     assert 0.5 < np.sqrt(np.nanmean(off**2)) < 1.6  # standard errors are those of what was drawn

@@ -19,7 +19,7 @@ from torch.autograd import forward_ad
 from veracausa.engine.budget import rows_per_chunk
 from veracausa.engine.passages import Passage
 from veracausa.interplay.sides import Side
-from veracausa.interplay.signs import signs
+from veracausa.interplay.signs import full, signs
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -149,7 +149,9 @@ class Pair:
             each = gradients.send(every)
             parts = self.source.sums(each[:, self.source.number])
             squares[i], sums[i] = (parts[:probes] ** 2).mean(0), parts[probes]
-            error[i] = (parts[:probes] ** 2).std(0) / probes**0.5 if probes > 1 else float("nan")
+            # Orthogonal signs are drawn without putting back: of all there are, none is left to chance.
+            left = 1 - probes / full(drawn.shape[1]) if orthogonal else 1.0
+            error[i] = (parts[:probes] ** 2).std(0) * (left / probes) ** 0.5 if probes > 1 else float("nan")
             rest[i] = ((each[:probes].sum(1) - (phi * change[:, own]).sum((1, 2))) ** 2).mean()
         return Kept(squares, sums, rest, self.reader.sums((change**2).sum(0)), error)
 
