@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 from veracausa.lazy import given_out
 
 if TYPE_CHECKING:
-    from veracausa.estimates.feature_edges import feature_edges as feature_edges
+    from veracausa.estimates.edges_of_features import feature_edges as feature_edges
     from veracausa.estimates.learned.masks import learn_mask as learn_mask
 
 #: Public name → where it lives.
 _HOMES = {
-    "feature_edges": "veracausa.estimates.feature_edges",
+    "feature_edges": "veracausa.estimates.edges_of_features",
     "learn_mask": "veracausa.estimates.learned.masks",
 }
 __all__ = list(_HOMES)

@@ -110,7 +110,9 @@ class Modules(Shown):
                 f"{np.mean(self.stability):.2f} (mean adjusted Rand index, lowest {min(self.stability):.2f})."
             )
         else:
-            said.append("No bootstrap draws of the prompts (of one there are none), so how stable they are is not known.")
+            said.append(
+                "No bootstrap draws of the prompts (of one there are none), so how stable they are is not known."
+            )
         return tuple(said)
 
     def _told(self) -> str:

@@ -197,7 +197,8 @@ def test_what_means_nothing_is_refused(tiny, task_of, method, word):
 
 
 def test_every_refusal_is_reached():
-    cases = [vc.Method(path="unit"), vc.Method(baseline="zero"), vc.Method(rule="graddrop")]
+    cases = [vc.Method(path=path) for path in ("encoded", "unit")]
+    cases += [vc.Method(baseline="zero"), vc.Method(rule="graddrop")]
     for refusal, method in zip(EDGE_REFUSALS, cases, strict=True):
         assert refusal.applies(method, "logit_diff", "noising")
         with pytest.raises(MethodError):

@@ -1,23 +1,129 @@
-"""Attribution graphs drawn: the nodes with the most influence; live against frozen ablation."""
+"""Attribution graphs drawn: tokens across, layers upward; live against frozen ablation."""
 
 from __future__ import annotations
 
+import json
+from typing import TYPE_CHECKING
+
+import altair as alt
 import numpy as np
 
 from veracausa.graphs.checked import GraphCheck
-from veracausa.graphs.graph import AttributionGraph
-from veracausa.report.charts.data import Datasets
+from veracausa.graphs.graph import KINDS, AttributionGraph
+from veracausa.graphs.influence import LOGIT, TOKEN
+from veracausa.report.charts import theme
+from veracausa.report.charts.data import Datasets, Row, number
 from veracausa.report.charts.figures import Part
-from veracausa.report.charts.maps import STRONGEST
-from veracausa.report.charts.strengths import bars_view, diagonal_view
+from veracausa.report.charts.strengths import diagonal_view
+from veracausa.report.readable import readable
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+
+#: Nodes beside tokens and logits, and links, that are drawn.
+NODES, LINKS = 40, 120
+#: Nodes whose names stand beside them.
+NAMED = 6
 
 
 def attribution_part(found: AttributionGraph, name: str) -> Part:
-    """Bars: influence of the strongest nodes, logits left out."""
-    data, table = Datasets(inline=True), found.top(STRONGEST)
-    view = bars_view(data, name, table["name"].tolist(), table["influence"].to_numpy(), "influence on the logits")
-    said = " ".join(found.sentences)
-    return Part("Nodes with the most influence", view, data, f"Bar chart. {said}", found.sentences[0])
+    """The most influential nodes of what is left after pruning, joined by the links that carry the most influence."""
+    left, kinds = found.pruned(), found.kinds.numpy()
+    stay, lines, own = left.nodes.numpy(), left.edges.numpy(), found.influence.numpy()
+    inner = [int(i) for i in np.argsort(-own, kind="stable") if stay[i] and kinds[i] < TOKEN][:NODES]
+    ends = np.flatnonzero(stay & ((kinds == TOKEN) | (kinds == LOGIT))).tolist()
+    shown = sorted([*inner, *ends])
+    where = _places(found, shown)
+    nodes = [
+        {
+            "name": readable(found.names[i]), "kind": KINDS[kinds[i]], "x": where[i][0], "y": where[i][1],
+            "influence": number(float(own[i] if kinds[i] != LOGIT else found.weights[i])),
+            "activation": number(float(found.activation[i])),
+        }
+        for i in shown
+    ]  # fmt: skip
+    data = Datasets(inline=True)
+    texts = json.dumps([readable(token.strip() or "␣") for token in found.tokens])
+    axis = alt.Axis(values=[*range(len(found.tokens))], labelExpr=f"{texts}[datum.value]", labelAngle=-50,
+                    grid=False, domain=False, ticks=False, labelOverlap=False)  # fmt: skip
+    x = alt.X("x:Q", title=None, axis=axis, scale=alt.Scale(domain=[-0.5, len(found.tokens) - 0.5], nice=False))
+    top = max(where[i][1] for i in shown)
+    said = f"datum.value < 0 ? 'tokens' : datum.value == {top:g} ? 'logits' : datum.value"
+    rows = alt.Axis(values=[*range(-1, int(top) + 1)], labelExpr=said, grid=False, labelOverlap="greedy")
+    y = alt.Y("y:Q", title="layer", axis=rows, scale=alt.Scale(domain=[-1.6, top + 0.6], nice=False))
+    joined = alt.Chart(data.add(f"{name}-links", _links(found, shown, lines, where))).mark_rule(opacity=0.5)
+    joined = joined.encode(
+        x=x, y=y, x2="x2:Q", y2="y2:Q",
+        strokeWidth=alt.StrokeWidth("share:Q", scale=alt.Scale(range=[0.3, 4]), legend=None),
+        color=alt.Color("sign:N", scale=alt.Scale(domain=["adds", "takes off"]), legend=alt.Legend(title=None)),
+        tooltip=[alt.Tooltip("name:N", title="link"), alt.Tooltip("weight:Q", format="+.3f")],
+    )  # fmt: skip
+    dots = alt.Chart(data.add(f"{name}-nodes", nodes)).mark_point(filled=True, opacity=1, style=theme.EXACT)
+    dots = dots.encode(
+        x=x, y=y, size=alt.Size("influence:Q", scale=alt.Scale(range=[25, 260]), legend=None),
+        shape=alt.Shape("kind:N", scale=alt.Scale(domain=list(KINDS)), legend=alt.Legend(title=None)),
+        tooltip=[alt.Tooltip("name:N"), alt.Tooltip("influence:Q", format=".3f"),
+                 alt.Tooltip("activation:Q", format=".3f")],
+    )  # fmt: skip
+    named = [row for row, i in zip(nodes, shown, strict=True) if i in inner[:NAMED]]
+    names = alt.Chart(data.add(f"{name}-names", named)).mark_text(
+        style=theme.NAME, align="left", angle=320, dx=6, dy=-6
+    )
+    view = alt.layer(joined, dots, names.encode(x=x, y=y, text="name:N"))
+    view = view.resolve_scale(color="independent").properties(height=420)
+    return Part(
+        "What adds to what", view, data, " ".join(found.sentences), f"{len(inner)} nodes of {len(found.names):,}"
+    )
+
+
+def _places(found: AttributionGraph, shown: list[int]) -> dict[int, tuple[float, float]]:
+    """Where nodes stand: at their token and layer, side by side where several are."""
+    together: dict[tuple[int, int], list[int]] = {}
+    for i in shown:
+        together.setdefault((int(found.positions[i]), _height(found, i)), []).append(i)
+    return {
+        i: (position + (at + 0.5) / len(members) * 0.8 - 0.4, float(layer))
+        for (position, layer), members in together.items()
+        for at, i in enumerate(members)
+    }
+
+
+def _links(
+    found: AttributionGraph,
+    shown: list[int],
+    lines: Bool[np.ndarray, "nodes nodes"],
+    where: dict[int, tuple[float, float]],
+) -> list[Row]:
+    """The links among the shown nodes that carry the most influence."""
+    adjacency = found.adjacency.double().numpy()
+    share = np.abs(adjacency) / np.abs(adjacency).sum(1, keepdims=True).clip(1e-300)
+    carried: Float[np.ndarray, "nodes nodes"] = (
+        share * (found.influence + found.weights.double()).double().numpy()[:, None]
+    )
+    inside = np.ix_(shown, shown)
+    best = np.argsort(-(carried[inside] * lines[inside]), axis=None)[:LINKS]
+    rows: list[Row] = []
+    for t, s in zip(*np.unravel_index(best, (len(shown), len(shown))), strict=True):
+        target, source = shown[int(t)], shown[int(s)]
+        if not lines[target, source]:
+            continue
+        (x, y), (x2, y2) = where[source], where[target]
+        weight = float(adjacency[target, source])
+        rows.append({
+            "x": x, "y": y, "x2": x2, "y2": y2, "weight": number(weight),
+            "share": number(float(carried[target, source])),
+            "sign": "adds" if weight >= 0 else "takes off",
+            "name": readable(f"{found.names[source]} → {found.names[target]}"),
+        })  # fmt: skip
+    return rows
+
+
+def _height(found: AttributionGraph, i: int) -> int:
+    """The row of a node: its layer, tokens below all, logits above."""
+    kind = int(found.kinds[i])
+    inner = found.layers[found.kinds < TOKEN]
+    top = int(inner.max()) if len(inner) else 0
+    return {TOKEN: -1, LOGIT: top + 1}.get(kind, int(found.layers[i]))
 
 
 def graph_check_part(found: GraphCheck, name: str) -> Part:
