@@ -15,6 +15,7 @@ veracausa trace ioi --span S2 --units mlps --window 5 --n 8
 veracausa steer pairs.csv --tensor vectors.safetensors:happy --units r10 --scales=-4,4
 veracausa lens ioi --n 8
 veracausa dla ioi --neurons 29 --out out/
+veracausa graph ioi --dictionary smollm2-135m-m10 --dictionary smollm2-135m-m20 --out out/
 veracausa interactions ioi --sources heads:10 --readers neurons:12 --n 8 --verify
 veracausa open out/exact-neurons.safetensors --json
 veracausa models; veracausa tasks; veracausa methods
@@ -35,6 +36,7 @@ from veracausa.cli import (
     circuits,
     dictionaries,
     effects,
+    graphs,
     interplay,
     methods,
     models,
@@ -63,7 +65,7 @@ app = typer.Typer(
 )
 for panel, kind, commands in (
     (_ASK, TaskCommand, (effects.exact, effects.attribute, states.trace, states.steer)),
-    (_ASK, TaskCommand, (behaviour.ablate, reading.lens, reading.dla, interplay.interactions)),
+    (_ASK, TaskCommand, (behaviour.ablate, reading.lens, reading.dla, interplay.interactions, graphs.graph)),
     (_CIRCUITS, TaskCommand, (studies.study, studies.compare, circuits.discover)),
     (_CIRCUITS, Command, (circuits.evaluate,)),
     (_LOOK, Command, (tasks.tasks, models.models, methods.methods)),

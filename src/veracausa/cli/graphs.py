@@ -1,0 +1,72 @@
+"""The command about attribution graphs: what adds to what through transcoders, held against the live model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from veracausa.cli.command import spread
+from veracausa.cli.laying import LayingOptions
+from veracausa.cli.options import SomePairs, Top
+from veracausa.cli.output import body_of, finish, with_csv
+from veracausa.cli.setup import Setup
+from veracausa.errors import MethodError
+from veracausa.result import ROWS
+from veracausa.terminal import echo
+
+if TYPE_CHECKING:
+    from veracausa.graphs.checked import GraphCheck
+    from veracausa.graphs.graph import AttributionGraph
+
+#: Prompts where nobody says how many: a graph each.
+PROMPTS = 2
+
+
+class GraphSetup(Setup):
+    """The setup of graphs, one for each clean prompt."""
+
+    n: SomePairs = None  # type: ignore[assignment]
+
+
+@spread
+def graph(setup: GraphSetup, laying: LayingOptions, top: Top = 50) -> None:
+    """Attribution graphs of transcoders, one a prompt; --top of each one's nodes are ablated in the live model, too.
+
+    The folder --out has each graph, the same as JSON for the viewers of circuit-tracer and Neuronpedia, and the check.
+    """
+    from veracausa.graphs.building import attribution_graph
+    from veracausa.graphs.checking import check
+
+    if not laying.dictionary:
+        raise MethodError(
+            "An attribution graph needs transcoders: --dictionary smollm2-135m-m10, once for each layer that has one."
+        )
+    lm, task = setup.but(n=setup.n or PROMPTS).ready()
+    lm = laying.on(lm)
+    made = [attribution_graph(lm, task, pair=pair) for pair in range(len(task))]
+    found = check(lm, made, task, top=top) if top else None
+
+    def show() -> None:
+        for one in made:
+            columns = one.top(ROWS).drop(columns=["kind", "layer", "position"])
+            echo(f"{one}\n\n{columns.to_string(index=False, float_format='{:+.4g}'.format)}\n")
+        if found is not None:
+            said = found.agreement(by="kind").to_string(index=False, float_format="{:.2f}".format, na_rep="–")
+            echo(f"{found}\n\n{said}")
+
+    finish(setup.json, show, lambda: _body(made, found), lambda out: _kept(made, found, out), setup.out)
+
+
+def _body(made: list[AttributionGraph], found: GraphCheck | None) -> dict[str, Any]:
+    checked = {} if found is None else {"check": body_of(found)}
+    return {"result": "AttributionGraphs", "graphs": [body_of(one) for one in made], **checked}
+
+
+def _kept(made: list[AttributionGraph], found: GraphCheck | None, out: Path) -> Path:
+    """Write everything; the last path that was written first says where."""
+    from veracausa.graphs.exchange import write_graph_json
+
+    for pair, one in enumerate(made):
+        path = with_csv(one.save(out / f"graph-{pair}.safetensors"), one.table())
+        write_graph_json(one, out / f"graph-{pair}.json")
+    return path if found is None else with_csv(found.save(out / "graph-check.safetensors"), found.table())
