@@ -216,3 +216,8 @@ def test_features_are_located_between_attribution_patching_and_exact_effects(tas
     torch.testing.assert_close(found.sublayers.sum(1).T, exact.values - atp.values, rtol=0, atol=1e-9)
     back = vc.open(found.save(tmp_path / "l.safetensors"))
     assert back.settings == found.settings and back.settings["dictionary_digest"]
+
+
+def test_shares_of_the_way_lie_on_it(tiny, task_of):
+    with pytest.raises(MethodError, match=r"alphas=\[2\.0\]: shares"):
+        located(tiny("llama"), task_of(6), ["a0.h0"], alphas=(0.5, 2.0))

@@ -245,6 +245,8 @@ def locate(
     >>> found = vc.causes.locate(lm, task, units=vc.agreement(estimate, exact).outliers[:6])
     >>> found["a20.h0"].cause
     """
+    if outside := [alpha for alpha in alphas if not 0 <= alpha <= 1]:
+        raise MethodError(f"alphas={outside}: shares of a unit's way lie between 0 (its own value) and 1 (replaced).")
     points = (*(float(alpha) for alpha in alphas if alpha not in (0, 1)), 1.0)
     return LocateWork(*_require(lm, task, units, dictionary), points)
 
