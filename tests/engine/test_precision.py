@@ -8,7 +8,7 @@ import torch
 from bridges import as_model
 
 import veracausa as vc
-from veracausa.engine.guard import precision_of
+from veracausa.engine.guard import attention_function, compared_in, precision_of
 from veracausa.engine.validate import rounding
 
 #: Families that compute in float64 throughout when their weights are float64 and the attention is sdpa.
@@ -102,3 +102,14 @@ def test_half_types_work(task_of, family, dtype):
 @pytest.mark.parametrize("family", tiny_models.FAMILIES)
 def test_the_contracts_hold_in_half_types(family, dtype):
     assert all(one.ok for one in mild(family, dtype)[0].check())
+
+
+def test_runs_of_another_attention_function_are_compared_in_the_coarser_of_both_precisions(task_of):
+    """Eager attention of a float64 model has its softmax in float32, sdpa has not; the bare run is the user's own."""
+    lm = as_model(plain("gpt_neox", attn_implementation="eager"), "gpt_neox")
+    with attention_function(lm.decoder, "sdpa"):
+        assert precision_of(lm.decoder).dtype == torch.float64 and compared_in(lm.decoder) == torch.float32
+        other = vc.exact(lm, task_of(9, 2), show_progress=False).values
+    own = vc.exact(lm, task_of(9, 2), show_progress=False).values
+    torch.testing.assert_close(own, other, rtol=0, atol=1e-5)  # float32's rounding of one softmax
+    assert compared_in(lm.decoder) == torch.float32

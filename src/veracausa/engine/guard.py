@@ -38,7 +38,7 @@ class Loan:
     modules keep between runs, as every run begins with it. `shares[start, length]`: whether prefixes may be shared
     (`sharing`). `verified`: what `validate_whole` has compared, as (length, whether a prefix is shared, positions from
     the end); length 0: a short pair of a bucket of several. `shelf`: recordings that calls share (`shared`). `digests`:
-    weights that were read (`identity`).
+    weights that were read (`identity`). `precision`: of the model with the attention function that its user chose.
     """
 
     lock: Any = field(default_factory=threading.Lock)
@@ -49,12 +49,13 @@ class Loan:
     verified: set[tuple[int, bool, int]] = field(default_factory=set)
     shelf: Shelf | None = None
     digests: Read = field(default_factory=dict)
+    precision: Precision | None = None
 
     def end(self, *, failed: bool) -> None:
         """Give the model back; nothing to do where it is back already."""
         if self.before is not None:
             self.before.restore(failed=failed)
-        self.before = self.rest = None
+        self.before = self.rest = self.precision = None
         self.shares, self.verified, self.shelf, self.digests = {}, set(), None, {}
 
 
@@ -114,7 +115,7 @@ def borrowed(decoder: Decoder) -> Iterator[Loan]:
                     loan.before = Before.of(hf)
                     loan.before.lend(hf)
                     with decoder.found.kept(decoder.parts):
-                        precision_of(decoder)
+                        loan.precision = precision_of(decoder)
                         with without_estimates(hf):
                             yield loan
                 failed = False
@@ -161,6 +162,16 @@ def precision_of(decoder: Decoder) -> Precision:
             found.read["precision"] = found.remembered(name, decoder.hf, lambda: found_out(decoder))
         made: Precision = found.read["precision"]
         return made
+
+
+def compared_in(decoder: Decoder) -> torch.dtype:
+    """The precision in which a run can be compared with one of the model as its user left it (`as_found`).
+
+    The coarser of both: the softmax of one attention function may be in float32, and that of another in float64.
+    """
+    with borrowed(decoder) as loan:
+        kinds = [one.dtype for one in (precision_of(decoder), loan.precision) if one is not None]
+        return max(kinds, key=lambda kind: torch.finfo(kind).eps)
 
 
 def attention_name(decoder: Decoder) -> str:

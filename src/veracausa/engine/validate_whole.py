@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from veracausa.engine.guard import as_found, borrowed, precision_of
+from veracausa.engine.guard import as_found, borrowed, compared_in
 from veracausa.engine.sharing import from_rest
 from veracausa.engine.validate import rounding
 from veracausa.errors import ContractError
@@ -73,7 +73,7 @@ def _require_short(lm: Model, task: Task, tape: Tape, read: Readout) -> None:
             for place, at in zip(read.places[short].tolist(), task.places[pair], strict=False):
                 ours = lm.decoder.logits(state.end(read.tail)[short : short + 1, place].detach())[0]
                 worst = float((ours - logits[at]).abs().max())
-                if worst > rounding(precision_of(lm.decoder).dtype, 1 + float(logits.abs().max()), lm.layers):
+                if worst > rounding(compared_in(lm.decoder), 1 + float(logits.abs().max()), lm.layers):
                     raise ContractError(
                         f"The {which} prompt of pair {pair} of {task.name!r} ({task.lengths[pair]:,} tokens) has other "
                         f"logits at position {at} in a batch of longer prompts than the bare {lm.name} has for it "
@@ -93,7 +93,7 @@ def _require_alike(lm: Model, task: Task, tape: Tape, read: Readout, which: str,
     worst = float(
         (lm.decoder.logits(state.end(tape.tail)[0].detach(), tokens) - logits[0].gather(1, tokens)).abs().max()
     )
-    if worst <= rounding(precision_of(lm.decoder).dtype, 1 + float(logits.abs().max()), lm.layers):
+    if worst <= rounding(compared_in(lm.decoder), 1 + float(logits.abs().max()), lm.layers):
         return
     first = torch.zeros(1, dtype=torch.long, device=lm.device)
     ours, bare = float(read(state.end(tape.tail)[:1].detach(), first)), float(read.of_logits(logits, first))
