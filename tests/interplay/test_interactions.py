@@ -267,3 +267,15 @@ def test_features_are_those_of_encoders_written_out_anew(kind, reads, writes, me
         squares, means = plain.kept(j, [slice(i, i + 1) for i in range(SIZE)])
         assert torch.allclose(found.squares[example], squares, atol=1e-9 * float(squares.max()))
         assert torch.allclose(found.means[example], means, atol=1e-9 * float(means.abs().max()))
+
+
+def test_what_cannot_fit_is_refused_before_it_runs():
+    _, lm, task = asked("llama")
+    how = {"sources": "heads:0", "readers": "neurons:2", **QUIET}
+    with pytest.raises(VeracausaError, match="beside the weights even with one pair"):
+        vc.interactions(lm, task, memory="1kB", **how)
+    same(vc.interactions(lm, task, **how), vc.interactions(lm, task, memory="20MB", **how))
+    del how["show_progress"]
+    told = [vc.forecast(vc.interactions, lm, task, measure=False, memory=size, **how).memory.beside
+            for size in ("20MB", "20GB")]  # fmt: skip
+    assert 0 < told[0] <= told[1]

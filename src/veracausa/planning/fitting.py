@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from veracausa.circuits.runs.run_circuits import CircuitRuns, Judged
@@ -69,7 +69,8 @@ def _least(work: Any, shapes: Footprint, groups: Sequence[Group]) -> Memory:
     """What the call takes with one row at a time."""
     _, needed = _known(work)
     with budget.within(0):
-        found: Memory = needed(replace(work, rows=None) if hasattr(work, "rows") else work, shapes, groups)
+        asked = any(field.name == "rows" for field in fields(work))  # rows that the user wants at once
+        found: Memory = needed(replace(work, rows=None) if asked else work, shapes, groups)
     return found
 
 

@@ -24,6 +24,7 @@ from veracausa.engine.work import Composed, Derived, Staged, Work
 from veracausa.estimates.attribute import AttributeWork
 from veracausa.estimates.learned.masks import MaskWork
 from veracausa.estimates.paths import edge_sums
+from veracausa.interplay.interacting import InteractionsWork
 from veracausa.planning import graphs, patched
 from veracausa.planning.groups import Group, groups_of, most
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 #: Work → its memory, given its shapes and its groups of pairs.
 NEEDED: dict[type, Callable[[Any, Footprint, Sequence[Group]], Memory]] = {
     ExactWork: patched.exact, AttributeWork: graphs.estimates, MaskWork: graphs.masks, LearnWork: graphs.gates,
-    CircuitRuns: patched.circuits,
+    CircuitRuns: patched.circuits, InteractionsWork: patched.interactions,
 }  # fmt: skip
 
 
@@ -71,6 +72,8 @@ def _groups(work: Any) -> list[Group]:
     if isinstance(work, ExactWork):
         plan = work.plan(Cost())
         return groups_of(plan.task, plan.buckets(work.share))
+    if isinstance(work, InteractionsWork):
+        return groups_of(work.runs_on, work.buckets)
     return groups_of(work.how.pairs if isinstance(work, CircuitRuns) else work.task, work.groups())
 
 

@@ -12,6 +12,7 @@ from veracausa.engine import circuit_forward, reader_change
 from veracausa.engine.budget import rows_per_chunk
 from veracausa.engine.footprint import Footprint, Memory
 from veracausa.engine.patches import Place, sites_for
+from veracausa.interplay.interacting import InteractionsWork
 from veracausa.planning.groups import READ, Group, codes, logits, most, scores, whole
 from veracausa.units.edges import Edges
 from veracausa.units.groups import Groups
@@ -61,6 +62,18 @@ def rows(
     tape = group.pairs * shapes.pair(s, n, shapes.held(sites, n))
     chunk = max(size, group.pairs) * s * shapes.row(n) + shapes.mask(s, n)
     return Memory(recordings=tape, rows=max(chunk, whole(shapes, n)) + logits(shapes, group.pairs))
+
+
+def interactions(work: InteractionsWork, shapes: Footprint, groups: Sequence[Group]) -> Memory:
+    """Of interactions: rows between two sites, and a number for every pair of parts and prompt, three times.
+
+    At least: what products keep of the blocks between is not counted, which is little beside whole recordings.
+    """
+    ends = work.source.units.place, work.reader.units.place
+    sites = tuple(dict.fromkeys(site for place in ends for site in sites_for(place)))
+    found = most([rows(work.lm, shapes, group, sites, len(work.source)) for group in groups])
+    kept = 3 * len(work.task) * len(work.source) * len(work.reader) * work.lm.score_dtype.itemsize
+    return replace(found, scores=kept)
 
 
 def circuits(work: CircuitRuns, shapes: Footprint, groups: Sequence[Group]) -> Memory:
