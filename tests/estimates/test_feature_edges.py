@@ -91,3 +91,28 @@ def test_what_is_refused(units, said):
     lm = lm.reading(dictionary(lm.width, "r1", name="up")[0], dictionary(lm.width, "r2", name="down")[0])
     with pytest.raises(VeracausaError, match=said):
         vc.estimates.feature_edges(lm, task, units, **QUIET)
+
+
+@pytest.mark.parametrize("site", ["m1", "m1.post"])
+def test_where_nothing_lies_between_directly_is_through(site):
+    """Behind a post-norm, too, whose slope counts: a part of block 1's MLP, and what enters block 2."""
+    _, lm, _, task = asked("gemma2")
+    a, _ = dictionary(lm.width, site, "relu", seed=5, name="up")
+    b, _ = dictionary(lm.width, "r2", "relu", seed=6)
+    lm = lm.reading(a, b)
+    names = vc.exact(lm, task, units="features", **QUIET).top(3)["name"].tolist()
+    edges = [f"f1.up.error{arrow}{name}" for arrow in ("->", "->...->") for name in names]
+    values = vc.estimates.feature_edges(lm, task, edges, **QUIET).values
+    torch.testing.assert_close(values[:, :3], values[:, 3:], rtol=0, atol=1e-9)
+    assert values.abs().max() > 1e-3
+
+
+def test_a_receipt_checks_them():
+    _, lm, _, task = asked("llama")
+    a, _ = dictionary(lm.width, "r1", "relu", seed=5, name="up")
+    b, _ = dictionary(lm.width, "r2", "relu", seed=6)
+    lm = lm.reading(a, b)
+    edges = [f"f1.up.{i}->f2.{j}" for i in (0, 1, 2) for j in (3, 4)]
+    scores = vc.estimates.feature_edges(lm, task, [*edges, "f1.up.error->...->f2.error"], **QUIET)
+    receipt = vc.verify(lm, task, scores, top=2, sample=2, **QUIET)
+    assert receipt.missed >= 0 and len(receipt.exact) == 4

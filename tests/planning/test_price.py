@@ -138,3 +138,10 @@ def test_a_comparison_costs_what_was_forecast(tiny, task_of):
 def test_a_verb_of_several_tasks_has_a_price(tiny, task_of):
     tasks = {"one": task_of(6, n=2, seed=3), "other": task_of(6, n=2, seed=3)}
     assert vc.forecast(vc.counterfactuals.corruptions, tiny("llama"), tasks, measure=False).token_layers > 0
+
+
+def test_a_verb_whose_steps_are_a_number_has_a_forecast(tiny, task_of):
+    lm, task = tiny("llama"), task_of(6, 2)
+    circuit = vc.select(vc.attribute(lm, task, units="edges", method="eap", show_progress=False), n=60, how="abs")
+    price = vc.forecast(vc.circuits.completeness, lm, task, circuit=circuit, measure=False)
+    assert price.token_layers > 0

@@ -30,7 +30,7 @@ from veracausa.effects.counterparts import require_alike
 from veracausa.effects.edge_rows import EdgeRows
 from veracausa.effects.group_rows import KIND_AT, GroupRows, part_of
 from veracausa.effects.instead import Instead
-from veracausa.effects.laid import laid_units, require_one_donor
+from veracausa.effects.laid import kinds_in, laid_units, require_one_donor
 from veracausa.effects.learned_constants import OptimalConstants, OptimalWork, optimal_constants
 from veracausa.effects.path_rows import PathRows, require_still
 from veracausa.effects.patterns import require_patterns
@@ -139,12 +139,8 @@ class ExactWork:
 
     @property
     def _kinds(self) -> list[str]:
-        """The kinds of its units, of groups those of their members, of paths those of dictionaries on them."""
-        if isinstance(self.units, Paths):
-            return sorted({one.kind for one in self.units.coded})
-        if not isinstance(self.units, Groups):
-            return [self.units.kind]
-        return sorted({one.kind for group in self.units.members for one in group})
+        """See `laid.kinds_in`."""
+        return kinds_in(self.units)
 
     @property
     def _replaced(self) -> dict[str, Any]:

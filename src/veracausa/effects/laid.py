@@ -78,6 +78,15 @@ def for_parts(lm: Model, parts: Sequence[tuple[str, int, int]]) -> Model:
     return lm
 
 
+def kinds_in(units: Units) -> list[str]:
+    """The kinds of a table's units, of groups those of their members, of paths those of dictionaries on them."""
+    if isinstance(units, Paths):
+        return sorted({one.kind for one in units.coded})
+    if not isinstance(units, Groups):
+        return [units.kind]
+    return sorted({one.kind for group in units.members for one in group})
+
+
 def require_one_donor(units: Units, ablation: object) -> None:
     """UnitError for groups of features or adapters that would each come from another prompt."""
     members = [one for group in units.members for one in group] if isinstance(units, Groups) else []

@@ -67,12 +67,23 @@ Placed = Sequence[tuple[Coded, int, int]]
 
 
 def sent_by(
-    decoder: Decoder, base: State, other: State | None, part: Coded, example: Int[Tensor, " rows"]
+    decoder: Decoder,
+    base: State,
+    other: State | None,
+    part: Coded,
+    example: Int[Tensor, " rows"],
+    share: Float[Tensor, " rows"] | None = None,
 ) -> Float[Tensor, "rows positions width"]:
-    """Change of what a part writes between two runs (other None: from its own to nothing)."""
+    """Change of what a part writes between two runs (other None: from its own to nothing).
+
+    `share`: each row goes so much of that way; behind a post-norm that is not so much of the change.
+    """
     old = site_of(base, part.kind, part.layer)
     new = torch.zeros_like(old) if other is None else site_of(other, part.kind, part.layer)
-    return _written(decoder, base, part, _by(decoder, part, new - old)[example], example, 0)
+    change = _by(decoder, part, new - old)[example]
+    if share is not None:
+        change = share.to(change)[:, None, None] * change
+    return _written(decoder, base, part, change, example, 0)
 
 
 def moving_parts(base: State, other: State | None, part: Coded) -> Bool[Tensor, "examples positions"]:

@@ -187,6 +187,7 @@ class _Slopes:
         (slope,) = torch.autograd.grad(self._weighed(down, gradient, seen), stream)
         found = {}
         for edge in edges:
-            change = sent_by(self.bucket.lm.decoder, self.base, self.other, edge[0], self.bucket.every)
-            found[edge] = (change.to(slope.dtype) * slope).flatten(1).sum(1).detach()
+            share = torch.zeros(len(stream), dtype=slope.dtype, device=slope.device, requires_grad=True)
+            change = sent_by(self.bucket.lm.decoder, self.base, self.other, edge[0], self.bucket.every, share)
+            (found[edge],) = torch.autograd.grad((change.to(slope.dtype) * slope).sum(), share)
         return found

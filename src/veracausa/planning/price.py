@@ -124,8 +124,8 @@ def forecast(
 
 def steps_of(work: Work, name: str) -> list[Step]:
     """The steps that a work says it has, or the whole as one."""
-    if hasattr(work, "steps"):
-        return list(work.steps())
+    if callable(steps := getattr(work, "steps", None)):  # of others it is a number: steps of a search
+        return list(steps())
     tokens, whole = work.tokens(), sum(work.task.lengths) * work.lm.layers
     most = work.at_most() if hasattr(work, "at_most") else None
     return [Step(name, work.kind, tokens, tokens / whole, batches=work.batches(), most=most)]

@@ -19,7 +19,7 @@ from veracausa.choices import Ablation
 from veracausa.cost import Cost
 from veracausa.dictionaries.dictionary import Dictionary
 from veracausa.effects.exact import ExactWork, exact
-from veracausa.effects.laid import with_dictionary
+from veracausa.effects.laid import kinds_in, with_dictionary
 from veracausa.engine.identity import difference
 from veracausa.engine.measure import measured_groups
 from veracausa.engine.work import Derived, gives, recorded_runs
@@ -240,7 +240,7 @@ def _require_reference(task: Task, estimate: Scores, ablation: str, reference: T
 def _require_dictionary(lm: Model, estimate: Scores) -> None:
     """MethodError unless the features of an estimate are those of the dictionaries that are laid on the model."""
     own = estimate.settings.get("dictionary_digest")
-    here = dictionary_settings(lm, estimate.units.kind)
+    here = dictionary_settings(lm, *kinds_in(estimate.units))
     if own is not None and own != here.get("dictionary_digest"):
         raise MethodError(
             f"The estimate is about {estimate.settings.get('dictionary')}, but laid on this model is "

@@ -9,7 +9,8 @@ A circuit is one set of parts, patched at once with all that follows live (`unit
 * "node": parts like features, ranked with them;
 * "kept": the model's own in every run, also in ∅;
 * "moved": replaced in every run but M's, as the features outside are (under zero ablation: left out), so that the
-  circuit of all features says what the dictionaries hold of the behaviour.
+  circuit of all features says what the dictionaries hold of the behaviour. Errors of dictionaries that the ranking
+  has no part of stay as they run.
 """
 
 from __future__ import annotations
