@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from processes import python
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -19,6 +20,7 @@ print(random_model(layers=1).measure(pairs()).gap.shape)
     assert len(names) > 15 and python(code).strip() == "torch.Size([10])"
 
 
+@pytest.mark.slow
 def test_the_gpu_benchmark_measures_every_kind_of_call_that_is_asked_for():
     kinds = ["eap", "circuits", "features", "long"]
     small = ["--shapes", "tiny", "--device", "cpu", "--pairs", "4", "--tokens", "64", "--no-contracts", "--no-measure"]
