@@ -38,11 +38,11 @@ from veracausa.engine.batches import buckets
 from veracausa.engine.budget import examples_per_batch, rows_per_chunk
 from veracausa.engine.expansion import kinds_of
 from veracausa.engine.guard import attention_function
-from veracausa.engine.measure import measured_groups
+from veracausa.engine.measure import measured_runs
 from veracausa.engine.memory import chunks, halving, memory_errors
 from veracausa.engine.patches import where
 from veracausa.engine.session import Session, session
-from veracausa.engine.work import gives, recorded_runs
+from veracausa.engine.work import gives
 from veracausa.errors import MethodError, NumericsError
 from veracausa.scores.headers import dictionary_settings
 from veracausa.scores.scores import task_header
@@ -115,7 +115,7 @@ class LocateWork:
         layers, watched, depth = self.lm.layers, self.behind < self.lm.layers, self.rows(self.table, Cost()).depth
         times = 2 if watched.any() and not self.stays else 1
         runs = depth.sum() * (1 + self.sizes[0]) + (depth[watched] * len(self.alphas) + 1).sum()
-        total = recorded_runs(self.lm, self.task, measured_groups(self.lm, self.task))
+        total = measured_runs(self.lm, self.task)
         for start, examples in self.groups():
             own = self.task.lengths[examples[0]] - start
             # both runs; of the clean one gradients, the engine's own run, the parts' ends

@@ -47,7 +47,7 @@ from veracausa.effects.replacements import (
 )
 from veracausa.effects.rows import Plan, Rows
 from veracausa.effects.span_rows import SpanRows
-from veracausa.engine.measure import measured_groups
+from veracausa.engine.measure import measured_runs
 from veracausa.engine.patches import Place
 from veracausa.engine.session import Session, session
 from veracausa.engine.work import gives, recorded_runs, unpatched_run
@@ -219,7 +219,7 @@ class ExactWork:
         plan = self.plan(Cost())
         own = plan.buckets(share)
         runs = self._draws * (recorded_runs(lm, plan.task, own) + unpatched_run(lm, plan.patched, own))
-        return recorded_runs(lm, task, measured_groups(lm, task)) + runs + replaced + plan.beside(share)
+        return measured_runs(lm, task) + runs + replaced + plan.beside(share)
 
     def run(self, show_progress: bool = True, out: str | Path | None = None) -> Scores:
         """The effects, resumable; NaN where the table does not want an effect of an example."""

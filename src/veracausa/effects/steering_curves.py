@@ -16,6 +16,7 @@ from torch import Tensor
 from veracausa.cost import Cost
 from veracausa.result import Shown
 from veracausa.scores.files import unpack_units
+from veracausa.scores.scores import pack_units
 from veracausa.statistics.means import standard_error
 from veracausa.storage.files import at, read_tensors, write_tensors
 from veracausa.storage.schema import MODEL, TASK, many, number, reading, record, require_tensors
@@ -99,7 +100,7 @@ class Steering(Shown):
         """Write a safetensors file with a JSON header, whole or not at all; `vc.open` reads it."""
         header = {"kind": self.units.kind, "scales": self.scales.tolist(), "settings": self.settings}
         header |= {"model": self.model, "task": self.task, "cost": self.cost.to_dict()}
-        columns = {n: torch.from_numpy(getattr(self.units, n).astype("int64")) for n in ("layer", "index", "position")}
+        columns = pack_units(self.units)
         return write_tensors(path, _FORMAT, header, columns | {"effects": self.effects, "clean": self.clean})
 
 

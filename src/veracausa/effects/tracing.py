@@ -28,9 +28,9 @@ from veracausa.effects.exact import over_draws
 from veracausa.effects.noised_rows import NoisedGroupRows, NoisedRows, Noising, embeddings_sd
 from veracausa.effects.replacements import Counterfactual
 from veracausa.effects.rows import Plan
-from veracausa.engine.measure import measured_groups
+from veracausa.engine.measure import measured_runs
 from veracausa.engine.session import Session, session
-from veracausa.engine.work import gives, recorded_runs
+from veracausa.engine.work import gives
 from veracausa.errors import MethodError, TaskError
 from veracausa.scores.estimands import RESTORED
 from veracausa.scores.headers import span_settings
@@ -100,7 +100,7 @@ class TracingWork:
         """Token-layers: the bare runs; per draw the clean and the noised one, the engine's own, and the rows."""
         every = 3 * sum(self.task.lengths) * self.lm.layers
         rows = float(self.plan(Cost()).costs(False).sum())
-        measured = recorded_runs(self.lm, self.task, measured_groups(self.lm, self.task))
+        measured = measured_runs(self.lm, self.task)
         return measured + self.draws * (every + rows)
 
     @property

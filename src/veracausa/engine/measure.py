@@ -19,7 +19,7 @@ from veracausa.engine.readout import Readout
 from veracausa.engine.tape import Tape, record, record_pairs
 from veracausa.engine.validate import require_readable
 from veracausa.engine.validate_whole import require_whole
-from veracausa.engine.work import require_even
+from veracausa.engine.work import recorded_runs, require_even
 from veracausa.tasks.measurement import Measurement
 
 if TYPE_CHECKING:
@@ -123,6 +123,11 @@ def _measured(lm: Model, task: Task) -> tuple[Measurement, Cost]:
 def measured_groups(lm: Model, task: Task) -> list[tuple[int, tuple[int, ...]]]:
     """The pairs that are measured together: (start, pairs)."""
     return buckets(lm.decoder, task, True, examples_per_batch(lm, task), mixed=True)
+
+
+def measured_runs(lm: Model, task: Task) -> float:
+    """Token-layers of measuring both bare runs of every pair."""
+    return recorded_runs(lm, task, measured_groups(lm, task))
 
 
 def pair_ids(

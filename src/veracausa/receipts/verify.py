@@ -21,8 +21,8 @@ from veracausa.dictionaries.dictionary import Dictionary
 from veracausa.effects.exact import ExactWork, exact
 from veracausa.effects.laid import kinds_in, with_dictionary
 from veracausa.engine.identity import difference
-from veracausa.engine.measure import measured_groups
-from veracausa.engine.work import Derived, gives, recorded_runs
+from veracausa.engine.measure import measured_runs
+from veracausa.engine.work import Derived, gives
 from veracausa.errors import MethodError
 from veracausa.receipts.receipts import Receipt
 from veracausa.receipts.stages import Orders, Stage, Until, plan, require_tau, walk
@@ -191,7 +191,7 @@ def overhead(lm: Model, task: Task) -> int:
 
     Both prompts of every pair are run for the ends of the gap, both again for the tape, and one without a patch.
     """
-    return int(recorded_runs(lm, task, measured_groups(lm, task))) + 3 * lm.layers * sum(task.lengths)
+    return int(measured_runs(lm, task)) + 3 * lm.layers * sum(task.lengths)
 
 
 def _ablation(lm: Model, task: Task, estimate: Scores) -> Ablation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import singledispatch
 from typing import Any
@@ -206,34 +207,20 @@ def _roles(found: HeadRoles) -> Part:
     return Part("Where heads look", view, data, " ".join(found.sentences), found.describe().splitlines()[0])
 
 
-@drawing.register
-def _interactions(found: Interactions) -> Part:
-    return interactions_part(found, _OWN)
+#: Kinds of results that one function draws whole.
+_PARTS: dict[type, Callable[[Any, str], Part]] = {
+    Interactions: interactions_part, CheckedInteractions: checked_part, Modules: modules_part,
+    AttributionGraph: attribution_part, GraphCheck: graph_check_part, Steering: steering_part,
+}  # fmt: skip
 
 
-@drawing.register
-def _checked(found: CheckedInteractions) -> Part:
-    return checked_part(found, _OWN)
+def _part(found: Any) -> Part:
+    """A result that one function draws."""
+    return _PARTS[type(found)](found, _OWN)
 
 
-@drawing.register
-def _modules(found: Modules) -> Part:
-    return modules_part(found, _OWN)
-
-
-@drawing.register
-def _attribution(found: AttributionGraph) -> Part:
-    return attribution_part(found, _OWN)
-
-
-@drawing.register
-def _graph_check(found: GraphCheck) -> Part:
-    return graph_check_part(found, _OWN)
-
-
-@drawing.register
-def _steering(found: Steering) -> Part:
-    return steering_part(found, _OWN)
+for _kind in _PARTS:
+    drawing.register(_kind, _part)
 
 
 @drawing.register

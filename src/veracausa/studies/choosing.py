@@ -12,6 +12,8 @@ from veracausa.units.kinds import KINDS
 from veracausa.units.table import Units
 
 if TYPE_CHECKING:
+    from jaxtyping import Int
+
     from veracausa.effects.exact import ExactWork
 
 
@@ -24,12 +26,18 @@ def choose_some(guess: Scores, strongest: int | None, sample: int, seed: int) ->
     every = guess.units
     if strongest is None or strongest >= len(every):
         return every, 0
-    ranking = np.array(guess.ranking())
-    if KINDS[every.kind].coded:
-        ranking = ranking[np.argsort(~is_beside(every.index[ranking]), kind="stable")]
+    ranking = beside_first(guess)
     rest = ranking[strongest:]
     drawn = np.random.default_rng(seed).choice(rest, size=min(sample, len(rest)), replace=False)
     return every[np.concatenate([ranking[:strongest], np.sort(drawn)])], len(drawn)
+
+
+def beside_first(scores: Scores) -> Int[np.ndarray, " units"]:
+    """Units from the strongest on; of dictionaries what stands beside the features before these."""
+    ranking, units = np.array(scores.ranking()), scores.units
+    if not KINDS[units.kind].coded:
+        return ranking
+    return ranking[np.argsort(~is_beside(units.index[ranking]), kind="stable")]
 
 
 def some_of(work: ExactWork, count: int) -> tuple[float, float]:

@@ -7,14 +7,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from veracausa.cost import Cost
-from veracausa.engine.measure import measured_groups
-from veracausa.engine.work import recorded_runs
+from veracausa.engine.measure import measured_runs
 from veracausa.fitting.quality import check
 from veracausa.reading.activating import activations
-from veracausa.units.dictionaries import is_beside
+from veracausa.studies.choosing import beside_first
 
 if TYPE_CHECKING:
     from veracausa.dictionaries.code import Code
@@ -48,9 +45,7 @@ class FeatureWork:
     def stages(self) -> list[Stage]:
         """How well every dictionary fits; then, kind by kind, where its strongest parts fire."""
         lm, prompts = self.lm, sum(map(len, dict.fromkeys(self.task.prompts)))
-        runs = 4 * lm.layers * sum(map(len, self.task.prompts)) + 2 * recorded_runs(
-            lm, self.task, measured_groups(lm, self.task)
-        )
+        runs = 4 * lm.layers * sum(map(len, self.task.prompts)) + 2 * measured_runs(lm, self.task)
         fits = [
             self.made(f"how well {code.dictionary!r} fits", "gradients", runs, partial(self._fit, code))
             for code in lm.decoder.codes.values()
@@ -72,6 +67,5 @@ class FeatureWork:
 
 def strongest(exact: Scores) -> list[str]:
     """What dictionaries leave out, then the features with the strongest exact effects, `SHOWN` in all."""
-    names, ranked = exact.units.names, np.array(exact.ranking())
-    order = ranked[np.argsort(~is_beside(exact.units.index[ranked]), kind="stable")]
-    return [names[i] for i in order[:SHOWN]]
+    names = exact.units.names
+    return [names[i] for i in beside_first(exact)[:SHOWN]]

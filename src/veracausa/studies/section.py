@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from veracausa.choices import AllUnits
 from veracausa.cost import Cost
 from veracausa.effects.exact import exact
+from veracausa.effects.laid import laid_units
 from veracausa.estimates.attribute import attribute
 from veracausa.estimates.kept import kept
 from veracausa.planning.stages import Stage
@@ -122,9 +123,9 @@ class SectionWork:
         self.exact[kind] = found
         return found.cost
 
-    def _estimate(self, kind: str, method: str, parts: dict[str, Any]) -> Stage:
-        """An estimate of all units of a kind."""
-        asked: dict[str, Any] = {"units": kind, "method": method, **parts}
+    def _estimate(self, kind: str, method: str, parts: dict[str, Any], units: Units | None = None) -> Stage:
+        """An estimate of all units of a kind; `units`: these, where they are found already."""
+        asked: dict[str, Any] = {"units": kind if units is None else units, "method": method, **parts}
 
         def run() -> Cost:
             found = kept(attribute, self.lm, self.task, self.pieces, self.show, **asked)
@@ -137,8 +138,9 @@ class SectionWork:
 
     def _many(self, kind: str, wanted: int) -> list[Stage]:
         """Estimates of many units; exact effects of the strongest by the first of them, and of a random sample."""
-        level, work = self.level, exact.work(self.lm, self.task, units=cast("AllUnits", kind))
-        every = len(work.units)
+        # Which features are active takes runs of all prompts, so it is asked once.
+        _, table = laid_units(self.lm, self.task, kind)
+        level, work, every = self.level, exact.work(self.lm, self.task, units=table), len(table)
         strongest = min(wanted, every) if self.single else min(wanted, SEVERAL)
         count = min(every, strongest + level.sample)
         tokens, most = some_of(work, count) if count < every else (work.tokens(), None)
@@ -149,6 +151,6 @@ class SectionWork:
             return self._test(kind, chosen)
 
         return [
-            *(self._estimate(kind, method, parts) for method, parts in [("atp", {}), *self._ig(True)]),
+            *(self._estimate(kind, method, parts, table) for method, parts in [("atp", {}), *self._ig(True)]),
             self._stage(f"exact effects of {count:,} {kind}", work.kind, tokens, tested, most),
         ]

@@ -30,7 +30,7 @@ from veracausa.engine.bucket import Bucket
 from veracausa.engine.budget import examples_per_batch, rows_per_chunk
 from veracausa.engine.guard import attention_function
 from veracausa.engine.joint import PLACES, Replaced, columns_of, join_before, replacing, towards
-from veracausa.engine.measure import measured_groups
+from veracausa.engine.measure import measured_runs
 from veracausa.engine.memory import chunks
 from veracausa.engine.patches import activation, in_attention, site_width, sites_for
 from veracausa.engine.session import Session, session
@@ -91,7 +91,7 @@ class SurfaceWork:
     def tokens(self) -> float:
         """Token-layers: both runs measured, then recorded; the engine's own run; the points."""
         positions = sum((self.task.lengths[members[0]] - start) * len(members) for start, members in self.groups())
-        runs = recorded_runs(self.lm, self.task, measured_groups(self.lm, self.task))
+        runs = measured_runs(self.lm, self.task)
         runs += recorded_runs(self.lm, self.task, self.groups())
         return runs + positions * (self.lm.layers + len(self.grid) * self.depth)
 
