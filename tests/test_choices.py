@@ -33,6 +33,8 @@ from veracausa.tasks.registry import BUILTIN
 from veracausa.units.kinds import KINDS
 from veracausa.units.resolve import ALL_CELLS
 
+#: Kinds that are at one position each.
+CARRIED = [kind for kind, one in KINDS.items() if one.carried]
 KINDS_AND_EDGES = (*KINDS, "edges")
 TABLES = {
     "Direction": DIRECTIONS,
@@ -40,9 +42,9 @@ TABLES = {
     "Baseline": BASELINES,
     "MetricName": METRICS,
     "AllUnits": (
-        *KINDS_AND_EDGES,
+        *(kind for kind in KINDS_AND_EDGES if kind not in CARRIED),
         *(f"{kind}@positions" for kind in KINDS_AND_EDGES),
-        *(f"{kind}@spans" for kind in KINDS),
+        *(f"{kind}@spans" for kind in KINDS if kind not in CARRIED),
         ALL_CELLS,
     ),
     "Estimate": ({*ESTIMATES, *EDGE_PRESETS, "ifr"} - {"mask"}),  # `vc.estimates.learn_mask` has a call of its own

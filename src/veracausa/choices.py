@@ -27,6 +27,7 @@ Over = Literal["mean", "sum", "product"]
 AllUnits = Literal[
     "heads", "mlps", "attention", "neurons", "residual", "queries", "keys", "values", "patterns", "experts", "shared",
     "routers", "expert_neurons", "adapters", "layer_adapters", "gates", "layer_gates",
+    "states@positions", "taps@positions",
     "edges", "gates@positions", "layer_gates@positions", "gates@spans", "layer_gates@spans",
     "adapters@positions", "layer_adapters@positions", "adapters@spans", "layer_adapters@spans",
     "features", "directions", "features@positions", "directions@positions", "features@spans", "directions@spans",

@@ -439,7 +439,7 @@ FAMILIES: dict[str, Anatomy] = {
         _HYBRID,
         "lfm2",
         "lfm2_moe",
-        mixer=Mixer("conv", "conv.out_proj", gate=("conv.in_proj", 1)),
+        mixer=Mixer("conv", "conv.out_proj", gate=("conv.in_proj", 1), scans=False),
         final_norm="embedding_norm",
         attention_norm="operator_norm",
         mlp_norm="ffn_norm",

@@ -10,7 +10,7 @@ from veracausa.anatomy.mixture import Mixture
 
 #: Kinds of units that attentions have, and those that mixers have.
 _OF_ATTENTION = ("heads", "attention", "queries", "keys", "values", "patterns")
-_OF_MIXERS = ("mixers", "mixer_heads", "channels", "gates", "layer_gates")
+_OF_MIXERS = ("mixers", "mixer_heads", "channels", "gates", "layer_gates", "states", "taps")
 
 
 def lacks_of(anatomy: Anatomy, blocks: tuple[Block, ...], head_dim: int, neurons: set[int]) -> dict[str, str]:
@@ -30,6 +30,8 @@ def lacks_of(anatomy: Anatomy, blocks: tuple[Block, ...], head_dim: int, neurons
     lacks |= _lacks_sublayers(blocks)
     if anatomy.mixer is not None and anatomy.mixer.heads is None:
         lacks.setdefault("mixer_heads", "its mixers' channels are not grouped into heads. Ask for channels.")
+    if anatomy.mixer is not None and not anatomy.mixer.scans:
+        lacks.setdefault("states", "its mixers are convolutions, which carry nothing but their taps. Ask for taps.")
     if any(block.mixing == "mixer" and block.gate is None for block in blocks):
         why = "its mixers' gates are told apart by no linear map of their own, nor by their place in what one gives."
         lacks = {"gates": why, "layer_gates": why} | lacks

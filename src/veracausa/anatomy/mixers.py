@@ -21,7 +21,8 @@ class Mixer:
     `module`: the mixer. `out`: its output projection. `heads`: how many heads it has, an attribute of the module; None
     where its channels are not grouped. `state`: numbers that a channel's state has, an attribute of the module, too.
     `gate`: the linear map that gives what each channel is gated with, before any activation, and how many channels
-    stand before it in what that gives; None where it is not told apart.
+    stand before it in what that gives; None where it is not told apart. `scans`: whether it carries a state from
+    position to position, beside what its convolution looks back at.
 
     >>> Mixer("mixer", "mixer.out_proj", heads="num_heads", state="ssm_state_size", gate=("mixer.in_proj", 0))
     """
@@ -31,6 +32,7 @@ class Mixer:
     heads: str | None = None
     state: str | None = None
     gate: tuple[str, int] | None = None
+    scans: bool = True
 
 
 class NoSublayer(nn.Module):

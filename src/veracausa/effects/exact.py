@@ -156,7 +156,7 @@ class ExactWork:
 
     def __post_init__(self) -> None:
         if isinstance(self.ablation, Instead):
-            _require_no_adapters(self._kinds, f"{type(self.ablation).__name__}(…)")
+            _require_activations(self._kinds, f"{type(self.ablation).__name__}(…)")
             for units in self._at_places().values():
                 self.ablation.require(self.lm, self.task, units)
         elif not isinstance(self.units, Edges | Paths):
@@ -421,7 +421,7 @@ def exact(
         require_joint(ablation)
     if isinstance(table, SpanUnits | Groups) and ablation == "counterfactual":
         require_alike(task, table)
-    if ablation == "optimal" and is_coded(table.kind):
+    if ablation == "optimal" and (is_coded(table.kind) or table.kind in ("states", "taps")):
         raise MethodError(f"ablation='optimal' learns constants of sites, not of {table.kind}. Take zero or mean.")
     if ablation == "optimal" and constants is None:
         learn = optimal_constants.work(lm, task, units=table)
@@ -442,11 +442,17 @@ def require_replaced(ablation: str | Instead, direction: str, constants: object 
         raise MethodError("constants= are those of ablation='optimal'. Leave them out.")
 
 
-def _require_no_adapters(kinds: Sequence[str], what: str) -> None:
+def _require_activations(kinds: Sequence[str], what: str) -> None:
+    """MethodError for what you put there yourself in the place of units that are no activations."""
     if {"adapters", "layer_adapters"} & {*kinds}:
         raise MethodError(
             f"{what} is put in the place of activations; what an adapter adds is replaced by zero (switched off), "
             "counterfactual, mean or resample. Name the unit that the map makes to put something else there."
+        )
+    if {"states", "taps"} & {*kinds}:
+        raise MethodError(
+            f"{what} is put in the place of activations; what a mixer carries is none, and is replaced by what another "
+            "run carries (counterfactual, resample) or by zero. Name its channels or gates to put something else there."
         )
 
 

@@ -27,6 +27,11 @@ def require_patterns(places: Collection[Place], ablation: str, task: Task, sourc
             f"A neuron of an expert has no activation where the expert is not chosen, so there is no {ablation!r} of "
             "it over prompts. Use counterfactual or zero, or whole experts."
         )
+    if {"state", "taps"} & {*places} and ablation not in ("counterfactual", "zero", "resample"):
+        raise MethodError(
+            f"What a mixer carries is taken from a run that made it, and no run made a {ablation!r} of several. Use "
+            "counterfactual, zero or resample."
+        )
     if {"adapters", "gate"} & {*places} and ablation == "optimal":
         raise MethodError(
             "ablation='optimal' learns constants of what is written to the stream; adapters and gates act inside their "

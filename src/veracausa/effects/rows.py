@@ -23,16 +23,18 @@ from veracausa.dictionaries.words import is_coded
 from veracausa.effects.expert_values import new_neurons, new_sum, own_neurons, own_sum
 from veracausa.effects.feature_values import shared_site, still_units
 from veracausa.effects.moves import own_part
-from veracausa.effects.replacements import Replacement
+from veracausa.effects.replacements import Replacement, Zero
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.batches import buckets
 from veracausa.engine.bucket import Bucket
 from veracausa.engine.budget import examples_per_batch, rows_per_chunk
+from veracausa.engine.carried import carrying
 from veracausa.engine.coded import written_change
 from veracausa.engine.guard import attention_function
 from veracausa.engine.memory import chunks
 from veracausa.engine.overrides import Override
 from veracausa.engine.patches import (
+    CARRIED,
     RUN_AGAIN,
     Place,
     Where,
@@ -239,9 +241,10 @@ class Rows(Plan):
     def free(self, patching: Patching, todo: Tensor) -> Iterator[tuple[np.ndarray, float]]:
         """Units at positions that do not exist, or that cannot change."""
         position, tape = self.units.position, patching.bucket.tape
+        nothing_later = (position == tape.length - 1) & (self.units.place in CARRIED)
         for chosen, effect in (
             (self.units.furthest >= tape.length, float("nan")),
-            ((position < tape.start) & (position >= 0), 0.0),
+            (((position < tape.start) & (position >= 0)) | nothing_later, 0.0),
         ):
             rows = np.argwhere(todo.numpy() & chosen)
             if len(rows):
@@ -250,6 +253,11 @@ class Rows(Plan):
             example, unit = np.nonzero(todo.numpy()[:, own] & still)
             if len(unit):
                 yield np.stack([example, own[unit]], 1), 0.0
+
+    def starts(self, start: int, length: int, examples: tuple[int, ...]) -> np.ndarray:
+        """See `Plan.starts`; what is carried away from a position acts from the next on."""
+        first = super().starts(start, length, examples)
+        return np.minimum(first + 1, length) if self.units.place in CARRIED else first
 
     def chunk(self, patching: Patching, rows: np.ndarray, start: int) -> Tensor:
         """See `Plan.chunk`."""
@@ -265,6 +273,8 @@ class Rows(Plan):
         decoder, kind = self.lm.decoder, self.units.kind
         at = where(decoder, self.units.place, layer)
         offset = start - tape.start
+        if at.place in CARRIED:
+            return Join(*at.join, example, lambda: self._carrying(tape, base, at, example, units, start))
         if at.place in RUN_AGAIN:
             return Join(*at.join, example, lambda: self._again(tape, base, at, example, units, start))
 
@@ -326,6 +336,16 @@ class Rows(Plan):
         rows = torch.arange(len(units), device=own.device)
         override = Override(at.place, rows, taken, lambda: own + delta * share)
         return through(tape, base, block, example, [override], start=start, cost=self.cost)
+
+    def _carrying(self, tape: Tape, base: State, at: Where, example: Tensor, units: np.ndarray, start: int) -> Tensor:
+        """The stream behind a block whose mixer carries something else away from the position before `start`."""
+        block, own = self.lm.decoder.blocks[at.layer], activation(base, at.place, at.layer)[example]
+        other = None if isinstance(self.source, Zero) else self._new(tape, at.place, at.layer, example, units)
+
+        def mixed() -> Tensor:
+            return carrying(block, own, other, tape.calls[at.layer], start - 1 - tape.start, at.place)  # type: ignore
+
+        return through(tape, base, block, example, (), start=start, mixed=mixed, cost=self.cost)
 
     def _adapter_shares(self, layer: int, units: np.ndarray) -> Tensor:
         """The share of the way to its replacement that each number of an adapters' site goes, [rows, site]."""

@@ -36,9 +36,12 @@ if TYPE_CHECKING:
 Place = Literal[
     "z", "channels", "neurons", "mlp", "residual", "queries", "keys", "values", "pattern", "experts", "shared",
     "router", "expert_neurons", "features", "directions", "adapters", "gate",
+    "state", "taps",
 ]  # fmt: skip
+#: What mixers carry away from a position (`carried`): its activation stands for it, the stream that a mixer reads.
+CARRIED = ("state", "taps")
 #: Places whose changes are carried through their own block, run again (`suffix.through`).
-RUN_AGAIN = ("adapters", "gate")
+RUN_AGAIN = ("adapters", "gate", *CARRIED)
 #: Parts of the MLP's output, which they add up to: so is the gradient there theirs.
 OF_MLP = ("experts", "shared", "expert_neurons")
 
@@ -76,7 +79,7 @@ def layers_at(decoder: Decoder, place: Place) -> list[int]:
 def depth_behind(decoder: Decoder, place: Place, layer: int) -> int:
     """Blocks that a row with a patch at `place` of `layer` runs; a router's MLP, run again, counts as one.
 
-    So does the block of adapters, and of gates.
+    So does the block of adapters, of gates, and of what mixers carry.
     """
     return decoder.layers - where(decoder, place, layer).join[0] + (place == "router" or place in RUN_AGAIN)
 
@@ -103,7 +106,7 @@ def recorded(state: State, place: Place, layer: int) -> Tensor:
         if at in ("z", "attention", "mlp"):
             return state.sites[at][layer]
         return state.middle[layer] if at == "behind attention" else state.residual[layer + (at == "behind mlp")]
-    if place == "residual":
+    if place == "residual" or place in CARRIED:
         return state.residual[layer]
     return state.sites["mlp" if place in OF_MLP else "z" if place == "channels" else place][layer]
 
@@ -134,7 +137,7 @@ def sites_for(place: Place) -> tuple[str, ...]:
     if is_coded(place):
         return SITES
     if place in RUN_AGAIN:
-        return ("adapters", "adapted") if place == "adapters" else ("gate",)
+        return {"adapters": ("adapters", "adapted"), "gate": ("gate",)}.get(place, ())
     if place in IN_ATTENTION:
         return ("z", "attention", *IN_ATTENTION)
     if place == "pattern":
@@ -162,6 +165,7 @@ def site_width(decoder: Decoder, place: Place, length: int = 0) -> int:
         "neurons": decoder.neurons,
         "mlp": decoder.width,
         "residual": decoder.width,
+        **dict.fromkeys(CARRIED, decoder.width),
         "queries": decoder.heads * decoder.key_dim,
         "keys": decoder.kv_heads * decoder.key_dim,
         "values": decoder.kv_heads * decoder.head_dim,

@@ -145,13 +145,19 @@ def through(
     found: Sequence[Override],
     *,
     start: int,
+    mixed: Callable[[], Float[Tensor, "rows positions width"]] | None = None,
     cost: Cost | None = None,
 ) -> Float[Tensor, "rows positions width"]:
-    """The stream behind one block, of rows that enter it as the base run does and take other values in it."""
+    """The stream behind one block, of rows that enter it as the base run does and take other values in it.
+
+    `mixed()`: what the block's attention or mixer writes there, where that is not what it makes of the rows.
+    """
     rows = base.residual[block.layer][example, start - tape.start :]
     with overriding(block, found) as beside:
         attended = None
-        if block.mixing != "nothing":
+        if mixed is not None:
+            attended = mixed()
+        elif block.mixing != "nothing":
             attended = _mixed(tape, base, block, rows, example, start, beside)
         if block.parallel:
             rows = rows + _require(attended) + block.feed_forward(rows)

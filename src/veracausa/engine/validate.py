@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from veracausa.anatomy.adapters import adapted_of
 from veracausa.dictionaries.words import is_coded
 from veracausa.engine.attention import SUFFIX
+from veracausa.engine.carried import Carried, carrying
 from veracausa.engine.coded import written_at
 from veracausa.engine.guard import attention_function, changing, hooks, precision_of
 from veracausa.engine.overrides import Override
-from veracausa.engine.patches import OF_MLP, Place, rerouted
+from veracausa.engine.patches import CARRIED, OF_MLP, Place, rerouted
 from veracausa.engine.suffix import through
 from veracausa.errors import ContractError, NumericsError, PromptError
 from veracausa.tasks.padding import Specials
@@ -152,6 +153,9 @@ def require_sites(lm: Model, tape: Tape, place: Place) -> None:
     if place == "gate":
         require_gates(lm, tape)
         return
+    if place in CARRIED:
+        require_carried(lm, tape, place)  # type: ignore[arg-type]
+        return
     places = _under_dictionaries(lm.decoder, place) if is_coded(place) else dict.fromkeys(range(lm.layers), place)
     with torch.no_grad():
         for layer, own in places.items():
@@ -204,6 +208,26 @@ def require_gates(lm: Model, tape: Tape) -> None:
                 allowed = rounding(precision_of(lm.decoder).dtype, float(stream.abs().max()) + 1e-6)
                 if not error <= allowed or block.gate_numbers.stop > getattr(block.gate, "out_features", 1 << 40):
                     raise ContractError(misread(lm, "The mixer's gate", block, error))
+
+
+@torch.no_grad()
+def require_carried(lm: Model, tape: Tape, what: Carried) -> None:
+    """A mixer that carries its own state (or taps) away from a position writes behind it what it wrote.
+
+    Asked at the middle of the first example of both recorded runs.
+
+    Raises:
+        ContractError: names the block.
+        ArchitectureError: its convolution is not seen.
+    """
+    for block in (block for block in lm.decoder.blocks if block.mixing == "mixer"):
+        for run in (tape.clean, tape.corrupted):
+            stream, call = run.residual[block.layer][:1], tape.calls[block.layer]
+            middle = stream.shape[1] // 2
+            own = block.attention_write(block.attended(stream, call))[:, middle:]
+            error = float((carrying(block, stream, stream, call, middle - 1, what) - own).abs().max())
+            if not error <= rounding(precision_of(lm.decoder).dtype, float(own.abs().max()) + 1e-6):
+                raise ContractError(misread(lm, f"What the mixer carries (its {what})", block, error))
 
 
 def _under_dictionaries(decoder: Decoder, place: Place) -> dict[int, Place]:

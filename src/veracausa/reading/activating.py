@@ -142,4 +142,4 @@ def activations(
 
 
 #: Kinds that have no activation of their own at a position.
-_WITHOUT = ("edges", "paths", "patterns", "experts", "expert_neurons", "shared", "routers")
+_WITHOUT = ("edges", "paths", "patterns", "experts", "expert_neurons", "shared", "routers", "states", "taps")

@@ -12,7 +12,7 @@ from veracausa.module_names import module_name
 Kind = Literal[
     "heads", "mlps", "attention", "neurons", "residual", "queries", "keys", "values", "patterns",
     "experts", "shared", "routers", "expert_neurons", "mixers", "mixer_heads", "channels", "features", "directions",
-    "adapters", "layer_adapters", "gates", "layer_gates", "edges", "groups", "paths",
+    "adapters", "layer_adapters", "gates", "layer_gates", "states", "taps", "edges", "groups", "paths",
 ]  # fmt: skip
 
 
@@ -26,7 +26,8 @@ class UnitKind:
     and so which layers: see `Decoder.layers_with`. `inside`: a unit is a neuron of an expert; its index says which of
     both (`inside_index`). `coded`: a unit is a part of a dictionary, which the user lays on the model; its index is the
     "number" of a feature, or the "word" that a direction is called (`dictionaries.words`); beside these `ERROR` and
-    `SKIP`. Of an adapter it stands for the "module" that this is on (`module_names`).
+    `SKIP`. Of an adapter it stands for the "module" that this is on (`module_names`). `carried`: a unit is what is
+    carried away from one position, so there is none at all positions together.
 
     >>> KINDS["heads"].called(9, 6)
     'a9.h6'
@@ -40,6 +41,7 @@ class UnitKind:
     part: Literal["attention", "mixer", "mlp", "experts", "stream", "dictionary", "adapters"] = "attention"
     inside: bool = False
     coded: Literal["number", "word", "module"] | None = None
+    carried: bool = False
 
     def called(self, layer: int, index: int) -> str:
         """The name of one unit, without a position."""
@@ -158,6 +160,15 @@ KINDS: dict[str, UnitKind] = _Kinds({
         "channels", "mixer",
     ),
     "layer_gates": UnitKind("gate", "x{layer}<gate>", "layer's gates", "all gates of a mixer together", part="mixer"),
+    "states": UnitKind(
+        "state", "x{layer}<state>", "state",
+        "states of mixers at a position (all that the scan carries away from it)", part="mixer", carried=True,
+    ),
+    "taps": UnitKind(
+        "taps", "x{layer}<taps>", "taps",
+        "convolution taps of mixers at a position (what later positions' convolutions see of it and of those before)",
+        part="mixer", carried=True,
+    ),
     "features": UnitKind(
         "features", "f{layer}.{index}", "feature",
         "features of a dictionary that is laid on the model (how much of each there is, times what each writes)",

@@ -284,6 +284,10 @@ def checked_groups(lm: Model, groups: Groups, longest: int, spans: Task | None =
     for name, members in zip(groups.names, groups.members, strict=True):
         for one in members:
             none, column = np.array([-1]), np.array([one.index])
+            if KINDS[one.kind].carried:
+                raise UnitError(
+                    f"The group {name!r} holds {one.name}: what a mixer carries is replaced alone. Name it by itself."
+                )
             if KINDS[one.kind].inside:
                 raise UnitError(
                     f"The group {name!r} holds {one.name}: a neuron of an expert is replaced alone. Name it by itself, "
@@ -327,9 +331,32 @@ def resolve_units(
     """What a public call's `units` means: a kind ("heads"), a kind per position ("heads@positions") or at each span
     ("heads@spans"), names, a table.
 
-    `longest`: number of positions of the task's longest prompt. `groups`: whether the call takes groups and paths.
-    `spans`: the task whose spans units may be at; None where the call takes none.
+    `longest`: number of positions of the task's longest prompt. `groups`: whether the call takes groups and paths, and
+    what mixers carry. `spans`: the task whose spans units may be at; None where the call takes none.
     """
+    table = _resolved(lm, units, longest, groups, spans)
+    if table.kind in KINDS and KINDS[table.kind].carried:
+        _require_carried(table, groups)
+    return table
+
+
+def _require_carried(table: Units, exact: bool) -> None:
+    """UnitError unless what mixers carry is asked for at positions, and of a call that runs it."""
+    name = KINDS[table.kind].called(int(table.layer[0]), -1)
+    if isinstance(table, SpanUnits) or (table.position < 0).any():
+        raise UnitError(
+            f"{table.names[0]!r} is what a mixer carries away from one position: name that, as in {name}@7, or take "
+            f"'{table.kind}@positions'."
+        )
+    if not exact:
+        raise UnitError(
+            f"{table.names[0]!r} is what a mixer carries inside its scan, which is no activation that a gradient or "
+            "another method could take; only vc.exact replaces it. Name mixers, their channels or gates here."
+        )
+
+
+def _resolved(lm: Model, units: Any, longest: int, groups: bool, spans: Task | None) -> Units:
+    """The table that `resolve_units` means."""
     if isinstance(units, SpanUnits):
         require_spans(units.named, spans, "units=")
     if isinstance(units, Paths) or are_paths(units):

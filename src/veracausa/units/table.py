@@ -6,9 +6,9 @@ per key/value head), `a9.h6<pattern>` (where a head looks, see also `cells`), `m
 expert of an MLP, one that sees every token, and what chooses among them) and `r9` (the residual stream that enters
 block 9; `r30` of a model with 30 blocks is the final one). Mixers, which stand in the place of attention, are `x4`,
 their heads and channels `x4.h2` and `x4.c17` (x as in "mix": a and m are taken, and not all have a state), what a
-channel is gated with `x4.c17<gate>`. Features of a dictionary are `f10.1234`, what it leaves out `f10.error`,
-directions `d10.subject`. LoRA adapters are `lora3.q_proj`, those of a layer together `lora3`. `@7` after a name means
-position 7 only.
+channel is gated with `x4.c17<gate>`, what they carry away from position 7 `x4<state>@7` and `x4<taps>@7`. Features of a
+dictionary are `f10.1234`, what it leaves out `f10.error`, directions `d10.subject`. LoRA adapters are `lora3.q_proj`,
+those of a layer together `lora3`. `@7` after a name means position 7 only.
 """
 
 from __future__ import annotations
