@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from veracausa.interplay.interacting import interactions as interactions
     from veracausa.loading.dictionaries.directions import directions as directions
     from veracausa.loading.dictionaries.read import dictionary as dictionary
+    from veracausa.loading.dictionaries.read import transcoders as transcoders
     from veracausa.loading.load import load as load
     from veracausa.model import Model as Model
     from veracausa.opening import open as open
@@ -84,6 +85,7 @@ _HOMES = {
     "compare": "veracausa.studies.compare",
     "curve": "veracausa.circuits.quality.curve",
     "dictionary": "veracausa.loading.dictionaries.read",
+    "transcoders": "veracausa.loading.dictionaries.read",
     "directions": "veracausa.loading.dictionaries.directions",
     "discover": "veracausa.discovery.discover",
     "exact": "veracausa.effects.exact",

@@ -3,17 +3,16 @@
 import pytest
 import torch
 from bridges import as_model
+from slopes import by_rules
 from tiny_models import FAMILIES, make, mostly_slow
 from transcoders import random_task, transcoder
 
 import veracausa as vc
 from veracausa.cost import Cost
 from veracausa.engine.frozen_network import FrozenNetwork
-from veracausa.engine.guard import borrowed, changing, giving, hooks
-from veracausa.engine.rule import Rule
-from veracausa.engine.rules import applied
+from veracausa.engine.guard import borrowed
 from veracausa.errors import MethodError
-from veracausa.graphs.building import transcoders
+from veracausa.graphs.held import laid_transcoders
 
 FAST = ("llama", "gpt2", "gpt_neox", "gemma2")
 
@@ -38,35 +37,6 @@ def test_rows_add_up_to_what_nodes_have(family, kind, skip, read, layers):
     assert torch.allclose(whole[logits], top - said.mean(), rtol=0, atol=1e-9)
     assert float(graph.rest.abs().max()) < 1e-9
     assert bool((graph.adjacency[(graph.kinds == 1) | (graph.kinds == 2)] == 0).all())
-
-
-def by_rules(lm, ids, cotangent, layer, position):
-    """Slopes of what an MLP reads, ⟨·, cotangent⟩ at a position, at embeddings and MLPs' outputs, by backward rules."""
-    leaves, reads = [], []
-
-    def leaf(x):
-        leaves.append(x.detach().clone().requires_grad_(True))
-        return leaves[-1].view_as(x)
-
-    def keep(x):
-        reads.append(x)
-        return x
-
-    blocks = lm.decoder.blocks
-    handles = [blocks[0].module.register_forward_pre_hook(giving(leaf), with_kwargs=True)]
-    for block in blocks:
-        handles.append(changing(block.mlp_end, leaf))
-        handles.append(block.mlp_start.register_forward_pre_hook(giving(keep), with_kwargs=True))
-    with (
-        borrowed(lm.decoder),
-        applied(lm.decoder, Rule(query_key=0.0, freeze_norms=True)),
-        hooks(*handles),
-        torch.enable_grad(),
-    ):
-        leaves.clear(), reads.clear()  # of what the library itself ran
-        lm.decoder.backbone(input_ids=ids, use_cache=False)
-        found = torch.autograd.grad((reads[layer][0, position] * cotangent).sum(), leaves, allow_unused=True)
-    return [torch.zeros_like(one) if g is None else g for g, one in zip(found, leaves, strict=True)], leaves
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3"])
@@ -96,7 +66,7 @@ def test_rows_are_differences_of_the_frozen_network():
     graph, lm = vc.graphs.attribution_graph(lm, task, dictionary=own), lm.reading(*own)
     ids, names = torch.tensor([task.clean[0]]), list(graph.names)
     with borrowed(lm.decoder), torch.no_grad():
-        network = FrozenNetwork.of(lm.decoder, ids, transcoders(lm), Cost())
+        network = FrozenNetwork.of(lm.decoder, ids, laid_transcoders(lm), Cost())
         for source in [i for i, name in enumerate(names) if name.startswith("f0.") and graph.kinds[i] == 0][::5]:
             feature, position = int(names[source].split(".")[1].split("@")[0]), int(graph.positions[source])
 

@@ -95,6 +95,11 @@ class Block:
         return not isinstance(self.mlp, NoSublayer)
 
     @property
+    def before_mlp(self) -> nn.Module:
+        """The module that is given the stream between attention and MLP: the MLP's norm, or the MLP without one."""
+        return self.mlp_start if isinstance(self.mlp_norm, NoNorm) else self.mlp_norm
+
+    @property
     def has_experts(self) -> bool:
         """Whether its MLP is a mixture of experts."""
         return self.has_mlp and self.down is None

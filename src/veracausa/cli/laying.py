@@ -8,6 +8,7 @@ from veracausa.cli.command import Options
 from veracausa.cli.options import Dictionaries
 
 if TYPE_CHECKING:
+    from veracausa.dictionaries.dictionary import Dictionary
     from veracausa.model import Model
 
 
@@ -17,14 +18,20 @@ class LayingOptions(Options):
     dictionary: Dictionaries = None
 
     def on(self, lm: Model) -> Model:
-        """The model with them; each PATH may say its site, and with several in one layer its name: PATH@r10:name."""
+        """The model with them; each PATH may say its site, and with several in one layer its name: PATH@r10:name.
+
+        Of a folder of circuit-tracer those of all its layers are taken.
+        """
         if not self.dictionary:
             return lm
-        from veracausa.loading.dictionaries.read import dictionary
+        from veracausa.loading.dictionaries.read import dictionary, has_several, transcoders
 
-        read = []
+        read: list[Dictionary] = []
         for asked in self.dictionary:
             path, _, where = asked.rpartition("@") if "@" in asked else (asked, "", "")
             site, _, name = where.partition(":")
-            read.append(dictionary(lm, path, site or None, name=name))
+            if not site and has_several(path):
+                read += transcoders(lm, path, name=name)
+            else:
+                read.append(dictionary(lm, path, site or None, name=name))
         return lm.reading(*read)

@@ -200,7 +200,8 @@ Dictionaries = Annotated[
     _option(
         "--dictionary",
         help="Features or directions whose parts are units (features, f10.1234, f10.error): a folder or file, or the "
-        "name of one that comes along; PATH@r10 says its site, PATH@m10:mlp a name, too. May be given several times.",
+        "name of one that comes along; of a folder of circuit-tracer's transcoders all layers. PATH@r10 says its site, "
+        "PATH@m10:mlp a name, too. May be given several times.",
         metavar="PATH[@SITE]",
     ),
 ]

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from veracausa.dictionaries.code import Code as Code
     from veracausa.dictionaries.dictionary import Dictionary as Dictionary
     from veracausa.dictionaries.encoder import Encoder as Encoder
+    from veracausa.dictionaries.onward import Onward as Onward
     from veracausa.dictionaries.site import Site as Site
 
 #: Public name → where it lives.
@@ -15,6 +16,7 @@ _HOMES = {
     "Code": "veracausa.dictionaries.code",
     "Dictionary": "veracausa.dictionaries.dictionary",
     "Encoder": "veracausa.dictionaries.encoder",
+    "Onward": "veracausa.dictionaries.onward",
     "Site": "veracausa.dictionaries.site",
 }
 __all__ = list(_HOMES)

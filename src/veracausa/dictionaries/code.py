@@ -20,6 +20,7 @@ from torch import Tensor
 
 from veracausa.dictionaries.dictionary import Dictionary
 from veracausa.dictionaries.words import ERROR, SKIP
+from veracausa.errors import MethodError
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -112,16 +113,19 @@ class Code:
         x: Float[Tensor, "examples positions read"],
         y: Float[Tensor, "examples positions width"],
         posted: bool = True,
+        before: Float[Tensor, "examples positions width"] | None = None,
     ) -> Float[Tensor, "examples positions site"]:
         """The site of activations that the dictionary reads and explains.
 
-        `posted`: they are in front of the post-norm behind which it reads, if it reads behind one.
+        `posted`: they are in front of the post-norm behind which it reads, if it reads behind one. `before`: what
+        features of earlier layers write there, which is none of its parts.
         """
         kind = self.dictionary.weight.dtype
         if posted and self.posted is not None:
             y = self.posted(y)
             x = x if self.dictionary.transcodes else y
         x, y = x.to(kind), y.to(kind)
+        y = y if before is None else y - before
         step = max(1, _AT_ONCE // self.dictionary.size)
         rows = zip(x.flatten(0, 1).split(step), y.flatten(0, 1).split(step), strict=True)
         return torch.cat([self._site(*each) for each in rows]).unflatten(0, x.shape[:2])
@@ -187,6 +191,8 @@ class Code:
 
     def pulled(self, gradient: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows site"]:
         """The gradient of the site's numbers for one of y."""
+        if self.dictionary.onward is not None:
+            raise MethodError(f"Gradients of {self.dictionary!r} are not known: its features write to several layers.")
         gradient = gradient.to(self.weight.dtype)
         more = len(self.widths) - self.features
         return torch.cat([gradient @ self.weight.T, *[gradient] * more], -1)

@@ -3,7 +3,8 @@
     f = encode(x),   ŷ = f W_dec + b (+ W_skip x),   ε = y − ŷ
 
 x is what it reads and y what it is to explain: the same activations for a sparse autoencoder, the MLP's input and
-output for a transcoder. ε, the error, is a part beside the features; so is the skip of a skip transcoder.
+output for a transcoder. ε, the error, is a part beside the features; so is the skip of a skip transcoder. In a
+cross-layer transcoder ŷ has what features of the layers before write there, too (`onward`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from veracausa.arguments import shown
 from veracausa.dictionaries.encoder import Encoder
+from veracausa.dictionaries.onward import Onward
 from veracausa.dictionaries.site import Site
 from veracausa.dictionaries.words import LONGEST, WORD, word_index
 from veracausa.doors import through
@@ -39,7 +41,8 @@ class Dictionary:
 
     `skip`: W_skip, [width of x, width of y], of a skip transcoder. `name`: tells several dictionaries of one layer
     apart (`f10.mlp.1234`); empty where there is one. `labels`: names of the features, of directions
-    (`d10.subject`). `source`: where it comes from, in words.
+    (`d10.subject`). `source`: where it comes from, in words. `onward`: what features of a cross-layer transcoder write
+    to later layers, at the same place of each.
 
     Raises:
         MethodError: shapes do not fit, or a name is none.
@@ -57,6 +60,7 @@ class Dictionary:
     name: str = ""
     labels: tuple[str, ...] = ()
     source: str = ""
+    onward: Onward | None = None
 
     @classmethod
     def of(
@@ -88,6 +92,14 @@ class Dictionary:
                 f"Nothing writes at {self.writes.name}, which is what an MLP reads behind its norm. A transcoder "
                 f"reads it and writes m{self.writes.layer}."
             )
+        if self.writes.kind == "mid":
+            raise MethodError(
+                f"What lies at {self.writes.name}, the stream between attention and MLP, can be read by a transcoder "
+                f"that writes m{self.writes.layer}, but a dictionary cannot be laid on it: take one of "
+                f"r{self.writes.layer}, a{self.writes.layer} or r{self.writes.layer + 1}."
+            )
+        if self.onward is not None:
+            self._require_onward(self.onward)
         for word in (*self.labels, *([self.name] if self.name else [])):
             if not WORD.fullmatch(word) or word in _BESIDE:
                 raise MethodError(
@@ -98,6 +110,15 @@ class Dictionary:
             raise MethodError(f"{long[0]!r} is too long for the name of a direction: at most {LONGEST} characters.")
         if self.labels and (len(self.labels) != features or len({*self.labels}) < features):
             raise MethodError(f"{len(self.labels)} labels for {features} features: give each one of its own.")
+
+    def _require_onward(self, onward: Onward) -> None:
+        if not self.transcodes or self.writes.kind != "m" or self.labels:
+            raise MethodError(f"What writes to several layers is a transcoder of MLPs; this is {self!r}.")
+        if onward.whole.ndim != 3 or onward.whole.shape[::2] != self.weight.shape:
+            raise MethodError(
+                f"A cross-layer decoder is [{self.size} features, layers, {self.weight.shape[1]}]; this one is "
+                f"{list(onward.whole.shape)}."
+            )
 
     @property
     def size(self) -> int:
@@ -110,6 +131,23 @@ class Dictionary:
         if self.labels:
             return np.array([word_index(label) for label in self.labels], dtype=np.int64)
         return np.arange(self.size)
+
+    @property
+    def layers(self) -> range:
+        """The layers that its features write to: that of `writes`, and of a cross-layer transcoder later ones."""
+        return range(self.writes.layer, self.writes.layer + 1 + (0 if self.onward is None else self.onward.layers))
+
+    def rows(self, features: Int[Tensor, " chosen"], layer: int) -> Float[Tensor, "chosen width"]:
+        """What some features write to one of these layers."""
+        behind = layer - self.writes.layer
+        if self.onward is None or not behind:
+            return self.weight[features]
+        return self.onward.rows(features, behind, self.weight)
+
+    def written(self, f: Float[Tensor, "*rows features"], layer: int) -> Float[Tensor, "*rows width"]:
+        """What features that are f write to one of these layers; only rows of those that are active are read."""
+        active = f.flatten(0, -2).any(0).nonzero()[:, 0]
+        return f[..., active] @ self.rows(active, layer)
 
     @property
     def transcodes(self) -> bool:
@@ -146,6 +184,8 @@ class Dictionary:
         told = (self.reads.name, self.writes.name, self.name, self.labels, self.encoder.activation, self.encoder.k,
                 self.encoder.norm, self.encoder.norm_eps)  # fmt: skip
         found = hashlib.sha256(repr(told).encode())
+        if self.onward is not None:
+            found.update(self.onward.digest.encode())
         for name, tensor in self._tensors():
             found.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
             found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
@@ -188,4 +228,6 @@ class Dictionary:
 
     def __repr__(self) -> str:
         what = self.encoder.activation + (f", k {self.encoder.k}" if self.encoder.k else "")
-        return f"Dictionary({self.name or 'features'} of {self.sites}: {self.size:,} × {self.weight.shape[1]}, {what})"
+        last = f" … m{self.layers[-1]}" if len(self.layers) > 1 else ""
+        size = f"{self.size:,} × {self.weight.shape[1]}"
+        return f"Dictionary({self.name or 'features'} of {self.sites}{last}: {size}, {what})"

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -26,7 +26,9 @@ from veracausa.choices import Ablation, AllUnits, Direction
 from veracausa.cost import Cost
 from veracausa.dictionaries.dictionary import Dictionary
 from veracausa.dictionaries.words import is_coded
+from veracausa.effects.alone_rows import AloneRows
 from veracausa.effects.counterparts import require_alike
+from veracausa.effects.crossing_rows import alone, crosses, require_alone
 from veracausa.effects.edge_rows import EdgeRows
 from veracausa.effects.group_rows import KIND_AT, GroupRows, part_of
 from veracausa.effects.instead import Instead
@@ -172,6 +174,9 @@ class ExactWork:
             return PathRows(lm, task, units, self.ablation == "zero", noising, self.rows, cost)
         if isinstance(units, Groups):
             return GroupRows(lm, task, units, cast("dict[Place, Replacement]", source or {}), noising, self.rows, cost)
+        if self._alone is not None:
+            found = {units.place: cast("Replacement", source)} if source else {}
+            return AloneRows(lm, task, self._alone, found, noising, self.rows, cost, units)
         rows = SpanRows if isinstance(units, SpanUnits) else Rows
         asked = cast("Replacement", source or self._counted)
         return rows(lm, task, units, asked, noising, self.rows, cost, within=self.within)  # type: ignore
@@ -180,6 +185,13 @@ class ExactWork:
         """The effects of some of these units, in the batches that all of them would run in: at the same costs."""
         plain = not isinstance(self.units, Edges | Paths | Groups)
         return replace(self, units=units, within=self.plan(Cost()).depth if plain else None)
+
+    @cached_property
+    def _alone(self) -> Groups | None:
+        """The units as groups of one each, where their features write to several layers."""
+        if isinstance(self.units, Edges | Paths | Groups) or not crosses(self.lm, self.units.kind):
+            return None
+        return alone(self.units)
 
     @property
     def _counted(self) -> Replacement:
@@ -298,15 +310,16 @@ class ExactWork:
             return {}
         if isinstance(self.units, Coalitions) and isinstance(self.ablation, Instead):
             return {self.units.place: self.units.players()}
-        if not isinstance(self.units, Groups):
-            return {self.units.place: self.units}
+        groups = self._alone or self.units
+        if not isinstance(groups, Groups):
+            return {groups.place: groups}
         if not isinstance(self.ablation, Instead):
             return {
                 place: all_units(self.lm, cast("Kind", place) if is_coded(place) else KIND_AT[place])
-                for place in self.units.places
+                for place in groups.places
             }
         found: dict[Place, list[tuple[int, int]]] = {}
-        for one in (one for group in self.units.members for one in group):
+        for one in (one for group in groups.members for one in group):
             index = [one.index]
             if one.kind != KIND_AT[one.place] and one.index >= 0:  # a mixer's head, which is several channels
                 whole = part_of(self.lm, one, per_layer(self.lm, KIND_AT[one.place]))
@@ -406,7 +419,7 @@ def exact(
     """
     if rows is not None and rows < 1:
         raise MethodError(f"rows={rows}: a chunk holds at least one row. Leave rows out to let the free memory decide.")
-    (lm, table), learn = laid_units(lm, task, units, dictionary, groups=True), None
+    (lm, table), learn = laid_units(lm, task, units, dictionary, groups=True, across=True), None
     reference = reference_set(lm, reference)
     require_one_donor(table, ablation)
     if isinstance(table, Edges | Paths):
@@ -417,6 +430,8 @@ def exact(
         require_still(task, table)
     if not isinstance(ablation, Instead):
         require_constants(ablation, constants)
+    if not isinstance(table, Edges | Paths | Groups) and crosses(lm, table.kind):
+        require_alone(table, ablation)
     if isinstance(table, Groups):
         require_joint(ablation)
     if isinstance(table, SpanUnits | Groups) and ablation == "counterfactual":

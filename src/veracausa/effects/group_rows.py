@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -20,13 +20,14 @@ from veracausa.anatomy.adapters import adapted_of
 from veracausa.cost import Cost
 from veracausa.dictionaries.words import is_coded
 from veracausa.effects.counterparts import sources, with_means
+from veracausa.effects.crossing_rows import crossed, crosses
 from veracausa.effects.replacements import Counterfactual, Moving, Replacement
 from veracausa.effects.rows import Patching, Plan
 from veracausa.engine.bucket import Bucket
 from veracausa.engine.overrides import Override
 from veracausa.engine.patches import Place, kept_width, sites_for
 from veracausa.engine.suffix import Join, sweep
-from veracausa.engine.tape import Tape
+from veracausa.engine.tape import State, Tape
 from veracausa.tasks.placing import corresponding, elsewhere, length_of, places, ranges
 from veracausa.tasks.spans import Range
 from veracausa.units.groups import Groups
@@ -147,22 +148,29 @@ class GroupRows(Plan):
             return Join(layer, False, example, lambda: base.residual[layer][example, offset:])
 
         joins = [joined(layer, example) for layer, _, example in self.by_layer(rows)]
-        overrides = self._overrides(tape, rows, start)
+        overrides = self._overrides(patching.base, tape, rows, start)
         return sweep(self.lm.decoder, tape, base, joins, start=start, overrides=overrides, cost=self.cost)
 
-    def _overrides(self, tape: Tape, rows: np.ndarray, start: int) -> dict[int, list[Override]]:
+    def _overrides(self, base: State, tape: Tape, rows: np.ndarray, start: int) -> dict[int, list[Override]]:
         """Layer → what the rows of a chunk take there, place by place."""
         asked: dict[tuple[int, Place], dict[int, list[Member]]] = {}
         for row, unit in enumerate(rows[:, 1].tolist()):
             for member in self.units.members[unit]:
                 asked.setdefault((member.layer, member.place), {}).setdefault(row, []).append(member)
         found: dict[int, list[Override]] = {}
+        crossing = {place for _, place in asked if crosses(self.lm, place)}
         for (layer, place), members in asked.items():
-            found.setdefault(layer, []).append(self._override(tape, rows, start, layer, place, members))
+            if place not in crossing:
+                found.setdefault(layer, []).append(self._override(tape, rows, start, layer, place, members))
+        for place in crossing:
+            own = {layer: members for (layer, at), members in asked.items() if at == place}
+            made = partial(self._override, tape, rows, start, place=place)
+            for layer, several in crossed(self.lm, base, tape, place, own, rows[:, 0], start, made).items():
+                found.setdefault(layer, []).extend(several)
         return found
 
     def _override(
-        self, tape: Tape, rows: np.ndarray, start: int, layer: int, place: Place, members: dict[int, list[Member]]
+        self, tape: Tape, rows: np.ndarray, start: int, layer: int, place: Place, members: Mapping[int, list[Member]]
     ) -> Override:
         own, device, source = np.array(list(members)), self.lm.device, self.sources[place]
         code = self.lm.decoder.codes[place, layer] if is_coded(place) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from veracausa.cost import Cost
 from veracausa.dictionaries.dictionary import Dictionary
 from veracausa.dictionaries.words import is_coded
+from veracausa.effects.crossing_rows import require_one_layer
 from veracausa.effects.replacements import recorded
 from veracausa.engine.coded import narrowed, read_at, read_by
 from veracausa.errors import UnitError
@@ -39,18 +41,23 @@ def laid_units(
     *,
     groups: bool = False,
     spans: bool = True,
+    across: bool = False,
 ) -> tuple[Model, Units]:
     """What `units=` of a call means, and the model that it is about.
 
     Of a kind of dictionary ("features", "features@positions") those are meant that are active in some prompt of the
     task, in either run (of positions: there): all others have effect 0. The model's dictionaries then tell the table's
-    features apart, and hold the others together. `groups`, `spans`: whether the call takes groups, and units at spans.
+    features apart, and hold the others together. `groups`, `spans`, `across`: whether the call takes groups, units at
+    spans, and features that write to several layers.
 
     Raises:
-        UnitError, ArchitectureError: see `units.resolve`. MethodError: see `Model.reading`.
+        UnitError, ArchitectureError: see `units.resolve`. MethodError: see `Model.reading`, and `across`.
     """
     lm = with_dictionary(lm, dictionary)
     table = resolve_units(lm, units, max(task.lengths), groups=groups, spans=task if spans else None)
+    for kind in kinds_in(table):
+        if not across or isinstance(table, Paths):
+            require_one_layer(lm, kind, "This is")
     if isinstance(table, Groups):
         return laid_for_groups(lm, table), table
     if isinstance(table, Paths):
@@ -102,7 +109,7 @@ def _require_apart(lm: Model, coded: Sequence[Member], group: Sequence[Member]) 
     for one in coded:
         dictionary = lm.decoder.codes[one.kind, one.layer].dictionary
         reads, writes = dictionary.reads, dictionary.writes
-        of_one_mlp = (reads.kind, writes.kind) == ("n", "m") and reads.layer == writes.layer
+        of_one_mlp = reads.kind in ("n", "mid") and writes.kind == "m" and reads.layer == writes.layer
         if dictionary.transcodes and not of_one_mlp:
             raise UnitError(
                 f"{one.name} is of a dictionary that reads {dictionary.reads.name} and explains "
@@ -113,9 +120,10 @@ def _require_apart(lm: Model, coded: Sequence[Member], group: Sequence[Member]) 
         for other in group:
             if is_coded(other.kind):
                 written = lm.decoder.codes[other.kind, other.layer].dictionary.writes
-                shared = other.kind != one.kind and written == dictionary.writes
+                shared = other.kind != one.kind and replace(written, layer=one.layer) == dictionary.writes
+                shared = shared and written.layer in dictionary.layers
             else:
-                shared = other.place == site and other.layer == dictionary.writes.layer and not dictionary.writes.post
+                shared = other.place == site and other.layer in dictionary.layers and not dictionary.writes.post
             if shared:
                 raise UnitError(
                     f"{one.name} and {other.name} set the same activation, {dictionary.writes.name}. Name one of them."

@@ -93,6 +93,8 @@ def _require_fits(lm: Model, dictionary: Dictionary) -> None:
             block = decoder.blocks[site.layer]
             if site.post and block.parallel:
                 raise MethodError(f"Block {site.layer} of {lm.name} writes once, so it has no {site.name} of its own.")
+            if site.kind == "mid" and (block.parallel or not block.has_mlp):
+                raise MethodError(f"Block {site.layer} of {lm.name} has no stream between an attention and an MLP.")
             if (site.kind in "mn" and not block.has_mlp) or (site.kind in "az" and block.mixing != "attention"):
                 raise MethodError(f"Block {site.layer} of {lm.name} has no {site.name} that a dictionary could read.")
 
@@ -111,20 +113,41 @@ def site_of(state: State, place: str, layer: int) -> Float[Tensor, "examples pos
     if key not in state.coded:
         code = state.codes[key]
         read, explained = (read_by(state, site) for site in (code.dictionary.reads, code.dictionary.writes))
-        state.coded[key] = code.site(read, explained)
+        state.coded[key] = code.site(read, explained, before=written_before(state, place, layer))
     return state.coded[key]
+
+
+def written_before(state: State, place: str, layer: int) -> Float[Tensor, "examples positions width"] | None:
+    """What features of earlier layers' dictionaries write to a layer, of one kind; None where none of them can."""
+    found = [
+        written_onward(state, place, earlier)[layer]
+        for (kind, earlier), code in state.codes.items()
+        if kind == place and earlier < layer and layer in code.dictionary.layers
+    ]
+    return sum(found[1:], found[0]) if found else None
+
+
+def written_onward(state: State, place: str, layer: int) -> dict[int, Float[Tensor, "examples positions width"]]:
+    """Later layer → what features of a cross-layer transcoder write there in a recorded run, read once."""
+    dictionary = state.codes[place, layer].dictionary
+    keys = {later: (f"{place} of {layer}", later) for later in dictionary.layers[1:]}
+    if keys and not all(key in state.coded for key in keys.values()):
+        f = dictionary.encode(read_by(state, dictionary.reads).to(dictionary.weight.dtype))
+        state.coded.update({key: dictionary.written(f, later) for later, key in keys.items()})
+    return {later: state.coded[key] for later, key in keys.items()}
 
 
 def read_by(state: State, site: Site) -> Tensor:
     """What a dictionary reads or explains; a post-norm is the code's to take."""
-    if site.kind == "r":
-        return state.residual[site.layer]
+    if site.kind in ("r", "mid"):
+        return (state.residual if site.kind == "r" else state.middle)[site.layer]
     return state.sites[_READ[site.kind]][site.layer]
 
 
 def read_at(codes: Iterable[Code]) -> tuple[str, ...]:
     """What a tape must hold so that some dictionaries can encode."""
-    return tuple(dict.fromkeys(_READ[one.dictionary.reads.kind] for one in codes if one.dictionary.reads.kind != "r"))
+    kinds = (one.dictionary.reads.kind for one in codes)
+    return tuple(dict.fromkeys(_READ[kind] for kind in kinds if kind in _READ))
 
 
 def narrowed(lm: Model, kind: str, layer: Int[np.ndarray, " units"], index: Int[np.ndarray, " units"]) -> Model:
@@ -142,7 +165,12 @@ def written_change(
     """The change of what the attention or the MLP writes for one of what a dictionary explains.
 
     `like`: the stream, in whose precision it is. See `patches.output_change`.
+
+    Raises:
+        MethodError: its features write to later layers, too, which one change is not all of (see `crossing`).
     """
+    if code.dictionary.onward is not None:
+        raise MethodError(f"{code.dictionary!r} writes to several layers, which this call does not follow.")
     at, layer = written_at(code), code.dictionary.writes.layer
     if at == "z":
         weights = decoder.blocks[layer].head_weights

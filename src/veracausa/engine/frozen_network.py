@@ -106,7 +106,7 @@ class FrozenNetwork:
         for layer, code in self.codes.items():
             site = code.dictionary.reads
             own = self.decoder.blocks[site.layer]
-            part = own.mlp_start if site.kind == "n" else own.module
+            part = {"n": own.mlp_start, "mid": own.before_mlp}.get(site.kind, own.module)
             handles.append(part.register_forward_pre_hook(giving(self._keep(layer, reads)), with_kwargs=True))
         with hooks(*handles):
             yield

@@ -157,7 +157,8 @@ def _at_code(block: Block, one: Override) -> list[Any]:
         return one.of_code(read[0] if read else y, y) / scale - shift
 
     transcodes = one.code.dictionary.transcodes
-    return [*([block.mlp_start.register_forward_pre_hook(keep)] if transcodes else []), changing(module, taken)]
+    reads = block.mlp_norm if one.code.dictionary.reads.kind == "mid" else block.mlp_start
+    return [*([reads.register_forward_pre_hook(keep)] if transcodes else []), changing(module, taken)]
 
 
 def _explained(block: Block, at: str) -> tuple[torch.nn.Module, Tensor | float, float]:
@@ -170,6 +171,12 @@ def _explained(block: Block, at: str) -> tuple[torch.nn.Module, Tensor | float, 
     if norm is not None:
         return norm, 0.0, block.scale
     return (block.attention_out, bias, block.scale) if attention else (block.mlp_end, 0.0, block.scale)
+
+
+def _behind_mlp(block: Block, one: Override) -> Any:
+    """A hook for what the MLP writes straight to the stream, behind a post-norm."""
+    module, shift, scale = _explained(block, "behind mlp")
+    return changing(module, lambda output: one.of((output + shift) * scale) / scale - shift)
 
 
 def _at_gate(block: Block, one: Override) -> Any:
@@ -230,6 +237,8 @@ def overriding(block: Block, found: Sequence[Override]) -> Iterator[dict[str, An
             handles.append(input_of(block.mlp_out, one))
         elif one.place == "mlp":
             handles.append(changing(block.mlp_end, one.of))
+        elif one.place == "behind mlp":
+            handles.append(_behind_mlp(block, one))
 
     def change(*parts: Tensor) -> tuple[Tensor, ...]:
         named = zip(IN_ATTENTION, parts, strict=True)

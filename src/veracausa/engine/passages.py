@@ -59,7 +59,7 @@ class Passage:
         if place == "residual" or layer >= self.decoder.layers or self.decoder.blocks[layer].parallel:
             return layer, False
         if is_coded(place):
-            return layer, self.decoder.codes[place, layer].dictionary.reads.kind in ("n", "m")
+            return layer, self.decoder.codes[place, layer].dictionary.reads.kind in ("n", "m", "mid")
         return layer, not in_attention(place)
 
     @property

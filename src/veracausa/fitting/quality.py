@@ -27,6 +27,7 @@ from veracausa.cost import Cost
 from veracausa.dictionaries import Dictionary, Site
 from veracausa.engine.guard import borrowed, hooks, unshared
 from veracausa.engine.measure import measure
+from veracausa.errors import MethodError
 from veracausa.fitting.qualities import Quality, share_of
 from veracausa.fitting.sites import Change, at_site, batches, prompts_of, run
 from veracausa.loading.dictionaries.adapting import require_site
@@ -42,6 +43,11 @@ def check(lm: Model, dic: Dictionary, texts: Task | Sequence[str | Sequence[int]
     Raises:
         MethodError: the model has no such site, or there is no text.
     """
+    if dic.onward is not None:
+        raise MethodError(
+            f"{dic!r} explains its site together with the other layers' features; its errors are nodes of an "
+            "attribution graph (vc.graphs.attribution_graph), and units: vc.exact(lm, task, units=['f…error'])."
+        )
     for site, width in ((dic.reads, dic.encoder.weight.shape[0]), (dic.writes, dic.weight.shape[1])):
         require_site(lm, site, width)
     began, given, prompts = time.monotonic(), dic, prompts_of(lm, texts)

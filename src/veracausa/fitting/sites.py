@@ -37,6 +37,8 @@ def at_site(lm: Model, site: Site, change: Change) -> Any:
             return _before(decoder.final_norm, change)
         return _before(decoder.blocks[site.layer].module, change)
     block = decoder.blocks[site.layer]
+    if site.kind == "mid":
+        return _before(block.before_mlp, change)
     if site.kind in "zn":
         return _before(block.attention_out if site.kind == "z" else block.mlp_start, change)
     if site.kind == "a":

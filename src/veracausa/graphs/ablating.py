@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from veracausa.graphs.building import Held
 from veracausa.graphs.graph import AttributionGraph
+from veracausa.graphs.held import Held
 from veracausa.graphs.influence import ERROR, TOKEN
 
 if TYPE_CHECKING:
@@ -55,19 +55,26 @@ def _run(held: Held, rows: int, taken: Sequence[Taken]) -> Float[Tensor, " rows"
         if one.kind == TOKEN:
             stream[one.row, one.position] = 0
 
+    codes, features = held.codes, dict[int, Tensor]()
+
     def write(layer: int, read: Tensor) -> Tensor:
         own = [one for one in taken if one.layer == layer and one.kind <= ERROR]
         error = held.errors[layer].expand(rows, -1, -1).clone()
         for one in own:
             if one.kind == ERROR:
                 error[one.row, one.position] = 0
-        if layer not in held.codes:
+        for earlier, f in features.items():
+            if layer in codes[earlier].dictionary.layers:
+                error = error + codes[earlier].dictionary.written(f, layer)
+        if layer not in codes:
             return error
-        dictionary = held.codes[layer].dictionary
+        dictionary = codes[layer].dictionary
         f = dictionary.encode(read.to(error))
         for one in own:
             if one.kind < ERROR:
                 f[one.row, one.position, one.feature] = 0
+        if dictionary.onward is not None:
+            features[layer] = f
         return f @ dictionary.weight + dictionary.bias + held.skipped(layer, read.to(error)) + error
 
     _, end = network.run(stream, write)

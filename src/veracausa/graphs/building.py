@@ -14,32 +14,26 @@ Contract, at every call: each row, with its bias and the rest, adds up to the ta
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from veracausa.cost import Cost
-from veracausa.dictionaries.code import Code
 from veracausa.dictionaries.dictionary import Dictionary
 from veracausa.effects.laid import with_dictionary
-from veracausa.engine.bucket import Bucket
-from veracausa.engine.coded import SITES
-from veracausa.engine.frozen_network import FrozenNetwork
 from veracausa.engine.guard import precision_of
 from veracausa.engine.session import session
 from veracausa.engine.validate import rounding
-from veracausa.errors import ArchitectureError, ContractError, MethodError, TaskError
+from veracausa.errors import ContractError, MethodError, TaskError
 from veracausa.graphs.graph import AttributionGraph
+from veracausa.graphs.held import Held, laid_transcoders
 from veracausa.graphs.influence import ERROR, FEATURE, LOGIT, TOKEN, normalised
+from veracausa.graphs.targets import Targets, targets_of
 from veracausa.reading.attributing import require_linear
-from veracausa.reading.frozen import metric_direction
 from veracausa.scores.scores import task_header
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
-
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 
@@ -93,10 +87,10 @@ def attribution_graph(
     if task.over == "product":
         raise MethodError("The product over several positions is no sum of logits: take over='mean' or 'sum'.")
     lm = with_dictionary(lm, dictionary)
-    codes, own = transcoders(lm), task[pair : pair + 1]
+    codes, own = laid_transcoders(lm), task[pair : pair + 1]
     with session(lm, own, measured=False, show=False) as call:
         held = Held.of(lm, own, codes, call.cost)
-        made = _Building(held, _targets(held, targets, mass, most), max_features)
+        made = _Building(held, targets_of(held, targets, mass, most), max_features)
         made.run()
     said = {
         "targets": "the task's metric"
@@ -109,123 +103,6 @@ def attribution_graph(
         "dictionaries": {str(layer): code.digest for layer, code in codes.items()},
     }
     return made.graph(said, call.origin, own, call.cost)
-
-
-def transcoders(lm: Model) -> dict[int, Code]:
-    """Layer → the transcoder laid on its MLP.
-
-    Raises:
-        MethodError: there is none, or one that is not linear between features. ArchitectureError: see above.
-    """
-    if odd := [block.layer for block in lm.decoder.blocks if block.mixing != "attention" or not block.has_mlp]:
-        raise ArchitectureError(
-            f"An attribution graph takes every block for an attention and an MLP; block {odd[0]} of {lm.name} is none "
-            "such. Ask for exact effects or estimates of its features instead."
-        )
-    found: dict[int, Code] = {}
-    for (_, layer), code in lm.decoder.codes.items():
-        own = code.dictionary
-        if not own.transcodes or own.writes.kind != "m" or own.reads.kind not in "nr" or own.labels:
-            raise MethodError(f"An attribution graph takes transcoders of MLPs (n{layer} → m{layer}); this is {own}.")
-        if own.reads.layer > layer or layer in found:
-            raise MethodError(f"Layer {layer} needs one transcoder that reads before it writes; there is {own}.")
-        if own.encoder.norm != "none" or own.encoder.activation == "gated":
-            raise MethodError(
-                f"{own} has a norm or a gate in its encoder, which is not linear in what it reads, so it can be part "
-                "of no attribution graph. Take one with relu, jumprelu or topk."
-            )
-        found[layer] = code
-    if not found:
-        raise MethodError("An attribution graph needs transcoders: dictionary=[…], or lm.reading(…).")
-    return dict(sorted(found.items()))
-
-
-@dataclass(frozen=True, eq=False)
-class Held:
-    """A prompt in the frozen network. `active`: [(layer, position, feature)]; `values`: their activations.
-
-    `errors`: ε of every layer, or the MLP's whole output, [n, width]. `direction`: of the metric, [n, width]; `offset`:
-    what its unembedding's bias adds.
-    """
-
-    lm: Model
-    network: FrozenNetwork
-    active: Int[Tensor, "active 3"]
-    values: Float[Tensor, " active"]
-    errors: list[Tensor]
-    direction: Float[Tensor, "positions width"]
-    offset: float
-
-    @classmethod
-    def of(cls, lm: Model, one: Task, codes: dict[int, Code], cost: Cost) -> Held:
-        """Record a borrowed model's run, and hold it against the bare model's."""
-        with torch.no_grad():
-            bucket = Bucket.record_clean(lm, one, (0,), cost, sites=SITES)
-            network = FrozenNetwork.of(lm.decoder, torch.tensor([one.clean[0]], device=lm.device), codes, cost)
-            along, bias = metric_direction(bucket, lm.score_dtype)
-            n = network.positions
-            direction = along.new_zeros(n, along.shape[-1])
-            places = (bucket.read.places[0] + n - bucket.tape.tail).to(direction.device)
-            direction.index_add_(0, places, along[0])
-            rows, values, errors = [], [], []
-            for layer in range(lm.layers):
-                y = network.writes[layer][0].to(lm.score_dtype)
-                if layer in codes:
-                    dictionary, x = codes[layer].dictionary, network.reads[layer][0].to(lm.score_dtype)
-                    f = dictionary.encode(x)
-                    at = f.nonzero()
-                    rows.append(torch.cat([torch.full_like(at[:, :1], layer), at], 1))
-                    values.append(f[at[:, 0], at[:, 1]])
-                    y = y - dictionary.reconstruct(x)
-                errors.append(y)
-        offset = 0.0 if bias is None else float(bias.sum())
-        return cls(lm, network, torch.cat(rows), torch.cat(values), errors, direction, offset)
-
-    @property
-    def codes(self) -> dict[int, Code]:
-        """Layer → its transcoder."""
-        return dict(self.network.codes)
-
-    def metric(self, end: Float[Tensor, "rows positions width"]) -> Float[Tensor, " rows"]:
-        """The task's metric, before any cap, of the final norm's outputs."""
-        return (end.to(self.direction) * self.direction).sum((1, 2)) + self.offset
-
-    def skipped(self, layer: int, read: Tensor) -> Tensor | float:
-        """What a skip transcoder writes straight from what it reads."""
-        skip = self.codes[layer].dictionary.skip if layer in self.codes else None
-        return 0.0 if skip is None else read @ skip.to(read)
-
-
-@dataclass(frozen=True, eq=False)
-class Targets:
-    """Logit nodes: names, what is read of the final norm's output, [targets, n, width], constants, and weights."""
-
-    names: list[str]
-    along: Tensor
-    offset: Tensor
-    weights: Tensor
-
-
-def _targets(held: Held, which: str, mass: float, most: int) -> Targets:
-    lm, one = held.lm, held.direction.new_ones(1)
-    if which == "answers":
-        return Targets(["metric"], held.direction[None], one * held.offset, one)
-    with torch.no_grad():
-        end = held.network.end[0, -1]
-        chances = lm.decoder.unembedded(end[None])[0].to(one).softmax(-1)
-        best, tokens = chances.topk(min(most, len(chances)))
-        count = min(int((best.cumsum(0) < mass).sum()) + 1, len(best))
-        best, tokens, read = best[:count], tokens[:count], lm.decoder.unembedding_map
-        weight, scale = read.weight.to(one), lm.decoder.logit_scale
-        along = held.direction.new_zeros(count, *held.direction.shape)
-        along[:, -1] = (weight.T[tokens] - weight.mean(1)) * scale
-        bias = one.new_zeros(weight.shape[1]) if read.bias is None else read.bias.to(one) * scale
-    names = [_token(lm, token) for token in tokens.tolist()]
-    return Targets([f"logit:{name}" for name in names], along, bias[tokens] - bias.mean(), best)
-
-
-def _token(lm: Model, token: int) -> str:
-    return str(token) if lm.tokenizer is None else str(lm.tokenizer.decode([token]))
 
 
 class _Building:
@@ -301,7 +178,8 @@ class _Building:
         for layer, code in held.codes.items():
             own = held.active[:, 0] == layer
             at, values = held.active[own], held.values[own]
-            features.append(_products(slopes[1 + layer], at[:, 1], code.dictionary.weight, at[:, 2]) * values)
+            gained = [_products(slopes[1 + to], at[:, 1], held.written[layer, to]) for to in code.dictionary.layers]
+            features.append(sum(gained[1:], gained[0]) * values)
         errors = [(slopes[1 + layer] * held.errors[layer]).sum(-1) for layer in range(self.layers)]
         tokens = (slopes[0] * self.network.stream.to(slopes[0])).sum(-1)
         return torch.cat([*features, *errors, tokens], 1)
@@ -415,8 +293,8 @@ class _Building:
         return f"f{layer}.{name}" if name else f"f{layer}"
 
 
-def _products(slope: Tensor, position: Tensor, weight: Tensor, feature: Tensor) -> Tensor:
-    """⟨slope at the position, the feature's row⟩ of every feature, [targets, features], some at a time."""
+def _products(slope: Tensor, position: Tensor, written: Tensor) -> Tensor:
+    """⟨slope at the position, what the feature writes⟩ of every feature, [targets, features], some at a time."""
     step = max(1, (1 << 24) // (len(slope) * slope.shape[-1]))
-    parts = [(slope[:, p] * weight[f]).sum(-1) for p, f in zip(position.split(step), feature.split(step), strict=True)]
+    parts = [(slope[:, p] * w).sum(-1) for p, w in zip(position.split(step), written.split(step), strict=True)]
     return torch.cat(parts, 1) if parts else slope.new_zeros(len(slope), 0)

@@ -15,9 +15,9 @@ from veracausa.effects.laid import with_dictionary
 from veracausa.engine.guard import borrowed
 from veracausa.errors import MethodError
 from veracausa.graphs.ablating import frozen_metrics
-from veracausa.graphs.building import Held, transcoders
 from veracausa.graphs.checked import GraphCheck
 from veracausa.graphs.graph import AttributionGraph
+from veracausa.graphs.held import Held, laid_transcoders
 from veracausa.graphs.influence import ERROR
 from veracausa.scores.scores import task_header
 
@@ -69,7 +69,7 @@ def check(
         outside = [i for i in range(len(graph.names)) if graph.kinds[i] <= ERROR and not kept[i]]
         rest = [i for i in range(len(graph.names)) if graph.kinds[i] <= ERROR]
         with borrowed(lm.decoder):
-            held = Held.of(lm, one, transcoders(lm), cost)
+            held = Held.of(lm, one, laid_transcoders(lm), cost)
             frozen = frozen_metrics(held, graph, [[], outside, rest, *([i] for i in chosen)]).cpu()
         live, clean, (without, nothing), spent = _live(lm, one, graph, chosen, (outside, rest))
         cost = cost + spent
@@ -103,7 +103,7 @@ def _own(lm: Model, graph: AttributionGraph, task: Task) -> Task:
     """The pair that a graph is of."""
     known: Any = graph.settings.get("dictionaries")
     pair: Any = graph.settings.get("pair", -1)
-    laid = {str(layer): code.digest for layer, code in transcoders(lm).items()}
+    laid = {str(layer): code.digest for layer, code in laid_transcoders(lm).items()}
     fits = isinstance(pair, int) and 0 <= pair < len(task) and graph.model["identity"] == lm.identity
     if not fits or known != laid or task[pair : pair + 1].digest() != graph.task["digest"]:
         raise MethodError(
@@ -116,31 +116,11 @@ def _own(lm: Model, graph: AttributionGraph, task: Task) -> Task:
 def _live(
     lm: Model, one: Task, graph: AttributionGraph, chosen: Sequence[int], sets: Sequence[Sequence[int]]
 ) -> tuple[Tensor, float, list[float], Cost]:
-    """Exact effects of nodes, M of the clean prompt, and exact effects of sets of nodes."""
-    alone = one.side(True)
-    cost = Cost()
-    found = torch.zeros(len(chosen), dtype=lm.score_dtype)
-    kinds = {i: graph.names[i].partition("@")[0] for i in chosen}
-    for group in ([i for i in chosen if kinds[i].startswith(letter)] for letter in "fmr"):
-        for own in _of_one_table(graph, group):
-            scores = exact(lm, alone, units=[graph.names[i] for i in own], ablation="zero", show_progress=False)
-            where = {name: k for k, name in enumerate(scores.units.names)}
-            found[[chosen.index(i) for i in own]] = scores.values[0, [where[graph.names[i]] for i in own]]
-            cost = cost + (scores.cost or Cost())
-    whole = [0.0 for _ in sets]
-    clean = float(lm.measure(alone).clean[0])
-    for k, members in enumerate(sets):
-        if members:
-            scores = exact(
-                lm, alone, units={"set": [graph.names[i] for i in members]}, ablation="zero", show_progress=False
-            )
-            whole[k], cost = float(scores.values[0, 0]), cost + (scores.cost or Cost())
-    return found, clean, whole, cost
-
-
-def _of_one_table(graph: AttributionGraph, nodes: Sequence[int]) -> list[list[int]]:
-    """Nodes whose names one table of units can hold: dictionaries of one name."""
-    groups: dict[str, list[int]] = {}
-    for i in nodes:
-        groups.setdefault(".".join(graph.names[i].partition("@")[0].split(".")[1:-1]), []).append(i)
-    return [own for own in groups.values() if own]
+    """Exact effects of nodes, M of the clean prompt, and exact effects of sets of nodes: each a group, in one call."""
+    units = {f"node {k}": [graph.names[i]] for k, i in enumerate(chosen)}
+    units |= {f"set {k}": [graph.names[i] for i in members] for k, members in enumerate(sets) if members}
+    scores = exact(lm, one.side(True), units=units, ablation="zero", show_progress=False)
+    found = dict(zip(scores.units.names, scores.values[0], strict=True))
+    whole = [float(found.get(f"set {k}", 0.0)) for k in range(len(sets))]
+    live = torch.stack([found[f"node {k}"] for k in range(len(chosen))])
+    return live, float(scores.clean[0]), whole, scores.cost or Cost()

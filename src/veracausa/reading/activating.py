@@ -132,7 +132,7 @@ def activations(
 
     >>> vc.reading.activations(lm, task, units=["f20.517"]).strongest("f20.517")
     """
-    lm, table = laid_units(lm, task, units, dictionary, spans=False)
+    lm, table = laid_units(lm, task, units, dictionary, spans=False, across=True)
     if isinstance(table, Groups) or table.kind in _WITHOUT or table.positional:
         raise UnitError(
             "Activations are of single units at every position: heads, MLPs, neurons, features, directions. Name these "

@@ -27,6 +27,12 @@ def gpt2():
     return as_model(tiny_models.make("gpt2"), "gpt2")
 
 
+@pytest.fixture(scope="session")
+def gpt_neox_like():
+    """Attention and MLP side by side."""
+    return as_model(tiny_models.make("gpt_neox"), "gpt_neox")
+
+
 @pytest.fixture
 def draw():
     """Float32 numbers as a file has them."""

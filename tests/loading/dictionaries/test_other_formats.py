@@ -287,27 +287,78 @@ def test_circuit_tracer(llama, folder, draw, x):
         assert vc.dictionary(llama, home / f"layer_{layer}.safetensors").digest() == dic.digest()
 
 
-def test_cross_layer_transcoders_are_refused_by_name(llama, folder, draw):
-    files = {
-        "W_enc_0.safetensors": {"W_enc_0": draw(SIZE, WIDTH)},
-        "W_dec_0.safetensors": {"W_dec_0": draw(SIZE, 3, WIDTH)},
-    }
-    with pytest.raises(FileError, match="cross-layer transcoder"):
-        vc.dictionary(llama, folder({"config.yaml": {"model_kind": "cross_layer_transcoder"}}, files))
+def crossing(draw, layers=3, thresholds=True, decoders=3):
+    """Files of a cross-layer transcoder, as circuit-tracer writes them."""
+    files = {}
+    for i in range(layers):
+        found = {f"W_enc_{i}": draw(SIZE, WIDTH), f"b_enc_{i}": draw(SIZE), f"b_dec_{i}": draw(WIDTH)}
+        files[f"W_enc_{i}.safetensors"] = found
+        if thresholds:
+            files[f"W_enc_{i}.safetensors"][f"threshold_{i}"] = draw(SIZE).abs()
+        files[f"W_dec_{i}.safetensors"] = {f"W_dec_{i}": draw(SIZE, decoders - i, WIDTH)}
+    return files
 
 
-def test_a_hook_that_is_no_site_is_named(llama, folder, draw):
-    files = {
-        "layer_0.safetensors": {
-            "W_enc": draw(SIZE, WIDTH),
-            "W_dec": draw(SIZE, WIDTH),
-            "b_enc": draw(SIZE),
-            "b_dec": draw(WIDTH),
-        }
-    }
+@pytest.mark.parametrize("hook", ["hook_resid_mid", "ln2.hook_normalized", "mlp.hook_in"])
+def test_cross_layer_transcoders(llama, folder, draw, x, hook):
+    files = crossing(draw)
+    told = {"model_name": "llama", "model_kind": "cross_layer_transcoder", "feature_input_hook": hook}
+    home = folder({"config.yaml": told | {"feature_output_hook": "hook_mlp_out"}}, files)
+    with pytest.raises(MethodError, match="layers 0, 1, 2; say layer"):
+        vc.dictionary(llama, home)
+    with pytest.raises(MethodError, match="give its folder"):
+        vc.dictionary(llama, home / "W_enc_1.safetensors")
+    found = vc.transcoders(llama, home)
+    for layer, dic in enumerate(found):
+        t = double(files[f"W_enc_{layer}.safetensors"])
+        w_dec = double(files[f"W_dec_{layer}.safetensors"])[f"W_dec_{layer}"]
+        gain = llama.hf.model.layers[layer].post_attention_layernorm.weight.detach()
+        u = x / gain if hook == "ln2.hook_normalized" else x
+        pre = u @ t[f"W_enc_{layer}"].T + t[f"b_enc_{layer}"]
+        f = pre * (pre > t[f"threshold_{layer}"])
+        close(dic.encode(x), f)
+        assert dic.writes.name == f"m{layer}" and dic.layers == range(layer, 3)
+        assert dic.reads.name == (f"r{layer}.mid" if "mid" in hook else f"n{layer}")
+        for to in dic.layers:
+            close(dic.written(dic.encode(x), to), f @ w_dec[:, to - layer])
+    assert vc.dictionary(llama, home, layer=1).digest() == found[1].digest() != found[0].digest()
+    assert repr(found[0]).startswith(f"Dictionary(features of {found[0].reads.name} → m0 … m2: 40 × 24")
+
+
+def test_behind_a_post_norm_cross_layer_transcoders_write_there(gemma, folder, draw):
     told = {"feature_input_hook": "hook_resid_mid", "feature_output_hook": "hook_mlp_out"}
-    with pytest.raises(FileError, match=r"hook_resid_mid.*the stream between attention and MLP"):
-        vc.dictionary(llama, folder({"config.yaml": told}, files))
+    home = folder({"config.yaml": told}, crossing(draw, thresholds=False))
+    found = vc.transcoders(gemma, home, name="clt", layers=[2, 0])
+    assert [dic.writes.name for dic in found] == ["m2.post", "m0.post"] and found[0].name == "clt"
+
+
+@pytest.mark.parametrize(("files", "error", "said"), [
+    ({"decoders": 4}, MethodError, "writes to 4 layers from m0 on, but"),
+    ({"layers": 1, "lacks": "W_dec_0.safetensors"}, FileError, r"no W_dec_0\.safetensors"),
+    ({"flat": True}, FileError, r"is \[features, layers, d\]"),
+    ({"skip": True}, FileError, "W_skip"),
+])  # fmt: skip
+def test_cross_layer_files_that_do_not_fit_are_refused(llama, folder, draw, files, error, said):
+    made = crossing(draw, files.get("layers", 3), decoders=files.get("decoders", 3))
+    if files.get("lacks"):
+        del made[files["lacks"]]
+    if files.get("flat"):
+        made["W_dec_0.safetensors"]["W_dec_0"] = draw(SIZE, WIDTH)
+    if files.get("skip"):
+        made["W_enc_0.safetensors"]["W_skip_0"] = draw(WIDTH, WIDTH)
+    told = {"model_kind": "cross_layer_transcoder", "feature_input_hook": "hook_resid_mid",
+            "feature_output_hook": "hook_mlp_out"}  # fmt: skip
+    home = folder({"config.yaml": told}, made)
+    with pytest.raises(error, match=said):
+        vc.dictionary(llama, home, layer=0)
+
+
+def test_the_stream_between_attention_and_mlp_is_read_but_not_written(llama, gpt_neox_like, folder, draw):
+    tensors = {"W_enc": draw(WIDTH, SIZE), "W_dec": draw(SIZE, WIDTH)}
+    with pytest.raises(MethodError, match="a dictionary cannot be laid on it"):
+        vc.dictionary(llama, tensors, site="r1.mid")
+    with pytest.raises(MethodError, match="side by side"):
+        vc.dictionary(gpt_neox_like, tensors, site="r1.mid", writes="m1")
 
 
 # plain tensors, and what fits a model

@@ -49,6 +49,11 @@ def adapted(
     reads, written = _sites(lm, parts, site, writes, parts.layer if layer is None else layer)
     for hook, width in ((reads, parts.encoder.shape[0]), (written, parts.decoder.shape[1])):
         require_site(lm, Site.of(hook.site), width)
+    if parts.onward is not None and Site.of(written.site).layer + parts.onward.layers >= lm.layers:
+        raise MethodError(
+            f"This cross-layer transcoder writes to {1 + parts.onward.layers} layers from {written.site} on, but "
+            f"{lm.name} has {lm.layers} blocks. Was it trained on another model?"
+        )
     _compare_models(lm, parts)
     if reads.unweighted:
         parts = _weighted(lm, parts, Site.of(reads.site).layer)
@@ -66,6 +71,7 @@ def adapted(
         name=name,
         labels=parts.labels,
         source=parts.source,
+        onward=parts.onward,
     )
 
 
@@ -98,7 +104,9 @@ def require_site(lm: Model, site: Site, width: int | None = None) -> None:
     """
     last = lm.layers - (site.kind != "r")
     if site.layer > last:
-        raise MethodError(f"{site.name}: {lm.name} has {lm.layers} blocks, so the last one is {site.kind}{last}.")
+        raise MethodError(
+            f"{site.name}: {lm.name} has {lm.layers} blocks, so the last one is {replace(site, layer=last).name}."
+        )
     if site.kind != "r":
         _require_part(lm.decoder.blocks[site.layer], site, lm.name)
     own = lm.heads * lm.decoder.head_dim if site.kind == "z" else lm.width
@@ -112,7 +120,9 @@ def require_site(lm: Model, site: Site, width: int | None = None) -> None:
 def _require_part(block: Block, site: Site, name: str) -> None:
     if site.kind in "az" and block.mixing != "attention":
         raise MethodError(f"{site.name}: block {site.layer} of {name} has no attention.")
-    if site.kind in "mn" and not block.has_mlp:
+    if site.kind == "mid" and block.parallel:
+        raise MethodError(f"{site.name}: block {site.layer} of {name} has its attention and its MLP side by side.")
+    if site.kind in ("m", "n", "mid") and not block.has_mlp:
         raise MethodError(f"{site.name}: block {site.layer} of {name} has no MLP.")
     if site.post and (block.mlp_post_norm if site.kind == "m" else block.attention_post_norm) is None:
         raise MethodError(f"{site.name}: block {site.layer} of {name} has no post-norm there; say {site.name[:-5]}.")

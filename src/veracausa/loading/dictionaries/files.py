@@ -39,6 +39,15 @@ def tensors_of(path: Path, dtype: torch.dtype) -> Tensors:
     return Tensors(path, {key: value.to(dtype) if value.is_floating_point() else value for key, value in found.items()})
 
 
+def mapped(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file as they lie there, mapped into memory: what is not looked at is not read.
+
+    Raises:
+        FileError: it cannot be read.
+    """
+    return _safetensors(path)
+
+
 def _safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file

@@ -4,6 +4,7 @@
 |---|---|
 | `blocks.10.hook_resid_pre`, `blocks.9.hook_resid_post` | r10 |
 | `blocks.10.hook_attn_out`, `blocks.10.hook_mlp_out` | a10, m10; a10.post, m10.post where a post-norm follows |
+| `blocks.10.hook_resid_mid` | r10.mid |
 | `blocks.10.attn.hook_z` | z10 |
 | `blocks.10.ln2.hook_normalized` | n10, before the norm's gain |
 | `blocks.10.mlp.hook_in`, `blocks.10.mlp.hook_out` | n10, m10 |
@@ -31,7 +32,6 @@ _MLP_MODULES = ("mlp", "feed_forward", "ffn", "block_sparse_moe")
 _ATTENTION_MODULES = ("self_attn", "attn", "attention", "self_attention")
 #: Names that are known, and are no sites.
 _NONE = {
-    "hook_resid_mid": "the stream between attention and MLP",
     "hook_mlp_in": "the stream between attention and MLP, before the norm",
     "ln1.hook_normalized": "what the attention reads",
     "mlp.hook_pre": "the MLP before its activation",
@@ -66,15 +66,15 @@ def hook_of(lm: Model, name: str, *, layer: int | None = None) -> Hook:
     kind = next((f" ({what})" for key, what in _NONE.items() if full.endswith(key)), "")
     raise FileError(
         f"This dictionary was trained at {shown(name)}{kind}, which is no site of veracausa: sites are r10 (the stream "
-        "entering block 10), a10, m10, a10.post, m10.post, z10 and n10. If it means one of them, hand its tensors over "
-        "as a dict and say site='…'."
+        "entering block 10), r10.mid, a10, m10, a10.post, m10.post, z10 and n10. If it means one of them, hand its "
+        "tensors over as a dict and say site='…'."
     )
 
 
 def _of_hook(lm: Model, layer: int, hook: str) -> Hook | None:
-    plain = {"hook_resid_pre": f"r{layer}", "hook_resid_post": f"r{layer + 1}", "attn.hook_z": f"z{layer}",
-             "mlp.hook_in": f"n{layer}", "hook_mlp_out": _post(lm, "m", layer), "mlp.hook_out": f"m{layer}",
-             "hook_attn_out": _post(lm, "a", layer)}  # fmt: skip
+    plain = {"hook_resid_pre": f"r{layer}", "hook_resid_mid": f"r{layer}.mid", "hook_resid_post": f"r{layer + 1}",
+             "attn.hook_z": f"z{layer}", "mlp.hook_in": f"n{layer}", "mlp.hook_out": f"m{layer}",
+             "hook_mlp_out": _post(lm, "m", layer), "hook_attn_out": _post(lm, "a", layer)}  # fmt: skip
     if hook == "ln2.hook_normalized":
         return Hook(f"n{layer}", unweighted=True)
     return Hook(plain[hook]) if hook in plain else None

@@ -43,6 +43,8 @@ def save(
     path = Path(path).expanduser()
     if path.suffix != ".safetensors":
         raise FileError(f"{path}: a dictionary is written to a file whose name ends in .safetensors.")
+    if dic.onward is not None:
+        raise FileError(f"{dic!r} writes to several layers: it is kept in the files that it was read from.")
     e = dic.encoder
     found = {"W_enc": e.weight, "W_dec": dic.weight, "b_enc": e.bias, "b_dec": dic.bias, "before": e.before,
              "threshold": e.threshold, "r_mag": e.log_scale, "b_mag": e.magnitude_bias, "W_skip": dic.skip}  # fmt: skip

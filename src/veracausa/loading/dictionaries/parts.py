@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from veracausa.dictionaries import Encoder
+from veracausa.dictionaries import Encoder, Onward
 from veracausa.dictionaries.encoder import Activation, Norm
 from veracausa.errors import FileError
 
@@ -25,7 +25,7 @@ class Parts:
     `encoder`: W_enc, [width read, L]. `decoder`: W_dec, [L, width written]. `reads`, `writes`: names of hooks, modules
     or sites, as the file has them; None where it has none. `layer`: where the names leave it out. `model`: the model
     that it was trained on, by the file. `centred`: whether it was trained on a stream without its mean, of centred
-    weights; None where the file leaves it open. `unweighted`: whether it reads a norm's output before its gain.
+    weights; None where the file leaves it open. `onward`: what it writes to later layers, beside.
     """
 
     encoder: Float[Tensor, "width features"]
@@ -48,6 +48,7 @@ class Parts:
     source: str = ""
     centred: bool | None = False
     labels: tuple[str, ...] = field(default=())
+    onward: Onward | None = None
 
     def cast(self, dtype: torch.dtype, device: torch.device) -> Parts:
         """The same, computed in one precision on one device."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,8 @@ def dictionary(
     """A dictionary of features for a model: from a folder or file of any library, or from tensors.
 
     Formats are recognised by their files: SAELens, sparsify, dictionary_learning, Gemma Scope 1 and 2, Llama Scope,
-    circuit-tracer's transcoders, this library's own files, and files with plain tensors. Nothing of a file is run.
+    circuit-tracer's transcoders (one layer of them; `vc.transcoders` has all), this library's own files, and files with
+    plain tensors. Nothing of a file is run.
 
     Args:
         lm: the model that it was trained on.
@@ -118,6 +119,39 @@ def dictionary(
     return adapted(lm, parts, site=site, writes=writes, layer=layer, name=name, centred=centred)
 
 
+def transcoders(
+    lm: Model, source: str | Path, *, name: str = "", layers: Sequence[int] | None = None
+) -> tuple[Dictionary, ...]:
+    """The transcoders of all layers that a folder of circuit-tracer has, of one layer each or of a cross-layer one.
+
+    Features of a cross-layer transcoder write to the MLPs of their own and all later layers. Its decoders are mapped
+    into memory, not read: of what is not active nothing is loaded.
+
+    Args:
+        lm: the model that they were trained on.
+        source: the folder.
+        name: tells them apart from other dictionaries of these layers.
+        layers: some of them (default all).
+
+    Raises:
+        FileError, MethodError: see `vc.dictionary`.
+
+    >>> clt = vc.transcoders(lm, "clt-gemma-2-2b")
+    >>> vc.exact(lm, task, units=["f10.1234"], dictionary=clt)
+    """
+    folder = Path(source).expanduser()
+    known = circuit_tracer.layers_in(folder) if folder.is_dir() else {}
+    if not known:
+        raise FileError(f"{folder} is no folder of circuit-tracer with transcoders of several layers.")
+    return tuple(dictionary(lm, folder, layer=layer, name=name) for layer in (known if layers is None else layers))
+
+
+def has_several(source: str | Path) -> bool:
+    """Whether a folder has transcoders of several layers."""
+    folder = Path(source).expanduser()
+    return folder.is_dir() and len(circuit_tracer.layers_in(folder)) > 1
+
+
 def _parts(path: Path, asked: Asked) -> Parts:
     """What lies at a path: a folder of a known format, a file of one, or plain tensors."""
     if path.name in own.packaged_names() and not path.exists():
@@ -129,7 +163,7 @@ def _parts(path: Path, asked: Asked) -> Parts:
             f"{', '.join(own.packaged_names()) or 'none'}."
         )
     folder = path if path.is_dir() else path.parent
-    single = path.is_file() and path.stem.startswith("layer_") and path.suffix == ".safetensors"
+    single = path.is_file() and path.stem.startswith(("layer_", "W_enc_", "W_dec_")) and path.suffix == ".safetensors"
     found = next((form for form in FORMATS if form.has(folder)), None)
     if single and found is not None and found.name == "circuit-tracer":
         return circuit_tracer.read(path, asked.dtype, asked.layer)

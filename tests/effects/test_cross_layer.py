@@ -1,0 +1,104 @@
+"""Features that write to several layers: exact effects alone and in groups, against hooks on whole runs."""
+
+import naive_cross_layer as plain
+import pytest
+import torch
+from bridges import as_model
+from tiny_models import VOCAB, make, pairs
+from transcoders import cross_layer, random_task
+
+import veracausa as vc
+from veracausa.errors import MethodError, UnitError
+
+#: Family, where it is read, the place behind a post-norm where it is written.
+CASES = [("llama", "n", ""), ("gpt2", "mid", ""), ("gemma2", "mid", ".post")]
+
+
+def case(family, reads, post, kind="jumprelu"):
+    hf = make(family)
+    lm = as_model(hf, family)
+    own, theirs = cross_layer(lm.width, lm.layers, kind, reads=reads, post=post)
+    return hf, lm, own, theirs, pairs(VOCAB, 2, 6, 3)
+
+
+@pytest.mark.parametrize(("family", "reads", "post"), CASES)
+@pytest.mark.parametrize("new", ["other", "zero"])
+def test_one_by_one_they_are_hooked_runs(family, reads, post, new):
+    hf, lm, own, theirs, prompts = case(family, reads, post)
+    how = {"ablation": "counterfactual" if new == "other" else "zero", "show_progress": False}
+    for units in (["f0.3", "f1.2", "f1.error", "f2.7"], ["f0.5@4", "f2.error@5"]):
+        found = vc.exact(lm, random_task(), units=units, dictionary=own, **how)
+        assert found.units.names == units
+        compare(hf, family, prompts, theirs, new, found, units, reads, post)
+
+
+def compare(hf, family, prompts, theirs, new, found, units, reads, post):
+    for k, name in enumerate(units):
+        stem, _, at = name.partition("@")
+        part = stem.split(".")[1]
+        taken = [(int(stem[1]), part if part == "error" else int(part), int(at) if at else None)]
+        for i in range(2):
+            wanted = plain.effect(hf, family, prompts[i], theirs, taken, new, reads=reads, post=bool(post))
+            assert float(found.values[i, k]) == pytest.approx(wanted, abs=1e-9), name
+
+
+@pytest.mark.parametrize(("family", "reads", "post"), CASES)
+def test_sets_over_layers_are_hooked_runs(family, reads, post):
+    hf, lm, own, theirs, prompts = case(family, reads, post)
+    sets = {
+        "ways": ["f0.1", "f1.4@5", "f2.6"], "errors": ["f0.2", "f1.error", "f0.error@4", "f2.error"],
+        "alone": ["f1.error"], "late": ["f2.1", "f2.error"],
+    }  # fmt: skip
+    found = vc.exact(lm, random_task(), units=sets, dictionary=own, ablation="zero", show_progress=False)
+    for k, members in enumerate(sets.values()):
+        taken = []
+        for name in members:
+            stem, _, at = name.partition("@")
+            part = stem.split(".")[1]
+            taken.append((int(stem[1]), part if part == "error" else int(part), int(at) if at else None))
+        for i in range(2):
+            wanted = plain.effect(hf, family, prompts[i], theirs, taken, "zero", reads=reads, post=bool(post))
+            assert float(found.values[i, k]) == pytest.approx(wanted, abs=1e-9), members
+
+
+@pytest.mark.parametrize(("family", "reads"), [("llama", "n"), ("gpt2", "mid"), ("gpt_neox", "n")])
+def test_all_features_and_errors_are_the_patch_of_all_mlps(family, reads):
+    lm = as_model(make(family), family)
+    own, _ = cross_layer(lm.width, lm.layers, "relu", reads=reads)
+    task, size = random_task(), own[0].size
+    whole = [f"f{layer}.{i}" for layer in range(lm.layers) for i in (*range(size), "error")]
+    found = vc.exact(lm, task, units={"all": whole}, dictionary=own, show_progress=False).values
+    wanted = vc.exact(lm, task, units={"all": [f"m{i}" for i in range(lm.layers)]}, show_progress=False).values
+    assert torch.allclose(found, wanted, rtol=0, atol=1e-9)
+    assert float(wanted.abs().min()) > 1e-3
+
+
+def test_a_kind_is_run_for_active_features_alone_and_still_ones_cost_nothing():
+    _, lm, own, _, _ = case("llama", "n", "")
+    task = random_task()
+    every = vc.exact(lm, task, units="features", dictionary=own, show_progress=False)
+    names = set(every.units.names)
+    assert {"f0.error", "f1.error", "f2.error"} <= names and len(names) < sum(one.size + 1 for one in own)
+    some = vc.exact(lm, task, units=["f0.3", "f1.2"], dictionary=own, show_progress=False)
+    for name in ("f0.3", "f1.2"):
+        here, there = (found.values[:, found.units.names.index(name)] for found in (every, some))
+        assert torch.allclose(here, there, rtol=0, atol=1e-10)
+    seen = vc.reading.activations(lm, task, units=["f0.3"], dictionary=own, show_progress=False)
+    assert "f0.3" in seen.units.names
+
+
+def test_what_follows_one_layer_only_refuses_them():
+    _, lm, own, _, _ = case("llama", "n", "")
+    task = random_task()
+    for call in (
+        lambda: vc.attribute(lm, task, units=["f0.3"], dictionary=own),
+        lambda: vc.exact(lm, task, units=["f0.3->f1.2"], dictionary=own),
+        lambda: vc.causes.locate(lm, task, units=["f0.3"], dictionary=own),
+        lambda: own[0].check(lm, task),
+    ):
+        with pytest.raises(MethodError, match=r"cross-layer|other layers"):
+            call()
+    with pytest.raises(MethodError, match="'resample'"):
+        vc.exact(lm, task, units=["f0.3"], dictionary=own, ablation="resample")
+    with pytest.raises(UnitError, match=r"set the same activation"):
+        vc.exact(lm, task, units=[("f0.3", "m2")], dictionary=own)
