@@ -84,7 +84,7 @@ RULES: dict[str, Any] = (
 )  # fmt: skip
 
 #: Types with norms behind attention and MLP, whose checkpoints have no biases in front of them.
-SANDWICH = ("gemma2", "gemma3_text", "olmo2", "olmo3")
+SANDWICH = ("gemma2", "gemma3_text", "gemma4_text", "gemma4_unified_text", "olmo2", "olmo3")
 #: Type → settings that no rule finds (they come last).
 SPECIAL: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1]},
@@ -122,8 +122,11 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "zamba2": {"attention_hidden_size": 64, "attention_head_dim": 16},
     "zaya": {"num_experts_per_tok": 1},
     **{name: {"attention_bias": False} for name in SANDWICH},
-    **{name: {"num_kv_shared_layers": 0} for name in ("gemma3n_text", "gemma4_text", "gemma4_unified_text")},
+    "gemma3n_text": {"num_kv_shared_layers": 0},
+    **{name: {"num_kv_shared_layers": 0, "attention_bias": False} for name in ("gemma4_text", "gemma4_unified_text")},
 }  # fmt: skip
+#: Gemma 4 without an input of every block's own; heads of blocks with a window are smaller than those of the others.
+_GEMMA4: dict[str, Any] = {"hidden_size_per_layer_input": 0, "per_layer_config": ..., "global_head_dim": 24}
 #: Types whose code cannot run in float64.
 SINGLE = {"xglm", "xlnet"}
 
@@ -141,15 +144,16 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "bloom": {"residual behind the norm": {"apply_residual_connection_post_layernorm": True}},
     "codegen": {"all dimensions rotated": {"rotary_dim": 8}},
     "deepseek_v3": {"queries not compressed": {"q_lora_rank": None}},
-    **{name: {"biases": {"attention_bias": True}} for name in SANDWICH},
+    **{name: {"biases": {"attention_bias": True}} for name in SANDWICH if not name.startswith("gemma4")},
     "gemma4_text": {
-        "no inputs per layer": {"hidden_size_per_layer_input": 0},
+        "no inputs per layer": _GEMMA4,
+        "biases": _GEMMA4 | {"attention_bias": True},
         "keys shared": {
             "num_kv_shared_layers": 1,
             "layer_types": ["sliding_attention", "full_attention", "full_attention"],
         },
-        "keys are values": {"hidden_size_per_layer_input": 0, "attention_k_eq_v": True},
-        "experts": {"hidden_size_per_layer_input": 0, "enable_moe_block": True},
+        "keys are values": _GEMMA4 | {"attention_k_eq_v": True, "num_global_key_value_heads": 1},
+        "experts": _GEMMA4 | {"enable_moe_block": True},
     },
     "gpt2": {"scaled by layer": {"scale_attn_by_inverse_layer_idx": True, "reorder_and_upcast_attn": True}},
     "granitemoehybrid": {
@@ -281,5 +285,7 @@ def draw(model: Any, seed: int) -> None:
             else:
                 weight.copy_((0.6 if "embed" in name or ".wte" in name or ".wpe" in name else 0.35) * noise)
         for name, buffer in model.named_buffers():
+            if "layer_scalar" in name:
+                buffer.mul_(0.6 + 0.7 * torch.rand(buffer.shape, generator=generator))
             if "correction_bias" in name:
                 buffer += 0.3 * torch.randn(buffer.shape, generator=generator)

@@ -55,7 +55,8 @@ class Model:
     def __repr__(self) -> str:
         d = self.decoder
         kv = "" if d.kv_heads == d.heads else f" ({d.kv_heads} K/V)"
-        heads = f"{d.heads} heads{kv} of width {d.head_dim}, " if d.heads else ""
+        widths = " or ".join(str(width) for width in sorted({block.head_dim for block in d.blocks} - {0}))
+        heads = f"{d.heads} heads{kv} of width {widths}, " if d.heads else ""
         mixers = f"{len(d.layers_with('mixer'))} mixers of {d.channels:,} channels, " if d.channels else ""
         return (
             f"Model({self.name}: {d.anatomy.family}, {d.layers} layers, {heads}{mixers}"

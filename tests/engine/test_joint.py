@@ -47,8 +47,8 @@ def naive_joint(lm, task, example, units):
     return naive_metric(lm, task, example)(logits)
 
 
-def columns(lm, place, index):
-    return columns_of(lm.decoder, place, index, per_layer(lm, KIND[place]))
+def columns(lm, place, layer, index):
+    return columns_of(lm.decoder, place, layer, index, per_layer(lm, KIND[place]))
 
 
 def recorded(lm, task):
@@ -61,7 +61,7 @@ def recorded(lm, task):
 def parts_of(lm, tape, chosen, value):
     found = []
     for (place, layer, index), _ in chosen:
-        own, new = columns(lm, place, index), activation(tape.corrupted, place, layer)
+        own, new = columns(lm, place, layer, index), activation(tape.corrupted, place, layer)
         found.append(Replaced(place, layer, value(new if own is None else new[..., own]), own))
     return found
 
@@ -94,7 +94,7 @@ def test_the_models_own_forward(tiny, task_of, agree, family):
     sizes = (lm.decoder.head_dim, lm.width)
     values = [torch.randn(size, generator=generator, dtype=torch.float64) for size in sizes]
     parts = [
-        Replaced(place, layer, constant(value[None, None]), columns(lm, place, index))
+        Replaced(place, layer, constant(value[None, None]), columns(lm, place, layer, index))
         for ((place, layer, index), _), value in zip(units, values, strict=True)
     ]
     ids = torch.tensor([task.clean[0]])
@@ -114,7 +114,8 @@ def test_nothing_is_left_behind(tiny, task_of):
     lm, task = tiny("llama"), task_of(6)
     ids = torch.tensor([task.clean[0]])
     before = lm.hf(ids).logits
-    part = Replaced("z", 0, constant(torch.zeros(1, 1, lm.decoder.head_dim)), columns_of(lm.decoder, "z", 1, lm.heads))
+    columns = columns_of(lm.decoder, "z", 0, 1, lm.heads)
+    part = Replaced("z", 0, constant(torch.zeros(1, 1, lm.decoder.head_dim)), columns)
     both = [part, Replaced("keys", 0, part.value)]
     with pytest.raises(MethodError, match="one at a time"), replacing(lm.decoder, both):
         pass
@@ -130,7 +131,7 @@ def test_mixers_are_replaced_on_the_way(family, task_of):
     lm, task = as_model(tiny_models.make(family, seed=1), family), task_of(7)
     layers = lm.decoder.layers_with("mixer")
     size = lm.decoder.channels // lm.decoder.mixer_heads
-    assert columns_of(lm.decoder, "channels", 1, lm.decoder.mixer_heads).tolist() == [*range(size, 2 * size)]
+    assert columns_of(lm.decoder, "channels", 0, 1, lm.decoder.mixer_heads).tolist() == [*range(size, 2 * size)]
     part = slice(size, 2 * size)
 
     def hooked(module, args):

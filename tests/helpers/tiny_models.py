@@ -282,6 +282,22 @@ _MIXED: dict[str, tuple[str, dict]] = {
 _SETTINGS |= _MIXED
 MIXED: list[str] = list(_MIXED)
 
+# the stream is scaled behind every block, and heads of blocks with a window are smaller than those of the others
+_GEMMA4 = _GQA | {
+    "sliding_window": 4,
+    "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+    "global_head_dim": 12,
+    "hidden_size_per_layer_input": 0,
+    "final_logit_softcapping": 10.0,
+    "vocab_size_per_layer_input": VOCAB,
+}
+_SCALED: dict[str, tuple[str, dict]] = {
+    "gemma4": ("gemma4_text", _GEMMA4),
+    "gemma4-keys-are-values": ("gemma4_text", _GEMMA4 | {"attention_k_eq_v": True, "num_global_key_value_heads": 1}),
+}
+_SETTINGS |= _SCALED
+SCALED: list[str] = list(_SCALED)
+
 
 def make(family: str, seed: int = 0, dtype: torch.dtype = torch.float64, **over):
     """A model of `family` with random weights, in eval mode; `over`: settings of its config, or attn_implementation."""
@@ -305,6 +321,9 @@ def make(family: str, seed: int = 0, dtype: torch.dtype = torch.float64, **over)
                 weight.copy_(0.6 * noise)
             else:
                 weight.copy_(0.35 * noise)
+        for name, buffer in model.named_buffers():
+            if name.endswith("layer_scalar"):
+                buffer.fill_(0.6 + 0.8 * float(torch.rand((), generator=generator)))
     return compute_in_float64(model) if dtype == torch.float64 else model
 
 

@@ -34,13 +34,14 @@ class Anatomy:
     from one block.
 
     Attention. `attention_bias`: what a block adds behind `attention_out`, where it does. `attention_gives`: how many
-    things the module gives. `q`, `k`, `v`: None where it makes them another way (of latent vectors). `qkv` says how
-    these projections are stored: "separate" modules, one module with "fused-thirds" (all q, all k, all v),
-    "fused-per-group" (the q of the first key/value head's group, its k, its v, those of the next) or "fused-in-fours"
-    (q, v and k of the first quarter of the heads, those of the next). `qk_norms`: norms of queries and keys, where a
-    model has them. `bridge`: how an attention module that chooses no attention function by name is led to one (see
-    `bridges`). `repeats_keys`: config attribute that says whether the model's cache holds each key and value once for
-    every query head that shares it.
+    things the module gives. `q`, `k`, `v`: None where it makes them another way (of latent vectors); keys and values
+    may be one projection's. `qkv` says how these projections are stored: "separate" modules, one module with "fused-
+    thirds" (all q, all k, all v), "fused-per-group" (the q of the first key/value head's group, its k, its v, those of
+    the next) or "fused-in-fours" (q, v and k of the first quarter of the heads, those of the next). `qk_norms`: norms
+    of queries and keys, where a model has them. `kv_heads_by_block`: blocks may have different numbers of key/value
+    heads. `bridge`: how an attention module that chooses no attention function by name is led to one (see `bridges`).
+    `repeats_keys`: config attribute that says whether the model's cache holds each key and value once for every query
+    head that shares it.
 
     Mixers. `mixer`: of blocks that have one in the place of attention (see `mixers`). `mixer_blocks`: those blocks'
     anatomy, where they are glued otherwise than the rest. `mixer_gives_two`: it gives something beside its output.
@@ -58,7 +59,8 @@ class Anatomy:
     Glue. `attention_norm`, `mlp_norm`: None where the sublayer reads the stream as it is; one module for both where one
     norm serves both. `parallel`: whether attention and MLP read the same residual, or the config attribute that
     says so, or several of which one must. `adds_in_place`: the block changes its MLP's output in place.
-    `residual_scale`: the block's number by which every write is multiplied. Config attributes: `logit_scale` and
+    `residual_scale`: the block's number by which every write is multiplied. `stream_scale`: the block's number by which
+    it multiplies the whole stream behind its last write. Config attributes: `logit_scale` and
     `logit_divisor`, by which logits are multiplied and divided; `logit_softcap`; `clips`, to which the attention clips
     what its projections give.
 
@@ -83,7 +85,7 @@ class Anatomy:
     attention_gives: int = 2
     q: str | None = "self_attn.q_proj"
     k: str | None = "self_attn.k_proj"
-    v: str | None = "self_attn.v_proj"
+    v: Path | None = "self_attn.v_proj"
     qkv: Layout = "separate"
     mixer: Mixer | None = None
     mixer_blocks: Anatomy | None = None
@@ -110,6 +112,7 @@ class Anatomy:
     mlp_post_norm: str | None = None
     parallel: str | bool | tuple[str, ...] = False
     residual_scale: str | None = None
+    stream_scale: str | None = None
     logit_scale: str | None = None
     logit_divisor: str | None = None
     logit_softcap: str | None = None
@@ -119,6 +122,7 @@ class Anatomy:
     without: tuple[tuple[str, str], ...] = ()
     lacks: tuple[tuple[str, str], ...] = ()
     causal: bool = True
+    kv_heads_by_block: bool = False
     bridge: Bridge | None = None
     repeats_keys: str | None = None
 

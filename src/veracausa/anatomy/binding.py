@@ -112,17 +112,18 @@ def decoder_of(hf: Any, family: str | Mapping[str, Any] | None = None) -> Decode
     embeddings, found = part_of(backbone, anatomy.embeddings), Found(hf)
     modules, width = part_of(backbone, anatomy.blocks), int(embeddings.weight.shape[1])
     attending = next((block for block in modules if anatomy.mixing(block) == "attention"), None)
-    heads = head_dim = kv_heads = 0
-    if attending is not None:
-        heads = config.num_attention_heads
-        head_dim = _inputs(part_of(attending, anatomy.attention_out), width) // heads
-        kv_heads = _kv_heads(config, anatomy, attending, width, heads, head_dim)
-    sizes = {"heads": heads, "kv_heads": kv_heads, "width": width}
-    blocks = tuple(block_of(anatomy, config, layer, block, found, sizes) for layer, block in enumerate(modules))
+    heads = 0 if attending is None else int(config.num_attention_heads)
+
+    def bound(layer: int, module: nn.Module) -> Block:
+        kv_heads = _kv_heads(config, anatomy, module, width, heads) if anatomy.mixing(module) == "attention" else 0
+        sizes = {"heads": heads, "kv_heads": kv_heads, "width": width}
+        return block_of(anatomy, config, layer, module, found, sizes)
+
+    blocks = tuple(bound(layer, module) for layer, module in enumerate(modules))
     _require_equal(hf, blocks)
     neurons = {0 if block.down is None else _inputs(block.down, width) for block in blocks if block.has_mlp}
     channels, mixer_heads, states = _mixer_sizes(hf, anatomy, blocks)
-    lacks = lacks_of(anatomy, blocks, head_dim, neurons)
+    lacks = lacks_of(anatomy, blocks, neurons)
     return Decoder(
         anatomy=anatomy,
         hf=hf,
@@ -132,8 +133,8 @@ def decoder_of(hf: Any, family: str | Mapping[str, Any] | None = None) -> Decode
         final_norm=part_of(backbone, anatomy.final_norm),
         unembedding=part_of(hf, anatomy.unembedding),
         heads=heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
+        kv_heads=max(block.kv_heads for block in blocks),
+        head_dim=max(block.head_dim for block in blocks),
         width=width,
         neurons=0 if "neurons" in lacks else neurons.pop(),
         channels=channels,
@@ -176,7 +177,7 @@ def _require_fitting(hf: Any, anatomy: Anatomy) -> None:
                 f"The config of {name} has no {setting!r}, by which its anatomy says how it is glued."
             )
     for flag, what in (("add_cross_attention", "cross-attention"), ("use_bidirectional_attention", "bidirectional")):
-        if getattr(config, flag, False):
+        if getattr(config, flag, False) not in (False, None, "vision"):  # that is of images' tokens alone
             raise ArchitectureError(f"{name} has {flag}=True; veracausa knows no {what} decoders.")
     for setting, value, meaning in anatomy.must:
         if getattr(config, setting, value) != value:
@@ -199,13 +200,16 @@ def _require_fitting(hf: Any, anatomy: Anatomy) -> None:
         )
 
 
-def _kv_heads(config: Any, anatomy: Anatomy, block: nn.Module, width: int, heads: int, head_dim: int) -> int:
-    """How many key/value heads a block has; of a fused projection its size says so."""
+def _kv_heads(config: Any, anatomy: Anatomy, block: nn.Module, width: int, heads: int) -> int:
+    """How many key/value heads a block has; of a fused projection its size says so, and where they differ by block."""
     if anatomy.q is None:
         return heads
-    if anatomy.qkv == "separate":
-        return int(getattr(config, "num_key_value_heads", None) or heads)
-    return (_inputs(part_of(block, anatomy.q), width) // head_dim - heads) // 2
+    head_dim = _inputs(part_of(block, anatomy.attention_out), width) // heads
+    if anatomy.qkv != "separate":
+        return (_inputs(part_of(block, anatomy.q), width) // head_dim - heads) // 2
+    if anatomy.kv_heads_by_block:
+        return _inputs(part_of(block, anatomy.k), width) // head_dim
+    return int(getattr(config, "num_key_value_heads", None) or heads)
 
 
 def _inputs(part: Any, width: int) -> int:
@@ -218,7 +222,7 @@ def _factor(config: Any, name: str | None) -> float:
 
 
 def _require_equal(hf: Any, blocks: tuple[Block, ...]) -> None:
-    """All blocks have heads of one size, which is that of the attention modules."""
+    """All blocks have so many heads; of one size, where their attention modules do not say the size."""
     attending = [block for block in blocks if block.mixing == "attention"]
     first = attending[0] if attending else None
     for block in attending:
@@ -233,6 +237,8 @@ def _require_equal(hf: Any, blocks: tuple[Block, ...]) -> None:
                 f"{type(hf).__name__}: block {block.layer} has another number of heads than its config says "
                 f"({block.heads}), and veracausa counts heads of one number and one size in all blocks."
             )
+        if isinstance(own, int) and block.projections:
+            continue
         names = ("attention's output projection", "query projection", "key projection", "value projection")
         pairs = zip((block.attention_out, *block.projections), (first.attention_out, *first.projections), strict=True)
         for what, (one, other) in zip(names, pairs, strict=False):

@@ -42,8 +42,8 @@ class Block:
     `projections`: of queries, keys and values, if it has them.
     `up`, `up_fused`: see `Anatomy`.
     `gate`, `gate_behind`: see `Mixer.gate`.
-    `scale`: what every write is multiplied by on its way to the stream. `float32_stream`: see `Anatomy`. `heads`,
-    `kv_heads`: how many an attention has.
+    `scale`: what every write is multiplied by on its way to the stream; `stream_scale`: what the whole stream is
+    multiplied by behind them. `float32_stream`: see `Anatomy`. `heads`, `kv_heads`: how many an attention has.
     """
 
     layer: int
@@ -68,6 +68,7 @@ class Block:
     qk_norms: tuple[nn.Module, ...]
     parallel: bool
     scale: float
+    stream_scale: float
     float32_stream: bool
     heads: int
     kv_heads: int
@@ -82,6 +83,11 @@ class Block:
         """The modules that are read as linear maps: query, key and value projection, and those of the outputs."""
         parts = (*self.projections, self.attention_out, self.down)
         return tuple(dict.fromkeys(part for part in parts if part is not None and not isinstance(part, NoSublayer)))
+
+    @property
+    def head_dim(self) -> int:
+        """Width of a head's value; 0 where there is no attention."""
+        return numbers_of(self.attention_out) // self.width // self.heads if self.mixing == "attention" else 0
 
     @property
     def gate_numbers(self) -> slice:
@@ -328,6 +334,10 @@ class Block:
     def added(self, residual: Tensor, write: Tensor) -> Tensor:
         """The stream behind a write."""
         return (residual.to(torch.float32) if self.float32_stream else residual) + write
+
+    def behind(self, stream: Tensor) -> Tensor:
+        """The stream behind the block, given that behind its last write; also of a part or a change of it."""
+        return stream if self.stream_scale == 1 else stream * self.stream_scale
 
     def run_mlp(self, normed: Float[Tensor, "rows positions width"]) -> Tensor:
         """The MLP module's output, without what some mixtures of experts give beside it."""

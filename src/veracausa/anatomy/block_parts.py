@@ -40,6 +40,7 @@ def block_of(anatomy: Anatomy, config: Any, layer: int, module: nn.Module, found
         qk_norms=tuple(norm for path in anatomy.qk_norms if (norm := part_of(module, path)) is not None),
         parallel=parallel,
         scale=1.0 if anatomy.residual_scale is None else float(getattr(module, anatomy.residual_scale)),
+        stream_scale=1.0 if anatomy.stream_scale is None else float(part("stream_scale")),
         float32_stream=bool(getattr(config, anatomy.float32_stream)) if anatomy.float32_stream else False,
         mixture=_mixture(anatomy, config, module) if anatomy.has_mlp(module) else None,
         found=found,

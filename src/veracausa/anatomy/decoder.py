@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -184,6 +185,13 @@ class Decoder:
         usual = set(blocks) == {"am"}
         sizes = self.layers, self.heads, self.kv_heads, self.blocks[0].parallel
         return graph_of(*sizes) if usual else graph_of(*sizes, self.mixer_heads, blocks)
+
+    def scale_between(self, first: int, last: int) -> float:
+        """What the stream in front of block `first` is multiplied by until it is in front of block `last` (L: the end).
+
+        1 but in families that scale the stream itself, block by block.
+        """
+        return math.prod(block.stream_scale for block in self.blocks[first:last])
 
     @property
     def norms(self) -> list[nn.Module]:

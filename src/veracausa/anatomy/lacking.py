@@ -13,7 +13,7 @@ _OF_ATTENTION = ("heads", "attention", "queries", "keys", "values", "patterns")
 _OF_MIXERS = ("mixers", "mixer_heads", "channels", "gates", "layer_gates", "states", "taps")
 
 
-def lacks_of(anatomy: Anatomy, blocks: tuple[Block, ...], head_dim: int, neurons: set[int]) -> dict[str, str]:
+def lacks_of(anatomy: Anatomy, blocks: tuple[Block, ...], neurons: set[int]) -> dict[str, str]:
     """Kinds of units that a model has not, and why; `neurons`: how many its MLPs have."""
     lacks = dict(anatomy.lacks)
     if any(b.attention_post_norm is not None and getattr(b.attention_out, "bias", None) is not None for b in blocks):
@@ -21,12 +21,16 @@ def lacks_of(anatomy: Anatomy, blocks: tuple[Block, ...], head_dim: int, neurons
             "the attention's output has a bias in front of the norm behind it, so that a part of what the norm "
             "gives belongs to no head."
         )
-    if any(_is_flat(norm, head_dim) for block in blocks for norm in block.qk_norms):
+    if any(_is_flat(norm, block.head_dim) for block in blocks for norm in block.qk_norms):
         lacks["edges"] = (
             "a norm goes over the queries (or keys) of all heads at once, so that none is read apart from the others."
         )
     if anatomy.q is None:
         lacks["edges"] = "its attention makes queries and keys of latent vectors."
+    if len({block.kv_heads for block in blocks if block.mixing == "attention"}) > 1:
+        lacks |= dict.fromkeys(("keys", "values", "edges"), "its blocks have different numbers of key/value heads.")
+    if any(block.stream_scale != 1 for block in blocks):
+        lacks["edges"] = "its stream is scaled behind each block, so a later part reads another multiple of a write."
     lacks |= _lacks_sublayers(blocks)
     if anatomy.mixer is not None and anatomy.mixer.heads is None:
         lacks.setdefault("mixer_heads", "its mixers' channels are not grouped into heads. Ask for channels.")

@@ -91,7 +91,7 @@ class Ablated:
             units, source = rows.units, rows.source
             for at in [i for i, name in enumerate(units.names) if name in names]:
                 layer, index = int(units.layer[at]), int(units.index[at])
-                columns = columns_of(self.lm.decoder, units.place, index, per_layer(self.lm, units.kind))
+                columns = columns_of(self.lm.decoder, units.place, layer, index, per_layer(self.lm, units.kind))
                 parts.append(Replaced(units.place, layer, constant(_values(source, tape, units, at, example, columns)),
                                       columns))  # fmt: skip
         return parts

@@ -54,9 +54,10 @@ class Recorded:
 
     def behind(self, layer: int, attention: bool) -> Tensor:
         """Gradient at the stream that a block's attention (else MLP) writes into."""
-        if attention and not self.bucket.lm.decoder.blocks[layer].parallel:
+        block = self.bucket.lm.decoder.blocks[layer]
+        if attention and not block.parallel:
             return self.gradients["middle"][layer]
-        return self.gradients["residual"][layer + 1]
+        return block.behind(self.gradients["residual"][layer + 1])
 
 
 @dataclass(eq=False)

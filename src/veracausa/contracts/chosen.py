@@ -19,15 +19,16 @@ class Chosen:
     columns: slice
 
 
-def _sorts(lm: Model) -> list[tuple[str, str, int, int]]:
-    """(part of a block, a name with room for layer and index, how many a layer has, how wide one is)."""
+def _sorts(lm: Model) -> list[tuple[str, str, int]]:
+    """(part of a block, a name with room for layer and index, how many a layer has)."""
     decoder = lm.decoder
-    sorts = [("attention", "a{}.h{}", decoder.heads, decoder.head_dim), ("mixer", "x{}.c{}", decoder.channels, 1)]
+    sorts = [("attention", "a{}.h{}", decoder.heads), ("mixer", "x{}.c{}", decoder.channels)]
     return [sort for sort in sorts if decoder.layers_with(sort[0])]
 
 
-def _chosen(sort: tuple[str, str, int, int], layer: int, index: int) -> Chosen:
-    _, name, _, width = sort
+def _chosen(lm: Model, sort: tuple[str, str, int], layer: int, index: int) -> Chosen:
+    part, name, _ = sort
+    width = lm.decoder.blocks[layer].head_dim if part == "attention" else 1
     return Chosen(name.format(layer, index), layer, slice(index * width, (index + 1) * width))
 
 
@@ -37,7 +38,7 @@ def some_units(lm: Model) -> list[list[Chosen]]:
     for sort in _sorts(lm):
         layers, count = lm.decoder.layers_with(sort[0]), sort[2]
         some = sorted({layers[0], layers[len(layers) // 3], layers[-1]})
-        found.append([_chosen(sort, layer, index) for layer in some for index in sorted({0, count - 1})])
+        found.append([_chosen(lm, sort, layer, index) for layer in some for index in sorted({0, count - 1})])
     return found
 
 
@@ -46,13 +47,13 @@ def end_units(lm: Model) -> list[list[Chosen]]:
     found = []
     for sort in _sorts(lm):
         layers = lm.decoder.layers_with(sort[0])
-        found.append([_chosen(sort, layers[0], sort[2] - 1), _chosen(sort, layers[-1], 0)])
+        found.append([_chosen(lm, sort, layers[0], sort[2] - 1), _chosen(lm, sort, layers[-1], 0)])
     return found
 
 
 def middle_units(lm: Model) -> list[str]:
     """All heads of the layer in the middle; of a model without attention all its channels."""
-    part, name, count, _ = _sorts(lm)[0]
+    part, name, count = _sorts(lm)[0]
     layers = lm.decoder.layers_with(part)
     return [name.format(layers[len(layers) // 2], index) for index in range(count)]
 

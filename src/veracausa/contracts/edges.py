@@ -201,12 +201,12 @@ class _Bare:
             handle = block.mlp_start.register_forward_pre_hook(lambda _, args: (new.view(-1, *args[0].shape[1:]),))
         else:
             block, count = decoder.blocks[layer], decoder.heads if kind == Q else decoder.kv_heads
-            own = block.projected(kind, block.projections[kind](block.attention_norm(seen)), count, decoder.head_dim)
+            own = block.projected(kind, block.projections[kind](block.attention_norm(seen)), count, block.head_dim)
 
             def replace(_: Any, __: Any, output: Tensor) -> Tensor:
                 output = output.clone()
                 one = slice(index, index + 1)
-                block.put(kind, output, one, own[:, :, one], decoder.head_dim)
+                block.put(kind, output, one, own[:, :, one], block.head_dim)
                 return output
 
             handle = block.projections[kind].register_forward_hook(replace)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def width_of(lm: Model, place: Place, layer: int) -> int:
     """How many numbers a layer's site has at one position."""
-    return lm.decoder.codes[place, layer].width if is_coded(place) else site_width(lm.decoder, place)
+    return lm.decoder.codes[place, layer].width if is_coded(place) else site_width(lm.decoder, place, layer=layer)
 
 
 def numbers_of(lm: Model, units: Units, number: int) -> slice | None:

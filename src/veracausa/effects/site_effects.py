@@ -171,7 +171,8 @@ class _DirectRows(Rows):
             entered = join.enter()[:, -patching.bucket.tape.tail :]
             own = entered.shape[1]  # rows may begin behind the tail's first position
             end = base.end(patching.bucket.tape.tail)[join.example]
-            end[:, -own:] += entered - before[join.example, -own:]
+            moved = entered - before[join.example, -own:]
+            end[:, -own:] += moved * self.lm.decoder.scale_between(join.layer, self.lm.layers)
             last.append(end)
         example = torch.as_tensor(rows[:, 0], device=self.lm.device)
         return patching.bucket.read(torch.cat(last), example).to("cpu", self.lm.score_dtype)

@@ -229,7 +229,7 @@ class CircuitForward:
         count = decoder.heads if kind == Q else decoder.kv_heads
         chosen = torch.as_tensor(index, device=normed.device) if len(index) < count else slice(None)  # a view
         new = project(decoder, layer, kind, normed, chosen)
-        block.put(kind, outputs[kind], chosen, new.movedim(0, 2), decoder.head_dim)
+        block.put(kind, outputs[kind], chosen, new.movedim(0, 2), block.head_dim)
 
 
 def tokens_at_once(lm: Model, length: int) -> int | None:
@@ -258,12 +258,12 @@ def project(
     """Queries (keys, values) of the chosen heads, each from the normed input of its own reader."""
     block = decoder.blocks[layer]
     count = decoder.heads if kind == Q else decoder.kv_heads
-    weights = block.projection_weights(kind, count, decoder.head_dim)[:, chosen].movedim(1, 0)
+    weights = block.projection_weights(kind, count, block.head_dim)[:, chosen].movedim(1, 0)
     new = torch.matmul(normed.flatten(1, 2), weights).unflatten(1, normed.shape[1:3])
     bias = block.projection(kind).bias
     if bias is None:
         return new
-    return new + block.projected(kind, bias, count, decoder.head_dim)[chosen][:, None, None]
+    return new + block.projected(kind, bias, count, block.head_dim)[chosen][:, None, None]
 
 
 def attend_with(

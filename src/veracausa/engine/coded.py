@@ -83,7 +83,7 @@ def _require_fits(lm: Model, dictionary: Dictionary) -> None:
         last = lm.layers - (site.kind != "r")
         if site.layer > last:
             raise MethodError(f"The dictionary is of {site.name}, but the layers of {lm.name} are 0 … {last}.")
-        own = decoder.heads * decoder.head_dim if site.kind == "z" else lm.width
+        own = decoder.heads * decoder.blocks[site.layer].head_dim if site.kind == "z" else lm.width
         if width != own:
             raise MethodError(
                 f"The dictionary is {width} wide at {site.name}, where {lm.name} is {own} wide: it was made for "
@@ -91,6 +91,11 @@ def _require_fits(lm: Model, dictionary: Dictionary) -> None:
             )
         if site.layer < lm.layers:
             block = decoder.blocks[site.layer]
+            if site.post and site.kind == "m" and block.stream_scale != 1:
+                raise MethodError(
+                    f"Block {site.layer} of {lm.name} scales the whole stream behind its last write, so {site.name} is "
+                    "not what reaches the stream. Take a dictionary of the stream, or of the MLP's own output."
+                )
             if site.post and block.parallel:
                 raise MethodError(f"Block {site.layer} of {lm.name} writes once, so it has no {site.name} of its own.")
             if site.kind == "mid" and (block.parallel or not block.has_mlp):

@@ -62,7 +62,7 @@ def replacing(decoder: Decoder, parts: Sequence[Replaced]) -> Iterator[None]:
     Raises:
         MethodError: a place that no hook can replace.
 
-    >>> with replacing(decoder, [Replaced("z", 3, constant(mean), columns_of(decoder, "z", 2))]):
+    >>> with replacing(decoder, [Replaced("z", 3, constant(mean), columns_of(decoder, "z", 3, 2, 4))]):
     ...     lm.hf(ids)
     """
     for part in parts:
@@ -75,11 +75,11 @@ def replacing(decoder: Decoder, parts: Sequence[Replaced]) -> Iterator[None]:
         yield
 
 
-def columns_of(decoder: Decoder, place: Place, index: int, parts: int) -> Int[Tensor, " columns"] | None:
+def columns_of(decoder: Decoder, place: Place, layer: int, index: int, parts: int) -> Int[Tensor, " columns"] | None:
     """Columns of one unit in its site, of which there are so many parts; None for index −1, the whole site."""
     if index < 0:
         return None
-    size = site_width(decoder, place) // parts
+    size = site_width(decoder, place, layer=layer) // parts
     return torch.arange(index * size, (index + 1) * size, device=home_of(decoder.hf))
 
 

@@ -122,7 +122,8 @@ class Passage:
 
         def in_front() -> Tensor:
             before = (base.middle if at.join[1] else base.residual)[at.join[0]][example]
-            return (base.middle if middle else base.residual)[layer][example] + (entered() - before)
+            moved = (entered() - before) * self.decoder.scale_between(at.join[0], layer)
+            return (base.middle if middle else base.residual)[layer][example] + moved
 
         if self.way == "direct":
             return Join(layer, middle, example, in_front)

@@ -151,24 +151,29 @@ def sites_for(place: Place) -> tuple[str, ...]:
     return {"neurons": ("neurons", "mlp"), "mlp": ("mlp",), "residual": ()}[place]
 
 
-def site_width(decoder: Decoder, place: Place, length: int = 0) -> int:
-    """Size of a place's activations at one position; `length`: of the prompt, which only patterns depend on."""
+def site_width(decoder: Decoder, place: Place, length: int = 0, layer: int | None = None) -> int:
+    """Size of a place's activations at one position, in one layer (None: the largest).
+
+    `length`: of the prompt, which only patterns depend on.
+    """
+    head_dim = decoder.head_dim if layer is None or layer >= decoder.layers else decoder.blocks[layer].head_dim
+    key_dim = decoder.key_dim if decoder.key_dim != decoder.head_dim else head_dim
     if place == "adapters":
         return max(found.width for found in decoder.adapters.values())
     if is_coded(place):
         return max(code.width for (kind, _), code in decoder.codes.items() if kind == place)
     return {
         "pattern": decoder.heads * length,
-        "z": decoder.heads * decoder.head_dim,
+        "z": decoder.heads * head_dim,
         "channels": decoder.channels,
         "gate": decoder.channels,
         "neurons": decoder.neurons,
         "mlp": decoder.width,
         "residual": decoder.width,
         **dict.fromkeys(CARRIED, decoder.width),
-        "queries": decoder.heads * decoder.key_dim,
-        "keys": decoder.kv_heads * decoder.key_dim,
-        "values": decoder.kv_heads * decoder.head_dim,
+        "queries": decoder.heads * key_dim,
+        "keys": decoder.kv_heads * key_dim,
+        "values": decoder.kv_heads * head_dim,
         "experts": decoder.experts * decoder.width,
         "shared": decoder.width,
         "router": decoder.experts,
@@ -301,9 +306,21 @@ def stream_change(
     offset: int,
     change: Float[Tensor, "rows positions width"],
 ) -> Float[Tensor, "rows positions width"]:
-    """What a change of a write (see `output_change`) changes of the stream: through a post-norm, where there is one."""
+    """What a change of a write (see `output_change`) changes of the stream where it joins, `at.join`.
+
+    Through a post-norm, where there is one, and scaled with the stream where that is scaled before the rows join.
+    """
     block = decoder.blocks[at.layer] if at.layer < decoder.layers else None
-    if at.place == "residual" or block is None or _straight(decoder, at):
+    if at.place == "residual" or block is None:
+        return change
+    written = _write_change(decoder, block, base, at, example, offset, change)
+    return written if at.join[0] == at.layer else block.behind(written)
+
+
+def _write_change(
+    decoder: Decoder, block: Block, base: State, at: Where, example: Tensor, offset: int, change: Tensor
+) -> Tensor:
+    if _straight(decoder, at):
         return change
     attention = in_attention(at.place, decoder, at.layer)
     write = block.attention_write if attention else block.mlp_write

@@ -80,8 +80,8 @@ class Reads:
         decoder, parts = self.decoder, []
         for kind in (Q, K, V):
             heads = decoder.heads if kind == Q else decoder.kv_heads
-            own = block.projected(kind, next(waiting).to(exact), heads, decoder.head_dim)
-            weights = block.projection_weights(kind, heads, decoder.head_dim).to(exact)
+            own = block.projected(kind, next(waiting).to(exact), heads, block.head_dim)
+            weights = block.projection_weights(kind, heads, block.head_dim).to(exact)
             parts.append(torch.einsum("rshd,whd->hrsw", own, weights))
         return torch.cat(parts)
 

@@ -122,6 +122,7 @@ def sweep(
                 if rows is not None:
                     rows = _at(last_block, rows, tail)
                     rows = rows + block.feed_forward(rows) if block.has_mlp else rows
+            rows = None if rows is None else block.behind(rows)
         if rows is not None and cost is not None:
             cost.add(rows.shape[0], positions, backward)
     if rows is not None:
@@ -164,6 +165,7 @@ def through(
         else:
             rows = rows if attended is None else block.added(rows, attended)
             rows = rows + block.feed_forward(rows) if block.has_mlp else rows
+        rows = block.behind(rows)
     if cost is not None:
         cost.add(len(rows), rows.shape[1])
     return rows

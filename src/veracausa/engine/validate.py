@@ -293,6 +293,7 @@ def _misread(decoder: Decoder, block: Block, tape: Tape, place: Place) -> tuple[
     new = before + (block.attention_write(output) if attention else block.mlp_write(output))
     if block.parallel:
         new = new + block.feed_forward(before)
+    new = block.behind(new) if late else new
     error = float(((new[0] - new[1]) - (after[0] - after[1])).abs().max())
     return "The attention" if attention else "The MLP", error, rounding(precision, float(after.abs().max()) + 1e-6)
 

@@ -67,7 +67,7 @@ class Side:
             widths = code.widths
         else:
             parts = max(1, per_layer(lm, units.kind))
-            widths = [site_width(lm.decoder, place) // parts] * parts
+            widths = [site_width(lm.decoder, place, layer=layer) // parts] * parts
         whose = np.repeat(np.arange(len(widths)), widths)
         own = np.maximum(in_parts(lm, units).index, 0)
         column = np.full(len(widths), -1)

@@ -6,8 +6,10 @@ answers c (Σ_v c_v ℓ_v), D = Σ_v c_v W_U[:, v] and s a number of the run,
     M = Σ_w ⟨w, g⟩ + ⟨β, D⟩ + ⟨c, b⟩,   g = C (γ ⊙ D) / s
 
 exactly: nothing is left over. A norm behind a sublayer (Gemma) is treated alike, its own denominator held, so g goes
-through it to the parts of what it is given. Cost: products with g at the positions that are read, of each layer's
-weights once; no block is run.
+through it to the parts of what it is given. Where a family scales the stream behind its blocks (Gemma 4), a write
+arrives multiplied by the scales of its own block and the later ones, and so is its g.
+
+Cost: products with g at the positions that are read, of each layer's weights once; no block is run.
 """
 
 from __future__ import annotations
@@ -67,7 +69,7 @@ class Frozen:
         self, neurons: Sequence[int] = ()
     ) -> Iterator[tuple[Sequence[str], Float[Tensor, "examples places parts"]]]:
         """Names of writes with what they add at each place, in the order of the stream, constants last."""
-        yield ["input"], self._along(self.state.residual[0])[..., None]
+        yield ["input"], self._along(self.state.residual[0], 0)[..., None]
         for layer in range(self.decoder.layers):
             if self.decoder.blocks[layer].mixing != "nothing":
                 yield from self._attention(layer)
@@ -88,7 +90,7 @@ class Frozen:
 
     def _mlp(self, layer: int) -> Iterator[tuple[Sequence[str], Tensor]]:
         write = self.decoder.blocks[layer].mlp_write(self.state.sites["mlp"][layer])
-        yield [f"m{layer}"], self._along(write)[..., None]
+        yield [f"m{layer}"], self._along(write, layer)[..., None]
 
     def _neurons(self, layer: int) -> Iterator[tuple[Sequence[str], Tensor]]:
         block = self.decoder.blocks[layer]
@@ -109,7 +111,8 @@ class Frozen:
 
     def by_key(self, layer: int) -> Float[Tensor, "examples places heads keys"]:
         """What each head brings from each key: its weight there times the value, along g."""
-        values = _exact(self.state.values[layer]).repeat_interleave(self.decoder.heads // self.decoder.kv_heads, 1)
+        values = _exact(self.state.values[layer])
+        values = values.repeat_interleave(self.decoder.heads // values.shape[1], 1)
         pattern = at_places(self.bucket, self.state.sites["pattern"][layer].transpose(1, 2))
         return torch.einsum("ephd,ehkd->ephk", self.values_gradient(layer), values) * pattern
 
@@ -118,24 +121,30 @@ class Frozen:
 
     def _behind(self, layer: int, norm: nn.Module | None, output: Tensor) -> Float[Tensor, "examples places width"]:
         """g at what a sublayer gives before the norm behind it, if it has one."""
+        gradient = self._scaled(layer)
         if norm is None:
-            return self.gradient
+            return gradient
         given, form = at_places(self.bucket, output), norm_form(self.decoder, norm)
         inverse = form.inverse(given, _exact(norm(_as(given, self.state))))
-        return form.pull_back(given, inverse, self.gradient[None] * self.decoder.blocks[layer].scale, True)[0]
+        return form.pull_back(given, inverse, gradient[None] * self.decoder.blocks[layer].scale, True)[0]
 
     def _bias(
         self, name: str, layer: int, gradient: Tensor, bias: Tensor | None, norm: nn.Module | None
     ) -> Iterator[tuple[Sequence[str], Tensor]]:
         """The constant of a sublayer: its output's bias, and that of the norm behind it."""
         behind = None if norm is None else norm_form(self.decoder, norm).bias
-        behind_norm = self.gradient * self.decoder.blocks[layer].scale
+        behind_norm = self._scaled(layer) * self.decoder.blocks[layer].scale
         found = [(g * _exact(b)).sum(-1) for g, b in ((gradient, bias), (behind_norm, behind)) if b is not None]
         if found:
             yield [name], torch.stack(found).sum(0)[..., None]
 
-    def _along(self, write: Float[Tensor, "examples positions width"]) -> Float[Tensor, "examples places"]:
-        return (at_places(self.bucket, write) * self.gradient).sum(-1)
+    def _along(self, write: Float[Tensor, "examples positions width"], layer: int) -> Float[Tensor, "examples places"]:
+        return (at_places(self.bucket, write) * self._scaled(layer)).sum(-1)
+
+    def _scaled(self, layer: int) -> Float[Tensor, "examples places width"]:
+        """g at what a block writes to the stream."""
+        scale = self.decoder.scale_between(layer, self.decoder.layers)
+        return self.gradient if scale == 1 else self.gradient * scale
 
 
 def metric_direction(bucket: Bucket, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:

@@ -205,6 +205,6 @@ def _axis(shares: Sequence[float] | np.ndarray) -> np.ndarray:
 def _moved(lm: Model, tape: Tape, table: Units, example: Tensor, share: Tensor) -> Replaced:
     """One unit, moved each row's share of the way from what it is to what it was in the corrupted run."""
     layer, place = int(table.layer[0]), table.place
-    columns = columns_of(lm.decoder, place, int(table.index[0]), per_layer(lm, table.kind))
+    columns = columns_of(lm.decoder, place, layer, int(table.index[0]), per_layer(lm, table.kind))
     other = activation(tape.corrupted, place, layer)[example]
     return Replaced(place, layer, towards(other if columns is None else other[..., columns], share), columns)

@@ -291,8 +291,9 @@ class UnitSums(Sums):
         for dropped in range(layers):
             # without a block the gradient behind it goes straight to the stream before it; later ones are as they were
             below = [layer for layer in self.layers if layer < dropped]
+            behind = bucket.lm.decoder.blocks[dropped].behind(stream[dropped])
             found = torch.autograd.grad(
-                state.residual[dropped], [recorded(state, place, layer) for layer in below], stream[dropped],
+                state.residual[dropped], [recorded(state, place, layer) for layer in below], behind,
                 allow_unused=True, materialize_grads=True, retain_graph=True,
             ) if below else ()  # fmt: skip
             cost.backward += len(example) * bucket.positions * (dropped if below else 0)

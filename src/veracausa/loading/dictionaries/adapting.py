@@ -109,7 +109,7 @@ def require_site(lm: Model, site: Site, width: int | None = None) -> None:
         )
     if site.kind != "r":
         _require_part(lm.decoder.blocks[site.layer], site, lm.name)
-    own = lm.heads * lm.decoder.head_dim if site.kind == "z" else lm.width
+    own = lm.heads * lm.decoder.blocks[site.layer].head_dim if site.kind == "z" else lm.width
     if width is not None and width != own:
         raise MethodError(
             f"The dictionary is {width:,} wide, but {site.name} of {lm.name} is {own:,} wide. Was it trained on "
@@ -200,12 +200,12 @@ def _is_centred(lm: Model, parts: Parts, asked: bool | None, site: Site) -> bool
 
 def _value_bias(lm: Model, layer: int) -> Tensor | None:
     """What every head's values have in common whatever it attends to, [heads · head width]; None if nothing."""
-    block, decoder = lm.decoder.blocks[layer], lm.decoder
+    block = lm.decoder.blocks[layer]
     bias = None if not block.projections else block.projection(2).bias
     if bias is None:
         return None
-    own = block.projected(2, bias, decoder.kv_heads, decoder.head_dim)
-    return own.repeat_interleave(decoder.heads // decoder.kv_heads, 0).flatten()
+    own = block.projected(2, bias, block.kv_heads, block.head_dim)
+    return own.repeat_interleave(block.heads // block.kv_heads, 0).flatten()
 
 
 def _without_value_bias(parts: Parts, bias: Tensor) -> Parts:

@@ -1,0 +1,70 @@
+"""Families whose MLPs are mixtures of experts, in all blocks or in some."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from veracausa.anatomy.anatomy import Anatomy
+from veracausa.anatomy.families.likenesses import GATED, LLAMA, POST_NORM, SHARED_NORM, like
+
+
+def _behind_a_norm(what: str) -> tuple[tuple[str, str], ...]:
+    """What a family lacks whose experts do not add up to their MLP's output."""
+    why = f"{what} stands between its experts and their MLP's output, so what one of them adds there isn't told."
+    return tuple((kind, why) for kind in ("experts", "shared", "expert_neurons"))
+
+
+MIXTURE: dict[str, Any] = {"experts": "mlp.experts"}
+_LATENT: dict[str, Any] = {"q": None, "k": None, "v": None, "experts": "mlp.experts", "qk_norms": ()}
+
+#: `config.model_type` → anatomy.
+MIXTURES: dict[str, Anatomy] = {
+    **like(
+        LLAMA,
+        *("aria_text", "dots1", "ernie4_5_moe", "exaone_moe", "flint", "glm4_moe", "hunyuan_v1_moe", "hy_v3", "mellum"),
+        *("minimax_m2", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe", "solar_open"),
+        **MIXTURE,
+    ),
+    **like(
+        LLAMA,
+        "cohere2_moe",
+        **SHARED_NORM,
+        **MIXTURE,
+        averaged="shared_expert_combination_strategy",
+        logit_scale="logit_scale",
+    ),
+    **like(LLAMA, "flex_olmo", **POST_NORM, **MIXTURE),
+    **like(LLAMA, "gpt_oss", **MIXTURE, gives_two=True),
+    **like(
+        LLAMA,
+        *("granitemoe", "granitemoe_swa"),
+        mlp="block_sparse_moe",
+        experts="block_sparse_moe.experts",
+        router="block_sparse_moe.router",
+        residual_scale="residual_multiplier",
+        logit_divisor="logits_scaling",
+        without=(("shared_mlp", "a second MLP beside the experts"),),
+    ),
+    **like(
+        LLAMA,
+        "kolibri1",
+        attention_post_norm="post_self_attn_layernorm",
+        mlp_post_norm="post_mlp_layernorm",
+        **MIXTURE,
+    ),
+    **like(LLAMA, "mimo_v2_flash", **MIXTURE),
+    **like(LLAMA, "minimax_m3_vl_text", **MIXTURE, experts_scale="mlp.routed_scaling_factor"),
+    **like(LLAMA, "deepseek_v2", "deepseek_v3", "glm4_moe_lite", "youtu", **_LATENT),
+    **like(LLAMA, "axk1", **_LATENT, lacks=_behind_a_norm("a norm of their sum (`post_mlp_layernorm`)")),
+    **like(LLAMA, "minicpm3", **_LATENT, residual_scale="residual_scale", logit_divisor="logits_scaling"),
+    **like(
+        LLAMA,
+        "afmoe",
+        attention_post_norm="post_attention_layernorm",
+        mlp_norm="pre_mlp_layernorm",
+        mlp_post_norm="post_mlp_layernorm",
+        **GATED,
+        **MIXTURE,
+    ),
+    **like(LLAMA, "laguna", **GATED, **MIXTURE, experts_scale="mlp.routed_scaling_factor"),
+}
