@@ -24,14 +24,13 @@ KINDS = (
     "AblationStudy", "Against", "Baselines", "CounterfactualComparison", "GeneralPurpose", "HeadRoles", "Search",
     "OptimalConstants", "Steering", "Recovery", "Study", "Lens", "LogitAttribution",
     "Interactions", "CheckedInteractions", "Modules", "AttributionGraph", "GraphCheck", "Activations",
-    "Quality",
+    "Quality", "PartCurve",
 )  # fmt: skip
 #: Made of other results, without a run of their own.
 COSTLESS = {"Agreement", "Stability", "Circuit", "CircuitStability", "Against", "Recovery", "Modules"}
 #: What a public function may return that is no result.
 OTHERS = {
     "FeaturesFound",
-    "PartCurve",
     "Superposition",
     "Model",
     "Task",

@@ -40,6 +40,7 @@ READERS: dict[str, str] = {
     "veracausa-minimality-1": "circuits.quality.files:load_minimality",
     "veracausa-modules-1": "interplay.module_results:load_modules",
     "veracausa-optimal-constants-2": "effects.learned_constants:load_optimal_constants",
+    "veracausa-part-curve-1": "circuits.quality.part_curve:load_part_curve",
     "veracausa-receipt-2": "receipts.files:load_receipt",
     "veracausa-recovery-1": "ground_truth.recovered:load_recovery",
     "veracausa-responses-2": "causes.curves.files:load_responses",

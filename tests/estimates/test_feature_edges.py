@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from laid_features import asked, dictionary, part_of
+from bridges import as_model
+from laid_features import asked, by_name, dictionary, part_of, task_of
+from naive_feature_edges import Edges
 from naive_features import both, run
+from tiny_models import make, mostly_slow
 
 import veracausa as vc
 from veracausa.errors import VeracausaError
@@ -78,19 +81,116 @@ def test_directly_into_an_mlp_the_attention_between_keeps_its_output():
     assert not np.allclose(values[:, 0], values[:, 1])
 
 
+def slope(hf, family, lm, pair, ends, through, end_frozen=False, h=1e-5):
+    """dM/dα of whole runs with hooks, α the share of the way that the sender goes: central differences, error O(h²)."""
+    up, down = (Edges(hf, family, lm.layers, pair, share=share) for share in (h, -h))
+    return (up.effect(*ends, through, end_frozen) - down.effect(*ends, through, end_frozen)) / (2 * h)
+
+
+@pytest.mark.parametrize("family", mostly_slow(["llama", "gemma2", "gpt_neox", "gpt2"], fast=("llama", "gemma2")))
+def test_heads_mlps_tokens_and_logits_are_ends_too(family):
+    hf, lm, found, task = asked(family)
+    a, up = dictionary(lm.width, "r1", "relu", seed=5, name="up")
+    b, down = dictionary(lm.width, "m1", "relu", seed=6, name="down")
+    c, att = dictionary(lm.width, "a2", "relu", seed=7, name="att")
+    lm, dim = lm.reading(a, b, c), lm.decoder.head_dim
+    one, other, third = (up, 3), (down, "error"), (att, "error")
+    head, mlp, tokens = ("head", 2, 1, dim), ("mlp", 2), ("resid", 0)
+    early = ("mlp_post" if family == "gemma2" else "mlp", 0)  # a sender is the change of what it writes
+    edges = {
+        "f1.up.3->m2": (one, mlp, False), "f1.up.3->...->m2": (one, mlp, True),
+        "f1.up.3->a2.h1": (one, head, False), "f1.up.3->...->a2.h1": (one, head, True),
+        "f1.up.3->logits": (one, "logits", False), "f1.up.3->...->logits": (one, "logits", True),
+        "m0->f1.up.error": (early, (up, "error"), False), "m0->...->f1.down.error": (early, other, True),
+        "input->f1.up.3": (tokens, one, False), "input->...->f1.down.error": (tokens, other, True),
+        "m0->...->f1.down.error->logits": (early, other, True, True),
+        "f1.up.error->f2.att.error": ((up, "error"), third, False),
+        "f1.up.error->...->f2.att.error": ((up, "error"), third, True),
+    }  # fmt: skip
+    if family != "gemma2":  # behind a post-norm a head's write is its share of the norm
+        edges["a0.h1->...->f1.down.error"] = ("head", 0, 1, dim), other, True
+        edges["a0.h1->f1.up.error"] = ("head", 0, 1, dim), (up, "error"), False
+    scores = by_name(vc.estimates.feature_edges(lm, task, [*edges], **QUIET))
+    assert sum(abs(values[0]) > 1e-4 for values in scores.values()) > 5
+    for name, (start, end, through, *frozen) in edges.items():
+        for i, pair in enumerate(found):
+            wanted = slope(hf, family, lm, pair, (start, end), through, *frozen)
+            assert scores[name][i] == pytest.approx(wanted, rel=1e-6, abs=1e-6), name  # h² · third derivatives near 10³
+
+
+@pytest.mark.parametrize("family", ["opt", "llama", "bloom"])
+def test_every_way_to_the_logits_is_attribution_patching(family):
+    lm, (_, _, found, _) = as_model(make(family), family), asked("llama")
+    names, task = ["a1.h1", "a0.h2", "m1"], task_of(found)
+    ways = vc.estimates.feature_edges(lm, task, [f"{name}->...->logits" for name in names], **QUIET)
+    slopes = [vc.attribute(lm, task, units=[name], **QUIET).values[:, 0] for name in names]
+    torch.testing.assert_close(ways.values, torch.stack(slopes, 1), rtol=0, atol=1e-9)
+
+
+def test_positions_add_up_and_chains_follow_their_arrows():
+    _, lm, _, task = asked("llama")
+    lm = lm.reading(dictionary(lm.width, "r1", "relu", name="up")[0], dictionary(lm.width, "r2", "relu", seed=6)[0])
+    length = task.lengths[0]
+    sent = [f"f1.up.error@{i}->...->f2.error" for i in range(length)]
+    seen = [f"f1.up.error->...->a2.h1<v>@{i}" for i in range(length)]
+    rest = ["f1.up.error->...->f2.error", "f1.up.error->...->a2.h1<v>"]
+    scores = by_name(vc.estimates.feature_edges(lm, task, [*sent, *seen, *rest], **QUIET))
+    whole, value = (np.array(scores[name]) for name in rest)
+    chain, edge = (
+        vc.estimates.feature_edges(lm, task, [f"f1.up.error->f2.error{more}"], **QUIET).values
+        for more in ("->...->logits", "")
+    )
+    np.testing.assert_allclose(sum(np.array(scores[name]) for name in sent), whole, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(sum(np.array(scores[name]) for name in seen), value, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(chain, edge, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_integrated_gradients_average_the_downstream_gradient(family):
+    """ḡ_d · ∇_u d · (u′ − u), ḡ_d the mean gradient at d as its whole site goes straight to the other run's value."""
+    hf, lm, found, task = asked(family)
+    a, up = dictionary(lm.width, "r1", "relu", seed=5, name="up")
+    b, down = dictionary(lm.width, "r2", "relu", seed=6)
+    lm, nodes = lm.reading(a, b), 4
+    edges = {f"f1.up.{u}->...->f2.{d}": (u, d) for u in (3, "error") for d in (5, "error")}
+    for direction in ("noising", "denoising"):
+        how = {"method": "ig", "nodes": nodes, "direction": direction}
+        scores = by_name(vc.estimates.feature_edges(lm, task, [*edges], **how, **QUIET))
+        for i, pair in enumerate(found):
+            base, other = (pair.clean, pair.corrupted) if direction == "noising" else (pair.corrupted, pair.clean)
+            own, there = (both(hf, family, ids, down)[1] for ids in (base, other))
+            grads = []
+            for k in range(nodes):
+                extra = (k / nodes * (there - own)).requires_grad_()
+                logits = run(hf, family, base, [(down.writes, lambda x, extra=extra: x + extra)])
+                grads += torch.autograd.grad(logits[pair.correct] - logits[pair.incorrect], extra)
+            mean = sum(grads) / nodes
+            for name, (u, d) in edges.items():
+                before, after = (up.parts(*both(hf, family, ids, up))[u] for ids in (base, other))
+                extra, seen = torch.zeros_like(before, requires_grad=True), {}
+                keep = lambda x, seen=seen: seen.setdefault("x", x)  # noqa: E731
+                run(hf, family, base, [(up.writes, lambda x, extra=extra: x + extra), (down.reads, keep)])
+                written = down.parts(seen["x"], seen["x"])[d]
+                (jacobian,) = torch.autograd.grad((mean * written).sum(), extra)
+                assert scores[name][i] == pytest.approx(float((jacobian * (after - before)).sum()), abs=1e-9), name
+
+
 @pytest.mark.parametrize(
-    ("units", "said"),
+    ("units", "how", "said"),
     [
-        (["f1.up.3->m2->logits"], "no edge between two parts"),
-        (["f1.up.3@2->f2.down.3"], "no edge between two parts"),
-        (["f1.up.3->m2"], "no edge between two parts"),
+        (["a0.h0->m2"], {}, "units='edges'"),
+        (["f1.up.3->m2"], {"method": "ig"}, "ends at|end at"),
+        (["f1.up.3->f2.down.3->logits"], {"method": "ig"}, "end at"),
+        (["f1.up.3->f2.down.3"], {"method": "ig", "nodes": 0}, "one node"),
+        (["f1.up.3->f2.down.3"], {"method": "eap"}, "atp or ig"),
+        (["f1.up.3->f2.down.3"], {"ablation": "mean"}, "counterfactual, zero"),
     ],
 )
-def test_what_is_refused(units, said):
+def test_what_is_refused(units, how, said):
     _, lm, _, task = asked("llama")
     lm = lm.reading(dictionary(lm.width, "r1", name="up")[0], dictionary(lm.width, "r2", name="down")[0])
     with pytest.raises(VeracausaError, match=said):
-        vc.estimates.feature_edges(lm, task, units, **QUIET)
+        vc.estimates.feature_edges(lm, task, units, **how, **QUIET)
 
 
 @pytest.mark.parametrize("site", ["m1", "m1.post"])

@@ -75,6 +75,9 @@ def every_result() -> dict[str, Any]:
         "GraphCheck": vc.graphs.check(lm, graph, task, dictionary=coder, top=12),
         "Activations": vc.reading.activations(**on, units=["m1.n3"], **QUIET),
         "Quality": coder.check(lm, task),
+        "PartCurve": vc.circuits.part_curve(
+            lm, task, vc.attribute(**on, units="features", dictionary=coder, **QUIET), dictionary=coder, **QUIET
+        ),
         "Lens": vc.reading.lens(**on, tokens=2, **QUIET),
         "LogitAttribution": vc.reading.dla(**on, neurons=[1], positions=True, **QUIET),
         "HeadRoles": vc.counterfactuals.head_roles(lm, task),

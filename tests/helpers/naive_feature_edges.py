@@ -31,12 +31,14 @@ def run(model, family, ids, edits=(), watch=()):
 
 
 class Edges:
-    """Edges of one pair. Ends are (dictionary, part), ("head", layer, head, width), ("mlp", layer), "logits"."""
+    """Edges of one pair. Ends are (dictionary, part), ("head", layer, head, width), ("mlp", layer), "logits",
+    ("mlp_post", layer) for what a post-norm makes of an MLP, ("resid", 0) for the input.
+    """
 
-    def __init__(self, model, family, layers, pair, noising=True, zero=False):
+    def __init__(self, model, family, layers, pair, noising=True, zero=False, share=1.0):
         self.model, self.family, self.layers, self.pair = model, family, layers, pair
         self.base, self.other = (pair.clean, pair.corrupted) if noising else (pair.corrupted, pair.clean)
-        self.zero = zero
+        self.zero, self.share = zero, share  # how far a sender goes to what it is in the other run
         modules = [(site, layer) for layer in range(layers) for site in ("attn_out", "mlp")]
         self.modules = run(model, family, self.base, watch=modules)[1]
 
@@ -61,7 +63,7 @@ class Edges:
             return None
         if end[0] == "head":
             return "attn_out", end[1]
-        if end[0] == "mlp":
+        if end[0] in ("mlp", "mlp_post", "resid"):
             return end
         site, layer = end[0].writes
         return (OF[site], layer) if site in OF else None
@@ -69,18 +71,19 @@ class Edges:
     def _watched(self, end):
         if end[0] == "head":
             return [("z", end[1])]
-        return [end] if end[0] == "mlp" else [end[0].reads, end[0].writes]
+        return [end] if end[0] in ("mlp", "mlp_post", "resid") else [end[0].reads, end[0].writes]
 
     def _sent(self, end):
         """The edit that puts in what a sender is in the other run, or nothing."""
         there = run(self.model, self.family, self.other, watch=self._watched(end))[1]
         if self.zero and not isinstance(end[0], Plain):
             there = {where: torch.zeros_like(value) for where, value in there.items()}
-        return self._new(end, there, zero=self.zero)
+        where, edit = self._new(end, there, zero=self.zero)
+        return where, lambda a: a + self.share * (edit(a) - a)
 
     def _new(self, end, there, zero=False):
         """The edit that puts in what an end is among these activations."""
-        if end[0] == "mlp":
+        if end[0] in ("mlp", "mlp_post", "resid"):
             return end, lambda a: there[end]
         if end[0] == "head":
             own = slice(end[2] * end[3], (end[2] + 1) * end[3])

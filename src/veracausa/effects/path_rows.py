@@ -69,7 +69,7 @@ class PathRows(WriteRows):
         return self.lm.layers - end.begins(self.lm.graph) // 2 if end.live else 0
 
     @cached_property
-    def _spans(self) -> list[Spans]:
+    def spans(self) -> list[Spans]:
         """Where each pair's patched prompt has the spans that parts are at."""
         return [places(self.task, i, self.units.named, self.noising) for i in range(len(self.task))]
 
@@ -80,14 +80,14 @@ class PathRows(WriteRows):
             length, alike = len(self.task.clean[members[0]]), not self.units.named
             runs = np.broadcast_to(self.starts(start, length, members) < length, (len(members), len(self.units)))
             for example, own in zip(members[:1] if alike else members, runs, strict=False):
-                ends = [self._end(unit, start, length, example) for unit in np.flatnonzero(own).tolist()]
+                ends = [self.end(unit, start, length, example) for unit in np.flatnonzero(own).tolist()]
                 shared = Routes.of(self.lm.graph, ends).depth - sum(map(self._own, ends))
                 found += (len(members) if alike else 1) * (length - start) * shared
         return float(found)
 
     def starts(self, start: int, length: int, examples: tuple[int, ...]) -> np.ndarray:
         """The first position, of all paths that can change something in a prompt; `length` of others."""
-        spans = [self._spans[i] for i in (examples if self.units.named else examples[:1])]
+        spans = [self.spans[i] for i in (examples if self.units.named else examples[:1])]
         runs = [
             [path.exists(length, own) and _reaches(path, start, length, own) for path in self.units.paths]
             for own in spans
@@ -104,7 +104,7 @@ class PathRows(WriteRows):
         }
         exists, changed = np.zeros_like(waiting), np.zeros_like(waiting)
         for i, example in enumerate(tape.examples):
-            spans = self._spans[example]
+            spans = self.spans[example]
             exists[i] = [path.exists(tape.length, spans) for path in self.units.paths]
             changed[i] = [
                 _reaches(path, tape.start, tape.length, spans)
@@ -128,14 +128,14 @@ class PathRows(WriteRows):
         """See `Plan.chunk`."""
         tape, read = patching.bucket.tape, patching.bucket.read
         example = torch.as_tensor(rows[:, 0], device=self.lm.device)
-        ends = [self._end(unit, start, tape.length, tape.examples[i]) for i, unit in rows.tolist()]
+        ends = [self.end(unit, start, tape.length, tape.examples[i]) for i, unit in rows.tolist()]
         last = run_paths(self.lm.decoder, tape, patching.base, patching.other, ends, example, self.cost)
         return read(last, example).to("cpu", self.lm.score_dtype)
 
-    def _end(self, unit: int, start: int, length: int, example: int) -> Station:
+    def end(self, unit: int, start: int, length: int, example: int) -> Station:
         """The last station of a path in a pair."""
         path = self.units.paths[unit]
-        spans = {name: where for name, where in self._spans[example].items() if name in path.named}
+        spans = {name: where for name, where in self.spans[example].items() if name in path.named}
         key = unit, start, length, *spans.items()
         if key not in self._ends:
             self._ends[key] = _end_of(path, start, length, spans, self._stations)

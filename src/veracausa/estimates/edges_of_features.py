@@ -1,46 +1,54 @@
-"""Estimated edges between parts of dictionaries: gradients in the place of runs (Marks et al. 2403.19647).
+"""Estimated edges and paths between parts of dictionaries, heads, MLPs, tokens and logits: gradients in place of runs.
 
-    E(u → d) ≈ ∂M/∂d · ∂d/∂u · (u' − u)
+    E(u → d) ≈ ∂M/∂d · ∂d/∂u · (u' − u)                                                    (Marks et al. 2403.19647)
 
-`u->d`: the change reaches the downstream encoder along the stream alone, so ∂d/∂u is the encoder's own derivative (with
-its MLP's, where it stands behind one) times what u writes. `u->...->d`: ∂d/∂u through all heads and MLPs between. All
-of it at the base run: features that a change would switch on or off are not seen, and of TopK the gradient goes through
-those that were chosen. One backward pass for the metric, and one for each downstream part, whatever the number of
-upstream ones.
+`u->d`: the change reaches the downstream part along the stream alone, so ∂d/∂u is that part's own derivative (of an
+encoder behind an attention or MLP with theirs) times what u writes. `u->...->d`: ∂d/∂u through all heads and MLPs
+between. Longer paths likewise, arrow by arrow. All of it at the base run: features that a change would switch on or off
+are not seen, and of TopK the gradient goes through those that were chosen.
+
+"ig" takes for ∂M/∂d its mean along the way on which the whole site of d goes straight to its replacement, as the node
+scores of integrated gradients do; ∂d/∂u stays at the base run, as in the authors' program.
+
+One backward pass for the metric, and one for each downstream part, whatever the number of upstream ones ("ig": and
+`nodes` passes for each site of downstream parts).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from veracausa.cost import Cost
+from veracausa.anatomy.graph import MIXER
+from veracausa.arguments import shown
 from veracausa.dictionaries.dictionary import Dictionary
-from veracausa.effects.exact import exact
+from veracausa.effects.exact import ExactWork, exact
+from veracausa.effects.path_rows import PathRows
+from veracausa.engine.attention import SUFFIX
 from veracausa.engine.bucket import Bucket
-from veracausa.engine.coded import read_by, site_of
-from veracausa.engine.patches import recorded, sites_for
-from veracausa.engine.path_codes import Coded, sent_by
+from veracausa.engine.guard import attention_function
+from veracausa.engine.patches import sites_for
 from veracausa.engine.reader_change import SITES
+from veracausa.engine.routes import Station
 from veracausa.engine.session import Session, session
-from veracausa.errors import UnitError
+from veracausa.errors import MethodError, UnitError
+from veracausa.estimates.mean_slopes import mean_slopes
+from veracausa.estimates.path_slopes import PathSlopes, detached
 from veracausa.scores.scores import Scores, assemble
 from veracausa.units.paths import Paths
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
-
-    from veracausa.engine.tape import State
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 
-#: (Upstream part, downstream part, whether blocks between respond).
-Edge = tuple[Coded, Coded, bool]
+EdgeMethod = Literal["atp", "ig"]
+EDGE_METHODS: tuple[EdgeMethod, ...] = ("atp", "ig")
 
 
 def feature_edges(
@@ -48,146 +56,135 @@ def feature_edges(
     task: Task,
     units: Sequence[str] | Paths,
     *,
+    method: EdgeMethod = "atp",
+    nodes: int = 10,
     ablation: Literal["counterfactual", "zero"] = "counterfactual",
     direction: Literal["noising", "denoising"] = "noising",
     dictionary: Dictionary | Sequence[Dictionary] | None = None,
     show_progress: bool = True,
 ) -> Scores:
-    """Estimates of edges between parts of dictionaries, to be held against `vc.exact` of the same names.
+    """Estimates of edges and paths with parts of dictionaries, to be held against `vc.exact` of the same names.
 
     Args:
-        units: edges "f10.12->f20.517" and "f10.12->...->f20.517", also from and to errors, skips and directions, at all
-            positions.
+        units: edges "f10.12->f20.517" and "f10.12->...->f20.517", from and to features, errors, skips, directions,
+            heads, MLPs, the input and the logits, and longer paths, at all positions or at some (see `units.paths`).
+        method: "atp" (gradients at the base run) or "ig" (the downstream part's gradient averaged along its site's
+            straight path; of edges whose downstream end is a part of a dictionary).
+        nodes: of "ig", at α = 0, 1/nodes, …; Marks et al. take 10.
         ablation, direction, dictionary: as in `vc.exact`.
 
     Raises:
-        UnitError: something else than such an edge. MethodError, UnitError: as `vc.exact`.
+        UnitError: something else than such paths, or a reader whose slope is not known here. MethodError, UnitError: as
+            `vc.exact`.
 
-    >>> edges = vc.estimates.feature_edges(lm, task, ["f10.12->f20.517"], dictionary=dictionaries)
+    >>> edges = vc.estimates.feature_edges(lm, task, ["f10.12->f20.517", "m9->f10.12"], dictionary=dictionaries)
     """
+    if method not in EDGE_METHODS or nodes < 1:
+        raise MethodError(
+            f"method={shown(method)}, nodes={nodes}: edges with features are estimated by {' or '.join(EDGE_METHODS)}, "
+            "with one node or more."
+        )
     asked = exact.work(lm, task, units=units, ablation=ablation, direction=direction, dictionary=dictionary)
-    if not isinstance(asked.units, Paths):
-        raise UnitError("feature_edges takes edges between parts of dictionaries: ['f10.12->f20.517'].")
-    edges = [_edge(asked.units, i) for i in range(len(asked.units))]
-    shape, name = (len(task), len(edges)), "feature-edges"
+    require_estimated(asked.units, method)
+    shape, name = (len(task), len(asked.units)), "feature-edges"
     with session(asked.lm, task, shape, out=None, name=name, asked={}, show=show_progress) as call:
         if ablation == "counterfactual":
             call.measured.require_gap(task)
-        groups = asked.plan(Cost()).buckets(asked.share)
-        with call.bar(f"estimates of {len(edges):,} edges between features", 0.0):
-            call.rest(groups, partial(_bucket, call, edges, direction == "noising", ablation == "zero"))
+        plan = cast("PathRows", asked.plan(call.cost))
+        with call.bar(f"estimates of {len(asked.units):,} edges between features", 0.0):
+            call.rest(plan.buckets(asked.share), partial(_bucket, call, asked, plan, nodes if method == "ig" else 0))
+    more = {"nodes": nodes, "grid": "left"} if method == "ig" else {}
     return assemble(
         call,
         call.values,
         asked.units,
-        method="atp",
-        settings=asked.settings,
+        method=method,
+        settings=asked.settings | more,
         notes=("Gradients at the base run: features that a change switches on or off are not seen.",),
     )
 
 
-def _edge(table: Paths, i: int) -> Edge:
-    """The ends of one path that is an edge between parts of dictionaries."""
-    path = table.paths[i]
-    if len(path.sender) == len(path.steps) == len(path.steps[0].parts) == 1:
-        up, down = path.sender[0], path.steps[0].parts[0]
-        if up.coded and down.coded and up.span is None and down.span is None:
-            if not path.steps[0].through and down.coded.behind == "attention":
-                raise UnitError(f"{path.name}: of encoders behind an attention only '->...->' is estimated.")
-            return up.coded, down.coded, path.steps[0].through
-    raise UnitError(
-        f"{path.name} is no edge between two parts of dictionaries at all positions; other paths are not estimated. "
-        "vc.exact runs them."
-    )
+def require_estimated(units: Any, method: str = "atp") -> None:
+    """UnitError for what is no table of paths, or holds one that cannot be estimated.
 
-
-def _bucket(
-    call: Session, edges: Sequence[Edge], noising: bool, zero: bool, start: int, examples: tuple[int, ...]
-) -> None:
-    """The scores of a bucket's pairs."""
-    kinds = sorted({part.kind for edge in edges for part in edge[:2]})
-    sites = tuple(dict.fromkeys([*SITES[:3], *(site for kind in kinds for site in sites_for(kind))]))  # type: ignore[arg-type]
-    with torch.enable_grad():
-        bucket = Bucket.record(
-            call.lm, call.task, start, examples, call.cost, sites=sites, grad="clean" if noising else "corrupted"
+    Raises:
+        UnitError: says which path, and what to do.
+    """
+    if not isinstance(units, Paths):
+        raise UnitError(
+            "feature_edges takes edges and paths with parts of dictionaries, ['f10.12->f20.517']; for edges of the "
+            "graph take vc.attribute(…, units='edges', method='eap')."
         )
-        base, other = bucket.runs(noising)
-        slopes = _Slopes(bucket, base, None if zero else other)
-        columns = slopes.scores(edges)
-    pairs, units = len(examples), torch.arange(len(edges))
-    call.put(
-        (bucket.index.repeat_interleave(len(edges)), units.repeat(pairs)),
-        torch.stack(columns, 1).flatten().to("cpu", call.lm.score_dtype),
+    for name, path in zip(units.names, units.paths, strict=True):
+        for part in (part for step in path.steps for part in step.parts):
+            if any(kind == MIXER for kind, _ in part.reads):
+                raise UnitError(f"{name}: slopes into a mixer ({part.stem}) are not known. vc.exact runs such paths.")
+        if method == "ig" and (len(path.steps) != 1 or not all(part.coded for part in path.steps[0].parts)):
+            raise UnitError(
+                f"{name}: method='ig' averages the gradient of a part of a dictionary, so it is of edges that end at "
+                "one ('f10.12->f20.517', 'm9->...->f10.12'). Take method='atp'."
+            )
+
+
+def _bucket(call: Session, asked: ExactWork, plan: PathRows, nodes: int, start: int, examples: tuple[int, ...]) -> None:
+    """The estimates of a bucket's pairs."""
+    ends, lacking = _ends(asked.units, plan, start, examples)
+    pairs, units = len(examples), torch.arange(len(asked.units))
+    with torch.enable_grad(), attention_function(call.lm.decoder, SUFFIX):
+        slopes = recorded_slopes(call, asked, start, examples, [*ends], nodes)
+        values = torch.full((pairs, len(units)), float("nan"), dtype=call.lm.score_dtype)
+        for end, cells in ends.items():
+            found = slopes.score(end).detach().to("cpu", call.lm.score_dtype)
+            row, unit = np.array(cells).T
+            values[row, unit] = found[torch.as_tensor(row)]
+    values[lacking] = float("nan")
+    index = torch.tensor(examples)
+    call.put((index.repeat_interleave(len(units)), units.repeat(pairs)), values.flatten())
+
+
+def _ends(
+    units: Any, plan: PathRows, start: int, examples: tuple[int, ...]
+) -> tuple[dict[Station, list[tuple[int, int]]], Tensor]:
+    """The last station of each path with its cells (pair of the bucket, path), and where a pair lacks a position."""
+    length = plan.patched.lengths[examples[0]]
+    found: dict[Station, list[tuple[int, int]]] = {}
+    lacking = torch.zeros(len(examples), len(units), dtype=torch.bool)
+    for row, example in enumerate(examples):
+        for unit, path in enumerate(units.paths):
+            lacking[row, unit] = not path.exists(length, plan.spans[example])
+            found.setdefault(plan.end(unit, start, length, example), []).append((row, unit))
+    return found, lacking
+
+
+def recorded_slopes(
+    call: Session, asked: ExactWork, start: int, examples: tuple[int, ...], ends: Sequence[Station], nodes: int = 0
+) -> PathSlopes:
+    """Both runs of a bucket, the patched one with its graph; `nodes`: of integrated gradients, if these are asked for.
+
+    `ends`: the last stations of the paths that slopes are asked for of.
+    """
+    noising, zero = asked.direction == "noising", asked.ablation == "zero"
+    stations = {station for end in ends for station in end.chain}
+    kinds = sorted(
+        {part.kind for one in stations for part, *_ in (*one.coded, *(c for r in one.reads for c in r.coded))}
     )
+    sites = tuple(dict.fromkeys([*SITES, *(site for kind in kinds for site in sites_for(kind))]))  # type: ignore[arg-type]
+    grad: Literal["clean", "corrupted"] = "clean" if noising else "corrupted"
+    bucket = Bucket.record(call.lm, call.task, start, examples, call.cost, sites=sites, grad=grad)
+    base, other = bucket.runs(noising)
+    own = detached(base)
+    last = [end for end in ends if end.reads and end.reads[0].coded] if nodes else []
+    read = {(part.kind, part.layer) for end in last for part, *_ in end.reads[0].coded}
+    graph = call.lm.graph
+    written = {int(graph.writer_order[writer]) for one in stations for writer, *_ in one.sends}
+    written |= {part.written_at(graph) for one in stations for part, *_ in one.coded}
+    written |= {reads.seen_from(graph) for one in stations for reads in one.reads}
+    means = mean_slopes(call, _without_graph(bucket, own, noising), read, noising, zero, nodes) if read else {}
+    return PathSlopes(bucket, base, own, None if zero else other, tuple(sorted(written)), means)
 
 
-@dataclass(frozen=True, eq=False)
-class _Slopes:
-    """Gradients of one bucket's base run."""
-
-    bucket: Bucket
-    base: State
-    other: State | None
-
-    def scores(self, edges: Sequence[Edge]) -> list[Float[Tensor, " examples"]]:
-        """Of each edge."""
-        downs = list(dict.fromkeys(down for _, down, _ in edges))
-        at = [recorded(self.base, down.kind, down.layer) for down in downs]  # type: ignore[arg-type]
-        metric = self.bucket.read.of_state(self.base).sum()
-        found = torch.autograd.grad(metric, at, retain_graph=True, allow_unused=True, materialize_grads=True)
-        self._count()
-        into: dict[Edge, Tensor] = {}
-        for down, gradient in zip(downs, found, strict=True):
-            own = [edge for edge in edges if edge[1] == down]
-            into |= self._through(down, gradient, [edge for edge in own if edge[2]])
-            into |= self._direct(down, gradient, [edge for edge in own if not edge[2]])
-        return [into[edge] for edge in edges]
-
-    def _count(self) -> None:
-        bucket = self.bucket
-        bucket.cost.backward += len(bucket.tape.examples) * bucket.positions * bucket.lm.layers
-
-    def _weighed(self, down: Coded, gradient: Tensor, seen: tuple[Tensor, Tensor]) -> Tensor:
-        """∂M/∂d · d where the encoder sees this."""
-        code = self.base.codes[down.kind, down.layer]
-        numbers = code.numbers(down.index)
-        slope = code.pulled(gradient)[..., numbers].detach()
-        return (slope * code.site(*seen)[..., numbers]).sum()
-
-    def _through(self, down: Coded, gradient: Tensor, edges: list[Edge]) -> dict[Edge, Tensor]:
-        if not edges:
-            return {}
-        dictionary = self.base.codes[down.kind, down.layer].dictionary
-        seen = read_by(self.base, dictionary.reads), read_by(self.base, dictionary.writes)
-        at = [recorded(self.base, up.kind, up.layer) for up, *_ in edges]  # type: ignore[arg-type]
-        weighed = self._weighed(down, gradient, seen)
-        slopes = torch.autograd.grad(weighed, at, retain_graph=True, allow_unused=True, materialize_grads=True)
-        self._count()
-        return {edge: self._moved(edge[0], slope) for edge, slope in zip(edges, slopes, strict=True)}
-
-    def _moved(self, up: Coded, slope: Tensor) -> Float[Tensor, " examples"]:
-        """What the upstream part's change does along a gradient where it is written."""
-        code = self.base.codes[up.kind, up.layer]
-        numbers = code.numbers(up.index)
-        own = site_of(self.base, up.kind, up.layer)[..., numbers].detach()
-        new = 0.0 if self.other is None else site_of(self.other, up.kind, up.layer)[..., numbers].detach()
-        return (code.pulled(slope)[..., numbers] * (new - own)).flatten(1).sum(1).detach()
-
-    def _direct(self, down: Coded, gradient: Tensor, edges: list[Edge]) -> dict[Edge, Tensor]:
-        if not edges:
-            return {}
-        mlp, code = down.behind == "mlp", self.base.codes[down.kind, down.layer]
-        stream = (self.base.middle if mlp else self.base.residual)[down.layer].detach().requires_grad_()
-        seen = stream, stream
-        if mlp:
-            block = self.bucket.lm.decoder.blocks[down.layer]
-            given = block.mlp_norm(stream)
-            output = block.run_mlp(given)
-            seen = (given if code.dictionary.transcodes else output), output
-        (slope,) = torch.autograd.grad(self._weighed(down, gradient, seen), stream)
-        found = {}
-        for edge in edges:
-            share = torch.zeros(len(stream), dtype=slope.dtype, device=slope.device, requires_grad=True)
-            change = sent_by(self.bucket.lm.decoder, self.base, self.other, edge[0], self.bucket.every, share)
-            (found[edge],) = torch.autograd.grad((change.to(slope.dtype) * slope).sum(), share)
-        return found
+def _without_graph(bucket: Bucket, own: Any, noising: bool) -> Bucket:
+    """A bucket whose patched run is this one; nothing is known of it from runs of the other."""
+    tape = bucket.tape
+    side = {"clean": own} if noising else {"corrupted": own}
+    return replace(bucket, tape=replace(tape, **side, ends={}, checked=set()))

@@ -19,6 +19,7 @@ from veracausa.circuits.quality.completeness import Completeness
 from veracausa.circuits.quality.faithfulness import Faithfulness
 from veracausa.circuits.quality.hypotheses import CircuitTests
 from veracausa.circuits.quality.minimality import Minimality
+from veracausa.circuits.quality.part_curve import PartCurve
 from veracausa.circuits.selection.stability import CircuitStability
 from veracausa.counterfactuals.compared_baselines import Baselines
 from veracausa.counterfactuals.compared_corruptions import CounterfactualComparison
@@ -52,6 +53,7 @@ from veracausa.report.charts.interplay import checked_part, interactions_part
 from veracausa.report.charts.maps import STRONGEST
 from veracausa.report.charts.matrices import matrix_view
 from veracausa.report.charts.modules import modules_part
+from veracausa.report.charts.part_curves import part_curve_part
 from veracausa.report.charts.scatters import against_exact, padded
 from veracausa.report.charts.steering import steering_part
 from veracausa.report.charts.strengths import bars_view, diagonal_view, overlap_view, strips_view
@@ -211,6 +213,7 @@ def _roles(found: HeadRoles) -> Part:
 _PARTS: dict[type, Callable[[Any, str], Part]] = {
     Interactions: interactions_part, CheckedInteractions: checked_part, Modules: modules_part,
     AttributionGraph: attribution_part, GraphCheck: graph_check_part, Steering: steering_part,
+    PartCurve: part_curve_part,
 }  # fmt: skip
 
 

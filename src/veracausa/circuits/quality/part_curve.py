@@ -25,15 +25,21 @@ from torch import Tensor
 
 from veracausa.arguments import shown
 from veracausa.choices import Ablation
+from veracausa.cost import Cost
 from veracausa.dictionaries.dictionary import Dictionary
 from veracausa.dictionaries.words import ERROR
-from veracausa.effects.exact import exact
+from veracausa.effects.exact import ExactWork, exact
+from veracausa.engine.work import Derived, gives
 from veracausa.errors import MethodError, UnitError
+from veracausa.result import Shown
+from veracausa.scores.bundles import read_all, write_all
 from veracausa.scores.scores import Scores
 from veracausa.statistics.ratios import ratios
+from veracausa.storage.files import at
+from veracausa.storage.schema import many, one_of, reading, record, text, whole
 from veracausa.tasks.references import Reference
-from veracausa.units.groups import Groups
 from veracausa.units.kinds import KINDS
+from veracausa.words import counted, share
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,11 +49,12 @@ if TYPE_CHECKING:
     from veracausa.tasks.task import Task
 
 Errors = Literal["node", "kept", "moved"]
+ERRORS: tuple[Errors, ...] = ("node", "kept", "moved")
 _EMPTY = "∅"
 
 
 @dataclass(frozen=True, eq=False)
-class PartCurve:
+class PartCurve(Shown):
     """Circuits of the strongest parts of a ranking. `ranked`: the parts' names, strongest first; `sizes`: how many of
     them each circuit has; `errors`: what was done with errors; `scores`: the exact effects of all sets that were run,
     `"outside 10"` (faithfulness) and `"inside 10"` (completeness), and "∅".
@@ -61,15 +68,35 @@ class PartCurve:
     errors: Errors
     scores: Scores
 
+    @property
+    def model(self) -> dict[str, str]:
+        """The model that was run."""
+        return self.scores.model
+
+    @property
+    def task(self) -> dict[str, Any]:
+        """The pairs that it was run on."""
+        return self.scores.task
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What replaces the parts outside of a circuit, the dictionaries, and what was done with errors."""
+        return {**self.scores.settings, "errors": self.errors}
+
+    @property
+    def cost(self) -> Cost:
+        """Of all circuits; the ranking cost its own."""
+        return self.scores.cost
+
     def _kept(self, sets: str) -> tuple[Float[Tensor, " sizes"], Float[Tensor, " sizes"]]:
         """1 − E(set) / E(∅) of each size, and its standard error over pairs (NaN: not known)."""
         names = self.scores.units.names
         columns = [names.index(f"{sets} {size}") for size in self.sizes if f"{sets} {size}" in names]
         below = self.scores.values[:, names.index(_EMPTY)].double()
-        share, error, _ = ratios(self.scores.values[:, columns].double(), below)
+        gone, error, _ = ratios(self.scores.values[:, columns].double(), below)
         found, spread = below.new_zeros(2, len(self.sizes))
-        at = [i for i, size in enumerate(self.sizes) if f"{sets} {size}" in names]
-        found[at], spread[at] = share, error
+        here = [i for i, size in enumerate(self.sizes) if f"{sets} {size}" in names]
+        found[here], spread[here] = gone, error
         return 1 - found, spread
 
     @property
@@ -92,6 +119,24 @@ class PartCurve:
             columns |= {name: value.numpy(), f"{name}_stderr": error.numpy()}
         return pd.DataFrame(columns)
 
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What the smallest and the largest circuit hold, from how many parts on half is there, what errors were."""
+        rows = self.table()
+        first, last, over = rows.iloc[0], rows.iloc[-1], counted(self.scores.n, "pair")
+        half = rows["parts"][rows["faithfulness"] >= 0.5]
+        there = (
+            f"half of the behaviour is there with {int(half.iloc[0]):,}" if len(half) else "no size holds half of it"
+        )
+        parts = f"The {int(first['parts']):,} strongest of {len(self.ranked):,} parts hold {_share(first)}"
+        more = "" if len(rows) == 1 else f", the {int(last['parts']):,} strongest {_share(last)}"
+        without = share(float(last["completeness"]), float(last["completeness_stderr"]))
+        return (
+            f"{parts} of the behaviour{more}; {there} ({over}, {self.settings['ablation']} ablation).",
+            f"Without the {int(last['parts']):,} strongest {without} of it is left.",
+            _SAID[self.errors],
+        )
+
     def describe(self) -> str:
         """What was run, and the table."""
         settings = self.scores.settings
@@ -101,14 +146,65 @@ class PartCurve:
             f"{self.table().to_string(index=False, float_format='{:.3f}'.format)}"
         )
 
+    def save(self, path: str | Path) -> Path:
+        """Write a safetensors file with a JSON header, whole or not at all; `vc.open` reads it."""
+        header = {"ranked": list(self.ranked), "sizes": list(self.sizes), "errors": self.errors}
+        return write_all(path, FORMAT, header, {"sets": self.scores})
+
     def __repr__(self) -> str:
         return self.describe()
 
 
+FORMAT = "veracausa-part-curve-1"
+_HEADER = record(ranked=many(text, least=1), sizes=many(whole(), least=1), errors=one_of(*ERRORS))
+_SAID = {
+    "node": "Errors of dictionaries are parts like features.",
+    "kept": "Errors of dictionaries are the model's own in every run, so that nothing is said of them.",
+    "moved": "Errors of dictionaries are replaced in every run, so that circuits say what features hold.",
+}
+
+
+def _share(row: Any) -> str:
+    return share(float(row["faithfulness"]), float(row["faithfulness_stderr"]))
+
+
+def load_part_curve(path: str | Path) -> PartCurve:
+    """Read what `PartCurve.save` wrote.
+
+    Raises:
+        FileError: no such file, damaged, cut short, or of another kind.
+    """
+    header, scores = read_all(path, FORMAT)
+    with reading(at(path)):
+        found, sets = _HEADER(header), scores["sets"]
+        sizes = found["sizes"]
+        if list(sizes) != sorted({*sizes}) or sizes[-1] > len(found["ranked"]):
+            raise ValueError("its sizes do not rise, or are more than its parts")
+        wanted = {_EMPTY, *(f"outside {size}" for size in sizes if size < len(found["ranked"]))}
+        if not wanted <= {*sets.units.names}:
+            raise ValueError("it lacks the effects of some of its circuits")
+        return PartCurve(tuple(found["ranked"]), tuple(sizes), found["errors"], sets)
+
+
+@dataclass(frozen=True, eq=False)
+class PartCurveWork(Derived):
+    """The exact effects of all sets of a curve, and what follows from them; see `part_curve`."""
+
+    effects: ExactWork
+    ranked: tuple[str, ...]
+    sizes: tuple[int, ...]
+    errors: Errors
+
+    def run(self, show_progress: bool = True, out: str | Path | None = None) -> PartCurve:
+        """Run all sets."""
+        return PartCurve(self.ranked, self.sizes, self.errors, self.effects.run(show_progress, out))
+
+
+@gives(PartCurve)
 def part_curve(
     lm: Model,
     task: Task,
-    scores: Scores,
+    scores: Scores | Sequence[Scores],
     *,
     sizes: Sequence[int] | None = None,
     errors: Errors = "node",
@@ -118,41 +214,53 @@ def part_curve(
     dictionary: Dictionary | Sequence[Dictionary] | None = None,
     rows: int | None = None,
     out: str | Path | None = None,
+    memory: float | str | None = None,
     show_progress: bool = True,
-) -> PartCurve:
+) -> PartCurveWork:
     """Faithfulness and completeness of circuits of features (with errors, skips), of several sizes.
 
     Args:
-        scores: a ranking of parts of dictionaries, exact or estimated, at all positions or one by one.
+        scores: a ranking of parts of dictionaries, exact or estimated, at all positions or one by one; or several, of
+            dictionaries of several names, which are ranked together.
         sizes: how many parts each circuit has (default: about six, each three times the one before, and all).
         errors: "node", "kept" or "moved"; see the module.
         by: strongest by |mean| or by signed importance.
-        ablation, reference, rows, out: as in `vc.exact`. dictionary: where none is laid on the model.
+        ablation, reference, rows, out, memory: as in `vc.exact`. dictionary: where none is laid on the model.
 
     Raises:
         UnitError: the scores are not of parts of dictionaries, or leave no part to rank. MethodError: see each message.
+
+    >>> vc.circuits.part_curve(lm, task, vc.exact(lm, task, units="features"), errors="moved").chart()
     """
-    if not (scores.units.kind in KINDS and KINDS[scores.units.kind].coded):
-        raise UnitError(f"part_curve ranks parts of dictionaries; these scores are of {scores.units.kind}.")
-    if errors not in ("node", "kept", "moved"):
-        raise MethodError(f"errors={shown(errors)} is not known. Known: node, kept, moved.")
-    apart = np.zeros(len(scores.units), dtype=bool) if errors == "node" else scores.units.index == ERROR
-    strength = (scores.mean().abs() if by == "abs_mean" else scores.importance()).double().numpy()
-    order = [i for i in np.argsort(-strength, kind="stable").tolist() if not apart[i]]
-    if not order:
-        raise UnitError("There is no part to rank: all are errors, which are not nodes here.")
-    names = scores.units.names
-    ranked = tuple(names[i] for i in order)
-    moved = [names[i] for i in np.flatnonzero(apart)] if errors == "moved" else []
+    rankings = [scores] if isinstance(scores, Scores) else list(scores)
+    for one in rankings:
+        if not (one.units.kind in KINDS and KINDS[one.units.kind].coded):
+            raise UnitError(f"part_curve ranks parts of dictionaries; these scores are of {one.units.kind}.")
+    if errors not in ERRORS:
+        raise MethodError(f"errors={shown(errors)} is not known. Known: {', '.join(ERRORS)}.")
+    ranked, moved = _ranked(rankings, errors, by)
     counts = _sizes(sizes, len(ranked))
     sets = {_EMPTY: [*ranked, *moved]}
     sets |= {f"outside {size}": [*ranked[size:], *moved] for size in counts}
     sets |= {f"inside {size}": [*ranked[:size], *moved] for size in counts}
-    asked: dict[str, Any] = {"ablation": ablation, "reference": reference, "dictionary": dictionary, "rows": rows}
     groups = {name: parts for name, parts in sets.items() if parts}
-    found = exact(lm, task, units=groups, **asked, out=out, show_progress=show_progress)
-    assert isinstance(found.units, Groups)
-    return PartCurve(ranked, counts, errors, found)
+    asked: dict[str, Any] = {"ablation": ablation, "reference": reference, "dictionary": dictionary, "rows": rows}
+    return PartCurveWork(exact.work(lm, task, units=groups, **asked), ranked, counts, errors)
+
+
+def _ranked(rankings: Sequence[Scores], errors: Errors, by: str) -> tuple[tuple[str, ...], list[str]]:
+    """The parts that are ranked, strongest first, and the errors that move in every run."""
+    names = [name for one in rankings for name in one.units.names]
+    if len({*names}) < len(names):
+        raise UnitError("The rankings hold some part twice. Give one of each kind of parts.")
+    is_error = np.concatenate([one.units.index == ERROR for one in rankings])
+    apart = np.zeros_like(is_error) if errors == "node" else is_error
+    means = [one.mean().abs() if by == "abs_mean" else one.importance() for one in rankings]
+    strength = np.nan_to_num(np.concatenate([one.double().numpy() for one in means]), nan=-np.inf)
+    ranked = tuple(names[i] for i in np.argsort(-strength, kind="stable").tolist() if not apart[i])
+    if not ranked:
+        raise UnitError("There is no part to rank: all are errors, which are not nodes here.")
+    return ranked, [names[i] for i in np.flatnonzero(apart)] if errors == "moved" else []
 
 
 def _sizes(sizes: Sequence[int] | None, most: int) -> tuple[int, ...]:
