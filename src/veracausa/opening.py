@@ -30,6 +30,7 @@ READERS: dict[str, str] = {
     "veracausa-disagreement-2": "causes.results:load_disagreement",
     "veracausa-evaluation-1": "discovery.evaluation_files:load_evaluation",
     "veracausa-faithfulness-2": "circuits.quality.files:load_faithfulness",
+    "veracausa-feature-circuit-1": "circuits.featured:load_feature_circuit",
     "veracausa-general-purpose-2": "counterfactuals.general_units:load_general_purpose",
     "veracausa-graph-check-1": "graphs.checked:load_graph_check",
     "veracausa-head-roles-2": "counterfactuals.roles:load_head_roles",

@@ -75,6 +75,9 @@ def every_result() -> dict[str, Any]:
         "GraphCheck": vc.graphs.check(lm, graph, task, dictionary=coder, top=12),
         "Activations": vc.reading.activations(**on, units=["m1.n3"], **QUIET),
         "Quality": coder.check(lm, task),
+        "FeatureCircuit": vc.circuits.feature_circuit(
+            **on, dictionary=coder, node_threshold=0.001, edge_threshold=0, **QUIET
+        ),
         "PartCurve": vc.circuits.part_curve(
             lm, task, vc.attribute(**on, units="features", dictionary=coder, **QUIET), dictionary=coder, **QUIET
         ),

@@ -7,6 +7,7 @@ from veracausa.lazy import given_out
 if TYPE_CHECKING:
     from veracausa.circuits.exchange.formats import read as read
     from veracausa.circuits.exchange.formats import write as write
+    from veracausa.circuits.featured import FeatureCircuit as FeatureCircuit
     from veracausa.circuits.known import published as published
     from veracausa.circuits.quality.completeness import Completeness as Completeness
     from veracausa.circuits.quality.completeness import completeness as completeness
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from veracausa.circuits.selection.acdc import acdc as acdc
     from veracausa.circuits.selection.iterated import iterate as iterate
     from veracausa.circuits.selection.learned import learn as learn
+    from veracausa.circuits.selection.sparse_features import feature_circuit as feature_circuit
     from veracausa.circuits.selection.stability import CircuitStability as CircuitStability
     from veracausa.circuits.selection.stability import stability as stability
 
@@ -31,12 +33,14 @@ _HOMES = {
     "CircuitTests": "veracausa.circuits.quality.hypotheses",
     "Completeness": "veracausa.circuits.quality.completeness",
     "Curve": "veracausa.circuits.quality.curve",
+    "FeatureCircuit": "veracausa.circuits.featured",
     "Faithfulness": "veracausa.circuits.quality.faithfulness",
     "Minimality": "veracausa.circuits.quality.minimality",
     "PartCurve": "veracausa.circuits.quality.part_curve",
     "Verdict": "veracausa.circuits.quality.hypotheses",
     "acdc": "veracausa.circuits.selection.acdc",
     "completeness": "veracausa.circuits.quality.completeness",
+    "feature_circuit": "veracausa.circuits.selection.sparse_features",
     "iterate": "veracausa.circuits.selection.iterated",
     "learn": "veracausa.circuits.selection.learned",
     "minimality": "veracausa.circuits.quality.minimality",

@@ -16,7 +16,7 @@ One backward pass for the metric, and one for each downstream part, whatever the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -131,7 +131,7 @@ def _bucket(call: Session, asked: ExactWork, plan: PathRows, nodes: int, start: 
     ends, lacking = _ends(asked.units, plan, start, examples)
     pairs, units = len(examples), torch.arange(len(asked.units))
     with torch.enable_grad(), attention_function(call.lm.decoder, SUFFIX):
-        slopes = recorded_slopes(call, asked, start, examples, [*ends], nodes)
+        slopes = _slopes(call, asked, start, examples, [*ends], nodes)
         values = torch.full((pairs, len(units)), float("nan"), dtype=call.lm.score_dtype)
         for end, cells in ends.items():
             found = slopes.score(end).detach().to("cpu", call.lm.score_dtype)
@@ -156,31 +156,46 @@ def _ends(
     return found, lacking
 
 
-def recorded_slopes(
-    call: Session, asked: ExactWork, start: int, examples: tuple[int, ...], ends: Sequence[Station], nodes: int = 0
+def _slopes(
+    call: Session, asked: ExactWork, start: int, examples: tuple[int, ...], ends: Sequence[Station], nodes: int
 ) -> PathSlopes:
-    """Both runs of a bucket, the patched one with its graph; `nodes`: of integrated gradients, if these are asked for.
+    """Of a bucket; `ends`: the last stations of the paths that slopes are asked for of."""
+    graph, stations = call.lm.graph, {station for end in ends for station in end.chain}
+    coded = [*(c for one in stations for c in one.coded), *(c for one in stations for r in one.reads for c in r.coded)]
+    places = {int(graph.writer_order[writer]) for one in stations for writer, *_ in one.sends}
+    places |= {part.written_at(graph) for one in stations for part, *_ in one.coded}
+    places |= {reads.seen_from(graph) for one in stations for reads in one.reads}
+    read = {(part.kind, part.layer) for end in ends for reads in end.reads for part, *_ in reads.coded}
+    return recorded_slopes(
+        call, start, examples, kinds={part.kind for part, *_ in coded}, places=places, read=read if nodes else set(),
+        noising=asked.direction == "noising", zero=asked.ablation == "zero", nodes=nodes,
+    )  # fmt: skip
 
-    `ends`: the last stations of the paths that slopes are asked for of.
+
+def recorded_slopes(
+    call: Session,
+    start: int,
+    examples: tuple[int, ...],
+    *,
+    kinds: Collection[str],
+    places: Collection[int],
+    read: Collection[tuple[str, int]],
+    noising: bool,
+    zero: bool,
+    nodes: int,
+) -> PathSlopes:
+    """Both runs of a bucket, the patched one with its graph.
+
+    `kinds`: of the parts of dictionaries that paths name; `places`: of the stream, where slopes are asked for; `read`:
+    dictionaries (kind, layer) whose mean gradients at `nodes` points stand for the metric's.
     """
-    noising, zero = asked.direction == "noising", asked.ablation == "zero"
-    stations = {station for end in ends for station in end.chain}
-    kinds = sorted(
-        {part.kind for one in stations for part, *_ in (*one.coded, *(c for r in one.reads for c in r.coded))}
-    )
-    sites = tuple(dict.fromkeys([*SITES, *(site for kind in kinds for site in sites_for(kind))]))  # type: ignore[arg-type]
+    sites = tuple(dict.fromkeys([*SITES, *(site for kind in sorted(kinds) for site in sites_for(kind))]))  # type: ignore[arg-type]
     grad: Literal["clean", "corrupted"] = "clean" if noising else "corrupted"
     bucket = Bucket.record(call.lm, call.task, start, examples, call.cost, sites=sites, grad=grad)
     base, other = bucket.runs(noising)
     own = detached(base)
-    last = [end for end in ends if end.reads and end.reads[0].coded] if nodes else []
-    read = {(part.kind, part.layer) for end in last for part, *_ in end.reads[0].coded}
-    graph = call.lm.graph
-    written = {int(graph.writer_order[writer]) for one in stations for writer, *_ in one.sends}
-    written |= {part.written_at(graph) for one in stations for part, *_ in one.coded}
-    written |= {reads.seen_from(graph) for one in stations for reads in one.reads}
     means = mean_slopes(call, _without_graph(bucket, own, noising), read, noising, zero, nodes) if read else {}
-    return PathSlopes(bucket, base, own, None if zero else other, tuple(sorted(written)), means)
+    return PathSlopes(bucket, base, own, None if zero else other, tuple(sorted(places)), means)
 
 
 def _without_graph(bucket: Bucket, own: Any, noising: bool) -> Bucket:

@@ -121,17 +121,21 @@ class PathSlopes:
 
     # ---- senders ----------------------------------------------------------------------------------------------------
 
+    def forget(self, onward: Onward) -> None:
+        """Let go of the slopes of what will not be asked for again."""
+        self._found.pop(onward, None)
+
     def _changes(self, sender: Station) -> Iterator[tuple[int, Float[Tensor, "examples positions width"]]]:
         """(place, change of the stream there) of what a sender writes; behind a post-norm, of a part of a dictionary
         the direction in which it begins to change."""
         graph = self.bucket.lm.graph
         for writer, first, last in sender.sends:
-            yield int(graph.writer_order[writer]), within(self._change(writer), first, last)
+            yield int(graph.writer_order[writer]), within(self.change(writer), first, last)
         for part, first, last in sender.coded:
-            yield part.written_at(graph), within(self._change(part), first, last)
+            yield part.written_at(graph), within(self.change(part), first, last)
 
     @torch.no_grad()
-    def _change(self, sends: Any) -> Float[Tensor, "examples positions width"]:
+    def change(self, sends: Any) -> Float[Tensor, "examples positions width"]:
         """Of a writer, by its number, or of a part of a dictionary."""
         decoder, every = self.bucket.lm.decoder, self.bucket.every
         if sends not in self._sent:

@@ -15,6 +15,7 @@ from veracausa.causes.curves.responses import Responses
 from veracausa.causes.curves.surfaces import Surface
 from veracausa.causes.locations import Locations
 from veracausa.causes.results import Disagreement
+from veracausa.circuits.featured import FeatureCircuit
 from veracausa.circuits.quality.completeness import Completeness
 from veracausa.circuits.quality.faithfulness import Faithfulness
 from veracausa.circuits.quality.hypotheses import CircuitTests
@@ -48,6 +49,7 @@ from veracausa.report.charts.charts import alone, together
 from veracausa.report.charts.circuits import circuit_part
 from veracausa.report.charts.data import Datasets
 from veracausa.report.charts.faithfulness import curves_part, pairs_view
+from veracausa.report.charts.feature_circuits import feature_circuit_part
 from veracausa.report.charts.figures import Figure, Part
 from veracausa.report.charts.interplay import checked_part, interactions_part
 from veracausa.report.charts.maps import STRONGEST
@@ -213,7 +215,7 @@ def _roles(found: HeadRoles) -> Part:
 _PARTS: dict[type, Callable[[Any, str], Part]] = {
     Interactions: interactions_part, CheckedInteractions: checked_part, Modules: modules_part,
     AttributionGraph: attribution_part, GraphCheck: graph_check_part, Steering: steering_part,
-    PartCurve: part_curve_part,
+    PartCurve: part_curve_part, FeatureCircuit: feature_circuit_part,
 }  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from veracausa.arguments import shown
 from veracausa.choices import Ablation
+from veracausa.circuits.featured import FeatureCircuit
 from veracausa.cost import Cost
 from veracausa.dictionaries.dictionary import Dictionary
 from veracausa.dictionaries.words import ERROR
@@ -204,7 +205,7 @@ class PartCurveWork(Derived):
 def part_curve(
     lm: Model,
     task: Task,
-    scores: Scores | Sequence[Scores],
+    scores: Scores | Sequence[Scores] | FeatureCircuit,
     *,
     sizes: Sequence[int] | None = None,
     errors: Errors = "node",
@@ -221,8 +222,9 @@ def part_curve(
 
     Args:
         scores: a ranking of parts of dictionaries, exact or estimated, at all positions or one by one; or several, of
-            dictionaries of several names, which are ranked together.
-        sizes: how many parts each circuit has (default: about six, each three times the one before, and all).
+            dictionaries of several names, which are ranked together; or a circuit, whose nodes they then are.
+        sizes: how many parts each circuit has (default: about six, each three times the one before, and all; of a
+            circuit its own).
         errors: "node", "kept" or "moved"; see the module.
         by: strongest by |mean| or by signed importance.
         ablation, reference, rows, out, memory: as in `vc.exact`. dictionary: where none is laid on the model.
@@ -232,6 +234,8 @@ def part_curve(
 
     >>> vc.circuits.part_curve(lm, task, vc.exact(lm, task, units="features"), errors="moved").chart()
     """
+    if isinstance(scores, FeatureCircuit):
+        scores, sizes = scores.nodes, (len(scores.parts),) if sizes is None else sizes
     rankings = [scores] if isinstance(scores, Scores) else list(scores)
     for one in rankings:
         if not (one.units.kind in KINDS and KINDS[one.units.kind].coded):
