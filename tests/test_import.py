@@ -37,11 +37,12 @@ def test_import_takes_no_time():
 
 
 def test_the_library_itself_takes_under_a_second_and_a_half():
-    """Everything of ours, beside torch's and transformers' own time (scipy and pandas included)."""
+    """Everything of ours, beside torch's and transformers' own (scipy and pandas included), in processor time: what
+    others run on the machine is not ours."""
     code = (
         "import time, torch, transformers, transformers.modeling_utils, transformers.cache_utils\n"
-        "t = time.perf_counter(); import veracausa as vc\n"
-        "vc.load, vc.exact, vc.attribute, vc.agreement, vc.tasks, vc.open\nprint(time.perf_counter() - t)"
+        "t = time.process_time(); import veracausa as vc\n"
+        "vc.load, vc.exact, vc.attribute, vc.agreement, vc.tasks, vc.open\nprint(time.process_time() - t)"
     )
     assert any(float(python(code)) < 1.5 for _ in range(3))  # the first will do, unless the machine is busy
 

@@ -62,7 +62,8 @@ def test_where_all_between_has_dictionaries_edges_go_along_the_stream_alone():
     _, lm, _, task = asked("llama")
     lm = lm.reading(*(ours for ours, _ in laid(lm).values()))
     circuit = vc.circuits.feature_circuit(lm, task, method="atp", node_threshold=0.5, edge_threshold=0, **QUIET)
-    edges = [(u, d) for u, d in zip(circuit.upstream, circuit.downstream, strict=True) if ".stream." in u and ".top." in d]
+    every = zip(circuit.upstream, circuit.downstream, strict=True)
+    edges = [(u, d) for u, d in every if ".stream." in u and ".top." in d]
     direct = vc.estimates.feature_edges(lm, task, [f"{u}->{d}" for u, d in edges], **QUIET).values
     ends = [*zip(circuit.upstream, circuit.downstream, strict=True)]
     assert edges

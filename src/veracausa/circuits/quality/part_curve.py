@@ -235,8 +235,9 @@ def part_curve(
     >>> vc.circuits.part_curve(lm, task, vc.exact(lm, task, units="features"), errors="moved").chart()
     """
     if isinstance(scores, FeatureCircuit):
-        scores, sizes = scores.nodes, (len(scores.parts),) if sizes is None else sizes
-    rankings = [scores] if isinstance(scores, Scores) else list(scores)
+        rankings, sizes = list(scores.nodes), (len(scores.parts),) if sizes is None else sizes
+    else:
+        rankings = [scores] if isinstance(scores, Scores) else list(scores)
     for one in rankings:
         if not (one.units.kind in KINDS and KINDS[one.units.kind].coded):
             raise UnitError(f"part_curve ranks parts of dictionaries; these scores are of {one.units.kind}.")

@@ -120,24 +120,16 @@ def feature_circuit(
     upstream, downstream = zip(*ends, strict=True) if ends else ((), ())
     told = {"method": method, "nodes": nodes if method == "ig" else None, "positions": positions, "ablation": ablation}
     settings = {**told, **dictionary_settings(lm, *{kind for kind, _ in lm.decoder.codes})}
-    return FeatureCircuit(
-        scored,
-        upstream,
-        downstream,
-        torch.cat(columns, 1),
-        float(node_threshold),
-        float(edge_threshold),
-        settings,
-        cost,
-    )
+    thresholds = float(node_threshold), float(edge_threshold)
+    return FeatureCircuit(scored, upstream, downstream, torch.cat(columns, 1), *thresholds, settings, cost)
 
 
 def _require(lm: Model, task: Task, method: str, nodes: int, ablation: str, thresholds: tuple[float, float]) -> None:
     """Raise MethodError or UnitError for what cannot be asked, before anything is run."""
     if method not in EDGE_METHODS or nodes < 1 or ablation not in ("counterfactual", "zero"):
         raise MethodError(
-            f"method={shown(method)}, nodes={nodes}, ablation={shown(ablation)}: circuits of features are estimated by "
-            f"{' or '.join(EDGE_METHODS)} with one node or more, ablation 'counterfactual' or 'zero'."
+            f"method={shown(method)}, nodes={nodes}, ablation={shown(ablation)}: circuits of features are estimated "
+            f"by {' or '.join(EDGE_METHODS)} with one node or more, ablation 'counterfactual' or 'zero'."
         )
     if not all(isinstance(one, int | float) and one >= 0 for one in thresholds):
         raise MethodError(f"Thresholds {thresholds} are not both 0 or more, in units of the metric.")
@@ -150,8 +142,8 @@ def _require(lm: Model, task: Task, method: str, nodes: int, ablation: str, thre
         if not Coded(kind, layer, 0, code.dictionary.reads, code.dictionary.writes).passes_on:
             raise UnitError(
                 f"The dictionary {kind} of layer {layer} reads {code.dictionary.reads.name} and explains "
-                f"{code.dictionary.writes.name}, so no edge leads to its features alone. Circuits are of dictionaries of "
-                "one site, and of transcoders of one layer's MLP."
+                f"{code.dictionary.writes.name}, so no edge leads to its features alone. Circuits are of dictionaries "
+                "of one site, and of transcoders of one layer's MLP."
             )
 
 
@@ -197,9 +189,12 @@ def _edges(
     """Scores of edges, [pairs, edges], and what they cost."""
     most = examples_per_batch(lm, task, 4 * lm.width)
     groups = buckets(lm.decoder, task, not zero, most)
-    with session(lm, task, (len(task), len(edges)), name="feature-circuit", measured=False, show=show_progress) as call:
-        with call.bar(f"{len(edges):,} edges between features", 0.0):
-            call.rest(groups, partial(_bucket, call, edges, nodes, zero))
+    shape, label = (len(task), len(edges)), f"{len(edges):,} edges between features"
+    with (
+        session(lm, task, shape, name="feature-circuit", measured=False, show=show_progress) as call,
+        call.bar(label, 0.0),
+    ):
+        call.rest(groups, partial(_bucket, call, edges, nodes, zero))
     return call.values, call.cost
 
 

@@ -23,15 +23,15 @@ def feature_circuit_part(found: FeatureCircuit, name: str) -> Part:
     drawn = [one for i, one in enumerate(nodes["name"]) if one in ends or i < BESIDE]
     place = _places([*drawn, *(["logits"] if "logits" in ends else [])])
     points: list[Row] = [
-        {"name": one, "x": x, "y": y, "effect": number(strength.get(one, float("nan")))}
-        for one, (x, y) in place.items()
+        {"name": one, "x": across, "y": up, "effect": number(strength.get(one, float("nan")))}
+        for one, (across, up) in place.items()
     ]
     most = max(edges["effect"].abs().max(), 1e-12) if len(edges) else 1.0
     lines: list[Row] = []
     for row in edges.itertuples():
-        (x, y), (x2, y2) = place[row.upstream], place[row.downstream]
+        spots = dict(zip(("x", "y", "x2", "y2"), (*place[row.upstream], *place[row.downstream]), strict=True))
         what = {"upstream": row.upstream, "downstream": row.downstream, "effect": number(row.effect)}
-        lines.append({"x": x, "y": y, "x2": x2, "y2": y2, "size": number(abs(row.effect) / most), **what})
+        lines.append({**spots, "size": number(abs(row.effect) / most), **what})
     hidden = {"axis": None, "scale": alt.Scale(padding=20)}
     x, y = alt.X("x:Q", **hidden), alt.Y("y:Q", **hidden)  # type: ignore[arg-type]
     color = alt.condition("datum.effect < 0", alt.value("#4c78a8"), alt.value("#e4813c"))
