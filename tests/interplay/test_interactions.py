@@ -5,11 +5,13 @@ import naive_interactions as plain
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from two_layers import QUIET, asked
 
 import veracausa as vc
 from veracausa.dictionaries import Dictionary, Encoder
 from veracausa.errors import VeracausaError
+from veracausa.interplay.interacting import InteractionsWork
 
 SIZE = 10
 
@@ -279,3 +281,33 @@ def test_what_cannot_fit_is_refused_before_it_runs():
     told = [vc.forecast(vc.interactions, lm, task, measure=False, memory=size, **how).memory.beside
             for size in ("20MB", "20GB")]  # fmt: skip
     assert 0 < told[0] <= told[1]
+
+
+def test_what_was_done_before_a_kill_is_not_done_again(tmp_path, monkeypatch):
+    """Pieces are kept pair by pair, under a name that says all that the numbers depend on."""
+    _, lm, task = asked("llama")
+    whole = vc.interactions(lm, task, "heads:0", "neurons:2", nodes=2, **QUIET)
+    row, seen = InteractionsWork._row, []
+
+    def interrupted(work, example, kept):
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(example)
+        return row(work, example, kept)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(InteractionsWork, "_row", interrupted)
+        vc.interactions(lm, task, "heads:0", "neurons:2", nodes=2, out=tmp_path, **QUIET)
+    (kept,) = (load_file(path)["done"] for path in tmp_path.glob("interactions-*.pieces.safetensors"))
+    assert kept.all(1).tolist() == [i == seen[0] for i in range(len(task))]
+    monkeypatch.setattr(InteractionsWork, "_row", lambda work, i, kept: seen.append(i) or row(work, i, kept))
+    resumed = vc.interactions(lm, task, "heads:0", "neurons:2", nodes=2, out=tmp_path, **QUIET)
+    for name in ("squares", "means", "rest", "change"):
+        assert torch.equal(getattr(resumed, name), getattr(whole, name))
+    del seen[:]
+    vc.interactions(lm, task, "heads:0", "neurons:2", nodes=2, out=tmp_path, **QUIET)
+    assert not seen
+    for other in ({"ablation": "zero"}, {"nodes": 3}, {"way": "direct"}, {"method": "gradient"}):
+        vc.interactions(lm, task, "heads:0", "neurons:2", **{"nodes": 2} | other, out=tmp_path, **QUIET)
+        assert len(seen) == len(task), other
+        del seen[:]

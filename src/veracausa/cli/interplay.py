@@ -67,7 +67,7 @@ def interactions(
     lm = laying.on(lm)
     sides: dict[str, Any] = {"sources": _named(sources), "readers": _named(readers)}
     found: Interactions | CheckedInteractions = foretold(
-        interact, lm, task, method=method, way=way, ablation=ablation, seed=setup.seed, **sides
+        interact, lm, task, {"out": setup.out}, method=method, way=way, ablation=ablation, seed=setup.seed, **sides
     )
     if verify:
         found = foretold(check, lm, task, estimate=found, top=top, sample=sample, seed=setup.seed)

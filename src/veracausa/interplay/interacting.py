@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,7 +22,6 @@ from veracausa.engine.batches import buckets
 from veracausa.engine.bucket import Bucket
 from veracausa.engine.budget import examples_per_batch
 from veracausa.engine.guard import attention_function
-from veracausa.engine.memory import halving
 from veracausa.engine.passages import WAYS, Passage
 from veracausa.engine.patches import activation, kept_width
 from veracausa.engine.session import Session, session
@@ -50,6 +50,8 @@ METHODS: dict[InteractionMethod, str] = {
 REPLACED: tuple[InteractionAblation, ...] = ("counterfactual", "zero", "mean")
 #: Whose products of derivatives are taken.
 MODES: tuple[ProductMode, ...] = ("auto", "forward", "reverse")
+#: Pairs whose bare metric is compared with the one that kept pieces were made with.
+_COMPARED = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,7 +184,7 @@ class InteractionsWork:
             MethodError: they were.
         """
         try:
-            return self._run(show_progress)
+            return self._run(show_progress, out)
         except NotImplementedError as error:
             if self.chosen != "forward":
                 raise
@@ -190,24 +192,30 @@ class InteractionsWork:
                 raise MethodError(
                     f"{self.lm.name} has a function without derivatives forward ({error}). Use mode='reverse'."
                 ) from error
-            return replace(self, mode="reverse")._run(show_progress)
+            return replace(self, mode="reverse")._run(show_progress, out)
 
-    def _run(self, show_progress: bool) -> Interactions:
+    def _run(self, show_progress: bool, out: str | Path | None) -> Interactions:
         """All pairs, prompt by prompt."""
-        shape = (len(self.task), len(self.reader), len(self.source))
-        found = {name: torch.zeros(shape, dtype=self.lm.score_dtype) for name in ("squares", "means", "error")}
-        found |= {name: torch.zeros(shape[:2], dtype=self.lm.score_dtype) for name in ("rest", "change")}
-        lm, task = self.lm, self.task
-        with session(lm, task, measured=False, show=show_progress) as call, torch.no_grad():
-            asked = (self.ablation, "noising", self.reference, self.seed, call.cost)
-            put = replacement(lm, task, self.source.units, *asked)
+        lm, task, parts = self.lm, self.task, self._parts
+        asked = {"interactions": self._asked}
+        with (
+            session(
+                lm, task, (len(task), sum(map(prod, parts.values()))), out=out, name="interactions", asked=asked,
+                measured=False, compared=_COMPARED, show=show_progress,
+            ) as call,
+            torch.no_grad(),
+        ):  # fmt: skip
+            how = (self.ablation, "noising", self.reference, self.seed, call.cost)
+            put = replacement(lm, task, self.source.units, *how)
 
             def each(start: int, examples: tuple[int, ...]) -> None:
                 for example, kept in self._bucket(call, put, start, examples):
-                    self._write(found, example, kept)
+                    call.put(example, self._row(example, kept))
 
             with call.bar(self.what, self.tokens()):
-                halving(self.buckets, each)
+                call.rest(self.buckets, each)
+        columns = call.values.split([prod(shape) for shape in parts.values()], 1)
+        found = {name: own.unflatten(1, parts[name]) for name, own in zip(parts, columns, strict=True)}
         sampled = self.settings["probes"]
         if (several := torch.as_tensor(self.reader.sizes > 1)).any():
             found["means"][:, several] = float("nan")
@@ -217,12 +225,26 @@ class InteractionsWork:
             task_header(self.task), call.cost, found["error"] if sampled else None, call.precision.notes,
         )  # fmt: skip
 
-    def _write(self, found: dict[str, torch.Tensor], example: int, kept: Kept) -> None:
-        """A prompt's sums, as means over all of its positions (no source moves in a shared prefix)."""
+    @property
+    def _parts(self) -> dict[str, tuple[int, ...]]:
+        """What is kept of a prompt, and its shape."""
+        each, own = (len(self.reader), len(self.source)), (len(self.reader),)
+        return {"squares": each, "means": each, "error": each, "rest": own, "change": own}
+
+    @property
+    def _asked(self) -> dict[str, Any]:
+        """All that the numbers depend on, beside the model and the task."""
+        reference = None if self.reference is None else self.reference.digest()
+        return self.settings | {
+            "sources": self.source.units.digest(), "readers": self.reader.units.digest(), "reference": reference,
+        }  # fmt: skip
+
+    def _row(self, example: int, kept: Kept) -> torch.Tensor:
+        """A prompt's sums, as means over all of its positions (no source moves in a shared prefix), in one row."""
+        error = torch.zeros_like(kept.squares) if kept.error is None else kept.error
+        row = [kept.squares, kept.sums, error, kept.rest, kept.change]
         length = self.runs_on.lengths[example]
-        named = {"squares": kept.squares, "means": kept.sums, "rest": kept.rest, "change": kept.change}
-        for name, values in (named | ({} if kept.error is None else {"error": kept.error})).items():
-            found[name][example] = values.to(found[name]) / length
+        return torch.cat([each.flatten() for each in row]).to("cpu", self.lm.score_dtype) / length
 
     def _bucket(
         self, call: Session, put: Replacement, start: int, examples: tuple[int, ...]
@@ -272,6 +294,7 @@ def interactions(
     orthogonal: bool = False,
     dictionary: Dictionary | Sequence[Dictionary] | None = None,
     seed: int = 0,
+    out: str | Path | None = None,
     memory: float | str | None = None,
     show_progress: bool = True,
 ) -> InteractionsWork:
@@ -304,6 +327,7 @@ def interactions(
         orthogonal: signs of a Hadamard matrix: with the next power of 2 above the positions the sum is exact.
         dictionary: as for `vc.exact`.
         seed: of the signs, which are keyed by (seed, example).
+        out: a folder to keep finished prompts in: the same call goes on from there.
         memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
         show_progress: show a progress bar.
 
