@@ -113,7 +113,7 @@ def test_projections_are_split_into_heads(tiny, family):
         cut = [naive_edges.columns(lm.hf, family, "qkv"[kind], head) for head in range(count)]
         assert torch.equal(parts[kind], torch.stack([outputs[kind][:, one] for one in cut], 1))
         changed, new = outputs[kind].clone(), torch.randn(2, 1, d, dtype=torch.float64)
-        block.put(kind, changed, torch.tensor([count - 1]), new, d)
+        block.put(kind, changed, torch.tensor([count - 1]), new, count, d)
         assert torch.equal(changed[:, cut[-1]], new[:, 0]) and (changed != outputs[kind]).sum() == 2 * d
 
 

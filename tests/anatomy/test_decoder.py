@@ -140,12 +140,11 @@ def test_a_setting_that_changes_the_picture_is_refused():
 
 
 def test_what_a_family_lacks_is_refused_by_name(task_of):
-    """A norm over the queries of all heads; experts; latent keys: each names the part, before anything runs."""
+    """A gate behind the heads; experts: each names the part, before anything runs."""
     for family, units, words in (
-        ("olmo2", "edges", "a norm goes over the queries"),
+        ("qwen3_next", "edges", "a gate that reads the stream stands between"),
+        ("qwen3_next", ["input->a1.h0<q>"], "a gate that reads the stream stands between"),
         ("mixtral", "neurons", "made of experts"),
-        ("deepseek_v3", "edges", "latent vectors"),
-        ("deepseek_v3", ["input->a0.h0<q>"], "latent vectors"),
     ):
         lm = as_model(tiny_models.make(family), family)
         with pytest.raises(ArchitectureError, match=words):

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from veracausa.anatomy.graph import Graph
+from veracausa.circuits.wiring import heads_of, readers_of
 from veracausa.errors import UnitError
+from veracausa.scores.files import unpack_graph
 
 
 @pytest.mark.parametrize(
@@ -63,3 +65,30 @@ def test_in_a_parallel_block_the_mlp_does_not_see_the_heads():
     assert Graph(2, 2, 2).parse("a0.h0->m0")
     with pytest.raises(UnitError, match="cannot exist"):
         Graph(2, 2, 2, parallel=True).parse("a0.h0->m0")
+
+
+@pytest.mark.parametrize(
+    ("joint", "readers", "word"),
+    [
+        (("q", "k"), ["a1<q>", "a1<k>", "a1.kv0<v>", "a1.kv1<v>"], "keys of all heads"),
+        (("kv",), ["a1.h0<q>", "a1.h1<q>", "a1.h2<q>", "a1.h3<q>", "a1<kv>"], "keys and values of all heads"),
+        (("q", "kv"), ["a1<q>", "a1<kv>"], "queries of all heads"),
+    ],
+)
+def test_readers_that_heads_share(joint, readers, word):
+    graph, usual = Graph(3, 4, 2, joint=joint), Graph(3, 4, 2)
+    assert [name for name in graph.reader_names if name.startswith("a1")] == readers
+    names = [f"{graph.writer_names[w]}->{graph.reader_names[r]}" for w, r in zip(*graph.edges, strict=True)]
+    assert [graph.parse(name) for name in names] == list(zip(*map(np.ndarray.tolist, graph.edges), strict=True))
+    shares = {name: heads_of(graph, r) for r, name in enumerate(graph.reader_names) if name in readers}
+    heads = [graph.writer_names.index(f"a1.h{h}") for h in range(4)]
+    assert shares[readers[-1] if "kv" in joint else "a1<k>"] == heads
+    for head in heads:
+        assert [graph.reader_names[r] for r in readers_of(graph, head)] == [r for r in readers if head in shares[r]]
+    with pytest.raises(UnitError, match=word):
+        graph.parse("a0.h0->a1.kv0<k>")
+    assert unpack_graph(graph.header) == graph and graph.sizes != usual.sizes
+    assert "joint" not in usual.header and len(usual.sizes) == 4  # as files and hashes had them before
+    for wrong in (["k", "q"], ["k", "kv"], [], ["v"]):
+        with pytest.raises(ValueError, match="joint|share"):
+            unpack_graph(graph.header | {"joint": wrong})

@@ -15,7 +15,7 @@ from veracausa.errors import CircuitError, FileError, UnitError
 from veracausa.storage.files import write_json
 from veracausa.units.edges import Edges
 
-GRAPHS = [brute.SMALL, brute.GROUPED, brute.PARALLEL]
+GRAPHS = [brute.SMALL, brute.GROUPED, brute.PARALLEL, brute.FLAT, brute.LATENT]
 
 
 def circuit_of(graph, names, **parts):

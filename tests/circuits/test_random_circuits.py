@@ -10,7 +10,7 @@ from veracausa.circuits.wiring import live_edges, writers_fed
 from veracausa.engine.circuit_forward import all_edges_mask
 from veracausa.errors import CircuitError
 
-GRAPHS = [brute.SMALL, brute.GROUPED, brute.PARALLEL]
+GRAPHS = [brute.SMALL, brute.GROUPED, brute.PARALLEL, brute.LATENT]
 
 
 def every_way(graph, writer=0, way=(), probability=1.0):

@@ -36,7 +36,7 @@ def gradient(circuit, mask, rows):
     return metric.detach(), torch.autograd.grad(metric.sum(), leaf)[0]
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=[*FAMILIES, "olmo2", "deepseek_v3"])
 def ready(tiny, task_of, request):
     lm, task = tiny(request.param), task_of(6, n=2)
     with borrowed(lm.decoder), attention_function(lm.decoder, SUFFIX):

@@ -14,6 +14,8 @@ from veracausa.units.edges import Edges
 SMALL = Graph(2, 2, 2)
 GROUPED = Graph(3, 4, 2)
 PARALLEL = Graph(3, 4, 2, parallel=True)
+FLAT = Graph(3, 4, 2, joint=("q", "k"))
+LATENT = Graph(3, 4, 4, joint=("kv",))
 
 
 def every_name(graph):
@@ -22,6 +24,8 @@ def every_name(graph):
 
 def nodes_fed(graph, reader):
     """Names of the writers that a reader feeds."""
+    if match := re.fullmatch(r"a(\d+)<.+>", reader):  # of all heads
+        return [f"a{match[1]}.h{i}" for i in range(graph.heads)]
     match = re.fullmatch(r"a(\d+)\.(h|kv)(\d+)<.>", reader)
     if match and match[2] == "kv":
         share = graph.heads // graph.kv_heads

@@ -210,6 +210,23 @@ _EXPERTS: dict[str, tuple[str, dict]] = {
     ),
 }
 _SETTINGS |= _EXPERTS
+
+# more whose heads share readers: norms over all queries and keys, behind the sublayers or before them, latent vectors
+_LATENT = {"kv_lora_rank": 12, "qk_rope_head_dim": 4, "v_head_dim": 6, "qk_nope_head_dim": 8}
+_CHOSEN = {"num_key_value_heads": 2, "num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2}
+_SETTINGS |= {
+    "olmo3": (
+        "olmo3",
+        _BASE | _PAD | {"num_key_value_heads": 2, "sliding_window": 4}
+        | {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
+    ),
+    "flex_olmo": ("flex_olmo", _BASE | _PAD | _CHOSEN),
+    "minimax_m2": (
+        "minimax_m2",
+        _BASE | _PAD | _CHOSEN | {"head_dim": 8, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
+    ),
+    "minicpm3": ("minicpm3", _BASE | _PAD | _LATENT | {"num_key_value_heads": 4, "q_lora_rank": 16, "scale_depth": 0.7}),
+}  # fmt: skip
 MIXTURES: list[str] = ["mixtral", "gpt_oss", "deepseek_v3", *_EXPERTS]
 
 # mixers in the place of attention, alone, in most blocks, or one sublayer a block

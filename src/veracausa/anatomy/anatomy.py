@@ -8,7 +8,7 @@ from typing import Any, Literal
 from veracausa.anatomy.bridges import Bridge
 from veracausa.anatomy.mixers import Mixer
 
-Layout = Literal["separate", "fused-thirds", "fused-per-group", "fused-in-fours"]
+Layout = Literal["separate", "fused-thirds", "fused-per-group", "fused-in-fours", "latent"]
 
 #: What mixes the positions in a block; "nothing" in one that is an MLP alone.
 Mixing = Literal["attention", "mixer", "nothing"]
@@ -34,11 +34,12 @@ class Anatomy:
     from one block.
 
     Attention. `attention_bias`: what a block adds behind `attention_out`, where it does. `attention_gives`: how many
-    things the module gives. `q`, `k`, `v`: None where it makes them another way (of latent vectors); keys and values
-    may be one projection's. `qkv` says how these projections are stored: "separate" modules, one module with "fused-
-    thirds" (all q, all k, all v), "fused-per-group" (the q of the first key/value head's group, its k, its v, those of
-    the next) or "fused-in-fours" (q, v and k of the first quarter of the heads, those of the next). `qk_norms`: norms
-    of queries and keys, where a model has them. `kv_heads_by_block`: blocks may have different numbers of key/value
+    things the module gives. `q`, `k`, `v`: the linear maps by which it reads the stream; keys and values may be one
+    map's. `qkv` says how these are stored: "separate" modules, one module with "fused-thirds" (all q, all k, all v),
+    "fused-per-group" (the q of the first key/value head's group, its k, its v, those of the next) or "fused-in-fours"
+    (q, v and k of the first quarter of the heads, those of the next); or "latent": one module gives the vector that all
+    keys and values are made of, and where a block has `latent_q`, `q` gives the one of all queries. `qk_norms`: norms
+    of queries and of keys, where a model has them. `kv_heads_by_block`: blocks may have different numbers of key/value
     heads. `bridge`: how an attention module that chooses no attention function by name is led to one (see `bridges`).
     `repeats_keys`: config attribute that says whether the model's cache holds each key and value once for every query
     head that shares it.
@@ -83,10 +84,11 @@ class Anatomy:
     attention_out: str = "self_attn.o_proj"
     attention_bias: str | None = None
     attention_gives: int = 2
-    q: str | None = "self_attn.q_proj"
-    k: str | None = "self_attn.k_proj"
-    v: Path | None = "self_attn.v_proj"
+    q: Path = "self_attn.q_proj"
+    k: str = "self_attn.k_proj"
+    v: Path = "self_attn.v_proj"
     qkv: Layout = "separate"
+    latent_q: str | None = None
     mixer: Mixer | None = None
     mixer_blocks: Anatomy | None = None
     mixer_gives_two: bool = False

@@ -14,7 +14,7 @@ from veracausa.anatomy.block_parts import block_of
 from veracausa.anatomy.decoder import Decoder
 from veracausa.anatomy.families import FAMILIES
 from veracausa.anatomy.found import Found
-from veracausa.anatomy.lacking import lacks_of
+from veracausa.anatomy.lacking import joint_readers, lacks_of
 from veracausa.anatomy.linear import numbers_of
 from veracausa.anatomy.misfits import misfit
 from veracausa.errors import ArchitectureError
@@ -142,6 +142,7 @@ def decoder_of(hf: Any, family: str | Mapping[str, Any] | None = None) -> Decode
         states=states,
         logit_softcap=getattr(config, anatomy.logit_softcap, None) if anatomy.logit_softcap else None,
         logit_scale=_factor(config, anatomy.logit_scale) / _factor(config, anatomy.logit_divisor),
+        joint=joint_readers(anatomy, blocks),
         lacks=lacks,
         found=found,
     )
@@ -202,7 +203,7 @@ def _require_fitting(hf: Any, anatomy: Anatomy) -> None:
 
 def _kv_heads(config: Any, anatomy: Anatomy, block: nn.Module, width: int, heads: int) -> int:
     """How many key/value heads a block has; of a fused projection its size says so, and where they differ by block."""
-    if anatomy.q is None:
+    if anatomy.qkv == "latent":
         return heads
     head_dim = _inputs(part_of(block, anatomy.attention_out), width) // heads
     if anatomy.qkv != "separate":
@@ -229,7 +230,7 @@ def _require_equal(hf: Any, blocks: tuple[Block, ...]) -> None:
         assert first is not None
         own = getattr(block.attention, "head_dim", None)
         if (
-            block.projections
+            block.qkv != "latent"
             and isinstance(own, int)
             and own * block.heads != _inputs(block.attention_out, block.width)
         ):
@@ -237,7 +238,7 @@ def _require_equal(hf: Any, blocks: tuple[Block, ...]) -> None:
                 f"{type(hf).__name__}: block {block.layer} has another number of heads than its config says "
                 f"({block.heads}), and veracausa counts heads of one number and one size in all blocks."
             )
-        if isinstance(own, int) and block.projections:
+        if isinstance(own, int) and block.qkv != "latent":
             continue
         names = ("attention's output projection", "query projection", "key projection", "value projection")
         pairs = zip((block.attention_out, *block.projections), (first.attention_out, *first.projections), strict=True)

@@ -198,12 +198,17 @@ class Block:
             ContractError: it is no linear map.
         """
         part = self.projections[kind]
-        what = ("query", "key", "value")[kind] if self.qkv == "separate" else "fused query, key and value"
-        return self._required(what, linear_map(self.found, part, self.width, before=True), part)
+        return self._required(self.projection_name(kind), linear_map(self.found, part, self.width, before=True), part)
 
-    def projection_weights(self, kind: int, heads: int, head_dim: int) -> Float[Tensor, "width heads head_dim"]:
-        """Weights of the query (0), key (1) or value (2) projection, head by head."""
-        return self.projected(kind, self.projection(kind).weight, heads, head_dim)
+    def projection_name(self, kind: int) -> str:
+        """What the query (0), key (1) or value (2) projection is called in messages."""
+        if self.qkv == "latent":
+            return "latent key and value" if kind else "query"
+        return ("query", "key", "value")[kind] if self.qkv == "separate" else "fused query, key and value"
+
+    def projection_weights(self, kind: int, parts: int, head_dim: int) -> Float[Tensor, "width parts numbers"]:
+        """Weights of the query (0), key (1) or value (2) projection, head by head; see `projected`."""
+        return self.projected(kind, self.projection(kind).weight, parts, head_dim)
 
     def _behind(self, what: str, part: nn.Module, scale: float) -> LinearMap:
         """The map of an output projection, whose outputs are as wide as the stream, times a factor."""
@@ -225,16 +230,17 @@ class Block:
             )
         return found
 
-    def projected(self, kind: int, output: Tensor, heads: int, head_dim: int) -> Float[Tensor, "*rows heads head_dim"]:
-        """A projection's output (or a gradient of it), split into the heads of its kind: `Anatomy.qkv` says how.
+    def projected(self, kind: int, output: Tensor, parts: int, head_dim: int) -> Float[Tensor, "*rows parts numbers"]:
+        """A projection's output (or a gradient of it), split into what its readers give: `Anatomy.qkv` says how.
 
-        `heads`: how many of that kind there are. It may be a copy; `put` writes into an output.
+        `parts`: how many readers of that kind there are, heads, or one that gives all. It may be a copy; `put` writes
+        into an output.
         """
-        if self.qkv == "separate":
-            return output.unflatten(-1, (heads, head_dim))
+        if self.qkv in ("separate", "latent"):
+            return output.unflatten(-1, (parts, -1))
         if self.qkv == "fused-thirds":
             before = (0, self.heads, self.heads + self.kv_heads)[kind] * head_dim
-            return output[..., before : before + heads * head_dim].unflatten(-1, (heads, head_dim))
+            return output[..., before : before + parts * head_dim].unflatten(-1, (parts, head_dim))
         if self.qkv == "fused-in-fours":
             return self._fours(output, head_dim)[..., (0, 2, 1)[kind], :, :].flatten(-3, -2)
         groups = output.unflatten(-1, (self.kv_heads, self._in_group, head_dim))
@@ -243,18 +249,22 @@ class Block:
             return groups[..., queries + kind - 1, :]
         return groups[..., 0, :] if queries == 1 else groups[..., :queries, :].flatten(-3, -2)
 
-    def put(self, kind: int, output: Tensor, chosen: Int[Tensor, " heads"] | slice, new: Tensor, head_dim: int) -> None:
-        """Write the chosen heads' part of a projection's output, [..., heads, head_dim], in place; see `projected`."""
-        heads = self.kv_heads if kind else self.heads
+    def put(
+        self, kind: int, output: Tensor, chosen: Int[Tensor, " chosen"] | slice, new: Tensor, parts: int, head_dim: int
+    ) -> None:
+        """Write the chosen readers' part of a projection's output, [..., chosen, numbers], in place.
+
+        `parts`: see `projected`.
+        """
         if self.qkv == "fused-in-fours":
-            at = torch.arange(heads, device=output.device)[chosen]
-            self._fours(output, head_dim)[..., at // (heads // 4), (0, 2, 1)[kind], at % (heads // 4), :] = new
+            at = torch.arange(parts, device=output.device)[chosen]
+            self._fours(output, head_dim)[..., at // (parts // 4), (0, 2, 1)[kind], at % (parts // 4), :] = new
             return
         if self.qkv != "fused-per-group" or kind or self._in_group == 3:
-            self.projected(kind, output, heads, head_dim)[..., chosen, :] = new
+            self.projected(kind, output, parts, head_dim)[..., chosen, :] = new
             return
         groups = output.unflatten(-1, (self.kv_heads, self._in_group, head_dim))
-        at = torch.arange(heads, device=output.device)[chosen]
+        at = torch.arange(parts, device=output.device)[chosen]
         groups[..., at // (self._in_group - 2), at % (self._in_group - 2), :] = new
 
     def _fours(self, output: Tensor, head_dim: int) -> Float[Tensor, "*rows four kinds quarter head_dim"]:
@@ -266,10 +276,11 @@ class Block:
         """Heads' widths that a key/value head's group takes in a "fused-per-group" output: queries, a key, a value."""
         return self.heads // self.kv_heads + 2
 
-    def fused(self, parts: Sequence[Float[Tensor, "*rows heads head_dim"]]) -> list[Tensor]:
+    def fused(self, parts: Sequence[Float[Tensor, "*rows parts numbers"]]) -> list[Tensor]:
         """The inverse of `projected`: outputs of the three projections (one and the same if a family fuses them)."""
-        if self.qkv == "separate":
-            return [part.flatten(-2) for part in parts]
+        if self.qkv in ("separate", "latent"):
+            flat = [part.flatten(-2) for part in parts]
+            return flat if self.qkv == "separate" else [flat[0], flat[1], flat[1]]
         if self.qkv == "fused-thirds":
             return [torch.cat(list(parts), -2).flatten(-2)] * 3
         if self.qkv == "fused-in-fours":

@@ -66,9 +66,8 @@ def _mixing_parts(anatomy: Anatomy, module: nn.Module, part: Callable[[str], Any
         if mixer.gate is not None:
             parts |= {"gate": part_of(module, mixer.gate[0]), "gate_behind": mixer.gate[1]}
         return {"mixing": mixing, **parts, "projections": (), "attention_norm": norm}
-    projections = () if anatomy.q is None else (part("q"), part("k"), part("v"))
     parts = {"attention": part("attention"), "attention_out": part("attention_out")}
-    return {"mixing": mixing, **parts, "projections": projections, "attention_norm": norm}
+    return {"mixing": mixing, **parts, "projections": (part("q"), part("k"), part("v")), "attention_norm": norm}
 
 
 def _mlp_parts(anatomy: Anatomy, module: nn.Module, part: Callable[[str], Any]) -> Any:

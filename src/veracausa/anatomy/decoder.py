@@ -38,8 +38,9 @@ class Decoder:
     """A whole decoder: blocks, the ends of the stream, and its sizes.
 
     `neurons`: of one MLP; 0 where it has none of its own. `channels`, `mixer_heads`, `states`: of a mixer its channels,
-    its heads and the numbers in a channel's state; 0 where there is none. `lacks`: kinds of units that it has not, and
-    why. `codes`: dictionaries of features that were laid on it, by the kind of units that these are, and layer.
+    its heads and the numbers in a channel's state; 0 where there is none. `joint`: kinds of readers that the heads of a
+    block share (see `graph`). `lacks`: kinds of units that it has not, and why. `codes`: dictionaries of features that
+    were laid on it, by the kind of units that these are, and layer.
     """
 
     anatomy: Anatomy
@@ -59,6 +60,7 @@ class Decoder:
     states: int
     logit_softcap: float | None
     logit_scale: float = 1.0
+    joint: tuple[str, ...] = ()
     lacks: Mapping[str, str] = field(default_factory=dict)
     codes: Mapping[tuple[str, int], Code] = field(default_factory=dict)
     found: Found = field(default_factory=Found)
@@ -129,7 +131,7 @@ class Decoder:
     @property
     def caches_latents(self) -> bool:
         """Whether a cache holds something else than the keys and values that the attention function is given."""
-        return self.anatomy.q is None
+        return self.anatomy.qkv == "latent"
 
     @property
     def shares_prefixes(self) -> bool:
@@ -184,7 +186,7 @@ class Decoder:
         blocks = tuple(letters[block.mixing] + "m" * block.has_mlp for block in self.blocks)
         usual = set(blocks) == {"am"}
         sizes = self.layers, self.heads, self.kv_heads, self.blocks[0].parallel
-        return graph_of(*sizes) if usual else graph_of(*sizes, self.mixer_heads, blocks)
+        return graph_of(*sizes, *((0, ()) if usual else (self.mixer_heads, blocks)), self.joint)
 
     def scale_between(self, first: int, last: int) -> float:
         """What the stream in front of block `first` is multiplied by until it is in front of block `last` (L: the end).

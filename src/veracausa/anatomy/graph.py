@@ -9,6 +9,10 @@ attention and MLP stand in parallel; a head of block l writes behind place 2l, a
 
 Names are those of the field's exchange format (EAP-IG, MIB), with keys and values counted by key/value head:
 `input->a0.h0<q>`, `a9.h6->m10`, `a3.h1->a20.kv0<k>`, `m29->logits`; of mixers `x3.h1->x4`, or `x3->x4`.
+
+Where the heads of a block cannot be told apart as readers, they share one, which is named by the block alone: `a2<q>`
+and `a2<k>` are the queries (keys) of all heads, where one norm goes over them; `a2<kv>` are all keys and values, where
+they come of one latent vector, and `a2<q>` the queries that do. Such a reader feeds every head of its block.
 """
 
 from __future__ import annotations
@@ -26,17 +30,19 @@ from veracausa.arguments import shown
 from veracausa.errors import UnitError
 
 #: Kinds of readers, by their code in `Graph.reader_kind`.
-READERS = ("q", "k", "v", "mlp", "logits", "mixer")
-Q, K, V, MLP, LOGITS, MIXER = range(6)
+READERS = ("q", "k", "v", "mlp", "logits", "mixer", "kv")
+Q, K, V, MLP, LOGITS, MIXER, KV = range(7)
 #: Kinds of writers, by their code in `Graph.writer_kind`.
 INPUT, HEAD, WRITER_MLP, WRITER_MIXER = range(4)
 #: Kinds of readers that belong to what mixes a block's positions.
-MIXING = (Q, K, V, MIXER)
+MIXING = (Q, K, V, KV, MIXER)
+#: Kinds of readers that the heads of a block can share.
+JOINT = ("q", "k", "kv")
 
 #: What a block of a decoder has, if nothing else is said.
 _USUAL = "am"
 _NUMBER = r"(0|[1-9][0-9]*)"  # ASCII digits without leading zeros, so that a part has one name
-_NAME = re.compile(rf"input|logits|[amx]{_NUMBER}(\.(h|kv){_NUMBER})?(<[qkv]>)?")
+_NAME = re.compile(rf"input|logits|[amx]{_NUMBER}(\.(h|kv){_NUMBER})?(<(q|k|v|kv)>)?")
 
 
 @dataclass(frozen=True, repr=False)
@@ -44,12 +50,15 @@ class Graph:
     """All writers, readers and edges of a decoder with these sizes.
 
     `blocks`: what each block has, in letters: `a` an attention, `x` a mixer, `m` an MLP; none: all have "am".
-    `mixer_heads`: writers of a mixer that are its heads; 0: a mixer is one writer.
+    `mixer_heads`: writers of a mixer that are its heads; 0: a mixer is one writer. `joint`: kinds of readers that the
+    heads of a block share, of `JOINT` and in that order; "kv" stands for its keys and values as one.
 
     >>> Graph(layers=30, heads=9, kv_heads=3).size
     70651
     >>> Graph(layers=3, heads=0, kv_heads=0, blocks=("x", "x", "x")).writer_names
     ['input', 'x0', 'x1', 'x2']
+    >>> Graph(layers=1, heads=4, kv_heads=2, joint=("q", "k")).reader_names
+    ['a0<q>', 'a0<k>', 'a0.kv0<v>', 'a0.kv1<v>', 'm0', 'logits']
     """
 
     layers: int
@@ -58,18 +67,22 @@ class Graph:
     parallel: bool = False
     mixer_heads: int = 0
     blocks: tuple[str, ...] = ()
+    joint: tuple[str, ...] = ()
 
     @property
     def header(self) -> dict[str, Any]:
         """Its sizes, as files keep them."""
-        usual = {"layers": self.layers, "heads": self.heads, "kv_heads": self.kv_heads, "parallel": self.parallel}
-        return usual | ({"mixer_heads": self.mixer_heads, "blocks": list(self.blocks)} if self.blocks else {})
+        usual: dict[str, Any] = {"layers": self.layers, "heads": self.heads}
+        usual |= {"kv_heads": self.kv_heads, "parallel": self.parallel}
+        usual |= {"mixer_heads": self.mixer_heads, "blocks": list(self.blocks)} if self.blocks else {}
+        return usual | ({"joint": list(self.joint)} if self.joint else {})
 
     @property
     def sizes(self) -> tuple[Any, ...]:
         """Its sizes, as hashes take them."""
         usual = (self.layers, self.heads, self.kv_heads, self.parallel)
-        return (*usual, self.mixer_heads, self.blocks) if self.blocks else usual
+        mixed = (self.mixer_heads, self.blocks) if self.blocks else ()
+        return (*usual, *mixed, *((self.joint,) if self.joint else ()))
 
     def __repr__(self) -> str:
         return f"Graph({', '.join(f'{name}={value}' for name, value in self.header.items())})"
@@ -83,6 +96,14 @@ class Graph:
     def has_mixers(self) -> bool:
         """Whether some block has a mixer."""
         return any("x" in parts for parts in self.blocks)
+
+    @cached_property
+    def attention_readers(self) -> dict[int, int]:
+        """Kind → how many there are, of an attention's readers in their order."""
+        every = {Q: self.heads, K: self.kv_heads, V: self.kv_heads}
+        if "kv" in self.joint:
+            every = {Q: self.heads, KV: 1}
+        return {kind: 1 if READERS[kind] in self.joint else count for kind, count in every.items()}
 
     @property
     def writers(self) -> int:
@@ -109,9 +130,11 @@ class Graph:
 
     def _readers_of(self, part: str) -> list[tuple[int, int]]:
         """(kind, index) of the readers of an attention, a mixer or an MLP."""
-        keys = [(kind, i) for kind in (K, V) for i in range(self.kv_heads)]
-        queries = [(Q, i) for i in range(self.heads)]
-        return {"a": [*queries, *keys], "x": [(MIXER, -1)], "m": [(MLP, -1)]}[part]
+        numbers = {
+            kind: [-1] if READERS[kind] in self.joint else [*range(n)] for kind, n in self.attention_readers.items()
+        }
+        attention = [(kind, i) for kind, own in numbers.items() for i in own]
+        return {"a": attention, "x": [(MIXER, -1)], "m": [(MLP, -1)]}[part]
 
     def _all(self, of: Callable[[str], list[tuple[int, int]]]) -> list[tuple[int, int, int]]:
         """(layer, kind, index) of the writers or readers of all blocks."""
@@ -147,12 +170,12 @@ class Graph:
 
     @property
     def reader_kind(self) -> np.ndarray:
-        """Q, K, V, MLP, LOGITS or MIXER."""
+        """Q, K, V, MLP, LOGITS, MIXER or KV."""
         return np.asarray(self._reading[1])
 
     @property
     def reader_index(self) -> np.ndarray:
-        """Head of a query, key/value head of a key or value; −1 for mixers, MLPs and the logits."""
+        """Head of a query, key/value head of a key or value; −1 for those of all heads, mixers, MLPs and the logits."""
         return np.asarray(self._reading[2])
 
     @cached_property
@@ -195,10 +218,9 @@ class Graph:
         """Names of the readers."""
         names = []
         for layer, kind, i in zip(self.reader_layer, self.reader_kind, self.reader_index, strict=True):
-            if kind == Q:
-                names.append(f"a{layer}.h{i}<q>")
-            elif kind in (K, V):
-                names.append(f"a{layer}.kv{i}<{READERS[kind]}>")
+            if kind in (Q, K, V, KV):
+                head = "" if i < 0 else f".h{i}" if kind == Q else f".kv{i}"
+                names.append(f"a{layer}{head}<{READERS[kind]}>")
             else:
                 names.append("logits" if kind == LOGITS else f"{'m' if kind == MLP else 'x'}{layer}")
         return names
@@ -214,11 +236,11 @@ class Graph:
             parts = self.parts(layer)
             mixing = next((part for part in parts if part != "m"), "")
             heads = len(self._writers_of(mixing)) if mixing else 0
-            reads = len(self._readers_of(mixing)) if mixing else 0
-            mlp = int("m" in parts)
+            counts = {"a": tuple(self.attention_readers.values()), "x": (1,), "": ()}[mixing]
+            reads, mlp = sum(counts), int("m" in parts)
             found.append(
                 BlockIndex(
-                    group=self.share if mixing == "a" else 0,
+                    counts=counts,
                     heads=slice(writer, writer + heads),
                     mlp=slice(writer + heads, writer + heads + mlp),
                     attention=slice(reader, reader + reads),
@@ -242,8 +264,8 @@ class Graph:
     def reached(self, mask: np.ndarray, shared_scale: bool = False) -> np.ndarray:
         """Which writers the input reaches through the edges of `mask` [readers, writers], one pass along the stream.
 
-        A head is reached by its query, its key or its value; with `shared_scale` (a post-norm over all heads of a
-        block) by those of its siblings, too. A mixer's heads are reached by the mixer.
+        A head is reached by its query, its key or its value, all heads by a reader that they share; with `shared_scale`
+        (a post-norm over all heads of a block) by those of its siblings, too. A mixer's heads are reached by the mixer.
         """
         reached = np.zeros(self.writers, dtype=bool)
         reached[0] = True
@@ -299,8 +321,7 @@ class Graph:
         reading = "mixers (x4), " if mixers else ""
         kinds = {
             "writer": f"input, heads (a9.h6){', ' + mixers if mixers else ' and '}MLPs (m3)",
-            "reader": "queries (a9.h6<q>), keys and values per key/value head (a9.kv0<k>, a9.kv0<v>), "
-            f"{reading}MLPs (m3) and logits",
+            "reader": f"{self.attention_words}, {reading}MLPs (m3) and logits",
         }
         if not _NAME.fullmatch(end):
             return f"{shown(end)} is no {what}. The {what}s are {kinds[what]}."
@@ -309,10 +330,31 @@ class Graph:
             f"{self.heads} heads, {self.kv_heads} key/value heads."
         )
 
+    @property
+    def attention_words(self) -> str:
+        """What reads in its attentions, with names of examples."""
+        queries = "queries of all heads (a9<q>)" if "q" in self.joint else "queries (a9.h6<q>)"
+        if "kv" in self.joint:
+            return f"{queries}, keys and values of all heads (a9<kv>)"
+        if "k" in self.joint:
+            return f"{queries}, keys of all heads (a9<k>), values per key/value head (a9.kv0<v>)"
+        return f"{queries}, keys and values per key/value head (a9.kv0<k>, a9.kv0<v>)"
+
+
+def of_projection(kind: int) -> int:
+    """By which of an attention's three projections, Q, K or V, a kind of readers takes its input from the stream."""
+    return K if kind == KV else kind
+
 
 @lru_cache(maxsize=16)
 def graph_of(
-    layers: int, heads: int, kv_heads: int, parallel: bool, mixer_heads: int = 0, blocks: tuple[str, ...] = ()
+    layers: int,
+    heads: int,
+    kv_heads: int,
+    parallel: bool,
+    mixer_heads: int = 0,
+    blocks: tuple[str, ...] = (),
+    joint: tuple[str, ...] = (),
 ) -> Graph:
     """The graph of these sizes, made once."""
-    return Graph(layers, heads, kv_heads, parallel, mixer_heads, blocks)
+    return Graph(layers, heads, kv_heads, parallel, mixer_heads, blocks, joint)

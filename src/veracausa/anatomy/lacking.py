@@ -1,11 +1,12 @@
-"""Which kinds of units a model has not, and why: in words that its refusals quote."""
+"""Which kinds of units a model has not, and why: in words that its refusals quote; which readers its heads share."""
 
 from __future__ import annotations
 
 from torch import nn
 
-from veracausa.anatomy.anatomy import Anatomy
+from veracausa.anatomy.anatomy import Anatomy, part_of
 from veracausa.anatomy.block import Block
+from veracausa.anatomy.graph import JOINT
 from veracausa.anatomy.mixture import Mixture
 
 #: Kinds of units that attentions have, and those that mixers have.
@@ -21,12 +22,10 @@ def lacks_of(anatomy: Anatomy, blocks: tuple[Block, ...], neurons: set[int]) -> 
             "the attention's output has a bias in front of the norm behind it, so that a part of what the norm "
             "gives belongs to no head."
         )
-    if any(_is_flat(norm, block.head_dim) for block in blocks for norm in block.qk_norms):
+    if anatomy.qkv not in ("separate", "latent") and joint_readers(anatomy, blocks):
         lacks["edges"] = (
-            "a norm goes over the queries (or keys) of all heads at once, so that none is read apart from the others."
+            "a norm goes over the queries (or keys) of all heads at once, and one projection gives them and the values."
         )
-    if anatomy.q is None:
-        lacks["edges"] = "its attention makes queries and keys of latent vectors."
     if len({block.kv_heads for block in blocks if block.mixing == "attention"}) > 1:
         lacks |= dict.fromkeys(("keys", "values", "edges"), "its blocks have different numbers of key/value heads.")
     if any(block.stream_scale != 1 for block in blocks):
@@ -44,6 +43,22 @@ def lacks_of(anatomy: Anatomy, blocks: tuple[Block, ...], neurons: set[int]) -> 
     elif len(neurons) > 1:
         lacks["neurons"] = "its MLPs have several widths."
     return _lacking_experts([block.mixture for block in blocks if block.mixture is not None]) | lacks
+
+
+def joint_readers(anatomy: Anatomy, blocks: tuple[Block, ...]) -> tuple[str, ...]:
+    """Kinds of readers that the heads of a block share: what one norm goes over, or comes of one latent vector."""
+    attending = [block for block in blocks if block.mixing == "attention"]
+    if anatomy.qkv == "latent":
+        compressed = any(part_of(block.module, anatomy.latent_q) is not None for block in attending)
+        return ("q", "kv") if compressed else ("kv",)
+    paths = dict(zip("qk", anatomy.qk_norms, strict=False))
+    flat = {
+        kind
+        for block in attending
+        for kind, path in paths.items()
+        if _is_flat(part_of(block.module, path), block.head_dim)
+    }
+    return tuple(kind for kind in JOINT if kind in flat)
 
 
 def _lacks_sublayers(blocks: tuple[Block, ...]) -> dict[str, str]:
@@ -70,7 +85,7 @@ def _lacking_experts(mixtures: list[Mixture]) -> dict[str, str]:
     return lacks
 
 
-def _is_flat(norm: nn.Module, head_dim: int) -> bool:
+def _is_flat(norm: nn.Module | None, head_dim: int) -> bool:
     """Whether a norm of queries or keys goes over all heads at once."""
     weight = getattr(norm, "weight", None)
     return weight is not None and weight.ndim == 1 and len(weight) != head_dim

@@ -3,8 +3,9 @@
 An edge at a position stays there: a reader sees what was written at its own position. What attention carries on, from a
 key/value head at its position to the heads of its group where these read a query or write, now or later, is a pair
 beside the edges; so is what a mixer carries from where it reads to where it (or a head of it) writes. A key/value head
-is a node of its own at positions and where several heads share it; else its edges enter the head. Over all positions
-the pairs join it to the heads that the circuit touches (`Circuit.nodes`).
+is a node of its own at positions and where several heads share it; else its edges enter the head. So is a reader that
+all heads of a block share (`a2<q>`), and its pairs are with all of them. Over all positions the pairs join it to the
+heads that the circuit touches (`Circuit.nodes`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from veracausa.anatomy.graph import HEAD, INPUT, MIXER, MLP, WRITER_MIXER, Graph, K, Q, V
+from veracausa.anatomy.graph import HEAD, INPUT, KV, MIXER, MLP, READERS, WRITER_MIXER, Graph, K, Q, V
 from veracausa.circuits.circuit import Circuit
 from veracausa.circuits.wiring import heads_of, touched_by
 from veracausa.engine.circuit_forward import kept_by
@@ -26,10 +27,15 @@ if TYPE_CHECKING:
     from jaxtyping import Int
 
 
+#: What a reader that all heads of a block share is called as a node, by its kind.
+SHARED = {Q: "queries", K: "keys", KV: "keys and values"}
+_LETTERS = {name: READERS[kind] for kind, name in SHARED.items()}
+
+
 class Node(NamedTuple):
     """A node at a position (−1: all); `which`: of the heads or kv heads.
 
-    `kind`: input, head, kv, mlp, mixer, mixer head or logits.
+    `kind`: input, head, kv, mlp, mixer, mixer head, logits, or of `SHARED`.
     """
 
     kind: str
@@ -46,6 +52,8 @@ class Node(NamedTuple):
             return f"{'m' if self.kind == 'mlp' else 'x'}{self.layer}"
         if self.kind == "mixer head":
             return f"x{self.layer}.h{self.which}"
+        if self.kind in _LETTERS:
+            return f"a{self.layer}<{_LETTERS[self.kind]}>"
         return f"a{self.layer}.{'h' if self.kind == 'head' else 'kv'}{self.which}"
 
     @property
@@ -58,40 +66,40 @@ def ends_of(edges: Edges) -> tuple[list[tuple[Node, Node]], list[tuple[Node, Nod
     """The two nodes of every edge, and the (key/value head, head) pairs that the module speaks of."""
     graph = edges.graph
     apart = edges.positional or graph.heads > graph.kv_heads
-    passing = apart or graph.mixer_heads > 0
     ends = []
     columns = (edges.writer.tolist(), edges.reader.tolist(), edges.position.tolist())
     for writer, reader, position in zip(*columns, strict=True):
         ends.append((_writer(graph, writer, position), _reader(graph, reader, position, apart)))
-    if not passing:
-        return ends, []
     if edges.positional:
         return ends, _carried(graph, ends)
     mask = kept_by(graph, edges.writer, edges.reader)
     joins = {
-        (_reader(graph, reader, -1, True), _writer(graph, head, -1))
+        (_reader(graph, reader, -1, apart), _writer(graph, head, -1))
         for reader, heads in touched_by(graph, mask).items()
-        if (graph.reader_kind[reader] in (K, V) and apart) or (graph.reader_kind[reader] == MIXER and graph.mixer_heads)
         for head in heads
     }
-    return ends, sorted(joins)
+    return ends, sorted(pair for pair in joins if pair[0] != pair[1])
 
 
 def _carried(graph: Graph, ends: list[tuple[Node, Node]]) -> list[tuple[Node, Node]]:
-    """Of every key/value head at a position, the heads of its group at the same or a later one; of mixers likewise."""
+    """Of every key/value head at a position, the heads of its group at the same or a later one; of mixers, and of what
+    all heads share, likewise (of queries at the same alone)."""
     nodes = {node for pair in ends for node in pair}
     heads = defaultdict(list)
     for node in nodes:
         if node.kind == "head":
             heads["kv", node.layer, node.which // graph.share].append(node)
+            for kind in _LETTERS:
+                heads[kind, node.layer, -1].append(node)
         elif node.kind == ("mixer head" if graph.mixer_heads else "mixer"):
             heads["mixer", node.layer, -1].append(node)
     return sorted(
         (reader, head)
         for reader in nodes
-        if reader.kind in ("kv", "mixer")
+        if reader.kind in ("kv", "mixer", *_LETTERS)
         for head in heads[reader.kind, reader.layer, reader.which]
         if head.position >= reader.position and head != reader
+        if head.position == reader.position or reader.kind != SHARED[Q]
     )
 
 
@@ -103,6 +111,8 @@ def _writer(graph: Graph, writer: int, position: int) -> Node:
 
 def _reader(graph: Graph, reader: int, position: int, apart: bool) -> Node:
     kind, layer, index = (int(column[reader]) for column in (graph.reader_kind, graph.reader_layer, graph.reader_index))
+    if kind in SHARED and index < 0:
+        return Node(SHARED[kind], layer, -1, position)
     if kind in (K, V) and apart:
         return Node("kv", layer, index, position)
     if kind in (Q, K, V):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from veracausa.anatomy.graph import HEAD, INPUT, LOGITS, MIXER, MLP, WRITER_MIXER, WRITER_MLP, Graph, K, Q, V
+from veracausa.anatomy.graph import HEAD, INPUT, LOGITS, MLP, WRITER_MIXER, WRITER_MLP, Graph
 from veracausa.arguments import shown
 from veracausa.errors import CircuitError
 
@@ -42,14 +42,9 @@ def live_edges(graph: Graph, mask: Bool[np.ndarray, "readers writers"]) -> Bool[
 
 
 def heads_of(graph: Graph, reader: int) -> list[int]:
-    """Indices, as writers, of the heads that a reader feeds: one of a query, the group of a key or value, a mixer's."""
-    layer, index = int(graph.reader_layer[reader]), int(graph.reader_index[reader])
-    heads, group = graph.block(layer).heads, graph.share
-    if graph.reader_kind[reader] == MIXER:
-        return list(range(heads.start, heads.stop))
-    if graph.reader_kind[reader] == Q:
-        return [heads.start + index]
-    return list(range(heads.start + index * group, heads.start + (index + 1) * group))
+    """Indices, as writers, of the heads that a reader feeds: one of a query, the group of a key or value, all of a
+    reader that they share, a mixer's."""
+    return graph.block(int(graph.reader_layer[reader])).fed_by(reader)
 
 
 def writers_fed(graph: Graph, reader: int) -> list[int]:
@@ -62,31 +57,19 @@ def writers_fed(graph: Graph, reader: int) -> list[int]:
 
 def readers_of(graph: Graph, writer: int) -> list[int]:
     """Indices of the readers that feed a writer: a head's query, key and value; an MLP's own; the mixer; or none."""
-    kind, layer, index = graph.writer_kind[writer], int(graph.writer_layer[writer]), int(graph.writer_index[writer])
-    if kind == INPUT:
+    if graph.writer_kind[writer] == INPUT:
         return []
-    at = graph.block(layer)
-    if kind == WRITER_MLP:
-        return [at.mlp_reader.start]
-    first = at.attention.start
-    if kind == WRITER_MIXER:
-        return [first]
-    shared = first + graph.heads + index // graph.share
-    return [first + index, shared, shared + graph.kv_heads]
+    at = graph.block(int(graph.writer_layer[writer]))
+    return [at.mlp_reader.start] if graph.writer_kind[writer] == WRITER_MLP else at.feeding(writer)
 
 
 def touched_by(graph: Graph, mask: Bool[np.ndarray, "readers writers"]) -> dict[int, list[int]]:
     """For every reader of a kept edge, the writers whose node it touches (see `Circuit.nodes`)."""
     reads, own = np.any(mask, axis=1), np.any(mask, axis=0)
-    for query in np.flatnonzero(reads & (graph.reader_kind == Q)).tolist():
-        own[heads_of(graph, query)] = True
-    touched: dict[int, list[int]] = {}
-    for reader in np.flatnonzero(reads).tolist():
-        fed = writers_fed(graph, reader)
-        if graph.reader_kind[reader] in (K, V, MIXER):
-            fed = [writer for writer in fed if own[writer]] or fed
-        touched[reader] = fed
-    return touched
+    fed = {reader: writers_fed(graph, reader) for reader in np.flatnonzero(reads).tolist()}
+    for alone in (writers for writers in fed.values() if len(writers) == 1):
+        own[alone] = True
+    return {reader: [writer for writer in writers if own[writer]] or writers for reader, writers in fed.items()}
 
 
 def require_heads_and_mlps(graph: Graph, what: str) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from veracausa.anatomy.graph import HEAD, INPUT, LOGITS, MIXER, MLP, WRITER_MIXER, WRITER_MLP, K, Q, V
+from veracausa.anatomy.graph import HEAD, INPUT, LOGITS, MIXER, MLP, WRITER_MIXER, WRITER_MLP, Q, V, of_projection
 from veracausa.circuits.knockouts import without_edges, without_writers
 from veracausa.circuits.runs.run_circuits import run_circuits
 from veracausa.effects.exact import exact
@@ -127,21 +127,19 @@ def _some_edges(lm: Model) -> Edges:
     """One edge into every kind of reader, early, in the middle and late; heads, MLPs and the input write in turn."""
     graph = lm.graph
     attention, mlps = lm.decoder.layers_with("attention"), lm.decoder.layers_with("mlp")
-    readers: list[tuple[int, int, int]] = []
+    mixers, asked = lm.decoder.layers_with("mixer"), list[tuple[int, int, int]]()  # layer, kind, first or last of it
     if attention:
-        first, middle, last = attention[0], attention[len(attention) // 2], attention[-1]
-        readers += [(first, Q, 0), (middle, K, 0), (middle, V, lm.kv_heads - 1)]
-    readers += [(mlps[len(mlps) // 2], MLP, -1)] if mlps else []
-    readers += [(last, Q, lm.heads - 1)] if attention else []
-    readers += [(mlps[-1], MLP, -1)] if mlps else []
-    readers.append((lm.layers, LOGITS, -1))
-    mixers = lm.decoder.layers_with("mixer")
-    readers += [(layer, MIXER, -1) for layer in (*mixers[:1], *mixers[-1:])]
-    own = np.stack([graph.reader_layer, graph.reader_kind, graph.reader_index], 1)
+        others = [kind for kind in graph.attention_readers if kind != Q]
+        asked.append((attention[0], Q, 0))
+        asked += [(attention[len(attention) // 2], kind, -1 if kind == V else 0) for kind in others]
+    asked += [(mlps[len(mlps) // 2], MLP, 0)] if mlps else []
+    asked += [(attention[-1], Q, -1)] if attention else []
+    asked += [(mlps[-1], MLP, 0)] if mlps else []
+    asked += [(lm.layers, LOGITS, 0), *((layer, MIXER, 0) for layer in (*mixers[:1], *mixers[-1:]))]
     of_heads = np.where(graph.writer_kind == WRITER_MIXER, HEAD, graph.writer_kind)
     ends = set()
-    for number, key in enumerate(readers):
-        reader = int(np.flatnonzero((own == key).all(1))[0])
+    for number, (layer, kind, which) in enumerate(asked):
+        reader = int(np.flatnonzero((graph.reader_layer == layer) & (graph.reader_kind == kind))[which])
         seen = np.flatnonzero(graph.writer_order <= graph.reader_order[reader])
         kinds = [seen[of_heads[seen] == (HEAD, WRITER_MLP, INPUT)[(number + turn) % 3]] for turn in range(3)]
         ends.add((reader, int(next(found[-1] for found in kinds if len(found)))))
@@ -200,16 +198,16 @@ class _Bare:
             new = block.mlp_norm(seen)
             handle = block.mlp_start.register_forward_pre_hook(lambda _, args: (new.view(-1, *args[0].shape[1:]),))
         else:
-            block, count = decoder.blocks[layer], decoder.heads if kind == Q else decoder.kv_heads
-            own = block.projected(kind, block.projections[kind](block.attention_norm(seen)), count, block.head_dim)
+            block, count, by = decoder.blocks[layer], graph.attention_readers[kind], of_projection(kind)
+            own = block.projected(by, block.projections[by](block.attention_norm(seen)), count, block.head_dim)
 
             def replace(_: Any, __: Any, output: Tensor) -> Tensor:
                 output = output.clone()
-                one = slice(index, index + 1)
-                block.put(kind, output, one, own[:, :, one], block.head_dim)
+                one = slice(max(0, index), max(0, index) + 1)
+                block.put(by, output, one, own[:, :, one], count, block.head_dim)
                 return output
 
-            handle = block.projections[kind].register_forward_hook(replace)
+            handle = block.projections[by].register_forward_hook(replace)
         found = self.run(handle, rows=rows)
         return found if rows > 1 else [found]
 

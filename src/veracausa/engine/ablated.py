@@ -189,11 +189,10 @@ class Constants:
 
 
 def _copies(decoder: Decoder, layer: int, outputs: list[Tensor]) -> list[Tensor]:
-    """Tensors of their own; one for all three where a family fuses its projections into one module."""
+    """Tensors of their own; one for all three (for keys and values) where one module gives them."""
     projections = decoder.blocks[layer].projections
-    if projections[0] is projections[1]:
-        return [outputs[0].clone()] * 3
-    return [output.clone() for output in outputs]
+    own = {module: output.clone() for module, output in dict(zip(projections, outputs, strict=True)).items()}
+    return [own[module] for module in projections]
 
 
 def _exact(tensor: Tensor) -> Tensor:

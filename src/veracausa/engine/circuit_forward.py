@@ -36,7 +36,7 @@ import torch
 from torch import Tensor, nn
 
 from veracausa.anatomy import Decoder
-from veracausa.anatomy.graph import Graph, K, Q, V
+from veracausa.anatomy.graph import Graph, of_projection
 from veracausa.cost import Cost
 from veracausa.engine.ablated import Ablated
 from veracausa.engine.attention import Past
@@ -189,8 +189,8 @@ class CircuitForward:
         if len(readers):
             normed = block.attention_norm(mixed(readers, stream))
             first = 0
-            for kind in (Q, K, V):
-                index = graph.reader_index[readers[graph.reader_kind[readers] == kind]]
+            for kind in graph.attention_readers:
+                index = graph.reader_index[readers[graph.reader_kind[readers] == kind]].clip(0)
                 self._project(layer, kind, index, normed[first : first + len(index)], outputs)
                 first += len(index)
         past = before[layer] if at.first else self.ablated.past(layer, rows)
@@ -214,22 +214,21 @@ class CircuitForward:
 
     def _needed(self, wiring: Wiring, layer: int, heads: np.ndarray) -> np.ndarray:
         """Readers with live edges that belong to live heads (under a post-norm: to any head, all share its scale)."""
-        graph, share = wiring.graph, wiring.graph.share
-        readers = wiring.readers(layer, (Q, K, V))
+        at, readers = wiring.graph.block(layer), wiring.readers(layer, tuple(wiring.graph.attention_readers))
         if wiring.shared_scale:
             return readers
-        index, kind = graph.reader_index[readers], graph.reader_kind[readers]
-        return readers[np.where(kind == Q, np.isin(index, heads), np.isin(index, heads // share))]
+        live = np.isin(np.arange(at.count), heads)
+        return readers[at.to_readers(live)[readers - at.attention.start]]
 
     def _project(self, layer: int, kind: int, index: np.ndarray, normed: Tensor, outputs: list[Tensor]) -> None:
         """Put each reader's own slice of its projection into the projections' outputs."""
         if not len(index):
             return
-        decoder, block = self.decoder, self.decoder.blocks[layer]
-        count = decoder.heads if kind == Q else decoder.kv_heads
+        decoder, block, one = self.decoder, self.decoder.blocks[layer], of_projection(kind)
+        count = decoder.graph.attention_readers[kind]
         chosen = torch.as_tensor(index, device=normed.device) if len(index) < count else slice(None)  # a view
         new = project(decoder, layer, kind, normed, chosen)
-        block.put(kind, outputs[kind], chosen, new.movedim(0, 2), block.head_dim)
+        block.put(one, outputs[one], chosen, new.movedim(0, 2), count, block.head_dim)
 
 
 def tokens_at_once(lm: Model, length: int) -> int | None:
@@ -254,16 +253,16 @@ def project(
     kind: int,
     normed: Float[Tensor, "readers rows positions width"],
     chosen: Int[Tensor, " readers"] | slice,
-) -> Float[Tensor, "readers rows positions head_dim"]:
-    """Queries (keys, values) of the chosen heads, each from the normed input of its own reader."""
-    block = decoder.blocks[layer]
-    count = decoder.heads if kind == Q else decoder.kv_heads
-    weights = block.projection_weights(kind, count, block.head_dim)[:, chosen].movedim(1, 0)
+) -> Float[Tensor, "readers rows positions numbers"]:
+    """What the chosen readers of a kind give, each from its own normed input: queries (keys, values) of heads."""
+    block, one = decoder.blocks[layer], of_projection(kind)
+    count = decoder.graph.attention_readers[kind]
+    weights = block.projection_weights(one, count, block.head_dim)[:, chosen].movedim(1, 0)
     new = torch.matmul(normed.flatten(1, 2), weights).unflatten(1, normed.shape[1:3])
-    bias = block.projection(kind).bias
+    bias = block.projection(one).bias
     if bias is None:
         return new
-    return new + block.projected(kind, bias, count, block.head_dim)[chosen][:, None, None]
+    return new + block.projected(one, bias, count, block.head_dim)[chosen][:, None, None]
 
 
 def attend_with(

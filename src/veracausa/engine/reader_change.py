@@ -1,7 +1,8 @@
 """What happens when one reader alone sees another stream: its input becomes `residual + Δ` (before its norm).
 
 A query, key or value is recomputed from norm(residual + Δ) by the model's own attention module, and the attention of
-its head (of its key/value group) is run again with everything else as it was: z changes. An MLP or a mixer is run on
+its head (of its key/value group; of all heads that share a reader) is run again with everything else as it was: z
+changes. An MLP or a mixer is run on
 the changed input (a mixer on all positions before, too, as they were). The change of the block's output joins the
 stream right behind that write (`patches.enter`); all other readers still see what they saw. One pass over norm(residual
 + Δ) serves all queries, keys and values of a block.
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from veracausa.anatomy import Decoder
-from veracausa.anatomy.graph import LOGITS, MIXER, MLP, K, Q, V
+from veracausa.anatomy.graph import KV, LOGITS, MIXER, MLP, K, Q, V
 from veracausa.cost import Cost
 from veracausa.engine.attention import Past, suffix_attention
 from veracausa.engine.patches import Where, enter
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 
 #: What a tape must hold so that readers can be run again.
 SITES = ("z", "attention", "mlp", "queries", "keys", "values")
-#: Reader kind → what the attention function is given.
-_GIVEN = {Q: "queries", K: "keys", V: "values"}
+#: Reader kind → what of it the attention function is given.
+_GIVEN = {Q: ("queries",), K: ("keys",), V: ("values",), KV: ("keys", "values")}
 
 
 @dataclass(frozen=True)
@@ -87,16 +88,15 @@ class Reading:
         block = decoder.blocks[layer]
         stream = base.residual[layer][of, self.offset :]
         own = self.read(layer, stream + delta.to(stream.dtype), of)
-        kept = {site: base.sites[site][layer][of] for site in _GIVEN.values()}
+        kept = {site: base.sites[site][layer][of] for site in ("queries", "keys", "values")}
         kept["queries"] = kept["queries"][:, :, self.offset :]
         old = base.sites["z"][layer][of, self.offset :].unflatten(-1, (decoder.heads, -1))
         changes = {}
         for kind in kinds:
-            site = _GIVEN[kind]
-            new = own[site]
-            if kind != Q:  # the positions before keep what they have
-                new = torch.cat([kept[site][:, :, : kept[site].shape[2] - new.shape[2]], new], 2)
-            parts = kept | {site: new}
+            parts = kept | {site: own[site] for site in _GIVEN[kind]}
+            for site in {"keys", "values"} & {*_GIVEN[kind]}:  # the positions before keep what they have
+                before = kept[site].shape[2] - own[site].shape[2]
+                parts[site] = torch.cat([kept[site][:, :, :before], own[site]], 2)
             read = (parts["queries"], parts["keys"], parts["values"])
             z, _ = suffix_attention(None, *read, None, **base.attention[layer])
             given = decoder.found.given(block.attention_out, z.flatten(2))
@@ -120,10 +120,10 @@ class Reading:
         """W_O of the heads that each row's reader belongs to."""
         decoder = self.decoder
         weights = decoder.blocks[layer].head_weights.unflatten(0, (decoder.heads, -1))
-        share = 1 if kind == Q else decoder.heads // decoder.kv_heads
+        share = decoder.heads // decoder.graph.attention_readers[kind]
         rows = change.new_empty(len(source), change.shape[1], decoder.width)
         for one in index.unique().tolist():
-            mine, heads = index == one, slice(one * share, (one + 1) * share)
+            mine, heads = index == one, slice(max(0, one) * share, (max(0, one) + 1) * share)
             rows[mine] = change[source[mine]][:, :, heads].flatten(2) @ weights[heads].flatten(0, 1)
         return rows
 

@@ -1,6 +1,6 @@
 """Gradients at readers' inputs: ∂M/∂(what reader v takes from the stream), through v's norm and into v's channel only.
 
-    g_v = J_normᵀ W_vᵀ ĝ_v,   ĝ_v = ∂M/∂(v's projection output, its own head's part)
+    g_v = J_normᵀ W_vᵀ ĝ_v,   ĝ_v = ∂M/∂(v's projection output, its own head's part; all of it if heads share v)
     g_v = J_normᵀ ĝ_v,        ĝ_v at the normed input, of an MLP or a mixer
 
 One backward pass gives every ĝ. W_vᵀ is applied head by head, so all readers of a block cost one projection more,
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from veracausa.anatomy import Block, Decoder
-from veracausa.anatomy.graph import K, Q, V
+from veracausa.anatomy.graph import of_projection
 from veracausa.engine.norms import norm_form
 from veracausa.engine.tape import State
 
@@ -77,11 +77,11 @@ class Reads:
         """Gradients at the normed inputs of a block's queries, keys and values, or of its mixer."""
         if block.mixing == "mixer":
             return next(waiting).to(exact)[None]
-        decoder, parts = self.decoder, []
-        for kind in (Q, K, V):
-            heads = decoder.heads if kind == Q else decoder.kv_heads
-            own = block.projected(kind, next(waiting).to(exact), heads, block.head_dim)
-            weights = block.projection_weights(kind, heads, block.head_dim).to(exact)
+        decoder, parts, outputs = self.decoder, [], [next(waiting).to(exact) for _ in _OUTPUTS]
+        for kind, count in decoder.graph.attention_readers.items():
+            one = of_projection(kind)
+            own = block.projected(one, outputs[one], count, block.head_dim)
+            weights = block.projection_weights(one, count, block.head_dim).to(exact)
             parts.append(torch.einsum("rshd,whd->hrsw", own, weights))
         return torch.cat(parts)
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from veracausa.anatomy import Decoder
-from veracausa.anatomy.graph import K, Q, V
 from veracausa.cost import Cost
 from veracausa.engine.ablated import Ablated
 from veracausa.engine.circuit_forward import attend_with, mix_with, project
@@ -71,11 +70,11 @@ class SoftCircuit:
         self, layer: int, seen: Float[Tensor, "readers rows positions width"], stream: Tensor, rows: slice
     ) -> tuple[Tensor, Tensor]:
         """z and output of a block's attention, each query, key and value from its own input; or of its mixer."""
-        decoder, heads, groups = self.decoder, self.decoder.heads, self.decoder.kv_heads
+        decoder, counts = self.decoder, self.decoder.graph.attention_readers
         if decoder.blocks[layer].mixing == "mixer":
             return mix_with(decoder, layer, seen[0], self.tape.calls[layer])
         normed = decoder.blocks[layer].attention_norm(seen)
-        split = {Q: normed[:heads], K: normed[heads : heads + groups], V: normed[heads + groups :]}
-        projected = [project(decoder, layer, kind, own, slice(None)).movedim(0, 2) for kind, own in split.items()]
+        split = zip(counts, normed.split([*counts.values()]), strict=True)
+        projected = [project(decoder, layer, kind, own, slice(None)).movedim(0, 2) for kind, own in split]
         outputs = decoder.blocks[layer].fused(projected)
         return attend_with(decoder, layer, stream, outputs, self.tape.calls[layer], self.ablated.past(layer, rows))

@@ -69,7 +69,7 @@ def _off_projections(decoder: Decoder, block: Block, tape: Tape, constants: bool
     for module in dict.fromkeys(block.projections):
         kind = block.projections.index(module)
         ends = [(read, sites[_OUTPUTS[kind]][block.layer]) for read, sites in runs]
-        name = ("query", "key", "value")[kind] if block.qkv == "separate" else "query, key and value"
+        name = block.projection_name(kind)
         found.append((f"The {name} projection", *off_map(decoder, module, block.projection(kind), ends, constants)))
     return found
 

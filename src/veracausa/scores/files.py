@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from veracausa.anatomy.graph import Graph, graph_of
+from veracausa.anatomy.graph import JOINT, Graph, graph_of
 from veracausa.errors import UnitError, VeracausaError
 from veracausa.scores.scores import _FORMAT, Completeness, Scores
 from veracausa.storage.files import at, read_tensors
@@ -90,6 +90,8 @@ _HEADER = record(
 _GRAPH = record(layers=whole(1, 1000), heads=whole(0, 1000), kv_heads=whole(0, 1000), parallel=flag)
 #: Of a graph whose blocks are not all an attention and an MLP.
 _BLOCKS = record(mixer_heads=whole(0, 1000), blocks=many(one_of("", "a", "am", "x", "xm", "m"), least=1))
+#: Of a graph whose heads share readers.
+_JOINT = record(joint=many(one_of(*JOINT), least=1))
 
 
 def unpack_scores(header: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> Scores:
@@ -213,21 +215,32 @@ def unpack_graph(sizes: Any) -> Graph:
     """The graph of a header; ValueError if it is none."""
     found = _GRAPH(sizes)
     usual = [found[name] for name in ("layers", "heads", "kv_heads", "parallel")]
+    joint = _joint(sizes) if "joint" in found else ()
     if "blocks" in found:
         found |= _BLOCKS(sizes)
-        graph = graph_of(*usual, found["mixer_heads"], tuple(found["blocks"]))
+        graph = graph_of(*usual, found["mixer_heads"], tuple(found["blocks"]), joint)
         if len(graph.blocks) != graph.layers:
             raise ValueError(f"{len(graph.blocks)} blocks are not {graph.layers} layers")
     else:
-        graph = graph_of(*usual)
+        graph = graph_of(*usual, 0, (), joint)
     attends = any("a" in graph.parts(layer) for layer in range(graph.layers))
     if attends != (graph.heads > 0) or attends != (graph.kv_heads > 0):
         raise ValueError("a graph has heads and key/value heads if, and only if, a block has an attention")
     if attends and graph.heads % graph.kv_heads:
         raise ValueError(f"{graph.heads} heads cannot share {graph.kv_heads} key/value heads")
+    if graph.joint and not attends:
+        raise ValueError("readers are shared by heads, of which there are none")
     if graph.writers * graph.readers > 1e9:
         raise ValueError(f"{graph.writers:,} × {graph.readers:,} edges are more than any model has")
     return graph
+
+
+def _joint(sizes: Any) -> tuple[str, ...]:
+    """Kinds of readers that heads share; ValueError for some that no model has together."""
+    found = tuple(_JOINT(sizes)["joint"])
+    if found != tuple(kind for kind in JOINT if kind in found) or {"k", "kv"} <= {*found}:
+        raise ValueError(f"heads share no readers of the kinds {', '.join(found)}")
+    return found
 
 
 def _require_edges(edges: Edges) -> None:

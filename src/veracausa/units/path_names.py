@@ -20,7 +20,7 @@ from veracausa.units.table import Units
 _ARROW = re.compile(r"\s*->\s*")
 _NUMBER = r"(0|[1-9][0-9]{0,9})"
 _MLP, _HEAD = re.compile(f"m{_NUMBER}"), re.compile(rf"a{_NUMBER}\.(h|kv){_NUMBER}(?:<([qkv])>)?")
-_MIXER = re.compile(rf"x{_NUMBER}(?:\.h{_NUMBER})?")
+_MIXER, _OF_ALL = re.compile(rf"x{_NUMBER}(?:\.h{_NUMBER})?"), re.compile(rf"a{_NUMBER}<(q|k|kv)>")
 _KINDS = {"q": Q, "k": K, "v": V}
 #: The last part of an edge's name that is a path's: a head, or one head's own key or value.
 _OF_A_HEAD = re.compile(rf"a{_NUMBER}\.h{_NUMBER}(<[kv]>)?")
@@ -29,9 +29,9 @@ _LOOK = (
     "part also at positions (a9.h9<q>@7)."
 )
 _PARTS = (
-    "Parts are heads (a9.h6; as readers also a9.h6<q>, a9.h6<k>, a9.h6<v>, a9.kv2<k>, a9.kv2<v>), MLPs (m3), mixers "
-    "(x4; their heads, x4.h2, as senders), the input "
-    "as a sender and the logits as the end, parts of dictionaries (f10.12, f10.error, d10.subject), each but the "
+    "Parts are heads (a9.h6; as readers also a9.h6<q>, a9.h6<k>, a9.h6<v>, a9.kv2<k>, a9.kv2<v>, or a9<q>, a9<k>, "
+    "a9<kv> where heads share readers), MLPs (m3), mixers (x4; their heads, x4.h2, as senders), the input as a "
+    "sender and the logits as the end, parts of dictionaries (f10.12, f10.error, d10.subject), each but the "
     "logits also at positions (a9.h6<q>@7)."
 )
 #: (Kind, layer) of dictionaries that are laid on a model → the sites that they read and explain.
@@ -108,7 +108,7 @@ def parse_path(graph: Graph, text: str, laid: Laid | None = None) -> Path:
         if piece != THROUGH:
             steps.append(Step(_parts(graph, text, piece, laid or {}), through))
         through = piece == THROUGH
-    _require_ends(text, sender, steps)
+    _require_ends(graph, text, sender, steps)
     for left, step in zip((sender, *(step.parts for step in steps)), steps, strict=False):
         _require_arrow(graph, text, left, step, left is sender)
     if len(steps) > 1 and steps[-1].at_end and steps[-1].through:  # what a path does anyway
@@ -120,7 +120,7 @@ def require_path(text: str) -> None:
     """Raise UnitError unless a text reads like a path; which parts a model has is asked later."""
     pieces = [part for piece in _ARROW.split(text.strip().replace("…", THROUGH)) for part in piece.split("+")]
     for stem in (piece.strip().partition("@")[0] for piece in pieces):
-        known = parse_feature(stem) or any(sort.fullmatch(stem) for sort in (_MLP, _HEAD, _MIXER))
+        known = parse_feature(stem) or any(sort.fullmatch(stem) for sort in (_MLP, _HEAD, _MIXER, _OF_ALL))
         if stem not in ("input", "logits", THROUGH) and not known:
             raise UnitError(f"{shown(stem)} in {shown(text)} is no part of a path. {_PARTS}")
 
@@ -164,6 +164,8 @@ def _part(graph: Graph, text: str, name: str, laid: Laid) -> Part:
         return _mixer(graph, text, layer, match[2], span)
     if found := parse_feature(stem):
         return _coded(text, stem, found, laid, span)
+    if match := _OF_ALL.fullmatch(stem):
+        return _of_all_heads(graph, text, _within(graph, text, stem, int(match[1]), "a"), match[2], span)
     if match := _HEAD.fullmatch(stem):
         layer = _within(graph, text, stem, int(match[1]), "a")
         return _head(graph, text, (layer, match[2], int(match[3]), match[4]), span)
@@ -204,6 +206,16 @@ def _mixer(graph: Graph, text: str, layer: int, head: str | None, span: Range | 
     return Part(f"x{layer}.h{head}", layer, (), (at.start + int(head),), span)
 
 
+def _of_all_heads(graph: Graph, text: str, layer: int, kind: str, span: Range | str | None) -> Part:
+    """A reader that all heads of a block share, by which what all of them write changes."""
+    stem = f"a{layer}<{kind}>"
+    if kind not in graph.joint:
+        raise UnitError(f"{shown(text)}: there is no {stem}; an attention reads by {graph.attention_words}.")
+    heads = graph.block(layer).heads
+    reads = tuple((_KINDS[letter], head) for letter in kind for head in range(graph.heads))
+    return Part(stem, layer, reads, tuple(range(heads.start, heads.stop)), span)
+
+
 def _head(graph: Graph, text: str, named: tuple[int, str, int, str | None], span: Range | str | None) -> Part:
     layer, what, index, kind = named
     share, whole = graph.share, what == "kv"
@@ -214,16 +226,21 @@ def _head(graph: Graph, text: str, named: tuple[int, str, int, str | None], span
         )
     if whole and kind not in ("k", "v"):
         raise UnitError(f"{shown(text)}: {stem} has a key and a value alone: a{layer}.kv{index}<k> or <v>.")
+    shared = [one for one in graph.joint if kind is None or kind in one]
+    if kind and shared:
+        raise UnitError(
+            f"{shown(text)}: {stem} is not read apart, since its heads share a{layer}<{shared[0]}>. Name that instead."
+        )
     heads = range(index * share, (index + 1) * share) if whole else range(index, index + 1)
     if share == 1 and kind in ("k", "v"):  # one part, one name: that of the graph's edges
         stem = f"a{layer}.kv{index}<{kind}>"
     kinds = (Q, K, V) if kind is None else (_KINDS[kind],)
-    reads = tuple((one, head) for one in kinds for head in heads)
+    reads = () if shared else tuple((one, head) for one in kinds for head in heads)
     first = graph.block(layer).heads.start
     return Part(stem, layer, reads, tuple(first + head for head in heads), span)
 
 
-def _require_ends(text: str, sender: Sequence[Part], steps: Sequence[Step]) -> None:
+def _require_ends(graph: Graph, text: str, sender: Sequence[Part], steps: Sequence[Step]) -> None:
     """The sender writes, all behind it reads, and the logits come last and alone."""
     for one in sender:
         if not one.sends or "<" in one.stem:
@@ -237,12 +254,19 @@ def _require_ends(text: str, sender: Sequence[Part], steps: Sequence[Step]) -> N
                 _require_reader(text, one.coded, one.stem, step)
                 continue
             if not one.reads:
-                mixer = f" (the mixer reads as a whole: x{one.layer})" if one.stem.startswith("x") else ""
                 raise UnitError(
-                    f"{shown(text)}: {one.stem} reads nothing{mixer}. It can only be a sender, the first name."
+                    f"{shown(text)}: {one.stem} reads nothing{_read_by(graph, one)}. It can only be a sender, the "
+                    "first name."
                 )
             if not one.writes and (i < len(steps) - 1 or len(step.parts) > 1):
                 raise UnitError(f"{shown(text)}: logits end a path, and stand there alone.")
+
+
+def _read_by(graph: Graph, part: Part) -> str:
+    """What reads in the place of a part that does not, for messages."""
+    if part.stem.startswith("x"):
+        return f" (the mixer reads as a whole: x{part.layer})"
+    return f" by itself (its attention reads by {graph.attention_words})" if part.stem.startswith("a") else ""
 
 
 def _require_reader(text: str, coded: Coded, stem: str, step: Step) -> None:

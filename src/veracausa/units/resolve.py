@@ -48,7 +48,7 @@ _SPAN = re.compile(NAME)
 _EVERY = "spans"
 
 #: What an edge's name looks like; `anatomy.graph` knows which ends there are.
-_EDGE = re.compile(r"[a-z][a-z0-9.]*->[a-z][a-z0-9.]*(<[qkv]>)?(@[0-9]+)?")
+_EDGE = re.compile(r"[a-z][a-z0-9.]*->[a-z][a-z0-9.]*(<(q|k|v|kv)>)?(@[0-9]+)?")
 _POSITION = re.compile(rf"(.*)@{NUMBER}")
 
 

@@ -15,7 +15,7 @@ from veracausa.circuits.exchange.eap_json import read_eap_json, scores_from_eap_
 from veracausa.circuits.exchange.graphml import read_csv, read_graphml, write_csv, write_graphml
 from veracausa.errors import CircuitError, FileError, MethodError, UnitError
 
-FEW = ("gpt2", "llama", "gpt_neox")
+FEW = ("gpt2", "llama", "gpt_neox", "olmo2", "deepseek_v3")
 
 
 def circuit_in(lm, seed=0, share=0.2, importance=True):

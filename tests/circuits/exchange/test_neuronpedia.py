@@ -16,7 +16,7 @@ from veracausa.circuits.circuit import Circuit
 from veracausa.circuits.exchange.neuronpedia import write_neuronpedia
 from veracausa.errors import CircuitError, TaskError
 
-FAMILIES = ("gpt2", "llama", "gpt_neox")
+FAMILIES = ("gpt2", "llama", "gpt_neox", "olmo2")
 #: Fields of graph-schema.json 1.0.0 that must be there, with their types.
 METADATA = {"slug": str, "scan": str, "prompt_tokens": list, "prompt": str}
 NODE = {

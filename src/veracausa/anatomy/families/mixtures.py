@@ -15,14 +15,21 @@ def _behind_a_norm(what: str) -> tuple[tuple[str, str], ...]:
 
 
 MIXTURE: dict[str, Any] = {"experts": "mlp.experts"}
-_LATENT: dict[str, Any] = {"q": None, "k": None, "v": None, "experts": "mlp.experts", "qk_norms": ()}
+_LATENT: dict[str, Any] = {
+    "q": ("self_attn.q_a_proj", "self_attn.q_proj"),
+    **dict.fromkeys("kv", "self_attn.kv_a_proj_with_mqa"),
+    "qkv": "latent",
+    "latent_q": "self_attn.q_b_proj",
+    "qk_norms": (),
+    **MIXTURE,
+}
 
 #: `config.model_type` → anatomy.
 MIXTURES: dict[str, Anatomy] = {
     **like(
         LLAMA,
         *("aria_text", "dots1", "ernie4_5_moe", "exaone_moe", "flint", "glm4_moe", "hunyuan_v1_moe", "hy_v3", "mellum"),
-        *("minimax_m2", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe", "solar_open"),
+        *("minimax_m2", "mixtral", "qwen2_moe", "qwen3_moe", "solar_open"),
         **MIXTURE,
     ),
     **like(
@@ -33,6 +40,7 @@ MIXTURES: dict[str, Anatomy] = {
         averaged="shared_expert_combination_strategy",
         logit_scale="logit_scale",
     ),
+    **like(LLAMA, "olmoe", **MIXTURE, clips="clip_qkv"),
     **like(LLAMA, "flex_olmo", **POST_NORM, **MIXTURE),
     **like(LLAMA, "gpt_oss", **MIXTURE, gives_two=True),
     **like(

@@ -16,7 +16,8 @@ run_evaluation.py), which writes and reads the same files, usually named `import
 * Files of scores have all flags false: MIB's evaluation chooses the edges itself, by score or its magnitude. Scores are
   importances there: positive supports the behaviour.
 
-**Here**: on export a key/value head's flag is copied to its query heads and its score split evenly among them; on
+**Here**: on export a key/value head's flag is copied to its query heads and its score split evenly among them, and so
+are those of a reader that all heads of a block share (`a2<kv>` to the keys and values of all of them); on
 import scores are summed and flags must agree (their pruning may have cut some heads of a group: `groups="any"` takes
 those).
 Nodes' flags follow from the edges. A circuit without importances is written with score 0 everywhere, which is read
@@ -111,7 +112,8 @@ def read_eap_json(path: str | Path, lm: Model, *, groups: str = "agree") -> Circ
     Args:
         path: the file.
         lm: the model that it is about; sizes must be the same.
-        groups: "agree": flags of a key/value head's query heads must be equal. "any": one true flag keeps the edge.
+        groups: "agree": flags of all heads that share a reader (a key/value head) must be equal. "any": one true flag
+            keeps the edge.
 
     Raises:
         FileError: no such file, cut short, another format or model, flags that disagree, a score that is no number.
@@ -180,12 +182,12 @@ def scores_from_eap_json(
 
 @lru_cache(maxsize=4)
 def _their_edges(graph: Graph) -> list[tuple[str, int, int, int]]:
-    """(their name, writer, reader, number of heads that share the reader) of every edge of theirs."""
+    """(their name, writer, reader, number of inputs of heads that share the reader) of every edge of theirs."""
     names = graph.writer_names
     ends = []  # of each reader
     for reader, kind in enumerate(graph.reader_kind.tolist()):
-        suffix = "" if kind in (MLP, LOGITS) else f"<{READERS[kind]}>"
-        ends.append([names[one] + suffix for one in writers_fed(graph, reader)] or ["logits"])
+        suffixes = [""] if kind in (MLP, LOGITS) else [f"<{letter}>" for letter in READERS[kind]]
+        ends.append([names[one] + suffix for one in writers_fed(graph, reader) for suffix in suffixes] or ["logits"])
     edges = zip(*(indices.tolist() for indices in graph.edges), strict=True)
     return [(f"{names[w]}->{end}", w, r, len(ends[r])) for w, r in edges for end in ends[r]]
 
@@ -240,7 +242,7 @@ def _graph_in(
         ours = Edges.of(graph, np.array([writer]), np.array([reader])).names[0]
         raise FileError(
             f"{path}: {ours} is one edge here, but its flag is true for {flags[reader, writer]} of the "
-            f"{heads[reader, writer]} query heads that share it ({int(uneven.sum()):,} edges like that). "
+            f"{heads[reader, writer]} inputs of heads that share it ({int(uneven.sum()):,} edges like that). "
             "groups='any' keeps such edges."
         )
     return flags > 0, score if score.any() else None

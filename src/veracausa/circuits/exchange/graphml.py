@@ -4,8 +4,9 @@ Neuronpedia's attribution graph: `circuits.exchange.neuronpedia`.
 **GraphML and networkx.** A directed multigraph of nodes (`input`, heads, MLPs, `logits`) with one edge for every input
 of a node. Its key names both ends, `a0.h0->a1.h2<k>`, with keys and values per query head, as the graph's nodes are
 heads; its attribute `edge` is our name, `a0.h0->a1.kv1<k>`, so that one of our edges may be several lines there, one
-for each head of the group that the circuit touches (`Circuit.nodes`). Attributes: `edge`, `reader` (q, k, v, mlp,
-logits), `importance` where it is known; of nodes: `kind`, `layer`, `head`. A header keeps model, task and method.
+for each head of the group that the circuit touches (`Circuit.nodes`), and so may one into a reader that all heads of a
+block share (`a0.h0->a1.h2<kv>` of `a0.h0->a1<kv>`). Attributes: `edge`, `reader` (q, k, v, kv, mlp, mixer, logits),
+`importance` where it is known; of nodes: `kind`, `layer`, `head`. A header keeps model, task and method.
 
 **CSV.** One line per edge: name, writer, reader, layer, importance where it is known. It has no header of the model, so
 reading needs one; only the column `name` is asked for, and `importance` read where there is one.

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from veracausa.circuits.circuit import Circuit
-from veracausa.circuits.nodes import Node, at_positions, edges_of, ends_of
+from veracausa.circuits.nodes import SHARED, Node, at_positions, edges_of, ends_of
 from veracausa.circuits.wiring import require_heads_and_mlps
 from veracausa.engine.work import require_even
 from veracausa.errors import CircuitError, TaskError
@@ -131,7 +131,8 @@ def _own(circuit: Circuit, positions: Scores, task: Task, pair: int) -> tuple[Ed
 
 
 def _weights(edges: Edges, importance: Float[np.ndarray, " edges"] | None) -> Weights:
-    """Importance from node to node; what enters a key/value head is split evenly among the heads joined to it."""
+    """Importance from node to node; what enters a key/value head, or a reader that heads share, is split evenly among
+    the heads joined to it."""
     ends, joins = ends_of(edges)
     heads = defaultdict(list)
     for kv, head in joins:
@@ -139,14 +140,16 @@ def _weights(edges: Edges, importance: Float[np.ndarray, " edges"] | None) -> We
     weights: Weights = defaultdict(float)
     values = np.ones(len(edges)) if importance is None else importance
     for (start, end), value in zip(ends, values.tolist(), strict=True):
-        targets = [end] if end.kind != "kv" else heads[end] or _group(edges, end)
+        targets = heads[end] or _group(edges, end) if end.kind in ("kv", *SHARED.values()) else [end]
         for target in targets:
             weights[start, target] += value / len(targets)
     return weights
 
 
 def _group(edges: Edges, kv: Node) -> list[Node]:
-    """All heads of a key/value head, where it stands."""
+    """All heads of a key/value head, or of a reader that all of a block share, where it stands."""
+    if kv.kind != "kv":
+        return [kv._replace(kind="head", which=head) for head in range(edges.graph.heads)]
     size = edges.graph.share
     return [kv._replace(kind="head", which=head) for head in range(kv.which * size, (kv.which + 1) * size)]
 

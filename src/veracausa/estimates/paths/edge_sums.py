@@ -11,7 +11,8 @@ patching of its write; summed over all edges that cross a place of the stream, i
 (`Completeness`: before each block and before the logits).
 
 With rule qk-exact, queries and keys are recomputed from norm(residual + Δ_u), and the change of the head's value is
-contracted with the gradient there: E ≈ (A_patched − A) v · ∂M/∂z.
+contracted with the gradient there: E ≈ (A_patched − A) v · ∂M/∂z. Where one latent vector gives keys and values, both
+are recomputed: E ≈ (A_patched v_patched − A v) · ∂M/∂z.
 
 Where writers move (path "layer", eap-ig-activations), a site is the input, the heads of one block, a mixer, or an MLP:
 
@@ -34,7 +35,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from veracausa.anatomy.graph import MLP, K, Q
+from veracausa.anatomy.graph import KV, MLP, K, Q, V
 from veracausa.anatomy.graph import Graph as Wiring
 from veracausa.engine import reader_gradients as reads
 from veracausa.engine import writes
@@ -62,6 +63,8 @@ if TYPE_CHECKING:
     from veracausa.estimates.method import Method
     from veracausa.model import Model
 
+#: Kinds of readers that are recomputed under qk-exact; a latent vector gives values beside keys.
+_RECOMPUTED = (Q, K, KV)
 #: What a run must hold whose steps and gradients are both needed, …
 SITES = tuple(dict.fromkeys((*writes.SITES, *reads.SITES)))
 #: … and what both recorded runs are held against the modules by.
@@ -107,7 +110,7 @@ class EdgeSums(Sums):
         if "qk-exact" not in method.rule:
             return 0.0
         assert isinstance(units, Edges)
-        recomputed = units[np.isin(lm.graph.reader_kind[units.reader], (Q, K))]
+        recomputed = units[np.isin(lm.graph.reader_kind[units.reader], _RECOMPUTED)]
         products, first = EdgeProducts(units, 0), lm.graph.reader_group
         return float(sum(products.seen(reader) for reader in set(first[recomputed.reader].tolist())))
 
@@ -262,7 +265,7 @@ class EdgeSums(Sums):
         """Add the listed edges' scores to their examples, row by row."""
         chosen, scores = self.products.listed(reader, products, first, at.first)
         if self.qk_exact:  # queries and keys are recomputed instead
-            approximate = np.isin(self.units.graph.reader_kind[self.units.reader[chosen.cpu().numpy()]], (Q, K))
+            approximate = np.isin(self.units.graph.reader_kind[self.units.reader[chosen.cpu().numpy()]], _RECOMPUTED)
             chosen, scores = chosen[torch.as_tensor(~approximate)], scores[:, torch.as_tensor(~approximate)]
         scores = scores.to(self.values) * weights[:, None]
         self.values[:, chosen] += self.values.new_zeros(len(self.values), len(chosen)).index_add_(0, example, scores)
@@ -283,22 +286,23 @@ class EdgeSums(Sums):
         """(A_patched − A) v · ∂M/∂z for every edge into a query or key, writer by writer."""
         bucket, table = self.bucket, self.units
         lm, graph, reading = bucket.lm, table.graph, Reading(bucket.lm.decoder, bucket.tape, bucket.base)
-        most = patterns_at_once(bucket.positions)
+        most, counts = patterns_at_once(bucket.positions), dict(graph.attention_readers)
+        counts.pop(V, None)  # behind the others
         with attention_function(lm.decoder, SUFFIX):
             for layer in self._attending:
                 first = graph.block(layer).attention.start
                 listed, seen = self.products.into[first], self.products.seen(first)
-                listed = listed[np.isin(graph.reader_kind[table.reader[listed]], (Q, K))]
+                listed = listed[np.isin(graph.reader_kind[table.reader[listed]], _RECOMPUTED)]
                 pairs = [(e, w) for e in range(len(bucket.every)) for w in range(seen)] if len(listed) else []
-                scores = self.values.new_zeros(len(bucket.every), seen, lm.heads + lm.kv_heads)
+                scores = self.values.new_zeros(len(bucket.every), seen, sum(counts.values()))
                 for at in range(0, len(pairs), most):
                     of, writer = torch.tensor(pairs[at : at + most], device=lm.device).T
-                    found = reading.value_change(layer, (Q, K), self._of_writers(of, writer), of)
+                    found = reading.value_change(layer, tuple(counts), self._of_writers(of, writer), of)
                     bucket.cost.add(len(of), bucket.positions)
                     gradient = self._at_values[layer][of].unflatten(-1, (lm.heads, -1))
-                    heads, keys = ((found[kind] * gradient).sum((1, 3)) for kind in (Q, K))
-                    both = torch.cat([heads, keys.unflatten(-1, (lm.kv_heads, -1)).sum(-1)], 1)
-                    scores[of, writer] = both.to(scores)
+                    by_head = {kind: (found[kind] * gradient).sum((1, 3)) for kind in counts}
+                    parts = [by_head[kind].unflatten(-1, (count, -1)).sum(-1) for kind, count in counts.items()]
+                    scores[of, writer] = torch.cat(parts, 1).to(scores)
                 columns = table.reader[listed] - first
                 self.values[:, torch.as_tensor(listed)] += scores[:, table.writer[listed], columns]
 

@@ -201,8 +201,7 @@ def _is_centred(lm: Model, parts: Parts, asked: bool | None, site: Site) -> bool
 def _value_bias(lm: Model, layer: int) -> Tensor | None:
     """What every head's values have in common whatever it attends to, [heads · head width]; None if nothing."""
     block = lm.decoder.blocks[layer]
-    bias = None if not block.projections else block.projection(2).bias
-    if bias is None:
+    if not block.projections or block.qkv == "latent" or (bias := block.projection(2).bias) is None:
         return None
     own = block.projected(2, bias, block.kv_heads, block.head_dim)
     return own.repeat_interleave(block.heads // block.kv_heads, 0).flatten()

@@ -11,6 +11,7 @@ from typing import Any
 import altair as alt
 import numpy as np
 
+from veracausa.circuits.nodes import SHARED
 from veracausa.report.charts import theme
 from veracausa.report.charts.circuit_layout import Layout
 from veracausa.report.charts.data import Datasets, Row
@@ -166,6 +167,8 @@ def _nodes(data: Datasets, layout: Layout, name: str, known: bool, over: alt.Par
     shapes = {"head": "circle", "mlp": "square", "kv": "diamond", "input": "square", "logits": "square"}
     if any(row["kind"].startswith("mixer") for row in layout.nodes):
         shapes |= {"mixer": "triangle-up", "mixer head": "circle"}
+    shared = [kind for kind in SHARED.values() if any(row["kind"] == kind for row in layout.nodes)]
+    shapes |= dict.fromkeys(shared, "diamond")
     bars = not layout.positional
     marks = [row for row in layout.nodes if not (bars and row["kind"] in ("input", "logits"))]
     column = drawing_width(layout) / (layout.across[1] - layout.across[0])
@@ -177,7 +180,11 @@ def _nodes(data: Datasets, layout: Layout, name: str, known: bool, over: alt.Par
             x="x:Q",
             y="y:Q",
             shape=alt.Shape("kind:N", scale=alt.Scale(domain=list(shapes), range=list(shapes.values())), legend=None),
-            size=alt.condition("datum.kind == 'kv'", alt.value(size * 0.55), alt.value(size)),
+            size=alt.condition(
+                " || ".join(f"datum.kind == '{kind}'" for kind in ("kv", *shared)),
+                alt.value(size * 0.55),
+                alt.value(size),
+            ),
             opacity=alt.condition("datum.seen", alt.value(1), alt.value(0.22)),
             tooltip=tips,
         )

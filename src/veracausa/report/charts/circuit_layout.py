@@ -10,7 +10,8 @@ its own and is drawn as a thin line from the key/value head at its position to t
 query or write.
 
 A key/value head of several query heads is a node of its own, joined to those heads that the circuit touches; so is a
-mixer with heads, which reads for all of them.
+mixer with heads, which reads for all of them, and a reader that all heads of a block share: queries stand left of their
+heads' midst, keys right.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from veracausa.anatomy.graph import READERS, Graph, K, Q, V
-from veracausa.circuits.nodes import Node, ends_of
+from veracausa.circuits.nodes import SHARED, Node, ends_of
 from veracausa.report.charts.data import Row, number
 from veracausa.units.edges import Edges
 
@@ -36,6 +37,9 @@ _ASIDE, _ASIDE_SHARE = 0.05, 0.008
 #: Width of the column of a position that nothing touches; where in a column heads and MLPs stand.
 _NARROW = 0.2
 _LANES = {"head": -0.13, "kv": -0.13, "mixer": -0.13, "mixer head": -0.13, "mlp": 0.3}
+_LANES |= dict.fromkeys(SHARED.values(), -0.13)
+#: How far beside the midst of its heads a reader stands that all of them share, in columns.
+_BESIDE = {"queries": -0.25, "keys": 0.25, "keys and values": 0.25}
 #: Rows from the lowest layer down to `input`, and from the highest up to `logits`.
 _BELOW, _ABOVE = 1.5, 1.5
 #: Longest token text on the axis.
@@ -87,11 +91,11 @@ def layout(
     columns, across = _token_columns(middles, tokens) if middles else _head_columns(graph)
     aside = _ASIDE if middles else _ASIDE_SHARE * (across[1] - across[0])
     names = edges.names
-    kinds = graph.reader_kind[edges.reader]
+    kinds, apart = graph.reader_kind[edges.reader], graph.reader_index[edges.reader] >= 0
     lines = []
     for i in chosen:
         start, end = ends[i]
-        line = _curve(graph, start, end, where, _SIDES.get(int(kinds[i]), 0.0) * aside)
+        line = _curve(graph, start, end, where, _SIDES.get(int(kinds[i]), 0.0) * apart[i] * aside)
         near = {start.name, end.name} | {head.name for kv, head in joins if kv == end}
         value = None if importance is None else number(importance[i])
         what = {"edge": names[i], "reads": READERS[kinds[i]], "importance": value, "strength": number(strength[i])}
@@ -113,19 +117,21 @@ def layout(
 
 
 def _row_of(graph: Graph, node: Node) -> float:
-    """Height of a node; key/value heads stand below their heads, MLPs above unless they are parallel."""
+    """Height of a node; what heads share stands below them, MLPs above unless they are parallel."""
     if node.kind == "input":
         return -_BELOW
     if node.kind == "logits":
         return graph.layers - 1 + _ABOVE
     mixer = -0.35 if graph.mixer_heads else 0.0
-    return node.layer + {"kv": -0.35, "mixer": mixer, "mlp": 0.0 if graph.parallel else 0.5}.get(node.kind, 0.0)
+    rows = {"kv": -0.35, "mixer": mixer, "mlp": 0.0 if graph.parallel else 0.5} | dict.fromkeys(_BESIDE, -0.35)
+    return node.layer + rows.get(node.kind, 0.0)
 
 
 def _at_heads(graph: Graph, node: Node) -> tuple[float, float]:
     group = graph.share
     x = {"head": node.which, "kv": node.which * group + (group - 1) / 2, "mlp": _mlps(graph)}
     x |= {"mixer head": node.which, "mixer": _mixers(graph)}
+    x |= {kind: (graph.heads - 1) / 2 + beside for kind, beside in _BESIDE.items()}
     return float(x.get(node.kind, _mlps(graph) / 2)), _row_of(graph, node)
 
 
