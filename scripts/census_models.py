@@ -84,7 +84,7 @@ RULES: dict[str, Any] = (
 )  # fmt: skip
 
 #: Types with norms behind attention and MLP, whose checkpoints have no biases in front of them.
-SANDWICH = ("gemma2", "gemma3_text", "gemma4_text", "gemma4_unified_text", "olmo2", "olmo3")
+SANDWICH = ("flex_olmo", "gemma2", "gemma3_text", "gemma4_text", "gemma4_unified_text", "olmo2", "olmo3", "olmo_hybrid")
 #: Type → settings that no rule finds (they come last).
 SPECIAL: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1]},

@@ -352,7 +352,7 @@ class Block:
 
     def run_mlp(self, normed: Float[Tensor, "rows positions width"]) -> Tensor:
         """The MLP module's output, without what some mixtures of experts give beside it."""
-        output = self.mlp(normed)
+        output = self.mlp(normed.contiguous())  # some ask for a view of what may be a stream's last positions
         return output[0] if isinstance(output, tuple) else output
 
     def feed_forward(self, residual: Float[Tensor, "rows positions width"]) -> Tensor:

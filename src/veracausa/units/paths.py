@@ -10,7 +10,8 @@
     a5.h5->a9.h9<q>@subject->logits      seen at the tokens of a span alone, where the patched prompt has it
 
 A path means a set of edges that carry change, writer → reader, where every head has a query, a key and a value of its
-own (`a9.kv1<v>` are those of all heads of a key/value group, `a9.h3<v>` is one of them; `a9.h3` all three of a head):
+own (`a9.kv1<v>` are those of all heads of a key/value group, `a9.h3<v>` is one of them; `a9.h3` all three of a head).
+Where all heads of a block share a reader, it is a part by itself, `a9<q>`, by which what all of them write changes:
 
 * `x->y`: one edge from every part of x to every part of y;
 * `x->...->y`: every edge on a way from a part of x to a part of y, the direct one among them;

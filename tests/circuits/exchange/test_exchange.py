@@ -142,6 +142,22 @@ def test_keys_of_a_group_are_split(tiny, tmp_path):
     assert kept == {"input->a1.h2<q>": 0.5, "input->a1.h2<k>": 1.5, "input->a1.h3<k>": 1.5, "a1.h2->logits": -1.0}
 
 
+def test_inputs_of_a_shared_reader_are_split_and_must_agree(tiny, tmp_path):
+    lm = tiny("deepseek_v3")  # 4 heads, one reader of keys and values
+    circuit = Circuit.from_names(lm, ["input->a1<q>", "input->a1<kv>", "a1.h2->logits"])
+    circuit = Circuit(circuit.edges, circuit.model, circuit.task, "x", importance=np.array([2.0, 4.0, -1.0]))
+    path = write_eap_json(lm, tmp_path / "g.json", circuit=circuit)
+    body = json.loads(path.read_text())
+    kept = {name: entry["score"] for name, entry in body["edges"].items() if entry["in_graph"]}
+    shared = {f"input->a1.h{h}<{letter}>": 0.5 for h in range(4) for letter in "qkv"}
+    assert kept == shared | {"a1.h2->logits": -1.0}
+    body["edges"]["input->a1.h3<v>"]["in_graph"] = False
+    path.write_text(json.dumps(body))
+    with pytest.raises(FileError, match="input->a1<kv> is one edge here, but its flag is true for 7 of the 8 inputs"):
+        read_eap_json(path, lm)
+    assert read_eap_json(path, lm, groups="any").names == circuit.names
+
+
 @pytest.mark.parametrize("direction", ["noising", "denoising"])
 @pytest.mark.parametrize("family", FEW)
 def test_scores_there_and_back(tiny, task_of, tmp_path, family, direction):
