@@ -90,5 +90,5 @@ def test_readers_that_heads_share(joint, readers, word):
     assert unpack_graph(graph.header) == graph and graph.sizes != usual.sizes
     assert "joint" not in usual.header and len(usual.sizes) == 4  # as files and hashes had them before
     for wrong in (["k", "q"], ["k", "kv"], [], ["v"]):
-        with pytest.raises(ValueError, match="joint|share"):
+        with pytest.raises(ValueError, match=r"joint|share"):
             unpack_graph(graph.header | {"joint": wrong})

@@ -225,7 +225,10 @@ _SETTINGS |= {
         "minimax_m2",
         _BASE | _PAD | _CHOSEN | {"head_dim": 8, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
     ),
-    "minicpm3": ("minicpm3", _BASE | _PAD | _LATENT | {"num_key_value_heads": 4, "q_lora_rank": 16, "scale_depth": 0.7}),
+    "minicpm3": (
+        "minicpm3",
+        _BASE | _PAD | _LATENT | {"num_key_value_heads": 4, "q_lora_rank": 16, "scale_depth": 0.7},
+    ),
 }  # fmt: skip
 MIXTURES: list[str] = ["mixtral", "gpt_oss", "deepseek_v3", *_EXPERTS]
 
