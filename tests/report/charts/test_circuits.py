@@ -23,7 +23,7 @@ from veracausa.report.charts.theme import LIGHT
 from veracausa.report.pages.frame import embed
 from veracausa.report.pages.library import library
 
-FAMILIES = ("gpt2", "llama", "gpt_neox")
+FAMILIES = ("gpt2", "llama", "gpt_neox", "olmo2")
 
 
 def scores_in(lm, task, units="edges"):
@@ -51,6 +51,11 @@ def rows_of(chart: alt.LayerChart) -> dict[str, list[dict]]:
     return found
 
 
+def shared(node: str) -> bool:
+    """Whether a node is what several heads read by."""
+    return ".kv" in node or "<" in node
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_picture_holds_the_circuit(tiny, task_of, family):
     circuit = circuit_in(tiny(family), task_of(6))
@@ -64,7 +69,7 @@ def test_a_picture_holds_the_circuit(tiny, task_of, family):
     strengths = [row["strength"] for row in rows["edges"]]
     assert strengths == sorted(strengths)  # the strongest is drawn last, on top
     nodes = {row["node"]: row for row in rows["nodes"]}
-    assert {name for name in nodes if ".kv" not in name} == set(circuit.nodes)
+    assert {name for name in nodes if not shared(name)} == set(circuit.nodes)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -74,8 +79,8 @@ def test_nodes_count_their_edges_as_networkx_does(tiny, task_of, family):
     graph = circuit.to_networkx()  # one line there for each head that a key or value touches
     for row in rows["nodes"]:
         name = row["node"]
-        if ".kv" in name:
-            names = [edge for edge in circuit.names if f"->{name}<" in edge]
+        if shared(name):
+            names = [edge for edge in circuit.names if f"->{name}" in edge]
             assert row["into"] == len(names) and row["out"] == 0
             continue
         into = [what["importance"] for *_, what in graph.in_edges(name, data=True)]
@@ -101,8 +106,9 @@ def test_only_the_strongest_are_drawn_and_that_is_said(tiny, task_of):
     assert "llama" in whole["subtitle"][0] and "1 pair" in whole["subtitle"][0] and "−effect" in whole["subtitle"][1]
 
 
-def test_nodes_do_not_lie_on_each_other_and_edges_end_at_them(tiny, task_of):
-    circuit = circuit_in(tiny("llama"), task_of(6))
+@pytest.mark.parametrize("family", ["llama", "olmo2"])
+def test_nodes_do_not_lie_on_each_other_and_edges_end_at_them(tiny, task_of, family):
+    circuit = circuit_in(tiny(family), task_of(6))
     rows = rows_of(circuit.chart())
     places = Counter((row["x"], row["y"]) for row in rows["nodes"])
     assert max(places.values()) == 1

@@ -136,10 +136,10 @@ def _at_heads(graph: Graph, node: Node) -> tuple[float, float]:
 
 
 def _at_positions(graph: Graph, nodes: list[Node], middles: dict[int, float]) -> dict[Node, tuple[float, float]]:
-    """Nodes of one kind, layer and position stand side by side."""
+    """Nodes of one lane, height and position stand side by side."""
     cells = defaultdict(list)
     for node in nodes:
-        cells[node.kind, node.layer, node.position].append(node)
+        cells[_LANES.get(node.kind, 0.0), _row_of(graph, node), node.position].append(node)
     where = {}
     for mates in cells.values():
         step = min(0.17, 0.6 / len(mates))
