@@ -27,6 +27,7 @@ DOORS: dict[str, str] = {
     "Dictionary.check": "veracausa.fitting.quality:check",
     "Dictionary.save": "veracausa.loading.dictionaries.own:save",
     "Discovery.save": "veracausa.discovery.files:save_discovery",
+    "AttributionGraph.page": "veracausa.report.pages.graphs:graph_page",
     "Discovery.page": "veracausa.report.pages.discovery:write_page",
     "Study.finding": "veracausa.opening:open",
     "Study.save": "veracausa.report.pages.page:save_study",

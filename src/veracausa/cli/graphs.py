@@ -32,7 +32,8 @@ class GraphSetup(Setup):
 def graph(setup: GraphSetup, laying: LayingOptions, top: Top = 50) -> None:
     """Attribution graphs of transcoders, one a prompt; --top of each one's nodes are ablated in the live model, too.
 
-    The folder --out has each graph, the same as JSON for the viewers of circuit-tracer and Neuronpedia, and the check.
+    The folder --out has a page (report.html), each graph, the same as JSON for the viewers of circuit-tracer and
+    Neuronpedia, and the check.
     """
     from veracausa.graphs.building import attribution_graph
     from veracausa.graphs.checking import check
@@ -65,8 +66,12 @@ def _body(made: list[AttributionGraph], found: GraphCheck | None) -> dict[str, A
 def _kept(made: list[AttributionGraph], found: GraphCheck | None, out: Path) -> Path:
     """Write everything; the last path that was written first says where."""
     from veracausa.graphs.exchange import write_graph_json
+    from veracausa.report.pages.graphs import MOST, write_page
 
     for pair, one in enumerate(made):
         path = with_csv(one.save(out / f"graph-{pair}.safetensors"), one.table())
         write_graph_json(one, out / f"graph-{pair}.json")
-    return path if found is None else with_csv(found.save(out / "graph-check.safetensors"), found.table())
+    if found is not None:
+        path = with_csv(found.save(out / "graph-check.safetensors"), found.table())
+    write_page(made[:MOST], out / "report.html", found if len(made) <= MOST else None)
+    return path

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from veracausa.graphs.exchange import read_graph_json as read_graph_json
     from veracausa.graphs.exchange import write_graph_json as write_graph_json
     from veracausa.graphs.graph import AttributionGraph as AttributionGraph
+    from veracausa.graphs.prompting import prompt as prompt
 
 #: Public name → where it lives.
 _HOMES = {
@@ -18,6 +19,7 @@ _HOMES = {
     "GraphCheck": "veracausa.graphs.checked",
     "attribution_graph": "veracausa.graphs.building",
     "check": "veracausa.graphs.checking",
+    "prompt": "veracausa.graphs.prompting",
     "read_graph_json": "veracausa.graphs.exchange",
     "write_graph_json": "veracausa.graphs.exchange",
 }

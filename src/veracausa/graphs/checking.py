@@ -19,6 +19,7 @@ from veracausa.graphs.checked import GraphCheck
 from veracausa.graphs.graph import AttributionGraph
 from veracausa.graphs.held import Held, laid_transcoders
 from veracausa.graphs.influence import ERROR
+from veracausa.graphs.prompting import prompt
 from veracausa.scores.scores import task_header
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 def check(
     lm: Model,
     graphs: AttributionGraph | Sequence[AttributionGraph],
-    task: Task,
+    task: Task | str,
     *,
     dictionary: Dictionary | Sequence[Dictionary] | None = None,
     top: int = 50,
@@ -45,7 +46,7 @@ def check(
     Args:
         lm: the model.
         graphs: graphs of pairs of the task, as `attribution_graph` made them.
-        task: the task.
+        task: the task, or the prompt in plain words.
         dictionary: the same transcoders.
         top: nodes of each graph.
         node_threshold, edge_threshold: see `AttributionGraph.pruned`.
@@ -57,6 +58,7 @@ def check(
     """
     every = [graphs] if isinstance(graphs, AttributionGraph) else [*graphs]
     lm, cost = with_dictionary(lm, dictionary), Cost()
+    task = prompt(lm, task) if isinstance(task, str) else task
     if not every or top < 1:
         raise MethodError("A check takes at least one graph, and at least one of its nodes.")
     parts: list[dict[str, Tensor]] = []

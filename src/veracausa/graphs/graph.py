@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from veracausa.cost import Cost
+from veracausa.doors import through
 from veracausa.graphs.influence import (
     ERROR,
     FEATURE,
@@ -170,6 +171,14 @@ class AttributionGraph(Shown):
 
     def __repr__(self) -> str:
         return "\n".join([self.describe(), *(f"  {sentence}" for sentence in self.sentences)])
+
+    def page(self, path: str | Path, check: Any = None) -> Path:
+        """Write it as one offline HTML page; with a `GraphCheck` of this graph alone, beside the live model.
+
+        >>> graph.page("graph.html", vc.graphs.check(lm, graph, task))
+        """
+        found: Path = through("AttributionGraph.page", self, path, check)
+        return found
 
     def save(self, path: str | Path) -> Path:
         """Write a safetensors file with a JSON header, whole or not at all; `vc.open` reads it."""

@@ -71,7 +71,7 @@ class Price:
 def forecast(
     verb: Callable[..., Any],
     lm: Model,
-    task: Task | Sequence[Task] | Mapping[str, Task],
+    task: Task | str | Sequence[Task] | Mapping[str, Task],
     *,
     measure: bool = True,
     memory: float | str | None = None,
@@ -83,7 +83,7 @@ def forecast(
         verb: a public function that runs the model: `vc.exact`, `vc.attribute`, `vc.causes.locate`, …
         lm: the model.
         task: the pairs, or what else the verb takes second: several tasks for `vc.study`, one of each corruption for
-            `vc.counterfactuals.corruptions`.
+            `vc.counterfactuals.corruptions`, a prompt in plain words for `vc.graphs.attribution_graph`.
         measure: time a few runs of the same kind on the task's first pair, for the seconds.
         memory: bytes beside the weights to plan with, such as 8e9 or "8GB" (default: those that are free now). The more
             there are, the more pairs and rows run at once. The verbs themselves take it, too.

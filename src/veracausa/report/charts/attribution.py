@@ -26,8 +26,11 @@ NODES, LINKS = 40, 120
 NAMED = 6
 
 
-def attribution_part(found: AttributionGraph, name: str) -> Part:
-    """The most influential nodes of what is left after pruning, joined by the links that carry the most influence."""
+def attribution_part(found: AttributionGraph, name: str, signs: bool = True) -> Part:
+    """The most influential nodes of what is left after pruning, joined by the links that carry the most influence.
+
+    `signs`: whether a legend says what the links' colours are.
+    """
     left, kinds = found.pruned(), found.kinds.numpy()
     stay, lines, own = left.nodes.numpy(), left.edges.numpy(), found.influence.numpy()
     inner = [int(i) for i in np.argsort(-own, kind="stable") if stay[i] and kinds[i] < TOKEN][:NODES]
@@ -55,7 +58,8 @@ def attribution_part(found: AttributionGraph, name: str) -> Part:
     joined = joined.encode(
         x=x, y=y, x2="x2:Q", y2="y2:Q",
         strokeWidth=alt.StrokeWidth("share:Q", scale=alt.Scale(range=[0.3, 4]), legend=None),
-        color=alt.Color("sign:N", scale=alt.Scale(domain=["adds", "takes off"]), legend=alt.Legend(title=None)),
+        color=alt.Color("sign:N", scale=alt.Scale(domain=["adds", "takes off"]),
+                        legend=alt.Legend(title=None) if signs else None),
         tooltip=[alt.Tooltip("name:N", title="link"), alt.Tooltip("weight:Q", format="+.3f")],
     )  # fmt: skip
     dots = alt.Chart(data.add(f"{name}-nodes", nodes)).mark_point(filled=True, opacity=1, style=theme.EXACT)
@@ -67,7 +71,7 @@ def attribution_part(found: AttributionGraph, name: str) -> Part:
     )  # fmt: skip
     named = [row for row, i in zip(nodes, shown, strict=True) if i in inner[:NAMED]]
     names = alt.Chart(data.add(f"{name}-names", named)).mark_text(
-        style=theme.NAME, align="left", angle=320, dx=6, dy=-6
+        style=theme.NAME, align="left", angle=300, dx=5, dy=-7
     )
     view = alt.layer(joined, dots, names.encode(x=x, y=y, text="name:N"))
     view = view.resolve_scale(color="independent").properties(height=420)
