@@ -1,5 +1,7 @@
 """Features of dictionaries: exact effects and estimates against whole runs of the plain model with hooks."""
 
+import hashlib
+
 import naive_features as plain
 import numpy as np
 import pytest
@@ -369,3 +371,35 @@ def test_sets_take_no_donors_and_readings_add_up():
         vc.exact(lm, task, units=[("f1.3", "f1.4")], ablation="resample", dictionary=dictionary(lm.width, "r1")[0])
     both = lm.reading(dictionary(lm.width, "r1")[0]).reading(dictionary(lm.width, "m2", "relu")[0])
     assert set(vc.exact(both, task, units="features", show_progress=False).units.layer) == {1, 2}
+
+
+@pytest.mark.parametrize(("family", "site"), [("llama", "r1"), ("gemma2", "m1")])
+def test_noise_is_added_to_parts_in_units_of_their_own_spread(family, site):
+    """Drawn anew part by part, added by hooks on whole runs; a part's draws don't depend on what else is asked for."""
+    hf, lm, found, task = asked(family)
+    ours, theirs = dictionary(lm.width, site, "relu")
+    noise = vc.effects.Noise(sd=0.5, draws=2, seed=4)
+    lm = lm.reading(ours)
+    scores = vc.exact(lm, task, units=["f1.3", "f1.error"], ablation=noise, show_progress=False)
+    alone = vc.exact(lm, task, units=["f1.error"], ablation=noise, show_progress=False)
+    group = vc.exact(lm, task, units=[("f1.3", "f1.error")], ablation=noise, show_progress=False)
+    np.testing.assert_allclose(alone.values[:, 0], scores.values[:, 1], rtol=0, atol=1e-12)
+    both = [plain.both(hf, family, ids, theirs) for pair in found for ids in (pair.clean, pair.corrupted)]
+    f, error = torch.cat([theirs.encode(x) for x, _ in both]), torch.cat([theirs.parts(*one)["error"] for one in both])
+    spread = f[:, 3].std(correction=0), error.var(0, correction=0).mean().sqrt()
+    place = int.from_bytes(hashlib.sha256(b"features").digest()[:6], "big")
+    for i, pair in enumerate(found):
+        n, sums = len(pair.clean), np.zeros(3)
+        for draw in range(2):
+            normal = [
+                torch.from_numpy(np.random.default_rng([4, draw, i, place, 1, index]).standard_normal(shape))
+                for index, shape in ((3, (n, 1)), (1 << 40, (n, lm.width)))
+            ]
+            moves = [0.5 * spread[0] * normal[0] * theirs.w_dec[3], 0.5 * spread[1] * normal[1]]
+            for column, move in enumerate((*moves, sum(moves))):
+                for sign, edits in ((1, [(theirs.writes, lambda a, move=move: a + move)]), (-1, [])):
+                    with torch.no_grad():
+                        logits = plain.run(hf, family, pair.clean, edits)
+                    sums[column] += sign * float(logits[pair.correct] - logits[pair.incorrect]) / 2
+        wanted = [*scores.values[i].tolist(), float(group.values[i, 0])]
+        assert wanted == pytest.approx(sums.tolist(), abs=1e-9)

@@ -56,6 +56,12 @@ class Code:
         order = np.argsort(own)
         return own[order], order
 
+    @property
+    def told(self) -> list[int]:
+        """The indices of all units that it tells apart: the chosen features, the error, the skip."""
+        beside = [ERROR] if self.dictionary.skip is None else [ERROR, SKIP]
+        return [*self._indices[0].tolist(), *beside]
+
     @cached_property
     def weight(self) -> Float[Tensor, "chosen width"]:
         """What each chosen feature writes."""

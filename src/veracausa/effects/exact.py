@@ -30,7 +30,7 @@ from veracausa.effects.alone_rows import AloneRows
 from veracausa.effects.counterparts import require_alike
 from veracausa.effects.crossing_rows import alone, crosses, require_alone
 from veracausa.effects.edge_rows import EdgeRows
-from veracausa.effects.group_rows import KIND_AT, GroupRows, part_of
+from veracausa.effects.group_rows import GroupRows, kind_at, part_of
 from veracausa.effects.instead import Instead
 from veracausa.effects.laid import kinds_in, laid_units, require_one_donor
 from veracausa.effects.learned_constants import OptimalConstants, OptimalWork, optimal_constants
@@ -314,18 +314,15 @@ class ExactWork:
         if not isinstance(groups, Groups):
             return {groups.place: groups}
         if not isinstance(self.ablation, Instead):
-            return {
-                place: all_units(self.lm, cast("Kind", place) if is_coded(place) else KIND_AT[place])
-                for place in groups.places
-            }
+            return {place: all_units(self.lm, kind_at(place)) for place in groups.places}
         found: dict[Place, list[tuple[int, int]]] = {}
         for one in (one for group in groups.members for one in group):
             index = [one.index]
-            if one.kind != KIND_AT[one.place] and one.index >= 0:  # a mixer's head, which is several channels
-                whole = part_of(self.lm, one, per_layer(self.lm, KIND_AT[one.place]))
+            if one.kind != kind_at(one.place) and one.index >= 0:  # a mixer's head, which is several channels
+                whole = part_of(self.lm, one, per_layer(self.lm, kind_at(one.place)))
                 index = [*range(whole.start, whole.stop)]
             found.setdefault(one.place, []).extend((one.layer, i) for i in index)
-        return {place: _whole_units(KIND_AT[place], members) for place, members in found.items()}
+        return {place: _whole_units(kind_at(place), members) for place, members in found.items()}
 
 
 def _whole_units(kind: Kind, members: list[tuple[int, int]]) -> Units:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import numpy as np
 import torch
@@ -48,6 +48,11 @@ KIND_AT: dict[Place, Kind] = {
     "router": "routers", "channels": "channels", "adapters": "layer_adapters",
     "gate": "gates",
 }  # fmt: skip
+
+
+def kind_at(place: Place) -> Kind:
+    """The kind whose units are side by side at a place; of dictionaries it bears their name."""
+    return cast("Kind", place) if is_coded(place) else KIND_AT[place]
 
 
 def part_of(lm: Model, one: Member, parts: int) -> slice:

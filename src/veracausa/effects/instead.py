@@ -5,8 +5,8 @@
     Noise(sd, draws)    a_u ← a_u + sd · σ_u · ε,   ε ~ N(0, 1)            the mean over draws, and its standard error
 
 σ_u is the standard deviation of the unit's own activations around each coordinate's mean, over all positions of the
-reference set's prompts, as a root mean square over its coordinates (of an attention layer head by head). None needs
-corrupted prompts.
+reference set's prompts, as a root mean square over its coordinates (of an attention layer head by head). A feature has
+one coordinate, an error those of its site; a feature that is 0 gets noise, too. None needs corrupted prompts.
 
 >>> vc.exact(lm, task, units=["r10"], ablation=vc.effects.Added({"r10": direction}, scale=4.0))
 """
@@ -28,15 +28,18 @@ from veracausa.arguments import kind_and_value
 from veracausa.cost import Cost
 from veracausa.dictionaries.words import is_coded
 from veracausa.effects.given_tensors import Sites, as_sites
-from veracausa.effects.group_rows import KIND_AT
+from veracausa.effects.group_rows import kind_at
 from veracausa.effects.replacements import Moving, Replacement, recorded
 from veracausa.engine.patches import Place, activation, sites_for
 from veracausa.engine.tape import Tape
 from veracausa.errors import MethodError
 from veracausa.scores.headers import prompts_digest
+from veracausa.units.kinds import Kind
 from veracausa.units.table import Units, layers_with, per_layer
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
+
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 
@@ -128,7 +131,8 @@ class Noise(Instead):
     """Gaussian noise added to units' activations: a_u ← a_u + sd · σ_u · ε, the mean over `draws`.
 
     `sd`: in units of σ_u, the standard deviation of the unit's own activations over the reference set (see above). ε
-    depends on `seed`, the draw, the pair, the layer and the place alone, not on which other units were asked for.
+    depends on `seed`, the draw, the pair, the layer and the place (of parts of dictionaries: the part) alone, not on
+    which other units were asked for.
 
     >>> vc.exact(lm, task, units="mlps", ablation=vc.effects.Noise(sd=1.0, draws=8)).draw_stderr
     """
@@ -158,8 +162,6 @@ class Noise(Instead):
             raise MethodError(
                 "Noise is added to whole experts, not to a neuron that is there only where one is chosen."
             )
-        if is_coded(units.place):
-            raise MethodError(f"Noise is added to activations of the model, not to {units.kind} read from them.")
         if units.place == "pattern":
             raise MethodError(
                 "Noise added to a pattern is no pattern: its weights sum to one. Add it to queries, keys or values."
@@ -208,13 +210,22 @@ class _Noisy(Moving):
     def moves(self, tape: Tape, place: Place, layer: int, example: Tensor) -> Tensor:
         """See `Moving.moves`."""
         like, every = activation(tape.clean, place, layer), [tape.examples[e] for e in example.tolist()]
-        shape = (tape.length, like.shape[-1])
-        found = {
-            pair: standard_normal(shape, self.seed, self.draw, pair, _PLACES.index(place), layer)[tape.start :]
-            for pair in dict.fromkeys(every)
-        }
+        found = {pair: self._of_pair(tape, place, layer, pair, like.shape[-1]) for pair in dict.fromkeys(every)}
         drawn = torch.stack([found[pair] for pair in every]).to(like)
         return self.sd * self.spread[layer].to(like) * drawn
+
+    def _of_pair(self, tape: Tape, place: Place, layer: int, pair: int, width: int) -> Tensor:
+        """ε of a pair's site, at the tape's positions; of a dictionary's part by part, and 0 of what is no unit."""
+        if not is_coded(place):
+            key = (self.seed, self.draw, pair, _PLACES.index(place), layer)
+            return standard_normal((tape.length, width), *key)[tape.start :]
+        code, found = tape.clean.codes[place, layer], torch.zeros(tape.length, width, dtype=torch.float64)
+        kind = int.from_bytes(hashlib.sha256(place.encode()).digest()[:6], "big")
+        for index in code.told:
+            own = code.numbers(index)
+            shape = (tape.length, own.stop - own.start)
+            found[:, own] = standard_normal(shape, self.seed, self.draw, pair, kind, layer, index)
+        return found[tape.start :]
 
 
 def standard_normal(shape: tuple[int, ...], *key: int) -> Tensor:
@@ -224,24 +235,36 @@ def standard_normal(shape: tuple[int, ...], *key: int) -> Tensor:
 
 def spreads(lm: Model, source: Task, units: Units, cost: Cost) -> list[Tensor]:
     """σ of every coordinate of the units' place, layer by layer, [site]: one number for each part; see above."""
-    place, parts = units.place, max(1, per_layer(lm, KIND_AT[units.place]))
-    layers, count = lm.layers + (place == "residual"), 0
+    place = units.place
+    kind, count = kind_at(place), 0
+    having = layers_with(lm, kind)
+    layers = max([lm.layers - 1 + (place == "residual"), *having]) + 1
     sums: list[Any] = [0.0] * layers
     squares: list[Any] = [0.0] * layers
     for _, state in recorded(lm, source.prompts, sites_for(place), cost):
-        for layer in range(layers):
+        for layer in having if is_coded(place) else range(layers):
             values = activation(state, place, layer).double()
             sums[layer] = sums[layer] + values.sum((0, 1))
             squares[layer] = squares[layer] + values.square().sum((0, 1))
         count += values.shape[0] * values.shape[1]
-    found, having = [], layers_with(lm, KIND_AT[place])
+    found = []
     for layer, (total, square) in enumerate(zip(sums, squares, strict=True)):
         if layer not in having:
-            found.append(torch.zeros_like(total))
+            found.append(torch.zeros_like(torch.as_tensor(total)))
             continue
-        variance = (square / count - (total / count).square()).clamp_min(0).unflatten(-1, (parts, -1)).mean(-1)
-        found.append(variance.sqrt().repeat_interleave(total.shape[-1] // parts))
+        variance = (square / count - (total / count).square()).clamp_min(0)
+        found.append(by_parts(lm, kind, layer, variance).sqrt())
     return found
+
+
+def by_parts(lm: Model, kind: Kind, layer: int, values: Float[Tensor, " site"]) -> Float[Tensor, " site"]:
+    """Each number of a site as the mean over the part that it is of: a head, a feature, a whole error."""
+    if is_coded(kind):
+        code = lm.decoder.codes[kind, layer]
+        means = torch.stack([part.mean() for part in values.split(code.widths)])
+        return code.spread(means[None])[0]
+    split = values.unflatten(-1, (max(1, per_layer(lm, kind)), -1))
+    return split.mean(-1, keepdim=True).expand_as(split).flatten(-2)
 
 
 def _require_number(what: str, value: Any) -> None:
