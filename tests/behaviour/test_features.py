@@ -60,11 +60,57 @@ def test_the_answer_is_that_of_a_run_with_a_hook(task_of):
 def test_what_has_no_meaning_is_refused(task_of):
     lm, task = as_model(make("llama"), "llama"), task_of(6, 3)
     laid = lm.reading(_both(lm.width, "r1", ("resid", 1))[0])
-    with pytest.raises(UnitError, match="leave new_tokens at 1"):
-        vc.behaviour.ablation_study(laid, task, units=["f1.2"], new_tokens=2, **QUIET)
     with pytest.raises(UnitError, match="resample"):
         vc.behaviour.ablation_study(laid, task, units=["f1.2", "f1.3"], ablations=["resample"], **QUIET)
     alone = vc.behaviour.ablation_study(
         laid, task, units=["f1.2", "f1.3"], ablations=["resample"], together=False, **QUIET
     )
     assert len(alone.outcomes) == 2
+
+
+def _continued(hf, family, prompt, other, dictionaries, parts, ablation, new_tokens):
+    """Greedy tokens of whole runs anew for each, parts of dictionaries replaced by hooks at every position."""
+    there = {name: theirs.parts(*plain.both(hf, family, other, theirs)) for name, theirs in dictionaries.items()}
+    ids, found = list(prompt), []
+    for _ in range(new_tokens):
+        edits = []
+        for name, theirs in dictionaries.items():
+
+            def edit(y, theirs=theirs, name=name):
+                own = theirs.parts(y, y)
+                for part in parts.get(name, ()):
+                    new = there[name][part]
+                    held = torch.cat([new, new[-1:].expand(len(y) - len(new), -1)])
+                    y = y + (held if ablation == "counterfactual" else 0) - own[part]
+                return y
+
+            edits.append((theirs.writes, edit))
+        with torch.no_grad():
+            token = int(plain.run(hf, family, ids, edits).argmax())
+        ids, found = [*ids, token], [*found, token]
+    return found
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+@pytest.mark.parametrize("ablation", ["zero", "counterfactual"])
+def test_several_tokens_are_those_of_runs_with_hooks(family, ablation, task_of):
+    hf = make(family)
+    lm, task = as_model(hf, family), task_of(6, 3)
+    first, one = _both(lm.width, "r1", ("resid", 1))
+    second, two = _both(lm.width, "m1", ("mlp", 1), seed=6)
+    laid = lm.reading(first, second.named("mlp"))
+    units = ["f1.2", "f1.error", "f1.mlp.3"]
+    found = vc.behaviour.ablation_study(laid, task, units=units, ablations=[ablation], new_tokens=3, **QUIET)
+    first_only = vc.behaviour.ablation_study(laid, task, units=units, ablations=[ablation], **QUIET)
+    # the engine's rows of the first token, and the model's own forward with hooks: float64
+    torch.testing.assert_close(found.metric, first_only.metric, rtol=0, atol=1e-9)
+    conditions = [{}, {"r": [2]}, {"r": ["error"]}, {"m": [3]}, {"r": [2, "error"], "m": [3]}]
+    seen = set()
+    for row, parts in enumerate(conditions):
+        for i in range(3):
+            given = (task.clean[i], task.corrupted[i], {"r": one, "m": two}, parts, ablation, 3)
+            wanted = _continued(hf, family, *given)
+            own = [token for token in found.tokens[row, i].tolist() if token >= 0]  # stopped behind an end of text
+            assert own == wanted[: len(own)] and len(own) > 0
+            seen.add(tuple(own))
+    assert len(seen) > 3

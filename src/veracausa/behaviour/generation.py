@@ -13,7 +13,7 @@ all before it again: L · Σ_k (positions + k).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from veracausa.engine.joint import Replaced, Value, replacing
+from veracausa.engine.joint import Replaced, Value, replacing, taking
+from veracausa.engine.overrides import Override
 from veracausa.engine.sharing import at_rest, from_rest
 
 if TYPE_CHECKING:
@@ -36,11 +37,17 @@ STOPPED = -1
 
 @torch.no_grad()
 def greedy(
-    lm: Model, prompts: Int[Tensor, "prompts positions"], parts: Sequence[Replaced], new_tokens: int, cost: Cost
+    lm: Model,
+    prompts: Int[Tensor, "prompts positions"],
+    parts: Sequence[Replaced],
+    new_tokens: int,
+    cost: Cost,
+    taken: Mapping[int, Sequence[Override]] | None = None,
 ) -> tuple[Int[Tensor, "prompts new"], Float[Tensor, "prompts vocabulary"]]:
     """Greedy continuations of prompts of one length, and the logits behind the prompt.
 
     A continuation ends with the model's end-of-text token, as in Hugging Face's `generate`; `STOPPED` follows it.
+    `taken`: parts of dictionaries that take other values, by layer; not where there are mixers.
     """
     decoder, step, length = lm.decoder, prompts, prompts.shape[1]
     again = decoder.has_mixers
@@ -50,7 +57,7 @@ def greedy(
     found = torch.full((len(prompts), new_tokens), STOPPED, dtype=torch.long, device=prompts.device)
     going = torch.ones(len(prompts), dtype=torch.bool, device=prompts.device)
     first: Tensor | None = None
-    with from_rest(decoder), replacing(decoder, parts):
+    with from_rest(decoder), replacing(decoder, parts), taking(decoder, taken or {}):
         for k in range(new_tokens):
             if again:
                 at_rest(decoder)

@@ -32,6 +32,7 @@ from veracausa.engine.budget import rows_per_chunk
 from veracausa.engine.guard import attention_function
 from veracausa.engine.joint import Replaced, columns_of, constant, join_before, replacing
 from veracausa.engine.memory import chunks
+from veracausa.engine.overrides import Override
 from veracausa.engine.patches import sites_for
 from veracausa.engine.suffix import sweep
 from veracausa.engine.tape import Tape
@@ -89,12 +90,32 @@ class Ablated:
         parts = []
         for rows in self.rows:
             units, source = rows.units, rows.source
+            if is_coded(units.place):
+                continue
             for at in [i for i, name in enumerate(units.names) if name in names]:
                 layer, index = int(units.layer[at]), int(units.index[at])
                 columns = columns_of(self.lm.decoder, units.place, layer, index, per_layer(self.lm, units.kind))
                 parts.append(Replaced(units.place, layer, constant(_values(source, tape, units, at, example, columns)),
                                       columns))  # fmt: skip
         return parts
+
+    def taken(self, tape: Tape, names: Sequence[str], example: Tensor) -> dict[int, list[Override]]:
+        """The same of parts of dictionaries, by layer: those of one dictionary together."""
+        found: dict[int, list[Override]] = {}
+        for rows in (rows for rows in self.rows if is_coded(rows.units.place)):
+            units, place = rows.units, rows.units.place
+            chosen = np.flatnonzero([name in names for name in units.names])
+            for layer in np.unique(units.layer[chosen]).tolist():
+                own = chosen[units.layer[chosen] == layer]
+                code = self.lm.decoder.codes[place, layer]
+                taken = torch.zeros(1, 1, code.width, dtype=torch.bool, device=example.device)
+                for index in units.index[own].tolist():
+                    taken[..., code.numbers(index)] = True
+                unit = torch.full((len(example),), int(own[0]), device=example.device) if len(own) == 1 else None
+                new = rows.source.rows(tape, place, layer, example, unit)
+                one = Override(place, torch.arange(len(example)), taken, lambda new=new: new, code=code)  # type: ignore[misc]
+                found.setdefault(layer, []).append(one)
+        return found
 
 
 def _values(source: Replacement, tape: Tape, units: Units, at: int, example: Tensor, columns: Tensor | None) -> Tensor:

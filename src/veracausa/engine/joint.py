@@ -15,8 +15,8 @@ costs nothing beyond the run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from veracausa.anatomy import Decoder
-from veracausa.engine.guard import changing, hooks
+from veracausa.engine.guard import changing, giving, hooks
+from veracausa.engine.overrides import Override, overriding
 from veracausa.engine.patches import Place, in_attention, site_width
 from veracausa.engine.suffix import Join
 from veracausa.engine.tape import State
@@ -72,6 +73,26 @@ def replacing(decoder: Decoder, parts: Sequence[Replaced]) -> Iterator[None]:
                 f"mixers, neurons, MLPs), not at {part.place!r}. Patch such units one at a time, with vc.exact."
             )
     with hooks(*(handle for part in parts for handle in _hooks(decoder, part))):
+        yield
+
+
+@contextmanager
+def taking(decoder: Decoder, found: Mapping[int, Sequence[Override]]) -> Iterator[None]:
+    """Every run of the model's own forward inside takes other values at parts of dictionaries: layer → which.
+
+    They are read from the run that is going on, whole or behind a cache; values of a prompt's last position hold for
+    all positions behind it.
+    """
+
+    def stream(layer: int, one: Override) -> Any:
+        module = decoder.final_norm if layer == decoder.layers else decoder.blocks[layer].module
+        return module.register_forward_pre_hook(giving(one.of_stream), with_kwargs=True)
+
+    with ExitStack() as stack:
+        for layer, every in found.items():
+            stack.enter_context(hooks(*(stream(layer, one) for one in every if one.at == "residual")))
+            if within := [one for one in every if one.at != "residual"]:
+                stack.enter_context(overriding(decoder.blocks[layer], within))
         yield
 
 
