@@ -10,6 +10,7 @@ prefix: up to there both prompts agree, so no gate can change anything.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -77,16 +78,19 @@ class GatedPairs:
         prefix = None
         if self.keys[0].shape[2]:
             prefix = State(keys=[keys[rows] for keys in self.keys], values=[values[rows] for values in self.values])
-        gate = [gates[:, block.layer] for block in self.decoder.blocks]
-        closed = [values[rows] for values in self.closed]
-        with (
-            from_rest(self.decoder),
-            hooks(*map(_gate, self.decoder.blocks, [self.place] * len(gate), gate, closed)),
-        ):
+        with from_rest(self.decoder), self.mixing(gates, rows):
             state, _ = record(self.decoder, self.ids[rows], prefix=prefix, grad=gates.requires_grad, cost=cost)
         if cost is not None and gates.requires_grad:
             cost.backward += len(rows) * self.ids.shape[1] * self.decoder.layers
         return state.end(self.tail)
+
+    def mixing(
+        self, gates: Float[Tensor, "rows layers parts"], rows: Int[Tensor, " rows"]
+    ) -> AbstractContextManager[None]:
+        """Runs inside of the pairs `rows` are under these gates."""
+        gate = [gates[:, block.layer] for block in self.decoder.blocks]
+        closed = [values[rows] for values in self.closed]
+        return hooks(*map(_gate, self.decoder.blocks, [self.place] * len(gate), gate, closed))
 
 
 def _gate(block: Block, place: Place, gate: Float[Tensor, "rows parts"], closed: Tensor) -> Any:

@@ -34,12 +34,13 @@ class Override:
 
     `rows`: which rows of the sweep. `taken`: where they take other values, part by part of the place (heads,
     neurons, or the whole). `values()`: these values, asked for when the sweep gets there. `added`: they are added to
-    their own. `code`: of a dictionary, whose site it is then; `taken` are its numbers.
+    their own. `code`: of a dictionary, whose site it is then; `taken` are its numbers, or the share of the way that
+    each goes to its value.
     """
 
     place: str
     rows: Int[Tensor, " rows"]
-    taken: Bool[Tensor, "rows positions parts"]
+    taken: Bool[Tensor, "rows positions parts"] | Float[Tensor, "rows positions parts"]
     values: Callable[[], Float[Tensor, "rows positions site"]]
     added: bool = False
     code: Code | None = None
@@ -62,7 +63,8 @@ class Override:
         positions = site.shape[1]
         new = self.values()[:, -positions:].to(site.dtype)
         taken = self.taken[:, -positions:].to(site.device)
-        change = self.code.change(torch.where(taken, new if self.added else new - site, 0))
+        moved = new if self.added else new - site
+        change = self.code.change(moved * taken if taken.is_floating_point() else torch.where(taken, moved, 0))
         out = explained.clone()
         out[self.rows] += change.to(out.dtype)
         return out

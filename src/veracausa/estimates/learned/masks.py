@@ -1,7 +1,7 @@
 """Learned masks: which units must stay as they are for the output to stay as it is, all others replaced at once.
 
-Every unit u gets a hard-concrete gate g_u (`estimates.learned.concrete`, which also says how they are learned): the run
-computes g_u · a_u + (1 − g_u) · a_u(x′) in its place (`engine.gates`).
+Every unit u (a head, a feature, a dictionary's error, …) gets a hard-concrete gate g_u (`estimates.learned.concrete`,
+which also says how they are learned): the run computes g_u · a_u + (1 − g_u) · a_u(x′) in its place (`engine.gates`).
 
 What it says differs from an exact effect. That replaces one unit while all others stand by; a mask replaces most units
 at once and keeps a set that suffices. Of two units that do the same work it may drop either, and a unit that works
@@ -14,25 +14,30 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from veracausa.choices import AllUnits, Loss
 from veracausa.cost import Cost
+from veracausa.dictionaries.dictionary import Dictionary
+from veracausa.dictionaries.words import is_coded
+from veracausa.effects.laid import laid_units
 from veracausa.engine.batches import buckets
 from veracausa.engine.bucket import Bucket
+from veracausa.engine.coded_gates import CodedPairs
 from veracausa.engine.gates import GatedPairs, layer_gates
 from veracausa.engine.memory import chunks
+from veracausa.engine.patches import sites_for
 from veracausa.engine.readout import Readout
 from veracausa.engine.session import Session, session
 from veracausa.engine.validate import require_run
 from veracausa.engine.work import gives, recorded_runs
-from veracausa.errors import MethodError
+from veracausa.errors import MethodError, UnitError
 from veracausa.estimates.learned.concrete import Training, descend, hard_concrete, open_probability, told
+from veracausa.scores.headers import dictionary_settings
 from veracausa.scores.scores import Scores, assemble
-from veracausa.units.resolve import resolve_units
 from veracausa.units.table import Units
 
 if TYPE_CHECKING:
@@ -42,6 +47,8 @@ if TYPE_CHECKING:
     from veracausa.tasks.task import Task
 
 _KINDS = ("heads", "mlps", "attention", "neurons")
+#: … and parts of dictionaries, whose gates act in the place of what they write (`engine.coded_gates`).
+_KNOWN = (*_KINDS, "features", "directions")
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +105,7 @@ class MaskWork:
             open_probability(log_alpha.detach()).cpu().expand(len(task), -1).contiguous(),
             table,
             method="mask",
-            settings=training.settings("probability"),
+            settings=training.settings("probability") | dictionary_settings(lm, table.kind),
             signed=False,
             notes=(
                 f"probability that a unit's gate is open, {told(losses, training.loss)}; expected share kept "
@@ -111,14 +118,21 @@ class MaskWork:
     def _recorded(self, call: Session) -> list[list[_Part]]:
         """The groups, each as one part (several where memory is short); M of both runs is measured on the way."""
         lm, task, place, groups = self.lm, self.task, self.units.place, self.groups()
+        coded = is_coded(place)
         parts: list[list[_Part]] = [[] for _ in groups]
         group_of = {example: number for number, (_, examples) in enumerate(groups) for example in examples}
 
         def run(start: int, examples: tuple[int, ...]) -> None:
-            bucket = Bucket.record(lm, task, start, examples, call.cost, sites=(place,))
-            tape, read = bucket.tape, bucket.read
-            pairs = GatedPairs.of(lm.decoder, place, tape, tape.tokens[0])
-            opened = torch.ones(len(examples), lm.layers, 1, dtype=lm.score_dtype, device=lm.device)
+            sites = sites_for(place) if coded else (place,)
+            bucket = Bucket.record(lm, task, start, examples, call.cost, sites=sites, places=(place,) if coded else ())
+            tape, read, table = bucket.tape, bucket.read, self.units
+            like: dict[str, Any] = {"dtype": lm.score_dtype, "device": lm.device}
+            if coded:
+                pairs: GatedPairs = CodedPairs.on(lm.decoder, place, tape, tape.tokens[0], table.layer, table.index)
+                opened = torch.ones(len(examples), len(table), **like)
+            else:
+                pairs = GatedPairs.of(lm.decoder, place, tape, tape.tokens[0])
+                opened = torch.ones(len(examples), lm.layers, 1, **like)
             bare = read.of_state(tape.clean)
             require_run(lm, read(pairs.run(opened, bucket.every, call.cost), bucket.every), bare, tape.clean)
             call.measured.put(examples, bare, read.of_state(tape.corrupted))
@@ -166,6 +180,8 @@ class _Runs:
 
     def last(self, part: _Part, rows: Tensor, flat: Float[Tensor, "rows units"]) -> Tensor:
         """Final residual of a part's pairs under the gates of the table's units."""
+        if is_coded(self.table.kind):
+            return part.pairs.run(flat, rows, self.cost)
         parts = {"heads": self.lm.heads, "neurons": self.lm.neurons}.get(self.table.kind, 1)
         layer = torch.as_tensor(self.table.layer, device=flat.device)
         index = torch.as_tensor(self.table.index, device=flat.device).clamp_min(0)  # an MLP has no index
@@ -212,6 +228,7 @@ def learn_mask(
     task: Task,
     *,
     units: AllUnits | Sequence[str] | Units = "heads",
+    dictionary: Dictionary | Sequence[Dictionary] | None = None,
     keep: float | int = 0.1,
     steps: int = 300,
     lr: float = 0.3,
@@ -227,7 +244,8 @@ def learn_mask(
     Args:
         lm: the model.
         task: the prompt pairs and the metric.
-        units: "heads", "mlps", "attention" or "neurons", summed over positions; or names. Others stay open.
+        units: "heads", "mlps", "attention", "neurons" or "features", summed over positions; or names. Others stay open.
+        dictionary: features or directions of a site, or several, beside those that are laid on the model.
         keep: the share of the units to keep (a float under 1), or their number (an int).
         steps: optimiser steps.
         lr: Adam's step size for log α.
@@ -255,11 +273,27 @@ def learn_mask(
     >>> mask = vc.estimates.learn_mask(lm, task, units="heads", keep=0.1)
     >>> vc.agreement(mask, vc.exact(lm, task, units="heads"))
     """
-    table = resolve_units(lm, units, max(task.lengths))
-    if table.kind not in _KINDS or table.positional:
+    lm, table = laid_units(lm, task, units, dictionary)
+    if not (table.kind in _KINDS or is_coded(table.kind)) or table.positional or table.joint:
         what = f"{table.kind} at single positions" if table.positional else table.kind
         raise MethodError(
-            f"A mask over {what} is not known: gates act on whole {', '.join(_KINDS)}, at all positions. Use one "
+            f"A mask over {what} is not known: gates act on whole {', '.join(_KNOWN)}, at all positions. Use one "
             "of these, vc.circuits.learn for all edges, or vc.exact, which knows all units."
         )
+    if is_coded(table.kind):
+        _require_gated(lm, table)
     return MaskWork(lm, task, Training.of(table, keep, steps, lr, loss, batch, start, seed))
+
+
+def _require_gated(lm: Model, table: Units) -> None:
+    """UnitError for parts of dictionaries that no gate can be put on while the model's own forward runs."""
+    if lm.decoder.has_mixers or lm.decoder.anatomy.joins_rows:
+        raise UnitError(f"Gates on {table.kind} are not known for {lm.name}. Use vc.exact or vc.attribute.")
+    for layer in dict.fromkeys(table.layer.tolist()):
+        dictionary = lm.decoder.codes[table.kind, layer].dictionary
+        reads, writes = dictionary.reads, dictionary.writes
+        if dictionary.transcodes and ((reads.kind, writes.kind) != ("n", "m") or reads.layer != writes.layer):
+            raise UnitError(
+                f"Gates on {table.kind} of layer {layer}, whose dictionary reads {reads.name} and explains "
+                f"{writes.name}, are not known: take dictionaries of one site, or transcoders of one layer's MLP."
+            )
