@@ -24,6 +24,7 @@ from veracausa.behaviour.runs import Ablated, Piece, first_tokens, recorded
 from veracausa.choices import Ablation, AllUnits
 from veracausa.cost import Cost
 from veracausa.dictionaries.words import is_coded
+from veracausa.effects.crossing_rows import require_one_layer
 from veracausa.effects.laid import laid_for_groups, require_one_donor, with_dictionary
 from veracausa.effects.replacements import reference_runs
 from veracausa.engine.attention import SUFFIX
@@ -317,6 +318,8 @@ def _laid(
     coded = [table for table in tables if is_coded(table.kind)]
     if not coded:
         return lm
+    for table in coded:
+        require_one_layer(lm, table.kind, "Ablation studies are")
     if new_tokens > 1 and (lm.decoder.has_mixers or lm.decoder.anatomy.joins_rows):
         raise UnitError(
             f"{coded[0].names[0]} can be ablated in {lm.name} for the first answered token: leave new_tokens at 1."

@@ -27,6 +27,7 @@ from torch import Tensor
 from veracausa.arguments import shown
 from veracausa.circuits.featured import FeatureCircuit
 from veracausa.dictionaries.dictionary import Dictionary
+from veracausa.effects.crossing_rows import require_one_layer
 from veracausa.effects.laid import for_parts, with_dictionary
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.batches import buckets
@@ -138,6 +139,9 @@ def _require(lm: Model, task: Task, method: str, nodes: int, ablation: str, thre
             "No dictionary is laid on the model. Lay them there, lm.reading(vc.dictionary(lm, …)), or give dictionary=."
         )
     task.require_last("Circuits of features")
+    lm.decoder.require("edges")
+    for kind in {kind for kind, _ in lm.decoder.codes}:
+        require_one_layer(lm, kind, "Circuits are")
     for (kind, layer), code in lm.decoder.codes.items():
         if not Coded(kind, layer, 0, code.dictionary.reads, code.dictionary.writes).passes_on:
             raise UnitError(

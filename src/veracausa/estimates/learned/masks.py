@@ -23,6 +23,7 @@ from veracausa.choices import AllUnits, Loss
 from veracausa.cost import Cost
 from veracausa.dictionaries.dictionary import Dictionary
 from veracausa.dictionaries.words import is_coded
+from veracausa.effects.crossing_rows import require_one_layer
 from veracausa.effects.laid import laid_units
 from veracausa.engine.batches import buckets
 from veracausa.engine.bucket import Bucket
@@ -287,6 +288,7 @@ def learn_mask(
 
 def _require_gated(lm: Model, table: Units) -> None:
     """UnitError for parts of dictionaries that no gate can be put on while the model's own forward runs."""
+    require_one_layer(lm, table.kind, "Masks are")
     if lm.decoder.has_mixers or lm.decoder.anatomy.joins_rows:
         raise UnitError(f"Gates on {table.kind} are not known for {lm.name}. Use vc.exact or vc.attribute.")
     for layer in dict.fromkeys(table.layer.tolist()):
