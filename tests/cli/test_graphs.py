@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from command_line import called, model_folder, pairs_file
+from command_line import PAIRS, called, model_folder, pairs_file
 
 import veracausa as vc
 
@@ -31,6 +31,19 @@ def test_graphs_and_their_check_are_those_of_the_library(places):
     assert len(read.names) == int(one.pruned().nodes.sum())
     body = json.loads(called(model, *words, "--json").stdout)
     assert body["graphs"][0]["table"] and body["check"]["sentences"]
+
+
+def test_a_prompt_in_plain_words_has_a_graph_and_a_page(places):
+    model, _, folder, coder = places
+    text = " ".join(PAIRS[0][0].split()[:4])
+    words = ("graph", text, "--dictionary", coder, "--top", "3", "--out", folder / "words")
+    ran = called(model, *words)
+    one = vc.open(folder / "words" / "graph-0.safetensors")
+    assert "".join(one.tokens) == text and one.settings["targets"].startswith("the likeliest tokens")
+    assert "token-layers" in ran.stderr and "Replacement score" in (folder / "words" / "report.html").read_text()
+    again = called(model, *words)
+    assert again.exit_code == 0 and "Replacement score" in again.stdout
+    assert "--metric is about a task's pairs" in str(called(model, *words, "--metric", "prob").exception)
 
 
 def test_without_a_transcoder_it_says_what_to_give(places):

@@ -60,6 +60,8 @@ def test_the_forecast_is_the_cost_where_all_that_may_be_nodes_are(lm):
     price = vc.forecast(vc.graphs.attribution_graph, lm, task, measure=False, **asked)
     assert vc.graphs.attribution_graph(lm, task, show_progress=False, **asked).cost.token_layers == price.token_layers
     assert "an attribution graph" in repr(price) and price.memory.gradients > 0
+    words = vc.graphs.prompt(lm, TEXT)
+    assert vc.forecast(vc.graphs.attribution_graph, lm, words, **asked).seconds > 0
     most = vc.forecast(vc.graphs.attribution_graph, lm, task, measure=False, dictionary=own).token_layers
     assert vc.graphs.attribution_graph(lm, task, show_progress=False, dictionary=own).cost.token_layers < most
 

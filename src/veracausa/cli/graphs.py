@@ -5,32 +5,61 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from veracausa.cli.command import spread
+from veracausa.arguments import shown
+from veracausa.cli.checks import is_file
+from veracausa.cli.command import BEGUN, spread
+from veracausa.cli.foretelling import foretold
 from veracausa.cli.laying import LayingOptions
 from veracausa.cli.options import SomePairs, Top
 from veracausa.cli.output import body_of, finish, with_csv
 from veracausa.cli.setup import Setup
 from veracausa.errors import MethodError
 from veracausa.result import ROWS
-from veracausa.terminal import echo
+from veracausa.terminal import echo, say
 
 if TYPE_CHECKING:
     from veracausa.graphs.checked import GraphCheck
     from veracausa.graphs.graph import AttributionGraph
+    from veracausa.model import Model
+    from veracausa.tasks.task import Task
 
 #: Prompts where nobody says how many: a graph each.
 PROMPTS = 2
+#: Endings of files with pairs, which no prompt is.
+TABLES = (".csv", ".json", ".jsonl", ".parquet")
 
 
 class GraphSetup(Setup):
-    """The setup of graphs, one for each clean prompt."""
+    """The setup of graphs, one for each clean prompt; TASK may be a prompt in plain words."""
 
     n: SomePairs = None  # type: ignore[assignment]
+
+    @property
+    def words(self) -> bool:
+        """Whether the task is a prompt: several words that are no file."""
+        path = Path(self.task)
+        return " " in self.task.strip() and path.suffix not in TABLES and not (is_file(self.task) and path.exists())
+
+    def ready(self) -> tuple[Model, Task]:
+        """See `Setup.ready`; of a prompt in plain words a task of its own."""
+        if not self.words:
+            return super().ready()
+        if given := [name for name in ("metric", "corruption", "columns", "digits") if getattr(self, name) is not None]:
+            raise MethodError(f"--{given[0]} is about a task's pairs; {shown(self.task)} is a prompt in plain words.")
+        from veracausa.graphs.prompting import prompt
+
+        lm = self.load_model()
+        task = prompt(lm, self.task)
+        say(f"task   {task.describe()}")
+        BEGUN.set(True)
+        return lm, task
 
 
 @spread
 def graph(setup: GraphSetup, laying: LayingOptions, top: Top = 50) -> None:
     """Attribution graphs of transcoders, one a prompt; --top of each one's nodes are ablated in the live model, too.
+
+    TASK may be a prompt in quotation marks, "The capital of France is"; its graph is about the likeliest next tokens.
 
     The folder --out has a page (report.html), each graph, the same as JSON for the viewers of circuit-tracer and
     Neuronpedia, and the check.
@@ -42,9 +71,12 @@ def graph(setup: GraphSetup, laying: LayingOptions, top: Top = 50) -> None:
         raise MethodError(
             "An attribution graph needs transcoders: --dictionary smollm2-135m-m10, once for each layer that has one."
         )
+    words = setup.words
     lm, task = setup.but(n=setup.n or PROMPTS).ready()
-    lm = laying.on(lm)
-    made = [attribution_graph(lm, task, pair=pair) for pair in range(len(task))]
+    lm, targets = laying.on(lm), "top" if words else "answers"
+    how = {"out": setup.out}
+    made = [foretold(attribution_graph, lm, task, how, pair=0, targets=targets)]
+    made += [attribution_graph(lm, task, pair=i, targets=targets, out=setup.out) for i in range(1, len(task))]
     found = check(lm, made, task, top=top) if top else None
 
     def show() -> None:

@@ -29,10 +29,11 @@ def prompt(lm: Model, text: str, token: str | int | None = None) -> Task:
     >>> vc.graphs.attribution_graph(lm, task, targets="top", dictionary=transcoders)
     """
     if token is None:
-        ids = encode_prompt(tokenizer_of(lm), text, "the prompt")
+        tokenizer = tokenizer_of(lm)
+        ids = encode_prompt(tokenizer, text, "the prompt")
         with torch.no_grad(), borrowed(lm.decoder):
             logits = lm.hf(torch.tensor([ids], device=lm.device), use_cache=False).logits[0, -1]
-        token = int(logits.argmax())
+        token = int(logits[: len(tokenizer)].argmax())  # rows behind are of no token
     return custom_task(lm, clean=[text], correct=[token], metric="logit", paired=False, name="prompt")
 
 

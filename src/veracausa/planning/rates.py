@@ -82,14 +82,18 @@ def rates(lm: Model, task: Task, kinds: Iterable[str]) -> dict[str, Rate]:
 
 
 def _even(pairs: Task) -> Task | None:
-    """The pairs, with the clean prompts turned round in the place of corrupted ones that have other lengths.
+    """The pairs, with the clean prompts turned round in the place of corrupted ones that have other lengths, or none.
 
     Runs take as long as their prompts are, whatever these say. None where that changes nothing.
     """
-    if not pairs.uneven:
+    if pairs.paired and not pairs.uneven:
         return pairs
     turned = tuple((ids[0], *reversed(ids[1:])) for ids in pairs.clean)
-    return None if turned == pairs.clean else replace(pairs, corrupted=turned, corrupted_text=(), spans=(), align=None)
+    return (
+        None
+        if turned == pairs.clean
+        else replace(pairs, corrupted=turned, corrupted_text=(), spans=(), align=None, paired=True)
+    )
 
 
 def _timing(lm: Model, pairs: Task) -> dict[str, tuple[Callable[[], Cost], Callable[[], Cost]]]:
