@@ -41,7 +41,7 @@ class Block:
     calls a function. `attention_bias`: what is added behind the output projection, a part of the attention's output.
     `projections`: of queries, keys and values, if it has them.
     `up`, `up_fused`: see `Anatomy`.
-    `gate`, `gate_behind`: see `Mixer.gate`.
+    `gate`, `gate_behind`: see `Mixer.gate`; `goes_on`: see `Mixer`.
     `scale`: what every write is multiplied by on its way to the stream; `stream_scale`: what the whole stream is
     multiplied by behind them. `float32_stream`: see `Anatomy`. `heads`, `kv_heads`: how many an attention has.
     """
@@ -76,6 +76,7 @@ class Block:
     mixture: Mixture | None = None
     gate: nn.Module | None = None
     gate_behind: int = 0
+    goes_on: str | None = None
     found: Found = field(default_factory=Found)
 
     @property

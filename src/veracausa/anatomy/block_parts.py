@@ -63,6 +63,7 @@ def _mixing_parts(anatomy: Anatomy, module: nn.Module, part: Callable[[str], Any
     norm = NoNorm() if anatomy.attention_norm is None else part("attention_norm")
     if mixing == "mixer" and mixer is not None:
         parts = {"attention": part_of(module, mixer.module), "attention_out": part_of(module, mixer.out)}
+        parts["goes_on"] = mixer.goes_on
         if mixer.gate is not None:
             parts |= {"gate": part_of(module, mixer.gate[0]), "gate_behind": mixer.gate[1]}
         return {"mixing": mixing, **parts, "projections": (), "attention_norm": norm}

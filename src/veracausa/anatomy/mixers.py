@@ -3,7 +3,7 @@
 A mixer (a state-space layer, a recurrence, a gated convolution, linear attention) takes the place of the attention: it
 reads the stream behind the same norm, ends in a linear map (`out`), and writes to the stream. Its channels are the
 inputs of that map, as heads' values are an attention's. Unlike an attention it has no keys and values that a run could
-go on from: it is run on what it has read before, which every recorded run holds.
+go on from: it is run on what it has read before, which every recorded run holds, or from a state that it has come to.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ class Mixer:
     where its channels are not grouped. `state`: numbers that a channel's state has, an attribute of the module, too.
     `gate`: the linear map that gives what each channel is gated with, before any activation, and how many channels
     stand before it in what that gives; None where it is not told apart. `scans`: whether it carries a state from
-    position to position, beside what its convolution looks back at.
+    position to position, beside what its convolution looks back at. `goes_on`: the argument of a cache from which it
+    goes on for any number of tokens; None where it does so for one token alone, or keeps what it carries elsewhere.
 
     >>> Mixer("mixer", "mixer.out_proj", heads="num_heads", state="ssm_state_size", gate=("mixer.in_proj", 0))
     """
@@ -33,6 +34,7 @@ class Mixer:
     state: str | None = None
     gate: tuple[str, int] | None = None
     scans: bool = True
+    goes_on: str | None = None
 
 
 class NoSublayer(nn.Module):

@@ -52,6 +52,7 @@ from veracausa.effects.span_rows import SpanRows
 from veracausa.engine.measure import measured_runs
 from veracausa.engine.patches import Place
 from veracausa.engine.session import Session, session
+from veracausa.engine.sharing import starts_late
 from veracausa.engine.work import gives, recorded_runs, unpatched_run
 from veracausa.errors import MethodError
 from veracausa.scores.headers import align_settings, dictionary_settings, reference_settings, span_settings
@@ -179,7 +180,8 @@ class ExactWork:
             return AloneRows(lm, task, self._alone, found, noising, self.rows, cost, units)
         rows = SpanRows if isinstance(units, SpanUnits) else Rows
         asked = cast("Replacement", source or self._counted)
-        return rows(lm, task, units, asked, noising, self.rows, cost, within=self.within)  # type: ignore
+        plan = rows(lm, task, units, asked, noising, self.rows, cost, within=self.within)  # type: ignore
+        return replace(plan, late=self.share and starts_late(lm.decoder, task)) if rows is Rows else plan
 
     def part(self, units: Units) -> ExactWork:
         """The effects of some of these units, in the batches that all of them would run in: at the same costs."""

@@ -198,7 +198,8 @@ class Rows(Plan):
 
     `source`: what units are replaced by. `noising`: patch the clean run, else the corrupted one. `rows`: rows per
     chunk, or None for as many as the budget allows. `alpha[u]`: the share of the way from a unit's own value to its
-    replacement that its row goes (None: all the way).
+    replacement that its row goes (None: all the way). `late`: rows begin where their prompts first differ, though a
+    recording begins with the prompt: of models whose prompts share no prefix.
     """
 
     lm: Model
@@ -210,6 +211,7 @@ class Rows(Plan):
     cost: Cost
     alpha: np.ndarray | None = None
     within: np.ndarray | None = None
+    late: bool = False
 
     @property
     def kept(self) -> int:
@@ -242,10 +244,10 @@ class Rows(Plan):
         """Units at positions that do not exist, or that cannot change."""
         position, tape = self.units.position, patching.bucket.tape
         nothing_later = (position == tape.length - 1) & (self.units.place in CARRIED)
-        for chosen, effect in (
-            (self.units.furthest >= tape.length, float("nan")),
-            (((position < tape.start) & (position >= 0)) | nothing_later, 0.0),
-        ):
+        first = np.minimum(self._first(tape.start, tape.examples), tape.length - 1)
+        alike = (position >= 0) & (position < first)
+        beyond = self.units.furthest >= tape.length
+        for chosen, effect in ((beyond, float("nan")), ((alike | nothing_later) & ~beyond, 0.0)):
             rows = np.argwhere(todo.numpy() & chosen)
             if len(rows):
                 yield rows, effect
@@ -256,8 +258,16 @@ class Rows(Plan):
 
     def starts(self, start: int, length: int, examples: tuple[int, ...]) -> np.ndarray:
         """See `Plan.starts`; what is carried away from a position acts from the next on."""
-        first = super().starts(start, length, examples)
-        return np.minimum(first + 1, length) if self.units.place in CARRIED else first
+        found, position = super().starts(start, length, examples), self.units.position
+        if self.late:
+            first = np.minimum(self._first(start, examples), length - 1)
+            found = np.where(position < 0, np.maximum(found, first), np.where(position < first, length, found))
+        return np.minimum(found + 1, length) if self.units.place in CARRIED else found
+
+    def _first(self, start: int, examples: tuple[int, ...]) -> np.ndarray:
+        """The first position at which anything can change, [examples, 1]."""
+        first = [self.task.first_difference[i] if self.late else start for i in examples]
+        return np.array(first)[:, None]
 
     def chunk(self, patching: Patching, rows: np.ndarray, start: int) -> Tensor:
         """See `Plan.chunk`."""

@@ -54,6 +54,14 @@ def starts(decoder: Decoder, task: Task, share: bool = True) -> tuple[int, ...]:
     return tuple(keys[i][0] if keys.get(i) in same else 0 for i in range(len(task)))
 
 
+def starts_late(decoder: Decoder, task: Task) -> bool:
+    """Whether patched rows may begin where their prompts first differ, though a recording begins with the prompt.
+
+    Rows read what the base run has recorded before them; so it is for models that have no prefix to go on from.
+    """
+    return decoder.anatomy.causal and not decoder.shares_prefixes and not task.uneven
+
+
 def alike(decoder: Decoder, groups: Sequence[tuple[int, int]], lengths: Sequence[int]) -> bool:
     """Whether prompts of some lengths are encoded alike where they go on to be longer: (start, length) of each group.
 

@@ -4,8 +4,9 @@ A row is one example with one patch. It joins the batch where its patch acts: be
 that block's attention and its MLP ("middle"). Rows of different layers travel together, so that a batch of all
 heads of one prompt is one sweep through the model. Rows that joined later have simply run fewer blocks.
 
-A mixer has no keys and values to go on from: rows give it what it has read before them, as the base run has recorded
-it, so that its scan comes to where they begin.
+A mixer has no keys and values to go on from. Where its family can, it goes on from what it carries in the base run
+(`restart`); else rows give it what it has read before them, as the base run has recorded it, so that its scan comes to
+where they begin.
 
 Work of a row that joins at block l: (L − l) · S token-layers, S = positions from the patch to the end. The last
 block's MLP is run at the tail alone: the last positions, from the first on at which the metric is read. Bound by matrix
@@ -27,6 +28,7 @@ from veracausa.anatomy import Block, Decoder
 from veracausa.cost import Cost
 from veracausa.engine.attention import Past
 from veracausa.engine.overrides import Override, overriding
+from veracausa.engine.restart import carried_by
 from veracausa.engine.tape import State, Tape, slice_call
 
 if TYPE_CHECKING:
@@ -105,9 +107,10 @@ def sweep(
         rows = streamed(layer)
         last_block = layer == decoder.layers - 1
         attended: Tensor | None = None
+        carried = None if example is None else carried_by(tape, base, block, example, start)
         with overriding(block, taken.get(layer, ())) as beside:
             if rows is not None and example is not None and block.mixing != "nothing":
-                attended = _mixed(tape, base, block, rows, example, start, beside)
+                attended = _mixed(tape, base, block, rows, example, start, beside, carried)
             if block.parallel:
                 if rows is not None:
                     rows = (
@@ -154,12 +157,13 @@ def through(
     `mixed()`: what the block's attention or mixer writes there, where that is not what it makes of the rows.
     """
     rows = base.residual[block.layer][example, start - tape.start :]
+    carried = None if mixed is not None else carried_by(tape, base, block, example, start)
     with overriding(block, found) as beside:
         attended = None
         if mixed is not None:
             attended = mixed()
         elif block.mixing != "nothing":
-            attended = _mixed(tape, base, block, rows, example, start, beside)
+            attended = _mixed(tape, base, block, rows, example, start, beside, carried)
         if block.parallel:
             rows = rows + _require(attended) + block.feed_forward(rows)
         else:
@@ -172,10 +176,19 @@ def through(
 
 
 def _mixed(
-    tape: Tape, base: State, block: Block, rows: Tensor, example: Tensor, start: int, beside: dict[str, Any]
+    tape: Tape,
+    base: State,
+    block: Block,
+    rows: Tensor,
+    example: Tensor,
+    start: int,
+    beside: dict[str, Any],
+    carried: dict[str, Any] | None,
 ) -> Float[Tensor, "rows positions width"]:
     """What a block's attention or mixer writes of rows from `start` on, with the base run's past before them."""
     layer, offset = block.layer, start - tape.start
+    if carried is not None:
+        return block.attend(rows, slice_call(tape.calls[layer], offset) | carried)
     if block.mixing == "mixer":
         return block.mix(base.residual[layer][example, :offset], rows, tape.calls[layer])
     several = len(tape.examples) > 1

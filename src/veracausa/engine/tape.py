@@ -110,7 +110,8 @@ class Tape:
     of layer l's attention module for the positions start … n − 1. `prefix`: keys and values of the positions before
     `start`. `tail`: last positions from the first on at which the metric of any pair is read; what runs of the bucket
     give back. Known of this very recording, so that calls that share it don't ask twice: `checked`: the places whose
-    writes are what the weights say (`validate`); `ends`: the final residual of the engine's own run, by run and tail.
+    writes are what the weights say (`validate`); `ends`: the final residual of the engine's own run, by run and tail;
+    `restarts`: layers whose mixers go on from what they carry, or don't (`restart`).
     """
 
     examples: tuple[int, ...]
@@ -124,6 +125,7 @@ class Tape:
     tail: int = 1
     checked: set[str] = field(default_factory=set)
     ends: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+    restarts: dict[int, bool] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:

@@ -21,7 +21,11 @@ _MAMBA = Anatomy(
     lone=True,
     float32_stream="residual_in_fp32",
 )
-_MAMBA2 = Mixer("mixer", "mixer.out_proj", heads="num_heads", state="ssm_state_size", gate=("mixer.in_proj", 0))
+#: The argument under which a mixer takes a cache that it goes on from; of Mamba's scan it does so for one token alone.
+_CACHE = "cache_params"
+_MAMBA2 = Mixer(
+    "mixer", "mixer.out_proj", heads="num_heads", state="ssm_state_size", gate=("mixer.in_proj", 0), goes_on=_CACHE
+)
 _FEED_FORWARD: dict[str, Any] = {
     "mlp": "feed_forward",
     "mlp_out": "feed_forward.down_proj",
@@ -33,14 +37,20 @@ _FEED_FORWARD: dict[str, Any] = {
 # A mixer in most blocks and attention in some, each before an MLP.
 _HYBRID = replace(
     LLAMA,
-    mixer=Mixer("mamba", "mamba.out_proj", heads="num_heads", state="ssm_state_size", gate=("mamba.in_proj", 0)),
+    mixer=Mixer(
+        "mamba", "mamba.out_proj", heads="num_heads", state="ssm_state_size", gate=("mamba.in_proj", 0), goes_on=_CACHE
+    ),
     final_norm="final_layernorm",
     mlp_norm="pre_ff_layernorm",
     **_FEED_FORWARD,
 )
-_GATED_DELTA = Mixer("linear_attn", "linear_attn.o_proj", heads="num_v_heads", gate=("linear_attn.g_proj", 0))
+_GATED_DELTA = Mixer(
+    "linear_attn", "linear_attn.o_proj", heads="num_v_heads", gate=("linear_attn.g_proj", 0), goes_on=_CACHE
+)
 _DELTA: dict[str, Any] = {
-    "mixer": Mixer("linear_attn", "linear_attn.out_proj", heads="num_v_heads", gate=("linear_attn.in_proj_z", 0))
+    "mixer": Mixer(
+        "linear_attn", "linear_attn.out_proj", heads="num_v_heads", gate=("linear_attn.in_proj_z", 0), goes_on=_CACHE
+    )
 }
 
 #: `config.model_type` → anatomy.
@@ -87,7 +97,7 @@ HYBRIDS: dict[str, Anatomy] = {
         _HYBRID,
         "lfm2",
         "lfm2_moe",
-        mixer=Mixer("conv", "conv.out_proj", gate=("conv.in_proj", 1), scans=False),
+        mixer=Mixer("conv", "conv.out_proj", gate=("conv.in_proj", 1), scans=False, goes_on="past_key_values"),
         final_norm="embedding_norm",
         attention_norm="operator_norm",
         mlp_norm="ffn_norm",
