@@ -208,6 +208,82 @@ def test_neurons_of_experts_are_those_of_whole_runs(family):
     assert max(abs(one) for (one,) in ours.values()) > 1e-3
 
 
+@every_mixture
+def test_neurons_of_experts_in_groups(family):
+    """With another of its layer, with an expert of a later one, and at positions, in the run that is going on."""
+    hf, lm, (pair,), task = asked(family)
+    first, last = sorted(naive.mixtures(hf))[0], sorted(naive.mixtures(hf))[-1]
+    other = naive.recorded(hf, pair.corrupted)
+    new = {key: naive.at_weight_one(naive.mixtures(hf)[first], other[first]["called"][0], *key)
+           for key in ((0, 3), (2, 7), (3, 1), (1, 3))}  # fmt: skip
+    names = [f"m{first}.e{expert}.n{index}" for expert, index in new]
+    ours = vc.exact(lm, task, units={"all": (*names, f"m{last}.e1"), "late": "+".join(names) + "@6-7"},
+                    show_progress=False).values[0]  # fmt: skip
+    bare = naive.metric(hf, pair.clean, pair)
+    hooks = naive.replaced_neurons(hf, first, new), naive.replaced(hf, last, {1: other[last]["experts"][1]})
+    assert float(ours[0]) == pytest.approx(naive.metric(hf, pair.clean, pair, *hooks) - bare, abs=1e-9)
+    clean = naive.recorded(hf, pair.clean)[first]["called"][0]
+    for key, value in new.items():
+        value[:6] = naive.at_weight_one(naive.mixtures(hf)[first], clean, *key)[:6]
+    whole = naive.metric(hf, pair.clean, pair, naive.replaced_neurons(hf, first, new)) - bare
+    assert float(ours[1]) == pytest.approx(whole, abs=1e-9)
+    assert ours.abs().min() > 1e-6
+
+
+@pytest.mark.parametrize("family", mostly_slow(MIXTURES, fast=("mixtral",)))
+def test_other_replacements_of_neurons_of_experts(family):
+    """Means, position by position, and other prompts' values; 0 where an expert is not chosen counts."""
+    hf, lm, found, task = asked(family, count=3)
+    layer = max(naive.mixtures(hf)) - 1
+    mlp, keys = naive.mixtures(hf)[layer], [(0, 3), (1, 7), (2, 0), (3, 5)]
+    called = {tuple(ids): naive.recorded(hf, ids)[layer]["called"][0] for p in found for ids in (p.clean, p.corrupted)}
+    names = [f"m{layer}.e{expert}.n{index}" for expert, index in keys]
+    means, draws = (vc.exact(lm, task, units=names, ablation=kind, show_progress=False).values
+                    for kind in ("mean", "resample"))  # fmt: skip
+    grouped = vc.exact(lm, task, units=[(names[1],), tuple(names)], ablation="mean", show_progress=False).values
+    alone = vc.exact(lm, task, units=[(name,) for name in names], ablation="resample", show_progress=False).values
+    for i, pair in enumerate(found):
+        own = called[tuple(pair.clean)]
+        bare, every = naive.metric(hf, pair.clean, pair), {}
+        for unit, key in enumerate(keys):
+            adds, weight = naive.neuron(mlp, own, *key)
+            values = {ids: naive.at_weight_one(mlp, args, *key) for ids, args in called.items()}
+            every[key] = torch.stack([naive.at_weight_one(mlp, called[tuple(ids)], *key)
+                                      for p in found for ids in (p.clean, p.corrupted)]).mean(0)  # fmt: skip
+
+            def whole(new, weight=weight, adds=adds, pair=pair, bare=bare):
+                return whole_run(hf, pair, layer, pair.clean, weight * new - adds) - bare
+
+            assert float(means[i, unit]) == pytest.approx(whole(every[key]), abs=1e-9)
+            for drawn in (draws, alone):
+                donors = [values[ids] for ids in called if ids not in (tuple(pair.clean), tuple(pair.corrupted))]
+                assert min(abs(float(drawn[i, unit]) - whole(new)) for new in donors) < 1e-9
+        assert float(grouped[i, 0]) == pytest.approx(float(means[i, 1]), abs=1e-9)
+        together = naive.metric(hf, pair.clean, pair, naive.replaced_neurons(hf, layer, every)) - bare
+        assert float(grouped[i, 1]) == pytest.approx(together, abs=1e-9)
+
+
+@pytest.mark.parametrize("baseline", ["corrupted", "mean"])
+@pytest.mark.parametrize("family", mostly_slow(MIXTURES, fast=("mixtral",)))
+def test_paths_of_neurons_of_experts_are_complete(family, baseline):
+    """Of each alone its exact effect; of a layer, scores that sum to that of all its neurons, weights as they are."""
+    hf, lm, _, task = asked(family, count=2)
+    layer, ablation = max(naive.mixtures(hf)), "counterfactual" if baseline == "corrupted" else "mean"
+    size = lm.decoder.mixtures[layer].neurons
+    names = [f"m{layer}.e{expert}.n{index}" for expert in range(4) for index in range(size)]
+    some = names[:: size - 3]
+    quiet = {"show_progress": False}
+    each = vc.attribute(lm, task, units=some, method=vc.Method(path="unit", nodes=24, baseline=baseline), **quiet)
+    torch.testing.assert_close(each.values, vc.exact(lm, task, units=some, ablation=ablation, **quiet).values,
+                               atol=1e-7, rtol=0)  # fmt: skip
+    scores = vc.attribute(lm, task, units=names, method=vc.Method(baseline=baseline, path="layer", nodes=24), **quiet)
+    whole = vc.exact(lm, task, units=[tuple(names)], ablation=ablation, **quiet).values[:, 0]
+    torch.testing.assert_close(scores.values.sum(1), whole, atol=1e-7, rtol=0)
+    part = vc.attribute(lm, task, units=some, method=vc.Method(baseline=baseline, path="layer", nodes=24), **quiet)
+    torch.testing.assert_close(part.values, scores.values[:, :: size - 3], atol=1e-12, rtol=0)
+    assert scores.completeness is None or scores.completeness.residual.abs().max() < 1e-7
+
+
 def test_neurons_of_experts_are_told_apart_and_refused_in_words():
     hf, lm, _, task = asked("mixtral")
     scores = vc.attribute(lm, task, units="expert_neurons", method="atp", show_progress=False)
@@ -220,12 +296,14 @@ def test_neurons_of_experts_are_told_apart_and_refused_in_words():
     assert whole != 0 and (chosen[0] | chosen[1]).any()
     with pytest.raises(UnitError, match=r"m1\.e1\.n40.*each with 4 experts of 40 neurons"):
         vc.exact(lm, task, units=["m1.e1.n40"])
-    with pytest.raises(UnitError, match="a neuron of an expert is replaced alone"):
-        vc.exact(lm, task, units=["m1.e1.n3+m1"])
-    with pytest.raises(MethodError, match="no 'mean' of it over"):
-        vc.exact(lm, task, units=["m1.e1.n3"], ablation="mean")
+    with pytest.raises(UnitError, match=r"m1\.e1\.n3 and m1\.e1, which overlap"):
+        vc.exact(lm, task, units=["m1.e1.n3+m1.e1"])
+    with pytest.raises(MethodError, match="no one constant is learned for it"):
+        vc.exact(lm, task, units=["m1.e1.n3"], ablation="optimal")
     with pytest.raises(MethodError, match="experts, and their neurons with them, come and go"):
-        vc.attribute(lm, task, units=["m1.e1.n3"], method="ig")
+        vc.attribute(lm, task, units=["m1.e1.n3"], method="conductance")
+    with pytest.raises(MethodError, match="each of which has a donor of its own"):
+        vc.attribute(lm, task, units=["m1.e1.n3"], method=vc.Method(baseline="resample"))
 
 
 @pytest.mark.parametrize("family", mostly_slow(["deepseek_v3", "mixtral"], fast=("mixtral",)))

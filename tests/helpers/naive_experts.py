@@ -58,6 +58,29 @@ def neuron_change(mlp, clean: Sequence[Tensor], other: Sequence[Tensor], expert:
     return torch.where(its != 0, new * weight / torch.where(its != 0, its, 1), 0) - own
 
 
+def at_weight_one(mlp, args: Sequence[Tensor], expert: int, index: int) -> Tensor:
+    """What a neuron of an expert would add at a routing weight of 1; 0 where the expert is not chosen."""
+    found, weight = neuron(mlp, args, expert, index)
+    return torch.where(weight != 0, found / torch.where(weight != 0, weight, 1), 0)
+
+
+def replaced_neurons(model, layer: int, new: dict[tuple[int, int], Tensor]):
+    """Puts on a hook that lets neurons of experts add `new`, given at a weight of 1, where their expert is chosen."""
+    mlp, inside = mixtures(model)[layer], []
+
+    def hook(_, args, output):
+        if inside:  # called by `alone`
+            return None
+        inside.append(True)
+        for (expert, index), value in new.items():
+            own, weight = neuron(mlp, args, expert, index)
+            output = output - own + weight * value
+        inside.clear()
+        return output
+
+    return lambda: mlp.experts.register_forward_hook(hook)
+
+
 def recorded(model, ids: Sequence[int]) -> dict[int, dict]:
     """Layer → what its experts were called with, what each adds (`experts`), and the MLP's `output`."""
     found: dict[int, dict] = {layer: {} for layer in mixtures(model)}

@@ -131,6 +131,17 @@ class Mixture:
         down: Tensor = self.experts.down_proj  # type: ignore[assignment]
         return self.scale * (down[expert, neuron] if self._turned else down[expert, :, neuron])
 
+    def summed(
+        self, choice: Int[Tensor, " tokens"], inside: Float[Tensor, "tokens neurons"]
+    ) -> Float[Tensor, "tokens width"]:
+        """What all neurons of one expert a token write, together; see `written`."""
+        down: Tensor = self.experts.down_proj  # type: ignore[assignment]
+        found = inside.new_zeros(len(choice), down.shape[2 if self._turned else 1])
+        for expert in choice.unique().tolist():
+            own = down[expert] if self._turned else down[expert].T
+            found[choice == expert] = inside[choice == expert] @ own.to(inside)
+        return self.scale * found
+
     @torch.no_grad()
     def activations(
         self,

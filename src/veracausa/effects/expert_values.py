@@ -8,10 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from veracausa.effects.replacements import Counterfactual, Replacement, Zero
+from veracausa.effects.replacements import Counterfactual, Replacement, Resample, Zero
 from veracausa.engine.routed import Routed, inside
 from veracausa.engine.tape import State, Tape
-from veracausa.errors import MethodError
 from veracausa.units.kinds import inside_of
 
 if TYPE_CHECKING:
@@ -34,14 +33,34 @@ def own_neurons(
 
 
 def new_neurons(
-    source: Replacement, tape: Tape, layer: int, example: Int[Tensor, " rows"], index: Int[np.ndarray, " rows"]
-) -> Float[Tensor, "rows positions 1"]:
-    """What these activations are replaced by: those of the other run (0 where it does not choose the expert), or 0."""
+    source: Replacement,
+    tape: Tape,
+    layer: int,
+    example: Int[Tensor, " rows"],
+    index: Int[np.ndarray, " rows"],
+    draws: Int[np.ndarray, "rows 3"] | None = None,
+) -> Float[Tensor, "rows positions"]:
+    """What these activations are replaced by; where an expert is not chosen, its neurons are 0 in whatever run.
+
+    `draws`: what a donor is drawn by, as `Units.draws`; None: by layer and index.
+    """
     if isinstance(source, Counterfactual):
-        return own_neurons(source.state(tape), layer, example, index)[0][..., None]
-    if not isinstance(source, Zero):
-        raise MethodError("A neuron of an expert is replaced by what it is in the other run, or by 0.")
-    return torch.zeros_like(tape.clean.residual[layer][example, :, :1])
+        return own_neurons(source.state(tape), layer, example, index)[0]
+    if isinstance(source, Zero):
+        return torch.zeros_like(tape.clean.residual[layer][example, :, 0])
+    column = torch.as_tensor(column_of(tape.clean, layer, index), device=example.device)
+    if isinstance(source, Resample):
+        keys = [(layer + 1, int(one) + 1, 0) for one in index] if draws is None else draws.tolist()
+        return source.numbers(tape, layer, example, keys, column)
+    every = source.rows(tape, "expert_neurons", layer, example, None)
+    return every[torch.arange(len(example), device=example.device), :, column]
+
+
+def column_of(state: State, layer: int, index: Int[np.ndarray, " units"]) -> Int[np.ndarray, " units"]:
+    """Which number of the site of all experts' neurons each of these is."""
+    expert, neuron = inside_of(index)
+    found: np.ndarray = expert * state.sites["inside"][layer].shape[-1] + neuron
+    return found
 
 
 def new_sum(

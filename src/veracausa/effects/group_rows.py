@@ -21,6 +21,7 @@ from veracausa.cost import Cost
 from veracausa.dictionaries.words import is_coded
 from veracausa.effects.counterparts import sources, with_means
 from veracausa.effects.crossing_rows import crossed, crosses
+from veracausa.effects.expert_values import new_neurons
 from veracausa.effects.replacements import Counterfactual, Moving, Replacement
 from veracausa.effects.rows import Patching, Plan
 from veracausa.engine.bucket import Bucket
@@ -28,10 +29,11 @@ from veracausa.engine.overrides import Override
 from veracausa.engine.patches import Place, kept_width, sites_for
 from veracausa.engine.suffix import Join, sweep
 from veracausa.engine.tape import State, Tape
+from veracausa.errors import MethodError
 from veracausa.tasks.placing import corresponding, elsewhere, length_of, places, ranges
 from veracausa.tasks.spans import Range
 from veracausa.units.groups import Groups
-from veracausa.units.kinds import Kind
+from veracausa.units.kinds import Kind, inside_of
 from veracausa.units.members import Member
 from veracausa.units.table import per_layer
 
@@ -46,7 +48,7 @@ KIND_AT: dict[Place, Kind] = {
     "z": "heads", "neurons": "neurons", "mlp": "mlps", "residual": "residual", "queries": "queries", "keys": "keys",
     "values": "values", "pattern": "patterns", "experts": "experts", "shared": "shared",
     "router": "routers", "channels": "channels", "adapters": "layer_adapters",
-    "gate": "gates",
+    "gate": "gates", "expert_neurons": "expert_neurons",
 }  # fmt: skip
 
 
@@ -177,6 +179,8 @@ class GroupRows(Plan):
     def _override(
         self, tape: Tape, rows: np.ndarray, start: int, layer: int, place: Place, members: Mapping[int, list[Member]]
     ) -> Override:
+        if place == "expert_neurons":
+            return self._of_neurons(tape, rows, start, layer, members)
         own, device, source = np.array(list(members)), self.lm.device, self.sources[place]
         code = self.lm.decoder.codes[place, layer] if is_coded(place) else None
         parts = self._parts(place, layer)
@@ -211,6 +215,34 @@ class GroupRows(Plan):
 
         added = isinstance(source, Moving)
         return Override(place, torch.as_tensor(own, device=device), taken.flatten(2).to(device), values, added, code)
+
+    def _of_neurons(
+        self, tape: Tape, rows: np.ndarray, start: int, layer: int, members: Mapping[int, list[Member]]
+    ) -> Override:
+        """The same of experts' neurons: of those that some member is, side by side, not of all that there are."""
+        own, device, source = np.array(list(members)), self.lm.device, self.sources["expert_neurons"]
+        index = np.unique([one.index for group in members.values() for one in group])
+        if elsewhere(self.task, self.units.named) and isinstance(source, Counterfactual):
+            raise MethodError(
+                "Neurons of experts in a group take the other run's values at their own positions, and these prompts "
+                "have others at other positions. Take whole experts, or pairs whose spans stand at the same positions."
+            )
+        taken = torch.zeros(len(own), tape.length - start, len(index), dtype=torch.bool)
+        for at, (group, example) in enumerate(zip(members.values(), rows[own, 0].tolist(), strict=True)):
+            for one in group:
+                first, last = one.span(tape.length, self._own[tape.examples[example]])
+                here = slice(max(first, start) - start, max(last + 1 - start, 0))
+                taken[at, here, int(np.searchsorted(index, one.index))] = True
+        example = torch.as_tensor(rows[own, 0], device=device)
+
+        def values() -> Tensor:
+            every = example.repeat_interleave(len(index))
+            new = new_neurons(source, tape, layer, every, np.tile(index, len(own)))
+            return new[:, start - tape.start :].unflatten(0, (len(own), -1)).transpose(1, 2)
+
+        inside = tuple(torch.as_tensor(one, device=device) for one in inside_of(index))
+        at_rows = torch.as_tensor(own, device=device)
+        return Override("expert_neurons", at_rows, taken.to(device), values, inside=(inside[0], inside[1]))
 
     def _parts(self, place: Place, layer: int) -> int:
         """Of how many parts members are told at a place: numbers where these are not all of one size."""

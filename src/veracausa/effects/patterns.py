@@ -22,10 +22,10 @@ def require_patterns(places: Collection[Place], ablation: str, task: Task, sourc
             "Logits of 0 leave it to chance which experts a router chooses, and no descent sees the choice, so there "
             f"is no ablation={ablation!r} of routers. Use counterfactual, mean or resample."
         )
-    if "expert_neurons" in places and ablation not in ("counterfactual", "zero"):
+    if "expert_neurons" in places and ablation == "optimal":
         raise MethodError(
-            f"A neuron of an expert has no activation where the expert is not chosen, so there is no {ablation!r} of "
-            "it over prompts. Use counterfactual or zero, or whole experts."
+            "A neuron of an expert is there only where the expert is chosen, so no one constant is learned for it with "
+            "ablation='optimal'. Use counterfactual, zero, mean or resample, or whole experts."
         )
     if {"state", "taps"} & {*places} and ablation not in ("counterfactual", "zero", "resample"):
         raise MethodError(

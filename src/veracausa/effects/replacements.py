@@ -174,6 +174,14 @@ class Resample:
         draw = np.random.default_rng([self.seed, example, *key]).integers(len(allowed))
         return allowed[int(draw)]
 
+    def numbers(
+        self, tape: Tape, layer: int, example: Tensor, keys: Sequence[Sequence[int]], column: Int[Tensor, " rows"]
+    ) -> Float[Tensor, "rows positions"]:
+        """One number of the site for each row, of the donor that its unit's key draws."""
+        pairs = [tape.examples[e] for e in example.tolist()]
+        donors = torch.tensor([self.donor(e, key) for e, key in zip(pairs, keys, strict=True)], device=example.device)
+        return self.activations[tape.length][layer][donors, tape.start :, column]
+
     def rows(self, tape: Tape, place: Place, layer: int, example: Tensor, unit: Tensor | None) -> Tensor:
         """See `Replacement.rows`."""
         values = self.activations[tape.length][layer][:, tape.start :]

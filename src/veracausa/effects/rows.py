@@ -404,7 +404,8 @@ class Rows(Plan):
         """What the site of each row is replaced by, [rows, positions, site]; of experts the sum of those that move."""
         unit = torch.as_tensor(units)
         if place == "expert_neurons":
-            return new_neurons(self.source, tape, layer, example, self.units.index[units])
+            own = self.units[units]
+            return new_neurons(self.source, tape, layer, example, own.index, own.draws)[..., None]
         if place != "experts":
             return self.source.rows(tape, place, layer, example, unit)
         share = self._shares(units).to(self.lm.device, self.lm.dtype)

@@ -35,7 +35,7 @@ class Override:
     `rows`: which rows of the sweep. `taken`: where they take other values, part by part of the place (heads,
     neurons, or the whole). `values()`: these values, asked for when the sweep gets there. `added`: they are added to
     their own. `code`: of a dictionary, whose site it is then; `taken` are its numbers, or the share of the way that
-    each goes to its value.
+    each goes to its value. `inside`: experts and neurons that the parts are, of places within experts.
     """
 
     place: str
@@ -44,6 +44,7 @@ class Override:
     values: Callable[[], Float[Tensor, "rows positions site"]]
     added: bool = False
     code: Code | None = None
+    inside: tuple[Int[Tensor, " parts"], Int[Tensor, " parts"]] | None = None
 
     @property
     def at(self) -> str:
@@ -101,6 +102,24 @@ class Override:
         out[self.rows] += change / mixture.scale
         return out.flatten(0, 1)
 
+    def of_neurons(
+        self, mixture: Mixture, found: Found, rows: int, args: Sequence[Tensor], output: Float[Tensor, "tokens width"]
+    ) -> Float[Tensor, "tokens width"]:
+        """The same for neurons within the experts: they take their values where their expert is chosen in this run."""
+        assert self.inside is not None
+        tokens, choice, weights = (one.unflatten(0, (rows, -1))[self.rows] for one in args)
+        flat = (one.flatten(0, 1) for one in (tokens, choice, weights))
+        activations = mixture.activations(found, *flat).unflatten(0, choice.shape[:2])
+        expert, neuron = self.inside
+        chosen = choice[..., None] == expert
+        own, weight = (activations[..., neuron] * chosen).sum(2), (weights[..., None] * chosen).sum(2)
+        positions = tokens.shape[1]
+        new, taken = self.values()[:, -positions:], self.taken[:, -positions:]
+        change = torch.where(taken, (new - own) * weight, 0)
+        out = output.unflatten(0, (rows, -1)).clone()
+        out[self.rows] += (change @ mixture.written(expert, neuron).to(change) / mixture.scale).to(out.dtype)
+        return out.flatten(0, 1)
+
     def of_heads(self, own: Float[Tensor, "all heads positions _"]) -> Tensor:
         """The same for queries, keys, values or patterns as the attention function has them."""
         flat = self.of(own.transpose(1, 2).flatten(2))
@@ -109,11 +128,10 @@ class Override:
 
 def _at_experts(block: Block, found: Sequence[Override]) -> list[Any]:
     """Hooks for experts, the shared expert and the router, whatever order they were asked in."""
-    experts, shared, routers = (
-        [one for one in found if one.place == place] for place in ("experts", "shared", "router")
-    )
+    places = ("experts", "expert_neurons", "shared", "router")
+    experts, neurons, shared, routers = ([one for one in found if one.place == place] for place in places)
     mixture = block.mixture
-    if mixture is None or not (experts or shared or routers):
+    if mixture is None or not (experts or neurons or shared or routers):
         return []
     rows: list[int] = []
     routed: list[Tensor] = []
@@ -125,6 +143,8 @@ def _at_experts(block: Block, found: Sequence[Override]) -> list[Any]:
         return routers[0].of(own.reshape(rows[0], -1, mixture.count)).reshape_as(own)
 
     def adding(_: Any, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor) -> Tensor:
+        for one in neurons:
+            output = one.of_neurons(mixture, block.found, rows[0], (*args, *kwargs.values()), output)
         for one in experts:
             output = one.of_experts(mixture, block.found, rows[0], (*args, *kwargs.values()), output)
         routed[:] = [output.unflatten(0, (rows[0], -1)) * mixture.scale]

@@ -24,7 +24,7 @@ from veracausa.dictionaries.words import is_coded
 from veracausa.engine.attention import mixed, suffix_attention
 from veracausa.engine.coded import SITES, site_of, written_at, written_change
 from veracausa.engine.guard import hooks
-from veracausa.engine.routed import Routed
+from veracausa.engine.routed import Routed, inside_site
 from veracausa.engine.suffix import Join
 from veracausa.engine.tape import BY_OURS, IN_ATTENTION, State
 
@@ -71,6 +71,8 @@ def layers_at(decoder: Decoder, place: Place) -> list[int]:
     """Layers whose activations at a place are asked for together: all, or those that have a dictionary of that kind."""
     if place == "adapters":
         return [*decoder.adapters]
+    if place == "expert_neurons":
+        return [*decoder.mixtures]
     if is_coded(place):
         return sorted(layer for kind, layer in decoder.codes if kind == place)
     return [*range(decoder.layers + (place == "residual"))]
@@ -127,6 +129,8 @@ def activation(state: State, place: Place, layer: int) -> Float[Tensor, "example
         return state.sites["adapters"][layer]
     if place == "experts":
         return Routed.of(state, layer).site()
+    if place == "expert_neurons":
+        return inside_site(state, layer)
     if place == "shared":
         return state.sites["mlp"][layer] - state.sites["experts"][layer].sum(2)
     return as_site(recorded(state, place, layer), place, state.residual[0].shape[1])
@@ -162,6 +166,8 @@ def site_width(decoder: Decoder, place: Place, length: int = 0, layer: int | Non
         return max(found.width for found in decoder.adapters.values())
     if is_coded(place):
         return max(code.width for (kind, _), code in decoder.codes.items() if kind == place)
+    if place == "expert_neurons":
+        return decoder.experts * max(mixture.neurons for mixture in decoder.mixtures.values())
     return {
         "pattern": decoder.heads * length,
         "z": decoder.heads * head_dim,

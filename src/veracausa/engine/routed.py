@@ -72,6 +72,13 @@ def inside(
     return (activations * chosen).sum(-1), (state.sites["weights"][layer][example] * chosen).sum(-1)
 
 
+def inside_site(state: State, layer: int) -> Float[Tensor, "examples positions site"]:
+    """The activations of every expert's neurons, side by side, [B, S, experts · neurons]; 0 where one is not chosen."""
+    inside, choice = state.sites["inside"][layer], state.sites["choice"][layer]
+    found = inside.new_zeros(*choice.shape[:2], state.experts, inside.shape[-1])
+    return found.scatter_add_(2, choice[..., None].expand_as(inside), inside).flatten(2)
+
+
 def inside_all(
     state: State, layer: int, expert: Int[Tensor, " units"], neuron: Int[Tensor, " units"]
 ) -> tuple[Float[Tensor, "examples positions units"], Float[Tensor, "examples positions units"]]:

@@ -409,10 +409,16 @@ def attribute(
         )
     if parts.path == "encoded":
         _require_encoded(lm, table, parts, name)
-    if table.kind == "expert_neurons" and (parts.combine != "mean" or PATHS[parts.path].moves in ("site", "unit")):
+    if table.kind == "expert_neurons" and parts.combine != "mean" and PATHS[parts.path].moves not in ("site", "unit"):
         raise MethodError(
-            f"method={name!r} follows activations along a path, on which experts, and their neurons with them, come "
-            "and go. For neurons of experts take one that averages slopes ('atp', 'eap-ig'), or vc.exact."
+            f"method={name!r} follows activations along a path of the input, on which experts, and their neurons with "
+            "them, come and go. For neurons of experts take one that averages slopes ('atp', 'eap-ig') or moves them "
+            "alone ('ig'), or vc.exact."
+        )
+    if table.kind == "expert_neurons" and ablation == "resample":
+        raise MethodError(
+            "baseline='resample' is not known for neurons of experts, each of which has a donor of its own. Take "
+            "corrupted, zero or mean, or vc.exact(…, ablation='resample')."
         )
     if table.kind == "layer_adapters" and PATHS[parts.path].moves not in ("site", "unit"):
         raise MethodError(

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from veracausa.errors import UnitError
-from veracausa.units.kinds import KINDS, Kind
+from veracausa.units.kinds import KINDS, Kind, inside_of
 from veracausa.units.spans import Range, is_range, meet, shown_range, within
 
 if TYPE_CHECKING:
@@ -96,9 +96,16 @@ class Member:
     def shares_activation(self, other: Member) -> bool:
         """Whether both set the same activation, where their positions are the same."""
         same = (self.place, self.layer) == (other.place, other.layer)
+        if {self.kind, other.kind} == {"experts", "expert_neurons"} and self.layer == other.layer:
+            return self._expert == other._expert
         if self.kind != other.kind and min(self.index, other.index) >= 0:
             return same  # a mixer's head and a channel, which may be one of its own
         return same and (self.index < 0 or other.index < 0 or self.index == other.index)
+
+    @property
+    def _expert(self) -> int:
+        """The expert that it is, or is in."""
+        return int(inside_of(self.index)[0]) if KINDS[self.kind].inside else self.index
 
     def overlaps(self, other: Member) -> bool:
         """Whether both set the same activation somewhere, in prompts of some length; at spans, wherever these are."""

@@ -288,11 +288,6 @@ def checked_groups(lm: Model, groups: Groups, longest: int, spans: Task | None =
                 raise UnitError(
                     f"The group {name!r} holds {one.name}: what a mixer carries is replaced alone. Name it by itself."
                 )
-            if KINDS[one.kind].inside:
-                raise UnitError(
-                    f"The group {name!r} holds {one.name}: a neuron of an expert is replaced alone. Name it by itself, "
-                    "or take whole experts."
-                )
             if indexed(one.kind) != (one.index >= 0):
                 raise UnitError(
                     f"The group {name!r} holds {one}: a unit of that kind has {'an' if one.index < 0 else 'no'} index."

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from veracausa.effects.expert_values import new_sum, own_sum
+from veracausa.anatomy.mixture import Mixture
+from veracausa.effects.expert_values import column_of, new_neurons, new_sum, own_neurons, own_sum
 from veracausa.effects.moves import own_part
 from veracausa.effects.replacements import Counterfactual, Zero
 from veracausa.engine.routed import Routed, inside_all
 from veracausa.engine.tape import State
-from veracausa.errors import MethodError
 from veracausa.estimates.paths.bucket import Site, SiteRuns, columns
 from veracausa.estimates.paths.unit_sums import UnitSums
 from veracausa.units.kinds import inside_of
@@ -83,8 +83,11 @@ class ExpertSums(UnitSums):
                 self.values.index_put_((example, unit), products * weights, accumulate=True)
 
 
-class NeuronSums(UnitSums):
-    """The same of neurons within experts: Σ weight · (replacement − own activation) · (what the neuron writes) · g."""
+class NeuronSums(ExpertSums):
+    """The same of neurons within experts: Σ weight · (replacement − own activation) · (what the neuron writes) · g.
+
+    On a path of the site all neurons of the experts that are chosen move together, their routing weights stay.
+    """
 
     def scores(
         self, layer: int, gradient: Float[Tensor, "rows positions width"], example: Int[Tensor, " rows"]
@@ -98,16 +101,42 @@ class NeuronSums(UnitSums):
 
     def _some(self, layer: int, gradient: Tensor, example: Tensor, some: np.ndarray) -> Tensor:
         """Position by position, [rows, positions, units], of some units of a layer."""
-        bucket, device = self.bucket, gradient.device
-        mixture = bucket.lm.decoder.blocks[layer].mixture
-        expert, neuron = (torch.as_tensor(one, device=device) for one in inside_of(self.units.index[some]))
+        bucket, device, index = self.bucket, gradient.device, self.units.index[some]
+        expert, neuron = (torch.as_tensor(one, device=device) for one in inside_of(index))
         own, weight = inside_all(bucket.base, layer, expert, neuron)
         new = torch.zeros_like(own)
         if isinstance(self.source, Counterfactual):
             new, _ = inside_all(self.source.state(bucket.tape), layer, expert, neuron)
         elif not isinstance(self.source, Zero):
-            raise MethodError(
-                "Neurons of experts move to what they are in the other run at the same positions, or to 0."
-            )
-        along = gradient @ mixture.written(expert, neuron).T.to(gradient)  # type: ignore[union-attr]
+            column = torch.as_tensor(column_of(bucket.base, layer, index), device=device)
+            new = self.source.rows(bucket.tape, "expert_neurons", layer, bucket.every, None)[..., column]
+        along = gradient @ self._mixture(layer).written(expert, neuron).T.to(gradient)
         return ((new - own) * weight)[example] * along
+
+    def move(self, site: Site, units: list[int], example: Tensor) -> Tensor:
+        """See `UnitSums.move`: the change of the experts' sum."""
+        bucket, layer = self.bucket, self.layers[site.number]
+        with torch.no_grad():
+            if units[0] < 0:
+                return self._whole(layer)[example]
+            table = self.units[np.array(units)]
+            own, weight = own_neurons(bucket.base, layer, example, table.index)
+            change = (new_neurons(self.source, bucket.tape, layer, example, table.index) - own) * weight
+            parts = (torch.as_tensor(one, device=change.device) for one in inside_of(table.index))
+            delta = torch.einsum("rs,rw->rsw", change, self._mixture(layer).written(*parts).to(change))
+        return own_part(delta.to(bucket.lm.dtype), table, bucket.tape.start, bucket.lm.heads)
+
+    def _whole(self, layer: int) -> Float[Tensor, "examples positions width"]:
+        """The change of an MLP's output where all neurons of the experts that it has chosen move."""
+        bucket = self.bucket
+        inside, choice, weights = (bucket.base.sites[site][layer] for site in ("inside", "choice", "weights"))
+        every = self.source.rows(bucket.tape, "expert_neurons", layer, bucket.every, None)
+        own = every.unflatten(-1, (bucket.lm.experts, -1))
+        new = own.gather(2, choice[..., None].expand_as(inside))
+        change = ((new - inside) * weights[..., None]).flatten(0, 2)
+        return self._mixture(layer).summed(choice.flatten(), change).unflatten(0, choice.shape).sum(2)
+
+    def _mixture(self, layer: int) -> Mixture:
+        found = self.bucket.lm.decoder.blocks[layer].mixture
+        assert found is not None
+        return found
