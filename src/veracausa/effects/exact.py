@@ -25,7 +25,6 @@ from torch import Tensor
 from veracausa.choices import Ablation, AllUnits, Direction
 from veracausa.cost import Cost
 from veracausa.dictionaries.dictionary import Dictionary
-from veracausa.dictionaries.words import is_coded
 from veracausa.effects.alone_rows import AloneRows
 from veracausa.effects.counterparts import require_alike
 from veracausa.effects.crossing_rows import alone, crosses, require_alone
@@ -435,7 +434,7 @@ def exact(
         require_joint(ablation)
     if isinstance(table, SpanUnits | Groups) and ablation == "counterfactual":
         require_alike(task, table)
-    if ablation == "optimal" and (is_coded(table.kind) or table.kind in ("states", "taps")):
+    if ablation == "optimal" and table.kind in ("states", "taps"):
         raise MethodError(f"ablation='optimal' learns constants of sites, not of {table.kind}. Take zero or mean.")
     if ablation == "optimal" and constants is None:
         learn = optimal_constants.work(lm, task, units=table)

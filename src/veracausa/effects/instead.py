@@ -29,17 +29,15 @@ from veracausa.cost import Cost
 from veracausa.dictionaries.words import is_coded
 from veracausa.effects.given_tensors import Sites, as_sites
 from veracausa.effects.group_rows import kind_at
+from veracausa.effects.numbers import by_parts
 from veracausa.effects.replacements import Moving, Replacement, recorded
 from veracausa.engine.patches import Place, activation, sites_for
 from veracausa.engine.tape import Tape
 from veracausa.errors import MethodError
 from veracausa.scores.headers import prompts_digest
-from veracausa.units.kinds import Kind
-from veracausa.units.table import Units, layers_with, per_layer
+from veracausa.units.table import Units, layers_with
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
-
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 
@@ -255,16 +253,6 @@ def spreads(lm: Model, source: Task, units: Units, cost: Cost) -> list[Tensor]:
         variance = (square / count - (total / count).square()).clamp_min(0)
         found.append(by_parts(lm, kind, layer, variance).sqrt())
     return found
-
-
-def by_parts(lm: Model, kind: Kind, layer: int, values: Float[Tensor, " site"]) -> Float[Tensor, " site"]:
-    """Each number of a site as the mean over the part that it is of: a head, a feature, a whole error."""
-    if is_coded(kind):
-        code = lm.decoder.codes[kind, layer]
-        means = torch.stack([part.mean() for part in values.split(code.widths)])
-        return code.spread(means[None])[0]
-    split = values.unflatten(-1, (max(1, per_layer(lm, kind)), -1))
-    return split.mean(-1, keepdim=True).expand_as(split).flatten(-2)
 
 
 def _require_number(what: str, value: Any) -> None:

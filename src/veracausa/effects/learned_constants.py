@@ -31,24 +31,28 @@ from torch import Tensor
 
 from veracausa.choices import AllUnits
 from veracausa.cost import Cost
+from veracausa.dictionaries.dictionary import Dictionary
+from veracausa.dictionaries.words import is_coded
+from veracausa.effects.laid import laid_units
 from veracausa.effects.optimal_descent import Constants, Descent, Learning, recorded_parts, schedule
 from veracausa.effects.patterns import require_patterns
 from veracausa.effects.replacements import Zero, reference_runs
 from veracausa.effects.rows import Rows
 from veracausa.engine.batches import buckets
 from veracausa.engine.budget import examples_per_batch
+from veracausa.engine.coded import narrowed
 from veracausa.engine.identity import difference
 from veracausa.engine.session import session
 from veracausa.engine.work import gives, recorded_runs
 from veracausa.errors import MethodError, UnitError
 from veracausa.result import Shown
 from veracausa.scores.files import unpack_units
+from veracausa.scores.headers import dictionary_settings
 from veracausa.scores.scores import task_header
 from veracausa.storage.files import at, keep, read_tensors, write_tensors
-from veracausa.storage.schema import MODEL, TASK, number, reading, record, require_tensors, whole
+from veracausa.storage.schema import MODEL, TASK, number, reading, record, require_tensors, text, whole
 from veracausa.storage.schema import cost as cost_of
 from veracausa.units.edges import Edges
-from veracausa.units.resolve import resolve_units
 from veracausa.units.table import Units
 from veracausa.version import __version__
 
@@ -76,7 +80,7 @@ class OptimalConstants(Shown):
     `sites`: [layers, site width], every layer's constants side by side; parts that were not asked for hold their means.
     `before`, `after`: mean KL (nats) over the clean prompts of the run with that unit at its mean, and at its constant.
     `learned`: units that descent was tried on (the others' loss at their mean was at most `floor`, or they were not
-    among the `most` worst).
+    among the `most` worst). `dictionary`: a hash of the dictionaries whose parts these units are, if they are such.
 
     >>> constants = vc.effects.optimal_constants(lm, task, units=["a20.h0"])
     >>> vc.exact(lm, task, units=["a20.h0"], ablation="optimal", constants=constants)
@@ -92,6 +96,7 @@ class OptimalConstants(Shown):
     model: dict[str, str]
     task: dict[str, Any]
     cost: Cost
+    dictionary: str = ""
 
     def require(self, lm: Model, task: Task, units: Units) -> None:
         """Raise MethodError or UnitError unless these constants are of this model and task, and of all these units."""
@@ -100,6 +105,7 @@ class OptimalConstants(Shown):
         for what, own, asked in (
             ("task", self.task["digest"], task.digest()),
             ("kind of unit", self.units.kind, units.kind),
+            ("dictionary", self.dictionary, _dictionary(lm, units)),
         ):
             if own != asked:
                 raise MethodError(f"constants= are of another {what}: learn them with the same model, task and units.")
@@ -109,7 +115,20 @@ class OptimalConstants(Shown):
 
     def replacement(self, lm: Model) -> Constants:
         """The constants as a `Replacement`."""
+        if is_coded(self.units.kind):
+            return Constants(self._told_apart(lm).to(lm.device, lm.score_dtype))
         return Constants(self.sites.to(lm.device, lm.dtype))
+
+    def _told_apart(self, lm: Model) -> Float[Tensor, "layers site"]:
+        """The constants where a model's dictionaries, which may tell fewer parts apart, have them."""
+        kind, layers = self.units.kind, self.units.layer
+        own = narrowed(lm, kind, layers, self.units.index).decoder.codes
+        found = self.sites.new_zeros(len(self.sites), max(lm.decoder.codes[kind, at].width for at in layers.tolist()))
+        for layer, index in zip(layers.tolist(), self.units.index.tolist(), strict=True):
+            code = lm.decoder.codes[kind, layer]
+            if code.tells(index):
+                found[layer, code.numbers(index)] = self.sites[layer, own[kind, layer].numbers(index)]
+        return found
 
     def digest(self) -> str:
         """A hash of the constants, for files that must belong together."""
@@ -165,6 +184,7 @@ class OptimalConstants(Shown):
     def save(self, path: str | Path) -> Path:
         """Write a safetensors file with a JSON header, whole or not at all; `vc.open` reads it."""
         header = {"version": __version__, "kind": self.units.kind, "floor": self.floor, "model": self.model}
+        header |= {"dictionary": self.dictionary}
         header |= {"learning": asdict(self.learning), "task": self.task, "cost": self.cost.to_dict()}
         columns = {name: torch.from_numpy(getattr(self.units, name)) for name in ("layer", "index", "position")}
         tensors = {"sites": self.sites, "before": self.before, "after": self.after} | columns
@@ -188,6 +208,7 @@ def load_optimal_constants(path: str | Path) -> OptimalConstants:
             after=tensors["after"],
             learned=tensors["learned"].bool().numpy(),
             learning=Learning(**{name: found["learning"][name] for name in ("steps", "rate", "batch", "seed")}),
+            dictionary=text(header.get("dictionary", "")),
             **{name: found[name] for name in ("floor", "model", "task", "cost")},
         )
 
@@ -253,7 +274,7 @@ class OptimalWork:
         learned[chosen] = True
         result = OptimalConstants(
             table, sites.cpu(), before, after, learned, self.floor, self.learning, call.origin, task_header(task),
-            call.cost,
+            call.cost, _dictionary(lm, table),
         )  # fmt: skip
         if path is not None:
             keep(lambda: result.save(path))
@@ -262,8 +283,14 @@ class OptimalWork:
     def _file_name(self) -> str:
         lm, task, table = self.lm, self.task, self.units
         asked = [__version__, lm.identity, task.digest(), table.digest(), asdict(self.learning), self.floor, self.most]
+        asked += [name] if (name := _dictionary(lm, table)) else []
         key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
         return f"optimal-{table.kind}-{key}.safetensors"
+
+
+def _dictionary(lm: Model, units: Units) -> str:
+    """A hash of the dictionaries whose parts units are; "" of others."""
+    return str(dictionary_settings(lm, units.kind).get("dictionary_digest", ""))
 
 
 @gives(OptimalConstants)
@@ -272,6 +299,7 @@ def optimal_constants(
     task: Task,
     *,
     units: AllUnits | Sequence[str] | Units = "heads",
+    dictionary: Dictionary | Sequence[Dictionary] | None = None,
     learning: Learning | None = None,
     floor: float = 1e-3,
     most: int | None = None,
@@ -285,6 +313,7 @@ def optimal_constants(
         lm: the model.
         task: the prompt pairs; the loss is over its clean prompts.
         units: as for `vc.exact`, at all positions; no edges.
+        dictionary: features or directions of a site, or several, beside those that are laid on the model.
         learning: steps, rate, pairs a step, seed (of the order of the pairs).
         floor: units whose mean KL (nats) at their mean activation is at most this keep the mean.
         most: learn at most this many units, those with the largest loss at their mean (default: all over `floor`).
@@ -298,7 +327,7 @@ def optimal_constants(
 
     >>> vc.effects.optimal_constants(lm, task, units=["a20.h0", "a23.h3"]).table()
     """
-    table = resolve_units(lm, units, max(task.lengths))
+    lm, table = laid_units(lm, task, units, dictionary, spans=False)
     if isinstance(table, Edges) or table.positional or table.joint:
         raise MethodError("Optimal constants are those of single units at all positions: no edges, no @position.")
     require_patterns([table.place], "optimal", task, task)

@@ -1,16 +1,22 @@
-"""Which of its site's numbers a unit is."""
+"""Which of its site's numbers a unit is, and numbers of a site part by part."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
 
 from veracausa.dictionaries.words import is_coded
 from veracausa.engine.patches import site_width
 from veracausa.units.table import per_layer
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
+
     from veracausa.engine.patches import Place
     from veracausa.model import Model
+    from veracausa.units.kinds import Kind
     from veracausa.units.table import Units
 
 
@@ -30,3 +36,13 @@ def numbers_of(lm: Model, units: Units, number: int) -> slice | None:
         return slice(0, whole)
     width = whole // max(1, per_layer(lm, units.kind))
     return slice(index * width, (index + 1) * width)
+
+
+def by_parts(lm: Model, kind: Kind, layer: int, values: Float[Tensor, " site"]) -> Float[Tensor, " site"]:
+    """Each number of a site as the mean over the part that it is of: a head, a feature, a whole error."""
+    if is_coded(kind):
+        code = lm.decoder.codes[kind, layer]
+        means = torch.stack([part.mean() for part in values.split(code.widths)])
+        return code.spread(means[None])[0]
+    split = values.unflatten(-1, (max(1, per_layer(lm, kind)), -1))
+    return split.mean(-1, keepdim=True).expand_as(split).flatten(-2)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from veracausa.cost import Cost
+from veracausa.dictionaries.words import is_coded
+from veracausa.effects.numbers import by_parts
 from veracausa.effects.replacements import Mean
 from veracausa.effects.rows import Rows
 from veracausa.engine.attention import SUFFIX
@@ -43,7 +45,10 @@ class Constants:
         self, tape: Tape, place: Place, layer: int, example: Tensor, unit: Tensor | None
     ) -> Float[Tensor, "rows positions site"]:
         """See `Replacement.rows`."""
-        return self.sites[layer].expand(len(example), tape.length - tape.start, -1)
+        sites = self.sites[layer]
+        if is_coded(place):  # dictionaries of several sizes stand side by side, the smaller ones with room behind
+            sites = sites[: tape.clean.codes[place, layer].width]
+        return sites.expand(len(example), tape.length - tape.start, -1)
 
 
 @dataclass(frozen=True)
@@ -128,17 +133,19 @@ class Descent:
         means = Mean(lm, task.prompts, table.place, False, call.cost).means
         means = {layer: means[layer] for layer in layers_with(lm, table.kind)}
         some = next(iter(means.values()))
-        start = some.new_zeros(max(lm.layers, max(means) + 1), some.shape[-1])
+        widths = {layer: mean.shape[-1] for layer, mean in means.items()}
+        start = some.new_zeros(max(lm.layers, max(means) + 1), max(widths.values()))
         for layer, mean in means.items():  # of a layer that has no such part nothing is asked
-            start[layer] = mean[0]
-        squares = torch.zeros_like(start)
+            start[layer, : widths[layer]] = mean[0]
+        squares, size = torch.zeros_like(start), torch.zeros_like(start)
         tokens = 0
         for part in parts:
             for layer in means:
-                squares[layer] += activation(part.tape.clean, table.place, layer).square().sum((0, 1))
+                own = activation(part.tape.clean, table.place, layer)
+                squares[layer, : widths[layer]] += own.square().sum((0, 1))
             tokens += part.tape.length * len(part.tape.examples)
-        split = (squares / tokens).unflatten(-1, (max(1, per_layer(lm, table.kind)), -1))
-        size = split.mean(-1, keepdim=True).sqrt().expand_as(split).flatten(-2)
+        for layer, width in widths.items():
+            size[layer, :width] = by_parts(lm, table.kind, layer, squares[layer, :width] / tokens).sqrt()
         size = size.clamp_min(1e-6 * float(size.max()))
         return cls(call, Rows(lm, task, table, Constants(start), True, None, call.cost), parts, start, size)
 
@@ -171,6 +178,13 @@ class Descent:
 
     def merged(self, found: Tensor, units: np.ndarray) -> Float[Tensor, "layers site"]:
         """The found constants of these units, the means of all others."""
+        table = self.rows.units
+        if is_coded(table.kind):
+            kept = self.start.clone()
+            for layer, index in zip(table.layer[units].tolist(), table.index[units].tolist(), strict=True):
+                own = self.rows.lm.decoder.codes[table.kind, layer].numbers(index)
+                kept[layer, own] = found[layer, own]
+            return kept
         parts = max(1, per_layer(self.rows.lm, self.rows.units.kind))
         whole = self.start.clone().unflatten(-1, (parts, -1))
         layer = torch.as_tensor(self.rows.units.layer[units])
