@@ -2,8 +2,8 @@
 
     ŷ_l = Σ_{k ≤ l} f_k W_{k → l} + b_l (+ W_skip,l x_l),   ε_l = y_l − ŷ_l
 
-W_{k → l} for l > k is kept here, as it lies in its file: on the CPU, in the file's precision, and mapped into memory
-rather than read, so that of decoders of tens of gigabytes the rows of active features alone are.
+W_{k → l} for l > k is kept here as it lies in its file, in the file's precision, and mapped into memory rather than
+read, so that of decoders of tens of gigabytes the rows of active features alone are.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Onward:
         Raises:
             NumericsError: the file has NaN or infinite numbers there.
         """
-        found = self.whole[features.cpu(), behind].to(like)
+        found = self.whole[features.to(self.whole.device), behind].to(like)
         if not torch.isfinite(found).all():
             raise NumericsError("A decoder of this cross-layer transcoder has NaN or infinite numbers: fetch it again.")
         return found
@@ -49,5 +49,5 @@ class Onward:
         """A hash of it, feature by feature; reads it once, whole."""
         found = hashlib.sha256(f"{tuple(self.whole.shape)}{self.whole.dtype}".encode())
         for some in self.whole.split(max(1, (1 << 24) // max(self.whole[0].numel(), 1))):
-            found.update(some.contiguous().view(torch.uint8).numpy().tobytes())
+            found.update(some.cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return found.hexdigest()[:16]

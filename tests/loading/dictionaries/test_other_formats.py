@@ -2,6 +2,7 @@
 
 import os
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ import torch
 from dictionary_files import SIZE, WIDTH, close
 
 import veracausa as vc
+from veracausa.dictionaries import Onward
 from veracausa.errors import FileError, MethodError
+from veracausa.loading.dictionaries.files import mapped
 
 
 def double(tensors):
@@ -351,6 +354,37 @@ def test_cross_layer_files_that_do_not_fit_are_refused(llama, folder, draw, file
     home = folder({"config.yaml": told}, made)
     with pytest.raises(error, match=said):
         vc.dictionary(llama, home, layer=0)
+
+
+def test_tensors_of_a_cross_layer_transcoder_are_those_of_its_files(llama, folder, draw, x):
+    files = crossing(draw)
+    told = {"feature_input_hook": "hook_resid_mid", "feature_output_hook": "hook_mlp_out"}
+    wanted = vc.transcoders(llama, folder({"config.yaml": told}, files))
+    for layer, dic in enumerate(wanted):
+        own = {**files[f"W_enc_{layer}.safetensors"], **files[f"W_dec_{layer}.safetensors"]}
+        given = {key.removesuffix(f"_{layer}"): value for key, value in own.items()}
+        given["W_enc"] = given["W_enc"].T
+        found = vc.dictionary(llama, given, site=f"r{layer}.mid", writes=f"m{layer}")
+        assert found.digest() == dic.digest() and found.layers == dic.layers
+        close(found.reconstruct(x), dic.reconstruct(x))
+    with pytest.raises(MethodError, match="writes to several layers is a transcoder"):
+        vc.dictionary(llama, given, site="r1")
+
+
+def resident():
+    """Bytes of this process that are in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="there is no /proc on this system")
+def test_decoders_are_mapped_and_not_read(folder):
+    """Of a file of 200 MB less than a tenth comes into memory."""
+    big = folder({}, {"W_dec_0.safetensors": {"W_dec_0": torch.ones(1 << 15, 16, 96)}}, under="big")
+    before = resident()
+    whole = mapped(big / "W_dec_0.safetensors")["W_dec_0"]
+    found = Onward(whole).rows(torch.tensor([3, 7]), 2, whole)
+    assert bool((found == 1).all())
+    assert resident() - before < 20e6
 
 
 def test_the_stream_between_attention_and_mlp_is_read_but_not_written(llama, gpt_neox_like, folder, draw):

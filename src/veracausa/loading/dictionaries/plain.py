@@ -1,6 +1,9 @@
 """Plain tensors: a dict, or a file with the same names, in the field's commonest notation.
 
 pre = (x − before) W_enc + b_enc,   f = activation(pre),   ŷ = f W_dec + b_dec (+ x W_skip)
+
+W_dec may be [features, layers, width]: of one layer of a cross-layer transcoder, what features write to their own
+layer's MLP and to those behind it, one after another.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from torch import Tensor
 
 from veracausa.arguments import kind_and_value, shown
 from veracausa.dictionaries.encoder import Activation, Norm
+from veracausa.dictionaries.onward import Onward
 from veracausa.errors import MethodError
 from veracausa.loading.dictionaries.parts import Parts, Tensors
 
@@ -46,8 +50,10 @@ def of_tensors(given: Mapping[str, Any], *, path: Path | str = "The dict", k: in
         path, {key: tensor_of(key, value) for key, value in given.items() if key in _NAMES and value is not None}
     )
     encoder, decoder = tensors.one("W_enc", what="encoder"), tensors.one("W_dec", what="decoder")
+    onward = Onward(decoder) if decoder.ndim == 3 and decoder.shape[1] else None
+    decoder = decoder if onward is None else decoder[:, 0]
     _require_matrices(encoder, decoder)
-    parts = {name: tensors.get(key) for key, name in _NAMES.items()}
+    parts = {name: tensors.get(key) for key, name in _NAMES.items()} | {"decoder": decoder}
     for name, size in (("encoder_bias", encoder.shape[1]), ("decoder_bias", decoder.shape[1])):
         parts[name] = encoder.new_zeros(size) if parts[name] is None else parts[name]
     if given.get("subtract_b_dec"):
@@ -67,6 +73,7 @@ def of_tensors(given: Mapping[str, Any], *, path: Path | str = "The dict", k: in
         norm=_among(given.get("norm", "none"), get_args(Norm), "norm"),
         norm_eps=given.get("norm_eps", 1e-5),
         labels=tuple(given.get("labels") or ()),
+        onward=onward,
         source="tensors" if isinstance(path, str) else f"tensors, {path}",
     )
 

@@ -97,6 +97,7 @@ def dictionary(
         lm: the model that it was trained on.
         source: a folder, a file of it, the name of one that comes with this library, or a dict of tensors: {"W_enc":
             [width, features], "W_dec": [features, width], "b_enc", "b_dec", "threshold", "k", "activation", …}.
+            W_dec [features, layers, width] is that of one layer of a cross-layer transcoder.
         site: where it reads, "r10" (the stream entering block 10), "m10", "a10", "z10", "n10"; needed where the files
             don't say.
         writes: where it writes, of a transcoder ("m10").
