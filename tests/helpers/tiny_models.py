@@ -348,10 +348,12 @@ def make(family: str, seed: int = 0, dtype: torch.dtype = torch.float64, **over)
 
 
 def compute_in_float64(model):
-    """The model in float64, with the casts to float32 inside its norms, attention modules and routers switched off."""
+    """The model in float64, without the casts to float32 inside its norms, attentions, delta rules and routers."""
     for module in model.to(torch.float64).modules():
         own = type(module).__module__.startswith("transformers.models")
-        if own and type(module).__name__.endswith(("RMSNorm", "LayerNorm", "Attention", "Router")):
+        if own and type(module).__name__.endswith(
+            ("RMSNorm", "LayerNorm", "Attention", "Router", "GatedDeltaNet")
+        ):
             module.forward = MethodType(_in_float64(type(module).forward), module)
             if hasattr(module, "_attn"):  # the method in which some families compute their scores
                 module._attn = MethodType(_in_float64(type(module)._attn), module)
@@ -364,8 +366,8 @@ def _in_float64(function: FunctionType) -> FunctionType:
 
     Written anew once, since a mode that looks at every operation makes a tiny model half as fast again.
     """
-    names = dict(function.__globals__)
-    for inner in ("eager_attention_forward", "apply_rotary_pos_emb"):
+    names = dict(inspect.unwrap(function).__globals__)
+    for inner in ("eager_attention_forward", "apply_rotary_pos_emb", "torch_chunk_gated_delta_rule"):
         if function.__name__ == "forward" and inner in names:
             names[inner] = _in_float64(names[inner])
     source = textwrap.dedent(inspect.getsource(function))
