@@ -125,12 +125,15 @@ def test_circuits_are_those_of_plain_runs(family, task_of, agree):
     draws = np.random.default_rng(3)
     masks = [whole & (draws.random(whole.shape) < share) for share in (0.8, 0.5)]
     ours = run_circuits(lm, task, [whole, np.zeros_like(whole), *masks], **QUIET)
+    zero = run_circuits(lm, task, masks, ablation="zero", **QUIET)
     measured = ours.measured
     agree(ours.metric[:2, 0], torch.stack([measured.clean[0], measured.corrupted[0]]), measured.gap)
-    for mask, found in zip(masks, ours.metric[2:, 0], strict=True):
+    for mask, found, other in zip(masks, ours.metric[2:, 0], zero.metric[:, 0], strict=True):
         kept = {f"{graph.writer_names[w]}->{graph.reader_names[r]}" for r, w in np.argwhere(mask)}
         theirs = bare.circuit(metric, *pair(task), kept, graph.reader_names)
         agree(found, torch.tensor(theirs, dtype=torch.float64), measured.gap)
+        theirs = bare.circuit(metric, *pair(task), kept, graph.reader_names, zero=True)
+        agree(other, torch.tensor(theirs, dtype=torch.float64), measured.gap)
 
 
 @pytest.mark.parametrize("family", EVERY)

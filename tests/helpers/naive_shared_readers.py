@@ -161,10 +161,13 @@ class Bare:
         return total
 
     @torch.no_grad()
-    def circuit(self, metric, own, other, kept: set[str], readers: list[str]) -> float:
-        """M of a circuit on one pair; outside of it edges carry the other run's writes."""
+    def circuit(self, metric, own, other, kept: set[str], readers: list[str], zero=False) -> float:
+        """M of a circuit on one pair; outside of it edges carry the other run's writes, or nothing (no biases here)."""
         embeds = self.embedded(other)
         corrupted = self.run(embeds)
+        if zero:
+            corrupted.stream, corrupted.middle = ([0 * x for x in xs] for xs in (corrupted.stream, corrupted.middle))
+            corrupted.writes = {name: 0 * x for name, x in corrupted.writes.items()}
         written = {"input": self.embedded(own)}
 
         def stream(base, reader):
