@@ -10,6 +10,8 @@ import pytest
 
 import veracausa as vc
 from veracausa import choices
+from veracausa.circuits.attacks.attacking import KNOWN_GOALS, STARTS
+from veracausa.circuits.attacks.budgets import BUDGETS
 from veracausa.circuits.quality.minimality import _PARTS
 from veracausa.circuits.selection.acdc import ORDERS
 from veracausa.circuits.selection.learned import WAYS
@@ -60,6 +62,9 @@ TABLES = {
     "WriterOrder": ORDERS,
     "GateControl": WAYS,
     "CircuitParts": _PARTS,
+    "AttackBudget": BUDGETS,
+    "AttackGoal": KNOWN_GOALS,
+    "AttackStart": STARTS,
     "Unequal": UNEQUAL,
     "Align": ALIGNED,
     "PairPrompts": PROMPTS,

@@ -67,6 +67,10 @@ Loss = Literal["kl", "metric"]
 WriterOrder = Literal["late", "early"]
 GateControl = Literal["share", "top-k"]
 CircuitParts = Literal["edges", "nodes"]
+#: What an adversary may do to what a circuit leaves out, what it is after, and where it starts.
+AttackBudget = Literal["sparse", "bounded", "free"]
+AttackGoal = Literal["away", "down", "up"]
+AttackStart = Literal["zero", "half", "random"]
 
 #: What becomes of pairs that do not fit a tokenizer.
 Unequal = Literal["refuse", "skip"]

@@ -16,6 +16,7 @@ READERS: dict[str, str] = {
     "veracausa-ablation-study-2": "behaviour.files:load_ablation_study",
     "veracausa-against-1": "behaviour.files:load_against",
     "veracausa-agreement-1": "scores.result_files:load_agreement",
+    "veracausa-attack-1": "circuits.attacks.files:load_attack",
     "veracausa-attribution-graph-1": "graphs.graph:load_attribution_graph",
     "veracausa-baselines-2": "counterfactuals.compared_baselines:load_baselines",
     "veracausa-activations-1": "reading.activity:load_activations",

@@ -95,6 +95,23 @@ def test_evaluate(call, pairs, out, tmp_path):
     assert len(table) == 6 and "3 pairs of" in (path / "report.html").read_text()
 
 
+def test_adversary(pairs, out, tmp_path):
+    """It is the public call on the first half of other pairs, the other half held out; kept, and read again."""
+    path, _ = out
+    more = pairs_file(tmp_path / "more.csv", ROWS[:3])
+    result = CliRunner().invoke(app, ["adversary", str(path), "--task", str(more), "--budgets", "sparse"])
+    assert result.exit_code == 0, (result.output, result.exception)
+    (kept,) = path.glob("attack-*.safetensors")
+    attack = vc.open(kept)
+    assert attack.metric.shape[1] == 2 and attack.held.shape[1] == 1
+    assert attack.sentences[0] in result.output and "radius" in result.output
+    lm = vc.load(vc.open(path).circuit.model["name"])
+    task = vc.task(lm, more)
+    own = vc.faithfulness(lm, task[:2], vc.open(path).circuit, show_progress=False)
+    assert torch.equal(attack.metric[0], own.metric)
+    kept.unlink()
+
+
 def test_evaluate_what_cannot_be(call, out, folder, tmp_path):
     path, _ = out
     for words, kind, said in (

@@ -41,6 +41,10 @@ EXCEPTIONS = {
     ("units", "trace"): ("default help", "what is restored; no names"),
     ("units", "steer"): ("default help", "names only; default: those that have a vector"),
     ("ablation", "evaluate"): ("help", "edges of a circuit: nothing of one's own"),
+    ("model", "adversary"): ("default", "the circuit's own model"),
+    ("task", "adversary"): ("kind", "the circuit's own task"),
+    ("seed", "adversary"): ("default", "the seed after that of the circuit's pairs"),
+    ("ablation", "adversary"): ("help", "edges of a circuit: nothing of one's own"),
     ("method", "interactions"): ("default help", "of interactions, not of effects"),
     ("ablation", "interactions"): ("help", "all sources at once: no donors, nothing learned"),
     ("top", "interactions"): ("default", "of pairs: the library's own number"),
@@ -82,7 +86,8 @@ def test_an_option_is_the_same_in_every_command():
         where: other for where, other in differing.items() if where[0] != "task"
     }
     own = {where for where in differing if where[0] == "task"}
-    assert own == {("task", "evaluate"), ("task", "dictionary")} and all(differing[one] >= {"kind"} for one in own)
+    assert own == {("task", "evaluate"), ("task", "adversary"), ("task", "dictionary")}
+    assert all(differing[one] >= {"kind"} for one in own)
 
 
 def test_shared_options_are_in_every_command_that_runs_a_model():
@@ -104,7 +109,7 @@ def test_shared_options_are_in_every_command_that_runs_a_model():
             "compare",
             "discover",
         ): kept,
-        ("task", "evaluate", "dictionary"): pairs,
+        ("task", "evaluate", "adversary", "dictionary"): pairs,
         ("check",): model,
         ("open", "models", "tasks", "methods"): {"json"},
     }.items():

@@ -56,6 +56,9 @@ def every_result() -> dict[str, Any]:
         "Completeness": vc.circuits.completeness(**on, circuit=circuit, draws=2, greedy=1, candidates=2, **QUIET),
         "Minimality": vc.circuits.minimality(**on, circuit=circuit, sample=3, **QUIET),
         "CircuitTests": vc.circuits.tests(**on, circuit=circuit, draws=4, edges=3, permutations=20, **QUIET),
+        "Attack": vc.circuits.adversary(
+            **on, circuit=circuit, sizes=(2, 9), largest=(0.5,), steps=(1,), starts=["zero"], draws=1, **QUIET
+        ),
         "CircuitStability": vc.circuits.stability(edges, n=20, draws=4),
         "Discovery": found,
         "Evaluation": found.evaluation,

@@ -1,7 +1,8 @@
 """The naive reference of circuits: one prompt, one reader after the other, whole-model forwards with plain hooks.
 
 Every reader's input is rebuilt from the writes of this pass and of what stands in for ablated edges: the corrupted run,
-or constants; each query, key, value and MLP is one module call on that input. As slow as it looks.
+or constants; an edge may have a weight between 0 (ablated) and 1 (kept). Each query, key, value and MLP is one module
+call on that input. As slow as it looks.
 """
 
 from __future__ import annotations
@@ -41,13 +42,16 @@ def _metric(lm, task, i, mask, constants):
     if constants is not None:
         corrupted = constant_trace(lm, constants, len(task.clean[i]))
     out = {"input": clean.writes["input"]}
-    rows = {name: {graph.writer_names[w] for w in mask[r].nonzero()[0]} for r, name in enumerate(graph.reader_names)}
+    rows = {
+        name: {graph.writer_names[w]: float(mask[r][w]) for w in mask[r].nonzero()[0]}
+        for r, name in enumerate(graph.reader_names)
+    }
     parallel = family in PARALLEL
 
     def stream(base, reader):
         total = base.clone()
-        for writer in rows[reader]:
-            total = total + out[writer] - corrupted.writes[writer]
+        for writer, weight in rows[reader].items():
+            total = total + weight * (out[writer] - corrupted.writes[writer])
         return total
 
     with torch.no_grad():

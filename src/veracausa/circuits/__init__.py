@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 from veracausa.lazy import given_out
 
 if TYPE_CHECKING:
+    from veracausa.circuits.attacks.attack import Attack as Attack
+    from veracausa.circuits.attacks.attacking import adversary as adversary
     from veracausa.circuits.exchange.formats import read as read
     from veracausa.circuits.exchange.formats import write as write
     from veracausa.circuits.featured import FeatureCircuit as FeatureCircuit
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 #: Public name → where it lives.
 _HOMES = {
+    "Attack": "veracausa.circuits.attacks.attack",
     "CircuitStability": "veracausa.circuits.selection.stability",
     "CircuitTests": "veracausa.circuits.quality.hypotheses",
     "Completeness": "veracausa.circuits.quality.completeness",
@@ -38,6 +41,7 @@ _HOMES = {
     "Minimality": "veracausa.circuits.quality.minimality",
     "PartCurve": "veracausa.circuits.quality.part_curve",
     "Verdict": "veracausa.circuits.quality.hypotheses",
+    "adversary": "veracausa.circuits.attacks.attacking",
     "acdc": "veracausa.circuits.selection.acdc",
     "completeness": "veracausa.circuits.quality.completeness",
     "feature_circuit": "veracausa.circuits.selection.sparse_features",

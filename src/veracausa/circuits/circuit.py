@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from veracausa.anatomy.graph import LOGITS, MIXER, MLP, READERS, Graph
-from veracausa.arguments import texts
+from veracausa.arguments import shown, texts
 from veracausa.choices import Ablation
 from veracausa.circuits.wiring import live_edges, node_table, nodes_of, parse_names, touched_by
 from veracausa.doors import through
@@ -25,6 +25,7 @@ from veracausa.extras import require_extra
 from veracausa.result import ROWS, Shown
 from veracausa.scores.scores import NOT_VERIFIED
 from veracausa.storage.files import write_json
+from veracausa.suggestions import did_you_mean
 from veracausa.units.edges import Edges
 from veracausa.words import listed, number_of, sentence
 
@@ -109,6 +110,29 @@ class Circuit(Shown):
             raise CircuitError("A circuit by name needs at least one edge, e.g. ['input->m0', 'm0->logits'].")
         ends = parse_names(lm.graph, names)
         return cls.of(lm.graph, ends[:, 0], ends[:, 1], model=lm.header(), method=method)
+
+    @classmethod
+    def of_nodes(cls, lm: Model, names: Sequence[str], *, method: str = "stated") -> Circuit:
+        """The circuit of all edges out of these nodes, `input`, heads and MLPs, so that all other nodes are ablated.
+
+        Raises:
+            CircuitError: no names, or one that is no node of this model; "logits" writes nothing and is passed over.
+
+        >>> Circuit.of_nodes(lm, ["input", "a0.h0", "m3"])
+        """
+        names = texts(names, "A circuit by nodes", CircuitError)
+        known = {name: writer for writer, name in enumerate(lm.graph.writer_names)}
+        for name in names:
+            if name != "logits" and name not in known:
+                raise CircuitError(
+                    f"{shown(name)} is no node of {lm.name}.{did_you_mean(name, known)} Nodes are input, heads such as "
+                    "a0.h0 and MLPs such as m0."
+                )
+        kept = np.isin(lm.graph.edges[0], [known[name] for name in names if name != "logits"])
+        if not kept.any():
+            raise CircuitError("A circuit by nodes needs at least one that writes, e.g. ['input', 'm0'].")
+        writer, reader = (end[kept] for end in lm.graph.edges)
+        return cls.of(lm.graph, writer, reader, model=lm.header(), method=method)
 
     def __len__(self) -> int:
         return len(self.edges)

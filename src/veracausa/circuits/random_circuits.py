@@ -92,3 +92,26 @@ def random_ways(graph: Graph, generator: np.random.Generator, batch: int = 64) -
             alive, reader = alive[going], reader[going]
             writer = base[reader] + (generator.random(len(alive)) * count[reader]).astype(int)
         yield from ways
+
+
+def profiled(
+    graph: Graph, mask: Bool[np.ndarray, "readers writers"], generator: np.random.Generator, parts: str = "edges"
+) -> Bool[np.ndarray, "readers writers"]:
+    """The mask of a random circuit with a circuit's layer profile.
+
+    As many edges from each layer to each other one, drawn uniformly among those that there are; of nodes as many of
+    each layer, with all their edges out.
+    """
+    whole, made = all_edges_mask(graph), np.zeros_like(mask)
+    if parts == "nodes":
+        kept: np.ndarray = np.any(mask, axis=0)
+        for layer in np.unique(graph.writer_layer):
+            nodes = np.flatnonzero(graph.writer_layer == layer)
+            made[:, generator.permutation(nodes)[: int(kept[nodes].sum())]] = True
+        return np.asarray(made & whole)
+    cell = graph.reader_layer[:, None] * (graph.layers + 2) + graph.writer_layer[None]
+    for one in np.unique(cell[mask]):
+        among = np.argwhere(whole & (cell == one))
+        reader, writer = generator.permutation(among)[: int(mask[cell == one].sum())].T
+        made[reader, writer] = True
+    return made

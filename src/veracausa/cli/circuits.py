@@ -11,6 +11,8 @@ from veracausa.cli.checks import columns_of, require_edge_method, require_select
 from veracausa.cli.command import spread
 from veracausa.cli.options import (
     Ablation,
+    Budgets,
+    EachPair,
     EdgeMethod,
     Edges,
     HeldOut,
@@ -31,6 +33,9 @@ from veracausa.terminal import echo
 
 if TYPE_CHECKING:
     from veracausa import choices
+    from veracausa.discovery.results import Discovery
+    from veracausa.model import Model
+    from veracausa.tasks.task import Task
 
 
 @spread
@@ -76,6 +81,32 @@ class AgainSetup(TaskSetup):
     task: OtherTask = None  # type: ignore[assignment]
     seed: OtherSeed = None  # type: ignore[assignment]
 
+    def again(self, folder: Path) -> tuple[Model, Task, Discovery]:
+        """Model and pairs for the circuit of a `discover`, and what that found.
+
+        Raises:
+            TaskError: no task is named, and the circuit's own cannot be drawn anew.
+        """
+        from veracausa.discovery.files import load_discovery
+        from veracausa.tasks import BUILTIN
+
+        found = load_discovery(folder)
+        own = found.pairs.options
+        if self.task is None and found.pairs.name not in BUILTIN:
+            raise TaskError(
+                f"The pairs of {folder} came from {found.pairs.name!r}, which cannot be drawn anew: add --task TASK or "
+                "FILE"
+            )
+        lm, task = self.but(
+            task=self.task or found.pairs.name,
+            model=self.model or found.circuit.model["name"],
+            metric=self.metric or found.pairs.metric,
+            corruption=self.corruption or (own.get("corruption") if self.task is None else None),
+            digits=self.digits or (own.get("digits") if self.task is None else None),
+            seed=int(own.get("seed", 0)) + 1 if self.seed is None else self.seed,
+        ).ready()
+        return lm, task, found
+
 
 @spread
 def evaluate(
@@ -91,29 +122,49 @@ def evaluate(
     """
     from veracausa.circuits.quality.curve import require_sizes
     from veracausa.circuits.runs.ablations import require_ablation
-    from veracausa.discovery.files import load_discovery
     from veracausa.discovery.other_tasks import evaluate as run
-    from veracausa.tasks import BUILTIN
 
     require_extra("charts")
     shares = shares_of(sizes)
     if shares is not None:
         require_sizes(shares)
     require_ablation(ablation)
-    found = load_discovery(folder)
-    own = found.pairs.options
-    if setup.task is None and found.pairs.name not in BUILTIN:
-        raise TaskError(
-            f"The pairs of {folder} came from {found.pairs.name!r}, which cannot be drawn anew: add --task TASK or FILE"
-        )
-    lm, task = setup.but(
-        task=setup.task or found.pairs.name,
-        model=setup.model or found.circuit.model["name"],
-        metric=setup.metric or found.pairs.metric,
-        corruption=setup.corruption or (own.get("corruption") if setup.task is None else None),
-        digits=setup.digits or (own.get("digits") if setup.task is None else None),
-        seed=int(own.get("seed", 0)) + 1 if setup.seed is None else setup.seed,
-    ).ready()
+    lm, task, _ = setup.again(folder)
     evaluation = run(lm, folder, task, sizes=shares, ablation=cast("choices.Ablation", ablation))
     page = str((folder / "report.html").resolve())
     finish(setup.json, lambda: echo(f"{evaluation}\n\nPage: {page}"), lambda: {**body_of(evaluation), "page": page})
+
+
+@spread
+def adversary(
+    setup: AgainSetup,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a `veracausa discover`.", parser=at)],
+    budgets: Budgets = "sparse,bounded,free",
+    each: EachPair = False,
+    ablation: Ablation = "counterfactual",
+) -> None:
+    """Attack a circuit that was found before: which other edges, restored, change what it does, and how many it takes.
+
+    Without --task, --model, --metric, --corruption and --digits they are the circuit's own, and the pairs are drawn
+    with the next seed. The adversary sees half of the pairs; what it finds is run on the other half, too. The attack is
+    kept in the folder, and a killed run goes on from its finished pieces.
+    """
+    from veracausa.circuits.attacks.attacking import adversary as run
+    from veracausa.circuits.attacks.attacking import require_attack
+
+    chosen = [cast("choices.AttackBudget", one.strip()) for one in budgets.split(",")]
+    require_attack(chosen, ablation)
+    lm, task, found = setup.again(folder)
+    half = (len(task) + 1) // 2
+    attack = run(
+        lm, task[:half], found.circuit, budgets=chosen, each=each, held_out=task[half:] if task[half:] else None,
+        ablation=cast("choices.Ablation", ablation), out=folder,
+    )  # fmt: skip
+    path = folder / f"attack-{attack.task['digest']}.safetensors"
+    finish(
+        setup.json,
+        lambda: echo(f"{attack}\n\n" + "\n".join(attack.sentences)),
+        lambda: body_of(attack),
+        lambda _: attack.save(path),
+        folder,
+    )

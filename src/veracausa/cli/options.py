@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from veracausa.circuits.attacks.budgets import BUDGETS
 from veracausa.circuits.selection.ways import HOW
 from veracausa.cli.choices import models, one_of, several_of, tasks
 from veracausa.discovery.ways import SCORED_BY
@@ -325,6 +326,15 @@ Sizes = Annotated[
     str | None,
     _option(metavar="X,X", help="Shares of the edges to run circuits of, with commas. Default: ten, from 0.001 to 1."),
 ]
+Budgets = Annotated[
+    str,
+    _option(
+        metavar="X,X",
+        help=f"What the adversary may do, with commas: {_explained(BUDGETS)}.",
+        autocompletion=several_of(BUDGETS),
+    ),
+]
+EachPair = Annotated[bool, _option("--each", help="Also let each pair have weights of its own.")]
 Verify = Annotated[bool, _option("--verify", help="Check it against exact effects; print a receipt.", panel="Receipt")]
 Top = Annotated[int, _count(help="How many of the strongest to verify by exact effects.", min=0, panel="Receipt")]
 Sample = Annotated[int, _count(help="How many of the others, drawn at random, to verify.", min=0, panel="Receipt")]

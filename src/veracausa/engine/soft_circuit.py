@@ -3,7 +3,8 @@
     input_v = ablated stream + Σ_u m_uv · δ_u,      ∂M/∂m_uv = δ_u · g_v   in this very run
 
 so the gradient scores every edge, kept or not, where the circuit stands: at m = 1 it is minus the score of EAP. The run
-is that of `circuit_forward` (0 and 1 give the same numbers) with everything in the graph; all parts are run.
+is that of `circuit_forward` (0 and 1 give the same numbers) with everything in the graph; all parts are run. Weights
+are those of all rows, or each row's own.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ class SoftCircuit:
     read: Readout
     cost: Cost
 
-    def run(self, mask: Float[Tensor, "readers writers"], rows: slice) -> Float[Tensor, "rows tail width"]:
-        """Final residual at the tail."""
+    def run(self, mask: Float[Tensor, "*rows readers writers"], rows: slice) -> Float[Tensor, "rows tail width"]:
+        """Final residual at the tail; a `mask` of three axes has weights for each of these rows."""
         decoder, graph, ablated = self.decoder, self.decoder.graph, self.ablated
         parts = [ablated.input_change(rows)[None]]
 
@@ -44,8 +45,8 @@ class SoftCircuit:
             total: Tensor = stream
             writer = 0
             for part in parts:
-                weights = mask[first : first + count, writer : writer + len(part)].to(part.dtype)
-                total = total + (weights @ part.flatten(1)).unflatten(1, part.shape[1:])
+                weights = mask[..., first : first + count, writer : writer + len(part)].to(part.dtype)
+                total = total + weighed(weights, part)
                 writer += len(part)
             return total.to(stream.dtype)
 
@@ -78,3 +79,13 @@ class SoftCircuit:
         projected = [project(decoder, layer, kind, own, slice(None)).movedim(0, 2) for kind, own in split]
         outputs = decoder.blocks[layer].fused(projected)
         return attend_with(decoder, layer, stream, outputs, self.tape.calls[layer], self.ablated.past(layer, rows))
+
+
+def weighed(
+    weights: Float[Tensor, "*rows readers writers"], part: Float[Tensor, "writers rows positions width"]
+) -> Float[Tensor, "readers rows positions width"]:
+    """What each reader sees of some writers' changes."""
+    if weights.ndim == 2:
+        return (weights @ part.flatten(1)).unflatten(1, part.shape[1:])
+    own = weights @ part.movedim(1, 0).flatten(2)
+    return own.unflatten(2, part.shape[2:]).movedim(0, 1)

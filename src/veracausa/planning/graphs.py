@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from veracausa.circuits.attacks.attacking import AdversaryWork
 from veracausa.circuits.selection.learned import LearnWork
 from veracausa.engine import circuit_forward, reader_gradients
 from veracausa.engine.budget import free_memory, rows_per_chunk
@@ -147,7 +148,7 @@ def masks(work: MaskWork, shapes: Footprint, groups: Sequence[Group]) -> Memory:
     return Memory(recordings=kept, gradients=largest, scores=scores(lm, len(work.task), len(work.units)))
 
 
-def gates(work: LearnWork, shapes: Footprint, groups: Sequence[Group]) -> Memory:
+def gates(work: LearnWork | AdversaryWork, shapes: Footprint, groups: Sequence[Group]) -> Memory:
     """All pairs are recorded at once; weighted circuits keep every reader's input."""
     lm = work.lm
     held = shapes.held(circuit_forward.SITES)

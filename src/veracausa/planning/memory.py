@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from veracausa.circuits.attacks.attacking import AdversaryWork
 from veracausa.circuits.runs.run_circuits import CircuitRuns, Judged
 from veracausa.circuits.runs.tapes import circuit_buckets
 from veracausa.circuits.selection.learned import LearnWork
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 #: Work → its memory, given its shapes and its groups of pairs.
 NEEDED: dict[type, Callable[[Any, Footprint, Sequence[Group]], Memory]] = {
     ExactWork: patched.exact, AttributeWork: graphs.estimates, MaskWork: graphs.masks, LearnWork: graphs.gates,
-    CircuitRuns: patched.circuits, InteractionsWork: patched.interactions,
+    AdversaryWork: graphs.gates, CircuitRuns: patched.circuits, InteractionsWork: patched.interactions,
 }  # fmt: skip
 
 

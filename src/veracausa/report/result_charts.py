@@ -15,6 +15,7 @@ from veracausa.causes.curves.responses import Responses
 from veracausa.causes.curves.surfaces import Surface
 from veracausa.causes.locations import Locations
 from veracausa.causes.results import Disagreement
+from veracausa.circuits.attacks.attack import Attack
 from veracausa.circuits.featured import FeatureCircuit
 from veracausa.circuits.quality.completeness import Completeness
 from veracausa.circuits.quality.faithfulness import Faithfulness
@@ -44,6 +45,7 @@ from veracausa.reading.lenses import Lens
 from veracausa.receipts.receipts import Receipt
 from veracausa.report.chapters.ablation import forecast_figure
 from veracausa.report.chapters.registry import CHAPTERS
+from veracausa.report.charts.attacks import attack_figure
 from veracausa.report.charts.attribution import attribution_part, graph_check_part
 from veracausa.report.charts.charts import alone, together
 from veracausa.report.charts.circuits import circuit_part
@@ -212,14 +214,14 @@ def _roles(found: HeadRoles) -> Part:
 
 
 #: Kinds of results that one function draws whole.
-_PARTS: dict[type, Callable[[Any, str], Part]] = {
+_PARTS: dict[type, Callable[[Any, str], Part | Figure]] = {
     Interactions: interactions_part, CheckedInteractions: checked_part, Modules: modules_part,
     AttributionGraph: attribution_part, GraphCheck: graph_check_part, Steering: steering_part,
-    PartCurve: part_curve_part, FeatureCircuit: feature_circuit_part,
+    PartCurve: part_curve_part, FeatureCircuit: feature_circuit_part, Attack: attack_figure,
 }  # fmt: skip
 
 
-def _part(found: Any) -> Part:
+def _part(found: Any) -> Part | Figure:
     """A result that one function draws."""
     return _PARTS[type(found)](found, _OWN)
 

@@ -76,6 +76,11 @@ def require_ablation(kind: str) -> None:
         raise MethodError(not_known("ablation", kind, ABLATIONS))
 
 
+def none_kept(kind: str) -> str:
+    """What the run without any edge is called."""
+    return "corrupted" if kind == "counterfactual" else f"fully ablated ({kind})"
+
+
 @dataclass(frozen=True, eq=False)
 class Ablating:
     """An ablation as it is asked for. `source`: the reference set. `pairs`: those whose corrupted runs stand in."""

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from veracausa.circuits.runs.ablations import AblatedEdges, Ablating, none_kept
 from veracausa.circuits.runs.run_circuits import require_whole_is_clean
 from veracausa.circuits.runs.tapes import circuit_buckets, record_all, recordings, whole_graph
 from veracausa.cost import Cost
-from veracausa.engine.ablated import OtherRun
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.budget import rows_per_chunk
-from veracausa.engine.circuit_forward import CircuitForward, Wiring
+from veracausa.engine.circuit_forward import CircuitForward, Wiring, all_edges_mask, wiring_of
 from veracausa.engine.footprint import Footprint
 from veracausa.engine.guard import attention_function
 from veracausa.engine.memory import chunks
@@ -43,6 +44,10 @@ class Group:
 
     def __len__(self) -> int:
         return len(self.soft.tape.examples)
+
+    def examples(self, rows: slice) -> list[int]:
+        """Which of the task's pairs some rows are."""
+        return list(self.soft.tape.examples[rows])
 
     @property
     def positions(self) -> int:
@@ -110,34 +115,60 @@ class Recorded:
         parts = self.chunks(lambda group, rows: self.of(group, group.hard(wiring, rows), rows, loss), backward=False)
         return float(torch.cat(list(parts)).double().mean())
 
+    @torch.no_grad()
+    def metric(self, wiring: Wiring) -> Float[Tensor, " examples"]:
+        """M of a circuit, pair by pair in the task's order; the attention function must be `attention.SUFFIX`."""
+        found = torch.full_like(self.measured.clean, float("nan"))
+
+        def run(group: Group, rows: slice) -> None:
+            found[group.examples(rows)] = group.metric(group.hard(wiring, rows), rows).to(found)
+
+        for _ in self.chunks(run, backward=False):
+            pass
+        return found
+
 
 def _run(run: Callable[[Group, slice], Found], group: Group, rows: range) -> Found:
     return run(group, slice(rows.start, rows.stop))
 
 
-def record(lm: Model, task: Task, cost: Cost, most: int | None = None) -> Recorded:
+def record(
+    lm: Model, task: Task, cost: Cost, most: int | None = None, how: Ablating | None = None, show: bool = False
+) -> Recorded:
     """Record every bucket of a task, of at most `most` pairs; the whole graph must reproduce the bare clean run.
+
+    `how`: what stands in the place of ablated edges, the same for all circuits (None: the corrupted run).
 
     Raises:
         GapError, ContractError, NumericsError, OutOfMemoryError: as for `run_circuits`.
     """
     groups: list[Group] = []
     with torch.no_grad():
-        buckets, measured = record_all(lm, task, cost, most=most)
+        edges = AblatedEdges(task) if how is None else how.prepared([nothing(lm).mask], cost, show)
+        buckets, measured = record_all(lm, edges.task, cost, edges.settled, most)
     with torch.no_grad(), attention_function(lm.decoder, SUFFIX):
         for bucket in buckets:
             tape, read = bucket.tape, bucket.read
-            ablated = OtherRun(lm.decoder, tape)
+            ablated = edges.of(lm, tape, 0)
             soft = SoftCircuit(lm.decoder, tape, ablated, read, cost)
             hard = CircuitForward.of(lm, tape, ablated, cost)
             require_whole_is_clean(lm, hard, read)
             groups.append(Group(soft, hard, read.divergence(tape.clean)))
-    measured.require_gap(task)
-    return Recorded(lm, groups, measured)
+    found = Recorded(lm, groups, measured)
+    if how is not None and not how.settled:
+        with attention_function(lm.decoder, SUFFIX):
+            found = replace(found, measured=replace(measured, corrupted=found.metric(nothing(lm, settled=False))))
+    found.measured.require_gap(task, "corrupted" if how is None else none_kept(how.kind))
+    return found
 
 
-def planned_record(lm: Model, task: Task, most: int | None = None) -> tuple[int, int]:
+def nothing(lm: Model, settled: bool = True) -> Wiring:
+    """The circuit without any edge."""
+    return wiring_of(lm.decoder, np.zeros_like(all_edges_mask(lm.graph)), settled)
+
+
+def planned_record(lm: Model, task: Task, most: int | None = None, share_prefix: bool = True) -> tuple[int, int]:
     """Token-layers of `record`, and of one run of the whole graph on every pair behind."""
-    groups = circuit_buckets(lm, task, most=most)
+    groups = circuit_buckets(lm, task, share_prefix, most)
     recorded, behind = recordings(lm, task, groups)
     return recorded + whole_graph(lm, task, groups), behind

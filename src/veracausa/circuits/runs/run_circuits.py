@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from veracausa.choices import Ablation
-from veracausa.circuits.runs.ablations import AblatedEdges, Ablating
+from veracausa.circuits.runs.ablations import AblatedEdges, Ablating, none_kept
 from veracausa.circuits.runs.tapes import circuit_buckets, record_bucket, recordings, whole_graph
 from veracausa.cost import Cost
 from veracausa.effects.optimal_descent import Learning
@@ -169,8 +169,8 @@ class CircuitRuns:
                 call.rest(groups, run)
             notes = (*how.notes, *precision_of(lm.decoder).notes)
         metric, kl = (part.T.contiguous() for part in call.values.unflatten(1, (-1, 2)).unbind(-1))
-        measured, kind = Measurement(clean, metric[-1]), self.how.kind
-        measured.require_gap(task, "corrupted" if kind == "counterfactual" else f"fully ablated ({kind})")
+        measured = Measurement(clean, metric[-1])
+        measured.require_gap(task, none_kept(self.how.kind))
         header = task_header(task)
         return Outcomes(metric[:-1], kl[:-1], measured, call.cost, call.origin, header, self.settings, notes)
 

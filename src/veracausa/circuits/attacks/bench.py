@@ -1,0 +1,259 @@
+"""One circuit under attack: every attempt is run, on the pairs it was chosen on and on those held out, and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from veracausa.circuits.attacks.attack import INSIDE, RANDOM, Attempt, faithful
+from veracausa.circuits.attacks.climbing import ascent, greedy_order, in_order, on_path, restoring
+from veracausa.circuits.attacks.others import Field
+from veracausa.circuits.random_circuits import profiled
+from veracausa.engine.circuit_forward import Wiring, wiring_of
+from veracausa.engine.session import Session
+from veracausa.errors import NumericsError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+#: Steps of a bounded adversary, halvings of a bracket at most, and the ratio of its ends that is narrow enough.
+BOUNDED_STEPS, HALVINGS, NARROW = 4, 4, 1.1
+#: The least ε that a bracket is narrowed to, as a part of the smallest that breaks the circuit.
+_LEAST = 0.1
+#: M on the attacked pairs, and on those held out.
+Ran = tuple[Tensor, Tensor]
+
+
+@dataclass(eq=False)
+class Bench:
+    """All attempts of a call in their order, each a column of the session's values: attacked pairs, then held-out ones.
+
+    Which attempts there are follows from the numbers of those before, so an interrupted call finds its own again.
+    """
+
+    call: Session
+    pairs: int
+    attempts: list[Attempt] = field(default_factory=list)
+
+    def put(self, attempts: Sequence[Attempt], runs: Iterable[Ran]) -> Float[Tensor, "attempts examples"]:
+        """M of some attempts on the attacked pairs; `runs`, a generator, is gone through unless they were run before.
+
+        Raises:
+            NumericsError: one gives NaN or infinity.
+        """
+        first = len(self.attempts)
+        self.attempts += attempts
+        columns = range(first, len(self.attempts))
+        if not self.call.done[:, columns].all():
+            for column, (metric, held) in zip(columns, runs, strict=True):
+                if not torch.isfinite(metric).all():
+                    raise NumericsError(f"NaN or infinity in the run of {attempts[column - first]}. Take float32.")
+                self.call.put((slice(None), column), torch.cat([metric, held]).cpu())
+        return self.call.values[: self.pairs, columns].T
+
+    def own(self, number: int, metrics: Sequence[Tensor]) -> None:
+        """A circuit's own run, r = 0, on attacked and held-out pairs."""
+        held = metrics[1] if metrics[1:] else metrics[0][:0]
+        self.put([Attempt(number)], [(metrics[0], held)])
+
+
+@dataclass(eq=False)
+class Target:
+    """A circuit, by its `number`, with its others on the attacked pairs (`seen`) and on held-out ones.
+
+    `sign`: of the mean gap, so that f falls where sign · M does. `f`: of its own run.
+    """
+
+    bench: Bench
+    number: int
+    seen: Field
+    unseen: Field | None
+    f: float
+    seed: int
+
+    @cached_property
+    def sign(self) -> float:
+        """Of the mean gap."""
+        return float(np.sign(float(self.seen.recorded.measured.gap.double().mean())))
+
+    def f_of(self, metric: Float[Tensor, "attempts examples"]) -> list[float]:
+        """f of some attempts."""
+        return [float(faithful(one, self.seen.recorded.measured)) for one in metric]
+
+    def ways(self, goals: Sequence[str], f: float) -> list[str]:
+        """Where f is pushed from a start; "away" from 1 is to the side where it lies."""
+        aside = "down" if f <= 1 else "up"
+        return list(dict.fromkeys(aside if goal == "away" else goal for goal in goals))
+
+    def along(self, way: str) -> float:
+        """The direction of M."""
+        return self.sign * (1.0 if way == "up" else -1.0)
+
+    def weighted(self, r: Float[Tensor, "*pairs others"], metric: Tensor | None = None) -> Ran:
+        """M under weights; `metric`: on the attacked pairs, where it is known."""
+        metric = self.seen.metric(r) if metric is None else metric
+        return metric, self._unseen(lambda other: other.metric(r) if r.ndim == 1 else None)
+
+    def restored(self, chosen: Int[Tensor, "*pairs chosen"]) -> Ran:
+        """M with some others restored: in a run of the larger circuit where they are the same for all pairs."""
+        if chosen.ndim > 1:
+            return self.weighted(restoring(self.seen, chosen))
+        own = chosen.cpu().numpy()
+        return self.seen.restored(own), self._unseen(lambda other: other.restored(own))
+
+    def _unseen(self, run: Callable[[Field], Tensor | None]) -> Tensor:
+        """What a run gives on held-out pairs; none, or NaN where it means nothing there."""
+        if self.unseen is None:
+            return self.seen.recorded.measured.clean[:0]
+        found = run(self.unseen)
+        return torch.full_like(self.unseen.recorded.measured.clean, float("nan")) if found is None else found
+
+    def rows(self, each: bool) -> tuple[int, ...]:
+        """Of weights for all pairs, or for each."""
+        return (self.seen.pairs,) if each else ()
+
+    def drawn(self, draw: int, each: bool = False) -> Float[Tensor, "*pairs others"]:
+        """Uniform weights in (0, 1), keyed by (seed, circuit, draw) and the pair."""
+        like = self.seen.zeros()
+        rows = [
+            np.random.default_rng([self.seed, self.number, draw, *pair]).random(len(like))
+            for pair in _pairs(self, each)
+        ]
+        found = torch.as_tensor(np.array(rows)).to(like)
+        return found if each else found[0]
+
+    def _slope(self, each: bool, path: bool) -> Tensor:
+        """∂M/∂r at r = 0, or on the path to r = 1."""
+        if (each, path) not in self._slopes:
+            zero = self.seen.zeros(*self.rows(each))
+            self._slopes[each, path] = on_path(self.seen, zero) if path else self.seen.slope(zero)[1]
+        return self._slopes[each, path]
+
+    @cached_property
+    def _slopes(self) -> dict[tuple[bool, bool], Tensor]:
+        return {}
+
+    def sparse(self, sizes: Sequence[int], goals: Sequence[str], each: bool) -> None:
+        """Restore others in every order, at these sizes; then narrow the radius."""
+        found: dict[tuple[float, int], tuple[str, str, Callable[[], Tensor]]] = {}
+        for way in self.ways(goals, self.f):
+            for by in ("gradient", "path", "greedy")[: 2 + (len(sizes) > 1)]:
+                order = self._order(by, way, sizes, each)
+                attempts = [Attempt(self.number, "sparse", size, by, way, each) for size in sizes]
+                metric = self.bench.put(attempts, (self.restored(order()[..., :k]) for k in sizes))
+                for size, f in zip(sizes, self.f_of(metric), strict=True):
+                    found[f, size] = by, way, order
+        breaking = [(size, -abs(f - 1), (by, way, order)) for (f, size), (by, way, order) in found.items() if _out(f)]
+        if not breaking or _out(self.f):
+            return
+        least, _, (by, way, order) = min(breaking, key=lambda one: one[:2])
+
+        def attempt(amount: float) -> float:
+            one = Attempt(self.number, "sparse", round(amount), by, way, each)
+            return self.f_of(self.bench.put([one], (self.restored(order()[..., :k]) for k in [round(amount)])))[0]
+
+        narrow(max([0, *(size for size in sizes if size < least)]), least, attempt, whole=True)
+
+    def _order(self, by: str, way: str, sizes: Sequence[int], each: bool) -> Callable[[], Tensor]:
+        """An order of others, made when it is first asked for."""
+        made: list[Tensor] = []
+
+        def order() -> Tensor:
+            if not made:
+                slope, along = self._slope(each, by == "path"), self.along(way)
+                made.append(greedy_order(self.seen, slope, along, sizes) if by == "greedy" else in_order(slope, along))
+            return made[0]
+
+        return order
+
+    def bounded(self, largest: Sequence[float], goals: Sequence[str], each: bool) -> None:
+        """Weights up to each ε; then narrow the radius."""
+
+        def attempt(most: float, way: str) -> float:
+            one = Attempt(self.number, "bounded", most, "from zero", way, each)
+            start = self.seen.zeros(*self.rows(each))
+            return self.f_of(self.bench.put([one], self._climbed(start, way, [BOUNDED_STEPS], most, most)))[0]
+
+        ways = self.ways(goals, self.f)
+        found = [(most, -abs(f - 1), way) for most in largest for way in ways if _out(f := attempt(most, way))]
+        if found and not _out(self.f):
+            least, _, way = min(found)
+            narrow(max([0.0, *(one for one in largest if one < least)]), least, lambda most: attempt(most, way))
+
+    def free(self, starts: Sequence[str], steps: Sequence[int], goals: Sequence[str], each: bool) -> None:
+        """Sign ascent from every start, as far as these numbers of steps."""
+        for number, start in enumerate(starts):
+            by, f = f"from {start}" + (f" {number}" if start == RANDOM else ""), self.f
+            begin = self._start(start, number, each)
+            if start != "zero":
+                one = Attempt(self.number, "free", 0, by, "", each)
+                f = self.f_of(self.bench.put([one], (self.weighted(r) for r in [begin])))[0]
+            for way in self.ways(goals, f):
+                attempts = [Attempt(self.number, "free", count, by, way, each) for count in steps]
+                self.bench.put(attempts, self._climbed(begin, way, steps, 1.0, FIRST_STEP))
+
+    def _start(self, start: str, number: int, each: bool) -> Float[Tensor, "*pairs others"]:
+        """Weights to start from."""
+        if start == RANDOM:
+            return self.drawn(1000 + number, each)
+        return self.seen.zeros(*self.rows(each)) + (0.5 if start == "half" else 0.0)
+
+    def _climbed(self, start: Tensor, way: str, steps: Sequence[int], most: float, first: float) -> Iterator[Ran]:
+        for point in ascent(self.seen, start, self.along(way), steps, most, first):
+            yield self.weighted(point.r, point.metric)
+
+    def controls(self, draws: int, amounts: Mapping[str, Sequence[float]]) -> None:
+        """Random circuits of this one's profile, and random weights for each budget and amount."""
+        lm, others = self.seen.recorded.lm, self.seen.others
+        for draw in range(draws):
+            random = np.random.default_rng([self.seed, self.number, 2000 + draw])
+            mask = profiled(others.graph, others.kept, random, others.parts)
+            wiring = wiring_of(lm.decoder, mask, self.seen.settled)
+            own = Attempt(self.number, "none", 0, RANDOM)
+            self.bench.put([own], (self._whole(one) for one in [wiring]))
+            for budget, sizes in amounts.items():
+                attempts = [Attempt(self.number, budget, size, RANDOM) for size in sizes]
+                self.bench.put(attempts, (self._random(budget, draw, size) for size in sizes))
+
+    def _whole(self, wiring: Wiring) -> Ran:
+        """M of another circuit."""
+        return self.seen.recorded.metric(wiring), self._unseen(lambda other: other.recorded.metric(wiring))
+
+    def _random(self, budget: str, draw: int, amount: float) -> Ran:
+        """M under random weights: so many restored, or uniform up to the amount."""
+        drawn = self.drawn(draw)
+        if budget == "sparse":
+            return self.restored(drawn.argsort(stable=True)[: int(amount)])
+        return self.weighted(drawn * amount)
+
+
+#: The first step of a free adversary.
+FIRST_STEP = 0.5
+
+
+def narrow(inside: float, outside: float, attempt: Callable[[float], float], whole: bool = False) -> None:
+    """Halve the bracket of a radius on a log scale, by attempts at amounts between its ends."""
+    for _ in range(HALVINGS):
+        if outside <= NARROW * inside or (whole and outside - inside <= 1):
+            return
+        middle = (max(inside, 1.0 if whole else _LEAST * outside) * outside) ** 0.5
+        if whole:
+            middle = min(max(round(middle), inside + 1), outside - 1)
+        if _out(attempt(middle)):
+            outside = middle
+        else:
+            inside = middle
+
+
+def _out(f: float) -> bool:
+    return not INSIDE[0] <= f <= INSIDE[1]
+
+
+def _pairs(target: Target, each: bool) -> list[tuple[int, ...]]:
+    return [(pair,) for pair in range(target.seen.pairs)] if each else [()]

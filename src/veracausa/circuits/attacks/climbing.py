@@ -1,0 +1,106 @@
+"""How an adversary chooses weights: by the gradient of M with respect to them, and by running what it chose.
+
+* **Ascent** (free, bounded): r ← clip(r + η_t · way · sign(∂f/∂r), 0, most), η_t = first step / √t. What counts is the
+  strongest point on the way, so more steps are never weaker. A gradient within rounding of nothing moves nothing.
+* **Order** (sparse): others by way · ∂f/∂r, one order for all sizes. By the *gradient* at r = 0; by that on the *path*
+  on which all others are restored together (its mean at r = 1/6, 1/2, 5/6: where the circuit's run is flat, as behind a
+  saturated softmax, the gradient there says nothing); or *greedily*: with those chosen so far restored the gradient is
+  taken anew, and chooses the next ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from veracausa.circuits.attacks.others import Field
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+#: Gradients under so many roundings of the largest one are none.
+_ROUNDINGS = 64
+#: Where on the path from the circuit to the model gradients are taken: midpoints of three parts.
+_PATH = (1 / 6, 1 / 2, 5 / 6)
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """The strongest weights after at most `steps` steps, and M of every pair there."""
+
+    steps: int
+    r: Float[Tensor, "*pairs others"]
+    metric: Float[Tensor, " examples"]
+
+
+def ascent(
+    field: Field, start: Float[Tensor, "*pairs others"], way: float, steps: Sequence[int], most: float, first: float
+) -> Iterator[Point]:
+    """The strongest points after these rising numbers of steps.
+
+    `way`: +1 to raise the metric, −1 to lower it. `most`: the largest weight. `first`: the first step's size. Where
+    each pair has weights of its own, each keeps its own strongest point.
+    """
+    r, best = start, Point(0, start, torch.full_like(field.recorded.measured.clean, -way * float("inf")))
+    for t in range(1, steps[-1] + 1):
+        metric, slope = field.slope(r)
+        best = _stronger(best, Point(t - 1, r, metric), way)
+        r = (r + first / t**0.5 * way * signs(slope)).clamp(0, most)
+        if t in steps:
+            last = Point(t, r, field.metric(r))
+            best = _stronger(best, last, way)
+            yield Point(t, best.r, best.metric)
+
+
+def _stronger(best: Point, other: Point, way: float) -> Point:
+    """The stronger of two points: by the sum over pairs, or pair by pair where each has weights of its own."""
+    if best.r.ndim == 1:
+        return other if way * float((other.metric - best.metric).sum()) > 0 else best
+    better = way * (other.metric - best.metric) > 0
+    at = better.to(best.r.device)[:, None]
+    return Point(other.steps, torch.where(at, other.r, best.r), torch.where(better, other.metric, best.metric))
+
+
+def signs(slope: Float[Tensor, "*pairs others"]) -> Float[Tensor, "*pairs others"]:
+    """Signs of a gradient; 0 where it is rounding."""
+    return torch.where(slope.abs() > _rounding(slope), slope.sign(), 0.0)
+
+
+def _rounding(slope: Float[Tensor, "*pairs others"]) -> Float[Tensor, "*pairs one"]:
+    """What is rounding beside the largest slope."""
+    return _ROUNDINGS * torch.finfo(slope.dtype).eps * slope.abs().amax(-1, keepdim=True)
+
+
+def in_order(slope: Float[Tensor, "*pairs others"], way: float) -> Int[Tensor, "*pairs others"]:
+    """Others by how much restoring each moves the metric this way, to first order; ties in the graph's order."""
+    size = _rounding(slope).clamp_min(torch.finfo(slope.dtype).tiny)
+    return torch.argsort(-way * (slope / size).round(), dim=-1, stable=True)
+
+
+def on_path(field: Field, zero: Float[Tensor, "*pairs others"]) -> Float[Tensor, "*pairs others"]:
+    """The mean gradient where all others are restored together, from `zero` on."""
+    return torch.stack([field.slope(zero + at)[1] for at in _PATH]).mean(0)
+
+
+def greedy_order(
+    field: Field, slope: Float[Tensor, "*pairs others"], way: float, sizes: Sequence[int]
+) -> Int[Tensor, "*pairs others"]:
+    """The same, chosen anew at every size with those before restored; `slope`: at r = 0."""
+    chosen = in_order(slope, way)[..., : sizes[0]]
+    for more in sizes[1:]:
+        restored = restoring(field, chosen)
+        slope = field.slope(restored)[1]
+        order = in_order(slope, way)
+        rest = order[restored.gather(-1, order) == 0].unflatten(0, (*order.shape[:-1], -1))
+        chosen = torch.cat([chosen, rest[..., : more - chosen.shape[-1]]], -1)
+    return chosen
+
+
+def restoring(field: Field, chosen: Int[Tensor, "*pairs chosen"]) -> Float[Tensor, "*pairs others"]:
+    """r = 1 for the chosen, 0 for all others."""
+    r = field.zeros(*chosen.shape[:-1])
+    return r.scatter(-1, chosen, 1.0)
