@@ -272,7 +272,7 @@ class Attack(Ran):
         what = {
             "sparse": f"restoring {upto}{amount:,.0f} of the {self.others[number]:,} other {self.parts}{whose}",
             "bounded": f"weights of at most {amount:.3g} on all others{whose}",
-            "free": f"free weights{whose} after at most {amount:,.0f} steps",
+            "free": f"free weights{whose} after at most {counted(round(amount), 'step')}",
         }[budget]
         one = "s" if budget == "sparse" else ""
         said = f"{what} bring{one} f to {share(float(self.f[at]), float(self.stderr[at]))}"
