@@ -7,7 +7,7 @@ from bridges import as_model
 from laid_features import asked, by_name, dictionary, part_of, task_of
 from naive_feature_edges import Edges
 from naive_features import both, run
-from tiny_models import make, mostly_slow
+from tiny_models import FAMILIES, VOCAB, make, mostly_slow, pairs
 
 import veracausa as vc
 from veracausa.errors import VeracausaError
@@ -87,7 +87,7 @@ def slope(hf, family, lm, pair, ends, through, end_frozen=False, h=1e-5):
     return (up.effect(*ends, through, end_frozen) - down.effect(*ends, through, end_frozen)) / (2 * h)
 
 
-@pytest.mark.parametrize("family", mostly_slow(["llama", "gemma2", "gpt_neox", "gpt2"], fast=("llama", "gemma2")))
+@pytest.mark.parametrize("family", mostly_slow(FAMILIES, fast=("llama", "gemma2")))
 def test_heads_mlps_tokens_and_logits_are_ends_too(family):
     hf, lm, found, task = asked(family)
     a, up = dictionary(lm.width, "r1", "relu", seed=5, name="up")
@@ -96,7 +96,7 @@ def test_heads_mlps_tokens_and_logits_are_ends_too(family):
     lm, dim = lm.reading(a, b, c), lm.decoder.head_dim
     one, other, third = (up, 3), (down, "error"), (att, "error")
     head, mlp, tokens = ("head", 2, 1, dim), ("mlp", 2), ("resid", 0)
-    early = ("mlp_post" if family == "gemma2" else "mlp", 0)  # a sender is the change of what it writes
+    early = ("mlp_post" if family.startswith("gemma") else "mlp", 0)  # a sender is the change of what it writes
     edges = {
         "f1.up.3->m2": (one, mlp, False), "f1.up.3->...->m2": (one, mlp, True),
         "f1.up.3->a2.h1": (one, head, False), "f1.up.3->...->a2.h1": (one, head, True),
@@ -107,7 +107,7 @@ def test_heads_mlps_tokens_and_logits_are_ends_too(family):
         "f1.up.error->f2.att.error": ((up, "error"), third, False),
         "f1.up.error->...->f2.att.error": ((up, "error"), third, True),
     }  # fmt: skip
-    if family != "gemma2":  # behind a post-norm a head's write is its share of the norm
+    if not family.startswith("gemma"):  # behind a post-norm a head's write is its share of the norm
         edges["a0.h1->...->f1.down.error"] = ("head", 0, 1, dim), other, True
         edges["a0.h1->f1.up.error"] = ("head", 0, 1, dim), (up, "error"), False
     scores = by_name(vc.estimates.feature_edges(lm, task, [*edges], **QUIET))
@@ -216,3 +216,15 @@ def test_a_receipt_checks_them():
     scores = vc.estimates.feature_edges(lm, task, [*edges, "f1.up.error->...->f2.error"], **QUIET)
     receipt = vc.verify(lm, task, scores, top=2, sample=2, **QUIET)
     assert receipt.missed >= 0 and len(receipt.exact) == 4
+
+
+def test_pairs_of_several_lengths_are_those_of_each_alone():
+    _, lm, found, _ = asked("llama")
+    longer = pairs(VOCAB, 2, 8, 4)
+    lm = lm.reading(dictionary(lm.width, "r1", "relu", name="up")[0], dictionary(lm.width, "m2", "relu", seed=6)[0])
+    edges = ["f1.up.3->...->f2.5", "f1.up.error->f2.error", "m0@7->...->f2.error"]
+    for how in ({}, {"direction": "denoising"}, {"ablation": "zero"}):
+        every = vc.estimates.feature_edges(lm, task_of([*found, *longer]), edges, **how, **QUIET).values
+        alone = [vc.estimates.feature_edges(lm, task_of([pair]), edges[:2], **how, **QUIET).values for pair in found]
+        torch.testing.assert_close(every[:2, :2], torch.cat(alone), rtol=0, atol=1e-9)
+        assert every[:2, 2].isnan().all() and not every[2:].isnan().any()  # the short ones have no position 7

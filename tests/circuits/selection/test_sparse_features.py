@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from laid_features import asked, dictionary, part_of
+from laid_features import asked, dictionary, part_of, task_of
 from naive_feature_circuit import Circuit
-from tiny_models import mostly_slow
+from tiny_models import VOCAB, mostly_slow, pairs
 
 import veracausa as vc
 from veracausa.errors import VeracausaError
@@ -43,7 +43,7 @@ def test_nodes_and_edges_are_those_of_the_definitions(family, method, positions,
             assert scores.values[:, column].tolist() == pytest.approx(wanted, abs=1e-8), name
     edges = dict(zip(zip(circuit.upstream, circuit.downstream, strict=True), circuit.values.T, strict=True))
     assert len(circuit.parts) > 5 and len(edges) > 10
-    kept = circuit.parts[:12]
+    kept = circuit.parts[:8]
     for up in kept:
         for down in kept:
             (a, u, i), (b, d, j) = names_of(up), names_of(down)
@@ -85,3 +85,28 @@ def test_the_circuit_is_run_by_part_curve_and_refusals():
     ):  # fmt: skip
         with pytest.raises(VeracausaError, match=said):
             vc.circuits.feature_circuit(model, task, **how, **QUIET)
+
+
+def test_pairs_of_several_lengths_and_positions_are_those_of_each_alone():
+    _, lm, found, _ = asked("llama")
+    every = [*found, *pairs(VOCAB, 1, 8, 4)]
+    lm = lm.reading(dictionary(lm.width, "r1", "relu", name="one")[0], dictionary(lm.width, "r2", "relu")[0])
+    how = {"node_threshold": 0.0, "edge_threshold": 0, "method": "ig", "nodes": 2, **QUIET}
+    both = vc.circuits.feature_circuit(lm, task_of(every), positions=True, **how)
+    ends = [*zip(both.upstream, both.downstream, strict=True)]
+    for i, pair in enumerate(every):
+        alone = vc.circuits.feature_circuit(lm, task_of([pair]), positions=True, **how)
+        own = dict(zip(zip(alone.upstream, alone.downstream, strict=True), alone.values[0].tolist(), strict=True))
+        row = dict(zip(ends, both.values[i].tolist(), strict=True))
+        assert own and all(row[edge] == pytest.approx(value, abs=1e-9) for edge, value in own.items())
+        lacking = [edge for edge in ends if i < 2 and any(name.endswith(("@6", "@7")) for name in edge)]
+        assert all(row[edge] != row[edge] for edge in lacking)  # NaN: the short pairs have no such positions
+
+
+def test_a_curve_has_a_forecast():
+    _, lm, _, task = asked("llama")
+    lm = lm.reading(dictionary(lm.width, "r1", "relu")[0])
+    scores = vc.attribute(lm, task, units="features", **QUIET)
+    price = vc.forecast(vc.circuits.part_curve, lm, task, scores=scores, sizes=(2, 4))
+    curve = vc.circuits.part_curve(lm, task, scores, sizes=(2, 4), **QUIET)
+    assert price.token_layers == curve.cost.token_layers

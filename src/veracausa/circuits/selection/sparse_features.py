@@ -10,6 +10,9 @@ stood in the way of: its attention or MLP gives no gradient, and nothing passes 
 goes through. So where attention, MLPs and streams of all layers have dictionaries, these are the paper's edges, along
 the stream alone; where parts between have none, their answers count. Errors are nodes like features.
 
+T_N is asked of the mean over pairs; the authors' program asks it of each pair and position before it takes means. Edges
+to the logits are the scores of parts behind which no dictionary reads, as there.
+
 One backward pass for each node of the circuit, beside the scores of all nodes.
 """
 
