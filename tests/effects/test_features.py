@@ -403,3 +403,15 @@ def test_noise_is_added_to_parts_in_units_of_their_own_spread(family, site):
                     sums[column] += sign * float(logits[pair.correct] - logits[pair.incorrect]) / 2
         wanted = [*scores.values[i].tolist(), float(group.values[i, 0])]
         assert wanted == pytest.approx(sums.tolist(), abs=1e-9)
+
+
+def test_slopes_where_a_block_adds_a_bias_to_its_attention():
+    """The last block of this family adds one behind the attention's module: the gradient is taken with it."""
+    hf, lm, found, task = asked("gpt_neox_japanese")
+    ours, theirs = dictionary(lm.width, "a2", "relu")
+    bias = hf.gpt_neox_japanese.layers[2].attention.dense_bias.detach()  # a hook on the module sees what lacks it
+    theirs.b_enc, theirs.b_dec = theirs.b_enc + bias @ theirs.w_enc, theirs.b_dec - bias
+    slope = by_name(vc.attribute(lm, task, units=["f2.3", "f2.error"], dictionary=ours, show_progress=False))
+    for name, values in slope.items():
+        wanted = [plain.atp(hf, "gpt_neox_japanese", pair, theirs, part_of(name)) for pair in found]
+        assert values == pytest.approx(wanted, abs=1e-9) and any(wanted)

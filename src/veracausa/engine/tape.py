@@ -29,6 +29,7 @@ from veracausa.engine.attention import SUFFIX
 from veracausa.engine.guard import attention_function, attention_name, changing, giving, hooks, loan_of
 from veracausa.engine.memory import memory_errors
 from veracausa.engine.sharing import BIASES, CACHES, caching, from_rest
+from veracausa.engine.standing_in import StandingIn
 from veracausa.errors import ContractError, NumericsError
 
 if TYPE_CHECKING:
@@ -247,7 +248,12 @@ def watch(decoder: Decoder, state: State, calls: list[dict[str, Any]]) -> list[A
         """With what the block adds to it before it writes."""
         if bias is None:
             return keep_output(into)
-        return lambda _, __, output: into.append(output + bias)
+
+        def kept(_: Any, __: Any, output: Tensor) -> Tensor:
+            into.append(output + bias)
+            return StandingIn.apply(output, into[-1]) if output.requires_grad else output
+
+        return kept
 
     def keep_projected(into: list[Tensor]) -> Any:
         """What a projection gave, also where the attention changes it in place behind that."""
