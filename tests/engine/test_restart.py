@@ -7,7 +7,8 @@ from bridges import as_model
 from torch.overrides import TorchFunctionMode
 
 import veracausa as vc
-from veracausa.engine import suffix
+from veracausa.contracts.checks import _suffix_equals_full as contract_3
+from veracausa.engine import restart, suffix
 
 QUIET = {"show_progress": False}
 #: Families whose mixers go on from a cache for any number of tokens, and those that do so for one alone, or not.
@@ -106,3 +107,14 @@ def test_rows_begin_at_the_first_difference(family, task_of):
         if units == "mixers@positions":
             for i, first in enumerate(task.first_difference):
                 assert not found.values[i, found.units.position < first].any()
+
+
+def test_contract_3_is_about_rows_that_go_on(task_of, monkeypatch):
+    """A cache that is ignored fails it, where the check of every recording is taken away."""
+    lm, task = as_model(tiny_models.make("mamba2", seed=1, dtype=torch.float32), "mamba2"), task_of(24, seed=5)
+    allowed = 1e-4 * float(lm.measure(task).gap)
+    assert contract_3(lm, task) < allowed
+    monkeypatch.setattr(restart, "_as_whole", lambda *_: True)
+    assert contract_3(lm, task) < allowed
+    monkeypatch.setattr(restart, "_going_on", lambda *_: {})
+    assert contract_3(lm, task) > 10 * allowed

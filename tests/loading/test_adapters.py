@@ -124,7 +124,11 @@ def test_the_contracts_hold():
     assert all(one.ok and one.tolerance <= 1e-9 for one in as_model(hf, "gpt2").check())
 
 
-@pytest.mark.parametrize("kind", ["LoraConfig", "IA3Config", "LoHaConfig"])
+@pytest.mark.parametrize(
+    "kind",
+    ["LoraConfig", "IA3Config", *(pytest.param(f"{one}Config", marks=pytest.mark.slow)
+                                  for one in ("LoHa", "LoKr", "Vera", "AdaLora"))],
+)  # fmt: skip
 def test_a_peft_model_is_taken_as_it_runs(task_of, agree, kind):
     """The model inside has the adapters in its layers and gives the wrapper's logits, and ours are those."""
     parts = {
@@ -132,6 +136,10 @@ def test_a_peft_model_is_taken_as_it_runs(task_of, agree, kind):
         "IA3Config": {"target_modules": ["k_proj", "v_proj", "down_proj"], "feedforward_modules": ["down_proj"],
                       "init_ia3_weights": False},
         "LoHaConfig": {"target_modules": list(LLAMA), "r": 2, "init_weights": False},
+        "LoKrConfig": {"target_modules": list(LLAMA), "r": 2, "init_weights": False},
+        "VeraConfig": {"target_modules": ["q_proj"], "r": 2, "init_weights": False},
+        "AdaLoraConfig": {"target_modules": list(LLAMA), "init_r": 2, "target_r": 2, "total_step": 9,
+                          "init_lora_weights": False},
     }  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -4,11 +4,13 @@ Tolerance: 1e-9 of the gap for maps that compute in float64; 1e-4 in float32 and
 """
 
 import copy
+import json
 
 import pytest
 import tiny_models
 import torch
 from placements import CALLS, by_hooks
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from word_tokenizer import word_tokenizer
 
@@ -178,3 +180,38 @@ def test_bitsandbytes_in_8_bits_is_refused(tmp_path):
     hf = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=how, device_map={"": "cpu"})
     with pytest.raises(ArchitectureError, match="Linear8bitLt, which rounds what it is given"):
         load(hf)
+
+
+def eights(weight, size):
+    """A weight as 8-bit floats with a scale for each block of `size` rows and columns, and turned back by hand."""
+    rows, columns = (n // size for n in weight.shape)
+    blocks = weight.float().reshape(rows, size, columns, size)
+    scale = blocks.abs().amax((1, 3)) / torch.finfo(torch.float8_e4m3fn).max
+    packed = (blocks / scale[:, None, :, None]).reshape(weight.shape).to(torch.float8_e4m3fn)
+    return packed, scale, (packed.float().reshape(blocks.shape) * scale[:, None, :, None]).reshape(weight.shape)
+
+
+def test_a_checkpoint_in_blocks_of_8_bit_floats(tmp_path, task_of):
+    """Without a GPU transformers turns it back when it is loaded: its numbers are those of weights turned back here."""
+    sizes = {"vocab_size": tiny_models.VOCAB, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+             "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.3}  # fmt: skip
+    torch.manual_seed(0)
+    hf = LlamaForCausalLM(LlamaConfig(**sizes)).to(torch.bfloat16).eval()
+    stored, back = {}, {}
+    for name, weight in hf.state_dict().items():
+        stored[name] = back[name] = weight.contiguous()
+        if name.endswith("proj.weight"):
+            stored[name], stored[f"{name}_scale_inv"], back[name] = eights(weight, 16)
+    save_file(stored, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    how = {"quant_method": "fp8", "weight_block_size": [16, 16], "activation_scheme": "dynamic"}
+    (tmp_path / "config.json").write_text(json.dumps(hf.config.to_dict() | {"quantization_config": how}))
+    lm = load(AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16).eval())
+    plain = LlamaForCausalLM(LlamaConfig(**sizes)).eval()
+    plain.load_state_dict({name: weight.to(torch.bfloat16).float() for name, weight in back.items()})
+    for name, weight in lm.hf.state_dict().items():
+        torch.testing.assert_close(weight.float(), plain.state_dict()[name], rtol=1e-2, atol=1e-6)  # to bfloat16
+    task = task_of(7)
+    found = vc.exact(lm, task, units="heads", show_progress=False)
+    error = (found.values.float() - by_hooks(plain, task, 8).float()).abs().max()
+    assert error < 0.1 * found.gap.abs().mean()
+    assert vc.attribute(lm, task, units="heads", method="atp", show_progress=False).values.isfinite().all()

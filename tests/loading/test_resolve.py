@@ -390,7 +390,15 @@ def test_a_model_that_accelerate_runs_in_another_precision_is_refused():
         resolve(prepared, tiny_tokenizer())
 
 
-@pytest.mark.parametrize("kind", ["PromptTuningConfig", "PrefixTuningConfig"])
+@pytest.mark.parametrize("kind", ["FullyShardedDataParallel", "FSDPModule", "DeepSpeedEngine"])
+def test_models_spread_over_processes_are_refused(kind):
+    """By the names of their classes: making one takes a process group, or a library."""
+    spread = type(f"{kind}OfLlama", (type(kind, (torch.nn.Module,), {}),), {})()
+    with pytest.raises(ArchitectureError, match="has spread the model's weights over processes"):
+        resolve(spread, tiny_tokenizer())
+
+
+@pytest.mark.parametrize("kind", ["PromptTuningConfig", "PrefixTuningConfig", "PromptEncoderConfig"])
 def test_virtual_tokens_are_refused_with_what_can_be_done(kind):
     peft = pytest.importorskip("peft")
     hf = tiny_model()

@@ -8,7 +8,8 @@ compute in float32 (`engine.precision`) is held to float32.
 
 1. Hooked logits equal bare logits, bit for bit.
 2. Embeddings + all heads' and MLPs' writes + output biases = the final residual.
-3. A run of the suffix equals the full run, for any block and first position, with a patch.
+3. A run of the suffix equals the full run, for any block and first position, with a patch; mixers go on from the state
+   that they have come to, where their family's cache can (`engine.restart`).
 4. Circuits: with all edges the clean run, with none the corrupted one, without one edge that edge's exact effect,
    without all edges out of a writer its write patched.
 5. Integrated gradients of a layer sum to the effect of patching the whole layer. (Where MLPs have corners, no grid gets
@@ -257,20 +258,23 @@ def _or_nothing(bias: Tensor | None) -> Tensor | float:
 
 
 def _suffix_equals_full(lm: Model, task: Task) -> float:
-    """Patch the residual stream before a block from a position on: our suffix run against the whole model."""
+    """Patch the residual stream before a block from a position on: our suffix run against the whole model.
+
+    Two rows, since of a single one mixers read all positions again.
+    """
     decoder = lm.decoder
     clean, corrupted = pair_ids(lm, task, (0,))
     worst = 0.0
     with borrowed(decoder), torch.no_grad():
         tape = record_pairs(decoder, clean, corrupted, 0, examples=(0,))
         read = readout(lm, task, tape)
-        example = torch.zeros(1, dtype=torch.long, device=lm.device)
+        example = torch.zeros(2, dtype=torch.long, device=lm.device)
         for layer in sorted({0, decoder.layers // 2, decoder.layers - 1}):
             for start in sorted({0, tape.length // 2, tape.length - 1} if decoder.anatomy.causal else {0}):
                 patched = tape.clean.residual[layer].clone()
                 patched[:, start:] = tape.corrupted.residual[layer][:, start:].flip(-1)
                 with attention_function(decoder, SUFFIX):
-                    join = Join(layer, False, example, lambda rows=patched[:, start:]: rows)  # type: ignore[misc]
+                    join = Join(layer, False, example, lambda rows=patched[:, start:]: rows.repeat(2, 1, 1))  # type: ignore[misc]
                     ours = read(sweep(decoder, tape, tape.clean, [join], start=start), example)
                 with _block_input(lm, layer, patched):
                     state, _ = record(decoder, clean)

@@ -29,7 +29,7 @@ def unwrapped(model: Any) -> tuple[Any, str]:
         model = getattr(model, _WRAPPERS[kind])
         taken += f", taken out of {'an' if kind[0] in 'AEIOU' else 'a'} {kind}"
     kinds = {kind.__name__ for kind in type(model).__mro__}
-    if kinds & {"FullyShardedDataParallel", "DeepSpeedEngine"}:
+    if kinds & {"FullyShardedDataParallel", "FSDPModule", "DeepSpeedEngine"}:
         raise ArchitectureError(
             f"A {type(model).__name__} has spread the model's weights over processes. Save the whole model "
             "(save_pretrained, with its state dict gathered), and load that."
@@ -102,7 +102,8 @@ def require_weights(hf: Any, title: str) -> None:
                     f"{title} has quantised weights that do not run here, or only a part of them: {name}.{key} of a "
                     f"{kind.__module__.partition('.')[0]} {kind.__name__} is {_described(weight)}, not floating-point "
                     f"numbers{shape}. Load the model without quantization_config (dtype=torch.bfloat16 halves its "
-                    "memory), or turn it back first where its library can: model.dequantize()."
+                    "memory), or turn it back first where its library can: model.dequantize(), of compressed-tensors "
+                    "quantization_config=CompressedTensorsConfig(dequantize=True)."
                 )
 
 
