@@ -1,5 +1,7 @@
 """Features that write to several layers: exact effects alone and in groups, against hooks on whole runs."""
 
+from dataclasses import replace
+
 import naive_cross_layer as plain
 import pytest
 import torch
@@ -47,7 +49,7 @@ def test_sets_over_layers_are_hooked_runs(family, reads, post):
     hf, lm, own, theirs, prompts = case(family, reads, post)
     sets = {
         "ways": ["f0.1", "f1.4@5", "f2.6"], "errors": ["f0.2", "f1.error", "f0.error@4", "f2.error"],
-        "alone": ["f1.error"], "late": ["f2.1", "f2.error"],
+        "alone": ["f1.error"], "behind": ["f0.2@3", "f1.error@4", "f2.error@5"], "late": ["f2.1", "f2.error"],
     }  # fmt: skip
     found = vc.exact(lm, random_task(), units=sets, dictionary=own, ablation="zero", show_progress=False)
     for k, members in enumerate(sets.values()):
@@ -85,6 +87,18 @@ def test_a_kind_is_run_for_active_features_alone_and_still_ones_cost_nothing():
         assert torch.allclose(here, there, rtol=0, atol=1e-10)
     seen = vc.reading.activations(lm, task, units=["f0.3"], dictionary=own, show_progress=False)
     assert "f0.3" in seen.units.names
+
+
+def test_the_mean_and_denoising_are_those_of_a_dictionary_of_one_layer_where_it_is_the_last():
+    """Features of the last layer write there alone, so that only the error depends on the other layers."""
+    _, lm, own, _, _ = case("llama", "n", "")
+    bare, task = replace(own[2], onward=None), random_task()
+    for how in ({"ablation": "mean"}, {"direction": "denoising"}):
+        found, wanted = (
+            vc.exact(lm, task, units=["f2.7", "f2.3"], dictionary=of, show_progress=False, **how).values
+            for of in (own, bare)
+        )
+        assert torch.allclose(found, wanted, rtol=0, atol=1e-10) and float(wanted.abs().max()) > 1e-4
 
 
 def test_what_follows_one_layer_only_refuses_them():

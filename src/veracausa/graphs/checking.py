@@ -36,6 +36,7 @@ def check(
     top: int = 50,
     node_threshold: float = 0.8,
     edge_threshold: float = 0.98,
+    show_progress: bool = True,
 ) -> GraphCheck:
     """Live ablation beside frozen ablation beside influence, of the nodes with the most influence.
 
@@ -50,6 +51,7 @@ def check(
         dictionary: the same transcoders.
         top: nodes of each graph.
         node_threshold, edge_threshold: see `AttributionGraph.pruned`.
+        show_progress: show a progress bar, graph by graph.
 
     Raises:
         MethodError: a graph of another model, task or dictionary.
@@ -73,7 +75,7 @@ def check(
         with borrowed(lm.decoder):
             held = Held.of(lm, one, laid_transcoders(lm), cost)
             frozen = frozen_metrics(held, graph, [[], outside, rest, *([i] for i in chosen)]).cpu()
-        live, clean, (without, nothing), spent = _live(lm, one, graph, chosen, (outside, rest))
+        live, clean, (without, nothing), spent = _live(lm, one, graph, chosen, (outside, rest), show_progress)
         cost = cost + spent
         names += [graph.names[i] for i in chosen]
         parts.append(
@@ -116,12 +118,12 @@ def _own(lm: Model, graph: AttributionGraph, task: Task) -> Task:
 
 
 def _live(
-    lm: Model, one: Task, graph: AttributionGraph, chosen: Sequence[int], sets: Sequence[Sequence[int]]
+    lm: Model, one: Task, graph: AttributionGraph, chosen: Sequence[int], sets: Sequence[Sequence[int]], show: bool
 ) -> tuple[Tensor, float, list[float], Cost]:
     """Exact effects of nodes, M of the clean prompt, and exact effects of sets of nodes: each a group, in one call."""
     units = {f"node {k}": [graph.names[i]] for k, i in enumerate(chosen)}
     units |= {f"set {k}": [graph.names[i] for i in members] for k, members in enumerate(sets) if members}
-    scores = exact(lm, one.side(True), units=units, ablation="zero", show_progress=False)
+    scores = exact(lm, one.side(True), units=units, ablation="zero", show_progress=show)
     found = dict(zip(scores.units.names, scores.values[0], strict=True))
     whole = [float(found.get(f"set {k}", 0.0)) for k in range(len(sets))]
     live = torch.stack([found[f"node {k}"] for k in range(len(chosen))])
