@@ -114,6 +114,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "mpt": {"attn_pdrop": ...},
     "olmo": {"clip_qkv": 3.0},
     "olmoe": {"clip_qkv": 3.0},
+    "phimoe": {"router_jitter_noise": 0.01, "sliding_window": None},  # in force in masks alone
     "qwen4_exp": {"text_config": {"indexer_kv_heads": 1, "indexer_budget": 4, "indexer_compress_ratio": 2}},
     "qwen4_exp_text": {"indexer_kv_heads": 1, "indexer_budget": 4, "indexer_compress_ratio": 2},
     "reformer": {"axial_pos_embds": False},

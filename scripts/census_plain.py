@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any
@@ -24,6 +24,15 @@ _MIXER = re.compile(r"mamba|mixer|conv|temporal_block|linear_attn")
 _MLP = re.compile(r"mlp|mlp_block|shared_mlp|ffn|feed_?forward|block_sparse_moe|moe|mlps")
 
 
+#: A module, or several that are taken together.
+Site = nn.Module | tuple[nn.Module, ...]
+
+
+def every(site: Site | None) -> tuple[nn.Module, ...]:
+    """The modules of a site; none of None."""
+    return () if site is None else site if isinstance(site, tuple) else (site,)
+
+
 @dataclass(frozen=True)
 class Parts:
     """Modules of one block: None where it has no such part, or it is not clear which it is."""
@@ -31,7 +40,7 @@ class Parts:
     block: nn.Module
     head_out: nn.Module | None  # the linear map behind the heads
     heads: int
-    mlp: nn.Module | None
+    mlp: nn.Module | tuple[nn.Module, ...] | None  # several that read the same and add up
     down: nn.Module | None  # the linear map behind the neurons
     experts: nn.Module | None  # called with tokens, the choice and the weights of each
     router: nn.Module | None  # gives the choice and the weights, by one linear map first
@@ -108,17 +117,21 @@ class Plain:
         attentions = [*self._children(block, _ATTENTION), *asking]
         out = self._last_linear(attentions[0]) if len(attentions) == 1 else None
         mlps = [*self._children(block, _MLP), *(m for m in named if m not in (*mixers, *asking))]
-        mlp = mlps[0] if len(mlps) == 1 else None
+        mlp: Any = mlps[0] if len(mlps) == 1 else None
+        if {self._name(m) for m in mlps} == {"block_sparse_moe", "shared_mlp"}:
+            mlp = tuple(mlps)
         if not mlps:  # its maps are in the block itself
             own = [m for name, m in block.named_children() if name in ("fc2", "linear2") and m in self.called]
             mlp = own[0] if own else None
-        dense = mlp is not None and not any("expert" in name for name, _ in mlp.named_modules())
-        down = self._last_linear(mlp) if mlp is not None and dense else None
-        if mlp is not None and "residual" in signature(mlp.forward).parameters:
+        inside = {part: name for m in every(mlp) for name, part in m.named_modules()}
+        dense = mlp is not None and not any("expert" in name for name in inside.values())
+        down = self._last_linear(mlp) if dense else None
+        if dense and "residual" in signature(mlp.forward).parameters:
             mlp = down  # it adds the stream itself, so what it writes is what comes before that
-        experts = [m for m in self.called if m in set(mlp.modules()) and hasattr(m, "num_experts")] if mlp else []
+        experts = [m for m in self.called if m in inside and hasattr(m, "num_experts")]
         routed = [m for m in experts if "experts" in self._name(m)]
-        routers = [m for m in self._children(mlp, _ROUTER) if not isinstance(m, nn.Linear)] if routed else []
+        children = [m for one in every(mlp) for m in self._children(one, _ROUTER)] if routed else []
+        routers = [m for m in children if not isinstance(m, nn.Linear) or hasattr(m, "top_k")]
         parts = routed[0] if routed else None, routers[0] if routers else None
         mixer = mixers[0] if len(mixers) == 1 else None
         mixer_out = None if mixer is None else self._last_linear(mixer)
@@ -133,7 +146,9 @@ class Plain:
         return self.names[module].rpartition(".")[2]
 
     def _children(self, block: nn.Module, named: re.Pattern[str]) -> list[nn.Module]:
-        return [m for name, m in block.named_children() if named.fullmatch(name) and m in self.called]
+        own = [*block.named_children()]
+        own += [both for name, m in own if name == "norm_attn_norm" for both in m.named_children()]
+        return [m for name, m in own if named.fullmatch(name) and m in self.called]
 
     def _last_linear(self, module: nn.Module) -> nn.Module | None:
         inside = set(module.modules())
@@ -188,25 +203,35 @@ class Plain:
             self.hf(input_ids=ids, use_cache=False)
         return kept[0]
 
-    def patched(self, module: nn.Module, at: str, where: tuple[Any, ...] = ()) -> float:
+    def patched(self, module: Site, at: str, where: tuple[Any, ...] = ()) -> float:
         """Effect of giving a site, or its part `where` ([..., columns] or [rows, positions]), its corrupted values.
 
         A site of which tokens are flattened into one dimension ([tokens, width]) is taken as it comes.
         """
-        new = self.seen(module, at, self.corrupted)
-
-        def edit(x: Tensor) -> Tensor:
-            x = x.clone()
-            x[where or ...] = new[where or ...]
-            return x
-
         with torch.no_grad():
             before = self.metric(self.clean)
-            with self._edited(module, edit, at):
+            with self._corrupted(module, at, where):
                 return float(self.metric(self.clean) - before)
 
-    def slope(self, module: nn.Module, at: str, where: tuple[Any, ...] = ()) -> float:
+    @contextmanager
+    def _corrupted(self, module: Site, at: str, where: tuple[Any, ...]) -> Iterator[None]:
+        """A site, or a part of it, with its corrupted values."""
+        with ExitStack() as stack:
+            for one in every(module):
+                new = self.seen(one, at, self.corrupted)
+
+                def edit(x: Tensor, new: Tensor = new) -> Tensor:
+                    x = x.clone()
+                    x[where or ...] = new[where or ...]
+                    return x
+
+                stack.enter_context(self._edited(one, edit, at))
+            yield
+
+    def slope(self, module: Site, at: str, where: tuple[Any, ...] = ()) -> float:
         """Attribution patching: Σ (a′ − a) · ∂M/∂a over the part of a site, at the clean run."""
+        if isinstance(module, tuple):
+            return sum(self.slope(one, at, where) for one in module)
         own, new = (self.seen(module, at, ids) for ids in (self.clean, self.corrupted))
         leaf = own.clone().requires_grad_()
         with torch.enable_grad(), self._edited(module, lambda _: leaf.clone(), at):
@@ -257,7 +282,7 @@ class Plain:
         parts = self.blocks[layer]
         assert parts.experts is not None and parts.mlp is not None
         with self._edited(parts.experts, torch.zeros_like, "out"):
-            return self.seen(parts.mlp, "out", ids)
+            return sum(self.seen(one, "out", ids) for one in every(parts.mlp))  # type: ignore[return-value]
 
     def logits(self, router: nn.Module, ids: Tensor, change: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """M of a run in which a router's logits are those that `change` makes of its own, and these own ones."""
@@ -293,22 +318,24 @@ class Plain:
             gradient = torch.autograd.grad(self.logits(router, self.clean, lambda _: leaf.clone())[0], leaf)[0]
         return float(((new - own) * gradient).sum())
 
-    def added(self, module: nn.Module, change: Tensor) -> float:
+    def added(self, module: Site, change: Tensor) -> float:
         """Effect of adding something to a module's output in the clean run."""
+        module = every(module)[-1]
         with torch.no_grad():
             before = self.metric(self.clean)
             with self._edited(module, lambda x: x + change, "out"):
                 return float(self.metric(self.clean) - before)
 
-    def added_slope(self, module: nn.Module, change: Tensor) -> float:
+    def added_slope(self, module: Site, change: Tensor) -> float:
         """The same to first order: Σ change · ∂M/∂(output)."""
+        module = every(module)[-1]
         own = self.seen(module, "out", self.clean)
         leaf = own.clone().requires_grad_()
         with torch.enable_grad(), self._edited(module, lambda _: leaf.clone(), "out"):
             gradient = torch.autograd.grad(self.metric(self.clean), leaf)[0]
         return float((change * gradient).sum())
 
-    def direct(self, layer: int, module: nn.Module, at: str, where: tuple[Any, ...], freeze: nn.Module | None) -> float:
+    def direct(self, layer: int, module: Site, at: str, where: tuple[Any, ...], freeze: Site | None) -> float:
         """Effect of a write of block `layer` on the final norm alone: the edge to the logits.
 
         The write's change is read off the block's output, in a run where a site has its corrupted values and the
@@ -332,19 +359,13 @@ class Plain:
         return bool((first + rest - all_of_them).abs().max() <= 1e-6 * all_of_them.abs().max())
 
     def _moved(
-        self, layer: int, module: nn.Module, at: str, where: tuple[Any, ...], freeze: nn.Module | None
+        self, layer: int, module: Site, at: str, where: tuple[Any, ...], freeze: Site | None
     ) -> Tensor:
-        block, new = self.blocks[layer].block, self.seen(module, at, self.corrupted)
-
-        def edit(x: Tensor) -> Tensor:
-            x = x.clone()
-            x[where or ...] = new[where or ...]
-            return x
-
-        kept = None if freeze is None else self.seen(freeze, "out", self.clean)
+        block = self.blocks[layer].block
+        held = [(one, self.seen(one, "out", self.clean)) for one in every(freeze)]
         before = self.seen(block, "out", self.clean)
-        with self._edited(module, edit, at):
-            if freeze is None:
-                return self.seen(block, "out", self.clean) - before
-            with self._edited(freeze, lambda _: kept, "out"):
-                return self.seen(block, "out", self.clean) - before
+        with ExitStack() as stack:
+            stack.enter_context(self._corrupted(module, at, where))
+            for one, kept in held:
+                stack.enter_context(self._edited(one, lambda _, kept=kept: kept, "out"))
+            return self.seen(block, "out", self.clean) - before

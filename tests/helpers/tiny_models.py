@@ -230,6 +230,11 @@ _SETTINGS |= {
         _BASE | _PAD | _LATENT | {"num_key_value_heads": 4, "q_lora_rank": 16, "scale_depth": 0.7},
     ),
 }  # fmt: skip
+_SHARED = _BASE | _PAD | {"num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 2}
+_SETTINGS["granitemoeshared"] = (
+    "granitemoeshared",
+    _SHARED | {"shared_intermediate_size": 12, "residual_multiplier": 0.6, "logits_scaling": 2.0},
+)
 MIXTURES: list[str] = ["mixtral", "gpt_oss", "deepseek_v3", *_EXPERTS]
 
 # mixers in the place of attention, alone, in most blocks, or one sublayer a block
@@ -301,6 +306,11 @@ _MIXED: dict[str, tuple[str, dict]] = {
 }
 _SETTINGS |= _MIXED
 MIXED: list[str] = list(_MIXED)
+
+_SETTINGS["granitemoehybrid-experts"] = (
+    "granitemoehybrid",
+    _MIXED["granitemoehybrid"][1] | {"num_local_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 16},
+)
 
 # the stream is scaled behind every block, and heads of blocks with a window are smaller than those of the others
 _GEMMA4 = _GQA | {

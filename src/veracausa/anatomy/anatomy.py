@@ -30,8 +30,8 @@ class Anatomy:
 
     Ends. `backbone`, `unembedding`: from the causal-LM object. `blocks`, `final_norm`, `embeddings`, `position_table`
     (learned embeddings of positions, if a family has them, behind `position_offset` rows that stand for none): from the
-    backbone. `most_positions`: config attribute that says how many positions there are where no table does. All else is
-    from one block.
+    backbone. `most_positions`: config attribute that says how many positions there are where no table does, or how wide
+    a window is that the attention function is not told of. All else is from one block.
 
     Attention. `attention_bias`: what a block adds behind `attention_out`, where it does. `attention_gives`: how many
     things the module gives. `q`, `k`, `v`: the linear maps by which it reads the stream; keys and values may be one
@@ -49,13 +49,13 @@ class Anatomy:
     `lone`: a block is one sublayer, an attention, a mixer or an MLP, whichever it has. `float32_stream`: config
     attribute that says whether the stream is carried in float32, whatever the weights are in.
 
-    MLP. `mlp`: None where a block calls its parts itself; then `mlp_in` is the first of them. `experts`: what stands in
-    a mixture of experts in the place of a down projection and an activation; `router`: what chooses among them;
-    `shared`: an expert beside them that sees every token; `experts_scale`: the block's number by which their sum is
-    multiplied; `averaged`: config attribute that says "average" where the MLP halves the sum of both. `up`: the branch
-    that a gated MLP multiplies its activation with (None: no gate); `up_fused`: the latter half of that module's
-    output. `joins_rows`: the block gives its MLP rows and positions as one dimension. `gives_two`: the MLP gives
-    something beside its output.
+    MLP. `mlp`: None where a block calls its parts itself; then `mlp_in` is the first of them. `mlp_beside`: one that
+    runs before it on the same input, where a block has both (see `beside`). `experts`: what stands in a mixture of
+    experts in the place of a down projection and an activation; `router`: what chooses among them; `shared`: an expert
+    beside them that sees every token; `experts_scale`: the block's number by which their sum is multiplied; `averaged`:
+    config attribute that says "average" where the MLP halves the sum of both. `up`: the branch that a gated MLP
+    multiplies its activation with (None: no gate); `up_fused`: the latter half of that module's output. `joins_rows`:
+    the block gives its MLP rows and positions as one dimension. `gives_two`: the MLP gives something beside its output.
 
     Glue. `attention_norm`, `mlp_norm`: None where the sublayer reads the stream as it is; one module for both where one
     norm serves both. `parallel`: whether attention and MLP read the same residual, or the config attribute that
@@ -94,7 +94,8 @@ class Anatomy:
     mixer_gives_two: bool = False
     lone: bool = False
     float32_stream: str | None = None
-    mlp: str | None = "mlp"
+    mlp: Path | None = "mlp"
+    mlp_beside: str | None = None
     mlp_in: str | None = None
     mlp_out: str = "mlp.down_proj"
     activation: str | None = "mlp.act_fn"

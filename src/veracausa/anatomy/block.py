@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from veracausa.anatomy.anatomy import Layout, Mixing
+from veracausa.anatomy.beside import TwoMLPs
 from veracausa.anatomy.found import Found
 from veracausa.anatomy.linear import LinearMap, linear_map, numbers_of
 from veracausa.anatomy.mixers import NoSublayer
@@ -154,7 +155,9 @@ class Block:
 
     @property
     def mlp_modules(self) -> tuple[nn.Module, ...]:
-        """The MLP as the block calls it: one module, or the parts one by one."""
+        """The MLP as the block calls it: one module, two beside each other, or the parts one by one."""
+        if isinstance(self.mlp, TwoMLPs):
+            return self.mlp.first, self.mlp.second
         return tuple(self.mlp) if isinstance(self.mlp, OwnMLP) else (self.mlp,)
 
     @property

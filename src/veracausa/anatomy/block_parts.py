@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from veracausa.anatomy.anatomy import Anatomy, part_of
+from veracausa.anatomy.beside import TwoMLPs
 from veracausa.anatomy.block import Block, NoNorm, OwnMLP
 from veracausa.anatomy.found import Found
 from veracausa.anatomy.mixers import NoSublayer
@@ -80,10 +81,14 @@ def _mlp_parts(anatomy: Anatomy, module: nn.Module, part: Callable[[str], Any]) 
     if anatomy.mlp is None:
         ends = {"mlp_start": part("mlp_in"), "mlp_end": part("mlp_out")}
         ends["mlp"] = OwnMLP(part("mlp_in"), part("activation"), part("mlp_out"))
+    elif (first := part("mlp_beside")) is not None and first is not part("mlp"):
+        ends = {"mlp": TwoMLPs(first, part("mlp")), "mlp_start": first, "mlp_end": part("mlp")}
+        names = {}
     else:
         ends = dict.fromkeys(("mlp", "mlp_start", "mlp_end"), part("mlp"))
+    parts = {"down": None, "acting": None, "up": None} | {name: part(role) for name, role in names.items()}
     norm = NoNorm() if anatomy.mlp_norm is None else part("mlp_norm")
-    return {**ends, "mlp_norm": norm, **{name: part(role) for name, role in names.items()}}
+    return {**ends, "mlp_norm": norm, **parts}
 
 
 def _mixture(anatomy: Anatomy, config: Any, module: nn.Module) -> Mixture | None:

@@ -118,8 +118,8 @@ class Decoder:
         """Positions that the model has embeddings for; None if it encodes any number of them (rotary)."""
         table = part_of(self.backbone, self.anatomy.position_table)
         if table is None:
-            most = self.anatomy.most_positions
-            return None if most is None else int(getattr(self.hf.config, most))
+            most = part_of(self.hf.config, self.anatomy.most_positions)
+            return None if most is None else int(most)
         return int(table.weight.shape[0]) - self.anatomy.position_offset
 
     @property

@@ -114,7 +114,7 @@ class Mixture:
         """What the experts' own module gives for one choice a token, [tokens · chosen, width]."""
         each = tokens.repeat_interleave(choice.shape[1], 0)
         output: Tensor = found.run(self.experts, each, choice.reshape(-1, 1), weights.reshape(-1, 1))
-        return output
+        return output.reshape(each.shape)
 
     @property
     def neurons(self) -> int:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from veracausa.anatomy import Decoder
+from veracausa.anatomy.beside import joining
 from veracausa.anatomy.bridges import Bridged, bridged, lay, take_away
 from veracausa.anatomy.packed import require_unpacked, unpacked, without_estimates
 from veracausa.engine.before import Before, Kept, insist
@@ -114,7 +115,7 @@ def borrowed(decoder: Decoder) -> Iterator[Loan]:
                 with torch.autocast(device, enabled=False), torch.inference_mode(False):
                     loan.before = Before.of(hf)
                     loan.before.lend(hf)
-                    with decoder.found.kept(decoder.parts):
+                    with decoder.found.kept(decoder.parts), hooks(*joining(decoder.blocks)):
                         loan.precision = precision_of(decoder)
                         with without_estimates(hf):
                             yield loan

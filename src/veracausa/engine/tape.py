@@ -380,6 +380,7 @@ def _keep_experts(block: Block, state: State) -> Any:
 
     def kept(_: Any, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], __: Any) -> None:
         tokens, choice, weights = (*args, *kwargs.values())
+        tokens = tokens.flatten(0, -2)
         keep(experts=experts.contributions(block.found, tokens, choice, weights), choice=choice)
         if inside:
             activations = experts.activations(block.found, tokens, choice, weights)

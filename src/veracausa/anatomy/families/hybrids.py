@@ -7,7 +7,7 @@ from typing import Any
 
 from veracausa.anatomy.anatomy import Anatomy
 from veracausa.anatomy.families.likenesses import GATED, LLAMA, POST_NORM, like
-from veracausa.anatomy.families.mixtures import MIXTURE
+from veracausa.anatomy.families.mixtures import BESIDE_SHARED, MIXTURE
 from veracausa.anatomy.mixers import Mixer
 
 # A block is one mixer.
@@ -80,7 +80,7 @@ HYBRIDS: dict[str, Anatomy] = {
     **like(_HYBRID, "bamba"),
     **like(_HYBRID, "jamba", mixer=Mixer("mamba", "mamba.out_proj", state="ssm_state_size", gate=("mamba.in_proj", 1))),
     **like(
-        _HYBRID,
+        replace(_HYBRID, **BESIDE_SHARED),
         "granitemoehybrid",
         final_norm="norm",
         mlp_norm="post_attention_layernorm",
@@ -91,7 +91,6 @@ HYBRIDS: dict[str, Anatomy] = {
         up_fused=True,
         residual_scale="residual_multiplier",
         logit_divisor="logits_scaling",
-        without=(("block_sparse_moe", "experts beside an MLP that all tokens share"),),
     ),
     **like(
         _HYBRID,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from veracausa.anatomy.anatomy import Anatomy
-from veracausa.anatomy.families.likenesses import GATED, LLAMA, POST_NORM, SHARED_NORM, like
+from veracausa.anatomy.families.likenesses import GATED, LLAMA, POST_NORM, SHARED_NORM, like, one
 
 
 def _behind_a_norm(what: str) -> tuple[tuple[str, str], ...]:
@@ -22,6 +22,13 @@ _LATENT: dict[str, Any] = {
     "latent_q": "self_attn.q_b_proj",
     "qk_norms": (),
     **MIXTURE,
+}
+# Experts, and an MLP that all tokens go through, where a model has both.
+BESIDE_SHARED: dict[str, Any] = {
+    "mlp_beside": "block_sparse_moe",
+    "experts": "block_sparse_moe.experts",
+    "router": "block_sparse_moe.router",
+    "shared": "shared_mlp",
 }
 
 #: `config.model_type` → anatomy.
@@ -42,16 +49,34 @@ MIXTURES: dict[str, Anatomy] = {
     ),
     **like(LLAMA, "olmoe", **MIXTURE, clips="clip_qkv"),
     **like(LLAMA, "flex_olmo", **POST_NORM, **MIXTURE),
+    # its window is in masks alone, so prompts must fit into it
+    **like(LLAMA, "phimoe", **MIXTURE, most_positions="sliding_window"),
     **like(LLAMA, "gpt_oss", **MIXTURE, gives_two=True),
     **like(
         LLAMA,
-        *("granitemoe", "granitemoe_swa"),
-        mlp="block_sparse_moe",
-        experts="block_sparse_moe.experts",
-        router="block_sparse_moe.router",
+        *("granitemoe", "granitemoe_swa", "granitemoeshared"),
+        mlp=("shared_mlp", "block_sparse_moe"),
+        **BESIDE_SHARED,
         residual_scale="residual_multiplier",
         logit_divisor="logits_scaling",
-        without=(("shared_mlp", "a second MLP beside the experts"),),
+    ),
+    **like(
+        LLAMA,
+        "dbrx",
+        backbone="transformer",
+        blocks="blocks",
+        embeddings="wte",
+        final_norm="norm_f",
+        attention="norm_attn_norm.attn",
+        attention_out="norm_attn_norm.attn.out_proj",
+        **one("norm_attn_norm.attn.Wqkv"),
+        qkv="fused-thirds",
+        attention_norm="norm_attn_norm.norm_1",
+        mlp_norm="norm_attn_norm.norm_2",
+        mlp="ffn",
+        experts="ffn.experts",
+        router="ffn.router",
+        clips="attn_config.clip_qkv",
     ),
     **like(
         LLAMA,
