@@ -1,6 +1,6 @@
-"""Two MLPs of a block that read the same and whose outputs add up, such as experts and one that every token goes through.
+"""Two MLPs of a block that read the same and whose outputs add up: experts, and one that every token goes through.
 
-Together they are the block's MLP. No module gives their sum, so while a model is borrowed, hooks let the second give it:
+Together they are the block's MLP. No module gives their sum, so while a model is borrowed hooks let the second give it:
 
     first(x) → 0,   second(x) → first(x) + second(x),   where x is what the first is given
 

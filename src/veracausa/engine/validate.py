@@ -67,7 +67,7 @@ def require_readable(lm: Model, prompts: Sequence[Sequence[int]]) -> None:
     longest = max(len(prompt) for prompt in prompts)
     if lm.decoder.positions is not None and longest > lm.decoder.positions:
         raise PromptError(
-            f"A prompt has {longest:,} tokens, but {lm.name} can be read at {lm.decoder.positions:,} positions at most. "
+            f"A prompt has {longest:,} tokens, but {lm.name} takes {lm.decoder.positions:,} positions at most. "
             "Shorten the prompts."
         )
 
