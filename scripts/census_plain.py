@@ -24,6 +24,8 @@ _MIXER = re.compile(r"mamba|mixer|conv|temporal_block|linear_attn")
 _MLP = re.compile(r"mlp|mlp_block|shared_mlp|ffn|feed_?forward|block_sparse_moe|moe|mlps")
 
 
+#: What Gemma 4 calls the norms behind an MLP and behind the experts beside it: what they give adds up.
+_BESIDE = re.compile(r"post_feedforward_layernorm_[12]")
 #: A module, or several that are taken together.
 Site = nn.Module | tuple[nn.Module, ...]
 
@@ -120,11 +122,13 @@ class Plain:
         mlp: Any = mlps[0] if len(mlps) == 1 else None
         if {self._name(m) for m in mlps} == {"block_sparse_moe", "shared_mlp"}:
             mlp = tuple(mlps)
+        if beside := self._children(block, _BESIDE):
+            mlp = tuple(beside)
         if not mlps:  # its maps are in the block itself
             own = [m for name, m in block.named_children() if name in ("fc2", "linear2") and m in self.called]
             mlp = own[0] if own else None
         inside = {part: name for m in every(mlp) for name, part in m.named_modules()}
-        dense = mlp is not None and not any("expert" in name for name in inside.values())
+        dense = isinstance(mlp, nn.Module) and not any("expert" in name for name in inside.values())
         down = self._last_linear(mlp) if dense else None
         if dense and "residual" in signature(mlp.forward).parameters:
             mlp = down  # it adds the stream itself, so what it writes is what comes before that

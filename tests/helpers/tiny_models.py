@@ -323,6 +323,10 @@ _GEMMA4 = _GQA | {
 }
 _SCALED: dict[str, tuple[str, dict]] = {
     "gemma4": ("gemma4_text", _GEMMA4),
+    "gemma4-experts": (
+        "gemma4_text",
+        _GEMMA4 | {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 16},
+    ),
     "gemma4-keys-are-values": ("gemma4_text", _GEMMA4 | {"attention_k_eq_v": True, "num_global_key_value_heads": 1}),
 }
 _SETTINGS |= _SCALED

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from veracausa.anatomy.beside import Beside
 from veracausa.anatomy.bridges import Bridge
 from veracausa.anatomy.mixers import Mixer
 
@@ -95,7 +96,7 @@ class Anatomy:
     lone: bool = False
     float32_stream: str | None = None
     mlp: Path | None = "mlp"
-    mlp_beside: str | None = None
+    mlp_beside: str | Beside | None = None
     mlp_in: str | None = None
     mlp_out: str = "mlp.down_proj"
     activation: str | None = "mlp.act_fn"

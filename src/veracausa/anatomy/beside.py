@@ -11,7 +11,9 @@ changes that of both together.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -33,17 +35,74 @@ class TwoMLPs(nn.Module):
         return output
 
 
+@dataclass(frozen=True)
+class Beside:
+    """Experts beside an MLP with norms of their own, as paths from the block on (Gemma 4).
+
+    With x the stream behind the attention and `mlp_norm` the norm that the MLP reads behind,
+
+        MLP(x) = behind_mlp(mlp(mlp_norm(x))) + behind(experts(before(x), router(x)))
+
+    `behind` runs last; a post-norm of the sum may follow.
+    """
+
+    router: str
+    before: str
+    experts: str
+    behind: str
+    behind_mlp: str
+
+
+class NormedMLPs(nn.Module):
+    """An MLP and the experts `Beside` it. It is no module of the model.
+
+    It is called behind the block's norm, and reads the stream off what that norm was given last.
+    """
+
+    def __init__(self, block: nn.Module, norm: nn.Module, mlp: nn.Module, names: Beside) -> None:
+        super().__init__()
+        self.norm, self.mlp = norm, mlp
+        self.router, self.before, self.experts, self.behind, self.behind_mlp = (
+            block.get_submodule(name)
+            for name in (names.router, names.before, names.experts, names.behind, names.behind_mlp)
+        )
+        self.stream: list[ref[Tensor]] = []  # not held: a recorded run's would keep its whole graph
+
+    def forward(self, normed: Tensor) -> Tensor:
+        """The sum of both, in front of a post-norm."""
+        stream = self.stream.pop()()
+        assert stream is not None
+        dense = self.behind_mlp(self.mlp(normed))
+        tokens = stream.reshape(-1, stream.shape[-1])
+        _, weights, choice = self.router(tokens)
+        routed = self.experts(self.before(tokens), choice, weights)
+        output: Tensor = dense + self.behind(routed.reshape(stream.shape))
+        return output
+
+
 def joining(blocks: Iterable[Block]) -> list[Any]:
-    """Hooks that let the second MLP of every such block give the sum of both."""
-    return [handle for block in blocks if isinstance(block.mlp, TwoMLPs) for handle in _joined(block.mlp)]
+    """Hooks that let the second MLP of every such block, or the norm behind it, give the sum of both."""
+    found: list[Any] = []
+    for block in blocks:
+        if isinstance(block.mlp, TwoMLPs):
+            found += _joined(block.mlp.first, block.mlp.second, same=True)
+        if isinstance(block.mlp, NormedMLPs):
+            found += [_remembering(block.mlp), *_joined(block.mlp.behind_mlp, block.mlp.behind, same=False)]
+    return found
 
 
-def _joined(both: TwoMLPs) -> list[Any]:
+def _remembering(both: NormedMLPs) -> Any:
+    """A hook that writes down the stream that the norm before the MLP is given."""
+    return both.norm.register_forward_pre_hook(lambda _, args: both.stream.__setitem__(slice(None), [ref(args[0])]))
+
+
+def _joined(first: nn.Module, second: nn.Module, same: bool) -> list[Any]:
+    """`same`: both are given the same."""
     given: list[Tensor] = []
     found: list[Tensor] = []
 
     def keep(_: Any, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        given[:], found[:] = [args[0]], [output]
+        given[:], found[:] = [args[0]] if same else [], [output]
         return torch.zeros_like(output)
 
     def give(_: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -53,7 +112,7 @@ def _joined(both: TwoMLPs) -> list[Any]:
         return found.pop() + output if found else output
 
     return [
-        both.first.register_forward_hook(keep),
-        both.second.register_forward_pre_hook(give),
-        both.second.register_forward_hook(add),
+        first.register_forward_hook(keep),
+        second.register_forward_pre_hook(give),
+        second.register_forward_hook(add),
     ]

@@ -209,7 +209,7 @@ def _kv_heads(config: Any, anatomy: Anatomy, block: nn.Module, width: int, heads
     if anatomy.qkv != "separate":
         return (_inputs(part_of(block, anatomy.q), width) // head_dim - heads) // 2
     if anatomy.kv_heads_by_block:
-        return _inputs(part_of(block, anatomy.k), width) // head_dim
+        return _inputs(part_of(block, anatomy.v), width) // head_dim
     return int(getattr(config, "num_key_value_heads", None) or heads)
 
 
@@ -228,7 +228,7 @@ def _require_equal(hf: Any, blocks: tuple[Block, ...]) -> None:
     first = attending[0] if attending else None
     for block in attending:
         assert first is not None
-        own = getattr(block.attention, "head_dim", None)
+        own = getattr(block.attention, "v_head_dim", None) or getattr(block.attention, "head_dim", None)
         if (
             block.qkv != "latent"
             and isinstance(own, int)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from veracausa.anatomy.anatomy import Layout, Mixing
-from veracausa.anatomy.beside import TwoMLPs
+from veracausa.anatomy.beside import NormedMLPs, TwoMLPs
 from veracausa.anatomy.found import Found
 from veracausa.anatomy.linear import LinearMap, linear_map, numbers_of
 from veracausa.anatomy.mixers import NoSublayer
@@ -92,6 +92,14 @@ class Block:
         return numbers_of(self.attention_out) // self.width // self.heads if self.mixing == "attention" else 0
 
     @property
+    def key_dim(self) -> int:
+        """Width of a query and of a key; of some families another one than that of a value."""
+        own = getattr(self.attention, "qk_head_dim", None)
+        if own is None and self.qkv == "separate" and self.projections:
+            own = numbers_of(self.projections[1]) // self.width // self.kv_heads
+        return self.head_dim if own is None else int(own)
+
+    @property
     def gate_numbers(self) -> slice:
         """Which of the numbers that `gate` gives are those of the gate, one a channel."""
         channels = numbers_of(self.attention_out) // self.width
@@ -158,6 +166,8 @@ class Block:
         """The MLP as the block calls it: one module, two beside each other, or the parts one by one."""
         if isinstance(self.mlp, TwoMLPs):
             return self.mlp.first, self.mlp.second
+        if isinstance(self.mlp, NormedMLPs):
+            return self.mlp.mlp, self.mlp.router, self.mlp.experts
         return tuple(self.mlp) if isinstance(self.mlp, OwnMLP) else (self.mlp,)
 
     @property

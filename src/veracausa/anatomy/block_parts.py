@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from veracausa.anatomy.anatomy import Anatomy, part_of
-from veracausa.anatomy.beside import TwoMLPs
+from veracausa.anatomy.beside import Beside, NormedMLPs, TwoMLPs
 from veracausa.anatomy.block import Block, NoNorm, OwnMLP
 from veracausa.anatomy.found import Found
 from veracausa.anatomy.mixers import NoSublayer
@@ -81,6 +81,12 @@ def _mlp_parts(anatomy: Anatomy, module: nn.Module, part: Callable[[str], Any]) 
     if anatomy.mlp is None:
         ends = {"mlp_start": part("mlp_in"), "mlp_end": part("mlp_out")}
         ends["mlp"] = OwnMLP(part("mlp_in"), part("activation"), part("mlp_out"))
+    elif isinstance(anatomy.mlp_beside, Beside):
+        if part_of(module, anatomy.mlp_beside.experts) is not None:
+            both = NormedMLPs(module, part("mlp_norm"), part("mlp"), anatomy.mlp_beside)
+            ends, names = {"mlp": both, "mlp_start": part("mlp"), "mlp_end": both.behind}, {}
+        else:
+            ends = dict.fromkeys(("mlp", "mlp_start", "mlp_end"), part("mlp"))
     elif (first := part("mlp_beside")) is not None and first is not part("mlp"):
         ends = {"mlp": TwoMLPs(first, part("mlp")), "mlp_start": first, "mlp_end": part("mlp")}
         names = {}

@@ -125,8 +125,7 @@ class Decoder:
     @property
     def key_dim(self) -> int:
         """Width of a query and of a key; of latent attention another one than that of a value."""
-        found = next((getattr(block.attention, "qk_head_dim", None) for block in self.blocks), None)
-        return self.head_dim if found is None else int(found)
+        return max(block.key_dim for block in self.blocks)
 
     @property
     def caches_latents(self) -> bool:

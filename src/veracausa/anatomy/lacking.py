@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from veracausa.anatomy.anatomy import Anatomy, part_of
+from veracausa.anatomy.beside import NormedMLPs
 from veracausa.anatomy.block import Block
 from veracausa.anatomy.graph import JOINT
 from veracausa.anatomy.mixture import Mixture
@@ -28,6 +29,8 @@ def lacks_of(anatomy: Anatomy, blocks: tuple[Block, ...], neurons: set[int]) -> 
         )
     if len({block.kv_heads for block in blocks if block.mixing == "attention"}) > 1:
         lacks |= dict.fromkeys(("keys", "values", "edges"), "its blocks have different numbers of key/value heads.")
+    if anatomy.qkv == "separate" and any(b.projections and b.key_dim != b.head_dim for b in blocks):
+        lacks["edges"] = "its keys are wider (or narrower) than its values."
     if any(block.stream_scale != 1 for block in blocks):
         lacks["edges"] = "its stream is scaled behind each block, so a later part reads another multiple of a write."
     lacks |= _lacks_sublayers(blocks)
@@ -42,6 +45,10 @@ def lacks_of(anatomy: Anatomy, blocks: tuple[Block, ...], neurons: set[int]) -> 
         lacks["neurons"] = "its MLPs are made of experts."
     elif len(neurons) > 1:
         lacks["neurons"] = "its MLPs have several widths."
+    if any(isinstance(block.mlp, NormedMLPs) for block in blocks):
+        why = "a norm of their sum stands between its experts and their MLP's output, beside an MLP with its own."
+        lacks = dict.fromkeys(("experts", "shared", "routers", "expert_neurons"), why) | lacks
+        lacks["neurons"] = "its MLPs are made of experts and an MLP beside them, each behind a norm of its own."
     return _lacking_experts([block.mixture for block in blocks if block.mixture is not None]) | lacks
 
 

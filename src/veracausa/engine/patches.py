@@ -161,7 +161,7 @@ def site_width(decoder: Decoder, place: Place, length: int = 0, layer: int | Non
     `length`: of the prompt, which only patterns depend on.
     """
     head_dim = decoder.head_dim if layer is None or layer >= decoder.layers else decoder.blocks[layer].head_dim
-    key_dim = decoder.key_dim if decoder.key_dim != decoder.head_dim else head_dim
+    key_dim = decoder.key_dim if layer is None or layer >= decoder.layers else decoder.blocks[layer].key_dim
     if place == "adapters":
         return max(found.width for found in decoder.adapters.values())
     if is_coded(place):

@@ -7,6 +7,7 @@ from typing import Any
 
 from veracausa.anatomy import bridged_attentions
 from veracausa.anatomy.anatomy import Anatomy
+from veracausa.anatomy.beside import Beside
 from veracausa.anatomy.families.likenesses import (
     GATE_UP,
     LLAMA,
@@ -107,10 +108,14 @@ DENSE: dict[str, Anatomy] = {
         stream_scale="layer_scalar",
         kv_heads_by_block=True,
         must=(("num_kv_shared_layers", 0, "its last blocks read keys and values of earlier ones"),),
-        without=(
-            ("per_layer_input_gate", "an input of every block's own beside the stream"),
-            ("experts", "experts beside an MLP that all tokens share"),
+        mlp_beside=Beside(
+            router="router",
+            before="pre_feedforward_layernorm_2",
+            experts="experts",
+            behind="post_feedforward_layernorm_2",
+            behind_mlp="post_feedforward_layernorm_1",
         ),
+        without=(("per_layer_input_gate", "an input of every block's own beside the stream"),),
     ),
     "gemma3_text": replace(LLAMA, family="gemma3", **SANDWICH, **SOFTCAP),
     **like(LLAMA, "arcee", "jais2", up=None),

@@ -85,7 +85,7 @@ MIXTURES: dict[str, Anatomy] = {
         mlp_post_norm="post_mlp_layernorm",
         **MIXTURE,
     ),
-    **like(LLAMA, "mimo_v2_flash", **MIXTURE),
+    **like(LLAMA, "mimo_v2_flash", **MIXTURE, kv_heads_by_block=True),
     **like(LLAMA, "minimax_m3_vl_text", **MIXTURE, experts_scale="mlp.routed_scaling_factor"),
     **like(LLAMA, "deepseek_v2", "deepseek_v3", "glm4_moe_lite", "youtu", **_LATENT),
     **like(LLAMA, "axk1", **_LATENT, lacks=_behind_a_norm("a norm of their sum (`post_mlp_layernorm`)")),
