@@ -47,6 +47,11 @@ INSIDE: tuple[tuple[str, str], ...] = (
     ),
     (r"mlps\.\d+:", "Each of its blocks has several attentions and several MLPs ({part})."),
     (
+        r"(^|\.)shared_transf\w*:",
+        "One transformer block is shared by several places ({part}), and reads the stream and the embeddings side by side: "
+        "it has no one place in the stream.",
+    ),
+    (
         r"mamba\w*:|:\w*(Mixer|MambaLayer|Rglru)$",
         "Its blocks mix positions by a state-space layer ({part}), not by attention alone.",
     ),
@@ -90,12 +95,20 @@ def misfit(hf: Any) -> str | None:
     named = [(path, type(module).__name__) for path, module in hf.named_modules() if path]
     named += [(path, "number") for path, _ in hf.named_buffers()]
     inside = [(rest, kind) for path, kind in named if (rest := _in_block(path))]
+    if _side_by_side({path for path, _ in named}):
+        return "Its blocks have an attention and a state-space layer side by side (`self_attn`, `mamba`): both write."
     for table, modules in ((AROUND, named), (INSIDE, inside)):
         for pattern, words in table:
             for path, kind in modules:
                 if re.search(pattern, f"{path}:{kind}"):
                     return words.format(part=f"`{path}`: {kind}")
     return None
+
+
+def _side_by_side(paths: set[str]) -> bool:
+    """Whether a block has both an attention and a state-space layer."""
+    owners = (path.rpartition(".")[0] for path in paths if re.search(r"\.\d+\.mamba$", path))
+    return any(f"{owner}.self_attn" in paths for owner in owners)
 
 
 def _in_block(path: str) -> str:
