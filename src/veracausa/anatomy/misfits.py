@@ -48,8 +48,8 @@ INSIDE: tuple[tuple[str, str], ...] = (
     (r"mlps\.\d+:", "Each of its blocks has several attentions and several MLPs ({part})."),
     (
         r"(^|\.)shared_transf\w*:",
-        "One transformer block is shared by several places ({part}), and reads the stream and the embeddings side by side: "
-        "it has no one place in the stream.",
+        "One transformer block is shared by several places ({part}), and reads the stream and the embeddings side by "
+        "side: it has no one place in the stream.",
     ),
     (
         r"mamba\w*:|:\w*(Mixer|MambaLayer|Rglru)$",
