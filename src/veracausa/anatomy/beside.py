@@ -12,14 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import ref
 
 import torch
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from veracausa.anatomy.block import Block
 
 
 class TwoMLPs(nn.Module):
@@ -80,14 +77,14 @@ class NormedMLPs(nn.Module):
         return output
 
 
-def joining(blocks: Iterable[Block]) -> list[Any]:
-    """Hooks that let the second MLP of every such block, or the norm behind it, give the sum of both."""
+def joining(mlps: Iterable[nn.Module]) -> list[Any]:
+    """Hooks that let the second of two MLPs, or the norm behind it, give the sum of both."""
     found: list[Any] = []
-    for block in blocks:
-        if isinstance(block.mlp, TwoMLPs):
-            found += _joined(block.mlp.first, block.mlp.second, same=True)
-        if isinstance(block.mlp, NormedMLPs):
-            found += [_remembering(block.mlp), *_joined(block.mlp.behind_mlp, block.mlp.behind, same=False)]
+    for both in mlps:
+        if isinstance(both, TwoMLPs):
+            found += _joined(both.first, both.second, same=True)
+        if isinstance(both, NormedMLPs):
+            found += [_remembering(both), *_joined(both.behind_mlp, both.behind, same=False)]
     return found
 
 

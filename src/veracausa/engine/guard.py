@@ -115,7 +115,7 @@ def borrowed(decoder: Decoder) -> Iterator[Loan]:
                 with torch.autocast(device, enabled=False), torch.inference_mode(False):
                     loan.before = Before.of(hf)
                     loan.before.lend(hf)
-                    with decoder.found.kept(decoder.parts), hooks(*joining(decoder.blocks)):
+                    with decoder.found.kept(decoder.parts), hooks(*joining(block.mlp for block in decoder.blocks)):
                         loan.precision = precision_of(decoder)
                         with without_estimates(hf):
                             yield loan
