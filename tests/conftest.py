@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -26,8 +27,6 @@ EXACT = 1e-9
 
 #: Families that are another one with other sizes or switches: blocks as in llama, or gpt_neox with sequential blocks.
 SIBLINGS = {"mistral", "qwen2", "smollm3", "gpt_neox-sequential"}
-#: Cases that are run of every test with so many, whatever they show; see `_beyond`.
-FEWEST = 4
 #: Where every family is always tested: anatomy, recorded runs, exact effects against the naive reference, circuits.
 EVERY_FAMILY = {
     "test_graph.py", "test_tape.py", "test_exact.py", "test_naive.py",
@@ -46,25 +45,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if getattr(item, "callspec", None) and not item.get_closest_marker("slow"):
             cases.setdefault(item.nodeid.split("[")[0], []).append(item)
-    for own in cases.values():
-        for item in _beyond(own):
+    for name, own in cases.items():
+        for item in _beyond(own, own[0].path.name in EVERY_FAMILY, name):
             item.add_marker(pytest.mark.slow)
 
 
-def _beyond(cases: list[pytest.Item]) -> list[pytest.Item]:
+def _beyond(cases: list[pytest.Item], every_family: bool, name: str) -> list[pytest.Item]:
     """The cases of one test that `make test` leaves out: those that show no value of any parameter for the first time.
 
-    Of a test over families × metrics × baselines every family, metric and baseline is run, not every three of them.
-    Each next case is the one with the most values that were not run before; `FEWEST` are run where there are so many.
+    Of a test over families × metrics × baselines every metric and baseline is run, not every pair of them. Of families
+    one is run, another one from test to test, so that all are run of the suite; where `every_family`, all are. Each
+    next case is the one with the most values that were not run before.
     """
-    left, seen, chosen = list(cases), set[tuple[str, str]](), 0
+    left, seen = list(cases), set[tuple[str, str]]()
+    families = sorted({value for item in cases for what, value in _values(item) if what == "family"})
+    if families and not every_family:
+        ours = families[zlib.crc32(name.encode()) % len(families)]
+        seen = {("family", family) for family in families if family != ours}
     while left:
         new = [len(_values(item) - seen) for item in left]
-        if not max(new) and chosen >= FEWEST:
+        if not max(new):
             break
-        item = left.pop(new.index(max(new)))
-        seen |= _values(item)
-        chosen += 1
+        seen |= _values(left.pop(new.index(max(new))))
     return left
 
 

@@ -42,6 +42,7 @@ def words(lines: list[str]) -> dict[str, str]:
     return {one[1]: said.get(one[2], one[2]) for one in found if one}
 
 
+@pytest.mark.slow
 @of_this_version
 def test_outlines_are_those_of_the_page():
     """Whose models are taken, and that a head of each has the effect of a plain run."""

@@ -64,7 +64,7 @@ def pictures(book: NotebookNode) -> list[int]:
 
 @pytest.mark.parametrize(
     "path",
-    [pytest.param(path, id=path.stem, marks=() if path.stem == "first-look" else pytest.mark.slow) for path in BOOKS],
+    [pytest.param(path, id=path.stem, marks=pytest.mark.slow) for path in BOOKS],
 )
 def test_cells_run_and_show_what_was_committed(path, examples, tmp_path):
     shown, book = kept(path), examples.executed(path, str(tmp_path))

@@ -83,7 +83,8 @@ def test_an_unknown_name_is_an_attribute_error():
         _ = vc.causes.lokate
 
 
-@pytest.mark.parametrize("first", ["vc.agreement", pytest.param("vc.scores.Agreement", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("first", ["vc.agreement", "vc.scores.Agreement"])
 def test_study_is_the_function_whatever_was_used_before(first):
     assert python(f"import veracausa as vc; {first}; print(callable(vc.study), vc.study.__name__)").split() == [
         "True", "study",

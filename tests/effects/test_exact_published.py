@@ -59,7 +59,7 @@ def test_exact_effects_of_all_heads(effects, stored):
 
 @pytest.mark.parametrize(
     ("options", "which", "r", "digits"),
-    [pytest.param(*row, id=row[1], marks=[pytest.mark.slow] if row[1] == "ig_zero_16" else []) for row in ESTIMATES],
+    [pytest.param(*row, id=row[1], marks=[pytest.mark.slow] if row[1].startswith("ig_") else []) for row in ESTIMATES],
 )
 def test_estimates_of_all_heads(smollm2, published, effects, stored, options, which, r, digits):
     scores = vc.attribute(smollm2, published, show_progress=False, **options)

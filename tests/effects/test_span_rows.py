@@ -8,7 +8,7 @@ import torch
 from naive_groups import effects
 
 import veracausa as vc
-from veracausa.errors import MethodError, UnitError
+from veracausa.errors import MethodError, UnitError, VeracausaError
 from veracausa.tasks.placing import places
 from veracausa.tasks.spans import Span
 from veracausa.units.at_spans import SpanUnits
@@ -261,9 +261,11 @@ def test_tasks_and_calls_that_have_no_spans(tiny, task_of, at_spans):
     last = vc.exact(lm, task, units=[f"{name.partition('@')[0]}@5" for name in ends.units.names], **QUIET)
     assert torch.equal(ends.values, last.values)
     for units in ("mlps@subject", ["m0@subject"], ends.units):
-        for verb in (vc.effects.last_in, vc.effects.shapley, vc.estimates.learn_mask, vc.effects.direct):
+        for verb in (vc.effects.last_in, vc.effects.shapley, vc.effects.direct):
             with pytest.raises(UnitError, match=r"vc\.exact and vc\.attribute take"):
                 verb(lm, at_spans(), units=units, **QUIET)
+        with pytest.raises(VeracausaError, match=r"vc\.exact"):
+            vc.estimates.learn_mask(lm, at_spans(), units=units, **QUIET)
 
 
 def test_queries_and_keys_belong_to_their_positions(tiny, at_spans):

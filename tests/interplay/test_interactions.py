@@ -119,7 +119,7 @@ def same(one, other, tolerance=1e-9):
     assert torch.allclose(one.means, other.means, atol=tolerance * scale**0.5, equal_nan=True)
 
 
-@pytest.mark.parametrize("readers", ["neurons:2", "heads:2"])
+@pytest.mark.parametrize("readers", [pytest.param("neurons:2", marks=pytest.mark.slow), "heads:2"])
 def test_orthogonal_signs_give_the_sum_and_random_ones_come_near(readers):
     _, lm, task = asked("llama")
     exact = vc.interactions(lm, task, "heads:0", readers, nodes=2, **QUIET)

@@ -95,6 +95,7 @@ def test_wrong_arguments_are_the_verbs_own_errors(tiny, task_of):
         vc.forecast(vc.circuits.iterate, tiny("llama"), task_of(6), turns=3)
 
 
+@pytest.mark.slow
 def test_a_study_costs_what_was_forecast(tiny, task_of):
     lm, task = tiny("llama"), task_of((5, 6), n=3)
     small = LEVELS["default"].but(neurons=4, sample=3, nodes=2, to_zero=2, prompts=4, explained=2)
@@ -113,6 +114,7 @@ def test_a_study_costs_what_was_forecast(tiny, task_of):
     assert took <= price.most and f"at most {price.most:,.0f}" in repr(price)
 
 
+@pytest.mark.slow
 def test_the_bounds_of_a_study_hold_whichever_heads_it_chooses(tiny, task_of, monkeypatch):
     lm, task = tiny("llama"), task_of((5, 6), n=3)
     for heads in (["a0.h0", "a0.h1", "a1.h0"], ["a0.h3", "a1.h1", "a2.h0"], ["a0.h0", "a0.h1", "a0.h2"]):

@@ -49,6 +49,7 @@ def figure(text: str) -> Figure:
     return Figure("f", text, (Part(text, view, data, text, f"{text}\n{text}"),), text)
 
 
+@pytest.mark.slow
 def test_every_text_can_be_drawn():
     """In a process of its own: what goes wrong here ends the process, so nothing could catch it."""
     code = (

@@ -10,7 +10,7 @@ site cover for each other; where E − D has the sign opposite to D, later units
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -152,7 +152,7 @@ def direct(
         )
     require_joint(ablation)
     asked = exact.work(lm, task, units=table, ablation=ablation, direction=direction, reference=reference, seed=seed)
-    return DirectWork(**vars(asked))
+    return DirectWork(**{each.name: getattr(asked, each.name) for each in fields(asked)})
 
 
 class _DirectRows(Rows):
