@@ -62,7 +62,10 @@ def quietly(lm, tasks, level, **options):
     return study, [str(one.message) for one in caught if "could not be made" in str(one.message)]
 
 
-@pytest.mark.parametrize("size", ["quick", *(pytest.param(size, marks=pytest.mark.slow) for size in ("default", "full"))])
+LONG = [pytest.param(size, marks=pytest.mark.slow) for size in ("default", "full")]
+
+
+@pytest.mark.parametrize("size", ["quick", *LONG])
 def test_every_size_of_study_on_two_layers_of_two_heads(small, task_of, tmp_path, no_pictures, size):
     lm = small(2, 2)
     tasks = [vc.tasks.ioi(lm, n=1, seed=3)] * (size == "full") + [vc.tasks.ioi(lm, n=3)]

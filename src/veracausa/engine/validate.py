@@ -67,8 +67,8 @@ def require_readable(lm: Model, prompts: Sequence[Sequence[int]]) -> None:
     longest = max(len(prompt) for prompt in prompts)
     if lm.decoder.positions is not None and longest > lm.decoder.positions:
         raise PromptError(
-            f"A prompt has {longest:,} tokens, but {lm.name} takes {lm.decoder.positions:,} positions at most. "
-            "Shorten the prompts."
+            f"A prompt has {longest:,} tokens, but {lm.name} takes {lm.decoder.positions:,} positions at most (its own "
+            "limit, or a window of its attention that is told to its masks alone). Shorten the prompts."
         )
 
 
