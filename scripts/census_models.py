@@ -115,6 +115,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "olmo": {"clip_qkv": 3.0},
     "olmoe": {"clip_qkv": 3.0},
     "phimoe": {"router_jitter_noise": 0.01, "sliding_window": None},  # in force in masks alone
+    "qwen2_moe": {"use_sliding_window": False, "layer_types": ["full_attention"] * LAYERS},  # in force in masks alone
     "qwen4_exp": {"text_config": {"indexer_kv_heads": 1, "indexer_budget": 4, "indexer_compress_ratio": 2}},
     "qwen4_exp_text": {"indexer_kv_heads": 1, "indexer_budget": 4, "indexer_compress_ratio": 2},
     "reformer": {"axial_pos_embds": False},
@@ -164,7 +165,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "jamba": {"dense": {"num_experts": 1}},
     "llama": {"tied embeddings": {"tie_word_embeddings": True}},
     "mpt": {"biases": {"no_bias": False}},
-    "qwen2": {"no window": {"use_sliding_window": False}},
+    "qwen2": {"no window": {"use_sliding_window": False, "layer_types": ["full_attention"] * LAYERS}},
     "opt": {
         "norms behind": {"do_layer_norm_before": False},
         "embeddings projected": {"word_embed_proj_dim": 24},
@@ -205,6 +206,9 @@ def settings(defaults: Mapping[str, Any]) -> dict[str, Any]:
             found[key] = type(value)(RULES[key]) if type(value) in (int, float) else RULES[key]
         elif isinstance(value, list) and len(value) == layers > LAYERS and not isinstance(value[0], list):
             found[key] = _layered(value)
+    # made of that switch, which is put on when they are there already
+    if "use_sliding_window" in defaults and {*found.get("layer_types", ())} == {"full_attention"}:
+        found["layer_types"] = ["sliding_attention"] + ["full_attention"] * (LAYERS - 1)
     if defaults.get("pad_token_id") is not None:
         found["pad_token_id"] = min(defaults["pad_token_id"], VOCABULARY - 1)
     if "kv_lora_rank" in defaults:  # latent attention: every head has a key of its own, the rotary part is a head's

@@ -92,3 +92,12 @@ def test_what_rounding_may_do_grows_with_depth_in_half_precision(blocks):
 def test_wider_types_have_room_for_any_depth():
     assert rounding(torch.float32, 1.0, 96) == rounding(torch.float32, 1.0)
     assert rounding(torch.bfloat16, 1.0, 8) == rounding(torch.bfloat16, 1.0)
+
+
+@pytest.mark.parametrize("units", [["m0->logits"], ["input->m2"], "mlps"])
+def test_a_window_that_masks_alone_know_of_is_found(tiny, task_of, units):
+    """Qwen2-MoE tells its masks alone of its window; edges to the logits run no block that could show it."""
+    layers = ["sliding_attention", "full_attention", "full_attention"]
+    lm = tiny("qwen2_moe", use_sliding_window=True, sliding_window=4, layer_types=layers)
+    with pytest.raises(ContractError):
+        vc.exact(lm, task_of(9), units=units, show_progress=False)

@@ -47,7 +47,7 @@ class Loan:
     before: Before | None = None
     rest: Kept | None = None
     shares: dict[tuple[int, int], bool] = field(default_factory=dict)
-    verified: set[tuple[int, bool, int]] = field(default_factory=set)
+    verified: set[tuple[int, tuple[bool, bool], int]] = field(default_factory=set)
     shelf: Shelf | None = None
     digests: Read = field(default_factory=dict)
     precision: Precision | None = None

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from veracausa.engine.guard import as_found, borrowed, compared_in
 from veracausa.engine.sharing import from_rest
+from veracausa.engine.tape import BY_OURS
 from veracausa.engine.validate import rounding
 from veracausa.errors import ContractError
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 #: Stands for the short pair among what a call has compared.
-_SHORT = (0, True, 0)
+_SHORT = (0, (True, True), 0)
 
 
 def require_whole(lm: Model, task: Task, tape: Tape, read: Readout) -> None:
@@ -28,7 +29,8 @@ def require_whole(lm: Model, task: Task, tape: Tape, read: Readout) -> None:
 
     No prefix is shared there, no keys and values are kept, and the attention function is the user's: this guard shares
     nothing with what it guards. It compares the first of the task's longest pairs, once a call for runs that share a
-    prefix and once for runs that do not: 2 · n · L token-layers, which no cost counts, since they are no method's own.
+    prefix and once for runs that do not, and each once more where our attention function records them: 2 · n · L
+    token-layers, which no cost counts, since they are no method's own.
     (Heads of SmolLM2-135M: 960 beside 30,885 for the published pair, 1,260 beside 218,355 for eight.)
 
     Of a bucket of several lengths the shortest pair is run by itself, too.
@@ -42,7 +44,8 @@ def require_whole(lm: Model, task: Task, tape: Tape, read: Readout) -> None:
 
 def _require_longest(lm: Model, task: Task, tape: Tape, read: Readout) -> None:
     """The longest pair; see above."""
-    key = tape.length, tape.start > 0, tape.tail
+    by_ours = not set(BY_OURS).isdisjoint(tape.clean.sites)
+    key = tape.length, (tape.start > 0, by_ours), tape.tail
     with borrowed(lm.decoder) as loan, torch.no_grad():
         known = any(key[:2] == one[:2] and tape.tail <= one[2] for one in loan.verified)
         if tape.length < max(task.lengths) or known:
