@@ -22,7 +22,7 @@ from veracausa.report.pages.discovery_tables import (
     sizes_table,
 )
 from veracausa.report.pages.explain import CIRCUITS, method_of, sign_of
-from veracausa.report.pages.frame import framed
+from veracausa.report.pages.frame import About, framed
 from veracausa.report.pages.page import save_pictures
 from veracausa.report.spared import spared_figures, spared_tables
 from veracausa.report.tables import Table
@@ -67,19 +67,6 @@ class _Block:
 
 
 @dataclass(frozen=True)
-class _Shown:
-    """The discovery as the frame reads it."""
-
-    title: str
-    model: dict[str, str]
-    command: str
-    date: str
-    machine: str
-    seconds: float
-    versions: dict[str, str]
-
-
-@dataclass(frozen=True)
 class _Page:
     """A page, drawn."""
 
@@ -112,7 +99,7 @@ class _Page:
             "discovery.html",
             self.figures,
             [edges, costs, *(table for block in self.blocks for table in block.tables)],
-            shown=_Shown(title=title, model=found.circuit.model, **own),
+            shown=About(title=title, model=found.circuit.model, **own),
             summary=summary(found),
             notes=(*found.circuit.notes, *lacking),
             found=found,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
@@ -16,15 +17,29 @@ from veracausa.report.readable import readable
 from veracausa.report.tables import Table
 from veracausa.words import plain, signed, whole
 
+
+@dataclass(frozen=True)
+class About:
+    """What a page says of where its numbers come from, and so does what is downloaded from it."""
+
+    title: str
+    model: dict[str, str]
+    command: str
+    date: str
+    machine: str
+    seconds: float
+    versions: dict[str, str]
+
+
 #: What a downloaded file says of where its numbers come from.
-_ABOUT = ("title", "model", "command", "date", "machine", "seconds", "versions")
+_ABOUT = tuple(field.name for field in fields(About))
 
 
 def framed(template: str, figures: Sequence[Figure], tables: Sequence[Table], *, shown: Any, **parts: Any) -> str:
     """A page as text, made from a template of `assets` that extends frame.html; everything it needs is in it.
 
-    `tables`: what can be downloaded beside the `figures`; `shown`: title, model, command, date, machine, seconds and
-    versions of what the page is about.
+    `tables`: what can be downloaded beside the `figures`; `shown`: what the page is about, which has all that `About`
+    names.
     """
     environment = Environment(
         loader=FunctionLoader(asset), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,

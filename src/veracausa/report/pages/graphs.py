@@ -17,7 +17,7 @@ from veracausa.report.charts.figures import Figure
 from veracausa.report.charts.graph_checks import distance_figure, layers_figure, scatters_figure
 from veracausa.report.pages.asked import Token
 from veracausa.report.pages.discovery_tables import rows_of
-from veracausa.report.pages.frame import framed
+from veracausa.report.pages.frame import About, framed
 from veracausa.report.readable import readable
 from veracausa.report.spared import spared_figures, spared_tables
 from veracausa.report.tables import SHOWN, Column, Table
@@ -54,19 +54,6 @@ _READING = (
                     "sign, with |live|."),
     ("Median ratio", "The median of measure over live effect: 1 means the right size."),
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _Shown:
-    """What the frame reads."""
-
-    title: str
-    model: dict[str, str]
-    command: str
-    date: str
-    machine: str
-    seconds: float
-    versions: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -124,11 +111,11 @@ def page(graphs: Sequence[AttributionGraph], check: GraphCheck | None = None) ->
         raise FileError(f"The page could not be made: {error}") from error
 
 
-def _shown(model: dict[str, str], costs: Sequence[Cost], checked: bool) -> _Shown:
+def _shown(model: dict[str, str], costs: Sequence[Cost], checked: bool) -> About:
     title = f"What adds to what{', and how far it holds,' if checked else ''} in {model['name']}"
     precision = f"computed in {model['dtype']}" if "dtype" in model else "not said"
     seconds = float(sum(cost.seconds for cost in costs))
-    return _Shown(title, model, command(), datetime.date.today().isoformat(), precision, seconds, versions())
+    return About(title, model, command(), datetime.date.today().isoformat(), precision, seconds, versions())
 
 
 def _require(graphs: Sequence[AttributionGraph], check: GraphCheck | None) -> None:
