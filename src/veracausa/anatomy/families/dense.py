@@ -261,13 +261,7 @@ DENSE: dict[str, Anatomy] = {
         **_PLAIN,
         **SHARED_NORM,
     ),
-    **like(
-        LLAMA,
-        "phi3",
-        **one("self_attn.qkv_proj"),
-        qkv="fused-thirds",
-        **GATE_UP,
-    ),
+    **like(LLAMA, "phi3", "phi4_multimodal", **one("self_attn.qkv_proj"), qkv="fused-thirds", **GATE_UP),
     **like(
         LLAMA,
         "stablelm",
@@ -284,13 +278,6 @@ DENSE: dict[str, Anatomy] = {
         mlp_post_norm="post_norm2",
         residual_scale="residual_multiplier",
         logit_scale="logits_scaling",
-    ),
-    **like(
-        LLAMA,
-        "phi4_multimodal",
-        **one("self_attn.qkv_proj"),
-        qkv="fused-thirds",
-        **GATE_UP,
     ),
     **like(LLAMA, "vaultgemma", mlp_norm="pre_feedforward_layernorm", **SOFTCAP),
     "compiled": Anatomy("compiled", up=None, qk_norms=(), causal=False),
