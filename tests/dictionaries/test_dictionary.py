@@ -101,6 +101,8 @@ def test_a_digest_knows_every_number(parts):
     [
         (lambda w: Encoder(w.T, torch.zeros(SIZE), "relu"), "transposed"),
         (lambda w: Encoder(w, torch.zeros(SIZE), "jumprelu"), "needs threshold"),
+        (lambda w: Encoder(w, torch.zeros(SIZE), "jumprelus"), "Did you mean 'jumprelu'"),
+        (lambda w: Encoder(w, torch.zeros(SIZE), "relu", norm="layer"), "norm='layer' is not known"),
         (lambda w: Encoder(w, torch.zeros(SIZE), "topk"), "needs k"),
         (lambda w: Encoder(w, torch.zeros(SIZE), "topk", k=SIZE + 1), "k=21"),
         (lambda w: Dictionary.of(Encoder(w, torch.zeros(SIZE), "relu"), w, site="r1"), "transposed"),

@@ -17,12 +17,13 @@ decoder undoes it, so features are handed on in units of the site: times ‖x‖
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from veracausa.errors import MethodError
+from veracausa.suggestions import not_known
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -40,7 +41,7 @@ class Encoder:
     deviation of a layer norm.
 
     Raises:
-        MethodError: shapes do not fit, or the activation lacks what it needs.
+        MethodError: an activation or norm that is not known, shapes do not fit, or the activation lacks what it needs.
     """
 
     weight: Float[Tensor, "width features"]
@@ -55,6 +56,9 @@ class Encoder:
     norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
+        for what, value, known in (("activation", self.activation, Activation), ("norm", self.norm, Norm)):
+            if value not in get_args(known):
+                raise MethodError(not_known(what, value, get_args(known)))
         width, features = self.weight.shape
         shapes = {"bias": features, "before": width, "threshold": features, "log_scale": features,
                   "magnitude_bias": features}  # fmt: skip
