@@ -26,14 +26,13 @@ from torch import Tensor
 from veracausa.arguments import shown
 from veracausa.choices import Ablation
 from veracausa.circuits.featured import FeatureCircuit
-from veracausa.cost import Cost
 from veracausa.dictionaries.dictionary import Dictionary
 from veracausa.dictionaries.words import ERROR
 from veracausa.effects.exact import ExactWork, exact
 from veracausa.engine.work import Derived, gives
 from veracausa.errors import MethodError, UnitError
-from veracausa.result import Shown
 from veracausa.scores.bundles import read_all, write_all
+from veracausa.scores.made_of import MadeOfScores
 from veracausa.scores.scores import Scores
 from veracausa.statistics.ratios import ratios
 from veracausa.storage.files import at
@@ -55,7 +54,7 @@ _EMPTY = "∅"
 
 
 @dataclass(frozen=True, eq=False)
-class PartCurve(Shown):
+class PartCurve(MadeOfScores):
     """Circuits of the strongest parts of a ranking. `ranked`: the parts' names, strongest first; `sizes`: how many of
     them each circuit has; `errors`: what was done with errors; `scores`: the exact effects of all sets that were run,
     `"outside 10"` (faithfulness) and `"inside 10"` (completeness), and "∅".
@@ -70,24 +69,14 @@ class PartCurve(Shown):
     scores: Scores
 
     @property
-    def model(self) -> dict[str, str]:
-        """The model that was run."""
-        return self.scores.model
-
-    @property
-    def task(self) -> dict[str, Any]:
-        """The pairs that it was run on."""
-        return self.scores.task
+    def parts(self) -> tuple[Scores]:
+        """The scores that it is made of; the ranking cost its own."""
+        return (self.scores,)
 
     @property
     def settings(self) -> dict[str, Any]:
         """What replaces the parts outside of a circuit, the dictionaries, and what was done with errors."""
         return {**self.scores.settings, "errors": self.errors}
-
-    @property
-    def cost(self) -> Cost:
-        """Of all circuits; the ranking cost its own."""
-        return self.scores.cost
 
     def _kept(self, sets: str) -> tuple[Float[Tensor, " sizes"], Float[Tensor, " sizes"]]:
         """1 − E(set) / E(∅) of each size, and its standard error over pairs (NaN: not known)."""
