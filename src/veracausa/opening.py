@@ -20,6 +20,7 @@ READERS: dict[str, str] = {
     "veracausa-attribution-graph-1": "graphs.graph:load_attribution_graph",
     "veracausa-baselines-2": "counterfactuals.compared_baselines:load_baselines",
     "veracausa-activations-1": "reading.activity:load_activations",
+    "veracausa-cause-curve-1": "circuits.quality.cause_curve:load_cause_curve",
     "veracausa-checked-interactions-1": "interplay.checked:load_checked_interactions",
     "veracausa-circuit-2": "circuits.exchange.files:load_circuit",
     "veracausa-counterfactuals-2": "counterfactuals.compared_corruptions:load_counterfactual_comparison",

@@ -8,6 +8,7 @@ from typing import Any
 import tiny_models
 import torch
 from bridges import as_model
+from flipping import flipping
 from word_tokenizer import word_tokenizer
 
 import veracausa as vc
@@ -59,6 +60,7 @@ def every_result() -> dict[str, Any]:
         "Attack": vc.circuits.adversary(
             **on, circuit=circuit, sizes=(2, 9), largest=(0.5,), steps=(1,), starts=["zero"], draws=1, **QUIET
         ),
+        "CauseCurve": vc.circuits.cause_curve(lm, flipping(lm, task), edges, sizes=(1, 20), **QUIET),
         "CircuitStability": vc.circuits.stability(edges, n=20, draws=4),
         "Discovery": found,
         "Evaluation": found.evaluation,

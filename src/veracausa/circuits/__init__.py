@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from veracausa.circuits.exchange.formats import write as write
     from veracausa.circuits.featured import FeatureCircuit as FeatureCircuit
     from veracausa.circuits.known import published as published
+    from veracausa.circuits.quality.cause_curve import CauseCurve as CauseCurve
+    from veracausa.circuits.quality.cause_curve import cause_curve as cause_curve
     from veracausa.circuits.quality.completeness import Completeness as Completeness
     from veracausa.circuits.quality.completeness import completeness as completeness
     from veracausa.circuits.quality.curve import Curve as Curve
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 #: Public name → where it lives.
 _HOMES = {
     "Attack": "veracausa.circuits.attacks.attack",
+    "CauseCurve": "veracausa.circuits.quality.cause_curve",
     "CircuitStability": "veracausa.circuits.selection.stability",
     "CircuitTests": "veracausa.circuits.quality.hypotheses",
     "Completeness": "veracausa.circuits.quality.completeness",
@@ -43,6 +46,7 @@ _HOMES = {
     "Verdict": "veracausa.circuits.quality.hypotheses",
     "adversary": "veracausa.circuits.attacks.attacking",
     "acdc": "veracausa.circuits.selection.acdc",
+    "cause_curve": "veracausa.circuits.quality.cause_curve",
     "completeness": "veracausa.circuits.quality.completeness",
     "feature_circuit": "veracausa.circuits.selection.sparse_features",
     "iterate": "veracausa.circuits.selection.iterated",

@@ -17,6 +17,7 @@ from veracausa.causes.locations import Locations
 from veracausa.causes.results import Disagreement
 from veracausa.circuits.attacks.attack import Attack
 from veracausa.circuits.featured import FeatureCircuit
+from veracausa.circuits.quality.cause_curve import CauseCurve
 from veracausa.circuits.quality.completeness import Completeness
 from veracausa.circuits.quality.faithfulness import Faithfulness
 from veracausa.circuits.quality.hypotheses import CircuitTests
@@ -47,6 +48,7 @@ from veracausa.report.chapters.ablation import forecast_figure
 from veracausa.report.chapters.registry import CHAPTERS
 from veracausa.report.charts.attacks import attack_figure
 from veracausa.report.charts.attribution import attribution_part, graph_check_part
+from veracausa.report.charts.cause_curves import cause_curve_part
 from veracausa.report.charts.charts import alone, together
 from veracausa.report.charts.circuits import circuit_part
 from veracausa.report.charts.data import Datasets
@@ -218,6 +220,7 @@ _PARTS: dict[type, Callable[[Any, str], Part | Figure]] = {
     Interactions: interactions_part, CheckedInteractions: checked_part, Modules: modules_part,
     AttributionGraph: attribution_part, GraphCheck: graph_check_part, Steering: steering_part,
     PartCurve: part_curve_part, FeatureCircuit: feature_circuit_part, Attack: attack_figure,
+    CauseCurve: cause_curve_part,
 }  # fmt: skip
 
 

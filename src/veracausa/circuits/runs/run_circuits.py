@@ -8,6 +8,7 @@ corrupted run where ablation is counterfactual, else the run that consists of wh
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -147,12 +148,20 @@ class CircuitRuns:
         runs = recorded + whole_graph(self.lm, pairs, groups) + blocks * behind // self.lm.layers
         return self.how.tokens(self.wirings) + runs
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        """All that the numbers depend on, but for the model and the pairs."""
+        masks = hashlib.sha256(b"".join(np.ascontiguousarray(mask).tobytes() for mask in self.masks)).hexdigest()
+        return {**self.settings, "circuits": masks, "share_prefix": self.share_prefix}
+
     @torch.inference_mode(False)
     def run(self, show_progress: bool = True, out: str | Path | None = None) -> Outcomes:
-        """Run all circuits, bucket by bucket; finished pieces are not kept."""
+        """Run all circuits, bucket by bucket; `out`: a folder to keep finished buckets in."""
         lm, task, wirings, groups = self.lm, self.task, self.wirings, self.groups()
-        shape, clean = (len(task), 2 * len(wirings)), torch.empty(len(task), dtype=lm.score_dtype)
-        with session(lm, task, shape, measured=False, show=show_progress) as call, torch.no_grad():
+        shape = len(task), 2 * len(wirings) + 1
+        with session(
+            lm, task, shape, out=out, name="circuits", asked=self.asked, measured=False, compared=1, show=show_progress
+        ) as call, torch.no_grad():  # fmt: skip
             how = self.how.prepared([wiring.mask for wiring in wirings], call.cost, show_progress)
 
             def run(start: int, examples: tuple[int, ...]) -> None:
@@ -162,14 +171,15 @@ class CircuitRuns:
                     raise NumericsError(
                         f"NaN or infinity in a circuit's run on {task.name!r}. Run the model in float32."
                     )
-                clean[bucket.index] = bucket.read.of_state(bucket.tape.clean).to(clean)
-                call.put(bucket.index, found.flatten(0, 1).T)
+                clean = bucket.read.of_state(bucket.tape.clean).to(found)
+                call.put(bucket.index, torch.cat([found.flatten(0, 1), clean[None]]).T)
 
-            with call.ticking(f"{len(self.masks)} circuits", len(task) * len(wirings)):
+            done = int(call.done.all(1).sum()) * len(wirings)
+            with call.ticking(f"{len(self.masks)} circuits", len(task) * len(wirings), done):
                 call.rest(groups, run)
             notes = (*how.notes, *precision_of(lm.decoder).notes)
-        metric, kl = (part.T.contiguous() for part in call.values.unflatten(1, (-1, 2)).unbind(-1))
-        measured = Measurement(clean, metric[-1])
+        metric, kl = (part.T.contiguous() for part in call.values[:, :-1].unflatten(1, (-1, 2)).unbind(-1))
+        measured = Measurement(call.values[:, -1].contiguous(), metric[-1])
         measured.require_gap(task, none_kept(self.how.kind))
         header = task_header(task)
         return Outcomes(metric[:-1], kl[:-1], measured, call.cost, call.origin, header, self.settings, notes)
@@ -203,8 +213,8 @@ class Judged(Generic[Found_co]):
         return self.runs.tokens()
 
     def run(self, show_progress: bool = True, out: str | Path | None = None) -> Found_co:
-        """Run the circuits and judge them; finished pieces are not kept."""
-        return self.judge(self.runs.run(show_progress))
+        """Run the circuits and judge them; `out`: a folder to keep finished buckets in."""
+        return self.judge(self.runs.run(show_progress, out))
 
 
 def run_circuits(
