@@ -63,8 +63,8 @@ EdgeRanking = Literal["abs_mean", "importance"]
 Ranking = Literal["abs_mean", "mean_abs", "importance"]
 #: What the output is judged by while a circuit is being found.
 Loss = Literal["kl", "metric"]
-#: In which order ACDC tries a reader's edges; how learned gates are held to a size; what minimality takes out.
-WriterOrder = Literal["late", "early"]
+#: In which order ACDC tries edges; how learned gates are held to a size; what minimality takes out.
+WriterOrder = Literal["late", "early", "random", "weakest"]
 GateControl = Literal["share", "top-k"]
 CircuitParts = Literal["edges", "nodes"]
 #: What an adversary may do to what a circuit leaves out, what it is after, and where it starts.

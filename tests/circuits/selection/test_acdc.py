@@ -29,8 +29,11 @@ def small(tiny):
     return build
 
 
-def plainly(lm, task, tau, loss="kl", order="late"):
-    """Names kept, in the graph's order, by one run of `run_circuits` per edge."""
+def plainly(lm, task, tau, loss="kl", order="late", edges=None):
+    """Names kept, in the graph's order, by one run of `run_circuits` per edge.
+
+    `edges`: those to begin with, (reader, writer) as they are tried.
+    """
     graph = lm.graph
 
     def value(mask):
@@ -40,16 +43,20 @@ def plainly(lm, task, tau, loss="kl", order="late"):
         return -float(found.metric[0].mean() / found.measured.gap.mean())
 
     mask = all_edges_mask(graph)
+    if edges is not None:
+        mask[:] = False
+        mask[tuple(np.transpose(edges))] = True
     here = value(mask)
-    for reader in reversed(range(graph.readers)):
-        writers = [w for w in range(graph.writers) if graph.sees(reader, w)]
-        for writer in reversed(writers) if order == "late" else writers:
-            mask[reader, writer] = False
-            there = value(mask)
-            if there - here < tau:
-                here = there
-            else:
-                mask[reader, writer] = True
+    if edges is None:
+        writers = range(graph.writers)[:: -1 if order == "late" else 1]
+        edges = [(r, w) for r in reversed(range(graph.readers)) for w in writers if graph.sees(r, w)]
+    for reader, writer in edges:
+        mask[reader, writer] = False
+        there = value(mask)
+        if there - here < tau:
+            here = there
+        else:
+            mask[reader, writer] = True
     names = [f"{graph.writer_names[w]}->{graph.reader_names[r]}" for r, w in np.argwhere(mask)]
     return names, here
 
@@ -107,6 +114,34 @@ def test_order_changes_the_answer_and_is_said(small, task_of):
     assert late.settings["order"] == "late" and "latest writer first" in repr(late)
 
 
+@pytest.mark.parametrize("order", ["random", "weakest"])
+def test_all_edges_in_one_order_are_the_plain_loop_over_them(small, task_of, order):
+    lm, task = small("llama"), task_of(6, n=1, seed=4)
+    some = np.sort(np.random.default_rng(2).permutation(lm.graph.size)[: lm.graph.size // 2])
+    importance = np.random.default_rng(3).normal(size=len(some))
+    start = vc.Circuit.of(lm.graph, lm.graph.edges[0][some], lm.graph.edges[1][some], importance=importance)
+    ours = search(lm, task, order=order, seed=5, start=start, tau=0.002, prune=False)
+    if order == "weakest":
+        tried = np.argsort(np.abs(start.importance), kind="stable")
+    else:
+        tried = np.random.default_rng(5).permutation(len(some))
+    ends = [(int(start.edges.reader[i]), int(start.edges.writer[i])) for i in tried]
+    assert ours.names == plainly(lm, task, 0.002, edges=ends)[0]
+    assert 0 < len(ours) < len(some) and ours.settings.get("seed") == (5 if order == "random" else None)
+
+
+def test_another_order_does_not_go_on_from_kept_pieces(small, task_of, tmp_path):
+    lm, task = small("llama"), task_of(6, n=1)
+    writer, reader = lm.graph.edges
+    one, other = (
+        vc.Circuit.of(lm.graph, writer, reader, importance=np.random.default_rng(seed).normal(size=len(writer)))
+        for seed in (0, 1)
+    )
+    search(lm, task, order="weakest", start=one, out=tmp_path)
+    again = search(lm, task, order="weakest", start=other, out=tmp_path)
+    assert again.names == search(lm, task, order="weakest", start=other).names
+
+
 def test_a_circuit_like_any_other(small, task_of, tmp_path):
     lm, task = small("llama"), task_of((5, 6), n=2)
     circuit = search(lm, task, tau=0.05)
@@ -150,7 +185,8 @@ def test_chunks_change_nothing(small, task_of, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("options", "word"), [({"tau": 0}, "tau=0"), ({"loss": "mse"}, "mse"), ({"order": "luck"}, "luck")]
+    ("options", "word"),
+    [({"tau": 0}, "tau=0"), ({"loss": "mse"}, "mse"), ({"order": "luck"}, "luck"), ({"order": "weakest"}, "start=")],
 )
 def test_what_means_nothing_is_refused(tiny, task_of, options, word):
     with pytest.raises(MethodError, match=word):

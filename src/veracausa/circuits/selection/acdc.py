@@ -6,7 +6,9 @@
 D is the mean KL from the clean run's output to the circuit's, or −metric / gap. Everything dropped carries the
 corrupted run's writes. What is dropped early changes what is dropped later, so the order is part of the answer: readers
 go from the logits to block 0 against the graph's order (MLP, then values, keys and queries, each with the last head
-first), and a reader's writers with the latest first (`order="late"`) or the earliest (`order="early"`).
+first), and a reader's writers with the latest first (`order="late"`) or the earliest (`order="early"`). To see how much
+hangs on that, all edges may be tried in one random order (`order="random"`), or those that an estimate's circuit holds
+for least first (`order="weakest"`).
 
 An edge whose reader no longer leads to the logits changes nothing and is dropped without a run (not under post-norms,
 where it can rescale its siblings). Every other edge costs one run of the circuit as it stands. In a model of many edges
@@ -41,18 +43,23 @@ from veracausa.units.edges import Edges
 from veracausa.units.resolve import all_edges
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Int
+    from jaxtyping import Bool, Float, Int
 
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 
-#: In which order the writers of one reader are tried.
-ORDERS = {"late": "the latest writer first", "early": "the earliest writer first"}
+#: In which order edges are tried.
+ORDERS = {
+    "late": "readers from the logits backwards, of each the latest writer first",
+    "early": "readers from the logits backwards, of each the earliest writer first",
+    "random": "all edges in one random order",
+    "weakest": "all edges, those of the smallest |importance| in the given circuit first",
+}
 
 
 @dataclass(frozen=True, eq=False)
 class AcdcWork:
-    """What `acdc` is about to do; `edges`: those that are there at first."""
+    """What `acdc` is about to do; `edges`: those that are there at first. `tried`: their rows in the order of trial."""
 
     lm: Model
     task: Task
@@ -60,6 +67,8 @@ class AcdcWork:
     loss: str
     order: str
     edges: Edges
+    tried: Int[np.ndarray, " edges"]
+    seed: int
     prune: bool
     kind: ClassVar[str] = "circuits"
 
@@ -71,7 +80,8 @@ class AcdcWork:
     @property
     def settings(self) -> dict[str, Any]:
         """All that the numbers depend on, but for the edges themselves."""
-        return {"tau": self.tau, "loss": self.loss, "order": self.order, "begun": len(self.edges)}
+        drawn = {"seed": self.seed} if self.order == "random" else {}
+        return {"tau": self.tau, "loss": self.loss, "order": self.order, "begun": len(self.edges)} | drawn
 
     def batches(self) -> int:
         """Buckets that are recorded."""
@@ -88,7 +98,7 @@ class AcdcWork:
     def run(self, show_progress: bool = True, out: str | Path | None = None) -> Circuit:
         """Try all edges that are not decided yet."""
         lm, task, edges = self.lm, self.task, self.edges
-        asked = self.settings | {"edges": edges.digest()}
+        asked = self.settings | {"edges": edges[self.tried].digest()}  # in the order of trial
         with session(
             lm, task, (1, len(edges)), dtype=torch.float64, out=out, name="acdc", asked=asked, measured=False,
             show=show_progress,
@@ -98,7 +108,7 @@ class AcdcWork:
             done, rise = call.done[0], call.values[0]
             search = _Search.of(recorded, edges, (done & (rise < self.tau)).numpy(), self.loss)
             with call.ticking("acdc", len(edges), float(done.sum())):
-                for edge in _order(edges, self.order).tolist():
+                for edge in self.tried.tolist():
                     if not done[edge]:
                         call.put((0, edge), torch.tensor(search.attempt(edge, self.tau), dtype=torch.float64))
                         call.tick(1)
@@ -114,7 +124,7 @@ class AcdcWork:
             settings={**self.settings, "taken": len(kept), "pruned": self.prune, "direction": "noising"},
             cost=call.cost,
             notes=(
-                f"readers from the logits backwards, of each {ORDERS[self.order]}; another order gives another circuit",
+                f"{ORDERS[self.order]}; another order gives another circuit",
                 f"loss {LOSSES[self.loss]}: {search.value:.4g} with the edges taken",
             ),
         )
@@ -131,6 +141,7 @@ def acdc(
     order: WriterOrder = "late",
     start: Circuit | None = None,
     prune: bool = True,
+    seed: int = 0,
     out: str | Path | None = None,
     memory: float | str | None = None,
     show_progress: bool = True,
@@ -142,9 +153,11 @@ def acdc(
         task: the pairs to search on; evaluate on others.
         tau: how much the loss may rise by one edge: KL in nats, or a share of the mean gap.
         loss: "kl" (mean KL from the clean output distribution at the last position) or "metric" (−metric / gap).
-        order: "late" or "early": which of a reader's writers is tried first.
+        order: "late" or "early": which of a reader's writers is tried first; "random": all edges in a random order;
+            "weakest": the edges that have the smallest |importance| in `start` first.
         start: the circuit to begin with, instead of the whole graph.
         prune: drop dead ends at the end.
+        seed: of order="random".
         out: a folder to keep decisions in: an interrupted call with the same arguments continues from them.
         memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
         show_progress: show a progress bar.
@@ -154,7 +167,8 @@ def acdc(
         tried by a run, what it cost, and the loss that was reached.
 
     Raises:
-        MethodError: tau not positive, an unknown loss or order. CircuitError: `start` is of another model.
+        MethodError: tau not positive, an unknown loss or order, or order="weakest" without a `start` whose edges have
+            importances. CircuitError: `start` is of another model.
         GapError, ContractError, NumericsError, OutOfMemoryError, FileError: as for `vc.exact`.
 
     Cost: at most one run of the circuit per edge and pair; the fewer parts lead to the logits, the cheaper.
@@ -167,7 +181,14 @@ def acdc(
         raise MethodError(not_known("order", order, ORDERS))
     if not tau > 0:
         raise MethodError(f"tau={tau}: the rise of the loss that one edge may cause is a positive number.")
-    return AcdcWork(lm, task, tau, loss, order, all_edges(lm) if start is None else start.require_for(lm).edges, prune)
+    if order == "weakest" and (start is None or start.importance is None):
+        raise MethodError(
+            "order='weakest' tries the edges of an estimate's circuit, weakest first, and no circuit with importances "
+            "was given. Pass start=vc.select(scores, n=…)."
+        )
+    edges = all_edges(lm) if start is None else start.require_for(lm).edges
+    tried = _order(edges, order, None if start is None else start.importance, seed)
+    return AcdcWork(lm, task, tau, loss, order, edges, tried, seed, prune)
 
 
 @dataclass(eq=False)
@@ -207,6 +228,12 @@ class _Search:
         return rise
 
 
-def _order(edges: Edges, order: str) -> Int[np.ndarray, " edges"]:
-    """Rows of the table as they are tried: readers backwards, each one's writers as `order` says."""
+def _order(
+    edges: Edges, order: str, importance: Float[np.ndarray, " edges"] | None, seed: int
+) -> Int[np.ndarray, " edges"]:
+    """Rows of the table as they are tried: see `ORDERS`."""
+    if order == "random":
+        return np.random.default_rng(seed).permutation(len(edges))
+    if order == "weakest" and importance is not None:
+        return np.argsort(np.abs(importance), kind="stable")
     return np.lexsort((-edges.writer if order == "late" else edges.writer, -edges.reader))
