@@ -147,7 +147,8 @@ def report(rows: Rows, found: dict[str, vc.Circuit]) -> None:
     }
     if shared:
         print("\n" + table(["orders", "Jaccard"], [[pair, f"{share:.2f}"] for pair, share in shared.items()]))
-        print(f"\nin all orders: {len(set.intersection(*edges.values()))} edges; mean Jaccard {np.mean([*shared.values()]):.2f}")
+        everywhere, mean = len(set.intersection(*edges.values())), np.mean([*shared.values()])
+        print(f"\nin all orders: {everywhere} edges; mean Jaccard {mean:.2f}")
 
 
 if __name__ == "__main__":

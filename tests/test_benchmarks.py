@@ -1,7 +1,9 @@
 """The benchmarks can be started: what they import is there, and the model that some of them make is one."""
 
+import importlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from processes import python
 
@@ -37,3 +39,38 @@ gpu.main()
         *("eap", "10 circuits", "exact", "atp", "eap-ig", "a circuit"),
     ]
     assert all(float(row[4]) > 0 and float(row[8].replace(",", "")) > 0 for row in rows)
+
+
+@pytest.fixture
+def groups(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return importlib.import_module("groups")
+
+
+def summed(effects):
+    """A model in which effects add up; every patched unit costs nothing, every run 1."""
+    return lambda blocks: (np.array([abs(effects[block].sum()) for block in blocks]), float(len(blocks)))
+
+
+def test_group_testing_finds_every_strong_unit_whose_block_does_not_cancel(groups):
+    effects = np.random.default_rng(0).normal(size=500) * 1e-5
+    effects[[3, 77, 78, 401]] = [0.5, -0.02, -0.3, 0.04]
+    blocks = groups.blocks_of(np.random.default_rng(1).random(500), np.sign(effects), 64)
+    assert sorted(np.concatenate(blocks)) == [*range(500)]
+    assert all(len(set(np.sign(effects[block]))) == 1 for block in blocks)
+    found = groups.search(blocks, summed(effects), 0.01)
+    assert sorted(found.strong) == [3, 77, 78, 401]
+    assert sorted([*found.alone, *found.dropped]) == [*range(500)]
+    assert found.tests == found.token_layers < 80
+
+
+def test_a_block_that_cancels_is_missed_and_the_bound_says_so(groups):
+    """Two strong units in one block undo each other: the bound on what was missed holds them."""
+    effects = np.zeros(400)
+    effects[[10, 11]] = [0.4, -0.4]
+    found = groups.search([np.arange(i, i + 40) for i in range(0, 400, 40)], summed(effects), 0.01)
+    assert found.strong == [] and found.tests == 10 and len(found.dropped) == 400
+    strong, most, drawn = groups.spot_checked(found, np.abs(effects) > 0.01, 100)
+    assert len(drawn) == 100 and strong + most >= 2
+    everything = groups.spot_checked(found, np.abs(effects) > 0.01, 400)
+    assert everything[:2] == (2, 0)
