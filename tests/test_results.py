@@ -24,7 +24,7 @@ KINDS = (
     "AblationStudy", "Against", "Baselines", "CounterfactualComparison", "GeneralPurpose", "HeadRoles", "Search",
     "OptimalConstants", "Steering", "Recovery", "Study", "Lens", "LogitAttribution",
     "Interactions", "CheckedInteractions", "Modules", "AttributionGraph", "GraphCheck", "Activations",
-    "Quality", "PartCurve", "FeatureCircuit", "Attack", "CauseCurve",
+    "Quality", "PartCurve", "FeatureCircuit", "Attack", "CauseCurve", "Specificity",
 )  # fmt: skip
 #: Made of other results, without a run of their own.
 COSTLESS = {"Agreement", "Stability", "Circuit", "CircuitStability", "Against", "Recovery", "Modules"}

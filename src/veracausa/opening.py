@@ -49,6 +49,7 @@ READERS: dict[str, str] = {
     "veracausa-responses-2": "causes.curves.files:load_responses",
     "veracausa-scores-2": "scores.files:load_scores",
     "veracausa-search-2": "counterfactuals.searches:load_search",
+    "veracausa-specificity-1": "circuits.quality.specificity:load_specificity",
     "veracausa-stability-1": "scores.result_files:load_stability",
     "veracausa-steering-1": "effects.steering_curves:load_steering",
     "veracausa-surface-2": "causes.curves.surfaces:load_surface",

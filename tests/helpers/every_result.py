@@ -61,6 +61,7 @@ def every_result() -> dict[str, Any]:
             **on, circuit=circuit, sizes=(2, 9), largest=(0.5,), steps=(1,), starts=["zero"], draws=1, **QUIET
         ),
         "CauseCurve": vc.circuits.cause_curve(lm, flipping(lm, task), edges, sizes=(1, 20), **QUIET),
+        "Specificity": vc.circuits.specificity(lm, {"one": task, "two": task[:2]}, {"one": circuit}, draws=2, **QUIET),
         "CircuitStability": vc.circuits.stability(edges, n=20, draws=4),
         "Discovery": found,
         "Evaluation": found.evaluation,

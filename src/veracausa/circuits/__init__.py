@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from veracausa.circuits.exchange.formats import write as write
     from veracausa.circuits.featured import FeatureCircuit as FeatureCircuit
     from veracausa.circuits.known import published as published
+    from veracausa.circuits.quality.across_tasks import specificity as specificity
     from veracausa.circuits.quality.cause_curve import CauseCurve as CauseCurve
     from veracausa.circuits.quality.cause_curve import cause_curve as cause_curve
     from veracausa.circuits.quality.completeness import Completeness as Completeness
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from veracausa.circuits.quality.minimality import minimality as minimality
     from veracausa.circuits.quality.part_curve import PartCurve as PartCurve
     from veracausa.circuits.quality.part_curve import part_curve as part_curve
+    from veracausa.circuits.quality.specificity import Specificity as Specificity
     from veracausa.circuits.selection.acdc import acdc as acdc
     from veracausa.circuits.selection.iterated import iterate as iterate
     from veracausa.circuits.selection.learned import learn as learn
@@ -43,6 +45,7 @@ _HOMES = {
     "Faithfulness": "veracausa.circuits.quality.faithfulness",
     "Minimality": "veracausa.circuits.quality.minimality",
     "PartCurve": "veracausa.circuits.quality.part_curve",
+    "Specificity": "veracausa.circuits.quality.specificity",
     "Verdict": "veracausa.circuits.quality.hypotheses",
     "adversary": "veracausa.circuits.attacks.attacking",
     "acdc": "veracausa.circuits.selection.acdc",
@@ -55,6 +58,7 @@ _HOMES = {
     "part_curve": "veracausa.circuits.quality.part_curve",
     "published": "veracausa.circuits.known",
     "read": "veracausa.circuits.exchange.formats",
+    "specificity": "veracausa.circuits.quality.across_tasks",
     "stability": "veracausa.circuits.selection.stability",
     "tests": "veracausa.circuits.quality.hypotheses",
     "write": "veracausa.circuits.exchange.formats",

@@ -23,6 +23,7 @@ from veracausa.circuits.quality.faithfulness import Faithfulness
 from veracausa.circuits.quality.hypotheses import CircuitTests
 from veracausa.circuits.quality.minimality import Minimality
 from veracausa.circuits.quality.part_curve import PartCurve
+from veracausa.circuits.quality.specificity import Specificity
 from veracausa.circuits.selection.stability import CircuitStability
 from veracausa.counterfactuals.compared_baselines import Baselines
 from veracausa.counterfactuals.compared_corruptions import CounterfactualComparison
@@ -150,6 +151,16 @@ def _minimality(found: Minimality) -> Part:
     view = bars_view(data, _OWN, table["name"].tolist(), columns[0], "loss, share of the gap", stderr=columns[1])
     first, *rest = found.describe().splitlines()
     return Part(first, view, data, f"Bar chart. {first}", "\n".join([*rest, "the largest losses"]))
+
+
+@drawing.register
+def _specificity(found: Specificity) -> Part:
+    data, limit = Datasets(inline=True), max(1.0, float(found.damage.abs().max()))
+    values, errors = found.damage.numpy(), found.stderr.numpy()
+    view = matrix_view(data, _OWN, values, found.circuits, [*found.tasks], "share of the gap that is gone", limit,
+                       Support.POSITIVE, stderr=errors)  # fmt: skip
+    said = " ".join(found.sentences)
+    return Part("What each task loses without each circuit", view, data, f"Heat map. {said}", "rows: circuits")
 
 
 @drawing.register
