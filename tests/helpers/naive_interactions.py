@@ -1,7 +1,7 @@
 """Interactions of two sites by whole runs of the plain model with hooks, one gradient for every number of a reader.
 
 A site is (name, layer) as in `naive`, or one of a dictionary: a `naive_features.Plain`. Values of a site are
-[n, numbers]; `groups` say which of the numbers each part is.
+[n, numbers]; `groups` say which of the numbers each part is: a slice of them, or a mask [n, numbers].
 """
 
 from __future__ import annotations
@@ -44,8 +44,12 @@ def ig(model, family, ids, source, own, baseline, reader, groups, nodes) -> Tens
                 if g is None:
                     continue
                 for j, own_numbers in enumerate(groups):
-                    found[i, t, j] += float(weight) * (g * delta)[:, own_numbers].sum()
+                    found[i, t, j] += float(weight) * (g * delta)[_at(own_numbers)].sum()
     return found
+
+
+def _at(own):
+    return own if isinstance(own, Tensor) else (slice(None), own)
 
 
 @torch.no_grad()
@@ -55,7 +59,7 @@ def exact(model, family, ids, source, own, baseline, reader, groups) -> Tensor:
     found = []
     for own_numbers in groups:
         new = own.clone()
-        new[:, own_numbers] = baseline[:, own_numbers]
+        new[_at(own_numbers)] = baseline[_at(own_numbers)]
         found.append((f - read(model, family, ids, source, new, reader)).T)
     return torch.stack(found, -1)
 

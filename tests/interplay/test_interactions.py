@@ -215,10 +215,12 @@ def test_what_means_nothing_is_refused_in_words():
         ("neurons:2", "heads:1", {}, "come behind"), ("heads:0", "heads:0", {}, "come behind"),
         ("heads@0", "heads:1", {}, "'heads:10'"), ("heads:7", "neurons:8", {}, "layers 0, 1, 2"),
         ("queries:0", "heads:1", {}, "not queries"), (["a0.h0", "a1.h0"], "neurons:2", {}, "one layer's"),
-        (["a0.h0@1"], "neurons:2", {}, "all positions"), ("heads:0", "neurons:2", {"nodes": 0}, "at least one"),
+        (["a0.h0@1", "a0.h1"], "neurons:2", {}, "at all positions"),
+        ("heads:0", "neurons:2", {"nodes": 0}, "at least one"),
         ("heads:0", "neurons:2", {"probes": 4, "mode": "forward"}, "exactly"),
         ("heads:0", "neurons:2", {"orthogonal": True}, "probes"),
         ("heads:0", "neurons:2", {"probes": 9, "orthogonal": True, "mode": "reverse"}, "at most 8"),
+        ("heads:0", "neurons:2", {"reference": task}, "Leave it out"),
     ):  # fmt: skip
         with pytest.raises(VeracausaError, match=said):
             vc.interactions(lm, task, sources, readers, **how, **QUIET)

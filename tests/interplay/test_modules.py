@@ -30,7 +30,7 @@ def planted(groups, layers=4, each=6, n=8, noise=0.05, seed=0):
         squares, zeros = torch.tensor(j**2), torch.zeros(n, each, dtype=torch.float64)
         settings = SETTINGS | {"sources": f"heads of layer {k}", "readers": f"heads of layer {k + 1}"}
         found.append(Interactions(
-            *names, squares, torch.tensor(j), torch.full((n,), 5), zeros, zeros, settings, MODEL, TASK, Cost()
+            *names, squares, torch.tensor(j), torch.full((n, each), 5), zeros, zeros, settings, MODEL, TASK, Cost()
         ))  # fmt: skip
     return found
 

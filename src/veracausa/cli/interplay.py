@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from veracausa.interplay.checked import CheckedInteractions
     from veracausa.interplay.results import Interactions
 
-_PARTS = "heads:10, neurons:12, features:20, …; or names with commas: a10.h1,a10.h4."
+_PARTS = "heads:10, neurons:12@end, features:20@spans, …; or names with commas: a10.h1,a10.h4."
 Sources = Annotated[str, typer.Option("--sources", metavar="PARTS", help=f"Parts of one layer: {_PARTS}")]
 Readers = Annotated[str, typer.Option("--readers", metavar="PARTS", help=f"Parts of a later layer: {_PARTS}")]
 Method = Annotated[

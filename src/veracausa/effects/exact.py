@@ -45,6 +45,7 @@ from veracausa.effects.replacements import (
     require_constants,
     require_effect,
     require_joint,
+    require_reference,
 )
 from veracausa.effects.rows import Plan, Rows
 from veracausa.effects.span_rows import SpanRows
@@ -424,6 +425,7 @@ def exact(
         _require_writes(table.kind, ablation, direction, reference)
     else:
         require_replaced(ablation, direction, constants)
+        require_reference(ablation, reference)
     if isinstance(table, Paths) and ablation == "counterfactual":
         require_still(task, table)
     if not isinstance(ablation, Instead):

@@ -30,9 +30,10 @@ from veracausa.engine.patches import Place, activation, layers_at, sites_for
 from veracausa.engine.tape import State, Tape, record
 from veracausa.engine.validate import require_readable
 from veracausa.errors import MethodError
-from veracausa.scores.estimands import ABLATIONS, DIRECTIONS, INSTEAD
+from veracausa.scores.estimands import ABLATIONS, DIRECTIONS, INSTEAD, REFERRING
 from veracausa.suggestions import not_known
 from veracausa.units.table import Units, per_layer
+from veracausa.words import listed
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -292,6 +293,16 @@ def require_effect(ablation: str, direction: str) -> None:
         raise MethodError(
             f"direction='denoising' restores a unit's clean value in the corrupted run; there is nothing that "
             f"ablation={ablation!r} could replace. Use direction='noising', or ablation='counterfactual'."
+        )
+
+
+def require_reference(ablation: object, reference: Task | None) -> None:
+    """MethodError for a reference set that the ablation takes nothing from."""
+    if reference is not None and isinstance(ablation, str) and ablation not in REFERRING:
+        takes = {"counterfactual": "the other prompt of each pair", "optimal": "what is learned on the task"}
+        raise MethodError(
+            f"reference= is the set that {listed(REFERRING)} take their values from; ablation={ablation!r} takes "
+            f"{takes.get(ablation, 'none')}. Leave it out, or name the ablation that you mean."
         )
 
 

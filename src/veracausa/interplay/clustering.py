@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from veracausa.choices import EdgeWeight
 from veracausa.errors import MethodError
@@ -177,8 +178,7 @@ def _drawn(found: Sequence[Interactions], generator: np.random.Generator) -> lis
     times = np.bincount(generator.integers(found[0].n, size=found[0].n), minlength=found[0].n)
     made = []
     for one in found:
-        share = times * one.positions.numpy()
-        made.append(np.sqrt(np.einsum("e,ers->rs", share / share.sum(), one.squares.double().numpy())))
+        made.append(np.sqrt(np.nan_to_num(one.over(one.squares.double(), torch.from_numpy(times)).numpy())))
     return made
 
 

@@ -15,8 +15,9 @@ from veracausa.arguments import shown
 from veracausa.choices import InteractionAblation, InteractionMethod, InteractionWay, ProductMode
 from veracausa.dictionaries.dictionary import Dictionary
 from veracausa.dictionaries.words import is_coded
+from veracausa.effects.counterparts import Aligned, require_alike
 from veracausa.effects.laid import with_dictionary
-from veracausa.effects.replacements import Replacement, reference_runs, replacement
+from veracausa.effects.replacements import Replacement, reference_runs, replacement, require_reference
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.batches import buckets
 from veracausa.engine.bucket import Bucket
@@ -32,9 +33,11 @@ from veracausa.interplay.products import Kept, Pair
 from veracausa.interplay.results import Interactions
 from veracausa.interplay.sides import Asked, Side, both_sides
 from veracausa.interplay.signs import full
-from veracausa.scores.headers import dictionary_settings, reference_settings
+from veracausa.scores.headers import align_settings, dictionary_settings, reference_settings, span_settings
 from veracausa.scores.scores import task_header
 from veracausa.suggestions import not_known
+from veracausa.tasks.placing import elsewhere
+from veracausa.units.at_spans import SpanUnits
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -50,6 +53,10 @@ METHODS: dict[InteractionMethod, str] = {
 REPLACED: tuple[InteractionAblation, ...] = ("counterfactual", "zero", "mean")
 #: Whose products of derivatives are taken.
 MODES: tuple[ProductMode, ...] = ("auto", "forward", "reverse")
+#: What is said where spans stand elsewhere in a corrupted prompt.
+_MOVED = (
+    "some spans stand elsewhere in the corrupted prompt, so only the sources' spans move, and no other part of the site"
+)
 #: Pairs whose bare metric is compared with the one that kept pieces were made with.
 _COMPARED = 2
 
@@ -92,7 +99,18 @@ class InteractionsWork:
     @property
     def aligned(self) -> bool:
         """Whether it can do with pairs whose prompts have different lengths."""
-        return self.alone
+        return self.alone or bool(self.source.places.spans)
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether the sources' values stand at other positions in some corrupted prompt: then nothing else moves."""
+        return not self.alone and elsewhere(self.task, self.source.places.spans)
+
+    @cached_property
+    def where(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Of every pair, at which positions each place of the sources and of the readers is."""
+        sides = (self.source.places, self.reader.places)
+        return [(sides[0].masks(self.task, i), sides[1].masks(self.task, i)) for i in range(len(self.task))]
 
     @property
     def runs_on(self) -> Task:
@@ -115,8 +133,8 @@ class InteractionsWork:
             return self.mode
         return "forward" if self.between("forward") <= self.between("reverse") else "reverse"
 
-    def rows(self, how: str, positions: int) -> int:
-        """Runs of one prompt through the blocks between, of so many positions.
+    def rows(self, how: str, example: int, start: int) -> int:
+        """Runs of one prompt through the blocks between, from position `start` on.
 
         A product counts as one beside the run that it is of (forward), or backward from it.
         """
@@ -125,15 +143,16 @@ class InteractionsWork:
             return ends + 1 + len(self.source) + 1
         if how == "forward":
             return ends + 2 * nodes * (len(self.source) + 1)
-        each = len(self.reader) * (self.probes + 1) if self.probes else len(self.reader.number) * positions
-        return ends + nodes * (1 + each)
+        asked = self.reader.asked(self.where[example][1][:, start:])
+        products = int(asked.sum(1) @ self.reader.widths)
+        return ends + nodes * (1 + (len(self.reader) * (self.probes + 1) if self.probes else products))
 
     def between(self, how: str) -> float:
         """Token-layers of all rows through the blocks between."""
         found = 0.0
         for start, own in self.buckets:
             positions = self.runs_on.lengths[own[0]] - start
-            found += len(own) * self.rows(how, positions) * positions * max(1, self.passage.depth)
+            found += sum(self.rows(how, i, start) for i in own) * positions * max(1, self.passage.depth)
         return found
 
     @cached_property
@@ -141,7 +160,7 @@ class InteractionsWork:
         """Groups of pairs that share a tape."""
         kept = sum(kept_width(self.lm.decoder, side.units.place) for side in (self.source, self.reader))
         most = examples_per_batch(self.lm, self.task, kept)
-        return buckets(self.lm.decoder, self.runs_on, not self.alone, most)
+        return buckets(self.lm.decoder, self.runs_on, not self.alone and not self.elsewhere, most)
 
     def batches(self) -> int:
         """Buckets that are recorded."""
@@ -150,7 +169,9 @@ class InteractionsWork:
     def tokens(self) -> float:
         """Token-layers: recorded runs, the engine's own, the reference set, and the rows through the blocks between."""
         lm, task = self.lm, self.runs_on
-        found = recorded_runs(lm, task, self.buckets) + unpatched_run(lm, task, self.buckets)
+        found = recorded_runs(lm, task, self.buckets) + unpatched_run(
+            lm, task.side(True) if task.uneven else task, self.buckets
+        )
         found += reference_runs(lm, self.reference or self.task, self.task, self.ablation)
         return found + (self.between(self.chosen) if self.passage.depth else 0.0)
 
@@ -174,6 +195,8 @@ class InteractionsWork:
             "way_said": WAYS[self.passage.way],
             **reference_settings(self.ablation, self.task, self.reference),
             **dictionary_settings(self.lm, *kinds),
+            **(span_settings(self.task) if self.source.places.spans + self.reader.places.spans else {}),
+            **({} if self.alone else align_settings(self.task, self.source.places.spans)),
         }  # fmt: skip
 
     @torch.inference_mode(False)
@@ -207,6 +230,8 @@ class InteractionsWork:
         ):  # fmt: skip
             how = (self.ablation, "noising", self.reference, self.seed, call.cost)
             put = replacement(lm, task, self.source.units, *how)
+            if self.elsewhere:
+                put = Aligned(put, task, self.source.places.spans, noising=True)
 
             def each(start: int, examples: tuple[int, ...]) -> None:
                 for example, kept in self._bucket(call, put, start, examples):
@@ -219,10 +244,12 @@ class InteractionsWork:
         sampled = self.settings["probes"]
         if (several := torch.as_tensor(self.reader.sizes > 1)).any():
             found["means"][:, several] = float("nan")
+        positions = torch.stack([self._counts(example) for example in range(len(task))]).cpu()
         return Interactions(
             tuple(self.source.units.names), tuple(self.reader.units.names), found["squares"], found["means"],
-            torch.tensor(self.runs_on.lengths), found["rest"], found["change"], self.settings, call.origin,
-            task_header(self.task), call.cost, found["error"] if sampled else None, call.precision.notes,
+            positions, found["rest"], found["change"], self.settings, call.origin, task_header(self.task), call.cost,
+            found["error"] if sampled else None,
+            (*call.precision.notes, *((_MOVED,) if self.elsewhere else ())),
         )  # fmt: skip
 
     @property
@@ -240,11 +267,20 @@ class InteractionsWork:
         }  # fmt: skip
 
     def _row(self, example: int, kept: Kept) -> torch.Tensor:
-        """A prompt's sums, as means over all of its positions (no source moves in a shared prefix), in one row."""
+        """A prompt's sums, as means over the readers' positions (no source moves in a shared prefix), in one row.
+
+        NaN where the prompt has not the source's place, or the reader's.
+        """
+        talking, counts = self.where[example][0], self._counts(example).to(kept.rest)
+        there = talking.any(1)[self.source.places.of_unit] & (counts > 0)[:, None]
         error = torch.zeros_like(kept.squares) if kept.error is None else kept.error
-        row = [kept.squares, kept.sums, error, kept.rest, kept.change]
-        length = self.runs_on.lengths[example]
-        return torch.cat([each.flatten() for each in row]).to("cpu", self.lm.score_dtype) / length
+        every = [each.where(there, float("nan")) / counts[:, None] for each in (kept.squares, kept.sums, error)]
+        every += [each / counts.clamp_min(1) for each in (kept.rest, kept.change)]
+        return torch.cat([each.flatten() for each in every]).to("cpu", self.lm.score_dtype)
+
+    def _counts(self, example: int) -> torch.Tensor:
+        """Positions of every reader in a prompt."""
+        return self.where[example][1].sum(1)[self.reader.places.of_unit]
 
     def _bucket(
         self, call: Session, put: Replacement, start: int, examples: tuple[int, ...]
@@ -252,7 +288,7 @@ class InteractionsWork:
         """(pair, what is kept of it) of a bucket."""
         place, layer = self.source.site
         bucket = Bucket.record(
-            self.lm, self.runs_on, start, examples, call.cost, sites=self.passage.sites, places=(place,)
+            self.lm, self.runs_on, start, examples, call.cost, sites=self.passage.sites, places=(place,), noising=True
         )
         tape, base = bucket.tape, bucket.tape.clean
         with attention_function(self.lm.decoder, SUFFIX):
@@ -261,9 +297,11 @@ class InteractionsWork:
                 at = torch.tensor([local], device=self.lm.device)
                 new = put.rows(tape, place, layer, at, None)[0]
                 delta = activation(base, place, layer)[local] - new
+                talking, listening = (each[:, start:] for each in self.where[example])
                 pair = Pair(
-                    self.lm, self.passage, tape, base, local, self.source, self.reader, delta, self.grid, call.cost
-                )
+                    self.lm, self.passage, tape, base, local, self.source, self.reader, talking, listening, delta,
+                    self.grid, call.cost,
+                )  # fmt: skip
                 yield example, self._kept(pair, example)
                 call.advance()
 
@@ -274,7 +312,7 @@ class InteractionsWork:
 
 
 def _said(side: Side) -> str:
-    return f"{side.units.kind} of layer {side.site[1]}"
+    return f"{side.units.kind} of layer {side.site[1]}{side.units.apart}"
 
 
 @gives(Interactions)
@@ -302,6 +340,7 @@ def interactions(
 
         J_{i,t←j} = Σ_t' Δ_{j,t'} ∫₀¹ ∂f_{i,t}(α) / ∂f_{j,t'} dα,    strength = √ mean over prompts and positions of J²
 
+    t' are the source's positions, t the reader's: all, or those that it is asked for at.
     The whole site of the sources goes from what it is replaced by (α = 0) to its own values (α = 1) in the clean run;
     Δ is that way. f is a head's value, a neuron behind its activation, a feature behind its threshold. Of a source of
     several numbers J is the sum over them; of such a reader J² is (and J has no mean). Strengths are in units of f.
@@ -313,7 +352,9 @@ def interactions(
         task: the prompts; its metric is not read.
         sources, readers: parts of one site each, the readers' behind: "heads:10" (a kind of one layer), a name, or
             several: heads, MLPs, attention, neurons, the residual stream, mixers and their heads and channels, features
-            and directions. Of "features:10" those are meant that are active in some prompt.
+            and directions. Of "features:10" those are meant that are active in some prompt. At all positions, or at
+            each ("heads:10@positions"), at spans of the task ("@spans", "@subject", "@end"), at one ("@7",
+            ["a10.h3@7"]).
         method: "ig" as above; "gradient": the gradient at the prompt's own values in the place of the integral;
             "exact": J = f_i − f_i with j replaced, run once for every source.
         way: "whole": all blocks between respond; "direct": the reader alone sees the change, as an edge's does.
@@ -332,7 +373,8 @@ def interactions(
         show_progress: show a progress bar.
 
     Raises:
-        UnitError: no such parts, parts of several layers, or readers that are not behind the sources. MethodError.
+        UnitError: no such parts, parts of several layers, sources that overlap, readers that are not behind the sources
+            or stand in no prompt with them. MethodError: a reference set that nothing is taken from, and others.
 
     Source: local interaction basis and interactions by integrated gradients (Bushnaq et al. 2405.10927, 2405.10928).
 
@@ -345,14 +387,43 @@ def interactions(
             raise MethodError(not_known(what, value, [*known]))
     if nodes < 1:
         raise MethodError(f"nodes={nodes}: a path needs at least one node.")
+    require_reference(ablation, reference)
     lm, source, reader = both_sides(with_dictionary(lm, dictionary), task, sources, readers)
     passage = Passage(lm.decoder, source.site, reader.site, way)
     _require_passage(passage, source, reader)
     longest = max(task.lengths) * int(reader.sizes.max())
     _require_probes(probes, orthogonal, method, mode, longest)
-    return InteractionsWork(
+    if isinstance(source.units, SpanUnits) and ablation == "counterfactual":
+        require_alike(task, source.units)
+    work = InteractionsWork(
         lm, task, source, reader, passage, method, ablation, reference, nodes, mode, probes, orthogonal, seed
     )
+    _require_places(work)
+    return work
+
+
+def _require_places(work: InteractionsWork) -> None:
+    """UnitError for sources that overlap, and where a source and a reader stand in no prompt together."""
+    source, reader = work.source, work.reader
+    for i, (where, _) in enumerate(work.where if source.places.spans else ()):
+        if (both := source.overlap(where)) is not None:
+            one, other = (source.units.names[u] for u in both)
+            raise UnitError(
+                f"sources: {one} and {other} share tokens in pair {i} of {work.task.name!r}, so what readers owe to "
+                "these would be counted twice. Ask for them in calls of their own."
+            )
+    both_there = torch.stack([torch.outer(*(each.any(1) for each in pair)) for pair in work.where]).any(0)
+    if not bool(both_there.all()):
+        talking, listening = (int(found) for found in (~both_there).nonzero()[0])
+        raise UnitError(
+            f"No prompt of {work.task.name!r} has sources at {_at(source, talking)} and readers at "
+            f"{_at(reader, listening)}."
+        )
+
+
+def _at(side: Side, place: int) -> str:
+    name = side.places.names[place]
+    return f"the span {name!r}" if isinstance(name, str) else f"position {name}"
 
 
 def _require_passage(passage: Passage, source: Side, reader: Side) -> None:

@@ -1,6 +1,6 @@
-"""The numbers of one pair: J of every reader, at every position, by every source, and what is kept of it.
+"""The numbers of one pair: J of every reader, at every position of it, by every source, and what is kept of it.
 
-    J_{i,t←j} = Σ_t' Δ_{j,t'} ∫₀¹ ∂f_{i,t}(α) / ∂f_{j,t'} dα
+    J_{i,t←j} = Σ_t' Δ_{j,t'} ∫₀¹ ∂f_{i,t}(α) / ∂f_{j,t'} dα        t' over the source's positions
 
 forward: one product per source and node gives all readers at all positions. reverse: one per number of a reader,
 position and node (or per reader and probe) gives all sources. exact: f_i − f_i with the source replaced, one run each.
@@ -22,7 +22,7 @@ from veracausa.interplay.sides import Side
 from veracausa.interplay.signs import full, signs
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float
 
     from veracausa.cost import Cost
     from veracausa.engine.tape import State, Tape
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Kept:
-    """What is kept of a pair, sums over positions: ΣJ² and ΣJ, [readers, sources]; of ΣJ − change and of the change.
+    """What is kept of a pair, sums over the readers' positions: ΣJ² and ΣJ, [readers, sources]; of ΣJ − change and of
+    the change.
 
     `change`: f_i(own) − f_i(baseline), the squares summed, [readers]; `rest` those of Σ_j J − change. `error`: standard
     errors of ΣJ² over the probes.
@@ -46,7 +47,10 @@ class Kept:
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """One pair of a recorded bucket, by its place `example` in the tape: how far every source moves (`delta`)."""
+    """One pair of a recorded bucket, by its place `example` in the tape: how far every source moves (`delta`).
+
+    `talking`, `listening`: the positions of every place of the sources, of the readers (`Places.masks`, of the tape's).
+    """
 
     lm: Model
     passage: Passage
@@ -55,6 +59,8 @@ class Pair:
     example: int
     source: Side
     reader: Side
+    talking: Bool[Tensor, "places positions"]
+    listening: Bool[Tensor, "places positions"]
     delta: Float[Tensor, "positions site"]
     nodes: tuple[tuple[float, float], ...]
     cost: Cost
@@ -81,19 +87,19 @@ class Pair:
 
     def _by_sources(self, of: Callable[[Tensor], Tensor]) -> Kept:
         """`of`: what readers owe to some sources, [sources, positions, numbers], of how these move."""
-        change, single = self.ends(), len(self.source)
-        squares, sums = (change.new_zeros(len(self.reader), single + 1) for _ in range(2))
-        total = torch.zeros_like(change)
-        for chosen in torch.arange(single + 1, device=change.device).split(self._at_once):
-            moved = self.delta * self.source.masks(chosen)[:, None].to(self.delta)
-            each = of(moved)
+        change = self.ends()
+        total = of((self.delta * self.source.rest(self.talking).to(self.delta))[None])[0]
+        squares, sums = [], []
+        for chosen in torch.arange(len(self.source), device=change.device).split(self._at_once):
+            each = of(self.delta * self.source.masks(chosen, self.talking).to(self.delta))
             total = total + each.sum(0)
-            squares[:, chosen] = self.reader.sums((each**2).sum(1)).T
-            sums[:, chosen] = self.reader.sums(each.sum(1)).T
-        return Kept(squares[:, :-1], sums[:, :-1], *self._ends(total - change, change))
+            squares.append(self.reader.over(each**2, self.listening))
+            sums.append(self.reader.over(each, self.listening))
+        return Kept(torch.cat(squares).T, torch.cat(sums).T, *self._ends(total - change, change))
 
     def _ends(self, rest: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
-        return self.reader.sums((rest**2).sum(0)), self.reader.sums((change**2).sum(0))
+        rest, change = self.reader.over(torch.stack([rest**2, change**2]), self.listening)
+        return rest, change
 
     @property
     def _at_once(self) -> int:
@@ -115,59 +121,69 @@ class Pair:
 
     def reverse(self) -> Kept:
         """By products in the direction of each reader's number and position."""
-        change, delta = self.ends(), self.delta
-        positions, numbers = change.shape
-        squares, sums = (change.new_zeros(len(self.reader), len(self.source)) for _ in range(2))
-        rest = torch.zeros_like(change)
+        change, reader = self.ends(), self.reader
+        squares, sums = (change.new_zeros(len(reader), len(self.source)) for _ in range(2))
+        rest, asked = torch.zeros_like(change), reader.asked(self.listening)
         gradients = self._gradients()
         next(gradients)
-        for number in range(numbers):
-            i = int(self.reader.part[number])
-            every = torch.zeros(positions, positions, numbers, device=delta.device, dtype=change.dtype)
-            every[:, :, number] = torch.eye(positions).to(every)
-            each = gradients.send(every)
-            squares[i] += (self.source.sums(each[:, self.source.number]) ** 2).sum(0)
-            sums[i] += self.source.sums(each[:, self.source.number]).sum(0)
-            rest[:, number] = each.sum(1) - change[:, number]
+        for number, part in enumerate(reader.part.tolist()):
+            at = asked[part].nonzero()[:, 0]
+            if not len(at):
+                continue
+            every = change.new_zeros(len(at), *change.shape)
+            every[torch.arange(len(at)), at, number] = 1.0
+            each, whole = gradients.send(every)
+            units = (reader.own == part).nonzero()[:, 0]
+            there = self.listening[reader.places.of_unit[units]][:, at].to(each)
+            squares[units] += there @ each**2
+            sums[units] += there @ each
+            rest[at, number] = whole - change[at, number]
         return Kept(squares, sums, *self._ends(rest, change))
 
     def probed(self, probes: int, seed: int, example: int, orthogonal: bool) -> Kept:
         """The same by random signs in the place of every position (and every number of a reader that has several)."""
-        change = self.ends()
-        squares, sums, error = (change.new_zeros(len(self.reader), len(self.source)) for _ in range(3))
-        rest = change.new_zeros(len(self.reader))
+        change, reader = self.ends(), self.reader
+        squares, sums, error = (change.new_zeros(len(reader), len(self.source)) for _ in range(3))
+        rest = change.new_zeros(len(reader))
         gradients = self._gradients()
         next(gradients)
-        for i in range(len(self.reader)):
-            own = (self.reader.part == i).nonzero()[:, 0]
+        for i, part in enumerate(reader.own.tolist()):
+            own = (reader.part == part).nonzero()[:, 0]
             # drawn for the whole prompt, so that a shared prefix does not change them
             drawn = signs(probes, self.tape.length * len(own), seed, example, orthogonal)
             phi = torch.as_tensor(drawn).to(change).view(probes, self.tape.length, len(own))[:, self.tape.start :]
+            there = self.listening[reader.places.of_unit[i]].to(change)[:, None]
+            phi = phi * there
             every = change.new_zeros(probes + 1, *change.shape)
             every[:probes, :, own] = phi
-            every[probes, :, own] = 1.0
-            each = gradients.send(every)
-            parts = self.source.sums(each[:, self.source.number])
-            squares[i], sums[i] = (parts[:probes] ** 2).mean(0), parts[probes]
+            every[probes, :, own] = there
+            each, whole = gradients.send(every)
+            squares[i], sums[i] = (each[:probes] ** 2).mean(0), each[probes]
             # Orthogonal signs are drawn without putting back: of all there are, none is left to chance.
             left = 1 - probes / full(drawn.shape[1]) if orthogonal else 1.0
-            error[i] = (parts[:probes] ** 2).std(0) * (left / probes) ** 0.5 if probes > 1 else float("nan")
-            rest[i] = ((each[:probes].sum(1) - (phi * change[:, own]).sum((1, 2))) ** 2).mean()
-        return Kept(squares, sums, rest, self.reader.sums((change**2).sum(0)), error)
+            error[i] = (each[:probes] ** 2).std(0) * (left / probes) ** 0.5 if probes > 1 else float("nan")
+            rest[i] = ((whole[:probes] - (phi * change[:, own]).sum((1, 2))) ** 2).mean()
+        return Kept(squares, sums, rest, self._ends(change, change)[1], error)
 
     @torch.enable_grad()
-    def _gradients(self) -> Generator[Tensor, Tensor, None]:
-        """Is sent what the readers' numbers are multiplied with, [rows, positions, numbers]; gives, of each, Σ J."""
+    def _gradients(self) -> Generator[tuple[Tensor, Tensor], Tensor, None]:
+        """Is sent what the readers' numbers are multiplied with, [rows, positions, numbers].
+
+        Gives, of each row, Σ J of every source, [rows, sources], and of the whole site, [rows].
+        """
         alpha, weight = torch.tensor(self.nodes, device=self.delta.device, dtype=self.delta.dtype).T
         at = ((alpha - 1)[:, None, None] * self.delta).requires_grad_(True)
         found = self.run(at)
         passed = found.shape[1] * len(self.nodes) * self.passage.depth
-        asked: Tensor = yield found.detach()
+        where = self.talking.to(self.delta)
+        asked: Tensor = yield found.new_empty(0), found.new_empty(0)
         while True:
-            parts = []
+            parts, whole = [], []
             for some in asked.split(self._at_once):
                 given = some[:, None].expand(-1, len(found), -1, -1).to(found)
                 (own,) = torch.autograd.grad(found, at, given, retain_graph=True, is_grads_batched=True)
-                parts.append(torch.einsum("a,rapn,pn->rn", weight, own, self.delta))
+                each = torch.einsum("a,ratn->rtn", weight, own) * self.delta
+                parts.append(self.source.picked(torch.einsum("rtn,gt->rgn", each[:, :, self.source.number], where)))
+                whole.append(each.sum((1, 2)))
                 self.cost.backward += len(some) * passed
-            asked = yield torch.cat(parts).detach()
+            asked = yield torch.cat(parts).detach(), torch.cat(whole).detach()

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from veracausa.cost import Cost
@@ -35,9 +34,10 @@ _NAMED = 3
 class Interactions(Shown):
     """Interactions of the parts of one site with those of a later one; made by `vc.interactions`.
 
-    `squares`: mean over the positions of every prompt of J², summed over the numbers of a reader that has several;
-    `means`: the mean of J (of the sum over such numbers: NaN), [examples, readers, sources] each. `positions`: of every
-    prompt. `rest`, `change`: means of (Σ_j J − change)² and of change², where change = f(own) − f(baseline); of
+    `squares`: mean over the reader's positions in every prompt of J², summed over the numbers of a reader that has
+    several; `means`: the mean of J (of the sum over such numbers: NaN), [examples, readers, sources] each, and NaN
+    where a prompt lacks the source's span or position, or the reader's. `positions`: of each reader in every prompt.
+    `rest`, `change`: means of (Σ_j J − change)² and of change², where change = f(own) − f(baseline); of
     "exact" the rest is what sources do together and not one by one. `error`: standard errors of `squares` over random
     signs.
 
@@ -49,7 +49,7 @@ class Interactions(Shown):
     readers: tuple[str, ...]
     squares: Float[Tensor, "examples readers sources"]
     means: Float[Tensor, "examples readers sources"]
-    positions: Int[Tensor, " examples"]
+    positions: Int[Tensor, "examples readers"]
     rest: Float[Tensor, "examples readers"]
     change: Float[Tensor, "examples readers"]
     settings: dict[str, Any]
@@ -74,13 +74,18 @@ class Interactions(Shown):
         """Whether every number was run."""
         return self.method == "exact"
 
-    @cached_property
-    def _weight(self) -> Tensor:
-        return self.positions.to(self.squares) / self.positions.sum()
+    def shares(self, values: Tensor, times: Tensor | None = None) -> Tensor:
+        """How much a prompt's means count: by the reader's positions, where there are `values`; 1 in all.
 
-    def over(self, values: Tensor) -> Tensor:
-        """Means over all positions of all prompts, of means over those of each."""
-        return torch.einsum("e,e...->...", self._weight, values)
+        `times`: how often each prompt is taken (default: once).
+        """
+        taken = self.positions if times is None else self.positions * times[:, None]
+        weight = taken.view(*taken.shape, *[1] * (values.ndim - 2)).to(values) * ~values.isnan()
+        return weight / weight.sum(0)
+
+    def over(self, values: Tensor, times: Tensor | None = None) -> Tensor:
+        """Means over all positions of all prompts, of means over those of each; NaN of what no prompt has."""
+        return (self.shares(values, times) * values.nan_to_num()).sum(0)
 
     @cached_property
     def strength(self) -> Float[np.ndarray, "readers sources"]:
@@ -97,7 +102,7 @@ class Interactions(Shown):
         """Standard errors of `strength` over the random signs; None where none were drawn."""
         if self.error is None:
             return None
-        error = torch.einsum("e,ers->rs", self._weight**2, self.error**2).sqrt().double().numpy()
+        error = (self.shares(self.error) ** 2 * self.error.nan_to_num() ** 2).sum(0).sqrt().double().numpy()
         return np.asarray(error / (2 * np.maximum(self.strength, 1e-30)))
 
     @property
@@ -142,15 +147,16 @@ class Interactions(Shown):
         import pandas as pd
 
         single, (i, j) = self.squares.double().sqrt().numpy(), self.ranking()[:, :n]
-        flat = single.reshape(self.n, -1)
+        flat = np.nan_to_num(single.reshape(self.n, -1))
         bar = np.sort(flat, axis=1)[:, -min(n, flat.shape[1])]
-        own = single[:, i, j]
+        own, there = single[:, i, j], ~np.isnan(single[:, i, j])
         most = max(1, self.n // 10)
-        weighed = np.sort((self._weight[:, None].double().numpy() * own**2), axis=0)
+        shares = self.shares(self.squares)[:, i, j].double().numpy()
+        weighed = np.sort(shares * np.nan_to_num(own) ** 2, axis=0)
         return pd.DataFrame({
             "source": [self.sources[k] for k in j], "reader": [self.readers[k] for k in i],
-            "strength": self.strength[i, j], "low": own.min(0), "median": np.median(own, axis=0), "high": own.max(0),
-            "share": ((own >= bar[:, None]) & (own > 0)).mean(0),
+            "strength": self.strength[i, j], "low": np.nanmin(own, axis=0), "median": np.nanmedian(own, axis=0),
+            "high": np.nanmax(own, axis=0), "share": ((own >= bar[:, None]) & (own > 0)).sum(0) / there.sum(0),
             "carried": weighed[-most:].sum(0) / np.maximum(weighed.sum(0), 1e-30),
         })  # fmt: skip
 
@@ -181,6 +187,13 @@ class Interactions(Shown):
     def _how(self) -> str:
         return {"ig": "integrated gradients", "gradient": "one gradient", "exact": "exact removal"}[self.method]
 
+    @property
+    def _positions(self) -> str:
+        """How many positions readers have in all prompts."""
+        every = self.positions.sum(0)
+        few, many = int(every.min()), int(every.max())
+        return f"{many:,} positions" if few == many else f"{few:,} to {many:,} positions a reader"
+
     def describe(self) -> str:
         """What these numbers are."""
         s = self.settings
@@ -192,7 +205,7 @@ class Interactions(Shown):
             f"replaced by {s['ablation']}, positions {s['positions']}",
             f"sum     Σ J differs from the whole change by {self.residual:.2g} of it"
             + (" (what sources do together)" if self.exact else ""),
-            f"n       {counted(self.n, 'prompt')}, {int(self.positions.sum()):,} positions",
+            f"n       {counted(self.n, 'prompt')}, {self._positions}",
             f"cost    {self.cost.describe()}",
             f"trust   {'exact' if self.exact else 'not verified'}",
             *(f"note    {note}" for note in self.notes),
@@ -223,13 +236,15 @@ def unpacked(header: dict[str, Any], tensors: dict[str, Tensor]) -> Interactions
     found = _HEADER(header)
     sizes = {"readers": len(found["readers"]), "sources": len(found["sources"])}
     every = "examples readers sources"
-    wanted = {"squares": f"finite {every}", "means": f"float {every}", "positions": "index examples",
+    wanted = {"squares": f"float {every}", "means": f"float {every}", "positions": "index examples readers",
               "rest": "finite examples readers", "change": "finite examples readers"}  # fmt: skip
     if "error" in tensors:
         wanted["error"] = f"float {every}"
     require_tensors(tensors, wanted, **sizes)
-    if any((tensors[name] < 0).any() for name in ("squares", "rest", "change")) or (tensors["positions"] < 1).any():
-        raise ValueError("a mean of squares is below 0, or a prompt has no positions")
+    if any((tensors[name] < 0).any() for name in ("squares", "rest", "change")) or (tensors["positions"] < 0).any():
+        raise ValueError("a mean of squares is below 0, or a count of positions")
+    if tensors["squares"].isinf().any() or tensors["squares"].isnan().all(0).any():
+        raise ValueError("a strength is no number")
     names = ("sources", "readers", "notes", "settings", "model", "task", "cost")
     parts: dict[str, Any] = {name: found[name] for name in names} | {name: tensors[name] for name in wanted}
     return Interactions(**parts)
