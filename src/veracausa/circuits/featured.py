@@ -3,6 +3,7 @@ another (sparse feature circuits, Marks et al. 2403.19647)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +29,13 @@ if TYPE_CHECKING:
 
 #: Nodes and edges that a sentence names.
 _NAMED = 3
+
+
+def strongest(scored: Sequence[Scores], threshold: float, most: int | None) -> list[tuple[int, int]]:
+    """(which scores, unit) of the parts whose |mean| is over a threshold, at most so many, strongest first."""
+    strength = [one.mean().double().abs().numpy() for one in scored]
+    every = [(-size, which, i) for which, own in enumerate(strength) for i, size in enumerate(own) if size > threshold]
+    return [(which, i) for _, which, i in sorted(every)[:most]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,15 +68,12 @@ class FeatureCircuit(Shown):
         """The pairs that it was run on."""
         return self.nodes[0].task
 
-    @cached_property
-    def _scored(self) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
-        """Names, mean scores, standard errors of all candidates, and which are errors."""
-        names = [name for one in self.nodes for name in one.units.names]
-        mean, error = (np.concatenate([getattr(one, what)().double().numpy() for one in self.nodes])
-                       for what in ("mean", "stderr"))  # fmt: skip
-        return names, mean, error, np.concatenate([one.units.index == ERROR for one in self.nodes])
-
     @property
+    def candidates(self) -> int:
+        """How many parts were scored."""
+        return sum(len(one.units) for one in self.nodes)
+
+    @cached_property
     def parts(self) -> tuple[str, ...]:
         """The circuit's nodes, features and errors, strongest first."""
         return tuple(self.node_table()["name"])
@@ -77,10 +82,14 @@ class FeatureCircuit(Shown):
         """One row per node, strongest first: name, effect, its standard error over pairs, whether it is an error."""
         import pandas as pd
 
-        names, mean, error, is_error = self._scored
-        table = pd.DataFrame({"name": names, "effect": mean, "stderr": error, "error": is_error})
-        kept = table[table["effect"].abs() > self.node_threshold]
-        return kept.iloc[np.argsort(-kept["effect"].abs().to_numpy(), kind="stable")].reset_index(drop=True)
+        names = [one.units.names for one in self.nodes]
+        mean, error = ([getattr(one, what)().double().numpy() for one in self.nodes] for what in ("mean", "stderr"))
+        found = strongest(self.nodes, self.node_threshold, self.settings.get("most"))
+        columns: dict[str, Any] = {"name": [names[which][i] for which, i in found]}
+        columns |= {"effect": [float(mean[which][i]) for which, i in found]}
+        columns |= {"stderr": [float(error[which][i]) for which, i in found]}
+        columns |= {"error": [bool(self.nodes[which].units.index[i] == ERROR) for which, i in found]}
+        return pd.DataFrame(columns)
 
     def table(self) -> pd.DataFrame:
         """One row per edge, strongest first: upstream and downstream part, effect, its standard error over pairs."""
@@ -96,10 +105,11 @@ class FeatureCircuit(Shown):
     @property
     def sentences(self) -> tuple[str, ...]:
         """How many nodes and edges there are, the strongest of each, and that they are estimates."""
-        nodes, edges, many_ = self.node_table(), self.table(), len(self._scored[0])
+        nodes, edges, scored = self.node_table(), self.table(), self.candidates
         errors = int(nodes["error"].sum())
+        cut = "" if self.settings.get("most") != len(nodes) else " (the strongest; no more were asked for)"
         said = [
-            f"{counted(len(nodes), 'part')} of {many_:,} have an estimated effect over {self.node_threshold:g}, "
+            f"{counted(len(nodes), 'part')} of {scored:,} have an estimated effect over {self.node_threshold:g}{cut}, "
             f"{errors:,} of them errors; {len(edges):,} of {len(self.upstream):,} edges between them over "
             f"{self.edge_threshold:g}."
         ]

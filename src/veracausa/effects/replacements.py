@@ -26,6 +26,7 @@ from torch import Tensor
 from veracausa.cost import Cost
 from veracausa.dictionaries.words import is_coded
 from veracausa.effects.patterns import require_patterns
+from veracausa.engine.budget import prompts_per_batch
 from veracausa.engine.patches import Place, activation, layers_at, sites_for
 from veracausa.engine.tape import State, Tape, record
 from veracausa.engine.validate import require_readable
@@ -339,7 +340,7 @@ def recorded(
     for index, prompt in enumerate(prompts):
         by_length.setdefault(len(prompt), []).append(index)
     for length, members in by_length.items():
-        most = max(1, 2048 // length)
+        most = prompts_per_batch(lm, length, sites)
         for first in range(0, len(members), most):
             batch = members[first : first + most]
             require_readable(lm, [prompts[i] for i in batch])

@@ -10,7 +10,7 @@ on one core). Chunk sizes never change a number beyond rounding (contract 8).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
@@ -111,3 +111,10 @@ def examples_per_batch(lm: Model, task: Task, sites: int = 0, beside: int = 0) -
     tokens = 2048 if lm.device.type == "cpu" else 32_768
     pair = Footprint.of(lm).pair(longest, longest, sites) + beside * longest
     return max(1, int(min(tokens / longest, _SHARE * free_memory(lm.device) / pair)))
+
+
+def prompts_per_batch(lm: Model, length: int, sites: Collection[str] = ()) -> int:
+    """Prompts of one length that are recorded together, whole, with some sites; at least 1."""
+    shapes = Footprint.of(lm)
+    prompt = shapes.state(length, length, shapes.held(sites, length))
+    return max(1, int(min(2048 / length, _SHARE * free_memory(lm.device) / prompt)))

@@ -145,3 +145,19 @@ def _written(
     return stream_change(
         decoder, base, at, example, offset, written_change(decoder, code, change, base.residual[part.layer])
     )
+
+
+def pulled_back(
+    decoder: Decoder, base: State, part: Coded, slope: Tensor, example: Tensor
+) -> Float[Tensor, "rows positions explained"]:
+    """The slope at what a dictionary explains, given that at the stream: behind a post-norm, at the base run."""
+    code = decoder.codes[part.kind, part.layer]
+    still = slope.new_zeros(*slope.shape[:2], code.weight.shape[1], dtype=code.weight.dtype)
+
+    def written(change: Tensor) -> Tensor:
+        return _written(decoder, base, part, change, example, 0)
+
+    like = written(still).dtype
+    with torch.enable_grad():
+        found: Tensor = torch.autograd.functional.vjp(written, still, slope.to(like))[1]
+    return found

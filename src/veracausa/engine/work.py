@@ -178,9 +178,10 @@ def gives(result: type[Result_co]) -> Callable[[Callable[Arguments, Made_co]], P
 
         @functools.wraps(asked)
         def verb(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result_co:
-            work, call = paired(*args, **kwargs), signature.bind(*args, **kwargs)
+            call = signature.bind(*args, **kwargs)
             call.apply_defaults()
             with within(bytes_of(call.arguments.get("memory"))):
+                work = paired(*args, **kwargs)
                 through("Work.require_fits", work)
                 return work.run(**{name: call.arguments[name] for name in _HOW if name in call.arguments})
 

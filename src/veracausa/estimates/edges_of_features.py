@@ -17,29 +17,30 @@ One backward pass for the metric, and one for each downstream part, whatever the
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, cast
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from veracausa.anatomy.graph import MIXER
 from veracausa.arguments import shown
+from veracausa.cost import Cost
 from veracausa.dictionaries.dictionary import Dictionary
 from veracausa.effects.exact import ExactWork, exact
 from veracausa.effects.path_rows import PathRows
 from veracausa.engine.attention import SUFFIX
-from veracausa.engine.bucket import Bucket
 from veracausa.engine.guard import attention_function
-from veracausa.engine.patches import sites_for
-from veracausa.engine.reader_change import SITES
+from veracausa.engine.measure import measured_runs
 from veracausa.engine.routes import Station
 from veracausa.engine.session import Session, session
+from veracausa.engine.work import gives, recorded_runs
 from veracausa.errors import MethodError, UnitError
-from veracausa.estimates.mean_slopes import mean_slopes
-from veracausa.estimates.path_slopes import PathSlopes, detached
+from veracausa.estimates.mean_slopes import walked
+from veracausa.estimates.path_slopes import Onward, PathSlopes, onward_of, passes
+from veracausa.estimates.recorded_slopes import recorded_slopes, slope_buckets
 from veracausa.scores.scores import Scores, assemble
 from veracausa.units.paths import Paths
 
@@ -49,8 +50,137 @@ if TYPE_CHECKING:
 
 EdgeMethod = Literal["atp", "ig"]
 EDGE_METHODS: tuple[EdgeMethod, ...] = ("atp", "ig")
+#: The last station of paths → their cells, (pair of the bucket, path).
+Ends = dict[Station, list[tuple[int, int]]]
 
 
+@dataclass(frozen=True, eq=False)
+class FeatureEdgesWork:
+    """Estimates of a table of paths; see `feature_edges`. `effects`: the exact effects that they are of."""
+
+    effects: ExactWork
+    method: EdgeMethod
+    nodes: int
+    kind: ClassVar[str] = "gradients"
+
+    @property
+    def lm(self) -> Model:
+        """The model that is run."""
+        return self.effects.lm
+
+    @property
+    def task(self) -> Task:
+        """The pairs that it is run on."""
+        return self.effects.task
+
+    @property
+    def units(self) -> Paths:
+        """The paths."""
+        return self.effects.units  # type: ignore[return-value]
+
+    @property
+    def what(self) -> str:
+        """In words."""
+        return f"estimates of {len(self.units):,} edges between features"
+
+    @property
+    def alone(self) -> bool:
+        """Whether it does without corrupted prompts."""
+        return self.effects.alone
+
+    @property
+    def averaged(self) -> int:
+        """Points that the downstream gradient is averaged over; 0: it is taken at the base run."""
+        return self.nodes if self.method == "ig" else 0
+
+    @cached_property
+    def plan(self) -> PathRows:
+        """The rows of the exact effects, which say where paths begin and end in a pair."""
+        return self.effects.plan(Cost())  # type: ignore[return-value]
+
+    @cached_property
+    def _stations(self) -> list[Station]:
+        """All stations of one pair's paths; of others they are at other positions alone."""
+        length = max(self.plan.patched.lengths)
+        ends = [self.plan.end(unit, 0, length, 0) for unit in range(len(self.units))]
+        return [*dict.fromkeys(station for end in ends for station in end.chain)]
+
+    @property
+    def kinds(self) -> set[str]:
+        """Of the parts of dictionaries that paths name."""
+        return {part.kind for part in self.units.coded}
+
+    @property
+    def read(self) -> set[tuple[str, int]]:
+        """The dictionaries, by kind and layer, whose parts paths end at."""
+        return _read(self._stations)
+
+    @property
+    def senders(self) -> int:
+        """How many writers and parts of dictionaries paths begin with, each of which writes at every position."""
+        return len({sent for one in self._stations for sent, *_ in (*one.sends, *one.coded)})
+
+    def groups(self) -> list[tuple[int, tuple[int, ...]]]:
+        """Buckets of pairs that are recorded together."""
+        share, places = self.effects.share, len(self.places)
+        return slope_buckets(self.lm, self.plan.task, share, self.kinds, places, self.senders)
+
+    @property
+    def places(self) -> set[int]:
+        """Of the stream, where slopes are asked for."""
+        return places_of(self.lm, self._stations)
+
+    def batches(self) -> int:
+        """Buckets that are recorded."""
+        return len(self.groups())
+
+    def tokens(self) -> float:
+        """Token-layers: both runs measured and recorded, a backward pass for the metric and each downstream part."""
+        groups, lm = self.groups(), self.lm
+        found = measured_runs(lm, self.task) + recorded_runs(lm, self.plan.task, groups)
+        for start, examples in groups:
+            ends = self.ends(start, examples)
+            back = passes(map(onward_of, ends), bool(self.averaged)) * lm.layers
+            walk = walked(lm, _read(ends), self.averaged) if self.averaged else 0
+            found += len(examples) * (self.plan.patched.lengths[examples[0]] - start) * (back + walk)
+        return float(found)
+
+    def ends(self, start: int, examples: tuple[int, ...]) -> Ends:
+        """The last station of each path of a bucket's pairs."""
+        length, found = self.plan.patched.lengths[examples[0]], Ends()
+        for row, example in enumerate(examples):
+            for unit in range(len(self.units)):
+                found.setdefault(self.plan.end(unit, start, length, example), []).append((row, unit))
+        return found
+
+    def lacking(self, row: int, unit: int, examples: tuple[int, ...]) -> bool:
+        """Whether a pair lacks a position that a path names."""
+        length = self.plan.patched.lengths[examples[0]]
+        return not self.units.paths[unit].exists(length, self.plan.spans[examples[row]])
+
+    @torch.inference_mode(False)
+    def run(self, show_progress: bool = True, out: str | Path | None = None) -> Scores:
+        """The estimates, resumable."""
+        effects, shape = self.effects, (len(self.task), len(self.units))
+        settings = effects.settings | ({"nodes": self.nodes, "grid": "left"} if self.averaged else {})
+        asked = {key: value for key, value in settings.items() if key != "dictionary"}
+        asked |= {"units": self.units.digest(), "method": self.method}
+        with session(self.lm, self.task, shape, out=out, name="feature-edges", asked=asked, show=show_progress) as call:
+            if effects.ablation == "counterfactual":
+                call.measured.require_gap(self.task)
+            with call.bar(self.what, self.tokens()):
+                call.rest(self.groups(), lambda *bucket: _bucket(call, self, *bucket))
+        return assemble(
+            call,
+            call.values,
+            self.units,
+            method=self.method,
+            settings=settings,
+            notes=("Gradients at the base run: features that a change switches on or off are not seen.",),
+        )
+
+
+@gives(Scores)
 def feature_edges(
     lm: Model,
     task: Task,
@@ -61,8 +191,10 @@ def feature_edges(
     ablation: Literal["counterfactual", "zero"] = "counterfactual",
     direction: Literal["noising", "denoising"] = "noising",
     dictionary: Dictionary | Sequence[Dictionary] | None = None,
+    out: str | Path | None = None,
+    memory: float | str | None = None,
     show_progress: bool = True,
-) -> Scores:
+) -> FeatureEdgesWork:
     """Estimates of edges and paths with parts of dictionaries, to be held against `vc.exact` of the same names.
 
     Args:
@@ -72,6 +204,8 @@ def feature_edges(
             straight path; of edges whose downstream end is a part of a dictionary).
         nodes: of "ig", at α = 0, 1/nodes, …; Marks et al. take 10.
         ablation, direction, dictionary: as in `vc.exact`.
+        out: a folder to keep finished pieces in: the same call goes on from them.
+        memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
 
     Raises:
         UnitError: something else than such paths, or a reader whose slope is not known here. MethodError, UnitError: as
@@ -84,24 +218,9 @@ def feature_edges(
             f"method={shown(method)}, nodes={nodes}: edges with features are estimated by {' or '.join(EDGE_METHODS)}, "
             "with one node or more."
         )
-    asked = exact.work(lm, task, units=units, ablation=ablation, direction=direction, dictionary=dictionary)
-    require_estimated(asked.units, method)
-    shape, name = (len(task), len(asked.units)), "feature-edges"
-    with session(asked.lm, task, shape, out=None, name=name, asked={}, show=show_progress) as call:
-        if ablation == "counterfactual":
-            call.measured.require_gap(task)
-        plan = cast("PathRows", asked.plan(call.cost))
-        with call.bar(f"estimates of {len(asked.units):,} edges between features", 0.0):
-            call.rest(plan.buckets(asked.share), partial(_bucket, call, asked, plan, nodes if method == "ig" else 0))
-    more = {"nodes": nodes, "grid": "left"} if method == "ig" else {}
-    return assemble(
-        call,
-        call.values,
-        asked.units,
-        method=method,
-        settings=asked.settings | more,
-        notes=("Gradients at the base run: features that a change switches on or off are not seen.",),
-    )
+    effects = exact.work(lm, task, units=units, ablation=ablation, direction=direction, dictionary=dictionary)
+    require_estimated(effects.units, method)
+    return FeatureEdgesWork(effects, method, nodes)
 
 
 def require_estimated(units: Any, method: str = "atp") -> None:
@@ -126,80 +245,53 @@ def require_estimated(units: Any, method: str = "atp") -> None:
             )
 
 
-def _bucket(call: Session, asked: ExactWork, plan: PathRows, nodes: int, start: int, examples: tuple[int, ...]) -> None:
-    """The estimates of a bucket's pairs."""
-    ends, lacking = _ends(asked.units, plan, start, examples)
-    pairs, units = len(examples), torch.arange(len(asked.units))
-    with torch.enable_grad(), attention_function(call.lm.decoder, SUFFIX):
-        slopes = _slopes(call, asked, start, examples, [*ends], nodes)
-        values = torch.full((pairs, len(units)), float("nan"), dtype=call.lm.score_dtype)
-        for end, cells in ends.items():
-            found = slopes.score(end).detach().to("cpu", call.lm.score_dtype)
-            row, unit = np.array(cells).T
-            values[row, unit] = found[torch.as_tensor(row)]
-    values[lacking] = float("nan")
+def _bucket(call: Session, work: FeatureEdgesWork, start: int, examples: tuple[int, ...]) -> None:
+    """The estimates of a bucket's pairs that are not done yet: what leads to one place behind its sender together."""
     index = torch.tensor(examples)
-    call.put((index.repeat_interleave(len(units)), units.repeat(pairs)), values.flatten())
+    groups: dict[Onward, Ends] = {}
+    for end, cells in work.ends(start, examples).items():
+        rows, units = torch.tensor(cells).T
+        if not call.done[index[rows], units].all():
+            groups.setdefault(onward_of(end), Ends())[end] = cells
+    behind = {tail for onward in groups for tail in _behind(onward)}
+    with torch.enable_grad(), attention_function(call.lm.decoder, SUFFIX):
+        slopes = _slopes(call, work, start, examples, [end for ends in groups.values() for end in ends])
+        for onward, ends in groups.items():
+            for end, cells in ends.items():
+                found = slopes.score(end).detach().to("cpu", call.lm.score_dtype)
+                rows, units = np.array(cells).T
+                lacking = torch.tensor([work.lacking(row, unit, examples) for row, unit in cells])
+                values = found[torch.as_tensor(rows)].masked_fill(lacking, float("nan"))
+                call.put((index[torch.as_tensor(rows)], torch.as_tensor(units)), values)
+            if onward not in behind:
+                slopes.forget(onward)
 
 
-def _ends(
-    units: Any, plan: PathRows, start: int, examples: tuple[int, ...]
-) -> tuple[dict[Station, list[tuple[int, int]]], Tensor]:
-    """The last station of each path with its cells (pair of the bucket, path), and where a pair lacks a position."""
-    length = plan.patched.lengths[examples[0]]
-    found: dict[Station, list[tuple[int, int]]] = {}
-    lacking = torch.zeros(len(examples), len(units), dtype=torch.bool)
-    for row, example in enumerate(examples):
-        for unit, path in enumerate(units.paths):
-            lacking[row, unit] = not path.exists(length, plan.spans[example])
-            found.setdefault(plan.end(unit, start, length, example), []).append((row, unit))
-    return found, lacking
+def _behind(onward: Onward) -> list[Onward]:
+    """What of it is asked for to know it."""
+    return [onward[i:] for i in range(2, len(onward), 2)]
 
 
 def _slopes(
-    call: Session, asked: ExactWork, start: int, examples: tuple[int, ...], ends: Sequence[Station], nodes: int
+    call: Session, work: FeatureEdgesWork, start: int, examples: tuple[int, ...], ends: Sequence[Station]
 ) -> PathSlopes:
     """Of a bucket; `ends`: the last stations of the paths that slopes are asked for of."""
-    graph, stations = call.lm.graph, {station for end in ends for station in end.chain}
-    coded = [*(c for one in stations for c in one.coded), *(c for one in stations for r in one.reads for c in r.coded)]
-    places = {int(graph.writer_order[writer]) for one in stations for writer, *_ in one.sends}
-    places |= {part.written_at(graph) for one in stations for part, *_ in one.coded}
-    places |= {reads.seen_from(graph) for one in stations for reads in one.reads}
-    read = {(part.kind, part.layer) for end in ends for reads in end.reads for part, *_ in reads.coded}
+    stations = {station for end in ends for station in end.chain}
     return recorded_slopes(
-        call, start, examples, kinds={part.kind for part, *_ in coded}, places=places, read=read if nodes else set(),
-        noising=asked.direction == "noising", zero=asked.ablation == "zero", nodes=nodes,
+        call, start, examples, kinds=work.kinds, places=places_of(call.lm, stations),
+        read=_read(ends) if work.averaged else set(), noising=work.effects.direction == "noising",
+        zero=work.effects.ablation == "zero", nodes=work.averaged, task=work.plan.task,
     )  # fmt: skip
 
 
-def recorded_slopes(
-    call: Session,
-    start: int,
-    examples: tuple[int, ...],
-    *,
-    kinds: Collection[str],
-    places: Collection[int],
-    read: Collection[tuple[str, int]],
-    noising: bool,
-    zero: bool,
-    nodes: int,
-) -> PathSlopes:
-    """Both runs of a bucket, the patched one with its graph.
-
-    `kinds`: of the parts of dictionaries that paths name; `places`: of the stream, where slopes are asked for; `read`:
-    dictionaries (kind, layer) whose mean gradients at `nodes` points stand for the metric's.
-    """
-    sites = tuple(dict.fromkeys([*SITES, *(site for kind in sorted(kinds) for site in sites_for(kind))]))  # type: ignore[arg-type]
-    grad: Literal["clean", "corrupted"] = "clean" if noising else "corrupted"
-    bucket = Bucket.record(call.lm, call.task, start, examples, call.cost, sites=sites, grad=grad)
-    base, other = bucket.runs(noising)
-    own = detached(base)
-    means = mean_slopes(call, _without_graph(bucket, own, noising), read, noising, zero, nodes) if read else {}
-    return PathSlopes(bucket, base, own, None if zero else other, tuple(sorted(places)), means)
+def places_of(lm: Model, stations: Collection[Station]) -> set[int]:
+    """Of the stream, where stations write."""
+    graph = lm.graph
+    places = {int(graph.writer_order[writer]) for one in stations for writer, *_ in one.sends}
+    places |= {part.written_at(graph) for one in stations for part, *_ in one.coded}
+    return places | {reads.seen_from(graph) for one in stations for reads in one.reads}
 
 
-def _without_graph(bucket: Bucket, own: Any, noising: bool) -> Bucket:
-    """A bucket whose patched run is this one; nothing is known of it from runs of the other."""
-    tape = bucket.tape
-    side = {"clean": own} if noising else {"corrupted": own}
-    return replace(bucket, tape=replace(tape, **side, ends={}, checked=set()))
+def _read(ends: Collection[Station]) -> set[tuple[str, int]]:
+    """The dictionaries, by kind and layer, whose parts paths end at."""
+    return {(part.kind, part.layer) for end in ends for reads in end.reads for part, *_ in reads.coded}

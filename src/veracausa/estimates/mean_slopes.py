@@ -13,6 +13,7 @@ from torch import Tensor
 from veracausa.dictionaries.words import ERROR
 from veracausa.effects.replacements import Counterfactual, Replacement, Zero
 from veracausa.engine.bucket import Bucket
+from veracausa.engine.patches import depth_behind
 from veracausa.engine.session import Session
 from veracausa.estimates.method import Method
 from veracausa.estimates.paths.bucket import PathBucket, SiteRuns, columns
@@ -22,6 +23,8 @@ from veracausa.units.table import Units
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+
+    from veracausa.model import Model
 
 
 @dataclass(eq=False)
@@ -60,3 +63,9 @@ def mean_slopes(
         walk_layer(sums)
         found |= {(kind, layer): slopes.detach() for layer, slopes in sums.found.items()}
     return found
+
+
+def walked(lm: Model, sites: Collection[tuple[str, int]], nodes: int) -> float:
+    """Token-layers of that, of one token."""
+    kinds, depths = {kind for kind, _ in sites}, [depth_behind(lm.decoder, *site) for site in sites]  # type: ignore[arg-type]
+    return len(kinds) * lm.layers + (2 * nodes + 1) * sum(depths)

@@ -12,7 +12,7 @@ What a reader writes is told by the engine's own parts (`engine.path_reads`, `en
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -22,8 +22,8 @@ from torch import Tensor
 
 from veracausa.anatomy.graph import K, Q, V
 from veracausa.engine.bucket import Bucket
-from veracausa.engine.coded import read_by
-from veracausa.engine.path_codes import passed_on, sent_by
+from veracausa.engine.coded import read_by, site_of
+from veracausa.engine.path_codes import passed_on, pulled_back, sent_by
 from veracausa.engine.path_reads import HeadReads, Heard
 from veracausa.engine.reader_change import Reading
 from veracausa.engine.routes import Read, Station
@@ -37,6 +37,30 @@ if TYPE_CHECKING:
 Onward = tuple[Any, ...]
 #: Mean gradients of the sites of dictionaries along a path, by kind and layer.
 MeanSlopes = Mapping[tuple[str, int], "Float[Tensor, 'examples positions site']"]
+
+
+def onward_of(end: Station) -> Onward:
+    """What comes behind the sender of a path, by its last station."""
+    sender, *readers = end.chain
+    return (sender.live, *(one for reader in readers for one in (reader.reads, reader.live)))
+
+
+def passes(onwards: Iterable[Onward], averaged: bool) -> int:
+    """Backward passes that slopes take which are asked for once and kept.
+
+    `averaged`: mean slopes stand for the metric's where the last readers are parts of dictionaries.
+    """
+    every = dict.fromkeys(tail for onward in onwards for tail in _tails(onward, averaged))
+    return sum(len(one) == 1 or one[0] for one in every)
+
+
+def _tails(onward: Onward, averaged: bool) -> Iterator[Onward]:
+    """What is asked for of what comes behind a station: itself, and what that is made of."""
+    if len(onward) > 1 and not onward[1]:  # readers before the first position that can change
+        return
+    yield onward
+    if len(onward) > 1 and not (averaged and len(onward) == 3):
+        yield from _tails(onward[2:], averaged)
 
 
 @dataclass(eq=False)
@@ -60,8 +84,7 @@ class PathSlopes:
 
     def score(self, end: Station) -> Float[Tensor, " examples"]:
         """The estimate of a path, by its last station, in every example."""
-        sender, *readers = end.chain
-        onward = (sender.live, *(one for reader in readers for one in (reader.reads, reader.live)))
+        sender, onward = end.chain[0], onward_of(end)
         found = self.own.last.new_zeros(len(self.bucket.every), dtype=self.bucket.lm.score_dtype)
         for place, change in self._changes(sender):
             found = found + (change * self.at(onward, place)).flatten(1).sum(1).to(found)
@@ -151,6 +174,15 @@ class PathSlopes:
                     found = torch.autograd.functional.jvp(moved, start, torch.ones_like(start))[1]
             self._sent[sends] = found.detach()
         return self._sent[sends]
+
+    @torch.no_grad()
+    def products(self, onward: Onward, part: Any) -> Float[Tensor, "examples positions site"]:
+        """Slope times change of every number of the site of a dictionary, which `part` is of."""
+        state, kind, layer = self.own, part.kind, part.layer
+        code, own = self.bucket.lm.decoder.codes[kind, layer], site_of(state, kind, layer)
+        new = torch.zeros_like(own) if self.other is None else site_of(self.other, kind, layer)
+        slope = self.at(onward, part.written_at(self.bucket.lm.graph))
+        return code.pulled(pulled_back(self.bucket.lm.decoder, state, part, slope, self.bucket.every)) * (new - own)
 
     # ---- readers ----------------------------------------------------------------------------------------------------
 

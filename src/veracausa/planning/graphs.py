@@ -8,17 +8,20 @@ from typing import TYPE_CHECKING
 
 from veracausa.circuits.attacks.attacking import AdversaryWork
 from veracausa.circuits.selection.learned import LearnWork
+from veracausa.circuits.selection.sparse_features import FeatureCircuitWork
 from veracausa.engine import circuit_forward, reader_gradients
 from veracausa.engine.budget import free_memory, rows_per_chunk
 from veracausa.engine.footprint import Footprint, Memory
-from veracausa.engine.patches import sites_for
+from veracausa.engine.patches import sites_for, where
 from veracausa.engine.stretches import at_once
 from veracausa.engine.tape import BY_OURS
 from veracausa.estimates.attribute import AttributeWork
+from veracausa.estimates.edges_of_features import FeatureEdgesWork
 from veracausa.estimates.learned.masks import MaskWork
 from veracausa.estimates.parts import PATHS
 from veracausa.estimates.paths import edge_sums
-from veracausa.planning.groups import Group, codes, logits, most, scores, whole
+from veracausa.estimates.recorded_slopes import read, recorded_sites, told
+from veracausa.planning.groups import Group, codes, groups_of, logits, most, scores, whole
 from veracausa.planning.patched import circuit_rows
 from veracausa.units.edges import Edges
 
@@ -68,7 +71,7 @@ class Gradients:
             return self._told(tape, group, group.pairs, 0)
         kept = self._tape(group, edge_sums.held(self.sites)) if self.edges else tape
         if self.moves in ("site", "unit"):
-            return most([Memory(recordings=tape), self._behind(kept, group)])
+            return most([Memory(recordings=tape), self.behind(kept, group)])
         size = min(rows_per_chunk(self.lm, s, n, True, shapes.told if self.edges else 0), group.pairs * self.nodes)
         points = 3 * group.tokens * self.nodes * shapes.width * shapes.item
         sites = self.sites if not self.edges else edge_sums.SITES if self.moving else reader_gradients.SITES
@@ -116,7 +119,7 @@ class Gradients:
         told = rows * (found + self.drawn) + at_once(s, token, free) * token
         return (kept if whole else 0), told
 
-    def _behind(self, tape: int, group: Group) -> Memory:
+    def behind(self, tape: int, group: Group) -> Memory:
         """Rows of single sites with the graph of all blocks behind them, under our own attention function."""
         shapes, s, n = self.shapes, group.positions, group.length
         size = min(rows_per_chunk(self.lm, s, n, True), group.pairs * self.nodes * shapes.layers)
@@ -127,6 +130,36 @@ class Gradients:
         unpatched = group.tokens * shapes.row(n) + shapes.mask(s, n)
         kept, told = self._edges(group, size) if self.edges else (0, 0)
         return Memory(recordings=tape + kept, gradients=max(size * (s * token + past), unpatched, told))
+
+
+def slopes(work: FeatureEdgesWork, shapes: Footprint, groups: Sequence[Group]) -> Memory:
+    """Of edges between features: a run with its graph, and slopes of it."""
+    return replace(
+        most([_sloped(work, work.senders, shapes, group) for group in groups]),
+        scores=scores(work.lm, len(work.task), len(work.units)),
+    )
+
+
+def feature_circuit(work: FeatureCircuitWork, shapes: Footprint, groups: Sequence[Group]) -> Memory:
+    """Of circuits of features: the scores of nodes, or edges between them, the scores of which are left out."""
+    found = [_sloped(work, 0, shapes, group) for group in groups]
+    for one in work.scorings:
+        found.append(estimates(one, shapes, groups_of(one.task, one.groups()) if len(groups) > 1 else groups))
+    return most(found)
+
+
+def _sloped(work: FeatureEdgesWork | FeatureCircuitWork, senders: int, shapes: Footprint, group: Group) -> Memory:
+    """Of one bucket; where downstream gradients are averaged, they are before slopes are taken."""
+    lm, s, n, sites = work.lm, group.positions, group.length, recorded_sites(work.kinds)
+    tape = group.pairs * shapes.pair(s, n, shapes.held(sites, n)) + group.tokens * read(lm, work.kinds)
+    graph = group.tokens * shapes.graph(n, True)
+    beside = group.tokens * (shapes.back(n, True) + told(shapes, len(work.places), senders))
+    own = Memory(recordings=tape, gradients=max(graph + beside, whole(shapes, n)) + logits(shapes, group.pairs))
+    if not (work.averaged and work.read):
+        return own
+    since = min(where(lm.decoder, kind, layer).join for kind, layer in work.read)  # type: ignore[arg-type]
+    walk = Gradients(lm, shapes, "site", sites, work.averaged, False, False, since=since)
+    return most([own, walk.behind(tape + graph, group)])
 
 
 def masks(work: MaskWork, shapes: Footprint, groups: Sequence[Group]) -> Memory:

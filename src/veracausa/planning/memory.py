@@ -14,6 +14,7 @@ from veracausa.circuits.attacks.attacking import AdversaryWork
 from veracausa.circuits.runs.run_circuits import CircuitRuns, Judged
 from veracausa.circuits.runs.tapes import circuit_buckets
 from veracausa.circuits.selection.learned import LearnWork
+from veracausa.circuits.selection.sparse_features import FeatureCircuitWork
 from veracausa.cost import Cost
 from veracausa.effects.exact import ExactWork
 from veracausa.engine import reader_change
@@ -23,6 +24,7 @@ from veracausa.engine.footprint import Footprint, Memory
 from veracausa.engine.patches import sites_for
 from veracausa.engine.work import Composed, Derived, Staged, Work
 from veracausa.estimates.attribute import AttributeWork
+from veracausa.estimates.edges_of_features import FeatureEdgesWork
 from veracausa.estimates.learned.masks import MaskWork
 from veracausa.estimates.paths import edge_sums
 from veracausa.interplay.interacting import InteractionsWork
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 NEEDED: dict[type, Callable[[Any, Footprint, Sequence[Group]], Memory]] = {
     ExactWork: patched.exact, AttributeWork: graphs.estimates, MaskWork: graphs.masks, LearnWork: graphs.gates,
     AdversaryWork: graphs.gates, CircuitRuns: patched.circuits, InteractionsWork: patched.interactions,
+    FeatureEdgesWork: graphs.slopes, FeatureCircuitWork: graphs.feature_circuit,
 }  # fmt: skip
 
 

@@ -110,8 +110,8 @@ def forecast(
             f"{name} has no forecast. Give a function that runs the model, as it is called: vc.forecast(vc.exact, lm, "
             "task, units='neurons'); vc.select, vc.agreement and others that only read scores cost next to nothing."
         )
-    work: Work = planned(lm, task, **arguments)
     with within(bytes_of(memory)):
+        work: Work = planned(lm, task, **arguments)
         require_fits(work)
         steps, most = steps_of(work, getattr(verb, "__name__", "")), peak(work)
     total, whole = sum(step.token_layers for step in steps), sum(work.task.lengths) * work.lm.layers

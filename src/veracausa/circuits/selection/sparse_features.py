@@ -13,59 +13,162 @@ the stream alone; where parts between have none, their answers count. Errors are
 T_N is asked of the mean over pairs; the authors' program asks it of each pair and position before it takes means. Edges
 to the logits are the scores of parts behind which no dictionary reads, as there.
 
-One backward pass for each node of the circuit, beside the scores of all nodes.
+One backward pass for each node of the circuit, beside the scores of all nodes. How many nodes there are shows on the
+way: forecasts say what nodes cost, and what edges cost at most.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from veracausa.arguments import shown
 from veracausa.circuits.featured import FeatureCircuit
+from veracausa.circuits.selection.feature_nodes import Edge, chosen, edges_between, joins, parts_of
+from veracausa.circuits.selection.feature_slopes import SlopesWork
 from veracausa.dictionaries.dictionary import Dictionary
 from veracausa.effects.crossing_rows import require_one_layer
 from veracausa.effects.laid import for_parts, with_dictionary
-from veracausa.engine.attention import SUFFIX
-from veracausa.engine.batches import buckets
-from veracausa.engine.budget import examples_per_batch
-from veracausa.engine.guard import attention_function
-from veracausa.engine.path_codes import Coded
-from veracausa.engine.routes import Read
-from veracausa.engine.session import Session, session
+from veracausa.engine.work import gives, recorded_runs
 from veracausa.errors import MethodError, UnitError
-from veracausa.estimates.attribute import attribute
-from veracausa.estimates.edges_of_features import EDGE_METHODS, EdgeMethod, recorded_slopes
+from veracausa.estimates.attribute import AttributeWork, attribute
+from veracausa.estimates.edges_of_features import EDGE_METHODS, EdgeMethod
+from veracausa.estimates.mean_slopes import walked
 from veracausa.estimates.method import Method
-from veracausa.estimates.path_slopes import PathSlopes, stopped, within
+from veracausa.estimates.recorded_slopes import slope_buckets
+from veracausa.scores.files import confirmed, load_scores
 from veracausa.scores.headers import dictionary_settings
 from veracausa.scores.scores import Scores
+from veracausa.storage.files import keep, make_folder
+from veracausa.version import __version__
 
 if TYPE_CHECKING:
-    from veracausa.anatomy.graph import Graph
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 
 
-@dataclass(frozen=True)
-class Node:
-    """A node of the circuit: its name, its part of a dictionary, and its position (−1: summed over all)."""
+@dataclass(frozen=True, eq=False)
+class FeatureCircuitWork:
+    """Scores of all parts, and then of the edges between those over the threshold; see `feature_circuit`.
 
-    name: str
-    part: Coded
-    position: int
+    `scorings`: the estimates of each kind of parts. `nodes`: points of "ig" (0: "atp").
+    """
 
-    def place(self, start: int, length: int) -> tuple[int, int]:
-        """First and last position, counted from `start`."""
-        return (0, length - start - 1) if self.position < 0 else (self.position - start, self.position - start)
+    lm: Model
+    task: Task
+    scorings: tuple[AttributeWork, ...]
+    node_threshold: float
+    edge_threshold: float
+    nodes: int
+    positions: bool
+    ablation: str
+    most: int | None
+    kind: ClassVar[str] = "gradients"
+    what: ClassVar[str] = "a circuit of features"
+
+    @property
+    def alone(self) -> bool:
+        """Whether it does without corrupted prompts."""
+        return self.ablation == "zero"
+
+    @property
+    def kinds(self) -> set[str]:
+        """Of all dictionaries."""
+        return {kind for kind, _ in self.lm.decoder.codes}
+
+    @property
+    def places(self) -> set[int]:
+        """Of the stream, where parts may write."""
+        return {one.written_at(self.lm.graph) for one in parts_of(self.lm)}
+
+    @property
+    def averaged(self) -> int:
+        """Points that downstream gradients are averaged over; 0: they are taken at the clean run."""
+        return self.nodes
+
+    @property
+    def read(self) -> set[tuple[str, int]]:
+        """Dictionaries, by kind and layer, whose parts may be downstream."""
+        sites = parts_of(self.lm)
+        return {(down.kind, down.layer) for down in sites if any(joins(self.lm, up, down) for up in sites)}
+
+    def batches(self) -> int:
+        """Buckets that are recorded: of nodes, and of edges."""
+        return sum(one.batches() for one in self.scorings) + len(self.groups())
+
+    def groups(self) -> list[tuple[int, tuple[int, ...]]]:
+        """Buckets of pairs that are recorded together for edges, at most."""
+        return slope_buckets(self.lm, self.task, not self.alone, self.kinds, len(self.places), 0)
+
+    def tokens(self) -> float:
+        """Token-layers of the nodes' scores; how many edges follow shows only then."""
+        return sum(one.tokens() for one in self.scorings)
+
+    def at_most(self) -> float:
+        """The same with a backward pass for every part that may be a node."""
+        groups, lm = self.groups(), self.lm
+        parts = sum(len(one.units) for one in self.scorings)
+        back = lm.layers * (1 + (parts if self.most is None else min(parts, self.most)))
+        walk = walked(lm, self.read, self.nodes) if self.nodes and self.read else 0
+        tokens = sum((self.task.lengths[own[0]] - start) * len(own) for start, own in groups)
+        return self.tokens() + recorded_runs(lm, self.task, groups) + tokens * (back + walk)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the header says."""
+        told = {"method": "ig" if self.nodes else "atp", "nodes": self.nodes or None, "positions": self.positions}
+        return told | {"ablation": self.ablation, "most": self.most, **dictionary_settings(self.lm, *self.kinds)}
+
+    @torch.inference_mode(False)
+    def run(self, show_progress: bool = True, out: str | Path | None = None) -> FeatureCircuit:
+        """Nodes, then edges; with `out` finished pieces of both are kept there."""
+        lm = self.lm
+        scored = tuple(self._scored(one, show_progress, out) for one in self.scorings)
+        every, last = chosen(lm, scored, self.node_threshold, self.most)
+        edges = edges_between(lm, every)
+        values, cost = torch.zeros(len(self.task), 0, dtype=lm.score_dtype), scored[0].cost
+        for one in scored[1:]:
+            cost = cost + one.cost
+        if edges:
+            values, more = self._slopes(edges).run(self.settings, show_progress, out)
+            cost = cost + more
+        ends = [*((up.name, down.name) for up, down in edges), *((name, "logits") for name, _ in last)]
+        upstream, downstream = zip(*ends, strict=True) if ends else ((), ())
+        columns = torch.cat([values, *(column[:, None] for _, column in last)], 1)
+        thresholds = float(self.node_threshold), float(self.edge_threshold)
+        return FeatureCircuit(scored, upstream, downstream, columns, *thresholds, self.settings, cost)
+
+    def _slopes(self, edges: Sequence[Edge]) -> SlopesWork:
+        """Of edges, with the parts told apart that are their ends."""
+        ends = {node.part: None for edge in edges for node in edge}
+        own = for_parts(self.lm, [(part.kind, part.layer, part.index) for part in ends])
+        return SlopesWork(own, self.task, edges, self.nodes, self.alone)
+
+    def _scored(self, scoring: AttributeWork, show_progress: bool, out: str | Path | None) -> Scores:
+        """The scores of one kind of parts, read from the folder if an earlier call finished them there.
+
+        Raises:
+            FileError: the file is damaged, or of a model that behaved otherwise.
+        """
+        if out is None:
+            return scoring.run(show_progress)
+        asked = [__version__, self.lm.header()["identity"], self.task.digest(), scoring.units.digest(), self.settings]
+        key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
+        path = make_folder(out) / f"feature-circuit-{scoring.units.kind}-{key}.safetensors"
+        if path.exists():
+            return confirmed(load_scores(path), self.lm, self.lm.measure(self.task), path)
+        scores = scoring.run(show_progress)
+        keep(lambda: scores.save(path))
+        return scores
 
 
+@gives(FeatureCircuit)
 def feature_circuit(
     lm: Model,
     task: Task,
@@ -76,9 +179,12 @@ def feature_circuit(
     nodes: int = 10,
     positions: bool = False,
     ablation: Literal["counterfactual", "zero"] = "counterfactual",
+    most: int | None = None,
     dictionary: Dictionary | Sequence[Dictionary] | None = None,
+    out: str | Path | None = None,
+    memory: float | str | None = None,
     show_progress: bool = True,
-) -> FeatureCircuit:
+) -> FeatureCircuitWork:
     """The circuit of features and errors of all dictionaries laid on a model, by Marks et al.'s scores and thresholds.
 
     Args:
@@ -87,7 +193,10 @@ def feature_circuit(
         method: "ig" or "atp"; nodes: points of "ig".
         positions: False sums over positions; True makes every position a node, for templates.
         ablation: what replaces a part: its value in the corrupted run, or "zero".
+        most: nodes at most, the strongest of those over T_N (default: all).
         dictionary: beside those that were laid on the model.
+        out: a folder to keep finished pieces in: the same call goes on from them.
+        memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
 
     Returns:
         A `FeatureCircuit` of estimates; `vc.circuits.part_curve(lm, task, circuit)` runs it.
@@ -100,35 +209,18 @@ def feature_circuit(
     >>> vc.circuits.part_curve(lm, task, circuit, dictionary=[lower, upper]).faithfulness
     """
     lm = with_dictionary(lm, dictionary)
-    _require(lm, task, method, nodes, ablation, (node_threshold, edge_threshold))
+    _require(lm, task, method, nodes, ablation, (node_threshold, edge_threshold), most)
     how = Method(path="layer", grid="left", nodes=nodes) if method == "ig" else Method()
-    baseline: Any = "zero" if ablation == "zero" else "corrupted"
-    scored = tuple(
-        attribute(
-            lm, task, units=cast("Any", kind + "@positions" * positions), method=how, baseline=baseline,
-            show_progress=show_progress,
-        )
-        for kind in sorted({kind for kind, _ in lm.decoder.codes})
-    )  # fmt: skip
-    every, last = _chosen(lm, scored, node_threshold)
-    edges = [(u, d) for d in every for u in every if _joins(lm, u.part, d.part)]
-    values, cost = torch.zeros(len(task), 0, dtype=lm.score_dtype), scored[0].cost
-    for one in scored[1:]:
-        cost = cost + one.cost
-    if edges:
-        own = for_parts(lm, [(one.part.kind, one.part.layer, one.part.index) for one in every])
-        values, more = _edges(own, task, edges, nodes if method == "ig" else 0, ablation == "zero", show_progress)
-        cost = cost + more
-    ends = [*((u.name, d.name) for u, d in edges), *((name, "logits") for name, _ in last)]
-    columns = [values, *(column[:, None] for _, column in last)]
-    upstream, downstream = zip(*ends, strict=True) if ends else ((), ())
-    told = {"method": method, "nodes": nodes if method == "ig" else None, "positions": positions, "ablation": ablation}
-    settings = {**told, **dictionary_settings(lm, *{kind for kind, _ in lm.decoder.codes})}
-    thresholds = float(node_threshold), float(edge_threshold)
-    return FeatureCircuit(scored, upstream, downstream, torch.cat(columns, 1), *thresholds, settings, cost)
+    asked: dict[str, Any] = {"method": how, "baseline": "zero" if ablation == "zero" else "corrupted"}
+    kinds = [kind + "@positions" * positions for kind in sorted({kind for kind, _ in lm.decoder.codes})]
+    scorings = tuple(cast("AttributeWork", attribute.work(lm, task, units=cast("Any", one), **asked)) for one in kinds)
+    points = nodes if method == "ig" else 0
+    return FeatureCircuitWork(lm, task, scorings, node_threshold, edge_threshold, points, positions, ablation, most)
 
 
-def _require(lm: Model, task: Task, method: str, nodes: int, ablation: str, thresholds: tuple[float, float]) -> None:
+def _require(
+    lm: Model, task: Task, method: str, nodes: int, ablation: str, thresholds: tuple[float, float], most: int | None
+) -> None:
     """Raise MethodError or UnitError for what cannot be asked, before anything is run."""
     if method not in EDGE_METHODS or nodes < 1 or ablation not in ("counterfactual", "zero"):
         raise MethodError(
@@ -137,6 +229,10 @@ def _require(lm: Model, task: Task, method: str, nodes: int, ablation: str, thre
         )
     if not all(isinstance(one, int | float) and one >= 0 for one in thresholds):
         raise MethodError(f"Thresholds {thresholds} are not both 0 or more, in units of the metric.")
+    if most is not None and (not isinstance(most, int) or most < 1):
+        raise MethodError(
+            f"most={shown(most)}: a circuit has one node at most, or more; None for all over the threshold."
+        )
     if not lm.decoder.codes:
         raise UnitError(
             "No dictionary is laid on the model. Lay them there, lm.reading(vc.dictionary(lm, …)), or give dictionary=."
@@ -145,115 +241,10 @@ def _require(lm: Model, task: Task, method: str, nodes: int, ablation: str, thre
     lm.decoder.require("edges")
     for kind in {kind for kind, _ in lm.decoder.codes}:
         require_one_layer(lm, kind, "Circuits are")
-    for (kind, layer), code in lm.decoder.codes.items():
-        if not Coded(kind, layer, 0, code.dictionary.reads, code.dictionary.writes).passes_on:
+    for one in parts_of(lm):
+        if not one.passes_on:
             raise UnitError(
-                f"The dictionary {kind} of layer {layer} reads {code.dictionary.reads.name} and explains "
-                f"{code.dictionary.writes.name}, so no edge leads to its features alone. Circuits are of dictionaries "
+                f"The dictionary {one.kind} of layer {one.layer} reads {one.reads.name} and explains "
+                f"{one.writes.name}, so no edge leads to its features alone. Circuits are of dictionaries "
                 "of one site, and of transcoders of one layer's MLP."
             )
-
-
-def _chosen(lm: Model, scored: Sequence[Scores], threshold: float) -> tuple[list[Node], list[tuple[str, Tensor]]]:
-    """Parts over the threshold, along the stream; and those behind which no dictionary reads, with their scores."""
-    found, last = [], []
-    for one in scored:
-        for i in np.flatnonzero((one.mean().abs() > threshold).numpy()).tolist():
-            layer, index = int(one.units.layer[i]), int(one.units.index[i])
-            laid = lm.decoder.codes[one.units.kind, layer].dictionary
-            part = Coded(one.units.kind, layer, index, laid.reads, laid.writes)
-            name = one.units[[i]].names[0]
-            found.append(Node(name, part, int(one.units.position[i])))
-            if not any(_joins(lm, part, other) for other in _sites(lm)):
-                last.append((name, one.values[:, i]))
-    return sorted(found, key=lambda node: node.part.written_at(lm.graph)), last
-
-
-def _sites(lm: Model) -> list[Coded]:
-    """One part of every dictionary."""
-    return [
-        Coded(kind, layer, 0, code.dictionary.reads, code.dictionary.writes)
-        for (kind, layer), code in lm.decoder.codes.items()
-    ]
-
-
-def _joins(lm: Model, up: Coded, down: Coded) -> bool:
-    """Whether an edge leads from one part to another: it is read behind it, and no dictionary of the stream between."""
-    graph: Graph = lm.graph
-    first, last = up.written_at(graph), down.read_at(graph)
-    if first > last or up.writes == down.writes:
-        return False
-    return not any(
-        first <= 2 * one.layer <= last
-        for one in _sites(lm)
-        if one.behind == "stream" and one.writes not in (up.writes, down.writes)
-    )
-
-
-def _edges(
-    lm: Model, task: Task, edges: list[tuple[Node, Node]], nodes: int, zero: bool, show_progress: bool
-) -> tuple[Tensor, Any]:
-    """Scores of edges, [pairs, edges], and what they cost."""
-    most = examples_per_batch(lm, task, 4 * lm.width)
-    groups = buckets(lm.decoder, task, not zero, most)
-    shape, label = (len(task), len(edges)), f"{len(edges):,} edges between features"
-    with (
-        session(lm, task, shape, name="feature-circuit", measured=False, show=show_progress) as call,
-        call.bar(label, 0.0),
-    ):
-        call.rest(groups, partial(_bucket, call, edges, nodes, zero))
-    return call.values, call.cost
-
-
-def _bucket(
-    call: Session, edges: list[tuple[Node, Node]], nodes: int, zero: bool, start: int, examples: tuple[int, ...]
-) -> None:
-    """The scores of a bucket's pairs: of each downstream node the slopes everywhere before it, once."""
-    lm, graph = call.lm, call.lm.graph
-    downs = list(dict.fromkeys(down for _, down in edges))
-    parts = list(dict.fromkeys(node.part for edge in edges for node in edge))
-    read = {(node.part.kind, node.part.layer) for node in downs} if nodes else set()
-    with torch.enable_grad(), attention_function(lm.decoder, SUFFIX):
-        slopes = recorded_slopes(
-            call, start, examples, kinds={part.kind for part in parts}, read=read, noising=True, zero=zero, nodes=nodes,
-            places={part.written_at(graph) for part in parts},
-        )  # fmt: skip
-        length = slopes.bucket.tape.length
-        values = torch.full((len(examples), len(edges)), float("nan"), dtype=lm.score_dtype)
-        for down in downs:
-            own = [i for i, edge in enumerate(edges) if edge[1] == down]
-            if down.position < length:
-                _into(slopes, down, {i: edges[i][0] for i in own}, start, values)
-    index = torch.tensor(examples)
-    call.put((index[:, None], torch.arange(len(edges))[None]), values)
-
-
-def _into(slopes: PathSlopes, down: Node, ups: dict[int, Node], start: int, values: Tensor) -> None:
-    """Scores of the edges into one node, written into their columns."""
-    lm, length = slopes.bucket.lm, slopes.bucket.tape.length
-    first, last = down.place(start, length)
-    if last < 0:  # before the first position that can change
-        values[:, [*ups]] = 0
-        return
-    onward = (True, (Read(down.part.layer, False, (), ((down.part, first, last),)),), True)
-    if not slopes.means:
-        slopes.at((True,), slopes.places[0])  # the metric's own slope, which nothing stops
-    with stopped(_between(slopes, down.part)):
-        slopes.at(onward, slopes.places[0])
-    for column, up in ups.items():
-        if up.position >= length:
-            continue
-        change = within(slopes.change(up.part), *up.place(start, length))
-        slope = slopes.at(onward, up.part.written_at(lm.graph))
-        values[:, column] = (change * slope).flatten(1).sum(1).detach().to("cpu", values.dtype)
-    slopes.forget(onward)
-
-
-def _between(slopes: PathSlopes, down: Coded) -> list[Tensor]:
-    """What stands in the way of gradients: attentions and MLPs of all other dictionaries."""
-
-    def where(one: Coded) -> tuple[str, int]:
-        return {"attention": "z", "mlp": "mlp"}.get(one.behind, ""), one.layer
-
-    others = {where(one) for one in _sites(slopes.bucket.lm)} - {where(down)}
-    return [slopes.base.sites[site][layer] for site, layer in sorted(others) if site]

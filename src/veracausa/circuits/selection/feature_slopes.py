@@ -1,0 +1,151 @@
+"""Scores of edges between nodes of a circuit of features: one backward pass for each downstream node."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from veracausa.circuits.selection.feature_nodes import Edge, Node, parts_of
+from veracausa.cost import Cost
+from veracausa.engine.attention import SUFFIX
+from veracausa.engine.guard import attention_function
+from veracausa.engine.path_codes import Coded
+from veracausa.engine.routes import Read
+from veracausa.engine.session import Session, session
+from veracausa.engine.work import recorded_runs
+from veracausa.estimates.mean_slopes import walked
+from veracausa.estimates.path_slopes import PathSlopes, stopped
+from veracausa.estimates.recorded_slopes import recorded_slopes, slope_buckets
+
+if TYPE_CHECKING:
+    from veracausa.model import Model
+    from veracausa.tasks.task import Task
+
+#: Pairs whose bare metric is compared with the one that kept pieces were made with.
+_COMPARED = 2
+
+
+@dataclass(frozen=True, eq=False)
+class SlopesWork:
+    """Edges of a circuit; `nodes`: points that the downstream gradient is averaged over (0: at the clean run).
+
+    `zero`: parts are replaced by nothing, else by their values in the corrupted run.
+    """
+
+    lm: Model
+    task: Task
+    edges: Sequence[Edge]
+    nodes: int
+    zero: bool
+    kind: ClassVar[str] = "gradients"
+
+    @cached_property
+    def downs(self) -> dict[Node, dict[int, Node]]:
+        """Downstream node → the number of each of its edges, with the upstream node."""
+        found = dict[Node, dict[int, Node]]()
+        for i, (up, down) in enumerate(self.edges):
+            found.setdefault(down, {})[i] = up
+        return found
+
+    @property
+    def kinds(self) -> set[str]:
+        """Of all nodes."""
+        return {node.part.kind for edge in self.edges for node in edge}
+
+    @property
+    def places(self) -> set[int]:
+        """Of the stream, where nodes write."""
+        return {node.part.written_at(self.lm.graph) for edge in self.edges for node in edge}
+
+    def groups(self) -> list[tuple[int, tuple[int, ...]]]:
+        """Buckets of pairs that are recorded together."""
+        return slope_buckets(self.lm, self.task, not self.zero, self.kinds, len(self.places), 0)
+
+    def batches(self) -> int:
+        """Buckets that are recorded."""
+        return len(self.groups())
+
+    def tokens(self) -> float:
+        """Token-layers: both runs recorded, and a backward pass for the metric and each downstream node."""
+        groups, layers = self.groups(), self.lm.layers
+        found = recorded_runs(self.lm, self.task, groups)
+        walk = walked(self.lm, self._read, self.nodes) if self.nodes else layers
+        for start, examples in groups:
+            length = self.task.lengths[examples[0]]
+            here = sum(start <= down.position < length or down.position < 0 for down in self.downs)
+            found += len(examples) * (length - start) * (walk + layers * here)
+        return found
+
+    @property
+    def _read(self) -> set[tuple[str, int]]:
+        """Dictionaries, by kind and layer, of downstream nodes."""
+        return {(node.part.kind, node.part.layer) for node in self.downs}
+
+    def run(
+        self, asked: dict[str, Any], show_progress: bool = True, out: str | Path | None = None
+    ) -> tuple[Tensor, Cost]:
+        """Scores, [pairs, edges], and what they cost; `asked`: all that they depend on beside model and task."""
+        asked = asked | {"edges": [[up.name, down.name] for up, down in self.edges]}
+        label = f"{len(self.edges):,} edges between features"
+        with session(
+            self.lm, self.task, (len(self.task), len(self.edges)), out=out, name="feature-circuit", asked=asked,
+            measured=False, compared=_COMPARED, show=show_progress,
+        ) as call, call.bar(label, self.tokens()):  # fmt: skip
+            call.rest(self.groups(), lambda *bucket: _bucket(call, self, *bucket))
+        return call.values, call.cost
+
+
+def _bucket(call: Session, work: SlopesWork, start: int, examples: tuple[int, ...]) -> None:
+    """The scores of a bucket's pairs that are not done: of each downstream node the slopes everywhere before it."""
+    index = torch.tensor(examples)
+    downs = {down: ups for down, ups in work.downs.items() if not call.done[index[:, None], [*ups]].all()}
+    read = {(node.part.kind, node.part.layer) for node in downs} if work.nodes else set()
+    with torch.enable_grad(), attention_function(call.lm.decoder, SUFFIX):
+        slopes = recorded_slopes(
+            call, start, examples, kinds=work.kinds, read=read, noising=True, zero=work.zero, nodes=work.nodes,
+            places=work.places,
+        )  # fmt: skip
+        if not slopes.means:
+            slopes.at((True,), slopes.places[0])  # the metric's own slope, which nothing stops
+        for down, ups in downs.items():
+            call.put((index[:, None], [*ups]), _into(slopes, down, [*ups.values()], start))
+
+
+def _into(slopes: PathSlopes, down: Node, ups: Sequence[Node], start: int) -> Tensor:
+    """Scores of the edges into one node, [pairs, upstream nodes]; NaN where a pair lacks a node's position."""
+    lm, length = slopes.bucket.lm, slopes.bucket.tape.length
+    values = torch.full((len(slopes.bucket.every), len(ups)), float("nan"), dtype=lm.score_dtype)
+    first, last = down.place(start, length)
+    there = [i for i, up in enumerate(ups) if max(up.position, down.position) < length]
+    if last < 0 or not there:  # before the first position that can change
+        values[:, there] = 0
+        return values
+    onward = (True, (Read(down.part.layer, False, (), ((down.part, first, last),)),), True)
+    with stopped(_between(slopes, down.part)):
+        slopes.at(onward, slopes.places[0])
+    found = dict[tuple[str, int], Tensor]()
+    for i in there:
+        part, (a, b) = ups[i].part, ups[i].place(start, length)
+        if (part.kind, part.layer) not in found:
+            found[part.kind, part.layer] = slopes.products(onward, part)
+        numbers = lm.decoder.codes[part.kind, part.layer].numbers(part.index)
+        own = found[part.kind, part.layer][:, max(a, 0) : max(b + 1, 0), numbers]
+        values[:, i] = own.flatten(1).sum(1).to("cpu", values.dtype)
+    slopes.forget(onward)
+    return values
+
+
+def _between(slopes: PathSlopes, down: Coded) -> list[Tensor]:
+    """What stands in the way of gradients: attentions and MLPs of all other dictionaries."""
+
+    def where(one: Coded) -> tuple[str, int]:
+        return {"attention": "z", "mlp": "mlp"}.get(one.behind, ""), one.layer
+
+    others = {where(one) for one in parts_of(slopes.bucket.lm)} - {where(down)}
+    return [slopes.base.sites[site][layer] for site, layer in sorted(others) if site]
