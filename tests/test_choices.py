@@ -14,11 +14,13 @@ from veracausa.circuits.attacks.attacking import KNOWN_GOALS, STARTS
 from veracausa.circuits.attacks.budgets import BUDGETS
 from veracausa.circuits.quality.minimality import _PARTS
 from veracausa.circuits.selection.acdc import ORDERS
-from veracausa.circuits.selection.learned import WAYS
 from veracausa.circuits.selection.ways import HOW
 from veracausa.discovery.ways import SCORED_BY
 from veracausa.engine.passages import WAYS as BETWEEN
-from veracausa.estimates.learned.concrete import LOSSES
+from veracausa.estimates.learned.gates import GATES
+from veracausa.estimates.learned.holds import HOLDS, SIZES
+from veracausa.estimates.learned.learner import AIMS, LEARNED_BY, LEARNERS
+from veracausa.estimates.learned.losses import LOSSES, MASK_LOSSES
 from veracausa.estimates.parts import COMBINATIONS, PATHS, RULES
 from veracausa.estimates.paths.grids import GRIDS
 from veracausa.estimates.presets import EDGE_PRESETS, ESTIMATES
@@ -60,7 +62,12 @@ TABLES = {
     "Ranking": RANKINGS,
     "Loss": LOSSES,
     "WriterOrder": ORDERS,
-    "GateControl": WAYS,
+    "LearnedBy": LEARNERS,
+    "GateName": GATES,
+    "GateHold": HOLDS,
+    "MaskLoss": MASK_LOSSES,
+    "MaskAim": AIMS,
+    "BudgetSizes": SIZES,
     "CircuitParts": _PARTS,
     "AttackBudget": BUDGETS,
     "AttackGoal": KNOWN_GOALS,
@@ -100,6 +107,10 @@ def test_words_are_those_of_the_table(name):
     words = get_args(getattr(choices, name))
     assert len(set(words)) == len(words)
     assert set(words) == set(TABLES[name])
+
+
+def test_every_learner_is_described():
+    assert set(LEARNED_BY) == set(LEARNERS)
 
 
 def test_defaults_are_among_the_words():

@@ -56,7 +56,7 @@ def tables_as_they_were():
 
 #: Guides that take long beside what their own tests already hold: `make test-all` runs them.
 LONG = {
-    *("spans.md", "replacements.md", "attention_patterns.md", "circuits.md", "paths.md"),
+    *("spans.md", "replacements.md", "attention_patterns.md", "circuits.md", "paths.md", "learned-masks.md"),
     *("trust.md", "receipts.md", "methods.md", "questions.md", "first-look.md", "ablation.md", "groups.md", "lens.md"),
     *("wrapped.md", "experts.md", "dictionaries.md", "features.md", "interactions.md", "attribution-graphs.md"),
 }

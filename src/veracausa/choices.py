@@ -63,10 +63,18 @@ EdgeRanking = Literal["abs_mean", "importance"]
 Ranking = Literal["abs_mean", "mean_abs", "importance"]
 #: What the output is judged by while a circuit is being found.
 Loss = Literal["kl", "metric"]
-#: In which order ACDC tries edges; how learned gates are held to a size; what minimality takes out.
+#: In which order ACDC tries edges; what minimality takes out.
 WriterOrder = Literal["late", "early", "random", "weakest"]
-GateControl = Literal["share", "top-k"]
 CircuitParts = Literal["edges", "nodes"]
+#: How gates are learned: ways that have a name, and the parts that they are composed of.
+LearnedBy = Literal[
+    "share", "top-k", "matryoshka", "adversarial", "edge-pruning", "ugs", "node-pruning", "subnetwork-probing",
+]  # fmt: skip
+GateName = Literal["hard-concrete", "straight-through", "uniform", "sigmoid"]
+GateHold = Literal["share", "lagrangian", "price", "budget"]
+MaskLoss = Literal["kl", "metric", "bounded", "margin", "answers"]
+MaskAim = Literal["sufficient", "cause", "both", "complete"]
+BudgetSizes = Literal["fixed", "log", "mixed"]
 #: What an adversary may do to what a circuit leaves out, what it is after, and where it starts.
 AttackBudget = Literal["sparse", "bounded", "free"]
 AttackGoal = Literal["away", "down", "up"]

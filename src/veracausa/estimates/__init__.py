@@ -6,10 +6,12 @@ from veracausa.lazy import given_out
 
 if TYPE_CHECKING:
     from veracausa.estimates.edges_of_features import feature_edges as feature_edges
+    from veracausa.estimates.learned.learner import Learner as Learner
     from veracausa.estimates.learned.masks import learn_mask as learn_mask
 
 #: Public name → where it lives.
 _HOMES = {
+    "Learner": "veracausa.estimates.learned.learner",
     "feature_edges": "veracausa.estimates.edges_of_features",
     "learn_mask": "veracausa.estimates.learned.masks",
 }

@@ -9,10 +9,10 @@ import torch
 
 import veracausa as vc
 from veracausa.circuits.attacks.attack import Attack, Attempt
-from veracausa.circuits.attacks.climbing import signs
 from veracausa.circuits.random_circuits import random_circuit
 from veracausa.cost import Cost
 from veracausa.errors import CircuitError, MethodError
+from veracausa.estimates.learned.descent import signs
 from veracausa.ground_truth import load_compiled
 from veracausa.tasks.measurement import Measurement
 

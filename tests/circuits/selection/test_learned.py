@@ -9,13 +9,14 @@ import torch
 import veracausa as vc
 from veracausa.circuits.runs.recorded import record
 from veracausa.circuits.runs.run_circuits import run_circuits
-from veracausa.circuits.selection.learned import _Runs, competing
+from veracausa.circuits.runs.tapes import step_groups
+from veracausa.circuits.selection.gated_edges import gated_edges
 from veracausa.cost import Cost
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.circuit_forward import kept_by
 from veracausa.engine.guard import attention_function, borrowed
 from veracausa.errors import MethodError, UnitError
-from veracausa.estimates.learned.concrete import hard_concrete
+from veracausa.estimates.learned.losses import MASK_LOSSES
 from veracausa.ground_truth import load_compiled
 from veracausa.units.resolve import all_edges
 
@@ -24,46 +25,27 @@ def learn(lm, task, **options):
     return vc.circuits.learn(lm, task, **({"steps": 6, "keep": 0.2, "show_progress": False} | options))
 
 
-@pytest.mark.parametrize("size", [1.0, 7.5, 30.0])
-def test_competing_gates_sum_to_their_number(size):
-    """Their slopes are those of the gates with the threshold moving along: 1e-6, central differences of step 1e-6."""
-    generator = torch.Generator().manual_seed(0)
-    scores, uniform = (torch.rand(40, dtype=torch.float64, generator=generator) for _ in range(2))
-    gates, steep = competing(scores, uniform, size)
-    assert float(gates.sum()) == pytest.approx(size, abs=1e-9)
-    assert ((gates >= 0) & (gates <= 1)).all()
-    upstream = torch.rand(40, dtype=torch.float64, generator=generator)
-    slope = steep * (upstream - (steep * upstream).sum() / steep.sum())
-    for edge in range(0, 40, 3):
-        step = torch.zeros_like(scores)
-        step[edge] = 1e-6
-        ends = [(competing(scores + sign * step, uniform, size)[0] * upstream).sum() for sign in (1, -1)]
-        assert float(slope[edge]) == pytest.approx(float(ends[0] - ends[1]) / 2e-6, abs=1e-6)
-
-
-@pytest.mark.parametrize("loss", ["kl", "metric"])
-def test_the_gradient_is_the_slope_of_the_loss(tiny, task_of, loss):
-    """1e-6 of the largest slope: a central difference with step 1e-5."""
+@pytest.mark.parametrize("each", [False, True])
+@pytest.mark.parametrize("loss", list(MASK_LOSSES))
+def test_the_gradient_is_the_slope_of_the_loss(tiny, task_of, loss, each):
+    """1e-6 of the largest slope: a central difference with step 1e-5. Pairs with gates of their own, too."""
     lm, task = tiny("llama"), task_of((5, 6), n=3, seed=4)
     edges, generator = all_edges(lm), torch.Generator().manual_seed(1)
-    log_alpha = torch.randn(len(edges), dtype=torch.float64, generator=generator).requires_grad_()
-    uniform = torch.rand(1, len(edges), dtype=torch.float64, generator=generator).clamp(0.05, 0.95)
+    groups = step_groups(lm, task, True, 2, pairs=2)
     with borrowed(lm.decoder), attention_function(lm.decoder, SUFFIX):
-        runs = _Runs(record(lm, task, Cost(), most=2), edges, loss)
-        sizes = [runs.size(group) for group in range(len(runs.recorded.groups))]
-        assert sorted(sizes) == sorted(map(len, runs.recorded.groups)) and sum(sizes) == 3 and max(sizes) <= 2
-
-        def value(at):
-            gates = hard_concrete(at, uniform[0])
-            return sum(runs.slope(group, gates)[0] for group in range(len(sizes)))
-
-        found = sum(runs.gradient(group, log_alpha, lambda _: uniform)[1] for group in range(len(sizes)))
-        moving = found.abs().argsort(descending=True)[:6].tolist()
-        for edge in moving:
-            step = torch.zeros_like(log_alpha)
-            step[edge] = 1e-5
-            difference = (value(log_alpha.detach() + step) - value(log_alpha.detach() - step)) / 2e-5
-            assert float(found[edge]) == pytest.approx(difference, abs=1e-6 * float(found.abs().max()))
+        runs = gated_edges(record(lm, task, Cost(), most=2), edges, loss, groups)
+        group = max(range(len(groups)), key=lambda number: len(runs.pairs(number)))
+        assert sorted(pair for number in range(len(groups)) for pair in runs.pairs(number)) == [0, 1, 2]
+        shape = (len(runs.pairs(group)), len(edges)) if each else (len(edges),)
+        gates = torch.rand(shape, dtype=torch.float64, generator=generator)
+        for cause in (False, True)[: 1 + (loss != "kl")]:
+            found = runs.slope(group, gates, cause)[1]
+            for at in map(tuple, np.argwhere(found.abs().numpy() >= np.sort(found.abs().numpy(), None)[-4])):
+                step = torch.zeros_like(gates)
+                step[at] = 1e-5
+                ends = [runs.slope(group, gates + sign * step, cause)[0] for sign in (1, -1)]
+                slope = (ends[0] - ends[1]) / 2e-5
+                assert float(found[at]) == pytest.approx(slope, abs=1e-6 * float(found.abs().max()))
 
 
 @pytest.mark.parametrize("how", ["share", "top-k"])
@@ -73,7 +55,8 @@ def test_the_true_edges_of_a_compiled_program_are_found(program, how):
     task, count = known.task(n=16), len(known.edges)
     mask = learn(lm, task, how=how, keep=count, steps=100, batch=8, smallest=0.05)
     assert set(mask.top(count).name) == set(known.edges)
-    first, last = map(float, re.search(r"output, (\S+) over .* and (\S+) over", mask.notes[0]).groups())
+    tenths = re.search(r"of the steps: (.*?);", mask.notes[0])[1].split()
+    first, last = float(tenths[0]), float(tenths[-1])
     assert last < 0.7 * first or last < 1e-4
     assert "KL 0.000" in mask.notes[1]
 

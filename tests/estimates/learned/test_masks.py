@@ -11,7 +11,9 @@ from bridges import as_model
 import veracausa as vc
 from veracausa.engine.gates import GatedPairs
 from veracausa.errors import GapError, MethodError, NumericsError, OutOfMemoryError, UnitError
-from veracausa.estimates.learned.concrete import Training, hard_concrete, open_probability
+from veracausa.estimates.learned.gates import hard_concrete, open_probability
+from veracausa.estimates.learned.learner import Learner
+from veracausa.estimates.learned.training import Training
 from veracausa.units.resolve import all_units
 
 
@@ -173,7 +175,9 @@ def test_names_and_what_is_not_named_stays_open(tiny, task_of):
 
 def test_every_group_is_visited_before_any_twice(tiny):
     def schedule(sizes, steps, batch):
-        return Training.of(all_units(tiny("llama"), "heads"), 0.5, steps, 0.3, "kl", batch, None, 0).schedule(sizes)
+        return Training.of(
+            all_units(tiny("llama"), "heads"), Learner(steps=steps), 0.5, batch, None, 0
+        ).schedule(sizes)
 
     planned = schedule([2, 1, 1, 2], 6, 2)
     visited = [group for step in planned for group in step]

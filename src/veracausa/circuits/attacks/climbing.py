@@ -18,12 +18,11 @@ import torch
 from torch import Tensor
 
 from veracausa.circuits.attacks.others import Field
+from veracausa.estimates.learned.descent import rounding, signs
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-#: Gradients under so many roundings of the largest one are none.
-_ROUNDINGS = 64
 #: Where on the path from the circuit to the model gradients are taken: midpoints of three parts.
 _PATH = (1 / 6, 1 / 2, 5 / 6)
 
@@ -65,19 +64,9 @@ def _stronger(best: Point, other: Point, way: float) -> Point:
     return Point(other.steps, torch.where(at, other.r, best.r), torch.where(better, other.metric, best.metric))
 
 
-def signs(slope: Float[Tensor, "*pairs others"]) -> Float[Tensor, "*pairs others"]:
-    """Signs of a gradient; 0 where it is rounding."""
-    return torch.where(slope.abs() > _rounding(slope), slope.sign(), 0.0)
-
-
-def _rounding(slope: Float[Tensor, "*pairs others"]) -> Float[Tensor, "*pairs one"]:
-    """What is rounding beside the largest slope."""
-    return _ROUNDINGS * torch.finfo(slope.dtype).eps * slope.abs().amax(-1, keepdim=True)
-
-
 def in_order(slope: Float[Tensor, "*pairs others"], way: float) -> Int[Tensor, "*pairs others"]:
     """Others by how much restoring each moves the metric this way, to first order; ties in the graph's order."""
-    size = _rounding(slope).clamp_min(torch.finfo(slope.dtype).tiny)
+    size = rounding(slope).clamp_min(torch.finfo(slope.dtype).tiny)
     return torch.argsort(-way * (slope / size).round(), dim=-1, stable=True)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -15,6 +15,7 @@ from veracausa.circuits.runs.ablations import AblatedEdges, Ablating, none_kept
 from veracausa.circuits.runs.run_circuits import require_whole_is_clean
 from veracausa.circuits.runs.tapes import circuit_buckets, record_all, recordings, whole_graph
 from veracausa.cost import Cost
+from veracausa.engine.ablated import Constants
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.budget import rows_per_chunk
 from veracausa.engine.circuit_forward import CircuitForward, Wiring, all_edges_mask, wiring_of
@@ -23,11 +24,13 @@ from veracausa.engine.guard import attention_function
 from veracausa.engine.memory import chunks
 from veracausa.engine.readout import Readout
 from veracausa.engine.soft_circuit import SoftCircuit
+from veracausa.estimates.learned.losses import Ends, judged
 from veracausa.tasks.measurement import Measurement
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
+    from veracausa.engine.tape import Tape
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 
@@ -64,6 +67,44 @@ class Group:
 
 
 @dataclass(frozen=True, eq=False)
+class LearnedWrites:
+    """One vector a writer in the place of its ablated edges, start + size · leaf, learned by descending the leaf."""
+
+    lm: Model
+    start: Float[Tensor, "writers one width"]
+    leaf: Float[Tensor, "writers one width"]
+
+    @classmethod
+    def of_means(cls, lm: Model, means: Float[Tensor, "writers positions width"]) -> LearnedWrites:
+        """Those that begin at means, over positions, too."""
+        start = means.mean(1, keepdim=True)
+        return cls(lm, start, torch.zeros_like(start).requires_grad_())
+
+    @property
+    def leaves(self) -> list[Tensor]:
+        """What is descended."""
+        return [self.leaf]
+
+    @property
+    def writes(self) -> Float[Tensor, "writers one width"]:
+        """The vectors: a step of the leaf is in units of each writer's own size, as for optimal constants."""
+        size = self.start.square().mean(-1, keepdim=True).sqrt()
+        return self.start + size.clamp_min(0.01 * float(size.max())) * self.leaf
+
+    def of(self, tape: Tape) -> Constants:
+        """What stands in the place of ablated edges in one bucket."""
+        return Constants(self.lm.decoder, tape, self.writes)
+
+    def add(self, found: Sequence[Tensor]) -> None:
+        """Add to the leaf's gradient."""
+        self.leaf.grad = found[0] if self.leaf.grad is None else self.leaf.grad + found[0]
+
+
+#: (group, final residual, rows) → the loss of each row.
+Judged = Callable[[Group, Tensor, slice], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
 class Recorded:
     """All buckets of a task, and M of both runs."""
 
@@ -86,33 +127,52 @@ class Recorded:
             for _, found in chunks(range(len(group)), size, partial(_run, run, group), f"{group.positions} tokens"):
                 yield found
 
-    def of(self, group: Group, last: Tensor, rows: slice, loss: str) -> Float[Tensor, " rows"]:
-        """A loss of the rows' final residual: see `concrete.LOSSES`."""
-        if loss == "kl":
-            return group.kl(last, rows)
-        return -group.metric(last, rows) / float(self.measured.gap.mean())
+    def judged(self, loss: str, cause: bool = False) -> Judged:
+        """A loss of a group's rows, given their final residual: see `estimates.learned.losses`."""
+        ends = Ends(self.measured.clean, self.measured.corrupted, float(self.measured.gap.mean()))
+
+        def of(group: Group, last: Tensor, rows: slice) -> Tensor:
+            metric, kl = partial(group.metric, last, rows), partial(group.kl, last, rows)
+            return judged(loss, cause, kl, metric, ends.at(group.examples(rows), last.device))
+
+        return of
 
     def slope(
-        self, mask: Float[Tensor, "readers writers"], loss: str, among: list[Group] | None = None
-    ) -> tuple[float, Float[Tensor, "readers writers"]]:
-        """Summed loss of a weighted circuit over (some) groups, and its gradient with respect to the weights."""
+        self,
+        mask: Float[Tensor, "*pairs readers writers"],
+        of: Judged,
+        among: list[Group] | None = None,
+        along: LearnedWrites | None = None,
+    ) -> tuple[float, Float[Tensor, "*pairs readers writers"]]:
+        """Summed loss of a weighted circuit over (some) groups, and its gradient with respect to the weights.
 
-        def run(group: Group, rows: slice) -> tuple[float, Tensor]:
-            leaf = mask.detach().clone().requires_grad_()
+        Weights of three axes are each pair's own, of the pairs of one group. `along`: constants in the place of ablated
+        edges, whose gradient is added to their `.grad`.
+        """
+        each, gradient, total = mask.ndim > 2, torch.zeros_like(mask), 0.0
+
+        def run(group: Group, rows: slice) -> tuple[float, Tensor, slice]:
+            leaf = (mask[rows] if each else mask).detach().clone().requires_grad_()
             with torch.enable_grad():
-                total = self.of(group, group.soft.run(leaf, rows), rows, loss).sum()
-                (found,) = torch.autograd.grad(total, leaf)
+                soft = group.soft if along is None else replace(group.soft, ablated=along.of(group.soft.tape))
+                loss = of(group, soft.run(leaf, rows), rows).sum()
+                found, *beside = torch.autograd.grad(loss, [leaf, *along.leaves] if along else [leaf])
+            if along is not None:
+                along.add(beside)
             count = len(range(*rows.indices(len(group))))
             group.soft.cost.add(count, group.positions * self.lm.layers, backward=True)
-            return float(total.detach()), found
+            return float(loss.detach()), found, rows
 
-        parts = list(self.chunks(run, backward=True, among=among))
-        return sum(value for value, _ in parts), torch.stack([found for _, found in parts]).sum(0)
+        for value, found, rows in self.chunks(run, backward=True, among=among):
+            total += value
+            gradient[rows if each else ...] += found
+        return total, gradient
 
     @torch.no_grad()
     def loss(self, wiring: Wiring, loss: str) -> float:
         """Mean loss of a circuit over all pairs; the attention function must be `attention.SUFFIX`."""
-        parts = self.chunks(lambda group, rows: self.of(group, group.hard(wiring, rows), rows, loss), backward=False)
+        of = self.judged(loss)
+        parts = self.chunks(lambda group, rows: of(group, group.hard(wiring, rows), rows), backward=False)
         return float(torch.cat(list(parts)).double().mean())
 
     @torch.no_grad()

@@ -29,11 +29,21 @@ def circuit_buckets(
 ) -> list[tuple[int, tuple[int, ...]]]:
     """Groups of pairs that share a tape for circuits: (start, examples); `most`: pairs of a group at most.
 
-    Where they may be `mixed` they are of several lengths, the longest first: no edge has a position of its own.
+    Where they may be `mixed` they are of several lengths, the longest first: no edge has a position of its own. Groups
+    of `most` pairs do not depend on memory: where one does not fit it is cut.
     """
     kept = 4 * lm.heads * lm.decoder.head_dim + (lm.heads + 4) * lm.width
     fit = examples_per_batch(lm, task, kept)
-    pairs, most = most, fit if most is None else min(fit, most)
+    if most is None or most <= fit:
+        return step_groups(lm, task, share_prefix, fit if most is None else most, mixed, most)
+    whole = step_groups(lm, task, share_prefix, most, mixed, most)
+    return [(start, own[at : at + fit]) for start, own in whole for at in range(0, len(own), fit)]
+
+
+def step_groups(
+    lm: Model, task: Task, share_prefix: bool, most: int, mixed: bool = True, pairs: int | None = None
+) -> list[tuple[int, tuple[int, ...]]]:
+    """The same of at most so many pairs, whatever the memory."""
     return buckets(lm.decoder, task, share_prefix, most, mixed, rows=_RUNS, passes=_RUNS, pairs=pairs)
 
 

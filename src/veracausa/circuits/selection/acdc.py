@@ -36,7 +36,7 @@ from veracausa.engine.guard import attention_function
 from veracausa.engine.session import session
 from veracausa.engine.work import gives
 from veracausa.errors import MethodError, NumericsError
-from veracausa.estimates.learned.concrete import LOSSES, require_loss
+from veracausa.estimates.learned.losses import LOSSES, require_loss
 from veracausa.scores.scores import task_header
 from veracausa.suggestions import not_known
 from veracausa.units.edges import Edges

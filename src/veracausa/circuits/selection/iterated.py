@@ -32,7 +32,8 @@ from veracausa.engine.guard import attention_function
 from veracausa.engine.session import session
 from veracausa.engine.work import gives
 from veracausa.errors import MethodError, UnitError
-from veracausa.estimates.learned.concrete import require_keep, require_loss
+from veracausa.estimates.learned.losses import require_loss
+from veracausa.estimates.learned.training import require_keep
 from veracausa.progress import Tick
 from veracausa.scores.headers import start_settings
 from veracausa.scores.scores import Scores, assemble
@@ -217,6 +218,6 @@ def _scores(recorded: Recorded, edges: Edges, kept: np.ndarray, points: int, los
     with attention_function(lm.decoder, SUFFIX):
         for j in range(points):
             at = weights if points == 1 else (j + 0.5) / points * weights
-            total -= unit * recorded.slope(at, loss)[1] / points
+            total -= unit * recorded.slope(at, recorded.judged(loss))[1] / points
             tick(1)
     return np.asarray(total.cpu().numpy()[edges.reader, edges.writer]) / sum(map(len, recorded.groups))

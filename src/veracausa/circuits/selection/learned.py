@@ -1,70 +1,59 @@
-"""Learned edge masks: which edges must stay for the output to stay, all others carrying the corrupted run's writes.
+"""Learned edge masks: which edges must stay for the output to stay, all others carrying what ablates them.
 
-Every edge gets a gate in [0, 1], its weight in the circuit's run (`engine.soft_circuit`), drawn anew in every step and
-shared by the step's pairs. Two ways of learning which gates to open:
+Every edge gets a gate in [0, 1], its weight in the circuit's run (`engine.soft_circuit`), drawn anew in every step; how
+gates are drawn, held to a size and judged says a `Learner` (`estimates.learned.learner`), by name:
 
-* **share** (Edge Pruning, 2406.16778): hard-concrete gates, and a Lagrangian that brings the expected share of open
-  gates to the wanted one (`learned.concrete`). An answer for one size. Edge Pruning's own gates of nodes are left
-  out; lr, steps and warm-up are those of `learn_mask`, not its 0.8 and 3,000 steps.
-* **top-k** (ours): one score s_e per edge. Each step draws a size k, log-uniform from `smallest` to all edges and opens
-
-      g_e = hard-concrete(s_e − t),   t such that Σ_e g_e = k,    ∂g_e/∂s_j = w_e (δ_ej − w_j / Σ w),  w = ∂g/∂(s − t)
-
-  so edges compete for k places at every size, and one run ranks the edges for all sizes.
-
-The loss is the mean KL from the clean output at the last position, or −metric / gap.
+* **share**, **edge-pruning** (2406.16778): for one size; the latter with gates on nodes, too, and its own constraint;
+* **top-k** (ours), **matryoshka** (2609.25518): for all sizes in one run;
+* **adversarial** (ours): for one size, what is closed set by an adversary in every step;
+* **ugs** (2409.09951): a price for every edge, and the constants that stand in for ablated writes learned along.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from veracausa.choices import GateControl, Loss
-from veracausa.circuits.runs.recorded import Recorded, planned_record, record
-from veracausa.circuits.runs.tapes import circuit_buckets
+from veracausa.choices import LearnedBy, MaskLoss
+from veracausa.circuits.runs.ablations import SETTLED, Ablating, mean_writes
+from veracausa.circuits.runs.recorded import LearnedWrites, Recorded, planned_record, record
+from veracausa.circuits.runs.run_circuits import ablation_settings
+from veracausa.circuits.runs.tapes import circuit_buckets, step_groups
+from veracausa.circuits.selection.gated_edges import GatedEdges, gated_edges
 from veracausa.engine.attention import SUFFIX
-from veracausa.engine.circuit_forward import kept_by, wiring_of
 from veracausa.engine.guard import attention_function
-from veracausa.engine.session import session
+from veracausa.engine.session import Session, session
 from veracausa.engine.work import gives
-from veracausa.errors import MethodError
-from veracausa.estimates.learned.concrete import Training, descend, hard_concrete, open_probability, told
-from veracausa.progress import Tick
+from veracausa.estimates.learned.learner import Learner, learner_of
+from veracausa.estimates.learned.trained import numbers, train
+from veracausa.estimates.learned.training import Training
 from veracausa.scores.scores import Scores, assemble
+from veracausa.tasks.references import Reference, reference_set
 from veracausa.units.edges import Edges
 from veracausa.units.resolve import all_edges
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
-
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 
-WAYS = ("share", "top-k")
-#: Defaults.
-STEPS, BATCH = 300, 4
-#: Halvings of the interval in which a threshold is sought: float64 needs no more.
-_HALVINGS = 60
+#: Pairs a step.
+BATCH = 4
 
 
 @dataclass(frozen=True, eq=False)
 class LearnWork:
-    """What `learn` is about to do."""
+    """What `learn` is about to do; `how`: what ablates edges (None: the corrupted run)."""
 
     lm: Model
     task: Task
-    how: str
-    smallest: float
     training: Training
     edges: Edges
+    reference: Task | None
+    how: Ablating | None
     kind: ClassVar[str] = "edge gradients"
 
     @property
@@ -72,9 +61,24 @@ class LearnWork:
         """In words."""
         return f"mask over {len(self.edges):,} edges"
 
+    @property
+    def learner(self) -> Learner:
+        """How it learns."""
+        return self.training.learner
+
+    @property
+    def shares(self) -> bool:
+        """Whether what both prompts share need not be run."""
+        return self.learner.ablation in SETTLED
+
     def groups(self) -> list[tuple[int, tuple[int, ...]]]:
         """Buckets of pairs that are run together."""
-        return circuit_buckets(self.lm, self.task, most=self.training.batch)
+        return circuit_buckets(self.lm, self.task, self.shares, most=self.training.batch)
+
+    @cached_property
+    def steps(self) -> list[tuple[int, tuple[int, ...]]]:
+        """The groups that steps take, whatever the memory; those that are run together are parts of them."""
+        return step_groups(self.lm, self.task, self.shares, self.training.batch, pairs=self.training.batch)
 
     def batches(self) -> int:
         """Buckets that are recorded."""
@@ -82,51 +86,84 @@ class LearnWork:
 
     def tokens(self) -> float:
         """Token-layers: the recorded runs, all steps, and at most two runs of what is kept."""
-        groups, task, layers = self.groups(), self.task, self.lm.layers
-        recorded, behind = planned_record(self.lm, task, self.training.batch)
-        own = [2 * layers * len(members) * (task.lengths[members[0]] - start) for start, members in groups]
-        steps = self.training.schedule([len(members) for _, members in groups])
-        return recorded + sum(own[group] for chosen in steps for group in chosen) + 2 * behind
+        task, layers = self.task, self.lm.layers
+        recorded, behind = planned_record(self.lm, task, self.training.batch, self.shares)
+        passes = self.training.passes([len(members) for _, members in self.steps])
+        often = {pair: count for count, (_, members) in zip(passes, self.steps, strict=True) for pair in members}
+        learned = sum(
+            2 * layers * len(own) * (task.lengths[own[0]] - start) * often[own[0]] for start, own in self.groups()
+        )
+        before = 0.0 if self.how is None else 2 * layers * sum(task.lengths) + self.how.tokens([])
+        return recorded + learned + 2 * behind + before
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What headers say of it."""
+        own = ablation_settings(self.task, self.learner.ablation, self.reference, self.training.seed, None)
+        return {**self.training.settings, **(own if self.how else {})}
+
+    @property
+    def beside(self) -> int:
+        """How many numbers are learned beside the edges' scores."""
+        graph = self.lm.graph
+        return graph.writers * (int(self.learner.nodes) + self.lm.width * (self.learner.ablation == "optimal"))
+
+    @torch.inference_mode(False)
     def run(self, show_progress: bool = True, out: str | Path | None = None) -> Scores:
-        """Learn the mask; finished pieces are not kept."""
-        lm, task, training, edges = self.lm, self.task, self.training, self.edges
+        """Learn the mask; every step is kept."""
+        lm, training, edges = self.lm, self.training, self.edges
+        shape, asked = numbers(training, self.beside), {"units": edges.digest(), **self.settings}
         with (
-            session(lm, task, measured=False, show=show_progress) as call,
+            session(
+                lm, self.task, shape, dtype=torch.float64, out=out, name="learned-edges", asked=asked,
+                measured=self.how is not None, show=show_progress,
+            ) as call,
             attention_function(lm.decoder, SUFFIX),
-        ):
-            runs = _Runs(record(lm, task, call.cost, most=training.batch), edges, training.loss)
-            parameters = training.initial(lm).requires_grad_()
-            planned = training.schedule([len(group) for group in runs.recorded.groups])
-            total = sum(runs.tokens(group) for groups in planned for group in groups)
+        ):  # fmt: skip
+            recorded = self._recorded(call)
+            whole = gated_edges(recorded, edges, self.learner.loss, self.steps)
+            sizes = [len(whole.pairs(group)) for group in range(len(whole.groups))]
+            total = sum(count * whole.tokens(group) for group, count in enumerate(training.passes(sizes)))
+            writers = torch.as_tensor(edges.writer, device=lm.device) if self.learner.nodes else None
+            means = self._means(call)
             with call.ticking(self.what, total):
-                value, said, losses, settings = self._learned(runs, planned, parameters, call.tick)
-            kl, metric = runs.kept(training.likeliest(parameters).cpu().numpy())
+                found = train(call, lambda: whole.along_with(means), training, lm, sizes, call.tick, writers)
+            kept = training.likeliest(found.values).numpy()
+            kl, metric = found.runs.kept(kept) if isinstance(found.runs, GatedEdges) else (0.0, 0.0)
         return assemble(
             call,
-            value.to(lm.score_dtype).expand(len(task), -1).contiguous(),
+            found.values.to(lm.score_dtype).expand(len(self.task), -1).contiguous(),
             edges,
-            measured=runs.recorded.measured,
-            method="edge-mask" if self.how == "share" else "edge-top-k",
-            settings=settings,
+            measured=call.measured if self.how else recorded.measured,
+            method=_NAMES.get(self.settings["learner"], f"edge-{self.settings['learner']}"),
+            settings=self.settings,
             signed=False,
+            draw_stderr=None if found.stderr is None else found.stderr.to(lm.score_dtype).expand(len(self.task), -1),
             notes=(
-                f"{said}; {told(losses, training.loss)}; one mask for all pairs, so no error is known",
+                *found.notes,
                 f"with the {training.count:,} likeliest edges and no others: KL {kl:.3f}, metric {metric:+.3f}",
             ),
         )
 
-    def _learned(
-        self, runs: _Runs, planned: list[list[int]], parameters: Tensor, tick: Tick
-    ) -> tuple[Tensor, str, list[float], dict[str, Any]]:
-        """Scores of the edges, what they are in words, every step's loss, and the settings."""
-        if self.how == "share":
-            share, losses = descend(runs, planned, parameters, self.training, tick)
-            said = f"probability that an edge's gate is open; expected share kept {share:.3g}"
-            return open_probability(parameters.detach()).cpu(), said, losses, self.training.settings("probability")
-        losses = _compete(runs, planned, parameters, self.training, self.smallest, tick)
-        said = f"ranks; sizes drawn from {self.smallest:.2%} to all edges"
-        return _ranks(parameters.detach()), said, losses, self.training.settings("rank", smallest=self.smallest)
+    def _recorded(self, call: Session) -> Recorded:
+        """All pairs, and what stands in the place of ablated edges; M of both bare runs is held against kept pieces."""
+        how = self.how
+        if how is not None and how.kind == "optimal":  # recorded with nothing in its place, until it is learned
+            how = Ablating.of(self.lm, self.task, "zero", None, 0, None)
+        found = record(self.lm, self.task, call.cost, most=self.training.batch, how=how)
+        if self.how is None:
+            call.hold(found.measured)
+        return found
+
+    def _means(self, call: Session) -> LearnedWrites | None:
+        """Where constants that are learned along begin."""
+        if self.how is None or self.how.kind != "optimal":
+            return None
+        return LearnedWrites.of_means(self.lm, mean_writes(self.lm, self.how.source, (), call.cost))
+
+
+#: Learner → method, where it is not "edge-" and its name.
+_NAMES = {"share": "edge-mask", "edge-pruning": "edge-pruning"}
 
 
 @gives(Scores)
@@ -134,138 +171,64 @@ def learn(
     lm: Model,
     task: Task,
     *,
-    how: GateControl = "share",
+    how: LearnedBy | Learner = "share",
     keep: float | int = 0.02,
-    smallest: float = 0.001,
-    steps: int = STEPS,
-    lr: float = 0.3,
-    loss: Loss = "kl",
+    steps: int | None = None,
+    lr: float | None = None,
+    loss: MaskLoss | None = None,
+    smallest: float | None = None,
     batch: int = BATCH,
     start: Scores | None = None,
+    reference: Reference | None = None,
     seed: int = 0,
+    seeds: int = 1,
+    out: str | Path | None = None,
     memory: float | str | None = None,
     show_progress: bool = True,
 ) -> LearnWork:
-    """Learn which edges must be kept when all others carry the corrupted run's writes; see the module.
+    """Learn which edges must be kept when all others are ablated; see the module.
 
     Args:
         lm: the model.
         task: the pairs to learn on; evaluate on others.
-        how: "share" (for one size) or "top-k" (for all sizes).
-        keep: the share of the edges to keep (a float under 1), or their number (an int). For top-k only the size at
-            which the notes say what the kept edges give.
-        smallest: the smallest share that top-k draws.
-        steps: optimiser steps.
-        lr: Adam's step size for the gates' parameters.
-        loss: "kl" or "metric".
+        how: "share", "top-k", "matryoshka", "adversarial", "edge-pruning" or "ugs", or parts of your own, a
+            `vc.estimates.Learner`. "top-k" and "matryoshka" are for all sizes, the others for one.
+        keep: the share of the edges to keep (a float under 1), or their number (an int). For all sizes (and for a
+            price) only the size at which the notes say what the kept edges give.
+        steps: optimiser steps (None: the learner's, 300 unless its paper has another number).
+        lr: Adam's step size for the gates' scores (None: the learner's).
+        loss: "kl", "metric", "bounded", "margin" or "answers" (`estimates.learned.losses`; None: the learner's).
+        smallest: the smallest share that is drawn where all sizes are (None: the learner's, 0.001).
         batch: pairs a step, at least, in whole groups as for `vc.estimates.learn_mask`.
         start: scores of all edges, by any method, whose ranking the gates start from.
-        seed: of the order of pairs, of the gates' noise and of the sizes; a draw depends on (seed, step) only.
+        reference: other pairs whose writes mean, resample and optimal ablation are made of.
+        seed: of the order of pairs, of the gates' noise and of the sizes; a draw depends on (seed, step, pair) only.
+        seeds: so many runs, of `seed` and those after it; the values are their mean, `draw_stderr` its error.
+        out: a folder to keep every finished step in; the same call goes on from there.
         memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
         show_progress: show a progress bar.
 
     Returns:
-        `Scores` of all edges, magnitudes only, one row repeated for all pairs: of share each edge's probability that
-        its gate is open, of top-k ranks in (0, 1]. `vc.curve` and `vc.select` take them. The notes say how the loss
-        fell, and what the `keep` likeliest edges give when all others are ablated.
+        `Scores` of all edges, magnitudes only, one row repeated for all pairs: each edge's probability that its gate is
+        open, or, where gates compete for places, ranks in (0, 1]. `vc.curve` and `vc.select` take them. The notes say
+        how the loss fell, how much runs of several seeds agree, and what the `keep` likeliest edges give when all
+        others are ablated.
 
     Raises:
-        MethodError: an option out of range. UnitError: `start` is not about all edges.
-        GapError, NumericsError, OutOfMemoryError, ContractError: as for `vc.attribute`.
+        MethodError: an option out of range, or parts that mean nothing together. UnitError: `start` is not about all
+            edges.
+        GapError, NumericsError, OutOfMemoryError, ContractError, FileError: as for `vc.attribute`.
 
-    Cost: steps × batch runs of the whole graph with their gradient, about three forward passes each.
+    Cost: seeds × steps × batch runs of the whole graph with their gradient, about three forward passes each;
+    adversarial three times that.
 
     >>> mask = vc.circuits.learn(lm, task, keep=0.02, start=vc.attribute(lm, task, units="edges", method="eap-ig"))
     >>> vc.faithfulness(lm, held_out, vc.select(mask, n=1400))
     """
-    if how not in WAYS or not 0 < smallest < 1:
-        raise MethodError(f"how={how!r}, smallest={smallest}: how is one of {', '.join(WAYS)}, smallest in (0, 1).")
-    edges = all_edges(lm)
-    return LearnWork(lm, task, how, smallest, Training.of(edges, keep, steps, lr, loss, batch, start, seed), edges)
-
-
-@dataclass(frozen=True, eq=False)
-class _Runs:
-    """Weighted circuits of a recorded task, with the gradient of their loss (`concrete.Gated`)."""
-
-    recorded: Recorded
-    edges: Edges
-    loss: str
-
-    def tokens(self, group: int) -> float:
-        """Token-layers of one forward and backward run of a group."""
-        own = self.recorded.groups[group]
-        return float(2 * len(own) * own.positions * self.recorded.lm.layers)
-
-    def size(self, group: int) -> int:
-        """Pairs of a group."""
-        return len(self.recorded.groups[group])
-
-    def slope(self, group: int, gates: Float[Tensor, " edges"]) -> tuple[float, Float[Tensor, " edges"]]:
-        """Summed loss of a group under gates on all edges, and its gradient with respect to them."""
-        graph = self.edges.graph
-        at = tuple(torch.as_tensor(end, device=gates.device) for end in (self.edges.reader, self.edges.writer))
-        mask = gates.new_zeros(graph.readers, graph.writers).index_put(at, gates.detach())
-        value, found = self.recorded.slope(mask, self.loss, [self.recorded.groups[group]])
-        return value, found[at]
-
-    def gradient(
-        self, group: int, log_alpha: Tensor, noise: Callable[[Sequence[int]], Tensor]
-    ) -> tuple[float, Float[Tensor, " edges"]]:
-        """The same with respect to log α of hard-concrete gates; all pairs of a step share one draw."""
-        with torch.enable_grad():
-            gates = hard_concrete(log_alpha, noise([0])[0].to(log_alpha))
-        value, slope = self.slope(group, gates)
-        return value, torch.autograd.grad(gates, log_alpha, slope)[0]
-
-    def kept(self, edges: np.ndarray) -> tuple[float, float]:
-        """Mean KL and mean metric of the circuit of some edges, rows of the table."""
-        recorded, table = self.recorded, self.edges
-        wiring = wiring_of(recorded.lm.decoder, kept_by(table.graph, table.writer[edges], table.reader[edges]))
-        gap = float(recorded.measured.gap.mean())
-        return recorded.loss(wiring, "kl"), -gap * recorded.loss(wiring, "metric")
-
-
-def _compete(
-    runs: _Runs, planned: list[list[int]], scores: Tensor, training: Training, smallest: float, tick: Tick
-) -> list[float]:
-    """Descend the scores of edges that compete for k places, in place; returns every step's mean loss."""
-    optimiser, losses = torch.optim.Adam([scores], lr=training.lr), []
-    for step, groups in enumerate(planned):
-        draw = np.random.default_rng([training.seed, step])
-        size = len(scores) * math.exp(draw.uniform(math.log(smallest), 0))
-        uniform = torch.from_numpy(draw.random(len(scores))).clamp(1e-6, 1 - 1e-6).to(scores)
-        gates, steep = competing(scores.detach(), uniform, size)
-        pairs, loss, gradient = sum(map(runs.size, groups)), 0.0, torch.zeros_like(gates)
-        for group in groups:
-            value, slope = runs.slope(group, gates)
-            loss, gradient = loss + value / pairs, gradient + slope / pairs
-            tick(runs.tokens(group))
-        losses.append(loss)
-        scores.grad = steep * (gradient - (steep * gradient).sum() / steep.sum().clamp_min(1e-12))
-        optimiser.step()
-    return losses
-
-
-def competing(
-    scores: Float[Tensor, " edges"], uniform: Float[Tensor, " edges"], size: float
-) -> tuple[Float[Tensor, " edges"], Float[Tensor, " edges"]]:
-    """Hard-concrete gates of scores − t with the threshold t at which they sum to `size`, and their slopes w."""
-    noise = uniform.log() - (-uniform).log1p()
-    low, high = float((scores + noise).min()) - 10, float((scores + noise).max()) + 10
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        above = float(hard_concrete(scores - middle, uniform).sum()) > size
-        low, high = (middle, high) if above else (low, middle)
-    leaf = (scores - (low + high) / 2).requires_grad_()
-    with torch.enable_grad():
-        gates = hard_concrete(leaf, uniform)
-        (steep,) = torch.autograd.grad(gates.sum(), leaf)
-    return gates.detach(), steep
-
-
-def _ranks(scores: Float[Tensor, " edges"]) -> Float[Tensor, " edges"]:
-    """1 − (rank − ½) / edges, the highest score first."""
-    rank = torch.empty(len(scores), dtype=torch.float64)
-    rank[torch.argsort(scores.cpu(), descending=True, stable=True)] = torch.arange(len(scores), dtype=torch.float64)
-    return 1 - (rank + 0.5) / len(scores)
+    learner, edges = learner_of(how, steps=steps, lr=lr, loss=loss, smallest=smallest), all_edges(lm)
+    training = Training.of(edges, learner, keep, batch, start, seed, seeds)
+    others = reference_set(lm, reference)
+    ablating = None
+    if learner.ablation != "counterfactual":
+        ablating = Ablating.of(lm, task, learner.ablation, others, seed, None)
+    return LearnWork(lm, task, training, edges, others, ablating)

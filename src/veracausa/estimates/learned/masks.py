@@ -1,7 +1,8 @@
 """Learned masks: which units must stay as they are for the output to stay as it is, all others replaced at once.
 
-Every unit u (a head, a feature, a dictionary's error, …) gets a hard-concrete gate g_u (`estimates.learned.concrete`,
-which also says how they are learned): the run computes g_u · a_u + (1 − g_u) · a_u(x′) in its place (`engine.gates`).
+Every unit u (a head, a feature, a dictionary's error, …) gets a gate g_u: in its place the run computes
+g_u · a_u + (1 − g_u) · a_u(x′) (`engine.gates`). How gates are drawn, held to a size and judged says a `Learner`, as
+for edges.
 
 What it says differs from an exact effect. That replaces one unit while all others stand by; a mask replaces most units
 at once and keeps a set that suffices. Of two units that do the same work it may drop either, and a unit that works
@@ -10,8 +11,8 @@ against the behaviour is kept where the loss is the KL divergence, and dropped w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from veracausa.choices import AllUnits, Loss
+from veracausa.choices import AllUnits, LearnedBy, MaskLoss
 from veracausa.cost import Cost
 from veracausa.dictionaries.dictionary import Dictionary
 from veracausa.dictionaries.words import is_coded
@@ -29,14 +30,17 @@ from veracausa.engine.batches import buckets
 from veracausa.engine.bucket import Bucket
 from veracausa.engine.coded_gates import CodedPairs
 from veracausa.engine.gates import GatedPairs, layer_gates
-from veracausa.engine.memory import chunks
+from veracausa.engine.memory import chunks, halving
 from veracausa.engine.patches import sites_for
 from veracausa.engine.readout import Readout
 from veracausa.engine.session import Session, session
 from veracausa.engine.validate import require_run
 from veracausa.engine.work import gives, recorded_runs
 from veracausa.errors import MethodError, UnitError
-from veracausa.estimates.learned.concrete import Training, descend, hard_concrete, open_probability, told
+from veracausa.estimates.learned.learner import Learner, learner_of
+from veracausa.estimates.learned.losses import Ends, judged
+from veracausa.estimates.learned.trained import numbers, train
+from veracausa.estimates.learned.training import Training
 from veracausa.scores.headers import dictionary_settings
 from veracausa.scores.scores import Scores, assemble
 from veracausa.units.table import Units
@@ -50,6 +54,10 @@ if TYPE_CHECKING:
 _KINDS = ("heads", "mlps", "attention", "neurons")
 #: … and parts of dictionaries, whose gates act in the place of what they write (`engine.coded_gates`).
 _KNOWN = (*_KINDS, "features", "directions")
+
+
+#: Learner → method, where it is not "mask-" and its name.
+_METHODS = {"share": "mask"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,8 +76,8 @@ class MaskWork:
 
     def groups(self) -> list[tuple[int, tuple[int, ...]]]:
         """Pairs that are run together."""
-        lm, task, training = self.lm, self.task, self.training
-        again = 2 * min(training.steps * training.batch / len(task), training.steps)
+        lm, task, training, steps = self.lm, self.task, self.training, self.training.learner.steps
+        again = 2 * training.learner.slopes * min(steps * training.batch / len(task), steps)
         most = training.batch
         return buckets(lm.decoder, task, True, most, mixed=True, rows=again, passes=again, pairs=most)
 
@@ -81,36 +89,42 @@ class MaskWork:
         """Token-layers: both runs, recorded; all pairs with open gates; the steps; all pairs with the mask."""
         groups = self.groups()
         positions = [(self.task.lengths[members[0]] - start) * len(members) for start, members in groups]
-        steps = self.training.schedule([len(members) for _, members in groups])
-        learned = sum(positions[group] for chosen in steps for group in chosen)
+        passes = self.training.passes([len(members) for _, members in groups])
+        learned = sum(count * own for count, own in zip(passes, positions, strict=True))
         return recorded_runs(self.lm, self.task, self.groups()) + float(2 * (sum(positions) + learned) * self.lm.layers)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What headers say of it."""
+        return {**self.training.settings, **dictionary_settings(self.lm, self.units.kind)}
 
     @torch.inference_mode(False)
     def run(self, show_progress: bool = True, out: str | Path | None = None) -> Scores:
-        """Record all pairs, then descend."""
+        """Record all pairs, then descend; every step is kept."""
         lm, task, training, table = self.lm, self.task, self.training, self.units
-        with session(lm, task, (len(task), 1), measured=False, show=show_progress) as call:
-            label = f"mask over {len(table):,} {table.kind}"
-            with call.bar(label, self.tokens()):
-                parts = self._recorded(call)
-                call.measured.require_gap(task)
-                gap = float(call.measured.gap.mean())
-                judged = training.loss
-                runs = _Runs(lm, table, parts, call.cost, lambda part: part.kl if judged == "kl" else part.metric(gap))
-                log_alpha = training.initial(lm).requires_grad_()
-                steps = training.schedule([runs.size(group) for group in range(len(parts))])
-                share, losses = descend(runs, steps, log_alpha, training, lambda amount: call.advance())
-                kl, kept = runs.closed_but(training.likeliest(log_alpha))
+        asked = {"units": table.digest(), **self.settings}
+        with session(
+            lm, task, numbers(training), dtype=torch.float64, out=out, name=f"learned-{table.kind}", asked=asked,
+            measured=False, show=show_progress,
+        ) as call, call.bar(f"mask over {len(table):,} {table.kind}", self.tokens()):  # fmt: skip
+            parts = self._recorded(call)
+            call.measured.require_gap(task)
+            call.hold(call.measured)
+            ends = Ends(call.measured.clean, call.measured.corrupted, float(call.measured.gap.mean()))
+            runs = _Runs(lm, table, parts, call.cost, training.learner.loss, ends)
+            sizes = [len(runs.pairs(group)) for group in range(len(parts))]
+            found = train(call, lambda: runs, training, lm, sizes, lambda amount: call.advance())
+            kl, kept = runs.closed_but(training.likeliest(found.values))
         return assemble(
             call,
-            open_probability(log_alpha.detach()).cpu().expand(len(task), -1).contiguous(),
+            found.values.to(lm.score_dtype).expand(len(task), -1).contiguous(),
             table,
-            method="mask",
-            settings=training.settings("probability") | dictionary_settings(lm, table.kind),
+            method=_METHODS.get(self.settings["learner"], f"mask-{self.settings['learner']}"),
+            settings=self.settings,
             signed=False,
+            draw_stderr=None if found.stderr is None else found.stderr.to(lm.score_dtype).expand(len(task), -1),
             notes=(
-                f"probability that a unit's gate is open, {told(losses, training.loss)}; expected share kept "
-                f"{share:.3f}, wanted {training.wanted:.3f}; one mask for all pairs, so no error is known",
+                *found.notes,
                 f"with the {training.count} likeliest open and all others closed: KL {kl:.3f}, metric {kept:+.3f}",
             ),
         )
@@ -140,7 +154,7 @@ class MaskWork:
             parts[group_of[examples[0]]].append(_Part(pairs, read, read.divergence(tape.clean)))
             call.advance()
 
-        call.rest(groups, run)
+        halving(groups, run)
         return parts
 
 
@@ -156,28 +170,26 @@ class _Part:
         """KL from the clean run's output distribution, row by row."""
         return -self.read_kl(last, rows)
 
-    def metric(self, gap: float) -> Callable[[Tensor, Tensor], Tensor]:
-        """−metric / gap, row by row."""
-        return lambda last, rows: -self.read(last, rows) / gap
-
 
 @dataclass(frozen=True)
 class _Runs:
-    """Gated runs of a task's groups: their losses, with gradients, and what remains when a mask is applied."""
+    """Gated runs of a task's groups (`descent.Gated`), and what remains when a mask is applied."""
 
     lm: Model
     table: Units
     groups: list[list[_Part]]
     cost: Cost
-    loss: Callable[[_Part], Callable[[Tensor, Tensor], Tensor]]
+    loss: str
+    ends: Ends
+    along: list[Tensor] = field(default_factory=list)
 
     def tokens(self, group: int) -> float:
         """Token-layers of one forward and backward run of a group."""
         return float(sum(part.pairs.ids.numel() for part in self.groups[group]) * self.lm.layers * 2)
 
-    def size(self, group: int) -> int:
-        """Pairs of a group."""
-        return sum(len(part.pairs) for part in self.groups[group])
+    def pairs(self, group: int) -> list[int]:
+        """Which pairs a group has."""
+        return [pair for part in self.groups[group] for pair in part.pairs.examples]
 
     def last(self, part: _Part, rows: Tensor, flat: Float[Tensor, "rows units"]) -> Tensor:
         """Final residual of a part's pairs under the gates of the table's units."""
@@ -188,35 +200,41 @@ class _Runs:
         index = torch.as_tensor(self.table.index, device=flat.device).clamp_min(0)  # an MLP has no index
         return part.pairs.run(layer_gates(flat, layer, index, (self.lm.layers, parts)), rows, self.cost)
 
-    def gradient(self, group: int, log_alpha: Tensor, noise: Callable[[Sequence[int]], Tensor]) -> tuple[float, Tensor]:
+    def slope(
+        self, group: int, gates: Float[Tensor, "*pairs units"], cause: bool
+    ) -> tuple[float, Float[Tensor, "*pairs units"]]:
         """Summed loss of a group and its gradient; in halves where memory is short."""
-        total, losses = torch.zeros_like(log_alpha), 0.0
-        for part in self.groups[group]:
-            everyone = torch.arange(len(part.pairs), device=log_alpha.device)
-            run = partial(self._gated, part, log_alpha, noise)
-            for _, (loss, slope) in chunks(everyone, len(everyone), run, "gated prompts"):
-                losses, total = losses + loss, total + slope
-        return losses, total
+        parts, found, total = self.groups[group], [], 0.0
+        sizes = [len(part.pairs) for part in parts]
+        rows = gates.expand(sum(sizes), -1).split(sizes)
+        for part, own in zip(parts, rows, strict=True):
+            everyone = torch.arange(len(part.pairs), device=gates.device)
+            for _, (loss, slope) in chunks(
+                everyone, len(everyone), partial(self._gated, part, own, cause), "gated prompts"
+            ):
+                total += loss
+                found.append(slope)
+        slopes = torch.cat(found)
+        return total, slopes if gates.ndim > 1 else slopes.sum(0)
 
-    def _gated(
-        self, part: _Part, log_alpha: Tensor, noise: Callable[[Sequence[int]], Tensor], rows: Tensor
-    ) -> tuple[float, Tensor]:
-        """Summed loss of some pairs of a part, and its gradient."""
-        uniform = noise([part.pairs.examples[i] for i in rows.tolist()]).to(log_alpha)
+    def _gated(self, part: _Part, gates: Tensor, cause: bool, rows: Tensor) -> tuple[float, Tensor]:
+        """Summed loss of some pairs of a part, and each one's gradient."""
+        leaf = gates[rows].clone().requires_grad_()
+        ends = self.ends.at([part.pairs.examples[i] for i in rows.tolist()], leaf.device)
         with torch.enable_grad():
-            last = self.last(part, rows, hard_concrete(log_alpha, uniform))
-            loss = self.loss(part)(last, rows).sum()
-            return float(loss.detach()), torch.autograd.grad(loss, log_alpha)[0]
+            last = self.last(part, rows, leaf)
+            loss = judged(self.loss, cause, partial(part.kl, last, rows), partial(part.read, last, rows), ends).sum()
+            return float(loss.detach()), torch.autograd.grad(loss, leaf)[0]
 
     @torch.no_grad()
     def closed_but(self, kept: Int[Tensor, " kept"]) -> tuple[float, float]:
         """Mean KL and mean metric with these units open and all others of the table closed."""
-        gates = torch.zeros(len(self.table), dtype=self.lm.score_dtype, device=kept.device)
-        gates[kept] = 1
+        gates = torch.zeros(len(self.table), dtype=self.lm.score_dtype, device=self.lm.device)
+        gates[kept.to(gates.device)] = 1
         kl: list[Tensor] = []
         value: list[Tensor] = []
         for part in (part for group in self.groups for part in group):
-            rows = torch.arange(len(part.pairs), device=kept.device)
+            rows = torch.arange(len(part.pairs), device=gates.device)
             last = self.last(part, rows, gates.expand(len(rows), -1))
             kl.append(part.kl(last, rows))
             value.append(part.read(last, rows))
@@ -230,13 +248,16 @@ def learn_mask(
     *,
     units: AllUnits | Sequence[str] | Units = "heads",
     dictionary: Dictionary | Sequence[Dictionary] | None = None,
+    how: LearnedBy | Learner = "share",
     keep: float | int = 0.1,
-    steps: int = 300,
-    lr: float = 0.3,
-    loss: Loss = "kl",
+    steps: int | None = None,
+    lr: float | None = None,
+    loss: MaskLoss | None = None,
     batch: int = 4,
     start: Scores | None = None,
     seed: int = 0,
+    seeds: int = 1,
+    out: str | Path | None = None,
     memory: float | str | None = None,
     show_progress: bool = True,
 ) -> MaskWork:
@@ -247,22 +268,28 @@ def learn_mask(
         task: the prompt pairs and the metric.
         units: "heads", "mlps", "attention", "neurons" or "features", summed over positions; or names. Others stay open.
         dictionary: features or directions of a site, or several, beside those that are laid on the model.
+        how: "share", "node-pruning" or "adversarial" (for one size), "top-k" or "matryoshka" (for all sizes),
+            "subnetwork-probing" (a price for every unit), or parts of your own, a `vc.estimates.Learner`.
         keep: the share of the units to keep (a float under 1), or their number (an int).
-        steps: optimiser steps.
-        lr: Adam's step size for log α.
-        loss: "kl" (mean KL from the clean output distribution at the last position) or "metric" (−metric / gap).
+        steps: optimiser steps (None: the learner's).
+        lr: Adam's step size for the gates' scores (None: the learner's).
+        loss: "kl" (mean KL from the clean output distribution at the last position), "metric" (−metric / gap),
+            "bounded", "margin" or "answers" (`estimates.learned.losses`; None: the learner's).
         batch: pairs a step, at least. Each step takes whole groups of pairs of the same length and first difference,
             of at most so many pairs, in a random order that visits each once before any twice.
         start: scores of the same units, by any method, whose ranking the gates start from.
         seed: of the order of pairs and of the gates' noise; a draw depends on (seed, step, example, unit) only.
+        seeds: so many runs, of `seed` and those after it; the values are their mean, `draw_stderr` its error.
+        out: a folder to keep every finished step in; the same call goes on from there.
         memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
         show_progress: show a progress bar.
 
     Returns:
-        `Scores` of method "mask", magnitudes only: each unit's probability that its gate is open, P(g > 0), so that
-        their sum is the expected number of units kept. The mask is one for all examples: its row is repeated, it
-        has no standard error, and `vc.scores.stability` refuses it. A note gives the loss when exactly the wanted
-        number of units, the likeliest, is open and all others are closed.
+        `Scores` of method "mask" (or "mask-" and the learner's name), magnitudes only: each unit's probability that its
+        gate is open, so that their sum is the expected number of units kept; ranks where gates compete for places. The
+        mask is one for all examples: its row is repeated, it has no standard error over them, and
+        `vc.scores.stability` refuses it. Notes say how the loss fell, and what it is when exactly the wanted number of
+        units, the highest, is open and all others are closed.
 
     Raises:
         MethodError: units per position or of the residual stream; `keep`, `loss` or another option out of range.
@@ -283,7 +310,21 @@ def learn_mask(
         )
     if is_coded(table.kind):
         _require_gated(lm, table)
-    return MaskWork(lm, task, Training.of(table, keep, steps, lr, loss, batch, start, seed))
+    learner = learner_of(how, steps=steps, lr=lr, loss=loss)
+    _require_of_nodes(learner)
+    if how == "share":
+        learner = replace(learner, each=True)
+    return MaskWork(lm, task, Training.of(table, learner, keep, batch, start, seed, seeds))
+
+
+def _require_of_nodes(learner: Learner) -> None:
+    """MethodError for parts that only edges have."""
+    if learner.nodes or learner.ablation != "counterfactual":
+        raise MethodError(
+            f"nodes={learner.nodes}, ablation={learner.ablation!r} of a learner: gates on nodes beside those of edges, "
+            "and other ablations, are known for edges alone. Use vc.circuits.learn, or replace(learner, nodes=False, "
+            "ablation='counterfactual')."
+        )
 
 
 def _require_gated(lm: Model, table: Units) -> None:
