@@ -18,8 +18,7 @@ from veracausa.circuits.selection.ways import HOW
 from veracausa.discovery.ways import SCORED_BY
 from veracausa.engine.passages import WAYS as BETWEEN
 from veracausa.estimates.learned.gates import GATES
-from veracausa.estimates.learned.holds import HOLDS, SIZES
-from veracausa.estimates.learned.learner import AIMS, LEARNED_BY, LEARNERS
+from veracausa.estimates.learned.learner import AIMS, HOLDS, LEARNED_BY, LEARNERS, SIZES
 from veracausa.estimates.learned.losses import LOSSES, MASK_LOSSES
 from veracausa.estimates.parts import COMBINATIONS, PATHS, RULES
 from veracausa.estimates.paths.grids import GRIDS

@@ -27,18 +27,6 @@ if TYPE_CHECKING:
 
     from veracausa.estimates.learned.learner import Learner
 
-#: Name → in words.
-HOLDS = {
-    "share": "a multiplier on a log scale brings the open share to the wanted one",
-    "lagrangian": "two multipliers, by ascent, on the distance to the wanted share and on its square",
-    "price": "a price for every open unit",
-    "budget": "gates compete for k places; k is drawn for every step",
-}
-SIZES = {
-    "fixed": "the wanted number",
-    "log": "log-uniform, from the smallest share to all",
-    "mixed": "half uniform, half log-uniform",
-}
 #: log λ at the start, how far it moves per step and unit of log(p / w), the damping, its bounds: measured on SmolLM2.
 _MULTIPLIER, _RATE, _DAMPING, _BOUND = math.log(0.1), 0.05, 5.0, 10.0
 

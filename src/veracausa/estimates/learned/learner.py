@@ -20,11 +20,22 @@ from dataclasses import dataclass, replace
 from veracausa.choices import Ablation, BudgetSizes, GateHold, GateName, LearnedBy, MaskAim, MaskLoss
 from veracausa.errors import MethodError
 from veracausa.estimates.learned.gates import GATES
-from veracausa.estimates.learned.holds import HOLDS, SIZES
 from veracausa.estimates.learned.losses import MASK_LOSSES
 from veracausa.suggestions import not_known
 from veracausa.typed import require_fields
 
+#: Name → in words.
+HOLDS = {
+    "share": "a multiplier on a log scale brings the open share to the wanted one",
+    "lagrangian": "two multipliers, by ascent, on the distance to the wanted share and on its square",
+    "price": "a price for every open unit",
+    "budget": "gates compete for k places; k is drawn for every step",
+}
+SIZES = {
+    "fixed": "the wanted number",
+    "log": "log-uniform, from the smallest share to all",
+    "mixed": "half uniform, half log-uniform",
+}
 AIMS = {
     "sufficient": "what is open does the work",
     "cause": "what is open, ablated alone, takes the behaviour away",
