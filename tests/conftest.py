@@ -46,7 +46,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if getattr(item, "callspec", None) and not item.get_closest_marker("slow"):
             cases.setdefault(item.nodeid.split("[")[0], []).append(item)
     for name, own in cases.items():
-        for item in _beyond(own, own[0].path.name in EVERY_FAMILY, name):
+        left_out = _beyond(own, own[0].path.name in EVERY_FAMILY, name)
+        if asked := own[0].get_closest_marker("cases"):
+            left_out += _but(asked.args[0], [item for item in own if item not in left_out], name)
+        for item in left_out:
             item.add_marker(pytest.mark.slow)
 
 
@@ -68,6 +71,13 @@ def _beyond(cases: list[pytest.Item], every_family: bool, name: str) -> list[pyt
             break
         seen |= _values(left.pop(new.index(max(new))))
     return left
+
+
+def _but(few: int, cases: list[pytest.Item], name: str) -> list[pytest.Item]:
+    """All but a `few` cases of a long test, which lie apart; which these are differs from test to test."""
+    first = zlib.crc32(name.encode())
+    kept = {(first + i * len(cases) // few) % len(cases) for i in range(few)}
+    return [item for i, item in enumerate(cases) if i not in kept]
 
 
 def _values(item: pytest.Item) -> set[tuple[str, str]]:

@@ -75,6 +75,7 @@ def test_refusals_name_the_part_that_does_not_fit():
     assert [why for why in reasons if not re.search(r"`[^`]+`|\w+=\w+|block \d|numbers|wrapper", why)] == []
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("verb", ["exact", "attribute"])
 def test_a_wrong_number_is_called_wrong(monkeypatch, verb):
     """The judge judges: a number that is off by a hundredth is found, whichever of the two gave it."""

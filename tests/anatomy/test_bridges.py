@@ -206,6 +206,7 @@ def test_circuits(tiny, task_of, agree, family):
     agree(alone.metric, theirs, found.measured.gap)
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("units", ["patterns", "patterns@positions", "patterns@cells"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_patterns(tiny, task_of, agree, monkeypatch, family, units):

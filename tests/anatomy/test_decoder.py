@@ -170,6 +170,7 @@ def test_mixtures_of_experts_are_refused_before_anything_runs(task_of):
     assert any("relp" in note and "experts" in note for note in found.notes)
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize(("family", "setting"), [("cohere", "use_qk_norm"), ("stablelm", "qk_layernorm")])
 def test_norms_with_a_gain_per_head(task_of, family, setting):
     """Contracts hold; rules that hold norms constant are refused in words."""

@@ -94,6 +94,7 @@ class TestGPTNeoX(OfAFamily):
     gated, parallel = False, True
 
 
+@pytest.mark.slow
 class TestGPTNeoXOneAfterTheOther(OfAFamily):
     family, model_type = "gpt_neox-sequential", "gpt_neox"
     gated = False
@@ -103,10 +104,12 @@ class TestLlama(OfAFamily):
     family, model_type = "llama", "llama"
 
 
+@pytest.mark.slow
 class TestMistral(OfAFamily):
     family, model_type = "mistral", "mistral"
 
 
+@pytest.mark.slow
 class TestQwen2(OfAFamily):
     family, model_type = "qwen2", "qwen2"
 
@@ -116,6 +119,7 @@ class TestQwen3(OfAFamily):
     query_norms = True
 
 
+@pytest.mark.slow
 class TestSmolLM3(OfAFamily):
     family, model_type = "smollm3", "smollm3"
 

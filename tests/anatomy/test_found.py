@@ -37,6 +37,7 @@ def edges(lm, task, method="eap"):
     return vc.attribute(lm, task, units="edges", method=method, show_progress=False)
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("kind", CHANGES)
 @pytest.mark.parametrize("part", [*ATTENTION, *MLP, *NORMS, "lm_head", "model.norm", "model.embed_tokens"])
 def test_a_factor_or_a_shift_works(task_of, reference, agree, part, kind):
@@ -56,6 +57,7 @@ def test_on_post_norms_too(task_of, part, kind):
     assert eap_is_the_slope(lm, task) < 1e-9
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("part", ["self_attn.v_proj", "self_attn.o_proj", "mlp.down_proj"])
 def test_a_pre_hook_works(task_of, reference, agree, part):
     lm, task = hooked("llama", part, CHANGES["factor"], before=True), task_of(6)

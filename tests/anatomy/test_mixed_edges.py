@@ -183,6 +183,7 @@ def test_circuits_are_found_kept_and_drawn(both, tmp_path):
         write_eap_json(lm, tmp_path / "eap.json", circuit=circuit)
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("method", ["eap-ig", "iterated"])
 def test_discoveries_hold_what_runs_by_hand_give(both, method):
     """The circuit that is found restores what a run put together by hand restores; a ranking by iteration has all."""
@@ -195,6 +196,7 @@ def test_discoveries_hold_what_runs_by_hand_give(both, method):
     assert set(found.circuit.names) <= set(by_hand.naive.edges)
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("ablation", ["zero", "mean", "optimal"])
 @pytest.mark.parametrize("family", tiny_models.mostly_slow(("mamba2", "nemotron_h"), ("nemotron_h",)))
 def test_constants_stand_in_the_place_of_edges(family, ablation, task_of):
@@ -258,6 +260,7 @@ def moved_gradients(by_hand, place, change):
     return dict(zip(leaves, torch.autograd.grad(by_hand.metric(run), [*leaves.values()]), strict=True))
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("method", ["qk-exact", "ifr", "ceap", "eap-gp", "expected-gradients", "geodesic-ig"])
 def test_other_estimates_take_mixers(method, task_of):
     """All edges get a number; what is recomputed of patterns is that of attention, and edges into mixers are eap's."""

@@ -61,6 +61,7 @@ def test_effects_are_those_of_hooks_on_both(family, task_of):
         assert float(slope) == pytest.approx(float((moved * leaf.grad).sum()), abs=1e-10)
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize(("family", "more"), [("granitemoeshared", [4, 13, 15]), ("gemma4-experts", [])])
 def test_contracts_hold_and_no_hook_stays(family, more):
     lm = model(family)

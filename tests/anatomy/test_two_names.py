@@ -134,6 +134,7 @@ def _same(both: tuple[vc.Model, vc.Model], ask: Callable[[vc.Model], torch.Tenso
     torch.testing.assert_close(one, other, rtol=SAME, atol=SAME * float(other.abs().max()))
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("direction", ["noising", "denoising"])
 @pytest.mark.parametrize("units", ["heads", "mlps", "neurons", "residual", "queries", "patterns", "edges"])
 def test_exact_effects(both, task_of, units, direction):

@@ -46,6 +46,7 @@ def edits(lm, task, i, names, ablation, family):
     return found
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize(
     ("family", "lengths"),
     [("llama", 7), *(pytest.param(*one.values, (5, 7), marks=one.marks) for one in FAMILIES)],

@@ -62,6 +62,7 @@ def said():
     return of
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("name", list(closed_forms.FORMS))
 def test_figures_of_a_disagreement(said, name):
     """Scores and their differences are those of the formula; quadrature of integrals as above."""

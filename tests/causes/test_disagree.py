@@ -113,6 +113,7 @@ def test_known_scores_are_not_paid_twice(found, tmp_path):
     assert again.cost.token_layers == only
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("kind", ["heads", "mlps", "neurons"])
 def test_the_forecast_is_the_count(found, kind, tmp_path):
     units = [f"m{layer}.n{n}" for layer in range(3) for n in (1, 5)] if kind == "neurons" else kind

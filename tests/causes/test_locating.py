@@ -124,6 +124,7 @@ def only(kind):
     return as_model(hf, "llama")
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("kind", ["softmax", "norm", "MLP"])
 def test_causes_of_models_that_can_have_only_one(task_of, kind):
     lm, task = only(kind), task_of(6, n=4)
@@ -138,6 +139,7 @@ def test_causes_of_models_that_can_have_only_one(task_of, kind):
     assert place in one.sentence and name in one.sentence and "4 pairs" in one.sentence
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize(
     ("family", "metric", "units"),
     [("llama", "logit_diff", ["a0.h1", "a2.h0"]), ("gpt_neox", "prob", ["m1", "m2"]), ("llama", "logit_diff", ["r3"])],
@@ -164,6 +166,7 @@ def test_files_and_finished_pieces(tiny, task_of, tmp_path):
         vc.open(tmp_path / "found.safetensors")
 
 
+@pytest.mark.slow
 def test_a_real_model(smollm2, published, agree):
     """float32: 1e-4 of the gap, as for the other contracts on real weights."""
     found = located(smollm2, published, ["a23.h3"])
@@ -197,6 +200,7 @@ def test_kl_has_no_slope(tiny, task_of):
         located(tiny("llama"), task_of(6, metric="neg_kl"), ["a0.h1"])
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("site, writes", [("r1", None), ("m1", None), ("z1", None), ("n1", "m1")])
 def test_features_are_located_between_attribution_patching_and_exact_effects(task_of, site, writes, tmp_path):
     """A part of a dictionary enters linearly where that writes, so its accounts are those of any unit."""

@@ -87,6 +87,7 @@ def test_means_of_circuits_are_each_writers_own_at_each_position(tiny, task_of):
 # ---- batches ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("method", tiny_models.mostly_slow(METHODS, [one for one in METHODS if one != "geodesic-ig"]))
 def test_scores_do_not_depend_on_the_batch_size(tiny, task_of, agree, monkeypatch, method):
     """Five pairs of one length in batches of 5, 2 and 1: the last batch of 2 is a partial one, and not dropped."""

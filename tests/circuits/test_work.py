@@ -16,6 +16,7 @@ def scored(tiny, task_of):
     return lm, task, vc.attribute(lm, task, units="edges", method="eap", show_progress=False)
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("ablation", ABLATIONS)
 def test_faithfulness_costs_what_it_says(scored, task_of, ablation):
     lm, task, scores = scored

@@ -246,6 +246,7 @@ def test_a_study_has_one_size(call, tmp_path):
     assert type(both.exception).__name__ == "MethodError" and not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_compare(call, pairs, tmp_path):
     result = call("compare", "--task", pairs, "--methods", "atp,eap-ig,gradpath-complete", "--out", tmp_path)
     assert result.exit_code == 0, result.output
@@ -319,6 +320,7 @@ def test_as_a_process(folder, pairs, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_an_error_is_one_paragraph_and_exit_code_2(folder, pairs):
     done = shell("exact", pairs, "--units", "heads@5", "--model", folder, env=WIDE)
     assert done.returncode == 2 and "Traceback" not in done.stderr

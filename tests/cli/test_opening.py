@@ -45,6 +45,7 @@ NAMES = [
 ]  # fmt: skip
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_saved_result_is_shown(results, name):
     found = vc.open(results / name)

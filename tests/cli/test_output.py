@@ -42,6 +42,7 @@ def nothing_else(text):
 DISCOVER = ("--edges", 60, "--top", 4, "--sample", 2, "--sizes", "0.3,1")
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize(
     ("words", "result", "rows"),
     [
@@ -205,6 +206,7 @@ def test_statuses(places, tmp_path, monkeypatch, capsys, words, status, said):
     assert stopped.value.code == status and said in told.err and not told.out
 
 
+@pytest.mark.slow
 def test_statuses_of_the_process(places, tmp_path):
     """Two whose reason comes late: from the model's answers, and from a hub that is not there."""
     flat = pairs_file(tmp_path / "flat.csv", [("the keys near", "the key near", " are", " is"),
@@ -218,6 +220,7 @@ def test_statuses_of_the_process(places, tmp_path):
         assert said in done.stderr and "Traceback" not in done.stderr and not done.stdout
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("words", [["--help"], ["attribute", "--help"], ["methods"], ["tasks", "--json"]], ids=" ".join)
 def test_a_closed_pipe_is_quiet(words):
     """As `| head -1` leaves it."""

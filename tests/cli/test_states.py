@@ -51,6 +51,7 @@ def test_tensors_of_a_file(places, tmp_path, ending, ablation, more):
     assert "cost   exact effects of 2 residual" in result.stderr and "exact-residual-" in result.stdout
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("units", ["r1@2,r2@3", "r1+m0@1-2", "residual", "mlps@positions"])
 def test_one_tensor_for_every_unit(places, units):
     model, pairs, folder, vectors = places
@@ -83,6 +84,7 @@ def test_noise(places):
         assert found["settings"]["draws"] == noise.draws and found["settings"]["sd"] == noise.sd
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize(
     ("words", "where"),
     [((), [1, 2]), (("--span", "end", "--units", "attention", "--window", 2), "end")],
@@ -101,6 +103,7 @@ def test_trace(places, tmp_path, words, where):
     assert saved.top(1)["name"][0] in result.stdout
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("form", ["--scales=-2,1", "--scales"])
 def test_steer(places, tmp_path, form):
     model, pairs, folder, vectors = places

@@ -33,6 +33,7 @@ def test_hold_in_float32(tiny, family):
     assert all(one.ok for one in tiny(family, dtype=torch.float32).check())
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize(("family", "seed"), [("llama", 27), ("gemma3", 14), ("gpt_neox", 11), ("gpt2", 27)])
 def test_hold_in_bfloat16(task_of, family, seed):
     """Milder weights and a pair with a wide gap: bf16 rounds every logit to 3 digits, here 1e-2 of the gap."""
@@ -137,6 +138,7 @@ def _last_halved(output):
     return torch.cat([output[:, :-1], output[:, -1:] / 2], 1)
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize(("owner", "name"), [("self_attn", "o_proj"), ("mlp", "down_proj"), ("self_attn", "v_proj")])
 def test_a_projection_that_is_more_than_its_weight_holds(owner, name):
     """What it does is read off the module: an adapter beside the weight is a part of the model."""

@@ -170,6 +170,7 @@ def test_the_forecast_is_what_it_costs(lm, task, found):
     assert len(lines) == 8 and "–" in lines[-1] and f"{sum(step.token_layers for step in plan):,.0f}" in lines[-1]
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize(
     "method",
     ["eap", "ceap", "expected-gradients", "gim", "ifr", "iterated", pytest.param("learned", marks=pytest.mark.slow)],
@@ -266,6 +267,7 @@ class Stop(Exception):
     """What interrupts."""
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("after", [15, 30, 45])
 def test_an_interrupted_call_continues_and_gives_the_same(tiny, task, found, tmp_path, after):
     lm, calls = tiny("llama", fresh=True, dtype=torch.float32), 0
@@ -333,6 +335,7 @@ def test_evaluate_refuses_another_model_and_bad_sizes(tiny, lm, task, task_of, s
     assert sorted(path for path in saved.rglob("*")) == before
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("ablation", ["zero", "mean", "resample", pytest.param("optimal", marks=pytest.mark.slow)])
 def test_evaluate_under_another_ablation(lm, found, task_of, ablation, tmp_path):
     other = task_of((6,), n=3, seed=11)

@@ -80,6 +80,7 @@ def close(ours, theirs):
     torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10, equal_nan=True)
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("family", tiny_models.mostly_slow(tiny_models.FAMILIES, ("llama", "gemma2")))
 @pytest.mark.parametrize("align", ALIGN)
 @pytest.mark.parametrize("kind", ["heads", "mlps", "attention", "neurons", "residual", "values"])
@@ -108,6 +109,7 @@ def test_positions_that_depend_on_the_length(kind):
         assert scores.values.abs().max() > 0.1
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("family", tiny_models.mostly_slow(["llama", "gpt2", "gemma2", "gpt_neox"], ("llama",)))
 @pytest.mark.parametrize("align", ALIGN)
 def test_groups(tiny, family, align):
@@ -128,6 +130,7 @@ def test_groups(tiny, family, align):
         close(scores.values, effects(lm, task, placed, direction))
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("align", ALIGN)
 def test_pairs_of_one_length_have_the_numbers_that_they_have_alone(tiny, align):
     """Bit for bit, since they share batches with each other alone; and every pair those of its own task."""
@@ -151,6 +154,7 @@ def test_pairs_of_one_length_have_the_numbers_that_they_have_alone(tiny, align):
     assert torch.equal(measured.corrupted[[1, 4, 6]], bare.corrupted)
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("align", ALIGN)
 def test_chunks_forecasts_and_interrupted_calls(tiny, align, tmp_path):
     lm, task = tiny("llama"), task_of(align)
@@ -254,6 +258,7 @@ def patched_stream(lm, layer, base, other, here, there):
     return logits[:, 40] - logits[:, 41]
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("ablation", ["zero", "mean", "own", "added", "noise"])
 def test_what_needs_the_clean_prompt_alone_is_had_everywhere(tiny, ablation):
     lm, task = tiny("llama"), task_of("last")
@@ -308,6 +313,7 @@ def slopes(lm, prompt, place, layer):
     return gradient[0]
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("family", tiny_models.mostly_slow(tiny_models.FAMILIES, ("llama", "gemma2")))
 @pytest.mark.parametrize("align", ALIGN)
 @pytest.mark.parametrize("kind", ["heads", "mlps"])

@@ -41,6 +41,7 @@ def theirs(lm, task, names, **options):
     return torch.stack(rows)
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("direction", ["noising", "denoising"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_edge(tiny, task_of, agree, family, direction):
@@ -68,6 +69,7 @@ def test_per_position(tiny, task_of, agree, family, direction):
     agree(scores.values, theirs(lm, task, scores.units.names, direction=direction), scores.gap)
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("family", FEW)
 @pytest.mark.parametrize("options", [{"rows": 1}, {"rows": 7}, {"share_prefix": False}])
 def test_chunks_and_the_prefix_change_nothing(tiny, task_of, agree, family, options):

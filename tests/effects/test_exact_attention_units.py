@@ -93,6 +93,7 @@ def test_per_position_otherwise(tiny, task_of, agree, family, kind, ablation):
     agree(scores.values, theirs, scores.gap)
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_and_prefix_change_nothing(tiny, task_of, agree, kind):
     lm, task = tiny("mistral"), task_of((6, 7), n=4)

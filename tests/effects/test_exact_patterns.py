@@ -81,6 +81,7 @@ def test_resample_takes_one_prompt_for_a_unit(tiny, task_of, agree):
     assert cell.values.isfinite().all()
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("units", ["patterns", "patterns@positions", "patterns@cells"])
 def test_rows_and_prefix_change_nothing(tiny, task_of, agree, units):
     lm, task = tiny("mistral"), task_of((6, 7), n=4)

@@ -84,6 +84,7 @@ def test_presets_against_exact_effects(smollm2, published, effects, method, r):
     assert vc.agreement(scores, effects).r == pytest.approx(r, abs=0.003)
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize(("head", "exact", "atp"), [("a20.h0", -0.257, -0.074), ("a17.h4", -0.073, 0.070)])
 def test_published_heads(smollm2, published, effects, head, exact, atp):
     assert float(effects.normalised()[effects.units.find(head)]) == pytest.approx(exact, abs=5e-4)
@@ -91,6 +92,7 @@ def test_published_heads(smollm2, published, effects, head, exact, atp):
     assert float(slope.normalised()) == pytest.approx(atp, abs=5e-4)
 
 
+@pytest.mark.slow
 def test_mlps_and_attention_layers(smollm2, published, stored):
     same(vc.exact(smollm2, published, units="mlps", show_progress=False), stored["mlps"]["exact"])
     same(vc.attribute(smollm2, published, units="mlps", show_progress=False), stored["mlps"]["atp"])
@@ -99,6 +101,7 @@ def test_mlps_and_attention_layers(smollm2, published, stored):
     same(zero, stored["attn"]["exact_zero"])
 
 
+@pytest.mark.slow
 def test_neurons(smollm2, published, stored):
     names = list(stored["neurons"])
     exact = vc.exact(smollm2, published, units=names, show_progress=False)
@@ -111,6 +114,7 @@ def test_neurons(smollm2, published, stored):
     assert set(atp.units[atp.ranking()[:10]].names) == set(names[-10:])
 
 
+@pytest.mark.slow
 def test_gemma3_against_a_plain_hook(gemma3):
     """Post-norms, QK-norms, sliding windows on real weights: contract 9 on two heads and an MLP layer's neurons."""
     task = vc.tasks.published_pair(gemma3)

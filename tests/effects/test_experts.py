@@ -263,6 +263,7 @@ def test_other_replacements_of_neurons_of_experts(family):
         assert float(grouped[i, 1]) == pytest.approx(together, abs=1e-9)
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("baseline", ["corrupted", "mean"])
 @pytest.mark.parametrize("family", mostly_slow(MIXTURES, fast=("mixtral",)))
 def test_paths_of_neurons_of_experts_are_complete(family, baseline):

@@ -35,6 +35,7 @@ def strongest(lm, task, kind, count=2):
     return [*names[:count], next(name for name in scores.units.names if name.endswith("error"))]
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("family", mostly_slow(FAMILIES, fast=("llama", "gemma2")))
 @pytest.mark.parametrize(("up", "up_writes", "down", "down_writes"), CASES)
 def test_edges_are_what_hooks_on_whole_runs_give(family, up, up_writes, down, down_writes):

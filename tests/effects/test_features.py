@@ -21,6 +21,7 @@ CASES = [
 ]  # fmt: skip
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("family", mostly_slow(FAMILIES, fast=("llama", "gpt_neox", "gemma2", "gpt2")))
 @pytest.mark.parametrize(("site", "writes", "kind", "skip"), CASES)
 def test_effects_and_slopes_are_those_of_whole_runs(family, site, writes, kind, skip):
@@ -276,6 +277,7 @@ def test_groups_that_set_an_activation_twice_are_refused():
             vc.exact(lm, task, units=[group], dictionary=[stream, ways])
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize(("site", "writes"), [("m1.post", None), ("a1.post", None), ("n2", "m2.post")])
 def test_behind_post_norms(site, writes):
     """Where a norm stands behind the MLP or the attention, a dictionary may explain what that gives."""

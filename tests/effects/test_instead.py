@@ -51,6 +51,7 @@ def by_hooks(lm, task, units, new):
     return found
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("kind", UNITS)
 @pytest.mark.parametrize("family", mostly_slow(FAMILIES))
 def test_own_tensors_and_added_vectors(tiny, task_of, family, kind):
@@ -110,6 +111,7 @@ def test_groups_add_to_what_earlier_members_made(tiny, task_of, family):
             torch.testing.assert_close(ours.values[i, 0], metric(logits[-1]) - base, rtol=0, atol=1e-9)
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("kind", ["heads", "mlps", "residual", "neurons"])
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_neox"])
 def test_noise(tiny, task_of, family, kind):

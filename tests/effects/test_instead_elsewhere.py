@@ -132,6 +132,7 @@ def test_interactions(setting, family, how):
     agreed(ours, runs.over_draws(worked), how)
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_last_in_and_shapley(setting, family, how):

@@ -202,6 +202,7 @@ def test_ways_add_up_where_the_logits_are_linear(tiny, task_of, agree, family):
         agree(every, all_but_direct + direct, found.gap)
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("family", FEW)
 @pytest.mark.parametrize("options", [{"rows": 1}, {"rows": 7}, {"share_prefix": False}])
 def test_chunks_and_the_prefix_change_nothing(tiny, task_of, agree, family, options):
@@ -307,6 +308,7 @@ def test_positions(tiny, task_of):
 WHERE = [{"subject": (2, 4), "verb": (4, 5)}, {"subject": (3, 5)}, {"subject": (4, 6), "verb": (2, 4)}]
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("direction", ["noising", "denoising"])
 def test_spans_are_the_positions_where_the_patched_prompt_has_them(tiny, task_of, direction):
     lm, plain = tiny("llama"), task_of((6, 8), n=3)

@@ -92,6 +92,7 @@ def test_behind_a_window_there_is_nothing_to_replace(tiny, task_of):
     assert (hidden.values.abs() < 1e-12).all() and (seen.values.abs() > 1e-9).all()
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("ablation", ["counterfactual", "zero", "mean", "resample"])
 def test_a_group_of_one_is_that_unit_and_all_cells_are_the_row(tiny, task_of, agree, ablation):
     lm, task = tiny("llama"), task_of(6, n=4)
@@ -189,6 +190,7 @@ def spanned(task_of):
     return replace(task_of((6, 8), n=3), spans=tuple({k: Span(at, at) for k, at in one.items()} for one in SPANS))
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("ablation", ["counterfactual", "zero"])
 def test_cells_at_spans_are_those_at_their_positions(tiny, spanned, agree, ablation):
     lm, asked = tiny("llama"), {"ablation": ablation, **QUIET}

@@ -67,6 +67,7 @@ def some(units):
     return units[[u for u, (_, index, _) in enumerate(units.keys) if index < 2 or index == 7]]
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("family", tiny_models.mostly_slow(tiny_models.FAMILIES))
 @pytest.mark.parametrize("kind", ["heads", "mlps", "neurons", "residual"])
 @pytest.mark.parametrize("where", [WHERE, MOVED], ids=["same", "moved"])
@@ -81,6 +82,7 @@ def test_spans_are_what_hooks_on_a_whole_run_give(tiny, at_spans, family, kind, 
         assert (scores.mean().abs() > 1e-6).any()
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("kind", ["queries", "keys", "values", "attention"])
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
 def test_what_attention_reads_at_spans(tiny, at_spans, family, kind):
@@ -181,6 +183,7 @@ def test_a_span_that_no_pair_of_a_part_has(tiny, at_spans):
         vc.exact(lm, task[1:2], units=["m0@verb"], **QUIET)
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("where", [WHERE, MOVED], ids=["same", "moved"])
 def test_chunks_forecasts_and_interrupted_calls(tiny, at_spans, where, tmp_path):
     lm, task = tiny("llama"), at_spans(where)

@@ -49,6 +49,7 @@ def by_hooks(lm, task, units, where, window, times, draws, seed):
     return noised, restored
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("window", [1, 2, 3])
 @pytest.mark.parametrize("kind", SITE)
 @pytest.mark.parametrize("family", mostly_slow(FAMILIES))

@@ -17,6 +17,7 @@ from veracausa.units.resolve import resolve_units
 UNITS = [["a0.h1", "a1.h2", "a2.h3"], ["m0", "m2"], ["m0.n3", "m1.n5"], ["r0", "r2", "r3"], ["a0", "a2"]]
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize(
     ("names", "metric"), [(names, "logprob" if i % 2 else "logit_diff") for i, names in enumerate(UNITS)], ids=str
 )

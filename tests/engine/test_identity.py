@@ -92,6 +92,7 @@ def test_a_change_is_seen_and_named(lm, change):
     assert difference(before, lm.identity) == CHANGES[change]
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("change", [*CHANGES], ids=lambda change: change.__name__)
 def test_old_numbers_are_not_given_out(lm, task_of, tmp_path, change):
     """A folder of the model before the change gives the model after it its own numbers; results are not mixed."""
@@ -220,6 +221,7 @@ print(with_hooks())
 """
 
 
+@pytest.mark.slow
 def test_another_process_gives_the_same_identity():
     """Hashes of strings differ from process to process, and so do addresses: neither may enter."""
     said = python(CHILD.format(tests=str(HELPERS)), env={"PYTHONHASHSEED": "7"})

@@ -35,6 +35,7 @@ def test_what_is_too_far_apart_stays_alone():
     assert sorted(found) == [(0, (0,)), (0, tuple(range(1, 9)))]
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("family", mostly_slow(FAMILIES))
 @pytest.mark.parametrize(
     ("units", "method", "metric"),
@@ -54,6 +55,7 @@ def test_estimates_are_those_of_each_pair_alone(tiny, task_of, family, units, me
         torch.testing.assert_close(found.clean[i : i + 1], alone.clean, rtol=0, atol=EXACT)
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("family", mostly_slow(FAMILIES))
 @pytest.mark.parametrize(
     ("units", "ablation"), [("heads", "counterfactual"), ("mlps", "zero"), ("neurons", "zero"), ("residual", "mean")]
@@ -72,6 +74,7 @@ def test_exact_effects_are_those_of_each_pair_alone(tiny, task_of, monkeypatch, 
         torch.testing.assert_close(found.values[i : i + 1], alone.values, rtol=0, atol=EXACT)
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("ablation", ["counterfactual", "zero", "mean", "resample", "optimal"])
 @pytest.mark.parametrize("verb", [vc.exact, vc.effects.last_in, vc.effects.direct, vc.effects.shapley])
 def test_what_is_run_is_what_was_counted(tiny, task_of, monkeypatch, verb, ablation):
@@ -163,6 +166,7 @@ def test_a_prompt_that_is_too_long_is_named_beside_a_short_one(tiny):
         tiny("gpt2").measure(task)
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("units", ["heads", ["m1.n2@4", "m0.n1@6", "m2.n0@8"], ["a0.h1->m1", "m0->a1.kv0<v>"]])
 def test_where_passes_begin_slowly_pairs_that_differ_later_run_with_others_of_their_length(
     tiny, task_of, monkeypatch, units

@@ -123,6 +123,7 @@ def test_an_interrupt_on_the_way_in_or_out_loses_nothing(task_of, monkeypatch, w
     assert loan_of(lm.decoder).owner is None and loan_of(lm.decoder).before is None
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("call", CALLS | MORE)
 def test_calls_inside_inference_mode(tiny, task_of, call):
     lm, task = tiny("llama"), task_of((5, 6), n=2)

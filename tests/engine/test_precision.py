@@ -58,6 +58,7 @@ def test_float64_works_and_says_its_precision(task_of, agree, family, attention)
     assert found.notes[len(found.notes) - len(note) :] == note
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize(("family", "attention"), [("llama", "sdpa"), ("gemma2", "eager"), ("gpt_neox", "sdpa")])
 def test_the_contracts_are_held_to_the_precision(family, attention):
     """Only where all computes in float64 is float64's tolerance asked for; contract 8 runs eager attention, too."""

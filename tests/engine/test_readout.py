@@ -66,6 +66,7 @@ WAYS = list(tasks(lambda lengths, n: vc.Task("t", ((1,) * 6, (1,) * 7, (1,) * 9)
                                              ((3,),) * 3, ((4,),) * 3)))  # fmt: skip
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("units", ["heads", "mlps@positions", "residual@positions", "keys"])
 def test_exact_effects_are_those_of_whole_runs(tiny, task_of, reference, way, units):
@@ -108,6 +109,7 @@ def test_measured_by_the_bare_model(tiny, task_of, way):
             assert float(ours[i]) == pytest.approx(float(theirs), abs=1e-10)
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("way", ["mean", "continuation", "function of several", "divergence"])
 def test_edges_and_circuits(tiny, task_of, way):
     """Exact edges are circuits of all edges but one; estimates along a path of edges sum to the gap."""
@@ -135,6 +137,7 @@ def test_conductance_sums_to_the_change(tiny, task_of, way, units):
     assert found.completeness is not None and found.completeness.relative(found.gap) < 2e-2, gap
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("way", ["mean", "continuation", "function"])
 def test_ways_around_the_engine_agree(tiny, task_of, way):
     lm, task = tiny("gpt2"), tasks(task_of)[way]

@@ -47,6 +47,7 @@ def rotary_state(lm):
     return buffers, {k: v for k, v in vars(rotary).items() if not k.startswith("_")}
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.slow) if "qwen" in k else k for k in KINDS])
 def test_every_computation_equals_whole_prompts(reference, agree, kind):
     lm, task = long_model(kind), pairs((FIRST, LENGTH))
@@ -74,6 +75,7 @@ def test_every_computation_equals_whole_prompts(reference, agree, kind):
     agree(circuit.metric[0], naive_circuit.metrics(lm, task, mask), heads.gap)
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("kind", ["longrope", "dynamic"])
 def test_sets_of_lengths_under_and_beyond_the_original(reference, agree, kind):
     """Short prompts go on sharing; each has the numbers that it has alone, in any order."""

@@ -34,6 +34,7 @@ def one_at_a_time(monkeypatch):
     return lambda: monkeypatch.setattr("veracausa.engine.stretches.SHARE", 1e-15)
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("method", [*EDGE_PRESETS, "ifr"])
 @pytest.mark.parametrize("family", tiny_models.mostly_slow(["llama", "gpt2", "gemma2", "gpt_neox"], ["gemma2"]))
 def test_scores_of_edges_are_those_of_all_positions_at_once(tiny, task_of, agree, one_at_a_time, family, method):
@@ -48,6 +49,7 @@ def test_scores_of_edges_are_those_of_all_positions_at_once(tiny, task_of, agree
         agree(parts.draw_stderr, found.draw_stderr, found.gap, 1e-6)  # a root of a difference
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("method", ["eap", "eap-ig", "ceap", "eap-ig-activations", "qk-exact", "ifr"])
 def test_scores_of_edges_of_mixers(tiny, task_of, agree, one_at_a_time, method):
     lm, task = tiny("nemotron_h"), task_of((5, 7), n=2)
@@ -57,6 +59,7 @@ def test_scores_of_edges_of_mixers(tiny, task_of, agree, one_at_a_time, method):
     agree(parts.values, found.values, found.gap)
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("method", ["eap", "eap-ig", "ceap", "eap-ig-activations", "ifr"])
 def test_scores_of_edges_at_positions(tiny, task_of, agree, one_at_a_time, method):
     lm, task = tiny("llama"), task_of((5, 7), n=2)

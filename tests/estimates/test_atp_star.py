@@ -232,6 +232,7 @@ def attention_only(family):
     return as_model(hf, family)
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("direction", ["noising", "denoising"])
 @pytest.mark.parametrize("kind", ["queries", "keys", "queries@positions", "keys@positions"])
 @pytest.mark.parametrize("family", tiny_models.mostly_slow(["gpt2", "llama", "mistral", "qwen3", "gpt_neox"]))

@@ -117,6 +117,7 @@ def test_ig_towards_other_baselines(tiny, task_of, reference, agree, family, bas
     agree(scores.values, reference(naive.ig_layer, lm, task, scores.units, nodes=3, **more), scores.gap)
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("family", FEW)
 def test_ig_denoising(tiny, task_of, reference, agree, family, kind):

@@ -76,6 +76,7 @@ def test_every_path_says_what_it_costs():
     assert all(path.passes(vc.Method(path=name)) > 0 for name, path in PATHS.items())
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("name", EDGE_PRESETS)
 def test_edges_cost_what_is_planned(tiny, task_of, name):
     lm, task, nodes = tiny("llama"), task_of((5, 7), n=3), {} if EDGE_PRESETS[name].path == "point" else {"nodes": 2}

@@ -34,6 +34,7 @@ def naive(hf, family, pair, up, down, a, b, through):
     return float((slope * (there - own)).sum())
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_neox"])
 @pytest.mark.parametrize("sites", [("r1", "r2"), ("m0", "r2")])
 def test_scores_are_those_of_the_definition(family, sites):

@@ -28,6 +28,7 @@ def laid():
     return lm.reading(dictionary(lm.width, "r1", "relu")[0]), task
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("method", PRESETS)
 def test_the_guide_names_what_runs_and_all_else_is_refused(laid, method):
     lm, task = laid

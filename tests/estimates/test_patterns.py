@@ -49,6 +49,7 @@ def test_other_baselines(tiny, task_of, agree, family, baseline):
 LINEAR = ["atp", "ig", "eap-ig", "conductance", "ceap", "eap-gp", "gradpath-complete", "gim", "relp"]
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("method", LINEAR)
 @pytest.mark.parametrize("family", ["llama", "gpt_neox", "gemma2"])
 def test_cells_add_up_to_rows_and_rows_to_patterns(tiny, task_of, agree, family, method):

@@ -44,6 +44,7 @@ def test_rows_are_the_slopes_of_backward_rules_at_every_layer_written_to(family)
     assert seen > 20
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize(("family", "reads"), [("llama", "n"), ("gpt2", "mid")])
 def test_without_thresholds_the_sum_over_ways_is_the_frozen_run(family, reads):
     lm, task = as_model(make(family), family), random_task()

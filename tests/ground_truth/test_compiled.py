@@ -117,6 +117,7 @@ def test_the_naive_run_is_the_model(name):
         torch.testing.assert_close(truth.run(lm.hf, ids)[0], lm.hf(ids).logits, rtol=0, atol=1e-12)
 
 
+@pytest.mark.cases(1)
 @every_program
 def test_stored_truth_is_what_the_definition_gives(name):
     """On a sample: no false part has an effect, and every true one has an effect somewhere; nothing lies between."""
@@ -141,6 +142,7 @@ def test_nodes_are_the_ends_of_edges(name):
     assert writers - {"input"} == readers - {"logits"}
 
 
+@pytest.mark.cases(2)
 @every_program
 def test_the_engine_agrees_with_the_definition(name):
     """`vc.exact` on edges, heads and MLPs, against whole runs written out."""
@@ -162,6 +164,7 @@ def test_true_edges_are_those_that_the_program_needs():
     assert {"input->a2.kv0<v>", "m1->a2.kv0<k>"} < loaded("sort")[1].edges
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("name", ["sort", "pair_balance"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_contracts(name, dtype):

@@ -35,6 +35,7 @@ def score(name: str, method: str):
     return vc.attribute(lm, task, units="edges", method=method, show_progress=False)
 
 
+@pytest.mark.cases(2)
 @every_program
 def test_all_edges_none_the_true_ones_and_all_but_one(name):
     """Contract 4, and that the true circuit alone does what the program does."""
@@ -55,6 +56,7 @@ def test_all_edges_none_the_true_ones_and_all_but_one(name):
     assert float(error.abs().max()) < EXACT
 
 
+@pytest.mark.cases(1)
 @every_program
 def test_every_method_scores_every_edge(name):
     lm, _, task = loaded(name)
@@ -80,6 +82,7 @@ def test_edges_of_a_writer_sum_to_its_node(name):
             assert float((edges.values[:, out].sum(1) - nodes.values[:, i]).abs().max()) < EXACT
 
 
+@pytest.mark.cases(2)
 @every_program
 def test_complete_paths_sum_over_a_cut(name):
     """All edges into the logits: increments of a complete path add up to M(x′) − M(x).
@@ -93,6 +96,7 @@ def test_complete_paths_sum_over_a_cut(name):
         assert float((found.values[:, into].sum(1) + found.gap).abs().max()) < EXACT, method
 
 
+@pytest.mark.cases(2)
 @every_program
 def test_iterated_selection_ranks_every_edge(name):
     lm, _, task = loaded(name)

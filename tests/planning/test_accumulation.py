@@ -71,6 +71,7 @@ CALLS = {
 }
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
 def test_sums_are_wide(tiny, task_of, family, name):

@@ -48,6 +48,7 @@ def pairs(vocabulary: int, count: int, length: int) -> Task:
     return Task("random", rows[0], rows[1], ((3,),) * count, ((4,),) * count)
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("name", [*CALLS, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def test_a_forecast_is_within_a_fifth_of_the_peak(lm, name):
     verb, options = (CALLS | SLOW)[name]
@@ -59,6 +60,7 @@ def test_a_forecast_is_within_a_fifth_of_the_peak(lm, name):
     assert said.weights == sum(one.nbytes for one in lm.hf.parameters())
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("method", ["eap", "eap-ig", "ceap"])
 def test_edges_of_long_prompts_fit_where_all_that_writers_add_does_not(tiny, agree, method):
     """Many narrow heads, so that writes are most of what there is."""
@@ -90,6 +92,7 @@ def test_circuits_of_long_prompts_fit_where_all_that_writers_add_does_not(tiny, 
     agree(found.metric, whole.metric, lm.measure(task).gap, 1e-4)  # float32
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("name", ["exact edges", "eap", "eap-ig", "circuits"])
 def test_nothing_grows_with_edges_times_width_times_positions(tiny, name):
     """Of twice the blocks, and so nearly four times the edges, twice as much at most, scores left out."""

@@ -51,6 +51,7 @@ def test_a_discovery_is_priced_by_its_steps(tiny, task_of):
     assert price.seconds == pytest.approx(sum(step.seconds for step in price.steps))
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize(
     ("verb", "options"),
     [

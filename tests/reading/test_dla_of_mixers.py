@@ -49,6 +49,7 @@ def test_by_position_mixers_stand_where_they_are_read():
         vc.reading.dla(lm, task, neurons=[2], **QUIET)
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize(
     ("family", "units"),
     [("mamba2", ["x0.h1", "x2.h3"]), ("mamba", ["x1"]), ("nemotron_h", ["a2.h1"]), ("nemotron_h", ["m1"]),

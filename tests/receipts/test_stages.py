@@ -151,6 +151,7 @@ POPULATIONS = {
 }
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("name", POPULATIONS)
 def test_coverage_under_stopping(name):
     """4,000 random orders each. The bound must hold where `walk` stops, and wherever else anyone may have stopped.

@@ -223,6 +223,7 @@ def test_the_budget_ends_first(tiny, task_of, budget):
     assert said in repr(receipt)
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("options", [{}, {"direction": "denoising"}, {"baseline": "zero"}, {"baseline": "mean"}])
 def test_no_budget_is_overrun(tiny, task_of, options):
     lm, task = tiny("gpt_neox"), task_of((6, 8), n=4)

@@ -45,6 +45,7 @@ def shown(chart) -> dict[str, str]:
 NAMES = ("heads", "circuit", "edges", "curve", "beside", "above", "upon", "changed")
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("name", NAMES)
 def test_saved_as_html_nothing_is_fetched(charts, tmp_path, name):
     assert isinstance(charts[name], Offline)
@@ -61,6 +62,7 @@ def require_licences(html: str) -> None:
     assert (files("veracausa.report") / "assets" / "licences.txt").read_text(encoding="utf-8") in html
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("name", NAMES)
 def test_licences_stand_ahead_of_the_libraries_code(charts, tmp_path, name):
     chart = charts[name]

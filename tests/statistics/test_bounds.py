@@ -125,6 +125,7 @@ def test_coverage_by_simulation(strong):
     assert fails <= ALLOWED
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("share", [0.0, 0.005, 0.0099, 0.01, 0.2])
 def test_coverage_of_clopper_pearson(share):
     rng = np.random.default_rng(5)

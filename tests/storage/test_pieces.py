@@ -84,6 +84,8 @@ def run(tiny, task_of, out, **options):
     return vc.exact(tiny("llama"), task_of(6, n=2), units="neurons", rows=1, out=out, show_progress=False, **options)
 
 
+@pytest.mark.cases(1)
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
 def test_continues(tiny, task_of, tmp_path, how):
     child = started(tmp_path, 20)

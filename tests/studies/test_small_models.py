@@ -79,6 +79,7 @@ def test_every_size_of_study_on_two_layers_of_two_heads(small, task_of, tmp_path
     assert rated["jaccard"].between(0, 1).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", tiny_models.mostly_slow(["mamba", "mamba2", "bamba", "lfm2"], fast=("bamba",)))
 def test_a_study_is_about_mixers_where_there_are_some(tmp_path, no_pictures, family):
     tokenizer = word_tokenizer(WORDS)
@@ -142,6 +143,7 @@ def test_a_chapter_that_cannot_be_found_stands_there_as_a_sentence(study_of_one,
     assert (chapter.title, chapter.lead) == (failure.title, failure.sentence)
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize(
     "broken",
     [

@@ -220,6 +220,7 @@ def test_the_model_is_given_back(task_of, tiny):
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in lm.hf.modules())
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("sample", [0, 1, 2])
 def test_small_samples(lm, task_of, sample):
     page = study(lm, task_of(6), neurons=20, sample=sample, nodes=2, show_progress=False)

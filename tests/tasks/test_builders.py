@@ -64,6 +64,7 @@ def test_a_tokenizer_without_the_words_says_so(name, words):
         build(name, words, n=10**6)
 
 
+@pytest.mark.slow
 def test_same_pairs_in_another_process(tmp_path, words):
     """Independent of Python's hash seed and of what ran before."""
     code = (

@@ -42,6 +42,7 @@ def read(task, i, corrupted=False):
     return {name: "".join(tokens[slice(*span.of(not corrupted))]).strip() for name, span in task.spans[i].items()}
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("name", MORE)
 def test_all_corruptions_have_the_same_clean_prompts(real, name):
     """Where a kind cannot be made of a pair, the others go on in the same order."""

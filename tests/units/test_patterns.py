@@ -56,6 +56,7 @@ def test_cells_and_their_rows_are_other_pieces(tiny, task_of, tmp_path):
         assert torch.equal(kept.values, vc.exact(lm, task, units=[name], **QUIET).values)
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("units", ["patterns", "patterns@positions", "patterns@cells", CELLS, GROUPS])
 def test_forecasts_are_what_calls_cost(tiny, task_of, units):
     lm, task = tiny("llama"), task_of(6, n=3)
@@ -98,6 +99,7 @@ def places(tmp_path_factory):
     return model_folder(folder / "tiny-llama"), pairs_file(folder / "agreement.csv")
 
 
+@pytest.mark.slow
 def test_on_the_command_line(places, tmp_path):
     """A comma before a number belongs to a cell; before a name it ends one."""
     folder, pairs = places

@@ -17,6 +17,7 @@ from typing import Any
 
 import altair as alt
 import vl_convert
+from altair.utils.schemapi import debug_mode
 
 from veracausa.errors import MethodError
 from veracausa.report.pages.frame import embed
@@ -150,6 +151,44 @@ _CLASSES: dict[type, type] = {
     made.__mro__[2]: made
     for made in (Chart, LayerChart, ConcatChart, HConcatChart, VConcatChart, FacetChart, RepeatChart)
 }
+
+
+#: What a view is made of → the class of a chart that is made so, and the class of such a view inside a chart.
+_MADE_OF: dict[str, tuple[type, type]] = {
+    "layer": (LayerChart, alt.LayerSpec),
+    "concat": (ConcatChart, alt.ConcatSpecGenericSpec),
+    "hconcat": (HConcatChart, alt.HConcatSpecGenericSpec),
+    "vconcat": (VConcatChart, alt.VConcatSpecGenericSpec),
+}
+
+
+def chart_of(spec: dict[str, Any]) -> Any:
+    """A specification as a chart of ours.
+
+    `alt.Chart.from_dict` makes the same chart, but finds out by validation which of altair's classes every part of it
+    is: 0.4 s where this takes 4 ms. What is drawn is validated when it is drawn or saved.
+    """
+    with debug_mode(False):  # each part would be validated alone
+        return _view(spec, 0)
+
+
+def _view(spec: dict[str, Any], within: int) -> Any:
+    """A view as a chart (`within` = 0) or as a part of one (1)."""
+    rest = dict(spec)
+    if "params" in rest:
+        rest["params"] = [_parameter(one) for one in rest["params"]]
+    for name, classes in _MADE_OF.items():
+        if name in rest:
+            return classes[within](**rest | {name: [_view(part, 1) for part in rest[name]]})
+    if "encoding" in rest:
+        rest["encoding"] = alt.FacetedEncoding(**rest["encoding"])
+    return (Chart, alt.FacetedUnitSpec)[within](**rest)
+
+
+def _parameter(one: dict[str, Any]) -> Any:
+    if "select" not in one:
+        return alt.VariableParameter(**one)
+    return (alt.TopLevelSelectionParameter if "views" in one else alt.SelectionParameter)(**one)
 
 
 def offline(chart: Any) -> Any:

@@ -24,6 +24,7 @@ def sites_of(names, found):
     return [(naive_units(found.units)[0][0], int(layer), None, None) for layer in found.layers]
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("names", [["a0.h1", "a2.h3"], ["m1"], ["m0.n3", "m1.n5"], ["r1"]], ids=str)
 @pytest.mark.parametrize("family", ["llama", "gemma3"])
 def test_both_paths(tiny, task_of, agree, family, names):

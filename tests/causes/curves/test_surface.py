@@ -38,6 +38,7 @@ def naive_point(lm, task, example, units, shares):
         return naive_metric(lm, task, example)(naive._run(lm.hf, lm.name, task.clean[example], edits)[-1])
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("names", PAIRS, ids="+".join)
 @pytest.mark.parametrize("family", tiny_models.mostly_slow(tiny_models.FAMILIES, ("llama", "gpt_neox", "gemma2")))
 def test_every_point_naively(tiny, task_of, agree, family, names):

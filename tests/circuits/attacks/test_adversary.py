@@ -29,6 +29,7 @@ def some_circuit(lm, n=60):
     return vc.Circuit.of(lm.graph, writer, reader)
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("program", ["frac_prevs", "sort"])
 def test_a_true_circuit_is_not_moved_and_one_without_a_true_edge_is(program):
     """1e-5: compiled models compute in float32. An edge that is missing is found: it alone, restored, brings f to 1."""

@@ -36,6 +36,7 @@ def test_a_true_circuit_passes_all_four(sort):
     assert "holds" in repr(found) and "FAILS" not in repr(found) and len(found.table()) == 4
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("seed", range(3))
 def test_random_edges_added_to_it_are_the_ones_flagged(sort, seed):
     lm, task, true = sort
@@ -109,6 +110,7 @@ def test_chance_is_not_better_than_chance(tiny, task_of):
     assert np.mean([one.rejected for one in verdicts]) <= 0.05 + 3 * (0.05 * 0.95 / 60) ** 0.5
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("ablation", ["zero", "mean", "resample"])
 def test_other_ablations_are_those_of_faithfulness(tiny, task_of, ablation):
     lm, task = tiny("llama"), task_of(6, n=4)

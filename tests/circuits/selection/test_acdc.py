@@ -61,6 +61,7 @@ def plainly(lm, task, tau, loss="kl", order="late", edges=None):
     return names, here
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize(
     ("family", "loss", "order", "tau"),
     [

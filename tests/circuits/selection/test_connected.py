@@ -46,6 +46,7 @@ def fed_by(graph, reader):
     return [f"{layer}.h{int(kv) * group + k}" for k in range(group)]
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_every_size_is_connected_and_holds_the_strongest_it_can(graph):
     for seed in range(2):

@@ -98,6 +98,7 @@ def by_hand(lm, task, sizes, returns):
     return circuits, returned
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("returns", [False, True])
 def test_circuits_and_returns_by_hand(tiny, task_of, returns):
     small = {"num_attention_heads": 2, "hidden_size": 16, "num_hidden_layers": 2}

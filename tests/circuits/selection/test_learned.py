@@ -48,6 +48,7 @@ def test_the_gradient_is_the_slope_of_the_loss(tiny, task_of, loss, each):
                 assert float(found[at]) == pytest.approx(slope, abs=1e-6 * float(found.abs().max()))
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("how", ["share", "top-k"])
 @pytest.mark.parametrize("program", ["pair_balance", pytest.param("frac_prevs", marks=pytest.mark.slow)])
 def test_the_true_edges_of_a_compiled_program_are_found(program, how):
@@ -94,6 +95,7 @@ def test_a_warm_start_is_taken(tiny, task_of, how):
         learn(lm, task, start=few)
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("how", ["share", "top-k"])
 def test_reproducible_by_seed_whatever_the_chunks(tiny, task_of, monkeypatch, how):
     """Gates begin apart, since ranks of edges that the loss never moves would be decided by rounding."""

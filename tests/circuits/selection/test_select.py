@@ -116,6 +116,7 @@ def sparse(graph, seed, edges, negative=0.3):
     return brute.scores(graph, value, units=whole.units[chosen])
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("graph", [brute.SMALL, brute.GROUPED])
 def test_optimal_is_the_best_of_all_connected_sets(graph):
     found_some = 0

@@ -26,6 +26,7 @@ def names_of(name):
     return stem.split(".")[1], part_of(name), int(at) if at else None
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("family", mostly_slow(["llama", "gpt_neox"], fast=("llama",)))
 @pytest.mark.parametrize(("method", "positions", "ablation"), [("ig", False, "counterfactual"), ("atp", True, "zero")])
 def test_nodes_and_edges_are_those_of_the_definitions(family, method, positions, ablation):

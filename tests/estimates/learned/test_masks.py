@@ -68,6 +68,7 @@ def planted(family="llama", layer=1, head=2):
     return lm
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("loss", ["kl", "metric"])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox"])  # a post-norm would blow the quiet heads up again
 def test_a_planted_head_is_found(task_of, family, loss):

@@ -45,6 +45,7 @@ def test_eap_is_the_slope_of_the_exact_effect(tiny, task_of, agree, family):
     assert (scores.values.abs() > 1e-6).double().mean() > 0.9
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("direction", ["noising", "denoising"])
 @pytest.mark.parametrize("method", [name for name in EDGE_PRESETS if name != "qk-exact"])
 @pytest.mark.parametrize("family", tiny_models.mostly_slow(["llama", "gpt2", "gpt_neox", "qwen3"], ["llama"]))
@@ -133,6 +134,7 @@ def test_positions_sum_to_the_edge(tiny, task_of, agree, family, method):
     assert single.values[task.lengths.index(5)].isnan().any() and not every.values.isnan().any()
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("method", ["eap-ig", "conductance", "expected-gradients", "gradpath-complete", "qk-exact"])
 def test_chunks_and_the_prefix_change_nothing(tiny, task_of, agree, monkeypatch, method):
     lm, task = tiny("llama"), task_of((5, 6), n=4, seed=4)

@@ -86,6 +86,7 @@ def test_atp(tiny, task_of, agree, family, kind, direction):
     agree(scores.values, each(lm, task, direction, one), scores.gap)
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("direction", ["noising", "denoising"])
 @pytest.mark.parametrize(("family", "kind"), CASES)
 def test_eap_ig_as_published(tiny, task_of, agree, family, kind, direction):
@@ -196,6 +197,7 @@ def test_increments_of_the_stream_sum_to_the_change_of_the_metric(task_of, agree
 # ---- GradPath -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("direction", ["noising", "denoising"])
 @pytest.mark.parametrize("family", tiny_models.mostly_slow(FEW))
 def test_gradpath_as_published(tiny, task_of, agree, monkeypatch, family, direction):
@@ -320,6 +322,7 @@ def test_geodesic_is_complete_as_segments_grow(task_of):
 # ---- one site, one unit ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("kind", naive_paths.SITE_OF)
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3"])
 def test_the_unit_path_tends_to_the_exact_effect(task_of, agree, family, kind):
@@ -338,6 +341,7 @@ def test_the_unit_path_tends_to_the_exact_effect(task_of, agree, family, kind):
     agree(scores.completeness.true, scores.completeness.claimed, scores.gap, 1e-6)
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("direction", ["noising", "denoising"])
 @pytest.mark.parametrize("kind", ["heads", "neurons", "queries", "keys", "values", "mlps"])
 def test_the_unit_path_per_position(task_of, agree, kind, direction):
@@ -379,6 +383,7 @@ SCHEDULES = [
 ]
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("method", SCHEDULES, ids=lambda m: f"{m.path}-{m.rule}-{m.combine}-{m.grid}")
 def test_any_chunk_size(tiny, task_of, agree, monkeypatch, method):
     lm, task = tiny("llama"), task_of((5, 6), n=4, seed=4)

@@ -29,6 +29,7 @@ def drawn(figures: list[Figure]) -> dict[str, list[dict]]:
     return rows
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("n", [1, 3])
 def test_location(tiny, task_of, n):
     lm, task = tiny("llama"), task_of((6, 7), n=n)

@@ -36,6 +36,7 @@ SHAPES = {
 }
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("units", SHAPES)
 @pytest.mark.parametrize("n", [1, 3])
 def test_every_kind_of_unit_has_a_chart(tiny, task_of, units, n):

@@ -14,7 +14,7 @@ from veracausa.report.charts.faithfulness import curves_part
 from veracausa.report.charts.figures import Figure, Part, spec_of
 from veracausa.report.charts.maps import limit_of, place_view, shape
 from veracausa.report.charts.theme import LIGHT, Support, Theme
-from veracausa.report.offline import offline
+from veracausa.report.offline import chart_of
 from veracausa.report.readable import drawable
 from veracausa.units.edges import Edges
 
@@ -103,7 +103,7 @@ def alone(part: Part, *, width: float | None = None, height: float | None = None
         spec = painted(spec_of(part.view), theme.config())
     title = {"text": part.title, "subtitle": part.subtitle.split("\n"), "anchor": "start", "offset": 10}
     sized = {"width": WIDTH, **spec, **_size(width, height)}
-    return offline(alt.Chart.from_dict(drawable({**sized, "title": title, "view": {"stroke": None}})))
+    return chart_of(drawable({**sized, "title": title, "view": {"stroke": None}}))
 
 
 def together(figure: Figure, *, width: float | None = None, height: float | None = None, theme: Theme = LIGHT) -> Any:
@@ -114,7 +114,7 @@ def together(figure: Figure, *, width: float | None = None, height: float | None
     for view in views:
         view |= _size(width, height)
     spec["title"] = {"text": figure.title, "anchor": "start", "offset": 10}
-    return offline(alt.Chart.from_dict(drawable(painted(_inlined(spec, data), theme.config()))))
+    return chart_of(drawable(painted(_inlined(spec, data), theme.config())))
 
 
 def _size(width: float | None, height: float | None) -> dict[str, float]:
