@@ -347,4 +347,8 @@ Budget = Annotated[
     _number(help="Largest share of the cost of exact effects of all units to spend on the receipt.", panel="Receipt"),
 ]
 Quick = Annotated[bool, _option("--quick", help="Under a minute: heads and MLPs of a few pairs.")]
+Interactions = Annotated[
+    str | None,
+    _option("--interactions", metavar="KIND", help="Which layers talk to each other: of heads, or heads:9,heads:12."),
+]
 Full = Annotated[bool, _option("--full", help="All neurons, 10,000 prompts, all searches: an hour or more.")]

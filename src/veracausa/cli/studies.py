@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from veracausa.cli.command import spread
 from veracausa.cli.laying import LayingOptions
-from veracausa.cli.options import Full, Kinds, Methods, Minutes, Quick, SomePairs
+from veracausa.cli.options import Full, Interactions, Kinds, Methods, Minutes, Quick, SomePairs
 from veracausa.cli.output import finish, rows_of, took
 from veracausa.cli.setup import PageSetup
 from veracausa.errors import MethodError
@@ -26,7 +26,13 @@ class StudySetup(PageSetup):
 
 
 @spread
-def study(setup: StudySetup, laying: LayingOptions, quick: Quick = False, full: Full = False) -> None:
+def study(
+    setup: StudySetup,
+    laying: LayingOptions,
+    quick: Quick = False,
+    full: Full = False,
+    interactions: Interactions = None,
+) -> None:
     """Exact effects against gradient estimates: where they disagree and why, as one offline page."""
     from veracausa.studies.study import study as run
 
@@ -39,7 +45,7 @@ def study(setup: StudySetup, laying: LayingOptions, quick: Quick = False, full: 
     if setup.task == "ioi" and not quick:
         tasks.insert(0, setup.build(lm, PUBLISHED))
         say(f"task   {tasks[0].describe()}")
-    page = run(lm, tasks, level=level, seed=setup.seed, out=setup.out)
+    page = run(lm, tasks, level=level, interactions=interactions, seed=setup.seed, out=setup.out)
     finish(setup.json, lambda: _told(page), lambda: _body(page), page.save, setup.out)
 
 

@@ -19,6 +19,8 @@ from veracausa.counterfactuals.roles import HeadRoles
 from veracausa.counterfactuals.searches import Search
 from veracausa.doors import through
 from veracausa.fitting.qualities import Quality
+from veracausa.interplay.module_results import Modules
+from veracausa.interplay.results import Interactions
 from veracausa.reading.activity import Activations
 from veracausa.reading.attributions import LogitAttribution
 from veracausa.reading.lenses import Lens
@@ -134,6 +136,8 @@ Finding = (
     | LogitAttribution
     | Quality
     | Activations
+    | Modules
+    | Interactions
     | Failure
 )
 

@@ -22,6 +22,7 @@ from veracausa.studies.questions import FurtherWork
 from veracausa.studies.results import Panel, Section
 from veracausa.studies.stage import stage
 from veracausa.studies.summary import called
+from veracausa.studies.talking import TalkingWork
 from veracausa.units.kinds import Kind
 from veracausa.units.table import Units
 
@@ -47,9 +48,10 @@ class SectionWork:
         show: bool,
         *,
         main: bool,
+        chain: tuple[str, ...] = (),
     ) -> None:
         """`likely`: units that will about be chosen, in order, for the plan. `main`: with all that the level asks for;
-        else only what is needed to see where methods disagree, and why."""
+        else only what is needed to see where methods disagree, and why. `chain`: sites whose interactions are asked."""
         self.lm, self.task, self.level, self.seed, self.pieces, self.show = lm, task, level, seed, pieces, show
         self.main = main
         self.exact: dict[str, Scores] = {}
@@ -57,6 +59,7 @@ class SectionWork:
         self.sampled: dict[str, int] = {}
         self.further = further = FurtherWork(lm, task, level, likely, seed, pieces, show, self._first)
         self.features = FeatureWork(lm, task, show, self.panel, further.stage, further.found)
+        self.talking = TalkingWork(lm, task, chain, seed, pieces, show, further.stage, further.found)
 
     def stages(self) -> list[Stage]:
         """All stages, in the order in which they must run."""
@@ -69,6 +72,7 @@ class SectionWork:
             *self.features.stages(),
             *self.further.why(),
             *(self.further.consequences() if self.main else []),
+            *(self.talking.stages() if self.main else []),
         ]
 
     def section(self) -> Section:

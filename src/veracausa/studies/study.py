@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -21,6 +22,7 @@ from veracausa.engine.guard import borrowed, shared
 from veracausa.engine.work import gives
 from veracausa.errors import TaskError
 from veracausa.estimates.attribute import attribute
+from veracausa.interplay.interacting import interactions as interact
 from veracausa.planning.rates import Rate, rates, timed
 from veracausa.planning.stages import perform
 from veracausa.progress import announce, duration
@@ -31,6 +33,7 @@ from veracausa.studies.results import Study
 from veracausa.studies.section import SectionWork
 from veracausa.studies.stage import TasksWork, tasks_of
 from veracausa.studies.summary import summarise
+from veracausa.studies.talking import chain_of
 from veracausa.tasks.registry import rebuilt
 
 if TYPE_CHECKING:
@@ -44,6 +47,7 @@ class StudyWork(TasksWork):
 
     level: Level
     seed: int
+    chain: tuple[str, ...] = ()
 
     @property
     def what(self) -> str:
@@ -58,7 +62,7 @@ class StudyWork(TasksWork):
     def sections(self, pieces: Path | None = None, show: bool = False) -> list[SectionWork]:
         """The work on each task."""
         rest = (fitting(self.lm, self.level), self.likely, self.seed, pieces, show)
-        return [SectionWork(self.lm, one, *rest, main=one is self.task) for one in self.tasks]
+        return [SectionWork(self.lm, one, *rest, main=one is self.task, chain=self.chain) for one in self.tasks]
 
     def steps(self) -> list[Step]:
         """What each stage is forecast to cost."""
@@ -103,6 +107,7 @@ def study(
     neurons: int | None = None,
     sample: int | None = None,
     nodes: int | None = None,
+    interactions: str | Sequence[str] | None = None,
     seed: int = 0,
     out: str | Path | None = None,
     memory: float | str | None = None,
@@ -117,6 +122,8 @@ def study(
         neurons: exact effects of this many neurons, the strongest by `atp` (None: the level's).
         sample: exact effects of this many more neurons, drawn at random among the rest (None: the level's).
         nodes: points on the paths of integrated gradients towards the corrupted values (None: the level's).
+        interactions: a chapter of which layers talk to each other, exactly, each with the next: of a kind of unit
+            ("heads"), or of a chain of sites (["heads:10", "heads:14", "neurons:16"]). None: no such chapter.
         seed: for the random sample and random draws.
         out: keep finished pieces here, so that an interrupted study continues; `Study.save(out)` writes the report.
         memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
@@ -127,14 +134,17 @@ def study(
     experts or of mixers.
 
     Raises:
-        ArchitectureError: neurons are asked for, and it has none.
+        ArchitectureError: neurons are asked for, and it has none. UnitError, MethodError: no such chain.
 
     >>> vc.study(lm, task).save("out/")
     """
     chosen = resolve_level(level).but(neurons=neurons, sample=sample, nodes=nodes)
     if neurons or sample:
         lm.decoder.require(many_kind(lm))
-    return StudyWork(lm, tasks_of(task), chosen, seed)
+    work = StudyWork(lm, tasks_of(task), chosen, seed, chain_of(lm, interactions))
+    for pair in pairwise(work.chain):
+        interact.work(lm, work.task, *pair, method="exact")
+    return work
 
 
 def likely_units(lm: Model, task: Task) -> tuple[str, ...]:

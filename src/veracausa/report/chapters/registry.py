@@ -18,6 +18,8 @@ from veracausa.counterfactuals.general_units import GeneralPurpose
 from veracausa.counterfactuals.roles import HeadRoles
 from veracausa.counterfactuals.searches import Search
 from veracausa.fitting.qualities import Quality
+from veracausa.interplay.module_results import Modules
+from veracausa.interplay.results import Interactions
 from veracausa.reading.activity import Activations
 from veracausa.reading.attributions import LogitAttribution
 from veracausa.reading.lenses import Lens
@@ -27,6 +29,7 @@ from veracausa.report.chapters import (
     causes,
     counterfactuals,
     features,
+    interplay,
     location,
     reading,
     responses,
@@ -67,6 +70,10 @@ def _forecasts(beside: Sequence[Any]) -> tuple[list[Against]]:
 
 def _roles(beside: Sequence[Any]) -> tuple[HeadRoles | None]:
     return (next((one for one in beside if isinstance(one, HeadRoles)), None),)
+
+
+def _interactions(beside: Sequence[Any]) -> tuple[list[Interactions]]:
+    return ([one for one in beside if isinstance(one, Interactions)],)
 
 
 #: Class of a finding → (heading, how it is drawn, what it is in a sentence or two).
@@ -148,9 +155,18 @@ CHAPTERS: dict[type, tuple[str, Draw, str]] = {
         Draw(features, "activations_"),
         "The features with the strongest exact effects, the error first, at every token of the prompts.",
     ),
+    Modules: (
+        "Which layers talk to each other",
+        Draw(interplay, with_beside=_interactions),
+        "Each source of a layer is replaced by its corrupted value, all others left, and the next layer's readers are "
+        "read off that run: J = f − f with the source replaced. Strength: the root mean square of J over prompts and "
+        "positions, in units of the reader.",
+    ),
 }
 #: Findings that stand in another one's chapter → the one whose it is.
-BESIDE: dict[type, type] = {Against: AblationStudy, HeadRoles: CounterfactualComparison}
+BESIDE: dict[type, type] = {Against: AblationStudy, HeadRoles: CounterfactualComparison, Interactions: Modules}
+#: Those whose sentences the other one's chapter does not repeat.
+SILENT = (Interactions,)
 
 
 @dataclass(frozen=True)
@@ -201,5 +217,6 @@ def _chapter(finding: Any, name: str, title: str, draw: Draw, lead: str, beside:
 
 def _sentences(finding: Any, beside: Sequence[Any]) -> tuple[str, ...]:
     """What a chapter has to say, that of the findings beside it included."""
-    more = [line for one in beside if BESIDE[type(one)] is type(finding) for line in one.sentences]
+    more = [line for one in beside if type(one) not in SILENT
+            and BESIDE[type(one)] is type(finding) for line in one.sentences]  # fmt: skip
     return (*finding.sentences, *more)

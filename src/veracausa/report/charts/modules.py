@@ -14,6 +14,8 @@ from veracausa.report.charts.figures import Part
 COLOURED, _OTHER = 5, "others"
 #: Edges that are drawn, the heaviest; names of parts that are written at one site; pixels between sites.
 MOST_EDGES, _NAMED, _BETWEEN = 400, 14, 84
+#: Pixels in all, where there are many sites, and the least between two.
+_HEIGHT, _LEAST = 1000, 34
 #: The same as what an edge's colour says where its ends are of two modules.
 _ACROSS = "between modules"
 
@@ -47,12 +49,17 @@ def modules_part(found: Modules, name: str) -> Part:
                 tooltip=[alt.Tooltip("name:N"), alt.Tooltip("site:N"), alt.Tooltip("module:N")]),
         *_names(data, found, nodes, name),
     ]  # fmt: skip
-    view = alt.layer(*layers).properties(width=680, height=_BETWEEN * (len(found.layers) - 1) + 40)
+    view = alt.layer(*layers).properties(width=680, height=_height(len(found.layers) - 1))
     drawn = (
         f"{len(edges):,} of {len(found.source):,} edges drawn, the heaviest" if len(edges) < len(found.source) else ""
     )
     lines = "\n".join(filter(None, [*found.sentences, found.settings["trust"], drawn]))
     return Part("Modules: which parts talk to each other", view, data, " ".join(found.sentences), lines)
+
+
+def _height(steps: int) -> int:
+    """Pixels of a graph of so many steps upward."""
+    return min(_BETWEEN, max(_LEAST, _HEIGHT // steps)) * steps + 40
 
 
 def _x() -> alt.X:
