@@ -236,6 +236,67 @@ def test_gemma_scope_2(gemma, folder, jumping, draw, x, hooks, sites):
     assert (dic.reads.name, dic.writes.name) == sites
 
 
+def scope_2_layers(draw, cut=False, layers=3):
+    """Files of a cross-layer transcoder of Gemma Scope 2: decoders of all layers, or cut to their own on."""
+    return {
+        f"params_layer_{i}.safetensors": {
+            "w_enc": draw(WIDTH, SIZE), "b_enc": draw(SIZE), "b_dec": draw(WIDTH), "threshold": draw(SIZE).abs(),
+            "w_dec": draw(SIZE, layers - cut * i, WIDTH), "affine_skip_connection": draw(WIDTH, WIDTH),
+        } for i in range(layers)
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_gemma_scope_2_across_layers(gemma, folder, draw, x, cut):
+    files, hook = scope_2_layers(draw, cut), "model.layers.{layer}.pre_feedforward_layernorm.output"
+    home = folder({"config.json": {"architecture": "jump_relu", "hf_hook_point_in": hook}}, files)
+    found = vc.transcoders(gemma, home)
+    for layer, dic in enumerate(found):
+        t = double(files[f"params_layer_{layer}.safetensors"])
+        pre = x @ t["w_enc"] + t["b_enc"]
+        f = pre * (pre > t["threshold"])
+        close(dic.encode(x), f)
+        assert (dic.reads.name, dic.writes.name) == (f"n{layer}", f"m{layer}.post") and dic.layers == range(layer, 3)
+        for to in dic.layers:
+            close(dic.written(dic.encode(x), to), f @ t["w_dec"][:, to - cut * layer])
+        close(dic.reconstruct(x), f @ t["w_dec"][:, layer - cut * layer] + t["b_dec"] + x @ t["affine_skip_connection"])
+    assert vc.dictionary(gemma, home, layer=1).digest() == found[1].digest()
+
+
+def test_gemma_scope_2_across_layers_adds_up(gemma, folder, draw, task_of):
+    """All features, errors and skips of all layers set to the other run's are the patch of all MLPs."""
+    files, task = scope_2_layers(draw), task_of(6, n=2)
+    laid = gemma.reading(*vc.transcoders(gemma, folder({}, files)))
+    every = tuple(f"f{layer}.{part}" for layer in range(3) for part in (*range(SIZE), "error", "skip"))
+    whole = vc.exact(laid, task, units=[every], show_progress=False).values
+    close(whole, vc.exact(gemma, task, units=[("m0", "m1", "m2")], show_progress=False).values)
+
+
+@pytest.mark.parametrize(("settings", "change", "error", "said"), [
+    ({}, {"w_dec": (SIZE, 5, WIDTH)}, FileError, r"\[features, 3, d\]"),
+    ({}, {"threshold": None}, FileError, "thresholds"),
+    ({"hf_hook_point_in": "model.layers.1.output"}, {}, FileError, "pre_feedforward"),
+    ({"architecture": "topk"}, {}, FileError, "architecture"), ({}, {"extra": (3,)}, FileError, "extra"),
+    ({"affine_connection": True}, {"affine_skip_connection": None}, FileError, "affine connection"),
+])  # fmt: skip
+def test_gemma_scope_2_across_layers_is_refused_where_it_does_not_fit(
+    gemma, folder, draw, settings, change, error, said
+):
+    files = scope_2_layers(draw)
+    own = files["params_layer_1.safetensors"]
+    for key, shape in change.items():
+        own.pop(key, None)
+        if shape:
+            own[key] = draw(*shape)
+    home = folder({"config.json": settings}, files)
+    with pytest.raises(error, match=said):
+        vc.dictionary(gemma, home, layer=1)
+    for source, layer, told in ((home, None, "say layer"), (home, 7, "no transcoder of layer 7"),
+                                (home / "params_layer_0.safetensors", None, "give its folder")):  # fmt: skip
+        with pytest.raises((FileError, MethodError), match=told):
+            vc.dictionary(gemma, source, layer=layer)
+
+
 def test_gemma_scope_2_of_several_layers_is_refused(gemma, folder, draw):
     own = {"w_enc": draw(3, WIDTH, SIZE), "w_dec": draw(3, SIZE, WIDTH)}
     with pytest.raises(FileError, match="several layers"):

@@ -35,6 +35,7 @@ class Asked:
     layer: int | None
     k: int | None
     norm_factor: float | None
+    layers: int
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,9 @@ FORMATS = (
            lambda folder, asked: gemma_scope.read_first(folder / gemma_scope.FIRST, asked.dtype)),
     Format("Gemma Scope 2", f"{gemma_scope.SECOND} + {gemma_scope.CONFIG}", _with(gemma_scope.SECOND),
            lambda folder, asked: gemma_scope.read_second(folder, asked.dtype)),
+    Format("Gemma Scope 2, cross-layer", "params_layer_10.safetensors",
+           lambda folder: bool(gemma_scope.layers_in(folder)),
+           lambda folder, asked: gemma_scope.read_layer(folder, asked.dtype, asked.layer, asked.layers)),
     Format("Llama Scope", f"{llama_scope.CONFIG} + {llama_scope.WEIGHTS}", _with(llama_scope.CONFIG),
            lambda folder, asked: llama_scope.read(folder, asked.dtype)),
     Format("circuit-tracer", f"{circuit_tracer.CONFIG} + layer_10.safetensors", _is_circuit_tracer,
@@ -115,7 +119,7 @@ def dictionary(
     >>> dic = vc.dictionary(lm, "gpt2-small-res-jb/blocks.8.hook_resid_pre")
     >>> dic = vc.dictionary(lm, {"W_enc": w, "W_dec": v, "k": 32}, site="r10")
     """
-    asked = Asked(lm.score_dtype, layer, k, norm_factor)
+    asked = Asked(lm.score_dtype, layer, k, norm_factor, lm.layers)
     parts = plain.of_tensors(source, k=k) if isinstance(source, Mapping) else _parts(Path(source).expanduser(), asked)
     return adapted(lm, parts, site=site, writes=writes, layer=layer, name=name, centred=centred)
 
@@ -123,7 +127,8 @@ def dictionary(
 def transcoders(
     lm: Model, source: str | Path, *, name: str = "", layers: Sequence[int] | None = None
 ) -> tuple[Dictionary, ...]:
-    """The transcoders of all layers that a folder of circuit-tracer has, of one layer each or of a cross-layer one.
+    """The transcoders of all layers that a folder of circuit-tracer has, of one layer each or of a cross-layer one, or
+    a folder of Gemma Scope 2 (`params_layer_10.safetensors`).
 
     Features of a cross-layer transcoder write to the MLPs of their own and all later layers. Its decoders are mapped
     into memory, not read: of what is not active nothing is loaded.
@@ -141,16 +146,19 @@ def transcoders(
     >>> vc.exact(lm, task, units=["f10.1234"], dictionary=clt)
     """
     folder = Path(source).expanduser()
-    known = circuit_tracer.layers_in(folder) if folder.is_dir() else {}
+    known = _layers_in(folder)
     if not known:
-        raise FileError(f"{folder} is no folder of circuit-tracer with transcoders of several layers.")
+        raise FileError(f"{folder} is no folder of circuit-tracer or Gemma Scope 2 with transcoders of several layers.")
     return tuple(dictionary(lm, folder, layer=layer, name=name) for layer in (known if layers is None else layers))
 
 
 def has_several(source: str | Path) -> bool:
     """Whether a folder has transcoders of several layers."""
-    folder = Path(source).expanduser()
-    return folder.is_dir() and len(circuit_tracer.layers_in(folder)) > 1
+    return len(_layers_in(Path(source).expanduser())) > 1
+
+
+def _layers_in(folder: Path) -> dict[int, Path]:
+    return (circuit_tracer.layers_in(folder) or gemma_scope.layers_in(folder)) if folder.is_dir() else {}
 
 
 def _parts(path: Path, asked: Asked) -> Parts:
@@ -164,6 +172,8 @@ def _parts(path: Path, asked: Asked) -> Parts:
             f"{', '.join(own.packaged_names()) or 'none'}."
         )
     folder = path if path.is_dir() else path.parent
+    if path.is_file() and path.stem.startswith("params_layer_"):
+        raise MethodError(f"{path} is a part of a cross-layer transcoder: give its folder, {folder}, and layer=….")
     single = path.is_file() and path.stem.startswith(("layer_", "W_enc_", "W_dec_")) and path.suffix == ".safetensors"
     found = next((form for form in FORMATS if form.has(folder)), None)
     if single and found is not None and found.name == "circuit-tracer":
