@@ -47,6 +47,7 @@ class Anatomy:
 
     Mixers. `mixer`: of blocks that have one in the place of attention (see `mixers`). `mixer_blocks`: those blocks'
     anatomy, where they are glued otherwise than the rest. `mixer_gives_two`: it gives something beside its output.
+    `side_by_side`: a block's mixer stands beside its attention; both read behind one norm, and both write.
     `lone`: a block is one sublayer, an attention, a mixer or an MLP, whichever it has. `float32_stream`: config
     attribute that says whether the stream is carried in float32, whatever the weights are in.
 
@@ -61,10 +62,12 @@ class Anatomy:
     Glue. `attention_norm`, `mlp_norm`: None where the sublayer reads the stream as it is; one module for both where one
     norm serves both. `parallel`: whether attention and MLP read the same residual, or the config attribute that
     says so, or several of which one must. `adds_in_place`: the block changes its MLP's output in place.
-    `residual_scale`: the block's number by which every write is multiplied. `stream_scale`: the block's number by which
-    it multiplies the whole stream behind its last write. Config attributes: `logit_scale` and
-    `logit_divisor`, by which logits are multiplied and divided; `logit_softcap`; `clips`, to which the attention clips
-    what its projections give.
+    Numbers of the block: `residual_scale`, by which every write is multiplied; `stream_scale`, by which it multiplies
+    the whole stream behind its last write; `attention_in_scale`, by which it multiplies what it gives its attention;
+    `attention_out_scale`, `mixer_out_scale`, what the attention or the mixer gives; `down_scale`: what the MLP does,
+    behind its down projection. Config attributes: `embedding_scale`, by which the backbone multiplies the embeddings of
+    tokens, and not embeddings that it is given; `logit_scale` and `logit_divisor`, by which logits are multiplied and
+    divided; `logit_softcap`; `clips`, to which the attention clips what its projections give.
 
     Limits. `must`: what else must stand in the config, as (attribute, value, what another value means). `without`:
     parts of a block that must not be there, and what they are. `lacks`: kinds of units that the family has not, and
@@ -93,6 +96,7 @@ class Anatomy:
     mixer: Mixer | None = None
     mixer_blocks: Anatomy | None = None
     mixer_gives_two: bool = False
+    side_by_side: bool = False
     lone: bool = False
     float32_stream: str | None = None
     mlp: Path | None = "mlp"
@@ -117,6 +121,11 @@ class Anatomy:
     parallel: str | bool | tuple[str, ...] = False
     residual_scale: str | None = None
     stream_scale: str | None = None
+    attention_in_scale: str | None = None
+    attention_out_scale: str | None = None
+    mixer_out_scale: str | None = None
+    down_scale: str | None = None
+    embedding_scale: str | None = None
     logit_scale: str | None = None
     logit_divisor: str | None = None
     logit_softcap: str | None = None
@@ -132,9 +141,14 @@ class Anatomy:
 
     def mixing(self, block: Any) -> Mixing:
         """What mixes the positions in a block of this family."""
-        if self.mixer is not None and part_of(block, self.mixer.out) is not None:
+        if self.mixer is not None and part_of(block, self.mixer.out) is not None and not self.both(block):
             return "mixer"
         return "nothing" if self.lone and part_of(block, self.attention_out) is None else "attention"
+
+    def both(self, block: Any) -> bool:
+        """Whether a block has an attention and a mixer beside it."""
+        parts = (self.mixer.out, self.attention_out) if self.side_by_side and self.mixer is not None else ()
+        return bool(parts) and all(part_of(block, part) is not None for part in parts)
 
     def of(self, block: Any) -> Anatomy:
         """The anatomy of a block: the family's, or that of its blocks with mixers."""
@@ -155,7 +169,7 @@ class Anatomy:
             roles += ["mlp", "mlp_in", "mlp_norm", "mlp_post_norm"]
             roles += ["mlp_out", "activation", "up"] if part_of(block, self.experts) is None else ["router"]
         found = {role: getattr(self, role) for role in _ROLES if role in roles}
-        if mixing == "mixer" and self.mixer is not None:
+        if (mixing == "mixer" or self.both(block)) and self.mixer is not None:
             found["mixer"] = self.mixer.module
         return {role: path for role, path in found.items() if path}
 

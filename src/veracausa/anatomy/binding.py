@@ -142,6 +142,7 @@ def decoder_of(hf: Any, family: str | Mapping[str, Any] | None = None) -> Decode
         states=states,
         logit_softcap=getattr(config, anatomy.logit_softcap, None) if anatomy.logit_softcap else None,
         logit_scale=_factor(config, anatomy.logit_scale) / _factor(config, anatomy.logit_divisor),
+        embedding_scale=_factor(config, anatomy.embedding_scale),
         joint=joint_readers(anatomy, blocks),
         lacks=lacks,
         found=found,
@@ -160,8 +161,8 @@ def _mixer_sizes(hf: Any, anatomy: Anatomy, blocks: tuple[Block, ...]) -> tuple[
             int(getattr(block.attention, anatomy.mixer.heads)) if anatomy.mixer.heads else 0,
             int(getattr(block.attention, anatomy.mixer.state)) if anatomy.mixer.state else 1,
         )
-        for block in blocks
-        if anatomy.mixer is not None and block.mixing == "mixer"
+        for block in (block.mixer for block in blocks)
+        if anatomy.mixer is not None and block is not None
     }
     if len(found) > 1:
         raise ArchitectureError(f"{type(hf).__name__} has mixers of several sizes, which veracausa counts as one.")
@@ -172,7 +173,7 @@ def _require_fitting(hf: Any, anatomy: Anatomy) -> None:
     """Every part is there, and the config says nothing that the family's anatomy does not know."""
     name, config = type(hf).__name__, hf.config
     flags = anatomy.parallel if isinstance(anatomy.parallel, tuple) else (anatomy.parallel,)
-    for setting in (*flags, anatomy.logit_scale, anatomy.logit_divisor):
+    for setting in (*flags, anatomy.embedding_scale, anatomy.logit_scale, anatomy.logit_divisor):
         if isinstance(setting, str) and not hasattr(config, setting):
             raise ArchitectureError(
                 f"The config of {name} has no {setting!r}, by which its anatomy says how it is glued."

@@ -43,8 +43,11 @@ class Block:
     `projections`: of queries, keys and values, if it has them.
     `up`, `up_fused`: see `Anatomy`.
     `gate`, `gate_behind`: see `Mixer.gate`; `goes_on`: see `Mixer`.
-    `scale`: what every write is multiplied by on its way to the stream; `stream_scale`: what the whole stream is
-    multiplied by behind them. `float32_stream`: see `Anatomy`. `heads`, `kv_heads`: how many an attention has.
+    `attention_factor`, `mlp_factor`: what a write is multiplied by on its way to the stream; `stream_scale`: what the
+    whole stream is multiplied by behind them; `given_scale`: what the attention is given, behind the norm;
+    `down_scale`: what the down projection gives, within the MLP. `float32_stream`: see `Anatomy`. `heads`,
+    `kv_heads`: how many an attention has. `beside`: the mixer that stands beside its attention, as a block of its own
+    that has no MLP.
     """
 
     layer: int
@@ -68,8 +71,11 @@ class Block:
     mlp_post_norm: nn.Module | None
     qk_norms: tuple[nn.Module, ...]
     parallel: bool
-    scale: float
+    attention_factor: float
+    mlp_factor: float
     stream_scale: float
+    given_scale: float
+    down_scale: float
     float32_stream: bool
     heads: int
     kv_heads: int
@@ -78,13 +84,25 @@ class Block:
     gate: nn.Module | None = None
     gate_behind: int = 0
     goes_on: str | None = None
+    beside: Block | None = None
     found: Found = field(default_factory=Found)
 
     @property
     def linear_parts(self) -> tuple[nn.Module, ...]:
         """The modules that are read as linear maps: query, key and value projection, and those of the outputs."""
-        parts = (*self.projections, self.attention_out, self.down)
+        beside = () if self.beside is None else (self.beside.attention_out,)
+        parts = (*self.projections, self.attention_out, *beside, self.down)
         return tuple(dict.fromkeys(part for part in parts if part is not None and not isinstance(part, NoSublayer)))
+
+    @property
+    def mixer(self) -> Block | None:
+        """The block as one of a mixer: itself, or what stands `beside` its attention; None where there is no mixer."""
+        return self if self.mixing == "mixer" else self.beside
+
+    @property
+    def mixers(self) -> tuple[Block, ...]:
+        """All that mixes positions: an attention, a mixer, or both; nothing in a block that is an MLP alone."""
+        return tuple(one for one in (self, self.beside) if one is not None and one.mixing != "nothing")
 
     @property
     def head_dim(self) -> int:
@@ -154,12 +172,17 @@ class Block:
     @property
     def attention_scale(self) -> float:
         """What the attention's output is multiplied by on its way to the stream; 1 where a norm stands between."""
-        return self.scale if self.attention_post_norm is None else 1.0
+        return self.attention_factor if self.attention_post_norm is None else 1.0
 
     @property
     def mlp_scale(self) -> float:
         """What the MLP's output is multiplied by on its way to the stream; see `attention_scale`."""
-        return self.scale if self.mlp_post_norm is None else 1.0
+        return self.mlp_factor if self.mlp_post_norm is None else 1.0
+
+    @property
+    def neuron_scale(self) -> float:
+        """What the down projection's output is multiplied by on its way to the stream; see `attention_scale`."""
+        return self.mlp_scale * self.down_scale
 
     @property
     def mlp_modules(self) -> tuple[nn.Module, ...]:
@@ -197,8 +220,8 @@ class Block:
 
     @property
     def neuron_map(self) -> LinearMap:
-        """From neurons' activations to the stream: the down projection, times `mlp_scale`; see `head_map`."""
-        return self._behind("down", self.mlp_out, self.mlp_scale)
+        """From neurons' activations to the stream: the down projection, times `neuron_scale`; see `head_map`."""
+        return self._behind("down", self.mlp_out, self.neuron_scale)
 
     @property
     def neuron_weights(self) -> Float[Tensor, "neurons width"]:
@@ -309,15 +332,11 @@ class Block:
 
     def attention_write(self, attention_output: Tensor) -> Tensor:
         """What the attention adds to the stream, given the output of its output projection."""
-        return self._written(attention_output, self.attention_post_norm)
+        return _written(attention_output, self.attention_post_norm, self.attention_factor)
 
     def mlp_write(self, mlp_output: Tensor) -> Tensor:
         """What the MLP adds to the stream, given the output of the MLP module."""
-        return self._written(mlp_output, self.mlp_post_norm)
-
-    def _written(self, output: Tensor, norm: nn.Module | None) -> Tensor:
-        normed = output if norm is None else norm(output)
-        return normed if self.scale == 1 else normed * self.scale
+        return _written(mlp_output, self.mlp_post_norm, self.mlp_factor)
 
     def attend(self, residual: Float[Tensor, "rows positions width"], call: dict[str, Any]) -> Tensor:
         """The attention's write for a block input, `call` being the module's keyword arguments at these positions."""
@@ -325,9 +344,14 @@ class Block:
 
     def attended(self, residual: Float[Tensor, "rows positions width"], call: Mapping[str, Any]) -> Tensor:
         """The attention's (or mixer's) output for a block input; see `attend`."""
-        output = self.attention(self.normed(self.attention_norm, residual), **call)
+        output = self.attention(self.given(residual), **call)
         found: Tensor = output[0] if isinstance(output, tuple) else output
         return found
+
+    def given(self, residual: Tensor) -> Tensor:
+        """What the attention (or mixer) is given for a block input."""
+        normed = self.normed(self.attention_norm, residual)
+        return normed if self.given_scale == 1 else normed * self.given_scale
 
     def mix(
         self,
@@ -374,3 +398,9 @@ class Block:
         if not self.has_mlp:
             return residual.new_zeros(residual.shape)
         return self.mlp_write(self.run_mlp(self.mlp_norm(residual)))
+
+
+def _written(output: Tensor, norm: nn.Module | None, factor: float) -> Tensor:
+    """What an output adds to the stream: behind a norm, if there is one, and times a factor."""
+    normed: Tensor = output if norm is None else norm(output)
+    return normed if factor == 1 else normed * factor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -26,9 +27,12 @@ def block_of(anatomy: Anatomy, config: Any, layer: int, module: nn.Module, found
         norm = part(role)
         return None if type(norm) is nn.Identity else norm
 
+    def number(role: str) -> float:
+        return 1.0 if getattr(anatomy, role) is None else float(part(role))
+
     flags = (anatomy.parallel,) if isinstance(anatomy.parallel, str) else anatomy.parallel
     parallel = flags if isinstance(flags, bool) else any(getattr(config, flag) for flag in flags)
-    return Block(
+    found_block = Block(
         layer=layer,
         module=module,
         **_mixing_parts(anatomy, module, part),
@@ -40,18 +44,31 @@ def block_of(anatomy: Anatomy, config: Any, layer: int, module: nn.Module, found
         mlp_post_norm=norm_behind("mlp_post_norm"),
         qk_norms=tuple(norm for path in anatomy.qk_norms if (norm := part_of(module, path)) is not None),
         parallel=parallel,
-        scale=1.0 if anatomy.residual_scale is None else float(getattr(module, anatomy.residual_scale)),
-        stream_scale=1.0 if anatomy.stream_scale is None else float(part("stream_scale")),
+        attention_factor=number("residual_scale") * number("attention_out_scale"),
+        mlp_factor=number("residual_scale"),
+        stream_scale=number("stream_scale"),
+        given_scale=number("attention_in_scale"),
+        down_scale=number("down_scale"),
         float32_stream=bool(getattr(config, anatomy.float32_stream)) if anatomy.float32_stream else False,
         mixture=_mixture(anatomy, config, module) if anatomy.has_mlp(module) else None,
         found=found,
         **sizes,
     )
+    if not anatomy.both(module):
+        return found_block
+    return replace(found_block, beside=_beside(anatomy, module, found_block, number("mixer_out_scale")))
+
+
+def _beside(anatomy: Anatomy, module: nn.Module, block: Block, factor: float) -> Block:
+    """The mixer beside a block's attention, as a block without an MLP."""
+    parts = _no_mlp() | {"mixture": None, "mlp_post_norm": None, "projections": (), "qk_norms": ()}
+    parts |= {"attention_factor": block.mlp_factor * factor, "given_scale": 1.0, "heads": 0, "kv_heads": 0}
+    return replace(block, **parts, **_mixer_parts(anatomy, module))
 
 
 def _mixing_parts(anatomy: Anatomy, module: nn.Module, part: Callable[[str], Any]) -> Any:
     """What mixes a block's positions, its ends and the norm before it."""
-    mixing, mixer = anatomy.mixing(module), anatomy.mixer
+    mixing = anatomy.mixing(module)
     if mixing == "nothing":
         none = NoSublayer()
         return {
@@ -62,22 +79,37 @@ def _mixing_parts(anatomy: Anatomy, module: nn.Module, part: Callable[[str], Any
             "attention_norm": NoNorm(),
         }
     norm = NoNorm() if anatomy.attention_norm is None else part("attention_norm")
-    if mixing == "mixer" and mixer is not None:
-        parts = {"attention": part_of(module, mixer.module), "attention_out": part_of(module, mixer.out)}
-        parts["goes_on"] = mixer.goes_on
-        if mixer.gate is not None:
-            parts |= {"gate": part_of(module, mixer.gate[0]), "gate_behind": mixer.gate[1]}
-        return {"mixing": mixing, **parts, "projections": (), "attention_norm": norm}
+    if mixing == "mixer":
+        return {**_mixer_parts(anatomy, module), "projections": (), "attention_norm": norm}
     parts = {"attention": part("attention"), "attention_out": part("attention_out")}
     return {"mixing": mixing, **parts, "projections": (part("q"), part("k"), part("v")), "attention_norm": norm}
+
+
+def _mixer_parts(anatomy: Anatomy, module: nn.Module) -> dict[str, Any]:
+    """A block's mixer, its output projection and its gate."""
+    mixer = anatomy.mixer
+    assert mixer is not None
+    parts = {"attention": part_of(module, mixer.module), "attention_out": part_of(module, mixer.out)}
+    if mixer.gate is not None:
+        parts |= {"gate": part_of(module, mixer.gate[0]), "gate_behind": mixer.gate[1]}
+    return {"mixing": "mixer", "goes_on": mixer.goes_on, **parts}
+
+
+def _no_mlp() -> dict[str, Any]:
+    """What stands where a block has no MLP."""
+    none = NoSublayer()
+    return {
+        **dict.fromkeys(("mlp", "mlp_start", "mlp_end"), none),
+        "mlp_norm": NoNorm(),
+        **dict.fromkeys(("down", "acting", "up")),
+    }
 
 
 def _mlp_parts(anatomy: Anatomy, module: nn.Module, part: Callable[[str], Any]) -> Any:
     """A block's MLP, its parts and the norm before it."""
     names = {"down": "mlp_out", "acting": "activation", "up": "up"}
     if not anatomy.has_mlp(module):
-        none = NoSublayer()
-        return {"mlp": none, "mlp_start": none, "mlp_end": none, "mlp_norm": NoNorm(), **dict.fromkeys(names)}
+        return _no_mlp()
     if anatomy.mlp is None:
         ends = {"mlp_start": part("mlp_in"), "mlp_end": part("mlp_out")}
         ends["mlp"] = OwnMLP(part("mlp_in"), part("activation"), part("mlp_out"))

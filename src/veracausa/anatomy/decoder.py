@@ -60,6 +60,7 @@ class Decoder:
     states: int
     logit_softcap: float | None
     logit_scale: float = 1.0
+    embedding_scale: float = 1.0
     joint: tuple[str, ...] = ()
     lacks: Mapping[str, str] = field(default_factory=dict)
     codes: Mapping[tuple[str, int], Code] = field(default_factory=dict)
@@ -71,6 +72,11 @@ class Decoder:
         blocks = [part for b in self.blocks for part in (*b.linear_parts, b.acting, b.up) if part is not None]
         experts = [part for m in self.mixtures.values() for part in (m.experts, m.router)]
         return [*dict.fromkeys([*blocks, *experts, *self.norms, self.unembedding])]
+
+    def embedded(self, ids: Int[Tensor, "*rows positions"]) -> Float[Tensor, "*rows positions width"]:
+        """The embeddings of tokens, as the backbone takes them in the place of these."""
+        found: Tensor = self.embeddings(ids)
+        return found if self.embedding_scale == 1 else found * self.embedding_scale
 
     @property
     def mixtures(self) -> dict[int, Mixture]:
@@ -139,8 +145,8 @@ class Decoder:
 
     @property
     def has_mixers(self) -> bool:
-        """Whether some blocks have a mixer in the place of attention."""
-        return any(block.mixing == "mixer" for block in self.blocks)
+        """Whether some blocks have a mixer, in the place of attention or beside it."""
+        return any(block.mixer is not None for block in self.blocks)
 
     @property
     def clips(self) -> bool:
@@ -181,8 +187,10 @@ class Decoder:
     @property
     def structure(self) -> Graph:
         """Its writers and readers, also where edges cannot be told."""
-        letters = {"attention": "a", "mixer": "x", "nothing": ""}
-        blocks = tuple(letters[block.mixing] + "m" * block.has_mlp for block in self.blocks)
+        letters = {"attention": "a", "mixer": "x"}
+        blocks = tuple(
+            "".join(letters[one.mixing] for one in block.mixers) + "m" * block.has_mlp for block in self.blocks
+        )
         usual = set(blocks) == {"am"}
         sizes = self.layers, self.heads, self.kv_heads, self.blocks[0].parallel
         return graph_of(*sizes, *((0, ()) if usual else (self.mixer_heads, blocks)), self.joint)
@@ -193,6 +201,10 @@ class Decoder:
         1 but in families that scale the stream itself, block by block.
         """
         return math.prod(block.stream_scale for block in self.blocks[first:last])
+
+    def writers_of(self, part: Block) -> int:
+        """How many writers an attention has (its heads), or a mixer (its heads, or one); see `Block.mixers`."""
+        return self.heads if part.mixing == "attention" else max(1, self.mixer_heads)
 
     @property
     def norms(self) -> list[nn.Module]:
@@ -216,7 +228,9 @@ class Decoder:
             return [*self.mixtures]
         if part == "stream":
             return [*range(self.layers + 1)]
-        return [block.layer for block in self.blocks if (block.has_mlp if part == "mlp" else block.mixing == part)]
+        if part == "mlp":
+            return [block.layer for block in self.blocks if block.has_mlp]
+        return [block.layer for block in self.blocks if any(one.mixing == part for one in block.mixers)]
 
     @property
     def unembedding_map(self) -> LinearMap:

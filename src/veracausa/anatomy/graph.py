@@ -49,7 +49,8 @@ _NAME = re.compile(rf"input|logits|[amx]{_NUMBER}(\.(h|kv){_NUMBER})?(<(q|k|v|kv
 class Graph:
     """All writers, readers and edges of a decoder with these sizes.
 
-    `blocks`: what each block has, in letters: `a` an attention, `x` a mixer, `m` an MLP; none: all have "am".
+    `blocks`: what each block has, in letters: `a` an attention, `x` a mixer, "ax" both side by side, `m` an MLP; none:
+    all have "am".
     `mixer_heads`: writers of a mixer that are its heads; 0: a mixer is one writer. `joint`: kinds of readers that the
     heads of a block share, of `JOINT` and in that order; "kv" stands for its keys and values as one.
 
@@ -234,13 +235,11 @@ class Graph:
         found, writer, reader = [], 1, 0
         for layer in range(self.layers):
             parts = self.parts(layer)
-            mixing = next((part for part in parts if part != "m"), "")
-            heads = len(self._writers_of(mixing)) if mixing else 0
-            counts = {"a": tuple(self.attention_readers.values()), "x": (1,), "": ()}[mixing]
-            reads, mlp = sum(counts), int("m" in parts)
+            own = tuple(self._mixing(part) for part in parts if part != "m")
+            heads, reads, mlp = sum(one[1] for one in own), sum(sum(one[2]) for one in own), int("m" in parts)
             found.append(
                 BlockIndex(
-                    counts=counts,
+                    parts=own,
                     heads=slice(writer, writer + heads),
                     mlp=slice(writer + heads, writer + heads + mlp),
                     attention=slice(reader, reader + reads),
@@ -249,6 +248,11 @@ class Graph:
             )
             writer, reader = writer + heads + mlp, reader + reads + mlp
         return tuple(found)
+
+    def _mixing(self, part: str) -> tuple[str, int, tuple[int, ...]]:
+        """See `BlockIndex.parts`."""
+        counts = tuple(self.attention_readers.values()) if part == "a" else (1,)
+        return {"a": "attention", "x": "mixer"}[part], len(self._writers_of(part)), counts
 
     @cached_property
     def reader_group(self) -> np.ndarray:

@@ -38,7 +38,7 @@ def lacks_of(anatomy: Anatomy, blocks: tuple[Block, ...], neurons: set[int]) -> 
         lacks.setdefault("mixer_heads", "its mixers' channels are not grouped into heads. Ask for channels.")
     if anatomy.mixer is not None and not anatomy.mixer.scans:
         lacks.setdefault("states", "its mixers are convolutions, which carry nothing but their taps. Ask for taps.")
-    if any(block.mixing == "mixer" and block.gate is None for block in blocks):
+    if any(block.mixer is not None and block.mixer.gate is None for block in blocks):
         why = "its mixers' gates are told apart by no linear map of their own, nor by their place in what one gives."
         lacks = {"gates": why, "layer_gates": why} | lacks
     if 0 in neurons:
@@ -73,7 +73,7 @@ def _lacks_sublayers(blocks: tuple[Block, ...]) -> dict[str, str]:
     lacks: dict[str, str] = {}
     if all(block.mixing != "attention" for block in blocks):
         lacks |= dict.fromkeys(_OF_ATTENTION, "its positions are mixed by other means than attention. Ask for mixers.")
-    if not any(block.mixing == "mixer" for block in blocks):
+    if not any(block.mixer is not None for block in blocks):
         lacks |= dict.fromkeys(_OF_MIXERS, "its positions are mixed by attention alone. Ask for heads.")
     if not any(block.has_mlp for block in blocks):
         lacks |= dict.fromkeys(("mlps", "neurons"), "its blocks have no MLP.")

@@ -94,8 +94,8 @@ class Seen:
                 (got_first if block.one_norm else got)(block.attention_norm, self.residual, layer),
                 got(block.mlp_norm, self.middle, layer),
                 got(block.attention_out, self.z, layer),
-                gave(block.attention_post_norm or block.attention_out, self.attention, layer, block.scale),
-                gave(block.mlp_post_norm or block.mlp_end, self.mlp, layer, block.scale),
+                gave(block.attention_post_norm or block.attention_out, self.attention, layer, block.attention_factor),
+                gave(block.mlp_post_norm or block.mlp_end, self.mlp, layer, block.mlp_factor),
             ]
         return handles
 

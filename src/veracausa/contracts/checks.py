@@ -45,7 +45,7 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from veracausa.anatomy import Block
 from veracausa.anatomy.packed import without_gradient
@@ -227,9 +227,12 @@ def _writes_sum_to_residual(lm: Model, task: Task) -> float:
         total = state.residual[0].clone()
         for block in lm.decoder.blocks:
             # the maps go to the stream; what behind them makes a write of an output takes the output itself
-            if block.mixing != "nothing":
-                attention = _heads_writes(lm, block, state.sites["z"][block.layer]) + _or_nothing(block.head_map.bias)
-                total = total + block.attention_write(attention / block.attention_scale)
+            writes = []
+            for one in block.mixers:
+                site = "channels" if one.mixing == "mixer" else "z"
+                attention = _heads_writes(lm, one, state.sites[site][block.layer]) + _or_nothing(one.head_map.bias)
+                writes.append(one.attention_write(attention / one.attention_scale))
+            total = sum(writes, total)
             if block.has_mlp:
                 mlp = state.sites["mlp"][block.layer]
                 if lm.neurons:
@@ -250,7 +253,8 @@ def _heads_writes(lm: Model, block: Block, z: Tensor) -> Tensor:
 
 def _sites(lm: Model) -> tuple[str, ...]:
     """What the contracts about whole runs watch."""
-    return ("z", *(["neurons"] if lm.neurons else []), "attention", "mlp")
+    mixers = ["channels", "mixed"] if lm.decoder.has_mixers else []
+    return ("z", *(["neurons"] if lm.neurons else []), "attention", *mixers, "mlp")
 
 
 def _or_nothing(bias: Tensor | None) -> Tensor | float:
@@ -358,22 +362,30 @@ def _naive(lm: Model, task: Task) -> float:
     clean, corrupted = pair_ids(lm, task, (0,))
     middle, layers = lm.neurons // 2, decoder.layers_with("mlp") if lm.neurons else []
     neurons = [
-        Chosen(f"m{layer}.n{middle}", layer, slice(middle, middle + 1)) for layer in sorted({*layers[:1], *layers[-1:]})
+        Chosen(f"m{layer}.n{middle}", layer, slice(middle, middle + 1), False)
+        for layer in sorted({*layers[:1], *layers[-1:]})
     ]
     worst = 0.0 if "experts" in decoder.lacks else experts_equal_bare_runs(lm, task)
     with borrowed(decoder), torch.no_grad():
-        other, _ = record(decoder, corrupted, sites=("z", *(["neurons"] if neurons else [])))
+        other, _ = record(decoder, corrupted, sites=_sites(lm))
         state, _ = record(decoder, clean)
         read = Readout.of(lm, task, (0,), state)
-        for units, site in (*((own, "z") for own in some_units(lm)), *([(neurons, "neurons")] if neurons else [])):
+        for units in (*some_units(lm), *([neurons] if neurons else [])):
             ours = exact(lm, task, units=names(units), show_progress=False)
             for unit, effect in zip(units, ours.values[0].tolist(), strict=True):
-                block = decoder.blocks[unit.layer]
-                module = block.attention_out if site == "z" else block.mlp_out
+                module, site = _read_at(decoder.blocks[unit.layer], unit.name)
                 with hooks(module.register_forward_pre_hook(_replacing(unit.columns, other.sites[site][unit.layer]))):
                     patched, _ = record(decoder, clean)
                 worst = max(worst, abs(float(read.of_state(patched) - read.of_state(state)) - effect))
     return worst
+
+
+def _read_at(block: Block, name: str) -> tuple[nn.Module, str]:
+    """The output projection that reads a head, a channel or a neuron, and the site that holds what it reads."""
+    if name.startswith("x"):
+        assert block.mixer is not None
+        return block.mixer.attention_out, "channels"
+    return (block.attention_out, "z") if name.startswith("a") else (block.mlp_out, "neurons")
 
 
 def _replacing(part: slice, new: Tensor) -> Callable[[Any, tuple[Tensor, ...]], tuple[Tensor, ...]]:

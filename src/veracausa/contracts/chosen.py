@@ -12,11 +12,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Chosen:
-    """One unit: its name, its layer, and its columns of what the output projection of that layer reads."""
+    """One unit: its name, its layer, its columns of what an output projection reads, and whether that is a mixer's."""
 
     name: str
     layer: int
     columns: slice
+    mixer: bool
 
 
 def _sorts(lm: Model) -> list[tuple[str, str, int]]:
@@ -29,7 +30,7 @@ def _sorts(lm: Model) -> list[tuple[str, str, int]]:
 def _chosen(lm: Model, sort: tuple[str, str, int], layer: int, index: int) -> Chosen:
     part, name, _ = sort
     width = lm.decoder.blocks[layer].head_dim if part == "attention" else 1
-    return Chosen(name.format(layer, index), layer, slice(index * width, (index + 1) * width))
+    return Chosen(name.format(layer, index), layer, slice(index * width, (index + 1) * width), part == "mixer")
 
 
 def some_units(lm: Model) -> list[list[Chosen]]:

@@ -174,11 +174,13 @@ class _Bare:
         """M of the clean run in which a head, a mixer or an MLP writes what it writes in the corrupted run."""
         graph, delta = self.lm.graph, self.change(writer)
         block = self.lm.decoder.blocks[graph.writer_layer[writer]]
+        if graph.writer_kind[writer] == WRITER_MIXER and block.mixer is not None:
+            block = block.mixer
         if graph.writer_kind[writer] in (HEAD, WRITER_MIXER):
-            module = block.attention_post_norm or block.attention_out
+            module, factor = block.attention_post_norm or block.attention_out, block.attention_factor
         else:
-            module = block.mlp_post_norm or block.mlp_end
-        return self.run(changing(module, lambda out: out + (delta / block.scale).to(out.dtype)))
+            module, factor = block.mlp_post_norm or block.mlp_end, block.mlp_factor
+        return self.run(changing(module, lambda out: out + (delta / factor).to(out.dtype)))
 
     def reading(self, writer: int, reader: int, scales: Sequence[float]) -> list[float]:
         """M of clean runs in which a reader alone sees the stream plus t times the change of a write, for each t."""
@@ -190,16 +192,17 @@ class _Bare:
         if kind == LOGITS:
             handle: Any = decoder.final_norm.register_forward_pre_hook(lambda _, __: (seen,))
         elif kind == MIXER:
-            block = decoder.blocks[layer]
-            normed = block.normed(block.attention_norm, seen)
-            handle = block.attention.register_forward_pre_hook(giving(lambda _: normed), with_kwargs=True)
+            mixer = decoder.blocks[layer].mixer
+            assert mixer is not None
+            normed = mixer.given(seen)
+            handle = mixer.attention.register_forward_pre_hook(giving(lambda _: normed), with_kwargs=True)
         elif kind == MLP:
             block = decoder.blocks[layer]
             new = block.mlp_norm(seen)
             handle = block.mlp_start.register_forward_pre_hook(lambda _, args: (new.view(-1, *args[0].shape[1:]),))
         else:
             block, count, by = decoder.blocks[layer], graph.attention_readers[kind], of_projection(kind)
-            own = block.projected(by, block.projections[by](block.attention_norm(seen)), count, block.head_dim)
+            own = block.projected(by, block.projections[by](block.given(seen)), count, block.head_dim)
 
             def replace(_: Any, __: Any, output: Tensor) -> Tensor:
                 output = output.clone()

@@ -80,9 +80,9 @@ def long_prompts_equal_bare_runs(lm: Model, task: Task) -> float:
     pair = task[0] if lm.probe is not None else _long_pair(lm)
     decoder, prompts = lm.decoder, [torch.tensor(side, device=lm.device) for side in (pair.clean, pair.corrupted)]
     with borrowed(decoder), torch.no_grad():
-        kept: dict[int, Tensor] = {}
+        kept: dict[tuple[int, bool], Tensor] = {}
         clean = _bare(lm, prompts[0])
-        corrupted = _bare(lm, prompts[1], lambda layer, z: kept.setdefault(layer, z))
+        corrupted = _bare(lm, prompts[1], lambda at, z: kept.setdefault(at, z))
         if lm.probe is None:  # what the prompt changes most
             moved = (clean - corrupted)[0]
             pair = Task("long", pair.clean, pair.corrupted, ((int(moved.argmax()),),), ((int(moved.argmin()),),))
@@ -95,10 +95,10 @@ def long_prompts_equal_bare_runs(lm: Model, task: Task) -> float:
             worst = max(worst, abs(float(scores.corrupted) - metric(corrupted)))
             for unit, effect in zip(units, scores.values[0].tolist(), strict=True):
 
-                def patched(at: int, z: Tensor, unit: Chosen = unit) -> Tensor:
-                    if at == unit.layer:
+                def patched(at: tuple[int, bool], z: Tensor, unit: Chosen = unit) -> Tensor:
+                    if at == (unit.layer, unit.mixer):
                         z = z.clone()
-                        z[..., unit.columns] = kept[unit.layer][..., unit.columns]
+                        z[..., unit.columns] = kept[at][..., unit.columns]
                     return z
 
                 worst = max(worst, abs(metric(_bare(lm, prompts[0], patched)) - metric(clean) - effect))
@@ -124,18 +124,23 @@ def _metric(lm: Model, pair: Task) -> Callable[[Tensor], float]:
     return lambda logits: float(kind(logits if kind.vocabulary else answers.pick(logits), answers, None))
 
 
-def _bare(lm: Model, ids: Int[Tensor, "1 positions"], edit: Callable[[int, Tensor], Tensor] = lambda _, z: z) -> Tensor:
-    """Logits of the last position, every layer's heads' values passed through `edit`.
+#: (layer, whether of its mixer) and what an output projection reads → what it shall read.
+_Edit = Callable[[tuple[int, bool], Tensor], Tensor]
+
+
+def _bare(lm: Model, ids: Int[Tensor, "1 positions"], edit: _Edit = lambda _, z: z) -> Tensor:
+    """Logits of the last position, every layer's heads' values and channels passed through `edit`.
 
     Read off the final residual, in float32 at least (contract 11 is about that): a half type's own logits are rounded.
     """
     ends: list[Tensor] = []
     with from_rest(lm.decoder), as_found(lm.decoder) as hf:
         handles = [
-            block.attention_out.register_forward_pre_hook(
-                lambda _, args, layer=block.layer: (edit(layer, args[0]), *args[1:])
+            part.attention_out.register_forward_pre_hook(
+                lambda _, args, at=(part.layer, part.mixing == "mixer"): (edit(at, args[0]), *args[1:])
             )
             for block in lm.decoder.blocks
+            for part in block.mixers
         ]
         handles.append(lm.decoder.final_norm.register_forward_pre_hook(lambda _, args: ends.append(args[0][:, -1])))
         with hooks(*handles):

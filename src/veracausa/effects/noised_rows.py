@@ -57,7 +57,7 @@ class Noising:
 
     def embeddings(self, lm: Model, ids: Tensor, examples: tuple[int, ...]) -> Tensor:
         """The prompts' embeddings with noise on them, [examples, positions, width]."""
-        own = lm.decoder.embeddings(ids)
+        own = lm.decoder.embedded(ids)
         noised = own.clone()
         for row, pair in enumerate(examples):
             drawn = standard_normal(tuple(own.shape[1:]), self.seed, self.draw, pair, _EMBEDDINGS)
@@ -99,4 +99,4 @@ def embeddings_sd(lm: Model, task: Task, where: tuple[tuple[int, ...], ...]) -> 
     """Standard deviation of all entries of the embeddings at some positions of the clean prompts, taken together."""
     tokens = [task.clean[i][at] for i, own in enumerate(where) for at in own]
     with torch.no_grad():
-        return float(lm.decoder.embeddings(torch.tensor([tokens], device=lm.device)).double().std())
+        return float(lm.decoder.embedded(torch.tensor([tokens], device=lm.device)).double().std())

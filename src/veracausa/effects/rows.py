@@ -350,10 +350,12 @@ class Rows(Plan):
     def _carrying(self, tape: Tape, base: State, at: Where, example: Tensor, units: np.ndarray, start: int) -> Tensor:
         """The stream behind a block whose mixer carries something else away from the position before `start`."""
         block, own = self.lm.decoder.blocks[at.layer], activation(base, at.place, at.layer)[example]
+        mixer = block.mixer
+        assert mixer is not None
         other = None if isinstance(self.source, Zero) else self._new(tape, at.place, at.layer, example, units)
 
         def mixed() -> Tensor:
-            return carrying(block, own, other, tape.calls[at.layer], start - 1 - tape.start, at.place)  # type: ignore
+            return carrying(mixer, own, other, tape.call(mixer), start - 1 - tape.start, at.place)  # type: ignore
 
         return through(tape, base, block, example, (), start=start, mixed=mixed, cost=self.cost)
 

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from veracausa.anatomy import Decoder
+from veracausa.anatomy import Block, Decoder
 from veracausa.engine.attention import Past
 from veracausa.engine.stretches import Stretch
 from veracausa.engine.tape import Tape
-from veracausa.engine.writes import head_writes, mlp_write, writes_of_heads
+from veracausa.engine.writes import head_writes, mlp_write, values_of, writes_of_heads
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -59,9 +59,12 @@ class Ablated(Protocol):
         ...
 
     def head_changes(
-        self, layer: int, heads: Sequence[int], z: Tensor, output: Tensor, rows: slice
+        self, part: Block, heads: Sequence[int], z: Tensor, output: Tensor, rows: slice
     ) -> Float[Tensor, "heads rows positions width"]:
-        """Writes of heads, given z and the output of the attention (mixer), minus what stands in their place."""
+        """Writes of heads, given z and the output of the attention (mixer), minus what stands in their place.
+
+        `part`: the attention or the mixer; see `Block.mixers`.
+        """
         ...
 
     def mlp_change(self, layer: int, output: Tensor, rows: slice) -> Float[Tensor, "rows positions width"]:
@@ -104,15 +107,14 @@ class OtherRun:
         other = self.tape.corrupted
         return _exact((self.tape.clean.residual[0] - other.residual[0])[rows])
 
-    def head_changes(self, layer: int, heads: Sequence[int], z: Tensor, output: Tensor, rows: slice) -> Tensor:
+    def head_changes(self, part: Block, heads: Sequence[int], z: Tensor, output: Tensor, rows: slice) -> Tensor:
         """See `Ablated`."""
         decoder, other, positions = self.decoder, self.tape.corrupted, z.shape[1]
-        block = decoder.blocks[layer]
-        if block.attention_post_norm is not None:
-            new = writes_of_heads(decoder, layer, z, output, heads)
-            return new - head_writes(decoder, other, layer, heads)[:, rows, -positions:]
-        moved = z - other.sites["z"][layer][rows, -positions:]  # linear in z: one product of the difference
-        return writes_of_heads(decoder, layer, moved, output, heads)
+        if part.attention_post_norm is not None:
+            new = writes_of_heads(decoder, part, z, output, heads)
+            return new - head_writes(decoder, other, part, heads)[:, rows, -positions:]
+        moved = z - values_of(other, part)[rows, -positions:]  # linear in z: one product of the difference
+        return writes_of_heads(decoder, part, moved, output, heads)
 
     def mlp_change(self, layer: int, output: Tensor, rows: slice) -> Tensor:
         """See `Ablated`."""
@@ -143,8 +145,8 @@ class Constants:
         stream, streams, middles = self.writes[0], [], []
         for layer, block in enumerate(decoder.blocks):
             streams.append(stream)
-            at, bias = graph.block(layer), None if block.mixing == "nothing" else block.head_map.bias
-            behind = stream + self.writes[at.heads].sum(0) + (0.0 if bias is None else bias)
+            at, biases = graph.block(layer), [one.head_map.bias for one in block.mixers]
+            behind = sum((one for one in biases if one is not None), stream + self.writes[at.heads].sum(0))
             middles.append(stream if block.parallel else behind)
             stream = behind + self.writes[at.mlp].sum(0)
         return [*streams, stream], middles
@@ -164,7 +166,7 @@ class Constants:
     def projected(self, layer: int, rows: slice) -> list[Tensor]:
         """See `Ablated`."""
         block, stream = self.decoder.blocks[layer], self.stream(layer, rows)
-        normed = block.attention_norm(stream[:1])
+        normed = block.given(stream[:1])
         once = {module: module(normed) for module in block.projections}
         return _copies(self.decoder, layer, [once[one].expand(len(stream), -1, -1) for one in block.projections])
 
@@ -177,10 +179,11 @@ class Constants:
         """See `Ablated`."""
         return _exact(self.tape.clean.residual[0][rows]) - self.writes[0]
 
-    def head_changes(self, layer: int, heads: Sequence[int], z: Tensor, output: Tensor, rows: slice) -> Tensor:
+    def head_changes(self, part: Block, heads: Sequence[int], z: Tensor, output: Tensor, rows: slice) -> Tensor:
         """See `Ablated`."""
-        own = self.writes[self.decoder.graph.block(layer).heads][list(heads), None]
-        return writes_of_heads(self.decoder, layer, z, output, heads) - own[:, :, -z.shape[1] :]
+        writers, _ = self.decoder.graph.block(part.layer).of(part.mixing)
+        own = self.writes[writers][list(heads), None]
+        return writes_of_heads(self.decoder, part, z, output, heads) - own[:, :, -z.shape[1] :]
 
     def mlp_change(self, layer: int, output: Tensor, rows: slice) -> Tensor:
         """See `Ablated`."""

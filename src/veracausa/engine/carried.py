@@ -88,7 +88,7 @@ def carrying(
     Raises:
         ArchitectureError: no convolution is seen, as where a fused kernel stands in its place.
 
-    >>> carrying(block, tape.clean.residual[4], tape.corrupted.residual[4], tape.calls[4], 7, "state")
+    >>> carrying(block, tape.clean.residual[4], tape.corrupted.residual[4], tape.call(block), 7, "state")
     """
     given = dict(call)
     if what == "state":

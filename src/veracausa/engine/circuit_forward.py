@@ -35,7 +35,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from veracausa.anatomy import Decoder
+from veracausa.anatomy import Block, Decoder
 from veracausa.anatomy.graph import Graph, of_projection
 from veracausa.cost import Cost
 from veracausa.engine.ablated import Ablated
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from veracausa.model import Model
 
 #: What a tape must hold.
-SITES = ("z", "attention", "mlp", "q_out", "k_out", "v_out")
+SITES = ("z", "attention", "channels", "mixed", "mlp", "q_out", "k_out", "v_out")
 
 
 @dataclass(frozen=True)
@@ -155,14 +155,18 @@ class CircuitForward:
             heads, own = wiring.heads(layer), graph.block(layer)
             # behind the last block only the tail is read
             wanted = slice(len(at) - tail if layer == decoder.layers - 1 else 0, None)
-            if len(heads):
-                if block.mixing == "mixer":
-                    z, output = self._mixer(wiring, layer, rows, mixed)
+            for part in block.mixers:
+                writers, _ = own.of(part.mixing)
+                mine = np.flatnonzero(wiring.live[writers])
+                if not len(mine):
+                    continue
+                if part.mixing == "mixer":
+                    z, output = self._mixer(wiring, part, rows, mixed)
                 else:
                     z, output = self._attention(wiring, layer, heads, rows, mixed, at, before)
                 if wanted.start < len(at):
-                    into = slice(place[own.heads.start + int(heads[0])], place[own.heads.start + int(heads[-1])] + 1)
-                    written = ablated.head_changes(layer, heads.tolist(), z[:, wanted], output[:, wanted], rows)
+                    into = slice(place[writers.start + int(mine[0])], place[writers.start + int(mine[-1])] + 1)
+                    written = ablated.head_changes(part, mine.tolist(), z[:, wanted], output[:, wanted], rows)
                     changes[into, :, wanted] = written
             if wiring.mlp(layer) and wanted.start < len(at):
                 seen = mixed(np.array([own.mlp_reader.start]), ablated.middle(layer, rows)[:, wanted])[0]
@@ -187,14 +191,14 @@ class CircuitForward:
         stream, outputs = ablated.stream(layer, rows), ablated.projected(layer, rows)
         readers = self._needed(wiring, layer, heads)
         if len(readers):
-            normed = block.attention_norm(mixed(readers, stream))
+            normed = block.given(mixed(readers, stream))
             first = 0
             for kind in graph.attention_readers:
                 index = graph.reader_index[readers[graph.reader_kind[readers] == kind]].clip(0)
                 self._project(layer, kind, index, normed[first : first + len(index)], outputs)
                 first += len(index)
         past = before[layer] if at.first else self.ablated.past(layer, rows)
-        call = self.tape.calls[layer]
+        call = self.tape.call(block)
         if not at.whole:
             call = slice_call(call, at.first, at.behind)
 
@@ -205,12 +209,11 @@ class CircuitForward:
             call = call | {"keep": keep}
         return attend_with(self.decoder, layer, stream, outputs, call, past)
 
-    def _mixer(self, wiring: Wiring, layer: int, rows: slice, mixed: Any) -> tuple[Tensor, Tensor]:
-        """z and output of a block's mixer, run on its reader's input."""
-        reader = wiring.graph.block(layer).attention.start
-        return mix_with(
-            self.decoder, layer, mixed(np.array([reader]), self.ablated.stream(layer, rows))[0], self.tape.calls[layer]
-        )
+    def _mixer(self, wiring: Wiring, mixer: Block, rows: slice, mixed: Any) -> tuple[Tensor, Tensor]:
+        """Channels and output of a mixer, run on its reader's input."""
+        _, readers = wiring.graph.block(mixer.layer).of("mixer")
+        stream = self.ablated.stream(mixer.layer, rows)
+        return mix_with(mixer, mixed(np.array([readers.start]), stream)[0], self.tape.call(mixer))
 
     def _needed(self, wiring: Wiring, layer: int, heads: np.ndarray) -> np.ndarray:
         """Readers with live edges that belong to live heads (under a post-norm: to any head, all share its scale)."""
@@ -298,13 +301,13 @@ def attend_with(
 
 
 def mix_with(
-    decoder: Decoder, layer: int, stream: Float[Tensor, "rows positions width"], call: Mapping[str, Any]
+    mixer: Block, stream: Float[Tensor, "rows positions width"], call: Mapping[str, Any]
 ) -> tuple[Float[Tensor, "rows positions channels"], Float[Tensor, "rows positions width"]]:
-    """z and output of a block's own mixer for a stream at all positions."""
-    block, found = decoder.blocks[layer], list[Tensor]()
-    watching = block.attention_out.register_forward_pre_hook(lambda _, args: found.append(args[0]))
+    """Channels and output of a block's own mixer for a stream at all positions."""
+    found = list[Tensor]()
+    watching = mixer.attention_out.register_forward_pre_hook(lambda _, args: found.append(args[0]))
     with hooks(watching):
-        output = block.attended(stream, call)
+        output = mixer.attended(stream, call)
     return found[0], output
 
 

@@ -65,8 +65,11 @@ def codes_of(lm: Model, dictionaries: Iterable[Dictionary]) -> dict[tuple[str, i
 
 def _posted(block: Block, kind: str, output: Tensor) -> Tensor:
     """What is written of an output of attention or MLP, by the norm as the user left it, whatever watches it now."""
-    norm = block.mlp_post_norm if kind == "m" else block.attention_post_norm
-    return (output if norm is None else block.found.run(norm, output)) * block.scale
+    if kind == "m":
+        norm, factor = block.mlp_post_norm, block.mlp_factor
+    else:
+        norm, factor = block.attention_post_norm, block.attention_factor
+    return (output if norm is None else block.found.run(norm, output)) * factor
 
 
 def _require_fits(lm: Model, dictionary: Dictionary) -> None:

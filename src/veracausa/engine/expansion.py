@@ -104,7 +104,7 @@ class Expansion:
         """Keyword arguments of a block's attention for rows of these examples (None: one row an example)."""
         start = self.tape.start
         past = Past(self.base.keys[layer][:, :, :start], self.base.values[layer][:, :, :start], example)
-        return self.tape.calls[layer] | {"attention_mask": None, "past": past}
+        return self.tape.call(self.decoder.blocks[layer]) | {"attention_mask": None, "past": past}
 
     @contextmanager
     def expanded(self, kinds: Collection[str], example: Int[Tensor, " rows"]) -> Iterator[None]:

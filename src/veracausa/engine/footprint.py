@@ -118,7 +118,7 @@ class Footprint:
             "z": max(self.h, self.channels), "queries": self.h, "q_out": self.h, "k_out": self.g, "v_out": self.g,
             "keys": 0, "values": 0, "neurons": self.neurons, "pattern": self.heads * length,
             "experts": self.chosen * self.width, "choice": self.chosen, "router": self.experts,
-            "inside": self.chosen * self.inside, "weights": self.chosen,
+            "inside": self.chosen * self.inside, "weights": self.chosen, "channels": self.channels,
         }  # fmt: skip
         return sum(size.get(site, self.width) for site in set(sites))
 

@@ -101,7 +101,7 @@ class FrozenNetwork:
             handles.append(block.attention.register_forward_pre_hook(self._pattern(block.layer), with_kwargs=True))
             at, scale = block.mlp_end, 1.0
             if (code := self.codes.get(block.layer)) is not None and code.posted is not None:
-                at, scale = block.mlp_post_norm or at, block.scale
+                at, scale = block.mlp_post_norm or at, block.mlp_factor
             handles.append(changing(at, self._written(block.layer, scale, write, reads)))
         for layer, code in self.codes.items():
             site = code.dictionary.reads

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from veracausa.anatomy import Decoder
 from veracausa.engine.guard import changing, giving, hooks
 from veracausa.engine.overrides import Override, overriding
-from veracausa.engine.patches import Place, in_attention, site_width
+from veracausa.engine.patches import Place, in_attention, site_width, written_by
 from veracausa.engine.suffix import Join
 from veracausa.engine.tape import State
 from veracausa.errors import MethodError
@@ -151,5 +151,5 @@ def _hooks(decoder: Decoder, part: Replaced) -> list[Any]:
     handles = [block.attention_norm.register_forward_pre_hook(sized)] if decoder.anatomy.joins_rows else []
     if part.place == "mlp":
         return [*handles, changing(block.mlp_end, replaced)]
-    module: nn.Module = block.attention_out if in_attention(part.place) else block.mlp_out
+    module: nn.Module = written_by(block, part.place).attention_out if in_attention(part.place) else block.mlp_out
     return [*handles, module.register_forward_pre_hook(lambda _, args: (replaced(args[0]), *args[1:]))]

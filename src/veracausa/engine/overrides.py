@@ -188,11 +188,11 @@ def _explained(block: Block, at: str) -> tuple[torch.nn.Module, Tensor | float, 
     bias = 0.0 if block.attention_bias is None else block.attention_bias
     if at in ("attention", "mlp"):
         return (block.attention_out, bias, 1.0) if at == "attention" else (block.mlp_end, 0.0, 1.0)
-    attention = at == "behind attention"
-    norm = block.attention_post_norm if attention else block.mlp_post_norm
-    if norm is not None:
-        return norm, 0.0, block.scale
-    return (block.attention_out, bias, block.scale) if attention else (block.mlp_end, 0.0, block.scale)
+    if at == "behind attention":
+        norm, end, factor = block.attention_post_norm, (block.attention_out, bias), block.attention_factor
+    else:
+        norm, end, factor = block.mlp_post_norm, (block.mlp_end, 0.0), block.mlp_factor
+    return (*end, factor) if norm is None else (norm, 0.0, factor)
 
 
 def _behind_mlp(block: Block, one: Override) -> Any:
@@ -249,10 +249,12 @@ def overriding(block: Block, found: Sequence[Override]) -> Iterator[dict[str, An
     handles = _at_experts(block, found) + [handle for one in found for handle in _at_code(block, one)]
     inside = {one.place: one for one in found if one.place in IN_ATTENTION}
     for one in found:
-        if one.place in ("z", "channels"):
+        if one.place == "z":
             handles.append(input_of(block.attention_out, one))
-        elif one.place == "gate":
-            handles.append(_at_gate(block, one))
+        elif one.place == "channels" and block.mixer is not None:
+            handles.append(input_of(block.mixer.attention_out, one))
+        elif one.place == "gate" and block.mixer is not None:
+            handles.append(_at_gate(block.mixer, one))
         elif one.place == "adapters":
             handles += _at_adapters(block, one)
         elif one.place == "neurons":

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 #: Where a unit's activation is: a recorded site, or the residual stream before a block.
-#: (The channels of a mixer are what its output projection reads: the site "z" of a layer that has a mixer.)
 Place = Literal[
     "z", "channels", "neurons", "mlp", "residual", "queries", "keys", "values", "pattern", "experts", "shared",
     "router", "expert_neurons", "features", "directions", "adapters", "gate",
@@ -96,6 +95,11 @@ def in_attention(place: Place, decoder: Decoder | None = None, layer: int = 0) -
     return place in ("z", "channels") or place in BY_OURS
 
 
+def written_by(block: Block, place: Place) -> Block:
+    """A block as one of its mixer, for channels; as it is for all other places."""
+    return block.mixer if place == "channels" and block.mixer is not None else block
+
+
 def recorded(state: State, place: Place, layer: int) -> Tensor:
     """The tensor of a run's graph that holds the activations at a place (see `as_site` for its shape).
 
@@ -110,7 +114,7 @@ def recorded(state: State, place: Place, layer: int) -> Tensor:
         return state.middle[layer] if at == "behind attention" else state.residual[layer + (at == "behind mlp")]
     if place == "residual" or place in CARRIED:
         return state.residual[layer]
-    return state.sites["mlp" if place in OF_MLP else "z" if place == "channels" else place][layer]
+    return state.sites["mlp" if place in OF_MLP else place][layer]
 
 
 def as_site(values: Tensor, place: Place, positions: int) -> Float[Tensor, "examples positions site"]:
@@ -150,6 +154,8 @@ def sites_for(place: Place) -> tuple[str, ...]:
         return ("mlp", "experts", "choice", *(("inside", "weights") if place == "expert_neurons" else ()))
     if place == "router":
         return ("mlp", "mlp_in", "router")
+    if place == "channels":
+        return ("channels", "mixed")
     if in_attention(place):
         return ("z", "attention")
     return {"neurons": ("neurons", "mlp"), "mlp": ("mlp",), "residual": ()}[place]
@@ -219,7 +225,7 @@ def output_change(
     elif place in IN_ATTENTION:
         delta = value_change(decoder, base, at, example, offset, delta)
     if in_attention(place):
-        return delta @ block.head_weights
+        return delta @ written_by(block, place).head_weights
     if place == "router":
         delta = rerouted(block, base, example, offset, delta)
     if place == "neurons":
@@ -329,10 +335,12 @@ def _write_change(
     if _straight(decoder, at):
         return change
     attention = in_attention(at.place, decoder, at.layer)
+    block = written_by(block, at.place)
     write = block.attention_write if attention else block.mlp_write
     if (block.attention_post_norm if attention else block.mlp_post_norm) is None:
         return change
-    output = base.sites["attention" if attention else "mlp"][at.layer][example, offset:]
+    site = "mixed" if at.place == "channels" else "attention" if attention else "mlp"
+    output = base.sites[site][at.layer][example, offset:]
     return write(output + change) - write(output)
 
 

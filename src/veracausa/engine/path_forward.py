@@ -12,15 +12,15 @@ Bound by matrix products: a reader's projections, and for live stations whole bl
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from veracausa.anatomy import Decoder
-from veracausa.anatomy.graph import K, Q, V
+from veracausa.anatomy import Block, Decoder
+from veracausa.anatomy.graph import MIXER, K, Q, V
 from veracausa.cost import Cost
 from veracausa.dictionaries.code import Code
 from veracausa.engine.attention import Past
@@ -91,8 +91,9 @@ class PathRun:
         """Bring all stations past a block."""
         flow, base, late = self.flow, self.base, self.flow.late(layer)
         self.enter(layer)
-        mixing = {"attention": self._attention, "mixer": self._mixer, "nothing": self._nothing}
-        attended = [*mixing[self.decoder.blocks[layer].mixing](layer), *self._encoded(layer, "attention")]
+        attended = self._encoded(layer, "attention")
+        for part in reversed(self.decoder.blocks[layer].mixers):
+            attended = [*(self._mixer(part) if part.mixing == "mixer" else self._attention(layer)), *attended]
         if not self.decoder.blocks[layer].parallel:
             flow.take(attended, late, base.middle[layer])
             flow.send(2 * layer + 1)
@@ -164,9 +165,17 @@ class PathRun:
 
     def _attention(self, layer: int) -> Changes:
         """What the attention of a block changes of the base run, and what running streams get from it."""
-        reading, running = self.flow.entries(layer, False, False), self.flow.running(2 * layer)
+        reading, running = self._entries(layer, False, mixer=False), self.flow.running(2 * layer)
         found = self._heads(layer, reading) if reading else []
         return [*found, *(self._attended(layer, running) if running else [])]
+
+    def _entries(self, layer: int, own: bool, mixer: bool) -> Entries:
+        """`Flow.entries` of a block's mixer or of its attention, each with its own readers alone."""
+        found = []
+        for station, read in self.flow.entries(layer, False, own):
+            if mine := tuple(one for one in read.seen if (one[0] == MIXER) == mixer):
+                found.append((station, replace(read, seen=mine)))
+        return found
 
     def _heads(self, layer: int, entries: Entries) -> Changes:
         """Changes of what heads write whose other inputs are the base run's."""
@@ -196,7 +205,7 @@ class PathRun:
         new = old + change.to(old.dtype)
         every = block.attention_write(new).to(change.dtype) - block.attention_write(old).to(change.dtype)
         moved, before = own
-        alone = rescaled(self.decoder, layer, before + moved, new) - rescaled(self.decoder, layer, before, old)
+        alone = rescaled(self.decoder, block, before + moved, new) - rescaled(self.decoder, block, before, old)
         return torch.where(live[:, None, None], every, alone)
 
     def _attended(self, layer: int, running: Sequence[Station]) -> Changes:
@@ -208,11 +217,11 @@ class PathRun:
         )
         before = base.keys[layer][:, :, : tape.start], base.values[layer][:, :, : tape.start]
         past, kept = Past(*before, example if len(tape.examples) > 1 else None), list[Tensor]()
-        call = tape.calls[layer] | {"attention_mask": None, "past": past}
-        entries = self.flow.entries(layer, False, True)
+        call = tape.call(block) | {"attention_mask": None, "past": past}
+        entries = self._entries(layer, True, mixer=False)
         if entries:
             call |= {"keep": lambda *parts, **_: kept.extend(parts)}
-        output = block.attention(block.attention_norm(streams), **call)[0]
+        output = block.attention(block.given(streams), **call)[0]
         self.cost.add(len(streams), self.positions)
         if entries:
             at, seen = self.flow.within(entries, running)
@@ -236,34 +245,33 @@ class PathRun:
 
     # ---- mixers ----------------------------------------------------------------------------------------------------
 
-    def _mixer(self, layer: int) -> Changes:
+    def _mixer(self, mixer: Block) -> Changes:
         """What the mixer of a block changes of the base run, and what running streams get from it."""
-        reading, running = self.flow.entries(layer, False, False), self.flow.running(2 * layer)
-        found = self._mixed(layer, reading) if reading else []
-        return [*found, *(self._mixing(layer, running) if running else [])]
+        reading, running = self._entries(mixer.layer, False, mixer=True), self.flow.running(2 * mixer.layer)
+        found = self._mixed(mixer, reading) if reading else []
+        return [*found, *(self._mixing(mixer, running) if running else [])]
 
-    def _mixed(self, layer: int, entries: Entries) -> Changes:
+    def _mixed(self, mixer: Block, entries: Entries) -> Changes:
         """Changes of what a block's mixer writes that sees another stream at some positions."""
-        block, base, stations = self.decoder.blocks[layer], self.base, [station for station, _ in entries]
+        layer, base, stations = mixer.layer, self.base, [station for station, _ in entries]
         streams, _, source = self.flow.sources(entries, base.residual[layer])
         example = self.flow.examples(stations)
         seen = torch.where(self._taken(entries, -self.positions), streams[source], base.residual[layer][example])
         self.cost.add(len(seen), self.positions)
-        old = base.sites["attention"][layer][example]
+        old = base.sites["mixed"][layer][example]
         exact = torch.promote_types(old.dtype, torch.float32)
-        new = block.attention_write(block.attended(seen, self.tape.calls[layer])).to(exact)
-        return self.flow.split(stations, new - block.attention_write(old).to(exact))
+        new = mixer.attention_write(mixer.attended(seen, self.tape.call(mixer))).to(exact)
+        return self.flow.split(stations, new - mixer.attention_write(old).to(exact))
 
-    def _mixing(self, layer: int, running: Sequence[Station]) -> Changes:
+    def _mixing(self, mixer: Block, running: Sequence[Station]) -> Changes:
         """What running streams get from a block's mixer, some seeing what their parents hand on, too."""
-        block, streams = self.decoder.blocks[layer], [streamed(self.flow.threads[station]) for station in running]
-        seen = torch.cat(streams)
+        seen = torch.cat([streamed(self.flow.threads[station]) for station in running])
         self.cost.add(len(seen), self.positions)
-        if entries := self.flow.entries(layer, False, True):
+        if entries := self._entries(mixer.layer, True, mixer=True):
             at, other = self.flow.within(entries, running)
             taken = self._taken(entries, -self.positions)
             seen = seen.index_copy(0, at, torch.where(taken, other, seen[at]))
-        return self.flow.split(running, block.attend(seen, self.tape.calls[layer]))
+        return self.flow.split(running, mixer.attend(seen, self.tape.call(mixer)))
 
     # ---- MLPs ------------------------------------------------------------------------------------------------------
 

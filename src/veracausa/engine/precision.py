@@ -82,9 +82,8 @@ def _inside(decoder: Decoder, watched: _Watch) -> Iterator[None]:
     """Let the watch know which part is running: a norm within an attention is a norm."""
     parts: dict[nn.Module, str] = dict.fromkeys(decoder.norms, "norms")
     for block in decoder.blocks:
-        parts |= {block.attention: "mixers" if block.mixing == "mixer" else "attention"} | dict.fromkeys(
-            block.mlp_modules, "MLPs"
-        )
+        parts |= {one.attention: "mixers" if one.mixing == "mixer" else "attention" for one in block.mixers}
+        parts |= dict.fromkeys(block.mlp_modules, "MLPs")
 
     def enter(part: nn.Module, _: Any) -> None:
         watched.inside.append(parts[part])

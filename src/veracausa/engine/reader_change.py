@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 #: What a tape must hold so that readers can be run again.
-SITES = ("z", "attention", "mlp", "queries", "keys", "values")
+SITES = ("z", "attention", "channels", "mixed", "mlp", "queries", "keys", "values")
 #: Reader kind → what of it the attention function is given.
 _GIVEN = {Q: ("queries",), K: ("keys",), V: ("values",), KV: ("keys", "values")}
 
@@ -69,15 +69,18 @@ class Reading:
         cost.add(len(delta), delta.shape[1])
         if first == MLP:
             at, change = Where("mlp", layer, self.joins_at(layer, first)), self._mlp(layer, delta, of)[source]
-        elif first == MIXER:
-            at, change = Where("z", layer, self.joins_at(layer, first)), self._mixer(layer, delta, of)[source]
+        elif bool((kind == MIXER).all()):
+            at, change = Where("channels", layer, self.joins_at(layer, first)), self._mixer(layer, delta, of)[source]
         else:
             at, change = Where("z", layer, self.joins_at(layer, first)), delta.new_empty(len(source), *delta.shape[1:])
-            found = self.value_change(layer, tuple(kind.unique().tolist()), delta, of)
             change = change.to(self.base.residual[layer].dtype)
+            heard = tuple(one for one in kind.unique().tolist() if one != MIXER)
+            found = self.value_change(layer, heard, delta, of)
             for one in found:
                 mine = kind == one
                 change[mine] = self._through(layer, one, index[mine], found[one], source[mine])
+            if len(heard) < len(kind.unique()):  # a mixer stands beside the attention, without a norm behind them
+                change[kind == MIXER] = self._mixer(layer, delta, of)[source[kind == MIXER]].to(change.dtype)
         return enter(self.decoder, self.base, at, example, self.offset, change)
 
     def value_change(
@@ -112,8 +115,8 @@ class Reading:
             own.update(queries=query, keys=key, values=value)
 
         past = Past(base.keys[layer][:, :, :first], base.values[layer][:, :, :first], of)
-        call = slice_call(self.tape.calls[layer], self.offset) | {"attention_mask": None, "past": past, "keep": keep}
-        block.attention(block.attention_norm(stream), **call)
+        call = slice_call(self.tape.call(block), self.offset) | {"attention_mask": None, "past": past, "keep": keep}
+        block.attention(block.given(stream), **call)
         return own
 
     def _through(self, layer: int, kind: int, index: Tensor, change: Tensor, source: Tensor) -> Tensor:
@@ -129,10 +132,11 @@ class Reading:
 
     def _mixer(self, layer: int, delta: Tensor, of: Tensor) -> Tensor:
         """Change of what the mixer writes (under a post-norm: of its output)."""
-        block, stream = self.decoder.blocks[layer], self.base.residual[layer][of]
+        mixer, stream = self.decoder.blocks[layer].mixer, self.base.residual[layer][of]
+        assert mixer is not None
         seen = stream[:, self.offset :] + delta.to(stream.dtype)
-        output = block.mixed(stream[:, : self.offset], seen, self.tape.calls[layer])
-        return (output - self.base.sites["attention"][layer][of, self.offset :]) * block.attention_scale
+        output = mixer.mixed(stream[:, : self.offset], seen, self.tape.call(mixer))
+        return (output - self.base.sites["mixed"][layer][of, self.offset :]) * mixer.attention_scale
 
     def _mlp(self, layer: int, delta: Tensor, of: Tensor) -> Tensor:
         """Change of what the MLP writes (under a post-norm: of its output)."""

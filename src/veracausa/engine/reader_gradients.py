@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 #: What a run must hold, with its graph.
-SITES = ("attention_in", "mlp_in", "q_out", "k_out", "v_out")
+SITES = ("attention_in", "mixer_in", "mlp_in", "q_out", "k_out", "v_out")
 _OUTPUTS = ("q_out", "k_out", "v_out")
 
 
@@ -45,8 +45,9 @@ class Reads:
         sites: list[Tensor] = []
         for layer, block in enumerate(self.decoder.blocks):
             if (layer, False) >= since:
-                own = {"attention": _OUTPUTS, "mixer": ("attention_in",), "nothing": ()}[block.mixing]
-                sites += [state.sites[site][layer] for site in own]
+                for part in block.mixers:
+                    own = ("mixer_in",) if part.mixing == "mixer" else _OUTPUTS
+                    sites += [state.sites[site][layer] for site in own]
             if (layer, True) >= since and block.has_mlp:
                 sites.append(state.sites["mlp_in"][layer])
         return [*sites, state.residual[-1]]
@@ -63,7 +64,7 @@ class Reads:
         for layer, block in enumerate(decoder.blocks):
             at = decoder.graph.block(layer)
             if (layer, False) >= since and at.count:
-                back = self._mixing(block, waiting, exact)
+                back = torch.cat([self._mixing(part, waiting, exact) for part in block.mixers])
                 seen, given = state.residual[layer], state.sites["attention_in"][layer]
                 yield at.attention.start, self._through(block.attention_norm, seen, given, back)
             if (layer, True) >= since and block.has_mlp:
@@ -74,14 +75,14 @@ class Reads:
     def _mixing(
         self, block: Block, waiting: Iterator[Tensor], exact: torch.dtype
     ) -> Float[Tensor, "readers rows positions width"]:
-        """Gradients at the normed inputs of a block's queries, keys and values, or of its mixer."""
+        """Gradients at the normed inputs of an attention's queries, keys and values, or of a mixer."""
         if block.mixing == "mixer":
             return next(waiting).to(exact)[None]
         decoder, parts, outputs = self.decoder, [], [next(waiting).to(exact) for _ in _OUTPUTS]
         for kind, count in decoder.graph.attention_readers.items():
             one = of_projection(kind)
             own = block.projected(one, outputs[one], count, block.head_dim)
-            weights = block.projection_weights(one, count, block.head_dim).to(exact)
+            weights = block.projection_weights(one, count, block.head_dim).to(exact) * block.given_scale
             parts.append(torch.einsum("rshd,whd->hrsw", own, weights))
         return torch.cat(parts)
 

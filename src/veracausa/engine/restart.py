@@ -35,7 +35,7 @@ def carried_by(
 
     None where it has to read all positions again, or where that is no more: one row of each example.
 
-    >>> block.attend(rows, slice_call(tape.calls[4], start) | carried_by(tape, base, block, example, start))
+    >>> block.attend(rows, slice_call(tape.call(block), start) | carried_by(tape, base, block, example, start))
     """
     offset = start - tape.start
     if block.goes_on is None or not offset or torch.is_grad_enabled() or len(example) == len(example.unique()):
@@ -51,14 +51,14 @@ def _going_on(tape: Tape, base: State, block: Block, example: Tensor, offset: in
     layer, cache = LinearAttentionLayer(), DynamicCache()
     cache.layers = [layer] * (block.layer + 1)  # the mixer asks for that of its own layer alone
     called = {block.goes_on: cache}
-    block.attended(base.residual[block.layer][own, :offset], slice_call(tape.calls[block.layer], 0, offset) | called)
+    block.attended(base.residual[block.layer][own, :offset], slice_call(tape.call(block), 0, offset) | called)
     layer.reorder_cache(row)
     return called
 
 
 def _as_whole(tape: Tape, base: State, block: Block, offset: int) -> bool:
     """Whether a mixer that goes on gives what it gives in a whole run of the first example."""
-    stream, call = base.residual[block.layer][:1], tape.calls[block.layer]
+    stream, call = base.residual[block.layer][:1], tape.call(block)
     whole = block.attended(stream, call)[:, offset:]
     called = _going_on(tape, base, block, torch.zeros(1, dtype=torch.long, device=stream.device), offset)
     error = (block.attended(stream[:, offset:], slice_call(call, offset) | called) - whole).abs().max()

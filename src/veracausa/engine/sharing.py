@@ -163,7 +163,7 @@ def _received(decoder: Decoder, positions: int, past: int) -> list[dict[str, Ten
         return (zeros, *others) if decoder.anatomy.mixer_gives_two else zeros
 
     functions: dict[Any, Any] = {
-        block.attention: mixer if block.mixing == "mixer" else attention for block in decoder.blocks
+        one.attention: mixer if one.mixing == "mixer" else attention for block in decoder.blocks for one in block.mixers
     }
     functions |= {block.mlp_end: partial(_no_mlp, decoder) for block in decoder.blocks}
     device = home_of(decoder.hf)

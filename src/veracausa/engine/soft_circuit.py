@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from veracausa.anatomy import Decoder
+from veracausa.anatomy import Block, Decoder
 from veracausa.cost import Cost
 from veracausa.engine.ablated import Ablated
 from veracausa.engine.circuit_forward import attend_with, mix_with, project
@@ -54,8 +54,7 @@ class SoftCircuit:
             at, stream, heads = graph.block(layer), ablated.stream(layer, rows), list[Tensor]()
             if at.count:
                 seen = mixed(at.attention.start, at.attention.stop - at.attention.start, stream)
-                z, output = self._mixing(layer, seen, stream, rows)
-                heads = [ablated.head_changes(layer, list(range(at.count)), z, output, rows)]
+                heads = [self._written(part, seen, stream, rows) for part in block.mixers]
             if not block.parallel:
                 parts += heads
             mlp = list[Tensor]()
@@ -67,18 +66,26 @@ class SoftCircuit:
             parts += mlp
         return mixed(graph.readers - 1, 1, ablated.stream(decoder.layers, rows))[0, :, -self.tape.tail :]
 
+    def _written(self, part: Block, seen: Tensor, stream: Tensor, rows: slice) -> Tensor:
+        """Changes of what an attention or a mixer writes; `seen`: by all readers that mix the block's positions."""
+        at = self.decoder.graph.block(part.layer)
+        _, readers = at.of(part.mixing)
+        mine = seen[readers.start - at.attention.start : readers.stop - at.attention.start]
+        z, output = self._mixing(part, mine, stream, rows)
+        return self.ablated.head_changes(part, range(self.decoder.writers_of(part)), z, output, rows)
+
     def _mixing(
-        self, layer: int, seen: Float[Tensor, "readers rows positions width"], stream: Tensor, rows: slice
+        self, part: Block, seen: Float[Tensor, "readers rows positions width"], stream: Tensor, rows: slice
     ) -> tuple[Tensor, Tensor]:
         """z and output of a block's attention, each query, key and value from its own input; or of its mixer."""
-        decoder, counts = self.decoder, self.decoder.graph.attention_readers
-        if decoder.blocks[layer].mixing == "mixer":
-            return mix_with(decoder, layer, seen[0], self.tape.calls[layer])
-        normed = decoder.blocks[layer].attention_norm(seen)
+        decoder, layer, counts = self.decoder, part.layer, self.decoder.graph.attention_readers
+        if part.mixing == "mixer":
+            return mix_with(part, seen[0], self.tape.call(part))
+        normed = part.given(seen)
         split = zip(counts, normed.split([*counts.values()]), strict=True)
         projected = [project(decoder, layer, kind, own, slice(None)).movedim(0, 2) for kind, own in split]
-        outputs = decoder.blocks[layer].fused(projected)
-        return attend_with(decoder, layer, stream, outputs, self.tape.calls[layer], self.ablated.past(layer, rows))
+        outputs = part.fused(projected)
+        return attend_with(decoder, layer, stream, outputs, self.tape.call(part), self.ablated.past(layer, rows))
 
 
 def weighed(

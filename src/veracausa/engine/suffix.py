@@ -107,7 +107,7 @@ def sweep(
         rows = streamed(layer)
         last_block = layer == decoder.layers - 1
         attended: Tensor | None = None
-        carried = None if example is None else carried_by(tape, base, block, example, start)
+        carried = [None if example is None else carried_by(tape, base, one, example, start) for one in block.mixers]
         with overriding(block, taken.get(layer, ())) as beside:
             if rows is not None and example is not None and block.mixing != "nothing":
                 attended = _mixed(tape, base, block, rows, example, start, beside, carried)
@@ -154,16 +154,15 @@ def through(
 ) -> Float[Tensor, "rows positions width"]:
     """The stream behind one block, of rows that enter it as the base run does and take other values in it.
 
-    `mixed()`: what the block's attention or mixer writes there, where that is not what it makes of the rows.
+    `mixed()`: what the block's mixer writes there, where that is not what it makes of the rows.
     """
     rows = base.residual[block.layer][example, start - tape.start :]
-    carried = None if mixed is not None else carried_by(tape, base, block, example, start)
+    own = [one for one in block.mixers if mixed is None or one.mixing != "mixer"]
+    carried = [carried_by(tape, base, one, example, start) for one in own]
     with overriding(block, found) as beside:
-        attended = None
-        if mixed is not None:
-            attended = mixed()
-        elif block.mixing != "nothing":
-            attended = _mixed(tape, base, block, rows, example, start, beside, carried)
+        writes = [] if mixed is None else [mixed()]
+        writes += _each_mixed(tape, base, own, rows, example, start, beside, carried)
+        attended = torch.stack(writes).sum(0) if len(writes) > 1 else writes[0] if writes else None
         if block.parallel:
             rows = rows + _require(attended) + block.feed_forward(rows)
         else:
@@ -183,17 +182,36 @@ def _mixed(
     example: Tensor,
     start: int,
     beside: dict[str, Any],
-    carried: dict[str, Any] | None,
+    carried: Sequence[dict[str, Any] | None],
 ) -> Float[Tensor, "rows positions width"]:
-    """What a block's attention or mixer writes of rows from `start` on, with the base run's past before them."""
-    layer, offset = block.layer, start - tape.start
-    if carried is not None:
-        return block.attend(rows, slice_call(tape.calls[layer], offset) | carried)
-    if block.mixing == "mixer":
-        return block.mix(base.residual[layer][example, :offset], rows, tape.calls[layer])
-    several = len(tape.examples) > 1
-    past = Past(base.keys[layer][:, :, :start], base.values[layer][:, :, :start], example if several else None)
-    return block.attend(rows, slice_call(tape.calls[layer], offset) | _no_cache(past) | beside)
+    """What a block's attention, its mixer or both write of rows from `start` on, with the base run's past before."""
+    writes = _each_mixed(tape, base, block.mixers, rows, example, start, beside, carried)
+    return writes[0] if len(writes) == 1 else torch.stack(writes).sum(0)
+
+
+def _each_mixed(
+    tape: Tape,
+    base: State,
+    parts: Sequence[Block],
+    rows: Tensor,
+    example: Tensor,
+    start: int,
+    beside: dict[str, Any],
+    carried: Sequence[dict[str, Any] | None],
+) -> list[Float[Tensor, "rows positions width"]]:
+    """`_mixed`, one by one."""
+    offset, several = start - tape.start, len(tape.examples) > 1
+    writes = []
+    for part, own in zip(parts, carried, strict=True):
+        layer, call = part.layer, tape.call(part)
+        if own is not None:
+            writes.append(part.attend(rows, slice_call(call, offset) | own))
+        elif part.mixing == "mixer":
+            writes.append(part.mix(base.residual[layer][example, :offset], rows, call))
+        else:
+            past = Past(base.keys[layer][:, :, :start], base.values[layer][:, :, :start], example if several else None)
+            writes.append(part.attend(rows, slice_call(call, offset) | _no_cache(past) | beside))
+    return writes
 
 
 def _no_cache(past: Past) -> dict[str, object]:

@@ -48,13 +48,16 @@ if TYPE_CHECKING:
 #: choice: which experts these are, [B, S, chosen]; both are recorded together, without a graph. router: the
 #: router's logits, [B, S, experts] (none where there is no router). inside, weights: the activations of the chosen
 #: experts' neurons, [B, S, chosen, neurons], and what the experts' outputs are weighted with, [B, S, chosen].
-#: adapters: what LoRA adapters add to the outputs of a block's maps, side by side; adapted: see `adapted`. gate: what
-#: the channels of a mixer are gated with, before any activation.
+#: adapters: what LoRA adapters add to the outputs of a block's maps, side by side; adapted: see `adapted`.
+#: Of a mixer: channels, mixed: input and output of its output projection, in the place of z and attention; mixer_in:
+#: what it is given; gate: what its channels are gated with, before any activation.
 Site = Literal[
     "z", "neurons", "attention", "mlp", "queries", "keys", "values", "pattern",
     "attention_in", "mlp_in", "q_out", "k_out", "v_out", "experts", "choice", "router", "inside", "weights",
-    "adapters", "adapted", "gate",
+    "adapters", "adapted", "channels", "mixed", "mixer_in", "gate",
 ]  # fmt: skip
+#: In a recorded call of an attention: that of the mixer beside it.
+BESIDE = "beside"
 
 IN_ATTENTION = ("queries", "keys", "values")
 #: All that our attention function records.
@@ -108,7 +111,8 @@ class Tape:
     patched (see `measure.apart`).
 
     `examples`: their indices in the task. `tokens`: clean and corrupted ids, [B, n] each. `calls[l]`: keyword arguments
-    of layer l's attention module for the positions start … n − 1. `prefix`: keys and values of the positions before
+    of layer l's attention module for the positions start … n − 1, and under `BESIDE` of the mixer that stands beside
+    it, if one does (see `call`). `prefix`: keys and values of the positions before
     `start`. `tail`: last positions from the first on at which the metric of any pair is read; what runs of the bucket
     give back. Known of this very recording, so that calls that share it don't ask twice: `checked`: the places whose
     writes are what the weights say (`validate`); `ends`: the final residual of the engine's own run, by run and tail;
@@ -132,6 +136,14 @@ class Tape:
     def nbytes(self) -> int:
         """Bytes of all its tensors."""
         return sum(state.nbytes for state in (self.clean, self.corrupted, self.prefix) if state is not None)
+
+    def call(self, block: Block) -> dict[str, Any]:
+        """How a block's attention or mixer was called; of a mixer beside an attention: how that was."""
+        own = self.calls[block.layer]
+        if BESIDE in own and block.mixing == "mixer":
+            found: dict[str, Any] = own[BESIDE]
+            return found
+        return {name: value for name, value in own.items() if name != BESIDE}
 
     def keeping(self, sites: Mapping[str, Collection[str]]) -> Tape:
         """The same with some sites of its runs alone; run ("clean", "corrupted") → what it keeps."""
@@ -196,7 +208,7 @@ def _recorded(
             keys, values = (part if each == 1 else part.repeat_interleave(each, 1) for part in parts)
             cache.update(keys, values, layer)
     if embeddings is None:
-        embeddings = decoder.embeddings(ids).requires_grad_(grad) if grad else None
+        embeddings = decoder.embedded(ids).requires_grad_(grad) if grad and ids is not None else None
     rows, positions = (embeddings if ids is None else ids).shape[:2]  # type: ignore[union-attr]
     inputs: dict[str, Any] = {"input_ids": ids} if embeddings is None else {"inputs_embeds": embeddings}
     watched, what = hooks(*watch(decoder, state, calls)), f"Recording {rows} prompts of {positions} tokens"
@@ -306,22 +318,40 @@ def watch(decoder: Decoder, state: State, calls: list[dict[str, Any]]) -> list[A
             return part.register_forward_pre_hook(giving(view), with_kwargs=True)
         return norm.register_forward_hook(lambda _, __, output: view(output))
 
-    def keep_call(block: Block) -> Any:
+    def keep_mixer(mixer: Block, site: str, into: list[Tensor]) -> Any:
+        if site == "mixer_in":
+            view = giving(lambda x: keep(x.view_as(x), into))
+            return mixer.attention.register_forward_pre_hook(view, with_kwargs=True)
+        if site == "gate":
+            return _keep_gate(mixer, into)
+        if site == "channels":
+            return mixer.attention_out.register_forward_pre_hook(keep_input(into))
+        return mixer.attention_out.register_forward_hook(keep_output(into))
+
+    def keep_call(block: Block, keep: Callable[[dict[str, Any]], Any]) -> Any:
         dropped = {*CACHES, *BIASES, "hidden_states", "attention_mask", "rule", "keep", "change", "look"}
         if block.mixing == "mixer":  # which may keep states unless it is told not to
             dropped.remove("use_cache")
 
         def kept(_: Any, __: Any, kwargs: dict[str, Any]) -> None:
             called = {name: value for name, value in kwargs.items() if name not in dropped}
-            calls.append(called | ({"attention_mask": None} if block.mixing == "mixer" else {}))
+            keep(called | ({"attention_mask": None} if block.mixing == "mixer" else {}))
 
         return block.attention.register_forward_pre_hook(kept, with_kwargs=True)
+
+    def keep_calls(block: Block) -> list[Any]:
+        """How an attention and the mixer beside it are called, whichever comes first."""
+        if block.beside is None:
+            return [keep_call(block, calls.append)]
+        aside: dict[str, Any] = {}
+        own = keep_call(block, lambda called: calls.append(called | {BESIDE: aside}))
+        return [own, keep_call(block.beside, aside.update)]
 
     handles: list[Any] = []
     for block in decoder.blocks:
         handles += _without(block, state, calls, keep)
         if block.mixing != "nothing":
-            handles.append(keep_call(block))
+            handles += keep_calls(block)
         if block.one_norm:
             handles += keep_shared(block)
         else:
@@ -349,8 +379,8 @@ def watch(decoder: Decoder, state: State, calls: list[dict[str, Any]]) -> list[A
                 handles.append(_keep_experts(block, state))
             elif site == "router":
                 handles += _keep_router(block, partial(keep, into=into), into)
-            elif site == "gate":
-                handles.append(_keep_gate(block, into))
+            elif block.mixer is not None and site in _MIXER_SITES:
+                handles.append(keep_mixer(block.mixer, site, into))
             elif site in _PROJECTED:
                 handles.append(block.projections[_PROJECTED.index(site)].register_forward_hook(keep_projected(into)))
         if block.mixing == "attention" and any(site in state.sites for site in BY_OURS):
@@ -413,14 +443,18 @@ def _keep_router(block: Block, keep: Callable[[Tensor], Tensor], into: list[Tens
 
 
 #: Sites of what mixes the positions, and of the MLP.
-_MIXING_SITES = ("z", "attention", "attention_in", "gate", *_PROJECTED, *BY_OURS)
+_OF_ATTENTION = ("z", "attention", *_PROJECTED, *BY_OURS)
+_MIXER_SITES = ("channels", "mixed", "mixer_in", "gate")
+_MIXING_SITES = ("attention_in", *_OF_ATTENTION, *_MIXER_SITES)
 _MLP_SITES = ("neurons", "mlp", "mlp_in", "experts", "choice", "router", "inside", "weights")
 
 
 def blank_sites(block: Block) -> tuple[str, ...]:
     """Sites that a block has not: of an attention where there is a mixer, of a sublayer where there is none."""
-    ours = (*_PROJECTED, *BY_OURS) if block.gate is not None else ("gate", *_PROJECTED, *BY_OURS)
-    mixing = {"attention": ("gate",), "mixer": ours, "nothing": _MIXING_SITES}[block.mixing]
+    gate = () if block.mixer is not None and block.mixer.gate is not None else ("gate",)
+    of_attention = gate if block.beside is not None else _MIXER_SITES
+    of_mixer = (*gate, *_OF_ATTENTION)
+    mixing = {"attention": of_attention, "mixer": of_mixer, "nothing": _MIXING_SITES}[block.mixing]
     return mixing if block.has_mlp else (*mixing, *_MLP_SITES)
 
 

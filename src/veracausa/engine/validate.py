@@ -198,7 +198,7 @@ def require_gates(lm: Model, tape: Tape) -> None:
     """
     first = torch.tensor([0], device=lm.device)
     with attention_function(lm.decoder, SUFFIX):
-        for block in (block for block in lm.decoder.blocks if block.gate is not None):
+        for block, mixer in ((b, b.mixer) for b in lm.decoder.blocks if b.mixer is not None and b.mixer.gate):
             for run in (tape.clean, tape.corrupted):
                 own, stream = run.sites["gate"][block.layer][:1], run.residual[block.layer + 1][:1]
                 taken = torch.ones_like(own, dtype=torch.bool)
@@ -206,7 +206,7 @@ def require_gates(lm: Model, tape: Tape) -> None:
                 again = through(tape, run, block, first, [override], start=tape.start)
                 error = float((again - stream).abs().max())
                 allowed = rounding(precision_of(lm.decoder).dtype, float(stream.abs().max()) + 1e-6)
-                if not error <= allowed or block.gate_numbers.stop > getattr(block.gate, "out_features", 1 << 40):
+                if not error <= allowed or mixer.gate_numbers.stop > getattr(mixer.gate, "out_features", 1 << 40):
                     raise ContractError(misread(lm, "The mixer's gate", block, error))
 
 
@@ -220,9 +220,9 @@ def require_carried(lm: Model, tape: Tape, what: Carried) -> None:
         ContractError: names the block.
         ArchitectureError: its convolution is not seen.
     """
-    for block in (block for block in lm.decoder.blocks if block.mixing == "mixer"):
+    for block in (block.mixer for block in lm.decoder.blocks if block.mixer is not None):
         for run in (tape.clean, tape.corrupted):
-            stream, call = run.residual[block.layer][:1], tape.calls[block.layer]
+            stream, call = run.residual[block.layer][:1], tape.call(block)
             middle = stream.shape[1] // 2
             own = block.attention_write(block.attended(stream, call))[:, middle:]
             error = float((carrying(block, stream, stream, call, middle - 1, what) - own).abs().max())
@@ -250,6 +250,10 @@ def misread(lm: Model, part: str, block: Block, error: float) -> str:
     )
 
 
+#: Sites of a place's activations and of what the map behind them gives, where they are the place's own.
+_ENDS = {"channels": ("channels", "mixed")}
+
+
 def _misread(decoder: Decoder, block: Block, tape: Tape, place: Place) -> tuple[str, float, float]:
     """(part, largest error, what rounding may do) of one block's writes."""
     layer, attention, runs = (
@@ -258,8 +262,15 @@ def _misread(decoder: Decoder, block: Block, tape: Tape, place: Place) -> tuple[
         (tape.clean, tape.corrupted),
     )
     precision = precision_of(decoder).dtype
-    out = "attention" if attention else "mlp"
-    if (block.mixing == "nothing") if attention else not block.has_mlp:
+    beside = len(block.mixers) > 1
+    site, out = _ENDS.get(place, ("z", "attention") if attention else ("neurons", "mlp"))
+    if attention:
+        mixing = "mixer" if place == "channels" else "attention"
+        own = next((one for one in block.mixers if one.mixing == mixing), None)
+        if own is None:
+            return "What is not there", 0.0, 1.0
+        block = own
+    elif not block.has_mlp:
         return "What is not there", 0.0, 1.0
     shortest = min(run.residual[0].shape[1] for run in runs)  # where prompts have different lengths
     if place in OF_MLP and block.mixture is not None:
@@ -273,16 +284,17 @@ def _misread(decoder: Decoder, block: Block, tape: Tape, place: Place) -> tuple[
         if not error <= allowed:
             return "The router", error, allowed
     if place not in ("mlp", "router", *OF_MLP):
-        site = "z" if attention else "neurons"
-        own, module = (block.head_map, block.attention_out) if attention else (block.neuron_map, block.mlp_out)
+        read, module = (block.head_map, block.attention_out) if attention else (block.neuron_map, block.mlp_out)
         factor = block.attention_scale if attention else block.mlp_scale
         ends = [(run.sites[site][layer][:, :shortest], run.sites[out][layer][:, :shortest] * factor) for run in runs]
-        error, scale = off_map(decoder, module, own, ends)
+        error, scale = off_map(decoder, module, read, ends)
         if not error <= rounding(precision, scale):
             part = f"The {'attention output' if attention else 'down'} projection"
             return part, error, rounding(precision, scale)
     if block.parallel and not attention:
         return "The MLP", 0.0, 1.0  # the attention writes at the same time; `require_run` sees the sum
+    if attention and beside:
+        return "The attention", 0.0, 1.0  # so does the mixer beside it
     # Of a parallel block the whole MLP must be run, so there two positions must do.
     at = [0, shortest - 1] if block.parallel else slice(shortest)
     output = _firsts(runs, lambda state: state.sites[out][layer], at)

@@ -35,8 +35,8 @@ def require_edges(lm: Model, tape: Tape, *, gradients: bool = False, circuits: b
     Raises:
         ContractError: names the block and the part.
     """
-    require_sites(lm, tape, "z")
-    require_sites(lm, tape, "mlp")
+    for place in ("z", "channels", "mlp"):
+        require_sites(lm, tape, place)
     precision, decoder = precision_of(lm.decoder).dtype, lm.decoder
     for block in decoder.blocks:
         found: list[tuple[str, float, float]] = []
@@ -61,8 +61,9 @@ def require_edges(lm: Model, tape: Tape, *, gradients: bool = False, circuits: b
 @torch.no_grad()
 def _off_projections(decoder: Decoder, block: Block, tape: Tape, constants: bool) -> list[tuple[str, float, float]]:
     def normed(state: State) -> Tensor:
-        kept = state.sites.get("attention_in")
-        return kept[block.layer] if kept else decoder.found.run(block.attention_norm, state.residual[block.layer])
+        kept, layer = state.sites.get("attention_in"), block.layer
+        found: Tensor = kept[layer] if kept else decoder.found.run(block.attention_norm, state.residual[layer])
+        return found * block.given_scale
 
     runs = [(normed(state), state.sites) for state in (tape.clean, tape.corrupted)]
     found = []

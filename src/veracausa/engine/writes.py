@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from veracausa.anatomy import Decoder
+from veracausa.anatomy import Block, Decoder
 from veracausa.anatomy.graph import HEAD, INPUT, WRITER_MIXER
 from veracausa.engine.norms import norm_form
 from veracausa.engine.tape import State
@@ -25,41 +25,50 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 #: What a tape must hold of a run so that its writes can be told.
-SITES = ("z", "attention", "mlp")
+SITES = ("z", "attention", "channels", "mixed", "mlp")
+
+
+def values_of(state: State, part: Block) -> Tensor:
+    """What the output projection of an attention or a mixer reads in a recorded run: heads' values, or channels."""
+    return state.sites["channels" if part.mixing == "mixer" else "z"][part.layer]
+
+
+def output_of(state: State, part: Block) -> Tensor:
+    """What the output projection of an attention or a mixer gives in a recorded run."""
+    return state.sites["mixed" if part.mixing == "mixer" else "attention"][part.layer]
 
 
 def head_writes(
-    decoder: Decoder, state: State, layer: int, heads: Sequence[int] | None = None
+    decoder: Decoder, state: State, part: Block, heads: Sequence[int] | None = None
 ) -> Float[Tensor, "heads examples positions width"]:
-    """Writes of heads (default: all) of one block of a recorded run, or of its mixer's."""
-    return writes_of_heads(decoder, layer, state.sites["z"][layer], state.sites["attention"][layer], heads)
+    """Writes of heads (default: all) of an attention or a mixer of a recorded run; see `Block.mixers`."""
+    return writes_of_heads(decoder, part, values_of(state, part), output_of(state, part), heads)
 
 
 def writes_of_heads(
-    decoder: Decoder, layer: int, z: Tensor, output: Tensor, heads: Sequence[int] | None = None
+    decoder: Decoder, part: Block, z: Tensor, output: Tensor, heads: Sequence[int] | None = None
 ) -> Float[Tensor, "heads examples positions width"]:
-    """Writes of heads, given their values z and the output of the attention's output projection."""
-    block = decoder.blocks[layer]
+    """Writes of heads, given their values z and the output of the attention's (or mixer's) output projection."""
     exact = torch.promote_types(z.dtype, torch.float32)
-    count = decoder.graph.block(layer).count
-    weights = block.head_weights.to(exact).unflatten(0, (count, -1))
+    count = decoder.writers_of(part)
+    weights = part.head_weights.to(exact).unflatten(0, (count, -1))
     split = z.to(exact).unflatten(-1, (count, -1))
     if heads is not None:
         weights, split = weights[list(heads)], split[..., list(heads), :]
     writes = torch.einsum("bshd,hdw->hbsw", split, weights)
-    return rescaled(decoder, layer, writes, output)
+    return rescaled(decoder, part, writes, output)
 
 
-def rescaled(decoder: Decoder, layer: int, part: Tensor, output: Tensor) -> Float[Tensor, "*rows positions width"]:
-    """What a part of the attention's output writes behind the post-norm, whose scale is that of the whole output."""
-    norm = decoder.blocks[layer].attention_post_norm
+def rescaled(decoder: Decoder, block: Block, share: Tensor, output: Tensor) -> Float[Tensor, "*rows positions width"]:
+    """What a share of the attention's output writes behind the post-norm, whose scale is that of the whole output."""
+    norm = block.attention_post_norm
     if norm is None:
-        return part
-    form, written = norm_form(decoder, norm), norm(output).to(part.dtype)
+        return share
+    form, written = norm_form(decoder, norm), norm(output).to(share.dtype)
     if form.bias is not None:  # a constant of the stream, of no head
         written = written - form.bias
-    rescaled = form.linear(part) * _live_inverse(form.linear(output.to(part.dtype)), written)
-    return rescaled * decoder.blocks[layer].scale
+    rescaled = form.linear(share) * _live_inverse(form.linear(output.to(share.dtype)), written)
+    return rescaled * block.attention_factor
 
 
 def mlp_write(decoder: Decoder, state: State, layer: int) -> Float[Tensor, "examples positions width"]:
@@ -96,8 +105,8 @@ def writes_in_turn(
     exact = torch.promote_types(state.residual[0].dtype, torch.float32)
     makers: list[tuple[int, Callable[[], Tensor]]] = [(1, lambda: state.residual[0].to(exact)[None])]
     for layer in range(decoder.layers):
-        if count := decoder.graph.block(layer).count:
-            makers.append((count, partial(head_writes, decoder, state, layer)))
+        for part in decoder.blocks[layer].mixers:
+            makers.append((decoder.writers_of(part), partial(head_writes, decoder, state, part)))
         if decoder.blocks[layer].has_mlp:
             makers.append((1, lambda layer=layer: mlp_write(decoder, state, layer)[None]))  # type: ignore[misc]
     first = 0
@@ -136,7 +145,10 @@ def _writing(decoder: Decoder, state: State, writer: int) -> Float[Tensor, "exam
     if kind == INPUT:
         return state.residual[0].to(torch.promote_types(state.residual[0].dtype, torch.float32))
     if kind in (HEAD, WRITER_MIXER):
-        return head_writes(decoder, state, layer, [max(0, int(graph.writer_index[writer]))])[0]
+        block = decoder.blocks[layer]
+        part = block.mixer if kind == WRITER_MIXER else block
+        assert part is not None
+        return head_writes(decoder, state, part, [max(0, int(graph.writer_index[writer]))])[0]
     return mlp_write(decoder, state, layer)
 
 
@@ -148,9 +160,10 @@ def moving(decoder: Decoder, base: State, other: State | None) -> Float[Tensor, 
         return torch.ones(graph.writers, *shape, dtype=torch.bool, device=base.residual[0].device)
     found = [(base.residual[0] != other.residual[0]).any(-1)[None]]
     for layer in range(decoder.layers):
-        if count := graph.block(layer).count:
-            z = (base.sites["z"][layer] != other.sites["z"][layer]).unflatten(-1, (count, -1)).any(-1).movedim(-1, 0)
-            if decoder.blocks[layer].attention_post_norm is not None:  # a sibling's change rescales a head's write
+        for part in decoder.blocks[layer].mixers:
+            count = decoder.writers_of(part)
+            z = (values_of(base, part) != values_of(other, part)).unflatten(-1, (count, -1)).any(-1).movedim(-1, 0)
+            if part.attention_post_norm is not None:  # a sibling's change rescales a head's write
                 z = z.any(0, keepdim=True).expand(count, -1, -1)
             found.append(z)
         if decoder.blocks[layer].has_mlp:

@@ -257,7 +257,7 @@ class PathSlopes:
             every: Tensor = block.attention_write(new) - block.attention_write(old)
             return every
         part, own = reads.through(moved, reads.reading), reads.through(before, reads.reading)
-        return rescaled(decoder, layer, own + part, new) - rescaled(decoder, layer, own, old)
+        return rescaled(decoder, block, own + part, new) - rescaled(decoder, block, own, old)
 
     def _heads(self, layer: int, seen: Any, stream: Tensor | None) -> tuple[HeadReads, Tensor, Tensor]:
         """z of heads some of whose queries, keys and values see a stream, and its change."""

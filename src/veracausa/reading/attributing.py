@@ -86,7 +86,11 @@ class LogitAttributionWork(BothRuns):
                     found["where"][run, index, :, :length] = self._where(frozen, by_place).to(found["where"])
 
         with self.calling(show_progress) as call:
-            places = ("z", *(("neurons",) if self.neurons else ()))
+            places = (
+                "z",
+                *(("channels",) if self.lm.decoder.has_mixers else ()),
+                *(("neurons",) if self.neurons else ()),
+            )
             self.each(call, f"logit attribution of {n:,} pairs", split, self.sites, places)
         return LogitAttribution(
             names=tuple(names), runs=self.runs, values=found["values"], total=found["total"], metric=found["metric"],
@@ -114,22 +118,22 @@ class LogitAttributionWork(BothRuns):
         found.scatter_add_(2, at[:, None].expand(-1, found.shape[1], -1), by_place.transpose(1, 2))
         first = 1
         for layer in range(self.lm.layers):
-            heads = self.lm.decoder.structure.block(layer).count
-            if blocks[layer].mixing == "attention":
-                keys = frozen.by_key(layer).sum(1)
-                _require_close(self.lm, keys.sum(-1), found[:, first : first + heads].sum(-1), "its keys")
-                found[:, first : first + heads] = keys
-            first += heads + self._behind(layer)
+            for part in blocks[layer].mixers:
+                heads = self.lm.decoder.writers_of(part)
+                if part.mixing == "attention":
+                    keys = frozen.by_key(layer).sum(1)
+                    _require_close(self.lm, keys.sum(-1), found[:, first : first + heads].sum(-1), "its keys")
+                    found[:, first : first + heads] = keys
+                first += heads + (part.head_map.bias is not None)
+            first += self._behind(layer)
         return found
 
     def _behind(self, layer: int) -> int:
-        """How many rows of a layer stand behind its heads'."""
+        """How many rows of a layer its MLP has."""
         block = self.lm.decoder.blocks[layer]
-        biases = [None if block.mixing == "nothing" else block.head_map.bias]
-        if not block.has_mlp:
-            return sum(bias is not None for bias in biases)
-        biases += [block.neuron_map.bias] if layer in self.neurons else []
-        return sum(bias is not None for bias in biases) + (self.lm.neurons if layer in self.neurons else 1)
+        if layer in self.neurons:
+            return self.lm.neurons + (block.neuron_map.bias is not None)
+        return int(block.has_mlp)
 
     def _require_sum(self, bucket: Bucket, total: Tensor, values: Tensor) -> None:
         _require_close(self.lm, values.sum(-1), total, "the writes", float(values.abs().sum(-1).max()))

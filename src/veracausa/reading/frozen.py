@@ -21,17 +21,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from veracausa.anatomy import Decoder
+from veracausa.anatomy import Block, Decoder
 from veracausa.engine.bucket import Bucket
 from veracausa.engine.norms import norm_form
 from veracausa.engine.tape import State
+from veracausa.engine.writes import output_of, values_of
 from veracausa.reading.both_runs import at_places
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 #: What a tape must hold of a run.
-SITES = ("z", "attention", "mlp")
+SITES = ("z", "attention", "channels", "mixed", "mlp")
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,21 +72,21 @@ class Frozen:
         """Names of writes with what they add at each place, in the order of the stream, constants last."""
         yield ["input"], self._along(self.state.residual[0], 0)[..., None]
         for layer in range(self.decoder.layers):
-            if self.decoder.blocks[layer].mixing != "nothing":
-                yield from self._attention(layer)
+            for part in self.decoder.blocks[layer].mixers:
+                yield from self._attention(part)
             if self.decoder.blocks[layer].has_mlp:
                 yield from self._neurons(layer) if layer in neurons else self._mlp(layer)
         for name, values in self.constants.items():
             yield [name], values[..., None]
 
-    def _attention(self, layer: int) -> Iterator[tuple[Sequence[str], Tensor]]:
-        graph, block = self.decoder.structure, self.decoder.blocks[layer]
-        own = graph.block(layer)
-        z = at_places(self.bucket, self.state.sites["z"][layer]).unflatten(-1, (own.count, -1))
-        yield graph.writer_names[own.heads], (z * self.values_gradient(layer)).sum(-1)
+    def _attention(self, part: Block) -> Iterator[tuple[Sequence[str], Tensor]]:
+        graph, layer = self.decoder.structure, part.layer
+        writers, _ = graph.block(layer).of(part.mixing)
+        z = at_places(self.bucket, values_of(self.state, part)).unflatten(-1, (self.decoder.writers_of(part), -1))
+        yield graph.writer_names[writers], (z * self.values_gradient(part)).sum(-1)
         yield from self._bias(
-            f"{'x' if block.mixing == 'mixer' else 'a'}{layer}.bias", layer, self._behind_attention(layer),
-            block.head_map.bias, block.attention_post_norm,
+            f"{'x' if part.mixing == 'mixer' else 'a'}{layer}.bias", layer, self._behind_attention(part),
+            part.head_map.bias, part.attention_post_norm, part.attention_factor,
         )  # fmt: skip
 
     def _mlp(self, layer: int) -> Iterator[tuple[Sequence[str], Tensor]]:
@@ -94,46 +95,48 @@ class Frozen:
 
     def _neurons(self, layer: int) -> Iterator[tuple[Sequence[str], Tensor]]:
         block = self.decoder.blocks[layer]
-        gradient = self._behind(layer, block.mlp_post_norm, self.state.sites["mlp"][layer])
+        gradient = self._behind(block.mlp_post_norm, block.mlp_factor, layer, self.state.sites["mlp"][layer])
         active = at_places(self.bucket, self.state.sites["neurons"][layer])
         yield (
             [f"m{layer}.n{index}" for index in range(self.decoder.neurons)],
             active * (gradient @ _exact(block.neuron_weights).T),
         )
-        yield from self._bias(f"m{layer}.bias", layer, gradient, block.neuron_map.bias, block.mlp_post_norm)
-
-    def values_gradient(self, layer: int) -> Float[Tensor, "examples places heads head_dim"]:
-        """What g is at the values z of the heads, or of the mixer's writers."""
-        weights = _exact(self.decoder.blocks[layer].head_weights)
-        return (self._behind_attention(layer) @ weights.T).unflatten(
-            -1, (self.decoder.structure.block(layer).count, -1)
+        yield from self._bias(
+            f"m{layer}.bias", layer, gradient, block.neuron_map.bias, block.mlp_post_norm, block.mlp_factor
         )
+
+    def values_gradient(self, part: Block) -> Float[Tensor, "examples places heads head_dim"]:
+        """What g is at the values z of an attention's heads, or of a mixer's writers."""
+        weights = _exact(part.head_weights)
+        return (self._behind_attention(part) @ weights.T).unflatten(-1, (self.decoder.writers_of(part), -1))
 
     def by_key(self, layer: int) -> Float[Tensor, "examples places heads keys"]:
         """What each head brings from each key: its weight there times the value, along g."""
         values = _exact(self.state.values[layer])
         values = values.repeat_interleave(self.decoder.heads // values.shape[1], 1)
         pattern = at_places(self.bucket, self.state.sites["pattern"][layer].transpose(1, 2))
-        return torch.einsum("ephd,ehkd->ephk", self.values_gradient(layer), values) * pattern
+        return torch.einsum("ephd,ehkd->ephk", self.values_gradient(self.decoder.blocks[layer]), values) * pattern
 
-    def _behind_attention(self, layer: int) -> Tensor:
-        return self._behind(layer, self.decoder.blocks[layer].attention_post_norm, self.state.sites["attention"][layer])
+    def _behind_attention(self, part: Block) -> Tensor:
+        return self._behind(part.attention_post_norm, part.attention_factor, part.layer, output_of(self.state, part))
 
-    def _behind(self, layer: int, norm: nn.Module | None, output: Tensor) -> Float[Tensor, "examples places width"]:
-        """g at what a sublayer gives before the norm behind it, if it has one."""
+    def _behind(
+        self, norm: nn.Module | None, factor: float, layer: int, output: Tensor
+    ) -> Float[Tensor, "examples places width"]:
+        """g at what a sublayer gives before the norm behind it, if it has one; that norm's output is times `factor`."""
         gradient = self._scaled(layer)
         if norm is None:
             return gradient
         given, form = at_places(self.bucket, output), norm_form(self.decoder, norm)
         inverse = form.inverse(given, _exact(norm(_as(given, self.state))))
-        return form.pull_back(given, inverse, gradient[None] * self.decoder.blocks[layer].scale, True)[0]
+        return form.pull_back(given, inverse, gradient[None] * factor, True)[0]
 
     def _bias(
-        self, name: str, layer: int, gradient: Tensor, bias: Tensor | None, norm: nn.Module | None
+        self, name: str, layer: int, gradient: Tensor, bias: Tensor | None, norm: nn.Module | None, factor: float
     ) -> Iterator[tuple[Sequence[str], Tensor]]:
         """The constant of a sublayer: its output's bias, and that of the norm behind it."""
         behind = None if norm is None else norm_form(self.decoder, norm).bias
-        behind_norm = self._scaled(layer) * self.decoder.blocks[layer].scale
+        behind_norm = self._scaled(layer) * factor
         found = [(g * _exact(b)).sum(-1) for g, b in ((gradient, bias), (behind_norm, behind)) if b is not None]
         if found:
             yield [name], torch.stack(found).sum(0)[..., None]

@@ -94,6 +94,17 @@ HYBRIDS: dict[str, Anatomy] = {
     ),
     **like(
         _HYBRID,
+        "falcon_h1",
+        side_by_side=True,
+        attention_in_scale="attention_in_multiplier",
+        attention_out_scale="attn_out_multiplier",
+        mixer_out_scale="ssm_out_multiplier",
+        down_scale="feed_forward.down_multiplier",
+        embedding_scale="embedding_multiplier",
+        logit_scale="lm_head_multiplier",
+    ),
+    **like(
+        _HYBRID,
         "lfm2",
         "lfm2_moe",
         mixer=Mixer("conv", "conv.out_proj", gate=("conv.in_proj", 1), scans=False, goes_on="past_key_values"),

@@ -414,8 +414,8 @@ def _sites_of(decoder: Decoder) -> list[Site]:
     sites = [Site(0, "input", (0, False))]
     for layer, block in enumerate(decoder.blocks):
         stem: dict[str, str] = {"attention": "a", "mixer": "x"}
-        if block.mixing in stem:
-            sites.append(Site(len(sites), f"{stem[block.mixing]}{layer}", where(decoder, "z", layer).join))
+        for part in block.mixers:
+            sites.append(Site(len(sites), f"{stem[part.mixing]}{layer}", where(decoder, "z", layer).join))
         if block.has_mlp:
             sites.append(Site(len(sites), f"m{layer}", where(decoder, "mlp", layer).join))
     return sites
@@ -427,5 +427,5 @@ def _writers(graph: Wiring, site: Site) -> range:
         return range(1)
     name = str(site.name)
     at = graph.block(int(name[1:]))
-    own = at.mlp if name.startswith("m") else at.heads
+    own = at.mlp if name.startswith("m") else at.of({"a": "attention", "x": "mixer"}[name[0]])[0]
     return range(own.start, own.stop)

@@ -98,7 +98,7 @@ class _Chunk:
 def embeddings(bucket: PathBucket) -> tuple[Tensor, Tensor]:
     """Embeddings of the patched run's prompts and of the other run's, [examples, positions, width] each."""
     clean, corrupted = bucket.tape.tokens
-    start, embed = bucket.tape.start, bucket.lm.decoder.embeddings
+    start, embed = bucket.tape.start, bucket.lm.decoder.embedded
     with torch.no_grad():
         ends = embed(clean[:, start:]), embed(corrupted[:, start:])
     return ends if bucket.noising else ends[::-1]
