@@ -273,8 +273,13 @@ class Plain:
     def _adds_inside(self, experts: Any, expert: int, neuron: int, ids: Tensor) -> tuple[Tensor, Tensor]:
         """What a neuron of an expert adds to the experts' sum in a run, and the expert's weights."""
         tokens, choice, weights = self._given(experts, ids)
-        weights, down = weights * (choice == expert), experts.down_proj.data
-        column = down[expert, neuron] if getattr(experts, "is_transposed", False) else down[expert, :, neuron]
+        weights, down = weights * (choice == expert), getattr(experts, "down_proj", None)
+        if down is None:  # below one another
+            below = experts.mlp.w2.data
+            column = below.view(experts.num_experts, -1, below.shape[1])[expert, neuron]
+        else:
+            turned = getattr(experts, "is_transposed", False)
+            column = down.data[expert, neuron] if turned else down.data[expert, :, neuron]
         kept, whole = column.clone(), experts(tokens, choice, weights)
         column.zero_()
         without = experts(tokens, choice, weights)

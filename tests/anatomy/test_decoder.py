@@ -16,11 +16,6 @@ from veracausa.errors import ArchitectureError
     ("kind", "sizes", "words"),
     [
         ("rwkv", {}, ["recurrence", "`rwkv`"]),
-        (
-            "falcon_h1",
-            {"num_attention_heads": 4, "mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8},
-            ["state-space layer", "`mamba`", "both write"],
-        ),
         ("bart", {"d_model": 16, "decoder_layers": 2}, ["cross-attention", "`encoder_attn`"]),
         (
             "roberta",

@@ -19,7 +19,7 @@ from veracausa.tasks.task import Task
 
 QUIET = {"show_progress": False}
 FAMILIES = list(naive.LAYOUTS)
-FAST = ("mamba", "mamba2", "nemotron_h")
+FAST = ("mamba", "mamba2", "nemotron_h", "falcon_h1")
 #: Scans of heads compute in float32, whatever the model is in.
 CLOSE = 1e-6
 

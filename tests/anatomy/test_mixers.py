@@ -11,8 +11,9 @@ from veracausa.effects import Added
 from veracausa.errors import ArchitectureError, MethodError, UnitError
 
 FAST = ("mamba", "bamba")
-#: Another seed where the pair of the contracts has too narrow a gap for float32; of one family there alone.
-SEEDS = {"granitemoehybrid": 3}
+#: Another seed where the pair of the contracts has too narrow a gap for float32, or a step of a finite difference is too
+#: wide; of one family there alone.
+SEEDS = {"granitemoehybrid": 3, "falcon_h1": 2}
 SEED_OF_CONTRACTS = {"nemotron_h": 4}
 
 
@@ -64,7 +65,7 @@ def taking(new, where):
 def test_exact_effects_are_those_of_hooks(family, task_of):
     """Whole mixers, channels, one position, and zeros: by hooks before the bare model's output projections."""
     lm, task, whole = model(family), task_of(9), (slice(None), slice(None))
-    outs = {layer: lm.decoder.blocks[layer].attention_out for layer in lm.decoder.layers_with("mixer")}
+    outs = {layer: lm.decoder.blocks[layer].mixer.attention_out for layer in lm.decoder.layers_with("mixer")}
     first, last = min(outs), max(outs)
     asked = {
         "counterfactual": {
@@ -114,7 +115,7 @@ def test_estimates_are_slopes(family, task_of):
     """Attribution patching of a mixer, summed over its channels, is the derivative of steering along the difference."""
     lm, task = model(family), task_of(9)
     layer = max(lm.decoder.layers_with("mixer")[:-1], default=0)
-    out = lm.decoder.blocks[layer].attention_out
+    out = lm.decoder.blocks[layer].mixer.attention_out
     new, own = (read(lm, tokens, out) for tokens in (task.corrupted[0], task.clean[0]))
     whole = float(vc.attribute(lm, task, units=[f"x{layer}"], method="atp", show_progress=False).values)
     channels = [f"x{layer}.c{i}" for i in range(lm.decoder.channels)]
@@ -144,6 +145,8 @@ def test_what_a_family_has_not_is_named(task_of):
     lm, task = model("mamba"), task_of(6)
     with pytest.raises(ArchitectureError, match=r"no heads .* mixed by other means than attention. Ask for mixers"):
         vc.exact(lm, task, show_progress=False)
+    with pytest.raises(ArchitectureError, match=r"Where errors arise is not told of Mamba.* scans have no tangents"):
+        vc.causes.locate(lm, task, units=["x1"], show_progress=False)
     with pytest.raises(ArchitectureError, match=r"no mlps .* its blocks have no MLP"):
         vc.exact(lm, task, units="mlps", show_progress=False)
     with pytest.raises(ArchitectureError, match=r"channels are not grouped into heads. Ask for channels"):
@@ -214,7 +217,7 @@ def test_forecasts(family, task_of):
 GATES = {
     **dict.fromkeys(("mamba", "falcon_mamba"), ("mixer.in_proj", lambda c: slice(c, 2 * c))),
     **dict.fromkeys(("mamba2", "nemotron_h"), ("mixer.in_proj", lambda c: slice(0, c))),
-    **dict.fromkeys(("bamba", "granitemoehybrid"), ("mamba.in_proj", lambda c: slice(0, c))),
+    **dict.fromkeys(("bamba", "falcon_h1", "granitemoehybrid"), ("mamba.in_proj", lambda c: slice(0, c))),
     "jamba": ("mamba.in_proj", lambda c: slice(c, 2 * c)),
     "lfm2": ("conv.in_proj", lambda c: slice(c, 2 * c)),
     "recurrent_gemma": ("temporal_block.linear_y", lambda c: slice(0, c)),

@@ -12,7 +12,7 @@ from veracausa.engine import restart, suffix
 
 QUIET = {"show_progress": False}
 #: Families whose mixers go on from a cache for any number of tokens, and those that do so for one alone, or not.
-GOING_ON = ("mamba2", "bamba", "granitemoehybrid", "lfm2", "nemotron_h", "qwen3_next", "olmo_hybrid")
+GOING_ON = ("mamba2", "bamba", "falcon_h1", "granitemoehybrid", "lfm2", "nemotron_h", "qwen3_next", "olmo_hybrid")
 WHOLE = ("mamba", "falcon_mamba", "jamba", "recurrent_gemma")
 
 
@@ -30,7 +30,7 @@ class InFloat64(TorchFunctionMode):
 def counted(lm, call, monkeypatch, restarts=True):
     """What a call gives, and how many tokens went through mixers in it."""
     tokens = []
-    mixers = [lm.decoder.blocks[layer].attention for layer in lm.decoder.layers_with("mixer")]
+    mixers = [lm.decoder.blocks[layer].mixer.attention for layer in lm.decoder.layers_with("mixer")]
     handles = [
         mixer.register_forward_pre_hook(
             lambda _, args, kwargs: tokens.append((args[0] if args else kwargs["hidden_states"]).shape[:2].numel()),

@@ -28,6 +28,7 @@ LAYOUTS: dict[str, tuple[str, str, list[tuple[str, ...]]]] = {
     **dict.fromkeys(("mamba", "falcon_mamba", "mamba2"), ("backbone.layers", "backbone.norm_f", _LONE[:1])),
     "nemotron_h": ("model.layers", "model.norm_f", _LONE),
     **dict.fromkeys(("bamba", "jamba"), ("model.layers", "model.final_layernorm", _HYBRID)),
+    "falcon_h1": ("model.layers", "model.final_layernorm", [_HYBRID[1], _HYBRID[0], _HYBRID[2]]),  # both in each block
     "granitemoehybrid": ("model.layers", "model.norm", _pair(
         "input_layernorm", "mamba", "out_proj", "self_attn", "o_proj", "post_attention_layernorm", "shared_mlp")),
     "lfm2": ("model.layers", "model.embedding_norm", _pair(
@@ -46,7 +47,10 @@ def part(root: Any, path: str) -> Any:
 
 @dataclass
 class Sublayer:
-    """`heads`, `groups`: writers, and key/value heads; `call`: arguments of the module, beside what it reads."""
+    """`heads`, `groups`: writers, and key/value heads; `call`: arguments of the module, beside what it reads.
+
+    `scale`, `given`: what its output and what it is given are multiplied by; `beside`: reads what the one before reads.
+    """
 
     kind: str
     layer: int
@@ -56,6 +60,9 @@ class Sublayer:
     heads: int
     groups: int
     call: dict[str, Any]
+    scale: float
+    given: float
+    beside: bool
 
     @property
     def writers(self) -> list[str]:
@@ -88,7 +95,7 @@ class Naive:
         """`heads`: of a mixer, where it has some."""
         blocks, final, kinds = LAYOUTS[family]
         self.hf, self.final, self.parts = hf, part(hf, final), []
-        self.scale = float(getattr(hf.config, "residual_multiplier", 1.0))
+        scale = float(getattr(hf.config, "residual_multiplier", 1.0))
         self.blocks = part(hf, blocks)
         for layer, block in enumerate(self.blocks):
             for norm, module, out, kind in kinds:
@@ -97,15 +104,24 @@ class Naive:
                 many = {"mixer": heads, "attention": hf.config.num_attention_heads if kind == "attention" else 0}
                 groups = getattr(hf.config, "num_key_value_heads", 0) if kind == "attention" else 0
                 ends = part(block, out) if kind != "mlp" else None
-                one = Sublayer(kind, layer, part(block, norm), part(block, module), ends, many.get(kind, 0), groups, {})
-                self.parts.append(one)
+                own = {"attention": "attn_out_multiplier", "mixer": "ssm_out_multiplier"}.get(kind, "")
+                given = float(getattr(block, "attention_in_multiplier", 1.0)) if kind == "attention" else 1.0
+                factors = scale * float(getattr(block, own, 1.0)), given
+                beside = bool(self.parts) and family == "falcon_h1" and kind == "mixer"
+                self.parts.append(
+                    Sublayer(
+                        kind, layer, part(block, norm), part(block, module), ends, many.get(kind, 0), groups, {},
+                        *factors, beside,
+                    )  # fmt: skip
+                )
 
     @property
     def edges(self) -> list[str]:
         """Names of all edges, reader by reader."""
-        found, seen = [], ["input"]
+        found, seen, before = [], ["input"], ["input"]
         for one in self.parts:
-            found += [f"{writer}->{reader}" for reader in one.readers for writer in seen]
+            before = before if one.beside else seen
+            found += [f"{writer}->{reader}" for reader in one.readers for writer in before]
             seen = [*seen, *one.writers]
         return found + [f"{writer}->logits" for writer in seen]
 
@@ -136,20 +152,23 @@ class Naive:
     def run(self, embedded: Tensor, see: Callable[[str, int, Tensor, dict[str, Tensor]], Tensor]) -> Run:
         """`see(reader, place, stream, writes)`: what a reader sees."""
         writes, streams, stream = {"input": embedded}, [], embedded
+        before = writes
         for place, one in enumerate(self.parts):
-            streams.append(stream)
-            own = {reader: see(reader, place, stream, writes) for reader in one.readers}
+            streams.append(streams[-1] if one.beside else stream)
+            before = before if one.beside else writes
+            own = {reader: see(reader, place, streams[-1], before) for reader in one.readers}
             output, z = self._called(one, own)
             if one.kind == "mlp":
                 new = [output]
             else:
                 count, weight = max(1, one.heads), one.out.weight
                 new = [z[..., c] @ weight[:, c].T for c in torch.arange(z.shape[-1]).chunk(count)]
-            writes = writes | {name: write * self.scale for name, write in zip(one.writers, new, strict=True)}
-            stream = stream + output * self.scale
+            writes = writes | {name: write * one.scale for name, write in zip(one.writers, new, strict=True)}
+            stream = stream + output * one.scale
         streams.append(stream)
         end = see("logits", len(self.parts), stream, writes)
         logits = self.hf.lm_head(self.final(end))[:, -1] / float(getattr(self.hf.config, "logits_scaling", 1.0))
+        logits = logits * float(getattr(self.hf.config, "lm_head_multiplier", 1.0))
         cap = getattr(self.hf.config, "logits_soft_cap", None)
         return Run(writes, streams, logits if cap is None else cap * torch.tanh(logits / cap))
 
@@ -158,9 +177,9 @@ class Naive:
         handles = []
         if one.out is not None:
             handles.append(one.out.register_forward_pre_hook(lambda _, args: kept.append(args[0])))
-        given = one.norm(next(iter(seen.values())))
+        given = one.norm(next(iter(seen.values()))) * one.given
         if one.kind == "attention":
-            inputs = {name: one.norm(x) for name, x in seen.items()}
+            inputs = {name: one.norm(x) * one.given for name, x in seen.items()}
             for kind, letter, many in (("q", "h", one.heads), ("k", "kv", one.groups), ("v", "kv", one.groups)):
                 projection = getattr(one.module, f"{kind}_proj")
                 names = [f"a{one.layer}.{letter}{i}<{kind}>" for i in range(many)]

@@ -295,6 +295,14 @@ _MIXED: dict[str, tuple[str, dict]] = {
         | {"linear_num_key_heads": 2, "linear_num_value_heads": 4}
         | {"linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_conv_kernel_dim": 3},
     ),
+    "falcon_h1": (
+        "falcon_h1",
+        _HYBRID
+        | _HEADS_OF_HYBRIDS
+        | {"mamba_d_ssm": 48, "embedding_multiplier": 1.3, "lm_head_multiplier": 0.8, "key_multiplier": 1.2}
+        | {"attention_in_multiplier": 1.3, "attention_out_multiplier": 0.7, "ssm_in_multiplier": 1.2}
+        | {"ssm_out_multiplier": 0.8, "mlp_multipliers": [0.8, 1.2], "ssm_multipliers": [0.9, 1.1, 0.8, 1.2, 0.7]},
+    ),
     "olmo_hybrid": (
         "olmo_hybrid",
         _GQA

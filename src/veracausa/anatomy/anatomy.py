@@ -54,7 +54,8 @@ class Anatomy:
     MLP. `mlp`: None where a block calls its parts itself; then `mlp_in` is the first of them. `mlp_beside`: one that
     runs before it on the same input, where a block has both (see `beside`). `experts`: what stands in a mixture of
     experts in the place of a down projection and an activation; `router`: what chooses among them; `shared`: an expert
-    beside them that sees every token; `experts_scale`: the block's number by which their sum is multiplied; `averaged`:
+    beside them that sees every token; `experts_down`: where the experts keep their down projections below one another,
+    neuron by neuron; `experts_scale`: the block's number by which their sum is multiplied; `averaged`:
     config attribute that says "average" where the MLP halves the sum of both. `up`: the branch that a gated MLP
     multiplies its activation with (None: no gate); `up_fused`: the latter half of that module's output. `joins_rows`:
     the block gives its MLP rows and positions as one dimension. `gives_two`: the MLP gives something beside its output.
@@ -107,6 +108,7 @@ class Anatomy:
     experts: str | None = None
     router: Path = ("mlp.gate", "mlp.router")
     shared: Path = ("mlp.shared_experts", "mlp.shared_expert", "mlp.shared_mlp")
+    experts_down: str | None = None
     experts_scale: str | None = None
     averaged: str | None = None
     up: str | None = "mlp.up_proj"
@@ -141,7 +143,7 @@ class Anatomy:
 
     def mixing(self, block: Any) -> Mixing:
         """What mixes the positions in a block of this family."""
-        if self.mixer is not None and part_of(block, self.mixer.out) is not None and not self.both(block):
+        if self.mixer is not None and part_of(block, self.mixer.told_by or self.mixer.out) and not self.both(block):
             return "mixer"
         return "nothing" if self.lone and part_of(block, self.attention_out) is None else "attention"
 

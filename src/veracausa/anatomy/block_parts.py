@@ -137,4 +137,4 @@ def _mixture(anatomy: Anatomy, config: Any, module: nn.Module) -> Mixture | None
     scale = 1.0 if anatomy.experts_scale is None else float(part_of(module, anatomy.experts_scale))
     if shared is not None and anatomy.averaged is not None and getattr(config, anatomy.averaged) == "average":
         scale /= 2
-    return Mixture(experts, part_of(module, anatomy.router), shared is not None, scale)
+    return Mixture(experts, part_of(module, anatomy.router), shared is not None, scale, anatomy.experts_down)

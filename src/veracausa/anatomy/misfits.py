@@ -96,7 +96,10 @@ def misfit(hf: Any) -> str | None:
     named += [(path, "number") for path, _ in hf.named_buffers()]
     inside = [(rest, kind) for path, kind in named if (rest := _in_block(path))]
     if _side_by_side({path for path, _ in named}):
-        return "Its blocks have an attention and a state-space layer side by side (`self_attn`, `mamba`): both write."
+        return (
+            "Its blocks have an attention and a state-space layer side by side (`self_attn`, `mamba`), as Falcon-H1's: "
+            "try load(…, anatomy='falcon_h1') and let lm.check() judge."
+        )
     for table, modules in ((AROUND, named), (INSIDE, inside)):
         for pattern, words in table:
             for path, kind in modules:

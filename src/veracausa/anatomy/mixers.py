@@ -24,6 +24,7 @@ class Mixer:
     stand before it in what that gives; None where it is not told apart. `scans`: whether it carries a state from
     position to position, beside what its convolution looks back at. `goes_on`: the argument of a cache from which it
     goes on for any number of tokens; None where it does so for one token alone, or keeps what it carries elsewhere.
+    `told_by`: a part that no attention of the family has, where an attention's output projection is called like `out`.
 
     >>> Mixer("mixer", "mixer.out_proj", heads="num_heads", state="ssm_state_size", gate=("mixer.in_proj", 0))
     """
@@ -34,6 +35,7 @@ class Mixer:
     state: str | None = None
     gate: tuple[str, int] | None = None
     scans: bool = True
+    told_by: str | None = None
     goes_on: str | None = None
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from veracausa.anatomy.anatomy import part_of
 from veracausa.anatomy.found import Found
 from veracausa.errors import ArchitectureError
 
@@ -51,9 +52,14 @@ class _Down(TorchFunctionMode):
         if expert >= 0 and len(args) > 1 and args[1] is taken:
             self.seen[expert], self.current = args[0], (-1, self.weights)
         found = func(*args, **(kwargs or {}))
-        if func is Tensor.__getitem__ and args[0] is self.weights:
+        if func is Tensor.__getitem__ and _same(args[0], self.weights):
             self.current = int(args[1]), found
         return found
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether both are one tensor, or views of one that look at the same."""
+    return one is other or (one.shape == other.shape and one.data_ptr() == other.data_ptr())
 
 
 @contextmanager
@@ -76,13 +82,14 @@ class Mixture:
 
     `experts`: the module that is called with tokens, each one's choice and weights. `router`: the module that makes
     these. `has_shared`: whether an expert that sees every token stands beside them. `scale`: what the MLP multiplies
-    the experts' sum with.
+    the experts' sum with. `below`: where the down projections lie below one another; see `Anatomy.experts_down`.
     """
 
     experts: nn.Module
     router: nn.Module
     has_shared: bool
     scale: float
+    below: str | None = None
 
     @property
     def count(self) -> int:
@@ -119,23 +126,29 @@ class Mixture:
     @property
     def neurons(self) -> int:
         """How many neurons an expert has; 0 where its down projection is not told."""
-        down = getattr(self.experts, "down_proj", None)
+        down = self._down
         return int(down.shape[1 if self._turned else 2]) if isinstance(down, Tensor) and down.ndim == 3 else 0
 
     @property
     def _turned(self) -> bool:
-        return bool(getattr(self.experts, "is_transposed", False))
+        return self.below is not None or bool(getattr(self.experts, "is_transposed", False))
+
+    @property
+    def _down(self) -> Any:
+        """The experts' down projections, [experts, width, neurons], or turned; None where they are not told."""
+        found = part_of(self.experts, self.below or "down_proj")
+        return found if self.below is None else found.view(self.count, -1, found.shape[-1])
 
     def written(self, expert: Int[Tensor, " rows"], neuron: Int[Tensor, " rows"]) -> Float[Tensor, "rows width"]:
         """What neurons of experts write, at a routing weight of 1: their part of the down projection, times `scale`."""
-        down: Tensor = self.experts.down_proj  # type: ignore[assignment]
+        down = self._down
         return self.scale * (down[expert, neuron] if self._turned else down[expert, :, neuron])
 
     def summed(
         self, choice: Int[Tensor, " tokens"], inside: Float[Tensor, "tokens neurons"]
     ) -> Float[Tensor, "tokens width"]:
         """What all neurons of one expert a token write, together; see `written`."""
-        down: Tensor = self.experts.down_proj  # type: ignore[assignment]
+        down = self._down
         found = inside.new_zeros(len(choice), down.shape[2 if self._turned else 1])
         for expert in choice.unique().tolist():
             own = down[expert] if self._turned else down[expert].T
@@ -155,12 +168,12 @@ class Mixture:
         Raises:
             ArchitectureError: an expert that was chosen multiplies nothing with its down projection.
         """
-        if self.experts.down_proj.is_meta:
+        if self._down.is_meta:
             raise ArchitectureError(
                 f"The weights of {type(self.experts).__name__} are offloaded, and neurons within experts need them in "
                 "place. Load the model on one device, or ask for whole experts."
             )
-        with _one_by_one(self.experts), _Down(self.experts.down_proj) as down:  # type: ignore[arg-type]
+        with _one_by_one(self.experts), _Down(self._down) as down:
             self._apart(found, tokens, choice, weights)
         inside = tokens.new_zeros(*choice.shape, self.neurons)
         for expert in choice.unique().tolist():

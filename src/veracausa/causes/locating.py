@@ -43,7 +43,7 @@ from veracausa.engine.memory import chunks, halving, memory_errors
 from veracausa.engine.patches import where
 from veracausa.engine.session import Session, session
 from veracausa.engine.work import gives
-from veracausa.errors import MethodError, NumericsError
+from veracausa.errors import ArchitectureError, MethodError, NumericsError
 from veracausa.scores.headers import dictionary_settings
 from veracausa.scores.scores import task_header
 from veracausa.tasks.metrics import flat_where_clean
@@ -255,6 +255,11 @@ def _require(
     lm: Model, task: Task, units: Sequence[str] | Units, dictionary: Dictionary | Sequence[Dictionary] | None
 ) -> tuple[Model, Task, Units]:
     """What is located, if its units' curvature lies behind their patches and the model's parts have tangents."""
+    if lm.decoder.has_mixers:
+        raise ArchitectureError(
+            f"Where errors arise is not told of {type(lm.decoder.hf).__name__}: its mixers' scans have no tangents that "
+            "stand for parts of them. Compare estimates with exact effects (vc.agreement), or ask for a receipt."
+        )
     for block in lm.decoder.blocks:
         block.require_single()
     lm, table = laid_units(lm, task, units, dictionary, spans=False)

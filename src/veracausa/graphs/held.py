@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from veracausa.anatomy import Block
 from veracausa.cost import Cost
 from veracausa.dictionaries.code import Code
 from veracausa.engine.bucket import Bucket
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
     from veracausa.tasks.task import Task
 
 
+def _usual(block: Block) -> bool:
+    """Whether a block is an attention and an MLP, and nothing beside."""
+    return block.mixing == "attention" and block.beside is None and block.has_mlp
+
+
 def laid_transcoders(lm: Model) -> dict[int, Code]:
     """Layer → the transcoder laid on its MLP.
 
@@ -30,7 +36,7 @@ def laid_transcoders(lm: Model) -> dict[int, Code]:
         MethodError: there is none, or one that is not linear between features. ArchitectureError: a model with blocks
             that are not an attention and an MLP.
     """
-    if odd := [block.layer for block in lm.decoder.blocks if block.mixing != "attention" or not block.has_mlp]:
+    if odd := [block.layer for block in lm.decoder.blocks if not _usual(block)]:
         raise ArchitectureError(
             f"An attribution graph takes every block for an attention and an MLP; block {odd[0]} of {lm.name} is none "
             "such. Ask for exact effects or estimates of its features instead."

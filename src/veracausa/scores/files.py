@@ -89,7 +89,7 @@ _HEADER = record(
 )
 _GRAPH = record(layers=whole(1, 1000), heads=whole(0, 1000), kv_heads=whole(0, 1000), parallel=flag)
 #: Of a graph whose blocks are not all an attention and an MLP.
-_BLOCKS = record(mixer_heads=whole(0, 1000), blocks=many(one_of("", "a", "am", "x", "xm", "m"), least=1))
+_BLOCKS = record(mixer_heads=whole(0, 1000), blocks=many(one_of("", "a", "am", "x", "xm", "ax", "axm", "m"), least=1))
 #: Of a graph whose heads share readers.
 _JOINT = record(joint=many(one_of(*JOINT), least=1))
 

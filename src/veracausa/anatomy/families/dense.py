@@ -136,7 +136,7 @@ DENSE: dict[str, Anatomy] = {
     ),
     **like(LLAMA, "olmo", clips="clip_qkv"),
     **like(LLAMA, "apertus", up=None, attention_norm="attention_layernorm", mlp_norm="feedforward_layernorm"),
-    **like(LLAMA, "cohere", "cohere2", **SHARED_NORM, logit_scale="logit_scale"),
+    **like(LLAMA, "cohere", "cohere2", "cohere_compass_text", **SHARED_NORM, logit_scale="logit_scale"),
     **like(LLAMA, "glm", **GATE_UP),
     **like(
         LLAMA, "glm4", **GATE_UP, attention_post_norm="post_self_attn_layernorm", mlp_post_norm="post_mlp_layernorm"

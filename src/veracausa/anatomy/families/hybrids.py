@@ -7,7 +7,7 @@ from typing import Any
 
 from veracausa.anatomy.anatomy import Anatomy
 from veracausa.anatomy.families.likenesses import GATED, LLAMA, POST_NORM, like
-from veracausa.anatomy.families.mixtures import BESIDE_SHARED, MIXTURE
+from veracausa.anatomy.families.mixtures import BESIDE_SHARED, LATENT, MIXTURE
 from veracausa.anatomy.mixers import Mixer
 
 # A block is one mixer.
@@ -52,6 +52,14 @@ _DELTA: dict[str, Any] = {
         "linear_attn", "linear_attn.out_proj", heads="num_v_heads", gate=("linear_attn.in_proj_z", 0), goes_on=_CACHE
     )
 }
+
+
+def _kimi(gate: str) -> Mixer:
+    """A delta rule whose decays are of each channel, called like the attention of other blocks."""
+    return Mixer(
+        "self_attn", "self_attn.o_proj", heads="num_heads", gate=(gate, 0), goes_on=_CACHE, told_by="self_attn.conv1d"
+    )
+
 
 #: `config.model_type` → anatomy.
 HYBRIDS: dict[str, Anatomy] = {
@@ -137,6 +145,8 @@ HYBRIDS: dict[str, Anatomy] = {
         logit_softcap="logits_soft_cap",
     ),
     **like(LLAMA, "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", **_DELTA, **GATED, **MIXTURE),
+    **like(LLAMA, "kimi_linear", mixer=_kimi("self_attn.g_b_proj"), **LATENT),
+    **like(LLAMA, "bailing_hybrid", mixer=_kimi("self_attn.g_proj"), **GATED, **LATENT),
     "olmo_hybrid": replace(
         LLAMA,
         family="olmo_hybrid",

@@ -15,7 +15,7 @@ def _behind_a_norm(what: str) -> tuple[tuple[str, str], ...]:
 
 
 MIXTURE: dict[str, Any] = {"experts": "mlp.experts"}
-_LATENT: dict[str, Any] = {
+LATENT: dict[str, Any] = {
     "q": ("self_attn.q_a_proj", "self_attn.q_proj"),
     **dict.fromkeys("kv", "self_attn.kv_a_proj_with_mqa"),
     "qkv": "latent",
@@ -77,6 +77,7 @@ MIXTURES: dict[str, Anatomy] = {
         experts="ffn.experts",
         router="ffn.router",
         clips="attn_config.clip_qkv",
+        experts_down="mlp.w2",
     ),
     **like(
         LLAMA,
@@ -87,9 +88,9 @@ MIXTURES: dict[str, Anatomy] = {
     ),
     **like(LLAMA, "mimo_v2_flash", **MIXTURE, kv_heads_by_block=True),
     **like(LLAMA, "minimax_m3_vl_text", **MIXTURE, experts_scale="mlp.routed_scaling_factor"),
-    **like(LLAMA, "deepseek_v2", "deepseek_v3", "glm4_moe_lite", "youtu", **_LATENT),
-    **like(LLAMA, "axk1", **_LATENT, lacks=_behind_a_norm("a norm of their sum (`post_mlp_layernorm`)")),
-    **like(LLAMA, "minicpm3", **_LATENT, residual_scale="residual_scale", logit_divisor="logits_scaling"),
+    **like(LLAMA, "deepseek_v2", "deepseek_v3", "glm4_moe_lite", "youtu", **LATENT),
+    **like(LLAMA, "axk1", **LATENT, lacks=_behind_a_norm("a norm of their sum (`post_mlp_layernorm`)")),
+    **like(LLAMA, "minicpm3", **LATENT, residual_scale="residual_scale", logit_divisor="logits_scaling"),
     **like(
         LLAMA,
         "afmoe",
