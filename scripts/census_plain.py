@@ -114,9 +114,12 @@ class Plain:
 
     def _parts(self, layer: int, block: nn.Module) -> Parts:
         named = {m: [type(part) for part in m.modules()] for m in self._children(block, _MIXER)}
+        named |= {
+            m: inside for m in self._children(block, _ATTENTION) if nn.Conv1d in (inside := [*map(type, m.modules())])
+        }
         mixers = [m for m, inside in named.items() if nn.Conv1d in inside]
         asking = [m for m in named if m not in mixers and any("q_proj" in name for name, _ in m.named_modules())]
-        attentions = [*self._children(block, _ATTENTION), *asking]
+        attentions = [*(m for m in self._children(block, _ATTENTION) if m not in mixers), *asking]
         out = self._last_linear(attentions[0]) if len(attentions) == 1 else None
         mlps = [*self._children(block, _MLP), *(m for m in named if m not in (*mixers, *asking))]
         mlp: Any = mlps[0] if len(mlps) == 1 else None
@@ -367,9 +370,7 @@ class Plain:
         )
         return bool((first + rest - all_of_them).abs().max() <= 1e-6 * all_of_them.abs().max())
 
-    def _moved(
-        self, layer: int, module: Site, at: str, where: tuple[Any, ...], freeze: Site | None
-    ) -> Tensor:
+    def _moved(self, layer: int, module: Site, at: str, where: tuple[Any, ...], freeze: Site | None) -> Tensor:
         block = self.blocks[layer].block
         held = [(one, self.seen(one, "out", self.clean)) for one in every(freeze)]
         before = self.seen(block, "out", self.clean)

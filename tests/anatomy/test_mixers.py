@@ -11,8 +11,8 @@ from veracausa.effects import Added
 from veracausa.errors import ArchitectureError, MethodError, UnitError
 
 FAST = ("mamba", "bamba")
-#: Another seed where the pair of the contracts has too narrow a gap for float32, or a step of a finite difference is too
-#: wide; of one family there alone.
+#: Another seed where the pair of the contracts has too narrow a gap for float32, or where a step of a finite difference
+#: is too wide; of one family there alone.
 SEEDS = {"granitemoehybrid": 3, "falcon_h1": 2}
 SEED_OF_CONTRACTS = {"nemotron_h": 4}
 

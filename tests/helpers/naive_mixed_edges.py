@@ -108,12 +108,8 @@ class Naive:
                 given = float(getattr(block, "attention_in_multiplier", 1.0)) if kind == "attention" else 1.0
                 factors = scale * float(getattr(block, own, 1.0)), given
                 beside = bool(self.parts) and family == "falcon_h1" and kind == "mixer"
-                self.parts.append(
-                    Sublayer(
-                        kind, layer, part(block, norm), part(block, module), ends, many.get(kind, 0), groups, {},
-                        *factors, beside,
-                    )  # fmt: skip
-                )
+                modules = part(block, norm), part(block, module), ends
+                self.parts.append(Sublayer(kind, layer, *modules, many.get(kind, 0), groups, {}, *factors, beside))
 
     @property
     def edges(self) -> list[str]:

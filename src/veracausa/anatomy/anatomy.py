@@ -40,10 +40,10 @@ class Anatomy:
     "fused-per-group" (the q of the first key/value head's group, its k, its v, those of the next) or "fused-in-fours"
     (q, v and k of the first quarter of the heads, those of the next); or "latent": one module gives the vector that all
     keys and values are made of, and where a block has `latent_q`, `q` gives the one of all queries. `qk_norms`: norms
-    of queries and of keys, where a model has them. `kv_heads_by_block`: blocks may have different numbers of key/value
-    heads. `bridge`: how an attention module that chooses no attention function by name is led to one (see `bridges`).
-    `repeats_keys`: config attribute that says whether the model's cache holds each key and value once for every query
-    head that shares it.
+    of queries and of keys, where a model has them. `heads_by_block`, `kv_heads_by_block`: blocks may have different
+    numbers of heads, or of key/value heads. `bridge`: how an attention module that chooses no attention function by
+    name is led to one (see `bridges`). `repeats_keys`: config attribute that says whether the model's cache holds each
+    key and value once for every query head that shares it.
 
     Mixers. `mixer`: of blocks that have one in the place of attention (see `mixers`). `mixer_blocks`: those blocks'
     anatomy, where they are glued otherwise than the rest. `mixer_gives_two`: it gives something beside its output.
@@ -58,7 +58,8 @@ class Anatomy:
     neuron by neuron; `experts_scale`: the block's number by which their sum is multiplied; `averaged`:
     config attribute that says "average" where the MLP halves the sum of both. `up`: the branch that a gated MLP
     multiplies its activation with (None: no gate); `up_fused`: the latter half of that module's output. `joins_rows`:
-    the block gives its MLP rows and positions as one dimension. `gives_two`: the MLP gives something beside its output.
+    the block gives its MLP rows and positions as one dimension. `gives_two`: an MLP that is made of experts gives
+    something beside its output.
 
     Glue. `attention_norm`, `mlp_norm`: None where the sublayer reads the stream as it is; one module for both where one
     norm serves both. `parallel`: whether attention and MLP read the same residual, or the config attribute that
@@ -137,6 +138,7 @@ class Anatomy:
     without: tuple[tuple[str, str], ...] = ()
     lacks: tuple[tuple[str, str], ...] = ()
     causal: bool = True
+    heads_by_block: bool = False
     kv_heads_by_block: bool = False
     bridge: Bridge | None = None
     repeats_keys: str | None = None

@@ -112,10 +112,12 @@ def decoder_of(hf: Any, family: str | Mapping[str, Any] | None = None) -> Decode
     embeddings, found = part_of(backbone, anatomy.embeddings), Found(hf)
     modules, width = part_of(backbone, anatomy.blocks), int(embeddings.weight.shape[1])
     attending = next((block for block in modules if anatomy.mixing(block) == "attention"), None)
-    heads = 0 if attending is None else int(config.num_attention_heads)
+    most = 0 if attending is None else int(config.num_attention_heads)
 
     def bound(layer: int, module: nn.Module) -> Block:
-        kv_heads = _kv_heads(config, anatomy, module, width, heads) if anatomy.mixing(module) == "attention" else 0
+        attends = anatomy.mixing(module) == "attention"
+        heads = _heads(anatomy, module, width) if attends and anatomy.heads_by_block else most
+        kv_heads = _kv_heads(config, anatomy, module, width, heads) if attends else 0
         sizes = {"heads": heads, "kv_heads": kv_heads, "width": width}
         return block_of(anatomy, config, layer, module, found, sizes)
 
@@ -132,7 +134,7 @@ def decoder_of(hf: Any, family: str | Mapping[str, Any] | None = None) -> Decode
         embeddings=embeddings,
         final_norm=part_of(backbone, anatomy.final_norm),
         unembedding=part_of(hf, anatomy.unembedding),
-        heads=heads,
+        heads=max(block.heads for block in blocks),
         kv_heads=max(block.kv_heads for block in blocks),
         head_dim=max(block.head_dim for block in blocks),
         width=width,
@@ -200,6 +202,11 @@ def _require_fitting(hf: Any, anatomy: Anatomy) -> None:
             f"{name} is not a complete {anatomy.family} causal LM: it lacks {', '.join(missing)}. "
             "Pass the …ForCausalLM model, not its backbone, and unmodified."
         )
+
+
+def _heads(anatomy: Anatomy, block: nn.Module, width: int) -> int:
+    """How many heads a block has, where they differ by block."""
+    return _inputs(part_of(block, anatomy.attention_out), width) // int(part_of(block, anatomy.attention).head_dim)
 
 
 def _kv_heads(config: Any, anatomy: Anatomy, block: nn.Module, width: int, heads: int) -> int:

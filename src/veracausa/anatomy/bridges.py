@@ -9,7 +9,7 @@ those of the module as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MethodType
 from typing import Any
@@ -19,8 +19,30 @@ from torch import Tensor, nn
 #: Keyword arguments that are for our attention functions alone.
 OURS = ("past", "rule", "keep", "change", "look", "expand")
 
-#: `attend(query, key, value, **settings)` gives heads' values, [rows, positions, heads, head_dim].
-Attend = Callable[..., Tensor]
+
+@dataclass(frozen=True, eq=False)
+class Attend:
+    """`attend(query, key, value, **settings)` gives heads' values, [rows, positions, heads, head_dim].
+
+    `ours`: what the attention function is given for us; see `OURS`.
+    """
+
+    module: Any
+    function: Callable[..., Any]
+    ours: Mapping[str, Any]
+
+    @property
+    def before(self) -> int:
+        """Positions whose keys and values are put before the module's own."""
+        past = self.ours.get("past")
+        return 0 if past is None else int(past.keys.shape[2])
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, **settings: Any) -> Tensor:
+        """See the class."""
+        output: Tensor = self.function(self.module, query, key, value, None, **settings, **self.ours)[0]
+        return output
+
+
 #: `bridge(module, attend, own, *args, **kwargs)`, called as the module is; `own`: the forward in whose place it stands.
 Bridge = Callable[..., tuple[Any, ...]]
 
@@ -44,12 +66,7 @@ class Bridged:
         )
 
         ours = {name: kwargs.pop(name) for name in OURS if name in kwargs}
-        function = ALL_ATTENTION_FUNCTIONS[self.function]
-
-        def attend(query: Tensor, key: Tensor, value: Tensor, **settings: Any) -> Tensor:
-            output: Tensor = function(self.module, query, key, value, None, **settings, **ours)[0]
-            return output
-
+        attend = Attend(self.module, ALL_ATTENTION_FUNCTIONS[self.function], ours)
         own = self.own or MethodType(type(self.module).forward, self.module)
         return self.bridge(self.module, attend, own, *args, **kwargs)
 

@@ -27,10 +27,11 @@ def lacks_of(anatomy: Anatomy, blocks: tuple[Block, ...], neurons: set[int]) -> 
         lacks["edges"] = (
             "a norm goes over the queries (or keys) of all heads at once, and one projection gives them and the values."
         )
+    if len({block.heads for block in blocks if block.mixing == "attention"}) > 1:
+        why = "its blocks have different numbers of heads. Ask for whole attention layers."
+        lacks = dict.fromkeys(("heads", "queries", "keys", "values", "patterns", "edges"), why) | lacks
     if len({block.kv_heads for block in blocks if block.mixing == "attention"}) > 1:
         lacks |= dict.fromkeys(("keys", "values", "edges"), "its blocks have different numbers of key/value heads.")
-    if anatomy.qkv == "separate" and any(b.projections and b.key_dim != b.head_dim for b in blocks):
-        lacks["edges"] = "its keys are wider (or narrower) than its values."
     if any(block.stream_scale != 1 for block in blocks):
         lacks["edges"] = "its stream is scaled behind each block, so a later part reads another multiple of a write."
     lacks |= _lacks_sublayers(blocks)

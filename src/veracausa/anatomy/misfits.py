@@ -28,6 +28,11 @@ AROUND: tuple[tuple[str, str], ...] = (
     ),
     (r"(^|\.)attentions:", "It keeps all attentions in one list ({part}) and all MLPs in another, and has no blocks."),
     (r":NanoChatModel$", "Its last norm stands ahead of the blocks, too ({part}): one norm in two places."),
+    (
+        r":MiniMaxDecoderLayer$",
+        "Its stream goes through norms, not beside them ({part}): what a block adds to is not what came before it.",
+    ),
+    (r":BeamDecoderLayer$", "Its residual stream is scaled at every sum ({part}), so that writes do not add up."),
     (r":Rwkv\w+", "Its blocks mix positions by a recurrence ({part}), not by attention."),
 )
 #: … and these in them, with their paths from the block on.

@@ -257,8 +257,8 @@ def _require(
     """What is located, if its units' curvature lies behind their patches and the model's parts have tangents."""
     if lm.decoder.has_mixers:
         raise ArchitectureError(
-            f"Where errors arise is not told of {type(lm.decoder.hf).__name__}: its mixers' scans have no tangents that "
-            "stand for parts of them. Compare estimates with exact effects (vc.agreement), or ask for a receipt."
+            f"Where errors arise is not told of {type(lm.decoder.hf).__name__}: its mixers' scans have no tangents "
+            "that stand for parts of them. Compare estimates with exact effects (vc.agreement), or ask for a receipt."
         )
     for block in lm.decoder.blocks:
         block.require_single()

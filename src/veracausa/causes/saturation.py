@@ -134,6 +134,8 @@ def watch_head(recorded: Recorded, rows: Rows, layer: int, head: int) -> tuple[T
     visible = query + tape.start + 1
     if (window := clean.attention[layer].get("sliding_window")) is not None:
         visible = visible.clamp_max(window)
+    if (chunk := clean.attention[layer].get("chunk")) is not None:
+        visible = (visible - 1) % chunk + 1
     if clean.attention[layer].get("is_causal") is False:
         visible = torch.full_like(visible, tape.length)
     return entropy, largest, key, query + tape.start, visible

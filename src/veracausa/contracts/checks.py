@@ -246,7 +246,7 @@ def _writes_sum_to_residual(lm: Model, task: Task) -> float:
 
 def _heads_writes(lm: Model, block: Block, z: Tensor) -> Tensor:
     """The sum of what a block's heads write, or all channels of its mixer."""
-    parts = lm.heads if block.mixing == "attention" else 1
+    parts = block.heads if block.mixing == "attention" else 1
     split = z.unflatten(-1, (parts, -1))
     return torch.einsum("bshd,hdw->bsw", split, block.head_weights.reshape(parts, -1, lm.width))
 

@@ -23,13 +23,15 @@ class Chosen:
 def _sorts(lm: Model) -> list[tuple[str, str, int]]:
     """(part of a block, a name with room for layer and index, how many a layer has)."""
     decoder = lm.decoder
-    sorts = [("attention", "a{}.h{}", decoder.heads), ("mixer", "x{}.c{}", decoder.channels)]
+    heads = ("a{}", 1) if "heads" in decoder.lacks else ("a{}.h{}", decoder.heads)
+    sorts = [("attention", *heads), ("mixer", "x{}.c{}", decoder.channels)]
     return [sort for sort in sorts if decoder.layers_with(sort[0])]
 
 
 def _chosen(lm: Model, sort: tuple[str, str, int], layer: int, index: int) -> Chosen:
-    part, name, _ = sort
-    width = lm.decoder.blocks[layer].head_dim if part == "attention" else 1
+    part, name, count = sort
+    block = lm.decoder.blocks[layer]
+    width = block.heads * block.head_dim // count if part == "attention" else 1
     return Chosen(name.format(layer, index), layer, slice(index * width, (index + 1) * width), part == "mixer")
 
 

@@ -57,13 +57,20 @@ class Past:
         return torch.cat([past, own], dim=2)
 
 
-def causal_mask(queries: int, keys: int, window: int | None, like: Tensor) -> Float[Tensor, "queries keys"]:
-    """0 where the query (the last `queries` of `keys` positions) may look, −inf elsewhere."""
+def causal_mask(
+    queries: int, keys: int, window: int | None, like: Tensor, chunk: int | None = None
+) -> Float[Tensor, "queries keys"]:
+    """0 where the query (the last `queries` of `keys` positions) may look, −inf elsewhere.
+
+    `window`: so many positions back, its own included. `chunk`: back to where its own stretch of so many begins.
+    """
     query = torch.arange(keys - queries, keys, device=like.device)[:, None]
     key = torch.arange(keys, device=like.device)[None, :]
     hidden = key > query
     if window is not None:
         hidden |= key <= query - window
+    if chunk is not None:
+        hidden |= key < query - query % chunk
     return torch.zeros(queries, keys, dtype=like.dtype, device=like.device).masked_fill_(hidden, float("-inf"))
 
 
@@ -82,6 +89,7 @@ def suffix_attention(
     scaling: float | None = None,
     softcap: float | None = None,
     sliding_window: int | None = None,
+    chunk: int | None = None,
     is_causal: bool | None = None,
     position_bias: PositionBias | None = None,
     s_aux: Tensor | None = None,
@@ -102,6 +110,7 @@ def suffix_attention(
     _require_known(module, others)
     rows, heads, positions = query.shape[:3]
     settings: dict[str, Any] = {"scaling": scaling, "softcap": softcap, "sliding_window": sliding_window}
+    settings |= {"chunk": chunk} if chunk is not None else {}
     settings |= {"is_causal": is_causal, "position_bias": position_bias, "s_aux": s_aux}
     if keep is not None:
         keep(query, key, value, **settings)
@@ -138,6 +147,7 @@ def attention_pattern(
     scaling: float | None = None,
     softcap: float | None = None,
     sliding_window: int | None = None,
+    chunk: int | None = None,
     is_causal: bool | None = None,
     position_bias: PositionBias | None = None,
     s_aux: Float[Tensor, "*rows heads"] | None = None,
@@ -156,7 +166,7 @@ def attention_pattern(
     if is_causal is False:
         mask = like.new_zeros(share * positions, length)
     else:
-        mask = causal_mask(positions, length, sliding_window, like).repeat(share, 1)
+        mask = causal_mask(positions, length, sliding_window, like, chunk).repeat(share, 1)
     scale = dim**-0.5 if scaling is None else scaling
     if softcap is None and work == query.dtype:
         scores = torch.baddbmm(mask, folded, keys.transpose(1, 2), alpha=scale)

@@ -166,6 +166,7 @@ def site_width(decoder: Decoder, place: Place, length: int = 0, layer: int | Non
 
     `length`: of the prompt, which only patterns depend on.
     """
+    heads = decoder.heads if layer is None or layer >= decoder.layers else decoder.blocks[layer].heads
     head_dim = decoder.head_dim if layer is None or layer >= decoder.layers else decoder.blocks[layer].head_dim
     key_dim = decoder.key_dim if layer is None or layer >= decoder.layers else decoder.blocks[layer].key_dim
     if place == "adapters":
@@ -176,7 +177,7 @@ def site_width(decoder: Decoder, place: Place, length: int = 0, layer: int | Non
         return decoder.experts * max(mixture.neurons for mixture in decoder.mixtures.values())
     return {
         "pattern": decoder.heads * length,
-        "z": decoder.heads * head_dim,
+        "z": heads * head_dim,
         "channels": decoder.channels,
         "gate": decoder.channels,
         "neurons": decoder.neurons,

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from veracausa.anatomy import Decoder
+from veracausa.anatomy import Block, Decoder
 from veracausa.engine.before import Kept, insist
 from veracausa.engine.guard import borrowed
 from veracausa.placed import home_of
@@ -165,7 +165,7 @@ def _received(decoder: Decoder, positions: int, past: int) -> list[dict[str, Ten
     functions: dict[Any, Any] = {
         one.attention: mixer if one.mixing == "mixer" else attention for block in decoder.blocks for one in block.mixers
     }
-    functions |= {block.mlp_end: partial(_no_mlp, decoder) for block in decoder.blocks}
+    functions |= {block.mlp_end: partial(_no_mlp, decoder, block) for block in decoder.blocks}
     device = home_of(decoder.hf)
     cache = None if decoder.has_mixers else DynamicCache()
     if past and cache is not None:
@@ -183,10 +183,10 @@ def caching(cache: Any) -> dict[str, Any]:
     return {"past_key_values": cache, "use_cache": True}
 
 
-def _no_mlp(decoder: Decoder, x: Tensor, *_: Any, **__: Any) -> Any:
+def _no_mlp(decoder: Decoder, block: Block, x: Tensor, *_: Any, **__: Any) -> Any:
     """Zeros in the shape of an MLP's output, with whatever its block may want to have beside them."""
     zeros = x.new_zeros(*x.shape[:-1], decoder.width)
-    return (zeros, None) if decoder.anatomy.gives_two else zeros
+    return (zeros, None) if decoder.anatomy.gives_two and block.has_experts else zeros
 
 
 @contextmanager

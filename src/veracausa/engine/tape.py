@@ -318,6 +318,19 @@ def watch(decoder: Decoder, state: State, calls: list[dict[str, Any]]) -> list[A
             return part.register_forward_pre_hook(giving(view), with_kwargs=True)
         return norm.register_forward_hook(lambda _, __, output: view(output))
 
+    alike: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def shared(value: Any) -> Any:
+        """What is the same for all examples, once, so that it serves any number of rows; all layers are given one."""
+        if isinstance(value, tuple):
+            return tuple(shared(part) for part in value)
+        if not isinstance(value, Tensor) or value.ndim < 3 or value.shape[0] == 1:
+            return value
+        if id(value) not in alike:
+            same = bool((value == value[:1]).all())
+            alike[id(value)] = value, value[:1] if same else value
+        return alike[id(value)][1]
+
     def keep_mixer(mixer: Block, site: str, into: list[Tensor]) -> Any:
         if site == "mixer_in":
             view = giving(lambda x: keep(x.view_as(x), into))
@@ -334,7 +347,7 @@ def watch(decoder: Decoder, state: State, calls: list[dict[str, Any]]) -> list[A
             dropped.remove("use_cache")
 
         def kept(_: Any, __: Any, kwargs: dict[str, Any]) -> None:
-            called = {name: value for name, value in kwargs.items() if name not in dropped}
+            called = {name: shared(value) for name, value in kwargs.items() if name not in dropped}
             keep(called | ({"attention_mask": None} if block.mixing == "mixer" else {}))
 
         return block.attention.register_forward_pre_hook(kept, with_kwargs=True)
