@@ -1,0 +1,77 @@
+"""Families whose attention the bare model alone tells: chunks and scaled queries (Llama 4), heads of other numbers.
+
+Each against hooks on the bare model, whose own code makes masks, rotation and choice of experts.
+"""
+
+import pytest
+import torch
+from bridges import as_model
+from transformers import AutoConfig, AutoModelForCausalLM
+
+import veracausa as vc
+from veracausa.engine.attention import causal_mask
+from veracausa.errors import ArchitectureError
+from veracausa.tasks.task import Task
+
+QUIET = {"show_progress": False}
+SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+         "intermediate_size": 24, "vocab_size": 40, "pad_token_id": 0, "bos_token_id": 0,
+         "eos_token_id": 0}  # fmt: skip
+TASK = Task("t", ((5, 9, 7, 11, 6, 8, 12, 10, 9, 13, 7),), ((5, 9, 17, 11, 6, 8, 12, 20, 9, 13, 7),), ((3,),), ((4,),))
+
+
+def made(kind, **settings):
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **SIZES | settings)
+    hf = AutoModelForCausalLM.from_config(config, experts_implementation="eager").eval().double()
+    for weight in hf.parameters():
+        weight.data = 0.4 * torch.randn_like(weight) + (weight.ndim == 1)
+    return as_model(hf, kind)
+
+
+def laguna():
+    return made("laguna", num_attention_heads_per_layer=[4, 2, 4], num_experts=4, num_experts_per_tok=2,
+                moe_intermediate_size=16, shared_expert_intermediate_size=12, sliding_window=4,
+                layer_types=["sliding_attention", "full_attention", "sliding_attention"])  # fmt: skip
+
+
+def patched(lm, module, columns, clean, corrupted):
+    """Change of M where a module of the bare model reads the other run's numbers in some columns."""
+    kept = []
+    handle = module.register_forward_pre_hook(lambda _, args: kept.append(args[0].clone()))
+    metric(lm, corrupted)
+    handle.remove()
+
+    def hook(_, args):
+        x = args[0].clone()
+        x[..., columns] = kept[0][..., columns]
+        return (x, *args[1:])
+
+    before = metric(lm, clean)
+    handle = module.register_forward_pre_hook(hook)
+    after = metric(lm, clean)
+    handle.remove()
+    return after - before
+
+
+@torch.no_grad()
+def metric(lm, tokens):
+    logits = lm.hf(input_ids=torch.tensor([tokens]), use_cache=False).logits[0, -1]
+    return float(logits[3] - logits[4])
+
+
+def test_a_chunk_hides_what_lies_before_it():
+    seen = causal_mask(5, 7, None, torch.empty(0), chunk=3) == 0
+    by_hand = [[key <= query and key // 3 == query // 3 for key in range(7)] for query in range(2, 7)]
+    assert seen.tolist() == by_hand
+
+
+def test_blocks_with_different_numbers_of_heads_are_told_whole():
+    lm = laguna()
+    assert [block.heads for block in lm.decoder.blocks] == [4, 2, 4]
+    ours = vc.exact(lm, TASK, units="attention", **QUIET).values[0]
+    outs = [block.self_attn.o_proj for block in lm.hf.model.layers]
+    true = [patched(lm, out, slice(None), TASK.clean[0], TASK.corrupted[0]) for out in outs]
+    assert max(map(abs, true)) > 0.01 and ours.tolist() == pytest.approx(true, abs=1e-5)
+    with pytest.raises(ArchitectureError, match=r"no heads .* different numbers of heads. Ask for whole attention"):
+        vc.exact(lm, TASK, **QUIET)
