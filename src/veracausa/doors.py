@@ -29,6 +29,7 @@ DOORS: dict[str, str] = {
     "Discovery.save": "veracausa.discovery.files:save_discovery",
     "AttributionGraph.page": "veracausa.report.pages.graphs:graph_page",
     "Discovery.page": "veracausa.report.pages.discovery:write_page",
+    "FeatureCircuit.page": "veracausa.report.pages.feature_circuits:write_page",
     "Study.finding": "veracausa.opening:open",
     "Study.save": "veracausa.report.pages.page:save_study",
 }

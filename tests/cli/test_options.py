@@ -47,6 +47,8 @@ EXCEPTIONS = {
     ("ablation", "adversary"): ("help", "edges of a circuit: nothing of one's own"),
     ("method", "interactions"): ("default help", "of interactions, not of effects"),
     ("ablation", "interactions"): ("help", "all sources at once: no donors, nothing learned"),
+    ("method", "features"): ("default help", "of circuits of features: the paper's"),
+    ("ablation", "features"): ("help", "no donors, nothing learned"),
     ("top", "interactions"): ("default", "of pairs: the library's own number"),
     ("sample", "interactions"): ("default", "of pairs: the library's own number"),
     ("n", "graph"): ("default", "a graph each: two show what they are like"),

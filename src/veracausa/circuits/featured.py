@@ -14,6 +14,7 @@ from torch import Tensor
 
 from veracausa.cost import Cost
 from veracausa.dictionaries.words import ERROR
+from veracausa.doors import through
 from veracausa.result import Shown
 from veracausa.scores.bundles import read_with_tensors, write_all
 from veracausa.scores.scores import Scores
@@ -137,6 +138,14 @@ class FeatureCircuit(Shown):
                 f"cost    {self.cost.describe()}",
             ]
         )
+
+    def page(self, path: str | Path, curves: Any = ()) -> Path:
+        """Write it as one offline HTML page; with some `part_curve`s of it, how faithful it is, too.
+
+        >>> circuit.page("circuit.html", [vc.circuits.part_curve(lm, task, circuit)])
+        """
+        found: Path = through("FeatureCircuit.page", self, path, curves)
+        return found
 
     def save(self, path: str | Path) -> Path:
         """Write a safetensors file with a JSON header, whole or not at all; `vc.open` reads it."""

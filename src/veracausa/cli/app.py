@@ -17,6 +17,7 @@ veracausa steer pairs.csv --tensor vectors.safetensors:happy --units r10 --scale
 veracausa lens ioi --n 8
 veracausa dla ioi --neurons 29 --out out/
 veracausa graph ioi --dictionary smollm2-135m-m10 --dictionary smollm2-135m-m20 --out out/
+veracausa features ioi --dictionary smollm2-135m-r10 --dictionary smollm2-135m-r20 --out out/
 veracausa interactions ioi --sources heads:10 --readers neurons:12 --n 8 --verify
 veracausa open out/exact-neurons.safetensors --json
 veracausa models; veracausa tasks; veracausa methods
@@ -37,6 +38,7 @@ from veracausa.cli import (
     circuits,
     dictionaries,
     effects,
+    feature_circuits,
     graphs,
     interplay,
     methods,
@@ -67,6 +69,7 @@ app = typer.Typer(
 for panel, kind, commands in (
     (_ASK, TaskCommand, (effects.exact, effects.attribute, states.trace, states.steer)),
     (_ASK, TaskCommand, (behaviour.ablate, reading.lens, reading.dla, interplay.interactions, graphs.graph)),
+    (_ASK, TaskCommand, (feature_circuits.features,)),
     (_CIRCUITS, TaskCommand, (studies.study, studies.compare, circuits.discover)),
     (_CIRCUITS, Command, (circuits.evaluate, circuits.adversary)),
     (_LOOK, Command, (tasks.tasks, models.models, methods.methods)),

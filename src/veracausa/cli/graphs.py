@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from veracausa.arguments import shown
 from veracausa.cli.checks import is_file
+from veracausa.cli.choices import one_of
 from veracausa.cli.command import BEGUN, spread
 from veracausa.cli.foretelling import foretold
 from veracausa.cli.laying import LayingOptions
@@ -25,6 +28,15 @@ if TYPE_CHECKING:
 
 #: Prompts where nobody says how many: a graph each.
 PROMPTS = 2
+Targets = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME or TOKENS",
+        help="What the graph is about: answers (the metric), top (the likeliest next tokens), or tokens with commas: "
+        "' Paris, London'. Default: answers; of a prompt in plain words top.",
+        autocompletion=one_of(("answers", "top")),
+    ),
+]
 #: Endings of files with pairs, which no prompt is.
 TABLES = (".csv", ".json", ".jsonl", ".parquet")
 
@@ -56,7 +68,7 @@ class GraphSetup(Setup):
 
 
 @spread
-def graph(setup: GraphSetup, laying: LayingOptions, top: Top = 50) -> None:
+def graph(setup: GraphSetup, laying: LayingOptions, top: Top = 50, targets: Targets = None) -> None:
     """Attribution graphs of transcoders, one a prompt; --top of each one's nodes are ablated in the live model, too.
 
     TASK may be a prompt in quotation marks, "The capital of France is"; its graph is about the likeliest next tokens.
@@ -73,10 +85,10 @@ def graph(setup: GraphSetup, laying: LayingOptions, top: Top = 50) -> None:
         )
     words = setup.words
     lm, task = setup.but(n=setup.n or PROMPTS).ready()
-    lm, targets = laying.on(lm), "top" if words else "answers"
-    how = {"out": setup.out}
-    made = [foretold(attribution_graph, lm, task, how, pair=0, targets=targets)]
-    made += [attribution_graph(lm, task, pair=i, targets=targets, out=setup.out) for i in range(1, len(task))]
+    lm, about = laying.on(lm), targets or ("top" if words else "answers")
+    how: dict[str, Any] = {"targets": about if about in ("answers", "top") else about.split(",")}
+    made = [foretold(attribution_graph, lm, task, {"out": setup.out}, pair=0, **how)]
+    made += [attribution_graph(lm, task, pair=i, out=setup.out, **how) for i in range(1, len(task))]
     found = check(lm, made, task, top=top) if top else None
 
     def show() -> None:

@@ -101,7 +101,7 @@ class GraphCheck(Shown):
         found = self.circuit_table().mean()
         return (
             f"Live against frozen ablation over {counted(len(self.names), 'node')}: r {plain(frozen['r'], 2)}, "
-            f"Spearman {plain(frozen['spearman'], 2)}, {plain(100 * frozen['same sign'], 0)} % of equal signs.",
+            f"Spearman {plain(frozen['spearman'], 2)}, {plain(100 * frozen['same sign'], 0)}% of equal signs.",
             f"Live against the sum over ways: r {plain(linear['r'], 2)}; |live| against influence: Spearman "
             f"{plain(reached['spearman'], 2)}.",
             f"Mean M {signed(found['clean'], 2)}; of the circuit that pruning keeps ({plain(found['nodes_kept'], 0)} "

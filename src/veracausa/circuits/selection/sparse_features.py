@@ -123,6 +123,7 @@ class FeatureCircuitWork:
     def settings(self) -> dict[str, Any]:
         """What the header says."""
         told = {"method": "ig" if self.nodes else "atp", "nodes": self.nodes or None, "positions": self.positions}
+        told |= {"tokens": list(self.task.tokens(0)[0])} if self.positions else {}
         return told | {"ablation": self.ablation, "most": self.most, **dictionary_settings(self.lm, *self.kinds)}
 
     @torch.inference_mode(False)

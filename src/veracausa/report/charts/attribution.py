@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 #: Nodes beside tokens and logits, and links, that are drawn.
 NODES, LINKS = 40, 120
-#: Nodes whose names stand beside them.
-NAMED = 6
+#: Nodes and targets whose names stand beside them, at most; of a token and layer, or next to another, one alone.
+NAMED, TARGETS = 6, 4
 
 
 def attribution_part(found: AttributionGraph, name: str, signs: bool = True) -> Part:
@@ -53,7 +53,7 @@ def attribution_part(found: AttributionGraph, name: str, signs: bool = True) -> 
     top = max(where[i][1] for i in shown)
     said = f"datum.value < 0 ? 'tokens' : datum.value == {top:g} ? 'logits' : datum.value"
     rows = alt.Axis(values=[*range(-1, int(top) + 1)], labelExpr=said, grid=False, labelOverlap="greedy")
-    y = alt.Y("y:Q", title="layer", axis=rows, scale=alt.Scale(domain=[-1.6, top + 0.6], nice=False))
+    y = alt.Y("y:Q", title="layer", axis=rows, scale=alt.Scale(domain=[-1.6, top + 0.1 * (top + 8)], nice=False))
     joined = alt.Chart(data.add(f"{name}-links", _links(found, shown, lines, where))).mark_rule(opacity=0.5)
     joined = joined.encode(
         x=x, y=y, x2="x2:Q", y2="y2:Q",
@@ -69,11 +69,14 @@ def attribution_part(found: AttributionGraph, name: str, signs: bool = True) -> 
         tooltip=[alt.Tooltip("name:N"), alt.Tooltip("influence:Q", format=".3f"),
                  alt.Tooltip("activation:Q", format=".3f")],
     )  # fmt: skip
-    named = [row for row, i in zip(nodes, shown, strict=True) if i in inner[:NAMED]]
+    by_node = dict(zip(shown, nodes, strict=True))
+    targets = sorted((i for i in shown if kinds[i] == LOGIT), key=lambda i: -float(found.weights[i]))
+    called = [*_apart(inner, where, 0.6)[:NAMED], *_apart(targets, where, 0.15)[:TARGETS]]
+    named = [by_node[i] | {"label": _label(found, i)} for i in called]
     names = alt.Chart(data.add(f"{name}-names", named)).mark_text(
         style=theme.NAME, align="left", angle=300, dx=5, dy=-7
     )
-    view = alt.layer(joined, dots, names.encode(x=x, y=y, text="name:N"))
+    view = alt.layer(joined, dots, names.encode(x=x, y=y, text="label:N"))
     view = view.resolve_scale(color="independent").properties(height=420)
     return Part(
         "What adds to what", view, data, " ".join(found.sentences), f"{len(inner)} nodes of {len(found.names):,}"
@@ -90,6 +93,27 @@ def _places(found: AttributionGraph, shown: list[int]) -> dict[int, tuple[float,
         for (position, layer), members in together.items()
         for at, i in enumerate(members)
     }
+
+
+def _apart(nodes: list[int], where: dict[int, tuple[float, float]], far: float) -> list[int]:
+    """Those of some nodes, the first ones first, that are in another row than those before or so far away, in tokens.
+
+    >>> _apart([0, 1, 2], {0: (3.0, 1.0), 1: (3.2, 1.0), 2: (3.2, 2.0)}, 0.6)
+    [0, 2]
+    """
+    kept: list[int] = []
+    for i in nodes:
+        (x, y), row = where[i], [where[other] for other in kept]
+        if not any(up == y and abs(across - x) < far for across, up in row):
+            kept.append(i)
+    return kept
+
+
+def _label(found: AttributionGraph, i: int) -> str:
+    """A node's name without its position, which the axis says; of a token as a target the token alone."""
+    name = found.names[i]
+    short = name.removeprefix("logit:").strip() or "␣" if int(found.kinds[i]) == LOGIT else name.rpartition("@")[0]
+    return readable(short or name)
 
 
 def _links(
