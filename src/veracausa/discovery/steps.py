@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from veracausa.choices import EdgeScoring
+from veracausa.choices import EdgeScoring, LearnedBy
 from veracausa.circuits.runs.tapes import circuit_buckets, recordings
 from veracausa.circuits.selection.iterated import iterate
 from veracausa.circuits.selection.learned import learn
@@ -32,16 +32,20 @@ if TYPE_CHECKING:
 PIECES = "pieces"
 
 
+#: Ways of learning masks for all sizes.
+_LEARNED: dict[Any, LearnedBy] = {"learned": "top-k", "matryoshka": "matryoshka"}
+
+
 @dataclass(frozen=True, eq=False)
 class Scoring:
-    """All edges are about to be scored by the `work` of a method of edges, of "iterated", "learned" or "exact"."""
+    """All edges are about to be scored by the `work` of a method of edges, of "iterated", "exact" or a learned mask."""
 
     method: EdgeScoring | Method
     work: Work
 
     @classmethod
     def of(cls, lm: Model, task: Task, method: EdgeScoring | Method, edges: int, seed: int) -> Scoring:
-        """Check what is asked; `edges`: how many will be selected, for which "learned" says what they give.
+        """Check what is asked; `edges`: how many will be selected, for which learned scores say what they give.
 
         Raises:
             MethodError: an unknown method, or one that means nothing with this metric.
@@ -50,8 +54,8 @@ class Scoring:
             return cls(method, exact.work(lm, task, units="edges"))
         if method == "iterated":
             return cls(method, iterate.work(lm, task))
-        if method == "learned":
-            return cls(method, learn.work(lm, task, how="top-k", keep=edges, seed=seed))
+        if method in _LEARNED:
+            return cls(method, learn.work(lm, task, how=_LEARNED[method], keep=edges, seed=seed))
         return cls(method, attribute.work(lm, task, units="edges", method=method))
 
     @property
@@ -62,8 +66,8 @@ class Scoring:
         return _step(lm, self.work.task, what, self.work.kind, self.work.tokens())
 
     def run(self, folder: Path | None, show_progress: bool) -> Scores:
-        """Score them; `folder`: of the discovery, where unfinished pieces of exact effects are kept."""
-        pieces = folder and folder / PIECES if self.method == "exact" else None
+        """Score them; `folder`: of the discovery, where unfinished pieces of exact effects and of learning are kept."""
+        pieces = folder and folder / PIECES if self.method in ("exact", *_LEARNED) else None
         scores: Scores = self.work.run(show_progress, pieces)
         return scores
 

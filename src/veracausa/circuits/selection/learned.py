@@ -11,7 +11,7 @@ gates are drawn, held to a size and judged says a `Learner` (`estimates.learned.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -93,8 +93,14 @@ class LearnWork:
         learned = sum(
             2 * layers * len(own) * (task.lengths[own[0]] - start) * often[own[0]] for start, own in self.groups()
         )
-        before = 0.0 if self.how is None else 2 * layers * sum(task.lengths) + self.how.tokens([])
+        before = 0.0 if self.how is None else 2 * layers * sum(task.lengths) + self._preparing
         return recorded + learned + 2 * behind + before
+
+    @property
+    def _preparing(self) -> float:
+        """Token-layers of the reference set's runs; constants that are learned along begin at means."""
+        how = self.how
+        return 0.0 if how is None else replace(how, kind="mean" if how.kind == "optimal" else how.kind).tokens([])
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -61,10 +61,12 @@ class Trained:
         kept = [{*self.training.likeliest(row).tolist()} for row in self.found]
         among = [(i, j) for i in range(len(kept)) for j in range(i)]
         same = np.mean([len(kept[i] & kept[j]) / len(kept[i] | kept[j]) for i, j in among])
-        agree = np.corrcoef(order)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            agree = np.corrcoef(order)
         rho = np.mean([agree[i, j] for i, j in among])
+        said = "none, since all scores of one are equal" if np.isnan(rho) else f"{rho:.2f}"
         return (
-            f"{len(kept)} seeds: mean Spearman between two {rho:.2f}, mean Jaccard of their {self.training.count:,} "
+            f"{len(kept)} seeds: mean Spearman between two {said}, mean Jaccard of their {self.training.count:,} "
             f"highest {same:.2f}"
         )
 
