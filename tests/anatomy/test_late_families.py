@@ -29,6 +29,15 @@ def made(kind, **settings):
     return as_model(hf, kind)
 
 
+def llama4(**settings):
+    return made(
+        "llama4_text", intermediate_size_mlp=40, num_local_experts=4, num_experts_per_tok=2,
+        interleave_moe_layer_step=2,
+        attention_chunk_size=4, no_rope_layers=[1, 0, 1], attn_temperature_tuning=True, floor_scale=3, attn_scale=0.5,
+        use_qk_norm=True, **settings,
+    )  # fmt: skip
+
+
 def laguna():
     return made("laguna", num_attention_heads_per_layer=[4, 2, 4], num_experts=4, num_experts_per_tok=2,
                 moe_intermediate_size=16, shared_expert_intermediate_size=12, sliding_window=4,
@@ -64,6 +73,19 @@ def test_a_chunk_hides_what_lies_before_it():
     seen = causal_mask(5, 7, None, torch.empty(0), chunk=3) == 0
     by_hand = [[key <= query and key // 3 == query // 3 for key in range(7)] for query in range(2, 7)]
     assert seen.tolist() == by_hand
+
+
+def test_llama4_heads_are_those_of_the_bare_model():
+    """Blocks with chunks, one without rotation whose queries are scaled by position, rows that begin late."""
+    lm = llama4()
+    units = ["a0.h1", "a1.h3", "a2.h0"]
+    ours = vc.exact(lm, TASK, units=units, **QUIET).values[0]
+    outs = [lm.hf.model.layers[layer].self_attn.o_proj for layer in range(3)]
+    wheres = [slice(8, 16), slice(24, 32), slice(0, 8)]
+    true = [patched(lm, out, where, TASK.clean[0], TASK.corrupted[0]) for out, where in zip(outs, wheres, strict=True)]
+    assert max(map(abs, true)) > 0.01 and ours.tolist() == pytest.approx(true, abs=1e-5)  # norms are in float32
+    with pytest.raises(ArchitectureError, match=r"no experts .* times its router's score"):
+        vc.exact(lm, TASK, units="experts", **QUIET)
 
 
 def test_blocks_with_different_numbers_of_heads_are_told_whole():

@@ -59,7 +59,7 @@ class Anatomy:
     config attribute that says "average" where the MLP halves the sum of both. `up`: the branch that a gated MLP
     multiplies its activation with (None: no gate); `up_fused`: the latter half of that module's output. `joins_rows`:
     the block gives its MLP rows and positions as one dimension. `gives_two`: an MLP that is made of experts gives
-    something beside its output.
+    something beside its output; `flattens`: it gives rows and positions as one dimension.
 
     Glue. `attention_norm`, `mlp_norm`: None where the sublayer reads the stream as it is; one module for both where one
     norm serves both. `parallel`: whether attention and MLP read the same residual, or the config attribute that
@@ -116,6 +116,7 @@ class Anatomy:
     up_fused: bool = False
     joins_rows: bool = False
     gives_two: bool = False
+    flattens: bool = False
     attention_norm: Path | None = "input_layernorm"
     mlp_norm: Path | None = "post_attention_layernorm"
     qk_norms: tuple[str, ...] = ("self_attn.q_norm", "self_attn.k_norm")

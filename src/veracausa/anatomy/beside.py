@@ -19,6 +19,18 @@ import torch
 from torch import Tensor, nn
 
 
+class Unflattened(nn.Module):
+    """An MLP that gives rows and positions as one dimension, with both. It is no module of the model."""
+
+    def __init__(self, mlp: nn.Module) -> None:
+        super().__init__()
+        self.mlp = mlp
+
+    def forward(self, x: Tensor) -> Any:
+        """The MLP's output, in the shape of its input."""
+        return _shaped(self.mlp(x), x)
+
+
 class TwoMLPs(nn.Module):
     """Both MLPs of a block, the one that runs first in front. It is no module of the model."""
 
@@ -78,14 +90,21 @@ class NormedMLPs(nn.Module):
 
 
 def joining(mlps: Iterable[nn.Module]) -> list[Any]:
-    """Hooks that let the second of two MLPs, or the norm behind it, give the sum of both."""
+    """Hooks that let the second of two MLPs, or the norm behind it, give the sum of both; see `Unflattened`, too."""
     found: list[Any] = []
     for both in mlps:
         if isinstance(both, TwoMLPs):
             found += _joined(both.first, both.second, same=True)
+        if isinstance(both, Unflattened):
+            found.append(both.mlp.register_forward_hook(lambda _, args, output: _shaped(output, args[0])))
         if isinstance(both, NormedMLPs):
             found += [_remembering(both), *_joined(both.behind_mlp, both.behind, same=False)]
     return found
+
+
+def _shaped(output: Any, x: Tensor) -> Any:
+    """What an MLP gives, its first part in the shape of its input."""
+    return (output[0].view_as(x), *output[1:]) if isinstance(output, tuple) else output.view_as(x)
 
 
 def _remembering(both: NormedMLPs) -> Any:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from veracausa.anatomy.anatomy import Layout, Mixing
-from veracausa.anatomy.beside import NormedMLPs, TwoMLPs
+from veracausa.anatomy.beside import NormedMLPs, TwoMLPs, Unflattened
 from veracausa.anatomy.found import Found
 from veracausa.anatomy.linear import LinearMap, linear_map, numbers_of
 from veracausa.anatomy.mixers import NoSublayer
@@ -189,6 +189,8 @@ class Block:
         """The MLP as the block calls it: one module, two beside each other, or the parts one by one."""
         if isinstance(self.mlp, TwoMLPs):
             return self.mlp.first, self.mlp.second
+        if isinstance(self.mlp, Unflattened):
+            return (self.mlp.mlp,)
         if isinstance(self.mlp, NormedMLPs):
             return self.mlp.mlp, self.mlp.router, self.mlp.experts
         return tuple(self.mlp) if isinstance(self.mlp, OwnMLP) else (self.mlp,)

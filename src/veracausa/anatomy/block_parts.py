@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from veracausa.anatomy.anatomy import Anatomy, part_of
-from veracausa.anatomy.beside import Beside, NormedMLPs, TwoMLPs
+from veracausa.anatomy.beside import Beside, NormedMLPs, TwoMLPs, Unflattened
 from veracausa.anatomy.block import Block, NoNorm, OwnMLP
 from veracausa.anatomy.found import Found
 from veracausa.anatomy.mixers import NoSublayer
@@ -124,6 +124,8 @@ def _mlp_parts(anatomy: Anatomy, module: nn.Module, part: Callable[[str], Any]) 
         names = {}
     else:
         ends = dict.fromkeys(("mlp", "mlp_start", "mlp_end"), part("mlp"))
+    if anatomy.flattens and part("experts") is not None:
+        ends["mlp"] = Unflattened(part("mlp"))
     parts = {"down": None, "acting": None, "up": None} | {name: part(role) for name, role in names.items()}
     norm = NoNorm() if anatomy.mlp_norm is None else part("mlp_norm")
     return {**ends, "mlp_norm": norm, **parts}

@@ -148,27 +148,32 @@ _neox_japanese = within(lambda module: {"scaling": 1 / module.norm_factor})
 gptj = codegen = within(lambda module: {"scaling": 1 / module.scale_attn})
 
 
-def llama4(
-    module: Any, attend: Attend, _: Any, hidden_states: Tensor, position_embeddings: Tensor, **given: Any
-) -> tuple[Tensor, None]:
-    """Llama 4's attention: rotation, or none and queries scaled by position; in some blocks within chunks alone."""
-    rotate = import_module("transformers.models.llama4.modeling_llama4").apply_rotary_emb
-    query, key, value = (
-        part(hidden_states).unflatten(-1, (-1, module.head_dim))
-        for part in (module.q_proj, module.k_proj, module.v_proj)
-    )
-    cache = given.get("past_key_values")
-    if module.use_rope:
-        query, key = rotate(query, key, position_embeddings.to(query.device))
-    elif module.attn_temperature_tuning:
-        before = attend.before if cache is None else cache.get_seq_length(module.layer_idx)
-        position = torch.arange(query.shape[1], device=query.device).float() + before
-        scales = torch.log1p(torch.floor((position + 1) / module.floor_scale)) * module.attn_scale + 1
-        query = (query * scales[:, None, None]).to(query.dtype)
-    if hasattr(module, "qk_norm"):
-        query, key = module.qk_norm(query), module.qk_norm(key)
-    key, value = _with_past(cache, module, key.transpose(1, 2), value.transpose(1, 2))
-    chunked = module.config.layer_types[module.layer_idx] == "chunked_attention"
-    chunk = module.config.attention_chunk_size if chunked else None
-    z = attend(query.transpose(1, 2), key, value, scaling=module.scaling, chunk=chunk)
-    return module.o_proj(z.flatten(2)), None
+class _Before:
+    """A cache that holds so many positions and adds none: an attention module that counts them is told of no others."""
+
+    def __init__(self, positions: int) -> None:
+        self.positions = positions
+
+    def get_seq_length(self, *_: Any) -> int:
+        """How many."""
+        return self.positions
+
+    def update(self, key: Tensor, value: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """The same keys and values."""
+        return key, value
+
+
+def llama4(module: Any, attend: Attend, own: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+    """Llama 4's own forward, which scales queries by their position and takes chunks from its masks alone."""
+    config = module.config
+    chunked = config.layer_types[module.layer_idx] == "chunked_attention"
+    if kwargs.get("past_key_values") is None:
+        kwargs["past_key_values"] = _Before(attend.before)
+    before, config._attn_implementation = config._attn_implementation, attend.name
+    try:
+        output: tuple[Any, ...] = own(
+            *args, **kwargs, **attend.ours, chunk=config.attention_chunk_size if chunked else None
+        )
+    finally:
+        config._attn_implementation = before
+    return output

@@ -24,10 +24,11 @@ OURS = ("past", "rule", "keep", "change", "look", "expand")
 class Attend:
     """`attend(query, key, value, **settings)` gives heads' values, [rows, positions, heads, head_dim].
 
-    `ours`: what the attention function is given for us; see `OURS`.
+    `name`: the attention function's; `ours`: what it is given for us, see `OURS`.
     """
 
     module: Any
+    name: str
     function: Callable[..., Any]
     ours: Mapping[str, Any]
 
@@ -66,7 +67,7 @@ class Bridged:
         )
 
         ours = {name: kwargs.pop(name) for name in OURS if name in kwargs}
-        attend = Attend(self.module, ALL_ATTENTION_FUNCTIONS[self.function], ours)
+        attend = Attend(self.module, self.function, ALL_ATTENTION_FUNCTIONS[self.function], ours)
         own = self.own or MethodType(type(self.module).forward, self.module)
         return self.bridge(self.module, attend, own, *args, **kwargs)
 

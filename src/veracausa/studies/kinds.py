@@ -1,6 +1,7 @@
 """Which kinds of units a study is about, by what the model has: heads, or mixers in their place; neurons, or channels.
 
-Where every block mixes positions by attention the study is about heads. Else it is about mixers: their heads where they
+Where every block mixes positions by attention the study is about heads, or whole attentions if heads cannot be told.
+Else it is about mixers: their heads where they
 have some, whole mixers where they have not; a hybrid's attention heads stand beside them.
 """
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 def main_kind(lm: Model) -> Kind:
     """The kind that further questions are about."""
     if not lm.decoder.has_mixers:
-        return "heads"
+        return "attention" if "heads" in lm.decoder.lacks else "heads"
     return "mixers" if "mixer_heads" in lm.decoder.lacks else "mixer_heads"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from veracausa.anatomy import bridged_attentions
 from veracausa.anatomy.anatomy import Anatomy
 from veracausa.anatomy.families.likenesses import GATED, LLAMA, POST_NORM, SHARED_NORM, like, one
 
@@ -11,6 +12,12 @@ from veracausa.anatomy.families.likenesses import GATED, LLAMA, POST_NORM, SHARE
 def _behind_a_norm(what: str) -> tuple[tuple[str, str], ...]:
     """What a family lacks whose experts do not add up to their MLP's output."""
     why = f"{what} stands between its experts and their MLP's output, so what one of them adds there isn't told."
+    return tuple((kind, why) for kind in ("experts", "shared", "expert_neurons"))
+
+
+def _told_whole(what: str) -> tuple[tuple[str, str], ...]:
+    """What a family lacks whose experts are not called with tokens, their choice and its weights."""
+    why = f"{what}, in a layout that is read as a whole alone. Ask for whole MLPs."
     return tuple((kind, why) for kind in ("experts", "shared", "expert_neurons"))
 
 
@@ -99,6 +106,22 @@ MIXTURES: dict[str, Anatomy] = {
         mlp_post_norm="post_mlp_layernorm",
         **GATED,
         **MIXTURE,
+    ),
+    **like(
+        LLAMA,
+        "llama4_text",
+        mlp="feed_forward",
+        mlp_out="feed_forward.down_proj",
+        activation="feed_forward.activation_fn",
+        up="feed_forward.up_proj",
+        experts="feed_forward.experts",
+        router="feed_forward.router",
+        shared="feed_forward.shared_expert",
+        gives_two=True,
+        flattens=True,
+        qk_norms=(),
+        lacks=_told_whole("its experts are given every token times its router's score"),
+        bridge=bridged_attentions.llama4,
     ),
     **like(LLAMA, "laguna", **GATED, **MIXTURE, heads_by_block=True, experts_scale="mlp.routed_scaling_factor"),
 }
