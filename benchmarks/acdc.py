@@ -77,7 +77,7 @@ def judged(lm: vc.Model, tasks: tuple[vc.Task, vc.Task], circuit: vc.Circuit) ->
     """f and KL of a circuit on the pairs it was found on, and on held-out ones."""
     seen, unseen = (vc.faithfulness(lm, task, circuit, **QUIET) for task in tasks)
     return {
-        "edges": len(circuit),
+        "kept": len(circuit),
         "f": unseen.f,
         "f ±": unseen.stderr(),
         "KL": float(unseen.kl.mean()),
