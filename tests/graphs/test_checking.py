@@ -11,14 +11,16 @@ import veracausa as vc
 from veracausa.errors import MethodError
 
 
-def test_live_effects_are_those_of_whole_runs():
+@pytest.mark.parametrize(("read", "at"), [("n", "mlp_in"), ("r", "resid")])
+def test_live_effects_are_those_of_whole_runs(read, at, tmp_path):
+    """Of a transcoder that reads what enters its block nodes are known, and sets of nodes are not."""
     hf = make("llama")
     lm, task = as_model(hf, "llama"), random_task()
-    own = [transcoder(lm.width, 1)]
+    own = [transcoder(lm.width, 1, read=read)]
     graphs = [vc.graphs.attribution_graph(lm, task, pair=i, dictionary=own) for i in range(2)]
     found = vc.graphs.check(lm, graphs, task, dictionary=own, top=25)
     e = own[0].encoder
-    theirs = plain.Plain("relu", e.weight, e.bias - e.before @ e.weight, own[0].weight, own[0].bias, ("mlp_in", 1),
+    theirs = plain.Plain("relu", e.weight, e.bias - e.before @ e.weight, own[0].weight, own[0].bias, (at, 1),
                          ("mlp", 1), threshold=None, k=4, skip=None)  # fmt: skip
     prompts, seen = pairs(VOCAB, 2, 6, 3), 0
     for row in found.table().to_dict("records"):
@@ -28,7 +30,9 @@ def test_live_effects_are_those_of_whole_runs():
             part = part if part == "error" else int(part)
             given = (hf, "llama", prompts[row["graph"]], theirs, part)
             assert row["live"] == pytest.approx(plain.effect(*given, "zero", position=int(position)), abs=1e-9)
-    assert seen > 10
+    assert seen > 10 and {*found.table()["kind"]} >= {"feature", "error"}
+    assert ("not run live" in found.sentences[-1]) == (read == "r") == bool(found.circuits[:, 1].isnan().all())
+    torch.testing.assert_close(vc.open(found.save(tmp_path / "check")).circuits, found.circuits, equal_nan=True)
     clean = lm.measure(task).clean
     assert torch.allclose(found.circuits[:, 0], clean, rtol=0, atol=1e-9)
 

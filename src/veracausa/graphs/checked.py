@@ -105,7 +105,7 @@ class GraphCheck(Shown):
             f"Live against the sum over ways: r {plain(linear['r'], 2)}; |live| against influence: Spearman "
             f"{plain(reached['spearman'], 2)}.",
             f"Mean M {signed(found['clean'], 2)}; of the circuit that pruning keeps ({plain(found['nodes_kept'], 0)} "
-            f"of {plain(found['nodes'], 0)} nodes) {signed(found['live'], 2)} live and "
+            f"of {plain(found['nodes'], 0)} nodes) {_live_said(found['live'])} and "
             f"{signed(found['frozen'], 2)} frozen.",
         )
 
@@ -136,6 +136,13 @@ class GraphCheck(Shown):
         return write_tensors(path, FORMAT, header | {"cost": self.cost.to_dict()}, tensors)
 
 
+def _live_said(value: float) -> str:
+    """M of a circuit, where it was run."""
+    if np.isnan(value):
+        return "not run live (features that read the stream before attention are patched one by one alone)"
+    return f"{signed(value, 2)} live"
+
+
 def _compared(live: Any, other: Any, name: str) -> dict[str, float]:
     """Agreement of two columns; NaN where there are too few, or one does not vary."""
     x, y = live.to_numpy(), other.to_numpy()
@@ -163,7 +170,7 @@ def load_graph_check(path: str | Path) -> GraphCheck:
     with reading(at(path)):
         found = _HEADER(header)
         wanted = dict.fromkeys(("graphs", "kinds", "layers"), "index nodes")
-        wanted |= dict.fromkeys(("live", *MEASURES), "finite nodes") | {"circuits": "finite graphs figures"}
+        wanted |= dict.fromkeys(("live", *MEASURES), "finite nodes") | {"circuits": "float graphs figures"}
         require_tensors(tensors, wanted, nodes=len(found["names"]), figures=len(_CIRCUIT))
         names = ("names", "settings", "model", "task", "cost")
         parts: dict[str, Any] = {name: tensors[name] for name in wanted}

@@ -120,11 +120,33 @@ def _own(lm: Model, graph: AttributionGraph, task: Task) -> Task:
 def _live(
     lm: Model, one: Task, graph: AttributionGraph, chosen: Sequence[int], sets: Sequence[Sequence[int]], show: bool
 ) -> tuple[Tensor, float, list[float], Cost]:
-    """Exact effects of nodes, M of the clean prompt, and exact effects of sets of nodes: each a group, in one call."""
+    """Exact effects of nodes, M of the clean prompt, and exact effects of sets of nodes: each a group, in one call.
+
+    Features of a transcoder that reads the stream before its block's attention cannot be members of groups: there
+    nodes go by kinds, one call each, and sets are not known (NaN).
+    """
+    how: dict[str, Any] = {"ablation": "zero", "show_progress": show}
+    if any(code.dictionary.reads.kind == "r" for code in lm.decoder.codes.values()):
+        return _by_kinds(lm, one, [graph.names[i] for i in chosen], len(sets), how)
     units = {f"node {k}": [graph.names[i]] for k, i in enumerate(chosen)}
     units |= {f"set {k}": [graph.names[i] for i in members] for k, members in enumerate(sets) if members}
-    scores = exact(lm, one.side(True), units=units, ablation="zero", show_progress=show)
+    scores = exact(lm, one.side(True), units=units, **how)
     found = dict(zip(scores.units.names, scores.values[0], strict=True))
     whole = [float(found.get(f"set {k}", 0.0)) for k in range(len(sets))]
     live = torch.stack([found[f"node {k}"] for k in range(len(chosen))])
     return live, float(scores.clean[0]), whole, scores.cost or Cost()
+
+
+def _by_kinds(
+    lm: Model, one: Task, names: Sequence[str], sets: int, how: dict[str, Any]
+) -> tuple[Tensor, float, list[float], Cost]:
+    """The same without groups."""
+    kinds: dict[str, list[str]] = {}
+    for name in names:  # f2.76@5, m2@5, r0@5; of several dictionaries each by itself
+        kinds.setdefault(name[0] + ".".join(name.split(".")[1:-1]), []).append(name)
+    found, cost, clean = dict[str, Tensor](), Cost(), float("nan")
+    for units in kinds.values():
+        scores = exact(lm, one.side(True), units=units, **how)
+        found |= dict(zip(scores.units.names, scores.values[0], strict=True))
+        cost, clean = cost + (scores.cost or Cost()), float(scores.clean[0])
+    return torch.stack([found[name] for name in names]), clean, [float("nan")] * sets, cost
