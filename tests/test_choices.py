@@ -13,6 +13,7 @@ from veracausa import choices
 from veracausa.circuits.attacks.attacking import KNOWN_GOALS, STARTS
 from veracausa.circuits.attacks.budgets import BUDGETS
 from veracausa.circuits.quality.minimality import _PARTS
+from veracausa.circuits.scoreboards.columns import PARTS
 from veracausa.circuits.selection.acdc import ORDERS
 from veracausa.circuits.selection.ways import HOW
 from veracausa.discovery.ways import SCORED_BY
@@ -69,6 +70,7 @@ TABLES = {
     "BudgetSizes": SIZES,
     "CircuitParts": _PARTS,
     "AttackBudget": BUDGETS,
+    "BoardPart": tuple(PARTS),
     "AttackGoal": KNOWN_GOALS,
     "AttackStart": STARTS,
     "Unequal": UNEQUAL,

@@ -24,7 +24,7 @@ KINDS = (
     "AblationStudy", "Against", "Baselines", "CounterfactualComparison", "GeneralPurpose", "HeadRoles", "Search",
     "OptimalConstants", "Steering", "Recovery", "Study", "Lens", "LogitAttribution",
     "Interactions", "CheckedInteractions", "Modules", "AttributionGraph", "GraphCheck", "Activations",
-    "Quality", "PartCurve", "FeatureCircuit", "Attack", "CauseCurve", "Specificity",
+    "Quality", "PartCurve", "FeatureCircuit", "Attack", "CauseCurve", "Specificity", "Scoreboard",
 )  # fmt: skip
 #: Made of other results, without a run of their own.
 COSTLESS = {"Agreement", "Stability", "Circuit", "CircuitStability", "Against", "Recovery", "Modules"}
@@ -109,9 +109,8 @@ def same(one, other) -> bool:
 def test_saved_and_opened_it_is_the_same(made, tmp_path, kind):
     found = made[kind]
     folder = kind in ("Discovery", "Study")
-    place = tmp_path / (
-        "out" if folder else "file.json" if kind in ("Circuit", "Recovery", "Modules") else "file.safetensors"
-    )
+    text = kind in ("Circuit", "Recovery", "Modules", "Scoreboard")
+    place = tmp_path / ("out" if folder else "file.json" if text else "file.safetensors")
     found.save(place)
     again = vc.open(place)
     assert type(again) is type(found)

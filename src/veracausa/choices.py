@@ -80,6 +80,8 @@ BudgetSizes = Literal["fixed", "log", "mixed"]
 AttackBudget = Literal["sparse", "bounded", "free"]
 AttackGoal = Literal["away", "down", "up"]
 AttackStart = Literal["zero", "half", "random"]
+#: What a scoreboard runs for every ranking.
+BoardPart = Literal["curve", "cause", "adversary", "specificity"]
 
 #: What becomes of pairs that do not fit a tokenizer.
 Unequal = Literal["refuse", "skip"]

@@ -48,6 +48,7 @@ READERS: dict[str, str] = {
     "veracausa-recovery-1": "ground_truth.recovered:load_recovery",
     "veracausa-responses-2": "causes.curves.files:load_responses",
     "veracausa-scores-2": "scores.files:load_scores",
+    "veracausa-scoreboard-1": "circuits.scoreboards.board:load_scoreboard",
     "veracausa-search-2": "counterfactuals.searches:load_search",
     "veracausa-specificity-1": "circuits.quality.specificity:load_specificity",
     "veracausa-stability-1": "scores.result_files:load_stability",

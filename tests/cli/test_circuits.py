@@ -112,6 +112,33 @@ def test_adversary(pairs, out, tmp_path):
     kept.unlink()
 
 
+def test_scoreboard(folder, call, pairs, tmp_path):
+    """It is the public call, on half of the pairs; run again it reads what is kept."""
+    words = ("scoreboard", pairs, "--rankings", "eap,random", "--parts", "curve,specificity", "--tasks", pairs)
+    result = call(*words, "--size", 0.2, "--out", tmp_path)
+    assert result.exit_code == 0, (result.output, result.exception)
+    board, lm = vc.open(tmp_path / "scoreboard.json"), vc.load(folder)
+    scored, judged = vc.task(lm, pairs).split(0.5, 0)
+    scores = vc.attribute(lm, scored, units="edges", method="eap", show_progress=False)
+    curve = vc.curve(lm, judged, scores, show_progress=False)
+    assert board.cells["eap"]["CPR"].value == curve.cpr and board.sentences[0] in result.output
+    assert board.cells["random"]["price"].value == 0 and board.cells["eap"]["other damage"].value is not None
+    again = call(*words, "--size", 0.2, "--out", tmp_path)
+    assert again.exit_code == 0 and vc.open(tmp_path / "scoreboard.json").cells == board.cells
+
+
+def test_specificity(out, tmp_path):
+    """The circuits' own model, and the pairs that they were evaluated on."""
+    path, _ = out
+    result = CliRunner().invoke(app, ["specificity", str(path), "--draws", "1", "--out", str(tmp_path)])
+    assert result.exit_code == 0, (result.output, result.exception)
+    matrix, found = vc.open(tmp_path / "specificity.safetensors"), vc.open(path)
+    lm = vc.load(found.circuit.model["name"])
+    tasks, circuits = {"out": found.evaluation.pairs}, {"out": found.circuit}
+    own = vc.circuits.specificity(lm, tasks, circuits, draws=1, show_progress=False)
+    assert torch.equal(matrix.damage, own.damage) and matrix.sentences[0] in result.output
+
+
 def test_evaluate_what_cannot_be(call, out, folder, tmp_path):
     path, _ = out
     for words, kind, said in (

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 import veracausa as vc
 from veracausa.behaviour.study import ablation_study
 from veracausa.circuits.quality.curve import SIZES
+from veracausa.circuits.scoreboards.columns import PARTS
 from veracausa.circuits.selection.ways import HOW
 from veracausa.cli.app import app
 from veracausa.cli.options import DTYPES
@@ -45,6 +46,8 @@ EXCEPTIONS = {
     ("task", "adversary"): ("kind", "the circuit's own task"),
     ("seed", "adversary"): ("default", "the seed after that of the circuit's pairs"),
     ("ablation", "adversary"): ("help", "edges of a circuit: nothing of one's own"),
+    ("model", "specificity"): ("default", "the circuits' own model"),
+    ("draws", "specificity"): ("default help", "random circuits, not noise"),
     ("method", "interactions"): ("default help", "of interactions, not of effects"),
     ("ablation", "interactions"): ("help", "all sources at once: no donors, nothing learned"),
     ("method", "features"): ("default help", "of circuits of features: the paper's"),
@@ -110,9 +113,10 @@ def test_shared_options_are_in_every_command_that_runs_a_model():
             "study",
             "compare",
             "discover",
+            "scoreboard",
         ): kept,
         ("task", "evaluate", "adversary", "dictionary"): pairs,
-        ("check",): model,
+        ("check", "specificity"): model,
         ("open", "models", "tasks", "methods"): {"json"},
     }.items():
         for command in commands:
@@ -134,6 +138,8 @@ def test_shared_options_are_in_every_command_that_runs_a_model():
         ("study", vc.study),
         ("compare", vc.compare),
         ("discover", vc.discover),
+        ("scoreboard", vc.circuits.scoreboard),
+        ("specificity", vc.circuits.specificity),
         ("evaluate", evaluate),
     ],
 )
@@ -168,6 +174,8 @@ def test_defaults_are_those_of_the_public_call(command, function):
         ("direction", ("exact", "attribute"), DIRECTIONS),
         ("method", ("attribute",), [*ESTIMATES, *(set(EDGE_PRESETS) - set(ESTIMATES))]),
         ("method", ("discover",), SCORED_BY),
+        ("rankings", ("scoreboard",), [*SCORED_BY, "random"]),
+        ("parts", ("scoreboard",), PARTS),
         ("methods", ("compare",), ESTIMATES),
         ("baseline", ("attribute",), BASELINES),
         ("how", ("discover",), HOW),

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from veracausa.circuits.quality.part_curve import PartCurve as PartCurve
     from veracausa.circuits.quality.part_curve import part_curve as part_curve
     from veracausa.circuits.quality.specificity import Specificity as Specificity
+    from veracausa.circuits.scoreboards.board import Scoreboard as Scoreboard
+    from veracausa.circuits.scoreboards.judging import scoreboard as scoreboard
     from veracausa.circuits.selection.acdc import acdc as acdc
     from veracausa.circuits.selection.iterated import iterate as iterate
     from veracausa.circuits.selection.learned import learn as learn
@@ -45,6 +47,7 @@ _HOMES = {
     "Faithfulness": "veracausa.circuits.quality.faithfulness",
     "Minimality": "veracausa.circuits.quality.minimality",
     "PartCurve": "veracausa.circuits.quality.part_curve",
+    "Scoreboard": "veracausa.circuits.scoreboards.board",
     "Specificity": "veracausa.circuits.quality.specificity",
     "Verdict": "veracausa.circuits.quality.hypotheses",
     "adversary": "veracausa.circuits.attacks.attacking",
@@ -58,6 +61,7 @@ _HOMES = {
     "part_curve": "veracausa.circuits.quality.part_curve",
     "published": "veracausa.circuits.known",
     "read": "veracausa.circuits.exchange.formats",
+    "scoreboard": "veracausa.circuits.scoreboards.judging",
     "specificity": "veracausa.circuits.quality.across_tasks",
     "stability": "veracausa.circuits.selection.stability",
     "tests": "veracausa.circuits.quality.hypotheses",

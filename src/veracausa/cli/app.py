@@ -11,6 +11,8 @@ veracausa attribute ioi --units neurons --verify --until-missed 50 --budget 0.1
 veracausa discover ioi --method eap-ig --edges 200 --out out/
 veracausa evaluate out/ --n 32 --seed 7
 veracausa adversary out/ --n 16 --budgets sparse
+veracausa scoreboard ioi --rankings eap-ig,iterated,random --tasks greater-than --out out/board
+veracausa specificity out/ioi out/greater-than
 veracausa ablate ioi --units a20.h0,a17.h4 --ablations zero,mean --n 10000 --out out/
 veracausa trace ioi --span S2 --units mlps --window 5 --n 8
 veracausa steer pairs.csv --tensor vectors.safetensors:happy --units r10 --scales=-4,4
@@ -41,6 +43,7 @@ from veracausa.cli import (
     feature_circuits,
     graphs,
     interplay,
+    judging,
     methods,
     models,
     opening,
@@ -70,8 +73,8 @@ for panel, kind, commands in (
     (_ASK, TaskCommand, (effects.exact, effects.attribute, states.trace, states.steer)),
     (_ASK, TaskCommand, (behaviour.ablate, reading.lens, reading.dla, interplay.interactions, graphs.graph)),
     (_ASK, TaskCommand, (feature_circuits.features,)),
-    (_CIRCUITS, TaskCommand, (studies.study, studies.compare, circuits.discover)),
-    (_CIRCUITS, Command, (circuits.evaluate, circuits.adversary)),
+    (_CIRCUITS, TaskCommand, (studies.study, studies.compare, circuits.discover, judging.scoreboard)),
+    (_CIRCUITS, Command, (circuits.evaluate, circuits.adversary, judging.specificity)),
     (_LOOK, Command, (tasks.tasks, models.models, methods.methods)),
     (_LOOK, TaskCommand, (tasks.task,)),
     (_LOOK, Command, (models.check, dictionaries.dictionary)),

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from veracausa.circuits.attacks.budgets import BUDGETS
+from veracausa.circuits.scoreboards.columns import PARTS as BOARD
 from veracausa.circuits.selection.ways import HOW
 from veracausa.cli.choices import models, one_of, several_of, tasks
 from veracausa.discovery.ways import SCORED_BY
@@ -334,6 +335,32 @@ Budgets = Annotated[
         autocompletion=several_of(BUDGETS),
     ),
 ]
+Rankings = Annotated[
+    str,
+    _option(
+        metavar="X,X",
+        help=f"What scores the edges, with commas: {_or(SCORED_BY)}, or random.",
+        autocompletion=several_of((*SCORED_BY, "random")),
+    ),
+]
+BoardParts = Annotated[
+    str | None,
+    _option(
+        metavar="X,X",
+        help=f"What is run for every ranking, with commas: {_or(BOARD)}. Default: all, specificity with --tasks.",
+        autocompletion=several_of(BOARD),
+    ),
+]
+OtherTasks = Annotated[
+    str | None,
+    _option(
+        metavar="TASK,TASK",
+        help="Other tasks to ablate the circuits on, with commas.",
+        autocompletion=several_of(BUILTIN),
+    ),
+]
+Share = Annotated[float, _number(help="Share of the edges of the circuits that are attacked and ablated.")]
+RandomCircuits = Annotated[int, _count("--draws", help="Random circuits of the same layer profile for each.", min=0)]
 EachPair = Annotated[bool, _option("--each", help="Also let each pair have weights of its own.")]
 Verify = Annotated[bool, _option("--verify", help="Check it against exact effects; print a receipt.", panel="Receipt")]
 Top = Annotated[int, _count(help="How many of the strongest to verify by exact effects.", min=0, panel="Receipt")]

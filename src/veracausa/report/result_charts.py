@@ -24,6 +24,7 @@ from veracausa.circuits.quality.hypotheses import CircuitTests
 from veracausa.circuits.quality.minimality import Minimality
 from veracausa.circuits.quality.part_curve import PartCurve
 from veracausa.circuits.quality.specificity import Specificity
+from veracausa.circuits.scoreboards.board import Scoreboard
 from veracausa.circuits.selection.stability import CircuitStability
 from veracausa.counterfactuals.compared_baselines import Baselines
 from veracausa.counterfactuals.compared_corruptions import CounterfactualComparison
@@ -62,6 +63,7 @@ from veracausa.report.charts.matrices import matrix_view
 from veracausa.report.charts.modules import modules_part
 from veracausa.report.charts.part_curves import part_curve_part
 from veracausa.report.charts.scatters import against_exact, padded
+from veracausa.report.charts.scoreboards import scoreboard_part
 from veracausa.report.charts.steering import steering_part
 from veracausa.report.charts.strengths import bars_view, diagonal_view, overlap_view, strips_view
 from veracausa.report.charts.theme import Support
@@ -231,7 +233,7 @@ _PARTS: dict[type, Callable[[Any, str], Part | Figure]] = {
     Interactions: interactions_part, CheckedInteractions: checked_part, Modules: modules_part,
     AttributionGraph: attribution_part, GraphCheck: graph_check_part, Steering: steering_part,
     PartCurve: part_curve_part, FeatureCircuit: feature_circuit_part, Attack: attack_figure,
-    CauseCurve: cause_curve_part,
+    CauseCurve: cause_curve_part, Scoreboard: scoreboard_part,
 }  # fmt: skip
 
 

@@ -35,7 +35,7 @@ from veracausa.circuits.runs.recorded import Recorded, planned_record, record
 from veracausa.circuits.runs.run_circuits import ablation_settings
 from veracausa.circuits.runs.tapes import circuit_buckets
 from veracausa.engine.attention import SUFFIX
-from veracausa.engine.guard import attention_function, precision_of
+from veracausa.engine.guard import attention_function, precision_of, shared
 from veracausa.engine.session import Session, session
 from veracausa.engine.work import gives
 from veracausa.errors import CircuitError, MethodError
@@ -166,7 +166,7 @@ class AdversaryWork:
         lm, digests = self.lm, [one.edges.digest() for one in self.circuits.values()]
         shape = sum(map(len, self.tasks)), self.columns
         asked = self.settings | {"circuits": digests, "parts": self.others[0].parts}
-        with session(
+        with shared(lm.decoder), session(
             lm, self.task, shape, out=out, name="adversary", asked=asked, measured=False, show=show_progress
         ) as call, call.bar(self.what, self.tokens()):  # fmt: skip
             own = [[self._own(call, task, one) for task in self.tasks] for one in self.circuits.values()]

@@ -1,0 +1,136 @@
+"""Rankings of edges side by side, on held-out pairs of the built-in tasks: which circuit should one believe?
+
+Every ranking is scored on some pairs and judged on others by `vc.circuits.scoreboard`: areas of f in which overshoot
+earns nothing, what flips the answers, how much an adversary needs, what the circuit does to the other tasks, stability
+and price. Scores, pieces and the board so far are kept in OUT as they end, so that a time limit loses nothing: run it
+again to go on. Further rankings are added by name in `RANKINGS`.
+
+    python benchmarks/scoreboard.py --model smollm2-135m --out out/scoreboard
+    python benchmarks/scoreboard.py --tasks ioi --rankings eap-ig,iterated --pairs 16 --held-out 32 --out out/scoreboard
+    python benchmarks/scoreboard.py --collect out/scoreboard        # the tables as Markdown, without running anything
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import TASKS, header, table
+
+import veracausa as vc
+from veracausa.discovery.evaluation import random_ranking
+from veracausa.tasks.task import Task
+
+
+def preset(method: str) -> Callable[..., vc.Scores]:
+    """A one-shot estimate."""
+    return lambda lm, task, seed, steps: vc.attribute(lm, task, units="edges", method=method)
+
+
+def random(lm: vc.Model, task: Task, seed: int, steps: int) -> vc.Scores:
+    """Edges in a random order, which costs nothing."""
+    drawn = random_ranking(vc.attribute(lm, task, units="edges", method="eap", show_progress=False), seed)
+    return replace(drawn, cost=replace(drawn.cost, forward=0, backward=0))
+
+
+def learned(lm: vc.Model, task: Task, seed: int, steps: int) -> vc.Scores:
+    """Gates for all sizes."""
+    return vc.circuits.learn(lm, task, how="top-k", steps=steps, seed=seed)
+
+
+#: Name → how it is scored, given the model, the pairs, a seed, and the steps of what learns.
+RANKINGS: dict[str, Callable[[vc.Model, Task, int, int], vc.Scores]] = {
+    "eap": preset("eap"),
+    "eap-ig": preset("eap-ig"),
+    "iterated": lambda lm, task, seed, steps: vc.circuits.iterate(lm, task),
+    "learned": learned,
+    "random": random,
+}
+#: Those whose scores depend on the seed.
+SEEDED = {"learned", "random"}
+
+
+def scores_of(lm: vc.Model, task: Task, name: str, given: Any) -> list[vc.Scores]:
+    """A ranking, once for every seed where it has any; kept in a file each."""
+    found = []
+    for seed in range(given.seeds if name in SEEDED else 1):
+        path = given.out / f"{given.model}-{task.name}-{name}-{len(task)}-{seed}-{given.steps}.safetensors"
+        if not path.exists():
+            RANKINGS[name](lm, task, seed, given.steps).save(path)
+        found.append(vc.open(path))
+    return found
+
+
+def judge(lm: vc.Model, name: str, names: list[str], given: Any) -> None:
+    """One task: every ranking scored and judged, the board so far written after each."""
+    every = {one: vc.tasks.build(one, lm, n=given.pairs + given.held_out) for one in given.tasks.split(",")}
+    task, rankings = every[name], {}
+    others = {one: pairs[given.pairs :][: given.other_pairs] for one, pairs in every.items() if one != name}
+    for ranking in names:
+        try:
+            rankings[ranking] = scores_of(lm, task[: given.pairs], ranking, given)
+        except vc.VeracausaError as error:  # a ranking that this model or task refuses leaves the others
+            print(f"{name}: {ranking} is left out: {error}", flush=True)
+            continue
+        board = vc.circuits.scoreboard(
+            lm, task[given.pairs :], rankings, tasks=others or None, size=given.size, restored=given.restored,
+            parts=given.parts.split(",") if given.parts else None, out=given.out,
+        )  # fmt: skip
+        board.save(given.out / f"board-{given.model}-{name}.json")
+        print(f"{name}: {ranking} is judged", flush=True)
+
+
+def collect(out: Path, command: str) -> str:
+    """All boards in a folder as Markdown, and every cell in one JSON file."""
+    lines, cells = [header(command)], list[dict[str, Any]]()
+    for path in sorted(out.glob("board-*.json")):
+        board = vc.open(path)
+        shown = board.shown()
+        judged = f"{board.model['source']}; judged on {board.task['description']}"
+        lines += ["", f"## {path.stem.removeprefix('board-')}", "", judged, ""]
+        lines += [table(["", *board.rankings], shown.to_numpy().tolist()), ""]
+        lines += [f"* {one}" for one in (*board.sentences, *board.notes)]
+        for ranking, own in board.cells.items():
+            for column, cell in own.items():
+                facts = {"board": path.stem, "ranking": ranking, "column": column, "shown": str(cell)}
+                cells.append(facts | {"value": cell.value, "stderr": cell.stderr, "why": cell.why})
+    (out / "cells.json").write_text(json.dumps(cells, indent=1))
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Judge all rankings on all tasks, and print the boards as Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--tasks", default=",".join(TASKS), help="judged one by one; the others show specificity")
+    parser.add_argument("--rankings", default=",".join(RANKINGS))
+    parser.add_argument("--pairs", type=int, default=8, help="that are scored")
+    parser.add_argument("--held-out", type=int, default=32, help="that rankings are judged on")
+    parser.add_argument("--other-pairs", type=int, default=12, help="of every other task")
+    parser.add_argument("--seeds", type=int, default=3, help="of rankings that have one")
+    parser.add_argument("--steps", type=int, default=300, help="of what learns")
+    parser.add_argument("--size", type=float, default=0.02, help="share of the edges that is attacked and ablated")
+    parser.add_argument("--restored", type=int, nargs="+", default=[10, 30, 100, 300, 1000], help="by the adversary")
+    parser.add_argument("--parts", default="", help="curve,cause,adversary,specificity; default all")
+    parser.add_argument("--out", type=Path, default=Path("out/scoreboard"))
+    parser.add_argument("--collect", type=Path, help="only print the boards of this folder")
+    given = parser.parse_args()
+    command = "python benchmarks/scoreboard.py"
+    if given.collect:
+        print(collect(given.collect, command))
+        return
+    given.out.mkdir(parents=True, exist_ok=True)
+    lm = vc.load(given.model, device=given.device)
+    for name in given.tasks.split(","):
+        judge(lm, name, given.rankings.split(","), given)
+    print(collect(given.out, f"{command} --model {given.model} --device {given.device}"))
+
+
+if __name__ == "__main__":
+    main()

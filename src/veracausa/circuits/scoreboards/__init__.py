@@ -1,0 +1,1 @@
+"""Rankings of edges beside each other on one scoreboard."""

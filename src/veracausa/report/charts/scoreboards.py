@@ -1,0 +1,49 @@
+"""Scoreboards drawn: a grid of rankings and columns, coloured by place in each column, with the figures in it."""
+
+from __future__ import annotations
+
+import altair as alt
+import numpy as np
+from scipy.stats import rankdata
+
+from veracausa.circuits.scoreboards.board import Cell, Scoreboard
+from veracausa.circuits.scoreboards.columns import COLUMNS, NEITHER, SMALLER
+from veracausa.report.charts import theme
+from veracausa.report.charts.data import Datasets, Row, number
+from veracausa.report.charts.figures import Part
+from veracausa.report.charts.maps import colour
+from veracausa.report.charts.theme import Support
+
+
+def scoreboard_part(found: Scoreboard, name: str) -> Part:
+    """Darker is better within a column; columns that say nothing of better, and missing cells, are left blank."""
+    rows, data = list[Row](), Datasets(inline=True)
+    for column in found.columns:
+        for ranking, place in zip(found.rankings, _places(found, column), strict=True):
+            cell = found.cells[ranking].get(column, Cell())
+            cells = {"column": column, "ranking": ranking, "text": str(cell), "why": cell.why or COLUMNS[column]}
+            rows.append({**cells, "value": number(place), "strong": bool(place > 0.55)})
+    axis = alt.Axis(domain=False, ticks=False, labelLimit=190)
+    top = alt.Axis(domain=False, ticks=False, labelAngle=0, orient="top", labelLimit=150)
+    x = alt.X("ranking:N", sort=list(found.rankings), title=None, axis=top)
+    y = alt.Y("column:N", sort=found.columns, title=None, axis=axis)
+    tips = [alt.Tooltip(f"{field}:N") for field in ("ranking", "column", "text", "why")]
+    base = alt.Chart(data.add(name, rows)).encode(x=x, y=y, tooltip=tips)
+    layers = [base.mark_rect(stroke=None).encode(color=colour(1.0, "place in its row, 1: best", Support.UNSIGNED))]
+    for style, test in ((theme.NAME, "!datum.strong"), (theme.INVERSE, "datum.strong")):
+        layers.append(base.mark_text(style=style).encode(text="text:N").transform_filter(test))
+    view = alt.layer(*layers).properties(height=21 * len(found.columns))
+    said = " ".join(found.sentences)
+    told = f"judged on {found.task['description']}"
+    return Part("Rankings of edges side by side", view, data, f"Table of figures. {said}", told)
+
+
+def _places(found: Scoreboard, column: str) -> list[float]:
+    """From 0, the worst, to 1, the best; 0 for what is missing or alone, and in columns without a better."""
+    table = found.table()[column].to_numpy(dtype=float)
+    known = ~np.isnan(table)
+    places = np.zeros(len(table))
+    if column not in NEITHER and known.sum() > 1:
+        better = -table if column in SMALLER else table
+        places[known] = (rankdata(better[known]) - 1) / (known.sum() - 1)
+    return list(places.tolist())
