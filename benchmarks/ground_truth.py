@@ -37,6 +37,7 @@ OTHERS: dict[str, Callable[[vc.Model, vc.Task], Scores | vc.Circuit]] = {
     "iterated, abs": lambda lm, task: _iterated(lm, task, 1, "abs_mean"),
     "iterated, 5 points": lambda lm, task: _iterated(lm, task, 5, "abs_mean"),
     "mask, top-k": lambda lm, task: vc.circuits.learn(lm, task, how="top-k", show_progress=False),
+    "mask, matryoshka": lambda lm, task: vc.circuits.learn(lm, task, how="matryoshka", show_progress=False),
     "acdc, 0.01": lambda lm, task: vc.circuits.acdc(lm, task, tau=0.01, loss="metric", show_progress=False),
     "random": lambda lm, task: vc.attribute(lm, task, units="edges", method="eap", show_progress=False),
 }

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 
@@ -23,7 +23,7 @@ from veracausa.circuits.runs.ablations import SETTLED, Ablating, mean_writes
 from veracausa.circuits.runs.recorded import LearnedWrites, Recorded, planned_record, record
 from veracausa.circuits.runs.run_circuits import ablation_settings
 from veracausa.circuits.runs.tapes import circuit_buckets, step_groups
-from veracausa.circuits.selection.gated_edges import GatedEdges, gated_edges
+from veracausa.circuits.selection.gated_edges import gated_edges
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.guard import attention_function
 from veracausa.engine.session import Session, session
@@ -37,6 +37,7 @@ from veracausa.units.edges import Edges
 from veracausa.units.resolve import all_edges
 
 if TYPE_CHECKING:
+    from veracausa.circuits.selection.gated_edges import GatedEdges
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 
@@ -135,7 +136,7 @@ class LearnWork:
             with call.ticking(self.what, total):
                 found = train(call, lambda: whole.along_with(means), training, lm, sizes, call.tick, writers)
             kept = training.likeliest(found.values).numpy()
-            kl, metric = found.runs.kept(kept) if isinstance(found.runs, GatedEdges) else (0.0, 0.0)
+            kl, metric = cast("GatedEdges", found.runs).kept(kept)  # with the constants of the first run
         return assemble(
             call,
             found.values.to(lm.score_dtype).expand(len(self.task), -1).contiguous(),
