@@ -26,7 +26,7 @@ from veracausa.estimates.presets import EDGE_PRESETS
 from veracausa.units.resolve import all_edges
 
 METHODS = ["exact", *EDGE_PRESETS]
-BATCHES = ("estimates.attribute", "effects.rows", "engine.measure", "circuits.runs.tapes")
+BATCHES = ("estimates.attribute", "effects.plan", "engine.measure", "circuits.runs.tapes")
 
 
 def masks_of(lm, seed=0):

@@ -5,15 +5,15 @@ import tiny_models
 from bridges import as_model
 from long_models import long_model
 
-from veracausa.contracts.checks import _pair
 from veracausa.contracts.long import changing_lengths, long_prompts_equal_bare_runs, reach
+from veracausa.contracts.pairs import pair_for
 
 
 @pytest.mark.parametrize("kind", ["longrope", "dynamic", "gemma3 longrope"])
 def test_long_prompts_equal_bare_runs(kind):
     lm = long_model(kind)
     assert min(changing_lengths(lm).values()) < 48 and reach(lm) == "48 tokens"
-    assert long_prompts_equal_bare_runs(lm, _pair(lm)) < 1e-9 * float(lm.measure(_pair(lm)).gap.abs())
+    assert long_prompts_equal_bare_runs(lm, pair_for(lm)) < 1e-9 * float(lm.measure(pair_for(lm)).gap.abs())
 
 
 def test_lengths_that_are_not_reached_are_said():
@@ -27,4 +27,4 @@ def test_a_prefix_that_is_shared_all_the_same_fails(monkeypatch):
     monkeypatch.setattr("veracausa.engine.sharing._same_alone", lambda *_: True)
     monkeypatch.setattr("veracausa.engine.measure.require_whole", lambda *_: None)
     lm = long_model("longrope")
-    assert long_prompts_equal_bare_runs(lm, _pair(lm)) > 1e-3 * float(lm.measure(_pair(lm)).gap.abs())
+    assert long_prompts_equal_bare_runs(lm, pair_for(lm)) > 1e-3 * float(lm.measure(pair_for(lm)).gap.abs())

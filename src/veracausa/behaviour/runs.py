@@ -24,8 +24,9 @@ from veracausa.behaviour.chosen import Condition
 from veracausa.cost import Cost
 from veracausa.dictionaries.words import is_coded
 from veracausa.effects.group_rows import GroupRows
+from veracausa.effects.plan import Patching
 from veracausa.effects.replacements import Replacement, replacement
-from veracausa.effects.rows import Patching, Rows
+from veracausa.effects.rows import Rows
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.bucket import Bucket
 from veracausa.engine.budget import rows_per_chunk

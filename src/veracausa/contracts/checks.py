@@ -55,6 +55,7 @@ from veracausa.contracts.edges import circuits_equal_bare_runs, eap_is_the_slope
 from veracausa.contracts.experts import experts_equal_bare_runs, experts_sum_to_their_mlp
 from veracausa.contracts.kept import kept_pieces_belong_to_their_model
 from veracausa.contracts.long import long_prompts_equal_bare_runs, reach
+from veracausa.contracts.pairs import gap_of, pair_for
 from veracausa.effects.exact import exact
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.guard import alone, attention_function, attention_name, borrowed, hooks, precision_of
@@ -64,7 +65,7 @@ from veracausa.engine.sharing import at_rest
 from veracausa.engine.suffix import Join, sweep
 from veracausa.engine.tape import record, record_pairs, watch
 from veracausa.engine.validate import tolerance
-from veracausa.errors import ContractError, VeracausaError
+from veracausa.errors import ContractError
 from veracausa.estimates.attribute import attribute
 from veracausa.model import Check
 from veracausa.tasks.task import Task
@@ -90,12 +91,12 @@ def check(lm: Model, *, strict: bool = True, pair: Task | None = None) -> list[C
     ...     print(outcome)
     """
     with alone(lm.decoder):
-        return _checked(lm, pair or _pair(lm), strict)
+        return _checked(lm, pair or pair_for(lm), strict)
 
 
 def _checked(lm: Model, task: Task, strict: bool) -> list[Check]:
     """`check`, while no other thread has the model."""
-    gap = _gap(lm, task)
+    gap = gap_of(lm, task)
     before = _state(lm)
     outcomes = []
     for number, claim, test, bits in _CONTRACTS:
@@ -140,44 +141,6 @@ def _allowed(lm: Model, number: int) -> float:
     if number == 6:  # see `edge_contracts._STEPS`
         return usual * {64: 1, 32: 10}.get(torch.finfo(precision).bits, 3)
     return usual
-
-
-def _gap(lm: Model, task: Task) -> float:
-    """|M(x) − M(x′)|, read off the bare model's logits where the engine's own reading is refused."""
-    try:
-        return max(float(lm.measure(task).gap.abs().mean()), 1e-6)
-    except ContractError:
-        return 1.0
-
-
-def _pair(lm: Model) -> Task:
-    """The model's own pair; the published pair if this tokenizer reads it; else random tokens with the same shape.
-
-    Half types round every logit to two or three digits, so there that of several random pairs which has the widest gap.
-    """
-    if lm.probe is not None:
-        return lm.probe
-    if lm.tokenizer is not None:
-        from veracausa.tasks import published_pair
-
-        try:
-            return published_pair(lm)
-        except VeracausaError:
-            pass
-    drawn = [_random_pair(lm, seed) for seed in range(16)]
-    if torch.finfo(lm.dtype).bits > 16:
-        return drawn[0]
-    return max(drawn, key=lambda pair: _gap(lm, pair))
-
-
-def _random_pair(lm: Model, seed: int) -> Task:
-    order = torch.randperm(int(lm.hf.config.vocab_size), generator=torch.Generator().manual_seed(seed)).tolist()
-    special = set(getattr(lm.tokenizer, "all_special_ids", ()))  # would be padding or an end, were it first or last
-    drawn = [token for token in order if token not in special][:15]
-    other, *answers = drawn[-3:]
-    clean = (drawn[:-3] * 12)[:12]  # a small vocabulary says a token again
-    corrupted = [*clean[:6], other, *clean[7:]]
-    return Task("random-tokens", (tuple(clean),), (tuple(corrupted),), ((answers[0],),), ((answers[1],),))
 
 
 def _state(lm: Model) -> dict[str, Any]:

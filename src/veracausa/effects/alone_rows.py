@@ -10,7 +10,7 @@ from torch import Tensor
 
 from veracausa.effects.feature_values import still_units
 from veracausa.effects.group_rows import GroupRows
-from veracausa.effects.rows import Patching
+from veracausa.effects.plan import Patching
 from veracausa.units.table import Units
 
 

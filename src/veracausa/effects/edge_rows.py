@@ -21,7 +21,7 @@ from torch import Tensor
 
 from veracausa.anatomy.graph import LOGITS, MIXING
 from veracausa.cost import Cost
-from veracausa.effects.rows import Patching, Plan
+from veracausa.effects.plan import Patching, Plan
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.bucket import Bucket
 from veracausa.engine.guard import attention_function

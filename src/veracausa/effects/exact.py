@@ -26,15 +26,17 @@ from veracausa.choices import Ablation, AllUnits, Direction
 from veracausa.cost import Cost
 from veracausa.dictionaries.dictionary import Dictionary
 from veracausa.effects.alone_rows import AloneRows
-from veracausa.effects.counterparts import require_alike
-from veracausa.effects.crossing_rows import alone, crosses, require_alone
+from veracausa.effects.asked import require_activations, require_asked
+from veracausa.effects.crossing_rows import alone, crosses
+from veracausa.effects.draws import over_draws
 from veracausa.effects.edge_rows import EdgeRows
-from veracausa.effects.group_rows import GroupRows, kind_at, part_of
+from veracausa.effects.group_rows import GroupRows, kind_at, units_at_places
 from veracausa.effects.instead import Instead
-from veracausa.effects.laid import kinds_in, laid_units, require_one_donor
+from veracausa.effects.laid import kinds_in, laid_units
 from veracausa.effects.learned_constants import OptimalConstants, OptimalWork, optimal_constants
-from veracausa.effects.path_rows import PathRows, require_still
+from veracausa.effects.path_rows import PathRows
 from veracausa.effects.patterns import require_patterns
+from veracausa.effects.plan import Plan
 from veracausa.effects.replacements import (
     Counterfactual,
     Replacement,
@@ -42,12 +44,8 @@ from veracausa.effects.replacements import (
     Zero,
     reference_runs,
     replacement,
-    require_constants,
-    require_effect,
-    require_joint,
-    require_reference,
 )
-from veracausa.effects.rows import Plan, Rows
+from veracausa.effects.rows import Rows
 from veracausa.effects.span_rows import SpanRows
 from veracausa.engine.measure import measured_runs
 from veracausa.engine.patches import Place
@@ -63,10 +61,9 @@ from veracausa.units.at_spans import SpanUnits
 from veracausa.units.coalitions import Coalitions
 from veracausa.units.edges import Edges
 from veracausa.units.groups import Groups
-from veracausa.units.kinds import Kind
 from veracausa.units.paths import Paths
 from veracausa.units.resolve import all_units
-from veracausa.units.table import Units, per_layer
+from veracausa.units.table import Units
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -159,7 +156,7 @@ class ExactWork:
 
     def __post_init__(self) -> None:
         if isinstance(self.ablation, Instead):
-            _require_activations(self._kinds, f"{type(self.ablation).__name__}(…)")
+            require_activations(self._kinds, f"{type(self.ablation).__name__}(…)")
             for units in self._at_places().values():
                 self.ablation.require(self.lm, self.task, units)
         elif not isinstance(self.units, Edges | Paths):
@@ -317,20 +314,7 @@ class ExactWork:
             return {groups.place: groups}
         if not isinstance(self.ablation, Instead):
             return {place: all_units(self.lm, kind_at(place)) for place in groups.places}
-        found: dict[Place, list[tuple[int, int]]] = {}
-        for one in (one for group in groups.members for one in group):
-            index = [one.index]
-            if one.kind != kind_at(one.place) and one.index >= 0:  # a mixer's head, which is several channels
-                whole = part_of(self.lm, one, per_layer(self.lm, kind_at(one.place)))
-                index = [*range(whole.start, whole.stop)]
-            found.setdefault(one.place, []).extend((one.layer, i) for i in index)
-        return {place: _whole_units(kind_at(place), members) for place, members in found.items()}
-
-
-def _whole_units(kind: Kind, members: list[tuple[int, int]]) -> Units:
-    """Units (layer, index) of a kind, each once."""
-    layer, index = np.array([*dict.fromkeys(members)], dtype=np.int64).T
-    return Units(kind, layer, index, np.full(len(layer), -1))
+        return units_at_places(self.lm, groups)
 
 
 def _bucket(call: Session, plans: list[Plan], start: int, examples: tuple[int, ...]) -> None:
@@ -341,17 +325,6 @@ def _bucket(call: Session, plans: list[Plan], start: int, examples: tuple[int, .
         with closing(plan.run(start, examples, done)) as pieces:
             for example, unit, effects in pieces:
                 call.put((example, unit + draw * done.shape[1]), effects)
-
-
-def over_draws(values: Tensor, draws: int) -> tuple[Tensor, Tensor | None]:
-    """The mean over draws whose columns are side by side, and its standard error; none of a single draw."""
-    return mean_of_draws(values.unflatten(1, (draws, -1)).movedim(1, 0))
-
-
-def mean_of_draws(each: Float[Tensor, "draws examples units"]) -> tuple[Tensor, Tensor | None]:
-    """The same of draws that stand behind each other."""
-    draws = len(each)
-    return (each[0], None) if draws == 1 else (each.mean(0), each.std(0) / draws**0.5)
 
 
 @gives(Scores)
@@ -420,70 +393,7 @@ def exact(
         raise MethodError(f"rows={rows}: a chunk holds at least one row. Leave rows out to let the free memory decide.")
     (lm, table), learn = laid_units(lm, task, units, dictionary, groups=True, across=True), None
     reference = reference_set(lm, reference)
-    require_one_donor(table, ablation)
-    if isinstance(table, Edges | Paths):
-        _require_writes(table.kind, ablation, direction, reference)
-    else:
-        require_replaced(ablation, direction, constants)
-        require_reference(ablation, reference)
-    if isinstance(table, Paths) and ablation == "counterfactual":
-        require_still(task, table)
-    if not isinstance(ablation, Instead):
-        require_constants(ablation, constants)
-    if not isinstance(table, Edges | Paths | Groups) and crosses(lm, table.kind):
-        require_alone(table, ablation)
-    if isinstance(table, Groups):
-        require_joint(ablation)
-    if isinstance(table, SpanUnits | Groups) and ablation == "counterfactual":
-        require_alike(task, table)
-    if ablation == "optimal" and table.kind in ("states", "taps"):
-        raise MethodError(f"ablation='optimal' learns constants of sites, not of {table.kind}. Take zero or mean.")
+    require_asked(lm, task, table, ablation, direction, reference, constants)
     if ablation == "optimal" and constants is None:
         learn = optimal_constants.work(lm, task, units=table)
     return ExactWork(lm, task, table, ablation, direction, reference, constants, learn, seed, rows, share_prefix)
-
-
-def require_replaced(ablation: str | Instead, direction: str, constants: object = None) -> None:
-    """MethodError for ablations and directions that mean nothing together, also with a replacement of your own."""
-    if not isinstance(ablation, Instead):
-        require_effect(ablation, direction)
-        return
-    if direction != "noising":
-        raise MethodError(
-            f"direction={direction!r} restores a unit's clean value in the corrupted run; there is nothing that "
-            f"{type(ablation).__name__}(…) could replace. Use direction='noising'."
-        )
-    if constants is not None:
-        raise MethodError("constants= are those of ablation='optimal'. Leave them out.")
-
-
-def _require_activations(kinds: Sequence[str], what: str) -> None:
-    """MethodError for what you put there yourself in the place of units that are no activations."""
-    if {"adapters", "layer_adapters"} & {*kinds}:
-        raise MethodError(
-            f"{what} is put in the place of activations; what an adapter adds is replaced by zero (switched off), "
-            "counterfactual, mean or resample. Name the unit that the map makes to put something else there."
-        )
-    if {"states", "taps"} & {*kinds}:
-        raise MethodError(
-            f"{what} is put in the place of activations; what a mixer carries is none, and is replaced by what another "
-            "run carries (counterfactual, resample) or by zero. Name its channels or gates to put something else there."
-        )
-
-
-def _require_writes(kind: str, ablation: str | Instead, direction: str, reference: Task | None) -> None:
-    """Edges and paths carry writes, which are replaced by those of the other run or by nothing."""
-    if ablation not in ("counterfactual", "zero"):
-        said = f"{type(ablation).__name__}(…)" if isinstance(ablation, Instead) else repr(ablation)
-        whole = " To put something else in a unit's place, name the unit whole." * isinstance(ablation, Instead)
-        raise MethodError(
-            f"ablation={said} is not known for {kind}. Known: counterfactual, zero (of the writer's write).{whole}"
-        )
-    if reference is not None:
-        raise MethodError(
-            f"reference= is for mean and resample; {kind} bring the other run's write, or nothing. Leave it out."
-        )
-    if direction not in ("noising", "denoising"):
-        raise MethodError(f"direction={direction!r} is not known. Known: noising, denoising.")
-    if ablation == "zero" and direction == "denoising":
-        raise MethodError("Denoising restores clean values; there is nothing for ablation='zero' to replace.")

@@ -22,8 +22,8 @@ from veracausa.dictionaries.words import is_coded
 from veracausa.effects.counterparts import sources, with_means
 from veracausa.effects.crossing_rows import crossed, crosses
 from veracausa.effects.expert_values import new_neurons
+from veracausa.effects.plan import Patching, Plan
 from veracausa.effects.replacements import Counterfactual, Moving, Replacement
-from veracausa.effects.rows import Patching, Plan
 from veracausa.engine.bucket import Bucket
 from veracausa.engine.overrides import Override
 from veracausa.engine.patches import Place, kept_width, sites_for
@@ -35,7 +35,7 @@ from veracausa.tasks.spans import Range
 from veracausa.units.groups import Groups
 from veracausa.units.kinds import Kind, inside_of
 from veracausa.units.members import Member
-from veracausa.units.table import per_layer
+from veracausa.units.table import Units, per_layer
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -67,6 +67,24 @@ def part_of(lm: Model, one: Member, parts: int) -> slice:
         return slice(parts)
     size = parts // per_layer(lm, one.kind)
     return slice(one.index * size, (one.index + 1) * size)
+
+
+def units_at_places(lm: Model, groups: Groups) -> dict[Place, Units]:
+    """Place → the units that members of groups are there, each once."""
+    found: dict[Place, list[tuple[int, int]]] = {}
+    for one in (one for group in groups.members for one in group):
+        index = [one.index]
+        if one.kind != kind_at(one.place) and one.index >= 0:  # a mixer's head, which is several channels
+            whole = part_of(lm, one, per_layer(lm, kind_at(one.place)))
+            index = [*range(whole.start, whole.stop)]
+        found.setdefault(one.place, []).extend((one.layer, i) for i in index)
+    return {place: _whole_units(kind_at(place), members) for place, members in found.items()}
+
+
+def _whole_units(kind: Kind, members: list[tuple[int, int]]) -> Units:
+    """Units (layer, index) of a kind, each once."""
+    layer, index = np.array([*dict.fromkeys(members)], dtype=np.int64).T
+    return Units(kind, layer, index, np.full(len(layer), -1))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from veracausa.choices import Ablation, Direction
-from veracausa.effects.exact import ExactWork, exact, mean_of_draws
+from veracausa.effects.draws import mean_of_draws
+from veracausa.effects.exact import ExactWork, exact
 from veracausa.effects.instead import Instead
 from veracausa.engine.work import Derived, gives
 from veracausa.errors import UnitError

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from veracausa.effects.group_rows import GroupRows
 from veracausa.effects.instead import standard_normal
-from veracausa.effects.rows import Patching, Rows
+from veracausa.effects.plan import Patching
+from veracausa.effects.rows import Rows
 from veracausa.engine.bucket import Bucket
 from veracausa.engine.patches import Place, sites_for
 from veracausa.engine.tape import record

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from veracausa.anatomy.graph import MLP
 from veracausa.effects.edge_rows import WriteRows
-from veracausa.effects.rows import Patching
+from veracausa.effects.plan import Patching
 from veracausa.engine.patches import Place
 from veracausa.engine.path_codes import Coded, moving_parts
 from veracausa.engine.path_forward import run_paths

@@ -27,8 +27,10 @@ from torch import Tensor
 
 from veracausa.choices import Ablation, AllUnits, Direction
 from veracausa.cost import Cost
+from veracausa.effects.asked import require_replaced
 from veracausa.effects.coalitions import coalition_work
-from veracausa.effects.exact import ExactWork, mean_of_draws, require_replaced
+from veracausa.effects.draws import mean_of_draws
+from veracausa.effects.exact import ExactWork
 from veracausa.effects.instead import Instead, Noise
 from veracausa.effects.replacements import require_joint
 from veracausa.effects.site_effects import whole_sites

@@ -21,11 +21,13 @@ from torch import Tensor
 from veracausa.choices import Ablation, AllUnits, Direction
 from veracausa.cost import Cost
 from veracausa.effects.coalitions import coalition_work
-from veracausa.effects.exact import ExactWork, Sources, exact, mean_of_draws
+from veracausa.effects.draws import mean_of_draws
+from veracausa.effects.exact import ExactWork, Sources, exact
 from veracausa.effects.instead import Instead
 from veracausa.effects.laid import laid_units
+from veracausa.effects.plan import Patching, Plan
 from veracausa.effects.replacements import Replacement, require_joint
-from veracausa.effects.rows import Patching, Plan, Rows
+from veracausa.effects.rows import Rows
 from veracausa.engine.patches import RUN_AGAIN
 from veracausa.engine.work import Derived, gives
 from veracausa.errors import MethodError

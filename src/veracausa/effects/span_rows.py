@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from veracausa.effects.counterparts import with_means
+from veracausa.effects.plan import Patching
 from veracausa.effects.replacements import Counterfactual
-from veracausa.effects.rows import Patching, Rows
+from veracausa.effects.rows import Rows
 from veracausa.engine.patches import Place
 from veracausa.engine.tape import Tape
 from veracausa.tasks.placing import corresponding_ranges, elsewhere, ranges

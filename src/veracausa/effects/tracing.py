@@ -24,10 +24,10 @@ import torch
 
 from veracausa.choices import Restored
 from veracausa.cost import Cost
-from veracausa.effects.exact import over_draws
+from veracausa.effects.draws import over_draws
 from veracausa.effects.noised_rows import NoisedGroupRows, NoisedRows, Noising, embeddings_sd
+from veracausa.effects.plan import Plan
 from veracausa.effects.replacements import Counterfactual
-from veracausa.effects.rows import Plan
 from veracausa.engine.measure import measured_runs
 from veracausa.engine.session import Session, session
 from veracausa.engine.work import gives

@@ -19,7 +19,7 @@ from veracausa.estimates.attribute import AttributeWork
 from veracausa.estimates.edges_of_features import FeatureEdgesWork
 from veracausa.estimates.learned.masks import MaskWork
 from veracausa.estimates.parts import PATHS
-from veracausa.estimates.paths import edge_sums
+from veracausa.estimates.paths import edge_tapes
 from veracausa.estimates.recorded_slopes import read, recorded_sites, told
 from veracausa.planning.groups import Group, codes, groups_of, logits, most, scores, whole
 from veracausa.planning.patched import circuit_rows
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 def estimates(work: AttributeWork, shapes: Footprint, groups: Sequence[Group]) -> Memory:
     """Of estimates of units and of edges."""
     lm, edges = work.lm, isinstance(work.units, Edges)
-    sites = edge_sums.recorded(work.method) if edges else sites_for(work.units.place)
+    sites = edge_tapes.recorded(work.method) if edges else sites_for(work.units.place)
     asked = Gradients(
         lm, shapes, PATHS[work.method.path].moves, sites, work.method.nodes, work.method.combine != "mean", edges,
         edges and work.units.positional, lm.score_dtype.itemsize * len(work.units) * (edges and work.method.drawn),
@@ -69,12 +69,12 @@ class Gradients:
         tape = self._tape(group, self.sites)
         if self.moves == "nothing":
             return self._told(tape, group, group.pairs, 0)
-        kept = self._tape(group, edge_sums.held(self.sites)) if self.edges else tape
+        kept = self._tape(group, edge_tapes.held(self.sites)) if self.edges else tape
         if self.moves in ("site", "unit"):
             return most([Memory(recordings=tape), self.behind(kept, group)])
         size = min(rows_per_chunk(self.lm, s, n, True, shapes.told if self.edges else 0), group.pairs * self.nodes)
         points = 3 * group.tokens * self.nodes * shapes.width * shapes.item
-        sites = self.sites if not self.edges else edge_sums.SITES if self.moving else reader_gradients.SITES
+        sites = self.sites if not self.edges else edge_tapes.SITES if self.moving else reader_gradients.SITES
         state = size * shapes.state(s, n, shapes.held(sites, n))
         return most([Memory(recordings=tape + points), self._told(kept + points, group, size, state)])
 
@@ -99,7 +99,7 @@ class Gradients:
         if self.moves == "nothing":  # what is kept comes behind the graph
             ended = Memory(recordings=tape + kept, gradients=told)
             at_values = shapes.h * shapes.layers * group.tokens * shapes.wide
-            again = edge_sums.patterns_at_once(group.positions) * group.positions * shapes.reread(n)
+            again = edge_tapes.patterns_at_once(group.positions) * group.positions * shapes.reread(n)
             patterns = Memory(recordings=tape + kept, rows=again if ours else 0, gradients=at_values if ours else 0)
             return most([Memory(recordings=tape, gradients=graph + logits(shapes, group.pairs)), ended, patterns])
         return Memory(recordings=tape + kept, rows=state, gradients=max(graph, told))
@@ -107,13 +107,13 @@ class Gradients:
     def _edges(self, group: Group, rows: int) -> tuple[int, int]:
         """What is kept from chunk to chunk beside the tape, and what gradients of edges take beside that."""
         shapes, s, free = self.shapes, group.positions, free_memory(self.lm.device)
-        state, found = shapes.state(s, group.length, shapes.held(edge_sums.SITES)), s * shapes.told
+        state, found = shapes.state(s, group.length, shapes.held(edge_tapes.SITES)), s * shapes.told
         kept = 0 if self.moving else group.tokens * shapes.writes
         whole = at_once(s, group.pairs * shapes.writes, free) == s
         if self.moving:
             several = rows < group.pairs * self.nodes  # then the last row of the chunk before is kept
             kept, rows, whole = (state + found) * several, rows + several, True
-        token = edge_sums.told_at_once(
+        token = edge_tapes.told_at_once(
             shapes, rows, min(rows, group.pairs), moving=self.moving, positional=self.positional, keeps=whole
         )
         told = rows * (found + self.drawn) + at_once(s, token, free) * token

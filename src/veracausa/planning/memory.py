@@ -26,7 +26,7 @@ from veracausa.engine.work import Composed, Derived, Staged, Work
 from veracausa.estimates.attribute import AttributeWork
 from veracausa.estimates.edges_of_features import FeatureEdgesWork
 from veracausa.estimates.learned.masks import MaskWork
-from veracausa.estimates.paths import edge_sums
+from veracausa.estimates.paths import edge_tapes
 from veracausa.interplay.interacting import InteractionsWork
 from veracausa.planning import graphs, patched
 from veracausa.planning.groups import Group, groups_of, most
@@ -100,7 +100,7 @@ def _of_kind(lm: Model, task: Task, kind: str) -> Memory:
     if kind == "edges":
         sites = reader_change.SITES
     if kind == "edge gradients":
-        sites = edge_sums.CHECKED
+        sites = edge_tapes.CHECKED
     pairs = examples_per_batch(lm, task, shapes.held(sites, max(map(len, task.prompts))))
     groups = groups_of(task, buckets(lm.decoder, task, True, pairs))
     if kind in ("exact", "neurons", "edges"):

@@ -36,7 +36,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from veracausa.anatomy.graph import KV, MLP, K, Q, V
-from veracausa.anatomy.graph import Graph as Wiring
 from veracausa.engine import reader_gradients as reads
 from veracausa.engine import writes
 from veracausa.engine.attention import SUFFIX
@@ -44,15 +43,16 @@ from veracausa.engine.bucket import Bucket
 from veracausa.engine.budget import free_memory
 from veracausa.engine.footprint import Footprint
 from veracausa.engine.guard import attention_function
-from veracausa.engine.patches import where
 from veracausa.engine.reader_change import Reading
 from veracausa.engine.session import Session
 from veracausa.engine.stretches import SHARE, Stretch, at_once, rows_of, stretches
 from veracausa.engine.suffix import Join
-from veracausa.engine.tape import IN_ATTENTION, State, blank_sites
+from veracausa.engine.tape import State, blank_sites
 from veracausa.engine.validate_edges import require_edges
 from veracausa.estimates.paths.bucket import Graph, Site, SiteRuns, Sums, columns
 from veracausa.estimates.paths.edge_products import EdgeProducts
+from veracausa.estimates.paths.edge_sites import sites_of, writers_of
+from veracausa.estimates.paths.edge_tapes import CHECKED, SITES, held, patterns_at_once, recorded, told_at_once
 from veracausa.units.edges import Edges
 from veracausa.units.table import Units
 
@@ -65,10 +65,6 @@ if TYPE_CHECKING:
 
 #: Kinds of readers that are recomputed under qk-exact; a latent vector gives values beside keys.
 _RECOMPUTED = (Q, K, KV)
-#: What a run must hold whose steps and gradients are both needed, …
-SITES = tuple(dict.fromkeys((*writes.SITES, *reads.SITES)))
-#: … and what both recorded runs are held against the modules by.
-CHECKED = (*writes.SITES, "q_out", "k_out", "v_out")
 
 
 @dataclass(eq=False)
@@ -117,7 +113,7 @@ class EdgeSums(Sums):
     @staticmethod
     def compared(decoder: Decoder, units: Units, method: Method) -> Sequence[int | str]:
         """Places of the stream, or sites."""
-        return [site.name for site in _sites_of(decoder)] if method.path == "layer" else range(decoder.layers + 1)
+        return [site.name for site in sites_of(decoder)] if method.path == "layer" else range(decoder.layers + 1)
 
     @cached_property
     def qk_exact(self) -> bool:
@@ -315,11 +311,11 @@ class EdgeSums(Sums):
         """Sites that have writers of these edges."""
         assert isinstance(units, Edges)
         listed = set(units.writer.tolist())
-        return [site for site in _sites_of(decoder) if listed & set(_writers(units.graph, site))]
+        return [site for site in sites_of(decoder) if listed & set(writers_of(units.graph, site))]
 
     def move(self, site: Site, units: list[int], example: Tensor) -> Tensor:
         """Δ of the site's writes together."""
-        writers, graph = _writers(self.units.graph, site), self.units.graph
+        writers, graph = writers_of(self.units.graph, site), self.units.graph
         if self.keeps:
             return self.changes[example, writers.start : writers.stop].sum(1)
         mine = slice(int(example.min()), int(example.max()) + 1)
@@ -375,57 +371,8 @@ class EdgeSums(Sums):
             summed = gradient.new_zeros(len(gradient), len(mine), *gradient.shape[2:]).index_add_(1, row, own)
             # the logits are read at the tail only
             whole = functional.pad(summed, (0, 0, len(at) - summed.shape[2], 0))
-            writers = _writers(graph, site)
+            writers = writers_of(graph, site)
             changes = self.changes_at(at, slice(int(mine[0]), int(mine[-1]) + 1), writers)
             self._put(reader, self.products.of(reader, changes, whole, writers.start), mine, torch.ones_like(mine), at,
                       writers.start)  # fmt: skip
             first += len(rows)
-
-
-def recorded(method: Method) -> tuple[str, ...]:
-    """What both runs of a bucket are recorded with."""
-    return (*CHECKED, *(IN_ATTENTION if "qk-exact" in method.rule else ()))
-
-
-def held(sites: Sequence[str]) -> tuple[str, ...]:
-    """What is kept of them: some were needed for checks alone."""
-    return tuple(site for site in sites if site in (*writes.SITES, *IN_ATTENTION))
-
-
-def patterns_at_once(positions: int) -> int:
-    """Rows whose attention is recomputed at once under qk-exact."""
-    return max(1, 1024 // positions)
-
-
-def told_at_once(shapes: Footprint, rows: int, examples: int, *, moving: bool, positional: bool, keeps: bool) -> int:
-    """Bytes of one position: Δ of all writers of some examples, and what gradients become at the readers of a block.
-
-    `moving`: the writes of every row instead, themselves and in their steps. `positional`: products stay by position.
-    `keeps`: Δ is there already.
-    """
-    read = rows * shapes.read
-    if positional:  # the products by position, found and listed, and the writes that they are made of once more
-        read += (rows if moving else examples) * (2 * shapes.writers * shapes.readers * shapes.wide + shapes.writes)
-    return read + (2 * rows if moving else 0 if keeps else examples) * shapes.writes
-
-
-def _sites_of(decoder: Decoder) -> list[Site]:
-    """The input, then heads (or mixer) and MLP of every block, as they write."""
-    sites = [Site(0, "input", (0, False))]
-    for layer, block in enumerate(decoder.blocks):
-        stem: dict[str, str] = {"attention": "a", "mixer": "x"}
-        for part in block.mixers:
-            sites.append(Site(len(sites), f"{stem[part.mixing]}{layer}", where(decoder, "z", layer).join))
-        if block.has_mlp:
-            sites.append(Site(len(sites), f"m{layer}", where(decoder, "mlp", layer).join))
-    return sites
-
-
-def _writers(graph: Wiring, site: Site) -> range:
-    """Writers of the graph that are a site's."""
-    if site.number == 0:
-        return range(1)
-    name = str(site.name)
-    at = graph.block(int(name[1:]))
-    own = at.mlp if name.startswith("m") else at.of({"a": "attention", "x": "mixer"}[name[0]])[0]
-    return range(own.start, own.stop)
