@@ -164,6 +164,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "jamba": {"dense": {"num_experts": 1}},
     "llama": {"tied embeddings": {"tie_word_embeddings": True}},
+    "mimo_v2_flash": {"one kind of blocks": {"layer_types": ["full_attention"] * LAYERS}},
     "mpt": {"biases": {"no_bias": False}},
     "qwen2": {"no window": {"use_sliding_window": False, "layer_types": ["full_attention"] * LAYERS}},
     "opt": {
