@@ -38,9 +38,9 @@ def random(lm: vc.Model, task: Task, seed: int, steps: int) -> vc.Scores:
     return replace(drawn, cost=replace(drawn.cost, forward=0, backward=0))
 
 
-def learned(lm: vc.Model, task: Task, seed: int, steps: int) -> vc.Scores:
-    """Gates for all sizes."""
-    return vc.circuits.learn(lm, task, how="top-k", steps=steps, seed=seed)
+def learned(how: str) -> Callable[..., vc.Scores]:
+    """Gates, learned for all sizes or for the size that is attacked; each in steps of its own where none are given."""
+    return lambda lm, task, seed, steps: vc.circuits.learn(lm, task, how=how, keep=0.02, steps=steps or None, seed=seed)
 
 
 #: Name → how it is scored, given the model, the pairs, a seed, and the steps of what learns.
@@ -48,11 +48,17 @@ RANKINGS: dict[str, Callable[[vc.Model, Task, int, int], vc.Scores]] = {
     "eap": preset("eap"),
     "eap-ig": preset("eap-ig"),
     "iterated": lambda lm, task, seed, steps: vc.circuits.iterate(lm, task),
-    "learned": learned,
+    "learned": learned("top-k"),
+    "matryoshka": learned("matryoshka"),
+    "adversarial": learned("adversarial"),
+    "edge-pruning": learned("edge-pruning"),
+    "ugs": learned("ugs"),
     "random": random,
 }
 #: Those whose scores depend on the seed.
-SEEDED = {"learned", "random"}
+SEEDED = {"learned", "matryoshka", "adversarial", "edge-pruning", "ugs", "random"}
+#: Those that are judged where none are named.
+USUAL = ("eap", "eap-ig", "iterated", "learned", "random")
 
 
 def scores_of(lm: vc.Model, task: Task, name: str, given: Any) -> list[vc.Scores]:
@@ -109,12 +115,12 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--tasks", default=",".join(TASKS), help="judged one by one; the others show specificity")
-    parser.add_argument("--rankings", default=",".join(RANKINGS))
+    parser.add_argument("--rankings", default=",".join(USUAL), help=f"of {', '.join(RANKINGS)}")
     parser.add_argument("--pairs", type=int, default=8, help="that are scored")
     parser.add_argument("--held-out", type=int, default=32, help="that rankings are judged on")
     parser.add_argument("--other-pairs", type=int, default=12, help="of every other task")
     parser.add_argument("--seeds", type=int, default=3, help="of rankings that have one")
-    parser.add_argument("--steps", type=int, default=300, help="of what learns")
+    parser.add_argument("--steps", type=int, default=0, help="of what learns; 0: its own number")
     parser.add_argument("--size", type=float, default=0.02, help="share of the edges that is attacked and ablated")
     parser.add_argument("--restored", type=int, nargs="+", default=[10, 30, 100, 300, 1000], help="by the adversary")
     parser.add_argument("--parts", default="", help="curve,cause,adversary,specificity; default all")

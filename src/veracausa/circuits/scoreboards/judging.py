@@ -214,7 +214,7 @@ class _Filling:
 
     def _key(self, piece: Piece) -> str:
         work, scores = self.work, self.work.rankings[piece[0]][0]
-        values = hashlib.sha256(scores.values.contiguous().numpy().tobytes()).hexdigest()
+        values = hashlib.sha256(scores.values.contiguous().cpu().numpy().tobytes()).hexdigest()
         digests = [one.digest() for one in work.tasks] if piece[1] == "specificity" else [work.task.digest()]
         body = [values, scores.units.digest(), scores.method, piece, digests, work.lm.identity, __version__, work.size]
         asked = json.dumps([*body, _plain(work.options[piece[1]]), work.seed], sort_keys=True, default=str)
