@@ -4,9 +4,9 @@
     python scripts/train_dictionaries.py --wordnet out/wordnet/usr/share/wordnet
 
 Seven minutes of one core. With `--every-layer` a transcoder of each of the 30 MLPs, small ones (64 features of 2,304
-bytes: 4.5 MB in all), and an attribution graph over all of them, with its replacement and completeness scores. By count
 bytes: 4.5 MB in all), and an attribution graph over all of them, with replacement and completeness scores. By count
-fiftieth of the text alone (12 of its transcoders: replacement score 0.05, completeness 0.56):
+that takes about half an hour of one core, most of it three recordings of the text, and 3 GB of memory; it was run with
+a fiftieth of the text alone (graph over 12 of its transcoders: replacement score 0.05, completeness 0.56):
 
     python scripts/train_dictionaries.py --wordnet … --every-layer --out out/transcoders
 

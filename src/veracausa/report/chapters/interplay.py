@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,8 @@ STRONGEST = 10
 
 def figures(found: Modules, name: str, layers: Sequence[Interactions]) -> list[Figure]:
     """The graph of the modules, and how much an average over the prompts hides."""
-    part = modules_part(found, f"{name}-graph")
+    # what its lines say stands above it, as the figure's sentence
+    part = replace(modules_part(found, f"{name}-graph"), title="", subtitle=found.settings["trust"])
     every = [Figure(f"{name}-modules", "Modules", (part,), " ".join(found.sentences), least=380, width=680)]
     if layers and layers[0].n > 1:
         share = np.array([one.overlap(STRONGEST).mean() for one in layers])
