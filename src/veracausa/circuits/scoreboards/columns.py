@@ -25,9 +25,9 @@ COLUMNS = {
     "stable seeds": "Jaccard of circuits from several seeds",
     "price": "token-layers of the scores",
 }
-#: Those that are better where they are smaller, and those that say nothing of better.
+#: Those that are better where they are smaller, and those that say nothing of better: CPR grows with overshoot.
 SMALLER = ("CMD log", "CMD", "edges wanted", "k 50%", "k 90%", "other damage", "price")
-NEITHER = ("f", "random damage")
+NEITHER = ("f", "random damage", "CPR log", "CPR")
 #: What is run for every ranking → the columns that come of it.
 PARTS = {
     "curve": ("bounded", "bounded signed", "CMD log", "CMD", "CPR log", "CPR", "edges wanted"),
