@@ -432,7 +432,7 @@ def test_an_interrupted_call_goes_on(tiny, task_of, tmp_path, monkeypatch):
         ("a0.h1->...->m1+a2.h0<q>->logits", r"'\.\.\.' leads to m1\+a2\.h0<q>, one of which lies on ways to another"),
         ("a0.h1+a1.h1->...->logits", r"'\.\.\.' starts from a0\.h1\+a1\.h1, one of which"),
         ("a0.h1->wheel->logits", "'wheel' is no part of a path"),
-        ("a0.h1->a1.h9<q>->logits", "there is no a1.h9<q>; a block has 4 heads and 2 key/value heads"),
+        ("a0.h1->a1.h9<q>->logits", "there is no a1.h9<q>; block 1 has 4 heads and 2 key/value heads"),
         ("a0.h1->a1.kv2<v>->logits", "there is no a1.kv2<v>"),
         ("a0.h1->a1.kv1<q>->logits", "has a key and a value alone"),
         ("a0.h1->a1.kv1->logits", "has a key and a value alone"),

@@ -10,10 +10,9 @@ changes that of both together.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
-from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -75,18 +74,30 @@ class NormedMLPs(nn.Module):
             block.get_submodule(name)
             for name in (names.router, names.before, names.experts, names.behind, names.behind_mlp)
         )
-        self.stream: list[ref[Tensor]] = []  # not held: a recorded run's would keep its whole graph
+        self.stream: list[Tensor] = []  # let go of behind the experts: a recorded run's would keep its whole graph
 
     def forward(self, normed: Tensor) -> Tensor:
         """The sum of both, in front of a post-norm."""
-        stream = self.stream.pop()()
-        assert stream is not None
+        stream = self.stream.pop()
         dense = self.behind_mlp(self.mlp(normed))
         tokens = stream.reshape(-1, stream.shape[-1])
         _, weights, choice = self.router(tokens)
         routed = self.experts(self.before(tokens), choice, weights)
         output: Tensor = dense + self.behind(routed.reshape(stream.shape))
         return output
+
+    def reading(self, seen: Callable[[Tensor], Tensor]) -> list[Any]:
+        """Hooks by which router and experts read `seen(stream)`, asked once a run, in the place of the stream."""
+        given: list[Tensor] = []
+
+        def first(_: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            given[:] = [seen(args[0])]
+            return (given[0], *args[1:])
+
+        return [
+            self.router.register_forward_pre_hook(first),
+            self.before.register_forward_pre_hook(lambda *_: (given.pop(),)),
+        ]
 
 
 def joining(mlps: Iterable[nn.Module]) -> list[Any]:
@@ -98,7 +109,7 @@ def joining(mlps: Iterable[nn.Module]) -> list[Any]:
         if isinstance(both, Unflattened):
             found.append(both.mlp.register_forward_hook(lambda _, args, output: _shaped(output, args[0])))
         if isinstance(both, NormedMLPs):
-            found += [_remembering(both), *_joined(both.behind_mlp, both.behind, same=False)]
+            found += [*_remembering(both), *_joined(both.behind_mlp, both.behind, same=False)]
     return found
 
 
@@ -107,9 +118,12 @@ def _shaped(output: Any, x: Tensor) -> Any:
     return (output[0].view_as(x), *output[1:]) if isinstance(output, tuple) else output.view_as(x)
 
 
-def _remembering(both: NormedMLPs) -> Any:
-    """A hook that writes down the stream that the norm before the MLP is given."""
-    return both.norm.register_forward_pre_hook(lambda _, args: both.stream.__setitem__(slice(None), [ref(args[0])]))
+def _remembering(both: NormedMLPs) -> list[Any]:
+    """Hooks that hold the stream that the norm before the MLP is given until the MLP has run."""
+    return [
+        both.norm.register_forward_pre_hook(lambda _, args: both.stream.__setitem__(slice(None), [args[0]])),
+        both.behind.register_forward_hook(lambda *_: both.stream.clear()),
+    ]
 
 
 def _joined(first: nn.Module, second: nn.Module, same: bool) -> list[Any]:

@@ -88,6 +88,11 @@ class Block:
     found: Found = field(default_factory=Found)
 
     @property
+    def keys_are_values(self) -> bool:
+        """Whether one projection of its own gives keys that are values, too."""
+        return self.qkv == "separate" and len(self.projections) == 3 and self.projections[1] is self.projections[2]
+
+    @property
     def linear_parts(self) -> tuple[nn.Module, ...]:
         """The modules that are read as linear maps: query, key and value projection, and those of the outputs."""
         beside = () if self.beside is None else (self.beside.attention_out,)
@@ -319,7 +324,7 @@ class Block:
         """The inverse of `projected`: outputs of the three projections (one and the same if a family fuses them)."""
         if self.qkv in ("separate", "latent"):
             flat = [part.flatten(-2) for part in parts]
-            return flat if self.qkv == "separate" else [flat[0], flat[1], flat[1]]
+            return flat if len(flat) == 3 else [flat[0], flat[1], flat[1]]
         if self.qkv == "fused-thirds":
             return [torch.cat(list(parts), -2).flatten(-2)] * 3
         if self.qkv == "fused-in-fours":

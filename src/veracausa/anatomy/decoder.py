@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -193,7 +195,13 @@ class Decoder:
         )
         usual = set(blocks) == {"am"}
         sizes = self.layers, self.heads, self.kv_heads, self.blocks[0].parallel
-        return graph_of(*sizes, *((0, ()) if usual else (self.mixer_heads, blocks)), self.joint)
+        attending = [block for block in self.blocks if block.mixing == "attention"]
+        differ = len({block.kv_heads for block in attending}) > 1
+        return graph_of(
+            *(*sizes, *((0, ()) if usual else (self.mixer_heads, blocks)), self.joint),
+            kv_by_block=tuple(block.kv_heads for block in self.blocks) if differ else (),
+            keys_are_values=tuple(block.layer for block in attending if block.keys_are_values),
+        )
 
     def scale_between(self, first: int, last: int) -> float:
         """What the stream in front of block `first` is multiplied by until it is in front of block `last` (L: the end).
@@ -205,6 +213,14 @@ class Decoder:
     def writers_of(self, part: Block) -> int:
         """How many writers an attention has (its heads), or a mixer (its heads, or one); see `Block.mixers`."""
         return self.heads if part.mixing == "attention" else max(1, self.mixer_heads)
+
+    @cached_property
+    def passing(self) -> Float[np.ndarray, "places writers"] | None:
+        """How many times each write the stream holds in front of each block, and at the end; None where always once."""
+        if all(block.stream_scale == 1 for block in self.blocks):
+            return None
+        writers = self.structure.writer_layer.clip(0).tolist()
+        return np.array([[self.scale_between(first, at) for first in writers] for at in range(self.layers + 1)])
 
     @property
     def norms(self) -> list[nn.Module]:

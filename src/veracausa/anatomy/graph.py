@@ -12,7 +12,8 @@ Names are those of the field's exchange format (EAP-IG, MIB), with keys and valu
 
 Where the heads of a block cannot be told apart as readers, they share one, which is named by the block alone: `a2<q>`
 and `a2<k>` are the queries (keys) of all heads, where one norm goes over them; `a2<kv>` are all keys and values, where
-they come of one latent vector, and `a2<q>` the queries that do. Such a reader feeds every head of its block.
+they come of one latent vector, and `a2<q>` the queries that do. Such a reader feeds every head of its block. Where
+keys are values, too, each key/value head has one reader for both: `a2.kv0<kv>`.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ class Graph:
     `blocks`: what each block has, in letters: `a` an attention, `x` a mixer, "ax" both side by side, `m` an MLP; none:
     all have "am".
     `mixer_heads`: writers of a mixer that are its heads; 0: a mixer is one writer. `joint`: kinds of readers that the
-    heads of a block share, of `JOINT` and in that order; "kv" stands for its keys and values as one.
+    heads of a block share, of `JOINT` and in that order; "kv" stands for its keys and values as one. `kv_by_block`: of
+    blocks that differ in how many key/value heads they have, each one's number (`kv_heads` is the largest);
+    `keys_are_values`: blocks whose keys and values are read as one, head by head.
 
     >>> Graph(layers=30, heads=9, kv_heads=3).size
     70651
@@ -60,6 +63,8 @@ class Graph:
     ['input', 'x0', 'x1', 'x2']
     >>> Graph(layers=1, heads=4, kv_heads=2, joint=("q", "k")).reader_names
     ['a0<q>', 'a0<k>', 'a0.kv0<v>', 'a0.kv1<v>', 'm0', 'logits']
+    >>> Graph(layers=1, heads=2, kv_heads=1, keys_are_values=(0,)).reader_names
+    ['a0.h0<q>', 'a0.h1<q>', 'a0.kv0<kv>', 'm0', 'logits']
     """
 
     layers: int
@@ -69,6 +74,8 @@ class Graph:
     mixer_heads: int = 0
     blocks: tuple[str, ...] = ()
     joint: tuple[str, ...] = ()
+    kv_by_block: tuple[int, ...] = ()
+    keys_are_values: tuple[int, ...] = ()
 
     @property
     def header(self) -> dict[str, Any]:
@@ -76,34 +83,43 @@ class Graph:
         usual: dict[str, Any] = {"layers": self.layers, "heads": self.heads}
         usual |= {"kv_heads": self.kv_heads, "parallel": self.parallel}
         usual |= {"mixer_heads": self.mixer_heads, "blocks": list(self.blocks)} if self.blocks else {}
-        return usual | ({"joint": list(self.joint)} if self.joint else {})
+        others = ("joint", "kv_by_block", "keys_are_values")
+        return usual | {name: list(own) for name in others if (own := getattr(self, name))}
 
     @property
     def sizes(self) -> tuple[Any, ...]:
         """Its sizes, as hashes take them."""
         usual = (self.layers, self.heads, self.kv_heads, self.parallel)
         mixed = (self.mixer_heads, self.blocks) if self.blocks else ()
-        return (*usual, *mixed, *((self.joint,) if self.joint else ()))
+        by_block = ((self.kv_by_block, self.keys_are_values),) if self.kv_by_block or self.keys_are_values else ()
+        return (*usual, *mixed, *((self.joint,) if self.joint else ()), *by_block)
 
     def __repr__(self) -> str:
         return f"Graph({', '.join(f'{name}={value}' for name, value in self.header.items())})"
 
+    def kv_heads_of(self, layer: int) -> int:
+        """Key/value heads of a block."""
+        return self.kv_by_block[layer] if self.kv_by_block else self.kv_heads
+
+    def share(self, layer: int) -> int:
+        """Query heads of a block's key/value head."""
+        return self.heads // max(1, self.kv_heads_of(layer))
+
     @property
-    def share(self) -> int:
-        """Query heads of a key/value head."""
-        return self.heads // max(1, self.kv_heads)
+    def shares_keys(self) -> bool:
+        """Whether heads share keys and values."""
+        return self.heads > min((*self.kv_by_block, self.kv_heads))
 
     @property
     def has_mixers(self) -> bool:
         """Whether some block has a mixer."""
         return any("x" in parts for parts in self.blocks)
 
-    @cached_property
-    def attention_readers(self) -> dict[int, int]:
-        """Kind → how many there are, of an attention's readers in their order."""
-        every = {Q: self.heads, K: self.kv_heads, V: self.kv_heads}
-        if "kv" in self.joint:
-            every = {Q: self.heads, KV: 1}
+    def attention_readers(self, layer: int) -> dict[int, int]:
+        """Kind → how many there are, of the readers of a block's attention in their order."""
+        count = self.kv_heads_of(layer)
+        one = "kv" in self.joint or layer in self.keys_are_values
+        every = {Q: self.heads, KV: count} if one else {Q: self.heads, K: count, V: count}
         return {kind: 1 if READERS[kind] in self.joint else count for kind, count in every.items()}
 
     @property
@@ -120,8 +136,8 @@ class Graph:
         """What a block has, in letters; see `blocks`."""
         return self.blocks[layer] if self.blocks else _USUAL
 
-    def _writers_of(self, part: str) -> list[tuple[int, int]]:
-        """(kind, index) of the writers of an attention, a mixer or an MLP."""
+    def _writers_of(self, part: str, layer: int = 0) -> list[tuple[int, int]]:
+        """(kind, index) of the writers of an attention, a mixer or an MLP, the same in all blocks."""
         heads: list[tuple[int, int]] = [(WRITER_MIXER, i) for i in range(self.mixer_heads)]
         return {
             "a": [(HEAD, i) for i in range(self.heads)],
@@ -129,17 +145,17 @@ class Graph:
             "m": [(WRITER_MLP, -1)],
         }[part]
 
-    def _readers_of(self, part: str) -> list[tuple[int, int]]:
-        """(kind, index) of the readers of an attention, a mixer or an MLP."""
-        numbers = {
-            kind: [-1] if READERS[kind] in self.joint else [*range(n)] for kind, n in self.attention_readers.items()
-        }
-        attention = [(kind, i) for kind, own in numbers.items() for i in own]
-        return {"a": attention, "x": [(MIXER, -1)], "m": [(MLP, -1)]}[part]
+    def _readers_of(self, part: str, layer: int) -> list[tuple[int, int]]:
+        """(kind, index) of the readers of a block's attention, mixer or MLP."""
+        if part != "a":
+            return [(MIXER if part == "x" else MLP, -1)]
+        counts = self.attention_readers(layer)
+        numbers = {kind: [-1] if READERS[kind] in self.joint else [*range(n)] for kind, n in counts.items()}
+        return [(kind, i) for kind, own in numbers.items() for i in own]
 
-    def _all(self, of: Callable[[str], list[tuple[int, int]]]) -> list[tuple[int, int, int]]:
+    def _all(self, of: Callable[[str, int], list[tuple[int, int]]]) -> list[tuple[int, int, int]]:
         """(layer, kind, index) of the writers or readers of all blocks."""
-        return [(layer, *one) for layer in range(self.layers) for part in self.parts(layer) for one in of(part)]
+        return [(layer, *one) for layer in range(self.layers) for part in self.parts(layer) for one in of(part, layer)]
 
     @cached_property
     def _writing(self) -> np.ndarray:
@@ -235,7 +251,7 @@ class Graph:
         found, writer, reader = [], 1, 0
         for layer in range(self.layers):
             parts = self.parts(layer)
-            own = tuple(self._mixing(part) for part in parts if part != "m")
+            own = tuple(self._mixing(part, layer) for part in parts if part != "m")
             heads, reads, mlp = sum(one[1] for one in own), sum(sum(one[2]) for one in own), int("m" in parts)
             found.append(
                 BlockIndex(
@@ -249,9 +265,9 @@ class Graph:
             writer, reader = writer + heads + mlp, reader + reads + mlp
         return tuple(found)
 
-    def _mixing(self, part: str) -> tuple[str, int, tuple[int, ...]]:
+    def _mixing(self, part: str, layer: int) -> tuple[str, int, tuple[int, ...]]:
         """See `BlockIndex.parts`."""
-        counts = tuple(self.attention_readers.values()) if part == "a" else (1,)
+        counts = tuple(self.attention_readers(layer).values()) if part == "a" else (1,)
         return {"a": "attention", "x": "mixer"}[part], len(self._writers_of(part)), counts
 
     @cached_property
@@ -331,7 +347,7 @@ class Graph:
             return f"{shown(end)} is no {what}. The {what}s are {kinds[what]}."
         return (
             f"{shown(end)} is no {what} here. The {what}s are {kinds[what]}; layers 0 … {self.layers - 1}, "
-            f"{self.heads} heads, {self.kv_heads} key/value heads."
+            f"{self.heads} heads, {self.kv_heads} key/value heads{' at most' if self.kv_by_block else ''}."
         )
 
     @property
@@ -342,6 +358,10 @@ class Graph:
             return f"{queries}, keys and values of all heads (a9<kv>)"
         if "k" in self.joint:
             return f"{queries}, keys of all heads (a9<k>), values per key/value head (a9.kv0<v>)"
+        if self.keys_are_values:
+            these = ", ".join(map(str, self.keys_are_values))
+            one = f"where keys are values, in blocks {these}, as one (a{self.keys_are_values[0]}.kv0<kv>)"
+            return f"{queries}, keys and values per key/value head (a9.kv0<k>, a9.kv0<v>; {one})"
         return f"{queries}, keys and values per key/value head (a9.kv0<k>, a9.kv0<v>)"
 
 
@@ -359,6 +379,8 @@ def graph_of(
     mixer_heads: int = 0,
     blocks: tuple[str, ...] = (),
     joint: tuple[str, ...] = (),
+    kv_by_block: tuple[int, ...] = (),
+    keys_are_values: tuple[int, ...] = (),
 ) -> Graph:
     """The graph of these sizes, made once."""
-    return Graph(layers, heads, kv_heads, parallel, mixer_heads, blocks, joint)
+    return Graph(layers, heads, kv_heads, parallel, mixer_heads, blocks, joint, kv_by_block, keys_are_values)

@@ -18,11 +18,6 @@ _OF_MIXERS = ("mixers", "mixer_heads", "channels", "gates", "layer_gates", "stat
 def lacks_of(anatomy: Anatomy, blocks: tuple[Block, ...], neurons: set[int]) -> dict[str, str]:
     """Kinds of units that a model has not, and why; `neurons`: how many its MLPs have."""
     lacks = dict(anatomy.lacks)
-    if any(b.attention_post_norm is not None and getattr(b.attention_out, "bias", None) is not None for b in blocks):
-        lacks["edges"] = (
-            "the attention's output has a bias in front of the norm behind it, so that a part of what the norm "
-            "gives belongs to no head."
-        )
     if anatomy.qkv not in ("separate", "latent") and joint_readers(anatomy, blocks):
         lacks["edges"] = (
             "a norm goes over the queries (or keys) of all heads at once, and one projection gives them and the values."
@@ -31,9 +26,7 @@ def lacks_of(anatomy: Anatomy, blocks: tuple[Block, ...], neurons: set[int]) -> 
         why = "its blocks have different numbers of heads. Ask for whole attention layers."
         lacks = dict.fromkeys(("heads", "queries", "keys", "values", "patterns", "edges"), why) | lacks
     if len({block.kv_heads for block in blocks if block.mixing == "attention"}) > 1:
-        lacks |= dict.fromkeys(("keys", "values", "edges"), "its blocks have different numbers of key/value heads.")
-    if any(block.stream_scale != 1 for block in blocks):
-        lacks["edges"] = "its stream is scaled behind each block, so a later part reads another multiple of a write."
+        lacks |= dict.fromkeys(("keys", "values"), "its blocks have different numbers of key/value heads.")
     lacks |= _lacks_sublayers(blocks)
     if anatomy.mixer is not None and anatomy.mixer.heads is None:
         lacks.setdefault("mixer_heads", "its mixers' channels are not grouped into heads. Ask for channels.")

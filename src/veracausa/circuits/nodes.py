@@ -65,7 +65,7 @@ class Node(NamedTuple):
 def ends_of(edges: Edges) -> tuple[list[tuple[Node, Node]], list[tuple[Node, Node]]]:
     """The two nodes of every edge, and the (key/value head, head) pairs that the module speaks of."""
     graph = edges.graph
-    apart = edges.positional or graph.heads > graph.kv_heads
+    apart = edges.positional or graph.shares_keys
     ends = []
     columns = (edges.writer.tolist(), edges.reader.tolist(), edges.position.tolist())
     for writer, reader, position in zip(*columns, strict=True):
@@ -88,7 +88,7 @@ def _carried(graph: Graph, ends: list[tuple[Node, Node]]) -> list[tuple[Node, No
     heads = defaultdict(list)
     for node in nodes:
         if node.kind == "head":
-            heads["kv", node.layer, node.which // graph.share].append(node)
+            heads["kv", node.layer, node.which // graph.share(node.layer)].append(node)
             for kind in _LETTERS:
                 heads[kind, node.layer, -1].append(node)
         elif node.kind == ("mixer head" if graph.mixer_heads else "mixer"):
@@ -113,9 +113,9 @@ def _reader(graph: Graph, reader: int, position: int, apart: bool) -> Node:
     kind, layer, index = (int(column[reader]) for column in (graph.reader_kind, graph.reader_layer, graph.reader_index))
     if kind in SHARED and index < 0:
         return Node(SHARED[kind], layer, -1, position)
-    if kind in (K, V) and apart:
+    if kind in (K, V, KV) and apart:
         return Node("kv", layer, index, position)
-    if kind in (Q, K, V):
+    if kind in (Q, K, V, KV):
         return _writer(graph, heads_of(graph, reader)[0], position)
     return Node({MLP: "mlp", MIXER: "mixer"}.get(kind, "logits"), layer, index, position)
 

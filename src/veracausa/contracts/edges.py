@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from veracausa.anatomy.beside import NormedMLPs
 from veracausa.anatomy.graph import HEAD, INPUT, LOGITS, MIXER, MLP, WRITER_MIXER, WRITER_MLP, Q, V, of_projection
 from veracausa.circuits.knockouts import without_edges, without_writers
 from veracausa.circuits.runs.run_circuits import run_circuits
@@ -28,7 +29,7 @@ from veracausa.engine.reader_gradients import Reads
 from veracausa.engine.readout import Readout
 from veracausa.engine.sharing import at_rest
 from veracausa.engine.tape import Tape, record_pairs, whole_middles
-from veracausa.engine.writes import write_changes
+from veracausa.engine.writes import arriving, write_changes
 from veracausa.estimates.attribute import attribute
 from veracausa.units.edges import Edges
 
@@ -109,13 +110,14 @@ def readers_sum_to_the_stream(lm: Model, task: Task) -> float:
                     continue
                 layer, kind = int(lm.graph.reader_layer[reader]), lm.graph.reader_kind[reader]
                 own, late = gradient.sum(0), kind == MLP
+                past = decoder.blocks[layer].behind(stream[layer + 1])
                 if decoder.blocks[layer].parallel:  # both read the same stream
                     if not late:
                         attention = own
                         continue
-                    own, before, behind = own + attention, stream[layer], stream[layer + 1]
+                    own, before, behind = own + attention, stream[layer], past
                 else:
-                    before, behind = (middle[layer], stream[layer + 1]) if late else (stream[layer], middle[layer])
+                    before, behind = (middle[layer], past) if late else (stream[layer], middle[layer])
                 streams = (run.middle[layer] if late else run.residual[layer] for run in (other, state))
                 change = torch.sub(*streams).to(own.dtype)
                 wrong = own - (before - behind).to(own.dtype)
@@ -129,9 +131,10 @@ def _some_edges(lm: Model) -> Edges:
     attention, mlps = lm.decoder.layers_with("attention"), lm.decoder.layers_with("mlp")
     mixers, asked = lm.decoder.layers_with("mixer"), list[tuple[int, int, int]]()  # layer, kind, first or last of it
     if attention:
-        others = [kind for kind in graph.attention_readers if kind != Q]
+        ordered = (*attention, attention[len(attention) // 2])
+        others = {kind: layer for layer in ordered for kind in graph.attention_readers(layer) if kind != Q}
         asked.append((attention[0], Q, 0))
-        asked += [(attention[len(attention) // 2], kind, -1 if kind == V else 0) for kind in others]
+        asked += [(layer, kind, -1 if kind == V else 0) for kind, layer in others.items()]
     asked += [(mlps[len(mlps) // 2], MLP, 0)] if mlps else []
     asked += [(attention[-1], Q, -1)] if attention else []
     asked += [(mlps[-1], MLP, 0)] if mlps else []
@@ -188,7 +191,8 @@ class _Bare:
         layer, kind, index = (int(a[reader]) for a in (graph.reader_layer, graph.reader_kind, graph.reader_index))
         stream = clean.middle[layer] if kind == MLP else clean.residual[layer]
         times = torch.tensor(scales, device=self.lm.device, dtype=self.lm.score_dtype)[:, None, None]
-        seen, rows = stream + (times * self.change(writer)).to(stream.dtype), len(scales)
+        change = arriving(decoder, layer, [writer], self.change(writer))
+        seen, rows = stream + (times * change).to(stream.dtype), len(scales)
         if kind == LOGITS:
             handle: Any = decoder.final_norm.register_forward_pre_hook(lambda _, __: (seen,))
         elif kind == MIXER:
@@ -198,10 +202,14 @@ class _Bare:
             handle = mixer.attention.register_forward_pre_hook(giving(lambda _: normed), with_kwargs=True)
         elif kind == MLP:
             block = decoder.blocks[layer]
-            new = block.mlp_norm(seen)
-            handle = block.mlp_start.register_forward_pre_hook(lambda _, args: (new.view(-1, *args[0].shape[1:]),))
+            new, handle = block.mlp_norm(seen), []
+            if isinstance(block.mlp, NormedMLPs):
+                handle = block.mlp.reading(lambda flat: seen.reshape(flat.shape).to(flat.dtype))
+            handle.append(
+                block.mlp_start.register_forward_pre_hook(lambda _, args: (new.view(-1, *args[0].shape[1:]),))
+            )
         else:
-            block, count, by = decoder.blocks[layer], graph.attention_readers[kind], of_projection(kind)
+            block, count, by = decoder.blocks[layer], graph.attention_readers(layer)[kind], of_projection(kind)
             own = block.projected(by, block.projections[by](block.given(seen)), count, block.head_dim)
 
             def replace(_: Any, __: Any, output: Tensor) -> Tensor:
@@ -211,7 +219,7 @@ class _Bare:
                 return output
 
             handle = block.projections[by].register_forward_hook(replace)
-        found = self.run(handle, rows=rows)
+        found = self.run(*(handle if isinstance(handle, list) else [handle]), rows=rows)
         return found if rows > 1 else [found]
 
 

@@ -29,7 +29,7 @@ from veracausa.engine.patches import Place, kept_width, sites_for
 from veracausa.engine.reader_change import SITES, Reading
 from veracausa.engine.suffix import Join, sweep
 from veracausa.engine.validate_edges import require_edges
-from veracausa.engine.writes import moving, write_changes
+from veracausa.engine.writes import arriving, moving, write_changes
 from veracausa.units.edges import Edges
 from veracausa.units.table import Units
 
@@ -156,6 +156,7 @@ class EdgeRows(WriteRows):
 
         def entered() -> Tensor:
             delta = write_changes(decoder, patching.base, patching.other, writes, of, offset)
+            delta = arriving(decoder, layer, writes, delta)
             if self.units.positional:  # the change is seen at the edge's position alone
                 delta[torch.arange(start, start + delta.shape[1], device=device) != at[:, None]] = 0
             return reading.enter(layer, kind, index, seen, delta, of, self.cost)

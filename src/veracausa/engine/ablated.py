@@ -2,6 +2,8 @@
 
     stream of block l = Σ_u c_u + constants,   over the writers u before it; constants are output biases
 
+(times what the stream is scaled by between, in families that scale it).
+
 `OtherRun`: c_u is u's write in another run of the same length (the corrupted one), so this stream is that run's own
 and a writer that nothing reaches keeps δ_u = 0. `Constants`: c_u is a vector for each writer (zero, a mean, an optimal
 constant), so the stream is the same for every pair, and a writer that nothing reaches writes what such a stream makes
@@ -22,7 +24,7 @@ from veracausa.anatomy import Block, Decoder
 from veracausa.engine.attention import Past
 from veracausa.engine.stretches import Stretch
 from veracausa.engine.tape import Tape
-from veracausa.engine.writes import head_writes, mlp_write, values_of, writes_of_heads
+from veracausa.engine.writes import constant_of, head_writes, mlp_write, values_of, writes_of_heads
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -145,10 +147,10 @@ class Constants:
         stream, streams, middles = self.writes[0], [], []
         for layer, block in enumerate(decoder.blocks):
             streams.append(stream)
-            at, biases = graph.block(layer), [one.head_map.bias for one in block.mixers]
+            at, biases = graph.block(layer), [constant_of(decoder, one) for one in block.mixers]
             behind = sum((one for one in biases if one is not None), stream + self.writes[at.heads].sum(0))
             middles.append(stream if block.parallel else behind)
-            stream = behind + self.writes[at.mlp].sum(0)
+            stream = block.behind(behind + self.writes[at.mlp].sum(0))
         return [*streams, stream], middles
 
     def _rows(self, one: Tensor, rows: slice) -> Tensor:

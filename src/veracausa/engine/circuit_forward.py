@@ -147,7 +147,10 @@ class CircuitForward:
         def mixed(readers: np.ndarray, stream: Tensor) -> Float[Tensor, "readers rows positions width"]:
             """Inputs of readers, given the ablated stream at the positions that they are wanted at."""
             known = order[graph.writer_order[order] <= graph.reader_order[readers[0]]]
-            mask = torch.as_tensor(wiring.mask[np.ix_(readers, known)], dtype=exact, device=stream.device)
+            kept = wiring.mask[np.ix_(readers, known)]
+            if decoder.passing is not None:  # what the stream is scaled by from a write on
+                kept = kept * decoder.passing[graph.reader_layer[readers[0]], known]
+            mask = torch.as_tensor(kept, dtype=exact, device=stream.device)
             seen = changes[: len(known), :, len(at) - stream.shape[1] :]
             return (mask @ seen.flatten(1)).unflatten(1, seen.shape[1:]).add_(stream).to(stream.dtype)
 
@@ -193,7 +196,7 @@ class CircuitForward:
         if len(readers):
             normed = block.given(mixed(readers, stream))
             first = 0
-            for kind in graph.attention_readers:
+            for kind in graph.attention_readers(layer):
                 index = graph.reader_index[readers[graph.reader_kind[readers] == kind]].clip(0)
                 self._project(layer, kind, index, normed[first : first + len(index)], outputs)
                 first += len(index)
@@ -217,7 +220,7 @@ class CircuitForward:
 
     def _needed(self, wiring: Wiring, layer: int, heads: np.ndarray) -> np.ndarray:
         """Readers with live edges that belong to live heads (under a post-norm: to any head, all share its scale)."""
-        at, readers = wiring.graph.block(layer), wiring.readers(layer, tuple(wiring.graph.attention_readers))
+        at, readers = wiring.graph.block(layer), wiring.readers(layer, tuple(wiring.graph.attention_readers(layer)))
         if wiring.shared_scale:
             return readers
         live = np.isin(np.arange(at.count), heads)
@@ -228,7 +231,7 @@ class CircuitForward:
         if not len(index):
             return
         decoder, block, one = self.decoder, self.decoder.blocks[layer], of_projection(kind)
-        count = decoder.graph.attention_readers[kind]
+        count = decoder.graph.attention_readers(layer)[kind]
         chosen = torch.as_tensor(index, device=normed.device) if len(index) < count else slice(None)  # a view
         new = project(decoder, layer, kind, normed, chosen)
         block.put(one, outputs[one], chosen, new.movedim(0, 2), count, block.head_dim)
@@ -259,7 +262,7 @@ def project(
 ) -> Float[Tensor, "readers rows positions numbers"]:
     """What the chosen readers of a kind give, each from its own normed input: queries (keys, values) of heads."""
     block, one = decoder.blocks[layer], of_projection(kind)
-    count = decoder.graph.attention_readers[kind]
+    count = decoder.graph.attention_readers(layer)[kind]
     weights = block.projection_weights(one, count, block.head_dim)[:, chosen].movedim(1, 0)
     new = torch.matmul(normed.flatten(1, 2), weights).unflatten(1, normed.shape[1:3])
     bias = block.projection(one).bias

@@ -27,9 +27,13 @@ Entries = Sequence[tuple[Station, Read]]
 
 @dataclass(eq=False)
 class Threads:
-    """A station of some examples. `held`: the change that its writers hand on; `stream`: of a live one, once begun."""
+    """A station of some examples. `held`: the change that its writers hand on; `stream`: of a live one, once begun.
+
+    `sent`: of a sender, the changes of the stream by what it writes, each with the place from which on it is seen.
+    """
 
     example: Int[Tensor, " rows"]
+    sent: Sequence[tuple[int, Float[Tensor, "rows positions width"]]] = ()
     held: Float[Tensor, "rows positions width"] | None = None
     stream: Float[Tensor, "rows positions width"] | None = None
 
@@ -54,9 +58,9 @@ class Flow:
         graph: Graph,
         ends: Sequence[Station],
         example: Int[Tensor, " rows"],
-        sent: Callable[[Station, Tensor], Tensor],
+        sent: Callable[[Station, Tensor], Sequence[tuple[int, Tensor]]],
     ) -> Flow:
-        """Every station with the examples of its paths; `sent(station, examples)`: what a sender hands on."""
+        """Every station with the examples of its paths; `sent(station, examples)`: see `Threads`."""
         needed: dict[Station, set[int]] = {}
         for end, one in zip(ends, example.tolist(), strict=True):
             for station in end.chain:
@@ -65,7 +69,7 @@ class Flow:
         for station, examples in needed.items():
             found[station] = Threads(torch.tensor(sorted(examples), device=example.device))
             if station.parent is None:
-                found[station].held = sent(station, found[station].example)
+                found[station].sent = sent(station, found[station].example)
         return cls(base, tail, Routes.of(graph, dict.fromkeys(ends)), found)
 
     @property
@@ -82,12 +86,20 @@ class Flow:
         return -min(self.tail, self.positions) if layer == self.routes.graph.layers else -self.positions
 
     def send(self, place: int) -> None:
-        """Begin the streams of live senders whose write is seen from here on."""
+        """Hand on what senders write from here on, and begin the streams of live ones."""
         layer, late = divmod(place, 2)
         for station, own in self.threads.items():
+            for change in (change for at, change in own.sent if at == place):
+                own.held = change if own.held is None else own.held + change
             if station.live and station.parent is None and station.begins(self.routes.graph) == place:
                 after = (self.base.middle if late else self.base.residual)[layer][own.example]
                 own.stream = after + own.held.to(after.dtype)  # type: ignore[union-attr]
+
+    def scale(self, times: float) -> None:
+        """Scale streams and what is held, as a block does behind its last write."""
+        for own in self.threads.values() if times != 1 else ():
+            own.stream = None if own.stream is None else own.stream * times
+            own.held = None if own.held is None else own.held * times
 
     def running(self, place: int) -> list[Station]:
         """Live stations that have begun and run what reads at this place."""

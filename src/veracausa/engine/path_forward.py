@@ -30,7 +30,7 @@ from veracausa.engine.path_reads import HeadReads, Heard
 from veracausa.engine.reader_change import Reading
 from veracausa.engine.routes import Station
 from veracausa.engine.tape import State, Tape
-from veracausa.engine.writes import rescaled, write_changes
+from veracausa.engine.writes import arriving, rescaled, with_bias, write_changes
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -58,18 +58,21 @@ def run_paths(
     return flow.last(ends, example)
 
 
-def _sent(decoder: Decoder, base: State, other: State | None, station: Station, example: Tensor) -> Tensor:
-    """Change of what a sender writes, at its positions."""
-    total = torch.zeros(())
+def _sent(
+    decoder: Decoder, base: State, other: State | None, station: Station, example: Tensor
+) -> list[tuple[int, Tensor]]:
+    """Changes of the stream by what a sender writes, at its positions, with the place where each is seen first."""
+    found, graph = list[tuple[int, Tensor]](), decoder.graph
     for writer, first, last in station.sends:
+        place = int(graph.writer_order[writer])
         change = write_changes(decoder, base, other, torch.full_like(example, writer), example)
         change[:, :first], change[:, last + 1 :] = 0, 0
-        total = total.to(change) + change
+        found.append((place, arriving(decoder, place // 2, torch.full_like(example, writer), change)))
     for part, first, last in station.coded:
         change = sent_by(decoder, base, other, part, example)
         change[:, :first], change[:, last + 1 :] = 0, 0
-        total = total.to(torch.promote_types(change.dtype, torch.float32)) + change
-    return total
+        found.append((part.written_at(graph), change.to(torch.promote_types(change.dtype, torch.float32))))
+    return found
 
 
 @dataclass(eq=False)
@@ -91,16 +94,19 @@ class PathRun:
         """Bring all stations past a block."""
         flow, base, late = self.flow, self.base, self.flow.late(layer)
         self.enter(layer)
-        attended = self._encoded(layer, "attention")
-        for part in reversed(self.decoder.blocks[layer].mixers):
-            attended = [*(self._mixer(part) if part.mixing == "mixer" else self._attention(layer)), *attended]
+        attended, coded = list[tuple[Station, Tensor]](), self._encoded(layer, "attention")
+        for part in self.decoder.blocks[layer].mixers:
+            attended += self._mixer(part) if part.mixing == "mixer" else self._attention(layer)
         if not self.decoder.blocks[layer].parallel:
-            flow.take(attended, late, base.middle[layer])
+            flow.take([*attended, *coded], late, base.middle[layer])
             flow.send(2 * layer + 1)
-            flow.take([*self._mlp(layer), *self._encoded(layer, "mlp")], late, base.residual[layer + 1])
-        else:  # both read what enters the block
-            for changes in (attended, [*self._mlp(layer), *self._encoded(layer, "mlp")]):
-                flow.take(changes, late, base.residual[layer + 1])
+            attended, coded = [], []
+        # where both are parallel, both read what enters the block
+        behind = [*attended, *self._mlp(layer)], [*coded, *self._encoded(layer, "mlp")]
+        block = self.decoder.blocks[layer]
+        flow.scale(block.stream_scale)
+        written = [(station, block.behind(change)) for station, change in behind[0]]
+        flow.take([*written, *behind[1]], late, base.residual[layer + 1])
 
     def enter(self, layer: int) -> None:
         """What enters a block (L: the stream at the end): senders that are written there, dictionaries that read it."""
@@ -190,7 +196,10 @@ class PathRun:
         if self.decoder.blocks[layer].attention_post_norm is not None:
             of = self.flow.threads
             live = torch.cat([torch.full_like(of[one].example, one.live, dtype=torch.bool) for one in stations])
-            own = reads.through(moved, reads.reading), reads.through(old, reads.reading)
+            before = with_bias(
+                self.decoder, self.decoder.blocks[layer], reads.through(old, reads.reading), reads.readers
+            )
+            own = reads.through(moved, reads.reading), before
             change = self._behind_norm(layer, example, change, own, live)
         return self.flow.split(stations, change)
 

@@ -75,6 +75,11 @@ class HeadReads:
         """The slots whose heads read something else."""
         return self.taken.flatten(2).any(-1)
 
+    @property
+    def readers(self) -> Int[Tensor, "rows 1 1"]:
+        """How many heads of each row read something else."""
+        return self.reading.sum(-1)[:, None, None]
+
     def values(
         self, context: Heard, at: Int[Tensor, " rows"], settings: dict[str, Any]
     ) -> Float[Tensor, "rows positions slots head_dim"]:
@@ -96,7 +101,7 @@ class HeadReads:
 
     def _heads(self, part: Tensor, kind: int, rows: Tensor) -> Float[Tensor, "rows slots positions head_dim"]:
         """Each slot's own query (key, value), a copy."""
-        share = 1 if kind == Q else self.decoder.heads // self.decoder.kv_heads
+        share = 1 if kind == Q else self.decoder.heads // part.shape[1]
         return part[rows[:, None], self.heads.clamp_min(0) // share]
 
     def _attend(self, parts: list[Tensor], settings: dict[str, Any]) -> Tensor:

@@ -123,7 +123,7 @@ class Reading:
         """W_O of the heads that each row's reader belongs to."""
         decoder = self.decoder
         weights = decoder.blocks[layer].head_weights.unflatten(0, (decoder.heads, -1))
-        share = decoder.heads // decoder.graph.attention_readers[kind]
+        share = decoder.heads // decoder.graph.attention_readers(layer)[kind]
         rows = change.new_empty(len(source), change.shape[1], decoder.width)
         for one in index.unique().tolist():
             mine, heads = index == one, slice(max(0, one) * share, (max(0, one) + 1) * share)

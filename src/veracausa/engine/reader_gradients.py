@@ -1,7 +1,8 @@
 """Gradients at readers' inputs: ∂M/∂(what reader v takes from the stream), through v's norm and into v's channel only.
 
     g_v = J_normᵀ W_vᵀ ĝ_v,   ĝ_v = ∂M/∂(v's projection output, its own head's part; all of it if heads share v)
-    g_v = J_normᵀ ĝ_v,        ĝ_v at the normed input, of an MLP or a mixer
+    g_v = J_normᵀ ĝ_v,        ĝ_v at the normed input, of an MLP or a mixer (plus the gradient at the stream that
+                              experts beside an MLP read themselves)
 
 One backward pass gives every ĝ. W_vᵀ is applied head by head, so all readers of a block cost one projection more,
 and the norm's Jacobian is a closed form (`norms`). Summed over the readers behind a place of the stream, g_v is the
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from veracausa.anatomy import Block, Decoder
+from veracausa.anatomy.beside import NormedMLPs
 from veracausa.anatomy.graph import of_projection
 from veracausa.engine.norms import norm_form
 from veracausa.engine.tape import State
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 #: What a run must hold, with its graph.
-SITES = ("attention_in", "mixer_in", "mlp_in", "q_out", "k_out", "v_out")
+SITES = ("attention_in", "mixer_in", "mlp_in", "mlp_beside", "q_out", "k_out", "v_out")
 _OUTPUTS = ("q_out", "k_out", "v_out")
 
 
@@ -50,6 +52,7 @@ class Reads:
                     sites += [state.sites[site][layer] for site in own]
             if (layer, True) >= since and block.has_mlp:
                 sites.append(state.sites["mlp_in"][layer])
+                sites += [state.sites["mlp_beside"][layer]] if isinstance(block.mlp, NormedMLPs) else []
         return [*sites, state.residual[-1]]
 
     def gradients(
@@ -69,7 +72,9 @@ class Reads:
                 yield at.attention.start, self._through(block.attention_norm, seen, given, back)
             if (layer, True) >= since and block.has_mlp:
                 back, seen, given = next(waiting).to(exact)[None], state.middle[layer], state.sites["mlp_in"][layer]
-                yield at.mlp_reader.start, self._through(block.mlp_norm, seen, given, back)
+                through = self._through(block.mlp_norm, seen, given, back)
+                beside = next(waiting).to(exact) if isinstance(block.mlp, NormedMLPs) else None
+                yield at.mlp_reader.start, through if beside is None else through + beside
         yield decoder.graph.readers - 1, next(waiting).to(exact)[None]
 
     def _mixing(
@@ -79,7 +84,7 @@ class Reads:
         if block.mixing == "mixer":
             return next(waiting).to(exact)[None]
         decoder, parts, outputs = self.decoder, [], [next(waiting).to(exact) for _ in _OUTPUTS]
-        for kind, count in decoder.graph.attention_readers.items():
+        for kind, count in decoder.graph.attention_readers(block.layer).items():
             one = of_projection(kind)
             own = block.projected(one, outputs[one], count, block.head_dim)
             weights = block.projection_weights(one, count, block.head_dim).to(exact) * block.given_scale

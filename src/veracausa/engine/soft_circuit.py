@@ -20,6 +20,7 @@ from veracausa.engine.ablated import Ablated
 from veracausa.engine.circuit_forward import attend_with, mix_with, project
 from veracausa.engine.readout import Readout
 from veracausa.engine.tape import Tape
+from veracausa.engine.writes import arriving
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -46,7 +47,8 @@ class SoftCircuit:
             writer = 0
             for part in parts:
                 weights = mask[..., first : first + count, writer : writer + len(part)].to(part.dtype)
-                total = total + weighed(weights, part)
+                own = range(writer, writer + len(part))
+                total = total + weighed(weights, arriving(decoder, int(graph.reader_layer[first]), own, part))
                 writer += len(part)
             return total.to(stream.dtype)
 
@@ -78,7 +80,7 @@ class SoftCircuit:
         self, part: Block, seen: Float[Tensor, "readers rows positions width"], stream: Tensor, rows: slice
     ) -> tuple[Tensor, Tensor]:
         """z and output of a block's attention, each query, key and value from its own input; or of its mixer."""
-        decoder, layer, counts = self.decoder, part.layer, self.decoder.graph.attention_readers
+        decoder, layer, counts = self.decoder, part.layer, self.decoder.graph.attention_readers(part.layer)
         if part.mixing == "mixer":
             return mix_with(part, seen[0], self.tape.call(part))
         normed = part.given(seen)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from veracausa.anatomy import Block, Decoder, NoNorm
+from veracausa.anatomy.beside import NormedMLPs
 from veracausa.anatomy.mixture import Mixture
 from veracausa.cost import Cost
 from veracausa.dictionaries.code import Code
@@ -48,13 +49,14 @@ if TYPE_CHECKING:
 #: choice: which experts these are, [B, S, chosen]; both are recorded together, without a graph. router: the
 #: router's logits, [B, S, experts] (none where there is no router). inside, weights: the activations of the chosen
 #: experts' neurons, [B, S, chosen, neurons], and what the experts' outputs are weighted with, [B, S, chosen].
-#: adapters: what LoRA adapters add to the outputs of a block's maps, side by side; adapted: see `adapted`.
+#: adapters: what LoRA adapters add to the outputs of a block's maps, side by side; adapted: see `adapted`. mlp_beside:
+#: the stream that experts beside an MLP read, as a tensor of its own in the graph (an empty list where none do).
 #: Of a mixer: channels, mixed: input and output of its output projection, in the place of z and attention; mixer_in:
 #: what it is given; gate: what its channels are gated with, before any activation.
 Site = Literal[
     "z", "neurons", "attention", "mlp", "queries", "keys", "values", "pattern",
     "attention_in", "mlp_in", "q_out", "k_out", "v_out", "experts", "choice", "router", "inside", "weights",
-    "adapters", "adapted", "channels", "mixed", "mixer_in", "gate",
+    "adapters", "adapted", "channels", "mixed", "mixer_in", "gate", "mlp_beside",
 ]  # fmt: skip
 #: In a recorded call of an attention: that of the mixer beside it.
 BESIDE = "beside"
@@ -394,6 +396,8 @@ def watch(decoder: Decoder, state: State, calls: list[dict[str, Any]]) -> list[A
                 handles += _keep_router(block, partial(keep, into=into), into)
             elif block.mixer is not None and site in _MIXER_SITES:
                 handles.append(keep_mixer(block.mixer, site, into))
+            elif site == "mlp_beside":
+                handles += block.mlp.reading(partial(keep, into=into))  # type: ignore[operator]
             elif site in _PROJECTED:
                 handles.append(block.projections[_PROJECTED.index(site)].register_forward_hook(keep_projected(into)))
         if block.mixing == "attention" and any(site in state.sites for site in BY_OURS):
@@ -468,7 +472,8 @@ def blank_sites(block: Block) -> tuple[str, ...]:
     of_attention = gate if block.beside is not None else _MIXER_SITES
     of_mixer = (*gate, *_OF_ATTENTION)
     mixing = {"attention": of_attention, "mixer": of_mixer, "nothing": _MIXING_SITES}[block.mixing]
-    return mixing if block.has_mlp else (*mixing, *_MLP_SITES)
+    blank = mixing if block.has_mlp else (*mixing, *_MLP_SITES)
+    return blank if isinstance(block.mlp, NormedMLPs) else (*blank, "mlp_beside")
 
 
 def _without(
@@ -478,7 +483,7 @@ def _without(
 
     Of a stream that no sublayer changes on the way, both of its recorded places are one tensor.
     """
-    blank = [site for site in blank_sites(block) if site in state.sites]
+    blank = [site for site in blank_sites(block) if site in state.sites and site != "mlp_beside"]
 
     def begin(x: Tensor) -> Tensor:
         for site in blank:

@@ -3,7 +3,9 @@
     input: the embeddings;   head h: z_h W_O^h, also of a mixer (one without heads: z W_O);   MLP: its output
 
 with post-norms (Gemma) the share of each head in the normalised sum, scaled by the realised norm, so that all writes
-and the constants (output biases) add up to the stream. Everything is made of ordinary operations of recorded tensors,
+and the constants (output biases) add up to the stream. A bias in front of a post-norm is scaled by it, too, and so no
+constant: each of H heads has an H-th of it, z_h W_O^h + b / H. Where the stream is scaled behind blocks, a later place
+holds a write times the scales between (`arriving`). Everything is made of ordinary operations of recorded tensors,
 so writes carry gradients and tangents when a run does. Sums are taken in float32 at least.
 """
 
@@ -56,7 +58,30 @@ def writes_of_heads(
     if heads is not None:
         weights, split = weights[list(heads)], split[..., list(heads), :]
     writes = torch.einsum("bshd,hdw->hbsw", split, weights)
-    return rescaled(decoder, part, writes, output)
+    return rescaled(decoder, part, with_bias(decoder, part, writes), output)
+
+
+def with_bias(decoder: Decoder, block: Block, share: Tensor, heads: float | Tensor = 1) -> Tensor:
+    """So many heads' share of the attention's output in front of a post-norm, with theirs of the output's bias."""
+    if block.attention_post_norm is None or (bias := block.head_map.bias) is None:
+        return share
+    return share + bias.to(share.dtype) * (heads / decoder.writers_of(block))
+
+
+def constant_of(decoder: Decoder, block: Block) -> Float[Tensor, " width"] | None:
+    """What an attention or a mixer writes that belongs to no head: its output's bias, or that of a post-norm."""
+    if block.attention_post_norm is None:
+        return block.head_map.bias
+    bias = norm_form(decoder, block.attention_post_norm).bias
+    return None if bias is None else bias * block.attention_factor
+
+
+def arriving(decoder: Decoder, layer: int, writer: Sequence[int] | Tensor, changes: Tensor) -> Tensor:
+    """What the stream in front of block `layer` holds of some writers' changes, one row each: see `Decoder.passing`."""
+    if decoder.passing is None:
+        return changes
+    times = torch.as_tensor(decoder.passing[layer], dtype=changes.dtype, device=changes.device)[writer]
+    return changes * times.reshape(-1, *[1] * (changes.ndim - 1))
 
 
 def rescaled(decoder: Decoder, block: Block, share: Tensor, output: Tensor) -> Float[Tensor, "*rows positions width"]:

@@ -36,7 +36,7 @@ from veracausa.engine.stretches import Stretch, stretches
 from veracausa.engine.tape import State
 from veracausa.engine.validate_edges import require_edges
 from veracausa.engine.work import recorded_runs
-from veracausa.engine.writes import SITES, writes_until
+from veracausa.engine.writes import SITES, arriving, writes_until
 from veracausa.scores.scores import Scores, assemble
 from veracausa.units.edges import Edges
 
@@ -119,7 +119,8 @@ def shares(decoder: Decoder, state: State) -> Iterator[tuple[int, int, Float[Ten
     for first, behind, stream in places:
         if first == behind:  # a block has no such sublayer
             continue
-        own = written[: int((graph.writer_order <= graph.reader_order[first]).sum())]
+        before = int((graph.writer_order <= graph.reader_order[first]).sum())
+        own = arriving(decoder, int(graph.reader_layer[first]), range(before), written[:before])
         seen = stream.to(own.dtype)
         near = (seen.abs().sum(-1) - (seen - own).abs().sum(-1)).clamp_min(0)
         total = near.sum(0)

@@ -28,7 +28,7 @@ from veracausa.engine.path_reads import HeadReads, Heard
 from veracausa.engine.reader_change import Reading
 from veracausa.engine.routes import Read, Station
 from veracausa.engine.tape import State
-from veracausa.engine.writes import rescaled, write_changes
+from veracausa.engine.writes import arriving, rescaled, with_bias, write_changes
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -102,7 +102,9 @@ class PathSlopes:
         live, *rest = onward
         if not rest:
             metric = self.bucket.read.of_state(self.base).sum()
-            return self._back(metric) if live else dict.fromkeys(self.places, *self._gradients(metric, [2 * self._end]))
+            if live:
+                return self._back(metric)
+            return self._along({2 * self._end: self._gradients(metric, [2 * self._end])[0]})
         reads, then = rest[0], tuple(rest[1:])
         if not reads:  # all of them are before the first position that can change
             return dict.fromkeys(self.places, torch.zeros_like(self.own.residual[0]))
@@ -111,7 +113,19 @@ class PathSlopes:
         graph = self.bucket.lm.graph
         leaves = {place: self.stream(self.own, place).requires_grad_() for place in {read.at(graph) for read in reads}}
         weighed = sum((self.weighed(read, then, leaves[read.at(graph)]) for read in reads), torch.zeros(()))
-        return dict.fromkeys(self.places, sum(torch.autograd.grad(weighed, [*leaves.values()])))  # type: ignore[arg-type]
+        return self._along(dict(zip(leaves, torch.autograd.grad(weighed, [*leaves.values()]), strict=True)))
+
+    def _along(self, slopes: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """Slopes at every place, of those at some places: along the stream alone."""
+        decoder = self.bucket.lm.decoder
+
+        def at(first: int) -> Tensor:
+            scaled = (slope * decoder.scale_between(first // 2, place // 2) for place, slope in slopes.items())
+            return sum(scaled, torch.zeros(()))
+
+        if decoder.passing is None:
+            return dict.fromkeys(self.places, at(0))
+        return {first: at(first) for first in self.places}
 
     @property
     def _end(self) -> int:
@@ -153,7 +167,9 @@ class PathSlopes:
         the direction in which it begins to change."""
         graph = self.bucket.lm.graph
         for writer, first, last in sender.sends:
-            yield int(graph.writer_order[writer]), within(self.change(writer), first, last)
+            place = int(graph.writer_order[writer])
+            change = arriving(self.bucket.lm.decoder, place // 2, [writer], self.change(writer))
+            yield place, within(change, first, last)
         for part, first, last in sender.coded:
             yield part.written_at(graph), within(self.change(part), first, last)
 
@@ -197,8 +213,10 @@ class PathSlopes:
             numbers = [(self._code(read).numbers(one.index), first, last) for one, first, last in read.coded]
             return sum((slope[:, a : b + 1, own] * delta[:, a : b + 1, own]).sum() for own, a, b in numbers)  # type: ignore[return-value]
         writes = self._coded if read.coded else self._fed if read.mlp else self._attended
-        change = writes(read, stream, bool(then[0]))
-        return (change * self.at(then, read.seen_from(self.bucket.lm.graph))).sum()
+        change, place = writes(read, stream, bool(then[0])), read.seen_from(self.bucket.lm.graph)
+        if not read.coded and place // 2 > read.layer:
+            change = self.bucket.lm.decoder.blocks[read.layer].behind(change)
+        return (change * self.at(then, place)).sum()
 
     def _code(self, read: Read) -> Any:
         part = read.coded[0][0]
@@ -257,6 +275,7 @@ class PathSlopes:
             every: Tensor = block.attention_write(new) - block.attention_write(old)
             return every
         part, own = reads.through(moved, reads.reading), reads.through(before, reads.reading)
+        own = with_bias(decoder, block, own, reads.readers)
         return rescaled(decoder, block, own + part, new) - rescaled(decoder, block, own, old)
 
     def _heads(self, layer: int, seen: Any, stream: Tensor | None) -> tuple[HeadReads, Tensor, Tensor]:

@@ -92,6 +92,9 @@ _GRAPH = record(layers=whole(1, 1000), heads=whole(0, 1000), kv_heads=whole(0, 1
 _BLOCKS = record(mixer_heads=whole(0, 1000), blocks=many(one_of("", "a", "am", "x", "xm", "ax", "axm", "m"), least=1))
 #: Of a graph whose heads share readers.
 _JOINT = record(joint=many(one_of(*JOINT), least=1))
+#: Of one whose blocks differ in key/value heads; of one whose keys are values.
+_BY_BLOCK = record(kv_by_block=many(whole(0, 1000), least=1))
+_ONE = record(keys_are_values=many(whole(0, 1000), least=1))
 
 
 def unpack_scores(header: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> Scores:
@@ -215,24 +218,36 @@ def unpack_graph(sizes: Any) -> Graph:
     """The graph of a header; ValueError if it is none."""
     found = _GRAPH(sizes)
     usual = [found[name] for name in ("layers", "heads", "kv_heads", "parallel")]
+    found |= {"mixer_heads": 0, "blocks": []} | (_BLOCKS(sizes) if "blocks" in found else {})
     joint = _joint(sizes) if "joint" in found else ()
-    if "blocks" in found:
-        found |= _BLOCKS(sizes)
-        graph = graph_of(*usual, found["mixer_heads"], tuple(found["blocks"]), joint)
-        if len(graph.blocks) != graph.layers:
-            raise ValueError(f"{len(graph.blocks)} blocks are not {graph.layers} layers")
-    else:
-        graph = graph_of(*usual, 0, (), joint)
+    by_block = tuple(_BY_BLOCK(sizes)["kv_by_block"]) if "kv_by_block" in found else ()
+    one = tuple(_ONE(sizes)["keys_are_values"]) if "keys_are_values" in found else ()
+    graph = graph_of(*usual, found["mixer_heads"], tuple(found["blocks"]), joint, by_block, one)
+    for listed in (graph.blocks, graph.kv_by_block):
+        if listed and len(listed) != graph.layers:
+            raise ValueError(f"{len(listed)} blocks are not {graph.layers} layers")
+    _require_key_heads(graph)
     attends = any("a" in graph.parts(layer) for layer in range(graph.layers))
     if attends != (graph.heads > 0) or attends != (graph.kv_heads > 0):
         raise ValueError("a graph has heads and key/value heads if, and only if, a block has an attention")
-    if attends and graph.heads % graph.kv_heads:
-        raise ValueError(f"{graph.heads} heads cannot share {graph.kv_heads} key/value heads")
     if graph.joint and not attends:
         raise ValueError("readers are shared by heads, of which there are none")
     if graph.writers * graph.readers > 1e9:
         raise ValueError(f"{graph.writers:,} × {graph.readers:,} edges are more than any model has")
     return graph
+
+
+def _require_key_heads(graph: Graph) -> None:
+    """Raise ValueError unless every attention's heads can share its key/value heads."""
+    attending = [layer for layer in range(graph.layers) if "a" in graph.parts(layer)]
+    counts = {graph.kv_heads_of(layer) for layer in attending}
+    for count in counts:
+        if graph.heads and (not count or graph.heads % count):
+            raise ValueError(f"{graph.heads} heads cannot share {count} key/value heads")
+    if graph.kv_by_block and (max(counts, default=0) != graph.kv_heads or len({*graph.kv_by_block}) == 1):
+        raise ValueError(f"{graph.kv_heads} key/value heads are not those of the blocks")
+    if graph.keys_are_values and (not {*graph.keys_are_values} <= {*attending} or {"k", "kv"} & {*graph.joint}):
+        raise ValueError("blocks whose keys are values have no attention, or share readers")
 
 
 def _joint(sizes: Any) -> tuple[str, ...]:

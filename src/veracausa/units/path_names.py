@@ -19,7 +19,7 @@ from veracausa.units.table import Units
 
 _ARROW = re.compile(r"\s*->\s*")
 _NUMBER = r"(0|[1-9][0-9]{0,9})"
-_MLP, _HEAD = re.compile(f"m{_NUMBER}"), re.compile(rf"a{_NUMBER}\.(h|kv){_NUMBER}(?:<([qkv])>)?")
+_MLP, _HEAD = re.compile(f"m{_NUMBER}"), re.compile(rf"a{_NUMBER}\.(h|kv){_NUMBER}(?:<(q|k|v|kv)>)?")
 _MIXER, _OF_ALL = re.compile(rf"x{_NUMBER}(?:\.h{_NUMBER})?"), re.compile(rf"a{_NUMBER}<(q|k|kv)>")
 _KINDS = {"q": Q, "k": K, "v": V}
 #: The last part of an edge's name that is a path's: a head, or one head's own key or value.
@@ -218,23 +218,27 @@ def _of_all_heads(graph: Graph, text: str, layer: int, kind: str, span: Range | 
 
 def _head(graph: Graph, text: str, named: tuple[int, str, int, str | None], span: Range | str | None) -> Part:
     layer, what, index, kind = named
-    share, whole = graph.share, what == "kv"
+    share, whole = graph.share(layer), what == "kv"
     stem = f"a{layer}.{what}{index}" + (f"<{kind}>" if kind else "")
-    if index >= (graph.kv_heads if whole else graph.heads):
+    if index >= (graph.kv_heads_of(layer) if whole else graph.heads):
         raise UnitError(
-            f"{shown(text)}: there is no {stem}; a block has {graph.heads} heads and {graph.kv_heads} key/value heads."
+            f"{shown(text)}: there is no {stem}; block {layer} has {graph.heads} heads and {graph.kv_heads_of(layer)} "
+            "key/value heads."
         )
-    if whole and kind not in ("k", "v"):
-        raise UnitError(f"{shown(text)}: {stem} has a key and a value alone: a{layer}.kv{index}<k> or <v>.")
+    own = ("kv",) if layer in graph.keys_are_values else ("k", "v")
+    if kind not in (own if whole else (None, "q", *(own if len(own) > 1 else ()))):
+        names = " or ".join(f"a{layer}.kv{index if whole else index // share}<{letter}>" for letter in own)
+        what = "has a key and a value alone" if whole else "is no reader"
+        raise UnitError(f"{shown(text)}: {stem} {what}: {names}.")
     shared = [one for one in graph.joint if kind is None or kind in one]
     if kind and shared:
         raise UnitError(
             f"{shown(text)}: {stem} is not read apart, since its heads share a{layer}<{shared[0]}>. Name that instead."
         )
     heads = range(index * share, (index + 1) * share) if whole else range(index, index + 1)
-    if share == 1 and kind in ("k", "v"):  # one part, one name: that of the graph's edges
+    if share == 1 and kind in ("k", "v", "kv"):  # one part, one name: that of the graph's edges
         stem = f"a{layer}.kv{index}<{kind}>"
-    kinds = (Q, K, V) if kind is None else (_KINDS[kind],)
+    kinds = (Q, K, V) if kind is None else tuple(_KINDS[letter] for letter in kind)
     reads = () if shared else tuple((one, head) for one in kinds for head in heads)
     first = graph.block(layer).heads.start
     return Part(stem, layer, reads, tuple(first + head for head in heads), span)

@@ -150,7 +150,7 @@ def _group(edges: Edges, kv: Node) -> list[Node]:
     """All heads of a key/value head, or of a reader that all of a block share, where it stands."""
     if kv.kind != "kv":
         return [kv._replace(kind="head", which=head) for head in range(edges.graph.heads)]
-    size = edges.graph.share
+    size = edges.graph.share(kv.layer)
     return [kv._replace(kind="head", which=head) for head in range(kv.which * size, (kv.which + 1) * size)]
 
 

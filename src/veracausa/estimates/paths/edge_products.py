@@ -21,11 +21,12 @@ class EdgeProducts:
     """Of one bucket, whose runs begin at position `start`.
 
     Readers come in groups (a block's attention or mixer, its MLP, the logits), which are named by their first reader;
-    `first`: the writer that changes begin with.
+    `first`: the writer that changes begin with. `passing`: see `Decoder.passing`.
     """
 
     table: Edges
     start: int
+    passing: Float[np.ndarray, "places writers"] | None = None
 
     def of(
         self,
@@ -37,8 +38,13 @@ class EdgeProducts:
         """Change · gradient of the writers before a group of readers; by position if the table has them."""
         changes = changes[:, : self.seen(reader) - first].to(gradient.dtype)
         if self.table.positional:
-            return torch.einsum("bwsd,rbsd->bwrs", changes, gradient)
-        return changes.flatten(2) @ gradient.transpose(0, 1).flatten(2).transpose(1, 2)
+            found = torch.einsum("bwsd,rbsd->bwrs", changes, gradient)
+        else:
+            found = changes.flatten(2) @ gradient.transpose(0, 1).flatten(2).transpose(1, 2)
+        if self.passing is None:
+            return found
+        times = self.passing[self.table.graph.reader_layer[reader], first : first + found.shape[1]]
+        return found * torch.as_tensor(times).to(found).reshape(-1, *[1] * (found.ndim - 2))
 
     def listed(
         self, reader: int, products: Tensor, first: int = 0, begin: int = 0

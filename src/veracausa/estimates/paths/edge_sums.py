@@ -123,7 +123,7 @@ class EdgeSums(Sums):
     @cached_property
     def products(self) -> EdgeProducts:
         """How changes and gradients become scores."""
-        return EdgeProducts(self.units, self.bucket.tape.start)
+        return EdgeProducts(self.units, self.bucket.tape.start, self.bucket.lm.decoder.passing)
 
     # ---- what writers add, of all positions or of some ---------------------------------------------------------------
 
@@ -159,11 +159,13 @@ class EdgeSums(Sums):
         base, other = (at.state(rows_of(state, mine)) for state in (self.bucket.base, self.bucket.other))
         return writes.differences(self.bucket.lm.decoder, base, other, some)
 
-    def _of_writers(self, of: Tensor, writer: Tensor) -> Float[Tensor, "rows positions width"]:
-        """Δ of one writer on one example a row."""
-        if self.keeps:
-            return self.changes[of, writer]
-        return writes.write_changes(self.bucket.lm.decoder, self.bucket.base, self.bucket.other, writer, of)
+    def _of_writers(self, layer: int, of: Tensor, writer: Tensor) -> Float[Tensor, "rows positions width"]:
+        """Δ of one writer on one example a row, as it arrives in front of a block."""
+        decoder, bucket = self.bucket.lm.decoder, self.bucket
+        found = self.changes[of, writer] if self.keeps else None
+        if found is None:
+            found = writes.write_changes(decoder, bucket.base, bucket.other, writer, of)
+        return writes.arriving(decoder, layer, writer, found)
 
     # ---- points of a path over the input ----------------------------------------------------------------------------
 
@@ -282,18 +284,18 @@ class EdgeSums(Sums):
         """(A_patched − A) v · ∂M/∂z for every edge into a query or key, writer by writer."""
         bucket, table = self.bucket, self.units
         lm, graph, reading = bucket.lm, table.graph, Reading(bucket.lm.decoder, bucket.tape, bucket.base)
-        most, counts = patterns_at_once(bucket.positions), dict(graph.attention_readers)
-        counts.pop(V, None)  # behind the others
+        most = patterns_at_once(bucket.positions)
         with attention_function(lm.decoder, SUFFIX):
             for layer in self._attending:
-                first = graph.block(layer).attention.start
+                first, counts = graph.block(layer).attention.start, graph.attention_readers(layer)
+                counts.pop(V, None)  # behind the others
                 listed, seen = self.products.into[first], self.products.seen(first)
                 listed = listed[np.isin(graph.reader_kind[table.reader[listed]], _RECOMPUTED)]
                 pairs = [(e, w) for e in range(len(bucket.every)) for w in range(seen)] if len(listed) else []
                 scores = self.values.new_zeros(len(bucket.every), seen, sum(counts.values()))
                 for at in range(0, len(pairs), most):
                     of, writer = torch.tensor(pairs[at : at + most], device=lm.device).T
-                    found = reading.value_change(layer, tuple(counts), self._of_writers(of, writer), of)
+                    found = reading.value_change(layer, tuple(counts), self._of_writers(layer, of, writer), of)
                     bucket.cost.add(len(of), bucket.positions)
                     gradient = self._at_values[layer][of].unflatten(-1, (lm.heads, -1))
                     by_head = {kind: (found[kind] * gradient).sum((1, 3)) for kind in counts}
@@ -314,7 +316,12 @@ class EdgeSums(Sums):
         return [site for site in sites_of(decoder) if listed & set(writers_of(units.graph, site))]
 
     def move(self, site: Site, units: list[int], example: Tensor) -> Tensor:
-        """Δ of the site's writes together."""
+        """Δ of the site's writes together, where it joins the stream."""
+        times = self.bucket.lm.decoder.passing
+        found = self._moved(site, example)
+        return found if times is None else found * times[site.join[0], writers_of(self.units.graph, site).start]
+
+    def _moved(self, site: Site, example: Tensor) -> Tensor:
         writers, graph = writers_of(self.units.graph, site), self.units.graph
         if self.keeps:
             return self.changes[example, writers.start : writers.stop].sum(1)

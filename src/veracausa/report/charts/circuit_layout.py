@@ -128,7 +128,7 @@ def _row_of(graph: Graph, node: Node) -> float:
 
 
 def _at_heads(graph: Graph, node: Node) -> tuple[float, float]:
-    group = graph.share
+    group = graph.share(node.layer) if node.kind == "kv" else 1
     x = {"head": node.which, "kv": node.which * group + (group - 1) / 2, "mlp": _mlps(graph)}
     x |= {"mixer head": node.which, "mixer": _mixers(graph)}
     x |= {kind: (graph.heads - 1) / 2 + beside for kind, beside in _BESIDE.items()}
