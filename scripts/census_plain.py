@@ -355,6 +355,8 @@ class Plain:
         """
         assert self.end is not None
         moved = self._moved(layer, module, at, where, freeze)
+        for later in self.blocks[layer + 1 :]:  # Gemma 4 multiplies its stream behind each block
+            moved = moved * getattr(later.block, "layer_scalar", 1)
         with torch.no_grad():
             before = self.metric(self.clean)
             with self._edited(self.end, lambda x: x + moved, "in"):
