@@ -335,6 +335,8 @@ _SCALED: dict[str, tuple[str, dict]] = {
         "gemma4_text",
         _GEMMA4 | {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 16},
     ),
+    # as the small ones: an input of every block's own, and a last block without keys and values
+    "gemma4-own-inputs": ("gemma4_text", _GEMMA4 | {"hidden_size_per_layer_input": 8, "num_kv_shared_layers": 1}),
     "gemma4-keys-are-values": ("gemma4_text", _GEMMA4 | {"attention_k_eq_v": True, "num_global_key_value_heads": 1}),
 }
 _SETTINGS |= _SCALED

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from veracausa.anatomy.beside import Beside
 from veracausa.anatomy.bridges import Bridge
 from veracausa.anatomy.mixers import Mixer
+from veracausa.anatomy.own_inputs import OwnInput, SharedKeys
 
 Layout = Literal["separate", "fused-thirds", "fused-per-group", "fused-in-fours", "latent"]
 
@@ -67,9 +68,10 @@ class Anatomy:
     Numbers of the block: `residual_scale`, by which every write is multiplied; `stream_scale`, by which it multiplies
     the whole stream behind its last write; `attention_in_scale`, by which it multiplies what it gives its attention;
     `attention_out_scale`, `mixer_out_scale`, what the attention or the mixer gives; `down_scale`: what the MLP does,
-    behind its down projection. Config attributes: `embedding_scale`, by which the backbone multiplies the embeddings of
-    tokens, and not embeddings that it is given; `logit_scale` and `logit_divisor`, by which logits are multiplied and
-    divided; `logit_softcap`; `clips`, to which the attention clips what its projections give.
+    behind its down projection. `own_input`, `shared_keys`: what a block gets beside the stream (see `own_inputs`).
+    Config attributes: `embedding_scale`, by which the backbone multiplies the embeddings of tokens, and not embeddings
+    that it is given; `logit_scale` and `logit_divisor`, by which logits are multiplied and divided; `logit_softcap`;
+    `clips`, to which the attention clips what its projections give.
 
     Limits. `must`: what else must stand in the config, as (attribute, value, what another value means). `without`:
     parts of a block that must not be there, and what they are. `lacks`: kinds of units that the family has not, and
@@ -130,6 +132,8 @@ class Anatomy:
     mixer_out_scale: str | None = None
     down_scale: str | None = None
     embedding_scale: str | None = None
+    own_input: OwnInput | None = None
+    shared_keys: SharedKeys | None = None
     logit_scale: str | None = None
     logit_divisor: str | None = None
     logit_softcap: str | None = None
@@ -159,6 +163,10 @@ class Anatomy:
         """The anatomy of a block: the family's, or that of its blocks with mixers."""
         return self.mixer_blocks if self.mixer_blocks is not None and self.mixing(block) == "mixer" else self
 
+    def reads_keys(self, block: Any) -> bool:
+        """Whether a block of this family reads keys and values of an earlier one."""
+        return self.shared_keys is not None and bool(part_of(block, self.shared_keys.reads))
+
     def has_mlp(self, block: Any) -> bool:
         """Whether a block of this family has an MLP."""
         return not self.lone or self.mixing(block) == "nothing"
@@ -169,7 +177,7 @@ class Anatomy:
             return own.block_parts(block)
         mixing, roles = self.mixing(block), ["attention_norm", "attention_post_norm"]
         if mixing == "attention":
-            roles += ["attention", "attention_out", "q", "k", "v"]
+            roles += ["attention", "attention_out", "q"] + ([] if self.reads_keys(block) else ["k", "v"])
         if self.has_mlp(block):
             roles += ["mlp", "mlp_in", "mlp_norm", "mlp_post_norm"]
             roles += ["mlp_out", "activation", "up"] if part_of(block, self.experts) is None else ["router"]

@@ -216,6 +216,8 @@ def _kv_heads(config: Any, anatomy: Anatomy, block: nn.Module, width: int, heads
     head_dim = _inputs(part_of(block, anatomy.attention_out), width) // heads
     if anatomy.qkv != "separate":
         return (_inputs(part_of(block, anatomy.q), width) // head_dim - heads) // 2
+    if anatomy.reads_keys(block):
+        return heads // int(part_of(block, anatomy.attention).num_key_value_groups)
     if anatomy.kv_heads_by_block:
         return _inputs(part_of(block, anatomy.v), width) // head_dim
     return int(getattr(config, "num_key_value_heads", None) or heads)

@@ -18,6 +18,7 @@ from veracausa.anatomy.found import Found
 from veracausa.anatomy.linear import LinearMap, linear_map, numbers_of
 from veracausa.anatomy.mixers import NoSublayer
 from veracausa.anatomy.mixture import Mixture
+from veracausa.anatomy.own_inputs import OwnInputs
 from veracausa.errors import ArchitectureError, ContractError
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ class Block:
     calls a function. `attention_bias`: what is added behind the output projection, a part of the attention's output.
     `projections`: of queries, keys and values, if it has them.
     `up`, `up_fused`: see `Anatomy`.
+    `own_inputs`: see the module of that name; `reads_keys`: it has queries alone, and reads the keys and values of the
+    last block of its own kind, `keys_named`, that has some.
     `gate`, `gate_behind`: see `Mixer.gate`; `goes_on`: see `Mixer`.
     `attention_factor`, `mlp_factor`: what a write is multiplied by on its way to the stream; `stream_scale`: what the
     whole stream is multiplied by behind them; `given_scale`: what the attention is given, behind the norm;
@@ -85,6 +88,9 @@ class Block:
     gate_behind: int = 0
     goes_on: str | None = None
     beside: Block | None = None
+    own_inputs: OwnInputs | None = None
+    reads_keys: bool = False
+    keys_named: str | None = None
     found: Found = field(default_factory=Found)
 
     @property
@@ -118,7 +124,7 @@ class Block:
     def key_dim(self) -> int:
         """Width of a query and of a key; of some families another one than that of a value."""
         own = getattr(self.attention, "qk_head_dim", None)
-        if own is None and self.qkv == "separate" and self.projections:
+        if own is None and self.qkv == "separate" and len(self.projections) > 1:
             own = numbers_of(self.projections[1]) // self.width // self.kv_heads
         return self.head_dim if own is None else int(own)
 
@@ -392,8 +398,15 @@ class Block:
         return (residual.to(torch.float32) if self.float32_stream else residual) + write
 
     def behind(self, stream: Tensor) -> Tensor:
-        """The stream behind the block, given that behind its last write; also of a part or a change of it."""
+        """A part or a change of the stream behind the block, given that behind its last write."""
         return stream if self.stream_scale == 1 else stream * self.stream_scale
+
+    def ended(self, stream: Tensor, given: Tensor | None) -> Tensor:
+        """The stream behind the block, given that behind its MLP, and the block's own input if it has one."""
+        if self.own_inputs is not None:
+            assert given is not None
+            stream = stream + self.own_inputs(stream, given)
+        return self.behind(stream)
 
     def run_mlp(self, normed: Float[Tensor, "rows positions width"]) -> Tensor:
         """The MLP module's output, without what some mixtures of experts give beside it."""

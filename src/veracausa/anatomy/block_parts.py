@@ -14,6 +14,7 @@ from veracausa.anatomy.block import Block, NoNorm, OwnMLP
 from veracausa.anatomy.found import Found
 from veracausa.anatomy.mixers import NoSublayer
 from veracausa.anatomy.mixture import Mixture
+from veracausa.anatomy.own_inputs import OwnInputs
 
 
 def block_of(anatomy: Anatomy, config: Any, layer: int, module: nn.Module, found: Found, sizes: Any) -> Block:
@@ -50,6 +51,9 @@ def block_of(anatomy: Anatomy, config: Any, layer: int, module: nn.Module, found
         given_scale=number("attention_in_scale"),
         down_scale=number("down_scale"),
         float32_stream=bool(getattr(config, anatomy.float32_stream)) if anatomy.float32_stream else False,
+        own_inputs=_own_inputs(anatomy, module),
+        reads_keys=anatomy.reads_keys(module),
+        keys_named=None if anatomy.shared_keys is None else part_of(module, anatomy.shared_keys.named),
         mixture=_mixture(anatomy, config, module) if anatomy.has_mlp(module) else None,
         found=found,
         **sizes,
@@ -82,7 +86,8 @@ def _mixing_parts(anatomy: Anatomy, module: nn.Module, part: Callable[[str], Any
     if mixing == "mixer":
         return {**_mixer_parts(anatomy, module), "projections": (), "attention_norm": norm}
     parts = {"attention": part("attention"), "attention_out": part("attention_out")}
-    return {"mixing": mixing, **parts, "projections": (part("q"), part("k"), part("v")), "attention_norm": norm}
+    projections = tuple(part(kind) for kind in ("q" if anatomy.reads_keys(module) else "qkv"))
+    return {"mixing": mixing, **parts, "projections": projections, "attention_norm": norm}
 
 
 def _mixer_parts(anatomy: Anatomy, module: nn.Module) -> dict[str, Any]:
@@ -129,6 +134,12 @@ def _mlp_parts(anatomy: Anatomy, module: nn.Module, part: Callable[[str], Any]) 
     parts = {"down": None, "acting": None, "up": None} | {name: part(role) for name, role in names.items()}
     norm = NoNorm() if anatomy.mlp_norm is None else part("mlp_norm")
     return {**ends, "mlp_norm": norm, **parts}
+
+
+def _own_inputs(anatomy: Anatomy, module: nn.Module) -> OwnInputs | None:
+    """What a block adds for an input of its own; None where it has none."""
+    names = anatomy.own_input
+    return None if names is None or part_of(module, names.gate) is None else OwnInputs(module, names)
 
 
 def _mixture(anatomy: Anatomy, config: Any, module: nn.Module) -> Mixture | None:

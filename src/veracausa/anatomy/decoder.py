@@ -23,6 +23,7 @@ from veracausa.anatomy.found import Found
 from veracausa.anatomy.graph import Graph, graph_of
 from veracausa.anatomy.linear import LinearMap, linear_map
 from veracausa.anatomy.mixture import Mixture
+from veracausa.anatomy.own_inputs import sources
 from veracausa.dictionaries.code import Code
 from veracausa.dictionaries.words import is_coded
 from veracausa.errors import ArchitectureError, ContractError
@@ -120,6 +121,30 @@ class Decoder:
             ArchitectureError: an adapter that no unit can be.
         """
         return {found.layer: found for found in map(adapted_of, self.blocks) if found.maps}
+
+    def require_stream_alone(self, what: str) -> None:
+        """Refuse what takes a block's writes to follow from the stream in front of it alone.
+
+        Raises:
+            ArchitectureError: blocks have inputs of their own, or read keys and values of earlier ones.
+        """
+        own = any(block.own_inputs is not None for block in self.blocks)
+        if own or self.shares_keys:
+            why = "each of its blocks has an input of its own" if own else "blocks read keys and values of earlier ones"
+            raise ArchitectureError(
+                f"{type(self.hf).__name__} gives its blocks more than the stream ({why} beside it), which {what} can't "
+                "follow. Take exact effects (vc.exact), or estimates by gradients at the clean run (method='atp')."
+            )
+
+    @property
+    def shares_keys(self) -> bool:
+        """Whether some blocks read keys and values of earlier ones."""
+        return any(block.reads_keys for block in self.blocks)
+
+    @cached_property
+    def key_sources(self) -> list[int]:
+        """For each block the one whose keys and values it reads."""
+        return sources(self.blocks)
 
     @property
     def positions(self) -> int | None:

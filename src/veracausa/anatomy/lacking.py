@@ -27,6 +27,11 @@ def lacks_of(anatomy: Anatomy, blocks: tuple[Block, ...], neurons: set[int]) -> 
         lacks = dict.fromkeys(("heads", "queries", "keys", "values", "patterns", "edges"), why) | lacks
     if len({block.kv_heads for block in blocks if block.mixing == "attention"}) > 1:
         lacks |= dict.fromkeys(("keys", "values"), "its blocks have different numbers of key/value heads.")
+    if any(block.own_inputs is not None for block in blocks):
+        lacks["edges"] = "each of its blocks reads the stream once more behind its MLP, with an input of its own."
+    if any(block.reads_keys for block in blocks):
+        why = "its last blocks read keys and values of earlier ones, so that a change of them acts in several blocks."
+        lacks |= dict.fromkeys(("keys", "values", "edges", "adapters", "layer_adapters"), why)
     lacks |= _lacks_sublayers(blocks)
     if anatomy.mixer is not None and anatomy.mixer.heads is None:
         lacks.setdefault("mixer_heads", "its mixers' channels are not grouped into heads. Ask for channels.")

@@ -24,6 +24,7 @@ from transformers import DynamicCache
 from veracausa.engine.joint import Replaced, Value, replacing, taking
 from veracausa.engine.overrides import Override
 from veracausa.engine.sharing import at_rest, from_rest
+from veracausa.engine.tape import last_position
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -61,7 +62,7 @@ def greedy(
         for k in range(new_tokens):
             if again:
                 at_rest(decoder)
-            output = decoder.hf(input_ids=step, **kept, logits_to_keep=1)
+            output = decoder.hf(input_ids=step, **kept, logits_to_keep=last_position(decoder, step.shape[1]))
             cost.add(len(step), step.shape[1] * lm.layers)
             logits = output.logits[:, -1]
             first = logits if first is None else first

@@ -255,6 +255,7 @@ def _require(
     lm: Model, task: Task, units: Sequence[str] | Units, dictionary: Dictionary | Sequence[Dictionary] | None
 ) -> tuple[Model, Task, Units]:
     """What is located, if its units' curvature lies behind their patches and the model's parts have tangents."""
+    lm.decoder.require_stream_alone("vc.causes.locate")
     if lm.decoder.has_mixers:
         raise ArchitectureError(
             f"Where errors arise is not told of {type(lm.decoder.hf).__name__}: its mixers' scans have no tangents "

@@ -202,7 +202,7 @@ def _writes_sum_to_residual(lm: Model, task: Task) -> float:
                     neurons = state.sites["neurons"][block.layer]
                     mlp = (neurons @ block.neuron_weights + _or_nothing(block.neuron_map.bias)) / block.mlp_scale
                 total = total + block.mlp_write(mlp)
-            total = block.behind(total)
+            total = block.ended(total, state.own_input(block.layer, slice(None), total.shape[1]))
         example = torch.zeros(1, dtype=torch.long, device=lm.device)
         return float((read(total[:, -read.tail :], example) - read.of_state(state)).abs().max())
 

@@ -78,7 +78,7 @@ def eap_is_the_slope(lm: Model, task: Task, edges: Edges | None = None) -> float
     scores = attribute(lm, task, units=edges, method="eap", show_progress=False).values[0].tolist()
     longest, worst = _STEPS.get(precision_of(lm.decoder).dtype, (0.3, 0.3))[: 1 + lm.decoder.has_corners], 0.0
     # a wrong score is wrong by any step; curvature, corners and rounding each spoil some of them
-    steps = [step for one in reversed(longest) for step in (one, one / 4)]
+    steps = [step for one in reversed(longest) for step in (one, one / 4, one / 16)]
     scales = [sign * k * step for step in steps for k in range(1, 1 + len(_STENCIL)) for sign in (1, -1)]
     with _bare(lm, task) as bare:
         for score, writer, reader in zip(scores, edges.writer.tolist(), edges.reader.tolist(), strict=True):

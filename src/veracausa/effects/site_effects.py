@@ -153,6 +153,7 @@ def direct(
             "logits. Ask for the direct effects of heads, mixers and MLPs."
         )
     require_joint(ablation)
+    lm.decoder.require_stream_alone("a direct effect")
     asked = exact.work(lm, task, units=table, ablation=ablation, direction=direction, reference=reference, seed=seed)
     return DirectWork(**{each.name: getattr(asked, each.name) for each in fields(asked)})
 

@@ -94,10 +94,10 @@ def _require_fits(lm: Model, dictionary: Dictionary) -> None:
             )
         if site.layer < lm.layers:
             block = decoder.blocks[site.layer]
-            if site.post and site.kind == "m" and block.stream_scale != 1:
+            if site.post and site.kind == "m" and (block.stream_scale != 1 or block.own_inputs is not None):
                 raise MethodError(
-                    f"Block {site.layer} of {lm.name} scales the whole stream behind its last write, so {site.name} is "
-                    "not what reaches the stream. Take a dictionary of the stream, or of the MLP's own output."
+                    f"Block {site.layer} of {lm.name} changes the whole stream behind its MLP's write, so {site.name} "
+                    "is not what reaches it. Take a dictionary of the stream, or of the MLP's own output."
                 )
             if site.post and block.parallel:
                 raise MethodError(f"Block {site.layer} of {lm.name} writes once, so it has no {site.name} of its own.")

@@ -327,7 +327,14 @@ def stream_change(
     if at.place == "residual" or block is None:
         return change
     written = _write_change(decoder, block, base, at, example, offset, change)
-    return written if at.join[0] == at.layer else block.behind(written)
+    if at.join[0] == at.layer:
+        return written
+    if block.own_inputs is None:
+        return block.behind(written)
+    # what the block adds for its own input reads the stream behind the MLP
+    before = base.middle[at.layer][example, offset:] + block.mlp_write(base.sites["mlp"][at.layer][example, offset:])
+    given = base.own_input(at.layer, example, before.shape[1])
+    return block.ended(before + written, given) - block.ended(before, given)
 
 
 def _write_change(

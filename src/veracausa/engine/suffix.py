@@ -35,6 +35,33 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 
+class Shared:
+    """Keys and values that later blocks read, of a sweep's rows: their own, or the base run's if they joined later.
+
+    Attention modules write theirs into `states`, and read others' out of it.
+    """
+
+    def __init__(self, decoder: Decoder, base: State, start: int) -> None:
+        self.sources = sorted({of for at, of in enumerate(decoder.key_sources) if of != at})
+        self.decoder, self.base, self.start = decoder, base, start
+        self.states: dict[str | None, tuple[Tensor, Tensor]] = {}
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What attention modules are given; nothing where none shares."""
+        return {"shared_kv_states": self.states} if self.sources else {}
+
+    def join(self, behind: int, example: Int[Tensor, " rows"]) -> None:
+        """Rows join behind the attention of block `behind` − 1: up to there they have what the base run has."""
+        for source in self.sources:
+            if source < behind:
+                own = (run[source][example, :, self.start :] for run in (self.base.keys, self.base.values))
+                named = self.decoder.blocks[source].keys_named
+                before = self.states.get(named)
+                keys, values = own if before is None else (torch.cat(two) for two in zip(before, own, strict=True))
+                self.states[named] = keys, values
+
+
 @dataclass(frozen=True)
 class Join:
     """Rows that enter the stream at one place, all at once.
@@ -84,7 +111,7 @@ def sweep(
     """
     positions = tape.length - start
     tail = min(tape.tail, positions)
-    waiting, taken = list(joins), overrides or {}
+    waiting, taken, shared = list(joins), overrides or {}, Shared(decoder, base, start)
     rows: Tensor | None = None
     example: Tensor | None = None
 
@@ -95,6 +122,7 @@ def sweep(
             entered = new.enter()
             rows = entered if rows is None else torch.cat([rows, entered])
             example = new.example if example is None else torch.cat([example, new.example])
+            shared.join(layer + middle, new.example)
 
     def streamed(layer: int) -> Tensor | None:
         found = [one for one in taken.get(layer, ()) if one.at == "residual"]
@@ -110,7 +138,7 @@ def sweep(
         carried = [None if example is None else carried_by(tape, base, one, example, start) for one in block.mixers]
         with overriding(block, taken.get(layer, ())) as beside:
             if rows is not None and example is not None and block.mixing != "nothing":
-                attended = _mixed(tape, base, block, rows, example, start, beside, carried)
+                attended = _mixed(tape, base, block, rows, example, start, beside | shared.given, carried)
             if block.parallel:
                 if rows is not None:
                     rows = (
@@ -125,7 +153,8 @@ def sweep(
                 if rows is not None:
                     rows = _at(last_block, rows, tail)
                     rows = rows + block.feed_forward(rows) if block.has_mlp else rows
-            rows = None if rows is None else block.behind(rows)
+            if rows is not None and example is not None:
+                rows = block.ended(rows, base.own_input(layer, example, rows.shape[1]))
         if rows is not None and cost is not None:
             cost.add(rows.shape[0], positions, backward)
     if rows is not None:
@@ -168,7 +197,7 @@ def through(
         else:
             rows = rows if attended is None else block.added(rows, attended)
             rows = rows + block.feed_forward(rows) if block.has_mlp else rows
-        rows = block.behind(rows)
+        rows = block.ended(rows, base.own_input(block.layer, example, rows.shape[1]))
     if cost is not None:
         cost.add(len(rows), rows.shape[1])
     return rows

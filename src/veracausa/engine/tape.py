@@ -23,6 +23,7 @@ from transformers import DynamicCache
 from veracausa.anatomy import Block, Decoder, NoNorm
 from veracausa.anatomy.beside import NormedMLPs
 from veracausa.anatomy.mixture import Mixture
+from veracausa.anatomy.own_inputs import from_tokens
 from veracausa.cost import Cost
 from veracausa.dictionaries.code import Code
 from veracausa.engine.adapted import keep_adapters
@@ -74,7 +75,8 @@ class State:
     `residual[l]`: input of block l, and of the final norm for l = L, each [B, S, width]. `middle[l]`: what block l's
     MLP norm reads. `sites[site][l]`: [B, S, …]. `keys[l]`, `values[l]`: [B, kv_heads, n, head_dim], prefix included.
     `attention[l]`: settings of the attention function (scaling, …), kept with queries, keys and values. `logits`: the
-    bare model's own at the last position, [B, vocabulary], if they were asked for. `experts`: how many an MLP has.
+    bare model's own at the last position, [B, vocabulary], if they were asked for. `given[l]`: block l's own input,
+    [B, S, own], where blocks have some (see `anatomy.own_inputs`). `experts`: how many an MLP has.
     `codes`: dictionaries laid on the model, and `coded`: what was read by them (see `coded`).
     """
 
@@ -85,6 +87,7 @@ class State:
     values: list[Tensor] = field(default_factory=list)
     attention: list[dict[str, Any]] = field(default_factory=list)
     logits: Tensor | None = None
+    given: list[Tensor] = field(default_factory=list)
     experts: int = 0
     codes: Mapping[tuple[str, int], Code] = field(default_factory=dict)
     coded: dict[tuple[str, int], Tensor] = field(default_factory=dict)
@@ -94,6 +97,10 @@ class State:
         """The final residual at the last position."""
         return self.residual[-1][:, -1]
 
+    def own_input(self, layer: int, example: Tensor | slice, positions: int) -> Tensor | None:
+        """A block's own input of some examples at that many last positions; None where it has none."""
+        return self.given[layer][example, -positions:] if self.given else None
+
     def end(self, positions: int) -> Float[Tensor, "examples tail width"]:
         """The final residual at that many last positions."""
         return self.residual[-1][:, -positions:]
@@ -101,7 +108,7 @@ class State:
     @property
     def nbytes(self) -> int:
         """Bytes of all its tensors."""
-        lists = [self.residual, self.middle, self.keys, self.values, *self.sites.values()]
+        lists = [self.residual, self.middle, self.keys, self.values, self.given, *self.sites.values()]
         return sum(tensor.nbytes for tensors in lists for tensor in tensors)
 
 
@@ -207,21 +214,26 @@ def _recorded(
     if prefix is not None:
         each = decoder.cached_heads // decoder.kv_heads
         for layer, parts in enumerate(zip(prefix.keys, prefix.values, strict=True)):
+            if decoder.key_sources[layer] != layer:
+                continue
             keys, values = (part if each == 1 else part.repeat_interleave(each, 1) for part in parts)
             cache.update(keys, values, layer)
     if embeddings is None:
         embeddings = decoder.embedded(ids).requires_grad_(grad) if grad and ids is not None else None
+    else:
+        decoder.require_stream_alone("a path over the input")
     rows, positions = (embeddings if ids is None else ids).shape[:2]  # type: ignore[union-attr]
     inputs: dict[str, Any] = {"input_ids": ids} if embeddings is None else {"inputs_embeds": embeddings}
     watched, what = hooks(*watch(decoder, state, calls)), f"Recording {rows} prompts of {positions} tokens"
     inside = attention_function(decoder, SUFFIX) if set(BY_OURS) & set(state.sites) else nullcontext()
     inputs |= {"use_cache": False} if decoder.has_mixers else caching(cache)
-    with inside, watched, torch.set_grad_enabled(grad), memory_errors(what):
+    own = from_tokens(decoder.backbone, decoder.anatomy.own_input if "inputs_embeds" in inputs else None, ids)
+    with inside, watched, own as beside, torch.set_grad_enabled(grad), memory_errors(what):
         if logits:
-            output = decoder.hf(**inputs, logits_to_keep=1)
+            output = decoder.hf(**inputs, **beside, logits_to_keep=last_position(decoder, positions))
             state.logits = output.logits[:, -1].detach()
         else:
-            decoder.backbone(**inputs)
+            decoder.backbone(**inputs, **beside)
     layers: list[Any] = cache.layers
     if watches_keys:
         state.keys, state.values = state.sites["keys"], state.sites["values"]
@@ -230,10 +242,17 @@ def _recorded(
         each = decoder.cached_heads // decoder.kv_heads
         state.keys = [layer.keys if each == 1 else layer.keys[:, ::each] for layer in layers]
         state.values = [layer.values if each == 1 else layer.values[:, ::each] for layer in layers]
+        if decoder.shares_keys:
+            state.keys, state.values = ([own[at] for at in decoder.key_sources] for own in (state.keys, state.values))
     if cost is not None:
         cost.add(rows, positions * decoder.layers)
     _require_finite(state)
     return state, calls
+
+
+def last_position(decoder: Decoder, positions: int) -> int | Tensor:
+    """`logits_to_keep` for the last position. Gemma 4 runs its last blocks at no others, if it is given as a number."""
+    return torch.tensor([positions - 1], device=decoder.found.home) if decoder.shares_keys else 1
 
 
 def watch(decoder: Decoder, state: State, calls: list[dict[str, Any]]) -> list[Any]:
@@ -345,6 +364,7 @@ def watch(decoder: Decoder, state: State, calls: list[dict[str, Any]]) -> list[A
 
     def keep_call(block: Block, keep: Callable[[dict[str, Any]], Any]) -> Any:
         dropped = {*CACHES, *BIASES, "hidden_states", "attention_mask", "rule", "keep", "change", "look"}
+        dropped.add("shared_kv_states")  # rows have their own (see `suffix`)
         if block.mixing == "mixer":  # which may keep states unless it is told not to
             dropped.remove("use_cache")
 
@@ -365,6 +385,8 @@ def watch(decoder: Decoder, state: State, calls: list[dict[str, Any]]) -> list[A
     handles: list[Any] = []
     for block in decoder.blocks:
         handles += _without(block, state, calls, keep)
+        if block.own_inputs is not None:
+            handles.append(block.module.register_forward_pre_hook(lambda _, args: state.given.append(args[1].detach())))
         if block.mixing != "nothing":
             handles += keep_calls(block)
         if block.one_norm:

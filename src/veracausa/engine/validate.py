@@ -305,7 +305,9 @@ def _misread(decoder: Decoder, block: Block, tape: Tape, place: Place) -> tuple[
     new = before + (block.attention_write(output) if attention else block.mlp_write(output))
     if block.parallel:
         new = new + block.feed_forward(before)
-    new = block.behind(new) if late else new
+    if late:
+        given = _firsts(runs, lambda state: state.given[layer], at) if block.own_inputs is not None else None
+        new = block.ended(new, given)
     error = float(((new[0] - new[1]) - (after[0] - after[1])).abs().max())
     return "The attention" if attention else "The MLP", error, rounding(precision, float(after.abs().max()) + 1e-6)
 

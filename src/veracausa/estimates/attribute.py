@@ -407,6 +407,8 @@ def attribute(
             f"method={name!r} with baseline={parts.baseline!r} is not known for {table.kind}: their baselines are "
             "corrupted, zero and mean, and no rule drops gradients. vc.exact takes ablation='resample', too."
         )
+    if PATHS[parts.path].moves == "input":
+        lm.decoder.require_stream_alone(f"method={name!r}, whose path moves the embeddings,")
     if parts.path == "encoded":
         _require_encoded(lm, table, parts, name)
     if table.kind == "expert_neurons" and parts.combine != "mean" and PATHS[parts.path].moves not in ("site", "unit"):

@@ -188,6 +188,7 @@ def attribution_graph(
             f"targets={targets!r}, mass={mass}, most={most}, max_features={max_features}: targets are 'answers', 'top' "
             "or a list of tokens, mass is a probability, and the others are 1 or more."
         )
+    lm.decoder.require_stream_alone("an attribution graph")
     lm = with_dictionary(lm, dictionary)
     laid_transcoders(lm)
     found = prompt(lm, task) if isinstance(task, str) else task

@@ -388,6 +388,7 @@ def interactions(
     if nodes < 1:
         raise MethodError(f"nodes={nodes}: a path needs at least one node.")
     require_reference(ablation, reference)
+    lm.decoder.require_stream_alone("an interaction")
     lm, source, reader = both_sides(with_dictionary(lm, dictionary), task, sources, readers)
     passage = Passage(lm.decoder, source.site, reader.site, way)
     _require_passage(passage, source, reader)

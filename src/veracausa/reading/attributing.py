@@ -186,6 +186,7 @@ def dla(
     >>> vc.reading.dla(lm, vc.tasks.ioi(lm, n=8)).top(5)
     """
     require_linear(task.metric)
+    lm.decoder.require_stream_alone("direct logit attribution")
     if task.over == "product":
         raise MethodError(
             "The product over several positions is no sum of logits. Read the task with over='mean' or 'sum'."

@@ -19,6 +19,7 @@ from veracausa.anatomy.families.likenesses import (
     like,
     one,
 )
+from veracausa.anatomy.own_inputs import OwnInput, SharedKeys
 
 # An MLP of two linear maps without a gate.
 _PLAIN: dict[str, Any] = {"mlp_out": "mlp.fc2", "activation": "mlp.activation_fn", "up": None}
@@ -107,7 +108,15 @@ DENSE: dict[str, Anatomy] = {
         qk_norms=("self_attn.q_norm", "self_attn.k_norm", "self_attn.v_norm"),
         stream_scale="layer_scalar",
         kv_heads_by_block=True,
-        must=(("num_kv_shared_layers", 0, "its last blocks read keys and values of earlier ones"),),
+        shared_keys=SharedKeys(reads="self_attn.is_kv_shared_layer", named="self_attn.layer_type"),
+        own_input=OwnInput(
+            gate="per_layer_input_gate",
+            activation="act_fn",
+            out="per_layer_projection",
+            norm="post_per_layer_input_norm",
+            table="get_per_layer_inputs",
+            of_embeddings="per_layer_model_projection",
+        ),
         mlp_beside=Beside(
             router="router",
             before="pre_feedforward_layernorm_2",
@@ -115,7 +124,6 @@ DENSE: dict[str, Anatomy] = {
             behind="post_feedforward_layernorm_2",
             behind_mlp="post_feedforward_layernorm_1",
         ),
-        without=(("per_layer_input_gate", "an input of every block's own beside the stream"),),
     ),
     "gemma3_text": replace(LLAMA, family="gemma3", **SANDWICH, **SOFTCAP),
     **like(LLAMA, "arcee", "jais2", up=None),
