@@ -227,7 +227,8 @@ def _recorded(
     watched, what = hooks(*watch(decoder, state, calls)), f"Recording {rows} prompts of {positions} tokens"
     inside = attention_function(decoder, SUFFIX) if set(BY_OURS) & set(state.sites) else nullcontext()
     inputs |= {"use_cache": False} if decoder.has_mixers else caching(cache)
-    own = from_tokens(decoder.backbone, decoder.anatomy.own_input if "inputs_embeds" in inputs else None, ids)
+    has_own = decoder.blocks[0].own_inputs is not None and "inputs_embeds" in inputs
+    own = from_tokens(decoder.backbone, decoder.anatomy.own_input if has_own else None, ids)
     with inside, watched, own as beside, torch.set_grad_enabled(grad), memory_errors(what):
         if logits:
             output = decoder.hf(**inputs, **beside, logits_to_keep=last_position(decoder, positions))
@@ -364,12 +365,12 @@ def watch(decoder: Decoder, state: State, calls: list[dict[str, Any]]) -> list[A
 
     def keep_call(block: Block, keep: Callable[[dict[str, Any]], Any]) -> Any:
         dropped = {*CACHES, *BIASES, "hidden_states", "attention_mask", "rule", "keep", "change", "look"}
-        dropped.add("shared_kv_states")  # rows have their own (see `suffix`)
         if block.mixing == "mixer":  # which may keep states unless it is told not to
             dropped.remove("use_cache")
 
         def kept(_: Any, __: Any, kwargs: dict[str, Any]) -> None:
             called = {name: shared(value) for name, value in kwargs.items() if name not in dropped}
+            called |= {"shared_kv_states": {}} if "shared_kv_states" in called else {}  # rows have their own (`suffix`)
             keep(called | ({"attention_mask": None} if block.mixing == "mixer" else {}))
 
         return block.attention.register_forward_pre_hook(kept, with_kwargs=True)
