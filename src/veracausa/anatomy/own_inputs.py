@@ -22,8 +22,6 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-    from veracausa.anatomy.block import Block
-
 
 @dataclass(frozen=True)
 class OwnInput:
@@ -83,8 +81,8 @@ def from_tokens(backbone: Any, names: OwnInput | None, ids: Tensor | None) -> It
         handle.remove()
 
 
-def sources(blocks: Sequence[Block]) -> list[int]:
-    """For each block the one whose keys and values it reads: its own, or the last of the same name that has some."""
+def sources(blocks: Sequence[Any]) -> list[int]:
+    """For each `Block` the one whose keys and values it reads: its own, or the last of the same name that has some."""
     found, last = [], dict[str | None, int]()
     for block in blocks:
         if not block.reads_keys:
