@@ -35,7 +35,7 @@ def modules_part(found: Modules, name: str) -> Part:
     colour = alt.Color(
         "module:N",
         scale=alt.Scale(domain=used),
-        legend=alt.Legend(title=None, orient="top", symbolType="circle", columns=3),
+        legend=alt.Legend(title=None, orient="top", symbolType="circle", columns=2),
     )
     wide = alt.StrokeWidth("weight:Q", scale=alt.Scale(domain=[0, max(found.weight)], range=[0.3, 6]), legend=None)
     base = alt.Chart(data.add(f"{name}-edges", edges)).mark_rule(strokeCap="round")
