@@ -54,7 +54,7 @@ class Scoring:
             return cls(method, exact.work(lm, task, units="edges"))
         if method == "iterated":
             return cls(method, iterate.work(lm, task))
-        if method in _LEARNED:
+        if method == "learned" or method == "matryoshka":
             return cls(method, learn.work(lm, task, how=_LEARNED[method], keep=edges, seed=seed))
         return cls(method, attribute.work(lm, task, units="edges", method=method))
 

@@ -122,7 +122,8 @@ class FeatureCircuitWork:
     @property
     def settings(self) -> dict[str, Any]:
         """What the header says."""
-        told = {"method": "ig" if self.nodes else "atp", "nodes": self.nodes or None, "positions": self.positions}
+        method = "ig" if self.nodes else "atp"
+        told: dict[str, Any] = {"method": method, "nodes": self.nodes or None, "positions": self.positions}
         told |= {"tokens": list(self.task.tokens(0)[0])} if self.positions else {}
         return told | {"ablation": self.ablation, "most": self.most, **dictionary_settings(self.lm, *self.kinds)}
 

@@ -57,7 +57,7 @@ def feature_circuit_part(found: FeatureCircuit, name: str) -> Part:
         shape=alt.Shape("kind:N", scale=shapes, legend=alt.Legend(title=None, symbolSize=60)),
     )  # fmt: skip
     named = [
-        points[i] | {"at": points[i]["y"] + (0.26 if points[i]["y"] else -0.26)}  # type: ignore[operator]
+        points[i] | {"at": points[i]["y"] + (0.26 if points[i]["y"] else -0.26)}
         for i in _apart([*place.values()], len(tokens))
     ]
     words = alt.Chart(data.add(f"{name}-names", named)).mark_text(style=theme.NAME)
