@@ -14,7 +14,7 @@ from bridges import naive_metric
 
 import veracausa as vc
 from veracausa.anatomy.graph import Graph
-from veracausa.engine.tape import record
+from veracausa.engine.recording import record
 from veracausa.engine.writes import SITES, writes_until
 from veracausa.errors import MethodError, UnitError
 from veracausa.units.edges import Edges

@@ -13,7 +13,7 @@ from veracausa.engine.gates import GatedPairs, layer_gates
 from veracausa.engine.guard import borrowed
 from veracausa.engine.measure import pair_ids, readout
 from veracausa.engine.patches import sites_for
-from veracausa.engine.tape import record_pairs
+from veracausa.engine.recording import record_pairs
 from veracausa.units.resolve import all_units
 
 FAMILIES = tiny_models.FAMILIES

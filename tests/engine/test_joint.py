@@ -17,8 +17,8 @@ from veracausa.engine.guard import attention_function, borrowed
 from veracausa.engine.joint import Replaced, columns_of, constant, join_before, replacing, towards
 from veracausa.engine.measure import pair_ids, readout
 from veracausa.engine.patches import activation
+from veracausa.engine.recording import record_pairs
 from veracausa.engine.suffix import sweep
-from veracausa.engine.tape import record_pairs
 from veracausa.errors import MethodError
 from veracausa.units.table import per_layer
 

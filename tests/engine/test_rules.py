@@ -16,9 +16,9 @@ from torch import nn
 import veracausa as vc
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.guard import attention_function, hooks
+from veracausa.engine.recording import record
 from veracausa.engine.rule import PLAIN, RULES, Rule
 from veracausa.engine.rules import applied
-from veracausa.engine.tape import record
 from veracausa.errors import ArchitectureError
 
 FAMILIES = tiny_models.FAMILIES

@@ -13,8 +13,8 @@ from veracausa.engine.attention import SUFFIX
 from veracausa.engine.circuit_forward import SITES, all_edges_mask
 from veracausa.engine.guard import attention_function, borrowed
 from veracausa.engine.measure import pair_ids, readout
+from veracausa.engine.recording import record_pairs
 from veracausa.engine.soft_circuit import SoftCircuit
-from veracausa.engine.tape import record_pairs
 
 FAMILIES = tiny_models.FAMILIES
 

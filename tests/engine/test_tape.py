@@ -7,7 +7,7 @@ from bridges import as_model
 
 import veracausa as vc
 from veracausa.engine.batches import buckets
-from veracausa.engine.tape import record
+from veracausa.engine.recording import record
 from veracausa.errors import NumericsError
 
 

@@ -23,8 +23,8 @@ from transformers import DynamicCache
 
 from veracausa.engine.joint import Replaced, Value, replacing, taking
 from veracausa.engine.overrides import Override
+from veracausa.engine.recording import last_position
 from veracausa.engine.sharing import at_rest, from_rest
-from veracausa.engine.tape import last_position
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

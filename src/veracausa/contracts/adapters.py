@@ -11,7 +11,7 @@ from veracausa.effects.exact import exact
 from veracausa.engine.guard import borrowed, hooks
 from veracausa.engine.measure import pair_ids
 from veracausa.engine.readout import Readout
-from veracausa.engine.tape import record
+from veracausa.engine.recording import record
 from veracausa.errors import ArchitectureError
 
 if TYPE_CHECKING:

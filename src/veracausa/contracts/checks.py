@@ -61,10 +61,11 @@ from veracausa.engine.attention import SUFFIX
 from veracausa.engine.guard import alone, attention_function, attention_name, borrowed, hooks, precision_of
 from veracausa.engine.measure import pair_ids, readout
 from veracausa.engine.readout import Readout
+from veracausa.engine.recording import record, record_pairs
 from veracausa.engine.sharing import at_rest
 from veracausa.engine.suffix import Join, sweep
-from veracausa.engine.tape import record, record_pairs, watch
 from veracausa.engine.validate import tolerance
+from veracausa.engine.watching import watch
 from veracausa.errors import ContractError
 from veracausa.estimates.attribute import attribute
 from veracausa.model import Check

@@ -27,8 +27,9 @@ from veracausa.engine.reader_change import SITES
 from veracausa.engine.reader_gradients import SITES as READS
 from veracausa.engine.reader_gradients import Reads
 from veracausa.engine.readout import Readout
+from veracausa.engine.recording import record_pairs
 from veracausa.engine.sharing import at_rest
-from veracausa.engine.tape import Tape, record_pairs, whole_middles
+from veracausa.engine.tape import Tape, whole_middles
 from veracausa.engine.writes import arriving, write_changes
 from veracausa.estimates.attribute import attribute
 from veracausa.units.edges import Edges

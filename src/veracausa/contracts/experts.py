@@ -12,7 +12,7 @@ from veracausa.effects.exact import exact
 from veracausa.engine.guard import borrowed, changing, hooks
 from veracausa.engine.measure import pair_ids
 from veracausa.engine.readout import Readout
-from veracausa.engine.tape import record
+from veracausa.engine.recording import record
 
 if TYPE_CHECKING:
     from veracausa.anatomy import Block

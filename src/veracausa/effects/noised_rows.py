@@ -17,7 +17,7 @@ from veracausa.effects.plan import Patching
 from veracausa.effects.rows import Rows
 from veracausa.engine.bucket import Bucket
 from veracausa.engine.patches import Place, sites_for
-from veracausa.engine.tape import record
+from veracausa.engine.recording import record
 from veracausa.engine.validate import require_sites
 
 if TYPE_CHECKING:

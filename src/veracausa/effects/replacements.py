@@ -28,7 +28,8 @@ from veracausa.dictionaries.words import is_coded
 from veracausa.effects.patterns import require_patterns
 from veracausa.engine.budget import prompts_per_batch
 from veracausa.engine.patches import Place, activation, layers_at, sites_for
-from veracausa.engine.tape import State, Tape, record
+from veracausa.engine.recording import record
+from veracausa.engine.tape import State, Tape
 from veracausa.engine.validate import require_readable
 from veracausa.errors import MethodError
 from veracausa.scores.estimands import ABLATIONS, DIRECTIONS, INSTEAD, REFERRING

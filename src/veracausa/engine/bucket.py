@@ -16,8 +16,9 @@ from veracausa.cost import Cost
 from veracausa.engine.measure import alone, apart, pair_ids, readout
 from veracausa.engine.memory import memory_errors
 from veracausa.engine.readout import Readout
+from veracausa.engine.recording import record_pairs
 from veracausa.engine.suffix import Join, sweep
-from veracausa.engine.tape import State, Tape, record_pairs
+from veracausa.engine.tape import State, Tape
 from veracausa.engine.validate import require_run, require_sites
 
 if TYPE_CHECKING:

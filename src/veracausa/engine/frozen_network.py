@@ -26,7 +26,7 @@ from veracausa.engine.attention import SUFFIX
 from veracausa.engine.coded import read_by
 from veracausa.engine.guard import attention_function, changing, giving, hooks
 from veracausa.engine.norms import NormForm, norm_form
-from veracausa.engine.tape import record
+from veracausa.engine.recording import record
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

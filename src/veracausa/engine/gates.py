@@ -21,8 +21,9 @@ from veracausa.anatomy import Block, Decoder
 from veracausa.cost import Cost
 from veracausa.engine.guard import changing, hooks
 from veracausa.engine.patches import Place
+from veracausa.engine.recording import record
 from veracausa.engine.sharing import from_rest
-from veracausa.engine.tape import State, Tape, record
+from veracausa.engine.tape import State, Tape
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -73,7 +74,7 @@ class GatedPairs:
         carries the gates' graph, if they have one.
 
         Raises:
-            NumericsError, OutOfMemoryError: see `tape.record`.
+            NumericsError, OutOfMemoryError: see `recording.record`.
         """
         prefix = None
         if self.keys[0].shape[2]:

@@ -16,7 +16,8 @@ from veracausa.engine.budget import examples_per_batch
 from veracausa.engine.guard import attention_name, borrowed
 from veracausa.engine.memory import halving
 from veracausa.engine.readout import Readout
-from veracausa.engine.tape import Tape, record, record_pairs
+from veracausa.engine.recording import record, record_pairs
+from veracausa.engine.tape import Tape
 from veracausa.engine.validate import require_readable
 from veracausa.engine.validate_whole import require_whole
 from veracausa.engine.work import recorded_runs, require_even

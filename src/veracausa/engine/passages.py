@@ -20,7 +20,8 @@ from veracausa.dictionaries.words import is_coded
 from veracausa.engine.guard import hooks
 from veracausa.engine.patches import Place, Where, activation, enter, in_attention, output_change, sites_for, where
 from veracausa.engine.suffix import Join, sweep
-from veracausa.engine.tape import State, Tape, watch
+from veracausa.engine.tape import State, Tape
+from veracausa.engine.watching import watch
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

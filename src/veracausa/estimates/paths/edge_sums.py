@@ -47,8 +47,9 @@ from veracausa.engine.reader_change import Reading
 from veracausa.engine.session import Session
 from veracausa.engine.stretches import SHARE, Stretch, at_once, rows_of, stretches
 from veracausa.engine.suffix import Join
-from veracausa.engine.tape import State, blank_sites
+from veracausa.engine.tape import State
 from veracausa.engine.validate_edges import require_edges
+from veracausa.engine.watching import blank_sites
 from veracausa.estimates.paths.bucket import Graph, Site, SiteRuns, Sums, columns
 from veracausa.estimates.paths.edge_products import EdgeProducts
 from veracausa.estimates.paths.edge_sites import sites_of, writers_of

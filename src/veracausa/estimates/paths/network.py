@@ -26,9 +26,10 @@ from veracausa.engine.attention import SUFFIX
 from veracausa.engine.budget import rows_per_chunk
 from veracausa.engine.guard import attention_function
 from veracausa.engine.memory import chunks
+from veracausa.engine.recording import record
 from veracausa.engine.rules import applied
 from veracausa.engine.stretches import Stretch, joined, rows_of
-from veracausa.engine.tape import State, record
+from veracausa.engine.tape import State
 from veracausa.errors import MethodError
 from veracausa.estimates.paths.bucket import PathBucket, Sums
 

@@ -24,7 +24,8 @@ from veracausa.engine.guard import attention_function, hooks
 from veracausa.engine.memory import chunks
 from veracausa.engine.rules import applied
 from veracausa.engine.suffix import sweep
-from veracausa.engine.tape import State, watch
+from veracausa.engine.tape import State
+from veracausa.engine.watching import watch
 from veracausa.estimates.paths.bucket import Site, SiteRow, SiteRuns, Sums
 from veracausa.estimates.paths.grids import grid
 
