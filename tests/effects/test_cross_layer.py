@@ -101,11 +101,56 @@ def test_the_mean_and_denoising_are_those_of_a_dictionary_of_one_layer_where_it_
         assert torch.allclose(found, wanted, rtol=0, atol=1e-10) and float(wanted.abs().max()) > 1e-4
 
 
+@pytest.mark.parametrize(("family", "reads", "post"), CASES)
+@pytest.mark.parametrize("new", ["other", "zero"])
+def test_slopes_are_differences_of_hooked_runs(family, reads, post, new):
+    """Central differences of step h err by h² (1e-8 of the slope): features of the row's own layer do not move."""
+    hf, lm, own, theirs, prompts = case(family, reads, post)
+    names, h = ["f0.3", "f1.2", "f1.error", "f2.7", "f0.5@4"], 1e-4
+    how = {"baseline": "corrupted" if new == "other" else "zero", "show_progress": False, "dictionary": own}
+    for units in (names[:-1], names[-1:]):
+        found = vc.attribute(lm, random_task(), units=units, **how).values
+        for k, name in enumerate(units):
+            stem, _, at = name.partition("@")
+            part = stem.split(".")[1]
+            taken = [(int(stem[1]), part if part == "error" else int(part), int(at) if at else None)]
+            for i in range(2):
+                ends = [
+                    plain.effect(hf, family, prompts[i], theirs, taken, new, reads=reads, post=bool(post), share=share)
+                    for share in (h, -h)
+                ]
+                assert float(found[i, k]) == pytest.approx((ends[0] - ends[1]) / (2 * h), rel=1e-5, abs=1e-8), name
+
+
+def test_slopes_along_the_input_are_means_of_slopes_of_its_points():
+    """Two nodes of a closed path are the slopes at both ends; those at the other end are denoising ones."""
+    _, lm, own, _, _ = case("llama", "n", "")
+    names, how = ["f0.3", "f1.2", "f2.7"], {"dictionary": own, "show_progress": False}
+    path = vc.Method(path="inputs", nodes=2, grid="trapezoid")
+    found = vc.attribute(lm, random_task(), units=names, method=path, **how).values
+    here, there = (
+        vc.attribute(lm, random_task(), units=names, direction=direction, **how).values
+        for direction in ("noising", "denoising")
+    )
+    assert torch.allclose(found, (here - there) / 2, rtol=0, atol=1e-10) and float(here.abs().max()) > 1e-3
+
+
+def test_an_estimate_is_verified_like_others():
+    _, lm, own, _, _ = case("llama", "n", "")
+    task = random_task()
+    estimate = vc.attribute(lm, task, units="features", dictionary=own, show_progress=False)
+    exact = vc.exact(lm, task, units="features", dictionary=own, show_progress=False)
+    assert estimate.units.names == exact.units.names and vc.agreement(estimate, exact).r > 0.5
+    receipt = vc.verify(lm.reading(*own), task, estimate=estimate, top=3, sample=3, show_progress=False)
+    assert set(receipt.exact.units.names) <= set(estimate.units.names)
+
+
 def test_what_follows_one_layer_only_refuses_them():
     _, lm, own, _, _ = case("llama", "n", "")
     task = random_task()
     for call in (
-        lambda: vc.attribute(lm, task, units=["f0.3"], dictionary=own),
+        lambda: vc.attribute(lm, task, units=["f0.3"], dictionary=own, method="ig"),
+        lambda: vc.attribute(lm, task, units=["f0.3"], dictionary=own, method="conductance"),
         lambda: vc.exact(lm, task, units=["f0.3->f1.2"], dictionary=own),
         lambda: vc.causes.locate(lm, task, units=["f0.3"], dictionary=own),
         lambda: own[0].check(lm, task),

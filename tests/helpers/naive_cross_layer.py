@@ -59,7 +59,7 @@ def run(model, family, ids, layers, reads, post, edit=None):
     return logits, features, seen_y
 
 
-def effect(model, family, pair, layers, taken, new, *, reads="n", post=False):
+def effect(model, family, pair, layers, taken, new, *, reads="n", post=False, share=1.0):
     """M with some parts taken minus M; `taken`: (layer, feature or "error", position or None)."""
     how = (layers, reads, post)
     logits, *_ = run(model, family, pair.clean, *how)
@@ -71,11 +71,11 @@ def effect(model, family, pair, layers, taken, new, *, reads="n", post=False):
             at = slice(None) if position is None else slice(position, position + 1)
             if part != "error" and own <= layer:
                 there = other[own][at, part] if new == "other" else 0.0
-                change = there - features[own][at, part]
+                change = share * (there - features[own][at, part])
                 out[at] += change[:, None] * layers[own]["w_dec"][part, layer - own]
             if part == "error" and own == layer:
                 there = left(layers, other, layer, y_other[layer]) if new == "other" else torch.zeros_like(y)
-                out[at] += (there - left(layers, features, layer, y))[at]
+                out[at] += share * (there - left(layers, features, layer, y))[at]
         return out
 
     changed, *_ = run(model, family, pair.clean, *how, edit)

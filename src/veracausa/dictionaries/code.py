@@ -9,7 +9,7 @@ y whatever is chosen. With a norm in the encoder b is scaled token by token and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -67,6 +67,11 @@ class Code:
         """What each chosen feature writes."""
         weight = self.dictionary.weight
         return weight if self._columns is None else weight[self._columns]
+
+    def onward(self, layer: int) -> Float[Tensor, "chosen width"]:
+        """What each chosen feature of a cross-layer transcoder writes to a later layer."""
+        chosen = np.arange(self.dictionary.size) if self.chosen is None else self.chosen
+        return self.dictionary.rows(torch.as_tensor(chosen, device=self.weight.device), layer)
 
     @property
     def features(self) -> int:
@@ -195,10 +200,20 @@ class Code:
         n = self.features
         return delta[..., :n] @ self.weight + delta[..., n:].unflatten(-1, (-1, self.weight.shape[1])).sum(-2)
 
-    def pulled(self, gradient: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows site"]:
-        """The gradient of the site's numbers for one of y."""
-        if self.dictionary.onward is not None:
-            raise MethodError(f"Gradients of {self.dictionary!r} are not known: its features write to several layers.")
+    def pulled(
+        self, gradient: Float[Tensor, "*rows width"], later: Mapping[int, Tensor] | None = None
+    ) -> Float[Tensor, "*rows site"]:
+        """The gradient of the site's numbers for one of y; `later`: layer → that of what features write there, too.
+
+        Raises:
+            MethodError: features write to later layers, whose gradients are not given.
+        """
+        dictionary = self.dictionary
+        if dictionary.onward is not None and later is None:
+            raise MethodError(f"Gradients of {dictionary!r} are not known: its features write to several layers.")
         gradient = gradient.to(self.weight.dtype)
+        features = gradient @ self.weight.T
+        for layer, behind in (later or {}).items():
+            features = features + behind.to(self.weight.dtype) @ self.onward(layer).T
         more = len(self.widths) - self.features
-        return torch.cat([gradient @ self.weight.T, *[gradient] * more], -1)
+        return torch.cat([features, *[gradient] * more], -1)

@@ -38,7 +38,8 @@ def require_one_layer(lm: Model, kind: str, what: str) -> None:
     if crosses(lm, kind):
         raise MethodError(
             f"{what} not known for features of a cross-layer transcoder, which write to several layers at once. Known "
-            "are their exact effects (vc.exact, alone and in groups), activations and attribution graphs."
+            "are their exact effects (vc.exact, alone and in groups), mean slopes of whole runs (vc.attribute: 'atp', "
+            "'gim', 'relp', 'eap-ig'), activations and attribution graphs."
         )
 
 

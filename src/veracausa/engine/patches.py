@@ -22,7 +22,7 @@ from torch import Tensor
 from veracausa.anatomy import Block, Decoder
 from veracausa.dictionaries.words import is_coded
 from veracausa.engine.attention import mixed, suffix_attention
-from veracausa.engine.coded import SITES, site_of, written_at, written_change
+from veracausa.engine.coded import SITES, Written, site_of, written_at, written_change
 from veracausa.engine.guard import hooks
 from veracausa.engine.routed import Routed, inside_site
 from veracausa.engine.suffix import Join
@@ -108,13 +108,17 @@ def recorded(state: State, place: Place, layer: int) -> Tensor:
     if place == "adapters":
         return state.sites["adapted"][layer]
     if is_coded(place):
-        at = written_at(state.codes[place, layer])
-        if at in ("z", "attention", "mlp"):
-            return state.sites[at][layer]
-        return state.middle[layer] if at == "behind attention" else state.residual[layer + (at == "behind mlp")]
+        return recorded_at(state, written_at(state.codes[place, layer]), layer)
     if place == "residual" or place in CARRIED:
         return state.residual[layer]
     return state.sites["mlp" if place in OF_MLP else place][layer]
+
+
+def recorded_at(state: State, at: Written, layer: int) -> Tensor:
+    """The same of what a dictionary of a layer explains, written there."""
+    if at in ("z", "attention", "mlp"):
+        return state.sites[at][layer]
+    return state.middle[layer] if at == "behind attention" else state.residual[layer + (at == "behind mlp")]
 
 
 def as_site(values: Tensor, place: Place, positions: int) -> Float[Tensor, "examples positions site"]:

@@ -22,6 +22,7 @@ from veracausa.choices import AllUnits, Baseline, Direction, Estimate, GridName
 from veracausa.dictionaries.dictionary import Dictionary
 from veracausa.dictionaries.words import is_coded
 from veracausa.effects.counterparts import Aligned, require_alike, require_apart
+from veracausa.effects.crossing_rows import require_one_layer
 from veracausa.effects.laid import laid_units
 from veracausa.effects.learned_constants import OptimalConstants, OptimalWork, optimal_constants
 from veracausa.effects.patterns import require_patterns
@@ -380,7 +381,7 @@ def attribute(
     if nodes is not None and steps is not None:
         raise MethodError("nodes= and steps= are the same number; give one of them.")
     over = {"baseline": baseline, "nodes": steps if nodes is None else nodes, "grid": grid, "seed": seed}
-    lm, table = laid_units(lm, task, units, dictionary)
+    lm, table = laid_units(lm, task, units, dictionary, across=True)
     if method == "ifr" and isinstance(table, Edges):
         if direction != "noising" or reference is not None or any(value is not None for value in over.values()):
             raise MethodError(
@@ -409,6 +410,10 @@ def attribute(
         )
     if PATHS[parts.path].moves == "input":
         lm.decoder.require_stream_alone(f"method={name!r}, whose path moves the embeddings,")
+    if not isinstance(table, Edges) and (
+        table.joint or parts.combine != "mean" or PATHS[parts.path].moves in ("site", "unit")
+    ):
+        require_one_layer(lm, table.kind, f"method={name!r}, which is no mean of slopes of whole runs, is")
     if parts.path == "encoded":
         _require_encoded(lm, table, parts, name)
     if table.kind == "expert_neurons" and parts.combine != "mean" and PATHS[parts.path].moves not in ("site", "unit"):

@@ -10,11 +10,16 @@ the site. On the path `encoded` y goes straight, and its parts are what it is en
 
 so that node k stands for the stretch of the path that is its weight. Parts add up to y at every α, so the scores have
 the same sum as on `layer`, and are the same where no feature crosses a threshold.
+
+Features of a cross-layer transcoder write to the MLPs of later layers, too: Δa_i · Σ_l (g_l · W_{i → l}), where all g_l
+are those of one run (`atp`, paths over the input).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,7 +29,9 @@ from torch import Tensor
 from veracausa.dictionaries.code import Code
 from veracausa.dictionaries.words import is_coded
 from veracausa.effects.moves import own_part
-from veracausa.engine.patches import Place, activation
+from veracausa.engine.coded import written_at
+from veracausa.engine.patches import Place, activation, recorded_at
+from veracausa.engine.tape import State
 from veracausa.estimates.paths.bucket import Site, SiteRow, SiteRuns, columns
 from veracausa.estimates.paths.grids import grid
 from veracausa.estimates.paths.unit_sums import UnitSums
@@ -38,6 +45,28 @@ class FeatureSums(UnitSums):
 
     def _code(self, layer: int) -> Code:
         return self.bucket.lm.decoder.codes[self.units.place, layer]
+
+    @cached_property
+    def later(self) -> list[int]:
+        """Layers to which features of the units' layers write behind their own."""
+        return sorted({layer for own in self.layers for layer in self._code(own).dictionary.layers[1:]})
+
+    def wanted(self, state: State) -> list[Tensor]:
+        """See `Sums.wanted`; behind them what is written at all layers that features write on to."""
+        at = written_at(self._code(self.layers[0]))
+        return [*super().wanted(state), *(recorded_at(state, at, layer) for layer in self.later)]
+
+    def gradients(self, state: State, found: list[Tensor]) -> Iterator[tuple[int, int, Tensor]]:
+        """See `Sums.gradients`."""
+        own, behind = found[: len(self._taken)], dict(zip(self.later, found[len(self._taken) :], strict=True))
+        for i, gradient in enumerate(own):
+            place, layer = self._taken[i]
+            if behind and is_coded(place):
+                code = self._code(layer)
+                onward = {other: behind[other] for other in code.dictionary.layers[1:]}
+                yield i, i, code.pulled(gradient, onward)
+            else:
+                yield i, i, self.as_site(gradient, place, layer)
 
     def as_site(self, gradient: Tensor, place: Place, layer: int) -> Float[Tensor, "rows positions site"]:
         """See `UnitSums.as_site`."""
