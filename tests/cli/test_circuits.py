@@ -85,12 +85,13 @@ def test_the_same_command_again_and_another_one(call, pairs, out):
 def test_evaluate(call, pairs, out, tmp_path):
     path, _ = out
     more = pairs_file(tmp_path / "more.csv", ROWS[:3])
-    result = CliRunner().invoke(app, ["evaluate", str(path), "--task", str(more), "--sizes", "0.1,1"])
+    result = CliRunner().invoke(app, ["evaluate", str(path), "--task", str(more), "--sizes", "0.1,1", "--attack"])
     assert result.exit_code == 0, (result.output, result.exception)  # the model is that of the circuit
     found = vc.open(path)
     assert found.further[0].held_out in result.output and "faithfulness f =" in result.output
     assert found.further[0].seen == sum(text in found.pairs.clean_text for text, *_ in ROWS[:3])
     assert len(found.further) == 1 and found.further[0].curve.sizes == (0.1, 1.0)
+    assert found.evaluation.attack is None and found.further[0].attack.radii() in result.output
     table = pd.read_csv(path / "evaluations" / found.further[0].name / "curve.csv")
     assert len(table) == 6 and "3 pairs of" in (path / "report.html").read_text()
 
@@ -146,6 +147,7 @@ def test_evaluate_what_cannot_be(call, out, folder, tmp_path):
         (("evaluate", tmp_path), FileError, "no discovery"),
         (("evaluate", path, "--task", "no-such-task"), TaskError, "no-such-task"),
         (("evaluate", path, "--task", tmp_path / "none.csv"), FileError, "none.csv"),
+        (("evaluate", path, "--ablation", "optimal", "--attack"), MethodError, "optimal"),
         (("evaluate", path), TaskError, "--task"),  # its pairs came from a file, and cannot be drawn anew
     ):
         result = call(*words)

@@ -11,6 +11,7 @@ from veracausa.cli.checks import columns_of, require_edge_method, require_select
 from veracausa.cli.command import spread
 from veracausa.cli.options import (
     Ablation,
+    Attacked,
     Budgets,
     EachPair,
     EdgeMethod,
@@ -48,6 +49,7 @@ def discover(
     held_out: HeldOut = None,
     top: Top = 100,
     sample: Sample = 50,
+    attack: Attacked = False,
 ) -> None:
     """Find the circuit of a behaviour on half of the pairs, verify its scores, evaluate it on the other half."""
     from veracausa.circuits.quality.curve import SIZES, require_sizes
@@ -63,7 +65,8 @@ def discover(
     other = None if held_out is None else setup.build(lm, held_out, setup.seed + 1)
     found = run(
         lm, task, method=cast("choices.EdgeScoring", method), edges=edges, how=cast("choices.Selection", how),
-        held_out=other, sizes=shares, top=top, sample=sample, seed=setup.seed, out=setup.out,
+        held_out=other, sizes=shares, top=top, sample=sample, attack=attack, seed=setup.seed,
+        out=setup.out,
     )  # fmt: skip
     finish(
         setup.json,
@@ -114,12 +117,15 @@ def evaluate(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a `veracausa discover`.", parser=at)],
     sizes: Sizes = None,
     ablation: Ablation = "counterfactual",
+    attack: Attacked = False,
 ) -> None:
     """Run a circuit that was found before on other pairs; adds a section to its page and tables to its folder.
 
     Without --task, --model, --metric, --corruption and --digits they are the circuit's own, and the pairs are drawn
-    with the next seed. --ablation says what the edges outside the circuit carry.
+    with the next seed. --ablation says what the edges outside the circuit carry; --attack has an adversary choose which
+    of them carry their own again.
     """
+    from veracausa.circuits.attacks.attacking import require_attack
     from veracausa.circuits.quality.curve import require_sizes
     from veracausa.circuits.runs.ablations import require_ablation
     from veracausa.discovery.other_tasks import evaluate as run
@@ -129,8 +135,10 @@ def evaluate(
     if shares is not None:
         require_sizes(shares)
     require_ablation(ablation)
+    if attack:
+        require_attack(["sparse"], ablation)
     lm, task, _ = setup.again(folder)
-    evaluation = run(lm, folder, task, sizes=shares, ablation=cast("choices.Ablation", ablation))
+    evaluation = run(lm, folder, task, sizes=shares, ablation=cast("choices.Ablation", ablation), attack=attack)
     page = str((folder / "report.html").resolve())
     finish(setup.json, lambda: echo(f"{evaluation}\n\nPage: {page}"), lambda: {**body_of(evaluation), "page": page})
 

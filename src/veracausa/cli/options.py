@@ -361,6 +361,9 @@ OtherTasks = Annotated[
 ]
 Share = Annotated[float, _number(help="Share of the edges of the circuits that are attacked and ablated.")]
 RandomCircuits = Annotated[int, _count("--draws", help="Random circuits of the same layer profile for each.", min=0)]
+Attacked = Annotated[
+    bool, _option("--attack", help="Also ask an adversary how many other edges, restored, break the circuit.")
+]
 EachPair = Annotated[bool, _option("--each", help="Also let each pair have weights of its own.")]
 Verify = Annotated[bool, _option("--verify", help="Check it against exact effects; print a receipt.", panel="Receipt")]
 Top = Annotated[int, _count(help="How many of the strongest to verify by exact effects.", min=0, panel="Receipt")]

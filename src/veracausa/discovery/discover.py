@@ -16,15 +16,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from veracausa.choices import EdgeRanking, EdgeScoring, Selection
+from veracausa.circuits.circuit import Circuit
 from veracausa.circuits.quality.curve import SIZES, require_sizes
 from veracausa.circuits.selection.select import ranked_by, select
 from veracausa.cost import Cost, Step, told
 from veracausa.discovery import files
-from veracausa.discovery.evaluation import CIRCUIT, CURVE, PARTS, RANDOM, RANDOM_CURVE, Evaluating, seen_by
+from veracausa.discovery.evaluation import (
+    ATTACK,
+    CIRCUIT,
+    CURVE,
+    PARTS,
+    RANDOM,
+    RANDOM_CURVE,
+    Evaluating,
+    adversary_of,
+    seen_by,
+)
 from veracausa.discovery.results import HELD_OUT, Discovery, stability_of
-from veracausa.discovery.steps import PIECES, Scoring, running, verifying
+from veracausa.discovery.steps import PIECES, Scoring, attacking, running, verifying
 from veracausa.engine.guard import borrowed
-from veracausa.engine.work import Staged, gives
+from veracausa.engine.work import Staged, Work, gives
 from veracausa.errors import MethodError
 from veracausa.estimates.method import Method
 from veracausa.planning.rates import rates, timed
@@ -37,7 +48,7 @@ from veracausa.version import __version__
 from veracausa.words import counted
 
 if TYPE_CHECKING:
-    from veracausa.circuits.circuit import Circuit
+    from veracausa.circuits.attacks.attacking import AdversaryWork
     from veracausa.circuits.selection.stability import CircuitStability
     from veracausa.model import Model
     from veracausa.receipts.receipts import Receipt
@@ -64,6 +75,7 @@ class DiscoverWork(Staged):
     top: int
     sample: int
     seed: int
+    attack: bool = False
     kind: ClassVar[str] = "circuits"
 
     @property
@@ -93,7 +105,17 @@ class DiscoverWork(Staged):
             "selected on": {"description": self.task.describe(), "digest": self.task.digest()},
             "evaluated on": {"description": self.other.describe(), "digest": self.other.digest()},
             "version": __version__,
-        }
+        } | ({"attack": True} if self.attack else {})  # folders of before have no such word
+
+    @property
+    def known(self) -> list[Work]:
+        """Stages whose work is known beforehand: scoring, and an adversary, which sees as much for any circuit."""
+        return [self.scoring.work, *([self.adversary] if self.attack else [])]
+
+    @cached_property
+    def adversary(self) -> AdversaryWork:
+        """The adversary, here on a circuit of all edges, since none is selected yet: no other takes more."""
+        return adversary_of(self.lm, self.other, Circuit.of_nodes(self.lm, self.lm.graph.writer_names), seed=self.seed)
 
     def steps(self) -> list[Step]:
         """What each stage is forecast to cost."""
@@ -156,7 +178,9 @@ class _Making:
             *(
                 Stage(running(work.lm, work.other, circuits[part], what), partial(self.evaluate, part))
                 for part, what in PARTS.items()
+                if part in circuits
             ),
+            *([Stage(attacking(work.adversary, PARTS[ATTACK]), partial(self.evaluate, ATTACK))] if work.attack else []),
         ]
 
     def score(self) -> Cost:
@@ -184,7 +208,7 @@ class _Making:
         work, other = self.work, self.work.other
         found = Evaluating.of(
             work.lm, HELD_OUT, other, self.circuit, self.scores, seen=seen_by(other, work.task), sizes=work.sizes,
-            seed=work.seed,
+            seed=work.seed, attack=work.attack,
         )  # fmt: skip
         found.folder = self.folder and files.place(self.folder, HELD_OUT)
         found.now, found.show = self.ends[other.digest()], self.show
@@ -208,6 +232,7 @@ def discover(
     sizes: Sequence[float] = SIZES,
     top: int = TOP,
     sample: int = SAMPLE,
+    attack: bool = False,
     seed: int = 0,
     out: str | Path | None = None,
     memory: float | str | None = None,
@@ -229,6 +254,8 @@ def discover(
         sizes: shares of the edges at which the ranking's curve is taken.
         top: exact effects of this many of the strongest edges by |score|,
         sample: and of this many others, drawn at random, make the receipt; both 0: the scores stay "not verified".
+        attack: also let an adversary look for other edges which, restored, take f out of [½, 1½] on the held-out pairs,
+            and narrow down how many it takes, and which weights (`vc.circuits.adversary`).
         seed: of the split, of the sample, of the random ranking and of the bootstrap.
         out: keep finished pieces in this folder: an interrupted call with the same arguments continues from them.
             `Discovery.save(out)` writes the rest, and the page.
@@ -254,7 +281,7 @@ def discover(
         raise MethodError(f"top={top}, sample={sample}, seed={seed}: they are 0 or more.")
     chosen, other = _parts(task, held_out, seed)
     scoring = Scoring.of(lm, chosen, method, edges, seed)
-    return DiscoverWork(lm, chosen, other, scoring, edges, how, ranking, tuple(sizes), top, sample, seed)
+    return DiscoverWork(lm, chosen, other, scoring, edges, how, ranking, tuple(sizes), top, sample, seed, attack)
 
 
 def _parts(task: Task, held_out: Task | None, seed: int) -> tuple[Task, Task]:

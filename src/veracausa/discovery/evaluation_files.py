@@ -4,8 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from veracausa.circuits.attacks.files import unpack_attack
 from veracausa.circuits.quality.files import unpack_curve, unpack_runs
-from veracausa.discovery.evaluation import CIRCUIT, CURVE, FORMAT, RANDOM, RANDOM_CURVE, Evaluation, of_task
+from veracausa.discovery.evaluation import (
+    ATTACK,
+    CIRCUIT,
+    CURVE,
+    FORMAT,
+    PARTS,
+    RANDOM,
+    RANDOM_CURVE,
+    Evaluation,
+    of_task,
+)
 from veracausa.storage.files import at, read_tensors
 from veracausa.storage.schema import reading, text, whole
 from veracausa.tasks.task import task_of
@@ -21,7 +32,7 @@ def load_evaluation(path: str | Path) -> Evaluation:
     path = at(path)
     own = {
         name: {key.partition("/")[2]: one for key, one in tensors.items() if key.startswith(f"{name}/")}
-        for name in (CIRCUIT, CURVE, RANDOM, RANDOM_CURVE)
+        for name in PARTS
     }
     with reading(path):
         task, seen = task_of(header["pairs"], path), header["seen"]
@@ -33,4 +44,5 @@ def load_evaluation(path: str | Path) -> Evaluation:
             of_task(unpack_curve(header[CURVE], own[CURVE], path), task, path),
             of_task(unpack_runs(header[RANDOM], own[RANDOM], path)[0], task, path),
             of_task(unpack_curve(header[RANDOM_CURVE], own[RANDOM_CURVE], path), task, path),
+            of_task(unpack_attack(header[ATTACK], own[ATTACK], path), task, path) if ATTACK in header else None,
         )

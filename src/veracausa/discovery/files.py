@@ -122,6 +122,8 @@ def save_evaluation(evaluation: Evaluation, folder: Path) -> None:
     write_text(own / "faithfulness.csv", csv_text(evaluation.by_pair()))
     write_text(own / "curve.csv", csv_text(evaluation.sizes()))
     write_text(own / "summary.csv", csv_text(evaluation.table()))
+    if evaluation.attack is not None:
+        write_text(own / "attack.csv", csv_text(evaluation.attack.table()))
     evaluation.pairs.save(own / PAIRS)
 
 

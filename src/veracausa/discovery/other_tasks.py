@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from veracausa.choices import Ablation
+from veracausa.circuits.attacks.attacking import AdversaryWork
 from veracausa.circuits.quality.curve import require_sizes
 from veracausa.circuits.runs.ablations import require_ablation
 from veracausa.cost import Step, told
@@ -19,7 +20,7 @@ from veracausa.discovery.evaluation import PARTS, Evaluating, Evaluation, seen_b
 from veracausa.discovery.files import load_discovery, place, save_discovery
 from veracausa.discovery.results import Discovery
 from veracausa.engine.guard import borrowed
-from veracausa.engine.work import gives
+from veracausa.engine.work import Composed, Work, gives
 from veracausa.planning.rates import rates, timed
 from veracausa.planning.stages import Stage, perform
 from veracausa.progress import announce
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class EvaluateWork:
+class EvaluateWork(Composed):
     """What `evaluate` is about to do; `folder`: where the discovery lies, if it was read from there."""
 
     lm: Model
@@ -46,18 +47,15 @@ class EvaluateWork:
         """What each part will cost."""
         whole = sum(self.task.lengths) * self.lm.layers
         found = []
-        for part, what in PARTS.items():
-            work = self.evaluating.work[part]
-            found.append(Step(what, work.kind, work.tokens(), work.tokens() / whole, batches=work.batches()))
+        for part, work in self.parts().items():
+            most = work.at_most() if isinstance(work, AdversaryWork) else None
+            step = Step(PARTS[part], work.kind, work.tokens(), work.tokens() / whole, batches=work.batches(), most=most)
+            found.append(step)
         return found
 
-    def tokens(self) -> float:
-        """Token-layers of all four parts."""
-        return sum(step.token_layers for step in self.steps())
-
-    def batches(self) -> int:
-        """Buckets that all parts record."""
-        return sum(step.batches for step in self.steps())
+    def parts(self, given: Collection[Any] = ()) -> Mapping[str, Work]:
+        """What is run, by the name of its file."""
+        return self.evaluating.work
 
     def run(self, show_progress: bool = True, out: str | Path | None = None) -> Evaluation:
         """Run all parts; where the discovery was read from a folder, they and the page are written there."""
@@ -72,9 +70,9 @@ class EvaluateWork:
         doing.folder = self.folder and place(self.folder, doing.name)
         plan = self.steps()
         if show_progress:
-            plan = timed(plan, rates(self.lm, self.task, [self.kind]))
+            plan = timed(plan, rates(self.lm, self.task, (step.kind for step in plan)))
         announce(told(plan, "drawing the page"), show_progress)
-        stages = [Stage(step, partial(doing.do, part)) for part, step in zip(PARTS, plan, strict=True)]
+        stages = [Stage(step, partial(doing.do, part)) for part, step in zip(self.parts(), plan, strict=True)]
         perform(stages, plan, show_progress)
         evaluation = doing.result()
         if self.folder is not None:
@@ -91,6 +89,7 @@ def evaluate(
     *,
     sizes: Sequence[float] | None = None,
     ablation: Ablation = "counterfactual",
+    attack: bool = False,
     memory: float | str | None = None,
     show_progress: bool = True,
 ) -> EvaluateWork:
@@ -104,12 +103,14 @@ def evaluate(
         sizes: shares of the edges for the curve (None: those of the discovery).
         ablation: what edges outside the circuit carry: "counterfactual", "resample", "zero", "mean" or "optimal", see
             `vc.faithfulness`; constants are taken from these pairs. The edges were scored for the counterfactual one.
+        attack: also let an adversary look for other edges which, restored, take f out of [½, 1½] on these pairs, see
+            `vc.discover`; not with "optimal" constants, which are learned for one circuit alone.
         memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
         show_progress: show what it will cost, then progress bars.
 
     Raises:
         CircuitError: the circuit is of another model. FileError: the folder is no finished discovery, or damaged.
-        MethodError: sizes out of range, an unknown ablation.
+        MethodError: sizes out of range, an unknown ablation, an attack on one that is learned.
         GapError, ContractError, NumericsError, OutOfMemoryError: as for `vc.exact`.
 
     >>> vc.discovery.evaluate(lm, "out/", vc.tasks.ioi(lm, n=16, seed=7)).circuit.f
@@ -123,6 +124,6 @@ def evaluate(
     name = "pairs-" + hashlib.sha256(json.dumps([task.digest(), list(sizes), ablation]).encode()).hexdigest()[:8]
     evaluating = Evaluating.of(
         lm, name, task, found.circuit, found.scores, seen=seen_by(task, found.pairs), sizes=sizes,
-        seed=int(found.asked["seed"]), ablation=ablation,
+        seed=int(found.asked["seed"]), ablation=ablation, attack=attack,
     )  # fmt: skip
     return EvaluateWork(lm, task, found, folder, evaluating, ablation)

@@ -126,6 +126,7 @@ class Discovery(Shown):
             f"areas   over {len(curve.sizes)} sizes: CPR {curve.cpr:.3f}{error['cpr']} (random {chance.cpr:.3f}), "
             f"CMD {curve.cmd:.3f}{error['cmd']} (random {chance.cmd:.3f}); log axis {curve.cpr_log:.3f}"
             f"{error['cpr_log']} ({chance.cpr_log:.3f}), {curve.cmd_log:.3f}{error['cmd_log']} ({chance.cmd_log:.3f})",
+            *([self.evaluation.attack.radii()] if self.evaluation.attack else []),
             f"trust   {self.verified}",
             f"        exact effects are known of {self.checked:,} of the circuit's {len(self.circuit):,} edges",
         ]

@@ -7,7 +7,7 @@ for exact effects of edges that are not chosen yet the mean over all edges.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from veracausa.receipts.verify import overhead
 from veracausa.words import counted
 
 if TYPE_CHECKING:
+    from veracausa.circuits.attacks.attacking import AdversaryWork
     from veracausa.engine.work import Work
     from veracausa.model import Model
     from veracausa.scores.scores import Scores
@@ -81,6 +82,11 @@ def running(lm: Model, task: Task, circuits: int, what: str) -> Step:
     """Runs of so many circuits, at most."""
     recorded, behind = recordings(lm, task, circuit_buckets(lm, task))
     return _step(lm, task, what, "circuits", recorded + (circuits + 1) * behind)  # the whole graph is run, too
+
+
+def attacking(work: AdversaryWork, what: str) -> Step:
+    """An adversary, whatever the circuit: if f is pushed one way only, and at most."""
+    return replace(_step(work.lm, work.task, what, work.kind, work.tokens()), most=work.at_most())
 
 
 def _step(lm: Model, task: Task, what: str, kind: str, work: float) -> Step:

@@ -60,7 +60,7 @@ def _needed(work: Any) -> Memory:
     if isinstance(work, Composed):
         return most([_needed(part) for part in work.parts().values()])
     if isinstance(work, Staged):
-        return _staged(work, {step.kind for step in work.steps()}, getattr(work, "scoring", None))
+        return _staged(work, {step.kind for step in work.steps()}, getattr(work, "known", ()))
     if isinstance(work, Derived):
         return _needed(work.effects)
     if isinstance(work, Judged):
@@ -84,11 +84,10 @@ def _groups(work: Any) -> list[Group]:
     return groups_of(work.how.pairs if isinstance(work, CircuitRuns) else work.task, work.groups())
 
 
-def _staged(work: Any, kinds: set[str], scoring: Any) -> Memory:
-    """The most that any step takes; `scoring`: the step of a discovery whose work is known."""
-    own = [] if scoring is None else [_needed(scoring.work)]
-    kinds -= set() if scoring is None else {scoring.work.kind} - {"edges", "circuits"}
-    return most([*own, *(_of_kind(work.lm, work.task, kind) for kind in sorted(kinds))])
+def _staged(work: Any, kinds: set[str], known: Sequence[Any]) -> Memory:
+    """The most that any step takes; `known`: works of steps of a discovery."""
+    kinds -= {one.kind for one in known} - {"edges", "circuits"}
+    return most([*map(_needed, known), *(_of_kind(work.lm, work.task, kind) for kind in sorted(kinds))])
 
 
 def _of_kind(lm: Model, task: Task, kind: str) -> Memory:

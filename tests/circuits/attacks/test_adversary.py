@@ -145,7 +145,7 @@ def test_the_radius_is_where_f_leaves():
     assert made(f=(0.9, 0.8, 0.7, 0.6)).radius() == (100, None, None)
     assert made(f=(0.4, 0.8, 0.7, 0.6)).radius() == (0, 0, None)
     assert made(f=(1.4, 1.6, 0.7, 0.6)).radius().outside == 10
-    assert "estoring 30 of the 95 other edges brings f to +0.400" in " ".join(made().sentences)
+    assert "estoring 30 of the 95 other edges takes f from 0.900 to 0.400" in " ".join(made().sentences)
     said = " ".join(made(f=(0.9, 0.8, 0.7, 0.6)).sentences)
     assert "Restoring up to 100 of the 95 other edges leaves f between 0.600 and 0.900." in said
     with pytest.raises(MethodError, match="no attack with the budget 'free'"):

@@ -255,7 +255,11 @@ class Attack(Ran):
         ]
         if not INSIDE[0] <= float(self.f[own]) <= INSIDE[1]:
             said.append(f"That is outside of [{INSIDE[0]:g}, {INSIDE[1]:g}] before anything else is changed.")
-        return [*said, *(self._said(budget, number, each) for budget, each in self._attacked(number))]
+        return [*said, *self.said(number)]
+
+    def said(self, number: int = 0) -> tuple[str, ...]:
+        """What every budget takes to move one circuit, a sentence each."""
+        return tuple(self._said(budget, number, each) for budget, each in self._attacked(number))
 
     def _attacked(self, number: int) -> list[tuple[str, bool]]:
         """Budgets that a circuit was attacked with, by weights for all pairs (False) and for each."""
@@ -274,8 +278,9 @@ class Attack(Ran):
             "bounded": f"weights of at most {amount:.3g} on all others{whose}",
             "free": f"free weights{whose} after at most {counted(round(amount), 'step')}",
         }[budget]
-        one = "s" if budget == "sparse" else ""
-        said = f"{what} bring{one} f to {share(float(self.f[at]), float(self.stderr[at]))}"
+        one, own = "s" if budget == "sparse" else "", plain(float(self.f[self.attempts.index(Attempt(number))]), 3)
+        reached = share(float(self.f[at]), float(self.stderr[at])).removeprefix("+")
+        said = f"{what} take{one} f from {own} to {reached}"
         if not breaks:
             f = self.f[self._within(budget, amount, number, each)]
             said = f"{what} leave{one} f between {plain(float(f.min()))} and {plain(float(f.max()))}"
@@ -293,13 +298,13 @@ class Attack(Ran):
             + (f", {counted(self.held.shape[1], 'pair')} held out" if self.held.shape[1] else ""),
             f"model   {self.model['source']}",
             f"task    {self.task['description']}",
-            *(self._radii(number) for number in range(len(self.circuits))),
+            *(self.radii(number) for number in range(len(self.circuits))),
             f"cost    {self.cost.describe()}",
             "trust   every f was run; what no attempt reaches is not proved out of reach",
         ]
         return "\n".join([*lines, *(f"note    {note}" for note in self.notes)])
 
-    def _radii(self, number: int) -> str:
+    def radii(self, number: int = 0) -> str:
         """The brackets of one circuit's radii on a line."""
         told = []
         for budget, each in self._attacked(number):
@@ -317,14 +322,18 @@ class Attack(Ran):
 
     def save(self, path: str | Path) -> Path:
         """Write a safetensors file with a JSON header, whole or not at all; `vc.open` reads it."""
-        header = {name: getattr(self, name) for name in ("circuits", "parts", "kept", "others", "notes")}
-        header |= {"attempts": [asdict(one) for one in self.attempts], **self.about}
-        tensors = {"metric": self.metric, "held": self.held, **self.measured.ends}
-        tensors |= {f"held_{name}": value for name, value in self.held_measured.ends.items()}
-        return write_tensors(path, FORMAT, header, tensors)
+        return write_tensors(path, FORMAT, *pack_attack(self))
 
 
 FORMAT = "veracausa-attack-1"
+
+
+def pack_attack(found: Attack) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Header and tensors of an attack."""
+    header = {name: getattr(found, name) for name in ("circuits", "parts", "kept", "others", "notes")}
+    header |= {"attempts": [asdict(one) for one in found.attempts], **found.about}
+    tensors = {"metric": found.metric, "held": found.held, **found.measured.ends}
+    return header, tensors | {f"held_{name}": value for name, value in found.held_measured.ends.items()}
 
 
 def faithful(metric: Float[Tensor, " examples"], measured: Measurement) -> Tensor:

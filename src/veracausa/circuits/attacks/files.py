@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from veracausa.circuits.attacks.attack import FORMAT, Attack, Attempt
 from veracausa.circuits.attacks.budgets import BUDGETS
 from veracausa.storage.files import at, read_tensors
@@ -40,8 +42,16 @@ def load_attack(path: str | Path) -> Attack:
     Raises:
         FileError: no such file, damaged, cut short, or of another kind.
     """
-    header, tensors = read_tensors(path, FORMAT)
-    with reading(at(path)):
+    return unpack_attack(*read_tensors(path, FORMAT), at(path))
+
+
+def unpack_attack(header: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> Attack:
+    """What `pack_attack` packed; `path` is for messages.
+
+    Raises:
+        FileError: something is missing, out of range, or does not fit together.
+    """
+    with reading(path):
         told = _HEADER(header)
         attempts = tuple(Attempt(**one) for one in told["attempts"])
         wanted = {"metric": "finite attempts pairs", "clean": "finite pairs", "corrupted": "finite pairs"}

@@ -118,12 +118,13 @@ class PartCurve(MadeOfScores):
         there = (
             f"half of the behaviour is there with {int(half.iloc[0]):,}" if len(half) else "no size holds half of it"
         )
-        parts = f"The {int(first['parts']):,} strongest of {len(self.ranked):,} parts hold {_share(first)}"
-        more = "" if len(rows) == 1 else f", the {int(last['parts']):,} strongest {_share(last)}"
+        holds = "holds" if int(first["parts"]) == 1 else "hold"
+        parts = f"T{_strongest(first)[1:]} of {len(self.ranked):,} parts {holds} {_share(first)}"
+        more = "" if len(rows) == 1 else f", {_strongest(last)} {_share(last)}"
         without = share(float(last["completeness"]), float(last["completeness_stderr"]))
         return (
             f"{parts} of the behaviour{more}; {there} ({over}, {self.settings['ablation']} ablation).",
-            f"Without the {int(last['parts']):,} strongest {without} of it is left.",
+            f"Without {_strongest(last)} {without} of it is left.",
             _SAID[self.errors],
         )
 
@@ -152,6 +153,11 @@ _SAID = {
     "kept": "Errors of dictionaries are the model's own in every run, so that nothing is said of them.",
     "moved": "Errors of dictionaries are replaced in every run, so that circuits say what features hold.",
 }
+
+
+def _strongest(row: Any) -> str:
+    count = int(row["parts"])
+    return "the strongest one" if count == 1 else f"the {count:,} strongest"
 
 
 def _share(row: Any) -> str:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from veracausa.discovery.evaluation import Evaluation
+from veracausa.discovery.evaluation import NOT_TRIED, Evaluation
 from veracausa.discovery.results import Discovery
+from veracausa.report.charts.attacks import attack_figure
 from veracausa.report.charts.circuits import circuit_figure
 from veracausa.report.charts.faithfulness import curves_figure
 from veracausa.report.charts.figures import Figure
@@ -61,6 +62,7 @@ class _Block:
     evaluation: Evaluation
     title: str
     lead: str
+    notes: tuple[str, ...]
     asked: Asked
     figures: list[Figure]
     tables: list[Table]
@@ -135,6 +137,7 @@ def summary(found: Discovery) -> list[str]:
         f"{plain(evaluation.curve.cmd)} (random {plain(evaluation.random_curve.cpr)} and "
         f"{plain(evaluation.random_curve.cmd)}).",
         trusted(found),
+        *evaluation.attacked,
     ]
     if evaluation.seen:
         lines.append(f"{evaluation.held_out[0].upper()}{evaluation.held_out[1:]}.")
@@ -148,6 +151,10 @@ def summary(found: Discovery) -> list[str]:
 
 def _trust(found: Discovery) -> list[Figure]:
     return [receipt_figure(found.receipt)] if found.receipt else []
+
+
+def _attack(evaluation: Evaluation) -> list[Figure]:
+    return [attack_figure(evaluation.attack, f"{evaluation.name}-attack")] if evaluation.attack else []
 
 
 def _drawing(found: Discovery) -> Figure:
@@ -207,10 +214,12 @@ def _block(evaluation: Evaluation, own: bool) -> _Block:
         evaluation,
         title,
         lead,
+        (*found.notes, *((NOT_TRIED,) if evaluation.attack is None else evaluation.attacked[-1:])),
         asked(Section("", evaluation.pairs, found.measured, ())),
         [
             *spared_figures(f"{name}-curve", "Faithfulness by size", lambda: [curves_figure(curves, f"{name}-curve")]),
             *spared_figures(f"{name}-f", "Faithfulness pair by pair", lambda: [pairs_figure(evaluation)]),
+            *spared_figures(f"{name}-attack", "What an adversary makes of the rest", lambda: _attack(evaluation)),
         ],
         [
             *spared_tables(f"{name}-rankings", "Beside a random ranking", lambda: [ranking_table(evaluation)]),
