@@ -183,6 +183,94 @@ def test_integrated_gradients_average_the_downstream_gradient(family):
                 assert scores[name][i] == pytest.approx(float((jacobian * (after - before)).sum()), abs=1e-9), name
 
 
+@pytest.mark.parametrize("family", mostly_slow(FAMILIES, fast=("llama", "gemma2")))
+def test_run_upstream_changes_are_those_of_whole_runs(family):
+    """The metric's slope at d times what d changes by where u alone, and what is live between, does."""
+    hf, lm, found, task = asked(family)
+    a, up = dictionary(lm.width, "r1", "topk", seed=5, name="up")
+    b, down = dictionary(lm.width, "r2", "jumprelu", seed=6)
+    c, mlp = dictionary(lm.width, "m1", "relu", seed=7, name="mlp")
+    d, att = dictionary(lm.width, "a2", "relu", seed=8, name="att")
+    lm, post = lm.reading(a, b, c, d), family.startswith("gemma")
+    firing = vc.exact(lm, task, units="features.up", **QUIET).top(3)["name"]
+    up_3 = next(part_of(name) for name in firing if not name.endswith("error"))
+    one, three, last = (up, up_3), ((up, "error")), ("mlp_post" if post else "mlp", 2)
+    edges = {
+        f"f1.up.{up_3}->f2.error": (one, (down, "error"), False),
+        f"f1.up.{up_3}->...->f2.error": (one, (down, "error"), True),
+        "f1.up.error->f2.4": (three, (down, 4), False), "f1.up.error->...->f2.4": (three, (down, 4), True),
+        "f1.up.error->m2": (three, last, False), "f1.up.error->...->m2": (three, last, True),
+        "input->...->f2.error->logits": (("resid", 0), (down, "error"), True, True),
+    }  # fmt: skip
+    if not post:  # there slopes are those behind the norm
+        edges |= {
+            "f1.up.error->...->f1.mlp.error": (three, (mlp, "error"), True),
+            "f1.up.error->f1.mlp.error": (three, (mlp, "error"), False),
+            "f1.up.error->...->f2.att.error": (three, (att, "error"), True),
+            "f1.up.error->...->a2.h1": (three, ("head", 2, 1, lm.decoder.head_dim), True),
+            "f1.up.error->a2.h1": (three, ("head", 2, 1, lm.decoder.head_dim), False),
+        }
+    for how in ({}, {"direction": "denoising"}, {"ablation": "zero"}):
+        own = {name: ends for name, ends in edges.items() if not how.get("ablation") or name[0] == "f"}
+        scores = by_name(vc.estimates.feature_edges(lm, task, [*own], upstream="run", **how, **QUIET))
+        assert sum(abs(values[0]) > 1e-4 for values in scores.values()) > len(own) / 2
+        for i, pair in enumerate(found):
+            naive = Edges(hf, family, lm.layers, pair, "direction" not in how, "ablation" in how)
+            for name, ends in own.items():
+                wanted = naive.estimate(*ends)
+                assert scores[name][i] == pytest.approx(wanted, rel=1e-6, abs=1e-6), (
+                    name,
+                    how,
+                )  # rounding 1e-16 · 10 / h, h² · third derivatives
+
+
+def test_run_upstream_changes_and_averaged_metrics_tend_to_the_exact_edge():
+    """Where d's site goes all its way because of u the path of "ig" is u's own: errors of its left grid halve."""
+    _, lm, _, task = asked("llama")
+    never = dictionary(lm.width, "r1", "jumprelu", seed=5, name="up")[0], dictionary(lm.width, "r2", seed=6)[0]
+    for one in never:  # no feature fires: the error is the whole stream
+        one.encoder.bias.fill_(-1e3)
+    lm, edge = lm.reading(*never), ["f1.up.error->...->f2.error"]
+    exact = vc.exact(lm, task, units=edge, **QUIET).values
+    found = [
+        vc.estimates.feature_edges(lm, task, edge, method="ig", nodes=nodes, upstream="run", **QUIET).values - exact
+        for nodes in (16, 32)
+    ]
+    torch.testing.assert_close(found[1] / found[0], torch.full_like(exact, 0.5), rtol=0.1, atol=0)
+    assert (found[1] - found[0] / 2).abs().max() < 0.01 * exact.abs().max()
+
+
+def test_where_the_metric_is_linear_run_upstream_changes_are_exact():
+    """No norms, and nothing behind d: features that u switches are seen, which slopes do not see."""
+    lm, truth = vc.ground_truth.load_superposed(dtype=torch.float64)
+    own = [dictionary(lm.width, f"r{lm.layers - i}", "jumprelu", seed=5 + i, name="up" * i)[0] for i in (1, 0)]
+    lm, task = lm.reading(*own), truth.task(n=2)
+    edges = [f"f{lm.layers - 1}.up.error{arrow}f{lm.layers}.{i}" for arrow in ("->", "->...->") for i in range(14)]
+    exact = vc.exact(lm, task, units=edges, **QUIET).values
+    run, slope = (vc.estimates.feature_edges(lm, task, edges, upstream=how, **QUIET).values for how in ("run", "slope"))
+    torch.testing.assert_close(run, exact, rtol=0, atol=1e-9)
+    assert (slope - exact).abs().max() > 1e-3 and exact.abs().max() > 1e-3
+
+
+def test_run_upstream_changes_cost_a_run_of_each_sender():
+    _, lm, found, _ = asked("llama")
+    task = task_of([*found, *pairs(VOCAB, 2, 8, 4)])
+    lm = lm.reading(dictionary(lm.width, "r1", "relu", name="up")[0], dictionary(lm.width, "m2", "relu", seed=6)[0])
+    few = [f"f1.up.{i}->...->f2.{j}" for i in (3, 5) for j in (1, 2, 4)]
+    for method in ("atp", "ig"):
+        more = [] if method == "ig" else ["m0@7->...->m1->f2.error->logits", "f1.up.3->...->m2", "f1.up.3->m2"]
+        costs = []
+        for edges in (few, few + [f"f1.up.{i}->...->f2.9" for i in (3, 5)], few + more):
+            how = {"method": method, "upstream": "run", "nodes": 2}
+            scores = vc.estimates.feature_edges(lm, task, edges, **how, **QUIET)
+            price = vc.forecast(vc.estimates.feature_edges, lm, task, measure=False, units=edges, **how)
+            assert price.token_layers == scores.cost.token_layers
+            costs.append(price.token_layers)
+        assert costs[0] == costs[1] and scores.settings["upstream"] == "run"  # another reader costs no run
+        alone = [vc.estimates.feature_edges(lm, task_of([pair]), few, **how, **QUIET).values for pair in found]
+        torch.testing.assert_close(scores.values[:2, :6], torch.cat(alone), rtol=0, atol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("units", "how", "said"),
     [
@@ -192,6 +280,8 @@ def test_integrated_gradients_average_the_downstream_gradient(family):
         (["f1.up.3->f2.down.3"], {"method": "ig", "nodes": 0}, "one node"),
         (["f1.up.3->f2.down.3"], {"method": "eap"}, "atp or ig"),
         (["f1.up.3->f2.down.3"], {"ablation": "mean"}, "counterfactual, zero"),
+        (["f1.up.3->f2.down.3"], {"upstream": "exact"}, "'slope'"),
+        (["f1.up.3->...->logits"], {"upstream": "run"}, "exact effect"),
     ],
 )
 def test_what_is_refused(units, how, said):

@@ -15,9 +15,10 @@ class Circuit:
 
     def __init__(self, model, family, pair, laid, nodes=0, zero=False):
         self.model, self.family, self.pair, self.laid = model, family, pair, laid
-        self.mean, self.delta = {}, {}
+        self.mean, self.delta, self.values = {}, {}, {}
         for name, one in laid.items():
-            own = one.parts(*both(model, family, pair.clean, one))
+            x, self.values[name] = both(model, family, pair.clean, one)
+            own = one.parts(x, self.values[name])
             there = one.parts(*both(model, family, pair.corrupted, one))
             self.delta[name] = {part: (0 if zero else there[part]) - own[part] for part in own}
             whole, grads = sum(self.delta[name].values()), []
@@ -31,6 +32,28 @@ class Circuit:
         """The score of a part, summed over positions or at one."""
         found = (self.mean[name] * self.delta[name][part]).sum(-1)
         return float(found.sum() if position is None else found[position])
+
+    def run_edge(self, up, a, down, b, at=(None, None)):
+        """The same with what b changes by in a run in which a alone moves, every other dictionary's site as it was."""
+        one, other, change = self.laid[up], self.laid[down], self.delta[up][a]
+        if at[0] is not None:
+            change = torch.zeros_like(change).index_copy(0, torch.tensor([at[0]]), change[at[0]][None])
+        held = [
+            (each.writes, lambda x, name=name: self.values[name])
+            for name, each in self.laid.items()
+            if name not in (up, down)
+        ]
+        found = []
+        for moved in (0 * change, change):
+            seen = {}
+            keep = [
+                (site, lambda x, n=n, seen=seen: seen.setdefault(n, x))
+                for n, site in enumerate((other.reads, other.writes))
+            ]
+            run(self.model, self.family, self.pair.clean, [*held, (one.writes, lambda x, m=moved: x + m), *keep])
+            found.append(other.parts(seen[0], seen[1])[b])
+        written = (self.mean[down] * (found[1] - found[0])).sum(-1)
+        return float(written.sum() if at[1] is None else written[at[1]])
 
     def edge(self, up, a, down, b, at=(None, None)):
         """The score of an edge between parts a and b of two dictionaries; `at`: their positions."""

@@ -53,6 +53,19 @@ class Edges:
         logits = logits - run(self.model, self.family, self.base)[0]
         return float(logits[self.pair.correct] - logits[self.pair.incorrect])
 
+    def estimate(self, up, down, through: bool, end_frozen: bool = False, h=1e-6) -> float:
+        """dM/dε where ε of the change that the sender makes of the reader is put in: central differences, O(h²)."""
+        edits = [self._sent(up)] + ([] if through else self._frozen(up, down))
+        _, found = run(self.model, self.family, self.base, edits, list(dict.fromkeys(self._watched(down))))
+        where, edit = self._new(down, found)
+        frozen = self._frozen(down, "logits") if end_frozen else []
+        ends = []
+        for share in (h, -h):
+            new = where, lambda a, share=share: a + share * (edit(a) - a)
+            logits, _ = run(self.model, self.family, self.base, [new, *frozen])
+            ends.append(logits[self.pair.correct] - logits[self.pair.incorrect])
+        return float(ends[0] - ends[1]) / (2 * h)
+
     def _frozen(self, *but):
         """Every module gives out what it did, but the ends' own."""
         own = {self._module(one) for one in but}
@@ -63,7 +76,9 @@ class Edges:
             return None
         if end[0] == "head":
             return "attn_out", end[1]
-        if end[0] in ("mlp", "mlp_post", "resid"):
+        if end[0] in ("mlp", "mlp_post"):
+            return "mlp", end[1]
+        if end[0] == "resid":
             return end
         site, layer = end[0].writes
         return (OF[site], layer) if site in OF else None

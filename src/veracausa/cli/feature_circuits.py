@@ -30,6 +30,13 @@ Method = Annotated[
         autocompletion=one_of(("ig", "atp")),
     ),
 ]  # fmt: skip
+Upstream = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME", help="What a node does to the next: slope (at the clean run) or run (in a run of it).",
+        autocompletion=one_of(("slope", "run")),
+    ),
+]  # fmt: skip
 NodeThreshold = Annotated[float, typer.Option(metavar="X", help="Parts with more effect than this are nodes.", min=0)]
 EdgeThreshold = Annotated[float, typer.Option(metavar="X", help="Edges with more effect than this are kept.", min=0)]
 Most = Annotated[
@@ -53,6 +60,7 @@ def features(
     setup: Setup,
     laying: LayingOptions,
     method: Method = "ig",
+    upstream: Upstream = "slope",
     node_threshold: NodeThreshold = 0.1,
     edge_threshold: EdgeThreshold = 0.01,
     most: Most = NODES,
@@ -74,7 +82,8 @@ def features(
     lm, task = setup.ready()
     lm = laying.on(lm)
     asked: dict[str, Any] = {
-        "method": method, "node_threshold": node_threshold, "edge_threshold": edge_threshold, "most": most,
+        "method": method, "upstream": upstream,
+        "node_threshold": node_threshold, "edge_threshold": edge_threshold, "most": most,
         "positions": by_position, "ablation": ablation,
     }  # fmt: skip
     found: FeatureCircuit = foretold(feature_circuit, lm, task, {"out": setup.out}, **asked)

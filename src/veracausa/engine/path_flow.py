@@ -59,8 +59,9 @@ class Flow:
         ends: Sequence[Station],
         example: Int[Tensor, " rows"],
         sent: Callable[[Station, Tensor], Sequence[tuple[int, Tensor]]],
+        into: bool = False,
     ) -> Flow:
-        """Every station with the examples of its paths; `sent(station, examples)`: see `Threads`."""
+        """Every station with the examples of its paths; `sent(station, examples)`: see `Threads`; `into`: `Routes`."""
         needed: dict[Station, set[int]] = {}
         for end, one in zip(ends, example.tolist(), strict=True):
             for station in end.chain:
@@ -70,7 +71,7 @@ class Flow:
             found[station] = Threads(torch.tensor(sorted(examples), device=example.device))
             if station.parent is None:
                 found[station].sent = sent(station, found[station].example)
-        return cls(base, tail, Routes.of(graph, dict.fromkeys(ends)), found)
+        return cls(base, tail, Routes.of(graph, dict.fromkeys(ends), into), found)
 
     @property
     def positions(self) -> int:

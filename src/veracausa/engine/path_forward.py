@@ -11,7 +11,7 @@ Bound by matrix products: a reader's projections, and for live stations whole bl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -58,6 +58,33 @@ def run_paths(
     return flow.last(ends, example)
 
 
+def run_into(
+    decoder: Decoder,
+    tape: Tape,
+    base: State,
+    other: State | None,
+    ends: Sequence[Station],
+    reached: Callable[[int, Flow], None],
+    cost: Cost,
+    still: Collection[tuple[Behind, int]] = (),
+) -> None:
+    """Run paths, in all examples of a tape, up to what the readers of their last stations see.
+
+    `reached(place, flow)` is called at every place of the stream on the way: `flow.handed` then tells what is seen
+    there. `still`: attentions and MLPs, by layer, which give streams that run what they gave the base run.
+    """
+    graph, many = decoder.graph, len(tape.examples)
+    example = torch.arange(many, device=base.last.device).repeat(len(ends))
+    every, sent = [end for end in ends for _ in range(many)], partial(_sent, decoder, base, other)
+    flow = Flow.of(base, tape.length - tape.start, graph, every, example, sent, into=True)
+    run = PathRun(decoder, tape, base, flow, cost, lambda place: reached(place, flow), frozenset(still))
+    last = max(read.at(graph) for end in ends for read in end.reads)
+    for layer in range((last + 1) // 2):
+        run.block(layer)
+    if last % 2 == 0:
+        run.enter(last // 2)
+
+
 def _sent(
     decoder: Decoder, base: State, other: State | None, station: Station, example: Tensor
 ) -> list[tuple[int, Tensor]]:
@@ -77,13 +104,15 @@ def _sent(
 
 @dataclass(eq=False)
 class PathRun:
-    """A run of some stations, block by block."""
+    """A run of some stations, block by block. `reached`, `still`: see `run_into`."""
 
     decoder: Decoder
     tape: Tape
     base: State
     flow: Flow
     cost: Cost
+    reached: Callable[[int], None] = lambda place: None
+    still: Collection[tuple[Behind, int]] = ()
 
     @property
     def positions(self) -> int:
@@ -100,6 +129,7 @@ class PathRun:
         if not self.decoder.blocks[layer].parallel:
             flow.take([*attended, *coded], late, base.middle[layer])
             flow.send(2 * layer + 1)
+            self.reached(2 * layer + 1)
             attended, coded = [], []
         # where both are parallel, both read what enters the block
         behind = [*attended, *self._mlp(layer)], [*coded, *self._encoded(layer, "mlp")]
@@ -112,6 +142,7 @@ class PathRun:
         """What enters a block (L: the stream at the end): senders that are written there, dictionaries that read it."""
         self.flow.send(2 * layer)
         self.flow.take(self._encoded(layer, "stream"), self.flow.entered(layer), self.base.residual[layer])
+        self.reached(2 * layer)
 
     def _nothing(self, layer: int) -> Changes:
         """A block without attention, or without an MLP, changes nothing there; streams that run go on as they are."""
@@ -220,6 +251,9 @@ class PathRun:
     def _attended(self, layer: int, running: Sequence[Station]) -> Changes:
         """What running streams get from a block's attention, some readers seeing what their parents hand on, too."""
         block, base, tape = self.decoder.blocks[layer], self.base, self.tape
+        if ("attention", layer) in self.still:
+            output = base.sites["attention"][layer][self.flow.examples(running)]
+            return self.flow.split(running, block.attention_write(output))
         streams, example = (
             torch.cat([streamed(self.flow.threads[station]) for station in running]),
             self.flow.examples(running),
@@ -306,11 +340,16 @@ class PathRun:
     def _ran(self, layer: int, running: Sequence[Station]) -> Changes:
         """What running streams get from a block's MLP."""
         block, late = self.decoder.blocks[layer], self.flow.late(layer)
+        if ("mlp", layer) in self.still:
+            output = self.base.sites["mlp"][layer][self.flow.examples(running), late:]
+            return self.flow.split(running, block.mlp_write(output))
         output = self._fed_with(
             layer, torch.cat([streamed(self.flow.threads[station])[:, late:] for station in running])
         )
         joined = [
-            station for station in running if station.begins(self.decoder.graph) > 2 * layer
+            station
+            for station in running
+            if station.begins(self.decoder.graph) > 2 * layer or ("attention", layer) in self.still
         ]  # the others are counted
         self.cost.add(sum(len(self.flow.threads[station].example) for station in joined), self.positions)
         if entries := self.flow.entries(layer, True, True):

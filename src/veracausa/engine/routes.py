@@ -93,19 +93,25 @@ class Routes:
     encoding: dict[tuple[int, Behind], list[tuple[Station, Read]]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, graph: Graph, ends: Iterable[Station]) -> Routes:
-        """Put the paths that end with these stations together."""
+    def of(cls, graph: Graph, ends: Iterable[Station], into: bool = False) -> Routes:
+        """Put the paths that end with these stations together.
+
+        `into`: they are run up to what their last readers see, not further.
+        """
         found = cls(graph, list(ends))
         found.stations.extend(dict.fromkeys(station for end in found.ends for station in end.chain))
+        passing = {station.parent if into else station for station in found.stations}
         for station in found.stations:
             for read in station.reads:
-                if read.coded:
+                if station not in passing:
+                    pass
+                elif read.coded:
                     found.encoding.setdefault((read.layer, read.coded[0][0].behind), []).append((station, read))
                 else:
                     found.reading.setdefault((read.layer, read.mlp), []).append((station, read))
                 if station.parent is not None and station.parent.live:
                     found.until[station.parent] = max(found.until.get(station.parent, 0), read.at(graph))
-        found.until.update({end: 2 * graph.layers for end in found.ends if end.live})
+        found.until.update({end: 2 * graph.layers for end in found.ends if end.live and not into})
         return found
 
     def source(self, station: Station, read: Read) -> tuple[Station, bool]:
@@ -117,9 +123,9 @@ class Routes:
         return station.parent, False
 
     def blocks(self, station: Station) -> int:
-        """Blocks that a live station runs at least a part of."""
+        """Blocks that a live station runs at least a part of; of others none."""
         begins = station.begins(self.graph)
-        until = self.until[station] if station.live else begins
+        until = self.until.get(station, begins)
         return -(-until // 2) - begins // 2 if until > begins else 0
 
     @property
@@ -128,10 +134,10 @@ class Routes:
 
         An encoder of the stream runs no block.
         """
+        every = (*self.reading.values(), *self.encoding.values())
         seen = {
             (self.source(station, read), read.layer, read.mlp, bool(read.coded))
-            for station in self.stations
-            for read in station.reads
+            for station, read in (entry for entries in every for entry in entries)
             if not (read.coded and read.coded[0][0].behind == "stream")
         }
         return len(seen) + sum(map(self.blocks, self.stations))

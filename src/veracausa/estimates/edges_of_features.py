@@ -12,11 +12,16 @@ scores of integrated gradients do; ∂d/∂u stays at the base run, as in the au
 
 One backward pass for the metric, and one for each downstream part, whatever the number of upstream ones ("ig": and
 `nodes` passes for each site of downstream parts).
+
+`upstream="run"` integrates ∂d/∂u, too, along the way on which u alone goes to its replacement: that is what d changes
+by in a run of the path up to d, which is what is done (`run_changes`). Features that the change switches on or off are
+then seen, and only the metric's slope at d is an estimate. One run for each upstream part, whatever the number of
+downstream ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +29,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from veracausa.anatomy.graph import MIXER
 from veracausa.arguments import shown
@@ -41,6 +47,7 @@ from veracausa.errors import MethodError, UnitError
 from veracausa.estimates.mean_slopes import walked
 from veracausa.estimates.path_slopes import Onward, PathSlopes, onward_of, passes
 from veracausa.estimates.recorded_slopes import recorded_slopes, slope_buckets
+from veracausa.estimates.run_changes import blocks_run, run_changes
 from veracausa.scores.scores import Scores, assemble
 from veracausa.units.paths import Paths
 
@@ -50,6 +57,13 @@ if TYPE_CHECKING:
 
 EdgeMethod = Literal["atp", "ig"]
 EDGE_METHODS: tuple[EdgeMethod, ...] = ("atp", "ig")
+Upstream = Literal["slope", "run"]
+UPSTREAM: tuple[Upstream, ...] = ("slope", "run")
+#: What an estimate leaves out, by how the upstream change is told.
+_NOTES = {
+    "slope": "Gradients at the base run: features that a change switches on or off are not seen.",
+    "run": "The downstream part's change was run; what the metric makes of it is told by gradients.",
+}
 #: The last station of paths → their cells, (pair of the bucket, path).
 Ends = dict[Station, list[tuple[int, int]]]
 
@@ -61,6 +75,7 @@ class FeatureEdgesWork:
     effects: ExactWork
     method: EdgeMethod
     nodes: int
+    upstream: Upstream
     kind: ClassVar[str] = "gradients"
 
     @property
@@ -120,6 +135,11 @@ class FeatureEdgesWork:
         """How many writers and parts of dictionaries paths begin with, each of which writes at every position."""
         return len({sent for one in self._stations for sent, *_ in (*one.sends, *one.coded)})
 
+    @property
+    def runs(self) -> int:
+        """Senders that are run up to readers."""
+        return self.senders if self.upstream == "run" else 0
+
     def groups(self) -> list[tuple[int, tuple[int, ...]]]:
         """Buckets of pairs that are recorded together."""
         share, places = self.effects.share, len(self.places)
@@ -135,15 +155,25 @@ class FeatureEdgesWork:
         return len(self.groups())
 
     def tokens(self) -> float:
-        """Token-layers: both runs measured and recorded, a backward pass for the metric and each downstream part."""
+        """Token-layers: both runs measured and recorded, a backward pass for the metric and each downstream part.
+
+        Where the upstream change is run, those runs in the place of downstream parts' passes; what several chunks of
+        longer paths run again is left out.
+        """
         groups, lm = self.groups(), self.lm
         found = measured_runs(lm, self.task) + recorded_runs(lm, self.plan.task, groups)
         for start, examples in groups:
             ends = self.ends(start, examples)
-            back = passes(map(onward_of, ends), bool(self.averaged)) * lm.layers
+            back = self._passes(ends) * lm.layers + (blocks_run(lm.graph, [*ends]) if self.upstream == "run" else 0)
             walk = walked(lm, _read(ends), self.averaged) if self.averaged else 0
             found += len(examples) * (self.plan.patched.lengths[examples[0]] - start) * (back + walk)
         return float(found)
+
+    def _passes(self, ends: Ends) -> int:
+        """Backward passes through the base run."""
+        if self.upstream == "run":
+            return 0 if self.averaged else len(_metric_slopes(ends))
+        return passes(map(onward_of, ends), bool(self.averaged))
 
     def ends(self, start: int, examples: tuple[int, ...]) -> Ends:
         """The last station of each path of a bucket's pairs."""
@@ -162,7 +192,8 @@ class FeatureEdgesWork:
     def run(self, show_progress: bool = True, out: str | Path | None = None) -> Scores:
         """The estimates, resumable."""
         effects, shape = self.effects, (len(self.task), len(self.units))
-        settings = effects.settings | ({"nodes": self.nodes, "grid": "left"} if self.averaged else {})
+        settings = effects.settings | {"upstream": self.upstream}
+        settings |= {"nodes": self.nodes, "grid": "left"} if self.averaged else {}
         asked = {key: value for key, value in settings.items() if key != "dictionary"}
         asked |= {"units": self.units.digest(), "method": self.method}
         with session(self.lm, self.task, shape, out=out, name="feature-edges", asked=asked, show=show_progress) as call:
@@ -176,7 +207,7 @@ class FeatureEdgesWork:
             self.units,
             method=self.method,
             settings=settings,
-            notes=("Gradients at the base run: features that a change switches on or off are not seen.",),
+            notes=(_NOTES[self.upstream],),
         )
 
 
@@ -188,6 +219,7 @@ def feature_edges(
     *,
     method: EdgeMethod = "atp",
     nodes: int = 10,
+    upstream: Upstream = "slope",
     ablation: Literal["counterfactual", "zero"] = "counterfactual",
     direction: Literal["noising", "denoising"] = "noising",
     dictionary: Dictionary | Sequence[Dictionary] | None = None,
@@ -203,6 +235,9 @@ def feature_edges(
         method: "atp" (gradients at the base run) or "ig" (the downstream part's gradient averaged along its site's
             straight path; of edges whose downstream end is a part of a dictionary).
         nodes: of "ig", at α = 0, 1/nodes, …; Marks et al. take 10.
+        upstream: "slope" (∂d/∂u at the base run, one backward pass for each downstream part) or "run" (its integral
+            along the way on which u alone goes to its replacement, which is what d changes by in a run of the path up
+            to it: one run for each upstream part).
         ablation, direction, dictionary: as in `vc.exact`.
         out: a folder to keep finished pieces in: the same call goes on from them.
         memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
@@ -213,17 +248,26 @@ def feature_edges(
 
     >>> edges = vc.estimates.feature_edges(lm, task, ["f10.12->f20.517", "m9->f10.12"], dictionary=dictionaries)
     """
+    require_method(method, nodes, upstream)
+    effects = exact.work(lm, task, units=units, ablation=ablation, direction=direction, dictionary=dictionary)
+    require_estimated(effects.units, method, upstream)
+    return FeatureEdgesWork(effects, method, nodes, upstream)
+
+
+def require_method(method: str, nodes: int, upstream: str) -> None:
+    """MethodError for a way of estimating that there is not."""
     if method not in EDGE_METHODS or nodes < 1:
         raise MethodError(
             f"method={shown(method)}, nodes={nodes}: edges with features are estimated by {' or '.join(EDGE_METHODS)}, "
             "with one node or more."
         )
-    effects = exact.work(lm, task, units=units, ablation=ablation, direction=direction, dictionary=dictionary)
-    require_estimated(effects.units, method)
-    return FeatureEdgesWork(effects, method, nodes)
+    if upstream not in UPSTREAM:
+        raise MethodError(
+            f"upstream={shown(upstream)}: what an upstream part does is told by its 'slope' at the base run, or 'run'."
+        )
 
 
-def require_estimated(units: Any, method: str = "atp") -> None:
+def require_estimated(units: Any, method: str = "atp", upstream: str = "slope") -> None:
     """UnitError for what is no table of paths, or holds one that cannot be estimated.
 
     Raises:
@@ -243,6 +287,10 @@ def require_estimated(units: Any, method: str = "atp") -> None:
                 f"{name}: method='ig' averages the gradient of a part of a dictionary, so it is of edges that end at "
                 "one ('f10.12->f20.517', 'm9->...->f10.12'). Take method='atp'."
             )
+        if upstream == "run" and all(step.at_end for step in path.steps):
+            raise UnitError(
+                f"{name} ends at the logits, so a run of it is its exact effect: take vc.exact, or upstream='slope'."
+            )
 
 
 def _bucket(call: Session, work: FeatureEdgesWork, start: int, examples: tuple[int, ...]) -> None:
@@ -253,18 +301,37 @@ def _bucket(call: Session, work: FeatureEdgesWork, start: int, examples: tuple[i
         rows, units = torch.tensor(cells).T
         if not call.done[index[rows], units].all():
             groups.setdefault(onward_of(end), Ends())[end] = cells
-    behind = {tail for onward in groups for tail in _behind(onward)}
+    todo = {end: cells for ends in groups.values() for end, cells in ends.items()}
     with torch.enable_grad(), attention_function(call.lm.decoder, SUFFIX):
-        slopes = _slopes(call, work, start, examples, [end for ends in groups.values() for end in ends])
-        for onward, ends in groups.items():
-            for end, cells in ends.items():
-                found = slopes.score(end).detach().to("cpu", call.lm.score_dtype)
-                rows, units = np.array(cells).T
-                lacking = torch.tensor([work.lacking(row, unit, examples) for row, unit in cells])
-                values = found[torch.as_tensor(rows)].masked_fill(lacking, float("nan"))
-                call.put((index[torch.as_tensor(rows)], torch.as_tensor(units)), values)
-            if onward not in behind:
-                slopes.forget(onward)
+        slopes = _slopes(call, work, start, examples, [*todo])
+        for end, found in _ran(slopes, todo) if work.upstream == "run" else _sloped(slopes, groups):
+            rows, units = np.array(todo[end]).T
+            lacking = torch.tensor([work.lacking(row, unit, examples) for row, unit in todo[end]])
+            values = found.detach().to("cpu", call.lm.score_dtype)[torch.as_tensor(rows)]
+            at = index[torch.as_tensor(rows)], torch.as_tensor(units)
+            call.put(at, values.masked_fill(lacking, float("nan")))
+
+
+def _sloped(slopes: PathSlopes, groups: dict[Onward, Ends]) -> Iterator[tuple[Station, Tensor]]:
+    """Last stations of paths with their estimates by slopes; `groups`: by what comes behind the sender."""
+    behind = {tail for onward in groups for tail in _behind(onward)}
+    for onward, ends in groups.items():
+        for end in ends:
+            yield end, slopes.score(end)
+        if onward not in behind:
+            slopes.forget(onward)
+
+
+def _ran(slopes: PathSlopes, ends: Ends) -> Iterator[tuple[Station, Tensor]]:
+    """The same by runs up to the last readers."""
+    for live in () if slopes.means else _metric_slopes(ends):
+        slopes.at((live,), slopes.places[0])
+    return run_changes(slopes, [*ends])
+
+
+def _metric_slopes(ends: Collection[Station]) -> set[bool]:
+    """Which slopes of the metric are asked for behind last stations: live, or along the stream alone."""
+    return {end.live for end in ends if end.reads}
 
 
 def _behind(onward: Onward) -> list[Onward]:

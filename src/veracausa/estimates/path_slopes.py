@@ -205,24 +205,31 @@ class PathSlopes:
     def weighed(self, read: Read, then: Onward, stream: Tensor | None = None) -> Float[Tensor, ""]:
         """⟨slope behind some readers, what they write⟩, where they see a stream (None: the recorded one).
 
-        Its value is 0; its gradient is what counts.
+        Its value is 0 where that is the base run's; its gradient is what counts.
         """
-        if read.coded and self.means and then == (True,):
-            part, delta = read.coded[0][0], self._encoded(read, stream)
-            slope = self.means[part.kind, part.layer]
+        return self.made(read, then, stream, self.encoded(read, stream) if read.coded else None).sum()
+
+    def made(self, read: Read, then: Onward, stream: Tensor | None, delta: Tensor | None) -> Float[Tensor, " examples"]:
+        """The same in every example; `delta`: of parts of a dictionary, its change, as `encoded` tells it."""
+        if delta is not None and self.means and then == (True,):
+            slope = self.means[read.coded[0][0].kind, read.coded[0][0].layer]
             numbers = [(self._code(read).numbers(one.index), first, last) for one, first, last in read.coded]
-            return sum((slope[:, a : b + 1, own] * delta[:, a : b + 1, own]).sum() for own, a, b in numbers)  # type: ignore[return-value]
-        writes = self._coded if read.coded else self._fed if read.mlp else self._attended
-        change, place = writes(read, stream, bool(then[0])), read.seen_from(self.bucket.lm.graph)
+            each = [(slope[:, a : b + 1, own] * delta[:, a : b + 1, own]).flatten(1).sum(1) for own, a, b in numbers]
+            return torch.stack(each).sum(0)
+        if delta is not None:
+            change = passed_on(self.bucket.lm.decoder, self.own, read.coded, delta, self.bucket.every, 0)
+        else:
+            change = (self._fed if read.mlp else self._attended)(read, stream, bool(then[0]))
+        place = read.seen_from(self.bucket.lm.graph)
         if not read.coded and place // 2 > read.layer:
             change = self.bucket.lm.decoder.blocks[read.layer].behind(change)
-        return (change * self.at(then, place)).sum()
+        return (change * self.at(then, place)).flatten(1).sum(1)
 
     def _code(self, read: Read) -> Any:
         part = read.coded[0][0]
         return self.bucket.lm.decoder.codes[part.kind, part.layer]
 
-    def _encoded(self, read: Read, stream: Tensor | None) -> Float[Tensor, "examples positions site"]:
+    def encoded(self, read: Read, stream: Tensor | None) -> Float[Tensor, "examples positions site"]:
         """Change of the site of a dictionary that sees a stream."""
         code = self._code(read)
         sites = (code.dictionary.reads, code.dictionary.writes)
@@ -230,10 +237,6 @@ class PathSlopes:
         seen = [read_by(self.base, site) for site in sites] if stream is None else self._explained(read, code, stream)
         found: Tensor = code.site(*seen) - before
         return found
-
-    def _coded(self, read: Read, stream: Tensor | None, live: bool) -> Tensor:
-        decoder, every = self.bucket.lm.decoder, self.bucket.every
-        return passed_on(decoder, self.own, read.coded, self._encoded(read, stream), every, 0)
 
     def _explained(self, read: Read, code: Any, stream: Tensor) -> tuple[Tensor, Tensor]:
         """What a dictionary reads and explains where its block sees a stream."""

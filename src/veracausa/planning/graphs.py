@@ -21,6 +21,7 @@ from veracausa.estimates.learned.masks import MaskWork
 from veracausa.estimates.parts import PATHS
 from veracausa.estimates.paths import edge_tapes
 from veracausa.estimates.recorded_slopes import read, recorded_sites, told
+from veracausa.estimates.run_changes import tokens_at_once
 from veracausa.planning.groups import Group, codes, groups_of, logits, most, scores, whole
 from veracausa.planning.patched import circuit_rows
 from veracausa.units.edges import Edges
@@ -154,6 +155,10 @@ def _sloped(work: FeatureEdgesWork | FeatureCircuitWork, senders: int, shapes: F
     tape = group.pairs * shapes.pair(s, n, shapes.held(sites, n)) + group.tokens * read(lm, work.kinds)
     graph = group.tokens * shapes.graph(n, True)
     beside = group.tokens * (shapes.back(n, True) + told(shapes, len(work.places), senders))
+    if work.runs:  # a row of a sender: a block, what it hands on, and what an encoder makes of it
+        kept = group.tokens * (told(shapes, len(work.places), 0) + 2 * read(lm, work.kinds))
+        token = shapes.row(n) + 3 * shapes.width * shapes.wide
+        beside = max(beside, kept + tokens_at_once(lm, s, n, group.pairs, work.runs) * token)
     own = Memory(recordings=tape, gradients=max(graph + beside, whole(shapes, n)) + logits(shapes, group.pairs))
     if not (work.averaged and work.read):
         return own

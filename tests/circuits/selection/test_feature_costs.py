@@ -34,6 +34,9 @@ def test_forecasts_are_what_calls_cost(laid, method):
     assert len(circuit.parts) == 6 and "no more were asked for" in circuit.sentences[0]
     # at most: of six nodes those of the first site have nothing before them, and no backward pass of their own
     assert price.token_layers < circuit.cost.token_layers <= price.most < 2 * circuit.cost.token_layers
+    run = vc.forecast(vc.circuits.feature_circuit, lm, task, measure=False, upstream="run", **how)
+    spent = vc.circuits.feature_circuit(lm, task, upstream="run", **how, **QUIET).cost.token_layers
+    assert run.token_layers == price.token_layers < spent <= run.most
     with pytest.raises(MethodError, match="one node at most"):
         vc.circuits.feature_circuit(lm, task, most=0, **QUIET)
 
@@ -85,7 +88,7 @@ def test_a_killed_call_goes_on(laid, tmp_path, monkeypatch):
         calls[1](out=folder)
 
 
-@pytest.mark.parametrize("what", ["edges", "circuit"])
+@pytest.mark.parametrize("what", ["edges", "circuit", "runs"])
 def test_memory_is_told_and_kept_to(tiny, what):
     sizes = {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 4, "head_dim": 16}
     lm = tiny("llama", dtype=torch.float32, **sizes, num_attention_heads=4, num_key_value_heads=2)
@@ -95,6 +98,10 @@ def test_memory_is_told_and_kept_to(tiny, what):
     task = task_of(others)  # all differ at one token, so that they can be recorded together
     verb, how = {
         "edges": (vc.estimates.feature_edges, {"units": ["f1.low.3->...->f3.5", "f1.low.error->f3.error"]}),
+        "runs": (
+            vc.estimates.feature_edges,
+            {"units": ["f1.low.3->...->f3.5", "f1.low.error->f3.error", "f1.low.error->...->m2"], "upstream": "run"},
+        ),
         "circuit": (vc.circuits.feature_circuit, {"method": "ig", "nodes": 3, "most": 4, "node_threshold": 0.0}),
     }[what]
     whole = verb(lm, task, **how, **QUIET)

@@ -16,8 +16,7 @@ def laid(lm):
     """Dictionaries of two streams and of all that is between them, and one before: name → (ours, plain)."""
     sites = {"low": "m0", "stream": "r1", "att": "a1", "mlp": "m1", "top": "r2"}
     return {
-        name: dictionary(lm.width, site, "relu", seed=5 + i, name=name)
-        for i, (name, site) in enumerate(sites.items())
+        name: dictionary(lm.width, site, "relu", seed=5 + i, name=name) for i, (name, site) in enumerate(sites.items())
     }
 
 
@@ -28,13 +27,19 @@ def names_of(name):
 
 @pytest.mark.cases(1)
 @pytest.mark.parametrize("family", mostly_slow(["llama", "gpt_neox"], fast=("llama",)))
-@pytest.mark.parametrize(("method", "positions", "ablation"), [("ig", False, "counterfactual"), ("atp", True, "zero")])
-def test_nodes_and_edges_are_those_of_the_definitions(family, method, positions, ablation):
+@pytest.mark.parametrize(
+    ("method", "positions", "ablation", "upstream"),
+    [
+        ("ig", False, "counterfactual", "slope"), ("atp", True, "zero", "slope"), ("ig", True, "counterfactual", "run"),
+        pytest.param("atp", False, "zero", "run", marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
+def test_nodes_and_edges_are_those_of_the_definitions(family, method, positions, ablation, upstream):
     hf, lm, found, task = asked(family)
     pairs = laid(lm)
     lm = lm.reading(*(ours for ours, _ in pairs.values()))
     plain, nodes = {name: theirs for name, (_, theirs) in pairs.items()}, 3 if method == "ig" else 0
-    how = {"method": method, "nodes": nodes or 1, "positions": positions, "ablation": ablation}
+    how = {"method": method, "nodes": nodes or 1, "positions": positions, "ablation": ablation, "upstream": upstream}
     circuit = vc.circuits.feature_circuit(lm, task, node_threshold=1.0, edge_threshold=0.0, **how, **QUIET)
     naive = [Circuit(hf, family, pair, plain, nodes, ablation == "zero") for pair in found]
     for scores in circuit.nodes:
@@ -50,7 +55,8 @@ def test_nodes_and_edges_are_those_of_the_definitions(family, method, positions,
             (a, u, i), (b, d, j) = names_of(up), names_of(down)
             if a == b:
                 continue
-            wanted = [one.edge(a, u, b, d, (i, j)) for one in naive]
+            edge = "run_edge" if upstream == "run" else "edge"
+            wanted = [getattr(one, edge)(a, u, b, d, (i, j)) for one in naive]
             if (up, down) in edges:
                 assert edges[up, down].tolist() == pytest.approx(wanted, rel=1e-9, abs=1e-8), (up, down)
             else:  # against the stream, or past a dictionary of it

@@ -1,4 +1,5 @@
-"""Scores of edges between nodes of a circuit of features: one backward pass for each downstream node."""
+"""Scores of edges between nodes of a circuit of features: one backward pass for each downstream node, or one run for
+each upstream one."""
 
 from __future__ import annotations
 
@@ -16,12 +17,14 @@ from veracausa.cost import Cost
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.guard import attention_function
 from veracausa.engine.path_codes import Coded
-from veracausa.engine.routes import Read
+from veracausa.engine.routes import Read, Station
 from veracausa.engine.session import Session, session
 from veracausa.engine.work import recorded_runs
+from veracausa.estimates.edges_of_features import Upstream
 from veracausa.estimates.mean_slopes import walked
 from veracausa.estimates.path_slopes import PathSlopes, stopped
 from veracausa.estimates.recorded_slopes import recorded_slopes, slope_buckets
+from veracausa.estimates.run_changes import blocks_run, run_changes
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -35,7 +38,7 @@ _COMPARED = 2
 class SlopesWork:
     """Edges of a circuit; `nodes`: points that the downstream gradient is averaged over (0: at the clean run).
 
-    `zero`: parts are replaced by nothing, else by their values in the corrupted run.
+    `zero`: parts are replaced by nothing, else by their values in the corrupted run. `upstream`: see `feature_edges`.
     """
 
     lm: Model
@@ -43,6 +46,7 @@ class SlopesWork:
     edges: Sequence[Edge]
     nodes: int
     zero: bool
+    upstream: Upstream
     kind: ClassVar[str] = "gradients"
 
     @cached_property
@@ -72,14 +76,19 @@ class SlopesWork:
         return len(self.groups())
 
     def tokens(self) -> float:
-        """Token-layers: both runs recorded, and a backward pass for the metric and each downstream node."""
+        """Token-layers: both runs recorded, a backward pass for the metric, and one for each downstream node, or a run
+        of each upstream one (at most: sites that are held cost nothing).
+        """
         groups, layers = self.groups(), self.lm.layers
         found = recorded_runs(self.lm, self.task, groups)
         walk = walked(self.lm, self._read, self.nodes) if self.nodes else layers
         for start, examples in groups:
             length = self.task.lengths[examples[0]]
-            here = sum(start <= down.position < length or down.position < 0 for down in self.downs)
-            found += len(examples) * (length - start) * (walk + layers * here)
+            if self.upstream == "run":
+                here = blocks_run(self.lm.graph, [*_ends(self.downs, start, length).values()])
+            else:
+                here = sum(start <= down.position < length or down.position < 0 for down in self.downs) * layers
+            found += len(examples) * (length - start) * (walk + here)
         return found
 
     @property
@@ -113,8 +122,37 @@ def _bucket(call: Session, work: SlopesWork, start: int, examples: tuple[int, ..
         )  # fmt: skip
         if not slopes.means:
             slopes.at((True,), slopes.places[0])  # the metric's own slope, which nothing stops
-        for down, ups in downs.items():
+        if work.upstream == "run":
+            call.put((index[:, None], [i for ups in downs.values() for i in ups]), _ran(slopes, downs, start))
+        for down, ups in downs.items() if work.upstream == "slope" else ():
             call.put((index[:, None], [*ups]), _into(slopes, down, [*ups.values()], start))
+
+
+def _ran(slopes: PathSlopes, downs: dict[Node, dict[int, Node]], start: int) -> Tensor:
+    """Scores of all edges by runs of upstream nodes, [pairs, edges]; NaN where a pair lacks a node's position."""
+    lm, length = slopes.bucket.lm, slopes.bucket.tape.length
+    held = {(one.behind, one.layer) for one in parts_of(lm) if one.behind != "stream"}
+    ends = _ends(downs, start, length)
+    found = dict(run_changes(slopes, list(dict.fromkeys(ends.values())), held))
+    edges = [(up, down) for down, ups in downs.items() for up in ups.values()]
+    lacking = torch.tensor([max(up.position, down.position) >= length for up, down in edges])
+    return torch.stack([found[ends[edge]] for edge in edges], 1).cpu().masked_fill(lacking, float("nan"))
+
+
+def _ends(downs: dict[Node, dict[int, Node]], start: int, length: int) -> dict[Edge, Station]:
+    """Each edge as the last station of a path; without a reader where one is before the first position that is run."""
+
+    def placed(node: Node) -> tuple[tuple[Coded, int, int], ...]:
+        first, last = node.place(start, length)
+        return ((node.part, max(first, 0), last),) if last >= 0 else ()
+
+    found = dict[Edge, Station]()
+    for down, ups in downs.items():
+        seen = placed(down)
+        reads = (Read(down.part.layer, False, (), seen),) if seen else ()
+        for up in ups.values():
+            found[up, down] = Station(Station(None, True, coded=placed(up)), True, reads=reads)
+    return found
 
 
 def _into(slopes: PathSlopes, down: Node, ups: Sequence[Node], start: int) -> Tensor:

@@ -10,6 +10,10 @@ stood in the way of: its attention or MLP gives no gradient, and nothing passes 
 goes through. So where attention, MLPs and streams of all layers have dictionaries, these are the paper's edges, along
 the stream alone; where parts between have none, their answers count. Errors are nodes like features.
 
+`upstream="run"`: in the place of ∂d/∂u · (u' − u) is what d changes by in a run in which u alone goes to its
+replacement, the other sites held (`estimates.run_changes`); then each upstream node costs a run, and downstream ones no
+backward pass.
+
 T_N is asked of the mean over pairs; the authors' program asks it of each pair and position before it takes means. Edges
 to the logits are the scores of parts behind which no dictionary reads, as there.
 
@@ -38,7 +42,7 @@ from veracausa.effects.laid import for_parts, with_dictionary
 from veracausa.engine.work import gives, recorded_runs
 from veracausa.errors import MethodError, UnitError
 from veracausa.estimates.attribute import AttributeWork, attribute
-from veracausa.estimates.edges_of_features import EDGE_METHODS, EdgeMethod
+from veracausa.estimates.edges_of_features import EdgeMethod, Upstream, require_method
 from veracausa.estimates.mean_slopes import walked
 from veracausa.estimates.method import Method
 from veracausa.estimates.recorded_slopes import slope_buckets
@@ -69,6 +73,7 @@ class FeatureCircuitWork:
     positions: bool
     ablation: str
     most: int | None
+    upstream: Upstream
     kind: ClassVar[str] = "gradients"
     what: ClassVar[str] = "a circuit of features"
 
@@ -111,19 +116,30 @@ class FeatureCircuitWork:
         return sum(one.tokens() for one in self.scorings)
 
     def at_most(self) -> float:
-        """The same with a backward pass for every part that may be a node."""
+        """The same with a backward pass, or a run, for every part that may be a node."""
         groups, lm = self.groups(), self.lm
-        parts = sum(len(one.units) for one in self.scorings)
-        back = lm.layers * (1 + (parts if self.most is None else min(parts, self.most)))
+        back = lm.layers * (1 + self._nodes) + self.runs * len(lm.decoder.codes)
         walk = walked(lm, self.read, self.nodes) if self.nodes and self.read else 0
         tokens = sum((self.task.lengths[own[0]] - start) * len(own) for start, own in groups)
         return self.tokens() + recorded_runs(lm, self.task, groups) + tokens * (back + walk)
+
+    @property
+    def _nodes(self) -> int:
+        """How many there are at most."""
+        parts = sum(len(one.units) for one in self.scorings)
+        return parts if self.most is None else min(parts, self.most)
+
+    @property
+    def runs(self) -> int:
+        """Nodes that are run up to those that read them, at most."""
+        return self._nodes if self.upstream == "run" else 0
 
     @property
     def settings(self) -> dict[str, Any]:
         """What the header says."""
         method = "ig" if self.nodes else "atp"
         told: dict[str, Any] = {"method": method, "nodes": self.nodes or None, "positions": self.positions}
+        told |= {"upstream": self.upstream}
         told |= {"tokens": list(self.task.tokens(0)[0])} if self.positions else {}
         return told | {"ablation": self.ablation, "most": self.most, **dictionary_settings(self.lm, *self.kinds)}
 
@@ -150,7 +166,7 @@ class FeatureCircuitWork:
         """Of edges, with the parts told apart that are their ends."""
         ends = {node.part: None for edge in edges for node in edge}
         own = for_parts(self.lm, [(part.kind, part.layer, part.index) for part in ends])
-        return SlopesWork(own, self.task, edges, self.nodes, self.alone)
+        return SlopesWork(own, self.task, edges, self.nodes, self.alone, self.upstream)
 
     def _scored(self, scoring: AttributeWork, show_progress: bool, out: str | Path | None) -> Scores:
         """The scores of one kind of parts, read from the folder if an earlier call finished them there.
@@ -179,6 +195,7 @@ def feature_circuit(
     edge_threshold: float = 0.01,
     method: EdgeMethod = "ig",
     nodes: int = 10,
+    upstream: Upstream = "slope",
     positions: bool = False,
     ablation: Literal["counterfactual", "zero"] = "counterfactual",
     most: int | None = None,
@@ -193,6 +210,7 @@ def feature_circuit(
         node_threshold, edge_threshold: T_N and T_E, in units of the metric (theirs: 0.1 and 0.01 of a logit
             difference). Every node over T_N costs a backward pass: raise it where there are thousands.
         method: "ig" or "atp"; nodes: points of "ig".
+        upstream: of edges, what d changes by: "slope" (theirs) or "run"; see `vc.estimates.feature_edges`.
         positions: False sums over positions; True makes every position a node, for templates.
         ablation: what replaces a part: its value in the corrupted run, or "zero".
         most: nodes at most, the strongest of those over T_N (default: all).
@@ -211,23 +229,23 @@ def feature_circuit(
     >>> vc.circuits.part_curve(lm, task, circuit, dictionary=[lower, upper]).faithfulness
     """
     lm = with_dictionary(lm, dictionary)
-    _require(lm, task, method, nodes, ablation, (node_threshold, edge_threshold), most)
+    require_method(method, nodes, upstream)
+    _require(lm, task, ablation, (node_threshold, edge_threshold), most)
     how = Method(path="layer", grid="left", nodes=nodes) if method == "ig" else Method()
     asked: dict[str, Any] = {"method": how, "baseline": "zero" if ablation == "zero" else "corrupted"}
     kinds = [kind + "@positions" * positions for kind in sorted({kind for kind, _ in lm.decoder.codes})]
     scorings = tuple(cast("AttributeWork", attribute.work(lm, task, units=cast("Any", one), **asked)) for one in kinds)
     points = nodes if method == "ig" else 0
-    return FeatureCircuitWork(lm, task, scorings, node_threshold, edge_threshold, points, positions, ablation, most)
+    return FeatureCircuitWork(
+        lm, task, scorings, node_threshold, edge_threshold, points, positions, ablation, most, upstream
+    )
 
 
-def _require(
-    lm: Model, task: Task, method: str, nodes: int, ablation: str, thresholds: tuple[float, float], most: int | None
-) -> None:
+def _require(lm: Model, task: Task, ablation: str, thresholds: tuple[float, float], most: int | None) -> None:
     """Raise MethodError or UnitError for what cannot be asked, before anything is run."""
-    if method not in EDGE_METHODS or nodes < 1 or ablation not in ("counterfactual", "zero"):
+    if ablation not in ("counterfactual", "zero"):
         raise MethodError(
-            f"method={shown(method)}, nodes={nodes}, ablation={shown(ablation)}: circuits of features are estimated "
-            f"by {' or '.join(EDGE_METHODS)} with one node or more, ablation 'counterfactual' or 'zero'."
+            f"ablation={shown(ablation)}: parts of circuits of features are replaced by 'counterfactual' or 'zero'."
         )
     if not all(isinstance(one, int | float) and one >= 0 for one in thresholds):
         raise MethodError(f"Thresholds {thresholds} are not both 0 or more, in units of the metric.")
