@@ -3,10 +3,13 @@
 Every ranking is scored on some pairs and judged on others by `vc.circuits.scoreboard`: areas of f in which overshoot
 earns nothing, what flips the answers, how much an adversary needs, what the circuit does to the other tasks, stability
 and price. Scores, pieces and the board so far are kept in OUT as they end, so that a time limit loses nothing: run it
-again to go on. Further rankings are added by name in `RANKINGS`.
+again to go on. Further rankings are added by name in `RANKINGS`; "matryoshka+" and "adversarial+" are learned from the
+iterated ranking on. What learns is dear (140 forward passes of the scored pairs, "edge-pruning" 1,380), and not among
+the usual ones.
 
     python benchmarks/scoreboard.py --model smollm2-135m --out out/scoreboard
     python benchmarks/scoreboard.py --tasks ioi --rankings eap-ig,iterated --pairs 16 --held-out 32 --out out/scoreboard
+    python benchmarks/scoreboard.py --judge ioi --rankings iterated,matryoshka+ --out out/scoreboard
     python benchmarks/scoreboard.py --collect out/scoreboard        # the tables as Markdown, without running anything
 """
 
@@ -29,45 +32,58 @@ from veracausa.tasks.task import Task
 
 def preset(method: str) -> Callable[..., vc.Scores]:
     """A one-shot estimate."""
-    return lambda lm, task, seed, steps: vc.attribute(lm, task, units="edges", method=method)
+    return lambda lm, task, seed, given: vc.attribute(lm, task, units="edges", method=method)
 
 
-def random(lm: vc.Model, task: Task, seed: int, steps: int) -> vc.Scores:
+def random(lm: vc.Model, task: Task, seed: int, given: Any) -> vc.Scores:
     """Edges in a random order, which costs nothing."""
     drawn = random_ranking(vc.attribute(lm, task, units="edges", method="eap", show_progress=False), seed)
     return replace(drawn, cost=replace(drawn.cost, forward=0, backward=0))
 
 
-def learned(how: str) -> Callable[..., vc.Scores]:
-    """Gates, learned for all sizes or for the size that is attacked; each in steps of its own where none are given."""
-    return lambda lm, task, seed, steps: vc.circuits.learn(lm, task, how=how, keep=0.02, steps=steps or None, seed=seed)
+def learned(how: str, start: str = "") -> Callable[..., vc.Scores]:
+    """Gates, learned for all sizes or for the size that is attacked, from nothing or from the ranking `start` on.
+
+    Each takes steps of its own where none are given.
+    """
+
+    def score(lm: vc.Model, task: Task, seed: int, given: Any) -> vc.Scores:
+        begin = scores_of(lm, task, start, given)[0] if start else None
+        found = vc.circuits.learn(lm, task, how=how, keep=given.size, steps=given.steps or None, start=begin, seed=seed)
+        return found if begin is None else replace(found, cost=found.cost + begin.cost)
+
+    return score
 
 
-#: Name → how it is scored, given the model, the pairs, a seed, and the steps of what learns.
-RANKINGS: dict[str, Callable[[vc.Model, Task, int, int], vc.Scores]] = {
+#: Name → how it is scored, given the model, the pairs, a seed, and the options of this benchmark.
+RANKINGS: dict[str, Callable[[vc.Model, Task, int, Any], vc.Scores]] = {
     "eap": preset("eap"),
     "eap-ig": preset("eap-ig"),
-    "iterated": lambda lm, task, seed, steps: vc.circuits.iterate(lm, task),
+    "iterated": lambda lm, task, seed, given: vc.circuits.iterate(lm, task),
     "learned": learned("top-k"),
     "matryoshka": learned("matryoshka"),
+    "matryoshka+": learned("matryoshka", start="iterated"),
     "adversarial": learned("adversarial"),
+    "adversarial+": learned("adversarial", start="iterated"),
     "edge-pruning": learned("edge-pruning"),
     "ugs": learned("ugs"),
     "random": random,
 }
-#: Those whose scores depend on the seed.
-SEEDED = {"learned", "matryoshka", "adversarial", "edge-pruning", "ugs", "random"}
+#: Those that learn, for one size; their scores depend on the seed.
+LEARNED = {"learned", "matryoshka", "matryoshka+", "adversarial", "adversarial+", "edge-pruning", "ugs"}
+SEEDED = {*LEARNED, "random"}
 #: Those that are judged where none are named.
-USUAL = ("eap", "eap-ig", "iterated", "learned", "random")
+USUAL = ("eap", "eap-ig", "iterated", "random")
 
 
 def scores_of(lm: vc.Model, task: Task, name: str, given: Any) -> list[vc.Scores]:
     """A ranking, once for every seed where it has any; kept in a file each."""
     found = []
     for seed in range(given.seeds if name in SEEDED else 1):
-        path = given.out / f"{given.model}-{task.name}-{name}-{len(task)}-{seed}-{given.steps}.safetensors"
+        own = f"{given.steps}-{given.size:g}" if name in LEARNED else str(given.steps)
+        path = given.out / f"{given.model}-{task.name}-{name}-{len(task)}-{seed}-{own}.safetensors"
         if not path.exists():
-            RANKINGS[name](lm, task, seed, given.steps).save(path)
+            RANKINGS[name](lm, task, seed, given).save(path)
         found.append(vc.open(path))
     return found
 
@@ -115,6 +131,7 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--tasks", default=",".join(TASKS), help="judged one by one; the others show specificity")
+    parser.add_argument("--judge", default="", help="of these tasks, only those that are judged; default all")
     parser.add_argument("--rankings", default=",".join(USUAL), help=f"of {', '.join(RANKINGS)}")
     parser.add_argument("--pairs", type=int, default=8, help="that are scored")
     parser.add_argument("--held-out", type=int, default=32, help="that rankings are judged on")
@@ -131,9 +148,12 @@ def main() -> None:
     if given.collect:
         print(collect(given.collect, command))
         return
+    judged = (given.judge or given.tasks).split(",")
+    if unknown := [name for name in judged if name not in given.tasks.split(",")]:
+        parser.error(f"--judge {','.join(unknown)}: not among --tasks {given.tasks}")
     given.out.mkdir(parents=True, exist_ok=True)
     lm = vc.load(given.model, device=given.device)
-    for name in given.tasks.split(","):
+    for name in judged:
         judge(lm, name, given.rankings.split(","), given)
     print(collect(given.out, f"{command} --model {given.model} --device {given.device}"))
 

@@ -55,6 +55,9 @@ def test_ends():
     zero = vc.circuits.part_curve(lm, task, scores, errors="moved", ablation="zero", **QUIET)
     assert zero.sizes[-1] == most - 1 and "errors moved · ablation zero" in zero.describe()
     assert list(zero.table()["parts"]) == list(zero.sizes)
+    one = vc.circuits.part_curve(lm, task, scores, sizes=(1,), **QUIET)
+    assert one.sentences[0].startswith(f"The strongest one of {most} parts holds ")
+    assert one.sentences[1].startswith("Without the strongest one ")
 
 
 def test_what_is_refused():

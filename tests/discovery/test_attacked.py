@@ -52,7 +52,8 @@ def test_it_is_the_public_call_on_the_pairs_held_out(lm, task, found):
     assert attack.attempts == alone.attempts and torch.equal(attack.metric, alone.metric)
     assert float(attack.f[0]) == pytest.approx(found.evaluation.circuit.f, abs=1e-6)  # r = 0 is faithfulness
     assert {one.budget for one in attack.attempts} == {"none", "sparse", "bounded"}
-    assert found.evaluation.sentences[-3:-1] == alone.said() and "other edges" in alone.said()[0]
+    said = alone.said()
+    assert found.evaluation.sentences[-1 - len(said) : -1] == said and "other edges" in said[-2]
     assert "chose by these very pairs" in found.evaluation.sentences[-1]
     assert alone.radii() in found.describe() and alone.radii() in found.evaluation.describe()
     assert found.evaluation.cost.token_layers == found.steps[-1].token_layers + sum(

@@ -253,13 +253,14 @@ class Attack(Ran):
             f"{name}f is {share(float(self.f[own]), float(self.stderr[own]))} when the {self.others[number]:,} other "
             f"{self.parts} {carries} ({counted(len(self.measured.gap), 'pair')})."
         ]
-        if not INSIDE[0] <= float(self.f[own]) <= INSIDE[1]:
-            said.append(f"That is outside of [{INSIDE[0]:g}, {INSIDE[1]:g}] before anything else is changed.")
         return [*said, *self.said(number)]
 
     def said(self, number: int = 0) -> tuple[str, ...]:
-        """What every budget takes to move one circuit, a sentence each."""
-        return tuple(self._said(budget, number, each) for budget, each in self._attacked(number))
+        """Whether f is outside of `INSIDE` by itself, and what every budget takes to move it, a sentence each."""
+        own, (low, high) = float(self.f[self.attempts.index(Attempt(number))]), INSIDE
+        first = f"f by itself, {plain(own)}, is outside of [{low:g}, {high:g}] before anything else is changed."
+        told = (self._said(budget, number, each) for budget, each in self._attacked(number))
+        return (*(() if low <= own <= high else (first,)), *told)
 
     def _attacked(self, number: int) -> list[tuple[str, bool]]:
         """Budgets that a circuit was attacked with, by weights for all pairs (False) and for each."""
