@@ -52,7 +52,7 @@ class Circuit:
             ]
             run(self.model, self.family, self.pair.clean, [*held, (one.writes, lambda x, m=moved: x + m), *keep])
             found.append(other.parts(seen[0], seen[1])[b])
-        written = (self.mean[down] * (found[1] - found[0])).sum(-1)
+        written = (self.mean[down] * (found[1] - found[0])).sum(-1).detach()
         return float(written.sum() if at[1] is None else written[at[1]])
 
     def edge(self, up, a, down, b, at=(None, None)):
