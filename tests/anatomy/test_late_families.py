@@ -97,3 +97,26 @@ def test_blocks_with_different_numbers_of_heads_are_told_whole():
     assert max(map(abs, true)) > 0.01 and ours.tolist() == pytest.approx(true, abs=1e-5)
     with pytest.raises(ArchitectureError, match=r"no heads .* different numbers of heads. Ask for whole attention"):
         vc.exact(lm, TASK, **QUIET)
+
+
+def test_a_group_of_one_is_the_unit_where_experts_are_given_whole_prompts():
+    """DBRX hands its experts [prompts, positions, width], others one token after another."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        "dbrx", d_model=32, n_heads=4, n_layers=3, max_seq_len=32, vocab_size=40, pad_token_id=0,
+        attn_config={"rope_theta": 10000.0, "kv_n_heads": 2, "clip_qkv": 8.0},
+        ffn_config={"ffn_hidden_size": 16, "moe_num_experts": 4, "moe_top_k": 2, "hidden_size": 32},
+    )  # fmt: skip
+    hf = AutoModelForCausalLM.from_config(config).eval().double()
+    for weight in hf.parameters():
+        weight.data = 0.4 * torch.randn_like(weight)
+    lm = as_model(hf, "dbrx")
+    task = Task("t", 2 * TASK.clean, 2 * TASK.corrupted, ((3,), (7,)), ((4,), (2,)))
+    names = ["m0.e1", "m1.e2.n3", "m2.e0", "m1.e0.n5"]
+    alone = vc.exact(lm, task, units=names[:1], **QUIET).values, vc.exact(lm, task, units=names[1:2], **QUIET).values
+    groups = vc.exact(lm, task, units=[(names[0],), (names[1],), (names[1], names[2]), (names[3], names[0])], **QUIET)
+    torch.testing.assert_close(groups.values[:, :2], torch.cat(alone, 1), atol=1e-9, rtol=0)
+    assert float(groups.values.abs().min()) > 1e-6
+    whole = vc.exact(lm, task, units=["m1"], **QUIET).values
+    parts = vc.exact(lm, task, units=[tuple(f"m1.e{i}" for i in range(4))], **QUIET).values
+    torch.testing.assert_close(parts, whole, atol=1e-9, rtol=0)

@@ -142,13 +142,14 @@ def _at_experts(block: Block, found: Sequence[Override]) -> list[Any]:
     def logits(own: Tensor) -> Tensor:
         return routers[0].of(own.reshape(rows[0], -1, mixture.count)).reshape_as(own)
 
-    def adding(_: Any, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor) -> Tensor:
-        for one in neurons:
-            output = one.of_neurons(mixture, block.found, rows[0], (*args, *kwargs.values()), output)
+    def adding(_: Any, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], given: Tensor) -> Tensor:
+        called, output = [one.flatten(0, -2) for one in (*args, *kwargs.values())], given.flatten(0, -2)
+        for one in neurons:  # some families' experts are given tokens one by one, others' by prompt
+            output = one.of_neurons(mixture, block.found, rows[0], called, output)
         for one in experts:
-            output = one.of_experts(mixture, block.found, rows[0], (*args, *kwargs.values()), output)
+            output = one.of_experts(mixture, block.found, rows[0], called, output)
         routed[:] = [output.unflatten(0, (rows[0], -1)) * mixture.scale]
-        return output
+        return output.view_as(given)
 
     def sharing(output: Tensor) -> Tensor:
         return routed[0] + shared[0].of(output - routed[0])
