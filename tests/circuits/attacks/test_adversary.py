@@ -145,6 +145,9 @@ def test_the_radius_is_where_f_leaves():
     assert made(f=(0.9, 0.8, 0.7, 0.6)).radius() == (100, None, None)
     assert made(f=(0.4, 0.8, 0.7, 0.6)).radius() == (0, 0, None)
     assert made(f=(1.4, 1.6, 0.7, 0.6)).radius().outside == 10
+    found = made(f=(0.9, 0.8, 0.4, 0.2, 0.88))
+    found = dataclasses.replace(found, attempts=(*found.attempts, Attempt(0, "sparse", 40, "random")))
+    assert "f from 0.900 to 0.400 ± 0.000; 40 random ones give 0.880 on average." in found.said()[0]
     outside = made(f=(0.4, 0.8, 0.7, 0.6)).said()[0]
     assert outside == "f by itself, 0.400, is outside of [0.5, 1.5] before anything else is changed."
     assert "estoring 30 of the 95 other edges takes f from 0.900 to 0.400" in " ".join(made().sentences)

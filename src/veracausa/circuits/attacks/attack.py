@@ -285,11 +285,22 @@ class Attack(Ran):
         if not breaks:
             f = self.f[self._within(budget, amount, number, each)]
             said = f"{what} leave{one} f between {plain(float(f.min()))} and {plain(float(f.max()))}"
-        drawn = self.random(budget, amount, number)
-        said += f"; random ones give {plain(float(drawn.mean()), 3)} on average" if len(drawn) else ""
+        said += self._said_of_random(budget, amount, number)
         far = float(self.carried[0][at])
         said += f"; the strongest of them on held-out pairs: {plain(far, 3)}" if far == far else ""
         return sentence(said)
+
+    def _said_of_random(self, budget: str, amount: float, number: int) -> str:
+        """What random weights do: as many, or the next more that were drawn, where a radius lies in between."""
+        drawn = {
+            one.amount for one in self.attempts if (one.circuit, one.budget, one.by) == (number, budget, RANDOM)
+        }  # fmt: skip
+        more = min((one for one in drawn if budget == "free" or one >= amount), default=None)
+        if more is None:
+            return ""
+        of_size = {"sparse": f"{more:,.0f} random ones", "bounded": f"random ones of at most {more:.3g}"}
+        who = "random ones" if budget == "free" or more == amount else of_size[budget]
+        return f"; {who} give {plain(float(self.random(budget, more, number).mean()), 3)} on average"
 
     def describe(self) -> str:
         """What was attacked, with what, and the radii."""
