@@ -14,7 +14,8 @@ import numpy as np
 from veracausa.anatomy.graph import Graph
 from veracausa.choices import CircuitParts, Ranking
 from veracausa.engine.circuit_forward import all_edges_mask
-from veracausa.errors import UnitError
+from veracausa.engine.identity import difference
+from veracausa.errors import MethodError, UnitError
 from veracausa.scores.scores import Scores
 from veracausa.suggestions import did_you_mean
 from veracausa.units.edges import Edges
@@ -41,8 +42,10 @@ class Ranked:
         """The parts that scores are of, ranked by them; `inputs`: with edges out of the input.
 
         Raises:
-            UnitError: they are of parts at single positions, of another model, or of others than edges and nodes.
+            UnitError: they are of parts at single positions, or of others than edges and nodes. MethodError: they are
+                about another model.
         """
+        require_about(lm, scores)
         graph, order, units = lm.graph, np.array(scores.ranking(by)), scores.units
         if isinstance(units, Edges):
             if units.positional or units.graph != graph:
@@ -79,3 +82,13 @@ class Ranked:
     def without(self, count: int) -> Bool[np.ndarray, "readers writers"]:
         """The whole graph without them."""
         return np.asarray(all_edges_mask(self.graph) & ~self.strongest(count))
+
+
+def require_about(lm: Model, scores: Scores) -> None:
+    """Raise MethodError if scores are about another model, or another state of it, than the one that they rank."""
+    found = scores.model.get("identity", "")
+    if found and (differing := difference(found, lm.identity)):
+        raise MethodError(
+            f"The scores are about {scores.model['source']}, but this model, {lm.source}, now has other {differing}. "
+            "Score this one; to try a circuit of the other here, take vc.Circuit.from_names(lm, circuit.names)."
+        )

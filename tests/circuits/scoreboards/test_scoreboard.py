@@ -88,13 +88,18 @@ def test_what_is_missing_says_why(asked):
 def test_seeds_are_compared_and_pairs_that_were_scored_are_told(asked):
     lm, task, _, rankings = asked
     same = vc.attribute(lm, task, units="edges", method="eap", **QUIET)
+    seeds = [replace(one, method="masks") for one in rankings.values()]
     found = vc.circuits.scoreboard(
-        lm, task, {"twice": [same, same], "both": list(rankings.values())}, parts=["curve"], sizes=(1.0,), **QUIET
+        lm, task, {"twice": [same, same], "both": seeds}, parts=["curve"], sizes=(1.0,), **QUIET
     )
     assert found.cells["twice"]["stable seeds"].value == 1
     tops = [{*one.ranking("abs_mean")[: found.settings["edges"]]} for one in rankings.values()]
     assert found.cells["both"]["stable seeds"].value == len(tops[0] & tops[1]) / len(tops[0] | tops[1])
     assert len(found.notes) == 1 and found.notes[0].startswith("twice was scored on these very pairs")
+    with pytest.raises(MethodError, match="one method with other seeds"):
+        vc.circuits.scoreboard(lm, task, {"both": list(rankings.values())}, parts=["curve"], **QUIET)
+    with pytest.raises(MethodError, match="'nope'"):
+        found.best("nope")
 
 
 def test_an_interrupted_board_goes_on(asked, tmp_path, monkeypatch):

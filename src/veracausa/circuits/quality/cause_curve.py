@@ -122,6 +122,8 @@ class CauseCurve(Ran):
 
         >>> found.reach(0.9).at
         """
+        if not 0 < wanted <= 1:
+            raise MethodError(f"wanted={wanted}: give a share of the pairs over 0, up to 1.")
         sizes, flips = np.array([0, *self.sizes]), self.flips.double().numpy()
         first = _first(flips.mean(1)[None], wanted, sizes)[0]
         interval = None

@@ -21,6 +21,7 @@ from scipy.integrate import trapezoid
 from veracausa.arguments import shown
 from veracausa.choices import Ablation, Ranking
 from veracausa.circuits.quality.faithfulness import Faithfulness, faithfulness_of, pack_runs
+from veracausa.circuits.ranked import require_about
 from veracausa.circuits.runs.ablations import SETTLED
 from veracausa.circuits.runs.run_circuits import CircuitRuns, Judged, Outcomes
 from veracausa.doors import through
@@ -236,6 +237,7 @@ def curve(
     >>> vc.curve(lm, held_out, scores).table()
     """
     graph = lm.graph
+    require_about(lm, scores)
     if not isinstance(scores.units, Edges) or scores.units.graph != graph or len(scores.units) != graph.size:
         raise UnitError(f"A curve needs scores of all {graph.size:,} edges of {lm.name}; these are {scores.units!r}.")
     require_sizes(sizes)

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from veracausa.circuits.scoreboards.columns import COLUMNS, NEITHER, SMALLER
 from veracausa.cost import Cost
+from veracausa.errors import MethodError
 from veracausa.result import Shown
 from veracausa.storage.files import at, read_json, write_json
 from veracausa.storage.schema import MODEL, TASK, cost, flag, many, mapped, maybe, number, reading, record, text
+from veracausa.suggestions import not_known
 from veracausa.words import counted, listed
 
 if TYPE_CHECKING:
@@ -71,6 +73,8 @@ class Scoreboard(Shown):
 
     def best(self, column: str) -> str | None:
         """The ranking that leads in a column; None where no cell is known. Beyond a bound counts as infinite."""
+        if column not in COLUMNS:
+            raise MethodError(not_known("column of a scoreboard", column, COLUMNS))
         known = {
             name: own[column] for name, own in self.cells.items() if column in own and own[column].value is not None
         }

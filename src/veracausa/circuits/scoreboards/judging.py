@@ -23,6 +23,7 @@ from veracausa.circuits.quality.cause_curve import cause_curve, load_cause_curve
 from veracausa.circuits.quality.curve import SIZES, curve, require_sizes
 from veracausa.circuits.quality.files import load_curve
 from veracausa.circuits.quality.specificity import load_specificity
+from veracausa.circuits.ranked import require_about
 from veracausa.circuits.scoreboards.board import Cell, Scoreboard
 from veracausa.circuits.scoreboards.columns import PARTS
 from veracausa.circuits.scoreboards.filling import of_attack, of_causes, of_curve, of_scores, of_specificity
@@ -39,6 +40,7 @@ from veracausa.suggestions import not_known
 from veracausa.tasks.measurement import Measurement
 from veracausa.units.edges import Edges
 from veracausa.version import __version__
+from veracausa.words import listed
 
 if TYPE_CHECKING:
     from veracausa.model import Model
@@ -320,7 +322,10 @@ def _require_rankings(lm: Model, given: Mapping[str, tuple[Scores, ...]]) -> Non
     if not given or not all(given.values()):
         raise MethodError("There is no ranking to judge: give {'eap-ig': scores, …}.")
     for name, scores in given.items():
+        if len(methods := sorted({one.method for one in scores})) > 1:
+            raise MethodError(f"{name!r} has scores by {listed(methods)}: several are one method with other seeds.")
         for one in scores:
+            require_about(lm, one)
             units = one.units
             if not isinstance(units, Edges) or units.graph != lm.graph or len(units) != lm.graph.size:
                 raise UnitError(f"{name!r} must rank all {lm.graph.size:,} edges of {lm.name}; these are {units!r}.")

@@ -171,4 +171,7 @@ def learner_of(how: LearnedBy | Learner, **given: object) -> Learner:
     if isinstance(how, str) and how not in LEARNERS:
         raise MethodError(not_known("how", how, LEARNERS))
     made = LEARNERS[how] if isinstance(how, str) else how
-    return replace(made, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    found = replace(made, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    if given.get("smallest") is not None and (found.hold != "budget" or found.sizes == "fixed"):
+        raise MethodError("smallest= is of learners that draw sizes (top-k, matryoshka); this one has one size.")
+    return found

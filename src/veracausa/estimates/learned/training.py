@@ -59,7 +59,8 @@ class Training:
         count = require_keep(table, keep)
         if start is not None and start.units.digest() != table.digest():
             raise UnitError(
-                f"start= has scores of {start.units!r}, but the mask is over {table!r}. Pass scores of the same units."
+                f"start= has scores of {_told(start.units)}, but the mask is over {_told(table)}. "
+                "Pass scores of the same units."
             )
         return cls(table, learner, count, batch, start, seed, seeds)
 
@@ -146,3 +147,7 @@ def require_keep(table: Units, keep: float | int, name: str = "keep") -> int:
             f"(of {len(table)} {table.kind}; if all are kept there is nothing to find out)."
         )
     return count
+
+
+def _told(table: Units) -> str:
+    return f"{len(table):,} {table.kind}"
