@@ -169,6 +169,7 @@ follow_imports = skip
 """
 
 
+@pytest.mark.slow
 def test_mypy_refuses_other_words(tmp_path):
     """One run of mypy on calls that are right, then on calls that are wrong in a word each."""
     file, settings = tmp_path / "asked.py", tmp_path / "mypy.ini"

@@ -9,7 +9,7 @@ from veracausa.errors import ArchitectureError
 
 PARTS = (
     *("attention", "attention_out", "projections", "mlp", "down", "acting", "up", "up_fused", "attention_norm", "qkv"),
-    *("mlp_norm", "attention_post_norm", "mlp_post_norm", "qk_norms", "parallel", "scale"),
+    *("mlp_norm", "attention_post_norm", "mlp_post_norm", "qk_norms", "parallel", "attention_factor", "mlp_factor"),
 )
 
 

@@ -38,6 +38,7 @@ def test_effects(form):
     same(heads(vc.attribute(form.lm, form.task, show_progress=False)), form.atp)
 
 
+@pytest.mark.cases(2)
 def test_integrated_gradients(form):
     """256 Gauss nodes and 20,000 midpoints: a kink at a place that neither knows costs each 1/nodes of the jump."""
     scores = vc.attribute(form.lm, form.task, method="ig", nodes=256, show_progress=False)
@@ -83,6 +84,7 @@ def test_figures_of_a_disagreement(said, name):
     assert (table["n"] == 3).all()
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize(
     ("name", "unit", "method", "cause"),
     [

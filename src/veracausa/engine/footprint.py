@@ -119,6 +119,7 @@ class Footprint:
             "keys": 0, "values": 0, "mlp_beside": 0, "neurons": self.neurons, "pattern": self.heads * length,
             "experts": self.chosen * self.width, "choice": self.chosen, "router": self.experts,
             "inside": self.chosen * self.inside, "weights": self.chosen, "channels": self.channels,
+            **dict.fromkeys(("mixed", "mixer_in"), self.width if self.channels else 0),
         }  # fmt: skip
         return sum(size.get(site, self.width) for site in set(sites))
 

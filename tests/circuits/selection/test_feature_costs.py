@@ -21,6 +21,7 @@ def laid():
     return lm, task_of([*found, *pairs(VOCAB, 2, 8, 4)])
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("method", ["atp", "ig"])
 def test_forecasts_are_what_calls_cost(laid, method):
     lm, task = laid
@@ -88,6 +89,7 @@ def test_a_killed_call_goes_on(laid, tmp_path, monkeypatch):
         calls[1](out=folder)
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("what", ["edges", "circuit", "runs"])
 def test_memory_is_told_and_kept_to(tiny, what):
     sizes = {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 4, "head_dim": 16}

@@ -55,6 +55,7 @@ def test_a_list_of_units_is_a_ranking_that_draws(tiny, task_of):
     assert png(spec_of(scores.chart()))[:4] == b"\x89PNG"
 
 
+@pytest.mark.slow
 def test_figures_of_a_study_are_valid_specifications(views):
     for view in views:
         for figure in _figures(view):
