@@ -148,3 +148,15 @@ def test_a_verb_whose_steps_are_a_number_has_a_forecast(tiny, task_of):
     circuit = vc.select(vc.attribute(lm, task, units="edges", method="eap", show_progress=False), n=60, how="abs")
     price = vc.forecast(vc.circuits.completeness, lm, task, circuit=circuit, measure=False)
     assert price.token_layers > 0
+
+
+def test_several_tasks_go_by_name_and_other_arguments_alone_do(tiny, task_of):
+    lm, task = tiny("llama"), task_of(6, n=2)
+    scores = vc.attribute(lm, task, units="edges", method="eap", show_progress=False)
+    named = vc.forecast(vc.circuits.specificity, lm, tasks={"a": task}, circuits={"x": scores}, n=5, measure=False)
+    placed = vc.forecast(vc.circuits.specificity, lm, {"a": task}, circuits={"x": scores}, n=5, measure=False)
+    assert named.token_layers == placed.token_layers > 0
+    with pytest.raises(MethodError, match="other arguments by name"):
+        vc.forecast(vc.circuits.cause_curve, lm, task, scores)
+    with pytest.raises(MethodError, match="and the pairs"):
+        vc.forecast(vc.exact, lm, units="heads")

@@ -197,7 +197,9 @@ def _of_layer(lm: Model, task: Task, asked: Asked, what: str) -> Units:
             raise UnitError(f"{what}={asked!r}: no prompt of {task.name!r} has a position {at}, counted from 0.")
         return found
     if isinstance(asked, str) and (asked.partition("@")[0] in KINDS or ":" in asked):
-        raise UnitError(f"{what}={asked!r}: name one layer of a kind, as in 'heads:10', or parts by their names.")
+        raise UnitError(
+            f"{what}={asked!r}: name one layer of a kind, as in 'heads:10' or 'heads:10@end', or parts by their names."
+        )
     table = laid_units(lm, task, [asked] if isinstance(asked, str) else asked)[1]
     if isinstance(table, Groups) or table.joint or table.cells is not None:
         raise UnitError(f"{what}={shown(asked)}: parts are single, as in ['a10.h1', 'a10.h4'].")

@@ -71,8 +71,8 @@ class Price:
 def forecast(
     verb: Callable[..., Any],
     lm: Model,
-    task: Task | str | Sequence[Task] | Mapping[str, Task],
-    *,
+    task: Task | str | Sequence[Task] | Mapping[str, Task] | None = None,
+    *given: Any,
     measure: bool = True,
     memory: float | str | None = None,
     **arguments: Any,
@@ -84,6 +84,7 @@ def forecast(
         lm: the model.
         task: the pairs, or what else the verb takes second: several tasks for `vc.study`, one of each corruption for
             `vc.counterfactuals.corruptions`, a prompt in plain words for `vc.graphs.attribution_graph`.
+        given: nothing: arguments go by name.
         measure: time a few runs of the same kind on the task's first pair, for the seconds.
         memory: bytes beside the weights to plan with, such as 8e9 or "8GB" (default: those that are free now). The more
             there are, the more pairs and rows run at once. The verbs themselves take it, too.
@@ -109,6 +110,13 @@ def forecast(
         raise MethodError(
             f"{name} has no forecast. Give a function that runs the model, as it is called: vc.forecast(vc.exact, lm, "
             "task, units='neurons'); vc.select, vc.agreement and others that only read scores cost next to nothing."
+        )
+    task = arguments.pop("tasks", None) if task is None else task
+    if task is None or given:
+        name = getattr(verb, "__name__", "verb")
+        raise MethodError(
+            "A forecast takes the verb, the model and the pairs one after the other, and the verb's other arguments by "
+            f"name: vc.forecast({name}, lm, task, …=…)."
         )
     with within(bytes_of(memory)):
         work: Work = planned(lm, task, **arguments)

@@ -167,7 +167,7 @@ class CauseCurve(Ran):
     def describe(self) -> str:
         """What was patched, and the figures."""
         lines = [
-            f"cause curve of {self.of:,} {self.parts} by {self.method} · {len(self.sizes)} sizes · "
+            f"cause curve of {self.of:,} {self.parts} by {self.method} · {counted(len(self.sizes), 'size')} · "
             f"{counted(len(self.measured.clean), 'pair')}",
             f"model   {self.model['source']}",
             f"task    {self.task['description']}",

@@ -23,7 +23,7 @@ from veracausa.statistics.ratios import ratios
 from veracausa.storage.files import at, read_tensors, write_tensors
 from veracausa.storage.schema import MODEL, TASK, cost, many, reading, record, require_tensors, text, whole
 from veracausa.tasks.measurement import Measurement
-from veracausa.words import listed, plain, share
+from veracausa.words import counted, listed, plain, share
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -153,7 +153,8 @@ class Specificity(Ran):
         pairs = ", ".join(f"{name} {len(one.gap)}" for name, one in zip(self.tasks, self.ends, strict=True))
         matrix = pd.DataFrame(self.damage.numpy(), index=pd.Index(self.circuits), columns=pd.Index([*self.tasks]))
         lines = [
-            f"specificity of {len(self.circuits):,} circuits on {len(self.tasks):,} tasks (pairs: {pairs}) · "
+            f"specificity of {counted(len(self.circuits), 'circuit')} on {counted(len(self.tasks), 'task')} "
+            f"(pairs: {pairs}) · "
             f"{self.ablation} ablation · {self.metrics[0].shape[1] - 1} random circuits each",
             f"model   {self.model['source']}",
             "damage, share of each task's gap that is gone without the circuit",
