@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from glob import escape, glob
 from pathlib import Path
+from typing import Any
+
+import typer
 
 from veracausa.loading.wheels import PACKAGED
 from veracausa.storage.files import at
@@ -30,6 +33,11 @@ def one_of(names: Iterable[str]) -> Completion:
         return [name for name in known if name.startswith(incomplete)]
 
     return completed
+
+
+def named(names: Iterable[str], words: str) -> Any:
+    """An option that takes one of these names; `words`: its help."""
+    return typer.Option(metavar="NAME", help=words, autocompletion=one_of(names))
 
 
 def several_of(names: Iterable[str]) -> Completion:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from veracausa.cli.choices import one_of
+from veracausa.cli.choices import named
 from veracausa.cli.command import spread
 from veracausa.cli.foretelling import foretold
 from veracausa.cli.laying import LayingOptions
@@ -23,20 +23,10 @@ if TYPE_CHECKING:
 
 #: Nodes where nobody says how many there may be: a backward pass each.
 NODES = 100
-Method = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME", help="ig (gradients averaged along each site's way) or atp (one gradient).",
-        autocompletion=one_of(("ig", "atp")),
-    ),
-]  # fmt: skip
+Method = Annotated[str, named(("ig", "atp"), "ig (gradients averaged along each site's way) or atp (one gradient).")]
 Upstream = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME", help="What a node does to the next: slope (at the clean run) or run (in a run of it).",
-        autocompletion=one_of(("slope", "run")),
-    ),
-]  # fmt: skip
+    str, named(("slope", "run"), "What a node does to the next: slope (at the clean run) or run (in a run of it).")
+]
 NodeThreshold = Annotated[float, typer.Option(metavar="X", help="Parts with more effect than this are nodes.", min=0)]
 EdgeThreshold = Annotated[float, typer.Option(metavar="X", help="Edges with more effect than this are kept.", min=0)]
 Most = Annotated[
@@ -45,13 +35,7 @@ Most = Annotated[
 ByPosition = Annotated[
     bool, typer.Option("--by-position", help="Every position is a node: for prompts of one template.")
 ]
-Ablation = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME", help="What parts are replaced by: counterfactual or zero.",
-        autocompletion=one_of(("counterfactual", "zero")),
-    ),
-]  # fmt: skip
+Ablation = Annotated[str, named(("counterfactual", "zero"), "What parts are replaced by: counterfactual or zero.")]
 Curves = Annotated[bool, typer.Option("--curves/--no-curves", help="Run circuits of several sizes exactly, too.")]
 
 

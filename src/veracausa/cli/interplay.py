@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from veracausa.cli.choices import one_of
+from veracausa.cli.choices import named
 from veracausa.cli.command import spread
 from veracausa.cli.foretelling import foretold
 from veracausa.cli.laying import LayingOptions
@@ -24,26 +24,14 @@ _PARTS = "heads:10, neurons:12@end, features:20@spans, …; or names with commas
 Sources = Annotated[str, typer.Option("--sources", metavar="PARTS", help=f"Parts of one layer: {_PARTS}")]
 Readers = Annotated[str, typer.Option("--readers", metavar="PARTS", help=f"Parts of a later layer: {_PARTS}")]
 Method = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME", help="ig (integrated gradients), gradient, or exact (run without each source).",
-        autocompletion=one_of(("ig", "gradient", "exact")),
-    ),
-]  # fmt: skip
+    str, named(("ig", "gradient", "exact"), "ig (integrated gradients), gradient, or exact (run without each source).")
+]
 Way = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME", help="whole (through everything between) or direct (the reader alone sees it).",
-        autocompletion=one_of(("whole", "direct")),
-    ),
-]  # fmt: skip
+    str, named(("whole", "direct"), "whole (through everything between) or direct (the reader alone sees it).")
+]
 Ablation = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME", help="What sources are replaced by: counterfactual, zero or mean.",
-        autocompletion=one_of(("counterfactual", "zero", "mean")),
-    ),
-]  # fmt: skip
+    str, named(("counterfactual", "zero", "mean"), "What sources are replaced by: counterfactual, zero or mean.")
+]
 
 
 @spread

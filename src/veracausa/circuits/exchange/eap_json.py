@@ -39,9 +39,9 @@ import torch
 from veracausa.anatomy.graph import LOGITS, MLP, READERS, Graph
 from veracausa.choices import Direction
 from veracausa.circuits.circuit import NO_TASK, Circuit
+from veracausa.circuits.ranked import require_about
 from veracausa.circuits.wiring import node_table, nodes_of, require_heads_and_mlps, writers_fed
 from veracausa.cost import Cost
-from veracausa.engine.identity import difference
 from veracausa.errors import CircuitError, FileError, MethodError
 from veracausa.scores.scores import Scores, task_header
 from veracausa.storage.files import at, read_json, write_text
@@ -195,10 +195,7 @@ def _their_edges(graph: Graph) -> list[tuple[str, int, int, int]]:
 def _edges_of(lm: Model, scores: Scores) -> Edges:
     if not isinstance(scores.units, Edges) or scores.units.positional:
         raise MethodError(f"EAP-IG's graph holds scores of edges over all positions, not {scores.units!r}.")
-    if differing := difference(scores.model["identity"], lm.identity):
-        raise MethodError(
-            f"The scores are about {scores.model['source']}, but this model, {lm.source}, now has other {differing}."
-        )
+    require_about(lm, scores)
     return checked_edges(lm, scores.units, 1)
 
 
