@@ -54,7 +54,7 @@ READERS: dict[str, str] = {
     "veracausa-stability-1": "scores.result_files:load_stability",
     "veracausa-steering-1": "effects.steering_curves:load_steering",
     "veracausa-surface-2": "causes.curves.surfaces:load_surface",
-    "veracausa.task": "tasks.task:load_task",
+    "veracausa.task": "tasks.task_files:load_task",
     "a discovery's folder": "discovery.files:load_discovery",
     "a study's folder": "studies.files:load_study",
 }

@@ -8,7 +8,7 @@ import veracausa as vc
 from veracausa.errors import MethodError
 from veracausa.tasks import METRICS, Answers, metric
 from veracausa.tasks.metrics import flat_where_clean
-from veracausa.tasks.task import load_task
+from veracausa.tasks.task_files import load_task
 
 VOCAB = 13
 CORRECT = [[3], [1, 4], [0, 5, 12]]

@@ -8,7 +8,7 @@ import torch
 import veracausa as vc
 from veracausa import errors
 from veracausa.tasks import task
-from veracausa.tasks.task import task_of
+from veracausa.tasks.task_files import task_of
 
 PAIR = {"clean": ["The key to the cabinet", "After Mary and John went to the store"],
         "corrupted": ["The keys to the cabinet", "After John and Mary went to the store"]}  # fmt: skip

@@ -8,7 +8,7 @@ import torch
 from veracausa.errors import FileError
 from veracausa.storage.files import write_json
 from veracausa.tasks import Task, greater_than, ioi
-from veracausa.tasks.task import load_task
+from veracausa.tasks.task_files import load_task
 
 
 def test_round_trip(tmp_path, real):

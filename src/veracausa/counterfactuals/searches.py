@@ -28,7 +28,8 @@ from veracausa.scores.scores import Scores
 from veracausa.statistics.means import exceeds
 from veracausa.storage.files import at
 from veracausa.storage.schema import flag, many, reading, record, text, whole
-from veracausa.tasks.task import Task, task_content, task_of
+from veracausa.tasks.task import Task, task_content
+from veracausa.tasks.task_files import task_of
 from veracausa.units.kinds import indexed
 from veracausa.words import number_of, share
 

@@ -19,7 +19,7 @@ from veracausa.discovery.evaluation import (
 )
 from veracausa.storage.files import at, read_tensors
 from veracausa.storage.schema import reading, text, whole
-from veracausa.tasks.task import task_of
+from veracausa.tasks.task_files import task_of
 
 
 def load_evaluation(path: str | Path) -> Evaluation:

@@ -25,7 +25,8 @@ from veracausa.scores.files import confirmed, load_scores
 from veracausa.scores.scores import Scores
 from veracausa.storage.files import at, csv_text, keep, make_folder, read_json, write_json, write_text
 from veracausa.storage.schema import many, maybe, number, reading, record, text
-from veracausa.tasks.task import Task, load_task
+from veracausa.tasks.task import Task
+from veracausa.tasks.task_files import load_task
 
 if TYPE_CHECKING:
     from veracausa.model import Model

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from jaxtyping import Int
 
     from veracausa.model import Model
-    from veracausa.tasks.task import Ids, Task
+    from veracausa.tasks.checked_pairs import Ids
+    from veracausa.tasks.task import Task
 
 
 #: Places of a pair up to which it is asked whether the likeliest token is right: each unembeds the whole vocabulary.

@@ -20,7 +20,8 @@ from veracausa.storage.files import at, read_json, write_json
 from veracausa.storage.schema import MODEL, many, maybe, number, one_of, plain, reading, record, text, whole
 from veracausa.studies.results import Failure, Panel, Section, Study
 from veracausa.tasks.measurement import Measurement
-from veracausa.tasks.task import task_content, task_of
+from veracausa.tasks.task import task_content
+from veracausa.tasks.task_files import task_of
 
 STUDY, SCORES, FINDINGS = "study.json", "scores", "findings"
 _FORMAT = "veracausa-study-1"

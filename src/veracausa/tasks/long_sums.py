@@ -11,11 +11,12 @@ from typing import Any
 from veracausa.arguments import shown
 from veracausa.choices import MetricName
 from veracausa.errors import TaskError
+from veracausa.tasks.checked_pairs import CONTINUED
 from veracausa.tasks.data.arithmetic import OPERATIONS
 from veracausa.tasks.draw import draw, number
 from veracausa.tasks.pairs import Pair, collect
 from veracausa.tasks.slots import prompts
-from veracausa.tasks.task import CONTINUED, Task
+from veracausa.tasks.task import Task
 
 #: Behind two solved ones.
 _TEMPLATES = ("{first}\n{second}\n{{a}} {{operation}} {{b}} =", "Solve: {first}, {second}, {{a}} {{operation}} {{b}} =")

@@ -10,10 +10,11 @@ from veracausa.arguments import is_list, shown
 from veracausa.choices import Align, MetricName
 from veracausa.errors import AnswerError, PromptError, TaskError
 from veracausa.tasks.aligned import require_aligned
+from veracausa.tasks.checked_pairs import CONTINUED
 from veracausa.tasks.finding import Prompt, Sought, find
 from veracausa.tasks.metrics import metric as metric_of
 from veracausa.tasks.spans import Span, require_spans
-from veracausa.tasks.task import CONTINUED, Task
+from veracausa.tasks.task import Task
 from veracausa.tasks.tokens import encode_answer, encode_continuation, encode_prompt, prompt_ids, strings
 
 

@@ -12,10 +12,10 @@ from veracausa.choices import Over
 from veracausa.errors import TaskError
 from veracausa.suggestions import did_you_mean
 from veracausa.tasks.aligned import counterpart
+from veracausa.tasks.checked_pairs import Ids
 from veracausa.tasks.metrics import metric as metric_of
 from veracausa.tasks.own_metrics import is_function
 from veracausa.tasks.pairs import Encoded
-from veracausa.tasks.task import Ids
 
 #: A position of every prompt, one or several of each, or by a name of `NAMED` or of a span.
 Read = int | str | Sequence[int | Sequence[int]]

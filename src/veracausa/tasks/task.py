@@ -6,42 +6,29 @@ import dataclasses
 import hashlib
 import json
 import operator
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from veracausa.arguments import entries, kind_and_value
-from veracausa.choices import Align, MetricName, Over
-from veracausa.errors import AnswerError, FileError, MethodError, PromptError, TaskError, VeracausaError
-from veracausa.storage.files import at, require_seal, write_json
+from veracausa.choices import MetricName, Over
+from veracausa.errors import MethodError, TaskError
+from veracausa.storage.files import write_json
 from veracausa.storage.plain import as_json
-from veracausa.suggestions import not_known
-from veracausa.tasks.aligned import ALIGNED, counterpart, require_aligned, shared_start
-from veracausa.tasks.metrics import COMBINED, Answers, Metric, metric
+from veracausa.tasks.aligned import shared_start
+from veracausa.tasks.checked_pairs import PER_EXAMPLE, CheckedPairs, Ids
+from veracausa.tasks.metrics import Answers, Metric, metric
 from veracausa.tasks.own_metrics import OwnMetric, digest_of, is_function
-from veracausa.tasks.spans import Span, names_of, plain, require_spans, spans_of
-from veracausa.typed import require, require_fields
+from veracausa.tasks.spans import Span, names_of, plain
+from veracausa.typed import require
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Ids = tuple[tuple[int, ...], ...]
-#: Fields that are rows of token ids → the error that another content raises.
-_ROWS: dict[str, type[VeracausaError]] = {
-    "clean": PromptError, "corrupted": PromptError, "correct": AnswerError, "incorrect": AnswerError, "read": TaskError
-}  # fmt: skip
-_PER_EXAMPLE = (
-    "clean", "corrupted", "correct", "incorrect", "clean_text", "corrupted_text", "info", "read", "number",
-    "spans",
-)  # fmt: skip
-#: Metrics of answers of several tokens, and what becomes of the tokens.
-CONTINUED: dict[str, Over] = {"logprob": "sum", "prob": "product"}
-
 
 @dataclass(frozen=True, eq=False)
-class Task:
+class Task(CheckedPairs):
     """Clean/corrupted token pairs, answers and a metric: everything a method needs to know of a behaviour.
 
     `clean`, `corrupted`: token ids (lists, arrays or tensors of whole numbers), never padded, equally long within a
@@ -68,86 +55,6 @@ class Task:
     >>> len(task[:4]), task.with_metric("prob").metric
     (4, 'prob')
     """
-
-    name: str
-    clean: Ids
-    corrupted: Ids
-    correct: Ids
-    incorrect: Ids
-    metric: MetricName = "logit_diff"
-    clean_text: tuple[str, ...] = ()
-    corrupted_text: tuple[str, ...] = ()
-    info: tuple[dict[str, Any], ...] = ()
-    options: Mapping[str, Any] = field(default_factory=dict)
-    vocabulary: Mapping[int, str] = field(default_factory=dict)
-    spans: tuple[Mapping[str, Span], ...] = ()
-    read: Ids = ()
-    over: Over = "mean"
-    continued: bool = False
-    function: Callable[..., Any] | None = None
-    number: tuple[int, ...] = ()
-    paired: bool = True
-    align: Align | None = None
-
-    def __post_init__(self) -> None:
-        require_fields(self, {}, TaskError)
-        for name, error in _ROWS.items():
-            object.__setattr__(self, name, _rows(getattr(self, name), f"vc.Task: {name}", error))
-        n = len(self.clean)
-        if n == 0:
-            raise TaskError(f"task {self.name!r} has no examples; a task needs at least one pair")
-        if not (self.corrupted and self.paired):
-            object.__setattr__(self, "paired", False)
-            object.__setattr__(self, "corrupted", self.clean)
-            object.__setattr__(self, "corrupted_text", self.clean_text)
-        blank: dict[str, tuple[Any, ...]] = {
-            "clean_text": ("",) * n,
-            "corrupted_text": ("",) * n,
-            "info": tuple({} for _ in range(n)),
-            "spans": tuple({} for _ in range(n)),
-            "correct": ((),) * n,
-            "incorrect": ((),) * n,
-            "read": ((-1,),) * n,
-            "number": tuple(range(n)),
-        }
-        if set(self.read) <= {(-1,)}:  # read at the end, however many there are now (`dataclasses.replace`)
-            object.__setattr__(self, "read", ())
-        if not any(self.spans):
-            object.__setattr__(self, "spans", ())
-        if len(self.number) != n:
-            object.__setattr__(self, "number", ())
-        for name in _PER_EXAMPLE:
-            values = tuple(getattr(self, name)) or blank.get(name, ())
-            object.__setattr__(self, name, values)
-            if len(values) != n:
-                raise TaskError(f"task {self.name!r}: {n} clean prompts but {len(values)} of {name!r}; give one each")
-        where = f"of task {self.name!r}"
-        object.__setattr__(self, "spans", tuple(spans_of(one, f"pair {i} {where}") for i, one in enumerate(self.spans)))
-        if self.over not in COMBINED:
-            raise TaskError(not_known("over", self.over, COMBINED))
-        if self.align is not None and self.align not in ALIGNED:
-            raise TaskError(not_known("align", self.align, ALIGNED))
-        for i in range(n):
-            self._check_prompts(i)
-        _ = self.places, self.counterparts
-        for i in range(n):
-            self._check_answers(i)
-
-    @cached_property
-    def places(self) -> Ids:
-        """The positions where each example is read, in order, counted from its start."""
-        return tuple(self._places(i) for i in range(len(self)))
-
-    @cached_property
-    def counterparts(self) -> Ids:
-        """The same positions of the corrupted prompts; others where their lengths differ."""
-        return tuple(self._counterparts(i) for i in range(len(self)))
-
-    @cached_property
-    def uneven(self) -> frozenset[int]:
-        """The pairs whose prompts have different lengths, which spans alone align."""
-        pairs = enumerate(zip(self.clean, self.corrupted, strict=True))
-        return frozenset(i for i, (clean, corrupted) in pairs if len(clean) != len(corrupted))
 
     @cached_property
     def sides(self) -> tuple[Task, Task]:
@@ -179,102 +86,6 @@ class Task:
             )
         return metric(self.metric)
 
-    def _places(self, i: int) -> tuple[int, ...]:
-        """Where an example is read, in order, counted from its start."""
-        length, where = len(self.clean[i]), f"pair {i} of task {self.name!r}"
-        if not self.read[i]:
-            raise TaskError(f"{where} is read at no position; give at least one (−1 is the last)")
-        if beyond := [at for at in self.read[i] if not -length <= at < length]:
-            raise TaskError(
-                f"{where} is read at position {beyond[0]}, but it has {length} tokens: positions 0 … {length - 1}, or "
-                f"−1 … −{length} from the end"
-            )
-        places = [at % length for at in self.read[i]]
-        if sorted(set(places)) != places:
-            raise TaskError(f"{where} is read at positions {places}: give each once, in order")
-        return tuple(places)
-
-    def _counterparts(self, i: int) -> tuple[int, ...]:
-        """Where its corrupted prompt is read."""
-        if i not in self.uneven:
-            return self.places[i]
-        found = [counterpart(at, self.clean[i], self.corrupted[i], self.spans[i]) for at in self.places[i]]
-        there = [at for at in found if at is not None]
-        if len(there) < len(found) or sorted(set(there)) != there:
-            raise TaskError(
-                f"pair {i} of task {self.name!r} is read at positions {list(self.places[i])}, of which the corrupted "
-                f"prompt has not all, in order, since its prompts have {len(self.clean[i])} and "
-                f"{len(self.corrupted[i])} tokens. Read such pairs at their end (−1), or at a span that is equally "
-                "long in both prompts."
-            )
-        return tuple(there)
-
-    def _check_prompts(self, i: int) -> None:
-        clean, corrupted = self.clean[i], self.corrupted[i]
-        where = f"pair {i} of task {self.name!r}"
-        if not clean or not corrupted:
-            raise PromptError(f"{where}: the {'corrupted' if clean else 'clean'} prompt has no tokens")
-        require_spans(self.spans[i], (len(clean), len(corrupted)), where)
-        if not self.paired:
-            return
-        if len(clean) != len(corrupted):
-            shown = [[self._string(t) for t in ids] for ids in (clean, corrupted)]
-            require_aligned(self.align, self.spans[i], shown[0], shown[1], where)
-        if clean == corrupted:
-            raise PromptError(
-                f"{where}: the clean and the corrupted prompt are the same tokens, so there is nothing to trace: "
-                f"{[self._string(t) for t in clean]}"
-            )
-
-    def _check_answers(self, i: int) -> None:
-        correct, incorrect, where = self.correct[i], self.incorrect[i], f"pair {i} of task {self.name!r}"
-        asked = None if is_function(self.metric) else metric(self.metric)
-        if not correct and (asked is None or not asked.answered):
-            return
-        if not correct:
-            raise AnswerError(f"{where} has no correct answer; give at least one")
-        if self.continued:
-            self._check_continuation(i)
-            return
-        if both := set(correct) & set(incorrect):
-            shown_both = sorted(self._string(t) for t in both)
-            raise AnswerError(f"{where}: {shown_both} are both correct and incorrect answers; a token can be only one")
-        for kind, ids in (("correct", correct), ("incorrect", incorrect)):
-            if len(set(ids)) < len(ids):
-                shown_all = [self._string(t) for t in ids]
-                raise AnswerError(f"{where}: a {kind} answer is given twice (as tokens): {shown_all}")
-        if asked and asked.needs_incorrect and not incorrect:
-            raise AnswerError(
-                f"{where}: the metric {self.metric!r} compares correct with incorrect answers, but there are no "
-                "incorrect ones; give some, or use metric='logprob' or 'prob'"
-            )
-
-    def _check_continuation(self, i: int) -> None:
-        where = f"pair {i} of task {self.name!r}"
-        if len(self.correct[i]) != len(self.read[i]):
-            raise AnswerError(
-                f"{where}: a continuation has one token for each position where it is read, but there are "
-                f"{len(self.correct[i])} tokens and {len(self.read[i])} positions"
-            )
-        if self.metric not in CONTINUED and not is_function(self.metric) and metric(self.metric).answered:
-            raise AnswerError(
-                f"{where}: the answer {self._string_of(self.correct[i])!r} has several tokens, which the metric "
-                f"{self.metric!r} cannot read. Use metric={' or '.join(map(repr, CONTINUED))}, or answers of one token."
-            )
-        if self.incorrect[i]:
-            raise AnswerError(
-                f"{where}: metrics of answers of several tokens read the correct one alone; leave incorrect= out"
-            )
-
-    def _string_of(self, ids: Sequence[int]) -> str:
-        return "".join(map(self._string, ids))
-
-    def _string(self, token: int) -> str:
-        return self.vocabulary.get(token, f"#{token}")
-
-    def __len__(self) -> int:
-        return len(self.clean)
-
     def __repr__(self) -> str:
         return f"<Task {self.describe()}>"
 
@@ -291,7 +102,7 @@ class Task:
                 raise IndexError(f"task {self.name!r} has {len(self)} examples, so there is no example {i}")
         if not rows:
             raise TaskError(f"no example of task {self.name!r} is selected by {which!r}; it has {len(self)}")
-        chosen: dict[str, Any] = {k: tuple(getattr(self, k)[i] for i in rows) for k in _PER_EXAMPLE}
+        chosen: dict[str, Any] = {k: tuple(getattr(self, k)[i] for i in rows) for k in PER_EXAMPLE}
         return dataclasses.replace(self, **chosen)
 
     @property
@@ -320,13 +131,13 @@ class Task:
     def tokens(self, i: int) -> tuple[list[str], list[str]]:
         """Token strings of pair i, clean and corrupted, for showing: ([' Mary', …], [' John', …])."""
         clean, corrupted = self.clean[i], self.corrupted[i]
-        return [self._string(t) for t in clean], [self._string(t) for t in corrupted]
+        return [self.string(t) for t in clean], [self.string(t) for t in corrupted]
 
     def answer_strings(self, i: int) -> tuple[list[str], list[str]]:
         """The correct and the incorrect answers of pair i as text."""
         if self.continued:
-            return [self._string_of(self.correct[i])], []
-        return [self._string(t) for t in self.correct[i]], [self._string(t) for t in self.incorrect[i]]
+            return [self.string_of(self.correct[i])], []
+        return [self.string(t) for t in self.correct[i]], [self.string(t) for t in self.incorrect[i]]
 
     def answers(self, examples: Sequence[int] | None = None) -> Answers:
         """The padded answer table of the given examples (all of them by default), one row each.
@@ -452,21 +263,6 @@ class Task:
         return save_task(self, path)
 
 
-def _rows(values: Any, what: str, error: type[VeracausaError]) -> Ids:
-    """Rows of token ids, whatever holds them; `error` for a table, a text, or numbers that are not whole."""
-    rows = []
-    for i, row in enumerate(entries(values, what, error)):
-        ids = entries(row, f"{what}[{i}]", error)
-        try:
-            rows.append(tuple(operator.index(token) for token in ids))
-        except TypeError:
-            raise error(
-                f"{what}[{i}] is a list of token ids, which are whole numbers, but this is {kind_and_value(row)}; "
-                "texts become tokens in vc.task(lm, clean=…)"
-            ) from None
-    return tuple(rows)
-
-
 def _several(counts: Collection[int]) -> str:
     """So many positions: "3 positions", "2 to 5 positions"."""
     low, high = min(counts), max(counts)
@@ -474,35 +270,15 @@ def _several(counts: Collection[int]) -> str:
 
 
 FORMAT = "veracausa.task"
-
-
 VERSION = 3
-#: Versions that are still read; before 3 tasks had no spans, and were read at their last position alone.
-_READ = (2, 3)
-
-
-_FIELDS = ("clean", "corrupted", "correct", "incorrect", "clean_text", "corrupted_text", "info")
+FIELDS = ("clean", "corrupted", "correct", "incorrect", "clean_text", "corrupted_text", "info")
 #: Fields that version 2 did not have; without them they are what they were then.
-_LATER = ("read", "over", "continued", "number", "paired")
+LATER = ("read", "over", "continued", "number", "paired")
 
 
 def save_task(task: Task, path: str | Path) -> Path:
     """Write a task; a crash leaves the old file or none, never half a file."""
     return write_json(path, task_content(task))
-
-
-def load_task(path: str | Path) -> Task:
-    """Read what `save_task` wrote; FileError says what is wrong with any other file."""
-    path = at(path)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileError(f"there is no task file {path}") from None
-    except OSError as error:
-        raise FileError(f"the task file {path} cannot be read: {error}") from error
-    except (ValueError, RecursionError) as error:
-        raise FileError(f"{path} is not a task file, or it is cut short: {error}") from error
-    return task_of(content, path, sealed=True)
 
 
 def task_content(task: Task) -> dict[str, Any]:
@@ -513,41 +289,9 @@ def task_content(task: Task) -> dict[str, Any]:
     """
     content: dict[str, Any] = {"format": FORMAT, "version": VERSION, "name": task.name, "metric": task.metric}
     content |= {"digest": task.digest(), "options": dict(task.options)}
-    content |= {name: getattr(task, name) for name in (*_FIELDS, *_LATER)}
+    content |= {name: getattr(task, name) for name in (*FIELDS, *LATER)}
     content |= {"spans": [plain(one) for one in task.spans]} if task.span_names else {}
     content |= {} if task.align is None else {"align": task.align}
     content |= {"vocabulary": {str(k): v for k, v in task.vocabulary.items()}}
     free = ("name", "options", "info", "clean_text", "corrupted_text", "vocabulary")
     return content | {name: as_json(content[name], f"The task's {name}") for name in free}
-
-
-def task_of(content: Any, path: Path, *, sealed: bool = False) -> Task:
-    """The task that `task_content` wrote down; FileError names `path` if it is something else, or damaged."""
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise FileError(
-            f"{path} is JSON, but not a task that veracausa saved; prompts of your own are read by vc.task(lm, path)"
-        )
-    if content.get("version") not in _READ:
-        raise FileError(
-            f"{path} has version {content.get('version')!r} of the task format; this library reads "
-            f"{' and '.join(map(str, _READ))}"
-        )
-    if sealed:
-        require_seal(content, path, "a task file")
-    try:
-        task = Task(
-            name=content["name"],
-            metric=content["metric"],
-            options=dict(content["options"]),
-            vocabulary={int(k): v for k, v in content["vocabulary"].items()},
-            spans=tuple(content.get("spans", ())),
-            align=content.get("align"),
-            **cast("dict[str, Any]", {name: tuple(content[name]) for name in _FIELDS}),
-            **cast("dict[str, Any]", {name: content[name] for name in _LATER if name in content}),
-        )
-        digest = content["digest"]
-    except (KeyError, TypeError, ValueError, AttributeError, VeracausaError, OverflowError, IndexError) as error:
-        raise FileError(f"the task file {path} is damaged: {type(error).__name__}: {error}") from error
-    if digest != task.digest() and not is_function(task.metric):  # which is in the digest, but not in the file
-        raise FileError(f"the task file {path} was changed after it was saved: its digest does not fit its content")
-    return task
