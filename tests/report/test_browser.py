@@ -120,6 +120,8 @@ def test_figures_are_handed_out_whole(opened, saved, views):
     name, path = _download(page, place.locator("button[data-points]"))
     points = json.loads(path.read_text(encoding="utf-8"))
     assert set(points) == {key for part in figure.parts for key, rows in part.data.items() if rows}
+    for one in views[0].panels[0].figures:  # what the page makes of the parts is what the PNG is drawn from
+        assert page.evaluate("(name) => veracausa.whole(name)", one.name) == json.loads(json.dumps(one.spec()))
     assert log == []
 
 

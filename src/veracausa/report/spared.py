@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from veracausa.report.charts.figures import Figure
+from veracausa.report.packing import Columns
 from veracausa.report.tables import Column, Table
 from veracausa.spared import spared
 
@@ -42,8 +43,8 @@ def spared_tables(
         made = list(make())
         for table in made:
             for row in table.page_rows:
-                _ = [(column.show(row.get(column.key)), column.key_of(row.get(column.key))) for column in table.columns]
-            json.dumps(table.records(), allow_nan=False)
+                _ = [(c.show(row.get(c.key)), c.key_of(row.get(c.key)) if c.numeric else "") for c in table.columns]
+            json.dumps(table.records(Columns()), allow_nan=False)
         return made
 
     def instead(sentence: str) -> list[Table]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from veracausa.report.charts.data import effects, errors, match, plural
+from veracausa.report.packing import Columns
 from veracausa.report.readable import readable
 from veracausa.scores.agreement import Agreement, strongest_of
 from veracausa.statistics.bootstrap import LEAST, too_few
@@ -61,11 +62,15 @@ class Column:
             return (signed if self.form == "signed" else plain)(value, self.digits)
         return str(value)
 
+    def fills(self, row: dict[str, Any]) -> bool:
+        """Whether a row has something to show here."""
+        return self.show(row.get(self.key)) not in ("", "–")
+
     def key_of(self, value: Any) -> str:
-        """What the page sorts by."""
+        """What the page sorts numbers by."""
         if value is None or (isinstance(value, float) and not math.isfinite(value)):
             return ""
-        return repr(float(value)) if self.numeric else str(value)
+        return f"{float(value):.9g}"
 
 
 @dataclass(frozen=True)
@@ -86,8 +91,8 @@ class Table:
 
     @property
     def page_columns(self) -> list[Column]:
-        """The columns that the page shows."""
-        return [column for column in self.columns if not column.csv_only]
+        """The columns that the page shows: not those that hold nothing in any row of it, such as errors of one pair."""
+        return [column for column in self.columns if not column.csv_only and any(map(column.fills, self.page_rows))]
 
     def frame(self) -> pd.DataFrame:
         """All rows, as numbers."""
@@ -100,11 +105,11 @@ class Table:
         """Whether all rows can be downloaded from the page itself."""
         return len(self.rows) <= EMBEDDED
 
-    def records(self) -> dict[str, Any]:
-        """All rows for the page's downloads, numbers in full: title, note, names of columns, values row by row."""
+    def records(self, columns: Columns) -> dict[str, Any]:
+        """All rows for the page's downloads, numbers in full: title, note, names of columns, and what is in them."""
         keys = [column.key for column in self.columns]
-        values = [[_bare(row.get(key)) for key in keys] for row in self.rows]
-        return {"title": self.title, "note": self.note, "columns": keys, "rows": values}
+        values = [columns.add([row.get(key) for row in self.rows]) for key in keys]
+        return {"title": self.title, "note": self.note, "columns": keys, "values": values}
 
     def csv(self) -> str:
         """All rows as CSV, numbers in full."""
@@ -114,13 +119,6 @@ class Table:
 def _cell(value: Any) -> Any:
     """A value as a file holds it: no file takes half of a surrogate pair, and few readers take control characters."""
     return readable(value) if isinstance(value, str) else value
-
-
-def _bare(value: Any) -> Any:
-    """A value as JSON holds it: None where there is no number."""
-    if isinstance(value, (np.integer, np.floating)):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 #: Figures of agreement that have an interval in the table.

@@ -2,7 +2,7 @@
 /* Draws the charts as they come near, again when the colour scheme changes or the page is printed; sorts tables; hands
    out tables and pictures as files; marks the place in the contents. */
 (() => {
-  const { specs, figures, tables, about, themes } = JSON.parse(document.getElementById("data").textContent);
+  const { specs, figures, tables, about, themes, columns } = JSON.parse(document.getElementById("data").textContent);
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const paper = window.matchMedia("print");
   const scheme = () => (dark.matches && !paper.matches ? "dark" : "light");
@@ -18,9 +18,52 @@
     return config;
   }
 
+  /* Columns of numbers and texts stand once in the page: see docs/page.md. */
+  const unpacked = [];
+  function column({ column: at }) {
+    if (!unpacked[at]) {
+      const packed = columns[at];
+      if (packed.single) unpacked[at] = packed.single.map((value) => (value === null ? null : Math.fround(value)));
+      else unpacked[at] = "repeat" in packed ? Array(packed.times).fill(packed.repeat) : packed;
+    }
+    return unpacked[at];
+  }
+  function records(packed) {
+    if (Array.isArray(packed)) return packed;
+    const fields = Object.entries(packed.fields).map(([name, at]) => [name, column(at)]);
+    return Array.from({ length: packed.rows }, (_, i) => Object.fromEntries(fields.map(([name, values]) => [name, values[i]])));
+  }
+
+  /* A chart with its data, as wide as its place; without legends where the figure has its scale above all charts. */
+  function withData(id) {
+    const datasets = Object.entries(specs[id].datasets).map(([name, packed]) => [name, records(packed)]);
+    return { ...copy(specs[id]), datasets: Object.fromEntries(datasets) };
+  }
+  const quiet = new Set(Object.values(figures).filter((one) => !one.legends).flatMap((one) => one.parts));
+  function withoutLegend(part) {
+    if (Array.isArray(part)) return part.map(withoutLegend);
+    if (part === null || typeof part !== "object") return part;
+    return Object.fromEntries(Object.entries(part).map(([key, value]) => [key, key === "legend" ? null : withoutLegend(value)]));
+  }
+  function fluid(id) {
+    const { datasets, ...spec } = withData(id);
+    const drawn = quiet.has(id) ? withoutLegend(spec) : spec;
+    return { ...drawn, datasets, width: "container", autosize: { type: "fit-x", contains: "padding" } };
+  }
+
+  /* A whole figure, all its charts with their titles, as in the PNG beside the page. */
+  function whole(name) {
+    const { parts, width, columns: across, heads, colour } = figures[name];
+    const charts = parts.map(withData);
+    const datasets = Object.assign({}, ...charts.map((one) => one.datasets));
+    const concat = charts.map(({ datasets: own, ...spec }, i) => ({ ...spec, width, title: heads[i].title }));
+    if (concat.length === 1) return { ...concat[0], datasets };
+    return { columns: across, concat, ...(colour ? { resolve: { scale: { color: colour } } } : {}), datasets };
+  }
+
   async function embed(place) {
     const id = place.dataset.view;
-    const spec = copy(specs[id]);
+    const spec = fluid(id);
     const now = scheme();
     spec.config = merged(themes[now], spec.config);
     if (views[id]) views[id].finalize();
@@ -93,28 +136,28 @@
     const text = String(value);
     return /[",\n]/.test(text) ? '"' + text.replaceAll('"', '""') + '"' : text;
   }
-  function csv({ columns, rows }) {
-    return [columns, ...rows].map((row) => row.map(cell).join(",")).join("\n") + "\n";
+  function rows({ values }) {
+    const filled = values.map(column);
+    return filled.length ? filled[0].map((_, i) => filled.map((one) => one[i])) : [];
   }
-  function records({ columns, rows }) {
-    return rows.map((row) => Object.fromEntries(columns.map((column, i) => [column, row[i]])));
+  function csv(table) {
+    return [table.columns, ...rows(table)].map((row) => row.map(cell).join(",")).join("\n") + "\n";
   }
-  function whole() {
-    return { ...about, tables: Object.fromEntries(Object.entries(tables).map(([name, table]) => [name, { title: table.title, note: table.note, rows: records(table) }])) };
+  function objects(table) {
+    return rows(table).map((row) => Object.fromEntries(table.columns.map((name, i) => [name, row[i]])));
+  }
+  function everything() {
+    return { ...about, tables: Object.fromEntries(Object.entries(tables).map(([name, table]) => [name, { title: table.title, note: table.note, rows: objects(table) }])) };
   }
   const json = (value) => JSON.stringify(value, null, 1);
 
-  function data(name) {
-    return Object.assign({}, ...figures[name].parts.map((id) => specs[id].datasets));
-  }
   function points(name) {
-    return Object.fromEntries(Object.entries(data(name)).filter(([, rows]) => Object.keys(rows[0] || {}).length));
+    return Object.fromEntries(Object.entries(whole(name).datasets).filter(([, rows]) => Object.keys(rows[0] || {}).length));
   }
 
-  /* A whole figure, all its charts with their titles, on white as in the PNG beside the page. */
+  /* A whole figure, on white. */
   async function picture(name, as) {
-    const spec = copy(figures[name].spec);
-    spec.datasets = data(name);
+    const spec = whole(name);
     spec.config = { ...themes.light, background: "#ffffff", padding: 16 };
     const options = { mode: "vega-lite", renderer: "canvas", actions: false, logLevel: 1 };
     const { view } = await vegaEmbed(document.createElement("div"), spec, options);
@@ -132,8 +175,8 @@
     if (drawn) picture(drawn, as);
     if (shown) save(shown + ".json", json(points(shown)), "application/json");
     if (table && as === "csv") save(table + ".csv", csv(tables[table]), "text/csv");
-    if (table && as === "json") save(table + ".json", json(records(tables[table])), "application/json");
-    if (page === "json") save("report.json", json(whole()), "application/json");
+    if (table && as === "json") save(table + ".json", json(objects(tables[table])), "application/json");
+    if (page === "json") save("report.json", json(everything()), "application/json");
     if (page === "print") unfold().then(() => window.print());
   });
 
@@ -144,7 +187,7 @@
     const down = now ? now === "ascending" : numeric;
     for (const other of table.querySelectorAll("th")) other.removeAttribute("aria-sort");
     head.setAttribute("aria-sort", down ? "descending" : "ascending");
-    const key = (row) => row.cells[column].dataset.key;
+    const key = ({ cells: { [column]: one } }) => one.dataset.key ?? (one.textContent === "–" ? "" : one.textContent);
     const rows = [...table.tBodies[0].rows];
     rows.sort((one, other) => {
       const a = key(one), b = key(other);
@@ -170,5 +213,5 @@
   }, { rootMargin: "-10% 0px -80% 0px" });
   links.forEach((_, id) => { const target = document.getElementById(id); if (target) here.observe(target); });
 
-  window.veracausa = { views, drawAll };
+  window.veracausa = { views, drawAll, whole };
 })();

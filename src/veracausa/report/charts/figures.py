@@ -14,9 +14,6 @@ from veracausa.report.charts.data import Datasets
 from veracausa.report.charts.theme import LIGHT, Support
 from veracausa.report.readable import drawable
 
-#: Charts take the width of their place and the height that they need.
-FLUID = {"type": "fit-x", "contains": "padding"}
-
 #: A single view; side by side they make a figure.
 View = alt.TopLevelMixin
 
@@ -58,13 +55,28 @@ class Figure:
         return [spec_of(part.view) for part in self.parts]
 
     def specs(self) -> list[dict[str, Any]]:
-        """One Vega-Lite specification per part for the page: as wide as its container, no colours of its own."""
-        fluid = {"width": "container", "autosize": FLUID}
-        drawn = [without_legend(spec) for spec in self._drawn] if self.scale is not None else self._drawn
+        """One Vega-Lite specification per part, no width or colours of its own: the page makes both of its drawings of
+        it, one as wide as its container and without legends where `scale` stands above, and the whole figure (`spec`).
+        """
         return [
-            drawable(spec | fluid | {"datasets": _data(spec, part)})
-            for spec, part in zip(drawn, self.parts, strict=True)
+            drawable(spec | {"datasets": _data(spec, part)}) for spec, part in zip(self._drawn, self.parts, strict=True)
         ]
+
+    @property
+    def layout(self) -> dict[str, Any]:
+        """How the specifications of its parts are one figure: what `spec` adds to them."""
+        titles = [_heading(part) for part in self.parts]
+        return {"width": self.width, "columns": self.columns, "legends": self.scale is None} | drawable(
+            {"heads": [{"title": title} for title in titles], "colour": self._resolved}
+        )
+
+    @property
+    def _resolved(self) -> str:
+        """How charts beside each other share a colour scale: "shared", "independent", or as Vega-Lite does it."""
+        if self.scale is None or len(self.parts) < 2:
+            return ""
+        own = len({json.dumps(range_) for spec in self._drawn for range_ in _colours(spec)}) > 1
+        return "independent" if own else "shared"
 
     def spec(self) -> dict[str, Any]:
         """The whole figure as one specification of fixed width, as in the PNG."""
@@ -73,9 +85,8 @@ class Figure:
             for spec, part in zip(self._drawn, self.parts, strict=True)
         ]
         whole: dict[str, Any] = {"columns": self.columns, "concat": views} if len(views) > 1 else views[0]
-        if self.scale is not None and len(views) > 1:
-            own = len({json.dumps(range_) for spec in self._drawn for range_ in _colours(spec)}) > 1
-            whole["resolve"] = {"scale": {"color": "independent" if own else "shared"}}
+        if self._resolved:
+            whole["resolve"] = {"scale": {"color": self._resolved}}
         data: dict[str, Any] = {}
         for spec, part in zip(self._drawn, self.parts, strict=True):
             data |= _data(spec, part)
@@ -107,15 +118,6 @@ def _data(spec: dict[str, Any], part: Part) -> dict[str, Any]:
 
 def _without(spec: dict[str, Any], *keys: str) -> dict[str, Any]:
     return {key: value for key, value in spec.items() if key not in keys}
-
-
-def without_legend(spec: Any) -> Any:
-    """The specification with every legend switched off."""
-    if isinstance(spec, list):
-        return [without_legend(item) for item in spec]
-    if not isinstance(spec, dict):
-        return spec
-    return {key: None if key == "legend" else without_legend(value) for key, value in spec.items()}
 
 
 def png(spec: dict[str, Any]) -> bytes:

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from veracausa.report.charts.figures import Figure
 from veracausa.report.charts.theme import DARK, FONT, LIGHT
+from veracausa.report.packing import Columns
 from veracausa.report.pages.library import asset, library
 from veracausa.report.readable import readable
 from veracausa.report.tables import Table
@@ -46,21 +47,16 @@ def framed(template: str, figures: Sequence[Figure], tables: Sequence[Table], *,
         finalize=_shown,
     )  # fmt: skip
     environment.filters |= {"signed": signed, "plain": plain, "whole": whole}
-    specs: dict[str, Any] = {}
-    whole_figures: dict[str, Any] = {}
-    for figure in figures:
-        if not figure.parts:
-            continue
-        own = {f"{figure.name}-{i}": spec for i, spec in enumerate(figure.specs())}
-        specs |= own
-        whole_figures[figure.name] = {"spec": {**figure.spec(), "datasets": {}}, "parts": list(own)}
+    columns = Columns()
+    specs, layouts = _packed(figures, columns)
     about = {key: getattr(shown, key) for key in _ABOUT}
     data = {
         "specs": specs,
-        "figures": whole_figures,
-        "tables": {table.name: table.records() for table in tables if table.embedded},
+        "figures": layouts,
+        "tables": {table.name: table.records(columns) for table in tables if table.embedded},
         "about": {**about, "summary": list(parts["summary"])},
         "themes": {"light": LIGHT.config(), "dark": DARK.config()},
+        "columns": columns.packed,
     }
     return environment.get_template(template).render(
         **parts,
@@ -72,6 +68,20 @@ def framed(template: str, figures: Sequence[Figure], tables: Sequence[Table], *,
         vega=Markup(library()),
         data=Markup(embed(data)),
     )
+
+
+def _packed(figures: Sequence[Figure], columns: Columns) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Specifications of all charts, their data as columns; and for each figure how they are one (`Figure.layout`)."""
+    specs: dict[str, Any] = {}
+    layouts: dict[str, Any] = {}
+    for figure in figures:
+        if not figure.parts:
+            continue
+        own = {f"{figure.name}-{i}": spec for i, spec in enumerate(figure.specs())}
+        for name, spec in own.items():
+            specs[name] = spec | {"datasets": {key: columns.rows(rows) for key, rows in spec["datasets"].items()}}
+        layouts[figure.name] = {"parts": list(own), **figure.layout}
+    return specs, layouts
 
 
 def embed(value: Any) -> str:

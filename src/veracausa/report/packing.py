@@ -1,0 +1,70 @@
+"""Numbers and texts of a page, each column once: charts, tables and the instrument refer to it by its number.
+
+A column is a list; or, shorter, {"repeat": value, "times": n}; or {"single": [...]}, numbers of 32 bits in so many
+digits as tell them apart (`Math.fround` gives every one back to the last bit). Where a column is wanted stands
+{"column": 7}. docs/page.md describes the whole.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+#: A column that is one value throughout is written once from so many rows on.
+_ALIKE = 4
+
+
+class Columns:
+    """The columns of a page, in the order in which they were first wanted.
+
+    >>> columns = Columns()
+    >>> columns.add([1, 2]), columns.add([3, 4]), columns.add([1, 2])
+    ({'column': 0}, {'column': 1}, {'column': 0})
+    """
+
+    def __init__(self) -> None:
+        self.packed: list[Any] = []
+        self._places: dict[str, int] = {}
+
+    def add(self, values: Sequence[Any]) -> dict[str, int]:
+        """Keep a column, unless it is kept already; returns what stands in its place."""
+        packed = _packed([_bare(value) for value in values])
+        text = json.dumps(packed)
+        if text not in self._places:
+            self._places[text] = len(self.packed)
+            self.packed.append(packed)
+        return {"column": self._places[text]}
+
+    def rows(self, rows: Sequence[Mapping[str, Any]]) -> Any:
+        """Records as {"fields": {name: column}, "rows": n}; as they are where not all have the same fields."""
+        fields = list(rows[0]) if rows else []
+        if not fields or any(list(row) != fields for row in rows):
+            return list(rows)
+        return {"fields": {name: self.add([row[name] for row in rows]) for name in fields}, "rows": len(rows)}
+
+
+def _bare(value: Any) -> Any:
+    """A value as JSON holds it: None where there is no number."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _packed(values: list[Any]) -> Any:
+    kinds = {type(value) for value in values} - {type(None)}
+    if len(values) >= _ALIKE and len(kinds) <= 1 and all(value == values[0] for value in values):
+        return {"repeat": values[0], "times": len(values)}
+    if kinds and kinds <= {float} and all(value is None or _is_single(value) for value in values):
+        short = [None if value is None else float(str(np.float32(value))) for value in values]
+        return {"single": short} if short != values else values
+    return values
+
+
+def _is_single(value: float) -> bool:
+    """Whether a number has no more than 32 bits."""
+    with np.errstate(over="ignore"):
+        return float(np.float32(value)) == value

@@ -1,0 +1,56 @@
+"""Columns of a page come back as they were, to the last bit."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from veracausa.report.packing import Columns
+
+
+def unpacked(packed):
+    """What the page makes of a column: a second way, for `column` in page.js."""
+    if isinstance(packed, list):
+        return packed
+    if "repeat" in packed:
+        return [packed["repeat"]] * packed["times"]
+    return [None if value is None else float(np.float32(value)) for value in packed["single"]]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [float(np.float32(x)) for x in (0.1, -0.2, 1e-30, 3e38, 0.0)],
+        [0.1, 0.2],
+        [1.5, None, float(np.float32(0.3))],
+        [7] * 9,
+        [None] * 5,
+        [True, 1, 1, 1],
+        ["a9.h6", "</script>", ""],
+        [1, 2.5, 1e300],
+        [],
+    ],
+)
+def test_a_column_comes_back_to_the_last_bit(values):
+    columns = Columns()
+    place = columns.add(values)["column"]
+    found = unpacked(json.loads(json.dumps(columns.packed, allow_nan=False))[place])
+    assert found == values and [type(one) for one in found] == [type(one) for one in values]
+
+
+def test_what_is_no_number_is_nothing():
+    columns = Columns()
+    columns.add([math.nan, math.inf, np.float32(2), np.int64(3)])
+    assert columns.packed == [[None, None, 2.0, 3]]
+
+
+def test_records_share_columns_and_keep_what_has_other_fields():
+    columns = Columns()
+    first = columns.rows([{"name": "m0", "x": 1.0}, {"name": "m1", "x": 2.0}])
+    second = columns.rows([{"name": "m0", "y": 5.0}, {"name": "m1", "y": 6.0}])
+    assert first["fields"]["name"] == second["fields"]["name"] and len(columns.packed) == 3
+    uneven = [{"a": 1}, {"b": 2}]
+    assert columns.rows(uneven) == uneven and columns.rows([]) == []
