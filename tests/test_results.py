@@ -25,6 +25,7 @@ KINDS = (
     "OptimalConstants", "Steering", "Recovery", "Study", "Lens", "LogitAttribution",
     "Interactions", "CheckedInteractions", "Modules", "AttributionGraph", "GraphCheck", "Activations",
     "Quality", "PartCurve", "FeatureCircuit", "Attack", "CauseCurve", "Specificity", "Scoreboard",
+    "RemovalCurve",
 )  # fmt: skip
 #: Made of other results, without a run of their own.
 COSTLESS = {"Agreement", "Stability", "Circuit", "CircuitStability", "Against", "Recovery", "Modules"}

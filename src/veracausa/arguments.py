@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from veracausa.errors import MethodError, VeracausaError
@@ -91,3 +91,19 @@ def bytes_of(memory: float | str | None) -> int | None:
     if not number:
         raise MethodError(f"memory={shown(memory)}: give bytes, or a size such as '8GB' or '500 MB'.")
     return int(memory)
+
+
+def rising_sizes(sizes: Sequence[int] | None, most: int, *, least: int = 0, what: str = "circuits") -> tuple[int, ...]:
+    """Numbers of parts, rising, each once; by default each about three times the one before, and all.
+
+    Raises:
+        MethodError: none, or one that is no size of `what`.
+
+    >>> rising_sizes(None, 100)
+    (1, 3, 10, 30, 100)
+    """
+    if sizes is None:
+        return tuple(sorted({min(most, size) for size in (1, 3, 10, 30, 100, 300, 1000)} | {most}))
+    if not len(sizes) or not all(least <= size <= most for size in sizes):
+        raise MethodError(f"sizes={shown(list(sizes))}: {what} have {least} … {most:,} parts here.")
+    return tuple(sorted({int(size) for size in sizes}))

@@ -94,6 +94,7 @@ def every_result() -> dict[str, Any]:
         "LogitAttribution": vc.reading.dla(**on, neurons=[1], positions=True, **QUIET),
         "HeadRoles": vc.counterfactuals.head_roles(lm, task),
         "Search": vc.counterfactuals.search(lm, pool, units=["a0.h0"], **QUIET),
+        "RemovalCurve": vc.effects.removal_curve(**on, scores=atp, sizes=(1, 3), pairs=3, **QUIET),
         "Steering": vc.effects.steering(**on, vectors={"r1": [0.1] * lm.width}, scales=(-1, 1), **QUIET),
         "OptimalConstants": vc.effects.optimal_constants(
             **on, units=["a0.h0", "a1.h1"], learning=vc.effects.Learning(steps=1), **QUIET

@@ -14,8 +14,8 @@ import numpy as np
 from veracausa.anatomy.graph import Graph
 from veracausa.choices import CircuitParts, Ranking
 from veracausa.engine.circuit_forward import all_edges_mask
-from veracausa.engine.identity import difference
-from veracausa.errors import MethodError, UnitError
+from veracausa.errors import UnitError
+from veracausa.scores.about import require_about
 from veracausa.scores.scores import Scores
 from veracausa.suggestions import did_you_mean
 from veracausa.units.edges import Edges
@@ -82,13 +82,3 @@ class Ranked:
     def without(self, count: int) -> Bool[np.ndarray, "readers writers"]:
         """The whole graph without them."""
         return np.asarray(all_edges_mask(self.graph) & ~self.strongest(count))
-
-
-def require_about(lm: Model, scores: Scores) -> None:
-    """Raise MethodError if scores are about another model, or another state of it, than the one that they rank."""
-    found = scores.model.get("identity", "")
-    if found and (differing := difference(found, lm.identity)):
-        raise MethodError(
-            f"The scores are about {scores.model['source']}, but this model, {lm.source}, now has other {differing}. "
-            "Score this one; to try a circuit of the other here, take vc.Circuit.from_names(lm, circuit.names)."
-        )

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from veracausa.effects.learned_constants import OptimalConstants as OptimalConstants
     from veracausa.effects.learned_constants import optimal_constants as optimal_constants
     from veracausa.effects.optimal_descent import Learning as Learning
+    from veracausa.effects.removals import RemovalCurve as RemovalCurve
+    from veracausa.effects.removing import removal_curve as removal_curve
     from veracausa.effects.shapley_values import shapley as shapley
     from veracausa.effects.site_effects import direct as direct
     from veracausa.effects.site_effects import last_in as last_in
@@ -26,12 +28,14 @@ _HOMES = {
     "Noise": "veracausa.effects.instead",
     "OptimalConstants": "veracausa.effects.learned_constants",
     "Own": "veracausa.effects.instead",
+    "RemovalCurve": "veracausa.effects.removals",
     "Steering": "veracausa.effects.steering_curves",
     "causal_tracing": "veracausa.effects.tracing",
     "interactions": "veracausa.effects.interacting",
     "direct": "veracausa.effects.site_effects",
     "last_in": "veracausa.effects.site_effects",
     "optimal_constants": "veracausa.effects.learned_constants",
+    "removal_curve": "veracausa.effects.removing",
     "steering": "veracausa.effects.steered",
     "shapley": "veracausa.effects.shapley_values",
 }

@@ -34,6 +34,7 @@ from veracausa.counterfactuals.searches import Search
 from veracausa.discovery.evaluation import Evaluation
 from veracausa.discovery.results import Discovery
 from veracausa.effects.learned_constants import OptimalConstants
+from veracausa.effects.removals import RemovalCurve
 from veracausa.effects.steering_curves import Steering
 from veracausa.fitting.qualities import Quality
 from veracausa.graphs.checked import GraphCheck
@@ -62,6 +63,7 @@ from veracausa.report.charts.maps import STRONGEST
 from veracausa.report.charts.matrices import matrix_view
 from veracausa.report.charts.modules import modules_part
 from veracausa.report.charts.part_curves import part_curve_part
+from veracausa.report.charts.removals import removal_figure
 from veracausa.report.charts.scatters import against_exact, padded
 from veracausa.report.charts.scoreboards import scoreboard_part
 from veracausa.report.charts.steering import steering_part
@@ -233,7 +235,7 @@ _PARTS: dict[type, Callable[[Any, str], Part | Figure]] = {
     Interactions: interactions_part, CheckedInteractions: checked_part, Modules: modules_part,
     AttributionGraph: attribution_part, GraphCheck: graph_check_part, Steering: steering_part,
     PartCurve: part_curve_part, FeatureCircuit: feature_circuit_part, Attack: attack_figure,
-    CauseCurve: cause_curve_part, Scoreboard: scoreboard_part,
+    CauseCurve: cause_curve_part, Scoreboard: scoreboard_part, RemovalCurve: removal_figure,
 }  # fmt: skip
 
 

@@ -18,8 +18,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -171,10 +172,24 @@ def _some(names: list[str]) -> list[str]:
 def _require_group(name: str, group: Sequence[Member]) -> None:
     if not group:
         raise UnitError(f"The group {name!r} is empty. Name at least one unit in it.")
-    for i, one in enumerate(group):
-        if other := next((two for two in group[i + 1 :] if one.overlaps(two)), None):
-            what = f"{one.name} twice" if one.name == other.name else f"{one.name} and {other.name}, which overlap"
-            raise UnitError(f"The group {name!r} holds {what}. Name every activation once.")
+    for one, other in _overlaps(group):
+        what = f"{one.name} twice" if one.name == other.name else f"{one.name} and {other.name}, which overlap"
+        raise UnitError(f"The group {name!r} holds {what}. Name every activation once.")
+
+
+def _overlaps(group: Sequence[Member]) -> Iterator[tuple[Member, Member]]:
+    """Pairs that set the same activation; of many units of one kind, all told apart by their index, none is compared.
+
+    Units of different layers never do, nor do those of different places, but for experts and their neurons.
+    """
+    sites: dict[tuple[str, int], list[Member]] = {}
+    for one in group:
+        place = "experts" if one.place == "expert_neurons" else one.place
+        sites.setdefault((place, one.layer), []).append(one)
+    for own in sites.values():
+        plain = len({one.kind for one in own}) == 1 and min(one.index for one in own) >= 0
+        if not plain or len({one.index for one in own}) < len(own):
+            yield from ((one, two) for one, two in combinations(own, 2) if one.overlaps(two))
 
 
 def is_grouped(units: Any) -> bool:

@@ -39,10 +39,10 @@ import torch
 from veracausa.anatomy.graph import LOGITS, MLP, READERS, Graph
 from veracausa.choices import Direction
 from veracausa.circuits.circuit import NO_TASK, Circuit
-from veracausa.circuits.ranked import require_about
 from veracausa.circuits.wiring import node_table, nodes_of, require_heads_and_mlps, writers_fed
 from veracausa.cost import Cost
 from veracausa.errors import CircuitError, FileError, MethodError
+from veracausa.scores.about import require_about
 from veracausa.scores.scores import Scores, task_header
 from veracausa.storage.files import at, read_json, write_text
 from veracausa.storage.schema import reading

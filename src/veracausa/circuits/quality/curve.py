@@ -21,7 +21,6 @@ from scipy.integrate import trapezoid
 from veracausa.arguments import shown
 from veracausa.choices import Ablation, Ranking
 from veracausa.circuits.quality.faithfulness import Faithfulness, faithfulness_of, pack_runs
-from veracausa.circuits.ranked import require_about
 from veracausa.circuits.runs.ablations import SETTLED
 from veracausa.circuits.runs.run_circuits import CircuitRuns, Judged, Outcomes
 from veracausa.doors import through
@@ -30,6 +29,7 @@ from veracausa.engine.circuit_forward import kept_by, wiring_of
 from veracausa.engine.work import gives
 from veracausa.errors import MethodError, UnitError
 from veracausa.result import Shown
+from veracausa.scores.about import require_about
 from veracausa.scores.scores import Scores
 from veracausa.statistics.means import mean_of_known
 from veracausa.statistics.ratios import error_of

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from torch import Tensor
 
-from veracausa.arguments import shown
+from veracausa.arguments import rising_sizes, shown
 from veracausa.choices import Ablation
 from veracausa.circuits.featured import FeatureCircuit
 from veracausa.dictionaries.dictionary import Dictionary
@@ -239,7 +239,7 @@ def part_curve(
     if errors not in ERRORS:
         raise MethodError(f"errors={shown(errors)} is not known. Known: {', '.join(ERRORS)}.")
     ranked, moved = _ranked(rankings, errors, by)
-    counts = _sizes(sizes, len(ranked))
+    counts = rising_sizes(sizes, len(ranked))
     sets = {_EMPTY: [*ranked, *moved]}
     sets |= {f"outside {size}": [*ranked[size:], *moved] for size in counts}
     sets |= {f"inside {size}": [*ranked[:size], *moved] for size in counts}
@@ -261,16 +261,3 @@ def _ranked(rankings: Sequence[Scores], errors: Errors, by: str) -> tuple[tuple[
     if not ranked:
         raise UnitError("There is no part to rank: all are errors, which are not nodes here.")
     return ranked, [names[i] for i in np.flatnonzero(apart)] if errors == "moved" else []
-
-
-def _sizes(sizes: Sequence[int] | None, most: int) -> tuple[int, ...]:
-    """Numbers of parts, rising, each once.
-
-    >>> _sizes(None, 100)
-    (1, 3, 10, 30, 100)
-    """
-    if sizes is None:
-        return tuple(sorted({min(most, size) for size in (1, 3, 10, 30, 100, 300, 1000)} | {most}))
-    if not len(sizes) or not all(0 <= size <= most for size in sizes):
-        raise MethodError(f"sizes={shown(list(sizes))}: circuits have 0 … {most:,} parts here.")
-    return tuple(sorted({int(size) for size in sizes}))

@@ -23,7 +23,6 @@ from veracausa.circuits.quality.cause_curve import cause_curve, load_cause_curve
 from veracausa.circuits.quality.curve import SIZES, curve, require_sizes
 from veracausa.circuits.quality.files import load_curve
 from veracausa.circuits.quality.specificity import load_specificity
-from veracausa.circuits.ranked import require_about
 from veracausa.circuits.scoreboards.board import Cell, Scoreboard
 from veracausa.circuits.scoreboards.columns import PARTS
 from veracausa.circuits.scoreboards.filling import of_attack, of_causes, of_curve, of_scores, of_specificity
@@ -33,6 +32,7 @@ from veracausa.engine.guard import shared
 from veracausa.engine.work import Composed, Work, gives
 from veracausa.errors import CircuitError, GapError, MethodError, UnitError
 from veracausa.progress import announce
+from veracausa.scores.about import require_about
 from veracausa.scores.scores import Scores, task_header
 from veracausa.storage.files import at, keep, make_folder
 from veracausa.storage.origin import require_same_ends
