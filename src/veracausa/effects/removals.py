@@ -150,7 +150,8 @@ class RemovalCurve(MadeOfScores):
         together, total, excess = (self._told(figure, at) for figure in ("together", "sum", "excess"))
         over = f"({self.scale}, {counted(self.sets.n, 'pair')}, {self.settings['ablation']} ablation)"
         most = f"{self.sizes[at]:,} strongest" if self.sizes[at] > 1 else "strongest"
-        return f"The {most} of {len(self.ranked):,} units: together {together}, the sum of singles {total}, a difference of {excess} {over}."
+        beside = f"the sum of singles {total}, a difference of {excess}"
+        return f"The {most} of {len(self.ranked):,} units: together {together}, {beside} {over}."
 
     def _without_rest(self, at: int) -> str:
         return f"All units but these: together {self._told('rest', at)}; all: {self._every()}."
