@@ -27,6 +27,8 @@ from veracausa.estimates.presets import EDGE_PRESETS, ESTIMATES
 from veracausa.ground_truth.recovered import RANKINGS
 from veracausa.interplay.clustering import WEIGHTS
 from veracausa.interplay.interacting import METHODS, MODES, REPLACED
+from veracausa.pruning.measures import RANKINGS as MEASURES
+from veracausa.pruning.ranking_parts import ABLATIONS as CUT_ABLATIONS
 from veracausa.scores.estimands import ABLATIONS, BASELINES, DIRECTIONS, RESTORED
 from veracausa.studies.levels import LEVELS
 from veracausa.tasks.aligned import ALIGNED
@@ -73,6 +75,8 @@ TABLES = {
     "BoardPart": tuple(PARTS),
     "AttackGoal": KNOWN_GOALS,
     "AttackStart": STARTS,
+    "CutRanking": MEASURES,
+    "CutAblation": CUT_ABLATIONS,
     "Unequal": UNEQUAL,
     "Align": ALIGNED,
     "PairPrompts": PROMPTS,

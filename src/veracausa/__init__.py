@@ -9,9 +9,9 @@
 >>> vc.verify(lm, task, estimate)
 
 The first questions are here; more of each kind are in `vc.effects`, `vc.estimates`, `vc.circuits`, `vc.causes`,
-`vc.counterfactuals`, `vc.behaviour`, `vc.reading`, `vc.fitting`, `vc.interplay` and `vc.ground_truth`. Names are
-imported on first use, so that `import veracausa` itself takes no time; functions so taken refuse arguments of the wrong
-type in words (see `veracausa.typed`).
+`vc.counterfactuals`, `vc.behaviour`, `vc.reading`, `vc.fitting`, `vc.interplay`, `vc.pruning` and `vc.ground_truth`.
+Names are imported on first use, so that `import veracausa` itself takes no time; functions so taken refuse arguments of
+the wrong type in words (see `veracausa.typed`).
 """
 
 from typing import TYPE_CHECKING
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from veracausa import ground_truth as ground_truth
     from veracausa import interplay as interplay
     from veracausa import planning as planning
+    from veracausa import pruning as pruning
     from veracausa import reading as reading
     from veracausa import receipts as receipts
     from veracausa import scores as scores
@@ -116,6 +117,7 @@ _PACKAGES = (
     "ground_truth",
     "interplay",
     "planning",
+    "pruning",
     "reading",
     "receipts",
     "scores",

@@ -83,6 +83,10 @@ AttackStart = Literal["zero", "half", "random"]
 #: What a scoreboard runs for every ranking.
 BoardPart = Literal["curve", "cause", "adversary", "specificity"]
 
+#: What ranks parts that are cut out for good, and what stands in their place.
+CutRanking = Literal["fgp", "exact-mean", "exact-zero", "atp-mean", "atp-zero", "wanda", "magnitude", "random"]
+CutAblation = Literal["zero", "mean"]
+
 #: What becomes of pairs that do not fit a tokenizer.
 Unequal = Literal["refuse", "skip"]
 #: What corresponds in spans of unequal lengths.

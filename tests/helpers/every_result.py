@@ -90,6 +90,7 @@ def every_result() -> dict[str, Any]:
         "PartCurve": vc.circuits.part_curve(
             lm, task, vc.attribute(**on, units="features", dictionary=coder, **QUIET), dictionary=coder, **QUIET
         ),
+        "PartRanking": vc.pruning.rank(**on, how="atp-zero", units="heads", **QUIET),
         "Lens": vc.reading.lens(**on, tokens=2, **QUIET),
         "LogitAttribution": vc.reading.dla(**on, neurons=[1], positions=True, **QUIET),
         "HeadRoles": vc.counterfactuals.head_roles(lm, task),

@@ -1,0 +1,22 @@
+"""Parts of a model cut out for good: ranked by what they are worth, cut, checked by exact joint removal, exported.
+
+>>> ranking = vc.pruning.rank(lm, task, how="fgp", units="neurons")
+"""
+
+from typing import TYPE_CHECKING
+
+from veracausa.lazy import given_out
+
+if TYPE_CHECKING:
+    from veracausa.pruning.part_ranking import PartRanking as PartRanking
+    from veracausa.pruning.ranking_parts import rank as rank
+
+#: Public name → where it lives.
+_HOMES = {
+    "PartRanking": "veracausa.pruning.part_ranking",
+    "rank": "veracausa.pruning.ranking_parts",
+}
+__all__ = list(_HOMES)
+
+if not TYPE_CHECKING:  # a misspelt name is an error to type checkers, too
+    __getattr__, __dir__ = given_out(__name__, _HOMES)
