@@ -16,6 +16,7 @@ from veracausa.circuits.quality.minimality import _PARTS
 from veracausa.circuits.scoreboards.columns import PARTS
 from veracausa.circuits.selection.acdc import ORDERS
 from veracausa.circuits.selection.ways import HOW
+from veracausa.circuits.sheaves.finding import STAGES
 from veracausa.discovery.ways import SCORED_BY
 from veracausa.engine.passages import WAYS as BETWEEN
 from veracausa.estimates.learned.gates import GATES
@@ -69,6 +70,7 @@ TABLES = {
     "GateHold": HOLDS,
     "MaskLoss": MASK_LOSSES,
     "MaskAim": AIMS,
+    "SheafBy": STAGES,
     "BudgetSizes": SIZES,
     "CircuitParts": _PARTS,
     "AttackBudget": BUDGETS,

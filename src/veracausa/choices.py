@@ -69,10 +69,13 @@ WriterOrder = Literal["late", "early", "random", "weakest"]
 CircuitParts = Literal["edges", "nodes"]
 #: How gates are learned: ways that have a name, and the parts that they are composed of.
 LearnedBy = Literal[
-    "share", "top-k", "matryoshka", "adversarial", "edge-pruning", "ugs", "node-pruning", "subnetwork-probing",
+    "share", "top-k", "matryoshka", "adversarial", "edge-pruning", "ugs", "discogp", "node-pruning",
+    "subnetwork-probing",
 ]  # fmt: skip
 GateName = Literal["hard-concrete", "straight-through", "uniform", "sigmoid"]
 GateHold = Literal["share", "lagrangian", "price", "budget"]
+#: What of a sheaf is learned, one after the other or at once.
+SheafBy = Literal["sequential", "joint", "weights"]
 MaskLoss = Literal["kl", "metric", "bounded", "margin", "answers"]
 MaskAim = Literal["sufficient", "cause", "both", "complete"]
 BudgetSizes = Literal["fixed", "log", "mixed"]

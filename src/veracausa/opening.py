@@ -52,6 +52,7 @@ READERS: dict[str, str] = {
     "veracausa-scores-2": "scores.files:load_scores",
     "veracausa-scoreboard-1": "circuits.scoreboards.board:load_scoreboard",
     "veracausa-search-2": "counterfactuals.searches:load_search",
+    "veracausa-sheaf-1": "circuits.sheaves.found:load_sheaf",
     "veracausa-specificity-1": "circuits.quality.specificity:load_specificity",
     "veracausa-stability-1": "scores.result_files:load_stability",
     "veracausa-steering-1": "effects.steering_curves:load_steering",

@@ -62,6 +62,7 @@ def every_result() -> dict[str, Any]:
         ),
         "CauseCurve": vc.circuits.cause_curve(lm, flipping(lm, task), edges, sizes=(1, 20), **QUIET),
         "Specificity": vc.circuits.specificity(lm, {"one": task, "two": task[:2]}, {"one": circuit}, draws=2, **QUIET),
+        "Sheaf": vc.circuits.sheaf(**on, steps=2, **QUIET),
         "Scoreboard": vc.circuits.scoreboard(
             lm, flipping(lm, task), {"eap": edges}, parts=["curve", "cause"], sizes=(0.1, 1.0), **QUIET
         ),

@@ -96,17 +96,17 @@ def _why_unknown(hf: Any) -> str:
     return "It has the parts of a Llama-like decoder: try load(…, anatomy='llama') and let lm.check() judge."
 
 
-def decoder_of(hf: Any, family: str | Mapping[str, Any] | None = None) -> Decoder:
+def decoder_of(hf: Any, family: str | Mapping[str, Any] | Anatomy | None = None) -> Decoder:
     """Bind the anatomy of a Hugging Face causal LM.
 
     `family` overrides the lookup by `config.model_type`: for models that share a known layout under another name, or
-    have one of their own (see `_own`).
+    have one of their own (see `_own`; or an `Anatomy`).
 
     Raises:
         ArchitectureError: an unknown family, a missing part (named), cross-attention, a bidirectional decoder, blocks
             of several sizes.
     """
-    anatomy = _anatomy_for(hf, family)
+    anatomy = family if isinstance(family, Anatomy) else _anatomy_for(hf, family)
     _require_fitting(hf, anatomy)
     config, backbone = hf.config, part_of(hf, anatomy.backbone)
     embeddings, found = part_of(backbone, anatomy.embeddings), Found(hf)

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from veracausa.circuits.selection.sparse_features import feature_circuit as feature_circuit
     from veracausa.circuits.selection.stability import CircuitStability as CircuitStability
     from veracausa.circuits.selection.stability import stability as stability
+    from veracausa.circuits.sheaves.finding import run_sheaf as run_sheaf
+    from veracausa.circuits.sheaves.finding import sheaf as sheaf
+    from veracausa.circuits.sheaves.found import Sheaf as Sheaf
 
 #: Public name → where it lives.
 _HOMES = {
@@ -48,6 +51,7 @@ _HOMES = {
     "Minimality": "veracausa.circuits.quality.minimality",
     "PartCurve": "veracausa.circuits.quality.part_curve",
     "Scoreboard": "veracausa.circuits.scoreboards.board",
+    "Sheaf": "veracausa.circuits.sheaves.found",
     "Specificity": "veracausa.circuits.quality.specificity",
     "Verdict": "veracausa.circuits.quality.hypotheses",
     "adversary": "veracausa.circuits.attacks.attacking",
@@ -61,7 +65,9 @@ _HOMES = {
     "part_curve": "veracausa.circuits.quality.part_curve",
     "published": "veracausa.circuits.known",
     "read": "veracausa.circuits.exchange.formats",
+    "run_sheaf": "veracausa.circuits.sheaves.finding",
     "scoreboard": "veracausa.circuits.scoreboards.judging",
+    "sheaf": "veracausa.circuits.sheaves.finding",
     "specificity": "veracausa.circuits.quality.across_tasks",
     "stability": "veracausa.circuits.selection.stability",
     "tests": "veracausa.circuits.quality.hypotheses",

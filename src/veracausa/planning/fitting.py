@@ -14,6 +14,7 @@ from typing import Any
 
 from veracausa.circuits.runs.run_circuits import CircuitRuns, Judged
 from veracausa.circuits.selection.learned import LearnWork
+from veracausa.circuits.sheaves.finding import RunSheafWork, SheafWork
 from veracausa.engine import budget
 from veracausa.engine.footprint import Footprint, Memory
 from veracausa.engine.work import Derived
@@ -24,6 +25,8 @@ from veracausa.planning.memory import NEEDED
 
 #: Counts are right to a fifth.
 _SURELY = 0.8
+#: Calls that keep all pairs.
+_KEEPING = (MaskWork, LearnWork, SheafWork, RunSheafWork)
 #: Lengths of prompts that are tried.
 _LENGTHS = tuple(2**power for power in range(16, 2, -1))
 
@@ -62,7 +65,7 @@ def _alone(work: Any) -> list[Group]:
     lengths = [max(len(one), len(other)) for one, other in zip(task.clean, task.corrupted, strict=True)]
     firsts = task.first_difference if share and not task.uneven else [0] * len(task)
     found = [Group(1, n - first, n) for n, first in zip(lengths, firsts, strict=True)]
-    return found if isinstance(work, MaskWork | LearnWork) else [*dict.fromkeys(found)]
+    return found if isinstance(work, _KEEPING) else [*dict.fromkeys(found)]
 
 
 def _least(work: Any, shapes: Footprint, groups: Sequence[Group]) -> Memory:
@@ -85,7 +88,7 @@ def _remedy(work: Any, shapes: Footprint, groups: Sequence[Group], free: int) ->
     least = _least(work, shapes, groups)
     if shapes.item > 2 and fits(half, groups):
         return "load the model with dtype='bfloat16'"
-    if isinstance(work, MaskWork | LearnWork):
+    if isinstance(work, _KEEPING):
         for count in (pairs // 2**power for power in range(1, pairs.bit_length())):
             if fits(shapes, sorted(groups, key=lambda group: group.length)[-count:]):
                 return f"{count:,} pairs of these lengths fit (task[:{count}]), since all are kept"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from veracausa.circuits.attacks.attacking import AdversaryWork
 from veracausa.circuits.selection.learned import LearnWork
 from veracausa.circuits.selection.sparse_features import FeatureCircuitWork
+from veracausa.circuits.sheaves.finding import RunSheafWork, SheafWork
 from veracausa.engine import circuit_forward, reader_gradients
 from veracausa.engine.budget import free_memory, rows_per_chunk
 from veracausa.engine.footprint import Footprint, Memory
@@ -186,7 +187,7 @@ def masks(work: MaskWork, shapes: Footprint, groups: Sequence[Group]) -> Memory:
     return Memory(recordings=kept, gradients=largest, scores=scores(lm, len(work.task), len(work.units)))
 
 
-def gates(work: LearnWork | AdversaryWork, shapes: Footprint, groups: Sequence[Group]) -> Memory:
+def gates(work: LearnWork | AdversaryWork | SheafWork, shapes: Footprint, groups: Sequence[Group]) -> Memory:
     """All pairs are recorded at once; weighted circuits keep every reader's input."""
     lm = work.lm
     held = shapes.held(circuit_forward.SITES)
@@ -204,3 +205,21 @@ def gates(work: LearnWork | AdversaryWork, shapes: Footprint, groups: Sequence[G
         recordings=kept, gradients=max(map(weighted, groups)) + 12 * shapes.wide * len(work.edges),
         scores=scores(lm, len(work.task), len(work.edges)),
     )  # fmt: skip
+
+
+def sheaf(work: SheafWork, shapes: Footprint, groups: Sequence[Group]) -> Memory:
+    """The same as of gates on edges; of every weight its score, noise, gate and gradients, twice as much kept of each
+    stage that is kept, and its masked value with the gradient of that."""
+    own, weights = gates(work, shapes, groups), len(work.weights)
+    learned = weights * (10 * shapes.wide + 2 * shapes.item)
+    kept = len(work.stages) * (3 * weights + 3 * len(work.edges)) * (8 + 1)
+    return replace(own, gradients=own.gradients + learned, scores=own.scores + kept)
+
+
+def run_sheaf(work: RunSheafWork, shapes: Footprint, groups: Sequence[Group]) -> Memory:
+    """All pairs are recorded at once; a run has masked weights beside the model's own."""
+    held = shapes.held(circuit_forward.SITES)
+    kept = sum(group.pairs * shapes.pair(group.positions, group.length, held) for group in groups)
+    size = [min(rows_per_chunk(work.lm, one.positions, one.length), one.pairs) for one in groups]
+    rows = max(circuit_rows(work.lm, shapes, one, many) for one, many in zip(groups, size, strict=True))
+    return Memory(recordings=kept, rows=rows + len(work.weights) * (2 * shapes.wide + shapes.item))

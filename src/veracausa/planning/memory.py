@@ -15,6 +15,7 @@ from veracausa.circuits.runs.run_circuits import CircuitRuns, Judged
 from veracausa.circuits.runs.tapes import circuit_buckets
 from veracausa.circuits.selection.learned import LearnWork
 from veracausa.circuits.selection.sparse_features import FeatureCircuitWork
+from veracausa.circuits.sheaves.finding import RunSheafWork, SheafWork
 from veracausa.cost import Cost
 from veracausa.effects.exact import ExactWork
 from veracausa.engine import reader_change
@@ -38,7 +39,8 @@ if TYPE_CHECKING:
 #: Work → its memory, given its shapes and its groups of pairs.
 NEEDED: dict[type, Callable[[Any, Footprint, Sequence[Group]], Memory]] = {
     ExactWork: patched.exact, AttributeWork: graphs.estimates, MaskWork: graphs.masks, LearnWork: graphs.gates,
-    AdversaryWork: graphs.gates, CircuitRuns: patched.circuits, InteractionsWork: patched.interactions,
+    AdversaryWork: graphs.gates, SheafWork: graphs.sheaf, RunSheafWork: graphs.run_sheaf,
+    CircuitRuns: patched.circuits, InteractionsWork: patched.interactions,
     FeatureEdgesWork: graphs.slopes, FeatureCircuitWork: graphs.feature_circuit,
 }  # fmt: skip
 

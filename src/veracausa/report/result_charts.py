@@ -26,6 +26,7 @@ from veracausa.circuits.quality.part_curve import PartCurve
 from veracausa.circuits.quality.specificity import Specificity
 from veracausa.circuits.scoreboards.board import Scoreboard
 from veracausa.circuits.selection.stability import CircuitStability
+from veracausa.circuits.sheaves.found import RUNS, Sheaf
 from veracausa.counterfactuals.compared_baselines import Baselines
 from veracausa.counterfactuals.compared_corruptions import CounterfactualComparison
 from veracausa.counterfactuals.general_units import GeneralPurpose
@@ -167,6 +168,17 @@ def _specificity(found: Specificity) -> Part:
                        Support.POSITIVE, stderr=errors)  # fmt: skip
     said = " ".join(found.sentences)
     return Part("What each task loses without each circuit", view, data, f"Heat map. {said}", "rows: circuits")
+
+
+@drawing.register
+def _sheaf(found: Sheaf) -> Part:
+    data, table = Datasets(inline=True), found.table()
+    names = [f"{name}: {RUNS[name]}" for name in table["run"]]
+    view = bars_view(data, _OWN, names, table["f"].to_numpy(), "f", stderr=table["stderr"].to_numpy())
+    size, *rest = found.sentences
+    return Part(
+        "What a sheaf does alone", view, data, f"Bar chart. {' '.join(found.sentences)}", "\n".join([size, *rest])
+    )
 
 
 @drawing.register

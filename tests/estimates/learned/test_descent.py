@@ -189,6 +189,7 @@ def test_seeds_are_averaged_and_compared(tiny, task_of, what):
 
 def test_every_preset_is_a_way_of_both_or_refused():
     assert {name for name, one in LEARNERS.items() if one.nodes or one.ablation != "counterfactual"} == {
+        "discogp",
         "edge-pruning",
         "ugs",
     }

@@ -88,7 +88,7 @@ def descended(learner, writers=None, seed=2):
     planned = [[0, 1], [1], [0], [1, 0]]
     begin = torch.full((UNITS,), learner.begin, dtype=torch.float64)
     descent = Descent(Runs(), training, seed, begin, writers)
-    descent.hold.wanted = 0.5
+    descent.holds[0].wanted = 0.5
     descent.run(planned, lambda _: None, lambda: None)
     return descent, planned
 

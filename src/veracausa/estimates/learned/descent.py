@@ -60,19 +60,25 @@ class Gated(Protocol):
 
 @dataclass(eq=False)
 class Descent:
-    """One run of a training. `writers`: of every unit, the number of the writer whose gate multiplies its own."""
+    """One run of a training. `writers`: of every unit, the number of the writer whose gate multiplies its own.
+
+    `parts`: where units are of several sorts, the learner that says how each one's gates are drawn and held, and how
+    many there are, in their order (default: all are the training's).
+    """
 
     runs: Gated
     training: Training
     seed: int
     scores: Float[Tensor, " parameters"]
     writers: Int[Tensor, " units"] | None = None
+    parts: Sequence[tuple[Learner, int]] = ()
     losses: list[float] = field(default_factory=list)
-    hold: Hold = field(init=False)
+    holds: list[Hold] = field(init=False)
     optimiser: torch.optim.Adam = field(init=False)
 
     def __post_init__(self) -> None:
         learner = self.training.learner
+        self.parts = self.parts or [(learner, self.units)]
         if self.writers is not None:
             gates = self.scores.new_full((int(self.writers.max()) + 1,), learner.begin)
             self.scores = torch.cat([self.scores, gates])
@@ -80,8 +86,9 @@ class Descent:
         groups = [{"params": [self.scores], "lr": learner.lr}]
         groups += [{"params": [one], "lr": learner.lr / 10} for one in self.runs.along]
         self.optimiser = torch.optim.Adam(groups)
-        first = float(self.share().detach())
-        self.hold = Hold(learner, self.training.wanted, learner.steps, first)
+        shares = [float(share.detach()) for share in self.shares()]
+        held = zip(self.parts, shares, strict=True)
+        self.holds = [Hold(one, self.training.wanted, learner.steps, first) for (one, _), first in held]
 
     @property
     def learner(self) -> Learner:
@@ -95,13 +102,20 @@ class Descent:
 
     def open(self) -> Float[Tensor, " units"]:
         """How much of every unit is open, expected; carries the scores' graph."""
-        found = GATES[self.learner.gates].open(self.scores, self.learner.t)
-        return found if self.writers is None else found[: self.units] * found[self.units :][self.writers]
+        own = torch.cat(self._open())
+        if self.writers is None:
+            return own
+        return own * GATES[self.learner.gates].open(self.scores[self.units :], self.learner.t)[self.writers]
 
-    def share(self) -> Float[Tensor, ""]:
-        """The open share that is held: of the units' own gates."""
+    def shares(self) -> list[Float[Tensor, ""]]:
+        """The open share that is held, of every part: of the units' own gates."""
         with torch.enable_grad():
-            return GATES[self.learner.gates].open(self.scores[: self.units], self.learner.t).mean()
+            return [found.mean() for found in self._open()]
+
+    def _open(self) -> list[Tensor]:
+        """How much of every part's own gates is open."""
+        scores = self.scores[: self.units].split([count for _, count in self.parts])
+        return [GATES[one.gates].open(own, one.t) for (one, _), own in zip(self.parts, scores, strict=True)]
 
     def values(self) -> Float[Tensor, " units"]:
         """What the units score: their rank in (0, 1], equal ones sharing the mean of theirs, or how much is open."""
@@ -130,7 +144,9 @@ class Descent:
             total += torch.autograd.grad(gates, self.scores, slope / pairs)[0]
             loss += found / pairs
             tick(self.runs.tokens(group) * learner.slopes)
-        self.scores.grad = total + self.hold.force(step, self.share(), self.scores)
+        for hold, share in zip(self.holds, self.shares(), strict=True):
+            total += hold.force(step, share, self.scores)
+        self.scores.grad = total
         for one in self.runs.along:
             one.grad = None if one.grad is None else one.grad / pairs
         self.optimiser.step()
@@ -150,8 +166,14 @@ class Descent:
         draw = partial(_draw, GATES[learner.gates].draw, noise, learner.t)
         if learner.hold == "budget":
             return competing(draw, self.scores, size)
-        gates = draw(self.scores)
+        gates = self._of_parts(noise) if len(self.parts) > 1 else draw(self.scores)
         return gates if self.writers is None else gates[..., : self.units] * gates[..., self.units :][..., self.writers]
+
+    def _of_parts(self, noise: Tensor) -> Tensor:
+        """Gates of several parts."""
+        counts = [count for _, count in self.parts]
+        cut = zip(self.parts, self.scores.split(counts), noise.split(counts, -1), strict=True)
+        return torch.cat([GATES[one.gates].draw(own, its, one.t) for (one, _), own, its in cut], -1)
 
     def _slope(self, group: int, gates: Tensor, cause: bool) -> tuple[float, Tensor]:
         """The loss under gates, and its gradient; in the cause's direction what is open is what is ablated."""
@@ -176,7 +198,8 @@ class Descent:
 
     def pack(self) -> Float[Tensor, " numbers"]:
         """All that the next steps depend on, as one row of float64; `unpack` takes it."""
-        parts = [torch.tensor([float(len(self.losses)), *self.hold.multipliers], dtype=torch.float64)]
+        multipliers = [one for hold in self.holds for one in hold.multipliers]
+        parts = [torch.tensor([float(len(self.losses)), *multipliers], dtype=torch.float64)]
         parts.append(torch.zeros(self.learner.steps, dtype=torch.float64))
         parts[1][: len(self.losses)] = torch.tensor(self.losses, dtype=torch.float64)
         for one in self._leaves:
@@ -188,14 +211,17 @@ class Descent:
     @property
     def numbers(self) -> int:
         """How many numbers `pack` gives."""
-        return 3 + self.learner.steps + 3 * sum(one.numel() for one in self._leaves)
+        return 1 + 2 * len(self.holds) + self.learner.steps + 3 * sum(one.numel() for one in self._leaves)
 
     @torch.no_grad()
     def unpack(self, row: Float[Tensor, " numbers"]) -> None:
         """Stand where the run stood that packed this."""
-        done, *self.hold.multipliers = row[:3].tolist()
-        self.losses = row[3 : 3 + int(done)].tolist()
-        at = 3 + self.learner.steps
+        at = 1 + 2 * len(self.holds)
+        done, *multipliers = row[:at].tolist()
+        for number, hold in enumerate(self.holds):
+            hold.multipliers = multipliers[2 * number : 2 * number + 2]
+        self.losses = row[at : at + int(done)].tolist()
+        at += self.learner.steps
         for one in self._leaves:
             value, *moments = row[at : at + 3 * one.numel()].reshape(3, *one.shape).to(one)
             one.copy_(value)

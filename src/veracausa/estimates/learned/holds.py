@@ -7,7 +7,8 @@ With p the mean share of units that is open, expected, w the share that is wante
   λ · (1 + 5 · log(p / w_t)) · ∂p/∂s, so that gates open again when too many have closed;
 * **lagrangian** (Edge Pruning, 2406.16778): λ₁ (p − w_t) + λ₂ (p − w_t)², both λ from 0 by gradient ascent at the rate
   `rise`; w_t falls linearly;
-* **price**: λ_t · p, λ_t from `price` to `last_price` geometrically;
+* **price**: λ_t · p, λ_t from `price` to `last_price` geometrically; with a `peak` (DiscoGP, 2407.03779) linearly from
+  `price` up to it over the first part of the steps (`warm_up`), down to `last_price` over as many, and then that;
 * **budget**: the gates themselves sum to a size that is drawn for every step (`gates.competing`): "fixed" the wanted
   one, "log" log-uniform from `smallest` to all, "mixed" half the steps so and half uniform.
 """
@@ -55,7 +56,7 @@ class Hold:
         """∂(what holding costs)/∂p; the multipliers go on."""
         learner, done = self.learner, min(1.0, step / max(1.0, self.learner.warm_up * self.steps))
         if learner.hold == "price":
-            return learner.price * (learner.last_price / learner.price) ** (step / max(1, self.steps - 1))
+            return price_at(learner, step, self.steps)
         if learner.hold == "lagrangian":
             return self._ascend(share - (self.first + (self.wanted - self.first) * done))
         error = math.log(share / (self.wanted * (self.first / self.wanted) ** (1 - done)))
@@ -68,6 +69,20 @@ class Hold:
         self.multipliers[0] += self.learner.rise * error
         self.multipliers[1] += self.learner.rise * error**2
         return weight
+
+
+def price_at(learner: Learner, step: int, steps: int) -> float:
+    """λ at a step; see the module.
+
+    >>> price_at(Learner(hold="price", price=1, peak=101, last_price=1, warm_up=0.5), 25, 100)
+    51.0
+    """
+    if learner.peak is None:
+        return learner.price * (learner.last_price / learner.price) ** (step / max(1, steps - 1))
+    part = learner.warm_up * steps
+    if step < part:
+        return learner.price + (learner.peak - learner.price) * step / part
+    return learner.peak + (learner.last_price - learner.peak) * min(1.0, (step - part) / part)
 
 
 def drawn_size(learner: Learner, wanted: int, count: int, rng: np.random.Generator) -> float:

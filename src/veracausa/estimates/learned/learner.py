@@ -49,11 +49,12 @@ class Learner:
     """How gates are learned; see the module.
 
     `temperature`: of the gates (None: their own). `begin`: all scores at the start, `spread`: their standard deviation
-    where a ranking is given to start from. `sizes`, `smallest`: of a budget. `price`, `last_price`: λ of a price, at
-    the first and the last step. `warm_up`: the share of the steps over which the wanted share falls. `rise`: rate of
-    the Lagrangian's λ. `each`: every pair of a step has gates of its own, drawn apart (edges: else one draw for all).
-    `nodes`: of edges, a gate on every writer beside, which multiplies those of its edges. `ablation`: what closed gates
-    let through; "optimal": constants, learned along with the gates (edges only). `bound`: scores stay within ±bound.
+    where a ranking is given to start from. `sizes`, `smallest`: of a budget. `price`, `last_price`, `peak`: λ of a
+    price, at the first and the last step, and at its highest (None: it goes from one to the other). `warm_up`: the
+    share of the steps over which the wanted share falls, or the price climbs. `rise`: rate of the Lagrangian's λ.
+    `each`: every pair of a step has gates of its own, drawn apart (edges: else one draw for all). `nodes`: of edges, a
+    gate on every writer beside, which multiplies those of its edges. `ablation`: what closed gates let through;
+    "optimal": constants, learned along with the gates (edges only). `bound`: scores stay within ±bound.
 
     >>> vc.circuits.learn(lm, task, how=vc.estimates.Learner(gates="sigmoid", hold="budget", sizes="mixed", aim="both"))
     """
@@ -74,6 +75,7 @@ class Learner:
     rise: float = 0.8
     price: float = 1.0
     last_price: float = 1.0
+    peak: float | None = None
     completeness: float = 1.0
     adversary: int = 0
     most: float = 1.0
@@ -100,6 +102,8 @@ class Learner:
         for name, value in shares.items():
             if not 0 < value <= 1 or (name == "smallest" and value == 1):
                 raise MethodError(f"{name}={value}: it is a share, over 0 and at most 1 (smallest: under 1).")
+        if self.peak is not None and (self.hold != "price" or self.peak <= 0):
+            raise MethodError(f"peak={self.peak}, hold={self.hold!r}: a peak is that of a price, and positive.")
         self._require_meaning()
 
     def _require_meaning(self) -> None:
@@ -146,6 +150,19 @@ LEARNERS = {
     "adversarial": Learner(hold="budget", adversary=2),
     "edge-pruning": Learner(hold="lagrangian", nodes=True, begin=10.0, bound=1e6, steps=3000, lr=0.8, warm_up=5 / 6),
     "ugs": Learner(gates="uniform", hold="price", begin=1.0, steps=1000, lr=0.1, ablation="optimal", each=True),
+    "discogp": Learner(
+        gates="straight-through",
+        hold="price",
+        loss="answers",
+        aim="complete",
+        begin=1.0,
+        steps=1250,
+        lr=0.1,
+        warm_up=0.2,
+        peak=100.0,
+        last_price=0.01,
+        ablation="zero",
+    ),
     "node-pruning": Learner(hold="lagrangian", each=True),
     "subnetwork-probing": Learner(hold="price", each=True),
 }
@@ -157,6 +174,7 @@ LEARNED_BY = {
     "adversarial": "one size, with an adversary in every step: ours",
     "edge-pruning": "one size, edges and nodes: Edge Pruning, 2406.16778",
     "ugs": "a price for every edge, constants learned along: UGS, 2409.09951",
+    "discogp": "a price for every edge, zero ablation, nothing left without it: DiscoGP, 2407.03779",
     "node-pruning": "one size of nodes, by a Lagrangian as in Edge Pruning",
     "subnetwork-probing": "a price for every node: Cao, Sanh, Rush 2021, 2104.03514",
 }

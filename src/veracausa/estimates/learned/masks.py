@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -72,7 +72,7 @@ class MaskWork:
     @property
     def units(self) -> Units:
         """What gates are put on."""
-        return self.training.table
+        return cast("Units", self.training.table)
 
     def groups(self) -> list[tuple[int, tuple[int, ...]]]:
         """Pairs that are run together."""

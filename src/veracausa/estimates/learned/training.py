@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -19,7 +19,21 @@ if TYPE_CHECKING:
 
     from veracausa.model import Model
     from veracausa.scores.scores import Scores
-    from veracausa.units.table import Units
+
+
+class Table(Protocol):
+    """What gates are put on: units, edges, or weights."""
+
+    @property
+    def kind(self) -> str:
+        """What they are."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def digest(self) -> str:
+        """A hash of what they are."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +43,7 @@ class Training:
     At least `batch` pairs a step; `seed`: of all draws, of the first of `seeds` runs; each next one has the next.
     """
 
-    table: Units
+    table: Table
     learner: Learner
     count: int
     batch: int
@@ -40,7 +54,7 @@ class Training:
     @classmethod
     def of(
         cls,
-        table: Units,
+        table: Table,
         learner: Learner,
         keep: float | int,
         batch: int,
@@ -138,7 +152,7 @@ def _parts(learner: Learner) -> dict[str, Any]:
     return {name: value for name, value in asdict(learner).items() if name not in said}
 
 
-def require_keep(table: Units, keep: float | int, name: str = "keep") -> int:
+def require_keep(table: Table, keep: float | int, name: str = "keep") -> int:
     """How many units are to be kept; MethodError unless some, but not all, are."""
     count = max(1, round(keep * len(table))) if isinstance(keep, float) and 0 < keep < 1 else keep
     if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count < len(table):
@@ -149,5 +163,5 @@ def require_keep(table: Units, keep: float | int, name: str = "keep") -> int:
     return count
 
 
-def _told(table: Units) -> str:
+def _told(table: Table) -> str:
     return f"{len(table):,} {table.kind}"

@@ -1,0 +1,1 @@
+"""Sheaves: weights and edges of a model that do a behaviour alone."""
