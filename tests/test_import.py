@@ -13,8 +13,8 @@ import veracausa as vc
 #: Of the face itself, then of a package: "causes.locate".
 PUBLIC = [
     "Circuit", "Method", "Model", "Receipt", "Result", "Scores", "Study", "Task", "Units", "VeracausaError",
-    "agreement", "attribute", "compare", "curve", "dictionaries", "dictionary", "directions", "discover", "errors",
-    "exact", "faithfulness", "forecast", "interactions", "load", "open", "select", "study", "task", "tasks",
+    "agreement", "attribute", "compare", "components", "curve", "dictionaries", "dictionary", "directions", "discover",
+    "errors", "exact", "faithfulness", "forecast", "interactions", "load", "open", "select", "study", "task", "tasks",
     "transcoders", "verify",
 ]  # fmt: skip
 PACKAGES = {

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from veracausa.loading.dictionaries.read import dictionary as dictionary
     from veracausa.loading.dictionaries.read import transcoders as transcoders
     from veracausa.loading.load import load as load
+    from veracausa.loading.weights import components as components
     from veracausa.model import Model as Model
     from veracausa.opening import open as open
     from veracausa.planning.price import forecast as forecast
@@ -84,6 +85,7 @@ _HOMES = {
     "agreement": "veracausa.scores.agreement",
     "attribute": "veracausa.estimates.attribute",
     "compare": "veracausa.studies.compare",
+    "components": "veracausa.loading.weights",
     "curve": "veracausa.circuits.quality.curve",
     "dictionary": "veracausa.loading.dictionaries.read",
     "transcoders": "veracausa.loading.dictionaries.read",

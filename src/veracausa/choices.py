@@ -31,6 +31,7 @@ AllUnits = Literal[
     "edges", "gates@positions", "layer_gates@positions", "gates@spans", "layer_gates@spans",
     "adapters@positions", "layer_adapters@positions", "adapters@spans", "layer_adapters@spans",
     "features", "directions", "features@positions", "directions@positions", "features@spans", "directions@spans",
+    "components", "components@positions", "components@spans",
     "mixers", "mixer_heads", "channels", "mixers@positions", "mixer_heads@positions", "channels@positions",
     "mixers@spans", "mixer_heads@spans", "channels@spans",
     "heads@positions", "mlps@positions", "attention@positions", "neurons@positions", "residual@positions",

@@ -99,6 +99,11 @@ class Decoder:
         """
         if is_coded(kind) and not any(kind == known for known, _ in self.codes):
             here = f" Here are {', '.join(sorted({known for known, _ in self.codes}))}." if self.codes else ""
+            if kind.startswith("components"):
+                raise ArchitectureError(
+                    f"No {kind} are laid on {type(self.hf).__name__}: name them (units=['m5.down.c*', 'a9.h6.ov0']), "
+                    f"or take lm = lm.reading(*vc.components(lm, 'm5.down', …)).{here}"
+                )
             raise ArchitectureError(
                 f"No dictionary of {kind} is laid on {type(self.hf).__name__}: take lm = lm.reading(dictionary), or "
                 f"give the call dictionary=… (--dictionary on the command line).{here}"

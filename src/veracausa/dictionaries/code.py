@@ -2,7 +2,7 @@
 
     y = Σ_i a_i W_i + b + ε (+ W_skip x)
 
-The site of a code is [a of the chosen features | ε | W_skip x | what the features that were not chosen write], one
+The site of a code is [a of the chosen features | what the features that were not chosen write | ε | W_skip x], one
 number a feature and as many as y is wide for each of the others, so that a change of the site adds up to the change of
 y whatever is chosen. With a norm in the encoder b is scaled token by token and moves with ε.
 """
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from veracausa.dictionaries.dictionary import Dictionary
-from veracausa.dictionaries.words import ERROR, SKIP
+from veracausa.dictionaries.words import ERROR, EVERY, SKIP
 from veracausa.errors import MethodError
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Code:
 
     @property
     def widths(self) -> list[int]:
-        """How many numbers of the site each part has: features, the error, the skip, the rest."""
+        """How many numbers of the site each part has: features, the rest of them, the error, the skip."""
         more = 1 + (self.dictionary.skip is not None) + (self.chosen is not None)
         return [1] * self.features + [self.weight.shape[1]] * more
 
@@ -91,19 +91,31 @@ class Code:
 
     def tells(self, index: int) -> bool:
         """Whether a unit is told apart from others: one of the chosen features, the error, or the skip."""
-        known = bool(np.isin(index, self._indices[0]))
+        known = bool(np.isin(index, self._indices[0])) or (index == EVERY and bool(self.dictionary.map))
         return known or index == ERROR or (index == SKIP and self.dictionary.skip is not None)
 
     def parts(self, index: Int[np.ndarray, " units"]) -> Int[np.ndarray, " units"]:
-        """Which part of the site each unit is."""
+        """Which part of the site each unit is; all components together come behind the last."""
         own, order = self._indices
         at = np.minimum(np.searchsorted(own, index), len(own) - 1)
-        found = np.where(index == ERROR, self.features, order[at] if len(own) else index)
-        return np.where(index == SKIP, self.features + 1, found)
+        found = np.where(index == ERROR, self._error, order[at] if len(own) else index)
+        return np.where(index == EVERY, len(self.widths), np.where(index == SKIP, self._error + 1, found))
+
+    @property
+    def _error(self) -> int:
+        """Which part the error is."""
+        return self.features + (self.chosen is not None)
+
+    @property
+    def _every(self) -> slice:
+        """Which of the site's numbers are of features, chosen or not."""
+        return slice(0, sum(self.widths[: self._error]))
 
     def numbers(self, index: int) -> slice:
         """Which of the site's numbers one unit is."""
         part = int(self.parts(np.array([index]))[0])
+        if part == len(self.widths):
+            return self._every
         return slice(part, part + 1) if part < self.features else self._vector(part)
 
     def _vector(self, part: int) -> slice:
@@ -149,14 +161,24 @@ class Code:
         if dictionary.encoder.norm == "none":
             error = error - dictionary.bias
         found = [every if self._columns is None else every[:, self._columns]]
-        if dictionary.skip is not None:
-            skip = x @ dictionary.skip
-            found += [error - skip, skip]
-        else:
-            found.append(error)
         if self._columns is not None:
             found.append(written - found[0] @ self.weight)
+        skip = None if dictionary.skip is None else x @ dictionary.skip
+        found += [error] if skip is None else [error - skip, skip]
         return torch.cat(found, 1)
+
+    def by_part(self, products: Float[Tensor, "*rows site"]) -> Float[Tensor, "*rows parts"]:
+        """Numbers of the site, added up part by part; behind the last part all features together."""
+        n, width = self.features, self.weight.shape[1]
+        vectors = products[..., n:].unflatten(-1, (-1, width)).sum(-1)
+        return torch.cat([products[..., :n], vectors, products[..., self._every].sum(-1, keepdim=True)], -1)
+
+    def taken(self, index: Int[np.ndarray, " units"], like: Tensor) -> Float[Tensor, "units site"]:
+        """1 where a number of the site is a unit's, else 0."""
+        found = like.new_zeros(len(index), self.width)
+        for row, one in enumerate(index.tolist()):
+            found[row, self.numbers(one)] = 1
+        return found
 
     def moved(
         self,
@@ -177,6 +199,9 @@ class Code:
                 at = torch.as_tensor(parts, device=device)[rows]
                 values = [site[which[rows], :, at] for site, which in (new, old)]
                 found[rows] = (values[0] - values[1])[..., None] * self.weight[at][:, None]
+            elif block == len(self.widths):
+                values = [site[which[rows]][:, :, self._every] for site, which in (new, old)]
+                found[rows] = self.change(values[0] - values[1])
             else:
                 values = [site[which[rows]][:, :, self._vector(block)] for site, which in (new, old)]
                 found[rows] = values[0] - values[1]
@@ -187,7 +212,7 @@ class Code:
     ) -> Bool[Tensor, "examples positions parts"]:
         """Where features are the same in both; of the error and what else is a vector it is not asked."""
         same = new[..., : self.features] == old[..., : self.features]
-        beside = same.new_zeros(*same.shape[:2], len(self.widths) - self.features)
+        beside = same.new_zeros(*same.shape[:2], 1 + len(self.widths) - self.features)
         return torch.cat([same, beside], -1)
 
     def explained(self, site: Float[Tensor, "*rows site"]) -> Float[Tensor, "*rows width"]:

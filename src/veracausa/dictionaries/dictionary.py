@@ -42,7 +42,9 @@ class Dictionary:
     `skip`: W_skip, [width of x, width of y], of a skip transcoder. `name`: tells several dictionaries of one layer
     apart (`f10.mlp.1234`); empty where there is one. `labels`: names of the features, of directions
     (`d10.subject`). `source`: where it comes from, in words. `onward`: what features of a cross-layer transcoder write
-    to later layers, at the same place of each.
+    to later layers, at the same place of each. `map`: of components of weights the linear map whose they are, such as
+    "down" (see `components`); `numbers`: their indices, where these are not 0, 1, …; `made`: how they follow from the
+    model alone, where they do.
 
     Raises:
         MethodError: shapes do not fit, or a name is none.
@@ -61,6 +63,9 @@ class Dictionary:
     labels: tuple[str, ...] = ()
     source: str = ""
     onward: Onward | None = None
+    map: str = ""
+    numbers: tuple[int, ...] = ()
+    made: str = ""
 
     @classmethod
     def of(
@@ -100,6 +105,8 @@ class Dictionary:
             )
         if self.onward is not None:
             self._require_onward(self.onward)
+        if self.numbers and len({*self.numbers}) < features:
+            raise MethodError(f"{len(self.numbers)} numbers for {features} features: give each one of its own.")
         for word in (*self.labels, *([self.name] if self.name else [])):
             if not WORD.fullmatch(word) or word in _BESIDE:
                 raise MethodError(
@@ -130,7 +137,12 @@ class Dictionary:
         """The index of each feature in tables of units: its number, or its name as one (`words`)."""
         if self.labels:
             return np.array([word_index(label) for label in self.labels], dtype=np.int64)
-        return np.arange(self.size)
+        return np.array(self.numbers, dtype=np.int64) if self.numbers else np.arange(self.size)
+
+    @property
+    def whole(self) -> bool:
+        """Whether its components leave nothing of their map."""
+        return bool(self.made) and self.name == ""
 
     @property
     def layers(self) -> range:
@@ -180,7 +192,12 @@ class Dictionary:
         return replace(self, name=name)
 
     def digest(self) -> str:
-        """A hash of all of it but its source: two dictionaries of one digest give the same numbers."""
+        """A hash of all of it but its source: two dictionaries of one digest give the same numbers.
+
+        Of what follows from the model, which results name, it is one of how: rounding differs from machine to machine.
+        """
+        if self.made:
+            return hashlib.sha256(self.made.encode()).hexdigest()[:16]
         told = (self.reads.name, self.writes.name, self.name, self.labels, self.encoder.activation, self.encoder.k,
                 self.encoder.norm, self.encoder.norm_eps)  # fmt: skip
         found = hashlib.sha256(repr(told).encode())
@@ -227,6 +244,8 @@ class Dictionary:
         return self.reads.name + (f" → {self.writes.name}" if self.transcodes else "")
 
     def __repr__(self) -> str:
+        if self.map:
+            return f"Components({self.source}: {self.size:,})"
         what = self.encoder.activation + (f", k {self.encoder.k}" if self.encoder.k else "")
         last = f" … m{self.layers[-1]}" if len(self.layers) > 1 else ""
         size = f"{self.size:,} × {self.weight.shape[1]}"

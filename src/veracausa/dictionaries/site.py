@@ -9,6 +9,10 @@
 | `m10`, `m10.post` | the output of block 10's MLP, likewise | the stream's |
 | `z10` | the values of block 10's heads, side by side: the input of the output projection | heads · head width |
 | `n10` | what block 10's MLP reads, behind its norm; a transcoder reads it, nothing writes there | the stream's |
+
+Components of weights (`components`) read and write at more of them, which no other dictionary can be laid on: `m10.in`
+(the hidden layer of the MLP: the input of its down projection), `a10.in` (what queries, keys and values are made of),
+and the outputs of maps, `a10.q`, `a10.k`, `a10.v`, `m10.up` and `m10.gate`, as the maps give them.
 """
 
 from __future__ import annotations
@@ -20,7 +24,10 @@ from typing import Literal, cast
 from veracausa.arguments import shown
 from veracausa.errors import MethodError
 
-SiteKind = Literal["r", "a", "m", "z", "n", "mid"]
+SiteKind = Literal["r", "a", "m", "z", "n", "mid", "hidden", "read", "q", "k", "v", "up", "gate"]
+#: Kinds that components alone have → how the name of one goes on behind its layer.
+_OF_MAPS = {"hidden": "m{}.in", "read": "a{}.in", "up": "m{}.up", "gate": "m{}.gate",
+            "q": "a{}.q", "k": "a{}.k", "v": "a{}.v"}  # fmt: skip
 _NAME = re.compile(r"([ramzn])(0|[1-9][0-9]{0,3})(\.post|\.mid)?")
 
 
@@ -58,4 +65,6 @@ class Site:
         """Its name."""
         if self.kind == "mid":
             return f"r{self.layer}.mid"
+        if self.kind in _OF_MAPS:
+            return _OF_MAPS[self.kind].format(self.layer)
         return f"{self.kind}{self.layer}{'.post' if self.post else ''}"

@@ -6,6 +6,8 @@ import re
 
 #: In the place of a feature's number: the error, and the skip of a skip transcoder.
 ERROR, SKIP = 1 << 40, (1 << 40) + 1
+#: The same: all components of a map together.
+EVERY = (1 << 40) + 2
 #: Letters of names, which are read as digits in base 38 (0: no letter).
 _LETTERS = "_abcdefghijklmnopqrstuvwxyz0123456789"
 #: As many of them as 64 bits have room for.
@@ -17,10 +19,10 @@ WORD = re.compile(r"[a-z_][a-z0-9_]*")
 def is_coded(kind: str) -> bool:
     """Whether units of a kind, or what is at a place of that name, are parts of dictionaries.
 
-    >>> is_coded("features"), is_coded("directions.mlp"), is_coded("heads")
+    >>> is_coded("features"), is_coded("components.down"), is_coded("heads")
     (True, True, False)
     """
-    return kind.partition(".")[0] in ("features", "directions")
+    return kind.partition(".")[0] in ("features", "directions", "components")
 
 
 def word_index(word: str) -> int:

@@ -16,6 +16,7 @@ from veracausa.effects.crossing_rows import require_one_layer
 from veracausa.effects.replacements import recorded
 from veracausa.engine.coded import narrowed, read_at, read_by
 from veracausa.errors import UnitError
+from veracausa.units.components import naming, spelled
 from veracausa.units.dictionaries import is_beside
 from veracausa.units.groups import Groups
 from veracausa.units.members import Member
@@ -54,6 +55,8 @@ def laid_units(
         UnitError, ArchitectureError: see `units.resolve`. MethodError: see `Model.reading`, and `across`.
     """
     lm = with_dictionary(lm, dictionary)
+    units = spelled(lm, units)
+    lm = naming(lm, units)
     table = resolve_units(lm, units, max(task.lengths), groups=groups, spans=task if spans else None)
     for kind in kinds_in(table):
         if not across or isinstance(table, Paths):
@@ -110,6 +113,7 @@ def _require_apart(lm: Model, coded: Sequence[Member], group: Sequence[Member]) 
         dictionary = lm.decoder.codes[one.kind, one.layer].dictionary
         reads, writes = dictionary.reads, dictionary.writes
         of_one_mlp = reads.kind in ("n", "mid") and writes.kind == "m" and reads.layer == writes.layer
+        of_one_mlp = of_one_mlp or bool(dictionary.map)
         if dictionary.transcodes and not of_one_mlp:
             raise UnitError(
                 f"{one.name} is of a dictionary that reads {dictionary.reads.name} and explains "

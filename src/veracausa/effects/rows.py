@@ -25,6 +25,7 @@ from veracausa.effects.replacements import Replacement, Zero
 from veracausa.engine.bucket import Bucket
 from veracausa.engine.carried import carrying
 from veracausa.engine.coded import written_change
+from veracausa.engine.inner_maps import changed_map
 from veracausa.engine.overrides import Override
 from veracausa.engine.patches import (
     CARRIED,
@@ -32,6 +33,7 @@ from veracausa.engine.patches import (
     Place,
     Where,
     activation,
+    acts_inside,
     depth_behind,
     join,
     kept_width,
@@ -143,12 +145,15 @@ class Rows(Plan):
         offset = start - tape.start
         if at.place in CARRIED:
             return Join(*at.join, example, lambda: self._carrying(tape, base, at, example, units, start))
+        if acts_inside(decoder, at.place, layer):
+            return Join(*at.join, example, lambda: self._inner(tape, base, at, example, units, start))
         if at.place in RUN_AGAIN:
             return Join(*at.join, example, lambda: self._again(tape, base, at, example, units, start))
 
         def change() -> Tensor:
             if is_coded(at.place):
-                return self._coded_change(tape, base, at, example, units, start)
+                changed = self._coded_change(tape, base, at, example, units, start)
+                return written_change(decoder, decoder.codes[at.place, layer], changed, base.residual[layer])
             new = self._new(tape, at.place, layer, example, units)[:, offset:]
             if kind == "experts":
                 delta = new - own_sum(base, layer, example, self._shares(units).to(new))[:, offset:]
@@ -205,6 +210,12 @@ class Rows(Plan):
         override = Override(at.place, rows, taken, lambda: own + delta * share)
         return through(tape, base, block, example, [override], start=start, cost=self.cost)
 
+    def _inner(self, tape: Tape, base: State, at: Where, example: Tensor, units: np.ndarray, start: int) -> Tensor:
+        """The stream behind a block whose map gives something else where components are replaced: it is run again."""
+        changed = self._coded_change(tape, base, at, example, units, start)
+        again = changed_map(self.lm.decoder, at, changed)
+        return through(tape, base, self.lm.decoder.blocks[at.layer], example, [again], start=start, cost=self.cost)
+
     def _carrying(self, tape: Tape, base: State, at: Where, example: Tensor, units: np.ndarray, start: int) -> Tensor:
         """The stream behind a block whose mixer carries something else away from the position before `start`."""
         block, own = self.lm.decoder.blocks[at.layer], activation(base, at.place, at.layer)[example]
@@ -229,7 +240,7 @@ class Rows(Plan):
     def _coded_change(
         self, tape: Tape, base: State, at: Where, example: Tensor, units: np.ndarray, start: int
     ) -> Tensor:
-        """Change of what is written where parts of a dictionary are replaced."""
+        """Change of what a dictionary explains where parts of it are replaced."""
         decoder, offset = self.lm.decoder, start - tape.start
         code, old = decoder.codes[at.place, at.layer], activation(base, at.place, at.layer)[:, offset:]
         shared = self._shared_new(tape, at.place, at.layer)
@@ -245,7 +256,7 @@ class Rows(Plan):
             if self.alpha is not None:
                 changed = changed * torch.as_tensor(self.alpha[units]).to(changed)[:, None, None]
             changed = self._at_position(changed, tape, example, units, start)
-        return written_change(decoder, code, changed, base.residual[at.layer])
+        return changed
 
     def _shared_new(self, tape: Tape, place: Place, layer: int) -> Tensor | None:
         """See `feature_values.shared_site`."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from veracausa.cost import Cost
+from veracausa.engine.inner_maps import require_components
 from veracausa.engine.measure import alone, apart, pair_ids, readout
 from veracausa.engine.memory import memory_errors
 from veracausa.engine.readout import Readout
@@ -82,6 +83,7 @@ class Bucket:
         for place in places:
             if place not in tape.checked:
                 require_sites(lm, tape, place)
+                require_components(lm, tape, place)
                 tape.checked.add(place)
         return cls(lm, tape, readout(lm, task, tape), cost)
 
@@ -105,6 +107,7 @@ class Bucket:
         for place in places:
             for recorded in (clean[0], corrupted[0], tape):
                 require_sites(lm, recorded, place)
+                require_components(lm, recorded, place)
         return cls(lm, tape, read, cost, elsewhere=elsewhere)
 
     @classmethod

@@ -6,7 +6,7 @@ explains enters the stream where that is written.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from torch import Tensor
 
+from veracausa.anatomy.maps import BlockMap, map_of
 from veracausa.arguments import kind_and_value
 from veracausa.dictionaries.code import Code
+from veracausa.dictionaries.components import SINGULAR, kind_of_set
 from veracausa.dictionaries.dictionary import Dictionary
 from veracausa.dictionaries.site import Site
 from veracausa.errors import MethodError
@@ -30,13 +32,20 @@ if TYPE_CHECKING:
 #: What a tape must hold so that any dictionary can read it.
 SITES = ("z", "attention", "mlp", "mlp_in")
 #: Kind of a site, but for the stream → what a tape holds of it.
-_READ = {"a": "attention", "m": "mlp", "z": "z", "n": "mlp_in"}
+_READ = {"a": "attention", "m": "mlp", "z": "z", "n": "mlp_in", "hidden": "neurons", "read": "attention_in",
+         "q": "q_out", "k": "k_out", "v": "v_out", "up": "up_out", "gate": "gate_out"}  # fmt: skip
 #: Where what a dictionary explains is written; "behind": straight to the stream, behind a post-norm.
-Written = Literal["residual", "z", "attention", "mlp", "behind attention", "behind mlp"]
+Written = Literal[
+    "residual", "z", "attention", "mlp", "behind attention", "behind mlp", "q", "k", "v", "up", "gate"
+]  # fmt: skip
+#: Those from which a change goes on within its block, not straight to the stream.
+INSIDE = ("q", "k", "v", "up", "gate")
 
 
 def kind_of(dictionary: Dictionary) -> str:
     """The kind of units, and the place, that a dictionary's parts are: "features", "directions", "features.mlp"."""
+    if dictionary.map:
+        return kind_of_set(dictionary.map, dictionary.name or SINGULAR)
     slot = "directions" if dictionary.labels else "features"
     return f"{slot}.{dictionary.name}" if dictionary.name else slot
 
@@ -53,14 +62,22 @@ def codes_of(lm: Model, dictionaries: Iterable[Dictionary]) -> dict[tuple[str, i
         key = kind_of(dictionary), dictionary.writes.layer
         if key in found:
             raise MethodError(
-                f"Two dictionaries of layer {key[1]} are both called {key[0]!r}. Give them names: "
+                f"Two sets of components of layer {key[1]} are both {key[0]!r}. Give them names."
+                if dictionary.map
+                else f"Two dictionaries of layer {key[1]} are both called {key[0]!r}. Give them names: "
                 "vc.dictionary(…, name='mlp') has units f10.mlp.1234."
             )
-        block = lm.decoder.blocks[key[1]] if dictionary.writes.post else None
-        posted = None if block is None else partial(_posted, block, dictionary.writes.kind)
+        posted = _done_to(lm.decoder, dictionary.writes)
         own = dictionary.to(lm.device, lm.score_dtype)
         found[key] = Code(own, posted=posted, digest=dictionary.digest())
     return found
+
+
+def _done_to(decoder: Decoder, site: Site) -> Callable[[Tensor], Tensor] | None:
+    """What is done to what a run has recorded, before it is what a dictionary explains."""
+    if site.kind in INSIDE:
+        return map_of(decoder, site.layer, site.kind).own
+    return partial(_posted, decoder.blocks[site.layer], site.kind) if site.post else None
 
 
 def _posted(block: Block, kind: str, output: Tensor) -> Tensor:
@@ -74,6 +91,9 @@ def _posted(block: Block, kind: str, output: Tensor) -> Tensor:
 
 def _require_fits(lm: Model, dictionary: Dictionary) -> None:
     decoder = lm.decoder
+    if dictionary.map:
+        _require_map(lm, dictionary)
+        return
     if dictionary.transcodes and dictionary.reads.post:
         raise MethodError(
             f"A dictionary that reads {dictionary.reads.name} writes there, too; this one writes "
@@ -107,9 +127,37 @@ def _require_fits(lm: Model, dictionary: Dictionary) -> None:
                 raise MethodError(f"Block {site.layer} of {lm.name} has no {site.name} that a dictionary could read.")
 
 
+def _require_map(lm: Model, dictionary: Dictionary) -> None:
+    """MethodError unless components are as wide as the map that they are of."""
+    layer = dictionary.writes.layer
+    if layer >= lm.layers:
+        raise MethodError(f"{dictionary!r}: the layers of {lm.name} are 0 … {lm.layers - 1}.")
+    if (one := mapped(lm.decoder, dictionary)) is None:
+        return
+    own, given = tuple(one.linear.weight.shape), (dictionary.encoder.weight.shape[0], dictionary.weight.shape[1])
+    if own != given:
+        raise MethodError(
+            f"{dictionary!r} is of a map from {given[0]} to {given[1]} numbers; {one.name} of block {layer} of "
+            f"{lm.name} goes from {own[0]} to {own[1]}. It was made for another model."
+        )
+
+
+def mapped(decoder: Decoder, dictionary: Dictionary) -> BlockMap | None:
+    """The map that components are parts of; None of products of two maps, and of no components."""
+    name = dictionary.map
+    return None if name in ("", "ov", "qk") else map_of(decoder, dictionary.writes.layer, name)
+
+
+def output_of(dictionary: Dictionary) -> str:
+    """The map at whose output components are changed: theirs, of a head's products that of its outputs or queries."""
+    return {"ov": "o", "qk": "q"}.get(dictionary.map, dictionary.map)
+
+
 def written_at(code: Code) -> Written:
     """Where in its layer what a dictionary explains is written."""
     site = code.dictionary.writes
+    if site.kind in INSIDE:
+        return site.kind  # type: ignore[return-value]
     if site.post:
         return "behind mlp" if site.kind == "m" else "behind attention"
     return {"r": "residual", "z": "z", "a": "attention", "m": "mlp"}[site.kind]  # type: ignore[return-value]
@@ -156,6 +204,19 @@ def read_at(codes: Iterable[Code]) -> tuple[str, ...]:
     """What a tape must hold so that some dictionaries can encode."""
     kinds = (one.dictionary.reads.kind for one in codes)
     return tuple(dict.fromkeys(_READ[kind] for kind in kinds if kind in _READ))
+
+
+def sites_of_components(place: str) -> tuple[str, ...]:
+    """What a tape must hold so that components of a kind of map can be read and patched; nothing of other places."""
+    slot, _, name = place.partition(".")
+    beside = ("values", "v_out", "pattern")  # by which `inner_maps` sees whether heads give what they mix
+    of = {
+        "o": ("z", "attention"), "ov": ("z", "attention", *beside), "down": ("neurons", "mlp"),
+        **{one: ("mlp_in", f"{one}_out") for one in ("up", "gate")},
+        **{one: ("attention_in", f"{one}_out") for one in "qkv"},
+        "qk": ("attention_in", "q_out", "k_out", "queries", "keys"),
+    }  # fmt: skip
+    return of[name.partition(".")[0]] if slot == "components" and name else ()
 
 
 def narrowed(lm: Model, kind: str, layer: Int[np.ndarray, " units"], index: Int[np.ndarray, " units"]) -> Model:

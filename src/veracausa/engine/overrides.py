@@ -17,9 +17,10 @@ from torch import Tensor
 from veracausa.anatomy import Block
 from veracausa.anatomy.adapters import adapted_of
 from veracausa.anatomy.found import Found
+from veracausa.anatomy.maps import at_map
 from veracausa.anatomy.mixture import Mixture
 from veracausa.dictionaries.code import Code
-from veracausa.engine.coded import written_at
+from veracausa.engine.coded import INSIDE, output_of, written_at
 from veracausa.engine.guard import changing, hooks
 from veracausa.engine.routed import Routed
 from veracausa.engine.tape import IN_ATTENTION
@@ -166,6 +167,8 @@ def _at_code(block: Block, one: Override) -> list[Any]:
     """Hooks for the parts of a dictionary that explains an output of the block; the stream itself is the sweep's."""
     if one.code is None or one.at == "residual":
         return []
+    if one.code.dictionary.map:
+        return [_at_components(block, one)]
     if one.at == "z":
         return [block.attention_out.register_forward_pre_hook(lambda _, args: (one.of_stream(args[0]), *args[1:]))]
     read: list[Tensor] = []
@@ -182,6 +185,31 @@ def _at_code(block: Block, one: Override) -> list[Any]:
     transcodes = one.code.dictionary.transcodes
     reads = block.mlp_norm if one.code.dictionary.reads.kind == "mid" else block.mlp_start
     return [*([reads.register_forward_pre_hook(keep)] if transcodes else []), changing(module, taken)]
+
+
+def _at_components(block: Block, one: Override) -> Any:
+    """A hook for components: on the module of their map, whose input they read whatever else has changed that."""
+    assert one.code is not None
+    own = at_map(block, output_of(one.code.dictionary))
+    shift, scale = (
+        (block.attention_bias if own.name == "o" else None),
+        (block.down_scale if own.name == "down" else 1.0),
+    )
+
+    def taken(_: Any, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        y = own.own(output) * scale if scale != 1 else own.own(output)
+        y = y if shift is None else y + shift
+        new = one.of_code(args[0], y)
+        new = new if shift is None else new - shift
+        return own.put(output, new / scale if scale != 1 else new)
+
+    return own.module.register_forward_hook(taken)
+
+
+def _at_map(block: Block, one: Override) -> Any:
+    """A hook for the output of a map inside the block."""
+    own = at_map(block, one.place)
+    return changing(own.module, lambda output: own.put(output, one.of(own.own(output))))
 
 
 def _explained(block: Block, at: str) -> tuple[torch.nn.Module, Tensor | float, float]:
@@ -260,6 +288,8 @@ def overriding(block: Block, found: Sequence[Override]) -> Iterator[dict[str, An
             handles += _at_adapters(block, one)
         elif one.place == "neurons":
             handles.append(input_of(block.mlp_out, one))
+        elif one.place in INSIDE and one.code is None:
+            handles.append(_at_map(block, one))
         elif one.place == "mlp":
             handles.append(changing(block.mlp_end, one.of))
         elif one.place == "behind mlp":

@@ -22,7 +22,7 @@ from torch import Tensor
 from veracausa.anatomy import Block, Decoder
 from veracausa.dictionaries.words import is_coded
 from veracausa.engine.attention import mixed, suffix_attention
-from veracausa.engine.coded import SITES, Written, site_of, written_at, written_change
+from veracausa.engine.coded import INSIDE, SITES, Written, site_of, sites_of_components, written_at, written_change
 from veracausa.engine.guard import hooks
 from veracausa.engine.routed import Routed, inside_site
 from veracausa.engine.suffix import Join
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 #: Where a unit's activation is: a recorded site, or the residual stream before a block.
 Place = Literal[
     "z", "channels", "neurons", "mlp", "residual", "queries", "keys", "values", "pattern", "experts", "shared",
-    "router", "expert_neurons", "features", "directions", "adapters", "gate",
+    "router", "expert_neurons", "features", "directions", "components", "adapters", "gate",
     "state", "taps",
 ]  # fmt: skip
 #: What mixers carry away from a position (`carried`): its activation stands for it, the stream that a mixer reads.
@@ -80,9 +80,15 @@ def layers_at(decoder: Decoder, place: Place) -> list[int]:
 def depth_behind(decoder: Decoder, place: Place, layer: int) -> int:
     """Blocks that a row with a patch at `place` of `layer` runs; a router's MLP, run again, counts as one.
 
-    So does the block of adapters, of gates, and of what mixers carry.
+    So does the block of adapters, of gates, of what mixers carry, and of components of maps inside it.
     """
-    return decoder.layers - where(decoder, place, layer).join[0] + (place == "router" or place in RUN_AGAIN)
+    again = place == "router" or place in RUN_AGAIN or acts_inside(decoder, place, layer)
+    return decoder.layers - where(decoder, place, layer).join[0] + again
+
+
+def acts_inside(decoder: Decoder, place: Place, layer: int) -> bool:
+    """Whether what a dictionary explains is the output of a map inside a block, which is run again."""
+    return is_coded(place) and written_at(decoder.codes[place, layer]) in INSIDE
 
 
 def in_attention(place: Place, decoder: Decoder | None = None, layer: int = 0) -> bool:
@@ -118,6 +124,8 @@ def recorded_at(state: State, at: Written, layer: int) -> Tensor:
     """The same of what a dictionary of a layer explains, written there."""
     if at in ("z", "attention", "mlp"):
         return state.sites[at][layer]
+    if at in INSIDE:
+        return state.sites[f"{at}_out"][layer]
     return state.middle[layer] if at == "behind attention" else state.residual[layer + (at == "behind mlp")]
 
 
@@ -147,7 +155,7 @@ def activation(state: State, place: Place, layer: int) -> Float[Tensor, "example
 def sites_for(place: Place) -> tuple[str, ...]:
     """What a tape must hold so that `place` can be patched (see `tape.Site`)."""
     if is_coded(place):
-        return SITES
+        return sites_of_components(place) or SITES
     if place in RUN_AGAIN:
         return {"adapters": ("adapters", "adapted"), "gate": ("gate",)}.get(place, ())
     if place in IN_ATTENTION:
@@ -204,7 +212,8 @@ def kept_width(decoder: Decoder, place: Place, length: int = 0) -> int:
         each = decoder.width + 1 + (neurons if place == "expert_neurons" else 0)
         return max(mixture.chosen for mixture in decoder.mixtures.values()) * each
     if is_coded(place):  # what it is read from, and all features of some tokens at once
-        return site_width(decoder, place) + decoder.heads * decoder.head_dim + 3 * decoder.width
+        inner = 3 * decoder.neurons if place.startswith("components.") else 0
+        return site_width(decoder, place) + decoder.heads * decoder.head_dim + 3 * decoder.width + inner
     beside = decoder.width if place == "router" else 0  # what the MLP is given, to run it again
     return site_width(decoder, place, length) + beside
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 #: queries, keys, values: what the attention function is given, [B, heads, …, head_dim], behind rotation and norms;
 #: keys and values with the prefix; pattern: its softmax, [B, heads, S, keys], keys with the prefix. All four are
 #: recorded by our own attention function (see `attention.suffix_attention`).
-#: attention_in, mlp_in: outputs of the norms before attention and MLP; q_out, k_out, v_out: outputs of the projections
-#: (one and the same tensor where a family fuses them).
+#: attention_in, mlp_in: outputs of the norms before attention and MLP; q_out, k_out, v_out: outputs of the projections,
+#: up_out, gate_out: of the first maps of an MLP (one and the same tensor where a family fuses them).
 #: experts: what each chosen expert adds to the MLP's output, [B, S, chosen, width] (chosen 0 where there are none), and
 #: choice: which experts these are, [B, S, chosen]; both are recorded together, without a graph. router: the
 #: router's logits, [B, S, experts] (none where there is no router). inside, weights: the activations of the chosen
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 Site = Literal[
     "z", "neurons", "attention", "mlp", "queries", "keys", "values", "pattern",
     "attention_in", "mlp_in", "q_out", "k_out", "v_out", "experts", "choice", "router", "inside", "weights",
-    "adapters", "adapted", "channels", "mixed", "mixer_in", "gate", "mlp_beside",
+    "adapters", "adapted", "channels", "mixed", "mixer_in", "gate", "mlp_beside", "up_out", "gate_out",
 ]  # fmt: skip
 #: In a recorded call of an attention: that of the mixer beside it.
 BESIDE = "beside"

@@ -233,10 +233,11 @@ def require_carried(lm: Model, tape: Tape, what: Carried) -> None:
 def _under_dictionaries(decoder: Decoder, place: Place) -> dict[int, Place]:
     """Layer → the place at which what a dictionary explains is written; those that read and write the stream aside."""
     under: dict[str, Place] = {"z": "z", "attention": "z", "behind attention": "z", "mlp": "mlp", "behind mlp": "mlp"}
+    under |= {"mlp": "neurons"} if place.startswith("components.") else {}
     return {
         layer: under[at]
         for (kind, layer), code in decoder.codes.items()
-        if kind == place and (at := written_at(code)) != "residual"
+        if kind == place and (at := written_at(code)) in under
     }
 
 

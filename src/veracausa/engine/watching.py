@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from veracausa.anatomy import Block, Decoder, NoNorm
 from veracausa.anatomy.beside import NormedMLPs
+from veracausa.anatomy.maps import module_of
 from veracausa.anatomy.mixture import Mixture
 from veracausa.engine.adapted import keep_adapters
 from veracausa.engine.guard import changing, giving
@@ -24,11 +25,13 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 _PROJECTED = ("q_out", "k_out", "v_out")
+#: Outputs of the maps into an MLP.
+_INTO_MLP = ("up_out", "gate_out")
 #: Sites of what mixes the positions, and of the MLP.
 _OF_ATTENTION = ("z", "attention", *_PROJECTED, *BY_OURS)
 _MIXER_SITES = ("channels", "mixed", "mixer_in", "gate")
 _MIXING_SITES = ("attention_in", *_OF_ATTENTION, *_MIXER_SITES)
-_MLP_SITES = ("neurons", "mlp", "mlp_in", "experts", "choice", "router", "inside", "weights")
+_MLP_SITES = ("neurons", "mlp", "mlp_in", "experts", "choice", "router", "inside", "weights", *_INTO_MLP)
 
 
 def blank_sites(block: Block) -> tuple[str, ...]:
@@ -192,6 +195,8 @@ class Watch:
             return [self.keep_mixer(block.mixer, site, into)]
         if site == "mlp_beside":
             return block.mlp.reading(partial(self.keep, into=into))  # type: ignore[operator]
+        if site in _INTO_MLP:
+            return [self.keep_into_mlp(block, site.removesuffix("_out"), into)]
         if site in _PROJECTED:
             return [block.projections[_PROJECTED.index(site)].register_forward_hook(self.keep_projected(into))]
         return []  # what our attention function records, adapters, and what comes with the experts
@@ -220,6 +225,14 @@ class Watch:
             return output.clone() if self.decoder.clips else output
 
         return kept
+
+    def keep_into_mlp(self, block: Block, name: str, into: list[Tensor]) -> Any:
+        """What a map into an MLP gave; nothing of an MLP that has no such."""
+        if (module := module_of(block, name)) is not None:
+            return module.register_forward_hook(self.keep_output(into))
+        return block.mlp_start.register_forward_pre_hook(
+            lambda _, args: into.append(args[0].new_zeros(*args[0].shape[:2], 0))
+        )
 
     def keep_given(self, block: Block, site: str, into: list[Tensor]) -> Any:
         """What attention or MLP is given behind the norm, as a tensor of its own in the graph.

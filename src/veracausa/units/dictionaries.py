@@ -4,6 +4,7 @@ f10.1234      feature 1234 of the dictionary at layer 10
 f10.mlp.1234  of the dictionary called "mlp", where a layer has several
 f10.error     what that dictionary leaves out; f10.skip: what a skip transcoder's linear part writes
 d10.subject   a direction
+m5.down.c12   a component of weights (see `dictionaries.components`)
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from veracausa.dictionaries.words import ERROR, LONGEST, SKIP, word_index
+from veracausa.dictionaries.components import component_name, parse_component
+from veracausa.dictionaries.words import ERROR, EVERY, LONGEST, SKIP, word_index
 from veracausa.units.kinds import KINDS, Kind
 from veracausa.units.table import Units, layers_with
 
@@ -28,12 +30,14 @@ _BESIDE = {"error": ERROR, "skip": SKIP}
 
 
 def reads_like_feature(stem: str) -> bool:
-    """Whether a name without a position reads like that of a feature or direction."""
+    """Whether a name without a position reads like that of a feature, direction or component."""
     return parse_feature(stem) is not None
 
 
 def parse_feature(stem: str) -> tuple[str, int, int] | None:
-    """(kind, layer, index) of a name without a position, if it is that of a feature or direction."""
+    """(kind, layer, index) of a name without a position, if it is that of a feature, direction or component."""
+    if (component := parse_component(stem)) is not None:
+        return component
     for slot, pattern in (("features", _FEATURE), ("directions", _DIRECTION)):
         if match := pattern.fullmatch(stem):
             layer, name, part = match[1], match[2], match[3]
@@ -47,17 +51,20 @@ def parse_feature(stem: str) -> tuple[str, int, int] | None:
 
 
 def is_beside(index: np.ndarray) -> np.ndarray:
-    """Which indices of parts of dictionaries stand beside the features: errors and skips."""
-    return np.isin(index, (ERROR, SKIP))
+    """Which indices of parts of dictionaries stand beside the features: errors, skips, all components of a map."""
+    return np.isin(index, (ERROR, SKIP, EVERY))
 
 
 def all_of_dictionaries(lm: Model, kind: str) -> Units:
-    """Every part of every dictionary of a kind, layer by layer: features, the error, the skip."""
+    """Every part of every dictionary of a kind, layer by layer: features, the error, the skip.
+
+    Singular directions leave no error.
+    """
     layers, indices = [], []
     for layer in layers_with(lm, kind):
         dictionary = lm.decoder.codes[kind, layer].dictionary
-        beside = [ERROR] if dictionary.skip is None else [ERROR, SKIP]
-        own = np.concatenate([dictionary.indices, np.array(beside)])
+        beside = [] if dictionary.whole else [ERROR] if dictionary.skip is None else [ERROR, SKIP]
+        own = np.concatenate([dictionary.indices, np.array(beside, dtype=np.int64)])
         layers.append(np.full(len(own), layer))
         indices.append(own)
     every = np.concatenate(indices)
@@ -82,7 +89,8 @@ def lacking(lm: Model, kind: str, layer: np.ndarray, index: np.ndarray) -> np.nd
     bad = np.zeros(len(index), dtype=bool)
     for one in layers_with(lm, kind):
         dictionary, here = lm.decoder.codes[kind, one].dictionary, layer == one
-        known = [*dictionary.indices.tolist(), ERROR, *([SKIP] if dictionary.skip is not None else [])]
+        known = [*dictionary.indices.tolist(), ERROR, *([SKIP] if dictionary.skip is not None else []),
+                 *([EVERY] if dictionary.map else [])]  # fmt: skip
         bad |= here & ~np.isin(index, known) & (index >= 0)  # below 0: coalitions, of no one part
     return bad
 
@@ -92,7 +100,13 @@ def sizes_of(lm: Model, kind: str) -> str:
     letter, found = KINDS[kind].name[0], []
     for layer in layers_with(lm, kind):
         dictionary = lm.decoder.codes[kind, layer].dictionary
+        if dictionary.map:
+            last = component_name(kind, layer, int(dictionary.indices[-1]))
+            found.append(f"{dictionary.size:,}, the last of them {last}")
+            continue
         what = ", ".join(dictionary.labels[:5]) if dictionary.labels else f"{dictionary.size:,} features"
         name = f".{dictionary.name}" if dictionary.name else ""
         found.append(f"{letter}{layer}{name} with {what}{' and a skip' if dictionary.skip is not None else ''}")
+    if kind.startswith("components."):
+        return f"its components of that kind are {'; '.join(found)}"
     return f"its dictionaries are {'; '.join(found)}, each with an error"

@@ -238,6 +238,16 @@ def is_window(entry: Any) -> bool:
     return isinstance(entry, str) and "+" not in entry and _WINDOW.fullmatch(entry.partition("@")[0]) is not None
 
 
+def window(stem: str) -> list[str]:
+    """The names of a window of layers; a name that is none, or of an empty one, alone.
+
+    >>> window("m3-4"), window("m3")
+    (['m3', 'm4'], ['m3'])
+    """
+    found = _WINDOW.fullmatch(stem)
+    return _layers(stem, stem) if found is not None and int(found[2]) < int(found[3]) else [stem]
+
+
 def _layers(stem: str, what: str) -> list[str]:
     """The names of a window of layers; a name that is none, alone."""
     if (window := _WINDOW.fullmatch(stem)) is None:

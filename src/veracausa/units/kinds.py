@@ -6,13 +6,14 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from veracausa.dictionaries.components import KIND, component_name
 from veracausa.dictionaries.words import ERROR, SKIP, index_word
 from veracausa.module_names import module_name
 
 Kind = Literal[
     "heads", "mlps", "attention", "neurons", "residual", "queries", "keys", "values", "patterns",
     "experts", "shared", "routers", "expert_neurons", "mixers", "mixer_heads", "channels", "features", "directions",
-    "adapters", "layer_adapters", "gates", "layer_gates", "states", "taps", "edges", "groups", "paths",
+    "components", "adapters", "layer_adapters", "gates", "layer_gates", "states", "taps", "edges", "groups", "paths",
 ]  # fmt: skip
 
 
@@ -26,8 +27,9 @@ class UnitKind:
     and so which layers: see `Decoder.layers_with`. `inside`: a unit is a neuron of an expert; its index says which of
     both (`inside_index`). `coded`: a unit is a part of a dictionary, which the user lays on the model; its index is the
     "number" of a feature, or the "word" that a direction is called (`dictionaries.words`); beside these `ERROR` and
-    `SKIP`. Of an adapter it stands for the "module" that this is on (`module_names`). `carried`: a unit is what is
-    carried away from one position, so there is none at all positions together.
+    `SKIP`. Of a "component" of weights the place says the rest (`dictionaries.components`). Of an adapter it stands
+    for the "module" that this is on (`module_names`). `carried`: a unit is what is carried away from one position, so
+    there is none at all positions together.
 
     >>> KINDS["heads"].called(9, 6)
     'a9.h6'
@@ -40,11 +42,13 @@ class UnitKind:
     per_layer: Literal["heads", "kv_heads", "neurons", "experts", "mixer_heads", "channels"] | None = None
     part: Literal["attention", "mixer", "mlp", "experts", "stream", "dictionary", "adapters"] = "attention"
     inside: bool = False
-    coded: Literal["number", "word", "module"] | None = None
+    coded: Literal["number", "word", "component", "module"] | None = None
     carried: bool = False
 
     def called(self, layer: int, index: int) -> str:
         """The name of one unit, without a position."""
+        if self.coded == "component":
+            return component_name(self.place, int(layer), int(index))
         if self.coded:
             return self.name.format(layer=layer, index=self._told(index))
         if self.inside:
@@ -86,10 +90,13 @@ class _Kinds(dict[str, UnitKind]):
             raise KeyError(kind)
         slot, _, name = kind.partition(".")
         own = self[slot]
+        if slot == "components":
+            return replace(own, place=kind)
         return replace(own, place=kind, name=own.name.replace("}.", f"}}.{name}.", 1))
 
     def __contains__(self, kind: object) -> bool:
         found = _NAMED.fullmatch(kind) if isinstance(kind, str) else None
+        found = found or (KIND.fullmatch(kind) if isinstance(kind, str) else None)
         return found is not None if isinstance(kind, str) and "." in kind else super().__contains__(kind)
 
 
@@ -177,6 +184,11 @@ KINDS: dict[str, UnitKind] = _Kinds({
     "directions": UnitKind(
         "directions", "d{layer}.{index}", "direction",
         "directions in a site's activations (how far these go along each)", part="dictionary", coded="word",
+    ),
+    "components": UnitKind(
+        "components", "m{layer}.{index}", "component",
+        "parts of linear maps' weights (singular directions, ranks of adapters, factors of your own, single weights)",
+        part="dictionary", coded="component",
     ),
     "adapters": UnitKind(
         "adapters", "lora{layer}.{index}", "adapter",

@@ -30,7 +30,9 @@ from veracausa.dictionaries.code import Code
 from veracausa.dictionaries.words import is_coded
 from veracausa.effects.moves import own_part
 from veracausa.engine.coded import written_at
-from veracausa.engine.patches import Place, activation, recorded_at
+from veracausa.engine.inner_maps import changed_map
+from veracausa.engine.patches import Place, activation, acts_inside, recorded_at, where
+from veracausa.engine.suffix import Join, through
 from veracausa.engine.tape import State
 from veracausa.estimates.paths.bucket import Site, SiteRow, SiteRuns, columns
 from veracausa.estimates.paths.grids import grid
@@ -71,7 +73,9 @@ class FeatureSums(UnitSums):
     def as_site(self, gradient: Tensor, place: Place, layer: int) -> Float[Tensor, "rows positions site"]:
         """See `UnitSums.as_site`."""
         if is_coded(place):
-            return self._code(layer).pulled(gradient)
+            code = self._code(layer)
+            inside = acts_inside(self.bucket.lm.decoder, place, layer)
+            return code.pulled(code.posted(gradient) if inside and code.posted else gradient)
         return super().as_site(gradient, place, layer)
 
     def move(self, site: Site, units: list[int], example: Tensor) -> Tensor:
@@ -80,11 +84,26 @@ class FeatureSums(UnitSums):
         delta = self.difference(layer)[example]
         if units[0] < 0:
             return delta
-        table, code = self.units[np.array(units)], self._code(layer)
-        one = torch.zeros(len(units), code.features + 2, dtype=delta.dtype, device=delta.device)
-        one[torch.arange(len(units)), torch.as_tensor(code.parts(table.index))] = 1
-        share = code.spread(one[:, : len(code.widths)])
+        table = self.units[np.array(units)]
+        share = self._code(layer).taken(table.index, delta)
         return own_part(delta * share[:, None], table, self.bucket.tape.start, self.bucket.lm.heads)
+
+    def join(self, site: Site, example: Tensor, change: Tensor) -> Join:
+        """See `UnitSums.join`; of a map inside a block that is run again."""
+        bucket, place, layer = self.bucket, self.units.place, self.layers[site.number]
+        decoder = bucket.lm.decoder
+        if not acts_inside(decoder, place, layer):
+            return super().join(site, example, change)
+        at = where(decoder, place, layer)
+
+        def entered() -> Tensor:
+            again = changed_map(decoder, at, self._code(layer).change(change))
+            return through(
+                bucket.tape, bucket.base, decoder.blocks[layer], example, [again], start=bucket.tape.start,
+                cost=bucket.cost,
+            )  # fmt: skip
+
+        return Join(*at.join, example, entered)
 
     def add_sites(self, ran: SiteRuns) -> None:
         """See `Sums.add_sites`."""
@@ -116,7 +135,5 @@ class FeatureSums(UnitSums):
         """See `UnitSums.contract`."""
         code, units = self._code(layer), self.units[self.of_layer(layer)]
         products = products.to(self.bucket.lm.score_dtype)
-        n, width = code.features, code.weight.shape[1]
-        summed = products[..., n:].unflatten(-1, (-1, width)).sum(-1)
-        per_part = torch.cat([products[..., :n], summed], -1)
+        per_part = code.by_part(products)
         return self.placed(units, per_part[..., torch.as_tensor(code.parts(units.index), device=products.device)])

@@ -1,0 +1,1 @@
+"""Components of weights: parts of linear maps, as dictionaries of linear features."""

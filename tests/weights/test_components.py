@@ -1,0 +1,116 @@
+"""Components of weights: exact effects against the plain model's own weights changed in place, slopes against the
+gradient of the weight itself.
+
+Tolerance: 1e-9 in float64; rounding leaves 1e-13, a component read wrong changes the first digit.
+"""
+
+import naive_weights as plain
+import numpy as np
+import pytest
+from laid_features import asked, by_name
+from tiny_models import mostly_slow
+
+import veracausa as vc
+
+QUIET = {"show_progress": False}
+FAST = ("llama", "gpt2", "gemma2", "qwen2", "phi3", "bloom")
+
+
+@pytest.mark.parametrize("family", mostly_slow(list(plain.MAPS), fast=FAST))
+def test_removing_a_component_is_removing_it_from_the_weights(family):
+    hf, lm, found, task = asked(family, count=1)
+    maps = ["q", "k", "v", "o", "up", "down"] + (["gate"] if "gate" in plain.MAPS[family][1] else [])
+    for name in maps:
+        own = plain.Map(hf, family, 1, name, lm.heads, lm.kv_heads)
+        parts, letter = plain.directions(own.weight), "a" if name in "qkvo" else "m"
+        chosen = [0, 3, len(parts) - 1]
+        names = [f"{letter}1.{name}.c{c}" for c in chosen] + [f"{letter}1.{name}", f"{letter}1.{name}[2,5]"]
+        one = np.zeros_like(own.weight)
+        one[5, 2] = own.weight[5, 2]
+        asked_for = [*(parts[c] for c in chosen), own.weight, one]
+        slopes = plain.slopes(hf, found[0], own, asked_for)
+        for tables in (names[:4], names[4:]):
+            exact = by_name(vc.exact(lm, task, units=tables, ablation="zero", **QUIET))
+            slope = by_name(vc.attribute(lm, task, units=tables, method=vc.Method(baseline="zero"), **QUIET))
+            for unit in tables:
+                at = names.index(unit)
+                wanted = plain.removed(hf, found[0], own, asked_for[at])
+                assert exact[unit][0] == pytest.approx(wanted, abs=1e-9), unit
+                assert slope[unit][0] == pytest.approx(slopes[at], abs=1e-9), unit
+
+
+@pytest.mark.parametrize(
+    "family", mostly_slow(["llama", "gpt2", "qwen2", "gemma2", "falcon", "olmo2"], fast=("gpt2", "qwen2"))
+)
+def test_a_heads_output_map_in_parts(family):
+    """The value map's bias goes through all of the output map, whatever is taken out of the product."""
+    hf, lm, found, task = asked(family, count=1)
+    names, wanted = [], []
+    for head, c in ((0, 0), (0, 2), (lm.heads - 1, 1)):
+        out, part, gain = plain.outputs_of_head(hf, family, 1, lm.heads, lm.kv_heads, head)(c)
+        before = plain.metric(hf, found[0])
+        with out.without(part), plain.gaining(out.module, gain):
+            wanted.append(plain.metric(hf, found[0]) - before)
+        names.append(f"a1.h{head}.ov{c}")
+    exact = vc.exact(lm, task, units=names, ablation="zero", **QUIET)
+    np.testing.assert_allclose(exact.values[0], wanted, rtol=0, atol=1e-9)
+    if hf.config.model_type != "gpt2":
+        return
+    # all of them: what the head writes, but for what the bias of the values makes it write
+    every = vc.exact(lm, task, units={"all": ["a1.h0.ov*"]}, ablation="zero", **QUIET)
+    values = plain.Map(hf, family, 1, "v", lm.heads, lm.kv_heads)
+    none = np.zeros_like(values.weight)
+    none[:, : none.shape[1] // lm.heads] = values.weight[:, : none.shape[1] // lm.heads]
+    assert every.values[0, 0] == pytest.approx(plain.removed(hf, found[0], values, none), abs=1e-9)
+
+
+def test_queries_and_keys_in_parts_where_nothing_stands_between_them():
+    """Taken out of the keys by hand, which without a bias of the queries is the same product."""
+    hf, lm, found, task = asked("gpt2", count=1)
+    size = lm.width
+    hf.transformer.h[1].attn.c_attn.bias.data[:size] = 0
+    queries, keys = (plain.Map(hf, "gpt2", 1, name, lm.heads, lm.kv_heads) for name in "qk")
+    own = slice(6, 12)  # head 1 of four
+    *_, right = np.linalg.svd(queries.weight[:, own] @ keys.weight[:, own].T)
+    wanted = []
+    for c in (0, 4):
+        part = np.zeros_like(keys.weight)
+        part[:, own] = np.outer(right[c], right[c] @ keys.weight[:, own])
+        wanted.append(plain.removed(hf, found[0], keys, part))
+    exact = vc.exact(lm, task, units=["a1.h1.qk0", "a1.h1.qk4"], ablation="zero", **QUIET)
+    np.testing.assert_allclose(exact.values[0], wanted, rtol=0, atol=1e-9)
+    _, rotated, _, other = asked("llama", count=1)
+    with pytest.raises(vc.VeracausaError, match=r"rotation.*a1\.q\.c0"):
+        vc.exact(rotated, other, units=["a1.h1.qk0"], ablation="zero", **QUIET)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_another_prompts_values_at_one_position_together_and_back(family):
+    hf, lm, found, task = asked(family)
+    for name in ("m1.down.c1", "a1.o.c0", "m1.up.c2", "a1.q.c0", "a1.v.c3"):
+        own = plain.Map(hf, family, 1, name.split(".")[1], lm.heads, lm.kv_heads)
+        v, _, u = np.linalg.svd(own.weight, full_matrices=False)
+        c = int(name[-1])
+        factors = v[:, c] * np.linalg.svd(own.weight)[1][c], u[c]
+        for unit, at in ((name, None), (f"{name}@4", 4)):
+            exact = vc.exact(lm, task, units=[unit], **QUIET)
+            group = vc.exact(lm, task, units=[(unit,)], **QUIET)
+            wanted = [plain.exchanged(hf, pair, own, *factors, position=at) for pair in found]
+            np.testing.assert_allclose(exact.values[:, 0], wanted, rtol=0, atol=1e-9)
+            np.testing.assert_allclose(group.values[:, 0], wanted, rtol=0, atol=1e-9)
+
+
+def test_together_every_component_of_two_maps():
+    """A joint removal is one from both weights; later components are read off what the earlier removal has made."""
+    hf, lm, found, task = asked("llama")
+    maps = [plain.Map(hf, "llama", 0, name, lm.heads, lm.kv_heads) for name in ("up", "down")]
+    wanted = []
+    for pair in found:
+        before = plain.metric(hf, pair)
+        with (
+            maps[0].without(sum(plain.directions(maps[0].weight)[:2])),
+            maps[1].without(plain.directions(maps[1].weight)[0]),
+        ):
+            wanted.append(plain.metric(hf, pair) - before)
+    exact = vc.exact(lm, task, units=[("m0.up.c0-1", "m0.down.c0")], ablation="zero", **QUIET)
+    np.testing.assert_allclose(exact.values[:, 0], wanted, rtol=0, atol=1e-9)
