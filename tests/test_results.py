@@ -25,7 +25,7 @@ KINDS = (
     "OptimalConstants", "Steering", "Recovery", "Study", "Lens", "LogitAttribution",
     "Interactions", "CheckedInteractions", "Modules", "AttributionGraph", "GraphCheck", "Activations",
     "Quality", "PartCurve", "FeatureCircuit", "Attack", "CauseCurve", "Specificity", "Scoreboard",
-    "RemovalCurve", "PartRanking", "Sheaf",
+    "RemovalCurve", "PartRanking", "Sheaf", "Pruned",
 )  # fmt: skip
 #: Made of other results, without a run of their own.
 COSTLESS = {"Agreement", "Stability", "Circuit", "CircuitStability", "Against", "Recovery", "Modules"}

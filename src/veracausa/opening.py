@@ -44,6 +44,7 @@ READERS: dict[str, str] = {
     "veracausa-modules-1": "interplay.module_results:load_modules",
     "veracausa-optimal-constants-2": "effects.learned_constants:load_optimal_constants",
     "veracausa-part-ranking-1": "pruning.part_ranking:load_part_ranking",
+    "veracausa-pruned-1": "pruning.pruned:load_pruned",
     "veracausa-part-curve-1": "circuits.quality.part_curve:load_part_curve",
     "veracausa-receipt-2": "receipts.files:load_receipt",
     "veracausa-recovery-1": "ground_truth.recovered:load_recovery",

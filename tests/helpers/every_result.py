@@ -92,6 +92,9 @@ def every_result() -> dict[str, Any]:
             lm, task, vc.attribute(**on, units="features", dictionary=coder, **QUIET), dictionary=coder, **QUIET
         ),
         "PartRanking": vc.pruning.rank(**on, how="atp-zero", units="heads", **QUIET),
+        "Pruned": vc.pruning.prune(
+            **on, how=["magnitude", "random"], units="heads", share=0.3, text=["The old keys to " * 40], **QUIET
+        ),
         "Lens": vc.reading.lens(**on, tokens=2, **QUIET),
         "LogitAttribution": vc.reading.dla(**on, neurons=[1], positions=True, **QUIET),
         "HeadRoles": vc.counterfactuals.head_roles(lm, task),

@@ -45,6 +45,7 @@ from veracausa.interplay.checked import CheckedInteractions
 from veracausa.interplay.module_results import Modules
 from veracausa.interplay.results import Interactions
 from veracausa.pruning.part_ranking import PartRanking
+from veracausa.pruning.pruned import Pruned
 from veracausa.reading.activity import Activations
 from veracausa.reading.attributions import LogitAttribution
 from veracausa.reading.lenses import Lens
@@ -65,7 +66,7 @@ from veracausa.report.charts.maps import STRONGEST
 from veracausa.report.charts.matrices import matrix_view
 from veracausa.report.charts.modules import modules_part
 from veracausa.report.charts.part_curves import part_curve_part
-from veracausa.report.charts.pruning import ranking_part
+from veracausa.report.charts.pruning import pruned_figure, ranking_part
 from veracausa.report.charts.removals import removal_figure
 from veracausa.report.charts.scatters import against_exact, padded
 from veracausa.report.charts.scoreboards import scoreboard_part
@@ -250,7 +251,7 @@ _PARTS: dict[type, Callable[[Any, str], Part | Figure]] = {
     AttributionGraph: attribution_part, GraphCheck: graph_check_part, Steering: steering_part,
     PartCurve: part_curve_part, FeatureCircuit: feature_circuit_part, Attack: attack_figure,
     CauseCurve: cause_curve_part, Scoreboard: scoreboard_part, RemovalCurve: removal_figure,
-    PartRanking: ranking_part,
+    PartRanking: ranking_part, Pruned: pruned_figure,
 }  # fmt: skip
 
 
