@@ -56,6 +56,24 @@ def test_parts_taken_out_of_the_weights_do_what_the_closed_form_says(toy, share)
     assert said.abs().max() > 0.3
 
 
+def test_exact_effects_and_slopes_of_the_parts_as_units_are_the_closed_forms(toy):
+    lm, truth = toy
+    task, many = truth.task(), len(truth.names)
+    lm = lm.reading(*vc.components(lm, truth.map, factors=truth.factors))
+    names, how = [f"{truth.map}.own{i}" for i in range(many)], {"show_progress": False}
+    exact = vc.exact(lm, task, units=names, ablation="zero", **how)
+    torch.testing.assert_close(exact.values, truth.effects(task, [[i] for i in range(many)]), **CLOSE)
+    slopes = vc.attribute(lm, task, units=names, method=vc.Method(baseline="zero"), **how)
+    torch.testing.assert_close(slopes.values, truth.slopes(task), **CLOSE)
+    if many > 10:
+        return
+    curve = vc.effects.removal_curve(lm, task, exact, sizes=(2, 5), pairs=4, **how)
+    order = [names.index(name) for name in curve.ranked]
+    sets = truth.effects(task, [order[:2], order[:5], order[2:], order[5:]])
+    torch.testing.assert_close(curve.values("together"), sets[:, :2], **CLOSE)
+    torch.testing.assert_close(curve.values("rest"), sets[:, 2:], **CLOSE)
+
+
 def test_modes_part_gradients_singles_and_sets():
     """The closed form of each mode, by hand, at x = y = 1 and beyond."""
     lm, truth = vc.ground_truth.load_gated(dtype=torch.float64)
@@ -85,7 +103,7 @@ def test_modes_part_gradients_singles_and_sets():
 
 def test_no_singular_direction_and_no_neuron_is_a_part(toy):
     lm, truth = toy
-    u, s, v = torch.linalg.svd(weight_of(lm, truth).detach(), full_matrices=False)
+    u, s, _ = torch.linalg.svd(weight_of(lm, truth).detach(), full_matrices=False)
     unit = truth.left / truth.left.norm(dim=0)
     cosines = (unit.T @ u[:, s > 1e-9]).abs().max(1).values
     assert float(cosines.mean()) < 0.95

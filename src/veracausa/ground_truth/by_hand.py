@@ -39,8 +39,8 @@ Prompts = Sequence[Sequence[int]]
 class KnownParts(ABC):
     """The true parts of one map of a model: W = Σ_c u_c v_cᵀ, and what the model does with any share of each.
 
-    `map`: its name; `names`: of the parts; `left`, `right`: u_c [outputs, parts] and v_c [parts, inputs], in the basis of
-    the model.
+    `map`: its name; `names`: of the parts; `left`, `right`: u_c [outputs, parts] and v_c [parts, inputs], in the
+    model's own basis.
 
     >>> lm, truth = vc.ground_truth.load_gated()
     >>> truth.effects(truth.task(), [[0], [1], [0, 1]])   # M without part 0, without part 1, without both, less M
@@ -50,6 +50,11 @@ class KnownParts(ABC):
     names: tuple[str, ...]
     left: Float[Tensor, "outputs parts"]
     right: Float[Tensor, "parts inputs"]
+
+    @property
+    def factors(self) -> tuple[Float[Tensor, "parts outputs"], Float[Tensor, "inputs parts"]]:
+        """U and V of `vc.components(lm, truth.map, factors=truth.factors)`, whose units are `m0.down.own0`, …"""
+        return self.left.T.contiguous(), self.right.T.contiguous()
 
     @abstractmethod
     def codes(self, prompts: Prompts) -> Float[Tensor, "prompts parts"]:
@@ -69,9 +74,7 @@ class KnownParts(ABC):
         right, wrong = (torch.tensor([[one] for (one,) in side]) for side in (task.correct, task.incorrect))
         return (logits.gather(1, right) - logits.gather(1, wrong))[:, 0]
 
-    def effects(
-        self, task: Task, sets: Sequence[Sequence[int]], share: float = 0.0
-    ) -> Float[Tensor, "examples sets"]:
+    def effects(self, task: Task, sets: Sequence[Sequence[int]], share: float = 0.0) -> Float[Tensor, "examples sets"]:
         """E of sets of parts, each scaled to a `share` of itself (0: removed): M then − M, on the clean prompts."""
         codes = self.codes(task.clean)
         start, found = self.metric(task, codes), []
@@ -131,7 +134,7 @@ def model_of(written: Written, turn: Float[Tensor, "width width"], dtype: torch.
         head_dim=inner // written.heads, max_position_embeddings=64, rms_norm_eps=_SCALE**2, tie_word_embeddings=False,
         bos_token_id=None, eos_token_id=None, pad_token_id=None,
     )  # fmt: skip
-    hf = LlamaForCausalLM(config).to(torch.float64)
+    hf = LlamaForCausalLM(config).double()
     with torch.no_grad():
         for name, parameter in hf.named_parameters():
             parameter.fill_(_SCALE if "norm" in name else 0.0)
@@ -143,7 +146,8 @@ def model_of(written: Written, turn: Float[Tensor, "width width"], dtype: torch.
             block.mlp.gate_proj.weight[: len(gate)] = gate @ turn.T
             block.mlp.up_proj.weight[: len(up)] = up @ turn.T
             block.mlp.down_proj.weight[:, : down.shape[1]] = turn @ down
-    return hf.eval().to(dtype)
+    hf.eval().to(dtype=dtype)
+    return hf
 
 
 def model_named(hf: LlamaForCausalLM, name: str, told: str, probe: Task) -> Model:
