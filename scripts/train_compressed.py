@@ -4,9 +4,9 @@
     python scripts/train_compressed.py --steps 100 --out out
 
 (2501.14926, section 3.3.) Numbers are sparse: each is uniform in [−1, 1] with probability 2%, else 0. The loss is the
-fourth power of y's error, under which all functions come out alike: about ¾ of relu(1) each, by five neurons each.
-With the square instead, 0.495 of the error that no neuron leaves was left after 6,000 steps, and sixteen neurons that compute
-sixteen functions leave 0.5 of it: as good as no compression. The script says what came out. Seeded: on one machine,
+fourth power of y's error, under which all functions come out alike: about ¾ of relu(1), by five neurons each. With the
+square, 0.495 of the error that no neuron leaves was left after 6,000 steps; sixteen neurons that compute sixteen
+functions leave 0.5 of it, so that was as good as no compression. The script says what came out. Seeded: on one machine,
 with one thread, every run gives the same file.
 """
 
