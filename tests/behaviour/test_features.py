@@ -13,12 +13,14 @@ from veracausa.errors import UnitError
 QUIET = {"show_progress": False}
 
 
-def _both(width, site, where, seed=5, size=9):
+def _both(width, site, where, seed=5, size=9, writes=None):
+    """`writes`: of a transcoder, (its site, the same for plain hooks)."""
     g = torch.Generator().manual_seed(seed)
     draw = lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float64)  # noqa: E731
     w_enc, b_enc, w_dec, b_dec = draw(width, size), draw(size), draw(size, width) / 2, draw(width)
-    ours = Dictionary.of(Encoder(w_enc, b_enc, "topk", k=5), w_dec, b_dec, site=site)
-    return ours, plain.Plain("topk", w_enc, b_enc, w_dec, b_dec, where, where, k=5)
+    named, at = writes or (None, where)
+    ours = Dictionary.of(Encoder(w_enc, b_enc, "topk", k=5), w_dec, b_dec, site=site, writes=named)
+    return ours, plain.Plain("topk", w_enc, b_enc, w_dec, b_dec, where, at, k=5)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
@@ -73,17 +75,22 @@ def _continued(hf, family, prompt, other, dictionaries, parts, ablation, new_tok
     there = {name: theirs.parts(*plain.both(hf, family, other, theirs)) for name, theirs in dictionaries.items()}
     ids, found = list(prompt), []
     for _ in range(new_tokens):
-        edits = []
+        edits, read = [], {}
         for name, theirs in dictionaries.items():
 
-            def edit(y, theirs=theirs, name=name):
-                own = theirs.parts(y, y)
+            def keep(x, name=name, read=read):
+                read[name] = x
+                return x
+
+            def edit(y, theirs=theirs, name=name, read=read):
+                own = theirs.parts(read.get(name, y), y)
                 for part in parts.get(name, ()):
                     new = there[name][part]
                     held = torch.cat([new, new[-1:].expand(len(y) - len(new), -1)])
                     y = y + (held if ablation == "counterfactual" else 0) - own[part]
                 return y
 
+            edits += [(theirs.reads, keep)] if theirs.reads != theirs.writes else []
             edits.append((theirs.writes, edit))
         with torch.no_grad():
             token = int(plain.run(hf, family, ids, edits).argmax())
@@ -91,15 +98,25 @@ def _continued(hf, family, prompt, other, dictionaries, parts, ablation, new_tok
     return found
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+MID = "r1.mid", ("mid", 1)
+
+
+@pytest.mark.parametrize(
+    ("family", "site", "writes"),
+    [
+        *((family, ("r1", ("resid", 1)), None) for family in ("llama", "gpt2", "gemma2")),
+        *((family, MID, None) for family in ("gemma2", "olmo2", "gemma4-experts")),
+        ("olmo2", MID, ("m1", ("mlp", 1))),
+    ],
+)
 @pytest.mark.parametrize("ablation", ["zero", "counterfactual"])
-def test_several_tokens_are_those_of_runs_with_hooks(family, ablation, task_of):
+def test_several_tokens_are_those_of_runs_with_hooks(family, site, writes, ablation, task_of):
     hf = make(family)
     lm, task = as_model(hf, family), task_of(6, 3)
-    first, one = _both(lm.width, "r1", ("resid", 1))
-    second, two = _both(lm.width, "m1", ("mlp", 1), seed=6)
+    first, one = _both(lm.width, *site, writes=writes)
+    second, two = _both(lm.width, *(("m2", ("mlp", 2)) if writes else ("m1", ("mlp", 1))), seed=6)
     laid = lm.reading(first, second.named("mlp"))
-    units = ["f1.2", "f1.error", "f1.mlp.3"]
+    units = ["f1.2", "f1.error", "f2.mlp.3" if writes else "f1.mlp.3"]
     found = vc.behaviour.ablation_study(laid, task, units=units, ablations=[ablation], new_tokens=3, **QUIET)
     first_only = vc.behaviour.ablation_study(laid, task, units=units, ablations=[ablation], **QUIET)
     # the engine's rows of the first token, and the model's own forward with hooks: float64

@@ -204,28 +204,6 @@ def test_half_precision():
     assert torch.isfinite(slopes.values).all()
 
 
-def group_run(hf, family, pair, members, noising=True):
-    """M of a run in which parts of dictionaries take the other run's values in the run that is going on."""
-    base, other = (pair.clean, pair.corrupted) if noising else (pair.corrupted, pair.clean)
-    edits, read = [], {}
-    for theirs, parts in members:
-        there = theirs.parts(*plain.both(hf, family, other, theirs))
-
-        def keep(a, theirs=theirs):
-            read[theirs.reads] = a
-            return a
-
-        def edit(y, theirs=theirs, parts=parts, there=there):
-            own = theirs.parts(read[theirs.reads] if theirs.reads != theirs.writes else y, y)
-            return y + sum(there[part] - own[part] for part in parts)
-
-        edits += [(theirs.reads, keep)] if theirs.reads != theirs.writes else []
-        edits.append((theirs.writes, edit))
-    with torch.no_grad():
-        logits = plain.run(hf, family, base, edits)
-    return float(logits[pair.correct] - logits[pair.incorrect])
-
-
 @pytest.mark.parametrize("family", mostly_slow(FAMILIES, fast=("llama", "gpt_neox", "gemma2", "gpt2")))
 @pytest.mark.parametrize("where", [("r0", "m1"), ("z0", "a1"), ("n0", "r3")])
 def test_sets_of_features_are_replaced_in_the_run_that_is_going_on(family, where):
@@ -249,8 +227,8 @@ def test_sets_of_features_are_replaced_in_the_run_that_is_going_on(family, where
         units = [group, (*group[:2], "a1.h0")]
         both = vc.exact(lm, task, units=units, dictionary=dictionaries, direction=direction, show_progress=False)
         for i, pair in enumerate(found):
-            bare = group_run(hf, family, pair, [], direction == "noising")
-            wanted = group_run(hf, family, pair, list(zip(plains, parts, strict=True)), direction == "noising")
+            bare = plain.group_run(hf, family, pair, [], direction == "noising")
+            wanted = plain.group_run(hf, family, pair, list(zip(plains, parts, strict=True)), direction == "noising")
             assert both.values[i, 0] == pytest.approx(wanted - bare, abs=1e-9)
 
 
@@ -294,7 +272,7 @@ def test_behind_post_norms(site, writes):
             assert slope.values[i, column] == pytest.approx(plain.atp(*given), abs=1e-9), name
         for column, parts in enumerate((every, every[2:4])):
             members = [(theirs, [part_of(name) for name in parts])]
-            wanted = group_run(hf, "gemma2", pair, members) - group_run(hf, "gemma2", pair, [])
+            wanted = plain.group_run(hf, "gemma2", pair, members) - plain.group_run(hf, "gemma2", pair, [])
             assert group.values[i, column] == pytest.approx(wanted, abs=1e-9)
 
 

@@ -25,7 +25,7 @@ def told() -> dict[str, set[str]]:
 @pytest.fixture(scope="module")
 def laid():
     _, lm, _, task = asked("llama", count=3)
-    return lm.reading(dictionary(lm.width, "r1", "relu")[0]), task
+    return lm.reading(*(dictionary(lm.width, site, "relu")[0] for site in ("r1", "r2.mid"))), task
 
 
 @pytest.mark.cases(2)

@@ -34,10 +34,8 @@ def dictionary(width, site, kind="topk", writes=None, skip=False, out=None, seed
     own = {"jumprelu": {"threshold": threshold}, "topk": {"k": 4}}.get(kind, {})
     encoder = Encoder(w_enc, b_enc, kind, **own)
     ours = Dictionary.of(encoder, w_dec, b_dec, site=site, writes=writes, skip=through, **more)
-    where = [
-        ({"a.post": "attn_post", "m.post": "mlp_post"}.get(name[0] + name[2:], SITES[name[0]]), int(name[1]))
-        for name in (site, writes or site)
-    ]
+    named = {"a.post": "attn_post", "m.post": "mlp_post", "r.mid": "mid"}
+    where = [(named.get(name[0] + name[2:], SITES[name[0]]), int(name[1])) for name in (site, writes or site)]
     return ours, plain.Plain(kind, w_enc, b_enc, w_dec, b_dec, *where, threshold=threshold, k=4, skip=through)
 
 

@@ -34,6 +34,7 @@ PATHS = {
     "gpt_neox": _NEOX, "gpt_neox-sequential": _NEOX,
     "llama": _LLAMA, "mistral": _LLAMA, "qwen2": _LLAMA, "qwen3": _LLAMA, "smollm3": _LLAMA,
     "gemma2": _LLAMA, "gemma3": _LLAMA, "gemma4": _LLAMA,
+    **dict.fromkeys(("gemma4-experts", "gemma4-own-inputs", "granite", "olmo2"), _LLAMA),
     "gpt_neo": ("transformer.h", "transformer.ln_f", "attn.attention.out_proj", "mlp", "mlp.c_proj"),
     **dict.fromkeys(("gptj", "codegen"), ("transformer.h", "transformer.ln_f", "attn.out_proj", "mlp", "mlp.fc_out")),
     "bloom": ("transformer.h", "transformer.ln_f", "self_attention.dense", *("mlp.dense_4h_to_h",) * 2),

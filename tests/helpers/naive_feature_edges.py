@@ -15,6 +15,7 @@ OF = {"z": "attn_out", "attn_out": "attn_out", "attn_post": "attn_out", "mlp": "
 
 def run(model, family, ids, edits=(), watch=()):
     """(logits at the last position, site → its activations) of a run with (site, edit) pairs."""
+    edits = sorted(edits, key=lambda one: one[0][0] == "mid")  # what a frozen attention gives goes before it
     found, handles = {}, [hook(model, family, where, edit) for where, edit in edits]
 
     def keep(where):

@@ -19,7 +19,7 @@ POSTED = {"mlp_post": "post_feedforward_layernorm", "attn_post": "post_attention
 
 @dataclass
 class Plain:
-    """`kind`: relu, jumprelu, topk or linear. Sites: (name, layer), name of resid, attn_out, mlp, z, mlp_in."""
+    """`kind`: relu, jumprelu, topk or linear. Sites: (name, layer), name of resid, mid, attn_out, mlp, z, mlp_in."""
 
     kind: str
     w_enc: Tensor
@@ -65,10 +65,36 @@ def _module(model, family: str, site: str, layer: int):
 def hook(model, family: str, where: tuple[str, int], edit):
     """Pass a site's activation [n, d] through `edit`."""
     site, layer = where
+    if site == "mid":
+        return _Between(model, family, layer, edit)
     module = _module(model, family, site, layer)
     if site in ("mlp", "attn_out", *POSTED):
         return module.register_forward_hook(lambda _, args, output: edit(output[0])[None])
     return module.register_forward_pre_hook(lambda _, args: (edit(args[0][0])[None], *args[1:]))
+
+
+class _Between:
+    """The stream between attention and MLP, block input + attention's write: that write is given what makes it so."""
+
+    def __init__(self, model, family: str, layer: int, edit):
+        entered: list[Tensor] = []
+        site = "attn_post" if family.startswith(("gemma", "olmo")) else "attn_out"
+        times = getattr(model.config, "residual_multiplier", 1)  # Granite's
+
+        def keep(_, args):
+            entered[:] = [args[0][0]]
+
+        def write(_, args, output):
+            return ((edit(entered[0] + times * output[0]) - entered[0]) / times)[None]
+
+        self.handles = [
+            _module(model, family, "resid", layer).register_forward_pre_hook(keep),
+            _module(model, family, site, layer).register_forward_hook(write),
+        ]
+
+    def remove(self) -> None:
+        for handle in self.handles:
+            handle.remove()
 
 
 def run(model, family: str, ids: Sequence[int], edits=()) -> Tensor:
@@ -125,3 +151,25 @@ def atp(model, family, pair, dictionary: Plain, part, noising: bool = True) -> f
     logits = run(model, family, base, [(dictionary.writes, lambda a: a + extra)])
     (gradient,) = torch.autograd.grad(logits[pair.correct] - logits[pair.incorrect], extra)
     return float((gradient * (there - own)).sum())
+
+
+def group_run(hf, family, pair, members, noising=True):
+    """M of a run in which parts of dictionaries take the other run's values in the run that is going on."""
+    base, other = (pair.clean, pair.corrupted) if noising else (pair.corrupted, pair.clean)
+    edits, read = [], {}
+    for theirs, parts in members:
+        there = theirs.parts(*both(hf, family, other, theirs))
+
+        def keep(a, theirs=theirs):
+            read[theirs.reads] = a
+            return a
+
+        def edit(y, theirs=theirs, parts=parts, there=there):
+            own = theirs.parts(read[theirs.reads] if theirs.reads != theirs.writes else y, y)
+            return y + sum(there[part] - own[part] for part in parts)
+
+        edits += [(theirs.reads, keep)] if theirs.reads != theirs.writes else []
+        edits.append((theirs.writes, edit))
+    with torch.no_grad():
+        logits = run(hf, family, base, edits)
+    return float(logits[pair.correct] - logits[pair.incorrect])

@@ -24,7 +24,8 @@ def two_sided(width, site, kind, writes=None, seed=5):
     threshold = torch.rand(SIZE, generator=g).double()
     own = {"jumprelu": {"threshold": threshold}, "topk": {"k": 4}}.get(kind, {})
     ours = Dictionary.of(Encoder(w_enc, b_enc, kind, **own), w_dec, b_dec, site=site, writes=writes)
-    sites = [({"r": "resid", "m": "mlp", "n": "mlp_in"}[one[0]], int(one[1])) for one in (site, writes or site)]
+    named = {"r": "resid", "m": "mlp", "n": "mlp_in", "r.mid": "mid"}
+    sites = [(named[one[0] + one[2:]], int(one[1])) for one in (site, writes or site)]
     return ours, features.Plain(kind, w_enc, b_enc, w_dec, b_dec, *sites, threshold=threshold, k=4)
 
 
@@ -239,7 +240,8 @@ def test_a_result_is_read_as_it_was_written(tmp_path):
 
 @pytest.mark.cases(2)
 @pytest.mark.parametrize(
-    ("kind", "reads", "writes"), [("topk", "r2", None), ("jumprelu", "m2", None), ("relu", "n2", "m2")]
+    ("kind", "reads", "writes"),
+    [("topk", "r2", None), ("jumprelu", "m2", None), ("relu", "n2", "m2"), ("topk", "r2.mid", None)],
 )
 @pytest.mark.parametrize("method", ["ig", "exact"])
 def test_features_are_those_of_encoders_written_out_anew(kind, reads, writes, method):

@@ -97,12 +97,6 @@ class Dictionary:
                 f"Nothing writes at {self.writes.name}, which is what an MLP reads behind its norm. A transcoder "
                 f"reads it and writes m{self.writes.layer}."
             )
-        if self.writes.kind == "mid":
-            raise MethodError(
-                f"What lies at {self.writes.name}, the stream between attention and MLP, can be read by a transcoder "
-                f"that writes m{self.writes.layer}, but a dictionary cannot be laid on it: take one of "
-                f"r{self.writes.layer}, a{self.writes.layer} or r{self.writes.layer + 1}."
-            )
         if self.onward is not None:
             self._require_onward(self.onward)
         if self.numbers and len({*self.numbers}) < features:

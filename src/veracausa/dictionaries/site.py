@@ -3,7 +3,7 @@
 | name | what it is | width |
 |---|---|---|
 | `r10` | the stream that enters block 10; `r30` of 30 blocks is the final one | the stream's |
-| `r10.mid` | the stream between block 10's attention and its MLP, which transcoders read | the stream's |
+| `r10.mid` | the stream between block 10's attention and its MLP | the stream's |
 | `a10` | the output of block 10's attention, before a post-norm | the stream's |
 | `a10.post` | the same behind the post-norm: what is added to the stream | the stream's |
 | `m10`, `m10.post` | the output of block 10's MLP, likewise | the stream's |

@@ -36,8 +36,10 @@ _READ = {"a": "attention", "m": "mlp", "z": "z", "n": "mlp_in", "hidden": "neuro
          "q": "q_out", "k": "k_out", "v": "v_out", "up": "up_out", "gate": "gate_out"}  # fmt: skip
 #: Where what a dictionary explains is written; "behind": straight to the stream, behind a post-norm.
 Written = Literal[
-    "residual", "z", "attention", "mlp", "behind attention", "behind mlp", "q", "k", "v", "up", "gate"
+    "residual", "middle", "z", "attention", "mlp", "behind attention", "behind mlp", "q", "k", "v", "up", "gate"
 ]  # fmt: skip
+#: Of these, the stream itself: in front of a block, and between its attention and its MLP.
+OF_STREAM: tuple[Written, ...] = ("residual", "middle")
 #: Those from which a change goes on within its block, not straight to the stream.
 INSIDE = ("q", "k", "v", "up", "gate")
 
@@ -123,6 +125,12 @@ def _require_fits(lm: Model, dictionary: Dictionary) -> None:
                 raise MethodError(f"Block {site.layer} of {lm.name} writes once, so it has no {site.name} of its own.")
             if site.kind == "mid" and (block.parallel or not block.has_mlp):
                 raise MethodError(f"Block {site.layer} of {lm.name} has no stream between an attention and an MLP.")
+            between = site == dictionary.writes and (site.kind == "mid" or (site.kind == "a" and site.post))
+            if between and decoder.anatomy.joins_rows:
+                raise MethodError(
+                    f"Blocks of {lm.name} give their MLPs all rows and positions as one dimension, so that slopes at "
+                    f"{site.name} are not known. Take one of r{site.layer}, a{site.layer} or r{site.layer + 1}."
+                )
             if (site.kind in "mn" and not block.has_mlp) or (site.kind in "az" and block.mixing != "attention"):
                 raise MethodError(f"Block {site.layer} of {lm.name} has no {site.name} that a dictionary could read.")
 
@@ -160,7 +168,7 @@ def written_at(code: Code) -> Written:
         return site.kind  # type: ignore[return-value]
     if site.post:
         return "behind mlp" if site.kind == "m" else "behind attention"
-    return {"r": "residual", "z": "z", "a": "attention", "m": "mlp"}[site.kind]  # type: ignore[return-value]
+    return {"r": "residual", "mid": "middle", "z": "z", "a": "attention", "m": "mlp"}[site.kind]  # type: ignore[return-value]
 
 
 def site_of(state: State, place: str, layer: int) -> Float[Tensor, "examples positions site"]:

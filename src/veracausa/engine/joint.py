@@ -24,8 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from veracausa.anatomy import Decoder
+from veracausa.engine.coded import OF_STREAM
 from veracausa.engine.guard import changing, giving, hooks
-from veracausa.engine.overrides import Override, overriding
+from veracausa.engine.overrides import Override, between, overriding
 from veracausa.engine.patches import Place, in_attention, site_width, written_by
 from veracausa.engine.suffix import Join
 from veracausa.engine.tape import State
@@ -91,8 +92,10 @@ def taking(decoder: Decoder, found: Mapping[int, Sequence[Override]]) -> Iterato
     with ExitStack() as stack:
         for layer, every in found.items():
             stack.enter_context(hooks(*(stream(layer, one) for one in every if one.at == "residual")))
-            if within := [one for one in every if one.at != "residual"]:
+            if within := [one for one in every if one.at not in OF_STREAM]:
                 stack.enter_context(overriding(decoder.blocks[layer], within))
+            for one in (one for one in every if one.at == "middle"):
+                stack.enter_context(hooks(*between(decoder.blocks[layer], one.of_stream)))
         yield
 
 

@@ -16,12 +16,13 @@ from torch import Tensor
 
 from veracausa.anatomy import Block
 from veracausa.anatomy.adapters import adapted_of
+from veracausa.anatomy.beside import NormedMLPs
 from veracausa.anatomy.found import Found
 from veracausa.anatomy.maps import at_map
 from veracausa.anatomy.mixture import Mixture
 from veracausa.dictionaries.code import Code
-from veracausa.engine.coded import INSIDE, output_of, written_at
-from veracausa.engine.guard import changing, hooks
+from veracausa.engine.coded import INSIDE, OF_STREAM, output_of, written_at
+from veracausa.engine.guard import changing, giving, hooks
 from veracausa.engine.routed import Routed
 from veracausa.engine.tape import IN_ATTENTION
 
@@ -165,7 +166,7 @@ def _at_experts(block: Block, found: Sequence[Override]) -> list[Any]:
 
 def _at_code(block: Block, one: Override) -> list[Any]:
     """Hooks for the parts of a dictionary that explains an output of the block; the stream itself is the sweep's."""
-    if one.code is None or one.at == "residual":
+    if one.code is None or one.at in OF_STREAM:
         return []
     if one.code.dictionary.map:
         return [_at_components(block, one)]
@@ -183,7 +184,7 @@ def _at_code(block: Block, one: Override) -> list[Any]:
         return one.of_code(read[0] if read else y, y) / scale - shift
 
     transcodes = one.code.dictionary.transcodes
-    reads = block.mlp_norm if one.code.dictionary.reads.kind == "mid" else block.mlp_start
+    reads = block.before_mlp if one.code.dictionary.reads.kind == "mid" else block.mlp_start
     return [*([reads.register_forward_pre_hook(keep)] if transcodes else []), changing(module, taken)]
 
 
@@ -222,6 +223,31 @@ def _explained(block: Block, at: str) -> tuple[torch.nn.Module, Tensor | float, 
     else:
         norm, end, factor = block.mlp_post_norm, (block.mlp_end, 0.0), block.mlp_factor
     return (*end, factor) if norm is None else (norm, 0.0, factor)
+
+
+def between(block: Block, change: Callable[[Tensor], Tensor]) -> list[Any]:
+    """Hooks that change the stream between a block's attention and its MLP while the model's own forward runs.
+
+    No module gives that stream: it is what the MLP reads, and goes on beside it. So what reads it is given another, and
+    the difference is added to what the MLP writes. Other hooks there see the changed stream, and the MLP's own write.
+    """
+    moved: list[Tensor] = []
+
+    def given(x: Tensor) -> Tensor:
+        new = change(x)
+        moved[:] = [new - x]
+        return new
+
+    module, _, scale = _explained(block, "behind mlp")
+    also = [block.mlp.router, block.mlp.before] if isinstance(block.mlp, NormedMLPs) else []
+    return [
+        block.before_mlp.register_forward_pre_hook(giving(given), with_kwargs=True, prepend=True),
+        *(
+            part.register_forward_pre_hook(giving(lambda x: x + moved[0].view_as(x)), with_kwargs=True, prepend=True)
+            for part in also
+        ),
+        changing(module, lambda output: output + moved[0] / scale),
+    ]
 
 
 def _behind_mlp(block: Block, one: Override) -> Any:

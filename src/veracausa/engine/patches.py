@@ -22,7 +22,7 @@ from torch import Tensor
 from veracausa.anatomy import Block, Decoder
 from veracausa.dictionaries.words import is_coded
 from veracausa.engine.attention import mixed, suffix_attention
-from veracausa.engine.coded import INSIDE, SITES, Written, site_of, sites_of_components, written_at, written_change
+from veracausa.engine.coded import INSIDE, OF_STREAM, SITES, site_of, sites_of_components, written_at, written_change
 from veracausa.engine.guard import hooks
 from veracausa.engine.routed import Routed, inside_site
 from veracausa.engine.suffix import Join
@@ -30,6 +30,8 @@ from veracausa.engine.tape import BY_OURS, IN_ATTENTION, State
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
+
+    from veracausa.engine.coded import Written
 
 #: Where a unit's activation is: a recorded site, or the residual stream before a block.
 Place = Literal[
@@ -59,8 +61,9 @@ class Where:
 
 def where(decoder: Decoder, place: Place, layer: int) -> Where:
     """Where rows with a patch at `place` of `layer` join the stream."""
-    if place == "residual" or (is_coded(place) and written_at(decoder.codes[place, layer]) == "residual"):
-        return Where(place, layer, (layer, False))
+    at = written_at(decoder.codes[place, layer]) if is_coded(place) else place
+    if at in OF_STREAM:
+        return Where(place, layer, (layer, at == "middle"))
     if in_attention(place, decoder, layer) and not decoder.blocks[layer].parallel:
         return Where(place, layer, (layer, True))
     return Where(place, layer, (layer + 1, False))
@@ -126,7 +129,9 @@ def recorded_at(state: State, at: Written, layer: int) -> Tensor:
         return state.sites[at][layer]
     if at in INSIDE:
         return state.sites[f"{at}_out"][layer]
-    return state.middle[layer] if at == "behind attention" else state.residual[layer + (at == "behind mlp")]
+    if at in ("middle", "behind attention"):
+        return state.middle[layer]
+    return state.residual[layer + (at == "behind mlp")]
 
 
 def as_site(values: Tensor, place: Place, positions: int) -> Float[Tensor, "examples positions site"]:
@@ -369,7 +374,7 @@ def _straight(decoder: Decoder, at: Where) -> bool:
     """Whether what a dictionary explains is the stream itself, or what a post-norm has given it."""
     if not is_coded(at.place):
         return False
-    return written_at(decoder.codes[at.place, at.layer]) in ("residual", "behind attention", "behind mlp")
+    return written_at(decoder.codes[at.place, at.layer]) in (*OF_STREAM, "behind attention", "behind mlp")
 
 
 def join(

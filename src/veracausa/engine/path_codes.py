@@ -26,8 +26,11 @@ if TYPE_CHECKING:
     from veracausa.anatomy.graph import Graph
     from veracausa.engine.tape import State
 
-#: What of a block an encoder stands behind: the stream that enters it, its attention, its MLP.
-Behind = Literal["stream", "attention", "mlp"]
+#: What of a block an encoder stands behind: the stream that enters it, that between its attention and its MLP, its
+#: attention, its MLP.
+Behind = Literal["stream", "middle", "attention", "mlp"]
+#: Encoders that look at the stream itself, so that no block is run for them.
+STREAMS: tuple[Behind, ...] = ("stream", "middle")
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Coded:
     @property
     def behind(self) -> Behind:
         """What its encoder stands behind."""
-        return {"r": "stream", "a": "attention", "z": "attention"}.get(self.writes.kind, "mlp")  # type: ignore[return-value]
+        return {"r": "stream", "mid": "middle", "a": "attention", "z": "attention"}.get(self.writes.kind, "mlp")  # type: ignore[return-value]
 
     @property
     def passes_on(self) -> bool:
@@ -53,12 +56,12 @@ class Coded:
 
     def read_at(self, graph: Graph) -> int:
         """The place of the stream that it looks at (see `anatomy.graph`)."""
-        return 2 * self.layer + (self.behind == "mlp" and not graph.parallel)
+        return 2 * self.layer + (self.behind in ("middle", "mlp") and not graph.parallel)
 
     def written_at(self, graph: Graph) -> int:
         """The place of the stream from which on its write is seen."""
-        if self.behind == "stream":
-            return 2 * self.layer
+        if self.behind in STREAMS:
+            return self.read_at(graph)
         return 2 * self.layer + (2 if self.behind == "mlp" or graph.parallel else 1)
 
 

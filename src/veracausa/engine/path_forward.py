@@ -24,7 +24,7 @@ from veracausa.anatomy.graph import MIXER, K, Q, V
 from veracausa.cost import Cost
 from veracausa.dictionaries.code import Code
 from veracausa.engine.attention import Past
-from veracausa.engine.path_codes import Behind, passed_on, sent_by, site_change
+from veracausa.engine.path_codes import STREAMS, Behind, passed_on, sent_by, site_change
 from veracausa.engine.path_flow import Changes, Entries, Flow, streamed
 from veracausa.engine.path_reads import HeadReads, Heard
 from veracausa.engine.reader_change import Reading
@@ -129,6 +129,7 @@ class PathRun:
         if not self.decoder.blocks[layer].parallel:
             flow.take([*attended, *coded], late, base.middle[layer])
             flow.send(2 * layer + 1)
+            flow.take(self._encoded(layer, "middle"), late, base.middle[layer])
             self.reached(2 * layer + 1)
             attended, coded = [], []
         # where both are parallel, both read what enters the block
@@ -160,8 +161,9 @@ class PathRun:
     def _coded(self, layer: int, behind: Behind, entries: Entries) -> Changes:
         """The same of one dictionary."""
         code = self.decoder.codes[entries[0][1].coded[0][0].kind, layer]
-        late = self.flow.entered(layer) if behind == "stream" else self.flow.late(layer) if behind == "mlp" else 0
-        context = self.base.middle[layer] if behind == "mlp" else self.base.residual[layer]
+        behind_attention = behind in ("middle", "mlp")
+        late = self.flow.entered(layer) if behind == "stream" else self.flow.late(layer) if behind_attention else 0
+        context = self.base.middle[layer] if behind_attention else self.base.residual[layer]
         streams, examples, source = self.flow.sources(entries, context[:, late:])
         delta = site_change(code, self.base, self._explained(layer, code, streams, examples, behind), examples, late)
         offset, rows = (
@@ -178,7 +180,7 @@ class PathRun:
         self, layer: int, code: Code, streams: Tensor, examples: Tensor, behind: Behind
     ) -> tuple[Tensor, Tensor]:
         """What a dictionary reads and explains where its block sees these streams."""
-        if behind == "stream":
+        if behind in STREAMS:
             return streams, streams
         block, base = self.decoder.blocks[layer], self.base
         if behind == "mlp":

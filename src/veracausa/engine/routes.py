@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from veracausa.anatomy.graph import Graph
-from veracausa.engine.path_codes import Behind, Coded
+from veracausa.engine.path_codes import STREAMS, Behind, Coded
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,6 @@ class Routes:
         seen = {
             (self.source(station, read), read.layer, read.mlp, bool(read.coded))
             for station, read in (entry for entries in every for entry in entries)
-            if not (read.coded and read.coded[0][0].behind == "stream")
+            if not (read.coded and read.coded[0][0].behind in STREAMS)
         }
         return len(seen) + sum(map(self.blocks, self.stations))

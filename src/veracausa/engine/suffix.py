@@ -124,8 +124,8 @@ def sweep(
             example = new.example if example is None else torch.cat([example, new.example])
             shared.join(layer + middle, new.example)
 
-    def streamed(layer: int) -> Tensor | None:
-        found = [one for one in taken.get(layer, ()) if one.at == "residual"]
+    def streamed(layer: int, at: str = "residual") -> Tensor | None:
+        found = [one for one in taken.get(layer, ()) if one.at == at]
         return rows if rows is None or not found else found[0].of_stream(rows)
 
     first = joins[0].layer
@@ -151,7 +151,7 @@ def sweep(
                     rows = block.added(rows, _require(attended))
                 join(layer, True)
                 if rows is not None:
-                    rows = _at(last_block, rows, tail)
+                    rows = _at(last_block, _require(streamed(layer, "middle")), tail)
                     rows = rows + block.feed_forward(rows) if block.has_mlp else rows
             if rows is not None and example is not None:
                 rows = block.ended(rows, base.own_input(layer, example, rows.shape[1]))

@@ -231,8 +231,9 @@ def require_carried(lm: Model, tape: Tape, what: Carried) -> None:
 
 
 def _under_dictionaries(decoder: Decoder, place: Place) -> dict[int, Place]:
-    """Layer → the place at which what a dictionary explains is written; those that read and write the stream aside."""
-    under: dict[str, Place] = {"z": "z", "attention": "z", "behind attention": "z", "mlp": "mlp", "behind mlp": "mlp"}
+    """Layer → the place whose write is read off where a dictionary is patched; those of a block's input aside."""
+    under: dict[str, Place] = dict.fromkeys(("z", "attention", "behind attention"), "z")
+    under |= dict.fromkeys(("middle", "mlp", "behind mlp"), "mlp")
     under |= {"mlp": "neurons"} if place.startswith("components.") else {}
     return {
         layer: under[at]

@@ -23,7 +23,7 @@ from torch import Tensor
 from veracausa.anatomy.graph import K, Q, V
 from veracausa.engine.bucket import Bucket
 from veracausa.engine.coded import read_by, site_of
-from veracausa.engine.path_codes import passed_on, pulled_back, sent_by
+from veracausa.engine.path_codes import STREAMS, passed_on, pulled_back, sent_by
 from veracausa.engine.path_reads import HeadReads, Heard
 from veracausa.engine.reader_change import Reading
 from veracausa.engine.routes import Read, Station
@@ -241,7 +241,7 @@ class PathSlopes:
     def _explained(self, read: Read, code: Any, stream: Tensor) -> tuple[Tensor, Tensor]:
         """What a dictionary reads and explains where its block sees a stream."""
         part, block = read.coded[0][0], self.bucket.lm.decoder.blocks[min(read.layer, self._end - 1)]
-        if part.behind == "stream":
+        if part.behind in STREAMS:
             return stream, stream
         if part.behind == "mlp":
             given = block.mlp_norm(stream)

@@ -19,7 +19,7 @@ from torch import Tensor
 from veracausa.anatomy.graph import Graph
 from veracausa.engine.budget import rows_per_chunk
 from veracausa.engine.memory import memory_errors
-from veracausa.engine.path_codes import Behind
+from veracausa.engine.path_codes import STREAMS, Behind
 from veracausa.engine.path_flow import Flow
 from veracausa.engine.path_forward import run_into
 from veracausa.engine.routes import Read, Routes, Station
@@ -90,7 +90,7 @@ def _readers(ends: Sequence[Station]) -> dict[Seen, list[tuple[Station, Read]]]:
 
 def _costs(key: Seen) -> bool:
     """Whether readers take a block's attention or MLP: an encoder of the stream does not."""
-    return key[1][-1] != "stream"
+    return key[1][-1] not in STREAMS
 
 
 @dataclass(eq=False)

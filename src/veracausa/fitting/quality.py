@@ -60,8 +60,8 @@ def check(lm: Model, dic: Dictionary, texts: Task | Sequence[str | Sequence[int]
         mean, total = seen.mean, seen.total
         losses = [_entropy(lm, prompts, put) for put in (
             lambda: _reconstructing(lm, dic),
-            lambda: [at_site(lm, dic.writes, lambda y: mean.to(y.dtype).expand_as(y))],
-            lambda: [at_site(lm, dic.writes, torch.zeros_like)],
+            lambda: at_site(lm, dic.writes, lambda y: mean.to(y.dtype).expand_as(y)),
+            lambda: at_site(lm, dic.writes, torch.zeros_like),
         )]  # fmt: skip
         cost.forward += (1 + len(losses)) * once
         gaps = _gaps(lm, dic, texts, cost) if isinstance(texts, Task) and texts.paired else (None, None)
@@ -130,7 +130,7 @@ def _watching(lm: Model, dic: Dictionary, look: Callable[[Tensor, Tensor], None]
         look(given[dic.reads] if dic.transcodes else y, y)
         return y
 
-    return lambda: [*([at_site(lm, dic.reads, read)] if dic.transcodes else []), at_site(lm, dic.writes, write)]
+    return lambda: [*(at_site(lm, dic.reads, read) if dic.transcodes else []), *at_site(lm, dic.writes, write)]
 
 
 def _reconstructing(lm: Model, dic: Dictionary) -> list[Any]:
@@ -146,7 +146,7 @@ def _reconstructing(lm: Model, dic: Dictionary) -> list[Any]:
         return dic.reconstruct(x.to(dic.weight.dtype)).to(y.dtype)
 
     put: Change = write
-    return [*([at_site(lm, dic.reads, read)] if dic.transcodes else []), at_site(lm, dic.writes, put)]
+    return [*(at_site(lm, dic.reads, read) if dic.transcodes else []), *at_site(lm, dic.writes, put)]
 
 
 def _entropy(lm: Model, prompts: Sequence[tuple[int, ...]], put: Callable[[], list[Any]]) -> float:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from veracausa.anatomy import Block
 from veracausa.dictionaries import Site
-from veracausa.engine.guard import borrowed, changing, hooks
+from veracausa.engine.guard import borrowed, changing, giving, hooks
+from veracausa.engine.overrides import between
 from veracausa.engine.validate import require_readable
 from veracausa.errors import MethodError
 from veracausa.model import Model
@@ -29,30 +31,42 @@ class _Stop(Exception):
     """Nothing behind this block is needed."""
 
 
-def at_site(lm: Model, site: Site, change: Change) -> Any:
-    """A hook that hands a site's activations to `change`, and puts what that gives in their place."""
+def at_site(lm: Model, site: Site, change: Change) -> list[Any]:
+    """Hooks that hand a site's activations to `change`, and put what that gives in their place."""
     decoder = lm.decoder
     if site.kind == "r":
-        if site.layer == lm.layers:
-            return _before(decoder.final_norm, change)
-        return _before(decoder.blocks[site.layer].module, change)
-    block = decoder.blocks[site.layer]
+        return _before(decoder.final_norm if site.layer == lm.layers else decoder.blocks[site.layer].module, change)
+    block, sized = decoder.blocks[site.layer], list[Any]()
+    if decoder.anatomy.joins_rows and site.kind in ("m", "n", "mid"):
+        sized, change = _apart(block, change)
+    return [*sized, *_in_block(block, site, change)]
+
+
+def _in_block(block: Block, site: Site, change: Change) -> list[Any]:
     if site.kind == "mid":
-        return _before(block.before_mlp, change)
+        return between(block, change)
     if site.kind in "zn":
         return _before(block.attention_out if site.kind == "z" else block.mlp_start, change)
     if site.kind == "a":
-        return changing((block.attention_post_norm if site.post else None) or block.attention_out, change)
-    return changing((block.mlp_post_norm if site.post else None) or block.mlp_end, change)
+        return [changing((block.attention_post_norm if site.post else None) or block.attention_out, change)]
+    return [changing((block.mlp_post_norm if site.post else None) or block.mlp_end, change)]
 
 
-def _before(module: nn.Module, change: Change) -> Any:
-    def changed(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if args:
-            return (change(args[0]), *args[1:]), kwargs
-        return args, kwargs | {"hidden_states": change(kwargs["hidden_states"])}
+def _apart(block: Block, change: Change) -> tuple[list[Any], Change]:
+    """Hooks, and a change that is given rows and positions apart where a block joins them for its MLP."""
+    shape: list[torch.Size] = []
 
-    return module.register_forward_pre_hook(changed, with_kwargs=True)
+    def sized(_: Any, args: tuple[Tensor, ...]) -> None:
+        shape[:] = [args[0].shape[:2]]
+
+    def changed(x: Tensor) -> Tensor:
+        return change(x.unflatten(0, shape[0])).flatten(0, 1) if x.ndim == 2 else change(x)
+
+    return [block.attention_norm.register_forward_pre_hook(sized)], changed
+
+
+def _before(module: nn.Module, change: Change) -> list[Any]:
+    return [module.register_forward_pre_hook(giving(change), with_kwargs=True)]
 
 
 def prompts_of(lm: Model, texts: Task | Sequence[str | Sequence[int]]) -> list[tuple[int, ...]]:
@@ -110,7 +124,7 @@ def activations(
 
     with borrowed(lm.decoder), torch.no_grad():
         ends = [lm.decoder.blocks[end + 1].module.register_forward_pre_hook(stop)] if end + 1 < lm.layers else []
-        with hooks(*(at_site(lm, site, keep(site)) for site in sites), *ends):
+        with hooks(*(hook for site in sites for hook in at_site(lm, site, keep(site))), *ends):
             for rows in batches(prompts):
                 run(lm, rows)
     return {site: torch.cat(kept) for site, kept in found.items()}

@@ -35,7 +35,8 @@ def naive(hf, family, pair, laid, gates):
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
-@pytest.mark.parametrize("sites", [(("r1", None), ("m2", None)), (("n0", "m0"), ("z2", None))])
+@pytest.mark.parametrize("sites", [(("r1", None), ("m2", None)), (("n0", "m0"), ("z2", None)),
+                                   (("r1.mid", None), ("m2", None))])  # fmt: skip
 def test_gated_runs_and_their_slopes(family, sites):
     hf, lm, found, task = asked(family)
     width = [lm.heads * lm.decoder.head_dim if site[0] == "z" else lm.width for site, _ in sites]

@@ -448,12 +448,13 @@ def test_decoders_are_mapped_and_not_read(folder):
     assert resident() - before < 20e6
 
 
-def test_the_stream_between_attention_and_mlp_is_read_but_not_written(llama, gpt_neox_like, folder, draw):
+def test_the_stream_between_attention_and_mlp_is_a_site_where_there_is_one(llama, gpt_neox_like, draw):
     tensors = {"W_enc": draw(WIDTH, SIZE), "W_dec": draw(SIZE, WIDTH)}
-    with pytest.raises(MethodError, match="a dictionary cannot be laid on it"):
-        vc.dictionary(llama, tensors, site="r1.mid")
-    with pytest.raises(MethodError, match="side by side"):
-        vc.dictionary(gpt_neox_like, tensors, site="r1.mid", writes="m1")
+    dic = vc.dictionary(llama, tensors, site="r1.mid")
+    assert dic.reads.name == dic.writes.name == "r1.mid" and llama.reading(dic).decoder.codes
+    for writes in (None, "m1"):
+        with pytest.raises(MethodError, match="side by side"):
+            vc.dictionary(gpt_neox_like, tensors, site="r1.mid", writes=writes)
 
 
 # plain tensors, and what fits a model

@@ -120,6 +120,12 @@ def test_layer_norm(llama, folder, tensors, x):
     close(dic.reconstruct(x), (f @ t["W_dec"] + t["b_dec"]) * deviation + mean)
 
 
+def test_the_stream_between_attention_and_mlp(llama, folder, tensors):
+    told = V6 | {"architecture": "standard", "metadata": V6["metadata"] | {"hook_name": "blocks.1.hook_resid_mid"}}
+    dic = vc.dictionary(llama, folder({"cfg.json": told}, {WEIGHTS: tensors}))
+    assert dic.sites == "r1.mid"
+
+
 @pytest.mark.parametrize("kind", ["transcoder", "skip_transcoder", "jumprelu_transcoder"])
 def test_transcoders(llama, folder, tensors, draw, x, kind):
     told = V6 | {"architecture": kind, "d_out": WIDTH, "apply_b_dec_to_input": False}
@@ -147,7 +153,6 @@ def test_transcoders(llama, folder, tensors, draw, x, kind):
         ({"hook_head_index": 3}, {}, "head 3 alone"),
         ({}, {"scaling_factor": torch.full((SIZE,), 1.5)}, "scaling_factor other than 1"),
         ({}, {"W_gate": torch.ones(3)}, "W_gate"),
-        ({"metadata": {"hook_name": "blocks.1.hook_resid_mid"}}, {}, "between attention and MLP"),
         ({"architecture": "transcoder", "apply_b_dec_to_input": False}, {}, "hook_name_out"),
     ],
 )

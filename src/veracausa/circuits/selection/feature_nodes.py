@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from veracausa.circuits.featured import strongest
-from veracausa.engine.path_codes import Coded
+from veracausa.engine.path_codes import STREAMS, Coded
 from veracausa.scores.scores import Scores
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def joins(lm: Model, up: Coded, down: Coded) -> bool:
     return not any(
         first <= one.read_at(graph) <= last
         for one in parts_of(lm)
-        if one.behind == "stream" and one.writes not in (up.writes, down.writes)
+        if one.behind in STREAMS and one.writes not in (up.writes, down.writes)
     )
 
 

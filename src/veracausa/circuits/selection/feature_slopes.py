@@ -16,7 +16,7 @@ from veracausa.circuits.selection.feature_nodes import Edge, Node, parts_of
 from veracausa.cost import Cost
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.guard import attention_function
-from veracausa.engine.path_codes import Coded
+from veracausa.engine.path_codes import STREAMS, Coded
 from veracausa.engine.routes import Read, Station
 from veracausa.engine.session import Session, session
 from veracausa.engine.work import recorded_runs
@@ -131,7 +131,7 @@ def _bucket(call: Session, work: SlopesWork, start: int, examples: tuple[int, ..
 def _ran(slopes: PathSlopes, downs: dict[Node, dict[int, Node]], start: int) -> Tensor:
     """Scores of all edges by runs of upstream nodes, [pairs, edges]; NaN where a pair lacks a node's position."""
     lm, length = slopes.bucket.lm, slopes.bucket.tape.length
-    held = {(one.behind, one.layer) for one in parts_of(lm) if one.behind != "stream"}
+    held = {(one.behind, one.layer) for one in parts_of(lm) if one.behind not in STREAMS}
     ends = _ends(downs, start, length)
     found = dict(run_changes(slopes, list(dict.fromkeys(ends.values())), held))
     edges = [(up, down) for down, ups in downs.items() for up in ups.values()]
