@@ -17,6 +17,8 @@ def unpacked(packed):
         return packed
     if "repeat" in packed:
         return [packed["repeat"]] * packed["times"]
+    if "words" in packed:
+        return [packed["words"][place] for place in packed["at"]]
     return [None if value is None else float(np.float32(value)) for value in packed["single"]]
 
 
@@ -30,6 +32,7 @@ def unpacked(packed):
         [None] * 5,
         [True, 1, 1, 1],
         ["a9.h6", "</script>", ""],
+        ["for", "against", None, "for", "for", "for", "against", "for", "for"],
         [1, 2.5, 1e300],
         [],
     ],

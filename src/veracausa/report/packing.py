@@ -1,8 +1,8 @@
 """Numbers and texts of a page, each column once: charts, tables and the instrument refer to it by its number.
 
-A column is a list; or, shorter, {"repeat": value, "times": n}; or {"single": [...]}, numbers of 32 bits in so many
-digits as tell them apart (`Math.fround` gives every one back to the last bit). Where a column is wanted stands
-{"column": 7}. docs/page.md describes the whole.
+A column is a list; or, shorter, {"repeat": value, "times": n}; {"words": [...], "at": [...]}, each word by its place;
+or {"single": [...]}, numbers of 32 bits in so many digits as tell them apart (`Math.fround` gives every one back to the
+last bit). Where a column is wanted stands {"column": 7}. docs/page.md describes the whole.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import numpy as np
 
 #: A column that is one value throughout is written once from so many rows on.
 _ALIKE = 4
+#: Texts are written by their places if each stands so often, on average.
+_OFTEN = 3
 
 
 class Columns:
@@ -61,6 +63,9 @@ def _packed(values: list[Any]) -> Any:
     if kinds and kinds <= {float} and all(value is None or _is_single(value) for value in values):
         short = [None if value is None else float(str(np.float32(value))) for value in values]
         return {"single": short} if short != values else values
+    words = list(dict.fromkeys(values)) if kinds == {str} else []
+    if words and len(values) >= _OFTEN * len(words):
+        return {"words": words, "at": [words.index(value) for value in values]}
     return values
 
 

@@ -74,7 +74,8 @@ def test_page_says_what_was_asked(html, study):
         assert words in text
     assert f"{float(measured.gap[0]):+.3f}".replace("-", "−") in text
     differing = sum(a != b for a, b in zip(task.clean[0], task.corrupted[0], strict=True))
-    first_pair = html[html.index('class="pair"') : html.index('class="facts"')]
+    own = html[html.index('id="1-the-published-pair-asked"') :]
+    first_pair = own[own.index('class="pair"') : own.index('class="facts"')]
     assert first_pair.count("<mark>") == 2 * differing
     assert "the 40 strongest by atp, and 20 drawn at random" in text
     assert "mean squared" not in text

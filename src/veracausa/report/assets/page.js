@@ -2,7 +2,7 @@
 /* Draws the charts as they come near, again when the colour scheme changes or the page is printed; sorts tables; hands
    out tables and pictures as files; marks the place in the contents. */
 (() => {
-  const { specs, figures, tables, about, themes, columns } = JSON.parse(document.getElementById("data").textContent);
+  const { specs, figures, tables, about, themes, columns, instrument } = JSON.parse(document.getElementById("data").textContent);
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const paper = window.matchMedia("print");
   const scheme = () => (dark.matches && !paper.matches ? "dark" : "light");
@@ -24,6 +24,7 @@
     if (!unpacked[at]) {
       const packed = columns[at];
       if (packed.single) unpacked[at] = packed.single.map((value) => (value === null ? null : Math.fround(value)));
+      else if (packed.words) unpacked[at] = packed.at.map((place) => packed.words[place]);
       else unpacked[at] = "repeat" in packed ? Array(packed.times).fill(packed.repeat) : packed;
     }
     return unpacked[at];
@@ -77,6 +78,7 @@
     });
     views[id] = result.view;
     place.dataset.drawn = now;
+    place.dispatchEvent(new CustomEvent("drawn", { bubbles: true, detail: result.view }));
     return result.view;
   }
 
@@ -99,6 +101,7 @@
   places.forEach((place) => near.observe(place));
 
   async function drawAll() {
+    unfolded();
     for (const place of places) await draw(place);
     return places.length;
   }
@@ -115,12 +118,11 @@
 
   /* What is folded is unfolded on paper, and folded again afterwards. */
   let opened = [];
-  function unfold() {
-    opened.push(...document.querySelectorAll("details.more:not([open])"));
+  function unfolded() {
+    opened.push(...document.querySelectorAll("main details:not([open])"));
     for (const one of opened) one.open = true;
-    return drawAll();
   }
-  window.addEventListener("beforeprint", unfold);
+  window.addEventListener("beforeprint", drawAll);
   window.addEventListener("afterprint", () => { for (const one of opened) one.open = false; opened = []; });
 
   function save(name, content, type) {
@@ -177,18 +179,29 @@
     if (table && as === "csv") save(table + ".csv", csv(tables[table]), "text/csv");
     if (table && as === "json") save(table + ".json", json(objects(tables[table])), "application/json");
     if (page === "json") save("report.json", json(everything()), "application/json");
-    if (page === "print") unfold().then(() => window.print());
+    if (page === "print") drawAll().then(() => window.print());
   });
 
-  function sort(table, column, button) {
+  /* A column of a table in full, where the page has it: what is shown is rounded. */
+  function numbersOf(table, name) {
+    const own = tables[table.closest(".table").id];
+    return own && column(own.values[own.columns.indexOf(name)]);
+  }
+  function sort(table, at, button) {
     const head = button.closest("th");
     const numeric = head.classList.contains("number");
     const now = head.getAttribute("aria-sort");
     const down = now ? now === "ascending" : numeric;
     for (const other of table.querySelectorAll("th")) other.removeAttribute("aria-sort");
     head.setAttribute("aria-sort", down ? "descending" : "ascending");
-    const key = ({ cells: { [column]: one } }) => one.dataset.key ?? (one.textContent === "–" ? "" : one.textContent);
     const rows = [...table.tBodies[0].rows];
+    const known = numeric && numbersOf(table, head.dataset.column);
+    rows.forEach((row, i) => { row.first ??= i; });
+    const key = (row) => {
+      if (known) return known[row.first] ?? "";
+      const one = row.cells[at];
+      return one.dataset.key ?? (one.textContent === "–" ? "" : one.textContent);
+    };
     rows.sort((one, other) => {
       const a = key(one), b = key(other);
       if (a === "" || b === "") return (a === "") - (b === "");
@@ -213,5 +226,20 @@
   }, { rootMargin: "-10% 0px -80% 0px" });
   links.forEach((_, id) => { const target = document.getElementById(id); if (target) here.observe(target); });
 
-  window.veracausa = { views, drawAll, whole };
+  /* What an address points into is unfolded; the contents are folded where they stand above the text. */
+  function reveal() {
+    const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    if (!target) return;
+    for (let one = target.closest("details"); one; one = one.parentElement.closest("details")) one.open = true;
+    target.scrollIntoView();
+  }
+  window.addEventListener("hashchange", reveal);
+  reveal();
+  const beside = window.matchMedia("(min-width: 1120px)");
+  const contents = document.querySelector("nav details");
+  function unfoldContents() { contents.open = beside.matches; }
+  beside.addEventListener("change", unfoldContents);
+  unfoldContents();
+
+  window.veracausa = { views, drawAll, whole, column, instrument, themes, scheme };
 })();

@@ -169,11 +169,31 @@ BESIDE: dict[type, type] = {Against: AblationStudy, HeadRoles: CounterfactualCom
 SILENT = (Interactions,)
 
 
+#: A question that the page folds its chapters by → the findings that answer it; the first takes the panels, too.
+QUESTIONS: dict[str, tuple[type, ...]] = {
+    "Where do methods disagree?": (Disagreement, Locations, Responses),
+    "Does it matter for answers?": (AblationStudy,),
+    "Would another prompt say otherwise?": (CounterfactualComparison, Search),
+    "Would another replacement say otherwise?": (Baselines, GeneralPurpose),
+    "What is written on the way?": (Lens, LogitAttribution),
+    "Do parts work together?": (Surface, Modules),
+    "What do the features say?": (Quality, Activations),
+}
+#: The one of all other findings.
+ELSE = "What else was found?"
+
+
+def question_of(finding: Any) -> str:
+    """The question that a finding answers."""
+    return next((question for question, classes in QUESTIONS.items() if type(finding) in classes), ELSE)
+
+
 @dataclass(frozen=True)
 class Chapter:
     """A finding as the page shows it.
 
-    `sentences`: what it says and no figure of it says already; `about`: what its numbers are, on demand.
+    `sentences`: what it says and no figure of it says already; `about`: what its numbers are, on demand; `question`:
+    that of `QUESTIONS` which it answers.
     """
 
     name: str
@@ -183,6 +203,7 @@ class Chapter:
     figures: tuple[Figure, ...]
     tables: tuple[Table, ...]
     about: str
+    question: str = ""
 
 
 def chapters(findings: Sequence[Finding], section: str) -> list[Chapter]:
@@ -194,7 +215,7 @@ def chapters(findings: Sequence[Finding], section: str) -> list[Chapter]:
             continue
         if isinstance(finding, Failure):
             name = f"{section}-{identifier(finding.title)}"
-            made.append(Chapter(name, finding.title, finding.sentence, (), (), (), finding.describe()))
+            made.append(Chapter(name, finding.title, finding.sentence, (), (), (), finding.describe(), ELSE))
             continue
         title, draw, lead = CHAPTERS[type(finding)]
         title += f": {finding.site}" if isinstance(finding, Quality) else ""
@@ -211,8 +232,8 @@ def _chapter(finding: Any, name: str, title: str, draw: Draw, lead: str, beside:
     said = spared(f"What “{title}” says", lambda: _sentences(finding, beside), lambda sentence: (sentence,))
     below = " ".join(figure.sentence for figure in figures)
     about = spared(f"What “{title}” is about", finding.describe, lambda sentence: sentence)
-    return Chapter(name, title, lead, tuple(line for line in said if line not in below), tuple(figures), tuple(tables),
-                   about)  # fmt: skip
+    own = tuple(line for line in said if line not in below)
+    return Chapter(name, title, lead, own, tuple(figures), tuple(tables), about, question_of(finding))
 
 
 def _sentences(finding: Any, beside: Sequence[Any]) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -36,11 +36,19 @@ class About:
 _ABOUT = tuple(field.name for field in fields(About))
 
 
-def framed(template: str, figures: Sequence[Figure], tables: Sequence[Table], *, shown: Any, **parts: Any) -> str:
+def framed(
+    template: str,
+    figures: Sequence[Figure],
+    tables: Sequence[Table],
+    *,
+    shown: Any,
+    beside: Callable[[Columns], dict[str, Any]] = lambda columns: {},
+    **parts: Any,
+) -> str:
     """A page as text, made from a template of `assets` that extends frame.html; everything it needs is in it.
 
     `tables`: what can be downloaded beside the `figures`; `shown`: what the page is about, which has all that `About`
-    names.
+    names. `beside`: more data for scripts of the page's own, whose columns are kept among the others.
     """
     environment = Environment(
         loader=FunctionLoader(asset), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
@@ -48,6 +56,7 @@ def framed(template: str, figures: Sequence[Figure], tables: Sequence[Table], *,
     )  # fmt: skip
     environment.filters |= {"signed": signed, "plain": plain, "whole": whole}
     columns = Columns()
+    more = beside(columns)
     specs, layouts = _packed(figures, columns)
     about = {key: getattr(shown, key) for key in _ABOUT}
     data = {
@@ -57,6 +66,7 @@ def framed(template: str, figures: Sequence[Figure], tables: Sequence[Table], *,
         "about": {**about, "summary": list(parts["summary"])},
         "themes": {"light": LIGHT.config(), "dark": DARK.config()},
         "columns": columns.packed,
+        **more,
     }
     return environment.get_template(template).render(
         **parts,

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+
+from markupsafe import Markup
 
 from veracausa.errors import FileError
 from veracausa.report.charts.data import identifier
 from veracausa.report.charts.figures import Figure
+from veracausa.report.instrument.bundle import bundle
+from veracausa.report.instrument.contents import contents
+from veracausa.report.instrument.findings import findings
+from veracausa.report.instrument.marking import marked
 from veracausa.report.pages.asked import Asked, asked
 from veracausa.report.pages.explain import READING, method_of
+from veracausa.report.pages.folding import Folded, folded
 from veracausa.report.pages.frame import framed
+from veracausa.report.pages.library import asset
 from veracausa.report.pages.panels import SectionView
 from veracausa.report.tables import Table, steps_table
 from veracausa.spared import in_words, spared
@@ -76,7 +85,8 @@ def section_views(study: Study) -> list[SectionView]:
 def page(study: Study, views: list[SectionView] | None = None) -> str:
     """The HTML page as text: everything it needs is in it, nothing is fetched."""
     views = section_views(study) if views is None else views
-    sections = [_Block(view, asked(view.section)) for view in views]
+    sections = [_Block(view, asked(view.section), folded(view)) for view in views]
+    main = views[-1]
     methods: dict[str, str] = {}
     for view in views:
         for panel in view.section.panels:
@@ -93,6 +103,14 @@ def page(study: Study, views: list[SectionView] | None = None) -> str:
         summary=study.summary,
         notes=study.notes,
         sections=sections,
+        first=spared(
+            "The findings in plain words", lambda: findings(main.section, study.model["name"]), lambda _: None
+        ),
+        main=sections[-1],
+        mark=partial(marked, units={name for panel in main.panels for name in panel.panel.exact.units.names}),
+        instrument=Markup(bundle()),
+        looks=Markup(asset("instrument.css")),
+        beside=lambda columns: {"instrument": contents(views, columns)},
         methods=list(methods.items()),
         reading=READING,
         cost=sum(s.cost.token_layers for view in views for _, s in view.scores()),
@@ -105,6 +123,7 @@ class _Block:
 
     view: SectionView
     asked: Asked
+    questions: list[Folded]
 
 
 def _figures(view: SectionView) -> list[Figure]:

@@ -1,0 +1,69 @@
+"""Sentences as the page shows them: jargon that explains itself on demand, names of units that can be chosen, code."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from markupsafe import Markup, escape
+
+from veracausa.report.readable import readable
+
+#: Words that a newcomer does not know → what they mean. Each is explained where it first stands in a text.
+TERMS = {
+    "head": "One of the parts of a model that look back at earlier words and copy something from them. Every layer has "
+    "several, side by side; a9.h6 is head 6 of layer 9, both counted from 0.",
+    "MLP": "The part of a layer that works on each word by itself, after the heads; m3 is that of layer 3.",
+    "effect": "What changes in the answer when this one part is replaced and everything behind it is computed anew: "
+    "run, not estimated. Negative: the part helped the answer; positive: it worked against it.",
+    "gap": "How far the preference for the right answer differs between the two prompts of a pair. −44 % of the gap: "
+    "without this part nearly half of the difference is gone.",
+    "attribution patching": "An estimate of all effects at once from one backward pass: as if the answer were a "
+    "straight line in every part. Cheap, and wrong where it bends.",
+    "integrated gradients": "An estimate that follows the model from one prompt to the other in small steps and adds "
+    "up the slopes on the way. Costs more than attribution patching, and follows bends.",
+    "correlation": "How well two lists of numbers go up and down together: 1 perfectly, 0 not at all.",
+    "standard error": "How far a mean over so many pairs typically is from the mean over very many.",
+    "circuit": "A small set of parts and of connections between them that does what the whole model does here.",
+    "wrong sign": "The estimate says that a part helps where it works against the answer, or the other way round.",
+    "pair": "A prompt with a known answer, and one that differs from it in a few words and has another answer.",
+}
+
+_NAME = r"(?<![\w.])[amxrf]\d+(?:\.\w+)?(?![\w(])"
+
+
+def marked(text: str, units: Iterable[str], prefix: str, terms: bool = True) -> Markup:
+    """A text as HTML: first mentions of `TERMS` and all names of `units` as buttons, `code` as code.
+
+    `prefix`: begins the anchors of the explanations, which must be the page's only ones of that name.
+    """
+    names, done = set(units), set[str]()
+    words = "|".join(sorted((re.escape(term) + "s?" for term in TERMS), key=len, reverse=True))
+    parts: list[Markup] = []
+    end = 0
+    for found in re.finditer(rf"`([^`]+)`|({_NAME})|\b({words})\b", readable(text)):
+        piece = _piece(found, names, done, prefix, terms)
+        if piece is not None:
+            parts += [escape(readable(text)[end : found.start()]), piece]
+            end = found.end()
+    return Markup("").join([*parts, escape(readable(text)[end:])])
+
+
+def _piece(found: re.Match[str], names: set[str], done: set[str], prefix: str, terms: bool) -> Markup | None:
+    code, unit, word = found.groups()
+    if code:
+        return Markup("<code>{}</code>").format(code)
+    if unit:
+        return _UNIT.format(unit, unit) if unit in names else None
+    term = word if word in TERMS else word.removesuffix("s")
+    if not terms or term in done:
+        return None
+    done.add(term)
+    anchor = f"{prefix}-{term.replace(' ', '-').lower()}"
+    return _TERM.format(anchor, word, anchor, TERMS[term])
+
+
+_UNIT = Markup('<button type="button" class="name" data-unit="{}">{}</button>')
+_TERM = Markup(
+    '<button type="button" class="term" popovertarget="{}">{}</button><span class="meaning" popover id="{}">{}</span>'
+)
