@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from veracausa.lazy import given_out
 
 if TYPE_CHECKING:
+    from veracausa.pruning.exported import Exported as Exported
     from veracausa.pruning.part_ranking import PartRanking as PartRanking
     from veracausa.pruning.pruned import Pruned as Pruned
     from veracausa.pruning.pruner import prune as prune
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 #: Public name → where it lives.
 _HOMES = {
+    "Exported": "veracausa.pruning.exported",
     "PartRanking": "veracausa.pruning.part_ranking",
     "Pruned": "veracausa.pruning.pruned",
     "prune": "veracausa.pruning.pruner",

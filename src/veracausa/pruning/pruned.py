@@ -8,7 +8,7 @@ cross-entropy of a token.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from veracausa.cost import Cost
+from veracausa.doors import through
 from veracausa.pruning.measures import RANKINGS
 from veracausa.pruning.part_ranking import PACKED, PARTS, packed, packed_header, unpacked
 from veracausa.pruning.parts import Parts
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from torch import Tensor
 
+    from veracausa.model import Model
+    from veracausa.pruning.exported import Exported
+
 #: What a mean is, and its 95% interval.
 Figure = tuple[float, float, float]
 
@@ -55,7 +59,8 @@ class Pruned(Shown):
     among them. `gone[r, s]`: the parts that ranking r loses at size s. `metric`, `right`: of every held-out pair, task
     by task, [1 + rankings · sizes, pairs]; the first row is the full model, then size by size of each ranking. `text`:
     KL and cross-entropy of every row of plain text, [1 + rankings · sizes, 2, rows]. `passed`: weights that a token is
-    multiplied with, of the full model. `said`: what the text is.
+    multiplied with, of the full model. `said`: what the text is. `constants`: of mean ablation, what cut parts of a
+    site (place, layer) are.
 
     >>> found = vc.pruning.prune(lm, task, how=["fgp", "magnitude"], share=0.2, sizes=[0.1, 0.2, 0.4])
     >>> found.table(), found.cut
@@ -76,6 +81,7 @@ class Pruned(Shown):
     model: dict[str, str]
     cost: Cost
     notes: tuple[str, ...] = ()
+    constants: dict[tuple[str, int], Float[Tensor, " site"]] = field(default_factory=dict)
 
     @property
     def task(self) -> dict[str, Any]:
@@ -212,7 +218,22 @@ class Pruned(Shown):
         tensors = packed(self.parts) | {"gone": torch.from_numpy(self.gone), "text": self.text}
         for i, (metric, right) in enumerate(zip(self.metric, self.right, strict=True)):
             tensors |= {f"{i}/metric": metric, f"{i}/right": right}
+        tensors |= {f"constant/{place}/{layer}": value for (place, layer), value in self.constants.items()}
         return write_tensors(path, FORMAT, header | {"cost": self.cost.to_dict()}, tensors)
+
+    def export(self, lm: Model, folder: str | Path) -> Exported:
+        """Write the model without its parts as an ordinary smaller checkpoint, which plain transformers load.
+
+        Its logits are those of the model without the parts (compared before it is written). The tokenizer goes along,
+        and a receipt, veracausa-pruned.json. A config has one number of heads and of neurons for all layers: what a
+        layer keeps less than the others is padding, which saves nothing, and is counted (`per_layer=True` leaves none).
+
+        Raises:
+            MethodError, ArchitectureError, ContractError, FileError: see `pruning.exporting`.
+
+        >>> found.export(lm, "smaller").describe()
+        """
+        return through("Pruned.export", self, lm, folder)
 
 
 def _mean(values: Tensor) -> Figure:
@@ -261,5 +282,15 @@ def load_pruned(path: str | Path) -> Pruned:
         rest |= {name: tuple(told[name]) for name in ("rankings", "sizes", "tasks", "notes")}
         return Pruned(
             parts=unpacked(told, tensors), gone=tensors["gone"].bool().numpy(), metric=metric, right=right,
-            text=tensors["text"], **rest,
+            text=tensors["text"], constants=_constants(tensors), **rest,
         )  # fmt: skip
+
+
+def _constants(tensors: dict[str, Tensor]) -> dict[tuple[str, int], Tensor]:
+    """What stands in cut parts' place, by site."""
+    found = {}
+    for name in (name for name in tensors if name.startswith("constant/")):
+        _, place, layer = name.split("/")
+        require_tensors(tensors, {name: "finite site"})
+        found[place, int(layer)] = tensors[name]
+    return found

@@ -93,7 +93,7 @@ class PruneWork(Staged):
             pairs = [judge.on_pairs(task) for task in self.held]
             text = judge.on_text()
         cost.seconds = time.monotonic() - began
-        return self._result(rankings, gone, pairs, text, cost)
+        return self._result(rankings, gone, pairs, text, constants, cost)
 
     def _constants(self, cost: Cost) -> Constants:
         first = self.ranks[0]
@@ -107,6 +107,7 @@ class PruneWork(Staged):
         gone: Bool[np.ndarray, "rankings sizes parts"],
         pairs: Sequence[Tensor],
         text: Tensor,
+        constants: Constants,
         cost: Cost,
     ) -> Pruned:
         first = self.ranks[0]
@@ -132,6 +133,7 @@ class PruneWork(Staged):
             model=rankings[0].model,
             cost=cost,
             notes=self._notes(),
+            constants={site: value.cpu() for site, value in constants.items()},
         )
 
     def _notes(self) -> tuple[str, ...]:
