@@ -2,11 +2,11 @@
 
 Exact: each component taken out of its map alone, by running the model (zero ablation). Estimates: the gradient,
 ⟨∂M/∂W, −u_c v_cᵀ⟩; integrated gradients along W − α u_c v_cᵀ of one component at a time (path "unit") and of all
-components of the map at once ("ig"); a learned mask (its closed gates hold the corrupted run's values, so it is also held
-against exact counterfactual effects); the norm over outputs of 2501.14926.
+components of the map at once ("ig"); a learned mask, where there is one (its closed gates hold the corrupted run's
+values, so it is also held against exact counterfactual effects); the norm over outputs of 2501.14926.
 
-First on models whose components are known, where the closed form is the judge of all, then on all singular directions of
-maps of SmolLM2-135M.
+First on models whose components are known, where the closed form is the judge of all, then on all singular directions
+of maps of SmolLM2-135M.
 
     python benchmarks/components.py --known                                  (seconds)
     python benchmarks/components.py --n 4 --maps m20.down a20.ov m15.gate    (half an hour on one busy core)

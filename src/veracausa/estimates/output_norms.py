@@ -1,4 +1,4 @@
-"""How much units move a model's outputs, whatever the metric makes of them: a norm over outputs in the place of a metric.
+"""How much units move a model's outputs, whatever a metric makes of them: a norm over outputs in its place.
 
     A_u = sqrt( 1/d Σ_o (Δ_u · ∂f_o/∂a_u)² )                    f_o: the logit of token o, d of them
 
@@ -62,7 +62,7 @@ class OutputNormWork(Composed):
 
     @cached_property
     def _parts(self) -> dict[int, Work]:
-        found = {_OWN: attribute.work(self.lm, self.task, **self.how)}
+        found: dict[int, Work] = {_OWN: attribute.work(self.lm, self.task, **self.how)}
         for output, column in enumerate(self.tokens_of.T):
             some = column[column >= 0][0]  # where a pair lacks this output, any token: it is not counted
             answers = tuple((int(token if token >= 0 else some),) for token in column)
