@@ -145,18 +145,83 @@ def test_an_estimate_is_verified_like_others():
     assert set(receipt.exact.units.names) <= set(estimate.units.names)
 
 
+#: Ends of edges; which follow directly, or through all between.
+EDGES = {
+    "f0.{a}->f2.{c}": ((0, "a"), (2, "c"), False), "f0.{a}->...->f2.{c}": ((0, "a"), (2, "c"), True),
+    "f0.{a}->f1.{b}": ((0, "a"), (1, "b"), False), "f0.{a}->...->f1.{b}": ((0, "a"), (1, "b"), True),
+    "f0.error->...->f2.{c}": ((0, "error"), (2, "c"), True), "f0.error->f1.{b}": ((0, "error"), (1, "b"), False),
+    "m0->f1.{b}->logits": (("mlp", 0), (1, "b"), False, True), "m0->...->f1.{b}": (("mlp", 0), (1, "b"), True),
+    "f0.{a}->m2": ((0, "a"), ("mlp", 2), False), "f0.{a}->...->m1": ((0, "a"), ("mlp", 1), True),
+    "f1.{b}->logits": ((1, "b"), "logits", False), "f0.{a}->...->logits": ((0, "a"), "logits", True),
+}  # fmt: skip
+
+
+def edges_of(lm, task, own):
+    """Names and ends of edges of features that move in every pair."""
+    scores = vc.exact(lm, task, units="features", dictionary=own, show_progress=False)
+    moving = [name for name, value in zip(scores.units.names, scores.values.abs().amin(0), strict=True) if value > 1e-6]
+    parts = [int(next(n for n in moving if n[1] == str(at) and "error" not in n)[3:]) for at in range(3)]
+    of = dict(zip("abc", parts, strict=True))
+    filled = lambda end: (end[0], of.get(end[1], end[1])) if isinstance(end, tuple) else end  # noqa: E731
+    return {name.format(**of): (filled(a), filled(b), *more) for name, (a, b, *more) in EDGES.items()}
+
+
+@pytest.mark.parametrize(("family", "reads", "post"), CASES)
+def test_edges_are_hooked_runs(family, reads, post):
+    """Exact ones, and their estimates by slopes (central differences of step h err by h²) and by runs."""
+    hf, lm, own, theirs, prompts = case(family, reads, post, "relu")
+    task, h = random_task(), 1e-5
+    edges = {
+        name: ends for name, ends in edges_of(lm, task, own).items()
+        if not (post and "m" in name)  # an MLP is told in front of the norm behind which these write
+    }  # fmt: skip
+    how = {"dictionary": own, "show_progress": False}
+    for more, noising, zero in (({}, True, False), ({"direction": "denoising"}, False, False),
+                                ({"ablation": "zero"}, True, True)):  # fmt: skip
+        asked = [name for name in edges if not (zero and name[0] == "m")]
+        exact = vc.exact(lm, task, units=asked, **how, **more).values
+        slope = vc.estimates.feature_edges(lm, task, asked, **how, **more).values
+        inner = [name for name in asked if edges[name][1] != "logits" and not name.endswith("logits")]
+        run = vc.estimates.feature_edges(lm, task, inner, upstream="run", **how, **more).values
+        assert exact.abs().max() > 1e-3
+        for i, pair in enumerate(prompts):
+            naive = plain.Edges(hf, family, pair, theirs, reads, bool(post), noising, zero)
+            for k, name in enumerate(asked):
+                assert float(exact[i, k]) == pytest.approx(naive.effect(*edges[name]), abs=1e-9), (name, more)
+                ends = [naive.effect(*edges[name], share=share) for share in (h, -h)]
+                assert float(slope[i, k]) == pytest.approx((ends[0] - ends[1]) / (2 * h), rel=1e-5, abs=1e-7), name
+            for k, name in enumerate(inner):
+                ends = [naive.effect(*edges[name], end_share=share) for share in (h, -h)]
+                assert float(run[i, k]) == pytest.approx((ends[0] - ends[1]) / (2 * h), rel=1e-5, abs=1e-7), name
+
+
+def test_every_way_to_the_logits_is_the_effect():
+    _, lm, own, _, _ = case("llama", "n", "")
+    names, how = ["f0.3", "f1.2", "f0.error"], {"dictionary": own, "show_progress": False}
+    ways = [f"{name}->...->logits" for name in names]
+    exact, slope = (call(lm, random_task(), units=names, **how).values for call in (vc.exact, vc.attribute))
+    assert torch.allclose(vc.exact(lm, random_task(), units=ways, **how).values, exact, rtol=0, atol=1e-10)
+    found = vc.estimates.feature_edges(lm, random_task(), ways, **how).values
+    assert torch.allclose(found, slope, rtol=0, atol=1e-9)
+
+
 def test_what_follows_one_layer_only_refuses_them():
     _, lm, own, _, _ = case("llama", "n", "")
     task = random_task()
     for call in (
         lambda: vc.attribute(lm, task, units=["f0.3"], dictionary=own, method="ig"),
         lambda: vc.attribute(lm, task, units=["f0.3"], dictionary=own, method="conductance"),
-        lambda: vc.exact(lm, task, units=["f0.3->f1.2"], dictionary=own),
+        lambda: vc.exact(lm, task, units=["f0.3->f1.error"], dictionary=own),
+        lambda: vc.estimates.feature_edges(lm, task, ["f0.3->f1.2"], method="ig", dictionary=own),
+        lambda: vc.circuits.feature_circuit(lm, task, dictionary=own),
         lambda: vc.causes.locate(lm, task, units=["f0.3"], dictionary=own),
         lambda: own[0].check(lm, task),
     ):
-        with pytest.raises(MethodError, match=r"cross-layer|other layers"):
+        with pytest.raises((MethodError, UnitError), match=r"cross-layer|other layers"):
             call()
+    gemma = case("gemma2", "mid", "")
+    with pytest.raises(MethodError, match=r"writes? to later layers goes through it"):
+        vc.exact(gemma[1], task, units=["f0.3->f1.2"], dictionary=gemma[2])
     with pytest.raises(MethodError, match="'resample'"):
         vc.exact(lm, task, units=["f0.3"], dictionary=own, ablation="resample")
     with pytest.raises(UnitError, match=r"set the same activation"):

@@ -81,3 +81,74 @@ def effect(model, family, pair, layers, taken, new, *, reads="n", post=False, sh
     changed, *_ = run(model, family, pair.clean, *how, edit)
     difference = [one[pair.correct] - one[pair.incorrect] for one in (changed, logits)]
     return float(difference[0] - difference[1])
+
+
+class Edges:
+    """Edges of one pair, from and to features of a cross-layer transcoder (layer, feature), its errors as senders
+    (layer, "error"), MLPs ("mlp", layer), and to "logits". Between, everything is live, or gives what it gave.
+    """
+
+    def __init__(self, model, family, pair, layers, reads="n", post=False, noising=True, zero=False):
+        self.model, self.family, self.pair = model, family, pair
+        self.layers, self.reads, self.post = layers, reads, post
+        self.ids, other = (pair.clean, pair.corrupted) if noising else (pair.corrupted, pair.clean)
+        self.clean, self.features, self.written = run(model, family, self.ids, layers, reads, post)
+        _, self.there, self.given = run(model, family, other, layers, reads, post)
+        if zero:
+            self.there = [torch.zeros_like(f) for f in self.features]
+        self.zero, self.attended = zero, []
+        blocks, _, out, _, _ = naive.PATHS[family]
+        self.attentions = [model.get_submodule(f"{blocks}.{layer}.{out}") for layer in range(len(layers))]
+        keep = lambda _, __, y: self.attended.append(y.clone())  # noqa: E731
+        handles = [one.register_forward_hook(keep) for one in self.attentions]
+        with torch.no_grad():
+            model(torch.tensor([list(self.ids)]), use_cache=False)
+        for handle in handles:
+            handle.remove()
+
+    def effect(self, up, down, through, frozen_end=False, share=1.0, end_share=1.0):
+        """M with what the sender makes of the reader, put into the run alone; shares: how far each goes."""
+        logits, features, written = self._run(self._changes(up, self._sent(up), share), not through)
+        if down != "logits":
+            if down[0] == "mlp":
+                moved = {down[1]: end_share * (written[down[1]] - self.written[down[1]])}
+            else:
+                layer, part = down
+                moved = self._changes(down, features[layer][:, part] - self.features[layer][:, part], end_share)
+            logits, *_ = self._run(moved, frozen_end)
+        logits = logits - self.clean
+        return float(logits[self.pair.correct] - logits[self.pair.incorrect])
+
+    def _sent(self, up):
+        if up[0] == "mlp":
+            return (torch.zeros_like(self.given[up[1]]) if self.zero else self.given[up[1]]) - self.written[up[1]]
+        layer, part = up
+        if part == "error":
+            there = 0 if self.zero else left(self.layers, self.there, layer, self.given[layer])
+            return there - left(self.layers, self.features, layer, self.written[layer])
+        return self.there[layer][:, part] - self.features[layer][:, part]
+
+    def _changes(self, end, moved, share):
+        """Layer → what an end changes of what its MLP gives."""
+        if end[0] == "mlp" or end[1] == "error":
+            return {end[1] if end[0] == "mlp" else end[0]: share * moved}
+        layer, part = end
+        rows = self.layers[layer]["w_dec"][part]
+        return {layer + i: share * moved[:, None] * row for i, row in enumerate(rows)}
+
+    def _run(self, changes, frozen):
+        def edit(layer, features, y):
+            own = self.written[layer] if frozen else y
+            return own + changes[layer] if layer in changes else own
+
+        handles = [
+            one.register_forward_hook(lambda _, __, y, value=value: value)
+            for one, value in zip(self.attentions, self.attended, strict=True)
+            if frozen
+        ]
+        try:
+            logits, features, written = run(self.model, self.family, self.ids, self.layers, self.reads, self.post, edit)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return logits, features, written

@@ -73,6 +73,11 @@ class Code:
         chosen = np.arange(self.dictionary.size) if self.chosen is None else self.chosen
         return self.dictionary.rows(torch.as_tensor(chosen, device=self.weight.device), layer)
 
+    def row(self, number: int, layer: int) -> Float[Tensor, " width"]:
+        """What one of the chosen features of a cross-layer transcoder writes to a later layer."""
+        feature = number if self.chosen is None else int(self.chosen[number])
+        return self.dictionary.rows(torch.tensor([feature], device=self.weight.device), layer)[0]
+
     @property
     def features(self) -> int:
         """How many features were chosen."""

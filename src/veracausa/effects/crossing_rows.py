@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,12 +12,14 @@ import torch
 from veracausa.dictionaries.words import is_coded
 from veracausa.engine.crossing import Crossed, Crossing, carried
 from veracausa.engine.overrides import Override
+from veracausa.engine.path_codes import is_feature
 from veracausa.engine.tape import State, Tape
-from veracausa.errors import MethodError
+from veracausa.errors import MethodError, UnitError
 from veracausa.units.at_spans import SpanUnits
 from veracausa.units.dictionaries import is_beside
 from veracausa.units.groups import Groups
 from veracausa.units.members import Member
+from veracausa.units.paths import Paths
 from veracausa.units.table import Units
 
 if TYPE_CHECKING:
@@ -38,9 +41,28 @@ def require_one_layer(lm: Model, kind: str, what: str) -> None:
     if crosses(lm, kind):
         raise MethodError(
             f"{what} not known for features of a cross-layer transcoder, which write to several layers at once. Known "
-            "are their exact effects (vc.exact, alone and in groups), mean slopes of whole runs (vc.attribute: 'atp', "
-            "'gim', 'relp', 'eap-ig'), activations and attribution graphs."
+            "are their exact effects (vc.exact, alone, in groups and along paths), mean slopes of whole runs "
+            "(vc.attribute: 'atp', 'gim', 'relp', 'eap-ig'), estimated edges, activations and attribution graphs."
         )
+
+
+def require_followed(lm: Model, paths: Paths) -> None:
+    """MethodError, UnitError for parts of cross-layer transcoders that a path cannot follow."""
+    for part in paths.coded:
+        dictionary = lm.decoder.codes[part.kind, part.layer].dictionary
+        layers = dictionary.layers if dictionary.onward is not None and not dictionary.writes.post else range(0)
+        if any(lm.decoder.blocks[layer].mlp_post_norm is not None for layer in layers):
+            raise MethodError(
+                f"Edges of features of {dictionary!r} are not known for {lm.name}: a norm stands behind its MLPs, and "
+                f"what features write to later layers goes through it. Take transcoders that write "
+                f"{replace(dictionary.writes, post=True).name}, or one layer's."
+            )
+    for one in (one for path in paths.paths for step in path.steps for one in step.parts):
+        if one.coded is not None and not is_feature(one.coded) and crosses(lm, one.coded.kind):
+            raise UnitError(
+                f"{one.stem} cannot be read by itself: what the features of a cross-layer transcoder leave of an MLP "
+                "depends on those of all layers before. It can be a sender; readers are its features, and whole MLPs."
+            )
 
 
 def require_alone(units: Units, ablation: object) -> None:

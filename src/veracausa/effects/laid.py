@@ -12,7 +12,7 @@ import torch
 from veracausa.cost import Cost
 from veracausa.dictionaries.dictionary import Dictionary
 from veracausa.dictionaries.words import is_coded
-from veracausa.effects.crossing_rows import require_one_layer
+from veracausa.effects.crossing_rows import require_followed, require_one_layer
 from veracausa.effects.replacements import recorded
 from veracausa.engine.coded import narrowed, read_at, read_by
 from veracausa.errors import UnitError
@@ -59,11 +59,12 @@ def laid_units(
     lm = naming(lm, units)
     table = resolve_units(lm, units, max(task.lengths), groups=groups, spans=task if spans else None)
     for kind in kinds_in(table):
-        if not across or isinstance(table, Paths):
+        if not across:
             require_one_layer(lm, kind, "This is")
     if isinstance(table, Groups):
         return laid_for_groups(lm, table), table
     if isinstance(table, Paths):
+        require_followed(lm, table)
         return for_parts(lm, [(one.kind, one.layer, one.index) for one in table.coded]), table
     if not is_coded(table.kind) or table.joint:  # of coalitions the model tells the parts apart already
         return lm, table
@@ -75,8 +76,9 @@ def laid_units(
 def laid_for_groups(lm: Model, groups: Groups) -> Model:
     """A model whose dictionaries tell apart the features that members of groups are."""
     members = [one for group in groups.members for one in group if is_coded(one.kind)]
-    for group in groups.members:
-        _require_apart(lm, [one for one in group if is_coded(one.kind)], group)
+    for group in groups.members:  # of thousands of features one of each dictionary tells all that is asked
+        one_each = list({(one.kind, one.place, one.layer): one for one in reversed(group)}.values())
+        _require_apart(lm, [one for one in one_each if is_coded(one.kind)], one_each)
     return for_parts(lm, [(one.kind, one.layer, one.index) for one in members])
 
 

@@ -67,7 +67,7 @@ def codes_of(lm: Model, dictionaries: Iterable[Dictionary]) -> dict[tuple[str, i
                 f"Two sets of components of layer {key[1]} are both {key[0]!r}. Give them names."
                 if dictionary.map
                 else f"Two dictionaries of layer {key[1]} are both called {key[0]!r}. Give them names: "
-                "vc.dictionary(…, name='mlp') has units f10.mlp.1234."
+                "vc.dictionary(…, name='mlp') (on the command line PATH@m10:mlp) has units f10.mlp.1234."
             )
         posted = _done_to(lm.decoder, dictionary.writes)
         own = dictionary.to(lm.device, lm.score_dtype)
@@ -248,6 +248,13 @@ def written_change(
     """
     if code.dictionary.onward is not None:
         raise MethodError(f"{code.dictionary!r} writes to several layers, which this call does not follow.")
+    return own_change(decoder, code, change, like)
+
+
+def own_change(
+    decoder: Decoder, code: Code, change: Float[Tensor, "rows positions width"], like: Tensor
+) -> Float[Tensor, "rows positions width"]:
+    """`written_change` in the dictionary's own layer, wherever else its features write."""
     at, layer = written_at(code), code.dictionary.writes.layer
     if at == "z":
         weights = decoder.blocks[layer].head_weights

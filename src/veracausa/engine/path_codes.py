@@ -7,8 +7,9 @@ part's output, run on the changed stream; of all it changes only the named part 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -16,8 +17,9 @@ from torch import Tensor
 
 from veracausa.dictionaries.code import Code
 from veracausa.dictionaries.site import Site
-from veracausa.engine.coded import read_by, site_of, written_change
-from veracausa.engine.patches import stream_change, where
+from veracausa.dictionaries.words import ERROR, SKIP
+from veracausa.engine.coded import own_change, read_by, site_of, written_at
+from veracausa.engine.patches import Where, stream_change, where
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -51,7 +53,7 @@ class Coded:
     @property
     def passes_on(self) -> bool:
         """Whether it can be a reader: it explains what it reads, or one MLP's output by its input."""
-        mlp = (self.reads.kind, self.writes.kind) == ("n", "m") and self.reads.layer == self.writes.layer
+        mlp = self.reads.kind in ("n", "mid") and self.writes.kind == "m" and self.reads.layer == self.writes.layer
         return mlp or self.reads == self.writes
 
     def read_at(self, graph: Graph) -> int:
@@ -77,16 +79,20 @@ def sent_by(
     example: Int[Tensor, " rows"],
     share: Float[Tensor, " rows"] | None = None,
 ) -> Float[Tensor, "rows positions width"]:
-    """Change of what a part writes between two runs (other None: from its own to nothing).
+    """Change of what a part writes in its own layer between two runs (other None: from its own to nothing).
 
     `share`: each row goes so much of that way; behind a post-norm that is not so much of the change.
     """
-    old = site_of(base, part.kind, part.layer)
-    new = torch.zeros_like(old) if other is None else site_of(other, part.kind, part.layer)
-    change = _by(decoder, part, new - old)[example]
+    change = _by(decoder, part, sent_change(base, other, part))[example]
     if share is not None:
         change = share.to(change)[:, None, None] * change
     return _written(decoder, base, part, change, example, 0)
+
+
+def sent_change(base: State, other: State | None, part: Coded) -> Float[Tensor, "examples positions site"]:
+    """Change of the whole site that a part is of between two runs (other None: to nothing)."""
+    old = site_of(base, part.kind, part.layer)
+    return (torch.zeros_like(old) if other is None else site_of(other, part.kind, part.layer)) - old
 
 
 def moving_parts(base: State, other: State | None, part: Coded) -> Bool[Tensor, "examples positions"]:
@@ -146,8 +152,53 @@ def _written(
     """Change of the stream for one of what a dictionary explains."""
     at, code = where(decoder, part.kind, part.layer), decoder.codes[part.kind, part.layer]  # type: ignore[arg-type]
     return stream_change(
-        decoder, base, at, example, offset, written_change(decoder, code, change, base.residual[part.layer])
+        decoder, base, at, example, offset, own_change(decoder, code, change, base.residual[part.layer])
     )
+
+
+def places_written(decoder: Decoder, part: Coded) -> list[int]:
+    """The places of the stream from which on what a part writes is seen: several, if it writes to later layers, too."""
+    layers = decoder.codes[part.kind, part.layer].dictionary.layers if is_feature(part) else range(0)
+    return [part.written_at(decoder.graph), *(2 * later + 2 for later in layers[1:])]
+
+
+def is_feature(part: Coded) -> bool:
+    """Whether it is a feature, not an error or a skip."""
+    return part.index not in (ERROR, SKIP)
+
+
+def onward_writes(
+    decoder: Decoder,
+    base: State,
+    part: Coded,
+    delta: Float[Tensor, "rows positions site"],
+    example: Int[Tensor, " rows"],
+    offset: int,
+    span: tuple[int, int],
+) -> list[tuple[int, Callable[[], Float[Tensor, "rows positions width"]]]]:
+    """What a feature of a cross-layer transcoder writes to later layers of a change of its site: place → change.
+
+    `offset`: the first position of `delta`, `span`: the first and last that it is at, counted from the tape's start;
+    rows are given all positions of the tape.
+    """
+    places = places_written(decoder, part)[1:]
+    if not places:
+        return []
+    code, first, last = decoder.codes[part.kind, part.layer], *span
+    number = code.numbers(part.index).start
+    moved = delta.new_zeros(len(delta), base.residual[0].shape[1], 1)
+    moved[:, offset:] = delta[..., number : number + 1]
+    moved[:, :first], moved[:, last + 1 :] = 0, 0
+
+    def change(later: int) -> Tensor:
+        block, like = decoder.blocks[later], base.residual[later]
+        written = (moved * code.row(number, later)).to(torch.promote_types(like.dtype, torch.float32))
+        if written_at(code) == "behind mlp":
+            return block.behind(written)
+        at = Where("mlp", later, (later + 1, False))
+        return stream_change(decoder, base, at, example, 0, written * block.mlp_scale)
+
+    return [(place, partial(change, place // 2 - 1)) for place in places]
 
 
 def pulled_back(

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: What stations get from a part of a block: a change of their stream or of what they hand on.
 Changes = list[tuple[Station, Tensor]]
+#: A change of the stream, made when the run gets to the place from which on it is seen.
+Sent = tuple[int, Callable[[], Tensor]]
 #: Stations with readers at one place.
 Entries = Sequence[tuple[Station, Read]]
 
@@ -29,11 +31,11 @@ Entries = Sequence[tuple[Station, Read]]
 class Threads:
     """A station of some examples. `held`: the change that its writers hand on; `stream`: of a live one, once begun.
 
-    `sent`: of a sender, the changes of the stream by what it writes, each with the place from which on it is seen.
+    `sent`: the changes of the stream by what a sender writes, and by what features of readers write to later layers.
     """
 
     example: Int[Tensor, " rows"]
-    sent: Sequence[tuple[int, Float[Tensor, "rows positions width"]]] = ()
+    sent: Sequence[Sent] = ()
     held: Float[Tensor, "rows positions width"] | None = None
     stream: Float[Tensor, "rows positions width"] | None = None
 
@@ -58,7 +60,7 @@ class Flow:
         graph: Graph,
         ends: Sequence[Station],
         example: Int[Tensor, " rows"],
-        sent: Callable[[Station, Tensor], Sequence[tuple[int, Tensor]]],
+        sent: Callable[[Station, Tensor], Sequence[Sent]],
         into: bool = False,
     ) -> Flow:
         """Every station with the examples of its paths; `sent(station, examples)`: see `Threads`; `into`: `Routes`."""
@@ -90,11 +92,17 @@ class Flow:
         """Hand on what senders write from here on, and begin the streams of live ones."""
         layer, late = divmod(place, 2)
         for station, own in self.threads.items():
-            for change in (change for at, change in own.sent if at == place):
-                own.held = change if own.held is None else own.held + change
-            if station.live and station.parent is None and station.begins(self.routes.graph) == place:
+            changes = [change() for at, change in own.sent if at == place]
+            if not changes:
+                continue
+            change = sum(changes[1:], changes[0])
+            if own.stream is not None:
+                own.stream = own.stream + change[:, -own.stream.shape[1] :].to(own.stream.dtype)
+                continue
+            own.held = change if own.held is None else own.held + change
+            if station.live:
                 after = (self.base.middle if late else self.base.residual)[layer][own.example]
-                own.stream = after + own.held.to(after.dtype)  # type: ignore[union-attr]
+                own.stream = after + own.held.to(after.dtype)
 
     def scale(self, times: float) -> None:
         """Scale streams and what is held, as a block does behind its last write."""

@@ -24,11 +24,11 @@ from veracausa.anatomy.graph import MIXER, K, Q, V
 from veracausa.cost import Cost
 from veracausa.dictionaries.code import Code
 from veracausa.engine.attention import Past
-from veracausa.engine.path_codes import STREAMS, Behind, passed_on, sent_by, site_change
-from veracausa.engine.path_flow import Changes, Entries, Flow, streamed
+from veracausa.engine.path_codes import STREAMS, Behind, onward_writes, passed_on, sent_by, sent_change, site_change
+from veracausa.engine.path_flow import Changes, Entries, Flow, Sent, streamed
 from veracausa.engine.path_reads import HeadReads, Heard
 from veracausa.engine.reader_change import Reading
-from veracausa.engine.routes import Station
+from veracausa.engine.routes import Read, Station
 from veracausa.engine.tape import State, Tape
 from veracausa.engine.writes import arriving, rescaled, with_bias, write_changes
 
@@ -85,21 +85,27 @@ def run_into(
         run.enter(last // 2)
 
 
-def _sent(
-    decoder: Decoder, base: State, other: State | None, station: Station, example: Tensor
-) -> list[tuple[int, Tensor]]:
+def _sent(decoder: Decoder, base: State, other: State | None, station: Station, example: Tensor) -> list[Sent]:
     """Changes of the stream by what a sender writes, at its positions, with the place where each is seen first."""
-    found, graph = list[tuple[int, Tensor]](), decoder.graph
+    found, graph = list[Sent](), decoder.graph
     for writer, first, last in station.sends:
         place = int(graph.writer_order[writer])
         change = write_changes(decoder, base, other, torch.full_like(example, writer), example)
         change[:, :first], change[:, last + 1 :] = 0, 0
-        found.append((place, arriving(decoder, place // 2, torch.full_like(example, writer), change)))
+        written = arriving(decoder, place // 2, torch.full_like(example, writer), change)
+        found.append((place, partial(_known, written)))
     for part, first, last in station.coded:
         change = sent_by(decoder, base, other, part, example)
         change[:, :first], change[:, last + 1 :] = 0, 0
-        found.append((part.written_at(graph), change.to(torch.promote_types(change.dtype, torch.float32))))
+        change = change.to(torch.promote_types(change.dtype, torch.float32))
+        found.append((part.written_at(graph), partial(_known, change)))
+        found += onward_writes(decoder, base, part, sent_change(base, other, part)[example], example, 0, (first, last))
     return found
+
+
+def _known(change: Tensor) -> Tensor:
+    """A change that is made already."""
+    return change
 
 
 @dataclass(eq=False)
@@ -170,11 +176,20 @@ class PathRun:
             (self.positions + late if late else 0),
             source.split([len(self.flow.threads[station].example) for station, _ in entries]),
         )
+        for (station, read), own in zip(entries, rows, strict=True):
+            self._later(station, read, delta[own], offset)
         return [
             (station, passed_on(self.decoder, self.base, read.coded, delta[own], example, offset))
             for (station, read), own in zip(entries, rows, strict=True)
             for example in [self.flow.threads[station].example]
         ]
+
+    def _later(self, station: Station, read: Read, delta: Tensor, offset: int) -> None:
+        """Have a station send what its features write to later layers, when the run gets there."""
+        own = self.flow.threads[station]
+        for part, first, last in read.coded:
+            more = onward_writes(self.decoder, self.base, part, delta, own.example, offset, (first, last))
+            own.sent = [*own.sent, *more]
 
     def _explained(
         self, layer: int, code: Code, streams: Tensor, examples: Tensor, behind: Behind
@@ -187,7 +202,8 @@ class PathRun:
             self.cost.add(len(streams), self.positions)
             given = block.mlp_norm(streams)
             output = block.run_mlp(given)
-            return (given if code.dictionary.transcodes else output), output
+            read = streams if code.dictionary.reads.kind == "mid" else given
+            return (read if code.dictionary.transcodes else output), output
         every = [(kind, head, 0, self.positions - 1) for head in range(self.decoder.heads) for kind in (Q, K, V)]
         reads = HeadReads.of(self.decoder, layer, [every], [len(streams)], self.positions, streams.device)
         context = (base.sites["queries"][layer], base.sites["keys"][layer], base.sites["values"][layer])

@@ -35,11 +35,13 @@ from veracausa.anatomy.graph import MIXER
 from veracausa.arguments import shown
 from veracausa.cost import Cost
 from veracausa.dictionaries.dictionary import Dictionary
+from veracausa.effects.crossing_rows import require_one_layer
 from veracausa.effects.exact import ExactWork, exact
 from veracausa.effects.path_rows import PathRows
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.guard import attention_function
 from veracausa.engine.measure import measured_runs
+from veracausa.engine.path_codes import places_written
 from veracausa.engine.routes import Station
 from veracausa.engine.session import Session, session
 from veracausa.engine.work import gives, recorded_runs
@@ -251,7 +253,10 @@ def feature_edges(
     require_method(method, nodes, upstream)
     effects = exact.work(lm, task, units=units, ablation=ablation, direction=direction, dictionary=dictionary)
     require_estimated(effects.units, method, upstream)
-    return FeatureEdgesWork(effects, method, nodes, upstream)
+    work = FeatureEdgesWork(effects, method, nodes, upstream)
+    for kind, _ in sorted(work.read) if work.averaged else ():
+        require_one_layer(effects.lm, kind, "method='ig', which averages a gradient along one site's way, is")
+    return work
 
 
 def require_method(method: str, nodes: int, upstream: str) -> None:
@@ -355,7 +360,10 @@ def places_of(lm: Model, stations: Collection[Station]) -> set[int]:
     """Of the stream, where stations write."""
     graph = lm.graph
     places = {int(graph.writer_order[writer]) for one in stations for writer, *_ in one.sends}
-    places |= {part.written_at(graph) for one in stations for part, *_ in one.coded}
+    parts = [
+        part for one in stations for part, *_ in (*one.coded, *(own for reads in one.reads for own in reads.coded))
+    ]
+    places |= {place for part in parts for place in places_written(lm.decoder, part)}
     return places | {reads.seen_from(graph) for one in stations for reads in one.reads}
 
 

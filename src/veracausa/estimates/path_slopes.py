@@ -23,7 +23,7 @@ from torch import Tensor
 from veracausa.anatomy.graph import K, Q, V
 from veracausa.engine.bucket import Bucket
 from veracausa.engine.coded import read_by, site_of
-from veracausa.engine.path_codes import STREAMS, passed_on, pulled_back, sent_by
+from veracausa.engine.path_codes import STREAMS, onward_writes, passed_on, pulled_back, sent_by, sent_change
 from veracausa.engine.path_reads import HeadReads, Heard
 from veracausa.engine.reader_change import Reading
 from veracausa.engine.routes import Read, Station
@@ -120,11 +120,13 @@ class PathSlopes:
         decoder = self.bucket.lm.decoder
 
         def at(first: int) -> Tensor:
-            scaled = (slope * decoder.scale_between(first // 2, place // 2) for place, slope in slopes.items())
+            scaled = (
+                slope * decoder.scale_between(first // 2, place // 2)
+                for place, slope in slopes.items()
+                if first <= place  # what is written behind a reader is not seen by it
+            )
             return sum(scaled, torch.zeros(()))
 
-        if decoder.passing is None:
-            return dict.fromkeys(self.places, at(0))
         return {first: at(first) for first in self.places}
 
     @property
@@ -172,6 +174,9 @@ class PathSlopes:
             yield place, within(change, first, last)
         for part, first, last in sender.coded:
             yield part.written_at(graph), within(self.change(part), first, last)
+            moved = (sent_change(self.own, self.other, part), self.bucket.every, 0, (first, last))
+            for place, written in onward_writes(self.bucket.lm.decoder, self.own, part, *moved):
+                yield place, written().detach()
 
     @torch.no_grad()
     def change(self, sends: Any) -> Float[Tensor, "examples positions width"]:
@@ -223,7 +228,17 @@ class PathSlopes:
         place = read.seen_from(self.bucket.lm.graph)
         if not read.coded and place // 2 > read.layer:
             change = self.bucket.lm.decoder.blocks[read.layer].behind(change)
-        return (change * self.at(then, place)).flatten(1).sum(1)
+        found = (change * self.at(then, place)).flatten(1).sum(1)
+        return found if delta is None else found + self._onward(read, then, delta)
+
+    def _onward(self, read: Read, then: Onward, delta: Tensor) -> Tensor | float:
+        """The same of what features write to later layers."""
+        decoder, every = self.bucket.lm.decoder, self.bucket.every
+        return sum(
+            (written() * self.at(then, place)).flatten(1).sum(1)
+            for part, *span in read.coded
+            for place, written in onward_writes(decoder, self.own, part, delta, every, 0, (span[0], span[1]))
+        )
 
     def _code(self, read: Read) -> Any:
         part = read.coded[0][0]
@@ -246,6 +261,8 @@ class PathSlopes:
         if part.behind == "mlp":
             given = block.mlp_norm(stream)
             output = block.run_mlp(given)
+            if code.dictionary.reads.kind == "mid":
+                return stream, output
             return (given if code.dictionary.transcodes else output), output
         heads = range(self.bucket.lm.heads)
         every = [(kind, head, 0, self.bucket.positions - 1) for head in heads for kind in (Q, K, V)]
