@@ -44,7 +44,7 @@ export function makePanel(place, page) {
       pairs(unit, section), compared(),
       ...told.filter((one) => one.what === "curve").map((one) => part(one.title, [curve(one), el("p", { class: "note" }, `${one.about}, share of the gap.`)])),
       answers(told), numbers(told, unit),
-      ...told.filter((one) => one.what === "sentence").map((one) => part(one.title, [el("p", {}, one.text)])),
+      ...sentences(told),
       stream.length ? around(stream, section) : null,
       unknown(told, stream),
     ].filter(Boolean);
@@ -128,6 +128,12 @@ export function makePanel(place, page) {
       return el("tr", {}, el("th", { scope: "row" }, one.title, el("small", {}, one.about)), el("td", { class: "number" }, shown(one.value, share), error));
     });
     return part("Other questions", [table(["asked", "found, ± standard error"], rows)]);
+  }
+
+  function sentences(told) {
+    const own = told.filter((one) => one.what === "sentence");
+    const titles = [...new Set(own.map((one) => one.title))];
+    return titles.map((title) => part(title, own.filter((one) => one.title === title).map((one) => el("p", {}, one.text))));
   }
 
   function around(stream, section) {

@@ -44,7 +44,10 @@ class Told:
 def tell(findings: Sequence[Any]) -> list[Told]:
     """All that findings say of single units; what fails says nothing, and its chapter says why."""
     told: list[Told] = []
+    explained = any(isinstance(finding, Disagreement) for finding in findings)  # and so located, in the same words
     for finding in findings:
+        if isinstance(finding, Locations) and explained:
+            continue
         tells = _TELLS.get(type(finding))
         if tells is not None:
             told += spared("What a finding says of single units", partial(tells, finding), _nothing)

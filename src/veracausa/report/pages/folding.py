@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from veracausa.report.chapters.registry import ELSE, QUESTIONS, Chapter
@@ -40,6 +41,7 @@ def folded(view: SectionView) -> list[Folded]:
 
 
 def _answer(chapters: tuple[Chapter, ...]) -> str:
-    """The first thing that is said to a question."""
+    """The first sentence that is said to a question."""
     said = [text for one in chapters for text in (*one.sentences[:1], *(f.sentence for f in one.figures[:1]), one.lead)]
-    return next(filter(None, said), "")
+    first = re.match(r".+?[.!?](?=\s|$)", next(filter(None, said), ""), re.DOTALL)
+    return first[0] if first else ""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from veracausa.errors import FileError
 from veracausa.report.charts.data import identifier
@@ -22,6 +22,7 @@ from veracausa.report.pages.folding import Folded, folded
 from veracausa.report.pages.frame import framed
 from veracausa.report.pages.library import asset
 from veracausa.report.pages.panels import SectionView
+from veracausa.report.readable import readable
 from veracausa.report.tables import Table, steps_table
 from veracausa.spared import in_words, spared
 from veracausa.storage.files import at, write_bytes, write_text
@@ -87,6 +88,7 @@ def page(study: Study, views: list[SectionView] | None = None) -> str:
     views = section_views(study) if views is None else views
     sections = [_Block(view, asked(view.section), folded(view)) for view in views]
     main = views[-1]
+    first = spared("The findings in plain words", lambda: findings(main.section, study.model["name"]), lambda _: None)
     methods: dict[str, str] = {}
     for view in views:
         for panel in view.section.panels:
@@ -103,9 +105,8 @@ def page(study: Study, views: list[SectionView] | None = None) -> str:
         summary=study.summary,
         notes=study.notes,
         sections=sections,
-        first=spared(
-            "The findings in plain words", lambda: findings(main.section, study.model["name"]), lambda _: None
-        ),
+        first=first,
+        headline=_unbroken(first.question if first else study.title, study.model["name"]),
         main=sections[-1],
         mark=partial(marked, units={name for panel in main.panels for name in panel.panel.exact.units.names}),
         instrument=Markup(bundle()),
@@ -115,6 +116,12 @@ def page(study: Study, views: list[SectionView] | None = None) -> str:
         reading=READING,
         cost=sum(s.cost.token_layers for view in views for _, s in view.scores()),
     )
+
+
+def _unbroken(text: str, name: str) -> Markup:
+    """A text as HTML in which a model's name is not broken where lines are wide."""
+    whole = Markup('<span class="whole">{}</span>').format(readable(name))
+    return Markup(str(escape(readable(text))).replace(str(escape(readable(name))), str(whole)))
 
 
 @dataclass(frozen=True)
