@@ -32,6 +32,18 @@ def test_patterns_are_the_models_own(tiny, task_of, family):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-10)  # float64; probabilities
 
 
+@pytest.mark.parametrize("family", ["gpt2", "mistral", "gemma3"])
+def test_the_first_pair_is_shown_as_the_model_looks_at_it(tiny, task_of, family):
+    lm, task = tiny(family, attn_implementation="eager"), task_of([6, 8], n=4)
+    found = head_roles(lm, task)
+    for run, prompts in enumerate((task.clean, task.corrupted)):
+        with torch.no_grad():
+            theirs = lm.hf(torch.tensor(prompts[:1]), output_attentions=True).attentions
+        own = torch.cat([layer[0, :, -1] for layer in theirs]).numpy()  # from the last token, all heads in order
+        np.testing.assert_allclose(found.looks[run], own, rtol=0, atol=1e-10)  # float64; probabilities
+    assert found.looks.shape == (2, len(found.units), task.lengths[0])
+
+
 def looks_at(length, targets):
     """Attention [heads, positions, keys] of heads that look at one key from each position: `targets[head](t)`."""
     attention = np.zeros((len(targets), length, length))
@@ -81,7 +93,8 @@ def test_saved_and_counted(tiny, task_of, tmp_path):
     again = load_head_roles(found.save(tmp_path / "roles.safetensors"))
     assert again.sentences == found.sentences and again.table().equals(found.table())
     assert found.table().shape == (len(found.units), 4 + 3 * len(ROLES))
-    assert head_roles.work(lm, task).tokens() == sum(task.lengths) * lm.layers
+    assert head_roles.work(lm, task).tokens() == (sum(task.lengths) + task.lengths[0]) * lm.layers
+    np.testing.assert_array_equal(again.looks, found.looks)
     with pytest.raises(FileError, match="not a veracausa-head-roles-2 file"):
         from veracausa import exact
 

@@ -56,6 +56,7 @@ def findings(lm, task) -> tuple:
         *(ablated.against(exact, atp, ablation=ablation) for ablation in ("zero", "mean")),
         vc.counterfactuals.baselines(lm, task, ablations=("counterfactual", "zero", "mean"), nodes=3, **quiet),
         vc.counterfactuals.general_purpose(lm, task, **quiet),
+        vc.counterfactuals.head_roles(lm, task),
         vc.reading.lens(lm, task, **quiet),
         vc.reading.dla(lm, task, neurons=[1], **quiet),
     )

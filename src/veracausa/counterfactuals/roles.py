@@ -16,7 +16,7 @@ looks and about nothing else: what it moves, and whether that matters, its exact
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -59,7 +59,9 @@ _HEADER = record(counts=many(whole(), len(ROLES)), model=MODEL, task=TASK, cost=
 class HeadRoles(Shown):
     """Mean attention of every head by the patterns of `ROLES`, [roles, heads]; NaN: no prompt has such places.
 
-    `error`: standard errors over prompts. `counts`: prompts behind each role's figures.
+    `error`: standard errors over prompts. `counts`: prompts behind each role's figures. `looks`: where every head looks
+    in the first pair from the last position that is read, [runs, heads, keys]: the clean prompt, then the corrupted one
+    where it is as long; None in a file that has none.
     """
 
     attention: Float[np.ndarray, "roles heads"]
@@ -69,6 +71,7 @@ class HeadRoles(Shown):
     model: dict[str, str]
     task: dict[str, Any]
     cost: Cost
+    looks: Float[np.ndarray, "runs heads keys"] | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -142,6 +145,8 @@ class HeadRoles(Shown):
             "attention": torch.from_numpy(self.attention),
             "error": torch.from_numpy(self.error),
         }
+        if self.looks is not None:
+            tensors["looks"] = torch.from_numpy(self.looks)
         return write_tensors(path, _FORMAT, header, tensors)
 
 
@@ -154,15 +159,18 @@ def load_head_roles(path: str | Path) -> HeadRoles:
     with reading(at(path)):
         units = unpack_units("heads", tensors)
         wanted = dict.fromkeys(("attention", "error"), "float roles units")
+        wanted |= {"looks": "finite runs units keys"} if "looks" in tensors else {}
         require_tensors(tensors, wanted, roles=len(ROLES), units=len(units))
         found = _HEADER(header)
         figures = (tensors["attention"].numpy(), tensors["error"].numpy())
-        return HeadRoles(*figures, units=units, **{name: found[name] for name in ("counts", "model", "task", "cost")})
+        looks = tensors["looks"].numpy() if "looks" in tensors else None
+        rest = {name: found[name] for name in ("counts", "model", "task", "cost")}
+        return HeadRoles(*figures, units=units, looks=looks, **rest)
 
 
 @dataclass(frozen=True, eq=False)
 class HeadRolesWork:
-    """What `head_roles` is about to do: one forward pass over the clean prompts."""
+    """What `head_roles` is about to do: one forward pass over the clean prompts and one corrupted prompt."""
 
     lm: Model
     task: Task
@@ -174,21 +182,34 @@ class HeadRolesWork:
 
     def tokens(self) -> float:
         """Token-layers of the whole call."""
-        return float(sum(self.task.lengths) * self.lm.layers)
+        return float(self._tokens)
+
+    @property
+    def _shown(self) -> list[tuple[int, ...]]:
+        """The first pair's prompts: the clean one, and the corrupted one if its positions are the same."""
+        clean, corrupted = self.task.clean[0], self.task.corrupted[0]
+        return [clean, corrupted] if self.task.paired and len(clean) == len(corrupted) else [clean]
+
+    @property
+    def _tokens(self) -> int:
+        more = sum(map(len, self._shown[1:]))
+        return (sum(self.task.lengths) + more) * self.lm.layers
 
     def run(self, show_progress: bool = True, out: str | Path | None = None) -> HeadRoles:
         """Look at every head's attention; so fast that there is no bar, and nothing is kept."""
         lm, task, units = self.lm, self.task, all_units(self.lm, "heads")
         layers = np.unique(units.layer).tolist()
-        began, model, cost = time.monotonic(), lm.header(), Cost(full=sum(task.lengths) * lm.layers)
+        began, model, cost = time.monotonic(), lm.header(), Cost(full=self._tokens)
         figures = np.full((len(task), len(ROLES), len(units)), np.nan)
+        looks: list[np.ndarray] = []
         with borrowed(lm.decoder), torch.no_grad():
-            for examples, state in recorded(lm, task.clean, ("queries", "keys"), cost):
-                patterns = torch.stack([pattern(state, layer) for layer in layers], 1).flatten(1, 2)
-                for attention, example in zip(patterns.double().cpu().numpy(), examples, strict=True):
-                    for row, found in enumerate(_figures(attention, task, example)):
-                        if found is not None:
-                            figures[example, row] = found
+            for attention, example in self._patterns(task.clean, layers, cost):
+                for row, found in enumerate(_figures(attention, task, example)):
+                    if found is not None:
+                        figures[example, row] = found
+                if example == 0:
+                    looks.insert(0, attention[:, self._read])
+            looks += [attention[:, self._read] for attention, _ in self._patterns(self._shown[1:], layers, cost)]
         known = ~np.isnan(figures[..., 0])
         counts = known.sum(0)
         mean, error = np.full((2, len(ROLES), len(units)), np.nan)
@@ -199,14 +220,28 @@ class HeadRolesWork:
             if count > 1:
                 error[row] = own.std(0, ddof=1) / np.sqrt(count)
         cost.seconds = time.monotonic() - began
-        return HeadRoles(mean, error, tuple(counts.tolist()), units, model, task_header(task), cost)
+        return HeadRoles(mean, error, tuple(counts.tolist()), units, model, task_header(task), cost, np.stack(looks))
+
+    @property
+    def _read(self) -> int:
+        """The last position that is read of the first pair."""
+        return [*self.task.places[0]][-1]
+
+    def _patterns(
+        self, prompts: Sequence[tuple[int, ...]], layers: list[int], cost: Cost
+    ) -> Iterator[tuple[Float[np.ndarray, "heads positions keys"], int]]:
+        """Every head's attention in each prompt, with the prompt's index."""
+        for examples, state in recorded(self.lm, prompts, ("queries", "keys"), cost):
+            found = torch.stack([pattern(state, layer) for layer in layers], 1).flatten(1, 2)
+            yield from zip(found.double().cpu().numpy(), examples, strict=True)
 
 
 @gives(HeadRoles)
 def head_roles(lm: Model, task: Task, *, memory: float | str | None = None) -> HeadRolesWork:
     """Where every head looks on the clean prompts of a task, and what kind of head that makes it.
 
-    Cost: one forward pass over the clean prompts. Raises NumericsError, OutOfMemoryError as `vc.exact` does.
+    Cost: one forward pass over the clean prompts, and the first corrupted one. Raises NumericsError, OutOfMemoryError
+    as `vc.exact` does.
 
     >>> vc.counterfactuals.head_roles(lm, vc.tasks.ioi(lm, n=16)).role("a20.h0")
     """

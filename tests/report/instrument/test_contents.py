@@ -12,6 +12,7 @@ from scipy import stats
 from veracausa.behaviour.results import AblationStudy
 from veracausa.causes.curves.responses import Responses
 from veracausa.causes.results import Disagreement
+from veracausa.counterfactuals.roles import HeadRoles
 from veracausa.report.instrument.contents import contents, interval
 from veracausa.report.instrument.told import CALLS, tell
 from veracausa.report.packing import Columns
@@ -80,6 +81,10 @@ def test_findings_tell_of_units_what_they_hold(packed, study):
             outcome.right, outcome.n, outcome.lost, outcome.gained,
         )  # fmt: skip
         assert row["before"] == ablated.unablated.right
+    looks = next(one for one in packed["sections"][1]["told"] if one["what"] == "looks")
+    for run, name in enumerate(("clean", "corrupted")):
+        assert looks["columns"][name] == np.round(100 * findings[HeadRoles].looks[run]).tolist()
+        assert len(looks["columns"][name][0]) == len(packed["sections"][1]["pairs"][0][name])
     direct = told["Direct effect"]
     wanted = [one.value for one in findings[Disagreement].shares("direct")]
     assert direct["columns"]["value"] == pytest.approx(wanted, rel=1e-4, abs=1e-8)
@@ -88,5 +93,5 @@ def test_findings_tell_of_units_what_they_hold(packed, study):
 
 def test_every_call_names_a_title_that_a_finding_tells_or_no_study_has(study):
     titles = {one.title for one in tell(study.sections[1].findings)}
-    assert {title for _, title, _ in CALLS} - titles == {"What it looks at", "Edges"}
+    assert {title for _, title, _ in CALLS} - titles == {"Edges"}
     assert len(CALLS) == len({title for _, title, _ in CALLS})

@@ -91,6 +91,7 @@ def test_what_is_chosen_is_marked_everywhere_and_told_truly(fresh, heads):
     assert percent(effects(heads.exact)[0][i]) in shown
     assert "no interval is known" in shown  # of random weights: their gap is not told from 0
     assert fresh.locator("#unit circle.dot").count() == heads.exact.n
+    assert fresh.locator("#unit .looks").count() == 2 and "% to “" in shown
     assert fresh.locator("#unit h3").all_inner_texts()[:3] == ["Exact effect", "Truth and estimates", "Pair by pair"]
 
 

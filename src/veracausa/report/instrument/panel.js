@@ -43,6 +43,7 @@ export function makePanel(place, page) {
       part("Truth and estimates", unit.estimates.length ? [unit.estimates.some((one) => one.alike) && beside(unit), estimates(unit)] : [el("p", {}, "Nothing was estimated.")]),
       pairs(unit, section), compared(),
       ...told.filter((one) => one.what === "curve").map((one) => part(one.title, [curve(one), el("p", { class: "note" }, `${one.about}, share of the gap.`)])),
+      ...told.filter((one) => one.what === "looks").map((one) => looks(one, section)),
       answers(told), numbers(told, unit),
       ...sentences(told),
       stream.length ? around(stream, section) : null,
@@ -128,6 +129,20 @@ export function makePanel(place, page) {
       return el("tr", {}, el("th", { scope: "row" }, one.title, el("small", {}, one.about)), el("td", { class: "number" }, shown(one.value, share), error));
     });
     return part("Other questions", [table(["asked", "found, ± standard error"], rows)]);
+  }
+
+  /* The first pair's tokens, shaded by how much the head looks at them from where the answer is read. */
+  function looks(one, section) {
+    const first = section.pairs[0];
+    const rows = ["clean", "corrupted"].filter((run) => one[run] && one[run].length === first[run].length).map((run) => {
+      const order = first[run].map((text, i) => [one[run][i], text, i]).sort((a, b) => b[0] - a[0] || a[2] - b[2]);
+      const most = order.slice(0, 3).filter(([percent]) => percent > 0).map(([percent, text, i]) => `${percent} % to “${text.trim()}” (${i})`);
+      return [
+        el("p", { class: "tokens looks" }, el("small", {}, `${run} `), ...first[run].map((text, i) => el("span", { style: `--looked:${one[run][i]}%`, title: `${i}: ${one[run][i]} %` }, text))),
+        el("p", { class: "note" }, `${run}: ${most.join(", ")}`),
+      ];
+    });
+    return rows.length ? part("Where it looks", [...rows.flat(), el("p", { class: "note" }, `Pair 0: ${one.about}.`)]) : null;
   }
 
   function sentences(told) {

@@ -31,7 +31,8 @@ class Told:
     """One thing about some units, row by row.
 
     `what`: how it is shown: "sentence" (text), "number" (value, error), "curve" (alphas, values, errors, slope),
-    "answers" (ablation, right, before, n, lost, gained, p), "stream" (points of the stream instead of units).
+    "answers" (ablation, right, before, n, lost, gained, p), "looks" (clean, corrupted: attention to every token of the
+    first pair, in percent), "stream" (points of the stream instead of units).
     """
 
     what: str
@@ -126,7 +127,13 @@ def _roles(found: HeadRoles) -> list[Told]:
         (name, found.said(name)) for name, role in zip(found.units.names, found.roles, strict=True) if role != NONE
     ]
     texts = {"text": [f"By its attention: {said}." for _, said in known]}
-    return [Told("sentence", "What it looks at", "", [name for name, _ in known], texts)]
+    told = [Told("sentence", "What it looks at", "", [name for name, _ in known], texts)]
+    if found.looks is not None:
+        percents = (100 * found.looks).round().astype(int).tolist()
+        rows = dict(zip(("clean", "corrupted"), percents, strict=False))
+        about = "attention from the position that is read to every token, in percent"
+        told.append(Told("looks", "What it looks at", about, found.units.names, rows))
+    return told
 
 
 def _baselines(found: Baselines) -> list[Told]:
