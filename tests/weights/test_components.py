@@ -7,7 +7,10 @@ Tolerance: 1e-9 in float64; rounding leaves 1e-13, a component read wrong change
 import naive_weights as plain
 import numpy as np
 import pytest
-from laid_features import asked, by_name
+import tiny_models
+import torch
+from bridges import as_model
+from laid_features import asked, by_name, task_of
 from tiny_models import mostly_slow
 
 import veracausa as vc
@@ -114,3 +117,110 @@ def test_together_every_component_of_two_maps():
             wanted.append(plain.metric(hf, pair) - before)
     exact = vc.exact(lm, task, units=[("m0.up.c0-1", "m0.down.c0")], ablation="zero", **QUIET)
     np.testing.assert_allclose(exact.values[:, 0], wanted, rtol=0, atol=1e-9)
+
+
+def test_scaled_weights():
+    hf, lm, found, task = asked("llama")
+    own = plain.Map(hf, "llama", 1, "down", lm.heads, lm.kv_heads)
+    first, second = plain.directions(own.weight)[:2]
+    for factor in (0.5, 2.0, -1.0):
+        wanted = [
+            [plain.removed(hf, pair, own, (1 - factor) * part) for part in (first, first + second)] for pair in found
+        ]
+        scaled = vc.effects.Scaled(factor)
+        one = vc.exact(lm, task, units=["m1.down.c0"], ablation=scaled, **QUIET)
+        both = vc.exact(lm, task, units=[("m1.down.c0", "m1.down.c1")], ablation=scaled, **QUIET)
+        np.testing.assert_allclose(np.stack([one.values[:, 0], both.values[:, 0]], 1), wanted, rtol=0, atol=1e-9)
+    # of other units, alone and in a group of one: the same as the tensor that this is
+    heads = {f"a1.h{h}": plain_values(lm, task, h) for h in range(2)}
+    for units in (list(heads), [(name,) for name in heads]):
+        halved = vc.exact(lm, task, units=units, ablation=vc.effects.Scaled(0.5), **QUIET)
+        given = vc.exact(lm, task, units=units, ablation=vc.effects.Own(heads), **QUIET)
+        np.testing.assert_allclose(halved.values, given.values, rtol=0, atol=1e-9)
+
+
+def plain_values(lm, task, head):
+    """Half of a head's values in every clean prompt."""
+    found, d = [], lm.decoder.head_dim
+    for prompt in task.clean:
+        seen = []
+        out = lm.decoder.blocks[1].attention_out
+        hook = out.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0][0]))
+        with torch.no_grad():
+            lm.hf(input_ids=torch.tensor([list(prompt)]), use_cache=False)
+        hook.remove()
+        found.append(seen[0][:, head * d : (head + 1) * d] / 2)
+    return torch.stack(found)
+
+
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out")
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_the_ranks_of_an_adapter_are_what_lies_between_both_models(family):
+    peft = pytest.importorskip("peft")
+    hf = tiny_models.make(family, seed=1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        names = ["q_proj", "down_proj", "up_proj"] if family == "llama" else ["c_attn", "c_proj", "c_fc"]
+        hf.add_adapter(peft.LoraConfig(r=3, target_modules=names, init_lora_weights=False, lora_dropout=0.3))
+    lm, found = as_model(hf.eval(), family), tiny_models.pairs(family, 1, 6, 3)
+    task = task_of(found)
+    maps = ["a1.q", "a1.k", "a1.v", "m1.down", "m1.up"] + (["a1.o"] if family == "gpt2" else [])
+    maps = [one for one in maps if family == "gpt2" or one not in ("a1.k", "a1.v")]
+    given = vc.components(lm, maps, of="lora")
+    laid = lm.reading(*given)
+    blocks = plain.MAPS[family][0]
+    adapted = {path: one for path, one in hf.get_submodule(f"{blocks}.1").named_modules() if hasattr(one, "lora_A")}
+    before = plain.metric(hf, found[0])
+    # all ranks of all maps of a block: the model without that block's adapters
+    kept = {one: dict(one.scaling) for one in adapted.values()}
+    for one in adapted.values():
+        one.scaling = dict.fromkeys(one.scaling, 0.0)
+    wanted = plain.metric(hf, found[0]) - before
+    for one, scaling in kept.items():
+        one.scaling = scaling
+    every = vc.exact(laid, task, units={"all": [f"{one}.lora" for one in maps]}, ablation="zero", **QUIET)
+    assert every.values[0, 0] == pytest.approx(wanted, abs=1e-9)
+    # one rank of one map: its row of A at zero
+    path = "mlp.down_proj" if family == "llama" else "mlp.c_proj"
+    row = adapted[path].lora_A["default"].weight.data
+    own, row[1] = row[1].clone(), 0
+    wanted = plain.metric(hf, found[0]) - before
+    row[1] = own
+    single = vc.exact(laid, task, units=["m1.down.lora1"], ablation="zero", **QUIET)
+    assert single.values[0, 0] == pytest.approx(wanted, abs=1e-9)
+
+
+def test_what_one_checkpoint_has_that_another_has_not():
+    hf, lm, found, task = asked("qwen2", count=1)
+    other_hf = tiny_models.make("qwen2")
+    maps = ["a1.q", "m1.down", "m0.gate"]
+    for name in maps:
+        own = plain.Map(other_hf, "qwen2", int(name[1]), name.split(".")[1], lm.heads, lm.kv_heads)
+        noise = torch.randn(own.module.weight.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+        own.module.weight.data += 0.1 * noise
+    other = as_model(other_hf, "qwen2")
+    gap = plain.metric(other_hf, found[0]) - plain.metric(hf, found[0])
+    for here, there, sign in ((lm, other, 1), (other, lm, -1)):
+        laid = here.reading(*vc.components(here, maps, against=there))
+        every = vc.exact(laid, task, units={"all": [f"{one}.diff" for one in maps]}, ablation="zero", **QUIET)
+        assert every.values[0, 0] == pytest.approx(sign * gap, abs=1e-9)
+    with pytest.raises(vc.VeracausaError, match="the same in both"):
+        vc.components(lm, "m2.down", against=other)
+
+
+def test_factors_of_your_own(tmp_path):
+    hf, lm, found, task = asked("gpt2", count=1)
+    own = plain.Map(hf, "gpt2", 1, "up", lm.heads, lm.kv_heads)
+    rng = np.random.default_rng(0)
+    v, u = rng.normal(size=(own.weight.shape[0], 3)), rng.normal(size=(3, own.weight.shape[1]))
+    np.savez(tmp_path / "factors.npz", **{"m1.up.V": v, "m1.up.U": u})
+    for factors in ((u, v), tmp_path / "factors.npz"):
+        laid = lm.reading(*vc.components(lm, "m1.up", factors=factors, name="spd"))
+        names = ["m1.up.spd1", "m1.up.spd", "m1.up.spd.rest"]
+        exact = by_name(vc.exact(laid, task, units=names, ablation="zero", **QUIET))
+        for name, part in zip(names, (np.outer(v[:, 1], u[1]), v @ u, own.weight - v @ u), strict=True):
+            assert exact[name][0] == pytest.approx(plain.removed(hf, found[0], own, part), abs=1e-9)
+    with pytest.raises(vc.VeracausaError, match="transposed"):
+        vc.components(lm, "m1.up", factors=(v, u))
+    with pytest.raises(vc.VeracausaError, match=r"has no 'm0\.up\.U'"):
+        vc.components(lm, "m0.up", factors=tmp_path / "factors.npz")

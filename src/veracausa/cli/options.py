@@ -237,7 +237,8 @@ TensorFile = Annotated[
 Scale = Annotated[
     float | None,
     _number(
-        help="How much is added: multiples of the vector, or of the unit's own standard deviation for noise. Default: 1"
+        help="How much is added: multiples of the vector, or of the unit's own standard deviation for noise (default: "
+        "1); of scaled the factor."
     ),
 ]
 Draws = Annotated[int | None, _count(help="Draws of the noise, of which numbers are the mean. Default: 8.", min=1)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from veracausa.cli.command import Options
 from veracausa.cli.options import Draws, Scale, TensorFile
@@ -12,17 +12,17 @@ from veracausa.scores.estimands import ABLATIONS, INSTEAD
 from veracausa.suggestions import not_known
 
 if TYPE_CHECKING:
-    from veracausa.effects.instead import Instead, Noise
+    from veracausa.effects.instead import Instead
     from veracausa.effects.tensor_files import GivenTensors
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 
 #: Option → the ablations that take it.
-_FOR = {"tensor": ("own", "added"), "scale": ("added", "noise"), "draws": ("noise",)}
+_FOR = {"tensor": ("own", "added"), "scale": ("added", "scaled", "noise"), "draws": ("noise",)}
 
 
 class ReplacingOptions(Options):
-    """What `--ablation own`, `added` and `noise` take."""
+    """What `--ablation own`, `added`, `scaled` and `noise` take."""
 
     tensor: TensorFile = None
     scale: Scale = None
@@ -39,8 +39,12 @@ class ReplacingOptions(Options):
             return None
         if direction != "noising":
             raise MethodError(f"--ablation {ablation} is put into the clean run. Leave --direction {direction} out.")
-        if ablation == "noise":
-            self._noise(seed)
+        if ablation == "scaled" and self.scale is None:
+            raise MethodError(
+                "--ablation scaled needs --scale: the factor that units' own activations are multiplied by."
+            )
+        if ablation in ("noise", "scaled"):
+            self._of_its_own(ablation, seed)
             return None
         return tensors_of(self.tensor, f"--ablation {ablation}")
 
@@ -58,14 +62,16 @@ class ReplacingOptions(Options):
         from veracausa.units.resolve import resolve_units
 
         if tensors is None:
-            return self._noise(seed) if ablation == "noise" else ablation
+            return self._of_its_own(ablation, seed) if ablation in INSTEAD else ablation
         values = tensors.of(resolve_units(lm, units, max(task.lengths), groups=True, spans=task))
         return Own(values) if ablation == "own" else Added(values, 1.0 if self.scale is None else self.scale)
 
-    def _noise(self, seed: int) -> Noise:
-        from veracausa.effects.instead import Noise
+    def _of_its_own(self, ablation: str, seed: int) -> Instead:
+        from veracausa.effects.instead import Noise, Scaled
 
         scale, draws = self.scale, self.draws
+        if ablation == "scaled":
+            return Scaled(cast("float", scale))
         return Noise(1.0 if scale is None else scale, 8 if draws is None else draws, seed)
 
 

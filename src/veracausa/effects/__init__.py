@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from veracausa.effects.instead import Added as Added
     from veracausa.effects.instead import Noise as Noise
     from veracausa.effects.instead import Own as Own
+    from veracausa.effects.instead import Scaled as Scaled
     from veracausa.effects.interacting import interactions as interactions
     from veracausa.effects.learned_constants import OptimalConstants as OptimalConstants
     from veracausa.effects.learned_constants import optimal_constants as optimal_constants
@@ -29,6 +30,7 @@ _HOMES = {
     "OptimalConstants": "veracausa.effects.learned_constants",
     "Own": "veracausa.effects.instead",
     "RemovalCurve": "veracausa.effects.removals",
+    "Scaled": "veracausa.effects.instead",
     "Steering": "veracausa.effects.steering_curves",
     "causal_tracing": "veracausa.effects.tracing",
     "interactions": "veracausa.effects.interacting",

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from veracausa.dictionaries.words import is_coded
-from veracausa.effects.replacements import Counterfactual, Replacement, Zero
+from veracausa.effects.replacements import Counterfactual, Multiple, Replacement, Zero
 from veracausa.engine.patches import Place, activation
 from veracausa.engine.tape import State, Tape
 
@@ -26,6 +26,8 @@ def shared_site(
     """Replacements of a whole site, example by example, where they do not depend on the unit; else None."""
     if isinstance(source, Counterfactual):
         return activation(source.state(tape), place, layer)
+    if isinstance(source, Multiple):
+        return source.factor * activation(tape.clean, place, layer)
     return torch.zeros_like(activation(tape.clean, place, layer)) if isinstance(source, Zero) else None
 
 

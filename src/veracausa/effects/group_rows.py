@@ -23,7 +23,7 @@ from veracausa.effects.counterparts import sources, with_means
 from veracausa.effects.crossing_rows import crossed, crosses
 from veracausa.effects.expert_values import new_neurons
 from veracausa.effects.plan import Patching, Plan
-from veracausa.effects.replacements import Counterfactual, Moving, Replacement
+from veracausa.effects.replacements import Counterfactual, Moving, Multiple, Replacement
 from veracausa.engine.bucket import Bucket
 from veracausa.engine.overrides import Override
 from veracausa.engine.patches import Place, kept_width, sites_for
@@ -223,6 +223,8 @@ class GroupRows(Plan):
         def values() -> Tensor:
             if isinstance(source, Moving):
                 return source.moves(tape, place, layer, example)[:, start - tape.start :]
+            if isinstance(source, Multiple):  # so much of the way to nothing
+                return torch.zeros_like(source.rows(tape, place, layer, example, None))[:, start - tape.start :]
             new = source.rows(tape, place, layer, example, None)
             if not moving:
                 return new[:, start - tape.start :]
@@ -231,8 +233,10 @@ class GroupRows(Plan):
             split = new.unflatten(-1, (parts, -1))
             return split.gather(1, there.to(new.device)[..., None].expand(-1, -1, -1, split.shape[-1])).flatten(2)
 
-        added = isinstance(source, Moving)
-        return Override(place, torch.as_tensor(own, device=device), taken.flatten(2).to(device), values, added, code)
+        added, share = isinstance(source, Moving), taken.flatten(2).to(device)
+        if isinstance(source, Multiple):
+            share = share.to(torch.float64) * (1 - source.factor)
+        return Override(place, torch.as_tensor(own, device=device), share, values, added, code)
 
     def _of_neurons(
         self, tape: Tape, rows: np.ndarray, start: int, layer: int, members: Mapping[int, list[Member]]

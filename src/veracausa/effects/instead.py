@@ -2,6 +2,7 @@
 
     Own(values)         a_u ← values[u]
     Added(values, s)    a_u ← a_u + s · values[u]                          steering by a vector
+    Scaled(factor)      a_u ← factor · a_u                                 weaker, stronger or turned round
     Noise(sd, draws)    a_u ← a_u + sd · σ_u · ε,   ε ~ N(0, 1)            the mean over draws, and its standard error
 
 σ_u is the standard deviation of the unit's own activations around each coordinate's mean, over all positions of the
@@ -30,7 +31,7 @@ from veracausa.dictionaries.words import is_coded
 from veracausa.effects.given_tensors import Sites, as_sites
 from veracausa.effects.group_rows import kind_at
 from veracausa.effects.numbers import by_parts
-from veracausa.effects.replacements import Moving, Replacement, recorded
+from veracausa.effects.replacements import Moving, Multiple, Replacement, recorded
 from veracausa.engine.patches import Place, activation, sites_for
 from veracausa.engine.tape import Tape
 from veracausa.errors import MethodError
@@ -122,6 +123,35 @@ class Added(Own):
     def made(self, lm: Model, task: Task, units: Units, source: Task, cost: Cost) -> list[Replacement]:
         """See `Instead.made`."""
         return [_Shift(as_sites(lm, task, self.values, units), float(self.scale))]
+
+
+@dataclass(frozen=True)
+class Scaled(Instead):
+    """Units' own activations times a factor: a_u ← factor · a_u; of a component of weights, that part of W times factor.
+
+    0 is ablation="zero", 1 changes nothing. In a group each is scaled as the earlier members have made it.
+
+    >>> vc.exact(lm, task, units="heads", ablation=vc.effects.Scaled(0.5))
+    """
+
+    factor: float
+    name: ClassVar[str] = "scaled"
+
+    def __post_init__(self) -> None:
+        _require_number("factor", self.factor)
+
+    def settings(self, task: Task, source: Task) -> dict[str, Any]:
+        """See `Instead.settings`."""
+        return {"ablation": self.name, "scale": float(self.factor), "replacement_digest": _hash(b"scaled")}
+
+    def require(self, lm: Model, task: Task, units: Units) -> None:
+        """See `Instead.require`."""
+        if units.place == "pattern":
+            raise MethodError("A pattern times a factor is no pattern: its weights sum to one. Scale queries or keys.")
+
+    def made(self, lm: Model, task: Task, units: Units, source: Task, cost: Cost) -> list[Replacement]:
+        """See `Instead.made`."""
+        return [Multiple(float(self.factor))]
 
 
 @dataclass(frozen=True)

@@ -104,6 +104,19 @@ class Counterfactual:
         return tape.corrupted if self.noising else tape.clean
 
 
+class Multiple:
+    """Each unit's own activation times a factor; in a group, what the members before have made of it times that."""
+
+    anywhere = True
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def rows(self, tape: Tape, place: Place, layer: int, example: Tensor, unit: Tensor | None) -> Tensor:
+        """See `Replacement.rows`."""
+        return self.factor * activation(tape.clean, place, layer)[example]
+
+
 class Zero:
     """Zeros."""
 

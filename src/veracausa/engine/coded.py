@@ -36,12 +36,13 @@ _READ = {"a": "attention", "m": "mlp", "z": "z", "n": "mlp_in", "hidden": "neuro
          "q": "q_out", "k": "k_out", "v": "v_out", "up": "up_out", "gate": "gate_out"}  # fmt: skip
 #: Where what a dictionary explains is written; "behind": straight to the stream, behind a post-norm.
 Written = Literal[
-    "residual", "middle", "z", "attention", "mlp", "behind attention", "behind mlp", "q", "k", "v", "up", "gate"
+    "residual", "middle", "z", "attention", "mlp", "behind attention", "behind mlp",
+    "q_out", "k_out", "v_out", "up_out", "gate_out",
 ]  # fmt: skip
 #: Of these, the stream itself: in front of a block, and between its attention and its MLP.
 OF_STREAM: tuple[Written, ...] = ("residual", "middle")
 #: Those from which a change goes on within its block, not straight to the stream.
-INSIDE = ("q", "k", "v", "up", "gate")
+INSIDE = ("q_out", "k_out", "v_out", "up_out", "gate_out")
 
 
 def kind_of(dictionary: Dictionary) -> str:
@@ -77,7 +78,7 @@ def codes_of(lm: Model, dictionaries: Iterable[Dictionary]) -> dict[tuple[str, i
 
 def _done_to(decoder: Decoder, site: Site) -> Callable[[Tensor], Tensor] | None:
     """What is done to what a run has recorded, before it is what a dictionary explains."""
-    if site.kind in INSIDE:
+    if f"{site.kind}_out" in INSIDE:
         return map_of(decoder, site.layer, site.kind).own
     return partial(_posted, decoder.blocks[site.layer], site.kind) if site.post else None
 
@@ -164,8 +165,8 @@ def output_of(dictionary: Dictionary) -> str:
 def written_at(code: Code) -> Written:
     """Where in its layer what a dictionary explains is written."""
     site = code.dictionary.writes
-    if site.kind in INSIDE:
-        return site.kind  # type: ignore[return-value]
+    if (inside := f"{site.kind}_out") in INSIDE:
+        return inside  # type: ignore[return-value]
     if site.post:
         return "behind mlp" if site.kind == "m" else "behind attention"
     return {"r": "residual", "mid": "middle", "z": "z", "a": "attention", "m": "mlp"}[site.kind]  # type: ignore[return-value]

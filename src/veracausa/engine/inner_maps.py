@@ -88,6 +88,14 @@ def _require_values(lm: Model, run: State, layer: int) -> None:
         )
 
 
+def _apart(heads: Tensor, made: Tensor) -> float:
+    """How far queries or keys are from a multiple of what their map gave, as a share of the largest."""
+    if heads.shape != made.shape:
+        return float("inf")
+    factor = (heads * made).sum() / made.square().sum().clamp_min(1e-30)
+    return float((heads - factor * made).abs().max() / heads.abs().max().clamp_min(1e-30))
+
+
 def _require_straight(lm: Model, run: State, layer: int) -> None:
     """Queries and keys are what their maps give, and their products go into a softmax as they are."""
     block, settings = lm.decoder.blocks[layer], run.attention[layer]
@@ -95,7 +103,7 @@ def _require_straight(lm: Model, run: State, layer: int) -> None:
     for name, site in (("q", "queries"), ("k", "keys")):
         made = at_map(block, name).own(run.sites[f"{name}_out"][layer])
         heads = run.sites[site][layer][:, :, -late:].transpose(1, 2).flatten(2)
-        off = max(off, float((heads - made).abs().max() / made.abs().max().clamp_min(1e-30)))
+        off = max(off, _apart(heads, made))
     if (
         off > rounding(precision_of(lm.decoder).dtype, 1.0)
         or settings.get("softcap")

@@ -35,9 +35,9 @@ class Override:
     """What some rows take at a place of one layer.
 
     `rows`: which rows of the sweep. `taken`: where they take other values, part by part of the place (heads,
-    neurons, or the whole). `values()`: these values, asked for when the sweep gets there. `added`: they are added to
-    their own. `code`: of a dictionary, whose site it is then; `taken` are its numbers, or the share of the way that
-    each goes to its value. `inside`: experts and neurons that the parts are, of places within experts.
+    neurons, or the whole), or the share of the way that each goes from its own. `values()`: these values, asked for
+    when the sweep gets there. `added`: they are added to their own. `code`: of a dictionary, whose site it is then;
+    `taken` are its numbers. `inside`: experts and neurons that the parts are, of places within experts.
     """
 
     place: str
@@ -82,7 +82,10 @@ class Override:
         taken = self.taken[:, -positions:].repeat_interleave(own.shape[-1] // self.taken.shape[-1], -1)
         out, early = own.clone(), positions - new.shape[1]
         here = own[self.rows, early:]
-        out[self.rows, early:] = torch.where(taken, here + new if self.added else new, here)
+        if taken.is_floating_point():
+            out[self.rows, early:] = here + taken.to(here) * (new - here)
+        else:
+            out[self.rows, early:] = torch.where(taken, here + new if self.added else new, here)
         return out
 
     def of_experts(
@@ -209,7 +212,7 @@ def _at_components(block: Block, one: Override) -> Any:
 
 def _at_map(block: Block, one: Override) -> Any:
     """A hook for the output of a map inside the block."""
-    own = at_map(block, one.place)
+    own = at_map(block, one.place.removesuffix("_out"))
     return changing(own.module, lambda output: own.put(output, one.of(own.own(output))))
 
 

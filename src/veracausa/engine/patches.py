@@ -125,10 +125,8 @@ def recorded(state: State, place: Place, layer: int) -> Tensor:
 
 def recorded_at(state: State, at: Written, layer: int) -> Tensor:
     """The same of what a dictionary of a layer explains, written there."""
-    if at in ("z", "attention", "mlp"):
+    if at in ("z", "attention", "mlp", *INSIDE):
         return state.sites[at][layer]
-    if at in INSIDE:
-        return state.sites[f"{at}_out"][layer]
     if at in ("middle", "behind attention"):
         return state.middle[layer]
     return state.residual[layer + (at == "behind mlp")]

@@ -21,10 +21,11 @@ ABLATIONS: dict[Ablation, str] = {
 UNLEARNED = tuple(name for name in ABLATIONS if name != "optimal")
 #: Those that depend on a reference set.
 REFERRING = ("mean", "resample")
-#: What you put in a unit's place yourself (`vc.effects.Own`, `Added`, `Noise`) → in words.
+#: What you put in a unit's place yourself (`vc.effects.Own`, `Added`, `Scaled`, `Noise`) → in words.
 INSTEAD: dict[str, str] = {
     "own": "your own tensor",
     "added": "itself and a vector of yours",
+    "scaled": "itself times a factor",
     "noise": "itself and Gaussian noise",
 }
 #: What causal tracing restores → in words.
