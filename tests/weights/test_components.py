@@ -4,6 +4,8 @@ gradient of the weight itself.
 Tolerance: 1e-9 in float64; rounding leaves 1e-13, a component read wrong changes the first digit.
 """
 
+import re
+
 import naive_weights as plain
 import numpy as np
 import pytest
@@ -23,23 +25,26 @@ FAST = ("llama", "gpt2", "gemma2", "qwen2", "phi3", "bloom")
 def test_removing_a_component_is_removing_it_from_the_weights(family):
     hf, lm, found, task = asked(family, count=1)
     maps = ["q", "k", "v", "o", "up", "down"] + (["gate"] if "gate" in plain.MAPS[family][1] else [])
+    zero, wanted = {"ablation": "zero", **QUIET}, {}
     for name in maps:
         own = plain.Map(hf, family, 1, name, lm.heads, lm.kv_heads)
-        parts, letter = plain.directions(own.weight), "a" if name in "qkvo" else "m"
-        chosen = [0, 3, len(parts) - 1]
-        names = [f"{letter}1.{name}.c{c}" for c in chosen] + [f"{letter}1.{name}", f"{letter}1.{name}[2,5]"]
+        parts, stem = plain.directions(own.weight), f"{'a' if name in 'qkvo' else 'm'}1.{name}"
+        of = {f"{stem}.c{c}": parts[c] for c in (0, 3, len(parts) - 1)} | {stem: own.weight}
         one = np.zeros_like(own.weight)
         one[5, 2] = own.weight[5, 2]
-        asked_for = [*(parts[c] for c in chosen), own.weight, one]
-        slopes = plain.slopes(hf, found[0], own, asked_for)
-        for tables in (names[:4], names[4:]):
-            exact = by_name(vc.exact(lm, task, units=tables, ablation="zero", **QUIET))
-            slope = by_name(vc.attribute(lm, task, units=tables, method=vc.Method(baseline="zero"), **QUIET))
-            for unit in tables:
-                at = names.index(unit)
-                wanted = plain.removed(hf, found[0], own, asked_for[at])
-                assert exact[unit][0] == pytest.approx(wanted, abs=1e-9), unit
-                assert slope[unit][0] == pytest.approx(slopes[at], abs=1e-9), unit
+        exact = by_name(vc.exact(lm, task, units=list(of), **zero))
+        wanted |= {unit: plain.removed(hf, found[0], own, part) for unit, part in (of | {f"{stem}[2,5]": one}).items()}
+        for unit in of:
+            assert exact[unit][0] == pytest.approx(wanted[unit], abs=1e-9), unit
+        if name in ("q", "up", "down"):
+            slope = by_name(vc.attribute(lm, task, units=list(of), method=vc.Method(baseline="zero"), **QUIET))
+            np.testing.assert_allclose(
+                [slope[unit][0] for unit in of], plain.slopes(hf, found[0], own, [*of.values()]), rtol=0, atol=1e-9
+            )
+    # as groups of one each, which take their values while their block runs
+    groups = by_name(vc.exact(lm, task, units={unit: [unit] for unit in wanted}, **zero))
+    for unit, value in wanted.items():
+        assert groups[unit][0] == pytest.approx(value, abs=1e-9), unit
 
 
 @pytest.mark.parametrize(
@@ -224,3 +229,46 @@ def test_factors_of_your_own(tmp_path):
         vc.components(lm, "m1.up", factors=(v, u))
     with pytest.raises(vc.VeracausaError, match=r"has no 'm0\.up\.U'"):
         vc.components(lm, "m0.up", factors=tmp_path / "factors.npz")
+
+
+def test_masks_receipts_curves_and_paths_take_components():
+    _, lm, _, task = asked("llama")
+    for names in (["m1.down.c*"], ["m1.up.c0-5"], ["a1.h*.ov0"], ["a0.q", "a1.q"]):
+        mask = vc.estimates.learn_mask(lm, task, units=names, keep=1, steps=2, **QUIET)
+        kept = mask.ranking()[0]
+        others = {"others": [name for i, name in enumerate(mask.units.names) if i != kept]}
+        closed = float(lm.measure(task).clean.mean() + vc.exact(lm, task, units=others, **QUIET).values.mean())
+        assert f"metric {closed:.3f}" in " ".join(mask.notes)
+        exact = vc.exact(lm, task, units=names, ablation="zero", **QUIET)
+        price = vc.forecast(vc.exact, lm, task, units=names, ablation="zero", measure=False)
+        assert price.token_layers == exact.cost.token_layers
+    # unit paths end at the exact effect, and a receipt needs no dictionary of singular directions
+    names = ["m1.up.c0-5"]
+    exact = vc.exact(lm, task, units=names, ablation="zero", **QUIET)
+    path = vc.attribute(lm, task, units=names, method=vc.Method(path="unit", baseline="zero", nodes=24), **QUIET)
+    np.testing.assert_allclose(path.values, exact.values, rtol=0, atol=1e-9)
+    slopes = vc.attribute(lm, task, units=names, method=vc.Method(baseline="zero"), **QUIET)
+    assert vc.verify(lm, task, slopes, top=2, sample=2, **QUIET).agreement.r > 0
+    assert vc.effects.removal_curve(lm, task, exact, sizes=[2], **QUIET).sizes == (2,)
+
+
+def test_names_that_mean_nothing_say_what_there_is():
+    _, lm, _, task = asked("gpt2", count=1)
+    for units, words in (
+        ("m1.down.c99", "the last of them m1.down.c23"), ("m9.down.c0", "layers are 0 … 2"),
+        ("m1.gate.c0", "Ask for up"), ("m1.down.spd0", "vc.components"), ("m1.down[99,0]", "24 outputs and 40 inputs"),
+        ("a9.down.c*", "no map 'down'"), ("m1.down.c4-2", "counted from 0"), ("components.down", "name them"),
+    ):  # fmt: skip
+        with pytest.raises(vc.VeracausaError, match=re.escape(words)):
+            vc.exact(lm, task, units=units, ablation="zero", **QUIET)
+    for how, words in (
+        ({"maps": "m1.gates"}, "no linear map"), ({"maps": ["m1.up", "m1.up"]}, "twice"), ({"of": "lora"}, "no LoRA"),
+        ({"against": lm, "of": "lora"}, "give one of them"), ({"factors": (1, 2), "name": "c"}, "small letters"),
+        ({"maps": "a1.ov", "weights": [(0, 0)]}, "product of two maps"),
+    ):  # fmt: skip
+        with pytest.raises(vc.VeracausaError, match=re.escape(words)):
+            vc.components(lm, **{"maps": "m1.down"} | how)
+    with pytest.raises(vc.VeracausaError, match="set the same activation"):
+        vc.exact(lm, task, units=[("m1.down.c0", "m1")], ablation="zero", **QUIET)
+    with pytest.raises(vc.VeracausaError, match="no direct effect"):
+        vc.effects.direct(lm, task, units=["a1.q.c0"], **QUIET)

@@ -25,7 +25,7 @@ from veracausa.choices import Ablation, AllUnits
 from veracausa.cost import Cost
 from veracausa.dictionaries.words import is_coded
 from veracausa.effects.crossing_rows import require_one_layer
-from veracausa.effects.laid import laid_for_groups, require_one_donor, with_dictionary
+from veracausa.effects.laid import laid_for_groups, named_units, require_one_donor, with_dictionary
 from veracausa.effects.replacements import reference_runs
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.batches import buckets
@@ -297,13 +297,20 @@ def ablation_study(
     if not 0 < alpha < 1:
         raise MethodError(f"alpha={alpha}: a level lies between 0 and 1.")
     task.require_last("Ablation studies")
-    lm = with_dictionary(lm, dictionary)
+    lm, units = _named(with_dictionary(lm, dictionary), units)
     right, tables = answer_tokens(lm, task, answers, new_tokens), chosen(lm, units, top)
     wanted, names = require_ablations(ablations), [name for table in tables for name in table.names]
     lm = _laid(lm, max(task.lengths), tables, wanted, together, new_tokens)
     runs = conditions(names, wanted, together)
     reference = reference_set(lm, reference)
     return AblationStudyWork(lm, task, tables, wanted, runs, new_tokens, right, reference, alpha, seed)
+
+
+def _named(lm: Model, units: Any) -> tuple[Model, Any]:
+    """The model with the components that are spoken of, and what is spoken of with their patterns spelled out."""
+    if isinstance(units, Scores | Agreement):
+        return named_units(lm, units.units if isinstance(units, Scores) else units.names)[0], units
+    return named_units(lm, units.split(",") if isinstance(units, str) else units)
 
 
 def _laid(

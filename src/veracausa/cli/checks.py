@@ -166,7 +166,7 @@ def require_dtype(dtype: str | None) -> None:
 
 
 def _split(text: str) -> list[str]:
-    """Names with commas between them; the comma before a cell's key is its own: a9.h6<pattern>@12,5.
+    """Names with commas between them; a comma within a name is its own: a9.h6<pattern>@12,5, m5.down[4,17].
 
     >>> _split("a9.h6<pattern>@end,subject,m3")
     ['a9.h6<pattern>@end,subject', 'm3']
@@ -174,7 +174,8 @@ def _split(text: str) -> list[str]:
     names: list[str] = []
     for part in text.split(","):
         last = names[-1].rpartition("+")[2] if names else ""
-        if "<pattern>@" in last and "," not in last and not re.match(r"[amr][0-9]|.*->", part):
+        cell = "<pattern>@" in last and "," not in last and not re.match(r"[amr][0-9]|.*->", part)
+        if cell or ("[" in last and "]" not in last):
             names[-1] += f",{part}"
         else:
             names.append(part)

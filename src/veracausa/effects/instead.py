@@ -127,7 +127,7 @@ class Added(Own):
 
 @dataclass(frozen=True)
 class Scaled(Instead):
-    """Units' own activations times a factor: a_u ← factor · a_u; of a component of weights, that part of W times factor.
+    """Units' own activations times a factor: a_u ← factor · a_u; of a component of weights that part of W times it.
 
     0 is ablation="zero", 1 changes nothing. In a group each is scaled as the earlier members have made it.
 

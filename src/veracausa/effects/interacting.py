@@ -20,6 +20,7 @@ from veracausa.choices import Ablation, Direction
 from veracausa.effects.draws import mean_of_draws
 from veracausa.effects.exact import ExactWork, exact
 from veracausa.effects.instead import Instead
+from veracausa.effects.laid import named_units
 from veracausa.engine.work import Derived, gives
 from veracausa.errors import UnitError
 from veracausa.scores.scores import Scores
@@ -82,6 +83,7 @@ def interactions(
 
     >>> vc.effects.interactions(lm, task, units=[("a20.h0", "a17.h4")])
     """
+    lm, units = named_units(lm, units)
     groups = resolve_units(lm, units, max(task.lengths), groups=True, spans=task)
     if not isinstance(groups, Groups) or any(len(group) < 2 for group in groups.members):
         raise UnitError("An interaction is one of two units or more: units=[('a9.h6', 'm10')], or 'a9.h6+m10'.")

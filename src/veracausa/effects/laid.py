@@ -54,9 +54,7 @@ def laid_units(
     Raises:
         UnitError, ArchitectureError: see `units.resolve`. MethodError: see `Model.reading`, and `across`.
     """
-    lm = with_dictionary(lm, dictionary)
-    units = spelled(lm, units)
-    lm = naming(lm, units)
+    lm, units = named_units(with_dictionary(lm, dictionary), units)
     table = resolve_units(lm, units, max(task.lengths), groups=groups, spans=task if spans else None)
     for kind in kinds_in(table):
         if not across:
@@ -134,6 +132,12 @@ def _require_apart(lm: Model, coded: Sequence[Member], group: Sequence[Member]) 
                 raise UnitError(
                     f"{one.name} and {other.name} set the same activation, {dictionary.writes.name}. Name one of them."
                 )
+
+
+def named_units(lm: Model, units: Any) -> tuple[Model, Any]:
+    """What `units=` names, patterns of components spelled out, and the model with the components that it speaks of."""
+    units = spelled(lm, units)
+    return naming(lm, units), units
 
 
 def with_dictionary(lm: Model, dictionary: Dictionary | Sequence[Dictionary] | None) -> Model:

@@ -17,7 +17,7 @@ from veracausa.effects.crossing_rows import alone as each_alone
 from veracausa.effects.exact import ExactWork, exact
 from veracausa.effects.instead import Instead
 from veracausa.effects.interacting import InteractionsWork, interactions
-from veracausa.effects.laid import with_dictionary
+from veracausa.effects.laid import named_units, with_dictionary
 from veracausa.effects.removals import ALL, RemovalCurve, others, top
 from veracausa.engine.work import Composed, Work, gives
 from veracausa.errors import MethodError, UnitError
@@ -113,7 +113,7 @@ def removal_curve(
 
     >>> vc.effects.removal_curve(lm, task, vc.attribute(lm, task, units="neurons"), sizes=(10, 100)).table()
     """
-    lm = with_dictionary(lm, dictionary)
+    lm, _ = named_units(with_dictionary(lm, dictionary), scores.units)
     require_about(lm, scores)
     members = _members(scores.units, task)
     order = np.array(scores.ranking(by))

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from veracausa.choices import Ablation, AllUnits, Direction
 from veracausa.cost import Cost
+from veracausa.dictionaries.words import EVERY, is_coded
 from veracausa.effects.coalitions import coalition_work
 from veracausa.effects.draws import mean_of_draws
 from veracausa.effects.exact import ExactWork, Sources, exact
@@ -28,7 +29,7 @@ from veracausa.effects.laid import laid_units
 from veracausa.effects.plan import Patching, Plan
 from veracausa.effects.replacements import Replacement, require_joint
 from veracausa.effects.rows import Rows
-from veracausa.engine.patches import RUN_AGAIN
+from veracausa.engine.patches import RUN_AGAIN, acts_inside
 from veracausa.engine.work import Derived, gives
 from veracausa.errors import MethodError
 from veracausa.scores.scores import Scores
@@ -147,7 +148,8 @@ def direct(
     lm, table = laid_units(lm, task, units, spans=False)
     if isinstance(table, Edges):
         raise MethodError("A direct effect goes to the logits: for edges that is vc.exact of the edges 'u->logits'.")
-    if table.place in RUN_AGAIN:
+    inside = any(acts_inside(lm.decoder, table.place, layer) for layer in set(table.layer.tolist()))
+    if table.place in RUN_AGAIN or inside:
         raise MethodError(
             f"{table.names[0]} changes what the rest of its own block computes, so it has no direct effect on the "
             "logits. Ask for the direct effects of heads, mixers and MLPs."
@@ -187,6 +189,8 @@ def whole_sites(lm: Model, task: Task, units: str | Sequence[str] | Units, what:
     if isinstance(table, Edges) or table.positional:
         kind = "edges" if isinstance(table, Edges) else f"{table.kind} at single positions"
         raise MethodError(f"{what} effects are about the units of a whole layer at all positions, not {kind}.")
+    if is_coded(table.kind) and (every := np.flatnonzero(table.index == EVERY)).size:
+        raise MethodError(f"{table[every[:1]].names[0]} is all of a map's components; {what} effects are of each.")
     return lm, table
 
 

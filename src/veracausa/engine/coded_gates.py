@@ -60,10 +60,13 @@ class CodedPairs(GatedPairs):
         found = {}
         for layer, closed in zip(np.unique(self.layer).tolist(), self.closed, strict=True):
             code, own = self.decoder.codes[self.place, layer], np.flatnonzero(self.layer == layer)
-            shares = gates.new_zeros(len(gates), len(code.widths))
-            parts = torch.as_tensor(code.parts(self.index[own]), device=gates.device)
-            shares = shares.index_copy(1, parts, 1 - gates[:, torch.as_tensor(own, device=gates.device)])
+            closing = 1 - gates[:, torch.as_tensor(own, device=gates.device)]
+            if code.dictionary.map:
+                taken = (closing @ code.taken(self.index[own], closing))[:, None]
+            else:
+                shares = gates.new_zeros(len(gates), len(code.widths))
+                parts = torch.as_tensor(code.parts(self.index[own]), device=gates.device)
+                taken = code.spread(shares.index_copy(1, parts, closing))[:, None]
             every = torch.arange(len(rows), device=rows.device)
-            taken = code.spread(shares)[:, None]
             found[layer] = [Override(self.place, every, taken, lambda new=closed[rows]: new, code=code)]  # type: ignore[misc]
         return taking(self.decoder, found)

@@ -116,6 +116,7 @@ class Footprint:
         """Floats a token that recorded sites take of each layer beside the stream, keys and values."""
         size = {
             "z": max(self.h, self.channels), "queries": self.h, "q_out": self.h, "k_out": self.g, "v_out": self.g,
+            "up_out": self.neurons, "gate_out": self.neurons,
             "keys": 0, "values": 0, "mlp_beside": 0, "neurons": self.neurons, "pattern": self.heads * length,
             "experts": self.chosen * self.width, "choice": self.chosen, "router": self.experts,
             "inside": self.chosen * self.inside, "weights": self.chosen, "channels": self.channels,

@@ -19,7 +19,7 @@ from veracausa.choices import Ablation
 from veracausa.cost import Cost
 from veracausa.dictionaries.dictionary import Dictionary
 from veracausa.effects.exact import ExactWork, exact
-from veracausa.effects.laid import kinds_in, with_dictionary
+from veracausa.effects.laid import kinds_in, named_units, with_dictionary
 from veracausa.engine.identity import difference
 from veracausa.engine.measure import measured_runs
 from veracausa.engine.work import Derived, gives
@@ -162,7 +162,7 @@ def verify(
     >>> receipt.missed, receipt.scores
     """
     threshold = require_sizes(top, sample, seed, until, budget, tau)
-    lm = with_dictionary(lm, dictionary)
+    lm, _ = named_units(with_dictionary(lm, dictionary), estimate.units)
     ablation = _ablation(lm, task, estimate)
     reference = reference_set(lm, reference)
     _require_reference(task, estimate, ablation, reference)

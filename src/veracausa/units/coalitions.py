@@ -77,6 +77,6 @@ class Coalitions(Units):
 def require_kind(lm: Model, kind: str) -> int:
     """Parts of the site of a kind in one layer; UnitError if there is no such kind."""
     known = [name for name, one in KINDS.items() if not one.inside]
-    if kind not in known:
+    if kind not in known and not kind.startswith("components."):
         raise UnitError(f"{kind!r} is not a kind of unit with a site. Known: {', '.join(known)}.")
     return max(1, per_layer(lm, kind))

@@ -15,7 +15,15 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from veracausa.arguments import is_list, shown
-from veracausa.dictionaries.components import BY_HEAD, MAPS, SINGULAR, WEIGHTS, kind_of_set, parse_component
+from veracausa.dictionaries.components import (
+    BY_HEAD,
+    MAPS,
+    SINGULAR,
+    WEIGHTS,
+    component_name,
+    kind_of_set,
+    parse_component,
+)
 from veracausa.dictionaries.words import ERROR
 from veracausa.errors import UnitError
 from veracausa.units.groups import window
@@ -54,14 +62,26 @@ def spelled(lm: Model, units: Any) -> Any:
 def _grouped(lm: Model, entry: Any) -> Any:
     """The same of a group's members."""
     if isinstance(entry, str):
-        return "+".join(_spelled(lm, entry)) if "*" in entry or "-" in entry else entry
+        return "+".join(_spelled(lm, entry))
     return [one for name in entry for one in (_spelled(lm, name) if isinstance(name, str) else [name])]
 
 
+def is_pattern(stem: str) -> bool:
+    """Whether a name without a position is a pattern of components.
+
+    >>> is_pattern("m5.down.c*"), is_pattern("m5.down.c3")
+    (True, False)
+    """
+    match = _PATTERN.fullmatch(stem)
+    return match is not None and any(one and ("*" in one or "-" in one) for one in match.groups())
+
+
 def _spelled(lm: Model, name: str) -> list[str]:
+    if "+" in name:
+        return ["+".join(one for part in name.split("+") for one in _spelled(lm, part.strip()))]
     stem, at, where = name.partition("@")
     match = _PATTERN.fullmatch(stem)
-    if match is None or not any(one and ("*" in one or "-" in one) for one in match.groups()):
+    if match is None or not is_pattern(stem):
         return [name]
     letter, layer, heads, product_of, numbers, one, chosen, others = match.groups()
     own = product_of or one
@@ -113,13 +133,16 @@ def naming(lm: Model, units: Any) -> Model:
         asked.setdefault((kind, layer), set()).add(index)
     made: list[Dictionary] = []
     for (kind, layer), indices in asked.items():
-        name, chosen = kind.split(".")[1], [*kind.split("."), SINGULAR][2]
+        own, chosen = kind.split(".")[1], [*kind.split("."), SINGULAR][2]
         known = lm.decoder.codes.get((kind, layer))
+        if layer >= lm.layers:
+            name = component_name(kind, layer, min(indices))
+            raise UnitError(f"{name!r} is not in {lm.name}: its layers are 0 … {lm.layers - 1}.")
         lacking = [one for one in indices if one < ERROR and (known is None or not known.tells(one))]
-        if layer < lm.layers and chosen == SINGULAR and known is None:
-            made.append(singular(lm.decoder, layer, name))
-        elif layer < lm.layers and chosen == WEIGHTS and lacking:
-            made.append(single_weights(lm.decoder, layer, name, sorted(one for one in indices if one < ERROR)))
+        if chosen == SINGULAR and known is None:
+            made.append(singular(lm.decoder, layer, own))
+        elif chosen == WEIGHTS and lacking:
+            made.append(single_weights(lm.decoder, layer, own, sorted(one for one in indices if one < ERROR)))
     return lm.reading(*made) if made else lm
 
 

@@ -18,6 +18,7 @@ from veracausa.tasks.spans import END, NAME
 from veracausa.units.adapters import adapters_told, all_adapters, lacking_adapters, parse_adapter
 from veracausa.units.at_spans import SpanUnits, require_spans
 from veracausa.units.cells import Cells, hidden_cell
+from veracausa.units.components import is_pattern
 from veracausa.units.dictionaries import all_of_dictionaries, lacking, parse_feature, reads_like_feature, sizes_of
 from veracausa.units.edges import Edges
 from veracausa.units.groups import Groups, is_grouped, is_window, pieces
@@ -197,8 +198,8 @@ def _parse(lm: Model, name: str) -> tuple[str, int, int, int | str, int]:
     raise UnitError(
         f"{shown(name)} is not the name of a unit. Names look like a9.h6 (head), m3 (MLP), m3.n1200 (neuron), "
         "a9 (attention), a9.h6<q>, a9.kv2<k>, a9.kv2<v>, a9.h6<pattern>, r9 (stream), m3.e5 (expert), "
-        "x9 (mixer), x9.c7, f9.12 (feature), d9.on (direction), lora9.q_proj, each with @7 for one position "
-        "or @subject for a span; a9.h6<pattern>@7,5: query 7, key 5."
+        "x9 (mixer), x9.c7, f9.12 (feature), d9.on (direction), m9.down.c3 (component), lora9.q_proj, each with @7 for "
+        "one position or @subject for a span; a9.h6<pattern>@7,5: query 7, key 5."
         f"{_hint(name)}"
     )
 
@@ -233,7 +234,7 @@ def require_names(units: str | Sequence[str]) -> None:
         is_kind = isinstance(units, str) and (stem in KINDS or stem in (*_SHORT, "edges"))
         is_kind = is_kind and (not at or where == "positions" or at_span)
         is_kind = is_kind or units == ALL_CELLS
-        is_name = _known_stem(stem)
+        is_name = _known_stem(stem) or is_pattern(stem)
         is_name = is_name and (not at or at_span or _WHERE.fullmatch(where) is not None)
         if not (is_kind or is_name or _EDGE.fullmatch(name)):
             _refuse(units, name)

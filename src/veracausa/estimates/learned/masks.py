@@ -23,7 +23,7 @@ from torch import Tensor
 from veracausa.choices import AllUnits, LearnedBy, MaskLoss
 from veracausa.cost import Cost
 from veracausa.dictionaries.dictionary import Dictionary
-from veracausa.dictionaries.words import is_coded
+from veracausa.dictionaries.words import EVERY, is_coded
 from veracausa.effects.crossing_rows import require_one_layer
 from veracausa.effects.laid import laid_units
 from veracausa.engine.batches import buckets
@@ -43,6 +43,7 @@ from veracausa.estimates.learned.trained import numbers, train
 from veracausa.estimates.learned.training import Training
 from veracausa.scores.headers import dictionary_settings
 from veracausa.scores.scores import Scores, assemble
+from veracausa.units.kinds import KINDS
 from veracausa.units.table import Units
 
 if TYPE_CHECKING:
@@ -335,8 +336,20 @@ def _require_gated(lm: Model, table: Units) -> None:
     for layer in dict.fromkeys(table.layer.tolist()):
         dictionary = lm.decoder.codes[table.kind, layer].dictionary
         reads, writes = dictionary.reads, dictionary.writes
-        if dictionary.transcodes and ((reads.kind, writes.kind) != ("n", "m") or reads.layer != writes.layer):
+        if dictionary.map:
+            _require_single_components(table, layer)
+        elif dictionary.transcodes and ((reads.kind, writes.kind) != ("n", "m") or reads.layer != writes.layer):
             raise UnitError(
                 f"Gates on {table.kind} of layer {layer}, whose dictionary reads {reads.name} and explains "
                 f"{writes.name}, are not known: take dictionaries of one site, or transcoders of one layer's MLP."
             )
+
+
+def _require_single_components(table: Units, layer: int) -> None:
+    """UnitError for gates on a map's component and on all of its components together."""
+    own = table.index[table.layer == layer]
+    if (own == EVERY).any() and len(own) > 1:
+        raise UnitError(
+            f"Gates on {KINDS[table.kind].called(layer, EVERY)} and on its components would close these twice. Name "
+            "the map, or its components."
+        )
