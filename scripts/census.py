@@ -409,6 +409,8 @@ def main() -> int:
     options = parser.parse_args()
     if options.write and options.quick:
         parser.error("--write is for what is tried in full: leave --quick out")
+    if options.write and not (options.write.is_file() and census_page.BEGIN in options.write.read_text("utf-8")):
+        parser.error(f"{options.write} is no page with the mark {census_page.BEGIN}, where the table goes")
     every = census_models.types()
     known = {kind.name for kind in every}
     if unknown := sorted(set(options.only or ()) - known):
