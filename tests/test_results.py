@@ -44,6 +44,8 @@ OTHERS = {
     "Registers",
     "Metric",
     "Price",
+    "Sweep",
+    "Plan",
 }
 
 
@@ -163,7 +165,7 @@ def _exported(package: str) -> list[str]:
 
 
 def test_every_reader_is_one_that_a_result_needs(made, tmp_path):
-    """Every format that can be opened is that of a result or of a task, and the other way round."""
-    assert len(READERS) == len(KINDS) + 1  # and a task
+    """Every format that can be opened is that of a result, a task or a sweep, and the other way round."""
+    assert len(READERS) == len(KINDS) + 2  # a task, and a sweep's folder
     source = "\n".join(path.read_text(encoding="utf-8") for path in Path(vc.__file__).parent.rglob("*.py"))
     assert all(source.count(f'"{kind}"') >= 2 or "folder" in kind for kind in READERS)

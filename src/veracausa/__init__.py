@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from veracausa import receipts as receipts
     from veracausa import scores as scores
     from veracausa import studies as studies
+    from veracausa import sweeps as sweeps
     from veracausa import tasks as tasks
     from veracausa.circuits.circuit import Circuit as Circuit
     from veracausa.circuits.quality.curve import curve as curve
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     from veracausa.studies.compare import compare as compare
     from veracausa.studies.results import Study as Study
     from veracausa.studies.study import study as study
+    from veracausa.sweeps.sweep import sweep as sweep
     from veracausa.tasks.custom import task as task
     from veracausa.tasks.task import Task as Task
     from veracausa.units.table import Units as Units
@@ -99,6 +101,7 @@ _HOMES = {
     "open": "veracausa.opening",
     "select": "veracausa.circuits.selection.select",
     "study": "veracausa.studies.study",
+    "sweep": "veracausa.sweeps.sweep",
     "task": "veracausa.tasks",
     "verify": "veracausa.receipts.verify",
 }
@@ -124,6 +127,7 @@ _PACKAGES = (
     "receipts",
     "scores",
     "studies",
+    "sweeps",
     "tasks",
 )
 __all__ = ["__version__", *_HOMES, *_PACKAGES]

@@ -32,6 +32,7 @@ DOORS: dict[str, str] = {
     "FeatureCircuit.page": "veracausa.report.pages.feature_circuits:write_page",
     "Pruned.export": "veracausa.pruning.exporting:export",
     "Study.finding": "veracausa.opening:open",
+    "Sweep.result": "veracausa.opening:open",
     "Study.save": "veracausa.report.pages.page:save_study",
 }
 

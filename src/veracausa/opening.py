@@ -61,6 +61,7 @@ READERS: dict[str, str] = {
     "veracausa.task": "tasks.task_files:load_task",
     "a discovery's folder": "discovery.files:load_discovery",
     "a study's folder": "studies.files:load_study",
+    "a sweep's folder": "sweeps.results:open_sweep",
 }
 
 
@@ -88,7 +89,10 @@ def kind_of_folder(path: Path) -> str:
     """Which result a folder is, as a whole; "" where it is none, though it may hold some."""
     from veracausa.discovery.files import RUN
     from veracausa.studies.files import STUDY
+    from veracausa.sweeps.folder import MANIFEST
 
     if (path / STUDY).is_file():
         return "a study's folder"
+    if (path / MANIFEST).is_file():
+        return "a sweep's folder"
     return "a discovery's folder" if (path / RUN).is_file() else ""

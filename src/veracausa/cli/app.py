@@ -21,6 +21,7 @@ veracausa dla ioi --neurons 29 --out out/
 veracausa graph ioi --dictionary smollm2-135m-m10 --dictionary smollm2-135m-m20 --out out/
 veracausa features ioi --dictionary smollm2-135m-r10 --dictionary smollm2-135m-r20 --out out/
 veracausa interactions ioi --sources heads:10 --readers neurons:12 --n 8 --verify
+veracausa sweep plan.toml --runner pool --out out/sweep
 veracausa open out/exact-neurons.safetensors --json
 veracausa models; veracausa tasks; veracausa methods
 """
@@ -50,6 +51,7 @@ from veracausa.cli import (
     reading,
     states,
     studies,
+    sweeps,
     tasks,
 )
 from veracausa.cli.command import BEGUN, Command, TaskCommand, status_of, stopped, terminated
@@ -74,6 +76,7 @@ for panel, kind, commands in (
     (_ASK, TaskCommand, (behaviour.ablate, reading.lens, reading.dla, interplay.interactions, graphs.graph)),
     (_ASK, TaskCommand, (feature_circuits.features,)),
     (_CIRCUITS, TaskCommand, (studies.study, studies.compare, circuits.discover, judging.scoreboard)),
+    (_CIRCUITS, Command, (sweeps.sweep,)),
     (_CIRCUITS, Command, (circuits.evaluate, circuits.adversary, judging.specificity)),
     (_LOOK, Command, (tasks.tasks, models.models, methods.methods)),
     (_LOOK, TaskCommand, (tasks.task,)),

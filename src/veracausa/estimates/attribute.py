@@ -54,6 +54,7 @@ from veracausa.estimates.paths.feature_sums import FeatureSums
 from veracausa.estimates.paths.inner_sums import AdapterSums, InnerSums
 from veracausa.estimates.paths.unit_sums import UnitSums
 from veracausa.estimates.span_sums import SpanSumsWork, at_positions, require_sums
+from veracausa.scores.convergence import unconverged
 from veracausa.scores.estimands import BASELINES
 from veracausa.scores.headers import dictionary_settings, reference_settings
 from veracausa.scores.scores import Completeness, Scores, assemble
@@ -66,9 +67,6 @@ from veracausa.units.table import Units
 if TYPE_CHECKING:
     from veracausa.model import Model
     from veracausa.tasks.task import Task
-
-#: A completeness residual over this share of the gap is worth a note.
-COARSE = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,12 +185,6 @@ class AttributeWork:
         here = (units.position < 0) | ((units.position >= start) & (units.furthest < length))
         return sum(depth_behind(decoder, units.place, layer) for layer in units.layer[here].tolist())
 
-    def _scale(self, call: Session, completeness: Completeness | None) -> tuple[Tensor, str]:
-        """What a sum that misses is compared with, and its name: the gap; where there is none, sites' effects."""
-        if completeness is None or (self.task.paired and call.measured.gap.any()):
-            return call.measured.gap, "gap"
-        return completeness.true.flatten(), "effect of a site"
-
     @torch.inference_mode(False)
     def run(self, show_progress: bool = True, out: str | Path | None = None) -> Scores:
         """Walk every bucket's path and add up the scores."""
@@ -231,7 +223,7 @@ class AttributeWork:
             notes=(
                 *_rule_notes(method, table, completeness),
                 *((_UNCHOSEN if table.kind == "routers" else _UNSEEN,) if lm.decoder.has_experts else ()),
-                *_unconverged(completeness, *self._scale(call, completeness), walks.places, method),
+                *unconverged(completeness, call.measured.gap if task.paired else None, walks.places, method.nodes),
                 *(constants.sentences if constants is not None else ()),
             ),
         )
@@ -299,27 +291,6 @@ def _rule_notes(parts: Method, units: Units, completeness: Completeness | None) 
     if completeness is None:
         notes.append("no completeness promised by this rule and combination")
     return tuple(notes)
-
-
-def _unconverged(
-    completeness: Completeness | None, scale: Tensor, of: str, layers: Sequence[int | str], parts: Method
-) -> tuple[str, ...]:
-    """A note that names the layers whose scores do not sum to what they should: there the grid is too coarse.
-
-    `scale`, `of`: what is compared with, and what it is called.
-    """
-    if completeness is None:
-        return ()
-    share = completeness.shares(scale)
-    coarse = [f"{layer} ({share[i]:.0%})" for i, layer in enumerate(layers) if share[i] > COARSE]
-    if not coarse:
-        return ()
-    what = "sites" if isinstance(layers[0], str) else "layers"
-    return (
-        f"not converged with {parts.nodes} nodes in {what} {', '.join(coarse)}: scores there miss the site's effect, "
-        f"pair by pair, by that share of the mean |{of}|. A coarse grid is another estimate than the converged "
-        "path: raise nodes=",
-    )
 
 
 @gives(Scores)

@@ -1,0 +1,100 @@
+"""The command about sweeps: a plan done, a folder's state told, its results merged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from veracausa.cli.checks import require_folder
+from veracausa.cli.choices import named
+from veracausa.cli.options import Json, Memory, Out
+from veracausa.cli.output import print_json
+from veracausa.errors import MethodError
+from veracausa.sweeps.runners import RUNNERS
+from veracausa.terminal import echo
+
+if TYPE_CHECKING:
+    from veracausa.sweeps.results import Sweep
+    from veracausa.sweeps.sweep import Runner
+
+What = Annotated[
+    list[str],
+    typer.Argument(metavar="PLAN | status DIR | merge DIR", help="A plan (TOML), or what to do with a sweep's folder."),
+]
+RunnerName = Annotated[
+    str, named(tuple(RUNNERS), f"Who does it: {', '.join(f'{name} ({said})' for name, said in RUNNERS.items())}.")
+]
+Workers = Annotated[int | None, typer.Option(metavar="N", min=1, help="Processes of a pool. Default: one a processor.")]
+OnlyForecast = Annotated[bool, typer.Option("--forecast", help="Cut the sweep and say what it costs; run nothing.")]
+
+
+def sweep(
+    what: What,
+    out: Out = None,
+    runner: RunnerName = "local",
+    workers: Workers = None,
+    memory: Memory = None,
+    forecast: OnlyForecast = False,
+    json: Json = False,
+) -> None:
+    """Do what a plan asks: models × tasks × questions, cut into items that any number of processes may do at once.
+
+    `veracausa sweep plan.toml --out DIR` begins a sweep, or goes on with it; `sweep status DIR` says how far it is, and
+    `sweep merge DIR` writes the results of all cells that are done.
+    """
+    from veracausa.sweeps.results import open_sweep
+    from veracausa.sweeps.sweep import sweep as run
+
+    verb, folder = (what[0], what[1]) if len(what) == 2 and what[0] in ("status", "merge") else ("", "")
+    if verb:
+        found = open_sweep(folder)
+        if verb == "merge":
+            _merged(found, json)
+            return
+    elif len(what) > 1:
+        raise MethodError(f"veracausa sweep takes a plan, `status DIR` or `merge DIR`, but this is {' '.join(what)}.")
+    elif out is None:
+        raise MethodError("A sweep needs a folder: --out DIR.")
+    else:
+        require_folder(out)
+        who = cast("Runner", runner)
+        found = _laid(what[0], out) if forecast else run(what[0], out=out, runner=who, workers=workers, memory=memory)
+    print_json(_body(found)) if json else echo(found.describe())
+    if found.failures:
+        raise typer.Exit(1)
+
+
+def _laid(plan: str, out: Path) -> Sweep:
+    from veracausa.sweeps.plan import plan_of
+    from veracausa.sweeps.results import Sweep
+    from veracausa.sweeps.sweep import laid_out
+
+    return Sweep(laid_out(plan_of(plan), out))
+
+
+def _merged(found: Sweep, json: bool) -> None:
+    """Write the results of the cells that are done; says where each is."""
+    done = [cell for cell in range(len(found)) if found.done(cell)]
+    paths = {}
+    for cell in done:
+        _ = found[cell]
+        paths[found.names[cell]] = str(found.folder.result(cell))
+    if json:
+        print_json({"results": paths, "left": len(found) - len(done)})
+        return
+    for name, path in paths.items():
+        echo(f"{name}\n  {path}")
+    if left := len(found) - len(done):
+        echo(f"{left} of {len(found)} cells are not done yet.")
+
+
+def _body(found: Sweep) -> dict[str, Any]:
+    return {
+        "result": "Sweep",
+        "folder": str(found.folder.path),
+        "finished": found.finished,
+        "sentences": [*found.sentences],
+        "table": found.table().to_dict("records"),
+    }

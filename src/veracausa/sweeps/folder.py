@@ -1,0 +1,147 @@
+"""A sweep's folder: what it is cut into, which items are done, failed or in hand, and the results.
+
+sweep.json                  the cells and their items, written once
+frames/0.safetensors        what the scores of a cell are about: units, task, settings; one row without numbers
+items/<id>.safetensors      an item's numbers, whole or absent
+failed/<id>-1.json          why an item failed, try by try
+claims/<id>                 who has an item in hand (`claims`)
+pieces/<id>/                what an item that can go on has finished
+results/0-….safetensors     a cell's result, merged
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from veracausa.errors import FileError
+from veracausa.storage.files import at, make_folder, read_json, write_json
+from veracausa.sweeps.items import Item
+from veracausa.sweeps.plan import Cell, Plan
+
+_FORMAT = "veracausa-sweep-1"
+MANIFEST = "sweep.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Folder:
+    """A sweep on the disk. `models`, `tasks`: of each cell, what a result says of them; `places`: see `Asked`.
+
+    `tries`: of every item.
+    """
+
+    path: Path
+    plan: str
+    cells: tuple[Cell, ...]
+    models: tuple[Mapping[str, Any], ...]
+    tasks: tuple[Mapping[str, Any], ...]
+    places: tuple[Sequence[int | str], ...]
+    items: tuple[Item, ...]
+    tries: int
+
+    @classmethod
+    def open(cls, path: str | Path) -> Folder:
+        """The sweep in a folder.
+
+        Raises:
+            FileError: there is none, or its list of items is damaged.
+        """
+        path = at(path)
+        if not (path / MANIFEST).is_file():
+            raise FileError(
+                f"{path} holds no sweep: there is no {MANIFEST}. `veracausa sweep PLAN --out {path}` makes it."
+            )
+        body = read_json(path / MANIFEST, "a sweep's list of items")
+        if body.get("format") != _FORMAT:
+            raise FileError(f"{path / MANIFEST} is not of a sweep that this version of veracausa reads.")
+        return cls(
+            path,
+            body["plan"],
+            tuple(Cell(**cell) for cell in body["cells"]),
+            tuple(body["models"]),
+            tuple(body["tasks"]),
+            tuple(body["places"]),
+            tuple(Item.from_dict(item) for item in body["items"]),
+            body["tries"],
+        )
+
+    @classmethod
+    def begin(cls, path: Path, plan: Plan, items: list[Item], **of_cells: list[Any]) -> Folder:
+        """Write the list of items down, unless another process was faster, and open what is there.
+
+        `of_cells`: the models, tasks and places, cell by cell.
+        """
+        body = {"format": _FORMAT, "plan": plan.digest(), "tries": plan.tries, "cells": plan.to_list()}
+        body |= {**of_cells, "items": [item.to_dict() for item in items]}
+        beside = write_json(path / f".{MANIFEST}.{os.getpid()}", body)
+        try:
+            os.link(beside, path / MANIFEST)  # whole, and only if there is none
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links
+            if not (path / MANIFEST).exists():
+                write_json(path / MANIFEST, body)
+        finally:
+            beside.unlink()
+        return cls.of(path, plan)
+
+    @classmethod
+    def of(cls, path: str | Path, plan: Plan) -> Folder:
+        """The sweep in a folder, which must be that of the plan.
+
+        Raises:
+            FileError: it is another one's.
+        """
+        found = cls.open(path)
+        if found.plan != plan.digest():
+            raise FileError(
+                f"{found.path} holds another sweep: its models, tasks or questions differ. Choose another folder."
+            )
+        return found
+
+    def shard(self, item: Item) -> Path:
+        """Where an item's numbers are."""
+        return self.path / "items" / f"{item.id}.safetensors"
+
+    def frame(self, cell: int) -> Path:
+        """Where it is kept what the scores of a cell are about."""
+        return self.path / "frames" / f"{cell}.safetensors"
+
+    def pieces(self, item: Item) -> Path:
+        """Where an item keeps what it has finished on its way."""
+        return self.path / "pieces" / item.id
+
+    def result(self, cell: int) -> Path:
+        """Where a cell's result is."""
+        words = "".join(c if c.isalnum() else "-" for c in self.cells[cell].name)
+        short = "-".join(filter(None, words.split("-")))[:120]
+        return self.path / "results" / f"{cell}-{short}.safetensors"
+
+    def of_cell(self, cell: int) -> list[Item]:
+        """The items of a cell."""
+        return [item for item in self.items if item.cell == cell]
+
+    def done(self, item: Item) -> bool:
+        """Whether an item's numbers are there."""
+        return self.shard(item).exists()
+
+    def failures(self, item: Item) -> list[dict[str, Any]]:
+        """Why an item failed, try by try."""
+        return [read_json(path, "a failure") for path in sorted((self.path / "failed").glob(f"{item.id}-*.json"))]
+
+    def failed(self, item: Item, why: str, worker: str) -> None:
+        """Write down that an item failed, as its next try."""
+        folder = make_folder(self.path / "failed")
+        number = len(list(folder.glob(f"{item.id}-*.json"))) + 1
+        write_json(folder / f"{item.id}-{number}.json", {"item": item.id, "why": why, "worker": worker})
+
+    def set_aside(self, item: Item) -> bool:
+        """Whether an item has failed so often that it is no longer tried."""
+        return len(list((self.path / "failed").glob(f"{item.id}-*.json"))) >= self.tries
+
+    def open_items(self) -> list[Item]:
+        """Items that are neither done nor set aside."""
+        return [item for item in self.items if not self.done(item) and not self.set_aside(item)]

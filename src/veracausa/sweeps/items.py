@@ -1,0 +1,139 @@
+"""A sweep cut into items: what one worker does in one go, about as long as the plan allows by the forecast.
+
+An item's id is a hash of everything that its numbers depend on: this version, the model's identity, the pairs' tokens
+and answers, the question, and which pairs and units of it. So two sweeps of one id have one number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from veracausa.planning.memory import peak
+from veracausa.planning.price import steps_of
+from veracausa.planning.rates import Rate, rates, timed
+from veracausa.sweeps.asking import Asked, Part
+from veracausa.version import __version__
+
+if TYPE_CHECKING:
+    from veracausa.cost import Step
+
+
+@dataclass(frozen=True)
+class Item:
+    """A piece of a cell: some of its pairs, some of its units; None: all. What it will cost, by the forecast.
+
+    `seconds`: alone on this machine; None where its speed could not be told. `memory`: bytes beside the weights.
+    """
+
+    id: str
+    cell: int
+    pairs: tuple[int, ...] | None
+    units: tuple[int, int] | None
+    token_layers: float
+    seconds: float | None
+    memory: int
+
+    @property
+    def part(self) -> Part:
+        """What it asks of its cell."""
+        return Part(self.pairs, self.units)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, body: dict[str, Any]) -> Item:
+        """What `to_dict` gave, or a file kept of it."""
+        pairs, units = body["pairs"], body["units"]
+        kept = {"pairs": None if pairs is None else tuple(pairs), "units": None if units is None else (*units,)}
+        return cls(**(body | kept))
+
+
+class Clock:
+    """Seconds of works of one model and task, each kind of work timed once."""
+
+    def __init__(self, asked: Asked) -> None:
+        self._asked, self._known = asked, dict[str, Rate]()
+
+    def steps(self, part: Part) -> list[Step]:
+        """What a part will cost, step by step."""
+        steps = steps_of(self._asked.work(part), self._asked.cell.ask)
+        if lacking := {step.kind for step in steps} - set(self._known):
+            self._known |= rates(self._asked.lm, self._asked.task, sorted(lacking))
+        return timed(steps, self._known)
+
+
+def cut(asked: Asked, cell: int, identity: str, seconds: float) -> Iterator[Item]:
+    """The items of a cell, each forecast to take `seconds` at most where it can be cut so small.
+
+    What every item does anew (means over the task's prompts, recordings) is at most half of it.
+    """
+    clock = Clock(asked)
+    memory = peak(asked.work(Part())).beside
+    for part in _parts(asked, clock, seconds):
+        steps = clock.steps(part)
+        tokens = sum(step.token_layers for step in steps)
+        yield Item(_id(asked, part, identity), cell, part.pairs, part.units, tokens, _seconds(steps), memory)
+
+
+def _seconds(steps: Sequence[Step]) -> float | None:
+    known = [step.seconds for step in steps if step.seconds is not None]
+    return sum(known) if known and len(known) == len(steps) else None
+
+
+def _parts(asked: Asked, clock: Clock, seconds: float) -> list[Part]:
+    """Pairs apart first, then units, since every part of some units records its pairs anew."""
+
+    def took(part: Part) -> float:
+        known = _seconds(clock.steps(part))
+        return seconds * len(asked.task) if known is None else known  # unknown: pair by pair
+
+    whole = took(Part())
+    if whole <= seconds:
+        return [Part()]
+    pairs: list[tuple[int, ...] | None] = [None]
+    if asked.by_pairs and len(asked.task) > 1:
+        one, two = took(Part((0,))), took(Part((0, 1)))
+        pairs = [*_alike(asked, _count(whole, max(0.0, 2 * one - two), seconds, len(asked.task)))]
+    ranges: list[tuple[int, int] | None] = [None]
+    if asked.units > 1:
+        first = took(Part(pairs[0]))
+        count = _count(first, took(Part(pairs[0], (0, 1))), seconds, asked.units)
+        ranges = [*_ranges(asked.costs(), count)] if count > 1 else ranges
+    every = [Part(some, units) for some in pairs for units in ranges]
+    return [part for part in every if asked.reached(part)]
+
+
+def _count(whole: float, fixed: float, seconds: float, most: int) -> int:
+    """How many parts of a work there are, of which each does what is `fixed` anew."""
+    return min(most, max(1, math.ceil((whole - fixed) / max(seconds - fixed, fixed))))
+
+
+def _alike(asked: Asked, count: int) -> Iterator[tuple[int, ...]]:
+    """The pairs in so many parts, those of one length and first difference side by side: they are run together."""
+    task = asked.task
+    order = sorted(range(len(task)), key=lambda i: (task.lengths[i], task.first_difference[i], i))
+    for some in np.array_split(np.array(order), count):
+        yield tuple(sorted(some.tolist()))
+
+
+def _ranges(costs: np.ndarray, count: int) -> Iterator[tuple[int, int]]:
+    """Ranges of units that cost about the same."""
+    edges = np.searchsorted(np.cumsum(costs), costs.sum() * np.arange(1, count) / count)
+    ends = sorted({0, *(int(edge) + 1 for edge in edges), len(costs)})
+    yield from itertools.pairwise(ends)
+
+
+def _id(asked: Asked, part: Part, identity: str) -> str:
+    cell = {"ask": asked.cell.ask, "options": dict(asked.cell.options), "task": asked.task.digest()}
+    content = [__version__, identity, cell, part.pairs, part.units]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

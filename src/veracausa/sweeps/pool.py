@@ -1,0 +1,92 @@
+"""Several workers on this machine: processes of their own, each with its share of the processors and of the memory.
+
+A worker that dies is replaced; what it had in hand counts as a try of that item, so that an item that kills its workers
+is set aside like one that fails.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from veracausa.errors import VeracausaError
+from veracausa.storage.files import make_folder
+from veracausa.sweeps.folder import Folder
+
+#: Seconds between two looks at the workers.
+_LOOK = 0.5
+#: How many lines of a dead worker's log an error shows.
+_SHOWN = 5
+
+
+class WorkerError(VeracausaError):
+    """Workers of a sweep cannot start, or end one after the other without having an item in hand."""
+
+
+def pooled(folder: Folder, workers: int, memory: float | str | None, look: Callable[[], None]) -> None:
+    """Let so many workers do what is left; `look` is called now and then.
+
+    Raises:
+        WorkerError: workers end that had nothing in hand; shows the end of their log.
+    """
+    logs = make_folder(folder.path / "logs")
+    with ExitStack() as stack:
+        running: dict[int, subprocess.Popen[bytes]] = {}
+        stack.callback(_end, running)
+        while folder.open_items():
+            for number in range(workers):
+                if number not in running:
+                    running[number] = _begin(folder, number, workers, memory, logs)
+            time.sleep(_LOOK)
+            look()
+            for number, process in [*running.items()]:
+                if (status := process.poll()) is None:
+                    continue
+                del running[number]
+                if status == 1 and folder.open_items():  # of itself: nothing that another worker could do better
+                    raise WorkerError(f"A worker of the sweep stopped: {_last(logs / f'{number}.log')}")
+        for process in running.values():
+            process.wait()
+        look()
+
+
+def _begin(
+    folder: Folder, number: int, workers: int, memory: float | str | None, logs: Path
+) -> subprocess.Popen[bytes]:
+    threads = str(max(1, (os.cpu_count() or 1) // workers))
+    asked = [
+        sys.executable,
+        "-m",
+        "veracausa.sweeps.worker",
+        str(folder.path),
+        *([] if memory is None else [str(memory)]),
+    ]
+    with (logs / f"{number}.log").open("ab") as log:
+        return subprocess.Popen(
+            asked,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+        )
+
+
+def _end(running: dict[int, subprocess.Popen[bytes]]) -> None:
+    """Stop all workers that still run; what they have in hand is given back."""
+    for process in running.values():
+        process.terminate()
+    for process in running.values():
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def _last(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return "\n".join(lines[-_SHOWN:]) or f"it said nothing ({log})"

@@ -1,0 +1,167 @@
+"""`vc.sweep`: many questions about many tasks and models, cut into items that any number of processes may do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from veracausa.effects.exact import ExactWork
+from veracausa.engine.budget import free_now
+from veracausa.errors import MethodError
+from veracausa.progress import announce, duration, progress
+from veracausa.scores.headers import align_settings, span_settings
+from veracausa.scores.scores import Scores, task_header
+from veracausa.storage.files import make_folder
+from veracausa.suggestions import not_known
+from veracausa.sweeps.asking import Asked, Part, blank, model_of
+from veracausa.sweeps.folder import MANIFEST, Folder
+from veracausa.sweeps.items import Item, cut
+from veracausa.sweeps.plan import Plan, plan_of
+from veracausa.sweeps.pool import pooled
+from veracausa.sweeps.results import Sweep
+from veracausa.sweeps.runners import RUNNERS
+from veracausa.sweeps.working import work_through
+from veracausa.units.at_spans import SpanUnits
+from veracausa.units.groups import Groups
+from veracausa.words import counted
+
+#: See `runners.RUNNERS`.
+Runner = Literal["local", "pool"]
+
+
+def sweep(
+    plan: str | Path | Mapping[str, Any],
+    *,
+    out: str | Path,
+    runner: Runner = "local",
+    workers: int | None = None,
+    memory: float | str | None = None,
+    show_progress: bool = True,
+) -> Sweep:
+    """Do all that a plan asks: every question about every task of every model.
+
+    Args:
+        plan: a TOML file, or a dict of the same form (see `sweeps.plan`).
+        out: the sweep's folder. A sweep that was begun there goes on: nothing that is finished is done again. Several
+            calls may work in one folder at once, on one machine or on several that share it.
+        runner: "local" (in this process) or "pool" (in `workers` processes of this machine).
+        workers: processes of a pool (default: one a processor, as far as the memory reaches).
+        memory: bytes beside the weights that each worker plans with, or "8GB" (default: its share of what is free).
+        show_progress: show what is about to be done, and a progress bar.
+
+    Returns:
+        `Sweep`: what is done of each cell, and `sweep[cell]`, the result of one, merged of its items. An item that
+        fails `tries` times is set aside, and said in `sweep.failures`; the others go on.
+
+    Raises:
+        FileError, MethodError: the plan is none, the folder holds another sweep, nothing can be written there.
+        Others as for the verbs that are asked, before anything is run.
+
+    >>> vc.sweep({"models": ["smollm2-135m"], "tasks": [{"name": "ioi", "n": 64}],
+    ...           "questions": [{"ask": "exact", "units": ["heads", "mlps"]}]}, out="out/sweep", runner="pool")
+    """
+    if runner not in RUNNERS:
+        raise MethodError(not_known("runner", runner, RUNNERS))
+    if workers is not None and (workers < 1 or runner == "local"):
+        raise MethodError(
+            f"workers={workers}: a pool has at least one worker."
+            if runner == "pool"
+            else "workers= are the processes of runner='pool'; this one is 'local'."
+        )
+    folder = laid_out(plan_of(plan), out, show_progress)
+    left = folder.open_items()
+    total = sum(item.token_layers for item in folder.items)
+    if left:
+        with progress(f"sweep of {counted(len(folder.items), 'item')}", total, show_progress, _done(folder)) as tick:
+            if runner == "local":
+                work_through(folder, memory=memory, told=lambda item: tick(item.token_layers))
+            else:
+                count = _workers(folder, workers)
+                share = memory if memory is not None else free_now(torch.device("cpu")) // count
+                pooled(folder, count, share, _Moves(folder, tick).look)
+    return Sweep(folder)
+
+
+def laid_out(plan: Plan, out: str | Path, show_progress: bool = True) -> Folder:
+    """The sweep's folder, with the list of its items: made now, or read where another call made it.
+
+    Every question is checked and its cost forecast before anything is run, and said.
+    """
+    path = make_folder(out)
+    if (path / MANIFEST).exists():
+        return Folder.of(path, plan)
+    of_cells: dict[str, list[Any]] = {"models": [], "tasks": [], "places": []}
+    items: list[Item] = []
+    lm, of, before = None, None, None
+    for number, cell in enumerate(plan.cells):
+        if lm is None or of != cell.model:
+            lm, of = model_of(cell.model), cell.model
+        asked = Asked.of(cell, lm)
+        if (cell.model, cell.task) != before:
+            lm.measure(asked.task)  # warns of answers that the model hardly says
+            before = cell.model, cell.task
+        own = list(cut(asked, number, lm.identity, plan.seconds))
+        items += own
+        of_cells["models"].append(lm.header())
+        of_cells["tasks"].append(task_header(asked.task))
+        of_cells["places"].append(asked.places())
+        if len(own) > 1:
+            _frame(asked).save(path / "frames" / f"{number}.safetensors")
+        announce(f"{cell.name}: {_said(own)}", show_progress)
+    announce(f"together: {_said(items)}, peak memory about {_sized(items)} beside the weights", show_progress)
+    return Folder.begin(path, plan, items, **of_cells)
+
+
+def _frame(asked: Asked) -> Scores:
+    """Scores of a whole cell without their numbers: its units, its task, and settings that parts of it have not."""
+    work: Any = asked.work(Part())
+    named = work.units.named if isinstance(work.units, SpanUnits | Groups) else ()
+    whole = blank(asked.lm, asked.task, work)
+    settings = {"direction": whole.direction} | (span_settings(asked.task) if named else {})
+    if not work.alone:
+        settings |= align_settings(asked.task, named)
+    one = {name: getattr(whole, name)[:1] for name in ("values", "clean", "corrupted")}
+    return replace(whole, method="exact" if isinstance(work, ExactWork) else whole.method, settings=settings, **one)
+
+
+def _said(items: list[Item]) -> str:
+    tokens = sum(item.token_layers for item in items)
+    known = [item.seconds for item in items if item.seconds is not None]
+    seconds = f", about {duration(sum(known))} of one worker" if len(known) == len(items) else ""
+    return f"{counted(len(items), 'item')}, {tokens:,.0f} token-layers{seconds}"
+
+
+def _sized(items: list[Item]) -> str:
+    from veracausa.planning.groups import sized
+
+    return sized(max(item.memory for item in items))
+
+
+def _done(folder: Folder) -> float:
+    return sum(item.token_layers for item in folder.items if folder.done(item))
+
+
+def _workers(folder: Folder, asked: int | None) -> int:
+    """As many as were asked for, or as there are processors, items, and memory."""
+    if asked is not None:
+        return asked
+    largest = max(item.memory for item in folder.items)
+    return max(1, min(os.cpu_count() or 1, len(folder.open_items()), free_now(torch.device("cpu")) // max(largest, 1)))
+
+
+class _Moves:
+    """Moves a bar by the items that have come to be done since it was last looked."""
+
+    def __init__(self, folder: Folder, tick: Any) -> None:
+        self._folder, self._tick = folder, tick
+        self._left = {item.id: item for item in folder.items if not folder.done(item)}
+
+    def look(self) -> None:
+        """Look once."""
+        for item in [item for item in self._left.values() if self._folder.done(item)]:
+            self._tick(self._left.pop(item.id).token_layers)

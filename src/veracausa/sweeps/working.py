@@ -1,0 +1,113 @@
+"""A worker: takes items that nobody has in hand, one after the other, until none is left.
+
+Any number of workers, on any number of machines, may work in one folder at once; the folder alone tells them what is
+to be done. A model is loaded once for all its items that follow each other.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from veracausa.engine.identity import difference
+from veracausa.errors import FileError
+from veracausa.sweeps.asking import Asked, model_of
+from veracausa.sweeps.claims import claimed, give_up_stale
+from veracausa.sweeps.folder import Folder
+from veracausa.sweeps.items import Item
+
+#: Seconds between two looks at what others have in hand.
+_LOOK = 1.0
+
+
+def work_through(
+    folder: Folder, *, memory: float | str | None = None, told: Callable[[Item], None] = lambda item: None
+) -> None:
+    """Do what is left of a sweep, beside whoever else does; returns when all items are done or set aside.
+
+    `told`: called with every item that this worker has finished.
+
+    Raises:
+        FileError: a model or task is not what it was when the sweep was cut, or an item cannot be written.
+    """
+    bench = _Bench(folder, memory)
+    while left := folder.open_items():
+        if not sum(_tried(bench, item, told) for item in left):
+            for name, why in give_up_stale(folder.path):
+                _record(folder, name, why)
+            time.sleep(_LOOK)
+
+
+def _tried(bench: _Bench, item: Item, told: Callable[[Item], None]) -> bool:
+    """Whether this worker had the item in hand."""
+    folder = bench.folder
+    if folder.done(item) or folder.set_aside(item):
+        return False
+    with claimed(folder.path, item.id) as mine:
+        if not mine or folder.done(item):
+            return False
+        asked = bench.asked(item.cell)
+        try:
+            result = asked.run(item.part, folder.pieces(item), bench.memory)
+        except Exception as error:
+            folder.failed(item, f"{type(error).__name__}: {error}", _name())
+            return True
+        result.save(folder.shard(item))
+        shutil.rmtree(folder.pieces(item), ignore_errors=True)
+        told(item)
+        return True
+
+
+def _record(folder: Folder, name: str, why: str) -> None:
+    for item in folder.items:
+        if item.id == name and not folder.done(item):
+            folder.failed(item, why, _name())
+
+
+def _name() -> str:
+    return f"process {os.getpid()} on {socket.gethostname()}"
+
+
+@dataclass(eq=False)
+class _Bench:
+    """The model and the tasks that a worker has loaded."""
+
+    folder: Folder
+    memory: float | str | None
+    _model: tuple[str, object] | None = None
+    _asked: dict[int, Asked] = field(default_factory=dict)
+
+    def asked(self, cell: int) -> Asked:
+        """A cell with its model, as it was when the sweep was cut.
+
+        Raises:
+            FileError: model or task are others now.
+        """
+        if cell not in self._asked:
+            own, folder = self.folder.cells[cell], self.folder
+            key = json.dumps(dict(own.model), sort_keys=True)
+            if self._model is None or self._model[0] != key:
+                self._asked.clear()
+                self._model = None  # the old one goes before the new one comes
+                self._model = key, model_of(own.model)
+            made = Asked.of(own, self._model[1])  # type: ignore[arg-type]
+            _require_same(folder.path, made, folder.models[cell]["identity"], folder.tasks[cell]["digest"])
+            self._asked[cell] = made
+        return self._asked[cell]
+
+
+def _require_same(path: Path, asked: Asked, identity: str, digest: str) -> None:
+    if differing := difference(identity, asked.lm.identity):
+        raise FileError(
+            f"{path} was cut for {asked.lm.name} with other {differing} than it has now. Choose another folder."
+        )
+    if asked.task.digest() != digest:
+        raise FileError(
+            f"{path} was cut for other pairs of {asked.task.name!r} than there are now. Choose another folder."
+        )

@@ -1,0 +1,252 @@
+"""Sweeps: what is merged is what one process gives; nothing that is done is lost, and nothing wrong is kept."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import model_folder, pairs_file
+
+import veracausa as vc
+from veracausa.behaviour.study import ablation_study
+from veracausa.errors import FileError, MethodError, NumericsError
+from veracausa.sweeps import items, plan_of, working
+from veracausa.sweeps.claims import STALE, claimed, give_up_stale
+from veracausa.sweeps.sweep import laid_out
+
+PAIRS = (
+    ("After the keys near the cabinet", "After the key near the cabinet", " are", " is"),
+    ("the keys near the store", "the key near the store", " are", " is"),
+    ("After the keys near the store", "After the key near the store", " are", " is"),
+    ("the keys near the cabinet", "the key near the cabinet", " are", " is"),
+)
+#: Far less than anything takes: everything is cut as small as it can be.
+TINY = 1e-9
+
+
+@pytest.fixture(autouse=True)
+def _as_small_as_can_be(monkeypatch):
+    """Where a plan allows an item no time at all; else what every item does anew keeps them larger."""
+    count = items._count
+
+    def small(whole, fixed, seconds, most):
+        return min(most, 4) if seconds == TINY else count(whole, fixed, seconds, most)
+
+    monkeypatch.setattr(items, "_count", small)
+
+
+@pytest.fixture(scope="module")
+def there(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sweep")
+    return model_folder(folder / "model"), pairs_file(folder / "pairs.csv", PAIRS)
+
+
+@pytest.fixture(scope="module")
+def asked(there):
+    lm = vc.load(str(there[0]), dtype="float64", device="cpu")
+    return lm, vc.task(lm, there[1])
+
+
+def plan(there, *questions, **more):
+    model = {"name": str(there[0]), "dtype": "float64", "device": "cpu"}
+    return {"models": [model], "tasks": [{"file": str(there[1])}], "questions": list(questions), **more}
+
+
+def quiet(plan, out, **more):
+    return vc.sweep(plan, out=out, show_progress=False, **more)
+
+
+QUESTIONS = (
+    {"ask": "exact", "units": "heads"},
+    {"ask": "exact", "units": "heads@positions"},
+    {"ask": "exact", "units": "mlps", "ablation": "mean"},
+    {"ask": "exact", "units": "neurons", "ablation": "resample", "seed": 3},
+    {"ask": "exact", "units": "a0.h0->m0,a0.h1->logits,m0->a1.h0<q>"},
+    {"ask": "exact", "units": "a0.h1,m1+m2"},
+    {"ask": "attribute", "units": "heads", "method": "ig"},
+    {"ask": "attribute", "units": "heads", "method": "atp", "baseline": "mean"},
+    {"ask": "attribute", "units": "heads", "method": "expected-gradients", "nodes": 3},
+    {"ask": "attribute", "units": "edges", "method": "ifr"},
+)
+
+
+def direct(lm, task, question):
+    options = {name: value for name, value in question.items() if name != "ask"}
+    if "," in options["units"]:
+        options["units"] = options["units"].split(",")
+    return getattr(vc, question["ask"])(lm, task, **options, show_progress=False)
+
+
+@pytest.mark.parametrize("question", QUESTIONS, ids=lambda one: "-".join(map(str, one.values())))
+def test_merged_scores_are_those_of_one_process(there, asked, tmp_path, question):
+    """Cut as small as can be. float64: other batches change sums by their last bits."""
+    merged, alone = quiet(plan(there, question, seconds=TINY), tmp_path)[0], direct(*asked, question)
+    torch.testing.assert_close(merged.values, alone.values, rtol=1e-9, atol=1e-11, equal_nan=True)
+    for name in ("clean", "corrupted"):
+        torch.testing.assert_close(getattr(merged, name), getattr(alone, name), rtol=1e-12, atol=1e-12)
+    for name in ("settings", "task", "model", "method", "signed", "verified", "notes"):
+        assert getattr(merged, name) == getattr(alone, name), name
+    assert merged.units.names == alone.units.names and merged.cost.full == alone.cost.full
+    if alone.completeness is not None:
+        torch.testing.assert_close(merged.completeness.claimed, alone.completeness.claimed)
+        torch.testing.assert_close(merged.completeness.true, alone.completeness.true)
+    if alone.draw_stderr is not None:
+        torch.testing.assert_close(merged.draw_stderr, alone.draw_stderr)
+
+
+def test_what_is_cut_and_what_is_not(there, tmp_path):
+    """Pairs and units where numbers allow it; units alone where a pair's place draws; else nothing."""
+    found = laid_out(plan_of(plan(there, *QUESTIONS, seconds=TINY)), tmp_path, show_progress=False)
+    first = [found.of_cell(cell)[0] for cell in range(len(QUESTIONS))]
+    cut = [(item.pairs is not None, item.units is not None) for item in first]
+    assert cut == [(True, True)] * 3 + [(False, True), (True, True), (False, True)] + [(True, False)] * 2 + [
+        (False, False), (True, False)
+    ]  # fmt: skip
+    for cell in range(len(QUESTIONS)):
+        items = found.of_cell(cell)
+        assert len({item.id for item in items}) == len(items)
+        covered = sorted(pair for item in items for pair in item.pairs or range(4))
+        assert sorted(set(covered)) == [0, 1, 2, 3]
+
+
+def test_receipts_curves_and_ablations_are_items_of_their_own(there, asked, tmp_path):
+    lm, task = asked
+    estimate = vc.attribute(lm, task, units="heads", method="atp", show_progress=False)
+    edges = vc.attribute(lm, task, units="edges", method="eap", show_progress=False)
+    done = quiet(
+        plan(
+            there,
+            {"ask": "verify", "units": "heads", "method": "atp", "top": 2, "sample": 2},
+            {"ask": "curve", "method": "eap"},
+            {"ask": "ablation_study", "units": "a0.h1,m1", "ablations": "zero,mean"},
+            seconds=TINY,
+        ),
+        tmp_path,
+    )
+    assert done.finished and [row["items"] for row in done.table().to_dict("records")] == [1, 1, 1]
+    receipt = vc.verify(lm, task, estimate, top=2, sample=2, show_progress=False)
+    assert done[0].missed == receipt.missed and torch.equal(done[0].exact.values, receipt.exact.values)
+    torch.testing.assert_close(
+        torch.tensor(done[1].table()["f"].to_numpy()),
+        torch.tensor(vc.curve(lm, task, edges, show_progress=False).table()["f"].to_numpy()),
+    )
+    study = ablation_study(lm, task, units=["a0.h1", "m1"], ablations=["zero", "mean"], show_progress=False)
+    assert torch.equal(done[2].metric, study.metric) and torch.equal(done[2].right, study.right)
+
+
+def test_a_sweep_goes_on_where_it_was(there, tmp_path, monkeypatch):
+    """Interrupted behind two items: the rest is done, and those two are not run again."""
+    asked, run = plan(there, {"ask": "exact", "units": "heads"}, seconds=TINY), working.Asked.run
+    ran = []
+
+    def counted(self, part, *rest):
+        if len(ran) == 2:
+            raise KeyboardInterrupt
+        ran.append(part)
+        return run(self, part, *rest)
+
+    monkeypatch.setattr(working.Asked, "run", counted)
+    with pytest.raises(KeyboardInterrupt):
+        quiet(asked, tmp_path)
+    assert len(list((tmp_path / "items").iterdir())) == 2 and not list((tmp_path / "claims").glob("[0-9a-f]*"))
+    later = []
+    monkeypatch.setattr(working.Asked, "run", lambda self, part, *rest: later.append(part) or run(self, part, *rest))
+    done = quiet(asked, tmp_path)
+    assert done.finished and len(later) == len(done.folder.items) - 2
+    assert not {(one.pairs, one.units) for one in later} & {(one.pairs, one.units) for one in ran}
+
+
+def test_an_item_that_fails_is_tried_set_aside_and_said(there, tmp_path, monkeypatch):
+    run, tries = working.Asked.run, []
+
+    def poisoned(self, part, *rest):
+        if part.units[0] == 0:
+            tries.append(part)
+            raise NumericsError("NaN in layer 1")
+        return run(self, part, *rest)
+
+    monkeypatch.setattr(working.Asked, "run", poisoned)
+    found = quiet(plan(there, {"ask": "exact", "units": "mlps"}, seconds=TINY, tries=2), tmp_path)
+    aside = [item for item in found.folder.items if item.units[0] == 0]
+    assert len(tries) == 2 * len(aside) and not found.finished
+    assert {why for _, why in found.failures} == {"NumericsError: NaN in layer 1"}
+    assert "set aside" in found.describe() and "NaN in layer 1" in found.describe()
+    with pytest.raises(FileError, match="are not done"):
+        found[0]
+
+
+def test_a_damaged_item_is_found_put_away_and_made_anew(there, asked, tmp_path):
+    asking = plan(there, {"ask": "exact", "units": "heads"}, seconds=TINY)
+    found = quiet(asking, tmp_path)
+    shard = found.folder.shard(found.folder.items[0])
+    body = bytearray(shard.read_bytes())
+    body[-3] ^= 1
+    shard.write_bytes(body)
+    with pytest.raises(FileError, match=r"damaged.*run the sweep again"):
+        found[0]
+    again = quiet(asking, tmp_path)
+    torch.testing.assert_close(again[0].values, direct(*asked, {"ask": "exact", "units": "heads"}).values)
+
+
+def test_another_plan_model_or_pairs_in_the_folder_are_refused(there, tmp_path):
+    asking = plan(there, {"ask": "exact", "units": "heads"})
+    quiet(asking, tmp_path / "out")
+    with pytest.raises(FileError, match="another sweep"):
+        quiet(plan(there, {"ask": "exact", "units": "mlps"}), tmp_path / "out")
+    body = json.loads((tmp_path / "out" / "sweep.json").read_text())
+    for item in (tmp_path / "out" / "items").iterdir():
+        item.unlink()
+    there[1].write_text(there[1].read_text().replace("store", "cabinet"))
+    try:
+        with pytest.raises(FileError, match="other pairs"):
+            quiet(asking, tmp_path / "out")
+    finally:
+        pairs_file(there[1], PAIRS)
+    assert body["format"] == "veracausa-sweep-1"
+    with pytest.raises(MethodError, match="workers="):
+        quiet(asking, tmp_path / "out", workers=2)
+
+
+def test_a_claim_is_one_processs_until_it_is_given_up(tmp_path):
+    with claimed(tmp_path, "aa") as mine, claimed(tmp_path, "aa") as other:
+        assert mine and not other and give_up_stale(tmp_path) == []
+    path = tmp_path / "claims" / "aa"
+    assert not path.exists()
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    path.write_text(json.dumps({"host": socket.gethostname(), "process": gone.pid}))
+    (tmp_path / "claims" / "bb").write_text(json.dumps({"host": "elsewhere", "process": 1}))
+    assert [name for name, _ in give_up_stale(tmp_path)] == ["aa"]
+    os.utime(tmp_path / "claims" / "bb", (time.time() - 2 * STALE,) * 2)
+    assert "silent" in dict(give_up_stale(tmp_path))["bb"]
+
+
+@pytest.mark.slow
+def test_a_pool_survives_the_kill_of_a_worker(there, asked, tmp_path):
+    """SIGKILL while an item is in hand: it is done by another worker, and the merged numbers are one process's."""
+    question = {"ask": "exact", "units": "neurons"}
+    asking = plan(there, question, seconds=TINY)
+    body = f"import veracausa as vc; vc.sweep({asking!r}, out={str(tmp_path)!r}, runner='pool', workers=2)"
+    pool = subprocess.Popen([sys.executable, "-c", body], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    claims = tmp_path / "claims"
+    killed = 0
+    while pool.poll() is None:
+        for claim in claims.glob("[0-9a-f]*") if claims.exists() and not killed else ():
+            try:
+                os.kill(json.loads(claim.read_text())["process"], signal.SIGKILL)
+            except (OSError, ValueError):
+                continue
+            killed += 1
+            break
+        time.sleep(0.01)
+    assert killed and pool.returncode == 0
+    found = quiet(asking, tmp_path)
+    assert found.finished
+    torch.testing.assert_close(found[0].values, direct(*asked, question).values, rtol=1e-9, atol=1e-11)
+    assert Path(tmp_path / "failed").exists()
