@@ -28,8 +28,8 @@ from veracausa.estimates.presets import EDGE_PRESETS, ESTIMATES
 from veracausa.ground_truth.recovered import RANKINGS
 from veracausa.interplay.clustering import WEIGHTS
 from veracausa.interplay.interacting import METHODS, MODES, REPLACED
-from veracausa.pruning.measures import RANKINGS as MEASURES
-from veracausa.pruning.ranking_parts import ABLATIONS as CUT_ABLATIONS
+from veracausa.pruning.names import ABLATIONS as CUT_ABLATIONS
+from veracausa.pruning.names import RANKINGS as MEASURES
 from veracausa.scores.estimands import ABLATIONS, BASELINES, DIRECTIONS, RESTORED
 from veracausa.studies.levels import LEVELS
 from veracausa.tasks.aligned import ALIGNED

@@ -30,6 +30,7 @@ DOORS: dict[str, str] = {
     "AttributionGraph.page": "veracausa.report.pages.graphs:graph_page",
     "Discovery.page": "veracausa.report.pages.discovery:write_page",
     "FeatureCircuit.page": "veracausa.report.pages.feature_circuits:write_page",
+    "Pruned.page": "veracausa.report.pages.pruning:write_page",
     "Pruned.export": "veracausa.pruning.exporting:export",
     "Study.finding": "veracausa.opening:open",
     "Sweep.result": "veracausa.opening:open",

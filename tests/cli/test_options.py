@@ -19,6 +19,8 @@ from veracausa.discovery.other_tasks import evaluate
 from veracausa.discovery.ways import SCORED_BY
 from veracausa.estimates.presets import EDGE_PRESETS, ESTIMATES
 from veracausa.loading.wheels import PACKAGED
+from veracausa.pruning.names import KINDS as CUT_KINDS
+from veracausa.pruning.names import RANKINGS as CUT_BY
 from veracausa.receipts.verify import TAU
 from veracausa.scores.estimands import ABLATIONS, BASELINES, DIRECTIONS, INSTEAD, RESTORED, UNLEARNED
 from veracausa.tasks.metrics import METRICS
@@ -58,6 +60,10 @@ EXCEPTIONS = {
     ("draws", "exact"): ("default help", "of noise alone; the library's own number"),
     ("method", "discover"): ("default help", "of edges, not of units"),
     ("top", "discover"): ("default", "of edges: the library's own number"),
+    ("units", "prune"): ("default help", "kinds that can be cut"),
+    ("how", "prune"): ("default help", "rankings of parts"),
+    ("sizes", "prune"): ("help", "of parameters, not of edges"),
+    ("ablation", "prune"): ("default help", "what becomes of weights: nothing or a bias"),
     ("sample", "discover"): ("default", "of edges: the library's own number"),
 }
 
@@ -114,6 +120,7 @@ def test_shared_options_are_in_every_command_that_runs_a_model():
             "compare",
             "discover",
             "scoreboard",
+            "prune",
         ): kept,
         ("task", "evaluate", "adversary", "dictionary"): pairs,
         ("check", "specificity"): model,
@@ -140,6 +147,7 @@ def test_shared_options_are_in_every_command_that_runs_a_model():
         ("discover", vc.discover),
         ("scoreboard", vc.circuits.scoreboard),
         ("specificity", vc.circuits.specificity),
+        ("prune", vc.pruning.prune),
         ("evaluate", evaluate),
     ],
 )
@@ -179,6 +187,8 @@ def test_defaults_are_those_of_the_public_call(command, function):
         ("methods", ("compare",), ESTIMATES),
         ("baseline", ("attribute",), BASELINES),
         ("how", ("discover",), HOW),
+        ("how", ("prune",), CUT_BY),
+        ("units", ("prune",), CUT_KINDS),
     ],
 )
 def test_help_and_completion_name_everything_that_can_be_given(option, commands, names):

@@ -22,6 +22,7 @@ veracausa graph ioi --dictionary smollm2-135m-m10 --dictionary smollm2-135m-m20 
 veracausa features ioi --dictionary smollm2-135m-r10 --dictionary smollm2-135m-r20 --out out/
 veracausa interactions ioi --sources heads:10 --readers neurons:12 --n 8 --verify
 veracausa sweep plan.toml --runner pool --out out/sweep
+veracausa prune ioi --units neurons --how fgp,magnitude --share 0.2 --out out/ --export out/smaller
 veracausa open out/exact-neurons.safetensors --json
 veracausa models; veracausa tasks; veracausa methods
 """
@@ -48,6 +49,7 @@ from veracausa.cli import (
     methods,
     models,
     opening,
+    pruning,
     reading,
     states,
     studies,
@@ -77,6 +79,7 @@ for panel, kind, commands in (
     (_ASK, TaskCommand, (feature_circuits.features,)),
     (_CIRCUITS, TaskCommand, (studies.study, studies.compare, circuits.discover, judging.scoreboard)),
     (_CIRCUITS, Command, (sweeps.sweep,)),
+    (_CIRCUITS, TaskCommand, (pruning.prune,)),
     (_CIRCUITS, Command, (circuits.evaluate, circuits.adversary, judging.specificity)),
     (_LOOK, Command, (tasks.tasks, models.models, methods.methods)),
     (_LOOK, TaskCommand, (tasks.task,)),

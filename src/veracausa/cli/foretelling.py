@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 _LONG = 50.0
 
 
-def foretold(verb: Callable[..., Any], lm: Model, task: Task, how: dict[str, Any] | None = None, **asked: Any) -> Any:
+def foretold(
+    verb: Callable[..., Any], lm: Model, task: Task | Sequence[Task], how: dict[str, Any] | None = None, /, **asked: Any
+) -> Any:
     """Say on standard error what a call will cost, if that is known of the verb, and then make it.
 
     `how`: arguments that change nothing about the work, such as the folder for its pieces.

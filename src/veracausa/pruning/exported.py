@@ -32,7 +32,11 @@ class Exported:
         """In a few lines."""
         counts = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in self.counts.items())
         full, small = self.seconds
-        pad = f"; {self.padded:,} more were cut and stay as padding" if self.padded else ""
+        pad = (
+            f"; {self.padded:,} more were cut and stay as padding: cut the same number in every layer"
+            if self.padded
+            else ""
+        )
         return "\n".join(
             [
                 f"{self.folder}: {counts} (heads and neurons: of each layer)",

@@ -39,18 +39,6 @@ if TYPE_CHECKING:
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 
-#: Ranking → what it is, in words.
-RANKINGS: dict[str, str] = {
-    "fgp": "feature × gradient",
-    "exact-mean": "exact mean ablation",
-    "exact-zero": "exact zero ablation",
-    "atp-mean": "AtP towards the mean",
-    "atp-zero": "AtP towards 0",
-    "wanda": "|W| · ‖x‖",
-    "magnitude": "|W|",
-    "random": "random order",
-}
-
 
 def measured(
     lm: Model, task: Task, parts: Parts, how: str, *, seed: int, cost: Cost, show: bool, out: str | Path | None

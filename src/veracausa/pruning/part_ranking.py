@@ -5,6 +5,7 @@ s_uc = v_uc / Σ_u v_uc. Sizes are counted in parameters, so parts are compared 
 
     fgp     a part is kept if it is in the smallest set that holds a share T of the support for any task: with the parts
             of each task sorted by s_uc / parameters_u, T_u = min_c (share of those ahead of u), the largest go first
+    random  the smallest go first, whatever their size
     others  the smallest max_c s_uc / parameters_u go first
 """
 
@@ -19,8 +20,8 @@ import torch
 
 from veracausa.cost import Cost
 from veracausa.errors import MethodError
-from veracausa.pruning.measures import RANKINGS
-from veracausa.pruning.parts import KINDS, Parts
+from veracausa.pruning.names import KINDS, RANKINGS, kinds_in_words
+from veracausa.pruning.parts import Parts
 from veracausa.result import Shown
 from veracausa.storage.files import at, read_tensors, write_tensors
 from veracausa.storage.schema import MODEL, TASK, cost, many, one_of, reading, record, require_tensors, whole
@@ -126,7 +127,7 @@ class PartRanking(Shown):
 
     def describe(self) -> str:
         """What was ranked, by what, on what."""
-        kinds = " and ".join(self.parts.kinds).replace("_", " ")
+        kinds = kinds_in_words(self.parts.kinds)
         return "\n".join(
             [
                 f"ranking of {len(self.parts):,} {kinds} by {self.how} ({RANKINGS[self.how]})",
@@ -159,6 +160,8 @@ def strengths(
     values: Float[np.ndarray, "tasks parts"], parameters: Int[np.ndarray, " parts"], how: str
 ) -> Float[np.ndarray, " parts"]:
     """What parts are compared by, larger where one is worth more; see the module."""
+    if how == "random":
+        return np.asarray(values.max(0))
     total = values.sum(1, keepdims=True)
     shares = np.divide(values, total, out=np.zeros_like(values), where=total > 0)
     worth = shares / parameters

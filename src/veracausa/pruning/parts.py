@@ -25,22 +25,13 @@ from torch import nn
 from veracausa.anatomy.block import Block
 from veracausa.anatomy.linear import numbers_of
 from veracausa.errors import ArchitectureError, UnitError
+from veracausa.pruning.names import KINDS
 from veracausa.suggestions import not_known
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int
 
     from veracausa.model import Model
-
-#: Kind → (where its parts are, what one is called).
-KINDS: dict[str, tuple[str, str]] = {
-    "heads": ("attention", "a{layer}.h{index}"),
-    "kv_groups": ("attention", "a{layer}.kv{index}"),
-    "neurons": ("mlp", "m{layer}.n{index}"),
-    "mlps": ("mlp", "m{layer}"),
-    "attention": ("attention", "a{layer}"),
-    "layers": ("layer", "l{layer}"),
-}
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ import torch
 
 from veracausa.cost import Cost
 from veracausa.doors import through
-from veracausa.pruning.measures import RANKINGS
+from veracausa.pruning.names import RANKINGS, kinds_in_words
 from veracausa.pruning.part_ranking import PACKED, PARTS, packed, packed_header, unpacked
 from veracausa.pruning.parts import Parts
 from veracausa.result import Shown
@@ -151,7 +151,7 @@ class Pruned(Shown):
     def sentences(self) -> tuple[str, ...]:
         """What is cut, what is saved, what is left of each task and of the text, and which ranking does best."""
         row, parts = self._row(0, self.sizes.index(self.share)), self.parts
-        kinds = " and ".join(parts.kinds).replace("_", " ")
+        kinds = kinds_in_words(parts.kinds)
         said = [
             f"Cut: {int(self.chosen.sum()):,} of {len(parts):,} {kinds} by {RANKINGS[self.rankings[0]]}, "
             f"{self.saved:,} parameters: {_percent(self.saved / parts.total)} of theirs, "
@@ -198,7 +198,7 @@ class Pruned(Shown):
         before, after = self.flops
         return "\n".join(
             [
-                f"{' and '.join(self.parts.kinds).replace('_', ' ')} cut by {listed(self.rankings)} at {sizes} of "
+                f"{kinds_in_words(self.parts.kinds)} cut by {listed(self.rankings)} at {sizes} of "
                 f"their parameters · {self.settings['ablation']} ablation",
                 f"model   {self.model['source']}",
                 *(f"task    {one['description']} Held out." for one in self.tasks),
@@ -235,13 +235,20 @@ class Pruned(Shown):
         """
         return through("Pruned.export", self, lm, folder)
 
+    def page(self, path: str | Path, exported: Exported | None = None) -> Path:
+        """Write one offline page: what is cut, what is left by size, what is saved; `exported`: of the checkpoint.
+
+        >>> found.page("report.html")
+        """
+        return through("Pruned.page", self, path, exported)
+
 
 def _mean(values: Tensor) -> Figure:
     return float(values.double().mean()), *mean_interval(values)
 
 
 def _percent(value: float) -> str:
-    return f"{plain(100 * value, 0 if value >= 0.1 or value == 0 else 1)} %"
+    return f"{plain(100 * value, 0 if round(value, 3) >= 0.1 or value == 0 else 1)} %"
 
 
 def _interval(found: dict[str, float], of: str, how: Any) -> str:

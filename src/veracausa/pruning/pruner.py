@@ -19,12 +19,12 @@ from veracausa.errors import MethodError
 from veracausa.progress import progress
 from veracausa.pruning.cutting import Constants, constants_of, cut_of, require_cuttable
 from veracausa.pruning.judging import Judge, judged_tokens
-from veracausa.pruning.measures import RANKINGS
+from veracausa.pruning.names import PYTHON, RANKINGS
 from veracausa.pruning.part_ranking import PartRanking
 from veracausa.pruning.parts import Parts
 from veracausa.pruning.pruned import Pruned
 from veracausa.pruning.ranking_parts import RankWork, require_numbers, tasks_of
-from veracausa.pruning.texts import PYTHON, Rows, rows_of
+from veracausa.pruning.texts import Rows, rows_of
 from veracausa.scores.scores import task_header
 from veracausa.suggestions import not_known
 from veracausa.tasks.task import Task

@@ -19,7 +19,8 @@ from veracausa.errors import MethodError
 from veracausa.estimates.attribute import attribute
 from veracausa.progress import progress
 from veracausa.pruning.cutting import Constants, constants_of, cut_of, cut_out, require_cuttable
-from veracausa.pruning.measures import RANKINGS, measured
+from veracausa.pruning.measures import measured
+from veracausa.pruning.names import ABLATIONS, RANKINGS
 from veracausa.pruning.part_ranking import PartRanking, ordered, strengths
 from veracausa.pruning.parts import Parts
 from veracausa.scores.scores import task_header
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
     from veracausa.model import Model
-
-#: What a cut part is replaced by.
-ABLATIONS = ("zero", "mean")
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,15 +19,13 @@ from veracausa.arguments import is_list, kind_and_value
 from veracausa.engine.validate import require_readable
 from veracausa.errors import FileError, MethodError
 from veracausa.fitting.sites import LENGTH
+from veracausa.pruning.names import PYTHON
 from veracausa.storage.files import at
 from veracausa.tasks.tokens import encode, tokenizer_of
 from veracausa.words import counted
 
 if TYPE_CHECKING:
     from veracausa.model import Model
-
-#: What text= says for the text that every Python has.
-PYTHON = "python"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import altair as alt
 import numpy as np
 
-from veracausa.pruning.measures import RANKINGS
+from veracausa.pruning.names import RANKINGS, kinds_in_words
 from veracausa.pruning.part_ranking import PartRanking
 from veracausa.pruning.pruned import Pruned
 from veracausa.report.charts import theme
@@ -24,7 +24,7 @@ def ranking_part(found: PartRanking, name: str) -> Part:
     title = f"share of the sum of {RANKINGS[found.how]}"
     view = bars_view(data, name, [f"layer {layer}" for layer in layers], held, title)
     said = " ".join(found.sentences)
-    return Part(f"Where {' and '.join(found.parts.kinds).replace('_', ' ')} are worth most", view, data,
+    return Part(f"Where {kinds_in_words(found.parts.kinds)} are worth most", view, data,
                 f"Bar chart. {said}", f"{found.how} on {found.task['name']}")  # fmt: skip
 
 
@@ -39,6 +39,42 @@ def pruned_figure(found: Pruned, name: str) -> Figure:
         parts.append(_curves(found, f"{name}-text", "plain text", figures, "KL to the full model, nats a token"))
     said = "Every cut is run: all its parts gone at once. Bands are 95% intervals; the rule is the full model."
     return Figure(name, "What is left", tuple(parts), said, least=320, width=340)
+
+
+def cut_figure(found: Pruned, name: str) -> Figure:
+    """What the cut takes: of heads and groups which, of others what share of every layer."""
+    parts = tuple(_map(found, kind, f"{name}-{kind}") for kind in found.parts.kinds)
+    said = f"By {RANKINGS[found.rankings[0]]}, {len(found.cut):,} of {len(found.parts):,} parts."
+    return Figure(name, "What is cut", parts, said, least=320, width=420, columns=1)
+
+
+def _map(found: Pruned, kind: str, name: str) -> Part:
+    data, own = Datasets(inline=True), found.parts.of_kind(kind)
+    layer, index, gone = found.parts.layer[own], found.parts.index[own], found.chosen[own]
+    words = kinds_in_words([kind])
+    said = f"{int(gone.sum()):,} of {len(gone):,} {words} are cut"
+    down = alt.Y(
+        "layer:O", title="layer", sort="descending", axis=alt.Axis(domain=False, ticks=False, labelOverlap=True)
+    )
+    if kind in ("heads", "kv_groups"):
+        rows: list[Row] = [
+            {"layer": int(a), "index": int(b), "is": "cut" if c else "kept"}
+            for a, b, c in zip(layer, index, gone, strict=True)
+        ]
+        color = alt.Color("is:N", scale=alt.Scale(domain=["kept", "cut"]), legend=alt.Legend(title=None, orient="top"))
+        across = alt.X("index:O", title=words, axis=alt.Axis(labelAngle=0, domain=False, ticks=False))
+        base = alt.Chart(data.add(name, rows)).mark_rect(stroke=None, opacity=0.8)
+        view = base.encode(x=across, y=down, color=color, tooltip=["layer:O", "index:O", "is:N"])
+    else:
+        layers = np.unique(layer)
+        rows = [{"layer": int(one), "cut": number(float(gone[layer == one].mean()))} for one in layers]
+        across = alt.X("cut:Q", title=f"share of each layer's {words} cut", scale=alt.Scale(domain=[0, 1]),
+                       axis=alt.Axis(format="%", tickCount=5))  # fmt: skip
+        base = alt.Chart(data.add(name, rows)).mark_bar(cornerRadius=1)
+        view = base.encode(x=across, y=down, tooltip=["layer:O", alt.Tooltip("cut:Q", format=".1%")])
+    return Part(
+        f"Cut {words}", view.properties(height=max(60, 12 * len(np.unique(layer)))), data, f"{said}, by layer.", said
+    )
 
 
 def _curves(found: Pruned, name: str, on: str, figures: tuple[str, str, str], title: str) -> Part:

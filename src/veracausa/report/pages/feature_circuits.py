@@ -76,7 +76,7 @@ def page(found: FeatureCircuit, curves: Sequence[PartCurve] = ()) -> str:
     unchecked = "Nothing here was run exactly: nodes and edges are estimates."
     try:
         return framed(
-            "feature_circuit.html",
+            "single.html",
             figures,
             tables,
             shown=_shown(found, sum(cost.seconds for cost in costs)),
@@ -86,6 +86,10 @@ def page(found: FeatureCircuit, curves: Sequence[PartCurve] = ()) -> str:
             listed=tables,
             facts=_facts(found),
             description=found.task["description"],
+            kicker="circuit of features",
+            heading="The circuit",
+            counted=", nodes, edges and exact runs",
+            files="All numbers are in this page. circuit.save(…) and curve.save(…) keep them whole (vc.open).",
             methods=_METHODS,
             reading=_READING,
             cost=sum(cost.token_layers for cost in costs),
