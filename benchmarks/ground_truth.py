@@ -8,6 +8,7 @@ against the behaviour ranks last).
 
     python benchmarks/ground_truth.py                 # minutes; writes docs/results/ground-truth.md and .csv
     python benchmarks/ground_truth.py --programs sort,dyck --methods 'eap;exact' --out out/known
+    python benchmarks/ground_truth.py --learners      # the table of learned masks alone; a quarter of an hour
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ import torch
 from common import header, table
 
 import veracausa as vc
+from veracausa.choices import LearnedBy
+from veracausa.estimates.learned.learner import LEARNERS as PRESETS
+from veracausa.estimates.learned.learner import Learner
 from veracausa.estimates.presets import EDGE_PRESETS
 from veracausa.ground_truth import COMPILED
 from veracausa.ground_truth.recovered import RANKINGS
@@ -41,6 +45,14 @@ OTHERS: dict[str, Callable[[vc.Model, vc.Task], Scores | vc.Circuit]] = {
     "acdc, 0.01": lambda lm, task: vc.circuits.acdc(lm, task, tau=0.01, loss="metric", show_progress=False),
     "random": lambda lm, task: vc.attribute(lm, task, units="edges", method="eap", show_progress=False),
 }
+#: Every way of learning masks of edges, and parts of matryoshka's.
+LEARNERS: dict[str, Learner | LearnedBy] = {
+    **{name: name for name, one in PRESETS.items() if name not in ("node-pruning", "subnetwork-probing")},
+    "matryoshka, sufficient": dataclasses.replace(PRESETS["matryoshka"], aim="sufficient"),
+    "matryoshka, cause": dataclasses.replace(PRESETS["matryoshka"], aim="cause"),
+}
+#: What the table of learners stands between.
+MARKS = ("<!-- learners: written by the command -->", "<!-- tables: written by the command -->")
 #: Columns of the tables, each under one ranking.
 TABLES = (
     ("average precision", "mean_abs", "Average precision, edges by mean |score|"),
@@ -72,7 +84,7 @@ def found_by(method: str, lm: vc.Model, task: vc.Task, draws: int) -> list[Score
 
 def rows_of(name: str, methods: list[str], n: int, draws: int) -> list[dict[str, object]]:
     """One row per method and ranking."""
-    lm, program = vc.ground_truth.load_trained() if name == TRAINED else vc.ground_truth.load_compiled(name)
+    lm, program = known(name)
     task, rows = program.task(min(n, len(program.pairs()))), []
     few = len(program.nodes) < lm.graph.writers - 1  # where all nodes are true, none are to be told apart
     for method in methods:
@@ -101,6 +113,41 @@ def rows_of(name: str, methods: list[str], n: int, draws: int) -> list[dict[str,
     return rows
 
 
+def learned(name: str, n: int, steps: int, seeds: int) -> dict[str, float]:
+    """Average precision of every learner on one ground truth, the mean over seeds."""
+    lm, program = known(name)
+    task, found = program.task(min(n, len(program.pairs()))), {}
+    for way, how in LEARNERS.items():
+        made = [
+            vc.circuits.learn(
+                lm, task, how=how, keep=len(program.edges), steps=steps, seed=seed, show_progress=False,
+            )
+            for seed in range(seeds)
+        ]  # fmt: skip
+        found[way] = mean([vc.ground_truth.recovery(one, program, by="mean_abs").average_precision for one in made])
+        print(f"{name:>18}  {way:<24} AP {found[way]:.3f}", flush=True)
+    return found
+
+
+def known(name: str) -> tuple:
+    """A model and what is known of it."""
+    return vc.ground_truth.load_trained() if name == TRAINED else vc.ground_truth.load_compiled(name)
+
+
+def write_learners(found: dict[str, dict[str, float]], page: Path, command: str) -> None:
+    """The table of learners, a row each; all other words of the page are kept."""
+    compiled, rows = [name for name in found if name != TRAINED], []
+    for way in LEARNERS:
+        average = mean([found[name][way] for name in compiled]) if compiled else float("nan")
+        rows.append([way, average, *(found[name][way] for name in found)])
+    rows.sort(key=lambda row: -row[1])
+    shown = table(["learner", "mean, compiled", *found], [[way, *map(cell, numbers)] for way, *numbers in rows])
+    text = page.read_text()
+    before, behind = text.split(MARKS[0])[0] if MARKS[0] in text else text.split(MARKS[1])[0], text.split(MARKS[1])[1]
+    title = "## Average precision of every learner, edges by mean |score|"
+    page.write_text("\n".join([before + MARKS[0], "", header(command), "", title, "", shown, "", MARKS[1] + behind]))
+
+
 def mean(values: list) -> float:
     """NaN where there is nothing to average: a circuit ranks nothing."""
     return float("nan") if not values or None in values else sum(values) / len(values)
@@ -116,7 +163,7 @@ def collect(found: pd.DataFrame, out: Path, command: str) -> None:
     found.to_csv(out / "ground-truth.csv", index=False, float_format="%.5g")
     programs = list(dict.fromkeys(found["program"]))
     compiled = [name for name in programs if name != TRAINED]
-    lines = ["<!-- tables: written by the command -->", "", header(command), ""]
+    lines = [MARKS[1], "", header(command), ""]
     for column, by, title in TABLES:
         wide = found[found["ranking"] == by].pivot(index="method", columns="program", values=column)
         wide.insert(0, "mean, compiled", wide[compiled].mean(axis=1) if compiled else float("nan"))
@@ -140,7 +187,15 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=64, help="pairs of each program")
     parser.add_argument("--draws", type=int, default=100, help="random rankings")
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--learners", action="store_true", help="the table of learned masks alone")
+    parser.add_argument("--steps", type=int, default=150, help="of every learner")
+    parser.add_argument("--seeds", type=int, default=1, help="of every learner")
     asked = parser.parse_args()
+    if asked.learners:
+        found = {name: learned(name, asked.n, asked.steps, asked.seeds) for name in asked.programs.split(",")}
+        command = "python benchmarks/ground_truth.py --learners"
+        command += f" --n {asked.n} --steps {asked.steps} --seeds {asked.seeds}"
+        return write_learners(found, asked.out / "ground-truth.md", command)
     rows = []
     for name in asked.programs.split(","):
         rows += rows_of(name, asked.methods.split(";"), asked.n, asked.draws)

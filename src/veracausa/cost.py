@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from veracausa.progress import duration
+from veracausa.words import listed
 
 
 @dataclass
@@ -80,7 +81,7 @@ class Step:
 
     `batches`: of prompts that are recorded, each of which takes a while to begin. `kind`: which rate it runs at, as the
     forecast that made it names them ("gradients", "exact", …). `most`: token-layers at most, where what will be run
-    shows only on the way (None: just as many as forecast).
+    shows only on the way (None: just as many as forecast). `supposing`: what the forecast takes for granted ("").
     """
 
     what: str
@@ -90,6 +91,7 @@ class Step:
     seconds: float | None = None
     batches: int = 0
     most: float | None = None
+    supposing: str = ""
 
     @classmethod
     def done(cls, what: str, kind: str, cost: Cost) -> Step:
@@ -99,6 +101,13 @@ class Step:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for files."""
         return asdict(self)
+
+
+def bounds(work: Any) -> dict[str, Any]:
+    """What a work says of its forecast, as fields of its step: token-layers at most, and what is supposed."""
+    if not hasattr(work, "at_most"):
+        return {}
+    return {"most": work.at_most(), "supposing": getattr(work, "supposing", "")}
 
 
 def told(steps: Sequence[Step], *besides: str) -> str:
@@ -112,6 +121,12 @@ def told(steps: Sequence[Step], *besides: str) -> str:
         shown = "" if passes != passes else f"{passes:,.1f}"
         last = "–" if seconds is None else f"{seconds:,.1f}"
         lines.append(f"{what:<{width}}  {count:>12,.0f}  {shown:>6}  {last:>7}")
+    more = [step for step in steps if step.most is not None and step.most > step.token_layers]
+    if more:
+        most = sum(step.token_layers if step.most is None else step.most for step in steps)
+        names = listed([step.what for step in more])
+        lines.append(f"token-layers at most: {most:,.0f}, by what is found on the way ({names})")
+        lines += [f"supposed: {one}" for one in dict.fromkeys(step.supposing for step in more) if one]
     if total is not None:
         without = ", ".join(("loading the model", "timing it", *besides))
         lines.append(

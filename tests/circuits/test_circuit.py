@@ -107,7 +107,6 @@ def test_by_name(tiny):
 @pytest.mark.parametrize(
     ("names", "kind", "words"),
     [
-        ([], CircuitError, ["at least one", "input->m0"]),
         (["a0.h0->a0.h1<q>"], UnitError, ["cannot exist"]),
         (["wheel->m1"], UnitError, ["wheel"]),
         (["a0.h0"], UnitError, ["a9.h6->m10"]),
@@ -220,3 +219,14 @@ def test_pruning_says_what_it_changed(tiny, task_of, family, ablation):
     assert (f[0] == pytest.approx(f[1], abs=1e-9)) == (family == "llama" and ablation == "counterfactual")
     with pytest.raises(CircuitError, match="needs the model and pairs"):
         circuit.prune(lm)
+
+
+def test_the_circuit_without_edges_is_everything_ablated(tiny, task_of, tmp_path):
+    lm, task = tiny("llama"), task_of(6, n=3)
+    circuit = Circuit.from_names(lm, [])
+    assert len(circuit) == 0 and circuit.nodes == [] and circuit.prune() is circuit
+    assert vc.open(circuit.save(tmp_path / "none.json")).names == []
+    assert vc.faithfulness(lm, task, circuit, show_progress=False).f == 0
+    few = {"sizes": (1,), "largest": (1.0,), "steps": (1,), "starts": ["zero"], "draws": 0, "show_progress": False}
+    attack = vc.circuits.adversary(lm, task, circuit, **few)
+    assert attack.attempts[0].budget == "none" and attack.f[0] == 0 and float(attack.f.abs().max()) > 0

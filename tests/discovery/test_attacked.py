@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import shutil
 from html import unescape
@@ -15,6 +16,7 @@ import veracausa as vc
 from veracausa.discovery.evaluation import NOT_TRIED, TRIED
 from veracausa.errors import FileError, MethodError
 from veracausa.report.pages.discovery import page
+from veracausa.storage.files import write_json
 
 OPTIONS = {"edges": 60, "sizes": (0.3, 1.0), "top": 2, "sample": 2, "show_progress": False}
 
@@ -86,6 +88,21 @@ def test_its_files_come_back_and_those_of_before_open(lm, task, found, saved, tm
     assert vc.open(folder).evaluation.attack is None and vc.open(folder).evaluation.attacked == ()
     with pytest.raises(FileError, match="attack: True there"):
         vc.discover(lm, task, out=folder, **OPTIONS)
+
+
+def test_a_folder_begun_without_an_adversary_goes_on_with_one(lm, task, found, saved, tmp_path):
+    folder = tmp_path / "out"
+    shutil.copytree(saved, folder)
+    (folder / "evaluations/held-out/attack.safetensors").unlink()
+    told = json.loads((folder / "run.json").read_text())
+    del told["asked"]["attack"]
+    write_json(folder / "run.json", {key: one for key, one in told.items() if key != "checksum"})
+    assert vc.open(folder).evaluation.attack is None
+    again = vc.discover(lm, task, attack=True, out=folder, **OPTIONS)
+    assert torch.equal(again.evaluation.attack.metric, found.evaluation.attack.metric)
+    assert again.asked["attack"] and again.scores.cost == found.scores.cost  # scores were read
+    with pytest.raises(FileError, match="edges: "):
+        vc.discover(lm, task, attack=True, out=folder, **(OPTIONS | {"edges": OPTIONS["edges"] + 1}))
 
 
 def test_the_page_says_what_it_takes_or_that_it_was_not_asked(lm, found):

@@ -168,6 +168,9 @@ def test_the_forecast_is_what_it_costs(lm, task, found):
     assert whole.passes == pytest.approx(whole.token_layers / (sum(found.pairs.lengths) * lm.layers))
     lines = told(plan).splitlines()
     assert len(lines) == 8 and "–" in lines[-1] and f"{sum(step.token_layers for step in plan):,.0f}" in lines[-1]
+    bounded = told([dataclasses.replace(plan[0], most=5 * plan[0].token_layers), *plan[1:]]).splitlines()[-1]
+    most = sum(step.token_layers for step in plan) + 4 * plan[0].token_layers
+    assert f"at most: {most:,.0f}" in bounded and plan[0].what in bounded
 
 
 @pytest.mark.cases(2)

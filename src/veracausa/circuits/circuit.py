@@ -97,17 +97,15 @@ class Circuit(Shown):
 
     @classmethod
     def from_names(cls, lm: Model, names: Sequence[str], *, method: str = "stated") -> Circuit:
-        """The circuit of these edges of a model.
+        """The circuit of these edges of a model; of no names the empty one, in which everything is ablated (f = 0).
 
         Raises:
             UnitError: a name that is no edge of this model; the message says why.
-            CircuitError: no names, a name twice, or one with a position.
+            CircuitError: a name twice, or one with a position.
 
         >>> Circuit.from_names(lm, ["input->a0.h0<q>", "a0.h0->logits"])
         """
         names = texts(names, "A circuit by name", CircuitError)
-        if not names:
-            raise CircuitError("A circuit by name needs at least one edge, e.g. ['input->m0', 'm0->logits'].")
         ends = parse_names(lm.graph, names)
         return cls.of(lm.graph, ends[:, 0], ends[:, 1], model=lm.header(), method=method)
 
@@ -116,7 +114,7 @@ class Circuit(Shown):
         """The circuit of all edges out of these nodes, `input`, heads and MLPs, so that all other nodes are ablated.
 
         Raises:
-            CircuitError: no names, or one that is no node of this model; "logits" writes nothing and is passed over.
+            CircuitError: a name that is no node of this model; "logits" writes nothing and is passed over.
 
         >>> Circuit.of_nodes(lm, ["input", "a0.h0", "m3"])
         """
@@ -129,8 +127,6 @@ class Circuit(Shown):
                     "a0.h0 and MLPs such as m0."
                 )
         kept = np.isin(lm.graph.edges[0], [known[name] for name in names if name != "logits"])
-        if not kept.any():
-            raise CircuitError("A circuit by nodes needs at least one that writes, e.g. ['input', 'm0'].")
         writer, reader = (end[kept] for end in lm.graph.edges)
         return cls.of(lm.graph, writer, reader, model=lm.header(), method=method)
 

@@ -42,8 +42,12 @@ _FINISH = record(
 )
 
 
+#: What may be asked of a folder beside what it was begun with: all that is there stays as it is.
+_ADDED = ("attack",)
+
+
 def claim(folder: Path, asked: dict[str, Any]) -> Path:
-    """The folder, if it is new or holds a discovery that was asked for the same.
+    """The folder, if it is new or holds a discovery that was asked for the same, or for the same but an adversary.
 
     Raises:
         FileError: it holds something else, the message says what differs; or it cannot be written.
@@ -52,7 +56,8 @@ def claim(folder: Path, asked: dict[str, Any]) -> Path:
     asked = json.loads(json.dumps(asked))
     if (folder / RUN).exists():
         before = _run(folder)["asked"]
-        differing = [key for key in sorted({*before, *asked}) if before.get(key) != asked.get(key)]
+        more = {key for key in _ADDED if key in asked and key not in before}
+        differing = [key for key in sorted({*before, *asked} - more) if before.get(key) != asked.get(key)]
         if differing:
             told = "; ".join(_differing(key, before.get(key), asked.get(key)) for key in differing)
             raise FileError(

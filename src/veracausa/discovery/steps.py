@@ -15,7 +15,7 @@ from veracausa.choices import EdgeScoring, LearnedBy
 from veracausa.circuits.runs.tapes import circuit_buckets, recordings
 from veracausa.circuits.selection.iterated import iterate
 from veracausa.circuits.selection.learned import learn
-from veracausa.cost import Step
+from veracausa.cost import Step, bounds
 from veracausa.effects.exact import exact
 from veracausa.estimates.attribute import attribute
 from veracausa.estimates.method import Method
@@ -86,7 +86,7 @@ def running(lm: Model, task: Task, circuits: int, what: str) -> Step:
 
 def attacking(work: AdversaryWork, what: str) -> Step:
     """An adversary, whatever the circuit: if f is pushed one way only, and at most."""
-    return replace(_step(work.lm, work.task, what, work.kind, work.tokens()), most=work.at_most())
+    return replace(_step(work.lm, work.task, what, work.kind, work.tokens()), **bounds(work))
 
 
 def _step(lm: Model, task: Task, what: str, kind: str, work: float) -> Step:

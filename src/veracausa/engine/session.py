@@ -123,8 +123,9 @@ def session(
 
     `out`: a folder to keep finished pieces in, as `name` and a hash of the model, the task and what is `asked`: all
     that the numbers depend on. `measured`: run the bare model on all pairs first, and compare with what kept pieces
-    were made with; else that is done for the first `compared` pairs, uncounted, and only where there are such pieces. A
-    call that records all pairs anyway says by `hold` what it saw.
+    were made with; else that is done for the first `compared` pairs, and only where there are such pieces. A call that
+    records all pairs anyway says by `hold` what it saw. Costs are those of all runs of a call: what earlier ones spent,
+    and what this one runs again; only bare runs that kept pieces are compared with are left out.
 
     Raises:
         FileError: nothing can be written there, or the model behaves otherwise than when the kept pieces were made.

@@ -188,7 +188,7 @@ def masks(work: MaskWork, shapes: Footprint, groups: Sequence[Group]) -> Memory:
 
 
 def gates(work: LearnWork | AdversaryWork | SheafWork, shapes: Footprint, groups: Sequence[Group]) -> Memory:
-    """All pairs are recorded at once; weighted circuits keep every reader's input."""
+    """All pairs are recorded at once; weighted circuits keep every reader's input; pairs may have own gates."""
     lm = work.lm
     held = shapes.held(circuit_forward.SITES)
     kept = sum(group.pairs * shapes.pair(group.positions, group.length, held) for group in groups)
@@ -201,8 +201,13 @@ def gates(work: LearnWork | AdversaryWork | SheafWork, shapes: Footprint, groups
         token += max(0, shapes.back(n, True) - shapes.back(n))
         return max(size * s * token, circuit_rows(lm, shapes, group, min(rows_per_chunk(lm, s, n), group.pairs)))
 
+    own = 0
+    if isinstance(work, LearnWork) and work.learner.each:  # noise, gates, slopes; by their ends: mask, leaf, gradients
+        ends = work.lm.graph.readers * work.lm.graph.writers
+        rows = max(sum(len(one) for _, one in work.steps[:1]), work.training.batch)
+        own = rows * (len(work.edges) * (24 + 5 * shapes.wide) + 4 * ends * shapes.wide)
     return Memory(
-        recordings=kept, gradients=max(map(weighted, groups)) + 12 * shapes.wide * len(work.edges),
+        recordings=kept, gradients=max(map(weighted, groups)) + 12 * shapes.wide * len(work.edges) + own,
         scores=scores(lm, len(work.task), len(work.edges)),
     )  # fmt: skip
 

@@ -8,7 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from veracausa.arguments import bytes_of
-from veracausa.cost import Step
+from veracausa.cost import Step, bounds
 from veracausa.engine.budget import within
 from veracausa.engine.footprint import Memory
 from veracausa.errors import MethodError
@@ -17,7 +17,7 @@ from veracausa.planning.groups import sized
 from veracausa.planning.memory import peak
 from veracausa.planning.rates import rates, timed
 from veracausa.progress import duration
-from veracausa.words import counted
+from veracausa.words import counted, listed
 
 if TYPE_CHECKING:
     from veracausa.engine.work import Work
@@ -54,7 +54,9 @@ class Price:
         """In a line."""
         parts = [f"{self.token_layers:,.0f} token-layers = {self.passes:,.1f} forward passes"]
         if self.most > self.token_layers:
+            supposing = listed(list(dict.fromkeys(step.supposing for step in self.steps if step.supposing)))
             parts.append(f"at most {self.most:,.0f}, by what it finds on the way")
+            parts += [f"supposing {supposing}"] if supposing else []
         if self.seconds is not None:
             parts.append(f"about {duration(self.seconds)} at this machine's speed")
         parts.append(f"peak memory about {sized(self.memory.beside)} beside the weights")
@@ -135,8 +137,7 @@ def steps_of(work: Work, name: str) -> list[Step]:
     if callable(steps := getattr(work, "steps", None)):  # of others it is a number: steps of a search
         return list(steps())
     tokens, whole = work.tokens(), sum(work.task.lengths) * work.lm.layers
-    most = work.at_most() if hasattr(work, "at_most") else None
-    return [Step(name, work.kind, tokens, tokens / whole, batches=work.batches(), most=most)]
+    return [Step(name, work.kind, tokens, tokens / whole, batches=work.batches(), **bounds(work))]
 
 
 def _said(work: Work, verb: Callable[..., Any]) -> str:

@@ -132,8 +132,7 @@ def test_what_is_no_circuit_of_nodes(tiny):
         Others.of(lm.graph, some_mask(lm), "nodes")
     with pytest.raises(CircuitError, match=r"'a9\.h9' is no node"):
         vc.Circuit.of_nodes(lm, ["input", "a9.h9"])
-    with pytest.raises(CircuitError, match="at least one that writes"):
-        vc.Circuit.of_nodes(lm, ["logits"])
+    assert len(vc.Circuit.of_nodes(lm, ["logits"])) == 0
 
 
 def test_a_random_circuit_has_the_profile(tiny):

@@ -201,7 +201,7 @@ def test_bootstrap_interval_by_hand():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"n": 0}, ["n=0"]),
+        ({"n": 0}, ["n=0", "from_names"]),
         ({"n": 10_000}, ["n=10000", "46"]),
         ({"n": 3, "how": "best"}, ["how='best'", "greedy"]),
         ({"n": 3, "by": "mean"}, ["by='mean'"]),

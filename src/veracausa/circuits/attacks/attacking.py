@@ -76,6 +76,7 @@ class AdversaryWork:
     how: dict[str, Any]
     seed: int
     kind: ClassVar[str] = "edge gradients"
+    supposing: ClassVar[str] = "that f is pushed one way only and that every radius is narrowed to its end"
 
     @property
     def what(self) -> str:

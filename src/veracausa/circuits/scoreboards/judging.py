@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -27,7 +27,7 @@ from veracausa.circuits.scoreboards.board import Cell, Scoreboard
 from veracausa.circuits.scoreboards.columns import PARTS
 from veracausa.circuits.scoreboards.filling import of_attack, of_causes, of_curve, of_scores, of_specificity
 from veracausa.circuits.selection.select import select
-from veracausa.cost import Cost, Step, told
+from veracausa.cost import Cost, Step, bounds, told
 from veracausa.engine.guard import shared
 from veracausa.engine.work import Composed, Work, gives
 from veracausa.errors import CircuitError, GapError, MethodError, UnitError
@@ -130,10 +130,8 @@ class ScoreboardWork(Composed):
         whole, found = sum(self.task.lengths) * self.lm.layers, []
         for (name, part), work in self.parts().items():
             tokens = work.tokens()
-            most = work.at_most() if hasattr(work, "at_most") else None
-            found.append(
-                Step(f"{part} of {name}", work.kind, tokens, tokens / whole, batches=work.batches(), most=most)
-            )
+            step = Step(f"{part} of {name}", work.kind, tokens, tokens / whole, batches=work.batches())
+            found.append(replace(step, **bounds(work)))
         return found
 
     @property

@@ -273,7 +273,8 @@ def ranked_by(how: str, by: str | None, n: int, scored: int) -> EdgeRanking:
             f"by={shown(ranking)} does not go with how={how!r}: 'importance' or 'abs_mean', for abs the latter."
         )
     if not 1 <= n <= scored:
-        raise MethodError(f"n={n}: at least 1 and at most as many edges as were scored, {scored:,}.")
+        empty = " The circuit without edges is vc.Circuit.from_names(lm, [])." if n == 0 else ""
+        raise MethodError(f"n={n}: at least 1 and at most as many edges as were scored, {scored:,}.{empty}")
     return cast("EdgeRanking", ranking)
 
 

@@ -26,7 +26,8 @@ def part_curve_part(found: PartCurve, name: str) -> Part:
     base = alt.Chart(data.add(name, rows))
     x = alt.X("parts:Q", title="parts in the circuit", scale=alt.Scale(type="symlog"), axis=alt.Axis(grid=False))
     y = alt.Y("share:Q", title="share of the behaviour", axis=alt.Axis(tickCount=5, labelExpr=SIGNED))
-    color = alt.Color("kind:N", scale=alt.Scale(domain=[*_LINES.values()]), legend=alt.Legend(title=None, orient="top"))
+    key = alt.Legend(title=None, orient="top", symbolOpacity=1)
+    color = alt.Color("kind:N", scale=alt.Scale(domain=[*_LINES.values()]), legend=key)
     tips = [alt.Tooltip("kind:N"), alt.Tooltip("parts:Q"), alt.Tooltip("share:Q", format="+.4f")]
     layers = [
         zero_line(x=False),

@@ -35,7 +35,7 @@ def _curves(found: RemovalCurve, name: str) -> Part:
     x = alt.X("units:Q", title="units taken, strongest first", scale=alt.Scale(type="log", nice=False),
               axis=alt.Axis(grid=False, tickCount=5))  # fmt: skip
     y = alt.Y("effect:Q", title=f"effect, {found.scale}", axis=alt.Axis(tickCount=5, labelExpr=SIGNED))
-    key = alt.Legend(title=None, orient="top", columns=1)
+    key = alt.Legend(title=None, orient="top", columns=1, symbolOpacity=1)
     color = alt.Color("kind:N", scale=alt.Scale(domain=[*LINES.values()]), legend=key)
     tips = [alt.Tooltip("kind:N"), alt.Tooltip("units:Q"), alt.Tooltip("effect:Q", format="+.4f")]
     layers = [

@@ -26,7 +26,8 @@ def steering_part(found: Steering, name: str) -> Part:
     base = alt.Chart(data.add(name, rows))
     x = alt.X("scale:Q", title="scale of the vector", axis=alt.Axis(grid=False))
     y = alt.Y("effect:Q", title="change of the metric", axis=alt.Axis(tickCount=5, labelExpr=SIGNED))
-    color = alt.Color("unit:N", scale=alt.Scale(domain=[names[u] for u in chosen]), title=None)
+    key = alt.Legend(title=None, symbolOpacity=1)
+    color = alt.Color("unit:N", scale=alt.Scale(domain=[names[u] for u in chosen]), legend=key)
     tips = [alt.Tooltip("unit:N"), alt.Tooltip("scale:Q"), alt.Tooltip("effect:Q", format="+.4f")]
     layers = [
         zero_line(x=False),
