@@ -12,6 +12,7 @@ results/0-….safetensors     a cell's result, merged
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,5 +144,7 @@ class Folder:
         return len(list((self.path / "failed").glob(f"{item.id}-*.json"))) >= self.tries
 
     def open_items(self) -> list[Item]:
-        """Items that are neither done nor set aside."""
-        return [item for item in self.items if not self.done(item) and not self.set_aside(item)]
+        """Items that are neither done nor set aside; each folder is read once, however many there are."""
+        done = {path.stem for path in (self.path / "items").glob("*.safetensors")}
+        tries = Counter(path.name.rpartition("-")[0] for path in (self.path / "failed").glob("*.json"))
+        return [item for item in self.items if item.id not in done and tries[item.id] < self.tries]

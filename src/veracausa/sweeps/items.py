@@ -63,9 +63,18 @@ class Clock:
 
     def __init__(self, asked: Asked) -> None:
         self._asked, self._known = asked, dict[str, Rate]()
+        self._counted: dict[Any, list[Step]] = {}
 
     def steps(self, part: Part) -> list[Step]:
-        """What a part will cost, step by step."""
+        """What a part will cost, step by step; parts of as many pairs of the same lengths cost the same."""
+        task = self._asked.task
+        alike = [(task.lengths[i], task.first_difference[i]) for i in part.pairs or ()]
+        key = tuple(sorted(alike)), part.units
+        if key not in self._counted:
+            self._counted[key] = self._steps(part)
+        return self._counted[key]
+
+    def _steps(self, part: Part) -> list[Step]:
         steps = steps_of(self._asked.work(part), self._asked.cell.ask)
         if lacking := {step.kind for step in steps} - set(self._known):
             self._known |= rates(self._asked.lm, self._asked.task, sorted(lacking))
