@@ -107,7 +107,10 @@ class Sweep:
 
     def describe(self) -> str:
         """The same as text, with the cells."""
-        return "\n".join([*self.sentences, self.table().to_string(index=False, float_format="{:,.0f}".format)])
+        table = self.table()
+        said = table.drop(columns="cell").to_string(index=False, float_format="{:,.0f}".format).splitlines()
+        names = ["cell", *table["cell"]]
+        return "\n".join([*self.sentences, *(f"{row}  {name}" for row, name in zip(said, names, strict=True))])
 
     def __repr__(self) -> str:
         return self.describe()
