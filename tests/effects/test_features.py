@@ -13,6 +13,7 @@ from tiny_models import FAMILIES, VOCAB, make, mostly_slow, pairs
 import veracausa as vc
 from veracausa.dictionaries import Dictionary, Encoder
 from veracausa.errors import VeracausaError
+from veracausa.units import resolve
 
 CASES = [
     ("r1", None, "topk", False), ("r0", None, "jumprelu", False), ("r3", None, "relu", False),
@@ -244,6 +245,18 @@ def test_all_features_and_the_error_are_the_site():
             whole = vc.exact(lm, task, units=[unit], **asked_for)
             group = vc.exact(lm, task, units=[tuple(every)], dictionary=ours, **asked_for)
             np.testing.assert_allclose(group.values, whole.values, rtol=0, atol=1e-9)
+
+
+def test_members_that_groups_share_are_looked_up_once(monkeypatch):
+    """Curves ask for sets of thousands of features, each in all larger ones: names are read once."""
+    _, lm, _, task = asked("llama")
+    lm, read, known = lm.reading(dictionary(lm.width, "r1")[0]), [], resolve._parse
+    monkeypatch.setattr(resolve, "_parse", lambda lm, name: read.append(name) or known(lm, name))
+    groups = [tuple(f"f1.{i}" for i in range(size)) for size in range(1, SIZE)]
+    vc.exact.work(lm, task, units=groups)
+    assert len(read) == SIZE - 1
+    with pytest.raises(VeracausaError, match="14 features"):
+        vc.exact(lm, task, units=[*groups, ("f1.2", "f1.99")])
 
 
 def test_groups_that_set_an_activation_twice_are_refused():

@@ -118,6 +118,16 @@ class Code:
 
     def numbers(self, index: int) -> slice:
         """Which of the site's numbers one unit is."""
+        if index not in self._found:
+            self._found[index] = self._numbers(index)
+        return self._found[index]
+
+    @cached_property
+    def _found(self) -> dict[int, slice]:
+        """Of the units that were asked for: sets of thousands of features ask for each many times."""
+        return {}
+
+    def _numbers(self, index: int) -> slice:
         part = int(self.parts(np.array([index]))[0])
         if part == len(self.widths):
             return self._every

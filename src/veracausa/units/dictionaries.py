@@ -88,10 +88,12 @@ def lacking(lm: Model, kind: str, layer: np.ndarray, index: np.ndarray) -> np.nd
     """Which units no dictionary has; those of layers without one are not asked about."""
     bad = np.zeros(len(index), dtype=bool)
     for one in layers_with(lm, kind):
-        dictionary, here = lm.decoder.codes[kind, one].dictionary, layer == one
-        known = [*dictionary.indices.tolist(), ERROR, *([SKIP] if dictionary.skip is not None else []),
-                 *([EVERY] if dictionary.map else [])]  # fmt: skip
-        bad |= here & ~np.isin(index, known) & (index >= 0)  # below 0: coalitions, of no one part
+        dictionary, own = lm.decoder.codes[kind, one].dictionary, index[layer == one]
+        if not len(own):
+            continue
+        beside = [ERROR, *([SKIP] if dictionary.skip is not None else []), *([EVERY] if dictionary.map else [])]
+        known = np.isin(own, dictionary.indices) | np.isin(own, beside)
+        bad[layer == one] = ~known & (own >= 0)  # below 0: coalitions, of no one part
     return bad
 
 

@@ -259,11 +259,13 @@ def parse_groups(lm: Model, asked: Any, longest: int, spans: Task | None = None)
     """
     entries = dict(asked) if isinstance(asked, Mapping) else {}
     listed = list(entries.values()) if entries else [asked] if isinstance(asked, str) else list(asked)
-    found = []
+    found, told = [], dict[str, tuple[str, int, int, int | str, int]]()  # groups may share thousands of members
     for entry in listed:
         members = []
         for stem, queries, keys in pieces(entry, f"units={shown(entry)}"):
-            kind, layer, index, *_ = _parse(lm, stem)
+            if stem not in told:
+                told[stem] = _parse(lm, stem)
+            kind, layer, index, *_ = told[stem]
             at, keys_at = (span if isinstance(span, str) else None for span in (queries, keys))
             first, last = queries if isinstance(queries, tuple) else (None, None)
             own = keys if isinstance(keys, tuple) else None
@@ -284,7 +286,6 @@ def checked_groups(lm: Model, groups: Groups, longest: int, spans: Task | None =
         raise UnitError("The table of groups is empty. Name at least one, e.g. [('a0.h0', 'a1.h0')].")
     for name, members in zip(groups.names, groups.members, strict=True):
         for one in members:
-            none, column = np.array([-1]), np.array([one.index])
             if KINDS[one.kind].carried:
                 raise UnitError(
                     f"The group {name!r} holds {one.name}: what a mixer carries is replaced alone. Name it by itself."
@@ -293,7 +294,8 @@ def checked_groups(lm: Model, groups: Groups, longest: int, spans: Task | None =
                 raise UnitError(
                     f"The group {name!r} holds {one}: a unit of that kind has {'an' if one.index < 0 else 'no'} index."
                 )
-            _checked(lm, Units(one.kind, np.array([one.layer]), column, none), longest)
+    _require_members(lm, groups, longest)
+    for name, members in zip(groups.names, groups.members, strict=True):
         if lm.decoder.anatomy.causal and (hidden := next((one for one in members if one.hidden), None)):
             raise UnitError(hidden_cell(hidden.name))
         if beyond := next((one for one in members if not one.named and one.span(longest, {})[0] < 0), None):
@@ -305,6 +307,16 @@ def checked_groups(lm: Model, groups: Groups, longest: int, spans: Task | None =
         require_spans(groups.named, spans, f"units={shown(groups.names)}")
         _require_apart(groups, cast("Task", spans))
     return groups
+
+
+def _require_members(lm: Model, groups: Groups, longest: int) -> None:
+    """UnitError where the model has not all units that members are: each is asked about once, a kind together."""
+    found: dict[Kind, dict[tuple[int, int], None]] = {}
+    for one in (one for group in groups.members for one in group):
+        found.setdefault(one.kind, {})[one.layer, one.index] = None
+    for kind, own in found.items():
+        layer, index = np.array([*own], dtype=np.int64).T
+        _checked(lm, Units(kind, layer, index, np.full(len(own), -1)), longest)
 
 
 def _require_apart(groups: Groups, task: Task) -> None:

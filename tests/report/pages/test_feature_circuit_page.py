@@ -9,6 +9,7 @@ from tiny_models import VOCAB, pairs
 import veracausa as vc
 from veracausa.errors import MethodError
 from veracausa.report.charts.feature_circuits import _apart
+from veracausa.report.charts.theme import LIGHT
 from veracausa.report.pages.feature_circuits import page
 from veracausa.words import plain, signed
 
@@ -48,6 +49,20 @@ def test_a_curve_of_other_pairs_is_refused(made):
     strange = vc.circuits.part_curve(lm, other, circuit, sizes=(1,), **QUIET)
     with pytest.raises(MethodError, match="other pairs"):
         page(circuit, [strange])
+
+
+def test_blue_supports(made):
+    """A part whose replacement lowers the metric supports the behaviour: blue, as in every figure."""
+    _, circuit, *_ = made
+    spec = circuit.chart().to_dict()
+    scales = [layer["encoding"]["color"]["scale"] for layer in spec["layer"] if "color" in layer["encoding"]]
+    assert len(scales) == 2
+    for scale in scales:
+        painted = dict(zip(scale["domain"], scale["range"], strict=True))
+        assert painted["supports"] == LIGHT.diverging[1] and painted["works against"] == LIGHT.diverging[-2]
+    data = [layer["data"]["values"] for layer in spec["layer"] if "color" in layer["encoding"]]
+    rows = [row for rows in data for row in rows if row.get("effect")]
+    assert {(row["effect"] < 0, row["sign"]) for row in rows} == {(True, "supports"), (False, "works against")}
 
 
 def test_names_stand_apart():

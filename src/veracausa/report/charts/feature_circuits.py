@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 SHOWN, BESIDE = 60, 20
 #: Nodes of a row that are named, at most.
 NAMED = 3
-_SIGNS = ["supports", "neither", "works against"]
+#: What the colours say, in the order of the theme's range "ordinal".
+SIGNS = ["works against", "neither", "supports"]
 _END = "logits"
 #: Where a node stands: across, and its row.
 Places = dict[str, tuple[float, float]]
@@ -45,7 +46,7 @@ def feature_circuit_part(found: FeatureCircuit, name: str) -> Part:
         for one, (across, up) in place.items()
     ]  # fmt: skip
     x, y = _axes(place, tokens)
-    color = alt.Color("sign:N", scale=alt.Scale(domain=_SIGNS, range=alt.RangeEnum("ordinal")), legend=None)
+    color = alt.Color("sign:N", scale=alt.Scale(domain=SIGNS, range=alt.RangeEnum("ordinal")), legend=None)
     tips = [alt.Tooltip("upstream:N"), alt.Tooltip("downstream:N"), alt.Tooltip("effect:Q", format="+.4f")]
     width = alt.StrokeWidth("size:Q", scale=alt.Scale(domain=[0, 1], range=[0.4, 4]), legend=None)
     lines = alt.Chart(data.add(f"{name}-edges", _lines(found, place))).mark_rule(opacity=0.65).encode(
@@ -148,4 +149,4 @@ def _kind(name: str) -> str:
 
 
 def _sign(effect: float) -> str:
-    return _SIGNS[0] if effect < 0 else _SIGNS[2] if effect > 0 else _SIGNS[1]
+    return SIGNS[2] if effect < 0 else SIGNS[0] if effect > 0 else SIGNS[1]

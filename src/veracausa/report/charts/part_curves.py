@@ -24,7 +24,9 @@ def part_curve_part(found: PartCurve, name: str) -> Part:
             ends = {"low": number(value - error), "high": number(value + error)}
             rows.append({"kind": line, "parts": int(row["parts"]), "share": number(value), **ends})
     base = alt.Chart(data.add(name, rows))
-    x = alt.X("parts:Q", title="parts in the circuit", scale=alt.Scale(type="symlog"), axis=alt.Axis(grid=False))
+    decades = [10**i for i in range(len(str(max(found.sizes, default=1))))]
+    axis = alt.Axis(grid=False, values=[0, *decades], format=",d")
+    x = alt.X("parts:Q", title="parts in the circuit", scale=alt.Scale(type="symlog"), axis=axis)
     y = alt.Y("share:Q", title="share of the behaviour", axis=alt.Axis(tickCount=5, labelExpr=SIGNED))
     key = alt.Legend(title=None, orient="top", symbolOpacity=1)
     color = alt.Color("kind:N", scale=alt.Scale(domain=[*_LINES.values()]), legend=key)

@@ -5,9 +5,9 @@
 residual stream is drawn in circuits: it flows upwards, so that a map and a drawing can be laid beside each other.
 Numbers that neither support nor oppose have other colours: differences between methods grey, agreement purple–green.
 
-Charts name roles (mark styles, the ranges "diverging": supports, neither, works against; "ordinal": the same three as
-single colours; "ramp": magnitudes; "heatmap": agreement; "category": methods); a theme says what a role looks like, so
-that one specification serves the light page, the dark page and the PNG.
+Charts name roles (mark styles, the ranges "diverging": supports, neither, works against; "ordinal": works against,
+neither, supports, as single colours; "ramp": magnitudes; "heatmap": agreement; "category": methods); a theme says what
+a role looks like, so that one specification serves the light page, the dark page and the PNG.
 """
 
 from __future__ import annotations
