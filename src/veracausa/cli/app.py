@@ -23,6 +23,7 @@ veracausa features ioi --dictionary smollm2-135m-r10 --dictionary smollm2-135m-r
 veracausa interactions ioi --sources heads:10 --readers neurons:12 --n 8 --verify
 veracausa sweep plan.toml --runner pool --out out/sweep
 veracausa prune ioi --units neurons --how fgp,magnitude --share 0.2 --out out/ --export out/smaller
+veracausa components ioi --maps m20.down,a20.ov --n 4 --out out/
 veracausa open out/exact-neurons.safetensors --json
 veracausa models; veracausa tasks; veracausa methods
 """
@@ -40,6 +41,7 @@ import typer
 from veracausa.cli import (
     behaviour,
     circuits,
+    components,
     dictionaries,
     effects,
     feature_circuits,
@@ -76,7 +78,7 @@ app = typer.Typer(
 for panel, kind, commands in (
     (_ASK, TaskCommand, (effects.exact, effects.attribute, states.trace, states.steer)),
     (_ASK, TaskCommand, (behaviour.ablate, reading.lens, reading.dla, interplay.interactions, graphs.graph)),
-    (_ASK, TaskCommand, (feature_circuits.features,)),
+    (_ASK, TaskCommand, (feature_circuits.features, components.components)),
     (_CIRCUITS, TaskCommand, (studies.study, studies.compare, circuits.discover, judging.scoreboard)),
     (_CIRCUITS, Command, (sweeps.sweep,)),
     (_CIRCUITS, TaskCommand, (pruning.prune,)),

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from veracausa.reading.activity import Activations as Activations
     from veracausa.reading.attributing import dla as dla
     from veracausa.reading.attributions import LogitAttribution as LogitAttribution
+    from veracausa.reading.component_ends import component_words as component_words
     from veracausa.reading.lenses import Lens as Lens
     from veracausa.reading.looking import lens as lens
 
@@ -18,6 +19,7 @@ _HOMES = {
     "Lens": "veracausa.reading.lenses",
     "LogitAttribution": "veracausa.reading.attributions",
     "activations": "veracausa.reading.activating",
+    "component_words": "veracausa.reading.component_ends",
     "dla": "veracausa.reading.attributing",
     "lens": "veracausa.reading.looking",
 }

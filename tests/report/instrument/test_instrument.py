@@ -113,17 +113,6 @@ def test_a_mark_in_a_chart_lies_where_its_unit_is_and_a_click_there_chooses_it(f
     assert chosen(fresh) == [name]
 
 
-def test_a_name_in_a_sentence_and_above_a_chart_chooses_it(fresh, heads):
-    fresh.evaluate("document.querySelectorAll('details.question').forEach((one) => { one.open = true; })")
-    said = fresh.locator(".said:visible").first
-    name = said.get_attribute("data-unit")
-    said.click()
-    assert chosen(fresh) == [name] and "chosen" in said.get_attribute("class")
-    title = fresh.locator("h5[data-unit]:visible").first
-    title.click()
-    assert chosen(fresh)[-1] == title.inner_text() and "chosen" in title.get_attribute("class")
-
-
 def test_by_keyboard_alone(fresh, heads):
     fresh.locator("#where canvas").focus()
     strongest = heads.exact.units.names[int(np.argmax(np.abs(effects(heads.exact)[0])))]

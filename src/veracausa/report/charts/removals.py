@@ -54,9 +54,10 @@ def _or(end: float, value: float) -> float:
 
 def _matrix(found: RemovalCurve, name: str) -> Part:
     values, errors = found.interactions()
-    data, names = Datasets(inline=True), list(found.ranked[: len(values)])
+    data, names, limit = Datasets(inline=True), list(found.ranked[: len(values)]), limit_of(values)
     view = matrix_view(
-        data, name, values, names, names, "E of both − the sum of singles", limit_of(values), stderr=errors, angle=-40,
+        data, name, values, names, names, "E of both − the sum of singles", limit, stderr=errors, angle=-40,
+        digits=2 if limit >= 0.1 else 4,
     )  # fmt: skip
     told = f"E of both − E of each, {found.scale}; 0: they add up"
     return Part("Interactions of the strongest", view, data, found.sentences[-1], told)
