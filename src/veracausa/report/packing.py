@@ -65,7 +65,8 @@ def _packed(values: list[Any]) -> Any:
         return {"single": short} if short != values else values
     words = list(dict.fromkeys(values)) if kinds == {str} else []
     if words and len(values) >= _OFTEN * len(words):
-        return {"words": words, "at": [words.index(value) for value in values]}
+        places = {word: at for at, word in enumerate(words)}
+        return {"words": words, "at": [places[value] for value in values]}
     return values
 
 

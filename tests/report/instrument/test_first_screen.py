@@ -171,9 +171,11 @@ def test_percent_and_quotes():
 
 def test_terms_and_units_become_buttons_and_nothing_else_becomes_markup():
     text = "Head <b> (a9.h6) and a9.h66: heads, heads & `vc.exact(lm)`; the gap."
-    html = str(marked(text, {"a9.h6"}, "x"))
+    done: set[str] = set()
+    html = str(marked(text, {"a9.h6"}, done))
+    assert done == {"head", "gap"} and "popover" not in str(marked("Heads and a head; the gap.", (), done))
     assert html.count('data-unit="a9.h6"') == 1 and "&lt;b&gt;" in html and "<code>vc.exact(lm)</code>" in html
-    assert html.count('popovertarget="x-head"') == 1 and html.count('id="x-gap"') == 1
+    assert html.count('popovertarget="meaning-head"') == 1 and html.count('id="meaning-gap"') == 1
     shown = re.sub(r'<span class="meaning".*?</span>', "", html)
     assert re.sub(r"<[^>]+>", "", shown).replace("&lt;", "<").replace("&gt;", ">").replace(
         "&amp;", "&"

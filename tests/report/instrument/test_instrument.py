@@ -113,6 +113,17 @@ def test_a_mark_in_a_chart_lies_where_its_unit_is_and_a_click_there_chooses_it(f
     assert chosen(fresh) == [name]
 
 
+def test_a_name_in_a_sentence_and_above_a_chart_chooses_it(fresh, heads):
+    fresh.evaluate("document.querySelectorAll('details.question').forEach((one) => { one.open = true; })")
+    said = fresh.locator(".said:visible").first
+    name = said.get_attribute("data-unit")
+    said.click()
+    assert chosen(fresh) == [name] and "chosen" in said.get_attribute("class")
+    title = fresh.locator("h5[data-unit]:visible").first
+    title.click()
+    assert chosen(fresh)[-1] == title.inner_text() and "chosen" in title.get_attribute("class")
+
+
 def test_by_keyboard_alone(fresh, heads):
     fresh.locator("#where canvas").focus()
     strongest = heads.exact.units.names[int(np.argmax(np.abs(effects(heads.exact)[0])))]
@@ -142,6 +153,26 @@ def test_rows_are_chosen_by_arrow_keys(fresh):
     fresh.keyboard.press("ArrowDown")
     fresh.keyboard.press("Enter")
     assert chosen(fresh) == [region.locator("tbody tr").nth(1).locator("td").first.inner_text()]
+
+
+def test_the_focus_stays_where_a_key_changed_something(fresh, heads):
+    """The head that attribution patching gets most wrong, by keyboard alone."""
+    fresh.keyboard.press("/")
+    for _ in range(2):
+        fresh.keyboard.press("Tab")
+    fresh.keyboard.press("ArrowDown")  # sorted by how far the first estimate is off
+    assert fresh.evaluate("document.activeElement.value") == "off:atp"
+    for _ in range(3):
+        fresh.keyboard.press("Tab")
+    fresh.keyboard.press("ArrowDown")
+    fresh.keyboard.press("Enter")
+    exact, atp = effects(heads.exact)[0], effects(heads.estimates[0])[0]
+    assert chosen(fresh) == [heads.exact.units.names[int(np.argmax(np.abs(atp - exact)))]]
+    following = fresh.get_by_label("The next pair")
+    following.focus()
+    fresh.keyboard.press("Enter")
+    fresh.keyboard.press("Enter")
+    assert "pair 2" in fresh.locator("#unit").inner_text()
 
 
 def test_searching_filtering_and_sorting_give_what_the_numbers_give(fresh, heads):

@@ -53,21 +53,28 @@ def test_addresses_come_back():
 
 def test_filters_and_orders():
     found = run("""
-      const kind = { supports: -1 };
-      const estimates = (value) => [{ label: "atp", alike: true, value }];
-      const place = { index: 0, position: -1 };
-      const unit = (name, layer, exact, atp) => (
-        { name, said: `head of layer ${layer}`, layer, ...place, exact, kind, estimates: estimates(atp) }
-      );
-      const units = [unit("a1.h0", 1, -0.5, -0.4), unit("a2.h0", 2, 0.02, -0.3), unit("a11.h0", 11, null, 0.1)];
+      const exact = { value: [-0.5, 0.02, null], low: [null, 0, null], high: [null, 1, null] };
+      const estimates = [{ label: "atp", alike: true, value: [-0.4, -0.3, 0.1] }, { label: "mask", value: [1, 2, 3] }];
+      const kind = {
+        names: ["a1.h0", "a2.h0", "a11.h0"], layer: [1, 2, 11], index: [0, 0, 0], position: [-1, -1, -1], n: 2,
+        said: "head {index} of layer {layer}", supports: -1, exact, each: [1, 2, 3, 4, 5, 6], estimates,
+      };
+      const units = unitsOfKind(kind);
+      const { said, each, low, high } = unitsOf({ kinds: [kind] }).get("a2.h0");
       const names = (list) => list.map((one) => one.name);
       const found = {
+        unit: { said, each, low, high, estimates: units[0].estimates, misses: units.map((one) => missOf(one, "atp")) },
+        mask: missOf(units[0], "mask"),
         find: names(filtered(units, { find: "A1" })), layers: names(filtered(units, { layers: "2-" })),
         one: names(filtered(units, { layers: "1" })), against: names(filtered(units, { sign: "against" })),
         least: names(filtered(units, { least: "10" })), plain: names(filtered(units, { least: "0.4", share: false })),
         size: names(sorted(units, "")), off: names(sorted(units, "off:atp")), place: names(sorted(units, "name")),
         ranges: ["", "3", "3-9", "20–", "x"].map((text) => layerRange(text).map(String)),
       };""")
+    unit = found.pop("unit")
+    assert unit["said"] == "head 0 of layer 2" and unit["each"] == [3, 4] and (unit["low"], unit["high"]) == (0, 1)
+    assert unit["estimates"] == [{"label": "atp", "alike": True, "value": -0.4}, {"label": "mask", "value": 1}]
+    assert unit["misses"] == [pytest.approx(0.1), pytest.approx(-0.32), None] and found.pop("mask") is None
     assert found == {
         "find": ["a1.h0", "a11.h0"], "layers": ["a2.h0", "a11.h0"], "one": ["a1.h0"], "against": ["a2.h0"],
         "least": ["a1.h0"], "plain": ["a1.h0"], "size": ["a1.h0", "a2.h0", "a11.h0"],

@@ -24,8 +24,8 @@ export function filtered(units, state) {
   const [from, to] = layerRange(state.layers);
   const least = Number.parseFloat(state.least) / (state.share === false ? 1 : 100) || 0;
   return units.filter((unit) => {
-    if (find && !unit.name.toLowerCase().includes(find) && !unit.said.toLowerCase().includes(find)) return false;
     if (unit.layer < from || unit.layer > to) return false;
+    if (find && !unit.name.toLowerCase().includes(find) && !unit.said.toLowerCase().includes(find)) return false;
     if (state.sign && Math.sign(unit.exact) * unit.kind.supports !== (state.sign === "for" ? 1 : -1)) return false;
     return !least || Math.abs(unit.exact) >= least;
   });
@@ -47,11 +47,13 @@ export function sorted(units, sort) {
     return [...units].sort(order);
   }
   const label = (sort || "").startsWith("off:") ? sort.slice(4) : null;
-  return [...units].sort((a, b) => size(label ? missOf(b, label) : b.exact) - size(label ? missOf(a, label) : a.exact));
+  const sized = units.map((unit) => [size(label ? missOf(unit, label) : unit.exact), unit]);
+  return sized.sort((a, b) => b[0] - a[0]).map(([, unit]) => unit);
 }
 
 /* Estimate − exact, of an estimate on the same scale; else null. */
 export function missOf(unit, label) {
-  const found = unit.estimates.find((one) => one.label === label);
-  return found && found.alike && found.value !== null && unit.exact !== null ? found.value - unit.exact : null;
+  const found = unit.kind.estimates.find((one) => one.label === label);
+  const value = found && found.alike ? found.value[unit.at] : null;
+  return value !== null && unit.exact !== null ? value - unit.exact : null;
 }

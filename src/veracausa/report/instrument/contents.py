@@ -72,7 +72,7 @@ def _kind(view: PanelView, columns: Columns) -> dict[str, Any]:
         "title": title,
         "supports": {"noising": -1, "denoising": 1}.get(exact.direction, 0) if exact.signed else 0,
         "names": columns.add(units.names),
-        "said": columns.add([in_place(units, i) or singular(panel.kind) for i in range(len(units))]),
+        "said": in_place(panel.kind),
         "layer": columns.add(units.layer.tolist()),
         "index": columns.add(units.index.tolist()),
         "position": columns.add(units.position.tolist()),

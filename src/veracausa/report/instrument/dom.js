@@ -20,3 +20,11 @@ export function menu(label, options, value, chosen) {
   const list = options.map(([name, text]) => el("option", { value: name, selected: name === value }, text));
   return el("label", { class: "menu" }, el("span", {}, label), el("select", { onchange: (event) => chosen(event.target.value) }, ...list));
 }
+
+/* Puts other children into a place; what had the focus there has it again, found by its name. */
+export function refill(place, ...children) {
+  const named = (one) => one.tagName + (one.getAttribute("aria-label") || one.closest("label")?.firstChild.textContent || one.textContent);
+  const held = place.contains(document.activeElement) ? named(document.activeElement) : null;
+  place.replaceChildren(...children);
+  if (held) [...place.querySelectorAll("select, button, [tabindex]")].find((one) => named(one) === held)?.focus({ preventScroll: true });
+}

@@ -1,6 +1,7 @@
 /* Search and filters over all units of the section, as a list that can be sorted; what passes is counted. */
 import { filtered, missOf, sorted } from "./choosing.js";
-import { el, menu } from "./dom.js";
+import { el, menu, refill } from "./dom.js";
+import { unitsOfKind } from "./packed.js";
 import { shown } from "./scales.js";
 
 const MOST = 25;
@@ -14,26 +15,28 @@ export function makeFinder(place, page) {
   const menus = el("div", { class: "menus" });
   const list = el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Parts that were found; arrow keys move, Enter chooses" });
   const count = el("p", { class: "note", role: "status" });
-  place.append(
-    el("details", { class: "more", id: "find-parts" }, el("summary", {}, "Find, filter and sort parts"),
+  const folder = (
+    el("details", { class: "more", id: "find-parts", ontoggle: () => redraw() }, el("summary", {}, "Find, filter and sort parts"),
       el("div", { class: "controls" },
         el("label", { class: "menu" }, el("span", {}, "Search"), search), menus,
         el("label", { class: "menu" }, el("span", {}, "Layers"), layers),
         el("label", { class: "menu" }, unit, least)),
-      count, list),
+      count, list)
   );
+  place.append(folder);
 
+  /* Nothing is listed while it is folded. */
   function redraw() {
+    if (!folder.open) return;
     const state = store.get();
     const section = page.section();
     const kind = section.kinds.find((one) => one.anchor === state.kind || one.kind === state.kind) || section.kinds[0];
-    const all = [...page.units().values()];
-    const own = state.find ? all : all.filter((one) => one.kind === kind);
+    const own = state.find ? section.kinds.flatMap(unitsOfKind) : unitsOfKind(kind);
     const passed = sorted(filtered(own, { ...state, share: kind.share }), state.sort);
     const methods = kind.estimates.filter((one) => one.alike);
     for (const [field, name] of [[search, "find"], [layers, "layers"], [least, "least"]]) if (field.value !== (state[name] || "")) field.value = state[name] || "";
     unit.textContent = kind.share ? "At least, % of the gap" : "At least";
-    menus.replaceChildren(
+    refill(menus,
       menu("Sign", [["", "any"], ["for", "supports"], ["against", "works against"]], state.sign || "", (sign) => store.set({ sign })),
       menu("Sort by", [["", "size of effect"], ...methods.map(({ label }) => [`off:${label}`, `how far ${label} is off`]), ["name", "place"]], state.sort || "", (sort) => store.set({ sort })),
     );
@@ -56,6 +59,6 @@ export function makeFinder(place, page) {
           return estimates[i].alike ? [value, el("td", { class: "number" }, shown(missOf(unit, label), unit.kind.share))] : [value];
         })))));
   }
-  function focus() { place.querySelector("details").open = true; search.focus(); }
+  function focus() { folder.open = true; redraw(); search.focus(); }
   return { redraw, focus };
 }

@@ -1,18 +1,20 @@
 /* The map: one row per layer, early ones at the bottom; a cell per unit, coloured by its effect or by an estimate. */
-import { el, menu } from "./dom.js";
+import { missOf } from "./choosing.js";
+import { el, menu, refill } from "./dom.js";
+import { unitsOfKind } from "./packed.js";
 import { colourOf, limitOf, shown } from "./scales.js";
 
 const LEFT = 26;
 const BELOW = 18;
 
 /* Where units stand: {cells: [{unit, row, column}], rows: layers from the top, columns: how many, ranked}.
-   By index or position where that is theirs alone and there are few; else by size, the strongest first. */
-export function laidOut(units) {
+   By index or position where that is theirs alone and there are few; else by size, the `most` strongest of a layer first. */
+export function laidOut(units, most = 80) {
   const rows = [...new Set(units.map((unit) => unit.layer))].sort((a, b) => b - a);
   const place = (unit) => (unit.position >= 0 ? unit.position : Math.max(0, unit.index));
   const taken = new Set(units.map((unit) => `${unit.layer} ${place(unit)}`));
-  const most = units.reduce((large, unit) => Math.max(large, place(unit)), 0);
-  const ranked = taken.size < units.length || most >= 160;
+  const widest = units.reduce((large, unit) => Math.max(large, place(unit)), 0);
+  const ranked = taken.size < units.length || widest >= 160;
   const row = new Map(rows.map((layer, i) => [layer, i]));
   const counts = new Map();
   const order = ranked ? [...units].sort((a, b) => Math.abs(b.exact) - Math.abs(a.exact)) : units;
@@ -21,16 +23,17 @@ export function laidOut(units) {
     counts.set(unit.layer, next + 1);
     return { unit, row: row.get(unit.layer), column: ranked ? next : place(unit) };
   });
-  return { cells, rows, columns: Math.max(...cells.map((cell) => cell.column)) + 1, ranked };
+  const shown = ranked ? cells.filter((cell) => cell.column < most) : cells;
+  return { cells: shown, rows, columns: 1 + shown.reduce((wide, cell) => Math.max(wide, cell.column), 0), ranked };
 }
 
 /* What a cell shows: the exact effect, an estimate, or how far that is off ("off:atp"). */
 export function valueOf(unit, by) {
   if (by === "exact") return unit.exact;
   const label = by.startsWith("off:") ? by.slice(4) : by;
-  const found = unit.estimates.find((one) => one.label === label);
-  if (!found || found.value === null) return null;
-  return by.startsWith("off:") ? found.value - unit.exact : found.value;
+  if (by.startsWith("off:")) return missOf(unit, label);
+  const found = unit.kind.estimates.find((one) => one.label === label);
+  return found ? found.value[unit.at] : null;
 }
 
 export function makeMap(place, page) {
@@ -40,6 +43,7 @@ export function makeMap(place, page) {
   const controls = el("div", { class: "controls" });
   const legend = el("div", { class: "legend" });
   place.append(controls, el("div", { class: "canvas" }, canvas, tip), legend);
+  let layout = {};
   let drawn = null;
   let cursor = null;
 
@@ -53,7 +57,7 @@ export function makeMap(place, page) {
     const section = page.section();
     const kind = kindOf(section);
     const methods = kind.estimates.filter((one) => one.alike).flatMap(({ label }) => [[label, label], [`off:${label}`, `${label} − exact`]]);
-    controls.replaceChildren(
+    refill(controls,
       ...(sections.length > 1 ? [menu("Prompts", sections.map((one) => [one.id, one.title]), section.id, (task) => store.set({ task }))] : []),
       ...(section.kinds.length > 1 ? [menu("Parts", section.kinds.map((one) => [one.anchor, one.many]), kind.anchor, (name) => store.set({ kind: name, by: "" }))] : []),
       ...(methods.length ? [menu("Colour", [["exact", "exact effect"], ...methods], by(kind), (name) => store.set({ by: name === "exact" ? "" : name }))] : []),
@@ -68,12 +72,12 @@ export function makeMap(place, page) {
   function draw() {
     const section = page.section();
     const kind = kindOf(section);
-    const units = [...page.units().values()].filter((unit) => unit.kind === kind);
-    const { cells, rows, columns, ranked } = laidOut(units);
+    const wide = Math.max(120, Math.min(place.clientWidth, 520)) - LEFT;
+    if (layout.kind !== kind || layout.wide !== wide) layout = { kind, wide, ...laidOut(unitsOfKind(kind), Math.floor(wide / 5)) };
+    const { cells, rows, columns, ranked } = layout;
     const how = by(kind);
     const values = cells.map(({ unit }) => valueOf(unit, how));
     const limit = limitOf(how.startsWith("off:") ? values : kind.exact.value);
-    const wide = Math.max(120, Math.min(place.clientWidth, 520)) - LEFT;
     const width = Math.max(2, Math.min(34, Math.floor(wide / columns)));
     const height = Math.max(7, Math.min(width * 0.8, 420 / rows.length, 26));
     const size = [LEFT + width * columns + 2, height * rows.length + BELOW];
@@ -103,7 +107,7 @@ export function makeMap(place, page) {
     }
     drawn = { cells, width, height, kind, how, values, ink, look };
     outline();
-    describe(kind, how, limit, supports, ranked);
+    describe(kind, how, limit, supports, ranked && cells.length);
   }
 
   function outline() {
@@ -131,7 +135,7 @@ export function makeMap(place, page) {
     const words = supports ? (supports < 0 ? "blue (−) supports the answer, orange (+) works against it" : "blue (+) supports the answer, orange (−) works against it") : "size of the difference";
     const bar = el("i", { class: supports ? (supports > 0 ? "reversed" : "") : "ramp" });
     const ends = supports ? [shown(-limit, kind.share, kind.share ? 0 : 2), shown(limit, kind.share, kind.share ? 0 : 2)] : ["0", shown(limit, kind.share, kind.share ? 0 : 2).replace("+", "")];
-    const along = ranked ? "strongest first" : kind.index.some((index) => index >= 0) ? `by ${kind.one}` : kind.position.some((at) => at >= 0) ? "by position" : "";
+    const along = ranked ? (ranked < kind.names.length ? `the ${ranked.toLocaleString("en")} strongest of their layers are shown` : "strongest first") : kind.index.some((index) => index >= 0) ? `by ${kind.one}` : kind.position.some((at) => at >= 0) ? "by position" : "";
     legend.replaceChildren(
       el("div", { class: "scale" }, el("span", {}, ends[0]), bar, el("span", {}, ends[1]), el("em", {}, words)),
       el("p", {}, `${kind.names.length.toLocaleString("en")} ${kind.many}, ${what}; a row is a layer, early ones at the bottom${along ? `, ${along}` : ""}. Click one, or use arrow keys and Enter.`),

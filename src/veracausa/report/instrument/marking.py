@@ -32,34 +32,34 @@ TERMS = {
 _NAME = r"(?<![\w.])[amxrf]\d+(?:\.\w+)?(?![\w(])"
 
 
-def marked(text: str, units: Iterable[str], prefix: str, terms: bool = True) -> Markup:
+def marked(text: str, units: Iterable[str], done: set[str]) -> Markup:
     """A text as HTML: first mentions of `TERMS` and all names of `units` as buttons, `code` as code.
 
-    `prefix`: begins the anchors of the explanations, which must be the page's only ones of that name.
+    `done`: the terms that the page has explained already; those of this text are added.
     """
-    names, done = set(units), set[str]()
+    names = set(units)
     words = "|".join(sorted((re.escape(term) + "s?" for term in TERMS), key=len, reverse=True))
     parts: list[Markup] = []
     end = 0
     for found in re.finditer(rf"`([^`]+)`|({_NAME})|\b({words})\b", readable(text)):
-        piece = _piece(found, names, done, prefix, terms)
+        piece = _piece(found, names, done)
         if piece is not None:
             parts += [escape(readable(text)[end : found.start()]), piece]
             end = found.end()
     return Markup("").join([*parts, escape(readable(text)[end:])])
 
 
-def _piece(found: re.Match[str], names: set[str], done: set[str], prefix: str, terms: bool) -> Markup | None:
+def _piece(found: re.Match[str], names: set[str], done: set[str]) -> Markup | None:
     code, unit, word = found.groups()
     if code:
         return Markup("<code>{}</code>").format(code)
     if unit:
         return _UNIT.format(unit, unit) if unit in names else None
     term = word if word in TERMS else word.removesuffix("s")
-    if not terms or term in done:
+    if term in done:
         return None
     done.add(term)
-    anchor = f"{prefix}-{term.replace(' ', '-').lower()}"
+    anchor = f"meaning-{term.replace(' ', '-').lower()}"
     return _TERM.format(anchor, word, anchor, TERMS[term])
 
 

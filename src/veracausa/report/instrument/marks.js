@@ -43,6 +43,18 @@ export function makeMarks(page) {
     }
   }
 
+  /* Names in sentences and above small charts; they are no stops for the keyboard, which has the finder. */
+  function markTexts() {
+    for (const title of document.querySelectorAll(".part h5")) if (known(title.textContent.trim())) title.dataset.unit = title.textContent.trim();
+    for (const text of document.querySelectorAll("p.finding, figcaption p, .summary p, details.question > summary span")) wrap(text);
+  }
+  function wrap(text) {
+    for (const node of [...text.childNodes].filter((one) => one.nodeType === Node.TEXT_NODE)) {
+      const parts = node.data.split(/((?<![\w.<])[amxrfd]\d+(?:\.\w+)?(?![\w(<]))/);
+      if (parts.some((part, i) => i % 2 && known(part))) node.replaceWith(...parts.map((part, i) => (i % 2 && known(part) ? el("span", { class: "said", "data-unit": part }, part) : part)));
+    }
+  }
+
   function markChart(place, view) {
     place.querySelector(":scope > svg.over")?.remove();
     const chosen = new Set(store.get().units);
@@ -89,7 +101,7 @@ export function makeMarks(page) {
 
   document.addEventListener("click", (event) => {
     const own = event.target.closest("[data-unit]");
-    if (own && own.dataset.unit && !event.target.closest("a, summary")) page.pick(own.dataset.unit, event.shiftKey || event.ctrlKey || event.metaKey, own.matches("button") ? own : null);
+    if (own && own.dataset.unit && !event.target.closest("a, summary") && !window.getSelection().toString()) page.pick(own.dataset.unit, event.shiftKey || event.ctrlKey || event.metaKey, own.matches("button") ? own : null);
   });
 
   /* Rows by arrow keys, from the region that scrolls the table. */
@@ -113,8 +125,10 @@ export function makeMarks(page) {
 
   function redraw() {
     document.querySelectorAll("main table").forEach((table) => markTable(table.closest(".scroll") || table.parentElement));
+    for (const text of document.querySelectorAll(".said, h5[data-unit]")) text.classList.toggle("chosen", store.get().units.includes(text.dataset.unit));
     for (const button of document.querySelectorAll("button.name")) button.setAttribute("aria-pressed", String(store.get().units.includes(button.dataset.unit)));
     for (const [place, view] of live) markChart(place, view);
   }
+  markTexts();
   return { redraw, markTable };
 }

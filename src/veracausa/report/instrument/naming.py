@@ -18,17 +18,18 @@ _COUNTED = ("heads", "neurons", "mixer_heads", "channels", "experts")
 
 def in_full(units: Units, i: int) -> str:
     """A unit with its name: "head 3 of layer 23 (a23.h3)", "the MLP of layer 0 (m0)", "feature f10.12"."""
-    said, name = in_place(units, i), units.names[i]
-    return f"{said} ({name})" if said else f"{singular(units.kind)} {name}"
+    name, position, pattern = units.names[i], int(units.position[i]), in_place(units.kind)
+    if "{layer}" not in pattern:
+        return f"{pattern} {name}"
+    at = "" if position < 0 else f" at position {position}"
+    return f"{pattern.format(index=int(units.index[i]), layer=int(units.layer[i]))}{at} ({name})"
 
 
-def in_place(units: Units, i: int) -> str:
-    """What a unit is and where: "head 3 of layer 23"; nothing of kinds whose names say it all."""
-    layer, index = int(units.layer[i]), int(units.index[i])
-    at = "" if units.position[i] < 0 else f" at position {int(units.position[i])}"
-    if units.kind in _COUNTED and index >= 0:
-        return f"{singular(units.kind)} {index} of layer {layer}{at}"
-    return f"the {_WHOLE[units.kind]} of layer {layer}{at}" if units.kind in _WHOLE else ""
+def in_place(kind: str) -> str:
+    """How units of a kind are told by their place: "head {index} of layer {layer}"; else what they are: "feature"."""
+    if kind in _COUNTED:
+        return f"{singular(kind)} {{index}} of layer {{layer}}"
+    return f"the {_WHOLE[kind]} of layer {{layer}}" if kind in _WHOLE else singular(kind)
 
 
 def percent(value: float, least: float = 0.001) -> str:

@@ -9,21 +9,32 @@ export function filled(value, column) {
   return Object.fromEntries(keys.map((key) => [key, filled(value[key], column)]));
 }
 
-/* A section's units by name: {name, said, layer, index, position, kind, at, exact, low, high, each, estimates}. */
-export function unitsOf(section) {
-  const units = new Map();
-  for (const kind of section.kinds) {
-    kind.names.forEach((name, at) => {
-      const each = kind.each ? kind.each.slice(at * kind.n, (at + 1) * kind.n) : null;
-      const estimates = kind.estimates.map((one) => ({ ...one, value: one.value[at] }));
-      const { value, low, high } = kind.exact;
-      units.set(name, {
-        name, kind, at, each, estimates, said: kind.said[at], layer: kind.layer[at], index: kind.index[at],
-        position: kind.position[at], exact: value[at], low: low[at], high: high[at],
-      });
-    });
+/* A unit of a kind, by its place in the kind's columns: name, layer, index, position, exact; the rest when it is asked. */
+class Unit {
+  constructor(kind, at) {
+    Object.assign(this, { kind, at, name: kind.names[at], layer: kind.layer[at], index: kind.index[at], position: kind.position[at], exact: kind.exact.value[at] });
   }
-  return units;
+  get low() { return this.kind.exact.low[this.at]; }
+  get high() { return this.kind.exact.high[this.at]; }
+  /* Its effect in every pair, or null. */
+  get each() { return this.kind.each && this.kind.each.slice(this.at * this.kind.n, (this.at + 1) * this.kind.n); }
+  get estimates() { return this.kind.estimates.map(({ value, ...one }) => ({ ...one, value: value[this.at] })); }
+  /* "head 6 of layer 9" */
+  get said() {
+    const place = this.position >= 0 ? ` at position ${this.position}` : "";
+    return this.kind.said.replace("{index}", this.index).replace("{layer}", this.layer) + place;
+  }
+}
+
+/* The units of a kind, in the order of its columns; made once. */
+export function unitsOfKind(kind) {
+  kind.units ??= kind.names.map((_, at) => new Unit(kind, at));
+  return kind.units;
+}
+
+/* A section's units by name. */
+export function unitsOf(section) {
+  return new Map(section.kinds.flatMap((kind) => unitsOfKind(kind).map((unit) => [unit.name, unit])));
 }
 
 /* What findings tell of one unit: [{what, title, about, …its row}], in the order of the findings. */

@@ -1,5 +1,5 @@
 /* The panel of the chosen unit: all that the study knows of it, and the calls that find what it does not know. */
-import { el } from "./dom.js";
+import { el, refill } from "./dom.js";
 import { streamOf, toldOf } from "./packed.js";
 import { beside, curve, strip } from "./plots.js";
 import { shown } from "./scales.js";
@@ -16,7 +16,7 @@ export function makePanel(place, page) {
     if (!name) return;
     const unit = page.units().get(name);
     const top = place.querySelector(".body")?.scrollTop || 0;
-    place.replaceChildren(head(chosen, name, unit), el("div", { class: "body", tabindex: 0, role: "region", "aria-label": "What the study knows of it" }, ...(unit ? body(unit) : [missing(name)])));
+    refill(place, head(chosen, name, unit), el("div", { class: "body", tabindex: 0, role: "region", "aria-label": "What the study knows of it" }, ...(unit ? body(unit) : [missing(name)])));
     if (place.dataset.of === name) place.querySelector(".body").scrollTop = top;
     place.dataset.of = name;
   }

@@ -108,7 +108,9 @@ def page(study: Study, views: list[SectionView] | None = None) -> str:
         first=first,
         headline=_unbroken(first.question if first else study.title, study.model["name"]),
         main=sections[-1],
-        mark=partial(marked, units={name for panel in main.panels for name in panel.panel.exact.units.names}),
+        mark=partial(
+            marked, units={name for panel in main.panels for name in panel.panel.exact.units.names}, done=set()
+        ),
         instrument=Markup(bundle()),
         looks=Markup(asset("instrument.css")),
         beside=lambda columns: {"instrument": contents(views, columns)},
