@@ -15,6 +15,7 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "charts": (("altair", "jinja2", "markupsafe", "vl_convert"), "drawing charts and pages"),
     "gguf": (("accelerate", "filelock", "gguf"), "converting a packaged model or a .gguf file"),
     "graphs": (("networkx",), "making and reading networkx graphs and GraphML files"),
+    "ray": (("ray",), "spreading a sweep over a Ray cluster"),
     "parquet": (("pyarrow",), "reading Parquet files"),
 }
 

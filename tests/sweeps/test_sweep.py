@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
+from contextlib import suppress
 
 import pytest
 import torch
@@ -227,26 +227,31 @@ def test_a_claim_is_one_processs_until_it_is_given_up(tmp_path):
     assert "silent" in dict(give_up_stale(tmp_path))["bb"]
 
 
+def kill_one(folder, running):
+    """SIGKILL to the first process that has an item in hand, while `running()`; how many were killed."""
+    while running():
+        for claim in (folder / "claims").glob("[0-9a-f]*"):
+            with suppress(OSError, ValueError):
+                os.kill(json.loads(claim.read_text())["process"], signal.SIGKILL)
+                return 1
+        time.sleep(0.01)
+    return 0
+
+
 @pytest.mark.slow
-def test_a_pool_survives_the_kill_of_a_worker(there, asked, tmp_path):
+@pytest.mark.parametrize("runner", ["pool", "ray"])
+def test_a_worker_may_be_killed(there, asked, tmp_path, runner):
     """SIGKILL while an item is in hand: it is done by another worker, and the merged numbers are one process's."""
+    if runner == "ray":
+        pytest.importorskip("ray")
     question = {"ask": "exact", "units": "neurons"}
     asking = plan(there, question, seconds=TINY)
-    body = f"import veracausa as vc; vc.sweep({asking!r}, out={str(tmp_path)!r}, runner='pool', workers=2)"
-    pool = subprocess.Popen([sys.executable, "-c", body], env={**os.environ, "OMP_NUM_THREADS": "1"})
-    claims = tmp_path / "claims"
-    killed = 0
-    while pool.poll() is None:
-        for claim in claims.glob("[0-9a-f]*") if claims.exists() and not killed else ():
-            try:
-                os.kill(json.loads(claim.read_text())["process"], signal.SIGKILL)
-            except (OSError, ValueError):
-                continue
-            killed += 1
-            break
-        time.sleep(0.01)
-    assert killed and pool.returncode == 0
+    laid_out(plan_of(asking), tmp_path, show_progress=False)
+    body = f"import veracausa as vc; vc.sweep({asking!r}, out={str(tmp_path)!r}, runner={runner!r}, workers=2)"
+    workers = subprocess.Popen([sys.executable, "-c", body], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert kill_one(tmp_path, lambda: workers.poll() is None) == 1 and workers.wait(300) == 0
     found = quiet(asking, tmp_path)
     assert found.finished
     torch.testing.assert_close(found[0].values, direct(*asked, question).values, rtol=1e-9, atol=1e-11)
-    assert Path(tmp_path / "failed").exists()
+    (failure,) = (tmp_path / "failed").glob("*.json")  # the item that was in hand, and no other
+    assert "is gone" in json.loads(failure.read_text())["why"]

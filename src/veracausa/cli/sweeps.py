@@ -26,7 +26,9 @@ What = Annotated[
 RunnerName = Annotated[
     str, named(tuple(RUNNERS), f"Who does it: {', '.join(f'{name} ({said})' for name, said in RUNNERS.items())}.")
 ]
-Workers = Annotated[int | None, typer.Option(metavar="N", min=1, help="Processes of a pool. Default: one a processor.")]
+Workers = Annotated[
+    int | None, typer.Option(metavar="N", min=1, help="How many, of pool or ray. Default: one a processor.")
+]
 OnlyForecast = Annotated[bool, typer.Option("--forecast", help="Cut the sweep and say what it costs; run nothing.")]
 
 

@@ -2,4 +2,6 @@
 
 from __future__ import annotations
 
-RUNNERS: dict[str, str] = {"local": "in this process", "pool": "in several processes on this machine"}
+RUNNERS: dict[str, str] = {
+    "local": "in this process", "pool": "in several processes on this machine", "ray": "on a Ray cluster",
+}  # fmt: skip

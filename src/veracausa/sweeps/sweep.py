@@ -13,12 +13,14 @@ import torch
 from veracausa.effects.exact import ExactWork
 from veracausa.engine.budget import free_now
 from veracausa.errors import MethodError
+from veracausa.extras import require_extra
 from veracausa.progress import announce, duration, progress
 from veracausa.scores.headers import align_settings, span_settings
 from veracausa.scores.scores import Scores, task_header
 from veracausa.storage.files import make_folder
 from veracausa.suggestions import not_known
 from veracausa.sweeps.asking import Asked, Part, blank, model_of
+from veracausa.sweeps.cluster import on_ray
 from veracausa.sweeps.folder import MANIFEST, Folder
 from veracausa.sweeps.items import Item, cut
 from veracausa.sweeps.plan import Plan, plan_of
@@ -31,7 +33,7 @@ from veracausa.units.groups import Groups
 from veracausa.words import counted
 
 #: See `runners.RUNNERS`.
-Runner = Literal["local", "pool"]
+Runner = Literal["local", "pool", "ray"]
 
 
 def sweep(
@@ -49,8 +51,9 @@ def sweep(
         plan: a TOML file, or a dict of the same form (see `sweeps.plan`).
         out: the sweep's folder. A sweep that was begun there goes on: nothing that is finished is done again. Several
             calls may work in one folder at once, on one machine or on several that share it.
-        runner: "local" (in this process) or "pool" (in `workers` processes of this machine).
-        workers: processes of a pool (default: one a processor, as far as the memory reaches).
+        runner: "local" (in this process), "pool" (in `workers` processes of this machine), or "ray" (in `workers` tasks
+            of a Ray cluster that sees `out` at the same path; `pip install 'veracausa[ray]'`).
+        workers: how many (default: one a processor, of a pool as far as the memory reaches).
         memory: bytes beside the weights that each worker plans with, or "8GB" (default: its share of what is free).
         show_progress: show what is about to be done, and a progress bar.
 
@@ -67,11 +70,13 @@ def sweep(
     """
     if runner not in RUNNERS:
         raise MethodError(not_known("runner", runner, RUNNERS))
+    if runner == "ray":
+        require_extra("ray")
     if workers is not None and (workers < 1 or runner == "local"):
         raise MethodError(
-            f"workers={workers}: a pool has at least one worker."
-            if runner == "pool"
-            else "workers= are the processes of runner='pool'; this one is 'local'."
+            "workers= are the processes of runner='pool' and the tasks of 'ray'; this one is 'local'."
+            if runner == "local"
+            else f"workers={workers}: there is at least one worker."
         )
     folder = laid_out(plan_of(plan), out, show_progress)
     left = folder.open_items()
@@ -80,6 +85,8 @@ def sweep(
         with progress(f"sweep of {counted(len(folder.items), 'item')}", total, show_progress, _done(folder)) as tick:
             if runner == "local":
                 work_through(folder, memory=memory, told=lambda item: tick(item.token_layers))
+            elif runner == "ray":
+                on_ray(folder, workers, memory, _Moves(folder, tick).look)
             else:
                 count = _workers(folder, workers)
                 share = memory if memory is not None else free_now(torch.device("cpu")) // count
