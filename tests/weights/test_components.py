@@ -16,6 +16,7 @@ from laid_features import asked, by_name, task_of
 from tiny_models import mostly_slow
 
 import veracausa as vc
+from veracausa.cli.checks import units_of
 
 QUIET = {"show_progress": False}
 FAST = ("llama", "gpt2", "gemma2", "qwen2", "phi3", "bloom")
@@ -272,3 +273,13 @@ def test_names_that_mean_nothing_say_what_there_is():
         vc.exact(lm, task, units=[("m1.down.c0", "m1")], ablation="zero", **QUIET)
     with pytest.raises(vc.VeracausaError, match="no direct effect"):
         vc.effects.direct(lm, task, units=["a1.q.c0"], **QUIET)
+
+
+def test_names_on_the_command_line():
+    for text, names in (
+        ("m5.down.c0-31", "m5.down.c0-31"), ("a9.h*.ov0,m5.up.c*", ["a9.h*.ov0", "m5.up.c*"]),
+        ("m5.down[4,17],m3.down[0,1]@S2", ["m5.down[4,17]", "m3.down[0,1]@S2"]), ("m5.down.c0+m3", "m5.down.c0+m3"),
+    ):  # fmt: skip
+        assert units_of(text) == names
+    with pytest.raises(vc.VeracausaError, match="not known"):
+        units_of("m5.middle.c0")

@@ -191,9 +191,9 @@ Units = Annotated[
     str,
     _option(
         help=f"{', '.join(_ALL_KINDS)}; each also per position (heads@positions) and at the task's spans (heads@spans, "
-        "heads@S2); or names with commas: a20.h0,a17.h4@S2. Names with + are one patch: a20.h0+m3@5-8. Cells of a "
-        "pattern: patterns@cells, 'a17.h4<pattern>@9,4'. Edges and paths: 'a17.h4->m18', 'a17.h4->a20.h0<v>->logits', "
-        "'a17.h4->...->a20.h0'.",
+        "heads@S2); or names with commas: a20.h0,a17.h4@S2. Names with + are one patch: a20.h0+m3@5-8. Components "
+        "of weights: m20.down.c0-31, a17.h4.ov0. Cells of a pattern: patterns@cells, 'a17.h4<pattern>@9,4'. Edges and "
+        "paths: 'a17.h4->m18', 'a17.h4->a20.h0<v>->logits', 'a17.h4->...->a20.h0'.",
         autocompletion=several_of(_ALL_KINDS),
     ),
 ]

@@ -210,12 +210,21 @@ class Dictionary:
 
         >>> dic.check(lm, vc.tasks.ioi(lm, n=16))
         """
+        self._require_features("check")
         return through("Dictionary.check", lm, self, texts)
 
     def save(self, path: str | Path, *, dtype: torch.dtype | None = None) -> Path:
         """Write it to a .safetensors file, which `vc.dictionary(lm, path)` reads; `dtype`: to keep it in."""
+        self._require_features("save")
         found: Path = through("Dictionary.save", self, path, dtype=dtype)
         return found
+
+    def _require_features(self, verb: str) -> None:
+        if self.map:
+            raise MethodError(
+                f"{self!r} are parts of a model's weights, made anew by vc.components; {verb} is for dictionaries of "
+                "activations."
+            )
 
     def _tensors(self) -> list[tuple[str, Tensor]]:
         return [
