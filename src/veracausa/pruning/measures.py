@@ -57,16 +57,16 @@ def measured(
 def support(lm: Model, task: Task, parts: Parts, cost: Cost) -> Float[np.ndarray, " parts"]:
     """Σ_t |a_u · ∂M/∂a_u| of every part, mean over pairs, at the clean run; see the module."""
     found = torch.zeros(len(parts), dtype=torch.float64)
-    places = [place for kind in parts.kinds for place in _PLACES[kind]]
+    sites = _sites(parts)
+    places = list(dict.fromkeys(place for place, _ in sites))
     wide = sum(site_width(lm.decoder, place) for place in places)
 
     def run(_: int, examples: tuple[int, ...]) -> None:
-        products = _products(lm, task, examples, places, cost)
+        products = _products(lm, task, examples, sites, cost)
         for at, kind in enumerate(parts.kinds):
             for layer in np.unique(parts.layer[parts.kind == at]).tolist():
                 own = np.flatnonzero((parts.kind == at) & (parts.layer == layer))
-                sites = [products[place, layer] for place in _PLACES[kind]]
-                found[own] += _summed(sites, len(own))
+                found[own] += _summed([products[place, layer] for place in _PLACES[kind]], len(own))
 
     with borrowed(lm.decoder):
         halving(buckets(lm.decoder, task, False, examples_per_batch(lm, task, wide, 2 * wide)), run)
@@ -80,14 +80,19 @@ _PLACES: dict[str, tuple[Place, ...]] = {
 }  # fmt: skip
 
 
+def _sites(parts: Parts) -> list[tuple[Place, int]]:
+    """Where the parts are: each place of each layer that has some."""
+    found = zip(parts.kind.tolist(), parts.layer.tolist(), strict=True)
+    return list(dict.fromkeys((place, layer) for kind, layer in found for place in _PLACES[parts.kinds[kind]]))
+
+
 def _products(
-    lm: Model, task: Task, examples: tuple[int, ...], places: list[Place], cost: Cost
+    lm: Model, task: Task, examples: tuple[int, ...], at: list[tuple[Place, int]], cost: Cost
 ) -> Mapping[tuple[Place, int], Tensor]:
-    """a · ∂M/∂a of every number at some places of a bucket's clean runs, [pairs, positions, site]."""
+    """a · ∂M/∂a of every number at some sites of a bucket's clean runs, [pairs, positions, site]."""
     with torch.enable_grad():
-        tape = alone(lm, task, examples, cost, sites=places, grad=True)
+        tape = alone(lm, task, examples, cost, sites=dict.fromkeys(place for place, _ in at), grad=True)
         metric = readout(lm, task, tape).of_state(tape.clean).sum()
-        at = [(place, layer) for place in places for layer in range(lm.layers)]
         sites = [recorded(tape.clean, *one) for one in at]
         slopes = torch.autograd.grad(metric, sites, allow_unused=True, materialize_grads=True)
     cost.backward += len(examples) * tape.length * lm.layers
