@@ -115,7 +115,7 @@ def removal_curve(
     """
     lm, _ = named_units(with_dictionary(lm, dictionary), scores.units)
     require_about(lm, scores)
-    members = _members(scores.units, task)
+    members = members_of(scores.units, task)
     order = np.array(scores.ranking(by))
     wanted = rising_sizes(sizes, len(order), least=1, what="sets")
     inner = [size for size in wanted if size < len(order)]
@@ -142,12 +142,12 @@ def removal_curve(
     return RemovalWork(lm, task, names, wanted, f"{scores.method} ({by})", known, works)
 
 
-def _members(units: Units, task: Task) -> tuple[tuple[Member, ...], ...]:
+def members_of(units: Units, task: Task) -> tuple[tuple[Member, ...], ...]:
     """What each unit is made of, as a group."""
     if isinstance(units, Edges | Paths) or (units.joint and not isinstance(units, Groups)):
         raise UnitError(
-            f"A removal curve is of units that can be replaced together, not of {units.kind}: for rankings of edges "
-            "take vc.curve or vc.circuits.cause_curve."
+            f"Sets are of units that can be replaced together, not of {units.kind}: for rankings of edges take "
+            "vc.curve or vc.circuits.cause_curve."
         )
     if units.positional and int(units.furthest.max()) >= min(task.lengths):
         raise UnitError(

@@ -1,15 +1,18 @@
 """Circuits ablated on several tasks: against the naive reference and circuits' own runs, and what is refused."""
 
+from dataclasses import replace
+
 import naive_circuit
 import numpy as np
 import pytest
+import tiny_models
 import torch
 
 import veracausa as vc
 from veracausa.circuits.random_circuits import profiled
 from veracausa.cost import Cost
 from veracausa.engine.circuit_forward import all_edges_mask
-from veracausa.errors import CircuitError, MethodError, TaskError
+from veracausa.errors import CircuitError, MethodError, TaskError, UnitError
 from veracausa.tasks.measurement import Measurement
 
 QUIET = {"show_progress": False}
@@ -100,3 +103,34 @@ def test_what_cannot_be_asked_is_refused(tiny, task_of):
             vc.circuits.specificity(lm, {"a": task}, {"a": scores}, n=n)
     with pytest.raises(MethodError, match="learns constants for every circuit"):
         vc.circuits.specificity(lm, {"a": task}, {"a": scores}, n=3, ablation="optimal")
+
+
+def test_sets_of_components_that_one_mode_uses_damage_that_mode_alone():
+    """On the model of known parts: taking a mode's two parts out leaves nothing of its gap, and all of the others'."""
+    lm, truth = vc.ground_truth.load_gated(dtype=torch.float64)
+    tiny_models.compute_in_float64(lm.hf)
+    lm = lm.reading(*vc.components(lm, truth.map, factors=truth.factors))
+    modes = ("sum", "or", "and", "saturated")
+    tasks = {mode: truth.task(modes=[mode]) for mode in modes}
+    names = [f"{truth.map}.own{i}" for i in range(10)]
+    rankings = {}
+    for at, mode in enumerate(modes):
+        exact = vc.exact(lm, tasks[mode], units=names, ablation="zero", show_progress=False)
+        if mode == "or":  # one by one neither shows: the ranking is given by hand
+            exact = replace(exact, values=torch.eye(10, dtype=torch.float64)[2 * at : 2 * at + 2].repeat(2, 1))
+        rankings[mode] = exact
+    how = {"n": 2, "ablation": "zero", "show_progress": False}
+    found = vc.circuits.specificity(lm, tasks, rankings, draws=2, **how)
+    # closed form, to the rounding of norms that do nothing
+    torch.testing.assert_close(found.damage, torch.eye(4, dtype=torch.float64), rtol=0, atol=1e-9)
+    for i, mode in enumerate(modes):
+        assert found.margin(i) == pytest.approx(1) and float(found.random[i, :, i].abs().max()) < 1e-9
+        assert f"Without {mode} (2 components.down.own)" in found.sentences[i] and "random sets" in found.sentences[i]
+    asked = {"circuits": rankings, "draws": 2, "n": 2, "ablation": "zero", "measure": False}
+    price = vc.forecast(vc.circuits.specificity, lm, tasks, **asked)
+    assert price.token_layers == found.cost.token_layers
+    with pytest.raises(MethodError, match="too few for random sets"):
+        vc.circuits.specificity(lm, tasks, rankings, **{**how, "n": 6})
+    with pytest.raises(UnitError, match="of one kind"):
+        heads = vc.exact(lm, tasks["sum"], show_progress=False)
+        vc.circuits.specificity(lm, tasks, {**rankings, "heads": heads}, **how)

@@ -12,6 +12,7 @@ import numpy as np
 from veracausa.choices import Ablation, CircuitParts
 from veracausa.circuits.circuit import Circuit
 from veracausa.circuits.quality.specificity import Specificity
+from veracausa.circuits.quality.units_across_tasks import UnitSpecificityWork, of_units, unit_specificity
 from veracausa.circuits.random_circuits import profiled
 from veracausa.circuits.ranked import Ranked
 from veracausa.circuits.runs.run_circuits import CircuitRuns, Outcomes
@@ -99,7 +100,7 @@ def specificity(
     out: str | Path | None = None,
     memory: float | str | None = None,
     show_progress: bool = True,
-) -> SpecificityWork:
+) -> SpecificityWork | UnitSpecificityWork:
     """What ablating each circuit takes from each task: is a circuit of one task the circuit of all of them?
 
     Args:
@@ -107,7 +108,9 @@ def specificity(
         tasks: a name for each task → its pairs; held-out ones, if a circuit was found on others. They need not have
             anything in common: each has its own lengths, metric and gap.
         circuits: a name for each → a circuit, or a ranking of edges or nodes, of which the `n` strongest by |score| are
-            taken (nodes with all their edges out). One that bears a task's name is that task's own.
+            taken (nodes with all their edges out). One that bears a task's name is that task's own. Or rankings of
+            other units, all of them: neurons, features, components of weights, …; these are replaced together as by
+            `vc.exact`, and random sets have as many others from each layer (`quality.units_across_tasks`).
         n: how many parts of a ranking are taken.
         draws: random circuits for each, with as many edges from each layer to each other one (nodes: of each layer).
         ablation: what the circuit's edges carry: "counterfactual", "resample", "zero" or "mean", see `vc.faithfulness`.
@@ -133,6 +136,8 @@ def specificity(
         raise CircuitError("There is no circuit to ablate: give {'ioi': circuit, …}.")
     if draws < 0:
         raise MethodError(f"draws={draws}: at least 0 are needed.")
+    if any(isinstance(one, Scores) and of_units(one) for one in circuits.values()):
+        return unit_specificity(lm, tasks, circuits, n=n, draws=draws, ablation=ablation, seed=seed)
     masks = []
     for number, (name, one) in enumerate(circuits.items()):
         own, parts = _mask(lm, name, one, n)

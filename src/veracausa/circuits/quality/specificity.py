@@ -34,9 +34,10 @@ if TYPE_CHECKING:
 class Specificity(Ran):
     """A matrix of circuits × tasks; see the module.
 
-    `circuits`: their names; `kept`: how many edges each has; `tasks`: the tasks' headers by name; `metrics`: for every
-    task M of the whole model without each circuit (draw 0) and without each of its random circuits (the others);
-    `ends`: for every task M of the bare clean run and of the run without edges.
+    `circuits`: their names; `kept`: how many edges, or units, each has (`of`); `tasks`: the tasks' headers by name;
+    `metrics`: for every task M of the whole model without each circuit (draw 0) and without each of its random circuits
+    (the others); `ends`: for every task M of the bare clean run and of the run without edges (of sets of units: of the
+    bare corrupted run).
 
     >>> found = vc.circuits.specificity(lm, {"ioi": ioi, "greater-than": years}, {"ioi": circuit})
     >>> found.damage, found.table()
@@ -56,6 +57,15 @@ class Specificity(Ran):
     def task(self) -> dict[str, Any]:  # type: ignore[override]
         """The first task's header; `tasks` has all."""
         return next(iter(self.tasks.values()))
+
+    @property
+    def of(self) -> str:
+        """What is counted: "edges" of circuits, or the kind of units in sets of such."""
+        return str(self.settings.get("of", "edges"))
+
+    @property
+    def _set(self) -> str:
+        return "circuit" if self.of == "edges" else "set"
 
     @cached_property
     def _shares(self) -> tuple[Float[Tensor, "circuits draws tasks"], Float[Tensor, "circuits draws tasks"]]:
@@ -138,8 +148,8 @@ class Specificity(Ran):
         random = ""
         if len(drawn):
             beside = [plain(one, 2) for one in drawn.mean(0)[self._order(own)].tolist()]
-            random = f"; random circuits of its layer profile take {listed(beside)}"
-        return f"Without {self.circuits[number]} ({self.kept[number]:,} edges) {listed(told)} is gone{random}."
+            random = f"; random {self._set}s of its layer profile take {listed(beside)}"
+        return f"Without {self.circuits[number]} ({self.kept[number]:,} {self.of}) {listed(told)} is gone{random}."
 
     def _order(self, own: int | None) -> list[int]:
         """Tasks as they are told: the circuit's own first."""
@@ -153,11 +163,11 @@ class Specificity(Ran):
         pairs = ", ".join(f"{name} {len(one.gap)}" for name, one in zip(self.tasks, self.ends, strict=True))
         matrix = pd.DataFrame(self.damage.numpy(), index=pd.Index(self.circuits), columns=pd.Index([*self.tasks]))
         lines = [
-            f"specificity of {counted(len(self.circuits), 'circuit')} on {counted(len(self.tasks), 'task')} "
+            f"specificity of {counted(len(self.circuits), self._set)} on {counted(len(self.tasks), 'task')} "
             f"(pairs: {pairs}) · "
-            f"{self.ablation} ablation · {self.metrics[0].shape[1] - 1} random circuits each",
+            f"{self.ablation} ablation · {self.metrics[0].shape[1] - 1} random {self._set}s each",
             f"model   {self.model['source']}",
-            "damage, share of each task's gap that is gone without the circuit",
+            f"damage, share of each task's gap that is gone without the {self._set}",
             matrix.to_string(float_format="{:.3f}".format),
             f"cost    {self.cost.describe()}",
         ]
