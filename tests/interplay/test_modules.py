@@ -13,6 +13,7 @@ import veracausa as vc
 from veracausa.cost import Cost
 from veracausa.errors import VeracausaError
 from veracausa.interplay.results import Interactions
+from veracausa.report.charts.modules import modules_part
 from veracausa.statistics.partitions import adjusted_rand, swapped
 
 SETTINGS = {"method": "exact", "way": "whole", "ablation": "zero"}
@@ -110,3 +111,19 @@ def test_what_is_no_chain_is_refused():
     ):  # fmt: skip
         with pytest.raises(VeracausaError, match=said):
             vc.interplay.modules(given, **how)
+
+
+@pytest.mark.parametrize(("layers", "most"), [(4, 6), (9, 3)])
+def test_names_in_a_drawing_of_many_sites_are_few_and_apart(layers, most):
+    """Lines run between neighbouring sites, so that names of all parts could not be read."""
+    found = vc.interplay.modules(planted(2, layers=layers), draws=2)
+    spec = modules_part(found, "drawing").view.to_dict()
+    words = next(one for one in spec["layer"] if one["mark"]["type"] == "text")
+    rows = {}
+    for row in words["data"]["values"]:
+        rows.setdefault(row["y"], []).append(row["x"])
+    assert {*rows} == {*range(layers)} and {len(row) for row in rows.values()} <= {*range(1, most + 1)}
+    assert max(map(len, rows.values())) == (6 if layers == 4 else most)
+    if layers == 9:
+        assert all(b - a > 0.3 for row in rows.values() for a, b in pairwise(sorted(row)))
+    assert spec["layer"][0]["encoding"]["y"]["axis"]["title"] == "heads of layer"

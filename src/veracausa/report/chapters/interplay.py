@@ -23,8 +23,9 @@ STRONGEST = 10
 def figures(found: Modules, name: str, layers: Sequence[Interactions]) -> list[Figure]:
     """The graph of the modules, and how much an average over the prompts hides."""
     # what its lines say stands above it, as the figure's sentence
-    part = replace(modules_part(found, f"{name}-graph"), title="", subtitle=found.settings["trust"])
-    every = [Figure(f"{name}-modules", "Modules", (part,), " ".join(found.sentences), least=380, width=680)]
+    part = replace(modules_part(found, f"{name}-graph"), title="", subtitle="")
+    said = " ".join([*found.sentences, f"Lines are as wide as strengths {found.settings['trust']}."])
+    every = [Figure(f"{name}-modules", "Modules", (part,), said, least=380, width=680)]
     if layers and layers[0].n > 1:
         share = np.array([one.overlap(STRONGEST).mean() for one in layers])
         data, names = Datasets(), [_said(one) for one in layers]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import altair as alt
 import numpy as np
 
@@ -14,6 +16,8 @@ from veracausa.report.charts.figures import Part
 COLOURED, _OTHER = 5, "others"
 #: Edges that are drawn, the heaviest; names of parts that are written at one site; pixels between sites.
 MOST_EDGES, _NAMED, _BETWEEN = 400, 14, 84
+#: Sites from which on lines would run through all names: then few of a site are named, and how far apart these are.
+_MANY, _FEW, _APART = 7, 3, 0.3
 #: Pixels in all, where there are many sites, and the least between two.
 _HEIGHT, _LEAST = 1000, 34
 #: The same as what an edge's colour says where its ends are of two modules.
@@ -69,13 +73,26 @@ def _x() -> alt.X:
 
 
 def _y(found: Modules) -> alt.Y:
-    texts = ", ".join(f"'{k}': '{site}'" for k, site in enumerate(found.layers))
+    sites, title = _sites(found.layers)
+    texts = ", ".join(f"'{k}': '{site}'" for k, site in enumerate(sites))
     last = len(found.layers) - 1
     axis = alt.Axis(
         values=[*range(last + 1)], labelExpr=f"({{{texts}}})[toString(datum.value)]", grid=False, domain=False,
-        ticks=False, title=None, labelLimit=190,
+        ticks=False, title=title, labelLimit=190,
     )  # fmt: skip
     return alt.Y("y:Q", axis=axis, scale=alt.Scale(domain=[-0.25, last + 0.25], nice=False, zero=False))
+
+
+def _sites(layers: Sequence[str]) -> tuple[list[str], str | None]:
+    """What each site is called, and what all of them are.
+
+    >>> _sites(["9 heads of layer 3", "9 heads of layer 4"])
+    (['3', '4'], '9 heads of layer')
+    """
+    kinds, numbers = zip(*(site.rpartition(" ")[::2] for site in layers), strict=True)
+    if len({*kinds}) == 1 and kinds[0] and all(one.isdecimal() for one in numbers):
+        return [*numbers], kinds[0]
+    return [*layers], None
 
 
 def _places(found: Modules) -> np.ndarray:
@@ -111,9 +128,23 @@ def _edges(found: Modules, x: np.ndarray, y: np.ndarray, said: list[str]) -> lis
 def _names(data: Datasets, found: Modules, nodes: list[Row], name: str) -> list[alt.Chart]:
     """Names of the parts of sites where there is room for them, of the lowest site beneath its parts."""
     few = [row for row, step in zip(nodes, found.step, strict=True) if found.step.count(step) <= _NAMED]
+    if len(found.layers) >= _MANY:
+        few = _strongest(found, nodes)
     own = data.add(f"{name}-names", few)
     return [
         alt.Chart(own).transform_filter(test).mark_text(style=theme.NAME, dy=away)
         .encode(x=_x(), y=_y(found), text="name:N")
         for test, away in (("datum.y > 0", -10), ("datum.y == 0", 12))
     ]  # fmt: skip
+
+
+def _strongest(found: Modules, nodes: list[Row]) -> list[Row]:
+    """Of each site the few parts with the most weight on their edges, none close to another one that is named."""
+    weight = np.array(found.weight)
+    ends = (np.bincount(np.array(one), weight, len(nodes)) for one in (found.source, found.target))
+    chosen = dict[int, list[Row]]()
+    for k in np.argsort(-sum(ends), kind="stable").tolist():
+        row = chosen.setdefault(found.step[k], [])
+        if len(row) < _FEW and all(abs(one["x"] - nodes[k]["x"]) > _APART for one in row):
+            row.append(nodes[k])
+    return [row for site in chosen.values() for row in site]

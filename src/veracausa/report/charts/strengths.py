@@ -39,7 +39,9 @@ def bars_view(
     base = alt.Chart(data.add(name, rows))
     scale = alt.Scale(domain=list(domain)) if domain else alt.Undefined
     y = alt.Y("name:N", title=None, sort=[row["name"] for row in rows], axis=NAMES)
-    x = alt.X("value:Q", title=title, scale=scale, axis=alt.Axis(tickCount=5, labelExpr=SIGNED))
+    shares = domain == (0, 1)  # which have no sign
+    axis = alt.Axis(tickCount=5, format="%") if shares else alt.Axis(tickCount=5, labelExpr=SIGNED)
+    x = alt.X("value:Q", title=title, scale=scale, axis=axis)
     tips = [alt.Tooltip("name:N"), alt.Tooltip("value:Q", title=title, format="+.4f"),
             alt.Tooltip("stderr:Q", title="± SE", format=".4f")]  # fmt: skip
     layers = [base.mark_bar(cornerRadius=1, style=theme.EXACT, opacity=0.6).encode(x=x, y=y, tooltip=tips)]
