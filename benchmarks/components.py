@@ -9,6 +9,7 @@ First on models whose components are known, where the closed form is the judge o
 of maps of SmolLM2-135M.
 
     python benchmarks/components.py --known                                  (seconds)
+    python benchmarks/components.py --specific                               (minutes)
     python benchmarks/components.py --n 4 --maps m20.down a20.ov m15.gate    (half an hour on one busy core)
 """
 
@@ -19,7 +20,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from common import header, table
+from common import TASKS, header, table
 
 import veracausa as vc
 from veracausa.ground_truth.gated import MODES
@@ -138,10 +139,24 @@ def real(n: int, maps: list[str], steps: int, outputs: int) -> None:
         print(f"\n## {name}: {len(found['gradient'])} singular directions\n\n{table(COLUMNS, rows)}", flush=True)
 
 
+def specific(count: int = 20, layers: range = range(16, 26)) -> None:
+    """What taking out the strongest value-output directions of each task does to all six, on pairs not ranked on."""
+    lm = vc.load("smollm2-135m")
+    units, ranked, held = [f"a{layer}.h*.ov*" for layer in layers], {}, {}
+    for name in TASKS:
+        seen, held[name] = (vc.tasks.build(name, lm, n=n, seed=seed) for n, seed in ((8, 0), (4, 1)))
+        ranked[name] = vc.attribute(lm, seen, units=units, method="atp", baseline="zero", **QUIET)
+    found = vc.circuits.specificity(lm, held, ranked, n=count, draws=3, ablation="zero", **QUIET)
+    print(found)
+    for i, name in enumerate(TASKS):
+        print(f"{name}: own less the mean of the others {found.margin(i):.3f} ± {found.margin_stderr(i):.3f}")
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--known", action="store_true", help="the models whose components are known, alone")
+    parser.add_argument("--specific", action="store_true", help="components of six tasks taken out on each")
     parser.add_argument("--n", type=int, default=4, help="pairs")
     parser.add_argument("--maps", nargs="+", default=["m20.down", "a20.ov", "m15.gate"])
     parser.add_argument("--steps", type=int, default=200, help="of learned masks")
@@ -149,7 +164,9 @@ def main() -> None:
     asked = parser.parse_args()
     torch.manual_seed(0)
     print(header("python benchmarks/components.py " + ("--known" if asked.known else f"--n {asked.n}")))
-    if asked.known:
+    if asked.specific:
+        specific()
+    elif asked.known:
         known(asked.steps)
     else:
         real(asked.n, asked.maps, asked.steps, asked.outputs)
