@@ -259,6 +259,7 @@ def test_names_that_mean_nothing_say_what_there_is():
         ("m1.down.c99", "the last of them m1.down.c23"), ("m9.down.c0", "layers are 0 … 2"),
         ("m1.gate.c0", "Ask for up"), ("m1.down.spd0", "vc.components"), ("m1.down[99,0]", "24 outputs and 40 inputs"),
         ("a9.down.c*", "no map 'down'"), ("m1.down.c4-2", "counted from 0"), ("components.down", "name them"),
+        ("a1.o.c0->m2", "no paths are known"), ("m0->m1.up.c0->logits", "no paths are known"),
     ):  # fmt: skip
         with pytest.raises(vc.VeracausaError, match=re.escape(words)):
             vc.exact(lm, task, units=units, ablation="zero", **QUIET)

@@ -211,5 +211,5 @@ def _of_layer(lm: Model, task: Task, asked: Asked, what: str) -> Units:
 
 
 def _require_kind(kind: str, asked: str, what: str) -> None:
-    if kind not in KINDS and not is_coded(kind):
+    if (kind not in KINDS and not is_coded(kind)) or kind.startswith("components"):
         raise UnitError(f"{what}={asked}: interactions are between {', '.join(KINDS)}, not {kind}.")

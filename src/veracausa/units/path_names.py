@@ -8,6 +8,7 @@ from typing import Any
 
 from veracausa.anatomy.graph import LOGITS, MIXER, MLP, Graph, K, Q, V
 from veracausa.arguments import is_list, shown
+from veracausa.dictionaries.components import parse_component
 from veracausa.dictionaries.site import Site
 from veracausa.engine.path_codes import Coded
 from veracausa.errors import UnitError
@@ -120,9 +121,18 @@ def require_path(text: str) -> None:
     """Raise UnitError unless a text reads like a path; which parts a model has is asked later."""
     pieces = [part for piece in _ARROW.split(text.strip().replace("…", THROUGH)) for part in piece.split("+")]
     for stem in (piece.strip().partition("@")[0] for piece in pieces):
+        _require_no_component(text, stem)
         known = parse_feature(stem) or any(sort.fullmatch(stem) for sort in (_MLP, _HEAD, _MIXER, _OF_ALL))
         if stem not in ("input", "logits", THROUGH) and not known:
             raise UnitError(f"{shown(stem)} in {shown(text)} is no part of a path. {_PARTS}")
+
+
+def _require_no_component(text: str, stem: str) -> None:
+    if parse_component(stem) is not None:
+        raise UnitError(
+            f"{shown(text)}: {stem} is a component of weights, of which no paths are known. Ask for it alone, or in a "
+            "group; paths go from and to heads, MLPs and features."
+        )
 
 
 def _parts(graph: Graph, text: str, piece: str, laid: Laid) -> tuple[Part, ...]:
@@ -162,6 +172,7 @@ def _part(graph: Graph, text: str, name: str, laid: Laid) -> Part:
     if match := _MIXER.fullmatch(stem):
         layer = _within(graph, text, stem, int(match[1]), "x")
         return _mixer(graph, text, layer, match[2], span)
+    _require_no_component(text, stem)
     if found := parse_feature(stem):
         return _coded(text, stem, found, laid, span)
     if match := _OF_ALL.fullmatch(stem):
