@@ -176,8 +176,13 @@ def test_terms_and_units_become_buttons_and_nothing_else_becomes_markup():
     assert done == {"head", "gap"} and "popover" not in str(marked("Heads and a head; the gap.", (), done))
     assert html.count('data-unit="a9.h6"') == 1 and "&lt;b&gt;" in html and "<code>vc.exact(lm)</code>" in html
     assert html.count('popovertarget="meaning-head"') == 1 and html.count('id="meaning-gap"') == 1
+    assert '">Head</button>' in html  # the first mention, whatever letter it begins with
     shown = re.sub(r'<span class="meaning".*?</span>', "", html)
     assert re.sub(r"<[^>]+>", "", shown).replace("&lt;", "<").replace("&gt;", ">").replace(
         "&amp;", "&"
     ) == text.replace("`", "")
     assert all(len(meaning) > 40 for meaning in TERMS.values())
+    for term in TERMS:
+        for written in (term, term.capitalize(), f"{term.removesuffix('s')}s"):
+            done = set()
+            assert f">{written}</button>" in str(marked(f"A {written}.", (), done)) and done == {term}

@@ -15,9 +15,9 @@ TERMS = {
     "several, side by side; a9.h6 is head 6 of layer 9, both counted from 0.",
     "MLP": "The part of a layer that works on each word by itself, after the heads; m3 is that of layer 3.",
     "effect": "What changes in the answer when this one part is replaced and everything behind it is computed anew: "
-    "run, not estimated. Negative: the part helped the answer; positive: it worked against it.",
-    "gap": "How far the preference for the right answer differs between the two prompts of a pair. −44 % of the gap: "
-    "without this part nearly half of the difference is gone.",
+    "run, not estimated. Blue on the map: the part helps the answer; orange: it works against it.",
+    "gap": "How far the preference for the right answer differs between the two prompts of a pair. 44 % of the gap: "
+    "nearly half of that difference.",
     "attribution patching": "An estimate of all effects at once from one backward pass: as if the answer were a "
     "straight line in every part. Cheap, and wrong where it bends.",
     "integrated gradients": "An estimate that follows the model from one prompt to the other in small steps and adds "
@@ -29,6 +29,8 @@ TERMS = {
     "pair": "A prompt with a known answer, and one that differs from it in a few words and has another answer.",
 }
 
+#: Terms by how they stand in a sentence, whatever letter they begin with.
+_ALIKE = {term.lower().removesuffix("s"): term for term in TERMS}
 _NAME = r"(?<![\w.])[amxrf]\d+(?:\.\w+)?(?![\w(])"
 
 
@@ -41,7 +43,7 @@ def marked(text: str, units: Iterable[str], done: set[str]) -> Markup:
     words = "|".join(sorted((re.escape(term) + "s?" for term in TERMS), key=len, reverse=True))
     parts: list[Markup] = []
     end = 0
-    for found in re.finditer(rf"`([^`]+)`|({_NAME})|\b({words})\b", readable(text)):
+    for found in re.finditer(rf"`([^`]+)`|({_NAME})|\b((?i:{words}))\b", readable(text)):
         piece = _piece(found, names, done)
         if piece is not None:
             parts += [escape(readable(text)[end : found.start()]), piece]
@@ -55,7 +57,7 @@ def _piece(found: re.Match[str], names: set[str], done: set[str]) -> Markup | No
         return Markup("<code>{}</code>").format(code)
     if unit:
         return _UNIT.format(unit, unit) if unit in names else None
-    term = word if word in TERMS else word.removesuffix("s")
+    term = _ALIKE[word.lower().removesuffix("s")]
     if term in done:
         return None
     done.add(term)
