@@ -183,7 +183,7 @@ def test_figures_draw_without_a_browser(tiny, task_of):
     lm, task = tiny("llama"), task_of(6)
     figure = circuit_figure(circuit_in(lm, task), "c")
     assert figure.png()[:4] == b"\x89PNG" and figure.sentence.endswith(".")
-    assert figure.specs()[0]["width"] == "container" and set(figure.parts[0].data) <= set(figure.specs()[0]["datasets"])
+    assert set(figure.parts[0].data) <= set(figure.specs()[0]["datasets"]) and figure.layout["width"] > 0
     scores = scores_in(lm, task, "edges@positions")
     assert circuit_figure(circuit_in(lm, task), "p", positions=scores).png()[:4] == b"\x89PNG"
 
@@ -254,7 +254,8 @@ def test_pointing_in_a_browser(chromium, tiny, task_of, tmp_path):
     """Tooltips name a node and an edge; pointing at a node is noticed; nothing goes wrong."""
     circuit = circuit_in(tiny("llama"), task_of(6))
     figure = circuit_figure(circuit, "c")
-    spec = figure.specs()[0] | {"config": LIGHT.config()}
+    fluid = {"width": "container", "autosize": {"type": "fit-x", "contains": "padding"}}  # as the page draws it
+    spec = figure.specs()[0] | fluid | {"config": LIGHT.config()}
     draw = "vegaEmbed('#here', SPEC, {renderer: 'canvas'}).then((made) => { window.drawn = made.view; })"
     path = tmp_path / "c.html"
     path.write_text(
