@@ -17,6 +17,7 @@ from tiny_models import mostly_slow
 
 import veracausa as vc
 from veracausa.cli.checks import units_of
+from veracausa.errors import ArchitectureError, ContractError
 
 QUIET = {"show_progress": False}
 FAST = ("llama", "gpt2", "gemma2", "qwen2", "phi3", "bloom")
@@ -194,6 +195,35 @@ def test_the_ranks_of_an_adapter_are_what_lies_between_both_models(family):
     row[1] = own
     single = vc.exact(laid, task, units=["m1.down.lora1"], ablation="zero", **QUIET)
     assert single.values[0, 0] == pytest.approx(wanted, abs=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out")
+def test_weights_that_were_changed_since_they_were_taken_apart(tmp_path):
+    """An edit, or another strength of an adapter, is found before there is a number; what is laid anew is apart in a
+    folder of pieces, and an adapter with a bias has no ranks that are all of it."""
+    peft = pytest.importorskip("peft")
+    hf, lm, _, task = asked("gpt2", count=1)
+    how = {"units": ["m1.down.c0"], "ablation": "zero", "out": tmp_path, **QUIET}
+    old = lm.reading(*vc.components(lm, "m1.down"))
+    before = vc.exact(old, task, **how).values
+    with torch.no_grad():
+        hf.transformer.h[1].mlp.c_proj.weight[3] += 0.5
+    for verb in (vc.exact, vc.attribute):
+        with pytest.raises(ContractError, match=r"weights of m1\.down .* were changed"):
+            verb(old, task, units=["m1.down.c0"], **QUIET)
+    new = lm.reading(*vc.components(lm, "m1.down"))
+    kept, anew = vc.exact(new, task, **how).values, vc.exact(new, task, **(how | {"out": None})).values
+    assert torch.equal(kept, anew) and not torch.allclose(kept, before)
+    hf.add_adapter(peft.LoraConfig(r=2, target_modules=["c_proj"], init_lora_weights=False))
+    ranks = lm.reading(*vc.components(lm, "m1.down", of="lora"))
+    vc.exact(ranks, task, units=["m1.down.lora0"], ablation="zero", **QUIET)
+    hf.transformer.h[1].mlp.c_proj.scaling["default"] *= 2
+    with pytest.raises(ContractError, match="adapters switched, or scaled"):
+        vc.exact(ranks, task, units=["m1.down.lora0"], ablation="zero", **QUIET)
+    hf, lm, *_ = asked("gpt2", count=1)
+    hf.add_adapter(peft.LoraConfig(r=2, target_modules=["c_proj"], init_lora_weights=False, lora_bias=True))
+    with pytest.raises(ArchitectureError, match="lora_bias=True"):
+        vc.components(lm, "m1.down", of="lora")
 
 
 def test_what_one_checkpoint_has_that_another_has_not():

@@ -44,7 +44,7 @@ class Dictionary:
     (`d10.subject`). `source`: where it comes from, in words. `onward`: what features of a cross-layer transcoder write
     to later layers, at the same place of each. `map`: of components of weights the linear map whose they are, such as
     "down" (see `components`); `numbers`: their indices, where these are not 0, 1, …; `made`: how they follow from the
-    model alone, where they do.
+    model alone, where they do; `weights`: a hash of the weights that they are parts of.
 
     Raises:
         MethodError: shapes do not fit, or a name is none.
@@ -66,6 +66,7 @@ class Dictionary:
     map: str = ""
     numbers: tuple[int, ...] = ()
     made: str = ""
+    weights: str = ""
 
     @classmethod
     def of(
@@ -188,10 +189,11 @@ class Dictionary:
     def digest(self) -> str:
         """A hash of all of it but its source: two dictionaries of one digest give the same numbers.
 
-        Of what follows from the model, which results name, it is one of how: rounding differs from machine to machine.
+        Of what follows from the model's weights it is one of these and of how: rounding differs from machine to
+        machine.
         """
         if self.made:
-            return hashlib.sha256(self.made.encode()).hexdigest()[:16]
+            return hashlib.sha256(f"{self.made} {self.weights}".encode()).hexdigest()[:16]
         told = (self.reads.name, self.writes.name, self.name, self.labels, self.encoder.activation, self.encoder.k,
                 self.encoder.norm, self.encoder.norm_eps)  # fmt: skip
         found = hashlib.sha256(repr(told).encode())

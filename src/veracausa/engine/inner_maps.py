@@ -18,6 +18,7 @@ from veracausa.engine.guard import precision_of
 from veracausa.engine.overrides import Override
 from veracausa.engine.validate import misread, rounding
 from veracausa.errors import ArchitectureError, ContractError
+from veracausa.weights.parts import map_name, weights_digest
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -38,7 +39,8 @@ def changed_map(decoder: Decoder, at: Where, change: Float[Tensor, "rows positio
 
 @torch.no_grad()
 def require_components(lm: Model, tape: Tape, place: str) -> None:
-    """What maps gave in both recorded runs is x W + b of what they were given, and heads mix values as they are.
+    """Maps are those whose parts were laid on the model, gave x W + b in both recorded runs, and heads mix values as
+    they are.
 
     Raises:
         ContractError: names the block and the map. ArchitectureError: something stands between two maps whose product
@@ -47,6 +49,12 @@ def require_components(lm: Model, tape: Tape, place: str) -> None:
     for (kind, layer), code in lm.decoder.codes.items():
         if kind != place or not code.dictionary.map:
             continue
+        if weights_digest(lm.decoder, layer, code.dictionary.map) != code.dictionary.weights:
+            name = map_name(layer, code.dictionary.map)
+            raise ContractError(
+                f"The weights of {name} of {lm.name} were changed since its components were laid on the model (or its "
+                f"adapters switched, or scaled otherwise). Lay them anew: lm.reading(*vc.components(lm, {name!r}))."
+            )
         for run in (tape.clean, tape.corrupted):
             error, scale = _off(lm.decoder, code, run)
             if not error <= rounding(precision_of(lm.decoder).dtype, scale):

@@ -43,7 +43,9 @@ def components(
     """Parts of linear maps' weights, W = Σ_c v_c u_cᵀ + Δ: one dictionary a map, to be laid on the model.
 
     A component writes a_c u_c with a_c = v_c · x, x what the map reads. Whatever features can be asked, they can:
-    taking one out (`ablation="zero"`) is taking v_c u_cᵀ out of W. A map's bias is in no component.
+    taking one out (`ablation="zero"`) is taking v_c u_cᵀ out of W. A map's bias is in no component. All of a map are
+    units="components.down", of other sets "components.down.lora", ".diff", ".own" and ".weights". They are of the
+    weights as they are now: where these are changed afterwards calls end in a ContractError.
 
     Args:
         lm: the model.

@@ -9,6 +9,7 @@ value, so that a_c counts in units of y.
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +21,7 @@ from veracausa.dictionaries.dictionary import Dictionary
 from veracausa.dictionaries.encoder import Encoder
 from veracausa.dictionaries.site import Site
 from veracausa.errors import ArchitectureError, MethodError
+from veracausa.storage.digests import tensor_digest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,6 +95,11 @@ def adapters_of(decoder: Decoder, layer: int, name: str, chosen: str) -> Diction
         )
     lora: Any = adapted.module
     names = [key for key, part in lora.lora_B.items() if any(part is b for b, _ in adapted.adding)]
+    if any(getattr(lora.lora_B[key], "bias", None) is not None for key in names):
+        raise ArchitectureError(
+            f"The LoRA on {map_name(layer, name)} adds a bias of its own (lora_bias=True), which no rank holds: "
+            "without all its ranks the map would not be the base model's. Ask whole adapters (units='adapters')."
+        )
     scales = {id(b): scale for b, scale in adapted.adding}
     v = torch.cat([lora.lora_A[key].weight.detach().T for key in names], 1)
     u = torch.cat([one.own(lora.lora_B[key].weight.detach().T) * scales[id(lora.lora_B[key])] for key in names])
@@ -132,10 +139,21 @@ def of_map(
 ) -> Dictionary:
     """Components of a map by their factors."""
     bias = one.linear.bias
-    return _made(one.block.layer, one.name, v, u, _shifted(one, bias), name=name, **more)
+    return _made(decoder, one.block.layer, one.name, v, u, _shifted(one, bias), name=name, **more)
+
+
+def weights_digest(decoder: Decoder, layer: int, name: str) -> str:
+    """A hash of the weights that components of a map are parts of, as they are now, adapters merged in."""
+    found = hashlib.sha256()
+    for own in {"ov": "vo", "qk": "qk"}.get(name, [name]):
+        linear = map_of(decoder, layer, own).linear
+        for tensor in (linear.weight, linear.bias):
+            found.update(b"" if tensor is None else tensor_digest(tensor.detach()))
+    return found.hexdigest()[:16]
 
 
 def _made(
+    decoder: Decoder,
     layer: int,
     own: str,
     v: Tensor,
@@ -150,7 +168,8 @@ def _made(
     v, u = v.detach(), u.detach().to(v)
     encoder = Encoder(v, v.new_zeros(v.shape[1]), "linear", before=None if before is None else before.to(v))
     b = v.new_zeros(u.shape[1]) if bias is None else bias.detach().to(v)
-    return Dictionary(reads, writes, encoder, u, b, map=own, name="" if name == SINGULAR else name, **more)
+    more |= {"map": own, "weights": weights_digest(decoder, layer, own)}
+    return Dictionary(reads, writes, encoder, u, b, name="" if name == SINGULAR else name, **more)
 
 
 def _shifted(one: BlockMap, bias: Tensor | None) -> Tensor | None:
@@ -186,8 +205,8 @@ def _outputs(decoder: Decoder, layer: int, source: str) -> Dictionary:
         shift = read.bias.detach().unflatten(0, (block.kv_heads, -1)).repeat_interleave(group, 0).flatten()
         own = shift.to(out.linear.weight) @ out.linear.weight
         bias = own if bias is None else bias + own
-    return _made(layer, "ov", v.flatten(0, 1).flatten(1), torch.cat(u), bias, before=shift, source=source, made=source,
-                 numbers=_by_head(block.heads, w_o.shape[1]))  # fmt: skip
+    return _made(decoder, layer, "ov", v.flatten(0, 1).flatten(1), torch.cat(u), bias, before=shift,
+                 source=source, made=source, numbers=_by_head(block.heads, w_o.shape[1]))  # fmt: skip
 
 
 def _queries(decoder: Decoder, layer: int, source: str) -> Dictionary:
@@ -206,8 +225,8 @@ def _queries(decoder: Decoder, layer: int, source: str) -> Dictionary:
         p, _ = _bases(w_q[:, head], w_k[:, head // group])
         v.append(p * _signs(p))
         u[head, :, head] = v[-1].T @ w_q[:, head]
-    return _made(layer, "qk", torch.cat(v, 1), u.flatten(0, 1).flatten(1), read.bias, source=source, made=source,
-                 numbers=_by_head(block.heads, width))  # fmt: skip
+    return _made(decoder, layer, "qk", torch.cat(v, 1), u.flatten(0, 1).flatten(1), read.bias,
+                 source=source, made=source, numbers=_by_head(block.heads, width))  # fmt: skip
 
 
 def _bases(a: Float[Tensor, "width d"], b: Float[Tensor, "width d"]) -> tuple[Tensor, Tensor]:
