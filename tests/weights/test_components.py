@@ -215,6 +215,7 @@ def test_weights_that_were_changed_since_they_were_taken_apart(tmp_path):
     kept, anew = vc.exact(new, task, **how).values, vc.exact(new, task, **(how | {"out": None})).values
     assert torch.equal(kept, anew) and not torch.allclose(kept, before)
     hf.add_adapter(peft.LoraConfig(r=2, target_modules=["c_proj"], init_lora_weights=False))
+    lm = as_model(hf.eval(), "gpt2")
     ranks = lm.reading(*vc.components(lm, "m1.down", of="lora"))
     vc.exact(ranks, task, units=["m1.down.lora0"], ablation="zero", **QUIET)
     hf.transformer.h[1].mlp.c_proj.scaling["default"] *= 2
@@ -222,6 +223,7 @@ def test_weights_that_were_changed_since_they_were_taken_apart(tmp_path):
         vc.exact(ranks, task, units=["m1.down.lora0"], ablation="zero", **QUIET)
     hf, lm, *_ = asked("gpt2", count=1)
     hf.add_adapter(peft.LoraConfig(r=2, target_modules=["c_proj"], init_lora_weights=False, lora_bias=True))
+    lm = as_model(hf.eval(), "gpt2")
     with pytest.raises(ArchitectureError, match="lora_bias=True"):
         vc.components(lm, "m1.down", of="lora")
 
