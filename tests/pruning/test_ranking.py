@@ -1,5 +1,7 @@
 """Rankings of parts: each measure against a second, naive way; FGP's rule; order, sizes, rounds, files."""
 
+from contextlib import contextmanager
+
 import naive_pruning
 import numpy as np
 import pytest
@@ -79,11 +81,46 @@ def test_exact_and_estimated_rankings_are_those_of_the_library_and_groups_add_up
     lm, task = setting("llama")
     exact = vc.exact(lm, task, units="heads", ablation="zero", **QUIET)
     assert np.allclose([*ranked(lm, task, how="exact-zero", units="heads")[0].values()], exact.values.mean(0).abs())
-    atp = vc.attribute(lm, task, units="heads", method="atp", baseline="mean", **QUIET).values.mean(0)
+    how = {"method": "atp", "baseline": "mean", "reference": task.side(True)}
+    atp = vc.attribute(lm, task, units="heads", **how, **QUIET).values.mean(0)
     groups = ranked(lm, task, how="atp-mean", units="kv_groups")[0]
     assert np.allclose([*groups.values()], atp.unflatten(0, (-1, 2)).sum(-1).abs())
     both = vc.exact(lm, task, units={"a1.kv1": ["a1.h2", "a1.h3"]}, ablation="zero", **QUIET).values.mean()
     assert np.isclose(ranked(lm, task, how="exact-zero", units="kv_groups")[0]["a1.kv1"], abs(float(both)))
+
+
+def test_a_layers_zero_is_the_layer_cut_out():
+    """GPT-2's outputs have biases, which stay where a head's or an MLP's values are 0, and go where a layer is cut."""
+    lm, task = setting("gpt2")
+    values = ranked(lm, task, how="exact-zero", units="layers")[0]
+    for layer, name in enumerate(values):
+        bare = lm.measure(task).clean.mean()
+        with without_layer(lm.hf.transformer.h[layer]):
+            assert values[name] == pytest.approx(abs(float(lm.measure(task).clean.mean() - bare)), abs=1e-12)
+
+
+@contextmanager
+def without_layer(block):
+    """The block passes the stream on."""
+
+    def passed(module, given, out):
+        return (given[0], *out[1:]) if isinstance(out, tuple) else given[0]
+
+    handle = block.register_forward_hook(passed)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize("units", ["mlps", "attention", "layers", "attention+neurons"])
+def test_gradients_of_outputs_that_a_norm_makes_one_size_are_refused(units):
+    """Σ a · ∂M/∂a is 0 there but for the norm's ε, whatever the part does (Gemma 2)."""
+    lm, task = setting("gemma2")
+    for how in ("fgp", "atp-zero"):
+        with pytest.raises(ArchitectureError, match="does not see how large"):
+            ranked(lm, task, how=how, units=units)
+    assert min(ranked(lm, task, how="exact-zero", units="mlps")[0].values()) > 1e-3
 
 
 def test_a_part_is_kept_that_is_in_the_smallest_set_of_any_class():

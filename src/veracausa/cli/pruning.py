@@ -86,8 +86,11 @@ def prune(
     Half of the pairs are ranked on, the other half judged on. The folder --out has a page (report.html), the result,
     and its figures as CSV; a killed run goes on from it.
     """
+    from veracausa.pruning.exporting import require_new
     from veracausa.pruning.pruner import prune as run
 
+    if export is not None:
+        require_new(export)
     names = [one.strip() for one in (also or "").split(",") if one.strip()]
     for name in (*names, *([held_out] if held_out else [])):
         require_task(name, setup.metric, columns_of(setup.columns))

@@ -33,7 +33,8 @@ class Exported:
         counts = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in self.counts.items())
         full, small = self.seconds
         pad = (
-            f"; {self.padded:,} more were cut and stay as padding: cut the same number in every layer"
+            f"; {self.padded:,} more were cut and stay as padding: per_layer=True leaves none of neurons and "
+            "layers, and heads go in whole K/V groups, where the family's config has a number of them"
             if self.padded
             else ""
         )

@@ -13,16 +13,17 @@ from torch import Tensor
 from veracausa.engine.guard import borrowed
 from veracausa.engine.identity import difference
 from veracausa.errors import ContractError, FileError, MethodError
+from veracausa.model import Model
 from veracausa.pruning.cutting import cut_of, cut_out
 from veracausa.pruning.exported import TIMES, TOKENS, Exported
 from veracausa.pruning.pruned import Pruned
 from veracausa.pruning.smaller import Kept, smaller
 from veracausa.storage.files import make_folder, write_json
+from veracausa.typed import require
 
 if TYPE_CHECKING:
     from jaxtyping import Int
 
-    from veracausa.model import Model
 
 RECEIPT = "veracausa-pruned.json"
 #: Largest difference of logits, as a share of the largest, by the bits of the weights.
@@ -38,9 +39,7 @@ def export(found: Pruned, lm: Model, folder: str | Path) -> Exported:
         FileError: the folder holds something, or cannot be written.
     """
     _require_same(found, lm)
-    folder = make_folder(folder)
-    if os.listdir(folder):
-        raise FileError(f"{folder} is not empty. Name a new folder for the checkpoint.")
+    folder = require_new(folder)
     cut = cut_of(lm, found.parts, found.chosen)
     constants = {place: value.to(lm.device) for place, value in found.constants.items()}
     made, kept = smaller(lm, cut, constants)
@@ -59,7 +58,16 @@ def export(found: Pruned, lm: Model, folder: str | Path) -> Exported:
     return done
 
 
+def require_new(folder: str | Path) -> Path:
+    """The folder of a checkpoint; FileError where it holds something, or cannot be written."""
+    folder = make_folder(folder)
+    if os.listdir(folder):
+        raise FileError(f"{folder} is not empty. Name a new folder for the checkpoint.")
+    return folder
+
+
 def _require_same(found: Pruned, lm: Model) -> None:
+    require(lm, "Model", "Pruned.export: lm", {"Model": Model})
     if differing := difference(found.model["identity"], lm.identity):
         raise MethodError(
             f"{found.model['source']} was pruned, but this model, {lm.source}, now has other {differing}. Export the "

@@ -7,7 +7,12 @@
     magnitude  Σ |W_ij| over the same weights
     random     drawn uniformly from [0, 1), by `seed`
 
-All are at least 0; the larger, the more a part is worth. Weights of a part: see `parts`.
+All are at least 0; the larger, the more a part is worth. Weights of a part: see `parts`. Means are over the clean
+prompts, as those that a cut puts in (which has one vector for all positions; where prompts have one length, these have
+one a position). A layer's zero is the layer gone, the biases of its outputs with it, as when it is cut.
+
+Where a norm stands behind what a whole attention or MLP gives, fgp and atp-zero are refused: the norm does not see how
+large that is, so Σ a · ∂M/∂a is 0 but for its ε, whatever the part does.
 """
 
 from __future__ import annotations
@@ -24,13 +29,16 @@ from veracausa.effects.exact import exact
 from veracausa.engine.batches import buckets
 from veracausa.engine.budget import examples_per_batch
 from veracausa.engine.guard import borrowed
-from veracausa.engine.measure import alone, readout
+from veracausa.engine.measure import alone, measure, readout
 from veracausa.engine.memory import halving
 from veracausa.engine.patches import Place, activation, as_site, recorded, site_width
+from veracausa.errors import ArchitectureError
 from veracausa.estimates.attribute import attribute
+from veracausa.pruning.cutting import cut_of, cut_out
 from veracausa.pruning.parts import Parts, as_units, in_order
 from veracausa.pruning.weights import weight_sums
 from veracausa.scores.scores import Scores
+from veracausa.words import listed
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -52,6 +60,22 @@ def measured(
         return np.random.default_rng([seed, len(parts)]).random(len(parts))
     made, _, baseline = how.partition("-")
     return (_exact if made == "exact" else _estimated)(lm, task, parts, baseline, cost, {"show_progress": show}, out)
+
+
+def require_seen(lm: Model, parts: Parts, how: str) -> None:
+    """ArchitectureError for gradients of whole outputs whose size no norm behind them sees; see the module."""
+    if how not in ("fgp", "atp-zero"):
+        return
+    behind = {
+        "attention": any(block.attention_post_norm is not None for block in lm.decoder.blocks),
+        "mlps": any(block.mlp_post_norm is not None for block in lm.decoder.blocks),
+    }
+    if blind := [kind for kind in parts.kinds if behind.get(kind, kind == "layers" and any(behind.values()))]:
+        raise ArchitectureError(
+            f"{lm.name} has a norm behind its attentions or MLPs, which does not see how large their outputs are: "
+            f"{how} of {listed(blind)} would be 0 but for rounding. Take exact-zero or exact-mean, or rank heads and "
+            "neurons."
+        )
 
 
 def support(lm: Model, task: Task, parts: Parts, cost: Cost) -> Float[np.ndarray, " parts"]:
@@ -115,11 +139,28 @@ def _exact(
     found = np.zeros(len(parts))
     for kind in parts.kinds:
         own, names = parts.of_kind(kind), _names(parts, kind)
+        if kind == "layers" and ablation == "zero":
+            found[own] = _without_each(lm, task, parts, own, cost)
+            continue
         units: Any = kind if kind not in ("kv_groups", "layers") else _grouped(lm, parts, kind)
-        scores = exact(lm, task, units=units, ablation=ablation, out=out, **how)
+        scores = exact(lm, task, units=units, ablation=ablation, out=out, **_reference(task, ablation), **how)
         found[own] = in_order(names, scores.units.names, _size(scores))
         _add(cost, scores)
     return found
+
+
+def _reference(task: Task, replacement: str) -> dict[str, Any]:
+    """The prompts that means are taken over: the clean ones."""
+    return {"reference": task.side(True)} if replacement == "mean" else {}
+
+
+def _without_each(lm: Model, task: Task, parts: Parts, own: np.ndarray, cost: Cost) -> np.ndarray:
+    """|mean change of M| as each of some parts is cut out, one by one."""
+    whole, found = lm.measure(task).clean.double().mean(), []
+    for part in np.flatnonzero(own).tolist():
+        with cut_out(lm, cut_of(lm, parts, np.arange(len(parts)) == part), {}):
+            found.append(float((measure(lm, task, cost).clean.double().mean() - whole).abs()))
+    return np.array(found)
 
 
 def _estimated(
@@ -130,7 +171,8 @@ def _estimated(
     for kind in parts.kinds:
         made: dict[str, float] = {}
         for units in {"kv_groups": ("heads",), "layers": ("attention", "mlps")}.get(kind, (kind,)):
-            scores = attribute(lm, task, units=units, method="atp", baseline=baseline, **how)  # type: ignore[arg-type]
+            own: dict[str, Any] = {"baseline": baseline, **_reference(task, baseline), **how}
+            scores = attribute(lm, task, units=units, method="atp", **own)
             made |= dict(zip(scores.units.names, scores.values.double().nanmean(0).tolist(), strict=True))
             _add(cost, scores)
         members = as_units(parts, _shared(lm))

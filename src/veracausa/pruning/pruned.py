@@ -226,7 +226,8 @@ class Pruned(Shown):
 
         Its logits are those of the model without the parts (compared before it is written). The tokenizer goes along,
         and a receipt, veracausa-pruned.json. A config has one number of heads and of neurons for all layers: what a
-        layer keeps less than the others is padding, which saves nothing, and is counted (`per_layer=True` leaves none).
+        layer keeps less than the others is padding, which saves nothing, and is counted. `per_layer=True` leaves
+        none of neurons and layers; heads go in whole K/V groups, in families whose config has a number of them.
 
         Raises:
             MethodError, ArchitectureError, ContractError, FileError: see `pruning.exporting`.

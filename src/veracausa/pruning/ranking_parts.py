@@ -14,12 +14,13 @@ from veracausa.arguments import shown
 from veracausa.choices import CutAblation, CutRanking
 from veracausa.cost import Cost, Step
 from veracausa.effects.exact import exact
+from veracausa.engine.measure import measured_runs
 from veracausa.engine.work import Staged, gives
 from veracausa.errors import MethodError
 from veracausa.estimates.attribute import attribute
 from veracausa.progress import progress
 from veracausa.pruning.cutting import Constants, constants_of, cut_of, cut_out, require_cuttable
-from veracausa.pruning.measures import measured
+from veracausa.pruning.measures import measured, require_seen
 from veracausa.pruning.names import ABLATIONS, RANKINGS
 from veracausa.pruning.part_ranking import PartRanking, ordered, strengths
 from veracausa.pruning.parts import Parts
@@ -72,6 +73,9 @@ class RankWork(Staged):
         made, _, other = self.how.partition("-")
         if made in ("exact", "atp"):
             for kind in self.parts.kinds:
+                if self.how == "exact-zero" and kind == "layers":  # each is cut out, one by one
+                    tokens += self.lm.layers * measured_runs(self.lm, task)
+                    continue
                 known = {"kv_groups": "heads", "layers": "mlps"}.get(kind, kind)
                 work: Any = (
                     exact.work(self.lm, task, units=known, ablation=other)  # type: ignore[arg-type]
@@ -161,6 +165,7 @@ def rank(
     require_numbers(share, rounds, ablation)
     parts = Parts.of(lm, units)
     require_cuttable(lm, parts)
+    require_seen(lm, parts, how)
     return RankWork(lm, tasks, parts, how, share, rounds, ablation, seed)
 
 
