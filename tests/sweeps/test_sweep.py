@@ -83,6 +83,7 @@ def direct(lm, task, question):
     return getattr(vc, question["ask"])(lm, task, **options, show_progress=False)
 
 
+@pytest.mark.cases(4)
 @pytest.mark.parametrize("question", QUESTIONS, ids=lambda one: "-".join(map(str, one.values())))
 def test_merged_scores_are_those_of_one_process(there, asked, tmp_path, question):
     """Cut as small as can be. float64: other batches change sums by their last bits."""

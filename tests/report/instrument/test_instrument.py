@@ -11,7 +11,7 @@ pytestmark = pytest.mark.browser
 SIZES = {"wide": {"width": 1400, "height": 900}, "phone": {"width": 390, "height": 800}}
 
 
-@pytest.fixture(scope="module", params=list(SIZES))
+@pytest.fixture(scope="module", params=["wide", pytest.param("phone", marks=pytest.mark.slow)])
 def opened(request, chromium, saved):
     """The page, what it said, and what it asked for."""
     page = chromium.new_page(
