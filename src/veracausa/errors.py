@@ -77,6 +77,10 @@ class ContractError(VeracausaError):
     """A contract failed on this very model: its numbers here cannot be trusted."""
 
 
+class WorkerError(VeracausaError):
+    """A worker of a sweep stopped by itself; the message says why."""
+
+
 class AnswerFormWarning(UserWarning):
     """The model says the answers in another form: without the leading space, say, or capitalised."""
 

@@ -17,6 +17,7 @@ import veracausa as vc
 from veracausa.behaviour.study import ablation_study
 from veracausa.errors import FileError, MethodError, NumericsError
 from veracausa.sweeps import items, plan_of, working
+from veracausa.sweeps.asking import Part
 from veracausa.sweeps.claims import STALE, claimed, give_up_stale
 from veracausa.sweeps.sweep import laid_out
 
@@ -161,6 +162,12 @@ def test_a_sweep_goes_on_where_it_was(there, tmp_path, monkeypatch):
     done = quiet(asked, tmp_path)
     assert done.finished and len(later) == len(done.folder.items) - 2
     assert not {(one.pairs, one.units) for one in later} & {(one.pairs, one.units) for one in ran}
+
+
+def test_names_may_have_commas_of_their_own(there, tmp_path):
+    names = "m0.down[4,17],a0.h1<pattern>@2,1+m1"
+    asked = working.Asked.of(plan_of(plan(there, {"ask": "exact", "units": names})).cells[0], vc.load(str(there[0])))
+    assert asked._call(Part())[1]["units"] == ["m0.down[4,17]", "a0.h1<pattern>@2,1+m1"]
 
 
 def test_an_item_that_fails_is_tried_set_aside_and_said(there, tmp_path, monkeypatch):

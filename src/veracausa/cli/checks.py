@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
-import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +15,7 @@ from veracausa.errors import FileError, MethodError, TaskError
 from veracausa.suggestions import not_known
 from veracausa.tasks.aligned import ALIGNED
 from veracausa.tasks.columns import UNEQUAL
+from veracausa.units.listed_names import names_in
 
 
 def is_file(name: str) -> bool:
@@ -165,28 +165,11 @@ def require_dtype(dtype: str | None) -> None:
         raise MethodError(not_known("dtype", dtype, DTYPES))
 
 
-def _split(text: str) -> list[str]:
-    """Names with commas between them; a comma within a name is its own: a9.h6<pattern>@12,5, m5.down[4,17].
-
-    >>> _split("a9.h6<pattern>@end,subject,m3")
-    ['a9.h6<pattern>@end,subject', 'm3']
-    """
-    names: list[str] = []
-    for part in text.split(","):
-        last = names[-1].rpartition("+")[2] if names else ""
-        cell = "<pattern>@" in last and "," not in last and not re.match(r"[amr][0-9]|.*->", part)
-        if cell or ("[" in last and "]" not in last):
-            names[-1] += f",{part}"
-        else:
-            names.append(part)
-    return names
-
-
 def units_of(text: str) -> str | list[str]:
     """A kind of units, or a list of names; UnitError for what is neither."""
     from veracausa.units.resolve import require_names
 
-    names = _split(text)
+    names = names_in(text)
     units = names if len(names) > 1 else text
     require_names(units)
     return units

@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
@@ -33,6 +34,7 @@ from veracausa.tasks.custom import task as own_task
 from veracausa.tasks.registry import build
 from veracausa.units.at_spans import SpanUnits
 from veracausa.units.groups import Groups
+from veracausa.units.listed_names import names_in
 from veracausa.units.paths import Paths
 from veracausa.units.table import Units
 
@@ -68,10 +70,15 @@ class Asked:
         """A cell of a model that is loaded; errors as the task's own."""
         return cls(cell, lm, task_of(lm, cell.task))
 
+    @cached_property
+    def whole(self) -> Any:
+        """The work of all pairs and units."""
+        return self.work(Part())
+
     @property
     def by_pairs(self) -> bool:
         """Whether the numbers of some pairs are had without the others."""
-        work: Any = self.work(Part())
+        work = self.whole
         if self.cell.ask not in ("exact", "attribute") or not self._alike(work.units):
             return False
         if self.cell.ask == "exact":
@@ -90,7 +97,7 @@ class Asked:
     @property
     def units(self) -> int:
         """How many units there are that can be asked one by one; 1 where one pass tells all."""
-        work: Any = self.work(Part())
+        work = self.whole
         alone = isinstance(work, ExactWork) and work.ablation != "optimal"
         return len(work.units) if alone else 1
 
@@ -102,15 +109,14 @@ class Asked:
 
     def places(self) -> list[int | str]:
         """Where an estimate's scores are compared with what they should add up to, in order; nothing of all else."""
-        work = self.work(Part())
-        made = getattr(work, "effects", work)
+        made = getattr(self.whole, "effects", self.whole)
         if not isinstance(made, AttributeWork) or not made.method.complete:
             return []
         return [*made.sums.compared(self.lm.decoder, made.units, made.method)]
 
     def costs(self) -> np.ndarray:
         """Token-layers of each of the `units`' own rows."""
-        return cast("ExactWork", self.work(Part())).costs()
+        return cast("ExactWork", self.whole).costs()
 
     def work(self, part: Part) -> Work:
         """What is about to be done; receipts and curves as for an estimate of which nothing is known yet."""
@@ -150,8 +156,7 @@ class Asked:
         if "ablations" in options:
             options["ablations"] = str(options["ablations"]).split(",")
         if part.pairs is not None or part.units is not None:
-            whole: Any = _VERBS[self.cell.ask].work(self.lm, self.task, **options)
-            table = whole.units
+            whole, table = self.whole, self.whole.units
             table = table if part.units is None else table[np.arange(*part.units)]
             reached = table.furthest < max(self._pairs(part).lengths)
             options["units"] = table if reached.all() else table[np.flatnonzero(reached)]
@@ -185,7 +190,7 @@ def task_of(lm: Model, spec: Mapping[str, Any]) -> Task:
 
 def _named(units: Any) -> Any:
     """A kind of units, or the names in a text."""
-    return units if not isinstance(units, str) or units in get_args(AllUnits) else units.split(",")
+    return units if not isinstance(units, str) or units in get_args(AllUnits) else names_in(units)
 
 
 def blank(lm: Model, task: Task, work: Any) -> Scores:

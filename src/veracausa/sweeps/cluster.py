@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from veracausa.errors import VeracausaError
+from veracausa.errors import VeracausaError, WorkerError
 from veracausa.extras import require_extra
 from veracausa.sweeps.folder import Folder
-from veracausa.sweeps.pool import WorkerError
 from veracausa.sweeps.working import work_through
 
 #: Seconds between two looks at the workers.

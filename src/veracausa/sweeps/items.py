@@ -87,7 +87,7 @@ def cut(asked: Asked, cell: int, identity: str, seconds: float) -> Iterator[Item
     What every item does anew (means over the task's prompts, recordings) is at most half of it.
     """
     clock = Clock(asked)
-    memory = peak(asked.work(Part())).beside
+    memory = peak(asked.whole).beside
     for part in _parts(asked, clock, seconds):
         steps = clock.steps(part)
         tokens = sum(step.token_layers for step in steps)

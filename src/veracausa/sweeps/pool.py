@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from veracausa.errors import VeracausaError
+from veracausa.errors import WorkerError
 from veracausa.storage.files import make_folder
 from veracausa.sweeps.folder import Folder
 
@@ -22,10 +22,6 @@ from veracausa.sweeps.folder import Folder
 _LOOK = 0.5
 #: How many lines of a dead worker's log an error shows.
 _SHOWN = 5
-
-
-class WorkerError(VeracausaError):
-    """Workers of a sweep cannot start, or end one after the other without having an item in hand."""
 
 
 def pooled(folder: Folder, workers: int, memory: float | str | None, look: Callable[[], None]) -> None:

@@ -19,7 +19,7 @@ from veracausa.scores.headers import align_settings, span_settings
 from veracausa.scores.scores import Scores, task_header
 from veracausa.storage.files import make_folder
 from veracausa.suggestions import not_known
-from veracausa.sweeps.asking import Asked, Part, blank, model_of
+from veracausa.sweeps.asking import Asked, blank, model_of
 from veracausa.sweeps.cluster import on_ray
 from veracausa.sweeps.folder import MANIFEST, Folder
 from veracausa.sweeps.items import Item, cut
@@ -126,7 +126,7 @@ def laid_out(plan: Plan, out: str | Path, show_progress: bool = True) -> Folder:
 
 def _frame(asked: Asked) -> Scores:
     """Scores of a whole cell without their numbers: its units, its task, and settings that parts of it have not."""
-    work: Any = asked.work(Part())
+    work = asked.whole
     named = work.units.named if isinstance(work.units, SpanUnits | Groups) else ()
     whole = blank(asked.lm, asked.task, work)
     settings = {"direction": whole.direction} | (span_settings(asked.task) if named else {})
