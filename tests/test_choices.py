@@ -30,7 +30,7 @@ from veracausa.interplay.clustering import WEIGHTS
 from veracausa.interplay.interacting import METHODS, MODES, REPLACED
 from veracausa.pruning.names import ABLATIONS as CUT_ABLATIONS
 from veracausa.pruning.names import RANKINGS as MEASURES
-from veracausa.scores.estimands import ABLATIONS, BASELINES, DIRECTIONS, RESTORED
+from veracausa.scores.estimands import ABLATIONS, BASELINES, DIRECTIONS, RESTORED, TWO_ABLATIONS
 from veracausa.studies.levels import LEVELS
 from veracausa.tasks.aligned import ALIGNED
 from veracausa.tasks.columns import UNEQUAL
@@ -47,6 +47,7 @@ TABLES = {
     "Direction": DIRECTIONS,
     "Ablation": ABLATIONS,
     "Baseline": BASELINES,
+    "TwoAblations": TWO_ABLATIONS,
     "MetricName": METRICS,
     "AllUnits": (
         *(kind for kind in KINDS_AND_EDGES if kind not in CARRIED),

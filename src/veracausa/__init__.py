@@ -50,12 +50,12 @@ if TYPE_CHECKING:
     from veracausa.errors import VeracausaError as VeracausaError
     from veracausa.estimates.attribute import attribute as attribute
     from veracausa.estimates.method import Method as Method
+    from veracausa.fitting.parts_of_maps import components as components
     from veracausa.interplay.interacting import interactions as interactions
     from veracausa.loading.dictionaries.directions import directions as directions
     from veracausa.loading.dictionaries.read import dictionary as dictionary
     from veracausa.loading.dictionaries.read import transcoders as transcoders
     from veracausa.loading.load import load as load
-    from veracausa.loading.weights import components as components
     from veracausa.model import Model as Model
     from veracausa.opening import open as open
     from veracausa.planning.price import forecast as forecast
@@ -87,7 +87,7 @@ _HOMES = {
     "agreement": "veracausa.scores.agreement",
     "attribute": "veracausa.estimates.attribute",
     "compare": "veracausa.studies.compare",
-    "components": "veracausa.loading.weights",
+    "components": "veracausa.fitting.parts_of_maps",
     "curve": "veracausa.circuits.quality.curve",
     "dictionary": "veracausa.loading.dictionaries.read",
     "transcoders": "veracausa.loading.dictionaries.read",

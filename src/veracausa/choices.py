@@ -12,6 +12,8 @@ from typing import Literal
 Direction = Literal["noising", "denoising"]
 #: What a unit is replaced by.
 Ablation = Literal["counterfactual", "zero", "mean", "resample", "optimal"]
+#: What units move towards on curves, and what closed gates of a mask let through.
+TwoAblations = Literal["counterfactual", "zero"]
 #: What units move towards in an estimate.
 Baseline = Literal["corrupted", "zero", "mean", "resample", "optimal"]
 #: What the behaviour is measured by.

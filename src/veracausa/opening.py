@@ -49,7 +49,7 @@ READERS: dict[str, str] = {
     "veracausa-receipt-2": "receipts.files:load_receipt",
     "veracausa-recovery-1": "ground_truth.recovered:load_recovery",
     "veracausa-removal-curve-1": "effects.removals:load_removal_curve",
-    "veracausa-responses-2": "causes.curves.files:load_responses",
+    "veracausa-responses-3": "causes.curves.files:load_responses",
     "veracausa-scores-2": "scores.files:load_scores",
     "veracausa-scoreboard-1": "circuits.scoreboards.board:load_scoreboard",
     "veracausa-search-2": "counterfactuals.searches:load_search",

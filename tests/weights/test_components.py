@@ -90,8 +90,15 @@ def test_queries_and_keys_in_parts_where_nothing_stands_between_them():
     exact = vc.exact(lm, task, units=["a1.h1.qk0", "a1.h1.qk4"], ablation="zero", **QUIET)
     np.testing.assert_allclose(exact.values[0], wanted, rtol=0, atol=1e-9)
     _, rotated, _, other = asked("llama", count=1)
-    with pytest.raises(vc.VeracausaError, match=r"rotation.*a1\.q\.c0"):
-        vc.exact(rotated, other, units=["a1.h1.qk0"], ablation="zero", **QUIET)
+    for made in (  # before anything is run for its pairs
+        lambda: vc.components(rotated, "a1.qk"),
+        lambda: vc.exact.work(rotated, other, units=["a1.h1.qk0"], ablation="zero"),
+        lambda: vc.reading.component_words(rotated, ["a1.h1.qk0"]),
+    ):
+        with pytest.raises(ArchitectureError, match=r"rotation.*a1\.q\.c0"):
+            made()
+    with pytest.raises(ArchitectureError, match=r"sink stands between.*a1\.v, a1\.o"):
+        vc.components(as_model(tiny_models.make("gpt_oss"), "gpt_oss"), "a1.ov")
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])

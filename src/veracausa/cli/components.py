@@ -58,7 +58,7 @@ def components(setup: Setup, maps: Maps, ablation: Ablation = "zero", top: Shown
 
 def _maps(lm: Model, asked: str) -> list[str]:
     """The maps that a name or a pattern means."""
-    from veracausa.loading.weights import components as made
+    from veracausa.fitting.parts_of_maps import components as made
 
     return [
         f"{'m' if one.map in ('gate', 'up', 'down') else 'a'}{one.writes.layer}.{one.map}" for one in made(lm, asked)

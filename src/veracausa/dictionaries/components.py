@@ -21,7 +21,8 @@ from veracausa.dictionaries.words import ERROR, EVERY
 
 #: Maps of an attention and of an MLP, and products of maps, head by head.
 MAPS = {"a": ("q", "k", "v", "o"), "m": ("gate", "up", "down")}
-BY_HEAD = ("ov", "qk")
+FACTORS = {"ov": ("v", "o"), "qk": ("q", "k")}
+BY_HEAD = tuple(FACTORS)
 #: The set of singular directions, whose letter kinds leave out, and that of single weights.
 SINGULAR, WEIGHTS = "c", "weights"
 #: Indices count heads, and rows of weights, in steps of it.

@@ -15,6 +15,7 @@ from veracausa.dictionaries.words import is_coded
 from veracausa.effects.crossing_rows import require_followed, require_one_layer
 from veracausa.effects.replacements import recorded
 from veracausa.engine.coded import narrowed, read_at, read_by
+from veracausa.engine.inner_maps import require_products
 from veracausa.errors import UnitError
 from veracausa.units.components import naming, spelled
 from veracausa.units.dictionaries import is_beside
@@ -135,9 +136,16 @@ def _require_apart(lm: Model, coded: Sequence[Member], group: Sequence[Member]) 
 
 
 def named_units(lm: Model, units: Any) -> tuple[Model, Any]:
-    """What `units=` names, patterns of components spelled out, and the model with the components that it speaks of."""
+    """What `units=` names, patterns of components spelled out, and the model with the components that it speaks of.
+
+    Raises:
+        UnitError, ArchitectureError: see `units.components` and `inner_maps.require_products`.
+    """
     units = spelled(lm, units)
-    return naming(lm, units), units
+    named = naming(lm, units)
+    new = [one for key, one in named.decoder.codes.items() if key not in lm.decoder.codes]
+    require_products(named, [(one.dictionary.writes.layer, one.dictionary.map) for one in new])
+    return named, units
 
 
 def with_dictionary(lm: Model, dictionary: Dictionary | Sequence[Dictionary] | None) -> Model:

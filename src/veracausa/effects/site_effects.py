@@ -84,7 +84,9 @@ def last_in(
     Args:
         lm, task, ablation, direction, reference, seed, out, show_progress: as for `vc.exact`; with "resample" a site
             has one donor, keyed by (seed, example, layer); your own tensors are needed of all units of the layer.
-        units: a kind, names or a table, at all positions; the site is always the whole layer.
+        units: a kind, names or a table, at all positions; the site is always the whole layer: of features their
+            dictionary's error with it, of components their whole map, with what their set leaves of it. (What a LoRA's
+            rank does where the others are gone and the base model stays is a difference of two sets of `vc.exact`.)
 
     Returns:
         `Scores` of method "last-in". Cost: one row for each unit and one for each layer.
@@ -189,9 +191,17 @@ def whole_sites(lm: Model, task: Task, units: str | Sequence[str] | Units, what:
     if isinstance(table, Edges) or table.positional:
         kind = "edges" if isinstance(table, Edges) else f"{table.kind} at single positions"
         raise MethodError(f"{what} effects are about the units of a whole layer at all positions, not {kind}.")
-    if is_coded(table.kind) and (every := np.flatnonzero(table.index == EVERY)).size:
-        raise MethodError(f"{table[every[:1]].names[0]} is all of a map's components; {what} effects are of each.")
+    require_single(table, f"{what} effects")
     return lm, table
+
+
+def require_single(table: Units, what: str) -> None:
+    """MethodError for all of a map's components as one unit, which is no part of its site but the whole of it."""
+    if is_coded(table.kind) and (every := np.flatnonzero(table.index == EVERY)).size:
+        raise MethodError(
+            f"{table[every[:1]].names[0]} is all of a map's components; {what} are of each. Take vc.exact of the whole "
+            "map, or name its components."
+        )
 
 
 def _all_but(lm: Model, table: Units) -> Coalitions:

@@ -11,16 +11,20 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from veracausa.anatomy.maps import at_map
+from veracausa.anatomy.maps import at_map, map_of
+from veracausa.dictionaries.components import FACTORS
 from veracausa.engine.attention import mixed
-from veracausa.engine.coded import mapped, read_by, written_at
-from veracausa.engine.guard import precision_of
+from veracausa.engine.coded import mapped, read_by, sites_of_components, written_at
+from veracausa.engine.guard import borrowed, precision_of
 from veracausa.engine.overrides import Override
+from veracausa.engine.recording import record
 from veracausa.engine.validate import misread, rounding
 from veracausa.errors import ArchitectureError, ContractError
 from veracausa.weights.parts import map_name, weights_digest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from jaxtyping import Float
 
     from veracausa.anatomy import Decoder
@@ -28,6 +32,9 @@ if TYPE_CHECKING:
     from veracausa.engine.patches import Where
     from veracausa.engine.tape import State, Tape
     from veracausa.model import Model
+
+#: Tokens of the run in which two maps are seen at work: a rotation does nothing at the first position alone.
+_TOKENS = 4
 
 
 def changed_map(decoder: Decoder, at: Where, change: Float[Tensor, "rows positions outputs"]) -> Override:
@@ -59,10 +66,37 @@ def require_components(lm: Model, tape: Tape, place: str) -> None:
             error, scale = _off(lm.decoder, code, run)
             if not error <= rounding(precision_of(lm.decoder).dtype, scale):
                 raise ContractError(misread(lm, f"The map {code.dictionary.map}", lm.decoder.blocks[layer], error))
-            if code.dictionary.map == "ov":
-                _require_values(lm, run, layer)
-            if code.dictionary.map == "qk":
-                _require_straight(lm, run, layer)
+            _require_product(lm, run, layer, code.dictionary.map)
+
+
+@torch.no_grad()
+def require_products(lm: Model, maps: Iterable[tuple[int, str]]) -> None:
+    """Between two maps whose product is to be taken apart, (layer, "ov" or "qk"), nothing stands: seen in a run of
+    four tokens, before anything is computed for their components.
+
+    Raises:
+        ArchitectureError: something does, or a block has no such maps; says where, and what to take instead.
+    """
+    products = [one for one in maps if one[1] in FACTORS]
+    if not products:
+        return
+    for layer, name in products:
+        for own in FACTORS[name]:
+            map_of(lm.decoder, layer, own)
+    sites = {site for _, name in products for site in sites_of_components(f"components.{name}")}
+    ids = torch.arange(_TOKENS, device=lm.device)[None] % lm.decoder.unembedding_map.weight.shape[1]
+    with borrowed(lm.decoder):
+        run, _ = record(lm.decoder, ids, sites=sites)
+    for layer, name in products:
+        _require_product(lm, run, layer, name)
+
+
+def _require_product(lm: Model, run: State, layer: int, name: str) -> None:
+    """The same of one map, in a run; of maps that are no products nothing is asked."""
+    if name == "ov":
+        _require_values(lm, run, layer)
+    if name == "qk":
+        _require_straight(lm, run, layer)
 
 
 def _off(decoder: Decoder, code: Code, run: State) -> tuple[float, float]:

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from veracausa.anatomy.maps import map_of
 from veracausa.dictionaries.components import STEP
+from veracausa.effects.laid import named_units
 from veracausa.engine.norms import norm_form
 from veracausa.errors import MethodError, UnitError
-from veracausa.units.components import naming, spelled
 from veracausa.units.resolve import resolve_units
 from veracausa.units.table import Units
 
@@ -55,7 +55,7 @@ def component_words(lm: Model, units: Sequence[str] | Units, *, tokens: int = 5)
 
     if tokens < 1:
         raise MethodError(f"tokens={tokens}: at least 1 is named.")
-    lm, asked = naming(lm, units), units if isinstance(units, Units) else spelled(lm, units)
+    lm, asked = named_units(lm, units)
     table = asked if isinstance(asked, Units) else resolve_units(lm, asked, 1)
     if not table.kind.startswith("components."):
         raise UnitError(f"{table.names[0]} is no component of a map; they are called m5.down.c12, a9.h6.ov3, …")

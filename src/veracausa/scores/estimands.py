@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from veracausa.choices import Ablation, Direction, Restored
+from veracausa.choices import Ablation, Direction, Restored, TwoAblations
 
 #: Direction → what is patched.
 DIRECTIONS: dict[Direction, str] = {
@@ -21,6 +21,8 @@ ABLATIONS: dict[Ablation, str] = {
 UNLEARNED = tuple(name for name in ABLATIONS if name != "optimal")
 #: Those that depend on a reference set.
 REFERRING = ("mean", "resample")
+#: Those that are known of a pair alone, whatever share of the way to them a unit goes.
+TWO_ABLATIONS: tuple[TwoAblations, ...] = ("counterfactual", "zero")
 #: What you put in a unit's place yourself (`vc.effects.Own`, `Added`, `Scaled`, `Noise`) → in words.
 INSTEAD: dict[str, str] = {
     "own": "your own tensor",

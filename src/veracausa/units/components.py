@@ -152,7 +152,8 @@ def _told(units: Any) -> Iterable[tuple[str, int, int]]:
         return [(one.kind, one.layer, one.index) for group in units.members for one in group if _is(one.kind)]
     if hasattr(units, "layer"):
         rows = zip(units.layer.tolist(), units.index.tolist(), strict=True)
-        return [(units.kind, layer, index) for layer, index in rows] if _is(units.kind) else []
+        # below 0: coalitions of parts that the model tells apart already
+        return [(units.kind, layer, index) for layer, index in rows if index >= 0] if _is(units.kind) else []
     entries = units.values() if isinstance(units, Mapping) else [units] if isinstance(units, str) else units
     texts = [one for entry in entries or () for one in ([entry] if isinstance(entry, str) else entry)]
     named = [name.strip().partition("@")[0] for text in texts if isinstance(text, str) for name in text.split("+")]

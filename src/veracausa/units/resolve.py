@@ -158,7 +158,10 @@ def parse_names(lm: Model, names: Sequence[str]) -> Units:
     rows = [_parse(lm, name) for name in names]
     kinds = sorted({kind for kind, *_ in rows})
     if len(kinds) > 1:
-        raise UnitError(f"The list mixes kinds of units ({', '.join(kinds)}). Make one call per kind.")
+        raise UnitError(
+            f"The list mixes kinds of units ({', '.join(kinds)}), and rankings compare units of one kind. Make one "
+            f"call per kind, or of vc.exact groups: units={{'one': [{names[0]!r}], …}}."
+        )
     if len({at if at == -1 else type(at) for *_, at, _ in rows}) > 1:
         raise UnitError("The list mixes units at one position (with @7), at a span (@subject) and at all positions. "
                         "Make a call for each.")  # fmt: skip

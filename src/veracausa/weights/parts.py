@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from veracausa.anatomy.maps import BlockMap, map_of
-from veracausa.dictionaries.components import SINGULAR, STEP, WEIGHTS
+from veracausa.dictionaries.components import FACTORS, SINGULAR, STEP, WEIGHTS
 from veracausa.dictionaries.dictionary import Dictionary
 from veracausa.dictionaries.encoder import Encoder
 from veracausa.dictionaries.site import Site
@@ -145,7 +145,7 @@ def of_map(
 def weights_digest(decoder: Decoder, layer: int, name: str) -> str:
     """A hash of the weights that components of a map are parts of, as they are now, adapters merged in."""
     found = hashlib.sha256()
-    for own in {"ov": "vo", "qk": "qk"}.get(name, [name]):
+    for own in FACTORS.get(name, (name,)):
         linear = map_of(decoder, layer, own).linear
         for tensor in (linear.weight, linear.bias):
             found.update(b"" if tensor is None else tensor_digest(tensor.detach()))
@@ -259,7 +259,7 @@ def layers_with_map(decoder: Decoder, name: str) -> list[int]:
     why: ArchitectureError | None = None
     for layer in range(decoder.layers):
         try:
-            for own in {"ov": "vo", "qk": "qk"}.get(name, [name]):
+            for own in FACTORS.get(name, (name,)):
                 map_of(decoder, layer, own)
             found.append(layer)
         except ArchitectureError as error:

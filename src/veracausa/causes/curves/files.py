@@ -9,11 +9,15 @@ import numpy as np
 import torch
 
 from veracausa.causes.curves.responses import _FORMAT, _TENSORS, Responses
+from veracausa.scores.estimands import TWO_ABLATIONS
 from veracausa.scores.files import unpack_units
 from veracausa.storage.files import at, read_tensors
-from veracausa.storage.schema import MODEL, TASK, cost, many, number, reading, record, require_tensors, whole
+from veracausa.storage.schema import MODEL, TASK, cost, many, number, one_of, reading, record, require_tensors, whole
 
-_HEADER = record(layers=many(whole()), alphas=many(number(), least=2), model=MODEL, task=TASK, cost=cost)
+_HEADER = record(
+    layers=many(whole()), alphas=many(number(), least=2), model=MODEL, task=TASK, cost=cost,
+    ablation=one_of(*TWO_ABLATIONS),
+)  # fmt: skip
 
 
 def load_responses(path: str | Path) -> Responses:
@@ -44,7 +48,7 @@ def load_responses(path: str | Path) -> Responses:
         if layers and set(layers) != set(units.layer.tolist()):
             raise ValueError("its sites are not those of its units")
         parts: dict[str, Any] = {name: tensors[name] for name in _TENSORS}
-        parts |= {name: found[name] for name in ("model", "task", "cost")}
+        parts |= {name: found[name] for name in ("model", "task", "cost", "ablation")}
         return Responses(
             units,
             layers,

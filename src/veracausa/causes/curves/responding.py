@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import torch
 
 from veracausa.causes.curves.responses import Responses
+from veracausa.choices import TwoAblations
 from veracausa.effects.coalitions import coalition_work
 from veracausa.effects.laid import laid_units
+from veracausa.effects.site_effects import require_single
 from veracausa.engine.work import Composed, Work, gives
 from veracausa.errors import MethodError
 from veracausa.estimates.attribute import attribute
+from veracausa.scores.estimands import TWO_ABLATIONS
+from veracausa.suggestions import not_known
 from veracausa.units.coalitions import Coalitions, require_kind
 from veracausa.units.dictionaries import in_parts
 from veracausa.units.resolve import all_units
@@ -39,6 +43,7 @@ class ResponsesWork(Composed):
     task: Task
     table: Units
     grid: Float[np.ndarray, " alphas"]
+    ablation: TwoAblations = "counterfactual"
     kind: ClassVar[str] = "exact"
 
     @property
@@ -64,12 +69,13 @@ class ResponsesWork(Composed):
 
     def parts(self, given: Collection[str] = ()) -> dict[str, Work]:
         """Every point, and the slopes."""
-        lm, task = self.lm, self.task
+        lm, task, ablation = self.lm, self.task, self.ablation
+        baseline: Literal["corrupted", "zero"] = "zero" if ablation == "zero" else "corrupted"
         return {
             "points": coalition_work(
-                lm, task, self.moved(), ablation="counterfactual", direction="noising", reference=None, seed=0
+                lm, task, self.moved(), ablation=ablation, direction="noising", reference=None, seed=0
             ),
-            "slopes": attribute.work(lm, task, units=self.sloped(), method="atp"),
+            "slopes": attribute.work(lm, task, units=self.sloped(), method="atp", baseline=baseline),
         }
 
     def run(self, show_progress: bool = True, out: str | Path | None = None) -> Responses:
@@ -93,6 +99,7 @@ class ResponsesWork(Composed):
             scores.model,
             scores.task,
             scores.cost + slopes.cost,
+            self.ablation,
         )
 
 
@@ -103,6 +110,7 @@ def responses(
     *,
     units: Sequence[str] | Units,
     alphas: Sequence[float] | np.ndarray = ALPHAS,
+    ablation: TwoAblations = "counterfactual",
     out: str | Path | None = None,
     memory: float | str | None = None,
     show_progress: bool = True,
@@ -114,24 +122,29 @@ def responses(
         task: the prompt pairs and the metric.
         units: names or a table, of one kind, at all positions.
         alphas: points of the path, inside or outside [0, 1]; 0 and 1 are always among them.
+        ablation: where units go: "counterfactual", or "zero", of a component of weights W − α v_c u_cᵀ.
         out: a folder to keep finished pieces in: an interrupted call with the same arguments continues from them.
         memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
         show_progress: show progress bars.
 
     Returns:
-        `Responses`, a mapping unit → `Response`: shares of the gap, sign as for `vc.exact` (noising, counterfactual).
+        `Responses`, a mapping unit → `Response`: shares of the gap, sign as for `vc.exact` (noising).
 
     Raises:
-        MethodError: edges, or units at single positions.
+        MethodError: edges, units at single positions, all of a map's components, another ablation.
         UnitError, GapError, NumericsError, OutOfMemoryError, ContractError: as for `vc.exact`.
 
     >>> found = vc.causes.responses(lm, task, units=["a20.h0"], alphas=np.linspace(-2, 3, 21))
     >>> found["a20.h0"].turns
     """
+    if ablation not in TWO_ABLATIONS:
+        raise MethodError(not_known("ablation of responses", ablation, TWO_ABLATIONS))
     lm, table = laid_units(lm, task, units, spans=False)
     if table.kind == "edges" or table.positional:
         raise MethodError(
             f"Responses are of units at all positions; {table.names[0]!r} is none. Leave the position out, or take "
             "vc.exact, which is the response at α = 1."
         )
-    return ResponsesWork(lm, task, table, np.unique(np.append(np.asarray(list(alphas), dtype=float), [0.0, 1.0])))
+    require_single(table, "Responses")
+    grid = np.unique(np.append(np.asarray(list(alphas), dtype=float), [0.0, 1.0]))
+    return ResponsesWork(lm, task, table, grid, ablation)

@@ -1,6 +1,6 @@
 """Responses: the metric as a function of how far a unit, or its whole site, is moved.
 
-    own path    M(run with a_u + α Δ_u) − M(run)                          only unit u moves
+    own path    M(run with a_u + α Δ_u) − M(run)                          only unit u moves, Δ_u = a_u(x′) − a_u or −a_u
     site path   M(run with a_v + α Δ_v for all v of u's site) − M(run)    all units of the layer's site move together
 
 At α = 1 they are u's exact effect and the effect of the whole site; their slopes at 0 are AtP of u, and the sum of AtP
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from veracausa.causes.curves.curve_shapes import Turn, follows_until, turns
+from veracausa.choices import TwoAblations
 from veracausa.cost import Cost
 from veracausa.result import Shown
 from veracausa.statistics.ratios import Share, pairs_in_words, share_of_gap
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 #: A curve follows its slope while it is within this share of the gap of it.
 FOLLOWS = 0.05
-_FORMAT = "veracausa-responses-2"
+_FORMAT = "veracausa-responses-3"
 _TENSORS = ("own", "sites", "slopes", "site_slopes", "clean", "corrupted")
 
 
@@ -110,11 +111,12 @@ class Responses(Mapping[str, Response], Shown):
     model: dict[str, str]
     task: dict[str, Any]
     cost: Cost
+    ablation: TwoAblations = "counterfactual"
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Effects of noising towards the corrupted prompt, and how far units were moved."""
-        return {"direction": "noising", "ablation": "counterfactual", "alphas": self.alphas.tolist()}
+        """Effects of noising, where units were moved, and how far."""
+        return {"direction": "noising", "ablation": self.ablation, "alphas": self.alphas.tolist()}
 
     @property
     def gap(self) -> Float[Tensor, " examples"]:
@@ -172,7 +174,7 @@ class Responses(Mapping[str, Response], Shown):
         plural = "" if len(self.clean) == 1 else "s"
         return "\n".join(
             [
-                f"responses · {len(self)} {self.units.kind}, {len(self.layers)} whole sites · counterfactual, noising",
+                f"responses · {len(self)} {self.units.kind}, {len(self.layers)} whole sites · {self.ablation}, noising",
                 f"model   {self.model['source']}",
                 f"task    {self.task['description']}",
                 "sign    M(unit moved by α) − M(clean); shares of the mean gap",
@@ -194,6 +196,7 @@ class Responses(Mapping[str, Response], Shown):
             "kind": self.units.kind,
             "layers": self.layers,
             "alphas": self.alphas.tolist(),
+            "ablation": self.ablation,
             "model": self.model,
             "task": self.task,
             "cost": self.cost.to_dict(),

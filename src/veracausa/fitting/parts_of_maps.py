@@ -14,6 +14,7 @@ from veracausa.anatomy.maps import map_of
 from veracausa.arguments import kind_and_value, shown, texts
 from veracausa.dictionaries.components import BY_HEAD, MAPS, SET, SINGULAR, STEP, WEIGHTS
 from veracausa.dictionaries.dictionary import Dictionary
+from veracausa.engine.inner_maps import require_products
 from veracausa.errors import MethodError
 from veracausa.loading.dictionaries.files import tensors_of
 from veracausa.loading.dictionaries.plain import tensor_of
@@ -64,7 +65,7 @@ def components(
 
     Raises:
         MethodError: no such map, factors that do not fit, or no adapter on it. ArchitectureError: a block has no such
-            map that is told apart, or it is not linear as it runs.
+            map that is told apart, it is not linear as it runs, or something stands between the two of a product.
 
     >>> lm = lm.reading(*vc.components(lm, "m5.down"))
     >>> vc.exact(lm, task, units="components.down", ablation="zero")
@@ -72,6 +73,7 @@ def components(
     _require_one(of, factors, against, weights)
     chosen = _set_name(of, factors, against, name)
     found = _maps(lm, maps)
+    require_products(lm, found)
     given = None if factors is None else _factors(lm, factors, found)
     made = []
     for layer, one in found:
