@@ -45,6 +45,7 @@ OTHERS = {
     "Metric",
     "Price",
     "Sweep",
+    "Totals",
     "Plan",
 }
 

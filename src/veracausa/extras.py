@@ -16,7 +16,7 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "gguf": (("accelerate", "filelock", "gguf"), "converting a packaged model or a .gguf file"),
     "graphs": (("networkx",), "making and reading networkx graphs and GraphML files"),
     "ray": (("ray",), "spreading a sweep over a Ray cluster"),
-    "parquet": (("pyarrow",), "reading Parquet files"),
+    "parquet": (("pyarrow",), "reading and writing Parquet files"),
 }
 
 

@@ -2,6 +2,7 @@
 
 import json
 
+import pandas as pd
 import pytest
 import torch
 from command_line import model_folder, pairs_file
@@ -38,6 +39,8 @@ def test_a_plan_is_forecast_done_told_and_merged(plan, tmp_path):
     direct = vc.exact(lm, vc.task(lm, tmp_path / "pairs.csv"), units="mlps", show_progress=False)
     (path,) = (path for name, path in results.items() if "mlps" in name)
     assert torch.equal(vc.open(path).values, direct.values)
+    files = json.loads(said("export", out, "--json").stdout)["files"]
+    assert len(files) == 2 and len(pd.read_parquet(files[1])) == direct.values.numel()
     assert vc.open(out).finished  # the folder itself is a result that opens
 
 

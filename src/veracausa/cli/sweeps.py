@@ -19,9 +19,14 @@ if TYPE_CHECKING:
     from veracausa.sweeps.results import Sweep
     from veracausa.sweeps.sweep import Runner
 
+#: What can be done with a sweep's folder.
+_VERBS = ("status", "merge", "export")
+
 What = Annotated[
     list[str],
-    typer.Argument(metavar="PLAN | status DIR | merge DIR", help="A plan (TOML), or what to do with a sweep's folder."),
+    typer.Argument(
+        metavar="PLAN | status DIR | merge DIR | export DIR", help="A plan (TOML), or what to do with a sweep's folder."
+    ),
 ]
 RunnerName = Annotated[
     str, named(tuple(RUNNERS), f"Who does it: {', '.join(f'{name} ({said})' for name, said in RUNNERS.items())}.")
@@ -43,20 +48,21 @@ def sweep(
 ) -> None:
     """Do what a plan asks: models × tasks × questions, cut into items that any number of processes may do at once.
 
-    `veracausa sweep plan.toml --out DIR` begins a sweep, or goes on with it; `sweep status DIR` says how far it is, and
-    `sweep merge DIR` writes the results of all cells that are done.
+    `veracausa sweep plan.toml --out DIR` begins a sweep, or goes on with it; `sweep status DIR` says how far it is,
+    `sweep merge DIR` writes the results of all cells that are done, and `sweep export DIR` their scores as Parquet.
     """
     from veracausa.sweeps.results import open_sweep
     from veracausa.sweeps.sweep import sweep as run
 
-    verb, folder = (what[0], what[1]) if len(what) == 2 and what[0] in ("status", "merge") else ("", "")
+    verb, folder = (what[0], what[1]) if len(what) == 2 and what[0] in _VERBS else ("", "")
     if verb:
         found = open_sweep(folder)
-        if verb == "merge":
-            _merged(found, json)
+        if verb != "status":
+            _merged(found, json) if verb == "merge" else _exported(found, out, json)
             return
     elif len(what) > 1:
-        raise MethodError(f"veracausa sweep takes a plan, `status DIR` or `merge DIR`, but this is {' '.join(what)}.")
+        known = ", ".join(f"`{verb} DIR`" for verb in _VERBS)
+        raise MethodError(f"veracausa sweep takes a plan, or {known}, but this is {' '.join(what)}.")
     elif out is None:
         raise MethodError("A sweep needs a folder: --out DIR.")
     else:
@@ -74,6 +80,18 @@ def _laid(plan: str, out: Path) -> Sweep:
     from veracausa.sweeps.sweep import laid_out
 
     return Sweep(laid_out(plan_of(plan), out))
+
+
+def _exported(found: Sweep, out: Path | None, json: bool) -> None:
+    """Write the scores of the cells that are done as Parquet; says where each file is."""
+    paths = found.export(out)
+    if json:
+        print_json({"files": [*map(str, paths)]})
+        return
+    for path in paths:
+        echo(str(path))
+    if not paths:
+        echo("No cell with scores is done yet.")
 
 
 def _merged(found: Sweep, json: bool) -> None:

@@ -13,8 +13,9 @@ metric, such as a mask's probabilities, as they are: their size is then not comp
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -266,17 +267,38 @@ def agreement_across(estimate: Scores, exact: Scores, *across: str) -> Agreement
     if not kept.any():
         raise MethodError("No unit is in both scores, so there is nothing to compare.")
     names = [name for name, keep in zip(exact.units[[i for i, _ in pairs]].names, kept, strict=True) if keep]
-    signed, sized = estimate.signed, estimate.unit == exact.unit == METRIC
     tables = [table[:, kept] for table in tables]
-    x, y = (table[:, kept] if signed else np.abs(table[:, kept]) for table in every)
-    top = strongest_of(len(names))
-    found = {name: float(drawn[0]) for name, drawn in figures(x, y, signed=signed, top=top).items()}
+    top, signed = strongest_of(len(names)), estimate.signed
     intervals = agreement_intervals(tables[0], tables[1], gaps, signed=signed, top=top) if estimate.per_example else {}
-    (x,), (y,) = x, y
+    (x,), (y,) = (table[:, kept] for table in every)
+    compared = estimate.completeness
+    residual = None if compared is None or estimate.unit != METRIC else compared.relative(estimate.gap)
+    few = fewest(*tables)
+    return agreed(estimate, exact, names, x, y, n=exact.n, fewest=few, residual=residual, intervals=intervals)
+
+
+def agreed(
+    estimate: Scores,
+    exact: Scores,
+    names: Sequence[str],
+    x: np.ndarray,
+    y: np.ndarray,
+    *,
+    n: int,
+    fewest: int,
+    residual: float | None = None,
+    intervals: Mapping[str, Interval] = MappingProxyType({}),
+) -> Agreement:
+    """The figures of exact effects x and estimates y of some units, both on the scale of `Scores.scaled`.
+
+    `estimate`, `exact`: what they are scores of; of their numbers only the ends are looked at.
+    """
+    signed, sized = estimate.signed, estimate.unit == exact.unit == METRIC
+    x, y = (x, y) if signed else (np.abs(x), np.abs(y))
+    every = figures(x[None], y[None], signed=signed, top=strongest_of(len(names)))
+    found = {name: float(drawn[0]) for name, drawn in every.items()}
     difference, middle = y - x, (x + y) / 2
     proportional = _line(middle, difference) if sized else (float("nan"), float("nan"))
-    compared = estimate.completeness if estimate.unit == METRIC else None
-    residual = None if compared is None else compared.relative(estimate.gap)
     nothing = float("nan")
     return Agreement(
         method=label(estimate),
@@ -299,8 +321,8 @@ def agreement_across(estimate: Scores, exact: Scores, *across: str) -> Agreement
         settings=estimate.settings,
         residual=residual,
         intervals={name: intervals.get(name, NO_INTERVAL) for name in found},
-        n=exact.n,
-        fewest=fewest(*tables),
+        n=n,
+        fewest=fewest,
         unit=METRIC if sized else estimate.unit,
         cautions=exact.cautions,
     )

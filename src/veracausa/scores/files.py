@@ -12,7 +12,7 @@ from torch import Tensor
 
 from veracausa.anatomy.graph import JOINT, Graph, graph_of
 from veracausa.errors import UnitError, VeracausaError
-from veracausa.scores.scores import _FORMAT, Completeness, Scores
+from veracausa.scores.scores import FORMAT, Completeness, Scores
 from veracausa.storage.files import at, read_tensors
 from veracausa.storage.origin import require_same_ends
 from veracausa.storage.schema import (
@@ -52,7 +52,7 @@ def load_scores(path: str | Path) -> Scores:
 
     >>> vc.open("heads.safetensors").top(5)
     """
-    return unpack_scores(*read_tensors(path, _FORMAT), at(path))
+    return unpack_scores(*read_tensors(path, FORMAT), at(path))
 
 
 def confirmed(scores: Scores, lm: Model, measured: Measurement, path: Path) -> Scores:

@@ -426,12 +426,12 @@ def task_header(task: Task) -> dict[str, Any]:
     }
 
 
-_FORMAT = "veracausa-scores-2"
+FORMAT = "veracausa-scores-2"
 
 
 def save_scores(scores: Scores, path: str | Path) -> Path:
     """See `Scores.save`."""
-    return write_tensors(path, _FORMAT, *pack_scores(scores))
+    return write_tensors(path, FORMAT, *pack_scores(scores))
 
 
 def pack_units(units: Units) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from scipy import stats
 from torch import Tensor
@@ -84,8 +85,15 @@ def _ratios(above: Tensor, below: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _separated(gap: Tensor, has: Tensor, counts: Tensor, mean: Tensor) -> Bool[Tensor, " figures"]:
     """Whether the mean gap of the examples that have a figure is told apart from 0."""
     spread = (torch.where(has, gap - mean, 0.0).square().sum(0) / (counts - 1).clamp_min(0) / counts).sqrt()
-    times = torch.as_tensor(stats.t.ppf((1 + LEVEL) / 2, (counts - 1).clamp_min(1).numpy()))
-    return (counts > 1) & (mean.abs() > times * spread)
+    return torch.from_numpy(told_apart(mean.numpy(), spread.numpy(), counts.numpy()))
+
+
+def told_apart(
+    mean: Float[np.ndarray, " figures"], error: Float[np.ndarray, " figures"], counts: Float[np.ndarray, " figures"]
+) -> Bool[np.ndarray, " figures"]:
+    """Whether Student's 95% interval of a mean of so many numbers, with this standard error, excludes 0."""
+    times = stats.t.ppf((1 + LEVEL) / 2, np.maximum(counts - 1, 1))
+    return np.asarray((counts > 1) & (np.abs(mean) > times * error))
 
 
 def influence(above: Float[Tensor, " examples"], below: Float[Tensor, " examples"]) -> Float[Tensor, " examples"]:

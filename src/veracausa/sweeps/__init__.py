@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from veracausa.sweeps.plan import Plan as Plan
     from veracausa.sweeps.plan import plan_of as plan_of
     from veracausa.sweeps.results import Sweep as Sweep
+    from veracausa.sweeps.totals import Totals as Totals
 
 #: Public name → where it lives.
 _HOMES = {
@@ -19,6 +20,7 @@ _HOMES = {
     "Item": "veracausa.sweeps.items",
     "Plan": "veracausa.sweeps.plan",
     "Sweep": "veracausa.sweeps.results",
+    "Totals": "veracausa.sweeps.totals",
     "plan_of": "veracausa.sweeps.plan",
 }
 __all__ = list(_HOMES)

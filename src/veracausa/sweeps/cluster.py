@@ -11,10 +11,8 @@ from typing import Any
 from veracausa.errors import VeracausaError, WorkerError
 from veracausa.extras import require_extra
 from veracausa.sweeps.folder import Folder
+from veracausa.sweeps.pace import paced
 from veracausa.sweeps.working import work_through
-
-#: Seconds between two looks at the workers.
-_LOOK = 0.5
 
 
 def on_ray(folder: Folder, workers: int | None, memory: float | str | None, look: Callable[[], None]) -> None:
@@ -35,8 +33,7 @@ def on_ray(folder: Folder, workers: int | None, memory: float | str | None, look
         task: Any = ray.remote(num_cpus=1, max_retries=-1)(_work)
         waiting = [task.remote(str(folder.path.absolute()), memory) for _ in range(count)]
         while waiting:
-            done, waiting = ray.wait(waiting, timeout=_LOOK)
-            look()
+            done, waiting = ray.wait(waiting, timeout=paced(look))
             for one in done:
                 if why := ray.get(one):
                     raise WorkerError(f"A worker of the sweep stopped: {why}")

@@ -11,15 +11,17 @@ results/0-….safetensors     a cell's result, merged
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from veracausa.errors import FileError
-from veracausa.storage.files import at, make_folder, read_json, write_json
+from veracausa.storage.files import at, read_json, write_json
 from veracausa.sweeps.items import Item
 from veracausa.sweeps.plan import Cell, Plan
 
@@ -123,28 +125,67 @@ class Folder:
 
     def of_cell(self, cell: int) -> list[Item]:
         """The items of a cell."""
-        return [item for item in self.items if item.cell == cell]
+        return self._by_cell[cell]
+
+    @cached_property
+    def _by_cell(self) -> list[list[Item]]:
+        found: list[list[Item]] = [[] for _ in self.cells]
+        for item in self.items:
+            found[item.cell].append(item)
+        return found
+
+    @cached_property
+    def by_id(self) -> dict[str, Item]:
+        """The items by their ids."""
+        return {item.id: item for item in self.items}
 
     def done(self, item: Item) -> bool:
         """Whether an item's numbers are there."""
         return self.shard(item).exists()
 
+    def set_aside(self, item: Item) -> bool:
+        """Whether an item has failed so often that it is no longer tried."""
+        return self._failure(item.id, self.tries).exists()
+
+    def _failure(self, name: str, number: int) -> Path:
+        return self.path / "failed" / f"{name}-{number}.json"
+
     def failures(self, item: Item) -> list[dict[str, Any]]:
         """Why an item failed, try by try."""
-        return [read_json(path, "a failure") for path in sorted((self.path / "failed").glob(f"{item.id}-*.json"))]
+        paths = (self._failure(item.id, number) for number in itertools.count(1))
+        return [read_json(path, "a failure") for path in itertools.takewhile(Path.exists, paths)]
 
     def failed(self, item: Item, why: str, worker: str) -> None:
         """Write down that an item failed, as its next try."""
-        folder = make_folder(self.path / "failed")
-        number = len(list(folder.glob(f"{item.id}-*.json"))) + 1
-        write_json(folder / f"{item.id}-{number}.json", {"item": item.id, "why": why, "worker": worker})
+        number = next(n for n in itertools.count(1) if not self._failure(item.id, n).exists())
+        write_json(self._failure(item.id, number), {"item": item.id, "why": why, "worker": worker})
 
-    def set_aside(self, item: Item) -> bool:
-        """Whether an item has failed so often that it is no longer tried."""
-        return len(list((self.path / "failed").glob(f"{item.id}-*.json"))) >= self.tries
+    def seen(self) -> Seen:
+        """What there is now: each folder is listed once, however many items there are."""
+        done = frozenset(_named(self.path / "items", ".safetensors"))
+        tries = Counter(name.rpartition("-")[0] for name in _named(self.path / "failed", ".json"))
+        return Seen(done, frozenset(name for name, count in tries.items() if count >= self.tries) - done)
 
     def open_items(self) -> list[Item]:
-        """Items that are neither done nor set aside; each folder is read once, however many there are."""
-        done = {path.stem for path in (self.path / "items").glob("*.safetensors")}
-        tries = Counter(path.name.rpartition("-")[0] for path in (self.path / "failed").glob("*.json"))
-        return [item for item in self.items if item.id not in done and tries[item.id] < self.tries]
+        """Items that are neither done nor set aside."""
+        return self.seen().left(self.items)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Ids of the items that are done, and of those that are set aside, when the folder was looked at."""
+
+    done: Set[str]
+    aside: Set[str]
+
+    def left(self, items: Sequence[Item]) -> list[Item]:
+        """Those of some items that are neither."""
+        return [item for item in items if item.id not in self.done and item.id not in self.aside]
+
+
+def _named(folder: Path, ending: str) -> list[str]:
+    """The files of a folder with some ending, without it; none where there is no folder."""
+    try:
+        return [name.removesuffix(ending) for name in os.listdir(folder) if name.endswith(ending)]
+    except FileNotFoundError:
+        return []

@@ -1,26 +1,23 @@
 """Items of a cell put together: the result that one process would have given.
 
 Numbers of a pair and a unit stand in one item each, so nothing is added up but costs: effects are those of one process
-to the last bit where both ran in the same batches, and to rounding elsewhere (contract 8).
+to the last bit where both ran in the same batches, and to rounding elsewhere (contract 8). Items are read one by one,
+so that merging takes the memory of the result and of one item.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from veracausa.cost import Cost
-from veracausa.doors import through
-from veracausa.errors import FileError
 from veracausa.scores.convergence import UNCONVERGED, unconverged
 from veracausa.scores.scores import UNPAIRED, Completeness, Scores
 from veracausa.sweeps.folder import Folder
-from veracausa.sweeps.items import Item
+from veracausa.sweeps.shards import Shard, Shards, opened, require_done, result_in
 
 if TYPE_CHECKING:
     from veracausa.result import Result
@@ -34,104 +31,84 @@ def merge(folder: Folder, cell: int) -> Result:
     """
     path = folder.result(cell)
     if path.exists():
-        return _read(path)
+        return result_in(path)
+    require_done(folder, cell)
     items = folder.of_cell(cell)
-    if lacking := [item for item in items if not folder.done(item)]:
-        raise FileError(
-            f"{len(lacking)} of {len(items)} items of {folder.cells[cell].name} are not done. Run the sweep again to "
-            "make them."
-        )
-    found = [_opened(folder, item) for item in items]
-    result = found[0]
-    if len(items) > 1:
-        result = _joined(_read(folder.frame(cell)), [item.pairs for item in items], found, folder.places[cell])
+    result = joined(Shards(folder, cell)) if len(items) > 1 else opened(folder, items[0], result_in)
     result.save(path)
     return result
 
 
-def _read(path: Path) -> Any:
-    return through("Sweep.result", path)
+def joined(shards: Shards) -> Scores:
+    """Scores of all items as one.
 
-
-def _opened(folder: Folder, item: Item) -> Any:
-    path = folder.shard(item)
-    try:
-        return _read(path)
-    except FileError as error:
-        path.rename(path.with_suffix(".damaged"))
-        raise FileError(
-            f"{error} It is put away as {path.with_suffix('.damaged').name}; run the sweep again."
-        ) from error
-
-
-def _joined(
-    frame: Scores, pairs: Sequence[tuple[int, ...] | None], parts: list[Scores], places: Sequence[int | str]
-) -> Scores:
-    """Scores of parts as one: `frame` has all units, the task and its settings, `pairs` is whose numbers each part has.
-
-    A part lacks units that none of its pairs has; so do they have no number. `places`: see `Asked`.
+    A part lacks units that none of its pairs has; so do they have no number.
     """
-    n, first = int(frame.task["n"]), parts[0]
-    place = {name: column for column, name in enumerate(frame.units.names)}
-    rows = [list(range(n)) if some is None else [*some] for some in pairs]
-    columns = [torch.tensor([place[name] for name in part.units.names]) for part in parts]
-
-    def laid(of: str) -> Tensor | None:
-        if getattr(first, of) is None:
-            return None
-        made = first.values.new_full((n, len(frame.units)), float("nan"))
-        for own, where, part in zip(rows, columns, parts, strict=True):
-            made[torch.tensor(own)[:, None], where] = getattr(part, of)
-        return made
-
-    def ends(of: str) -> Tensor:
-        made = getattr(first, of).new_zeros(n)
-        for own, part in zip(rows, parts, strict=True):
-            made[own] = getattr(part, of)
-        return made
-
-    values, completeness = laid("values"), _completeness(n, rows, parts)
-    assert values is not None
-    made = replace(
-        first,
-        values=values,
-        units=frame.units,
-        settings=first.settings | frame.settings,
-        model=frame.model,
-        task=frame.task,
-        clean=ends("clean"),
-        corrupted=ends("corrupted"),
-        cost=_cost(rows, parts),
-        completeness=completeness,
-        draw_stderr=laid("draw_stderr"),
-    )
-    return replace(made, notes=_notes(made, parts, places))
+    made = _Joining(shards)
+    for shard in shards:
+        made.add(shard)
+    return made.scores()
 
 
-def _notes(made: Scores, parts: list[Scores], places: Sequence[int | str]) -> tuple[str, ...]:
-    """The notes of all parts; what they say of sums that miss is said of the whole anew."""
-    said = list(dict.fromkeys(note for part in parts for note in part.notes))
-    at = next((i for i, note in enumerate(said) if note.startswith(UNCONVERGED)), len(said))
-    kept = [note for note in said if not note.startswith(UNCONVERGED)]
-    gap = None if made.unit == UNPAIRED else made.gap
-    own = unconverged(made.completeness, gap, places, int(made.settings.get("nodes", 1)))
-    return (*kept[:at], *own, *kept[at:])
+class _Joining:
+    """Scores that are being put together, part by part."""
 
+    def __init__(self, shards: Shards) -> None:
+        self._frame, self._n = shards.frame, shards.pairs
+        self._places = shards.folder.places[shards.cell]
+        self._first: dict[str, Any] = {}
+        self._tensors: dict[str, Tensor] = {}
+        self._notes: dict[str, None] = {}
+        self._cost, self._full = Cost(), dict[tuple[int, ...] | None, int]()
 
-def _cost(rows: list[list[int]], parts: list[Scores]) -> Cost:
-    """What all parts cost together; in passes over all pairs."""
-    whole = {tuple(own): part.cost.full for own, part in zip(rows, parts, strict=True)}
-    return replace(sum((part.cost for part in parts), Cost()), full=sum(whole.values()))
+    def add(self, shard: Shard) -> None:
+        """Lay a part's numbers where they belong."""
+        self._first = self._first or shard.header
+        rows, columns = torch.from_numpy(shard.rows), torch.from_numpy(shard.columns)
+        for name in ("values", "draw_stderr"):
+            if name in shard.tensors:
+                self._whole(name, shard, self._n, len(self._frame.units))[rows[:, None], columns] = shard.tensors[name]
+        for name in ("clean", "corrupted"):
+            self._whole(name, shard, self._n)[rows] = shard.tensors[name]
+        for name in ("claimed", "true"):
+            if name in shard.tensors:
+                self._whole(name, shard, len(shard.tensors[name]), self._n)[:, rows] = shard.tensors[name]
+        self._notes |= dict.fromkeys(shard.header["notes"])
+        cost = Cost.from_dict(shard.header["cost"])
+        self._cost += cost
+        self._full[shard.item.pairs] = cost.full
 
+    def _whole(self, name: str, shard: Shard, *shape: int) -> Tensor:
+        if name not in self._tensors:
+            self._tensors[name] = shard.tensors[name].new_full(shape, float("nan"))
+        return self._tensors[name]
 
-def _completeness(n: int, rows: list[list[int]], parts: list[Scores]) -> Completeness | None:
-    first = parts[0].completeness
-    if first is None:
-        return None
-    sides: dict[str, Tensor] = {}
-    for name in ("claimed", "true"):
-        made = torch.zeros(len(first.claimed), n, dtype=first.claimed.dtype)
-        for own, part in zip(rows, parts, strict=True):
-            made[:, own] = getattr(part.completeness, name)
-        sides[name] = made
-    return Completeness(**sides)
+    def scores(self) -> Scores:
+        """What all parts together are; in passes over all pairs, what they cost."""
+        first, tensors = self._first, self._tensors
+        summed = "claimed" in tensors
+        made = Scores(
+            values=tensors["values"],
+            units=self._frame.units,
+            method=first["method"],
+            settings=first["settings"] | self._frame.settings,
+            model=self._frame.model,
+            task=self._frame.task,
+            clean=tensors["clean"],
+            corrupted=tensors["corrupted"],
+            cost=replace(self._cost, full=sum(self._full.values())),
+            completeness=Completeness(tensors["claimed"], tensors["true"]) if summed else None,
+            signed=first["signed"],
+            draw_stderr=tensors.get("draw_stderr"),
+            verified=first["verified"],
+        )
+        return replace(made, notes=self._said(made))
+
+    def _said(self, made: Scores) -> tuple[str, ...]:
+        """The notes of all parts; what they say of sums that miss is said of the whole anew."""
+        said = [*self._notes]
+        at = next((i for i, note in enumerate(said) if note.startswith(UNCONVERGED)), len(said))
+        kept = [note for note in said if not note.startswith(UNCONVERGED)]
+        gap = None if made.unit == UNPAIRED else made.gap
+        own = unconverged(made.completeness, gap, self._places, int(made.settings.get("nodes", 1)))
+        return (*kept[:at], *own, *kept[at:])

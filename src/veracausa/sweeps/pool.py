@@ -17,9 +17,8 @@ from pathlib import Path
 from veracausa.errors import WorkerError
 from veracausa.storage.files import make_folder
 from veracausa.sweeps.folder import Folder
+from veracausa.sweeps.pace import paced
 
-#: Seconds between two looks at the workers.
-_LOOK = 0.5
 #: How many lines of a dead worker's log an error shows.
 _SHOWN = 5
 
@@ -38,8 +37,7 @@ def pooled(folder: Folder, workers: int, memory: float | str | None, look: Calla
             for number in range(workers):
                 if number not in running:
                     running[number] = _begin(folder, number, workers, memory, logs)
-            time.sleep(_LOOK)
-            look()
+            time.sleep(paced(look))
             for number, process in [*running.items()]:
                 if (status := process.poll()) is None:
                     continue

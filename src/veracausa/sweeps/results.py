@@ -8,9 +8,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from veracausa.extras import require_extra
 from veracausa.progress import duration
-from veracausa.sweeps.folder import Folder
+from veracausa.storage.files import at
+from veracausa.sweeps.exporting import to_parquet
+from veracausa.sweeps.folder import Folder, Seen
 from veracausa.sweeps.merging import merge
+from veracausa.sweeps.totals import Totals, totals_of
+from veracausa.sweeps.verbs import SCORED
 from veracausa.words import counted
 
 if TYPE_CHECKING:
@@ -41,10 +46,42 @@ class Sweep:
         Raises:
             KeyError: there is no such cell. FileError: not all of its items are done, or one is damaged.
         """
+        return merge(self.folder, self._number(cell))
+
+    def _number(self, cell: int | str) -> int:
         number = self.names.index(cell) if isinstance(cell, str) and cell in self.names else cell
         if not isinstance(number, int) or not 0 <= number < len(self):
             raise KeyError(f"{cell!r} is no cell of this sweep. Cells: {', '.join(self.names)}")
-        return merge(self.folder, number)
+        return number
+
+    def totals(self, cell: int | str, *, strongest: int = 100) -> Totals:
+        """Means, standard errors and tops of a cell's scores, added up item by item in one pass; see `Totals`.
+
+        For scores that do not fit into memory. `strongest`: how many of the largest single effects are kept.
+
+        Raises:
+            KeyError: there is no such cell. MethodError: its answer is no scores. FileError: as for `sweep[cell]`.
+
+        >>> sweep.totals(1).agreement(sweep.totals(0))
+        """
+        return totals_of(self.folder, self._number(cell), strongest)
+
+    def export(self, out: str | Path | None = None) -> list[Path]:
+        """Write the scores of every cell that is done as Parquet, one file a cell (default: in the sweep's `parquet`).
+
+        One row per pair and unit: cell, pair, unit, layer, effect, clean, corrupted; see `exporting`. Cells with other
+        answers than scores are left out.
+
+        Raises:
+            ExtraError: pyarrow is missing. FileError: an item is damaged, or a file cannot be written.
+        """
+        require_extra("parquet")
+        where = self.folder.path / "parquet" if out is None else at(out)
+        cells = [cell for cell in range(len(self)) if self.done(cell) and self.folder.cells[cell].ask in SCORED]
+        return [
+            to_parquet(self.folder, cell, where / self.folder.result(cell).with_suffix(".parquet").name)
+            for cell in cells
+        ]
 
     @property
     def names(self) -> list[str]:
@@ -52,18 +89,20 @@ class Sweep:
         return [cell.name for cell in self.folder.cells]
 
     @cached_property
+    def _seen(self) -> Seen:
+        return self.folder.seen()
+
+    @cached_property
     def _state(self) -> list[dict[str, Any]]:
         rows = []
         for cell, name in enumerate(self.names):
             items = self.folder.of_cell(cell)
-            done = [item for item in items if self.folder.done(item)]
-            aside = [item for item in items if item not in done and self.folder.set_aside(item)]
             rows.append(
                 {
                     "cell": name,
                     "items": len(items),
-                    "done": len(done),
-                    "set aside": len(aside),
+                    "done": sum(item.id in self._seen.done for item in items),
+                    "set aside": sum(item.id in self._seen.aside for item in items),
                     "token-layers": sum(item.token_layers for item in items),
                     "seconds": _sum(item.seconds for item in items),
                 }
@@ -89,7 +128,7 @@ class Sweep:
     def failures(self) -> list[tuple[str, str]]:
         """Items that are set aside: the cell of each, and why it failed last."""
         folder = self.folder
-        aside = [item for item in folder.items if not folder.done(item) and folder.set_aside(item)]
+        aside = [item for item in folder.items if item.id in self._seen.aside]
         return [(folder.cells[item.cell].name, str(folder.failures(item)[-1]["why"])) for item in aside]
 
     @property
@@ -97,7 +136,7 @@ class Sweep:
         """What is done, what is left, and what failed."""
         items = sum(row["items"] for row in self._state)
         done, aside = sum(row["done"] for row in self._state), sum(row["set aside"] for row in self._state)
-        left = _sum(item.seconds for item in self.folder.open_items())
+        left = _sum(item.seconds for item in self._seen.left(self.folder.items))
         rest = "" if self.finished or left is None else f"; about {duration(left)} of one worker are left"
         said = [f"{done} of {counted(items, 'item')} of {counted(len(self), 'cell')} are done{rest}."]
         if aside:

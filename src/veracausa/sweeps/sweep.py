@@ -150,7 +150,8 @@ def _sized(items: list[Item]) -> str:
 
 
 def _done(folder: Folder) -> float:
-    return sum(item.token_layers for item in folder.items if folder.done(item))
+    done = folder.seen().done
+    return sum(item.token_layers for item in folder.items if item.id in done)
 
 
 def _workers(folder: Folder, asked: int | None) -> int:
@@ -166,9 +167,9 @@ class _Moves:
 
     def __init__(self, folder: Folder, tick: Any) -> None:
         self._folder, self._tick = folder, tick
-        self._left = {item.id: item for item in folder.items if not folder.done(item)}
+        self._left = {item.id: item for item in folder.open_items()}
 
     def look(self) -> None:
         """Look once."""
-        for item in [item for item in self._left.values() if self._folder.done(item)]:
-            self._tick(self._left.pop(item.id).token_layers)
+        for name in self._folder.seen().done & self._left.keys():
+            self._tick(self._left.pop(name).token_layers)

@@ -21,3 +21,5 @@ VERBS: dict[str, tuple[str, ...]] = {
 }
 #: Those of a receipt and of a curve that are not the estimate's.
 OWN = {"verify": _CHECK, "curve": _SIZES}
+#: Those whose answers are scores.
+SCORED = ("exact", "attribute")

@@ -65,9 +65,9 @@ def _tried(bench: _Bench, item: Item, told: Callable[[Item], None]) -> bool:
 
 
 def _record(folder: Folder, name: str, why: str) -> None:
-    for item in folder.items:
-        if item.id == name and not folder.done(item):
-            folder.failed(item, why, _name())
+    item = folder.by_id.get(name)
+    if item is not None and not folder.done(item):
+        folder.failed(item, why, _name())
 
 
 def _name() -> str:
