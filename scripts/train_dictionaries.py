@@ -47,8 +47,9 @@ SITES = {
     f"{MODEL}-m10": ("n10", "m10"), f"{MODEL}-m20": ("n20", "m20"),
 }  # fmt: skip
 PLAN = Plan(features=768, k=32, steps=800, rows=512, rate=2e-3)
-#: Of every layer: what its transcoders are like, and how many are trained on one recording (two sites each).
-SMALL, TOGETHER = replace(PLAN, features=64, k=8), 10
+#: Of every layer: what its transcoders are like, how many are trained on one recording (two sites each), and the rows
+#: of held-out text that each is judged on.
+SMALL, TOGETHER, JUDGED = replace(PLAN, features=64, k=8), 15, 4
 #: Tokens of WordNet, of Python's documentation, and pairs of every task.
 WORDNET, PYTHON, PAIRS = 40_000, 20_000, 64
 TASKS = ("ioi", "greater_than")
@@ -93,13 +94,17 @@ def text(lm: vc.Model, wordnet: Path, share: float) -> tuple[list[tuple[int, ...
 
 def train(
     lm: vc.Model, sites: dict[str, tuple[str, str]], plan: Plan, seen: list[tuple[int, ...]],
-    held: list[tuple[int, ...]], out: Path,
+    held: list[tuple[int, ...]], out: Path, keep: bool = False,
 ) -> list[Path]:
-    """A dictionary of each of some sites, judged on what was held out; where their files are."""
-    began, names = time.perf_counter(), dict.fromkeys(name for pair in sites.values() for name in pair)
-    found, paths = activations(lm, seen, [Site.of(name) for name in names]), []
+    """A dictionary of each of some sites, judged on what was held out; where their files are. Files there are kept."""
+    paths = {name: out / f"{name}.safetensors" for name in sites}
+    sites = {name: site for name, site in sites.items() if not (keep and paths[name].exists())}
+    if not sites:
+        return [*paths.values()]
+    began, names = time.process_time(), dict.fromkeys(name for pair in sites.values() for name in pair)
+    found = activations(lm, seen, [Site.of(name) for name in names])
     tokens = len(next(iter(found.values())))
-    print(f"{tokens:,} tokens at {len(names)} sites: {time.perf_counter() - began:.0f} s", flush=True)
+    print(f"{tokens:,} tokens at {len(names)} sites: {time.process_time() - began:.0f} s", flush=True)
     for name, (reads, writes) in sites.items():
         dic = trained(found[Site.of(reads)], found[Site.of(writes)], plan, site=reads, writes=writes)
         told = {
@@ -107,11 +112,12 @@ def train(
             "text": "glosses of WordNet 3.0; topics of Python's documentation; prompts of ioi and greater_than",
             "source": f"scripts/train_dictionaries.py, {plan.features} features of {tokens:,} tokens",
         }  # fmt: skip
-        path = save(dic, out / f"{name}.safetensors", dtype=torch.float16, told=told)
-        quality = vc.dictionary(lm, path).check(lm, held)
-        paths.append(save(dic, path, dtype=torch.float16, told=told | {"quality": quality.figures()}))
-        print(f"{time.perf_counter() - began:.0f} s  {path.name}\n{quality}", flush=True)
-    return paths
+        judged = save(dic, out / "judged.safetensors", dtype=torch.float16, told=told)
+        quality = vc.dictionary(lm, judged).check(lm, held)
+        judged.unlink()
+        save(dic, paths[name], dtype=torch.float16, told=told | {"quality": quality.figures()})
+        print(f"{time.process_time() - began:.0f} s  {name}\n{quality}", flush=True)
+    return [*paths.values()]
 
 
 def graph(lm: vc.Model, paths: list[Path]) -> None:
@@ -141,7 +147,7 @@ def main() -> None:
     every = [f"{layer}" for layer in range(lm.layers)]
     parts = [every[at : at + TOGETHER] for at in range(0, lm.layers, TOGETHER)]
     sites = [{f"{MODEL}-m{k}": (f"n{k}", f"m{k}") for k in part} for part in parts]
-    graph(lm, [path for some in sites for path in train(lm, some, plan, seen, held, asked.out)])
+    graph(lm, [path for some in sites for path in train(lm, some, plan, seen, held[:JUDGED], asked.out, keep=True)])
 
 
 if __name__ == "__main__":

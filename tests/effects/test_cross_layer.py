@@ -209,19 +209,21 @@ def test_what_follows_one_layer_only_refuses_them():
     _, lm, own, _, _ = case("llama", "n", "")
     task = random_task()
     for call in (
-        lambda: vc.attribute(lm, task, units=["f0.3"], dictionary=own, method="ig"),
-        lambda: vc.attribute(lm, task, units=["f0.3"], dictionary=own, method="conductance"),
         lambda: vc.exact(lm, task, units=["f0.3->f1.error"], dictionary=own),
-        lambda: vc.estimates.feature_edges(lm, task, ["f0.3->f1.2"], method="ig", dictionary=own),
-        lambda: vc.circuits.feature_circuit(lm, task, dictionary=own),
         lambda: vc.causes.locate(lm, task, units=["f0.3"], dictionary=own),
         lambda: own[0].check(lm, task),
     ):
         with pytest.raises((MethodError, UnitError), match=r"cross-layer|other layers"):
             call()
     gemma = case("gemma2", "mid", "")
-    with pytest.raises(MethodError, match=r"writes? to later layers goes through it"):
-        vc.exact(gemma[1], task, units=["f0.3->f1.2"], dictionary=gemma[2])
+    for call in (
+        lambda: vc.exact(gemma[1], task, units=["f0.3->f1.2"], dictionary=gemma[2]),
+        lambda: vc.circuits.feature_circuit(gemma[1], task, dictionary=gemma[2]),
+    ):
+        with pytest.raises(MethodError, match=r"writes? to later layers goes through it"):
+            call()
+    with pytest.raises(MethodError, match="which m0 does not change"):
+        vc.attribute(lm, task, units=["f0.3"], dictionary=own, method=vc.Method(path="encoded", combine="increments"))
     with pytest.raises(MethodError, match="'resample'"):
         vc.exact(lm, task, units=["f0.3"], dictionary=own, ablation="resample")
     with pytest.raises(UnitError, match=r"set the same activation"):

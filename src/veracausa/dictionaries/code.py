@@ -230,6 +230,16 @@ class Code:
         beside = same.new_zeros(*same.shape[:2], 1 + len(self.widths) - self.features)
         return torch.cat([same, beside], -1)
 
+    def narrowed(self, slope: Float[Tensor, "*rows whole"]) -> Float[Tensor, "*rows site"]:
+        """The gradient of this site's numbers, for one of a site that tells all features apart.
+
+        What is not told apart here gets that of y, as the error does.
+        """
+        if self._columns is None:
+            return slope
+        beside = slope[..., self.dictionary.size :]
+        return torch.cat([slope[..., self._columns], beside[..., : self.weight.shape[1]], beside], -1)
+
     def explained(self, site: Float[Tensor, "*rows site"]) -> Float[Tensor, "*rows width"]:
         """y of a site: the sum of its parts (and b, where that does not move with the error)."""
         y = self.change(site)

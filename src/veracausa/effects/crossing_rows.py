@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from veracausa.dictionaries.dictionary import Dictionary
 from veracausa.dictionaries.words import is_coded
 from veracausa.engine.crossing import Crossed, Crossing, carried
 from veracausa.engine.overrides import Override
@@ -41,28 +42,32 @@ def require_one_layer(lm: Model, kind: str, what: str) -> None:
     if crosses(lm, kind):
         raise MethodError(
             f"{what} not known for features of a cross-layer transcoder, which write to several layers at once. Known "
-            "are their exact effects (vc.exact, alone, in groups and along paths), mean slopes of whole runs "
-            "(vc.attribute: 'atp', 'gim', 'relp', 'eap-ig'), estimated edges, activations and attribution graphs."
+            "are their exact effects (vc.exact, alone, in groups and along paths), estimates (vc.attribute), edges and "
+            "circuits of features, activations and attribution graphs."
         )
 
 
 def require_followed(lm: Model, paths: Paths) -> None:
     """MethodError, UnitError for parts of cross-layer transcoders that a path cannot follow."""
     for part in paths.coded:
-        dictionary = lm.decoder.codes[part.kind, part.layer].dictionary
-        layers = dictionary.layers if dictionary.onward is not None and not dictionary.writes.post else range(0)
-        if any(lm.decoder.blocks[layer].mlp_post_norm is not None for layer in layers):
-            raise MethodError(
-                f"Edges of features of {dictionary!r} are not known for {lm.name}: a norm stands behind its MLPs, and "
-                f"what features write to later layers goes through it. Take transcoders that write "
-                f"{replace(dictionary.writes, post=True).name}, or one layer's."
-            )
+        require_linear(lm, lm.decoder.codes[part.kind, part.layer].dictionary)
     for one in (one for path in paths.paths for step in path.steps for one in step.parts):
         if one.coded is not None and not is_feature(one.coded) and crosses(lm, one.coded.kind):
             raise UnitError(
                 f"{one.stem} cannot be read by itself: what the features of a cross-layer transcoder leave of an MLP "
                 "depends on those of all layers before. It can be a sender; readers are its features, and whole MLPs."
             )
+
+
+def require_linear(lm: Model, dictionary: Dictionary) -> None:
+    """MethodError where a norm stands between what features write to later layers and the stream."""
+    layers = dictionary.layers if dictionary.onward is not None and not dictionary.writes.post else range(0)
+    if any(lm.decoder.blocks[layer].mlp_post_norm is not None for layer in layers):
+        raise MethodError(
+            f"Edges of features of {dictionary!r} are not known for {lm.name}: a norm stands behind its MLPs, and "
+            f"what features write to later layers goes through it. Take transcoders that write "
+            f"{replace(dictionary.writes, post=True).name}, or one layer's."
+        )
 
 
 def require_alone(units: Units, ablation: object) -> None:

@@ -237,6 +237,15 @@ def narrowed(lm: Model, kind: str, layer: Int[np.ndarray, " units"], index: Int[
     return replace(lm, decoder=replace(lm.decoder, codes=codes))
 
 
+def widened(lm: Model, kind: str) -> Model:
+    """A model whose dictionaries of a kind tell all of their features apart."""
+    codes = {
+        (slot, at): replace(code, chosen=None) if slot == kind else code
+        for (slot, at), code in lm.decoder.codes.items()
+    }
+    return replace(lm, decoder=replace(lm.decoder, codes=codes))
+
+
 def written_change(
     decoder: Decoder, code: Code, change: Float[Tensor, "rows positions width"], like: Tensor
 ) -> Float[Tensor, "rows positions width"]:

@@ -184,34 +184,52 @@ def onward_writes(
     places = places_written(decoder, part)[1:]
     if not places:
         return []
-    code, first, last = decoder.codes[part.kind, part.layer], *span
+    code, (first, last) = decoder.codes[part.kind, part.layer], span
     number = code.numbers(part.index).start
     moved = delta.new_zeros(len(delta), base.residual[0].shape[1], 1)
     moved[:, offset:] = delta[..., number : number + 1]
     moved[:, :first], moved[:, last + 1 :] = 0, 0
 
     def change(later: int) -> Tensor:
-        block, like = decoder.blocks[later], base.residual[later]
-        written = (moved * code.row(number, later)).to(torch.promote_types(like.dtype, torch.float32))
-        if written_at(code) == "behind mlp":
-            return block.behind(written)
-        at = Where("mlp", later, (later + 1, False))
-        return stream_change(decoder, base, at, example, 0, written * block.mlp_scale)
+        written = (moved * code.row(number, later)).to(torch.promote_types(base.residual[later].dtype, torch.float32))
+        return _written_later(decoder, base, code, later, written, example)
 
     return [(place, partial(change, place // 2 - 1)) for place in places]
+
+
+def _written_later(
+    decoder: Decoder, base: State, code: Code, later: int, written: Tensor, example: Tensor
+) -> Float[Tensor, "rows positions width"]:
+    """Change of the stream for what features of a cross-layer transcoder write to a later layer."""
+    block = decoder.blocks[later]
+    if written_at(code) == "behind mlp":
+        return block.behind(written)
+    return stream_change(decoder, base, Where("mlp", later, (later + 1, False)), example, 0, written * block.mlp_scale)
 
 
 def pulled_back(
     decoder: Decoder, base: State, part: Coded, slope: Tensor, example: Tensor
 ) -> Float[Tensor, "rows positions explained"]:
     """The slope at what a dictionary explains, given that at the stream: behind a post-norm, at the base run."""
-    code = decoder.codes[part.kind, part.layer]
+    return _pulled(
+        lambda change: _written(decoder, base, part, change, example, 0), slope, decoder.codes[part.kind, part.layer]
+    )
+
+
+def pulled_later(
+    decoder: Decoder, base: State, part: Coded, slope: Callable[[int], Tensor], example: Tensor
+) -> dict[int, Float[Tensor, "rows positions width"]]:
+    """Later layer → the slope at what its features write there; `slope(place)`: at the stream."""
+    code, found = decoder.codes[part.kind, part.layer], {}
+    for later in code.dictionary.layers[1:]:
+        write = partial(_written_later, decoder, base, code, later, example=example)
+        found[later] = _pulled(write, slope(2 * later + 2), code)
+    return found
+
+
+def _pulled(write: Callable[[Tensor], Tensor], slope: Tensor, code: Code) -> Tensor:
+    """The slope at what a dictionary writes, given that at what `write` makes of it."""
     still = slope.new_zeros(*slope.shape[:2], code.weight.shape[1], dtype=code.weight.dtype)
-
-    def written(change: Tensor) -> Tensor:
-        return _written(decoder, base, part, change, example, 0)
-
-    like = written(still).dtype
     with torch.enable_grad():
-        found: Tensor = torch.autograd.functional.vjp(written, still, slope.to(like))[1]
+        found: Tensor = torch.autograd.functional.vjp(write, still, slope.to(write(still).dtype))[1]
     return found

@@ -22,7 +22,7 @@ from veracausa.choices import AllUnits, Baseline, Direction, Estimate, GridName
 from veracausa.dictionaries.dictionary import Dictionary
 from veracausa.dictionaries.words import is_coded
 from veracausa.effects.counterparts import Aligned, require_alike, require_apart
-from veracausa.effects.crossing_rows import require_one_layer
+from veracausa.effects.crossing_rows import crosses, require_one_layer
 from veracausa.effects.laid import laid_units
 from veracausa.effects.learned_constants import OptimalConstants, OptimalWork, optimal_constants
 from veracausa.effects.patterns import require_patterns
@@ -35,6 +35,7 @@ from veracausa.effects.replacements import (
 )
 from veracausa.engine.batches import buckets
 from veracausa.engine.budget import examples_per_batch
+from veracausa.engine.coded import widened
 from veracausa.engine.footprint import Footprint
 from veracausa.engine.patches import RUN_AGAIN, depth_behind
 from veracausa.engine.rule import PLAIN
@@ -381,10 +382,10 @@ def attribute(
         )
     if PATHS[parts.path].moves == "input":
         lm.decoder.require_stream_alone(f"method={name!r}, whose path moves the embeddings,")
-    if not isinstance(table, Edges) and (
-        table.joint or parts.combine != "mean" or PATHS[parts.path].moves in ("site", "unit")
-    ):
-        require_one_layer(lm, table.kind, f"method={name!r}, which is no mean of slopes of whole runs, is")
+    if table.joint:
+        require_one_layer(lm, table.kind, "Estimates of coalitions are")
+    if PATHS[parts.path].moves in ("site", "unit") and crosses(lm, table.kind):
+        lm = widened(lm, table.kind)  # what each feature writes to later layers moves with it
     if parts.path == "encoded":
         _require_encoded(lm, table, parts, name)
     if table.kind == "expert_neurons" and parts.combine != "mean" and PATHS[parts.path].moves not in ("site", "unit"):

@@ -35,7 +35,6 @@ from veracausa.anatomy.graph import MIXER
 from veracausa.arguments import shown
 from veracausa.cost import Cost
 from veracausa.dictionaries.dictionary import Dictionary
-from veracausa.effects.crossing_rows import require_one_layer
 from veracausa.effects.exact import ExactWork, exact
 from veracausa.effects.path_rows import PathRows
 from veracausa.engine.attention import SUFFIX
@@ -253,10 +252,7 @@ def feature_edges(
     require_method(method, nodes, upstream)
     effects = exact.work(lm, task, units=units, ablation=ablation, direction=direction, dictionary=dictionary)
     require_estimated(effects.units, method, upstream)
-    work = FeatureEdgesWork(effects, method, nodes, upstream)
-    for kind, _ in sorted(work.read) if work.averaged else ():
-        require_one_layer(effects.lm, kind, "method='ig', which averages a gradient along one site's way, is")
-    return work
+    return FeatureEdgesWork(effects, method, nodes, upstream)
 
 
 def require_method(method: str, nodes: int, upstream: str) -> None:

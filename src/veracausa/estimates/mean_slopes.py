@@ -4,15 +4,17 @@ gradients multiply the change of each part with."""
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
 from veracausa.dictionaries.words import ERROR
+from veracausa.effects.crossing_rows import crosses
 from veracausa.effects.replacements import Counterfactual, Replacement, Zero
 from veracausa.engine.bucket import Bucket
+from veracausa.engine.coded import widened
 from veracausa.engine.patches import depth_behind
 from veracausa.engine.session import Session
 from veracausa.estimates.method import Method
@@ -53,16 +55,33 @@ def mean_slopes(
 
     `bucket`: recorded without a graph.
     """
+    lm = _told_apart(bucket.lm, sites)
+    whole = bucket if lm is bucket.lm else _with(bucket, lm)
     method = Method(path="layer", grid="left", nodes=nodes, baseline="zero" if zero else "corrupted")
     source: Replacement = Zero() if zero else Counterfactual(noising)
     found: dict[tuple[str, int], Tensor] = {}
     for kind in sorted({kind for kind, _ in sites}):
         layers = np.array(sorted(layer for own, layer in sites if own == kind), dtype=np.int64)
         units = Units(kind, layers, np.full(len(layers), ERROR), np.full(len(layers), -1))  # type: ignore[arg-type]
-        sums = _Kept(PathBucket.of(bucket, method, noising, call.advance), units, source)
+        sums = _Kept(PathBucket.of(whole, method, noising, call.advance), units, source)
         walk_layer(sums)
         found |= {(kind, layer): slopes.detach() for layer, slopes in sums.found.items()}
-    return found
+    codes = bucket.lm.decoder.codes
+    return found if whole is bucket else {at: codes[at].narrowed(slopes) for at, slopes in found.items()}
+
+
+def _told_apart(lm: Model, sites: Collection[tuple[str, int]]) -> Model:
+    """A model that tells all features of cross-layer transcoders apart: each writes to later layers by itself."""
+    for kind in {kind for kind, _ in sites if crosses(lm, kind)}:
+        lm = widened(lm, kind)
+    return lm
+
+
+def _with(bucket: Bucket, lm: Model) -> Bucket:
+    """The same recording, with the dictionaries of such a model."""
+    tape = bucket.tape
+    clean, corrupted = (replace(run, codes=lm.decoder.codes, coded={}) for run in (tape.clean, tape.corrupted))
+    return replace(bucket, lm=lm, tape=replace(tape, clean=clean, corrupted=corrupted))
 
 
 def walked(lm: Model, sites: Collection[tuple[str, int]], nodes: int) -> float:

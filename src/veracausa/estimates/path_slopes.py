@@ -23,7 +23,15 @@ from torch import Tensor
 from veracausa.anatomy.graph import K, Q, V
 from veracausa.engine.bucket import Bucket
 from veracausa.engine.coded import read_by, site_of
-from veracausa.engine.path_codes import STREAMS, onward_writes, passed_on, pulled_back, sent_by, sent_change
+from veracausa.engine.path_codes import (
+    STREAMS,
+    onward_writes,
+    passed_on,
+    pulled_back,
+    pulled_later,
+    sent_by,
+    sent_change,
+)
 from veracausa.engine.path_reads import HeadReads, Heard
 from veracausa.engine.reader_change import Reading
 from veracausa.engine.routes import Read, Station
@@ -202,8 +210,10 @@ class PathSlopes:
         state, kind, layer = self.own, part.kind, part.layer
         code, own = self.bucket.lm.decoder.codes[kind, layer], site_of(state, kind, layer)
         new = torch.zeros_like(own) if self.other is None else site_of(self.other, kind, layer)
-        slope = self.at(onward, part.written_at(self.bucket.lm.graph))
-        return code.pulled(pulled_back(self.bucket.lm.decoder, state, part, slope, self.bucket.every)) * (new - own)
+        how = self.bucket.lm.decoder, state, part
+        slope = pulled_back(*how, self.at(onward, part.written_at(self.bucket.lm.graph)), self.bucket.every)
+        later = pulled_later(*how, lambda place: self.at(onward, place), self.bucket.every)
+        return code.pulled(slope, later) * (new - own)
 
     # ---- readers ----------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from veracausa.circuits.featured import strongest
-from veracausa.engine.path_codes import STREAMS, Coded
+from veracausa.effects.crossing_rows import crosses
+from veracausa.engine.path_codes import STREAMS, Coded, is_feature
 from veracausa.scores.scores import Scores
 
 if TYPE_CHECKING:
@@ -73,4 +74,5 @@ def joins(lm: Model, up: Coded, down: Coded) -> bool:
 
 def edges_between(lm: Model, nodes: Sequence[Node]) -> list[Edge]:
     """All edges, by their downstream node along the stream."""
-    return [(up, down) for down in nodes for up in nodes if joins(lm, up.part, down.part)]
+    readers = [node for node in nodes if is_feature(node.part) or not crosses(lm, node.part.kind)]
+    return [(up, down) for down in readers for up in nodes if joins(lm, up.part, down.part)]

@@ -16,7 +16,7 @@ from veracausa.circuits.selection.feature_nodes import Edge, Node, parts_of
 from veracausa.cost import Cost
 from veracausa.engine.attention import SUFFIX
 from veracausa.engine.guard import attention_function
-from veracausa.engine.path_codes import STREAMS, Coded
+from veracausa.engine.path_codes import STREAMS, Coded, places_written
 from veracausa.engine.routes import Read, Station
 from veracausa.engine.session import Session, session
 from veracausa.engine.work import recorded_runs
@@ -65,7 +65,8 @@ class SlopesWork:
     @property
     def places(self) -> set[int]:
         """Of the stream, where nodes write."""
-        return {node.part.written_at(self.lm.graph) for edge in self.edges for node in edge}
+        nodes = {node.part for edge in self.edges for node in edge}
+        return {place for part in nodes for place in places_written(self.lm.decoder, part)}
 
     def groups(self) -> list[tuple[int, tuple[int, ...]]]:
         """Buckets of pairs that are recorded together."""

@@ -8,7 +8,9 @@
 E over pairs is a mean; over positions a sum, or (templatic data) every position is a node of its own. Another site is
 stood in the way of: its attention or MLP gives no gradient, and nothing passes by a dictionary of the stream, which all
 goes through. So where attention, MLPs and streams of all layers have dictionaries, these are the paper's edges, along
-the stream alone; where parts between have none, their answers count. Errors are nodes like features.
+the stream alone; where parts between have none, their answers count. Errors are nodes like features; those of a
+cross-layer transcoder, which depend on its features of all layers before, are nodes that no edge leads to, as in
+attribution graphs.
 
 `upstream="run"`: in the place of ∂d/∂u · (u' − u) is what d changes by in a run in which u alone goes to its
 replacement, the other sites held (`estimates.run_changes`); then each upstream node costs a run, and downstream ones no
@@ -37,8 +39,9 @@ from veracausa.circuits.featured import FeatureCircuit
 from veracausa.circuits.selection.feature_nodes import Edge, chosen, edges_between, joins, parts_of
 from veracausa.circuits.selection.feature_slopes import SlopesWork
 from veracausa.dictionaries.dictionary import Dictionary
-from veracausa.effects.crossing_rows import require_one_layer
+from veracausa.effects.crossing_rows import require_linear
 from veracausa.effects.laid import for_parts, with_dictionary
+from veracausa.engine.path_codes import places_written
 from veracausa.engine.work import gives, recorded_runs
 from veracausa.errors import MethodError, UnitError
 from veracausa.estimates.attribute import AttributeWork, attribute
@@ -90,7 +93,7 @@ class FeatureCircuitWork:
     @property
     def places(self) -> set[int]:
         """Of the stream, where parts may write."""
-        return {one.written_at(self.lm.graph) for one in parts_of(self.lm)}
+        return {place for one in parts_of(self.lm) for place in places_written(self.lm.decoder, one)}
 
     @property
     def averaged(self) -> int:
@@ -259,8 +262,8 @@ def _require(lm: Model, task: Task, ablation: str, thresholds: tuple[float, floa
         )
     task.require_last("Circuits of features")
     lm.decoder.require("edges")
-    for kind in {kind for kind, _ in lm.decoder.codes}:
-        require_one_layer(lm, kind, "Circuits are")
+    for code in lm.decoder.codes.values():
+        require_linear(lm, code.dictionary)
     for one in parts_of(lm):
         if not one.passes_on:
             raise UnitError(

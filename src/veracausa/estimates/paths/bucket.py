@@ -17,6 +17,7 @@ from torch import Tensor
 from veracausa.effects.replacements import Replacement
 from veracausa.engine.bucket import Bucket
 from veracausa.engine.memory import memory_errors
+from veracausa.engine.overrides import Override
 from veracausa.engine.rule import Rule
 from veracausa.engine.session import Session
 from veracausa.engine.stretches import Stretch
@@ -246,6 +247,12 @@ class Sums(ABC):
     @abstractmethod
     def join(self, site: Site, example: Int[Tensor, " rows"], change: Tensor) -> Join:
         """Where rows with such a change enter the stream."""
+
+    def carried(
+        self, site: Site, rows: Int[Tensor, " rows"], change: Float[Tensor, "rows positions _"]
+    ) -> Iterator[tuple[int, Override]]:
+        """(layer, what rows of a sweep take there) of what such a change changes of later layers' writes by itself."""
+        return iter(())
 
     def wanted_behind(self, state: State, since: tuple[int, bool]) -> list[Tensor]:
         """The tensors, beside what moves, that gradients are needed of, in a run from a place (block, middle) on."""

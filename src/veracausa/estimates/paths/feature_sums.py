@@ -12,14 +12,16 @@ so that node k stands for the stretch of the path that is its weight. Parts add 
 the same sum as on `layer`, and are the same where no feature crosses a threshold.
 
 Features of a cross-layer transcoder write to the MLPs of later layers, too: Δa_i · Σ_l (g_l · W_{i → l}), where all g_l
-are those of one run (`atp`, paths over the input).
+are those of one run. On a path of the site all that a layer's features write, to whatever layer, goes straight
+together, and the layer's error with it; the sum is the effect of adding all of that. Every feature is told apart there,
+since what the others write to later layers is no part of the site.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,9 +31,10 @@ from torch import Tensor
 from veracausa.dictionaries.code import Code
 from veracausa.dictionaries.words import is_coded
 from veracausa.effects.moves import own_part
-from veracausa.engine.coded import written_at
+from veracausa.engine.coded import own_change, written_at
 from veracausa.engine.inner_maps import changed_map
-from veracausa.engine.patches import Place, activation, acts_inside, recorded_at, where
+from veracausa.engine.overrides import Override
+from veracausa.engine.patches import Place, activation, acts_inside, join, recorded_at, where
 from veracausa.engine.suffix import Join, through
 from veracausa.engine.tape import State
 from veracausa.estimates.paths.bucket import Site, SiteRow, SiteRuns, columns
@@ -91,19 +94,36 @@ class FeatureSums(UnitSums):
     def join(self, site: Site, example: Tensor, change: Tensor) -> Join:
         """See `UnitSums.join`; of a map inside a block that is run again."""
         bucket, place, layer = self.bucket, self.units.place, self.layers[site.number]
-        decoder = bucket.lm.decoder
-        if not acts_inside(decoder, place, layer):
-            return super().join(site, example, change)
+        decoder, code = bucket.lm.decoder, self._code(layer)
         at = where(decoder, place, layer)
+        if not acts_inside(decoder, place, layer):
+
+            def written() -> Tensor:
+                return own_change(decoder, code, code.change(change), bucket.base.residual[layer])
+
+            return join(decoder, bucket.base, at, example, 0, written)
 
         def entered() -> Tensor:
-            again = changed_map(decoder, at, self._code(layer).change(change))
+            again = changed_map(decoder, at, code.change(change))
             return through(
                 bucket.tape, bucket.base, decoder.blocks[layer], example, [again], start=bucket.tape.start,
                 cost=bucket.cost,
             )  # fmt: skip
 
         return Join(*at.join, example, entered)
+
+    def carried(self, site: Site, rows: Tensor, change: Tensor) -> Iterator[tuple[int, Override]]:
+        """See `Sums.carried`: what features of a cross-layer transcoder write behind their own layer."""
+        dictionary = self._code(self.layers[site.number]).dictionary
+        at, f = written_at(self._code(self.layers[site.number])), change[..., : dictionary.size]
+        moving = f.detach().flatten(0, 1).any(0).nonzero()[:, 0]
+        taken = torch.ones(*change.shape[:2], 1, dtype=torch.bool, device=change.device)
+
+        def written(layer: int) -> Tensor:
+            return f[..., moving] @ dictionary.rows(moving, layer)
+
+        for layer in dictionary.layers[1:]:
+            yield layer, Override(at, rows, taken, partial(written, layer), added=True)
 
     def add_sites(self, ran: SiteRuns) -> None:
         """See `Sums.add_sites`."""

@@ -22,6 +22,7 @@ from veracausa.engine.attention import SUFFIX
 from veracausa.engine.budget import rows_per_chunk
 from veracausa.engine.guard import attention_function, hooks
 from veracausa.engine.memory import chunks
+from veracausa.engine.overrides import Override
 from veracausa.engine.rules import applied
 from veracausa.engine.suffix import sweep
 from veracausa.engine.tape import State
@@ -76,17 +77,21 @@ def _run(sums: Sums, backward: bool, rows: list[SiteRow]) -> SiteRuns:
     bucket, lm, device = sums.bucket, sums.bucket.lm, sums.bucket.lm.device
     by_site = [(site, list(members)) for site, members in groupby(rows, key=lambda row: row.site)]
     moves, leaves, joins = [], [], []
+    later, first = dict[int, list[Override]](), 0
     for site, members in by_site:
         example = torch.tensor([row.example for row in members], device=device)
         moves.append(sums.move(site, [row.unit for row in members], example))
         share = torch.tensor([row.alpha for row in members], device=device, dtype=moves[-1].dtype)
         leaves.append((share[:, None, None] * moves[-1]).requires_grad_(backward))
         joins.append(sums.join(site, example, leaves[-1]))
+        for layer, one in sums.carried(site, torch.arange(first, first + len(members), device=device), leaves[-1]):
+            later.setdefault(layer, []).append(one)
+        first += len(members)
     state = State(sites={site: [] for site in sums.behind})
     with torch.set_grad_enabled(backward):
         with hooks(*(watch(lm.decoder, state, []) if backward and sums.behind else ())):
-            end = sweep(lm.decoder, bucket.tape, bucket.base, joins, start=bucket.tape.start, backward=backward,
-                        cost=bucket.cost)  # fmt: skip
+            end = sweep(lm.decoder, bucket.tape, bucket.base, joins, start=bucket.tape.start, overrides=later,
+                        backward=backward, cost=bucket.cost)  # fmt: skip
         state.residual.append(end)
         metric = bucket.read(end, torch.cat([join.example for join in joins]))
     found: list[Tensor] = []
