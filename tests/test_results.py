@@ -25,10 +25,10 @@ KINDS = (
     "OptimalConstants", "Steering", "Recovery", "Study", "Lens", "LogitAttribution",
     "Interactions", "CheckedInteractions", "Modules", "AttributionGraph", "GraphCheck", "Activations",
     "Quality", "PartCurve", "FeatureCircuit", "Attack", "CauseCurve", "Specificity", "Scoreboard",
-    "RemovalCurve", "PartRanking", "Sheaf", "Pruned",
+    "Comparison", "RemovalCurve", "PartRanking", "Sheaf", "Pruned",
 )  # fmt: skip
 #: Made of other results, without a run of their own.
-COSTLESS = {"Agreement", "Stability", "Circuit", "CircuitStability", "Against", "Recovery", "Modules"}
+COSTLESS = {"Agreement", "Comparison", "Stability", "Circuit", "CircuitStability", "Against", "Recovery", "Modules"}
 #: What a public function may return that is no result.
 OTHERS = {
     "FeaturesFound",

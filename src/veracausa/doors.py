@@ -18,6 +18,8 @@ DOORS: dict[str, str] = {
     "Model.check": "veracausa.contracts.checks:check",
     "Work.require_fits": "veracausa.planning.fitting:require_fits",
     "Result.chart": "veracausa.report.result_charts:result_chart",
+    "Result.beside": "veracausa.studies.laying:beside",
+    "Comparison.page": "veracausa.report.pages.comparison:write_page",
     "Scores.chart": "veracausa.report.charts.charts:scores_chart",
     "Circuit.chart": "veracausa.report.charts.charts:circuit_chart",
     "Circuit.prune": "veracausa.circuits.quality.faithfulness:faithfulness",

@@ -26,6 +26,7 @@ READERS: dict[str, str] = {
     "veracausa-counterfactuals-2": "counterfactuals.compared_corruptions:load_counterfactual_comparison",
     "veracausa-circuit-stability-1": "circuits.selection.stability:load_circuit_stability",
     "veracausa-circuit-tests-1": "circuits.quality.files:load_tests",
+    "veracausa-comparison-1": "scores.result_files:load_comparison",
     "veracausa-completeness-1": "circuits.quality.files:load_completeness",
     "veracausa-curve-2": "circuits.quality.files:load_curve",
     "veracausa-dictionary-quality-1": "fitting.qualities:load_quality",

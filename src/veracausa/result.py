@@ -96,6 +96,13 @@ class Shown:
         """
         return through("Result.chart", self, width=width, height=height)
 
+    def __or__(self, other: Any) -> Any:
+        """Both side by side, of scores, receipts and studies: what differs, and is it more than chance?
+
+        >>> (vc.open("out/base") | vc.open("out/tuned")).page("compared.html")
+        """
+        return through("Result.beside", self, other)
+
     def head(self) -> pd.DataFrame:
         """The rows of the table that are shown first, at most ten."""
         return self.table()[:ROWS]

@@ -96,3 +96,19 @@ def test_what_cannot_be_opened(results, tmp_path):
     ):
         refused = CliRunner().invoke(app, ["open", *map(str, words)]).exception
         assert isinstance(refused, kind) and said in str(refused), (words, refused)
+
+
+def test_two_results_side_by_side(results, tmp_path):
+    """`veracausa compare-pages`: what differs in how they were made comes first; all is kept."""
+    one, other = results / "out" / "exact-heads.safetensors", results / "out" / "atp-heads.safetensors"
+    words = ["compare-pages", str(one), str(other), "--out", str(tmp_path), "--rows", "3"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert done.stdout.index("Method: exact in A, atp in B.") < done.stdout.index("largest differences")
+    assert {path.name for path in tmp_path.iterdir()} == {"report.html", "comparison.safetensors", "comparison.csv"}
+    found = vc.open(one) | vc.open(other)
+    assert vc.open(tmp_path / "comparison.safetensors").sentences == found.sentences
+    said = json.loads(CliRunner().invoke(app, [*words[:3], "--json"]).stdout)
+    assert said["result"] == "Comparison" and len(said["table"]) == len(found.table())
+    gone = CliRunner().invoke(app, ["compare-pages", str(one), str(tmp_path / "none")])
+    assert isinstance(gone.exception, FileError)

@@ -49,6 +49,7 @@ def every_result() -> dict[str, Any]:
     made = {
         "Scores": exact,
         "Agreement": vc.agreement(atp, exact),
+        "Comparison": exact | atp,
         "Stability": vc.scores.stability(exact, top=3, draws=8),
         "Receipt": vc.verify(**on, estimate=edges, top=3, sample=4, **QUIET),
         "Circuit": circuit,

@@ -25,6 +25,7 @@ veracausa sweep plan.toml --runner pool --out out/sweep
 veracausa prune ioi --units neurons --how fgp,magnitude --share 0.2 --out out/ --export out/smaller
 veracausa components ioi --maps m20.down,a20.ov --n 4 --out out/
 veracausa open out/exact-neurons.safetensors --json
+veracausa compare-pages out/base out/tuned --corresponding --out out/compared
 veracausa models; veracausa tasks; veracausa methods
 """
 
@@ -41,6 +42,7 @@ import typer
 from veracausa.cli import (
     behaviour,
     circuits,
+    comparing,
     components,
     dictionaries,
     effects,
@@ -90,6 +92,7 @@ for panel, kind, commands in (
     for command in commands:
         app.command(cls=kind, rich_help_panel=panel)(command)
 app.command(name="open", cls=Command, rich_help_panel=_LOOK)(opening.open_result)
+app.command(name="compare-pages", cls=Command, rich_help_panel=_LOOK)(comparing.compare_pages)
 
 
 @app.callback(invoke_without_command=True)

@@ -57,6 +57,7 @@ from veracausa.report.charts.attribution import attribution_part, graph_check_pa
 from veracausa.report.charts.cause_curves import cause_curve_part
 from veracausa.report.charts.charts import alone, together
 from veracausa.report.charts.circuits import circuit_part
+from veracausa.report.charts.comparison import comparison_part
 from veracausa.report.charts.data import Datasets
 from veracausa.report.charts.faithfulness import curves_part, pairs_view
 from veracausa.report.charts.feature_circuits import feature_circuit_part
@@ -76,6 +77,7 @@ from veracausa.report.charts.theme import Support
 from veracausa.report.pages.discovery_figures import receipt_figure
 from veracausa.report.pages.page import section_views
 from veracausa.scores.agreement import Agreement
+from veracausa.scores.comparison import Comparison
 from veracausa.scores.scores import METRIC
 from veracausa.scores.stable import Stability
 from veracausa.studies.results import Study
@@ -106,6 +108,11 @@ def _agreement(found: Agreement) -> Part:
     view = against_exact(data, found, frozenset(), _OWN, padded([found.exact, found.estimate]), titles)
     first, *rest = found.describe().splitlines()
     return Part(f"{found.method} against exact effects", view, data, first, "\n".join(rest))
+
+
+@drawing.register
+def _comparison(found: Comparison) -> Part:
+    return comparison_part(found, _OWN)
 
 
 @drawing.register

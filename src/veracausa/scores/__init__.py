@@ -6,6 +6,8 @@ from veracausa.lazy import given_out
 
 if TYPE_CHECKING:
     from veracausa.scores.agreement import Agreement as Agreement
+    from veracausa.scores.comparison import Compared as Compared
+    from veracausa.scores.comparison import Comparison as Comparison
     from veracausa.scores.differing import difference as difference
     from veracausa.scores.scores import Completeness as Completeness
     from veracausa.scores.stable import Stability as Stability
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
 #: Public name → where it lives.
 _HOMES = {
     "Agreement": "veracausa.scores.agreement",
+    "Compared": "veracausa.scores.comparison",
+    "Comparison": "veracausa.scores.comparison",
     "Completeness": "veracausa.scores.scores",
     "Stability": "veracausa.scores.stable",
     "difference": "veracausa.scores.differing",

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from veracausa.scores import agreement as agreements
+from veracausa.scores import comparison as comparisons
 from veracausa.scores import stable
 from veracausa.scores.agreement import Agreement
-from veracausa.scores.bundles import read_with_tensors
+from veracausa.scores.bundles import read_all, read_with_tensors
+from veracausa.scores.comparison import Compared, Comparison
 from veracausa.scores.stable import Stability
 from veracausa.storage.files import at, read_tensors
 from veracausa.storage.schema import (
@@ -47,6 +49,9 @@ _AGREEMENT = record(
     ),
 )
 _CURVE = many(many(number(0), 2), least=1)
+_COMPARISON = record(
+    compared=many(record(title=text, paired=flag, alone=many(whole(), 2)), least=1), left=many(text)
+)  # fmt: skip
 _STABILITY = record(
     top=whole(1), by=text, bar=number(0, 1), draws=whole(2), seed=whole(), jaccard=number(0, 1),
     bootstrap=_CURVE, fresh=_CURVE,
@@ -70,6 +75,25 @@ def load_agreement(path: str | Path) -> Agreement:
             intervals={name: (low, high) for name, (low, high) in found["intervals"].items()},
             **parts,
         )
+
+
+def load_comparison(path: str | Path) -> Comparison:
+    """Read a comparison that `Comparison.save` wrote.
+
+    Raises:
+        FileError: no such file, damaged, cut short, or of another kind.
+    """
+    header, scores = read_all(path, comparisons.FORMAT)
+    with reading(at(path)):
+        found = _COMPARISON(header)
+        compared = tuple(
+            Compared(row["title"], scores[f"one{i}"], scores[f"other{i}"], row["paired"], tuple(row["alone"]))
+            for i, row in enumerate(found["compared"])
+        )
+        for one in compared:
+            if one.one.units.keys != one.other.units.keys:
+                raise ValueError(f"{one.title}: not the same units in both")
+        return Comparison(compared, tuple(found["left"]))
 
 
 def load_stability(path: str | Path) -> Stability:

@@ -72,14 +72,31 @@ def ratios(
 
 
 def _ratios(above: Tensor, below: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    ratio, rest, mean, known, counts = _parts(above, below)
+    error = (rest.square().sum(0) / (counts - 1).clamp_min(0) / counts).sqrt() / mean.abs()
+    return ratio, torch.where(known, error, float("nan")), counts
+
+
+def _parts(above: Tensor, below: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Of every figure: r; u · mean g of every example (0: has none); mean g; whether its error is known; examples."""
     has = ~above.isnan()
     counts = has.sum(0)
     gap = torch.where(has, below[:, None], 0.0)
     mean = gap.sum(0) / counts
     ratio = above.nansum(0) / gap.sum(0)
     rest = torch.where(has, above - ratio * gap, 0.0)  # its mean is 0
-    error = (rest.square().sum(0) / (counts - 1).clamp_min(0) / counts).sqrt() / mean.abs()
-    return ratio, torch.where(_separated(gap, has, counts, mean), error, float("nan")), counts
+    return ratio, rest, mean, _separated(gap, has, counts, mean), counts
+
+
+def influences(
+    above: Float[Tensor, "examples figures"], below: Float[Tensor, " examples"]
+) -> Float[Tensor, "examples figures"]:
+    """uᵢ of every figure (see the module), in float64.
+
+    NaN where an example lacks the figure, and throughout where the figure's error is not known.
+    """
+    _, rest, mean, known, _ = _parts(above.double(), below.double())
+    return torch.where(known & ~above.isnan(), rest / mean, float("nan"))
 
 
 def _separated(gap: Tensor, has: Tensor, counts: Tensor, mean: Tensor) -> Bool[Tensor, " figures"]:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from veracausa.lazy import given_out
 
 if TYPE_CHECKING:
+    from veracausa.studies.laying import beside as beside
     from veracausa.studies.levels import Level as Level
     from veracausa.studies.results import Failure as Failure
     from veracausa.studies.results import Panel as Panel
@@ -16,6 +17,7 @@ _HOMES = {
     "Level": "veracausa.studies.levels",
     "Panel": "veracausa.studies.results",
     "Section": "veracausa.studies.results",
+    "beside": "veracausa.studies.laying",
 }
 __all__ = list(_HOMES)
 

@@ -54,7 +54,7 @@ def colour(limit: float, title: str, support: Support | None = None) -> alt.Colo
     unsigned = support is Support.UNSIGNED
     words = [title, *([support.value] if support else [])]
     ends = [0.0 if unsigned else -limit, limit]
-    roles = {None: "heatmap", Support.UNSIGNED: "ramp"}
+    roles = {None: "heatmap", Support.DIFFERENCE: "heatmap", Support.UNSIGNED: "ramp"}
     scale = alt.Scale(
         domain=ends, clamp=True, range=alt.RangeEnum(roles.get(support, "diverging")), interpolate="rgb",
         reverse=support is Support.POSITIVE,

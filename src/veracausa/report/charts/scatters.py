@@ -44,7 +44,7 @@ def against_exact(
         .encode(x=alt.datum(low), y=alt.datum(low), x2=alt.datum(high), y2=alt.datum(high))
     )
     across, up = titles or ("exact", agreement.method)
-    return _plane(points, [zero_line(x=True), zero_line(x=False), diagonal], span, span, across, up)
+    return plane(points, [zero_line(x=True), zero_line(x=False), diagonal], span, span, across, up)
 
 
 def mean_difference(
@@ -77,7 +77,7 @@ def mean_difference(
         line = alt.Chart(data.add(f"{name}-trend", ends))
         line = line.mark_line(style=theme.GUIDE, strokeDash=[1, 3], strokeWidth=1.5, clip=True)
         guides.append(line.encode(x="x:Q", y="y:Q"))
-    return _plane(points, guides, across, up, f"mean of exact and {agreement.method}", f"{agreement.method} − exact")
+    return plane(points, guides, across, up, f"mean of exact and {agreement.method}", f"{agreement.method} − exact")
 
 
 def padded(values: Sequence[np.ndarray], zero: bool = True) -> tuple[float, float]:
@@ -140,7 +140,7 @@ def _points(
     return [dots, rings.encode(x="x:Q", y="y:Q", tooltip=tips), texts]
 
 
-def _plane(
+def plane(
     points: list[alt.Chart],
     guides: list[alt.Chart],
     across: tuple[float, float],
@@ -148,6 +148,7 @@ def _plane(
     x_title: str,
     y_title: str,
 ) -> View:
+    """Points over guides, with linear axes of these ranges."""
     ends = [alt.Scale(domain=list(span), nice=False, zero=False) for span in (across, up)]
     axis = alt.Axis(tickCount=5, labelExpr=SIGNED, grid=False)
     frame = points[0].encode(

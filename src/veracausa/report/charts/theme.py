@@ -31,6 +31,7 @@ class Support(Enum):
     NEGATIVE = "blue (−) supports the behaviour, orange (+) works against it"
     POSITIVE = "blue (+) supports the behaviour, orange (−) works against it"
     UNSIGNED = "magnitudes: no sign, so grey"
+    DIFFERENCE = "green (+) is higher in B, purple (−) in A"
 
     @classmethod
     def of(cls, direction: str, signed: bool = True) -> Support:
@@ -49,7 +50,7 @@ class Support(Enum):
     @property
     def styles(self) -> tuple[str, str]:
         """Styles of bars below zero and above it."""
-        if self is Support.UNSIGNED:
+        if self in (Support.UNSIGNED, Support.DIFFERENCE):
             return EXACT, EXACT
         return (SUPPORTING, OPPOSING) if self is Support.NEGATIVE else (OPPOSING, SUPPORTING)
 

@@ -21,6 +21,7 @@ from veracausa.report.pages.asked import asked
 from veracausa.scores.scores import Scores
 from veracausa.statistics.ratios import LEVEL
 from veracausa.units.kinds import singular
+from veracausa.units.table import Units
 
 if TYPE_CHECKING:
     from veracausa.report.pages.asked import Token
@@ -48,7 +49,7 @@ def _section(view: SectionView, columns: Columns) -> dict[str, Any]:
         "metric": section.task.metric,
         "pairs": pairs,
         "kinds": [_kind(panel, columns) for panel in view.panels],
-        "told": _told(tell(section.findings), columns),
+        "told": packed_told(tell(section.findings), columns),
     }
 
 
@@ -63,21 +64,16 @@ def _kind(view: PanelView, columns: Columns) -> dict[str, Any]:
     values, title = effects(exact)
     low, high = interval(exact)
     return {
-        "kind": panel.kind,
-        "one": singular(panel.kind),
-        "many": plural(panel.kind),
+        **placed(units, columns),
+        "first": "exact",
+        "laid": False,
         "anchor": view.name,
         "n": exact.n,
         "share": exact.has_shares,
         "title": title,
         "supports": {"noising": -1, "denoising": 1}.get(exact.direction, 0) if exact.signed else 0,
-        "names": columns.add(units.names),
-        "said": in_place(panel.kind),
-        "layer": columns.add(units.layer.tolist()),
-        "index": columns.add(units.index.tolist()),
-        "position": columns.add(units.position.tolist()),
         "sampled": panel.sampled,
-        "exact": {"value": _numbers(values, columns), "low": _numbers(low, columns), "high": _numbers(high, columns)},
+        "exact": ranged(values, low, high, columns),
         "each": _numbers(_each(exact), columns) if exact.n > 1 and exact.per_example else None,
         "estimates": [
             {
@@ -87,6 +83,25 @@ def _kind(view: PanelView, columns: Columns) -> dict[str, Any]:
             for scores, label in zip(panel.estimates, panel.labels, strict=True)
         ],
     }  # fmt: skip
+
+
+def placed(units: Units, columns: Columns) -> dict[str, Any]:
+    """Units by kind, name and place."""
+    return {
+        "kind": units.kind,
+        "one": singular(units.kind),
+        "many": plural(units.kind),
+        "names": columns.add(units.names),
+        "said": in_place(units.kind),
+        "layer": columns.add(units.layer.tolist()),
+        "index": columns.add(units.index.tolist()),
+        "position": columns.add(units.position.tolist()),
+    }
+
+
+def ranged(values: np.ndarray, low: np.ndarray, high: np.ndarray, columns: Columns) -> dict[str, Any]:
+    """Numbers and the ends of their intervals."""
+    return {"value": _numbers(values, columns), "low": _numbers(low, columns), "high": _numbers(high, columns)}
 
 
 def interval(scores: Scores) -> tuple[np.ndarray, np.ndarray]:
@@ -115,7 +130,7 @@ def _numbers(values: np.ndarray, columns: Columns) -> dict[str, int]:
     return columns.add([None if not np.isfinite(v) else float(f"{v:.5g}") for v in values.tolist()])
 
 
-def _told(told: Sequence[Told], columns: Columns) -> list[dict[str, Any]]:
+def packed_told(told: Sequence[Told], columns: Columns) -> list[dict[str, Any]]:
     """What findings say of single units: sentences, numbers, curves, answers."""
     made = []
     for one in told:

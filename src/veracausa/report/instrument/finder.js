@@ -38,7 +38,7 @@ export function makeFinder(place, page) {
     unit.textContent = kind.share ? "At least, % of the gap" : "At least";
     refill(menus,
       menu("Sign", [["", "any"], ["for", "supports"], ["against", "works against"]], state.sign || "", (sign) => store.set({ sign })),
-      menu("Sort by", [["", "size of effect"], ...methods.map(({ label }) => [`off:${label}`, `how far ${label} is off`]), ["name", "place"]], state.sort || "", (sort) => store.set({ sort })),
+      menu("Sort by", [["", "size of effect"], ...methods.map(({ label }) => [`off:${label}`, kind.laid ? `size of ${label} − ${kind.first}` : `how far ${label} is off`]), ["name", "place"]], state.sort || "", (sort) => store.set({ sort })),
     );
     const more = passed.length > MOST ? `; the first ${MOST} are listed` : "";
     count.textContent = `${passed.length.toLocaleString("en")} of ${own.length.toLocaleString("en")} ${state.find ? "parts" : kind.many}${more}.`;
@@ -48,7 +48,8 @@ export function makeFinder(place, page) {
 
   function table(units, estimates) {
     const labels = estimates.map((one) => one.label);
-    const heads = ["part", "exact", ...labels.flatMap((label, i) => (estimates[i].alike ? [label, "off"] : [label]))];
+    const { first, laid } = units[0].kind;
+    const heads = ["part", first, ...labels.flatMap((label, i) => (estimates[i].alike ? [label, laid ? `${label} − ${first}` : "off"] : [label]))];
     return el("table", {},
       el("thead", {}, el("tr", {}, heads.map((head, i) => el("th", { scope: "col", class: i ? "number" : "text" }, el("span", {}, head))))),
       el("tbody", {}, units.map((unit) => el("tr", {},

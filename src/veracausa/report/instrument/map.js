@@ -2,7 +2,7 @@
 import { missOf } from "./choosing.js";
 import { el, menu, refill } from "./dom.js";
 import { unitsOfKind } from "./packed.js";
-import { colourOf, limitOf, shown } from "./scales.js";
+import { colourOf, differenceColour, limitOf, shown } from "./scales.js";
 
 const LEFT = 26;
 const BELOW = 18;
@@ -56,17 +56,19 @@ export function makeMap(place, page) {
     const { sections } = page;
     const section = page.section();
     const kind = kindOf(section);
-    const methods = kind.estimates.filter((one) => one.alike).flatMap(({ label }) => [[label, label], [`off:${label}`, `${label} − exact`]]);
+    const methods = kind.estimates.filter((one) => one.alike).flatMap(({ label }) => [[label, label], [`off:${label}`, `${label} − ${kind.first}`]]);
     refill(controls,
       ...(sections.length > 1 ? [menu("Prompts", sections.map((one) => [one.id, one.title]), section.id, (task) => store.set({ task }))] : []),
       ...(section.kinds.length > 1 ? [menu("Parts", section.kinds.map((one) => [one.anchor, one.many]), kind.anchor, (name) => store.set({ kind: name, by: "" }))] : []),
-      ...(methods.length ? [menu("Colour", [["exact", "exact effect"], ...methods], by(kind), (name) => store.set({ by: name === "exact" ? "" : name }))] : []),
+      ...(methods.length ? [menu("Colour", [["exact", kind.laid ? kind.first : "exact effect"], ...methods], by(kind), (name) => store.set({ by: name === first(kind) ? "" : name }))] : []),
     );
   }
 
+  /* What a map shows where nothing is wanted: the truth; of two results laid side by side, how they differ. */
+  function first(kind) { return kind.laid ? `off:${kind.estimates[0].label}` : "exact"; }
   function by(kind) {
-    const wanted = store.get().by || "exact";
-    return wanted === "exact" || kind.estimates.some((one) => one.alike && (one.label === wanted || `off:${one.label}` === wanted)) ? wanted : "exact";
+    const wanted = store.get().by || first(kind);
+    return wanted === "exact" || kind.estimates.some((one) => one.alike && (one.label === wanted || `off:${one.label}` === wanted)) ? wanted : first(kind);
   }
 
   function draw() {
@@ -87,11 +89,12 @@ export function makeMap(place, page) {
     const ink = canvas.getContext("2d");
     ink.scale(ratio, ratio);
     const look = theme();
+    const signed = how.startsWith("off:") && kind.laid; // a signed difference: neither result is the truth
     const supports = how.startsWith("off:") ? 0 : kind.supports;
     cells.forEach((cell, i) => {
       cell.x = LEFT + cell.column * width;
       cell.y = cell.row * height;
-      ink.fillStyle = colourOf(values[i], limit, supports, look);
+      ink.fillStyle = signed ? differenceColour(values[i], limit, look) : colourOf(values[i], limit, supports, look);
       ink.fillRect(cell.x, cell.y, width - (width > 5 ? 1 : 0), height - 1);
     });
     ink.fillStyle = look.axis.labelColor;
@@ -131,10 +134,12 @@ export function makeMap(place, page) {
   }
 
   function describe(kind, how, limit, supports, ranked) {
-    const what = how === "exact" ? `exact ${kind.share ? "effect, share of the gap" : kind.title}` : how.startsWith("off:") ? `${how.slice(4)} − exact` : how;
-    const words = supports ? (supports < 0 ? "blue (−) supports the answer, orange (+) works against it" : "blue (+) supports the answer, orange (−) works against it") : "size of the difference";
-    const bar = el("i", { class: supports ? (supports > 0 ? "reversed" : "") : "ramp" });
-    const ends = supports ? [shown(-limit, kind.share, kind.share ? 0 : 2), shown(limit, kind.share, kind.share ? 0 : 2)] : ["0", shown(limit, kind.share, kind.share ? 0 : 2).replace("+", "")];
+    const first = kind.laid ? `${kind.first}, ${kind.title}` : `exact ${kind.share ? "effect, share of the gap" : kind.title}`;
+    const what = how === "exact" ? first : how.startsWith("off:") ? `${how.slice(4)} − ${kind.first}` : how;
+    const signed = how.startsWith("off:") && kind.laid;
+    const words = supports ? (supports < 0 ? "blue (−) supports the answer, orange (+) works against it" : "blue (+) supports the answer, orange (−) works against it") : signed ? `green (+) is higher in ${how.slice(4)}, purple (−) in ${kind.first}` : kind.laid ? "magnitudes" : "size of the difference";
+    const bar = el("i", { class: signed ? "apart" : supports ? (supports > 0 ? "reversed" : "") : "ramp" });
+    const ends = supports || signed ? [shown(-limit, kind.share, kind.share ? 0 : 2), shown(limit, kind.share, kind.share ? 0 : 2)] : ["0", shown(limit, kind.share, kind.share ? 0 : 2).replace("+", "")];
     const along = ranked ? (ranked < kind.names.length ? `the ${ranked.toLocaleString("en")} strongest of their layers are shown` : "strongest first") : kind.index.some((index) => index >= 0) ? `by ${kind.one}` : kind.position.some((at) => at >= 0) ? "by position" : "";
     legend.replaceChildren(
       el("div", { class: "scale" }, el("span", {}, ends[0]), bar, el("span", {}, ends[1]), el("em", {}, words)),
@@ -145,7 +150,7 @@ export function makeMap(place, page) {
 
   function text(unit) {
     const estimates = unit.estimates.map((one) => `${one.label} ${shown(one.value, unit.kind.share && one.alike)}`);
-    return [unit.name, `exact ${shown(unit.exact, unit.kind.share)}`, ...estimates].join(" · ");
+    return [unit.name, `${unit.kind.first} ${shown(unit.exact, unit.kind.share)}`, ...estimates].join(" · ");
   }
 
   function under(event) {

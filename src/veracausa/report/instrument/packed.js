@@ -18,7 +18,7 @@ class Unit {
   get high() { return this.kind.exact.high[this.at]; }
   /* Its effect in every pair, or null. */
   get each() { return this.kind.each && this.kind.each.slice(this.at * this.kind.n, (this.at + 1) * this.kind.n); }
-  get estimates() { return this.kind.estimates.map(({ value, ...one }) => ({ ...one, value: value[this.at] })); }
+  get estimates() { return this.kind.estimates.map(({ value, low, high, ...one }) => ({ ...one, value: value[this.at], ...(low && { low: low[this.at], high: high[this.at] }) })); }
   /* "head 6 of layer 9" */
   get said() {
     const place = this.position >= 0 ? ` at position ${this.position}` : "";

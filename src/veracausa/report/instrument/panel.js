@@ -16,7 +16,7 @@ export function makePanel(place, page) {
     if (!name) return;
     const unit = page.units().get(name);
     const top = place.querySelector(".body")?.scrollTop || 0;
-    refill(place, head(chosen, name, unit), el("div", { class: "body", tabindex: 0, role: "region", "aria-label": "What the study knows of it" }, ...(unit ? body(unit) : [missing(name)])));
+    refill(place, head(chosen, name, unit), el("div", { class: "body", tabindex: 0, role: "region", "aria-label": "What is known of it" }, ...(unit ? body(unit) : [missing(name)])));
     if (place.dataset.of === name) place.querySelector(".body").scrollTop = top;
     place.dataset.of = name;
   }
@@ -40,12 +40,13 @@ export function makePanel(place, page) {
     const stream = streamOf(section, unit);
     return [
       tasks(unit), effect(unit),
-      part("Truth and estimates", unit.estimates.length ? [unit.estimates.some((one) => one.alike) && beside(unit), estimates(unit)] : [el("p", {}, "Nothing was estimated.")]),
+      ...(unit.kind.laid ? sentences(told) : []),
+      part(unit.kind.laid ? "Side by side" : "Truth and estimates", unit.estimates.length ? [unit.estimates.some((one) => one.alike) && beside(unit), estimates(unit)] : [el("p", {}, "Nothing was estimated.")]),
       pairs(unit, section), compared(),
       ...told.filter((one) => one.what === "curve").map((one) => part(one.title, [curve(one), el("p", { class: "note" }, `${one.about}, share of the gap.`)])),
       ...told.filter((one) => one.what === "looks").map((one) => looks(one, section)),
       answers(told), numbers(told, unit),
-      ...sentences(told),
+      ...(unit.kind.laid ? [] : sentences(told)),
       stream.length ? around(stream, section) : null,
       unknown(told, stream),
     ].filter(Boolean);
@@ -61,12 +62,13 @@ export function makePanel(place, page) {
 
   function effect(unit) {
     const { kind } = unit;
-    if (unit.exact === null) return part("Exact effect", [el("p", {}, "It is not known.")]);
+    const title = kind.laid ? `In ${kind.first}` : "Exact effect";
+    if (unit.exact === null) return part(title, [el("p", {}, "It is not known.")]);
     const rank = 1 + kind.exact.value.filter((value) => Math.abs(value) > Math.abs(unit.exact)).length;
     const range = unit.low === null ? (kind.n === 1 ? "one pair: no interval" : "no interval is known") : `95 % interval ${shown(unit.low, kind.share)} to ${shown(unit.high, kind.share)}, ${kind.n} pairs`;
     const sign = unit.exact * kind.supports;
     const does = !kind.supports || !unit.exact ? "" : sign > 0 ? "supports the answer" : "works against the answer";
-    return part("Exact effect", [
+    return part(title, [
       el("p", { class: "big" }, shown(unit.exact, kind.share), el("small", {}, kind.share ? " of the gap" : ` ${kind.title}`)),
       el("p", {}, `Number ${rank} of ${kind.names.length.toLocaleString("en")} ${kind.many} by size${does ? `; it ${does}` : ""}; ${range}.`),
     ]);
@@ -76,10 +78,10 @@ export function makePanel(place, page) {
     const rows = unit.estimates.map((one) => {
       const known = one.value !== null && unit.exact !== null;
       const off = one.alike && known ? shown(one.value - unit.exact, unit.kind.share) : "–";
-      const wrong = one.alike && known && one.value * unit.exact < 0 ? " (wrong sign)" : "";
+      const wrong = one.alike && known && one.value * unit.exact < 0 ? ` (${unit.kind.laid ? "other" : "wrong"} sign)` : "";
       return el("tr", {}, el("th", { scope: "row" }, one.label), el("td", { class: "number" }, shown(one.value, unit.kind.share && one.alike)), el("td", { class: "number" }, off + wrong));
     });
-    return table(["estimate", "says", "off by"], rows);
+    return table(unit.kind.laid ? ["result", "says", `less ${unit.kind.first}`] : ["estimate", "says", "off by"], rows);
   }
 
   function table(heads, rows) {
@@ -87,6 +89,7 @@ export function makePanel(place, page) {
   }
 
   function pairs(unit, section) {
+    if (!section.pairs.length) return null;
     const shownPair = section.pairs[Math.min(pair, section.pairs.length - 1)];
     const pick = (next) => { pair = Math.max(0, Math.min(section.pairs.length - 1, next)); redraw(); };
     const several = section.pairs.length > 1;
@@ -110,7 +113,7 @@ export function makePanel(place, page) {
     const labels = [...new Set(chosen.flatMap((unit) => unit.estimates.filter((one) => one.alike).map((one) => one.label)))];
     const rows = chosen.map((unit) => el("tr", {}, el("th", { scope: "row" }, unit.name), el("td", { class: "number" }, shown(unit.exact, unit.kind.share)),
       ...labels.map((label) => { const found = unit.estimates.find((one) => one.label === label); return el("td", { class: "number" }, found ? shown(found.value, unit.kind.share) : "–"); })));
-    return part("The chosen ones beside each other", [table(["part", "exact", ...labels], rows)]);
+    return part("The chosen ones beside each other", [table(["part", chosen[0].kind.first, ...labels], rows)]);
   }
 
   function answers(told) {

@@ -45,18 +45,19 @@ export function strip(unit, chosen) {
 export function beside(unit) {
   const { share } = unit.kind;
   const estimates = unit.estimates.filter((one) => one.alike && one.value !== null);
-  const [low, high] = span([unit.exact, unit.low, unit.high, ...estimates.map((one) => one.value)]);
+  const [low, high] = span([unit.exact, unit.low, unit.high, ...estimates.flatMap((one) => [one.value, one.low, one.high])]);
   const x = linear(low, high, 104, WIDTH - 12);
   const down = (i) => 12 + 20 * i;
   const end = down(estimates.length + 1) - 8;
-  return el("svg", { viewBox: `0 0 ${WIDTH} ${end + 18}`, role: "img", "aria-label": "The exact effect and every estimate of it" },
+  return el("svg", { viewBox: `0 0 ${WIDTH} ${end + 18}`, role: "img", "aria-label": unit.kind.laid ? "Both results beside each other" : "The exact effect and every estimate of it" },
     ...axis(x, low, high, end, share),
-    el("text", { class: "label", x: 96, y: down(0) + 4, "text-anchor": "end" }, "exact"),
+    el("text", { class: "label", x: 96, y: down(0) + 4, "text-anchor": "end" }, unit.kind.first),
     unit.low !== null && el("line", { class: "interval", x1: x(unit.low), x2: x(unit.high), y1: down(0), y2: down(0) }),
     el("circle", { class: "mean", cx: x(unit.exact), cy: down(0), r: 4.5 }),
     el("line", { class: "truth", x1: x(unit.exact), x2: x(unit.exact), y1: down(0), y2: end }),
     ...estimates.flatMap((one, i) => [
       el("text", { class: "label", x: 96, y: down(i + 1) + 4, "text-anchor": "end" }, one.label.length > 15 ? `${one.label.slice(0, 14)}…` : one.label, el("title", {}, one.label)),
+      Number.isFinite(one.low) && el("line", { class: "interval", x1: x(one.low), x2: x(one.high), y1: down(i + 1), y2: down(i + 1) }),
       el("line", { class: "miss", x1: x(unit.exact), x2: x(one.value), y1: down(i + 1), y2: down(i + 1) }),
       el("circle", { class: "estimate", cx: x(one.value), cy: down(i + 1), r: 4 }, el("title", {}, `${one.label} ${shown(one.value, share)}`)),
     ]));

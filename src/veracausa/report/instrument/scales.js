@@ -23,6 +23,11 @@ export function colourOf(value, limit, supports, theme) {
   return colourAt(theme.range.diverging, 0.5 - (supports * value) / limit / 2);
 }
 
+/* The colour of B − A on a scale of ±limit: green where B is higher, purple where A is. */
+export function differenceColour(value, limit, theme) {
+  return value === null || !Number.isFinite(value) ? "transparent" : colourAt(theme.range.heatmap, 0.5 + value / limit / 2);
+}
+
 /* The largest size among numbers; 1 where all are 0 or none is known. */
 export function limitOf(values) {
   return values.reduce((most, value) => (Number.isFinite(value) && value !== null ? Math.max(most, Math.abs(value)) : most), 0) || 1;

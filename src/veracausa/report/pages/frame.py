@@ -108,8 +108,9 @@ def _shown(value: Any) -> Any:
 
 
 def _variables(theme: Any) -> Markup:
-    gradient = ", ".join(theme.diverging)
+    gradient, apart = ", ".join(theme.diverging), ", ".join(theme.agreement)
     return Markup(
         f"--ink:{theme.ink};--muted:{theme.muted};--line:{theme.line};--surface:{theme.surface};"
-        f"--accent:{theme.category[0]};--scale:linear-gradient(to right, {gradient});--font:{FONT}"
+        f"--accent:{theme.category[0]};--scale:linear-gradient(to right, {gradient});"
+        f"--apart:linear-gradient(to right, {apart});--font:{FONT}"
     )

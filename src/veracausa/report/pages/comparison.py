@@ -1,0 +1,150 @@
+"""The page of a comparison: how A and B were made, what differs, and the map, panel and marks of a study's page."""
+
+from __future__ import annotations
+
+import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from veracausa.errors import FileError
+from veracausa.report.charts.comparison import compared_figures
+from veracausa.report.charts.data import identifier
+from veracausa.report.instrument.bundle import bundle
+from veracausa.report.instrument.laid import laid
+from veracausa.report.instrument.marking import marked
+from veracausa.report.pages.discovery_tables import rows_of
+from veracausa.report.pages.frame import About, framed
+from veracausa.report.pages.library import asset
+from veracausa.report.spared import spared_figures, spared_tables
+from veracausa.report.tables import SHOWN, Column, Table
+from veracausa.scores.comparison import Compared, Comparison
+from veracausa.storage.environment import command, versions
+from veracausa.storage.files import at, write_text
+
+_METHODS = (
+    (
+        "Differences",
+        "B − A, unit by unit. Standard errors are over pairs; of shares of the gap to first order (each pair’s part "
+        "in numerator and denominator). Over the same pairs they are of the differences of pairs, and the test is "
+        "Student’s; over other pairs both errors add up, and the test is Welch’s.",
+    ),
+    (
+        "Significance",
+        "p is corrected by Holm’s method over all units that are compared together; a unit differs significantly at "
+        "0.05. With few pairs little can: absence of a mark says that chance cannot be ruled out, no more.",
+    ),
+    (
+        "Ranks",
+        "By size, whatever the sign; rank 1 is the largest. Ranks of weak units change by chance.",
+    ),
+)
+_READING = (
+    ("Colours of A and B", "As on a study’s page: blue supports the behaviour, orange works against it."),
+    ("Colours of B − A", "Green: the number is higher in B; purple: higher in A. That is not the same as more support: "
+                         "where negative effects support, purple does."),
+)  # fmt: skip
+
+
+def write_page(found: Comparison, path: str | Path) -> Path:
+    """Write the page as one offline file (public as `Comparison.page`).
+
+    Raises:
+        FileError: it cannot be written, or not made.
+    """
+    return write_text(at(path), page(found))
+
+
+def page(found: Comparison) -> str:
+    """The page as text: everything it needs is in it, nothing is fetched."""
+    named = [(f"{i}-{identifier(one.title)[:80]}", one) for i, one in enumerate(found.compared, 1)]
+    sections = [_drawn(name, one) for name, one in named]
+    figures = [figure for section in sections for figure in section["figures"]]
+    made = spared_tables("made", "How both were made", lambda: [_made(found)]) if found.mismatches else []
+    tables = [*made, *(table for section in sections for table in section["tables"])]
+    units = {unit for one in found.compared for unit in one.names}
+    try:
+        return framed(
+            "comparison.html",
+            figures,
+            tables,
+            shown=_shown(found),
+            summary=found.sentences,
+            notes=(),
+            warnings=found.warnings,
+            made=made,
+            both=[(name, *_told(found, name)) for name in "AB"],
+            sections=sections,
+            mark=partial(marked, units=units, done=set()),
+            methods=_METHODS,
+            reading=_READING,
+            cost=0,
+            looks=Markup(asset("instrument.css")),
+            instrument=Markup(bundle()),
+            beside=lambda columns: {"instrument": laid(named, columns)},
+        )
+    except (TypeError, ValueError) as error:
+        raise FileError(f"The page could not be made: {error}") from error
+
+
+def _drawn(name: str, one: Compared) -> dict[str, Any]:
+    figures = spared_figures(name, one.title, lambda: compared_figures(one, name))
+    tables = spared_tables(f"{name}-units", f"{one.title}: every unit", lambda: [_units(one, name)])
+    heading = f"{one.title[:1].upper()}{one.title[1:]}"
+    return {
+        "name": name,
+        "title": one.title,
+        "heading": heading,
+        "said": _bare(one),
+        "figures": figures,
+        "tables": tables,
+    }
+
+
+def _bare(one: Compared) -> list[str]:
+    """Its sentences under a heading that says what it is."""
+    first, *rest = one.sentences
+    text = first.removeprefix(f"{one.title}: ")
+    return [f"{text[:1].upper()}{text[1:]}", *rest]
+
+
+def _told(found: Comparison, name: str) -> tuple[str, str, str]:
+    """Method, model and task of A or of B."""
+    scores = getattr(found.compared[0], {"A": "one", "B": "other"}[name])
+    return scores.method, scores.model["source"], scores.task["description"]
+
+
+def _shown(found: Comparison) -> About:
+    dtype = found.model.get("dtype")
+    machine = f"computed in {dtype}" if dtype else "not said"
+    today = datetime.date.today().isoformat()
+    return About("Two results side by side", found.model, command(), today, machine, 0.0, versions())
+
+
+def _made(found: Comparison) -> Table:
+    rows = tuple({"what": what, "A": one, "B": other} for what, one, other in found.mismatches)
+    return Table(
+        "made", "How both were made: what differs", (Column("what", ""), Column("A", "A"), Column("B", "B")), rows
+    )
+
+
+def _units(one: Compared, name: str) -> Table:
+    """Every unit, what differs significantly first, then by size of the difference."""
+    frame = Comparison((one,)).largest(len(one.names))
+    frame = frame.assign(differs=np.where(frame["differs"], "yes", "no"))
+    place = list(frame.columns)[1 : list(frame.columns).index("A")]
+    columns = (
+        Column("name", "unit"), *(Column(c, c, "index" if frame[c].dtype.kind == "i" else "text") for c in place),
+        Column("A", "A", "signed", 4), Column("B", "B", "signed", 4), Column("difference", "B − A", "signed", 4),
+        Column("stderr", "± SE", "plain", 4), Column("p", "p", "p", csv_only=True),
+        Column("p (Holm)", "p", "p", help="Holm-corrected"), Column("differs", "differs"),
+        Column("rank in A", "rank in A", "whole"), Column("rank in B", "rank in B", "whole"),
+        Column("change of rank", "rises by", "signed", 0),
+    )  # fmt: skip
+    note = f"{one.unit[:1].upper()}{one.unit[1:]}; what differs significantly first, then by the size of B − A."
+    shown = min(SHOWN, len(frame))
+    title = f"The {shown} largest differences" if shown < len(frame) else "All differences"
+    return Table(f"{name}-units", title, columns, tuple(rows_of(frame)), note, shown)
