@@ -10,18 +10,27 @@ import typer
 from veracausa.cli.choices import named
 from veracausa.cli.command import spread
 from veracausa.cli.foretelling import foretold
+from veracausa.cli.laying import PartsOptions
 from veracausa.cli.output import body_of, finish, rows_of, with_csv
 from veracausa.cli.setup import Setup
+from veracausa.dictionaries.components import BY_HEAD, SINGULAR
 from veracausa.storage.files import csv_text, write_text
 from veracausa.terminal import echo
 
 if TYPE_CHECKING:
+    from veracausa.dictionaries.dictionary import Dictionary
     from veracausa.model import Model
     from veracausa.report.pages.components import MapFound
     from veracausa.tasks.task import Task
 
 Maps = Annotated[
-    str, typer.Option("--maps", metavar="MAPS", help="Maps with commas: m5.down,a9.o,a9.ov; m*.down is of all layers.")
+    str,
+    typer.Option(
+        "--maps",
+        metavar="MAPS[@WHAT]",
+        help="Maps with commas: m5.down,a9.o,a9.ov; m*.down is of all layers. Their singular directions; @lora behind "
+        "them: the ranks of their adapters; @FILE: factors m5.down.U, m5.down.V, @FILE:spd names the set.",
+    ),
 ]
 Ablation = Annotated[
     str, named(("zero", "mean", "counterfactual"), "What components are replaced by: zero, mean or counterfactual.")
@@ -33,17 +42,24 @@ Pairs = Annotated[
 
 
 @spread
-def components(setup: Setup, maps: Maps, ablation: Ablation = "zero", top: Shown = 20, interactions: Pairs = 6) -> None:
-    """Singular directions of maps taken out of the weights, one by one and together, beside an estimate of it.
+def components(
+    setup: Setup,
+    parts: PartsOptions,
+    maps: Maps,
+    ablation: Ablation = "zero",
+    top: Shown = 20,
+    interactions: Pairs = 6,
+) -> None:
+    """Components of maps taken out of the weights, one by one and together, beside an estimate of it.
 
-    The folder --out has a page (report.html), and of every map effects, estimate, curve and words, as CSV, too.
+    They are singular directions, ranks of a LoRA, factors of your own, or what another checkpoint has not. The folder
+    --out has a page (report.html), and of every map effects, estimate, curve and words, as CSV, too.
     """
     lm, task = setup.ready()
-    found = [
-        _found(setup, lm, task, name, {"ablation": ablation, "top": top, "interactions": interactions})
-        for one in maps.split(",")
-        for name in _maps(lm, one.strip())
-    ]
+    made = parts.parts(lm, [maps])
+    lm = lm.reading(*made)
+    asked: dict[str, Any] = {"ablation": ablation, "top": top, "interactions": interactions}
+    found = [_found(setup, lm, task, one, asked) for one in made]
 
     def show() -> None:
         for one in found:
@@ -56,16 +72,7 @@ def components(setup: Setup, maps: Maps, ablation: Ablation = "zero", top: Shown
     )  # fmt: skip
 
 
-def _maps(lm: Model, asked: str) -> list[str]:
-    """The maps that a name or a pattern means."""
-    from veracausa.fitting.parts_of_maps import components as made
-
-    return [
-        f"{'m' if one.map in ('gate', 'up', 'down') else 'a'}{one.writes.layer}.{one.map}" for one in made(lm, asked)
-    ]
-
-
-def _found(setup: Setup, lm: Model, task: Task, name: str, asked: dict[str, Any]) -> MapFound:
+def _found(setup: Setup, lm: Model, task: Task, made: Dictionary, asked: dict[str, Any]) -> MapFound:
     """Everything about one map."""
     from veracausa.effects.exact import exact
     from veracausa.effects.removing import removal_curve
@@ -73,9 +80,12 @@ def _found(setup: Setup, lm: Model, task: Task, name: str, asked: dict[str, Any]
     from veracausa.reading.component_ends import component_words
     from veracausa.report.pages.components import MapFound
     from veracausa.scores.estimands import BASELINES
+    from veracausa.weights.parts import map_name
 
+    name = map_name(made.writes.layer, made.map)
     layer, _, own = name.partition(".")
-    units = f"{layer}.h*.{own}*" if own in ("ov", "qk") else f"{name}.c*"
+    units = f"{layer}.h*.{own}*" if own in BY_HEAD else f"{name}.{made.name or SINGULAR}*"
+    name = f"{name}.{made.name}" if made.name else name
     ablation, kept = asked["ablation"], {"out": setup.out}
     baseline = next(one for one, other in BASELINES.items() if other == ablation)
     truth = foretold(exact, lm, task, kept, units=units, ablation=ablation)

@@ -207,6 +207,25 @@ Dictionaries = Annotated[
         metavar="PATH[@SITE]",
     ),
 ]
+Components = Annotated[
+    list[str] | None,
+    _option(
+        "--components",
+        help="Components of weights that are units beside singular directions and single weights, which names say: "
+        "a9.q@lora (ranks of the adapters), m5.down@FILE (factors m5.down.U and m5.down.V), m5.down with --against; "
+        "MAPS@FILE:spd names the set. May be given several times.",
+        metavar="MAPS[@WHAT]",
+    ),
+]
+Against = Annotated[
+    str | None,
+    _option(
+        "--against",
+        help="Another checkpoint of the same architecture: components are parts of the difference (m5.down.diff0).",
+        metavar="MODEL",
+        autocompletion=models,
+    ),
+]
 Kinds = Annotated[
     str, _option("--units", help=f"Kinds with commas: {', '.join(KINDS)}.", autocompletion=several_of(KINDS))
 ]

@@ -3,15 +3,16 @@
     a_u ← g_u · a_u + (1 − g_u) · a_u(x′)
 
 a_u is what this very run computes, so a unit sees what the gates before it have changed; a_u(x′) is its activation in
-the corrupted run. All gates open is the clean run; one gate closed is that unit's exact counterfactual patch. The run
-is the model's own forward with hooks, from the first differing position on, behind the clean keys and values of the
-prefix: up to there both prompts agree, so no gate can change anything.
+the corrupted run, or 0 (`to_zero`). All gates open is the clean run; one gate closed is that unit's exact effect of
+counterfactual (zero) ablation. The run is the model's own forward with hooks, from the first differing position on,
+behind the clean keys and values of the prefix: up to there both prompts agree, so no gate can change anything (towards
+0 the run is whole).
 """
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -64,6 +65,13 @@ class GatedPairs:
 
     def __len__(self) -> int:
         return len(self.examples)
+
+    def to_zero(self) -> GatedPairs:
+        """The same pairs with gates that hold 0 where they are closed; of whole prompts, since 0 is no prefix's own.
+
+        Parts of dictionaries are 0 where their codes are.
+        """
+        return replace(self, closed=[torch.zeros_like(site) for site in self.closed])
 
     def run(
         self, gates: Float[Tensor, "rows layers parts"], rows: Int[Tensor, " rows"], cost: Cost | None = None

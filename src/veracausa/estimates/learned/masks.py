@@ -1,8 +1,8 @@
 """Learned masks: which units must stay as they are for the output to stay as it is, all others replaced at once.
 
 Every unit u (a head, a feature, a dictionary's error, …) gets a gate g_u: in its place the run computes
-g_u · a_u + (1 − g_u) · a_u(x′) (`engine.gates`). How gates are drawn, held to a size and judged says a `Learner`, as
-for edges.
+g_u · a_u + (1 − g_u) · a_u(x′) (`engine.gates`), or g_u · a_u where closed gates hold 0. How gates are drawn, held to
+a size and judged says a `Learner`, as for edges.
 
 What it says differs from an exact effect. That replaces one unit while all others stand by; a mask replaces most units
 at once and keeps a set that suffices. Of two units that do the same work it may drop either, and a unit that works
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import torch
 from torch import Tensor
 
-from veracausa.choices import AllUnits, LearnedBy, MaskLoss
+from veracausa.choices import AllUnits, LearnedBy, MaskLoss, TwoAblations
 from veracausa.cost import Cost
 from veracausa.dictionaries.dictionary import Dictionary
 from veracausa.dictionaries.words import EVERY, is_coded
@@ -41,10 +41,12 @@ from veracausa.estimates.learned.learner import Learner, learner_of
 from veracausa.estimates.learned.losses import Ends, judged
 from veracausa.estimates.learned.trained import numbers, train
 from veracausa.estimates.learned.training import Training
+from veracausa.scores.estimands import TWO_ABLATIONS
 from veracausa.scores.headers import dictionary_settings
 from veracausa.scores.scores import Scores, assemble
 from veracausa.units.kinds import KINDS
 from veracausa.units.table import Units
+from veracausa.words import listed
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -80,7 +82,12 @@ class MaskWork:
         lm, task, training, steps = self.lm, self.task, self.training, self.training.learner.steps
         again = 2 * training.learner.slopes * min(steps * training.batch / len(task), steps)
         most = training.batch
-        return buckets(lm.decoder, task, True, most, mixed=True, rows=again, passes=again, pairs=most)
+        return buckets(lm.decoder, task, self.shares, most, mixed=True, rows=again, passes=again, pairs=most)
+
+    @property
+    def shares(self) -> bool:
+        """Whether gates change nothing before the first token that differs: where they hold the other run's values."""
+        return self.training.learner.ablation == "counterfactual"
 
     def batches(self) -> int:
         """Buckets that are recorded."""
@@ -144,11 +151,13 @@ class MaskWork:
             tape, read, table = bucket.tape, bucket.read, self.units
             like: dict[str, Any] = {"dtype": lm.score_dtype, "device": lm.device}
             if coded:
-                pairs: GatedPairs = CodedPairs.on(lm.decoder, place, tape, tape.tokens[0], table.layer, table.index)
+                columns = (table.layer, table.index)
+                pairs: GatedPairs = CodedPairs.on(lm.decoder, place, tape, tape.tokens[0], *columns)
                 opened = torch.ones(len(examples), len(table), **like)
             else:
                 pairs = GatedPairs.of(lm.decoder, place, tape, tape.tokens[0])
                 opened = torch.ones(len(examples), lm.layers, 1, **like)
+            pairs = pairs if self.shares else pairs.to_zero()
             bare = read.of_state(tape.clean)
             require_run(lm, read(pairs.run(opened, bucket.every, call.cost), bucket.every), bare, tape.clean)
             call.measured.put(examples, bare, read.of_state(tape.corrupted))
@@ -250,6 +259,7 @@ def learn_mask(
     units: AllUnits | Sequence[str] | Units = "heads",
     dictionary: Dictionary | Sequence[Dictionary] | None = None,
     how: LearnedBy | Learner = "share",
+    ablation: TwoAblations | None = None,
     keep: float | int = 0.1,
     steps: int | None = None,
     lr: float | None = None,
@@ -262,7 +272,7 @@ def learn_mask(
     memory: float | str | None = None,
     show_progress: bool = True,
 ) -> MaskWork:
-    """Learn which units must be kept when all others are replaced by their values in the corrupted run.
+    """Learn which units must be kept when all others are replaced: by their values in the corrupted run, or by 0.
 
     Args:
         lm: the model.
@@ -271,6 +281,8 @@ def learn_mask(
         dictionary: features or directions of a site, or several, beside those that are laid on the model.
         how: "share", "node-pruning" or "adversarial" (for one size), "top-k" or "matryoshka" (for all sizes),
             "subnetwork-probing" (a price for every unit), or parts of your own, a `vc.estimates.Learner`.
+        ablation: what closed gates let through, "counterfactual" or "zero", of a component of weights W less the part
+            (None: the learner's, which is the former).
         keep: the share of the units to keep (a float under 1), or their number (an int).
         steps: optimiser steps (None: the learner's).
         lr: Adam's step size for the gates' scores (None: the learner's).
@@ -312,6 +324,7 @@ def learn_mask(
     if is_coded(table.kind):
         _require_gated(lm, table)
     learner = learner_of(how, steps=steps, lr=lr, loss=loss)
+    learner = learner if ablation is None else replace(learner, ablation=ablation)
     _require_of_nodes(learner)
     if how == "share":
         learner = replace(learner, each=True)
@@ -320,11 +333,12 @@ def learn_mask(
 
 def _require_of_nodes(learner: Learner) -> None:
     """MethodError for parts that only edges have."""
-    if learner.nodes or learner.ablation != "counterfactual":
+    if learner.nodes or learner.ablation not in TWO_ABLATIONS or learner.aim == "complete":
         raise MethodError(
-            f"nodes={learner.nodes}, ablation={learner.ablation!r} of a learner: gates on nodes beside those of edges, "
-            "and other ablations, are known for edges alone. Use vc.circuits.learn, or replace(learner, nodes=False, "
-            "ablation='counterfactual')."
+            f"nodes={learner.nodes}, ablation={learner.ablation!r}, aim={learner.aim!r} of a learner: gates on nodes "
+            f"beside those of edges, ablations but {listed([*TWO_ABLATIONS])}, and nothing left without what is kept, "
+            "are known for edges alone. Use vc.circuits.learn, or replace(learner, nodes=False, "
+            "ablation='counterfactual', aim='sufficient')."
         )
 
 
