@@ -107,7 +107,7 @@ class Discovery(Shown):
             table["stderr"] = self.scores.stderr().double().numpy()[rows]
         if self.scores.has_shares:
             table["share"] = table["importance"] / float(self.scores.gap.mean())
-        truth = self._exact()
+        truth = self.exact()
         table["exact"] = [truth.get(name, float("nan")) for name in table["name"]]
         if self.stability is not None:
             table["chosen"] = self.stability.probability[rows]
@@ -168,7 +168,7 @@ class Discovery(Shown):
     def __repr__(self) -> str:
         return self.describe()
 
-    def _exact(self) -> dict[str, float]:
+    def exact(self) -> dict[str, float]:
         """Name of each verified edge → its exact importance."""
         known = self.receipt.exact if self.receipt else self.scores if self.scores.method == "exact" else None
         if known is None:

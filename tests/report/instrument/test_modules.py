@@ -38,6 +38,7 @@ def test_every_module_is_in_the_bundle_and_nothing_is_imported():
         for other in re.findall(r'from "\./(\w+)\.js"', module(name)):
             assert MODULES.index(other) < MODULES.index(name)
         assert len(module(name).splitlines()) < 400
+        assert not re.search(r"^import .* as ", module(name), re.MULTILINE)  # one scope: a name is one thing
 
 
 def test_addresses_come_back():

@@ -241,5 +241,5 @@
   beside.addEventListener("change", unfoldContents);
   unfoldContents();
 
-  window.veracausa = { views, drawAll, whole, column, instrument, themes, scheme };
+  window.veracausa = { views, drawAll, whole, column, instrument, themes, scheme, about, save };
 })();

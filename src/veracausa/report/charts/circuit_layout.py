@@ -78,41 +78,77 @@ def layout(
 
     `tokens`: texts of the positions. `groups`: name of a node → what it is called.
     """
-    graph = edges.graph
-    ends, joins = ends_of(edges)
-    nodes = sorted({node for pair in ends for node in pair} | {node for join in joins for node in join})
-    middles = _middles(edges, len(tokens)) if edges.positional else {}
-    where = _at_positions(graph, nodes, middles) if middles else {node: _at_heads(graph, node) for node in nodes}
+    placed = grid(edges, tokens)
+    ends, joins, where = placed.ends, placed.joins, placed.where
     strength = np.zeros(len(edges)) if importance is None else np.abs(importance)
     chosen = np.argsort(-strength, kind="stable")[:most][::-1].tolist()
     seen = {node for i in chosen for node in ends[i]}
     drawn_joins = [(kv, head) for kv, head in joins if kv in seen]
     seen |= {head for _, head in drawn_joins}
-    columns, across = _token_columns(middles, tokens) if middles else _head_columns(graph)
-    aside = _ASIDE if middles else _ASIDE_SHARE * (across[1] - across[0])
-    names = edges.names
+    graph, names = edges.graph, edges.names
     kinds, apart = graph.reader_kind[edges.reader], graph.reader_index[edges.reader] >= 0
     lines = []
     for i in chosen:
         start, end = ends[i]
-        line = _curve(graph, start, end, where, _SIDES.get(int(kinds[i]), 0.0) * apart[i] * aside)
+        line = _curve(graph, start, end, where, _SIDES.get(int(kinds[i]), 0.0) * apart[i] * placed.aside)
         near = {start.name, end.name} | {head.name for kv, head in joins if kv == end}
         value = None if importance is None else number(importance[i])
         what = {"edge": names[i], "reads": READERS[kinds[i]], "importance": value, "strength": number(strength[i])}
         lines.append({**what, "near": f"|{'|'.join(sorted(near))}|", **line})
-    rows = _node_rows(nodes, ends, joins, importance, where, groups or {})
-    parallel = 0.0 if graph.parallel else 0.5
-    ends_of_stream = {-_BELOW: "input", graph.layers - 1 + _ABOVE: "logits"}
+    rows = _node_rows(placed.nodes, ends, joins, importance, where, groups or {})
     return Layout(
-        nodes=[row | {"seen": node in seen} for node, row in zip(nodes, rows, strict=True)],
+        nodes=[row | {"seen": node in seen} for node, row in zip(placed.nodes, rows, strict=True)],
         edges=lines,
         joins=[_straight(where[kv], where[head]) for kv, head in drawn_joins],
+        places=placed.places,
+        columns=placed.columns,
+        rows=placed.rows,
+        across=placed.across,
+        up=placed.up,
+        positional=edges.positional,
+    )
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where all nodes that edges touch lie, whatever is drawn of them; `ends` of each edge, the other fields as in
+    `Layout`. `aside`: how far left of a head's midst its query ends, and right of it its value.
+    """
+
+    nodes: list[Node]
+    ends: list[tuple[Node, Node]]
+    joins: list[tuple[Node, Node]]
+    where: dict[Node, tuple[float, float]]
+    places: list[Row]
+    columns: dict[float, str]
+    rows: dict[float, str]
+    across: tuple[float, float]
+    up: tuple[float, float]
+    aside: float
+
+
+def grid(edges: Edges, tokens: tuple[str, ...] = ()) -> Grid:
+    """Place all nodes that edges touch; `tokens`: texts of the positions.
+
+    >>> grid(circuit.edges).where
+    """
+    graph = edges.graph
+    ends, joins = ends_of(edges)
+    nodes = sorted({node for pair in ends for node in pair} | {node for join in joins for node in join})
+    middles = _middles(edges, len(tokens)) if edges.positional else {}
+    columns, across = _token_columns(middles, tokens) if middles else _head_columns(graph)
+    ends_of_stream = {-_BELOW: "input", graph.layers - 1 + _ABOVE: "logits"}
+    return Grid(
+        nodes=nodes,
+        ends=ends,
+        joins=joins,
+        where=_at_positions(graph, nodes, middles) if middles else {node: _at_heads(graph, node) for node in nodes},
         places=[{"x": x, "y": -_BELOW} for x in columns] if middles else _places(graph),
         columns=columns,
         rows={layer: str(layer) for layer in range(graph.layers)} | ends_of_stream,
         across=across,
-        up=(-_BELOW - 0.6, graph.layers - 1 + _ABOVE + 0.6 + parallel / 2),
-        positional=edges.positional,
+        up=(-_BELOW - 0.6, graph.layers - 1 + _ABOVE + 0.6 + (0.0 if graph.parallel else 0.25)),
+        aside=_ASIDE if middles else _ASIDE_SHARE * (across[1] - across[0]),
     )
 
 

@@ -1,17 +1,20 @@
 /* Puts the page together: the state of the address, the map, the finder, the panel, and marks everywhere. */
-import { readAddress, writeAddress } from "./address.js";
+import { FIELDS, readAddress, writeAddress } from "./address.js";
 import { makeStore } from "./choosing.js";
+import { CIRCUIT_FIELDS, makeCircuit, prepared } from "./circuit.js";
 import { makeFinder } from "./finder.js";
 import { makeMap } from "./map.js";
 import { makeMarks } from "./marks.js";
 import { filled, unitsOf } from "./packed.js";
 import { makePanel } from "./panel.js";
 
-function start({ views, column, instrument, themes, scheme }) {
+function start({ views, column, instrument, themes, scheme, about, save }) {
   const { sections, calls } = filled(instrument, column);
   const store = makeStore({ units: [], ...readAddress(location.hash) });
   const tables = new Map();
+  for (const section of sections) section.circuits = (section.circuits || []).map(prepared);
   const every = new Set(sections.flatMap((section) => section.kinds.flatMap((kind) => kind.names)));
+  for (const circuit of sections.flatMap((section) => section.circuits)) for (const name of [...circuit.edges.name, ...circuit.nodes.name]) every.add(name);
   const spoken = document.getElementById("spoken");
   let from = null;
 
@@ -42,24 +45,40 @@ function start({ views, column, instrument, themes, scheme }) {
   }
 
   const page = {
-    store, sections, calls, views, section, units, speak, pick, close,
+    store, sections, calls, views, section, units, speak, pick, close, about, save, themes,
     theme: () => themes[scheme()], known: (name) => every.has(name), mark: (root) => marks.markTable(root),
   };
   const marks = makeMarks(page);
-  const map = makeMap(document.getElementById("where"), page);
-  const finder = makeFinder(document.getElementById("finder"), page);
+  const nothing = { redraw() {}, draw() {}, focus() {} };
+  const mapped = sections.some((one) => one.kinds.length);
+  const map = mapped ? makeMap(document.getElementById("where"), page) : nothing;
+  const finder = mapped ? makeFinder(document.getElementById("finder"), page) : nothing;
+  const circuits = sections.flatMap((one) => one.circuits.map((circuit) => makeCircuit(document.getElementById(circuit.place), page, circuit)));
   const panel = makePanel(document.getElementById("unit"), page);
 
   function redraw() {
+    for (const circuit of circuits) circuit.soon();
     map.redraw();
     finder.redraw();
     panel.redraw();
     marks.redraw();
   }
   let wide = false;
+  let writing = 0;
+  function write(step = false) {
+    const next = writeAddress(store.get());
+    if (next !== location.hash) history[step === true ? "pushState" : "replaceState"](null, "", next || location.pathname + location.search);
+  }
   store.listen((state, before, step) => {
-    const next = writeAddress(state);
-    if (next !== location.hash) history[step ? "pushState" : "replaceState"](null, "", next || location.pathname + location.search);
+    const changed = Object.keys({ ...state, ...before }).filter((name) => state[name] !== before[name]);
+    const small = changed.every((name) => CIRCUIT_FIELDS.includes(name));
+    clearTimeout(writing);
+    if (small) { // a slider that moves; the browser takes only so many addresses a second
+      writing = setTimeout(write, 200);
+      for (const circuit of circuits) circuit.soon();
+      return;
+    }
+    write(step);
     redraw();
     if (wide !== Boolean(state.units.length)) {
       wide = Boolean(state.units.length);
@@ -70,7 +89,7 @@ function start({ views, column, instrument, themes, scheme }) {
   function read() {
     const told = readAddress(location.hash);
     const plain = !location.hash.includes("=");
-    const fields = plain ? { at: told.at || "" } : { task: "", kind: "", by: "", find: "", layers: "", sign: "", least: "", sort: "", at: "", ...told };
+    const fields = plain ? { at: told.at || "" } : { ...Object.fromEntries(FIELDS.map((name) => [name, ""])), ...told };
     if (plain && !location.hash) fields.units = [];
     store.set(fields);
     if (!plain) reach();
@@ -82,8 +101,8 @@ function start({ views, column, instrument, themes, scheme }) {
     target.scrollIntoView({ behavior: "instant" });
   }
   window.addEventListener("popstate", read);
-  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", map.draw);
-  window.addEventListener("resize", map.draw);
+  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { map.draw(); for (const circuit of circuits) circuit.soon(); });
+  window.addEventListener("resize", () => { map.draw(); for (const circuit of circuits) circuit.soon(); });
   document.addEventListener("keydown", (event) => {
     const typing = event.target.matches?.("input, select, textarea");
     if (event.key === "/" && !typing) { event.preventDefault(); finder.focus(); }
@@ -93,7 +112,7 @@ function start({ views, column, instrument, themes, scheme }) {
   wide = Boolean(store.get().units.length);
   redraw();
   reach();
-  window.veracausa.store = store;
+  Object.assign(window.veracausa, { store, circuits });
 }
 
 /* What a word means opens under the word. */

@@ -1,9 +1,9 @@
 /* The chosen units, marked in every table and chart; and a click on one there chooses it.
    A table's row is about a unit if a cell of it is the unit's name. A chart's mark is if its datum has the name as `name`,
-   `unit` or `head`, or as the `value` of an axis label. Marks are rings and outlines in a drawing above the chart. */
+   `unit`, `head`, `edge` or `node`, or as the `value` of an axis label. Marks are rings and outlines in a drawing above the chart. */
 import { el } from "./dom.js";
 
-const NAMES = ["name", "unit", "head", "value"];
+const NAMES = ["name", "unit", "head", "edge", "node", "value"];
 
 /* The unit that an item of a chart is about, or null. */
 export function unitOf(item, known) {

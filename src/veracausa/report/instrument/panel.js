@@ -1,5 +1,6 @@
 /* The panel of the chosen unit: all that the study knows of it, and the calls that find what it does not know. */
 import { el, refill } from "./dom.js";
+import { edgeBody, edgesSections } from "./edges.js";
 import { streamOf, toldOf } from "./packed.js";
 import { beside, curve, strip } from "./plots.js";
 import { shown } from "./scales.js";
@@ -16,7 +17,7 @@ export function makePanel(place, page) {
     if (!name) return;
     const unit = page.units().get(name);
     const top = place.querySelector(".body")?.scrollTop || 0;
-    refill(place, head(chosen, name, unit), el("div", { class: "body", tabindex: 0, role: "region", "aria-label": "What is known of it" }, ...(unit ? body(unit) : [missing(name)])));
+    refill(place, head(chosen, name, unit), el("div", { class: "body", tabindex: 0, role: "region", "aria-label": "What is known of it" }, ...(unit ? body(unit) : other(name))));
     if (place.dataset.of === name) place.querySelector(".body").scrollTop = top;
     place.dataset.of = name;
   }
@@ -24,8 +25,21 @@ export function makePanel(place, page) {
   function head(chosen, name, unit) {
     const others = chosen.length > 1 ? chosen.map((one) => el("button", { type: "button", class: "chip", "aria-pressed": String(one === name), title: `Let ${one} go`, onclick: () => store.choose(one, true) }, `${one} ×`)) : [];
     return el("header", {},
-      el("div", {}, el("h2", { tabindex: -1 }, name), el("p", {}, unit ? unit.said : ""), el("div", { class: "chips" }, ...others)),
+      el("div", {}, el("h2", { tabindex: -1 }, name), el("p", {}, unit ? unit.said : kindIn(name)), el("div", { class: "chips" }, ...others)),
       el("button", { type: "button", class: "close", "aria-label": "Close, and let all go", onclick: () => page.close() }, "×"));
+  }
+
+  /* What is no unit with an effect of its own, but a part or an edge of a circuit. */
+  function other(name) {
+    const edge = circuits().find((one) => one.at.has(name));
+    if (edge) return edgeBody(edge, name);
+    return [...edges(name), missing(name)];
+  }
+  const circuits = () => page.section().circuits;
+  function edges(name) { return circuits().flatMap((one) => edgesSections(one, name)); }
+  function kindIn(name) {
+    const circuit = circuits().find((one) => one.node.has(name) || one.at.has(name));
+    return !circuit ? "" : circuit.at.has(name) ? "edge" : said(circuit.nodes, circuit.node.get(name));
   }
 
   function missing(name) {
@@ -42,7 +56,7 @@ export function makePanel(place, page) {
       tasks(unit), effect(unit),
       ...(unit.kind.laid ? sentences(told) : []),
       part(unit.kind.laid ? "Side by side" : "Truth and estimates", unit.estimates.length ? [unit.estimates.some((one) => one.alike) && beside(unit), estimates(unit)] : [el("p", {}, "Nothing was estimated.")]),
-      pairs(unit, section), compared(),
+      pairs(unit, section), compared(), ...edges(unit.name),
       ...told.filter((one) => one.what === "curve").map((one) => part(one.title, [curve(one), el("p", { class: "note" }, `${one.about}, share of the gap.`)])),
       ...told.filter((one) => one.what === "looks").map((one) => looks(one, section)),
       answers(told), numbers(told, unit),
@@ -163,6 +177,7 @@ export function makePanel(place, page) {
   function unknown(told, stream) {
     const known = new Set(told.map((one) => one.title));
     if (stream.length) known.add("What the stream says there");
+    if (edges(store.get().units.at(-1)).length) known.add("Edges");
     const name = store.get().units.at(-1);
     const left = page.calls.filter((one) => !known.has(one.title));
     if (!left.length) return null;
@@ -170,4 +185,13 @@ export function makePanel(place, page) {
   }
 
   return { redraw, focus: () => place.querySelector("h2")?.focus() };
+}
+
+/* "head 6 of layer 9", of a node of a circuit. */
+function said(nodes, i) {
+  const [kind, layer, which] = [nodes.kind[i], nodes.layer[i], nodes.which[i]];
+  if (kind === "input" || kind === "logits") return kind === "input" ? "what the stream begins with" : "what the model says";
+  const at = nodes.position[i] >= 0 ? ` at position ${nodes.position[i]}` : "";
+  const what = { head: `head ${which}`, kv: `key/value head ${which}`, mlp: "MLP", "mixer head": `head ${which} of the mixer` }[kind] || kind;
+  return `${what} of layer ${layer}${at}`;
 }

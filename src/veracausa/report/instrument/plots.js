@@ -83,3 +83,30 @@ export function curve({ alphas, values, errors, slope }) {
     el("path", { class: "curve", d: path }),
     el("text", { class: "tick", x: (left + right) / 2, y: bottom + 28, "text-anchor": "middle" }, "0: its own value, 1: the corrupted one"));
 }
+
+/* f over the number of edges on a log axis: dots where it was run, with ± 1 standard error, hollow ones of a random ranking;
+   nothing between. An upright line is the size that is shown, a level one the wanted f. `chosen(edges)` on a click. */
+export function sizesPlot({ sizes, random, size, most, wanted, chosen }) {
+  const [left, right, top, bottom] = [34, WIDTH - 8, 8, 112];
+  const known = sizes.filter((one) => one.f !== null);
+  const [low, high] = span([1, ...known.map((one) => one.f)].map((value) => Math.max(-0.5, Math.min(2, value))));
+  const x = linear(0, Math.log(Math.max(2, most)), left, right);
+  const y = linear(low, high, bottom, top);
+  const inside = (value) => Math.min(bottom, Math.max(top, y(value)));
+  const across = (edges) => x(Math.log(Math.max(1, edges)));
+  const powers = [1, 10, 100, 1000, 10000, 100000, 1000000].filter((one) => one <= most);
+  const spots = known.map((one) => {
+    const error = one.stderr === null ? 0 : one.stderr;
+    return el("g", { class: "pick", onclick: () => chosen(one.edges) },
+      el("title", {}, `${one.edges.toLocaleString("en")} edges: f ${one.f.toFixed(3)}${error ? ` ± ${error.toFixed(3)}` : ""}`),
+      error > 0 && el("line", { class: "interval", x1: across(one.edges), x2: across(one.edges), y1: inside(one.f - error), y2: inside(one.f + error) }),
+      el("circle", { class: one.edges === size ? "estimate" : "dot", cx: across(one.edges), cy: inside(one.f), r: one.edges === size ? 5.5 : 4 }));
+  });
+  const chance = (random || []).filter((one) => one.f !== null && one.edges <= most).map((one) => el("circle", { class: "hollow", cx: across(one.edges), cy: inside(one.f), r: 3 }, el("title", {}, `random ranking, ${one.edges.toLocaleString("en")} edges: f ${one.f.toFixed(3)}`)));
+  return el("svg", { viewBox: `0 0 ${WIDTH} 140`, role: "img", "aria-label": `f over the number of edges, where it was run: ${known.map((one) => `${one.edges} edges ${one.f.toFixed(2)}`).join(", ")}` },
+    ...ticks(low, high).flatMap((tick) => [el("line", { class: tick === 0 ? "zero" : "grid", x1: left, x2: right, y1: y(tick), y2: y(tick) }), el("text", { class: "tick", x: left - 4, y: y(tick) + 3, "text-anchor": "end" }, String(Number(tick.toFixed(2))).replace("-", "−"))]),
+    ...powers.map((one) => el("text", { class: "tick", x: across(one), y: bottom + 13, "text-anchor": "middle" }, one.toLocaleString("en"))),
+    Number.isFinite(wanted) && el("line", { class: "slope", x1: left, x2: right, y1: inside(wanted), y2: inside(wanted) }),
+    el("line", { class: "now", x1: across(size), x2: across(size), y1: top, y2: bottom }), ...chance, ...spots,
+    el("text", { class: "tick", x: (left + right) / 2, y: bottom + 26, "text-anchor": "middle" }, "edges kept; dots: f where it was run, hollow: a random ranking"));
+}

@@ -7,12 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from markupsafe import Markup
+
 from veracausa.discovery.evaluation import NOT_TRIED, Evaluation
 from veracausa.discovery.results import Discovery
 from veracausa.report.charts.attacks import attack_figure
 from veracausa.report.charts.circuits import circuit_figure
 from veracausa.report.charts.faithfulness import curves_figure
 from veracausa.report.charts.figures import Figure
+from veracausa.report.instrument.bundle import bundle
+from veracausa.report.instrument.circuits import discovery_contents
 from veracausa.report.pages.asked import Asked, asked
 from veracausa.report.pages.discovery_figures import pairs_figure, receipt_figure
 from veracausa.report.pages.discovery_tables import (
@@ -24,6 +28,7 @@ from veracausa.report.pages.discovery_tables import (
 )
 from veracausa.report.pages.explain import CIRCUITS, method_of, sign_of
 from veracausa.report.pages.frame import About, framed
+from veracausa.report.pages.library import asset
 from veracausa.report.pages.page import save_pictures
 from veracausa.report.spared import spared_figures, spared_tables
 from veracausa.report.tables import Table
@@ -99,13 +104,16 @@ class _Page:
         edges, costs = spared_tables("edges", "Edges", lambda: [edges_table(found)])[0], cost_table(found)
         return framed(
             "discovery.html",
-            self.figures,
+            [one for one in self.figures if one not in self.circuit],
             [edges, costs, *(table for block in self.blocks for table in block.tables)],
             shown=About(title=title, model=found.circuit.model, **own),
             summary=summary(found),
             notes=(*found.circuit.notes, *lacking),
             found=found,
-            circuit=self.circuit,
+            drawn=" ".join(one.sentence for one in self.circuit),
+            instrument=Markup(bundle()),
+            looks=Markup(asset("instrument.css")),
+            beside=lambda columns: {"instrument": discovery_contents(found, columns)},
             selected=selected(found),
             edges=edges,
             trust=self.trust,

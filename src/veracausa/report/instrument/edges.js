@@ -1,0 +1,58 @@
+/* Edges in the panel: the strongest into a part and out of it, and a chosen edge by itself. */
+import { el } from "./dom.js";
+import { edgesBeside } from "./graph.js";
+import { shown } from "./scales.js";
+
+/* How many of each are listed. */
+const STRONGEST = 8;
+
+function edgeTable(circuit, edges, end, head) {
+  const { name, importance } = circuit.edges;
+  const rows = edges.slice(0, STRONGEST).map((i) => {
+    const exact = circuit.exact.get(i);
+    return el("tr", {},
+      el("th", { scope: "row" }, el("button", { type: "button", class: "name", "data-unit": name[i] }, end(i))),
+      el("td", { class: "number" }, shown(importance[i], false, 4)), el("td", { class: "number" }, exact === undefined ? "–" : shown(exact, false, 4)));
+  });
+  const columns = [head, "importance", "exact"].map((text, i) => el("th", { scope: "col", class: i ? "number" : "" }, text));
+  return el("table", { class: "edges" }, el("thead", {}, el("tr", {}, ...columns)), el("tbody", {}, ...rows));
+}
+
+/* Sections about a part's edges; [] where the circuit has none. */
+export function edgesSections(circuit, name) {
+  const place = circuit.node.get(name);
+  if (place === undefined) return [];
+  const { into, out } = edgesBeside(circuit, place);
+  if (!into.length && !out.length) return [];
+  const { start, into: reader } = circuit.edges;
+  const more = (edges) => (edges.length > STRONGEST ? ` (${STRONGEST} of ${edges.length.toLocaleString("en")})` : "");
+  return [el("section", {}, el("h3", {}, "Its edges"),
+    into.length ? edgeTable(circuit, into, (i) => `${circuit.nodes.name[start[i]]}${readsAs(circuit, i)}`, `from${more(into)}`) : null,
+    out.length ? edgeTable(circuit, out, (i) => circuit.readers.names[reader[i]], `to${more(out)}`) : null,
+    el("p", { class: "note" }, `Scored by ${circuit.method}, the strongest first; among the ${circuit.edges.count.toLocaleString("en")} edges that this page has, of ${circuit.total.toLocaleString("en")}. ${circuit.signed ? "Positive supports the behaviour." : "Magnitudes."} exact: where it was run.`))];
+}
+
+function readsAs(circuit, i) {
+  const kind = circuit.readers.reads[circuit.edges.into[i]];
+  return { q: " → query", k: " → key", v: " → value", kv: " → key and value" }[kind] || "";
+}
+
+/* A chosen edge: its number, its rank, its ends. */
+export function edgeBody(circuit, name) {
+  const i = circuit.at.get(name);
+  const { importance, stderr, start, end } = circuit.edges;
+  const exact = circuit.exact.get(i);
+  const rank = 1 + circuit.orders.abs.indexOf(i);
+  const value = importance[i];
+  const does = !circuit.signed || !value ? "" : value > 0 ? "It supports the behaviour" : "It works against the behaviour";
+  const ends = [start[i], end[i]].map((node) => circuit.nodes.name[node]);
+  const fact = (text, number) => el("tr", {}, el("th", { scope: "row" }, text), el("td", { class: "number" }, number));
+  const among = rank ? `Number ${rank.toLocaleString("en")} of ${circuit.total.toLocaleString("en")} edges by size` : "";
+  const selected = circuit.orders.selected.includes(i) ? "in the selected circuit" : "not in the selected circuit";
+  return [
+    el("section", {}, el("h3", {}, "Importance"), el("p", { class: "big" }, shown(value, false, 4), el("small", {}, stderr[i] === null ? "" : ` ± ${stderr[i].toPrecision(3)}`)), el("p", {}, `${[does, among, selected].filter(Boolean).join("; ")}.`),
+      el("table", {}, el("tbody", {}, fact(`scored by ${circuit.method}`, shown(value, false, 4)), fact("exact", exact === undefined ? "not run" : shown(exact, false, 4)), exact === undefined ? null : fact("off by", shown(value - exact, false, 4))))),
+    el("section", {}, el("h3", {}, "Between"), el("p", {}, ...ends.flatMap((one, k) => [el("button", { type: "button", class: "name", "data-unit": one }, one), k ? "" : " → "])),
+      exact === undefined ? el("p", { class: "note" }, "Its exact effect: ", el("code", {}, `vc.exact(lm, task, units=["${name}"])`)) : null),
+  ];
+}
