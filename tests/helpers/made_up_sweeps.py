@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,8 @@ import torch
 from made_up import MODEL, task_header
 
 from veracausa.cost import Cost
-from veracausa.scores.scores import Scores
+from veracausa.scores.scores import FORMAT, Scores, pack_scores
+from veracausa.storage.files import write_tensors
 from veracausa.sweeps.folder import Folder
 from veracausa.sweeps.items import Item
 from veracausa.sweeps.plan import Cell, Plan
@@ -28,7 +28,7 @@ def neurons(count: int) -> Units:
     return Units("neurons", np.zeros(count, int), np.arange(count), np.full(count, -1))
 
 
-def scores(ask: str, units: Units, numbers: tuple[np.ndarray, ...], pairs: int, **over: Any) -> Scores:
+def scores(ask: str, units: Units, numbers: tuple[np.ndarray, ...], pairs: int) -> Scores:
     """What an item of `pairs` pairs holds of given numbers."""
     values, clean, corrupted = map(torch.from_numpy, numbers)
     method = {"exact": "exact", "attribute": "atp"}[ask]
@@ -36,7 +36,7 @@ def scores(ask: str, units: Units, numbers: tuple[np.ndarray, ...], pairs: int, 
     settings = {"direction": "noising"} | baseline
     about = {"model": MODEL, "task": task_header(pairs, lengths=[5, 5])}
     cost = Cost(forward=values.numel(), full=len(values))
-    return Scores(values, units, method, settings, **about, clean=clean, corrupted=corrupted, cost=cost, **over)
+    return Scores(values, units, method, settings, **about, clean=clean, corrupted=corrupted, cost=cost)
 
 
 def lay(path: Path, units: Units, pairs: int, cells: dict[str, tuple[Numbers, Cut]]) -> Folder:
@@ -51,15 +51,21 @@ def lay(path: Path, units: Units, pairs: int, cells: dict[str, tuple[Numbers, Cu
         for place, (rows, ranged) in enumerate(cut)
     ]
     of_cells: dict[str, list[Any]] = {"models": [MODEL] * len(cells), "tasks": [task_header(pairs)] * len(cells)}
-    folder = Folder.begin(path, Plan(listed), items, **of_cells, places=[[]] * len(cells))
+    folder = Folder.begin(path, Plan(listed), items, **of_cells, facts=[{"places": []}] * len(cells))
     for number, (ask, (numbers, _)) in enumerate(cells.items()):
         one = (np.full((1, len(units)), np.nan), np.zeros(1), np.zeros(1))
         scores(ask, units, one, pairs).save(folder.frame(number))
+        packed: dict[tuple[bytes, int], tuple[dict[str, Any], dict[str, torch.Tensor]]] = {}
         for item in folder.of_cell(number):
             rows = np.arange(pairs) if item.pairs is None else np.array(item.pairs)
-            values, clean, corrupted = numbers(rows)
+            values, *ends = numbers(rows)
             columns = np.arange(len(units))[slice(*item.units) if item.units else slice(None)]
             columns = columns[~np.isnan(values[:, columns]).all(0)]
-            found = scores(ask, units[columns], (values[:, columns], clean, corrupted), pairs)
-            replace(found).save(folder.shard(item))
+            own = (np.ascontiguousarray(values[:, columns]), *ends)
+            key = columns.tobytes(), len(rows)
+            if key not in packed:  # items of the same units differ in their numbers alone
+                packed[key] = pack_scores(scores(ask, units[columns], own, pairs))
+            header, tensors = packed[key]
+            named = zip(("values", "clean", "corrupted"), map(torch.from_numpy, own), strict=True)
+            write_tensors(folder.shard(item), FORMAT, header, tensors | dict(named))
     return folder

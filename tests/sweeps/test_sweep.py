@@ -8,13 +8,16 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import fields, is_dataclass
 
+import numpy as np
 import pytest
 import torch
 from command_line import model_folder, pairs_file
 
 import veracausa as vc
 from veracausa.behaviour.study import ablation_study
+from veracausa.cost import Cost
 from veracausa.errors import FileError, MethodError, NumericsError
 from veracausa.sweeps import items, plan_of, working
 from veracausa.sweeps.asking import Part
@@ -117,29 +120,78 @@ def test_what_is_cut_and_what_is_not(there, tmp_path):
         assert sorted(set(covered)) == [0, 1, 2, 3]
 
 
-def test_receipts_curves_and_ablations_are_items_of_their_own(there, asked, tmp_path):
-    lm, task = asked
-    estimate = vc.attribute(lm, task, units="heads", method="atp", show_progress=False)
-    edges = vc.attribute(lm, task, units="edges", method="eap", show_progress=False)
-    done = quiet(
-        plan(
-            there,
-            {"ask": "verify", "units": "heads", "method": "atp", "top": 2, "sample": 2},
-            {"ask": "curve", "method": "eap"},
-            {"ask": "ablation_study", "units": "a0.h1,m1", "ablations": "zero,mean"},
-            seconds=TINY,
-        ),
-        tmp_path,
-    )
-    assert done.finished and [row["items"] for row in done.table().to_dict("records")] == [1, 1, 1]
-    receipt = vc.verify(lm, task, estimate, top=2, sample=2, show_progress=False)
-    assert done[0].missed == receipt.missed and torch.equal(done[0].exact.values, receipt.exact.values)
-    torch.testing.assert_close(
-        torch.tensor(done[1].table()["f"].to_numpy()),
-        torch.tensor(vc.curve(lm, task, edges, show_progress=False).table()["f"].to_numpy()),
-    )
-    study = ablation_study(lm, task, units=["a0.h1", "m1"], ablations=["zero", "mean"], show_progress=False)
-    assert torch.equal(done[2].metric, study.metric) and torch.equal(done[2].right, study.right)
+JUDGED = (
+    {"ask": "verify", "units": "heads", "method": "ig", "top": 3, "sample": 4, "tau": 0.05},
+    {"ask": "verify", "units": "neurons@positions", "method": "atp", "baseline": "mean", "top": 9, "sample": 20},
+    {"ask": "curve", "method": "eap"},
+    {"ask": "curve", "method": "eap", "ablation": "mean"},
+    {"ask": "ablation_study", "units": "a0.h1,m1", "ablations": "zero,mean"},
+    {"ask": "ablation_study", "units": "a0.h1,m1", "ablations": "counterfactual", "new_tokens": 2},
+)
+
+
+def same(one, other):
+    """Results without their seconds: numbers within 1e-9 of their size (other batches change their last bits)."""
+    if isinstance(one, torch.Tensor):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-11, equal_nan=True)
+    elif isinstance(one, Cost):
+        assert one.full == other.full
+    elif is_dataclass(one):
+        for field in fields(one):
+            same(getattr(one, field.name), getattr(other, field.name))
+    elif isinstance(one, tuple | list) and one and not isinstance(one[0], str):
+        assert len(one) == len(other) and [same(*pair) for pair in zip(one, other, strict=True)]
+    elif isinstance(one, np.ndarray | float):
+        np.testing.assert_allclose(one, other, rtol=1e-9)
+    else:
+        assert one == other
+
+
+def judged(lm, task, question):
+    """What one process gives."""
+    own = {name: value for name, value in question.items() if name != "ask"}
+    if question["ask"] == "ablation_study":
+        listed = {name: own.pop(name).split(",") for name in ("units", "ablations")}
+        return ablation_study(lm, task, **listed, **own, show_progress=False)
+    checks = {name: own.pop(name) for name in ("top", "sample", "tau", "ablation") if name in own}
+    estimate = vc.attribute(lm, task, **({"units": "edges"} | own), show_progress=False)
+    return getattr(vc, question["ask"])(lm, task, estimate, **checks, show_progress=False)
+
+
+@pytest.mark.cases(3)
+@pytest.mark.parametrize("question", JUDGED, ids=lambda one: "-".join(map(str, one.values())))
+def test_merged_receipts_curves_and_studies_are_those_of_one_process(there, asked, tmp_path, question):
+    """Cut as small as can be: the estimate by pairs, then what is checked with the whole of it."""
+    done = quiet(plan(there, question, seconds=TINY), tmp_path)
+    items = done.folder.items
+    assert done.finished and len(items) > 3
+    assert {item.step for item in items} == ({""} if question["ask"] == "ablation_study" else {"estimate", "checked"})
+    merged, alone = done[0], judged(*asked, question)
+    units = [one.exact.units.names for one in (merged, alone)] if question["ask"] == "verify" else ()
+    assert len(set(map(tuple, units))) <= 1
+    same(merged, alone)
+    assert merged.sentences == alone.sentences
+
+
+def test_a_receipt_that_takes_no_long_is_one_item(there, asked, tmp_path):
+    done = quiet(plan(there, JUDGED[0]), tmp_path)
+    assert [item.step for item in done.folder.items] == [""]
+    same(done[0], judged(*asked, JUDGED[0]))
+
+
+def test_what_waits_for_an_estimate_that_is_set_aside_is_not_tried(there, tmp_path, monkeypatch):
+    run = working.Asked.run
+
+    def poisoned(self, part, *rest):
+        if self.cell.ask == "attribute" and 0 in part.pairs:
+            raise NumericsError("NaN in layer 1")
+        return run(self, part, *rest)
+
+    monkeypatch.setattr(working.Asked, "run", poisoned)
+    found = quiet(plan(there, JUDGED[0], seconds=TINY, tries=1), tmp_path)
+    ((row, *_), aside) = found.table().to_dict("records"), found.failures
+    assert len(aside) == row["set aside"] == 1 and row["done"] == 3 and not found.folder.open_items()
+    assert "NaN in layer 1" in found.describe()
 
 
 def test_a_sweep_goes_on_where_it_was(there, tmp_path, monkeypatch):
@@ -216,7 +268,7 @@ def test_another_plan_model_or_pairs_in_the_folder_are_refused(there, tmp_path):
             quiet(asking, tmp_path / "out")
     finally:
         pairs_file(there[1], PAIRS)
-    assert body["format"] == "veracausa-sweep-1"
+    assert body["format"] == "veracausa-sweep-2"
     with pytest.raises(MethodError, match="workers="):
         quiet(asking, tmp_path / "out", workers=2)
 

@@ -3,13 +3,16 @@
 A verb's numbers about a pair depend on no other pair, but where they are drawn by the pair's place in the task
 (resampling, noise, drawn paths) or rest on constants that are learned of all pairs: those are asked whole. Where means
 are taken over the task's prompts, a part takes them over the whole task's.
+
+Receipts and curves are about an estimate of all pairs, so they are cut in two steps: the "estimate", and what is
+"checked" with it, which can begin when all of the estimate is there.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
@@ -25,7 +28,7 @@ from veracausa.effects.exact import ExactWork, exact
 from veracausa.errors import AnswerFormWarning
 from veracausa.estimates.attribute import AttributeWork, attribute
 from veracausa.loading.load import load
-from veracausa.receipts.verify import verify
+from veracausa.receipts.verify import VerifyWork, verify
 from veracausa.scores.headers import reference_settings
 from veracausa.scores.scores import Scores, task_header
 from veracausa.sweeps.verbs import OWN
@@ -43,10 +46,13 @@ if TYPE_CHECKING:
     from veracausa.model import Model
     from veracausa.result import Result
     from veracausa.sweeps.plan import Cell
+    from veracausa.tasks.measurement import Measurement
     from veracausa.tasks.task import Task
 
 #: Estimates of other baselines draw, or learn, from all pairs.
 _APART = ("corrupted", "zero", "mean")
+#: A mean gap under this share of the largest metric is none (`Measurement.require_gap`).
+_SMALL = 1e-5
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,11 +65,15 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """A cell with its model and its pairs; `asked.work(part)` is what its verb would do, `asked.run(part)` does it."""
+    """A cell with its model and its pairs; `asked.work(part)` is what its verb would do, `asked.run(part)` does it.
+
+    `known`: the estimate that a curve is about, where it is there already.
+    """
 
     cell: Cell
     lm: Model
     task: Task
+    known: Scores | None = None
 
     @classmethod
     def of(cls, cell: Cell, lm: Model) -> Asked:
@@ -76,23 +86,74 @@ class Asked:
         return self.work(Part())
 
     @property
+    def in_steps(self) -> bool:
+        """Whether it is a receipt or a curve that can be cut: not one whose stages end by what they find."""
+        own = self.cell.options.keys() & {"until", "budget"}
+        return self.cell.ask in OWN and self.known is None and not own
+
+    @cached_property
+    def estimate(self) -> Asked:
+        """The question whose answer a receipt or a curve is about."""
+        options, _ = self._estimate(self._call(Part())[1])
+        return replace(self, cell=replace(self.cell, ask="attribute", options=options))
+
+    def checking(self, estimate: Scores) -> Asked:
+        """The question that is left of a receipt or a curve once the estimate is known."""
+        if self.cell.ask == "curve":
+            return replace(self, known=estimate)
+        work = self.receipt(estimate)
+        options: dict[str, Any] = {
+            "units": work.units,
+            "ablation": work.effects.ablation,
+            "direction": work.effects.direction,
+        }
+        options |= {"seed": work.effects.seed} if work.effects.ablation == "resample" else {}
+        return replace(self, cell=replace(self.cell, ask="exact", options=options))
+
+    def receipt(self, estimate: Scores) -> VerifyWork:
+        """The work of a receipt for an estimate of the whole task."""
+        work: VerifyWork = verify.work(self.lm, self.task, estimate, **self._estimate(self._call(Part())[1])[1])
+        return work
+
+    @property
     def by_pairs(self) -> bool:
         """Whether the numbers of some pairs are had without the others."""
-        work = self.whole
-        if self.cell.ask not in ("exact", "attribute") or not self._alike(work.units):
+        work, ask = self.whole, self.cell.ask
+        if ask == "ablation_study":
+            return "resample" not in work.ablations
+        if ask == "curve":
+            return self.known is not None and self.cell.options.get("ablation", "counterfactual") == "counterfactual"
+        if ask == "verify" or not self._alike(work.units):
             return False
-        if self.cell.ask == "exact":
+        if ask == "exact":
             return work.ablation in ("counterfactual", "zero", "mean")
         made = getattr(work, "effects", work)
         if not isinstance(made, AttributeWork):
             return True  # shares of a prompt's own run
         return made.method.path != "draws" and made.method.baseline in _APART
 
+    def has_gap(self, pairs: tuple[int, ...]) -> bool:
+        """Whether the mean gap of some pairs is one that circuits can restore a share of; nothing else needs one."""
+        return self.cell.ask != "curve" or abs(float(self._measured.gap[[*pairs]].mean())) > _SMALL * self._scale
+
+    @cached_property
+    def _measured(self) -> Measurement:
+        return self.lm.measure(self.task)
+
+    @property
+    def _scale(self) -> float:
+        return float(torch.cat([self._measured.clean, self._measured.corrupted]).abs().max())
+
     def _alike(self, units: Units) -> bool:
         """Whether some of the pairs have every unit that all of them have, as far as it can be told here."""
         if not isinstance(units, SpanUnits | Groups | Paths):
-            return True
-        return len(set(self.task.lengths)) == 1 and all(set(one) == {*self.task.span_names} for one in self.task.spans)
+            # of units that are chosen by an estimate, those that are not there cannot be told beforehand
+            return isinstance(self.cell.options.get("units", ""), str) or not units.positional or self._even
+        return self._even and all(set(one) == {*self.task.span_names} for one in self.task.spans)
+
+    @property
+    def _even(self) -> bool:
+        return len(set(self.task.lengths)) == 1
 
     @property
     def units(self) -> int:
@@ -125,7 +186,8 @@ class Asked:
         if self.cell.ask not in OWN:
             return verb.work(self.lm, task, **options)
         estimate, own = self._estimate(options)
-        return verb.work(self.lm, task, blank(self.lm, task, attribute.work(self.lm, task, **estimate)), **own)
+        known = self.known or blank(self.lm, task, attribute.work(self.lm, task, **estimate))
+        return verb.work(self.lm, task, known, **own)
 
     def run(self, part: Part, out: Path | None = None, memory: str | float | None = None) -> Result:
         """Do it; `out`: a folder for what is finished on the way."""
@@ -137,7 +199,8 @@ class Asked:
             if self.cell.ask not in OWN:
                 return verb(self.lm, task, **options, **how, **kept)
             estimate, own = self._estimate(options)
-            return verb(self.lm, task, attribute(self.lm, task, **estimate, **how), **own, **how, **kept)
+            known = self.known or attribute(self.lm, task, **estimate, **how)
+            return verb(self.lm, task, known, **own, **how, **kept)
 
     def _pairs(self, part: Part) -> Task:
         return self.task if part.pairs is None else self.task[part.pairs]
@@ -155,7 +218,9 @@ class Asked:
             options["units"] = _named(options["units"])
         if "ablations" in options:
             options["ablations"] = str(options["ablations"]).split(",")
-        if part.pairs is not None or part.units is not None:
+        if self.cell.ask == "ablation_study":
+            return ablation_study, options | self._referring(part, options)
+        if self.known is None and (part.pairs is not None or part.units is not None):
             whole, table = self.whole, self.whole.units
             table = table if part.units is None else table[np.arange(*part.units)]
             reached = table.furthest < max(self._pairs(part).lengths)
@@ -163,6 +228,10 @@ class Asked:
             if getattr(getattr(whole, "effects", whole), "ablation", None) == "mean":
                 options.setdefault("reference", self.task)
         return _VERBS[self.cell.ask], options
+
+    def _referring(self, part: Part, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The prompts that parts of an ablation study take means over: those of the whole study."""
+        return {} if part.pairs is None or "reference" in options else {"reference": self.whole.source}
 
 
 #: Name → the verb.

@@ -2,6 +2,7 @@
 
 sweep.json                  the cells and their items, written once
 frames/0.safetensors        what the scores of a cell are about: units, task, settings; one row without numbers
+frames/0-estimate.safetensors  the same of the estimate that a receipt or a curve is about
 items/<id>.safetensors      an item's numbers, whole or absent
 failed/<id>-1.json          why an item failed, try by try
 claims/<id>                 who has an item in hand (`claims`)
@@ -25,15 +26,15 @@ from veracausa.storage.files import at, read_json, write_json
 from veracausa.sweeps.items import Item
 from veracausa.sweeps.plan import Cell, Plan
 
-_FORMAT = "veracausa-sweep-1"
+_FORMAT = "veracausa-sweep-2"
 MANIFEST = "sweep.json"
 
 
 @dataclass(frozen=True, eq=False)
 class Folder:
-    """A sweep on the disk. `models`, `tasks`: of each cell, what a result says of them; `places`: see `Asked`.
+    """A sweep on the disk. `models`, `tasks`: of each cell, what a result says of them; `tries`: of every item.
 
-    `tries`: of every item.
+    `facts`: what else merging a cell needs to know of its whole work (`merging`, `judging`).
     """
 
     path: Path
@@ -41,7 +42,7 @@ class Folder:
     cells: tuple[Cell, ...]
     models: tuple[Mapping[str, Any], ...]
     tasks: tuple[Mapping[str, Any], ...]
-    places: tuple[Sequence[int | str], ...]
+    facts: tuple[Mapping[str, Any], ...]
     items: tuple[Item, ...]
     tries: int
 
@@ -66,7 +67,7 @@ class Folder:
             tuple(Cell(**cell) for cell in body["cells"]),
             tuple(body["models"]),
             tuple(body["tasks"]),
-            tuple(body["places"]),
+            tuple(body["facts"]),
             tuple(Item.from_dict(item) for item in body["items"]),
             body["tries"],
         )
@@ -75,7 +76,7 @@ class Folder:
     def begin(cls, path: Path, plan: Plan, items: list[Item], **of_cells: list[Any]) -> Folder:
         """Write the list of items down, unless another process was faster, and open what is there.
 
-        `of_cells`: the models, tasks and places, cell by cell.
+        `of_cells`: the models, tasks and facts, cell by cell.
         """
         body = {"format": _FORMAT, "plan": plan.digest(), "tries": plan.tries, "cells": plan.to_list()}
         body |= {**of_cells, "items": [item.to_dict() for item in items]}
@@ -109,9 +110,9 @@ class Folder:
         """Where an item's numbers are."""
         return self.path / "items" / f"{item.id}.safetensors"
 
-    def frame(self, cell: int) -> Path:
-        """Where it is kept what the scores of a cell are about."""
-        return self.path / "frames" / f"{cell}.safetensors"
+    def frame(self, cell: int, step: str = "") -> Path:
+        """Where it is kept what the scores of a cell, or of one of its steps, are about."""
+        return self.path / "frames" / f"{cell}{'-estimate' if step == 'estimate' else ''}.safetensors"
 
     def pieces(self, item: Item) -> Path:
         """Where an item keeps what it has finished on its way."""
@@ -123,9 +124,9 @@ class Folder:
         short = "-".join(filter(None, words.split("-")))[:120]
         return self.path / "results" / f"{cell}-{short}.safetensors"
 
-    def of_cell(self, cell: int) -> list[Item]:
-        """The items of a cell."""
-        return self._by_cell[cell]
+    def of_cell(self, cell: int, step: str | None = None) -> list[Item]:
+        """The items of a cell, or of one of its steps."""
+        return [item for item in self._by_cell[cell] if step is None or item.step == step]
 
     @cached_property
     def _by_cell(self) -> list[list[Item]]:
@@ -179,8 +180,15 @@ class Seen:
     aside: Set[str]
 
     def left(self, items: Sequence[Item]) -> list[Item]:
-        """Those of some items that are neither."""
-        return [item for item in items if item.id not in self.done and item.id not in self.aside]
+        """Those of a sweep's items that are neither, and that do not wait for one that is set aside."""
+        stuck = {item.cell for item in items if item.step == "estimate" and item.id in self.aside}
+        return [
+            item
+            for item in items
+            if item.id not in self.done
+            and item.id not in self.aside
+            and not (item.step == "checked" and item.cell in stuck)
+        ]
 
 
 def _named(folder: Path, ending: str) -> list[str]:

@@ -19,7 +19,7 @@ import numpy as np
 from veracausa.planning.memory import peak
 from veracausa.planning.price import steps_of
 from veracausa.planning.rates import Rate, rates, timed
-from veracausa.sweeps.asking import Asked, Part
+from veracausa.sweeps.asking import Asked, Part, blank
 from veracausa.version import __version__
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 class Item:
     """A piece of a cell: some of its pairs, some of its units; None: all. What it will cost, by the forecast.
 
+    `step`: "estimate" or "checked" of receipts and curves that are cut (see `asking`), "" of all else.
     `seconds`: alone on this machine; None where its speed could not be told. `memory`: bytes beside the weights.
     """
 
@@ -40,6 +41,7 @@ class Item:
     token_layers: float
     seconds: float | None
     memory: int
+    step: str = ""
 
     @property
     def part(self) -> Part:
@@ -61,8 +63,8 @@ class Item:
 class Clock:
     """Seconds of works of one model and task, each kind of work timed once."""
 
-    def __init__(self, asked: Asked) -> None:
-        self._asked, self._known = asked, dict[str, Rate]()
+    def __init__(self, asked: Asked, known: dict[str, Rate] | None = None) -> None:
+        self._asked, self._known = asked, {} if known is None else known
         self._counted: dict[Any, list[Step]] = {}
 
     def steps(self, part: Part) -> list[Step]:
@@ -77,7 +79,7 @@ class Clock:
     def _steps(self, part: Part) -> list[Step]:
         steps = steps_of(self._asked.work(part), self._asked.cell.ask)
         if lacking := {step.kind for step in steps} - set(self._known):
-            self._known |= rates(self._asked.lm, self._asked.task, sorted(lacking))
+            self._known.update(rates(self._asked.lm, self._asked.task, sorted(lacking)))
         return timed(steps, self._known)
 
 
@@ -86,12 +88,29 @@ def cut(asked: Asked, cell: int, identity: str, seconds: float) -> Iterator[Item
 
     What every item does anew (means over the task's prompts, recordings) is at most half of it.
     """
-    clock = Clock(asked)
-    memory = peak(asked.whole).beside
-    for part in _parts(asked, clock, seconds):
-        steps = clock.steps(part)
-        tokens = sum(step.token_layers for step in steps)
-        yield Item(_id(asked, part, identity), cell, part.pairs, part.units, tokens, _seconds(steps), memory)
+    for step, own, clock, parts in _steps(asked, seconds):
+        memory = peak(own.whole).beside
+        for part in parts:
+            steps = clock.steps(part)
+            tokens = sum(one.token_layers for one in steps)
+            name = _id(asked, part, step, identity)
+            yield Item(name, cell, part.pairs, part.units, tokens, _seconds(steps), memory, step)
+
+
+def _steps(asked: Asked, seconds: float) -> list[tuple[str, Asked, Clock, list[Part]]]:
+    """What is cut by itself: the cell, or of a receipt or curve that takes long its two steps."""
+    known: dict[str, Rate] = {}
+    whole = "", asked, Clock(asked, known), [Part()]
+    if not asked.in_steps:
+        return [(*whole[:3], _parts(asked, whole[2], seconds))]
+    if (_seconds(whole[2].steps(Part())) or math.inf) <= seconds:
+        return [whole]
+    blanked = blank(asked.lm, asked.task, asked.estimate.whole)
+    found = []
+    for step, own in (("estimate", asked.estimate), ("checked", asked.checking(blanked))):
+        clock = Clock(own, known)
+        found.append((step, own, clock, _parts(own, clock, seconds)))
+    return found if any(len(parts) > 1 for *_, parts in found) else [whole]
 
 
 def _seconds(steps: Sequence[Step]) -> float | None:
@@ -112,7 +131,8 @@ def _parts(asked: Asked, clock: Clock, seconds: float) -> list[Part]:
     pairs: list[tuple[int, ...] | None] = [None]
     if asked.by_pairs and len(asked.task) > 1:
         one, two = took(Part((0,))), took(Part((0, 1)))
-        pairs = [*_alike(asked, _count(whole, max(0.0, 2 * one - two), seconds, len(asked.task)))]
+        groups = [*_alike(asked, _count(whole, max(0.0, 2 * one - two), seconds, len(asked.task)))]
+        pairs = [*groups] if all(map(asked.has_gap, groups)) else pairs
     ranges: list[tuple[int, int] | None] = [None]
     if asked.units > 1:
         first = took(Part(pairs[0]))
@@ -142,7 +162,7 @@ def _ranges(costs: np.ndarray, count: int) -> Iterator[tuple[int, int]]:
     yield from itertools.pairwise(ends)
 
 
-def _id(asked: Asked, part: Part, identity: str) -> str:
+def _id(asked: Asked, part: Part, step: str, identity: str) -> str:
     cell = {"ask": asked.cell.ask, "options": dict(asked.cell.options), "task": asked.task.digest()}
-    content = [__version__, identity, cell, part.pairs, part.units]
+    content = [__version__, identity, cell, step, part.pairs, part.units]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -21,9 +21,10 @@ from veracausa.doors import through
 from veracausa.errors import FileError, MethodError
 from veracausa.scores.files import load_scores, unpack_scores
 from veracausa.scores.scores import FORMAT, Scores
-from veracausa.storage.files import format_of, read_tensors
+from veracausa.storage.files import read_tensors
 from veracausa.sweeps.folder import Folder
 from veracausa.sweeps.items import Item
+from veracausa.sweeps.verbs import SCORED
 
 T = TypeVar("T")
 #: Tensors of a file of scores that say which units they are about.
@@ -46,16 +47,22 @@ class Shard:
 
 @dataclass(frozen=True, eq=False)
 class Shards:
-    """The items of a cell that scores are the answer to; walk through them once or more.
+    """The items of a cell, or of a step of it, that hold scores; walk through them once or more.
+
+    `about`: what they are scores of, where the folder cannot know it.
 
     >>> sum(shard.tensors["values"].numel() for shard in Shards(folder, 0))
     """
 
     folder: Folder
     cell: int
+    step: str = ""
+    about: Scores | None = None
 
-    def __len__(self) -> int:
-        return len(self.folder.of_cell(self.cell))
+    @property
+    def items(self) -> list[Item]:
+        """The items."""
+        return self.folder.of_cell(self.cell, self.step)
 
     @cached_property
     def frame(self) -> Scores:
@@ -64,13 +71,13 @@ class Shards:
         Raises:
             MethodError: the cell's answer is no scores.
         """
-        (first, *others), path = self.folder.of_cell(self.cell), self.folder.frame(self.cell)
-        if others and path.exists():
-            return load_scores(path)
-        if opened(self.folder, first, format_of) != FORMAT:
+        if self.about is not None:
+            return self.about
+        if self.folder.cells[self.cell].ask not in SCORED and not self.step:
             name = self.folder.cells[self.cell].name
             raise MethodError(f"{name} has no scores to add up: open its result instead (`sweep[{self.cell}]`).")
-        return opened(self.folder, first, load_scores)
+        path = self.folder.frame(self.cell, self.step)
+        return load_scores(path) if path.exists() else opened(self.folder, self.items[0], load_scores)
 
     @property
     def pairs(self) -> int:
@@ -81,7 +88,7 @@ class Shards:
         place = {name: column for column, name in enumerate(self.frame.units.names)}
         known: dict[str, np.ndarray] = {}
         everyone = np.arange(self.pairs)
-        for item in self.folder.of_cell(self.cell):
+        for item in self.items:
             header, tensors = opened(self.folder, item, lambda path: read_tensors(path, FORMAT))
             key = _units_key(header, tensors)
             if key not in known:

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from veracausa.effects.exact import ExactWork
 from veracausa.engine.budget import free_now
 from veracausa.errors import MethodError
 from veracausa.extras import require_extra
 from veracausa.progress import announce, duration, progress
-from veracausa.scores.headers import align_settings, span_settings
-from veracausa.scores.scores import Scores, task_header
+from veracausa.scores.scores import task_header
 from veracausa.storage.files import make_folder
 from veracausa.suggestions import not_known
-from veracausa.sweeps.asking import Asked, blank, model_of
+from veracausa.sweeps.asking import Asked, model_of
 from veracausa.sweeps.cluster import on_ray
+from veracausa.sweeps.facts import facts_of
 from veracausa.sweeps.folder import MANIFEST, Folder
 from veracausa.sweeps.items import Item, cut
 from veracausa.sweeps.plan import Plan, plan_of
@@ -28,8 +26,6 @@ from veracausa.sweeps.pool import pooled
 from veracausa.sweeps.results import Sweep
 from veracausa.sweeps.runners import RUNNERS
 from veracausa.sweeps.working import work_through
-from veracausa.units.at_spans import SpanUnits
-from veracausa.units.groups import Groups
 from veracausa.words import counted
 
 #: See `runners.RUNNERS`.
@@ -102,7 +98,7 @@ def laid_out(plan: Plan, out: str | Path, show_progress: bool = True) -> Folder:
     path = make_folder(out)
     if (path / MANIFEST).exists():
         return Folder.of(path, plan)
-    of_cells: dict[str, list[Any]] = {"models": [], "tasks": [], "places": []}
+    of_cells: dict[str, list[Any]] = {"models": [], "tasks": [], "facts": []}
     items: list[Item] = []
     lm, of, before = None, None, None
     for number, cell in enumerate(plan.cells):
@@ -116,24 +112,10 @@ def laid_out(plan: Plan, out: str | Path, show_progress: bool = True) -> Folder:
         items += own
         of_cells["models"].append(lm.header())
         of_cells["tasks"].append(task_header(asked.task))
-        of_cells["places"].append(asked.places())
-        if len(own) > 1:
-            _frame(asked).save(path / "frames" / f"{number}.safetensors")
+        of_cells["facts"].append(facts_of(asked, path / "frames" / str(number)) if len(own) > 1 else {})
         announce(f"{cell.name}: {_said(own)}", show_progress)
     announce(f"together: {_said(items)}, peak memory about {_sized(items)} beside the weights", show_progress)
     return Folder.begin(path, plan, items, **of_cells)
-
-
-def _frame(asked: Asked) -> Scores:
-    """Scores of a whole cell without their numbers: its units, its task, and settings that parts of it have not."""
-    work = asked.whole
-    named = work.units.named if isinstance(work.units, SpanUnits | Groups) else ()
-    whole = blank(asked.lm, asked.task, work)
-    settings = {"direction": whole.direction} | (span_settings(asked.task) if named else {})
-    if not work.alone:
-        settings |= align_settings(asked.task, named)
-    one = {name: getattr(whole, name)[:1] for name in ("values", "clean", "corrupted")}
-    return replace(whole, method="exact" if isinstance(work, ExactWork) else whole.method, settings=settings, **one)
 
 
 def _said(items: list[Item]) -> str:

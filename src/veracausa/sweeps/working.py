@@ -21,6 +21,8 @@ from veracausa.sweeps.asking import Asked, model_of
 from veracausa.sweeps.claims import claimed, give_up_stale
 from veracausa.sweeps.folder import Folder
 from veracausa.sweeps.items import Item
+from veracausa.sweeps.joining import joined
+from veracausa.sweeps.shards import Shards
 
 #: Seconds between two looks at what others have in hand.
 _LOOK = 1.0
@@ -38,7 +40,9 @@ def work_through(
     """
     bench = _Bench(folder, memory)
     while left := folder.open_items():
-        if not sum(_tried(bench, item, told) for item in left):
+        waiting = {item.cell for item in left if item.step == "estimate"}
+        ready = (item for item in left if item.step != "checked" or item.cell not in waiting)
+        if not sum(_tried(bench, item, told) for item in ready):
             for name, why in give_up_stale(folder.path):
                 _record(folder, name, why)
             time.sleep(_LOOK)
@@ -52,7 +56,7 @@ def _tried(bench: _Bench, item: Item, told: Callable[[Item], None]) -> bool:
     with claimed(folder.path, item.id) as mine:
         if not mine or folder.done(item):
             return False
-        asked = bench.asked(item.cell)
+        asked = bench.asked(item)
         try:
             result = asked.run(item.part, folder.pieces(item), bench.memory)
         except Exception as error:
@@ -81,15 +85,25 @@ class _Bench:
     folder: Folder
     memory: float | str | None
     _model: tuple[str, object] | None = None
-    _asked: dict[int, Asked] = field(default_factory=dict)
+    _asked: dict[tuple[int, str], Asked] = field(default_factory=dict)
 
-    def asked(self, cell: int) -> Asked:
-        """A cell with its model, as it was when the sweep was cut.
+    def asked(self, item: Item) -> Asked:
+        """What an item is a part of, with its model, as it was when the sweep was cut.
 
         Raises:
-            FileError: model or task are others now.
+            FileError: model or task are others now, or an item of the estimate that it is about is damaged.
         """
-        if cell not in self._asked:
+        key = item.cell, item.step
+        if key not in self._asked:
+            whole = self._cell(item.cell)
+            if item.step == "estimate":
+                self._asked[key] = whole.estimate
+            elif item.step == "checked":
+                self._asked[key] = whole.checking(joined(Shards(self.folder, item.cell, "estimate")))
+        return self._asked[key]
+
+    def _cell(self, cell: int) -> Asked:
+        if (cell, "") not in self._asked:
             own, folder = self.folder.cells[cell], self.folder
             key = json.dumps(dict(own.model), sort_keys=True)
             if self._model is None or self._model[0] != key:
@@ -98,8 +112,8 @@ class _Bench:
                 self._model = key, model_of(own.model)
             made = Asked.of(own, self._model[1])  # type: ignore[arg-type]
             _require_same(folder.path, made, folder.models[cell]["identity"], folder.tasks[cell]["digest"])
-            self._asked[cell] = made
-        return self._asked[cell]
+            self._asked[cell, ""] = made
+        return self._asked[cell, ""]
 
 
 def _require_same(path: Path, asked: Asked, identity: str, digest: str) -> None:
