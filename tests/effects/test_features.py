@@ -77,6 +77,12 @@ def test_an_identity_gives_what_the_coordinates_are():
         own = range(head * lm.decoder.head_dim, (head + 1) * lm.decoder.head_dim)
         summed = np.sum([values[f"f1.{i}"] for i in own if f"f1.{i}" in values], 0)
         np.testing.assert_allclose(summed, heads[f"a1.h{head}"], rtol=0, atol=1e-10)
+    wide = lm.decoder.head_dim
+    sets = {f"a1.h{head}": [f"f1.{head * wide + i}" for i in range(wide)] for head in range(lm.heads)}
+    together = by_name(vc.exact(lm.reading(identity(width, "z1")), task, units=sets, show_progress=False))
+    alone = by_name(vc.exact(lm, task, units=[*sets], show_progress=False))
+    for head in sets:
+        np.testing.assert_allclose(together[head], alone[head], rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("method", ["ig", "conductance", vc.Method(path="unit", nodes=3)])

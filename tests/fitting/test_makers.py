@@ -46,6 +46,13 @@ def test_a_full_basis_leaves_no_error(lm, task):
     dic = vc.fitting.pca(lm, task, "m1", k=24)
     x = torch.randn(5, 24, dtype=torch.float64)
     torch.testing.assert_close(dic.reconstruct(x), x, rtol=0, atol=1e-10)
+    every = {"all": [f"d1.{label}" for label in dic.labels]}
+    basis = vc.exact(lm, task, units=every, dictionary=dic, show_progress=False).values
+    whole = vc.exact(lm, task, units=["m1"], show_progress=False).values
+    torch.testing.assert_close(basis, whole, rtol=0, atol=1e-9)
+    slopes = vc.attribute(lm, task, units="directions", dictionary=dic, show_progress=False).values.sum(1)
+    torch.testing.assert_close(slopes, vc.attribute(lm, task, units=["m1"], show_progress=False).values[:, 0])
+    assert float(whole.abs().min()) > 1e-6
 
 
 def test_difference_of_means(lm, task):

@@ -1,6 +1,9 @@
 """Live and frozen ablations of a graph's nodes."""
 
+from dataclasses import replace
+
 import naive_features as plain
+import numpy as np
 import pytest
 import torch
 from bridges import as_model
@@ -61,6 +64,22 @@ def test_where_the_model_is_linear_both_agree():
     for frozen in (found.frozen, found.linear, found.direct):
         assert torch.allclose(found.live[last], frozen[last], rtol=0, atol=1e-9)
     assert set(found.agreement("distance")["distance"]) == {1, 2, 3}
+
+
+def test_bands_have_every_node_once_and_their_agreement_is_that_of_their_nodes():
+    lm, task = as_model(make("llama"), "llama"), random_task()
+    own = [transcoder(lm.width, layer) for layer in range(3)]
+    found = vc.graphs.check(lm, vc.graphs.attribution_graph(lm, task, dictionary=own), task, dictionary=own, top=40)
+    far, table = replace(found, settings=found.settings | {"layers": 30}), found.table()
+    assert set(found.bands(6)) == {"tokens", "1", "2", "3"} and set(far.bands(6)) == {"tokens", "28", "29", "30"}
+    two = far.bands(2)
+    assert set(two) == {"tokens", "28–29", "30"} or set(two) == {"tokens", "28", "29–30"}
+    agreed = found.agreement(by="band")
+    assert [*dict.fromkeys(agreed["band"])][-1] == "tokens" and int(agreed["n"].sum()) == 4 * len(found.names)
+    for band in dict.fromkeys(agreed["band"]):
+        chosen = [one == band for one in found.bands(len({*agreed["band"]}) - 1)]
+        r = np.corrcoef(table["live"][chosen], table["frozen"][chosen])[0, 1]
+        assert float(agreed[agreed["band"] == band].iloc[0]["r"]) == pytest.approx(r, abs=1e-9)
 
 
 def test_a_graph_of_another_task_is_refused():

@@ -11,6 +11,7 @@ from scipy.stats import pearsonr, spearmanr
 
 from veracausa.cost import Cost
 from veracausa.graphs.graph import KINDS
+from veracausa.graphs.influence import TOKEN
 from veracausa.result import Shown
 from veracausa.storage.files import at, read_tensors, write_tensors
 from veracausa.storage.schema import MODEL, TASK, cost, many, reading, record, require_tensors, text
@@ -25,6 +26,8 @@ FORMAT = "veracausa-graph-check-1"
 _HEADER = record(names=many(text, least=1), settings=record(), model=MODEL, task=TASK, cost=cost)
 #: What is held against live effects, and how it is called.
 MEASURES = {"frozen": "frozen ablation", "linear": "sum over ways", "direct": "direct edge", "influence": "influence"}
+#: Groups of distances to the logits in `agreement(by="band")`, beside tokens, at most, and nodes of each, about.
+_BANDS, _OF_BAND = 6, 8
 _CIRCUIT = ("clean", "live", "frozen", "nodes_kept", "nodes", "live_all", "frozen_all")
 
 
@@ -73,19 +76,56 @@ class GraphCheck(Shown):
     def agreement(self, by: str = "") -> pd.DataFrame:
         """How each measure stands to the live effects: r, Spearman, share of equal signs, median ratio; n nodes.
 
-        Of influence, which has no sign, |live| is asked. `by`: "kind", or "distance" in layers to the logits.
+        Of influence, which has no sign, |live| is asked. `by`: "kind", "distance" in layers to the logits, or "band"
+        of distances (see `bands`).
         """
         import pandas as pd
 
         table = self.table()
         table["distance"] = self.settings["layers"] - table["layer"]
-        groups = [("all", table)] if not by else [(key, own) for key, own in table.groupby(by, sort=True)]
+        if by == "band":
+            table["band"] = pd.Categorical(
+                own := self.bands(self._many), [*dict.fromkeys(own[i] for i in self._outward)]
+            )
+        groups = [("all", table)] if not by else [*table.groupby(by, sort=True, observed=True)]
         rows = [
             {**({by: key} if by else {}), "measure": MEASURES[name], **_compared(own["live"], own[name], name)}
             for key, own in groups
             for name in MEASURES
         ]
         return pd.DataFrame(rows)
+
+    def bands(self, most: int) -> list[str]:
+        """How many layers from the logits every node is, "1" or "9–21", tokens apart.
+
+        Of more distances than `most`, neighbours share a band, so that all bands have about as many nodes.
+        """
+        inner = self._distance[self.kinds.numpy() != TOKEN]
+        each, counts = np.unique(inner, return_counts=True)
+        of = np.arange(len(each))
+        if len(each) > most:
+            of = ((np.cumsum(counts) - counts / 2) * most / len(inner)).astype(int)
+        texts = dict[int, str]()
+        for band in np.unique(of).tolist():
+            own = each[of == band].tolist()
+            texts |= dict.fromkeys(own, f"{own[0]}–{own[-1]}" if len(own) > 1 else f"{own[0]}")
+        token = (self.kinds.numpy() == TOKEN).tolist()
+        return ["tokens" if one else texts[d] for d, one in zip(self._distance.tolist(), token, strict=True)]
+
+    @property
+    def _many(self) -> int:
+        """Bands for which there are nodes enough."""
+        return max(1, min(_BANDS, int((self.kinds != TOKEN).sum()) // _OF_BAND))
+
+    @property
+    def _distance(self) -> Int[np.ndarray, " nodes"]:
+        found: np.ndarray = self.settings["layers"] - self.layers.numpy()
+        return found
+
+    @property
+    def _outward(self) -> list[int]:
+        """The nodes, those next to the logits first, tokens last."""
+        return np.lexsort((self._distance, self.kinds.numpy() == TOKEN)).tolist()
 
     def circuit_table(self) -> pd.DataFrame:
         """One row a graph: M, M of the circuit live and frozen, nodes kept, and M without all that could be taken."""

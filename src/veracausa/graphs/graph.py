@@ -142,13 +142,18 @@ class AttributionGraph(Shown):
         """How much goes through features, and what is strongest."""
         shares = [float(self.influence[self.kinds == kind].sum() / self.influence.sum().clamp_min(1e-30))
                   for kind in (FEATURE, ERROR, TOKEN)]  # fmt: skip
-        named = [f"{self.names[i]} {plain(float(self.influence[i]), 2)}" for i in self.strongest(_NAMED)]
+        named = [f"{self._at_token(i)} {plain(float(self.influence[i]), 2)}" for i in self.strongest(_NAMED)]
         return (
             f"Replacement score {plain(self.replacement_score, 2)}, completeness {plain(self.completeness_score, 2)}: "
             f"of all influence {plain(shares[0], 2)} is of features, {plain(shares[1], 2)} of errors, "
             f"{plain(shares[2], 2)} of tokens.",
             f"Most influence: {listed(named)}.",
         )
+
+    def _at_token(self, node: int) -> str:
+        """A node's name with the token that it is at."""
+        token = self.tokens[int(self.positions[node])].strip()
+        return f"{self.names[node]} (“{token}”)" if token else self.names[node]
 
     def describe(self) -> str:
         """What these numbers are, line by line."""

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 NODES, LINKS = 40, 120
 #: Nodes and targets whose names stand beside them, at most; of a token and layer, or next to another, one alone.
 NAMED, TARGETS = 6, 4
+#: Of the drawing, and what a name takes of it, in pixels.
+HEIGHT, NAME_HEIGHT = 420, 34
 
 
 def attribution_part(found: AttributionGraph, name: str, signs: bool = True) -> Part:
@@ -71,16 +73,22 @@ def attribution_part(found: AttributionGraph, name: str, signs: bool = True) -> 
     )  # fmt: skip
     by_node = dict(zip(shown, nodes, strict=True))
     targets = sorted((i for i in shown if kinds[i] == LOGIT), key=lambda i: -float(found.weights[i]))
-    called = [*_apart(inner, where, 0.6)[:NAMED], *_apart(targets, where, 0.15)[:TARGETS]]
+    rows_of_name = NAME_HEIGHT / HEIGHT * (top + 2.6)
+    chosen = _apart(targets, where, 0.15)[:TARGETS]
+    called = _apart([*chosen, *inner], where, 0.6, rows_of_name, len(chosen))[: NAMED + len(chosen)]
     named = [by_node[i] | {"label": _label(found, i)} for i in called]
-    names = alt.Chart(data.add(f"{name}-names", named)).mark_text(
-        style=theme.NAME, align="left", angle=300, dx=5, dy=-7
+    names = alt.Chart(data.add(f"{name}-names", named)).encode(x=x, y=y, text="label:N")
+    behind, before = (
+        names.mark_text(style=style, align="left", angle=300, dx=5, dy=-7) for style in (theme.HALO, theme.NAME)
     )
-    view = alt.layer(joined, dots, names.encode(x=x, y=y, text="label:N"))
-    view = view.resolve_scale(color="independent").properties(height=420)
-    return Part(
-        "What adds to what", view, data, " ".join(found.sentences), f"{len(inner)} nodes of {len(found.names):,}"
-    )
+    view = alt.layer(joined, behind, dots, before)
+    view = view.resolve_scale(color="independent").properties(height=HEIGHT)
+    return Part("What adds to what", view, data, " ".join(found.sentences), _counted(found, inner))
+
+
+def _counted(found: AttributionGraph, inner: list[int]) -> str:
+    """How many features and errors are drawn, of all; tokens and logits stand beside them."""
+    return f"The strongest {len(inner)} of {int((found.kinds < TOKEN).sum()):,} features and errors"
 
 
 def _places(found: AttributionGraph, shown: list[int]) -> dict[int, tuple[float, float]]:
@@ -95,18 +103,21 @@ def _places(found: AttributionGraph, shown: list[int]) -> dict[int, tuple[float,
     }
 
 
-def _apart(nodes: list[int], where: dict[int, tuple[float, float]], far: float) -> list[int]:
-    """Those of some nodes, the first ones first, that are in another row than those before or so far away, in tokens.
+def _apart(
+    nodes: list[int], where: dict[int, tuple[float, float]], far: float, high: float = 0.5, kept: int = 0
+) -> list[int]:
+    """Those of some nodes, the first ones first, that are so many rows from those before (`high`), or so far away, in
+    tokens; the first `kept` in any case.
 
     >>> _apart([0, 1, 2], {0: (3.0, 1.0), 1: (3.2, 1.0), 2: (3.2, 2.0)}, 0.6)
     [0, 2]
     """
-    kept: list[int] = []
-    for i in nodes:
-        (x, y), row = where[i], [where[other] for other in kept]
-        if not any(up == y and abs(across - x) < far for across, up in row):
-            kept.append(i)
-    return kept
+    found = nodes[:kept]
+    for i in nodes[kept:]:
+        (x, y), before = where[i], [where[other] for other in found]
+        if not any(abs(up - y) < high and abs(across - x) < far for across, up in before):
+            found.append(i)
+    return found
 
 
 def _label(found: AttributionGraph, i: int) -> str:

@@ -55,19 +55,9 @@ def layers_figure(found: AttributionGraph, name: str) -> Figure:
     return Figure(name, "Who has the influence, and what errors take", (Part("", view, data, said),), said, width=420)
 
 
-def bands(check: GraphCheck) -> list[str]:
-    """How many layers from the logits every node is, in up to three bands; tokens apart."""
-    distance = check.settings["layers"] - check.layers.numpy()
-    token = check.kinds.numpy() == TOKEN
-    inner = np.unique(distance[~token])
-    parts = np.array_split(inner, min(3, len(inner))) if len(inner) else []
-    texts = {int(d): f"{part[0]}–{part[-1]}" if len(part) > 1 else f"{part[0]}" for part in parts for d in part}
-    return ["tokens" if own else texts[int(d)] for d, own in zip(distance, token, strict=True)]
-
-
 def scatters_figure(check: GraphCheck, name: str) -> Figure:
     """Frozen ablation, and influence, against live ablation; by distance to the logits."""
-    table, near = check.table(), bands(check)
+    table, near = check.table(), check.bands(3)
     names = [
         f"{one} (graph {graph})" if check.n > 1 else one for one, graph in zip(table.name, table.graph, strict=True)
     ]
@@ -111,29 +101,33 @@ def _sizes_view(
 def distance_figure(check: GraphCheck, name: str) -> Figure:
     """How the graph's numbers agree with live ablation, by distance to the logits."""
     data, rows = Datasets(), []
-    table = check.agreement(by="distance")
+    table = check.agreement(by="band")
     for measure, column, called in _LINES:
         own = table[(table["measure"] == MEASURES[measure]) & (table["n"] >= LEAST)]
         rows += [
-            {"line": called, "distance": int(one["distance"]), "value": number(one[column]), "n": int(one["n"])}
+            {"line": called, "distance": one["band"], "value": number(one[column]), "n": int(one["n"])}
             for one in own.to_dict("records")
         ]
     domain = [called for *_, called in _LINES]
     color = alt.Color("line:N", scale=alt.Scale(domain=domain), legend=alt.Legend(title=None, orient="top"))
     base = alt.Chart(data.add(name, rows)).encode(
-        x=alt.X("distance:Q", title="layers to the logits", axis=alt.Axis(grid=False, tickMinStep=1)),
+        x=alt.X(
+            "distance:N",
+            title="layers to the logits",
+            sort=[*dict.fromkeys(table["band"])],
+            axis=alt.Axis(grid=False, labelAngle=0),
+        ),
         y=alt.Y("value:Q", title="agreement with live", axis=alt.Axis(tickCount=5, labelExpr=SIGNED)),
         color=color,
     )
-    tips = [alt.Tooltip("line:N"), alt.Tooltip("distance:Q"), alt.Tooltip("value:Q", format="+.3f"), alt.Tooltip("n:Q")]
+    tips = [alt.Tooltip("line:N"), alt.Tooltip("distance:N"), alt.Tooltip("value:Q", format="+.3f"), alt.Tooltip("n:Q")]
     zero = alt.Chart(alt.InlineData(values=[{}])).mark_rule(style=theme.GUIDE).encode(y=alt.datum(0))
     view = alt.layer(
         zero, base.mark_line(strokeWidth=2), base.mark_point(filled=True, size=52, opacity=1).encode(tooltip=tips)
     )
-    last = int(check.settings["layers"]) + 1
     said = (
-        f"1: the last layer, {last}: tokens. r of effects with signs; of influence, which has none, the rank "
-        f"correlation ρ with |live|. Distances with fewer than {LEAST} nodes are left out."
+        "1: the last layer. r of effects with signs; of influence, which has none, the rank correlation ρ with |live|. "
+        f"Groups of fewer than {LEAST} nodes are left out."
     )
     return Figure(
         name, "By distance to the logits", (Part("", view.properties(height=260), data, said),), said, width=480

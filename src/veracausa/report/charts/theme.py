@@ -23,6 +23,8 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, s
 EXACT, TRUTH, GUIDE, ZERO, NAME, DIAGONAL = "exact", "truth", "guide", "zero", "name", "diagonal"
 #: … bars of what supports the behaviour and of what works against it, and text upon strong colours.
 SUPPORTING, OPPOSING, INVERSE = "supporting", "opposing", "inverse"
+#: … what stands behind a name that crosses lines.
+HALO = "halo"
 
 
 class Support(Enum):
@@ -129,6 +131,14 @@ class Theme:
                 OPPOSING: {"color": self.diverging[-2], "fill": self.diverging[-2]},
                 NAME: {**text, "fontSize": 10.5},
                 INVERSE: {**text, "fontSize": 10.5, "color": self.surface, "fill": self.surface},
+                HALO: {
+                    **text,
+                    "fontSize": 10.5,
+                    "fill": self.surface,
+                    "stroke": self.surface,
+                    "strokeWidth": 4,
+                    "strokeJoin": "round",
+                },
             },
             "rule": {"color": self.muted},
         }

@@ -178,7 +178,8 @@ def _block(graph: AttributionGraph, number: int, check: GraphCheck | None, sever
     ]
     title = f"Prompt {number}" if several else "The prompt"
     tokens = [Token(_visible(text), False) for text in graph.tokens]
-    return _Block(name, title, tokens, facts, " ".join(graph.sentences), figures, tables)
+    lead = " ".join(graph.sentences) if several else ""  # of one graph it is what the page begins with
+    return _Block(name, title, tokens, facts, lead, figures, tables)
 
 
 def _visible(text: str) -> str:
@@ -249,7 +250,8 @@ def _check_tables(check: GraphCheck) -> list[Table]:
         Column("same sign", "same sign", "percent", 0), Column("median ratio", "median ratio", "signed", 2),
         Column("n", "nodes", "whole"),
     )  # fmt: skip
-    by_kind, by_distance = (check.agreement(by=by) for by in ("kind", "distance"))
+    by_kind, by_distance = (check.agreement(by=by) for by in ("kind", "band"))
+    kinds = [Table("check-kinds", "By kind of node", (Column("kind", "kind"), *agreed), rows_of(by_kind))]
     names = ("clean", "live", "frozen", "nodes_kept", "nodes", "live_all", "frozen_all")
     titles = ("M", "M of the circuit, live", "frozen", "nodes kept", "of", "M without any, live", "frozen")
     forms = ("signed", "signed", "signed", "whole", "whole", "signed", "signed")
@@ -257,9 +259,9 @@ def _check_tables(check: GraphCheck) -> list[Table]:
     return [
         *spared_tables("check-agreement", "Agreement", lambda: [
             Table("check-agreement", "Agreement with live ablation", agreed, rows_of(check.agreement())),
-            Table("check-kinds", "By kind of node", (Column("kind", "kind"), *agreed), rows_of(by_kind)),
+            *(kinds if by_kind["kind"].nunique() > 1 else []),
             Table("check-distances", "By distance to the logits",
-                  (Column("distance", "layers to the logits", "index"), *agreed), rows_of(by_distance)),
+                  (Column("band", "layers to the logits"), *agreed), rows_of(by_distance)),
         ]),
         *spared_tables("check-circuits", "What pruning keeps", lambda: [
             Table("check-circuits", "What pruning keeps, run alone", (Column("graph", "prompt", "index"), *(
