@@ -46,6 +46,19 @@ def test_a_true_circuit_is_not_moved_and_one_without_a_true_edge_is(program):
         assert found.moved(number) > 0.1
 
 
+def test_a_missing_edge_without_a_slope_is_found_by_weights_that_are_all_alike():
+    """In dyck attention is sure and steps are over, so ascent stands still; 1e-5 as above. f = 1 − the share missed."""
+    lm, known = load_compiled("dyck")
+    task, true = known.task(n=4), sorted(known.edges)
+    two = {"true": true, "lacking": [one for one in true if one != "a4.h1->m4"]}
+    circuits = {name: vc.Circuit.from_names(lm, edges) for name, edges in two.items()}
+    found = attack(lm, task, circuits, budgets=["bounded"], largest=[0.8], goals=["down"], draws=0)
+    assert found.moved(0) < 1e-5
+    moved = {one.by: float(f) for one, f in zip(found.attempts, found.f, strict=True) if one.circuit == 1}
+    assert moved[""] < 0.9 and moved["from zero"] == pytest.approx(moved[""], abs=1e-5)
+    assert moved["all alike"] == pytest.approx(1, abs=1e-5)
+
+
 def test_its_own_run_is_that_of_faithfulness(tiny, task_of):
     """Bit for bit; restored sets are circuits, whose own runs agree to rounding."""
     lm, task = tiny("llama"), task_of((5, 6), n=3)

@@ -48,7 +48,8 @@ class Attempt:
     """Weights r that were run.
 
     `circuit`: its number. `budget`: "none" (r = 0), "sparse", "bounded" or "free"; `amount`: how many others were
-    restored, the largest weight, how many steps. `by`: how r was chosen. `way`: whether f was pushed "down" or "up".
+    restored, the largest weight, how many steps. `by`: how r was chosen. `way`: whether f was pushed "down" or "up"
+    ("": neither).
     `each`: whether every pair has weights of its own.
     """
 

@@ -5,7 +5,7 @@ every other edge carries r_e · (its write in this very run) + (1 − r_e) · (w
 adversary chooses r (the idea: masks that an adversary sets, VPD 2026, there for components of weights):
 
 * **sparse**: at most k others restored (r = 1), the rest at 0;
-* **bounded**: r ≤ ε on all others;
+* **bounded**: r ≤ ε on all others, by ascent, and r = ε on all of them;
 * **free**: any r; from r = 0, ½ and random starts.
 
 The goals are |f − 1| ("away": to the side of 1 on which the start lies), −f ("down") and f ("up"). r is the same for
@@ -147,7 +147,7 @@ class AdversaryWork:
             runs += (2 + (counts["sparse"] > 1)) * ways * counts["sparse"] + HALVINGS
         if "bounded" in counts:
             attempts = ways * counts["bounded"] + HALVINGS
-            slopes, runs = slopes + BOUNDED_STEPS * attempts, runs + attempts
+            slopes, runs = slopes + BOUNDED_STEPS * attempts, runs + attempts + counts["bounded"]
         if "free" in counts:
             climbs = ways * len(self.starts)
             slopes += climbs * int(self.budgets["free"][-1])
@@ -272,7 +272,8 @@ def adversary(
             then one of whole nodes, see `Circuit.of_nodes`).
         sizes: how many others a sparse adversary restores, in the orders of `attacks.climbing`; what breaks the circuit
             is then narrowed down.
-        largest: largest weights ε of a bounded adversary: four steps of sign ascent each; narrowed down likewise.
+        largest: largest weights ε of a bounded adversary: four steps of sign ascent each, and ε on all others, which
+            finds what is missing where nothing has a slope; narrowed down likewise.
         steps: after how many steps of sign ascent a free adversary is looked at; the first step is ½, the t-th ½ / √t.
         starts: where it starts: "zero", "half" or "random"; a start that is named several times is drawn anew.
         goals: "away" (raise |f − 1|) and "down" (lower f): the same where f is at most 1. "up" (raise f) shows what a

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 BOUNDED_STEPS, HALVINGS, NARROW = 4, 4, 1.1
 #: The least ε that a bracket is narrowed to, as a part of the smallest that breaks the circuit.
 _LEAST = 0.1
+#: How weights were chosen that are the same for all others: no gradient is needed, and none misleads.
+ALIKE = "all alike"
 #: M on the attacked pairs, and on those held out.
 Ran = tuple[Tensor, Tensor]
 
@@ -173,18 +175,23 @@ class Target:
         return order
 
     def bounded(self, largest: Sequence[float], goals: Sequence[str], each: bool) -> None:
-        """Weights up to each ε; then narrow the radius."""
-
-        def attempt(most: float, way: str) -> float:
-            one = Attempt(self.number, "bounded", most, "from zero", way, each)
-            start = self.seen.zeros(*self.rows(each))
-            return self.f_of(self.bench.put([one], self._climbed(start, way, [BOUNDED_STEPS], most, most)))[0]
-
-        ways = self.ways(goals, self.f)
-        found = [(most, -abs(f - 1), way) for most in largest for way in ways if _out(f := attempt(most, way))]
+        """Weights up to each ε, by ascent and, of all pairs, all alike; then narrow the radius."""
+        ways = [*([] if each else [ALIKE]), *self.ways(goals, self.f)]
+        found = [(most, -abs(f - 1), way) for most in largest for way in ways if _out(f := self._up_to(most, way, each))]
         if found and not _out(self.f):
             least, _, way = min(found)
-            narrow(max([0.0, *(one for one in largest if one < least)]), least, lambda most: attempt(most, way))
+            inside = max([0.0, *(one for one in largest if one < least)])
+            narrow(inside, least, lambda most: self._up_to(most, way, each))
+
+    def _up_to(self, most: float, way: str, each: bool) -> float:
+        """f under weights of at most this: those that ascent finds one way, or this weight on all others."""
+        start = self.seen.zeros(*self.rows(each))
+        if way == ALIKE:
+            one, runs = Attempt(self.number, "bounded", most, ALIKE), (self.weighted(r) for r in [start + most])
+        else:
+            one = Attempt(self.number, "bounded", most, "from zero", way, each)
+            runs = self._climbed(start, way, [BOUNDED_STEPS], most, most)
+        return self.f_of(self.bench.put([one], runs))[0]
 
     def free(self, starts: Sequence[str], steps: Sequence[int], goals: Sequence[str], each: bool) -> None:
         """Sign ascent from every start, as far as these numbers of steps."""
