@@ -64,6 +64,7 @@ GridName = Literal["gauss", "trapezoid", "midpoint", "left", "right", "published
 #: How edges are selected, and by which of their numbers units are ranked.
 Selection = Literal["connected", "top", "abs", "greedy", "optimal", "iterated"]
 EdgeRanking = Literal["abs_mean", "importance"]
+IteratedBy = Literal["abs_mean", "importance", "balanced"]
 Ranking = Literal["abs_mean", "mean_abs", "importance"]
 #: What the output is judged by while a circuit is being found.
 Loss = Literal["kl", "metric"]

@@ -6,7 +6,9 @@ import pytest
 
 import veracausa as vc
 from veracausa.effects.optimal_descent import Learning
+from veracausa.ground_truth import load_compiled
 
+QUIET = {"show_progress": False}
 ABLATIONS = ("counterfactual", "resample", "zero", "mean", "optimal")
 
 
@@ -83,3 +85,30 @@ def test_a_work_refuses_what_the_verb_refuses(scored):
         vc.faithfulness.work(lm, task, vc.select(scores, n=60), ablation="average")
     with pytest.raises(vc.VeracausaError, match="positive"):
         vc.circuits.acdc.work(lm, task, tau=0.0)
+
+
+GATES = vc.estimates.Learner(
+    gates="straight-through", hold="price", loss="metric", aim="complete", ablation="zero", steps=2
+)
+KEPT = {
+    "learn": lambda lm, task, known, out: vc.circuits.learn(lm, task, how="ugs", steps=2, keep=6, out=out, **QUIET),
+    "learn_mask": lambda lm, task, known, out: vc.estimates.learn_mask(
+        lm, task, units="heads", steps=2, keep=1, out=out, **QUIET
+    ),
+    "sheaf": lambda lm, task, known, out: vc.circuits.sheaf(
+        lm, task, how="joint", weights=GATES, edges=GATES, out=out, **QUIET
+    ),
+    "acdc": lambda lm, task, known, out: vc.circuits.acdc(lm, task, tau=0.05, start=known, out=out, **QUIET),
+    "adversary": lambda lm, task, known, out: vc.circuits.adversary(
+        lm, task, known, budgets=["free"], steps=[1], starts=["zero"], draws=0, out=out, **QUIET
+    ),
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_what_every_call_runs_anew_counts_once(name, tmp_path):
+    """Pairs that are recorded to go on from, and what is run at the end: a finished call costs no more next time."""
+    lm, program = load_compiled("pair_balance")
+    task, known = program.task(n=4), vc.Circuit.from_names(lm, sorted(program.edges))
+    costs = [KEPT[name](lm, task, known, out).cost.token_layers for out in (None, tmp_path, tmp_path, tmp_path)]
+    assert len(set(costs)) == 1 and costs[0] > 0

@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,7 @@ class Session:
     """One call: its numbers so far, which of them are `done`, what they cost, and where finished ones are kept.
 
     `origin`: the model's header as it was when the call began. `precision`: what it computes in. `measured`: M of both
-    bare runs, where it was asked for.
+    bare runs, where it was asked for. `again`: of the cost, what every call runs, also one that goes on.
     """
 
     lm: Model
@@ -56,6 +56,7 @@ class Session:
     tick: Tick = lambda amount: None
     began: float = field(default_factory=time.monotonic)
     before: float = 0.0
+    again: Cost = field(default_factory=Cost)
     _count: Tick = lambda amount: None
     _counted: int = 0
 
@@ -85,7 +86,24 @@ class Session:
         """Stop the clock, and write what is done if the last write was a while ago (or `force`)."""
         self.cost.seconds = self.before + time.monotonic() - self.began
         if self.pieces is not None:
+            again, cost = self.again, self.cost
+            self.pieces.cost = replace(
+                cost, forward=cost.forward - again.forward, backward=cost.backward - again.backward
+            )
             self.pieces.keep(force=force)
+
+    @contextmanager
+    def anew(self) -> Iterator[None]:
+        """Runs that every call makes, also one that goes on from kept pieces: counted in its cost, not kept with them.
+
+        So the cost of a call that was cut off and went on has them once.
+        """
+        forward, backward = self.cost.forward, self.cost.backward
+        try:
+            yield
+        finally:
+            self.again.forward += self.cost.forward - forward
+            self.again.backward += self.cost.backward - backward
 
     @contextmanager
     def bar(self, label: str, total: float) -> Iterator[None]:
@@ -124,8 +142,9 @@ def session(
     `out`: a folder to keep finished pieces in, as `name` and a hash of the model, the task and what is `asked`: all
     that the numbers depend on. `measured`: run the bare model on all pairs first, and compare with what kept pieces
     were made with; else that is done for the first `compared` pairs, and only where there are such pieces. A call that
-    records all pairs anyway says by `hold` what it saw. Costs are those of all runs of a call: what earlier ones spent,
-    and what this one runs again; only bare runs that kept pieces are compared with are left out.
+    records all pairs anyway says by `hold` what it saw. Costs are of all that was run, by earlier calls and this one,
+    lost work included; what every call runs anew (`Session.anew`, and bare runs that kept pieces are compared with)
+    counts once.
 
     Raises:
         FileError: nothing can be written there, or the model behaves otherwise than when the kept pieces were made.
@@ -135,7 +154,7 @@ def session(
     if out is not None:
         header = {"version": __version__, "model": origin["identity"], "task": task.digest(), **(asked or {})}
         pieces = Checkpoint.open(out, name, header, shape, dtype)
-    cost = pieces.cost if pieces else Cost()  # what an interrupted run spent counts, too
+    cost = replace(pieces.cost) if pieces else Cost()  # what an interrupted run spent counts, too
     cost.full = sum(task.lengths) * lm.layers
     values = pieces.values if pieces else torch.full(shape, float("nan"), dtype=dtype)
     done = pieces.done if pieces else torch.zeros(shape, dtype=torch.bool)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -113,10 +113,9 @@ class GraphWork:
         kept = Checkpoint.open(out, "attribution-graph", header, rows.shape, self.lm.score_dtype)
         call.pieces, call.values, call.done = kept, kept.values, kept.done
         call.hold(call.measured)
-        call.before = kept.cost.seconds
+        call.before, call.again = kept.cost.seconds, replace(call.cost)
         for name in ("forward", "backward"):
             setattr(call.cost, name, getattr(call.cost, name) + getattr(kept.cost, name))
-        kept.cost = call.cost
 
     @property
     def _digests(self) -> dict[str, str]:

@@ -48,6 +48,10 @@ class Measurement:
         """M(x) − M(x′), example by example."""
         return self.clean - self.corrupted
 
+    def f_of(self, metric: Float[Tensor, " examples"]) -> Float[Tensor, ""]:
+        """f of a run between the two: mean(M − M(corrupted)) / mean gap, 1 as the clean run, 0 as the corrupted one."""
+        return (metric - self.corrupted).mean() / self.gap.mean()
+
     @property
     def weak(self) -> list[int]:
         """Examples that the model hardly separates: |gap| under a tenth of the mean |gap|."""

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import veracausa as vc
+from veracausa.circuits.selection.balancing import BEGIN, TRIES, balanced
 from veracausa.circuits.selection.iterated import iterate
 from veracausa.errors import MethodError, UnitError
 from veracausa.units.resolve import all_edges
@@ -24,7 +25,7 @@ def test_one_round_ranks_by_the_circuit_behind_it(tiny, task_of):
     assert set(scores.ranking()[:kept]) == set(eap.ranking("importance")[:kept])
 
 
-@pytest.mark.parametrize("by", ["importance", "abs_mean"])
+@pytest.mark.parametrize("by", ["importance", "abs_mean", "balanced"])
 def test_values_are_ranks(tiny, task_of, by):
     lm, task = tiny("gemma2"), task_of((5, 6), n=2)
     scores = run(lm, task, rounds=4, by=by, points=2)
@@ -116,6 +117,52 @@ def test_circuits_and_returns_by_hand(tiny, task_of, returns):
     else:
         for size, circuit in zip(sizes, theirs, strict=True):
             assert set(names[ranking[:size]]) == circuit
+
+
+def test_a_balanced_round_keeps_what_has_f_nearest_to_1(tiny, task_of):
+    """Against EAP's importances and circuits run by themselves: which weights were tried, and what the best keeps."""
+    lm, task = tiny("llama"), task_of((5, 6), n=3)
+    eap = vc.attribute(lm, task, units="edges", method="eap", show_progress=False)
+    own, n = eap.importance().double().numpy(), round(0.3 * len(eap))
+    tried = {}
+
+    def kept(weight):
+        order = sorted(range(len(own)), key=lambda edge: -abs(own[edge]) * (1 + weight * np.sign(own[edge])))
+        return [eap.units.names[edge] for edge in order[:n]]
+
+    def f_of(weight):
+        circuit = vc.Circuit.from_names(lm, kept(weight))
+        tried[weight] = vc.faithfulness(lm, task, circuit, show_progress=False).f
+        return tried[weight]
+
+    weight = balanced(BEGIN, f_of)
+    assert 1 < len(tried) <= TRIES and tried[weight] == min(tried.values(), key=lambda f: abs(1 - f))
+    assert abs(1 - tried[weight]) < abs(1 - tried[BEGIN])
+    scores = run(lm, task, rounds=1, smallest=n, by="balanced")
+    assert set(scores.units[scores.ranking()[:n]].names) == set(kept(weight))
+    planned = iterate.work(lm, task, rounds=1, smallest=n, points=1, by="balanced").tokens()
+    least = iterate.work(lm, task, rounds=1, smallest=n, points=1).tokens()
+    assert 0.5 * least < scores.cost.token_layers <= planned
+
+
+@pytest.mark.parametrize(
+    ("f_of", "weight"),
+    [
+        (lambda weight: 0.8 + 0.5 * weight, 0.4),
+        (lambda weight: 0.3 + 0.2 * weight, 1.0),
+        (lambda weight: 1.9 + 0.3 * weight, -1.0),
+        (lambda weight: 1.0, 0.0),
+    ],
+    ids=["between", "never enough", "always too much", "at once"],
+)
+def test_the_weight_is_where_f_is_1(f_of, weight):
+    """1e-6: a line is met by its secant; where f cannot be 1 the last weight is an end."""
+    assert balanced(0.0, f_of) == pytest.approx(weight, abs=1e-6)
+
+
+def test_balance_is_of_the_metric(tiny, task_of):
+    with pytest.raises(MethodError, match="loss='metric'"):
+        run(tiny("llama"), task_of(6, n=2), by="balanced", loss="kl", points=3)
 
 
 def test_scores_may_begin_it(tiny, task_of):

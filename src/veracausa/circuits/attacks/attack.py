@@ -104,7 +104,7 @@ class Attack(Ran):
     @cached_property
     def f(self) -> Float[Tensor, " attempts"]:
         """f of every attempt, a ratio of means over pairs, as `vc.faithfulness` gives it."""
-        return torch.stack([faithful(one, self.measured) for one in self.metric]).double()
+        return torch.stack([self.measured.f_of(one) for one in self.metric]).double()
 
     @cached_property
     def stderr(self) -> Float[Tensor, " attempts"]:
@@ -347,11 +347,6 @@ def pack_attack(found: Attack) -> tuple[dict[str, Any], dict[str, Tensor]]:
     header |= {"attempts": [asdict(one) for one in found.attempts], **found.about}
     tensors = {"metric": found.metric, "held": found.held, **found.measured.ends}
     return header, tensors | {f"held_{name}": value for name, value in found.held_measured.ends.items()}
-
-
-def faithful(metric: Float[Tensor, " examples"], measured: Measurement) -> Tensor:
-    """f of one attempt."""
-    return (metric - measured.corrupted).mean() / measured.gap.mean()
 
 
 def _key(one: Attempt) -> tuple[int, str, float]:

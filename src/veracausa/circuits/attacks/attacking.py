@@ -170,9 +170,11 @@ class AdversaryWork:
         with shared(lm.decoder), session(
             lm, self.task, shape, out=out, name="adversary", asked=asked, measured=False, show=show_progress
         ) as call, call.bar(self.what, self.tokens()):  # fmt: skip
-            own = [[self._own(call, task, one) for task in self.tasks] for one in self.circuits.values()]
+            with call.anew():
+                own = [[self._own(call, task, one) for task in self.tasks] for one in self.circuits.values()]
             with attention_function(lm.decoder, SUFFIX):
-                recorded = [self._record(call, *one) for one in zip(self.tasks, own[0], strict=True)]
+                with call.anew():
+                    recorded = [self._record(call, *one) for one in zip(self.tasks, own[0], strict=True)]
                 call.hold(recorded[0].measured)
                 bench = Bench(call, len(self.task))
                 for number, found in enumerate(own):

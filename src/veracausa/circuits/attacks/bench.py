@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from veracausa.circuits.attacks.attack import INSIDE, RANDOM, Attempt, faithful
+from veracausa.circuits.attacks.attack import INSIDE, RANDOM, Attempt
 from veracausa.circuits.attacks.climbing import ascent, greedy_order, in_order, on_path, restoring
 from veracausa.circuits.attacks.others import Field
 from veracausa.circuits.random_circuits import profiled
@@ -86,7 +86,7 @@ class Target:
 
     def f_of(self, metric: Float[Tensor, "attempts examples"]) -> list[float]:
         """f of some attempts."""
-        return [float(faithful(one, self.seen.recorded.measured)) for one in metric]
+        return [float(self.seen.recorded.measured.f_of(one)) for one in metric]
 
     def ways(self, goals: Sequence[str], f: float) -> list[str]:
         """Where f is pushed from a start; "away" from 1 is to the side where it lies."""
@@ -177,7 +177,9 @@ class Target:
     def bounded(self, largest: Sequence[float], goals: Sequence[str], each: bool) -> None:
         """Weights up to each ε, by ascent and, of all pairs, all alike; then narrow the radius."""
         ways = [*([] if each else [ALIKE]), *self.ways(goals, self.f)]
-        found = [(most, -abs(f - 1), way) for most in largest for way in ways if _out(f := self._up_to(most, way, each))]
+        found = [
+            (most, -abs(f - 1), way) for most in largest for way in ways if _out(f := self._up_to(most, way, each))
+        ]
         if found and not _out(self.f):
             least, _, way = min(found)
             inside = max([0.0, *(one for one in largest if one < least)])
@@ -185,13 +187,12 @@ class Target:
 
     def _up_to(self, most: float, way: str, each: bool) -> float:
         """f under weights of at most this: those that ascent finds one way, or this weight on all others."""
-        start = self.seen.zeros(*self.rows(each))
+        start, alike = self.seen.zeros(*self.rows(each)), Attempt(self.number, "bounded", most, ALIKE)
         if way == ALIKE:
-            one, runs = Attempt(self.number, "bounded", most, ALIKE), (self.weighted(r) for r in [start + most])
-        else:
-            one = Attempt(self.number, "bounded", most, "from zero", way, each)
-            runs = self._climbed(start, way, [BOUNDED_STEPS], most, most)
-        return self.f_of(self.bench.put([one], runs))[0]
+            return self.f_of(self.bench.put([alike], (self.weighted(r) for r in [start + most])))[0]
+        one = Attempt(self.number, "bounded", most, "from zero", way, each)
+        climbed = self._climbed(start, way, [BOUNDED_STEPS], most, most)
+        return self.f_of(self.bench.put([one], climbed))[0]
 
     def free(self, starts: Sequence[str], steps: Sequence[int], goals: Sequence[str], each: bool) -> None:
         """Sign ascent from every start, as far as these numbers of steps."""

@@ -103,10 +103,12 @@ class AcdcWork:
             lm, task, (1, len(edges)), dtype=torch.float64, out=out, name="acdc", asked=asked, measured=False,
             show=show_progress,
         ) as call, attention_function(lm.decoder, SUFFIX):  # fmt: skip
-            recorded = record(lm, task, call.cost)
-            call.hold(recorded.measured)
             done, rise = call.done[0], call.values[0]
-            search = _Search.of(recorded, edges, (done & (rise < self.tau)).numpy(), self.loss)
+            with call.anew():
+                recorded = record(lm, task, call.cost)
+                call.hold(recorded.measured)
+                search = _Search.of(recorded, edges, self.loss)
+            search.go_on((done & (rise < self.tau)).numpy(), rise.numpy())
             with call.ticking("acdc", len(edges), float(done.sum())):
                 for edge in self.tried.tolist():
                     if not done[edge]:
@@ -203,11 +205,17 @@ class _Search:
     value: float
 
     @classmethod
-    def of(cls, recorded: Recorded, edges: Edges, dropped: np.ndarray, loss: str) -> _Search:
-        """The edges to begin with, without what was dropped before."""
-        mask = kept_by(edges.graph, edges.writer[~dropped], edges.reader[~dropped])
+    def of(cls, recorded: Recorded, edges: Edges, loss: str) -> _Search:
+        """The edges to begin with."""
+        mask = kept_by(edges.graph, edges.writer, edges.reader)
         wiring = wiring_of(recorded.lm.decoder, mask)
         return cls(recorded, edges, loss, mask, wiring, recorded.loss(wiring, loss))
+
+    def go_on(self, dropped: Bool[np.ndarray, " edges"], rise: Float[np.ndarray, " edges"]) -> None:
+        """Stand where an earlier call stood, which dropped some edges: their rises add up to the loss there."""
+        self.mask[self.edges.reader[dropped], self.edges.writer[dropped]] = False
+        self.wiring = wiring_of(self.recorded.lm.decoder, self.mask)
+        self.value += float(rise[dropped].sum())
 
     def attempt(self, edge: int, tau: float) -> float:
         """The rise of the loss without an edge; the edge is dropped if that is under τ."""

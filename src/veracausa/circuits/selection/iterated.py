@@ -9,25 +9,32 @@ that are out by what they would add to the circuit as it stands, and keeps the s
 circuit's edges first and behind them those that left it last, so at larger sizes it is no longer the circuit that was
 scored there.
 
-The defaults are what held on six tasks (docs/results/circuits.md): by |gradient|, 5 rounds of 3 points.
+`by="balanced"` weighs edges that work against the behaviour in every round so that the circuit that is left, when it is
+run, has f = 1 (`balancing`), lets edges return, and needs no scores behind the last round.
 
-Cost: (rounds + 1) × points × one run of the whole graph with its gradient.
+The defaults are what held on six tasks (docs/results/circuits.md): by |gradient|, 5 rounds of 3 points; balanced, 7
+rounds of 2.
+
+Cost: (rounds + 1) × points × one run of the whole graph with its gradient; balanced: rounds × (points such runs and at
+most 3 runs of what is kept).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, get_args
 
 import numpy as np
 import torch
 
-from veracausa.choices import EdgeRanking, Loss
+from veracausa.choices import IteratedBy, Loss
 from veracausa.circuits.runs.recorded import Recorded, planned_record, record
 from veracausa.circuits.runs.tapes import circuit_buckets
+from veracausa.circuits.selection.balancing import BEGIN, TRIES, balanced, strength
 from veracausa.engine.attention import SUFFIX
-from veracausa.engine.circuit_forward import kept_by
+from veracausa.engine.circuit_forward import kept_by, wiring_of
 from veracausa.engine.guard import attention_function
 from veracausa.engine.session import session
 from veracausa.engine.work import gives
@@ -44,9 +51,9 @@ if TYPE_CHECKING:
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 
-_RANKINGS: tuple[EdgeRanking, ...] = get_args(EdgeRanking)
-#: Defaults.
-ROUNDS, POINTS = 5, 3
+_RANKINGS: tuple[IteratedBy, ...] = get_args(IteratedBy)
+#: Defaults: rounds and points; of balanced ones.
+USUAL, BALANCED = (5, 3), (7, 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,10 +80,15 @@ class IterateWork:
 
     @property
     def sizes(self) -> list[int]:
-        """How many edges each round leaves; the last two the same."""
+        """How many edges each round leaves; the last two the same, but where circuits are balanced."""
         whole = len(self.edges)
         found = np.unique(np.geomspace(self.last, whole, self.rounds + 1).round().astype(int))[::-1]
-        return [*found[1:].tolist(), self.last]
+        return found[1:].tolist() if self.balanced else [*found[1:].tolist(), self.last]
+
+    @property
+    def balanced(self) -> bool:
+        """Whether every round's circuit is run, so that its f is near 1."""
+        return self.by == "balanced"
 
     @property
     def slopes(self) -> int:
@@ -88,9 +100,12 @@ class IterateWork:
         return len(circuit_buckets(self.lm, self.task))
 
     def tokens(self) -> float:
-        """Token-layers: the recorded runs, and a run of the whole graph with its gradient for every point."""
+        """Token-layers: the recorded runs, a run of the whole graph with its gradient for every point, and of circuits.
+
+        As many circuits as a round may run, and all their blocks: the most that it can be.
+        """
         recorded, behind = planned_record(self.lm, self.task)
-        return recorded + 2 * self.slopes * behind
+        return recorded + (2 * self.slopes + TRIES * len(self.sizes) * self.balanced) * behind
 
     def run(self, show_progress: bool = True, out: str | Path | None = None) -> Scores:
         """Rank all edges; finished pieces are not kept."""
@@ -99,7 +114,8 @@ class IterateWork:
             call.ticking("iterated selection", self.slopes),
         ):
             recorded = record(self.lm, self.task, call.cost)
-            ranking, back = self._ranking(recorded, call.tick)
+            with attention_function(self.lm.decoder, SUFFIX):
+                ranking, back = self._ranking(recorded, call.tick)
         value = np.empty(len(self.edges))
         value[ranking] = 1 - (np.arange(len(value)) + 0.5) / len(value)
         return assemble(
@@ -125,7 +141,7 @@ class IterateWork:
 
     def _ranking(self, recorded: Recorded, tick: Tick) -> tuple[np.ndarray, int]:
         """All edges, the strongest first; and how many returned on the way."""
-        edges, by, back = self.edges, self.by, 0
+        edges, back, weight = self.edges, 0, BEGIN
         kept = ranking = np.arange(len(edges))
         for size in self.sizes:
             if self.start is not None and len(kept) == len(edges):
@@ -133,13 +149,27 @@ class IterateWork:
             else:
                 own = _scores(recorded, edges, kept, self.points, self.loss, tick)
             among = np.arange(len(edges)) if self.returns and size < len(kept) else kept
-            chosen = among[_strongest(own[among], by)[:size]]
+            if self.balanced:
+                weight = balanced(weight, partial(self._f, recorded, own, among, size))
+            chosen = self._strongest(own, among, weight)[:size]
             left = np.setdiff1d(kept, chosen)
             before = ranking[~np.isin(ranking, np.concatenate([chosen, left]))]
-            ranking = np.concatenate([chosen, left[_strongest(own[left], by)], before])
+            ranking = np.concatenate([chosen, self._strongest(own, left, weight), before])
             back += len(np.setdiff1d(chosen, kept))
             kept = np.sort(chosen)
         return ranking, back
+
+    def _f(self, recorded: Recorded, own: np.ndarray, among: np.ndarray, size: int, weight: float) -> float:
+        """f of the circuit of the strongest edges, with this weight."""
+        kept = self._strongest(own, among, weight)[:size]
+        wiring = wiring_of(self.lm.decoder, kept_by(self.lm.graph, self.edges.writer[kept], self.edges.reader[kept]))
+        return float(recorded.measured.f_of(recorded.metric(wiring).double()))
+
+    def _strongest(self, own: np.ndarray, among: np.ndarray, weight: float) -> np.ndarray:
+        """Some edges by their scores, the strongest first."""
+        value = own[among]
+        key = {"abs_mean": np.abs(value), "importance": value, "balanced": strength(value, weight)}[self.by]
+        return among[np.argsort(-key, kind="stable")]
 
 
 @gives(Scores)
@@ -147,12 +177,12 @@ def iterate(
     lm: Model,
     task: Task,
     *,
-    rounds: int = ROUNDS,
+    rounds: int | None = None,
     smallest: float | int = 0.001,
-    points: int = POINTS,
-    by: EdgeRanking = "abs_mean",
+    points: int | None = None,
+    by: IteratedBy = "abs_mean",
     loss: Loss = "metric",
-    returns: bool = False,
+    returns: bool | None = None,
     start: Scores | None = None,
     memory: float | str | None = None,
     show_progress: bool = True,
@@ -162,15 +192,16 @@ def iterate(
     Args:
         lm: the model.
         task: the pairs to select on; evaluate on others.
-        rounds: how often edges are dropped.
+        rounds: how often edges are dropped (None: 5; balanced: 7).
         smallest: where dropping stops: a share of the edges (a float under 1) or their number (an int); what remains is
             ranked by its last scores.
-        points: gradients per round, averaged from the circuit's state towards the ablated one.
-        by: "abs_mean" drops what matters least; "importance" what helps least or hurts most, so that f overshoots.
+        points: gradients per round, averaged from the circuit's state towards the ablated one (None: 3; balanced: 2).
+        by: "abs_mean" drops what matters least; "importance" what helps least or hurts most, so that f overshoots;
+            "balanced" weighs what hurts, in every round anew, so that f of the circuit that is left is 1.
         loss: what edges are kept for: "metric" (M, so that edges which hold it back go first) or "kl" (small KL
             from the clean output, so that these stay where the model needs them; 0 and flat at the whole graph, so it
             takes several points, or a start).
-        returns: let a removed edge return when it scores above a kept one.
+        returns: let a removed edge return when it scores above a kept one (None: only balanced).
         start: scores of all edges, by any method, that the first round drops by, instead of its own.
         memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
         show_progress: show a progress bar.
@@ -187,12 +218,17 @@ def iterate(
     >>> vc.curve(lm, held_out, ranking).cpr_log
     """
     edges = all_edges(lm)
+    usual = BALANCED if by == "balanced" else USUAL
+    rounds, points = usual[0] if rounds is None else rounds, usual[1] if points is None else points
+    returns = by == "balanced" if returns is None else returns
     if rounds < 1 or points < 1 or by not in _RANKINGS:
         raise MethodError(
             f"rounds={rounds}, points={points}, by={by!r}: rounds and points must be at least 1, by one of "
             f"{', '.join(_RANKINGS)}."
         )
     require_loss(loss)
+    if loss == "kl" and by == "balanced":
+        raise MethodError("by='balanced' brings f of the metric to 1, so it goes with loss='metric'.")
     if loss == "kl" and points == 1 and start is None:
         raise MethodError(
             "loss='kl' is flat at the whole graph, where the first round scores the edges. Take points=3, or "
@@ -204,20 +240,14 @@ def iterate(
     return IterateWork(lm, task, rounds, smallest, points, by, loss, returns, start, edges, last)
 
 
-def _strongest(own: np.ndarray, by: str) -> np.ndarray:
-    """Order of edges by their scores, the strongest first."""
-    return np.argsort(-(np.abs(own) if by == "abs_mean" else own), kind="stable")
-
-
 def _scores(recorded: Recorded, edges: Edges, kept: np.ndarray, points: int, loss: str, tick: Tick) -> np.ndarray:
     """∂M/∂m of every edge, or −∂KL/∂m, in the circuit's own run, averaged over pairs and points."""
     lm, unit = recorded.lm, float(recorded.measured.gap.mean()) if loss == "metric" else 1.0
     mask = kept_by(lm.graph, edges.writer[kept], edges.reader[kept])
     weights = torch.as_tensor(mask, dtype=lm.score_dtype, device=lm.device)
     total = torch.zeros_like(weights)
-    with attention_function(lm.decoder, SUFFIX):
-        for j in range(points):
-            at = weights if points == 1 else (j + 0.5) / points * weights
-            total -= unit * recorded.slope(at, recorded.judged(loss))[1] / points
-            tick(1)
+    for j in range(points):
+        at = weights if points == 1 else (j + 0.5) / points * weights
+        total -= unit * recorded.slope(at, recorded.judged(loss))[1] / points
+        tick(1)
     return np.asarray(total.cpu().numpy()[edges.reader, edges.writer]) / sum(map(len, recorded.groups))

@@ -127,16 +127,17 @@ class LearnWork:
             ) as call,
             attention_function(lm.decoder, SUFFIX),
         ):  # fmt: skip
-            recorded = self._recorded(call)
+            with call.anew():
+                recorded, means = self._recorded(call), self._means(call)
             whole = gated_edges(recorded, edges, self.learner.loss, self.steps)
             sizes = [len(whole.pairs(group)) for group in range(len(whole.groups))]
             total = sum(count * whole.tokens(group) for group, count in enumerate(training.passes(sizes)))
             writers = torch.as_tensor(edges.writer, device=lm.device) if self.learner.nodes else None
-            means = self._means(call)
             with call.ticking(self.what, total):
                 found = train(call, lambda: whole.along_with(means), training, lm, sizes, call.tick, writers)
             kept = training.likeliest(found.values).numpy()
-            kl, metric = cast("GatedEdges", found.runs).kept(kept)  # with the constants of the first run
+            with call.anew():
+                kl, metric = cast("GatedEdges", found.runs).kept(kept)  # with the constants of the first run
         return assemble(
             call,
             found.values.to(lm.score_dtype).expand(len(self.task), -1).contiguous(),

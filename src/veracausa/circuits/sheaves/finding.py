@@ -145,7 +145,8 @@ class SheafWork:
             ) as call,
             attention_function(lm.decoder, SUFFIX),
         ):
-            recorded, opened, notes = _recorded(lm, task, self.batch, call), dict[str, Tensor](), list[str]()
+            opened, notes = dict[str, Tensor](), list[str]()
+            recorded = _recorded(lm, task, self.batch, call)
             with call.ticking(self.what, self.tokens()):
                 for row, stage in enumerate(self.stages):
                     scores, losses = self._learn(call, recorded, row, stage, opened.get("weights"))
@@ -209,7 +210,8 @@ class _Gates:
 
 def _recorded(lm: Model, task: Task, batch: int, call: Session) -> Recorded:
     """All pairs, with zero in the place of ablated edges."""
-    return record(lm, task, call.cost, most=batch, how=Ablating.of(lm, task, "zero", None, 0, None))
+    with call.anew():
+        return record(lm, task, call.cost, most=batch, how=Ablating.of(lm, task, "zero", None, 0, None))
 
 
 def judged(
@@ -229,7 +231,8 @@ def judged(
     lm, whole = recorded.lm, all_edges_mask(recorded.lm.graph)
     others = None if (mask == whole).all() else whole & ~mask
     asked = [(gates, mask), (1 - gates, others), (gates, None), (None, mask)]
-    runs = [ran(recorded, weights, *one) for one in asked]
+    with call.anew():
+        runs = [ran(recorded, weights, *one) for one in asked]
     metric, kl = (torch.stack([run[k] for run in runs]) for k in (0, 1))
     if not (torch.isfinite(metric).all() and torch.isfinite(kl).all()):
         raise NumericsError("NaN or infinity in a run of a sheaf. Run the model in float32.")

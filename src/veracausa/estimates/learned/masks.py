@@ -115,14 +115,16 @@ class MaskWork:
             lm, task, numbers(training), dtype=torch.float64, out=out, name=f"learned-{table.kind}", asked=asked,
             measured=False, show=show_progress,
         ) as call, call.bar(f"mask over {len(table):,} {table.kind}", self.tokens()):  # fmt: skip
-            parts = self._recorded(call)
+            with call.anew():
+                parts = self._recorded(call)
             call.measured.require_gap(task)
             call.hold(call.measured)
             ends = Ends(call.measured.clean, call.measured.corrupted, float(call.measured.gap.mean()))
             runs = _Runs(lm, table, parts, call.cost, training.learner.loss, ends)
             sizes = [len(runs.pairs(group)) for group in range(len(parts))]
             found = train(call, lambda: runs, training, lm, sizes, lambda amount: call.advance())
-            kl, kept = runs.closed_but(training.likeliest(found.values))
+            with call.anew():
+                kl, kept = runs.closed_but(training.likeliest(found.values))
         return assemble(
             call,
             found.values.to(lm.score_dtype).expand(len(task), -1).contiguous(),
