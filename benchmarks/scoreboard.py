@@ -60,6 +60,7 @@ RANKINGS: dict[str, Callable[[vc.Model, Task, int, Any], vc.Scores]] = {
     "eap": preset("eap"),
     "eap-ig": preset("eap-ig"),
     "iterated": lambda lm, task, seed, given: vc.circuits.iterate(lm, task),
+    "balanced": lambda lm, task, seed, given: vc.circuits.iterate(lm, task, by="balanced"),
     "learned": learned("top-k"),
     "matryoshka": learned("matryoshka"),
     "matryoshka+": learned("matryoshka", start="iterated"),

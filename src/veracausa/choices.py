@@ -52,8 +52,8 @@ Estimate = Literal[
 #: What scores the edges of a discovery.
 EdgeScoring = Literal[
     "eap", "qk-exact", "eap-ig-activations", "eap-ig", "conductance", "ceap", "eap-gp", "gradpath-complete",
-    "expected-gradients", "geodesic-ig", "gim", "relp", "ifr", "iterated", "learned",
-    "matryoshka", "exact",
+    "expected-gradients", "geodesic-ig", "gim", "relp", "ifr", "iterated", "balanced",
+    "learned", "matryoshka", "exact",
 ]  # fmt: skip
 #: Parts of an estimate.
 PathName = Literal["point", "inputs", "draws", "gradpath", "gradpath-complete", "geodesic", "layer", "encoded", "unit"]

@@ -39,7 +39,7 @@ _LEARNED: dict[Any, LearnedBy] = {"learned": "top-k", "matryoshka": "matryoshka"
 
 @dataclass(frozen=True, eq=False)
 class Scoring:
-    """All edges are about to be scored by the `work` of a method of edges, of "iterated", "exact" or a learned mask."""
+    """All edges are about to be scored by the `work` of a method of edges, "iterated", "balanced", "exact" or a learned mask."""
 
     method: EdgeScoring | Method
     work: Work
@@ -53,8 +53,8 @@ class Scoring:
         """
         if method == "exact":
             return cls(method, exact.work(lm, task, units="edges"))
-        if method == "iterated":
-            return cls(method, iterate.work(lm, task))
+        if method == "iterated" or method == "balanced":
+            return cls(method, iterate.work(lm, task, by="balanced" if method == "balanced" else "abs_mean"))
         if method == "learned" or method == "matryoshka":
             return cls(method, learn.work(lm, task, how=_LEARNED[method], keep=edges, seed=seed))
         return cls(method, attribute.work(lm, task, units="edges", method=method))

@@ -8,6 +8,7 @@ from veracausa.estimates.presets import EDGE_PRESETS
 FURTHER = {
     "ifr": "shares of what each reader sees, in the clean run (information flow routes)",
     "iterated": "gradients, taken anew in the shrinking circuit",
+    "balanced": "the same, and f of the circuit is brought to 1 at every size",
     "learned": "gates for all sizes, learned by descent",
     "matryoshka": "the same, as what suffices and as the cause; overshoot earns nothing (2609.25518)",
     "exact": "the exact effect of every edge",

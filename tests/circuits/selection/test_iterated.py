@@ -123,7 +123,7 @@ def test_a_balanced_round_keeps_what_has_f_nearest_to_1(tiny, task_of):
     """Against EAP's importances and circuits run by themselves: which weights were tried, and what the best keeps."""
     lm, task = tiny("llama"), task_of((5, 6), n=3)
     eap = vc.attribute(lm, task, units="edges", method="eap", show_progress=False)
-    own, n = eap.importance().double().numpy(), round(0.3 * len(eap))
+    own, n = eap.importance().double().numpy(), round(0.6 * len(eap))
     tried = {}
 
     def kept(weight):
@@ -151,9 +151,10 @@ def test_a_balanced_round_keeps_what_has_f_nearest_to_1(tiny, task_of):
         (lambda weight: 0.8 + 0.5 * weight, 0.4),
         (lambda weight: 0.3 + 0.2 * weight, 1.0),
         (lambda weight: 1.9 + 0.3 * weight, -1.0),
+        (lambda weight: 0.8 - 0.4 * weight, -0.5),
         (lambda weight: 1.0, 0.0),
     ],
-    ids=["between", "never enough", "always too much", "at once"],
+    ids=["between", "never enough", "always too much", "falling", "at once"],
 )
 def test_the_weight_is_where_f_is_1(f_of, weight):
     """1e-6: a line is met by its secant; where f cannot be 1 the last weight is an end."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 #: λ of the first round, circuits that a round runs at most, and |1 − f| that is near enough.
 BEGIN, TRIES, NEAR = 0.15, 3, 0.02
-#: df/dλ, as it was seen, until two circuits of a round tell it; slopes in these bounds are believed.
+#: df/dλ, as it was seen, until two circuits of a round tell it; slopes of a size in these bounds are believed.
 _RATE, _SLOPES = 0.65, (0.1, 5.0)
 #: A smaller change of λ is none.
 _LEAST = 0.01
@@ -51,7 +51,7 @@ def balanced(begin: float, f_of: Callable[[float], float], tries: int = TRIES) -
             raise NumericsError("NaN or infinity in a circuit's run. Run the model in float32.")
         if tried:
             slope = (f - tried[-1][1]) / (weight - tried[-1][0])
-            rate = slope if _SLOPES[0] < slope < _SLOPES[1] else rate
+            rate = slope if _SLOPES[0] < abs(slope) < _SLOPES[1] else rate
         tried.append((weight, f))
         weight = float(np.clip(weight + (1 - f) / rate, -1, 1))
         if abs(1 - f) < NEAR or abs(weight - tried[-1][0]) < _LEAST:

@@ -10,13 +10,14 @@ circuit's edges first and behind them those that left it last, so at larger size
 scored there.
 
 `by="balanced"` weighs edges that work against the behaviour in every round so that the circuit that is left, when it is
-run, has f = 1 (`balancing`), lets edges return, and needs no scores behind the last round.
+run, has f = 1 (`balancing`), lets edges return, and needs no scores behind the last round. From 8 pairs on two halves
+of them take turns: a round scores on one and runs its circuits on the other, which did not choose them.
 
 The defaults are what held on six tasks (docs/results/circuits.md): by |gradient|, 5 rounds of 3 points; balanced, 7
 rounds of 2.
 
 Cost: (rounds + 1) × points × one run of the whole graph with its gradient; balanced: rounds × (points such runs and at
-most 3 runs of what is kept).
+most 3 runs of what is kept), on half of the pairs.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from veracausa.estimates.learned.training import require_keep
 from veracausa.progress import Tick
 from veracausa.scores.headers import start_settings
 from veracausa.scores.scores import Scores, assemble
+from veracausa.tasks.measurement import Measurement
 from veracausa.units.edges import Edges
 from veracausa.units.resolve import all_edges
 
@@ -54,6 +56,8 @@ if TYPE_CHECKING:
 _RANKINGS: tuple[IteratedBy, ...] = get_args(IteratedBy)
 #: Defaults: rounds and points; of balanced ones.
 USUAL, BALANCED = (5, 3), (7, 2)
+#: From so many pairs on balanced rounds have two halves of them.
+HALVED = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,17 +99,28 @@ class IterateWork:
         """Gradients that are taken."""
         return self.points * (len(self.sizes) - (self.start is not None))
 
+    @property
+    def turns(self) -> list[Task]:
+        """The pairs that rounds take in turn: all, or two halves."""
+        half = len(self.task) // 2
+        return [self.task[:half], self.task[half:]] if self.balanced and len(self.task) >= HALVED else [self.task]
+
     def batches(self) -> int:
         """Buckets that are recorded, and run for every gradient."""
-        return len(circuit_buckets(self.lm, self.task))
+        return sum(len(circuit_buckets(self.lm, one)) for one in self.turns)
 
     def tokens(self) -> float:
         """Token-layers: the recorded runs, a run of the whole graph with its gradient for every point, and of circuits.
 
         As many circuits as a round may run, and all their blocks: the most that it can be.
         """
-        recorded, behind = planned_record(self.lm, self.task)
-        return recorded + (2 * self.slopes + TRIES * len(self.sizes) * self.balanced) * behind
+        planned = [planned_record(self.lm, one) for one in self.turns]
+        total = float(sum(recorded for recorded, _ in planned))
+        for number in range(len(self.sizes)):
+            (_, scored), (_, judged) = (planned[turn % len(planned)] for turn in (number, number + 1))
+            given = number == 0 and self.start is not None
+            total += 2 * self.points * scored * (not given) + TRIES * judged * self.balanced
+        return total
 
     def run(self, show_progress: bool = True, out: str | Path | None = None) -> Scores:
         """Rank all edges; finished pieces are not kept."""
@@ -113,7 +128,7 @@ class IterateWork:
             session(self.lm, self.task, measured=False, show=show_progress) as call,
             call.ticking("iterated selection", self.slopes),
         ):
-            recorded = record(self.lm, self.task, call.cost)
+            recorded = [record(self.lm, one, call.cost) for one in self.turns]
             with attention_function(self.lm.decoder, SUFFIX):
                 ranking, back = self._ranking(recorded, call.tick)
         value = np.empty(len(self.edges))
@@ -122,7 +137,7 @@ class IterateWork:
             call,
             torch.as_tensor(value, dtype=self.lm.score_dtype).expand(len(self.task), -1).contiguous(),
             self.edges,
-            measured=recorded.measured,
+            measured=Measurement(*(torch.cat(ends) for ends in zip(*_ends(recorded), strict=True))),
             method="iterated",
             settings={
                 "direction": "noising",
@@ -139,18 +154,19 @@ class IterateWork:
             ),
         )
 
-    def _ranking(self, recorded: Recorded, tick: Tick) -> tuple[np.ndarray, int]:
+    def _ranking(self, recorded: list[Recorded], tick: Tick) -> tuple[np.ndarray, int]:
         """All edges, the strongest first; and how many returned on the way."""
         edges, back, weight = self.edges, 0, BEGIN
         kept = ranking = np.arange(len(edges))
-        for size in self.sizes:
+        for number, size in enumerate(self.sizes):
+            scored, judged = (recorded[turn % len(recorded)] for turn in (number, number + 1))
             if self.start is not None and len(kept) == len(edges):
                 own = self.start.importance().double().numpy()
             else:
-                own = _scores(recorded, edges, kept, self.points, self.loss, tick)
+                own = _scores(scored, edges, kept, self.points, self.loss, tick)
             among = np.arange(len(edges)) if self.returns and size < len(kept) else kept
             if self.balanced:
-                weight = balanced(weight, partial(self._f, recorded, own, among, size))
+                weight = balanced(weight, partial(self._f, judged, own, among, size))
             chosen = self._strongest(own, among, weight)[:size]
             left = np.setdiff1d(kept, chosen)
             before = ranking[~np.isin(ranking, np.concatenate([chosen, left]))]
@@ -238,6 +254,11 @@ def iterate(
         raise UnitError(f"start= has scores of {start.units!r}, but all {len(edges):,} edges are ranked. Score those.")
     last = require_keep(edges, smallest, "smallest")
     return IterateWork(lm, task, rounds, smallest, points, by, loss, returns, start, edges, last)
+
+
+def _ends(recorded: list[Recorded]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """M of both bare runs."""
+    return [(one.measured.clean, one.measured.corrupted) for one in recorded]
 
 
 def _scores(recorded: Recorded, edges: Edges, kept: np.ndarray, points: int, loss: str, tick: Tick) -> np.ndarray:
