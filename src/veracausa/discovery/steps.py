@@ -39,7 +39,7 @@ _LEARNED: dict[Any, LearnedBy] = {"learned": "top-k", "matryoshka": "matryoshka"
 
 @dataclass(frozen=True, eq=False)
 class Scoring:
-    """All edges are about to be scored by the `work` of a method of edges, "iterated", "balanced", "exact" or a learned mask."""
+    """All edges are about to be scored by the `work` of a method: of edges, exact, iterated, balanced or learned."""
 
     method: EdgeScoring | Method
     work: Work
