@@ -15,6 +15,7 @@ from veracausa.circuits.attacks.budgets import BUDGETS
 from veracausa.circuits.quality.minimality import _PARTS
 from veracausa.circuits.scoreboards.columns import PARTS
 from veracausa.circuits.selection.acdc import ORDERS
+from veracausa.circuits.selection.iterated import RANKED_BY
 from veracausa.circuits.selection.ways import HOW
 from veracausa.circuits.sheaves.finding import STAGES
 from veracausa.discovery.ways import SCORED_BY
@@ -63,6 +64,7 @@ TABLES = {
     "GridName": GRIDS,
     "Selection": (*HOW, "iterated"),
     "EdgeRanking": {way.by for way in HOW.values()},
+    "IteratedBy": RANKED_BY,
     "Ranking": RANKINGS,
     "Loss": LOSSES,
     "WriterOrder": ORDERS,

@@ -25,7 +25,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, get_args
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -53,7 +53,12 @@ if TYPE_CHECKING:
     from veracausa.model import Model
     from veracausa.tasks.task import Task
 
-_RANKINGS: tuple[IteratedBy, ...] = get_args(IteratedBy)
+#: What edges are ranked by → which go first.
+RANKED_BY = {
+    "abs_mean": "what matters least",
+    "importance": "what helps least or hurts most",
+    "balanced": "what matters least, with what hurts weighed so that f of the rest is 1",
+}
 #: Defaults: rounds and points; of balanced ones.
 USUAL, BALANCED = (5, 3), (7, 2)
 #: From so many pairs on balanced rounds have two halves of them.
@@ -237,10 +242,10 @@ def iterate(
     usual = BALANCED if by == "balanced" else USUAL
     rounds, points = usual[0] if rounds is None else rounds, usual[1] if points is None else points
     returns = by == "balanced" if returns is None else returns
-    if rounds < 1 or points < 1 or by not in _RANKINGS:
+    if rounds < 1 or points < 1 or by not in RANKED_BY:
         raise MethodError(
             f"rounds={rounds}, points={points}, by={by!r}: rounds and points must be at least 1, by one of "
-            f"{', '.join(_RANKINGS)}."
+            f"{', '.join(RANKED_BY)}."
         )
     require_loss(loss)
     if loss == "kl" and by == "balanced":
