@@ -47,6 +47,7 @@ def findings(lm, task) -> tuple:
     heads, quiet = ["a0.h1", "a2.h0"], {"show_progress": False}
     ablated = vc.behaviour.ablation_study(lm, task, units=heads, **quiet)
     exact, atp = vc.exact(lm, task, **quiet), attribute(lm, task, **quiet)
+    edges = attribute(lm, task, units="edges", method="eap", **quiet)
     return (
         vc.causes.locate(lm, task, units=heads, **quiet),
         vc.causes.disagreement(lm, task, shapley=4, nodes=3, zero_nodes=3, **quiet),
@@ -59,6 +60,8 @@ def findings(lm, task) -> tuple:
         vc.counterfactuals.head_roles(lm, task),
         vc.reading.lens(lm, task, **quiet),
         vc.reading.dla(lm, task, neurons=[1], **quiet),
+        edges,
+        vc.curve(lm, task, edges, sizes=(0.1, 1.0), **quiet),
     )
 
 

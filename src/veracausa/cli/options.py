@@ -401,4 +401,8 @@ Interactions = Annotated[
     str | None,
     _option("--interactions", metavar="KIND", help="Which layers talk to each other: of heads, or heads:9,heads:12."),
 ]
+Circuit = Annotated[
+    bool,
+    _option("--circuit", help="Which parts feed which: all edges, circuits of ten sizes, live."),
+]
 Full = Annotated[bool, _option("--full", help="All neurons, 10,000 prompts, all searches: an hour or more.")]

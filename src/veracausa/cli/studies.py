@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from veracausa.cli.command import spread
 from veracausa.cli.laying import LayingOptions
-from veracausa.cli.options import Full, Interactions, Kinds, Methods, Minutes, Quick, SomePairs
+from veracausa.cli.options import Circuit, Full, Interactions, Kinds, Methods, Minutes, Quick, SomePairs
 from veracausa.cli.output import finish, rows_of, took
 from veracausa.cli.setup import PageSetup
 from veracausa.errors import MethodError
@@ -32,6 +32,7 @@ def study(
     quick: Quick = False,
     full: Full = False,
     interactions: Interactions = None,
+    circuit: Circuit = False,
 ) -> None:
     """Exact effects against gradient estimates: where they disagree and why, as one offline page."""
     from veracausa.studies.study import study as run
@@ -45,7 +46,7 @@ def study(
     if setup.task == "ioi" and not quick:
         tasks.insert(0, setup.build(lm, PUBLISHED))
         say(f"task   {tasks[0].describe()}")
-    page = run(lm, tasks, level=level, interactions=interactions, seed=setup.seed, out=setup.out)
+    page = run(lm, tasks, level=level, interactions=interactions, circuit=circuit, seed=setup.seed, out=setup.out)
     finish(setup.json, lambda: _told(page), lambda: _body(page), page.save, setup.out)
 
 

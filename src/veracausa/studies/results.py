@@ -11,6 +11,7 @@ from veracausa.causes.curves.responses import Responses
 from veracausa.causes.curves.surfaces import Surface
 from veracausa.causes.locations import Locations
 from veracausa.causes.results import Disagreement
+from veracausa.circuits.quality.curve import Curve
 from veracausa.cost import Cost, Step
 from veracausa.counterfactuals.compared_baselines import Baselines
 from veracausa.counterfactuals.compared_corruptions import CounterfactualComparison
@@ -138,6 +139,8 @@ Finding = (
     | Activations
     | Modules
     | Interactions
+    | Scores
+    | Curve
     | Failure
 )
 

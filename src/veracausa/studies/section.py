@@ -16,6 +16,7 @@ from veracausa.planning.stages import Stage
 from veracausa.scores.scores import Scores
 from veracausa.studies.choosing import choose_some, some_of
 from veracausa.studies.features import FeatureWork, kinds_laid
+from veracausa.studies.feeding import FeedingWork
 from veracausa.studies.kinds import main_kind, many_kind, whole_kinds
 from veracausa.studies.levels import Level
 from veracausa.studies.questions import FurtherWork
@@ -49,9 +50,11 @@ class SectionWork:
         *,
         main: bool,
         chain: tuple[str, ...] = (),
+        circuit: bool = False,
     ) -> None:
         """`likely`: units that will about be chosen, in order, for the plan. `main`: with all that the level asks for;
-        else only what is needed to see where methods disagree, and why. `chain`: sites whose interactions are asked."""
+        else only what is needed to see where methods disagree, and why. `chain`: sites whose interactions are asked.
+        `circuit`: with scores of edges, and circuits of them."""
         self.lm, self.task, self.level, self.seed, self.pieces, self.show = lm, task, level, seed, pieces, show
         self.main = main
         self.exact: dict[str, Scores] = {}
@@ -60,6 +63,7 @@ class SectionWork:
         self.further = further = FurtherWork(lm, task, level, likely, seed, pieces, show, self._first)
         self.features = FeatureWork(lm, task, show, self.panel, further.stage, further.found)
         self.talking = TalkingWork(lm, task, chain, seed, pieces, show, further.stage, further.found)
+        self.feeding = FeedingWork(lm, task, circuit, seed, pieces, show, further.stage, further.found)
 
     def stages(self) -> list[Stage]:
         """All stages, in the order in which they must run."""
@@ -73,6 +77,7 @@ class SectionWork:
             *self.further.why(),
             *(self.further.consequences() if self.main else []),
             *(self.talking.stages() if self.main else []),
+            *(self.feeding.stages() if self.main else []),
         ]
 
     def section(self) -> Section:

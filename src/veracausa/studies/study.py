@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from veracausa.choices import AllUnits, LevelName
 from veracausa.cost import Step, told
@@ -27,6 +27,7 @@ from veracausa.planning.rates import Rate, rates, timed
 from veracausa.planning.stages import perform
 from veracausa.progress import announce, duration
 from veracausa.storage.files import at
+from veracausa.studies.feeding import scoring
 from veracausa.studies.kinds import main_kind, many_kind
 from veracausa.studies.levels import LEVELS, Level, fitting, left_out, resolve_level
 from veracausa.studies.results import Study
@@ -48,6 +49,7 @@ class StudyWork(TasksWork):
     level: Level
     seed: int
     chain: tuple[str, ...] = ()
+    circuit: bool = False
 
     @property
     def what(self) -> str:
@@ -62,7 +64,8 @@ class StudyWork(TasksWork):
     def sections(self, pieces: Path | None = None, show: bool = False) -> list[SectionWork]:
         """The work on each task."""
         rest = (fitting(self.lm, self.level), self.likely, self.seed, pieces, show)
-        return [SectionWork(self.lm, one, *rest, main=one is self.task, chain=self.chain) for one in self.tasks]
+        asked: dict[str, Any] = {"chain": self.chain, "circuit": self.circuit}
+        return [SectionWork(self.lm, one, *rest, main=one is self.task, **asked) for one in self.tasks]
 
     def steps(self) -> list[Step]:
         """What each stage is forecast to cost."""
@@ -108,6 +111,7 @@ def study(
     sample: int | None = None,
     nodes: int | None = None,
     interactions: str | Sequence[str] | None = None,
+    circuit: bool = False,
     seed: int = 0,
     out: str | Path | None = None,
     memory: float | str | None = None,
@@ -124,6 +128,7 @@ def study(
         nodes: points on the paths of integrated gradients towards the corrupted values (None: the level's).
         interactions: a chapter of which layers talk to each other, exactly, each with the next: of a kind of unit
             ("heads"), or of a chain of sites (["heads:10", "heads:14", "neurons:16"]). None: no such chapter.
+        circuit: a chapter of which parts feed which: scores of all edges, and circuits of ten sizes, live in the page.
         seed: for the random sample and random draws.
         out: keep finished pieces here, so that an interrupted study continues; `Study.save(out)` writes the report.
         memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
@@ -141,7 +146,9 @@ def study(
     chosen = resolve_level(level).but(neurons=neurons, sample=sample, nodes=nodes)
     if neurons or sample:
         lm.decoder.require(many_kind(lm))
-    work = StudyWork(lm, tasks_of(task), chosen, seed, chain_of(lm, interactions))
+    work = StudyWork(lm, tasks_of(task), chosen, seed, chain_of(lm, interactions), circuit)
+    if circuit:
+        scoring(lm, work.task)
     for pair in pairwise(work.chain):
         interact.work(lm, work.task, *pair, method="exact")
     return work

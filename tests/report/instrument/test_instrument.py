@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from veracausa.report.charts.data import effects
+from veracausa.scores.scores import Scores
 
 pytestmark = pytest.mark.browser
 SIZES = {"wide": {"width": 1400, "height": 900}, "phone": {"width": 390, "height": 800}}
@@ -210,6 +211,20 @@ def test_the_address_holds_what_is_chosen(fresh, opened, heads):
     page.evaluate("location.hash = 'methods'")
     page.wait_for_function("location.hash.includes('at=methods')")
     assert chosen(page) == [name, other]
+
+
+def test_a_unit_has_its_edges_in_the_panel_and_the_circuit_is_live(fresh, study):
+    edges = next(one for one in study.sections[1].findings if isinstance(one, Scores))
+    importance = dict(zip(edges.units.names, edges.importance().tolist(), strict=True))
+    fresh.evaluate("document.querySelectorAll('details.question').forEach((one) => { one.open = true; })")
+    fresh.evaluate("veracausa.store.choose('a1.h2')")
+    out = sorted((name for name in importance if name.startswith("a1.h2->")), key=lambda name: -abs(importance[name]))
+    buttons = fresh.locator("#unit table.edges").nth(1).locator("button")
+    assert buttons.evaluate_all("all => all.map((b) => b.dataset.unit)") == out[:8]
+    assert "edges from it and to it:" not in fresh.locator("#unit").inner_text()  # no call that would find them
+    fresh.locator(f"#unit button[data-unit='{out[0]}']").click()
+    assert chosen(fresh) == [out[0]] and "Importance" in fresh.locator("#unit").inner_text()
+    assert "not held out" in fresh.locator(".live").inner_text()  # scored and run on the same four pairs
 
 
 def test_a_unit_that_was_not_run_says_how_to_run_it(fresh):

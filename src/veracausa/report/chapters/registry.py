@@ -12,6 +12,7 @@ from veracausa.causes.curves.responses import Responses
 from veracausa.causes.curves.surfaces import Surface
 from veracausa.causes.locations import Locations
 from veracausa.causes.results import Disagreement
+from veracausa.circuits.quality.curve import Curve
 from veracausa.counterfactuals.compared_baselines import Baselines
 from veracausa.counterfactuals.compared_corruptions import CounterfactualComparison
 from veracausa.counterfactuals.general_units import GeneralPurpose
@@ -29,6 +30,7 @@ from veracausa.report.chapters import (
     causes,
     counterfactuals,
     features,
+    feeding,
     interplay,
     location,
     reading,
@@ -40,6 +42,7 @@ from veracausa.report.charts.data import identifier
 from veracausa.report.charts.figures import Figure
 from veracausa.report.spared import spared_figures, spared_tables
 from veracausa.report.tables import Table
+from veracausa.scores.scores import Scores
 from veracausa.spared import spared
 from veracausa.studies.results import Failure, Finding
 
@@ -70,6 +73,10 @@ def _forecasts(beside: Sequence[Any]) -> tuple[list[Against]]:
 
 def _roles(beside: Sequence[Any]) -> tuple[HeadRoles | None]:
     return (next((one for one in beside if isinstance(one, HeadRoles)), None),)
+
+
+def _curves(beside: Sequence[Any]) -> tuple[list[Curve]]:
+    return ([one for one in beside if isinstance(one, Curve)],)
 
 
 def _interactions(beside: Sequence[Any]) -> tuple[list[Interactions]]:
@@ -155,6 +162,13 @@ CHAPTERS: dict[type, tuple[str, Draw, str]] = {
         Draw(features, "activations_"),
         "The features with the strongest exact effects, the error first, at every token of the prompts.",
     ),
+    Scores: (
+        "The circuit",
+        Draw(feeding, with_beside=_curves),
+        "Every edge, a writer seen by one reader alone, is scored on one half of the pairs; circuits of the strongest "
+        "are run on the other half, all other edges corrupted. f: the share of the mean gap that is brought back. A "
+        "single pair is for both, so its circuits are not held out.",
+    ),
     Modules: (
         "Which layers talk to each other",
         Draw(interplay, with_beside=_interactions),
@@ -164,7 +178,12 @@ CHAPTERS: dict[type, tuple[str, Draw, str]] = {
     ),
 }
 #: Findings that stand in another one's chapter → the one whose it is.
-BESIDE: dict[type, type] = {Against: AblationStudy, HeadRoles: CounterfactualComparison, Interactions: Modules}
+BESIDE: dict[type, type] = {
+    Against: AblationStudy,
+    HeadRoles: CounterfactualComparison,
+    Interactions: Modules,
+    Curve: Scores,
+}
 #: Those whose sentences the other one's chapter does not repeat.
 SILENT = (Interactions,)
 
@@ -176,6 +195,7 @@ QUESTIONS: dict[str, tuple[type, ...]] = {
     "Would another prompt say otherwise?": (CounterfactualComparison, Search),
     "Would another replacement say otherwise?": (Baselines, GeneralPurpose),
     "What is written on the way?": (Lens, LogitAttribution),
+    "Which parts feed which?": (Scores,),
     "Do parts work together?": (Surface, Modules),
     "What do the features say?": (Quality, Activations),
 }
@@ -193,7 +213,7 @@ class Chapter:
     """A finding as the page shows it.
 
     `sentences`: what it says and no figure of it says already; `about`: what its numbers are, on demand; `question`:
-    that of `QUESTIONS` which it answers.
+    that of `QUESTIONS` which it answers; `live`: the place of what the page's script draws in it, if it does.
     """
 
     name: str
@@ -204,6 +224,7 @@ class Chapter:
     tables: tuple[Table, ...]
     about: str
     question: str = ""
+    live: str = ""
 
 
 def chapters(findings: Sequence[Finding], section: str) -> list[Chapter]:
@@ -233,7 +254,8 @@ def _chapter(finding: Any, name: str, title: str, draw: Draw, lead: str, beside:
     below = " ".join(figure.sentence for figure in figures)
     about = spared(f"What “{title}” is about", finding.describe, lambda sentence: sentence)
     own = tuple(line for line in said if line not in below)
-    return Chapter(name, title, lead, own, tuple(figures), tuple(tables), about, question_of(finding))
+    live = f"{name}-live" if isinstance(finding, Scores) else ""
+    return Chapter(name, title, lead, own, tuple(figures), tuple(tables), about, question_of(finding), live)
 
 
 def _sentences(finding: Any, beside: Sequence[Any]) -> tuple[str, ...]:

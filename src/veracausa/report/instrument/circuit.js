@@ -8,6 +8,7 @@ import { sizesPlot } from "./plots.js";
 import { shown } from "./scales.js";
 
 const STEPS = 400;
+const UNMEASURED = { name: "", title: "", sizes: {}, random: {}, attack: [] };
 const LISTED = 50;
 const RANKED = { selected: "the selected circuit", signed: "strongest by importance", abs: "strongest by |importance|" };
 const COLOURS = ["blue", "vermilion", "green", "pink", "olive", "violet"];
@@ -52,9 +53,14 @@ export function makeCircuit(place, page, circuit) {
     const state = store.get();
     const ranking = circuit.orders[state.ranking] ? state.ranking : circuit.orders.selected.length ? "selected" : "abs";
     const most = ranking === "selected" ? circuit.orders.selected.length : circuit.total;
-    const size = Math.max(1, Math.min(most, Math.round(Number(state.size)) || circuit.orders.selected.length || circuit.orders[ranking].length));
-    const measured = circuit.measured.find((one) => one.name === state.measured) || circuit.measured[0];
+    const measured = circuit.measured.find((one) => one.name === state.measured) || circuit.measured[0] || UNMEASURED;
+    const size = Math.max(1, Math.min(most, Math.round(Number(state.size)) || usual(ranking, measured)));
     return { ranking, size, most, sign: state.edges || "", reads: state.reads || "", measured, groups: readGroups(state.groups), chosen: state.units };
+  }
+  /* The size that is shown first: that of the selected circuit, or the smallest measured one that keeps four fifths. */
+  function usual(ranking, measured) {
+    if (ranking === "selected") return circuit.orders.selected.length;
+    return smallestWith(measured.sizes[ranking], 0.8).at?.edges || Math.min(200, circuit.orders[ranking].length);
   }
   const total = () => now().most;
   function resize(size) { store.set({ size: String(Math.max(1, Math.min(total(), Math.round(size) || 1))) }); }
@@ -101,7 +107,7 @@ export function makeCircuit(place, page, circuit) {
         : el("p", { class: "unmeasured" }, el("b", {}, "Not measured at this size."), where ? ` Measured nearest: ${where}.` : " No circuit of this ranking was run."),
     );
     const wanted = Number(share.value) / 100;
-    plot.replaceChildren(sizesPlot({ sizes, random: measured.random[ranking], size, most, wanted, chosen: resize }));
+    plot.replaceChildren(sizesPlot({ sizes, random: measured.random[ranking] || [], size, most, wanted, chosen: resize }));
     found.replaceChildren(...Object.keys(measured.sizes).map((name) => keeps(name, measured.sizes[name], wanted)).filter(Boolean));
   }
 

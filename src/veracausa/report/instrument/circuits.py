@@ -6,7 +6,8 @@ a ranking, and f, KL and the rest stand at those sizes that were run, nowhere el
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +26,6 @@ from veracausa.scores.scores import Scores
 from veracausa.statistics.means import mean_of_known
 from veracausa.studies.summary import called
 from veracausa.units.edges import Edges
-from veracausa.words import whole
 
 if TYPE_CHECKING:
     from veracausa.circuits.nodes import Node
@@ -46,16 +46,42 @@ def discovery_contents(found: Discovery, columns: Columns) -> dict[str, Any]:
     task = found.pairs
     section: dict[str, Any] = {
         "id": "circuit", "title": called(task), "metric": task.metric, "pairs": [], "kinds": [], "told": [],
-        "circuits": [circuit_contents(found, columns)],
+        "circuits": [_of_discovery(found, columns)],
     }  # fmt: skip
     return {"sections": [section], "calls": []}
 
 
-def circuit_contents(found: Discovery, columns: Columns) -> dict[str, Any]:
-    """The strongest scored edges of a discovery with their places, and what was measured of its circuits."""
-    scores, every = found.scores, edges_of(found.scores)
-    place = {int(index): i for i, index in enumerate(every.index)}
-    selected = [place[int(index)] for index in found.circuit.edges.index]
+def _of_discovery(found: Discovery, columns: Columns) -> dict[str, Any]:
+    measured = [_evaluated(one, found.scores.signed) for one in (found.evaluation, *found.further)]
+    chosen = found.circuit.edges.index.tolist()
+    return circuit_contents(found.scores, columns, "circuit-live", measured, found.pairs, chosen, found.exact())
+
+
+def study_circuit(scores: Scores, curve: Curve | None, task: Task, place: str, columns: Columns) -> dict[str, Any]:
+    """A study's scores of edges, and circuits of them that were run on other pairs of its task (None: they were not).
+
+    `place`: the element that it is drawn in.
+    """
+    measured = [] if curve is None else [_curved(curve, scores)]
+    return circuit_contents(scores, columns, place, measured, task)
+
+
+def circuit_contents(
+    scores: Scores,
+    columns: Columns,
+    place: str,
+    measured: Sequence[dict[str, Any]],
+    task: Task,
+    chosen: Sequence[int] = (),
+    exact: Mapping[str, float] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """The strongest scored edges with their places, and what was `measured` of circuits of them.
+
+    `chosen`: a selected circuit, by the index of its edges; `exact`: name of an edge → its exact importance.
+    """
+    every = edges_of(scores)
+    row = {int(index): i for i, index in enumerate(every.index)}
+    selected = [row[int(index)] for index in chosen]
     ranked = _rankings(scores)
     kept = np.array(sorted({*selected, *(i for order in ranked.values() for i in order)}), dtype=int)
     at = {int(i): k for k, i in enumerate(kept)}
@@ -63,20 +89,19 @@ def circuit_contents(found: Discovery, columns: Columns) -> dict[str, Any]:
     strongest = sorted(selected, key=lambda i: -abs(importance[i]))
     orders = {"selected": strongest, **ranked}
     return {
-        "place": "circuit-live",
+        "place": place,
         "method": scores.method,
         "unit": scores.unit,
         "signed": scores.signed,
         "total": every.graph.size,
         "layers": every.graph.layers,
         "heads": every.graph.heads,
-        "selection": f"{whole(len(selected))} edges",
         "orders": {name: columns.add([at[int(i)] for i in order]) for name, order in orders.items()},
         "known": {name: len(order) for name, order in orders.items()},
         **_drawn(every[kept], importance[kept], scores, kept, columns),
-        "exact": _exact(found, every[kept], columns),
-        "measured": [_measured(one, scores.signed) for one in (found.evaluation, *found.further)],
-        "prompt": _prompt(found.pairs),
+        "exact": _exact(exact, every[kept], columns),
+        "measured": list(measured),
+        "prompt": _prompt(task),
     }
 
 
@@ -133,14 +158,13 @@ def _nodes(placed: Grid, columns: Columns) -> dict[str, Any]:
     }
 
 
-def _exact(found: Discovery, kept: Edges, columns: Columns) -> dict[str, Any]:
+def _exact(known: Mapping[str, float], kept: Edges, columns: Columns) -> dict[str, Any]:
     """The exact importances that are known: of edges by their places."""
-    known = found.exact()
     rows = [(i, known[name]) for i, name in enumerate(kept.names) if name in known] if known else []
     return {"at": columns.add([i for i, _ in rows]), "value": columns.add([_short(value) for _, value in rows])}
 
 
-def _measured(one: Evaluation, signed: bool) -> dict[str, Any]:
+def _evaluated(one: Evaluation, signed: bool) -> dict[str, Any]:
     """What was run on some pairs: the selected circuit, circuits of every size, random ones, and an adversary."""
     chance = _sizes(one.random_curve.signed, one.random_curve, "signed")
     rankings = {"abs": one.curve.absolute} | ({"signed": one.curve.signed} if signed else {})
@@ -156,6 +180,24 @@ def _measured(one: Evaluation, signed: bool) -> dict[str, Any]:
         "random": {"selected": [_size(one.random, None)], **dict.fromkeys(rankings, chance)},
         "attack": [] if one.attack is None else _radii(one.attack),
         "attacked": list(one.attacked),
+    }
+
+
+def _curved(curve: Curve, scores: Scores) -> dict[str, Any]:
+    """What was run of a study's circuits."""
+    held = curve.task["digest"] != scores.task["digest"]
+    rankings = {"abs": curve.absolute} | ({"signed": curve.signed} if scores.signed else {})
+    first = curve.signed[0]
+    return {
+        "name": "study",
+        "title": curve.task["description"].rstrip(".")
+        + ("; the edges were scored on other pairs" if held else "; not held out: the edges were scored on these"),
+        "pairs": len(first.metric),
+        "ablation": first.ablation,
+        "sizes": {name: _sizes(found, curve, name) for name, found in rankings.items()},
+        "random": {name: [] for name in rankings},
+        "attack": [],
+        "attacked": [],
     }
 
 

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import stats
 
+from veracausa.circuits.quality.curve import Curve
 from veracausa.report.charts.data import effects, errors, match, number, plural
+from veracausa.report.instrument.circuits import study_circuit
 from veracausa.report.instrument.naming import in_place
 from veracausa.report.instrument.told import CALLS, Told, tell
 from veracausa.report.packing import Columns
@@ -50,7 +52,18 @@ def _section(view: SectionView, columns: Columns) -> dict[str, Any]:
         "pairs": pairs,
         "kinds": [_kind(panel, columns) for panel in view.panels],
         "told": packed_told(tell(section.findings), columns),
+        "circuits": _circuits(view, columns),
     }
+
+
+def _circuits(view: SectionView, columns: Columns) -> list[dict[str, Any]]:
+    """The section's scores of edges as a live circuit, with what was run of it."""
+    findings = view.section.findings
+    scores = [one for one in findings if isinstance(one, Scores)]
+    curves = [one for one in findings if isinstance(one, Curve)]
+    places = [chapter.live for chapter in view.chapters if chapter.live]
+    run = curves[0] if curves else None
+    return [study_circuit(one, run, view.section.task, at, columns) for one, at in zip(scores, places, strict=True)]
 
 
 def _words(tokens: Sequence[Token]) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from veracausa.report.tables import SHOWN, Column, Table
@@ -9,8 +11,12 @@ from veracausa.report.tables import SHOWN, Column, Table
 if TYPE_CHECKING:
     import pandas as pd
 
+    from veracausa.circuits.quality.curve import Curve
     from veracausa.discovery.evaluation import Evaluation
     from veracausa.discovery.results import Discovery
+
+#: A curve's two rankings, in words.
+_RANKED = {"signed": "by signed importance", "abs": "by |score|"}
 
 
 def edges_table(found: Discovery) -> Table:
@@ -59,24 +65,34 @@ def ranking_table(evaluation: Evaluation) -> Table:
 
 def sizes_table(evaluation: Evaluation) -> Table:
     """Every size of every ranking."""
-    words = {"signed": "by signed importance", "abs": "by |score|"}
     frame = evaluation.sizes()
     frame["ranking"] = [
-        "at random" if scores == "random" else words[by]
+        "at random" if scores == "random" else _RANKED[by]
         for scores, by in zip(frame["scores"], frame["ranking"], strict=True)
     ]
+    return _of_sizes(frame, evaluation.name, len(evaluation.pairs), [Column("scores", "scores")])
+
+
+def curve_table(curve: Curve, name: str) -> Table:
+    """Every size of a curve by itself; `name`: of the table."""
+    frame = curve.table()
+    frame["ranking"] = frame["ranking"].map(_RANKED)
+    return replace(_of_sizes(frame, "", len(curve.signed[0].metric)), name=name)
+
+
+def _of_sizes(frame: pd.DataFrame, name: str, pairs: int, first: Sequence[Column] = ()) -> Table:
     columns = (
-        Column("scores", "scores"),
+        *first,
         Column("ranking", "ranked"),
         Column("share", "share", "percent", 1),
         Column("edges", "edges", "whole"),
         Column("living", "can matter", "whole", help="edges on a way from the input to the logits"),
         Column("f", "f", "plain"),
-        *([Column("stderr", "± SE", "plain")] if len(evaluation.pairs) > 1 else []),
+        *([Column("stderr", "± SE", "plain")] if pairs > 1 else []),
         Column("KL", "KL", "plain"),
         Column("NDF", "NDF", "plain"),
     )
-    return Table(f"{evaluation.name}-sizes", "Circuits of each size", columns, rows_of(frame))
+    return Table(f"{name}-sizes", "Circuits of each size", columns, rows_of(frame))
 
 
 def faithfulness_table(evaluation: Evaluation) -> Table:
