@@ -31,6 +31,7 @@ from veracausa.interplay.clustering import WEIGHTS
 from veracausa.interplay.interacting import METHODS, MODES, REPLACED
 from veracausa.pruning.names import ABLATIONS as CUT_ABLATIONS
 from veracausa.pruning.names import RANKINGS as MEASURES
+from veracausa.report.charts.theme import THEMES
 from veracausa.scores.estimands import ABLATIONS, BASELINES, DIRECTIONS, RESTORED, TWO_ABLATIONS
 from veracausa.studies.levels import LEVELS
 from veracausa.tasks.aligned import ALIGNED
@@ -87,6 +88,7 @@ TABLES = {
     "PairPrompts": PROMPTS,
     "Restored": RESTORED,
     "Over": COMBINED,
+    "Look": THEMES,
     "InteractionMethod": METHODS,
     "InteractionWay": BETWEEN,
     "InteractionAblation": REPLACED,

@@ -27,6 +27,8 @@ KINDS = (
     "Quality", "PartCurve", "FeatureCircuit", "Attack", "CauseCurve", "Specificity", "Scoreboard",
     "Comparison", "RemovalCurve", "PartRanking", "Sheaf", "Pruned",
 )  # fmt: skip
+#: Shown in notebooks as their page.
+PAGED = ("Study", "Discovery", "Comparison")
 #: Made of other results, without a run of their own.
 COSTLESS = {"Agreement", "Comparison", "Stability", "Circuit", "CircuitStability", "Against", "Recovery", "Modules"}
 #: What a public function may return that is no result.
@@ -78,6 +80,11 @@ def test_it_says_what_it_is(made, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_in_a_notebook_it_is_text_and_a_table(made, kind):
     html = made[kind]._repr_html_()
+    if kind in PAGED:  # the page in a frame, then the same as others
+        frame, html = html.removesuffix("</details>").split("<details><summary>The same as text</summary>")
+        assert frame.startswith(f'<iframe title="{kind}" sandbox="allow-scripts ')
+        assert not re.search("[\"']", re.sub(r' \w+="[^"]*"', "", frame)), "the page lies within one attribute"
+        assert made[kind]._repr_html_().startswith(frame)
     assert html.startswith("<pre><code>") and html.count("<table") == 1 and html.count("<tr") <= 12
     tag = r'</?(pre|code|p|table|thead|tbody|tr|th|td)( border="0")?( class="dataframe"| style="text-align: right;")?>'
     outside = re.sub(tag, "", html)

@@ -22,6 +22,9 @@ MetricName = Literal[
     "neg_kl", "neg_kl_reverse", "neg_js",
 ]  # fmt: skip
 
+#: How a chart that stands alone looks.
+Look = Literal["light", "dark", "paper"]
+
 #: What becomes of the several positions at which a metric is read.
 Over = Literal["mean", "sum", "product"]
 

@@ -20,6 +20,7 @@ DOORS: dict[str, str] = {
     "Result.chart": "veracausa.report.result_charts:result_chart",
     "Result.beside": "veracausa.studies.laying:beside",
     "Comparison.page": "veracausa.report.pages.comparison:write_page",
+    "Paged.frame": "veracausa.report.pages.notebook:framed_page",
     "Scores.chart": "veracausa.report.charts.charts:scores_chart",
     "Circuit.chart": "veracausa.report.charts.charts:circuit_chart",
     "Circuit.prune": "veracausa.circuits.quality.faithfulness:faithfulness",

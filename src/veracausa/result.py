@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from veracausa.choices import Look
     from veracausa.cost import Cost
 
 #: Rows of a table, and sentences, that are shown.
@@ -66,8 +67,15 @@ class Result(Protocol):
         """What the numbers are, line by line."""
         ...
 
-    def chart(self, *, width: float | None = None, height: float | None = None) -> Any:
-        """The result as an Altair chart; `width`, `height`: of its plot (of each, where there are several)."""
+    def chart(
+        self,
+        *,
+        width: float | None = None,
+        height: float | None = None,
+        font: str | None = None,
+        theme: Look | None = None,
+    ) -> Any:
+        """The result as an Altair chart; `width`, `height`: of its plot (of each); `font`, `theme`: of its look."""
         ...
 
     def save(self, path: str | Path) -> Path:
@@ -89,12 +97,23 @@ class Shown:
 
         def describe(self) -> str: ...  # noqa: D102
 
-    def chart(self, *, width: float | None = None, height: float | None = None) -> Any:
+    def chart(
+        self,
+        *,
+        width: float | None = None,
+        height: float | None = None,
+        font: str | None = None,
+        theme: Look | None = None,
+    ) -> Any:
         """The result as an Altair chart; `width`, `height`: of its plot (of each, where there are several), in pixels.
 
-        >>> result.chart(width=400).save("result.pdf")  # or .svg, .png, .html, .json
+        `theme`: "light", "dark", or "paper": black letters of 8 pt and no title, which the caption is for. `font`: of
+        all letters, one of this machine's. A chart that is given either cannot be layered with others. A pixel is a
+        point in a PDF, which holds its fonts; an SVG names them.
+
+        >>> result.chart(width=240, theme="paper").save("result.pdf")  # or .svg, .png, .html, .json
         """
-        return through("Result.chart", self, width=width, height=height)
+        return through("Result.chart", self, width=width, height=height, font=font, theme=theme)
 
     def __or__(self, other: Any) -> Any:
         """Both side by side, of scores, receipts and studies: what differs, and is it more than chance?
@@ -115,3 +134,13 @@ class Shown:
         rows = self.head().to_html(index=False, border=0, na_rep="–", float_format="{:.4g}".format)
         text = "".join(f"<p>{escape(one)}</p>" for one in said)
         return printable(f"<pre><code>{escape(self.describe())}</code></pre>{text}{rows}")
+
+
+class Paged(Shown):
+    """A result with a page of its own, which a notebook shows; its text stands folded below it."""
+
+    def _repr_html_(self) -> str:
+        """The page in a frame, then what other results show."""
+        page: str = through("Paged.frame", self)
+        text = super()._repr_html_()
+        return printable(f"{page}<details><summary>The same as text</summary>{text}</details>") if page else text

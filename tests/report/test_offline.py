@@ -188,3 +188,32 @@ def test_no_name_ends_the_script_that_holds_it(tiny, task_of, tmp_path):
     page = scores.chart().save(tmp_path / "a.html") or (tmp_path / "a.html").read_text()
     for text in (page, scores.chart().to_html(), scores.chart().to_html(inline=False)):
         assert "alert(1)" in text and "</script><script>alert" not in text and "late\\u003c/script" in text
+
+
+def test_charts_for_papers(tiny, task_of, tmp_path):
+    """theme="paper": letters of 8 pt, no title but a description; a PDF is as large in points, and holds its fonts."""
+    lm, task = tiny("llama"), task_of(6, n=2)
+    scores = vc.exact(lm, task, show_progress=False)
+    plain, paper = (scores.chart(width=200, height=150, **look) for look in ({}, {"theme": "paper"}))
+    assert "font" not in plain.to_dict()["config"]
+    spec = paper.to_dict()
+    assert spec["width"] == 200 and spec["config"]["axis"]["labelFontSize"] == 8 and "title" not in spec
+    assert spec["description"].startswith(plain.to_dict()["title"]["text"])
+    with pytest.raises(vc.errors.MethodError, match="theme='papper' is not known"):
+        scores.chart(theme="papper")
+    paper.save(tmp_path / "heads.pdf")
+    paper.save(tmp_path / "heads.svg")
+    assert sizes(tmp_path / "heads.pdf") == pytest.approx(sizes(tmp_path / "heads.svg"), abs=1)
+    content = (tmp_path / "heads.pdf").read_bytes()
+    fonts = set(re.findall(rb"/BaseFont /(\S+)", content))
+    assert fonts and all(re.match(rb"[A-Z]{6}\+", font) for font in fonts), "the letters that are used lie in the file"
+    assert content.count(b"/FontFile") == len(fonts)
+
+
+def test_every_kind_of_chart_takes_a_font(tiny, task_of):
+    lm, task = tiny("llama"), task_of(6, n=2)
+    edges = vc.attribute(lm, task, units="edges", method="eap", show_progress=False)
+    curve = vc.curve(lm, task, edges, sizes=(0.1, 1.0), show_progress=False)
+    for found in (edges, curve, vc.select(edges, n=9, how="abs"), edges | edges):
+        look = found.chart(font="DejaVu Serif", theme="dark").to_dict()["config"]
+        assert look["font"] == "DejaVu Serif" and look["background"] == "#1a1e23"

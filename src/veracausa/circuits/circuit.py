@@ -15,7 +15,7 @@ import numpy as np
 
 from veracausa.anatomy.graph import LOGITS, MIXER, MLP, READERS, Graph
 from veracausa.arguments import shown, texts
-from veracausa.choices import Ablation
+from veracausa.choices import Ablation, Look
 from veracausa.circuits.wiring import live_edges, node_table, nodes_of, parse_names, touched_by
 from veracausa.doors import through
 from veracausa.engine.circuit_forward import kept_by
@@ -236,6 +236,8 @@ class Circuit(Shown):
         most: int = 200,
         width: float | None = None,
         height: float | None = None,
+        font: str | None = None,
+        theme: Look | None = None,
     ) -> altair.LayerChart:
         """The circuit as an Altair chart: layers upwards, heads and MLPs across, an edge a curve.
 
@@ -248,14 +250,15 @@ class Circuit(Shown):
             tokens: texts of the positions, e.g. `task.tokens(0)[0]`.
             most: edges drawn at most, the strongest; the subtitle says so where there are more.
             width, height: of the drawing, in pixels; None: what its columns and layers need.
+            font, theme: see `Result.chart`.
 
         Raises:
             CircuitError: `positions` that are no scores of its edges at positions.
 
         >>> circuit.chart().save("circuit.svg")  # or .png, .html
         """
-        size = {"width": width, "height": height}
-        return through("Circuit.chart", self, positions=positions, tokens=tokens, most=most, **size)
+        look: dict[str, Any] = {"width": width, "height": height, "font": font, "theme": theme}
+        return through("Circuit.chart", self, positions=positions, tokens=tokens, most=most, **look)
 
     @property
     def verified(self) -> str:

@@ -14,7 +14,7 @@ from veracausa.discovery.evaluation import Evaluation
 from veracausa.doors import through
 from veracausa.progress import duration
 from veracausa.receipts.receipts import Receipt
-from veracausa.result import Shown
+from veracausa.result import Paged
 from veracausa.scores.scores import Scores
 from veracausa.statistics.bootstrap import LEAST
 from veracausa.storage.files import at
@@ -34,7 +34,7 @@ _DRAWS = 50
 
 
 @dataclass(frozen=True, eq=False)
-class Discovery(Shown):
+class Discovery(Paged):
     """A circuit, where it comes from, and what it is worth.
 
     `asked`: all that the call was asked for. `pairs`: those that the edges were scored and selected on; `scores`,

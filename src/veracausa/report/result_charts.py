@@ -15,6 +15,7 @@ from veracausa.causes.curves.responses import Responses
 from veracausa.causes.curves.surfaces import Surface
 from veracausa.causes.locations import Locations
 from veracausa.causes.results import Disagreement
+from veracausa.choices import Look
 from veracausa.circuits.attacks.attack import Attack
 from veracausa.circuits.featured import FeatureCircuit
 from veracausa.circuits.quality.cause_curve import CauseCurve
@@ -87,12 +88,19 @@ from veracausa.words import plain
 _OWN = "result"
 
 
-def result_chart(result: Any, *, width: float | None = None, height: float | None = None) -> Any:
+def result_chart(
+    result: Any,
+    *,
+    width: float | None = None,
+    height: float | None = None,
+    font: str | None = None,
+    theme: Look | None = None,
+) -> Any:
     """See `Result.chart`."""
     drawn = drawing(result)
     if isinstance(drawn, Figure):
-        return together(drawn, width=width, height=height)
-    return alone(drawn, width=width, height=height)
+        return together(drawn, width=width, height=height, font=font, theme=theme)
+    return alone(drawn, width=width, height=height, font=font, theme=theme)
 
 
 @singledispatch

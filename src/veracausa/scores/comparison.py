@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from veracausa.result import ROWS, Shown
+from veracausa.result import ROWS, Paged
 from veracausa.scores.agreement import strongest_of
 from veracausa.scores.mismatches import mismatches
 from veracausa.scores.scores import METRIC, UNPAIRED, Scores
@@ -230,7 +230,7 @@ class Compared:
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison(Shown):
+class Comparison(Paged):
     """Two results side by side, A and B: what differs in how they were made, and what differs in what they found.
 
     `compared`: one entry per kind of unit (and per task, of studies). `left`: what only one of both has, in words.

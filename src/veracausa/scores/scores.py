@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from veracausa.choices import Direction, Ranking
+from veracausa.choices import Direction, Look, Ranking
 from veracausa.cost import Cost
 from veracausa.doors import through
 from veracausa.errors import GapError, MethodError
@@ -309,13 +309,16 @@ class Scores(Shown):
         most: int = 200,
         width: float | None = None,
         height: float | None = None,
+        font: str | None = None,
+        theme: Look | None = None,
     ) -> altair.Chart | altair.LayerChart:
         """The scores as an Altair chart: a layer × head map, bars, a ranking, or the `most` strongest edges drawn.
 
         `tokens`: texts of the positions, e.g. `task.tokens(0)[0]`. `width`, `height`: of the plot, in pixels.
+        `font`, `theme`: see `Result.chart`.
         """
-        size = {"width": width, "height": height}
-        return through("Scores.chart", self, tokens=tokens, most=most, **size)
+        look: dict[str, Any] = {"width": width, "height": height, "font": font, "theme": theme}
+        return through("Scores.chart", self, tokens=tokens, most=most, **look)
 
     def save(self, path: str | Path) -> Path:
         """Write a safetensors file with a JSON header, whole or not at all; `vc.open` reads it."""

@@ -25,7 +25,7 @@ from veracausa.interplay.results import Interactions
 from veracausa.reading.activity import Activations
 from veracausa.reading.attributions import LogitAttribution
 from veracausa.reading.lenses import Lens
-from veracausa.result import Shown
+from veracausa.result import Paged
 from veracausa.scores.agreement import Agreement, agreement_across, label, strongest_of
 from veracausa.scores.scores import Scores, task_header
 from veracausa.statistics.bootstrap import LEAST
@@ -162,7 +162,7 @@ class Section:
 
 
 @dataclass(frozen=True, eq=False)
-class Study(Shown):
+class Study(Paged):
     """A whole comparison: `summary` in plain words, then one section per task.
 
     `steps`: every stage as it was forecast, and with the seconds that it took.

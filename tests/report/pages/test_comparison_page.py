@@ -60,3 +60,23 @@ def test_a_unit_is_chosen_by_mouse_or_keys_and_marked_everywhere(chromium, addre
     assert "by=exact" in page.url and page.evaluate("document.querySelector('.legend .apart')") is None
     assert log == []
     page.close()
+
+
+@pytest.mark.browser
+def test_in_a_notebook_the_page_works_within_its_frame(chromium, found, tmp_path):
+    """Links and the address stay within the frame; nothing is asked for; what is chosen there is marked there."""
+    cell = tmp_path / "cell.html"
+    cell.write_text(f"<!doctype html><title>cell</title>{found._repr_html_()}", encoding="utf-8")
+    page, log = chromium.new_page(viewport={"width": 1300, "height": 900}), []
+    page.on("console", lambda message: log.append(message.text))
+    page.on("request", lambda asked: None if asked.url.startswith("file:") else log.append(asked.url))
+    page.goto(cell.as_uri())
+    frame = page.frames[1]
+    frame.wait_for_function("window.veracausa && veracausa.store")
+    frame.locator("nav a").last.click()
+    frame.locator(".findings button.name").first.click()
+    name = frame.evaluate("veracausa.store.get().units[0]")
+    assert frame.locator("#unit h2").inner_text() == name and frame.url.startswith("about:srcdoc#")
+    assert page.url == cell.as_uri() and frame.locator("h1").inner_text() == "What differs between A and B?"
+    assert log == []
+    page.close()

@@ -19,7 +19,7 @@ import torch
 from scipy.integrate import trapezoid
 
 from veracausa.arguments import shown
-from veracausa.choices import Ablation, Ranking
+from veracausa.choices import Ablation, Look, Ranking
 from veracausa.circuits.quality.faithfulness import Faithfulness, faithfulness_of, pack_runs
 from veracausa.circuits.runs.ablations import SETTLED
 from veracausa.circuits.runs.run_circuits import CircuitRuns, Judged, Outcomes
@@ -178,7 +178,14 @@ class Curve(Shown):
         """Write a safetensors file with a JSON header, whole or not at all; `vc.open` reads it."""
         return write_tensors(path, FORMAT, *pack_curve(self))
 
-    def chart(self, *others: Curve, width: float | None = None, height: float | None = None) -> altair.LayerChart:
+    def chart(
+        self,
+        *others: Curve,
+        width: float | None = None,
+        height: float | None = None,
+        font: str | None = None,
+        theme: Look | None = None,
+    ) -> altair.LayerChart:
         """This curve, and others beside it, as an Altair chart: f over the share of edges, on a log axis.
 
         Solid lines: by signed importance; dashed: by |score|. Bands: ± 1 standard error over pairs (none where it is
@@ -189,7 +196,7 @@ class Curve(Shown):
 
         >>> eap.chart(eap_ig).save("curves.png")
         """
-        return through("Curve.chart", (self, *others), width=width, height=height)
+        return through("Curve.chart", (self, *others), width=width, height=height, font=font, theme=theme)
 
     def __repr__(self) -> str:
         return f"{self.describe()}\n{self.table().round(4).to_string(index=False)}"

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import altair as alt
 
+from veracausa.errors import MethodError
 from veracausa.report.charts.circuit_drawing import MOST_EDGES
 from veracausa.report.charts.circuits import circuit_part, edges_part
 from veracausa.report.charts.data import Datasets, Row, effects, errors
 from veracausa.report.charts.faithfulness import curves_part
 from veracausa.report.charts.figures import Figure, Part, spec_of
 from veracausa.report.charts.maps import limit_of, place_view, shape
-from veracausa.report.charts.theme import LIGHT, Support, Theme
+from veracausa.report.charts.theme import THEMES, Support, Theme
 from veracausa.report.offline import chart_of
 from veracausa.report.readable import drawable
+from veracausa.suggestions import not_known
 from veracausa.units.edges import Edges
 
 if TYPE_CHECKING:
+    from veracausa.choices import Look
     from veracausa.circuits.circuit import Circuit
     from veracausa.circuits.quality.curve import Curve
     from veracausa.scores.scores import Scores
@@ -34,6 +38,8 @@ def scores_chart(
     most: int = MOST_EDGES,
     width: float | None = None,
     height: float | None = None,
+    font: str | None = None,
+    theme: Look | None = None,
 ) -> Any:
     """Scores as an Altair chart.
 
@@ -48,7 +54,7 @@ def scores_chart(
     """
     if isinstance(scores.units, Edges):
         part = edges_part(Datasets(inline=True), scores, "scores", tokens=tokens, most=most)
-        return alone(part, width=width, height=height)
+        return alone(part, width=width, height=height, font=font, theme=theme)
     values, title = effects(scores)
     spread = errors(scores) if scores.n > 1 else None
     support = Support.of(scores.direction, scores.signed)
@@ -71,7 +77,7 @@ def scores_chart(
     lines = [f"{scores.model['name']}, {pairs} · {scores.verified}", *scores.cautions]
     lines += [] if coloured else [support.value]
     part = Part(heading, view, data, f"{heading}; {support.value}", "\n".join(lines))
-    return alone(part, width=width or 360, height=height)
+    return alone(part, width=width or 360, height=height, font=font, theme=theme)
 
 
 def circuit_chart(
@@ -82,39 +88,91 @@ def circuit_chart(
     most: int = MOST_EDGES,
     width: float | None = None,
     height: float | None = None,
+    font: str | None = None,
+    theme: Look | None = None,
 ) -> Any:
     """See `Circuit.chart`."""
     part = circuit_part(Datasets(inline=True), circuit, "circuit", positions=positions, tokens=tokens, most=most)
-    return alone(part, width=width, height=height)
+    return alone(part, width=width, height=height, font=font, theme=theme)
 
 
-def curve_chart(curves: Sequence[Curve], *, width: float | None = None, height: float | None = None) -> Any:
+def curve_chart(
+    curves: Sequence[Curve],
+    *,
+    width: float | None = None,
+    height: float | None = None,
+    font: str | None = None,
+    theme: Look | None = None,
+) -> Any:
     """See `Curve.chart`."""
-    return alone(curves_part(Datasets(inline=True), curves, "curve"), width=width, height=height)
+    return alone(
+        curves_part(Datasets(inline=True), curves, "curve"), width=width, height=height, font=font, theme=theme
+    )
 
 
-def alone(part: Part, *, width: float | None = None, height: float | None = None, theme: Theme = LIGHT) -> Any:
-    """A part of a page as a chart that stands alone: its data inside, the theme's colours in place of their roles.
+def alone(
+    part: Part,
+    *,
+    width: float | None = None,
+    height: float | None = None,
+    font: str | None = None,
+    theme: Look | None = None,
+) -> Any:
+    """A part of a page as a chart that stands alone: its data inside, a theme's colours in place of their roles.
 
-    It has no configuration of its own, so it can be layered and put beside others; saved as HTML and in notebooks it
-    holds the library that draws it. `width`, `height`: None: those of the part.
+    It has no configuration of its own, so it can be layered and put beside others, unless a `font` or `theme` is asked
+    for; saved as HTML and in notebooks it holds the library that draws it. `width`, `height`: None: those of the part.
     """
+    look = _look(font, theme)
     with alt.data_transformers.enable(consolidate_datasets=False):  # charts within charts may not hold "datasets"
-        spec = painted(spec_of(part.view), theme.config())
+        spec = painted(spec_of(part.view), look.config())
     title = {"text": part.title, "subtitle": part.subtitle.split("\n"), "anchor": "start", "offset": 10}
     sized = {"width": WIDTH, **spec, **_size(width, height)}
-    return chart_of(drawable({**sized, "title": title, "view": {"stroke": None}}))
+    return chart_of(drawable(_dressed({**sized, "title": title, "view": {"stroke": None}}, look, font, theme)))
 
 
-def together(figure: Figure, *, width: float | None = None, height: float | None = None, theme: Theme = LIGHT) -> Any:
+def together(
+    figure: Figure,
+    *,
+    width: float | None = None,
+    height: float | None = None,
+    font: str | None = None,
+    theme: Look | None = None,
+) -> Any:
     """The same of a figure of a page: its parts beside each other, each of this `width` and `height`."""
-    spec = figure.spec()
+    look, spec = _look(font, theme), figure.spec()
     data = spec.pop("datasets")
     views = spec.get("concat", [spec])
     for view in views:
         view |= _size(width, height)
     spec["title"] = {"text": figure.title, "anchor": "start", "offset": 10}
-    return chart_of(drawable(painted(_inlined(spec, data), theme.config())))
+    return chart_of(drawable(_dressed(painted(_inlined(spec, data), look.config()), look, font, theme)))
+
+
+def _look(font: str | None, theme: Look | None) -> Theme:
+    """A theme by name, with another font if one is named.
+
+    Raises:
+        MethodError: no such theme.
+    """
+    if theme is not None and theme not in THEMES:
+        raise MethodError(not_known("theme", theme, THEMES))
+    look = THEMES[theme or "light"]
+    return look if font is None else replace(look, font=font)
+
+
+def _dressed(spec: dict[str, Any], look: Theme, font: str | None, theme: Look | None) -> dict[str, Any]:
+    """The specification with the look as its configuration, if one was asked for.
+
+    On paper the caption says what the title says here: the title becomes the chart's description.
+    """
+    if font is None and theme is None:
+        return spec
+    spec = spec | {"config": look.config(background=look.surface)}
+    if theme != "paper":
+        return spec
+    title = spec.pop("title")
+    return spec | {"description": " ".join(filter(None, [title["text"], *title.get("subtitle", [])]))}
 
 
 def _size(width: float | None, height: float | None) -> dict[str, float]:

@@ -13,9 +13,11 @@ a role looks like, so that one specification serves the light page, the dark pag
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
+
+from veracausa.choices import Look
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
@@ -60,7 +62,7 @@ class Support(Enum):
 @dataclass(frozen=True)
 class Theme:
     """Colours by role; `diverging` runs from what supports over zero to what works against, `category` is one colour
-    per method, `agreement` runs from −1 over 0 to 1.
+    per method, `agreement` runs from −1 over 0 to 1. `size`: of letters on axes, in pixels.
     """
 
     ink: str
@@ -70,20 +72,22 @@ class Theme:
     diverging: tuple[str, ...]
     agreement: tuple[str, ...]
     category: tuple[str, ...]
+    font: str = FONT
+    size: float = 11
 
     def config(self, background: str | None = None) -> dict[str, Any]:
         """The theme as a Vega-Lite configuration; no background colour means transparent."""
-        text = {"fill": self.ink, "font": FONT, "fontSize": 11}
+        text = {"fill": self.ink, "font": self.font, "fontSize": self.size}
         return {
             "background": background or "transparent",
-            "font": FONT,
+            "font": self.font,
             "view": {"stroke": None},
             "axis": {
                 "labelColor": self.muted,
                 "titleColor": self.muted,
                 "titleFontWeight": 500,
-                "titleFontSize": 11,
-                "labelFontSize": 11,
+                "titleFontSize": self.size,
+                "labelFontSize": self.size,
                 "titlePadding": 7,
                 "gridColor": self.line,
                 "domainColor": self.line,
@@ -95,8 +99,9 @@ class Theme:
                 "orient": "top",
                 "title": None,
                 "labelColor": self.ink,
-                "labelFontSize": 12,
+                "labelFontSize": self.size + 1,
                 "labelLimit": 260,
+                "titleFontSize": self.size,
                 "titleColor": self.muted,
                 "titleFontWeight": 500,
                 "symbolBaseFillColor": self.muted,
@@ -108,7 +113,7 @@ class Theme:
             "title": {
                 "color": self.ink,
                 "subtitleColor": self.muted,
-                "fontSize": 13,
+                "fontSize": self.size + 2,
                 "fontWeight": 600,
                 "anchor": "start",
                 "offset": 8,
@@ -129,11 +134,11 @@ class Theme:
                 DIAGONAL: {"color": self.muted, "stroke": self.muted, "strokeWidth": 1, "strokeDash": [4, 4]},
                 SUPPORTING: {"color": self.diverging[1], "fill": self.diverging[1]},
                 OPPOSING: {"color": self.diverging[-2], "fill": self.diverging[-2]},
-                NAME: {**text, "fontSize": 10.5},
-                INVERSE: {**text, "fontSize": 10.5, "color": self.surface, "fill": self.surface},
+                NAME: {**text, "fontSize": self.size - 0.5},
+                INVERSE: {**text, "fontSize": self.size - 0.5, "color": self.surface, "fill": self.surface},
                 HALO: {
                     **text,
-                    "fontSize": 10.5,
+                    "fontSize": self.size - 0.5,
                     "fill": self.surface,
                     "stroke": self.surface,
                     "strokeWidth": 4,
@@ -162,3 +167,13 @@ DARK = Theme(
     agreement=("#c9a0dc", "#7d5591", "#2c3238", "#3f7a4d", "#8fd19a"),
     category=("#5cb8f0", "#ff9152", "#35c79c", "#e79cc9", "#d8b640", "#a3a6ff"),
 )
+#: For print: black, letters of 8 pt (a pixel of a PDF is a point), and a font that journals ask for.
+PAPER = replace(
+    LIGHT,
+    ink="#000000",
+    muted="#333333",
+    line="#d0d0d0",
+    font="Arial, Helvetica, 'Liberation Sans', sans-serif",
+    size=8,
+)
+THEMES: dict[Look, Theme] = {"light": LIGHT, "dark": DARK, "paper": PAPER}
