@@ -4,11 +4,12 @@
     python scripts/train_dictionaries.py --wordnet out/wordnet/usr/share/wordnet
 
 Seven minutes of one core. With `--every-layer` a transcoder of each of the 30 MLPs, small ones (64 features of 2,304
-bytes: 4.5 MB in all), and an attribution graph over all of them, with replacement and completeness scores. By count
-that takes about half an hour of one core, most of it three recordings of the text, and 3 GB of memory; it was run with
-a fiftieth of the text alone (graph over 12 of its transcoders: replacement score 0.05, completeness 0.56):
+bytes: 4.5 MB in all), and attribution graphs over all of them, checked against the live model
+(docs/results/attribution-graphs.md has what came out). Files that are there are kept, so an interrupted run goes on.
+Half of the text takes 128 s of one core to record and 14 s for each transcoder, the whole of it about twice that; 15
+layers at a time take 5 GB of memory:
 
-    python scripts/train_dictionaries.py --wordnet … --every-layer --out out/transcoders
+    python scripts/train_dictionaries.py --wordnet … --every-layer --share 0.5 --out out/transcoders
 
 The text, all of it free:
 
@@ -50,6 +51,8 @@ PLAN = Plan(features=768, k=32, steps=800, rows=512, rate=2e-3)
 #: Of every layer: what its transcoders are like, how many are trained on one recording (two sites each), and the rows
 #: of held-out text that each is judged on.
 SMALL, TOGETHER, JUDGED = replace(PLAN, features=64, k=8), 15, 4
+#: Prompts whose graphs are made, features that are nodes, and nodes of each graph that are run.
+PROMPTS, NODES, TOP = 2, 1000, 150
 #: Tokens of WordNet, of Python's documentation, and pairs of every task.
 WORDNET, PYTHON, PAIRS = 40_000, 20_000, 64
 TASKS = ("ioi", "greater_than")
@@ -120,11 +123,19 @@ def train(
     return [*paths.values()]
 
 
-def graph(lm: vc.Model, paths: list[Path]) -> None:
-    """An attribution graph over all of these transcoders, of the first pair of IOI."""
-    coders = [vc.dictionary(lm, path) for path in paths]
-    made = vc.graphs.attribution_graph(lm, vc.tasks.ioi(lm, n=1), dictionary=coders)
-    print(f"{made}\nreplacement score {made.replacement_score:.3f}, completeness {made.completeness_score:.3f}")
+def graphs(lm: vc.Model, paths: list[Path], out: Path) -> None:
+    """Attribution graphs over all of these transcoders, of pairs of IOI; how influence, frozen and live effects of
+    their nodes agree, by distance to the logits and by kind."""
+    coders, task = [vc.dictionary(lm, path) for path in paths], vc.tasks.ioi(lm, n=PROMPTS)
+    how = {"dictionary": coders, "max_features": NODES, "out": out}
+    made = [vc.graphs.attribution_graph(lm, task, pair=i, **how) for i in range(PROMPTS)]
+    for one in made:
+        print(f"{one}\nreplacement score {one.replacement_score:.3f}, completeness {one.completeness_score:.3f}")
+    check = vc.graphs.check(lm, made, task, dictionary=coders, top=TOP)
+    check.save(out / "check.safetensors")
+    for by in ("", "band", "kind"):
+        print(check.agreement(by=by).to_string(index=False), flush=True)
+    print(check.circuit_table().to_string(index=False))
 
 
 def main() -> None:
@@ -147,7 +158,8 @@ def main() -> None:
     every = [f"{layer}" for layer in range(lm.layers)]
     parts = [every[at : at + TOGETHER] for at in range(0, lm.layers, TOGETHER)]
     sites = [{f"{MODEL}-m{k}": (f"n{k}", f"m{k}") for k in part} for part in parts]
-    graph(lm, [path for some in sites for path in train(lm, some, plan, seen, held[:JUDGED], asked.out, keep=True)])
+    paths = [path for some in sites for path in train(lm, some, plan, seen, held[:JUDGED], asked.out, keep=True)]
+    graphs(lm, paths, asked.out / "graphs")
 
 
 if __name__ == "__main__":
