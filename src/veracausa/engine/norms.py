@@ -11,6 +11,7 @@ and, where the denominator is held constant, the first term alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from veracausa.anatomy import Decoder
 from veracausa.engine.guard import precision_of
+from veracausa.engine.row_sums import RowSums
 from veracausa.errors import ArchitectureError
 from veracausa.placed import weight_of
 
@@ -42,6 +44,13 @@ class NormForm:
         if self.gain is None:
             return x
         return (x - x.mean(-1, keepdim=True) if self.centred else x) * self.gain
+
+    def before(self, weight: Float[Tensor, "width ..."]) -> Float[Tensor, "width ..."]:
+        """C γ W: what a linear map makes of x̂ = C x / s that reads the norm's output."""
+        if self.gain is None:
+            return weight
+        own = weight * self.gain.to(weight).reshape(-1, *[1] * (weight.ndim - 1))
+        return own - own.mean(0) if self.centred else own
 
     @torch.no_grad()
     def inverse(self, x: Float[Tensor, "*rows width"], output: Float[Tensor, "*rows width"]) -> Tensor:
@@ -70,8 +79,53 @@ class NormForm:
         u = u * inverse
         if frozen:
             return u
-        unit = (x - x.mean(-1, keepdim=True) if self.centred else x) * inverse
+        unit = self.unit(x, inverse)
         return u - unit * ((unit * u).sum(-1, keepdim=True) / x.shape[-1])
+
+    def unit(self, x: Float[Tensor, "*rows width"], inverse: Float[Tensor, "*rows 1"]) -> Float[Tensor, "*rows width"]:
+        """x̂ = C x / s."""
+        return (x - x.mean(-1, keepdim=True) if self.centred else x) * inverse
+
+
+@dataclass(frozen=True)
+class Normed:
+    """What a run's norm was given, in float32 at least, and 1 / s there, [rows, positions, 1]."""
+
+    form: NormForm
+    seen: Float[Tensor, "rows positions width"]
+    inverse: Float[Tensor, "rows positions 1"]
+
+    @classmethod
+    def of(cls, form: NormForm, seen: Tensor, given: Tensor, dtype: torch.dtype) -> Normed:
+        """`given`: what the norm gave."""
+        own = seen.detach().to(dtype)
+        return cls(form, own, form.inverse(own, given.detach().to(dtype)))
+
+    @cached_property
+    def unit(self) -> Float[Tensor, "rows positions width"]:
+        """x̂."""
+        return self.form.unit(self.seen, self.inverse)
+
+    def pull_back(self, gradient: Float[Tensor, "rows positions width"], frozen: bool) -> Tensor:
+        """See `NormForm.pull_back`; of one gradient."""
+        return self.form.pull_back(self.seen, self.inverse, gradient.to(self.seen)[None], frozen)[0]
+
+    def less_along(
+        self,
+        found: Float[Tensor, "readers places positions width"],
+        along: Float[Tensor, "readers rows positions"],
+        sums: RowSums,
+    ) -> Float[Tensor, "readers places positions width"]:
+        """`found` (changed) less Σ_r along(r) · x̂_r / d over the rows r of each place: the norm's second term."""
+        if self.form.gain is None:
+            return found
+        share = -1 / found.shape[-1]
+        if sums.single:
+            return found.addcmul_(along[..., None], self.unit, value=share)
+        factors, units = sums.beside(along.movedim(0, -1)), sums.beside(self.unit)  # [places, most, positions, …]
+        by_token = found.flatten(1, 2).transpose(0, 1)  # a view
+        by_token.baddbmm_(factors.permute(0, 2, 3, 1).flatten(0, 1), units.transpose(1, 2).flatten(0, 1), alpha=share)
+        return found
 
 
 def norm_form(decoder: Decoder, norm: nn.Module) -> NormForm:

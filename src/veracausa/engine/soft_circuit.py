@@ -18,9 +18,9 @@ from veracausa.anatomy import Block, Decoder
 from veracausa.cost import Cost
 from veracausa.engine.ablated import Ablated
 from veracausa.engine.circuit_forward import attend_with, mix_with, project
+from veracausa.engine.mixed_writes import MixedWrites
 from veracausa.engine.readout import Readout
 from veracausa.engine.tape import Tape
-from veracausa.engine.writes import arriving
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -39,18 +39,12 @@ class SoftCircuit:
     def run(self, mask: Float[Tensor, "*rows readers writers"], rows: slice) -> Float[Tensor, "rows tail width"]:
         """Final residual at the tail; a `mask` of three axes has weights for each of these rows."""
         decoder, graph, ablated = self.decoder, self.decoder.graph, self.ablated
-        parts = [ablated.input_change(rows)[None]]
+        written = MixedWrites(decoder, mask)
+        written.put(ablated.input_change(rows)[None])
 
         def mixed(first: int, count: int, stream: Tensor) -> Float[Tensor, "readers rows positions width"]:
-            """Inputs of `count` readers, writers part by part (no copy of earlier writes is kept)."""
-            total: Tensor = stream
-            writer = 0
-            for part in parts:
-                weights = mask[..., first : first + count, writer : writer + len(part)].to(part.dtype)
-                own = range(writer, writer + len(part))
-                total = total + weighed(weights, arriving(decoder, int(graph.reader_layer[first]), own, part))
-                writer += len(part)
-            return total.to(stream.dtype)
+            """Inputs of `count` readers."""
+            return (written.seen(first, count) + stream).to(stream.dtype)
 
         for layer, block in enumerate(decoder.blocks):
             at, stream, heads = graph.block(layer), ablated.stream(layer, rows), list[Tensor]()
@@ -58,14 +52,14 @@ class SoftCircuit:
                 seen = mixed(at.attention.start, at.attention.stop - at.attention.start, stream)
                 heads = [self._written(part, seen, stream, rows) for part in block.mixers]
             if not block.parallel:
-                parts += heads
+                for one in heads:
+                    written.put(one)
             mlp = list[Tensor]()
             if block.has_mlp:
                 seen = mixed(at.mlp_reader.start, 1, ablated.middle(layer, rows))[0]
                 mlp = [ablated.mlp_change(layer, block.run_mlp(block.mlp_norm(seen)), rows)[None]]
-            if block.parallel:
-                parts += heads
-            parts += mlp
+            for one in [*(heads if block.parallel else []), *mlp]:
+                written.put(one)
         return mixed(graph.readers - 1, 1, ablated.stream(decoder.layers, rows))[0, :, -self.tape.tail :]
 
     def _written(self, part: Block, seen: Tensor, stream: Tensor, rows: slice) -> Tensor:
@@ -88,13 +82,3 @@ class SoftCircuit:
         projected = [project(decoder, layer, kind, own, slice(None)).movedim(0, 2) for kind, own in split]
         outputs = part.fused(projected)
         return attend_with(decoder, layer, stream, outputs, self.tape.call(part), self.ablated.past(layer, rows))
-
-
-def weighed(
-    weights: Float[Tensor, "*rows readers writers"], part: Float[Tensor, "writers rows positions width"]
-) -> Float[Tensor, "readers rows positions width"]:
-    """What each reader sees of some writers' changes."""
-    if weights.ndim == 2:
-        return (weights @ part.flatten(1)).unflatten(1, part.shape[1:])
-    own = weights @ part.movedim(1, 0).flatten(2)
-    return own.unflatten(2, part.shape[2:]).movedim(0, 1)

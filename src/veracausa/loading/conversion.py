@@ -20,6 +20,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from veracausa.storage.digests import weights_digest
 from veracausa.terminal import printable, say
 
 MANIFEST = "veracausa.json"
+_FILE = 1 << 26  # bytes of weights in one file, at least
 FORMAT = 1  # raise it when folders of an older layout must be converted again
 
 _TEXTS = (  # on these the converted tokenizer must give the same tokens as the GGUF file's own
@@ -197,67 +199,102 @@ def _make(
 
 
 def _convert(gguf: Path, folder: Path, title: str) -> str:
-    """Write `gguf` as a model folder with its tokenizer; returns the digest of its weights."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    """Write `gguf` as a model folder with its tokenizer; returns the digest of its weights.
 
+    What was read of the file is let go of before the weights are written, and those before the folder is read again.
+    """
     with gguf.open("rb") as file:
         if file.read(4) != b"GGUF":
             raise FileError(f"{title} is not a GGUF file (it does not begin with 'GGUF'), or it is damaged.")
-    with quiet_transformers(), without_collector(), _no_bars(), read_once():
-        try:
-            where: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True}
-            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **where)
-            pair: Any = AutoModelForCausalLM.from_pretrained(
-                gguf.parent, dtype=torch.float32, output_loading_info=True, **where
-            )
-            model, info = pair
-        except OSError as error:
-            raise FileError(f"{title} cannot be read: {error}") from error
-        except Exception as error:
-            if "not supported" in str(error):
-                raise ArchitectureError(f"transformers cannot read {title}: {error}") from error
-            raise FileError(
-                f"{title} is damaged or cut short, or holds something that transformers cannot read: "
-                f"{type(error).__name__}: {error}. Fetch it again, or pass the model as a folder with safetensors."
-            ) from error
-        require_all_taken(title, model, info)
-        require_all_of_gguf(title, gguf, model)
-        model.eval()
-        # save_pretrained refuses a model that was loaded from GGUF, so its values go into a plain one.
-        config = type(model.config).from_dict(
-            {k: v for k, v in model.config.to_dict().items() if k != "quantization_config"}
-        )
-        with torch.device("meta"):
-            plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        plain.load_state_dict(model.state_dict(), assign=True)
-        plain.tie_weights()
-        plain.save_pretrained(folder)
+    with quiet_transformers(), without_collector(), _no_bars():
+        with read_once():
+            tokenizer, model = _taken(gguf, title)
+        gc.collect()
+        own = _Read.of(model)
+        _write(model, folder)
+        del model
+        gc.collect()
         tokenizer.save_pretrained(folder)
         compact = folder / "tokenizer.json"
         if compact.exists():  # without the indentation a large vocabulary loads a good deal faster
             data = json.loads(compact.read_text(encoding="utf-8"))
             compact.write_text(json.dumps(data, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
-        return _check_same(folder, model, tokenizer, title)
+        _check_same(folder, own, tokenizer, title)
+    return own.digest
 
 
-def _check_same(folder: Path, model: Any, tokenizer: Any, title: str) -> str:
+def _taken(gguf: Path, title: str) -> tuple[Any, Any]:
+    """The tokenizer and the model of a GGUF file."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        where: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True}
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **where)
+        pair: Any = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, dtype=torch.float32, output_loading_info=True, **where
+        )
+        model, info = pair
+    except OSError as error:
+        raise FileError(f"{title} cannot be read: {error}") from error
+    except Exception as error:
+        if "not supported" in str(error):
+            raise ArchitectureError(f"transformers cannot read {title}: {error}") from error
+        raise FileError(
+            f"{title} is damaged or cut short, or holds something that transformers cannot read: "
+            f"{type(error).__name__}: {error}. Fetch it again, or pass the model as a folder with safetensors."
+        ) from error
+    require_all_taken(title, model, info)
+    require_all_of_gguf(title, gguf, model)
+    return tokenizer, model.eval()
+
+
+def _write(model: Any, folder: Path) -> None:
+    """Write a model's weights and configuration, a file at a time: what is written is copied first."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    # save_pretrained refuses a model that was loaded from GGUF, so its values go into a plain one.
+    config = type(model.config).from_dict(
+        {k: v for k, v in model.config.to_dict().items() if k != "quantization_config"}
+    )
+    with torch.device("meta"):
+        plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    plain.load_state_dict(model.state_dict(), assign=True)
+    plain.tie_weights()
+    size = sum(one.numel() * one.element_size() for one in plain.parameters())
+    plain.save_pretrained(folder, max_shard_size=max(_FILE, size // 8))
+
+
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """What a model is told by: the digest of its weights, and its logits for a few tokens."""
+
+    digest: str
+    logits: Any
+
+    @classmethod
+    def of(cls, model: Any) -> _Read:
+        import torch
+
+        ids = torch.arange(8)[None] % model.config.get_text_config().vocab_size
+        with torch.no_grad():
+            return cls(weights_digest(model), model(ids).logits)
+
+
+def _check_same(folder: Path, own: _Read, tokenizer: Any, title: str) -> None:
     """Compare the written folder with what the GGUF file gave: weights, logits and tokens must be identical."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    again = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
+    again = _Read.of(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval())
     tokens = AutoTokenizer.from_pretrained(folder)
-    digest = weights_digest(again)
-    ids = torch.arange(8)[None] % model.config.get_text_config().vocab_size
-    with torch.no_grad():
-        same = torch.allclose(again(ids).logits, model(ids).logits, rtol=0.0, atol=0.0, equal_nan=True)
-    if digest != weights_digest(model) or not same:
+    same = torch.allclose(again.logits, own.logits, rtol=0.0, atol=0.0, equal_nan=True)
+    if again.digest != own.digest or not same:
         raise FileError(f"Converting {title} changed its weights; this is a fault of veracausa or transformers.")
     for text in _TEXTS:
         if tokens(text)["input_ids"] != tokenizer(text)["input_ids"]:
             raise FileError(f"Converting {title} changed its tokenizer; this is a fault of veracausa or transformers.")
-    return digest
 
 
 @contextmanager

@@ -44,6 +44,7 @@ from veracausa.engine.budget import free_memory
 from veracausa.engine.footprint import Footprint
 from veracausa.engine.guard import attention_function
 from veracausa.engine.reader_change import Reading
+from veracausa.engine.row_sums import RowSums
 from veracausa.engine.session import Session
 from veracausa.engine.stretches import SHARE, Stretch, at_once, rows_of, stretches
 from veracausa.engine.suffix import Join
@@ -230,14 +231,14 @@ class EdgeSums(Sums):
         """Σ over rows of w · g_v, example by example, times Δ."""
         mine, row = torch.unique_consecutive(example, return_inverse=True)
         own = slice(int(mine[0]), int(mine[-1]) + 1)  # rows are in the examples' order
+        sums = RowSums(row, weights, len(mine))
         drawn = None if self.squares is None else self.values.new_zeros(len(example), len(self.units))
         for at in self.stretches(len(example), len(mine)):
-            changes = self.changes_at(at, own)
-            for _, reader, g in self.gradients(at.state(state), [*map(at.cut, found)]):
-                weighted = g * weights.to(g)[:, None, None]
-                total = g.new_zeros(len(g), len(mine), *g.shape[2:]).index_add_(1, row, weighted)
+            changes, there, told = self.changes_at(at, own), at.state(state), [*map(at.cut, found)]
+            for reader, total in self._reads.gradients(there, told, sums=sums):
                 self._put(reader, self.products.of(reader, changes, total), mine, torch.ones_like(mine), at)
-                if drawn is not None:
+            if drawn is not None:
+                for reader, g in self._reads.gradients(there, told):
                     self._add_rows(drawn, reader, changes, g, row, at)
         if drawn is not None and self.squares is not None:
             for i, one in enumerate(mine.tolist()):
@@ -359,28 +360,40 @@ class EdgeSums(Sums):
             example, weights = columns(rows, self.values)
             total = (move * slope).to(self.claimed).sum((1, 2)) * weights
             self.claimed[site.number].index_add_(0, example, total)
-        examples = {row.example for _, rows in ran.by_site for row in rows}
-        for at in self.stretches(sum(len(rows) for _, rows in ran.by_site), len(examples)):
-            for reader, gradient in self._reads.gradients(at.state(ran.state), [*map(at.cut, ran.found)], since):
-                self._add_reader(ran, reader, gradient, at)
+        placed, into, shares, places = list[tuple[Site, Tensor, int]](), list[Tensor](), list[Tensor](), 0
+        for site, rows in ran.by_site:
+            example, own = columns(rows, self.values)
+            mine, row = torch.unique_consecutive(example, return_inverse=True)
+            placed.append((site, mine, places))
+            into.append(row + places)
+            shares.append(own)
+            places += len(mine)
+        sums, most = RowSums(torch.cat(into), torch.cat(shares), places), max(len(mine) for _, mine, _ in placed)
+        for at in self.stretches(len(sums.into), most):
+            told = [*map(at.cut, ran.found)]
+            for reader, gradient in self._reads.gradients(at.state(ran.state), told, since, sums):
+                self._add_reader(placed, reader, gradient, at)
 
     def _add_reader(
-        self, ran: SiteRuns, reader: int, gradient: Float[Tensor, "readers rows positions width"], at: Stretch
+        self,
+        placed: list[tuple[Site, Tensor, int]],
+        reader: int,
+        gradient: Float[Tensor, "readers places positions width"],
+        at: Stretch,
     ) -> None:
-        """Contract the gradients at some readers with the writes of the sites before them."""
-        graph, first = self.units.graph, 0
+        """Contract the gradients at some readers with the writes of the sites before them.
+
+        `placed`: of every site its examples, and the first of their places in the gradients.
+        """
+        graph = self.units.graph
         place = int(graph.reader_layer[reader]), bool(graph.reader_kind[reader] == MLP)
-        for site, rows in ran.by_site:
+        for site, mine, first in placed:
             if site.join > place:
                 break
-            example, weights = columns(rows, gradient)
-            mine, row = torch.unique_consecutive(example, return_inverse=True)
-            own = gradient[:, first : first + len(rows)] * weights[:, None, None]
-            summed = gradient.new_zeros(len(gradient), len(mine), *gradient.shape[2:]).index_add_(1, row, own)
+            own = gradient[:, first : first + len(mine)]
             # the logits are read at the tail only
-            whole = functional.pad(summed, (0, 0, len(at) - summed.shape[2], 0))
+            whole = functional.pad(own, (0, 0, len(at) - own.shape[2], 0))
             writers = writers_of(graph, site)
             changes = self.changes_at(at, slice(int(mine[0]), int(mine[-1]) + 1), writers)
             self._put(reader, self.products.of(reader, changes, whole, writers.start), mine, torch.ones_like(mine), at,
                       writers.start)  # fmt: skip
-            first += len(rows)
