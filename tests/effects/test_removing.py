@@ -42,6 +42,11 @@ def test_sets_singles_and_pairs_are_what_hooks_on_whole_runs_give(tiny, task_of,
     def run(names):
         return naive(lm, task, names, direction, ablation)
 
+    table = curve.table()
+    (unit,) = set(table["scale"])
+    gap = float(curve.sets.gap.mean()) if unit == "share of the gap" else 1.0
+    assert unit in ("metric", "share of the gap")
+    np.testing.assert_allclose(table["together"] * gap, curve.values("together").mean(0))
     # the same sums in another order, in float64
     close = {"rtol": 1e-8, "atol": 1e-10}
     singles = torch.stack([run([name]) for name in curve.ranked], 1)

@@ -80,6 +80,41 @@ def norms(model, family: str, prompts: Sequence[tuple[int, ...]]) -> dict:
     return {module: own.sqrt() for module, own in squares.items()}
 
 
+def weight_sums(model, family: str, heads: int, kv_heads: int, norms: dict | None) -> dict[str, list[float]]:
+    """Σ |W| · ‖x‖ of every part, slice by slice: kind → parts; without norms Σ |W|."""
+    found: dict[str, list[float]] = {
+        kind: [] for kind in ("heads", "kv_groups", "neurons", "attention", "mlps", "layers")
+    }
+    for block, out, _, down in blocks(model, family):
+        reads, ups = ([block.get_submodule(name) for name in names] for names in READERS[family])
+        size = {one: weight(one).detach().abs() for one in (out, down, *reads, *ups)}
+        if norms is not None:
+            size = {one: own * norms[one] for one, own in size.items()}
+        d, group = size[out].shape[1] // heads, heads // kv_heads
+        columns = [float(size[out][:, h * d : (h + 1) * d].sum()) for h in range(heads)]
+        q, k, v = _rows(family, [size[one] for one in reads], heads, kv_heads)
+        own = [columns[h] + q[h] for h in range(heads)]
+        # keys and values that several heads share are no head's own
+        found["heads"] += [own[h] + k[h] + v[h] if kv_heads == heads else own[h] for h in range(heads)]
+        found["kv_groups"] += [sum(own[g * group : (g + 1) * group]) + k[g] + v[g] for g in range(kv_heads)]
+        for n in range(size[down].shape[1]):
+            found["neurons"].append(float(size[down][:, n].sum() + sum(size[up][n].sum() for up in ups)))
+        totals = [sum(float(size[one].sum()) for one in some) for some in ((out, *reads), (down, *ups))]
+        for kind, total in zip(("attention", "mlps", "layers"), (*totals, sum(totals)), strict=True):
+            found[kind].append(total)
+    return found
+
+
+def _rows(family: str, sizes: list[Tensor], heads: int, kv_heads: int) -> tuple[list[float], ...]:
+    """The sums over each query's, key's and value's rows, wherever the family has them."""
+    if family == "gpt2":  # all queries, all keys, all values
+        sizes = list(sizes[0].chunk(3))
+    if family == "gpt_neox":  # query, key and value of a head side by side
+        sizes = [sizes[0].unflatten(0, (heads, 3, -1))[:, part].flatten(0, 1) for part in range(3)]
+    counts = (heads, kv_heads, kv_heads)
+    return tuple([float(one.sum()) for one in own.chunk(count)] for own, count in zip(sizes, counts, strict=True))
+
+
 @contextmanager
 def without(model, family: str, z: dict[int, Tensor], neurons: dict[int, Tensor], mlps: Sequence[int] = (),
             means: dict | None = None):  # fmt: skip

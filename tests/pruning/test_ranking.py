@@ -36,15 +36,16 @@ def ranked(lm, task, **how):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(
-    ("units", "place"), [("heads", "z"), ("neurons", "neurons"), ("mlps", "mlp"), ("kv_groups", "z")]
+    ("units", "place"),
+    [("heads", "z"), ("neurons", "neurons"), ("mlps", "mlp"), ("kv_groups", "z"), ("attention", "z")],
 )
 def test_support_is_feature_times_gradient_token_by_token(family, units, place):
     lm, task = setting(family)
-    parts = {"heads": lm.heads, "kv_groups": lm.decoder.kv_heads, "neurons": 40, "mlps": 1}[units]
+    parts = {"heads": lm.heads, "kv_groups": lm.decoder.kv_heads, "neurons": 40}.get(units, 1)
     expected = naive_pruning.support(
         lm.hf, family, task.clean, lambda i: naive_metric(lm, task, i), parts, place
     ).flatten()
-    if (family, units) == ("gemma3", "mlps"):  # its norms behind them leave nothing but rounding
+    if family == "gemma3" and units in ("mlps", "attention"):  # its norms behind them leave nothing but rounding
         assert expected.max() < 1e-4
         return
     found, _ = ranked(lm, task, how="fgp", units=units)
@@ -55,29 +56,11 @@ def test_support_is_feature_times_gradient_token_by_token(family, units, place):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_sums_over_weights_are_those_of_the_parts_own_weights(family):
     lm, task = setting(family)
-    norms = naive_pruning.norms(lm.hf, family, task.clean)
-    for how in ("wanda", "magnitude"):
-        neurons, heads = [], []
-        for block, out, _, down in naive_pruning.blocks(lm.hf, family):
-            def sums(module, how=how):
-                own = naive_pruning.weight(module).detach().abs()
-                return own * norms[module] if how == "wanda" else own
-
-            reads, ups = ([block.get_submodule(n) for n in names] for names in naive_pruning.READERS[family])
-            neurons += [float(sums(down)[:, n].sum() + sum(sums(up)[n].sum() for up in ups)) for n in range(40)]
-            d = sums(out).shape[1] // lm.heads
-            for h in range(lm.heads):
-                own = sums(out)[:, h * d : (h + 1) * d].sum()
-                rows = sums(reads[0])
-                if family == "gpt2":  # all queries, all keys, all values; each head has its own of each
-                    own = own + sum(rows[24 * k + h * d : 24 * k + (h + 1) * d].sum() for k in range(3))
-                elif family == "gpt_neox":  # query, key and value of a head side by side
-                    own = own + rows[3 * h * d : 3 * (h + 1) * d].sum()
-                else:  # keys and values are shared, so they are no head's own
-                    own = own + rows[h * d : (h + 1) * d].sum()
-                heads.append(float(own))
-        assert np.allclose(list(ranked(lm, task, how=how, units="neurons")[0].values()), neurons, rtol=1e-9)
-        assert np.allclose(list(ranked(lm, task, how=how, units="heads")[0].values()), heads, rtol=1e-9)
+    for how, norms in (("wanda", naive_pruning.norms(lm.hf, family, task.clean)), ("magnitude", None)):
+        wanted = naive_pruning.weight_sums(lm.hf, family, lm.heads, lm.decoder.kv_heads, norms)
+        for units, sums in wanted.items():
+            found, _ = ranked(lm, task, how=how, units=units)
+            assert np.allclose(list(found.values()), sums, rtol=1e-9), (how, units)
 
 
 def test_exact_and_estimated_rankings_are_those_of_the_library_and_groups_add_up():

@@ -129,10 +129,11 @@ class RemovalCurve(MadeOfScores):
         return found, errors
 
     def table(self) -> pd.DataFrame:
-        """One row per size: units, then `FIGURES` with their standard errors over pairs, on `scale`."""
+        """One row per size: units, then `FIGURES` with their standard errors over pairs, in what the column scale says:
+        "share of the gap", or "metric" where the pairs have none."""
         import pandas as pd
 
-        columns: dict[str, Any] = {"units": self.sizes}
+        columns: dict[str, Any] = {"units": self.sizes, "scale": self.scale}
         for figure in FIGURES:
             value, error = self.mean(figure)
             columns |= {figure: value.numpy(), f"{figure}_stderr": error.numpy()}
