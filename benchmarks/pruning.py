@@ -7,7 +7,7 @@ seed; run it again to go on. By count of one seed (32 pairs a task, 8,192 tokens
 runs of all held-out pairs and of the text; exact rankings of heads are 270 suffix runs a pair, of neurons 46,080.
 
     python benchmarks/pruning.py --out out/pruning                                # neurons, the six usual rankings
-    python benchmarks/pruning.py --units heads --how fgp,exact-mean,atp-mean,wanda,magnitude,random
+    python benchmarks/pruning.py --units heads --out out/pruning-heads             # with exact effects among them
     python benchmarks/pruning.py --units heads+neurons --rounds 4 --out out/pruning-rounds
     python benchmarks/pruning.py --n 8 --seeds 1 --sizes 0.1,0.3 --tokens 512       # small, to see that it runs
     python benchmarks/pruning.py --collect out/pruning                              # the tables again, nothing is run
@@ -49,30 +49,51 @@ def run(lm: vc.Model, seed: int, given: argparse.Namespace) -> Path:
 
 
 def collected(paths: list[Path]) -> str:
-    """Mean over seeds, ± their standard deviation: metric and accuracy of each task, KL and perplexity of the text."""
+    """Means over seeds ± their standard errors: metric and accuracy of each task, KL and perplexity of the text; and
+    how far each ranking is from the best, seed by seed, since all rankings of a seed are judged on the same pairs."""
     found = [vc.open(path) for path in paths]
     frame = pd.concat([one.table().assign(seed=i) for i, one in enumerate(found)])
-    lines = [found[0].describe().splitlines()[0], ""]
+    lines = [f"{found[0].describe().splitlines()[0]} · {len(paths)} seeds · of each {_judged_on(found[0])}", ""]
     for on, own in frame.groupby("on", sort=False):
         figures = ("kl", "perplexity") if on == "plain text" else ("metric", "accuracy")
         for figure in figures:
             lines += [f"**{on}, {figure}**", "", _by_size(own, figure), ""]
+            lines += [_best(own, figure, size) for size in _sizes(own)]
+            lines.append("")
     return "\n".join(lines)
+
+
+def _judged_on(found: vc.pruning.Pruned) -> str:
+    """ "6 held-out pairs of ioi, 6 of greater-than, and topics of …"."""
+    pairs = [f"{own.shape[1]} of {task['name']}" for own, task in zip(found.metric, found.tasks, strict=True)]
+    return f"{', '.join(pairs)} (held out), and {found.said}"
+
+
+def _sizes(own: pd.DataFrame) -> list[float]:
+    return sorted(float(size) for size in own["size"].unique() if size)
 
 
 def _by_size(own: pd.DataFrame, figure: str) -> str:
     """A row for each ranking, a column for each size; the full model first."""
-    stats = own.groupby(["ranking", "size"], sort=False)[figure].agg(["mean", "std"])
-    sizes = sorted(size for size in own["size"].unique() if size)
+    stats = own.groupby(["ranking", "size"], sort=False)[figure].agg(["mean", "sem"])
 
     def cell(ranking: str, size: float) -> str:
-        mean, std = stats.loc[(ranking, size)]
-        return f"{mean:.3g}" + ("" if std != std else f" ± {std:.2g}")
+        mean, error = stats.loc[(ranking, size)]
+        return f"{mean:.3g}" + ("" if error != error else f" ± {error:.2g}")
 
     rankings = [name for name in own["ranking"].unique() if name != "full model"]
     full = cell("full model", 0.0)
-    rows = [[name, full, *(cell(name, size) for size in sizes)] for name in rankings]
-    return table(["ranking", "nothing cut", *(f"{size:.0%}" for size in sizes)], rows)
+    rows = [[name, full, *(cell(name, size) for size in _sizes(own))] for name in rankings]
+    return table(["ranking", "nothing cut", *(f"{size:.0%}" for size in _sizes(own))], rows)
+
+
+def _best(own: pd.DataFrame, figure: str, size: float) -> str:
+    """The best ranking at a size, and by how much the others are worse: mean over seeds ± standard error."""
+    by_seed = own[own["size"] == size].pivot_table(index="seed", columns="ranking", values=figure, sort=False)
+    order = by_seed.mean().sort_values(ascending=figure in ("kl", "perplexity")).index
+    gaps = {name: by_seed[name] - by_seed[order[0]] for name in order[1:]}
+    told = ", ".join(f"{name} {gap.mean():+.3g} ± {gap.sem():.2g}" for name, gap in gaps.items())
+    return f"* {size:.0%}: {order[0]}; against it {told}"
 
 
 def main() -> None:

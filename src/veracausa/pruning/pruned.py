@@ -120,12 +120,13 @@ class Pruned(Shown):
         return found | dict(zip(("accuracy", "accuracy_low", "accuracy_high"), shares, strict=True))
 
     def on_text(self, row: int) -> dict[str, float]:
-        """KL to the full model and perplexity of a cut on plain text, with their intervals."""
+        """KL to the full model and perplexity of a cut on plain text, with their intervals, which end where they can:
+        KL at 0, perplexity at 1."""
         names = ("kl", "kl_low", "kl_high", "perplexity", "perplexity_low", "perplexity_high")
         if not self.text.shape[2]:
             return dict.fromkeys(names, math.nan)
-        entropy = [math.exp(one) for one in _mean(self.text[row, 1])]
-        return dict(zip(names, (*_mean(self.text[row, 0]), *entropy), strict=True))
+        kl, entropy = (_not_below_0(_mean(own)) for own in self.text[row])
+        return dict(zip(names, (*kl, *(math.exp(one) for one in entropy)), strict=True))
 
     def table(self) -> pd.DataFrame:
         """One row for the full model and for every ranking and size, on every task, and on plain text.
@@ -246,6 +247,12 @@ class Pruned(Shown):
 
 def _mean(values: Tensor) -> Figure:
     return float(values.double().mean()), *mean_interval(values)
+
+
+def _not_below_0(figure: Figure) -> Figure:
+    """A figure whose interval ends at 0 at the latest; NaN stays."""
+    value, low, high = figure
+    return value, max(low, 0.0) if math.isfinite(low) else low, high
 
 
 def _percent(value: float) -> str:

@@ -37,7 +37,9 @@ def pruned_figure(found: Pruned, name: str) -> Figure:
     if found.text.shape[2]:
         figures = ("kl", "kl_low", "kl_high")
         parts.append(_curves(found, f"{name}-text", "plain text", figures, "KL to the full model, nats a token"))
-    said = "Every cut is run: all its parts gone at once. Bands are 95% intervals; the rule is the full model."
+    said = (
+        "Every cut is run: all its parts gone at once. Lines begin at the full model (rule); bands are 95% intervals."
+    )
     return Figure(name, "What is left", tuple(parts), said, least=320, width=340)
 
 
@@ -81,13 +83,16 @@ def _curves(found: Pruned, name: str, on: str, figures: tuple[str, str, str], ti
     """One figure by size, ranking by ranking."""
     table = found.table()
     own = table[table["on"] == on]
-    rows, data = _rows(own[own["ranking"] != "full model"].to_dict("records"), figures), Datasets(inline=True)
-    full = float(own[figures[0]].iloc[0])
+    cuts, (start, *_) = own[own["ranking"] != "full model"].to_dict("records"), own.to_dict("records")
+    data, full = Datasets(inline=True), float(start[figures[0]])
+    rows = _rows([*(start | {"ranking": ranking} for ranking in found.rankings), *cuts], figures)
     base = alt.Chart(data.add(name, rows))
-    x = alt.X("size:Q", title="share of the parts' parameters cut", axis=alt.Axis(grid=False, format="%", tickCount=5))
+    x = alt.X("size:Q", title="share of the parts' parameters cut", axis=alt.Axis(grid=False, format="%", tickCount=5),
+              scale=alt.Scale(domain=[0, found.sizes[-1]], nice=False))  # fmt: skip
     y = alt.Y("value:Q", title=title, axis=alt.Axis(tickCount=5), scale=alt.Scale(zero=False))
     scale = alt.Scale(domain=list(found.rankings))
-    color = alt.Color("ranking:N", scale=scale, legend=alt.Legend(title=None, orient="top", columns=3))
+    key = alt.Legend(title=None, orient="top", columns=3, symbolOpacity=1)
+    color = alt.Color("ranking:N", scale=scale, legend=key)
     tips = [alt.Tooltip("ranking:N"), alt.Tooltip("size:Q", format=".0%"), alt.Tooltip("value:Q", format=".4f"),
             alt.Tooltip("accuracy:Q", format=".1%")]  # fmt: skip
     layers = [

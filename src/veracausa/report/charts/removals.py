@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import altair as alt
 import numpy as np
 
@@ -52,9 +54,19 @@ def _or(end: float, value: float) -> float:
     return end if np.isfinite(end) else value
 
 
+def _short(names: Sequence[str]) -> list[str]:
+    """Names without their stem, where all have the same.
+
+    >>> _short(["m5.down.c0", "m5.down.c12"]), _short(["a9.h6", "m3"])
+    (['c0', 'c12'], ['a9.h6', 'm3'])
+    """
+    one_stem = len({name.rpartition(".")[0] for name in names}) == 1
+    return [name.rpartition(".")[2] for name in names] if one_stem else list(names)
+
+
 def _matrix(found: RemovalCurve, name: str) -> Part:
     values, errors = found.interactions()
-    data, names, limit = Datasets(inline=True), list(found.ranked[: len(values)]), limit_of(values)
+    data, names, limit = Datasets(inline=True), _short(found.ranked[: len(values)]), limit_of(values)
     view = matrix_view(
         data, name, values, names, names, "E of both − the sum of singles", limit, stderr=errors, angle=-40,
         digits=2 if limit >= 0.1 else 4,

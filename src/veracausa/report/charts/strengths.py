@@ -98,20 +98,21 @@ def diagonal_view(
     titles: tuple[str, str],
     names: Sequence[str],
 ) -> View:
-    """One figure (y) against another in the same units (x), coloured by kind, with the line on which both are equal."""
+    """One figure (y) against another in the same units (x), coloured by kind (of one kind there is no legend), with the
+    line on which both are equal."""
     rows: list[Row] = [
         {"name": names[i], "kind": kinds[i], "x": number(x[i]), "y": number(y[i])} for i in range(len(names))
     ]
     low, high = padded([x, y])
     scale, axis = alt.Scale(domain=[low, high], nice=False, zero=False), alt.Axis(tickCount=6, grid=False)
+    legend = alt.Legend(title=None, orient="top") if len({*kinds}) > 1 else None
     line = alt.Chart(alt.InlineData(values=[{}])).mark_rule(style=theme.DIAGONAL)
     line = line.encode(x=alt.datum(low), y=alt.datum(low), x2=alt.datum(high), y2=alt.datum(high))
     dots = alt.Chart(data.add(name, rows)).mark_point(filled=True, size=46, opacity=0.8)
     dots = dots.encode(
         x=alt.X("x:Q", title=titles[0], scale=scale, axis=axis),
         y=alt.Y("y:Q", title=titles[1], scale=scale, axis=axis),
-        color=alt.Color(_KIND, scale=alt.Scale(domain=list(dict.fromkeys(kinds))),
-                        legend=alt.Legend(title=None, orient="top")),
+        color=alt.Color(_KIND, scale=alt.Scale(domain=list(dict.fromkeys(kinds))), legend=legend),
         tooltip=[alt.Tooltip("name:N"), alt.Tooltip(_KIND), alt.Tooltip("x:Q", format="+.4f"),
                  alt.Tooltip("y:Q", format="+.4f")],
     )  # fmt: skip

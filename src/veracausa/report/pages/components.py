@@ -51,7 +51,8 @@ _METHODS = (
 )
 _READING = (
     ("Names", "m5.down.c12 is singular direction 12 of the down map of block 5, a9.h6.ov3 direction 3 of head 6's "
-              "value and output maps together."),
+              "value and output maps together, a9.q.lora1 rank 1 of the adapters, m5.down.diff0 a part of what two "
+              "checkpoints differ by."),
     ("Sign", "Negative effects: the metric falls without the component, so that it supports the behaviour."),
     ("Words", "What a component writes: tokens that it raises or lowers through the unembedding. What it reads: tokens "
               "whose embeddings make it write that, or neurons and heads. Nothing between is looked at."),
@@ -137,7 +138,7 @@ def _of_map(one: MapFound, number: int) -> dict[str, Any]:
     ]
     told = one.exact.settings
     facts = [
-        ("Components", whole(len(one.exact))), ("Pairs", whole(one.exact.n)), ("Taken out", str(told["ablation"])),
+        ("Components", whole(len(one.exact))), ("Pairs", whole(one.exact.n)), ("Replaced by", str(told["ablation"])),
         ("Numbers", one.curve.scale), ("Estimate", one.estimate.method),
     ]  # fmt: skip
     return {"anchor": name, "name": one.name, "facts": facts, "drawn": drawn,
@@ -148,7 +149,7 @@ def _scatter(one: MapFound, name: str) -> Figure:
     chosen = np.array(one.exact.ranking()[:_DOTS])
     data, names = Datasets(), [one.exact.units.names[i] for i in chosen]
     x, y = (_effects(scores)[0].double().numpy()[chosen] for scores in (one.exact, one.estimate))
-    titles = ("exact effect", f"{one.estimate.method}")
+    titles = (f"exact effect, {one.curve.scale}", f"estimate ({one.estimate.method})")
     view = diagonal_view(data, name, x, y, ["component"] * len(chosen), titles, names)
     said = agreement(one.estimate, one.exact).sentences[0]
     part = Part("", view, data, f"Estimate against exact effect of every component. {said}")

@@ -65,14 +65,14 @@ def page(found: Pruned, exported: Exported | None = None) -> str:
         *(spared_tables("text", "Every cut on plain text", lambda: [_on_text(found)]) if found.text.shape[2] else []),
         *spared_tables("parts", "Parts that are cut", lambda: [_parts(found)]),
     ]
-    saved = [] if exported is None else exported.describe().splitlines()[1:3]
+    saved = [] if exported is None else _saved(exported)
     try:
         return framed(
             "single.html",
             figures,
             tables,
             shown=_shown(found),
-            summary=[*found.sentences[: len(found.sentences) - len(found.notes)], *(f"Saved: {one}." for one in saved)],
+            summary=[*found.sentences[: len(found.sentences) - len(found.notes)], *saved],
             notes=list(found.notes),
             drawn=figures,
             listed=tables,
@@ -88,6 +88,12 @@ def page(found: Pruned, exported: Exported | None = None) -> str:
         )
     except (TypeError, ValueError) as error:
         raise FileError(f"The page could not be made: {error}") from error
+
+
+def _saved(exported: Exported) -> list[str]:
+    """What the checkpoint saves: its parameters, and time, if any."""
+    parameters, seconds = exported.describe().splitlines()[1:3]
+    return [f"Checkpoint: {parameters}.", f"Time: {seconds}."]
 
 
 def _shown(found: Pruned) -> About:
