@@ -133,7 +133,7 @@ def test_prints_everything_in_light_colours(chromium, saved, tmp_path):
     assert page.locator("details.more:not([open])").count() == 0
     page.emulate_media(media="print", color_scheme="dark")
     page.wait_for_function("[...document.querySelectorAll('[data-view]')].every((e) => e.dataset.drawn === 'light')")
-    assert page.locator("nav").is_visible() and not page.locator(".downloads").first.is_visible()
+    assert page.locator("nav details[open]").is_visible() and not page.locator(".downloads").first.is_visible()
     assert page.evaluate("getComputedStyle(document.body).color") == "rgb(27, 33, 39)"
     page.pdf(path=str(tmp_path / "report.pdf"), format="A4")
     content = (tmp_path / "report.pdf").read_bytes()
@@ -153,4 +153,27 @@ def test_fits_a_phone(chromium, saved):
         "[...document.querySelectorAll('.view canvas')].filter((c) => c.getBoundingClientRect().right > 390).length"
     )
     assert too_wide == 0
+    page.close()
+
+
+def test_numbers_behind_a_chart_are_a_table(chromium, saved, views):
+    """For those who do not see a chart: its numbers under the names that its tips have, rows that choose units."""
+    page = chromium.new_page(viewport={"width": 1400, "height": 900})
+    page.goto((saved / "report.html").as_uri())
+    figure = views[1].panels[0].figures[0]
+    place = page.locator(f"[id='{figure.name}']")
+    page.evaluate("(name) => { document.getElementById(name).closest('details').open = true; }", figure.name)
+    button = place.locator("button[data-numbers]")
+    button.focus()
+    page.keyboard.press("Enter")
+    assert button.get_attribute("aria-expanded") == "true"
+    tables = place.locator(".numbers table")
+    assert tables.first.locator("th").first.inner_text() == "head"
+    units = views[1].section.panels[0].exact.units
+    assert tables.first.locator("tbody tr").count() == len(units)
+    tables.first.locator("tbody tr").nth(1).click()
+    assert page.evaluate("veracausa.store.get().units") == [units.names[1]]
+    assert "chosen" in tables.first.locator("tbody tr").nth(1).get_attribute("class")
+    button.click()
+    assert place.locator(".numbers").count() == 0 and button.get_attribute("aria-expanded") == "false"
     page.close()

@@ -122,7 +122,7 @@
     opened.push(...document.querySelectorAll("main details:not([open])"));
     for (const one of opened) one.open = true;
   }
-  window.addEventListener("beforeprint", drawAll);
+  window.addEventListener("beforeprint", () => { document.querySelector("nav details").open = true; drawAll(); });
   window.addEventListener("afterprint", () => { for (const one of opened) one.open = false; opened = []; });
 
   function save(name, content, type) {
@@ -157,6 +157,45 @@
     return Object.fromEntries(Object.entries(whole(name).datasets).filter(([, rows]) => Object.keys(rows[0] || {}).length));
   }
 
+  /* What a figure's tips call its fields: [[field, title], …], in their order. */
+  function tipsOf(spec, found = new Map()) {
+    if (Array.isArray(spec)) for (const one of spec) tipsOf(one, found);
+    else if (spec && typeof spec === "object") {
+      for (const tip of [spec.tooltip ?? []].flat()) if (tip.field && !found.has(tip.field)) found.set(tip.field, tip.title || tip.field);
+      for (const [key, value] of Object.entries(spec)) if (key !== "datasets") tipsOf(value, found);
+    }
+    return found;
+  }
+  function made(tag, attributes, ...children) {
+    const one = Object.assign(document.createElement(tag), attributes);
+    one.append(...children);
+    return one;
+  }
+  const MOST = 300;
+  /* The numbers behind a figure's charts as tables, under it; a second click takes them away. */
+  function numbers(name, button) {
+    const below = button.closest("figure").querySelector(".numbers");
+    button.setAttribute("aria-expanded", String(!below));
+    if (below) return below.remove();
+    const spec = whole(name);
+    const tips = tipsOf(spec);
+    const place = made("div", { className: "numbers scroll", tabIndex: 0 });
+    place.setAttribute("role", "region");
+    place.setAttribute("aria-label", "Numbers of " + name);
+    for (const rows of Object.values(spec.datasets)) {
+      const fields = [...tips.keys()].filter((field) => field in (rows[0] || {}));
+      if (!fields.length) continue;
+      const shown = (value) => (typeof value === "number" ? String(Number(value.toPrecision(5))).replace("-", "−") : value ?? "–");
+      const body = rows.slice(0, MOST).map((row) => made("tr", {}, ...fields.map((field) => made("td", { className: typeof row[field] === "number" ? "number" : "text" }, shown(row[field])))));
+      const heads = fields.map((field) => made("th", { scope: "col" }, tips.get(field)));
+      place.append(made("table", {}, made("thead", {}, made("tr", {}, ...heads)), made("tbody", {}, ...body)));
+      if (rows.length > MOST) place.append(made("p", { className: "note" }, `The first ${MOST} of ${rows.length.toLocaleString("en")} rows; the data (JSON) hold all.`));
+    }
+    if (!place.children.length) place.append(made("p", { className: "note" }, "No mark of this figure has numbers of its own; the data (JSON) hold all that is drawn."));
+    button.closest("figure").append(place);
+    return place.dispatchEvent(new CustomEvent("listed", { bubbles: true }));
+  }
+
   /* A whole figure, on white. */
   async function picture(name, as) {
     const spec = whole(name);
@@ -173,7 +212,8 @@
   document.addEventListener("click", (event) => {
     const button = event.target.closest("button");
     if (!button) return;
-    const { picture: drawn, points: shown, table, as, page } = button.dataset;
+    const { picture: drawn, points: shown, numbers: listed, table, as, page } = button.dataset;
+    if (listed) numbers(listed, button);
     if (drawn) picture(drawn, as);
     if (shown) save(shown + ".json", json(points(shown)), "application/json");
     if (table && as === "csv") save(table + ".csv", csv(tables[table]), "text/csv");
@@ -237,7 +277,8 @@
   reveal();
   const beside = window.matchMedia("(min-width: 1120px)");
   const contents = document.querySelector("nav details");
-  function unfoldContents() { contents.open = beside.matches; }
+  function unfoldContents() { contents.open = beside.matches || paper.matches; }
+  paper.addEventListener("change", unfoldContents);
   beside.addEventListener("change", unfoldContents);
   unfoldContents();
 

@@ -156,7 +156,7 @@ LIGHT = Theme(
     surface="#ffffff",
     diverging=("#08467f", "#2b7bba", "#8fc1e3", "#f0f0ed", "#f5b877", "#d9731a", "#8a3d05"),
     agreement=("#762a83", "#c2a5cf", "#f0f0ed", "#a6dba0", "#1b7837"),
-    category=("#0072b2", "#d55e00", "#00866a", "#b0558f", "#8a6d00", "#5b5fc7"),
+    category=("#0072b2", "#d55e00", "#00866a", "#b0558f", "#6b5600", "#7a4fd0"),
 )
 DARK = Theme(
     ink="#e8eaed",
@@ -165,7 +165,7 @@ DARK = Theme(
     surface="#1a1e23",
     diverging=("#9fd2ff", "#4a9be0", "#2b5f8f", "#2c3238", "#8a5321", "#e08a33", "#ffcf96"),
     agreement=("#c9a0dc", "#7d5591", "#2c3238", "#3f7a4d", "#8fd19a"),
-    category=("#5cb8f0", "#ff9152", "#35c79c", "#e79cc9", "#d8b640", "#a3a6ff"),
+    category=("#5cb8f0", "#ff8a47", "#2aa381", "#f5bfe0", "#ecd96a", "#8c78ff"),
 )
 #: For print: black, letters of 8 pt (a pixel of a PDF is a point), and a font that journals ask for.
 PAPER = replace(

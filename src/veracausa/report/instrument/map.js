@@ -143,7 +143,7 @@ export function makeMap(place, page) {
     const along = ranked ? (ranked < kind.names.length ? `the ${ranked.toLocaleString("en")} strongest of their layers are shown` : "strongest first") : kind.index.some((index) => index >= 0) ? `by ${kind.one}` : kind.position.some((at) => at >= 0) ? "by position" : "";
     legend.replaceChildren(
       el("div", { class: "scale" }, el("span", {}, ends[0]), bar, el("span", {}, ends[1]), el("em", {}, words)),
-      el("p", {}, `${kind.names.length.toLocaleString("en")} ${kind.many}, ${what}; a row is a layer, early ones at the bottom${along ? `, ${along}` : ""}. Click one, or use arrow keys and Enter.`),
+      el("p", {}, `${kind.names.length.toLocaleString("en")} ${kind.many}, ${what}; a row is a layer, early ones at the bottom${along ? `, ${along}` : ""}.`, el("span", { class: "ask" }, " Click one, or use arrow keys and Enter.")),
     );
     canvas.setAttribute("aria-label", `Map of ${kind.names.length} ${kind.many}, ${what}. Arrow keys move, Enter chooses, Shift and Enter chooses one more.`);
   }

@@ -96,6 +96,7 @@ export function makeMarks(page) {
     markChart(place, view);
   }
 
+  document.addEventListener("listed", (event) => markTable(event.target));
   document.addEventListener("drawn", (event) => listenTo(event.target, event.detail));
   for (const place of document.querySelectorAll("[data-view]")) if (page.views[place.dataset.view]) listenTo(place, page.views[place.dataset.view]);
 
