@@ -76,10 +76,10 @@ WriterOrder = Literal["late", "early", "random", "weakest"]
 CircuitParts = Literal["edges", "nodes"]
 #: How gates are learned: ways that have a name, and the parts that they are composed of.
 LearnedBy = Literal[
-    "share", "top-k", "matryoshka", "adversarial", "edge-pruning", "ugs", "discogp", "node-pruning",
-    "subnetwork-probing",
+    "share", "top-k", "matryoshka", "adversarial", "edge-pruning", "ugs", "discogp", "bottleneck",
+    "node-pruning", "subnetwork-probing",
 ]  # fmt: skip
-GateName = Literal["hard-concrete", "straight-through", "uniform", "sigmoid"]
+GateName = Literal["hard-concrete", "straight-through", "uniform", "sigmoid", "noise"]
 GateHold = Literal["share", "lagrangian", "price", "budget"]
 #: What of a sheaf is learned, one after the other or at once.
 SheafBy = Literal["sequential", "joint", "weights"]

@@ -1,6 +1,7 @@
 """Gates, what holds them, losses and the loop: every part against its definition, written naively here."""
 
 import math
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ def naive(name, score, u, t):
     noise, p = math.log(u) - math.log(1 - u), 1 / (1 + math.exp(-score))
     if name == "uniform":
         return min(1.0, max(0.0, (p - u) / (t * p * (1 - p)) + 0.5))
+    if name == "noise":
+        return p + (1 - p) * NormalDist().inv_cdf(u)
     soft = 1 / (1 + math.exp(-(score + (0 if name == "sigmoid" else noise)) / t))
     if name == "straight-through":
         return float(soft > 0.5)
@@ -54,6 +57,16 @@ def test_the_open_share_is_the_gates_mean(name, expected):
     u = torch.rand(40_000, 13, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     found = GATES[name].draw(scores, u.clamp(1e-6, 1 - 1e-6), 1.0).mean(0)
     assert found.tolist() == pytest.approx(GATES[name].open(scores, 1.0).tolist(), abs=0.01)
+
+
+def test_noise_is_priced_by_what_it_tells():
+    """KL(N(μ, σ²) ‖ N(0, 1)) = ½ (μ² + σ² − 1) − ln σ, with μ = p and σ = 1 − p: what a gate lets through, in nats."""
+    scores = torch.tensor([-9.0, -2.0, 0.0, 3.0, 9.0], dtype=torch.float64)
+    p = [1 / (1 + math.exp(-s)) for s in scores.tolist()]
+    told = [(one**2 + (1 - one) ** 2 - 1) / 2 - math.log(1 - one) for one in p]
+    assert GATES["noise"].priced(scores, 1.0).tolist() == pytest.approx(told, abs=1e-9)
+    with pytest.raises(MethodError, match="nats"):
+        Learner(gates="noise", hold="share")
 
 
 @pytest.mark.parametrize("rows", [None, 3])
@@ -184,7 +197,22 @@ def test_seeds_are_averaged_and_compared(tiny, task_of, what):
     one, other = (learn(what, lm, task, seed=seed).values.double() for seed in (5, 6))
     torch.testing.assert_close(found.values.double(), (one + other) / 2)
     torch.testing.assert_close(found.draw_stderr.double(), (one - other).abs() / 2)
-    assert "2 seeds: mean Spearman" in found.notes[1]
+    assert "2 seeds: mean Spearman" in found.notes[1] and "one seed" not in found.notes[0]
+
+
+def test_the_spread_of_three_seeds_is_that_of_three_runs(tiny, task_of):
+    """Ranks by counting, for every two runs; one run says that it does not know."""
+    lm, task = tiny("llama"), task_of((5, 6), n=3, seed=4)
+    found, runs = (learn("edges", lm, task, seeds=3), [learn("edges", lm, task, seed=seed) for seed in range(3)])
+    every = [run.values[0].double().numpy() for run in runs]
+    kept = [{*np.argsort(-one, kind="stable")[: found.settings["keep"]].tolist()} for one in every]
+    order = [np.array([(one < at).sum() + ((one == at).sum() + 1) / 2 for at in one]) for one in every]
+    among = [(0, 1), (0, 2), (1, 2)]
+    rho = np.mean([np.corrcoef(order[i], order[j])[0, 1] for i, j in among])
+    same = np.mean([len(kept[i] & kept[j]) / len(kept[i] | kept[j]) for i, j in among])
+    assert f"3 seeds: mean Spearman between two {rho:.2f}" in found.notes[1] and f"{same:.2f}" in found.notes[1]
+    assert found.draw_stderr[0].numpy() == pytest.approx(np.std(every, axis=0, ddof=1) / 3**0.5)
+    assert all("seeds=3 tells" in run.notes[0] for run in runs)
 
 
 def test_every_preset_is_a_way_of_both_or_refused():

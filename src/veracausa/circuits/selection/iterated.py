@@ -10,7 +10,7 @@ circuit's edges first and behind them those that left it last, so at larger size
 scored there.
 
 `by="balanced"` weighs edges that work against the behaviour in every round so that the circuit that is left, when it is
-run, has f = 1 (`balancing`), lets edges return, and needs no scores behind the last round. From 8 pairs on two halves
+run, has f = 1 (`balancing`), and needs no scores behind the last round. From 8 pairs on two halves
 of them take turns: a round scores on one and runs its circuits on the other, which did not choose them.
 
 The defaults are what held on six tasks (docs/results/circuits.md): by |gradient|, 5 rounds of 3 points; balanced, 7
@@ -203,7 +203,7 @@ def iterate(
     points: int | None = None,
     by: IteratedBy = "abs_mean",
     loss: Loss = "metric",
-    returns: bool | None = None,
+    returns: bool = False,
     start: Scores | None = None,
     memory: float | str | None = None,
     show_progress: bool = True,
@@ -222,7 +222,7 @@ def iterate(
         loss: what edges are kept for: "metric" (M, so that edges which hold it back go first) or "kl" (small KL
             from the clean output, so that these stay where the model needs them; 0 and flat at the whole graph, so it
             takes several points, or a start).
-        returns: let a removed edge return when it scores above a kept one (None: only balanced).
+        returns: let a removed edge return when it scores above a kept one.
         start: scores of all edges, by any method, that the first round drops by, instead of its own.
         memory: bytes beside the weights to work within, or "8GB" (default: what is free); see `vc.forecast`.
         show_progress: show a progress bar.
@@ -241,7 +241,6 @@ def iterate(
     edges = all_edges(lm)
     usual = BALANCED if by == "balanced" else USUAL
     rounds, points = usual[0] if rounds is None else rounds, usual[1] if points is None else points
-    returns = by == "balanced" if returns is None else returns
     if rounds < 1 or points < 1 or by not in RANKED_BY:
         raise MethodError(
             f"rounds={rounds}, points={points}, by={by!r}: rounds and points must be at least 1, by one of "

@@ -6,7 +6,8 @@ gates are drawn, held to a size and judged says a `Learner` (`estimates.learned.
 * **share**, **edge-pruning** (2406.16778): for one size; the latter with gates on nodes, too, and its own constraint;
 * **top-k** (ours), **matryoshka** (2609.25518): for all sizes in one run;
 * **adversarial** (ours): for one size, what is closed set by an adversary in every step;
-* **ugs** (2409.09951): a price for every edge, and the constants that stand in for ablated writes learned along.
+* **ugs** (2409.09951): a price for every edge, and the constants that stand in for ablated writes learned along;
+* **bottleneck** (after 2001.00396): a price for every nat that comes through noise.
 """
 
 from __future__ import annotations
@@ -199,8 +200,8 @@ def learn(
     Args:
         lm: the model.
         task: the pairs to learn on; evaluate on others.
-        how: "share", "top-k", "matryoshka", "adversarial", "edge-pruning" or "ugs", or parts of your own, a
-            `vc.estimates.Learner`. "top-k" and "matryoshka" are for all sizes, the others for one.
+        how: "share", "top-k", "matryoshka", "adversarial", "edge-pruning", "ugs" or "bottleneck", or parts of your own,
+            a `vc.estimates.Learner`. "top-k" and "matryoshka" are for all sizes, the others for one.
         keep: the share of the edges to keep (a float under 1), or their number (an int). For all sizes (and for a
             price) only the size at which the notes say what the kept edges give.
         steps: optimiser steps (None: the learner's, 300 unless its paper has another number).

@@ -108,14 +108,16 @@ class Descent:
         return own * GATES[self.learner.gates].open(self.scores[self.units :], self.learner.t)[self.writers]
 
     def shares(self) -> list[Float[Tensor, ""]]:
-        """The open share that is held, of every part: of the units' own gates."""
+        """What is held, of every part: the open share of the units' own gates, or the mean of what is priced."""
         with torch.enable_grad():
-            return [found.mean() for found in self._open()]
+            return [found.mean() for found in self._open(held=True)]
 
-    def _open(self) -> list[Tensor]:
-        """How much of every part's own gates is open."""
+    def _open(self, held: bool = False) -> list[Tensor]:
+        """How much of every part's own gates is open; `held`: what is priced, where that is something else."""
         scores = self.scores[: self.units].split([count for _, count in self.parts])
-        return [GATES[one.gates].open(own, one.t) for (one, _), own in zip(self.parts, scores, strict=True)]
+        kinds = [(GATES[one.gates], one.t) for one, _ in self.parts]
+        how = [(kind.priced or kind.open if held else kind.open, t) for kind, t in kinds]
+        return [of(own, t) for (of, t), own in zip(how, scores, strict=True)]
 
     def values(self) -> Float[Tensor, " units"]:
         """What the units score: their rank in (0, 1], equal ones sharing the mean of theirs, or how much is open."""

@@ -7,7 +7,10 @@ With logit U = log U − log(1 − U):
 * **straight-through**: g = 1 where s + logit U > 0, with the slope of σ((s + logit U) / T); P(g = 1) = σ(s);
 * **uniform** (UGS, 2409.09951), p = σ(s): g = clamp((p − U) / (T · p(1 − p)) + ½, 0, 1), so with probability
   T · p(1 − p) any number in [0, 1], each as likely, else 0 or 1; its mean is p; T ≤ 2, so that both ends keep a share;
-* **sigmoid**: g = σ(s / T), without noise.
+* **sigmoid**: g = σ(s / T), without noise;
+* **noise** (an information bottleneck, 2001.00396), p = σ(s), z standard normal: g = p + (1 − p) · z, so what comes
+  through is p of the unit's own change and the rest noise of that change's size. How much it tells, in nats: the KL
+  divergence from what a closed gate lets through, p² − p − ln(1 − p); g is not bounded.
 
 **Budget.** `competing` shifts the scores by the t at which Σ g(s − t) = k, and carries the gradient through t:
 
@@ -34,12 +37,16 @@ _HALVINGS = 60
 
 @dataclass(frozen=True)
 class Gates:
-    """One kind. `draw`: (scores, noise, T) → gates; `open`: (scores, T) → how much of a unit is open, expected."""
+    """One kind. `draw`: (scores, noise, T) → gates; `open`: (scores, T) → how much of a unit is open, expected.
+
+    `priced`: (scores, T) → what a price is asked for (None: what is open).
+    """
 
     description: str
     draw: Callable[[Tensor, Tensor, float], Tensor]
     open: Callable[[Tensor, float], Tensor]
     temperature: float
+    priced: Callable[[Tensor, float], Tensor] | None = None
 
 
 def logit(uniform: Tensor) -> Tensor:
@@ -76,6 +83,18 @@ def sigmoid_gates(scores: Tensor, uniform: Tensor, temperature: float) -> Tensor
     return torch.sigmoid(scores / temperature).expand_as(uniform)
 
 
+def noise_gates(scores: Tensor, uniform: Tensor, temperature: float) -> Tensor:
+    """See the module."""
+    p = torch.sigmoid(scores)
+    return p + (1 - p) * torch.special.ndtri(uniform.double()).to(uniform)
+
+
+def information(scores: Tensor, temperature: float) -> Tensor:
+    """Nats that noise gates let through."""
+    p = torch.sigmoid(scores)
+    return p**2 - p + torch.nn.functional.softplus(scores)  # −ln(1 − σ(s)) = softplus(s)
+
+
 #: Name → gates, with the temperature that they have where none is given.
 GATES = {
     "hard-concrete": Gates("clamped, stretched sigmoid of score + noise", hard_concrete, open_probability, 2 / 3),
@@ -84,6 +103,13 @@ GATES = {
     ),
     "uniform": Gates("0, 1, or uniform between", uniform_gates, lambda scores, _: torch.sigmoid(scores), 1.0),
     "sigmoid": Gates("a sigmoid, without noise", sigmoid_gates, lambda scores, t: torch.sigmoid(scores / t), 1.0),
+    "noise": Gates(
+        "a share of the unit's change, the rest noise",
+        noise_gates,
+        lambda scores, _: torch.sigmoid(scores),
+        1.0,
+        information,
+    ),
 }
 
 

@@ -115,6 +115,11 @@ class Learner:
             )
         if self.nodes and self.hold == "budget":
             raise MethodError("nodes=True with hold='budget': products of two gates do not compete for places.")
+        if self.gates == "noise" and self.hold != "price":
+            raise MethodError(
+                f"gates='noise', hold={self.hold!r}: what noise gates let through is counted in nats, which have no "
+                "share and no places. Take hold='price'."
+            )
         if self.adversary < 0 or (self.adversary and self.aim != "sufficient"):
             raise MethodError(
                 f"adversary={self.adversary}, aim={self.aim!r}: an adversary sets what is closed, so the aim is "
@@ -163,6 +168,7 @@ LEARNERS = {
         last_price=0.01,
         ablation="zero",
     ),
+    "bottleneck": Learner(gates="noise", hold="price", price=0.01, last_price=0.01, lr=0.1),
     "node-pruning": Learner(hold="lagrangian", each=True),
     "subnetwork-probing": Learner(hold="price", each=True),
 }
@@ -175,6 +181,7 @@ LEARNED_BY = {
     "edge-pruning": "one size, edges and nodes: Edge Pruning, 2406.16778",
     "ugs": "a price for every edge, constants learned along: UGS, 2409.09951",
     "discogp": "a price for every edge, zero ablation, nothing left without it: DiscoGP, 2407.03779",
+    "bottleneck": "a price for every nat that comes through noise: information bottleneck, after 2001.00396",
     "node-pruning": "one size of nodes, by a Lagrangian as in Edge Pruning",
     "subnetwork-probing": "a price for every node: Cao, Sanh, Rush 2021, 2104.03514",
 }

@@ -50,9 +50,10 @@ class Trained:
         share = "" if learner.ranks else f"; expected share kept {float(values.mean()):.3g}"
         wanted = f", wanted {self.training.wanted:.3g}" if share and learner.hold != "price" else ""
         said = f"{kind}{share}{wanted}; {told(self.losses[0], learner.loss)}"
+        if len(self.found) > 1:
+            return f"{said}; one mask for all pairs, so no error over them is known", self._agreement()
         return (
-            f"{said}; one mask for all pairs, so no error is known",
-            *([self._agreement()] if len(self.found) > 1 else []),
+            f"{said}; one mask for all pairs and one seed, so no error is known (seeds=3 tells how far they differ)",
         )
 
     def _agreement(self) -> str:
