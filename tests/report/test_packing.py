@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from veracausa.report.packing import Columns
+from veracausa.report.packing import Columns, shared
 
 
 def unpacked(packed):
@@ -57,3 +57,22 @@ def test_records_share_columns_and_keep_what_has_other_fields():
     assert first["fields"]["name"] == second["fields"]["name"] and len(columns.packed) == 3
     uneven = [{"a": 1}, {"b": 2}]
     assert columns.rows(uneven) == uneven and columns.rows([]) == []
+
+
+def test_what_charts_share_is_written_once_and_comes_back():
+    def whole(value, parts):
+        if isinstance(value, list):
+            return [whole(one, parts) for one in value]
+        if not isinstance(value, dict):
+            return value
+        if set(value) == {"shared"}:
+            return whole(parts[value["shared"]], parts)
+        return {key: whole(one, parts) for key, one in value.items()}
+
+    axis = {"title": "layer", "grid": False, "values": [0, 5, 10], "scale": {"type": "linear", "nice": False}}
+    specs = [{"x": axis, "y": {**axis, "title": name}, "width": 300} for name in ("head", "head", "index")]
+    packed, parts = shared(specs, least=20)
+    assert whole(packed, parts) == specs
+    text = json.dumps([packed, parts])
+    assert text.count('"linear"') == 1 and len(text) < 0.6 * len(json.dumps(specs))
+    assert shared([{"a": 1}, {"a": 2}]) == ([{"a": 1}, {"a": 2}], [])

@@ -2,13 +2,15 @@
 
 A column is a list; or, shorter, {"repeat": value, "times": n}; {"words": [...], "at": [...]}, each word by its place;
 or {"single": [...]}, numbers of 32 bits in so many digits as tell them apart (`Math.fround` gives every one back to the
-last bit). Where a column is wanted stands {"column": 7}. docs/page.md describes the whole.
+last bit). Where a column is wanted stands {"column": 7}. What charts have in common is `shared`. docs/page.md describes
+the whole.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -47,6 +49,48 @@ class Columns:
         if not fields or any(list(row) != fields for row in rows):
             return list(rows)
         return {"fields": {name: self.add([row[name] for row in rows]) for name in fields}, "rows": len(rows)}
+
+
+def shared(value: Any, least: int = 40) -> tuple[Any, list[Any]]:
+    """A value whose parts that are there more than once are written once: where one belongs stands {"shared": 3}.
+
+    Returns the value and its parts, which may have others in them. `least`: characters of JSON of a part that is worth
+    it. Charts say the same of their axes again and again.
+
+    >>> shared([{"title": "layer", "grid": False}, {"title": "layer", "grid": False}], least=20)
+    ([{'shared': 0}, {'shared': 0}], [{'title': 'layer', 'grid': False}])
+    """
+    counts: Counter[str] = Counter()
+    _count(value, counts)
+    parts: list[Any] = []
+    return _put(value, {text for text, many in counts.items() if many > 1 and len(text) >= least}, {}, parts), parts
+
+
+def _count(value: Any, counts: Counter[str]) -> None:
+    if isinstance(value, (dict, list)):
+        text = json.dumps(value)
+        counts[text] += 1
+        if counts[text] == 1:  # what is in a part that is there twice already is counted with it
+            for one in value.values() if isinstance(value, dict) else value:
+                _count(one, counts)
+
+
+def _put(value: Any, often: set[str], places: dict[str, int], parts: list[Any]) -> Any:
+    """The value with references in the place of what is there often."""
+    if not isinstance(value, (dict, list)):
+        return value
+    text = json.dumps(value)
+    if text in places:
+        return {"shared": places[text]}
+    if isinstance(value, dict):
+        made: Any = {key: _put(one, often, places, parts) for key, one in value.items()}
+    else:
+        made = [_put(one, often, places, parts) for one in value]
+    if text not in often:
+        return made
+    places[text] = len(parts)
+    parts.append(made)
+    return {"shared": places[text]}
 
 
 def _bare(value: Any) -> Any:

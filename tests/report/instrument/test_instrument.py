@@ -227,6 +227,28 @@ def test_a_unit_has_its_edges_in_the_panel_and_the_circuit_is_live(fresh, study)
     assert "not held out" in fresh.locator(".live").inner_text()  # scored and run on the same four pairs
 
 
+def test_pairs_are_chosen_and_their_mean_is_told(fresh, heads):
+    name, scores = heads.exact.units.names[3], heads.exact
+    fresh.evaluate("(name) => veracausa.store.choose(name)", name)
+    fresh.locator("#unit summary").click()
+    for pair in (0, 2):
+        fresh.get_by_label(f"Take pair {pair} into the mean").click()
+    each = scores.values.double().numpy()[[0, 2], 3] / (float(scores.gap.double().mean()) if scores.has_shares else 1)
+    shown = percent(each.mean()) if scores.has_shares else f"{each.mean():+.3f}".replace("-", "−")
+    assert f"Mean over the 2 ticked: {shown}" in fresh.locator("#unit").inner_text()
+    fresh.wait_for_function("decodeURIComponent(location.hash).includes('pairs=0,2')")
+    fresh.get_by_label("Show pair 3").click()
+    assert "pair 3" in fresh.locator("#unit .chips").last.inner_text()
+
+
+def test_questions_have_links_of_their_own(fresh):
+    link = fresh.locator("details.question > summary .link").nth(1)
+    wanted = link.get_attribute("href")
+    link.click()
+    assert fresh.url.endswith(wanted) or f"at={wanted[1:]}" in fresh.url
+    assert fresh.locator(f"[id='{wanted[1:]}']").get_attribute("open") is not None
+
+
 def test_a_unit_that_was_not_run_says_how_to_run_it(fresh):
     fresh.evaluate("veracausa.store.choose('a9.h99')")
     assert 'vc.exact(lm, task, units=["a9.h99"])' in fresh.locator("#unit").inner_text()

@@ -2,7 +2,7 @@
 /* Draws the charts as they come near, again when the colour scheme changes or the page is printed; sorts tables; hands
    out tables and pictures as files; marks the place in the contents. */
 (() => {
-  const { specs, figures, tables, about, themes, columns, instrument } = JSON.parse(document.getElementById("data").textContent);
+  const { specs, shared, figures, tables, about, themes, columns, instrument } = JSON.parse(document.getElementById("data").textContent);
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const paper = window.matchMedia("print");
   const scheme = () => (dark.matches && !paper.matches ? "dark" : "light");
@@ -11,6 +11,13 @@
   const drawing = {};
 
   function copy(value) { return JSON.parse(JSON.stringify(value)); }
+  /* A value with the parts that charts share in their places. */
+  function unshared(value) {
+    if (value === null || typeof value !== "object") return value;
+    if (Array.isArray(value)) return value.map(unshared);
+    if (typeof value.shared === "number") return unshared(shared[value.shared]);
+    return Object.fromEntries(Object.entries(value).map(([key, one]) => [key, unshared(one)]));
+  }
 
   function merged(theme, own) {
     const config = copy(theme);
@@ -37,8 +44,8 @@
 
   /* A chart with its data, as wide as its place; without legends where the figure has its scale above all charts. */
   function withData(id) {
-    const datasets = Object.entries(specs[id].datasets).map(([name, packed]) => [name, records(packed)]);
-    return { ...copy(specs[id]), datasets: Object.fromEntries(datasets) };
+    const { datasets: packed, ...spec } = unshared(specs[id]);
+    return { ...spec, datasets: Object.fromEntries(Object.entries(packed).map(([name, rows]) => [name, records(rows)])) };
   }
   const quiet = new Set(Object.values(figures).filter((one) => !one.legends).flatMap((one) => one.parts));
   function withoutLegend(part) {

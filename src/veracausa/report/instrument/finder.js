@@ -24,11 +24,15 @@ export function makeFinder(place, page) {
       count, list)
   );
   place.append(folder);
+  let listed = null;
 
   /* Nothing is listed while it is folded. */
   function redraw() {
     if (!folder.open) return;
     const state = store.get();
+    const asked = JSON.stringify([page.section().id, state.kind, state.find, state.layers, state.sign, state.least, state.sort]);
+    if (asked === listed) return page.mark(list); // another part is chosen: the same are listed
+    listed = asked;
     const section = page.section();
     const kind = section.kinds.find((one) => one.anchor === state.kind || one.kind === state.kind) || section.kinds[0];
     const own = state.find ? section.kinds.flatMap(unitsOfKind) : unitsOfKind(kind);
@@ -43,7 +47,7 @@ export function makeFinder(place, page) {
     const more = passed.length > MOST ? `; the first ${MOST} are listed` : "";
     count.textContent = `${passed.length.toLocaleString("en")} of ${own.length.toLocaleString("en")} ${state.find ? "parts" : kind.many}${more}.`;
     list.replaceChildren(passed.length ? table(passed.slice(0, MOST), kind.estimates) : el("p", { class: "note" }, "None passes these filters."));
-    page.mark(list);
+    return page.mark(list);
   }
 
   function table(units, estimates) {

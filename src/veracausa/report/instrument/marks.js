@@ -128,7 +128,24 @@ export function makeMarks(page) {
     document.querySelectorAll("main table").forEach((table) => markTable(table.closest(".scroll") || table.parentElement));
     for (const text of document.querySelectorAll(".said, h5[data-unit]")) text.classList.toggle("chosen", store.get().units.includes(text.dataset.unit));
     for (const button of document.querySelectorAll("button.name")) button.setAttribute("aria-pressed", String(store.get().units.includes(button.dataset.unit)));
-    for (const [place, view] of live) markChart(place, view);
+    markCharts();
+  }
+  /* Charts that are seen at once, the others one after another when the browser has nothing else to do. */
+  let waiting = [];
+  let called = 0;
+  const idle = window.requestIdleCallback || ((next) => setTimeout(next, 30));
+  function markCharts() {
+    const seen = (place) => { const { top, bottom } = place.getBoundingClientRect(); return bottom > 0 && top < window.innerHeight && bottom > top; };
+    const now = [...live.keys()].filter(seen);
+    waiting = [...live.keys()].filter((place) => !now.includes(place));
+    for (const place of now) markChart(place, live.get(place));
+    if (!called && waiting.length) called = idle(markNext);
+  }
+  function markNext() {
+    called = 0;
+    const place = waiting.shift();
+    if (place) markChart(place, live.get(place));
+    if (waiting.length) called = idle(markNext);
   }
   markTexts();
   return { redraw, markTable };

@@ -32,9 +32,15 @@ export function unitsOfKind(kind) {
   return kind.units;
 }
 
-/* A section's units by name. */
+/* A section's units by name: `get(name)`. Only the places of names are noted beforehand: there may be ten thousands. */
 export function unitsOf(section) {
-  return new Map(section.kinds.flatMap((kind) => unitsOfKind(kind).map((unit) => [unit.name, unit])));
+  const places = section.kinds.map((kind) => [kind, new Map(kind.names.map((name, at) => [name, at]))]);
+  return {
+    get(name) {
+      const found = places.findLast(([, own]) => own.has(name));
+      return found && (found[0].units ? found[0].units[found[1].get(name)] : new Unit(found[0], found[1].get(name)));
+    },
+  };
 }
 
 /* What findings tell of one unit: [{what, title, about, …its row}], in the order of the findings. */

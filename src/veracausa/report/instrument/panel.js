@@ -8,6 +8,7 @@ import { shown } from "./scales.js";
 export function makePanel(place, page) {
   const { store } = page;
   let pair = 0;
+  const open = { pairs: false };
 
   function redraw() {
     const { units: chosen } = store.get();
@@ -113,7 +114,22 @@ export function makePanel(place, page) {
       unit.each && el("p", { class: "note" }, `Dots: each pair’s effect${unit.kind.share ? " over the mean gap" : ""}. Below: their mean${unit.low === null ? "" : ", 95 % interval (Student)"}.`),
       several && el("div", { class: "chips" }, el("button", { type: "button", class: "chip", "aria-label": "The pair before", onclick: () => pick(pair - 1) }, "←"), el("span", {}, `pair ${pair}${value}`), el("button", { type: "button", class: "chip", "aria-label": "The next pair", onclick: () => pick(pair + 1) }, "→")),
       prompt(shownPair, "clean"), prompt(shownPair, "corrupted"),
+      unit.each && choosing(unit, section, pick),
     ]);
+  }
+
+  /* All pairs with their effects: a click shows one, ticks choose those that a mean is taken over. */
+  function choosing(unit, section, pick) {
+    const ticked = new Set((store.get().pairs || "").split(",").filter(Boolean).map(Number));
+    const own = unit.each.filter((value, i) => ticked.has(i) && value !== null);
+    const mean = own.reduce((sum, value) => sum + value, 0) / own.length;
+    const tick = (i, on) => store.set({ pairs: [...ticked].filter((one) => one !== i).concat(on ? [i] : []).sort((a, b) => a - b).join(",") });
+    const rows = unit.each.map((value, i) => el("li", {},
+      el("input", { type: "checkbox", checked: ticked.has(i), "aria-label": `Take pair ${i} into the mean`, onchange: (event) => tick(i, event.target.checked) }),
+      el("button", { type: "button", class: "name", "aria-label": `Show pair ${i}`, onclick: () => pick(i) }, String(i)), el("span", { class: "number" }, shown(value, unit.kind.share)),
+      el("span", { class: "words" }, section.pairs[i] ? section.pairs[i].clean.join("").trim() : "")));
+    const said = own.length ? `Mean over the ${own.length} ticked: ${shown(mean, unit.kind.share)}${unit.kind.share ? ", over the mean gap of all" : ""}; over all ${unit.each.length}: ${shown(unit.exact, unit.kind.share)}.` : "Tick pairs to take their mean.";
+    return el("details", { class: "more", open: open.pairs, ontoggle: (event) => { open.pairs = event.target.open; } }, el("summary", {}, "Choose pairs"), el("p", { class: "note", role: "status" }, said), el("ol", { class: "pairs", start: 0 }, ...rows));
   }
 
   function prompt(shownPair, run) {

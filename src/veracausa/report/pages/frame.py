@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from veracausa.report.charts.figures import Figure
 from veracausa.report.charts.theme import DARK, FONT, LIGHT
-from veracausa.report.packing import Columns
+from veracausa.report.packing import Columns, shared
 from veracausa.report.pages.library import asset, library
 from veracausa.report.readable import readable
 from veracausa.report.tables import Table
@@ -58,9 +58,11 @@ def framed(
     columns = Columns()
     more = beside(columns)
     specs, layouts = _packed(figures, columns)
+    common, repeated = shared(specs)
     about = {key: getattr(shown, key) for key in _ABOUT}
     data = {
-        "specs": specs,
+        "specs": common,
+        "shared": repeated,
         "figures": layouts,
         "tables": {table.name: table.records(columns) for table in tables if table.embedded},
         "about": {**about, "summary": list(parts["summary"])},
