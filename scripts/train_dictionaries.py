@@ -52,7 +52,7 @@ PLAN = Plan(features=768, k=32, steps=800, rows=512, rate=2e-3)
 #: of held-out text that each is judged on.
 SMALL, TOGETHER, JUDGED = replace(PLAN, features=64, k=8), 15, 4
 #: Prompts whose graphs are made, features that are nodes, and nodes of each graph that are run.
-PROMPTS, NODES, TOP = 2, 1000, 150
+PROMPTS, NODES, TOP = 4, 500, 100
 #: Tokens of WordNet, of Python's documentation, and pairs of every task.
 WORDNET, PYTHON, PAIRS = 40_000, 20_000, 64
 TASKS = ("ioi", "greater_than")
